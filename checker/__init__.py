@@ -1,0 +1,1 @@
+"""Reads an ONNX file, measures the evidence, judges it. Never imports torch, never opens a connection."""

@@ -1,0 +1,1 @@
+"""Writes ONNX files that carry their preprocessing and meaning. Needs the extra `export`."""
