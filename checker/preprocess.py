@@ -2,9 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal, Self
 
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import Field, model_validator
+from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.frozen import Frozen
+
+MAX_EDGE_PX = 8192  # no image model in use has a larger input; refuses a sidecar that asks for gigabytes
+MAX_RESIZED_PX = 89_478_485  # Pillow's own limit for one image (Image.MAX_IMAGE_PIXELS: 0.25 GiB / 3 bytes)
+
+Edge = Annotated[int, Field(gt=0, le=MAX_EDGE_PX)]
+Level = Annotated[int, Field(ge=0, le=255)]
+Positive = Annotated[float, Field(gt=0)]
+
+_FILTERS = {
+    "nearest": Image.Resampling.NEAREST,
+    "box": Image.Resampling.BOX,
+    "bilinear": Image.Resampling.BILINEAR,
+    "hamming": Image.Resampling.HAMMING,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
 
 
 class Preprocessing(Frozen):
@@ -14,22 +35,150 @@ class Preprocessing(Frozen):
     subtract `mean` → divide by `std` → channel order.
     """
 
-    size: tuple[int, int]
+    size: tuple[Edge, Edge]
     """height, width (px) that the model sees"""
     resize_mode: Literal["shortest", "longest", "squash", "none"]
     """which edge is brought to `resize_size`; squash ignores the aspect ratio"""
-    resize_size: tuple[int, int]
-    """height, width (px); for shortest and longest both entries are the edge length"""
+    resize_size: tuple[Edge, Edge]
+    """height, width (px); two equal entries are an edge length, two different ones a box to cover
+    (shortest) or to fit in (longest)"""
     interpolation: Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
     """a Pillow filter; Pillow antialiases when it shrinks"""
     crop: Literal["center", "none"] = "center"
     """center also pads with `fill` where the resized image is smaller than `size`"""
     crop_rounding: Literal["round", "floor"] = "round"
-    """offset of the crop: round = torchvision's int(round((H - h) / 2)), floor = transformers' (H - h) // 2"""
-    fill: tuple[int, int, int] = (0, 0, 0)
+    """offset of the crop: round = torchvision's round((H - h) / 2), floor = transformers' (H - h) // 2"""
+    fill: tuple[Level, Level, Level] = (0, 0, 0)
     """RGB of the padding, 0–255"""
-    rescale: float = 1 / 255
+    rescale: Positive = 1 / 255
     """factor on 0–255 pixels before mean and std"""
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    """RGB, on the rescaled pixels, whatever `color_order` is"""
+    std: tuple[Positive, Positive, Positive] = (1.0, 1.0, 1.0)
+    """RGB, on the rescaled pixels, whatever `color_order` is"""
     color_order: Literal["RGB", "BGR"] = "RGB"
+
+    @model_validator(mode="after")
+    def _output_has_one_size(self) -> Self:
+        squashed = self.resize_mode == "squash" and self.resize_size == self.size
+        if self.crop == "none" and self.resize_mode != "none" and not squashed:
+            raise ValueError("crop none needs resize_mode squash with resize_size equal to size, or none")
+        return self
+
+
+CLIP = Preprocessing(
+    size=(224, 224),
+    resize_mode="shortest",
+    resize_size=(224, 224),
+    interpolation="bicubic",
+    mean=(0.48145466, 0.4578275, 0.40821073),  # openai/CLIP clip/clip.py; open_clip OPENAI_DATASET_MEAN
+    std=(0.26862954, 0.26130258, 0.27577711),  # openai/CLIP clip/clip.py; open_clip OPENAI_DATASET_STD
+)
+"""OpenAI CLIP's transform at 224 px."""
+
+IMAGENET = Preprocessing(
+    size=(224, 224),
+    resize_mode="shortest",
+    resize_size=(256, 256),  # 224 / 0.875: torchvision's ImageClassification preset, timm's DEFAULT_CROP_PCT
+    interpolation="bilinear",
+    mean=(0.485, 0.456, 0.406),  # torchvision transforms/_presets.py; timm IMAGENET_DEFAULT_MEAN
+    std=(0.229, 0.224, 0.225),  # torchvision transforms/_presets.py; timm IMAGENET_DEFAULT_STD
+)
+"""torchvision's ImageNet evaluation transform at 224 px."""
+
+
+def at_size(preprocessing: Preprocessing, size: tuple[int, int]) -> Preprocessing:
+    """The same preprocessing at another input size (height, width), px.
+
+    The resize size keeps its proportion to the input size, rounded down as in timm (224 / 0.875 = 256).
+    """
+    height, width = (
+        new * old // was
+        for new, old, was in zip(size, preprocessing.resize_size, preprocessing.size, strict=True)
+    )
+    return preprocessing.model_copy(update={"size": size, "resize_size": (height, width)})
+
+
+def apply_uint8(preprocessing: Preprocessing, image: Image.Image) -> NDArray[np.uint8]:
+    """Resize and crop only: the pixels for a model whose input is uint8.
+
+    image: Pillow, mode RGB. Returns (height, width, 3), uint8, 0–255, in the preprocessing's colour order.
+    Raises CannotAssessError when the resized image would be larger than Pillow's limit for one image, or when
+    there is neither resize nor crop and the image does not have the size of the input.
+    """
+    pixels = np.asarray(_crop(preprocessing, _resize(preprocessing, image)))
+    return pixels[..., ::-1] if preprocessing.color_order == "BGR" else pixels
+
+
+def apply(preprocessing: Preprocessing, image: Image.Image) -> NDArray[np.float32]:
+    """The array a float model sees for one photo.
+
+    (pixels · rescale − mean) / std in float32; equal to torchvision's Resize, CenterCrop, ToTensor, Normalize
+    on a Pillow image, and to the Pillow-backed image processors of transformers.
+    image: Pillow, mode RGB. Returns (height, width, 3), float32, in the preprocessing's colour order.
+    Raises CannotAssessError as apply_uint8 does.
+    """
+    pixels = np.asarray(_crop(preprocessing, _resize(preprocessing, image)), dtype=np.float32)
+    mean = np.asarray(preprocessing.mean, dtype=np.float32)
+    std = np.asarray(preprocessing.std, dtype=np.float32)
+    values: NDArray[np.float32] = (pixels * np.float32(preprocessing.rescale) - mean) / std
+    return values[..., ::-1] if preprocessing.color_order == "BGR" else values
+
+
+def resized_size(preprocessing: Preprocessing, height: int, width: int) -> tuple[int, int]:
+    """Height and width (px) after the resize step, by the rounding rule of the libraries.
+
+    One edge length: the other edge is int(edge · long / short), as in torchvision and transformers.
+    A box, or longest: round(edge / ratio), as in timm's and open_clip's ResizeKeepRatio.
+    """
+    target_height, target_width = preprocessing.resize_size
+    if preprocessing.resize_mode == "none":
+        return height, width
+    if preprocessing.resize_mode == "squash":
+        return target_height, target_width
+    if preprocessing.resize_mode == "shortest" and target_height == target_width:
+        if width <= height:
+            return int(target_width * height / width), target_width
+        return target_height, int(target_height * width / height)
+    ratios = (height / target_height, width / target_width)
+    ratio = max(ratios) if preprocessing.resize_mode == "longest" else min(ratios)
+    return max(1, round(height / ratio)), max(1, round(width / ratio))
+
+
+def _resize(preprocessing: Preprocessing, image: Image.Image) -> Image.Image:
+    height, width = resized_size(preprocessing, image.height, image.width)
+    if height * width > MAX_RESIZED_PX:
+        raise CannotAssessError(
+            f"image: size is {image.width}×{image.height} px; "
+            f"resized it would have {height * width:,} pixels, the limit is {MAX_RESIZED_PX:,}",
+            "leave such strips out of the image set",
+        )
+    if (width, height) == image.size:
+        return image
+    return image.resize((width, height), _FILTERS[preprocessing.interpolation])
+
+
+def _crop(preprocessing: Preprocessing, image: Image.Image) -> Image.Image:
+    height, width = preprocessing.size
+    if image.size == (width, height):
+        return image
+    if preprocessing.crop == "none":
+        raise CannotAssessError(
+            f"image: size is {image.width}×{image.height} px; this preprocessing neither resizes nor crops, "
+            f"so images must be {width}×{height} px",
+            "set resize_mode and crop in the preprocessing, or resize the images",
+        )
+    left = _offset(image.width - width, preprocessing.crop_rounding)
+    top = _offset(image.height - height, preprocessing.crop_rounding)
+    canvas = Image.new("RGB", (width, height), preprocessing.fill)
+    canvas.paste(image, (-left, -top))
+    return canvas
+
+
+def _offset(excess: int, rounding: str) -> int:
+    """Where the crop starts (px); negative when there is padding before the image."""
+    if excess < 0 and rounding == "round":
+        return -(-excess // 2)  # torchvision pads the smaller half before the image
+    if rounding == "floor":
+        return excess // 2  # for padding too: transformers pads the larger half before the image
+    return round(excess / 2)
