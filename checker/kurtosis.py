@@ -1,0 +1,179 @@
+"""The statistics of a batch of representations, as pure functions on arrays (float64 throughout).
+
+`h` is a batch of representations (image, feature); `z` is `h` standardised per image. Everything that
+`evidence.py` keeps is a sum over images of what is computed here.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float64]
+
+STATISTIC_VERSION = 1  # raise it whenever a definition below changes: thresholds hold for one version only
+OUTLIER_SD = 6.0  # SD of an image's features; Bondarenko et al. 2023, Dettmers et al. 2022
+PERSISTENT_SHARE = 0.5  # share of the images in which a persistent outlier feature is beyond OUTLIER_SD
+TOP_FEATURES = 3  # features counted in the top-3 share: real encoders had one to three (reference table)
+MIN_RELATIVE_SD = 1e-9  # SD / max|h| below which a representation counts as constant (float64 rounding is 1e-16)
+
+
+class Usable(NamedTuple):
+    """Which rows of a batch can be measured: three boolean arrays (image,) that exclude each other."""
+
+    usable: npt.NDArray[np.bool_]
+    nonfinite: npt.NDArray[np.bool_]
+    constant: npt.NDArray[np.bool_]
+
+
+def usable_rows(h: npt.ArrayLike) -> Usable:
+    """Tell measurable representations from non-finite and constant ones, which must never enter a mean.
+
+    Args:
+        h: (image, feature), any float dtype.
+
+    Returns:
+        usable, nonfinite (any NaN or infinity in the row), constant (no spread beyond rounding).
+    """
+    x = np.asarray(h, dtype=np.float64)
+    nonfinite = ~np.isfinite(x).all(axis=1)
+    safe = np.where(nonfinite[:, None], 0.0, x)
+    scale = np.abs(safe).max(axis=1, initial=0.0)
+    scaled = safe / np.where(scale > 0, scale, 1.0)[:, None]  # a square of 1e200 would overflow
+    constant = ~nonfinite & (scaled.std(axis=1) <= MIN_RELATIVE_SD)
+    return Usable(~nonfinite & ~constant, nonfinite, constant)
+
+
+def standardise(h: npt.ArrayLike) -> Array:
+    """Standardise each representation over its own features: mean 0, biased SD 1.
+
+    z_ij = (h_ij − mean_j h_i) / sd_j h_i; equals `scipy.stats.zscore(h, axis=1)`.
+
+    Args:
+        h: (image, feature), finite, not constant (see `usable_rows`); any float dtype.
+
+    Returns:
+        z: (image, feature) float64.
+
+    Raises:
+        ValueError: a row is constant or not finite.
+
+    >>> standardise([[1.0, 2.0, 3.0]]).round(3).tolist()
+    [[-1.225, 0.0, 1.225]]
+    """
+    x = np.asarray(h, dtype=np.float64)
+    if not usable_rows(x).usable.all():
+        raise ValueError("a representation is constant or not finite; it has no kurtosis")
+    x = x / np.abs(x).max(axis=1, keepdims=True)  # scale-free, and safe from overflow in the squares
+    centred = x - x.mean(axis=1, keepdims=True)
+    return centred / np.sqrt(np.mean(centred**2, axis=1, keepdims=True))
+
+
+def activation_kurtosis(h: npt.ArrayLike) -> Array:
+    """Kurtosis of each representation over its features (Pearson: 3 for a Gaussian).
+
+    mean_j z_ij⁴ (Elhage, Lasenby, Olah 2023; used by Crabbé et al. 2024); equals
+    `scipy.stats.kurtosis(h, axis=1, fisher=False)`. From 1 to d²/(d−1) − 3 (one-hot in d features).
+
+    Args:
+        h: (image, feature), finite, not constant; any float dtype.
+
+    Returns:
+        (image,) float64.
+
+    Raises:
+        ValueError: a row is constant or not finite.
+
+    >>> activation_kurtosis([[1.0, -1.0, 1.0, -1.0]]).tolist()
+    [1.0]
+    """
+    z2 = standardise(h) ** 2
+    return np.asarray(np.mean(z2 * z2, axis=1), dtype=np.float64)
+
+
+def max_median_ratio(h: npt.ArrayLike) -> Array:
+    """Largest over median absolute value of each representation (He et al. 2024).
+
+    Args:
+        h: (image, feature), finite; any float dtype.
+
+    Returns:
+        (image,) float64; infinity where the median is 0 (more than half of a rectified vector is zero).
+    """
+    a = np.abs(np.asarray(h, dtype=np.float64))
+    with np.errstate(divide="ignore"):
+        return np.asarray(a.max(axis=1) / np.median(a, axis=1), dtype=np.float64)
+
+
+class Moments(NamedTuple):
+    """The four statistics that a verdict rests on, with the two they are made of.
+
+    Each is a scalar, or (group,) where the sums that went in had a leading group axis.
+    """
+
+    kurtosis: Array
+    centred_kurtosis: Array
+    persistence_ratio: Array
+    top3_share: Array
+    rms_kurtosis: Array
+    negative_energy: Array
+
+
+def shares_of_kurtosis(sum_z4: npt.ArrayLike) -> Array:
+    """Each feature's share in the activation kurtosis: mean_i z_ij⁴ / (d·K). They add to 1.
+
+    Args:
+        sum_z4: (..., feature) sums of z⁴ over images.
+
+    Returns:
+        (..., feature) float64.
+    """
+    s4 = np.asarray(sum_z4, dtype=np.float64)
+    return np.asarray(s4 / s4.sum(axis=-1, keepdims=True), dtype=np.float64)
+
+
+def moments(
+    n: npt.ArrayLike, sum_z: Array, sum_z2: Array, sum_z3: Array, sum_z4: Array, energy: Array, negative: Array
+) -> Moments:
+    """Turn per-feature sums over images into the model's statistics (formulas: docs/statistics.md).
+
+    K = mean_ij z⁴ · Kc = mean_ij (z − z̄_j)⁴ / (mean_ij (z − z̄_j)²)², z̄_j the mean over images ·
+    persistence ratio = K / Kc · top-3 share = the three largest shares in K ·
+    R = mean_j s_j⁴ / (mean_j s_j²)² with s_j² = mean_i z_ij² (He et al. 2024, on z) ·
+    negative energy = Σ min(h, 0)² / Σ h² without the three features of the largest share in K.
+
+    Args:
+        n: number of images: scalar or (group,).
+        sum_z, sum_z2, sum_z3, sum_z4: (..., feature) sums of z, z², z³, z⁴ over images.
+        energy, negative: (..., feature) sums of h² and of min(h, 0)².
+
+    Returns:
+        Moments. Degenerate: where every image has the same representation, Kc is 0/0; the ratio is then
+        infinite in truth and reported as NaN, so that no comparison with a threshold holds.
+        With three features or fewer there is nothing left for the negative energy: NaN.
+    """
+    count = np.asarray(n, dtype=np.float64)[..., None]
+    m1, m2, m3, m4 = (s / count for s in (sum_z, sum_z2, sum_z3, sum_z4))
+    kurtosis = m4.mean(axis=-1)
+    # |z| is at most √d, so these raw moments lose at most d²·1e-16: the centring is exact enough in float64.
+    c2 = np.maximum(m2 - m1**2, 0.0)
+    c4 = np.maximum(m4 - 4 * m3 * m1 + 6 * m2 * m1**2 - 3 * m1**4, 0.0)
+    spread = c2.mean(axis=-1)
+    varies = spread > 1e-12  # z has second moment 1: below this all images have the same representation
+    safe_spread = np.where(varies, spread, 1.0)
+    centred = np.where(varies, c4.mean(axis=-1) / safe_spread**2, np.nan)
+    top = np.argpartition(sum_z4, -TOP_FEATURES, axis=-1)[..., -TOP_FEATURES:]
+    share = np.take_along_axis(sum_z4, top, axis=-1).sum(axis=-1) / sum_z4.sum(axis=-1)
+    rest = energy.sum(axis=-1) - np.take_along_axis(energy, top, axis=-1).sum(axis=-1)
+    rest_negative = negative.sum(axis=-1) - np.take_along_axis(negative, top, axis=-1).sum(axis=-1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return Moments(
+            kurtosis=kurtosis,
+            centred_kurtosis=centred,
+            persistence_ratio=kurtosis / centred,
+            top3_share=share,
+            rms_kurtosis=np.mean(m2**2, axis=-1) / m2.mean(axis=-1) ** 2,
+            negative_energy=rest_negative / rest,
+        )

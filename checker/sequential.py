@@ -1,0 +1,70 @@
+"""Confidence bounds that stay valid while looking at the data, and the rule that stops the run.
+
+The run looks at the evidence after fixed numbers of images (`next_look`), so the batch size never decides
+where it stops; the bounds hold at all looks together.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+LOOK_EVERY = 32  # images between two looks; one batch of the default size
+TUNED_FOR = 64  # images at which the bounds are tightest: the first look that the minimum of 50 allows
+
+
+def next_look(n: int) -> int:
+    """Number of images after which to look again: the next multiple of `LOOK_EVERY` above `n`."""
+    return (n // LOOK_EVERY + 1) * LOOK_EVERY
+
+
+def radius(n: int, influence_sd: float, alpha: float) -> float:
+    """Half-width of an asymptotic confidence sequence for a mean, valid at every n at once.
+
+    σ̂ · √( 2(nρ² + 1) / (n²ρ²) · log(√(nρ² + 1) / α) ), two-sided
+    (Waudby-Smith, Arbour, Sinha, Kennedy, Ramdas 2021, "Time-uniform central limit theory and asymptotic
+    confidence sequences", eq. 5), with ρ² = (−2 log α + log(1 − 2 log α)) / n* tuned for n* = TUNED_FOR images.
+
+    Args:
+        n: number of images, at least 1.
+        influence_sd: SD over images of what is averaged; for a smooth statistic, of its influence function
+            (√n times its standard error).
+        alpha: two-sided error rate over all n together.
+
+    Returns:
+        The half-width; infinity where the SD is not known (NaN).
+    """
+    if not math.isfinite(influence_sd):
+        return math.inf
+    rho2 = (-2 * math.log(alpha) + math.log(1 - 2 * math.log(alpha))) / TUNED_FOR
+    a = n * rho2 + 1
+    return influence_sd * math.sqrt(2 * a / (n * n * rho2) * math.log(math.sqrt(a) / alpha))
+
+
+def grouped_jackknife_sd(
+    whole: float, without: npt.NDArray[np.float64], sizes: npt.NDArray[np.float64]
+) -> float:
+    """√n times the delete-a-group jackknife standard error, for groups of unequal size.
+
+    Var = (1/g) Σ_j (θ̃_j − θ_J)² / (h_j − 1), θ̃_j = h_j·θ − (h_j − 1)·θ_(j), h_j = n/m_j,
+    θ_J = g·θ − Σ_j (1 − m_j/n)·θ_(j) (Busing, Meijer, van der Leeden 1999, "Delete-m jackknife for unequal m"). For a mean and groups of one
+    image it equals the sample SD (ddof=1).
+
+    Args:
+        whole: the statistic over all images.
+        without: (group,) the statistic without each group.
+        sizes: (group,) number of images of each group, each at least 1.
+
+    Returns:
+        The SD of the influence function; NaN with fewer than two groups or any undefined value.
+    """
+    if len(sizes) < 2 or not math.isfinite(whole) or not np.isfinite(without).all():
+        return math.nan
+    n = sizes.sum()
+    h = n / sizes
+    pseudo = h * whole - (h - 1) * without
+    jackknifed = len(sizes) * whole - np.sum((1 - sizes / n) * without)
+    variance = np.mean((pseudo - jackknifed) ** 2 / (h - 1))
+    return float(np.sqrt(n * variance))

@@ -1,0 +1,75 @@
+"""The reference table: measured statistics of real checkpoints, with the source of each."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+from pathlib import Path
+from typing import NamedTuple
+
+TABLE = "reference_statistics.csv"
+DATA = Path(__file__).parent / "data"
+
+
+class Reference(NamedTuple):
+    """Statistics of one set of real representations (a checkpoint on some images)."""
+
+    set: str
+    group: str
+    checkpoint: str
+    n: int
+    d: int
+    kurtosis: float
+    persistence_ratio: float
+    top3_share: float
+    negative_energy: float
+    persistent_outlier_features: str
+    expected: str
+    """present | absent: whether the set shows outlier features; verdict expected PASS | WARN"""
+    excluded: str
+    """why the set takes no part in fitting thresholds; empty if it does"""
+    low: dict[str, float]
+    """smallest value of each statistic over random subsets of 50 images (the set's own where it is smaller)"""
+    high: dict[str, float]
+    source: str
+
+
+def table_text() -> str:
+    """The reference table as it ships (CSV text)."""
+    return (DATA / TABLE).read_text(encoding="utf-8")
+
+
+def table_digest(text: str) -> str:
+    """`sha256:` over the table's text."""
+    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+
+
+def references(text: str | None = None) -> tuple[Reference, ...]:
+    """Read the reference table (columns: docs/data.md).
+
+    Args:
+        text: CSV text; None = the table that ships with the package.
+    """
+    rows = csv.DictReader(io.StringIO(table_text() if text is None else text))
+    names = ("kurtosis", "persistence_ratio", "top3_share", "negative_energy")
+    return tuple(
+        Reference(
+            set=row["set"],
+            group=row["group"],
+            checkpoint=row["checkpoint"],
+            n=int(row["n"]),
+            d=int(row["d"]),
+            kurtosis=float(row["kurtosis"]),
+            persistence_ratio=float(row["persistence_ratio"]),
+            top3_share=float(row["top3_share"]),
+            negative_energy=float(row["negative_energy"]),
+            persistent_outlier_features=row["persistent_outlier_features"],
+            expected=row["expected"],
+            excluded=row["excluded"],
+            low={name: float(row[f"{name}_low"]) for name in names},
+            high={name: float(row[f"{name}_high"]) for name in names},
+            source=row["source"],
+        )
+        for row in rows
+    )
