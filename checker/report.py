@@ -1,0 +1,75 @@
+"""The report: one record with everything, from which every format is rendered."""
+
+from __future__ import annotations
+
+import json
+from typing import Literal
+
+from pydantic import Field
+
+from robustcheck_onnx.checker.evidence import Evidence
+from robustcheck_onnx.checker.frozen import Frozen
+from robustcheck_onnx.checker.verdict import Verdict
+from robustcheck_onnx.thresholds.profile import Profile
+
+SCHEMA_VERSION = 1
+SCHEMA_ID = "https://robustcheck-onnx.invalid/schema/report-1.json"  # a name, not an address: nothing is fetched
+
+
+class Placed(Frozen):
+    """One row of the reference table beside this model."""
+
+    checkpoint: str
+    group: str
+    images: str
+    kurtosis: float
+    persistence_ratio: float
+    top3_share: float
+    shows_outlier_features: bool
+    source: str
+
+
+class Time(Frozen):
+    """When and how fast: the only part of a report that differs between identical runs."""
+
+    started: str
+    """UTC, ISO 8601"""
+    wall_s: float
+    images_per_s: float | None
+
+
+class Report(Frozen):
+    """Verdict, evidence, what it was judged by, and the limits of the claim."""
+
+    schema_version: Literal[1] = Field(default=SCHEMA_VERSION)
+    tool: str = "robustcheck"
+    tool_version: str
+    verdict: Verdict
+    notes: tuple[str, ...]
+    """what a reader must know that is no reason for WARN: bundled photos, a synthetic model, a fallback to the CPU"""
+    evidence: Evidence
+    profile: Profile
+    reference: tuple[Placed, ...]
+    """the reference sets, largest kurtosis first"""
+    claim: str
+    time: Time | None
+    """None where the caller asked for no time block"""
+
+
+CLAIM = (
+    "Outlier features in the representation indicate robustness to natural distribution shifts (Crabbé et al., TMLR "
+    "2024). The sign is one-sided: PASS says that it is present on the images that were given, WARN that it is absent "
+    "or was not established."
+)
+
+
+def to_json(report: Report) -> str:
+    """The report as one JSON document: keys in a fixed order, numbers finite or null, ending in a newline."""
+    return json.dumps(report.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def json_schema() -> str:
+    """The JSON Schema of the report."""
+    schema = Report.model_json_schema(mode="serialization")
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": SCHEMA_ID} | schema
+    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
