@@ -14,7 +14,8 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from robustcheck_onnx.checker import evidence, kurtosis
+from robustcheck_onnx.checker import kurtosis
+from robustcheck_onnx.checker.state import State, statistics, update
 from robustcheck_onnx.thresholds.profile import STATISTICS
 
 SUBSETS = 200  # random subsets a set, for the smallest and largest value that 50 images can show
@@ -27,14 +28,14 @@ PRESENT_GROUPS = {"zero_shot_clip", "finetuned_clip"}
 EXCLUDED = {"run_lite0_logits": "class logits: the thresholds are for representations"}
 
 
-def sums(x: np.ndarray) -> evidence.State:
+def sums(x: np.ndarray) -> State:
     """The state over all rows of x."""
-    state = evidence.State(x.shape[1])
-    evidence.update(state, x, np.arange(len(x)))
+    state = State(x.shape[1])
+    update(state, x, np.arange(len(x)))
     return state
 
 
-def whole(state: evidence.State) -> kurtosis.Moments:
+def whole(state: State) -> kurtosis.Moments:
     """The statistics of a state."""
     return kurtosis.moments(state.n, *state.powers.sum(axis=1), state.energy.sum(axis=0), state.negative.sum(axis=0))
 
@@ -42,7 +43,7 @@ def whole(state: evidence.State) -> kurtosis.Moments:
 def measure(name: str, x: np.ndarray) -> dict[str, str]:
     """All columns that are measured, as text."""
     state = sums(x)
-    full = evidence.statistics(state, alpha=0.05)
+    full = statistics(state, alpha=0.05)
     rng = np.random.default_rng(0)
     draws = [
         whole(sums(x[rng.choice(len(x), SUBSET_IMAGES, replace=False)]))

@@ -1,0 +1,217 @@
+"""Mergeable state → statistics: sums over images in, numbers with their bounds out.
+
+The state is O(groups · feature) and one number an image; two states merge exactly (up to rounding), in any
+order, so batches, workers and machines can be added up.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from robustcheck_onnx.checker import kurtosis, sequential
+from robustcheck_onnx.checker.evidence import Interval, OutlierFeature, Statistics
+
+GROUPS = 50  # jackknife groups: at the smallest set that can PASS (50 images) each image is its own group
+HISTOGRAM_BINS = 24  # bins of the per-image kurtosis in the report
+LISTED_FEATURES = 8  # features named in the evidence, strongest first
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass
+class State:
+    """Sums over images, in `GROUPS` groups by the image's position in the seeded order."""
+
+    n_features: int
+    n_nonfinite: int = 0
+    n_constant: int = 0
+
+    def __post_init__(self) -> None:
+        d = self.n_features
+        self.sizes = np.zeros(GROUPS)
+        self.powers = np.zeros((4, GROUPS, d))  # sums of z, z², z³, z⁴
+        self.energy = np.zeros((GROUPS, d))  # sum of h²
+        self.negative = np.zeros((GROUPS, d))  # sum of min(h, 0)²
+        self.total = np.zeros(d)  # sum of h
+        self.beyond = np.zeros(d)  # images with abs(z) > 6
+        self.zeros = 0
+        self.below_zero = 0
+        self.max_median_sum = 0.0
+        self.positions: list[npt.NDArray[np.int64]] = []
+        self.per_image: list[Array] = []
+
+    @property
+    def n(self) -> int:
+        """Images measured so far (non-finite and constant ones are not)."""
+        return int(self.sizes.sum())
+
+
+def update(state: State, h: npt.ArrayLike, positions: npt.ArrayLike) -> None:
+    """Add a batch of representations to the state, in place.
+
+    Args:
+        state: the sums so far.
+        h: (image, feature) representations of any float dtype; non-finite and constant rows are counted, not used.
+        positions: (image,) each image's position in the seeded order of the whole run; fixes its group.
+
+    Raises:
+        ValueError: the width is not the state's.
+    """
+    x = np.asarray(h, dtype=np.float64)
+    where = np.asarray(positions, dtype=np.int64)
+    if x.ndim != 2 or x.shape[1] != state.n_features:
+        raise ValueError(f"representations have shape {x.shape}; expected (image, {state.n_features})")
+    rows = kurtosis.usable_rows(x)
+    state.n_nonfinite += int(rows.nonfinite.sum())
+    state.n_constant += int(rows.constant.sum())
+    x, where = x[rows.usable], where[rows.usable]
+    if not len(x):
+        return
+    z = kurtosis.standardise(x)
+    groups = where % GROUPS
+    power = np.ones_like(z)
+    for k in range(4):
+        power = power * z
+        np.add.at(state.powers[k], groups, power)
+    state.per_image.append(power.mean(axis=1))
+    state.positions.append(where)
+    np.add.at(state.sizes, groups, 1.0)
+    np.add.at(state.energy, groups, x**2)
+    np.add.at(state.negative, groups, np.minimum(x, 0.0) ** 2)
+    state.total += x.sum(axis=0)
+    state.beyond += (np.abs(z) > kurtosis.OUTLIER_SD).sum(axis=0)
+    state.zeros += int((x == 0).sum())
+    state.below_zero += int((x < 0).sum())
+    state.max_median_sum += float(kurtosis.max_median_ratio(x).sum())
+
+
+def merge(a: State, b: State) -> State:
+    """Add two states over disjoint images; associative and commutative up to rounding.
+
+    Raises:
+        ValueError: the widths differ.
+    """
+    if a.n_features != b.n_features:
+        raise ValueError(f"states have {a.n_features} and {b.n_features} features; they cannot be merged")
+    out = State(a.n_features, a.n_nonfinite + b.n_nonfinite, a.n_constant + b.n_constant)
+    for name in ("sizes", "powers", "energy", "negative", "total", "beyond"):
+        setattr(out, name, getattr(a, name) + getattr(b, name))
+    out.zeros = a.zeros + b.zeros
+    out.below_zero = a.below_zero + b.below_zero
+    out.max_median_sum = a.max_median_sum + b.max_median_sum
+    out.positions = a.positions + b.positions
+    out.per_image = a.per_image + b.per_image
+    return out
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def _interval(estimate: float, radius: float, floor: float, ceiling: float) -> Interval:
+    if not np.isfinite(estimate):
+        return Interval(estimate=None, low=None, high=None)
+    if not np.isfinite(radius):
+        return Interval(estimate=float(estimate), low=None, high=None)
+    return Interval(
+        estimate=float(estimate),
+        low=float(max(estimate - radius, floor)),
+        high=float(min(estimate + radius, ceiling)),
+    )
+
+
+def statistics(state: State, alpha: float) -> Statistics:
+    """Turn the state into the measured numbers with their bounds.
+
+    The four intervals share `alpha` (Bonferroni) and hold at every number of images at once
+    (`sequential.radius`). K's spread comes from the per-image kurtosis, the others' from a delete-a-group
+    jackknife over the state's groups.
+
+    Args:
+        state: sums over at least one image.
+        alpha: error rate of the four intervals together.
+
+    Raises:
+        ValueError: no image was measured.
+    """
+    n, d = state.n, state.n_features
+    if n == 0:
+        raise ValueError("no image was measured")
+    order = np.argsort(np.concatenate(state.positions), kind="stable")
+    per_image = np.concatenate(state.per_image)[order]
+    sums = state.powers.sum(axis=1)
+    energy, negative = state.energy.sum(axis=0), state.negative.sum(axis=0)
+    whole = kurtosis.moments(n, *sums, energy, negative)
+
+    filled = state.sizes > 0
+    sizes = state.sizes[filled]
+    if len(sizes) > 1:
+        without = kurtosis.moments(
+            n - sizes,
+            *(sums[:, None, :] - state.powers[:, filled]),
+            energy - state.energy[filled],
+            negative - state.negative[filled],
+        )
+
+    def bounds(name: str, ceiling: float) -> Interval:
+        estimate = float(getattr(whole, name))
+        if name == "kurtosis":
+            sd = float(per_image.std(ddof=1)) if n > 1 else float("nan")
+        elif len(sizes) > 1:
+            sd = sequential.grouped_jackknife_sd(estimate, getattr(without, name), sizes)
+        else:
+            sd = float("nan")
+        return _interval(estimate, sequential.radius(n, sd, alpha / 4), 0.0, ceiling)
+
+    counts, edges = np.histogram(per_image, bins=HISTOGRAM_BINS)
+    m1, m2 = sums[0] / n, sums[1] / n
+    rest = np.ones(d, dtype=bool)
+    rest[np.argsort(sums[3])[-kurtosis.TOP_FEATURES :]] = False
+    rest_energy = float(m2[rest].sum())
+    return Statistics(
+        statistic_version=kurtosis.STATISTIC_VERSION,
+        n_images=n,
+        n_nonfinite=state.n_nonfinite,
+        n_constant=state.n_constant,
+        n_features=d,
+        alpha=alpha,
+        kurtosis=bounds("kurtosis", float(d)),
+        persistence_ratio=bounds("persistence_ratio", float("inf")),
+        top3_share=bounds("top3_share", 1.0),
+        negative_energy=bounds("negative_energy", 1.0),
+        centred_kurtosis=_finite(float(whole.centred_kurtosis)),
+        rms_kurtosis=_finite(float(whole.rms_kurtosis)),
+        max_median_ratio=_finite(state.max_median_sum / n),
+        zero_share=state.zeros / (n * d),
+        negative_share=state.below_zero / (n * d),
+        spread=float(np.maximum(m2 - m1**2, 0)[rest].sum()) / rest_energy if rest_energy > 0 else None,
+        kurtosis_quantiles=tuple(float(q) for q in np.quantile(per_image, [0.05, 0.25, 0.5, 0.75, 0.95])),
+        histogram_edges=tuple(float(e) for e in edges),
+        histogram_counts=tuple(int(c) for c in counts),
+        features=_features(state, sums, energy),
+    )
+
+
+def _features(state: State, sums: Array, energy: Array) -> tuple[OutlierFeature, ...]:
+    n = state.n
+    shares = kurtosis.shares_of_kurtosis(sums[3])
+    frequency = state.beyond / n
+    mean_h = state.total / n
+    sd_h = np.sqrt(np.maximum(energy / n - mean_h**2, 0.0))
+    by_share = np.argsort(-shares, kind="stable")
+    persistent = frequency >= kurtosis.PERSISTENT_SHARE
+    listed = [j for rank, j in enumerate(by_share) if rank < LISTED_FEATURES or persistent[j]]
+    return tuple(
+        OutlierFeature(
+            index=int(j),
+            share=float(shares[j]),
+            frequency=float(frequency[j]),
+            mean_z=float(sums[0, j] / n),
+            persistent=bool(persistent[j]),
+            relative_sd=_finite(float(sd_h[j] / abs(mean_h[j]))) if mean_h[j] != 0 else None,
+        )
+        for j in listed
+    )
