@@ -1,0 +1,198 @@
+"""Where images come from: any image set as one seeded, indexed, lazily decoded sequence."""
+
+from __future__ import annotations
+
+import hashlib
+import unicodedata
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from robustcheck_onnx.checker.containers import Entry, Table
+from robustcheck_onnx.checker.decode import SUFFIXES, UnreadableImageError, decode
+from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
+from robustcheck_onnx.checker.listing import Kind, folder_files, index
+
+BUNDLED: Final = Path(__file__).parent / "photos"
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A decoded photo: image is loaded and of mode RGB; digest is sha256 of the file's bytes."""
+
+    name: str
+    image: Image.Image
+    digest: str
+    notes: tuple[str, ...] = ()
+    label: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Tensor:
+    """A preprocessed image: values (channel, height, width) float32; digest is sha256 of shape and values."""
+
+    name: str
+    values: NDArray[np.float32]
+    digest: str
+    label: str | None = None
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """An image that cannot be used, and why."""
+
+    name: str
+    reason: str
+
+
+Item = Picture | Tensor | Skipped
+
+
+@dataclass(frozen=True)
+class ImageSource:
+    """An image set in its seeded order; nothing is decoded before load."""
+
+    spec: str
+    kind: Kind
+    entries: tuple[Entry, ...]
+    n_found: int
+    """images found, before `limit`"""
+    seed: int
+
+    def __len__(self) -> int:
+        """Number of images that load knows."""
+        return len(self.entries)
+
+    def load(self, index: int) -> Item:
+        """Image number index (in the seeded order), read and decoded; safe to call from several threads.
+
+        An image that cannot be used is a Skipped with its reason, never an exception.
+        """
+        entry = self.entries[index]
+        try:
+            content = entry.read()
+            if isinstance(content, bytes):
+                image, notes = decode(content, entry.name)
+                digest = "sha256:" + hashlib.sha256(content).hexdigest()
+                return Picture(entry.name, image, digest, notes, entry.label)
+            values = np.ascontiguousarray(content, dtype=np.float32)
+        except UnreadableImageError as fault:
+            return Skipped(entry.name, str(fault))
+        except OSError as fault:
+            return Skipped(entry.name, f"cannot be read: {fault.strerror or fault}")
+        if not np.isfinite(values).all():
+            return Skipped(entry.name, "values that are not finite")
+        digest = hashlib.sha256(repr(values.shape).encode() + values.tobytes()).hexdigest()
+        return Tensor(entry.name, values, f"sha256:{digest}", entry.label)
+
+    def items(self) -> Iterator[Item]:
+        """All images in order, one at a time."""
+        return map(self.load, range(len(self.entries)))
+
+
+def open_images(spec: str | Path | None, *, seed: int = 0, limit: int | None = None) -> ImageSource:
+    """Index an image set without decoding it, in an order that depends on names and seed only.
+
+    The order is that of sha256(seed, name) over the images sorted bytewise by name: the same on every file
+    system and platform, and any first n of them are a fair sample. Names are relative to the folder (for a
+    glob: to the part without wildcards; for a manifest: as written), `/` as separator.
+    spec: see listing.KINDS; None is the bundled photos. limit: keep the first so many.
+    Hidden files, `@eaDir` and `__MACOSX` are ignored, suffixes compared without case, symlink loops entered
+    once. Raises UsageError (spec not found, unreadable or empty folder, bad manifest row, no image in a tar,
+    limit < 1), EnvironmentFaultError (Parquet or Arrow without pyarrow; the bundled photos are missing),
+    CannotAssessError (damaged tar, Parquet or npy).
+    """
+    if limit is not None and limit < 1:
+        raise UsageError(
+            f"limit: number of images is {limit}; it must be at least 1", "leave it out for all images"
+        )
+    table: Table | None = None
+    if spec is None:
+        kind: Kind = "bundled"
+        entries = folder_files(BUNDLED) if BUNDLED.is_dir() else []
+        entries = [entry for entry in entries if Path(entry.name).suffix.lower() in SUFFIXES]
+        if not entries:
+            raise EnvironmentFaultError(
+                f"{BUNDLED}: number of bundled photos is 0; the installation is not complete",
+                "pip install --force-reinstall robustcheck-onnx, or name your own images",
+            )
+    else:
+        kind, entries, table = index(str(spec))
+    ordered = sorted(entries, key=lambda entry: _name_key(entry.name))
+    ordered.sort(key=lambda entry: hashlib.sha256(f"{seed}\0".encode() + _name_key(entry.name)[0]).digest())
+    chosen = tuple(ordered[:limit])
+    if table is not None:
+        table.plan([entry.row for entry in chosen])
+    return ImageSource("" if spec is None else str(spec), kind, chosen, len(ordered), seed)
+
+
+def digest_of(digests: Iterable[str]) -> str:
+    """Digest of an image set from the digests of its images: the same for every order and every naming.
+
+    sha256 over the sorted digests, one a line; an image used twice counts twice.
+    """
+    return "sha256:" + hashlib.sha256("".join(f"{d}\n" for d in sorted(digests)).encode()).hexdigest()
+
+
+def check_bad(n_read: int, n_bad: int, limit: float, examples: Sequence[Skipped] = ()) -> None:
+    """Refuse an image set of which too much is unusable.
+
+    n_read: images tried, good and bad. limit: largest share of bad ones, 0 to 1. examples: for the message.
+    Raises CannotAssessError when nothing is usable or n_bad > limit · n_read.
+    """
+    named = "; ".join(f"{bad.name}: {bad.reason}" for bad in examples[:3])
+    seen = f" ({named})" if named else ""
+    if n_bad == n_read:
+        raise CannotAssessError(
+            f"images: number of usable images is 0 of {n_read}{seen}; at least one is needed",
+            "name a set of photos with --images",
+        )
+    if n_bad > limit * n_read:
+        raise CannotAssessError(
+            f"images: number of unusable images is {n_bad} of {n_read}{seen}; at most {limit:.2%} may be",
+            "repair or remove them, or allow more with --max-bad",
+        )
+
+
+def prefetch(
+    source: ImageSource, function: Callable[[Item], Result], *, workers: int = 2, window: int = 16
+) -> Generator[Result, None, None]:
+    """function(image) for all images of the source, computed by threads, given in order.
+
+    At most `window` results wait in memory. An exception of the function surfaces at its image's turn.
+    Closing the generator early (or leaving it to the garbage collector) drops what has not started and waits
+    for the at most `workers` images in progress.
+    """
+    ahead = max(1, window)
+    with ThreadPoolExecutor(max(1, workers), thread_name_prefix="decode") as pool:
+        waiting: deque[Future[Result]] = deque()
+        try:
+            for index in range(len(source)):
+                waiting.append(pool.submit(_load_and, function, source, index))
+                if len(waiting) >= ahead:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def _load_and(function: Callable[[Item], Result], source: ImageSource, index: int) -> Result:
+    return function(source.load(index))
+
+
+def _name_key(name: str) -> tuple[bytes, bytes]:
+    """NFC first: macOS hands out decomposed names, Linux what was written."""
+    return (
+        unicodedata.normalize("NFC", name).encode("utf-8", "surrogateescape"),
+        name.encode("utf-8", "surrogateescape"),
+    )
