@@ -37,7 +37,9 @@ def sums(x: np.ndarray) -> State:
 
 def whole(state: State) -> kurtosis.Moments:
     """The statistics of a state."""
-    return kurtosis.moments(state.n, *state.powers.sum(axis=1), state.energy.sum(axis=0), state.negative.sum(axis=0))
+    return kurtosis.moments(
+        state.n, *state.powers.sum(axis=1), state.energy.sum(axis=0), state.negative.sum(axis=0)
+    )
 
 
 def measure(name: str, x: np.ndarray) -> dict[str, str]:
@@ -70,7 +72,14 @@ def main(folder: Path, sources: Path) -> None:
     """Measure every set of SOURCES.csv and write the table."""
     measured_columns = [c for s in STATISTICS for c in (s, f"{s}_low", f"{s}_high")]
     columns = ["set", "group", "checkpoint", "expected", "excluded", "n", "d", *measured_columns]
-    columns += ["centred_kurtosis", "rms_kurtosis", "persistent_outlier_features", "spread", "negative_share", "source"]
+    columns += [
+        "centred_kurtosis",
+        "rms_kurtosis",
+        "persistent_outlier_features",
+        "spread",
+        "negative_share",
+        "source",
+    ]
     with sources.open(encoding="utf-8", newline="") as handle:
         listed = list(csv.DictReader(handle))
     with OUTPUT.open("w", encoding="utf-8", newline="") as handle:

@@ -8,6 +8,7 @@ from robustcheck_onnx.checker.frozen import Frozen
 from robustcheck_onnx.checker.imageset import ImageSetFacts
 from robustcheck_onnx.checker.preprocess import Preprocessing
 
+
 class Interval(Frozen):
     """An estimate with the bounds that the verdict uses. None = it could not be measured."""
 

@@ -17,7 +17,9 @@ STATISTIC_VERSION = 1  # raise it whenever a definition below changes: threshold
 OUTLIER_SD = 6.0  # SD of an image's features; Bondarenko et al. 2023, Dettmers et al. 2022
 PERSISTENT_SHARE = 0.5  # share of the images in which a persistent outlier feature is beyond OUTLIER_SD
 TOP_FEATURES = 3  # features counted in the top-3 share: real encoders had one to three (reference table)
-MIN_RELATIVE_SD = 1e-9  # SD / max|h| below which a representation counts as constant (float64 rounding is 1e-16)
+MIN_RELATIVE_SD = (
+    1e-9  # SD / max|h| below which a representation counts as constant (float64 rounding is 1e-16)
+)
 
 
 class Usable(NamedTuple):
@@ -135,7 +137,13 @@ def shares_of_kurtosis(sum_z4: npt.ArrayLike) -> Array:
 
 
 def moments(
-    n: npt.ArrayLike, sum_z: Array, sum_z2: Array, sum_z3: Array, sum_z4: Array, energy: Array, negative: Array
+    n: npt.ArrayLike,
+    sum_z: Array,
+    sum_z2: Array,
+    sum_z3: Array,
+    sum_z4: Array,
+    energy: Array,
+    negative: Array,
 ) -> Moments:
     """Turn per-feature sums over images into the model's statistics (formulas: docs/statistics.md).
 

@@ -13,7 +13,9 @@ from robustcheck_onnx.checker.verdict import Verdict
 from robustcheck_onnx.thresholds.profile import Profile
 
 SCHEMA_VERSION = 1
-SCHEMA_ID = "https://robustcheck-onnx.invalid/schema/report-1.json"  # a name, not an address: nothing is fetched
+SCHEMA_ID = (
+    "https://robustcheck-onnx.invalid/schema/report-1.json"  # a name, not an address: nothing is fetched
+)
 
 
 class Placed(Frozen):

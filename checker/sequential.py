@@ -13,7 +13,9 @@ import numpy.typing as npt
 
 LOOK_EVERY = 32  # images between two looks; one batch of the default size
 TUNED_FOR = 64  # images at which the bounds are tightest: the first look that the minimum of 50 allows
-SMALL_SAMPLE = 2.0  # widening by 1 + 2/√n: the sequence is asymptotic; keeps Pareto(3) tails within α (simulated)
+SMALL_SAMPLE = (
+    2.0  # widening by 1 + 2/√n: the sequence is asymptotic; keeps Pareto(3) tails within α (simulated)
+)
 
 
 def next_look(n: int) -> int:

@@ -9,7 +9,9 @@ from robustcheck_onnx.checker.frozen import Frozen
 from robustcheck_onnx.thresholds.profile import STATISTICS, Profile, Statistic
 
 SAME_NUMBERS = 1e-3  # relative; float32 graphs of different batch shape differ by 1e-6 to 1e-4, fp16 by 1e-3
-ALIKE_SPREAD = 0.05  # half of the smallest spread of the reference table (0.10: one casting type, corrupted copies)
+ALIKE_SPREAD = (
+    0.05  # half of the smallest spread of the reference table (0.10: one casting type, corrupted copies)
+)
 CONSTANT_SD = 1e-3  # relative SD of a raw feature; outlier features of real encoders have 0.06 and more
 
 
@@ -261,7 +263,11 @@ def _strength(s: Statistics, profile: Profile) -> list[tuple[str, str]]:
             for n in weak
         )
         extreme = len(s.persistent)
-        count = f"{extreme} feature{'s are' if extreme != 1 else ' is'} beyond 6 SD in half of the images; " if extreme else ""
+        count = (
+            f"{extreme} feature{'s are' if extreme != 1 else ' is'} beyond 6 SD in half of the images; "
+            if extreme
+            else ""
+        )
         out.append(("no_persistent_outlier_features", count + numbers))
     if below(s.kurtosis, minimum["kurtosis"]):
         out.append(
@@ -277,7 +283,9 @@ def _strength(s: Statistics, profile: Profile) -> list[tuple[str, str]]:
             f"{NAMES[n]} {_number(intervals[n].low)} to {_number(intervals[n].high)} (threshold {minimum[n]:g})"
             for n in open_ones
         )
-        out.append(("undecided", f"after {s.n_images} images the interval does not clear the threshold: {numbers}"))
+        out.append(
+            ("undecided", f"after {s.n_images} images the interval does not clear the threshold: {numbers}")
+        )
     return out
 
 
@@ -287,7 +295,10 @@ def _sufficient(e: Evidence, profile: Profile) -> list[tuple[str, str]]:
     enough = min(sanity.n_varied, s.n_images)
     if enough < profile.min_images:
         out.append(
-            ("too_few_images", f"{enough} varied images were measured; at least {profile.min_images} are needed")
+            (
+                "too_few_images",
+                f"{enough} varied images were measured; at least {profile.min_images} are needed",
+            )
         )
     out += [(finding.id, finding.seen) for finding in sanity.findings]
     if s.spread is None or s.spread < ALIKE_SPREAD:
@@ -306,7 +317,9 @@ def _sound(e: Evidence) -> list[tuple[str, str]]:
     total = s.n_images + s.n_nonfinite + s.n_constant
     out: list[tuple[str, str]] = []
     if s.n_nonfinite:
-        out.append(("nonfinite_representations", f"{s.n_nonfinite} of {total} representations hold NaN or infinity"))
+        out.append(
+            ("nonfinite_representations", f"{s.n_nonfinite} of {total} representations hold NaN or infinity")
+        )
     if s.n_constant:
         out.append(("constant_representations", f"{s.n_constant} of {total} representations are constant"))
     dead = [f for f in s.persistent if f.relative_sd is not None and f.relative_sd < CONSTANT_SD]
@@ -319,13 +332,21 @@ def _sound(e: Evidence) -> list[tuple[str, str]]:
         )
     if model.batch_difference is not None and model.batch_difference > SAME_NUMBERS:
         out.append(
-            ("batch_dependent", f"a representation changed by {model.batch_difference:.2g} (relative) with its batch")
+            (
+                "batch_dependent",
+                f"a representation changed by {model.batch_difference:.2g} (relative) with its batch",
+            )
         )
     if model.output_difference is not None and model.output_difference > SAME_NUMBERS:
-        out.append(("output_changed", f"the model's own output changed by {model.output_difference:.2g} (relative)"))
+        out.append(
+            ("output_changed", f"the model's own output changed by {model.output_difference:.2g} (relative)")
+        )
     missing = [
         name
-        for name, value in (("batch invariance", model.batch_difference), ("own output", model.output_difference))
+        for name, value in (
+            ("batch invariance", model.batch_difference),
+            ("own output", model.output_difference),
+        )
         if value is None
     ]
     if missing:
@@ -347,7 +368,9 @@ def _comparable(e: Evidence, profile: Profile) -> list[tuple[str, str]]:
     if model.random_weights:
         out.append(("untrained", "the file says that its weights are random"))
     if e.preprocessing.source == "assumed":
-        out.append(("assumed_preprocessing", "neither the file, a sidecar nor an option says how to preprocess"))
+        out.append(
+            ("assumed_preprocessing", "neither the file, a sidecar nor an option says how to preprocess")
+        )
     if model.tensor_assumed:
         out.append(("assumed_tensor", f"`{model.tensor}` was read: {model.why}"))
     if model.rule not in profile.tensor_rules or model.pool not in profile.pools:

@@ -20,7 +20,9 @@ def sums(h: np.ndarray) -> State:
 
 def moments(h: np.ndarray) -> kurtosis.Moments:
     state = sums(h)
-    return kurtosis.moments(len(h), *state.powers.sum(axis=1), state.energy.sum(axis=0), state.negative.sum(axis=0))
+    return kurtosis.moments(
+        len(h), *state.powers.sum(axis=1), state.energy.sum(axis=0), state.negative.sum(axis=0)
+    )
 
 
 @pytest.mark.parametrize("d", [3, 64, 2048])
@@ -52,7 +54,9 @@ def test_offset_of_1000_in_float32_is_harmless() -> None:
     shifted = (base.astype(np.float64) + 1000).astype(np.float32)
     want = scipy.stats.kurtosis(shifted.astype(np.float64), axis=1, fisher=False)
     np.testing.assert_allclose(kurtosis.activation_kurtosis(shifted), want, rtol=1e-9)
-    np.testing.assert_allclose(kurtosis.activation_kurtosis(shifted), kurtosis.activation_kurtosis(base), rtol=1e-3)
+    np.testing.assert_allclose(
+        kurtosis.activation_kurtosis(shifted), kurtosis.activation_kurtosis(base), rtol=1e-3
+    )
 
 
 @pytest.mark.parametrize("size", [60.0, 600.0, 60000.0])
@@ -66,7 +70,9 @@ def test_float16_outliers_do_not_overflow(size: float) -> None:
 @pytest.mark.parametrize("scale", [1e-300, 1e300])
 def test_extreme_scales_do_not_under_or_overflow(scale: float) -> None:
     h = RNG.normal(size=(3, 50))
-    np.testing.assert_allclose(kurtosis.activation_kurtosis(h * scale), kurtosis.activation_kurtosis(h), rtol=1e-9)
+    np.testing.assert_allclose(
+        kurtosis.activation_kurtosis(h * scale), kurtosis.activation_kurtosis(h), rtol=1e-9
+    )
 
 
 def test_unusable_rows_are_told_apart() -> None:
@@ -89,7 +95,9 @@ def test_kurtosis_of_an_unusable_row_is_an_error_not_a_number(bad: list[float]) 
 
 
 def test_max_median_ratio() -> None:
-    np.testing.assert_array_equal(kurtosis.max_median_ratio([[1.0, -2.0, 30.0], [0.0, 0.0, 1.0]]), [15.0, np.inf])
+    np.testing.assert_array_equal(
+        kurtosis.max_median_ratio([[1.0, -2.0, 30.0], [0.0, 0.0, 1.0]]), [15.0, np.inf]
+    )
 
 
 def test_shares_decompose_kurtosis_exactly() -> None:

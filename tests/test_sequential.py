@@ -25,7 +25,11 @@ def test_radius_is_the_formula_of_the_paper_widened_for_few_images() -> None:
 
 def test_radius_is_wider_than_a_fixed_time_interval_and_shrinks() -> None:
     assert sequential.radius(64, 1.0, ALPHA) > 1.96 / 8
-    assert sequential.radius(6400, 1.0, ALPHA) < sequential.radius(640, 1.0, ALPHA) < sequential.radius(64, 1.0, ALPHA)
+    assert (
+        sequential.radius(6400, 1.0, ALPHA)
+        < sequential.radius(640, 1.0, ALPHA)
+        < sequential.radius(64, 1.0, ALPHA)
+    )
 
 
 def test_unknown_spread_gives_no_bound() -> None:

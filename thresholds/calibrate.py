@@ -57,6 +57,8 @@ def fit(table: tuple[Reference, ...]) -> dict[Statistic, Threshold]:
         ValueError: no set with, or no signed set without the indication, or the two overlap.
     """
     used = [r for r in table if not r.excluded]
+    if {r.expected for r in used} != {"present", "absent"}:
+        raise ValueError("the table needs sets with and without the indication")
     energy = _negative_energy(used)
     signed = [r for r in used if r.negative_energy > energy.minimum]
     present = [r for r in signed if r.expected == "present"]
@@ -76,9 +78,9 @@ def fit(table: tuple[Reference, ...]) -> dict[Statistic, Threshold]:
 
 def _negative_energy(used: list[Reference]) -> Threshold:
     ordered = sorted(used, key=lambda r: r.negative_energy)
-    gaps = [(b.low["negative_energy"] - a.high["negative_energy"], i) for i, (a, b) in enumerate(_pairs(ordered))]
-    if not gaps:
-        raise ValueError("the table needs signed sets with and without the indication")
+    gaps = [
+        (b.low["negative_energy"] - a.high["negative_energy"], i) for i, (a, b) in enumerate(_pairs(ordered))
+    ]
     _, i = max(gaps)
     low, high = ordered[i], ordered[i + 1]
     return _place(low, low.high["negative_energy"], high, high.low["negative_energy"], log=False)
@@ -90,7 +92,9 @@ def _pairs(items: list[Reference]) -> list[tuple[Reference, Reference]]:
 
 def _place(low: Reference, low_value: float, high: Reference, high_value: float, *, log: bool) -> Threshold:
     if not low_value < high_value:
-        raise ValueError(f"{low.set} ({low_value}) and {high.set} ({high_value}) overlap: no threshold parts them")
+        raise ValueError(
+            f"{low.set} ({low_value}) and {high.set} ({high_value}) overlap: no threshold parts them"
+        )
     if log:
         minimum = math.exp(math.log(low_value) + GAP_POSITION * (math.log(high_value) - math.log(low_value)))
     else:

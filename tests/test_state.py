@@ -1,0 +1,192 @@
+"""The mergeable state: its laws, its bounds, and the real sets of the reference table."""
+
+import csv
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.stats
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from robustcheck_onnx.checker.evidence import Statistics
+from robustcheck_onnx.checker.state import State, merge, statistics, update
+
+SHARED = Path(os.environ.get("ROBUSTCHECK_SHARED", Path(__file__).parents[2] / "shared"))
+EMBEDDINGS = SHARED / "data" / "embeddings"
+TABLE = SHARED / "data" / "reference_statistics.csv"
+needs_embeddings = pytest.mark.skipif(
+    not EMBEDDINGS.is_dir(), reason="the published embedding vectors are not part of the project"
+)
+
+
+def state_of(h: np.ndarray, positions: np.ndarray | None = None) -> State:
+    state = State(h.shape[1])
+    update(state, h, np.arange(len(h)) if positions is None else positions)
+    return state
+
+
+def numbers(s: Statistics) -> dict[str, object]:
+    return s.model_dump()
+
+
+def assert_same(a: Statistics, b: Statistics, rtol: float = 1e-9) -> None:
+    for (name, x), (_, y) in zip(a.model_dump().items(), b.model_dump().items(), strict=True):
+        if name == "features":
+            assert [f["index"] for f in x] == [f["index"] for f in y]
+            continue
+        if isinstance(x, dict):
+            x, y = list(x.values()), list(y.values())
+        if x is None or y is None:
+            assert x is y, name
+        else:
+            np.testing.assert_allclose(
+                np.asarray(x, float), np.asarray(y, float), rtol=rtol, atol=1e-12, err_msg=name
+            )
+
+
+def signed(n: int = 120, d: int = 40, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    h = rng.normal(size=(n, d)) * rng.lognormal(0, 0.3, d)
+    h[:, 3] += 9
+    return h
+
+
+@given(st.lists(st.integers(0, 120), max_size=6), st.permutations(range(120)))
+@settings(max_examples=30, deadline=None)
+def test_batches_and_order_change_nothing(cuts: list[int], order: list[int]) -> None:
+    h = signed()
+    whole = statistics(state_of(h), 0.05)
+    shuffled = np.array(order)
+    parts = State(40)
+    for rows in np.split(shuffled, sorted(cuts)):
+        update(parts, h[rows], rows)
+    assert_same(statistics(parts, 0.05), whole)
+
+
+@given(st.integers(0, 120), st.integers(0, 120))
+@settings(max_examples=20, deadline=None)
+def test_merge_is_associative_and_commutative(i: int, j: int) -> None:
+    h, rows = signed(), np.arange(120)
+    a, b, c = (state_of(h[r], r) for r in np.split(rows, sorted((i, j))))
+    want = statistics(state_of(h), 0.05)
+    assert_same(statistics(merge(merge(a, b), c), 0.05), want)
+    assert_same(statistics(merge(a, merge(b, c)), 0.05), want)
+    assert_same(statistics(merge(c, merge(b, a)), 0.05), want)
+
+
+def test_merge_keeps_the_counts_of_unusable_rows_and_leaves_its_arguments_alone() -> None:
+    h = signed(10)
+    h[0, 0], h[1] = np.nan, 2.0
+    a, b = state_of(h), state_of(signed(10, seed=1), np.arange(10, 20))
+    both = merge(a, b)
+    assert (both.n, both.n_nonfinite, both.n_constant) == (18, 1, 1)
+    assert (a.n, b.n) == (8, 10)
+    assert statistics(both, 0.05).n_nonfinite == 1
+
+
+def test_widths_that_differ_are_refused() -> None:
+    with pytest.raises(ValueError, match="4 and 5 features"):
+        merge(State(4), State(5))
+    with pytest.raises(ValueError, match=r"shape \(2, 5\); expected \(image, 4\)"):
+        update(State(4), np.ones((2, 5)), [0, 1])
+    with pytest.raises(ValueError, match="no image"):
+        statistics(State(4), 0.05)
+
+
+def test_unusable_rows_never_enter_a_mean() -> None:
+    h = signed(60)
+    dirty = np.concatenate([h, np.full((1, 40), np.nan), np.full((1, 40), 3.0), np.full((1, 40), np.inf)])
+    got, want = statistics(state_of(dirty), 0.05), statistics(state_of(h), 0.05)
+    assert (got.n_images, got.n_nonfinite, got.n_constant) == (60, 2, 1)
+    assert got.kurtosis == want.kurtosis
+    assert got.persistence_ratio == want.persistence_ratio
+
+
+def test_statistics_against_their_definitions() -> None:
+    h = signed()
+    h[:, 7] = np.maximum(h[:, 7], 0)
+    s = statistics(state_of(h), 0.05)
+    z = scipy.stats.zscore(h, axis=1)
+    assert s.n_features == 40
+    assert s.zero_share == pytest.approx((h == 0).mean())
+    assert s.negative_share == pytest.approx((h < 0).mean())
+    assert s.max_median_ratio == pytest.approx((np.abs(h).max(1) / np.median(np.abs(h), axis=1)).mean())
+    k = scipy.stats.kurtosis(h, axis=1, fisher=False)
+    np.testing.assert_allclose(
+        s.kurtosis_quantiles, np.quantile(k, [0.05, 0.25, 0.5, 0.75, 0.95]), rtol=1e-10
+    )
+    assert sum(s.histogram_counts) == 120
+    first = s.features[0]
+    assert first.index == 3
+    assert first.mean_z == pytest.approx(z[:, 3].mean())
+    assert first.frequency == pytest.approx((np.abs(z[:, 3]) > 6).mean())
+    assert first.relative_sd == pytest.approx(h[:, 3].std() / abs(h[:, 3].mean()), rel=1e-6)
+
+
+def test_persistent_outlier_features_are_named_with_their_sign() -> None:
+    rng = np.random.default_rng(0)
+    h = rng.normal(size=(64, 512))
+    h[:, 100] -= 15
+    h[:31, 200] += 12  # beyond 6 SD in less than half of the images
+    s = statistics(state_of(h), 0.05)
+    assert [f.index for f in s.persistent] == [100]
+    assert s.persistent[0].mean_z < -6
+    assert s.persistent[0].frequency == 1.0
+
+
+def test_two_images_have_bounds_and_one_image_has_none() -> None:
+    h = signed(2)
+    assert statistics(state_of(h), 0.05).kurtosis.low is not None
+    one = statistics(state_of(h[:1]), 0.05)
+    assert one.kurtosis.estimate is not None
+    assert (one.kurtosis.low, one.top3_share.high) == (None, None)
+
+
+def test_identical_representations_have_no_persistence_ratio_and_no_spread() -> None:
+    s = statistics(state_of(np.tile(signed(1), (60, 1))), 0.05)
+    assert s.persistence_ratio.estimate is None
+    assert s.persistence_ratio.low is None
+    assert s.spread == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize("strength", [0.0, 6.0])
+def test_bounds_cover_the_truth_of_every_statistic(strength: float) -> None:
+    """200 samples of 64 images from one population: each interval holds its population value in ≥ 95 %."""
+    rng = np.random.default_rng(5)
+    scale = rng.lognormal(0, 0.4, 128)
+    shift = rng.normal(0, 0.5, 128) + strength * (np.arange(128) == 11)
+
+    def draw(n: int) -> np.ndarray:
+        h = rng.normal(size=(n, 128)) * scale + shift
+        return h * rng.gamma(4, size=(n, 1))
+
+    truth = statistics(state_of(draw(40_000)), 0.05)
+    names = ("kurtosis", "persistence_ratio", "top3_share", "negative_energy")
+    inside = dict.fromkeys(names, 0)
+    for _ in range(200):
+        s = statistics(state_of(draw(64)), 0.05)
+        for name in names:
+            interval = getattr(s, name)
+            inside[name] += interval.low <= getattr(truth, name).estimate <= interval.high
+    # top-3 share without a strong feature is a maximum over features: biased up at 64 images, so covered less
+    assert min(inside.values()) >= (190 if strength else 180), inside
+
+
+@needs_embeddings
+def test_real_embeddings_read_as_in_the_reference_table() -> None:
+    with TABLE.open(encoding="utf-8", newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    assert len(rows) == 29
+    for row in rows:
+        x = np.load(EMBEDDINGS / f"{row['set']}.npz", allow_pickle=False)["x"]
+        s = statistics(state_of(x), 0.05)
+        assert s.n_features == int(row["d"])
+        for name in ("kurtosis", "persistence_ratio", "top3_share", "negative_energy"):
+            want = float(row[name])
+            assert getattr(s, name).estimate == pytest.approx(want, abs=0.0051), (row["set"], name)
+        for name in ("centred_kurtosis", "rms_kurtosis", "negative_share"):
+            assert getattr(s, name) == pytest.approx(float(row[name]), abs=0.0051), (row["set"], name)
+        indices = sorted(f.index for f in s.persistent)
+        listed = sorted(int(i) for i in row["persistent_outlier_features"].split() if i.isdigit())
+        assert indices == listed, row["set"]
