@@ -1,0 +1,61 @@
+"""Keep what libraries print, warn and log out of the user's terminal, but keep it for the error message."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Chatter:
+    """Lines that libraries said while they worked, in the order of their kinds."""
+
+    lines: list[str] = field(default_factory=list)
+
+    def tail(self, count: int = 3) -> str:
+        """Return the last `count` lines joined by " | "; empty when nothing was said."""
+        return " | ".join(self.lines[-count:])
+
+
+class _Keep(logging.Handler):
+    def __init__(self, lines: list[str]) -> None:
+        super().__init__()
+        self.lines = lines
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(f"{record.levelname.lower()}: {record.getMessage()}")
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[Chatter]:
+    """Collect prints, warnings and root-logger records instead of showing them.
+
+    Python-level stdout and stderr are redirected; root handlers come back as they were, so the
+    application's own logging configuration is untouched. (open_clip logs through the root logger, which
+    would otherwise install a handler of its own; torch.onnx prints progress.)
+    """
+    chatter = Chatter()
+    printed = io.StringIO()
+    root = logging.getLogger()
+    handlers = root.handlers[:]
+    root.handlers[:] = [_Keep(chatter.lines)]
+    try:
+        with (
+            contextlib.redirect_stdout(printed),
+            contextlib.redirect_stderr(printed),
+            warnings.catch_warnings(record=True) as caught,
+        ):
+            warnings.simplefilter("always")
+            try:
+                yield chatter
+            finally:
+                chatter.lines += [
+                    f"warning: {str(w.message).splitlines()[0]}" for w in caught if str(w.message)
+                ]
+                chatter.lines += [line for line in printed.getvalue().splitlines() if line.strip()]
+    finally:
+        root.handlers[:] = handlers

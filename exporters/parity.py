@@ -1,0 +1,143 @@
+"""Does ONNX Runtime compute what the model computed in its own library? Measured on real photos."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from robustcheck_onnx.exporters.errors import ExportError
+
+Array = NDArray[np.float32]
+
+BATCHES = (1, 2, 5)  # batch sizes that are compared
+PHOTOS = max(BATCHES)  # distinct photos needed
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """The largest disagreement that still counts as the same model."""
+
+    max_rel: float
+    min_cosine: float
+
+
+TOLERANCES = {
+    # float32: kernels add in another order. ViT-B/32 and ResNet-50 agree within 3e-6 (docs/onnx-contract.md);
+    # a wrong layer is off by 0.1 or more.
+    "fp32": Tolerance(max_rel=1e-3, min_cosine=0.99999),
+    # float16 keeps 11 bits, and every layer rounds: EfficientNet-Lite0 differs from its float32 self by about
+    # 0.08 RMS in the worst feature of five photos at cosine 0.99998 (docs/onnx-contract.md).
+    "fp16": Tolerance(max_rel=0.25, min_cosine=0.999),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """How far two (image, feature) arrays are apart.
+
+    max_abs: max |a − b|. max_rel: max over images of max_j |a_j − b_j| / √(mean_j a_j²): on the scale of the
+    row, so that a value near zero does not blow it up and one outlier feature cannot hide much (it raises the
+    scale at most by √(1 + z²/d)). min_cosine: smallest cosine of two rows.
+    """
+
+    max_abs: float
+    max_rel: float
+    min_cosine: float
+
+
+@dataclass(frozen=True, slots=True)
+class Parity:
+    """Agreement of eager and ONNX outputs: the worst of all, and each output's own worst."""
+
+    max_abs: float
+    max_rel: float
+    min_cosine: float
+    batches: tuple[int, ...]
+    photos: int
+    outputs: Mapping[str, Agreement]
+
+    def for_contract(self) -> dict[str, Any]:
+        """Return the part that stands in the contract."""
+        values = asdict(self)
+        del values["outputs"]
+        return {**values, "batches": list(self.batches)}
+
+
+def agreement(reference: Array, other: Array) -> Agreement:
+    """Compare two arrays (image, feature) in float64.
+
+    A row that is zero on both sides agrees (relative difference 0, cosine 1); zero on one side does not
+    (inf, 0). Shapes must be equal and values finite, else ValueError.
+    """
+    a, b = reference.astype(np.float64), other.astype(np.float64)
+    if a.shape != b.shape or a.ndim != 2 or a.size == 0:
+        raise ValueError(f"shapes are {a.shape} and {b.shape}; two equal (image, feature) arrays")
+    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+        raise ValueError("values are not finite")
+    difference = np.abs(a - b).max(axis=1)
+    scale = np.sqrt((a * a).mean(axis=1))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        relative = np.where(difference == 0, 0.0, difference / scale)
+        norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+        cosine = np.where(norms > 0, (a * b).sum(axis=1) / norms, np.where(difference == 0, 1.0, 0.0))
+    return Agreement(float(difference.max()), float(relative.max()), float(min(cosine.min(), 1.0)))
+
+
+def measure(
+    path: Path, photos: Array, references: Mapping[str, Array], *, precision: str, input_name: str
+) -> Parity:
+    """Run the file on ONNX Runtime's CPU provider at every batch size and compare with the eager outputs.
+
+    Args:
+        path: ONNX file.
+        photos: (image, channel, height, width) float32, at least PHOTOS of them.
+        references: output name → (image, feature), computed one photo at a time, so that a model whose
+            result depends on the rest of the batch disagrees.
+
+    Raises:
+        ExportError: the file does not load, an output has another shape, is not finite or disagrees beyond
+            TOLERANCES[precision] (exit 3).
+    """
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 3  # errors only; ONNX Runtime writes to the terminal by itself
+    try:
+        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        found = {n: session.run(list(references), {input_name: photos[:n]}) for n in BATCHES}
+    except Exception as error:  # its exception types are private; all of them mean the same here
+        raise ExportError(
+            f"{path.name}: ONNX Runtime could not run the exported graph ({str(error).splitlines()[0]})",
+            "report the model name and the versions of torch and onnxruntime",
+        ) from error
+    tolerance = TOLERANCES[precision]
+    worst: dict[str, Agreement] = {}
+    for batch, arrays in found.items():
+        for (name, reference), array in zip(references.items(), arrays, strict=True):
+            try:
+                seen = agreement(reference[:batch], array)
+            except ValueError as error:
+                raise ExportError(f"{path.name}: output {name} at batch {batch}: {error}", _HINT) from error
+            if seen.max_rel > tolerance.max_rel or seen.min_cosine < tolerance.min_cosine:
+                raise ExportError(
+                    f"{path.name}: output {name} at batch {batch} disagrees with the source model: relative "
+                    f"difference is {seen.max_rel:.2g}, cosine {seen.min_cosine:.6f}; at most "
+                    f"{tolerance.max_rel:g} and at least {tolerance.min_cosine:g}",
+                    _HINT,
+                )
+            worst[name] = _worst([seen, worst.get(name, seen)])
+    overall = _worst(list(worst.values()))
+    return Parity(overall.max_abs, overall.max_rel, overall.min_cosine, BATCHES, PHOTOS, worst)
+
+
+_HINT = "no file was written; try --precision fp32, and report the model name if that fails too"
+
+
+def _worst(seen: Sequence[Agreement]) -> Agreement:
+    return Agreement(
+        max(a.max_abs for a in seen), max(a.max_rel for a in seen), min(a.min_cosine for a in seen)
+    )

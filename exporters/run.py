@@ -1,0 +1,112 @@
+"""The one entry of this room: SOURCE and NAME to an ONNX file."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from robustcheck_onnx.exporters.contract import PRECISIONS, Loaded, checked_preprocessing
+from robustcheck_onnx.exporters.errors import ENVIRONMENT, USAGE, ExportError
+from robustcheck_onnx.exporters.write import ExportRecord, export
+
+SOURCES = ("open_clip", "timm", "torchvision", "transformers", "torch")
+
+
+def run(
+    source: str,
+    name: str,
+    out: Path,
+    *,
+    weights: str | None = None,
+    precision: str = "fp32",
+    random_weights: bool = False,
+    preprocessing: Path | None = None,
+    head: str | None = None,
+    photos: Sequence[Path],
+) -> ExportRecord:
+    """Load a model from its own library and write it as an ONNX file with the contract.
+
+    Args:
+        source: one of SOURCES.
+        name: the library's name of the model; for torch "package.module:factory".
+        out: target, ends in .onnx.
+        weights: pretrained tag of the library, or a checkpoint file.
+        precision: fp32 or fp16.
+        random_weights: export without weights, and say so in the contract.
+        preprocessing: JSON file that replaces the library's preprocessing.
+        head: torch only: dotted name of the last linear layer.
+        photos: at least 5 image files on which parity is measured.
+
+    Raises:
+        ExportError: see its exit codes. Nothing is left behind.
+    """
+    if source not in SOURCES:
+        close = difflib.get_close_matches(source, SOURCES, 1)
+        raise ExportError(
+            f"source is {source}; one of {', '.join(SOURCES)}",
+            f"robustcheck export {close[0] if close else SOURCES[0]} {name} -o {out}",
+            exit_code=USAGE,
+        )
+    if head and source != "torch":
+        raise ExportError(
+            f"head is {head}; only for the source torch, {source} models have a known head",
+            "drop --head",
+            exit_code=USAGE,
+        )
+    if precision not in PRECISIONS:
+        raise ExportError(
+            f"precision is {precision}; one of {', '.join(PRECISIONS)}", "--precision fp32", exit_code=USAGE
+        )
+    fields = read_preprocessing(preprocessing) if preprocessing else None
+    loaded = _load(
+        source, name, weights=weights, random_weights=random_weights, preprocessing=fields, head=head
+    )
+    return export(loaded, Path(out), precision=precision, photos=photos)
+
+
+def _load(
+    source: str,
+    name: str,
+    *,
+    head: str | None,
+    **options: Any,
+) -> Loaded:
+    try:
+        module = importlib.import_module(f"robustcheck_onnx.exporters.from_{source}")
+    except ImportError as error:
+        raise ExportError(
+            f"{source}: package {error.name} cannot be imported ({error})",
+            "pip install 'robustcheck-onnx[export]'",
+            exit_code=ENVIRONMENT,
+        ) from error
+    if source == "torch":
+        options["head"] = head
+    loaded: Loaded = module.load(name, **options)
+    return loaded
+
+
+def read_preprocessing(path: Path) -> dict[str, Any]:
+    """Return the preprocessing in a JSON file, checked.
+
+    Raises:
+        ExportError: the file is missing, is not a JSON object, or a field is wrong (exit 2).
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ExportError(
+            f"{path}: preprocessing is unreadable ({error}); a JSON object",
+            "see docs/onnx-contract.md",
+            exit_code=USAGE,
+        ) from error
+    if not isinstance(values, dict):
+        raise ExportError(
+            f"{path}: preprocessing is a {type(values).__name__}; a JSON object",
+            "see docs/onnx-contract.md",
+            exit_code=USAGE,
+        )
+    return checked_preprocessing(values, str(path))

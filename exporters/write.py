@@ -1,0 +1,273 @@
+"""Write one ONNX file from a loaded model: export, prove parity, add the contract, put it in place."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from robustcheck_onnx.exporters import contract, parity, pixels, weights
+from robustcheck_onnx.exporters.chatter import Chatter, quiet
+from robustcheck_onnx.exporters.contract import Loaded, Source
+from robustcheck_onnx.exporters.errors import ENVIRONMENT, USAGE, ExportError
+
+if TYPE_CHECKING:
+    import onnx
+    import torch
+
+OPSET = 20  # torch 2.9–2.13 write it without conversion; ONNX Runtime reads it from 1.17 on
+INLINE_LIMIT_BYTES = 2_000_000_000  # a protobuf message ends at 2 GiB; the rest is room for the graph
+MAX_GREY_LEVELS = 1.0  # of 255: how far the contract's pixels may be from the source library's own
+# Node metadata that helps a report. The rest (stack traces, fx nodes) holds this machine's paths.
+_KEPT_METADATA = {"pkg.torch.onnx.name_scopes", "pkg.torch.onnx.class_hierarchy"}
+
+
+@dataclass(frozen=True, slots=True)
+class ExportRecord:
+    """What was written, for the person who asked.
+
+    digest: "sha256:" + hex of the .onnx file. data_path: weights beside it, None when they are inside.
+    size_bytes: both files. outputs: name → number of features. chatter: what the libraries said.
+    """
+
+    path: Path
+    data_path: Path | None
+    digest: str
+    size_bytes: int
+    outputs: Mapping[str, int]
+    parity: parity.Parity
+    source: Source
+    precision: str
+    opset: int
+    chatter: tuple[str, ...]
+
+
+def export(loaded: Loaded, path: Path, *, precision: str = "fp32", photos: Sequence[Path]) -> ExportRecord:
+    """Export a loaded model to ONNX, prove that ONNX Runtime agrees with it, and only then show the file.
+
+    The graph has one float32 input "image" (batch, channel, height, width) with a dynamic batch and one
+    float32 output (batch, feature) for each of `loaded.outputs`. fp16 means float16 weights and arithmetic
+    inside, float32 outside; it is compared with the float32 model. Parity is measured by parity.measure on
+    the first PHOTOS photos.
+
+    Args:
+        path: ends in .onnx; an existing file is replaced. More than 2 GB of weights go to `path` + ".data".
+        photos: at least 5 image files.
+
+    Raises:
+        ExportError: 2 for the call, 3 when no faithful file can be made, 4 for the disk. Nothing is left.
+    """
+    _check_call(loaded, path, precision, photos)
+    name = f"{loaded.source.library} {loaded.source.name}"
+    images = _photos(loaded, photos)
+    with quiet() as chatter, _own_attention():
+        references = _references(loaded, images, name)
+        program = _traced(loaded, images, precision, name, chatter)
+    try:
+        with tempfile.TemporaryDirectory(prefix=".robustcheck-export-", dir=path.parent) as folder:
+            draft = Path(folder) / path.name
+            model = _saved(program, draft, name)
+            agreed = parity.measure(
+                draft, images, references, precision=precision, input_name=contract.INPUT_NAME
+            )
+            contract.embed(model, contract.build(loaded, precision=precision, parity=agreed.for_contract()))
+            draft.write_bytes(model.SerializeToString(deterministic=True))
+            data_path, size, digest = _placed(draft, path)
+    except OSError as error:
+        raise ExportError(
+            f"{path}: file could not be written ({error.strerror or error}); nothing is left",
+            f"check free space and permissions of {path.parent}",
+            exit_code=ENVIRONMENT,
+        ) from error
+    return ExportRecord(
+        path=path,
+        data_path=data_path,
+        digest=digest,
+        size_bytes=size,
+        outputs={output: rows.shape[1] for output, rows in references.items()},
+        parity=agreed,
+        source=loaded.source,
+        precision=precision,
+        opset=next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx")),
+        chatter=tuple(chatter.lines),
+    )
+
+
+def _check_call(loaded: Loaded, path: Path, precision: str, photos: Sequence[Path]) -> None:
+    if precision not in contract.PRECISIONS:
+        known = ", ".join(contract.PRECISIONS)
+        raise ExportError(f"precision is {precision}; one of {known}", "--precision fp32", exit_code=USAGE)
+    if path.suffix != ".onnx":
+        raise ExportError(
+            f"{path}: suffix is {path.suffix!r}; .onnx", f"-o {path.stem}.onnx", exit_code=USAGE
+        )
+    if not path.parent.is_dir():
+        raise ExportError(f"{path.parent}: folder is missing", f"mkdir -p {path.parent}", exit_code=USAGE)
+    if path.is_dir():
+        raise ExportError(f"{path}: path is a folder; a file", f"-o {path}/model.onnx", exit_code=USAGE)
+    if len(photos) < parity.PHOTOS:
+        raise ExportError(
+            f"photos is {len(photos)}; parity needs at least {parity.PHOTOS}",
+            "give more photos",
+            exit_code=USAGE,
+        )
+    names = [output.name for output in loaded.outputs]
+    if "representation" not in names or len(set(names)) != len(names):
+        raise ExportError(f"outputs are {names}; distinct names with representation among them")
+    contract.checked_preprocessing(loaded.preprocessing, loaded.source.name)
+
+
+def _photos(loaded: Loaded, paths: Sequence[Path]) -> NDArray[np.float32]:
+    """Preprocess the first photos with the library's transform; refuse a contract that gives other pixels."""
+    from PIL import Image
+
+    arrays = []
+    for path in paths[: parity.PHOTOS]:
+        try:
+            with Image.open(path) as opened:
+                image = opened.convert("RGB")
+        except (OSError, Image.DecompressionBombError) as error:
+            raise ExportError(
+                f"{path}: photo is unreadable ({error})", "give another photo", exit_code=USAGE
+            ) from error
+        theirs = loaded.transform(image).numpy()
+        ours = pixels.apply(loaded.preprocessing, image)
+        apart = pixels.grey_levels_apart(loaded.preprocessing, ours, theirs)
+        if apart > MAX_GREY_LEVELS:
+            raise ExportError(
+                f"{loaded.source.name}: preprocessing in the contract is {apart:.3g} grey levels from the "
+                f"library's own on {path.name}; at most {MAX_GREY_LEVELS:g}",
+                "the contract cannot say this model's preprocessing; give one with --preprocessing FILE",
+            )
+        arrays.append(theirs)
+    return np.stack(arrays).astype(np.float32)
+
+
+def _references(loaded: Loaded, images: NDArray[np.float32], name: str) -> dict[str, NDArray[np.float32]]:
+    """Run the eager float32 model photo by photo: an independent result for every image."""
+    import torch
+
+    module = loaded.module.float().eval()
+    if training := [n for n, m in module.named_modules() if m.training]:
+        raise ExportError(
+            f"{name}: module {training[0] or 'itself'} stays in training mode after eval(); "
+            "inference mode is needed",
+            "do not override train() or eval()",
+        )
+    with torch.no_grad():
+        runs = [module(torch.from_numpy(image[None])) for image in images]
+    references = {}
+    for index, output in enumerate(loaded.outputs):
+        if any(not isinstance(run, tuple) or len(run) != len(loaded.outputs) for run in runs):
+            raise ExportError(f"{name}: forward does not return {len(loaded.outputs)} outputs")
+        rows = np.concatenate([run[index].float().numpy() for run in runs])
+        if rows.ndim != 2 or len(rows) != len(images):
+            raise ExportError(
+                f"{name}: output {output.name} has shape {tuple(runs[0][index].shape)} "
+                "for one image; (1, feature)",
+                "pool tokens or maps before returning them",
+            )
+        if not np.isfinite(rows).all():
+            raise ExportError(
+                f"{name}: output {output.name} is not finite on real photos", "check the weights"
+            )
+        references[output.name] = rows
+    return references
+
+
+def _traced(
+    loaded: Loaded, images: NDArray[np.float32], precision: str, name: str, chatter: Chatter
+) -> torch.onnx.ONNXProgram:
+    import torch
+    from robustcheck_onnx.exporters.wrappers import HalfPrecision
+
+    module = loaded.module if precision == "fp32" else HalfPrecision(loaded.module)
+    try:
+        with torch.no_grad():
+            program = torch.onnx.export(
+                module.eval(),
+                # two images: a batch of one could be taken for a constant
+                (torch.from_numpy(images[:2].copy()),),
+                dynamo=True,
+                dynamic_shapes=({0: torch.export.Dim(contract.BATCH_AXIS)},),
+                input_names=[contract.INPUT_NAME],
+                output_names=[output.name for output in loaded.outputs],
+                opset_version=OPSET,
+                verbose=False,
+            )
+    except Exception as error:  # torch.onnx wraps whatever the model raised; every cause ends here
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        said = f" [{chatter.tail()}]" if chatter.lines else ""
+        raise ExportError(
+            f"{name}: torch could not export it ({reason}){said}",
+            "the model must be traceable by torch.export; try another precision or report the model name",
+        ) from error
+    if program is None:
+        raise ExportError(f"{name}: torch exported nothing", "report the versions of torch and onnxscript")
+    return program
+
+
+def _saved(program: torch.onnx.ONNXProgram, draft: Path, name: str) -> onnx.ModelProto:
+    """Save the graph, with its weights beside it when they are too big, and return it for the contract."""
+    import onnx
+
+    tensors = program.model.graph.initializers.values()
+    total = sum(t.const_value.nbytes for t in tensors if t.const_value is not None)
+    program.save(draft, external_data=total > INLINE_LIMIT_BYTES)
+    model = onnx.load(draft, load_external_data=False)
+    nodes = [*model.graph.node, *(node for function in model.functions for node in function.node)]
+    values = [*model.graph.input, *model.graph.output, *model.graph.value_info]
+    for item in [*nodes, *values, *model.graph.initializer, model.graph, model]:
+        kept = [(p.key, p.value) for p in item.metadata_props if p.key in _KEPT_METADATA]
+        del item.metadata_props[:]
+        for key, value in kept:
+            item.metadata_props.add(key=key, value=value)
+    for value in (*model.graph.input, *model.graph.output):
+        axis = value.type.tensor_type.shape.dim[0]
+        if axis.dim_param != contract.BATCH_AXIS:
+            raise ExportError(
+                f"{name}: batch axis of {value.name} is fixed to {axis.dim_value}; it must be dynamic",
+                "the model mixes the batch size into its arithmetic",
+            )
+    draft.write_bytes(model.SerializeToString(deterministic=True))
+    onnx.checker.check_model(str(draft))
+    return model
+
+
+def _placed(draft: Path, path: Path) -> tuple[Path | None, int, str]:
+    """Move the finished files to their place: weights first, so that the graph never points at nothing.
+
+    Returns the path of the weights beside the graph, the size of both (bytes) and the graph's digest.
+    """
+    beside = draft.with_name(draft.name + ".data")
+    size = sum(p.stat().st_size for p in (draft, beside) if p.exists())
+    digest = weights.file_digest(draft)
+    data_path = None
+    if beside.exists():
+        data_path = path.with_name(beside.name)
+        beside.replace(data_path)
+    try:
+        draft.replace(path)
+    except OSError:
+        if data_path is not None:
+            data_path.unlink()
+        raise
+    return data_path, size, digest
+
+
+@contextlib.contextmanager
+def _own_attention() -> Iterator[None]:
+    """Switch torch's fused eval-mode attention off: it has no ONNX form (pytorch/pytorch#143107)."""
+    import torch
+
+    was = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(was)
