@@ -58,8 +58,8 @@ def find_preprocessing(
     `preprocessor_config.json` (Hugging Face), `config.json` with `pretrained_cfg` (timm).
     input_size: (height, width), px, of the model's input; None where it is dynamic. Presets and the
     assumption (torchvision's ImageNet values) take that size.
-    Raises UsageError: a value that is missing, impossible or not supported; a size that is not the model's; an input
-    of dynamic size and nothing that names one.
+    Raises UsageError: a value that is missing, impossible or not supported; a size that is not the model's;
+    an input of dynamic size and nothing that names one.
     """
     if option is not None:
         return _from_option(option, input_size)
