@@ -1,1 +1,38 @@
-"""Reads an ONNX file, measures the evidence, judges it. Never imports torch, never opens a connection."""
+"""Reads an ONNX file, measures the evidence, judges it. Never imports torch, never opens a connection.
+
+    from robustcheck_onnx.checker import check
+
+    report = check("model.onnx", images="photos/")
+    report.verdict.verdict, report.verdict.reasons
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from robustcheck_onnx.checker.evidence import Evidence
+    from robustcheck_onnx.checker.pipeline import Progress, check
+    from robustcheck_onnx.checker.report import Report
+    from robustcheck_onnx.checker.verdict import Reason, Verdict, judge
+
+_HOMES = {
+    "Evidence": "evidence",
+    "Progress": "pipeline",
+    "Reason": "verdict",
+    "Report": "report",
+    "Verdict": "verdict",
+    "check": "pipeline",
+    "judge": "verdict",
+}
+
+__all__ = ["Evidence", "Progress", "Reason", "Report", "Verdict", "check", "judge"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use: `robustcheck --help` must not wait for ONNX Runtime."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module  # noqa: PLC0415 # see above
+
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

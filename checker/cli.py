@@ -95,14 +95,11 @@ def main(argv: list[str] | None = None) -> int:
         return _say(getattr(fault, "message", str(fault)), hint, code=code)
 
 
-def run() -> None:
-    """The entry point of the `robustcheck` command."""
-    sys.exit(main())
 
 
 def with_default_command(arguments: list[str]) -> list[str]:
     """`MODEL …` → `check MODEL …`: anything that starts with no verb and no option of the group is a check."""
-    verbs = {command.name for command in app.registered_commands}
+    verbs = {command.callback.__name__ for command in app.registered_commands if command.callback}
     if not arguments or arguments[0] in verbs or arguments[0].split("=")[0] in GROUP_OPTIONS:
         return arguments
     return ["check", *arguments]
@@ -495,7 +492,7 @@ else:
     Progress_ = Any
 
 if __name__ == "__main__":
-    run()
+    sys.exit(main())
 
 
 __all__ = ["EXIT_CODES", "RobustcheckError", "app", "main"]
