@@ -53,9 +53,7 @@ def quiet() -> Iterator[Chatter]:
             try:
                 yield chatter
             finally:
-                chatter.lines += [
-                    f"warning: {str(w.message).splitlines()[0]}" for w in caught if str(w.message)
-                ]
+                chatter.lines += [f"warning: {str(w.message).splitlines()[0]}" for w in caught if str(w.message)]
                 chatter.lines += [line for line in printed.getvalue().splitlines() if line.strip()]
     finally:
         root.handlers[:] = handlers

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from robustcheck_onnx.exporters.errors import USAGE, ExportError
@@ -165,6 +166,16 @@ def build(loaded: Loaded, *, precision: str, parity: Mapping[str, Any]) -> dict[
         "precision": precision,
         "parity": dict(parity),
     }
+
+
+def without_folders(name: str) -> str:
+    """Return a model name as it may stand in a published file: of a local folder only its last part.
+
+    >>> without_folders("local-dir:/data/models/clip"), without_folders("hf-hub:org/repo")
+    ('local-dir:clip', 'hf-hub:org/repo')
+    """
+    schema, _, place = name.partition(":")
+    return f"{schema}:{Path(place).name}" if schema == "local-dir" else name
 
 
 def versions(packages: Sequence[str]) -> dict[str, str]:

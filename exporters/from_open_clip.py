@@ -17,7 +17,7 @@ from open_clip.transformer import VisionTransformer
 from robustcheck_onnx.exporters import pixels
 from robustcheck_onnx.exporters import weights as loading
 from robustcheck_onnx.exporters.chatter import quiet
-from robustcheck_onnx.exporters.contract import Loaded, Output, Source, checked_preprocessing
+from robustcheck_onnx.exporters.contract import Loaded, Output, Source, checked_preprocessing, without_folders
 from robustcheck_onnx.exporters.errors import USAGE, ExportError
 from robustcheck_onnx.exporters.published import shared_preprocessing
 from robustcheck_onnx.exporters.wrappers import HeadTap, Named, Projected, Rows, Swapped, require_same
@@ -116,7 +116,7 @@ def load(
     )
     size = (fields["size"][0], fields["size"][1])
     module, outputs = _tower(model.visual.eval(), size, name)
-    origin = "" if random_weights else (path.name if path else weights or "")
+    origin = "" if random_weights else (path.name if path else weights or without_folders(name))
     return Loaded(
         module=module,
         outputs=outputs,
@@ -124,7 +124,7 @@ def load(
         transform=transform,
         source=Source(
             library="open_clip",
-            name=name,
+            name=without_folders(name),
             weights=origin,
             weights_digest=loading.file_digest(path) if path else loading.state_digest(model.visual),
             random_weights=random_weights,
@@ -229,9 +229,7 @@ def _published(name: str) -> dict[str, Mapping[str, Any]]:
 def _tower(visual: nn.Module, size: tuple[int, int], name: str) -> tuple[nn.Module, tuple[Output, ...]]:
     module: nn.Module
     if isinstance(visual, VisionTransformer) and visual.proj is not None:
-        pool = {"tok": "class token", "avg": "mean of the patch tokens"}.get(
-            visual.pool_type, "pooled tokens"
-        )
+        pool = {"tok": "class token", "avg": "mean of the patch tokens"}.get(visual.pool_type, "pooled tokens")
         module, meaning = VitTower(visual), f"{pool} after the last norm, before the projection"
     elif isinstance(visual, ModifiedResNet):
         module, meaning = ResNetTower(visual), "attention pool of the last map, before the projection"

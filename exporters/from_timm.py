@@ -12,7 +12,7 @@ import timm
 from robustcheck_onnx.exporters import pixels
 from robustcheck_onnx.exporters import weights as loading
 from robustcheck_onnx.exporters.chatter import quiet
-from robustcheck_onnx.exporters.contract import Loaded, Output, Source, checked_preprocessing
+from robustcheck_onnx.exporters.contract import Loaded, Output, Source, checked_preprocessing, without_folders
 from robustcheck_onnx.exporters.errors import USAGE, ExportError
 from robustcheck_onnx.exporters.published import shared_preprocessing
 from robustcheck_onnx.exporters.wrappers import HeadTap, Named, Swapped
@@ -59,7 +59,7 @@ def load(
         config = dict(shared_preprocessing(_published(name), name))
     fields = preprocessing if preprocessing is not None else as_contract(config, name)
     module, outputs = _wrapped(model, name)
-    origin = path.name if path else model.pretrained_cfg.get("tag") or name.partition(":")[2]
+    origin = path.name if path else model.pretrained_cfg.get("tag") or without_folders(name)
     return Loaded(
         module=module,
         outputs=outputs,
@@ -71,7 +71,7 @@ def load(
         ),
         source=Source(
             library="timm",
-            name=name,
+            name=without_folders(name),
             weights="" if random_weights else origin,
             weights_digest=loading.file_digest(path) if path else loading.state_digest(model),
             random_weights=random_weights,
@@ -118,7 +118,7 @@ def _check_name(name: str) -> None:
             f"closest: {', '.join(close)}" if close else "hf-hub:ORG/REPO loads from the hub",
             exit_code=USAGE,
         )
-    tags = list(timm.get_arch_pretrained_cfgs(architecture))
+    tags = list(timm.models.get_arch_pretrained_cfgs(architecture))
     full = [t.partition(".")[2] for t in tags]
     if tag and tag not in full:
         raise ExportError(
@@ -151,7 +151,7 @@ def _place(name: str) -> str:
         return f"place config.json and model.safetensors in {name.partition(':')[2]}"
     repo = name.partition(":")[2]
     if not repo:
-        cfg: Any = timm.get_pretrained_cfg(name)
+        cfg: Any = timm.models.get_pretrained_cfg(name)
         repo = str(getattr(cfg, "hf_hub_id", None) or "timm/")
         repo += name if repo.endswith("/") else ""
     return (
@@ -163,7 +163,7 @@ def _place(name: str) -> str:
 def _published(name: str) -> dict[str, Mapping[str, Any]]:
     return {
         tag: timm.data.resolve_data_config(pretrained_cfg=cfg.to_dict())
-        for tag, cfg in timm.get_arch_pretrained_cfgs(name).items()
+        for tag, cfg in timm.models.get_arch_pretrained_cfgs(name).items()
         if cfg.has_weights
     }
 

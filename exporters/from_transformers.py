@@ -115,8 +115,8 @@ def load(
     """Load the vision model of a transformers repository or folder.
 
     CLIP gives the projected embedding and what goes into the projection, SigLIP its attention pool,
-    DINOv2 and ViT the class token after the last norm; a ...ForImageClassification gives the input of `classifier` and
-    the logits.
+    DINOv2 and ViT the class token after the last norm; a classifier (...ForImageClassification) the input
+    of its last linear layer and the logits.
 
     Args:
         name: "org/repo" (hub or its cache) or a folder made by save_pretrained.
@@ -187,9 +187,7 @@ def as_contract(processor: Any, name: str) -> dict[str, Any]:
     elif given == {"height", "width"}:
         mode, resized = "squash", [size["height"], size["width"]]
     else:
-        raise ExportError(
-            f"{name}: size is {size}; shortest_edge, or height and width", _FILE, exit_code=USAGE
-        )
+        raise ExportError(f"{name}: size is {size}; shortest_edge, or height and width", _FILE, exit_code=USAGE)
     needed = {"do_resize": processor.do_resize, "do_rescale": processor.do_rescale}
     if off := [step for step, on in needed.items() if not on]:
         raise ExportError(f"{name}: {off[0]} is off; the contract describes it", _FILE, exit_code=USAGE)
@@ -239,15 +237,22 @@ def _family(config: Any, name: str) -> Family:
 
 
 def _model(config: Any, family: Family, name: str, random_weights: bool) -> Any:
-    if _is_classifier(config):
-        model_class, options = transformers.AutoModelForImageClassification, {}
+    from_config = _is_classifier(config)
+    options: dict[str, Any] = {}
+    if from_config:
+        model_class: Any = transformers.AutoModelForImageClassification
     else:
-        model_class, options = getattr(transformers, family.model_class), dict(family.options)
+        model_class = getattr(transformers, family.model_class)
+        options = dict(family.options)
+        if config.model_type == "clip":
+            # CLIPModel takes the width from the outer configuration; the vision part alone may say another
+            config.vision_config.projection_dim = config.projection_dim
+        config = getattr(config, "vision_config", config)
     if random_weights:
-        if _is_classifier(config):
-            return model_class.from_config(config)
-        return model_class(getattr(config, "vision_config", config), **options)
-    model, info = model_class.from_pretrained(name, output_loading_info=True, dtype=torch.float32, **options)
+        return model_class.from_config(config) if from_config else model_class(config, **options)
+    model, info = model_class.from_pretrained(
+        name, config=config, output_loading_info=True, dtype=torch.float32, **options
+    )
     mismatched = [key[0] if isinstance(key, tuple) else key for key in info.get("mismatched_keys", ())]
     left_over = [key for key in info["unexpected_keys"] if not str(key).startswith(LEFT_OUT)]
     loading.refuse_partial(name, [*info["missing_keys"], *mismatched], left_over)

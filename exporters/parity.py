@@ -87,9 +87,7 @@ def agreement(reference: Array, other: Array) -> Agreement:
     return Agreement(float(difference.max()), float(relative.max()), float(min(cosine.min(), 1.0)))
 
 
-def measure(
-    path: Path, photos: Array, references: Mapping[str, Array], *, precision: str, input_name: str
-) -> Parity:
+def measure(path: Path, photos: Array, references: Mapping[str, Array], *, precision: str, input_name: str) -> Parity:
     """Run the file on ONNX Runtime's CPU provider at every batch size and compare with the eager outputs.
 
     Args:
@@ -138,6 +136,4 @@ _HINT = "no file was written; try --precision fp32, and report the model name if
 
 
 def _worst(seen: Sequence[Agreement]) -> Agreement:
-    return Agreement(
-        max(a.max_abs for a in seen), max(a.max_rel for a in seen), min(a.min_cosine for a in seen)
-    )
+    return Agreement(max(a.max_abs for a in seen), max(a.max_rel for a in seen), min(a.min_cosine for a in seen))

@@ -62,9 +62,7 @@ def run(
             f"precision is {precision}; one of {', '.join(PRECISIONS)}", "--precision fp32", exit_code=USAGE
         )
     fields = read_preprocessing(preprocessing) if preprocessing else None
-    loaded = _load(
-        source, name, weights=weights, random_weights=random_weights, preprocessing=fields, head=head
-    )
+    loaded = _load(source, name, weights=weights, random_weights=random_weights, preprocessing=fields, head=head)
     return export(loaded, Path(out), precision=precision, photos=photos)
 
 

@@ -161,11 +161,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         ) from error
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
-    if (
-        not isinstance(state, dict)
-        or not state
-        or not all(isinstance(v, torch.Tensor) for v in state.values())
-    ):
+    if not isinstance(state, dict) or not state or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise ExportError(
             f"{path}: checkpoint is not a state dict; names and tensors only",
             "save it again with torch.save(model.state_dict(), …)",
@@ -205,14 +201,14 @@ def load_error(error: Exception, name: str, *, place: str, chatter: str = "") ->
         cause = cause.__cause__ or cause.__context__
     if any(type(c).__name__ in _NOT_REACHABLE or isinstance(c, FileNotFoundError) for c in causes):
         return ExportError(
-            f"{name}: weights are not on this machine and could not be fetched; "
-            "a local copy or a network is needed",
+            f"{name}: weights are not on this machine and could not be fetched; a local copy or a network is needed",
             place,
             exit_code=ENVIRONMENT,
         )
     said = f" [{chatter}]" if chatter else ""
     return ExportError(
-        f"{name}: weights could not be loaded ({_first_mismatch(error)}){said}; every weight must fit",
+        f"{name}: weights could not be loaded ({type(error).__name__}: {_first_mismatch(error)}){said}; "
+        "every weight must fit",
         "check the name and that the checkpoint belongs to it",
         exit_code=NOT_EXPORTED,
     )

@@ -134,8 +134,7 @@ def find_head(model: nn.Module, size: tuple[int, int]) -> str:
     pooled_after = is_tensor and output.ndim == 4 and output.shape[1] == logits.shape[1]
     if not (direct or pooled_after) or sum(called == name for called, _ in calls) != 1:
         raise ExportError(
-            f"{type(model).__name__}: last linear layer is not found; "
-            "cannot tell which tensor the logits come from",
+            f"{type(model).__name__}: last linear layer is not found; cannot tell which tensor the logits come from",
             "export it with `robustcheck export torch package.module:factory --head NAME`",
         )
     return name

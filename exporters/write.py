@@ -72,9 +72,7 @@ def export(loaded: Loaded, path: Path, *, precision: str = "fp32", photos: Seque
         with tempfile.TemporaryDirectory(prefix=".robustcheck-export-", dir=path.parent) as folder:
             draft = Path(folder) / path.name
             model = _saved(program, draft, name)
-            agreed = parity.measure(
-                draft, images, references, precision=precision, input_name=contract.INPUT_NAME
-            )
+            agreed = parity.measure(draft, images, references, precision=precision, input_name=contract.INPUT_NAME)
             contract.embed(model, contract.build(loaded, precision=precision, parity=agreed.for_contract()))
             draft.write_bytes(model.SerializeToString(deterministic=True))
             data_path, size, digest = _placed(draft, path)
@@ -103,9 +101,7 @@ def _check_call(loaded: Loaded, path: Path, precision: str, photos: Sequence[Pat
         known = ", ".join(contract.PRECISIONS)
         raise ExportError(f"precision is {precision}; one of {known}", "--precision fp32", exit_code=USAGE)
     if path.suffix != ".onnx":
-        raise ExportError(
-            f"{path}: suffix is {path.suffix!r}; .onnx", f"-o {path.stem}.onnx", exit_code=USAGE
-        )
+        raise ExportError(f"{path}: suffix is {path.suffix!r}; .onnx", f"-o {path.stem}.onnx", exit_code=USAGE)
     if not path.parent.is_dir():
         raise ExportError(f"{path.parent}: folder is missing", f"mkdir -p {path.parent}", exit_code=USAGE)
     if path.is_dir():
@@ -155,8 +151,7 @@ def _references(loaded: Loaded, images: NDArray[np.float32], name: str) -> dict[
     module = loaded.module.float().eval()
     if training := [n for n, m in module.named_modules() if m.training]:
         raise ExportError(
-            f"{name}: module {training[0] or 'itself'} stays in training mode after eval(); "
-            "inference mode is needed",
+            f"{name}: module {training[0] or 'itself'} stays in training mode after eval(); inference mode is needed",
             "do not override train() or eval()",
         )
     with torch.no_grad():
@@ -168,14 +163,11 @@ def _references(loaded: Loaded, images: NDArray[np.float32], name: str) -> dict[
         rows = np.concatenate([run[index].float().numpy() for run in runs])
         if rows.ndim != 2 or len(rows) != len(images):
             raise ExportError(
-                f"{name}: output {output.name} has shape {tuple(runs[0][index].shape)} "
-                "for one image; (1, feature)",
+                f"{name}: output {output.name} has shape {tuple(runs[0][index].shape)} for one image; (1, feature)",
                 "pool tokens or maps before returning them",
             )
         if not np.isfinite(rows).all():
-            raise ExportError(
-                f"{name}: output {output.name} is not finite on real photos", "check the weights"
-            )
+            raise ExportError(f"{name}: output {output.name} is not finite on real photos", "check the weights")
         references[output.name] = rows
     return references
 
