@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import helper
+
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 
 LFS_MARK = b"version https://git-lfs.github.com/spec/"  # first line of a Git LFS pointer file
@@ -69,9 +70,7 @@ def read_onnx(path: str | Path) -> OnnxFile:
     content = _read_bytes(path)
     proto = _parse(path, content)
     if not proto.graph.node:
-        raise CannotAssessError(
-            f"{path}: graph has 0 nodes; a model needs some", "export or download the model again"
-        )
+        raise CannotAssessError(f"{path}: graph has 0 nodes; a model needs some", "export or download the model again")
     tensors = [tensor for tensor in _tensors(proto) if tensor.data_location == onnx.TensorProto.EXTERNAL]
     folder, targets = _locate(path, sorted({_location(path, tensor) for tensor in tensors}))
     for tensor in tensors:
@@ -136,9 +135,7 @@ def _parse(path: Path, content: bytes) -> onnx.ModelProto:
                 "export the model first: robustcheck export --help",
             )
     if _is_text(content[:1024]):
-        raise CannotAssessError(
-            f"{path}: model file is text; an ONNX protobuf is needed", f"head -c 200 {path}"
-        )
+        raise CannotAssessError(f"{path}: model file is text; an ONNX protobuf is needed", f"head -c 200 {path}")
     try:
         proto: onnx.ModelProto = onnx.ModelProto.FromString(content)
     except DecodeError as error:
