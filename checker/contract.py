@@ -106,6 +106,4 @@ def parse_contract(metadata: Mapping[str, str], where: str) -> Contract | None:
             f"{'.'.join(str(part) for part in fault['loc']) or 'contract'}: {fault['msg']}"
             for fault in error.errors(include_url=False)[:3]
         )
-        raise CannotAssessError(
-            f"{where}: contract breaks schema {SCHEMA_VERSION} ({faults})", hint
-        ) from error
+        raise CannotAssessError(f"{where}: contract breaks schema {SCHEMA_VERSION} ({faults})", hint) from error

@@ -1,0 +1,221 @@
+"""How a model is run: execution providers by device, and what the session says about what it got."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import difflib
+import io
+import os
+import platform
+import re
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import onnxruntime as ort
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
+
+from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
+from robustcheck_onnx.checker.frozen import Frozen
+from robustcheck_onnx.checker.gpu import list_gpus
+from robustcheck_onnx.checker.graph import ModelFile
+from robustcheck_onnx.checker.layers import LINEAR
+
+CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
+DEVICES = ("auto", "cpu", "cuda", "cuda:0", "tensorrt")
+HEAVY_OPS = LINEAR | {"Attention", "MultiHeadAttention"}
+ORT_FATAL = 4  # ONNX Runtime's quietest log level; errors come as exceptions anyway
+LEVELS: Mapping[str, Any] = {  # graph optimisation, from what users run to none
+    "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
+    "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+    "none": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
+}
+_FAILURES = (
+    "Fail InvalidArgument NoSuchFile NoModel EngineError RuntimeException InvalidProtobuf ModelLoaded "
+    "NotImplemented InvalidGraph EPFail"
+)
+RUN_ERRORS: tuple[type[Exception], ...] = (  # what loading or running a model raises
+    *(getattr(ort_state, name) for name in _FAILURES.split() if hasattr(ort_state, name)),
+    MemoryError,
+    RuntimeError,
+    ValueError,
+)
+OUT_OF_MEMORY = re.compile(r"out of memory|failed to allocate|bad_alloc|bad allocation|BFCArena|CUDA failure 2\b", re.I)
+
+
+class Execution(Frozen):
+    """What was asked for, what was obtained, and what ran where."""
+
+    requested: str
+    """auto, cpu, cuda, cuda:N or tensorrt"""
+    providers: tuple[str, ...]
+    """of the session, in its order of preference"""
+    nodes: dict[str, int] | None
+    """graph nodes for each provider, as the session counts them; None where ONNX Runtime can't tell"""
+    heavy_on_cpu: dict[str, int]
+    """convolutions and matrix products that a GPU run left on the CPU: op, count"""
+    runtime: str
+    """ONNX Runtime's version"""
+    device: str
+    """name of the processor or GPU"""
+    threads: int
+    precision: str
+    optimization: str
+    """graph optimisation level: all, basic or none"""
+    fallback_reason: str = ""
+    """why `auto` uses the CPU"""
+
+
+def device_providers(device: str) -> list[str | tuple[str, dict[str, str]]]:
+    """ONNX Runtime's providers for a device, with options that make results repeatable.
+
+    Raises:
+        UsageError: no such device.
+    """
+    name, _, index = device.partition(":")
+    if device in ("cpu", "tensorrt", "auto", "cuda") or (name == "cuda" and index.isdigit()):
+        options = {"device_id": index or "0"}
+        # the default, EXHAUSTIVE, picks convolution kernels by timing them: another pick, another sum
+        cuda = (CUDA, options | {"cudnn_conv_algo_search": "DEFAULT", "use_tf32": "0"})
+        gpu = [(TENSORRT, options), cuda] if name == "tensorrt" else [cuda]
+        return [CPU] if device == "cpu" else [*gpu, CPU]
+    close = difflib.get_close_matches(device, DEVICES, n=1)
+    raise UsageError(
+        f"--device is {device!r}; it must be auto, cpu, cuda, cuda:N or tensorrt",
+        f"--device {close[0] if close else 'auto'}",
+    )
+
+
+def open_session(graph: bytes, model: ModelFile, device: str, level: str = "all") -> tuple[ort.InferenceSession, str]:
+    """A session on `device`, proved to be there, and why `auto` fell back to the CPU ("" if it did not).
+
+    Raises:
+        UsageError: no such device.
+        EnvironmentFaultError: the device asked for is not there, or memory ran out.
+        CannotAssessError: ONNX Runtime can't load the model.
+    """
+    providers = device_providers(device)
+    wanted = providers[0] if isinstance(providers[0], str) else providers[0][0]
+    if wanted == CPU:
+        return _session(graph, model, providers, level), ""
+    reason = _why_not(wanted)
+    session = None
+    if not reason:
+        _preload_cuda()
+        try:
+            session = _session(graph, model, providers, level)
+            if session.get_providers()[0] == wanted:
+                return session, ""
+            reason = f"ONNX Runtime could not start {wanted} and took {session.get_providers()[0]}"
+        except CannotAssessError as error:
+            # a provider that can't start sometimes raises instead of falling back: the CPU tells which it was
+            reason = error.message
+    if device != "auto":
+        raise EnvironmentFaultError(f"--device is {device}; {reason}", "robustcheck doctor, or --device cpu")
+    return _session(graph, model, [CPU], level), reason
+
+
+def describe(session: ort.InferenceSession, model: ModelFile, device: str, level: str, reason: str) -> Execution:
+    """The facts of a session, from the session itself."""
+    obtained = tuple(session.get_providers())
+    nodes: dict[str, int] | None = None
+    heavy: dict[str, int] = {}
+    if hasattr(session, "get_provider_graph_assignment_info"):
+        nodes = {}
+        for part in session.get_provider_graph_assignment_info():
+            members = part.get_nodes()
+            nodes[part.ep_name] = nodes.get(part.ep_name, 0) + len(members)
+            if part.ep_name == CPU and obtained[0] != CPU:
+                for node in members:
+                    if node.op_type in HEAVY_OPS:
+                        heavy[node.op_type] = heavy.get(node.op_type, 0) + 1
+    return Execution(
+        requested=device,
+        providers=obtained,
+        nodes=nodes,
+        heavy_on_cpu=heavy,
+        runtime=ort.__version__,
+        device=cpu_name() if obtained[0] == CPU else _gpu_name(device),
+        threads=cpu_threads(),
+        precision=model.precision,
+        optimization=level,
+        fallback_reason=reason,
+    )
+
+
+def translate(error: Exception, model: ModelFile) -> CannotAssessError | EnvironmentFaultError:
+    """ONNX Runtime's exception as an error that names the file and the next step."""
+    text = re.sub(r"\s+", " ", re.sub(r"\[ONNXRuntimeError\] : \d+ : \w+ : ", "", str(error))).strip()
+    text = re.sub(r"/\S*onnxruntime\S*/(\S+\.(cc|h|cu))\S*", r"\1", text)  # paths of the machine that built it
+    if isinstance(error, MemoryError) or OUT_OF_MEMORY.search(text):
+        return EnvironmentFaultError(
+            f"{model.path}: memory ran out ({text[:200] or 'MemoryError'}); the batch must fit", "--batch-size 1"
+        )
+    return CannotAssessError(
+        f"{model.path}: ONNX Runtime {ort.__version__} refuses the model: {text[:400]}",
+        f"robustcheck inspect {model.path}",
+    )
+
+
+def cpu_threads() -> int:
+    """Cores that this process may use (a container's share, not the machine's)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def cpu_name() -> str:
+    """The processor's name, the architecture where the system does not tell."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine() or "CPU"
+
+
+def _session(graph: bytes, model: ModelFile, providers: list[Any], level: str) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.log_severity_level = ORT_FATAL
+    options.graph_optimization_level = LEVELS[level]
+    options.use_deterministic_compute = True
+    options.intra_op_num_threads = cpu_threads()  # ORT's own count ignores cgroups and fails to pin threads
+    options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    if model.external_folder is not None:
+        options.add_session_config_entry(
+            "session.model_external_initializers_file_folder_path", str(model.external_folder)
+        )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a provider that is not there: the providers are compared instead
+            return ort.InferenceSession(graph, options, providers=providers)
+    except RUN_ERRORS as error:
+        raise translate(error, model) from error
+
+
+def _why_not(provider: str) -> str:
+    """Why a GPU provider can't be there, as far as it shows before a session is made."""
+    if provider not in ort.get_available_providers():
+        return f"the installed ONNX Runtime {ort.__version__} has no {provider} (pip install onnxruntime-gpu)"
+    library = "nvcuda.dll" if platform.system() == "Windows" else "libcuda.so.1"
+    try:
+        ctypes.CDLL(library)
+    except OSError:
+        return f"no NVIDIA driver is there ({library} can't be loaded)"
+    return ""
+
+
+def _preload_cuda() -> None:
+    """Load CUDA and cuDNN from NVIDIA's Python packages, where this ONNX Runtime can."""
+    if hasattr(ort, "preload_dlls"):
+        # it prints what it does not find; the session's providers are the proof, not its words
+        with contextlib.redirect_stdout(io.StringIO()):
+            ort.preload_dlls(directory="")
+
+
+def _gpu_name(device: str) -> str:
+    index = int(device.partition(":")[2] or 0)
+    visible = [part.strip() for part in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if part.strip()]
+    if visible and index < len(visible) and visible[index].isdigit():
+        index = int(visible[index])
+    return next((gpu.name for gpu in list_gpus() if gpu.index == index), "NVIDIA GPU")

@@ -1,0 +1,204 @@
+"""Run a model on preprocessed photos: pixels in, representation (image, feature) out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
+from robustcheck_onnx.checker.execution import RUN_ERRORS, describe, open_session, translate
+from robustcheck_onnx.checker.graph import ModelFile, own_bytes
+from robustcheck_onnx.checker.pooling import apply_pool
+
+COMPANY_IMAGES = 8  # images that batch invariance is measured on; each runs alone too
+SAME_OUTPUT = {"fp32": 1e-4, "fp64": 1e-4, "fp16": 1e-2, "bf16": 5e-2, "int8": 5e-2}
+"""Relative difference below which two runs of one model are the same, by precision: room for another order of
+sums and, quantised, for one step of rounding; a wrong fusion is off by far more."""
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class RunOutput:
+    """What a model made of some images."""
+
+    representation: Array
+    """(image, feature) float32 or float64, values as the model gives them: not checked for finiteness"""
+    class_output: Array | None
+    """(image, class) where the model has class scores"""
+
+
+@dataclass(frozen=True)
+class OutputCheck:
+    """Whether asking for the representation changed what the model computes."""
+
+    unchanged: bool
+    max_difference: float
+    """largest relative difference of the model's own outputs, with and without the added output"""
+    optimization: str
+    """graph optimisation level at which it was measured, and which the runner uses since"""
+
+
+class Runner:
+    """A model in an ONNX Runtime session (the only stateful object of the check).
+
+    Args:
+        model: from `open_model`.
+        device: auto, cpu, cuda, cuda:N or tensorrt.
+
+    Raises:
+        UsageError: no such device.
+        EnvironmentFaultError: the device asked for is not there, or memory ran out.
+        CannotAssessError: ONNX Runtime can't load the model.
+    """
+
+    def __init__(self, model: ModelFile, device: str = "auto") -> None:
+        self.model = model
+        self._device = device
+        self._open("all")
+
+    def _open(self, level: str) -> None:
+        self._session, reason = open_session(self.model.graph_bytes, self.model, self._device, level)
+        self.execution = describe(self._session, self.model, self._device, level, reason)
+
+    @property
+    def fixed_batch(self) -> int | None:
+        """The batch size that the model insists on, None for any."""
+        return self.model.image_input.batch
+
+    def run(self, pixels: Array) -> RunOutput:
+        """The representation of preprocessed images.
+
+        `pixels` is (image, height, width, 3), float32 as preprocessing gives it, or uint8 for a model that takes
+        uint8. A fixed batch is filled up by repeating the last image; the surplus is dropped, never an image.
+
+        Raises:
+            UsageError: wrong shape or type of `pixels`.
+            CannotAssessError: no image, values that are not finite, another size than the model takes, an output
+                without one row an image.
+            EnvironmentFaultError: memory ran out.
+        """
+        names = [self.model.fetch]
+        if self.model.class_output is not None and self.model.class_output != self.model.fetch:
+            names.append(self.model.class_output)
+        outputs = self._outputs(self._session, pixels, names)
+        found = self.model.representation
+        representation = apply_pool(outputs[0], found.pool, found.feature_axis)
+        if representation.dtype not in (np.float32, np.float64):
+            representation = representation.astype(np.float32)
+        scores = None
+        if self.model.class_output is not None:
+            scores = outputs[-1].reshape(len(outputs[-1]), -1)
+        return RunOutput(representation, scores)
+
+    def batch_invariance(self, pixels: Array) -> float:
+        """Largest relative difference between an image's representation alone and in company.
+
+        max |alone − company| / rms(alone) over the first images of `pixels`; company is the batch in order and
+        reversed, and a batch of one image repeated stands for "alone" where the batch is fixed. 0 means that no
+        image's representation depends on its batch; with a fixed batch of 1 it can't, and a single image says
+        nothing. inf when company makes a value not finite. Images whose representation alone is not finite are
+        left out.
+        """
+        pixels = pixels[:COMPANY_IMAGES]
+        first = self.run(pixels).representation
+        alone = np.concatenate([self.run(pixels[i : i + 1]).representation for i in range(len(pixels))])
+        turned = self.run(pixels[::-1]).representation[::-1]
+        return max(_relative_difference(alone, first), _relative_difference(alone, turned))
+
+    def output_unchanged(self, pixels: Array) -> OutputCheck:
+        """Compare the model's own outputs with and without the added output, on one batch.
+
+        ONNX Runtime fuses layers, and an output in the middle forbids some fusions. When the outputs differ, the
+        runner goes to lower graph optimisation until they agree, and keeps the last level either way.
+        """
+        if not self.model.added_output:
+            return OutputCheck(True, 0.0, self.execution.optimization)
+        names = [output.name for output in self.model.outputs]
+        limit = SAME_OUTPUT.get(self.model.precision, SAME_OUTPUT["fp32"])
+        session, _ = open_session(own_bytes(self.model), self.model, self._device)
+        own = self._outputs(session, pixels, names)
+        del session
+        difference = float("inf")
+        for level in ("all", "basic", "none"):
+            if level != self.execution.optimization:
+                self._open(level)
+            ours = self._outputs(self._session, pixels, names)
+            difference = max(_relative_difference(a, b) for a, b in zip(own, ours, strict=True))
+            if difference <= limit:
+                break
+        return OutputCheck(difference <= limit, difference, self.execution.optimization)
+
+    def _outputs(self, session: Any, pixels: Array, names: list[str]) -> list[Array]:
+        """Named outputs for all images, batch by batch where the batch is fixed."""
+        feed = self._feed(pixels)
+        size = self.fixed_batch or len(feed)
+        parts: list[list[Array]] = []
+        for start in range(0, len(feed), size):
+            batch = feed[start : start + size]
+            count = len(batch)
+            if count < size:
+                batch = np.concatenate([batch, np.repeat(batch[-1:], size - count, axis=0)])
+            try:
+                values = session.run(names, {self.model.image_input.name: batch})
+            except RUN_ERRORS as error:
+                raise translate(error, self.model) from error
+            for name, value in zip(names, values, strict=True):
+                if np.ndim(value) == 0 or len(value) != size:
+                    raise CannotAssessError(
+                        f"{self.model.path}: output {name!r} has shape {np.shape(value)} for {size} images; "
+                        "the first axis must be the image",
+                        "export the model again with a dynamic batch axis",
+                    )
+            parts.append([np.asarray(value)[:count] for value in values])
+        return [np.concatenate(values) for values in zip(*parts, strict=True)]
+
+    def _feed(self, pixels: Array) -> Array:
+        """Pixels in the model's layout and type."""
+        where, image = self.model.path, self.model.image_input
+        if pixels.ndim != 4 or pixels.shape[-1] != 3:
+            raise UsageError(f"pixels have shape {pixels.shape}; (image, height, width, 3) is needed")
+        if len(pixels) == 0:
+            raise CannotAssessError(f"{where}: number of images is 0; at least one is needed", "--images FOLDER")
+        for axis, name, size in ((1, "height", image.height), (2, "width", image.width)):
+            if size is not None and pixels.shape[axis] != size:
+                raise CannotAssessError(
+                    f"{where}: preprocessed {name} is {pixels.shape[axis]} px; the model takes {size} px",
+                    "--preprocess FILE with that size",
+                )
+        if not np.isfinite(pixels).all():
+            raise CannotAssessError(
+                f"{where}: preprocessed pixels are not all finite; mean and std must be", "--preprocess"
+            )
+        if image.dtype == "uint8" and pixels.dtype != np.uint8:
+            if not ((pixels >= 0) & (pixels <= 255) & (pixels == np.round(pixels))).all():
+                raise UsageError(
+                    f"{where}: input type is uint8; preprocessing must keep whole numbers from 0 to 255",
+                    "--preprocess with rescale 1, mean 0, std 1",
+                )
+        elif image.dtype != "uint8" and pixels.dtype == np.uint8:
+            raise UsageError(f"{where}: pixels are uint8; the model takes {image.dtype}")
+        if image.layout == "NCHW":
+            pixels = pixels.transpose(0, 3, 1, 2)
+        return np.ascontiguousarray(pixels, dtype=np.dtype(image.dtype))
+
+
+def _relative_difference(expected: Array, actual: Array) -> float:
+    """max over images of max |expected − actual| / rms(expected); 0 for no image, inf for new non-finite values."""
+    if object in (expected.dtype, actual.dtype):  # strings
+        return 0.0 if np.array_equal(expected, actual) else float("inf")
+    left = expected.reshape(len(expected), -1).astype(np.float64)
+    right = actual.reshape(len(actual), -1).astype(np.float64)
+    finite = np.isfinite(left).all(axis=1)
+    left, right = left[finite], right[finite]
+    if left.size == 0:
+        return 0.0
+    if not np.isfinite(right).all():
+        return float("inf")
+    gap = np.abs(left - right).max(axis=1)
+    scale = np.sqrt((left**2).mean(axis=1))
+    relative = np.divide(gap, scale, out=np.where(gap > 0, np.inf, 0.0), where=scale > 0)
+    return float(relative.max())
