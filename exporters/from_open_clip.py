@@ -14,6 +14,9 @@ from open_clip.modified_resnet import ModifiedResNet
 from open_clip.timm_model import TimmModel
 from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preprocess_dict
 from open_clip.transformer import VisionTransformer
+from torch import Tensor, nn
+from torch.nn import functional
+
 from robustcheck_onnx.exporters import pixels
 from robustcheck_onnx.exporters import weights as loading
 from robustcheck_onnx.exporters.chatter import quiet
@@ -21,8 +24,6 @@ from robustcheck_onnx.exporters.contract import Loaded, Output, Source, checked_
 from robustcheck_onnx.exporters.errors import USAGE, ExportError
 from robustcheck_onnx.exporters.published import shared_preprocessing
 from robustcheck_onnx.exporters.wrappers import HeadTap, Named, Projected, Rows, Swapped, require_same
-from torch import Tensor, nn
-from torch.nn import functional
 
 PACKAGES = ("open_clip_torch", "timm", "torchvision")
 EMBEDDING = Output("representation", "projected image embedding", "encoder_output")

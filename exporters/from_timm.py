@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import timm
+from torch import nn
+
 from robustcheck_onnx.exporters import pixels
 from robustcheck_onnx.exporters import weights as loading
 from robustcheck_onnx.exporters.chatter import quiet
@@ -16,7 +18,6 @@ from robustcheck_onnx.exporters.contract import Loaded, Output, Source, checked_
 from robustcheck_onnx.exporters.errors import USAGE, ExportError
 from robustcheck_onnx.exporters.published import shared_preprocessing
 from robustcheck_onnx.exporters.wrappers import HeadTap, Named, Swapped
-from torch import nn
 
 PACKAGES = ("timm", "torchvision")
 

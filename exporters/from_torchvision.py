@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torchvision
+
 from robustcheck_onnx.exporters import pixels
 from robustcheck_onnx.exporters import weights as loading
 from robustcheck_onnx.exporters.chatter import quiet

@@ -9,14 +9,16 @@ from typing import Any
 
 import torch
 import transformers
+from huggingface_hub import try_to_load_from_cache
 from PIL import Image
+from torch import Tensor, nn
+
 from robustcheck_onnx.exporters import pixels
 from robustcheck_onnx.exporters import weights as loading
 from robustcheck_onnx.exporters.chatter import quiet
 from robustcheck_onnx.exporters.contract import Loaded, Output, Source, checked_preprocessing
-from robustcheck_onnx.exporters.errors import USAGE, ExportError
+from robustcheck_onnx.exporters.errors import ENVIRONMENT, USAGE, ExportError
 from robustcheck_onnx.exporters.wrappers import HeadTap, Rows
-from torch import Tensor, nn
 
 PACKAGES = ("transformers", "torchvision")
 EMBEDDING = Output("representation", "projected image embedding", "encoder_output")
@@ -133,6 +135,12 @@ def load(
             "drop --weights, or give the folder as the name",
             exit_code=USAGE,
         )
+    if name.startswith((".", "/", "~")) and not Path(name).is_dir():
+        raise ExportError(
+            f"{name}: folder is missing; a folder made by save_pretrained, or org/repo",
+            f"place config.json, model.safetensors and preprocessor_config.json in {name}",
+            exit_code=ENVIRONMENT,
+        )
     place = (
         f"run `hf download {name}` where there is a network and copy models--{name.replace('/', '--')} into "
         "$HF_HOME/hub here, or give a folder made by save_pretrained as the name"
@@ -166,7 +174,7 @@ def load(
         source=Source(
             library="transformers",
             name=Path(name).name if local else name,
-            weights="" if random_weights else (getattr(config, "_commit_hash", None) or "local"),
+            weights="" if random_weights else _revision(name),
             weights_digest=loading.state_digest(model),
             random_weights=random_weights,
         ),
@@ -212,6 +220,12 @@ def as_contract(processor: Any, name: str) -> dict[str, Any]:
 
 
 _FILE = "say it with --preprocessing FILE (see docs/onnx-contract.md)"
+
+
+def _revision(name: str) -> str:
+    """Return the commit of the hub's cache that was read, "local folder" for a folder."""
+    cached = try_to_load_from_cache(name, "config.json") if not Path(name).is_dir() else None
+    return Path(cached).parent.name if isinstance(cached, str) else "local folder"
 
 
 def _three(value: float | Sequence[float]) -> list[float]:

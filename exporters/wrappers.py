@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from robustcheck_onnx.exporters.errors import ExportError
 from torch import Tensor, nn
+
+from robustcheck_onnx.exporters.errors import ExportError
 
 Rows = tuple[Tensor, ...]
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+
 from robustcheck_onnx.exporters import contract, parity, pixels, weights
 from robustcheck_onnx.exporters.chatter import Chatter, quiet
 from robustcheck_onnx.exporters.contract import Loaded, Source
@@ -176,6 +177,7 @@ def _traced(
     loaded: Loaded, images: NDArray[np.float32], precision: str, name: str, chatter: Chatter
 ) -> torch.onnx.ONNXProgram:
     import torch
+
     from robustcheck_onnx.exporters.wrappers import HalfPrecision
 
     module = loaded.module if precision == "fp32" else HalfPrecision(loaded.module)

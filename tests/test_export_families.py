@@ -14,6 +14,7 @@ import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+
 from robustcheck_onnx.exporters.contract import METADATA_KEY
 from robustcheck_onnx.exporters.run import run
 from robustcheck_onnx.exporters.write import ExportRecord
@@ -188,14 +189,10 @@ def transformers_clip(tmp: Path, photos: list[Path]) -> Case:
     import transformers
 
     text = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    config = transformers.CLIPConfig(
-        vision_config=TINY, text_config={**text, "vocab_size": 16}, projection_dim=24
-    )
+    config = transformers.CLIPConfig(vision_config=TINY, text_config={**text, "vocab_size": 16}, projection_dim=24)
     model = _init(transformers.CLIPModel(config))  # the full model, as CLIP is published
     model.save_pretrained(tmp / "clip")
-    processor = transformers.CLIPImageProcessorPil(
-        size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}
-    )
+    processor = transformers.CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
     processor.save_pretrained(tmp / "clip")
     record = run("transformers", str(tmp / "clip"), tmp / "model.onnx", photos=photos)
 
@@ -237,9 +234,7 @@ def transformers_dinov2(tmp: Path, photos: list[Path]) -> Case:
 
     model = _init(transformers.Dinov2Model(transformers.Dinov2Config(**TINY)))
     model.save_pretrained(tmp / "dinov2")
-    processor = transformers.BitImageProcessorPil(
-        size={"shortest_edge": 37}, crop_size={"height": 32, "width": 32}
-    )
+    processor = transformers.BitImageProcessorPil(size={"shortest_edge": 37}, crop_size={"height": 32, "width": 32})
     processor.save_pretrained(tmp / "dinov2")
     record = run("transformers", str(tmp / "dinov2"), tmp / "model.onnx", photos=photos)
     return Case(
@@ -306,9 +301,7 @@ def photos() -> list[Path]:
 
 
 @pytest.fixture(scope="module", params=FAMILIES, ids=lambda make: make.__name__)
-def case(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, photos: list[Path]
-) -> Case:
+def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, photos: list[Path]) -> Case:
     made: Case = request.param(tmp_path_factory.mktemp(request.param.__name__), photos[:5])
     return made
 
