@@ -130,5 +130,6 @@ def _hash_prefix(entry: Any) -> str:
 
 
 def _needed_options(name: str) -> dict[str, Any]:
-    # these two would otherwise warn about initialisation, or carry auxiliary heads only used in training
-    return {"init_weights": True} if name in {"googlenet", "inception_v3"} else {}
+    # torchvision re-normalises the input inside these two when it loads its own weights, and only then; a
+    # checkpoint file without that would be another model
+    return {"init_weights": False, "transform_input": True} if name in {"googlenet", "inception_v3"} else {}

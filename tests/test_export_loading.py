@@ -1,0 +1,250 @@
+"""What the loaders decide before anything is exported: preprocessing, projections, heads, activations."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from robustcheck_onnx.exporters import contract
+from robustcheck_onnx.exporters.errors import ExportError
+
+torch = pytest.importorskip("torch", reason="extra `export` is not installed")
+open_clip = pytest.importorskip("open_clip", reason="extra `export` is not installed")
+timm = pytest.importorskip("timm", reason="extra `export` is not installed")
+torchvision = pytest.importorskip("torchvision", reason="extra `export` is not installed")
+
+NAME = "robustcheck-test-vit"
+CONFIG = {
+    "embed_dim": 24,
+    "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16},
+    "text_cfg": {"context_length": 8, "vocab_size": 16, "width": 16, "heads": 2, "layers": 1},
+}
+CLIP_32 = {
+    "size": [32, 32],
+    "resize_mode": "shortest",
+    "resize_size": [32, 32],
+    "interpolation": "bicubic",
+    "mean": list(open_clip.OPENAI_DATASET_MEAN),
+    "std": list(open_clip.OPENAI_DATASET_STD),
+}
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Any]:
+    """A model that open_clip knows by name, and its checkpoint file."""
+    from open_clip import factory
+
+    monkeypatch.setattr(factory, "_MODEL_CONFIG_PATHS", list(factory._MODEL_CONFIG_PATHS))
+    monkeypatch.setattr(factory, "_MODEL_CONFIGS", dict(factory._MODEL_CONFIGS))
+    (tmp_path / f"{NAME}.json").write_text(json.dumps(CONFIG))
+    open_clip.add_model_config(tmp_path / f"{NAME}.json")
+    torch.manual_seed(3)
+    model = open_clip.model.CLIP(**CONFIG).eval()
+    torch.save({"state_dict": model.state_dict()}, tmp_path / "epoch_1.pt")  # as open_clip's training saves it
+    return tmp_path / "epoch_1.pt", model
+
+
+def test_open_clip_checkpoint_file(checkpoint: tuple[Path, Any]) -> None:
+    from robustcheck_onnx.exporters import from_open_clip, weights
+
+    path, model = checkpoint
+    fields = contract.checked_preprocessing(CLIP_32, "x")
+    loaded = from_open_clip.load(NAME, weights=str(path), preprocessing=fields)
+    image = torch.randn(3, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded.module(image)[0], model.encode_image(image))
+    assert (loaded.source.weights, loaded.source.random_weights) == ("epoch_1.pt", False)
+    assert loaded.source.weights_digest == weights.file_digest(path)
+
+
+def test_open_clip_file_does_not_say_its_preprocessing(checkpoint: tuple[Path, Any]) -> None:
+    from robustcheck_onnx.exporters import from_open_clip
+
+    with pytest.raises(ExportError, match="the library publishes none for this name") as caught:
+        from_open_clip.load(NAME, weights=str(checkpoint[0]))
+    assert caught.value.exit_code == 2
+
+
+def test_open_clip_partial_checkpoint(checkpoint: tuple[Path, Any]) -> None:
+    from robustcheck_onnx.exporters import from_open_clip
+
+    path, model = checkpoint
+    state = model.state_dict()
+    del state["visual.proj"]
+    torch.save(state, path)
+    with pytest.raises(ExportError, match=r"Missing key\(s\) in state_dict: \"visual\.proj\"") as caught:
+        from_open_clip.load(NAME, weights=str(path), preprocessing=CLIP_32)
+    assert caught.value.exit_code == 3
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_open_clip_tag_decides_the_activation(
+    checkpoint: tuple[Path, Any], monkeypatch: pytest.MonkeyPatch, quick: bool
+) -> None:
+    """A tag trained with QuickGELU under a plain name gets it: open_clip would only warn and go on."""
+    from open_clip import pretrained
+
+    from robustcheck_onnx.exporters import from_open_clip
+
+    path, _ = checkpoint
+    tag = {"file": str(path), "quick_gelu": quick}
+    monkeypatch.setitem(pretrained._PRETRAINED, NAME, {"tagged": tag})
+    loaded = from_open_clip.load(NAME, weights="tagged")
+    kinds = {type(m).__name__ for m in loaded.module.modules()}
+    assert ("QuickGELU" in kinds, "GELU" in kinds) == (quick, not quick)
+    assert loaded.source.weights == "tagged"
+
+
+def test_published_preprocessing_of_open_clip() -> None:
+    """A SigLIP file gets SigLIP's mean and squash, not CLIP's; ViT-L-14's tags differ, so a file says nothing."""
+    from robustcheck_onnx.exporters import from_open_clip
+    from robustcheck_onnx.exporters.published import shared_preprocessing
+
+    shared = shared_preprocessing(from_open_clip._published("ViT-B-16-SigLIP"), "ViT-B-16-SigLIP")
+    fields = from_open_clip.as_contract({**shared, "size": 224}, "ViT-B-16-SigLIP")
+    assert (fields["mean"], fields["resize_mode"], fields["crop"]) == ([0.5, 0.5, 0.5], "squash", "none")
+    with pytest.raises(ExportError, match=r"the published weights .* differ in theirs"):
+        shared_preprocessing(from_open_clip._published("ViT-L-14"), "ViT-L-14")
+
+
+def test_every_open_clip_tag_can_be_written() -> None:
+    """No published tag has a preprocessing that the contract cannot say."""
+    from robustcheck_onnx.exporters import from_open_clip
+
+    pairs = open_clip.list_pretrained()
+    assert len(pairs) > 150
+    for model, tag in pairs:
+        config = from_open_clip._published(model)[tag]
+        from_open_clip.as_contract({**config, "size": 224}, f"{model} {tag}")
+
+
+def test_every_timm_default_can_be_written() -> None:
+    from robustcheck_onnx.exporters import from_timm
+
+    names = timm.list_models(pretrained=True)
+    assert len(names) > 1000
+    for name in names:
+        cfg = timm.models.get_pretrained_cfg(name).to_dict()
+        if cfg["input_size"][0] == 3:
+            config = timm.data.resolve_data_config(pretrained_cfg=cfg)
+            from_timm.as_contract(config, name)
+
+
+def test_every_torchvision_entry_can_be_written() -> None:
+    from robustcheck_onnx.exporters import from_torchvision
+
+    for name in torchvision.models.list_models(module=torchvision.models):
+        for entry in torchvision.models.get_model_weights(name):
+            fields = from_torchvision.as_contract(entry.transforms(), name)
+            assert fields["resize_mode"] == "shortest"
+
+
+@pytest.mark.parametrize(
+    ("name", "head"),
+    [
+        ("alexnet", "classifier.6"),
+        ("densenet121", "classifier"),
+        ("googlenet", "fc"),
+        ("mobilenet_v3_small", "classifier.3"),
+        ("shufflenet_v2_x0_5", "fc"),
+        ("squeezenet1_1", "classifier.1"),
+    ],
+)
+def test_head_is_found_by_following_the_forward_pass(name: str, head: str) -> None:
+    from robustcheck_onnx.exporters import from_torchvision
+    from robustcheck_onnx.exporters.wrappers import find_head
+
+    model = torchvision.models.get_model(name, **from_torchvision._needed_options(name))
+    assert find_head(model, (96, 96)) == head
+
+
+def test_googlenet_file_is_loaded_as_torchvision_loads_it() -> None:
+    """With its own weights torchvision sets transform_input; a bare file must get the same."""
+    from robustcheck_onnx.exporters import from_torchvision
+
+    loaded = from_torchvision.load("googlenet", random_weights=True)
+    model: Any = loaded.module.model
+    assert model.transform_input is True
+
+
+def _two_heads() -> Any:
+    """DeiT's way: the mean of two heads."""
+
+    from torch import nn
+
+    class TwoHeads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one = nn.Linear(12, 4)
+            self.two = nn.Linear(12, 4)
+
+        def forward(self, image: Any) -> Any:
+            pooled = nn.functional.adaptive_avg_pool2d(image, 2).flatten(1)
+            return (self.one(pooled) + self.two(pooled)) / 2
+
+    return TwoHeads()
+
+
+def test_two_heads_are_not_guessed_at() -> None:
+    from robustcheck_onnx.exporters import from_timm
+    from robustcheck_onnx.exporters.wrappers import find_head
+
+    with pytest.raises(ExportError, match="cannot tell which tensor the logits come from"):
+        find_head(_two_heads(), (8, 8))
+    with pytest.raises(ExportError, match="classifier is 2 heads; cannot tell which one"):
+        from_timm.load("deit_tiny_distilled_patch16_224", random_weights=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "rules"),
+    [
+        ("vit_base_patch32_clip_224.openai", {"representation": "encoder_output", "pooled": "pooled"}),
+        ("vit_base_patch32_clip_224.laion2b_ft_in12k_in1k", {"representation": "head_input", "logits": "logits"}),
+        ("resnet18.a1_in1k", {"representation": "head_input", "logits": "logits"}),
+        ("vit_small_patch14_dinov2.lvd142m", {"representation": "encoder_output"}),
+    ],
+)
+def test_a_clip_projection_is_no_classifier(name: str, rules: dict[str, str]) -> None:
+    """timm's CLIP towers keep the projection where classifiers keep their head."""
+    from robustcheck_onnx.exporters import from_timm
+
+    loaded = from_timm.load(name, random_weights=True)
+    assert {o.name: o.rule for o in loaded.outputs} == rules
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"do_resize": False}, "do_resize is off"),
+        ({"do_center_crop": False}, "do_center_crop is off; image size would vary"),
+        ({"size": {"shortest_edge": 32, "longest_edge": 64}}, "size is"),
+    ],
+)
+def test_image_processors_the_contract_cannot_say(change: dict[str, Any], text: str) -> None:
+    transformers = pytest.importorskip("transformers")
+    from robustcheck_onnx.exporters import from_transformers
+
+    with pytest.raises(ExportError, match=text) as caught:
+        from_transformers.as_contract(transformers.CLIPImageProcessorPil(**change), "org/repo")
+    assert caught.value.exit_code == 2
+
+
+def test_transformers_missing_weights_and_other_types(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    from robustcheck_onnx.exporters import from_transformers
+
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 32}
+    model = transformers.Dinov2Model(transformers.Dinov2Config(patch_size=16, **sizes))
+    state = model.state_dict()
+    del state["layernorm.weight"]
+    model.save_pretrained(tmp_path / "dinov2", state_dict=state)
+    with pytest.raises(ExportError, match=r"1 weights are missing \(layernorm\.weight\)") as caught:
+        from_transformers.load(str(tmp_path / "dinov2"), preprocessing=CLIP_32)
+    assert caught.value.exit_code == 3
+    transformers.BertConfig().save_pretrained(tmp_path / "bert")
+    with pytest.raises(ExportError, match="model type is bert; one of clip") as caught:
+        from_transformers.load(str(tmp_path / "bert"), preprocessing=CLIP_32)
+    assert caught.value.exit_code == 2
