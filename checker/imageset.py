@@ -1,0 +1,303 @@
+"""Whether an image set is what the check needs: photos, and different ones.
+
+Noise and synthetic textures make outlier features appear in models that have none on photos, and one image many
+times is one measurement. Cheap statistics of each image are kept (a Sketch); the judgement is over the set, never
+over one image. How the limits were found: docs/decisions/image-sanity.md.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from robustcheck_onnx.checker.frozen import Frozen
+
+WORK_PX: Final = 128  # edge of the square that is measured: smaller than any model's input, enough for statistics
+MIN_PX: Final = 16  # shorter edge below which nothing is measured
+BACKGROUND_LEVELS: Final = 2  # grey levels around the commonest one: the plain background of product photos
+MIN_PAIRS: Final = 50  # neighbouring pixel pairs outside the background, below which nothing is measured
+CAPACITY: Final = 4096  # images kept for comparing and medians: about 1 MB, all pairs in under a second
+THUMBNAIL_PX: Final = 8  # edge; 64 grey levels describe the layout of a photo
+
+# Limits; the measured margins (photo sets | synthetic sets) are in docs/decisions/image-sanity.md.
+MIN_GREY_SD: Final = 2.0  # grey levels of 255; below it an image is flat
+MIN_NEIGHBOUR_CORRELATION: Final = 0.4  # photos: median .80 or more | white noise .16
+MIN_GRADIENT_KURTOSIS: Final = 3.6  # photos: median 6.2 or more | noise and 1/f noise 3.0 or less
+MIN_CHANNEL_CORRELATION: Final = 0.4  # photos: median .70 or more | discs of random colour .29 or less
+MAX_UNLIKE_SHARE: Final = 0.4  # photo sets: .16 or less, wallpapers with abstract art .33 | synthetic .79 or more
+MIN_KURTOSIS_SPREAD: Final = 0.18  # photo sets: .30 or more | one texture generator .11 or less
+MIN_FOR_SPREAD: Final = 20  # images; from fewer the spread is too uncertain (relative error about 25 %)
+MAX_HASH_DISTANCE: Final = 16  # of 64 bits
+MIN_LAYOUT_CORRELATION: Final = 0.9  # of two thumbnails; with the hash: 5 % of 579 different stamps, all JPEG copies
+MAX_DUPLICATE_SHARE: Final = 0.05  # a stray copy is no harm; more is another set than it seems
+MAX_NEAR_DUPLICATE_SHARE: Final = 0.2  # photo sets: .06 or less | small crops of one photo .7 or more
+MIN_VARIED_SHARE: Final = 0.5  # photo sets: .93 or more | crops of one photo fall below as they get more
+
+_LUMA: Final = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as Pillow's mode L
+
+FindingId = Literal["duplicate_images", "near_duplicate_images", "images_not_varied", "images_not_photo_like"]
+
+
+class Finding(Frozen):
+    """Something about the image set that a verdict must know."""
+
+    id: FindingId
+    seen: str
+    """one sentence with the numbers"""
+
+
+class ImageSetFacts(Frozen):
+    """What was measured over an image set; shares are of the images compared, medians of the distinct ones."""
+
+    n_images: int
+    n_compared: int
+    """all, up to CAPACITY different ones; beyond, those with the smallest digests: a uniform sample"""
+    n_duplicates: int
+    """images with exactly the pixels of another one"""
+    n_near_duplicates: int
+    """different images with nearly the layout of another one"""
+    n_varied: int
+    """images compared that are neither"""
+    unlike_share: float
+    """share of distinct images that no photo looks like: flat, noise, unrelated colours"""
+    neighbour_correlation: float | None
+    """median; None where no image could be measured"""
+    gradient_kurtosis: float | None
+    """median"""
+    channel_correlation: float | None
+    """median"""
+    kurtosis_spread: float | None
+    """robust standard deviation of ln gradient kurtosis over the images"""
+    findings: tuple[Finding, ...]
+
+
+@dataclass(frozen=True)
+class Sketch:
+    """One image in some 150 bytes; None is: could not be measured."""
+
+    digest: int
+    """64 bits of the decoded pixels and size"""
+    layout_hash: int
+    """dHash: bit is whether a pixel of the 9×8 thumbnail is brighter than its left neighbour"""
+    thumbnail: bytes
+    """8×8 grey levels, row by row"""
+    grey_sd: float
+    """standard deviation of grey levels, 0–255"""
+    neighbour_correlation: float | None
+    gradient_kurtosis: float | None
+    channel_correlation: float | None
+
+    @property
+    def is_unlike_photos(self) -> bool:
+        """Flat, without structure between neighbours, without edges, or with colours that do not move together."""
+        return (
+            self.grey_sd < MIN_GREY_SD
+            or self.neighbour_correlation is None
+            or self.neighbour_correlation < MIN_NEIGHBOUR_CORRELATION
+            or (self.gradient_kurtosis or 0.0) < MIN_GRADIENT_KURTOSIS
+            or (self.channel_correlation or 0.0) < MIN_CHANNEL_CORRELATION
+        )
+
+
+def describe(image: Image.Image) -> Sketch:
+    """The statistics of one photo, from its central square at WORK_PX (never enlarged).
+
+    neighbour correlation: Pearson, of grey levels one pixel apart, mean of both directions (white noise: about 0).
+    gradient kurtosis: mean d⁴ / (mean d²)² of grey differences d between neighbours, both directions together
+    (Gaussian noise of any spectrum: 3; photos have edges: 6 to 30).
+    channel correlation: Pearson, of those differences between R, G and B, mean of the three pairs.
+    All over pairs of which at least one pixel is not background (the commonest grey level ± BACKGROUND_LEVELS).
+    image: Pillow, mode RGB. Degenerate: less than MIN_PX, or fewer than MIN_PAIRS pairs, or constant: None.
+    """
+    digest = hashlib.blake2b(f"{image.size}".encode() + image.tobytes(), digest_size=8).digest()
+    grey = image.convert("L")
+    small = np.asarray(grey.resize((THUMBNAIL_PX + 1, THUMBNAIL_PX), Image.Resampling.BOX)).astype(int)
+    bits = (small[:, 1:] > small[:, :-1]).ravel()
+    thumbnail = grey.resize((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.BOX)
+    return Sketch(
+        int.from_bytes(digest, "big"),
+        int.from_bytes(np.packbits(bits).tobytes(), "big"),
+        thumbnail.tobytes(),
+        *_statistics(_central_square(image)),
+    )
+
+
+def _central_square(image: Image.Image) -> NDArray[np.float64]:
+    """(edge, edge, 3), edge = WORK_PX or the shorter edge where that is smaller."""
+    shorter = min(image.size)
+    edge = min(WORK_PX, shorter)
+    if shorter > edge:
+        size = (max(edge, round(image.width * edge / shorter)), max(edge, round(image.height * edge / shorter)))
+        image = image.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0)
+    left, top = (image.width - edge) // 2, (image.height - edge) // 2
+    return np.asarray(image.crop((left, top, left + edge, top + edge)), dtype=np.float64)
+
+
+def _statistics(rgb: NDArray[np.float64]) -> tuple[float, float | None, float | None, float | None]:
+    grey = rgb @ _LUMA
+    spread = float(grey.std())
+    if len(grey) < MIN_PX:
+        return spread, None, None, None
+    levels = np.rint(grey).astype(int)
+    common = int(np.bincount(levels.ravel(), minlength=256).argmax())
+    object_pixels = np.abs(levels - common) > BACKGROUND_LEVELS
+    across = object_pixels[:, 1:] | object_pixels[:, :-1]
+    down = object_pixels[1:] | object_pixels[:-1]
+    if min(across.sum(), down.sum()) < MIN_PAIRS:
+        return spread, None, None, None
+    neighbours = _mean_or_none(
+        _correlation(grey[:, 1:][across], grey[:, :-1][across]), _correlation(grey[1:][down], grey[:-1][down])
+    )
+    steps = _steps(grey, across, down)
+    power = float(np.mean(steps**2))
+    kurtosis = float(np.mean(steps**4)) / power**2 if power > 0 else None
+    red, green, blue = (_steps(rgb[..., channel], across, down) for channel in range(3))
+    channels = _mean_or_none(_correlation(red, green), _correlation(green, blue), _correlation(red, blue))
+    return spread, neighbours, kurtosis, channels
+
+
+def _steps(plane: NDArray[np.float64], across: NDArray[np.bool_], down: NDArray[np.bool_]) -> NDArray[np.float64]:
+    return np.concatenate([np.diff(plane, axis=1)[across], np.diff(plane, axis=0)[down]])
+
+
+def _correlation(a: NDArray[np.float64], b: NDArray[np.float64]) -> float | None:
+    a, b = a - a.mean(), b - b.mean()
+    size = math.sqrt(float(np.mean(a * a)) * float(np.mean(b * b)))
+    return float(np.mean(a * b)) / size if size > 1e-9 else None  # grey levels²; below it is rounding only
+
+
+def _mean_or_none(*values: float | None) -> float | None:
+    """None channels (one colour is constant) do not count."""
+    known = [value for value in values if value is not None]
+    return math.fsum(known) / len(known) if known else None
+
+
+class ImageSetState:
+    """Sketches of an image set, mergeable: the same images in any order and any split give the same facts.
+
+    Of more than CAPACITY different images those with the smallest digests are kept, with the exact number of
+    times each was seen; so memory does not grow.
+    """
+
+    def __init__(self, sketches: Iterable[Sketch] = (), *, capacity: int = CAPACITY) -> None:
+        self.n_images = 0
+        self._capacity = capacity
+        self._kept: dict[int, tuple[Sketch, int]] = {}
+        self._largest: list[int] = []  # heap of negated digests
+        for sketch in sketches:
+            self.add(sketch)
+
+    def add(self, sketch: Sketch) -> None:
+        """Count one image."""
+        self._count(sketch, 1)
+        self.n_images += 1
+
+    def merge(self, other: Self) -> None:
+        """Add all that another state has seen; both must have the same capacity."""
+        for sketch, times in other._kept.values():
+            self._count(sketch, times)
+        self.n_images += other.n_images
+
+    def _count(self, sketch: Sketch, times: int) -> None:
+        if sketch.digest in self._kept:
+            self._kept[sketch.digest] = (sketch, self._kept[sketch.digest][1] + times)
+            return
+        if len(self._kept) >= self._capacity:
+            if sketch.digest > -self._largest[0]:
+                return
+            del self._kept[-heapq.heappop(self._largest)]
+        self._kept[sketch.digest] = (sketch, times)
+        heapq.heappush(self._largest, -sketch.digest)
+
+    def facts(self) -> ImageSetFacts:
+        """Judge what was seen so far; no image at all gives zeros and no finding."""
+        sketches = [self._kept[digest][0] for digest in sorted(self._kept)]
+        n_compared = sum(times for _, times in self._kept.values())
+        n_distinct = len(sketches)
+        n_varied = _count_varied(sketches)
+        kurtosis = [s.gradient_kurtosis for s in sketches if s.gradient_kurtosis]
+        measured = {
+            "n_images": self.n_images,
+            "n_compared": n_compared,
+            "n_duplicates": n_compared - n_distinct,
+            "n_near_duplicates": n_distinct - n_varied,
+            "n_varied": n_varied,
+            "unlike_share": sum(s.is_unlike_photos for s in sketches) / n_distinct if sketches else 0.0,
+            "neighbour_correlation": _median([s.neighbour_correlation for s in sketches]),
+            "gradient_kurtosis": _median(list(kurtosis)),
+            "channel_correlation": _median([s.channel_correlation for s in sketches]),
+            "kurtosis_spread": _spread(np.log(kurtosis)) if kurtosis else None,
+        }
+        facts = ImageSetFacts.model_validate({**measured, "findings": ()})
+        return facts.model_copy(update={"findings": _findings(facts)})
+
+
+def _count_varied(sketches: list[Sketch]) -> int:
+    """Images without a near-duplicate among those counted before them, in order of digest.
+
+    That order depends on the pixels alone, so the count does not depend on how the images came.
+    """
+    if not sketches:
+        return 0
+    hashes = np.array([s.layout_hash for s in sketches], dtype=np.uint64)
+    layouts = np.array([list(s.thumbnail) for s in sketches], dtype=np.float64)
+    layouts -= layouts.mean(axis=1, keepdims=True)
+    sizes = np.sqrt((layouts**2).sum(axis=1))
+    flat = sizes < 1.0  # grey levels; all flat images are alike
+    layouts /= np.maximum(sizes, 1.0)[:, None]
+    n_varied = 0  # rows 0 … n_varied − 1 of the arrays are the varied images so far
+    for index in range(len(sketches)):
+        near = np.bitwise_count(hashes[:n_varied] ^ hashes[index]) <= MAX_HASH_DISTANCE
+        alike = (layouts[:n_varied] @ layouts[index] >= MIN_LAYOUT_CORRELATION) | (flat[:n_varied] & flat[index])
+        if not np.any(near & alike):
+            for array in (hashes, layouts, flat):
+                array[n_varied] = array[index]
+            n_varied += 1
+    return n_varied
+
+
+def _median(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.median(known)) if known else None
+
+
+def _spread(values: NDArray[np.float64]) -> float:
+    """Interquartile range / 1.349: the standard deviation, for a normal distribution."""
+    low, high = np.quantile(values, [0.25, 0.75])
+    return float((high - low) / 1.349)
+
+
+def _findings(facts: ImageSetFacts) -> tuple[Finding, ...]:
+    n_distinct = facts.n_compared - facts.n_duplicates
+    found: list[Finding] = []
+    if facts.n_duplicates > MAX_DUPLICATE_SHARE * facts.n_compared:
+        seen = f"{facts.n_duplicates} of {facts.n_compared} images repeat another one pixel for pixel"
+        found.append(Finding(id="duplicate_images", seen=seen))
+    if facts.n_near_duplicates > MAX_NEAR_DUPLICATE_SHARE * n_distinct:
+        seen = f"{facts.n_near_duplicates} of {n_distinct} different images have nearly the layout of another one"
+        found.append(Finding(id="near_duplicate_images", seen=seen))
+    if facts.n_varied < MIN_VARIED_SHARE * facts.n_compared:
+        seen = f"only {facts.n_varied} of {facts.n_compared} images differ clearly from the others"
+        found.append(Finding(id="images_not_varied", seen=seen))
+    if facts.unlike_share > MAX_UNLIKE_SHARE:
+        seen = f"{facts.unlike_share:.0%} of the images are flat, noise or unrelated colours, unlike photos"
+        found.append(Finding(id="images_not_photo_like", seen=seen))
+    elif (
+        facts.kurtosis_spread is not None
+        and n_distinct >= MIN_FOR_SPREAD
+        and facts.kurtosis_spread < MIN_KURTOSIS_SPREAD
+    ):
+        seen = (
+            f"edges are equally strong in all images, as in one texture (spread of ln gradient kurtosis "
+            f"{facts.kurtosis_spread:.2f}; photos: at least {MIN_KURTOSIS_SPREAD})"
+        )
+        found.append(Finding(id="images_not_photo_like", seen=seen))
+    return tuple(found)
