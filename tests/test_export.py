@@ -761,3 +761,32 @@ def test_quiet_gives_back_what_it_took() -> None:
     assert logging.getLogger().handlers == before
     assert said.lines == ["warning: two", "warning: three", "one"]
     assert said.tail(2) == "warning: three | one"
+
+
+# --- docs/onnx-contract.md ---------------------------------------------------------------------
+
+
+def test_documented_example_is_what_the_checker_reads(tmp_path: Path) -> None:
+    """The page's code runs, and the checker reads what it writes."""
+    from onnx import TensorProto, helper
+
+    from robustcheck_onnx.checker.contract import parse_contract
+
+    page = (Path(__file__).parent.parent / "docs" / "onnx-contract.md").read_text(encoding="utf-8")
+    code = page.split("```python\n")[1].split("```")[0]
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 3, 4, 4])
+    rows = helper.make_tensor_value_info("representation", TensorProto.FLOAT, ["batch", 48])
+    graph = helper.make_graph([helper.make_node("Flatten", ["image"], ["representation"])], "g", [image], [rows])
+    onnx.save(helper.make_model(graph), "encoder.onnx")  # the current folder is tmp_path
+    exec(code, {})
+    model = onnx.load("encoder.onnx")
+    read = parse_contract({p.key: p.value for p in model.metadata_props}, "encoder.onnx")
+    assert read is not None
+    assert read.preprocessing.resize_size == (256, 256)
+    for field in contract.PREPROCESSING_FIELDS:
+        assert f"`{field}`" in page
+    for rule in contract.RULES:
+        assert f"`{rule}`" in page
+    limits = parity.TOLERANCES
+    assert f"`max_rel` above {limits['fp32'].max_rel} or `min_cosine` below {limits['fp32'].min_cosine}" in page
+    assert f"limits are {limits['fp16'].max_rel} and {limits['fp16'].min_cosine}" in page
