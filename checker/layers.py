@@ -45,6 +45,7 @@ ELEMENTWISE = AFFINE | _ops(
 OF_A_STATISTIC = AFFINE | _ops("Expand Clip Max Min Sqrt Pow Cast Unsqueeze Squeeze Reshape Identity Reciprocal Exp")
 # the other inputs of these are shapes, bounds, scales
 FIRST_INPUT_ONLY = (RESHAPE | POOL | REDUCE | _ops("Clip Pad Resize Tile TopK")) - {"Gather"}
+CONCAT_DEPTH = 2  # nested concatenations that are looked through
 FORK_DEPTH = 12  # nested activations that are looked through; real ones nest twice (tanh GELU)
 
 
@@ -172,15 +173,19 @@ def find_head(layers: Layers, output: str) -> Head | Fork | None:
     return None
 
 
-def ends_in(layers: Layers, tensor: str) -> str:
+def ends_in(layers: Layers, tensor: str, depth: int = 0) -> str:
     """What produces `tensor`: linear, normalisation, activation:Op, pool or other:Op.
 
     Looks through reshapes, casts, quantisation, CLS selection, L2 normalisation, biases and scalar factors;
-    and through pooling, when an activation or a normalisation lies under it.
+    through a concatenation of parts that end alike; and through pooling, when an activation or a normalisation
+    lies under it.
     """
     pooled = False
     for node in _back(layers, tensor):
         end = _end(layers, node)
+        if end == "other:Concat" and depth < CONCAT_DEPTH:
+            ends = {ends_in(layers, name, depth + 1) for name in data_inputs(layers, node)}
+            end = ends.pop() if len(ends) == 1 else end
         if end == "pool":
             pooled = True
         elif end:
