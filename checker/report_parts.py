@@ -1,0 +1,250 @@
+"""What the terminal report says, before it is laid out: spelling, numbers, bars, places (pure, no rich)."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Literal, NamedTuple
+
+from robustcheck_onnx.checker.evidence import Interval
+from robustcheck_onnx.checker.preprocess import CLIP, IMAGENET, Preprocessing
+from robustcheck_onnx.checker.report import Placed
+from robustcheck_onnx.checker.verdict import above, below
+
+NEIGHBOURS = 5  # reference sets shown around the model, beside the two ends of the table
+SHORT_DIGEST = 12  # hexadecimal digits, as `git log --abbrev` shows for large repositories
+MIB = 2**20  # bytes in 1 MiB
+BLOCKS = " ▁▂▃▄▅▆▇█"
+
+# What each sign becomes where only ASCII can be shown. Letters are not here: they are escaped.
+_ASCII_SIGNS = str.maketrans(
+    {
+        **{"✓": "+", "✗": "x", "▲": "!", "▶": ">", "•": "*", "·": "|", "→": "->", "×": "x", "…": "..."},
+        **{"–": "-", "—": "-", "−": "-", "≥": ">=", "≤": "<=", "’": "'", "“": '"', "”": '"', "\u00a0": " "},
+        **{"━": "=", "─": "-", "│": "|", "└": "+", "┬": "^"},
+        **dict(zip(BLOCKS[1:], "..:::###", strict=True)),
+    }
+)
+
+_GROUPS = {
+    "zero_shot_clip": "zero-shot CLIP",
+    "finetuned_clip": "finetuned CLIP",
+    "self_supervised": "self-supervised",
+    "face": "face recognition",
+}
+
+Clears = Literal["yes", "no", "straddles", "not measured"]
+
+
+def name_text(text: str, ascii_only: bool) -> str:
+    r"""A name from outside (file, image, tensor) as it can be shown.
+
+    Control characters, text-direction marks and undecodable bytes are written as escapes (`\x1b`, `\u202e`),
+    with `ascii_only` every character above 127 too: a file name must not steer the terminal.
+    """
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+    return shown.encode("ascii", "backslashreplace").decode("ascii") if ascii_only else shown
+
+
+def sentence_text(text: str, ascii_only: bool) -> str:
+    """A sentence that may quote names: signs get an ASCII spelling where needed, letters are escaped."""
+    return name_text(text.translate(_ASCII_SIGNS) if ascii_only else text, ascii_only)
+
+
+def prose_text(text: str, ascii_only: bool) -> str:
+    """A sentence that quotes no names (claim, limits): with `ascii_only` letters lose their accents."""
+    if ascii_only:
+        parts = unicodedata.normalize("NFD", text.translate(_ASCII_SIGNS))
+        text = "".join(c for c in parts if not unicodedata.combining(c))
+    return sentence_text(text, ascii_only)
+
+
+def number_text(value: float | None, digits: int = 3) -> str:
+    """A number with `digits` significant digits; None = "not measured". Powers of ten only below 0.0001.
+
+    >>> number_text(84.65), number_text(1234.5), number_text(0.0), number_text(None)
+    ('84.7', '1234', '0', 'not measured')
+    """
+    if value is None:
+        return "not measured"
+    if value != 0 and abs(value) < 1e-4:  # f"{:g}" changes to powers of ten here
+        return f"{value:.{digits - 1}e}"
+    places = digits - 1 - (math.floor(math.log10(abs(value))) if value else 0)
+    text = f"{value:.{max(places, 0)}f}"
+    return text if value else "0"
+
+
+def bound_text(value: float, minimum: float) -> str:
+    """A confidence bound with as many digits (3 or more) as show on which side of the threshold it lies.
+
+    >>> bound_text(7.9114, 7.911), bound_text(9.1, 7.911)
+    ('7.9114', '9.10')
+    """
+    for digits in range(3, 17):
+        text = number_text(value, digits)
+        if (float(text) > minimum) == (value > minimum) and (float(text) < minimum) == (value < minimum):
+            return text
+    return repr(value)
+
+
+def percent_text(value: float | None) -> str:
+    """A share 0–1 as a percentage with one decimal; what is not quite nothing or everything never reads so.
+
+    >>> percent_text(0.0004), percent_text(1.0), percent_text(0.9999)
+    ('< 0.1 %', '100 %', '> 99.9 %')
+    """
+    if value is None:
+        return number_text(None)
+    if value in (0, 1):
+        return f"{100 * value:.0f} %"
+    if value < 0.001:
+        return "< 0.1 %"
+    if value > 0.999:
+        return "> 99.9 %"
+    return f"{100 * value:.1f} %"
+
+
+def clears(interval: Interval, minimum: float) -> Clears:
+    """On which side of the threshold the interval lies, by the verdict's own comparisons."""
+    if interval.low is None or interval.high is None:
+        return "not measured"
+    if above(interval, minimum):
+        return "yes"
+    return "no" if below(interval, minimum) else "straddles"
+
+
+def short_digest(digest: str) -> str:
+    """`sha256:` and the first 12 hexadecimal digits, for people."""
+    algorithm, _, value = digest.partition(":")
+    return f"{algorithm}:{value[:SHORT_DIGEST]}" if value else digest[:SHORT_DIGEST]
+
+
+def bars(counts: Sequence[int], height: int) -> list[str]:
+    """Vertical bars in block characters, top row first.
+
+    The largest count fills all rows; a count that is not zero shows at least an eighth of a row.
+
+    Args:
+        counts: images per bin.
+        height: rows.
+
+    Returns:
+        `height` strings of len(counts) characters.
+    """
+    top = max(counts, default=0)
+    eighths = [max(1, round(8 * height * c / top)) if c else 0 for c in counts]
+    return ["".join(BLOCKS[min(max(e - 8 * row, 0), 8)] for e in eighths) for row in reversed(range(height))]
+
+
+class Place(NamedTuple):
+    """One line of the reference list; `reference` None = the model that was measured."""
+
+    rank: int
+    reference: Placed | None
+
+
+def placed(references: Sequence[Placed], persistence_ratio: float, everything: bool = False) -> tuple[Place, ...]:
+    """Where the model stands among the reference sets by persistence ratio: its neighbours and both ends.
+
+    Args:
+        references: in any order.
+        persistence_ratio: the model's.
+        everything: all sets instead.
+
+    Returns:
+        Largest ratio first, ranks counted with the model among the sets; after sets with the same ratio.
+    """
+    by_ratio = sorted(references, key=lambda r: -r.persistence_ratio)
+    own = sum(r.persistence_ratio >= persistence_ratio for r in references)
+    ordered = [*by_ratio[:own], None, *by_ratio[own:]]
+    last = len(ordered) - 1
+    first = max(min(own - NEIGHBOURS // 2, last - NEIGHBOURS), 0)
+    window = range(first, first + NEIGHBOURS + 1)
+    return tuple(
+        Place(i + 1, reference) for i, reference in enumerate(ordered) if everything or i in window or i in (0, last)
+    )
+
+
+def widest_kurtosis(references: Sequence[Placed]) -> tuple[str, float, float] | None:
+    """The checkpoint whose activation kurtosis differs most between its image sets: name, least, most.
+
+    Only sets that show the indication count: of the others the table holds logits beside representations.
+    None when no checkpoint stands in the table twice.
+    """
+    shows = sorted((r for r in references if r.shows_outlier_features), key=lambda r: r.checkpoint)
+    by_checkpoint = groupby(shows, key=lambda r: r.checkpoint)
+    found = []
+    for checkpoint, rows in by_checkpoint:
+        values = [r.kurtosis for r in rows]
+        if len(values) > 1 and min(values) > 0:
+            found.append((checkpoint, min(values), max(values)))
+    return max(found, key=lambda f: f[2] / f[1], default=None)
+
+
+def group_text(group: str) -> str:
+    """The words for a group of the reference table."""
+    return _GROUPS.get(group, group.replace("_", " "))
+
+
+def short_checkpoint(checkpoint: str) -> str:
+    """The checkpoint without the remark in parentheses on where its weights were loaded from.
+
+    >>> short_checkpoint("ResNet50 ImageNet (Keras, GAP)")
+    'ResNet50 ImageNet'
+    """
+    return checkpoint.partition(" (")[0] or checkpoint
+
+
+def short_provider(provider: str) -> str:
+    """An execution provider without the words that all have.
+
+    >>> short_provider("CUDAExecutionProvider")
+    'CUDA'
+    """
+    return provider.removesuffix("ExecutionProvider")
+
+
+def preprocessing_text(p: Preprocessing) -> str:
+    """The steps from decoded photo to model input in one line; px are width×height."""
+    height, width = p.resize_size
+    if p.resize_mode == "none":
+        resize = "no resize"
+    elif p.resize_mode == "squash":
+        resize = "squashed" if p.resize_size == p.size else f"squashed to {width}×{height} px"
+    elif height == width:
+        resize = f"{p.resize_mode} edge {width} px"
+    else:
+        resize = f"{'covering' if p.resize_mode == 'shortest' else 'within'} {width}×{height} px"
+    steps = [resize]
+    if p.resize_mode != "none":
+        steps.append(p.interpolation)
+    if p.crop == "center":
+        steps.append("centre crop")
+    if p.rescale != 1 / 255:  # what every library does unless told otherwise
+        steps.append(f"pixels × {p.rescale:.4g}")
+    steps.append(_normalisation(p))
+    if p.color_order != "RGB":
+        steps.append(p.color_order)
+    return f"{p.size[1]}×{p.size[0]} px: {', '.join(steps)}"
+
+
+def _normalisation(p: Preprocessing) -> str:
+    for name, known in (("CLIP", CLIP), ("ImageNet", IMAGENET)):
+        if (p.mean, p.std) == (known.mean, known.std):
+            return f"{name} mean and SD"
+    return f"mean {_triple(p.mean)}, SD {_triple(p.std)}"
+
+
+def _triple(values: tuple[float, float, float]) -> str:
+    return f"{values[0]:.4g}" if len(set(values)) == 1 else " ".join(f"{v:.4g}" for v in values)
+
+
+def count_text(n: int, noun: str) -> str:
+    """A count with its noun.
+
+    >>> count_text(1, "image"), count_text(2, "image")
+    ('1 image', '2 images')
+    """
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"

@@ -1,0 +1,364 @@
+"""The report for people: what was decided, why, what to do next, and what it rests on.
+
+Pure: a report in, a rich renderable out; nothing is printed here.
+"""
+
+from __future__ import annotations
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.rule import Rule
+from rich.table import Table
+from rich.text import Text
+
+from robustcheck_onnx.checker import report_parts as parts
+from robustcheck_onnx.checker.evidence import Interval, OutlierFeature
+from robustcheck_onnx.checker.kurtosis import OUTLIER_SD, TOP_FEATURES
+from robustcheck_onnx.checker.report import Report
+from robustcheck_onnx.checker.report_layout import (
+    INDENT,
+    Flow,
+    Pen,
+    Trimmed,
+    columns,
+    hanging,
+    line,
+    section,
+)
+from robustcheck_onnx.checker.verdict import NAMES, RULES
+from robustcheck_onnx.thresholds.profile import STATISTICS
+
+BAR_ROWS = 4
+MAX_FEATURES = 8  # rows
+MAX_LIMITS = 2  # of the profile, beside the claim; all with `verbose`
+MAX_SKIPPED = 3  # skipped images named; all that the evidence names with `verbose`
+
+_MEANING = {
+    "PASS": "The indication of robustness to natural distribution shifts is present on the images that were "
+    "given. It is an indication, not a proof.",
+    "WARN": "The indication of robustness to natural distribution shifts is absent or was not established on "
+    "the images that were given. That is no evidence of fragility.",
+}
+_SIGN = {"PASS": "✓", "WARN": "▲"}
+_COLOUR = {"PASS": "green", "WARN": "yellow"}
+_CLEARS: dict[parts.Clears, tuple[str, str]] = {
+    "yes": ("✓ yes", "green"),
+    "no": ("✗ no", "yellow"),
+    "straddles": ("~ straddles", "yellow"),
+    "not measured": ("? unknown", "yellow"),
+}
+_STOPPED = {
+    "decided": " until decided",
+    "all images": "",
+    "image limit": " up to the limit",
+}
+
+
+def render(report: Report, *, ascii_only: bool = False, verbose: bool = False) -> RenderableType:
+    """The report for a terminal or a text file, laid out for the width of the console that prints it.
+
+    Args:
+        report: what to show.
+        ascii_only: no character above 127, for output that is not Unicode.
+        verbose: full digests, every preprocessing field, the whole reference table and all limits too.
+
+    Returns:
+        Lines without trailing blanks, none wider than the console (60 columns or more).
+    """
+    pen = Pen(ascii_only)
+    sections = [
+        _headline(report, pen),
+        *_reasons(report, pen),
+        *_notes(report, pen),
+        Flow((_evidence(report, pen), _histogram(report, pen), _features(report, pen, verbose))),
+        _reference(report, pen, verbose),
+        _measured(report, pen, verbose),
+        _limits(report, pen, verbose),
+    ]
+    return Trimmed(Group(*(line for section in sections for line in (Text(), section))))
+
+
+def one_line(report: Report) -> str:
+    """The verdict in one line, for logs and tables of many models: "WARN model.onnx: rectified"."""
+    reasons = ", ".join(reason.id for reason in report.verdict.reasons)
+    file = parts.name_text(report.evidence.model.file, ascii_only=False)
+    return f"{report.verdict.verdict} {file}" + (f": {reasons}" if reasons else "")
+
+
+def _headline(report: Report, pen: Pen) -> RenderableType:
+    verdict, model = report.verdict.verdict, report.evidence.model
+    colour = _COLOUR[verdict]
+    rule = Rule(
+        line(pen.say("━━ ", colour), pen.say(f"{_SIGN[verdict]} {verdict}", f"bold {colour}")),
+        characters=parts.sentence_text("━", pen.ascii_only),
+        style=colour,
+        align="left",
+    )
+    planted = "" if _noted(report, model.synthetic) else f": {model.synthetic}"
+    synthetic = pen.say(f"synthetic{planted}" if model.synthetic else "", "yellow")
+    what = pen.facts([pen.name(model.file, "bold"), pen.name(model.source), synthetic])
+    below = Group(what, pen.name(model.digest, "dim"), pen.prose(_MEANING[verdict]))
+    return Group(rule, Padding(below, (0, 0, 0, INDENT)))
+
+
+def _noted(report: Report, text: str) -> bool:
+    """Whether a note of the report says it already."""
+    return any(text in note for note in report.notes)
+
+
+def _reasons(report: Report, pen: Pen) -> list[RenderableType]:
+    rows: list[tuple[Text, Text]] = []
+    owner: dict[str, str] = {}  # next step → the first reason that names it
+    for reason in report.verdict.reasons:
+        rule = RULES.get(reason.id)
+        first = owner.setdefault(reason.next_step, reason.id)
+        step = reason.next_step if first == reason.id else f"The same as for {first}."
+        title = line(pen.say(f"{rule.title}  " if rule else "", "bold"), pen.say(reason.id, "dim"))
+        next_step = pen.say(f"→ {step}")
+        next_step.highlight_regex(r"`[^`]*`", "cyan")
+        rows += [(pen.say("✗", "yellow"), title), (Text(), pen.say(reason.seen)), (Text(), next_step)]
+    if not rows:
+        return []
+    remark = "`robustcheck explain REASON` tells more"
+    return [section(pen, "Reasons and next steps", remark, hanging(rows))]
+
+
+def _notes(report: Report, pen: Pen) -> list[RenderableType]:
+    rows = [(pen.say("note", "bold"), pen.say(note)) for note in report.notes]
+    return [hanging(rows)] if rows else []
+
+
+def _evidence(report: Report, pen: Pen) -> RenderableType:
+    s, thresholds = report.evidence.statistics, report.profile.thresholds
+    bounds = {name: _bounds(getattr(s, name), thresholds[name].minimum) for name in STATISTICS}
+    widest = max(len(low) for low, _ in bounds.values())
+    table = columns(pen, "statistic", ">value", "=interval", "=threshold", "=clears it?")
+    for name in STATISTICS:
+        interval, minimum = getattr(s, name), thresholds[name].minimum
+        low, high = bounds[name]
+        word, colour = _CLEARS[parts.clears(interval, minimum)]
+        table.add_row(
+            pen.say(NAMES[name]),
+            pen.say("–" if interval.estimate is None else parts.number_text(interval.estimate), "bold"),
+            pen.say(f"{low:>{widest}} – {high}" if low and high else "not measured"),
+            pen.say(f"> {minimum:g}"),
+            pen.say(word, colour),
+        )
+    remark = f"{100 * (1 - s.alpha):g} % confidence for all four"
+    return section(pen, "Evidence and thresholds", remark, table, _context(report, pen))
+
+
+def _bounds(interval: Interval, minimum: float) -> tuple[str, str]:
+    """Both bounds as text; empty where there are none."""
+    if interval.low is None or interval.high is None:
+        return "", ""
+    return parts.bound_text(interval.low, minimum), parts.bound_text(interval.high, minimum)
+
+
+def _context(report: Report, pen: Pen) -> RenderableType:
+    s = report.evidence.statistics
+    values = [
+        ("centred kurtosis", parts.number_text(s.centred_kurtosis)),
+        ("sparsity (zeros)", parts.percent_text(s.zero_share)),
+        ("RMS kurtosis", parts.number_text(s.rms_kurtosis)),
+        ("negative values", parts.percent_text(s.negative_share)),
+        ("max-median ratio", parts.number_text(s.max_median_ratio)),
+        ("spread over images", parts.percent_text(s.spread)),
+    ]
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    for _ in range(2):
+        grid.add_column(overflow="fold")
+        grid.add_column(overflow="fold", justify="right")
+    cells = [(pen.say(label, "dim"), pen.say(value)) for label, value in values]
+    for i in (0, 2, 4):
+        grid.add_row(*(text for pair in cells[i : i + 2] for text in pair))
+    return grid
+
+
+def _histogram(report: Report, pen: Pen) -> RenderableType:
+    s = report.evidence.statistics
+    title = "Kurtosis per image"
+    if not s.histogram_counts or s.kurtosis_quantiles is None:
+        return section(pen, title, "", pen.say("not measured"))
+    top = str(max(s.histogram_counts))
+    labels = [top, *[""] * (BAR_ROWS - 1)]
+    lines = [
+        line(pen.say(f"{label:>{len(top)}} │", "dim"), pen.say(row, "cyan"))
+        for label, row in zip(labels, parts.bars(s.histogram_counts, BAR_ROWS), strict=True)
+    ]
+    low, high = (parts.number_text(edge) for edge in (s.histogram_edges[0], s.histogram_edges[-1]))
+    gap = max(len(s.histogram_counts) - len(low), len(high) + 1)
+    lines.append(pen.say(f"{0:>{len(top)}} └{'─' * len(s.histogram_counts)}", "dim"))
+    lines.append(pen.say(f"{'':>{len(top)}}  {low}{high:>{gap}}", "dim"))
+    return section(pen, title, f"median {parts.number_text(s.kurtosis_quantiles[2])}", *lines)
+
+
+def _features(report: Report, pen: Pen, verbose: bool) -> RenderableType:
+    s = report.evidence.statistics
+    persistent = len(s.persistent)
+    # the strongest three make up the top-3 share; of the others only the persistent ones say something
+    wanted = [f for rank, f in enumerate(s.features) if verbose or f.persistent or rank < TOP_FEATURES]
+    shown = wanted[:MAX_FEATURES]
+    title = "Outlier features"
+    remark = f"{persistent or 'none'} persistent, of {parts.count_text(s.n_features, 'feature')}"
+    if not shown:
+        return section(pen, title, remark, pen.say("not measured"))
+    table = columns(pen, ">feature", ">share of K", f">beyond {OUTLIER_SD:g} SD", ">mean z", "persistent")
+    for feature in shown:
+        table.add_row(*_feature_row(feature, pen))
+    more = len(wanted) - len(shown)
+    return section(pen, title, remark, table, *([pen.say(f"and {more} more", "dim")] if more else []))
+
+
+def _feature_row(feature: OutlierFeature, pen: Pen) -> list[Text]:
+    return [
+        pen.say(str(feature.index), "bold" if feature.persistent else ""),
+        pen.say(parts.percent_text(feature.share)),
+        pen.say(parts.percent_text(feature.frequency)),
+        pen.say(f"{feature.mean_z:+.1f}"),
+        pen.say("✓ yes", "green") if feature.persistent else pen.say("– no"),
+    ]
+
+
+def _reference(report: Report, pen: Pen, verbose: bool) -> RenderableType:
+    s = report.evidence.statistics
+    ratio = s.persistence_ratio.estimate
+    title = "Place among the reference sets"
+    remark = "by persistence ratio; ✓ = shows the indication"
+    if ratio is None or not report.reference:
+        return section(pen, title, remark, pen.say("not placed: no persistence ratio or no table"))
+    table = columns(pen, "", ">rank", ">ratio", ">K", "", "group", "checkpoint")
+    for rank, row in parts.placed(report.reference, ratio, everything=verbose):
+        if row is None:
+            own = (str(rank), parts.number_text(ratio), parts.number_text(s.kurtosis.estimate))
+            table.add_row(pen.say("▶"), *(pen.say(t) for t in own), Text(), pen.say("this model"), style="bold")
+            continue
+        checkpoint = row.checkpoint if verbose else parts.short_checkpoint(row.checkpoint)
+        detail = f"  {row.images}; {row.source}" if verbose else ""
+        table.add_row(
+            Text(),
+            pen.say(str(rank), "dim"),
+            pen.say(parts.number_text(row.persistence_ratio)),
+            pen.say(parts.number_text(row.kurtosis)),
+            pen.say("✓", "green") if row.shows_outlier_features else pen.say("–", "dim"),
+            pen.say(parts.group_text(row.group)),
+            line(pen.name(checkpoint), pen.say(detail, "dim")),
+        )
+    moves = "K moves with the image set"
+    if widest := parts.widest_kurtosis(report.reference):
+        name, least, most = widest
+        moves += f": {name} reads {parts.number_text(least)} on one, {parts.number_text(most)} on another"
+    return section(pen, title, remark, table, pen.say(f"{moves}.", "dim"))
+
+
+def _measured(report: Report, pen: Pen, verbose: bool) -> RenderableType:
+    blocks = [
+        ("model", _model(report, pen)),
+        ("tensor", _tensor(report, pen)),
+        ("preprocessing", _preprocessing(report, pen, verbose)),
+        ("images", _images(report, pen, verbose)),
+        ("ran on", _execution(report, pen)),
+        ("judged by", _profile(report, pen, verbose)),
+    ]
+    rows = [(pen.say(f"{'' if i else label} ", "dim"), text) for label, texts in blocks for i, text in enumerate(texts)]
+    return section(pen, "What was measured", "", hanging(rows))
+
+
+def _model(report: Report, pen: Pen) -> list[Text]:
+    model = report.evidence.model
+    facts = [pen.say(f"{model.size_bytes / parts.MIB:.1f} MiB")]
+    facts += [pen.say(f"opset {v}" + (f" ({domain})" if domain else "")) for domain, v in model.opset.items()]
+    if model.producer:
+        facts.append(pen.name(model.producer))
+    external = [pen.name(f"{file} {digest}") for file, digest in model.external_digests.items()]
+    return [pen.facts(facts), *external]
+
+
+def _tensor(report: Report, pen: Pen) -> list[Text]:
+    model, s = report.evidence.model, report.evidence.statistics
+    why = pen.say("assumed: ", "yellow") if model.tensor_assumed else Text()
+    facts = [
+        pen.name(model.tensor),
+        pen.say(model.rule if model.pool == "none" else f"{model.rule}, pooled by {model.pool}"),
+        pen.say(parts.count_text(s.n_features, "feature")),
+        pen.say(f"ends in {model.ends_in}" if model.ends_in else ""),
+        line(why, pen.say(model.why)),
+    ]
+    return [pen.facts(facts)]
+
+
+def _preprocessing(report: Report, pen: Pen, verbose: bool) -> list[Text]:
+    facts = report.evidence.preprocessing
+    if facts.source == "tensors":
+        return [pen.say("none: the images were given as preprocessed tensors")]
+    source = pen.say(facts.source, "yellow" if facts.source == "assumed" else "")
+    lines = [pen.facts([pen.say(parts.preprocessing_text(facts.preprocessing)), source])]
+    if verbose:
+        lines += [
+            line(pen.say(f"{field}: ", "dim"), pen.name(value), pen.say(f" ({where})", "dim"))
+            for field, value, where in facts.fields
+        ]
+    return lines
+
+
+def _images(report: Report, pen: Pen, verbose: bool) -> list[Text]:
+    images, s = report.evidence.images, report.evidence.statistics
+    facts = [
+        pen.name(images.source),
+        pen.say(f"{s.n_images} of {images.n_available} measured{_STOPPED[report.evidence.stopped]}"),
+        pen.say(f"{images.sanity.n_varied} varied"),
+        pen.say(f"seed {images.seed}"),
+        pen.name(images.digest if verbose else parts.short_digest(images.digest)),
+    ]
+    lines = [pen.facts(facts)]
+    if images.n_skipped and (verbose or not all(_noted(report, name) for name, _ in images.skipped[:1])):
+        names = images.skipped if verbose else images.skipped[:MAX_SKIPPED]
+        listed = [line(pen.name(name), pen.say(f" ({why})")) for name, why in names]
+        if images.n_skipped > len(names):
+            listed.append(pen.say(f"and {images.n_skipped - len(names)} more"))
+        lines.append(line(pen.say(f"{images.n_skipped} skipped: ", "yellow"), pen.say(", ").join(listed)))
+    if images.notes:
+        lines.append(pen.say("converted: " + ", ".join(f"{what} {n}" for what, n in images.notes.items())))
+    return lines
+
+
+def _execution(report: Report, pen: Pen) -> list[Text]:
+    run, time = report.evidence.execution, report.time
+    counts = ", ".join(f"{parts.short_provider(p)} {parts.count_text(n, 'node')}" for p, n in run.nodes.items())
+    if list(run.nodes) == [run.provider]:
+        counts = parts.count_text(run.nodes[run.provider], "node")
+    how = [run.device, parts.count_text(run.threads, "thread"), run.precision]
+    facts = [
+        pen.say(f"{run.requested} → {parts.short_provider(run.provider)}" + (f" ({counts})" if counts else "")),
+        pen.say(", ".join(fact for fact in how if fact)),
+        pen.say(f"ONNX Runtime {run.onnxruntime}"),
+    ]
+    lines = [pen.facts(facts)]
+    if run.fallback and not _noted(report, run.fallback):
+        lines.append(line(pen.say("fallback: ", "yellow"), pen.say(run.fallback)))
+    if time is not None:
+        speed = "" if time.images_per_s is None else f", {parts.number_text(time.images_per_s)} images/s"
+        lines.append(pen.say(f"{time.started}, {parts.number_text(time.wall_s)} s{speed}"))
+    return lines
+
+
+def _profile(report: Report, pen: Pen, verbose: bool) -> list[Text]:
+    verdict, calibration = report.verdict, report.profile.calibration
+    facts = [
+        line(pen.say("profile "), pen.name(verdict.profile_id)),
+        pen.name(verdict.profile_digest if verbose else parts.short_digest(verdict.profile_digest)),
+        pen.say(f"fitted on {calibration.n_checkpoints} checkpoints"),
+        pen.say(f"robustcheck {report.tool_version}"),
+    ]
+    return [pen.facts(facts)]
+
+
+def _limits(report: Report, pen: Pen, verbose: bool) -> RenderableType:
+    limits = list(report.profile.limits)
+    if not verbose:  # the sentence on the other verdict is not about this report
+        other = "PASS" if report.verdict.verdict == "WARN" else "WARN"
+        limits = [limit for limit in limits if not limit.startswith(f"{other} ")][:MAX_LIMITS]
+    rows = [(pen.say("•"), pen.prose(text)) for text in (report.claim, *limits)]
+    hidden = len(report.profile.limits) - len(limits)
+    more = f"{hidden} more with --verbose" if hidden else ""
+    return section(pen, "Limits of the claim", more, hanging(rows))

@@ -1,0 +1,180 @@
+"""The pure parts of the terminal report: numbers, spelling, bars, places."""
+
+from __future__ import annotations
+
+import doctest
+import random
+
+import pytest
+
+from robustcheck_onnx.checker import report_parts as parts
+from robustcheck_onnx.checker.evidence import Interval
+from robustcheck_onnx.checker.preprocess import CLIP, IMAGENET, Preprocessing
+from robustcheck_onnx.checker.report import Placed
+
+
+def row(ratio: float, k: float = 10.0, checkpoint: str = "c", shows: bool = True) -> Placed:
+    return Placed(
+        checkpoint=checkpoint,
+        group="supervised",
+        images="i",
+        kurtosis=k,
+        persistence_ratio=ratio,
+        top3_share=0.5,
+        shows_outlier_features=shows,
+        source="s",
+    )
+
+
+def test_examples_in_the_docstrings() -> None:
+    outcome = doctest.testmod(parts)
+    assert outcome.failed == 0
+    assert outcome.attempted >= 6
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.5561, "0.556"),
+        (1.0, "1.00"),
+        (23.45, "23.4"),
+        (999.4, "999"),
+        (12345.6, "12346"),
+        (0.00123, "0.00123"),
+        (0.0, "0"),
+        (-6.434, "-6.43"),
+        (1.234e-7, "1.23e-07"),
+    ],
+)
+def test_numbers_have_three_significant_digits(value: float, text: str) -> None:
+    assert parts.number_text(value) == text
+    assert float(text) == pytest.approx(value, rel=5e-3)
+
+
+def test_a_bound_never_reads_on_the_wrong_side_of_its_threshold() -> None:
+    rng = random.Random(0)
+    for _ in range(2000):
+        minimum = round(10 ** rng.uniform(-1, 2), rng.randint(0, 3)) or 1.0
+        value = minimum * (1 + rng.choice([-1, 1]) * 10 ** rng.uniform(-12, 0))
+        shown = float(parts.bound_text(value, minimum))
+        assert (shown > minimum) == (value > minimum)
+        assert (shown < minimum) == (value < minimum)
+    assert parts.bound_text(8.0, 8.0) == "8.00"
+    assert parts.bound_text(93.68, 8.0) == "93.7"
+    assert parts.bound_text(7.996, 8.0) == "7.996"
+
+
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [(0.0, "0 %"), (1.0, "100 %"), (0.5, "50.0 %"), (0.9995, "> 99.9 %"), (1e-9, "< 0.1 %"), (None, "not measured")],
+)
+def test_percentages_say_all_and_nothing_only_when_it_is_true(share: float | None, text: str) -> None:
+    assert parts.percent_text(share) == text
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "answer"),
+    [
+        (2.1, 3.0, "yes"),
+        (1.0, 1.9, "no"),
+        (1.9, 2.1, "straddles"),
+        (2.0, 3.0, "straddles"),
+        (1.0, 2.0, "straddles"),
+        (None, None, "not measured"),
+    ],
+)
+def test_clears(low: float | None, high: float | None, answer: str) -> None:
+    assert parts.clears(Interval(estimate=2.0, low=low, high=high), 2.0) == answer
+
+
+def test_bars_are_proportional() -> None:
+    assert parts.bars([0, 1, 2, 4, 8], 1) == [" ▁▂▄█"]
+    assert parts.bars([8, 16, 12, 0], 2) == [" █▄ ", "███ "]
+    assert parts.bars([1, 1000], 2) == [" █", "▁█"]
+    assert parts.bars([0, 0], 1) == ["  "]
+    assert parts.bars([], 2) == ["", ""]
+    heights = [sum(parts.BLOCKS.index(line[i]) for line in parts.bars(range(101), 5)) for i in range(101)]
+    assert heights == [max(round(40 * i / 100), i > 0) for i in range(101)]
+
+
+def test_names_are_shown_exactly_or_escaped() -> None:
+    assert parts.name_text("modèle 1.onnx", False) == "modèle 1.onnx"
+    assert parts.name_text("modèle→.onnx", True) == r"mod\xe8le\u2192.onnx"
+    assert parts.name_text("a\nb\x1b\x9b\u200f\udc80", False) == r"a\nb\x1b\x9b\u200f\udc80"
+    assert parts.name_text("\U0001f600", True) == r"\U0001f600"
+
+
+def test_sentences_in_ascii() -> None:
+    signs = "✓✗▲▶•·→×…–—−≥≤’“”━─│└▁▂▃▄▅▆▇█"
+    shown = parts.sentence_text(signs, True)
+    assert shown.isascii()
+    assert "\\" not in shown
+    assert parts.sentence_text("Größe ≥ 3 × 4", True) == r"Gr\xf6\xdfe >= 3 x 4"
+    assert parts.prose_text("Crabbé et al. – ☃", True) == r"Crabbe et al. - \u2603"
+    assert parts.prose_text("Crabbé – ☃", False) == "Crabbé – ☃"
+
+
+def test_placed_shows_the_neighbours_and_both_ends() -> None:
+    table = [row(float(r)) for r in (9, 1, 8, 2, 7, 3, 6, 4, 5, 10)]
+    shown = parts.placed(table, 5.5)
+    assert [p.rank for p in shown] == [1, 4, 5, 6, 7, 8, 9, 11]
+    assert [p.reference and p.reference.persistence_ratio for p in shown] == [10, 7, 6, None, 5, 4, 3, 1]
+    assert [p.reference is None for p in parts.placed(table, 99.0)] == [True] + [False] * 6
+    assert [p.rank for p in parts.placed(table, 99.0)] == [1, 2, 3, 4, 5, 6, 11]
+    assert [p.rank for p in parts.placed(table, 0.0)] == [1, 6, 7, 8, 9, 10, 11]
+    assert [p.rank for p in parts.placed(table, 5.5, everything=True)] == list(range(1, 12))
+    assert parts.placed([], 1.0) == (parts.Place(1, None),)
+    assert parts.placed([row(1.0)], 1.0) == (parts.Place(1, row(1.0)), parts.Place(2, None))
+
+
+def test_widest_kurtosis_compares_one_checkpoint_with_itself() -> None:
+    table = [row(1, 10.0, "a"), row(1, 50.0, "b"), row(1, 30.0, "a"), row(1, 60.0, "b"), row(1, 900.0, "c")]
+    assert parts.widest_kurtosis(table) == ("a", 10.0, 30.0)
+    logits = [row(1, 7.0, "d", shows=False), row(1, 70.0, "d", shows=False)]
+    assert parts.widest_kurtosis(table + logits) == ("a", 10.0, 30.0)
+    assert parts.widest_kurtosis(table[:2]) is None
+    assert parts.widest_kurtosis([]) is None
+
+
+@pytest.mark.parametrize(
+    ("preprocessing", "text"),
+    [
+        (CLIP, "224×224 px: shortest edge 224 px, bicubic, centre crop, CLIP mean and SD"),
+        (IMAGENET, "224×224 px: shortest edge 256 px, bilinear, centre crop, ImageNet mean and SD"),
+        (
+            CLIP.model_copy(update={"color_order": "BGR", "mean": (0.5, 0.5, 0.5), "std": (0.1, 0.2, 0.3)}),
+            "224×224 px: shortest edge 224 px, bicubic, centre crop, mean 0.5, SD 0.1 0.2 0.3, BGR",
+        ),
+        (
+            Preprocessing(
+                size=(300, 200),
+                resize_mode="longest",
+                resize_size=(300, 200),
+                interpolation="lanczos",
+                rescale=1.0,
+            ),
+            "200×300 px: within 200×300 px, lanczos, centre crop, pixels × 1, mean 0, SD 1",
+        ),
+        (
+            Preprocessing(
+                size=(384, 384), resize_mode="squash", resize_size=(384, 384), interpolation="bicubic", crop="none"
+            ),
+            "384×384 px: squashed, bicubic, mean 0, SD 1",
+        ),
+        (
+            Preprocessing(size=(8, 8), resize_mode="none", resize_size=(8, 8), interpolation="nearest", crop="none"),
+            "8×8 px: no resize, mean 0, SD 1",
+        ),
+    ],
+)
+def test_preprocessing_in_one_line(preprocessing: Preprocessing, text: str) -> None:
+    assert parts.preprocessing_text(preprocessing) == text
+
+
+def test_small_words() -> None:
+    assert parts.group_text("zero_shot_clip") == "zero-shot CLIP"
+    assert parts.group_text("some_new_group") == "some new group"
+    assert parts.short_checkpoint("(odd)") == "(odd)"
+    assert parts.short_digest("sha256:" + "ab" * 32) == "sha256:abababababab"
+    assert parts.short_digest("") == ""
+    assert parts.short_provider("TensorrtExecutionProvider") == "Tensorrt"
