@@ -95,8 +95,6 @@ def main(argv: list[str] | None = None) -> int:
         return _say(getattr(fault, "message", str(fault)), hint, code=code)
 
 
-
-
 def with_default_command(arguments: list[str]) -> list[str]:
     """`MODEL …` → `check MODEL …`: anything that starts with no verb and no option of the group is a check."""
     verbs = {command.callback.__name__ for command in app.registered_commands if command.callback}
@@ -112,7 +110,9 @@ def _terminate(_signal: int, _frame: object) -> None:
 def _say(message: str, hint: str = "", *, code: int) -> int:
     one_line = " ".join(message.split())
     text = f"error: {one_line}\n" + (f"hint: {hint}\n" if hint else "")
-    sys.stderr.write(text.encode(sys.stderr.encoding or "utf-8", "backslashreplace").decode(sys.stderr.encoding or "utf-8"))
+    sys.stderr.write(
+        text.encode(sys.stderr.encoding or "utf-8", "backslashreplace").decode(sys.stderr.encoding or "utf-8")
+    )
     return code
 
 
@@ -200,9 +200,7 @@ def check(
         ),
     ] = None,
     max_images: Annotated[int | None, typer.Option(min=1, help="Use at most so many images.")] = None,
-    max_bad: Annotated[
-        float, typer.Option(min=0, max=1, help="Largest share of images that may be unusable.")
-    ] = 0.01,
+    max_bad: Annotated[float, typer.Option(min=0, max=1, help="Largest share of images that may be unusable.")] = 0.01,
     seed: Annotated[int, typer.Option(help="Seed of the order in which images are taken.")] = 0,
     preprocess: PreprocessOption = None,
     tensor: Tensor = None,
@@ -267,13 +265,9 @@ def check(
 @app.command(epilog="Example: robustcheck export open_clip ViT-B-32 --weights openai -o model.onnx")
 def export(
     source: Annotated[str, typer.Argument(help="open_clip, timm, torchvision, transformers or torch.")],
-    name: Annotated[
-        str, typer.Argument(help="The library's name of the model; for torch: package.module:factory.")
-    ],
+    name: Annotated[str, typer.Argument(help="The library's name of the model; for torch: package.module:factory.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The ONNX file to write.", metavar="MODEL.onnx")],
-    weights: Annotated[
-        str | None, typer.Option(help="Pretrained tag of the library, or a checkpoint file.")
-    ] = None,
+    weights: Annotated[str | None, typer.Option(help="Pretrained tag of the library, or a checkpoint file.")] = None,
     precision: Annotated[str, typer.Option(help="fp32 or fp16.")] = "fp32",
     random_weights: Annotated[
         bool, typer.Option("--random-weights", help="Allow an untrained model; the file says so.")
@@ -333,9 +327,9 @@ def inspect(
         model, preprocess, opened.contract.preprocessing if opened.contract else None, opened.input_size
     )
     if output == "json":
-        sys.stdout.write(json.dumps(report_inspect.inspect_json(opened, found.fields), indent=2) + "\n")
+        sys.stdout.write(json.dumps(report_inspect.inspect_json(opened, found.origins), indent=2) + "\n")
     else:
-        _print(report_inspect.render_inspect(opened, found.fields), color)
+        _print(report_inspect.render_inspect(opened, found.origins), color)
     return 0
 
 

@@ -26,7 +26,7 @@ from robustcheck_onnx.checker.evidence import (
     Statistics,
 )
 from robustcheck_onnx.checker.graph import ModelFile, open_model
-from robustcheck_onnx.checker.preprocess import Preprocessing, apply, apply_uint8
+from robustcheck_onnx.checker.preprocess import Preprocessing, apply, apply_uint8, as_photo
 from robustcheck_onnx.checker.report import CLAIM, Placed, Report, Time
 from robustcheck_onnx.checker.runner import Runner
 from robustcheck_onnx.checker.verdict import NAMES, decided, judge
@@ -35,7 +35,7 @@ from robustcheck_onnx.thresholds.profile import STATISTICS, Profile
 from robustcheck_onnx.thresholds.reference import references
 
 MAX_FEATURES = 16384  # widest vision representation in use is below 5,000; wider means an unpooled map
-PROBE_IMAGES = 5  # images of the batch-invariance check
+PROBE_IMAGES = 5  # images that batch invariance is checked on, before anything is measured
 NAMED_SKIPS = 20  # skipped images named in the report
 DECODERS = 2  # threads that decode ahead of the model
 AHEAD = 64  # decoded images that may wait: two batches of the default size
@@ -57,7 +57,7 @@ class _Run:
     """What one run adds up while images go by."""
 
     state: sums.State | None = None
-    sanity: imageset.State = field(default_factory=imageset.State)
+    sanity: imageset.ImageSetState = field(default_factory=imageset.ImageSetState)
     digests: list[str] = field(default_factory=list)
     skipped: list[images.Skipped] = field(default_factory=list)
     notes: Counter[str] = field(default_factory=Counter)
@@ -72,7 +72,6 @@ class _Run:
 
 @dataclass(frozen=True)
 class _Prepared:
-    position: int
     digest: str
     notes: tuple[str, ...]
     pixels: npt.NDArray[np.generic]
@@ -121,14 +120,11 @@ def check(
     opened = open_model(model, tensor=tensor, pool=pool)
     contract = opened.contract
     found = sidecar.find_preprocessing(
-        Path(model), preprocess, contract.preprocessing if contract else None, opened.input_size
+        Path(model), preprocess, contract.preprocessing if contract else None, _input_size(opened)
     )
     source = _open_source(images, seed, max_images)
-    with Runner(opened, device=device) as runner:
-        run, statistics, stopped = _measure(
-            runner, opened, source, found.preprocessing, profile, batch_size, progress
-        )
-        execution = Execution.model_validate(runner.execution, from_attributes=True)
+    runner = Runner(opened, device=device)
+    run, statistics, stopped = _measure(runner, opened, source, found.preprocessing, profile, batch_size, progress)
     _check_bad(run, max_bad)
     evidence = Evidence(
         statistics=statistics,
@@ -136,10 +132,10 @@ def check(
         preprocessing=PreprocessingFacts(
             preprocessing=found.preprocessing,
             source="tensors" if source.kind == "tensors" and found.source != "assumed" else found.source,
-            fields=tuple(found.fields),
+            fields=tuple(found.origins),
         ),
         images=_image_facts(source, run),
-        execution=execution,
+        execution=_execution(runner),
         stopped=stopped,
     )
     wall_s = time.perf_counter() - clock
@@ -170,40 +166,43 @@ def _measure(
 ) -> tuple[_Run, Statistics, Literal["decided", "all images", "image limit"]]:
     """The loop: decode ahead, run, add up, look, stop."""
     run, clock = _Run(), time.perf_counter()
-    waiting: list[_Prepared] = []
+    waiting: list[tuple[int, _Prepared]] = []
+    enough_varied = False
     look = sequential.next_look(0)
     interval = ""
     statistics: Statistics | None = None
 
-    def prepare(numbered: tuple[int, images.Item]) -> _Prepared | images.Skipped:
-        return _prepare(numbered, preprocessing, uint8=opened.image_input.dtype == "uint8")
+    def prepare(item: images.Item) -> _Prepared | images.Skipped:
+        return _prepare(item, preprocessing, uint8=opened.image_input.dtype == "uint8")
 
-    for item in images.prefetch(source, prepare, workers=DECODERS, window=AHEAD):
+    for position, item in enumerate(images.prefetch(source, prepare, workers=DECODERS, window=AHEAD)):
         if isinstance(item, images.Skipped):
             run.skipped.append(item)
             continue
-        waiting.append(item)
+        waiting.append((position, item))
         run.n_good += 1
-        imageset.update(run.sanity, item.digest, item.sketch)
+        run.sanity.add(item.sketch)
         run.digests.append(item.digest)
         run.notes.update(item.notes)
         at_look = run.n_good == look
-        if len(waiting) < batch_size and not at_look:
+        if not at_look and len(waiting) < (batch_size if run.state is not None else max(batch_size, PROBE_IMAGES)):
             continue
-        _add(run, runner, waiting)
+        _add(run, runner, waiting, batch_size)
         waiting = []
         if at_look:
             look = sequential.next_look(run.n_good)
+            # asked again only until it holds: counting varied images compares all pairs
+            enough_varied = enough_varied or run.sanity.facts().n_varied >= profile.min_images
             if run.state is not None and run.state.n >= 2:
                 statistics = sums.statistics(run.state, profile.alpha)
                 interval = _closest(statistics, profile)
-                if decided(statistics, imageset.facts(run.sanity).n_varied, profile):
+                if enough_varied and decided(statistics, profile):
                     return run, statistics, "decided"
         if progress is not None:
             rate = run.n_good / (time.perf_counter() - clock)
             progress(Progress(run.n_good, len(source), rate, interval))
     if waiting:
-        _add(run, runner, waiting)
+        _add(run, runner, waiting, batch_size)
     images.check_bad(run.n_read, len(run.skipped), 1.0, run.skipped)
     if run.state is None or run.state.n == 0:
         raise CannotAssessError(
@@ -215,39 +214,36 @@ def _measure(
     return run, sums.statistics(run.state, profile.alpha), "image limit" if limited else "all images"
 
 
-def _prepare(
-    numbered: tuple[int, images.Item], preprocessing: Preprocessing, *, uint8: bool
-) -> _Prepared | images.Skipped:
-    position, item = numbered
+def _prepare(item: images.Item, preprocessing: Preprocessing, *, uint8: bool) -> _Prepared | images.Skipped:
     if isinstance(item, images.Skipped):
         return item
     if isinstance(item, images.Tensor):
-        pixels = np.moveaxis(item.values, 0, -1)
-        seen = imageset.describe(images.as_photo(item.values, preprocessing))
-        return _Prepared(position, item.digest, (), pixels, seen)
+        pixels = np.ascontiguousarray(np.moveaxis(item.values, 0, -1))
+        return _Prepared(item.digest, (), pixels, imageset.describe(as_photo(preprocessing, pixels)))
     try:
         array = apply_uint8(preprocessing, item.image) if uint8 else apply(preprocessing, item.image)
     except CannotAssessError as fault:  # a strip that cannot be resized: this image's fault, not the run's
         return images.Skipped(item.name, fault.message)
-    return _Prepared(position, item.digest, item.notes, array, imageset.describe(item.image))
+    return _Prepared(item.digest, item.notes, array, imageset.describe(item.image))
 
 
-def _add(run: _Run, runner: Runner, batch: list[_Prepared]) -> None:
-    """Run a batch, add its representations to the state; the first one with two images also runs the probes."""
-    pixels = np.stack([item.pixels for item in batch])
-    representations = runner.run(pixels).representation
-    if run.state is None:
-        if representations.shape[1] > MAX_FEATURES:
-            raise CannotAssessError(
-                f"representation has {representations.shape[1]} features; more than {MAX_FEATURES} is an "
-                "unpooled map",
-                "choose another tensor with --tensor, or --pool",
-            )
-        run.state = sums.State(representations.shape[1])
-    sums.update(run.state, representations, [item.position for item in batch])
+def _add(run: _Run, runner: Runner, batch: list[tuple[int, _Prepared]], size: int) -> None:
+    """Run images in batches of `size` and add their representations to the state; before the first, the probes."""
+    pixels = np.stack([item.pixels for _, item in batch])
     if run.batch_difference is None and len(batch) > 1:
         run.batch_difference = runner.batch_invariance(pixels[:PROBE_IMAGES])
-        run.output_difference = runner.output_unchanged(pixels[:PROBE_IMAGES])
+        run.output_difference = runner.output_unchanged(pixels[:PROBE_IMAGES]).max_difference
+    for start in range(0, len(batch), size):
+        representations = runner.run(pixels[start : start + size]).representation
+        if run.state is None:
+            if representations.shape[1] > MAX_FEATURES:
+                raise CannotAssessError(
+                    f"representation has {representations.shape[1]} features; more than {MAX_FEATURES} is an "
+                    "unpooled map",
+                    "choose another tensor with --tensor, or --pool",
+                )
+            run.state = sums.State(representations.shape[1])
+        sums.update(run.state, representations, [position for position, _ in batch[start : start + size]])
 
 
 def _closest(statistics: Statistics, profile: Profile) -> str:
@@ -270,6 +266,11 @@ def _profile(thresholds: Path | Profile | None) -> Profile:
         raise UsageError(str(fault), "leave out --thresholds for the default profile") from fault
 
 
+def _input_size(opened: ModelFile) -> tuple[int, int] | None:
+    height, width = opened.image_input.height, opened.image_input.width
+    return None if height is None or width is None else (height, width)
+
+
 def _open_source(spec: str | Path | None, seed: int, limit: int | None) -> images.ImageSource:
     return images.open_images(spec, seed=seed, limit=limit)
 
@@ -283,9 +284,9 @@ def _model_facts(opened: ModelFile, run: _Run) -> ModelFacts:
     return ModelFacts(
         file=str(opened.path),
         digest=opened.digest,
-        external_digests=dict(opened.external_digests),
+        external_digests=opened.external_digests,
         size_bytes=opened.size_bytes,
-        opset=dict(opened.opset),
+        opset=dict(opened.opsets),
         producer=opened.producer,
         tensor=chosen.tensor,
         rule=chosen.rule,
@@ -312,7 +313,21 @@ def _image_facts(source: images.ImageSource, run: _Run) -> ImageFacts:
         notes=dict(sorted(run.notes.items())),
         digest=images.digest_of(run.digests),
         seed=source.seed,
-        sanity=imageset.facts(run.sanity),
+        sanity=run.sanity.facts(),
+    )
+
+
+def _execution(runner: Runner) -> Execution:
+    run = runner.execution
+    return Execution(
+        requested=run.requested,
+        provider=run.providers[0],
+        nodes=run.nodes or {},
+        onnxruntime=run.runtime,
+        device=run.device,
+        threads=run.threads,
+        precision=run.precision,
+        fallback=run.fallback_reason,
     )
 
 
@@ -321,11 +336,9 @@ def _notes(evidence: Evidence) -> tuple[str, ...]:
     if evidence.model.synthetic:
         notes.append(f"Synthetic model: {evidence.model.synthetic}.")
     if evidence.images.bundled:
-        notes.append(
-            "The bundled photos were used; a release gate wants your own in-distribution images (--images)."
-        )
+        notes.append("The bundled photos were used; a release gate wants your own in-distribution images (--images).")
     if evidence.execution.fallback:
-        notes.append(evidence.execution.fallback)
+        notes.append(f"The CPU was used: {evidence.execution.fallback}.")
     if evidence.images.n_skipped:
         first = "; ".join(f"{name}: {reason}" for name, reason in evidence.images.skipped[:3])
         notes.append(f"{evidence.images.n_skipped} of {evidence.images.n_read} images were skipped ({first}).")
@@ -333,7 +346,7 @@ def _notes(evidence: Evidence) -> tuple[str, ...]:
 
 
 def _reference() -> tuple[Placed, ...]:
-    rows = sorted(references(), key=lambda row: -row.kurtosis)
+    rows = sorted((row for row in references() if not row.excluded), key=lambda row: -row.kurtosis)
     return tuple(
         Placed(
             checkpoint=row.checkpoint,

@@ -125,6 +125,17 @@ def apply(preprocessing: Preprocessing, image: Image.Image) -> NDArray[np.float3
     return values[..., ::-1] if preprocessing.color_order == "BGR" else values
 
 
+def as_photo(preprocessing: Preprocessing, values: NDArray[np.float32]) -> Image.Image:
+    """The photo that preprocessed values came from, as far as resize and crop left it.
+
+    pixels = (values · std + mean) / rescale, rounded and clipped to 0–255: the inverse of `apply` after its crop.
+    values: (height, width, 3) float32, in the preprocessing's colour order. Values that are not finite become 0.
+    """
+    rgb = values[..., ::-1] if preprocessing.color_order == "BGR" else values
+    pixels = (rgb * np.asarray(preprocessing.std) + np.asarray(preprocessing.mean)) / preprocessing.rescale
+    return Image.fromarray(np.clip(np.rint(np.nan_to_num(pixels)), 0, 255).astype(np.uint8))
+
+
 def resized_size(preprocessing: Preprocessing, height: int, width: int) -> tuple[int, int]:
     """Height and width (px) after the resize step, by the rounding rule of the libraries.
 

@@ -9,9 +9,7 @@ from robustcheck_onnx.checker.frozen import Frozen
 from robustcheck_onnx.thresholds.profile import STATISTICS, Profile, Statistic
 
 SAME_NUMBERS = 1e-3  # relative; float32 graphs of different batch shape differ by 1e-6 to 1e-4, fp16 by 1e-3
-ALIKE_SPREAD = (
-    0.05  # half of the smallest spread of the reference table (0.10: one casting type, corrupted copies)
-)
+ALIKE_SPREAD = 0.05  # half of the smallest spread of the reference table (0.10: one casting type, corrupted copies)
 CONSTANT_SD = 1e-3  # relative SD of a raw feature; outlier features of real encoders have 0.06 and more
 
 
@@ -202,13 +200,13 @@ def above(interval: Interval, minimum: float) -> bool:
     return interval.low is not None and interval.low > minimum
 
 
-def decided(statistics: Statistics, n_varied: int, profile: Profile) -> bool:
+def decided(statistics: Statistics, profile: Profile) -> bool:
     """Whether more images could not change what the statistics say: the rule that stops the run.
 
-    True once there are enough varied images and either every interval lies above its threshold or one lies
-    below.
+    True once enough images were measured and either every interval lies above its threshold or one lies below.
+    (That enough of them are varied is the caller's to know.)
     """
-    if n_varied < profile.min_images or statistics.n_images < profile.min_images:
+    if statistics.n_images < profile.min_images:
         return False
     pairs = [(getattr(statistics, s), profile.thresholds[s].minimum) for s in STATISTICS]
     return all(above(i, m) for i, m in pairs) or any(below(i, m) for i, m in pairs)
@@ -283,9 +281,7 @@ def _strength(s: Statistics, profile: Profile) -> list[tuple[str, str]]:
             f"{NAMES[n]} {_number(intervals[n].low)} to {_number(intervals[n].high)} (threshold {minimum[n]:g})"
             for n in open_ones
         )
-        out.append(
-            ("undecided", f"after {s.n_images} images the interval does not clear the threshold: {numbers}")
-        )
+        out.append(("undecided", f"after {s.n_images} images the interval does not clear the threshold: {numbers}"))
     return out
 
 
@@ -317,9 +313,7 @@ def _sound(e: Evidence) -> list[tuple[str, str]]:
     total = s.n_images + s.n_nonfinite + s.n_constant
     out: list[tuple[str, str]] = []
     if s.n_nonfinite:
-        out.append(
-            ("nonfinite_representations", f"{s.n_nonfinite} of {total} representations hold NaN or infinity")
-        )
+        out.append(("nonfinite_representations", f"{s.n_nonfinite} of {total} representations hold NaN or infinity"))
     if s.n_constant:
         out.append(("constant_representations", f"{s.n_constant} of {total} representations are constant"))
     dead = [f for f in s.persistent if f.relative_sd is not None and f.relative_sd < CONSTANT_SD]
@@ -338,9 +332,7 @@ def _sound(e: Evidence) -> list[tuple[str, str]]:
             )
         )
     if model.output_difference is not None and model.output_difference > SAME_NUMBERS:
-        out.append(
-            ("output_changed", f"the model's own output changed by {model.output_difference:.2g} (relative)")
-        )
+        out.append(("output_changed", f"the model's own output changed by {model.output_difference:.2g} (relative)"))
     missing = [
         name
         for name, value in (
@@ -368,9 +360,7 @@ def _comparable(e: Evidence, profile: Profile) -> list[tuple[str, str]]:
     if model.random_weights:
         out.append(("untrained", "the file says that its weights are random"))
     if e.preprocessing.source == "assumed":
-        out.append(
-            ("assumed_preprocessing", "neither the file, a sidecar nor an option says how to preprocess")
-        )
+        out.append(("assumed_preprocessing", "neither the file, a sidecar nor an option says how to preprocess"))
     if model.tensor_assumed:
         out.append(("assumed_tensor", f"`{model.tensor}` was read: {model.why}"))
     if model.rule not in profile.tensor_rules or model.pool not in profile.pools:

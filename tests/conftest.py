@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -33,3 +34,16 @@ def lookup() -> ModuleType:
 def onnx_models() -> ModuleType:
     """tests/onnx_models.py: tiny graphs made with onnx.helper."""
     return load_module(ROOT / "tests" / "onnx_models.py")
+
+
+@pytest.fixture(scope="session")
+def lookup_pass(tmp_path_factory: pytest.TempPathFactory, lookup: ModuleType) -> tuple[Path, Path]:
+    """A look-up model that passes (one planted persistent outlier feature), and 80 photos to check it on."""
+    folder = tmp_path_factory.mktemp("pass")
+    rng = np.random.default_rng(3)
+    h = rng.normal(size=(80, 512)) + rng.normal(0, 0.5, 512)
+    h[:, 7] += 20
+    photos = sorted((ROOT / "checker" / "photos").glob("*.jpg"))
+    lookup.write_lookup_images(folder / "photos", 80, photos=photos)
+    model: Path = lookup.write_lookup_model(folder / "model.onnx", h * rng.uniform(0.5, 2, (80, 1)))
+    return model, folder / "photos"

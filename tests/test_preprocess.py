@@ -20,6 +20,7 @@ from robustcheck_onnx.checker.preprocess import (
     Preprocessing,
     apply,
     apply_uint8,
+    as_photo,
     at_size,
     resized_size,
 )
@@ -273,3 +274,10 @@ def test_at_size_keeps_the_crop_fraction() -> None:
 def test_impossible_values_are_refused(change: dict[str, Any], field: str) -> None:
     with pytest.raises(ValidationError, match=field):
         Preprocessing(**{**CLIP.model_dump(), **change})
+
+
+@pytest.mark.parametrize("record", [CLIP, IMAGENET, CLIP.model_copy(update={"color_order": "BGR"})])
+def test_as_photo_is_the_inverse_after_the_crop(record: Preprocessing) -> None:
+    photo = Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 260, 3), dtype=np.uint8))
+    rgb = record.model_copy(update={"color_order": "RGB"})
+    np.testing.assert_array_equal(np.asarray(as_photo(record, apply(record, photo))), apply_uint8(rgb, photo))

@@ -10,6 +10,7 @@ other three: the negative-energy threshold, set in the widest gap between all se
 
 from __future__ import annotations
 
+import itertools
 import math
 import sys
 
@@ -79,15 +80,11 @@ def fit(table: tuple[Reference, ...]) -> dict[Statistic, Threshold]:
 def _negative_energy(used: list[Reference]) -> Threshold:
     ordered = sorted(used, key=lambda r: r.negative_energy)
     gaps = [
-        (b.low["negative_energy"] - a.high["negative_energy"], i) for i, (a, b) in enumerate(_pairs(ordered))
+        (b.low["negative_energy"] - a.high["negative_energy"], i) for i, (a, b) in enumerate(itertools.pairwise(ordered))
     ]
     _, i = max(gaps)
     low, high = ordered[i], ordered[i + 1]
     return _place(low, low.high["negative_energy"], high, high.low["negative_energy"], log=False)
-
-
-def _pairs(items: list[Reference]) -> list[tuple[Reference, Reference]]:
-    return list(zip(items, items[1:], strict=False))
 
 
 def _place(low: Reference, low_value: float, high: Reference, high_value: float, *, log: bool) -> Threshold:

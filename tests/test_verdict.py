@@ -1,0 +1,254 @@
+"""judge: PASS only if everything speaks for it; each reason by itself; monotone in the strength of an outlier."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from robustcheck_onnx.checker.evidence import (
+    Evidence,
+    Execution,
+    ImageFacts,
+    Interval,
+    ModelFacts,
+    PreprocessingFacts,
+    Statistics,
+)
+from robustcheck_onnx.checker.imageset import Finding, ImageSetFacts
+from robustcheck_onnx.checker.preprocess import CLIP
+from robustcheck_onnx.checker.state import State, statistics, update
+from robustcheck_onnx.checker.verdict import RULES, Verdict, decided, judge
+from robustcheck_onnx.thresholds.profile import STATISTICS, load
+
+PROFILE = load()
+
+
+def stats(h: np.ndarray) -> Statistics:
+    state = State(h.shape[1])
+    update(state, h, np.arange(len(h)))
+    return statistics(state, PROFILE.alpha)
+
+
+def planted(strength: float = 20.0, n: int = 64, d: int = 512, seed: int = 0, features: int = 1) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    h = rng.normal(size=(n, d)) + rng.normal(0, 0.5, d)
+    h[:, :features] += strength
+    return h * rng.uniform(0.5, 2, (n, 1))
+
+
+def sanity(**changes: Any) -> ImageSetFacts:
+    values: dict[str, Any] = {
+        "n_images": 64,
+        "n_compared": 64,
+        "n_duplicates": 0,
+        "n_near_duplicates": 0,
+        "n_varied": 64,
+        "unlike_share": 0.0,
+        "neighbour_correlation": 0.9,
+        "gradient_kurtosis": 10.0,
+        "channel_correlation": 0.9,
+        "kurtosis_spread": 0.5,
+        "findings": (),
+    }
+    return ImageSetFacts(**(values | changes))
+
+
+def evidence(
+    h: np.ndarray | Statistics | None = None, *, model: dict[str, Any] | None = None, **changes: Any
+) -> Evidence:
+    measured = h if isinstance(h, Statistics) else stats(planted() if h is None else h)
+    facts: dict[str, Any] = {
+        "file": "m.onnx",
+        "digest": "sha256:0",
+        "external_digests": {},
+        "size_bytes": 1,
+        "opset": {"ai.onnx": 18},
+        "producer": "test",
+        "tensor": "representation",
+        "rule": "encoder_output",
+        "pool": "none",
+        "ends_in": "linear",
+        "why": "an encoder's output",
+        "tensor_assumed": False,
+        "random_weights": False,
+        "source": "",
+        "synthetic": "",
+        "batch_difference": 0.0,
+        "output_difference": 0.0,
+    }
+    images: dict[str, Any] = {
+        "source": "photos",
+        "bundled": False,
+        "n_available": 64,
+        "n_read": 64,
+        "n_skipped": 0,
+        "skipped": (),
+        "notes": {},
+        "digest": "sha256:0",
+        "seed": 0,
+        "sanity": changes.get("sanity", sanity()),
+    }
+    return Evidence(
+        statistics=measured,
+        model=ModelFacts(**(facts | (model or {}))),
+        preprocessing=PreprocessingFacts(
+            preprocessing=CLIP, source=changes.get("preprocessing", "contract"), fields=()
+        ),
+        images=ImageFacts(**images),
+        execution=Execution(
+            requested="cpu",
+            provider="CPUExecutionProvider",
+            nodes={"CPUExecutionProvider": 1},
+            onnxruntime="1",
+            device="cpu",
+            threads=1,
+            precision="fp32",
+            fallback="",
+        ),
+        stopped="all images",
+    )
+
+
+def ids(verdict: Verdict) -> set[str]:
+    return {reason.id for reason in verdict.reasons}
+
+
+def test_a_persistent_outlier_feature_in_a_signed_representation_passes() -> None:
+    verdict = judge(evidence(), PROFILE)
+    assert (verdict.verdict, verdict.reasons) == ("PASS", ())
+    assert (verdict.profile_id, verdict.profile_digest) == (PROFILE.id, PROFILE.digest)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"model": {"random_weights": True}}, "untrained"),
+        ({"model": {"rule": "logits"}}, "tensor_not_calibrated"),
+        ({"model": {"rule": "user"}}, "tensor_not_calibrated"),
+        ({"model": {"pool": "token_mean"}}, "tensor_not_calibrated"),
+        ({"model": {"tensor_assumed": True}}, "assumed_tensor"),
+        ({"model": {"ends_in": "normalisation"}}, "ends_in_normalisation"),
+        ({"model": {"batch_difference": 0.1}}, "batch_dependent"),
+        ({"model": {"batch_difference": None}}, "unchecked"),
+        ({"model": {"output_difference": 0.1}}, "output_changed"),
+        ({"model": {"output_difference": None}}, "unchecked"),
+        ({"preprocessing": "assumed"}, "assumed_preprocessing"),
+        ({"sanity": sanity(n_varied=49)}, "too_few_images"),
+        ({"h": planted(n=49)}, "too_few_images"),
+        ({"h": planted(d=256)}, "width_not_calibrated"),
+        ({"h": planted(d=2049)}, "width_not_calibrated"),
+        ({"h": np.maximum(planted(), 0)}, "rectified"),
+        ({"h": planted(0.0)}, "no_persistent_outlier_features"),
+        ({"h": planted(0.0)}, "low_kurtosis"),
+        ({"h": np.concatenate([planted(), np.full((1, 512), np.nan)])}, "nonfinite_representations"),
+        ({"h": np.concatenate([planted(), np.full((1, 512), 7.0)])}, "constant_representations"),
+        ({"h": np.tile(planted(n=1), (64, 1))}, "representations_alike"),
+        *(
+            ({"sanity": sanity(findings=(Finding(id=name, seen="seen"),))}, name)  # type: ignore[arg-type]
+            for name in ("duplicate_images", "near_duplicate_images", "images_not_varied", "images_not_photo_like")
+        ),
+    ],
+)
+def test_one_thing_amiss_is_a_warning_with_its_reason(changes: dict[str, Any], reason: str) -> None:
+    verdict = judge(evidence(**changes), PROFILE)
+    assert verdict.verdict == "WARN"
+    assert reason in ids(verdict)
+    found = next(r for r in verdict.reasons if r.id == reason)
+    assert found.seen
+    assert found.next_step == RULES[reason].next_step
+
+
+def test_a_feature_that_never_changes_is_a_constant_of_the_graph() -> None:
+    h = planted()
+    h[:, 0] = 20.0
+    assert ids(judge(evidence(h), PROFILE)) == {"constant_feature"}
+
+
+def test_another_statistic_version_is_not_compared() -> None:
+    other = PROFILE.model_copy(update={"statistic_version": 2})
+    assert ids(judge(evidence(), other)) == {"other_statistic_version"}
+
+
+def test_a_bound_that_straddles_its_threshold_is_undecided() -> None:
+    verdict = judge(evidence(planted(7.5, n=50)), PROFILE)
+    assert ids(verdict) == {"undecided"}
+    assert "activation kurtosis 6.39 to 9.76 (threshold 7.911)" in verdict.reasons[0].seen
+
+
+def test_every_reason_has_words() -> None:
+    for name, rule in RULES.items():
+        assert name == name.lower()
+        assert rule.title
+        assert rule.next_step.endswith(".")
+        assert rule.explanation.endswith(".")
+        assert "not robust" not in rule.title + rule.next_step + rule.explanation
+
+
+def interval(low: float | None, estimate: float | None, high: float | None) -> Interval:
+    return Interval(low=low, estimate=estimate, high=high)
+
+
+def with_bounds(**bounds: Interval) -> Statistics:
+    return stats(planted()).model_copy(update=bounds)
+
+
+@pytest.mark.parametrize("name", STATISTICS)
+def test_the_lower_bound_decides_not_the_estimate(name: str) -> None:
+    minimum = PROFILE.thresholds[name].minimum  # type: ignore[index]
+    just = with_bounds(**{name: interval(minimum * 1.0001, minimum * 2, minimum * 3)})
+    assert judge(evidence(just), PROFILE).verdict == "PASS"
+    for low in (minimum, minimum * 0.9999):
+        short = with_bounds(**{name: interval(low, minimum * 2, minimum * 3)})
+        assert ids(judge(evidence(short), PROFILE)) == {"undecided"}
+
+
+@pytest.mark.parametrize("name", STATISTICS)
+def test_an_unknown_bound_never_passes(name: str) -> None:
+    for unknown in (interval(None, None, None), interval(None, 50.0, None)):
+        assert judge(evidence(with_bounds(**{name: unknown})), PROFILE).verdict == "WARN"
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(STATISTICS),
+        st.tuples(st.floats(0, 200), st.floats(0, 200), st.floats(0, 200)).map(sorted),
+    ),
+    st.integers(0, 100),
+    st.sampled_from(["contract", "sidecar", "user", "assumed", "tensors"]),
+)
+@settings(deadline=None)
+def test_judge_is_total_and_passes_only_above_every_threshold(
+    bounds: dict[str, list[float]], n_varied: int, source: str
+) -> None:
+    s = with_bounds(**{name: interval(*values) for name, values in bounds.items()})
+    verdict = judge(evidence(s, sanity=sanity(n_varied=n_varied), preprocessing=source), PROFILE)
+    lows = {name: getattr(s, name).low for name in STATISTICS}
+    passes = (
+        all(lows[name] > PROFILE.thresholds[name].minimum for name in STATISTICS)
+        and n_varied >= PROFILE.min_images
+        and source != "assumed"
+    )
+    assert verdict.verdict == ("PASS" if passes else "WARN")
+    assert (verdict.reasons == ()) == (verdict.verdict == "PASS")
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 3), st.sampled_from([384, 512, 1024]))
+@settings(max_examples=15, deadline=None)
+def test_a_stronger_outlier_never_turns_pass_into_warn(seed: int, features: int, d: int) -> None:
+    verdicts = [
+        judge(evidence(planted(strength, d=d, seed=seed, features=features)), PROFILE).verdict
+        for strength in (0, 3, 6, 9, 12, 15, 20, 40, 100)
+    ]
+    assert verdicts == sorted(verdicts, reverse=True)  # WARN … WARN PASS … PASS
+    assert verdicts[0] == "WARN"
+    assert verdicts[-1] == "PASS"
+
+
+def test_the_run_stops_when_everything_is_above_or_one_thing_is_below() -> None:
+    assert decided(stats(planted()), PROFILE)
+    assert decided(stats(planted(0.0)), PROFILE)
+    assert decided(stats(np.maximum(planted(), 0)), PROFILE)
+    assert not decided(stats(planted(7.5, n=50)), PROFILE)
+    assert not decided(stats(planted(n=49)), PROFILE)
