@@ -145,7 +145,7 @@ def _evidence(report: Report, pen: Pen) -> RenderableType:
             pen.say(word, colour),
         )
     remark = f"{100 * (1 - s.alpha):g} % confidence for all four"
-    return section(pen, "Evidence and thresholds", remark, table, _context(report, pen))
+    return section(pen, "Evidence and thresholds", remark, table, Text(), _context(report, pen))
 
 
 def _bounds(interval: Interval, minimum: float) -> tuple[str, str]:
