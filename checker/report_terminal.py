@@ -215,7 +215,7 @@ def _feature_row(feature: OutlierFeature, pen: Pen) -> list[Text]:
         pen.say(str(feature.index), "bold" if feature.persistent else ""),
         pen.say(parts.percent_text(feature.share)),
         pen.say(parts.percent_text(feature.frequency)),
-        pen.say(f"{feature.mean_z:+.1f}"),
+        pen.say(f"{feature.mean_z:+z.1f}"),
         pen.say("✓ yes", "green") if feature.persistent else pen.say("– no"),
     ]
 

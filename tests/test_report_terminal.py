@@ -528,6 +528,11 @@ def test_at_most_eight_outlier_features_and_the_rest_counted() -> None:
     assert "  and 4 more\n" in text
 
 
+def test_a_mean_that_rounds_to_nothing_has_no_minus() -> None:
+    text = text_of(report(PASS_STATISTICS | {"features": (feature(7, 0.9, 0.8, -0.04),)}))
+    assert re.search(r" 7 +90\.0 % +80\.0 % +\+0\.0  ✓ yes\n", text)
+
+
 def test_verbose_shows_everything() -> None:
     shown = report(PASS_STATISTICS, with_profile=load(), reference=placed_references())
     short, full = words_of(text_of(shown, 140)), words_of(text_of(shown, 140, verbose=True))
