@@ -103,7 +103,7 @@ def open_session(graph: bytes, model: ModelFile, device: str, level: str = "all"
     reason = _why_not(wanted)
     session = None
     if not reason:
-        _preload_cuda()
+        preload_cuda()
         try:
             session = _session(graph, model, providers, level)
             if session.get_providers()[0] == wanted:
@@ -205,7 +205,7 @@ def _why_not(provider: str) -> str:
     return ""
 
 
-def _preload_cuda() -> None:
+def preload_cuda() -> None:
     """Load CUDA and cuDNN from NVIDIA's Python packages, where this ONNX Runtime can."""
     if hasattr(ort, "preload_dlls"):
         # it prints what it does not find; the session's providers are the proof, not its words

@@ -74,6 +74,12 @@ class ModelFile:
     external_folder: Path | None
 
     @property
+    def input_size(self) -> tuple[int, int] | None:
+        """Height, width (px) that the graph insists on; None when either is open."""
+        height, width = self.image_input.height, self.image_input.width
+        return None if height is None or width is None else (height, width)
+
+    @property
     def external_digests(self) -> dict[str, str]:
         """Each external file's digest by the name the model gives it."""
         return {file.location: file.digest for file in self.external}
