@@ -45,6 +45,7 @@ ELEMENTWISE = AFFINE | _ops(
 OF_A_STATISTIC = AFFINE | _ops("Expand Clip Max Min Sqrt Pow Cast Unsqueeze Squeeze Reshape Identity Reciprocal Exp")
 # the other inputs of these are shapes, bounds, scales
 FIRST_INPUT_ONLY = (RESHAPE | POOL | REDUCE | _ops("Clip Pad Resize Tile TopK")) - {"Gather"}
+GATE = "gate"  # stands among crossed ops for an activation made of several, such as x·sigmoid(x)
 CONCAT_DEPTH = 2  # nested concatenations that are looked through
 FORK_DEPTH = 12  # nested activations that are looked through; real ones nest twice (tanh GELU)
 
@@ -163,6 +164,7 @@ def find_head(layers: Layers, output: str) -> Head | Fork | None:
             common = common_source(layers, names)
             if common is None:
                 return Fork(node.op_type, names)
+            crossed.append(GATE)
             names = (common,)
         if node.op_type in ("Add", "QLinearAdd") and len(names) == 1:
             has_bias = True

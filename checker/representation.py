@@ -10,13 +10,14 @@ import onnx
 
 from robustcheck_onnx.checker.contract import Contract
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
-from robustcheck_onnx.checker.layers import CLASS_END, Fork, Head, Layers, ends_in, find_head
+from robustcheck_onnx.checker.layers import CLASS_END, GATE, Fork, Head, Layers, ends_in, find_head
 from robustcheck_onnx.checker.pooling import choose_pool, user_pool
 
 # widths of well-known label sets: binary, CIFAR, Food-101, Tiny ImageNet and ImageNet-R/A, Places365,
 # ImageNet-1k (with background), ImageNet-12k, -21k in its usual cuts
 CLASS_COUNTS = frozenset((2, 10, 100, 101, 200, 365, 1000, 1001, 10450, 11221, 11821, 21841, 21843))
 CLASS_NAME = re.compile(r"logit|prob|scores?\b|(^|[^a-z])class(es)?([^a-z]|$)|classif|softmax|predict|label", re.I)
+ACTIVATED = frozenset(("Relu", "Clip", GATE))  # class scores go through none of these
 EMBEDDING_NAME = re.compile(r"embed|feature|represent|pooler|hidden_state|descriptor|(^|[^a-z])emb([^a-z]|$)", re.I)
 
 
@@ -45,10 +46,17 @@ class Representation:
     why: str
     shape: tuple[int | None, ...] | None
     """before pooling; None where it can't be inferred"""
-    assumed: bool = False
-    """True: the graph does not settle it, so no PASS can rest on it"""
+    tensor_assumed: bool = False
+    """True: the graph does not settle whether this tensor is meant, nor did the user"""
+    pool_assumed: bool = False
+    """True: the graph does not settle how it is pooled, nor did the user"""
     dequantize: tuple[str, ...] = ()
     """scale and zero point of a tensor that exists only quantised"""
+
+    @property
+    def assumed(self) -> bool:
+        """Whether something was assumed: no PASS can rest on it."""
+        return self.tensor_assumed or self.pool_assumed
 
 
 @dataclass(frozen=True)
@@ -104,11 +112,15 @@ def choose(
         head, class_output = (choice.head, choice.class_output) if choice else (None, None)
         rule = rules.get(tensor, "logits" if tensor == class_output else "user")
         choice = Choice(_by_user(layers, where, tensor, rule, candidates), head, class_output, candidates)
+    elif tensor is not None:
+        found = choice.representation
+        confirmed = replace(found, tensor_assumed=False, why=f"{found.why}; confirmed by --tensor")
+        choice = replace(choice, representation=confirmed)
     if pool is not None:
         found = choice.representation
         wanted = user_pool(pool, found.shape, found.tensor)
         rule = found.rule if wanted == found.pool else "user"
-        found = replace(found, pool=wanted, rule=rule, why=f"{found.why}; {wanted} set by --pool")
+        found = replace(found, pool=wanted, pool_assumed=False, rule=rule, why=f"{found.why}; {wanted} set by --pool")
         return replace(choice, representation=found)
     return choice
 
@@ -162,6 +174,8 @@ def _read(layers: Layers, output: str) -> _Reading:
         return _Reading(output, True, f"its last linear layer has a bias and {head.classes} outputs", head)
     if head.classes and not _classes(head) and not head.has_bias:
         return _Reading(output, False, f"a projection without bias to {head.classes} features ends it", head)
+    if not _classes(head) and ACTIVATED & set(head.crossed):
+        return _Reading(output, False, f"an activation stands behind its last linear layer ({head.op})", None)
     kind = f"{head.classes or 'an unknown number of'} outputs and {'a' if head.has_bias else 'no'} bias"
     return _Reading(output, None, f"its last linear layer has {kind}", head)
 
@@ -198,13 +212,25 @@ def _by_rule(
         return _head_input(layers, classes[0], candidates)
     reading = readings[0]
     if len(readings) > 1:
-        vectors = [r for r in readings if EMBEDDING_NAME.search(r.output) and len(layers.shapes.get(r.output, ())) == 2]
+        vectors = [
+            r
+            for r in readings
+            if EMBEDDING_NAME.search(r.output)
+            and len(layers.shapes.get(r.output, ())) == 2
+            # transformers' pooler of ViT: a layer that most checkpoints hold no weights for
+            and ends_in(layers, r.output) != "activation:Tanh"
+        ]
         rest = [r for r in readings if r not in vectors]
         if len(vectors) != 1 or any(len(layers.shapes.get(r.output, (0, 0))) < 3 for r in rest):
             raise _fork(where, f"outputs {', '.join(r.output for r in readings)} could each be meant", candidates)
         reading = vectors[0]
-    if reading.is_class is None:
-        return _head_input(layers, reading, candidates)
+    if reading.is_class is None and reading.head is not None:
+        if not {"Gather", "Slice", "Transpose"} & set(reading.head.crossed):
+            return _head_input(layers, reading, candidates)
+        # that layer works on tokens, of which one is taken later: its input is no vector for each image
+        why = f"output; assumed, since it could be class scores or an embedding: {reading.why}"
+        found = replace(_represent(layers, reading.output, "encoder_output", why), tensor_assumed=True)
+        return Choice(found, None, None, candidates)
     why = f"output of an image encoder: {reading.why}"
     return Choice(_represent(layers, reading.output, "encoder_output", why), None, None, candidates)
 
@@ -263,8 +289,8 @@ def _head_input(layers: Layers, reading: _Reading, candidates: tuple[Candidate, 
             f"scores or an embedding: {reading.why}"
         )
     found = _represent(layers, head.tensor, "head_input", why, head)
-    assumed = found.assumed or reading.is_class is None
-    return Choice(replace(found, assumed=assumed), head, reading.output, candidates)
+    class_output = reading.output if reading.is_class else None
+    return Choice(replace(found, tensor_assumed=reading.is_class is None), head, class_output, candidates)
 
 
 def _represent(layers: Layers, tensor: str, rule: str, why: str, head: Head | None = None) -> Representation:
@@ -278,14 +304,15 @@ def _represent(layers: Layers, tensor: str, rule: str, why: str, head: Head | No
         ends_in=ends_in(layers, tensor),
         why=f"{why}; {pooling.why}" if pooling.why else why,
         shape=shape,
-        assumed=pooling.assumed,
+        pool_assumed=pooling.assumed,
         dequantize=head.dequantize if head else (),
     )
 
 
 def _fork(where: str, what: str, candidates: tuple[Candidate, ...]) -> UsageError:
     listed = ", ".join(f"{c.tensor} ({c.why})" for c in candidates)
+    likely = sorted(candidates, key=lambda candidate: candidate.rule != "head_input")
     return UsageError(
         f"{where}: representation can't be told; {what}; candidates: {listed}",
-        f"robustcheck {where} --tensor {candidates[0].tensor if candidates else 'NAME'}",
+        f"robustcheck {where} --tensor {likely[0].tensor if likely else 'NAME'}",
     )

@@ -51,7 +51,7 @@ def test_classifier_or_encoder(
         assert model.head.op == "Gemm"
         assert model.head.weight_shape == (classes, 16)
         assert model.head.classes == classes
-        assert model.class_output == output
+        assert model.class_output == (None if expected[3] else output)
         assert model.added_output
     else:
         assert (model.head, model.class_output, model.added_output) == (None, None, False)
@@ -197,8 +197,74 @@ def test_distillation_heads_fork(opened: Any, onnx_models: ModuleType) -> None:
     assert "representation can't be told" in caught.value.message
     for name in ("features (input of Gemm", "other_features (input of Gemm"):
         assert name in caught.value.message
-    assert "--tensor" in caught.value.hint
+    assert caught.value.hint.endswith("--tensor features")
     assert chosen(opened(model, tensor="features")) == ("features", "user", "none", False)
+
+
+@pytest.mark.parametrize("activation", ["relu", "gate"])
+def test_an_activation_behind_the_last_layer_makes_an_encoder(
+    opened: Any, onnx_models: ModuleType, activation: str
+) -> None:
+    """EfficientNet without its classifier: Conv → SiLU → mean; SqueezeNet's Conv → Relu → mean holds class scores."""
+    nodes: list[Any] = [("Conv", ["image", "c", "b"], ["conv"])]
+    nodes += (
+        [("Relu", ["conv"], ["active"])]
+        if activation == "relu"
+        else [("Sigmoid", ["conv"], ["s"]), ("Mul", ["conv", "s"], ["active"])]
+    )
+    nodes += [("GlobalAveragePool", ["active"], ["gap"]), ("Flatten", ["gap"], ["output"])]
+    weights = {"c": onnx_models.weight(1280, 3, 1, 1), "b": onnx_models.weight(1280)}
+    model = opened(onnx_models.build(nodes, ["output"], weights))
+    assert chosen(model) == ("output", "encoder_output", "none", False)
+    assert model.representation.ends_in == {"relu": "activation:Relu", "gate": "activation:SiLU"}[activation]
+
+
+def test_projection_of_tokens_is_no_class_head(opened: Any, onnx_models: ModuleType) -> None:
+    """CLIP's attention pool projects all tokens, with a bias, and takes one afterwards."""
+    nodes, weights = onnx_models.pooled()
+    weights |= {
+        "w": onnx_models.weight(6, 24),
+        "b": onnx_models.weight(24),
+        "first": np.array(0, np.int64),
+    }
+    nodes += [
+        ("ReduceMean", ["relu"], ["line"], {"axes": [3], "keepdims": 0}),
+        ("MatMul", ["line", "w"], ["projected"]),
+        ("Add", ["projected", "b"], ["tokens"]),
+        ("Gather", ["tokens", "first"], ["output"], {"axis": 1}),
+    ]
+    model = onnx_models.build(nodes, ["output"], weights, opset=17)
+    assert chosen(opened(model)) == ("output", "encoder_output", "none", True)
+    # the user settles it
+    settled = opened(model, tensor="output")
+    assert chosen(settled) == ("output", "encoder_output", "none", False)
+    assert "confirmed by --tensor" in settled.representation.why
+
+
+def test_assumed_head_input_is_settled_by_the_user(opened: Any, onnx_models: ModuleType) -> None:
+    model = onnx_models.classifier(512, output="output")
+    assert chosen(opened(model)) == ("features", "head_input", "none", True)
+    assert chosen(opened(model, tensor="features")) == ("features", "head_input", "none", False)
+    # the other reading is the user's own
+    assert chosen(opened(model, tensor="output")) == ("output", "user", "none", False)
+
+
+def test_tanh_pooler_is_not_chosen(opened: Any, onnx_models: ModuleType) -> None:
+    nodes, weights = onnx_models.pooled()
+    weights |= {"w": onnx_models.weight(16, 16), "b": onnx_models.weight(16)}
+    weights |= {"rows": np.array([0, 16, -1], np.int64)}
+    dense = ("Gemm", ["features", "w", "b"], ["dense"])
+    hidden = ("Reshape", ["relu", "rows"], ["last_hidden_state"])
+    outputs = [
+        ("last_hidden_state", TensorProto.FLOAT, ("batch", 16, 36)),
+        ("pooler_output", TensorProto.FLOAT, ("batch", 16)),
+    ]
+    tanh = ("Tanh", ["dense"], ["pooler_output"])
+    with pytest.raises(UsageError, match="outputs last_hidden_state, pooler_output could each be meant"):
+        opened(onnx_models.build([*nodes, dense, hidden, tanh], outputs, weights))
+    norm = ("LayerNormalization", ["dense", "b"], ["pooler_output"])
+    model = opened(onnx_models.build([*nodes, dense, hidden, norm], outputs, weights))
+    assert chosen(model) == ("pooler_output", "encoder_output", "none", False)
 
 
 def test_several_outputs(opened: Any, onnx_models: ModuleType) -> None:
