@@ -124,8 +124,7 @@ def find_head(model: nn.Module, size: tuple[int, int]) -> str:
         if isinstance(module, (nn.Linear, nn.Conv2d))
     ]
     try:
-        with torch.no_grad():
-            logits = model.eval()(torch.zeros(2, 3, *size))
+        logits = _ran(model, torch.zeros(2, 3, *size))
     finally:
         for handle in handles:
             handle.remove()
@@ -149,10 +148,7 @@ def require_same(wrapper: nn.Module, model: nn.Module, size: tuple[int, int], na
     """
     generator = torch.Generator().manual_seed(0)
     image = torch.randn(2, 3, *size, generator=generator)
-    wrapper.eval()
-    model.eval()
-    with torch.no_grad():
-        ours, theirs = wrapper(image)[0], model(image)
+    ours, theirs = _ran(wrapper, image)[0], _ran(model, image)
     theirs = theirs[0] if isinstance(theirs, (tuple, list)) else theirs
     if ours.shape != theirs.shape or not bool((ours - theirs).abs().max() <= 1e-4 * theirs.abs().max()):
         raise ExportError(
@@ -160,3 +156,17 @@ def require_same(wrapper: nn.Module, model: nn.Module, size: tuple[int, int], na
             "this version of the library is not supported",
             "install the versions in constraints.txt",
         )
+
+
+def _ran(module: nn.Module, image: Tensor) -> Any:
+    try:
+        with torch.no_grad():
+            return module.eval()(image)
+    except ExportError:
+        raise
+    except Exception as error:  # library code may raise anything; it is reported, not swallowed
+        raise ExportError(
+            f"{type(module).__name__}: model cannot run on {list(image.shape[2:])} px input "
+            f"({type(error).__name__}: {error}); the preprocessing's size must be the model's",
+            "check size in the preprocessing",
+        ) from error

@@ -155,8 +155,17 @@ def _references(loaded: Loaded, images: NDArray[np.float32], name: str) -> dict[
             f"{name}: module {training[0] or 'itself'} stays in training mode after eval(); inference mode is needed",
             "do not override train() or eval()",
         )
-    with torch.no_grad():
-        runs = [module(torch.from_numpy(image[None])) for image in images]
+    try:
+        with torch.no_grad():
+            runs = [module(torch.from_numpy(image[None])) for image in images]
+    except ExportError:
+        raise
+    except Exception as error:  # model code may raise anything; it is reported, not swallowed
+        raise ExportError(
+            f"{name}: model cannot run on {list(images.shape[2:])} px input ({type(error).__name__}: {error}); "
+            "the preprocessing's size must be the model's",
+            "check size in the preprocessing",
+        ) from error
     references = {}
     for index, output in enumerate(loaded.outputs):
         if any(not isinstance(run, tuple) or len(run) != len(loaded.outputs) for run in runs):

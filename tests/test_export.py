@@ -492,6 +492,14 @@ def test_half_precision(tmp_path: Path, photos: list[Path]) -> None:
 
 
 @pytest.mark.export
+def test_half_precision_of_a_transformer(tmp_path: Path, photos: list[Path]) -> None:
+    """Layer norm, softmax and attention in float16."""
+    record = run("timm", "test_vit", tmp_path / "m.onnx", random_weights=True, precision="fp16", photos=photos)
+    assert 1e-6 < record.parity.max_rel < 0.05
+    assert record.parity.min_cosine > 0.9999
+
+
+@pytest.mark.export
 def test_nothing_is_printed(
     tmp_path: Path, photos: list[Path], capfd: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
 ) -> None:
@@ -522,6 +530,22 @@ def test_preprocessing_that_says_other_pixels_is_refused(
 
 
 # --- preprocessing -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("source", "name"), [("timm", "test_vit"), ("torchvision", "vit_b_32")])
+def test_a_size_the_model_cannot_run_at(tmp_path: Path, photos: list[Path], source: str, name: str) -> None:
+    (tmp_path / "p.json").write_text(json.dumps(SQUASH_32 | {"size": [31, 31], "resize_size": [31, 31]}))
+    with pytest.raises(ExportError, match=r"model cannot run on \[31, 31\] px input") as caught:
+        run(
+            source,
+            name,
+            tmp_path / "m.onnx",
+            random_weights=True,
+            preprocessing=tmp_path / "p.json",
+            photos=photos,
+        )
+    assert caught.value.exit_code == 3
+    assert _left(tmp_path) == []
 
 
 def test_fields_are_the_checkers() -> None:
