@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+
 from robustcheck_onnx.checker import kurtosis
 from robustcheck_onnx.checker.state import State, statistics, update
 from robustcheck_onnx.thresholds.profile import STATISTICS
@@ -37,9 +38,8 @@ def sums(x: np.ndarray) -> State:
 
 def whole(state: State) -> kurtosis.Moments:
     """The statistics of a state."""
-    return kurtosis.moments(
-        state.n, *state.powers.sum(axis=1), state.energy.sum(axis=0), state.negative.sum(axis=0)
-    )
+    powers, energy, negative = state.powers.sum(axis=1), state.energy.sum(axis=0), state.negative.sum(axis=0)
+    return kurtosis.moments(state.n, powers, energy, negative, kurtosis.top_features(powers[3]))
 
 
 def measure(name: str, x: np.ndarray) -> dict[str, str]:

@@ -324,7 +324,7 @@ def inspect(
     _one_of("--output", output, FORMATS)
     opened = graph.open_model(model, tensor=tensor, pool=pool)
     found = sidecar.find_preprocessing(
-        model, preprocess, opened.contract.preprocessing if opened.contract else None, opened.input_size
+        model, preprocess, opened.contract.preprocessing if opened.contract else None, opened.image_input.size
     )
     if output == "json":
         sys.stdout.write(json.dumps(report_inspect.inspect_json(opened, found.origins), indent=2) + "\n")
@@ -363,7 +363,7 @@ def explain(
     import difflib
     import textwrap
 
-    from robustcheck_onnx.checker.verdict import RULES
+    from robustcheck_onnx.checker.reasons import RULES
 
     if topic == "exit-codes":
         sys.stdout.write("".join(f"{code:>4}  {text}\n" for code, text in EXIT_CODES.items()))

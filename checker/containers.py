@@ -14,6 +14,7 @@ from typing import Any, Final, cast
 
 import numpy as np
 from numpy.typing import NDArray
+
 from robustcheck_onnx.checker.decode import MAX_FILE_BYTES, SUFFIXES, UnreadableImageError
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 from pydantic import ValidationError, field_validator
+
 from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.frozen import Frozen
 from robustcheck_onnx.checker.preprocess import Preprocessing

@@ -37,6 +37,11 @@ class ImageInput:
     channels: int | None
     """3, or None where the file leaves it open"""
 
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """Height and width (px); None where the file leaves one open."""
+        return None if self.height is None or self.width is None else (self.height, self.width)
+
 
 def find_image_input(graph: onnx.GraphProto, weights: AbstractSet[str], where: str) -> ImageInput:
     """The only input that isn't a weight, if it holds RGB images.

@@ -14,6 +14,7 @@ from typing import Final, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
 from robustcheck_onnx.checker.containers import Entry, Table
 from robustcheck_onnx.checker.decode import SUFFIXES, UnreadableImageError, decode
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError

@@ -17,9 +17,7 @@ STATISTIC_VERSION = 1  # raise it whenever a definition below changes: threshold
 OUTLIER_SD = 6.0  # SD of an image's features; Bondarenko et al. 2023, Dettmers et al. 2022
 PERSISTENT_SHARE = 0.5  # share of the images in which a persistent outlier feature is beyond OUTLIER_SD
 TOP_FEATURES = 3  # features counted in the top-3 share: real encoders had one to three (reference table)
-MIN_RELATIVE_SD = (
-    1e-9  # SD / max|h| below which a representation counts as constant (float64 rounding is 1e-16)
-)
+MIN_RELATIVE_SD = 1e-9  # SD / max|h| below which a representation counts as constant (float64 rounding is 1e-16)
 
 
 class Usable(NamedTuple):
@@ -40,11 +38,11 @@ def usable_rows(h: npt.ArrayLike) -> Usable:
         usable, nonfinite (any NaN or infinity in the row), constant (no spread beyond rounding).
     """
     x = np.asarray(h, dtype=np.float64)
-    nonfinite = ~np.isfinite(x).all(axis=1)
+    nonfinite: npt.NDArray[np.bool_] = np.asarray(~np.isfinite(x).all(axis=1))
     safe = np.where(nonfinite[:, None], 0.0, x)
     scale = np.abs(safe).max(axis=1, initial=0.0)
     scaled = safe / np.where(scale > 0, scale, 1.0)[:, None]  # a square of 1e200 would overflow
-    constant = ~nonfinite & (scaled.std(axis=1) <= MIN_RELATIVE_SD)
+    constant = ~nonfinite & np.asarray(scaled.std(axis=1) <= MIN_RELATIVE_SD)
     return Usable(~nonfinite & ~constant, nonfinite, constant)
 
 
@@ -70,7 +68,7 @@ def standardise(h: npt.ArrayLike) -> Array:
         raise ValueError("a representation is constant or not finite; it has no kurtosis")
     x = x / np.abs(x).max(axis=1, keepdims=True)  # scale-free, and safe from overflow in the squares
     centred = x - x.mean(axis=1, keepdims=True)
-    return centred / np.sqrt(np.mean(centred**2, axis=1, keepdims=True))
+    return np.asarray(centred / np.sqrt(np.mean(centred**2, axis=1, keepdims=True)), dtype=np.float64)
 
 
 def activation_kurtosis(h: npt.ArrayLike) -> Array:
@@ -136,15 +134,16 @@ def shares_of_kurtosis(sum_z4: npt.ArrayLike) -> Array:
     return np.asarray(s4 / s4.sum(axis=-1, keepdims=True), dtype=np.float64)
 
 
-def moments(
-    n: npt.ArrayLike,
-    sum_z: Array,
-    sum_z2: Array,
-    sum_z3: Array,
-    sum_z4: Array,
-    energy: Array,
-    negative: Array,
-) -> Moments:
+def top_features(sum_z4: Array) -> npt.NDArray[np.intp]:
+    """Indices of the features with the largest shares in K, strongest first; ties go to the smaller index.
+
+    Args:
+        sum_z4: (feature,) sums of z⁴ over images.
+    """
+    return np.argsort(-sum_z4, kind="stable")[:TOP_FEATURES]
+
+
+def moments(n: npt.ArrayLike, powers: Array, energy: Array, negative: Array, top: npt.NDArray[np.intp]) -> Moments:
     """Turn per-feature sums over images into the model's statistics (formulas: docs/statistics.md).
 
     K = mean_ij z⁴ · Kc = mean_ij (z − z̄_j)⁴ / (mean_ij (z − z̄_j)²)², z̄_j the mean over images ·
@@ -154,8 +153,11 @@ def moments(
 
     Args:
         n: number of images: scalar or (group,).
-        sum_z, sum_z2, sum_z3, sum_z4: (..., feature) sums of z, z², z³, z⁴ over images.
+        powers: (4, ..., feature) sums of z, z², z³, z⁴ over images.
         energy, negative: (..., feature) sums of h² and of min(h, 0)².
+        top: the features of the largest shares over all images (`top_features`). They are given, not found here:
+            parts of the images must leave out the same features as the whole, or near-ties would make the
+            jackknife jump.
 
     Returns:
         Moments. Degenerate: where every image has the same representation, Kc is 0/0; the ratio is then
@@ -163,7 +165,7 @@ def moments(
         With three features or fewer there is nothing left for the negative energy: NaN.
     """
     count = np.asarray(n, dtype=np.float64)[..., None]
-    m1, m2, m3, m4 = (s / count for s in (sum_z, sum_z2, sum_z3, sum_z4))
+    m1, m2, m3, m4 = powers / count
     kurtosis = m4.mean(axis=-1)
     # |z| is at most √d, so these raw moments lose at most d²·1e-16: the centring is exact enough in float64.
     c2 = np.maximum(m2 - m1**2, 0.0)
@@ -172,10 +174,9 @@ def moments(
     varies = spread > 1e-12  # z has second moment 1: below this all images have the same representation
     safe_spread = np.where(varies, spread, 1.0)
     centred = np.where(varies, c4.mean(axis=-1) / safe_spread**2, np.nan)
-    top = np.argpartition(sum_z4, -TOP_FEATURES, axis=-1)[..., -TOP_FEATURES:]
-    share = np.take_along_axis(sum_z4, top, axis=-1).sum(axis=-1) / sum_z4.sum(axis=-1)
-    rest = energy.sum(axis=-1) - np.take_along_axis(energy, top, axis=-1).sum(axis=-1)
-    rest_negative = negative.sum(axis=-1) - np.take_along_axis(negative, top, axis=-1).sum(axis=-1)
+    share = m4[..., top].sum(axis=-1) / m4.sum(axis=-1)
+    rest = np.ones(m4.shape[-1], dtype=bool)
+    rest[top] = False
     with np.errstate(invalid="ignore", divide="ignore"):
         return Moments(
             kurtosis=kurtosis,
@@ -183,5 +184,5 @@ def moments(
             persistence_ratio=kurtosis / centred,
             top3_share=share,
             rms_kurtosis=np.mean(m2**2, axis=-1) / m2.mean(axis=-1) ** 2,
-            negative_energy=rest_negative / rest,
+            negative_energy=negative[..., rest].sum(axis=-1) / energy[..., rest].sum(axis=-1),
         )

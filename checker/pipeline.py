@@ -27,9 +27,10 @@ from robustcheck_onnx.checker.evidence import (
 )
 from robustcheck_onnx.checker.graph import ModelFile, open_model
 from robustcheck_onnx.checker.preprocess import Preprocessing, apply, apply_uint8, as_photo
+from robustcheck_onnx.checker.reasons import NAMES
 from robustcheck_onnx.checker.report import CLAIM, Placed, Report, Time
 from robustcheck_onnx.checker.runner import Runner
-from robustcheck_onnx.checker.verdict import NAMES, decided, judge
+from robustcheck_onnx.checker.verdict import decided, judge
 from robustcheck_onnx.thresholds import profile as profiles
 from robustcheck_onnx.thresholds.profile import STATISTICS, Profile
 from robustcheck_onnx.thresholds.reference import references
@@ -120,7 +121,7 @@ def check(
     opened = open_model(model, tensor=tensor, pool=pool)
     contract = opened.contract
     found = sidecar.find_preprocessing(
-        Path(model), preprocess, contract.preprocessing if contract else None, _input_size(opened)
+        Path(model), preprocess, contract.preprocessing if contract else None, opened.image_input.size
     )
     source = _open_source(images, seed, max_images)
     runner = Runner(opened, device=device)
@@ -264,11 +265,6 @@ def _profile(thresholds: Path | Profile | None) -> Profile:
         return profiles.load(thresholds)
     except profiles.ProfileError as fault:
         raise UsageError(str(fault), "leave out --thresholds for the default profile") from fault
-
-
-def _input_size(opened: ModelFile) -> tuple[int, int] | None:
-    height, width = opened.image_input.height, opened.image_input.width
-    return None if height is None or width is None else (height, width)
 
 
 def _open_source(spec: str | Path | None, seed: int, limit: int | None) -> images.ImageSource:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from pydantic import Field, model_validator
+
 from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.frozen import Frozen
 

@@ -5,17 +5,12 @@ from __future__ import annotations
 import json
 from typing import Literal
 
-from pydantic import Field
-
 from robustcheck_onnx.checker.evidence import Evidence
 from robustcheck_onnx.checker.frozen import Frozen
 from robustcheck_onnx.checker.verdict import Verdict
 from robustcheck_onnx.thresholds.profile import Profile
 
-SCHEMA_VERSION = 1
-SCHEMA_ID = (
-    "https://robustcheck-onnx.invalid/schema/report-1.json"  # a name, not an address: nothing is fetched
-)
+SCHEMA_ID = "https://robustcheck-onnx.invalid/schema/report-1.json"  # a name, not an address: nothing is fetched
 
 
 class Placed(Frozen):
@@ -43,7 +38,7 @@ class Time(Frozen):
 class Report(Frozen):
     """Verdict, evidence, what it was judged by, and the limits of the claim."""
 
-    schema_version: Literal[1] = Field(default=SCHEMA_VERSION)
+    schema_version: Literal[1] = 1
     tool: str = "robustcheck"
     tool_version: str
     verdict: Verdict

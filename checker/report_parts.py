@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import unicodedata
 from collections.abc import Sequence
 from itertools import groupby
@@ -10,6 +9,7 @@ from typing import Literal, NamedTuple
 
 from robustcheck_onnx.checker.evidence import Interval
 from robustcheck_onnx.checker.preprocess import CLIP, IMAGENET, Preprocessing
+from robustcheck_onnx.checker.reasons import number_text
 from robustcheck_onnx.checker.report import Placed
 from robustcheck_onnx.checker.verdict import above, below
 
@@ -59,34 +59,6 @@ def prose_text(text: str, ascii_only: bool) -> str:
         parts = unicodedata.normalize("NFD", text.translate(_ASCII_SIGNS))
         text = "".join(c for c in parts if not unicodedata.combining(c))
     return sentence_text(text, ascii_only)
-
-
-def number_text(value: float | None, digits: int = 3) -> str:
-    """A number with `digits` significant digits; None = "not measured". Powers of ten only below 0.0001.
-
-    >>> number_text(84.65), number_text(1234.5), number_text(0.0), number_text(None)
-    ('84.7', '1234', '0', 'not measured')
-    """
-    if value is None:
-        return "not measured"
-    if value != 0 and abs(value) < 1e-4:  # f"{:g}" changes to powers of ten here
-        return f"{value:.{digits - 1}e}"
-    places = digits - 1 - (math.floor(math.log10(abs(value))) if value else 0)
-    text = f"{value:.{max(places, 0)}f}"
-    return text if value else "0"
-
-
-def bound_text(value: float, minimum: float) -> str:
-    """A confidence bound with as many digits (3 or more) as show on which side of the threshold it lies.
-
-    >>> bound_text(7.9114, 7.911), bound_text(9.1, 7.911)
-    ('7.9114', '9.10')
-    """
-    for digits in range(3, 17):
-        text = number_text(value, digits)
-        if (float(text) > minimum) == (value > minimum) and (float(text) < minimum) == (value < minimum):
-            return text
-    return repr(value)
 
 
 def percent_text(value: float | None) -> str:

@@ -14,6 +14,7 @@ from rich.text import Text
 from robustcheck_onnx.checker import report_parts as parts
 from robustcheck_onnx.checker.evidence import Interval, OutlierFeature
 from robustcheck_onnx.checker.kurtosis import OUTLIER_SD, TOP_FEATURES
+from robustcheck_onnx.checker.reasons import NAMES, RULES, bound_text, number_text
 from robustcheck_onnx.checker.report import Report
 from robustcheck_onnx.checker.report_layout import (
     INDENT,
@@ -25,7 +26,6 @@ from robustcheck_onnx.checker.report_layout import (
     line,
     section,
 )
-from robustcheck_onnx.checker.verdict import NAMES, RULES
 from robustcheck_onnx.thresholds.profile import STATISTICS
 
 BAR_ROWS = 4
@@ -139,7 +139,7 @@ def _evidence(report: Report, pen: Pen) -> RenderableType:
         word, colour = _CLEARS[parts.clears(interval, minimum)]
         table.add_row(
             pen.say(NAMES[name]),
-            pen.say("–" if interval.estimate is None else parts.number_text(interval.estimate), "bold"),
+            pen.say("–" if interval.estimate is None else number_text(interval.estimate), "bold"),
             pen.say(f"{low:>{widest}} – {high}" if low and high else "not measured"),
             pen.say(f"> {minimum:g}"),
             pen.say(word, colour),
@@ -152,17 +152,17 @@ def _bounds(interval: Interval, minimum: float) -> tuple[str, str]:
     """Both bounds as text; empty where there are none."""
     if interval.low is None or interval.high is None:
         return "", ""
-    return parts.bound_text(interval.low, minimum), parts.bound_text(interval.high, minimum)
+    return bound_text(interval.low, minimum), bound_text(interval.high, minimum)
 
 
 def _context(report: Report, pen: Pen) -> RenderableType:
     s = report.evidence.statistics
     values = [
-        ("centred kurtosis", parts.number_text(s.centred_kurtosis)),
+        ("centred kurtosis", number_text(s.centred_kurtosis)),
         ("sparsity (zeros)", parts.percent_text(s.zero_share)),
-        ("RMS kurtosis", parts.number_text(s.rms_kurtosis)),
+        ("RMS kurtosis", number_text(s.rms_kurtosis)),
         ("negative values", parts.percent_text(s.negative_share)),
-        ("max-median ratio", parts.number_text(s.max_median_ratio)),
+        ("max-median ratio", number_text(s.max_median_ratio)),
         ("spread over images", parts.percent_text(s.spread)),
     ]
     grid = Table.grid(padding=(0, 2, 0, 0))
@@ -186,11 +186,11 @@ def _histogram(report: Report, pen: Pen) -> RenderableType:
         line(pen.say(f"{label:>{len(top)}} │", "dim"), pen.say(row, "cyan"))
         for label, row in zip(labels, parts.bars(s.histogram_counts, BAR_ROWS), strict=True)
     ]
-    low, high = (parts.number_text(edge) for edge in (s.histogram_edges[0], s.histogram_edges[-1]))
+    low, high = (number_text(edge) for edge in (s.histogram_edges[0], s.histogram_edges[-1]))
     gap = max(len(s.histogram_counts) - len(low), len(high) + 1)
     lines.append(pen.say(f"{0:>{len(top)}} └{'─' * len(s.histogram_counts)}", "dim"))
     lines.append(pen.say(f"{'':>{len(top)}}  {low}{high:>{gap}}", "dim"))
-    return section(pen, title, f"median {parts.number_text(s.kurtosis_quantiles[2])}", *lines)
+    return section(pen, title, f"median {number_text(s.kurtosis_quantiles[2])}", *lines)
 
 
 def _features(report: Report, pen: Pen, verbose: bool) -> RenderableType:
@@ -230,7 +230,7 @@ def _reference(report: Report, pen: Pen, verbose: bool) -> RenderableType:
     table = columns(pen, "", ">rank", ">ratio", ">K", "", "group", "checkpoint")
     for rank, row in parts.placed(report.reference, ratio, everything=verbose):
         if row is None:
-            own = (str(rank), parts.number_text(ratio), parts.number_text(s.kurtosis.estimate))
+            own = (str(rank), number_text(ratio), number_text(s.kurtosis.estimate))
             table.add_row(pen.say("▶"), *(pen.say(t) for t in own), Text(), pen.say("this model"), style="bold")
             continue
         checkpoint = row.checkpoint if verbose else parts.short_checkpoint(row.checkpoint)
@@ -238,8 +238,8 @@ def _reference(report: Report, pen: Pen, verbose: bool) -> RenderableType:
         table.add_row(
             Text(),
             pen.say(str(rank), "dim"),
-            pen.say(parts.number_text(row.persistence_ratio)),
-            pen.say(parts.number_text(row.kurtosis)),
+            pen.say(number_text(row.persistence_ratio)),
+            pen.say(number_text(row.kurtosis)),
             pen.say("✓", "green") if row.shows_outlier_features else pen.say("–", "dim"),
             pen.say(parts.group_text(row.group)),
             line(pen.name(checkpoint), pen.say(detail, "dim")),
@@ -247,7 +247,7 @@ def _reference(report: Report, pen: Pen, verbose: bool) -> RenderableType:
     moves = "K moves with the image set"
     if widest := parts.widest_kurtosis(report.reference):
         name, least, most = widest
-        moves += f": {name} reads {parts.number_text(least)} on one, {parts.number_text(most)} on another"
+        moves += f": {name} reads {number_text(least)} on one, {number_text(most)} on another"
     return section(pen, title, remark, table, pen.say(f"{moves}.", "dim"))
 
 
@@ -337,8 +337,8 @@ def _execution(report: Report, pen: Pen) -> list[Text]:
     if run.fallback and not _noted(report, run.fallback):
         lines.append(line(pen.say("fallback: ", "yellow"), pen.say(run.fallback)))
     if time is not None:
-        speed = "" if time.images_per_s is None else f", {parts.number_text(time.images_per_s)} images/s"
-        lines.append(pen.say(f"{time.started}, {parts.number_text(time.wall_s)} s{speed}"))
+        speed = "" if time.images_per_s is None else f", {number_text(time.images_per_s)} images/s"
+        lines.append(pen.say(f"{time.started}, {number_text(time.wall_s)} s{speed}"))
     return lines
 
 

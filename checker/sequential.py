@@ -13,9 +13,7 @@ import numpy.typing as npt
 
 LOOK_EVERY = 32  # images between two looks; one batch of the default size
 TUNED_FOR = 64  # images at which the bounds are tightest: the first look that the minimum of 50 allows
-SMALL_SAMPLE = (
-    2.0  # widening by 1 + 2/√n: the sequence is asymptotic; keeps Pareto(3) tails within α (simulated)
-)
+SMALL_SAMPLE = 2.0  # widening by 1 + 2/√n: the sequence is asymptotic; keeps Pareto(3) tails within α (simulated)
 
 
 def next_look(n: int) -> int:
@@ -48,14 +46,12 @@ def radius(n: int, influence_sd: float, alpha: float) -> float:
     return influence_sd * sequence * (1 + SMALL_SAMPLE / math.sqrt(n))
 
 
-def grouped_jackknife_sd(
-    whole: float, without: npt.NDArray[np.float64], sizes: npt.NDArray[np.float64]
-) -> float:
+def grouped_jackknife_sd(whole: float, without: npt.NDArray[np.float64], sizes: npt.NDArray[np.float64]) -> float:
     """√n times the delete-a-group jackknife standard error, for groups of unequal size.
 
-    Var = (1/g) Σ_j (θ̃_j − θ_J)² / (h_j − 1), θ̃_j = h_j·θ − (h_j − 1)·θ_(j), h_j = n/m_j,
-    θ_J = g·θ − Σ_j (1 − m_j/n)·θ_(j) (Busing, Meijer, van der Leeden 1999, "Delete-m jackknife for unequal m"). For a mean and groups of one
-    image it equals the sample SD (ddof=1).
+    Var = (1/g) Σ_j (p_j − θ_J)² / (h_j − 1), p_j = h_j·θ − (h_j − 1)·θ_(j), h_j = n/m_j,
+    θ_J = g·θ − Σ_j (1 − m_j/n)·θ_(j) (Busing, Meijer, van der Leeden 1999,
+    "Delete-m jackknife for unequal m"). For a mean and groups of one image it equals the sample SD (ddof=1).
 
     Args:
         whole: the statistic over all images.

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
 from pydantic import ValidationError
+
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.preprocess import CLIP, IMAGENET, Preprocessing, at_size
 

@@ -144,16 +144,18 @@ def statistics(state: State, alpha: float) -> Statistics:
     per_image = np.concatenate(state.per_image)[order]
     sums = state.powers.sum(axis=1)
     energy, negative = state.energy.sum(axis=0), state.negative.sum(axis=0)
-    whole = kurtosis.moments(n, *sums, energy, negative)
+    top = kurtosis.top_features(sums[3])
+    whole = kurtosis.moments(n, sums, energy, negative, top)
 
     filled = state.sizes > 0
     sizes = state.sizes[filled]
     if len(sizes) > 1:
         without = kurtosis.moments(
             n - sizes,
-            *(sums[:, None, :] - state.powers[:, filled]),
+            sums[:, None, :] - state.powers[:, filled],
             energy - state.energy[filled],
             negative - state.negative[filled],
+            top,
         )
 
     def bounds(name: str, ceiling: float) -> Interval:
@@ -166,10 +168,11 @@ def statistics(state: State, alpha: float) -> Statistics:
             sd = float("nan")
         return _interval(estimate, sequential.radius(n, sd, alpha / 4), 0.0, ceiling)
 
+    quantiles = [float(q) for q in np.quantile(per_image, [0.05, 0.25, 0.5, 0.75, 0.95])]
     counts, edges = np.histogram(per_image, bins=HISTOGRAM_BINS)
     m1, m2 = sums[0] / n, sums[1] / n
     rest = np.ones(d, dtype=bool)
-    rest[np.argsort(sums[3])[-kurtosis.TOP_FEATURES :]] = False
+    rest[top] = False
     rest_energy = float(m2[rest].sum())
     return Statistics(
         statistic_version=kurtosis.STATISTIC_VERSION,
@@ -188,7 +191,7 @@ def statistics(state: State, alpha: float) -> Statistics:
         zero_share=state.zeros / (n * d),
         negative_share=state.below_zero / (n * d),
         spread=float(np.maximum(m2 - m1**2, 0)[rest].sum()) / rest_energy if rest_energy > 0 else None,
-        kurtosis_quantiles=tuple(float(q) for q in np.quantile(per_image, [0.05, 0.25, 0.5, 0.75, 0.95])),
+        kurtosis_quantiles=(quantiles[0], quantiles[1], quantiles[2], quantiles[3], quantiles[4]),
         histogram_edges=tuple(float(e) for e in edges),
         histogram_counts=tuple(int(c) for c in counts),
         features=_features(state, sums, energy),

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -155,7 +156,7 @@ def _one_vector(rng: np.random.Generator) -> np.ndarray:
 
 
 def _silu(x: np.ndarray) -> np.ndarray:
-    return x / (1 + np.exp(-x))
+    return np.asarray(x / (1 + np.exp(-x)))
 
 
 TRAPS = {
@@ -216,7 +217,7 @@ def test_nothing_to_measure_is_an_error(
     assert "number of finite, not constant representations is 0" in done.stderr
 
 
-PASSING_BUT_FOR = {
+PASSING_BUT_FOR: dict[str, tuple[dict[str, Any], tuple[str, ...], str]] = {
     "random weights": ({"source": {"random_weights": True}}, (), "untrained"),
     "class logits": ({"rule": "logits"}, (), "tensor_not_calibrated"),
     "before the projection": ({"rule": "pooled"}, (), "tensor_not_calibrated"),

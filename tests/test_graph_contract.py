@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+
 from robustcheck_onnx.checker.contract import CONTRACT_KEY, parse_contract
 from robustcheck_onnx.checker.errors import CannotAssessError
 

@@ -9,6 +9,7 @@ from types import ModuleType
 
 import onnx
 import pytest
+
 from robustcheck_onnx.checker.errors import CannotAssessError, RobustcheckError, UsageError
 from robustcheck_onnx.checker.onnx_file import LFS_MARK, read_onnx
 

@@ -14,6 +14,7 @@ import pytest
 import skimage
 from numpy.typing import NDArray
 from PIL import Image
+
 from robustcheck_onnx.checker import decode as decoding
 from robustcheck_onnx.checker.decode import UnreadableImageError, decode
 

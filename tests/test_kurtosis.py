@@ -6,6 +6,7 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+
 from robustcheck_onnx.checker import kurtosis
 from robustcheck_onnx.checker.state import State, update
 
@@ -20,9 +21,8 @@ def sums(h: np.ndarray) -> State:
 
 def moments(h: np.ndarray) -> kurtosis.Moments:
     state = sums(h)
-    return kurtosis.moments(
-        len(h), *state.powers.sum(axis=1), state.energy.sum(axis=0), state.negative.sum(axis=0)
-    )
+    powers, energy, negative = state.powers.sum(axis=1), state.energy.sum(axis=0), state.negative.sum(axis=0)
+    return kurtosis.moments(len(h), powers, energy, negative, kurtosis.top_features(powers[3]))
 
 
 @pytest.mark.parametrize("d", [3, 64, 2048])
@@ -54,9 +54,7 @@ def test_offset_of_1000_in_float32_is_harmless() -> None:
     shifted = (base.astype(np.float64) + 1000).astype(np.float32)
     want = scipy.stats.kurtosis(shifted.astype(np.float64), axis=1, fisher=False)
     np.testing.assert_allclose(kurtosis.activation_kurtosis(shifted), want, rtol=1e-9)
-    np.testing.assert_allclose(
-        kurtosis.activation_kurtosis(shifted), kurtosis.activation_kurtosis(base), rtol=1e-3
-    )
+    np.testing.assert_allclose(kurtosis.activation_kurtosis(shifted), kurtosis.activation_kurtosis(base), rtol=1e-3)
 
 
 @pytest.mark.parametrize("size", [60.0, 600.0, 60000.0])
@@ -70,9 +68,7 @@ def test_float16_outliers_do_not_overflow(size: float) -> None:
 @pytest.mark.parametrize("scale", [1e-300, 1e300])
 def test_extreme_scales_do_not_under_or_overflow(scale: float) -> None:
     h = RNG.normal(size=(3, 50))
-    np.testing.assert_allclose(
-        kurtosis.activation_kurtosis(h * scale), kurtosis.activation_kurtosis(h), rtol=1e-9
-    )
+    np.testing.assert_allclose(kurtosis.activation_kurtosis(h * scale), kurtosis.activation_kurtosis(h), rtol=1e-9)
 
 
 def test_unusable_rows_are_told_apart() -> None:
@@ -95,9 +91,7 @@ def test_kurtosis_of_an_unusable_row_is_an_error_not_a_number(bad: list[float]) 
 
 
 def test_max_median_ratio() -> None:
-    np.testing.assert_array_equal(
-        kurtosis.max_median_ratio([[1.0, -2.0, 30.0], [0.0, 0.0, 1.0]]), [15.0, np.inf]
-    )
+    np.testing.assert_array_equal(kurtosis.max_median_ratio([[1.0, -2.0, 30.0], [0.0, 0.0, 1.0]]), [15.0, np.inf])
 
 
 def test_shares_decompose_kurtosis_exactly() -> None:
@@ -188,9 +182,7 @@ def test_kurtosis_does_not_change_with_scale_and_shift(h: np.ndarray, scale: flo
 
 @given(rows, st.permutations(range(12)))
 def test_kurtosis_does_not_change_with_the_order_of_features(h: np.ndarray, order: list[int]) -> None:
-    np.testing.assert_allclose(
-        kurtosis.activation_kurtosis(h[:, order]), kurtosis.activation_kurtosis(h), rtol=1e-9
-    )
+    np.testing.assert_allclose(kurtosis.activation_kurtosis(h[:, order]), kurtosis.activation_kurtosis(h), rtol=1e-9)
 
 
 def test_a_rotation_hides_an_outlier_feature() -> None:

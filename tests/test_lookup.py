@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 from PIL import Image
+
 from robustcheck_onnx.checker.preprocess import Preprocessing
 
 

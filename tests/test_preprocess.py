@@ -13,6 +13,7 @@ import skimage
 from numpy.typing import NDArray
 from PIL import Image
 from pydantic import ValidationError
+
 from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.preprocess import (
     CLIP,

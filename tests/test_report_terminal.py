@@ -29,9 +29,10 @@ from robustcheck_onnx.checker.evidence import (
 )
 from robustcheck_onnx.checker.imageset import Finding, ImageSetFacts
 from robustcheck_onnx.checker.preprocess import CLIP, IMAGENET, Preprocessing
+from robustcheck_onnx.checker.reasons import RULES
 from robustcheck_onnx.checker.report import CLAIM, Placed, Report, Time
 from robustcheck_onnx.checker.report_terminal import one_line, render
-from robustcheck_onnx.checker.verdict import RULES, Reason, judge
+from robustcheck_onnx.checker.verdict import Reason, judge
 from robustcheck_onnx.thresholds.profile import STATISTICS, Calibration, Profile, Threshold, load, seal
 from robustcheck_onnx.thresholds.reference import references
 

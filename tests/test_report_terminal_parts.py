@@ -7,9 +7,11 @@ import random
 
 import pytest
 
+from robustcheck_onnx.checker import reasons
 from robustcheck_onnx.checker import report_parts as parts
 from robustcheck_onnx.checker.evidence import Interval
 from robustcheck_onnx.checker.preprocess import CLIP, IMAGENET, Preprocessing
+from robustcheck_onnx.checker.reasons import bound_text, number_text
 from robustcheck_onnx.checker.report import Placed
 
 
@@ -28,6 +30,7 @@ def row(ratio: float, k: float = 10.0, checkpoint: str = "c", shows: bool = True
 
 def test_examples_in_the_docstrings() -> None:
     outcome = doctest.testmod(parts)
+    assert doctest.testmod(reasons) == (0, 2)
     assert outcome.failed == 0
     assert outcome.attempted >= 6
 
@@ -47,7 +50,7 @@ def test_examples_in_the_docstrings() -> None:
     ],
 )
 def test_numbers_have_three_significant_digits(value: float, text: str) -> None:
-    assert parts.number_text(value) == text
+    assert number_text(value) == text
     assert float(text) == pytest.approx(value, rel=5e-3)
 
 
@@ -56,12 +59,12 @@ def test_a_bound_never_reads_on_the_wrong_side_of_its_threshold() -> None:
     for _ in range(2000):
         minimum = round(10 ** rng.uniform(-1, 2), rng.randint(0, 3)) or 1.0
         value = minimum * (1 + rng.choice([-1, 1]) * 10 ** rng.uniform(-12, 0))
-        shown = float(parts.bound_text(value, minimum))
+        shown = float(bound_text(value, minimum))
         assert (shown > minimum) == (value > minimum)
         assert (shown < minimum) == (value < minimum)
-    assert parts.bound_text(8.0, 8.0) == "8.00"
-    assert parts.bound_text(93.68, 8.0) == "93.7"
-    assert parts.bound_text(7.996, 8.0) == "7.996"
+    assert bound_text(8.0, 8.0) == "8.00"
+    assert bound_text(93.68, 8.0) == "93.7"
+    assert bound_text(7.996, 8.0) == "7.996"
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+
 from robustcheck_onnx.checker import sequential
 
 ALPHA = 0.05

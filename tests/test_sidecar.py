@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import skimage
 from PIL import Image
+
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.preprocess import CLIP, IMAGENET, Preprocessing, apply, at_size
 from robustcheck_onnx.checker.sidecar import find_preprocessing

@@ -67,7 +67,7 @@ def test_a_check_opens_no_connection(lookup_pass: tuple[Path, Path]) -> None:
     code = NO_NETWORK.format(arguments=[str(model), "--images", str(photos), "-q"])
     done = subprocess.run([sys.executable, "-Ic", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    bad = "import socket\n" + NO_NETWORK.split("from robustcheck", maxsplit=1)[0] + "socket.create_connection(('127.0.0.1', 9))"
+    bad = NO_NETWORK.split("from robustcheck", maxsplit=1)[0] + "socket.create_connection(('127.0.0.1', 9))"
     assert subprocess.run([sys.executable, "-Ic", bad], capture_output=True, check=False).returncode == 1
 
 
@@ -77,7 +77,18 @@ def test_import_rules_hold() -> None:
 
 
 def test_the_wheel_holds_every_module_and_data_file(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", tmp_path, "."]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "-q",
+        "--no-deps",
+        "--no-build-isolation",
+        "-w",
+        str(tmp_path),
+        ".",
+    ]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())

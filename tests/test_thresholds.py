@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 
 import pytest
+
 from robustcheck_onnx.checker import kurtosis
 from robustcheck_onnx.thresholds import calibrate, profile, reference
 
@@ -30,7 +31,7 @@ def test_thresholds_lie_two_thirds_up_the_gap() -> None:
     laion = next(r for r in TABLE if r.set == "ashirvad_openclip_b32_laion2b")
     for name in ("kurtosis", "persistence_ratio"):
         low, high = bigg.high[name], float(getattr(laion, name))
-        assert got[name].minimum == pytest.approx(low ** (1 / 3) * high ** (2 / 3), abs=6e-4)  # type: ignore[index]
+        assert got[name].minimum == pytest.approx(low ** (1 / 3) * high ** (2 / 3), abs=6e-4)
     low, high = bigg.high["top3_share"], laion.top3_share
     assert got["top3_share"].minimum == pytest.approx(low + (high - low) * 2 / 3, abs=6e-4)
     # rectified (DenseNet before its last ReLU) against signed (a finetuned CLIP): the widest gap of all sets
@@ -56,9 +57,7 @@ def test_no_reference_set_passes_falsely_when_its_checkpoint_is_left_out() -> No
 def test_a_table_that_cannot_part_the_groups_is_an_error() -> None:
     with pytest.raises(ValueError, match="with and without"):
         calibrate.fit(tuple(r for r in TABLE if r.expected == "present"))
-    swapped = tuple(
-        r._replace(kurtosis=2.0) if r.set == "ashirvad_openclip_b32_laion2b" else r for r in TABLE
-    )
+    swapped = tuple(r._replace(kurtosis=2.0) if r.set == "ashirvad_openclip_b32_laion2b" else r for r in TABLE)
     with pytest.raises(ValueError, match="overlap: no threshold parts them"):
         calibrate.fit(swapped)
 

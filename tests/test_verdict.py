@@ -18,8 +18,9 @@ from robustcheck_onnx.checker.evidence import (
 )
 from robustcheck_onnx.checker.imageset import Finding, ImageSetFacts
 from robustcheck_onnx.checker.preprocess import CLIP
+from robustcheck_onnx.checker.reasons import RULES
 from robustcheck_onnx.checker.state import State, statistics, update
-from robustcheck_onnx.checker.verdict import RULES, Verdict, decided, judge
+from robustcheck_onnx.checker.verdict import Verdict, decided, judge
 from robustcheck_onnx.thresholds.profile import STATISTICS, load
 
 PROFILE = load()
@@ -146,7 +147,7 @@ def test_a_persistent_outlier_feature_in_a_signed_representation_passes() -> Non
         ({"h": np.concatenate([planted(), np.full((1, 512), 7.0)])}, "constant_representations"),
         ({"h": np.tile(planted(n=1), (64, 1))}, "representations_alike"),
         *(
-            ({"sanity": sanity(findings=(Finding(id=name, seen="seen"),))}, name)  # type: ignore[arg-type]
+            ({"sanity": sanity(findings=(Finding(id=name, seen="seen"),))}, name)
             for name in ("duplicate_images", "near_duplicate_images", "images_not_varied", "images_not_photo_like")
         ),
     ],

@@ -36,8 +36,8 @@ RULE = (
 )
 LIMITS = (
     "PASS means that the indication (persistent outlier features) is present; it is no proof of robustness.",
-    "WARN means absent or not established, never 'not robust': OpenCLIP ViT-bigG/14 (laion2b_s39b_b160k) is robust "
-    "and shows no outlier features.",
+    "WARN means absent or not established: OpenCLIP ViT-bigG/14 (laion2b_s39b_b160k) has high published accuracy on "
+    "shifted data and shows no outlier features.",
     "It rests on few checkpoints. Not measured: ConvNeXt, Swin, DeiT(-III), BEiT, EfficientNetV2, RegNet, DINO, "
     "DINOv2 B to g, DINOv3, MAE; LAION-400M, DataComp, YFCC, CC12M, EVA, MobileCLIP, SigLIP 2; any classifier "
     "finetuned from CLIP on ImageNet.",
@@ -80,7 +80,8 @@ def fit(table: tuple[Reference, ...]) -> dict[Statistic, Threshold]:
 def _negative_energy(used: list[Reference]) -> Threshold:
     ordered = sorted(used, key=lambda r: r.negative_energy)
     gaps = [
-        (b.low["negative_energy"] - a.high["negative_energy"], i) for i, (a, b) in enumerate(itertools.pairwise(ordered))
+        (b.low["negative_energy"] - a.high["negative_energy"], i)
+        for i, (a, b) in enumerate(itertools.pairwise(ordered))
     ]
     _, i = max(gaps)
     low, high = ordered[i], ordered[i + 1]
@@ -89,9 +90,7 @@ def _negative_energy(used: list[Reference]) -> Threshold:
 
 def _place(low: Reference, low_value: float, high: Reference, high_value: float, *, log: bool) -> Threshold:
     if not low_value < high_value:
-        raise ValueError(
-            f"{low.set} ({low_value}) and {high.set} ({high_value}) overlap: no threshold parts them"
-        )
+        raise ValueError(f"{low.set} ({low_value}) and {high.set} ({high_value}) overlap: no threshold parts them")
     if log:
         minimum = math.exp(math.log(low_value) + GAP_POSITION * (math.log(high_value) - math.log(low_value)))
     else:

@@ -107,9 +107,7 @@ def load(path: Path | None = None) -> Profile:
     try:
         raw = json.loads(text)
     except json.JSONDecodeError as fault:
-        raise ProfileError(
-            f"{name}: threshold profile is not JSON (line {fault.lineno}: {fault.msg})"
-        ) from fault
+        raise ProfileError(f"{name}: threshold profile is not JSON (line {fault.lineno}: {fault.msg})") from fault
     version = raw.get("schema_version") if isinstance(raw, dict) else None
     if version != SCHEMA_VERSION:
         raise ProfileError(f"{name}: schema_version is {version!r}; this robustcheck reads {SCHEMA_VERSION}")
@@ -121,11 +119,7 @@ def load(path: Path | None = None) -> Profile:
         raise ProfileError(f"{name}: {where}: {first['msg']}") from fault
     missing = [s for s in STATISTICS if s not in profile.thresholds]
     if missing:
-        raise ProfileError(
-            f"{name}: thresholds lack {', '.join(missing)}; all of {', '.join(STATISTICS)} are needed"
-        )
+        raise ProfileError(f"{name}: thresholds lack {', '.join(missing)}; all of {', '.join(STATISTICS)} are needed")
     if profile.digest != digest_of(profile):
-        raise ProfileError(
-            f"{name}: digest does not match the content; the profile was changed after it was sealed"
-        )
+        raise ProfileError(f"{name}: digest does not match the content; the profile was changed after it was sealed")
     return profile

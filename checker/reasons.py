@@ -1,0 +1,198 @@
+"""The words of a verdict: what each reason id means, what to do about it, and how numbers are written."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+from robustcheck_onnx.thresholds.profile import Statistic
+
+
+class Rule(NamedTuple):
+    """What a reason id means and what to do about it; `{…}` is filled in with what was seen."""
+
+    title: str
+    next_step: str
+    explanation: str
+
+
+RULES: dict[str, Rule] = {
+    "rectified": Rule(
+        "rectified representation",
+        "Measure a signed representation of this model (`robustcheck inspect MODEL` lists the tensors, "
+        "`--tensor NAME` chooses one); for a network that ends in ReLU, SiLU or hard-swish there may be none.",
+        "The representation has little or no energy below zero: it comes after ReLU, SiLU, hard-swish or the like. "
+        "Rectified and sparse features have a high activation kurtosis without any outlier feature (a supervised "
+        "EfficientNet-Lite0 reads about 20), and the thresholds were calibrated on signed representations, so they "
+        "do not apply.",
+    ),
+    "low_kurtosis": Rule(
+        "activation kurtosis below the threshold",
+        "Nothing to fix in the run. Evaluate this model on shifted data before relying on it outside its training "
+        "distribution, or compare it with the checkpoint it was finetuned from.",
+        "The upper confidence bound of the activation kurtosis lies below the threshold: no feature stands out as "
+        "strongly as in the reference encoders that show the indication. Some encoders that do well on shifted data "
+        "show nothing either (OpenCLIP ViT-bigG/14): this is absence of an indication, not evidence of fragility.",
+    ),
+    "no_persistent_outlier_features": Rule(
+        "no persistent outlier features",
+        "Nothing to fix in the run. Evaluate this model on shifted data before relying on it outside its training "
+        "distribution, or compare it with the checkpoint it was finetuned from.",
+        "No few features are extreme in every image: the kurtosis does not fall when each feature's mean is removed "
+        "(persistence ratio), or it is spread over many features (top-3 share). The indication of robustness is "
+        "absent; that is not evidence of fragility.",
+    ),
+    "undecided": Rule(
+        "the evidence does not decide",
+        "Give more varied in-distribution images (`--images`, `--max-images`).",
+        "A confidence interval contains its threshold after all images that were given.",
+    ),
+    "not_measurable": Rule(
+        "a deciding statistic could not be measured",
+        "Give more and different images; if it stays, look at the model's output for a constant or broken tensor.",
+        "A statistic or its bound does not exist for these representations: fewer than two images, identical "
+        "representations, or three features or fewer.",
+    ),
+    "too_few_images": Rule(
+        "too few varied images",
+        "Give more varied in-distribution photos with `--images DIR`.",
+        "Statistics over few or one-sided images have passed plainly non-robust models (13 product photos of bags, "
+        "20 of shoes). Duplicates and near-duplicates do not count.",
+    ),
+    "duplicate_images": Rule(
+        "duplicate images",
+        "Remove the duplicates from the calibration images.",
+        "The same picture counted twice makes the confidence intervals too narrow.",
+    ),
+    "near_duplicate_images": Rule(
+        "near-duplicate images",
+        "Remove near-duplicates (video frames, crops, re-encodings) from the calibration images.",
+        "Pictures that are almost the same make the confidence intervals too narrow.",
+    ),
+    "images_not_varied": Rule(
+        "images are not varied",
+        "Use images that cover what the model will see in production.",
+        "The images look alike as a set. A feature that is extreme in all of them may say more about the images "
+        "than about the model.",
+    ),
+    "images_not_photo_like": Rule(
+        "images do not look like photos",
+        "Use in-distribution photos; noise and synthetic textures fake outlier features.",
+        "Noise images and synthetic textures made a supervised network show persistent outlier features that it "
+        "does not have on photos.",
+    ),
+    "representations_alike": Rule(
+        "representations are almost all alike",
+        "Check the model and its preprocessing: it hardly reacts to the images. Then use more varied images.",
+        "Almost all of the representation is the same for every image. Any large feature is then constant, whatever "
+        "the model has learned; an untrained or broken model looks like this.",
+    ),
+    "constant_feature": Rule(
+        "an outlier feature is a constant",
+        "Check the export: a feature that never changes is a constant in the graph, not something the model computes.",
+        "The strongest feature has the same raw value in every image. A bad export (a NaN guard, a missing norm, "
+        "padding) makes such a feature; outlier features of real encoders vary by 6 % and more.",
+    ),
+    "nonfinite_representations": Rule(
+        "non-finite representations",
+        "Run the model in fp32, or find the images and the operator that overflow.",
+        "NaN or infinity means that the model failed on an image. It is never averaged in, and a model that fails "
+        "on calibration images cannot pass.",
+    ),
+    "constant_representations": Rule(
+        "constant representations",
+        "Check the model and its preprocessing on the images named.",
+        "All features had the same value: the statistic does not exist for such a representation.",
+    ),
+    "untrained": Rule(
+        "untrained model",
+        "Export the model with its weights.",
+        "The file's contract says that the weights are random.",
+    ),
+    "assumed_preprocessing": Rule(
+        "preprocessing was assumed",
+        "Say what it is: `--preprocess clip|imagenet|FILE`, or put the library's configuration beside the model.",
+        "An ONNX file does not say how pixels become inputs. With the wrong mean, size or colour order the model "
+        "sees out-of-distribution inputs, and those fake outlier features.",
+    ),
+    "assumed_tensor": Rule(
+        "the representation was assumed",
+        "Look at `robustcheck inspect MODEL` and name the tensor with `--tensor NAME`.",
+        "The graph does not tell whether it is an encoder or a classifier, so the tensor that was read is a guess.",
+    ),
+    "tensor_not_calibrated": Rule(
+        "no threshold for this tensor",
+        "Measure the representation (leave out `--tensor`/`--pool`), or use a profile calibrated on this tensor.",
+        "A threshold holds only for the kind of tensor it was calibrated on: a projection or a rotation changes the "
+        "kurtosis.",
+    ),
+    "ends_in_normalisation": Rule(
+        "the representation comes out of a normalisation layer",
+        "Measure the projected embedding if the model has one, or use a profile calibrated on such representations.",
+        "Learned scales of a final norm make or hide large features. No representation of this kind with the "
+        "indication was among the reference sets, so the thresholds say nothing about it.",
+    ),
+    "width_not_calibrated": Rule(
+        "no threshold for this width",
+        "Use a profile calibrated on representations of this width.",
+        "Kurtosis is bounded by about the number of features; the thresholds hold for the widths of the reference "
+        "sets.",
+    ),
+    "other_statistic_version": Rule(
+        "the profile is for another statistic",
+        "Use a profile made for this version of robustcheck.",
+        "A definition of a statistic changed between the profile and this version; the numbers are not comparable.",
+    ),
+    "batch_dependent": Rule(
+        "an image's representation depends on its batch",
+        "Export the model in eval mode.",
+        "The representation of an image changed with the images beside it, as it does for a model exported in "
+        "training mode (batch statistics). Its numbers are not a property of the model.",
+    ),
+    "output_changed": Rule(
+        "reading the tensor changed the model's output",
+        "Report the model; try another version of ONNX Runtime.",
+        "With the representation as an extra output the model's own output came out different, so what was measured "
+        "is not the model that will be deployed.",
+    ),
+    "unchecked": Rule(
+        "a safety check could not be run",
+        "Give at least two images, and a model whose output can be compared.",
+        "Batch invariance or the model's own output was not checked, so PASS cannot be given.",
+    ),
+}
+
+NAMES: dict[Statistic, str] = {
+    "kurtosis": "activation kurtosis",
+    "persistence_ratio": "persistence ratio",
+    "top3_share": "top-3 share",
+    "negative_energy": "negative energy",
+}
+
+
+def number_text(value: float | None, digits: int = 3) -> str:
+    """A number with `digits` significant digits; None = "not measured". Powers of ten only below 0.0001.
+
+    >>> number_text(84.65), number_text(1234.5), number_text(0.0), number_text(None)
+    ('84.7', '1234', '0', 'not measured')
+    """
+    if value is None:
+        return "not measured"
+    if value != 0 and abs(value) < 1e-4:  # f"{:g}" changes to powers of ten here
+        return f"{value:.{digits - 1}e}"
+    places = digits - 1 - (math.floor(math.log10(abs(value))) if value else 0)
+    text = f"{value:.{max(places, 0)}f}"
+    return text if value else "0"
+
+
+def bound_text(value: float, minimum: float) -> str:
+    """A confidence bound with as many digits (3 or more) as show on which side of the threshold it lies.
+
+    >>> bound_text(7.9114, 7.911), bound_text(9.1, 7.911)
+    ('7.9114', '9.10')
+    """
+    for digits in range(3, 17):
+        text = number_text(value, digits)
+        if (float(text) > minimum) == (value > minimum) and (float(text) < minimum) == (value < minimum):
+            return text
+    return repr(value)
