@@ -96,9 +96,7 @@ def write_lookup_model(
     """
     matrix = np.asarray(embeddings, dtype=dtype)
     if matrix.ndim != 2 or len(matrix) == 0:
-        raise ValueError(
-            f"embeddings have shape {matrix.shape}; (image, feature) with at least one image is needed"
-        )
+        raise ValueError(f"embeddings have shape {matrix.shape}; (image, feature) with at least one image is needed")
     constants: dict[str, NDArray[Any]] = {
         "starts": np.array([0, 0], np.int64),
         "ends": np.array([BLOCK_PX, BLOCK_PX], np.int64),
