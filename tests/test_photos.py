@@ -1,0 +1,60 @@
+"""The bundled photos: attributed one by one, small, varied, and photos."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from PIL import Image
+
+from robustcheck_onnx import checker
+from robustcheck_onnx.checker.images import Picture, Skipped, open_images
+from robustcheck_onnx.checker.imageset import ImageSetState, describe
+
+PHOTOS = Path(checker.__file__).parent / "photos"
+OPEN_LICENCES = {"public domain", "CC0-1.0", "CC-BY-2.0", "CC-BY-3.0", "CC-BY-4.0"}
+
+
+def table() -> list[list[str]]:
+    text = (PHOTOS / "ATTRIBUTION.md").read_text(encoding="utf-8")
+    return [
+        [cell.strip() for cell in line.strip("|\n ").split(" | ")] for line in text.splitlines() if ".jpg | " in line
+    ]
+
+
+def test_every_photo_is_attributed_once_under_an_open_licence() -> None:
+    rows = table()
+    assert sorted(row[0] for row in rows) == sorted(path.name for path in PHOTOS.glob("*.jpg"))
+    assert len({row[4] for row in rows}) == len(rows)  # as many originals as photos
+    for file, author, licence, original, source in rows:
+        assert author, file
+        assert original, file
+        assert source, file
+        assert licence in OPEN_LICENCES, file
+    text = (PHOTOS / "ATTRIBUTION.md").read_text(encoding="utf-8")
+    assert f"{len(rows)} photos from {len(rows)} different originals" in text
+    assert all(f"creativecommons.org/licenses/by/{version}/" in text for version in ("2.0", "3.0", "4.0"))
+
+
+def test_photos_are_small_and_without_metadata() -> None:
+    assert sum(path.stat().st_size for path in PHOTOS.iterdir()) < 3_500_000
+    for path in PHOTOS.glob("*.jpg"):
+        with Image.open(path) as image:
+            assert min(image.size) <= 256, path.name
+            assert not image.getexif(), path.name
+            assert "icc_profile" not in image.info, path.name
+
+
+def test_the_bundled_set_is_varied_and_photo_like() -> None:
+    source = open_images(None)
+    assert (source.kind, len(source)) == ("bundled", len(table()))
+    state = ImageSetState()
+    notes: list[str] = []
+    for item in source.items():
+        assert not isinstance(item, Skipped), item
+        assert isinstance(item, Picture)
+        notes += item.notes
+        state.add(describe(item.image))
+    facts = state.facts()
+    assert facts.findings == ()
+    assert facts.n_varied == facts.n_images >= 64
+    assert notes == []
