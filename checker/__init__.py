@@ -1,9 +1,9 @@
 """Reads an ONNX file, measures the evidence, judges it. Never imports torch, never opens a connection.
 
-    from robustcheck_onnx.checker import check
+from robustcheck_onnx.checker import check
 
-    report = check("model.onnx", images="photos/")
-    report.verdict.verdict, report.verdict.reasons
+report = check("model.onnx", images="photos/")
+report.verdict.verdict, report.verdict.reasons
 """
 
 from __future__ import annotations

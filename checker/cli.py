@@ -21,7 +21,7 @@ from typer.exceptions import TyperException
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, RobustcheckError, UsageError
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
+    from rich.console import Console
 
     from robustcheck_onnx.checker.pipeline import Progress
     from robustcheck_onnx.checker.report import Report
@@ -147,17 +147,13 @@ def _ascii_only(console: Console) -> bool:
     return not encoding.lower().replace("-", "").startswith("utf")
 
 
-def _print(renderable: RenderableType, color: str = "auto") -> None:
-    _console(color).print(renderable)
-
-
 # ------------------------------------------------------------------------------------------------- options
 
 Model = Annotated[Path, typer.Argument(help="The ONNX file.", metavar="MODEL.onnx", show_default=False)]
 Tensor = Annotated[str | None, typer.Option(help="Measure this tensor of the graph instead of the one found by rule.")]
 Pool = Annotated[
     str | None,
-    typer.Option(help="How to pool: none, spatial_mean, token_cls or token_mean.", metavar="POOL"),
+    typer.Option(help="How to pool: none, cls, mean, token_cls, token_mean or spatial_mean.", metavar="POOL"),
 ]
 PreprocessOption = Annotated[
     str | None,
@@ -329,7 +325,8 @@ def inspect(
     if output == "json":
         sys.stdout.write(json.dumps(report_inspect.inspect_json(opened, found.origins), indent=2) + "\n")
     else:
-        _print(report_inspect.render_inspect(opened, found.origins), color)
+        console = _console(color)
+        console.print(report_inspect.render_inspect(opened, found.origins, ascii_only=_ascii_only(console)))
     return 0
 
 
@@ -350,7 +347,8 @@ def doctor(
     if output == "json":
         sys.stdout.write(json.dumps(report_inspect.doctor_json(findings), indent=2) + "\n")
     else:
-        _print(report_inspect.render_doctor(findings), color)
+        console = _console(color)
+        console.print(report_inspect.render_doctor(findings, ascii_only=_ascii_only(console)))
     return 4 if any(finding.status == "fail" for finding in findings) else 0
 
 

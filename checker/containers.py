@@ -96,9 +96,7 @@ def _tar_members(path: Path) -> list[tarfile.TarInfo]:
             members = archive.getmembers()
             end = archive.offset
     except OSError as fault:
-        raise UsageError(
-            f"{path}: file cannot be read ({fault.strerror or fault}); shards must be"
-        ) from fault
+        raise UsageError(f"{path}: file cannot be read ({fault.strerror or fault}); shards must be") from fault
     except tarfile.TarError as fault:
         raise CannotAssessError(
             f"{path}: tar file is damaged ({fault}); shards must be whole, plain tar files"
@@ -107,8 +105,7 @@ def _tar_members(path: Path) -> list[tarfile.TarInfo]:
         file.seek(end)
         if any(file.read(_BLOCK)):
             raise CannotAssessError(
-                f"{path}: tar file is damaged after {len(members)} members; "
-                "shards must be whole, plain tar files"
+                f"{path}: tar file is damaged after {len(members)} members; shards must be whole, plain tar files"
             )
     return members
 
@@ -236,9 +233,7 @@ class Table:
             try:
                 column = self._open(path).read_row_group(group, columns=[self._columns[index]]).column(0)
             except (OSError, ValueError) as fault:
-                raise CannotAssessError(
-                    f"{path}: row group {group} is damaged ({fault}); it must be whole"
-                ) from fault
+                raise CannotAssessError(f"{path}: row group {group} is damaged ({fault}); it must be whole") from fault
             for row in here:
                 try:
                     found[row] = _cell(column[row - first].as_py(), path.parent)
@@ -267,8 +262,7 @@ def arrow_entries(files: Sequence[tuple[str, Path]]) -> list[Entry]:
             raise CannotAssessError(f"{path}: Arrow file is damaged ({fault}); it must be whole") from fault
         column = table.column(_image_column(path, table.schema))
         entries += [
-            Entry(f"{name}#{row:08d}", partial(_arrow_cell, column, row, path.parent))
-            for row in range(len(column))
+            Entry(f"{name}#{row:08d}", partial(_arrow_cell, column, row, path.parent)) for row in range(len(column))
         ]
     if not entries:
         raise UsageError(f"{files[0][1]}: number of rows is 0; at least one image is needed")

@@ -9,8 +9,8 @@ from typing import Literal
 from pydantic import ValidationError, field_validator
 
 from robustcheck_onnx.checker.errors import CannotAssessError
-from robustcheck_onnx.checker.frozen import Frozen
 from robustcheck_onnx.checker.preprocess import Preprocessing
+from robustcheck_onnx.thresholds.frozen import Frozen
 
 CONTRACT_KEY = "robustcheck.contract"
 SCHEMA_VERSION = 1  # the newest contract this version reads

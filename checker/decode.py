@@ -16,9 +16,7 @@ from typing import Final
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-MAX_PIXELS: Final = (
-    89_478_485  # Pillow's warning level (0.25 GiB / 3 bytes), here the end: pitfalls of zip bombs
-)
+MAX_PIXELS: Final = 89_478_485  # Pillow's warning level (0.25 GiB / 3 bytes), here the end: pitfalls of zip bombs
 MAX_FILE_BYTES: Final = 256 * 2**20  # 256 MiB: no photo of MAX_PIXELS needs more
 MAX_ASPECT: Final = 64  # longer : shorter edge; beyond it a strip, whose resized copy would fill the memory
 
@@ -149,9 +147,7 @@ def _to_rgb(image: Image.Image, notes: set[str]) -> Image.Image:
     if mode in _WIDE_MODES:
         notes.add(SIXTEEN_BIT)
         wide = np.asarray(image).astype(np.uint32)
-        return Image.fromarray(((wide * 255 + 32767) // 65535).astype(np.uint8)).convert(
-            "RGB"
-        )  # round(wide / 257)
+        return Image.fromarray(((wide * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")  # round(wide / 257)
     if mode in ("I", "F"):
         raise UnreadableImageError(f"pixels of mode {mode} (32 bit), whose white level is unknown")
     if mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:

@@ -21,9 +21,9 @@ from robustcheck_onnx.checker.execution import (
     device_providers,
     preload_cuda,
 )
-from robustcheck_onnx.checker.frozen import Frozen
 from robustcheck_onnx.checker.gpu import Gpu, ask_nvidia_smi, list_gpus
 from robustcheck_onnx.checker.graph import supported_versions
+from robustcheck_onnx.thresholds.frozen import Frozen
 
 PACKAGES = ("robustcheck-onnx", "numpy", "onnx", "Pillow", "pydantic", "rich", "typer")
 WHEELS = ("onnxruntime", "onnxruntime-gpu")  # they share one import package

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from robustcheck_onnx.checker.frozen import Frozen
 from robustcheck_onnx.checker.imageset import ImageSetFacts
 from robustcheck_onnx.checker.preprocess import Preprocessing
+from robustcheck_onnx.thresholds.frozen import Frozen
 
 
 class Interval(Frozen):
@@ -125,18 +125,26 @@ class ImageFacts(Frozen):
 
 
 class Execution(Frozen):
-    """Where the model really ran, as the session says."""
+    """What was asked for, what was obtained, and what ran where."""
 
     requested: str
-    provider: str
-    nodes: dict[str, int]
-    """nodes of the graph by execution provider"""
-    onnxruntime: str
+    """auto, cpu, cuda, cuda:N or tensorrt"""
+    providers: tuple[str, ...]
+    """of the session, in its order of preference"""
+    nodes: dict[str, int] | None
+    """graph nodes for each provider, as the session counts them; None where ONNX Runtime can't tell"""
+    heavy_on_cpu: dict[str, int]
+    """convolutions and matrix products that a GPU run left on the CPU: op, count"""
+    runtime: str
+    """ONNX Runtime's version"""
     device: str
+    """name of the processor or GPU"""
     threads: int
     precision: str
-    fallback: str
-    """why the asked-for provider was not used; empty if it was"""
+    optimization: str
+    """graph optimisation level: all, basic or none"""
+    fallback_reason: str = ""
+    """why `auto` uses the CPU"""
 
 
 class Evidence(Frozen):

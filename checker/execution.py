@@ -18,7 +18,7 @@ import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
-from robustcheck_onnx.checker.frozen import Frozen
+from robustcheck_onnx.checker.evidence import Execution
 from robustcheck_onnx.checker.gpu import list_gpus
 from robustcheck_onnx.checker.graph import ModelFile
 from robustcheck_onnx.checker.layers import LINEAR
@@ -43,29 +43,6 @@ RUN_ERRORS: tuple[type[Exception], ...] = (  # what loading or running a model r
     ValueError,
 )
 OUT_OF_MEMORY = re.compile(r"out of memory|failed to allocate|bad_alloc|bad allocation|BFCArena|CUDA failure 2\b", re.I)
-
-
-class Execution(Frozen):
-    """What was asked for, what was obtained, and what ran where."""
-
-    requested: str
-    """auto, cpu, cuda, cuda:N or tensorrt"""
-    providers: tuple[str, ...]
-    """of the session, in its order of preference"""
-    nodes: dict[str, int] | None
-    """graph nodes for each provider, as the session counts them; None where ONNX Runtime can't tell"""
-    heavy_on_cpu: dict[str, int]
-    """convolutions and matrix products that a GPU run left on the CPU: op, count"""
-    runtime: str
-    """ONNX Runtime's version"""
-    device: str
-    """name of the processor or GPU"""
-    threads: int
-    precision: str
-    optimization: str
-    """graph optimisation level: all, basic or none"""
-    fallback_reason: str = ""
-    """why `auto` uses the CPU"""
 
 
 def device_providers(device: str) -> list[str | tuple[str, dict[str, str]]]:

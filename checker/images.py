@@ -112,9 +112,7 @@ def open_images(spec: str | Path | None, *, seed: int = 0, limit: int | None = N
     CannotAssessError (damaged tar, Parquet or npy).
     """
     if limit is not None and limit < 1:
-        raise UsageError(
-            f"limit: number of images is {limit}; it must be at least 1", "leave it out for all images"
-        )
+        raise UsageError(f"limit: number of images is {limit}; it must be at least 1", "leave it out for all images")
     table: Table | None = None
     if spec is None:
         kind: Kind = "bundled"

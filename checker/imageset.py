@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from robustcheck_onnx.checker.frozen import Frozen
+from robustcheck_onnx.thresholds.frozen import Frozen
 
 WORK_PX: Final = 128  # edge of the square that is measured: smaller than any model's input, enough for statistics
 MIN_PX: Final = 16  # shorter edge below which nothing is measured

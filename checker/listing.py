@@ -22,8 +22,7 @@ Kind = Literal["bundled", "image", "folder", "glob", "list", "manifest", "tar", 
 
 PATH_COLUMNS: Final = ("path", "image", "file")  # of a manifest, the first that is there
 KINDS: Final = (
-    "a folder, a glob, an image, a list (.txt), a manifest (.csv, .jsonl), "
-    ".tar shards, .parquet, .arrow, .npy or .npz"
+    "a folder, a glob, an image, a list (.txt), a manifest (.csv, .jsonl), .tar shards, .parquet, .arrow, .npy or .npz"
 )
 _IGNORED_PARTS: Final = ("@eaDir", "__MACOSX")  # thumbnails of NAS systems, macOS archives
 _COMPRESSED_TARS: Final = (".tgz", ".tbz2", ".txz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
@@ -75,15 +74,12 @@ def _index_glob(spec: str) -> tuple[Kind, list[Entry], containers.Table | None]:
     return _by_content(spec, "glob", list(once.values()))
 
 
-def _by_content(
-    spec: str, kind: Kind, files: list[Entry]
-) -> tuple[Kind, list[Entry], containers.Table | None]:
+def _by_content(spec: str, kind: Kind, files: list[Entry]) -> tuple[Kind, list[Entry], containers.Table | None]:
     """Images, else tar shards, else a data set: what the files are decides, and a mixture is refused."""
     for entry in files:
         if entry.name.lower().endswith(_COMPRESSED_TARS):
             raise UsageError(
-                f"{entry.name}: shard is compressed; "
-                "shards must be plain .tar so that images can be read in any order",
+                f"{entry.name}: shard is compressed; shards must be plain .tar so that images can be read in any order",
                 f"gunzip {entry.name} (or the like), then name the .tar",
             )
     images = [entry for entry in files if _suffix(entry.name) in SUFFIXES]
@@ -118,8 +114,7 @@ def folder_files(folder: Path) -> list[Entry]:
 
     def refuse(fault: OSError) -> None:
         raise UsageError(
-            f"{fault.filename}: folder cannot be read ({fault.strerror}); "
-            "all folders of an image set must be readable",
+            f"{fault.filename}: folder cannot be read ({fault.strerror}); all folders of an image set must be readable",
             f"ls -ld {fault.filename}",
         ) from fault
 
@@ -160,9 +155,7 @@ def _text_of(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as fault:
-        raise UsageError(
-            f"{path}: file is not readable UTF-8 text ({fault}); a list or manifest must be"
-        ) from fault
+        raise UsageError(f"{path}: file is not readable UTF-8 text ({fault}); a list or manifest must be") from fault
 
 
 def _lines(path: Path) -> list[tuple[int, str]]:
@@ -171,9 +164,7 @@ def _lines(path: Path) -> list[tuple[int, str]]:
 
 
 def _list_entries(path: Path) -> list[Entry]:
-    return _manifest_entries(
-        path, [(number, {"path": line}) for number, line in _lines(path) if line.strip()]
-    )
+    return _manifest_entries(path, [(number, {"path": line}) for number, line in _lines(path) if line.strip()])
 
 
 def _csv_rows(path: Path) -> list[tuple[int, dict[str | None, object]]]:
@@ -192,9 +183,7 @@ def _jsonl_rows(path: Path) -> list[tuple[int, dict[str | None, object]]]:
         try:
             row = json.loads(line)
         except json.JSONDecodeError as fault:
-            raise UsageError(
-                f"{path}: row {number} is not JSON ({fault}); each row must be an object"
-            ) from fault
+            raise UsageError(f"{path}: row {number} is not JSON ({fault}); each row must be an object") from fault
         if not isinstance(row, dict):
             raise UsageError(f"{path}: row {number} is {line.strip()[:60]}; each row must be a JSON object")
         rows.append((number, row))
@@ -206,15 +195,12 @@ def _manifest_entries(path: Path, rows: Sequence[tuple[int, dict[str | None, obj
     entries = []
     for number, row in rows:
         if None in row:
-            raise UsageError(
-                f"{path}: row {number} has more cells than columns; quote cells that hold a comma"
-            )
+            raise UsageError(f"{path}: row {number} has more cells than columns; quote cells that hold a comma")
         column = next((name for name in PATH_COLUMNS if name in row), None)
         if column is None:
             names = ", ".join(str(name) for name in row)
             raise UsageError(
-                f"{path}: row {number} has the columns {names}; "
-                f"one of {', '.join(PATH_COLUMNS)} must name the image"
+                f"{path}: row {number} has the columns {names}; one of {', '.join(PATH_COLUMNS)} must name the image"
             )
         value, label = row[column], row.get("label")
         if not isinstance(value, str) or not value or "\0" in value:

@@ -19,7 +19,6 @@ from robustcheck_onnx.checker import state as sums
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.evidence import (
     Evidence,
-    Execution,
     ImageFacts,
     ModelFacts,
     PreprocessingFacts,
@@ -136,7 +135,7 @@ def check(
             fields=tuple(found.origins),
         ),
         images=_image_facts(source, run),
-        execution=_execution(runner),
+        execution=runner.execution,
         stopped=stopped,
     )
     wall_s = time.perf_counter() - clock
@@ -313,28 +312,23 @@ def _image_facts(source: images.ImageSource, run: _Run) -> ImageFacts:
     )
 
 
-def _execution(runner: Runner) -> Execution:
-    run = runner.execution
-    return Execution(
-        requested=run.requested,
-        provider=run.providers[0],
-        nodes=run.nodes or {},
-        onnxruntime=run.runtime,
-        device=run.device,
-        threads=run.threads,
-        precision=run.precision,
-        fallback=run.fallback_reason,
-    )
-
-
 def _notes(evidence: Evidence) -> tuple[str, ...]:
     notes = []
     if evidence.model.synthetic:
         notes.append(f"Synthetic model: {evidence.model.synthetic}.")
     if evidence.images.bundled:
         notes.append("The bundled photos were used; a release gate wants your own in-distribution images (--images).")
-    if evidence.execution.fallback:
-        notes.append(f"The CPU was used: {evidence.execution.fallback}.")
+    execution = evidence.execution
+    if execution.fallback_reason:
+        notes.append(f"The CPU was used: {execution.fallback_reason}.")
+    if execution.heavy_on_cpu:
+        heavy = ", ".join(f"{n} {op}" for op, n in execution.heavy_on_cpu.items())
+        notes.append(f"Although a GPU was used, heavy nodes ran on the CPU: {heavy}.")
+    if execution.optimization != "all":
+        notes.append(
+            f"Graph optimisation was lowered to {execution.optimization}: with it, reading the representation changed "
+            "the model's own output."
+        )
     if evidence.images.n_skipped:
         first = "; ".join(f"{name}: {reason}" for name, reason in evidence.images.skipped[:3])
         notes.append(f"{evidence.images.n_skipped} of {evidence.images.n_read} images were skipped ({first}).")

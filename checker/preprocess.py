@@ -10,7 +10,7 @@ from PIL import Image
 from pydantic import Field, model_validator
 
 from robustcheck_onnx.checker.errors import CannotAssessError
-from robustcheck_onnx.checker.frozen import Frozen
+from robustcheck_onnx.thresholds.frozen import Frozen
 
 MAX_EDGE_PX = 8192  # no image model in use has a larger input; refuses a sidecar that asks for gigabytes
 MAX_RESIZED_PX = 89_478_485  # Pillow's own limit for one image (Image.MAX_IMAGE_PIXELS: 0.25 GiB / 3 bytes)
@@ -94,8 +94,7 @@ def at_size(preprocessing: Preprocessing, size: tuple[int, int]) -> Preprocessin
     The resize size keeps its proportion to the input size, rounded down as in timm (224 / 0.875 = 256).
     """
     height, width = (
-        new * old // was
-        for new, old, was in zip(size, preprocessing.resize_size, preprocessing.size, strict=True)
+        new * old // was for new, old, was in zip(size, preprocessing.resize_size, preprocessing.size, strict=True)
     )
     return preprocessing.model_copy(update={"size": size, "resize_size": (height, width)})
 

@@ -6,8 +6,8 @@ import json
 from typing import Literal
 
 from robustcheck_onnx.checker.evidence import Evidence
-from robustcheck_onnx.checker.frozen import Frozen
 from robustcheck_onnx.checker.verdict import Verdict
+from robustcheck_onnx.thresholds.frozen import Frozen
 from robustcheck_onnx.thresholds.profile import Profile
 
 SCHEMA_ID = "https://robustcheck-onnx.invalid/schema/report-1.json"  # a name, not an address: nothing is fetched

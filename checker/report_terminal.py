@@ -324,18 +324,19 @@ def _images(report: Report, pen: Pen, verbose: bool) -> list[Text]:
 
 def _execution(report: Report, pen: Pen) -> list[Text]:
     run, time = report.evidence.execution, report.time
-    counts = ", ".join(f"{parts.short_provider(p)} {parts.count_text(n, 'node')}" for p, n in run.nodes.items())
-    if list(run.nodes) == [run.provider]:
-        counts = parts.count_text(run.nodes[run.provider], "node")
+    nodes, provider = run.nodes or {}, run.providers[0]
+    counts = ", ".join(f"{parts.short_provider(p)} {parts.count_text(n, 'node')}" for p, n in nodes.items())
+    if list(nodes) == [provider]:
+        counts = parts.count_text(nodes[provider], "node")
     how = [run.device, parts.count_text(run.threads, "thread"), run.precision]
     facts = [
-        pen.say(f"{run.requested} → {parts.short_provider(run.provider)}" + (f" ({counts})" if counts else "")),
+        pen.say(f"{run.requested} → {parts.short_provider(provider)}" + (f" ({counts})" if counts else "")),
         pen.say(", ".join(fact for fact in how if fact)),
-        pen.say(f"ONNX Runtime {run.onnxruntime}"),
+        pen.say(f"ONNX Runtime {run.runtime}"),
     ]
     lines = [pen.facts(facts)]
-    if run.fallback and not _noted(report, run.fallback):
-        lines.append(line(pen.say("fallback: ", "yellow"), pen.say(run.fallback)))
+    if run.fallback_reason and not _noted(report, run.fallback_reason):
+        lines.append(line(pen.say("fallback: ", "yellow"), pen.say(run.fallback_reason)))
     if time is not None:
         speed = "" if time.images_per_s is None else f", {number_text(time.images_per_s)} images/s"
         lines.append(pen.say(f"{time.started}, {number_text(time.wall_s)} s{speed}"))

@@ -102,9 +102,7 @@ def _from_option(option: str, input_size: tuple[int, int] | None) -> Found:
     return Found(preprocessing, "user", _origins(preprocessing, str(path), defaults))
 
 
-def _origins(
-    preprocessing: Preprocessing, where: str, exceptions: Mapping[str, str]
-) -> list[tuple[str, str, str]]:
+def _origins(preprocessing: Preprocessing, where: str, exceptions: Mapping[str, str]) -> list[tuple[str, str, str]]:
     values = preprocessing.model_dump()
     return [(field, _short(value), exceptions.get(field, where)) for field, value in values.items()]
 
@@ -127,22 +125,16 @@ def _check_size(where: str, preprocessing: Preprocessing, input_size: tuple[int,
 def _json_of(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > _MAX_BYTES:
-            raise UsageError(
-                f"{path}: file is larger than {_MAX_BYTES:,} bytes; a preprocessing file is small"
-            )
+            raise UsageError(f"{path}: file is larger than {_MAX_BYTES:,} bytes; a preprocessing file is small")
         values = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as fault:
-        raise UsageError(
-            f"{path}: content is not readable JSON ({fault}); a preprocessing file must be"
-        ) from fault
+        raise UsageError(f"{path}: content is not readable JSON ({fault}); a preprocessing file must be") from fault
     if not isinstance(values, dict):
         raise UsageError(f"{path}: content is a JSON {type(values).__name__}; it must be an object")
     return values
 
 
-Parsed = tuple[
-    dict[str, Any], dict[str, str]
-]  # our fields; those that are a library's default, with its name
+Parsed = tuple[dict[str, Any], dict[str, str]]  # our fields; those that are a library's default, with its name
 
 
 def _parse(
@@ -191,11 +183,7 @@ def _from_open_clip(path: Path, values: dict[str, Any], _: object) -> Parsed:
         raise UsageError(f"{path}: mode is {given['mode']!r}; only RGB is supported")
     size = given.get("size")
     if size is None:
-        vision = (
-            values.get("model_cfg", {}).get("vision_cfg", {})
-            if isinstance(values.get("model_cfg"), dict)
-            else {}
-        )
+        vision = values.get("model_cfg", {}).get("vision_cfg", {}) if isinstance(values.get("model_cfg"), dict) else {}
         size = vision.get("image_size") if isinstance(vision, dict) else None
     edges = _edges(path, "size", size)
     mode = _one_of(
@@ -244,9 +232,7 @@ def _from_timm(path: Path, values: dict[str, Any], input_size: tuple[int, int] |
     crop_pct = _number(path, "crop_pct", crop_pct)
     if not 0 < crop_pct <= 1:
         raise UsageError(f"{path}: crop_pct is {crop_pct}; it must be above 0 and at most 1")
-    mode = _one_of(
-        path, "crop_mode", get("crop_mode", "resize_mode", "center"), ("center", "squash", "border")
-    )
+    mode = _one_of(path, "crop_mode", get("crop_mode", "resize_mode", "center"), ("center", "squash", "border"))
     mean = _triple(path, "mean", get("mean", "mean", IMAGENET.mean))
     return {
         "size": size,
@@ -275,9 +261,7 @@ def _from_hugging_face(path: Path, values: dict[str, Any], _: object) -> Parsed:
         mode, resize_size = "none", _hugging_face_edges(path, "crop_size", values.get("crop_size"))
     size = _hugging_face_edges(path, "crop_size", values.get("crop_size")) if crops else resize_size
     if mode == "shortest" and not crops:
-        raise UsageError(
-            f"{path}: do_center_crop is false and size is a shortest edge; the input size would vary"
-        )
+        raise UsageError(f"{path}: do_center_crop is false and size is a shortest edge; the input size would vary")
     resample = values.get("resample", "missing")
     if mode != "none" and (not isinstance(resample, int) or resample not in range(len(_PIL_FILTERS))):
         raise UsageError(f"{path}: resample is {resample}; it must be 0 to 5 (PIL.Image.Resampling)")
@@ -350,9 +334,7 @@ def _triple(path: Path, field: str, value: Any) -> tuple[float, float, float]:
     if len(values) == 1:
         values = list(values) * 3
     if value is None or len(values) != 3:
-        raise UsageError(
-            f"{path}: {field} is {'missing' if value is None else value}; it must be three numbers"
-        )
+        raise UsageError(f"{path}: {field} is {'missing' if value is None else value}; it must be three numbers")
     red, green, blue = (_number(path, field, level) for level in values)
     return red, green, blue
 

@@ -192,13 +192,15 @@ WARN_STATISTICS: dict[str, Any] = PASS_STATISTICS | {
 
 EXECUTION: dict[str, Any] = {
     "requested": "auto",
-    "provider": "CPUExecutionProvider",
+    "providers": ("CPUExecutionProvider",),
     "nodes": {"CPUExecutionProvider": 312},
-    "onnxruntime": "1.32.0",
+    "runtime": "1.32.0",
     "device": "cpu",
     "threads": 8,
     "precision": "fp32",
-    "fallback": "",
+    "fallback_reason": "",
+    "heavy_on_cpu": {},
+    "optimization": "all",
 }
 
 
@@ -303,7 +305,7 @@ def warning() -> Report:
         preprocessing_source="assumed",
         notes=("The bundled photos were used; a release gate wants your own images (`--images DIR`).",),
         skipped=(("DSC_0001.jpg", "truncated"), ("notes.png", "not an image")),
-        execution={"requested": "auto", "fallback": "libcudart.so.13 was not found"},
+        execution={"requested": "auto", "fallback_reason": "libcudart.so.13 was not found"},
         time=Time(started="2026-01-02T03:04:05Z", wall_s=12.34, images_per_s=13.0),
     )
 
@@ -319,7 +321,11 @@ def undecided() -> Report:
         PASS_STATISTICS | close,
         file="models/vit-b-32-laion2b.onnx",
         source="open_clip ViT-B-32 (laion2b_s34b_b79k)",
-        execution={"requested": "cuda", "provider": "CUDAExecutionProvider", "device": "a GPU"}
+        execution={
+            "requested": "cuda",
+            "providers": ("CUDAExecutionProvider", "CPUExecutionProvider"),
+            "device": "a GPU",
+        }
         | {"nodes": {"CUDAExecutionProvider": 308, "CPUExecutionProvider": 4}},
         stopped="all images",
     )
@@ -425,7 +431,7 @@ def test_ascii_only_holds_for_data_too() -> None:
         synthetic="ein Ausreißer",
         notes=("Größe → 3 × 4",),
         skipped=(("фото.jpg", "broken – really"),),
-        execution={"device": "Prozessör", "fallback": "ße"},
+        execution={"device": "Prozessör", "fallback_reason": "ße"},
         with_profile=load(),
         reference=placed_references(),
     )
@@ -604,7 +610,7 @@ def test_a_note_is_not_said_twice() -> None:
         synthetic="feature 3 raised by 15 SD",
         notes=noted,
         skipped=(("a.jpg", "truncated"),),
-        execution={"fallback": "no libcudart.so.13"},
+        execution={"fallback_reason": "no libcudart.so.13"},
     )
     text = text_of(shown)
     assert "models/rn50-openai.onnx · open_clip RN50 (openai) · synthetic\n" in text

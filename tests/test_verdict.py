@@ -100,13 +100,14 @@ def evidence(
         images=ImageFacts(**images),
         execution=Execution(
             requested="cpu",
-            provider="CPUExecutionProvider",
+            providers=("CPUExecutionProvider",),
+            heavy_on_cpu={},
+            optimization="all",
             nodes={"CPUExecutionProvider": 1},
-            onnxruntime="1",
+            runtime="1",
             device="cpu",
             threads=1,
             precision="fp32",
-            fallback="",
         ),
         stopped="all images",
     )
