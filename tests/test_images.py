@@ -61,9 +61,7 @@ NAMES = ["b.png", "a.PNG", "sub/c.JPeG", "sub/deep/é.png", "z.webp"]
 
 def test_folder_is_recursive_and_leaves_out_what_is_no_image(tmp_path: Path) -> None:
     fill(tmp_path, NAMES)
-    fill(
-        tmp_path, [".hidden.png", ".git/x.png", "@eaDir/t.png", "__MACOSX/._a.png", ".DS_Store", "notes.txt"]
-    )
+    fill(tmp_path, [".hidden.png", ".git/x.png", "@eaDir/t.png", "__MACOSX/._a.png", ".DS_Store", "notes.txt"])
     source = open_images(tmp_path)
     assert sorted(entry.name for entry in source.entries) == sorted(NAMES)
     assert (source.kind, source.n_found, len(source)) == ("folder", 5, 5)
@@ -351,9 +349,7 @@ def test_missing_empty_mixed_and_unreadable(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(UsageError, match="pipe: image set is not a regular file or folder"):
         open_images(tmp_path / "pipe")
     fill(tmp_path, ["a.png", "s.tar"])
-    with pytest.raises(
-        UsageError, match=r"content is a mixture \(images, \.tar\); an image set must be of one kind"
-    ):
+    with pytest.raises(UsageError, match=r"content is a mixture \(images, \.tar\); an image set must be of one kind"):
         open_images(tmp_path)
 
     def denied(path: Any) -> Any:

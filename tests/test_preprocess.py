@@ -80,9 +80,7 @@ def hwc(tensor: Any) -> NDArray[np.float32]:
 def test_open_clip(mode: Any, size: tuple[int, int], interpolation: Any) -> None:
     from open_clip.transform import image_transform
 
-    transform = image_transform(
-        size, is_train=False, resize_mode=mode, interpolation=interpolation, fill_color=7
-    )
+    transform = image_transform(size, is_train=False, resize_mode=mode, interpolation=interpolation, fill_color=7)
     ours = Preprocessing(
         size=size,
         resize_mode=mode,
@@ -134,9 +132,7 @@ def test_timm(crop_mode: str, crop_pct: float, size: Any) -> None:
         resize_mode=modes[crop_mode],
         resize_size=(int(height / crop_pct), int(width / crop_pct)),
         interpolation="bicubic",
-        fill=(round(255 * 0.485), round(255 * 0.456), round(255 * 0.406))
-        if crop_mode == "border"
-        else (0, 0, 0),
+        fill=(round(255 * 0.485), round(255 * 0.456), round(255 * 0.406)) if crop_mode == "border" else (0, 0, 0),
         mean=IMAGENET.mean,
         std=IMAGENET.std,
     )
@@ -189,9 +185,7 @@ def transformers_cases() -> list[tuple[str, str, dict[str, Any], Preprocessing]]
 
 
 @pytest.mark.parametrize(("module", "name", "arguments", "ours"), transformers_cases())
-def test_transformers_pillow_processors(
-    module: str, name: str, arguments: dict[str, Any], ours: Preprocessing
-) -> None:
+def test_transformers_pillow_processors(module: str, name: str, arguments: dict[str, Any], ours: Preprocessing) -> None:
     import importlib
 
     # DINOv2's checkpoints name BitImageProcessor with resize 256
@@ -245,9 +239,7 @@ def test_no_resize_no_crop_wants_the_right_size() -> None:
 
 
 def test_a_strip_that_would_fill_the_memory_is_refused() -> None:
-    with pytest.raises(
-        CannotAssessError, match=r"size is 60000×10 px; resized it would have 301,056,000 pixels"
-    ):
+    with pytest.raises(CannotAssessError, match=r"size is 60000×10 px; resized it would have 301,056,000 pixels"):
         apply(CLIP, Image.new("RGB", (60000, 10)))
 
 

@@ -83,9 +83,7 @@ def test_preprocessor_config_gives_transformers_pixels(
     processor = getattr(library, name)(**arguments)
     processor.save_pretrained(tmp_path)
     ours = find_preprocessing(tmp_path / "model.onnx", None, None, (224, 224)).preprocessing
-    assert_same_pixels(
-        ours, lambda photo: processor(photo, return_tensors="np")["pixel_values"][0].transpose(1, 2, 0)
-    )
+    assert_same_pixels(ours, lambda photo: processor(photo, return_tensors="np")["pixel_values"][0].transpose(1, 2, 0))
 
 
 def test_old_integer_sizes_mean_what_the_processor_says(tmp_path: Path) -> None:
@@ -109,16 +107,12 @@ def test_own_sidecar_comes_first_and_takes_both_shapes(tmp_path: Path) -> None:
     own = CLIP.model_copy(update={"color_order": "BGR", "rescale": 1.0})
     beside(tmp_path, "open_clip_config.json", {"preprocess_cfg": {"size": 224}})
     for content in (own.model_dump(), {"preprocessing": own.model_dump()}):
-        found = find_preprocessing(
-            beside(tmp_path, "model.robustcheck.json", content), None, None, (224, 224)
-        )
+        found = find_preprocessing(beside(tmp_path, "model.robustcheck.json", content), None, None, (224, 224))
         assert (found.preprocessing, found.source) == (own, "sidecar")
 
 
 def test_precedence_option_contract_sidecar_assumed(tmp_path: Path) -> None:
-    model = beside(
-        tmp_path, "open_clip_config.json", {"preprocess_cfg": {"size": 224, "resize_mode": "longest"}}
-    )
+    model = beside(tmp_path, "open_clip_config.json", {"preprocess_cfg": {"size": 224, "resize_mode": "longest"}})
     assert find_preprocessing(model, "imagenet", CLIP, (224, 224))[:2] == (IMAGENET, "user")
     assert find_preprocessing(model, None, CLIP, (224, 224))[:2] == (CLIP, "contract")
     assert find_preprocessing(model, None, None, None).preprocessing.resize_mode == "longest"
@@ -126,9 +120,7 @@ def test_precedence_option_contract_sidecar_assumed(tmp_path: Path) -> None:
     assert (user.preprocessing.resize_mode, user.source) == ("longest", "user")
 
     (tmp_path / "open_clip_config.json").unlink()
-    beside(
-        tmp_path, "config.json", {"model_type": "clip"}
-    )  # transformers' model configuration: no pixels in it
+    beside(tmp_path, "config.json", {"model_type": "clip"})  # transformers' model configuration: no pixels in it
     found = find_preprocessing(model, None, None, (384, 384))
     assert found[:2] == (at_size(IMAGENET, (384, 384)), "assumed")
     assert ("size", "384, 384", "model input") in found.origins
@@ -192,9 +184,7 @@ FILES = {"open_clip": "open_clip_config.json", "timm": "config.json", "hf": "pre
         ),
     ],
 )
-def test_bad_values_name_file_field_and_rule(
-    tmp_path: Path, kind: str, change: dict[str, Any], message: str
-) -> None:
+def test_bad_values_name_file_field_and_rule(tmp_path: Path, kind: str, change: dict[str, Any], message: str) -> None:
     content: dict[str, Any] = {
         "open_clip": {"preprocess_cfg": {**OPEN_CLIP, **change}},
         "timm": {"pretrained_cfg": {**TIMM, **change}},
@@ -231,22 +221,16 @@ def test_size_that_is_not_the_models_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"m\.onnx: contract: size is 224×224; the model's input is 336×224"):
         find_preprocessing(model, None, CLIP, (336, 224))
     beside(tmp_path, "open_clip_config.json", {"preprocess_cfg": OPEN_CLIP})
-    with pytest.raises(
-        UsageError, match=r"open_clip_config\.json: size is 224×224; the model's input is 336×336"
-    ):
+    with pytest.raises(UsageError, match=r"open_clip_config\.json: size is 224×224; the model's input is 336×336"):
         find_preprocessing(model, None, None, (336, 336))
 
 
 def test_nothing_known_and_dynamic_size(tmp_path: Path) -> None:
-    with pytest.raises(
-        UsageError, match="preprocessing is not known and the input size is dynamic"
-    ) as caught:
+    with pytest.raises(UsageError, match="preprocessing is not known and the input size is dynamic") as caught:
         find_preprocessing(tmp_path / "m.onnx", None, None, None)
     assert "--preprocess clip|imagenet|FILE" in caught.value.hint
 
 
 def test_option_must_be_a_preset_or_a_file(tmp_path: Path) -> None:
-    with pytest.raises(
-        UsageError, match="value is clipp; it must be clip, imagenet or a JSON file that exists"
-    ):
+    with pytest.raises(UsageError, match="value is clipp; it must be clip, imagenet or a JSON file that exists"):
         find_preprocessing(tmp_path / "m.onnx", "clipp", None, (224, 224))
