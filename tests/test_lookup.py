@@ -18,9 +18,7 @@ def test_rows_come_back_through_png_files(tmp_path: Path, lookup: ModuleType) ->
     embeddings = np.random.default_rng(0).normal(size=(300, 7)).astype(np.float32)
     model = lookup.write_lookup_model(tmp_path / "lookup.onnx", embeddings)
     paths = lookup.write_lookup_images(tmp_path / "photos", 300)
-    pixels = np.stack([np.asarray(Image.open(path), np.float32) / 255 for path in paths]).transpose(
-        0, 3, 1, 2
-    )
+    pixels = np.stack([np.asarray(Image.open(path), np.float32) / 255 for path in paths]).transpose(0, 3, 1, 2)
     session = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
     np.testing.assert_array_equal(session.run(None, {"image": pixels})[0], embeddings)
     order = [299, 0, 256, 255]
@@ -31,9 +29,7 @@ def test_photos_are_varied_and_reproducible(tmp_path: Path, lookup: ModuleType) 
     first = lookup.write_lookup_images(tmp_path / "a", 60)
     again = lookup.write_lookup_images(tmp_path / "b", 60)
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in again]
-    small = np.stack(
-        [np.asarray(Image.open(path).convert("L").resize((8, 8)), np.float64).ravel() for path in first]
-    )
+    small = np.stack([np.asarray(Image.open(path).convert("L").resize((8, 8)), np.float64).ravel() for path in first])
     distances = np.abs(small[:, None] - small[None]).mean(axis=2) + 255 * np.eye(60)
     assert distances.min() > 3
 

@@ -17,20 +17,14 @@ def test_looks_are_multiples_of_32_whatever_the_batch() -> None:
 def test_radius_is_the_formula_of_the_paper_widened_for_few_images() -> None:
     n, sd = 64, 2.0
     rho = math.sqrt((-2 * math.log(ALPHA) + math.log(-2 * math.log(ALPHA) + 1)) / 64)
-    want = sd * math.sqrt(
-        2 * (n * rho**2 + 1) / (n**2 * rho**2) * math.log(math.sqrt(n * rho**2 + 1) / ALPHA)
-    )
+    want = sd * math.sqrt(2 * (n * rho**2 + 1) / (n**2 * rho**2) * math.log(math.sqrt(n * rho**2 + 1) / ALPHA))
     want *= 1 + 2 / math.sqrt(n)
     assert sequential.radius(n, sd, ALPHA) == pytest.approx(want, rel=1e-12)
 
 
 def test_radius_is_wider_than_a_fixed_time_interval_and_shrinks() -> None:
     assert sequential.radius(64, 1.0, ALPHA) > 1.96 / 8
-    assert (
-        sequential.radius(6400, 1.0, ALPHA)
-        < sequential.radius(640, 1.0, ALPHA)
-        < sequential.radius(64, 1.0, ALPHA)
-    )
+    assert sequential.radius(6400, 1.0, ALPHA) < sequential.radius(640, 1.0, ALPHA) < sequential.radius(64, 1.0, ALPHA)
 
 
 def test_unknown_spread_gives_no_bound() -> None:

@@ -21,9 +21,9 @@ needs_embeddings = pytest.mark.skipif(
 )
 
 
-def state_of(h: np.ndarray, positions: np.ndarray | None = None) -> State:
+def state_of(h: np.ndarray, keys: np.ndarray | None = None) -> State:
     state = State(h.shape[1])
-    update(state, h, np.arange(len(h)) if positions is None else positions)
+    update(state, h, np.arange(len(h)) if keys is None else keys)
     return state
 
 
