@@ -34,7 +34,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def numbers(report: Report) -> dict[str, float]:
     s = report.evidence.statistics
-    out = {}
+    out: dict[str, float] = {}
     for name in ("kurtosis", "persistence_ratio", "top3_share", "negative_energy"):
         interval = getattr(s, name)
         out |= {f"{name}.{part}": getattr(interval, part) for part in ("low", "estimate", "high")}
