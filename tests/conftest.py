@@ -47,3 +47,23 @@ def lookup_pass(tmp_path_factory: pytest.TempPathFactory, lookup: ModuleType) ->
     lookup.write_lookup_images(folder / "photos", 80, photos=photos)
     model: Path = lookup.write_lookup_model(folder / "model.onnx", h * rng.uniform(0.5, 2, (80, 1)))
     return model, folder / "photos"
+
+
+def _exported(folder: Path, factory: str) -> Path:
+    from robustcheck_onnx.exporters import run
+
+    photos = sorted((ROOT / "checker" / "photos").glob("*.jpg"))[:5]
+    run.run("torch", f"robustcheck_onnx.exporters.demo:{factory}", folder / f"{factory}.onnx", photos=photos)
+    return folder / f"{factory}.onnx"
+
+
+@pytest.fixture(scope="session")
+def efficientnet_lite0(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """EfficientNet-Lite0 with its real weights, exported by the real exporter."""
+    return _exported(tmp_path_factory.mktemp("real"), "efficientnet_lite0")
+
+
+@pytest.fixture(scope="session")
+def planted_outlier(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same backbone, its features mixed to signed ones, with one persistent outlier feature planted."""
+    return _exported(tmp_path_factory.mktemp("planted"), "planted_outlier")

@@ -21,17 +21,6 @@ def never_decided() -> profile.Profile:
     return profile.seal(profile.load().model_copy(update={"id": "all", "min_images": 10**6}))
 
 
-@pytest.fixture(scope="module")
-def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """EfficientNet-Lite0 with its real weights, exported by the real exporter."""
-    from robustcheck_onnx.exporters import run
-
-    path = tmp_path_factory.mktemp("real") / "efficientnet_lite0.onnx"
-    photos = sorted(PHOTOS.glob("*.jpg"))[:5]
-    run.run("torch", "robustcheck_onnx.exporters.demo:efficientnet_lite0", path, photos=photos)
-    return path
-
-
 def numbers(report: Report) -> dict[str, float]:
     s = report.evidence.statistics
     out: dict[str, float] = {}
@@ -48,8 +37,8 @@ def assert_close(a: dict[str, float], b: dict[str, float], rtol: float) -> None:
 
 
 @pytest.mark.export
-def test_the_supervised_network_warns_as_measured_before(real: Path) -> None:
-    report = check(real)
+def test_the_supervised_network_warns_as_measured_before(efficientnet_lite0: Path) -> None:
+    report = check(efficientnet_lite0)
     assert report.verdict.verdict == "WARN"
     assert [r.id for r in report.verdict.reasons] == ["rectified", "no_persistent_outlier_features"]
     s = report.evidence.statistics
@@ -63,8 +52,10 @@ def test_the_supervised_network_warns_as_measured_before(real: Path) -> None:
 
 
 @pytest.mark.export
-def test_batch_size_changes_nothing(real: Path) -> None:
-    reports = [check(real, batch_size=size, max_images=70, thresholds=never_decided()) for size in (1, 7, 32)]
+def test_batch_size_changes_nothing(efficientnet_lite0: Path) -> None:
+    reports = [
+        check(efficientnet_lite0, batch_size=size, max_images=70, thresholds=never_decided()) for size in (1, 7, 32)
+    ]
     assert len({r.verdict.verdict for r in reports}) == 1
     for other in reports[1:]:
         assert_close(numbers(other), numbers(reports[0]), 1e-4)
@@ -72,8 +63,8 @@ def test_batch_size_changes_nothing(real: Path) -> None:
 
 
 @pytest.mark.export
-def test_the_order_of_the_images_changes_nothing(real: Path) -> None:
-    a, b = (check(real, seed=seed, thresholds=never_decided()) for seed in (0, 1))
+def test_the_order_of_the_images_changes_nothing(efficientnet_lite0: Path) -> None:
+    a, b = (check(efficientnet_lite0, seed=seed, thresholds=never_decided()) for seed in (0, 1))
     assert a.evidence.statistics.n_images == b.evidence.statistics.n_images == 141
     assert_close(numbers(a), numbers(b), 1e-4)
     assert a.evidence.images.digest == b.evidence.images.digest
