@@ -1,0 +1,137 @@
+"""The command's good behaviour: streams, formats, widths, colour, encoding, progress."""
+
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from robustcheck_onnx.thresholds import profile
+
+COMMAND = str(Path(sys.executable).parent / "robustcheck")
+
+
+def run(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [COMMAND, *map(str, arguments)],
+        capture_output=True, text=True, check=False, env=os.environ | environment,
+    )  # fmt: skip
+
+
+def test_pass_exits_0_with_the_report_on_stdout_alone(lookup_pass: tuple[Path, Path]) -> None:
+    model, photos = lookup_pass
+    done = run(model, "--images", photos)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "✓ PASS" in done.stdout
+    assert "Limits of the claim" in done.stdout
+
+
+def test_warn_exits_1_and_check_is_the_default_verb(lookup_pass: tuple[Path, Path]) -> None:
+    model, photos = lookup_pass
+    done = run("check", model, "--images", photos, "--max-images", "40", "--no-time")
+    short = run("--images", photos, "--max-images", "40", "--no-time", model)
+    assert (done.returncode, short.returncode) == (1, 1)
+    assert "▲ WARN" in done.stdout
+    assert done.stdout == short.stdout
+
+
+def test_several_formats_in_one_run(lookup_pass: tuple[Path, Path], tmp_path: Path) -> None:
+    model, photos = lookup_pass
+    done = run(model, "--images", photos, "-o", f"json={tmp_path / 'r.json'}", "-o", f"terminal={tmp_path / 'r.txt'}")
+    assert done.returncode == 0
+    assert "PASS" in done.stdout
+    assert json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))["verdict"]["verdict"] == "PASS"
+    assert "✓ PASS" in (tmp_path / "r.txt").read_text(encoding="utf-8")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["r.json", "r.txt"]
+
+
+def test_json_on_stdout_is_one_document_and_quiet_is_quiet(lookup_pass: tuple[Path, Path]) -> None:
+    model, photos = lookup_pass
+    done = run(model, "--images", photos, "-o", "json")
+    assert json.loads(done.stdout)["schema_version"] == 1
+    assert done.stdout.count('"schema_version": 1,\n  "tool"') == 1
+    assert run(model, "--images", photos, "-q").stdout == ""
+
+
+def test_two_runs_differ_in_the_time_block_only(lookup_pass: tuple[Path, Path]) -> None:
+    model, photos = lookup_pass
+    a, b = (run(model, "--images", photos, "-o", "json", "--no-time").stdout for _ in range(2))
+    assert a == b
+    timed = json.loads(run(model, "--images", photos, "-o", "json").stdout)
+    assert timed.pop("time")["wall_s"] > 0
+    plain = json.loads(a)
+    assert plain.pop("time") is None
+    assert timed == plain
+
+
+@pytest.mark.parametrize("columns", ["60", "80", "120"])
+def test_no_line_is_wider_than_the_terminal(columns: str, lookup_pass: tuple[Path, Path]) -> None:
+    model, photos = lookup_pass
+    done = run(model, "--images", photos, COLUMNS=columns)
+    assert max(map(len, done.stdout.splitlines())) <= int(columns)
+
+
+def test_no_colour_when_piped_and_on_demand(lookup_pass: tuple[Path, Path]) -> None:
+    model, photos = lookup_pass
+    assert "\x1b" not in run(model, "--images", photos).stdout
+    assert "\x1b[" in run(model, "--images", photos, "--color", "always").stdout
+    assert "\x1b" not in run(model, "--images", photos, NO_COLOR="1").stdout
+
+
+def test_a_locale_without_utf_8_gets_ascii(lookup_pass: tuple[Path, Path]) -> None:
+    model, photos = lookup_pass
+    done = run(model, "--images", photos, PYTHONIOENCODING="ascii")
+    assert done.returncode == 0
+    assert done.stdout.isascii()
+    assert "PASS" in done.stdout
+
+
+def test_progress_goes_to_a_terminal_on_stderr_only(lookup_pass: tuple[Path, Path], tmp_path: Path) -> None:
+    model, photos = lookup_pass
+    every = profile.seal(profile.load().model_copy(update={"id": "all", "min_images": 10**6}))
+    (tmp_path / "all.json").write_text(profile.to_json(every), encoding="utf-8")
+    controller, terminal = pty.openpty()
+    with subprocess.Popen(
+        [COMMAND, model, "--images", photos, "--thresholds", tmp_path / "all.json", "-o", "json"],
+        stdout=subprocess.PIPE, stderr=terminal, env=os.environ | {"TERM": "xterm", "COLUMNS": "110"},
+    ) as process:  # fmt: skip
+        os.close(terminal)
+        assert process.stdout is not None
+        assert json.loads(process.stdout.read())["verdict"]["verdict"] == "WARN"
+        seen = b""
+        try:
+            while data := os.read(controller, 65536):
+                seen += data
+        except OSError:  # the other end is closed: all was read
+            pass
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen.decode())
+    assert re.search(r"checking .* \d+/80 +\d+\.\d images/s", text)
+    assert "against" in text  # how far the closest interval is from its threshold
+
+
+def test_inspect_says_what_would_be_measured(lookup_pass: tuple[Path, Path]) -> None:
+    model, _ = lookup_pass
+    text = run("inspect", model).stdout
+    assert "representation" in text
+    assert "encoder_output" in text
+    raw = json.loads(run("inspect", model, "-o", "json").stdout)
+    assert raw["representation"]["rule"] == "encoder_output"
+
+
+def test_doctor_names_the_runtime() -> None:
+    done = run("doctor")
+    assert done.returncode == 0
+    assert "ONNX Runtime" in done.stdout
+
+
+def test_a_file_with_a_verbs_name_is_reached_by_its_path(lookup_pass: tuple[Path, Path], tmp_path: Path) -> None:
+    model, photos = lookup_pass
+    (tmp_path / "doctor").write_bytes(model.read_bytes())
+    done = subprocess.run(
+        [COMMAND, "./doctor", "--images", photos, "-q"], cwd=tmp_path, capture_output=True, check=False
+    )
+    assert done.returncode == 0
