@@ -37,6 +37,8 @@ def index(spec: str) -> tuple[Kind, list[Entry], containers.Table | None]:
 
     Raises UsageError, EnvironmentFaultError, CannotAssessError as images.open_images says.
     """
+    if not spec.strip():  # an empty variable in a script; Path("") would be the current folder
+        raise UsageError(f"--images is {spec!r}; it must be {KINDS}", "leave out --images for the bundled photos")
     path = Path(spec).expanduser()
     try:
         mode = path.stat().st_mode

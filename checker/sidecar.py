@@ -18,14 +18,7 @@ OWN: Final = ".robustcheck.json"  # suffix of our own sidecar: model.onnx has mo
 _NAMES: Final = ("open_clip_config.json", "preprocessor_config.json", "config.json")  # in this order
 PRESETS: Final = {"clip": CLIP, "imagenet": IMAGENET}
 _MAX_BYTES: Final = 16 * 2**20  # 16 MiB: no preprocessing file is larger
-_PIL_FILTERS: Final = (
-    "nearest",
-    "lanczos",
-    "bilinear",
-    "bicubic",
-    "box",
-    "hamming",
-)  # PIL.Image.Resampling 0–5
+_PIL_FILTERS: Final = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # PIL.Image.Resampling 0–5
 # Hugging Face processors whose integer `size` means the shorter edge; for those in _SQUARE it means both
 # (transformers: default_to_square of the class).
 _SHORTEST: Final = ("CLIP", "Bit", "ChineseCLIP", "AltCLIP")
@@ -165,7 +158,14 @@ def _parse(
 
 
 def _from_own(path: Path, values: dict[str, Any], _: object) -> Parsed:
-    return _section(path, values, "preprocessing") if "preprocessing" in values else values, {}
+    given = _section(path, values, "preprocessing") if "preprocessing" in values else values
+    for field, none in (("mean", "[0, 0, 0]"), ("std", "[1, 1, 1]")):
+        if "resize_mode" in given and field not in given:  # a default here would be preprocessing nobody stated
+            raise UsageError(
+                f"{path}: {field} is missing; it must be stated, {none} where nothing is done",
+                f"fields: {', '.join(Preprocessing.model_fields)}",
+            )
+    return given, {field: "robustcheck default" for field in Preprocessing.model_fields if field not in given}
 
 
 def _from_open_clip(path: Path, values: dict[str, Any], _: object) -> Parsed:

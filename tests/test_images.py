@@ -333,6 +333,15 @@ def test_truncated_npy_and_text(tmp_path: Path) -> None:
             open_images(tmp_path / name)
 
 
+@pytest.mark.parametrize("spec", ["", " "])
+def test_an_empty_name_is_not_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spec: str) -> None:
+    Image.new("RGB", (20, 20)).save(tmp_path / "here.png")
+    monkeypatch.chdir(tmp_path)
+    assert len(open_images(".")) == 1
+    with pytest.raises(UsageError, match=rf"--images is {spec!r}; it must be a folder"):
+        open_images(spec)
+
+
 def test_missing_empty_mixed_and_unreadable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match=r"nowhere: image set is not readable \(No such file or directory\)"):
         open_images(tmp_path / "nowhere")

@@ -216,6 +216,24 @@ def test_bad_own_files(tmp_path: Path, content: str, message: str) -> None:
         find_preprocessing(model, None, None, None)
 
 
+@pytest.mark.parametrize(("field", "none"), [("mean", r"\[0, 0, 0\]"), ("std", r"\[1, 1, 1\]")])
+def test_own_files_state_mean_and_std(tmp_path: Path, field: str, none: str) -> None:
+    partial = {name: value for name, value in IMAGENET.model_dump().items() if name != field}
+    model = beside(tmp_path, "model.robustcheck.json", partial)
+    for option in (None, str(tmp_path / "model.robustcheck.json")):
+        with pytest.raises(UsageError, match=rf"{field} is missing; it must be stated, {none} where nothing is done"):
+            find_preprocessing(model, option, None, (224, 224))
+
+
+def test_defaults_of_own_files_are_told_from_stated_values(tmp_path: Path) -> None:
+    partial = {name: value for name, value in IMAGENET.model_dump().items() if name not in ("color_order", "fill")}
+    found = find_preprocessing(beside(tmp_path, "model.robustcheck.json", partial), None, None, (224, 224))
+    assert found.preprocessing == IMAGENET
+    assert ("color_order", "RGB", "robustcheck default") in found.origins
+    assert ("fill", "0, 0, 0", "robustcheck default") in found.origins
+    assert ("mean", "0.485, 0.456, 0.406", "model.robustcheck.json") in found.origins
+
+
 def test_size_that_is_not_the_models_is_an_error(tmp_path: Path) -> None:
     model = tmp_path / "m.onnx"
     with pytest.raises(UsageError, match=r"m\.onnx: contract: size is 224×224; the model's input is 336×224"):
