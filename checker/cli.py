@@ -7,6 +7,8 @@ else to stderr. Imports are made where they are used, so that `--help` starts fa
 from __future__ import annotations
 
 import contextlib
+import errno
+import io
 import os
 import signal
 import sys
@@ -18,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.exceptions import TyperException
 
-from robustcheck_onnx.checker.errors import EnvironmentFaultError, RobustcheckError, UsageError
+from robustcheck_onnx.checker.errors import RobustcheckError, UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -36,8 +38,10 @@ EXIT_CODES = {
     130: "interrupted (SIGINT)",
     143: "terminated (SIGTERM)",
 }
+COMPLETION = "_ROBUSTCHECK_COMPLETE"  # how a shell asks for completions
 FORMATS = ("terminal", "json")
-GROUP_OPTIONS = ("--help", "-h", "--version", "--install-completion", "--show-completion")
+SCARCE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EMFILE, errno.ENFILE)
+"""What the system says when it, and not the call, is the fault: disk, file, quota or file table full."""
 
 app = typer.Typer(
     name="robustcheck",
@@ -46,7 +50,6 @@ app = typer.Typer(
     "`robustcheck MODEL.onnx` is short for `robustcheck check MODEL.onnx`.",
     epilog="Exit codes: 0 PASS · 1 WARN · 2 usage · 3 could not assess · 4 environment · 70 internal error. "
     "Only 0 lets a release through.",
-    no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
     pretty_exceptions_show_locals=False,
@@ -63,43 +66,130 @@ class _Terminated(BaseException):
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line and return the exit code (see EXIT_CODES); never raises, never returns 1 but for WARN."""
-    arguments = with_default_command(sys.argv[1:] if argv is None else argv)
-    debug = "--debug" in arguments
-    signal.signal(signal.SIGTERM, _terminate)
+    """Run the command line and return the exit code (see EXIT_CODES); never raises, never returns 1 but for WARN.
+
+    With `-o json` an error is a JSON document too, there where the report was to go. A reader of stdout that went
+    away (`| head`) is told nothing, but a verdict that can't be delivered is none: exit 4, never 0.
+    """
+    arguments = sys.argv[1:] if argv is None else argv
     try:
+        _mend_streams()
+        signal.signal(signal.SIGTERM, _terminate)
+        if arguments:
+            os.environ.pop(COMPLETION, None)  # it would end any command with 0, which reads as PASS
+        elif COMPLETION not in os.environ:
+            with contextlib.redirect_stdout(sys.stderr):
+                app(args=["--help"], prog_name="robustcheck", standalone_mode=False)
+        if arguments or COMPLETION not in os.environ:
+            arguments = with_default_command(arguments)
         code = app(args=arguments, prog_name="robustcheck", standalone_mode=False)
+        if code == 130:  # typer's word for KeyboardInterrupt
+            raise KeyboardInterrupt
         sys.stdout.flush()
         return int(code or 0)
-    except TyperException as fault:
-        return _usage(fault)
-    except (KeyboardInterrupt, typer.Abort):
-        return _say("interrupted; nothing was written", code=130)
-    except _Terminated:
-        return _say("terminated; nothing was written", code=143)
-    except BrokenPipeError:  # the reader of stdout went away, as `| head` does; there is nobody to tell
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 4
-    except Exception as fault:  # noqa: BLE001 # the one place where errors become words and exit codes
-        code, hint = getattr(fault, "exit_code", None), getattr(fault, "hint", "")
-        if debug:
-            traceback.print_exc()
-        if isinstance(fault, MemoryError):
-            return _say("memory: the process ran out of it", "use a smaller --batch-size", code=4)
-        if not isinstance(code, int):
-            return _say(
-                f"internal error: {type(fault).__name__}: {fault}",
-                "run again with --debug and report the traceback",
-                code=70,
-            )
-        return _say(getattr(fault, "message", str(fault)), hint, code=code)
+    except BaseException as fault:  # noqa: BLE001 # the one place where errors become words and exit codes
+        if isinstance(fault, SystemExit) and fault.code == 0 and (not arguments or arguments[0].startswith("--")):
+            return 0  # shell completion ends this way; a verb never does
+        try:
+            return _end(fault, arguments)
+        except BaseException:  # noqa: BLE001 # stderr is full, or a second signal: only the exit code is left
+            return 70
+
+
+def _end(fault: BaseException, arguments: list[str]) -> int:
+    """Say what ended the run, and return its exit code."""
+    code, message, hint = _words(fault, arguments)
+    if isinstance(fault, OSError | SystemExit):  # stdout itself may be the fault: nothing more goes there
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if "--debug" in arguments:
+        traceback.print_exception(fault)
+    if message:
+        with contextlib.suppress(OSError):  # a full disk behind stderr must not change the exit code
+            _say(message, hint)
+    if message and code < 128:  # after a signal nothing is written any more
+        from robustcheck_onnx.checker import delivery, usage
+
+        document = delivery.error_json(message, hint, code)
+        for path in usage.json_targets(arguments):
+            with contextlib.suppress(RobustcheckError, OSError):  # the error itself has been told
+                if path:
+                    delivery.replace_with_error(Path(path), document)
+                else:
+                    sys.stdout.write(document)
+                    sys.stdout.flush()
+    return code
+
+
+def _words(fault: BaseException, arguments: list[str]) -> tuple[int, str, str]:
+    """Exit code, message and hint of whatever ended a run."""
+    if isinstance(fault, TyperException):
+        from robustcheck_onnx.checker import usage
+
+        return 2, *usage.explain(fault, arguments)
+    if isinstance(fault, KeyboardInterrupt):
+        return 130, "interrupted (SIGINT); there is no verdict, and nothing half-written is left", ""
+    if isinstance(fault, _Terminated):
+        return 143, "terminated (SIGTERM); there is no verdict, and nothing half-written is left", ""
+    if isinstance(fault, BrokenPipeError) or isinstance(fault.__context__, BrokenPipeError):
+        return 4, "", ""  # rich and typer make SystemExit(1) of it, which would read as WARN
+    code = getattr(fault, "exit_code", None)
+    if isinstance(code, int) and code > 1:
+        return code, getattr(fault, "message", str(fault)), getattr(fault, "hint", "")
+    if isinstance(fault, MemoryError) or (isinstance(fault, OSError) and fault.errno == errno.ENOMEM):
+        return 4, "memory: the process ran out of it; model and batch must fit", "free -h"
+    if isinstance(fault, ImportError):
+        name = fault.name or "a package"
+        return 4, f"{name}: package is not importable ({fault}); the installation must be whole", "pip check"
+    if isinstance(fault, OSError) and fault.errno == errno.EBADF:
+        return (
+            4,
+            "stdout is closed; a report must have somewhere to go",
+            "robustcheck model.onnx -o json=report.json -q",
+        )
+    if isinstance(fault, OSError) and fault.errno in SCARCE:
+        where, rule = fault.filename or "stdout", "disk space, quota and open files must suffice"
+        return 4, f"{where}: system says {fault.strerror}; {rule}", "df -h; ulimit -a"
+    text = " ".join(f"{type(fault).__name__}: {fault}".split())[:300]
+    return 70, f"internal error: {text}", "run again with --debug and report the traceback"
+
+
+def _mend_streams() -> None:
+    """Make stdout and stderr tell what they could not write, whatever they are.
+
+    An unbuffered stdout (PYTHONUNBUFFERED, usual in containers) drops what a full disk takes only a part of; a
+    closed one (`>&-`) is None. Names that are no text are written escaped.
+    """
+    if sys.stderr is None:
+        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 # lives as long as the process
+    raw: object
+    if sys.stdout is None:
+        # open for reading: any write fails, as it must where a report is due
+        raw, encoding = io.FileIO(os.open(os.devnull, os.O_RDONLY), "w"), "utf-8"
+    else:
+        raw, encoding = getattr(sys.stdout, "buffer", None), sys.stdout.encoding
+    if isinstance(raw, io.FileIO):
+        sys.stdout = io.TextIOWrapper(
+            io.BufferedWriter(raw), encoding=encoding, errors="backslashreplace", line_buffering=raw.isatty()
+        )
+    elif isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def with_default_command(arguments: list[str]) -> list[str]:
-    """`MODEL …` → `check MODEL …`: anything that starts with no verb and no option of the group is a check."""
-    verbs = {command.callback.__name__ for command in app.registered_commands if command.callback}
-    if not arguments or arguments[0] in verbs or arguments[0].split("=")[0] in GROUP_OPTIONS:
+    """`MODEL …` → `check MODEL …`: anything that starts with no verb and no option of the group is a check.
+
+    Raises UsageError: no word at all; a word that is almost a verb, and no file.
+    """
+    from robustcheck_onnx.checker import usage
+
+    if not arguments:
+        raise UsageError("MODEL.onnx is missing; robustcheck needs a model or a command", "robustcheck model.onnx")
+    verbs = [command.callback.__name__ for command in app.registered_commands if command.callback]
+    if arguments[0] in verbs or arguments[0].split("=")[0] in usage.GROUP_OPTIONS:
         return arguments
+    if near := usage.near_verb(arguments, verbs):
+        raise UsageError(*near)
     return ["check", *arguments]
 
 
@@ -107,22 +197,13 @@ def _terminate(_signal: int, _frame: object) -> None:
     raise _Terminated
 
 
-def _say(message: str, hint: str = "", *, code: int) -> int:
-    one_line = " ".join(message.split())
-    text = f"error: {one_line}\n" + (f"hint: {hint}\n" if hint else "")
-    sys.stderr.write(
-        text.encode(sys.stderr.encoding or "utf-8", "backslashreplace").decode(sys.stderr.encoding or "utf-8")
-    )
-    return code
-
-
-def _usage(fault: TyperException) -> int:
-    context = getattr(fault, "ctx", None)
-    command = context.command_path if context is not None else "robustcheck"
-    if type(fault).__name__ == "NoArgsIsHelpError":
-        sys.stderr.write(fault.format_message() + "\n")
-        return 2
-    return _say(fault.format_message().rstrip("."), f"{command} --help", code=2)
+def _say(message: str, hint: str) -> None:
+    """One line each; bytes of a file name can't forge a line or drive the terminal."""
+    for label, text in (("error", " ".join(message.split())), ("hint", hint)):
+        if text:
+            shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+            sys.stderr.write(f"{label}: {shown}\n")
+    sys.stderr.flush()
 
 
 def _console(color: str = "auto", *, stderr: bool = False) -> Console:
@@ -223,9 +304,11 @@ def check(
     debug: Debug = False,
 ) -> int:
     """Check a model: PASS, or WARN with reasons (the default command)."""
-    from robustcheck_onnx.checker import pipeline, report
+    from robustcheck_onnx.checker import delivery, pipeline, report
 
-    targets = _targets(output or [])
+    targets = _targets(output or [], model)
+    if images == "":
+        raise UsageError("--images is empty; it must name images", "--images FOLDER, or leave it out")
     _one_of("--color", color, ("auto", "always", "never"))
     with _progress(quiet) as progress:
         result = pipeline.check(
@@ -246,7 +329,7 @@ def check(
         result = result.model_copy(update={"time": None})
     for form, path in targets:
         if path is not None:
-            _write(path, report.to_json(result) if form == "json" else _plain(result, verbose=verbose))
+            delivery.write_whole(path, report.to_json(result) if form == "json" else _plain(result, verbose=verbose))
     on_stdout = [form for form, path in targets if path is None]
     if on_stdout == ["json"]:
         sys.stdout.write(report.to_json(result))
@@ -406,7 +489,9 @@ def _one_of(option: str, value: str, valid: tuple[str, ...]) -> None:
         )
 
 
-def _targets(outputs: list[str]) -> list[tuple[str, Path | None]]:
+def _targets(outputs: list[str], model: Path) -> list[tuple[str, Path | None]]:
+    from robustcheck_onnx.checker import delivery
+
     targets: list[tuple[str, Path | None]] = []
     for text in outputs:
         form, separator, path = text.partition("=")
@@ -414,24 +499,14 @@ def _targets(outputs: list[str]) -> list[tuple[str, Path | None]]:
         if separator and not path:
             raise UsageError(f"--output is {text!r}; a path must follow the equals sign", f"-o {form}=report.{form}")
         target = None if path in {"", "-"} else Path(path)
-        if target is not None and not target.parent.is_dir():
-            raise UsageError(f"{target}: folder {target.parent} is missing; reports are written into existing folders")
+        if target is not None:
+            delivery.check_target(target, [model])
+        if any(target == other for _, other in targets):
+            raise UsageError(
+                f"--output names {path or 'stdout'} twice; only one document fits there", "-o json=report.json"
+            )
         targets.append((form, target))
-    if sum(path is None for _, path in targets) > 1:
-        raise UsageError("--output names two formats for stdout; only one document fits there", "-o json=report.json")
     return targets
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file whole or not at all: temporary name, then rename."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    except OSError as fault:
-        raise EnvironmentFaultError(f"{path}: report could not be written ({fault.strerror})") from fault
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _plain(result: Report, *, verbose: bool) -> str:

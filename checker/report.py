@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Literal
 
+from robustcheck_onnx.checker.delivery import as_json
 from robustcheck_onnx.checker.evidence import Evidence
 from robustcheck_onnx.checker.verdict import Verdict
 from robustcheck_onnx.thresholds.frozen import Frozen
@@ -62,7 +63,7 @@ CLAIM = (
 
 def to_json(report: Report) -> str:
     """The report as one JSON document: keys in a fixed order, numbers finite or null, ending in a newline."""
-    return json.dumps(report.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return as_json(report.model_dump(mode="json"))
 
 
 def json_schema() -> str:

@@ -1,0 +1,103 @@
+"""What a run hands over in files: whole or not at all, and never in place of something that is no file."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shlex
+from collections.abc import Iterable
+from pathlib import Path
+
+from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
+
+OURS = b'"tool": "robustcheck"'  # near the start of every JSON document of this tool
+OURS_WITHIN_BYTES = 200  # how near
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def check_target(path: Path, reads: Iterable[Path] = ()) -> None:
+    """Refuse a report's path that can't serve, before the work starts.
+
+    reads: files that the run reads; a report must not replace one of them. Devices, pipes and links are fine.
+    Raises UsageError (a folder, no such folder, a file that is read), EnvironmentFaultError (a folder that can't
+    be written).
+    """
+    where = shlex.quote(str(path.parent))
+    try:
+        if path.is_dir():
+            raise UsageError(
+                f"{path}: report path is a folder; it must be a file",
+                f"-o json={shlex.quote(str(path / 'report.json'))}",
+            )
+        if not path.parent.is_dir():
+            raise UsageError(
+                f"{path}: folder {path.parent} is missing; reports are written into existing folders",
+                f"mkdir -p {where}",
+            )
+        for read in reads:
+            if path.exists() and read.exists() and path.samefile(read):
+                raise UsageError(
+                    f"{path}: report path is a file that is read; a report must not replace it",
+                    f"-o json={shlex.quote(str(path.with_suffix('.json')))}",
+                )
+    except OSError as fault:
+        raise UsageError(f"{path}: report path is not usable ({fault.strerror}); it must be a file") from fault
+    if not path.exists() and not os.access(path.parent, os.W_OK):
+        raise EnvironmentFaultError(
+            f"{path}: folder {path.parent} is not writable; reports are written into it", f"ls -ld {where}"
+        )
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file whole or not at all: another name in the same folder, then rename.
+
+    A link keeps pointing to the file, which is replaced. A device or a pipe is written to; renaming would put a
+    file in its place. Raises EnvironmentFaultError (no space, no right to write); what was there stays then.
+    """
+    content = text.encode()
+    try:
+        if path.exists() and not path.is_file():
+            with path.open("wb") as device:
+                device.write(content)
+            return
+        final = path.resolve()
+        temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
+        try:
+            temporary.write_bytes(content)
+            temporary.replace(final)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as fault:
+        look = "df -h" if fault.errno in FULL else "ls -ld"
+        raise EnvironmentFaultError(
+            f"{path}: report is not written ({fault.strerror}); it must be written whole",
+            f"{look} {shlex.quote(str(path.parent))}",
+        ) from fault
+
+
+def error_json(message: str, hint: str, code: int) -> str:
+    """The JSON document of a run that ended without a verdict."""
+    error = {"message": message, "hint": hint, "exit_code": code}
+    return as_json({"schema_version": 1, "tool": "robustcheck", "error": error})
+
+
+def as_json(document: object) -> str:
+    """One JSON document of finite numbers, ending in a newline; bytes of file names that are no text as `\\udcXX`."""
+    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
+    return text.encode("utf-8", "backslashreplace").decode() + "\n"
+
+
+def replace_with_error(path: Path, document: str) -> None:
+    """Put an error document where a report was to go, so that no report of an earlier run stands for this one.
+
+    Only in place of nothing, of a document of this tool, or into a device or pipe: a run that failed may have
+    been given a wrong path. Raises EnvironmentFaultError as write_whole does.
+    """
+    if path.is_dir() or not path.parent.is_dir():
+        return
+    if path.is_file():
+        with path.open("rb") as file:
+            if OURS not in file.read(OURS_WITHIN_BYTES):
+                return
+    write_whole(path, document)

@@ -1,0 +1,88 @@
+"""What is wrong with a command line, in the words of all other errors."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from typer.exceptions import TyperException
+
+GROUP_OPTIONS = ("--help", "-h", "--version", "--install-completion", "--show-completion")
+
+
+def explain(fault: TyperException, arguments: Sequence[str]) -> tuple[str, str]:
+    """The message and the hint for a command line that the parser refuses.
+
+    arguments: the command line with its verb, without the program's name.
+    """
+    verb = arguments[0] if arguments else ""
+    context = getattr(fault, "ctx", None)
+    command = context.command_path if context is not None else f"robustcheck {verb}".strip()
+    look = f"{command} --help"
+    text = fault.format_message().rstrip(".")
+    kind = type(fault).__name__
+    option = getattr(fault, "option_name", None)
+    if kind == "NoSuchOption" and option:
+        known = [*GROUP_OPTIONS]
+        if context is not None:
+            known += [name for param in context.command.params for name in param.opts]
+        near = difflib.get_close_matches(option, known, 1)
+        if not near:
+            return f"option {option} is not known; {command} has no such option", look
+        typed = [near[0] + word.removeprefix(option) if word.startswith(option) else word for word in arguments]
+        again = ["robustcheck", near[0]] if near[0] in GROUP_OPTIONS else ["robustcheck", *typed]
+        return f"option {option} is not known; the closest is {near[0]}", shlex.join(again)
+    if option:
+        rule = "it takes none" if "does not take" in text else "it needs one"
+        return f"{option} is given {'a' if 'none' in rule else 'no'} value; {rule}", look
+    param = getattr(fault, "param", None)
+    if kind == "MissingParameter" and param is not None:
+        name = param.opts[0] if param.opts[0].startswith("-") else (param.metavar or param.name.upper())
+        return f"{name} is missing; {command} needs it", look
+    if param is not None:
+        name = max(param.opts, key=len)
+        rule = re.sub(r", unable to parse.*", "", fault.message).replace("Input should be", "it must be")
+        return f"{name} is {_value(param.opts, arguments)}; {rule}", look
+    extra = re.fullmatch(r"Got unexpected extra argument\(s\) \((.*)\)", text)
+    if extra:
+        return f"argument is {extra.group(1)}; {command} takes no more", look
+    return text, look
+
+
+def near_verb(arguments: Sequence[str], verbs: Sequence[str]) -> tuple[str, str] | None:
+    """Message and hint when the first word is a mistyped verb rather than a model; None otherwise."""
+    word = arguments[0]
+    near = difflib.get_close_matches(word, verbs, 1)
+    if not near or "." in word or "/" in word or Path(word).exists():
+        return None
+    return f"command is {word!r}; the closest is {near[0]}", shlex.join(["robustcheck", near[0], *arguments[1:]])
+
+
+def json_targets(arguments: Sequence[str]) -> list[str]:
+    """Where `-o json` sends its document: "" for stdout, else paths; read before and without the parser."""
+    if not arguments or arguments[0] not in ("check", "inspect", "doctor"):
+        return []
+    values: list[str] = []
+    for place, word in enumerate(arguments):
+        if word in ("-o", "--output"):
+            values += arguments[place + 1 : place + 2]
+        elif word.startswith("--output="):
+            values.append(word.removeprefix("--output="))
+        elif word.startswith("-o"):
+            values.append(word.removeprefix("-o"))
+    forms = [value.partition("=") for value in values]
+    return list(dict.fromkeys("" if path == "-" else path for form, _, path in forms if form == "json"))
+
+
+def _value(names: Sequence[str], arguments: Sequence[str]) -> str:
+    """What was typed for an option, quoted."""
+    for place, word in enumerate(arguments):
+        for name in names:
+            if word == name and place + 1 < len(arguments):
+                return repr(arguments[place + 1])
+            if word.startswith(name + "="):
+                return repr(word.partition("=")[2])
+    return "not valid"
