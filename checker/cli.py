@@ -307,8 +307,6 @@ def check(
     from robustcheck_onnx.checker import delivery, pipeline, report
 
     targets = _targets(output or [], model)
-    if images == "":
-        raise UsageError("--images is empty; it must name images", "--images FOLDER, or leave it out")
     _one_of("--color", color, ("auto", "always", "never"))
     with _progress(quiet) as progress:
         result = pipeline.check(

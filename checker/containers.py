@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 import tarfile
 import threading
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -29,6 +31,20 @@ IMAGE_COLUMNS: Final = (
     "bytes",
 )  # usual names, in order
 WINDOW: Final = 256  # rows of a Parquet file fetched and held together: about 25 MB of 100 kB photos
+_NPY: Final = b"\x93NUMPY"  # how an npy file starts (numpy.lib.format)
+_ZIP: Final = b"PK"  # how an npz file starts
+_NO_ARRAY: Final = (  # what numpy and zipfile raise on damaged, encrypted or hostile files
+    OSError,
+    ValueError,
+    EOFError,
+    TypeError,
+    OverflowError,
+    KeyError,
+    RuntimeError,
+    SyntaxError,
+    zlib.error,
+    zipfile.BadZipFile,
+)
 _BLOCK: Final = 512  # bytes, the unit of a tar file (POSIX.1-2001)
 
 
@@ -76,7 +92,8 @@ def tar_entries(spec: str, shards: Sequence[tuple[str, Path]]) -> list[Entry]:
         ]
     if not entries:
         raise UsageError(
-            f"{spec}: number of images in {len(shards)} tar file(s) is 0; members must be images (.jpg, …)"
+            f"{spec}: number of images in {len(shards)} tar file(s) is 0; members must be images (.jpg, …)",
+            f"tar tf {shlex.quote(str(shards[0][1]))}",
         )
     return entries
 
@@ -99,13 +116,15 @@ def _tar_members(path: Path) -> list[tarfile.TarInfo]:
         raise UsageError(f"{path}: file cannot be read ({fault.strerror or fault}); shards must be") from fault
     except tarfile.TarError as fault:
         raise CannotAssessError(
-            f"{path}: tar file is damaged ({fault}); shards must be whole, plain tar files"
+            f"{path}: tar file is damaged ({fault}); shards must be whole, plain tar files",
+            f"tar tf {shlex.quote(str(path))}",
         ) from fault
     with path.open("rb") as file:  # tarfile stops without a word at a damaged header
         file.seek(end)
         if any(file.read(_BLOCK)):
             raise CannotAssessError(
-                f"{path}: tar file is damaged after {len(members)} members; shards must be whole, plain tar files"
+                f"{path}: tar file is damaged after {len(members)} members; shards must be whole, plain tar files",
+                f"tar tf {shlex.quote(str(path))}",
             )
     return members
 
@@ -208,7 +227,9 @@ class Table:
         try:
             return self._parquet.ParquetFile(path)
         except (OSError, ValueError) as fault:  # ArrowInvalid is a ValueError
-            raise CannotAssessError(f"{path}: Parquet file is damaged ({fault}); it must be whole") from fault
+            raise CannotAssessError(
+                f"{path}: Parquet file is damaged ({fault}); it must be whole", "copy or download it again"
+            ) from fault
 
     def _read(self, row: int) -> bytes:
         window = self._position[row] // WINDOW
@@ -259,7 +280,9 @@ def arrow_entries(files: Sequence[tuple[str, Path]]) -> list[Entry]:
 
             table = ipc.open_stream(pyarrow.memory_map(str(path))).read_all()
         except (OSError, ValueError) as fault:
-            raise CannotAssessError(f"{path}: Arrow file is damaged ({fault}); it must be whole") from fault
+            raise CannotAssessError(
+                f"{path}: Arrow file is damaged ({fault}); it must be whole", "copy or download it again"
+            ) from fault
         column = table.column(_image_column(path, table.schema))
         entries += [
             Entry(f"{name}#{row:08d}", partial(_arrow_cell, column, row, path.parent)) for row in range(len(column))
@@ -278,12 +301,21 @@ def tensor_entries(path: Path) -> list[Entry]:
 
     Never unpickled. Raises UsageError (shape or dtype), CannotAssessError (damaged or pickled).
     """
+    hint = "save float32 images (batch, channel, height, width) with numpy.save"
     try:
+        with path.open("rb") as file:
+            start = file.read(len(_NPY))
+        if start != _NPY and not start.startswith(_ZIP):
+            raise CannotAssessError(
+                f"{path}: file is not a plain array (it starts with {start!r}); it must be npy or npz", hint
+            )
         loaded = np.load(path, mmap_mode="r", allow_pickle=False)
         arrays = dict(loaded) if isinstance(loaded, np.lib.npyio.NpzFile) else {"": loaded}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as fault:
+    except _NO_ARRAY as fault:
+        objects = "Python objects" in str(fault) or "Object arrays" in str(fault)
+        reason = "it holds Python objects" if objects else str(fault)
         raise CannotAssessError(
-            f"{path}: file is not a plain array ({fault}); it must be npy or npz without objects"
+            f"{path}: file is not a plain array ({reason}); it must be npy or npz without objects", hint
         ) from fault
     entries = []
     for key, array in sorted(arrays.items()):
@@ -294,7 +326,7 @@ def tensor_entries(path: Path) -> list[Entry]:
                 "transpose it: x.transpose(0, 3, 1, 2) for channels last",
             )
         if array.dtype.kind not in "fu":
-            raise UsageError(f"{where}: dtype is {array.dtype}; it must be float or unsigned integer")
+            raise UsageError(f"{where}: dtype is {array.dtype}; it must be float or unsigned integer", hint)
         prefix = f"{path.name}/{key}" if key else path.name
         entries += [Entry(f"{prefix}#{row:08d}", partial(_row, array, row)) for row in range(len(array))]
     return entries

@@ -83,6 +83,10 @@ def parse_contract(metadata: Mapping[str, str], where: str) -> Contract | None:
     hint = "export the model again with `robustcheck export`"
     try:
         raw = json.loads(metadata[CONTRACT_KEY])
+    except RecursionError as error:
+        raise CannotAssessError(
+            f"{where}: contract is nested too deeply; metadata {CONTRACT_KEY} must hold one JSON object", hint
+        ) from error
     except json.JSONDecodeError as error:
         raise CannotAssessError(
             f"{where}: contract is not JSON ({error.msg} at character {error.pos}); "

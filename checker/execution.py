@@ -9,6 +9,7 @@ import io
 import os
 import platform
 import re
+import shlex
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -43,6 +44,12 @@ RUN_ERRORS: tuple[type[Exception], ...] = (  # what loading or running a model r
     MemoryError,
     RuntimeError,
     ValueError,
+)
+# Places in ONNX Runtime's own source, and the C++ functions and conditions that failed there.
+SOURCE_NOISE = (
+    re.compile(r"\S+\.(?:cc|h|cu|cuh)\S* (?:(?!\.(?:cc|h|cu)\b).)*? was (?:false|true)\. ?"),
+    re.compile(r"\S+\.(?:cc|h|cu|cuh)\S* [^()]*::[^()]*\([^()]*\)(?: const)?(?: \[with [^\]]*\])? ?"),
+    re.compile(r"/\S*onnxruntime\S*/\S+\.(?:cc|h|cu|cuh)\S* ?"),
 )
 OUT_OF_MEMORY = re.compile(r"out of memory|failed to allocate|bad_alloc|bad allocation|BFCArena|CUDA failure 2\b", re.I)
 
@@ -127,14 +134,18 @@ def describe(session: ort.InferenceSession, model: ModelFile, device: str, level
 def translate(error: Exception, model: ModelFile) -> CannotAssessError | EnvironmentFaultError:
     """ONNX Runtime's exception as an error that names the file and the next step."""
     text = re.sub(r"\s+", " ", re.sub(r"\[ONNXRuntimeError\] : \d+ : \w+ : ", "", str(error))).strip()
-    text = re.sub(r"/\S*onnxruntime\S*/(\S+\.(cc|h|cu))\S*", r"\1", text)  # paths of the machine that built it
+    path = shlex.quote(str(model.path))
     if isinstance(error, MemoryError) or OUT_OF_MEMORY.search(text):
+        asked = re.search(r"failed to allocate.*?(\d+)", text, re.I)
+        what = f"{asked.group(1)} bytes were asked for" if asked else "no size was given"
         return EnvironmentFaultError(
-            f"{model.path}: memory ran out ({text[:200] or 'MemoryError'}); the batch must fit", "--batch-size 1"
+            f"{model.path}: memory ran out ({what}); model and batch must fit", f"robustcheck {path} --batch-size 1"
         )
+    for pattern in SOURCE_NOISE:
+        text = pattern.sub("", text)
+    text = text.replace("Name:'' ", "").replace("Status Message: ", "")
     return CannotAssessError(
-        f"{model.path}: ONNX Runtime {ort.__version__} refuses the model: {text[:400]}",
-        f"robustcheck inspect {model.path}",
+        f"{model.path}: ONNX Runtime {ort.__version__} refuses the model: {text[:400]}", f"robustcheck inspect {path}"
     )
 
 

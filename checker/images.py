@@ -141,23 +141,23 @@ def digest_of(digests: Iterable[str]) -> str:
     return "sha256:" + hashlib.sha256("".join(f"{d}\n" for d in sorted(digests)).encode()).hexdigest()
 
 
-def check_bad(n_read: int, n_bad: int, limit: float, examples: Sequence[Skipped] = ()) -> None:
+def check_bad(n_read: int, n_bad: int, limit: float, examples: Sequence[Skipped] = (), where: str = "images") -> None:
     """Refuse an image set of which too much is unusable.
 
-    n_read: images tried, good and bad. limit: largest share of bad ones, 0 to 1. examples: for the message.
+    n_read: images tried, good and bad. limit: largest share of bad ones, 0 to 1. examples, where: for the message.
     Raises CannotAssessError when nothing is usable or n_bad > limit · n_read.
     """
     named = "; ".join(f"{bad.name}: {bad.reason}" for bad in examples[:3])
     seen = f" ({named})" if named else ""
     if n_bad == n_read:
         raise CannotAssessError(
-            f"images: number of usable images is 0 of {n_read}{seen}; at least one is needed",
-            "name a set of photos with --images",
+            f"{where}: number of usable images is 0 of {n_read}{seen}; at least one is needed",
+            "name a set of photos: --images FOLDER",
         )
     if n_bad > limit * n_read:
         raise CannotAssessError(
-            f"images: number of unusable images is {n_bad} of {n_read}{seen}; at most {limit:.2%} may be",
-            "repair or remove them, or allow more with --max-bad",
+            f"{where}: number of unusable images is {n_bad} of {n_read}{seen}; at most {limit:.2%} may be",
+            "repair or remove them, or allow more: --max-bad SHARE",
         )
 
 

@@ -7,6 +7,7 @@ import glob
 import io
 import json
 import os
+import shlex
 import stat
 from collections.abc import Sequence
 from functools import partial
@@ -46,11 +47,13 @@ def index(spec: str) -> tuple[Kind, list[Entry], containers.Table | None]:
         if glob.has_magic(spec):
             return _index_glob(spec)
         reason = fault.strerror if isinstance(fault, OSError) else str(fault)
-        raise UsageError(f"{spec}: image set is not readable ({reason}); it must be {KINDS}") from fault
+        raise UsageError(
+            f"{spec}: image set is not readable ({reason}); it must be {KINDS}", "--images FOLDER"
+        ) from fault
     if stat.S_ISDIR(mode):
         return _by_content(spec, "folder", folder_files(path))
     if not stat.S_ISREG(mode):
-        raise UsageError(f"{spec}: image set is not a regular file or folder; it must be {KINDS}")
+        raise UsageError(f"{spec}: image set is not a regular file or folder; it must be {KINDS}", "--images FOLDER")
     suffix = path.suffix.lower()
     if suffix == ".txt":
         return "list", _list_entries(path), None
@@ -107,7 +110,7 @@ def _by_content(spec: str, kind: Kind, files: list[Entry]) -> tuple[Kind, list[E
         return "arrow", containers.arrow_entries(others[".arrow"]), None
     raise UsageError(
         f"{spec}: number of images found is 0 of {len(files)} files; it must be {KINDS}",
-        "check the path; image files are known by their suffix (.jpg, .png, .webp, …)",
+        f"ls {spec if glob.has_magic(spec) else shlex.quote(spec)}  # images are known by suffix: .jpg, .png, .webp, …",
     )
 
 
@@ -153,11 +156,22 @@ def _read_file(path: Path) -> bytes:
     return path.read_bytes()
 
 
+def _quoted(path: Path) -> str:
+    return shlex.quote(str(path))
+
+
+def _show(path: Path, row: int) -> str:
+    """The command that shows one row of a file."""
+    return f"sed -n {row}p {_quoted(path)}"
+
+
 def _text_of(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as fault:
-        raise UsageError(f"{path}: file is not readable UTF-8 text ({fault}); a list or manifest must be") from fault
+        raise UsageError(
+            f"{path}: file is not readable UTF-8 text ({fault}); a list or manifest must be", f"file {_quoted(path)}"
+        ) from fault
 
 
 def _lines(path: Path) -> list[tuple[int, str]]:
@@ -174,7 +188,9 @@ def _csv_rows(path: Path) -> list[tuple[int, dict[str | None, object]]]:
     try:
         return [(reader.line_num, dict(row)) for row in reader]
     except csv.Error as fault:
-        raise UsageError(f"{path}: row {reader.line_num} is not CSV ({fault}); rows must be CSV") from fault
+        raise UsageError(
+            f"{path}: row {reader.line_num} is not CSV ({fault}); rows must be CSV", _show(path, reader.line_num)
+        ) from fault
 
 
 def _jsonl_rows(path: Path) -> list[tuple[int, dict[str | None, object]]]:
@@ -184,10 +200,14 @@ def _jsonl_rows(path: Path) -> list[tuple[int, dict[str | None, object]]]:
             continue
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as fault:
-            raise UsageError(f"{path}: row {number} is not JSON ({fault}); each row must be an object") from fault
+        except (json.JSONDecodeError, RecursionError) as fault:
+            raise UsageError(
+                f"{path}: row {number} is not JSON ({fault}); each row must be an object", _show(path, number)
+            ) from fault
         if not isinstance(row, dict):
-            raise UsageError(f"{path}: row {number} is {line.strip()[:60]}; each row must be a JSON object")
+            raise UsageError(
+                f"{path}: row {number} is {line.strip()[:60]}; each row must be a JSON object", _show(path, number)
+            )
         rows.append((number, row))
     return rows
 
@@ -197,23 +217,28 @@ def _manifest_entries(path: Path, rows: Sequence[tuple[int, dict[str | None, obj
     entries = []
     for number, row in rows:
         if None in row:
-            raise UsageError(f"{path}: row {number} has more cells than columns; quote cells that hold a comma")
+            raise UsageError(
+                f"{path}: row {number} has more cells than columns; quote cells that hold a comma", _show(path, number)
+            )
         column = next((name for name in PATH_COLUMNS if name in row), None)
         if column is None:
             names = ", ".join(str(name) for name in row)
             raise UsageError(
-                f"{path}: row {number} has the columns {names}; one of {', '.join(PATH_COLUMNS)} must name the image"
+                f"{path}: row {number} has the columns {names}; one of {', '.join(PATH_COLUMNS)} must name the image",
+                _show(path, 1),
             )
         value, label = row[column], row.get("label")
         if not isinstance(value, str) or not value or "\0" in value:
-            raise UsageError(f"{path}: row {number}: {column} is {value!r}; it must be the path of an image")
+            raise UsageError(
+                f"{path}: row {number}: {column} is {value!r}; it must be the path of an image", _show(path, number)
+            )
         image = path.parent / value
         if not image.is_file():
             raise UsageError(
                 f"{path}: row {number}: {column} is {value}; there is no such file",
-                f"paths are relative to {path.parent}",
+                f"ls -l {_quoted(image)}  # paths are relative to the folder of {path.name}",
             )
         entries.append(_file_entry(value, image, None if label is None else str(label)))
     if not entries:
-        raise UsageError(f"{path}: number of images listed is 0; at least one is needed")
+        raise UsageError(f"{path}: number of images listed is 0; at least one is needed", f"cat {_quoted(path)}")
     return entries

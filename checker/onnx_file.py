@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import math
+import shlex
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -96,10 +98,16 @@ def file_digest(path: Path) -> str:
 
 def _read_bytes(path: Path) -> bytes:
     try:
-        size_bytes = path.stat().st_size
+        status = path.stat()
+        size_bytes = status.st_size
         if path.is_dir():
             raise UsageError(
-                f"{path}: model is a folder; one .onnx file is needed", f"robustcheck {path / 'model.onnx'}"
+                f"{path}: model is a folder; one .onnx file is needed",
+                f"robustcheck {shlex.quote(str(path / 'model.onnx'))}",
+            )
+        if not stat.S_ISREG(status.st_mode):  # a pipe would wait for ever, /dev/zero never end
+            raise UsageError(
+                f"{path}: model is a device or pipe; a regular file is needed", f"ls -lL {shlex.quote(str(path))}"
             )
         if size_bytes > PROTOBUF_LIMIT_BYTES:
             raise CannotAssessError(
@@ -108,11 +116,13 @@ def _read_bytes(path: Path) -> bytes:
             )
         content = path.read_bytes()
     except FileNotFoundError as error:
-        raise UsageError(f"{path}: model file is missing; no such file", f"ls {path.parent}") from error
+        raise UsageError(
+            f"{path}: model file is missing; no such file", f"ls {shlex.quote(str(path.parent))}"
+        ) from error
     except OSError as error:
         raise CannotAssessError(
             f"{path}: model file is not readable ({error.strerror}); it must be a readable file",
-            f"ls -l {path}",
+            f"ls -l {shlex.quote(str(path))}",
         ) from error
     if not content:
         raise CannotAssessError(
@@ -135,7 +145,9 @@ def _parse(path: Path, content: bytes) -> onnx.ModelProto:
                 "export the model first: robustcheck export --help",
             )
     if _is_text(content[:1024]):
-        raise CannotAssessError(f"{path}: model file is text; an ONNX protobuf is needed", f"head -c 200 {path}")
+        raise CannotAssessError(
+            f"{path}: model file is text; an ONNX protobuf is needed", f"head -c 200 {shlex.quote(str(path))}"
+        )
     try:
         proto: onnx.ModelProto = onnx.ModelProto.FromString(content)
     except DecodeError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -26,6 +27,7 @@ from robustcheck_onnx.checker.evidence import (
     Statistics,
 )
 from robustcheck_onnx.checker.graph import ModelFile, open_model
+from robustcheck_onnx.checker.pooling import show_shape
 from robustcheck_onnx.checker.preprocess import Preprocessing, apply, apply_uint8, as_photo
 from robustcheck_onnx.checker.reasons import NAMES
 from robustcheck_onnx.checker.report import CLAIM, Placed, Report, Time
@@ -126,7 +128,7 @@ def check(
     source = _open_source(images, seed, max_images)
     runner = Runner(opened, device=device)
     run, statistics, stopped = _measure(runner, opened, source, found.preprocessing, profile, batch_size, progress)
-    _check_bad(run, max_bad)
+    _check_bad(run, max_bad, source)
     evidence = Evidence(
         statistics=statistics,
         model=_model_facts(opened, run),
@@ -174,7 +176,7 @@ def _measure(
     statistics: Statistics | None = None
 
     def prepare(item: images.Item) -> _Prepared | images.Skipped:
-        return _prepare(item, preprocessing, uint8=opened.image_input.dtype == "uint8")
+        return _prepare(item, preprocessing, opened)
 
     with contextlib.closing(images.prefetch(source, prepare, workers=DECODERS, window=AHEAD)) as decoded:
         for item in decoded:
@@ -205,7 +207,7 @@ def _measure(
                 progress(Progress(run.n_good, len(source), rate, interval))
     if waiting:
         _add(run, runner, waiting, batch_size)
-    images.check_bad(run.n_read, len(run.skipped), 1.0, run.skipped)
+    _check_bad(run, 1.0, source)
     if run.state is None or run.state.n == 0:
         raise CannotAssessError(
             f"{opened.path}: number of finite, not constant representations is 0 of {run.n_good}; "
@@ -216,14 +218,25 @@ def _measure(
     return run, sums.statistics(run.state, profile.alpha), "image limit" if limited else "all images"
 
 
-def _prepare(item: images.Item, preprocessing: Preprocessing, *, uint8: bool) -> _Prepared | images.Skipped:
+def _prepare(item: images.Item, preprocessing: Preprocessing, opened: ModelFile) -> _Prepared | images.Skipped:
     if isinstance(item, images.Skipped):
         return item
     if isinstance(item, images.Tensor):
+        takes = (3, opened.image_input.height, opened.image_input.width)
+        if any(want not in (None, size) for want, size in zip(takes, item.values.shape, strict=True)):
+            raise UsageError(
+                f"{item.name}: tensor (channel, height, width) is {item.values.shape}; {opened.path} takes "
+                f"{show_shape(takes)}",
+                f"robustcheck inspect {shlex.quote(str(opened.path))}",
+            )
         pixels = np.ascontiguousarray(np.moveaxis(item.values, 0, -1))
         return _Prepared(item.digest, (), pixels, imageset.describe(as_photo(preprocessing, pixels)))
     try:
-        array = apply_uint8(preprocessing, item.image) if uint8 else apply(preprocessing, item.image)
+        array = (
+            apply_uint8(preprocessing, item.image)
+            if opened.image_input.dtype == "uint8"
+            else apply(preprocessing, item.image)
+        )
     except CannotAssessError as fault:  # a strip that cannot be resized: this image's fault, not the run's
         return images.Skipped(item.name, fault.message)
     return _Prepared(item.digest, item.notes, array, imageset.describe(item.image))
@@ -271,14 +284,19 @@ def _profile(thresholds: Path | Profile | None) -> Profile:
         return profiles.load(thresholds)
     except profiles.ProfileError as fault:
         raise UsageError(str(fault), "leave out --thresholds for the default profile") from fault
+    except RecursionError as fault:
+        raise UsageError(
+            f"{thresholds}: threshold profile is nested too deeply; it must be a sealed profile",
+            "leave out --thresholds for the default profile",
+        ) from fault
 
 
 def _open_source(spec: str | Path | None, seed: int, limit: int | None) -> images.ImageSource:
     return images.open_images(spec, seed=seed, limit=limit)
 
 
-def _check_bad(run: _Run, max_bad: float) -> None:
-    images.check_bad(run.n_read, len(run.skipped), max_bad, run.skipped)
+def _check_bad(run: _Run, max_bad: float, source: images.ImageSource) -> None:
+    images.check_bad(run.n_read, len(run.skipped), max_bad, run.skipped, source.spec or "bundled photos")
 
 
 def _model_facts(opened: ModelFile, run: _Run) -> ModelFacts:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
@@ -121,9 +122,15 @@ def _json_of(path: Path) -> dict[str, Any]:
             raise UsageError(f"{path}: file is larger than {_MAX_BYTES:,} bytes; a preprocessing file is small")
         values = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as fault:
-        raise UsageError(f"{path}: content is not readable JSON ({fault}); a preprocessing file must be") from fault
+        raise UsageError(
+            f"{path}: content is not readable JSON ({fault}); a preprocessing file must be",
+            f"python -m json.tool {shlex.quote(str(path))}",
+        ) from fault
     if not isinstance(values, dict):
-        raise UsageError(f"{path}: content is a JSON {type(values).__name__}; it must be an object")
+        raise UsageError(
+            f"{path}: content is a JSON {type(values).__name__}; it must be an object",
+            f"fields: {', '.join(Preprocessing.model_fields)}",
+        )
     return values
 
 

@@ -234,7 +234,7 @@ def test_memory_errors_are_the_environment(runner: Any, onnx_models: ModuleType)
     ):
         found = translate(error, model)
         assert isinstance(found, EnvironmentFaultError)
-        assert found.hint == "--batch-size 1"
+        assert found.hint == f"robustcheck {model.path} --batch-size 1"
     assert isinstance(translate(RuntimeError("unknown"), model), CannotAssessError)
 
 
