@@ -77,6 +77,8 @@ class _Reading:
     is_class: bool | None
     why: str
     head: Head | None
+    doubted: bool = False
+    """its name says embedding, its last layer class scores"""
 
 
 def choose(
@@ -163,7 +165,9 @@ def _read(layers: Layers, output: str) -> _Reading:
         return _Reading(output, True, f"it ends in {min(score)}", head)
     class_like, embedding_like = bool(CLASS_NAME.search(output)), bool(EMBEDDING_NAME.search(output))
     if class_like != embedding_like:
-        return _Reading(output, class_like, f"its name is {output!r}", head)
+        scores = "" if class_like else _like_scores(layers, output)
+        why = f"its name is {output!r}"
+        return _Reading(output, class_like, f"{why}, but {scores}" if scores else why, head, bool(scores))
     if isinstance(end, Fork):
         heads = [find_head(layers, branch) for branch in end.branches]
         if all(isinstance(h, Head) and "Conv" not in h.op and _classes(h) for h in heads):
@@ -178,6 +182,21 @@ def _read(layers: Layers, output: str) -> _Reading:
         return _Reading(output, False, f"an activation stands behind its last linear layer ({head.op})", None)
     kind = f"{head.classes or 'an unknown number of'} outputs and {'a' if head.has_bias else 'no'} bias"
     return _Reading(output, None, f"its last linear layer has {kind}", head)
+
+
+def _like_scores(layers: Layers, tensor: str) -> str:
+    """Why the layers before `tensor` make class scores, whatever it is called; "" where they do not.
+
+    Logits on images of one category have few extreme classes in every image: only the graph tells them apart.
+    """
+    head = find_head(layers, tensor)
+    if not isinstance(head, Head) or ACTIVATED & set(head.crossed):
+        return ""
+    if score := CLASS_END & set(head.crossed):
+        return f"it ends in {min(score)}, as class scores do"
+    if _classes(head) and head.has_bias:
+        return f"its last linear layer has a bias and {head.classes} outputs, as class scores have"
+    return ""
 
 
 def _classes(head: Head) -> bool:
@@ -231,8 +250,9 @@ def _by_rule(
         why = f"output; assumed, since it could be class scores or an embedding: {reading.why}"
         found = replace(_represent(layers, reading.output, "encoder_output", why), tensor_assumed=True)
         return Choice(found, None, None, candidates)
-    why = f"output of an image encoder: {reading.why}"
-    return Choice(_represent(layers, reading.output, "encoder_output", why), None, None, candidates)
+    why = f"output of an image encoder{', assumed' if reading.doubted else ''}: {reading.why}"
+    found = replace(_represent(layers, reading.output, "encoder_output", why), tensor_assumed=reading.doubted)
+    return Choice(found, None, None, candidates)
 
 
 def _by_contract(
@@ -252,7 +272,11 @@ def _by_contract(
     logits = [name for name, tensor in contract.tensors.items() if tensor.rule == "logits"]
     class_output = next((name for name in logits if name != "representation"), None)
     head = find_head(layers, class_output) if class_output else None
-    found = _represent(layers, "representation", entry.rule, f"named by the file's contract: {entry.meaning}")
+    why = f"named by the file's contract: {entry.meaning}"
+    scores = "" if entry.rule == "logits" else _like_scores(layers, "representation")
+    if scores:
+        why = f"{why}; assumed, since {scores}"
+    found = replace(_represent(layers, "representation", entry.rule, why), tensor_assumed=bool(scores))
     return Choice(found, head if isinstance(head, Head) else None, class_output, candidates)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -39,7 +40,9 @@ def chosen(model: ModelFile) -> tuple[str, str, str, bool]:
         ("output", 512, True, ("features", "head_input", "none", True)),  # can't tell
         ("output", 1000, False, ("features", "head_input", "none", True)),
         ("output", 512, False, ("output", "encoder_output", "none", False)),  # projection
-        ("image_embeds", 1000, True, ("image_embeds", "encoder_output", "none", False)),
+        ("image_embeds", 1000, False, ("image_embeds", "encoder_output", "none", False)),
+        ("image_embeds", 512, True, ("image_embeds", "encoder_output", "none", False)),
+        ("image_embeds", 1000, True, ("image_embeds", "encoder_output", "none", True)),  # named so, made as scores
     ],
 )
 def test_classifier_or_encoder(
@@ -56,6 +59,33 @@ def test_classifier_or_encoder(
     else:
         assert (model.head, model.class_output, model.added_output) == (None, None, False)
     assert ("assumed" in model.representation.why) == expected[3]
+
+
+@pytest.mark.parametrize("rule", ["encoder_output", "head_input"])
+@pytest.mark.parametrize(
+    ("tail", "classes", "doubt"),
+    [
+        ([("Gemm", ["features", "w", "b"], ["representation"])], 1000, "a bias and 1000 outputs"),
+        (
+            [("MatMul", ["features", "w"], ["s"]), ("Softmax", ["s"], ["representation"])],
+            512,
+            "it ends in Softmax",
+        ),
+        ([("Gemm", ["features", "w", "b"], ["representation"])], 512, ""),
+        ([("MatMul", ["features", "w"], ["representation"])], 1000, ""),
+        ([("Gemm", ["features", "w", "b"], ["s"]), ("Relu", ["s"], ["representation"])], 1000, ""),
+    ],
+)
+def test_class_scores_that_a_contract_calls_a_representation(
+    opened: Any, onnx_models: ModuleType, lookup: ModuleType, rule: str, tail: list[Any], classes: int, doubt: str
+) -> None:
+    nodes, weights = onnx_models.pooled()
+    weights |= {"w": onnx_models.weight(16, classes), "b": onnx_models.weight(classes)}
+    props = {"robustcheck.contract": json.dumps(lookup.lookup_contract(rule=rule, size_px=8))}
+    model = opened(onnx_models.build([*nodes, *tail], ["representation"], weights, props=props))
+    assert chosen(model) == ("representation", rule, "none", bool(doubt))
+    assert doubt in model.representation.why
+    assert ("assumed" in model.representation.why) == bool(doubt)
 
 
 def test_softmax_makes_a_classifier_of_any_width(opened: Any, onnx_models: ModuleType) -> None:
