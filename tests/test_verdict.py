@@ -20,7 +20,7 @@ from robustcheck_onnx.checker.imageset import Finding, ImageSetFacts
 from robustcheck_onnx.checker.preprocess import CLIP
 from robustcheck_onnx.checker.reasons import RULES
 from robustcheck_onnx.checker.state import State, statistics, update
-from robustcheck_onnx.checker.verdict import Verdict, decided, judge
+from robustcheck_onnx.checker.verdict import Verdict, above, decided, judge
 from robustcheck_onnx.thresholds.profile import STATISTICS, load
 
 PROFILE = load()
@@ -166,6 +166,17 @@ def test_a_feature_that_never_changes_is_a_constant_of_the_graph() -> None:
     h = planted()
     h[:, 0] = 20.0
     assert ids(judge(evidence(h), PROFILE)) == {"constant_feature"}
+
+
+def test_constants_too_weak_to_be_outliers_alone_are_seen_too() -> None:
+    h = np.random.default_rng(0).normal(size=(64, 384))
+    h[:, :3] = 6.6, -6.6, 6.6  # about 5.6 SD each: none is beyond 6, and every threshold is cleared
+    measured = stats(h)
+    assert measured.persistent == ()
+    assert above(measured.kurtosis, PROFILE.thresholds["kurtosis"].minimum)
+    verdict = judge(evidence(measured), PROFILE)
+    assert ids(verdict) == {"constant_feature"}
+    assert sorted(verdict.reasons[0].seen.split(" has ")[0].removeprefix("feature ").split(", ")) == ["0", "1", "2"]
 
 
 def test_another_statistic_version_is_not_compared() -> None:
