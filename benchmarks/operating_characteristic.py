@@ -1,0 +1,281 @@
+"""How often the verdict is wrong: false PASS over negative draws, power over planted and real outlier features.
+
+python benchmarks/operating_characteristic.py [EMBEDDINGS_DIR] [--draws N]
+
+Each draw is one run of the check: representations in order, a look every 32 images, a stop when the evidence
+decides, and `judge` on what was measured (model, images and preprocessing taken as sound, so that the statistics
+decide alone). Writes docs/operating-characteristic.md and docs/operating-characteristic.svg.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from scipy.stats import beta
+
+from robustcheck_onnx.checker import sequential
+from robustcheck_onnx.checker.evidence import (
+    Evidence,
+    Execution,
+    ImageFacts,
+    ModelFacts,
+    PreprocessingFacts,
+    Statistics,
+)
+from robustcheck_onnx.checker.imageset import ImageSetFacts
+from robustcheck_onnx.checker.preprocess import CLIP
+from robustcheck_onnx.checker.state import State, statistics, update
+from robustcheck_onnx.checker.verdict import decided, judge
+from robustcheck_onnx.thresholds import profile
+from robustcheck_onnx.thresholds.reference import references
+
+ROOT = Path(__file__).parent.parent
+PROFILE = profile.load()
+WIDTHS = (384, 512, 768, 1024, 2048)  # features
+STRENGTHS = (4, 6, 8, 10, 12, 15, 20)  # SD of an image's features
+NEGATIVE_DRAWS = 10_000  # over all negative families together
+POWER_DRAWS = 200  # a cell
+
+Draw = Callable[[np.random.Generator, int, int], np.ndarray]
+
+
+class Outcome(NamedTuple):
+    """One simulated run."""
+
+    passed: bool
+    n_images: int
+
+
+def signed(rng: np.random.Generator, n: int, d: int) -> np.ndarray:
+    """Gaussian features with their own means and scales, images with their own norm."""
+    h = rng.normal(size=(n, d)) * rng.lognormal(0, 0.3, d) + rng.normal(0, 0.5, d)
+    return h * rng.lognormal(0, 0.3, (n, 1))
+
+
+def planted(rng: np.random.Generator, n: int, d: int, strength: float, features: int = 1) -> np.ndarray:
+    """Signed features, a few of them shifted by `strength` SD in every image."""
+    h = rng.normal(size=(n, d)) + rng.normal(0, 0.5, d)
+    shift = strength * h.std(axis=1, keepdims=True)
+    h[:, rng.choice(d, features, replace=False)] += shift * rng.choice([-1, 1], features)
+    return h * rng.lognormal(0, 0.3, (n, 1))
+
+
+def spike(rng: np.random.Generator, n: int, d: int) -> np.ndarray:
+    """A 20 SD spike in a random feature of each image."""
+    h = signed(rng, n, d)
+    h[np.arange(n), rng.integers(0, d, n)] += 20 * h.std(axis=1)
+    return h
+
+
+def clustered(rng: np.random.Generator, n: int, d: int, clusters: int = 3) -> np.ndarray:
+    """A narrow image set: few kinds of image, small differences within one."""
+    centres = signed(rng, clusters, d)
+    return centres[rng.integers(0, clusters, n)] + 0.5 * rng.normal(size=(n, d))
+
+
+def silu(x: np.ndarray) -> np.ndarray:
+    """x · sigmoid(x)."""
+    return x / (1 + np.exp(-x))
+
+
+NEGATIVES: dict[str, Draw] = {
+    "signed, Gaussian": signed,
+    "signed, Student t(4)": lambda g, n, d: g.standard_t(4, size=(n, d)),
+    "signed, lognormal(0.8) scales": lambda g, n, d: g.normal(size=(n, d)) * g.lognormal(0, 0.8, d),
+    "signed, narrow image set": clustered,
+    "random spike": spike,
+    "ReLU": lambda g, n, d: np.maximum(signed(g, n, d), 0),
+    "ReLU with a planted feature": lambda g, n, d: np.maximum(planted(g, n, d, 20), 0),
+    "ReLU, narrow image set": lambda g, n, d: np.maximum(clustered(g, n, d), 0),
+    "ReLU, sparse": lambda g, n, d: np.maximum(signed(g, n, d) - 1, 0),
+    "ReLU6": lambda g, n, d: np.clip(3 * signed(g, n, d), 0, 6),
+    "SiLU": lambda g, n, d: silu(3 * signed(g, n, d)),
+    "hard-swish": lambda g, n, d: (x := 3 * signed(g, n, d)) * np.clip(x + 3, 0, 6) / 6,
+    "gamma(0.5)": lambda g, n, d: g.gamma(0.5, size=(n, d)),
+}
+
+
+def evidence_of(measured: Statistics) -> Evidence:
+    """Evidence in which only the statistics can speak against PASS."""
+    n = measured.n_images
+    sanity = ImageSetFacts(
+        n_images=n, n_compared=n, n_duplicates=0, n_near_duplicates=0, n_varied=n, unlike_share=0.0,
+        neighbour_correlation=None, gradient_kurtosis=None, channel_correlation=None, kurtosis_spread=None,
+        findings=(),
+    )  # fmt: skip
+    return Evidence(
+        statistics=measured,
+        model=ModelFacts(
+            file="simulated", digest="", external_digests={}, size_bytes=0, opset={}, producer="",
+            tensor="representation", rule="encoder_output", pool="none", ends_in="linear", why="simulated",
+            tensor_assumed=False, random_weights=False, source="", synthetic="", batch_difference=0.0,
+            output_difference=0.0,
+        ),
+        preprocessing=PreprocessingFacts(preprocessing=CLIP, source="contract", fields=()),
+        images=ImageFacts(
+            source="", bundled=False, n_available=n, n_read=n, n_skipped=0, skipped=(), notes={}, digest="", seed=0,
+            sanity=sanity,
+        ),
+        execution=Execution(
+            requested="cpu", providers=("CPUExecutionProvider",), nodes=None, heavy_on_cpu={}, runtime="", device="",
+            threads=1, precision="fp32", optimization="all",
+        ),
+        stopped="all images",
+    )  # fmt: skip
+
+
+def run(h: np.ndarray, rng: np.random.Generator) -> Outcome:
+    """The check's loop over one sequence of representations."""
+    state, keys = State(h.shape[1]), rng.integers(0, 2**32, len(h))
+    start = 0
+    while start < len(h):
+        stop = min(sequential.next_look(start), len(h))
+        update(state, h[start:stop], keys[start:stop])
+        start = stop
+        if start >= PROFILE.min_images:
+            measured = statistics(state, PROFILE.alpha)
+            if decided(measured, PROFILE):
+                break
+    measured = statistics(state, PROFILE.alpha)
+    return Outcome(judge(evidence_of(measured), PROFILE).verdict == "PASS", measured.n_images)
+
+
+def rate(count: int, total: int) -> str:
+    """A rate with its 95 % Clopper–Pearson interval, per cent."""
+    low = beta.ppf(0.025, count, total - count + 1) if count else 0.0
+    high = beta.ppf(0.975, count + 1, total - count) if count < total else 1.0
+    return f"{100 * count / total:.2f} ({100 * low:.2f}–{100 * high:.2f})"
+
+
+def negative_rows(rng: np.random.Generator, draws: int) -> tuple[list[str], int]:
+    """False PASS of each negative family."""
+    lines, total = [], 0
+    each = -(-draws // len(NEGATIVES))
+    for name, draw in NEGATIVES.items():
+        outcomes = [run(draw(rng, int(rng.integers(50, 301)), int(rng.choice(WIDTHS))), rng) for _ in range(each)]
+        wrong = sum(o.passed for o in outcomes)
+        total += wrong
+        median = np.median([o.n_images for o in outcomes])
+        lines.append(f"| {name} | {each} | {wrong} | {rate(wrong, each)} | {median:.0f} |")
+        print(lines[-1], flush=True)
+    return lines, total
+
+
+def power_rows(rng: np.random.Generator, draws: int) -> tuple[list[str], dict[tuple[int, int], list[float]]]:
+    """Power over strength, width and number of planted features, 50 to 300 images."""
+    lines: list[str] = []
+    curves: dict[tuple[int, int], list[float]] = {}
+    for features in (1, 3):
+        for d in WIDTHS:
+            cells, images = [], []
+            for strength in STRENGTHS:
+                outcomes = [
+                    run(planted(rng, int(rng.integers(50, 301)), d, strength, features), rng) for _ in range(draws)
+                ]
+                cells.append(sum(o.passed for o in outcomes) / draws)
+                images.append(np.median([o.n_images for o in outcomes]))
+            curves[features, d] = cells
+            text = " | ".join(f"{100 * c:.1f} ({i:.0f})" for c, i in zip(cells, images, strict=True))
+            lines.append(f"| {features} | {d} | {text} |")
+            print(lines[-1], flush=True)
+    return lines, curves
+
+
+def real_rows(rng: np.random.Generator, folder: Path, draws: int) -> list[str]:
+    """Bootstrap subsets of the real sets: share of PASS."""
+    lines = []
+    for row in references():
+        if row.n < PROFILE.min_images:
+            continue
+        x = np.load(folder / f"{row.set}.npz", allow_pickle=False)["x"].astype(np.float64)
+        passed, used = 0, []
+        for _ in range(draws):
+            n = int(rng.integers(50, min(300, row.n) + 1))
+            outcome = run(x[rng.choice(row.n, n, replace=False)], rng)
+            passed += outcome.passed
+            used.append(outcome.n_images)
+        lines.append(f"| {row.set} | {row.group} | {row.expected} | {rate(passed, draws)} | {np.median(used):.0f} |")
+        print(lines[-1], flush=True)
+    return lines
+
+
+def plot(curves: dict[tuple[int, int], list[float]]) -> str:
+    """Power against strength as SVG: one line a width, one feature planted."""
+    left, top, width, height = 50, 20, 420, 240
+    step = width / (STRENGTHS[-1] - STRENGTHS[0])
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {left + width + 110} {top + height + 50}" '
+        'font-family="sans-serif" font-size="12" role="img" aria-label="power against strength">',
+        '<rect width="100%" height="100%" fill="#fff"/>',
+        f'<path d="M{left} {top}V{top + height}H{left + width}" fill="none" stroke="#333"/>',
+        f'<text x="{left + width / 2}" y="{top + height + 40}" text-anchor="middle">strength, SD</text>',
+        f'<text x="{left}" y="{top - 6}">share of PASS, one planted feature</text>',
+    ]
+    for share in (0, 0.5, 1):
+        y = top + height * (1 - share)
+        parts.append(f'<text x="{left - 6}" y="{y + 4}" text-anchor="end">{share:g}</text>')
+    for strength in STRENGTHS:
+        x = left + step * (strength - STRENGTHS[0])
+        parts.append(f'<text x="{x}" y="{top + height + 18}" text-anchor="middle">{strength}</text>')
+    dashes = ("", "6 3", "2 3", "8 3 2 3", "1 4")
+    for d, colour, dash in zip(WIDTHS, ("#0b62a4", "#a4430b", "#2c7a2c", "#7a2c7a", "#555"), dashes, strict=True):
+        points = " ".join(
+            f"{left + step * (s - STRENGTHS[0]):.1f},{top + height * (1 - c):.1f}"
+            for s, c in zip(STRENGTHS, curves[1, d], strict=True)
+        )
+        parts.append(
+            f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2" stroke-dasharray="{dash}"/>'
+        )
+        y = top + 20 + 18 * WIDTHS.index(d)
+        x = left + width + 12
+        parts.append(f'<path d="M{x} {y - 4}h28" stroke="{colour}" stroke-width="2" stroke-dasharray="{dash}"/>')
+        parts.append(f'<text x="{x + 34}" y="{y}">d = {d}</text>')
+    return "\n".join([*parts, "</svg>"]) + "\n"
+
+
+def main(arguments: list[str]) -> None:
+    """Simulate everything and write the page and the plot."""
+    draws = int(arguments[arguments.index("--draws") + 1]) if "--draws" in arguments else NEGATIVE_DRAWS
+    cell = max(20, POWER_DRAWS * draws // NEGATIVE_DRAWS)
+    rng = np.random.default_rng(0)
+    negatives, wrong = negative_rows(rng, draws)
+    power, curves = power_rows(rng, cell)
+    real = real_rows(rng, Path(arguments[0]), cell) if arguments and not arguments[0].startswith("-") else []
+    head = " | ".join(f"{s} SD" for s in STRENGTHS)
+    text = f"""# How often the verdict is wrong
+
+Written by `python benchmarks/operating_characteristic.py EMBEDDINGS_DIR`, profile {PROFILE.id} ({PROFILE.digest}).
+Each draw is one run of 50 to 300 images with early stopping; only the statistics can speak against PASS. Rates in per
+cent with 95 % Clopper–Pearson intervals. Real representations are rated on the sets that the thresholds were fitted on.
+
+## Negative draws: false PASS
+{wrong} false PASS in all. Widths are drawn from {", ".join(map(str, WIDTHS))}.
+
+| family | draws | false PASS | per cent | images used (median) |
+|---|---|---|---|---|
+{chr(10).join(negatives)}
+
+## Power: share of PASS in per cent (images used, median)
+Signed Gaussian features, some of them shifted in every image; {cell} draws a cell.
+
+![power against strength](operating-characteristic.svg)
+
+| features | d | {head} |
+|---|---|{"---|" * len(STRENGTHS)}
+{chr(10).join(power)}
+
+## Real representations: share of PASS over random subsets of 50 to 300 images
+| set | group | indication | per cent | images used (median) |
+|---|---|---|---|---|
+{chr(10).join(real)}
+"""
+    (ROOT / "docs" / "operating-characteristic.md").write_text(text, encoding="utf-8")
+    (ROOT / "docs" / "operating-characteristic.svg").write_text(plot(curves), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
