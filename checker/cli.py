@@ -362,7 +362,12 @@ def export(
     from robustcheck_onnx.checker.images import open_images
     from robustcheck_onnx.exporters import run as exporter
 
-    photos = [Path(entry.origin) for entry in open_images(parity_images, limit=8).entries]
+    entries = open_images(parity_images, limit=8).entries
+    if not all(entry.origin for entry in entries):
+        raise UsageError(
+            f"{parity_images}: parity photos lie inside one file; they must be image files", "--parity-images FOLDER"
+        )
+    photos = [Path(entry.origin) for entry in entries]
     record = exporter.run(
         source,
         name,

@@ -34,15 +34,18 @@ class _Keep(logging.Handler):
 def quiet() -> Iterator[Chatter]:
     """Collect prints, warnings and root-logger records instead of showing them.
 
-    Python-level stdout and stderr are redirected; root handlers come back as they were, so the
+    Python-level stdout and stderr are redirected; log handlers come back as they were, so the
     application's own logging configuration is untouched. (open_clip logs through the root logger, which
     would otherwise install a handler of its own; torch.onnx prints progress.)
     """
     chatter = Chatter()
     printed = io.StringIO()
     root = logging.getLogger()
-    handlers = root.handlers[:]
-    root.handlers[:] = [_Keep(chatter.lines)]
+    # some libraries (huggingface_hub) give their own logger a handler that keeps the real stderr
+    named = (logger for logger in root.manager.loggerDict.values() if isinstance(logger, logging.Logger))
+    swapped = [(logger, logger.handlers[:]) for logger in (root, *named) if logger is root or logger.handlers]
+    for logger, _ in swapped:
+        logger.handlers[:] = [_Keep(chatter.lines)]
     try:
         with (
             contextlib.redirect_stdout(printed),
@@ -56,4 +59,5 @@ def quiet() -> Iterator[Chatter]:
                 chatter.lines += [f"warning: {str(w.message).splitlines()[0]}" for w in caught if str(w.message)]
                 chatter.lines += [line for line in printed.getvalue().splitlines() if line.strip()]
     finally:
-        root.handlers[:] = handlers
+        for logger, handlers in swapped:
+            logger.handlers[:] = handlers

@@ -5,13 +5,14 @@ from __future__ import annotations
 import difflib
 import importlib
 import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from robustcheck_onnx.exporters.contract import PRECISIONS, Loaded, checked_preprocessing
+from robustcheck_onnx.exporters.contract import Loaded, checked_preprocessing
 from robustcheck_onnx.exporters.errors import ENVIRONMENT, USAGE, ExportError
-from robustcheck_onnx.exporters.write import ExportRecord, export
+from robustcheck_onnx.exporters.write import ExportRecord, check_call, export
 
 SOURCES = ("open_clip", "timm", "torchvision", "transformers", "torch")
 
@@ -47,20 +48,17 @@ def run(
     if source not in SOURCES:
         close = difflib.get_close_matches(source, SOURCES, 1)
         raise ExportError(
-            f"source is {source}; one of {', '.join(SOURCES)}",
-            f"robustcheck export {close[0] if close else SOURCES[0]} {name} -o {out}",
+            f"source is {source!r}; it must be one of {', '.join(SOURCES)}",
+            shlex.join(["robustcheck", "export", close[0] if close else SOURCES[0], name, "-o", str(out)]),
             exit_code=USAGE,
         )
     if head and source != "torch":
         raise ExportError(
-            f"head is {head}; only for the source torch, {source} models have a known head",
-            "drop --head",
+            f"--head is {head}; it is for the source torch only, {source} models have a known head",
+            shlex.join(["robustcheck", "export", source, name, "-o", str(out)]),
             exit_code=USAGE,
         )
-    if precision not in PRECISIONS:
-        raise ExportError(
-            f"precision is {precision}; one of {', '.join(PRECISIONS)}", "--precision fp32", exit_code=USAGE
-        )
+    check_call(Path(out), precision, photos)
     fields = read_preprocessing(preprocessing) if preprocessing else None
     loaded = _load(source, name, weights=weights, random_weights=random_weights, preprocessing=fields, head=head)
     return export(loaded, Path(out), precision=precision, photos=photos)
@@ -77,7 +75,7 @@ def _load(
         module = importlib.import_module(f"robustcheck_onnx.exporters.from_{source}")
     except ImportError as error:
         raise ExportError(
-            f"{source}: package {error.name} cannot be imported ({error})",
+            f"{source}: package {error.name or source} is not importable ({error}); exporting needs it",
             "pip install 'robustcheck-onnx[export]'",
             exit_code=ENVIRONMENT,
         ) from error
@@ -95,16 +93,16 @@ def read_preprocessing(path: Path) -> dict[str, Any]:
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ExportError(
-            f"{path}: preprocessing is unreadable ({error}); a JSON object",
-            "see docs/onnx-contract.md",
+            f"{path}: preprocessing is unreadable ({error}); it must be a JSON object",
+            f"python -m json.tool {shlex.quote(str(path))}",
             exit_code=USAGE,
         ) from error
     if not isinstance(values, dict):
         raise ExportError(
-            f"{path}: preprocessing is a {type(values).__name__}; a JSON object",
-            "see docs/onnx-contract.md",
+            f"{path}: preprocessing is a JSON {type(values).__name__}; it must be an object",
+            "its fields are in docs/onnx-contract.md",
             exit_code=USAGE,
         )
     return checked_preprocessing(values, str(path))

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import pickle
+import shlex
+import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +16,8 @@ from robustcheck_onnx.exporters.errors import ENVIRONMENT, NOT_EXPORTED, USAGE, 
 if TYPE_CHECKING:
     import torch
 
+CHECKPOINT_MARKS = (b"PK", b"\x80")  # zip (torch, npz) and pickle (old torch; read without unpickling code)
+SAFETENSORS_MARK = b"{"  # after eight bytes of length
 RANDOM_SEED = 0  # of weights that were asked to be random; makes the file reproducible
 
 # Exception types of huggingface_hub, httpx, requests and urllib that mean "the weights are not here and
@@ -123,12 +128,19 @@ def weights_file(weights: str | None) -> Path | None:
     """Return the path when `weights` is a file or looks like one, None for a tag.
 
     Raises:
-        ExportError: it looks like a path but there is no such file (exit 4).
+        ExportError: it looks like a path but there is no such file (exit 4); it is no checkpoint (exit 3).
     """
     if not weights:
         return None
     path = Path(weights)
     if path.is_file():
+        with path.open("rb") as stream:
+            start = stream.read(9)
+        if not start.startswith(CHECKPOINT_MARKS) and start[8:] != SAFETENSORS_MARK:
+            raise ExportError(
+                f"{weights}: checkpoint starts with {start!r}; it must be safetensors, a torch state dict or npz",
+                f"file {shlex.quote(weights)}",
+            )
         return path
     if "/" in weights or path.suffix in {".pt", ".pth", ".bin", ".safetensors", ".npz", ".ckpt"}:
         raise ExportError(
@@ -152,9 +164,13 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             from safetensors.torch import load_file
 
             return dict(load_file(path))
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # advice on how to unpickle code after all
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if isinstance(error, pickle.UnpicklingError):
+            reason = "it holds Python objects or code, which are never unpickled"
         raise ExportError(
             f"{path}: checkpoint is unreadable ({reason}); a .safetensors file or a torch state dict",
             "save it again with torch.save(model.state_dict(), …) or safetensors",

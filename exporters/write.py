@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import shlex
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -63,7 +65,8 @@ def export(loaded: Loaded, path: Path, *, precision: str = "fp32", photos: Seque
     Raises:
         ExportError: 2 for the call, 3 when no faithful file can be made, 4 for the disk. Nothing is left.
     """
-    _check_call(loaded, path, precision, photos)
+    check_call(path, precision, photos)
+    _check_loaded(loaded)
     name = f"{loaded.source.library} {loaded.source.name}"
     images = _photos(loaded, photos)
     with quiet() as chatter, _own_attention():
@@ -80,7 +83,7 @@ def export(loaded: Loaded, path: Path, *, precision: str = "fp32", photos: Seque
     except OSError as error:
         raise ExportError(
             f"{path}: file could not be written ({error.strerror or error}); nothing is left",
-            f"check free space and permissions of {path.parent}",
+            f"df -h {shlex.quote(str(path.parent))}; ls -ld {shlex.quote(str(path.parent))}",
             exit_code=ENVIRONMENT,
         ) from error
     return ExportRecord(
@@ -97,22 +100,49 @@ def export(loaded: Loaded, path: Path, *, precision: str = "fp32", photos: Seque
     )
 
 
-def _check_call(loaded: Loaded, path: Path, precision: str, photos: Sequence[Path]) -> None:
+def check_call(path: Path, precision: str, photos: Sequence[Path]) -> None:
+    """Refuse a target, a precision or photos that can't serve, before any model is loaded.
+
+    Raises:
+        ExportError: 2 for the call, 4 for a folder that can't be written.
+    """
     if precision not in contract.PRECISIONS:
         known = ", ".join(contract.PRECISIONS)
-        raise ExportError(f"precision is {precision}; one of {known}", "--precision fp32", exit_code=USAGE)
-    if path.suffix != ".onnx":
-        raise ExportError(f"{path}: suffix is {path.suffix!r}; .onnx", f"-o {path.stem}.onnx", exit_code=USAGE)
-    if not path.parent.is_dir():
-        raise ExportError(f"{path.parent}: folder is missing", f"mkdir -p {path.parent}", exit_code=USAGE)
+        raise ExportError(f"precision is {precision}; it must be one of {known}", "--precision fp32", exit_code=USAGE)
     if path.is_dir():
-        raise ExportError(f"{path}: path is a folder; a file", f"-o {path}/model.onnx", exit_code=USAGE)
-    if len(photos) < parity.PHOTOS:
         raise ExportError(
-            f"photos is {len(photos)}; parity needs at least {parity.PHOTOS}",
-            "give more photos",
+            f"{path}: target is a folder; it must be a file",
+            f"-o {shlex.quote(str(path / 'model.onnx'))}",
             exit_code=USAGE,
         )
+    if path.suffix != ".onnx":
+        raise ExportError(
+            f"{path}: suffix is {path.suffix!r}; it must be .onnx",
+            f"-o {shlex.quote(str(path.with_suffix('.onnx')))}",
+            exit_code=USAGE,
+        )
+    where = shlex.quote(str(path.parent))
+    if not path.parent.is_dir():
+        raise ExportError(
+            f"{path}: folder {path.parent} is missing; models are written into existing folders",
+            f"mkdir -p {where}",
+            exit_code=USAGE,
+        )
+    if not os.access(path.parent, os.W_OK):
+        raise ExportError(
+            f"{path}: folder {path.parent} is not writable; the model is written into it",
+            f"ls -ld {where}",
+            exit_code=ENVIRONMENT,
+        )
+    if len(photos) < parity.PHOTOS:
+        raise ExportError(
+            f"number of parity photos is {len(photos)}; it must be at least {parity.PHOTOS}",
+            "--parity-images FOLDER",
+            exit_code=USAGE,
+        )
+
+
+def _check_loaded(loaded: Loaded) -> None:
     names = [output.name for output in loaded.outputs]
     if "representation" not in names or len(set(names)) != len(names):
         raise ExportError(f"outputs are {names}; distinct names with representation among them")
@@ -130,9 +160,17 @@ def _photos(loaded: Loaded, paths: Sequence[Path]) -> NDArray[np.float32]:
                 image = opened.convert("RGB")
         except (OSError, Image.DecompressionBombError) as error:
             raise ExportError(
-                f"{path}: photo is unreadable ({error})", "give another photo", exit_code=USAGE
+                f"{path}: photo is unreadable ({error}); parity is measured on real photos",
+                "--parity-images FOLDER",
+                exit_code=USAGE,
             ) from error
         theirs = loaded.transform(image).numpy()
+        takes = (3, *loaded.preprocessing["size"])
+        if theirs.shape != takes:
+            raise ExportError(
+                f"{loaded.source.name}: preprocessing makes {list(theirs.shape)} of {path.name}; {list(takes)} is needed",
+                "--preprocessing FILE with resize_mode shortest or squash",
+            )
         ours = pixels.apply(loaded.preprocessing, image)
         apart = pixels.grey_levels_apart(loaded.preprocessing, ours, theirs)
         if apart > MAX_GREY_LEVELS:

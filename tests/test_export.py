@@ -260,12 +260,15 @@ def test_torch_refusals(
 
 
 CALL_REFUSALS = [
-    ({"source": "openclip"}, "source is openclip; one of open_clip, timm, torchvision, transformers, torch"),
-    ({"precision": "bf16"}, "precision is bf16; one of fp32, fp16"),
-    ({"out": "m.pt"}, "suffix is '.pt'; .onnx"),
-    ({"out": "absent/m.onnx"}, "folder is missing"),
-    ({"photos": 4}, "photos is 4; parity needs at least 5"),
-    ({"source": "timm", "name": "resnet18", "head": "fc"}, "head is fc; only for the source torch"),
+    (
+        {"source": "openclip"},
+        "source is 'openclip'; it must be one of open_clip, timm, torchvision, transformers, torch",
+    ),
+    ({"precision": "bf16"}, "precision is bf16; it must be one of fp32, fp16"),
+    ({"out": "m.pt"}, "suffix is '.pt'; it must be .onnx"),
+    ({"out": "absent/m.onnx"}, "absent is missing; models are written into existing folders"),
+    ({"photos": 4}, "number of parity photos is 4; it must be at least 5"),
+    ({"source": "timm", "name": "resnet18", "head": "fc"}, "--head is fc; it is for the source torch only"),
 ]
 
 
