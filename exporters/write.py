@@ -168,7 +168,8 @@ def _photos(loaded: Loaded, paths: Sequence[Path]) -> NDArray[np.float32]:
         takes = (3, *loaded.preprocessing["size"])
         if theirs.shape != takes:
             raise ExportError(
-                f"{loaded.source.name}: preprocessing makes {list(theirs.shape)} of {path.name}; {list(takes)} is needed",
+                f"{loaded.source.name}: preprocessing makes {list(theirs.shape)} of {path.name}; "
+                f"it must be {list(takes)}",
                 "--preprocessing FILE with resize_mode shortest or squash",
             )
         ours = pixels.apply(loaded.preprocessing, image)
@@ -196,7 +197,7 @@ def _references(loaded: Loaded, images: NDArray[np.float32], name: str) -> dict[
     try:
         with torch.no_grad():
             runs = [module(torch.from_numpy(image[None])) for image in images]
-    except ExportError:
+    except (ExportError, MemoryError):
         raise
     except Exception as error:  # model code may raise anything; it is reported, not swallowed
         raise ExportError(
@@ -241,7 +242,15 @@ def _traced(
                 opset_version=OPSET,
                 verbose=False,
             )
+    except MemoryError:
+        raise
     except Exception as error:  # torch.onnx wraps whatever the model raised; every cause ends here
+        if isinstance(error, ImportError):
+            raise ExportError(
+                f"{name}: package {error.name or 'of the exporter'} is not importable ({error}); exporting needs it",
+                "pip install 'robustcheck-onnx[export]'",
+                exit_code=ENVIRONMENT,
+            ) from error
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         said = f" [{chatter.tail()}]" if chatter.lines else ""
         raise ExportError(
