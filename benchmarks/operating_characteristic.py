@@ -245,10 +245,11 @@ def main(arguments: list[str]) -> None:
     negatives, wrong = negative_rows(rng, draws)
     power, curves = power_rows(rng, cell)
     real = real_rows(rng, Path(arguments[0]), cell) if arguments and not arguments[0].startswith("-") else []
+    minimum = ", ".join(f"{name} {t.minimum:g}" for name, t in PROFILE.thresholds.items())
     head = " | ".join(f"{s} SD" for s in STRENGTHS)
     text = f"""# How often the verdict is wrong
 
-Written by `python benchmarks/operating_characteristic.py EMBEDDINGS_DIR`, profile {PROFILE.id} ({PROFILE.digest}).
+Written by `python benchmarks/operating_characteristic.py EMBEDDINGS_DIR`, profile {PROFILE.id}: {minimum}.
 Each draw is one run of 50 to 300 images with early stopping; only the statistics can speak against PASS. Rates in per
 cent with 95 % Clopper–Pearson intervals. Real representations are rated on the sets that the thresholds were fitted on.
 

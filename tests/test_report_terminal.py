@@ -90,6 +90,8 @@ def profile() -> Profile:
             highest_without_set="a",
             lowest_with=9,
             lowest_with_set="b",
+            bootstrap_low=MINIMUM[name],
+            bootstrap_high=MINIMUM[name],
         )
         for name in STATISTICS
     }
@@ -116,6 +118,13 @@ def profile() -> Profile:
                 excluded=(),
                 left_out_false_pass=(),
                 left_out_false_warn=(),
+                false_pass_upper=0.2,
+                false_warn_upper=0.5,
+                family_out=(),
+                auroc={},
+                auroc_signed={},
+                bootstrap_fits=0,
+                bootstrap_failed=0,
             ),
             limits=LIMITS,
         )

@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 
 import pytest
+import scipy.stats
 
 from robustcheck_onnx.checker import kurtosis
 from robustcheck_onnx.thresholds import calibrate, profile, reference
@@ -52,6 +53,37 @@ def test_no_reference_set_passes_falsely_when_its_checkpoint_is_left_out() -> No
     assert false_warn == ("ashirvad_openclip_b32_laion2b",)  # close to the line, and said so
     shipped = profile.load().calibration
     assert (shipped.left_out_false_pass, shipped.left_out_false_warn) == (false_pass, false_warn)
+
+
+def test_error_rates_are_bounded_over_checkpoints() -> None:
+    made = profile.load().calibration
+    # 13 checkpoints without the indication, none passes when left out; 8 with it, one warns
+    assert made.false_pass_upper == pytest.approx(scipy.stats.beta.ppf(0.95, 1, 13), abs=6e-4)
+    assert made.false_warn_upper == pytest.approx(scipy.stats.beta.ppf(0.95, 2, 7), abs=6e-4)
+
+
+def test_leaving_out_all_zero_shot_sets_still_finds_them() -> None:
+    outcomes = dict(profile.load().calibration.family_out)
+    assert outcomes["zero_shot_clip"] == "10 of 11 right; wrong: ashirvad_openclip_b32_laion2b"
+    assert outcomes["finetuned_clip"] == "3 of 3 right; wrong: none"
+    assert outcomes["supervised"].startswith("no fit without it")  # nothing rectified is left: said, not hidden
+
+
+def test_kurtosis_alone_parts_signed_sets_only() -> None:
+    made = profile.load().calibration
+    used = [r for r in TABLE if not r.excluded]
+    a = [r.kurtosis for r in used if r.expected == "present"]
+    b = [r.kurtosis for r in used if r.expected == "absent"]
+    want = scipy.stats.mannwhitneyu(a, b).statistic / (len(a) * len(b))
+    assert made.auroc["kurtosis"] == pytest.approx(want, abs=6e-4)
+    assert made.auroc["kurtosis"] < made.auroc["persistence_ratio"]
+    assert made.auroc_signed["kurtosis"] == 1.0
+
+
+def test_bootstrap_spans_hold_their_thresholds() -> None:
+    for threshold in profile.load().thresholds.values():
+        assert threshold.bootstrap_low <= threshold.minimum <= threshold.bootstrap_high
+    assert profile.load().calibration.bootstrap_failed < 0.05 * profile.load().calibration.bootstrap_fits
 
 
 def test_a_table_that_cannot_part_the_groups_is_an_error() -> None:

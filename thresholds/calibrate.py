@@ -14,7 +14,10 @@ import itertools
 import math
 import sys
 
+import numpy as np
+
 from robustcheck_onnx.thresholds import reference
+from robustcheck_onnx.thresholds.error_rates import auroc, clopper_pearson_upper
 from robustcheck_onnx.thresholds.profile import (
     STATISTICS,
     Calibration,
@@ -28,6 +31,8 @@ from robustcheck_onnx.thresholds.reference import Reference
 
 GAP_POSITION = 2 / 3  # of the gap, from without to with: a false PASS costs more than a false WARN
 DIGITS = 3  # decimal places of a threshold
+BOOTSTRAP_FITS = 400  # resamples of the checkpoints
+BOOTSTRAP_SEED = 0
 COMMAND = "python -m robustcheck_onnx.thresholds.calibrate"
 RULE = (
     "threshold = 2/3 of the way from the largest value without the indication (over random subsets of 50 images) "
@@ -101,6 +106,8 @@ def _place(low: Reference, low_value: float, high: Reference, high_value: float,
         highest_without_set=low.set,
         lowest_with=high_value,
         lowest_with_set=high.set,
+        bootstrap_low=round(minimum, DIGITS),
+        bootstrap_high=round(minimum, DIGITS),
     )
 
 
@@ -129,11 +136,72 @@ def leave_one_out(table: tuple[Reference, ...]) -> tuple[tuple[str, ...], tuple[
     return tuple(sorted(false_pass)), tuple(sorted(false_warn))
 
 
+def leave_family_out(table: tuple[Reference, ...]) -> tuple[tuple[str, str], ...]:
+    """What the fit to the other groups says of each group that is left out whole."""
+    used = tuple(r for r in table if not r.excluded)
+    out = []
+    for group in dict.fromkeys(r.group for r in used):
+        members = [r for r in used if r.group == group]
+        try:
+            thresholds = fit(tuple(r for r in used if r.group != group))
+        except ValueError as fault:
+            out.append((group, f"no fit without it: {fault}"))
+            continue
+        wrong = [r.set for r in members if passes(r, thresholds) != (r.expected == "present")]
+        out.append((group, f"{len(members) - len(wrong)} of {len(members)} right; wrong: {', '.join(wrong) or 'none'}"))
+    return tuple(out)
+
+
+def bootstrap(table: tuple[Reference, ...]) -> tuple[dict[Statistic, tuple[float, float]], int]:
+    """5 and 95 % of each threshold over fits to checkpoints drawn with replacement, and how many fits failed."""
+    used = [r for r in table if not r.excluded]
+    checkpoints = list(dict.fromkeys(checkpoint_of(r) for r in used))
+    rng = np.random.default_rng(BOOTSTRAP_SEED)
+    draws: dict[Statistic, list[float]] = {name: [] for name in STATISTICS}
+    failed = 0
+    for _ in range(BOOTSTRAP_FITS):
+        chosen = {checkpoints[i] for i in rng.integers(0, len(checkpoints), len(checkpoints))}
+        try:
+            thresholds = fit(tuple(r for r in used if checkpoint_of(r) in chosen))
+        except ValueError:  # a resample without one side, or one in which they overlap: counted, and said
+            failed += 1
+            continue
+        for name in STATISTICS:
+            draws[name].append(thresholds[name].minimum)
+    spans = {name: np.quantile(values, [0.05, 0.95]) for name, values in draws.items()}
+    return {
+        name: (round(float(span[0]), DIGITS), round(float(span[1]), DIGITS)) for name, span in spans.items()
+    }, failed
+
+
+def separation(sets: list[Reference]) -> dict[Statistic, float]:
+    """AUROC of each statistic alone over the given sets."""
+    return {
+        name: round(
+            auroc(
+                [float(getattr(r, name)) for r in sets if r.expected == "present"],
+                [float(getattr(r, name)) for r in sets if r.expected == "absent"],
+            ),
+            DIGITS,
+        )
+        for name in STATISTICS
+    }
+
+
+def _upper(wrong: tuple[str, ...], sets: list[Reference]) -> float:
+    """Clopper–Pearson bound over checkpoints: sets of one checkpoint are one trial."""
+    trials = {checkpoint_of(r) for r in sets}
+    errors = {checkpoint_of(r) for r in sets if r.set in wrong}
+    return round(clopper_pearson_upper(len(errors), len(trials)), DIGITS)
+
+
 def default_profile(text: str) -> Profile:
     """The default profile, from the text of the reference table."""
     table = reference.references(text)
     used = [r for r in table if not r.excluded]
     false_pass, false_warn = leave_one_out(table)
+    fitted = fit(table)
+    spans, failed = bootstrap(table)
     return seal(
         Profile(
             id="default-1",
@@ -144,7 +212,10 @@ def default_profile(text: str) -> Profile:
             max_features=max(r.d for r in used),
             min_images=50,
             alpha=0.05,
-            thresholds=fit(table),
+            thresholds={
+                name: threshold.model_copy(update={"bootstrap_low": spans[name][0], "bootstrap_high": spans[name][1]})
+                for name, threshold in fitted.items()
+            },
             calibration=Calibration(
                 command=COMMAND,
                 table=reference.TABLE,
@@ -157,6 +228,13 @@ def default_profile(text: str) -> Profile:
                 excluded=tuple(sorted((r.set, r.excluded) for r in table if r.excluded)),
                 left_out_false_pass=false_pass,
                 left_out_false_warn=false_warn,
+                false_pass_upper=_upper(false_pass, [r for r in used if r.expected == "absent"]),
+                false_warn_upper=_upper(false_warn, [r for r in used if r.expected == "present"]),
+                family_out=leave_family_out(table),
+                auroc=separation(used),
+                auroc_signed=separation([r for r in used if r.negative_energy > fitted["negative_energy"].minimum]),
+                bootstrap_fits=BOOTSTRAP_FITS,
+                bootstrap_failed=failed,
             ),
             limits=LIMITS,
         )

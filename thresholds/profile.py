@@ -32,6 +32,9 @@ class Threshold(Frozen):
     lowest_with: float
     """smallest value of a set with the indication"""
     lowest_with_set: str
+    bootstrap_low: float
+    bootstrap_high: float
+    """5 and 95 % of the threshold over fits to checkpoints drawn with replacement"""
 
 
 class Calibration(Frozen):
@@ -51,6 +54,18 @@ class Calibration(Frozen):
     """sets without the indication that would PASS if their checkpoint were left out of the fit"""
     left_out_false_warn: tuple[str, ...]
     """sets with the indication that would WARN if their checkpoint were left out of the fit"""
+    false_pass_upper: float
+    """one-sided 95 % Clopper–Pearson bound of the false-PASS rate over checkpoints, each left out in turn"""
+    false_warn_upper: float
+    family_out: tuple[tuple[str, str], ...]
+    """(group left out whole, what the fit to the others says of it)"""
+    auroc: dict[Statistic, float]
+    """how well each statistic alone parts the sets; kurtosis is the published one"""
+    auroc_signed: dict[Statistic, float]
+    """the same over the sets that are not rectified"""
+    bootstrap_fits: int
+    bootstrap_failed: int
+    """resamples without any threshold: one side was missing, or the two overlapped"""
 
 
 class Profile(Frozen):
