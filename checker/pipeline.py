@@ -27,6 +27,7 @@ from robustcheck_onnx.checker.evidence import (
     Statistics,
 )
 from robustcheck_onnx.checker.graph import ModelFile, open_model
+from robustcheck_onnx.checker.notes import notes_of
 from robustcheck_onnx.checker.pooling import show_shape
 from robustcheck_onnx.checker.preprocess import Preprocessing, apply, apply_uint8, as_photo
 from robustcheck_onnx.checker.reasons import NAMES
@@ -145,7 +146,7 @@ def check(
     return Report(
         tool_version=version("robustcheck-onnx"),
         verdict=judge(evidence, profile),
-        notes=_notes(evidence),
+        notes=notes_of(evidence, profile, contract.preprocessing if contract else None),
         evidence=evidence,
         profile=profile,
         reference=_reference(),
@@ -335,29 +336,6 @@ def _image_facts(source: images.ImageSource, run: _Run) -> ImageFacts:
         seed=source.seed,
         sanity=run.sanity.facts(),
     )
-
-
-def _notes(evidence: Evidence) -> tuple[str, ...]:
-    notes = []
-    if evidence.model.synthetic:
-        notes.append(f"Synthetic model: {evidence.model.synthetic}.")
-    if evidence.images.bundled:
-        notes.append("The bundled photos were used; a release gate wants your own in-distribution images (--images).")
-    execution = evidence.execution
-    if execution.fallback_reason:
-        notes.append(f"The CPU was used: {execution.fallback_reason}.")
-    if execution.heavy_on_cpu:
-        heavy = ", ".join(f"{n} {op}" for op, n in execution.heavy_on_cpu.items())
-        notes.append(f"Although a GPU was used, heavy nodes ran on the CPU: {heavy}.")
-    if execution.optimization != "all":
-        notes.append(
-            f"Graph optimisation was lowered to {execution.optimization}: with it, reading the representation changed "
-            "the model's own output."
-        )
-    if evidence.images.n_skipped:
-        first = "; ".join(f"{name}: {reason}" for name, reason in evidence.images.skipped[:3])
-        notes.append(f"{evidence.images.n_skipped} of {evidence.images.n_read} images were skipped ({first}).")
-    return tuple(notes)
 
 
 def _reference() -> tuple[Placed, ...]:

@@ -145,3 +145,18 @@ def test_preprocessed_tensors_are_looked_at_as_photos(lookup_pass: tuple[Path, P
     np.save(tmp_path / "noise.npy", noise)
     noisy = check(model, images=tmp_path / "noise.npy")
     assert "images_not_photo_like" in {r.id for r in noisy.verdict.reasons}
+
+
+def test_other_thresholds_and_other_preprocessing_are_said(lookup_pass: tuple[Path, Path], tmp_path: Path) -> None:
+    model, photos = lookup_pass
+    plain = check(model, images=photos)
+    assert not any("--thresholds" in note or "--preprocess" in note for note in plain.notes)
+    loose = profile.seal(profile.load().model_copy(update={"min_images": 2}))  # the default's id, other content
+    (note,) = [note for note in check(model, images=photos, thresholds=loose).notes if "--thresholds" in note]
+    assert profile.load().digest[:19] in note
+    assert loose.digest[:19] in note
+    own = plain.evidence.preprocessing.preprocessing
+    for preprocessing, said in ((own, False), (own.model_copy(update={"color_order": "BGR"}), True)):
+        (tmp_path / "p.json").write_text(preprocessing.model_dump_json())
+        notes = check(model, images=photos, preprocess=str(tmp_path / "p.json"), max_images=2).notes
+        assert any("is not the one that the file's contract names" in note for note in notes) == said

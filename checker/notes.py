@@ -1,0 +1,46 @@
+"""What a reader of the report should know beside the verdict, in sentences; pure."""
+
+from __future__ import annotations
+
+from robustcheck_onnx.checker.evidence import Evidence
+from robustcheck_onnx.checker.preprocess import Preprocessing
+from robustcheck_onnx.thresholds import profile as profiles
+from robustcheck_onnx.thresholds.profile import Profile
+
+
+def notes_of(evidence: Evidence, profile: Profile, contract: Preprocessing | None) -> tuple[str, ...]:
+    """One sentence for each choice or circumstance that the verdict rests on.
+
+    Args:
+        evidence: what was measured.
+        profile: what it was judged by.
+        contract: the preprocessing that the file's contract names; None without a contract.
+    """
+    notes = []
+    default = profiles.load()
+    if profile.digest != default.digest:
+        notes.append(
+            f"The thresholds are not the default profile ({default.id}, {default.digest[:19]}) but {profile.id} "
+            f"({profile.digest[:19]}), given with --thresholds: what PASS means is that profile's to say."
+        )
+    if evidence.preprocessing.source == "user" and contract not in (None, evidence.preprocessing.preprocessing):
+        notes.append("The preprocessing given with --preprocess is not the one that the file's contract names.")
+    if evidence.model.synthetic:
+        notes.append(f"Synthetic model: {evidence.model.synthetic}.")
+    if evidence.images.bundled:
+        notes.append("The bundled photos were used; a release gate wants your own in-distribution images (--images).")
+    execution = evidence.execution
+    if execution.fallback_reason:
+        notes.append(f"The CPU was used: {execution.fallback_reason}.")
+    if execution.heavy_on_cpu:
+        heavy = ", ".join(f"{n} {op}" for op, n in execution.heavy_on_cpu.items())
+        notes.append(f"Although a GPU was used, heavy nodes ran on the CPU: {heavy}.")
+    if execution.optimization != "all":
+        notes.append(
+            f"Graph optimisation was lowered to {execution.optimization}: with it, reading the representation changed "
+            "the model's own output."
+        )
+    if evidence.images.n_skipped:
+        first = "; ".join(f"{name}: {reason}" for name, reason in evidence.images.skipped[:3])
+        notes.append(f"{evidence.images.n_skipped} of {evidence.images.n_read} images were skipped ({first}).")
+    return tuple(notes)
