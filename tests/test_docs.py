@@ -38,6 +38,11 @@ def test_the_figures_of_the_readme_are_the_profiles() -> None:
     assert (len(made.left_out_false_pass), len(made.left_out_false_warn)) == (0, 1)
     assert f"{len(list((ROOT / 'checker' / 'photos').glob('*.jpg')))} bundled photos" in flat
     assert len(reference.references()) == 29
+    assert f"the false-PASS rate for unseen checkpoints at {100 * made.false_pass_upper:.0f} % only" in flat
+    simulated = (ROOT / "docs" / "operating-characteristic.md").read_text(encoding="utf-8")
+    assert "\n0 false PASS in all." in simulated
+    draws = re.findall(r"^\| [^|]+ \| (\d+) \| 0 \|", simulated, re.MULTILINE)
+    assert f"{sum(map(int, draws)):,} simulated negative runs" in README
 
 
 @pytest.mark.export
