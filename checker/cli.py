@@ -105,8 +105,10 @@ def _end(fault: BaseException, arguments: list[str]) -> int:
     if "--debug" in arguments:
         traceback.print_exception(fault)
     if message:
-        with contextlib.suppress(OSError):  # a full disk behind stderr must not change the exit code
+        try:
             _say(message, hint)
+        except OSError:  # a full disk behind stderr must not change the exit code, now or when Python ends
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
     if message and code < 128:  # after a signal nothing is written any more
         from robustcheck_onnx.checker import delivery, usage
 
@@ -230,7 +232,7 @@ def _ascii_only(console: Console) -> bool:
 
 # ------------------------------------------------------------------------------------------------- options
 
-Model = Annotated[Path, typer.Argument(help="The ONNX file.", metavar="MODEL.onnx", show_default=False)]
+Model = Annotated[Path, typer.Argument(help="The ONNX file.", metavar="MODEL.onnx", show_default=False, readable=False)]
 Tensor = Annotated[str | None, typer.Option(help="Measure this tensor of the graph instead of the one found by rule.")]
 Pool = Annotated[
     str | None,
@@ -466,6 +468,43 @@ def explain(
             f"topic is {topic!r}; it must be a reason id, exit-codes or reasons",
             f"robustcheck explain {near[0] if near else 'reasons'}",
         )
+    return 0
+
+
+@app.command(epilog="Example: robustcheck reference ViT-B-32/openai")
+def reference(
+    name: Annotated[str, typer.Argument(help="A checkpoint, a model or a measured set; without it, the table.")] = "",
+    text: Annotated[str, typer.Option("--filter", help="Words that must all occur in a row's names.")] = "",
+    group: Annotated[str | None, typer.Option(help="Rows of this group only.")] = None,
+    sort: Annotated[str, typer.Option(help="Column to sort by: mean, model, weights, imagenet, v2, ….")] = "mean",
+    reverse: Annotated[bool, typer.Option("--reverse", help="The other way round.")] = False,
+    everything: Annotated[
+        bool, typer.Option("--all", help="All rows, not only zero-shot and measured models.")
+    ] = False,
+    output: Annotated[str, typer.Option("--output", "-o", help="terminal, json or csv.")] = "terminal",
+    color: Color = "auto",
+    debug: Debug = False,
+) -> int:
+    """Show published effective robustness and measured statistics of known checkpoints."""
+    from robustcheck_onnx.checker import reference_rows, report_reference
+
+    _one_of("--output", output, ("terminal", "json", "csv"))
+    if name and (text or group or reverse or everything or sort != "mean"):
+        raise UsageError(
+            f"NAME is {name!r}; --filter, --group, --sort, --reverse and --all are for the table",
+            f"robustcheck reference {name}",
+        )
+    rows = (
+        reference_rows.named(name)
+        if name
+        else reference_rows.select(text, group, sort, reverse=reverse, everything=everything)
+    )
+    if output == "terminal":
+        console = _console(color)
+        render = report_reference.render_named if name else report_reference.render_table
+        console.print(render(rows, ascii_only=_ascii_only(console)))
+    else:
+        sys.stdout.write(report_reference.to_json(rows) if output == "json" else report_reference.to_csv(rows))
     return 0
 
 

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from robustcheck_onnx.checker import images, imageset, sequential, sidecar
 from robustcheck_onnx.checker import state as sums
+from robustcheck_onnx.checker.contract import Contract
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.evidence import (
     Evidence,
@@ -36,6 +37,7 @@ from robustcheck_onnx.checker.runner import Runner
 from robustcheck_onnx.checker.verdict import decided, judge
 from robustcheck_onnx.thresholds import profile as profiles
 from robustcheck_onnx.thresholds.profile import STATISTICS, Profile
+from robustcheck_onnx.thresholds.published import Context, context_for
 from robustcheck_onnx.thresholds.reference import references
 
 MAX_FEATURES = 16384  # widest vision representation in use is below 5,000; wider means an unpooled map
@@ -149,6 +151,7 @@ def check(
         notes=notes_of(evidence, profile, contract.preprocessing if contract else None),
         evidence=evidence,
         profile=profile,
+        published=_published(contract),
         reference=_reference(),
         claim=CLAIM,
         time=Time(
@@ -335,6 +338,20 @@ def _image_facts(source: images.ImageSource, run: _Run) -> ImageFacts:
         digest=images.digest_of(run.digests),
         seed=source.seed,
         sanity=run.sanity.facts(),
+    )
+
+
+def _published(contract: Contract | None) -> Context | None:
+    if contract is None:
+        return None
+    source = contract.source
+    return context_for(
+        source.library,
+        source.name,
+        source.weights,
+        random_weights=source.random_weights,
+        synthetic=source.synthetic,
+        image_size_px=contract.preprocessing.size[0],
     )
 
 

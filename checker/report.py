@@ -10,6 +10,7 @@ from robustcheck_onnx.checker.evidence import Evidence
 from robustcheck_onnx.checker.verdict import Verdict
 from robustcheck_onnx.thresholds.frozen import Frozen
 from robustcheck_onnx.thresholds.profile import Profile
+from robustcheck_onnx.thresholds.published import Context
 
 SCHEMA_ID = "https://robustcheck-onnx.invalid/schema/report-1.json"  # a name, not an address: nothing is fetched
 
@@ -47,6 +48,8 @@ class Report(Frozen):
     """what a reader must know that is no reason for WARN: bundled photos, a synthetic model, a fallback to the CPU"""
     evidence: Evidence
     profile: Profile
+    published: Context | None = None
+    """published effective robustness of the checkpoint that the file's contract names: context, it decides nothing"""
     reference: tuple[Placed, ...]
     """the reference sets, largest kurtosis first"""
     claim: str

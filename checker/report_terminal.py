@@ -260,6 +260,9 @@ def _measured(report: Report, pen: Pen, verbose: bool) -> RenderableType:
         ("ran on", _execution(report, pen)),
         ("judged by", _profile(report, pen, verbose)),
     ]
+    if report.published is not None:
+        context = f"{report.published.sentence} Context only: it decides nothing."
+        blocks.insert(1, ("published", [pen.say(context)]))
     rows = [(pen.say(f"{'' if i else label} ", "dim"), text) for label, texts in blocks for i, text in enumerate(texts)]
     return section(pen, "What was measured", "", hanging(rows))
 

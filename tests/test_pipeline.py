@@ -160,3 +160,20 @@ def test_other_thresholds_and_other_preprocessing_are_said(lookup_pass: tuple[Pa
         (tmp_path / "p.json").write_text(preprocessing.model_dump_json())
         notes = check(model, images=photos, preprocess=str(tmp_path / "p.json"), max_images=2).notes
         assert any("is not the one that the file's contract names" in note for note in notes) == said
+
+
+def test_published_robustness_is_context_and_decides_nothing(
+    lookup: ModuleType, lookup_pass: tuple[Path, Path], tmp_path: Path
+) -> None:
+    _, photos = lookup_pass
+    h = np.random.default_rng(0).normal(size=(80, 512))  # nothing to see: WARN whatever is published
+    known = {"library": "open_clip", "name": "ViT-B-32", "weights": "openai", "synthetic": ""}
+    report = check(lookup.write_lookup_model(tmp_path / "m.onnx", h, source=known), images=photos)
+    assert report.published is not None
+    assert report.published.mean_pp == pytest.approx(27.2, abs=0.05)  # +5.4, +28.0, +44.8, +30.5
+    assert report.verdict.verdict == "WARN"
+    text = to_json(report)
+    assert Report.model_validate_json(text) == report
+    for changes in ({"weights": "no such tag"}, {"random_weights": True}, {"synthetic": "planted"}):
+        model = lookup.write_lookup_model(tmp_path / "m.onnx", h, source=known | changes)
+        assert check(model, images=photos).published is None
