@@ -40,8 +40,8 @@ EXIT_CODES = {
 }
 COMPLETION = "_ROBUSTCHECK_COMPLETE"  # how a shell asks for completions
 FORMATS = ("terminal", "json")
-SCARCE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EMFILE, errno.ENFILE)
-"""What the system says when it, and not the call, is the fault: disk, file, quota or file table full."""
+SCARCE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EMFILE, errno.ENFILE, errno.EACCES, errno.EROFS)
+"""What the system says when it, and not the call, is the fault: disk, file, quota or file table full, no rights."""
 
 app = typer.Typer(
     name="robustcheck",
@@ -150,7 +150,7 @@ def _words(fault: BaseException, arguments: list[str]) -> tuple[int, str, str]:
             "robustcheck model.onnx -o json=report.json -q",
         )
     if isinstance(fault, OSError) and fault.errno in SCARCE:
-        where, rule = fault.filename or "stdout", "disk space, quota and open files must suffice"
+        where, rule = fault.filename or "stdout", "space, quota, open files and rights must suffice"
         return 4, f"{where}: system says {fault.strerror}; {rule}", "df -h; ulimit -a"
     text = " ".join(f"{type(fault).__name__}: {fault}".split())[:300]
     return 70, f"internal error: {text}", "run again with --debug and report the traceback"

@@ -42,7 +42,9 @@ def check_target(path: Path, reads: Iterable[Path] = ()) -> None:
                     f"-o json={shlex.quote(str(path.with_suffix('.json')))}",
                 )
     except OSError as fault:
-        raise UsageError(f"{path}: report path is not usable ({fault.strerror}); it must be a file") from fault
+        raise UsageError(
+            f"{path}: report path is not usable ({fault.strerror}); it must be a file", f"ls -ld {where}"
+        ) from fault
     if not path.exists() and not os.access(path.parent, os.W_OK):
         raise EnvironmentFaultError(
             f"{path}: folder {path.parent} is not writable; reports are written into it", f"ls -ld {where}"
