@@ -133,7 +133,9 @@ def describe(session: ort.InferenceSession, model: ModelFile, device: str, level
 
 def translate(error: Exception, model: ModelFile) -> CannotAssessError | EnvironmentFaultError:
     """ONNX Runtime's exception as an error that names the file and the next step."""
-    text = re.sub(r"\s+", " ", re.sub(r"\[ONNXRuntimeError\] : \d+ : \w+ : ", "", str(error))).strip()
+    # a name in the model that is no text makes the message a UnicodeDecodeError, which holds its bytes
+    said = error.object.decode(errors="backslashreplace") if isinstance(error, UnicodeDecodeError) else str(error)
+    text = re.sub(r"\s+", " ", re.sub(r"\[ONNXRuntimeError\] : \d+ : \w+ : ", "", said)).strip()
     path = shlex.quote(str(model.path))
     if isinstance(error, MemoryError) or OUT_OF_MEMORY.search(text):
         asked = re.search(r"failed to allocate.*?(\d+)", text, re.I)
@@ -178,8 +180,13 @@ def _session(graph: bytes, model: ModelFile, providers: list[Any], level: str) -
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a provider that is not there: the providers are compared instead
+            # its own fallback prints to stdout and moves a running session to the CPU without a word in the record
             return ort.InferenceSession(
-                graph, options, providers=providers, disabled_optimizers=CRASHING.get(model.precision, [])
+                graph,
+                options,
+                providers=providers,
+                disabled_optimizers=CRASHING.get(model.precision, []),
+                enable_fallback=0,
             )
     except RUN_ERRORS as error:
         raise translate(error, model) from error

@@ -16,6 +16,7 @@ from robustcheck_onnx.checker.evidence import Interval, OutlierFeature, Statisti
 
 GROUPS = 128  # jackknife groups; by digest, so that 64 images fill about 50 of them
 HISTOGRAM_BINS = 24  # bins of the per-image kurtosis in the report
+SAME_KURTOSIS = 1e-9  # relative: images that differ by less differ by rounding only
 LISTED_FEATURES = 8  # features named in the evidence, strongest first
 
 Array = npt.NDArray[np.float64]
@@ -165,7 +166,10 @@ def statistics(state: State, alpha: float) -> Statistics:
         return _interval(estimate, sequential.radius(n, sd, alpha / 4), 0.0, ceiling)
 
     quantiles = [float(q) for q in np.quantile(per_image, [0.05, 0.25, 0.5, 0.75, 0.95])]
-    counts, edges = np.histogram(per_image, bins=HISTOGRAM_BINS)
+    low, high = float(per_image.min()), float(per_image.max())
+    if high - low <= SAME_KURTOSIS * high:  # numpy can't part a range of a few roundings
+        low, high = low - 0.5, high + 0.5
+    counts, edges = np.histogram(per_image, bins=HISTOGRAM_BINS, range=(low, high))
     m1, m2 = sums[0] / n, sums[1] / n
     rest = np.ones(d, dtype=bool)
     rest[top] = False

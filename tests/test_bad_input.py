@@ -898,6 +898,31 @@ def test_a_device_that_is_not_there_is_the_environment(world: Path, device: str)
     assert done.stdout == ""
 
 
+def test_images_that_are_all_alike_to_the_model_are_a_warning(world: Path, tmp_path: Path, lookup: ModuleType) -> None:
+    """Their kurtosis differs by rounding only, which numpy.histogram refuses to part into bins."""
+    random = np.random.default_rng(0)
+    rows = random.normal(size=(1, 512)) * random.uniform(0.5, 2, (80, 1))
+    lookup.write_lookup_model(tmp_path / "alike.onnx", rows, dtype=np.float64)
+    done = run(world, str(tmp_path / "alike.onnx"), "--images", "photos")
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "WARN" in done.stdout
+
+
+def test_onnx_runtime_prints_nothing(world: Path, tmp_path: Path) -> None:
+    """Its own fallback would print to stdout, and run on the CPU what a GPU was asked for."""
+    content = (world / "side" / "m.onnx").read_bytes()
+    assert b"conv.weight" in content
+    (tmp_path / "m.onnx").write_bytes(content.replace(b"conv.weight", b"conv.w\xeeight", 1))  # one end of an edge
+    done = run(world, str(tmp_path / "m.onnx"), "--images", "five", "--preprocess", "imagenet", "--device", "cpu")
+    assert_says(
+        done,
+        3,
+        f"{tmp_path}/m.onnx: ONNX Runtime … refuses the model: …'conv.w\\xeeight'…",
+        f"robustcheck inspect {tmp_path}/m.onnx",
+    )
+    assert done.stdout == ""
+
+
 @pytest.mark.parametrize(
     ("name", "shown"), [("a\x1b[31m.onnx", r"a\x1b[31m.onnx"), (os.fsdecode(b"\xff.onnx"), r"\udcff.onnx")]
 )
