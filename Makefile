@@ -46,7 +46,9 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/run.py
 
 wheel: $(BIN)/python
+	rm -rf build
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+	rm -rf build
 
 clean:
 	rm -rf $(VENV) dist build *.egg-info demo-out .mypy_cache .ruff_cache .pytest_cache .coverage*

@@ -16,6 +16,7 @@ from pathlib import Path
 import lookup
 import numpy as np
 
+from robustcheck_onnx.thresholds.profile import STATISTICS
 from robustcheck_onnx.thresholds.reference import references
 
 ROOT = Path(__file__).parent.parent
@@ -30,8 +31,8 @@ stopping early where the evidence decides. Expected: PASS where the set shows ou
 The thresholds were fitted on these sets, so the table shows that the command does what the profile says, not how
 it does on unseen models; for that see the leave-one-checkpoint-out figures in the profile.
 
-| set | group | images used | K | K/Kc | top-3 share | negative energy | verdict | reasons |
-|---|---|---|---|---|---|---|---|---|
+| set | group | images used | K | K/Kc | top-3 share | outlier frequency | negative energy | of z | verdict | reasons |
+|---|---|---|---|---|---|---|---|---|---|---|
 """
 
 
@@ -64,7 +65,7 @@ def main(embeddings: Path) -> None:
                 row.set,
                 row.group,
                 f"{s['n_images']} of {len(x)}",
-                *(bounds(s[k]) for k in ("kurtosis", "persistence_ratio", "top3_share", "negative_energy")),
+                *(bounds(s[name]) for name in STATISTICS),
                 verdict["verdict"],
                 ", ".join(reason["id"] for reason in verdict["reasons"]),
             ]

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 
-from robustcheck_onnx.checker import kurtosis
 from robustcheck_onnx.checker.state import State, statistics, update
 from robustcheck_onnx.thresholds.profile import STATISTICS
 
@@ -36,21 +35,15 @@ def sums(x: np.ndarray) -> State:
     return state
 
 
-def whole(state: State) -> kurtosis.Moments:
-    """The statistics of a state."""
-    powers, energy, negative = state.powers.sum(axis=1), state.energy.sum(axis=0), state.negative.sum(axis=0)
-    return kurtosis.moments(state.n, powers, energy, negative, kurtosis.top_features(powers[3]))
-
-
 def measure(name: str, x: np.ndarray) -> dict[str, str]:
     """All columns that are measured, as text."""
     state = sums(x)
     full = statistics(state, alpha=0.05)
     rng = np.random.default_rng(0)
     draws = [
-        whole(sums(x[rng.choice(len(x), SUBSET_IMAGES, replace=False)]))
+        statistics(sums(x[rng.choice(len(x), SUBSET_IMAGES, replace=False)]), alpha=0.05)
         for _ in range(SUBSETS if len(x) > SUBSET_IMAGES else 0)
-    ] or [whole(state)]
+    ] or [full]
     row = {
         "n": str(full.n_images),
         "d": str(full.n_features),
@@ -61,7 +54,7 @@ def measure(name: str, x: np.ndarray) -> dict[str, str]:
         "negative_share": f"{full.negative_share:.3f}",
     }
     for statistic in STATISTICS:
-        values = [float(getattr(draw, statistic)) for draw in draws]
+        values = [float(getattr(draw, statistic).estimate) for draw in draws]
         row[statistic] = f"{getattr(full, statistic).estimate:.4g}"
         row[f"{statistic}_low"] = f"{min(values):.4g}"
         row[f"{statistic}_high"] = f"{max(values):.4g}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import tarfile
 import threading
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
@@ -42,6 +43,7 @@ _NO_ARRAY: Final = (  # what numpy and zipfile raise on damaged, encrypted or ho
     KeyError,
     RuntimeError,
     SyntaxError,
+    tokenize.TokenError,
     zlib.error,
     zipfile.BadZipFile,
 )

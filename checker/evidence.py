@@ -42,11 +42,15 @@ class Statistics(Frozen):
     n_constant: int
     n_features: int
     alpha: float
-    """error rate of the four intervals together, at all looks together"""
+    """error rate of the deciding intervals together, at all looks together"""
     kurtosis: Interval
     persistence_ratio: Interval
     top3_share: Interval
+    outlier_frequency: Interval
+    """share of the images in which the strongest feature is beyond 4 SD on its usual side, 0–1"""
     negative_energy: Interval
+    negative_z_energy: Interval
+    """negative energy of the standardised representation: no offset and no image's norm moves it"""
     centred_kurtosis: float | None
     rms_kurtosis: float | None
     max_median_ratio: float | None
@@ -105,6 +109,8 @@ class PreprocessingFacts(Frozen):
     source: Literal["contract", "sidecar", "user", "assumed", "tensors"]
     fields: tuple[tuple[str, str, str], ...]
     """(field, value, where it came from)"""
+    against_contract: bool = False
+    """whether an option overruled what the file's contract says"""
 
 
 class ImageFacts(Frozen):

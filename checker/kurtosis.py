@@ -15,6 +15,7 @@ Array = npt.NDArray[np.float64]
 
 STATISTIC_VERSION = 1  # raise it whenever a definition below changes: thresholds hold for one version only
 OUTLIER_SD = 6.0  # SD of an image's features; Bondarenko et al. 2023, Dettmers et al. 2022
+FREQUENT_SD = 4.0  # SD; beyond it the strongest feature of real encoders with the indication lies in 89 % of images
 PERSISTENT_SHARE = 0.5  # share of the images in which a persistent outlier feature is beyond OUTLIER_SD
 TOP_FEATURES = 3  # features counted in the top-3 share: real encoders had one to three (reference table)
 MIN_RELATIVE_SD = 1e-9  # SD / max|h| below which a representation counts as constant (float64 rounding is 1e-16)
@@ -108,7 +109,7 @@ def max_median_ratio(h: npt.ArrayLike) -> Array:
 
 
 class Moments(NamedTuple):
-    """The four statistics that a verdict rests on, with the two they are made of.
+    """The statistics that a verdict rests on (but for the outlier frequency), with the two they are made of.
 
     Each is a scalar, or (group,) where the sums that went in had a leading group axis.
     """
@@ -119,6 +120,7 @@ class Moments(NamedTuple):
     top3_share: Array
     rms_kurtosis: Array
     negative_energy: Array
+    negative_z_energy: Array
 
 
 def shares_of_kurtosis(sum_z4: npt.ArrayLike) -> Array:
@@ -143,18 +145,21 @@ def top_features(sum_z4: Array) -> npt.NDArray[np.intp]:
     return np.argsort(-sum_z4, kind="stable")[:TOP_FEATURES]
 
 
-def moments(n: npt.ArrayLike, powers: Array, energy: Array, negative: Array, top: npt.NDArray[np.intp]) -> Moments:
+def moments(
+    n: npt.ArrayLike, powers: Array, energy: Array, negative: Array, negative_z: Array, top: npt.NDArray[np.intp]
+) -> Moments:
     """Turn per-feature sums over images into the model's statistics (formulas: docs/statistics.md).
 
     K = mean_ij z⁴ · Kc = mean_ij (z − z̄_j)⁴ / (mean_ij (z − z̄_j)²)², z̄_j the mean over images ·
     persistence ratio = K / Kc · top-3 share = the three largest shares in K ·
     R = mean_j s_j⁴ / (mean_j s_j²)² with s_j² = mean_i z_ij² (He et al. 2024, on z) ·
-    negative energy = Σ min(h, 0)² / Σ h² without the three features of the largest share in K.
+    negative energy = Σ min(h, 0)² / Σ h² without the three features of the largest share in K, and the same of z.
 
     Args:
         n: number of images: scalar or (group,).
         powers: (4, ..., feature) sums of z, z², z³, z⁴ over images.
         energy, negative: (..., feature) sums of h² and of min(h, 0)².
+        negative_z: (..., feature) sums of min(z, 0)².
         top: the features of the largest shares over all images (`top_features`). They are given, not found here:
             parts of the images must leave out the same features as the whole, or near-ties would make the
             jackknife jump.
@@ -185,4 +190,5 @@ def moments(n: npt.ArrayLike, powers: Array, energy: Array, negative: Array, top
             top3_share=share,
             rms_kurtosis=np.mean(m2**2, axis=-1) / m2.mean(axis=-1) ** 2,
             negative_energy=negative[..., rest].sum(axis=-1) / energy[..., rest].sum(axis=-1),
+            negative_z_energy=negative_z[..., rest].sum(axis=-1) / powers[1][..., rest].sum(axis=-1),
         )

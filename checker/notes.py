@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from robustcheck_onnx.checker.evidence import Evidence
-from robustcheck_onnx.checker.preprocess import Preprocessing
 from robustcheck_onnx.thresholds import profile as profiles
 from robustcheck_onnx.thresholds.profile import Profile
 
 
-def notes_of(evidence: Evidence, profile: Profile, contract: Preprocessing | None) -> tuple[str, ...]:
+def notes_of(evidence: Evidence, profile: Profile) -> tuple[str, ...]:
     """One sentence for each choice or circumstance that the verdict rests on.
 
     Args:
         evidence: what was measured.
         profile: what it was judged by.
-        contract: the preprocessing that the file's contract names; None without a contract.
     """
     notes = []
     default = profiles.load()
@@ -23,8 +21,6 @@ def notes_of(evidence: Evidence, profile: Profile, contract: Preprocessing | Non
             f"The thresholds are not the default profile ({default.id}, {default.digest[:19]}) but {profile.id} "
             f"({profile.digest[:19]}), given with --thresholds: what PASS means is that profile's to say."
         )
-    if evidence.preprocessing.source == "user" and contract not in (None, evidence.preprocessing.preprocessing):
-        notes.append("The preprocessing given with --preprocess is not the one that the file's contract names.")
     if evidence.model.synthetic:
         notes.append(f"Synthetic model: {evidence.model.synthetic}.")
     if evidence.images.bundled:

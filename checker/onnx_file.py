@@ -73,6 +73,13 @@ def read_onnx(path: str | Path) -> OnnxFile:
     proto = _parse(path, content)
     if not proto.graph.node:
         raise CannotAssessError(f"{path}: graph has 0 nodes; a model needs some", "export or download the model again")
+    words = [value.name for value in (*proto.graph.input, *proto.graph.output)]
+    words += [word for node in proto.graph.node for word in (node.op_type, node.domain, *node.output)]
+    for word in words:
+        if not isinstance(word, str):  # protobuf gives bytes where a name is no UTF-8
+            raise CannotAssessError(
+                f"{path}: name in the graph is {word!r}; names must be UTF-8 text", "download or export it again"
+            )
     tensors = [tensor for tensor in _tensors(proto) if tensor.data_location == onnx.TensorProto.EXTERNAL]
     folder, targets = _locate(path, sorted({_location(path, tensor) for tensor in tensors}))
     for tensor in tensors:

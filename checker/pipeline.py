@@ -139,6 +139,7 @@ def check(
             preprocessing=found.preprocessing,
             source="tensors" if source.kind == "tensors" and found.source != "assumed" else found.source,
             fields=tuple(found.origins),
+            against_contract=contract is not None and found.preprocessing != contract.preprocessing,
         ),
         images=_image_facts(source, run),
         execution=runner.execution,
@@ -148,7 +149,7 @@ def check(
     return Report(
         tool_version=version("robustcheck-onnx"),
         verdict=judge(evidence, profile),
-        notes=notes_of(evidence, profile, contract.preprocessing if contract else None),
+        notes=notes_of(evidence, profile),
         evidence=evidence,
         profile=profile,
         published=_published(contract),

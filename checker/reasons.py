@@ -115,6 +115,12 @@ RULES: dict[str, Rule] = {
         "An ONNX file does not say how pixels become inputs. With the wrong mean, size or colour order the model "
         "sees out-of-distribution inputs, and those fake outlier features.",
     ),
+    "preprocessing_against_contract": Rule(
+        "preprocessing is not the contract's",
+        "Leave out `--preprocess`, or export the model again with the right preprocessing.",
+        "The file says how its model wants its pixels, and another preprocessing was forced on it. Out-of-distribution "
+        "inputs fake outlier features.",
+    ),
     "assumed_tensor": Rule(
         "the representation was assumed",
         "Look at `robustcheck inspect MODEL` and name the tensor with `--tensor NAME`.",
@@ -126,11 +132,12 @@ RULES: dict[str, Rule] = {
         "A threshold holds only for the kind of tensor it was calibrated on: a projection or a rotation changes the "
         "kurtosis.",
     ),
-    "ends_in_normalisation": Rule(
-        "the representation comes out of a normalisation layer",
+    "end_not_calibrated": Rule(
+        "no threshold for a representation that ends like this",
         "Measure the projected embedding if the model has one, or use a profile calibrated on such representations.",
-        "Learned scales of a final norm make or hide large features. No representation of this kind with the "
-        "indication was among the reference sets, so the thresholds say nothing about it.",
+        "Learned scales of a final norm make or hide large features, and a squashing activation bounds them. No "
+        "representation of this kind with the indication was among the reference sets, so the thresholds say nothing "
+        "about it.",
     ),
     "width_not_calibrated": Rule(
         "no threshold for this width",
@@ -166,7 +173,9 @@ NAMES: dict[Statistic, str] = {
     "kurtosis": "activation kurtosis",
     "persistence_ratio": "persistence ratio",
     "top3_share": "top-3 share",
+    "outlier_frequency": "outlier frequency",
     "negative_energy": "negative energy",
+    "negative_z_energy": "negative energy of z",
 }
 
 

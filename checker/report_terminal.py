@@ -144,7 +144,7 @@ def _evidence(report: Report, pen: Pen) -> RenderableType:
             pen.say(f"> {minimum:g}"),
             pen.say(word, colour),
         )
-    remark = f"{100 * (1 - s.alpha):g} % confidence for all four"
+    remark = f"{100 * (1 - s.alpha):g} % confidence for all together"
     return section(pen, "Evidence and thresholds", remark, table, Text(), _context(report, pen))
 
 

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from robustcheck_onnx.checker import kurtosis, sequential
 from robustcheck_onnx.checker.evidence import Interval, OutlierFeature, Statistics
+from robustcheck_onnx.thresholds.profile import STATISTICS, Statistic
 
 GROUPS = 128  # jackknife groups; by digest, so that 64 images fill about 50 of them
 HISTOGRAM_BINS = 24  # bins of the per-image kurtosis in the report
@@ -36,8 +37,11 @@ class State:
         self.powers = np.zeros((4, GROUPS, d))  # sums of z, z², z³, z⁴
         self.energy = np.zeros((GROUPS, d))  # sum of h²
         self.negative = np.zeros((GROUPS, d))  # sum of min(h, 0)²
+        self.negative_z = np.zeros((GROUPS, d))  # sum of min(z, 0)²
         self.total = np.zeros(d)  # sum of h
         self.beyond = np.zeros(d)  # images with abs(z) > 6
+        self.far_above = np.zeros(d)  # images with z > 4
+        self.far_below = np.zeros(d)  # images with z < −4
         self.zeros = 0
         self.below_zero = 0
         self.max_median_sum = 0.0
@@ -80,6 +84,9 @@ def update(state: State, h: npt.ArrayLike, keys: npt.ArrayLike) -> None:
     np.add.at(state.sizes, groups, 1.0)
     np.add.at(state.energy, groups, x**2)
     np.add.at(state.negative, groups, np.minimum(x, 0.0) ** 2)
+    np.add.at(state.negative_z, groups, np.minimum(z, 0.0) ** 2)
+    state.far_above += (z > kurtosis.FREQUENT_SD).sum(axis=0)
+    state.far_below += (z < -kurtosis.FREQUENT_SD).sum(axis=0)
     state.total += x.sum(axis=0)
     state.beyond += (np.abs(z) > kurtosis.OUTLIER_SD).sum(axis=0)
     state.zeros += int((x == 0).sum())
@@ -96,7 +103,7 @@ def merge(a: State, b: State) -> State:
     if a.n_features != b.n_features:
         raise ValueError(f"states have {a.n_features} and {b.n_features} features; they cannot be merged")
     out = State(a.n_features, a.n_nonfinite + b.n_nonfinite, a.n_constant + b.n_constant)
-    for name in ("sizes", "powers", "energy", "negative", "total", "beyond"):
+    for name in ("sizes", "powers", "energy", "negative", "negative_z", "total", "beyond", "far_above", "far_below"):
         setattr(out, name, getattr(a, name) + getattr(b, name))
     out.zeros = a.zeros + b.zeros
     out.below_zero = a.below_zero + b.below_zero
@@ -124,13 +131,13 @@ def _interval(estimate: float, radius: float, floor: float, ceiling: float) -> I
 def statistics(state: State, alpha: float) -> Statistics:
     """Turn the state into the measured numbers with their bounds.
 
-    The four intervals share `alpha` (Bonferroni) and hold at every number of images at once
+    The deciding intervals share `alpha` (Bonferroni) and hold at every number of images at once
     (`sequential.radius`). K's spread comes from the per-image kurtosis, the others' from a delete-a-group
     jackknife over the state's groups.
 
     Args:
         state: sums over at least one image.
-        alpha: error rate of the four intervals together.
+        alpha: error rate of the deciding intervals together.
 
     Raises:
         ValueError: no image was measured.
@@ -140,9 +147,9 @@ def statistics(state: State, alpha: float) -> Statistics:
         raise ValueError("no image was measured")
     per_image = np.sort(np.concatenate(state.per_image))  # in an order that the order of the images does not change
     sums = state.powers.sum(axis=1)
-    energy, negative = state.energy.sum(axis=0), state.negative.sum(axis=0)
+    energy, negative, negative_z = (part.sum(axis=0) for part in (state.energy, state.negative, state.negative_z))
     top = kurtosis.top_features(sums[3])
-    whole = kurtosis.moments(n, sums, energy, negative, top)
+    whole = kurtosis.moments(n, sums, energy, negative, negative_z, top)
 
     filled = state.sizes > 0
     sizes = state.sizes[filled]
@@ -152,10 +159,13 @@ def statistics(state: State, alpha: float) -> Statistics:
             sums[:, None, :] - state.powers[:, filled],
             energy - state.energy[filled],
             negative - state.negative[filled],
+            negative_z - state.negative_z[filled],
             top,
         )
 
-    def bounds(name: str, ceiling: float) -> Interval:
+    share = alpha / len(STATISTICS)
+
+    def bounds(name: Statistic, ceiling: float) -> Interval:
         estimate = float(getattr(whole, name))
         if name == "kurtosis":
             sd = float(per_image.std(ddof=1)) if n > 1 else float("nan")
@@ -163,7 +173,7 @@ def statistics(state: State, alpha: float) -> Statistics:
             sd = sequential.grouped_jackknife_sd(estimate, getattr(without, name), sizes)
         else:
             sd = float("nan")
-        return _interval(estimate, sequential.radius(n, sd, alpha / 4), 0.0, ceiling)
+        return _interval(estimate, sequential.radius(n, sd, share), 0.0, ceiling)
 
     quantiles = [float(q) for q in np.quantile(per_image, [0.05, 0.25, 0.5, 0.75, 0.95])]
     low, high = float(per_image.min()), float(per_image.max())
@@ -184,7 +194,9 @@ def statistics(state: State, alpha: float) -> Statistics:
         kurtosis=bounds("kurtosis", float(d)),
         persistence_ratio=bounds("persistence_ratio", float("inf")),
         top3_share=bounds("top3_share", 1.0),
+        outlier_frequency=_frequency(state, sums, int(top[0]), share),
         negative_energy=bounds("negative_energy", 1.0),
+        negative_z_energy=bounds("negative_z_energy", 1.0),
         centred_kurtosis=_finite(float(whole.centred_kurtosis)),
         rms_kurtosis=_finite(float(whole.rms_kurtosis)),
         max_median_ratio=_finite(state.max_median_sum / n),
@@ -196,6 +208,15 @@ def statistics(state: State, alpha: float) -> Statistics:
         histogram_counts=tuple(int(c) for c in counts),
         features=_features(state, sums, energy),
     )
+
+
+def _frequency(state: State, sums: Array, strongest: int, alpha: float) -> Interval:
+    """How often the strongest feature is beyond 4 SD on its usual side; two images added on either side (Agresti
+    and Coull 1998), so that "always" and "never" have a spread too."""
+    side = state.far_above if sums[0, strongest] >= 0 else state.far_below
+    count, n = float(side[strongest]), state.n
+    smooth = (count + 2) / (n + 4)
+    return _interval(count / n, sequential.radius(n, float(np.sqrt(smooth * (1 - smooth))), alpha), 0.0, 1.0)
 
 
 def _features(state: State, sums: Array, energy: Array) -> tuple[OutlierFeature, ...]:

@@ -13,8 +13,8 @@ from robustcheck_onnx.thresholds.profile import STATISTICS, Profile, Statistic
 # Relative difference below which two runs give the same numbers, by precision: room for another order of sums and,
 # quantised, for a step of rounding (dynamic int8 scales over the batch). A model in training mode is off by about 1.
 SAME_NUMBERS = {"fp32": 1e-3, "fp64": 1e-3, "fp16": 1e-2, "bf16": 5e-2, "int8": 5e-2}
-ALIKE_SPREAD = 0.05  # half of the smallest spread of the reference table (0.10: one casting type, corrupted copies)
-CONSTANT_SD = 1e-3  # relative SD of a raw feature; outlier features of real encoders have 0.06 and more
+ALIKE_SPREAD = 0.2  # reference table: 0.32 or more with the indication; one casting type, corrupted copies: 0.10
+CONSTANT_SD = 0.02  # relative SD of a raw feature; outlier features of real encoders have 0.06 and more
 
 
 class Reason(Frozen):
@@ -92,30 +92,22 @@ def _strength(s: Statistics, profile: Profile) -> list[tuple[str, str]]:
     minimum = {name: profile.thresholds[name].minimum for name in STATISTICS}
     intervals: dict[Statistic, Interval] = {name: getattr(s, name) for name in STATISTICS}
     out: list[tuple[str, str]] = []
-    if below(s.negative_energy, minimum["negative_energy"]):
-        out.append(
-            (
-                "rectified",
-                f"negative energy is {number_text(s.negative_energy.estimate)} "
-                f"(upper bound {_bound(s.negative_energy.high, minimum['negative_energy'])}); signed representations "
-                f"have more than {minimum['negative_energy']:g}",
-            )
-        )
-    persistence: tuple[Statistic, ...] = ("persistence_ratio", "top3_share")
-    weak = [n for n in persistence if below(intervals[n], minimum[n])]
-    if weak:
-        numbers = ", ".join(
+
+    def told(names: tuple[Statistic, ...]) -> str:
+        return ", ".join(
             f"{NAMES[n]} {number_text(intervals[n].estimate)} (upper bound {_bound(intervals[n].high, minimum[n])}, "
             f"threshold {minimum[n]:g})"
-            for n in weak
+            for n in names
+            if below(intervals[n], minimum[n])
         )
+
+    if rectified := told(("negative_energy", "negative_z_energy")):
+        out.append(("rectified", rectified))
+    if weak := told(("persistence_ratio", "top3_share", "outlier_frequency")):
         extreme = len(s.persistent)
-        count = (
-            f"{extreme} feature{'s are' if extreme != 1 else ' is'} beyond 6 SD in half of the images; "
-            if extreme
-            else ""
-        )
-        out.append(("no_persistent_outlier_features", count + numbers))
+        verb = "feature is" if extreme == 1 else "features are"
+        count = f"{extreme} {verb} beyond 6 SD in half of the images; " if extreme else ""
+        out.append(("no_persistent_outlier_features", count + weak))
     if below(s.kurtosis, minimum["kurtosis"]):
         out.append(
             (
@@ -220,6 +212,8 @@ def _comparable(e: Evidence, profile: Profile) -> list[tuple[str, str]]:
         out.append(("untrained", "the file says that its weights are random"))
     if e.preprocessing.source == "assumed":
         out.append(("assumed_preprocessing", "neither the file, a sidecar nor an option says how to preprocess"))
+    if e.preprocessing.against_contract:
+        out.append(("preprocessing_against_contract", "--preprocess says otherwise than the contract in the file"))
     if model.tensor_assumed:
         out.append(("assumed_tensor", f"`{model.tensor}` was read: {model.why}"))
     if model.rule not in profile.tensor_rules or model.pool not in profile.pools:
@@ -232,7 +226,10 @@ def _comparable(e: Evidence, profile: Profile) -> list[tuple[str, str]]:
             )
         )
     if model.ends_in == "normalisation":
-        out.append(("ends_in_normalisation", f"`{model.tensor}` is the output of a normalisation layer"))
+        out.append(("end_not_calibrated", f"`{model.tensor}` is the output of a normalisation layer"))
+    squashing = model.ends_in.removeprefix("activation:")
+    if squashing != model.ends_in and not below(s.negative_energy, profile.thresholds["negative_energy"].minimum):
+        out.append(("end_not_calibrated", f"`{model.tensor}` is the output of {squashing}, and signed"))
     if not profile.min_features <= s.n_features <= profile.max_features:
         out.append(
             (

@@ -155,6 +155,26 @@ def _one_vector(rng: np.random.Generator) -> np.ndarray:
     return np.repeat(_planted(rng, 1), 300, axis=0) * (1 + 1e-4 * rng.normal(size=(300, D)))
 
 
+def _often(rng: np.random.Generator, share: float) -> np.ndarray:
+    """One feature far above the rest, but in a part of the images only."""
+    h = _signed(rng)
+    h[:, 7] += 20 * (rng.random(300) < share)
+    return h
+
+
+def _one_sided_norms(rng: np.random.Generator) -> np.ndarray:
+    """Rectified images, and one in ten signed with a fifty times larger norm, which would decide an energy of h."""
+    h: np.ndarray = np.maximum(_planted(rng), 0)
+    h[::10] = 50 * _planted(rng, 30)
+    return h
+
+
+def _almost_constant(rng: np.random.Generator) -> np.ndarray:
+    h = _signed(rng)
+    h[:, 7] = 20 * (1 + 0.005 * rng.normal(size=300))
+    return h
+
+
 def _silu(x: np.ndarray) -> np.ndarray:
     return np.asarray(x / (1 + np.exp(-x)))
 
@@ -177,6 +197,11 @@ TRAPS = {
     ),
     "float16 overflow": (_overflow, "nonfinite_representations"),
     "some NaN": (_some_nan, "nonfinite_representations"),
+    "an outlier in 40 % of the images": (lambda g: _often(g, 0.4), "no_persistent_outlier_features"),
+    "an outlier in 55 % of the images": (lambda g: _often(g, 0.55), "no_persistent_outlier_features"),
+    "signed by a few large norms": (_one_sided_norms, "rectified"),
+    "rectified, shifted below zero": (lambda g: np.maximum(_planted(g), 0) - 0.6, "rectified"),
+    "an almost constant feature": (_almost_constant, "constant_feature"),
     "a constant feature": (_constant_feature, "constant_feature"),
     "one representation": (_one_vector, "representations_alike"),
 }

@@ -52,8 +52,12 @@ def test_the_demo_table_of_the_readme_is_what_the_command_prints(efficientnet_li
         capture_output=True, text=True, check=False, env=os.environ | {"COLUMNS": "80"},
     )  # fmt: skip
     assert done.returncode == 1
-    table = re.findall(r"^  (?:statistic|activation|persistence|top-3|negative).*", README, re.MULTILINE)
-    assert len(table) == 5
+    table = re.findall(
+        r"^  (?:statistic|activation|persistence r|top-3|outlier f|negative energy(?: of z)? {2,}).*",
+        README,
+        re.MULTILINE,
+    )
+    assert len(table) == 7
     for row in table:
         assert row in done.stdout
 

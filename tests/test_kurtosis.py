@@ -21,8 +21,9 @@ def sums(h: np.ndarray) -> State:
 
 def moments(h: np.ndarray) -> kurtosis.Moments:
     state = sums(h)
-    powers, energy, negative = state.powers.sum(axis=1), state.energy.sum(axis=0), state.negative.sum(axis=0)
-    return kurtosis.moments(len(h), powers, energy, negative, kurtosis.top_features(powers[3]))
+    powers = state.powers.sum(axis=1)
+    energy, negative, negative_z = (part.sum(axis=0) for part in (state.energy, state.negative, state.negative_z))
+    return kurtosis.moments(len(h), powers, energy, negative, negative_z, kurtosis.top_features(powers[3]))
 
 
 @pytest.mark.parametrize("d", [3, 64, 2048])
@@ -121,6 +122,8 @@ def test_moments_against_the_definitions_written_out() -> None:
     np.testing.assert_allclose(got.top3_share, share, rtol=1e-12)
     np.testing.assert_allclose(got.rms_kurtosis, (s2**2).mean() / s2.mean() ** 2, rtol=1e-12)
     np.testing.assert_allclose(got.negative_energy, negative, rtol=1e-12)
+    z_rest = z[:, rest]
+    np.testing.assert_allclose(got.negative_z_energy, z_rest[z_rest < 0].dot(z_rest[z_rest < 0]) / (z_rest**2).sum())
 
 
 def test_identical_representations_have_no_persistence_ratio() -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from robustcheck_onnx.checker.evidence import Statistics
 from robustcheck_onnx.checker.state import State, merge, statistics, update
+from robustcheck_onnx.thresholds.profile import STATISTICS
 
 SHARED = Path(os.environ.get("ROBUSTCHECK_SHARED", Path(__file__).parents[2] / "shared"))
 EMBEDDINGS = SHARED / "data" / "embeddings"
@@ -158,7 +159,7 @@ def test_bounds_cover_the_truth_of_every_statistic(strength: float) -> None:
         return np.asarray(h * rng.gamma(4, size=(n, 1)))
 
     truth = statistics(state_of(draw(40_000)), 0.05)
-    names = ("kurtosis", "persistence_ratio", "top3_share", "negative_energy")
+    names = STATISTICS
     inside = dict.fromkeys(names, 0)
     for _ in range(200):
         s = statistics(state_of(draw(64)), 0.05)
@@ -183,11 +184,12 @@ def test_wrong_stops_of_every_statistic_stay_below_alpha(strength: float) -> Non
         h = rng.normal(size=(n, 96)) * scale + shift
         return np.asarray(h * rng.gamma(2, size=(n, 1)))  # heavy-tailed norms: energies weigh images unequally
 
-    names = ("kurtosis", "persistence_ratio", "top3_share", "negative_energy")
+    names = STATISTICS
     population = state_of(draw(100_000))
     whole = statistics(population, 0.05)
     truth = {name: getattr(whole, name).estimate for name in names}
     energy, negative = population.energy.sum(axis=0), population.negative.sum(axis=0)
+    energy_z, negative_z = population.powers[1].sum(axis=0), population.negative_z.sum(axis=0)
     runs, wrong = 200, 0
     for _ in range(runs):
         state, h = State(96), draw(320)
@@ -199,6 +201,7 @@ def test_wrong_stops_of_every_statistic_stay_below_alpha(strength: float) -> Non
                 s = statistics(state, 0.05)
                 rest = np.delete(np.arange(96), [f.index for f in s.features[:3]])
                 truth["negative_energy"] = negative[rest].sum() / energy[rest].sum()
+                truth["negative_z_energy"] = negative_z[rest].sum() / energy_z[rest].sum()
                 stopped = any(
                     getattr(s, name).low > truth[name] or getattr(s, name).high < truth[name] for name in names
                 )

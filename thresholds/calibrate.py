@@ -30,6 +30,7 @@ from robustcheck_onnx.thresholds.profile import (
 from robustcheck_onnx.thresholds.reference import Reference
 
 GAP_POSITION = 2 / 3  # of the gap, from without to with: a false PASS costs more than a false WARN
+LOGARITHMIC = ("kurtosis", "persistence_ratio")  # ratios; the others are shares
 DIGITS = 3  # decimal places of a threshold
 BOOTSTRAP_FITS = 400  # resamples of the checkpoints
 BOOTSTRAP_SEED = 0
@@ -37,7 +38,7 @@ COMMAND = "python -m robustcheck_onnx.thresholds.calibrate"
 RULE = (
     "threshold = 2/3 of the way from the largest value without the indication (over random subsets of 50 images) "
     "to the smallest value with it; logarithmic for kurtosis and persistence ratio; rectified sets are turned away "
-    "by negative energy, whose threshold lies in the widest gap between all sets"
+    "by negative energy, whose threshold lies in the widest gap between all sets, and by the same of z"
 )
 LIMITS = (
     "PASS means that the indication (persistent outlier features) is present; it is no proof of robustness.",
@@ -48,6 +49,8 @@ LIMITS = (
     "finetuned from CLIP on ImageNet.",
     "Every set with the indication is a projected image embedding; representations that come straight out of a "
     "normalisation layer had none, so they are not judged by these thresholds.",
+    "A made outlier feature is not told from a learned one: a linear map along the mean of rectified features, or a "
+    "constant offset of one feature, has the same statistics.",
     "It is about natural distribution shifts of ImageNet kind (sketches, renditions, viewpoints), not about "
     "adversarial robustness or corruptions.",
 )
@@ -76,9 +79,14 @@ def fit(table: tuple[Reference, ...]) -> dict[Statistic, Threshold]:
         if name == "negative_energy":
             out[name] = energy
             continue
+        if name == "negative_z_energy":
+            low = max((r for r in used if r not in signed), key=lambda r: r.high["negative_z_energy"])
+            high = min(signed, key=lambda r: r.negative_z_energy)
+            out[name] = _place(low, low.high[name], high, high.negative_z_energy, log=False)
+            continue
         low = max(absent, key=lambda r: r.high[name])
         high = min(present, key=lambda r: float(getattr(r, name)))
-        out[name] = _place(low, low.high[name], high, float(getattr(high, name)), log=name != "top3_share")
+        out[name] = _place(low, low.high[name], high, float(getattr(high, name)), log=name in LOGARITHMIC)
     return out
 
 

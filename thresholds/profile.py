@@ -14,8 +14,17 @@ from robustcheck_onnx.thresholds.frozen import Frozen
 SCHEMA_VERSION = 1
 DEFAULT = Path(__file__).parent / "data" / "default.json"
 
-Statistic = Literal["kurtosis", "persistence_ratio", "top3_share", "negative_energy"]
-STATISTICS: tuple[Statistic, ...] = ("kurtosis", "persistence_ratio", "top3_share", "negative_energy")
+Statistic = Literal[
+    "kurtosis", "persistence_ratio", "top3_share", "outlier_frequency", "negative_energy", "negative_z_energy"
+]
+STATISTICS: tuple[Statistic, ...] = (
+    "kurtosis",
+    "persistence_ratio",
+    "top3_share",
+    "outlier_frequency",
+    "negative_energy",
+    "negative_z_energy",
+)
 
 
 class ProfileError(ValueError):
@@ -81,7 +90,7 @@ class Profile(Frozen):
     min_images: int = Field(ge=2)
     """least number of varied images"""
     alpha: float = Field(gt=0, lt=1)
-    """error rate of the four confidence bounds together"""
+    """error rate of the deciding confidence bounds together"""
     thresholds: dict[Statistic, Threshold]
     calibration: Calibration
     limits: tuple[str, ...]

@@ -8,6 +8,8 @@ import io
 from pathlib import Path
 from typing import NamedTuple
 
+from robustcheck_onnx.thresholds.profile import STATISTICS
+
 TABLE = "reference_statistics.csv"
 DATA = Path(__file__).parent / "data"
 
@@ -23,7 +25,9 @@ class Reference(NamedTuple):
     kurtosis: float
     persistence_ratio: float
     top3_share: float
+    outlier_frequency: float
     negative_energy: float
+    negative_z_energy: float
     persistent_outlier_features: str
     expected: str
     """present | absent: whether the set shows outlier features; verdict expected PASS | WARN"""
@@ -52,7 +56,6 @@ def references(text: str | None = None) -> tuple[Reference, ...]:
         text: CSV text; None = the table that ships with the package.
     """
     rows = csv.DictReader(io.StringIO(table_text() if text is None else text))
-    names = ("kurtosis", "persistence_ratio", "top3_share", "negative_energy")
     return tuple(
         Reference(
             set=row["set"],
@@ -63,12 +66,14 @@ def references(text: str | None = None) -> tuple[Reference, ...]:
             kurtosis=float(row["kurtosis"]),
             persistence_ratio=float(row["persistence_ratio"]),
             top3_share=float(row["top3_share"]),
+            outlier_frequency=float(row["outlier_frequency"]),
             negative_energy=float(row["negative_energy"]),
+            negative_z_energy=float(row["negative_z_energy"]),
             persistent_outlier_features=row["persistent_outlier_features"],
             expected=row["expected"],
             excluded=row["excluded"],
-            low={name: float(row[f"{name}_low"]) for name in names},
-            high={name: float(row[f"{name}_high"]) for name in names},
+            low={name: float(row[f"{name}_low"]) for name in STATISTICS},
+            high={name: float(row[f"{name}_high"]) for name in STATISTICS},
             source=row["source"],
         )
         for row in rows
