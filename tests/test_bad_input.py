@@ -100,6 +100,12 @@ def model_rows() -> list[Row]:
             zip_hint,
         ),
         Row(
+            "bytes.onnx",
+            3,
+            r"bytes.onnx: name in the graph is b'log\xeets'; names must be UTF-8 text",
+            call_again,
+        ),
+        Row(
             "missing/m.onnx",
             3,
             "missing/m.onnx: weights file m.onnx.data is missing; the model keeps its weights in it",
@@ -305,6 +311,12 @@ def image_rows() -> list[Row]:
             "text.npy",
             3,
             "text.npy: file is not a plain array (it starts with b'hello '); it must be npy or npz",
+            ARRAY_HINT,
+        ),
+        row(
+            "header.npy",
+            3,
+            "header.npy: file is not a plain array (…); it must be npy or npz without objects",
             ARRAY_HINT,
         ),
         row(
@@ -631,6 +643,9 @@ def _write_models(folder: Path, lookup: ModuleType, tiny: ModuleType) -> None:
     (folder / "zip.onnx").write_bytes(b"PK\x03\x04" + bytes(100))
     (folder / "pickle.onnx").write_bytes(pickle.dumps({"weights": Path("x")}, protocol=2))
 
+    text = tiny.classifier().SerializeToString()
+    (folder / "bytes.onnx").write_bytes(text.replace(b"logits", b"log\xeets"))
+
     (folder / "whole").mkdir()
     tiny.save(tiny.classifier(), folder / "whole" / "m.onnx", external=True)
     for name in ("missing", "short", "pointer", "escape"):
@@ -738,6 +753,8 @@ def _write_images(folder: Path) -> None:
     np.save(folder / "grey.npy", np.zeros((5, 1, 64, 64), np.float32))
     np.save(folder / "nan.npy", np.full((6, 3, 64, 64), np.nan, np.float32))
     (folder / "short.npy").write_bytes((folder / "nan.npy").read_bytes()[:5000])
+    header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (5, 3, 64, 64" + b" " * 50 + b"\n"
+    (folder / "header.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
     (folder / "text.npy").write_text("hello world", encoding="utf-8")
     with tarfile.open(folder / "good.tar", "w") as archive:
         archive.add(folder / "five", "five")
