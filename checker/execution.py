@@ -49,7 +49,7 @@ RUN_ERRORS: tuple[type[Exception], ...] = (  # what loading or running a model r
 SOURCE_NOISE = (
     re.compile(r"\S+\.(?:cc|h|cu|cuh)\S* (?:(?!\.(?:cc|h|cu)\b).)*? was (?:false|true)\. ?"),
     re.compile(r"\S+\.(?:cc|h|cu|cuh)\S* [^()]*::[^()]*\([^()]*\)(?: const)?(?: \[with [^\]]*\])? ?"),
-    re.compile(r"/\S*onnxruntime\S*/\S+\.(?:cc|h|cu|cuh)\S* ?"),
+    re.compile(r"\S+\.(?:cc|h|cu|cuh)\b\S* (?:[A-Z]\w+ (?=[A-Z]))?"),
 )
 OUT_OF_MEMORY = re.compile(r"out of memory|failed to allocate|bad_alloc|bad allocation|BFCArena|CUDA failure 2\b", re.I)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import unicodedata
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -141,10 +142,20 @@ def digest_of(digests: Iterable[str]) -> str:
     return "sha256:" + hashlib.sha256("".join(f"{d}\n" for d in sorted(digests)).encode()).hexdigest()
 
 
-def check_bad(n_read: int, n_bad: int, limit: float, examples: Sequence[Skipped] = (), where: str = "images") -> None:
+def check_bad(
+    n_read: int,
+    n_bad: int,
+    limit: float,
+    examples: Sequence[Skipped] = (),
+    where: str = "images",
+    *,
+    sampled: bool = False,
+) -> None:
     """Refuse an image set of which too much is unusable.
 
     n_read: images tried, good and bad. limit: largest share of bad ones, 0 to 1. examples, where: for the message.
+    sampled: whether only a part of the set was read; the share allowed then rounds up to a whole image, or one bad
+    image among the first 64 would condemn a set that has far less than `limit` of them.
     Raises CannotAssessError when nothing is usable or n_bad > limit · n_read.
     """
     named = "; ".join(f"{bad.name}: {bad.reason}" for bad in examples[:3])
@@ -154,7 +165,7 @@ def check_bad(n_read: int, n_bad: int, limit: float, examples: Sequence[Skipped]
             f"{where}: number of usable images is 0 of {n_read}{seen}; at least one is needed",
             "name a set of photos: --images FOLDER",
         )
-    if n_bad > limit * n_read:
+    if n_bad > (math.ceil(limit * n_read) if sampled else limit * n_read):
         raise CannotAssessError(
             f"{where}: number of unusable images is {n_bad} of {n_read}{seen}; at most {limit:.2%} may be",
             "repair or remove them, or allow more: --max-bad SHARE",

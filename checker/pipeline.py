@@ -131,7 +131,7 @@ def check(
     source = _open_source(images, seed, max_images)
     runner = Runner(opened, device=device)
     run, statistics, stopped = _measure(runner, opened, source, found.preprocessing, profile, batch_size, progress)
-    _check_bad(run, max_bad, source)
+    _check_bad(run, max_bad, source, sampled=stopped != "all images")
     evidence = Evidence(
         statistics=statistics,
         model=_model_facts(opened, run),
@@ -212,7 +212,7 @@ def _measure(
                 progress(Progress(run.n_good, len(source), rate, interval))
     if waiting:
         _add(run, runner, waiting, batch_size)
-    _check_bad(run, 1.0, source)
+    _check_bad(run, 1.0, source, sampled=False)
     if run.state is None or run.state.n == 0:
         raise CannotAssessError(
             f"{opened.path}: number of finite, not constant representations is 0 of {run.n_good}; "
@@ -300,8 +300,9 @@ def _open_source(spec: str | Path | None, seed: int, limit: int | None) -> image
     return images.open_images(spec, seed=seed, limit=limit)
 
 
-def _check_bad(run: _Run, max_bad: float, source: images.ImageSource) -> None:
-    images.check_bad(run.n_read, len(run.skipped), max_bad, run.skipped, source.spec or "bundled photos")
+def _check_bad(run: _Run, max_bad: float, source: images.ImageSource, *, sampled: bool) -> None:
+    where = source.spec or "bundled photos"
+    images.check_bad(run.n_read, len(run.skipped), max_bad, run.skipped, where, sampled=sampled)
 
 
 def _model_facts(opened: ModelFile, run: _Run) -> ModelFacts:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import onnxruntime as ort
 from numpy.typing import NDArray
 
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
-from robustcheck_onnx.checker.execution import RUN_ERRORS, describe, open_session, translate
+from robustcheck_onnx.checker.execution import ORT_FATAL, RUN_ERRORS, describe, open_session, translate
 from robustcheck_onnx.checker.graph import ModelFile, own_bytes
 from robustcheck_onnx.checker.pooling import apply_pool
 
@@ -144,7 +146,7 @@ class Runner:
             if count < size:
                 batch = np.concatenate([batch, np.repeat(batch[-1:], size - count, axis=0)])
             try:
-                values = session.run(names, {self.model.image_input.name: batch})
+                values = _run_interruptibly(session, names, {self.model.image_input.name: batch})
             except RUN_ERRORS as error:
                 raise translate(error, self.model) from error
             for name, value in zip(names, values, strict=True):
@@ -185,6 +187,22 @@ class Runner:
         if image.layout == "NCHW":
             pixels = pixels.transpose(0, 3, 1, 2)
         return np.ascontiguousarray(pixels, dtype=np.dtype(image.dtype))
+
+
+def _run_interruptibly(session: Any, names: list[str], feed: dict[str, Array]) -> list[Any]:
+    """session.run in a thread of its own: Python sees a signal only between native calls, and a graph may loop.
+
+    Whatever interrupts the wait tells ONNX Runtime to stop at the next node.
+    """
+    options = ort.RunOptions()
+    options.log_severity_level = ORT_FATAL
+    with ThreadPoolExecutor(1, thread_name_prefix="run") as pool:
+        running = pool.submit(session.run, names, feed, options)
+        try:
+            return running.result()  # type: ignore[no-any-return] # onnxruntime ships no types
+        except BaseException:
+            options.terminate = True
+            raise
 
 
 def _relative_difference(expected: Array, actual: Array) -> float:
