@@ -74,7 +74,9 @@ def main(argv: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if argv is None else argv
     try:
         _mend_streams()
-        signal.signal(signal.SIGTERM, _terminate)
+        signal.signal(signal.SIGTERM, _stop)
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # nohup and `&` have it ignored
+            signal.signal(signal.SIGINT, _stop)
         if arguments:
             os.environ.pop(COMPLETION, None)  # it would end any command with 0, which reads as PASS
         elif COMPLETION not in os.environ:
@@ -195,8 +197,11 @@ def with_default_command(arguments: list[str]) -> list[str]:
     return ["check", *arguments]
 
 
-def _terminate(_signal: int, _frame: object) -> None:
-    raise _Terminated
+def _stop(number: int, _frame: object) -> None:
+    """Unwind once: `timeout` and shells send a signal twice, and the second must not disturb the cleaning up."""
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, signal.SIG_IGN)
+    raise KeyboardInterrupt if number == signal.SIGINT else _Terminated
 
 
 def _say(message: str, hint: str) -> None:

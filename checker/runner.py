@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,6 +61,7 @@ class Runner:
     def __init__(self, model: ModelFile, device: str = "auto") -> None:
         self.model = model
         self._device = device
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="run")  # one for good: CUDA keeps a context a thread
         self._open("all")
 
     def _open(self, level: str) -> None:
@@ -146,7 +147,7 @@ class Runner:
             if count < size:
                 batch = np.concatenate([batch, np.repeat(batch[-1:], size - count, axis=0)])
             try:
-                values = _run_interruptibly(session, names, {self.model.image_input.name: batch})
+                values = self._run_session(session, names, {self.model.image_input.name: batch})
             except RUN_ERRORS as error:
                 raise translate(error, self.model) from error
             for name, value in zip(names, values, strict=True):
@@ -158,6 +159,21 @@ class Runner:
                     )
             parts.append([np.asarray(value)[:count] for value in values])
         return [np.concatenate(values) for values in zip(*parts, strict=True)]
+
+    def _run_session(self, session: Any, names: list[str], feed: dict[str, Array]) -> list[Any]:
+        """session.run in another thread: Python sees a signal only between native calls, and a graph may loop.
+
+        Whatever interrupts the wait makes ONNX Runtime stop at the next node.
+        """
+        options = ort.RunOptions()
+        options.log_severity_level = ORT_FATAL
+        running = self._thread.submit(session.run, names, feed, options)
+        try:
+            return running.result()  # type: ignore[no-any-return] # onnxruntime ships no types
+        except BaseException:
+            options.terminate = True
+            wait([running])
+            raise
 
     def _feed(self, pixels: Array) -> Array:
         """Pixels in the model's layout and type."""
@@ -187,22 +203,6 @@ class Runner:
         if image.layout == "NCHW":
             pixels = pixels.transpose(0, 3, 1, 2)
         return np.ascontiguousarray(pixels, dtype=np.dtype(image.dtype))
-
-
-def _run_interruptibly(session: Any, names: list[str], feed: dict[str, Array]) -> list[Any]:
-    """session.run in a thread of its own: Python sees a signal only between native calls, and a graph may loop.
-
-    Whatever interrupts the wait tells ONNX Runtime to stop at the next node.
-    """
-    options = ort.RunOptions()
-    options.log_severity_level = ORT_FATAL
-    with ThreadPoolExecutor(1, thread_name_prefix="run") as pool:
-        running = pool.submit(session.run, names, feed, options)
-        try:
-            return running.result()  # type: ignore[no-any-return] # onnxruntime ships no types
-        except BaseException:
-            options.terminate = True
-            raise
 
 
 def _relative_difference(expected: Array, actual: Array) -> float:

@@ -41,6 +41,8 @@ ENCODER_ALONE = "export the vision encoder alone: robustcheck export --help"
 EXPORT_AGAIN = "export the model again with `robustcheck export`"
 ARRAY_HINT = "save float32 images (batch, channel, height, width) with numpy.save"
 DEFAULT_PROFILE = "leave out --thresholds for the default profile"
+_LOOP = dict.fromkeys(("x", "next_x"), TensorProto.FLOAT) | dict.fromkeys(("on", "still_on"), TensorProto.BOOL)
+_LOOP |= {"i": TensorProto.INT64}
 NATIVE = re.compile(r"\.(cc|h|cu)\b|::|\[ONNXRuntimeError\]|Traceback")  # of ONNX Runtime's source, of Python
 Done = subprocess.CompletedProcess[str]
 
@@ -701,6 +703,7 @@ def _write_models(folder: Path, lookup: ModuleType, tiny: ModuleType) -> None:
         ),
         "reshape": tiny.build([("Reshape", ["image", "s"], ["y"])], ["y"], {"s": np.array([-1, 1000003])}),
         "huge": _asks_for(tiny, elements),
+        "endless": _endless(tiny),
         "large": _asks_for(tiny, np.array([1 << 30])),  # float32: 4 GiB
     }
     contract = lookup.lookup_contract()
@@ -731,6 +734,20 @@ def _asks_for(tiny: ModuleType, shape: Any) -> Any:
         ("Add", ["features", "sum"], ["y"]),
     ]
     return tiny.build([*nodes, *more], ["y"], weights | {"shape": shape})
+
+
+def _endless(tiny: ModuleType) -> Any:
+    """A model with a loop of 2^62 rounds."""
+    scalar = {name: helper.make_tensor_value_info(name, kind, []) for name, kind in _LOOP.items()}
+    rounds = [helper.make_node("Identity", ["on"], ["still_on"]), helper.make_node("Add", ["x", "one"], ["next_x"])]
+    body = helper.make_graph(
+        rounds, "body", [scalar[n] for n in ("i", "on", "x")], [scalar[n] for n in ("still_on", "next_x")]
+    )
+    nodes, weights = tiny.pooled()
+    values = {"one": np.float32(1), "n": np.int64(2**62), "yes": np.bool_(True), "zero": np.float32(0)}
+    weights |= {name: np.array(value) for name, value in values.items()}
+    loop = ("Loop", ["n", "yes", "zero"], ["end"], {"body": body})
+    return tiny.build([*nodes, loop, ("Add", ["features", "end"], ["y"])], ["y"], weights)
 
 
 def _write_images(folder: Path) -> None:
@@ -1206,6 +1223,27 @@ def _read_until(control: int, mark: str) -> str:
                 break
             shown += piece
     return shown.decode(errors="replace")
+
+
+@pytest.mark.parametrize(("number", "code", "words"), SIGNALS)
+def test_a_graph_that_never_ends_can_be_interrupted(world: Path, number: signal.Signals, code: int, words: str) -> None:
+    """Python runs no signal handler during a native call; `timeout` sends its signal twice."""
+    call = ["endless.onnx", "--images", "five", "--preprocess", "imagenet"]
+    with subprocess.Popen(
+        [COMMAND, *call],
+        cwd=world, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(),
+        preexec_fn=default_signals,  # noqa: PLW1509 # this process has no threads that hold a lock
+    ) as process:  # fmt: skip
+        time.sleep(2)  # long enough to be in the graph; earlier it would do as well
+        assert process.poll() is None
+        process.send_signal(number)
+        process.send_signal(number)
+        try:
+            out, err = process.communicate(timeout=20)
+        finally:
+            process.kill()
+    assert (process.returncode, out) == (code, "")
+    assert err == f"error: {words}; there is no verdict, and nothing half-written is left\n"
 
 
 @pytest.mark.export
