@@ -67,6 +67,8 @@ def find_preprocessing(
             values = _json_of(path)
             if path.name == "config.json" and "pretrained_cfg" not in values:
                 continue  # the model configuration of transformers: says nothing about pixels
+            if path != own:
+                _check_neighbours(model_path, path)
             preprocessing, defaults = _parse(path, values, input_size)
             _check_size(str(path), preprocessing, input_size)
             return Found(preprocessing, "sidecar", _origins(preprocessing, path.name, defaults))
@@ -77,6 +79,17 @@ def find_preprocessing(
         )
     assumed = at_size(IMAGENET, input_size)
     return Found(assumed, "assumed", _origins(assumed, "assumed: ImageNet values", {"size": "model input"}))
+
+
+def _check_neighbours(model_path: Path, sidecar: Path) -> None:
+    """A sidecar that names no model can only be trusted beside one model."""
+    others = sorted(p.name for p in sidecar.parent.glob("*.onnx") if p.name != model_path.name)
+    if others:
+        raise UsageError(
+            f"{sidecar}: sidecar lies beside {len(others) + 1} models ({model_path.name}, {others[0]}, …); "
+            "it must be clear whose preprocessing it is",
+            f"--preprocess {sidecar}, or rename it to {model_path.with_suffix(OWN).name}",
+        )
 
 
 def _from_option(option: str, input_size: tuple[int, int] | None) -> Found:
