@@ -166,6 +166,7 @@ def cpu_name() -> str:
 
 
 def _session(graph: bytes, model: ModelFile, providers: list[Any], level: str) -> ort.InferenceSession:
+    ort.disable_telemetry_events()  # nothing of a check leaves the machine
     options = ort.SessionOptions()
     options.log_severity_level = ORT_FATAL
     options.graph_optimization_level = LEVELS[level]
