@@ -1,47 +1,40 @@
-"""The command line: the only module that prints and exits, and the only one that knows every room.
+"""The command line: the app and its verbs. With `cli_*.py` the only code that prints, exits or knows every room.
 
 `robustcheck model.onnx` is the check itself; other verbs are sub-commands. Results go to stdout, everything
 else to stderr. Imports are made where they are used, so that `--help` starts fast.
+
+Verbs that fill a module of their own are functions of `cli_<name>.py`, which imports `cli_parts` and no more
+before it is called; OTHER VERBS below lists them.
 """
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import io
-import os
-import signal
 import sys
-import traceback
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
-from typer.exceptions import TyperException
 
-from robustcheck_onnx.checker.errors import RobustcheckError, UsageError
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from robustcheck_onnx.checker.pipeline import Progress
-    from robustcheck_onnx.checker.report import Report
-
-EXIT_CODES = {
-    0: "PASS: the indication is present",
-    1: "WARN: absent or not established; the report says why",
-    2: "usage: an argument or a configuration file is wrong",
-    3: "could not assess: no readable model, no usable image, no finite representation",
-    4: "environment: an execution provider, memory, disk space or an extra is missing",
-    70: "internal error: please report it",
-    130: "interrupted (SIGINT)",
-    143: "terminated (SIGTERM)",
-}
-COMPLETION = "_ROBUSTCHECK_COMPLETE"  # how a shell asks for completions
-FORMATS = ("terminal", "json")
-SCARCE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EMFILE, errno.ENFILE, errno.EACCES, errno.EROFS)
-"""What the system says when it, and not the call, is the fault: disk, file, quota or file table full, no rights."""
+from robustcheck_onnx.checker import cli_process
+from robustcheck_onnx.checker.cli_parts import (
+    FORMATS,
+    Color,
+    Debug,
+    Device,
+    Model,
+    Output,
+    Pool,
+    PreprocessOption,
+    Tensor,
+    ascii_only,
+    console_for,
+    one_of,
+    plain,
+    progress_line,
+    targets,
+)
+from robustcheck_onnx.checker.cli_process import EXIT_CODES
+from robustcheck_onnx.checker.errors import UsageError
 
 app = typer.Typer(
     name="robustcheck",
@@ -56,200 +49,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode="markdown",
 )
-
-
-class _Terminated(BaseException):
-    """SIGTERM: unwinds like KeyboardInterrupt, so that temporary files go away."""
-
-
-# ---------------------------------------------------------------------------------------------- the process
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Run the command line and return the exit code (see EXIT_CODES); never raises, never returns 1 but for WARN.
-
-    With `-o json` an error is a JSON document too, there where the report was to go. A reader of stdout that went
-    away (`| head`) is told nothing, but a verdict that can't be delivered is none: exit 4, never 0.
-    """
-    arguments = sys.argv[1:] if argv is None else argv
-    try:
-        _mend_streams()
-        signal.signal(signal.SIGTERM, _stop)
-        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # nohup and `&` have it ignored
-            signal.signal(signal.SIGINT, _stop)
-        if arguments:
-            os.environ.pop(COMPLETION, None)  # it would end any command with 0, which reads as PASS
-        elif COMPLETION not in os.environ:
-            with contextlib.redirect_stdout(sys.stderr):
-                app(args=["--help"], prog_name="robustcheck", standalone_mode=False)
-        if arguments or COMPLETION not in os.environ:
-            arguments = with_default_command(arguments)
-        code = app(args=arguments, prog_name="robustcheck", standalone_mode=False)
-        if code == 130:  # typer's word for KeyboardInterrupt
-            raise KeyboardInterrupt
-        sys.stdout.flush()
-        return int(code or 0)
-    except BaseException as fault:  # noqa: BLE001 # the one place where errors become words and exit codes
-        if isinstance(fault, SystemExit) and fault.code == 0 and (not arguments or arguments[0].startswith("--")):
-            return 0  # shell completion ends this way; a verb never does
-        try:
-            return _end(fault, arguments)
-        except BaseException:  # noqa: BLE001 # stderr is full, or a second signal: only the exit code is left
-            return 70
-
-
-def _end(fault: BaseException, arguments: list[str]) -> int:
-    """Say what ended the run, and return its exit code."""
-    code, message, hint = _words(fault, arguments)
-    if isinstance(fault, OSError | SystemExit):  # stdout itself may be the fault: nothing more goes there
-        with contextlib.suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    if "--debug" in arguments:
-        traceback.print_exception(fault)
-    if message:
-        try:
-            _say(message, hint)
-        except OSError:  # a full disk behind stderr must not change the exit code, now or when Python ends
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
-    if message and code < 128:  # after a signal nothing is written any more
-        from robustcheck_onnx.checker import delivery, usage
-
-        document = delivery.error_json(message, hint, code)
-        for path in usage.json_targets(arguments):
-            with contextlib.suppress(RobustcheckError, OSError):  # the error itself has been told
-                if path:
-                    delivery.replace_with_error(Path(path), document)
-                else:
-                    sys.stdout.write(document)
-                    sys.stdout.flush()
-    return code
-
-
-def _words(fault: BaseException, arguments: list[str]) -> tuple[int, str, str]:
-    """Exit code, message and hint of whatever ended a run."""
-    if isinstance(fault, TyperException):
-        from robustcheck_onnx.checker import usage
-
-        return 2, *usage.explain(fault, arguments)
-    if isinstance(fault, KeyboardInterrupt):
-        return 130, "interrupted (SIGINT); there is no verdict, and nothing half-written is left", ""
-    if isinstance(fault, _Terminated):
-        return 143, "terminated (SIGTERM); there is no verdict, and nothing half-written is left", ""
-    if isinstance(fault, BrokenPipeError) or isinstance(fault.__context__, BrokenPipeError):
-        return 4, "", ""  # rich and typer make SystemExit(1) of it, which would read as WARN
-    code = getattr(fault, "exit_code", None)
-    if isinstance(code, int) and code > 1:
-        return code, getattr(fault, "message", str(fault)), getattr(fault, "hint", "")
-    if isinstance(fault, MemoryError) or (isinstance(fault, OSError) and fault.errno == errno.ENOMEM):
-        return 4, "memory: the process ran out of it; model and batch must fit", "free -h"
-    if isinstance(fault, ImportError):
-        name = fault.name or "a package"
-        return 4, f"{name}: package is not importable ({fault}); the installation must be whole", "pip check"
-    if isinstance(fault, OSError) and fault.errno == errno.EBADF:
-        return (
-            4,
-            "stdout is closed; a report must have somewhere to go",
-            "robustcheck model.onnx -o json=report.json -q",
-        )
-    if isinstance(fault, OSError) and fault.errno in SCARCE:
-        where, rule = fault.filename or "stdout", "space, quota, open files and rights must suffice"
-        return 4, f"{where}: system says {fault.strerror}; {rule}", "df -h; ulimit -a"
-    text = " ".join(f"{type(fault).__name__}: {fault}".split())[:300]
-    return 70, f"internal error: {text}", "run again with --debug and report the traceback"
-
-
-def _mend_streams() -> None:
-    """Make stdout and stderr tell what they could not write, whatever they are.
-
-    An unbuffered stdout (PYTHONUNBUFFERED, usual in containers) drops what a full disk takes only a part of; a
-    closed one (`>&-`) is None. Names that are no text are written escaped.
-    """
-    if sys.stderr is None:
-        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 # lives as long as the process
-    raw: object
-    if sys.stdout is None:
-        # open for reading: any write fails, as it must where a report is due
-        raw, encoding = io.FileIO(os.open(os.devnull, os.O_RDONLY), "w"), "utf-8"
-    else:
-        raw, encoding = getattr(sys.stdout, "buffer", None), sys.stdout.encoding
-    if isinstance(raw, io.FileIO):
-        sys.stdout = io.TextIOWrapper(
-            io.BufferedWriter(raw), encoding=encoding, errors="backslashreplace", line_buffering=raw.isatty()
-        )
-    elif isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
-
-
-def with_default_command(arguments: list[str]) -> list[str]:
-    """`MODEL …` → `check MODEL …`: anything that starts with no verb and no option of the group is a check.
-
-    Raises UsageError: no word at all; a word that is almost a verb, and no file.
-    """
-    from robustcheck_onnx.checker import usage
-
-    if not arguments:
-        raise UsageError("MODEL.onnx is missing; robustcheck needs a model or a command", "robustcheck model.onnx")
-    verbs = [command.callback.__name__ for command in app.registered_commands if command.callback]
-    if arguments[0] in verbs or arguments[0].split("=")[0] in usage.GROUP_OPTIONS:
-        return arguments
-    if near := usage.near_verb(arguments, verbs):
-        raise UsageError(*near)
-    return ["check", *arguments]
-
-
-def _stop(number: int, _frame: object) -> None:
-    """Unwind once: `timeout` and shells send a signal twice, and the second must not disturb the cleaning up."""
-    for name in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(name, signal.SIG_IGN)
-    raise KeyboardInterrupt if number == signal.SIGINT else _Terminated
-
-
-def _say(message: str, hint: str) -> None:
-    """One line each; bytes of a file name can't forge a line or drive the terminal."""
-    for label, text in (("error", " ".join(message.split())), ("hint", hint)):
-        if text:
-            shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-            sys.stderr.write(f"{label}: {shown}\n")
-    sys.stderr.flush()
-
-
-def _console(color: str = "auto", *, stderr: bool = False) -> Console:
-    from rich.console import Console
-
-    stream = sys.stderr if stderr else sys.stdout
-    piped = not stream.isatty()
-    # no TTY: rich would fall back to 80 columns; COLUMNS, else 120, so that paths and digests stay whole
-    width = int(os.environ["COLUMNS"]) if os.environ.get("COLUMNS", "").isdigit() else (120 if piped else None)
-    return Console(
-        stderr=stderr,
-        width=width,
-        highlight=False,
-        soft_wrap=False,
-        force_terminal=True if color == "always" else None,
-        no_color=True if color == "never" else None,
-    )
-
-
-def _ascii_only(console: Console) -> bool:
-    encoding = (console.file.encoding or "ascii") if hasattr(console.file, "encoding") else "utf-8"
-    return not encoding.lower().replace("-", "").startswith("utf")
-
-
-# ------------------------------------------------------------------------------------------------- options
-
-Model = Annotated[Path, typer.Argument(help="The ONNX file.", metavar="MODEL.onnx", show_default=False, readable=False)]
-Tensor = Annotated[str | None, typer.Option(help="Measure this tensor of the graph instead of the one found by rule.")]
-Pool = Annotated[
-    str | None,
-    typer.Option(help="How to pool: none, cls, mean, token_cls, token_mean or spatial_mean.", metavar="POOL"),
-]
-PreprocessOption = Annotated[
-    str | None,
-    typer.Option(help="clip, imagenet, or a JSON file; overrides the file's contract and sidecars.", metavar="WHAT"),
-]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or tensorrt; auto may fall back to the CPU.")]
-Color = Annotated[str, typer.Option(help="auto, always or never (NO_COLOR is honoured).")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback with an error.")]
 
 
 def _version(value: bool) -> None:
@@ -311,11 +110,11 @@ def check(
     debug: Debug = False,
 ) -> int:
     """Check a model: PASS, or WARN with reasons (the default command)."""
-    from robustcheck_onnx.checker import delivery, pipeline, report
+    from robustcheck_onnx.checker import delivery, pipeline, report, report_terminal
 
-    targets = _targets(output or [], model)
-    _one_of("--color", color, ("auto", "always", "never"))
-    with _progress(quiet) as progress:
+    places = targets(output or [], [model])
+    one_of("--color", color, ("auto", "always", "never"))
+    with progress_line(quiet) as progress:
         result = pipeline.check(
             model,
             images=images,
@@ -332,17 +131,16 @@ def check(
         )
     if no_time:
         result = result.model_copy(update={"time": None})
-    for form, path in targets:
+    for form, path in places:
         if path is not None:
-            delivery.write_whole(path, report.to_json(result) if form == "json" else _plain(result, verbose=verbose))
-    on_stdout = [form for form, path in targets if path is None]
+            text = report.to_json(result) if form == "json" else plain(report_terminal.render(result, verbose=verbose))
+            delivery.write_whole(path, text)
+    on_stdout = [form for form, path in places if path is None]
     if on_stdout == ["json"]:
         sys.stdout.write(report.to_json(result))
     elif on_stdout or not quiet:
-        from robustcheck_onnx.checker import report_terminal
-
-        console = _console(color)
-        console.print(report_terminal.render(result, ascii_only=_ascii_only(console), verbose=verbose))
+        console = console_for(color)
+        console.print(report_terminal.render(result, ascii_only=ascii_only(console), verbose=verbose))
     return 0 if result.verdict.verdict == "PASS" else 1
 
 
@@ -401,7 +199,7 @@ def inspect(
     tensor: Tensor = None,
     pool: Pool = None,
     preprocess: PreprocessOption = None,
-    output: Annotated[str, typer.Option("--output", "-o", help="terminal or json.")] = "terminal",
+    output: Output = "terminal",
     color: Color = "auto",
     debug: Debug = False,
 ) -> int:
@@ -410,7 +208,7 @@ def inspect(
 
     from robustcheck_onnx.checker import graph, report_inspect, sidecar
 
-    _one_of("--output", output, FORMATS)
+    one_of("--output", output, FORMATS)
     opened = graph.open_model(model, tensor=tensor, pool=pool)
     found = sidecar.find_preprocessing(
         model, preprocess, opened.contract.preprocessing if opened.contract else None, opened.image_input.size
@@ -418,14 +216,14 @@ def inspect(
     if output == "json":
         sys.stdout.write(json.dumps(report_inspect.inspect_json(opened, found.origins), indent=2) + "\n")
     else:
-        console = _console(color)
-        console.print(report_inspect.render_inspect(opened, found.origins, ascii_only=_ascii_only(console)))
+        console = console_for(color)
+        console.print(report_inspect.render_inspect(opened, found.origins, ascii_only=ascii_only(console)))
     return 0
 
 
 @app.command(epilog="Example: robustcheck doctor")
 def doctor(
-    output: Annotated[str, typer.Option("--output", "-o", help="terminal or json.")] = "terminal",
+    output: Output = "terminal",
     color: Color = "auto",
     debug: Debug = False,
 ) -> int:
@@ -435,13 +233,13 @@ def doctor(
     from robustcheck_onnx.checker import doctor as diagnosis
     from robustcheck_onnx.checker import report_inspect
 
-    _one_of("--output", output, FORMATS)
+    one_of("--output", output, FORMATS)
     findings = diagnosis.diagnose()
     if output == "json":
         sys.stdout.write(json.dumps(report_inspect.doctor_json(findings), indent=2) + "\n")
     else:
-        console = _console(color)
-        console.print(report_inspect.render_doctor(findings, ascii_only=_ascii_only(console)))
+        console = console_for(color)
+        console.print(report_inspect.render_doctor(findings, ascii_only=ascii_only(console)))
     return 4 if any(finding.status == "fail" for finding in findings) else 0
 
 
@@ -493,7 +291,7 @@ def reference(
     """Show published effective robustness and measured statistics of known checkpoints."""
     from robustcheck_onnx.checker import reference_rows, report_reference
 
-    _one_of("--output", output, ("terminal", "json", "csv"))
+    one_of("--output", output, ("terminal", "json", "csv"))
     if name and (text or group or reverse or everything or sort != "mean"):
         raise UsageError(
             f"NAME is {name!r}; --filter, --group, --sort, --reverse and --all are for the table",
@@ -505,9 +303,9 @@ def reference(
         else reference_rows.select(text, group, sort, reverse=reverse, everything=everything)
     )
     if output == "terminal":
-        console = _console(color)
+        console = console_for(color)
         render = report_reference.render_named if name else report_reference.render_table
-        console.print(render(rows, ascii_only=_ascii_only(console)))
+        console.print(render(rows, ascii_only=ascii_only(console)))
     else:
         sys.stdout.write(report_reference.to_json(rows) if output == "json" else report_reference.to_csv(rows))
     return 0
@@ -522,91 +320,18 @@ def schema(debug: Debug = False) -> int:
     return 0
 
 
-# ------------------------------------------------------------------------------------------------- helpers
+# --------------------------------------------------------------------------------------------- OTHER VERBS
+# A verb of another module:   app.command(epilog="Example: …")(cli_shift.shift)
+# A group of verbs of one:    app.add_typer(cli_calibrate.profiles, name="profiles")
 
 
-def _one_of(option: str, value: str, valid: tuple[str, ...]) -> None:
-    if value not in valid:
-        import difflib
-
-        near = difflib.get_close_matches(value, valid, 1)
-        raise UsageError(
-            f"{option} is {value!r}; it must be one of {', '.join(valid)}",
-            f"{option} {near[0] if near else valid[0]}",
-        )
+# ---------------------------------------------------------------------------------------------------- main
 
 
-def _targets(outputs: list[str], model: Path) -> list[tuple[str, Path | None]]:
-    from robustcheck_onnx.checker import delivery
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line and return the exit code, as cli_process.run does."""
+    return cli_process.run(app, sys.argv[1:] if argv is None else argv)
 
-    targets: list[tuple[str, Path | None]] = []
-    for text in outputs:
-        form, separator, path = text.partition("=")
-        _one_of("--output", form, FORMATS)
-        if separator and not path:
-            raise UsageError(f"--output is {text!r}; a path must follow the equals sign", f"-o {form}=report.{form}")
-        target = None if path in {"", "-"} else Path(path)
-        if target is not None:
-            delivery.check_target(target, [model])
-        if any(target == other for _, other in targets):
-            raise UsageError(
-                f"--output names {path or 'stdout'} twice; only one document fits there", "-o json=report.json"
-            )
-        targets.append((form, target))
-    return targets
-
-
-def _plain(result: Report, *, verbose: bool) -> str:
-    import io
-
-    from rich.console import Console
-
-    from robustcheck_onnx.checker import report_terminal
-
-    buffer = io.StringIO()
-    Console(file=buffer, width=100, no_color=True).print(report_terminal.render(result, verbose=verbose))
-    return buffer.getvalue()
-
-
-@contextlib.contextmanager
-def _progress(quiet: bool) -> Iterator[Any]:
-    """A progress line on stderr, only on a terminal: images, rate, and how close the decision is."""
-    if quiet or not sys.stderr.isatty():
-        yield None
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[interval]}"),
-    )
-    with Progress(*columns, console=_console(stderr=True), transient=True) as bars:
-        task = bars.add_task("loading model", total=None, rate="", interval="")
-
-        def show(now: Progress_) -> None:
-            bars.update(
-                task,
-                description="checking",
-                total=now.n_total,
-                completed=now.n_done,
-                rate=f"{now.images_per_s:.1f} images/s",
-                interval=now.interval,
-            )
-
-        yield show
-
-
-if TYPE_CHECKING:
-    Progress_ = Progress
-else:
-    Progress_ = Any
 
 if __name__ == "__main__":
     sys.exit(main())
-
-
-__all__ = ["EXIT_CODES", "RobustcheckError", "app", "main"]

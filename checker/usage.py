@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
 GROUP_OPTIONS = ("--help", "-h", "--version", "--install-completion", "--show-completion")
@@ -46,10 +47,26 @@ def explain(fault: TyperException, arguments: Sequence[str]) -> tuple[str, str]:
         name = max(param.opts, key=len)
         rule = re.sub(r", unable to parse.*", "", fault.message).replace("Input should be", "it must be")
         return f"{name} is {_value(param.opts, arguments)}; {rule}", look
+    if context is not None and isinstance(context.command, TyperGroup):
+        return _no_verb(context.command, text, arguments, command)
     extra = re.fullmatch(r"Got unexpected extra argument\(s\) \((.*)\)", text)
     if extra:
         return f"argument is {extra.group(1)}; {command} takes no more", look
     return text, look
+
+
+def _no_verb(group: TyperGroup, text: str, arguments: Sequence[str], command: str) -> tuple[str, str]:
+    """Message and hint where a group's verb is missing or unknown."""
+    verbs = sorted(group.commands)
+    unknown = re.match(r"No such command '(.*?)'", text)
+    if not unknown:
+        return f"command is missing; {command} needs one of {', '.join(verbs)}", f"{command} --help"
+    word = unknown.group(1)
+    near = difflib.get_close_matches(word, verbs, 1)
+    if not near:
+        return f"command is {word!r}; {command} needs one of {', '.join(verbs)}", f"{command} --help"
+    again = [near[0] if typed == word else typed for typed in arguments]
+    return f"command is {word!r}; the closest is {near[0]}", shlex.join(["robustcheck", *again])
 
 
 def near_verb(arguments: Sequence[str], verbs: Sequence[str]) -> tuple[str, str] | None:
@@ -63,7 +80,7 @@ def near_verb(arguments: Sequence[str], verbs: Sequence[str]) -> tuple[str, str]
 
 def json_targets(arguments: Sequence[str]) -> list[str]:
     """Where `-o json` sends its document: "" for stdout, else paths; read before and without the parser."""
-    if not arguments or arguments[0] not in ("check", "inspect", "doctor"):
+    if not arguments or arguments[0] == "export":  # its -o is the ONNX file
         return []
     values: list[str] = []
     for place, word in enumerate(arguments):

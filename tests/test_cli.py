@@ -7,9 +7,13 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Annotated
 
 import pytest
+import typer
 
+from robustcheck_onnx.checker import cli_process
+from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.thresholds import profile
 
 COMMAND = str(Path(sys.executable).parent / "robustcheck")
@@ -135,3 +139,68 @@ def test_a_file_with_a_verbs_name_is_reached_by_its_path(lookup_pass: tuple[Path
         [COMMAND, "./doctor", "--images", photos, "-q"], cwd=tmp_path, capture_output=True, check=False
     )
     assert done.returncode == 0
+
+
+def grouped() -> typer.Typer:
+    """A command line with a group of verbs, as modules of verbs register theirs."""
+    app, group = typer.Typer(), typer.Typer()
+    group.command()(show)
+    group.command(name="list")(lambda: sys.stdout.write("all\n") and 0)
+    app.add_typer(group, name="profiles")
+    app.command()(check)
+    return app
+
+
+def show(name: str, output: Annotated[str, typer.Option("--output", "-o")] = "terminal") -> int:
+    if name == "gone":
+        raise UsageError("profile is 'gone'; it must exist", "robustcheck profiles list")
+    sys.stdout.write(f"show {name} {output}\n")
+    return 0
+
+
+def check(model: str) -> int:
+    sys.stdout.write(f"check {model}\n")
+    return 1
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "out", "err"),
+    [
+        ("profiles show a", 0, "show a terminal\n", ""),
+        ("profiles list", 0, "all\n", ""),
+        ("model.onnx", 1, "check model.onnx\n", ""),
+        ("profils show a", 2, "", "error: command is 'profils'; the closest is profiles\n"
+         "hint: robustcheck profiles show a\n"),
+        ("profiles shw a", 2, "", "error: command is 'shw'; the closest is show\nhint: robustcheck profiles show a\n"),
+        ("profiles qqq", 2, "", "error: command is 'qqq'; robustcheck profiles needs one of list, show\n"
+         "hint: robustcheck profiles --help\n"),
+        ("profiles", 2, "", "error: command is missing; robustcheck profiles needs one of list, show\n"
+         "hint: robustcheck profiles --help\n"),
+        ("profiles show", 2, "", "error: NAME is missing; robustcheck profiles show needs it\n"
+         "hint: robustcheck profiles show --help\n"),
+        ("profiles show a b", 2, "", "error: argument is b; robustcheck profiles show takes no more\n"
+         "hint: robustcheck profiles show --help\n"),
+        ("profiles show gone", 2, "", "error: profile is 'gone'; it must exist\nhint: robustcheck profiles list\n"),
+    ],
+)  # fmt: skip
+def test_groups_of_verbs(words: str, code: int, out: str, err: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert cli_process.run(grouped(), words.split()) == code
+    assert capfd.readouterr() == (out, err)
+
+
+def test_an_error_of_a_group_is_json_too(capfd: pytest.CaptureFixture[str]) -> None:
+    assert cli_process.run(grouped(), ["profiles", "show", "gone", "-o", "json"]) == 2
+    assert json.loads(capfd.readouterr().out)["error"]["exit_code"] == 2
+
+
+def test_modules_of_verbs_are_light() -> None:
+    modules = [path.stem for path in (Path(cli_process.__file__).parent).glob("cli*.py")]
+    assert len(modules) >= 3
+    code = f"""
+import sys
+from robustcheck_onnx.checker import {", ".join(modules)}
+heavy = {{"numpy", "onnx", "onnxruntime", "PIL", "pydantic", "ray"}}
+print(sorted(heavy & {{name.split(".")[0] for name in sys.modules}}))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout == "[]\n", done.stderr

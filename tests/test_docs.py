@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from robustcheck_onnx.checker import check, cli
+from robustcheck_onnx.checker import check, cli, cli_process
 from robustcheck_onnx.checker.reasons import RULES
 from robustcheck_onnx.thresholds import profile, reference
 
@@ -25,7 +25,7 @@ def test_links_lead_somewhere() -> None:
 
 
 def test_the_exit_codes_of_the_readme() -> None:
-    for code, text in cli.EXIT_CODES.items():
+    for code, text in cli_process.EXIT_CODES.items():
         if code < 70:
             assert f"| {code} | {text} |" in README
 

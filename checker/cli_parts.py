@@ -1,0 +1,150 @@
+"""What the verbs share: options, where output goes, consoles, the progress line.
+
+Light to import: a module of verbs needs this one, and makes its other imports inside its functions.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from robustcheck_onnx.checker.errors import UsageError
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+    from robustcheck_onnx.checker.pipeline import Progress
+
+FORMATS = ("terminal", "json")
+Target = tuple[str, Path | None]
+
+# ------------------------------------------------------------------------------------------------- options
+
+Model = Annotated[Path, typer.Argument(help="The ONNX file.", metavar="MODEL.onnx", show_default=False, readable=False)]
+Tensor = Annotated[str | None, typer.Option(help="Measure this tensor of the graph instead of the one found by rule.")]
+Pool = Annotated[
+    str | None,
+    typer.Option(help="How to pool: none, cls, mean, token_cls, token_mean or spatial_mean.", metavar="POOL"),
+]
+PreprocessOption = Annotated[
+    str | None,
+    typer.Option(help="clip, imagenet, or a JSON file; overrides the file's contract and sidecars.", metavar="WHAT"),
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or tensorrt; auto may fall back to the CPU.")]
+Output = Annotated[str, typer.Option("--output", "-o", help="terminal or json.")]
+Color = Annotated[str, typer.Option(help="auto, always or never (NO_COLOR is honoured).")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback with an error.")]
+
+# ------------------------------------------------------------------------------------------------- helpers
+
+
+def console_for(color: str = "auto", *, stderr: bool = False) -> Console:
+    """The console of stdout or stderr, as wide as it is shown."""
+    from rich.console import Console
+
+    stream = sys.stderr if stderr else sys.stdout
+    piped = not stream.isatty()
+    # no TTY: rich would fall back to 80 columns; COLUMNS, else 120, so that paths and digests stay whole
+    width = int(os.environ["COLUMNS"]) if os.environ.get("COLUMNS", "").isdigit() else (120 if piped else None)
+    return Console(
+        stderr=stderr,
+        width=width,
+        highlight=False,
+        soft_wrap=False,
+        force_terminal=True if color == "always" else None,
+        no_color=True if color == "never" else None,
+    )
+
+
+def ascii_only(console: Console) -> bool:
+    """Whether the console's encoding has no signs but ASCII's."""
+    encoding = (console.file.encoding or "ascii") if hasattr(console.file, "encoding") else "utf-8"
+    return not encoding.lower().replace("-", "").startswith("utf")
+
+
+def one_of(option: str, value: str, valid: Sequence[str]) -> None:
+    """Raise UsageError with the closest choice unless the value is one of the valid ones."""
+    if value not in valid:
+        import difflib
+
+        near = difflib.get_close_matches(value, valid, 1)
+        raise UsageError(
+            f"{option} is {value!r}; it must be one of {', '.join(valid)}",
+            f"{option} {near[0] if near else valid[0]}",
+        )
+
+
+def targets(outputs: Iterable[str], reads: Iterable[Path], formats: Sequence[str] = FORMATS) -> list[Target]:
+    """Where each `-o FORMAT[=PATH]` goes: (format, path), path None for stdout.
+
+    reads: files that the run reads; a report must not replace one of them.
+    Raises UsageError (no such format, no path after the sign, one place named twice, a path that can't serve),
+    EnvironmentFaultError (a folder that can't be written).
+    """
+    from robustcheck_onnx.checker import delivery
+
+    found: list[Target] = []
+    for text in outputs:
+        form, separator, path = text.partition("=")
+        one_of("--output", form, formats)
+        if separator and not path:
+            raise UsageError(f"--output is {text!r}; a path must follow the equals sign", f"-o {form}=report.{form}")
+        target = None if path in {"", "-"} else Path(path)
+        if target is not None:
+            delivery.check_target(target, reads)
+        if any(target == other for _, other in found):
+            raise UsageError(
+                f"--output names {path or 'stdout'} twice; only one document fits there", "-o json=report.json"
+            )
+        found.append((form, target))
+    return found
+
+
+def plain(report: RenderableType) -> str:
+    """A report as text for a file: 100 columns, no colour."""
+    import io
+
+    from rich.console import Console
+
+    buffer = io.StringIO()
+    Console(file=buffer, width=100, no_color=True).print(report)
+    return buffer.getvalue()
+
+
+@contextlib.contextmanager
+def progress_line(quiet: bool) -> Iterator[Callable[[Progress], None] | None]:
+    """A progress line on stderr, only on a terminal: images, rate, and how close the decision is."""
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[interval]}"),
+    )
+    with Bars(*columns, console=console_for(stderr=True), transient=True) as bars:
+        task = bars.add_task("loading model", total=None, rate="", interval="")
+
+        def show(now: Progress) -> None:
+            bars.update(
+                task,
+                description="checking",
+                total=now.n_total,
+                completed=now.n_done,
+                rate=f"{now.images_per_s:.1f} images/s",
+                interval=now.interval,
+            )
+
+        yield show

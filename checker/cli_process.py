@@ -1,0 +1,190 @@
+"""The process around the command line: streams, signals, and what ends a run as words and an exit code.
+
+`run` is all of it. It knows no verb: the verbs and groups come from the typer app that it is given.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import os
+import signal
+import sys
+import traceback
+from pathlib import Path
+
+import typer
+from typer.core import TyperGroup
+from typer.exceptions import TyperException
+from typer.main import get_command
+
+from robustcheck_onnx.checker.errors import RobustcheckError, UsageError
+
+EXIT_CODES = {
+    0: "PASS: the indication is present",
+    1: "WARN: absent or not established; the report says why",
+    2: "usage: an argument or a configuration file is wrong",
+    3: "could not assess: no readable model, no usable image, no finite representation",
+    4: "environment: an execution provider, memory, disk space or an extra is missing",
+    70: "internal error: please report it",
+    130: "interrupted (SIGINT)",
+    143: "terminated (SIGTERM)",
+}
+COMPLETION = "_ROBUSTCHECK_COMPLETE"  # how a shell asks for completions
+SCARCE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EMFILE, errno.ENFILE, errno.EACCES, errno.EROFS)
+"""What the system says when it, and not the call, is the fault: disk, file, quota or file table full, no rights."""
+
+
+class _Terminated(BaseException):
+    """SIGTERM: unwinds like KeyboardInterrupt, so that temporary files go away."""
+
+
+def run(app: typer.Typer, arguments: list[str]) -> int:
+    """Run a command line and return the exit code (see EXIT_CODES); never raises, never returns 1 but for WARN.
+
+    arguments: the words after the program's name. Anything but a verb or a group of the app is a model to check.
+    With `-o json` an error is a JSON document too, there where the report was to go. A reader of stdout that went
+    away (`| head`) is told nothing, but a verdict that can't be delivered is none: exit 4, never 0.
+    """
+    try:
+        _mend_streams()
+        signal.signal(signal.SIGTERM, _stop)
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # nohup and `&` have it ignored
+            signal.signal(signal.SIGINT, _stop)
+        command = get_command(app)
+        assert isinstance(command, TyperGroup)
+        if arguments:
+            os.environ.pop(COMPLETION, None)  # it would end any command with 0, which reads as PASS
+        elif COMPLETION not in os.environ:
+            with contextlib.redirect_stdout(sys.stderr):
+                command(args=["--help"], prog_name="robustcheck", standalone_mode=False)
+        if arguments or COMPLETION not in os.environ:
+            arguments = with_default_command(arguments, list(command.commands))
+        code = command(args=arguments, prog_name="robustcheck", standalone_mode=False)
+        if code == 130:  # typer's word for KeyboardInterrupt
+            raise KeyboardInterrupt
+        sys.stdout.flush()
+        return int(code or 0)
+    except BaseException as fault:  # noqa: BLE001 # the one place where errors become words and exit codes
+        if isinstance(fault, SystemExit) and fault.code == 0 and (not arguments or arguments[0].startswith("--")):
+            return 0  # shell completion ends this way; a verb never does
+        try:
+            return _end(fault, arguments)
+        except BaseException:  # noqa: BLE001 # stderr is full, or a second signal: only the exit code is left
+            return 70
+
+
+def with_default_command(arguments: list[str], verbs: list[str]) -> list[str]:
+    """`MODEL …` → `check MODEL …`: anything that starts with no verb and no option of the group is a check.
+
+    verbs: the names of commands and of groups of commands.
+    Raises UsageError: no word at all; a word that is almost a verb, and no file.
+    """
+    from robustcheck_onnx.checker import usage
+
+    if not arguments:
+        raise UsageError("MODEL.onnx is missing; robustcheck needs a model or a command", "robustcheck model.onnx")
+    if arguments[0] in verbs or arguments[0].split("=")[0] in usage.GROUP_OPTIONS:
+        return arguments
+    if near := usage.near_verb(arguments, verbs):
+        raise UsageError(*near)
+    return ["check", *arguments]
+
+
+def _end(fault: BaseException, arguments: list[str]) -> int:
+    """Say what ended the run, and return its exit code."""
+    code, message, hint = _words(fault, arguments)
+    if isinstance(fault, OSError | SystemExit):  # stdout itself may be the fault: nothing more goes there
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if "--debug" in arguments:
+        traceback.print_exception(fault)
+    if message:
+        try:
+            _say(message, hint)
+        except OSError:  # a full disk behind stderr must not change the exit code, now or when Python ends
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+    if message and code < 128:  # after a signal nothing is written any more
+        from robustcheck_onnx.checker import delivery, usage
+
+        document = delivery.error_json(message, hint, code)
+        for path in usage.json_targets(arguments):
+            with contextlib.suppress(RobustcheckError, OSError):  # the error itself has been told
+                if path:
+                    delivery.replace_with_error(Path(path), document)
+                else:
+                    sys.stdout.write(document)
+                    sys.stdout.flush()
+    return code
+
+
+def _words(fault: BaseException, arguments: list[str]) -> tuple[int, str, str]:
+    """Exit code, message and hint of whatever ended a run."""
+    if isinstance(fault, TyperException):
+        from robustcheck_onnx.checker import usage
+
+        return 2, *usage.explain(fault, arguments)
+    if isinstance(fault, KeyboardInterrupt):
+        return 130, "interrupted (SIGINT); there is no verdict, and nothing half-written is left", ""
+    if isinstance(fault, _Terminated):
+        return 143, "terminated (SIGTERM); there is no verdict, and nothing half-written is left", ""
+    if isinstance(fault, BrokenPipeError) or isinstance(fault.__context__, BrokenPipeError):
+        return 4, "", ""  # rich and typer make SystemExit(1) of it, which would read as WARN
+    code = getattr(fault, "exit_code", None)
+    if isinstance(code, int) and code > 1:
+        return code, getattr(fault, "message", str(fault)), getattr(fault, "hint", "")
+    if isinstance(fault, MemoryError) or (isinstance(fault, OSError) and fault.errno == errno.ENOMEM):
+        return 4, "memory: the process ran out of it; model and batch must fit", "free -h"
+    if isinstance(fault, ImportError):
+        name = fault.name or "a package"
+        return 4, f"{name}: package is not importable ({fault}); the installation must be whole", "pip check"
+    if isinstance(fault, OSError) and fault.errno == errno.EBADF:
+        return (
+            4,
+            "stdout is closed; a report must have somewhere to go",
+            "robustcheck model.onnx -o json=report.json -q",
+        )
+    if isinstance(fault, OSError) and fault.errno in SCARCE:
+        where, rule = fault.filename or "stdout", "space, quota, open files and rights must suffice"
+        return 4, f"{where}: system says {fault.strerror}; {rule}", "df -h; ulimit -a"
+    text = " ".join(f"{type(fault).__name__}: {fault}".split())[:300]
+    return 70, f"internal error: {text}", "run again with --debug and report the traceback"
+
+
+def _mend_streams() -> None:
+    """Make stdout and stderr tell what they could not write, whatever they are.
+
+    An unbuffered stdout (PYTHONUNBUFFERED, usual in containers) drops what a full disk takes only a part of; a
+    closed one (`>&-`) is None. Names that are no text are written escaped.
+    """
+    if sys.stderr is None:
+        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 # lives as long as the process
+    raw: object
+    if sys.stdout is None:
+        # open for reading: any write fails, as it must where a report is due
+        raw, encoding = io.FileIO(os.open(os.devnull, os.O_RDONLY), "w"), "utf-8"
+    else:
+        raw, encoding = getattr(sys.stdout, "buffer", None), sys.stdout.encoding
+    if isinstance(raw, io.FileIO):
+        sys.stdout = io.TextIOWrapper(
+            io.BufferedWriter(raw), encoding=encoding, errors="backslashreplace", line_buffering=raw.isatty()
+        )
+    elif isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def _stop(number: int, _frame: object) -> None:
+    """Unwind once: `timeout` and shells send a signal twice, and the second must not disturb the cleaning up."""
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, signal.SIG_IGN)
+    raise KeyboardInterrupt if number == signal.SIGINT else _Terminated
+
+
+def _say(message: str, hint: str) -> None:
+    """One line each; bytes of a file name can't forge a line or drive the terminal."""
+    for label, text in (("error", " ".join(message.split())), ("hint", hint)):
+        if text:
+            shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+            sys.stderr.write(f"{label}: {shown}\n")
+    sys.stderr.flush()
