@@ -123,7 +123,7 @@ def baselines() -> Mapping[str, Baseline]:
     55 % ImageNet top-1, less the retrained copies that its own line fits leave out ("aws", "batch64" in the name).
     """
     timm = [row for row in _read("timm") if row.group == "in1k_only"]
-    testbed = [row for row in _read("testbed") if _fits_objectnet(row)]
+    testbed = [row for row in _read("testbed") if is_standard(row)]
     return MappingProxyType({s: _fit(testbed if s == "objectnet" else timm, s) for s in SHIFTS})
 
 
@@ -262,7 +262,8 @@ def _mean(points: Mapping[str, float]) -> float | None:
     return sum(values) / len(values) if len(values) == len(MEAN_SHIFTS) else None
 
 
-def _fits_objectnet(row: Published) -> bool:
+def is_standard(row: Published) -> bool:
+    """Whether a row of imagenet-testbed is one that its own baselines are fitted on (see `baselines`)."""
     retrained = "aws" in row.model or "batch64" in row.model
     return row.group == "standard" and not retrained and row.accuracy.get(IMAGENET, 0) >= LOWEST_ACCURACY
 
