@@ -1,0 +1,296 @@
+"""A suite: which models a calibration rests on, what each one is, and what is known of its robustness.
+
+The file is TOML (docs/calibration.md). A label says whether robustness to natural distribution shifts was published or
+measured for the model, never whether its representation shows the statistic: that is what calibration finds out.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from pydantic import Field, ValidationError
+
+from robustcheck_onnx.thresholds import published
+from robustcheck_onnx.thresholds.effective_robustness import effective_robustness
+from robustcheck_onnx.thresholds.frozen import Frozen
+from robustcheck_onnx.thresholds.published import IMAGENET, MEAN_SHIFTS, SHIFTS
+
+SCHEMA_VERSION = 1
+DATA = Path(__file__).parent / "data"
+PACKAGED = {"paper": DATA / "paper_suite.toml"}
+"""Suites that ship with the package, by the name that `--suite` takes."""
+SOURCES = ("open_clip", "timm", "torchvision", "transformers", "torch")  # as `robustcheck export` has them
+GROUPS = (
+    "zero_shot_clip",
+    "finetuned_clip",
+    "imagenet_finetuned_clip",
+    "supervised",
+    "in1k_only",
+    "in1k_distilled",
+    "in1k_ssl",
+    "more_data",
+    "self_supervised",
+    "robust_intervention",
+    "face",
+    "untrained",
+    "planted",
+    "other",
+)
+"""The words of the published and the reference tables, and what only a suite has."""
+CHECKPOINT_SUFFIXES = (".pt", ".pth", ".bin", ".safetensors", ".npz", ".ckpt")
+
+Label = Literal["present", "absent", "unlabelled"]
+
+
+class SuiteError(ValueError):
+    """A suite that cannot be used; the message says what and why, in one line. `hint`: what to type next."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class LabelRule(Frozen):
+    """How a label follows from mean effective robustness over V2, Sketch, R and A (percentage points)."""
+
+    present_from_pp: float = 20.0
+    """at or above: present. Lowest published zero-shot CLIP encoder of 55 % ImageNet top-1 or more: +22.5"""
+    absent_below_pp: float = 10.0
+    """below: absent. Highest published model trained on ImageNet-1k only: +9.1. Between the two: unlabelled"""
+    meaning: str = "robustness to natural distribution shifts was published or measured"
+
+
+class Entry(Frozen):
+    """One model of a suite: what to export or which ONNX file to read, and what is known of it."""
+
+    id: str = ""
+    """unique; without it, made of source, name and weights, or of the model's file name"""
+    model: str | None = None
+    """a ready ONNX file, relative to the suite file; instead of source and name"""
+    source: str | None = None
+    name: str | None = None
+    weights: str | None = None
+    """the library's tag, or a checkpoint file relative to the suite file"""
+    preprocessing: str | None = None
+    """JSON file with the preprocessing, relative to the suite file"""
+    head: str | None = None
+    """source torch: name of the last linear layer"""
+    random_weights: bool = False
+    group: str
+    checkpoint: str = ""
+    """which checkpoint this is, where several entries share one; they are left out together. Without it, the id"""
+    label: Label | None = None
+    accuracies: dict[str, float] | None = None
+    """top-1 fractions on imagenet1k and shifts; the label follows where V2, Sketch, R and A are all there"""
+    published: str | None = None
+    """the row of published accuracies, `library:name` as `robustcheck reference` writes the name"""
+    hard_case: bool = False
+    """known to be misjudged by outlier features, in either direction"""
+    note: str = ""
+
+
+class Suite(Frozen):
+    """Schema 1 of a suite file."""
+
+    schema_version: Literal[1]
+    name: str = Field(min_length=1)
+    about: str = ""
+    labels: LabelRule = LabelRule()
+    models: tuple[Entry, ...] = Field(min_length=1)
+
+
+class Member(NamedTuple):
+    """An entry with everything that follows from it."""
+
+    id: str
+    checkpoint: str
+    entry: Entry
+    label: Label
+    effective_robustness_pp: float | None
+    """mean over V2, Sketch, R and A, of its own accuracies or else of the published row; None when not known"""
+    extrapolated: bool
+    """whether the ImageNet accuracy is outside what the baselines were fitted on"""
+
+
+class Opened(NamedTuple):
+    """A suite read from a file."""
+
+    suite: Suite
+    members: tuple[Member, ...]
+    folder: Path
+    """what paths are relative to"""
+    digest: str
+    """`sha256:` over the file"""
+
+
+def open_suite(spec: str | Path) -> Opened:
+    """Read and check a suite.
+
+    Args:
+        spec: a suite file, or the name of a packaged suite (PACKAGED).
+
+    Raises:
+        SuiteError: not readable, not TOML, of a newer schema, with an unknown key (the nearest one is named), an
+            entry that is neither a file nor an export, two entries with one id, an unknown group, an accuracy that is
+            no fraction, a published row that does not exist, a label that contradicts the accuracies or can't be told.
+    """
+    path = PACKAGED.get(str(spec), Path(spec))
+    try:
+        content = path.read_bytes()
+        raw = tomllib.loads(content.decode("utf-8"))
+    except OSError as fault:
+        near = difflib.get_close_matches(str(spec), PACKAGED, 1)
+        hint = f"--suite {near[0]}" if near else f"packaged suites: {', '.join(PACKAGED)}"
+        raise SuiteError(f"{spec}: suite cannot be read ({fault.strerror or fault}); a TOML file", hint) from fault
+    except UnicodeDecodeError as fault:
+        raise SuiteError(f"{path}: suite is not UTF-8 text; it must be a TOML file") from fault
+    except tomllib.TOMLDecodeError as fault:
+        raise SuiteError(f"{path}: suite is not TOML ({fault}); see docs/calibration.md") from fault
+    version = raw.get("schema_version")
+    if version != SCHEMA_VERSION:
+        rule = f"this robustcheck reads {SCHEMA_VERSION}"
+        newer = isinstance(version, int) and version > SCHEMA_VERSION
+        hint = "pip install --upgrade robustcheck-onnx" if newer else f"schema_version = {SCHEMA_VERSION}"
+        raise SuiteError(f"{path}: schema_version is {version!r}; {rule}", hint)
+    try:
+        suite = Suite.model_validate(raw)
+    except ValidationError as fault:
+        raise SuiteError(*_told(path, fault)) from fault
+    members = tuple(_member(path, entry, suite.labels) for entry in suite.models)
+    ids = [member.id for member in members]
+    if double := sorted({i for i in ids if ids.count(i) > 1}):
+        raise SuiteError(f"{path}: id {double[0]} occurs {ids.count(double[0])} times; ids must differ", 'id = "…"')
+    return Opened(suite, members, path.parent, "sha256:" + hashlib.sha256(content).hexdigest())
+
+
+def id_of(entry: Entry) -> str:
+    """The entry's id, or what stands for it."""
+    if entry.id:
+        return entry.id
+    if entry.model is not None:
+        return Path(entry.model).stem
+    weights = Path(entry.weights).name if entry.weights else ("random" if entry.random_weights else "")
+    return f"{entry.source}:{entry.name}" + (f"/{weights}" if weights else "")
+
+
+def label_from(mean_pp: float, rule: LabelRule) -> Label:
+    """The label that follows from mean effective robustness.
+
+    >>> [label_from(pp, LabelRule()) for pp in (34.9, 12.6, 0.1)]
+    ['present', 'unlabelled', 'absent']
+    """
+    if mean_pp >= rule.present_from_pp:
+        return "present"
+    return "absent" if mean_pp < rule.absent_below_pp else "unlabelled"
+
+
+def _member(path: Path, entry: Entry, rule: LabelRule) -> Member:
+    name = id_of(entry)
+    where = f"{path}: entry {name}"
+    exported = entry.source is not None or entry.name is not None
+    if (entry.model is not None) == exported or (exported and None in (entry.source, entry.name)):
+        raise SuiteError(
+            f"{where}: model is {entry.model!r}, source {entry.source!r}, name {entry.name!r}; "
+            "it takes either an ONNX file, or source and name"
+        )
+    if entry.source is not None and entry.source not in SOURCES:
+        raise SuiteError(*_choice(where, "source", entry.source, SOURCES))
+    if entry.group not in GROUPS:
+        raise SuiteError(*_choice(where, "group", entry.group, GROUPS))
+    if "(" in name or not name.isprintable():
+        raise SuiteError(f"{where}: id is {name!r}; it must be printable and have no parenthesis", 'id = "…"')
+    mean_pp, extrapolated = _known(where, entry)
+    label = entry.label
+    follows: Label | None = None if mean_pp is None else label_from(mean_pp, rule)
+    if label is None:
+        if follows is None:
+            raise SuiteError(
+                f"{where}: label is missing, and no mean effective robustness is known; give a label, or accuracies on "
+                f"imagenet1k and {', '.join(MEAN_SHIFTS)}",
+                'label = "present", "absent" or "unlabelled"',
+            )
+        label = "unlabelled" if extrapolated else follows
+    elif not extrapolated and {label, follows} == {"present", "absent"}:
+        assert mean_pp is not None
+        bound = (
+            f"present is from {rule.present_from_pp:+g}"
+            if label == "present"
+            else f"absent is below {rule.absent_below_pp:+g}"
+        )
+        raise SuiteError(
+            f"{where}: label is {label}, but mean effective robustness is {mean_pp:+.1f} percentage points; {bound}",
+            "correct the label or the accuracies",
+        )
+    return Member(name, entry.checkpoint or name, entry, label, mean_pp, extrapolated)
+
+
+def _known(where: str, entry: Entry) -> tuple[float | None, bool]:
+    """Mean effective robustness, of the entry's own accuracies or else of its published row."""
+    row = None if entry.published is None else published_row(where, entry.published)
+    if entry.accuracies is not None:
+        return _mean(where, entry.accuracies)
+    if row is None:
+        return None, False
+    return row.mean_pp, bool(row.extrapolated & set(MEAN_SHIFTS))
+
+
+def published_row(where: str, key: str) -> published.Published:
+    """The published row `library:name`; of rows at several image sizes the most accurate one.
+
+    Raises SuiteError with the nearest names when there is none.
+    """
+    library, _, name = key.partition(":")
+    rows = [row for row in published.published() if (row.library, row.name) == (library, name)]
+    if not rows:
+        near = [f"{row.library}:{row.name}" for near in published.nearest(name) for row in published.named(near)[:1]]
+        raise SuiteError(
+            f"{where}: published is {key!r}; no row of the published accuracies has that name"
+            + (f", closest: {', '.join(near)}" if near else ""),
+            f"robustcheck reference {name or key}",
+        )
+    return max(rows, key=lambda row: row.accuracy.get(IMAGENET, 0.0))
+
+
+def _mean(where: str, accuracies: Mapping[str, float]) -> tuple[float | None, bool]:
+    known = (IMAGENET, *SHIFTS)
+    for name, value in accuracies.items():
+        if name not in known:
+            raise SuiteError(*_choice(where, "accuracies", name, known))
+        if not 0 < value < 1:
+            raise SuiteError(f"{where}: accuracy on {name} is {value:g}; it must be a fraction between 0 and 1")
+    if IMAGENET not in accuracies:
+        raise SuiteError(f"{where}: accuracies lack {IMAGENET}; effective robustness is measured from it")
+    if not set(MEAN_SHIFTS) <= set(accuracies):
+        return None, False
+    found = [effective_robustness(accuracies[IMAGENET], accuracies[s], published.baselines()[s]) for s in MEAN_SHIFTS]
+    mean = sum(float(f.points) for f in found) / len(found)
+    return mean, any(bool(f.extrapolated) for f in found)
+
+
+def _choice(where: str, what: str, value: str, valid: tuple[str, ...]) -> tuple[str, str]:
+    near = difflib.get_close_matches(value, valid, 1)
+    return (
+        f"{where}: {what} is {value!r}; it must be one of {', '.join(valid)}",
+        f"{what} = {near[0] if near else valid[0]!r}",
+    )
+
+
+def _told(path: Path, fault: ValidationError) -> tuple[str, str]:
+    """The first fault of a suite file, in one line; an unknown key with the nearest one."""
+    first = fault.errors(include_url=False)[0]
+    parts = list(first["loc"])
+    place = ".".join(str(part) for part in parts)
+    if first["type"] == "extra_forbidden":
+        owner: type[Frozen] = Suite
+        if len(parts) > 1:
+            owner = Entry if parts[0] == "models" else LabelRule
+        near = difflib.get_close_matches(str(parts[-1]), owner.model_fields, 1)
+        known = ", ".join(owner.model_fields)
+        rule = f"the closest is {near[0]}" if near else f"known are {known}"
+        return f"{path}: key {place} is unknown; {rule}", near[0] if near else ""
+    return f"{path}: {place or 'suite'}: {first['msg']}", "docs/calibration.md shows every key"
