@@ -74,8 +74,12 @@ def device_providers(device: str) -> list[str | tuple[str, dict[str, str]]]:
     )
 
 
-def open_session(graph: bytes, model: ModelFile, device: str, level: str = "all") -> tuple[ort.InferenceSession, str]:
+def open_session(
+    graph: bytes, model: ModelFile, device: str, level: str = "all", *, threads: int | None = None
+) -> tuple[ort.InferenceSession, str]:
     """A session on `device`, proved to be there, and why `auto` fell back to the CPU ("" if it did not).
+
+    threads: cores it may use; None = all that this process may use.
 
     Raises:
         UsageError: no such device.
@@ -85,13 +89,13 @@ def open_session(graph: bytes, model: ModelFile, device: str, level: str = "all"
     providers = device_providers(device)
     wanted = providers[0] if isinstance(providers[0], str) else providers[0][0]
     if wanted == CPU:
-        return _session(graph, model, providers, level), ""
+        return _session(graph, model, providers, level, threads), ""
     reason = _why_not(wanted)
     session = None
     if not reason:
         preload_cuda()
         try:
-            session = _session(graph, model, providers, level)
+            session = _session(graph, model, providers, level, threads)
             if session.get_providers()[0] == wanted:
                 return session, ""
             reason = f"ONNX Runtime could not start {wanted} and took {session.get_providers()[0]}"
@@ -100,11 +104,13 @@ def open_session(graph: bytes, model: ModelFile, device: str, level: str = "all"
             reason = error.message
     if device != "auto":
         raise EnvironmentFaultError(f"--device is {device}; {reason}", "robustcheck doctor, or --device cpu")
-    return _session(graph, model, [CPU], level), reason
+    return _session(graph, model, [CPU], level, threads), reason
 
 
-def describe(session: ort.InferenceSession, model: ModelFile, device: str, level: str, reason: str) -> Execution:
-    """The facts of a session, from the session itself."""
+def describe(
+    session: ort.InferenceSession, model: ModelFile, device: str, level: str, reason: str, threads: int
+) -> Execution:
+    """The facts of a session, from the session itself; `threads` are those it was opened with."""
     obtained = tuple(session.get_providers())
     nodes: dict[str, int] | None = None
     heavy: dict[str, int] = {}
@@ -124,7 +130,7 @@ def describe(session: ort.InferenceSession, model: ModelFile, device: str, level
         heavy_on_cpu=heavy,
         runtime=ort.__version__,
         device=cpu_name() if obtained[0] == CPU else _gpu_name(device),
-        threads=cpu_threads(),
+        threads=threads,
         precision=model.precision,
         optimization=level,
         fallback_reason=reason,
@@ -165,13 +171,15 @@ def cpu_name() -> str:
     return platform.processor() or platform.machine() or "CPU"
 
 
-def _session(graph: bytes, model: ModelFile, providers: list[Any], level: str) -> ort.InferenceSession:
+def _session(
+    graph: bytes, model: ModelFile, providers: list[Any], level: str, threads: int | None
+) -> ort.InferenceSession:
     ort.disable_telemetry_events()  # nothing of a check leaves the machine
     options = ort.SessionOptions()
     options.log_severity_level = ORT_FATAL
     options.graph_optimization_level = LEVELS[level]
     options.use_deterministic_compute = True
-    options.intra_op_num_threads = cpu_threads()  # ORT's own count ignores cgroups and fails to pin threads
+    options.intra_op_num_threads = threads or cpu_threads()  # ORT's own count ignores cgroups and fails to pin threads
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     if model.external_folder is not None:

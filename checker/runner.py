@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
-from robustcheck_onnx.checker.execution import ORT_FATAL, RUN_ERRORS, describe, open_session, translate
+from robustcheck_onnx.checker.execution import ORT_FATAL, RUN_ERRORS, cpu_threads, describe, open_session, translate
 from robustcheck_onnx.checker.graph import ModelFile, own_bytes
 from robustcheck_onnx.checker.pooling import apply_pool
 
@@ -51,6 +52,9 @@ class Runner:
     Args:
         model: from `open_model`.
         device: auto, cpu, cuda, cuda:N or tensorrt.
+        also: the same file opened for further tensors, to be read in the same forward pass: each of them, and the
+            one of `model`, must be an output of the graph as its author wrote it.
+        threads: cores for ONNX Runtime; None = all that this process may use.
 
     Raises:
         UsageError: no such device.
@@ -58,15 +62,22 @@ class Runner:
         CannotAssessError: ONNX Runtime can't load the model.
     """
 
-    def __init__(self, model: ModelFile, device: str = "auto") -> None:
+    def __init__(
+        self, model: ModelFile, device: str = "auto", *, also: Sequence[ModelFile] = (), threads: int | None = None
+    ) -> None:
         self.model = model
+        self.models = (model, *also)
+        assert not also or not any(opened.added_output for opened in self.models)
         self._device = device
+        self._threads = threads or cpu_threads()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="run")  # one for good: CUDA keeps a context a thread
         self._open("all")
 
     def _open(self, level: str) -> None:
-        self._session, reason = open_session(self.model.graph_bytes, self.model, self._device, level)
-        self.execution = describe(self._session, self.model, self._device, level, reason)
+        self._session, reason = open_session(
+            self.model.graph_bytes, self.model, self._device, level, threads=self._threads
+        )
+        self.execution = describe(self._session, self.model, self._device, level, reason, self._threads)
 
     @property
     def fixed_batch(self) -> int | None:
@@ -89,17 +100,25 @@ class Runner:
         if self.model.class_output is not None and self.model.class_output != self.model.fetch:
             names.append(self.model.class_output)
         outputs = self._outputs(self._session, pixels, names)
-        found = self.model.representation
-        representation = apply_pool(outputs[0], found.pool, found.feature_axis)
-        if representation.dtype not in (np.float32, np.float64):
-            representation = representation.astype(np.float32)
         scores = None
         if self.model.class_output is not None:
             scores = outputs[-1].reshape(len(outputs[-1]), -1)
-        return RunOutput(representation, scores)
+        return RunOutput(_representation(outputs[0], self.model), scores)
+
+    def represent(self, pixels: Array) -> tuple[Array, ...]:
+        """The representations of preprocessed images from one forward pass, one (image, feature) for each of `models`.
+
+        Arguments and errors as for `run`.
+        """
+        outputs = self._outputs(self._session, pixels, [model.fetch for model in self.models])
+        return tuple(_representation(values, model) for values, model in zip(outputs, self.models, strict=True))
 
     def batch_invariance(self, pixels: Array) -> float:
-        """Largest relative difference between an image's representation alone and in company.
+        """`batch_invariances` of the first tensor."""
+        return self.batch_invariances(pixels)[0]
+
+    def batch_invariances(self, pixels: Array) -> tuple[float, ...]:
+        """Largest relative difference between an image's representation alone and in company, for each of `models`.
 
         max |alone − company| / rms(alone) over the first images of `pixels`; company is the batch in order and
         reversed, and a batch of one image repeated stands for "alone" where the batch is fixed. 0 means that no
@@ -108,10 +127,14 @@ class Runner:
         not finite are left out.
         """
         pixels = pixels[:COMPANY_IMAGES]
-        first = self.run(pixels).representation
-        alone = np.concatenate([self.run(pixels[i : i + 1]).representation for i in range(len(pixels))])
-        turned = self.run(pixels[::-1]).representation[::-1]
-        return max(_relative_difference(alone, first), _relative_difference(alone, turned))
+        single = [self.represent(pixels[i : i + 1]) for i in range(len(pixels))]
+        differences = []
+        for rows, company, turned in zip(
+            zip(*single, strict=True), self.represent(pixels), self.represent(pixels[::-1]), strict=True
+        ):
+            alone = np.concatenate(rows)
+            differences.append(max(_relative_difference(alone, company), _relative_difference(alone, turned[::-1])))
+        return tuple(differences)
 
     def output_unchanged(self, pixels: Array) -> OutputCheck:
         """Compare the model's own outputs with and without the added output, on one batch.
@@ -123,7 +146,7 @@ class Runner:
             return OutputCheck(True, 0.0, self.execution.optimization)
         names = [output.name for output in self.model.outputs]
         limit = SAME_OUTPUT.get(self.model.precision, SAME_OUTPUT["fp32"])
-        session, _ = open_session(own_bytes(self.model), self.model, self._device)
+        session, _ = open_session(own_bytes(self.model), self.model, self._device, threads=self._threads)
         own = self._outputs(session, pixels, names)
         del session
         difference = LARGEST_DIFFERENCE
@@ -203,6 +226,13 @@ class Runner:
         if image.layout == "NCHW":
             pixels = pixels.transpose(0, 3, 1, 2)
         return np.ascontiguousarray(pixels, dtype=np.dtype(image.dtype))
+
+
+def _representation(values: Array, model: ModelFile) -> Array:
+    """Pooled, (image, feature), float32 or float64."""
+    found = model.representation
+    representation = apply_pool(values, found.pool, found.feature_axis)
+    return representation if representation.dtype in (np.float32, np.float64) else representation.astype(np.float32)
 
 
 def _relative_difference(expected: Array, actual: Array) -> float:

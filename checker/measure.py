@@ -1,0 +1,387 @@
+"""One model on one image set, as sums that can be merged: the loop that every engine runs.
+
+A shard is a contiguous piece of the seeded order of the images. Shards measured apart and merged in their order hold
+what one run over all images holds; so one machine or many give the same evidence.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+from collections import Counter
+from collections.abc import Generator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from robustcheck_onnx.checker import images, imageset, sequential, sidecar
+from robustcheck_onnx.checker import state as sums
+from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
+from robustcheck_onnx.checker.evidence import (
+    Evidence,
+    Execution,
+    ImageFacts,
+    ModelFacts,
+    PreprocessingFacts,
+)
+from robustcheck_onnx.checker.graph import ModelFile, open_model
+from robustcheck_onnx.checker.pooling import show_shape
+from robustcheck_onnx.checker.preprocess import apply, apply_uint8, as_photo
+from robustcheck_onnx.checker.runner import Runner
+from robustcheck_onnx.thresholds.profile import Profile
+
+MAX_FEATURES = 16384  # widest vision representation in use is below 5,000; wider means an unpooled map
+PROBE_IMAGES = 5  # images that batch invariance is checked on, before anything is measured
+NAMED_SKIPS = 20  # skipped images named in the report
+DECODERS = 2  # threads that decode ahead of the model
+AHEAD = 64  # decoded images that may wait: two batches of the default size
+SHARD_IMAGES = 16 * sequential.LOOK_EVERY
+"""Images of a shard, 512: whole looks, so that a shard's batches are those of a single run; some seconds of work, so
+that a lost worker costs little and an opened model, not its loading, is what takes time."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One model on one image set; the arguments mean what they mean to `pipeline.check`.
+
+    tensors: those to measure, None for the one found by rule.
+    """
+
+    model: Path
+    images: str | None = None
+    tensors: tuple[str | None, ...] = (None,)
+    pool: str | None = None
+    preprocess: str | None = None
+    device: str = "auto"
+    seed: int = 0
+    max_images: int | None = None
+    max_bad: float = 0.01
+    batch_size: int = 32
+
+
+@dataclass
+class Measurement:
+    """What images add up to."""
+
+    states: list[sums.State | None]
+    """one a tensor, in the job's order; None before the first image"""
+    sanity: imageset.ImageSetState = field(default_factory=imageset.ImageSetState)
+    digests: list[str] = field(default_factory=list)
+    """of the usable images, in their order"""
+    skipped: list[images.Skipped] = field(default_factory=list)
+    notes: Counter[str] = field(default_factory=Counter)
+    n_good: int = 0
+
+    @property
+    def n_read(self) -> int:
+        """Images tried, usable or not."""
+        return self.n_good + len(self.skipped)
+
+
+def nothing_yet(n_tensors: int) -> Measurement:
+    """The measurement of no image."""
+    return Measurement([None] * n_tensors)
+
+
+def merge(a: Measurement, b: Measurement) -> Measurement:
+    """Add two measurements of the same tensors over disjoint images, `a`'s before `b`'s.
+
+    Associative up to rounding; the digests come in the order of a single run where shards are merged in theirs.
+
+    Raises:
+        ValueError: other tensors: their number or a width differs.
+    """
+    sanity = imageset.ImageSetState()
+    sanity.merge(a.sanity)
+    sanity.merge(b.sanity)
+    return Measurement(
+        states=[sums.merge(x, y) if x and y else x or y for x, y in zip(a.states, b.states, strict=True)],
+        sanity=sanity,
+        digests=a.digests + b.digests,
+        skipped=a.skipped + b.skipped,
+        notes=a.notes + b.notes,
+        n_good=a.n_good + b.n_good,
+    )
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A job with everything opened; nothing has run."""
+
+    job: Job
+    models: tuple[ModelFile, ...]
+    """one a tensor"""
+    preprocessing: PreprocessingFacts
+    source: images.ImageSource
+    runners: tuple[Runner, ...]
+    """one for all tensors where each is an output of the graph, else one a tensor"""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """All that evidence needs beside the measurement; small, and the same from every worker."""
+
+    models: tuple[ModelFacts, ...]
+    """one a tensor"""
+    executions: tuple[Execution, ...]
+    """one a tensor"""
+    preprocessing: PreprocessingFacts
+    source: images.ImageSource
+    """without its entries"""
+    n_images: int
+
+    @property
+    def n_shards(self) -> int:
+        """Pieces of `SHARD_IMAGES` images, the last one smaller; at least one."""
+        return -(-self.n_images // SHARD_IMAGES)
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    digest: str
+    notes: tuple[str, ...]
+    pixels: npt.NDArray[np.generic]
+    sketch: imageset.Sketch
+
+
+def open_job(job: Job, *, threads: int | None = None) -> Opened:
+    """Open model, preprocessing, images and session.
+
+    Args:
+        job: what to open.
+        threads: cores for ONNX Runtime; None = all that this process may use.
+
+    Raises:
+        UsageError, CannotAssessError, EnvironmentFaultError: as `pipeline.check`.
+    """
+    models = [open_model(job.model, tensor=tensor, pool=job.pool) for tensor in job.tensors]
+    own = all(not model.added_output for model in models)
+    if own:  # the same bytes: kept once, they can be 2 GiB
+        models[1:] = [replace(model, graph_bytes=models[0].graph_bytes) for model in models[1:]]
+    contract = models[0].contract
+    found = sidecar.find_preprocessing(
+        job.model, job.preprocess, contract.preprocessing if contract else None, models[0].image_input.size
+    )
+    source = images.open_images(job.images, seed=job.seed, limit=job.max_images)
+    groups = [models] if own else [[model] for model in models]
+    return Opened(
+        job=job,
+        models=tuple(models),
+        preprocessing=PreprocessingFacts(
+            preprocessing=found.preprocessing,
+            source="tensors" if source.kind == "tensors" and found.source != "assumed" else found.source,
+            fields=tuple(found.origins),
+            against_contract=contract is not None and found.preprocessing != contract.preprocessing,
+        ),
+        source=source,
+        runners=tuple(Runner(first, job.device, also=also, threads=threads) for first, *also in groups),
+    )
+
+
+def probe(opened: Opened) -> Facts:
+    """Try the model on the first usable images of the job (`Runner.batch_invariance`, `Runner.output_unchanged`).
+
+    To be called before anything is measured: it settles the graph optimisation that the session runs with, and since
+    it looks at the same images everywhere, every worker settles the same. With less than two usable images there is
+    no difference to tell, and it is None.
+    """
+    found: list[_Prepared] = []
+    for item in opened.source.items():
+        prepared = _prepare(item, opened)
+        if isinstance(prepared, _Prepared):
+            found.append(prepared)
+        if len(found) == PROBE_IMAGES:
+            break
+    batch: list[float | None] = [None] * len(opened.models)
+    output: list[float | None] = [None] * len(opened.models)
+    if len(found) > 1:
+        pixels = np.stack([item.pixels for item in found])
+        batch = [value for runner in opened.runners for value in runner.batch_invariances(pixels)]
+        output = [
+            check.max_difference
+            for runner in opened.runners
+            for check in [runner.output_unchanged(pixels)] * len(runner.models)
+        ]
+    return Facts(
+        models=tuple(_model_facts(*row) for row in zip(opened.models, batch, output, strict=True)),
+        executions=tuple(runner.execution for runner in opened.runners for _ in runner.models),
+        preprocessing=opened.preprocessing,
+        source=replace(opened.source, entries=()),
+        n_images=len(opened.source),
+    )
+
+
+def batches(opened: Opened, into: Measurement, source: images.ImageSource) -> Generator[bool, None, None]:
+    """Measure images and add them up: decode ahead, run, add.
+
+    Yields after each batch whether the number of images calls for a look (`sequential.next_look`). Batches end there,
+    so that a shard of whole looks is cut into batches as a single run over all images is. Close it to stop early.
+
+    Args:
+        opened: the job.
+        into: of no image yet; what is added to.
+        source: the images: the job's, or a piece of them.
+    """
+    waiting: list[_Prepared] = []
+    look = sequential.next_look(0)
+
+    def prepare(item: images.Item) -> _Prepared | images.Skipped:
+        return _prepare(item, opened)
+
+    with contextlib.closing(images.prefetch(source, prepare, workers=DECODERS, window=AHEAD)) as decoded:
+        for item in decoded:
+            if isinstance(item, images.Skipped):
+                into.skipped.append(item)
+                continue
+            waiting.append(item)
+            into.n_good += 1
+            into.sanity.add(item.sketch)
+            into.digests.append(item.digest)
+            into.notes.update(item.notes)
+            at_look = into.n_good == look
+            if not at_look and len(waiting) < opened.job.batch_size:
+                continue
+            _add(opened, into, waiting)
+            waiting = []
+            if at_look:
+                look = sequential.next_look(into.n_good)
+            yield at_look
+    if waiting:
+        _add(opened, into, waiting)
+
+
+def measure_shard(opened: Opened, index: int) -> Measurement:
+    """Measure the images from number `index` · `SHARD_IMAGES` on, at most `SHARD_IMAGES` of them."""
+    start = index * SHARD_IMAGES
+    shard = replace(opened.source, entries=opened.source.entries[start : start + SHARD_IMAGES])
+    measurement = nothing_yet(len(opened.models))
+    for _ in batches(opened, measurement, shard):
+        pass
+    return measurement
+
+
+def conclude(
+    job: Job, facts: Facts, measurement: Measurement, profile: Profile, *, decided: bool = False
+) -> tuple[Evidence, ...]:
+    """The evidence, one record a tensor.
+
+    Args:
+        job: what was asked for.
+        facts: from `probe`.
+        measurement: over all images of the job, or over those read when the evidence decided.
+        profile: its alpha sets the bounds.
+        decided: whether the run stopped because the evidence decided.
+
+    Raises:
+        CannotAssessError: too many unusable images; a tensor without a finite, not constant representation.
+    """
+    where = facts.source.spec or "bundled photos"
+    skipped = measurement.skipped
+    images.check_bad(measurement.n_read, len(skipped), 1.0, skipped, where)
+    statistics = []
+    for model, state in zip(facts.models, measurement.states, strict=True):
+        if state is None or state.n == 0:
+            raise CannotAssessError(
+                f"{model.file}: number of finite, not constant representations"
+                f"{f' of {model.tensor}' if len(facts.models) > 1 else ''} is 0 of {measurement.n_good}; "
+                "at least one is needed",
+                f"robustcheck inspect {shlex.quote(model.file)}",
+            )
+        statistics.append(sums.statistics(state, profile.alpha))
+    images.check_bad(measurement.n_read, len(skipped), job.max_bad, skipped, where, sampled=decided)
+    seen = ImageFacts(
+        source=where,
+        bundled=facts.source.kind == "bundled",
+        n_available=facts.source.n_found,
+        n_read=measurement.n_read,
+        n_skipped=len(skipped),
+        skipped=tuple((bad.name, bad.reason) for bad in skipped[:NAMED_SKIPS]),
+        notes=dict(sorted(measurement.notes.items())),
+        digest=images.digest_of(measurement.digests),
+        seed=facts.source.seed,
+        sanity=measurement.sanity.facts(),
+    )
+    limited = facts.source.n_found > facts.n_images
+    return tuple(
+        Evidence(
+            statistics=numbers,
+            model=model,
+            preprocessing=facts.preprocessing,
+            images=seen,
+            execution=execution,
+            stopped="decided" if decided else "image limit" if limited else "all images",
+        )
+        for numbers, model, execution in zip(statistics, facts.models, facts.executions, strict=True)
+    )
+
+
+def _prepare(item: images.Item, opened: Opened) -> _Prepared | images.Skipped:
+    if isinstance(item, images.Skipped):
+        return item
+    preprocessing, model = opened.preprocessing.preprocessing, opened.models[0]
+    if isinstance(item, images.Tensor):
+        takes = (3, model.image_input.height, model.image_input.width)
+        if any(want not in (None, size) for want, size in zip(takes, item.values.shape, strict=True)):
+            raise UsageError(
+                f"{item.name}: tensor (channel, height, width) is {item.values.shape}; {model.path} takes "
+                f"{show_shape(takes)}",
+                f"robustcheck inspect {shlex.quote(str(model.path))}",
+            )
+        pixels = np.ascontiguousarray(np.moveaxis(item.values, 0, -1))
+        return _Prepared(item.digest, (), pixels, imageset.describe(as_photo(preprocessing, pixels)))
+    try:
+        array = (
+            apply_uint8(preprocessing, item.image)
+            if model.image_input.dtype == "uint8"
+            else apply(preprocessing, item.image)
+        )
+    except CannotAssessError as fault:  # a strip that cannot be resized: this image's fault, not the run's
+        return images.Skipped(item.name, fault.message)
+    return _Prepared(item.digest, item.notes, array, imageset.describe(item.image))
+
+
+def _add(opened: Opened, into: Measurement, batch: list[_Prepared]) -> None:
+    """Run one batch and add its representations to the states."""
+    pixels = np.stack([item.pixels for item in batch])
+    keys = [_key(item.digest) for item in batch]
+    representations = [array for runner in opened.runners for array in runner.represent(pixels)]
+    for index, array in enumerate(representations):
+        state = into.states[index]
+        if state is None:
+            if array.shape[1] > MAX_FEATURES:
+                raise CannotAssessError(
+                    f"representation has {array.shape[1]} features; more than {MAX_FEATURES} is an unpooled map",
+                    "choose another tensor with --tensor, or --pool",
+                )
+            state = into.states[index] = sums.State(array.shape[1])
+        sums.update(state, array, keys)
+
+
+def _key(digest: str) -> int:
+    """The last 32 bits of a hexadecimal digest."""
+    return int(digest[-8:], 16)
+
+
+def _model_facts(opened: ModelFile, batch_difference: float | None, output_difference: float | None) -> ModelFacts:
+    chosen, contract = opened.representation, opened.contract
+    return ModelFacts(
+        file=str(opened.path),
+        digest=opened.digest,
+        external_digests=opened.external_digests,
+        size_bytes=opened.size_bytes,
+        opset=dict(opened.opsets),
+        producer=opened.producer,
+        tensor=chosen.tensor,
+        rule=chosen.rule,
+        pool=chosen.pool,
+        ends_in=chosen.ends_in,
+        why=chosen.why,
+        tensor_assumed=chosen.assumed,
+        random_weights=contract.source.random_weights if contract else None,
+        source=f"{contract.source.library} {contract.source.name} ({contract.source.weights})" if contract else "",
+        synthetic=contract.source.synthetic if contract else "",
+        batch_difference=batch_difference,
+        output_difference=output_difference,
+    )
