@@ -87,7 +87,7 @@ class ModelFacts(Frozen):
     pool: str
     """none | spatial_mean | token_cls | token_mean"""
     ends_in: str
-    """what produces the representation: linear, normalisation, activation:Relu, …"""
+    """what produces the representation: linear, linear_of:Relu, change_of_basis, normalisation, activation:Relu, …"""
     why: str
     tensor_assumed: bool
     random_weights: bool | None

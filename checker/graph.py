@@ -10,7 +10,7 @@ import difflib
 import hashlib
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from google.protobuf.message import EncodeError  # type: ignore[import-untyped]
 from onnx import TensorProto, helper, shape_inference
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
+from robustcheck_onnx.checker.basis import is_change_of_basis
 from robustcheck_onnx.checker.contract import Contract, parse_contract
 from robustcheck_onnx.checker.dense import refuse_dense
 from robustcheck_onnx.checker.errors import CannotAssessError
@@ -105,6 +106,9 @@ def open_model(path: str | Path, *, tensor: str | None = None, pool: str | None 
     if contract is None and tensor is None:
         refuse_dense(list(proto.graph.node), layers, names, where)
     choice = choose(layers, names, where, contract=contract, tensor=tensor, pool=pool)
+    found = choice.representation
+    if found.ends_in == "linear" and is_change_of_basis(proto, layers, found.tensor, file.external_folder):
+        choice = replace(choice, representation=replace(found, ends_in="change_of_basis"))
     fetch, added = _add_output(proto, choice.representation, layers)
     digests = [file.model_digest, *(f"{part.location} {part.digest}" for part in file.external)]
     return ModelFile(

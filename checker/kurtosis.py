@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
 
-STATISTIC_VERSION = 1  # raise it whenever a definition below changes: thresholds hold for one version only
+STATISTIC_VERSION = 2  # raise it whenever a definition below changes: thresholds hold for one version only
 OUTLIER_SD = 6.0  # SD of an image's features; Bondarenko et al. 2023, Dettmers et al. 2022
 FREQUENT_SD = 4.0  # SD; beyond it the strongest feature of real encoders with the indication lies in 89 % of images
 PERSISTENT_SHARE = 0.5  # share of the images in which a persistent outlier feature is beyond OUTLIER_SD
@@ -145,21 +145,43 @@ def top_features(sum_z4: Array) -> npt.NDArray[np.intp]:
     return np.argsort(-sum_z4, kind="stable")[:TOP_FEATURES]
 
 
-def moments(
-    n: npt.ArrayLike, powers: Array, energy: Array, negative: Array, negative_z: Array, top: npt.NDArray[np.intp]
-) -> Moments:
+class Energies(NamedTuple):
+    """Sums over images of squares and of squares below zero, each (..., feature); y is z less each image's median."""
+
+    h: Array
+    h_negative: Array
+    y: Array
+    y_negative: Array
+
+
+def energies(h: Array, z: Array) -> tuple[Array, Array, Array, Array]:
+    """What `Energies` sums, for each image: h², min(h, 0)², y², min(y, 0)², with y_ij = z_ij − median_j z_i.
+
+    The median, unlike the mean, does not move when an outlier feature grows, and no offset, no scale moves y's sign.
+
+    Args:
+        h: (image, feature) representations; z: the same, standardised.
+
+    Returns:
+        Four arrays (image, feature).
+    """
+    y = z - np.median(z, axis=1, keepdims=True)
+    return h**2, np.minimum(h, 0.0) ** 2, y**2, np.minimum(y, 0.0) ** 2
+
+
+def moments(n: npt.ArrayLike, powers: Array, energy: Energies, top: npt.NDArray[np.intp]) -> Moments:
     """Turn per-feature sums over images into the model's statistics (formulas: docs/statistics.md).
 
     K = mean_ij z⁴ · Kc = mean_ij (z − z̄_j)⁴ / (mean_ij (z − z̄_j)²)², z̄_j the mean over images ·
     persistence ratio = K / Kc · top-3 share = the three largest shares in K ·
     R = mean_j s_j⁴ / (mean_j s_j²)² with s_j² = mean_i z_ij² (He et al. 2024, on z) ·
-    negative energy = Σ min(h, 0)² / Σ h² without the three features of the largest share in K, and the same of z.
+    negative energy = Σ min(h, 0)² / Σ h² without the three features of the largest share in K, and the same of
+    y_ij = z_ij − median_j z_i (`energies`).
 
     Args:
         n: number of images: scalar or (group,).
         powers: (4, ..., feature) sums of z, z², z³, z⁴ over images.
-        energy, negative: (..., feature) sums of h² and of min(h, 0)².
-        negative_z: (..., feature) sums of min(z, 0)².
+        energy: (..., feature) sums of squares.
         top: the features of the largest shares over all images (`top_features`). They are given, not found here:
             parts of the images must leave out the same features as the whole, or near-ties would make the
             jackknife jump.
@@ -189,6 +211,6 @@ def moments(
             persistence_ratio=kurtosis / centred,
             top3_share=share,
             rms_kurtosis=np.mean(m2**2, axis=-1) / m2.mean(axis=-1) ** 2,
-            negative_energy=negative[..., rest].sum(axis=-1) / energy[..., rest].sum(axis=-1),
-            negative_z_energy=negative_z[..., rest].sum(axis=-1) / powers[1][..., rest].sum(axis=-1),
+            negative_energy=energy.h_negative[..., rest].sum(axis=-1) / energy.h[..., rest].sum(axis=-1),
+            negative_z_energy=energy.y_negative[..., rest].sum(axis=-1) / energy.y[..., rest].sum(axis=-1),
         )

@@ -176,7 +176,8 @@ def find_head(layers: Layers, output: str) -> Head | Fork | None:
 
 
 def ends_in(layers: Layers, tensor: str, depth: int = 0) -> str:
-    """What produces `tensor`: linear, normalisation, activation:Op, pool or other:Op.
+    """What produces `tensor`: linear, linear_of:Op (an affine function of that activation), normalisation,
+    activation:Op, pool or other:Op.
 
     Looks through reshapes, casts, quantisation, CLS selection, L2 normalisation, biases and scalar factors;
     through a concatenation of parts that end alike; and through pooling, when an activation or a normalisation
@@ -191,8 +192,41 @@ def ends_in(layers: Layers, tensor: str, depth: int = 0) -> str:
         if end == "pool":
             pooled = True
         elif end:
+            if end in ("linear", "other:Add") and (source := rectified_under(layers, tensor)):
+                return f"linear_of:{source}"
             return "pool" if pooled and not end.startswith(("activation", "normalisation")) else end
     return "other:input"
+
+
+def rectified_under(layers: Layers, tensor: str, seen: dict[str, str] | None = None) -> str:
+    """The activation that `tensor` is an affine function of, by its op; "" if there is none.
+
+    Follows linear layers, norms, pooling, reshapes, biases and factors. A concatenation counts if one part does, a
+    sum of branches (a residual stream) only if all do. Attention, where two image tensors are multiplied, ends it.
+    """
+    seen = {} if seen is None else seen  # branches of a residual stream meet again: each sum is walked once
+    for node in _back(layers, tensor):
+        names, end = data_inputs(layers, node), _end(layers, node)
+        if end.startswith("activation:"):
+            return end.removeprefix("activation:")
+        if len(names) > 1 and node.op_type in ("Add", "Concat"):
+            name = node.output[0]
+            if name not in seen:
+                seen[name] = ""
+                under = [rectified_under(layers, branch, seen) for branch in names]
+                seen[name] = max(under) if node.op_type == "Concat" or all(under) else ""
+            return seen[name]
+        if len(names) != 1 or end not in ("", "linear", "normalisation", "pool"):
+            return ""
+    return ""
+
+
+def last_linear(layers: Layers, tensor: str) -> onnx.NodeProto | None:
+    """The linear layer that ends `tensor`, looking through what `ends_in` looks through."""
+    for node in _back(layers, tensor):
+        if end := _end(layers, node):
+            return node if end == "linear" else None
+    return None
 
 
 def float_side(layers: Layers, tensor: str) -> str:
@@ -217,7 +251,7 @@ def common_source(layers: Layers, tensors: tuple[str, ...], depth: int = 0) -> s
 
 
 _QUANTISED = frozenset((onnx.TensorProto.INT8, onnx.TensorProto.UINT8, onnx.TensorProto.INT4, onnx.TensorProto.UINT4))
-_WEIGHT_AT = {"QLinearMatMul": 3, "QLinearConv": 3, "QGemm": 3}  # position of the weight, else 1
+WEIGHT_AT = {"QLinearMatMul": 3, "QLinearConv": 3, "QGemm": 3}  # position of the weight, else 1
 _BIAS_AT = {"Gemm": 2, "Conv": 2, "FusedGemm": 2, "FusedConv": 2, "NhwcConv": 2, "NhwcFusedConv": 2}
 _BIAS_AT |= {
     "QGemm": 6,
@@ -262,7 +296,7 @@ def _chain(layers: Layers, tensor: str, depth: int) -> list[str]:
 def _head(
     layers: Layers, node: onnx.NodeProto, names: tuple[str, ...], has_bias: bool, crossed: tuple[str, ...]
 ) -> Head:
-    at = _WEIGHT_AT.get(node.op_type, 1)
+    at = WEIGHT_AT.get(node.op_type, 1)
     others = [name for name in node.input[at : at + 1] if name != names[0]] or [node.input[0]]
     inferred = layers.constants.get(others[0]) or layers.shapes.get(others[0], ())
     weight_shape = tuple(size or 0 for size in inferred)

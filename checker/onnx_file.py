@@ -1,7 +1,8 @@
 """An ONNX file on disk: bytes → protobuf without its weights, external data located, measured and digested.
 
-Weights in external files are never loaded here: ONNX Runtime reads them. `onnx.checker` calls truncated
-external data fine and `onnx.load` refuses hard links, so locations and lengths are checked in this module.
+Weights in external files are not loaded here (but for one that `values_of` is asked for): ONNX Runtime reads
+them. `onnx.checker` calls truncated external data fine and `onnx.load` refuses hard links, so locations and lengths
+are checked in this module.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
+import numpy as np
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-from onnx import helper
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
 
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 
@@ -92,6 +95,24 @@ def read_onnx(path: str | Path) -> OnnxFile:
         _point_at(folder, targets, tensors)
     digest = "sha256:" + hashlib.sha256(content).hexdigest()
     return OnnxFile(path, proto, len(content), digest, external, folder)
+
+
+def values_of(tensor: onnx.TensorProto, folder: Path | None) -> NDArray[np.generic]:
+    """One weight's values; of an external file only this weight's bytes are read.
+
+    Args:
+        tensor: a weight of a file that `read_onnx` has checked.
+        folder: `OnnxFile.external_folder`.
+    """
+    if tensor.data_location != onnx.TensorProto.EXTERNAL or folder is None:
+        return np.asarray(numpy_helper.to_array(tensor))
+    entries = _entries(tensor)
+    with (folder / entries["location"]).open("rb") as file:
+        file.seek(int(entries.get("offset") or 0))
+        item_bytes = helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+        content = file.read(int(entries.get("length") or math.prod(tensor.dims) * item_bytes))
+    inline = onnx.TensorProto(data_type=tensor.data_type, dims=tensor.dims, raw_data=content)
+    return np.asarray(numpy_helper.to_array(inline))
 
 
 def file_digest(path: Path) -> str:

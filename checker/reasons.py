@@ -135,9 +135,10 @@ RULES: dict[str, Rule] = {
     "end_not_calibrated": Rule(
         "no threshold for a representation that ends like this",
         "Measure the projected embedding if the model has one, or use a profile calibrated on such representations.",
-        "Learned scales of a final norm make or hide large features, and a squashing activation bounds them. No "
-        "representation of this kind with the indication was among the reference sets, so the thresholds say nothing "
-        "about it.",
+        "No representation of this kind with the indication was among the reference sets, so the thresholds say "
+        "nothing about it. Learned scales of a final norm make or hide large features, a squashing activation bounds "
+        "them, and a linear map of rectified features or a change of basis (PCA, SVD) can put the mean of all images on "
+        "one axis, where it reads as an outlier feature that the encoder does not have.",
     ),
     "width_not_calibrated": Rule(
         "no threshold for this width",

@@ -35,9 +35,7 @@ class State:
         d = self.n_features
         self.sizes = np.zeros(GROUPS)
         self.powers = np.zeros((4, GROUPS, d))  # sums of z, z², z³, z⁴
-        self.energy = np.zeros((GROUPS, d))  # sum of h²
-        self.negative = np.zeros((GROUPS, d))  # sum of min(h, 0)²
-        self.negative_z = np.zeros((GROUPS, d))  # sum of min(z, 0)²
+        self.energies = np.zeros((4, GROUPS, d))  # sums of h², min(h, 0)², y², min(y, 0)²: `kurtosis.energies`
         self.total = np.zeros(d)  # sum of h
         self.beyond = np.zeros(d)  # images with abs(z) > 6
         self.far_above = np.zeros(d)  # images with z > 4
@@ -82,9 +80,8 @@ def update(state: State, h: npt.ArrayLike, keys: npt.ArrayLike) -> None:
         np.add.at(state.powers[k], groups, power)
     state.per_image.append(power.mean(axis=1))
     np.add.at(state.sizes, groups, 1.0)
-    np.add.at(state.energy, groups, x**2)
-    np.add.at(state.negative, groups, np.minimum(x, 0.0) ** 2)
-    np.add.at(state.negative_z, groups, np.minimum(z, 0.0) ** 2)
+    for k, energy in enumerate(kurtosis.energies(x, z)):
+        np.add.at(state.energies[k], groups, energy)
     state.far_above += (z > kurtosis.FREQUENT_SD).sum(axis=0)
     state.far_below += (z < -kurtosis.FREQUENT_SD).sum(axis=0)
     state.total += x.sum(axis=0)
@@ -103,7 +100,7 @@ def merge(a: State, b: State) -> State:
     if a.n_features != b.n_features:
         raise ValueError(f"states have {a.n_features} and {b.n_features} features; they cannot be merged")
     out = State(a.n_features, a.n_nonfinite + b.n_nonfinite, a.n_constant + b.n_constant)
-    for name in ("sizes", "powers", "energy", "negative", "negative_z", "total", "beyond", "far_above", "far_below"):
+    for name in ("sizes", "powers", "energies", "total", "beyond", "far_above", "far_below"):
         setattr(out, name, getattr(a, name) + getattr(b, name))
     out.zeros = a.zeros + b.zeros
     out.below_zero = a.below_zero + b.below_zero
@@ -147,9 +144,9 @@ def statistics(state: State, alpha: float) -> Statistics:
         raise ValueError("no image was measured")
     per_image = np.sort(np.concatenate(state.per_image))  # in an order that the order of the images does not change
     sums = state.powers.sum(axis=1)
-    energy, negative, negative_z = (part.sum(axis=0) for part in (state.energy, state.negative, state.negative_z))
+    energies = state.energies.sum(axis=1)
     top = kurtosis.top_features(sums[3])
-    whole = kurtosis.moments(n, sums, energy, negative, negative_z, top)
+    whole = kurtosis.moments(n, sums, kurtosis.Energies(*energies), top)
 
     filled = state.sizes > 0
     sizes = state.sizes[filled]
@@ -157,9 +154,7 @@ def statistics(state: State, alpha: float) -> Statistics:
         without = kurtosis.moments(
             n - sizes,
             sums[:, None, :] - state.powers[:, filled],
-            energy - state.energy[filled],
-            negative - state.negative[filled],
-            negative_z - state.negative_z[filled],
+            kurtosis.Energies(*(energies[:, None, :] - state.energies[:, filled])),
             top,
         )
 
@@ -206,7 +201,7 @@ def statistics(state: State, alpha: float) -> Statistics:
         kurtosis_quantiles=(quantiles[0], quantiles[1], quantiles[2], quantiles[3], quantiles[4]),
         histogram_edges=tuple(float(e) for e in edges),
         histogram_counts=tuple(int(c) for c in counts),
-        features=_features(state, sums, energy),
+        features=_features(state, sums, energies[0]),
     )
 
 

@@ -197,6 +197,18 @@ def _sound(e: Evidence) -> list[tuple[str, str]]:
     return out
 
 
+def _end(ends_in: str) -> str:
+    kind, _, op = ends_in.partition(":")
+    return {
+        "normalisation": "the output of a normalisation layer",
+        "activation": f"the output of an activation ({op})",
+        "linear_of": f"a linear map of what an activation ({op}) gave",
+        "change_of_basis": "a change of basis (its last layer's features are orthogonal, as those of a PCA are)",
+        "pool": "the output of pooling",
+        "linear": "the output of a linear layer",
+    }.get(kind, f"the output of {op or kind}")
+
+
 def _comparable(e: Evidence, profile: Profile) -> list[tuple[str, str]]:
     model, s = e.model, e.statistics
     out: list[tuple[str, str]] = []
@@ -225,11 +237,9 @@ def _comparable(e: Evidence, profile: Profile) -> list[tuple[str, str]]:
                 f"{', '.join(profile.tensor_rules)}",
             )
         )
-    if model.ends_in == "normalisation":
-        out.append(("end_not_calibrated", f"`{model.tensor}` is the output of a normalisation layer"))
-    squashing = model.ends_in.removeprefix("activation:")
-    if squashing != model.ends_in and not below(s.negative_energy, profile.thresholds["negative_energy"].minimum):
-        out.append(("end_not_calibrated", f"`{model.tensor}` is the output of {squashing}, and signed"))
+    turned_away = below(s.negative_energy, profile.thresholds["negative_energy"].minimum)
+    if model.ends_in not in profile.ends and not (turned_away and model.ends_in.startswith(("activation", "pool"))):
+        out.append(("end_not_calibrated", f"`{model.tensor}` is {_end(model.ends_in)}"))
     if not profile.min_features <= s.n_features <= profile.max_features:
         out.append(
             (

@@ -22,8 +22,8 @@ def sums(h: np.ndarray) -> State:
 def moments(h: np.ndarray) -> kurtosis.Moments:
     state = sums(h)
     powers = state.powers.sum(axis=1)
-    energy, negative, negative_z = (part.sum(axis=0) for part in (state.energy, state.negative, state.negative_z))
-    return kurtosis.moments(len(h), powers, energy, negative, negative_z, kurtosis.top_features(powers[3]))
+    energies = kurtosis.Energies(*state.energies.sum(axis=1))
+    return kurtosis.moments(len(h), powers, energies, kurtosis.top_features(powers[3]))
 
 
 @pytest.mark.parametrize("d", [3, 64, 2048])
@@ -122,8 +122,22 @@ def test_moments_against_the_definitions_written_out() -> None:
     np.testing.assert_allclose(got.top3_share, share, rtol=1e-12)
     np.testing.assert_allclose(got.rms_kurtosis, (s2**2).mean() / s2.mean() ** 2, rtol=1e-12)
     np.testing.assert_allclose(got.negative_energy, negative, rtol=1e-12)
-    z_rest = z[:, rest]
-    np.testing.assert_allclose(got.negative_z_energy, z_rest[z_rest < 0].dot(z_rest[z_rest < 0]) / (z_rest**2).sum())
+    y = (z - np.median(z, axis=1, keepdims=True))[:, rest]
+    np.testing.assert_allclose(got.negative_z_energy, y[y < 0].dot(y[y < 0]) / (y**2).sum(), rtol=1e-12)
+
+
+def test_negative_energy_of_z_does_not_move_with_outliers_offsets_or_norms() -> None:
+    h = RNG.normal(size=(64, 384)) + RNG.normal(0, 0.5, 384)
+    h[:, :3] -= 12
+    want = moments(h).negative_z_energy
+    far = h.copy()
+    far[:, :3] -= 1000
+    np.testing.assert_allclose(moments(far).negative_z_energy, want, rtol=0.02)  # the images weigh a little otherwise
+    np.testing.assert_allclose(moments(h + 5).negative_z_energy, want, rtol=1e-9)
+    np.testing.assert_allclose(moments(h * RNG.lognormal(0, 2, (64, 1))).negative_z_energy, want, rtol=1e-9)
+    rectified = np.maximum(h, 0)
+    assert moments(rectified).negative_z_energy < 0.01  # a median of 0 or little more
+    assert moments(rectified - 3).negative_z_energy < 0.01
 
 
 def test_identical_representations_have_no_persistence_ratio() -> None:

@@ -108,6 +108,7 @@ def profile() -> Profile:
             statistic_version=1,
             tensor_rules=("encoder_output", "head_input"),
             pools=("none", "spatial_mean"),
+            ends=("linear",),
             min_features=384,
             max_features=2048,
             min_images=50,

@@ -323,12 +323,42 @@ def test_several_outputs(opened: Any, onnx_models: ModuleType) -> None:
     ("extra", "last", "ends"),
     [
         ([], "features", "activation:Relu"),
-        ([("MatMul", ["features", "w"], ["e"])], "e", "linear"),
-        ([("Gemm", ["features", "w", "v"], ["a"]), ("Flatten", ["a"], ["e"])], "e", "linear"),
-        ([("MatMul", ["features", "w"], ["a"]), ("Add", ["a", "v"], ["e"])], "e", "linear"),
+        ([("MatMul", ["signed", "w"], ["e"])], "e", "linear"),
+        ([("Gemm", ["signed", "w", "v"], ["a"]), ("Flatten", ["a"], ["e"])], "e", "linear"),
+        ([("MatMul", ["signed", "w"], ["a"]), ("Add", ["a", "v"], ["e"])], "e", "linear"),
+        ([("LayerNormalization", ["signed", "v"], ["n"]), ("MatMul", ["n", "w"], ["e"])], "e", "linear"),
+        ([("MatMul", ["features", "w"], ["e"])], "e", "linear_of:Relu"),
+        ([("LayerNormalization", ["features", "v"], ["n"]), ("Gemm", ["n", "w", "v"], ["e"])], "e", "linear_of:Relu"),
+        ([("MatMul", ["features", "w"], ["a"]), ("MatMul", ["a", "w"], ["e"])], "e", "linear_of:Relu"),
         (
             [
+                ("Sigmoid", ["features"], ["s"]),
+                ("Mul", ["features", "s"], ["silu"]),
+                ("MatMul", ["silu", "w"], ["e"]),
+            ],
+            "e",
+            "linear_of:SiLU",
+        ),
+        (
+            [
+                ("Concat", ["signed", "features"], ["both"], {"axis": 1}),
+                ("MatMul", ["both", "w32"], ["e"]),
+            ],
+            "e",
+            "linear_of:Relu",
+        ),
+        (  # a residual sum under the layer: one branch is no function of an activation
+            [
                 ("MatMul", ["features", "w"], ["a"]),
+                ("Add", ["a", "signed"], ["sum"]),
+                ("MatMul", ["sum", "w"], ["e"]),
+            ],
+            "e",
+            "linear",
+        ),
+        (
+            [
+                ("MatMul", ["signed", "w"], ["a"]),
                 ("ReduceL2", ["a", "last"], ["norm"], {"keepdims": 1}),
                 ("Clip", ["norm", "tiny"], ["safe"]),
                 ("Expand", ["safe", "one_one"], ["wide"]),
@@ -370,13 +400,17 @@ def test_several_outputs(opened: Any, onnx_models: ModuleType) -> None:
         ([("Mul", ["features", "v"], ["e"])], "e", "normalisation"),  # one factor a feature
         ([("Mul", ["features", "two"], ["e"])], "e", "activation:Relu"),  # a scalar factor
         ([("MaxPool", ["conv"], ["m"], {"kernel_shape": [6, 6]}), ("Flatten", ["m"], ["e"])], "e", "pool"),
-        ([("MatMul", ["features", "w"], ["a"]), ("Add", ["a", "features"], ["e"])], "e", "other:Add"),
+        ([("MatMul", ["features", "w"], ["a"]), ("Add", ["a", "features"], ["e"])], "e", "linear_of:Relu"),
+        ([("MatMul", ["signed", "w"], ["a"]), ("Add", ["a", "signed"], ["e"])], "e", "other:Add"),
     ],
 )
 def test_ends_in(opened: Any, onnx_models: ModuleType, extra: list[Any], last: str, ends: str) -> None:
     nodes, weights = onnx_models.pooled()
+    # two tensors of the image multiplied, as attention does: nothing is known of its sign
+    nodes += [("MatMul", ["features", "w"], ["mixed"]), ("Mul", ["mixed", "features"], ["signed"])]
     weights |= {
         "w": onnx_models.weight(16, 16),
+        "w32": onnx_models.weight(32, 16),
         "v": onnx_models.weight(16),
         "last": np.array([1], np.int64),
         "two": np.array(2, np.float32),

@@ -188,8 +188,7 @@ def test_wrong_stops_of_every_statistic_stay_below_alpha(strength: float) -> Non
     population = state_of(draw(100_000))
     whole = statistics(population, 0.05)
     truth = {name: getattr(whole, name).estimate for name in names}
-    energy, negative = population.energy.sum(axis=0), population.negative.sum(axis=0)
-    energy_z, negative_z = population.powers[1].sum(axis=0), population.negative_z.sum(axis=0)
+    energy, negative, energy_y, negative_y = population.energies.sum(axis=1)
     runs, wrong = 200, 0
     for _ in range(runs):
         state, h = State(96), draw(320)
@@ -201,7 +200,7 @@ def test_wrong_stops_of_every_statistic_stay_below_alpha(strength: float) -> Non
                 s = statistics(state, 0.05)
                 rest = np.delete(np.arange(96), [f.index for f in s.features[:3]])
                 truth["negative_energy"] = negative[rest].sum() / energy[rest].sum()
-                truth["negative_z_energy"] = negative_z[rest].sum() / energy_z[rest].sum()
+                truth["negative_z_energy"] = negative_y[rest].sum() / energy_y[rest].sum()
                 stopped = any(
                     getattr(s, name).low > truth[name] or getattr(s, name).high < truth[name] for name in names
                 )

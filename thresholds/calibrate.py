@@ -40,6 +40,9 @@ RULE = (
     "to the smallest value with it; logarithmic for kurtosis and persistence ratio; rectified sets are turned away "
     "by negative energy, whose threshold lies in the widest gap between all sets, and by the same of z"
 )
+# What ends the sets with the indication: CLIP's projection, the residual sum of SigLIP's attention pool, and the
+# look-up models that replay measured representations of both.
+ENDS = ("linear", "other:Add", "other:Gather")
 LIMITS = (
     "PASS means that the indication (persistent outlier features) is present; it is no proof of robustness.",
     "WARN means absent or not established: OpenCLIP ViT-bigG/14 (laion2b_s39b_b160k) has high published accuracy on "
@@ -47,10 +50,11 @@ LIMITS = (
     "It rests on few checkpoints. Not measured: ConvNeXt, Swin, DeiT(-III), BEiT, EfficientNetV2, RegNet, DINO, "
     "DINOv2 B to g, DINOv3, MAE; LAION-400M, DataComp, YFCC, CC12M, EVA, MobileCLIP, SigLIP 2; any classifier "
     "finetuned from CLIP on ImageNet.",
-    "Every set with the indication is a projected image embedding; representations that come straight out of a "
-    "normalisation layer had none, so they are not judged by these thresholds.",
-    "A made outlier feature is not told from a learned one: a linear map along the mean of rectified features, or a "
-    "constant offset of one feature, has the same statistics.",
+    "Every set with the indication is a projected image embedding or SigLIP's pooled one; representations that end "
+    "otherwise (in a normalisation layer, in pooling, in a linear map of rectified features, in a PCA or another "
+    "change of basis) are not judged by these thresholds.",
+    "A made outlier feature is not always told from a learned one: a linear layer made to lie along the mean of "
+    "signed features, without being a change of basis, has the same statistics.",
     "It is about natural distribution shifts of ImageNet kind (sketches, renditions, viewpoints), not about "
     "adversarial robustness or corruptions.",
 )
@@ -213,9 +217,10 @@ def default_profile(text: str) -> Profile:
     return seal(
         Profile(
             id="default-1",
-            statistic_version=1,
+            statistic_version=2,
             tensor_rules=("encoder_output", "head_input"),
             pools=("none", "spatial_mean"),
+            ends=ENDS,
             min_features=min(r.d for r in used),
             max_features=max(r.d for r in used),
             min_images=50,

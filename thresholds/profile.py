@@ -85,6 +85,8 @@ class Profile(Frozen):
     statistic_version: int
     tensor_rules: tuple[str, ...]
     pools: tuple[str, ...]
+    ends: tuple[str, ...]
+    """what may produce the representation (checker/layers.py `ends_in`); no set with the indication ended otherwise"""
     min_features: int
     max_features: int
     min_images: int = Field(ge=2)

@@ -1,0 +1,150 @@
+"""A change of basis is told from a learned layer: by its numbers, in every form a weight takes, and as a trap."""
+
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from robustcheck_onnx.checker import check
+from robustcheck_onnx.checker.basis import mutually_orthogonal
+from robustcheck_onnx.checker.graph import open_model
+
+PHOTOS = sorted((Path(__file__).parent.parent / "checker" / "photos").glob("*.jpg"))
+
+
+def rotation(rows: int, columns: int, seed: int = 0) -> np.ndarray:
+    """Orthonormal columns (or rows, where there are fewer)."""
+    size = max(rows, columns)
+    basis: np.ndarray = np.linalg.qr(np.random.default_rng(seed).normal(size=(size, size)))[0][:rows, :columns]
+    return basis
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(768, 512), (512, 512), (320, 512), (2048, 1024)])
+def test_orthogonal_columns_or_rows_are_a_change_of_basis(rows: int, columns: int) -> None:
+    basis = rotation(rows, columns)
+    assert mutually_orthogonal(basis)
+    assert mutually_orthogonal(basis.T)
+    scales = np.random.default_rng(1).lognormal(0, 1, columns)
+    assert mutually_orthogonal(basis * scales) == (columns <= rows)  # a PCA that whitens; 512 of 320 can't be
+    assert mutually_orthogonal(basis.astype(np.float16).astype(np.float64))
+    step = np.abs(basis).max() / 127
+    assert mutually_orthogonal(np.round(basis / step))  # int8, one scale
+    assert not mutually_orthogonal(np.random.default_rng(2).normal(size=(rows, columns)))
+
+
+def test_every_real_learned_layer_is_none(efficientnet_lite0: Path) -> None:
+    """All pointwise convolutions and the classifier of EfficientNet-Lite0."""
+    proto = onnx.load(efficientnet_lite0)
+    matrices = [np.squeeze(numpy_helper.to_array(weight)) for weight in proto.graph.initializer]
+    layers = [m.astype(np.float64) for m in matrices if m.ndim == 2 and min(m.shape) >= 16]
+    assert len(layers) > 30
+    assert not any(mutually_orthogonal(layer) for layer in layers)
+
+
+@pytest.mark.parametrize("vectors", [np.zeros((8, 8)), np.ones((1, 8)), np.full((8, 8), np.nan)])
+def test_nothing_to_compare_is_no_change_of_basis(vectors: np.ndarray) -> None:
+    assert not mutually_orthogonal(vectors)
+
+
+def signed_encoder(onnx_models: ModuleType, form: str, weight: np.ndarray) -> onnx.ModelProto:
+    """A product of two image tensors, then one linear layer written in one of the forms that exporters write."""
+    nodes, weights = onnx_models.pooled()
+    nodes += [("MatMul", ["features", "mix"], ["mixed"]), ("Mul", ["mixed", "features"], ["signed"])]
+    weights["mix"] = onnx_models.weight(16, 16)
+    w = weight.astype(np.float32)
+    end: list[Any] = [("MatMul", ["signed", "w"], ["embedding"])]
+    weights["w"] = w
+    if form == "gemm":
+        end, weights["w"] = [("Gemm", ["signed", "w"], ["embedding"], {"transB": 1})], w.T.copy()
+    elif form == "conv":
+        weights |= {"w": w.T[:, :, None, None].copy(), "axes": np.array([2, 3])}
+        end = [
+            ("Unsqueeze", ["signed", "axes"], ["map"]),
+            ("Conv", ["map", "w"], ["out"]),
+            ("Flatten", ["out"], ["embedding"]),
+        ]
+    elif form == "transposed":
+        end.insert(0, ("Transpose", ["w_t"], ["w"], {"perm": [1, 0]}))
+        weights["w_t"] = weights.pop("w").T.copy()
+    elif form == "int8":
+        scale = np.float32(np.abs(w).max() / 127)
+        weights |= {"w8": np.round(w / scale).astype(np.int8), "scale": scale, "zero": np.int8(0)}
+        del weights["w"]
+        end.insert(0, ("DequantizeLinear", ["w8", "scale", "zero"], ["w"]))
+    elif form == "uint8":
+        scale = np.float32(np.abs(w).max() / 127)
+        weights |= {"w8": (np.round(w / scale) + 128).astype(np.uint8), "scale": scale, "zero": np.uint8(128)}
+        del weights["w"]
+        end.insert(0, ("DequantizeLinear", ["w8", "scale", "zero"], ["w"]))
+    elif form == "fp16":
+        end.insert(0, ("Cast", ["w16"], ["w"], {"to": onnx.TensorProto.FLOAT}))
+        weights["w16"] = weights.pop("w").astype(np.float16)
+    model: onnx.ModelProto = onnx_models.build(nodes + end, ["embedding"], weights)
+    return model
+
+
+@pytest.mark.parametrize("form", ["matmul", "gemm", "conv", "transposed", "int8", "uint8", "fp16", "external"])
+def test_every_form_of_a_weight_is_read(form: str, onnx_models: ModuleType, tmp_path: Path) -> None:
+    for weight, ends in ((rotation(16, 12), "change_of_basis"), (onnx_models.weight(16, 12), "linear")):
+        proto = signed_encoder(onnx_models, form, weight)
+        path = onnx_models.save(proto, tmp_path / f"{ends}.onnx", external=form == "external")
+        assert open_model(path).representation.ends_in == ends
+
+
+def test_a_weight_that_is_computed_is_not_known(onnx_models: ModuleType, tmp_path: Path) -> None:
+    proto = signed_encoder(onnx_models, "transposed", rotation(16, 12))
+    next(n for n in proto.graph.node if n.op_type == "Transpose").op_type = "Neg"
+    del next(n for n in proto.graph.node if n.op_type == "Neg").attribute[:]
+    proto.graph.initializer[-1].CopyFrom(numpy_helper.from_array(rotation(16, 12).astype(np.float32), "w_t"))
+    assert open_model(onnx_models.save(proto, tmp_path / "m.onnx")).representation.ends_in == "linear"
+
+
+def with_projection(source: Path, target: Path, weight: np.ndarray, bias: np.ndarray | None = None) -> Path:
+    """A stranger's encoder: the classifier's representation, a linear layer on it, and no contract."""
+    proto = onnx.load(source)
+    del proto.metadata_props[:], proto.graph.output[:]
+    proto.graph.initializer.append(numpy_helper.from_array(weight.astype(np.float32), "projection"))
+    proto.graph.node.append(onnx.helper.make_node("MatMul", ["representation", "projection"], ["embedding"]))
+    value = onnx.helper.make_tensor_value_info("embedding", onnx.TensorProto.FLOAT, ["batch", weight.shape[1]])
+    proto.graph.output.append(value)
+    onnx.save(proto, target)
+    return target
+
+
+@pytest.mark.export
+def test_the_mean_of_rectified_features_turned_into_an_axis_never_passes(
+    efficientnet_lite0: Path, tmp_path: Path
+) -> None:
+    """Supervised features, projected so that their mean direction is one feature: every statistic clears."""
+    import onnxruntime as ort
+
+    from robustcheck_onnx.checker.preprocess import Preprocessing, apply
+    from robustcheck_onnx.exporters import demo
+
+    preprocessing = Preprocessing.model_validate(demo.EFFICIENTNET_LITE0_PREPROCESSING)
+    from PIL import Image
+
+    session = ort.InferenceSession(str(efficientnet_lite0), providers=["CPUExecutionProvider"])
+    pixels = np.stack([apply(preprocessing, Image.open(path).convert("RGB")) for path in PHOTOS[:24]])
+    (h,) = session.run(["representation"], {session.get_inputs()[0].name: pixels.transpose(0, 3, 1, 2)})
+    mean = h.mean(axis=0, dtype=np.float64)
+    mean /= np.linalg.norm(mean)
+    free = np.random.default_rng(0).normal(size=(1280, 511)) / np.sqrt(1280)
+    given_file = tmp_path / "preprocess.json"
+    given_file.write_text(preprocessing.model_dump_json(), encoding="utf-8")
+    for name, rest in (("orthogonal", np.linalg.qr(np.column_stack([mean, free]))[0][:, 1:]), ("free", free)):
+        weight = np.column_stack([mean, rest - np.outer(mean, mean @ rest)])
+        model = with_projection(efficientnet_lite0, tmp_path / f"{name}.onnx", weight)
+        report = check(model, preprocess=str(given_file))
+        statistics = report.evidence.statistics
+        assert report.evidence.model.ends_in == "linear_of:Clip"
+        assert [f.index for f in statistics.persistent] == [0]  # the numbers alone would pass
+        assert all(
+            getattr(statistics, name).low > report.profile.thresholds[name].minimum
+            for name in report.profile.thresholds
+        )
+        assert {r.id for r in report.verdict.reasons} == {"end_not_calibrated"}
