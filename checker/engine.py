@@ -1,0 +1,187 @@
+"""Many jobs on several workers, and what became of each: the local engine, and the door to the Ray one.
+
+Both engines cut a job's images into the same shards and merge them in the same order (`measure`), so they give the
+same numbers. The local engine measures one model a process; Ray spreads the shards of a model too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from typing import Final
+
+from robustcheck_onnx.checker import measure
+from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, RobustcheckError, UsageError
+from robustcheck_onnx.checker.evidence import Evidence
+from robustcheck_onnx.checker.execution import cpu_threads
+from robustcheck_onnx.checker.measure import Job
+from robustcheck_onnx.thresholds.profile import Profile
+
+__all__ = ["ENGINES", "TRIES", "Job", "Outcome", "run"]
+
+ENGINES: Final = ("local", "ray")
+TRIES: Final = 3  # times a job or shard is begun whose worker process ends without a word
+
+Progress = Callable[[Job, int, int], None]
+"""job, images done, images in all"""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one job."""
+
+    job: Job
+    evidence: tuple[Evidence, ...]
+    """one a tensor; empty if the job failed"""
+    error: RobustcheckError | None
+    wall_s: float
+    """from the job's start to its end"""
+
+
+def run(
+    jobs: Sequence[Job],
+    profile: Profile,
+    *,
+    engine: str = "local",
+    workers: int | None = None,
+    address: str | None = None,
+    progress: Progress | None = None,
+) -> Iterator[Outcome]:
+    """Measure jobs on all of their images and give the outcomes as they come, in any order.
+
+    A job that fails, even by ending its process, fails alone. A worker that dies loses nothing: what it was at is
+    done again, `TRIES` times at most. Closing the iterator ends the workers.
+
+    A script that calls this must guard its own start with `if __name__ == "__main__":`, as worker processes import it.
+
+    Args:
+        jobs: what to measure.
+        profile: its alpha sets the bounds of the evidence.
+        engine: local (processes of this machine, one model each) or ray (the extra `ray`).
+        workers: processes; None = one for local, one a device of the cluster for ray.
+        address: of a running Ray cluster; None = one on this machine for as long as this runs.
+        progress: called when a shard is done; by ray only.
+
+    Raises:
+        UsageError: no such engine, less than one worker, an address without ray.
+        EnvironmentFaultError: Ray is not installed, or its cluster can't be reached.
+    """
+    if engine not in ENGINES:
+        raise UsageError(f"--engine is {engine!r}; it must be local or ray", "--engine local")
+    if workers is not None and workers < 1:
+        raise UsageError(f"--workers is {workers}; it must be at least 1", "--workers 1")
+    if engine == "ray":
+        from robustcheck_onnx.checker import engine_ray  # noqa: PLC0415 # an extra
+
+        return engine_ray.run(jobs, profile, workers=workers, address=address, progress=progress)
+    if address is not None:
+        raise UsageError(f"--ray-address is {address}; it needs the Ray engine", "--engine ray")
+    return _run_local(jobs, profile, workers or 1)
+
+
+def as_error(fault: Exception, job: Job) -> RobustcheckError:
+    """Whatever a worker met, as an error that can be told: one job's fault must not end the others."""
+    if isinstance(fault, RobustcheckError):
+        return fault
+    if isinstance(fault, MemoryError):
+        return EnvironmentFaultError(f"{job.model}: memory ran out; model and batch must fit", "free -h")
+    text = " ".join(f"{type(fault).__name__}: {fault}".split())[:300]
+    return RobustcheckError(f"{job.model}: internal error: {text}", f"robustcheck {job.model} --debug")
+
+
+def died(job: Job) -> CannotAssessError:
+    """The error of a job whose worker processes ended without a word."""
+    return CannotAssessError(
+        f"{job.model}: worker process ended {TRIES} times while it measured this model; a crash in native code or "
+        "too little memory does that",
+        f"robustcheck {job.model} --batch-size 1",
+    )
+
+
+def _run_local(jobs: Sequence[Job], profile: Profile, workers: int) -> Generator[Outcome, None, None]:
+    n_workers = max(1, min(workers, len(jobs)))
+    threads = max(1, cpu_threads() // n_workers)
+    waiting = deque((job, 1) for job in jobs)
+    # a pool for each worker: when a process dies it is known which job it was at, and no other is touched
+    idle = [_Worker() for _ in range(n_workers)]
+    running: dict[Future[Outcome], tuple[_Worker, Job, int, float]] = {}
+    try:
+        while waiting or running:
+            while waiting and idle:
+                worker, (job, tried) = idle.pop(), waiting.popleft()
+                try:
+                    future = worker.pool.submit(_measure, job, profile, threads)
+                except BrokenProcessPool:  # it died while it had nothing to do
+                    worker.dismiss()
+                    idle.append(_Worker())
+                    waiting.appendleft((job, tried))
+                    continue
+                running[future] = (worker, job, tried, time.perf_counter())
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                worker, job, tried, started = running.pop(future)
+                try:
+                    outcome = future.result()
+                except BrokenProcessPool:
+                    worker.dismiss()
+                    idle.append(_Worker())
+                    if tried < TRIES:
+                        waiting.appendleft((job, tried + 1))
+                        continue
+                    outcome = Outcome(job, (), died(job), time.perf_counter() - started)
+                else:
+                    idle.append(worker)
+                yield outcome
+    finally:
+        for worker in [*idle, *(entry[0] for entry in running.values())]:
+            worker.dismiss()
+
+
+class _Worker:
+    """One process; it ends when it is dismissed, and when this process ends, however that happens."""
+
+    def __init__(self) -> None:
+        context = get_context("spawn")  # a fork would copy locks that other threads hold
+        lifeline, self._held = context.Pipe(duplex=False)
+        self.pool = ProcessPoolExecutor(1, context, initializer=_begin, initargs=(lifeline,))
+
+    def dismiss(self) -> None:
+        self._held.close()
+        self.pool.shutdown(cancel_futures=True)
+
+
+def _begin(lifeline: Connection) -> None:
+    """In the worker: leave Ctrl-C to the parent, keep stdout for it, and end with it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.dup2(2, 1)
+
+    def end_with_parent() -> None:
+        with contextlib.suppress(EOFError, OSError):
+            lifeline.recv_bytes()
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+def _measure(job: Job, profile: Profile, threads: int) -> Outcome:
+    """In the worker: all shards of a job, merged in their order."""
+    started = time.perf_counter()
+    try:
+        opened = measure.open_job(job, threads=threads)
+        facts = measure.probe(opened)
+        total = measure.nothing_yet(len(job.tensors))
+        for index in range(facts.n_shards):
+            total = measure.merge(total, measure.measure_shard(opened, index))
+        evidence = measure.conclude(job, facts, total, profile)
+    except Exception as fault:  # noqa: BLE001 # told as this job's error
+        return Outcome(job, (), as_error(fault, job), time.perf_counter() - started)
+    return Outcome(job, evidence, None, time.perf_counter() - started)
