@@ -12,10 +12,14 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from robustcheck_onnx.thresholds.effective_robustness import Baseline, effective_robustness, fit_baseline
+from robustcheck_onnx.thresholds.effective_robustness import (
+    LOWEST_ACCURACY,
+    Baseline,
+    effective_robustness,
+    fit_baseline,
+)
 from robustcheck_onnx.thresholds.published import (
     IMAGENET,
-    LOWEST_ACCURACY,
     MIDDLE,
     SHIFTS,
     Published,
@@ -81,7 +85,7 @@ def _points(models: Sequence[Published], shifts: Sequence[str], source: str) -> 
         effective_robustness(x, [row.accuracy[shift] for row in models], lines(source)[shift]).points
         for shift in shifts
     ]
-    return np.mean(found, axis=0)
+    return np.asarray(np.mean(found, axis=0))
 
 
 def _models(library: str, shift: str) -> list[Published]:
