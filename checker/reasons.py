@@ -137,8 +137,8 @@ RULES: dict[str, Rule] = {
         "Measure the projected embedding if the model has one, or use a profile calibrated on such representations.",
         "No representation of this kind with the indication was among the reference sets, so the thresholds say "
         "nothing about it. Learned scales of a final norm make or hide large features, a squashing activation bounds "
-        "them, and a linear map of rectified features or a change of basis (PCA, SVD) can put the mean of all images on "
-        "one axis, where it reads as an outlier feature that the encoder does not have.",
+        "them, and a linear map of rectified features or a change of basis (PCA, SVD) can put the mean of all images "
+        "on one axis, where it reads as an outlier feature that the encoder does not have.",
     ),
     "width_not_calibrated": Rule(
         "no threshold for this width",

@@ -377,6 +377,30 @@ def test_contract_is_what_the_checker_reads(case: Case) -> None:
     assert read.tensors["representation"].meaning == case.meanings["representation"]
 
 
+ENDS = {
+    "clip_vit": "linear",
+    "clip_resnet": "linear",
+    "siglip": "other:Add",
+    "timm_vit": "normalisation",
+    "timm_convnext": "normalisation",
+    "timm_resnet": "activation:Relu",
+    "torchvision_resnet": "activation:Relu",
+    "torchvision_swin": "normalisation",
+    "transformers_clip": "linear",
+    "transformers_siglip": "other:Add",
+    "transformers_dinov2": "normalisation",
+    "transformers_vit_classifier": "normalisation",
+}
+
+
+def test_how_the_representation_ends(case: Case, request: pytest.FixtureRequest) -> None:
+    """CLIP and SigLIP end as the profile's positives do; norms and activations do not pass for them."""
+    from robustcheck_onnx.checker.graph import open_model
+
+    family = request.node.callspec.params["case"].__name__
+    assert open_model(case.record.path).representation.ends_in == ENDS[family]
+
+
 def test_checker_pixels_are_the_librarys_own(case: Case, photos: list[Path]) -> None:
     """One grey level of 255 at most, on six real photos, through the contract in the file."""
     from robustcheck_onnx.checker.contract import parse_contract
