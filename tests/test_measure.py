@@ -79,7 +79,7 @@ def vectors(n: int = N_IMAGES, d: int = 48) -> np.ndarray:
 
 
 def two_tensors(lookup: ModuleType, path: Path) -> Path:
-    """A look-up model with two outputs, the vectors and a part of them, as exports have `representation` and `pooled`."""
+    """Two outputs, the vectors and a part of them, as exports have `representation` and `pooled`."""
     lookup.write_lookup_model(path, vectors())
     model = onnx.load(path)
     model.graph.initializer.append(onnx.numpy_helper.from_array(np.arange(20), "some"))
