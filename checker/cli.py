@@ -158,6 +158,21 @@ def export(
         Path | None, typer.Option(help="JSON file with the preprocessing (source torch).", metavar="FILE")
     ] = None,
     head: Annotated[str | None, typer.Option(help="torch: name of the last linear layer, such as fc.")] = None,
+    zero_shot: Annotated[
+        str | None,
+        typer.Option(
+            help="open_clip, transformers CLIP: add a classifier's head of these class names, one a line (or the word "
+            "imagenet); the measured representation stays the same.",
+            metavar="CLASSES.txt",
+        ),
+    ] = None,
+    templates: Annotated[
+        str | None,
+        typer.Option(
+            help="Prompts of --zero-shot, one a line with {}, or the word openai. Default: a photo of a {}.",
+            metavar="FILE",
+        ),
+    ] = None,
     parity_images: Annotated[
         str | None, typer.Option(help="Photos for the parity check. Default: the bundled ones.", metavar="PATH")
     ] = None,
@@ -182,6 +197,8 @@ def export(
         random_weights=random_weights,
         preprocessing=preprocessing,
         head=head,
+        zero_shot=zero_shot,
+        templates=templates,
         photos=photos,
     )
     parity = record.parity

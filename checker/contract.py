@@ -49,6 +49,15 @@ class Parity(Frozen):
     photos: int
 
 
+class ZeroShot(Frozen):
+    """What the logits of a zero-shot classifier are of."""
+
+    classes: tuple[str, ...]
+    """names, in the order of the logits"""
+    templates: tuple[str, ...]
+    """prompts that the names were put into, {} for the name; their text embeddings were averaged"""
+
+
 class Contract(Frozen):
     """Schema 1 of the contract that exporters write and the checker reads."""
 
@@ -60,6 +69,8 @@ class Contract(Frozen):
     versions: dict[str, str]
     precision: Literal["fp32", "fp16"]
     parity: Parity | None = None
+    zero_shot: ZeroShot | None = None
+    """only of a file whose logits come from a text tower"""
 
     @field_validator("tensors")
     @classmethod

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from robustcheck_onnx.exporters.errors import USAGE, ExportError
+from robustcheck_onnx.exporters.zero_shot import Prompts
 
 if TYPE_CHECKING:
     import onnx
@@ -86,6 +87,7 @@ class Loaded:
         transform: the library's own PIL image → (channel, height, width) float32 tensor.
         source: where it came from.
         packages: distributions whose versions the contract records beside torch and onnx.
+        zero_shot: class names and templates behind the output "logits", where a text tower made them.
     """
 
     module: torch.nn.Module
@@ -94,6 +96,7 @@ class Loaded:
     transform: Callable[[Image.Image], torch.Tensor]
     source: Source
     packages: tuple[str, ...] = field(default=())
+    zero_shot: Prompts | None = None
 
 
 def checked_preprocessing(values: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -150,6 +153,8 @@ def _is_number(value: object) -> bool:
 def build(loaded: Loaded, *, precision: str, parity: Mapping[str, Any]) -> dict[str, Any]:
     """Return the contract of a loaded model as plain JSON values (schema_version 1)."""
     source = loaded.source
+    head = loaded.zero_shot
+    named = {"zero_shot": {"classes": list(head.classes), "templates": list(head.templates)}} if head else {}
     return {
         "schema_version": SCHEMA_VERSION,
         "preprocessing": dict(loaded.preprocessing),
@@ -165,6 +170,7 @@ def build(loaded: Loaded, *, precision: str, parity: Mapping[str, Any]) -> dict[
         "versions": versions(loaded.packages),
         "precision": precision,
         "parity": dict(parity),
+        **named,
     }
 
 

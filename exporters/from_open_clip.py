@@ -5,7 +5,7 @@ or a local checkpoint file.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import open_clip
@@ -23,7 +23,14 @@ from robustcheck_onnx.exporters.chatter import quiet
 from robustcheck_onnx.exporters.contract import Loaded, Output, Source, checked_preprocessing, without_folders
 from robustcheck_onnx.exporters.errors import USAGE, ExportError
 from robustcheck_onnx.exporters.published import shared_preprocessing
-from robustcheck_onnx.exporters.wrappers import HeadTap, Named, Projected, Rows, Swapped, require_same
+from robustcheck_onnx.exporters.wrappers import HeadTap, Named, Projected, Rows, Swapped, ZeroShot, require_same
+from robustcheck_onnx.exporters.zero_shot import (
+    Prompts,
+    refuse_long,
+    text_head,
+    tokenizer_error,
+    zero_shot_meaning,
+)
 
 PACKAGES = ("open_clip_torch", "timm", "torchvision")
 EMBEDDING = Output("representation", "projected image embedding", "encoder_output")
@@ -79,6 +86,7 @@ def load(
     weights: str | None = None,
     random_weights: bool = False,
     preprocessing: dict[str, Any] | None = None,
+    prompts: Prompts | None = None,
 ) -> Loaded:
     """Load the image tower of an open_clip model; the representation is the projected image embedding.
 
@@ -87,6 +95,7 @@ def load(
         weights: pretrained tag or checkpoint file; hf-hub: and local-dir: names bring their own.
         preprocessing: replaces the library's; needed for a checkpoint file when the published tags of
             `name` differ in theirs.
+        prompts: class names and templates; the text tower makes a classifier's head of them, output "logits".
 
     Raises:
         ExportError: unknown name or tag, no weights (exit 2); they do not fit (3); not reachable (4).
@@ -117,6 +126,11 @@ def load(
     )
     size = (fields["size"][0], fields["size"][1])
     module, outputs = _tower(model.visual.eval(), size, name)
+    if prompts is not None:
+        scale, bias = float(model.logit_scale.detach().exp()), getattr(model, "logit_bias", None)
+        weight = text_head(prompts, _text_tower(model.eval(), name), logit_scale=scale, name=name)
+        module = ZeroShot(module.eval(), weight, None if bias is None else float(bias.detach()))
+        outputs = (*outputs, Output("logits", zero_shot_meaning(prompts), "logits"))
     origin = "" if random_weights else (path.name if path else weights or without_folders(name))
     return Loaded(
         module=module,
@@ -131,7 +145,40 @@ def load(
             random_weights=random_weights,
         ),
         packages=PACKAGES,
+        zero_shot=prompts,
     )
+
+
+def _text_tower(model: Any, name: str) -> Callable[[list[str]], Tensor]:
+    """The library's own tokenizer and text tower as one function texts → (text, feature)."""
+    with quiet() as chatter:
+        try:
+            tokenizer = open_clip.get_tokenizer(name)
+        except Exception as error:  # hub, file and parser errors of many libraries; translated, not lost
+            raise tokenizer_error(error, name, chatter.tail(1)) from error
+    simple = isinstance(tokenizer, open_clip.SimpleTokenizer)
+    vocabulary = getattr(getattr(model, "text", model), "vocab_size", None)
+    if simple and vocabulary not in (None, tokenizer.vocab_size):
+        raise ExportError(
+            f"{name}: text tower has {vocabulary} tokens and open_clip's tokenizer {tokenizer.vocab_size}; they must "
+            "belong together",
+            "the checkpoint's open_clip_config.json must name its tokenizer (text_cfg.hf_tokenizer_name)",
+        )
+
+    def embed(texts: list[str]) -> Tensor:
+        if simple and tokenizer.reduction_fn is None:  # start and end take two tokens
+            refuse_long(texts, [len(tokenizer.encode(text)) + 2 for text in texts], tokenizer.context_length, name)
+        try:
+            embedding: Tensor = model.encode_text(tokenizer(texts))
+        except Exception as error:  # a tokenizer of another vocabulary ends in whatever torch raises
+            raise ExportError(
+                f"{name}: text tower cannot read the prompts ({type(error).__name__}: {str(error).splitlines()[0]}); "
+                "tokenizer and text tower must belong together",
+                "report the model name and the version of open_clip",
+            ) from error
+        return embedding
+
+    return embed
 
 
 def as_contract(config: Mapping[str, Any], name: str) -> dict[str, Any]:

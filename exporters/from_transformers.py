@@ -18,7 +18,14 @@ from robustcheck_onnx.exporters import weights as loading
 from robustcheck_onnx.exporters.chatter import quiet
 from robustcheck_onnx.exporters.contract import Loaded, Output, Source, checked_preprocessing
 from robustcheck_onnx.exporters.errors import ENVIRONMENT, USAGE, ExportError
-from robustcheck_onnx.exporters.wrappers import HeadTap, Rows
+from robustcheck_onnx.exporters.wrappers import HeadTap, Rows, ZeroShot
+from robustcheck_onnx.exporters.zero_shot import (
+    Prompts,
+    refuse_long,
+    text_head,
+    tokenizer_error,
+    zero_shot_meaning,
+)
 
 PACKAGES = ("transformers", "torchvision")
 EMBEDDING = Output("representation", "projected image embedding", "encoder_output")
@@ -113,6 +120,7 @@ def load(
     weights: str | None = None,
     random_weights: bool = False,
     preprocessing: dict[str, Any] | None = None,
+    prompts: Prompts | None = None,
 ) -> Loaded:
     """Load the vision model of a transformers repository or folder.
 
@@ -124,6 +132,8 @@ def load(
         name: "org/repo" (hub or its cache) or a folder made by save_pretrained.
         weights: not used here; the name brings its own.
         preprocessing: replaces the repository's preprocessor_config.json.
+        prompts: CLIP only: class names and templates; the text tower makes a classifier's head of them, output
+            "logits".
 
     Raises:
         ExportError: another model type, or `weights` given (exit 2); weights missing or left over (3); not
@@ -149,6 +159,12 @@ def load(
         try:
             config = transformers.AutoConfig.from_pretrained(name)
             family = _family(config, name)
+            if prompts is not None and config.model_type != "clip":
+                raise ExportError(
+                    f"{name}: model type is {config.model_type}; --zero-shot is for clip, which has a text tower",
+                    "drop --zero-shot",
+                    exit_code=USAGE,
+                )
             model = _model(config, family, name, random_weights)
             processor = None
             if preprocessing is None:
@@ -165,6 +181,9 @@ def load(
         )
     else:
         module, outputs = Encoder(model, family.forward), family.outputs
+    if prompts is not None:
+        module = ZeroShot(module, _text_head(name, prompts, random_weights, place), None)
+        outputs = (*outputs, Output("logits", zero_shot_meaning(prompts), "logits"))
     local = Path(name).is_dir()
     return Loaded(
         module=module,
@@ -179,7 +198,48 @@ def load(
             random_weights=random_weights,
         ),
         packages=PACKAGES,
+        zero_shot=prompts,
     )
+
+
+def _text_head(name: str, prompts: Prompts, random_weights: bool, place: str) -> Tensor:
+    """The head's weight, from the whole CLIP model and the tokenizer of the same repository or folder.
+
+    The image tower is loaded by itself, so that an export with a head has the same image path as one without.
+    """
+    with quiet() as chatter, loading.seeded():
+        try:
+            if random_weights:
+                model = transformers.CLIPModel(transformers.AutoConfig.from_pretrained(name))
+            else:
+                model, info = transformers.CLIPModel.from_pretrained(
+                    name, output_loading_info=True, dtype=torch.float32
+                )
+                loading.refuse_partial(name, info["missing_keys"], info["unexpected_keys"])
+        except Exception as error:  # OSError, ValueError and more for "not found"; translated, not lost
+            raise loading.load_error(error, name, place=place, chatter=chatter.tail(1)) from error
+        try:
+            tokenizer = transformers.AutoTokenizer.from_pretrained(name)
+        except Exception as error:  # hub, file and parser errors; translated, not lost
+            raise tokenizer_error(error, name, chatter.tail(1)) from error
+    model = model.eval()
+    limit = model.config.text_config.max_position_embeddings
+    vocabulary = model.config.text_config.vocab_size
+    if len(tokenizer) != vocabulary:  # without its files transformers makes an empty tokenizer, and says nothing
+        raise ExportError(
+            f"{name}: text tower has {vocabulary} tokens and the tokenizer {len(tokenizer)}; the tokenizer files of "
+            "this checkpoint must be there",
+            "place vocab.json and merges.txt, or tokenizer.json, in the checkpoint's folder",
+            exit_code=ENVIRONMENT,
+        )
+
+    def embed(texts: list[str]) -> Tensor:
+        tokens = tokenizer(texts, padding=True, return_tensors="pt")
+        refuse_long(texts, tokens["attention_mask"].sum(dim=1).tolist(), limit, name)
+        embedding: Tensor = model.text_projection(model.text_model(**tokens).pooler_output)
+        return embedding
+
+    return text_head(prompts, embed, logit_scale=float(model.logit_scale.detach().exp()), name=name)
 
 
 def as_contract(processor: Any, name: str) -> dict[str, Any]:

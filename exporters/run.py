@@ -10,9 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from robustcheck_onnx.exporters import zero_shot as prompts
 from robustcheck_onnx.exporters.contract import Loaded, checked_preprocessing
 from robustcheck_onnx.exporters.errors import ENVIRONMENT, USAGE, ExportError
 from robustcheck_onnx.exporters.write import ExportRecord, check_call, export
+from robustcheck_onnx.exporters.zero_shot import Prompts
 
 SOURCES = ("open_clip", "timm", "torchvision", "transformers", "torch")
 
@@ -27,6 +29,8 @@ def run(
     random_weights: bool = False,
     preprocessing: Path | None = None,
     head: str | None = None,
+    zero_shot: str | None = None,
+    templates: str | None = None,
     photos: Sequence[Path],
 ) -> ExportRecord:
     """Load a model from its own library and write it as an ONNX file with the contract.
@@ -40,6 +44,9 @@ def run(
         random_weights: export without weights, and say so in the contract.
         preprocessing: JSON file that replaces the library's preprocessing.
         head: torch only: dotted name of the last linear layer.
+        zero_shot: open_clip and transformers only: class names of a classifier whose head the text tower makes (see
+            zero_shot.read_prompts).
+        templates: prompts for the class names.
         photos: at least 5 image files on which parity is measured.
 
     Raises:
@@ -58,9 +65,26 @@ def run(
             shlex.join(["robustcheck", "export", source, name, "-o", str(out)]),
             exit_code=USAGE,
         )
+    if templates is not None and zero_shot is None:
+        raise ExportError(
+            f"--templates is {templates}; it is for the class names of --zero-shot",
+            shlex.join(["robustcheck", "export", source, name, "--zero-shot", "CLASSES.txt", "-o", str(out)]),
+            exit_code=USAGE,
+        )
+    if zero_shot is not None and source not in prompts.SOURCES:
+        raise prompts.refuse_source(source, name)
     check_call(Path(out), precision, photos)
     fields = read_preprocessing(preprocessing) if preprocessing else None
-    loaded = _load(source, name, weights=weights, random_weights=random_weights, preprocessing=fields, head=head)
+    words = None if zero_shot is None else prompts.read_prompts(zero_shot, templates)
+    loaded = _load(
+        source,
+        name,
+        weights=weights,
+        random_weights=random_weights,
+        preprocessing=fields,
+        head=head,
+        words=words,
+    )
     return export(loaded, Path(out), precision=precision, photos=photos)
 
 
@@ -69,6 +93,7 @@ def _load(
     name: str,
     *,
     head: str | None,
+    words: Prompts | None,
     **options: Any,
 ) -> Loaded:
     try:
@@ -81,6 +106,8 @@ def _load(
         ) from error
     if source == "torch":
         options["head"] = head
+    if words is not None:
+        options["prompts"] = words
     loaded: Loaded = module.load(name, **options)
     return loaded
 

@@ -77,6 +77,29 @@ class Projected(nn.Module):
         return self.projection(pooled), pooled
 
 
+class ZeroShot(nn.Module):
+    """An image tower with a text head: forward(image) returns the tower's outputs and the class logits.
+
+    logits = representation / ‖representation‖ · weightᵀ + bias; weight (class, feature) holds the logit scale.
+    The representation itself stays as the tower gives it.
+    """
+
+    def __init__(self, tower: nn.Module, weight: Tensor, bias: float | None = None) -> None:
+        super().__init__()
+        self.tower = tower
+        self.head = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
+        with torch.no_grad():
+            self.head.weight.copy_(weight)
+            if bias is not None:
+                self.head.bias.fill_(bias)
+
+    def forward(self, image: Tensor) -> Rows:
+        """Return (representation, …, logits)."""
+        rows: Rows = self.tower(image)
+        logits: Tensor = self.head(nn.functional.normalize(rows[0], dim=-1))
+        return *rows, logits
+
+
 class Named(nn.Module):
     """A module that returns a tensor or a dict: forward(image) returns the chosen tensors as a tuple."""
 
