@@ -21,6 +21,13 @@ def notes_of(evidence: Evidence, profile: Profile) -> tuple[str, ...]:
             f"The thresholds are not the default profile ({default.id}, {default.digest[:19]}) but {profile.id} "
             f"({profile.digest[:19]}), given with --thresholds: what PASS means is that profile's to say."
         )
+        if profile.edited:
+            notes.append(f"The profile was changed by hand: {profile.edited}.")
+        if looser := profiles.looser_than(profile, default):
+            notes.append(f"The profile is looser than the default in places: {'; '.join(looser)}.")
+        if profile.calibration.missing:
+            n = len(profile.calibration.missing)
+            notes.append(f"The profile's calibration is not complete: {n} models of its suite were not measured.")
     if evidence.model.synthetic:
         notes.append(f"Synthetic model: {evidence.model.synthetic}.")
     if evidence.images.bundled:

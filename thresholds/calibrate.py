@@ -1,44 +1,41 @@
-"""Thresholds from a table of measured reference statistics: pure, and the same bytes every time.
+"""Profiles from measured sets: pure, and the same bytes every time. How thresholds are placed: fitting.py.
 
-    python -m robustcheck_onnx.thresholds.calibrate > thresholds/data/default.json
-
-The rule, for each statistic: take the largest value of a set without the indication (over random subsets of
-50 images) and the smallest value of a set with it, and put the threshold `GAP_POSITION` of the way up. Kurtosis
-and its ratio are placed on a logarithmic scale, shares on a linear one. Rectified sets take no part in the
-other three: the negative-energy threshold, set in the widest gap between all sets, turns them away first.
+python -m robustcheck_onnx.thresholds.calibrate > thresholds/data/default.json
 """
 
 from __future__ import annotations
 
-import itertools
-import math
 import sys
+from collections.abc import Mapping, Sequence
+from functools import partial
 
-import numpy as np
-
-from robustcheck_onnx.thresholds import reference
-from robustcheck_onnx.thresholds.error_rates import auroc, clopper_pearson_upper
+from robustcheck_onnx.thresholds import fitting, reference, results
+from robustcheck_onnx.thresholds.fitting import Rule, taking_part
 from robustcheck_onnx.thresholds.profile import (
+    DEFINITIONS,
     STATISTICS,
     Calibration,
     Profile,
     Statistic,
-    Threshold,
     seal,
     to_json,
 )
+from robustcheck_onnx.thresholds.published import MEASURED, find
 from robustcheck_onnx.thresholds.reference import Reference
 
-GAP_POSITION = 2 / 3  # of the gap, from without to with: a false PASS costs more than a false WARN
-LOGARITHMIC = ("kurtosis", "persistence_ratio")  # ratios; the others are shares
-DIGITS = 3  # decimal places of a threshold
-BOOTSTRAP_FITS = 400  # resamples of the checkpoints
-BOOTSTRAP_SEED = 0
 COMMAND = "python -m robustcheck_onnx.thresholds.calibrate"
+STATISTIC_VERSION = 2  # of the reference table; a test compares it with checker/kurtosis.py
+MIN_IMAGES = results.MIN_IMAGES
+ALPHA = 0.05  # error rate of the deciding bounds together
+TENSORS = ("representation", "pooled")  # that a contract may have, in order of preference
 RULE = (
     "threshold = 2/3 of the way from the largest value without the indication (over random subsets of 50 images) "
     "to the smallest value with it; logarithmic for kurtosis and persistence ratio; rectified sets are turned away "
     "by negative energy, whose threshold lies in the widest gap between all sets, and by the same of z"
+)
+LABELS = (
+    "with: the representations show persistent outlier features; without: they do not. Absent says nothing about "
+    "robustness: OpenCLIP ViT-bigG/14 is robust and shows none"
 )
 # What ends the sets with the indication: CLIP's projection, the residual sum of SigLIP's attention pool, and the
 # look-up models that replay measured representations of both.
@@ -60,198 +57,137 @@ LIMITS = (
 )
 
 
-def fit(table: tuple[Reference, ...]) -> dict[Statistic, Threshold]:
-    """Thresholds from the sets that take part.
-
-    Args:
-        table: reference sets; those with a reason in `excluded` are left out.
-
-    Raises:
-        ValueError: no set with, or no signed set without the indication, or the two overlap.
-    """
-    used = [r for r in table if not r.excluded]
-    if {r.expected for r in used} != {"present", "absent"}:
-        raise ValueError("the table needs sets with and without the indication")
-    energy = _negative_energy(used)
-    signed = [r for r in used if r.negative_energy > energy.minimum]
-    present = [r for r in signed if r.expected == "present"]
-    absent = [r for r in signed if r.expected == "absent"]
-    if not present or not absent:
-        raise ValueError("the table needs signed sets with and without the indication")
-    out: dict[Statistic, Threshold] = {}
-    for name in STATISTICS:
-        if name == "negative_energy":
-            out[name] = energy
-            continue
-        if name == "negative_z_energy":
-            low = max((r for r in used if r not in signed), key=lambda r: r.high["negative_z_energy"])
-            high = min(signed, key=lambda r: r.negative_z_energy)
-            out[name] = _place(low, low.high[name], high, high.negative_z_energy, log=False)
-            continue
-        low = max(absent, key=lambda r: r.high[name])
-        high = min(present, key=lambda r: float(getattr(r, name)))
-        out[name] = _place(low, low.high[name], high, float(getattr(high, name)), log=name in LOGARITHMIC)
-    return out
-
-
-def _negative_energy(used: list[Reference]) -> Threshold:
-    ordered = sorted(used, key=lambda r: r.negative_energy)
-    gaps = [
-        (b.low["negative_energy"] - a.high["negative_energy"], i)
-        for i, (a, b) in enumerate(itertools.pairwise(ordered))
-    ]
-    _, i = max(gaps)
-    low, high = ordered[i], ordered[i + 1]
-    return _place(low, low.high["negative_energy"], high, high.low["negative_energy"], log=False)
-
-
-def _place(low: Reference, low_value: float, high: Reference, high_value: float, *, log: bool) -> Threshold:
-    if not low_value < high_value:
-        raise ValueError(f"{low.set} ({low_value}) and {high.set} ({high_value}) overlap: no threshold parts them")
-    if log:
-        minimum = math.exp(math.log(low_value) + GAP_POSITION * (math.log(high_value) - math.log(low_value)))
-    else:
-        minimum = low_value + GAP_POSITION * (high_value - low_value)
-    return Threshold(
-        minimum=round(minimum, DIGITS),
-        highest_without=low_value,
-        highest_without_set=low.set,
-        lowest_with=high_value,
-        lowest_with_set=high.set,
-        bootstrap_low=round(minimum, DIGITS),
-        bootstrap_high=round(minimum, DIGITS),
-    )
-
-
-def checkpoint_of(row: Reference) -> str:
-    """The checkpoint without the note on how it was loaded: the unit that is left out."""
-    return row.checkpoint.split(" (")[0]
-
-
-def passes(row: Reference, thresholds: dict[Statistic, Threshold]) -> bool:
-    """Whether the point estimates of a set lie above every threshold."""
-    return all(float(getattr(row, name)) > thresholds[name].minimum for name in STATISTICS)
-
-
-def leave_one_out(table: tuple[Reference, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Sets judged wrongly when every set of their checkpoint is left out of the fit: (false PASS, false WARN)."""
-    false_pass, false_warn = [], []
-    for checkpoint in dict.fromkeys(checkpoint_of(r) for r in table if not r.excluded):
-        thresholds = fit(tuple(r for r in table if checkpoint_of(r) != checkpoint))
-        for row in table:
-            if row.excluded or checkpoint_of(row) != checkpoint:
-                continue
-            if passes(row, thresholds) and row.expected == "absent":
-                false_pass.append(row.set)
-            elif not passes(row, thresholds) and row.expected == "present":
-                false_warn.append(row.set)
-    return tuple(sorted(false_pass)), tuple(sorted(false_warn))
-
-
-def leave_family_out(table: tuple[Reference, ...]) -> tuple[tuple[str, str], ...]:
-    """What the fit to the other groups says of each group that is left out whole."""
-    used = tuple(r for r in table if not r.excluded)
-    out = []
-    for group in dict.fromkeys(r.group for r in used):
-        members = [r for r in used if r.group == group]
-        try:
-            thresholds = fit(tuple(r for r in used if r.group != group))
-        except ValueError as fault:
-            out.append((group, f"no fit without it: {fault}"))
-            continue
-        wrong = [r.set for r in members if passes(r, thresholds) != (r.expected == "present")]
-        out.append((group, f"{len(members) - len(wrong)} of {len(members)} right; wrong: {', '.join(wrong) or 'none'}"))
-    return tuple(out)
-
-
-def bootstrap(table: tuple[Reference, ...]) -> tuple[dict[Statistic, tuple[float, float]], int]:
-    """5 and 95 % of each threshold over fits to checkpoints drawn with replacement, and how many fits failed."""
-    used = [r for r in table if not r.excluded]
-    checkpoints = list(dict.fromkeys(checkpoint_of(r) for r in used))
-    rng = np.random.default_rng(BOOTSTRAP_SEED)
-    draws: dict[Statistic, list[float]] = {name: [] for name in STATISTICS}
-    failed = 0
-    for _ in range(BOOTSTRAP_FITS):
-        chosen = {checkpoints[i] for i in rng.integers(0, len(checkpoints), len(checkpoints))}
-        try:
-            thresholds = fit(tuple(r for r in used if checkpoint_of(r) in chosen))
-        except ValueError:  # a resample without one side, or one in which they overlap: counted, and said
-            failed += 1
-            continue
-        for name in STATISTICS:
-            draws[name].append(thresholds[name].minimum)
-    spans = {name: np.quantile(values, [0.05, 0.95]) for name, values in draws.items()}
-    return {
-        name: (round(float(span[0]), DIGITS), round(float(span[1]), DIGITS)) for name, span in spans.items()
-    }, failed
-
-
-def separation(sets: list[Reference]) -> dict[Statistic, float]:
-    """AUROC of each statistic alone over the given sets."""
-    return {
-        name: round(
-            auroc(
-                [float(getattr(r, name)) for r in sets if r.expected == "present"],
-                [float(getattr(r, name)) for r in sets if r.expected == "absent"],
-            ),
-            DIGITS,
-        )
-        for name in STATISTICS
-    }
-
-
-def _upper(wrong: tuple[str, ...], sets: list[Reference]) -> float:
-    """Clopper–Pearson bound over checkpoints: sets of one checkpoint are one trial."""
-    trials = {checkpoint_of(r) for r in sets}
-    errors = {checkpoint_of(r) for r in sets if r.set in wrong}
-    return round(clopper_pearson_upper(len(errors), len(trials)), DIGITS)
+IMAGES = "each set on its own photos, in-distribution for its source (the sources are in the table)"
+SPREAD = "smallest and largest value over 200 random subsets of 50 images of the set"
+FEW = "{with_} checkpoints with and {without} without it: too few for narrow bounds; one error more or less moves them"
 
 
 def default_profile(text: str) -> Profile:
     """The default profile, from the text of the reference table."""
     table = reference.references(text)
-    used = [r for r in table if not r.excluded]
-    false_pass, false_warn = leave_one_out(table)
-    fitted = fit(table)
-    spans, failed = bootstrap(table)
+    return profile_of(
+        table,
+        fitting.STRICT_RULE,
+        id="default-1",
+        statistic_version=STATISTIC_VERSION,
+        tensor_rules=("encoder_output", "head_input"),
+        pools=("none", "spatial_mean"),
+        ends=ENDS,
+        robustness=_published_robustness(table),
+        limits=LIMITS,
+        says={
+            "command": COMMAND,
+            "table": reference.TABLE,
+            "table_digest": reference.table_digest(text),
+            "date": reference.MEASURED_ON,
+            "images": IMAGES,
+            "labels": LABELS,
+            "spread": SPREAD,
+            "rule": RULE,
+        },
+    )
+
+
+def profile_of(
+    table: Sequence[Reference],
+    rule: Rule,
+    *,
+    id: str,
+    statistic_version: int,
+    tensor_rules: Sequence[str],
+    pools: Sequence[str],
+    ends: Sequence[str],
+    robustness: Mapping[str, float],
+    limits: Sequence[str],
+    says: Mapping[str, object],
+    tensor: str = TENSORS[0],
+) -> Profile:
+    """Fit, find out how far the fit can be trusted, and seal all of it as a profile.
+
+    Args:
+        table: measured sets with labels.
+        rule: how thresholds are placed.
+        id, statistic_version, tensor_rules, pools, ends, limits, tensor: as the profile has them.
+        robustness: mean effective robustness in percentage points of the sets for which it is known.
+        says: the fields of Calibration that are known beforehand.
+
+    Raises:
+        ValueError: no thresholds can be fitted, and why.
+    """
+    used = taking_part(table)
+    fitted = fitting.fit(table, rule)
+    thresholds, failed = fitting.with_bootstrap(fitted.thresholds, table, rule)
+    left_out = fitting.leave_one_out(table, rule)
+    present = [r for r in used if r.expected == "present"]
+    absent = [r for r in used if r.expected == "absent"]
+    signed = [r for r in used if r.negative_energy > thresholds["negative_energy"].minimum]
+    known = [r for r in used if r.set in robustness]
+    n_with, n_without = len(fitting.checkpoints(present)), len(fitting.checkpoints(absent))
+    few = FEW.format(with_=n_with, without=n_without) if min(n_with, n_without) < fitting.MANY_CHECKPOINTS else ""
+    content: dict[str, object] = {
+        "few": few,
+        "n_sets": len(used),
+        "n_checkpoints": len(fitting.checkpoints(used)),
+        "n_with_checkpoints": n_with,
+        "n_without_checkpoints": n_without,
+        "with_indication": tuple(sorted(r.set for r in present)),
+        "without_indication": tuple(sorted(r.set for r in absent)),
+        "missed": fitted.missed,
+        "unlabelled_passing": tuple(
+            sorted(r.set for r in table if r.excluded == "unlabelled" and fitting.passes(r, thresholds))
+        ),
+        "excluded": tuple(sorted((r.set, r.excluded) for r in table if r.excluded)),
+        "left_out_false_pass": left_out.false_pass,
+        "left_out_false_warn": left_out.false_warn,
+        "not_left_out": left_out.no_fit,
+        "false_pass_upper": fitting.upper_bound(left_out.false_pass, absent, left_out.no_fit),
+        "false_warn_upper": fitting.upper_bound(left_out.false_warn, present, left_out.no_fit),
+        "family_out": fitting.leave_family_out(table, rule),
+        "auroc": _each(used),
+        "auroc_signed": _each(signed),
+        "auroc_joint": fitting.separation(used, fitting.joint_score(thresholds)),
+        "kurtosis_alone": fitting.kurtosis_alone(used),
+        "rank_correlation": {
+            name: fitting.rank_correlation([fitting.value(r, name) for r in known], [robustness[r.set] for r in known])
+            for name in STATISTICS
+        },
+        "rank_correlation_n": len(known),
+        "bootstrap_fits": fitting.BOOTSTRAP_FITS,
+        "bootstrap_failed": failed,
+    }
     return seal(
         Profile(
-            id="default-1",
-            statistic_version=2,
-            tensor_rules=("encoder_output", "head_input"),
-            pools=("none", "spatial_mean"),
-            ends=ENDS,
+            id=id,
+            statistic_version=statistic_version,
+            definitions=DEFINITIONS,
+            tensor=tensor,
+            tensor_rules=tuple(tensor_rules),
+            pools=tuple(pools),
+            ends=tuple(ends),
             min_features=min(r.d for r in used),
             max_features=max(r.d for r in used),
-            min_images=50,
-            alpha=0.05,
-            thresholds={
-                name: threshold.model_copy(update={"bootstrap_low": spans[name][0], "bootstrap_high": spans[name][1]})
-                for name, threshold in fitted.items()
-            },
-            calibration=Calibration(
-                command=COMMAND,
-                table=reference.TABLE,
-                table_digest=reference.table_digest(text),
-                rule=RULE,
-                n_sets=len(used),
-                n_checkpoints=len({checkpoint_of(r) for r in used}),
-                with_indication=tuple(sorted(r.set for r in used if r.expected == "present")),
-                without_indication=tuple(sorted(r.set for r in used if r.expected == "absent")),
-                excluded=tuple(sorted((r.set, r.excluded) for r in table if r.excluded)),
-                left_out_false_pass=false_pass,
-                left_out_false_warn=false_warn,
-                false_pass_upper=_upper(false_pass, [r for r in used if r.expected == "absent"]),
-                false_warn_upper=_upper(false_warn, [r for r in used if r.expected == "present"]),
-                family_out=leave_family_out(table),
-                auroc=separation(used),
-                auroc_signed=separation([r for r in used if r.negative_energy > fitted["negative_energy"].minimum]),
-                bootstrap_fits=BOOTSTRAP_FITS,
-                bootstrap_failed=failed,
-            ),
-            limits=LIMITS,
+            min_images=MIN_IMAGES,
+            alpha=ALPHA,
+            thresholds=thresholds,
+            calibration=Calibration.model_validate({**content, **says}),
+            limits=tuple(limits),
         )
     )
+
+
+def _each(sets: Sequence[Reference]) -> dict[Statistic, float]:
+    """AUROC of each statistic alone."""
+    return {name: fitting.separation(sets, partial(fitting.value, name=name)) for name in STATISTICS}
+
+
+def _published_robustness(table: Sequence[Reference]) -> dict[str, float]:
+    """Mean effective robustness of the sets whose checkpoint has a published row with one."""
+    found = {}
+    for row in table:
+        published = find(*MEASURED[row.set]) if row.set in MEASURED else ()
+        if means := [entry.mean_pp for entry in published if entry.mean_pp is not None]:
+            found[row.set] = means[0]
+    return found
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -12,7 +13,10 @@ from pydantic import Field, ValidationError
 from robustcheck_onnx.thresholds.frozen import Frozen
 
 SCHEMA_VERSION = 1
-DEFAULT = Path(__file__).parent / "data" / "default.json"
+DATA = Path(__file__).parent / "data"
+DEFAULT = DATA / "default.json"
+PACKAGED = {"default": DEFAULT}
+"""Profiles that ship with the package, by the name that `--thresholds` takes."""
 
 Statistic = Literal[
     "kurtosis", "persistence_ratio", "top3_share", "outlier_frequency", "negative_energy", "negative_z_energy"
@@ -24,6 +28,19 @@ STATISTICS: tuple[Statistic, ...] = (
     "outlier_frequency",
     "negative_energy",
     "negative_z_energy",
+)
+DEFINITIONS: dict[Statistic, str] = {
+    "kurtosis": "mean over images of the activation kurtosis: the fourth moment of the standardised representation z",
+    "persistence_ratio": "kurtosis over the kurtosis of what is left of z without each feature's mean over the images",
+    "top3_share": "share of the kurtosis that the three strongest features carry, 0 to 1",
+    "outlier_frequency": "share of the images in which the strongest feature is beyond 4 SD on its usual side, 0 to 1",
+    "negative_energy": "share of the energy of the representation below zero, without the three strongest features",
+    "negative_z_energy": "the same of z about each image's median",
+}
+"""Each deciding statistic in words; the formulas are in docs/statistics.md."""
+PREPROCESSING_RULE = (
+    "each model's own, from its contract, a sidecar or an option; what had to be assumed, or is not what the contract "
+    "says, never passes"
 )
 
 
@@ -46,19 +63,72 @@ class Threshold(Frozen):
     """5 and 95 % of the threshold over fits to checkpoints drawn with replacement"""
 
 
+class KurtosisAlone(Frozen):
+    """What the published statistic does by itself over the same sets, at its best threshold, found with hindsight."""
+
+    auroc: float
+    minimum: float
+    """the threshold with the fewest sets on the wrong side"""
+    false_pass: tuple[str, ...]
+    false_warn: tuple[str, ...]
+    power_without_false_pass: float
+    """share of the sets with the label above all sets without it, 0–1"""
+
+
+class TensorFit(Frozen):
+    """How well one tensor of the models parts the sets, beside the one that the profile is for."""
+
+    tensor: str
+    n_with: int
+    n_without: int
+    n_passing: int
+    """sets with the label that pass"""
+    auroc: float | None
+    """of the joint rule; None where no thresholds could be fitted"""
+    left_out_false_pass: int
+    left_out_false_warn: int
+    gap: float | None
+    """smallest persistence ratio of the passing sets over the largest below them"""
+    fault: str = ""
+    """why no thresholds could be fitted"""
+
+
 class Calibration(Frozen):
     """What the thresholds rest on."""
 
     command: str
+    """what regenerates the profile"""
     table: str
     table_digest: str
+    date: str = ""
+    """UTC day of the latest measurement in the table"""
+    suite: str = ""
+    suite_digest: str = ""
+    images: str = ""
+    """what the sets were measured on"""
+    labels: str = ""
+    """what it means that a set is with or without"""
+    spread: str = ""
+    """what the sets' lowest and highest values are"""
     rule: str
+    few: str = ""
+    """what the small number of checkpoints means; empty where there are many"""
     n_sets: int
     n_checkpoints: int
     with_indication: tuple[str, ...]
     without_indication: tuple[str, ...]
+    n_with_checkpoints: int = 0
+    n_without_checkpoints: int = 0
+    missed: tuple[str, ...] = ()
+    """sets with the label that the thresholds do not pass"""
+    hard_cases: tuple[tuple[str, str], ...] = ()
+    """(set known to be misjudged by outlier features, what the thresholds say of it)"""
+    unlabelled_passing: tuple[str, ...] = ()
+    """sets without a label that pass: no part of any rate"""
     excluded: tuple[tuple[str, str], ...]
     """(set, why it was left out of the fit)"""
+    missing: tuple[tuple[str, str], ...] = ()
+    """(model of the suite that could not be measured, why); not empty = the calibration is not complete"""
     left_out_false_pass: tuple[str, ...]
     """sets without the indication that would PASS if their checkpoint were left out of the fit"""
     left_out_false_warn: tuple[str, ...]
@@ -66,12 +136,22 @@ class Calibration(Frozen):
     false_pass_upper: float
     """one-sided 95 % Clopper–Pearson bound of the false-PASS rate over checkpoints, each left out in turn"""
     false_warn_upper: float
+    not_left_out: tuple[str, ...] = ()
+    """checkpoints without which nothing can be fitted; they count in no rate"""
     family_out: tuple[tuple[str, str], ...]
     """(group left out whole, what the fit to the others says of it)"""
     auroc: dict[Statistic, float]
     """how well each statistic alone parts the sets; kurtosis is the published one"""
     auroc_signed: dict[Statistic, float]
     """the same over the sets that are not rectified"""
+    auroc_joint: float | None = None
+    """of the whole rule: the smallest distance to a threshold, over the sets it was fitted to"""
+    kurtosis_alone: KurtosisAlone | None = None
+    rank_correlation: dict[Statistic, float | None] = Field(default_factory=dict)
+    """Spearman's, with mean effective robustness, over the sets for which it is known"""
+    rank_correlation_n: int = 0
+    tensors: tuple[TensorFit, ...] = ()
+    """the tensors that were compared; empty where there was one"""
     bootstrap_fits: int
     bootstrap_failed: int
     """resamples without any threshold: one side was missing, or the two overlapped"""
@@ -83,6 +163,9 @@ class Profile(Frozen):
     schema_version: int = SCHEMA_VERSION
     id: str
     statistic_version: int
+    definitions: dict[Statistic, str] = Field(default_factory=dict)
+    tensor: str = "representation"
+    """which tensor of a model's contract it is for"""
     tensor_rules: tuple[str, ...]
     pools: tuple[str, ...]
     ends: tuple[str, ...]
@@ -93,6 +176,9 @@ class Profile(Frozen):
     """least number of varied images"""
     alpha: float = Field(gt=0, lt=1)
     """error rate of the deciding confidence bounds together"""
+    preprocessing: str = PREPROCESSING_RULE
+    edited: str = ""
+    """what a person changed after the fit, and of which profile; empty for a profile as it was fitted"""
     thresholds: dict[Statistic, Threshold]
     calibration: Calibration
     limits: tuple[str, ...]
@@ -116,18 +202,42 @@ def to_json(profile: Profile) -> str:
     return json.dumps(profile.model_dump(mode="json"), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def load(path: Path | None = None) -> Profile:
+def path_of(spec: str | Path | None) -> Path:
+    """The file that `--thresholds` means: the name of a packaged profile comes before a file of that name.
+
+    None = the default profile.
+    """
+    return DEFAULT if spec is None else PACKAGED.get(str(spec), Path(spec))
+
+
+def load(spec: str | Path | None = None) -> Profile:
     """Read and validate a profile.
 
     Args:
-        path: a profile file; None = the default that ships with the package.
+        spec: a profile file or the name of a packaged profile (PACKAGED); None = the default.
 
     Raises:
-        ProfileError: unreadable, not a profile, of another schema version, incomplete, or edited by hand.
+        ProfileError: unreadable, not a profile, of another schema version, incomplete, edited by hand without a new
+            seal, or with a packaged profile's id but other content.
     """
-    name = str(path) if path else DEFAULT.name
+    path = path_of(spec)
+    name = path.name if path in PACKAGED.values() else str(path)
+    profile = read(path, name)
+    if profile.digest != digest_of(profile):
+        raise ProfileError(f"{name}: digest does not match the content; the profile was changed after it was sealed")
+    if path not in PACKAGED.values():
+        refuse_borrowed_id(profile, name)
+    return profile
+
+
+def read(path: Path, name: str = "") -> Profile:
+    """Read a profile without looking at its digest or id.
+
+    Raises ProfileError: unreadable, not a profile, of another schema version, or incomplete.
+    """
+    name = name or str(path)
     try:
-        text = (path or DEFAULT).read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as fault:
         raise ProfileError(f"{name}: threshold profile cannot be read ({fault})") from fault
     try:
@@ -146,6 +256,42 @@ def load(path: Path | None = None) -> Profile:
     missing = [s for s in STATISTICS if s not in profile.thresholds]
     if missing:
         raise ProfileError(f"{name}: thresholds lack {', '.join(missing)}; all of {', '.join(STATISTICS)} are needed")
-    if profile.digest != digest_of(profile):
-        raise ProfileError(f"{name}: digest does not match the content; the profile was changed after it was sealed")
     return profile
+
+
+@cache
+def packaged() -> tuple[Profile, ...]:
+    """The profiles that ship with the package."""
+    return tuple(load(name) for name in PACKAGED)
+
+
+def refuse_borrowed_id(profile: Profile, name: str) -> None:
+    """Raise ProfileError where a profile calls itself as a packaged one does, and is another."""
+    for known in packaged():
+        if profile.id == known.id and profile.digest != known.digest:
+            raise ProfileError(
+                f"{name}: id is {profile.id}, but the content is not that of the packaged profile; "
+                "another profile needs another id (robustcheck profiles seal FILE --id NAME -o OUT)"
+            )
+
+
+def looser_than(profile: Profile, other: Profile) -> tuple[str, ...]:
+    """In which ways a profile lets models pass that another one does not, each in a few words; may be empty."""
+    out = [
+        f"{name} {profile.thresholds[name].minimum:g} below {other.thresholds[name].minimum:g}"
+        for name in STATISTICS
+        if profile.thresholds[name].minimum < other.thresholds[name].minimum
+    ]
+    if profile.min_images < other.min_images:
+        out.append(f"{profile.min_images} images instead of {other.min_images}")
+    if profile.alpha > other.alpha:
+        out.append(f"error rate of the bounds {profile.alpha:g} instead of {other.alpha:g}")
+    for field in ("tensor_rules", "pools", "ends"):
+        if more := sorted(set(getattr(profile, field)) - set(getattr(other, field))):
+            out.append(f"{field} also {', '.join(more)}")
+    if profile.min_features < other.min_features or profile.max_features > other.max_features:
+        out.append(
+            f"{profile.min_features} to {profile.max_features} features instead of {other.min_features} to "
+            f"{other.max_features}"
+        )
+    return tuple(out)

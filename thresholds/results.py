@@ -1,0 +1,250 @@
+"""The results table of a calibration: one JSON line a model and tensor, with everything that influences the numbers.
+
+A line is written whole and flushed before the next model starts; a last line without its end is what an interruption
+left, and is not read. docs/calibration.md describes the fields.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from robustcheck_onnx.thresholds.frozen import Frozen
+from robustcheck_onnx.thresholds.profile import STATISTICS, Statistic
+from robustcheck_onnx.thresholds.reference import Reference
+
+SCHEMA_VERSION = 1
+SIGNIFICANT_DIGITS = 6  # of a measured number: far below its uncertainty, far above the order of summing
+MIN_IMAGES = 50  # varied images below which a row takes no part in a fit
+NOT_CONTENT = ("date", "wall_s", "execution", "suite", "suite_digest", "file")
+"""Fields that may differ between runs that measured the same."""
+
+
+class ResultsError(ValueError):
+    """A results table that cannot be used; the message says what and why, in one line. `hint`: what to do next."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class Measured(Frozen):
+    """A statistic with the confidence bounds that the verdict uses. None = it could not be measured."""
+
+    estimate: float | None
+    low: float | None
+    high: float | None
+
+
+class Result(Frozen):
+    """One row: a model's tensor on an image set."""
+
+    schema_version: Literal[1] = 1
+    id: str
+    """of the suite entry"""
+    tensor: str
+    """representation or pooled"""
+    checkpoint: str
+    group: str
+    label: Literal["present", "absent", "unlabelled"]
+    hard_case: bool
+    effective_robustness_pp: float | None
+    """mean over V2, Sketch, R and A, published or measured; None = not known"""
+    suite: str
+    suite_digest: str
+    key: str
+    """sha256 over everything that influences the measurement and was known before it; the same key, no new run"""
+    file: str
+    """name of the ONNX file"""
+    model_digest: str
+    external_digests: dict[str, str]
+    source: str
+    random_weights: bool | None
+    synthetic: str
+    graph_tensor: str
+    """name in the graph"""
+    rule: str
+    pool: str
+    ends_in: str
+    n_features: int
+    batch_difference: float | None
+    output_difference: float | None
+    preprocessing: dict[str, Any]
+    preprocessing_source: str
+    images_digest: str
+    n_images: int
+    n_varied: int
+    n_skipped: int
+    image_findings: tuple[str, ...]
+    seed: int
+    statistic_version: int
+    alpha: float
+    n_nonfinite: int
+    n_constant: int
+    statistics: dict[Statistic, Measured]
+    context: dict[str, float | None]
+    """statistics that decide nothing"""
+    persistent: tuple[int, ...]
+    """persistent outlier features, strongest first"""
+    versions: dict[str, str]
+    execution: dict[str, Any]
+    date: str
+    """UTC day of the measurement"""
+    wall_s: float
+
+
+def rounded(value: float | None) -> float | None:
+    """A number to the digits that a table holds.
+
+    >>> rounded(17.0312345678), rounded(None)
+    (17.0312, None)
+    """
+    return None if value is None else float(f"{value:.{SIGNIFICANT_DIGITS}g}")
+
+
+def to_line(result: Result) -> str:
+    """The row as one line of JSON with its end."""
+    text = json.dumps(result.model_dump(mode="json"), ensure_ascii=False, allow_nan=False)
+    return text.encode("utf-8", "backslashreplace").decode() + "\n"
+
+
+def read(path: Path) -> list[Result]:
+    """The rows of one table, in its order; a torn last line is left out.
+
+    Raises:
+        ResultsError: not readable, a line that is no row, or of a newer schema.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as fault:
+        raise ResultsError(f"{path}: results table cannot be read ({fault}); JSON lines") from fault
+    lines = text.split("\n")
+    whole, torn = lines[:-1], lines[-1]
+    rows = [_row(path, number, line) for number, line in enumerate(whole, 1) if line.strip()]
+    if torn.strip() and not rows:
+        rows.append(_row(path, len(lines), torn))  # a file of one line without its end, made by hand
+    return rows
+
+
+def _row(path: Path, number: int, line: str) -> Result:
+    where = f"{path}: line {number}"
+    try:
+        raw = json.loads(line)
+    except (json.JSONDecodeError, RecursionError) as fault:
+        raise ResultsError(
+            f"{where}: row is not JSON ({fault}); one row of a results table a line", f"sed -i {number}d {path}"
+        ) from fault
+    version = raw.get("schema_version") if isinstance(raw, dict) else None
+    if version != SCHEMA_VERSION:
+        newer = isinstance(version, int) and version > SCHEMA_VERSION
+        raise ResultsError(
+            f"{where}: schema_version is {version!r}; this robustcheck reads {SCHEMA_VERSION}",
+            "pip install --upgrade robustcheck-onnx" if newer else "give a table that `robustcheck calibrate` wrote",
+        )
+    try:
+        result = Result.model_validate(raw)
+    except ValidationError as fault:
+        first = fault.errors(include_url=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise ResultsError(f"{where}: {place}: {first['msg']}") from fault
+    if missing := [name for name in STATISTICS if name not in result.statistics]:
+        raise ResultsError(f"{where}: statistics lack {', '.join(missing)}", "measure the model again")
+    return result
+
+
+def joined(tables: Sequence[tuple[Path, Sequence[Result]]]) -> tuple[Result, ...]:
+    """The rows of several tables as one, sorted by id and tensor; rows that are the same count once.
+
+    Raises:
+        ResultsError: no row at all; one model and tensor with other numbers; other statistic versions, confidence
+            levels or image sets, which are not comparable.
+    """
+    found: dict[tuple[str, str], tuple[Path, Result]] = {}
+    for path, rows in tables:
+        for row in rows:
+            place = (row.id, row.tensor)
+            if place in found and content(found[place][1]) != content(row):
+                raise ResultsError(
+                    f"{path}: {row.id}, {row.tensor}: row differs from the one in {found[place][0]}; "
+                    "one model and tensor has one measurement",
+                    "leave out a table, or remove one of the two lines",
+                )
+            found.setdefault(place, (path, row))
+    where = ", ".join(str(path) for path, _ in tables)
+    if not found:
+        raise ResultsError(f"{where}: number of rows is 0; a fit needs measured models", "robustcheck calibrate --help")
+    rows = [row for _, row in sorted(found.values(), key=lambda pair: (pair[1].id, pair[1].tensor))]
+    _same(where, rows, "statistic_version", "statistic version", "measure the older ones again: their table is stale")
+    _same(where, rows, "alpha", "error rate of the bounds", "measure them with one version of robustcheck")
+    _same(where, rows, "images_digest", "image set", "a fit needs all models on one image set; leave out a table")
+    return tuple(rows)
+
+
+def _same(where: str, rows: Sequence[Result], field: str, words: str, hint: str) -> None:
+    first, value = rows[0], getattr(rows[0], field)
+    for row in rows:
+        if getattr(row, field) != value:
+            raise ResultsError(
+                f"{where}: {words} of {row.id} is {getattr(row, field)}, of {first.id} {value}; "
+                "only rows of one kind can be compared",
+                hint,
+            )
+
+
+def content(result: Result) -> dict[str, Any]:
+    """What was measured and of what, without when, where and for which suite."""
+    return result.model_dump(mode="json", exclude=set(NOT_CONTENT))
+
+
+def digest_of(rows: Iterable[Result]) -> str:
+    """`sha256:` over the content of the rows, whatever their order and whichever engine measured them."""
+    texts = sorted(json.dumps(content(row), sort_keys=True, separators=(",", ":"), allow_nan=False) for row in rows)
+    return "sha256:" + hashlib.sha256("\n".join(texts).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def excluded(row: Result) -> str:
+    """Why a row takes no part in a fit; empty if it does."""
+    if row.n_nonfinite or row.n_constant:
+        return f"{row.n_nonfinite + row.n_constant} representations not finite or constant"
+    if unknown := [name for name in STATISTICS if None in row.statistics[name].model_dump().values()]:
+        return f"not measurable: {', '.join(unknown)}"
+    if row.image_findings:
+        return f"images: {', '.join(row.image_findings)}"
+    if min(row.n_varied, row.n_images) < MIN_IMAGES:
+        return f"{min(row.n_varied, row.n_images)} varied images"
+    if row.preprocessing_source == "assumed":
+        return "preprocessing was assumed"
+    return "unlabelled" if row.label == "unlabelled" else ""
+
+
+def as_references(rows: Iterable[Result]) -> tuple[Reference, ...]:
+    """The rows as sets that thresholds are fitted to.
+
+    `low` and `high` are the confidence bounds over the images that were measured; a set that can't take part has the
+    reason in `excluded`, and 0 for what could not be measured.
+    """
+    out = []
+    for row in rows:
+        values = {name: row.statistics[name] for name in STATISTICS}
+        out.append(
+            Reference(
+                set=row.id,
+                group=row.group,
+                checkpoint=row.checkpoint,
+                n=row.n_images,
+                d=row.n_features,
+                **{name: value.estimate or 0.0 for name, value in values.items()},
+                persistent_outlier_features=" ".join(map(str, row.persistent)),
+                expected=row.label,
+                excluded=excluded(row),
+                low={name: value.low or 0.0 for name, value in values.items()},
+                high={name: value.high or 0.0 for name, value in values.items()},
+                source=row.model_digest,
+            )
+        )
+    return tuple(out)
