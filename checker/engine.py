@@ -81,9 +81,9 @@ def run(
     if workers is not None and workers < 1:
         raise UsageError(f"--workers is {workers}; it must be at least 1", "--workers 1")
     if engine == "ray":
-        from robustcheck_onnx.checker import engine_ray  # noqa: PLC0415 # an extra
+        from robustcheck_onnx.checker.engine_ray import run as run_ray  # noqa: PLC0415 # an extra
 
-        return engine_ray.run(jobs, profile, workers=workers, address=address, progress=progress)
+        return run_ray(jobs, profile, workers=workers, address=address, progress=progress)
     if address is not None:
         raise UsageError(f"--ray-address is {address}; it needs the Ray engine", "--engine ray")
     return _run_local(jobs, profile, workers or 1)

@@ -151,6 +151,9 @@ class Execution(Frozen):
     """graph optimisation level: all, basic or none"""
     fallback_reason: str = ""
     """why `auto` uses the CPU"""
+    engine: str = ""
+    """what spread the images over several workers: ray; empty where one process measured them all"""
+    workers: int = 1
 
 
 class Evidence(Frozen):

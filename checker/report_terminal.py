@@ -332,6 +332,8 @@ def _execution(report: Report, pen: Pen) -> list[Text]:
     if list(nodes) == [provider]:
         counts = parts.count_text(nodes[provider], "node")
     how = [run.device, parts.count_text(run.threads, "thread"), run.precision]
+    if run.engine:
+        how.append(f"{run.engine} with {parts.count_text(run.workers, 'worker')}")
     facts = [
         pen.say(f"{run.requested} → {parts.short_provider(provider)}" + (f" ({counts})" if counts else "")),
         pen.say(", ".join(fact for fact in how if fact)),

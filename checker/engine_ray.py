@@ -1,0 +1,357 @@
+"""Jobs on a Ray cluster: one actor a device, a model opened once an actor, its images in shards.
+
+Ray starts the processes, hands out devices, starts a killed actor again and repeats what it was at. Here is only who
+measures which shard next, and the merging of shards in their order.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+import shutil
+import signal
+import socket
+import tempfile
+import time
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final
+
+from robustcheck_onnx.checker import measure
+from robustcheck_onnx.checker.engine import TRIES, Outcome, Progress, as_error, died
+from robustcheck_onnx.checker.errors import EnvironmentFaultError, RobustcheckError, UsageError
+from robustcheck_onnx.checker.execution import cpu_threads
+from robustcheck_onnx.checker.measure import Facts, Job, Measurement
+from robustcheck_onnx.thresholds.profile import Profile
+
+REACH_S: Final = 10  # to reach a cluster's address
+START_S: Final = 300  # for all workers of a cluster to be there; a cluster that grows takes minutes
+STORE_BYTES: Final = 512 * 2**20  # object store of a cluster of our own; a shard's sums are 64·128·feature bytes
+AHEAD_SHARDS: Final = 2  # a worker; merged only in order, so these may wait in the driver's memory
+
+
+def run(
+    jobs: Sequence[Job], profile: Profile, *, workers: int | None, address: str | None, progress: Progress | None
+) -> Iterator[Outcome]:
+    """As `engine.run` with the Ray engine; models and images must lie under the same paths on every node.
+
+    Raises:
+        UsageError: a job names a GPU by number, which Ray gives out; more workers than devices; no such address.
+        EnvironmentFaultError: Ray is not installed, its cluster can't be reached, its nodes hold another robustcheck.
+    """
+    for job in jobs:
+        if job.device.startswith("cuda:"):
+            raise UsageError(f"--device is {job.device}; Ray gives out the GPUs", "--device cuda")
+    if address is not None:
+        _check_address(address)
+    return _run(_import_ray(own_cluster=address is None), jobs, profile, workers, address, progress)
+
+
+class Worker:
+    """An actor: one process on one device, with one opened model at a time."""
+
+    def __init__(self, folder: str, threads: int) -> None:
+        with contextlib.suppress(OSError):  # another machine without that folder: absolute paths still work
+            os.chdir(folder)
+        self._threads = threads
+        self._number = -1
+        self._opened: measure.Opened | None = None
+        self._facts: Facts | None = None
+
+    def hello(self) -> str:
+        """The version of the code that measures here."""
+        return version("robustcheck-onnx")
+
+    def begin(self, number: int, job: Job) -> Facts | RobustcheckError:
+        """Open job number `number` and try its model."""
+        try:
+            return self._open(number, job)[1]
+        except Exception as fault:  # noqa: BLE001 # told as this job's error
+            return as_error(fault, job)
+
+    def shard(self, number: int, job: Job, index: int) -> Measurement | RobustcheckError:
+        """One shard."""
+        try:
+            return measure.measure_shard(self._open(number, job)[0], index)
+        except Exception as fault:  # noqa: BLE001 # told as this job's error
+            return as_error(fault, job)
+
+    def _open(self, number: int, job: Job) -> tuple[measure.Opened, Facts]:
+        if self._number != number or self._opened is None or self._facts is None:
+            self._opened = self._facts = None  # the device's memory is free before the next model comes
+            self._opened = measure.open_job(job, threads=self._threads)
+            self._facts = measure.probe(self._opened)
+            self._number = number
+        return self._opened, self._facts
+
+
+@dataclass
+class _Course:
+    """A job on its way."""
+
+    number: int
+    job: Job
+    total: Measurement
+    """shards before number `merged`"""
+    started: float = 0.0
+    begun: bool = False
+    facts: Facts | None = None
+    given_out: int = 0
+    merged: int = 0
+    early: dict[int, Measurement] = field(default_factory=dict)
+    """shards that wait for one before them"""
+
+    def has_shard(self, ahead: int) -> bool:
+        return self.facts is not None and self.given_out < min(self.facts.n_shards, self.merged + ahead)
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What one worker is at: the shard, or the beginning of the job (-1)."""
+
+    worker: int
+    course: _Course
+    shard: int
+
+
+def _run(
+    ray: ModuleType,
+    jobs: Sequence[Job],
+    profile: Profile,
+    workers: int | None,
+    address: str | None,
+    progress: Progress | None,
+) -> Generator[Outcome, None, None]:
+    with _cluster(ray, workers, address):
+        wants_gpu = any(job.device != "cpu" for job in jobs)
+        n_workers, cpus, gpus = plan_workers(_devices(ray), workers, wants_gpu=wants_gpu)
+        # a restarted actor begins its call again: Ray's own retry, with nothing lost and nothing twice
+        actor = ray.remote(Worker).options(
+            num_cpus=cpus, num_gpus=gpus, max_restarts=-1, max_task_retries=TRIES - 1, max_pending_calls=2
+        )
+        actors = [actor.remote(str(Path.cwd()), cpus) for _ in range(n_workers)]
+        try:
+            _greet(ray, actors)
+            yield from _measure_all(ray, actors, jobs, profile, progress)
+        finally:
+            for handle in actors:
+                ray.kill(handle)
+
+
+def _measure_all(
+    ray: ModuleType, actors: list[Any], jobs: Sequence[Job], profile: Profile, progress: Progress | None
+) -> Iterator[Outcome]:
+    courses = [_Course(i, job, measure.nothing_yet(len(job.tensors))) for i, job in enumerate(jobs)]
+    at: dict[int, _Course] = {}  # the job whose model a worker holds
+    idle = list(range(len(actors)))
+    running: dict[Any, _Task] = {}
+    while courses:
+        for worker in list(idle):
+            task = _next_task(worker, at.get(worker), courses, AHEAD_SHARDS * len(actors))
+            if task is None:
+                continue
+            idle.remove(worker)
+            at[worker] = task.course
+            number, job = task.course.number, task.course.job
+            handle = actors[worker]
+            call = handle.begin.remote(number, job) if task.shard < 0 else handle.shard.remote(number, job, task.shard)
+            running[call] = task
+        (call,), _ = ray.wait(list(running), num_returns=1)
+        task = running.pop(call)
+        idle.append(task.worker)
+        course = task.course
+        if course not in courses:
+            continue  # it failed while this shard was measured
+        outcome = _take(_result(ray, call, course.job), task, len(actors), profile, progress)
+        if outcome is not None:
+            courses.remove(course)
+            yield outcome
+
+
+def _next_task(worker: int, held: _Course | None, courses: list[_Course], ahead: int) -> _Task | None:
+    """A shard of the model that the worker holds, else a job that has not begun, else the job with most left to do."""
+    ready = [course for course in courses if course.has_shard(ahead)]
+    new = next((course for course in courses if not course.begun), None)
+    if held in ready or (new is None and ready):
+        course = held if held in ready else max(ready, key=lambda c: (c.facts.n_shards if c.facts else 0) - c.given_out)
+        assert course is not None
+        course.given_out += 1
+        return _Task(worker, course, course.given_out - 1)
+    if new is None:
+        return None
+    new.begun, new.started = True, time.perf_counter()
+    return _Task(worker, new, -1)
+
+
+def _result(ray: ModuleType, call: Any, job: Job) -> Facts | Measurement | RobustcheckError:
+    try:
+        result: Facts | Measurement | RobustcheckError = ray.get(call)
+    except ray.exceptions.RayActorError:
+        return died(job)  # Ray has tried again already
+    except ray.exceptions.RayError as fault:
+        return as_error(fault, job)
+    return result
+
+
+def _take(
+    result: Facts | Measurement | RobustcheckError,
+    task: _Task,
+    n_workers: int,
+    profile: Profile,
+    progress: Progress | None,
+) -> Outcome | None:
+    """Put a result where it belongs; the outcome when the job is at its end."""
+    course, job = task.course, task.course.job
+    error = result if isinstance(result, RobustcheckError) else None
+    if isinstance(result, Facts):
+        executions = tuple(e.model_copy(update={"engine": "ray", "workers": n_workers}) for e in result.executions)
+        course.facts = replace(result, executions=executions)
+    elif isinstance(result, Measurement):
+        course.early[task.shard] = result
+        while course.merged in course.early:
+            course.total = measure.merge(course.total, course.early.pop(course.merged))
+            course.merged += 1
+        assert course.facts is not None
+        if progress is not None:
+            progress(job, course.total.n_read, course.facts.n_images)
+        if course.merged < course.facts.n_shards:
+            return None
+        try:
+            evidence = measure.conclude(job, course.facts, course.total, profile)
+            return Outcome(job, evidence, None, time.perf_counter() - course.started)
+        except RobustcheckError as fault:
+            error = fault
+    return Outcome(job, (), error, time.perf_counter() - course.started) if error else None
+
+
+def plan_workers(devices: Sequence[tuple[int, int]], workers: int | None, *, wants_gpu: bool) -> tuple[int, int, int]:
+    """Number of workers, and the CPUs and GPUs of each: the most CPUs with which so many workers fit on the nodes.
+
+    Args:
+        devices: (CPUs, GPUs) of each node.
+        workers: so many; None = one for each GPU of the cluster, without GPUs one for each CPU.
+        wants_gpu: whether GPUs are to be used where there are some.
+
+    Raises:
+        UsageError: so many workers do not fit.
+    """
+    gpus = int(wants_gpu and any(gpu for _, gpu in devices))
+    most = sum(min(cpu, gpu) if gpus else cpu for cpu, gpu in devices)
+    n_workers = most if workers is None else workers
+    for cpus in range(max((cpu for cpu, _ in devices), default=0), 0, -1):
+        fitting = sum(min(cpu // cpus, gpu) if gpus else cpu // cpus for cpu, gpu in devices)
+        if 0 < n_workers <= fitting:
+            return n_workers, cpus, gpus
+    raise UsageError(
+        f"--workers is {n_workers}; the cluster has room for {most} ({'GPUs' if gpus else 'CPUs'})",
+        f"--workers {max(1, most)}",
+    )
+
+
+@contextlib.contextmanager
+def _cluster(ray: ModuleType, workers: int | None, address: str | None) -> Iterator[None]:
+    """A connection to a cluster: the caller's where one is open, else the one at `address`, else one of our own."""
+    if ray.is_initialized():
+        yield
+        return
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "include_dashboard": False}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    folder = ""
+    try:
+        if address is not None:
+            ray.init(address=address, **(quiet | {"include_dashboard": None}))
+        else:
+            # short, since sockets lie in it; and gone afterwards, which Ray's own is not
+            folder = tempfile.mkdtemp(prefix="robustcheck-", dir="/tmp" if Path("/tmp").is_dir() else None)  # noqa: S108
+            cores = max(cpu_threads(), workers or 0)
+            ray.init(address="local", num_cpus=cores, object_store_memory=STORE_BYTES, _temp_dir=folder, **quiet)
+        _restore(handlers)  # Ray puts its own in their place
+    except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as fault:
+        text = " ".join(str(fault).split())[:300]
+        where = f"--ray-address is {address}; cluster" if address else "Ray: cluster on this machine"
+        raise EnvironmentFaultError(f"{where} can't be used: {text}", "ray status") from fault
+    try:
+        yield
+    finally:
+        ray.shutdown()
+        _restore(handlers)
+        if folder:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _restore(handlers: dict[Any, Any]) -> None:
+    with contextlib.suppress(ValueError):  # not the main thread: Ray set none either
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def _import_ray(*, own_cluster: bool) -> ModuleType:
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # read at the import: nothing is told to Ray's makers
+    if own_cluster and not {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
+        # other users of this machine must not be able to run code through it; a key that no file keeps
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    try:
+        import ray  # noqa: PLC0415 # an extra
+    except ImportError as fault:
+        raise EnvironmentFaultError(
+            f"ray: package is not importable ({fault}); --engine ray needs it", "pip install 'robustcheck-onnx[ray]'"
+        ) from fault
+    module: ModuleType = ray
+    return module
+
+
+def _check_address(address: str) -> None:
+    """Refuse an address at which nothing listens, before Ray waits for it.
+
+    Raises:
+        UsageError: no address.
+        EnvironmentFaultError: nothing listens there.
+    """
+    if address == "auto":
+        return
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit() or "/" in host:
+        raise UsageError(f"--ray-address is {address!r}; it must be HOST:PORT or auto", "ray status")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_S).close()
+    except (OSError, OverflowError) as fault:
+        raise EnvironmentFaultError(
+            f"--ray-address is {address}; cluster can't be reached ({fault})", "ray start --head, or leave it out"
+        ) from fault
+
+
+def _devices(ray: ModuleType) -> list[tuple[int, int]]:
+    """(CPUs, GPUs) of each node that is alive."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [(int(node.get("CPU", 0)), int(node.get("GPU", 0))) for node in nodes]
+
+
+def _greet(ray: ModuleType, actors: list[Any]) -> None:
+    """Wait until every worker is there, and holds this code."""
+    calls = [handle.hello.remote() for handle in actors]
+    there, missing = ray.wait(calls, num_returns=len(calls), timeout=START_S)
+    if missing:
+        raise EnvironmentFaultError(
+            f"Ray: number of workers that came within {START_S} s is {len(there)} of {len(calls)}; all are needed",
+            f"ray status, or --workers {max(1, len(there))}",
+        )
+    try:
+        found = set(ray.get(there))
+    except ray.exceptions.RayError as fault:
+        text = " ".join(str(fault).split())[-300:]
+        raise EnvironmentFaultError(
+            f"Ray: a worker can't be started ({text}); every node needs robustcheck-onnx",
+            "pip install 'robustcheck-onnx[ray]'",
+        ) from fault
+    ours = version("robustcheck-onnx")
+    if found != {ours}:
+        raise EnvironmentFaultError(
+            f"Ray: robustcheck-onnx is {', '.join(sorted(found))} on the nodes and {ours} here; they must be the same",
+            f"pip install robustcheck-onnx=={ours}",
+        )
