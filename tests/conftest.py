@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -67,3 +69,39 @@ def efficientnet_lite0(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def planted_outlier(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same backbone, its features mixed to signed ones, with one persistent outlier feature planted."""
     return _exported(tmp_path_factory.mktemp("planted"), "planted_outlier")
+
+
+SABOTEUR = """
+import os, signal, sys
+
+def strike(event, arguments):
+    if event != "open" or not isinstance(arguments[0], str):
+        return
+    for name, times in {targets!r}.items():
+        for number in range(times if arguments[0].endswith(name) else 0):
+            try:
+                os.close(os.open(f"{folder}/{{name}}.{{number}}", os.O_CREAT | os.O_EXCL))
+            except FileExistsError:
+                continue
+            os.kill(os.getpid(), signal.SIGKILL)
+
+sys.addaudithook(strike)
+"""
+
+
+@pytest.fixture
+def saboteur(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, int]], Path]:
+    """`saboteur({name: times})`: Python processes started from now on are killed when they open a file of that name.
+
+    Returns the folder that holds one file a kill.
+    """
+
+    def prepare(targets: dict[str, int]) -> Path:
+        kills, code = tmp_path / "kills", tmp_path / "sabotage"
+        kills.mkdir()
+        code.mkdir()
+        (code / "sitecustomize.py").write_text(SABOTEUR.format(targets=targets, folder=kills))
+        monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(code), os.environ.get("PYTHONPATH", "")])))
+        return kills
+
+    return prepare
