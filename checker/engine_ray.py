@@ -32,6 +32,12 @@ from robustcheck_onnx.thresholds.profile import Profile
 REACH_S: Final = 10  # to reach a cluster's address
 START_S: Final = 300  # for all workers of a cluster to be there; a cluster that grows takes minutes
 STORE_BYTES: Final = 512 * 2**20  # object store of a cluster of our own; a shard's sums are 64·128·feature bytes
+ENVIRONMENT: Final = {  # Ray reads it when it is imported
+    "RAY_USAGE_STATS_ENABLED": "0",  # nothing is told to Ray's makers
+    "RAY_DEDUP_LOGS": "1",  # the next is a part of it:
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # a dead worker is told on stdout, which is the report's
+    "RAY_SCHEDULER_EVENTS": "0",  # the autoscaler's too
+}
 AHEAD_SHARDS: Final = 2  # a worker; merged only in order, so these may wait in the driver's memory
 
 
@@ -291,7 +297,7 @@ def _restore(handlers: dict[Any, Any]) -> None:
 
 
 def _import_ray(*, own_cluster: bool) -> ModuleType:
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # read at the import: nothing is told to Ray's makers
+    os.environ.update(ENVIRONMENT)
     if own_cluster and not {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
         # other users of this machine must not be able to run code through it; a key that no file keeps
         os.environ["RAY_AUTH_MODE"] = "token"
