@@ -25,6 +25,7 @@ from robustcheck_onnx.checker.cli_parts import (
     Output,
     Pool,
     PreprocessOption,
+    RayAddress,
     Tensor,
     ascii_only,
     console_for,
@@ -93,6 +94,15 @@ def check(
     thresholds: Annotated[
         Path | None, typer.Option(help="A threshold profile instead of the default.", metavar="PROFILE.json")
     ] = None,
+    engine: Annotated[
+        str,
+        typer.Option(
+            help="local stops as soon as the evidence decides; ray spreads huge image sets over the devices of a Ray "
+            "cluster and measures every image (extra `ray`)."
+        ),
+    ] = "local",
+    workers: Annotated[int | None, typer.Option(min=1, help="Ray: so many workers. Default: one a device.")] = None,
+    ray_address: RayAddress = None,
     output: Annotated[
         list[str] | None,
         typer.Option(
@@ -127,6 +137,9 @@ def check(
             device=device,
             batch_size=batch_size,
             thresholds=thresholds,
+            engine=engine,
+            workers=workers,
+            ray_address=ray_address,
             progress=progress,
         )
     if no_time:

@@ -37,6 +37,10 @@ PreprocessOption = Annotated[
     typer.Option(help="clip, imagenet, or a JSON file; overrides the file's contract and sidecars.", metavar="WHAT"),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or tensorrt; auto may fall back to the CPU.")]
+RayAddress = Annotated[
+    str | None,
+    typer.Option(help="HOST:PORT or auto: a running Ray cluster instead of one on this machine.", metavar="ADDRESS"),
+]
 Output = Annotated[str, typer.Option("--output", "-o", help="terminal or json.")]
 Color = Annotated[str, typer.Option(help="auto, always or never (NO_COLOR is honoured).")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback with an error.")]

@@ -10,11 +10,13 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
+from robustcheck_onnx.checker import engine as engines
 from robustcheck_onnx.checker import measure
 from robustcheck_onnx.checker import state as sums
 from robustcheck_onnx.checker.contract import Contract
 from robustcheck_onnx.checker.errors import UsageError
-from robustcheck_onnx.checker.evidence import Statistics
+from robustcheck_onnx.checker.evidence import Evidence, Statistics
+from robustcheck_onnx.checker.graph import open_model
 from robustcheck_onnx.checker.measure import Job
 from robustcheck_onnx.checker.notes import notes_of
 from robustcheck_onnx.checker.reasons import NAMES
@@ -50,9 +52,15 @@ def check(
     max_bad: float = 0.01,
     batch_size: int = 32,
     thresholds: Path | Profile | None = None,
+    engine: str = "local",
+    workers: int | None = None,
+    ray_address: str | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> Report:
     """Check one ONNX model on in-distribution images and judge it.
+
+    The local engine stops as soon as the evidence decides; the Ray engine spreads the images over workers and measures
+    all of them.
 
     Args:
         model: path of the ONNX file.
@@ -66,7 +74,9 @@ def check(
         max_bad: largest share of images, 0–1, that may be unusable.
         batch_size: images a forward pass; changes speed and memory, never the verdict.
         thresholds: a profile or its file; None = the default profile.
-        progress: called after every batch.
+        engine: local (this process) or ray (the extra `ray`).
+        workers, ray_address: for ray, see `engine.run`.
+        progress: called after every batch; by ray after every shard, without an interval.
 
     Returns:
         The report; `report.verdict.verdict` is "PASS" or "WARN".
@@ -88,10 +98,17 @@ def check(
         max_bad=max_bad,
         batch_size=batch_size,
     )
-    opened = measure.open_job(job)
-    facts = measure.probe(opened)
-    measured, decided = _until_decided(opened, profile, progress)
-    (evidence,) = measure.conclude(job, facts, measured, profile, decided=decided)
+    if engine == "local" and workers is None and ray_address is None:
+        opened = measure.open_job(job)
+        contract = opened.models[0].contract
+        facts = measure.probe(opened)
+        measured, stopped = _until_decided(opened, profile, progress)
+        (evidence,) = measure.conclude(job, facts, measured, profile, decided=stopped)
+    else:
+        if engine == "local" and workers is not None:
+            raise UsageError(f"--workers is {workers}; one process checks one model, unless with Ray", "--engine ray")
+        contract = open_model(model, tensor=tensor, pool=pool).contract  # its faults are told before a cluster starts
+        evidence = _on_workers(job, profile, engine, workers, ray_address, progress)
     wall_s = time.perf_counter() - clock
     return Report(
         tool_version=version("robustcheck-onnx"),
@@ -99,13 +116,15 @@ def check(
         notes=notes_of(evidence, profile),
         evidence=evidence,
         profile=profile,
-        published=_published(opened.models[0].contract),
+        published=_published(contract),
         reference=_reference(),
         claim=CLAIM,
         time=Time(
             started=started.isoformat(timespec="seconds"),
             wall_s=round(wall_s, 3),
-            images_per_s=round(measured.n_good / wall_s, 2) if wall_s > 0 else None,
+            images_per_s=round((evidence.images.n_read - evidence.images.n_skipped) / wall_s, 2)
+            if wall_s > 0
+            else None,
         ),
     )
 
@@ -131,6 +150,29 @@ def _until_decided(
             if progress is not None:
                 progress(Progress(run.n_good, total, run.n_good / (time.perf_counter() - clock), interval))
     return run, False
+
+
+def _on_workers(
+    job: Job,
+    profile: Profile,
+    engine: str,
+    workers: int | None,
+    address: str | None,
+    progress: Callable[[Progress], None] | None,
+) -> Evidence:
+    """Measure all images."""
+    clock = time.perf_counter()
+
+    def tell(_: Job, n_done: int, n_total: int) -> None:
+        if progress is not None:
+            progress(Progress(n_done, n_total, n_done / (time.perf_counter() - clock), ""))
+
+    outcomes = engines.run([job], profile, engine=engine, workers=workers, address=address, progress=tell)
+    (outcome,) = outcomes
+    if outcome.error is not None:
+        raise outcome.error
+    (evidence,) = outcome.evidence
+    return evidence
 
 
 def _closest(statistics: Statistics, profile: Profile) -> str:
