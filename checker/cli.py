@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from robustcheck_onnx.checker import cli_process
+from robustcheck_onnx.checker import cli_process, cli_shift
 from robustcheck_onnx.checker.cli_parts import (
     FORMATS,
     Color,
@@ -353,6 +353,8 @@ def schema(debug: Debug = False) -> int:
 # --------------------------------------------------------------------------------------------- OTHER VERBS
 # A verb of another module:   app.command(epilog="Example: …")(cli_shift.shift)
 # A group of verbs of one:    app.add_typer(cli_calibrate.profiles, name="profiles")
+
+app.command(epilog="Example: robustcheck shift model.onnx --in photos/ --shifted sketches/")(cli_shift.shift)
 
 
 # ---------------------------------------------------------------------------------------------------- main

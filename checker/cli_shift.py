@@ -1,0 +1,140 @@
+"""The verb `shift`: accuracy under a distribution shift, for a user who has labelled images."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from robustcheck_onnx.checker.cli_parts import (
+    Color,
+    Debug,
+    Device,
+    Model,
+    PreprocessOption,
+    ascii_only,
+    console_for,
+    one_of,
+    plain,
+    progress_line,
+    targets,
+)
+
+
+def shift(
+    model: Model,
+    inside: Annotated[
+        str,
+        typer.Option(
+            "--in",
+            help="In-distribution images with labels: a folder of class folders, or a manifest (.csv, .jsonl) with a "
+            "column label. imagenet=PATH says that it is ImageNet.",
+            metavar="[NAME=]PATH",
+        ),
+    ],
+    shifted: Annotated[
+        list[str],
+        typer.Option(
+            help="The same for a shifted set; repeatable. v2=, sketch=, r=, a= and objectnet= name the known ones.",
+            metavar="[NAME=]PATH",
+        ),
+    ],
+    more: Annotated[
+        list[str] | None, typer.Argument(help="Further shifted sets.", metavar="[NAME=]PATH…", show_default=False)
+    ] = None,
+    classes: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What labels mean: imagenet, imagenet-r, imagenet-a, names (of the file's contract), sorted (class "
+            "folders in order), or a JSON file label → class index or indices; for one set with NAME=. Default: synset "
+            "ids, indices and class names are recognised.",
+            metavar="[NAME=]MAP",
+        ),
+    ] = None,
+    baseline: Annotated[str, typer.Option(help="Baseline of effective robustness: timm or testbed.")] = "timm",
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            help="JSON report of a check of this model. Default: the check runs on the images of --in.",
+            metavar="REPORT.json",
+        ),
+    ] = None,
+    suite_entry: Annotated[
+        Path | None,
+        typer.Option(help="Also write the accuracies as a model of a suite file (TOML).", metavar="ENTRY.toml"),
+    ] = None,
+    max_images: Annotated[int | None, typer.Option(min=1, help="Use at most so many images of each set.")] = None,
+    max_bad: Annotated[float, typer.Option(min=0, max=1, help="Largest share of images that may be unusable.")] = 0.01,
+    seed: Annotated[int, typer.Option(help="Seed of the order in which images are taken.")] = 0,
+    preprocess: PreprocessOption = None,
+    device: Device = "auto",
+    batch_size: Annotated[int, typer.Option(min=1, max=32, help="Images a forward pass.")] = 32,
+    output: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--output", "-o", help="terminal or json, each with =PATH to write a file.", metavar="FORMAT[=PATH]"
+        ),
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No report on stdout unless -o asks for one.")] = False,
+    no_time: Annotated[bool, typer.Option("--no-time", help="Leave the time block out of the report.")] = False,
+    color: Color = "auto",
+    debug: Debug = False,
+) -> int:
+    """Measure accuracy on labelled shifted images, and say whether it agrees with the verdict.
+
+    Information, not a gate: the exit code is 0 when it was measured, whatever came out, and never 1.
+    """
+    from robustcheck_onnx.checker import delivery, report_shift
+    from robustcheck_onnx.checker import shift as measuring
+    from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
+    from robustcheck_onnx.thresholds.yardstick import SOURCES
+
+    one_of("--baseline", baseline, SOURCES)
+    one_of("--color", color, ("auto", "always", "never"))
+    reads = [model, *([report] if report else [])]
+    places = targets(output or [], reads)
+    if suite_entry is not None:
+        delivery.check_target(suite_entry, reads)
+        if any(path is not None and path.resolve() == suite_entry.resolve() for _, path in places):
+            raise UsageError(
+                f"--suite-entry is {suite_entry}, where a report goes too; it must be another file",
+                "--suite-entry entry.toml",
+            )
+    with progress_line(quiet) as progress:
+        result = measuring.measure_shift(
+            model,
+            inside,
+            [*shifted, *(more or [])],
+            classes=classes or (),
+            baseline=baseline,
+            report=report,
+            preprocess=preprocess,
+            device=device,
+            seed=seed,
+            max_images=max_images,
+            max_bad=max_bad,
+            batch_size=batch_size,
+            progress=progress,
+        )
+    if no_time:
+        result = result.model_copy(update={"time": None})
+    for form, path in places:
+        if path is not None:
+            text = measuring.to_json(result) if form == "json" else plain(report_shift.render(result))
+            delivery.write_whole(path, text)
+    on_stdout = [form for form, path in places if path is None]
+    if on_stdout == ["json"]:
+        sys.stdout.write(measuring.to_json(result))
+    elif on_stdout or not quiet:
+        console = console_for(color)
+        console.print(report_shift.render(result, ascii_only=ascii_only(console)))
+    if suite_entry is not None:
+        try:
+            entry = measuring.suite_entry(result, suite_entry.resolve().parent)
+        except CannotAssessError as fault:  # the report stands: an error document must not take its place
+            sys.stderr.write(f"error: {suite_entry}: {fault.message}\nhint: {fault.hint}\n")
+            return fault.exit_code
+        delivery.write_whole(suite_entry, entry)
+    return 0
