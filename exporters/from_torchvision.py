@@ -39,14 +39,7 @@ def load(
         ExportError: unknown name or entry (exit 2); weights do not fit (3); not reachable (4).
     """
     loading.refuse_both(name, weights, random_weights)
-    models = torchvision.models.list_models(module=torchvision.models)
-    if name not in models:
-        close = difflib.get_close_matches(name, models, 3)
-        raise ExportError(
-            f"{name}: model name is unknown to torchvision {torchvision.__version__}; a classification model",
-            f"closest: {', '.join(close)}" if close else "list them: torchvision.models.list_models()",
-            exit_code=USAGE,
-        )
+    check_name(name)
     path = loading.weights_file(weights)
     entries = torchvision.models.get_model_weights(name)
     digest = loading.file_digest(path) if path else ""
@@ -93,6 +86,18 @@ def load(
         ),
         packages=PACKAGES,
     )
+
+
+def check_name(name: str) -> None:
+    """Raise with the closest names when torchvision has no classification model of this name (exit 2)."""
+    models = torchvision.models.list_models(module=torchvision.models)
+    if name not in models:
+        close = difflib.get_close_matches(name, models, 3)
+        raise ExportError(
+            f"{name}: model name is unknown to torchvision {torchvision.__version__}; a classification model",
+            f"closest: {', '.join(close)}" if close else "list them: torchvision.models.list_models()",
+            exit_code=USAGE,
+        )
 
 
 def as_contract(transform: Any, name: str) -> dict[str, Any]:

@@ -21,7 +21,17 @@ from robustcheck_onnx.thresholds.reference import Reference
 SCHEMA_VERSION = 1
 SIGNIFICANT_DIGITS = 6  # of a measured number: far below its uncertainty, far above the order of summing
 MIN_IMAGES = 50  # varied images below which a row takes no part in a fit
-NOT_CONTENT = ("date", "wall_s", "execution", "suite", "suite_digest", "file")
+NOT_CONTENT = (
+    "date",
+    "wall_s",
+    "execution",
+    "suite",
+    "suite_digest",
+    "file",
+    "key",
+    "batch_difference",
+    "output_difference",
+)
 """Fields that may differ between runs that measured the same."""
 
 
@@ -49,6 +59,8 @@ class Result(Frozen):
     """of the suite entry"""
     tensor: str
     """representation or pooled"""
+    tensors: tuple[str, ...]
+    """all that were measured in one pass with this one"""
     checkpoint: str
     group: str
     label: Literal["present", "absent", "unlabelled"]
@@ -61,6 +73,8 @@ class Result(Frozen):
     """sha256 over everything that influences the measurement and was known before it; the same key, no new run"""
     file: str
     """name of the ONNX file"""
+    size_bytes: int
+    """of the graph and its weights"""
     model_digest: str
     external_digests: dict[str, str]
     source: str

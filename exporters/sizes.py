@@ -1,0 +1,101 @@
+"""How large models are, without their weights: parameters counted on torch's meta device, nothing downloaded.
+
+    python -m robustcheck_onnx.exporters.sizes ASKED.json ANSWERS.json
+
+ASKED.json: a list of [source, name, tag or null]. ANSWERS.json: a list of the same length of objects with
+`parameters` (of all that is downloaded: a CLIP checkpoint holds the text tower too) and `vision_parameters` (of what
+is exported), null where they can't be known, `fault` (why), and `unknown` (a name or tag that the library has not).
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from robustcheck_onnx.exporters.chatter import quiet
+from robustcheck_onnx.exporters.errors import ExportError
+
+BYTES_A_PARAMETER = 4  # float32, as most checkpoints are published; float16 ones have half
+
+
+def sizes(asked: list[tuple[str, str, str | None]]) -> list[dict[str, Any]]:
+    """The answers for a list of (source, name, tag or None); names that occur again are counted once."""
+    counted: dict[tuple[str, str], tuple[int, int] | str] = {}
+    answers = []
+    for source, name, tag in asked:
+        unknown, fault = _unknown(source, name, tag)
+        if not (unknown or fault) and (source, name) not in counted:
+            counted[source, name] = _counted(source, name)
+        found = unknown or fault or counted[source, name]
+        total, vision = (None, None) if isinstance(found, str) else found
+        fault = found if isinstance(found, str) and not unknown else ""
+        answers.append({"parameters": total, "vision_parameters": vision, "unknown": unknown, "fault": fault})
+    return answers
+
+
+def _unknown(source: str, name: str, tag: str | None) -> tuple[str, str]:
+    """What the exporter says of a name or tag that its library does not have, or why that can't be told."""
+    if ":" in name or source not in ("open_clip", "timm", "torchvision"):
+        return "", ""  # the hub's or the user's own
+    try:
+        module: Any = importlib.import_module(f"robustcheck_onnx.exporters.from_{source}")
+        if source == "open_clip":
+            module._check_name(name, tag)
+        elif source == "timm":
+            module._check_name(f"{name}.{tag}" if tag and "." not in name else name)
+        else:
+            module.check_name(name)
+            module._entry(module.torchvision.models.get_model_weights(name), name, tag)
+    except ExportError as error:
+        return f"{error.message}; {error.hint}", ""
+    except ImportError as error:
+        return "", f"package {error.name} is not importable: pip install 'robustcheck-onnx[export]'"
+    return "", ""
+
+
+def _counted(source: str, name: str) -> tuple[int, int] | str:
+    """(all parameters, those of the vision encoder), or why they are not known."""
+    if ":" in name or source not in ("open_clip", "timm", "torchvision"):
+        return f"the size of {source} {name} is not known before it is loaded"
+    try:
+        with quiet():
+            model = _shell(source, name)
+    except Exception as error:  # noqa: BLE001 # a library's own fault: the size is not known, and why is said
+        return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    vision = model.visual if source == "open_clip" else model
+    return sum(p.numel() for p in model.parameters()), sum(p.numel() for p in vision.parameters())
+
+
+def _shell(source: str, name: str) -> Any:
+    import torch
+
+    with torch.device("meta"):
+        if source == "open_clip":
+            import open_clip
+
+            return open_clip.create_model(name, load_weights=False, device="meta")
+        if source == "timm":
+            import timm
+
+            return timm.create_model(name, pretrained=False)
+        import torchvision
+
+        return torchvision.models.get_model(name, weights=None, **({"init_weights": False} if name in _SLOW else {}))
+
+
+_SLOW = ("googlenet", "inception_v3")  # whose own initialisation takes seconds and can't run on the meta device
+
+
+def main(asked: Path, answers: Path) -> None:
+    """Read what is asked, write the answers."""
+    os.environ["HF_HUB_OFFLINE"] = "1"  # some text towers would ask the hub for a configuration
+    questions = [(source, name, weights) for source, name, weights in json.loads(asked.read_text(encoding="utf-8"))]
+    answers.write_text(json.dumps(sizes(questions)), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
