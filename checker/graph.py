@@ -98,7 +98,7 @@ def open_model(path: str | Path, *, tensor: str | None = None, pool: str | None 
     proto = onnx.inliner.inline_local_functions(file.proto) if file.proto.functions else file.proto
     check_supported(proto, where)
     contract = parse_contract({prop.key: prop.value for prop in proto.metadata_props}, where)
-    graph = _with_shapes(proto)
+    graph = with_shapes(proto)
     image_input = find_image_input(graph, {tensor.name for tensor in proto.graph.initializer}, where)
     weights = {weight.name: tuple(weight.dims) for weight in proto.graph.initializer}
     layers = build_layers(graph, image_input.name, weights)
@@ -217,7 +217,7 @@ def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
                 yield from _nodes(inner)
 
 
-def _with_shapes(proto: onnx.ModelProto) -> onnx.GraphProto:
+def with_shapes(proto: onnx.ModelProto) -> onnx.GraphProto:
     """The graph with inferred shapes; big weights stand in as inputs, so that no weight is copied."""
     light = onnx.ModelProto(ir_version=max(proto.ir_version, 4), opset_import=proto.opset_import)
     graph = light.graph
