@@ -91,7 +91,7 @@ def write(photos: str, out: Path, kinds: tuple[str, ...] = tuple(KINDS)) -> dict
         for kind in kinds:
             folder = out / kind / label
             folder.mkdir(parents=True, exist_ok=True)
-            KINDS[kind](item.image).save(folder / f"{Path(item.name).stem}.png")
+            KINDS[kind](item.image).save(folder / f"{Path(item.name).stem}.png", compress_level=1)
     return {kind: out / kind for kind in kinds}
 
 

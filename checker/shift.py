@@ -46,6 +46,14 @@ CLASSES = {IMAGENET: 1000, "imagenetv2": 1000, "sketch": 1000, "imagenet_r": 200
 LABEL_SET = {IMAGENET: IMAGENET, "imagenetv2": IMAGENET, "sketch": IMAGENET, "objectnet": "file"} | {
     name: name for name in ("imagenet_r", "imagenet_a")
 }
+IMAGES = {
+    IMAGENET: 50_000,  # validation set (Russakovsky et al. 2015)
+    "imagenetv2": 10_000,  # matched frequency (Recht et al. 2019)
+    "sketch": 50_889,  # Wang et al. 2019
+    "imagenet_r": 30_000,  # Hendrycks et al. 2021, "The Many Faces of Robustness"
+    "imagenet_a": 7_500,  # Hendrycks et al. 2021, "Natural Adversarial Examples"
+}
+"""Images that each named set has, for a note where another number was found."""
 ALIASES = {
     IMAGENET: ("imagenet", "imagenet1k", "in1k"),
     "imagenetv2": ("v2", "imagenetv2"),
@@ -299,8 +307,8 @@ def effective(
     """
     if outside.shift not in SHIFTS:
         return None, (
-            f"said to be none of the shifts that have a published baseline ({', '.join(SHIFT_WORDS.values())}); "
-            "--shifted v2=PATH says so"
+            f"not said to be one of {', '.join(SHIFT_WORDS.values())}, and only these have a published baseline; where "
+            "it is that very set: --shifted v2=PATH"
         )
     if inside.shift != IMAGENET:
         return None, "the in-distribution set was not said to be ImageNet, which all baselines start from"
@@ -803,6 +811,11 @@ def _notes(inner: SetResult, beside: Sequence[Shifted], preprocessing: str, open
         if each.in_both:
             notes.append(f"{each.in_both} images are in both {inner.name} and {each.result.name}")
     for result in results:
+        whole = IMAGES.get(result.shift or "", result.n_available)
+        if result.n_available != whole:
+            notes.append(
+                f"{result.name} has {result.n_available} images; {WORDS[result.shift or '']} as published has {whole}"
+            )
         if result.n_skipped:
             notes.append(f"{result.n_skipped} images of {result.name} could not be used and are not counted")
         if result.n_read < result.n_available:
