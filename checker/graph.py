@@ -27,7 +27,7 @@ from robustcheck_onnx.checker.dense import refuse_dense
 from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.image_input import ImageInput, find_image_input
 from robustcheck_onnx.checker.layers import Head, Layers, build_layers
-from robustcheck_onnx.checker.onnx_file import ExternalFile, OnnxFile, read_onnx
+from robustcheck_onnx.checker.onnx_file import PROTOBUF_LIMIT_BYTES, ExternalFile, OnnxFile, read_onnx
 from robustcheck_onnx.checker.representation import Candidate, Representation, choose
 
 SMALL_ELEMENTS = 1024  # initializers up to this size stay in for shape inference: they may be shapes
@@ -72,6 +72,9 @@ class ModelFile:
     added_output: bool
     """whether `fetch` was added to the graph"""
     graph_bytes: bytes
+    """the graph as its author wrote it, and what was added behind"""
+    own_size: int
+    """bytes of `graph_bytes` before the addition"""
     external_folder: Path | None
 
     @property
@@ -109,7 +112,8 @@ def open_model(path: str | Path, *, tensor: str | None = None, pool: str | None 
     found = choice.representation
     if found.ends_in == "linear" and is_change_of_basis(proto, layers, found.tensor, file.external_folder):
         choice = replace(choice, representation=replace(found, ends_in="change_of_basis"))
-    fetch, added = _add_output(proto, choice.representation, layers)
+    fetch, addition = _addition(proto, choice.representation, layers)
+    own = _own_content(proto, file)
     digests = [file.model_digest, *(f"{part.location} {part.digest}" for part in file.external)]
     return ModelFile(
         path=file.path,
@@ -129,20 +133,16 @@ def open_model(path: str | Path, *, tensor: str | None = None, pool: str | None 
         head=choice.head,
         class_output=choice.class_output,
         fetch=fetch,
-        added_output=added,
-        graph_bytes=_serialise(proto, file),
+        added_output=addition is not None,
+        graph_bytes=own if addition is None else _with(own, addition, where),
+        own_size=len(own),
         external_folder=file.external_folder,
     )
 
 
 def own_bytes(model: ModelFile) -> bytes:
     """The graph without the added output, as its author wrote it."""
-    if not model.added_output:
-        return model.graph_bytes
-    proto: onnx.ModelProto = onnx.ModelProto.FromString(model.graph_bytes)
-    del proto.graph.output[-1]
-    content: bytes = proto.SerializeToString()
-    return content
+    return model.graph_bytes[: model.own_size]
 
 
 def check_supported(proto: onnx.ModelProto, where: str) -> None:
@@ -256,20 +256,24 @@ def _output(layers: Layers, name: str) -> Output:
     return Output(name, TensorProto.DataType.Name(kind).lower() if kind else "unknown", layers.shapes.get(name))
 
 
-def _add_output(proto: onnx.ModelProto, representation: Representation, layers: Layers) -> tuple[str, bool]:
+def _addition(
+    proto: onnx.ModelProto, representation: Representation, layers: Layers
+) -> tuple[str, onnx.GraphProto | None]:
+    """The output to ask for, and what must be added to the graph to have it; None if it is there."""
     fetch, kind = representation.tensor, layers.types.get(representation.tensor)
+    addition = onnx.GraphProto()
     if representation.dequantize:
         fetch, kind = f"{fetch}_dequantized", TensorProto.FLOAT
-        proto.graph.node.append(
+        addition.node.append(
             helper.make_node("DequantizeLinear", [representation.tensor, *representation.dequantize], [fetch])
         )
     if any(output.name == fetch for output in proto.graph.output):
-        return fetch, False
+        return fetch, None
     value = onnx.ValueInfoProto(name=fetch)
     if kind:
         value.type.tensor_type.elem_type = kind
-    proto.graph.output.append(value)
-    return fetch, True
+    addition.output.append(value)
+    return fetch, addition
 
 
 def _precision(proto: onnx.ModelProto) -> str:
@@ -283,15 +287,33 @@ def _precision(proto: onnx.ModelProto) -> str:
     return names.get(max(floats, key=lambda kind: floats[kind]), "fp32") if floats else "fp32"
 
 
-def _serialise(proto: onnx.ModelProto, file: OnnxFile) -> bytes:
+def _own_content(proto: onnx.ModelProto, file: OnnxFile) -> bytes:
+    """The model without an added output: the file's own bytes, unless something had to be rewritten in them."""
+    if proto is file.proto and not file.external:
+        return file.content
     try:
         content: bytes = proto.SerializeToString()
     except EncodeError as error:
-        raise CannotAssessError(
-            f"{file.path}: model can't be written with one more output ({error}); protobuf ends at 2 GiB",
-            "save the weights as external data: onnx.save(model, path, save_as_external_data=True)",
-        ) from error
+        raise _too_large(str(file.path)) from error
     return content
+
+
+def _with(own: bytes, addition: onnx.GraphProto, where: str) -> bytes:
+    """The model with nodes and outputs added, without writing its weights again.
+
+    Protobuf merges messages that stand one behind the other: repeated fields (nodes, outputs) are appended.
+    """
+    merged = own + onnx.ModelProto(graph=addition).SerializeToString()
+    if len(merged) > PROTOBUF_LIMIT_BYTES:
+        raise _too_large(where)
+    return merged
+
+
+def _too_large(where: str) -> CannotAssessError:
+    return CannotAssessError(
+        f"{where}: model can't be written with one more output; protobuf ends at 2 GiB",
+        "save the weights as external data: onnx.save(model, path, save_as_external_data=True)",
+    )
 
 
 def _digest(text: str) -> str:

@@ -53,6 +53,8 @@ class OnnxFile:
     """A parsed model file; `proto` holds no weights of external files."""
 
     path: Path
+    content: bytes
+    """the model file alone"""
     proto: onnx.ModelProto
     size_bytes: int
     """of the model file alone"""
@@ -94,7 +96,7 @@ def read_onnx(path: str | Path) -> OnnxFile:
     if folder is not None:
         _point_at(folder, targets, tensors)
     digest = "sha256:" + hashlib.sha256(content).hexdigest()
-    return OnnxFile(path, proto, len(content), digest, external, folder)
+    return OnnxFile(path, content, proto, len(content), digest, external, folder)
 
 
 def values_of(tensor: onnx.TensorProto, folder: Path | None) -> NDArray[np.generic]:
