@@ -42,7 +42,8 @@ class ClassMap(NamedTuple):
     how: str
     """in words, for the report"""
     label_set: str
-    """imagenet1k, imagenet_r, imagenet_a: the label set of that name; file: the user's own; else empty"""
+    """imagenet1k, imagenet_r, imagenet_a: the label set of that name; file: the user's own, where only its classes
+    compete; else empty"""
 
     @property
     def n_labels(self) -> int:
@@ -278,7 +279,8 @@ def _from_file(spec: str, scores: Scores) -> ClassMap:
                 f"{spec}: classes of {label!r} are all that compete; a prediction must be able to be wrong",
                 'add other labels, or "compete": "all"',
             )
-    return ClassMap(indices, chosen, f"the {len(indices)} labels of {path.name}", "file")
+    kind = "file" if compete == "mapped" else ""
+    return ClassMap(indices, chosen, f"the {len(indices)} labels of {path.name}", kind)
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

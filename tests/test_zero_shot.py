@@ -269,3 +269,35 @@ def test_a_tokenizer_of_the_hub_that_is_not_here_is_said(tmp_path: Path) -> None
 def test_a_contract_without_a_head_has_no_such_key(clip: Exported) -> None:
     (prop,) = [p for p in onnx.load(clip.bare).metadata_props if p.key == "robustcheck.contract"]
     assert "zero_shot" not in json.loads(prop.value)
+
+
+@pytest.mark.export
+def test_shift_reads_labels_by_the_class_names_of_the_contract(
+    clip: Exported, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Folders named like classes; the truth is the library's own zero-shot prediction."""
+    labels = [CLASSES[i % 2] for i in range(len(PHOTOS))]
+    for folder, turn in (("photos", False), ("mirrored", True)):
+        for path, label in zip(PHOTOS, labels, strict=True):
+            (tmp_path / folder / label).mkdir(parents=True, exist_ok=True)
+            image = Image.open(path).convert("RGB")
+            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if turn else image
+            image.save(tmp_path / folder / label / f"{path.stem}.png")
+    words = ["--in", str(tmp_path / "photos"), "--shifted", str(tmp_path / "mirrored"), "-o", "json"]
+    assert cli.main(["shift", str(clip.headed), *words]) == 0
+    found = json.loads(capsys.readouterr().out)
+    right = sum(CLASSES[i] == label for i, label in zip(clip.truth.argmax(axis=1), labels, strict=True))
+    assert found["in_distribution"]["accuracy"]["n_correct"] == right
+    assert found["in_distribution"]["labels"] == "the class names in the file's contract"
+    assert found["model"]["n_classes"] == 3
+
+
+@pytest.mark.export
+def test_half_precision_keeps_the_logits(tmp_path: Path) -> None:
+    _open_clip_folder(tmp_path / "clip")
+    record = run(
+        "open_clip", f"local-dir:{tmp_path / 'clip'}", tmp_path / "m.onnx", zero_shot=_classes(tmp_path),
+        precision="fp16", photos=PHOTOS,
+    )  # fmt: skip
+    assert record.outputs == {"representation": 24, "pooled": 32, "logits": 3}
+    assert record.parity.outputs["logits"].max_rel < 0.05
