@@ -9,11 +9,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import queue
 import secrets
 import shutil
-import signal
 import socket
+import subprocess
+import sys
 import tempfile
+import threading
 import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -29,7 +32,8 @@ from robustcheck_onnx.checker.execution import cpu_threads
 from robustcheck_onnx.checker.measure import Facts, Job, Measurement
 from robustcheck_onnx.thresholds.profile import Profile
 
-REACH_S: Final = 10  # to reach a cluster's address
+REACH_S: Final = 30  # to reach a cluster's address; it takes about 3 where one is
+PATIENCE_S: Final = 0.5  # between two looks at whether the caller wants to stop
 START_S: Final = 300  # for all workers of a cluster to be there; a cluster that grows takes minutes
 STORE_BYTES: Final = 512 * 2**20  # object store of a cluster of our own; a shard's sums are 64·128·feature bytes
 ENVIRONMENT: Final = {  # Ray reads it when it is imported
@@ -53,9 +57,10 @@ def run(
     for job in jobs:
         if job.device.startswith("cuda:"):
             raise UsageError(f"--device is {job.device}; Ray gives out the GPUs", "--device cuda")
-    if address is not None:
+    ray = _import_ray(own_cluster=address is None)
+    if address is not None and not ray.is_initialized():
         _check_address(address)
-    return _run(_import_ray(own_cluster=address is None), jobs, profile, workers, address, progress)
+    return _run(ray, jobs, profile, workers, address, progress)
 
 
 class Worker:
@@ -133,50 +138,84 @@ def _run(
     address: str | None,
     progress: Progress | None,
 ) -> Generator[Outcome, None, None]:
-    with _cluster(ray, workers, address):
-        wants_gpu = any(job.device != "cpu" for job in jobs)
-        n_workers, cpus, gpus = plan_workers(_devices(ray), workers, wants_gpu=wants_gpu)
-        # a restarted actor begins its call again: Ray's own retry, with nothing lost and nothing twice
-        actor = ray.remote(Worker).options(
-            num_cpus=cpus, num_gpus=gpus, max_restarts=-1, max_task_retries=TRIES - 1, max_pending_calls=2
-        )
-        actors = [actor.remote(str(Path.cwd()), cpus) for _ in range(n_workers)]
+    """Talk to Ray in a thread of its own, which waits for nothing longer than `PATIENCE_S` at a time.
+
+    A signal's exception in the middle of Ray's compiled code ends the process; here it meets a queue.
+    """
+    told: queue.SimpleQueue[Outcome | tuple[Job, int, int] | BaseException | None] = queue.SimpleQueue()
+    stop = threading.Event()
+
+    def work() -> None:
         try:
-            _greet(ray, actors)
-            yield from _measure_all(ray, actors, jobs, profile, progress)
-        finally:
-            for handle in actors:
-                ray.kill(handle)
+            with _cluster(ray, workers, address), _workers(ray, jobs, workers, stop) as actors:
+                for found in _measure_all(ray, actors, jobs, profile, stop):
+                    told.put(found)
+            told.put(None)
+        except ray.exceptions.RayError as fault:
+            told.put(_unreachable(address, str(fault)))
+        except BaseException as fault:  # noqa: BLE001 # raised again in the caller's thread
+            told.put(fault)
+
+    thread = threading.Thread(target=work, name="ray-engine", daemon=True)
+    thread.start()
+    try:
+        while (found := told.get()) is not None:
+            if isinstance(found, BaseException):
+                raise found
+            if isinstance(found, Outcome):
+                yield found
+            elif progress is not None:
+                progress(*found)
+    finally:
+        stop.set()
+        thread.join()
+
+
+@contextlib.contextmanager
+def _workers(ray: ModuleType, jobs: Sequence[Job], workers: int | None, stop: threading.Event) -> Iterator[list[Any]]:
+    """The actors, all there."""
+    wants_gpu = any(job.device != "cpu" for job in jobs)
+    n_workers, cpus, gpus = plan_workers(_devices(ray), workers, wants_gpu=wants_gpu)
+    # a restarted actor begins its call again: Ray's own retry, with nothing lost and nothing twice
+    actor = ray.remote(Worker).options(num_cpus=cpus, num_gpus=gpus, max_restarts=-1, max_task_retries=TRIES - 1)
+    actors = [actor.remote(str(Path.cwd()), cpus) for _ in range(n_workers)]
+    try:
+        _greet(ray, actors, stop)
+        yield actors
+    finally:
+        for handle in actors:
+            ray.kill(handle)
 
 
 def _measure_all(
-    ray: ModuleType, actors: list[Any], jobs: Sequence[Job], profile: Profile, progress: Progress | None
-) -> Iterator[Outcome]:
+    ray: ModuleType, actors: list[Any], jobs: Sequence[Job], profile: Profile, stop: threading.Event
+) -> Iterator[Outcome | tuple[Job, int, int]]:
+    """The outcomes, and after each shard the job, its images that are done, and all of them."""
     courses = [_Course(i, job, measure.nothing_yet(len(job.tensors))) for i, job in enumerate(jobs)]
     at: dict[int, _Course] = {}  # the job whose model a worker holds
     idle = list(range(len(actors)))
     running: dict[Any, _Task] = {}
-    while courses:
+    while courses and not stop.is_set():
         for worker in list(idle):
             task = _next_task(worker, at.get(worker), courses, AHEAD_SHARDS * len(actors))
             if task is None:
                 continue
             idle.remove(worker)
             at[worker] = task.course
-            number, job = task.course.number, task.course.job
-            handle = actors[worker]
+            handle, number, job = actors[worker], task.course.number, task.course.job
             call = handle.begin.remote(number, job) if task.shard < 0 else handle.shard.remote(number, job, task.shard)
             running[call] = task
-        (call,), _ = ray.wait(list(running), num_returns=1)
-        task = running.pop(call)
-        idle.append(task.worker)
-        course = task.course
-        if course not in courses:
-            continue  # it failed while this shard was measured
-        outcome = _take(_result(ray, call, course.job), task, len(actors), profile, progress)
-        if outcome is not None:
-            courses.remove(course)
-            yield outcome
+        done, _ = ray.wait(list(running), num_returns=1, timeout=PATIENCE_S)
+        for call in done:
+            task = running.pop(call)
+            idle.append(task.worker)
+            if task.course not in courses:
+                continue  # it failed while this shard was measured
+            found = _take(_result(ray, call, task.course.job), task, len(actors), profile)
+            if isinstance(found, Outcome):
+                courses.remove(task.course)
+            if found is not None:
+                yield found
 
 
 def _next_task(worker: int, held: _Course | None, courses: list[_Course], ahead: int) -> _Task | None:
@@ -205,34 +244,28 @@ def _result(ray: ModuleType, call: Any, job: Job) -> Facts | Measurement | Robus
 
 
 def _take(
-    result: Facts | Measurement | RobustcheckError,
-    task: _Task,
-    n_workers: int,
-    profile: Profile,
-    progress: Progress | None,
-) -> Outcome | None:
-    """Put a result where it belongs; the outcome when the job is at its end."""
+    result: Facts | Measurement | RobustcheckError, task: _Task, n_workers: int, profile: Profile
+) -> Outcome | tuple[Job, int, int] | None:
+    """Put a result where it belongs: the outcome at the job's end, else how far it is."""
     course, job = task.course, task.course.job
-    error = result if isinstance(result, RobustcheckError) else None
+    wall_s = time.perf_counter() - course.started
+    if isinstance(result, RobustcheckError):
+        return Outcome(job, (), result, wall_s)
     if isinstance(result, Facts):
         executions = tuple(e.model_copy(update={"engine": "ray", "workers": n_workers}) for e in result.executions)
         course.facts = replace(result, executions=executions)
-    elif isinstance(result, Measurement):
-        course.early[task.shard] = result
-        while course.merged in course.early:
-            course.total = measure.merge(course.total, course.early.pop(course.merged))
-            course.merged += 1
-        assert course.facts is not None
-        if progress is not None:
-            progress(job, course.total.n_read, course.facts.n_images)
-        if course.merged < course.facts.n_shards:
-            return None
-        try:
-            evidence = measure.conclude(job, course.facts, course.total, profile)
-            return Outcome(job, evidence, None, time.perf_counter() - course.started)
-        except RobustcheckError as fault:
-            error = fault
-    return Outcome(job, (), error, time.perf_counter() - course.started) if error else None
+        return None
+    course.early[task.shard] = result
+    while course.merged in course.early:
+        course.total = measure.merge(course.total, course.early.pop(course.merged))
+        course.merged += 1
+    assert course.facts is not None
+    if course.merged < course.facts.n_shards:
+        return job, course.total.n_read, course.facts.n_images
+    try:
+        return Outcome(job, measure.conclude(job, course.facts, course.total, profile), None, wall_s)
+    except RobustcheckError as fault:
+        return Outcome(job, (), fault, wall_s)
 
 
 def plan_workers(devices: Sequence[tuple[int, int]], workers: int | None, *, wants_gpu: bool) -> tuple[int, int, int]:
@@ -265,35 +298,19 @@ def _cluster(ray: ModuleType, workers: int | None, address: str | None) -> Itera
     if ray.is_initialized():
         yield
         return
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "include_dashboard": False}
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    folder = ""
+    # short, since sockets lie in it; and gone afterwards, which Ray's own is not
+    folder = tempfile.mkdtemp(prefix="robustcheck-", dir="/tmp" if Path("/tmp").is_dir() else None)  # noqa: S108
+    own = {"include_dashboard": False, "object_store_memory": STORE_BYTES, "_temp_dir": folder}
+    own |= {"address": "local", "num_cpus": max(cpu_threads(), workers or 0)}
     try:
-        if address is not None:
-            ray.init(address=address, **(quiet | {"include_dashboard": None}))
-        else:
-            # short, since sockets lie in it; and gone afterwards, which Ray's own is not
-            folder = tempfile.mkdtemp(prefix="robustcheck-", dir="/tmp" if Path("/tmp").is_dir() else None)  # noqa: S108
-            cores = max(cpu_threads(), workers or 0)
-            ray.init(address="local", num_cpus=cores, object_store_memory=STORE_BYTES, _temp_dir=folder, **quiet)
-        _restore(handlers)  # Ray puts its own in their place
-    except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as fault:
-        text = " ".join(str(fault).split())[:300]
-        where = f"--ray-address is {address}; cluster" if address else "Ray: cluster on this machine"
-        raise EnvironmentFaultError(f"{where} can't be used: {text}", "ray status") from fault
-    try:
+        try:
+            ray.init(log_to_driver=False, logging_level=logging.ERROR, **({"address": address} if address else own))
+        except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as fault:
+            raise _unreachable(address, str(fault)) from fault
         yield
     finally:
         ray.shutdown()
-        _restore(handlers)
-        if folder:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _restore(handlers: dict[Any, Any]) -> None:
-    with contextlib.suppress(ValueError):  # not the main thread: Ray set none either
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _import_ray(*, own_cluster: bool) -> ModuleType:
@@ -319,17 +336,26 @@ def _check_address(address: str) -> None:
         UsageError: no address.
         EnvironmentFaultError: nothing listens there.
     """
-    if address == "auto":
-        return
     host, _, port = address.rpartition(":")
-    if not host or not port.isdigit() or "/" in host:
+    if address != "auto" and (not host or not port.isdigit() or "/" in host):
         raise UsageError(f"--ray-address is {address!r}; it must be HOST:PORT or auto", "ray status")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_S).close()
-    except (OSError, OverflowError) as fault:
-        raise EnvironmentFaultError(
-            f"--ray-address is {address}; cluster can't be reached ({fault})", "ray start --head, or leave it out"
-        ) from fault
+        if address != "auto":
+            socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_S).close()
+        # something else may listen there, and Ray's own patience ends after minutes: tried in a process that can end
+        command = [sys.executable, "-c", "import ray, sys; ray.init(address=sys.argv[1])", address]
+        tried = subprocess.run(command, capture_output=True, text=True, timeout=REACH_S, check=False)  # noqa: S603
+    except (OSError, OverflowError, subprocess.TimeoutExpired) as fault:
+        why = f"no answer within {REACH_S} s" if isinstance(fault, subprocess.TimeoutExpired) else str(fault)
+        raise _unreachable(address, why) from fault
+    if tried.returncode != 0:
+        raise _unreachable(address, next(reversed(tried.stderr.split("\n")[:-1]), ""))
+
+
+def _unreachable(address: str | None, why: str) -> EnvironmentFaultError:
+    where = f"--ray-address is {address}; cluster" if address else "Ray: cluster on this machine"
+    hint = "ray status, or leave out --ray-address" if address else "df -h /tmp /dev/shm; free -h"
+    return EnvironmentFaultError(f"{where} can't be used: {' '.join(why.split())[:300]}", hint)
 
 
 def _devices(ray: ModuleType) -> list[tuple[int, int]]:
@@ -338,10 +364,14 @@ def _devices(ray: ModuleType) -> list[tuple[int, int]]:
     return [(int(node.get("CPU", 0)), int(node.get("GPU", 0))) for node in nodes]
 
 
-def _greet(ray: ModuleType, actors: list[Any]) -> None:
+def _greet(ray: ModuleType, actors: list[Any], stop: threading.Event) -> None:
     """Wait until every worker is there, and holds this code."""
     calls = [handle.hello.remote() for handle in actors]
-    there, missing = ray.wait(calls, num_returns=len(calls), timeout=START_S)
+    deadline = time.monotonic() + START_S
+    there: list[Any] = []
+    missing = calls
+    while missing and time.monotonic() < deadline and not stop.is_set():
+        there, missing = ray.wait(calls, num_returns=len(calls), timeout=PATIENCE_S)
     if missing:
         raise EnvironmentFaultError(
             f"Ray: number of workers that came within {START_S} s is {len(there)} of {len(calls)}; all are needed",
