@@ -26,6 +26,7 @@ import numpy.typing as npt
 from pydantic import ValidationError
 
 from robustcheck_onnx.checker import images, labels, pipeline, sidecar
+from robustcheck_onnx.checker.contract import Contract
 from robustcheck_onnx.checker.delivery import as_json
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.evidence import Execution
@@ -634,7 +635,7 @@ def measure_shift(
         model=ModelUsed(
             file=str(opened.path),
             digest=opened.digest,
-            source=f"{contract.source.library} {contract.source.name} ({contract.source.weights})" if contract else "",
+            source=_source(contract),
             class_output=output,
             n_classes=scores.n_classes,
             random_weights=contract.source.random_weights if contract else None,
@@ -659,6 +660,13 @@ def measure_shift(
             images_per_s=round(n_images / wall_s, 2) if wall_s > 0 else None,
         ),
     )
+
+
+def _source(contract: Contract | None) -> str:
+    if contract is None:
+        return ""
+    source = contract.source
+    return f"{source.library} {source.name} ({'random weights' if source.random_weights else source.weights})"
 
 
 def _class_output(opened: ModelFile) -> str:
