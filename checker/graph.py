@@ -303,7 +303,7 @@ def _with(own: bytes, addition: onnx.GraphProto, where: str) -> bytes:
 
     Protobuf merges messages that stand one behind the other: repeated fields (nodes, outputs) are appended.
     """
-    merged = own + onnx.ModelProto(graph=addition).SerializeToString()
+    merged: bytes = own + onnx.ModelProto(graph=addition).SerializeToString()
     if len(merged) > PROTOBUF_LIMIT_BYTES:
         raise _too_large(where)
     return merged
