@@ -18,13 +18,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from robustcheck_onnx.checker import keypoints
 from robustcheck_onnx.thresholds.frozen import Frozen
 
 WORK_PX: Final = 128  # edge of the square that is measured: smaller than any model's input, enough for statistics
 MIN_PX: Final = 16  # shorter edge below which nothing is measured
 BACKGROUND_LEVELS: Final = 2  # grey levels around the commonest one: the plain background of product photos
 MIN_PAIRS: Final = 50  # neighbouring pixel pairs outside the background, below which nothing is measured
-CAPACITY: Final = 4096  # images kept for comparing and medians: about 1 MB, all pairs in under a second
+CAPACITY: Final = 4096  # images kept for comparing and medians: about 5 MB
+GALLERY: Final = 64  # varied images whose keypoints others are compared with, so that the work grows linearly
 THUMBNAIL_PX: Final = 8  # edge; 64 grey levels describe the layout of a photo
 
 # Limits; the measured margins (photo sets | synthetic sets) are in docs/decisions/image-sanity.md.
@@ -35,8 +37,8 @@ MIN_CHANNEL_CORRELATION: Final = 0.4  # photos: median .70 or more | discs of ra
 MAX_UNLIKE_SHARE: Final = 0.4  # photo sets: .16 or less, wallpapers with abstract art .33 | synthetic .79 or more
 MIN_KURTOSIS_SPREAD: Final = 0.18  # photo sets: .30 or more | one texture generator .11 or less
 MIN_FOR_SPREAD: Final = 20  # images; from fewer the spread is too uncertain (relative error about 25 %)
-MAX_HASH_DISTANCE: Final = 16  # of 64 bits
-MIN_LAYOUT_CORRELATION: Final = 0.9  # of two thumbnails; with the hash: 6 % of 579 different stamps, all JPEG copies
+MAX_STEP_DISTANCE: Final = 28  # of 112 steps between neighbours of a thumbnail that go up in one image only
+MIN_LAYOUT_CORRELATION: Final = 0.93  # of two thumbnails, in any of 8 orientations; with the steps: 7 % of 579 stamps
 MAX_DUPLICATE_SHARE: Final = 0.05  # a stray copy is no harm; more is another set than it seems
 MAX_NEAR_DUPLICATE_SHARE: Final = 0.2  # photo sets: .06 or less | small crops of one photo .7 or more
 MIN_VARIED_SHARE: Final = 0.5  # photo sets: .93 or more | crops of one photo fall below as they get more
@@ -63,7 +65,7 @@ class ImageSetFacts(Frozen):
     n_duplicates: int
     """images with exactly the pixels of another one"""
     n_near_duplicates: int
-    """different images with nearly the layout of another one"""
+    """different images with nearly the layout of another one, mirrored or turned too, or parts of the same photo"""
     n_varied: int
     """images compared that are neither"""
     unlike_share: float
@@ -81,14 +83,14 @@ class ImageSetFacts(Frozen):
 
 @dataclass(frozen=True)
 class Sketch:
-    """One image in some 150 bytes; None is: could not be measured."""
+    """One image in less than 1 KB; None is: could not be measured."""
 
     digest: int
     """64 bits of the decoded pixels and size"""
-    layout_hash: int
-    """dHash: bit is whether a pixel of the 9×8 thumbnail is brighter than its left neighbour"""
     thumbnail: bytes
     """8×8 grey levels, row by row"""
+    keypoints: bytes
+    """as keypoints.find gives them"""
     grey_sd: float
     """standard deviation of grey levels, 0–255"""
     neighbour_correlation: float | None
@@ -119,13 +121,11 @@ def describe(image: Image.Image) -> Sketch:
     """
     digest = hashlib.blake2b(f"{image.size}".encode() + image.tobytes(), digest_size=8).digest()
     grey = image.convert("L")
-    small = np.asarray(grey.resize((THUMBNAIL_PX + 1, THUMBNAIL_PX), Image.Resampling.BOX)).astype(int)
-    bits = (small[:, 1:] > small[:, :-1]).ravel()
     thumbnail = grey.resize((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.BOX)
     return Sketch(
         int.from_bytes(digest, "big"),
-        int.from_bytes(np.packbits(bits).tobytes(), "big"),
         thumbnail.tobytes(),
+        keypoints.find(grey),
         *_statistics(_central_square(image)),
     )
 
@@ -243,25 +243,47 @@ class ImageSetState:
 def _count_varied(sketches: list[Sketch]) -> int:
     """Images without a near-duplicate among those counted before them, in order of digest.
 
-    That order depends on the pixels alone, so the count does not depend on how the images came.
+    That order depends on the pixels alone, so the count does not depend on how the images came. Near-duplicates:
+    nearly the same layout in any of the 8 orientations, or parts of one photo (of the first GALLERY counted).
     """
     if not sketches:
         return 0
-    hashes = np.array([s.layout_hash for s in sketches], dtype=np.uint64)
-    layouts = np.array([list(s.thumbnail) for s in sketches], dtype=np.float64)
-    layouts -= layouts.mean(axis=1, keepdims=True)
-    sizes = np.sqrt((layouts**2).sum(axis=1))
-    flat = sizes < 1.0  # grey levels; all flat images are alike
-    layouts /= np.maximum(sizes, 1.0)[:, None]
-    n_varied = 0  # rows 0 … n_varied − 1 of the arrays are the varied images so far
-    for index in range(len(sketches)):
-        near = np.bitwise_count(hashes[:n_varied] ^ hashes[index]) <= MAX_HASH_DISTANCE
-        alike = (layouts[:n_varied] @ layouts[index] >= MIN_LAYOUT_CORRELATION) | (flat[:n_varied] & flat[index])
-        if not np.any(near & alike):
-            for array in (hashes, layouts, flat):
-                array[n_varied] = array[index]
-            n_varied += 1
+    thumbnails = np.array([list(s.thumbnail) for s in sketches], dtype=np.int64)
+    layouts, steps, flat = _orientations(thumbnails.reshape(-1, THUMBNAIL_PX, THUMBNAIL_PX))
+    gallery = keypoints.Gallery(GALLERY)
+    varied = np.zeros(len(sketches), dtype=np.int64)
+    n_varied = 0
+    for index, sketch in enumerate(sketches):
+        before = varied[:n_varied]
+        differing = np.bitwise_count(steps[before, :1] ^ steps[index])
+        other, orientation = np.nonzero(differing[..., 0] + differing[..., 1] <= MAX_STEP_DISTANCE)  # few
+        other = before[other]
+        alike = np.sum(layouts[other, 0] * layouts[index, orientation], axis=1) >= MIN_LAYOUT_CORRELATION
+        if np.any(alike | (flat[other] & flat[index])) or gallery.has_part_of(sketch.keypoints):
+            continue
+        varied[n_varied] = index
+        n_varied += 1
+        gallery.add(sketch.keypoints)
     return n_varied
+
+
+def _orientations(thumbnails: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.uint64], NDArray[np.bool_]]:
+    """Of (image, 8, 8) grey levels in the 8 orientations of a square, the first as it is.
+
+    (image, orientation, 64) layouts: mean 0 and length 1; (image, orientation, 2) steps: bit is whether a pixel is
+    brighter than its left or upper neighbour, 112 bits; (image,) whether there is no layout (all those are alike).
+    """
+    turned = [np.rot90(flip, k, axes=(1, 2)) for flip in (thumbnails, thumbnails[:, :, ::-1]) for k in range(4)]
+    squares = np.stack(turned, axis=1)
+    n = len(squares)
+    across, down = (np.diff(squares, axis=axis).reshape(n, 8, -1) > 0 for axis in (3, 2))
+    bits = np.zeros((n, 8, 128), dtype=np.bool_)
+    bits[..., : 2 * across.shape[2]] = np.concatenate([across, down], axis=2)
+    layouts = squares.reshape(n, 8, -1).astype(np.float64)
+    layouts -= layouts.mean(axis=2, keepdims=True)
+    sizes = np.sqrt((layouts**2).sum(axis=2, keepdims=True))
+    layouts /= np.maximum(sizes, 1.0)  # grey levels
+    return layouts, np.packbits(bits, axis=2).view(np.uint64), sizes[:, 0, 0] < 1.0
 
 
 def _median(values: list[float | None]) -> float | None:
@@ -282,7 +304,10 @@ def _findings(facts: ImageSetFacts) -> tuple[Finding, ...]:
         seen = f"{facts.n_duplicates} of {facts.n_compared} images repeat another one pixel for pixel"
         found.append(Finding(id="duplicate_images", seen=seen))
     if facts.n_near_duplicates > MAX_NEAR_DUPLICATE_SHARE * n_distinct:
-        seen = f"{facts.n_near_duplicates} of {n_distinct} different images have nearly the layout of another one"
+        seen = (
+            f"{facts.n_near_duplicates} of {n_distinct} different images show the same photo as another one, or parts "
+            "of it, maybe mirrored or turned"
+        )
         found.append(Finding(id="near_duplicate_images", seen=seen))
     if facts.n_varied < MIN_VARIED_SHARE * facts.n_compared:
         seen = f"only {facts.n_varied} of {facts.n_compared} images differ clearly from the others"

@@ -3,8 +3,12 @@
 `planted_outlier` passes on photos, so each WARN below is the images' doing alone.
 """
 
+import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -53,6 +57,14 @@ def video_frames(i: int) -> Image.Image:
     return photo.crop((i // 8, 0, photo.width - 8 + i // 8, photo.height - 8 + i % 8))
 
 
+def wide_part(photo: Image.Image, i: int) -> Image.Image:
+    """60 to 100 % of each edge, in one of the 8 orientations."""
+    width, height = (int(RNG.uniform(0.6, 1) * edge) for edge in photo.size)
+    x, y = int(RNG.integers(photo.width - width + 1)), int(RNG.integers(photo.height - height + 1))
+    part = photo.crop((x, y, x + width, y + height)).rotate(90 * (i % 4), expand=True)
+    return part.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if i % 8 < 4 else part
+
+
 TRAPS: dict[str, tuple[Callable[[int], Image.Image], int, str]] = {
     "noise": (noise, N, "images_not_photo_like"),
     "dead leaves": (dead_leaves, N, "images_not_photo_like"),
@@ -60,6 +72,8 @@ TRAPS: dict[str, tuple[Callable[[int], Image.Image], int, str]] = {
     "one photo repeated": (one_photo, N, "duplicate_images"),
     "one photo in many brightnesses": (one_photo_brighter, N, "near_duplicate_images"),
     "frames of a video": (video_frames, N, "near_duplicate_images"),
+    "parts of one photo": (lambda i: wide_part(one_photo(i), i), N, "too_few_images"),
+    "parts of three photos": (lambda i: wide_part(Image.open(PHOTOS[i % 3]), i), N, "too_few_images"),
     "twenty photos": (lambda i: Image.open(PHOTOS[i]), 20, "too_few_images"),
 }
 
@@ -104,3 +118,15 @@ def test_no_image_that_decodes_is_an_error(planted_outlier: Path, tmp_path: Path
         (tmp_path / f"{i:03}.jpg").write_bytes(b"no image")
     with pytest.raises(CannotAssessError, match="number of usable images is 0 of 64"):
         check(planted_outlier, images=tmp_path)
+
+
+def test_a_model_that_passes_on_photos_does_not_on_parts_of_one(
+    lookup_pass: tuple[Path, Path], lookup: ModuleType, tmp_path: Path
+) -> None:
+    model, photos = lookup_pass
+    lookup.write_lookup_images(tmp_path, 80, photos=[PHOTOS[3]])
+    command = [str(Path(sys.executable).parent / "robustcheck"), str(model), "-o", "json", "--images"]
+    done = [subprocess.run([*command, str(folder)], capture_output=True, check=False) for folder in (photos, tmp_path)]
+    assert [one.returncode for one in done] == [0, 1]
+    verdict = json.loads(done[1].stdout)["verdict"]
+    assert {"too_few_images", "near_duplicate_images"} <= {reason["id"] for reason in verdict["reasons"]}

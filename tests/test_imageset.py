@@ -12,9 +12,11 @@ import scipy.stats
 import skimage
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageEnhance
+from PIL import Image, ImageEnhance, ImageFilter
 
+from robustcheck_onnx.checker import keypoints
 from robustcheck_onnx.checker.imageset import (
+    GALLERY,
     MIN_KURTOSIS_SPREAD,
     ImageSetState,
     Sketch,
@@ -207,6 +209,50 @@ def test_versions_of_one_photo_are_near_duplicates(name: str) -> None:
         assert {"near_duplicate_images", "images_not_varied"} <= set(found)
 
 
+def wide_parts(wholes: list[Image.Image], n: int, random: Generator) -> list[Image.Image]:
+    """Crops that keep 60 to 100 % of each edge, mirrored and turned at random."""
+    parts = []
+    for index in range(n):
+        whole = wholes[index % len(wholes)]
+        width, height = (int(random.uniform(0.6, 1) * edge) for edge in whole.size)
+        x, y = int(random.integers(whole.width - width + 1)), int(random.integers(whole.height - height + 1))
+        part = whole.crop((x, y, x + width, y + height)).rotate(90 * int(random.integers(4)), expand=True)
+        parts.append(part.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if random.random() < 0.5 else part)
+    return parts
+
+
+@pytest.mark.parametrize("names", [["coffee.png"], ["chelsea.png"], ["astronaut.png", "rocket.jpg", "coffee.png"]])
+def test_wide_parts_of_few_photos_are_not_varied(names: list[str]) -> None:
+    parts = wide_parts([photo(name) for name in names], 64, np.random.default_rng(5))
+    facts = ImageSetState(map(describe, parts)).facts()
+    assert facts.n_duplicates == 0
+    assert len(names) <= facts.n_varied <= 20  # measured: 16 or fewer; a check needs 50
+    assert [f.id for f in facts.findings][:2] == ["near_duplicate_images", "images_not_varied"]
+
+
+@pytest.mark.parametrize("name", ["astronaut.png", "moon.png", "chelsea.png"])
+def test_the_orientations_of_a_photo_are_one_image(name: str) -> None:
+    turned = [photo(name).transpose(turn) for turn in Image.Transpose]
+    assert ImageSetState(map(describe, [photo(name), *turned])).facts().n_varied == 1
+    smooth = [picture.filter(ImageFilter.GaussianBlur(40)) for picture in turned]
+    assert max(len(keypoints.find(picture)) for picture in smooth) < 6 * 23  # too few keypoints: the layout alone
+    assert ImageSetState(map(describe, smooth)).facts().n_varied == 1
+
+
+def test_counting_is_linear_in_the_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[int] = []
+
+    def has_part_of(gallery: keypoints.Gallery, _: bytes) -> bool:
+        compared.append(gallery._n)
+        return False
+
+    monkeypatch.setattr(keypoints.Gallery, "has_part_of", has_part_of)
+    facts = ImageSetState(sketch_of(i) for i in range(200)).facts()
+    assert facts.n_varied > GALLERY
+    assert max(compared) == GALLERY
+    assert len(compared) == facts.n_varied
+
+
 def test_same_pixels_in_another_file_format_are_duplicates() -> None:
     first = photo("chelsea.png")
     buffer = io.BytesIO()
@@ -258,7 +304,7 @@ def test_no_image_gives_zeros() -> None:
 
 def sketch_of(digest: int) -> Sketch:
     layout = bytes((digest * k) % 251 for k in range(64))
-    return Sketch(digest, (digest * 0x9E3779B97F4A7C15) % 2**64, layout, 50.0, 0.9, 5.0 + digest % 7, 0.9)
+    return Sketch(digest, layout, b"", 50.0, 0.9, 5.0 + digest % 7, 0.9)
 
 
 digests = st.lists(st.integers(0, 40), max_size=60)

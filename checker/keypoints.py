@@ -1,0 +1,201 @@
+"""Whether two images show parts of one photo: crops, mirrored, turned or zoomed versions share keypoints.
+
+Keypoints are blobs: extremes of the difference of Gaussians over place and scale (Lowe, IJCV 2004). Each is
+described by what does not change when an image is mirrored or turned: its surroundings are sampled on rings whose
+radii follow its scale, and of the Fourier transform along each ring only the mean and the sizes remain. Two images
+are parts of one photo when enough of their points agree in description *and* lie as one similarity maps them (turn,
+zoom, shift, with or without mirror). Constants were chosen by measuring: docs/decisions/image-sanity.md.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+EDGE_PX: Final = 96  # the image is made as large as a square of this edge (never enlarged)
+LONGEST_PX: Final = 255  # of very long images; places are stored as bytes
+MIN_EDGE_PX: Final = 16  # of the shorter edge; below it there are no keypoints
+SIGMAS: Final = 1.2 * 2 ** (np.arange(7) / 2)  # px; half an octave apart
+MOST_POINTS: Final = 32  # of an image, the strongest
+MIN_CONTRAST: Final = 1.0  # grey levels of 255
+RINGS: Final = np.array([1.0, 2.0, 3.0, 4.0])  # radii in units of the keypoint's sigma
+ANGLES: Final = 16  # samples on a ring
+HARMONICS: Final = 5  # kept of each ring: the mean and four sizes
+MARGIN: Final = 2.0  # sigmas between a keypoint and the image's border
+
+MIN_LIKENESS: Final = 0.95  # cosine of two descriptions
+MIN_SHARED: Final = 6  # points
+PLACE_TOLERANCE_PX: Final = 2.5
+SCALE_TOLERANCE: Final = (
+    0.5  # of ln zoom: between the places' zoom and the points' scales, which are half an octave apart
+)
+MIN_BASE_PX: Final = 6.0  # between the two points that give a similarity
+
+SINGLE_THREAD: Final = 200_000  # multiplications; OpenBLAS starts threads at 262,144
+
+_SIZE: Final = len(RINGS) * HARMONICS
+_TURN: Final = 2 * np.pi * np.arange(ANGLES) / ANGLES
+_RING_X: Final = (RINGS[:, None] * np.cos(_TURN)).ravel()
+_RING_Y: Final = (RINGS[:, None] * np.sin(_TURN)).ravel()
+
+Floats = NDArray[np.float64]
+Places = NDArray[np.intp]
+
+
+def find(image: Image.Image) -> bytes:
+    """The keypoints of a photo, strongest first: rows of 3 + 20 bytes (column, row, level of scale; description).
+
+    image: Pillow, any mode. At most MOST_POINTS rows; none where the image is small, flat or smooth.
+    """
+    shrink = min(1.0, EDGE_PX / math.sqrt(image.width * image.height), LONGEST_PX / max(image.size))
+    width, height = round(image.width * shrink), round(image.height * shrink)
+    if min(width, height) < MIN_EDGE_PX:
+        return b""
+    small = image.convert("L").resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0)
+    rows_blurred = _times(_blurs(height), np.asarray(small, dtype=np.float64))
+    blurred = _times(rows_blurred, _blurs(width).transpose(0, 2, 1))
+    level, row, column = _strongest(np.abs(np.diff(blurred, axis=0)))
+    descriptions = np.rint(127 * _describe(blurred, level, row, column)) + 128
+    return np.column_stack([column, row, level, descriptions]).astype(np.uint8).tobytes()
+
+
+@lru_cache(maxsize=64)
+def _blurs(n: int) -> Floats:
+    """(level, n, n): Gaussian blurs of a line of n pixels, weights normalised at its ends too."""
+    apart = np.subtract.outer(np.arange(n), np.arange(n))
+    weights = np.exp(-(apart**2) / (2 * SIGMAS[:, None, None] ** 2))
+    return np.asarray(weights / weights.sum(axis=2, keepdims=True))
+
+
+def _times(left: Floats, right: Floats) -> Floats:
+    """left @ right, in strips so small that no matrix library starts threads: callers prepare images in parallel."""
+    strip = max(1, SINGLE_THREAD // (right.shape[-2] * right.shape[-1]))
+    return np.concatenate([left[:, k : k + strip] @ right for k in range(0, left.shape[1], strip)], axis=1)
+
+
+def _strongest(contrast: Floats) -> tuple[Places, Places, Places]:
+    """Level, row and column of the strongest local maxima of (level, row, column)."""
+    inner = contrast[1:-1]
+    strength = np.where((inner >= _highest_around(contrast)) & (inner > MIN_CONTRAST), inner, 0.0)
+    for plane, sigma in zip(strength, SIGMAS[1:-2], strict=True):
+        margin = int(MARGIN * sigma)
+        plane[:margin] = plane[-margin:] = 0.0
+        plane[:, :margin] = plane[:, -margin:] = 0.0
+    order = np.argsort(-strength, axis=None, kind="stable")[:MOST_POINTS]
+    order = order[strength.ravel()[order] > 0]
+    level, row, column = np.unravel_index(order, strength.shape)
+    return level + 1, row, column  # the lowest level has no neighbour below
+
+
+def _highest_around(values: Floats) -> Floats:
+    """Maximum over the 3 × 3 × 3 neighbours of each inner level."""
+    for axis in (1, 2):
+        padded = np.pad(values, [(1, 1) if axis == a else (0, 0) for a in range(3)], mode="edge")
+        n = values.shape[axis]
+        parts = [np.take(padded, range(k, k + n), axis) for k in range(3)]
+        values = np.maximum(np.maximum(parts[0], parts[1]), parts[2])
+    return np.maximum(np.maximum(values[:-2], values[1:-1]), values[2:])
+
+
+def _describe(blurred: Floats, level: Places, row: Places, column: Places) -> Floats:
+    """(keypoint, 20), each of length 1; no gain or offset of grey levels changes it."""
+    sigma = SIGMAS[level, None]
+    height, width = blurred.shape[1:]
+    y, top = _between(row[:, None] + sigma * _RING_Y, height)
+    x, left = _between(column[:, None] + sigma * _RING_X, width)
+    at = level[:, None]
+    upper = (1 - x) * blurred[at, top, left] + x * blurred[at, top, left + 1]
+    lower = (1 - x) * blurred[at, top + 1, left] + x * blurred[at, top + 1, left + 1]
+    rings = ((1 - y) * upper + y * lower).reshape(-1, len(RINGS), ANGLES)
+    spectrum = np.fft.rfft(rings - rings.mean(axis=(1, 2), keepdims=True))[..., :HARMONICS]
+    described = math.sqrt(2) * np.abs(spectrum)  # both signs of the frequency
+    described[..., 0] = spectrum[..., 0].real
+    described = described.reshape(-1, _SIZE)
+    return np.asarray(described / np.maximum(np.linalg.norm(described, axis=1, keepdims=True), 1e-9))
+
+
+def _between(place: Floats, n: int) -> tuple[Floats, Places]:
+    """Part of the way from a pixel to the next one, and that pixel; outside the image its border counts."""
+    place = np.clip(place, 0, n - 1)
+    before = np.minimum(place.astype(np.intp), n - 2)
+    return place - before, before
+
+
+class Gallery:
+    """Up to a number of images, against which others are compared."""
+
+    def __init__(self, capacity: int) -> None:
+        self._n = 0
+        self._capacity = capacity
+        self._descriptions = np.zeros((capacity, MOST_POINTS, _SIZE), np.float32)
+        self._places = np.zeros((capacity, MOST_POINTS, 3))
+
+    def add(self, points: bytes) -> None:
+        """Keep an image's keypoints, as found by `find`; nothing happens when the gallery is full."""
+        if self._n < self._capacity:
+            self._places[self._n], self._descriptions[self._n] = _unpack(points)
+            self._n += 1
+
+    def has_part_of(self, points: bytes) -> bool:
+        """Whether any image kept here shows a part of the same photo."""
+        places, descriptions = _unpack(points)
+        likeness = self._descriptions[: self._n] @ descriptions.T
+        nearest = likeness.argmax(axis=2)  # (image kept, its point): point of the new image
+        back = likeness.argmax(axis=1)  # (image kept, point of the new image): point of the one kept
+        mutual = np.take_along_axis(back, nearest, axis=1) == np.arange(MOST_POINTS)
+        mutual &= likeness.max(axis=2) >= MIN_LIKENESS
+        for index in np.flatnonzero(mutual.sum(axis=1) >= MIN_SHARED):
+            pairs = mutual[index]
+            if _share_a_similarity(self._places[index, pairs], places[nearest[index, pairs]]):
+                return True
+        return False
+
+
+def _unpack(points: bytes) -> tuple[Floats, NDArray[np.float32]]:
+    """(MOST_POINTS, 3) column, row, ln sigma and (MOST_POINTS, 20); zeros where there are fewer points."""
+    table = np.zeros((MOST_POINTS, 3 + _SIZE))
+    table[:, 3:] = 128
+    found = np.frombuffer(points, np.uint8).reshape(-1, 3 + _SIZE)
+    table[: len(found)] = found
+    places, descriptions = table[:, :3], (table[:, 3:] - 128) / 127
+    places[:, 2] = np.log(SIGMAS)[places[:, 2].astype(int)]
+    return places, descriptions.astype(np.float32)
+
+
+@lru_cache(maxsize=MOST_POINTS + 1)
+def _twos(n: int) -> tuple[Places, Places]:
+    """Every two of n."""
+    return np.triu_indices(n, 1)
+
+
+def _share_a_similarity(one: Floats, other: Floats) -> bool:
+    """Whether MIN_SHARED of these pairs of points, (pair, 3), lie as one similarity maps them.
+
+    Tried with every two pairs: they fix turn, zoom and shift, b = αa + β of complex places, or of mirrored ones.
+    """
+    first, second = _twos(len(one))
+    scale = other[:, 2] - one[:, 2]
+    a, b = one[:, 0] + 1j * one[:, 1], other[:, 0] + 1j * other[:, 1]
+    base = np.abs(a[second] - a[first])
+    zoom = np.log(np.maximum(np.abs(b[second] - b[first]), 1e-9) / np.maximum(base, 1e-9))
+    fits = (
+        (base >= MIN_BASE_PX)
+        & (np.abs(scale[first] - zoom) < SCALE_TOLERANCE)
+        & (np.abs(scale[second] - zoom) < SCALE_TOLERANCE)
+    )
+    if fits.sum() < MIN_SHARED * (MIN_SHARED - 1) // 2:  # among points of one similarity every two fit
+        return False
+    first, second, zoom = first[fits], second[fits], zoom[fits]
+    same_scale = np.abs(scale - zoom[:, None]) < SCALE_TOLERANCE
+    for places in (a, a.conj()):
+        turn = (b[second] - b[first]) / (places[second] - places[first])
+        mapped = turn[:, None] * (places - places[first][:, None]) + b[first][:, None]
+        near = np.abs(mapped - b) < PLACE_TOLERANCE_PX * np.minimum(1.0, np.abs(turn))[:, None]  # in both images
+        if np.any(np.sum(near & same_scale, axis=1) >= MIN_SHARED):
+            return True
+    return False
