@@ -199,6 +199,9 @@ def _export_inputs(folder: Path, entry: Entry) -> dict[str, Any]:
         "head": entry.head,
         "versions": _versions((*EVERY_EXPORT, *EXPORTERS[entry.source])),
     }
+    if str(entry.name).startswith("local-dir:"):
+        place = folder / str(entry.name).partition(":")[2]
+        inputs["files"] = {path.name: file_digest(path) for path in sorted(place.glob("*")) if path.is_file()}
     if entry.source == "torch":
         module = folder / (str(entry.name).partition(":")[0].replace(".", "/") + ".py")
         inputs["code"] = file_digest(module) if module.is_file() else ""
@@ -300,7 +303,7 @@ def _rate(rows: Sequence[Result], device: str) -> tuple[float | None, str]:
     one_each = {row.id: row for row in rows if row.execution.get("device") == device and row.wall_s > 0}
     rates = sorted(row.wall_s / row.n_images / row.size_bytes for row in one_each.values() if row.n_images)
     if not rates:
-        return None, "not known: no model was measured on this device yet; measure one and plan again"
+        return None, "no model was measured on this device yet: measure one and plan again"
     spread = rates[-1] / rates[0]
     return float(np.median(rates)), (
         f"from {len(rates)} models measured on this device, one process, by their size; by that rule they differ "

@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from robustcheck_onnx.checker import cli_process, cli_shift
+from robustcheck_onnx.checker import cli_calibrate, cli_process, cli_scan, cli_shift
 from robustcheck_onnx.checker.cli_parts import (
     FORMATS,
     Color,
@@ -355,6 +355,9 @@ def schema(debug: Debug = False) -> int:
 # A group of verbs of one:    app.add_typer(cli_calibrate.profiles, name="profiles")
 
 app.command(epilog="Example: robustcheck shift model.onnx --in photos/ --shifted sketches/")(cli_shift.shift)
+app.command(epilog="Example: robustcheck scan model.onnx --images photos/")(cli_scan.scan)
+app.command(epilog="Example: robustcheck calibrate --suite paper --images photos/ --plan")(cli_calibrate.calibrate)
+app.add_typer(cli_calibrate.profiles, name="profiles")
 
 
 # ---------------------------------------------------------------------------------------------------- main

@@ -81,11 +81,12 @@ def test_the_table_does_not_support_a_strict_profile() -> None:
     )
     with pytest.raises(ValueError, match=r"mahlet_openclip_l14_laion2b .* overlap"):
         fitting.fit(table)
-    # jointly they can be parted, by 0.4 of kurtosis, and LAION's ViT-L/14 passes when it is left out
-    fitted = fitting.fit(table, Rule(all_must_pass=False))
-    edge = fitted.thresholds["kurtosis"]
-    assert edge.lowest_with - edge.highest_without < 0.5
-    assert fitting.leave_one_out(table, Rule(all_must_pass=False)).false_pass == ("mahlet_openclip_l14_laion2b",)
+    # jointly LAION's can be turned away, at the price of two of OpenAI's, and one of them passes when it is left out
+    rule = Rule(all_must_pass=False)
+    assert fitting.fit(table, rule).missed == ("mygraph_fgvc_rn50", "watches_b32")
+    left_out = fitting.leave_one_out(table, rule)
+    assert left_out.false_pass == ("mahlet_openclip_l14_laion2b",)
+    assert len(left_out.false_warn) == 4
 
 
 def test_the_profile_names_the_table_it_rests_on() -> None:

@@ -108,7 +108,8 @@ def fit(table: Sequence[Reference], rule: Rule = STRICT_RULE) -> Fit:
     kept = present if rule.all_must_pass else _largest_box(present, absent)
     for name in STRENGTHS:
         high = min(kept, key=lambda r: value(r, name))
-        below = absent if rule.all_must_pass else [r for r in absent if r.high[name] < value(high, name)]
+        floor = min(r.low[name] for r in kept)
+        below = absent if rule.all_must_pass else [r for r in absent if r.high[name] < floor]
         # where no set without the label lies below, the other statistics turn all of them away
         low = max(((r.set, r.high[name]) for r in below), key=lambda pair: pair[1], default=(NO_SET, FLOOR[name]))
         out[name] = _place(low, (high.set, value(high, name)), name in LOGARITHMIC, rule.position)
@@ -118,26 +119,33 @@ def fit(table: Sequence[Reference], rule: Rule = STRICT_RULE) -> Fit:
 
 
 def _largest_box(present: list[Reference], absent: list[Reference]) -> list[Reference]:
-    """The sets with the label above whose smallest values no set without it lies, found by leaving out the weakest.
+    """The sets with the label that can pass together, found by leaving out the weakest until they can.
 
-    Of the weakest by each statistic, the one goes whose going leaves the fewest sets in the box, then the one with the
-    smallest persistence ratio.
+    Each set without the label must lie clearly below them by some statistic: its upper bound below all of their lower
+    bounds. Of the weakest by each statistic, the one goes whose going leaves the fewest sets that do not, then the one
+    with the smallest persistence ratio.
     """
     kept = list(present)
-
-    def inside(some: list[Reference]) -> int:
-        floor = {name: min(value(r, name) for r in some) for name in STRENGTHS}
-        return sum(all(r.high[name] >= floor[name] for name in STRENGTHS) for r in absent)
-
-    while inside(kept):
+    while _not_clear(kept, absent):
         if len(kept) == 1:
             raise ValueError(f"no set with the indication lies above all sets without it; the last was {kept[0].set}")
-        weakest = {min(kept, key=lambda r: (value(r, name), r.set)) for name in STRENGTHS}
-        gone = min(
-            weakest, key=lambda w: (inside([r for r in kept if r is not w]), value(w, "persistence_ratio"), w.set)
-        )
-        kept = [r for r in kept if r is not gone]
+        weakest: dict[str, Reference] = {}
+        for name in STRENGTHS:
+            lowest = min(r.low[name] for r in kept)
+            weakest |= {r.set: r for r in kept if r.low[name] == lowest}
+        ranked = []
+        for w in weakest.values():
+            left = _not_clear([r for r in kept if r is not w], absent)
+            ranked.append((left, w.persistence_ratio, w.set))
+        gone = min(ranked)[2]
+        kept = [r for r in kept if r.set != gone]
     return kept
+
+
+def _not_clear(kept: list[Reference], absent: list[Reference]) -> int:
+    """Sets without the label that no statistic parts clearly from the kept ones."""
+    floor = {name: min(r.low[name] for r in kept) for name in STRENGTHS}
+    return sum(all(r.high[name] >= floor[name] for name in STRENGTHS) for r in absent)
 
 
 def _energies(used: list[Reference], rule: Rule) -> tuple[dict[Statistic, Threshold], tuple[Statistic, ...]]:

@@ -275,6 +275,29 @@ def refuse_borrowed_id(profile: Profile, name: str) -> None:
             )
 
 
+HAND_MADE = "It was changed by hand after the calibration: the error rates in it are those of what it was made from."
+
+
+def resealed(changed: Profile, new_id: str, note: str = "") -> Profile:
+    """A profile that was changed by hand, sealed under an id of its own; it says what it was made from, and what of.
+
+    Args:
+        changed: as it was read; its digest is still that of the profile it was made from.
+        new_id: the id.
+        note: the person's words.
+    """
+    origin = f"made from {changed.id} ({changed.digest[:19] or 'never sealed'})"
+    known = next((p for p in packaged() if p.digest == changed.digest), None)
+    moved = [
+        f"{name} {known.thresholds[name].minimum:g} to {changed.thresholds[name].minimum:g}"
+        for name in STATISTICS
+        if known is not None and known.thresholds[name].minimum != changed.thresholds[name].minimum
+    ]
+    said = "; ".join(part for part in (changed.edited, origin, *moved, note) if part)
+    limits = changed.limits if HAND_MADE in changed.limits else (HAND_MADE, *changed.limits)
+    return seal(changed.model_copy(update={"id": new_id, "edited": said, "limits": limits}))
+
+
 def looser_than(profile: Profile, other: Profile) -> tuple[str, ...]:
     """In which ways a profile lets models pass that another one does not, each in a few words; may be empty."""
     out = [

@@ -20,6 +20,7 @@ from robustcheck_onnx.thresholds.reference import Reference
 
 SCHEMA_VERSION = 1
 SIGNIFICANT_DIGITS = 6  # of a measured number: far below its uncertainty, far above the order of summing
+ALIKE_SPREAD = 0.2  # below it a check gives WARN whatever the statistics say (checker/verdict.py)
 MIN_IMAGES = 50  # varied images below which a row takes no part in a fit
 NOT_CONTENT = (
     "date",
@@ -233,6 +234,8 @@ def excluded(row: Result) -> str:
         return f"{min(row.n_varied, row.n_images)} varied images"
     if row.preprocessing_source == "assumed":
         return "preprocessing was assumed"
+    if row.label == "present" and (row.context.get("spread") or 0.0) < ALIKE_SPREAD:
+        return "representations of all images alike, which never passes"
     return "unlabelled" if row.label == "unlabelled" else ""
 
 

@@ -1,0 +1,445 @@
+"""The verbs `calibrate` (thresholds from a suite of models) and `profiles` (look at threshold profiles)."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from robustcheck_onnx.checker.cli_parts import (
+    Color,
+    Debug,
+    Device,
+    Output,
+    RayAddress,
+    ascii_only,
+    console_for,
+    one_of,
+)
+from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, RobustcheckError, UsageError
+
+if TYPE_CHECKING:
+    from robustcheck_onnx.checker.calibration import Settings
+    from robustcheck_onnx.thresholds.profile import Profile
+    from robustcheck_onnx.thresholds.results import Result
+    from robustcheck_onnx.thresholds.suite import Opened
+
+FORMATS = ("terminal", "json")
+TENSORS = ("auto", "representation", "pooled")
+ANY_FAULT = 3
+
+profiles = typer.Typer(
+    name="profiles", help="List, show, validate, compare and seal threshold profiles.", no_args_is_help=False
+)
+Named = Annotated[str, typer.Argument(help="A profile file, or the name of a packaged one.", metavar="PROFILE")]
+
+
+def calibrate(
+    suite: Annotated[
+        str | None,
+        typer.Option(help="Suite file (TOML, docs/calibration.md), or paper: the packaged one.", metavar="SUITE"),
+    ] = None,
+    images: Annotated[
+        str | None,
+        typer.Option(help="In-distribution photos, as for a check. Default: the bundled photos.", metavar="PATH"),
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="The profile to write.", metavar="PROFILE.json")] = None,
+    results: Annotated[
+        Path | None,
+        typer.Option(help="Table of result rows, added to. Default: OUT with .results.jsonl.", metavar="TABLE.jsonl"),
+    ] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Show what would be done, and how large it is; do nothing.")] = (
+        False
+    ),
+    from_evidence: Annotated[
+        list[str] | None,
+        typer.Option(help="Fit to this results table, without any model; repeatable.", metavar="TABLE.jsonl"),
+    ] = None,
+    from_reference: Annotated[
+        bool, typer.Option("--from-reference", help="Write the default profile, from the packaged reference table.")
+    ] = False,
+    tensor: Annotated[str, typer.Option(help="Fit to: representation, pooled, or auto (what parts better).")] = "auto",
+    profile_id: Annotated[str, typer.Option("--id", help="The profile's id. Default: the name of OUT.")] = "",
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="Write a profile although models failed; it says which.")
+    ] = False,
+    engine: Annotated[str, typer.Option(help="local (processes) or ray (extra `ray`).")] = "local",
+    workers: Annotated[int | None, typer.Option(min=1, help="Worker processes. Default: 1; ray: one a device.")] = None,
+    ray_address: RayAddress = None,
+    device: Device = "auto",
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder for exports. Default: ~/.cache/robustcheck/exports.", metavar="DIR")
+    ] = None,
+    max_images: Annotated[int | None, typer.Option(min=1, help="Use at most so many images.")] = None,
+    max_bad: Annotated[float, typer.Option(min=0, max=1, help="Largest share of images that may be unusable.")] = 0.01,
+    seed: Annotated[int, typer.Option(help="Seed of the order in which images are taken.")] = 0,
+    batch_size: Annotated[int, typer.Option(min=1, max=32, help="Images a forward pass.")] = 32,
+    output: Output = "terminal",
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")] = False,
+    color: Color = "auto",
+    debug: Debug = False,
+) -> int:
+    """Fit a threshold profile to the models of a suite, or to what was measured of them before."""
+    from robustcheck_onnx.checker import calibration, delivery
+    from robustcheck_onnx.thresholds import calibrate as fitting
+    from robustcheck_onnx.thresholds import reference
+    from robustcheck_onnx.thresholds.profile import to_json
+
+    one_of("--output", output, FORMATS)
+    one_of("--color", color, ("auto", "always", "never"))
+    one_of("--tensor", tensor, TENSORS)
+    one_of("--engine", engine, ("local", "ray"))
+    _check_call(suite, from_evidence, from_reference, plan, out)
+    if out is not None:
+        delivery.check_target(out, [Path(table) for table in from_evidence or ()])
+    if from_reference:
+        assert out is not None
+        made = fitting.default_profile(reference.table_text())
+        delivery.write_whole(out, to_json(made))
+        return _finish(made, {}, out, output, color)
+    name = profile_id or (out.stem if out else "plan")
+    _check_id(name)
+    opened = None if suite is None else _opened(suite)
+    if from_evidence:
+        return _refit(from_evidence, opened, name, tensor, out, allow_missing, output, color)
+    assert opened is not None
+    settings = calibration.Settings(
+        images=images,
+        cache=cache or calibration.cache_folder(),
+        seed=seed,
+        max_images=max_images,
+        max_bad=max_bad,
+        device=device,
+        batch_size=batch_size,
+        engine=engine,
+        workers=workers,
+        address=ray_address,
+    )
+    table = results or (out.with_suffix(".results.jsonl") if out else None)
+    if plan:
+        return _plan(opened, settings, table, output, color)
+    assert out is not None
+    assert table is not None
+    calibration.check_labels(opened)
+    delivery.check_target(table, [out, *(member_file for member_file in (Path(suite or ""),) if member_file.is_file())])
+    digest, _ = calibration.image_set(settings)
+    work = calibration.tasks(opened, settings, digest)
+    calibration.refuse_unknown(work)
+    rows = calibration.open_table(table, work)
+    failed = calibration.measure(opened, work, rows, settings, table, _teller(quiet))
+    used = calibration.relabelled([row for task in work for row in calibration.done(task, rows)], opened)
+    _refuse_failed(failed, out, table, allow_missing)
+    made = _fitted(used, name, tensor, {key: fault.message for key, fault in failed.items()}, opened)
+    delivery.write_whole(out, to_json(made))
+    return _finish(made, failed, out, output, color)
+
+
+def _check_call(suite: str | None, tables: list[str] | None, reference: bool, plan: bool, out: Path | None) -> None:
+    if sum((suite is not None or bool(tables), reference)) != 1:
+        raise UsageError(
+            "--suite, --from-evidence and --from-reference say what to fit to; one of them is needed, and only a "
+            "suite goes with --from-evidence",
+            "robustcheck calibrate --suite paper --images photos/ --plan",
+        )
+    if plan and (tables or reference):
+        raise UsageError("--plan is for a suite; tables need no model", "robustcheck calibrate --suite paper --plan")
+    if out is None and not plan:
+        raise UsageError("--out is missing; a calibration writes a profile", "--out profile.json")
+
+
+def _check_id(name: str) -> None:
+    from robustcheck_onnx.thresholds import profile
+
+    if name in (known := [p.id for p in profile.packaged()] + list(profile.PACKAGED)):
+        raise UsageError(f"--id is {name!r}; {', '.join(known)} are the packaged profiles' own", "--id mine-1")
+
+
+def _opened(spec: str) -> Opened:
+    from robustcheck_onnx.thresholds.suite import SuiteError, open_suite
+
+    try:
+        return open_suite(spec)
+    except SuiteError as fault:
+        raise UsageError(str(fault), fault.hint or "docs/calibration.md shows a suite file") from fault
+
+
+def _teller(quiet: bool) -> Teller:
+    return Teller(quiet)
+
+
+class Teller:
+    """Writes lines of progress to stderr, unless it is to be quiet."""
+
+    def __init__(self, quiet: bool) -> None:
+        self.quiet = quiet
+
+    def __call__(self, text: str) -> None:
+        """Write one line."""
+        if not self.quiet:
+            shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+            sys.stderr.write(f"{shown}\n")
+            sys.stderr.flush()
+
+
+def _plan(opened: Opened, settings: Settings, table: Path | None, output: str, color: str) -> int:
+    from robustcheck_onnx.checker import calibration, delivery, report_calibrate
+    from robustcheck_onnx.thresholds import results
+
+    digest, n_images = calibration.image_set(settings)
+    work = calibration.tasks(opened, settings, digest)
+    rows: list[Result] = []
+    if table is not None and table.exists():
+        try:
+            rows = results.read(table)
+        except results.ResultsError as fault:
+            raise UsageError(str(fault), fault.hint) from fault
+    made = calibration.plan(work, rows, settings, n_images, digest)
+    if output == "json":
+        sys.stdout.write(delivery.as_json(report_calibrate.plan_json(made)))
+    else:
+        console = console_for(color)
+        console.print(report_calibrate.render_plan(made, ascii_only=ascii_only(console)))
+    return 0
+
+
+def _refit(
+    tables: list[str],
+    opened: Opened | None,
+    name: str,
+    tensor: str,
+    out: Path | None,
+    allow_missing: bool,
+    output: str,
+    color: str,
+) -> int:
+    from robustcheck_onnx.checker import calibration, delivery
+    from robustcheck_onnx.thresholds import results
+    from robustcheck_onnx.thresholds.profile import to_json
+
+    assert out is not None
+    try:
+        rows = results.joined([(Path(table), results.read(Path(table))) for table in tables])
+    except results.ResultsError as fault:
+        raise UsageError(str(fault), fault.hint or "robustcheck calibrate --help") from fault
+    failed: dict[str, RobustcheckError] = {}
+    if opened is not None:
+        calibration.check_labels(opened)
+        have = {row.id for row in rows}
+        failed = {
+            member.id: CannotAssessError(f"no row of {member.id} is in the tables", "robustcheck calibrate --suite …")
+            for member in opened.members
+            if member.id not in have
+        }
+        rows = calibration.relabelled(rows, opened)
+        _refuse_failed(failed, out, Path(tables[0]), allow_missing)
+    made = _fitted(rows, name, tensor, {key: fault.message for key, fault in failed.items()}, opened)
+    delivery.write_whole(out, to_json(made))
+    return _finish(made, failed, out, output, color)
+
+
+def _fitted(
+    rows: tuple[Result, ...], name: str, tensor: str, missing: dict[str, str], opened: Opened | None
+) -> Profile:
+    from robustcheck_onnx.thresholds.calibrate import CannotFitError, fitted_profile
+    from robustcheck_onnx.thresholds.results import ResultsError, joined
+
+    try:
+        return fitted_profile(
+            joined([(Path("results"), rows)]),
+            id=name,
+            tensor=tensor,
+            missing=missing,
+            labels=" ".join(opened.suite.labels.meaning.split()) if opened else "",
+            suite_known=opened is not None,
+        )
+    except ResultsError as fault:
+        raise UsageError(str(fault), fault.hint) from fault
+    except CannotFitError as fault:
+        raise CannotAssessError(
+            f"{name}: {fault}", "add models with and without published robustness to the suite, or more images"
+        ) from fault
+
+
+def _refuse_failed(failed: dict[str, RobustcheckError], out: Path, table: Path, allow_missing: bool) -> None:
+    """A calibration with failed models must not look complete: no profile, unless it was allowed to say so itself."""
+    if not failed:
+        return
+    lines = [f"{name}: {fault.message}" + (f" ({fault.hint})" if fault.hint else "") for name, fault in failed.items()]
+    if allow_missing:
+        for text in lines:
+            Teller(False)(f"missing {text}")
+        return
+    kind = EnvironmentFaultError if any(fault.exit_code == 4 for fault in failed.values()) else CannotAssessError
+    raise kind(
+        f"{out}: profile is not written, as {len(failed)} models could not be measured: {'; '.join(lines)}",
+        f"the other rows are in {table}: run it again for the missing ones, or with --allow-missing",
+    )
+
+
+def _finish(made: Profile, failed: dict[str, RobustcheckError], out: Path, output: str, color: str) -> int:
+    from robustcheck_onnx.checker import delivery, report_calibrate
+
+    if output == "json":
+        sys.stdout.write(
+            delivery.as_json(
+                {
+                    "schema_version": 1,
+                    "tool": "robustcheck",
+                    "profile": str(out),
+                    "id": made.id,
+                    "digest": made.digest,
+                    "missing": {name: fault.message for name, fault in failed.items()},
+                }
+            )
+        )
+        return 0
+    console = console_for(color)
+    console.print(f"wrote {out}: profile {made.id} {made.digest}", markup=False, soft_wrap=True)
+    console.print()
+    console.print(report_calibrate.render_summary(made, ascii_only=ascii_only(console)))
+    console.print(f"\nrobustcheck profiles show {out}", markup=False, soft_wrap=True)
+    return 0
+
+
+# ------------------------------------------------------------------------------------------------- profiles
+
+
+def _loaded(spec: str) -> Profile:
+    import difflib
+
+    from robustcheck_onnx.thresholds import profile
+
+    try:
+        return profile.load(spec)
+    except profile.ProfileError as fault:
+        near = difflib.get_close_matches(spec, profile.PACKAGED, 1)
+        there = spec in profile.PACKAGED or Path(spec).exists()
+        hint = (
+            f"robustcheck profiles seal {spec} --id NAME -o OUT" if "changed after it was sealed" in str(fault) else ""
+        )
+        raise UsageError(
+            str(fault),
+            hint or (f"robustcheck profiles show {near[0]}" if near and not there else "robustcheck profiles list"),
+        ) from fault
+    except RecursionError as fault:
+        raise UsageError(
+            f"{spec}: threshold profile is nested too deeply; it must be a sealed profile", "robustcheck profiles list"
+        ) from fault
+
+
+@profiles.command("list", epilog="Example: robustcheck profiles list mine.json")
+def list_profiles(
+    files: Annotated[list[str] | None, typer.Argument(help="Further profile files.", metavar="PROFILE…")] = None,
+    output: Output = "terminal",
+    color: Color = "auto",
+    debug: Debug = False,
+) -> int:
+    """List the packaged profiles, and files."""
+    from robustcheck_onnx.checker import delivery, report_calibrate
+    from robustcheck_onnx.thresholds.profile import PACKAGED
+
+    one_of("--output", output, FORMATS)
+    found = [(spec, _loaded(spec)) for spec in [*PACKAGED, *(files or [])]]
+    if output == "json":
+        rows = [
+            {
+                "profile": name,
+                "id": p.id,
+                "digest": p.digest,
+                "tensor": p.tensor,
+                "with": p.calibration.n_with_checkpoints,
+                "without": p.calibration.n_without_checkpoints,
+                "false_pass_upper": p.calibration.false_pass_upper,
+                "edited": p.edited,
+            }
+            for name, p in found
+        ]
+        sys.stdout.write(delivery.as_json({"schema_version": 1, "tool": "robustcheck", "profiles": rows}))
+    else:
+        console = console_for(color)
+        console.print(report_calibrate.render_list(found, ascii_only=ascii_only(console)))
+    return 0
+
+
+@profiles.command(epilog="Example: robustcheck profiles show default")
+def show(name: Named = "default", output: Output = "terminal", color: Color = "auto", debug: Debug = False) -> int:
+    """Show what a profile rests on, how often it is wrong, and what it holds for."""
+    from robustcheck_onnx.checker import report_calibrate
+    from robustcheck_onnx.thresholds.profile import PACKAGED, to_json
+
+    one_of("--output", output, FORMATS)
+    found = _loaded(name)
+    if output == "json":
+        sys.stdout.write(to_json(found))
+    else:
+        console = console_for(color)
+        where = "packaged" if name in PACKAGED else name
+        console.print(report_calibrate.render_profile(found, ascii_only=ascii_only(console), where=where))
+    return 0
+
+
+@profiles.command(epilog="Example: robustcheck profiles validate mine.json")
+def validate(name: Named, debug: Debug = False) -> int:
+    """Check that a file is a sealed profile that this version can judge by (exit 0), or say what is wrong (exit 2)."""
+    from robustcheck_onnx.checker.kurtosis import STATISTIC_VERSION
+
+    found = _loaded(name)
+    if found.statistic_version != STATISTIC_VERSION:
+        raise UsageError(
+            f"{name}: statistic_version is {found.statistic_version}; this robustcheck measures version "
+            f"{STATISTIC_VERSION}, so that every verdict by it would be WARN",
+            "calibrate again: robustcheck calibrate --help",
+        )
+    edited = f", changed by hand: {found.edited}" if found.edited else ""
+    sys.stdout.write(f"{name}: profile {found.id} {found.digest} is whole{edited}\n")
+    return 0
+
+
+@profiles.command(epilog="Example: robustcheck profiles diff default mine.json")
+def diff(
+    before: Annotated[str, typer.Argument(help="A profile.", metavar="A")],
+    after: Annotated[str, typer.Argument(help="Another.", metavar="B")],
+    output: Output = "terminal",
+    color: Color = "auto",
+    debug: Debug = False,
+) -> int:
+    """Show what differs between two profiles, and which lets more pass (exit 0 either way)."""
+    from robustcheck_onnx.checker import delivery, report_calibrate
+    from robustcheck_onnx.thresholds.profile import looser_than
+
+    one_of("--output", output, FORMATS)
+    a, b = _loaded(before), _loaded(after)
+    if output == "json":
+        found = [d._asdict() for d in report_calibrate.differences(a, b)]
+        content = {"differences": found, "looser": {before: looser_than(a, b), after: looser_than(b, a)}}
+        sys.stdout.write(delivery.as_json({"schema_version": 1, "tool": "robustcheck"} | content))
+    else:
+        console = console_for(color)
+        console.print(report_calibrate.render_diff((before, after), a, b, ascii_only=ascii_only(console)))
+    return 0
+
+
+@profiles.command(epilog="Example: robustcheck profiles seal edited.json --id mine-1 -o mine.json")
+def seal(
+    file: Annotated[Path, typer.Argument(help="A profile that was changed by hand.", metavar="PROFILE.json")],
+    profile_id: Annotated[str, typer.Option("--id", help="An id of its own.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The sealed profile.", metavar="PROFILE.json")],
+    note: Annotated[str, typer.Option(help="What was changed and why; stands in every report.")] = "",
+    debug: Debug = False,
+) -> int:
+    """Seal a profile that was changed by hand; it says so in every report."""
+    from robustcheck_onnx.checker import delivery
+    from robustcheck_onnx.thresholds import profile
+
+    _check_id(profile_id)
+    delivery.check_target(out)
+    try:
+        changed = profile.read(file)
+    except profile.ProfileError as fault:
+        raise UsageError(str(fault), f"python -m json.tool {file}") from fault
+    made = profile.resealed(changed, profile_id, note)
+    delivery.write_whole(out, profile.to_json(made))
+    sys.stdout.write(f"wrote {out}: profile {made.id} {made.digest}, changed by hand: {made.edited}\n")
+    return 0

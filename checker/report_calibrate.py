@@ -1,0 +1,351 @@
+"""What `calibrate` and `profiles` show: the plan, a fitted profile's page, what differs between two (pure)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.text import Text
+
+from robustcheck_onnx.checker import report_parts as parts
+from robustcheck_onnx.checker.calibration import Plan, Planned
+from robustcheck_onnx.checker.reasons import NAMES, number_text
+from robustcheck_onnx.checker.report_layout import INDENT, Pen, Trimmed, columns, hanging, line, section
+from robustcheck_onnx.thresholds import profile as profiles
+from robustcheck_onnx.thresholds.profile import STATISTICS, Calibration, Profile
+
+GB = 1e9
+HOUR_S = 3600
+MAX_NAMES = 6  # sets named in one line
+
+
+class Difference(NamedTuple):
+    """One field in which two profiles differ."""
+
+    field: str
+    before: str
+    after: str
+
+
+# ------------------------------------------------------------------------------------------------- the plan
+
+
+def render_plan(plan: Plan, *, ascii_only: bool = False) -> RenderableType:
+    """What a calibration will do, model by model, and in all."""
+    pen = Pen(ascii_only)
+    table = columns(pen, "model", "=label", "=state", ">download", ">disk", ">passes", ">time")
+    table.padding = (0, 1, 0, 0)
+    for row in plan.rows:
+        table.add_row(
+            pen.name(row.id),
+            pen.say("–" if row.label == "unlabelled" else row.label),
+            pen.say(row.state, "yellow" if row.state == "can't" else ""),
+            pen.say(_bytes(row.download_bytes)),
+            pen.say(_bytes(row.disk_bytes)),
+            pen.say(str(row.passes or "–")),
+            pen.say(_duration(row.estimate_s) if row.passes else "–"),
+        )
+    faults = [(pen.say("✗", "yellow"), line(pen.name(r.id), pen.say(f": {r.fault}"))) for r in plan.rows if r.fault]
+    blocks: list[RenderableType] = [
+        section(pen, "Plan", f"{len(plan.rows)} models × {plan.n_images} images, {plan.device}", table),
+        Text(),
+        section(pen, "In all", "nothing was downloaded, exported or measured", hanging(_in_all(plan, pen))),
+    ]
+    if faults:
+        blocks += [Text(), section(pen, "Not known, or not possible", "", hanging(faults))]
+    return Trimmed(Group(*blocks))
+
+
+def _in_all(plan: Plan, pen: Pen) -> list[tuple[Text, Text]]:
+    rows = plan.rows
+    states = ", ".join(f"{n} {state}" for state, n in _counts([row.state for row in rows]))
+    labels = ", ".join(f"{n} {label}" for label, n in _counts([row.label for row in rows]))
+    to_do = [row for row in rows if row.passes]
+    facts = [
+        ("models", f"{states}; {labels}"),
+        ("downloads", _total(to_do, "download_bytes", "at 4 bytes a parameter, half of it for float16 checkpoints")),
+        ("disk", f"{_total(to_do, 'disk_bytes', '')}; {plan.free_bytes / GB:.1f} GB are free for {plan.cache}"),
+        ("passes", f"{sum(row.passes for row in rows):,} forward passes".replace(",", " ")),
+        ("time", f"{_total(to_do, 'estimate_s', '')}; {plan.how_estimated}"),
+        ("images", plan.images_digest),
+    ]
+    return [(pen.say(label, "dim"), pen.say(text)) for label, text in facts]
+
+
+def _total(rows: Sequence[Planned], field: str, remark: str) -> str:
+    values = [getattr(row, field) for row in rows]
+    known = [value for value in values if value is not None]
+    show = _duration if field == "estimate_s" else _bytes
+    unknown = len(values) - len(known)
+    text = show(sum(known)) if known or not values else "not known"
+    if unknown and known:
+        text += f" and {unknown} models for which it is not known"
+    return text + (f" ({remark})" if remark else "")
+
+
+def _counts(words: Sequence[str]) -> list[tuple[str, int]]:
+    return [(word, words.count(word)) for word in dict.fromkeys(words)]
+
+
+def _bytes(n: int | None) -> str:
+    if n is None:
+        return "?"
+    return "–" if n == 0 else f"{n / GB:.2f} GB"
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "?"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 2 * HOUR_S else f"{seconds / HOUR_S:.1f} h"
+
+
+def plan_json(plan: Plan) -> dict[str, Any]:
+    """The plan as plain JSON values."""
+    rows = [row.__dict__ | {} for row in plan.rows]
+    return {"schema_version": 1, "tool": "robustcheck"} | plan.__dict__ | {"cache": str(plan.cache), "rows": rows}
+
+
+# ---------------------------------------------------------------------------------------------- one profile
+
+
+def render_profile(profile: Profile, *, ascii_only: bool = False, where: str = "") -> RenderableType:
+    """A profile as a page: what it rests on, how often it is wrong, what it holds for, its limits."""
+    pen = Pen(ascii_only)
+    title = pen.facts([pen.name(profile.id, "bold"), pen.name(profile.digest, "dim"), pen.name(where)])
+    sections: list[RenderableType] = [
+        Group(title, *(Padding(text, (0, 0, 0, INDENT)) for text in _warnings(profile, pen)))
+    ]
+    sections += [
+        section(pen, "Rests on", _counted(profile.calibration), hanging(_rests_on(profile.calibration, pen))),
+        _thresholds(profile, pen),
+        section(pen, "How often it is wrong", "over checkpoints, each left out", hanging(_wrong(profile, pen))),
+    ]
+    if profile.calibration.tensors:
+        sections.append(_tensors(profile, pen))
+    sections += [
+        section(pen, "Holds for", "anything else is WARN", hanging(_holds_for(profile, pen))),
+        section(pen, "Limits", "", hanging([(pen.say("•"), pen.prose(text)) for text in profile.limits])),
+    ]
+    return Trimmed(Group(sections[0], *(part for block in sections[1:] for part in (Text(), block))))
+
+
+def render_summary(profile: Profile, *, ascii_only: bool = False) -> RenderableType:
+    """The short form after a calibration: thresholds and error rates."""
+    pen = Pen(ascii_only)
+    blocks = [*_warnings(profile, pen), _thresholds(profile, pen), Text()]
+    wrong = section(pen, "How often it is wrong", _counted(profile.calibration), hanging(_wrong(profile, pen)))
+    if profile.calibration.tensors:
+        return Trimmed(Group(*blocks, wrong, Text(), _tensors(profile, pen)))
+    return Trimmed(Group(*blocks, wrong))
+
+
+def _warnings(profile: Profile, pen: Pen) -> list[Text]:
+    out = []
+    if profile.edited:
+        out.append(pen.say(f"! changed by hand: {profile.edited}", "yellow"))
+    if missing := profile.calibration.missing:
+        out.append(pen.say(f"! not complete: {len(missing)} models of its suite were not measured", "yellow"))
+    if looser := profiles.looser_than(profile, profiles.load()):
+        out.append(pen.say(f"! looser than the default profile: {'; '.join(looser)}", "yellow"))
+    return out
+
+
+def _counted(c: Calibration) -> str:
+    return (
+        f"{parts.count_text(c.n_checkpoints, 'checkpoint')}: {c.n_with_checkpoints} with, {c.n_without_checkpoints} "
+        f"without ({parts.count_text(c.n_sets, 'set')})"
+    )
+
+
+def _rests_on(c: Calibration, pen: Pen) -> list[tuple[Text, Text]]:
+    suite = f"{c.suite} {parts.short_digest(c.suite_digest)}" if c.suite else ""
+    facts = [
+        ("few", c.few),
+        ("labels", c.labels),
+        ("suite", suite),
+        ("table", f"{c.table}, {c.table_digest}"),
+        ("images", c.images),
+        ("measured", c.date),
+        ("spread", c.spread),
+        ("rule", c.rule),
+        ("command", c.command),
+        ("left out", "; ".join(f"{name}: {why}" for name, why in c.excluded)),
+        ("missing", "; ".join(f"{name}: {why}" for name, why in c.missing)),
+    ]
+    return _labelled(facts, pen)
+
+
+def _thresholds(profile: Profile, pen: Pen) -> RenderableType:
+    c = profile.calibration
+    table = columns(pen, "statistic", "=threshold", "=5–95 %", "=without", "=with", ">AUROC", ">rank r")
+    table.padding = (0, 1, 0, 0)
+    for name in STATISTICS:
+        t = profile.thresholds[name]
+        rank = c.rank_correlation.get(name)
+        table.add_row(
+            pen.say(NAMES[name]),
+            pen.say(f"> {t.minimum:g}", "bold"),
+            pen.say(f"{t.bootstrap_low:g} – {t.bootstrap_high:g}"),
+            pen.say(f"≤ {number_text(t.highest_without)}"),
+            pen.say(f"≥ {number_text(t.lowest_with)}"),
+            pen.say(f"{c.auroc[name]:.3f}" if name in c.auroc else "–"),
+            pen.say("–" if rank is None else f"{rank:+.2f}"),
+        )
+    said = (
+        "5–95 %: of the threshold over resampled checkpoints. without, with: the gap it was placed in. AUROC: of the "
+        "statistic alone over all sets"
+    )
+    if c.rank_correlation_n:
+        said += f". rank r: Spearman's, with effective robustness, over {c.rank_correlation_n} sets"
+    return section(pen, "Thresholds", "", table, Text(), pen.say(f"{said}.", "dim"))
+
+
+def _wrong(profile: Profile, pen: Pen) -> list[tuple[Text, Text]]:
+    c = profile.calibration
+    out = [
+        ("false PASS", _rate(c.left_out_false_pass, c.n_without_checkpoints, c.false_pass_upper)),
+        ("false WARN", _rate(c.left_out_false_warn, c.n_with_checkpoints, c.false_warn_upper)),
+        ("not left out", f"no fit without {_names(c.not_left_out)}: no part of the rates" if c.not_left_out else ""),
+        ("missed", f"{_names(c.missed)}: with the label, and does not pass" if c.missed else ""),
+        ("hard cases", "; ".join(f"{name}: {what}" for name, what in c.hard_cases)),
+        ("unlabelled", f"{_names(c.unlabelled_passing)} would pass" if c.unlabelled_passing else ""),
+        *(("family out" if i == 0 else "", f"{group}: {what}") for i, (group, what) in enumerate(c.family_out)),
+        ("joint AUROC", "" if c.auroc_joint is None else f"{c.auroc_joint:.3f} over the sets it was fitted to"),
+        ("kurtosis alone", _alone(c)),
+        ("bootstrap", f"{c.bootstrap_failed} of {c.bootstrap_fits} resamples had no fit" if c.bootstrap_fits else ""),
+    ]
+    return _labelled(out, pen)
+
+
+def _rate(wrong: Sequence[str], n: int, upper: float) -> str:
+    named = f" ({_names(wrong)})" if wrong else ""
+    return (
+        f"{parts.count_text(len(wrong), 'set')} of {parts.count_text(n, 'checkpoint')}{named}; at most "
+        f"{100 * upper:.0f} % with 95 % confidence (Clopper–Pearson)"
+    )
+
+
+def _alone(c: Calibration) -> str:
+    if (alone := c.kurtosis_alone) is None:
+        return ""
+    return (
+        f"the published statistic by itself, its threshold {number_text(alone.minimum)} chosen with hindsight: "
+        f"{len(alone.false_pass)} false PASS{_named(alone.false_pass)}, {len(alone.false_warn)} false WARN"
+        f"{_named(alone.false_warn)}; AUROC {alone.auroc:.3f}; {100 * alone.power_without_false_pass:.0f} % of the "
+        "sets with the label are above all others"
+    )
+
+
+def _tensors(profile: Profile, pen: Pen) -> RenderableType:
+    table = columns(pen, "tensor", ">pass", ">false PASS", ">false WARN", ">AUROC", ">gap")
+    for one in profile.calibration.tensors:
+        chosen = one.tensor == profile.tensor
+        table.add_row(
+            pen.say(f"{one.tensor}{' (chosen)' if chosen else ''}", "bold" if chosen else ""),
+            pen.say(f"{one.n_passing} of {one.n_with}"),
+            pen.say(f"{one.left_out_false_pass} of {one.n_without}"),
+            pen.say(f"{one.left_out_false_warn} of {one.n_with}"),
+            pen.say("–" if one.auroc is None else f"{one.auroc:.3f}"),
+            pen.say("–" if one.gap is None else f"× {one.gap:.2f}"),
+        )
+    faults = [pen.say(f"{one.tensor}: {one.fault}", "dim") for one in profile.calibration.tensors if one.fault]
+    said = pen.say("false PASS, false WARN: each checkpoint left out. gap: in persistence ratio.", "dim")
+    return section(pen, "Tensors compared", "", table, *faults, said)
+
+
+def _holds_for(profile: Profile, pen: Pen) -> list[tuple[Text, Text]]:
+    facts = [
+        ("tensor", f"{profile.tensor}: {', '.join(profile.tensor_rules)}; pooled by {', '.join(profile.pools)}"),
+        ("that ends in", ", ".join(profile.ends)),
+        ("width", f"{profile.min_features} to {profile.max_features} features"),
+        ("images", f"at least {profile.min_images} varied ones"),
+        ("bounds", f"{100 * (1 - profile.alpha):g} % confidence for all statistics together"),
+        ("preprocessing", profile.preprocessing),
+        ("statistics", f"version {profile.statistic_version} (docs/statistics.md)"),
+    ]
+    return _labelled(facts, pen)
+
+
+def _labelled(facts: Sequence[tuple[str, str]], pen: Pen) -> list[tuple[Text, Text]]:
+    return [(pen.say(label, "dim"), pen.say(text)) for label, text in facts if text]
+
+
+def _names(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
+    return ", ".join(names[:MAX_NAMES]) + more
+
+
+def _named(names: Sequence[str]) -> str:
+    return f" ({_names(names)})" if names else ""
+
+
+# ------------------------------------------------------------------------------------------ several profiles
+
+
+def render_list(found: Sequence[tuple[str, Profile]], *, ascii_only: bool = False) -> RenderableType:
+    """Profiles in a table: (name or file, profile)."""
+    pen = Pen(ascii_only)
+    table = columns(pen, "profile", "=id", "=tensor", ">with", ">without", ">false PASS", "=digest")
+    for name, profile in found:
+        c = profile.calibration
+        table.add_row(
+            pen.name(name, "bold"),
+            pen.name(profile.id),
+            pen.say(profile.tensor),
+            pen.say(str(c.n_with_checkpoints)),
+            pen.say(str(c.n_without_checkpoints)),
+            pen.say(f"≤ {100 * c.false_pass_upper:.0f} %"),
+            pen.name(parts.short_digest(profile.digest)),
+        )
+        for text in _warnings(profile, pen):
+            table.add_row(text)
+    said = "with, without: checkpoints it was fitted to. false PASS: 95 % bound, each checkpoint left out."
+    return Trimmed(section(pen, "Profiles", "", table, Text(), pen.say(said, "dim")))
+
+
+def differences(a: Profile, b: Profile) -> tuple[Difference, ...]:
+    """The fields in which two profiles differ, thresholds first; the digest is left out."""
+    out = [
+        Difference(f"thresholds.{name}", f"{a.thresholds[name].minimum:g}", f"{b.thresholds[name].minimum:g}")
+        for name in STATISTICS
+        if a.thresholds[name].minimum != b.thresholds[name].minimum
+    ]
+    for prefix, one, other in (("", a, b), ("calibration.", a.calibration, b.calibration)):
+        for field in type(one).model_fields:
+            if prefix + field in ("digest", "thresholds", "calibration"):
+                continue
+            before, after = getattr(one, field), getattr(other, field)
+            if before != after:
+                out.append(Difference(prefix + field, _shown(before), _shown(after)))
+    return tuple(out)
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(map(_shown, value)) or "none"
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_shown(one)}" for key, one in value.items()) or "none"
+    return str(value) if value not in ("", None) else "none"
+
+
+def render_diff(names: tuple[str, str], a: Profile, b: Profile, *, ascii_only: bool = False) -> RenderableType:
+    """What differs between two profiles, and in which direction it moves verdicts."""
+    pen = Pen(ascii_only)
+    found = differences(a, b)
+    head = pen.facts([pen.name(f"{names[0]} {parts.short_digest(a.digest)}"), pen.say("→ "), pen.name(names[1])])
+    head = line(head, pen.name(f" {parts.short_digest(b.digest)}"))
+    if not found:
+        return Trimmed(Group(head, pen.say("no difference")))
+    rows = [(pen.say(d.field, "bold"), pen.say(f"{d.before} → {d.after}")) for d in found]
+    verdict = []
+    for looser, tighter in ((b, a), (a, b)):
+        if ways := profiles.looser_than(looser, tighter):
+            name = names[1] if looser is b else names[0]
+            verdict.append(pen.say(f"{name} lets more pass: {'; '.join(ways)}", "yellow"))
+    if not verdict:
+        verdict.append(pen.say("no difference moves a verdict towards PASS"))
+    return Trimmed(Group(head, Text(), hanging(rows), Text(), *verdict))
