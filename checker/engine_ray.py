@@ -7,6 +7,7 @@ measures which shard next, and the merging of shards in their order.
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 import os
 import queue
@@ -235,7 +236,8 @@ def _next_task(worker: int, held: _Course | None, courses: list[_Course], ahead:
 
 def _result(ray: ModuleType, call: Any, job: Job) -> Facts | Measurement | RobustcheckError:
     try:
-        result: Facts | Measurement | RobustcheckError = ray.get(call)
+        # a copy: arrays that come from Ray lie in its object store, and the smallest keeps a whole result there
+        result: Facts | Measurement | RobustcheckError = copy.deepcopy(ray.get(call))
     except ray.exceptions.RayActorError:
         return died(job)  # Ray has tried again already
     except ray.exceptions.RayError as fault:
