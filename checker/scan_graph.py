@@ -25,7 +25,7 @@ GRID = 8
 over all positions, and placed in one of the 8 × 8 cells."""
 MEDIAN_TOKENS = 8  # evenly spaced tokens or positions an image that the medians are taken over: sorting is slow
 LARGEST = 3  # features of an image that the largest values are named of
-MIN_RELATIVE_VARIANCE = {TensorProto.FLOAT: 1e-12, TensorProto.DOUBLE: 1e-18}
+MIN_RELATIVE_VARIANCE: dict[int, float] = {TensorProto.FLOAT: 1e-12, TensorProto.DOUBLE: 1e-18}
 """variance / mean² up to which a row counts as constant: ten times the rounding and more, squared"""
 ROWS = ("vector", "tokens", "tokens_first", "map", "map_last")
 
