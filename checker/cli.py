@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from robustcheck_onnx.checker import cli_calibrate, cli_process, cli_scan, cli_shift
+from robustcheck_onnx.checker import cli_cache, cli_calibrate, cli_process, cli_scan, cli_shift
 from robustcheck_onnx.checker.cli_parts import (
     FORMATS,
     Color,
@@ -115,6 +115,9 @@ def check(
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No report on stdout unless -o asks for one.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Full digests, all limits.")] = False,
+    no_cache: Annotated[
+        bool, typer.Option("--no-cache", help="Measure, whatever an earlier run of the same check found.")
+    ] = False,
     no_time: Annotated[bool, typer.Option("--no-time", help="Leave the time block out of the report.")] = False,
     color: Color = "auto",
     debug: Debug = False,
@@ -140,6 +143,7 @@ def check(
             engine=engine,
             workers=workers,
             ray_address=ray_address,
+            cache=not no_cache,
             progress=progress,
         )
     if no_time:
@@ -358,6 +362,7 @@ app.command(epilog="Example: robustcheck shift model.onnx --in photos/ --shifted
 app.command(epilog="Example: robustcheck scan model.onnx --images photos/")(cli_scan.scan)
 app.command(epilog="Example: robustcheck calibrate --suite paper --images photos/ --plan")(cli_calibrate.calibrate)
 app.add_typer(cli_calibrate.profiles, name="profiles")
+app.add_typer(cli_cache.cache, name="cache")
 
 
 # ---------------------------------------------------------------------------------------------------- main

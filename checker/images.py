@@ -83,8 +83,7 @@ class ImageSource:
             content = entry.read()
             if isinstance(content, bytes):
                 image, notes = decode(content, entry.name)
-                digest = "sha256:" + hashlib.sha256(content).hexdigest()
-                return Picture(entry.name, image, digest, notes, entry.label)
+                return Picture(entry.name, image, _digest(content), notes, entry.label)
             values = np.ascontiguousarray(content, dtype=np.float32)
         except UnreadableImageError as fault:
             return Skipped(entry.name, str(fault))
@@ -92,8 +91,15 @@ class ImageSource:
             return Skipped(entry.name, f"cannot be read: {fault.strerror or fault}")
         if not np.isfinite(values).all():
             return Skipped(entry.name, "values that are not finite")
-        digest = hashlib.sha256(repr(values.shape).encode() + values.tobytes()).hexdigest()
-        return Tensor(entry.name, values, f"sha256:{digest}", entry.label)
+        return Tensor(entry.name, values, _digest(values), entry.label)
+
+    def digest(self, index: int) -> str | None:
+        """The digest that load gives image number index, without decoding it; None where it cannot be read."""
+        try:
+            content = self.entries[index].read()
+        except (UnreadableImageError, OSError):
+            return None
+        return _digest(content if isinstance(content, bytes) else np.ascontiguousarray(content, dtype=np.float32))
 
     def items(self) -> Iterator[Item]:
         """All images in order, one at a time."""
@@ -132,6 +138,13 @@ def open_images(spec: str | Path | None, *, seed: int = 0, limit: int | None = N
     if table is not None:
         table.plan([entry.row for entry in chosen])
     return ImageSource("" if spec is None else str(spec), kind, chosen, len(ordered), seed)
+
+
+def _digest(content: bytes | NDArray[np.float32]) -> str:
+    """sha256 of a file's bytes, or of a tensor's shape and values."""
+    if not isinstance(content, bytes):
+        content = repr(content.shape).encode() + content.tobytes()
+    return "sha256:" + hashlib.sha256(content).hexdigest()
 
 
 def digest_of(digests: Iterable[str]) -> str:

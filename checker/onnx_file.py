@@ -86,7 +86,7 @@ def read_onnx(path: str | Path) -> OnnxFile:
                 f"{path}: name in the graph is {word!r}; names must be UTF-8 text", "download or export it again"
             )
     tensors = [tensor for tensor in _tensors(proto) if tensor.data_location == onnx.TensorProto.EXTERNAL]
-    folder, targets = _locate(path, sorted({_location(path, tensor) for tensor in tensors}))
+    folder, targets = locate(path, sorted({_location(path, tensor) for tensor in tensors}))
     for tensor in tensors:
         _check_length(path, tensor, targets[_location(path, tensor)])
     external = tuple(
@@ -253,7 +253,7 @@ def _escape(path: Path, location: str) -> CannotAssessError:
     )
 
 
-def _locate(path: Path, locations: list[str]) -> tuple[Path | None, dict[str, Path]]:
+def locate(path: Path, locations: list[str]) -> tuple[Path | None, dict[str, Path]]:
     """The folder to give to ONNX Runtime and each location's resolved file below it."""
     if not locations:
         return None, {}

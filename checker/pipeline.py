@@ -10,15 +10,18 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
+from robustcheck_onnx.checker import cache as records
 from robustcheck_onnx.checker import engine as engines
+from robustcheck_onnx.checker import images as images_
 from robustcheck_onnx.checker import measure
 from robustcheck_onnx.checker import state as sums
 from robustcheck_onnx.checker.contract import Contract
-from robustcheck_onnx.checker.errors import UsageError
+from robustcheck_onnx.checker.errors import RobustcheckError, UsageError
 from robustcheck_onnx.checker.evidence import Evidence, Statistics
 from robustcheck_onnx.checker.graph import open_model
 from robustcheck_onnx.checker.measure import Job
 from robustcheck_onnx.checker.notes import notes_of
+from robustcheck_onnx.checker.onnx_file import file_digest
 from robustcheck_onnx.checker.reasons import NAMES
 from robustcheck_onnx.checker.report import CLAIM, Placed, Report, Time
 from robustcheck_onnx.checker.verdict import decided, judge
@@ -55,6 +58,7 @@ def check(
     engine: str = "local",
     workers: int | None = None,
     ray_address: str | None = None,
+    cache: bool = False,
     progress: Callable[[Progress], None] | None = None,
 ) -> Report:
     """Check one ONNX model on in-distribution images and judge it.
@@ -76,6 +80,8 @@ def check(
         thresholds: a profile or its file; None = the default profile.
         engine: local (this process) or ray (the extra `ray`).
         workers, ray_address: for ray, see `engine.run`.
+        cache: take the evidence of an earlier run if nothing has changed since, and keep this run's (`cache.py`); only
+            the local engine does.
         progress: called after every batch; by ray after every shard, without an interval.
 
     Returns:
@@ -99,16 +105,13 @@ def check(
         batch_size=batch_size,
     )
     if engine == "local" and workers is None and ray_address is None:
-        opened = measure.open_job(job)
-        contract = opened.models[0].contract
-        facts = measure.probe(opened)
-        measured, stopped = _until_decided(opened, profile, progress)
-        (evidence,) = measure.conclude(job, facts, measured, profile, decided=stopped)
+        evidence, context, cached = _measured_or_kept(job, profile, started, progress, cache=cache)
     else:
         if engine == "local" and workers is not None:
             raise UsageError(f"--workers is {workers}; one process checks one model, unless with Ray", "--engine ray")
         contract = open_model(model, tensor=tensor, pool=pool).contract  # its faults are told before a cluster starts
         evidence = _on_workers(job, profile, engine, workers, ray_address, progress)
+        context, cached = _published(contract), None
     wall_s = time.perf_counter() - clock
     return Report(
         tool_version=version("robustcheck-onnx"),
@@ -116,17 +119,40 @@ def check(
         notes=notes_of(evidence, profile),
         evidence=evidence,
         profile=profile,
-        published=_published(contract),
+        published=context,
         reference=_reference(),
         claim=CLAIM,
         time=Time(
             started=started.isoformat(timespec="seconds"),
             wall_s=round(wall_s, 3),
             images_per_s=round((evidence.images.n_read - evidence.images.n_skipped) / wall_s, 2)
-            if wall_s > 0
+            if wall_s > 0 and cached is None
             else None,
+            cached=cached,
         ),
     )
+
+
+def _measured_or_kept(
+    job: Job, profile: Profile, started: datetime, progress: Callable[[Progress], None] | None, *, cache: bool
+) -> tuple[Evidence, Context | None, str | None]:
+    """Evidence, published context, and when it was measured if an earlier run did."""
+    key = digest = ""
+    if cache and not records.is_off():
+        with contextlib.suppress(OSError, RobustcheckError):  # a faulty model or image set: the run itself says so
+            digest = file_digest(job.model)
+            source = images_.open_images(job.images, seed=job.seed, limit=job.max_images)
+            key = records.key_of(job, digest, profile, source)
+            if kept := records.load(key, job.model, source):
+                return kept.evidence, kept.published, kept.measured
+    opened = measure.open_job(job)
+    facts = measure.probe(opened)
+    measured, stopped = _until_decided(opened, profile, progress)
+    (evidence,) = measure.conclude(job, facts, measured, profile, decided=stopped)
+    context = _published(opened.models[0].contract)
+    if key and digest == opened.models[0].model_digest:  # the file was read twice; it may have changed in between
+        records.store(key, started.isoformat(timespec="seconds"), measured.digests, evidence, context)
+    return evidence, context, None
 
 
 def _until_decided(

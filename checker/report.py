@@ -35,6 +35,8 @@ class Time(Frozen):
     """UTC, ISO 8601"""
     wall_s: float
     images_per_s: float | None
+    cached: str | None = None
+    """UTC, ISO 8601: when the evidence was measured, if it was taken from the cache; None = in this run"""
 
 
 class Report(Frozen):

@@ -344,7 +344,8 @@ def _execution(report: Report, pen: Pen) -> list[Text]:
         lines.append(line(pen.say("fallback: ", "yellow"), pen.say(run.fallback_reason)))
     if time is not None:
         speed = "" if time.images_per_s is None else f", {number_text(time.images_per_s)} images/s"
-        lines.append(pen.say(f"{time.started}, {number_text(time.wall_s)} s{speed}"))
+        kept = "" if time.cached is None else f" · from the cache: measured {time.cached}, nothing has changed since"
+        lines.append(pen.say(f"{time.started}, {number_text(time.wall_s)} s{speed}{kept}"))
     return lines
 
 

@@ -16,7 +16,7 @@ from robustcheck_onnx.checker.preprocess import CLIP, IMAGENET, Preprocessing, a
 
 Source = Literal["contract", "sidecar", "user", "assumed"]
 OWN: Final = ".robustcheck.json"  # suffix of our own sidecar: model.onnx has model.robustcheck.json
-_NAMES: Final = ("open_clip_config.json", "preprocessor_config.json", "config.json")  # in this order
+NAMES: Final = ("open_clip_config.json", "preprocessor_config.json", "config.json")  # in this order
 PRESETS: Final = {"clip": CLIP, "imagenet": IMAGENET}
 _MAX_BYTES: Final = 16 * 2**20  # 16 MiB: no preprocessing file is larger
 _PIL_FILTERS: Final = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # PIL.Image.Resampling 0–5
@@ -62,7 +62,7 @@ def find_preprocessing(
         _check_size(f"{model_path}: contract", contract_preprocessing, input_size)
         return Found(contract_preprocessing, "contract", _origins(contract_preprocessing, "contract", {}))
     own = model_path.with_suffix(OWN)
-    for path in (own, *(model_path.with_name(name) for name in _NAMES)):
+    for path in (own, *(model_path.with_name(name) for name in NAMES)):
         if path.is_file():
             values = _json_of(path)
             if path.name == "config.json" and "pretrained_cfg" not in values:

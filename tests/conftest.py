@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).parent.parent
+os.environ["ROBUSTCHECK_NO_CACHE"] = "1"  # a test measures; tests/test_cache.py switches it on again
 
 
 def load_module(path: Path) -> ModuleType:
@@ -36,6 +38,12 @@ def lookup() -> ModuleType:
 def onnx_models() -> ModuleType:
     """tests/onnx_models.py: tiny graphs made with onnx.helper."""
     return load_module(ROOT / "tests" / "onnx_models.py")
+
+
+@pytest.fixture(scope="session")
+def warm_command() -> ModuleType:
+    """tests/warm_command.py: `WarmCommand`, the command without its start-up."""
+    return load_module(ROOT / "tests" / "warm_command.py")
 
 
 @pytest.fixture(scope="session")
