@@ -20,6 +20,7 @@ ROOT = Path(__file__).parent.parent
 PHOTOS = sorted((ROOT / "checker" / "photos").glob("*.jpg"))
 N_IMAGES = SHARD_IMAGES + 150
 RTOL = 1e-12
+SIZE_PX = 16  # small, since decoding and describing photos is not what is tested
 
 
 def never_decided() -> profile.Profile:
@@ -63,7 +64,7 @@ def measured(job: Job) -> tuple[tuple[Evidence, ...], measure.Measurement]:
 def photos(tmp_path_factory: pytest.TempPathFactory, lookup: ModuleType) -> Path:
     """More photos than one shard holds; two of them are damaged."""
     folder = tmp_path_factory.mktemp("many")
-    paths = lookup.write_lookup_images(folder, N_IMAGES, photos=PHOTOS)
+    paths = lookup.write_lookup_images(folder, N_IMAGES, photos=PHOTOS, size_px=SIZE_PX)
     for path in (paths[100], paths[600]):
         path.write_bytes(b"\x89PNG\r\n\x1a\n damaged")
     return folder
@@ -80,7 +81,7 @@ def vectors(n: int = N_IMAGES, d: int = 48) -> np.ndarray:
 
 def two_tensors(lookup: ModuleType, path: Path) -> Path:
     """Two outputs, the vectors and a part of them, as exports have `representation` and `pooled`."""
-    lookup.write_lookup_model(path, vectors())
+    lookup.write_lookup_model(path, vectors(), size_px=SIZE_PX)
     model = onnx.load(path)
     model.graph.initializer.append(onnx.numpy_helper.from_array(np.arange(20), "some"))
     model.graph.node.append(onnx.helper.make_node("Gather", ["representation", "some"], ["pooled"], axis=1))
@@ -93,7 +94,7 @@ def two_tensors(lookup: ModuleType, path: Path) -> Path:
 
 
 def test_shards_merged_in_their_order_are_a_single_run(lookup: ModuleType, photos: Path, tmp_path: Path) -> None:
-    model = lookup.write_lookup_model(tmp_path / "m.onnx", vectors())
+    model = lookup.write_lookup_model(tmp_path / "m.onnx", vectors(), size_px=SIZE_PX)
     report = check(model, images=photos, thresholds=never_decided())
     (evidence,), total = measured(Job(model, str(photos)))
     assert report.evidence.images.n_skipped == 2
@@ -106,7 +107,9 @@ def test_shards_merged_in_their_order_are_a_single_run(lookup: ModuleType, photo
 
 
 def test_merging_is_associative_and_has_a_neutral_element(lookup: ModuleType, photos: Path, tmp_path: Path) -> None:
-    opened = measure.open_job(Job(lookup.write_lookup_model(tmp_path / "m.onnx", vectors()), str(photos)))
+    opened = measure.open_job(
+        Job(lookup.write_lookup_model(tmp_path / "m.onnx", vectors(), size_px=SIZE_PX), str(photos))
+    )
     parts = []
     for start, end in ((0, 100), (100, 130), (130, 300)):
         part = measure.nothing_yet(1)
@@ -167,6 +170,6 @@ def test_a_tensor_without_a_representation_is_named(lookup: ModuleType, photos: 
 
 
 def test_a_share_of_bad_images_is_judged_over_all_shards(lookup: ModuleType, photos: Path, tmp_path: Path) -> None:
-    model = lookup.write_lookup_model(tmp_path / "m.onnx", vectors())
+    model = lookup.write_lookup_model(tmp_path / "m.onnx", vectors(), size_px=SIZE_PX)
     with pytest.raises(CannotAssessError, match=rf"unusable images is 2 of {N_IMAGES}"):
         measured(Job(model, str(photos), max_bad=0.001))
