@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from robustcheck_onnx.checker import images, imageset, sequential, sidecar
 from robustcheck_onnx.checker import state as sums
@@ -26,6 +27,7 @@ from robustcheck_onnx.checker.evidence import (
     ModelFacts,
     PreprocessingFacts,
 )
+from robustcheck_onnx.checker.execution import CPU
 from robustcheck_onnx.checker.graph import ModelFile, open_model
 from robustcheck_onnx.checker.pooling import show_shape
 from robustcheck_onnx.checker.preprocess import apply, apply_uint8, as_photo
@@ -35,7 +37,7 @@ from robustcheck_onnx.thresholds.profile import Profile
 MAX_FEATURES = 16384  # widest vision representation in use is below 5,000; wider means an unpooled map
 PROBE_IMAGES = 5  # images that batch invariance is checked on, before anything is measured
 NAMED_SKIPS = 20  # skipped images named in the report
-DECODERS = 2  # threads that decode ahead of the model
+DECODERS = 2  # threads that decode ahead of a model on the CPU, which wants the cores itself
 AHEAD = 64  # decoded images that may wait: two batches of the default size
 SHARD_IMAGES = 16 * sequential.LOOK_EVERY
 """Images of a shard, 512: whole looks, so that a shard's batches are those of a single run; some seconds of work, so
@@ -115,6 +117,8 @@ class Opened:
     """one a tensor"""
     preprocessing: PreprocessingFacts
     source: images.ImageSource
+    described: frozenset[str]
+    """names of the images whose sketches are made whole: the first `imageset.DESCRIBED`"""
     runners: tuple[Runner, ...]
     """one for all tensors where each is an output of the graph, else one a tensor"""
 
@@ -143,7 +147,8 @@ class _Prepared:
     digest: str
     notes: tuple[str, ...]
     pixels: npt.NDArray[np.generic]
-    sketch: imageset.Sketch
+    sketch: imageset.Sketch | int
+    """a digest alone, past the images that are described"""
 
 
 def open_job(job: Job, *, threads: int | None = None) -> Opened:
@@ -176,6 +181,7 @@ def open_job(job: Job, *, threads: int | None = None) -> Opened:
             against_contract=contract is not None and found.preprocessing != contract.preprocessing,
         ),
         source=source,
+        described=frozenset(entry.name for entry in source.entries[: imageset.DESCRIBED]),
         runners=tuple(Runner(first, job.device, also=also, threads=threads) for first, *also in groups),
     )
 
@@ -230,7 +236,8 @@ def batches(opened: Opened, into: Measurement, source: images.ImageSource) -> Ge
     def prepare(item: images.Item) -> _Prepared | images.Skipped:
         return _prepare(item, opened)
 
-    with contextlib.closing(images.prefetch(source, prepare, workers=DECODERS, window=AHEAD)) as decoded:
+    decoders = count_decoders(opened.runners[0].execution)
+    with contextlib.closing(images.prefetch(source, prepare, workers=decoders, window=AHEAD)) as decoded:
         for item in decoded:
             if isinstance(item, images.Skipped):
                 into.skipped.append(item)
@@ -250,6 +257,11 @@ def batches(opened: Opened, into: Measurement, source: images.ImageSource) -> Ge
             yield at_look
     if waiting:
         _add(opened, into, waiting)
+
+
+def count_decoders(execution: Execution) -> int:
+    """Threads that decode ahead: a GPU is fed by every core that the worker has."""
+    return DECODERS if execution.providers[0] == CPU else max(DECODERS, execution.threads)
 
 
 def measure_shard(opened: Opened, index: int) -> Measurement:
@@ -330,7 +342,7 @@ def _prepare(item: images.Item, opened: Opened) -> _Prepared | images.Skipped:
                 f"robustcheck inspect {shlex.quote(str(model.path))}",
             )
         pixels = np.ascontiguousarray(np.moveaxis(item.values, 0, -1))
-        return _Prepared(item.digest, (), pixels, imageset.describe(as_photo(preprocessing, pixels)))
+        return _Prepared(item.digest, (), pixels, _sketch(as_photo(preprocessing, pixels), item.name, opened))
     try:
         array = (
             apply_uint8(preprocessing, item.image)
@@ -339,7 +351,11 @@ def _prepare(item: images.Item, opened: Opened) -> _Prepared | images.Skipped:
         )
     except CannotAssessError as fault:  # a strip that cannot be resized: this image's fault, not the run's
         return images.Skipped(item.name, fault.message)
-    return _Prepared(item.digest, item.notes, array, imageset.describe(item.image))
+    return _Prepared(item.digest, item.notes, array, _sketch(item.image, item.name, opened))
+
+
+def _sketch(image: Image.Image, name: str, opened: Opened) -> imageset.Sketch | int:
+    return imageset.describe(image) if name in opened.described else imageset.digest_of_pixels(image)
 
 
 def _add(opened: Opened, into: Measurement, batch: list[_Prepared]) -> None:

@@ -173,3 +173,13 @@ def test_a_share_of_bad_images_is_judged_over_all_shards(lookup: ModuleType, pho
     model = lookup.write_lookup_model(tmp_path / "m.onnx", vectors(), size_px=SIZE_PX)
     with pytest.raises(CannotAssessError, match=rf"unusable images is 2 of {N_IMAGES}"):
         measured(Job(model, str(photos), max_bad=0.001))
+
+
+def test_a_gpu_is_fed_by_all_cores(lookup: ModuleType, tmp_path: Path) -> None:
+    model = lookup.write_lookup_model(tmp_path / "m.onnx", vectors(), size_px=SIZE_PX)
+    execution = measure.open_job(Job(model), threads=16).runners[0].execution
+    assert execution.threads == 16
+    assert measure.count_decoders(execution) == measure.DECODERS
+    on_gpu = execution.model_copy(update={"providers": ("CUDAExecutionProvider", "CPUExecutionProvider")})
+    assert measure.count_decoders(on_gpu) == 16
+    assert measure.count_decoders(on_gpu.model_copy(update={"threads": 1})) == measure.DECODERS
