@@ -12,7 +12,7 @@ import heapq
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final, Literal, Self
+from typing import Final, Generic, Literal, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,8 @@ WORK_PX: Final = 128  # edge of the square that is measured: smaller than any mo
 MIN_PX: Final = 16  # shorter edge below which nothing is measured
 BACKGROUND_LEVELS: Final = 2  # grey levels around the commonest one: the plain background of product photos
 MIN_PAIRS: Final = 50  # neighbouring pixel pairs outside the background, below which nothing is measured
+DESCRIBED: Final = 256  # images of a set that are described, the first of its seeded order: a fair sample; describing
+# one takes longer than decoding it, so the others only count as duplicates
 CAPACITY: Final = 4096  # images kept for comparing and medians: about 5 MB
 GALLERY: Final = 64  # varied images whose keypoints others are compared with, so that the work grows linearly
 THUMBNAIL_PX: Final = 8  # edge; 64 grey levels describe the layout of a photo
@@ -109,6 +111,12 @@ class Sketch:
         )
 
 
+def digest_of_pixels(image: Image.Image) -> int:
+    """64 bits of an image's decoded pixels and size."""
+    digest = hashlib.blake2b(f"{image.size}".encode() + image.tobytes(), digest_size=8).digest()
+    return int.from_bytes(digest, "big")
+
+
 def describe(image: Image.Image) -> Sketch:
     """The statistics of one photo, from its central square at WORK_PX (never enlarged).
 
@@ -119,11 +127,10 @@ def describe(image: Image.Image) -> Sketch:
     All over pairs of which at least one pixel is not background (the commonest grey level ± BACKGROUND_LEVELS).
     image: Pillow, mode RGB. Degenerate: less than MIN_PX, or fewer than MIN_PAIRS pairs, or constant: None.
     """
-    digest = hashlib.blake2b(f"{image.size}".encode() + image.tobytes(), digest_size=8).digest()
     grey = image.convert("L")
     thumbnail = grey.resize((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.BOX)
     return Sketch(
-        int.from_bytes(digest, "big"),
+        digest_of_pixels(image),
         thumbnail.tobytes(),
         keypoints.find(grey),
         *_statistics(_central_square(image)),
@@ -187,50 +194,43 @@ class ImageSetState:
     times each was seen; so memory does not grow.
     """
 
-    def __init__(self, sketches: Iterable[Sketch] = (), *, capacity: int = CAPACITY) -> None:
+    def __init__(self, sketches: Iterable[Sketch | int] = (), *, capacity: int = CAPACITY) -> None:
         self.n_images = 0
-        self._capacity = capacity
-        self._kept: dict[int, tuple[Sketch, int]] = {}
-        self._largest: list[int] = []  # heap of negated digests
+        self._times: _Smallest[int] = _Smallest(capacity)
+        self._sketches: _Smallest[Sketch] = _Smallest(capacity)
         for sketch in sketches:
             self.add(sketch)
 
-    def add(self, sketch: Sketch) -> None:
-        """Count one image."""
-        self._count(sketch, 1)
+    def add(self, sketch: Sketch | int) -> None:
+        """Count one image: described, or by its digest alone (`digest_of_pixels`)."""
+        digest = sketch if isinstance(sketch, int) else sketch.digest
+        self._times.put(digest, self._times.kept.get(digest, 0) + 1)
+        if not isinstance(sketch, int):
+            self._sketches.put(digest, sketch)
         self.n_images += 1
 
     def merge(self, other: Self) -> None:
         """Add all that another state has seen; both must have the same capacity."""
-        for sketch, times in other._kept.values():
-            self._count(sketch, times)
+        for digest, times in other._times.kept.items():
+            self._times.put(digest, self._times.kept.get(digest, 0) + times)
+        for digest, sketch in other._sketches.kept.items():
+            self._sketches.put(digest, sketch)
         self.n_images += other.n_images
-
-    def _count(self, sketch: Sketch, times: int) -> None:
-        if sketch.digest in self._kept:
-            self._kept[sketch.digest] = (sketch, self._kept[sketch.digest][1] + times)
-            return
-        if len(self._kept) >= self._capacity:
-            if sketch.digest > -self._largest[0]:
-                return
-            del self._kept[-heapq.heappop(self._largest)]
-        self._kept[sketch.digest] = (sketch, times)
-        heapq.heappush(self._largest, -sketch.digest)
 
     def facts(self) -> ImageSetFacts:
         """Judge what was seen so far; no image at all gives zeros and no finding."""
-        sketches = [self._kept[digest][0] for digest in sorted(self._kept)]
-        n_compared = sum(times for _, times in self._kept.values())
-        n_distinct = len(sketches)
+        sketches = [self._sketches.kept[digest] for digest in sorted(self._sketches.kept)]
+        n_compared = sum(self._times.kept.values())
+        n_distinct = len(self._times.kept)
         n_varied = _count_varied(sketches)
         kurtosis = [s.gradient_kurtosis for s in sketches if s.gradient_kurtosis]
         measured = {
             "n_images": self.n_images,
             "n_compared": n_compared,
             "n_duplicates": n_compared - n_distinct,
-            "n_near_duplicates": n_distinct - n_varied,
+            "n_near_duplicates": len(sketches) - n_varied,
             "n_varied": n_varied,
-            "unlike_share": sum(s.is_unlike_photos for s in sketches) / n_distinct if sketches else 0.0,
+            "unlike_share": sum(s.is_unlike_photos for s in sketches) / len(sketches) if sketches else 0.0,
             "neighbour_correlation": _median([s.neighbour_correlation for s in sketches]),
             "gradient_kurtosis": _median(list(kurtosis)),
             "channel_correlation": _median([s.channel_correlation for s in sketches]),
@@ -238,6 +238,27 @@ class ImageSetState:
         }
         facts = ImageSetFacts.model_validate({**measured, "findings": ()})
         return facts.model_copy(update={"findings": _findings(facts)})
+
+
+Value = TypeVar("Value")
+
+
+class _Smallest(Generic[Value]):
+    """A dict by digest that keeps the smallest digests only: a uniform sample, the same in any order."""
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self.kept: dict[int, Value] = {}
+        self._largest: list[int] = []  # heap of negated digests
+
+    def put(self, digest: int, value: Value) -> None:
+        if digest not in self.kept:
+            if len(self.kept) >= self._capacity:
+                if digest > -self._largest[0]:
+                    return
+                del self.kept[-heapq.heappop(self._largest)]
+            heapq.heappush(self._largest, -digest)
+        self.kept[digest] = value
 
 
 def _count_varied(sketches: list[Sketch]) -> int:
@@ -298,26 +319,28 @@ def _spread(values: NDArray[np.float64]) -> float:
 
 
 def _findings(facts: ImageSetFacts) -> tuple[Finding, ...]:
-    n_distinct = facts.n_compared - facts.n_duplicates
+    n_described = facts.n_near_duplicates + facts.n_varied
     found: list[Finding] = []
     if facts.n_duplicates > MAX_DUPLICATE_SHARE * facts.n_compared:
         seen = f"{facts.n_duplicates} of {facts.n_compared} images repeat another one pixel for pixel"
         found.append(Finding(id="duplicate_images", seen=seen))
-    if facts.n_near_duplicates > MAX_NEAR_DUPLICATE_SHARE * n_distinct:
+    if facts.n_near_duplicates > MAX_NEAR_DUPLICATE_SHARE * n_described:
         seen = (
-            f"{facts.n_near_duplicates} of {n_distinct} different images show the same photo as another one, or parts "
+            f"{facts.n_near_duplicates} of {n_described} different images show the same photo as another one, or parts "
             "of it, maybe mirrored or turned"
         )
         found.append(Finding(id="near_duplicate_images", seen=seen))
-    if facts.n_varied < MIN_VARIED_SHARE * facts.n_compared:
-        seen = f"only {facts.n_varied} of {facts.n_compared} images differ clearly from the others"
+    n_distinct = facts.n_compared - facts.n_duplicates
+    if facts.n_varied * n_distinct < MIN_VARIED_SHARE * n_described * facts.n_compared:
+        n_seen = round(n_described * facts.n_compared / n_distinct)  # the described ones, with their repetitions
+        seen = f"only {facts.n_varied} of {n_seen} images differ clearly from the others"
         found.append(Finding(id="images_not_varied", seen=seen))
     if facts.unlike_share > MAX_UNLIKE_SHARE:
         seen = f"{facts.unlike_share:.0%} of the images are flat, noise or unrelated colours, unlike photos"
         found.append(Finding(id="images_not_photo_like", seen=seen))
     elif (
         facts.kurtosis_spread is not None
-        and n_distinct >= MIN_FOR_SPREAD
+        and n_described >= MIN_FOR_SPREAD
         and facts.kurtosis_spread < MIN_KURTOSIS_SPREAD
     ):
         seen = (

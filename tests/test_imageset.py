@@ -21,6 +21,7 @@ from robustcheck_onnx.checker.imageset import (
     ImageSetState,
     Sketch,
     describe,
+    digest_of_pixels,
 )
 
 DATA = Path(skimage.__file__).parent / "data"
@@ -342,3 +343,15 @@ def test_cut_out_photos_are_not_flagged() -> None:
 
     paths = [p for p in sorted(STAMPS.rglob("*.png")) if "cartoon" not in p.parts and "symbols" not in p.parts]
     assert findings([decode(path.read_bytes(), path.name)[0] for path in paths]) == []
+
+
+def test_images_beyond_the_described_ones_count_as_duplicates_only() -> None:
+    photos = [describe(tile) for tile in tiles()]
+    state = ImageSetState([*photos, *(sketch.digest for sketch in photos), 1, 2])
+    facts = state.facts()
+    assert (facts.n_images, facts.n_compared, facts.n_duplicates) == (62, 62, 30)
+    alone = ImageSetState(photos).facts()
+    for name in ("n_varied", "n_near_duplicates", "unlike_share", "gradient_kurtosis", "kurtosis_spread"):
+        assert getattr(facts, name) == getattr(alone, name)
+    assert [finding.id for finding in facts.findings] == ["duplicate_images"]
+    assert digest_of_pixels(tiles()[0]) == photos[0].digest
