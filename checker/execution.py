@@ -147,7 +147,8 @@ def translate(error: Exception, model: ModelFile) -> CannotAssessError | Environ
         asked = re.search(r"failed to allocate.*?(\d+)", text, re.I)
         what = f"{asked.group(1)} bytes were asked for" if asked else "no size was given"
         return EnvironmentFaultError(
-            f"{model.path}: memory ran out ({what}); model and batch must fit", f"robustcheck {path} --batch-size 1"
+            f"{model.path}: memory ran out ({what}); the model must fit with one image at least",
+            "free -h, or nvidia-smi for a GPU; --device cpu where the GPU is the smaller one",
         )
     for pattern in SOURCE_NOISE:
         text = pattern.sub("", text)

@@ -11,12 +11,13 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
+from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.execution import ORT_FATAL, RUN_ERRORS, cpu_threads, describe, open_session, translate
 from robustcheck_onnx.checker.graph import ModelFile, own_bytes
 from robustcheck_onnx.checker.pooling import apply_pool
 
 LARGEST_DIFFERENCE = 1e9  # relative; stands for "not finite any more" too, since records hold no infinity
+MOST_IMAGES = 1024  # of a forward pass, until memory runs out; callers give far fewer
 COMPANY_IMAGES = 8  # images that batch invariance is measured on; each runs alone too
 SAME_OUTPUT = {"fp32": 1e-4, "fp64": 1e-4, "fp16": 1e-2, "bf16": 5e-2, "int8": 5e-2}
 """Relative difference below which two runs of one model are the same, by precision: room for another order of
@@ -71,6 +72,7 @@ class Runner:
         self._device = device
         self._threads = threads or cpu_threads()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="run")  # one for good: CUDA keeps a context a thread
+        self._most = MOST_IMAGES
         self._open("all")
 
     def _open(self, level: str) -> None:
@@ -160,27 +162,34 @@ class Runner:
         return OutputCheck(difference <= limit, difference, self.execution.optimization)
 
     def _outputs(self, session: Any, pixels: Array, names: list[str]) -> list[Array]:
-        """Named outputs for all images, batch by batch where the batch is fixed."""
+        """Named outputs for all images, batch by batch where the batch is fixed or memory is short.
+
+        Where memory runs out, the batch is halved for good and the same images are tried again.
+        """
         feed = self._feed(pixels)
-        size = self.fixed_batch or len(feed)
-        parts: list[list[Array]] = []
-        for start in range(0, len(feed), size):
-            batch = feed[start : start + size]
+        start, parts = 0, []
+        while start < len(feed):
+            batch = feed[start : start + (self.fixed_batch or self._most)]
             count = len(batch)
-            if count < size:
-                batch = np.concatenate([batch, np.repeat(batch[-1:], size - count, axis=0)])
+            if self.fixed_batch and count < self.fixed_batch:
+                batch = np.concatenate([batch, np.repeat(batch[-1:], self.fixed_batch - count, axis=0)])
             try:
                 values = self._run_session(session, names, {self.model.image_input.name: batch})
             except RUN_ERRORS as error:
-                raise translate(error, self.model) from error
+                fault = translate(error, self.model)
+                if isinstance(fault, EnvironmentFaultError) and not self.fixed_batch and count > 1:
+                    self._most = count // 2
+                    continue
+                raise fault from error
             for name, value in zip(names, values, strict=True):
-                if np.ndim(value) == 0 or len(value) != size:
+                if np.ndim(value) == 0 or len(value) != len(batch):
                     raise CannotAssessError(
-                        f"{self.model.path}: output {name!r} has shape {np.shape(value)} for {size} images; "
+                        f"{self.model.path}: output {name!r} has shape {np.shape(value)} for {len(batch)} images; "
                         "the first axis must be the image",
                         "export the model again with a dynamic batch axis",
                     )
             parts.append([np.asarray(value)[:count] for value in values])
+            start += count
         return [np.concatenate(values) for values in zip(*parts, strict=True)]
 
     def _run_session(self, session: Any, names: list[str], feed: dict[str, Array]) -> list[Any]:

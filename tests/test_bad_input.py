@@ -202,8 +202,8 @@ def model_rows() -> list[Row]:
         Row(
             "huge.onnx",
             4,
-            "huge.onnx: memory ran out (1099511627776 bytes were asked for); model and batch must fit",
-            "robustcheck huge.onnx --batch-size 1",
+            "huge.onnx: memory ran out (1099511627776 bytes were asked for); the model must fit with one image at least",
+            "free -h, or nvidia-smi for a GPU; --device cpu where the GPU is the smaller one",
         ),
         Row(
             "c_text.onnx",
@@ -986,7 +986,7 @@ JSON_ROWS = [
     Row("nope.onnx", 2, "nope.onnx: model file is missing; no such file", "ls ."),
     Row("--max-bad 2 pass.onnx", 2, "--max-bad is '2'; it must be less than or equal to 1", "robustcheck check --help"),
     Row("text.onnx", 3, "text.onnx: model file is text; an ONNX protobuf is needed", "head -c 200 text.onnx"),
-    Row("huge.onnx --images five", 4, "huge.onnx: memory ran out (…); …", "robustcheck huge.onnx …"),
+    Row("huge.onnx --images five", 4, "huge.onnx: memory ran out (…); …", "free -h, …"),
     Row("inspect text.onnx", 3, "text.onnx: model file is text; an ONNX protobuf is needed", "head -c 200 text.onnx"),
 ]  # fmt: skip
 
@@ -1183,8 +1183,8 @@ def test_memory_that_ends_is_the_environment(world: Path) -> None:
     assert_says(
         done,
         4,
-        "large.onnx: memory ran out (4294967296 bytes were asked for); model and batch must fit",
-        "robustcheck large.onnx --batch-size 1",
+        "large.onnx: memory ran out (4294967296 bytes were asked for); the model must fit with one image at least",
+        "free -h, or nvidia-smi for a GPU; --device cpu where the GPU is the smaller one",
     )
     assert done.stdout == ""
 

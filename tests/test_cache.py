@@ -11,9 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 
-from robustcheck_onnx.checker import cache, check, measure, pipeline
+from robustcheck_onnx.checker import cache, check, measure, pipeline, verdict
+from robustcheck_onnx.checker.evidence import Evidence
+from robustcheck_onnx.checker.images import open_images
 from robustcheck_onnx.checker.report import Report, to_json
 from robustcheck_onnx.thresholds import profile
 
@@ -75,7 +78,7 @@ def _other_weights(place: Path) -> None:
 
 
 def _one_byte_of_a_read_image(place: Path) -> None:
-    source = pipeline.images_.open_images(place / "photos")
+    source = open_images(place / "photos")
     path = Path(source.entries[3].origin)
     path.write_bytes(path.read_bytes() + b"\0")  # behind the image's end: the same pixels, another file
 
@@ -136,7 +139,7 @@ def test_other_code_or_another_runtime_is_another_run(place: Path, monkeypatch: 
         changed.setattr(cache, "_code", lambda: "other")
         assert not is_hit(run(place))
     with monkeypatch.context() as changed:
-        changed.setattr(cache.ort, "__version__", "0.0.1")
+        changed.setattr(onnxruntime, "__version__", "0.0.1")
         assert not is_hit(run(place))
     with monkeypatch.context() as changed:
         changed.setenv("CUDA_VISIBLE_DEVICES", "7")
@@ -181,11 +184,11 @@ def test_a_damaged_record_is_none(damage: str, place: Path) -> None:
 def test_the_verdict_is_judged_anew(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(place)
     seen = []
-    real = pipeline.judge
+    real = verdict.judge
 
-    def judge(*arguments: object) -> object:
-        seen.append(arguments)
-        return real(*arguments)  # type: ignore[arg-type]
+    def judge(evidence: Evidence, profile_: profile.Profile) -> verdict.Verdict:
+        seen.append(evidence)
+        return real(evidence, profile_)
 
     monkeypatch.setattr(pipeline, "judge", judge)
     assert is_hit(run(place))
@@ -221,7 +224,8 @@ def test_it_is_bounded(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_two_processes_at_once(place: Path) -> None:
-    command = [COMMAND, place / "model.onnx", "--images", place / "photos", "-o", "json", "--no-time"]
+    command = [str(part) for part in (COMMAND, place / "model.onnx", "--images", place / "photos", "-o", "json")]
+    command.append("--no-time")
     with ThreadPoolExecutor(3) as pool:
         done = list(pool.map(lambda _: subprocess.run(command, capture_output=True, check=False), range(3)))
     assert {d.returncode for d in done} == {0}
@@ -251,9 +255,9 @@ def test_the_verbs(place: Path) -> None:
 
 
 def test_the_digest_is_that_of_a_measured_image(place: Path, tmp_path: Path) -> None:
-    source = pipeline.images_.open_images(place / "photos")
+    source = open_images(place / "photos")
     item = source.load(0)
     assert source.digest(0) == item.digest  # type: ignore[union-attr]
     np.save(tmp_path / "x.npy", np.zeros((2, 3, 8, 8), np.float32))
-    tensors = pipeline.images_.open_images(tmp_path / "x.npy")
+    tensors = open_images(tmp_path / "x.npy")
     assert tensors.digest(1) == tensors.load(1).digest  # type: ignore[union-attr]

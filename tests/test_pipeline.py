@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from PIL import Image
 from robustcheck_onnx.checker import Progress, Report, check
 from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.report import json_schema, to_json
+from robustcheck_onnx.checker.runner import Runner
 from robustcheck_onnx.thresholds import profile
 from robustcheck_onnx.thresholds.profile import STATISTICS
 
@@ -64,6 +66,26 @@ def test_batch_size_changes_nothing(efficientnet_lite0: Path) -> None:
 
 
 @pytest.mark.export
+def test_memory_that_runs_out_changes_no_verdict(
+    lookup_pass: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, photos = lookup_pass
+    whole = check(model, images=photos)
+    real = Runner._run_session
+
+    def run_session(self: Runner, session: Any, names: list[str], feed: dict[str, Any]) -> list[Any]:
+        if len(next(iter(feed.values()))) > 3:
+            raise RuntimeError("Failed to allocate memory for requested buffer of size 12")
+        return real(self, session, names, feed)
+
+    monkeypatch.setattr(Runner, "_run_session", run_session)
+    short = check(model, images=photos)
+    assert short.verdict == whole.verdict
+    assert short.evidence.statistics.kurtosis.estimate == pytest.approx(
+        whole.evidence.statistics.kurtosis.estimate, rel=1e-12
+    )
+
+
 def test_the_order_of_the_images_changes_nothing(efficientnet_lite0: Path) -> None:
     a, b = (check(efficientnet_lite0, seed=seed, thresholds=never_decided()) for seed in (0, 1))
     assert a.evidence.statistics.n_images == b.evidence.statistics.n_images == 141

@@ -234,8 +234,48 @@ def test_memory_errors_are_the_environment(runner: Any, onnx_models: ModuleType)
     ):
         found = translate(error, model)
         assert isinstance(found, EnvironmentFaultError)
-        assert found.hint == f"robustcheck {model.path} --batch-size 1"
+        assert found.hint.startswith("free -h")
     assert isinstance(translate(RuntimeError("unknown"), model), CannotAssessError)
+
+
+def short_of_memory(monkeypatch: pytest.MonkeyPatch, most: int) -> list[int]:
+    """Make every pass of more than `most` images fail as ONNX Runtime does; the sizes that were tried."""
+    tried: list[int] = []
+    real = Runner._run_session
+
+    def run_session(self: Runner, session: Any, names: list[str], feed: dict[str, Any]) -> list[Any]:
+        tried.append(len(next(iter(feed.values()))))
+        if tried[-1] > most:
+            raise RuntimeError(
+                "BFCArena::AllocateRawInternal Failed to allocate memory for requested buffer of size 12"
+            )
+        return real(self, session, names, feed)
+
+    monkeypatch.setattr(Runner, "_run_session", run_session)
+    return tried
+
+
+def test_memory_that_runs_out_halves_the_batch(
+    runner: Any, onnx_models: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pixels = np.random.default_rng(0).normal(size=(32, 8, 8, 3)).astype(np.float32)
+    model = runner(onnx_models.encoder())
+    expected = model.run(pixels).representation
+    tried = short_of_memory(monkeypatch, 5)
+    np.testing.assert_allclose(model.run(pixels).representation, expected, rtol=1e-5)
+    assert tried == [32, 16, 8, 4, 4, 4, 4, 4, 4, 4, 4]
+    tried.clear()
+    model.run(pixels[:7])
+    assert tried == [4, 3]  # it stays halved: memory that ran out once will again
+
+
+def test_memory_that_one_image_does_not_fit_is_an_error(
+    runner: Any, onnx_models: ModuleType, monkeypatch: pytest.MonkeyPatch, pixels: Pixels
+) -> None:
+    model = runner(onnx_models.encoder())
+    short_of_memory(monkeypatch, 0)
+    with pytest.raises(EnvironmentFaultError, match=r"memory ran out \(12 bytes were asked for"):
+        model.run(pixels)
 
 
 @pytest.mark.parametrize("layout", ["plain", "hard link", "hub", "read-only", "link", "inner link"])
