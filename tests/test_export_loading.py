@@ -248,3 +248,35 @@ def test_transformers_missing_weights_and_other_types(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="model type is bert; one of clip") as caught:
         from_transformers.load(str(tmp_path / "bert"), preprocessing=CLIP_32)
     assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize("form", ["zip", "pickle", "safetensors"])
+def test_damaged_checkpoints_are_refused_or_a_state_dict(tmp_path: Path, form: str) -> None:
+    import random
+
+    from safetensors.torch import save_file
+
+    from robustcheck_onnx.exporters.weights import read_checkpoint
+
+    state = {"stem.weight": torch.arange(16.0).reshape(4, 4), "stem.bias": torch.arange(3)}
+    path = tmp_path / ("model.safetensors" if form == "safetensors" else "model.pt")
+    if form == "safetensors":
+        save_file(state, path)
+    else:
+        torch.save(state, path, _use_new_zipfile_serialization=form == "zip")
+    whole, draw, refusals = path.read_bytes(), random.Random(0), list[ExportError]()
+    for attempt in range(200):
+        content = bytearray(whole[: draw.randrange(len(whole))] if attempt % 4 == 0 else whole)
+        for _ in range(attempt % 4):
+            if content:
+                content[draw.randrange(min(len(content), 400))] = draw.randrange(256)
+        path.write_bytes(content)
+        try:
+            assert all(isinstance(value, torch.Tensor) for value in read_checkpoint(path).values())
+        except ExportError as error:
+            refusals.append(error)
+    assert len(refusals) > 50
+    for refusal in refusals:
+        assert refusal.message.startswith(f"{path}: checkpoint is ")
+        assert len(refusal.message.splitlines()) == 1
+        assert refusal.hint.startswith("save it again")

@@ -13,7 +13,7 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper
 
-from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
+from robustcheck_onnx.checker.errors import CannotAssessError, RobustcheckError, UsageError
 from robustcheck_onnx.checker.graph import ModelFile, open_model, supported_versions
 from robustcheck_onnx.checker.runner import Runner
 
@@ -29,12 +29,22 @@ def opened(tmp_path: Path) -> Any:
     return open_
 
 
-def refused(opened: Any, kind: type[Exception], model: onnx.ModelProto, *parts: str) -> None:
+def refused(opened: Any, kind: type[RobustcheckError], model: onnx.ModelProto, part: str, *more: str) -> None:
     with pytest.raises(kind) as caught:
         opened(model)
-    for part in parts:
-        assert part in str(caught.value)
-    assert caught.value.hint  # type: ignore[attr-defined]
+    missing = [words for words in (part, *more) if not words or words not in caught.value.message]
+    assert not missing, caught.value.message
+    assert caught.value.hint
+
+
+def test_refused_can_fail(opened: Any, onnx_models: ModuleType) -> None:
+    model = onnx_models.build([("Reluu", ["image"], ["y"])], ["y"])
+    refused(opened, CannotAssessError, model, "Reluu")
+    for kind, *parts in ((CannotAssessError, "Reluu", "Gelu"), (CannotAssessError, ""), (UsageError, "Reluu")):
+        with pytest.raises((AssertionError, CannotAssessError)):
+            refused(opened, kind, model, *parts)
+    with pytest.raises(pytest.fail.Exception):
+        refused(opened, CannotAssessError, onnx_models.classifier(), "Reluu")
 
 
 def flat(onnx_models: ModuleType, inputs: Any, name: str) -> onnx.ModelProto:
@@ -59,7 +69,7 @@ def flat(onnx_models: ModuleType, inputs: Any, name: str) -> onnx.ModelProto:
     ],
 )
 def test_inputs_that_cannot_be_fed(
-    opened: Any, onnx_models: ModuleType, inputs: Any, kind: type[Exception], message: str
+    opened: Any, onnx_models: ModuleType, inputs: Any, kind: type[RobustcheckError], message: str
 ) -> None:
     refused(opened, kind, flat(onnx_models, inputs, inputs[0][0]), message)
 
