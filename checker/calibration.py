@@ -358,25 +358,30 @@ def _free_bytes(folder: Path) -> int:
 def open_table(path: Path, work: Sequence[Task]) -> list[Result]:
     """The rows of a results table, and the table made ready for more.
 
-    A torn last line is cut off, and rows of the suite's models with another key go: they were measured with other
-    weights, images or versions, and one model and tensor has one row.
+    A torn last line is cut off. Rows of the suite's models with another key were measured with other weights, images or
+    versions; one model and tensor has one row, so they go into a table beside (`superseded`), and nothing is lost.
 
     Raises UsageError: the table is not one. EnvironmentFaultError: it can't be written.
     """
-    rows: list[Result] = []
-    text = ""
-    if path.exists():
-        try:
-            rows = results.read(path)
-        except results.ResultsError as fault:
-            raise UsageError(str(fault), fault.hint) from fault
-        text = path.read_text(encoding="utf-8")
+    if not path.exists():
+        return []
+    try:
+        rows = results.read(path)
+    except results.ResultsError as fault:
+        raise UsageError(str(fault), fault.hint) from fault
     keys = {task.member.id: task.key for task in work}
     kept = [row for row in rows if keys.get(row.id, row.key) == row.key]
+    if stale := [row for row in rows if keys.get(row.id, row.key) != row.key]:
+        append(superseded(path), stale)
     whole = "".join(results.to_line(row) for row in kept)
-    if text != whole:
+    if path.read_text(encoding="utf-8") != whole:
         write_whole(path, whole)
     return kept
+
+
+def superseded(path: Path) -> Path:
+    """Where rows go that a newer measurement replaces."""
+    return path.with_name(f"{path.stem}.superseded{path.suffix}")
 
 
 def append(path: Path, rows: Sequence[Result]) -> None:

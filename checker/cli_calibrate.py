@@ -93,7 +93,7 @@ def calibrate(
     one_of("--engine", engine, ("local", "ray"))
     _check_call(suite, from_evidence, from_reference, plan, out)
     if out is not None:
-        delivery.check_target(out, [Path(table) for table in from_evidence or ()])
+        delivery.check_target(out, [Path(name) for name in (*(from_evidence or ()), suite or "") if name])
     if from_reference:
         assert out is not None
         made = fitting.default_profile(reference.table_text())
@@ -123,12 +123,12 @@ def calibrate(
     assert out is not None
     assert table is not None
     calibration.check_labels(opened)
-    delivery.check_target(table, [out, *(member_file for member_file in (Path(suite or ""),) if member_file.is_file())])
+    delivery.check_target(table, [out, Path(suite or "")])
     digest, _ = calibration.image_set(settings)
     work = calibration.tasks(opened, settings, digest)
     calibration.refuse_unknown(work)
     rows = calibration.open_table(table, work)
-    failed = calibration.measure(opened, work, rows, settings, table, _teller(quiet))
+    failed = calibration.measure(opened, work, rows, settings, table, Teller(quiet))
     used = calibration.relabelled([row for task in work for row in calibration.done(task, rows)], opened)
     _refuse_failed(failed, out, table, allow_missing)
     made = _fitted(used, name, tensor, {key: fault.message for key, fault in failed.items()}, opened)
@@ -163,10 +163,6 @@ def _opened(spec: str) -> Opened:
         return open_suite(spec)
     except SuiteError as fault:
         raise UsageError(str(fault), fault.hint or "docs/calibration.md shows a suite file") from fault
-
-
-def _teller(quiet: bool) -> Teller:
-    return Teller(quiet)
 
 
 class Teller:
