@@ -64,6 +64,10 @@ def run(
     return _run(ray, jobs, profile, workers, address, progress)
 
 
+_Result = Facts | tuple[Facts, Measurement] | RobustcheckError
+"""of beginning a job; of a shard; of either"""
+
+
 class Worker:
     """An actor: one process on one device, with one opened model at a time."""
 
@@ -86,10 +90,11 @@ class Worker:
         except Exception as fault:  # noqa: BLE001 # told as this job's error
             return as_error(fault, job)
 
-    def shard(self, number: int, job: Job, index: int) -> Measurement | RobustcheckError:
-        """One shard."""
+    def shard(self, number: int, job: Job, index: int) -> tuple[Facts, Measurement] | RobustcheckError:
+        """One shard, and what it was measured under."""
         try:
-            return measure.measure_shard(self._open(number, job)[0], index)
+            opened, facts = self._open(number, job)
+            return facts, measure.measure_shard(opened, index)
         except Exception as fault:  # noqa: BLE001 # told as this job's error
             return as_error(fault, job)
 
@@ -102,7 +107,7 @@ class Worker:
         return self._opened, self._facts
 
 
-@dataclass
+@dataclass(eq=False)
 class _Course:
     """A job on its way."""
 
@@ -234,10 +239,10 @@ def _next_task(worker: int, held: _Course | None, courses: list[_Course], ahead:
     return _Task(worker, new, -1)
 
 
-def _result(ray: ModuleType, call: Any, job: Job) -> Facts | Measurement | RobustcheckError:
+def _result(ray: ModuleType, call: Any, job: Job) -> _Result:
     try:
         # a copy: arrays that come from Ray lie in its object store, and the smallest keeps a whole result there
-        result: Facts | Measurement | RobustcheckError = copy.deepcopy(ray.get(call))
+        result: _Result = copy.deepcopy(ray.get(call))
     except ray.exceptions.RayActorError:
         return died(job)  # Ray has tried again already
     except ray.exceptions.RayError as fault:
@@ -245,9 +250,7 @@ def _result(ray: ModuleType, call: Any, job: Job) -> Facts | Measurement | Robus
     return result
 
 
-def _take(
-    result: Facts | Measurement | RobustcheckError, task: _Task, n_workers: int, profile: Profile
-) -> Outcome | tuple[Job, int, int] | None:
+def _take(result: _Result, task: _Task, n_workers: int, profile: Profile) -> Outcome | tuple[Job, int, int] | None:
     """Put a result where it belongs: the outcome at the job's end, else how far it is."""
     course, job = task.course, task.course.job
     wall_s = time.perf_counter() - course.started
@@ -257,17 +260,27 @@ def _take(
         executions = tuple(e.model_copy(update={"engine": "ray", "workers": n_workers}) for e in result.executions)
         course.facts = replace(result, executions=executions)
         return None
-    course.early[task.shard] = result
+    assert course.facts is not None
+    facts, course.early[task.shard] = result
+    if what := facts.differs_from(course.facts):
+        return Outcome(job, (), _differ(job, what), wall_s)
     while course.merged in course.early:
         course.total = measure.merge(course.total, course.early.pop(course.merged))
         course.merged += 1
-    assert course.facts is not None
     if course.merged < course.facts.n_shards:
         return job, course.total.n_read, course.facts.n_images
     try:
         return Outcome(job, measure.conclude(job, course.facts, course.total, profile), None, wall_s)
     except RobustcheckError as fault:
         return Outcome(job, (), fault, wall_s)
+
+
+def _differ(job: Job, what: str) -> EnvironmentFaultError:
+    return EnvironmentFaultError(
+        f"{job.model}: workers differ in {what}; every node must see the same files, which stay as they are during a "
+        "run, and run models the same way",
+        "robustcheck doctor on every node",
+    )
 
 
 def plan_workers(devices: Sequence[tuple[int, int]], workers: int | None, *, wants_gpu: bool) -> tuple[int, int, int]:

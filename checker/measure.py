@@ -7,6 +7,7 @@ what one run over all images holds; so one machine or many give the same evidenc
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import shlex
 from collections import Counter
 from collections.abc import Generator
@@ -135,11 +136,28 @@ class Facts:
     source: images.ImageSource
     """without its entries"""
     n_images: int
+    names: str
+    """digest of the images' names in their order"""
 
     @property
     def n_shards(self) -> int:
         """Pieces of `SHARD_IMAGES` images, the last one smaller; at least one."""
         return -(-self.n_images // SHARD_IMAGES)
+
+    def differs_from(self, other: Facts) -> str:
+        """What makes sums measured under these and under other facts no sums of one measurement; "" if nothing does.
+
+        Sums must come from the same model, preprocessing and list of images, on the same execution provider.
+        """
+        pairs = {
+            "model": [(m.digest, m.tensor, m.pool) for m in self.models]
+            == [(m.digest, m.tensor, m.pool) for m in other.models],
+            "preprocessing": self.preprocessing == other.preprocessing,
+            "list of images": (self.n_images, self.names) == (other.n_images, other.names),
+            "execution": [(e.providers, e.optimization, e.runtime) for e in self.executions]
+            == [(e.providers, e.optimization, e.runtime) for e in other.executions],
+        }
+        return ", ".join(what for what, same in pairs.items() if not same)
 
 
 @dataclass(frozen=True)
@@ -216,6 +234,7 @@ def probe(opened: Opened) -> Facts:
         preprocessing=opened.preprocessing,
         source=replace(opened.source, entries=()),
         n_images=len(opened.source),
+        names=hashlib.sha256(repr([entry.name for entry in opened.source.entries]).encode()).hexdigest(),
     )
 
 
