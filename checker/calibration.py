@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from robustcheck_onnx.checker import engine, images
+from robustcheck_onnx.checker import cache, engine, images
 from robustcheck_onnx.checker.contract import parse_contract
 from robustcheck_onnx.checker.delivery import write_whole
 from robustcheck_onnx.checker.engine import Job
@@ -127,9 +127,8 @@ class Plan:
 
 
 def cache_folder() -> Path:
-    """Where exports are kept unless another place is named: $XDG_CACHE_HOME or ~/.cache, robustcheck/exports."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "robustcheck" / "exports"
+    """Where exports are kept unless another place is named: beside the records of checks."""
+    return cache.folder() / "exports"
 
 
 def image_set(settings: Settings) -> tuple[str, int]:
@@ -138,18 +137,9 @@ def image_set(settings: Settings) -> tuple[str, int]:
     Raises UsageError, CannotAssessError, EnvironmentFaultError as `images.open_images`.
     """
     source = images.open_images(settings.images, seed=settings.seed, limit=settings.max_images)
-    return images.digest_of(_digests(source)), len(source)
-
-
-def _digests(source: images.ImageSource) -> Iterator[str]:
-    for entry in source.entries:
-        try:
-            content = entry.read()
-        except (OSError, ValueError) as fault:  # an image that can't be read is skipped by the run too; it still counts
-            yield f"{entry.name}: {fault}"
-            continue
-        held = content if isinstance(content, bytes) else repr(content.shape).encode() + np.asarray(content).tobytes()
-        yield hashlib.sha256(held).hexdigest()
+    # an image that can't be read is skipped by the run; another in its place is another set
+    digests = (source.digest(i) or f"unreadable {source.entries[i].name}" for i in range(len(source)))
+    return images.digest_of(digests), len(source)
 
 
 def tasks(suite: Opened, settings: Settings, images_digest: str) -> tuple[Task, ...]:
@@ -255,7 +245,7 @@ def plan(work: Sequence[Task], rows: Sequence[Result], settings: Settings, n_ima
 
     Sizes are counted by the exporters in a process of their own; times follow from rows measured on this device.
     """
-    sizes = _sizes([task for task in work if task.export is not None and not task.fault])
+    sizes = _sizes([t for t in work if t.export is not None and not t.fault and not t.is_exported])
     here = device_name(settings.device)
     rate, how = _rate(rows, here)
     planned = []

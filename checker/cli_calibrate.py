@@ -70,7 +70,7 @@ def calibrate(
     ray_address: RayAddress = None,
     device: Device = "auto",
     cache: Annotated[
-        Path | None, typer.Option(help="Folder for exports. Default: ~/.cache/robustcheck/exports.", metavar="DIR")
+        Path | None, typer.Option(help="Folder for exports. Default: exports/ in the cache folder.", metavar="DIR")
     ] = None,
     max_images: Annotated[int | None, typer.Option(min=1, help="Use at most so many images.")] = None,
     max_bad: Annotated[float, typer.Option(min=0, max=1, help="Largest share of images that may be unusable.")] = 0.01,
