@@ -51,6 +51,7 @@ EXPORTERS = {  # source → distributions whose versions decide what is exported
 EVERY_EXPORT = ("robustcheck-onnx", "torch", "onnx", "onnxscript")
 MEASURING = ("robustcheck-onnx", "onnxruntime", "onnxruntime-gpu", "onnx", "numpy", "Pillow")
 BYTES_A_PARAMETER = 4  # float32
+EXPORT_END_S = 10  # for an export that is told to end; its temporary files can be gigabytes
 RECORD = "export.json"  # beside a cached export, written last: without it the export is not whole
 CONTEXT = ("centred_kurtosis", "rms_kurtosis", "max_median_ratio", "zero_share", "negative_share", "spread")
 
@@ -89,7 +90,7 @@ class Task:
     @property
     def is_exported(self) -> bool:
         """Whether the ONNX file is there and whole."""
-        return self.export is None or (self.model.parent / RECORD).is_file()
+        return self.export is None or ((self.model.parent / RECORD).is_file() and self.model.is_file())
 
 
 @dataclass(frozen=True)
@@ -392,6 +393,12 @@ def append(path: Path, rows: Sequence[Result]) -> None:
         ) from fault
 
 
+def check_engine(settings: Settings) -> None:
+    """Raise what the engine would, before hours of exporting: Ray missing or not reachable, a device it won't take."""
+    job = Job(Path("none.onnx"), device=settings.device)
+    engine.run((job,), profiles.load(), engine=settings.engine, workers=settings.workers, address=settings.address)
+
+
 def measure(
     suite: Opened, work: Sequence[Task], rows: list[Result], settings: Settings, table: Path, tell: Tell
 ) -> dict[str, RobustcheckError]:
@@ -407,6 +414,7 @@ def measure(
     Returns:
         The models that failed, by id.
     """
+    check_engine(settings)
     failed = {task.member.id: task.fault for task in work if task.fault is not None}
     todo = [task for task in work if task.fault is None and not done(task, rows)]
     tell(f"{len(work)} models: {len(work) - len(todo) - len(failed)} measured before, {len(todo)} to do")
@@ -472,17 +480,26 @@ def _export(folder: Path, task: Task) -> None:
         call += ["--head", entry.head]
     command = [sys.executable, "-P", "-m", "robustcheck_onnx.checker.cli", "export", *call]
     # the user's own code (source torch) is found beside the suite
-    ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)  # noqa: S603
-    if ended.returncode == 0:
+    with subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:  # noqa: S603
+        try:
+            _, stderr = process.communicate()
+        except BaseException:
+            process.terminate()  # it takes its unfinished files with it
+            try:
+                process.wait(EXPORT_END_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+            raise
+    if process.returncode == 0:
         write_whole(where / RECORD, json.dumps(dict(task.export or {}), indent=1, sort_keys=True) + "\n")
         return
-    said = {line.partition(": ")[0]: line.partition(": ")[2] for line in ended.stderr.splitlines()}
-    message = said.get("error", (ended.stderr.strip().splitlines() or ["it said nothing"])[-1][:200])
+    said = {line.partition(": ")[0]: line.partition(": ")[2] for line in stderr.splitlines()}
+    message = said.get("error", (stderr.strip().splitlines() or ["it said nothing"])[-1][:200])
     hint = said.get("hint", shlex.join(["robustcheck", "export", *call]))
-    if ended.returncode < 0:
-        message = f"{task.member.id}: export was ended by signal {-ended.returncode}; too little memory does that"
+    if process.returncode < 0:
+        message = f"{task.member.id}: export was ended by signal {-process.returncode}; too little memory does that"
         hint = "free -h"
-    kind = {2: UsageError, 4: EnvironmentFaultError}.get(ended.returncode, CannotAssessError)
+    kind = {2: UsageError, 4: EnvironmentFaultError}.get(process.returncode, CannotAssessError)
     raise kind(message, hint)
 
 
@@ -528,6 +545,7 @@ def row_of(
         model_digest=model.digest,
         external_digests=model.external_digests,
         source=model.source,
+        export=dict(task.export or {}),
         random_weights=model.random_weights,
         synthetic=model.synthetic,
         graph_tensor=model.tensor,

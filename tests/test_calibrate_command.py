@@ -17,7 +17,7 @@ import pytest
 
 from robustcheck_onnx.checker import calibration, cli, cli_process
 from robustcheck_onnx.checker.verdict import ALIKE_SPREAD
-from robustcheck_onnx.thresholds import profile, results
+from robustcheck_onnx.thresholds import profile, results, suite
 from robustcheck_onnx.thresholds.calibrate import fitted_profile, rows_of
 from robustcheck_onnx.thresholds.results import Result
 
@@ -388,6 +388,87 @@ def test_the_whole_path_offline_with_stand_in_weights(
     assert "open_clip:RN50/openai" in {*fitted.calibration.missed, *dict(fitted.calibration.excluded)}
     assert "planted_outlier" not in fitted.calibration.missed
     assert [name for name, _ in fitted.calibration.missing] == ["timm:mobilenetv3_large_100.ra_in1k"]
+
+
+MINE = """
+import os, signal, time
+def crash(): os.kill(os.getpid(), signal.SIGKILL)
+def slow():
+    open("running", "w").write(str(os.getpid()))
+    time.sleep(300)
+"""
+
+
+@pytest.mark.export
+def test_an_export_that_crashes_fails_alone_and_one_in_progress_ends_with_the_run(tmp_path: Path) -> None:
+    """The user's own code is found beside the suite; it runs in a process of its own."""
+    pytest.importorskip("torch", reason="extra `export` is not installed")
+    (tmp_path / "mine_for_calibrate.py").write_text(MINE)
+    (tmp_path / "suite.toml").write_text(
+        'schema_version = 1\nname = "x"\n'
+        + "".join(
+            f'[[models]]\nsource = "torch"\nname = "mine_for_calibrate:{name}"\ngroup = "other"\nlabel = "{label}"\n'
+            for name, label in (("crash", "present"), ("slow", "absent"))
+        )
+    )
+    words = (COMMAND, "calibrate", "--suite", "suite.toml", "--out", "p.json", "--cache", "exports")
+    running = tmp_path / "running"
+    with subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        until = time.monotonic() + 120
+        while not (running.exists() and running.read_text()):
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        _, stderr = process.communicate()
+    assert process.returncode == 143
+    assert (
+        "failed torch:mine_for_calibrate:crash: torch:mine_for_calibrate:crash: export was ended by signal 9" in stderr
+    )
+    assert "error: terminated (SIGTERM)" in stderr
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(running.read_text()), 0)
+    assert not {path.name for path in tmp_path.glob("p.*")}
+    assert not list(tmp_path.rglob("*.onnx"))
+
+
+def test_a_cached_export_is_known_by_everything_that_influences_it(tmp_path: Path) -> None:
+    settings = calibration.Settings(images=None, cache=tmp_path / "cache")
+    (tmp_path / "mine.py").write_text("")
+    (tmp_path / "p.json").write_text("{}")
+    (tmp_path / "w.pt").write_bytes(b"PK")
+    (tmp_path / "clip").mkdir()
+    (tmp_path / "clip" / "open_clip_model.safetensors").write_bytes(b"1")
+    text = (
+        'schema_version = 1\nname = "x"\n[[models]]\nsource = "torch"\nname = "mine:make"\nweights = "w.pt"\n'
+        'preprocessing = "p.json"\ngroup = "other"\nlabel = "present"\n'
+        '[[models]]\nsource = "open_clip"\nname = "local-dir:clip"\ngroup = "other"\nlabel = "absent"\n'
+    )
+    (tmp_path / "s.toml").write_text(text)
+
+    def keys() -> list[str]:
+        work = calibration.tasks(suite.open_suite(tmp_path / "s.toml"), settings, "sha256:images")
+        assert [task.fault for task in work] == [None, None]
+        return [str(task.model) for task in work]
+
+    seen = [keys()]
+    for file, which in (("mine.py", 0), ("p.json", 0), ("w.pt", 0), ("clip/open_clip_model.safetensors", 1)):
+        (tmp_path / file).write_bytes(b"PK another")
+        now = keys()
+        assert (now[0] == seen[-1][0], now[1] == seen[-1][1]) == (which == 1, which == 0)
+        seen.append(now)
+    (tmp_path / "w.pt").unlink()
+    task = calibration.tasks(suite.open_suite(tmp_path / "s.toml"), settings, "sha256:images")[0]
+    assert task.fault is not None
+    assert (task.fault.exit_code, task.fault.hint) == (4, f"place it at {tmp_path / 'w.pt'}")
+
+
+def test_ray_that_is_not_there_is_said_before_anything_is_exported(made: Made, tmp_path: Path) -> None:
+    words = ("--engine", "ray", "--ray-address", "127.0.0.1:1", "--device", "cuda:1")
+    done = calibrate(made.suite, made.photos, tmp_path / "p.json", *words, code=2)
+    assert "--device is cuda:1; Ray gives out the GPUs" in done.stderr
+    assert "measured" not in done.stderr
+    assert not (tmp_path / "p.json").exists()
 
 
 # ----------------------------------------------------------------------------------------------------- bad input

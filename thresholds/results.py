@@ -79,6 +79,9 @@ class Result(Frozen):
     model_digest: str
     external_digests: dict[str, str]
     source: str
+    """what the contract says the model is"""
+    export: dict[str, Any]
+    """everything that influenced the export; empty for a ready ONNX file"""
     random_weights: bool | None
     synthetic: str
     graph_tensor: str
