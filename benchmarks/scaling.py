@@ -200,7 +200,8 @@ $ robustcheck check model.onnx --images /shared/photos --engine ray --ray-addres
 
 Without `--ray-address` Ray runs on this machine for as long as the command does, with a key of its own, without dashboard
 and without usage statistics. A cluster needs the same robustcheck-onnx on every node (compared at the start), and models
-and images under the same paths there. Workers are one a GPU; each gets the most cores with which all fit.
+and images under the same paths there. By default there is one worker a GPU,
+without GPUs one for every four cores; each gets the most cores with which all fit.
 
 ## Measured here
 EfficientNet-Lite0 (real weights) on {N_IMAGES} photos ({N_IMAGES // SHARD_IMAGES} shards; the bundled ones over and over), wall time with

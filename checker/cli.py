@@ -101,7 +101,9 @@ def check(
             "cluster and measures every image (extra `ray`)."
         ),
     ] = "local",
-    workers: Annotated[int | None, typer.Option(min=1, help="Ray: so many workers. Default: one a device.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Ray: so many workers. Default: one a GPU, else one for every 4 cores.")
+    ] = None,
     ray_address: RayAddress = None,
     output: Annotated[
         list[str] | None,

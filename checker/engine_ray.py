@@ -37,6 +37,7 @@ REACH_S: Final = 30  # to reach a cluster's address; it takes about 3 where one 
 PATIENCE_S: Final = 0.5  # between two looks at whether the caller wants to stop
 START_S: Final = 300  # for all workers of a cluster to be there; a cluster that grows takes minutes
 STORE_BYTES: Final = 512 * 2**20  # object store of a cluster of our own; a shard's sums are 64·128·feature bytes
+CORES_A_WORKER: Final = 4  # by default, without GPUs: more workers would hold the model more often, in as much memory
 ENVIRONMENT: Final = {  # Ray reads it when it is imported
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is told to Ray's makers
     "RAY_DEDUP_LOGS": "1",  # the next is a part of it:
@@ -288,7 +289,7 @@ def plan_workers(devices: Sequence[tuple[int, int]], workers: int | None, *, wan
 
     Args:
         devices: (CPUs, GPUs) of each node.
-        workers: so many; None = one for each GPU of the cluster, without GPUs one for each CPU.
+        workers: so many; None = one for each GPU of the cluster, without GPUs one for every `CORES_A_WORKER` CPUs.
         wants_gpu: whether GPUs are to be used where there are some.
 
     Raises:
@@ -296,7 +297,8 @@ def plan_workers(devices: Sequence[tuple[int, int]], workers: int | None, *, wan
     """
     gpus = int(wants_gpu and any(gpu for _, gpu in devices))
     most = sum(min(cpu, gpu) if gpus else cpu for cpu, gpu in devices)
-    n_workers = most if workers is None else workers
+    default = most if gpus else sum(-(-cpu // CORES_A_WORKER) for cpu, _ in devices)
+    n_workers = default if workers is None else workers
     for cpus in range(max((cpu for cpu, _ in devices), default=0), 0, -1):
         fitting = sum(min(cpu // cpus, gpu) if gpus else cpu // cpus for cpu, gpu in devices)
         if 0 < n_workers <= fitting:

@@ -86,7 +86,8 @@ def test_two_workers_give_the_local_engines_evidence(
     damaged = tmp_path / "damaged.onnx"
     damaged.write_bytes(b"no model")
     jobs = [Job(model("a"), str(photos)), Job(damaged, str(photos)), Job(model("b"), str(photos), seed=4)]
-    jobs.append(Job(model("few"), str(photos), max_images=60, max_bad=1))
+    both = (None, "representation")
+    jobs.append(Job(model("few"), str(photos), tensors=both, max_images=60, max_bad=1))
     told: list[tuple[int, int]] = []
     threads = threading.active_count()
     spread = by_name(
@@ -97,10 +98,11 @@ def test_two_workers_give_the_local_engines_evidence(
     alone = by_name(list(run(jobs, profile.load())))
     assert spread.keys() == alone.keys() == {"a", "b", "damaged", "few"}
     for name in ("a", "b", "few"):
-        (one,), (two,) = spread[name].evidence, alone[name].evidence
-        assert_same_but_execution(one, two)
-        assert (one.execution.engine, one.execution.workers) == ("ray", 2)
-        assert one.execution.providers == two.execution.providers
+        assert len(spread[name].evidence) == len(spread[name].job.tensors)
+        for one, two in zip(spread[name].evidence, alone[name].evidence, strict=True):
+            assert_same_but_execution(one, two)
+            assert (one.execution.engine, one.execution.workers) == ("ray", 2)
+            assert one.execution.providers == two.execution.providers
     assert spread["a"].evidence[0].images.n_skipped == 2
     assert spread["few"].evidence[0].stopped == "image limit"
     for outcome in (spread["damaged"], alone["damaged"]):
@@ -190,10 +192,12 @@ def test_shards_of_another_model_or_image_set_are_never_merged(
     same = Job(model("m"), str(photos), max_bad=1)
     course = engine_ray._Course(0, same, measure.nothing_yet(1), begun=True)
     worker = engine_ray.Worker(".", 1)
+    opened = worker._open(0, same)[0]
     for shard, result in ((-1, worker.begin(0, same)), (0, worker.shard(0, same, 0)), (1, worker.shard(0, same, 1))):
         found = engine_ray._take(result, engine_ray._Task(0, course, shard), 2, profile.load())
     assert isinstance(found, Outcome)
     assert found.error is None
+    assert worker._opened is opened  # once a worker and model
 
     other = np.random.default_rng(9).normal(size=(20, 48))
     changes: dict[str, Callable[[], object]] = {
@@ -211,12 +215,13 @@ def test_shards_of_another_model_or_image_set_are_never_merged(
 
 
 def test_workers_take_the_cores_that_fit() -> None:
-    assert plan_workers([(2, 0)], None, wants_gpu=True) == (2, 1, 0)
+    assert plan_workers([(2, 0)], None, wants_gpu=True) == (1, 2, 0)
+    assert plan_workers([(2, 0)], 2, wants_gpu=True) == (2, 1, 0)
     assert plan_workers([(2, 0)], 1, wants_gpu=True) == (1, 2, 0)
     assert plan_workers([(3, 0), (3, 0)], 3, wants_gpu=False) == (3, 1, 0)
     assert plan_workers([(16, 8), (16, 8), (4, 0)], None, wants_gpu=True) == (16, 2, 1)
     assert plan_workers([(16, 8), (16, 8), (4, 0)], 3, wants_gpu=True) == (3, 8, 1)
-    assert plan_workers([(16, 8), (4, 0)], None, wants_gpu=False) == (20, 1, 0)
+    assert plan_workers([(16, 8), (4, 0)], None, wants_gpu=False) == (5, 4, 0)
     with pytest.raises(UsageError, match=r"--workers is 9; the cluster has room for 8 \(GPUs\)") as caught:
         plan_workers([(16, 8)], 9, wants_gpu=True)
     assert caught.value.hint == "--workers 8"
