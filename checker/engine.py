@@ -68,7 +68,7 @@ def run(
         jobs: what to measure.
         profile: its alpha sets the bounds of the evidence.
         engine: local (processes of this machine, one model each) or ray (the extra `ray`).
-        workers: processes; None = one for local; for ray one a GPU of the cluster, without GPUs one for every four cores.
+        workers: processes; None = one for local; for ray one a GPU of the cluster, or one for every four cores.
         address: of a running Ray cluster; None = one on this machine for as long as this runs.
         progress: called when a shard is done; by ray only.
 
