@@ -16,6 +16,7 @@ import pickle
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -36,7 +37,7 @@ from robustcheck_onnx.thresholds import profile
 ROOT = Path(__file__).parent.parent
 PHOTO_PX, QUALITY = (500, 375), 92  # the commonest size of ImageNet's photos; JPEG
 N_IMAGES = 2 * SHARD_IMAGES
-RUNS = 2
+RUNS = 3
 MODELS, SET_IMAGES = 200, 50_000
 UTILISATION = 0.4
 # GFLOP for one image (a multiplication and an addition count 2): open_clip docs/model_profile.csv, image_gflops
@@ -46,13 +47,18 @@ SUITE_GFLOP = [
     *(3 * [12.22] + 2 * [19.54] + 4 * [8.82] + 4 * [35.13] + 4 * [162.03]),
     *(35.42, 112.13, 162.56, 220.35, 670.35, 35.42, 334.59, 534.06, 967.5),
 ]
+# millions of parameters of the same, image_mparams there
+SUITE_MPARAMS = [
+    *(3 * [38.32] + 2 * [56.26] + 4 * [87.85] + 4 * [86.19] + 4 * [303.97]),
+    *(92.88, 93.18, 315.96, 427.68, 428.23, 92.88, 632.08, 1012.65, 1844.91),
+]
 TFLOPS = {"A100 SXM": 19.5, "H100 SXM": 67.0}  # float32 without tensor cores; NVIDIA's data sheets
 GPUS = (8, 64)
 
 
 @dataclass(frozen=True)
 class Stages:
-    """CPU time of one thread, ms an image, but for the last three."""
+    """CPU time of one thread, ms an image, but for the last four."""
 
     decode: float
     preprocess: float
@@ -64,6 +70,8 @@ class Stages:
     shard_mb: dict[int, float]
     shard_ms: dict[int, float]
     """driver: copy and merge one shard of one tensor"""
+    two_threads: float
+    """images a second that two threads decode, preprocess and describe, against one"""
 
     @property
     def cpu(self) -> float:
@@ -108,7 +116,25 @@ def measure_stages() -> Stages:
         kib=sum(map(len, files)) / n / 1024,
         shard_mb=shard_mb,
         shard_ms=shard_ms,
+        two_threads=decode_s(files, 1) / decode_s(files, 2),
     )
+
+
+def decode_s(files: list[bytes], threads: int) -> float:
+    """Least wall time to prepare 200 photos with so many threads."""
+
+    def prepare(index: int) -> None:
+        photo, _ = decode(files[index % len(files)], "photo")
+        apply(CLIP, photo)
+        imageset.describe(photo)
+
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(prepare, range(200)))
+        times.append(time.perf_counter() - start)
+    return min(times)
 
 
 def wall_s(jobs: list[Job], *, kind: str, workers: int) -> float:
@@ -171,6 +197,8 @@ def write(stages: Stages, engines: dict[tuple[str, int, int], float], load: floa
     cpu_h = images * stages.cpu / 1e3 / 3600
     driver_s = {d: shards * ms / 1e3 for d, ms in stages.shard_ms.items()}
     set_gb = SET_IMAGES * stages.kib * 1024 / 1e9
+    mparams = sum(SUITE_MPARAMS) / len(SUITE_MPARAMS)
+    h100_h = images * mean / (TFLOPS["H100 SXM"] * UTILISATION * 1000 * 3600)
     one = "\n".join(
         f"| {name} | {gflop:.4g} | "
         + " | ".join(f"{images * gflop / (t * 1e3 * UTILISATION) / 3600:.1f}" for t in TFLOPS.values())
@@ -223,6 +251,8 @@ CPU time of one thread, photos of {PHOTO_PX[0]} × {PHOTO_PX[1]} px (scikit-imag
 | add to the sums, 512 / 1024 features | {stages.update[512]:.3f} / {stages.update[1024]:.3f} |
 | together (1024 features, one tensor) | **{stages.cpu:.1f}** |
 
+Two threads of one process decode, preprocess and describe {stages.two_threads:.2f} times as many images a second as one.
+
 Driver of the Ray engine, for one shard of one tensor: {stages.shard_mb[512]:.1f} MB and {stages.shard_ms[512]:.0f} ms of CPU to copy and merge with 512
 features, {stages.shard_mb[1024]:.1f} MB and {stages.shard_ms[1024]:.0f} ms with 1024 (Ray's own unpacking and the network come on top). Its memory does
 not grow with the number of images, but for a digest of 71 characters an image and at most 4,096 sketches.
@@ -231,11 +261,14 @@ not grow with the number of images, but for a digest of 71 characters an image a
 - **Passes**: {MODELS} × {SET_IMAGES:,} = {images:,} forward passes; {shards:,} shards. Both tensors of a model come from one pass.
 - **Bytes**: {SET_IMAGES:,} photos × {stages.kib:.0f} KiB = {set_gb:.1f} GB, decoded to {SET_IMAGES * 3 * PHOTO_PX[0] * PHOTO_PX[1] / 1e9:.0f} GB of pixels for each model; over all models
   {MODELS * set_gb:,.0f} GB are read, from memory after the first time where {set_gb:.1f} GB stay cached on each node.
+- **Models**: {mparams:.0f} million parameters in the mean of the paper suite's open_clip encoders, so {MODELS} × {mparams * 4 / 1e3:.2f} GB = {MODELS * mparams * 4 / 1e3:,.0f} GB
+  of float32 exports on a disk that every node reaches.
 - **CPU**: {images:,} × {stages.cpu:.1f} ms = {cpu_h:.0f} core-hours (cores like this machine's). Every model decodes its images anew.
 - **GPU**: hours = passes × GFLOP / (TFLOP/s × utilisation × 1000 × 3600). Checks run in float32 with TF32 off, so the peak is
   the data sheet's float32 without tensor cores: A100 SXM {TFLOPS["A100 SXM"]}, H100 SXM {TFLOPS["H100 SXM"]:.0f} TFLOP/s. Utilisation {UTILISATION:.0%}: *an assumption, to be
   replaced by your measurement* (`robustcheck model.onnx --device cuda --images photos/ --max-images 2000` tells images/s).
-  GFLOP an image: open_clip@3b37473b7178 `docs/model_profile.csv`.
+  GFLOP an image: open_clip@3b37473b7178 `docs/model_profile.csv`. So {images:,} × {mean:.1f} / ({TFLOPS["H100 SXM"]:.0f} × {UTILISATION} × 1000 × 3600) =
+  {h100_h:.1f} H100-hours for the mean of the suite, {h100_h / 8:.2f} h on 8, {h100_h / 64:.2f} h on 64.
 
 | all {MODELS} are like | GFLOP an image | A100 GPU-hours | H100 GPU-hours |
 |---|---|---|---|
@@ -255,8 +288,8 @@ With ViT-B/32 ({GFLOP["ViT-B-32"]} GFLOP) for every model, decoding is what limi
 
 - **Fewer cores** than that: hours = {cpu_h:.0f} core-hours / cores. 8 GPUs with 128 cores: {cpu_h / 128:.2f} h at least; 64 GPUs with 1,024
   cores: {cpu_h / 1024:.2f} h.
-- **Driver**: {shards:,} shards × {stages.shard_ms[1024]:.0f} ms = {driver_s[1024] / 3600:.2f} h of one core with 1024 features, one tensor; twice that with two tensors. It
-  is the floor of the whole plan, however many GPUs there are.
+- **Driver**: {shards:,} shards × {stages.shard_ms[1024]:.0f} ms = {driver_s[1024] / 3600:.2f} h of one core with 1024 features, one tensor; twice that with two tensors,
+  and Ray's unpacking on top. It is the floor of the whole plan, however many GPUs there are.
 - **Not in it**: downloading and exporting {MODELS} checkpoints; opening a model ({MODELS} × seconds, once an actor and model);
   the last models, on which some GPUs wait: with one model a GPU at a time and its shards shared at the end, about one
   model's time.
@@ -264,6 +297,8 @@ With ViT-B/32 ({GFLOP["ViT-B-32"]} GFLOP) for every model, decoding is what limi
 ## Limits
 A model is one actor's until no new one is left; then others help with its shards. A node that is lost for good leaves
 its actor waiting until the cluster has such a device again. `--device cuda:N` is refused, since Ray gives out the GPUs.
+The threads that decode for a GPU share one Python interpreter; with more than two they were not measured. Where a GPU
+waits for images, the plan's hours are those of the CPU. Between two shards a worker waits for the driver.
 """
 
 
