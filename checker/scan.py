@@ -183,7 +183,7 @@ def scan(
     probe = _first_usable(source, prepare)
     plan = plan_scan(opened, probe, device, blocks)
     own = Runner(opened, device).run(probe)
-    runner = Runner(_measuring(opened, plan), device, also=(replace(opened, graph_bytes=b"", added_output=False),))
+    runner = Runner(measuring_model(opened, plan), device, also=(replace(opened, graph_bytes=b"", added_output=False),))
     differences = [_difference(own.representation, runner.represent(probe)[1])]
     if own.class_output is not None:
         again = runner.run(probe).class_output
@@ -294,7 +294,9 @@ def plan_scan(model: ModelFile, pixels: Array, device: str = "cpu", named: Seque
         rule = "stages"
         blocks = cutting.stage_blocks(layers, passages, shapes)
     blocks = [block for block in blocks if block.tensor != model.fetch] + [Block(model.fetch, "representation")]
-    read = [(block, _tap(layers, block.tensor, shapes.get(block.tensor, ()), batch)) for block in blocks]
+    read = [
+        (block, _tap(layers, block.tensor, shapes.get(block.tensor, ()), batch, pixels.shape[1:3])) for block in blocks
+    ]
     kept = [(block, tap) for block, tap in read if tap is not None]
     if not any(block.kind != "representation" for block, _ in kept):
         unread = "; ".join(f"{block.tensor} {show_shape(shapes.get(block.tensor))}" for block, _ in read[:3])
@@ -372,8 +374,11 @@ def _shapes(
     return dict(zip(tensors, read_shapes(rows[0], len(tensors)), strict=True)), runner.fixed_batch or len(pixels)
 
 
-def _tap(layers: Layers, tensor: str, shape: tuple[int, ...], batch: int) -> Tap | None:
-    """How a tensor's axes read; None where they can't be told, or it is too narrow."""
+def _tap(layers: Layers, tensor: str, shape: tuple[int, ...], batch: int, size: tuple[int, int]) -> Tap | None:
+    """How a tensor's axes read; None where they can't be told, or it is too narrow.
+
+    batch, size: number of images, and their height and width (px).
+    """
     if len(shape) not in {2, 3, 4} or 0 in shape:
         return None
     form = "vector" if len(shape) == 2 else "tokens"
@@ -383,7 +388,14 @@ def _tap(layers: Layers, tensor: str, shape: tuple[int, ...], batch: int) -> Tap
         form, shape = "tokens_first", (shape[1], shape[0], shape[2])
     pooling = choose_pool(layers, tensor, shape)
     if len(shape) == 4:
-        form = "map_last" if pooling.feature_axis == -1 else "map"
+        last = _read_last(layers, tensor) if pooling.assumed else pooling.feature_axis == -1
+        if last is None:
+            return None
+        form = "map_last" if last else "map"
+        edges = shape[1:3] if last else shape[2:]
+        # windows and their tokens, not height and width: within rounding, a map has the sides of the image
+        if abs(edges[0] * size[1] - edges[1] * size[0]) > max(size):
+            return None
     features = shape[1] if form == "map" else shape[-1]
     if features < MIN_FEATURES:
         return None
@@ -393,12 +405,23 @@ def _tap(layers: Layers, tensor: str, shape: tuple[int, ...], batch: int) -> Tap
         form,
         features,
         shape[2:] if form == "map" else shape[1:-1],
-        class_token=pooling.pool == "token_cls",
+        class_token=pooling.pool == "token_cls" and not pooling.assumed,
         rectified=node is not None and node.op_type == "Relu",
     )
 
 
-def _measuring(model: ModelFile, plan: Plan) -> ModelFile:
+def _read_last(layers: Layers, tensor: str) -> bool | None:
+    """Whether the features are on the last axis, by the layer that reads the tensor; None where it does not show."""
+    for node in layers.producers.values():
+        if tensor in node.input[:1]:
+            if node.op_type in ("LayerNormalization", "MatMul", "Gemm"):
+                return True
+            if "Conv" in node.op_type or node.op_type in ("BatchNormalization", "InstanceNormalization"):
+                return False
+    return None
+
+
+def measuring_model(model: ModelFile, plan: Plan) -> ModelFile:
     """The model with the nodes that measure, to be asked for OUTPUT."""
     proto: onnx.ModelProto = onnx.ModelProto.FromString(model.graph_bytes)
     add_scan(proto, plan.taps, model.precision == "fp64", model.opsets["ai.onnx"])

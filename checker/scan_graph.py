@@ -117,11 +117,15 @@ def add_scan(proto: onnx.ModelProto, taps: Sequence[Tap], double: bool, opset: i
     A row holds the pieces of each tap's `fields`, tap after tap. double: whether the model computes in float64.
     """
     kind = TensorProto.DOUBLE if double else TensorProto.FLOAT
-    rows = []
-    for index, tap in enumerate(taps):
-        graph = _Writer(proto, f"{PREFIX}.{index}", kind, opset)
-        rows += _measure(graph, tap)
-    proto.graph.node.append(helper.make_node("Concat", rows, [OUTPUT], name=OUTPUT, axis=1))
+    measured = [_measure(_Writer(proto, f"{PREFIX}.{index}", kind, opset), tap) for index, tap in enumerate(taps)]
+    # Each tap's row is joined to those before: this chain makes ONNX Runtime measure a tensor as soon as it is there.
+    # One Concat of all makes it run the whole model first and keep every tensor (ResNet-50, 32 images: +1.2 GB).
+    graph = _Writer(proto, PREFIX, kind, opset)
+    rows = [graph.node("Concat", *pieces, axis=1) for pieces in measured]
+    joined = rows[0]
+    for row in rows[1:]:
+        joined = graph.node("Concat", joined, row, axis=1)
+    proto.graph.node.append(helper.make_node("Identity", [joined], [OUTPUT], name=OUTPUT))
     proto.graph.output.append(
         helper.make_tensor_value_info(OUTPUT, kind, ["batch", sum(tap.n_numbers for tap in taps)])
     )

@@ -668,7 +668,7 @@ def test_named_blocks(small: Path) -> None:
 def test_a_changed_output_is_said(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clean, _ = scanned(small)
     assert clean.model.output_unchanged
-    measuring = scan._measuring
+    measuring = scan.measuring_model
 
     def meddle(model: Any, plan: Any) -> Any:
         changed = measuring(model, plan)
@@ -677,7 +677,7 @@ def test_a_changed_output_is_said(small: Path, monkeypatch: pytest.MonkeyPatch) 
         weight.CopyFrom(onnx.numpy_helper.from_array(1.01 * onnx.numpy_helper.to_array(weight), "v"))
         return dataclasses.replace(changed, graph_bytes=proto.SerializeToString())
 
-    monkeypatch.setattr(scan, "_measuring", meddle)
+    monkeypatch.setattr(scan, "measuring_model", meddle)
     report, _ = scanned(small)
     assert not report.model.output_unchanged
     assert report.model.output_difference > 1e-3
