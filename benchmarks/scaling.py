@@ -226,8 +226,9 @@ $ robustcheck check model.onnx --images photos/ --engine ray --workers 2
 $ robustcheck check model.onnx --images /shared/photos --engine ray --ray-address head:6379
 ```
 
-Without `--ray-address` Ray runs on this machine for as long as the command does, with a key of its own, without dashboard
-and without usage statistics. A cluster needs the same robustcheck-onnx on every node (compared at the start), and models
+Without `--ray-address` Ray runs on this machine for as long as the command does, without dashboard and without usage
+statistics. Its processes listen on all network interfaces; a key that is made for the run and written nowhere keeps others
+out (your own settings, `RAY_AUTH_MODE` and so on, go first). A cluster needs the same robustcheck-onnx on every node (compared at the start), and models
 and images under the same paths there. By default there is one worker a GPU,
 without GPUs one for every four cores; each gets the most cores with which all fit.
 

@@ -1,4 +1,4 @@
-"""Reads an ONNX file, measures the evidence, judges it. Never imports torch, never opens a connection.
+"""Reads an ONNX file, measures the evidence, judges it. Never imports torch; opens no connection but to a Ray cluster.
 
 from robustcheck_onnx.checker import check
 
