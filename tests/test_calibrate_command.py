@@ -359,7 +359,7 @@ def test_the_whole_path_offline_with_stand_in_weights(
 
     done = run(
         *("calibrate", "--suite", suite, "--images", folder / "photos", "--out", tmp_path / "p.json", "--workers", "2"),
-        *("--cache", tmp_path / "exports", "--device", "cpu"),
+        *("--cache", tmp_path / "exports", "--device", "cpu", "--max-images", "60"),
         code=4,
         env={"HF_HOME": str(cache), "HF_HUB_OFFLINE": "1"},
     )
