@@ -202,7 +202,7 @@ def model_rows() -> list[Row]:
         Row(
             "huge.onnx",
             4,
-            "huge.onnx: memory ran out (1099511627776 bytes were asked for); the model must fit with one image at least",
+            "huge.onnx: memory ran out (1099511627776 bytes were asked for); the model must fit with one image …",
             "free -h, or nvidia-smi for a GPU; --device cpu where the GPU is the smaller one",
         ),
         Row(
