@@ -357,8 +357,6 @@ def schema(debug: Debug = False) -> int:
 
 
 # --------------------------------------------------------------------------------------------- OTHER VERBS
-# A verb of another module:   app.command(epilog="Example: …")(cli_shift.shift)
-# A group of verbs of one:    app.add_typer(cli_calibrate.profiles, name="profiles")
 
 app.command(epilog="Example: robustcheck shift model.onnx --in photos/ --shifted sketches/")(cli_shift.shift)
 app.command(epilog="Example: robustcheck scan model.onnx --images photos/")(cli_scan.scan)
