@@ -123,7 +123,9 @@ def calibrate(
     assert out is not None
     assert table is not None
     calibration.check_labels(opened)
-    delivery.check_target(table, [out, Path(suite or "")])
+    if table.resolve() == out.resolve():
+        raise UsageError(f"{out}: --results and --out are one file; they must be two", "leave out --results")
+    delivery.check_target(table, [Path(suite or "")])
     digest, _ = calibration.image_set(settings)
     work = calibration.tasks(opened, settings, digest)
     calibration.refuse_unknown(work)

@@ -19,14 +19,15 @@ from robustcheck_onnx.thresholds.profile import STATISTICS, Calibration, Profile
 GB = 1e9
 HOUR_S = 3600
 MAX_NAMES = 6  # sets named in one line
+MAX_TEXT = 60  # characters of a value in a list of differences
 
 
 class Difference(NamedTuple):
     """One field in which two profiles differ."""
 
     field: str
-    before: str
-    after: str
+    before: Any
+    after: Any
 
 
 # ------------------------------------------------------------------------------------------------- the plan
@@ -289,58 +290,71 @@ def _named(names: Sequence[str]) -> str:
 def render_list(found: Sequence[tuple[str, Profile]], *, ascii_only: bool = False) -> RenderableType:
     """Profiles in a table: (name or file, profile)."""
     pen = Pen(ascii_only)
-    table = columns(pen, "profile", "=id", "=tensor", ">with", ">without", ">false PASS", "=digest")
+    table = columns(pen, "profile", "=id", ">with", ">without", ">false PASS", "=digest")
+    remarks = []
     for name, profile in found:
         c = profile.calibration
         table.add_row(
             pen.name(name, "bold"),
             pen.name(profile.id),
-            pen.say(profile.tensor),
             pen.say(str(c.n_with_checkpoints)),
             pen.say(str(c.n_without_checkpoints)),
             pen.say(f"≤ {100 * c.false_pass_upper:.0f} %"),
             pen.name(parts.short_digest(profile.digest)),
         )
-        for text in _warnings(profile, pen):
-            table.add_row(text)
+        remarks += [(pen.name(name), text) for text in _warnings(profile, pen)]
     said = "with, without: checkpoints it was fitted to. false PASS: 95 % bound, each checkpoint left out."
-    return Trimmed(section(pen, "Profiles", "", table, Text(), pen.say(said, "dim")))
+    more: list[RenderableType] = [Text(), hanging(remarks)] if remarks else []
+    return Trimmed(section(pen, "Profiles", "", table, *more, Text(), pen.say(said, "dim")))
 
 
 def differences(a: Profile, b: Profile) -> tuple[Difference, ...]:
-    """The fields in which two profiles differ, thresholds first; the digest is left out."""
-    out = [
-        Difference(f"thresholds.{name}", f"{a.thresholds[name].minimum:g}", f"{b.thresholds[name].minimum:g}")
-        for name in STATISTICS
-        if a.thresholds[name].minimum != b.thresholds[name].minimum
+    """The fields in which two profiles differ, thresholds first, as plain JSON values; the digest is left out."""
+    one, other = a.model_dump(mode="json"), b.model_dump(mode="json")
+    flat = [
+        {f"thresholds.{name}": p["thresholds"][name]["minimum"] for name in STATISTICS}
+        | {key: value for key, value in p.items() if key not in ("thresholds", "calibration", "digest")}
+        | {f"calibration.{key}": value for key, value in p["calibration"].items()}
+        for p in (one, other)
     ]
-    for prefix, one, other in (("", a, b), ("calibration.", a.calibration, b.calibration)):
-        for field in type(one).model_fields:
-            if prefix + field in ("digest", "thresholds", "calibration"):
-                continue
-            before, after = getattr(one, field), getattr(other, field)
-            if before != after:
-                out.append(Difference(prefix + field, _shown(before), _shown(after)))
-    return tuple(out)
+    return tuple(Difference(key, flat[0][key], flat[1][key]) for key in flat[0] if flat[0][key] != flat[1][key])
 
 
-def _shown(value: object) -> str:
-    if isinstance(value, tuple):
-        return ", ".join(map(_shown, value)) or "none"
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {_shown(one)}" for key, one in value.items()) or "none"
-    return str(value) if value not in ("", None) else "none"
+def _changed(before: Any, after: Any) -> str:
+    """A difference in a line: what lists gained and lost, which keys changed; the whole is in -o json."""
+    if isinstance(before, list) and isinstance(after, list):
+        gained = [f"+ {_short(value)}" for value in after if value not in before]
+        lost = [f"− {_short(value)}" for value in before if value not in after]
+        shown = [*gained, *lost][:MAX_NAMES]
+        more = len(gained) + len(lost) - len(shown)
+        return ", ".join(shown) + (f" and {more} more" if more else "")
+    if isinstance(before, dict) and isinstance(after, dict):
+        keys = [key for key in {**before, **after} if before.get(key) != after.get(key)]
+        return ", ".join(f"{key} {_short(before.get(key))} → {_short(after.get(key))}" for key in keys)
+    return f"{_short(before)} → {_short(after)}"
+
+
+def _short(value: Any) -> str:
+    if value in ("", None, [], {}):
+        return "none"
+    if isinstance(value, list):
+        text = ": ".join(map(_short, value))
+    elif isinstance(value, dict):
+        text = str(value.get("tensor", "…"))
+    else:
+        text = f"{value:g}" if isinstance(value, float) else str(value)
+    return text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 1] + "…"
 
 
 def render_diff(names: tuple[str, str], a: Profile, b: Profile, *, ascii_only: bool = False) -> RenderableType:
     """What differs between two profiles, and in which direction it moves verdicts."""
     pen = Pen(ascii_only)
     found = differences(a, b)
-    head = pen.facts([pen.name(f"{names[0]} {parts.short_digest(a.digest)}"), pen.say("→ "), pen.name(names[1])])
-    head = line(head, pen.name(f" {parts.short_digest(b.digest)}"))
+    ends = [pen.name(f"{name} {parts.short_digest(p.digest)}") for name, p in zip(names, (a, b), strict=True)]
+    head = line(ends[0], pen.say(" → "), ends[1])
     if not found:
         return Trimmed(Group(head, pen.say("no difference")))
-    rows = [(pen.say(d.field, "bold"), pen.say(f"{d.before} → {d.after}")) for d in found]
+    rows = [(pen.say(d.field, "bold"), pen.say(_changed(d.before, d.after))) for d in found]
     verdict = []
     for looser, tighter in ((b, a), (a, b)):
         if ways := profiles.looser_than(looser, tighter):

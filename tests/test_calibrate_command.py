@@ -484,6 +484,7 @@ def test_ray_that_is_not_there_is_said_before_anything_is_exported(made: Made, t
         ("--suite papr --out p.json", "papr: suite cannot be read"),
         ("--suite paper --out default.json --id default-1", "--id is 'default-1'; default-1, default are the packaged"),
         ("--suite paper --out nowhere/p.json", "nowhere is missing; reports are written into existing folders"),
+        ("--suite paper --out p.json --results ./p.json", "p.json: --results and --out are one file; they must be two"),
         ("--suite paper --out p.json --tensor pool", "--tensor is 'pool'; it must be one of auto, representation"),
         ("--suite paper --out p.json --engine rai", "--engine is 'rai'; it must be one of local, ray"),
         ("--suite paper --out p.json --images nowhere", "nowhere: image set is not readable"),

@@ -166,11 +166,13 @@ def test_diff(call: Call, edited: Path, tmp_path: Path) -> None:
     call("profiles", "seal", edited, "--id", "mine", "-o", tmp_path / "m.json")
     out, _ = call("profiles", "diff", "default", tmp_path / "m.json", "-o", "json")
     found = {d["field"]: (d["before"], d["after"]) for d in json.loads(out)["differences"]}
-    assert found["thresholds.kurtosis"] == ("7.911", "5")
+    assert found["thresholds.kurtosis"] == (7.911, 5.0)
     assert found["id"] == ("default-1", "mine")
     assert set(found) == {"thresholds.kurtosis", "id", "edited", "limits"}
     assert json.loads(out)["looser"] == {"default": [], str(tmp_path / "m.json"): ["kurtosis 5 below 7.911"]}
     out, _ = call("profiles", "diff", "default", tmp_path / "m.json")
+    assert "7.911 → 5\n" in out
+    assert f"+ {profile.HAND_MADE[:50]}" in out
     assert "lets more pass: kurtosis 5 below 7.911" in out
     out, _ = call("profiles", "diff", "default", "default")
     assert "no difference" in out
