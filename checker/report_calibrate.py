@@ -174,10 +174,15 @@ def _rests_on(c: Calibration, pen: Pen) -> list[tuple[Text, Text]]:
         ("spread", c.spread),
         ("rule", c.rule),
         ("command", c.command),
-        ("left out", "; ".join(f"{name}: {why}" for name, why in c.excluded)),
+        ("left out", _by_reason(c.excluded)),
         ("missing", "; ".join(f"{name}: {why}" for name, why in c.missing)),
     ]
     return _labelled(facts, pen)
+
+
+def _by_reason(pairs: Sequence[tuple[str, str]]) -> str:
+    reasons = dict.fromkeys(why for _, why in pairs)
+    return "; ".join(f"{why} ({_names([name for name, other in pairs if other == why])})" for why in reasons)
 
 
 def _thresholds(profile: Profile, pen: Pen) -> RenderableType:
