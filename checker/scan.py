@@ -554,9 +554,8 @@ def _notes(
     if facts.rule == "stages":
         notes.append("No residual block was found: layers are cut where width or resolution changes.")
     if facts.n_left_out:
-        notes.append(
-            f"{facts.n_left_out} tensors were left out: their first axis is not the image, or they are narrow."
-        )
+        what = "1 tensor was" if facts.n_left_out == 1 else f"{facts.n_left_out} tensors were"
+        notes.append(f"{what} left out: the meaning of the axes does not show, or there are too few features.")
     if any(layer.measured != layer.positions for layer in layers):
         notes.append(f"Feature maps are measured at up to {GRID} × {GRID} evenly spaced positions of each image.")
     if lost := max(layer.statistics.n_not_finite for layer in layers):

@@ -28,7 +28,7 @@ from robustcheck_onnx.checker.blocks import (
 )
 from robustcheck_onnx.checker.cli_parts import plain
 from robustcheck_onnx.checker.depth import Depth, LayerStatistics
-from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
+from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.layers import build_layers
 from robustcheck_onnx.checker.scan_graph import Tap
 
@@ -716,3 +716,46 @@ def test_places_in_words() -> None:
     assert depth.place_text(Tap("t", "tokens", 8, (5,), class_token=True), 0) == "class token"
     assert depth.place_text(Tap("t", "tokens", 8, (5,)), 0) == "token 0"
     assert depth.place_text(Tap("t", "map", 8, (9, 9)), 24) == "row 8, column 8"
+
+
+def test_axes_are_read_or_left_out(tmp_path: Path, onnx_models: ModuleType) -> None:
+    """Tokens before images are turned round; windows, and rows that are no images, are left out and counted."""
+    w = {"w": onnx_models.weight(16, 3, 2, 2), "v": onnx_models.weight(16, 16)}
+    shapes = {"tokens": [0, 16, -1], "rows": [-1, 16], "windows": [0, -1, 2, 16], "back": [-1, 16, 16], "axes": [1, 2]}
+    w |= {name: np.array(shape, dtype=np.int64) for name, shape in shapes.items()}
+    nodes = [
+        ("Conv", ["image", "w"], ["c"], {"kernel_shape": [2, 2], "strides": [2, 2]}),
+        ("Reshape", ["c", "tokens"], ["flat"]),
+        ("Transpose", ["flat"], ["first"], {"perm": [2, 0, 1]}),  # (token, image, feature)
+        ("MatMul", ["first", "v"], ["a"]), ("Add", ["first", "a"], ["x1"]),
+        ("Transpose", ["x1"], ["x1t"], {"perm": [1, 0, 2]}),
+        ("Reshape", ["x1t", "rows"], ["r"]), ("MatMul", ["r", "v"], ["b"]), ("Add", ["r", "b"], ["x2"]),
+        ("Reshape", ["x2", "back"], ["r2"]),
+        ("Reshape", ["r2", "windows"], ["win"]), ("MatMul", ["win", "v"], ["d"]), ("Add", ["win", "d"], ["x3"]),
+        ("ReduceMean", ["x3", "axes"], ["embedding"], {"keepdims": 0}),
+    ]  # fmt: skip
+    path = tmp_path / "axes.onnx"
+    onnx_models.save(onnx_models.build(nodes, [("embedding", TensorProto.FLOAT, ("batch", 16))], w), path)
+    np.save(path.with_suffix(".npy"), np.random.default_rng(0).normal(size=(6, 3, 8, 8)).astype(np.float32))
+    report, feed = scanned(path, batch_size=3)
+    forms = {layer.tensor: layer.form for layer in report.layers}
+    assert (forms["first"], forms["x1"]) == ("tokens_first", "tokens_first")
+    assert not {"x2", "x3"} & forms.keys()
+    assert report.model.n_left_out >= 2
+    assert any("left out: the meaning of the axes does not show" in note for note in report.notes)
+    assert_report_is_truth(report, path, feed)
+
+
+@pytest.mark.requires_cuda
+def test_a_gpu_gives_the_same_numbers(small: Path) -> None:
+    if "CUDAExecutionProvider" not in ort.get_available_providers():
+        pytest.skip("this ONNX Runtime has no CUDA provider")
+    cpu, _ = scanned(small)
+    try:
+        cuda, _ = scanned(small, device="cuda")
+    except EnvironmentFaultError as fault:
+        pytest.skip(f"no GPU: {fault.message}")
+    assert cuda.execution.providers[0] == "CUDAExecutionProvider"
+    for a, b in zip(cpu.layers, cuda.layers, strict=True):
+        assert_close(a.statistics.kurtosis, b.statistics.kurtosis, rtol=1e-3)
+        assert_close(a.statistics.rms_kurtosis, b.statistics.rms_kurtosis, rtol=1e-3)
