@@ -30,6 +30,7 @@ ATTENTION = frozenset(
 )
 SUMS = frozenset(("Add", "Sum", "SkipLayerNormalization", "SkipSimplifiedLayerNormalization"))
 SKIP_SUM_AT = 3  # output of ONNX Runtime's Skip…LayerNormalization that holds the sum itself
+SAME_VALUES = frozenset(("Identity", "Cast", "Dropout", "QuantizeLinear", "DequantizeLinear"))
 SHORTCUT = LINEAR | NORMALISATION | POOL | RESHAPE | frozenset(("Add", "Mul", "Pad"))
 KINDS = ("stem", "stage", "attention", "mlp", "convolution", "named", "representation")
 
@@ -160,14 +161,15 @@ def keep_residuals(residuals: Iterable[Residual], shapes: Mapping[str, Shape]) -
     return [residual for residual in alike if not any(residual.own & other.inside for other in alike)]
 
 
-def residual_blocks(residuals: Sequence[Residual], order: Mapping[str, int]) -> list[Block]:
+def residual_blocks(layers: Layers, residuals: Sequence[Residual], order: Mapping[str, int]) -> list[Block]:
     """Ends of the residual blocks, and what enters a block and is the end of no other, in the order of the graph.
 
-    order: position of the node that makes a tensor.
+    order: position of the node that makes a tensor. What comes of an end by a cast or quantisation is that end.
     """
     ends = {residual.output: residual.kind for residual in residuals}
     totals = {residual.total for residual in residuals}
-    entries = [r.source for r in residuals if r.source not in ends and r.source not in totals and r.source in order]
+    known = ends.keys() | totals
+    entries = [r.source for r in residuals if _same_values(layers, r.source) not in known and r.source in order]
     first = min(entries, key=lambda name: order[name], default=None)
     kinds = {name: "stem" if name == first else "stage" for name in entries} | ends
     return [Block(name, kinds[name]) for name in sorted(kinds, key=lambda name: order[name])]
@@ -241,6 +243,13 @@ def _shortcut(layers: Layers, tensor: str) -> Iterable[str]:
             return
         tensor = names[0]
         yield tensor
+
+
+def _same_values(layers: Layers, tensor: str) -> str:
+    """The tensor whose values `tensor` holds, but for rounding."""
+    while (node := layers.producers.get(tensor)) is not None and node.op_type in SAME_VALUES:
+        tensor = node.input[0]
+    return tensor
 
 
 def _after(consumers: Mapping[str, Sequence[onnx.NodeProto]], total: str) -> str:

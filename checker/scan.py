@@ -289,7 +289,7 @@ def plan_scan(model: ModelFile, pixels: Array, device: str = "cpu", named: Seque
     if named:
         blocks = [Block(name, "named") for name in sorted(set(named), key=lambda name: order[name])]
     else:
-        blocks = cutting.residual_blocks(cutting.keep_residuals(residuals, shapes), order)
+        blocks = cutting.residual_blocks(layers, cutting.keep_residuals(residuals, shapes), order)
     if not blocks:
         rule = "stages"
         blocks = cutting.stage_blocks(layers, passages, shapes)

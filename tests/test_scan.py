@@ -316,7 +316,7 @@ def blocks_of(proto: onnx.ModelProto, shapes: dict[str, tuple[int, ...]], end: s
     known = {name: shapes.get(name, (2, 16, 4, 4)) for node in nodes for name in node.output}
     order = {name: i for i, node in enumerate(nodes) for name in node.output}
     kept = keep_residuals(find_residuals(layers, nodes, end), known)
-    return [(block.tensor, block.kind) for block in residual_blocks(kept, order)]
+    return [(block.tensor, block.kind) for block in residual_blocks(layers, kept, order)]
 
 
 def test_residual_blocks_by_rule(onnx_models: ModuleType) -> None:
@@ -392,6 +392,17 @@ def test_an_optimised_graph_has_its_sums_in_fused_norms(onnx_models: ModuleType)
     ]  # fmt: skip
     proto = onnx_models.build(nodes, ["end"], w, domains=["com.microsoft"])
     assert blocks_of(proto, {}, "end") == [("x", "stem"), ("x1", "mlp"), ("x2", "mlp")]
+
+
+def test_a_quantised_end_is_the_same_end(onnx_models: ModuleType) -> None:
+    w = {"w": onnx_models.weight(1), "s": onnx_models.weight(1)}
+    nodes = [
+        ("Conv", ["image", "w"], ["x"]), ("Conv", ["x", "w"], ["a"]), ("Add", ["x", "a"], ["x1"]),
+        ("QuantizeLinear", ["x1", "s"], ["q"]), ("DequantizeLinear", ["q", "s"], ["d"]),
+        ("Conv", ["d", "w"], ["b"]), ("Add", ["d", "b"], ["x2"]),
+    ]  # fmt: skip
+    found = blocks_of(onnx_models.build(nodes, ["x2"], w), {}, "x2")
+    assert found == [("x", "stem"), ("x1", "convolution"), ("x2", "convolution")]
 
 
 def test_without_residual_blocks_layers_are_cut_where_shapes_change(onnx_models: ModuleType) -> None:
