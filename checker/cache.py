@@ -94,9 +94,6 @@ def key_of(job: Job, model_digest: str, profile: Profile, source: images.ImageSo
     options = asdict(job) | {"model": str(job.model)}
     beside = [job.model.with_suffix(sidecar.OWN), *(job.model.with_name(name) for name in sidecar.NAMES)]
     named = [Path(job.preprocess)] if job.preprocess and job.preprocess not in sidecar.PRESETS else []
-    listing = hashlib.sha256()
-    for entry in source.entries:
-        listing.update(entry.name.encode("utf-8", "surrogateescape") + b"\0")
     depends = {
         "format": FORMAT,
         "code": _code(),
@@ -110,7 +107,7 @@ def key_of(job: Job, model_digest: str, profile: Profile, source: images.ImageSo
         "model": model_digest,
         "sidecars": {path.name: onnx_file.file_digest(path) for path in (*beside, *named) if path.is_file()},
         "models beside": sorted(path.name for path in job.model.parent.glob("*.onnx")),
-        "images": [source.kind, source.n_found, source.seed, listing.hexdigest()],
+        "images": [source.kind, source.n_found, source.seed, source.names_digest],
     }  # fmt: skip
     return _sha256(json.dumps(depends, sort_keys=True, default=str).encode("utf-8", "surrogateescape"))
 

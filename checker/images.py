@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -16,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from robustcheck_onnx.checker.containers import Entry, Table
+from robustcheck_onnx.checker.containers import Entries, Table
 from robustcheck_onnx.checker.decode import SUFFIXES, UnreadableImageError, decode
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
-from robustcheck_onnx.checker.listing import Kind, folder_files, index
+from robustcheck_onnx.checker.listing import Kind, file_entries, folder_files, index, suffix
 
 BUNDLED: Final = Path(__file__).parent / "photos"
 
@@ -64,7 +65,7 @@ class ImageSource:
 
     spec: str
     kind: Kind
-    entries: tuple[Entry, ...]
+    entries: Entries
     n_found: int
     """images found, before `limit`"""
     seed: int
@@ -76,7 +77,8 @@ class ImageSource:
     def load(self, index: int) -> Item:
         """Image number index (in the seeded order), read and decoded; safe to call from several threads.
 
-        An image that cannot be used is a Skipped with its reason, never an exception.
+        An image that cannot be used is a Skipped with its reason. Raises UsageError for a row of a long list or
+        manifest that names no file (see listing.CHECKED_ROWS), nothing else.
         """
         entry = self.entries[index]
         try:
@@ -94,12 +96,23 @@ class ImageSource:
         return Tensor(entry.name, values, _digest(values), entry.label)
 
     def digest(self, index: int) -> str | None:
-        """The digest that load gives image number index, without decoding it; None where it cannot be read."""
+        """The digest that load gives image number index, without decoding it; None where it cannot be read.
+
+        Raises UsageError as load.
+        """
         try:
             content = self.entries[index].read()
         except (UnreadableImageError, OSError):
             return None
         return _digest(content if isinstance(content, bytes) else np.ascontiguousarray(content, dtype=np.float32))
+
+    @cached_property
+    def names_digest(self) -> str:
+        """sha256, hexadecimal, over the names in their order, each ended by a zero byte."""
+        digest = hashlib.sha256()
+        for names in self.entries.names_in_chunks():
+            digest.update("\0".join([*names, ""]).encode("utf-8", "surrogateescape"))
+        return digest.hexdigest()
 
     def items(self) -> Iterator[Item]:
         """All images in order, one at a time."""
@@ -114,8 +127,9 @@ def open_images(spec: str | Path | None, *, seed: int = 0, limit: int | None = N
     glob: to the part without wildcards; for a manifest: as written), `/` as separator.
     spec: see listing.KINDS; None is the bundled photos. limit: keep the first so many.
     Hidden files, `@eaDir` and `__MACOSX` are ignored, suffixes compared without case, symlink loops entered
-    once. Raises UsageError (spec not found, unreadable or empty folder, bad manifest row, no image in a tar,
-    limit < 1), EnvironmentFaultError (Parquet or Arrow without pyarrow; the bundled photos are missing),
+    once. Of a list or manifest the first listing.CHECKED_ROWS rows must name files that are there; a later row says
+    so when it is read. Raises UsageError (spec not found, unreadable or empty folder, bad manifest row, no image in a
+    tar, limit < 1), EnvironmentFaultError (Parquet or Arrow without pyarrow; the bundled photos are missing),
     CannotAssessError (damaged tar, Parquet or npy).
     """
     if limit is not None and limit < 1:
@@ -123,21 +137,44 @@ def open_images(spec: str | Path | None, *, seed: int = 0, limit: int | None = N
     table: Table | None = None
     if spec is None:
         kind: Kind = "bundled"
-        entries = folder_files(BUNDLED) if BUNDLED.is_dir() else []
-        entries = [entry for entry in entries if Path(entry.name).suffix.lower() in SUFFIXES]
-        if not entries:
+        names = [name for name in folder_files(BUNDLED) if suffix(name) in SUFFIXES] if BUNDLED.is_dir() else []
+        entries = file_entries(BUNDLED, names)
+        if not names:
             raise EnvironmentFaultError(
                 f"{BUNDLED}: number of bundled photos is 0; the installation is not complete",
                 "pip install --force-reinstall robustcheck-onnx, or name your own images",
             )
     else:
         kind, entries, table = index(str(spec))
-    ordered = sorted(entries, key=lambda entry: _name_key(entry.name))
-    ordered.sort(key=lambda entry: hashlib.sha256(f"{seed}\0".encode() + _name_key(entry.name)[0]).digest())
-    chosen = tuple(ordered[:limit])
+    chosen = entries.take(_seeded(entries.all_names, seed)[:limit])
     if table is not None:
-        table.plan([entry.row for entry in chosen])
-    return ImageSource("" if spec is None else str(spec), kind, chosen, len(ordered), seed)
+        table.plan(chosen.order.tolist())
+    return ImageSource("" if spec is None else str(spec), kind, chosen, len(entries), seed)
+
+
+def _seeded(names: Sequence[str], seed: int) -> NDArray[np.int64]:
+    """(image,) int64: places of the names, sorted by sha256(seed, NFC name), then NFC name, then name, then place.
+
+    Numbers are sorted, the first 8 bytes of each digest; where they are the same, the whole keys decide.
+    """
+    start = f"{seed}\0".encode()
+    heads = bytearray()
+    for name in names:
+        heads += hashlib.sha256(start + _nfc(name)).digest()[:8]
+    numbers = np.frombuffer(heads, ">u8").astype(np.uint64)
+    order = np.argsort(numbers, kind="stable").astype(np.int64, copy=False)
+    same = numbers[order[1:]] == numbers[order[:-1]]
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], same, [False]]).astype(np.int8)))
+    for first, last in edges.reshape(-1, 2).tolist():
+        order[first : last + 1] = sorted(
+            order[first : last + 1].tolist(),
+            key=lambda place: (
+                hashlib.sha256(start + _nfc(names[place])).digest(),
+                _nfc(names[place]),
+                names[place].encode("utf-8", "surrogateescape"),
+            ),
+        )
+    return order
 
 
 def _digest(content: bytes | NDArray[np.float32]) -> str:
@@ -213,9 +250,6 @@ def _load_and(function: Callable[[Item], Result], source: ImageSource, index: in
     return function(source.load(index))
 
 
-def _name_key(name: str) -> tuple[bytes, bytes]:
-    """NFC first: macOS hands out decomposed names, Linux what was written."""
-    return (
-        unicodedata.normalize("NFC", name).encode("utf-8", "surrogateescape"),
-        name.encode("utf-8", "surrogateescape"),
-    )
+def _nfc(name: str) -> bytes:
+    """NFC: macOS hands out decomposed names, Linux what was written."""
+    return unicodedata.normalize("NFC", name).encode("utf-8", "surrogateescape")

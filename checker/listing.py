@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import glob
-import io
 import json
 import os
 import shlex
 import stat
-from collections.abc import Sequence
+from array import array
+from collections.abc import Callable, Generator, Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path, PurePath
-from typing import Final, Literal
+from pathlib import Path
+from typing import Final, Literal, TextIO
 
 from robustcheck_onnx.checker import containers
-from robustcheck_onnx.checker.containers import Entry
+from robustcheck_onnx.checker.containers import Entries, Entry
 from robustcheck_onnx.checker.decode import MAX_FILE_BYTES, SUFFIXES, UnreadableImageError
 from robustcheck_onnx.checker.errors import UsageError
 
 Kind = Literal["bundled", "image", "folder", "glob", "list", "manifest", "tar", "parquet", "arrow", "tensors"]
 
 PATH_COLUMNS: Final = ("path", "image", "file")  # of a manifest, the first that is there
+CHECKED_ROWS: Final = 10_000  # rows of a list or manifest whose files are looked for before anything is read
 KINDS: Final = (
     "a folder, a glob, an image, a list (.txt), a manifest (.csv, .jsonl), .tar shards, .parquet, .arrow, .npy or .npz"
 )
@@ -29,11 +32,12 @@ _IGNORED_PARTS: Final = ("@eaDir", "__MACOSX")  # thumbnails of NAS systems, mac
 _COMPRESSED_TARS: Final = (".tgz", ".tbz2", ".txz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 
-def _suffix(name: str) -> str:
-    return PurePath(name).suffix.lower()
+def suffix(name: str) -> str:
+    """The ending by which a file is known: lower case, with its dot."""
+    return os.path.splitext(name)[1].lower()  # noqa: PTH122 # a Path for each of a million names takes seconds
 
 
-def index(spec: str) -> tuple[Kind, list[Entry], containers.Table | None]:
+def index(spec: str) -> tuple[Kind, Entries, containers.Table | None]:
     """Everything `spec` names as unread images, not ordered yet; a Parquet table wants a plan before reading.
 
     Raises UsageError, EnvironmentFaultError, CannotAssessError as images.open_images says.
@@ -51,48 +55,56 @@ def index(spec: str) -> tuple[Kind, list[Entry], containers.Table | None]:
             f"{spec}: image set is not readable ({reason}); it must be {KINDS}", "--images FOLDER"
         ) from fault
     if stat.S_ISDIR(mode):
-        return _by_content(spec, "folder", folder_files(path))
+        return _by_content(spec, "folder", path, folder_files(path))
     if not stat.S_ISREG(mode):
         raise UsageError(f"{spec}: image set is not a regular file or folder; it must be {KINDS}", "--images FOLDER")
-    suffix = path.suffix.lower()
-    if suffix == ".txt":
-        return "list", _list_entries(path), None
-    if suffix == ".csv":
-        return "manifest", _manifest_entries(path, _csv_rows(path)), None
-    if suffix in (".jsonl", ".ndjson"):
-        return "manifest", _manifest_entries(path, _jsonl_rows(path)), None
-    if suffix in (".npy", ".npz"):
-        return "tensors", containers.tensor_entries(path), None
-    return _by_content(spec, "image", [_file_entry(path.name, path)])
+    ending = path.suffix.lower()
+    if ending == ".txt":
+        return "list", _manifest_entries(path, _list_rows), None
+    if ending == ".csv":
+        return "manifest", _manifest_entries(path, _csv_rows), None
+    if ending in (".jsonl", ".ndjson"):
+        return "manifest", _manifest_entries(path, _jsonl_rows), None
+    if ending in (".npy", ".npz"):
+        return "tensors", Entries.of(containers.tensor_entries(path)), None
+    return _by_content(spec, "image", path.parent, [path.name])
 
 
-def _index_glob(spec: str) -> tuple[Kind, list[Entry], containers.Table | None]:
+def _index_glob(spec: str) -> tuple[Kind, Entries, containers.Table | None]:
     parts = Path(spec).expanduser().parts
     fixed = Path(*parts[: next(i for i, part in enumerate(parts) if glob.has_magic(part))])
     # Path.glob does not enter symlinked folders with **
     found = [Path(match) for match in glob.glob(str(Path(*parts)), recursive=True)]  # noqa: PTH207
     files = [(path.relative_to(fixed).as_posix(), path) for path in found if not path.is_dir()]
-    once: dict[tuple[str, str], Entry] = {}
+    once: dict[tuple[str, str], str] = {}
+    real: dict[Path, str] = {}
     for name, path in sorted(files, key=lambda file: (file[0].count("/"), file[0])):
         if not _is_ignored(name):
-            once.setdefault((os.path.realpath(path.parent), path.name), _file_entry(name, path))
-    return _by_content(spec, "glob", list(once.values()))
+            folder = path.parent
+            if folder not in real:
+                real[folder] = os.path.realpath(folder)
+            once.setdefault((real[folder], path.name), name)
+    return _by_content(spec, "glob", fixed, list(once.values()))
 
 
-def _by_content(spec: str, kind: Kind, files: list[Entry]) -> tuple[Kind, list[Entry], containers.Table | None]:
+def _by_content(
+    spec: str, kind: Kind, folder: Path, names: Sequence[str]
+) -> tuple[Kind, Entries, containers.Table | None]:
     """Images, else tar shards, else a data set: what the files are decides, and a mixture is refused."""
-    for entry in files:
-        if entry.name.lower().endswith(_COMPRESSED_TARS):
+    images: list[str] = []
+    others: dict[str, list[tuple[str, Path]]] = {".tar": [], ".parquet": [], ".arrow": []}
+    for name in names:
+        ending = suffix(name)
+        if ending in SUFFIXES:
+            images.append(name)
+        elif ending in others:
+            others[ending].append((name, folder / name))
+        elif name.lower().endswith(_COMPRESSED_TARS):
             raise UsageError(
-                f"{entry.name}: shard is compressed; shards must be plain .tar so that images can be read in any order",
-                f"gunzip {entry.name} (or the like), then name the .tar",
+                f"{name}: shard is compressed; shards must be plain .tar so that images can be read in any order",
+                f"gunzip {name} (or the like), then name the .tar",
             )
-    images = [entry for entry in files if _suffix(entry.name) in SUFFIXES]
-    others = {
-        suffix: [(entry.name, Path(entry.origin)) for entry in files if _suffix(entry.name) == suffix]
-        for suffix in (".tar", ".parquet", ".arrow")
-    }
-    present = [suffix for suffix, group in others.items() if group]
+    present = [ending for ending, group in others.items() if group]
     if len(present) + bool(images) > 1:
         kinds = ", ".join((["images"] if images else []) + present)
         raise UsageError(
@@ -100,22 +112,25 @@ def _by_content(spec: str, kind: Kind, files: list[Entry]) -> tuple[Kind, list[E
             "name one kind with a quoted glob, for example 'folder/*.tar'",
         )
     if images:
-        return kind, images, None
+        return kind, file_entries(folder, images), None
     if others[".tar"]:
-        return "tar", containers.tar_entries(spec, others[".tar"]), None
+        return "tar", Entries.of(containers.tar_entries(spec, others[".tar"])), None
     if others[".parquet"]:
         table = containers.Table(others[".parquet"])
-        return "parquet", table.entries(), table
+        return "parquet", Entries.of(table.entries()), table
     if others[".arrow"]:
-        return "arrow", containers.arrow_entries(others[".arrow"]), None
+        return "arrow", Entries.of(containers.arrow_entries(others[".arrow"])), None
     raise UsageError(
-        f"{spec}: number of images found is 0 of {len(files)} files; it must be {KINDS}",
+        f"{spec}: number of images found is 0 of {len(names)} files; it must be {KINDS}",
         f"ls {spec if glob.has_magic(spec) else shlex.quote(spec)}  # images are known by suffix: .jpg, .png, .webp, …",
     )
 
 
-def folder_files(folder: Path) -> list[Entry]:
-    """Every visible file below a folder; one reached twice (symlinks) is entered once, in sorted order."""
+def folder_files(folder: Path) -> list[str]:
+    """The names of all visible files below a folder, relative to it, `/` as separator.
+
+    One reached twice (symlinks) is entered once, in sorted order.
+    """
 
     def refuse(fault: OSError) -> None:
         raise UsageError(
@@ -124,7 +139,7 @@ def folder_files(folder: Path) -> list[Entry]:
         ) from fault
 
     seen: set[tuple[int, int]] = set()
-    entries = []
+    found = []
     for top, folders, names in os.walk(folder, followlinks=True, onerror=refuse):
         status = Path(top).stat()
         if (status.st_dev, status.st_ino) in seen:
@@ -132,19 +147,62 @@ def folder_files(folder: Path) -> list[Entry]:
             continue
         seen.add((status.st_dev, status.st_ino))
         folders[:] = sorted(name for name in folders if not _is_ignored(name))
-        for name in names:
-            if not _is_ignored(name):
-                path = Path(top, name)
-                entries.append(_file_entry(path.relative_to(folder).as_posix(), path))
-    return entries
+        below = Path(top).relative_to(folder).as_posix()
+        prefix = "" if below == "." else f"{below}/"
+        found += [prefix + name for name in names if not _is_ignored(name)]
+    return found
 
 
 def _is_ignored(name: str) -> bool:
     return any(containers.is_hidden(part) or part in _IGNORED_PARTS for part in name.split("/"))
 
 
-def _file_entry(name: str, path: Path, label: str | None = None) -> Entry:
-    return Entry(name, partial(_read_file, path), label, origin=str(path))
+@dataclass(frozen=True, eq=False, repr=False)
+class _Rows:
+    """Where the rows of a list or manifest stand, for those whose files were not looked for."""
+
+    path: Path
+    numbers: array[int]
+    """of the line; small integers without an object each"""
+    columns: bytes
+    """index into PATH_COLUMNS"""
+
+    def missing(self, place: int, value: str) -> UsageError:
+        """The error of a row that names no file."""
+        return UsageError(
+            f"{self.path}: row {self.numbers[place]}: {PATH_COLUMNS[self.columns[place]]} is {value}; "
+            "there is no such file",
+            f"ls -l {_quoted(self.path.parent / value)}  # paths are relative to the folder of {self.path.name}",
+        )
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class _Files:
+    """Image files by their names, which are relative to a folder or absolute."""
+
+    folder: Path
+    names: Sequence[str]
+    labels: Sequence[str | None] | None = None
+    rows: _Rows | None = None
+
+    def entry(self, place: int) -> Entry:
+        name = self.names[place]
+        path = self.folder / name
+        read = partial(_read_file, path)
+        if self.rows is not None and place >= CHECKED_ROWS:
+            read = partial(_read_promised, path, partial(self.rows.missing, place, name))
+        return Entry(name, read, None if self.labels is None else self.labels[place], origin=str(path))
+
+
+def file_entries(folder: Path, names: Sequence[str]) -> Entries:
+    """Image files of a folder, by their names relative to it."""
+    return Entries.listed(names, _Files(folder, names).entry)
+
+
+def _read_promised(path: Path, missing: Callable[[], UsageError]) -> bytes:
+    if not os.path.isfile(path):  # noqa: PTH113 # Path.is_file raises where a name is too long
+        raise missing()
+    return _read_file(path)
 
 
 def _read_file(path: Path) -> bytes:
@@ -165,41 +223,63 @@ def _show(path: Path, row: int) -> str:
     return f"sed -n {row}p {_quoted(path)}"
 
 
-def _text_of(path: Path) -> str:
+@contextlib.contextmanager
+def _text(path: Path) -> Generator[TextIO, None, None]:
+    """A file of text, opened to be read line by line: only line feeds end one (they do not cut JSON at U+2028)."""
     try:
-        return path.read_text(encoding="utf-8-sig")
+        with path.open(encoding="utf-8-sig") as file:
+            yield file
     except (OSError, UnicodeDecodeError) as fault:
+        reason = str(fault)
+        if isinstance(fault, UnicodeDecodeError):  # its position would be that in a piece of the file
+            reason = f"byte 0x{fault.object[fault.start]:02x}: {fault.reason}"
         raise UsageError(
-            f"{path}: file is not readable UTF-8 text ({fault}); a list or manifest must be", f"file {_quoted(path)}"
+            f"{path}: file is not readable UTF-8 text ({reason}); a list or manifest must be", f"file {_quoted(path)}"
         ) from fault
 
 
-def _lines(path: Path) -> list[tuple[int, str]]:
-    """Numbered from 1; only line feeds end a line (str.splitlines would cut JSON strings at U+2028)."""
-    return [(number, line.removesuffix("\r")) for number, line in enumerate(_text_of(path).split("\n"), 1)]
+Row = tuple[int, int, object, object]
+"""line number, index into PATH_COLUMNS, path, label"""
 
 
-def _list_entries(path: Path) -> list[Entry]:
-    return _manifest_entries(path, [(number, {"path": line}) for number, line in _lines(path) if line.strip()])
+def _list_rows(path: Path, file: TextIO) -> Generator[Row, None, None]:
+    for number, line in enumerate(file, 1):
+        if not line.isspace():
+            yield number, 0, line.removesuffix("\n"), None
 
 
-def _csv_rows(path: Path) -> list[tuple[int, dict[str | None, object]]]:
-    reader = csv.DictReader(io.StringIO(_text_of(path), newline=""), strict=True)
+def _csv_rows(path: Path, file: TextIO) -> Generator[Row, None, None]:
+    reader = csv.reader(file, strict=True)
     try:
-        return [(reader.line_num, dict(row)) for row in reader]
+        header = next(reader, [])
+        places = {name: place for place, name in enumerate(header)}
+        column = label = None
+        for row in reader:
+            if len(row) > len(header):
+                raise _too_many_cells(path, reader.line_num)
+            if not row:
+                continue
+            if column is None:
+                column = _path_column(path, reader.line_num, places)
+                place, label = places[PATH_COLUMNS[column]], places.get("label")
+            yield (
+                reader.line_num,
+                column,
+                row[place] if place < len(row) else None,
+                row[label] if label is not None and label < len(row) else None,
+            )
     except csv.Error as fault:
         raise UsageError(
             f"{path}: row {reader.line_num} is not CSV ({fault}); rows must be CSV", _show(path, reader.line_num)
         ) from fault
 
 
-def _jsonl_rows(path: Path) -> list[tuple[int, dict[str | None, object]]]:
-    rows: list[tuple[int, dict[str | None, object]]] = []
-    for number, line in _lines(path):
-        if not line.strip():
+def _jsonl_rows(path: Path, file: TextIO) -> Generator[Row, None, None]:
+    for number, line in enumerate(file, 1):
+        if line.isspace():
             continue
         try:
-            row = json.loads(line)
+            row = json.loads(line.removesuffix("\n"))
         except (json.JSONDecodeError, RecursionError) as fault:
             raise UsageError(
                 f"{path}: row {number} is not JSON ({fault}); each row must be an object", _show(path, number)
@@ -208,37 +288,57 @@ def _jsonl_rows(path: Path) -> list[tuple[int, dict[str | None, object]]]:
             raise UsageError(
                 f"{path}: row {number} is {line.strip()[:60]}; each row must be a JSON object", _show(path, number)
             )
-        rows.append((number, row))
-    return rows
+        column = _path_column(path, number, row)
+        yield number, column, row[PATH_COLUMNS[column]], row.get("label")
 
 
-def _manifest_entries(path: Path, rows: Sequence[tuple[int, dict[str | None, object]]]) -> list[Entry]:
-    """Every row must name a file that is there: a manifest is a promise, unlike a folder."""
-    entries = []
-    for number, row in rows:
-        if None in row:
-            raise UsageError(
-                f"{path}: row {number} has more cells than columns; quote cells that hold a comma", _show(path, number)
-            )
-        column = next((name for name in PATH_COLUMNS if name in row), None)
-        if column is None:
-            names = ", ".join(str(name) for name in row)
-            raise UsageError(
-                f"{path}: row {number} has the columns {names}; one of {', '.join(PATH_COLUMNS)} must name the image",
-                _show(path, 1),
-            )
-        value, label = row[column], row.get("label")
-        if not isinstance(value, str) or not value or "\0" in value:
-            raise UsageError(
-                f"{path}: row {number}: {column} is {value!r}; it must be the path of an image", _show(path, number)
-            )
-        image = path.parent / value
-        if not image.is_file():
-            raise UsageError(
-                f"{path}: row {number}: {column} is {value}; there is no such file",
-                f"ls -l {_quoted(image)}  # paths are relative to the folder of {path.name}",
-            )
-        entries.append(_file_entry(value, image, None if label is None else str(label)))
-    if not entries:
+def _too_many_cells(path: Path, number: int) -> UsageError:
+    return UsageError(
+        f"{path}: row {number} has more cells than columns; quote cells that hold a comma", _show(path, number)
+    )
+
+
+def _path_column(path: Path, number: int, names: Iterable[str]) -> int:
+    for column, name in enumerate(PATH_COLUMNS):
+        if name in names:
+            return column
+    raise UsageError(
+        f"{path}: row {number} has the columns {', '.join(names)}; "
+        f"one of {', '.join(PATH_COLUMNS)} must name the image",
+        _show(path, 1),
+    )
+
+
+def _manifest_entries(path: Path, rows_of: Callable[[Path, TextIO], Iterable[Row]]) -> Entries:
+    """Every row must name a file that is there: a manifest is a promise, unlike a folder.
+
+    To look for a million files takes minutes on a network file system, so only the first CHECKED_ROWS are looked for
+    here; a later row raises the same error when it is read.
+    """
+    names: list[str] = []
+    labels: list[str | None] = []
+    shared: dict[str, str] = {}
+    numbers, columns = array("Q"), bytearray()
+    files = path.parent
+    with _text(path) as file:
+        for number, column, value, label in rows_of(path, file):
+            if not isinstance(value, str) or not value or "\0" in value:
+                raise UsageError(
+                    f"{path}: row {number}: {PATH_COLUMNS[column]} is {value!r}; it must be the path of an image",
+                    _show(path, number),
+                )
+            names.append(value)
+            numbers.append(number)
+            columns.append(column)
+            if label is not None:
+                text = str(label)
+                labels += [None] * (len(names) - 1 - len(labels))
+                labels.append(shared.setdefault(text, text))
+            if len(names) <= CHECKED_ROWS and not os.path.isfile(files / value):  # noqa: PTH113 # as _read_promised
+                raise _Rows(path, numbers, bytes(columns)).missing(len(names) - 1, value)
+    if not names:
         raise UsageError(f"{path}: number of images listed is 0; at least one is needed", f"cat {_quoted(path)}")
-    return entries
+    if labels:
+        labels += [None] * (len(names) - len(labels))
+    rows = _Rows(path, numbers, bytes(columns))
+    return Entries.listed(names, _Files(files, names, labels or None, rows).entry)

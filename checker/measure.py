@@ -7,7 +7,6 @@ what one run over all images holds; so one machine or many give the same evidenc
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import shlex
 from collections import Counter
 from collections.abc import Generator
@@ -20,6 +19,7 @@ from PIL import Image
 
 from robustcheck_onnx.checker import images, imageset, sequential, sidecar
 from robustcheck_onnx.checker import state as sums
+from robustcheck_onnx.checker.containers import Entries
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.evidence import (
     Evidence,
@@ -169,12 +169,13 @@ class _Prepared:
     """a digest alone, past the images that are described"""
 
 
-def open_job(job: Job, *, threads: int | None = None) -> Opened:
+def open_job(job: Job, *, threads: int | None = None, source: images.ImageSource | None = None) -> Opened:
     """Open model, preprocessing, images and session.
 
     Args:
         job: what to open.
         threads: cores for ONNX Runtime; None = all that this process may use.
+        source: the job's images, where they are open already.
 
     Raises:
         UsageError, CannotAssessError, EnvironmentFaultError: as `pipeline.check`.
@@ -187,7 +188,8 @@ def open_job(job: Job, *, threads: int | None = None) -> Opened:
     found = sidecar.find_preprocessing(
         job.model, job.preprocess, contract.preprocessing if contract else None, models[0].image_input.size
     )
-    source = images.open_images(job.images, seed=job.seed, limit=job.max_images)
+    if source is None:
+        source = images.open_images(job.images, seed=job.seed, limit=job.max_images)
     groups = [models] if own else [[model] for model in models]
     return Opened(
         job=job,
@@ -199,7 +201,7 @@ def open_job(job: Job, *, threads: int | None = None) -> Opened:
             against_contract=contract is not None and found.preprocessing != contract.preprocessing,
         ),
         source=source,
-        described=frozenset(entry.name for entry in source.entries[: imageset.DESCRIBED]),
+        described=frozenset(source.entries[: imageset.DESCRIBED].names()),
         runners=tuple(Runner(first, job.device, also=also, threads=threads) for first, *also in groups),
     )
 
@@ -232,9 +234,9 @@ def probe(opened: Opened) -> Facts:
         models=tuple(_model_facts(*row) for row in zip(opened.models, batch, output, strict=True)),
         executions=tuple(runner.execution for runner in opened.runners for _ in runner.models),
         preprocessing=opened.preprocessing,
-        source=replace(opened.source, entries=()),
+        source=replace(opened.source, entries=Entries()),
         n_images=len(opened.source),
-        names=hashlib.sha256(repr([entry.name for entry in opened.source.entries]).encode()).hexdigest(),
+        names=opened.source.names_digest,
     )
 
 

@@ -138,6 +138,7 @@ def _measured_or_kept(
 ) -> tuple[Evidence, Context | None, str | None]:
     """Evidence, published context, and when it was measured if an earlier run did."""
     key = digest = ""
+    source: images_.ImageSource | None = None
     if cache and not records.is_off():
         with contextlib.suppress(OSError, RobustcheckError):  # a faulty model or image set: the run itself says so
             digest = file_digest(job.model)
@@ -145,7 +146,7 @@ def _measured_or_kept(
             key = records.key_of(job, digest, profile, source)
             if kept := records.load(key, job.model, source):
                 return kept.evidence, kept.published, kept.measured
-    opened = measure.open_job(job)
+    opened = measure.open_job(job, source=source)
     facts = measure.probe(opened)
     measured, stopped = _until_decided(opened, profile, progress)
     (evidence,) = measure.conclude(job, facts, measured, profile, decided=stopped)
