@@ -161,7 +161,9 @@ class Facts:
 
 
 @dataclass(frozen=True)
-class _Prepared:
+class Prepared:
+    """One image, ready for the model."""
+
     digest: str
     notes: tuple[str, ...]
     pixels: npt.NDArray[np.generic]
@@ -213,10 +215,10 @@ def probe(opened: Opened) -> Facts:
     it looks at the same images everywhere, every worker settles the same. With less than two usable images there is
     no difference to tell, and it is None.
     """
-    found: list[_Prepared] = []
+    found: list[Prepared] = []
     for item in opened.source.items():
-        prepared = _prepare(item, opened)
-        if isinstance(prepared, _Prepared):
+        prepared = prepare_item(item, opened)
+        if isinstance(prepared, Prepared):
             found.append(prepared)
         if len(found) == PROBE_IMAGES:
             break
@@ -251,11 +253,11 @@ def batches(opened: Opened, into: Measurement, source: images.ImageSource) -> Ge
         into: of no image yet; what is added to.
         source: the images: the job's, or a piece of them.
     """
-    waiting: list[_Prepared] = []
+    waiting: list[Prepared] = []
     look = sequential.next_look(0)
 
-    def prepare(item: images.Item) -> _Prepared | images.Skipped:
-        return _prepare(item, opened)
+    def prepare(item: images.Item) -> Prepared | images.Skipped:
+        return prepare_item(item, opened)
 
     decoders = count_decoders(opened.runners[0].execution)
     with contextlib.closing(images.prefetch(source, prepare, workers=decoders, window=AHEAD)) as decoded:
@@ -350,7 +352,11 @@ def conclude(
     )
 
 
-def _prepare(item: images.Item, opened: Opened) -> _Prepared | images.Skipped:
+def prepare_item(item: images.Item, opened: Opened) -> Prepared | images.Skipped:
+    """Preprocess and sketch one image; one that this model can't take is skipped.
+
+    Raises UsageError for a tensor of another shape than the model takes.
+    """
     if isinstance(item, images.Skipped):
         return item
     preprocessing, model = opened.preprocessing.preprocessing, opened.models[0]
@@ -363,7 +369,7 @@ def _prepare(item: images.Item, opened: Opened) -> _Prepared | images.Skipped:
                 f"robustcheck inspect {shlex.quote(str(model.path))}",
             )
         pixels = np.ascontiguousarray(np.moveaxis(item.values, 0, -1))
-        return _Prepared(item.digest, (), pixels, _sketch(as_photo(preprocessing, pixels), item.name, opened))
+        return Prepared(item.digest, (), pixels, _sketch(as_photo(preprocessing, pixels), item.name, opened))
     try:
         array = (
             apply_uint8(preprocessing, item.image)
@@ -372,17 +378,17 @@ def _prepare(item: images.Item, opened: Opened) -> _Prepared | images.Skipped:
         )
     except CannotAssessError as fault:  # a strip that cannot be resized: this image's fault, not the run's
         return images.Skipped(item.name, fault.message)
-    return _Prepared(item.digest, item.notes, array, _sketch(item.image, item.name, opened))
+    return Prepared(item.digest, item.notes, array, _sketch(item.image, item.name, opened))
 
 
 def _sketch(image: Image.Image, name: str, opened: Opened) -> imageset.Sketch | int:
     return imageset.describe(image) if name in opened.described else imageset.digest_of_pixels(image)
 
 
-def _add(opened: Opened, into: Measurement, batch: list[_Prepared]) -> None:
+def _add(opened: Opened, into: Measurement, batch: list[Prepared]) -> None:
     """Run one batch and add its representations to the states."""
     pixels = np.stack([item.pixels for item in batch])
-    keys = [_key(item.digest) for item in batch]
+    keys = [key_of(item.digest) for item in batch]
     representations = [array for runner in opened.runners for array in runner.represent(pixels)]
     for index, array in enumerate(representations):
         state = into.states[index]
@@ -396,8 +402,8 @@ def _add(opened: Opened, into: Measurement, batch: list[_Prepared]) -> None:
         sums.update(state, array, keys)
 
 
-def _key(digest: str) -> int:
-    """The last 32 bits of a hexadecimal digest."""
+def key_of(digest: str) -> int:
+    """The last 32 bits of a hexadecimal digest: they fix an image's jackknife group (`state.update`)."""
     return int(digest[-8:], 16)
 
 
