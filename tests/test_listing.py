@@ -10,7 +10,7 @@ import os
 import pickle
 import tracemalloc
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -207,6 +207,24 @@ def test_rows_are_looked_for_up_to_the_limit_and_not_beyond(tmp_path: Path, monk
         open_images(tmp_path / "n.csv")
     with pytest.raises(UsageError, match=r"l\.txt: row 1: path is a+; there is no such file"):
         open_images(write(tmp_path / "l.txt", ["a" * 5000]))  # longer than any file's name
+
+
+ROWS = ('{"path": "a"}', "[1, 2]", "7", '"x"', '{"a": }', '{"a": 1} {', '{"a":1},{"b":2}', "nul", "NaN", '{"a"', "[1")
+
+
+def outcome_of(read: Callable[[str], object], row: str) -> str:
+    try:
+        return repr(read(row))
+    except json.JSONDecodeError as fault:
+        return f"error: {fault}"
+
+
+@pytest.mark.parametrize("before", ["", " ", "\t ", "\u3000"])
+@pytest.mark.parametrize("after", ["", " ", "\t", "\u3000", "x", " x"])
+def test_rows_of_json_are_read_as_by_json_loads(before: str, after: str) -> None:
+    for text in ROWS:
+        row = before + text + after
+        assert outcome_of(listing._json, f"{row}\n") == outcome_of(json.loads, row), row
 
 
 @pytest.fixture
