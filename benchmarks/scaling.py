@@ -52,6 +52,10 @@ SUITE_MPARAMS = [
     *(3 * [38.32] + 2 * [56.26] + 4 * [87.85] + 4 * [86.19] + 4 * [303.97]),
     *(92.88, 93.18, 315.96, 427.68, 428.23, 92.88, 632.08, 1012.65, 1844.91),
 ]
+BUSY = """
+**Other programs were running on this machine**: wall times, and with them the ratios, say little until the command is
+run again on a quiet one; CPU times hold.
+"""
 TFLOPS = {"A100 SXM": 19.5, "H100 SXM": 67.0}  # float32 without tensor cores; NVIDIA's data sheets
 GPUS = (8, 64)
 
@@ -197,6 +201,7 @@ def write(stages: Stages, engines: dict[tuple[str, int, int], float], load: floa
     cpu_h = images * stages.cpu / 1e3 / 3600
     driver_s = {d: shards * ms / 1e3 for d, ms in stages.shard_ms.items()}
     set_gb = SET_IMAGES * stages.kib * 1024 / 1e9
+    busy = BUSY if load > cpu_threads() / 2 else ""
     mparams = sum(SUITE_MPARAMS) / len(SUITE_MPARAMS)
     h100_h = images * mean / (TFLOPS["H100 SXM"] * UTILISATION * 1000 * 3600)
     one = "\n".join(
@@ -210,6 +215,7 @@ def write(stages: Stages, engines: dict[tuple[str, int, int], float], load: floa
 Written by `python benchmarks/scaling.py`, which measures the first two sections and works out the third.
 {cpu_name()}, {cpu_threads()} cores, load average {load:.1f} when it began; ONNX Runtime {version("onnxruntime-gpu")}, Ray
 {version("ray")}; {datetime.now(UTC):%Y-%m-%d}. Times are the least of {RUNS} runs (stages: of 5). **No GPU was measured.**
+{busy}
 
 ## How the work is cut
 A job is one model on one image set. Its images, in their seeded order, are cut into shards of {SHARD_IMAGES}; a shard's sums
