@@ -246,7 +246,7 @@ the start of processes (local {engines["local", 0, 0]:.1f} s, Ray's cluster {eng
 |---|---|---|---|---|
 {chr(10).join(rows)}
 
-One local worker already uses both cores through ONNX Runtime's threads, so two workers gain what those threads leave.
+One local worker's ONNX Runtime already uses both cores.
 
 CPU time of one thread, photos of {PHOTO_PX[0]} × {PHOTO_PX[1]} px (scikit-image's, JPEG quality {QUALITY}, {stages.kib:.0f} KiB a file):
 
