@@ -110,7 +110,7 @@ def open_model(path: str | Path, *, tensor: str | None = None, pool: str | None 
         refuse_dense(list(proto.graph.node), layers, names, where)
     choice = choose(layers, names, where, contract=contract, tensor=tensor, pool=pool)
     found = choice.representation
-    if found.ends_in == "linear" and is_change_of_basis(proto, layers, found.tensor, file.external_folder):
+    if found.ends_in in ("linear", "other:Add") and is_change_of_basis(proto, layers, found.tensor, file.external_folder):
         choice = replace(choice, representation=replace(found, ends_in="change_of_basis"))
     fetch, addition = _addition(proto, choice.representation, layers)
     own = _own_content(proto, file)

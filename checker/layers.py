@@ -45,6 +45,8 @@ ELEMENTWISE = AFFINE | _ops(
 OF_A_STATISTIC = AFFINE | _ops("Expand Clip Max Min Sqrt Pow Cast Unsqueeze Squeeze Reshape Identity Reciprocal Exp")
 # the other inputs of these are shapes, bounds, scales
 FIRST_INPUT_ONLY = (RESHAPE | POOL | REDUCE | _ops("Clip Pad Resize Tile TopK")) - {"Gather"}
+GATES = frozenset(f"activation:{op}" for op in ("Sigmoid", "HardSigmoid", "Clip", "Softmax"))  # of squeeze-and-excite
+COMPARISON = _ops("Greater GreaterOrEqual Less LessOrEqual")
 GATE = "gate"  # stands among crossed ops for an activation made of several, such as x·sigmoid(x)
 CONCAT_DEPTH = 2  # nested concatenations that are looked through
 FORK_DEPTH = 12  # nested activations that are looked through; real ones nest twice (tanh GELU)
@@ -108,7 +110,7 @@ def build_layers(graph: onnx.GraphProto, image: str, weights: Mapping[str, tuple
             continue
         if node.op_type == "DynamicQuantizeLinear":
             outputs = outputs[:1]  # the others are scale and zero point
-        if any(name in reached for name in _inputs(node)):
+        if any(name in reached for name in node_inputs(node)):
             reached.update(name for name in outputs if name)
     shapes: dict[str, tuple[int | None, ...]] = {}
     types: dict[str, int] = {}
@@ -125,7 +127,7 @@ def data_inputs(layers: Layers, node: onnx.NodeProto) -> tuple[str, ...]:
     """Inputs that carry the image, without shapes, scales and statistics that a norm divides by."""
     if node.op_type in FIRST_INPUT_ONLY:
         return tuple(name for name in node.input[:1] if name in layers.image_tensors)
-    names = tuple(name for name in _inputs(node) if name in layers.image_tensors)
+    names = tuple(name for name in node_inputs(node) if name in layers.image_tensors)
     if node.op_type == "Gather" and node.input[0] in names:
         return (node.input[0],)
     if node.op_type in ("Div", "Sub", "Mul") and len(names) > 1:
@@ -139,7 +141,7 @@ def statistic_op(layers: Layers, tensor: str) -> str | None:
     for node in _back(layers, tensor):
         if node.op_type in REDUCE:
             return node.op_type
-        inputs = [name for name in _inputs(node) if name in layers.image_tensors]
+        inputs = [name for name in node_inputs(node) if name in layers.image_tensors]
         if node.op_type not in OF_A_STATISTIC or len(inputs) != 1:
             return None
     return None
@@ -201,32 +203,48 @@ def ends_in(layers: Layers, tensor: str, depth: int = 0) -> str:
 def rectified_under(layers: Layers, tensor: str, seen: dict[str, str] | None = None) -> str:
     """The activation that `tensor` is an affine function of, by its op; "" if there is none.
 
-    Follows linear layers, norms, pooling, reshapes, biases and factors. A concatenation counts if one part does, a
-    sum of branches (a residual stream) only if all do. Attention, where two image tensors are multiplied, ends it.
+    Follows linear layers, norms, pooling, gates, and whatever else has one data input. A concatenation counts if one
+    part does, a sum of branches (a residual stream) only if all do. Attention, where two image tensors are
+    multiplied, ends it.
     """
     seen = {} if seen is None else seen  # branches of a residual stream meet again: each sum is walked once
     for node in _back(layers, tensor):
-        names, end = data_inputs(layers, node), _end(layers, node)
+        op, names, end = node.op_type, data_inputs(layers, node), _end(layers, node)
         if end.startswith("activation:"):
             return end.removeprefix("activation:")
-        if len(names) > 1 and node.op_type in ("Add", "Concat"):
+        if op in ("Max", "Min") or (op == "Where" and _op(layers, node.input[0]) in COMPARISON):
+            return op  # max(x, 0), or x where it is positive
+        gated = (
+            [name for name in names if ends_in(layers, name) not in GATES] if op == "Mul" and len(names) == 2 else []
+        )
+        if len(gated) == 1:
+            return rectified_under(layers, gated[0], seen)
+        if len(names) > 1 and op in ("Add", "Concat"):
             name = node.output[0]
             if name not in seen:
                 seen[name] = ""
                 under = [rectified_under(layers, branch, seen) for branch in names]
-                seen[name] = max(under) if node.op_type == "Concat" or all(under) else ""
+                seen[name] = max(under) if op == "Concat" or all(under) else ""
             return seen[name]
-        if len(names) != 1 or end not in ("", "linear", "normalisation", "pool"):
+        if len(names) != 1 or "Attention" in op:
             return ""
     return ""
 
 
-def last_linear(layers: Layers, tensor: str) -> onnx.NodeProto | None:
-    """The linear layer that ends `tensor`, looking through what `ends_in` looks through."""
+def last_linears(layers: Layers, tensor: str, depth: int = 0) -> Iterator[onnx.NodeProto]:
+    """The linear layers that end `tensor`: with nothing between them but what `ends_in` looks through, and those of
+    every branch that a concatenation or a sum joins, nested `CONCAT_DEPTH` times at most."""
     for node in _back(layers, tensor):
-        if end := _end(layers, node):
-            return node if end == "linear" else None
-    return None
+        names = data_inputs(layers, node)
+        if len(names) > 1 and node.op_type in ("Add", "Concat"):
+            for name in names if depth < CONCAT_DEPTH else ():
+                yield from last_linears(layers, name, depth + 1)
+            return
+        end = _end(layers, node)
+        if end == "linear":
+            yield node
+        elif end:
+            return
 
 
 def float_side(layers: Layers, tensor: str) -> str:
@@ -262,13 +280,13 @@ _BIAS_AT |= {
 }
 
 
-def _inputs(node: onnx.NodeProto) -> Iterator[str]:
+def node_inputs(node: onnx.NodeProto) -> Iterator[str]:
     """Names a node reads, those read inside its subgraphs (If, Loop, Scan) included."""
     yield from (name for name in node.input if name)
     for attribute in node.attribute:
         for graph in (attribute.g,) if attribute.HasField("g") else tuple(attribute.graphs):
             for inner in graph.node:
-                yield from _inputs(inner)
+                yield from node_inputs(inner)
 
 
 def _back(layers: Layers, tensor: str) -> Iterator[onnx.NodeProto]:
@@ -314,6 +332,11 @@ def _head(
     quantised = node.op_type in ("QLinearMatMul", "QLinearConv", "QGemm") and tensor == names[0]
     scales = tuple(node.input[1:3]) if quantised else ()
     return Head(node.op_type, tensor, weight_shape, classes, has_bias or own_bias, crossed, scales)
+
+
+def _op(layers: Layers, tensor: str) -> str:
+    """What produces `tensor`; "" for an input or a constant."""
+    return "" if (node := layers.producers.get(tensor)) is None else node.op_type
 
 
 def _end(layers: Layers, node: onnx.NodeProto) -> str:

@@ -50,11 +50,21 @@ def test_nothing_to_compare_is_no_change_of_basis(vectors: np.ndarray) -> None:
     assert not mutually_orthogonal(vectors)
 
 
+def signed_features(onnx_models: ModuleType, width: int = 16) -> tuple[list[Any], dict[str, Any]]:
+    """A matrix product of two image tensors, as attention is one: (image, width), named "signed"."""
+    nodes, weights = onnx_models.pooled(width)
+    nodes += [
+        ("MatMul", ["features", "mix"], ["mixed"]),
+        ("Transpose", ["features"], ["across"], {"perm": [1, 0]}),
+        ("MatMul", ["mixed", "across"], ["weights"]),
+        ("MatMul", ["weights", "mixed"], ["signed"]),
+    ]
+    return nodes, weights | {"mix": onnx_models.weight(width, width)}
+
+
 def signed_encoder(onnx_models: ModuleType, form: str, weight: np.ndarray) -> onnx.ModelProto:
-    """A product of two image tensors, then one linear layer written in one of the forms that exporters write."""
-    nodes, weights = onnx_models.pooled()
-    nodes += [("MatMul", ["features", "mix"], ["mixed"]), ("Mul", ["mixed", "features"], ["signed"])]
-    weights["mix"] = onnx_models.weight(16, 16)
+    """`signed_features`, then one linear layer written in one of the forms that exporters write."""
+    nodes, weights = signed_features(onnx_models)
     w = weight.astype(np.float32)
     end: list[Any] = [("MatMul", ["signed", "w"], ["embedding"])]
     weights["w"] = w
@@ -95,12 +105,107 @@ def test_every_form_of_a_weight_is_read(form: str, onnx_models: ModuleType, tmp_
         assert open_model(path).representation.ends_in == ends
 
 
-def test_a_weight_that_is_computed_is_not_known(onnx_models: ModuleType, tmp_path: Path) -> None:
-    proto = signed_encoder(onnx_models, "transposed", rotation(16, 12))
-    next(n for n in proto.graph.node if n.op_type == "Transpose").op_type = "Neg"
-    del next(n for n in proto.graph.node if n.op_type == "Neg").attribute[:]
-    proto.graph.initializer[-1].CopyFrom(numpy_helper.from_array(rotation(16, 12).astype(np.float32), "w_t"))
-    assert open_model(onnx_models.save(proto, tmp_path / "m.onnx")).representation.ends_in == "linear"
+def quantised(form: str, w: np.ndarray) -> tuple[list[Any], dict[str, Any]]:
+    """From "signed" to "embedding" by layers that take their weight quantised, with zero points that are not 0."""
+    scale = np.float32(np.abs(w).max() / 127)
+    weights: dict[str, Any] = {"w8": (np.round(w / scale) + 128).astype(np.uint8), "scale": scale, "z": np.uint8(128)}
+    if form == "dequantize_by_channel":
+        low, high = w.min(axis=0), w.max(axis=0)
+        scales = (high - low) / 255
+        points = np.clip(np.round(-low / scales), 0, 255)
+        levels = np.clip(np.round(w / scales + points), 0, 255)
+        weights = {"w8": levels.astype(np.uint8), "scale": scales.astype(np.float32), "z": points.astype(np.uint8)}
+        end: list[Any] = [("DequantizeLinear", ["w8", "scale", "z"], ["w"], {"axis": 1})]
+        return [*end, ("MatMul", ["signed", "w"], ["embedding"])], weights
+    if form == "dynamic":
+        return [
+            ("DynamicQuantizeLinear", ["signed"], ["s8", "s_scale", "s_zero"]),
+            ("MatMulInteger", ["s8", "w8", "s_zero", "z"], ["sums"]),
+            ("Cast", ["sums"], ["float"], {"to": onnx.TensorProto.FLOAT}),
+            ("Mul", ["s_scale", "scale"], ["both"]),
+            ("Mul", ["float", "both"], ["embedding"]),
+        ], weights
+    if form == "qlinear":
+        return [
+            ("QuantizeLinear", ["signed", "scale", "z"], ["s8"]),
+            ("QLinearMatMul", ["s8", "scale", "z", "w8", "scale", "z", "scale", "z"], ["e8"]),
+            ("DequantizeLinear", ["e8", "scale", "z"], ["embedding"]),
+        ], weights
+    return [("com.microsoft:DynamicQuantizeMatMul", ["signed", "w8", "scale", "z"], ["embedding"])], weights
+
+
+@pytest.mark.parametrize("form", ["dequantize_by_channel", "dynamic", "qlinear", "fused"])
+def test_zero_points_are_taken_off(form: str, onnx_models: ModuleType, tmp_path: Path) -> None:
+    """Left in, they make all features point the same way, and nothing orthogonal."""
+    for weight, ends in ((rotation(16, 12), "change_of_basis"), (onnx_models.weight(16, 12), "linear")):
+        nodes, weights = signed_features(onnx_models)
+        more, constants = quantised(form, weight)
+        proto = onnx_models.build(nodes + more, ["embedding"], weights | constants, domains=["com.microsoft"])
+        assert open_model(onnx_models.save(proto, tmp_path / "m.onnx")).representation.ends_in == ends
+
+
+@pytest.mark.parametrize("form", ["scaled", "low_rank", "sliced", "joined", "product", "packed", "sparse"])
+def test_a_weight_that_the_graph_computes_is_computed(form: str, onnx_models: ModuleType, tmp_path: Path) -> None:
+    for weight, ends in ((rotation(32, 12), "change_of_basis"), (onnx_models.weight(32, 12), "linear")):
+        w = weight.astype(np.float32)
+        nodes, weights = signed_features(onnx_models, 32)
+        end: list[Any] = [("MatMul", ["signed", "w"], ["embedding"])]
+        if form == "scaled":  # a PCA that whitens, its scales kept apart
+            end.insert(0, ("Div", ["v", "scales"], ["w"]))
+            weights |= {"v": w, "scales": np.linspace(1, 3, 12).astype(np.float32)}
+        elif form == "low_rank":  # an adapter that was not folded in
+            end[:0] = [("MatMul", ["a", "b"], ["ab"]), ("Add", ["v", "ab"], ["w"])]
+            weights |= {"v": w, "a": np.zeros((32, 2), np.float32), "b": np.zeros((2, 12), np.float32)}
+        elif form == "sliced":
+            end.insert(0, ("Slice", ["v", "from", "to", "axis"], ["w"]))
+            weights |= {
+                "v": np.column_stack([w, w]),
+                "from": np.array([0]),
+                "to": np.array([12]),
+                "axis": np.array([1]),
+            }
+        elif form == "joined":
+            end.insert(0, ("Concat", ["v", "v2"], ["w"], {"axis": 1}))
+            weights |= {"v": w[:, :5], "v2": w[:, 5:]}
+        elif form == "product":
+            end.insert(0, ("MatMul", ["v", "one"], ["w"]))
+            weights |= {"v": w, "one": np.eye(12, dtype=np.float32)}
+        elif form == "packed":  # 8 bits, one block of 32 a feature
+            scales = np.abs(w).max(axis=0) / 127
+            levels = (np.round(w / scales) + 128).astype(np.uint8)
+            attributes = {"K": 32, "N": 12, "bits": 8, "block_size": 32}
+            end = [("com.microsoft:MatMulNBits", ["signed", "w8", "scales"], ["embedding"], attributes)]
+            weights |= {"w8": levels.T[:, None].copy(), "scales": scales.astype(np.float32)}
+        proto = onnx_models.build(nodes + end, ["embedding"], weights, domains=["com.microsoft"])
+        if form == "sparse":
+            values = numpy_helper.from_array(w.ravel(), "w")
+            places = numpy_helper.from_array(np.arange(w.size), "w_places")
+            proto.graph.sparse_initializer.append(onnx.helper.make_sparse_tensor(values, places, list(w.shape)))
+        assert open_model(onnx_models.save(proto, tmp_path / "m.onnx")).representation.ends_in == ends
+
+
+@pytest.mark.parametrize("form", ["concat", "sum", "residual", "then_linear"])
+def test_one_turned_layer_among_several_is_enough(form: str, onnx_models: ModuleType, tmp_path: Path) -> None:
+    w = rotation(16, 12).astype(np.float32)
+    forms: dict[str, list[Any]] = {
+        "concat": [("MatMul", ["signed", "w2"], ["b"]), ("Concat", ["a", "b"], ["embedding"], {"axis": -1})],
+        "sum": [("MatMul", ["signed", "w2"], ["b"]), ("Add", ["a", "b"], ["embedding"])],
+        "residual": [("MatMul", ["a", "v"], ["b"]), ("Tanh", ["b"], ["c"]), ("Add", ["a", "c"], ["embedding"])],
+        "then_linear": [("MatMul", ["a", "v"], ["embedding"])],
+    }
+    for first, turned in ((w, True), (onnx_models.weight(16, 12), False)):
+        nodes, weights = signed_features(onnx_models)
+        weights |= {"w": first, "w2": onnx_models.weight(16, 12), "v": onnx_models.weight(12, 12)}
+        proto = onnx_models.build([*nodes, ("MatMul", ["signed", "w"], ["a"]), *forms[form]], ["embedding"], weights)
+        ends = open_model(onnx_models.save(proto, tmp_path / "m.onnx")).representation.ends_in
+        assert (ends == "change_of_basis") == turned
+
+
+def test_a_weight_computed_from_the_image_is_not_known(onnx_models: ModuleType, tmp_path: Path) -> None:
+    nodes, weights = signed_features(onnx_models)
+    nodes += [("Transpose", ["features"], ["w"], {"perm": [1, 0]}), ("MatMul", ["signed", "w"], ["embedding"])]
+    path = onnx_models.save(onnx_models.build(nodes, ["embedding"], weights), tmp_path / "m.onnx")
+    assert open_model(path).representation.ends_in == "other:MatMul"
 
 
 def with_projection(source: Path, target: Path, weight: np.ndarray, bias: np.ndarray | None = None) -> Path:

@@ -339,6 +339,41 @@ def test_several_outputs(opened: Any, onnx_models: ModuleType) -> None:
             "e",
             "linear_of:SiLU",
         ),
+        (  # generalised mean pooling: what is between the activation and the layer has no sign of its own
+            [("Pow", ["features", "two"], ["p"]), ("Sqrt", ["p"], ["r"]), ("MatMul", ["r", "w"], ["e"])],
+            "e",
+            "linear_of:Relu",
+        ),
+        ([("Max", ["signed", "tiny"], ["r"]), ("MatMul", ["r", "w"], ["e"])], "e", "linear_of:Max"),
+        (
+            [
+                ("Greater", ["signed", "tiny"], ["up"]),
+                ("Where", ["up", "signed", "tiny"], ["r"]),
+                ("MatMul", ["r", "w"], ["e"]),
+            ],
+            "e",
+            "linear_of:Where",
+        ),
+        (  # squeeze-and-excite
+            [
+                ("MatMul", ["features", "w"], ["s"]),
+                ("Sigmoid", ["s"], ["gate"]),
+                ("Mul", ["features", "gate"], ["excited"]),
+                ("MatMul", ["excited", "w"], ["e"]),
+            ],
+            "e",
+            "linear_of:Relu",
+        ),
+        (
+            [
+                ("MatMul", ["features", "w"], ["s"]),
+                ("Sigmoid", ["s"], ["gate"]),
+                ("Mul", ["signed", "gate"], ["excited"]),
+                ("MatMul", ["excited", "w"], ["e"]),
+            ],
+            "e",
+            "linear",
+        ),
         (
             [
                 ("Concat", ["signed", "features"], ["both"], {"axis": 1}),
