@@ -91,7 +91,7 @@ def check(
         UsageError, CannotAssessError, EnvironmentFaultError: no verdict is possible; see each class.
     """
     started, clock = datetime.now(UTC), time.perf_counter()
-    profile = _profile(thresholds)
+    profile = load_profile(thresholds)
     job = Job(
         model=Path(model),
         images=None if images is None else str(images),
@@ -213,7 +213,8 @@ def _closest(statistics: Statistics, profile: Profile) -> str:
     return min(gaps)[1] if gaps else ""
 
 
-def _profile(thresholds: Path | Profile | None) -> Profile:
+def load_profile(thresholds: Path | Profile | None) -> Profile:
+    """The profile that `thresholds` of `check` means. Raises UsageError for a file that is none."""
     if isinstance(thresholds, Profile):
         return thresholds
     try:
