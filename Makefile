@@ -29,10 +29,7 @@ demo: $(VENV)/.demo demo-out/efficientnet_lite0.onnx demo-out/planted_outlier.on
 	$(BIN)/robustcheck demo-out/planted_outlier.onnx
 
 test: lint types
-	$(BIN)/coverage erase
-	$(BIN)/coverage run $(BIN)/pytest
-	$(BIN)/coverage combine --quiet
-	$(BIN)/coverage report
+	$(BIN)/pytest --numprocesses auto --dist loadfile --cov --cov-report term
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
