@@ -332,7 +332,8 @@ def _cluster(ray: ModuleType, workers: int | None, address: str | None) -> Itera
 
 def _import_ray(*, own_cluster: bool) -> ModuleType:
     os.environ.update(ENVIRONMENT)
-    if own_cluster and not {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
+    given = {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys()
+    if own_cluster and not given and "ray" not in sys.modules:  # Ray settles it for a process when it is loaded
         # other users of this machine must not be able to run code through it; a key that no file keeps
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
