@@ -1,5 +1,6 @@
 """`robustcheck calibrate` through the real command: measured once, kept through kills, the same on every engine."""
 
+import importlib.util
 import json
 import os
 import re
