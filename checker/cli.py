@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from robustcheck_onnx.checker import cli_cache, cli_calibrate, cli_process, cli_scan, cli_shift
+from robustcheck_onnx.checker import cli_cache, cli_calibrate, cli_compare, cli_process, cli_scan, cli_shift
 from robustcheck_onnx.checker.cli_parts import (
     FORMATS,
     Color,
@@ -358,6 +358,7 @@ def schema(debug: Debug = False) -> int:
 
 # --------------------------------------------------------------------------------------------- OTHER VERBS
 
+app.command(epilog="Example: robustcheck compare int8.onnx fp32.onnx --images photos/")(cli_compare.compare)
 app.command(epilog="Example: robustcheck shift model.onnx --in photos/ --shifted sketches/")(cli_shift.shift)
 app.command(epilog="Example: robustcheck scan model.onnx --images photos/")(cli_scan.scan)
 app.command(epilog="Example: robustcheck calibrate --suite paper --images photos/ --plan")(cli_calibrate.calibrate)

@@ -168,6 +168,46 @@ RULES: dict[str, Rule] = {
         "Give at least two images, and a model whose output can be compared.",
         "Batch invariance or the model's own output was not checked, so PASS cannot be given.",
     ),
+    "statistic_shrank": Rule(
+        "a statistic shrank against the reference",
+        "Release the reference, or find the step that cost it (finetuning, pruning, quantisation) by comparing the "
+        "model after each; where the loss is meant, `--tolerance` says how much may go.",
+        "`robustcheck compare`: the whole interval of the ratio candidate / reference lies below 1 − tolerance, for a "
+        "statistic that shows the outlier features. They are weaker than in the reference on the same images.",
+    ),
+    "outlier_feature_lost": Rule(
+        "an outlier feature of the reference is gone",
+        "Compare the model after each step of its making, and evaluate it on shifted data before it replaces the "
+        "reference.",
+        "`robustcheck compare`: an outlier feature of the reference is one no more in the candidate, neither under its "
+        "index, nor under another one that correlates with it over the images, nor by a rotation of the whole.",
+    ),
+    "representation_permuted": Rule(
+        "the representation is permuted",
+        "Undo the permutation in the export, or make everything anew that reads the representation by index.",
+        "`robustcheck compare`: the reference's outlier features are in the candidate under other indices. Kurtosis "
+        "does not change, but heads and stored vectors made for the reference do not fit the candidate.",
+    ),
+    "representation_rotated": Rule(
+        "the representation is rotated",
+        "Export the representation without the rotation or projection, and compare again.",
+        "`robustcheck compare`: an outlier feature of the reference is in the candidate as one direction over many "
+        "features. A rotation loses no information and hides outlier features, so the candidate cannot show "
+        "the indication.",
+    ),
+    "reference_without_indication": Rule(
+        "the reference itself is WARN",
+        "Compare with a reference that passes `robustcheck check` on these images.",
+        "`robustcheck compare` asks whether a candidate kept what made its reference pass; this reference does not "
+        "pass, so there is nothing that could be kept. The statistics are shown side by side.",
+    ),
+    "not_comparable": Rule(
+        "candidate and reference are not comparable",
+        "Compare representations of the same width and kind (`robustcheck inspect MODEL` shows both).",
+        "`robustcheck compare`: the widths differ, or one tensor is an encoder's output and the other a classifier's "
+        "features. Kurtosis is bounded by about the number of features and changes with the tensor, so a ratio would "
+        "say nothing.",
+    ),
 }
 
 NAMES: dict[Statistic, str] = {

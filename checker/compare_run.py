@@ -1,0 +1,243 @@
+"""Run candidate and reference on the same images and compare them: one loop. Silent; progress goes to a callback."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from robustcheck_onnx.checker import compare as pairs
+from robustcheck_onnx.checker import images as images_
+from robustcheck_onnx.checker import measure, pipeline, shift
+from robustcheck_onnx.checker import state as sums
+from robustcheck_onnx.checker.compare import Agreement, Compared, CompareReport, Pair, Side
+from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
+from robustcheck_onnx.checker.evidence import Evidence
+from robustcheck_onnx.checker.measure import Job, Measurement, Opened, Prepared
+from robustcheck_onnx.checker.notes import notes_of
+from robustcheck_onnx.checker.pipeline import Progress
+from robustcheck_onnx.checker.report import Time
+from robustcheck_onnx.checker.runner import RunOutput
+from robustcheck_onnx.checker.verdict import judge
+from robustcheck_onnx.thresholds.profile import Profile
+
+MAX_IMAGES = 1000  # by default; the intervals then reach 13 % of an SD
+
+
+def compare(
+    candidate: str | Path,
+    reference: str | Path,
+    *,
+    images: str | Path | None = None,
+    tolerance: float = pairs.TOLERANCE,
+    preprocess: str | None = None,
+    device: str = "auto",
+    seed: int = 0,
+    max_images: int = MAX_IMAGES,
+    max_bad: float = 0.01,
+    batch_size: int = 32,
+    thresholds: Path | Profile | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> CompareReport:
+    """Compare a candidate with its reference on all images, each with its own preprocessing.
+
+    Args:
+        candidate, reference: paths of ONNX files.
+        images: as in `pipeline.check`; None = the bundled photos.
+        tolerance: share of each statistic that may be lost, 0 ≤ tolerance < 1.
+        preprocess: for both, instead of what each file's contract or sidecar says.
+        device, seed, max_images, max_bad, batch_size, thresholds, progress: as in `pipeline.check`. An image that one
+            of the two can't use counts as unusable for both.
+
+    Raises:
+        UsageError, CannotAssessError, EnvironmentFaultError: no verdict is possible; see each class.
+    """
+    if not 0 <= tolerance < 1:
+        raise UsageError(f"--tolerance is {tolerance:g}; it must be at least 0 and less than 1", "--tolerance 0.2")
+    started, clock = datetime.now(UTC), time.perf_counter()
+    profile = pipeline.load_profile(thresholds)
+    jobs = [
+        Job(
+            model=Path(model),
+            images=None if images is None else str(images),
+            preprocess=preprocess,
+            device=device,
+            seed=seed,
+            max_images=max_images,
+            max_bad=max_bad,
+            batch_size=batch_size,
+        )
+        for model in (candidate, reference)
+    ]
+    first = measure.open_job(jobs[0])
+    second = replace(measure.open_job(jobs[1], source=first.source), described=frozenset())
+    facts = [measure.probe(opened) for opened in (first, second)]
+    pair, measured = _run(first, second, batch_size, progress)
+    if pair.candidate.state.n == 0:
+        _say_none_usable(jobs, pair, measured.n_good)
+    evidence = [
+        measure.conclude(job, fact, replace(measured, states=[side.state]), profile)[0]
+        for job, fact, side in zip(jobs, facts, (pair.candidate, pair.reference), strict=True)
+    ]
+    return _report(
+        pair,
+        evidence,
+        profile,
+        tolerance,
+        Time(
+            started=started.isoformat(timespec="seconds"),
+            wall_s=round(time.perf_counter() - clock, 3),
+            images_per_s=round(measured.n_good / (time.perf_counter() - clock), 2),
+        ),
+    )
+
+
+def _report(pair: Pair, evidence: Sequence[Evidence], profile: Profile, tolerance: float, time: Time) -> CompareReport:
+    candidate, reference = (
+        Compared(
+            evidence=each,
+            verdict=judge(each, profile),
+            carrying=tuple(f.index for f in pairs.carrying(each.statistics).features),
+        )
+        for each in evidence
+    )
+    statistics = pairs.changes(pair.candidate, pair.reference, profile.alpha, tolerance)
+    features = pairs.fates(pair, reference.evidence.statistics, tolerance)
+    return CompareReport(
+        tool_version=version("robustcheck-onnx"),
+        verdict=pairs.judge_pair(candidate, reference, statistics, features, tolerance, profile),
+        tolerance=tolerance,
+        n_images=pair.candidate.state.n,
+        candidate=candidate,
+        reference=reference,
+        statistics=statistics,
+        alpha=profile.alpha,
+        features=features,
+        new_features=pairs.new_features(candidate.evidence.statistics, features),
+        similarity=pairs.similarity(pair.candidate.kept_rows, pair.reference.kept_rows),
+        agreement=_agreement(pair),
+        notes=_notes(candidate, reference, profile),
+        profile=profile,
+        claim=pairs.CLAIM,
+        time=time,
+    )
+
+
+def _run(
+    first: Opened, second: Opened, batch_size: int, progress: Callable[[Progress], None] | None
+) -> tuple[Pair, Measurement]:
+    """Run every usable image through both models; what is the same for both stands in one measurement."""
+    measured, clock, total = measure.nothing_yet(1), time.perf_counter(), len(first.source)
+    same_pixels = (
+        first.preprocessing.preprocessing == second.preprocessing.preprocessing
+        and first.models[0].image_input.dtype == second.models[0].image_input.dtype
+    )
+
+    def prepare(item: images_.Item) -> tuple[Prepared, npt.NDArray[np.generic]] | images_.Skipped:
+        one = measure.prepare_item(item, first)
+        if isinstance(one, images_.Skipped) or (same_pixels and isinstance(item, images_.Picture)):
+            return one if isinstance(one, images_.Skipped) else (one, one.pixels)
+        other = measure.prepare_item(item, second)
+        return other if isinstance(other, images_.Skipped) else (one, other.pixels)
+
+    pair: Pair | None = None
+    waiting: list[tuple[Prepared, npt.NDArray[np.generic]]] = []
+    decoders = measure.count_decoders(first.runners[0].execution)
+    with contextlib.closing(images_.prefetch(first.source, prepare, workers=decoders, window=measure.AHEAD)) as decoded:
+        for number, item in enumerate(decoded, 1):
+            if isinstance(item, images_.Skipped):
+                measured.skipped.append(item)
+            else:
+                waiting.append(item)
+                measured.n_good += 1
+                measured.sanity.add(item[0].sketch)
+                measured.digests.append(item[0].digest)
+                measured.notes.update(item[0].notes)
+            if waiting and (len(waiting) == batch_size or number == total):
+                pair = _add(first, second, waiting, pair)
+                waiting = []
+                if progress is not None:
+                    progress(Progress(number, total, number / (time.perf_counter() - clock), ""))
+    if pair is None:
+        images_.check_bad(total, len(measured.skipped), 1.0, measured.skipped, first.source.spec or "bundled photos")
+        raise AssertionError("check_bad refuses a set without a usable image")
+    return pair, measured
+
+
+def _add(
+    first: Opened, second: Opened, batch: Sequence[tuple[Prepared, npt.NDArray[np.generic]]], pair: Pair | None
+) -> Pair:
+    """Run one batch through both models and add what comes out."""
+    ours = first.runners[0].run(np.stack([item.pixels for item, _ in batch]))
+    theirs = second.runners[0].run(np.stack([pixels for _, pixels in batch]))
+    if pair is None:
+        pair = Pair(_side(first, ours), _side(second, theirs))
+    keys = [measure.key_of(item.digest) for item, _ in batch]
+    pairs.update(pair, ours.representation, theirs.representation, keys)
+    a, b = ours.class_output, theirs.class_output
+    if a is not None and b is not None and a.shape == b.shape and a.shape[1] > 1:
+        pairs.add_predictions(pair, a, b)
+    return pair
+
+
+def _side(opened: Opened, output: RunOutput) -> Side:
+    width = output.representation.shape[1]
+    if width > measure.MAX_FEATURES:
+        raise CannotAssessError(
+            f"{opened.models[0].path}: representation has {width} features; more than {measure.MAX_FEATURES} is an "
+            "unpooled map",
+            "export the model with a pooled representation",
+        )
+    return Side(sums.State(width))
+
+
+def _say_none_usable(jobs: Sequence[Job], pair: Pair, n: int) -> None:
+    for job, side in zip(jobs, (pair.candidate, pair.reference), strict=True):
+        bad = side.state.n_nonfinite + side.state.n_constant
+        if bad == n:
+            raise CannotAssessError(
+                f"{job.model}: number of finite, not constant representations is 0 of {n}; at least one is needed",
+                f"robustcheck inspect {job.model}",
+            )
+    raise CannotAssessError(
+        f"{jobs[0].model}, {jobs[1].model}: number of images on which both representations are finite and not constant "
+        f"is 0 of {n}; at least one is needed",
+        "--images FOLDER",
+    )
+
+
+def _agreement(pair: Pair) -> Agreement | None:
+    if pair.n_predicted == 0:
+        return None
+    share = shift.wilson(pair.n_agreeing, pair.n_predicted)
+    return Agreement(
+        n=share.n,
+        n_same=share.n_correct,
+        value=share.value,
+        low=share.low,
+        high=share.high,
+        confidence=shift.CONFIDENCE,
+    )
+
+
+def _notes(candidate: Compared, reference: Compared, profile: Profile) -> tuple[str, ...]:
+    """What a reader must know beside the verdict: of both models, each sentence once."""
+    notes = []
+    if candidate.evidence.model.digest == reference.evidence.model.digest:
+        notes.append("Candidate and reference are the same file, byte for byte.")
+    ours, theirs = (each.evidence.preprocessing.preprocessing for each in (candidate, reference))
+    if ours != theirs:
+        fields = [name for name in type(ours).model_fields if getattr(ours, name) != getattr(theirs, name)]
+        notes.append(f"Candidate and reference preprocess differently ({', '.join(fields)}), each as its file says.")
+    told = [notes_of(each.evidence, profile) for each in (candidate, reference)]
+    notes += [note for note in told[0] if note in told[1]]
+    for name, mine, others in (("candidate", *told), ("reference", *told[::-1])):
+        notes += [f"Of the {name}: {note}" for note in mine if note not in others]
+    return tuple(notes)

@@ -1,0 +1,221 @@
+"""What `robustcheck compare` shows: verdict, statistics side by side, what became of outlier features (pure)."""
+
+from __future__ import annotations
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.rule import Rule
+from rich.text import Text
+
+from robustcheck_onnx.checker import report_parts as parts
+from robustcheck_onnx.checker.compare import Compared, CompareReport, FeatureFate
+from robustcheck_onnx.checker.evidence import Interval
+from robustcheck_onnx.checker.reasons import NAMES, RULES, number_text
+from robustcheck_onnx.checker.report_layout import INDENT, Pen, Trimmed, columns, hanging, line, section
+
+_MEANING = {
+    "PASS": "The candidate has kept what made the reference pass, on the images that were given.",
+    "WARN": "That the candidate has kept what made the reference pass was not established on the images that were "
+    "given. That is no evidence of fragility.",
+}
+_SIGN = {"PASS": "✓", "WARN": "▲"}
+_COLOUR = {"PASS": "green", "WARN": "yellow"}
+_KEEPS = {
+    "kept": ("✓ kept", "green"),
+    "shrank": ("✗ shrank", "yellow"),
+    "undecided": ("? undecided", "yellow"),
+    "not required": ("–", "dim"),
+}
+_FATES = {
+    "kept": ("✓ kept", "green"),
+    "moved": ("→ moved", "yellow"),
+    "rotated": ("✗ rotated away", "yellow"),
+    "lost": ("✗ lost", "yellow"),
+}
+
+
+def render(report: CompareReport, *, ascii_only: bool = False) -> RenderableType:
+    """The report, laid out for the width of the console that prints it."""
+    pen = Pen(ascii_only)
+    blocks = [
+        _headline(pen, report),
+        *([_reasons(pen, report)] if report.verdict.reasons else []),
+        *([hanging([(pen.say("note", "bold"), pen.say(note)) for note in report.notes])] if report.notes else []),
+        _statistics(pen, report),
+        _features(pen, report),
+        _whole(pen, report),
+        _measured(pen, report),
+        pen.prose(report.claim, "dim"),
+    ]
+    return Trimmed(Group(*(part for block in blocks for part in (Text(), block))))
+
+
+def _headline(pen: Pen, report: CompareReport) -> RenderableType:
+    verdict = report.verdict.verdict
+    colour = _COLOUR[verdict]
+    rule = Rule(
+        line(pen.say("━━ ", colour), pen.say(f"{_SIGN[verdict]} {verdict}", f"bold {colour}")),
+        characters=parts.sentence_text("━", pen.ascii_only),
+        style=colour,
+        align="left",
+    )
+    sides = hanging(
+        [(pen.say(f"{name} ", "dim"), _side(pen, side)) for name, side in _sides(report)],
+    )
+    return Group(rule, Padding(Group(sides, pen.prose(_MEANING[verdict])), (0, 0, 0, INDENT)))
+
+
+def _sides(report: CompareReport) -> tuple[tuple[str, Compared], ...]:
+    return ("candidate", report.candidate), ("reference", report.reference)
+
+
+def _side(pen: Pen, side: Compared) -> Text:
+    model = side.evidence.model
+    return pen.facts(
+        [
+            pen.name(model.file, "bold"),
+            pen.name(model.source),
+            pen.say(side.evidence.execution.precision),
+            pen.say(f"by itself {side.verdict.verdict}", _COLOUR[side.verdict.verdict]),
+        ]
+    )
+
+
+def _reasons(pen: Pen, report: CompareReport) -> RenderableType:
+    rows: list[tuple[Text, Text]] = []
+    owner: dict[str, str] = {}  # next step → the first reason that names it
+    for reason in report.verdict.reasons:
+        rule = RULES.get(reason.id)
+        first = owner.setdefault(reason.next_step, reason.id)
+        step = reason.next_step if first == reason.id else f"The same as for {first}."
+        title = line(pen.say(f"{rule.title}  " if rule else "", "bold"), pen.say(reason.id, "dim"))
+        rows += [(pen.say("✗", "yellow"), title), (Text(), pen.say(reason.seen)), (Text(), pen.say(f"→ {step}"))]
+    return section(pen, "Reasons and next steps", "`robustcheck explain REASON` tells more", hanging(rows))
+
+
+def _statistics(pen: Pen, report: CompareReport) -> RenderableType:
+    table = columns(pen, "statistic", ">candidate", ">reference", "=difference", "=ratio", "=kept?")
+    for each in report.statistics:
+        word, colour = _KEEPS[each.keeps]
+        table.add_row(
+            pen.say(NAMES[each.name]),
+            pen.say(_value(each.candidate), "bold"),
+            pen.say(_value(each.reference)),
+            pen.say(_range(each.difference)),
+            pen.say(_range(each.ratio)),
+            pen.say(word, colour),
+        )
+    least = 100 * (1 - report.tolerance)
+    remark = (
+        f"{report.n_images} images, paired; {100 * (1 - report.alpha):g} % confidence for all ratios together; "
+        f"{least:g} % must be kept"
+    )
+    return section(pen, "Statistics", remark, table)
+
+
+def _value(value: float | None) -> str:
+    return "–" if value is None else number_text(value)
+
+
+def _range(interval: Interval) -> str:
+    if interval.low is None or interval.high is None:
+        return "–" if interval.estimate is None else f"{number_text(interval.estimate)} (no bounds)"
+    return f"{number_text(interval.low)} to {number_text(interval.high)}"
+
+
+def _features(pen: Pen, report: CompareReport) -> RenderableType:
+    persistent = bool(report.features) and report.features[0].persistent
+    remark = "of the reference, and what became of them"
+    if not persistent:
+        remark = "the reference has no persistent one; its strongest feature, and what became of it"
+    table = columns(pen, ">feature", ">mean z", ">beyond 4 SD", ">in the candidate", ">mean z", ">beyond 4 SD", "")
+    for each in report.features:
+        table.add_row(*_feature(pen, each))
+    new = ", ".join(map(str, report.new_features))
+    more = [pen.say(f"new in the candidate: {new}", "yellow")] if new else []
+    return section(pen, "Outlier features", remark, table, *more)
+
+
+def _feature(pen: Pen, each: FeatureFate) -> tuple[Text, ...]:
+    word, colour = _FATES[each.fate]
+    shown = each.to is not None or each.candidate_mean_z is not None
+    at = "–" if not shown else str(each.to if each.to is not None else each.index)
+    r = "" if each.correlation is None or each.to is None else f" (r = {each.correlation:+.2f})"
+    return (
+        pen.say(str(each.index), "bold"),
+        pen.say(f"{each.mean_z:+z.1f}"),
+        pen.say(parts.percent_text(each.frequency)),
+        pen.say(at),
+        pen.say("–" if each.candidate_mean_z is None else f"{each.candidate_mean_z:+z.1f}"),
+        pen.say("–" if each.candidate_frequency is None else parts.percent_text(each.candidate_frequency)),
+        pen.say(word + r, colour),
+    )
+
+
+def _whole(pen: Pen, report: CompareReport) -> RenderableType:
+    found, same = report.similarity, report.agreement
+    rows = [
+        ("linear CKA", f"{_value(found.cka)} (debiased {_value(found.cka_debiased)}), {found.n_images} images"),
+        (
+            "cosines between images",
+            f"changed by {_value(found.cosine_change)} (root mean square; a rotation changes none)",
+        ),
+    ]
+    if same is not None:
+        rows.append(
+            (
+                "same top-1 class",
+                f"{parts.percent_text(same.value)} of {same.n} images "
+                f"({100 * same.low:.1f} to {100 * same.high:.1f} %, Wilson {100 * same.confidence:g} %)",
+            )
+        )
+    grid = hanging([(pen.say(f"{label} ", "dim"), pen.say(text)) for label, text in rows])
+    return section(pen, "As a whole", "context: decides nothing by itself", grid)
+
+
+def _measured(pen: Pen, report: CompareReport) -> RenderableType:
+    evidence = report.candidate.evidence
+    images, calibration = evidence.images, report.verdict
+    rows = [
+        (
+            f"{name} ",
+            pen.facts(
+                [
+                    pen.name(parts.short_digest(side.evidence.model.digest)),
+                    pen.name(side.evidence.model.tensor),
+                    pen.say(side.evidence.model.rule),
+                    pen.say(parts.count_text(side.evidence.statistics.n_features, "feature")),
+                    pen.say(f"preprocessing {side.evidence.preprocessing.source}"),
+                    pen.say(parts.short_provider(side.evidence.execution.providers[0])),
+                ]
+            ),
+        )
+        for name, side in _sides(report)
+    ]
+    rows += [
+        (
+            "images ",
+            pen.facts(
+                [
+                    pen.name(images.source),
+                    pen.say(f"{report.n_images} of {images.n_available} measured"),
+                    pen.say(f"{images.sanity.n_varied} varied"),
+                    pen.name(parts.short_digest(images.digest)),
+                ]
+            ),
+        ),
+        (
+            "judged by ",
+            pen.facts(
+                [
+                    line(pen.say("profile "), pen.name(calibration.profile_id)),
+                    pen.name(parts.short_digest(calibration.profile_digest)),
+                    pen.say(f"tolerance {report.tolerance:g}"),
+                    pen.say(f"robustcheck {report.tool_version}"),
+                ]
+            ),
+        ),
+    ]
+    if report.time is not None:
+        rows.append(("", pen.say(f"{report.time.started}, {number_text(report.time.wall_s)} s")))
+    return section(pen, "What was measured", "", hanging([(pen.say(label, "dim"), text) for label, text in rows]))
