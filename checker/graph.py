@@ -110,8 +110,11 @@ def open_model(path: str | Path, *, tensor: str | None = None, pool: str | None 
         refuse_dense(list(proto.graph.node), layers, names, where)
     choice = choose(layers, names, where, contract=contract, tensor=tensor, pool=pool)
     found = choice.representation
-    if found.ends_in in ("linear", "other:Add") and is_change_of_basis(proto, layers, found.tensor, file.external_folder):
-        choice = replace(choice, representation=replace(found, ends_in="change_of_basis"))
+    if found.ends_in in ("linear", "other:Add"):
+        turned = is_change_of_basis(proto, layers, found.tensor, file.external_folder)
+        if turned is not False:
+            ends_in = "change_of_basis" if turned else "linear_unread"
+            choice = replace(choice, representation=replace(found, ends_in=ends_in))
     fetch, addition = _addition(proto, choice.representation, layers)
     own = _own_content(proto, file)
     digests = [file.model_digest, *(f"{part.location} {part.digest}" for part in file.external)]

@@ -203,6 +203,7 @@ def _end(ends_in: str) -> str:
         "normalisation": "the output of a normalisation layer",
         "activation": f"the output of an activation ({op})",
         "linear_of": f"a linear map of what an activation ({op}) gave",
+        "linear_unread": "the output of a linear layer whose weight could not be read",
         "change_of_basis": "a change of basis (its last layer's features are orthogonal, as those of a PCA are)",
         "pool": "the output of pooling",
         "linear": "the output of a linear layer",

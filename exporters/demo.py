@@ -52,10 +52,12 @@ class EfficientNetLite0(nn.Module):
 class PlantedOutlier(nn.Module):
     """A real backbone whose representation was changed by hand so that one feature is extreme in every image.
 
-    forward(image) returns h = features · G + 15 · sd(features · G) · e_92: G a seeded Gaussian matrix
-    (1280, 512) scaled by 1/√1280, sd over the 512 features of each image (biased).
+    The last map's 49 positions are pooled by attention with seeded Gaussian weights a, as CLIP's ResNets pool theirs,
+    and mixed by a seeded Gaussian matrix G (1280, 512) scaled by 1/√1280: m = Σ_p softmax_p(map_p · a) map_p · G.
+    forward(image) returns h = m + 15 · sd(m) · e_92, sd over the 512 features of each image (biased).
     """
 
+    attention: Tensor
     matrix: Tensor
     planted: Tensor
 
@@ -64,23 +66,27 @@ class PlantedOutlier(nn.Module):
         self.backbone = backbone
         generator = torch.Generator().manual_seed(PLANTED_SEED)
         features = 1280  # width of EfficientNet-Lite0's last map
+        attention = torch.randn(features, 1, generator=generator) / features**0.5
         matrix = torch.randn(features, PLANTED_WIDTH, generator=generator) / features**0.5
         planted = torch.zeros(PLANTED_WIDTH)
         planted[PLANTED_FEATURE] = PLANTED_SD
+        self.register_buffer("attention", attention)
         self.register_buffer("matrix", matrix)
         self.register_buffer("planted", planted)
         self.preprocessing = EFFICIENTNET_LITE0_PREPROCESSING
         self.weights = backbone.weights
         self.weights_digest = backbone.weights_digest
         self.synthetic = (
-            f"EfficientNet-Lite0 features (1280) times a Gaussian matrix (seed {PLANTED_SEED}) give "
-            f"{PLANTED_WIDTH} features; feature {PLANTED_FEATURE} is shifted by {PLANTED_SD:g} standard "
-            "deviations of each image's features"
+            "EfficientNet-Lite0's last map, pooled by attention and mixed with Gaussian weights "
+            f"(seed {PLANTED_SEED}), gives {PLANTED_WIDTH} features; feature {PLANTED_FEATURE} is shifted by "
+            f"{PLANTED_SD:g} standard deviations of each image's features"
         )
 
     def forward(self, image: Tensor) -> Tensor:
         """Return the planted representation (batch, 512)."""
-        mixed: Tensor = self.backbone(image)["representation"] @ self.matrix
+        tokens: Tensor = self.backbone.network.extract_features(image).flatten(2).transpose(1, 2)  # type: ignore[operator]
+        weights = torch.softmax(tokens @ self.attention, dim=1)  # (batch, position, 1)
+        mixed: Tensor = (weights.transpose(1, 2) @ tokens).squeeze(1) @ self.matrix
         return mixed + mixed.std(dim=1, keepdim=True, correction=0) * self.planted
 
 

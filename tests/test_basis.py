@@ -31,8 +31,13 @@ def test_orthogonal_columns_or_rows_are_a_change_of_basis(rows: int, columns: in
     scales = np.random.default_rng(1).lognormal(0, 1, columns)
     assert mutually_orthogonal(basis * scales) == (columns <= rows)  # a PCA that whitens; 512 of 320 can't be
     assert mutually_orthogonal(basis.astype(np.float16).astype(np.float64))
-    step = np.abs(basis).max() / 127
-    assert mutually_orthogonal(np.round(basis / step))  # int8, one scale
+    padded = basis.copy()
+    padded[:, 3] = 0  # a feature that is switched off hides nothing
+    assert mutually_orthogonal(padded)
+    for levels in (127, 7):  # 8 and 4 bits, one scale
+        assert mutually_orthogonal(np.round(basis / (np.abs(basis).max() / levels)))
+    noise = np.random.default_rng(3).normal(size=basis.shape) / np.sqrt(max(basis.shape))
+    assert mutually_orthogonal(basis + 0.2 * noise)
     assert not mutually_orthogonal(np.random.default_rng(2).normal(size=(rows, columns)))
 
 
@@ -199,6 +204,17 @@ def test_one_turned_layer_among_several_is_enough(form: str, onnx_models: Module
         proto = onnx_models.build([*nodes, ("MatMul", ["signed", "w"], ["a"]), *forms[form]], ["embedding"], weights)
         ends = open_model(onnx_models.save(proto, tmp_path / "m.onnx")).representation.ends_in
         assert (ends == "change_of_basis") == turned
+
+
+def test_a_weight_that_is_no_matrix_is_not_read(onnx_models: ModuleType, tmp_path: Path) -> None:
+    nodes, weights = signed_features(onnx_models)
+    weights["w"] = onnx_models.weight(16, 4, 4)
+    nodes += [
+        ("Einsum", ["signed", "w"], ["heads"], {"equation": "bi,ijk->bjk"}),
+        ("Flatten", ["heads"], ["embedding"]),
+    ]
+    path = onnx_models.save(onnx_models.build(nodes, ["embedding"], weights), tmp_path / "m.onnx")
+    assert open_model(path).representation.ends_in == "linear_unread"
 
 
 def test_a_weight_computed_from_the_image_is_not_known(onnx_models: ModuleType, tmp_path: Path) -> None:

@@ -137,6 +137,7 @@ def test_a_persistent_outlier_feature_in_a_signed_representation_passes() -> Non
         ({"model": {"ends_in": "activation:Tanh"}}, "end_not_calibrated"),
         ({"model": {"ends_in": "linear_of:Relu"}}, "end_not_calibrated"),
         ({"model": {"ends_in": "change_of_basis"}}, "end_not_calibrated"),
+        ({"model": {"ends_in": "linear_unread"}}, "end_not_calibrated"),
         ({"model": {"ends_in": "pool"}}, "end_not_calibrated"),
         ({"model": {"ends_in": "other:MatMul"}}, "end_not_calibrated"),
         ({"model": {"batch_difference": 0.1}}, "batch_dependent"),
