@@ -8,7 +8,7 @@ from robustcheck_onnx.checker.evidence import Evidence, Interval, Statistics
 from robustcheck_onnx.checker.kurtosis import TOP_FEATURES
 from robustcheck_onnx.checker.reasons import NAMES, RULES, bound_text, number_text
 from robustcheck_onnx.thresholds.frozen import Frozen
-from robustcheck_onnx.thresholds.profile import STATISTICS, Profile, Statistic
+from robustcheck_onnx.thresholds.profile import MADE_ENDS, STATISTICS, Profile, Statistic
 
 # Relative difference below which two runs give the same numbers, by precision: room for another order of sums and,
 # quantised, for a step of rounding (dynamic int8 scales over the batch). A model in training mode is off by about 1.
@@ -239,7 +239,9 @@ def _comparable(e: Evidence, profile: Profile) -> list[tuple[str, str]]:
             )
         )
     turned_away = below(s.negative_energy, profile.thresholds["negative_energy"].minimum)
-    if model.ends_in not in profile.ends and not (turned_away and model.ends_in.startswith(("activation", "pool"))):
+    said_already = turned_away and model.ends_in.startswith(("activation", "pool"))
+    calibrated = model.ends_in in profile.ends and not model.ends_in.startswith(MADE_ENDS)
+    if not calibrated and not said_already:
         out.append(("end_not_calibrated", f"`{model.tensor}` is {_end(model.ends_in)}"))
     if not profile.min_features <= s.n_features <= profile.max_features:
         out.append(

@@ -556,6 +556,25 @@ def test_rows_that_are_not_comparable(
     assert message in text
 
 
+@pytest.mark.parametrize(
+    ("statistic", "change", "message"),
+    [
+        ("top3_share", {"estimate": 7.0, "high": 8.0}, "statistics.top3_share is 8; a share is at most 1"),
+        ("kurtosis", {"low": 9.0, "estimate": 5.0}, "must rise from 0 or more"),
+        ("kurtosis", {"low": -1.0}, "must rise from 0 or more"),
+    ],
+)
+def test_numbers_that_cannot_be_are_no_row(
+    made: Made, tmp_path: Path, call: Call, statistic: str, change: dict[str, float], message: str
+) -> None:
+    row = json.loads(results.to_line(rows(made.table)[0]))
+    row["statistics"][statistic] |= change
+    (tmp_path / "t.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    text = refused(call, tmp_path, [tmp_path / "t.jsonl"], 2)
+    assert "line 1: " in text
+    assert message in text
+
+
 def test_one_model_measured_twice(made: Made, tmp_path: Path, call: Call) -> None:
     some = rows(made.table)
     same = written(tmp_path / "same.jsonl", some[:2])

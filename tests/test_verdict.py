@@ -187,6 +187,12 @@ def test_constants_too_weak_to_be_outliers_alone_are_seen_too() -> None:
     assert sorted(verdict.reasons[0].seen.split(" has ")[0].removeprefix("feature ").split(", ")) == ["0", "1", "2"]
 
 
+@pytest.mark.parametrize("ends_in", ["change_of_basis", "linear_of:Relu", "linear_unread"])
+def test_an_end_that_makes_outlier_features_passes_by_no_profile(ends_in: str) -> None:
+    loose = PROFILE.model_copy(update={"ends": (*PROFILE.ends, ends_in)})
+    assert ids(judge(evidence(model={"ends_in": ends_in}), loose)) == {"end_not_calibrated"}
+
+
 def test_another_statistic_version_is_not_compared() -> None:
     other = PROFILE.model_copy(update={"statistic_version": PROFILE.statistic_version + 1})
     assert ids(judge(evidence(), other)) == {"other_statistic_version"}

@@ -15,6 +15,7 @@ from robustcheck_onnx.thresholds import profile as profiles
 from robustcheck_onnx.thresholds.fitting import Rule, taking_part
 from robustcheck_onnx.thresholds.profile import (
     DEFINITIONS,
+    MADE_ENDS,
     STATISTICS,
     Calibration,
     Profile,
@@ -148,7 +149,7 @@ def fitted_profile(
         statistic_version=first.statistic_version,
         tensor_rules=sorted({row.rule for row in passing}),
         pools=sorted({row.pool for row in passing}),
-        ends=sorted({row.ends_in for row in passing}),
+        ends=sorted({row.ends_in for row in passing if not row.ends_in.startswith(MADE_ENDS)}),
         robustness=robustness,
         limits=_limits(some, passing, missing, suite_known),
         tensor=chosen,

@@ -18,6 +18,9 @@ DEFAULT = DATA / "default.json"
 PACKAGED = {"default": DEFAULT}
 """Profiles that ship with the package, by the name that `--thresholds` takes."""
 
+# How a representation ends that can have an outlier feature made by its last layer: no profile holds for these.
+MADE_ENDS = ("change_of_basis", "linear_of", "linear_unread")
+
 Statistic = Literal[
     "kurtosis", "persistence_ratio", "top3_share", "outlier_frequency", "negative_energy", "negative_z_energy"
 ]

@@ -10,9 +10,9 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import ValidationError
+from pydantic import ValidationError, model_validator
 
 from robustcheck_onnx.thresholds.frozen import Frozen
 from robustcheck_onnx.thresholds.profile import STATISTICS, Statistic
@@ -50,6 +50,13 @@ class Measured(Frozen):
     estimate: float | None
     low: float | None
     high: float | None
+
+    @model_validator(mode="after")
+    def _bounds_hold_the_estimate(self) -> Self:
+        known = [value for value in (self.low, self.estimate, self.high) if value is not None]
+        if known != sorted(known) or (known and known[0] < 0):
+            raise ValueError(f"low {self.low}, estimate {self.estimate}, high {self.high}: must rise from 0 or more")
+        return self
 
 
 class Result(Frozen):
@@ -114,6 +121,13 @@ class Result(Frozen):
     date: str
     """UTC day of the measurement"""
     wall_s: float
+
+    @model_validator(mode="after")
+    def _shares_are_shares(self) -> Self:
+        for name, value in self.statistics.items():
+            if name not in ("kurtosis", "persistence_ratio") and value.high is not None and value.high > 1:
+                raise ValueError(f"statistics.{name} is {value.high:g}; a share is at most 1")
+        return self
 
 
 def rounded(value: float | None) -> float | None:
