@@ -27,8 +27,23 @@ def compare(
         Path, typer.Argument(help="The ONNX file to release.", metavar="CANDIDATE.onnx", show_default=False)
     ],
     reference: Annotated[
-        Path, typer.Argument(help="The one that it was made from.", metavar="REFERENCE.onnx", show_default=False)
-    ],
+        Path | None,
+        typer.Argument(help="The one that it was made from.", metavar="REFERENCE.onnx", show_default=False),
+    ] = None,
+    baseline: Annotated[
+        Path | None,
+        typer.Option(
+            help="Instead of REFERENCE.onnx: the file that --write-baseline of an earlier release wrote.",
+            metavar="FILE",
+        ),
+    ] = None,
+    write_baseline: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write the candidate's numbers, to compare later releases with; may stand without a reference.",
+            metavar="FILE",
+        ),
+    ] = None,
     images: Annotated[
         str | None,
         typer.Option(help="In-distribution photos, as for a check. Default: the bundled photos.", metavar="PATH"),
@@ -60,15 +75,31 @@ def compare(
 
     PASS when the candidate passes the check by itself and has kept the outlier features that made the reference pass.
     """
+    from robustcheck_onnx.checker import baseline as baselines
     from robustcheck_onnx.checker import compare as pairs
     from robustcheck_onnx.checker import compare_run, delivery, report_compare
+    from robustcheck_onnx.checker.errors import UsageError
 
     one_of("--color", color, ("auto", "always", "never"))
-    places = targets(output or [], [candidate, reference])
+    if reference is None and baseline is None and write_baseline is None:
+        raise UsageError(
+            "REFERENCE.onnx is missing; a candidate is compared with a model or a baseline",
+            "robustcheck compare candidate.onnx reference.onnx",
+        )
+    reads = [path for path in (candidate, reference, baseline) if path is not None]
+    places = targets(output or [], reads)
+    if write_baseline is not None:
+        delivery.check_target(write_baseline, reads[:2] if reference is not None else reads[:1])
+        if any(path is not None and path.resolve() == write_baseline.resolve() for _, path in places):
+            raise UsageError(
+                f"--write-baseline is {write_baseline}, where a report goes too; it must be another file",
+                "--write-baseline baseline.json",
+            )
     with progress_line(quiet) as progress:
-        result = compare_run.compare(
+        result, made = compare_run.compare(
             candidate,
             reference,
+            baseline=baseline,
             images=images,
             tolerance=tolerance,
             preprocess=preprocess,
@@ -86,6 +117,8 @@ def compare(
         if path is not None:
             text = pairs.to_json(result) if form == "json" else plain(report_compare.render(result))
             delivery.write_whole(path, text)
+    if write_baseline is not None:
+        delivery.write_whole(write_baseline, baselines.to_json(made))
     on_stdout = [form for form, path in places if path is None]
     if on_stdout == ["json"]:
         sys.stdout.write(pairs.to_json(result))

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -151,15 +151,30 @@ class StatisticChange(Frozen):
     keeps: Keeps
 
 
-class _Jackknife(NamedTuple):
-    """A statistic over all images, and without each group (group,)."""
+class Jackknife(NamedTuple):
+    """A statistic over all images, and without each group of them that is not empty (group,)."""
 
     whole: float
     without: Array
 
 
+@dataclass(frozen=True)
+class LeftOut:
+    """Every deciding statistic with each group of images left out in turn: all that `changes` needs of a model."""
+
+    n_features: int
+    sizes: Array
+    """(all groups,) images of each"""
+    values: Mapping[Statistic, Jackknife]
+
+    @property
+    def n(self) -> int:
+        """Images."""
+        return int(self.sizes.sum())
+
+
 def changes(
-    candidate: Side, reference: Side, alpha: float, tolerance: float, *, paired: bool = True
+    candidate: LeftOut, reference: LeftOut, alpha: float, tolerance: float, *, paired: bool = True
 ) -> tuple[StatisticChange, ...]:
     """Difference and ratio of each deciding statistic, with confidence intervals.
 
@@ -181,25 +196,24 @@ def changes(
     Raises:
         ValueError: paired, and the groups hold other numbers of images.
     """
-    if paired and not np.array_equal(candidate.state.sizes, reference.state.sizes):
+    if paired and not np.array_equal(candidate.sizes, reference.sizes):
         raise ValueError("the groups of candidate and reference hold other numbers of images; they are not paired")
     share = alpha / len(STATISTICS)
-    ours, theirs = _jackknives(candidate), _jackknives(reference)
-    same_width = candidate.state.n_features == reference.state.n_features
+    same_width = candidate.n_features == reference.n_features
     out = []
     for name in STATISTICS:
-        a, b = ours[name], theirs[name]
+        a, b = candidate.values[name], reference.values[name]
         floors = [0.0, 0.0]
         if name == "outlier_frequency":
-            n = min(candidate.state.n, reference.state.n)
+            n = min(candidate.n, reference.n)
             discordant = math.sqrt(2 / (n + 2))
             lower = min(a.whole, b.whole)
             floors = [discordant, discordant / lower if lower > 0 else math.nan]
 
         def bounds(
             of: Callable[[npt.ArrayLike], Array],
-            a: _Jackknife = a,
-            b: _Jackknife = b,
+            a: Jackknife = a,
+            b: Jackknife = b,
             floor: float = 0.0,
         ) -> tuple[float, float]:
             with np.errstate(divide="ignore", invalid="ignore"):
@@ -207,13 +221,13 @@ def changes(
                 without = [of(each.without) for each in (a, b)]
                 change = whole[0] - whole[1]
                 if paired:
-                    state = candidate.state
-                    sd = sequential.grouped_jackknife_sd(change, without[0] - without[1], state.sizes[state.sizes > 0])
-                    return change, sequential.radius(state.n, max(sd, floor), share)
+                    sizes = candidate.sizes[candidate.sizes > 0]
+                    sd = sequential.grouped_jackknife_sd(change, without[0] - without[1], sizes)
+                    return change, sequential.radius(candidate.n, max(sd, floor), share)
                 half = [
                     sequential.radius(
-                        side.state.n,
-                        max(sequential.grouped_jackknife_sd(w, o, side.state.sizes[side.state.sizes > 0]), floor),
+                        side.n,
+                        max(sequential.grouped_jackknife_sd(w, o, side.sizes[side.sizes > 0]), floor),
                         share,
                     )
                     for side, w, o in zip((candidate, reference), whole, without, strict=True)
@@ -268,8 +282,8 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _jackknives(side: Side) -> Mapping[Statistic, _Jackknife]:
-    """Every deciding statistic over all images and without each group that is filled, as `state.statistics` has it."""
+def left_out(side: Side) -> LeftOut:
+    """The deciding statistics as `state.statistics` has them, over all images and without each group of them."""
     state = side.state
     filled = state.sizes > 0
     sizes, n = state.sizes[filled], float(state.n)
@@ -285,13 +299,14 @@ def _jackknives(side: Side) -> Mapping[Statistic, _Jackknife]:
         )
         strongest = int(top[0])
         counts = side.far[_usual_side(state, strongest)][filled, strongest]
-        frequency = _Jackknife(float(counts.sum() / n), (counts.sum() - counts) / (n - sizes))
-    return {
+        frequency = Jackknife(float(counts.sum() / n), (counts.sum() - counts) / (n - sizes))
+    values = {
         name: frequency
         if name == "outlier_frequency"
-        else _Jackknife(float(getattr(whole, name)), np.asarray(getattr(without, name)))
+        else Jackknife(float(getattr(whole, name)), np.asarray(getattr(without, name)))
         for name in STATISTICS
     }
+    return LeftOut(state.n_features, state.sizes.copy(), values)
 
 
 def _usual_side(state: sums.State, index: int) -> int:
@@ -424,6 +439,47 @@ def fates(pair: Pair, reference: Statistics, tolerance: float) -> tuple[FeatureF
                 correlation=None if r is None or correlated is None else float(r[correlated, column]),
                 correlated=correlated,
                 explained=explained,
+            )
+        )
+    return tuple(out)
+
+
+def usual_share(side: Side, index: int) -> float:
+    """Share of the images in which a feature is beyond 4 SD on its usual side."""
+    return float(side.far[_usual_side(side.state, index), :, index].sum() / side.state.n)
+
+
+def fates_by_index(
+    candidate: Side, features: Sequence[tuple[OutlierFeature, float]], persistent: bool, tolerance: float
+) -> tuple[FeatureFate, ...]:
+    """`fates` against a reference of which only numbers are known: kept under the same index, else lost.
+
+    Args:
+        candidate: its sums; as wide as the reference.
+        features: the reference's, each with the share of images in which it is beyond 4 SD on its usual side.
+        persistent: whether they are persistent outlier features.
+        tolerance: as for `fates`.
+    """
+    state = candidate.state
+    out = []
+    for feature, before in features:
+        mean = float(state.powers[0, :, feature.index].sum() / state.n)
+        place = 0 if feature.mean_z >= 0 else 1
+        now = float(candidate.far[place, :, feature.index].sum() / state.n)
+        kept = before > 0 and now >= (1 - tolerance) * before
+        out.append(
+            FeatureFate(
+                index=feature.index,
+                mean_z=feature.mean_z,
+                frequency=before,
+                persistent=persistent,
+                fate="kept" if kept else "lost",
+                to=feature.index if kept else None,
+                candidate_mean_z=mean,
+                candidate_frequency=now,
+                correlation=None,
+                correlated=None,
+                explained=None,
             )
         )
     return tuple(out)
@@ -589,8 +645,12 @@ class CompareReport(Frozen):
     tool_version: str
     verdict: Verdict
     tolerance: float
+    baseline: str = ""
+    """the file that stands for the reference; empty where the reference itself was run"""
+    paired: bool = True
+    """whether both were measured on the same images"""
     n_images: int
-    """images on which both models were measured"""
+    """images on which both models were measured; against a baseline, on which the candidate was"""
     candidate: Compared
     reference: Compared
     statistics: tuple[StatisticChange, ...]
@@ -599,7 +659,8 @@ class CompareReport(Frozen):
     features: tuple[FeatureFate, ...]
     new_features: tuple[int, ...]
     """outlier features of the candidate that none of the reference's became"""
-    similarity: Similarity
+    similarity: Similarity | None
+    """None against a baseline, which holds no representations"""
     agreement: Agreement | None
     """None unless both have class scores of equal width"""
     notes: tuple[str, ...]
@@ -628,6 +689,7 @@ def judge_pair(
     features: tuple[FeatureFate, ...],
     tolerance: float,
     profile: Profile,
+    stale: Sequence[str] = (),
 ) -> Verdict:
     """PASS, or WARN with every reason that applies; never PASS where the candidate alone would be WARN.
 
@@ -640,6 +702,7 @@ def judge_pair(
         features: from `fates`.
         tolerance: as for both.
         profile: what they were judged by.
+        stale: in which ways the reference, a baseline, was measured otherwise than the candidate.
     """
     seen: dict[str, list[str]] = {}
 
@@ -649,6 +712,8 @@ def judge_pair(
     different = _differences(candidate.evidence, reference.evidence)
     if different:
         say("not_comparable", "; ".join(different))
+    if stale:
+        say("stale_baseline", "; ".join(stale))
     if reference.verdict.verdict == "WARN":
         ids = ", ".join(reason.id for reason in reference.verdict.reasons)
         say("reference_without_indication", f"the reference by itself is WARN: {ids}")

@@ -13,10 +13,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from robustcheck_onnx.checker import baseline as baselines
 from robustcheck_onnx.checker import compare as pairs
 from robustcheck_onnx.checker import images as images_
 from robustcheck_onnx.checker import measure, pipeline, shift
 from robustcheck_onnx.checker import state as sums
+from robustcheck_onnx.checker.baseline import Baseline
 from robustcheck_onnx.checker.compare import Agreement, Compared, CompareReport, Pair, Side
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.evidence import Evidence
@@ -33,8 +35,9 @@ MAX_IMAGES = 1000  # by default; the intervals then reach 13 % of an SD
 
 def compare(
     candidate: str | Path,
-    reference: str | Path,
+    reference: str | Path | None = None,
     *,
+    baseline: Path | None = None,
     images: str | Path | None = None,
     tolerance: float = pairs.TOLERANCE,
     preprocess: str | None = None,
@@ -45,24 +48,35 @@ def compare(
     batch_size: int = 32,
     thresholds: Path | Profile | None = None,
     progress: Callable[[Progress], None] | None = None,
-) -> CompareReport:
+) -> tuple[CompareReport, Baseline]:
     """Compare a candidate with its reference on all images, each with its own preprocessing.
 
     Args:
-        candidate, reference: paths of ONNX files.
+        candidate: path of an ONNX file.
+        reference: another one; None = the baseline, or without that the candidate itself (to make its baseline).
+        baseline: a file written from an earlier run's second result, in place of a reference.
         images: as in `pipeline.check`; None = the bundled photos.
         tolerance: share of each statistic that may be lost, 0 ≤ tolerance < 1.
         preprocess: for both, instead of what each file's contract or sidecar says.
         device, seed, max_images, max_bad, batch_size, thresholds, progress: as in `pipeline.check`. An image that one
             of the two can't use counts as unusable for both.
 
+    Returns:
+        The report, and the candidate's numbers as a baseline for the next release.
+
     Raises:
         UsageError, CannotAssessError, EnvironmentFaultError: no verdict is possible; see each class.
     """
     if not 0 <= tolerance < 1:
         raise UsageError(f"--tolerance is {tolerance:g}; it must be at least 0 and less than 1", "--tolerance 0.2")
+    if reference is not None and baseline is not None:
+        raise UsageError(
+            f"REFERENCE is {reference} and --baseline is {baseline}; only one of them can be compared with",
+            "leave out one of them",
+        )
     started, clock = datetime.now(UTC), time.perf_counter()
     profile = pipeline.load_profile(thresholds)
+    known = None if baseline is None else baselines.read(baseline)
     jobs = [
         Job(
             model=Path(model),
@@ -75,40 +89,45 @@ def compare(
             batch_size=batch_size,
         )
         for model in (candidate, reference)
+        if model is not None
     ]
-    first = measure.open_job(jobs[0])
-    second = replace(measure.open_job(jobs[1], source=first.source), described=frozenset())
-    facts = [measure.probe(opened) for opened in (first, second)]
-    pair, measured = _run(first, second, batch_size, progress)
+    opened = [measure.open_job(jobs[0])]
+    opened += [replace(measure.open_job(job, source=opened[0].source), described=frozenset()) for job in jobs[1:]]
+    facts = [measure.probe(each) for each in opened]
+    pair, measured = _run(opened[0], opened[-1], batch_size, progress)
     if pair.candidate.state.n == 0:
         _say_none_usable(jobs, pair, measured.n_good)
     evidence = [
         measure.conclude(job, fact, replace(measured, states=[side.state]), profile)[0]
-        for job, fact, side in zip(jobs, facts, (pair.candidate, pair.reference), strict=True)
+        for job, fact, side in zip(jobs, facts, (pair.candidate, pair.reference), strict=False)
     ]
-    return _report(
-        pair,
-        evidence,
-        profile,
-        tolerance,
-        Time(
-            started=started.isoformat(timespec="seconds"),
-            wall_s=round(time.perf_counter() - clock, 3),
-            images_per_s=round(measured.n_good / (time.perf_counter() - clock), 2),
-        ),
+    wall_s = time.perf_counter() - clock
+    when = Time(
+        started=started.isoformat(timespec="seconds"),
+        wall_s=round(wall_s, 3),
+        images_per_s=round(measured.n_good / wall_s, 2),
+    )
+    made = baselines.make(pair.candidate, evidence[0], measured.digests)
+    ours = _compared(evidence[0], profile)
+    if known is not None:
+        return _against(ours, pair, known, profile, tolerance, str(baseline), when), made
+    return _between(ours, _compared(evidence[-1], profile), pair, profile, tolerance, when), made
+
+
+def _compared(evidence: Evidence, profile: Profile) -> Compared:
+    return Compared(
+        evidence=evidence,
+        verdict=judge(evidence, profile),
+        carrying=tuple(f.index for f in pairs.carrying(evidence.statistics).features),
     )
 
 
-def _report(pair: Pair, evidence: Sequence[Evidence], profile: Profile, tolerance: float, time: Time) -> CompareReport:
-    candidate, reference = (
-        Compared(
-            evidence=each,
-            verdict=judge(each, profile),
-            carrying=tuple(f.index for f in pairs.carrying(each.statistics).features),
-        )
-        for each in evidence
-    )
-    statistics = pairs.changes(pair.candidate, pair.reference, profile.alpha, tolerance)
+def _between(
+    candidate: Compared, reference: Compared, pair: Pair, profile: Profile, tolerance: float, when: Time
+) -> CompareReport:
+    """Two models that were run."""
+    numbers = pairs.left_out(pair.candidate), pairs.left_out(pair.reference)
+    statistics = pairs.changes(*numbers, profile.alpha, tolerance)
     features = pairs.fates(pair, reference.evidence.statistics, tolerance)
     return CompareReport(
         tool_version=version("robustcheck-onnx"),
@@ -126,14 +145,57 @@ def _report(pair: Pair, evidence: Sequence[Evidence], profile: Profile, toleranc
         notes=_notes(candidate, reference, profile),
         profile=profile,
         claim=pairs.CLAIM,
-        time=time,
+        time=when,
+    )
+
+
+def _against(
+    candidate: Compared, pair: Pair, known: Baseline, profile: Profile, tolerance: float, file: str, when: Time
+) -> CompareReport:
+    """A model that was run, and the numbers of one that was run before."""
+    reference = _compared(known.evidence, profile)
+    stale = baselines.staleness(known, candidate.evidence)
+    ours, theirs = pairs.left_out(pair.candidate), known.numbers()
+    same_width = ours.n_features == theirs.n_features
+    if known.evidence.statistics.statistic_version != candidate.evidence.statistics.statistic_version:
+        theirs = replace(theirs, n_features=0)  # other definitions: as with other widths there is no ratio
+    paired = known.evidence.images.digest == candidate.evidence.images.digest and np.array_equal(
+        ours.sizes, theirs.sizes
+    )
+    if not stale and not paired:
+        stale = ("the baseline has other images among its usable ones",)
+    statistics = pairs.changes(ours, theirs, profile.alpha, tolerance, paired=paired)
+    persistent = pairs.carrying(known.evidence.statistics).persistent
+    features = pairs.fates_by_index(pair.candidate, known.features, persistent, tolerance) if same_width else ()
+    return CompareReport(
+        tool_version=version("robustcheck-onnx"),
+        verdict=pairs.judge_pair(candidate, reference, statistics, features, tolerance, profile, stale),
+        tolerance=tolerance,
+        baseline=file,
+        paired=paired,
+        n_images=pair.candidate.state.n,
+        candidate=candidate,
+        reference=reference,
+        statistics=statistics,
+        alpha=profile.alpha,
+        features=features,
+        new_features=pairs.new_features(candidate.evidence.statistics, features),
+        similarity=None,
+        agreement=None,
+        notes=_notes(candidate, reference, profile),
+        profile=profile,
+        claim=pairs.CLAIM,
+        time=when,
     )
 
 
 def _run(
     first: Opened, second: Opened, batch_size: int, progress: Callable[[Progress], None] | None
 ) -> tuple[Pair, Measurement]:
-    """Run every usable image through both models; what is the same for both stands in one measurement."""
+    """Run every usable image through both models; what is the same for both stands in one measurement.
+
+    The same model twice is run once.
+    """
     measured, clock, total = measure.nothing_yet(1), time.perf_counter(), len(first.source)
     same_pixels = (
         first.preprocessing.preprocessing == second.preprocessing.preprocessing
@@ -176,7 +238,7 @@ def _add(
 ) -> Pair:
     """Run one batch through both models and add what comes out."""
     ours = first.runners[0].run(np.stack([item.pixels for item, _ in batch]))
-    theirs = second.runners[0].run(np.stack([pixels for _, pixels in batch]))
+    theirs = ours if second is first else second.runners[0].run(np.stack([pixels for _, pixels in batch]))
     if pair is None:
         pair = Pair(_side(first, ours), _side(second, theirs))
     keys = [measure.key_of(item.digest) for item, _ in batch]

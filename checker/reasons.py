@@ -201,6 +201,13 @@ RULES: dict[str, Rule] = {
         "`robustcheck compare` asks whether a candidate kept what made its reference pass; this reference does not "
         "pass, so there is nothing that could be kept. The statistics are shown side by side.",
     ),
+    "stale_baseline": Rule(
+        "the baseline was measured otherwise",
+        "Write the baseline anew on these images: `robustcheck compare MODEL --images PATH --write-baseline FILE`.",
+        "`robustcheck compare --baseline`: the reference's numbers come from other images, another preprocessing, or "
+        "another version of the statistics than the candidate's. What the images do to the numbers does not cancel "
+        "then, so a difference says little, and a comparison never passes.",
+    ),
     "not_comparable": Rule(
         "candidate and reference are not comparable",
         "Compare representations of the same width and kind (`robustcheck inspect MODEL` shows both).",

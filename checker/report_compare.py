@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from rich.console import Group, RenderableType
+from dataclasses import dataclass
+
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.measure import Measurement
 from rich.padding import Padding
 from rich.rule import Rule
 from rich.text import Text
@@ -66,7 +69,7 @@ def _headline(pen: Pen, report: CompareReport) -> RenderableType:
 
 
 def _sides(report: CompareReport) -> tuple[tuple[str, Compared], ...]:
-    return ("candidate", report.candidate), ("reference", report.reference)
+    return ("candidate", report.candidate), ("baseline" if report.baseline else "reference", report.reference)
 
 
 def _side(pen: Pen, side: Compared) -> Text:
@@ -93,21 +96,49 @@ def _reasons(pen: Pen, report: CompareReport) -> RenderableType:
     return section(pen, "Reasons and next steps", "`robustcheck explain REASON` tells more", hanging(rows))
 
 
-def _statistics(pen: Pen, report: CompareReport) -> RenderableType:
-    table = columns(pen, "statistic", ">candidate", ">reference", "=difference", "=ratio", "=kept?")
+@dataclass(frozen=True)
+class _Fitting:
+    """The wide form where there is room for it, else the narrow one."""
+
+    wide: RenderableType
+    narrow: RenderableType
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Rich's protocol."""
+        fits = Measurement.get(console, options.update(max_width=1000), self.wide).maximum <= options.max_width
+        yield self.wide if fits else self.narrow
+
+
+def _table(pen: Pen, report: CompareReport, headers: tuple[str, ...], *, differences: bool) -> RenderableType:
+    table = columns(pen, *headers)
     for each in report.statistics:
         word, colour = _KEEPS[each.keeps]
         table.add_row(
             pen.say(NAMES[each.name]),
             pen.say(_value(each.candidate), "bold"),
             pen.say(_value(each.reference)),
-            pen.say(_range(each.difference)),
+            *([pen.say(_range(each.difference))] if differences else []),
             pen.say(_range(each.ratio)),
             pen.say(word, colour),
         )
+    return table
+
+
+def _statistics(pen: Pen, report: CompareReport) -> RenderableType:
+    table = _Fitting(
+        _table(
+            pen,
+            report,
+            ("statistic", ">candidate", ">reference", "=difference", "=ratio", "=kept?"),
+            differences=True,
+        ),
+        # differences are in the JSON too
+        _table(pen, report, ("statistic", ">new", ">old", "ratio", "=kept?"), differences=False),
+    )
     least = 100 * (1 - report.tolerance)
     remark = (
-        f"{report.n_images} images, paired; {100 * (1 - report.alpha):g} % confidence for all ratios together; "
+        f"{report.n_images} images, {'paired' if report.paired else 'not paired'}; "
+        f"{100 * (1 - report.alpha):g} % confidence for all ratios together; "
         f"{least:g} % must be kept"
     )
     return section(pen, "Statistics", remark, table)
@@ -128,9 +159,13 @@ def _features(pen: Pen, report: CompareReport) -> RenderableType:
     remark = "of the reference, and what became of them"
     if not persistent:
         remark = "the reference has no persistent one; its strongest feature, and what became of it"
-    table = columns(pen, ">feature", ">mean z", ">beyond 4 SD", ">in the candidate", ">mean z", ">beyond 4 SD", "")
+    wide = columns(pen, ">feature", ">mean z", ">beyond 4 SD", ">in the candidate", ">mean z", ">beyond 4 SD", "")
+    narrow = columns(pen, ">feature", ">mean z", ">now", ">mean z", "")
     for each in report.features:
-        table.add_row(*_feature(pen, each))
+        cells = _feature(pen, each)
+        wide.add_row(*cells)
+        narrow.add_row(*(cells[place] for place in (0, 1, 3, 4, 6)))  # the shares are in the JSON too
+    table = _Fitting(wide, narrow)
     new = ", ".join(map(str, report.new_features))
     more = [pen.say(f"new in the candidate: {new}", "yellow")] if new else []
     return section(pen, "Outlier features", remark, table, *more)
@@ -154,6 +189,10 @@ def _feature(pen: Pen, each: FeatureFate) -> tuple[Text, ...]:
 
 def _whole(pen: Pen, report: CompareReport) -> RenderableType:
     found, same = report.similarity, report.agreement
+    if found is None:
+        return section(
+            pen, "As a whole", "", pen.say("not compared: a baseline holds numbers, no representations", "dim")
+        )
     rows = [
         ("linear CKA", f"{_value(found.cka)} (debiased {_value(found.cka_debiased)}), {found.n_images} images"),
         (
