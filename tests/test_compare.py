@@ -450,7 +450,7 @@ def test_half_precision_passes(workshop: Workshop) -> None:
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data/embeddings is not there: real embeddings stay outside")
-@pytest.mark.parametrize("name", ["ik_clip_l14_openai", "clipv_caltech_rn50", "mahlet_openclip_l14_laion2b"])
+@pytest.mark.parametrize("name", ["ik_clip_l14_openai", "imas_imagenet_b32", "mahlet_openclip_l14_laion2b"])
 def test_real_clip_embeddings(workshop: Workshop, name: str) -> None:
     x = np.load(SHARED / f"{name}.npz", allow_pickle=False)["x"][:80].astype(np.float64)
     d = x.shape[1]
