@@ -647,7 +647,13 @@ def test_planted_outlier_is_15_sd_above(photos: list[Path]) -> None:
     images = torch.from_numpy(_images(photos, contract.checked_preprocessing(model.preprocessing, "demo")))
     with torch.no_grad():
         planted = model(images).numpy().astype(np.float64)
-        mixed = (model.backbone(images)["representation"] @ model.matrix).numpy().astype(np.float64)
+        positions = (
+            model.backbone.network.extract_features(images).numpy().astype(np.float64).reshape(len(images), 1280, 49)  # type: ignore[operator]
+        )
+    score = np.einsum("bfp,f->bp", positions, model.attention.numpy()[:, 0])
+    weight = np.exp(score - score.max(axis=1, keepdims=True))
+    weight /= weight.sum(axis=1, keepdims=True)
+    mixed = np.einsum("bfp,bp->bf", positions, weight) @ model.matrix.numpy()
     shift = (planted - mixed) / mixed.std(axis=1, keepdims=True)
     np.testing.assert_allclose(shift[:, demo.PLANTED_FEATURE], 15, rtol=1e-4)
     np.testing.assert_allclose(np.delete(shift, demo.PLANTED_FEATURE, axis=1), 0, atol=1e-5)
