@@ -151,8 +151,11 @@ def _measured_or_kept(
     measured, stopped = _until_decided(opened, profile, progress)
     (evidence,) = measure.conclude(job, facts, measured, profile, decided=stopped)
     context = _published(opened.models[0].contract)
-    if key and digest == opened.models[0].model_digest:  # the file was read twice; it may have changed in between
-        records.store(key, started.isoformat(timespec="seconds"), measured.digests, evidence, context)
+    with contextlib.suppress(OSError):  # a sidecar that is gone: nothing is kept
+        # model and sidecars were read twice; a run during which one changed is not kept
+        same = key and digest == opened.models[0].model_digest
+        if same and key == records.key_of(job, digest, profile, opened.source):
+            records.store(key, started.isoformat(timespec="seconds"), measured.digests, evidence, context)
     return evidence, context, None
 
 

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -159,6 +160,27 @@ def test_external_weights_belong_to_the_model(place: Path) -> None:
     weights.unlink()
     with pytest.raises(Exception, match=r"weights file model\.onnx\.data is missing"):
         run(place)
+
+
+@pytest.mark.parametrize("what", ["sidecar", "model"])
+def test_a_run_during_which_an_input_changed_is_not_kept(
+    what: str, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = measure.open_job
+
+    def open_job(*arguments: Any, **options: Any) -> measure.Opened:
+        if what == "model":
+            _other_weights(place)
+        opened = real(*arguments, **options)
+        if what == "sidecar":
+            _a_sidecar(place)
+        return opened
+
+    with monkeypatch.context() as changed:
+        changed.setattr(measure, "open_job", open_job)
+        run(place)
+    assert cache.size().records == 0
+    assert not is_hit(run(place))
 
 
 @pytest.mark.parametrize("damage", ["cut", "forged", "empty", "of another format"])
