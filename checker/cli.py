@@ -29,8 +29,8 @@ from robustcheck_onnx.checker.cli_parts import (
     Tensor,
     ascii_only,
     console_for,
+    deliver,
     one_of,
-    plain,
     progress_line,
     targets,
 )
@@ -125,7 +125,7 @@ def check(
     debug: Debug = False,
 ) -> int:
     """Check a model: PASS, or WARN with reasons (the default command)."""
-    from robustcheck_onnx.checker import delivery, pipeline, report, report_terminal
+    from robustcheck_onnx.checker import pipeline, report, report_terminal
 
     places = targets(output or [], [model])
     one_of("--color", color, ("auto", "always", "never"))
@@ -150,16 +150,13 @@ def check(
         )
     if no_time:
         result = result.model_copy(update={"time": None})
-    for form, path in places:
-        if path is not None:
-            text = report.to_json(result) if form == "json" else plain(report_terminal.render(result, verbose=verbose))
-            delivery.write_whole(path, text)
-    on_stdout = [form for form, path in places if path is None]
-    if on_stdout == ["json"]:
-        sys.stdout.write(report.to_json(result))
-    elif on_stdout or not quiet:
-        console = console_for(color)
-        console.print(report_terminal.render(result, ascii_only=ascii_only(console), verbose=verbose))
+    deliver(
+        places,
+        lambda: report.to_json(result),
+        lambda only_ascii: report_terminal.render(result, ascii_only=only_ascii, verbose=verbose),
+        color,
+        quiet=quiet,
+    )
     return 0 if result.verdict.verdict == "PASS" else 1
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -13,10 +12,8 @@ from robustcheck_onnx.checker.cli_parts import (
     Debug,
     Device,
     PreprocessOption,
-    ascii_only,
-    console_for,
+    deliver,
     one_of,
-    plain,
     progress_line,
     targets,
 )
@@ -113,16 +110,13 @@ def compare(
         )
     if no_time:
         result = result.model_copy(update={"time": None})
-    for form, path in places:
-        if path is not None:
-            text = pairs.to_json(result) if form == "json" else plain(report_compare.render(result))
-            delivery.write_whole(path, text)
     if write_baseline is not None:
         delivery.write_whole(write_baseline, baselines.to_json(made))
-    on_stdout = [form for form, path in places if path is None]
-    if on_stdout == ["json"]:
-        sys.stdout.write(pairs.to_json(result))
-    elif on_stdout or not quiet:
-        console = console_for(color)
-        console.print(report_compare.render(result, ascii_only=ascii_only(console)))
+    deliver(
+        places,
+        lambda: pairs.to_json(result),
+        lambda only_ascii: report_compare.render(result, ascii_only=only_ascii),
+        color,
+        quiet=quiet,
+    )
     return 0 if result.verdict.verdict == "PASS" else 1

@@ -110,6 +110,32 @@ def targets(outputs: Iterable[str], reads: Iterable[Path], formats: Sequence[str
     return found
 
 
+def deliver(
+    places: Sequence[Target],
+    to_json: Callable[[], str],
+    render: Callable[[bool], RenderableType],
+    color: str,
+    *,
+    quiet: bool,
+) -> None:
+    """Write a verb's result to every place, files first; without a format on stdout the terminal report goes there.
+
+    to_json, render: the result in either form; render is told whether there are only ASCII's signs.
+    Raises EnvironmentFaultError where a file can't be written.
+    """
+    from robustcheck_onnx.checker import delivery
+
+    for form, path in places:
+        if path is not None:
+            delivery.write_whole(path, to_json() if form == "json" else plain(render(False)))
+    on_stdout = [form for form, path in places if path is None]
+    if on_stdout == ["json"]:
+        sys.stdout.write(to_json())
+    elif on_stdout or not quiet:
+        console = console_for(color)
+        console.print(render(ascii_only(console)))
+
+
 def plain(report: RenderableType) -> str:
     """A report as text for a file: 100 columns, no colour."""
     import io

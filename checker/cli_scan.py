@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
@@ -15,10 +14,8 @@ from robustcheck_onnx.checker.cli_parts import (
     Pool,
     PreprocessOption,
     Tensor,
-    ascii_only,
-    console_for,
+    deliver,
     one_of,
-    plain,
     progress_line,
     targets,
 )
@@ -59,7 +56,7 @@ def scan(
 
     Information, not a gate: the exit code is 0 when it was measured, whatever came out, and never 1.
     """
-    from robustcheck_onnx.checker import delivery, report_scan
+    from robustcheck_onnx.checker import report_scan
     from robustcheck_onnx.checker import scan as scanning
 
     one_of("--color", color, ("auto", "always", "never"))
@@ -81,14 +78,11 @@ def scan(
         )
     if no_time:
         result = result.model_copy(update={"time": None})
-    for form, path in places:
-        if path is not None:
-            text = scanning.to_json(result) if form == "json" else plain(report_scan.render(result))
-            delivery.write_whole(path, text)
-    on_stdout = [form for form, path in places if path is None]
-    if on_stdout == ["json"]:
-        sys.stdout.write(scanning.to_json(result))
-    elif on_stdout or not quiet:
-        console = console_for(color)
-        console.print(report_scan.render(result, ascii_only=ascii_only(console)))
+    deliver(
+        places,
+        lambda: scanning.to_json(result),
+        lambda only_ascii: report_scan.render(result, ascii_only=only_ascii),
+        color,
+        quiet=quiet,
+    )
     return 0

@@ -14,10 +14,8 @@ from robustcheck_onnx.checker.cli_parts import (
     Device,
     Model,
     PreprocessOption,
-    ascii_only,
-    console_for,
+    deliver,
     one_of,
-    plain,
     progress_line,
     targets,
 )
@@ -120,16 +118,13 @@ def shift(
         )
     if no_time:
         result = result.model_copy(update={"time": None})
-    for form, path in places:
-        if path is not None:
-            text = measuring.to_json(result) if form == "json" else plain(report_shift.render(result))
-            delivery.write_whole(path, text)
-    on_stdout = [form for form, path in places if path is None]
-    if on_stdout == ["json"]:
-        sys.stdout.write(measuring.to_json(result))
-    elif on_stdout or not quiet:
-        console = console_for(color)
-        console.print(report_shift.render(result, ascii_only=ascii_only(console)))
+    deliver(
+        places,
+        lambda: measuring.to_json(result),
+        lambda only_ascii: report_shift.render(result, ascii_only=only_ascii),
+        color,
+        quiet=quiet,
+    )
     if suite_entry is not None:
         try:
             entry = measuring.suite_entry(result, suite_entry.resolve().parent)
