@@ -125,9 +125,11 @@ def check(
     debug: Debug = False,
 ) -> int:
     """Check a model: PASS, or WARN with reasons (the default command)."""
-    from robustcheck_onnx.checker import pipeline, report, report_terminal
+    from datetime import UTC, datetime
 
-    places = targets(output or [], [model])
+    from robustcheck_onnx.checker import formats, gate, pipeline, report_terminal
+
+    places = targets(output or [], [model], formats.NAMES)
     one_of("--color", color, ("auto", "always", "never"))
     with progress_line(quiet) as progress:
         result = pipeline.check(
@@ -148,16 +150,16 @@ def check(
             cache=not no_cache,
             progress=progress,
         )
-    if no_time:
-        result = result.model_copy(update={"time": None})
+    answer = gate.decide(result.verdict, str(model), today=datetime.now(UTC).date())
+    result = result.model_copy(update={"gate": answer} | ({"time": None} if no_time else {}))
     deliver(
         places,
-        lambda: report.to_json(result),
+        lambda form: formats.render(form, [result]),
         lambda only_ascii: report_terminal.render(result, ascii_only=only_ascii, verbose=verbose),
         color,
         quiet=quiet,
     )
-    return 0 if result.verdict.verdict == "PASS" else 1
+    return answer.exit_code
 
 
 @app.command(epilog="Example: robustcheck export open_clip ViT-B-32 --weights openai -o model.onnx")

@@ -114,7 +114,7 @@ def compare(
         delivery.write_whole(write_baseline, baselines.to_json(made))
     deliver(
         places,
-        lambda: pairs.to_json(result),
+        lambda _form: pairs.to_json(result),
         lambda only_ascii: report_compare.render(result, ascii_only=only_ascii),
         color,
         quiet=quiet,

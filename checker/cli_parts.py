@@ -112,7 +112,7 @@ def targets(outputs: Iterable[str], reads: Iterable[Path], formats: Sequence[str
 
 def deliver(
     places: Sequence[Target],
-    to_json: Callable[[], str],
+    text: Callable[[str], str],
     render: Callable[[bool], RenderableType],
     color: str,
     *,
@@ -120,17 +120,18 @@ def deliver(
 ) -> None:
     """Write a verb's result to every place, files first; without a format on stdout the terminal report goes there.
 
-    to_json, render: the result in either form; render is told whether there are only ASCII's signs.
+    text: the result in a form that is not the terminal's, by its name.
+    render: the terminal's; it is told whether there are only ASCII's signs.
     Raises EnvironmentFaultError where a file can't be written.
     """
     from robustcheck_onnx.checker import delivery
 
     for form, path in places:
         if path is not None:
-            delivery.write_whole(path, to_json() if form == "json" else plain(render(False)))
+            delivery.write_whole(path, plain(render(False)) if form == "terminal" else text(form))
     on_stdout = [form for form, path in places if path is None]
-    if on_stdout == ["json"]:
-        sys.stdout.write(to_json())
+    if on_stdout and on_stdout != ["terminal"]:
+        sys.stdout.write(text(on_stdout[0]))
     elif on_stdout or not quiet:
         console = console_for(color)
         console.print(render(ascii_only(console)))

@@ -80,7 +80,7 @@ def scan(
         result = result.model_copy(update={"time": None})
     deliver(
         places,
-        lambda: scanning.to_json(result),
+        lambda _form: scanning.to_json(result),
         lambda only_ascii: report_scan.render(result, ascii_only=only_ascii),
         color,
         quiet=quiet,

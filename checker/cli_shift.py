@@ -120,7 +120,7 @@ def shift(
         result = result.model_copy(update={"time": None})
     deliver(
         places,
-        lambda: measuring.to_json(result),
+        lambda _form: measuring.to_json(result),
         lambda only_ascii: report_shift.render(result, ascii_only=only_ascii),
         color,
         quiet=quiet,

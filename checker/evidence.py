@@ -156,6 +156,30 @@ class Execution(Frozen):
     workers: int = 1
 
 
+class SeenImage(Frozen):
+    """One calibration image beside its numbers, for people to look at; it decides nothing."""
+
+    name: str
+    digest: str
+    kurtosis: float
+    """activation kurtosis of this image"""
+    z: tuple[float, ...]
+    """of the features of `Gallery.features`, in their order (SD units)"""
+
+
+class Gallery(Frozen):
+    """A few images and features to look at; they decide nothing."""
+
+    features: tuple[int, ...]
+    """those of `Statistics.features`, in their order, the first few"""
+    shown: tuple[SeenImage, ...]
+    """the first usable images in the seeded order: the outlier-feature map"""
+    most: tuple[SeenImage, ...]
+    """the largest activation kurtosis of all measured images, largest first"""
+    least: tuple[SeenImage, ...]
+    """the smallest, smallest first"""
+
+
 class Evidence(Frozen):
     """Everything measured in one run: the only input of the verdict beside the threshold profile."""
 
@@ -165,3 +189,5 @@ class Evidence(Frozen):
     images: ImageFacts
     execution: Execution
     stopped: Literal["decided", "all images", "image limit"]
+    gallery: Gallery | None = None
+    """None where it was not kept"""

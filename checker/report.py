@@ -7,6 +7,7 @@ from typing import Literal
 
 from robustcheck_onnx.checker.delivery import as_json
 from robustcheck_onnx.checker.evidence import Evidence
+from robustcheck_onnx.checker.gate import Gate
 from robustcheck_onnx.checker.verdict import Verdict
 from robustcheck_onnx.thresholds.frozen import Frozen
 from robustcheck_onnx.thresholds.profile import Profile
@@ -46,6 +47,8 @@ class Report(Frozen):
     tool: str = "robustcheck"
     tool_version: str
     verdict: Verdict
+    gate: Gate | None = None
+    """what the command made of the verdict; None from Python"""
     notes: tuple[str, ...]
     """what a reader must know that is no reason for WARN: bundled photos, a synthetic model, a fallback to the CPU"""
     evidence: Evidence
@@ -58,6 +61,19 @@ class Report(Frozen):
     time: Time | None
     """None where the caller asked for no time block"""
 
+
+class Failed(Frozen):
+    """A model that could not be assessed: there is no verdict."""
+
+    model: str
+    """its path as it was given"""
+    message: str
+    hint: str
+    exit_code: int
+    """2, 3, 4 or 70"""
+
+
+Outcome = Report | Failed
 
 CLAIM = (
     "Outlier features in the representation indicate robustness to natural distribution shifts (Crabbé et al., TMLR "
