@@ -15,24 +15,19 @@ from typing import Annotated
 
 import typer
 
-from robustcheck_onnx.checker import cli_cache, cli_calibrate, cli_compare, cli_process, cli_scan, cli_shift
+from robustcheck_onnx.checker import cli_cache, cli_calibrate, cli_check, cli_compare, cli_process, cli_scan, cli_shift
 from robustcheck_onnx.checker.cli_parts import (
     FORMATS,
     Color,
     Debug,
-    Device,
     Model,
     Output,
     Pool,
     PreprocessOption,
-    RayAddress,
     Tensor,
     ascii_only,
     console_for,
-    deliver,
     one_of,
-    progress_line,
-    targets,
 )
 from robustcheck_onnx.checker.cli_process import EXIT_CODES
 from robustcheck_onnx.checker.errors import UsageError
@@ -70,96 +65,6 @@ def _group(
 
 
 # ------------------------------------------------------------------------------------------------ commands
-
-
-@app.command(epilog="Example: robustcheck model.onnx --images photos/ -o json=report.json")
-def check(
-    model: Model,
-    images: Annotated[
-        str | None,
-        typer.Option(
-            help="In-distribution photos: a folder, a quoted glob, a list (.txt), a manifest (.csv, .jsonl), .tar "
-            "shards, .parquet, or preprocessed tensors (.npy, .npz). Default: the bundled photos.",
-            metavar="PATH",
-        ),
-    ] = None,
-    max_images: Annotated[int | None, typer.Option(min=1, help="Use at most so many images.")] = None,
-    max_bad: Annotated[float, typer.Option(min=0, max=1, help="Largest share of images that may be unusable.")] = 0.01,
-    seed: Annotated[int, typer.Option(help="Seed of the order in which images are taken.")] = 0,
-    preprocess: PreprocessOption = None,
-    tensor: Tensor = None,
-    pool: Pool = None,
-    device: Device = "auto",
-    batch_size: Annotated[int, typer.Option(min=1, max=32, help="Images a forward pass.")] = 32,
-    thresholds: Annotated[
-        Path | None, typer.Option(help="A threshold profile instead of the default.", metavar="PROFILE.json")
-    ] = None,
-    engine: Annotated[
-        str,
-        typer.Option(
-            help="local stops as soon as the evidence decides; ray spreads huge image sets over the devices of a Ray "
-            "cluster and measures every image (extra `ray`)."
-        ),
-    ] = "local",
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Ray: so many workers. Default: one a GPU, else one for every 4 cores.")
-    ] = None,
-    ray_address: RayAddress = None,
-    output: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--output",
-            "-o",
-            help="terminal or json, each with =PATH to write a file; repeatable. Without a format on stdout the "
-            "terminal report goes there.",
-            metavar="FORMAT[=PATH]",
-        ),
-    ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No report on stdout unless -o asks for one.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Full digests, all limits.")] = False,
-    no_cache: Annotated[
-        bool, typer.Option("--no-cache", help="Measure, whatever an earlier run of the same check found.")
-    ] = False,
-    no_time: Annotated[bool, typer.Option("--no-time", help="Leave the time block out of the report.")] = False,
-    color: Color = "auto",
-    debug: Debug = False,
-) -> int:
-    """Check a model: PASS, or WARN with reasons (the default command)."""
-    from datetime import UTC, datetime
-
-    from robustcheck_onnx.checker import formats, gate, pipeline, report_terminal
-
-    places = targets(output or [], [model], formats.NAMES)
-    one_of("--color", color, ("auto", "always", "never"))
-    with progress_line(quiet) as progress:
-        result = pipeline.check(
-            model,
-            images=images,
-            max_images=max_images,
-            max_bad=max_bad,
-            seed=seed,
-            preprocess=preprocess,
-            tensor=tensor,
-            pool=pool,
-            device=device,
-            batch_size=batch_size,
-            thresholds=thresholds,
-            engine=engine,
-            workers=workers,
-            ray_address=ray_address,
-            cache=not no_cache,
-            progress=progress,
-        )
-    answer = gate.decide(result.verdict, str(model), today=datetime.now(UTC).date())
-    result = result.model_copy(update={"gate": answer} | ({"time": None} if no_time else {}))
-    deliver(
-        places,
-        lambda form: formats.render(form, [result]),
-        lambda only_ascii: report_terminal.render(result, ascii_only=only_ascii, verbose=verbose),
-        color,
-        quiet=quiet,
-    )
-    return answer.exit_code
 
 
 @app.command(epilog="Example: robustcheck export open_clip ViT-B-32 --weights openai -o model.onnx")
@@ -357,6 +262,7 @@ def schema(debug: Debug = False) -> int:
 
 # --------------------------------------------------------------------------------------------- OTHER VERBS
 
+app.command(epilog="Example: robustcheck model.onnx --images photos/ -o json=report.json")(cli_check.check)
 app.command(epilog="Example: robustcheck compare int8.onnx fp32.onnx --images photos/")(cli_compare.compare)
 app.command(epilog="Example: robustcheck shift model.onnx --in photos/ --shifted sketches/")(cli_shift.shift)
 app.command(epilog="Example: robustcheck scan model.onnx --images photos/")(cli_scan.scan)
