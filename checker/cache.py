@@ -17,7 +17,6 @@ import platform
 from collections.abc import Iterable
 from dataclasses import asdict
 from functools import lru_cache
-from importlib.metadata import version
 from pathlib import Path
 
 import onnxruntime as ort
@@ -25,6 +24,7 @@ import platformdirs
 from pydantic import ValidationError
 
 from robustcheck_onnx.checker import images, onnx_file, sidecar
+from robustcheck_onnx.checker.binding import versions
 from robustcheck_onnx.checker.errors import RobustcheckError
 from robustcheck_onnx.checker.evidence import Evidence
 from robustcheck_onnx.checker.execution import cpu_name, cpu_threads
@@ -97,7 +97,7 @@ def key_of(job: Job, model_digest: str, profile: Profile, source: images.ImageSo
     depends = {
         "format": FORMAT,
         "code": _code(),
-        "versions": {name: version(name) for name in ("numpy", "onnx", "Pillow")} | {"onnxruntime": ort.__version__},
+        "versions": versions(),
         "machine": [
             platform.platform(), cpu_name(), cpu_threads(), ort.get_available_providers(), list(map(str, list_gpus())),
             {name: os.environ.get(name) for name in DEVICES},

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 
-from robustcheck_onnx.checker.report import Outcome
+from robustcheck_onnx.checker.report import Outcome, Report, sealed
 
 TEXTS = ("json",)  # of: json, junit, sarif, markdown, html, openmetrics, modelcard, csv, gitlab
 NAMES = ("terminal", *TEXTS)
@@ -27,9 +27,10 @@ class Options:
 def render(form: str, outcomes: Sequence[Outcome], options: Options | None = None) -> str:
     """One document about all outcomes, in the order given; ends in a newline.
 
-    form: one of TEXTS.
+    form: one of TEXTS. Reports are sealed as they are: a gate may have come in since they were made.
     Raises UsageError where the form holds one model only and there are several.
     """
     module = import_module(f"robustcheck_onnx.checker.report_{form}")
-    text: str = module.render(outcomes, options or Options())
+    final = [sealed(outcome) if isinstance(outcome, Report) else outcome for outcome in outcomes]
+    text: str = module.render(final, options or Options())
     return text

@@ -15,6 +15,7 @@ from robustcheck_onnx.checker import engine as engines
 from robustcheck_onnx.checker import images as images_
 from robustcheck_onnx.checker import measure
 from robustcheck_onnx.checker import state as sums
+from robustcheck_onnx.checker.binding import Binding, Settings, versions
 from robustcheck_onnx.checker.contract import Contract
 from robustcheck_onnx.checker.errors import RobustcheckError, UsageError
 from robustcheck_onnx.checker.evidence import Evidence, Statistics
@@ -23,7 +24,7 @@ from robustcheck_onnx.checker.measure import Job
 from robustcheck_onnx.checker.notes import notes_of
 from robustcheck_onnx.checker.onnx_file import file_digest
 from robustcheck_onnx.checker.reasons import NAMES
-from robustcheck_onnx.checker.report import CLAIM, Placed, Report, Time
+from robustcheck_onnx.checker.report import CLAIM, Placed, Report, Time, sealed
 from robustcheck_onnx.checker.verdict import decided, judge
 from robustcheck_onnx.thresholds import profile as profiles
 from robustcheck_onnx.thresholds.profile import STATISTICS, Profile
@@ -113,7 +114,20 @@ def check(
         evidence = _on_workers(job, profile, engine, workers, ray_address, progress)
         context, cached = _published(contract), None
     wall_s = time.perf_counter() - clock
-    return Report(
+    settings = Settings(
+        images=job.images,
+        tensor=tensor,
+        pool=pool,
+        preprocess=preprocess,
+        device=device,
+        seed=seed,
+        max_images=max_images,
+        max_bad=max_bad,
+        batch_size=batch_size,
+        engine=engine,
+        workers=workers,
+    )
+    report = Report(
         tool_version=version("robustcheck-onnx"),
         verdict=judge(evidence, profile),
         notes=notes_of(evidence, profile),
@@ -130,7 +144,9 @@ def check(
             else None,
             cached=cached,
         ),
+        binding=Binding(settings=settings, versions=versions()),
     )
+    return sealed(report)
 
 
 def _measured_or_kept(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Literal
 
+from robustcheck_onnx.checker.binding import Binding, result_digest_of
 from robustcheck_onnx.checker.delivery import as_json
 from robustcheck_onnx.checker.evidence import Evidence
 from robustcheck_onnx.checker.gate import Gate
@@ -60,6 +61,8 @@ class Report(Frozen):
     claim: str
     time: Time | None
     """None where the caller asked for no time block"""
+    binding: Binding | None = None
+    """options, versions and a digest of all this but `time`: what `robustcheck verify` goes by"""
 
 
 class Failed(Frozen):
@@ -80,6 +83,14 @@ CLAIM = (
     "2024). The sign is one-sided: PASS says that it is present on the images that were given, WARN that it is absent "
     "or was not established."
 )
+
+
+def sealed(report: Report) -> Report:
+    """The report with the digest of what it holds now; one without a binding stays as it is."""
+    if report.binding is None:
+        return report
+    digest = result_digest_of(report.model_dump(mode="json"))
+    return report.model_copy(update={"binding": report.binding.model_copy(update={"result_digest": digest})})
 
 
 def to_json(report: Report) -> str:
