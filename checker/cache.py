@@ -162,7 +162,10 @@ def store(key: str, measured: str, read: Iterable[str], evidence: Evidence, publ
         evidence=evidence,
         published=published,
     )
-    kept = kept.model_copy(update={"digest": _digest(kept)})
+    try:
+        kept = kept.model_copy(update={"digest": _digest(kept)})
+    except ValueError:  # a file name that is no text: JSON has no such name
+        return False
     target = folder()
     temporary = target / f".{key}.{os.getpid()}.tmp"
     try:

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from robustcheck_onnx.checker import images, imageset, sequential, sidecar
+from robustcheck_onnx.checker import gallery, images, imageset, sequential, sidecar
 from robustcheck_onnx.checker import state as sums
 from robustcheck_onnx.checker.containers import Entries
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
@@ -70,6 +70,8 @@ class Measurement:
 
     states: list[sums.State | None]
     """one a tensor, in the job's order; None before the first image"""
+    galleries: list[gallery.Rows]
+    """one a tensor; empty where nobody keeps any"""
     sanity: imageset.ImageSetState = field(default_factory=imageset.ImageSetState)
     digests: list[str] = field(default_factory=list)
     """of the usable images, in their order"""
@@ -85,7 +87,7 @@ class Measurement:
 
 def nothing_yet(n_tensors: int) -> Measurement:
     """The measurement of no image."""
-    return Measurement([None] * n_tensors)
+    return Measurement([None] * n_tensors, [gallery.Rows()] * n_tensors)
 
 
 def merge(a: Measurement, b: Measurement) -> Measurement:
@@ -101,6 +103,7 @@ def merge(a: Measurement, b: Measurement) -> Measurement:
     sanity.merge(b.sanity)
     return Measurement(
         states=[sums.merge(x, y) if x and y else x or y for x, y in zip(a.states, b.states, strict=True)],
+        galleries=[gallery.merge(x, y) for x, y in zip(a.galleries, b.galleries, strict=True)],
         sanity=sanity,
         digests=a.digests + b.digests,
         skipped=a.skipped + b.skipped,
@@ -164,6 +167,7 @@ class Facts:
 class Prepared:
     """One image, ready for the model."""
 
+    name: str
     digest: str
     notes: tuple[str, ...]
     pixels: npt.NDArray[np.generic]
@@ -347,8 +351,11 @@ def conclude(
             images=seen,
             execution=execution,
             stopped="decided" if decided else "image limit" if limited else "all images",
+            gallery=gallery.record(rows, [feature.index for feature in numbers.features]),
         )
-        for numbers, model, execution in zip(statistics, facts.models, facts.executions, strict=True)
+        for numbers, rows, model, execution in zip(
+            statistics, measurement.galleries, facts.models, facts.executions, strict=True
+        )
     )
 
 
@@ -369,7 +376,7 @@ def prepare_item(item: images.Item, opened: Opened) -> Prepared | images.Skipped
                 f"robustcheck inspect {shlex.quote(str(model.path))}",
             )
         pixels = np.ascontiguousarray(np.moveaxis(item.values, 0, -1))
-        return Prepared(item.digest, (), pixels, _sketch(as_photo(preprocessing, pixels), item.name, opened))
+        return Prepared(item.name, item.digest, (), pixels, _sketch(as_photo(preprocessing, pixels), item.name, opened))
     try:
         array = (
             apply_uint8(preprocessing, item.image)
@@ -378,7 +385,7 @@ def prepare_item(item: images.Item, opened: Opened) -> Prepared | images.Skipped
         )
     except CannotAssessError as fault:  # a strip that cannot be resized: this image's fault, not the run's
         return images.Skipped(item.name, fault.message)
-    return Prepared(item.digest, item.notes, array, _sketch(item.image, item.name, opened))
+    return Prepared(item.name, item.digest, item.notes, array, _sketch(item.image, item.name, opened))
 
 
 def _sketch(image: Image.Image, name: str, opened: Opened) -> imageset.Sketch | int:
@@ -388,7 +395,8 @@ def _sketch(image: Image.Image, name: str, opened: Opened) -> imageset.Sketch | 
 def _add(opened: Opened, into: Measurement, batch: list[Prepared]) -> None:
     """Run one batch and add its representations to the states."""
     pixels = np.stack([item.pixels for item in batch])
-    keys = [key_of(item.digest) for item in batch]
+    names, digests = [item.name for item in batch], [item.digest for item in batch]
+    keys = [key_of(digest) for digest in digests]
     representations = [array for runner in opened.runners for array in runner.represent(pixels)]
     for index, array in enumerate(representations):
         state = into.states[index]
@@ -399,7 +407,10 @@ def _add(opened: Opened, into: Measurement, batch: list[Prepared]) -> None:
                     "choose another tensor with --tensor, or --pool",
                 )
             state = into.states[index] = sums.State(array.shape[1])
-        sums.update(state, array, keys)
+        found = sums.update(state, array, keys)
+        kept = into.galleries[index]
+        new = gallery.rows_of(found, names, digests, room=gallery.SHOWN - len(kept.first))
+        into.galleries[index] = gallery.merge(kept, new)
 
 
 def key_of(digest: str) -> int:

@@ -7,6 +7,7 @@ order, so batches, workers and machines can be added up.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -51,7 +52,18 @@ class State:
         return int(self.sizes.sum())
 
 
-def update(state: State, h: npt.ArrayLike, keys: npt.ArrayLike) -> None:
+class Measured(NamedTuple):
+    """What `update` computed of a batch, for those who look at single images."""
+
+    usable: npt.NDArray[np.bool_]
+    """(image,) of the batch: neither non-finite nor constant"""
+    z: Array
+    """(usable image, feature)"""
+    kurtosis: Array
+    """(usable image,)"""
+
+
+def update(state: State, h: npt.ArrayLike, keys: npt.ArrayLike) -> Measured:
     """Add a batch of representations to the state, in place.
 
     Args:
@@ -59,6 +71,9 @@ def update(state: State, h: npt.ArrayLike, keys: npt.ArrayLike) -> None:
         h: (image, feature) representations of any float dtype; non-finite and constant rows are counted, not used.
         keys: (image,) integers that fix each image's jackknife group. Taken from its digest they make the bounds
             independent of order, and put copies of one image into one group, where they count as one.
+
+    Returns:
+        The batch's standardised representations and their kurtosis; no rows where no image is usable.
 
     Raises:
         ValueError: the width is not the state's.
@@ -72,13 +87,14 @@ def update(state: State, h: npt.ArrayLike, keys: npt.ArrayLike) -> None:
     state.n_constant += int(rows.constant.sum())
     x, groups = x[rows.usable], groups[rows.usable]
     if not len(x):
-        return
+        return Measured(rows.usable, x, np.empty(0))
     z = kurtosis.standardise(x)
     power = np.ones_like(z)
     for k in range(4):
         power = power * z
         np.add.at(state.powers[k], groups, power)
-    state.per_image.append(power.mean(axis=1))
+    per_image = power.mean(axis=1)
+    state.per_image.append(per_image)
     np.add.at(state.sizes, groups, 1.0)
     for k, energy in enumerate(kurtosis.energies(x, z)):
         np.add.at(state.energies[k], groups, energy)
@@ -89,6 +105,7 @@ def update(state: State, h: npt.ArrayLike, keys: npt.ArrayLike) -> None:
     state.zeros += int((x == 0).sum())
     state.below_zero += int((x < 0).sum())
     state.max_median_sum += float(kurtosis.max_median_ratio(x).sum())
+    return Measured(rows.usable, z, per_image)
 
 
 def merge(a: State, b: State) -> State:
