@@ -6,14 +6,31 @@ imported when it is asked for.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
+from pathlib import Path
 
-from robustcheck_onnx.checker.report import Outcome, Report, sealed
+from robustcheck_onnx.checker.errors import UsageError
+from robustcheck_onnx.checker.report import Failed, Outcome, Report, sealed
 
-TEXTS = ("json",)  # of: json, junit, sarif, markdown, html, openmetrics, modelcard, csv, gitlab
+TEXTS = ("json", "junit", "sarif", "markdown", "html", "openmetrics", "modelcard", "csv", "gitlab")
 NAMES = ("terminal", *TEXTS)
+ONE_MODEL = ("modelcard",)
+"""forms that hold one model only"""
+
+
+def _here() -> str:
+    try:
+        return os.getcwd()  # noqa: PTH109 # a text
+    except OSError:  # the folder was removed under the process
+        return os.sep
+
+
+def _repository() -> str:
+    here = Path(_here())
+    return str(next((folder for folder in (here, *here.parents) if (folder / ".git").exists()), here))
 
 
 @dataclass(frozen=True)
@@ -22,6 +39,12 @@ class Options:
 
     thumbnails: Mapping[str, str] = field(default_factory=dict)
     """data: URIs of calibration images by their digest (html)"""
+    missing: Mapping[str, str] = field(default_factory=dict)
+    """why an image has no thumbnail, by its digest (html)"""
+    here: str = field(default_factory=_here)
+    """absolute folder that models' relative paths start from (sarif, gitlab, annotations)"""
+    root: str = field(default_factory=_repository)
+    """absolute folder that a pipeline's paths are relative to: the nearest one upward that holds .git"""
 
 
 def render(form: str, outcomes: Sequence[Outcome], options: Options | None = None) -> str:
@@ -30,7 +53,32 @@ def render(form: str, outcomes: Sequence[Outcome], options: Options | None = Non
     form: one of TEXTS. Reports are sealed as they are: a gate may have come in since they were made.
     Raises UsageError where the form holds one model only and there are several.
     """
+    if form in ONE_MODEL:
+        one_model(form, len(outcomes))
     module = import_module(f"robustcheck_onnx.checker.report_{form}")
     final = [sealed(outcome) if isinstance(outcome, Report) else outcome for outcome in outcomes]
     text: str = module.render(final, options or Options())
     return text
+
+
+def one_model(form: str, models: int) -> None:
+    """Raise UsageError where a form holds one model only and there are several; best before anything is measured."""
+    if form in ONE_MODEL and models != 1:
+        raise UsageError(
+            f"--output is {form} for {models} models; it holds one model only", f"robustcheck model.onnx -o {form}"
+        )
+
+
+def render_error(form: str, message: str, hint: str, exit_code: int, model: str = "") -> str:
+    """The document of a run that ended without a verdict: valid in its form, and never to be read as a PASS.
+
+    form: one of NAMES. model: as it was given; empty where it is not known.
+    """
+    if form == "terminal":
+        lines = [
+            f"robustcheck: no verdict (exit code {exit_code})",
+            f"error: {message}",
+            f"hint: {hint}" if hint else "",
+        ]
+        return "".join(f"{line}\n" for line in lines if line).encode("utf-8", "backslashreplace").decode()
+    return render(form, [Failed(model=model, message=message, hint=hint, exit_code=exit_code)])

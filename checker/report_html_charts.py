@@ -1,0 +1,363 @@
+"""The geometry of the HTML report's pictures: numbers in, coordinates out; pure. The templates draw them.
+
+Coordinates are SVG user units, x to the right and y downward.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from robustcheck_onnx.checker import report_parts as parts
+from robustcheck_onnx.checker.evidence import Gallery, Interval, OutlierFeature
+from robustcheck_onnx.checker.kurtosis import OUTLIER_SD
+from robustcheck_onnx.checker.reasons import number_text
+from robustcheck_onnx.checker.report import Placed
+
+BAR_WIDTH = 260.0
+RATIOS = ((0.0, "0"), (0.5, "½"), (1.0, "threshold"), (2.0, "2×"), (10.0, "10×"))
+"""Ticks of the bars: value over threshold, and how it is written."""
+
+LEVELS = (1.0, 2.0, 4.0, OUTLIER_SD)
+"""SD: where the shades of the map change; the darkest is what makes an outlier feature"""
+
+Point = tuple[float, float]
+
+
+class Tick(NamedTuple):
+    """A mark on an axis."""
+
+    at: float
+    text: str
+
+
+# ------------------------------------------------------------------------------------------ intervals, histogram
+
+
+def position(value: float, minimum: float) -> float:
+    """Where a value lies on the axis that all statistics share, 0 to 1: value / (value + threshold).
+
+    0 is 0, the threshold is the middle, and there is room for any value. A value below 0 counts as 0.
+
+    >>> position(0, 8), position(8, 8), position(24, 8)
+    (0.0, 0.5, 0.75)
+    """
+    value = max(value, 0.0)
+    return value / (value + minimum)
+
+
+class Bar(NamedTuple):
+    """An interval beside its threshold, which lies in the middle of BAR_WIDTH."""
+
+    low: float
+    high: float
+    estimate: float
+
+
+def bar(interval: Interval, minimum: float) -> Bar | None:
+    """The interval as a bar; None where a bound is missing or the threshold is 0, which has no ratio to anything."""
+    if interval.low is None or interval.high is None or interval.estimate is None or minimum <= 0:
+        return None
+    low, high, estimate = (position(v, minimum) * BAR_WIDTH for v in (interval.low, interval.high, interval.estimate))
+    return Bar(low, high, estimate)
+
+
+def ratio_ticks() -> tuple[Tick, ...]:
+    """The ticks of the bars' axis."""
+    return tuple(Tick(position(ratio, 1.0) * BAR_WIDTH, text) for ratio, text in RATIOS)
+
+
+class Column(NamedTuple):
+    """One bin of the histogram."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    text: str
+
+
+class Histogram(NamedTuple):
+    """Bars, the axis below them, and marks above them."""
+
+    width: float
+    height: float
+    base: float
+    columns: tuple[Column, ...]
+    ticks: tuple[Tick, ...]
+    marks: tuple[Tick, ...]
+    top: int
+    """the largest count"""
+
+
+def histogram(edges: Sequence[float], counts: Sequence[int], marks: Mapping[str, float]) -> Histogram | None:
+    """The histogram of kurtosis per image; None where nothing was counted.
+
+    edges: one more than counts, rising. marks: words and the value that they stand at.
+    """
+    top = max(counts, default=0)
+    if not top or len(edges) != len(counts) + 1 or edges[-1] <= edges[0]:
+        return None
+    width, height, base, room = 440.0, 210.0, 176.0, 140.0
+
+    def x(value: float) -> float:
+        return (value - edges[0]) / (edges[-1] - edges[0]) * width
+
+    columns = tuple(
+        Column(
+            x(low) + 0.75,
+            base - room * count / top,
+            max(x(high) - x(low) - 1.5, 0.5),
+            room * count / top,
+            f"{number_text(low)} to {number_text(high)}: {parts.count_text(count, 'image')}",
+        )
+        for low, high, count in zip(edges, edges[1:], counts, strict=False)
+    )
+    ticks = tuple(Tick(x(value), f"{value:g}") for value in round_values(edges[0], edges[-1]))
+    inside = {word: value for word, value in marks.items() if edges[0] <= value <= edges[-1]}
+    placed = tuple(Tick(x(value), f"{word} {number_text(value)}") for word, value in inside.items())
+    return Histogram(width, height, base, columns, ticks, placed, top)
+
+
+def round_values(low: float, high: float, about: int = 5) -> list[float]:
+    """Round numbers from low to high, some `about` of them.
+
+    >>> round_values(21.0, 147.0)
+    [40.0, 60.0, 80.0, 100.0, 120.0, 140.0]
+    """
+    if not high > low:
+        return []
+    raw = (high - low) / about
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw * 0.75)
+    first, last = math.ceil(low / step), math.floor(high / step)
+    return [float(f"{i * step:.12g}") for i in range(first, last + 1)]
+
+
+# --------------------------------------------------------------------------------------------- outlier-feature map
+
+
+class Cell(NamedTuple):
+    """One feature on one image."""
+
+    x: float
+    level: int
+    """0 to 4, as LEVELS part abs(z)"""
+    sign: str
+    """above or below"""
+    text: str
+
+
+class MapRow(NamedTuple):
+    """One feature on the images shown."""
+
+    y: float
+    label: str
+    strong: bool
+    """among the three strongest or persistent"""
+    cells: tuple[Cell, ...]
+    text: str
+
+
+class Map(NamedTuple):
+    """Features times images."""
+
+    width: float
+    height: float
+    label_width: float
+    cell_width: float
+    cell_height: float
+    rows: tuple[MapRow, ...]
+    n_images: int
+
+
+def level(z: float) -> int:
+    """The shade of a z: how many of LEVELS its size is beyond.
+
+    >>> [level(z) for z in (0.2, -1.5, 6.0, -6.5)]
+    [0, 1, 3, 4]
+    """
+    return sum(abs(z) > limit for limit in LEVELS)
+
+
+def feature_map(gallery: Gallery | None, features: Sequence[OutlierFeature]) -> Map | None:
+    """The map of the gallery's features over its images; None where there is none of either."""
+    if gallery is None or not gallery.shown or not gallery.features:
+        return None
+    known = {f.index: f for f in features}
+    label_width, cell_height, gap = 104.0, 20.0, 4.0
+    cell_width = min(max(760.0 / len(gallery.shown), 8.0), 26.0)
+    rows = []
+    for rank, index in enumerate(gallery.features):
+        values = [(image.name, image.z[rank]) for image in gallery.shown if rank < len(image.z)]
+        beyond = sum(abs(z) > OUTLIER_SD for _, z in values)
+        feature = known.get(index)
+        persistent = feature is not None and feature.persistent
+        cells = tuple(
+            Cell(
+                label_width + i * cell_width,
+                level(z),
+                "above" if z >= 0 else "below",
+                f"{name}, feature {index}: z = {z:+.1f}",
+            )
+            for i, (name, z) in enumerate(values)
+        )
+        rows.append(
+            MapRow(
+                rank * (cell_height + gap),
+                f"feature {index}",
+                persistent,
+                cells,
+                f"feature {index}{' (persistent)' if persistent else ''}: beyond {OUTLIER_SD:g} SD in {beyond} of "
+                f"{parts.count_text(len(values), 'image')} shown",
+            )
+        )
+    width = label_width + cell_width * len(gallery.shown)
+    height = len(rows) * (cell_height + gap) - gap
+    return Map(width, height, label_width, cell_width, cell_height, tuple(rows), len(gallery.shown))
+
+
+# ------------------------------------------------------------------------------------------------- reference suite
+
+
+class Known(NamedTuple):
+    """A reference checkpoint whose kurtosis was measured and whose effective robustness is published."""
+
+    number: int
+    checkpoint: str
+    group: str
+    kurtosis: tuple[float, ...]
+    """of its image sets, rising"""
+    mean_pp: float
+    shows: bool
+
+    @property
+    def pp(self) -> str:
+        """Effective robustness in words."""
+        return f"{self.mean_pp:+.1f}"
+
+    @property
+    def k(self) -> str:
+        """The kurtosis of its sets in words."""
+        low, high = number_text(self.kurtosis[0]), number_text(self.kurtosis[-1])
+        return low if low == high else f"{low} to {high}"
+
+
+class Dot(NamedTuple):
+    """A mark in the picture."""
+
+    x: float
+    y: float
+    shows: bool
+    text: str
+
+
+class Line(NamedTuple):
+    """One checkpoint: its image sets on one height."""
+
+    y: float
+    left: float
+    right: float
+    number: int
+    dots: tuple[Dot, ...]
+
+
+class Scatter(NamedTuple):
+    """Kurtosis (logarithmic) against published effective robustness; below, the sets for which none is known."""
+
+    width: float
+    height: float
+    left: float
+    right: float
+    top: float
+    base: float
+    strip: float
+    """height of the strip of sets without a published number"""
+    lines: tuple[Line, ...]
+    unknown: tuple[Dot, ...]
+    x_ticks: tuple[Tick, ...]
+    y_ticks: tuple[Tick, ...]
+    zero: float | None
+    """y of 0 percentage points"""
+    threshold: float
+    own: float | None
+    """x of this model; None = its kurtosis was not measured"""
+    own_low: float | None
+    own_high: float | None
+    own_y: float | None
+    """y of what is published of the checkpoint that this model's contract names"""
+
+
+def scatter(
+    known: Sequence[Known],
+    unknown: Sequence[Placed],
+    own: Interval,
+    threshold: float,
+    own_pp: float | None,
+) -> Scatter | None:
+    """Where the model's kurtosis stands among the reference sets.
+
+    known, unknown: sets with and without a published effective robustness. own: this model's kurtosis. threshold: the
+    kurtosis threshold. own_pp: what is published of it, percentage points; None = nothing.
+    Returns None where there is no reference set to stand among.
+    """
+    if not known and not unknown:
+        return None
+    width, height, left, right, top, base, strip = 720.0, 380.0, 64.0, 704.0, 28.0, 262.0, 300.0
+    own_values = [v for v in (own.estimate, own.low, own.high) if v is not None]
+    values = [k for row in known for k in row.kurtosis] + [row.kurtosis for row in unknown] + own_values + [threshold]
+    positive = [v for v in values if v > 0]
+    low, high = math.log(max(min(positive) / 1.25, 0.5)), math.log(max(positive) * 1.25)
+
+    def x(value: float) -> float:
+        place = (math.log(max(value, math.exp(low))) - low) / (high - low)
+        return left + place * (right - left)
+
+    points = [row.mean_pp for row in known] + ([] if own_pp is None else [own_pp])
+    floor, ceiling = min([0.0, *points]) - 4, max([10.0, *points]) + 6
+
+    def y(pp: float) -> float:
+        return base - (pp - floor) / (ceiling - floor) * (base - top)
+
+    lines = []
+    for row in known:
+        dots = tuple(
+            Dot(x(k), y(row.mean_pp), row.shows, f"{row.checkpoint}: K {number_text(k)}, {row.mean_pp:+.1f} points")
+            for k in row.kurtosis
+        )
+        lines.append(Line(y(row.mean_pp), dots[0].x, dots[-1].x, row.number, dots))
+    rug = tuple(
+        Dot(
+            x(row.kurtosis),
+            strip,
+            row.shows_outlier_features,
+            f"{parts.short_checkpoint(row.checkpoint)}: K {number_text(row.kurtosis)}",
+        )
+        for row in unknown
+    )
+    return Scatter(
+        width=width,
+        height=height,
+        left=left,
+        right=right,
+        top=top,
+        base=base,
+        strip=strip,
+        lines=tuple(lines),
+        unknown=rug,
+        x_ticks=tuple(Tick(x(v), f"{v:g}") for v in _decades(math.exp(low), math.exp(high))),
+        y_ticks=tuple(Tick(y(v), f"{v:+g}" if v else "0") for v in round_values(floor, ceiling, 6)),
+        zero=y(0.0),
+        threshold=x(threshold),
+        own=None if own.estimate is None else x(own.estimate),
+        own_low=None if own.low is None else x(own.low),
+        own_high=None if own.high is None else x(own.high),
+        own_y=None if own_pp is None else y(own_pp),
+    )
+
+
+def _decades(low: float, high: float) -> list[float]:
+    """1, 2, 5, 10, 20, … from low to high."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    return [m * 10.0**p for p in powers for m in (1, 2, 5) if low <= m * 10.0**p <= high]

@@ -1,0 +1,498 @@
+"""What the HTML report says, before a template writes it: words, rows and pictures of each part; pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from robustcheck_onnx.checker import report_html_charts as charts
+from robustcheck_onnx.checker import report_html_facts as facts
+from robustcheck_onnx.checker import report_parts as parts
+from robustcheck_onnx.checker.evidence import Gallery, OutlierFeature, SeenImage
+from robustcheck_onnx.checker.formats import Options
+from robustcheck_onnx.checker.kurtosis import OUTLIER_SD, TOP_FEATURES
+from robustcheck_onnx.checker.reasons import NAMES, RULES, bound_text, number_text
+from robustcheck_onnx.checker.report import Failed, Outcome, Placed, Report
+from robustcheck_onnx.thresholds import published
+from robustcheck_onnx.thresholds.profile import DEFINITIONS, STATISTICS
+
+SIGNS = {"PASS": "✓", "WARN": "▲", "ERROR": "✗"}
+MEANINGS = {
+    "PASS": "The indication of robustness to natural distribution shifts is present on the images that were given. "
+    "It is an indication, not a proof.",
+    "WARN": "The indication of robustness to natural distribution shifts is absent or was not established on the "
+    "images that were given. That is no evidence of fragility.",
+}
+CLEARS: dict[parts.Clears, tuple[str, str, str]] = {
+    "yes": ("yes", "✓", "pass"),
+    "no": ("no", "✗", "warn"),
+    "straddles": ("straddles", "~", "warn"),
+    "not measured": ("unknown", "?", "warn"),
+}
+EXIT_MEANINGS = {
+    2: "usage: an argument or a configuration file is wrong",
+    3: "could not assess",
+    4: "environment: something that was asked for is missing",
+    70: "internal error",
+}
+NO_GALLERY = "No single images were kept in this run."
+
+
+# ---------------------------------------------------------------------------------------------------------- page
+
+
+@dataclass(frozen=True)
+class SummaryRow:
+    """One model in the table of several."""
+
+    anchor: str
+    model: str
+    verdict: str
+    sign: str
+    exit_code: str
+    why: str
+    kurtosis: str
+    images: str
+
+
+@dataclass(frozen=True)
+class Page:
+    """Everything on the page."""
+
+    title: str
+    versions: tuple[str, ...]
+    summary: tuple[SummaryRow, ...]
+    """empty for one model"""
+    models: tuple[Model | Error, ...]
+    has_pictures: bool
+    """whether calibration photos are embedded"""
+
+
+def page_of(outcomes: Sequence[Outcome], options: Options) -> Page:
+    """The page about all outcomes, in the order given."""
+    models = tuple(
+        _error_of(outcome, f"model-{i}") if isinstance(outcome, Failed) else _model_of(outcome, f"model-{i}", options)
+        for i, outcome in enumerate(outcomes, 1)
+    )
+    if len(models) == 1:
+        title = f"{models[0].verdict}: {models[0].name}"
+    else:
+        title = f"{parts.count_text(len(models), 'model')} checked"
+    rows = tuple(_summary_row(o, m) for o, m in zip(outcomes, models, strict=True))
+    return Page(
+        title=title,
+        versions=tuple(sorted({o.tool_version for o in outcomes if isinstance(o, Report)})),
+        summary=rows if len(rows) != 1 else (),
+        models=models,
+        has_pictures=any(image.uri for m in models if isinstance(m, Model) for image in (*m.most, *m.least)),
+    )
+
+
+def _summary_row(outcome: Outcome, model: Model | Error) -> SummaryRow:
+    if isinstance(outcome, Failed):
+        return SummaryRow(
+            model.anchor, model.name, "ERROR", SIGNS["ERROR"], str(outcome.exit_code), outcome.message, "–", "–"
+        )
+    s = outcome.evidence.statistics
+    reasons = ", ".join(reason.id for reason in outcome.verdict.reasons)
+    return SummaryRow(
+        anchor=model.anchor,
+        model=model.name,
+        verdict=outcome.verdict.verdict,
+        sign=SIGNS[outcome.verdict.verdict],
+        exit_code="–" if outcome.gate is None else str(outcome.gate.exit_code),
+        why=reasons or "no reason for WARN",
+        kurtosis=number_text(s.kurtosis.estimate),
+        images=str(s.n_images),
+    )
+
+
+@dataclass(frozen=True)
+class Error:
+    """A model that could not be assessed."""
+
+    anchor: str
+    name: str
+    message: str
+    hint: str
+    exit_code: int
+    meaning: str
+    verdict: str = "ERROR"
+    sign: str = SIGNS["ERROR"]
+
+
+def _error_of(failed: Failed, anchor: str) -> Error:
+    meaning = EXIT_MEANINGS.get(failed.exit_code, "error")
+    return Error(anchor, failed.model, failed.message, failed.hint, failed.exit_code, meaning)
+
+
+# --------------------------------------------------------------------------------------------------------- model
+
+
+@dataclass(frozen=True)
+class ReasonView:
+    """Why the verdict is WARN."""
+
+    id: str
+    title: str
+    seen: str
+    next_step: str
+    waived: str
+    """by whom, until when and why; empty where nobody accepted it"""
+
+
+@dataclass(frozen=True)
+class StatisticRow:
+    """One statistic against its threshold."""
+
+    name: str
+    definition: str
+    value: str
+    interval: str
+    threshold: str
+    word: str
+    sign: str
+    colour: str
+    bar: charts.Bar | None
+
+
+@dataclass(frozen=True)
+class FeatureRow:
+    """One outlier feature."""
+
+    index: int
+    share: str
+    frequency: str
+    mean_z: str
+    persistent: bool
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A calibration image and its kurtosis."""
+
+    name: str
+    kurtosis: str
+    uri: str
+    why_none: str
+
+
+@dataclass(frozen=True)
+class PlaceRow:
+    """One line of the reference list."""
+
+    rank: int
+    ratio: str
+    kurtosis: str
+    shows: bool
+    group: str
+    checkpoint: str
+    own: bool
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Where the model stands in the reference suite."""
+
+    chart: charts.Scatter | None
+    known: tuple[charts.Known, ...]
+    remarks: tuple[str, ...]
+    places: tuple[PlaceRow, ...]
+    everything: tuple[PlaceRow, ...]
+
+
+@dataclass(frozen=True)
+class Model:
+    """One model's part of the page."""
+
+    anchor: str
+    name: str
+    source: str
+    digest: str
+    verdict: str
+    sign: str
+    meaning: str
+    gate: str
+    gate_remark: str
+    tiles: tuple[tuple[str, str, str], ...]
+    """(label, value, remark)"""
+    reasons: tuple[ReasonView, ...]
+    expired: tuple[str, ...]
+    notes: tuple[str, ...]
+    confidence: str
+    statistics: tuple[StatisticRow, ...]
+    ticks: tuple[charts.Tick, ...]
+    context: tuple[tuple[str, str], ...]
+    histogram: charts.Histogram | None
+    quantiles: str
+    features: tuple[FeatureRow, ...]
+    features_remark: str
+    map: charts.Map | None
+    map_remark: str
+    suite: Suite
+    most: tuple[Seen, ...]
+    least: tuple[Seen, ...]
+    images_remark: str
+    facts: tuple[facts.Block, ...]
+    claim: str
+    limits: tuple[str, ...]
+
+
+def _model_of(report: Report, anchor: str, options: Options) -> Model:
+    s, gallery = report.evidence.statistics, report.evidence.gallery
+    verdict = report.verdict.verdict
+    gate, remark = _gate(report)
+    marks = {"mean": s.kurtosis.estimate, "median": s.kurtosis_quantiles[2] if s.kurtosis_quantiles else None}
+    chart = charts.histogram(
+        s.histogram_edges, s.histogram_counts, {word: value for word, value in marks.items() if value is not None}
+    )
+    return Model(
+        anchor=anchor,
+        name=report.evidence.model.file,
+        source=report.evidence.model.source,
+        digest=report.evidence.model.digest,
+        verdict=verdict,
+        sign=SIGNS[verdict],
+        meaning=MEANINGS[verdict],
+        gate=gate,
+        gate_remark=remark,
+        tiles=_tiles(report),
+        reasons=_reasons(report),
+        expired=_expired(report),
+        notes=report.notes,
+        confidence=f"{100 * (1 - s.alpha):g} %",
+        statistics=_statistics(report),
+        ticks=charts.ratio_ticks(),
+        context=_context(report),
+        histogram=chart,
+        quantiles=_quantiles(s.kurtosis_quantiles),
+        features=tuple(_feature(f) for f in _worth_showing(s.features)),
+        features_remark=f"{len(s.persistent) or 'No'} persistent outlier {_plural(len(s.persistent), 'feature')} among "
+        f"{parts.count_text(s.n_features, 'feature')}: beyond {OUTLIER_SD:g} SD in at least half of the images.",
+        map=charts.feature_map(gallery, s.features),
+        map_remark=_map_remark(gallery),
+        suite=_suite(report),
+        most=_seen(gallery.most if gallery else (), options),
+        least=_seen(gallery.least if gallery else (), options),
+        images_remark="" if gallery else NO_GALLERY,
+        facts=facts.blocks_of(report),
+        claim=report.claim,
+        limits=report.profile.limits,
+    )
+
+
+def _plural(n: int, noun: str) -> str:
+    return noun if n == 1 else noun + "s"
+
+
+def _gate(report: Report) -> tuple[str, str]:
+    gate = report.gate
+    if gate is None:
+        return "", ""
+    remark = ""
+    if gate.exit_code == 0 and report.verdict.verdict == "WARN":
+        remark = "The gate lets this model through although the verdict is WARN."
+    return f"Exit code {gate.exit_code}: {gate.rule}.", remark
+
+
+def _tiles(report: Report) -> tuple[tuple[str, str, str], ...]:
+    s, images = report.evidence.statistics, report.evidence.images
+    thresholds = report.profile.thresholds
+    cleared = sum(parts.clears(getattr(s, name), thresholds[name].minimum) == "yes" for name in STATISTICS)
+    low, high = s.kurtosis.low, s.kurtosis.high
+    interval = "no interval" if low is None or high is None else f"{number_text(low)} to {number_text(high)}"
+    return (
+        ("Thresholds cleared", f"{cleared} of {len(STATISTICS)}", "by the whole interval"),
+        ("Activation kurtosis", number_text(s.kurtosis.estimate), interval),
+        ("Persistent outlier features", str(len(s.persistent)), f"of {s.n_features}"),
+        ("Images measured", str(s.n_images), f"of {images.n_available}, {images.sanity.n_varied} varied"),
+    )
+
+
+def _reasons(report: Report) -> tuple[ReasonView, ...]:
+    waived = {w.reason: w for w in report.gate.waived} if report.gate else {}
+    out = []
+    for reason in report.verdict.reasons:
+        rule, waiver = RULES.get(reason.id), waived.get(reason.id)
+        told = f"Waived by {waiver.owner} until {waiver.expires}: {waiver.because}" if waiver else ""
+        out.append(ReasonView(reason.id, rule.title if rule else reason.id, reason.seen, reason.next_step, told))
+    return tuple(out)
+
+
+def _expired(report: Report) -> tuple[str, ...]:
+    expired = report.gate.expired if report.gate else ()
+    return tuple(
+        f"A waiver of {w.reason} by {w.owner} ended on {w.expires} and counts for nothing: {w.because}" for w in expired
+    )
+
+
+def _statistics(report: Report) -> tuple[StatisticRow, ...]:
+    s, thresholds = report.evidence.statistics, report.profile.thresholds
+    rows = []
+    for name in STATISTICS:
+        interval, minimum = getattr(s, name), thresholds[name].minimum
+        word, sign, colour = CLEARS[parts.clears(interval, minimum)]
+        bounds = "not measured"
+        if interval.low is not None and interval.high is not None:
+            bounds = f"{bound_text(interval.low, minimum)} to {bound_text(interval.high, minimum)}"
+        rows.append(
+            StatisticRow(
+                name=NAMES[name],
+                definition=DEFINITIONS[name],
+                value="–" if interval.estimate is None else number_text(interval.estimate),
+                interval=bounds,
+                threshold=f"> {minimum:g}",
+                word=word,
+                sign=sign,
+                colour=colour,
+                bar=charts.bar(interval, minimum),
+            )
+        )
+    return tuple(rows)
+
+
+def _context(report: Report) -> tuple[tuple[str, str], ...]:
+    s = report.evidence.statistics
+    return (
+        ("Centred kurtosis", number_text(s.centred_kurtosis)),
+        ("RMS kurtosis", number_text(s.rms_kurtosis)),
+        ("Max-median ratio", number_text(s.max_median_ratio)),
+        ("Zeros", parts.percent_text(s.zero_share)),
+        ("Negative values", parts.percent_text(s.negative_share)),
+        ("Spread over images", parts.percent_text(s.spread)),
+    )
+
+
+def _quantiles(values: tuple[float, float, float, float, float] | None) -> str:
+    if values is None:
+        return ""
+    low, first, middle, third, high = (number_text(value) for value in values)
+    return f"Half of the images lie between {first} and {third}, nine in ten between {low} and {high}; median {middle}."
+
+
+def _worth_showing(features: Sequence[OutlierFeature]) -> list[OutlierFeature]:
+    return [f for rank, f in enumerate(features) if f.persistent or rank < TOP_FEATURES][:12]
+
+
+def _feature(f: OutlierFeature) -> FeatureRow:
+    share, frequency = parts.percent_text(f.share), parts.percent_text(f.frequency)
+    return FeatureRow(f.index, share, frequency, f"{f.mean_z:+z.1f}", f.persistent)
+
+
+def _map_remark(gallery: Gallery | None) -> str:
+    if gallery is None:
+        return NO_GALLERY
+    if not gallery.shown or not gallery.features:
+        return "There is no feature or no image to show."
+    return (
+        f"The strongest {parts.count_text(len(gallery.features), 'feature')} on the first "
+        f"{parts.count_text(len(gallery.shown), 'usable image')}. One column is one image. A row that is dark from end "
+        "to end is an outlier feature that persists."
+    )
+
+
+# -------------------------------------------------------------------------------------------- images, reference
+
+
+def _seen(images: Sequence[SeenImage], options: Options) -> tuple[Seen, ...]:
+    return tuple(
+        Seen(
+            name=image.name,
+            kurtosis=number_text(image.kurtosis),
+            uri=_safe(options.thumbnails.get(image.digest, "")),
+            why_none=options.missing.get(image.digest, "no preview"),
+        )
+        for image in images
+    )
+
+
+def _safe(uri: str) -> str:
+    """The URI if it is an embedded picture; nothing is ever fetched."""
+    return uri if uri.startswith(("data:image/jpeg;base64,", "data:image/webp;base64,")) else ""
+
+
+def _suite(report: Report) -> Suite:
+    s, thresholds = report.evidence.statistics, report.profile.thresholds
+    known, unknown = _known(report.reference)
+    own_pp = report.published.mean_pp if report.published else None
+    chart = charts.scatter(known, unknown, s.kurtosis, thresholds["kurtosis"].minimum, own_pp)
+    ratio = s.persistence_ratio.estimate
+    near = _places(report, ratio, everything=False)
+    return Suite(chart, known, _suite_remarks(report, known, unknown), near, _places(report, ratio, everything=True))
+
+
+def _known(reference: Sequence[Placed]) -> tuple[tuple[charts.Known, ...], tuple[Placed, ...]]:
+    """Reference sets by checkpoint where effective robustness is published, best first, and the other sets."""
+    rows = {(row.library, row.model, row.weights): row for row in published.published()}
+    sets: dict[tuple[str, str, str], list[Placed]] = {}
+    unknown = []
+    for placed in reference:
+        key = published.MEASURED.get(placed.images)
+        row = rows.get(key) if key else None
+        if key is None or row is None or row.mean_pp is None:
+            unknown.append(placed)
+        else:
+            sets.setdefault(key, []).append(placed)
+
+    def mean(key: tuple[str, str, str]) -> float:
+        return rows[key].mean_pp or 0.0
+
+    known = tuple(
+        charts.Known(
+            number=number,
+            checkpoint=rows[key].name,
+            group=parts.group_text(sets[key][0].group),
+            kurtosis=tuple(sorted(p.kurtosis for p in sets[key])),
+            mean_pp=mean(key),
+            shows=all(p.shows_outlier_features for p in sets[key]),
+        )
+        for number, key in enumerate(sorted(sets, key=lambda key: -mean(key)), 1)
+    )
+    return known, tuple(unknown)
+
+
+def _suite_remarks(report: Report, known: Sequence[charts.Known], unknown: Sequence[Placed]) -> tuple[str, ...]:
+    out = []
+    if known:
+        groups = sorted({row.group for row in known})
+        one_kind = (
+            f" All of them are {groups[0]} models, so the picture cannot show whether kurtosis parts robust from "
+        )
+        one_kind += "less robust ones."
+        out.append(
+            f"Both numbers are known of {parts.count_text(len(known), 'checkpoint')}."
+            + (one_kind if len(groups) == 1 else "")
+            + f" Of {parts.count_text(len(unknown), 'reference set')} the average over the four shifts is not "
+            "published, or the source does not name the weights: they stand in the strip below."
+        )
+    if report.published is not None:
+        out.append(f"{report.published.sentence} Context only: it decides nothing.")
+    else:
+        out.append("Of this model no effective robustness is published here; its line shows the kurtosis only.")
+    if widest := parts.widest_kurtosis(report.reference):
+        name, least, most = widest
+        out.append(
+            f"Kurtosis moves with the images: {name} reads {number_text(least)} on one set and {number_text(most)} on "
+            "another."
+        )
+    return tuple(out)
+
+
+def _places(report: Report, ratio: float | None, *, everything: bool) -> tuple[PlaceRow, ...]:
+    if ratio is None or not report.reference:
+        return ()
+    own = number_text(report.evidence.statistics.kurtosis.estimate)
+    return tuple(
+        PlaceRow(rank, number_text(ratio), own, False, "", "this model", True)
+        if row is None
+        else PlaceRow(
+            rank,
+            number_text(row.persistence_ratio),
+            number_text(row.kurtosis),
+            row.shows_outlier_features,
+            parts.group_text(row.group),
+            row.checkpoint if everything else parts.short_checkpoint(row.checkpoint),
+            False,
+        )
+        for rank, row in parts.placed(report.reference, ratio, everything=everything)
+    )
