@@ -15,7 +15,16 @@ from typing import Annotated
 
 import typer
 
-from robustcheck_onnx.checker import cli_cache, cli_calibrate, cli_check, cli_compare, cli_process, cli_scan, cli_shift
+from robustcheck_onnx.checker import (
+    cli_cache,
+    cli_calibrate,
+    cli_check,
+    cli_compare,
+    cli_process,
+    cli_scan,
+    cli_shift,
+    cli_verify,
+)
 from robustcheck_onnx.checker.cli_parts import (
     FORMATS,
     Color,
@@ -267,6 +276,8 @@ app.command(epilog="Example: robustcheck compare int8.onnx fp32.onnx --images ph
 app.command(epilog="Example: robustcheck shift model.onnx --in photos/ --shifted sketches/")(cli_shift.shift)
 app.command(epilog="Example: robustcheck scan model.onnx --images photos/")(cli_scan.scan)
 app.command(epilog="Example: robustcheck calibrate --suite paper --images photos/ --plan")(cli_calibrate.calibrate)
+app.command(epilog="Example: robustcheck verify report.json model.onnx --images photos/")(cli_verify.verify)
+app.command(epilog="Example: robustcheck sign report.json model.onnx --key key.pem")(cli_verify.sign)
 app.add_typer(cli_calibrate.profiles, name="profiles")
 app.add_typer(cli_cache.cache, name="cache")
 

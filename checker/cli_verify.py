@@ -1,0 +1,186 @@
+"""The verbs `verify` (does a report hold for this model?) and `sign` (attest its verdict with a local key)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from robustcheck_onnx.checker.cli_parts import Color, Debug, Model, Target, deliver, one_of, progress_line, targets
+
+if TYPE_CHECKING:
+    from robustcheck_onnx.checker.verify import Verification
+
+ReportFile = Annotated[
+    Path, typer.Argument(help="What `-o json=PATH` of a check wrote.", metavar="REPORT.json", show_default=False)
+]
+Images = Annotated[
+    str | None,
+    typer.Option(help="Where the images of the check are; not needed for the bundled photos.", metavar="PATH"),
+]
+Rerun = Annotated[
+    bool | None,
+    typer.Option(
+        "--rerun/--no-rerun",
+        help="Measure again with the report's settings; every statistic must agree. Default: where --images is given.",
+        show_default=False,
+    ),
+]
+Thresholds = Annotated[
+    Path | None,
+    typer.Option(
+        help="The profile that you accept. Default: the packaged profile of the report's id.", metavar="PROFILE.json"
+    ),
+]
+RerunDevice = Annotated[
+    str | None, typer.Option(help="Device of the rerun. Default: what the report's run was asked for.")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Nothing on stdout unless -o asks for it.")]
+
+
+def verify(
+    report: ReportFile,
+    model: Model,
+    images: Images = None,
+    rerun: Rerun = None,
+    thresholds: Thresholds = None,
+    verify_signature: Annotated[
+        bool,
+        typer.Option("--verify-signature", help="Check a signature of the report; needs --public-key (extra `sign`)."),
+    ] = False,
+    public_key: Annotated[
+        Path | None, typer.Option(help="PEM file of the key that you trust.", metavar="FILE", show_default=False)
+    ] = None,
+    signature: Annotated[
+        Path | None,
+        typer.Option(help="What `robustcheck sign` wrote. Default: REPORT.sigstore.json.", metavar="FILE"),
+    ] = None,
+    accept_waivers: Annotated[
+        bool,
+        typer.Option("--accept-waivers", help="Let waivers count that stand in the report and hold today."),
+    ] = False,
+    device: RerunDevice = None,
+    output: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--output", "-o", help="terminal or json, each with =PATH to write a file.", metavar="FORMAT[=PATH]"
+        ),
+    ] = None,
+    quiet: Quiet = False,
+    color: Color = "auto",
+    debug: Debug = False,
+) -> int:
+    """Verify a report before a release: is it whole, and is it about this model, profile and these images?
+
+    Exit codes: 0 all that was checked agrees and the verdict is PASS · 1 it agrees, but the verdict is WARN · 2 usage,
+    no whole report, or one of a newer robustcheck · 3 something differs: the report is not about this. What was not
+    checked is listed as such.
+    """
+    reads = [path for path in (report, model, thresholds, public_key, signature) if path is not None]
+    places = targets(output or [], reads)
+    one_of("--color", color, ("auto", "always", "never"))
+    if verify_signature or public_key is not None:
+        signature = signature or report.with_suffix(".sigstore.json")
+    result = _verified(
+        report, model, images, rerun, thresholds, device, signature, public_key, accept_waivers, quiet=quiet
+    )
+    _show(result, places, color, quiet=quiet)
+    return result.exit_code
+
+
+def sign(
+    report: ReportFile,
+    model: Model,
+    key: Annotated[
+        Path,
+        typer.Option(
+            help="PEM file of a private key on the elliptic curve P-256; the password of an encrypted one is read "
+            "from ROBUSTCHECK_KEY_PASSWORD.",
+            metavar="FILE",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="The file to write. Default: REPORT.sigstore.json.", metavar="FILE"),
+    ] = None,
+    images: Images = None,
+    rerun: Rerun = None,
+    thresholds: Thresholds = None,
+    device: RerunDevice = None,
+    quiet: Quiet = False,
+    color: Color = "auto",
+    debug: Debug = False,
+) -> int:
+    """Verify a report, then sign its verdict as an in-toto statement with a local key (extra `sign`, offline).
+
+    A report that does not hold is not signed (exit 3). A WARN is signed as a WARN (exit 1).
+    """
+    from robustcheck_onnx.checker import attestation, delivery, signing
+    from robustcheck_onnx.checker.errors import CannotAssessError
+    from robustcheck_onnx.checker.onnx_file import file_digest
+    from robustcheck_onnx.checker.verify import report_about
+
+    one_of("--color", color, ("auto", "always", "never"))
+    target = out or report.with_suffix(".sigstore.json")
+    delivery.check_target(target, [path for path in (report, model, key, thresholds) if path is not None])
+    digest = file_digest(report) if report.is_file() else ""
+    result = _verified(report, model, images, rerun, thresholds, device, None, None, False, quiet=quiet)
+    _show(result, [], color, quiet=quiet)
+    if result.exit_code == 3:
+        return 3
+    about = report_about(report, model)
+    bundle = signing.sign(attestation.payload(attestation.statement(about, digest)), key)
+    if file_digest(report) != digest:
+        raise CannotAssessError(f"{report}: report changed while it was signed; nothing was written", "sign it again")
+    delivery.write_whole(target, bundle)
+    if not quiet:
+        typer.echo(f"wrote {target}: {about.verdict.verdict} attested for {model}")
+    return result.exit_code
+
+
+def _verified(
+    report: Path,
+    model: Path,
+    images: str | None,
+    rerun: bool | None,
+    thresholds: Path | None,
+    device: str | None,
+    signature: Path | None,
+    public_key: Path | None,
+    accept_waivers: bool,
+    *,
+    quiet: bool,
+) -> Verification:
+    from datetime import UTC, datetime
+
+    from robustcheck_onnx.checker import verify as verification
+
+    with progress_line(quiet) as progress:
+        return verification.verify(
+            report,
+            model,
+            image_set=images,
+            thresholds=thresholds,
+            rerun=rerun,
+            device=device,
+            signature=signature,
+            public_key=public_key,
+            accept_waivers=accept_waivers,
+            today=datetime.now(UTC).date(),
+            progress=progress,
+        )
+
+
+def _show(result: Verification, places: list[Target], color: str, *, quiet: bool) -> None:
+    from robustcheck_onnx.checker import report_verify
+    from robustcheck_onnx.checker.delivery import as_json
+
+    deliver(
+        places,
+        lambda _form: as_json(result.model_dump(mode="json")),
+        lambda only_ascii: report_verify.render(result, ascii_only=only_ascii),
+        color,
+        quiet=quiet,
+    )
