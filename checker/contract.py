@@ -67,7 +67,7 @@ class Contract(Frozen):
     """keys are names of graph outputs; "representation" is always there"""
     source: Source
     versions: dict[str, str]
-    precision: Literal["fp32", "fp16"]
+    precision: Literal["fp32", "fp16", "int8-dynamic", "int8-qdq"]
     parity: Parity | None = None
     zero_shot: ZeroShot | None = None
     """only of a file whose logits come from a text tower"""

@@ -26,7 +26,8 @@ SCHEMA_VERSION = 1  # of the JSON under METADATA_KEY
 INPUT_NAME = "image"
 BATCH_AXIS = "batch"  # name of the dynamic axis 0 of the input and of every output
 RULES = ("encoder_output", "head_input", "pooled", "logits")
-PRECISIONS = ("fp32", "fp16")
+INT8 = ("int8-dynamic", "int8-qdq")  # made by quantising the fp32 file
+PRECISIONS = ("fp32", "fp16", *INT8)
 
 _RESIZE_MODES = ("shortest", "longest", "squash", "none")
 _INTERPOLATIONS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
@@ -184,9 +185,9 @@ def without_folders(name: str) -> str:
     return f"{schema}:{Path(place).name}" if schema == "local-dir" else name
 
 
-def versions(packages: Sequence[str]) -> dict[str, str]:
-    """Return the installed versions of this project, torch, the ONNX packages and `packages`."""
-    names = ("robustcheck-onnx", "torch", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", *packages)
+def versions(packages: Sequence[str], *, libraries: Sequence[str] = ("torch", "onnxscript")) -> dict[str, str]:
+    """Return the installed versions of this project, the ONNX packages, `libraries` and `packages`."""
+    names = ("robustcheck-onnx", "onnx", "onnxruntime", "onnxruntime-gpu", *libraries, *packages)
     found = {}
     for name in names:
         try:

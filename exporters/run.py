@@ -13,10 +13,11 @@ from typing import Any
 from robustcheck_onnx.exporters import zero_shot as prompts
 from robustcheck_onnx.exporters.contract import Loaded, checked_preprocessing
 from robustcheck_onnx.exporters.errors import ENVIRONMENT, USAGE, ExportError
+from robustcheck_onnx.exporters.quantize import calibration_photos
 from robustcheck_onnx.exporters.write import ExportRecord, check_call, export
 from robustcheck_onnx.exporters.zero_shot import Prompts
 
-SOURCES = ("open_clip", "timm", "torchvision", "transformers", "torch")
+SOURCES = ("open_clip", "timm", "torchvision", "transformers", "torch", "onnx")
 
 
 def run(
@@ -32,15 +33,16 @@ def run(
     zero_shot: str | None = None,
     templates: str | None = None,
     photos: Sequence[Path],
+    calibration: Sequence[Path] = (),
 ) -> ExportRecord:
     """Load a model from its own library and write it as an ONNX file with the contract.
 
     Args:
         source: one of SOURCES.
-        name: the library's name of the model; for torch "package.module:factory".
+        name: the library's name of the model; for torch "package.module:factory"; for onnx the fp32 file.
         out: target, ends in .onnx.
         weights: pretrained tag of the library, or a checkpoint file.
-        precision: fp32 or fp16.
+        precision: fp32, fp16, int8-dynamic or int8-qdq; for the source onnx one of the last two.
         random_weights: export without weights, and say so in the contract.
         preprocessing: JSON file that replaces the library's preprocessing.
         head: torch only: dotted name of the last linear layer.
@@ -48,6 +50,7 @@ def run(
             zero_shot.read_prompts).
         templates: prompts for the class names.
         photos: at least 5 image files on which parity is measured.
+        calibration: image files that int8-qdq takes the ranges of activations from.
 
     Raises:
         ExportError: see its exit codes. Nothing is left behind.
@@ -59,6 +62,20 @@ def run(
             shlex.join(["robustcheck", "export", close[0] if close else SOURCES[0], name, "-o", str(out)]),
             exit_code=USAGE,
         )
+    if source == "onnx":
+        _check_onnx_options(
+            name,
+            out,
+            weights=weights,
+            random_weights=random_weights,
+            preprocessing=preprocessing,
+            head=head,
+            zero_shot=zero_shot,
+            templates=templates,
+        )
+        from robustcheck_onnx.exporters.from_onnx import quantise_file
+
+        return quantise_file(Path(name), Path(out), precision=precision, photos=photos, calibration=calibration)
     if head and source != "torch":
         raise ExportError(
             f"--head is {head}; it is for the source torch only, {source} models have a known head",
@@ -74,6 +91,7 @@ def run(
     if zero_shot is not None and source not in prompts.SOURCES:
         raise prompts.refuse_source(source, name)
     check_call(Path(out), precision, photos)
+    calibration_photos(precision, calibration, photos)  # before a model is loaded
     fields = read_preprocessing(preprocessing) if preprocessing else None
     words = None if zero_shot is None else prompts.read_prompts(zero_shot, templates)
     loaded = _load(
@@ -85,7 +103,17 @@ def run(
         head=head,
         words=words,
     )
-    return export(loaded, Path(out), precision=precision, photos=photos)
+    return export(loaded, Path(out), precision=precision, photos=photos, calibration=calibration)
+
+
+def _check_onnx_options(name: str, out: Path, **options: Any) -> None:
+    """Refuse what an ONNX file has settled already."""
+    if given := [option for option, value in options.items() if value not in (None, False)]:
+        raise ExportError(
+            f"--{given[0].replace('_', '-')} is given; an ONNX file has its weights, preprocessing and outputs already",
+            shlex.join(["robustcheck", "export", "onnx", name, "--precision", "int8-qdq", "-o", str(out)]),
+            exit_code=USAGE,
+        )
 
 
 def _load(

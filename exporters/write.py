@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import os
 import shlex
 import tempfile
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from robustcheck_onnx.exporters import contract, parity, pixels, weights
+from robustcheck_onnx.exporters import contract, parity, pixels, quantize, weights
 from robustcheck_onnx.exporters.chatter import Chatter, quiet
 from robustcheck_onnx.exporters.contract import Loaded, Source
 from robustcheck_onnx.exporters.errors import ENVIRONMENT, USAGE, ExportError
@@ -22,6 +23,7 @@ from robustcheck_onnx.exporters.errors import ENVIRONMENT, USAGE, ExportError
 if TYPE_CHECKING:
     import onnx
     import torch
+    from PIL import Image
 
 OPSET = 20  # torch 2.9–2.13 write it without conversion; ONNX Runtime reads it from 1.17 on
 INLINE_LIMIT_BYTES = 2_000_000_000  # a protobuf message ends at 2 GiB; the rest is room for the graph
@@ -35,7 +37,8 @@ class ExportRecord:
     """What was written, for the person who asked.
 
     digest: "sha256:" + hex of the .onnx file. data_path: weights beside it, None when they are inside.
-    size_bytes: both files. outputs: name → number of features. chatter: what the libraries said.
+    size_bytes: both files. outputs: name → number of features. chatter: what the libraries said. calibrated_on: photos
+    that int8-qdq took its ranges from; 0 for other precisions.
     """
 
     path: Path
@@ -48,24 +51,35 @@ class ExportRecord:
     precision: str
     opset: int
     chatter: tuple[str, ...]
+    calibrated_on: int = 0
 
 
-def export(loaded: Loaded, path: Path, *, precision: str = "fp32", photos: Sequence[Path]) -> ExportRecord:
+def export(
+    loaded: Loaded,
+    path: Path,
+    *,
+    precision: str = "fp32",
+    photos: Sequence[Path],
+    calibration: Sequence[Path] = (),
+) -> ExportRecord:
     """Export a loaded model to ONNX, prove that ONNX Runtime agrees with it, and only then show the file.
 
     The graph has one float32 input "image" (batch, channel, height, width) with a dynamic batch and one
     float32 output (batch, feature) for each of `loaded.outputs`. fp16 means float16 weights and arithmetic
-    inside, float32 outside; it is compared with the float32 model. Parity is measured by parity.measure on
+    inside, float32 outside; int8-dynamic and int8-qdq are what quantize.quantise makes of the float32 file. All of
+    them are compared with the float32 model. Parity is measured by parity.measure on
     the first PHOTOS photos.
 
     Args:
         path: ends in .onnx; an existing file is replaced. More than 2 GB of weights go to `path` + ".data".
         photos: at least 5 image files.
+        calibration: image files for int8-qdq.
 
     Raises:
         ExportError: 2 for the call, 3 when no faithful file can be made, 4 for the disk. Nothing is left.
     """
     check_call(path, precision, photos)
+    chosen = quantize.calibration_photos(precision, calibration, photos)
     _check_loaded(loaded)
     name = f"{loaded.source.library} {loaded.source.name}"
     images = _photos(loaded, photos)
@@ -76,16 +90,18 @@ def export(loaded: Loaded, path: Path, *, precision: str = "fp32", photos: Seque
         with tempfile.TemporaryDirectory(prefix=".robustcheck-export-", dir=path.parent) as folder:
             draft = Path(folder) / path.name
             model = _saved(program, draft, name)
+            if quantize.is_int8(precision):
+                with quiet() as quantiser:
+                    model = quantize.quantise(
+                        draft, precision, chosen, lambda i: loaded.transform(i).numpy(), name=name, chatter=quantiser
+                    )
+                chatter.lines += quantiser.lines
             agreed = parity.measure(draft, images, references, precision=precision, input_name=contract.INPUT_NAME)
             contract.embed(model, contract.build(loaded, precision=precision, parity=agreed.for_contract()))
             draft.write_bytes(model.SerializeToString(deterministic=True))
-            data_path, size, digest = _placed(draft, path)
+            data_path, size, digest = placed(draft, path)
     except OSError as error:
-        raise ExportError(
-            f"{path}: file could not be written ({error.strerror or error}); nothing is left",
-            f"df -h {shlex.quote(str(path.parent))}; ls -ld {shlex.quote(str(path.parent))}",
-            exit_code=ENVIRONMENT,
-        ) from error
+        raise disk_fault(path, error) from error
     return ExportRecord(
         path=path,
         data_path=data_path,
@@ -97,6 +113,16 @@ def export(loaded: Loaded, path: Path, *, precision: str = "fp32", photos: Seque
         precision=precision,
         opset=next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx")),
         chatter=tuple(chatter.lines),
+        calibrated_on=len(chosen),
+    )
+
+
+def disk_fault(path: Path, error: OSError) -> ExportError:
+    """What the disk did not let happen."""
+    return ExportError(
+        f"{path}: file could not be written ({error.strerror or error}); nothing is left",
+        f"df -h {shlex.quote(str(path.parent))}; ls -ld {shlex.quote(str(path.parent))}",
+        exit_code=ENVIRONMENT,
     )
 
 
@@ -108,7 +134,12 @@ def check_call(path: Path, precision: str, photos: Sequence[Path]) -> None:
     """
     if precision not in contract.PRECISIONS:
         known = ", ".join(contract.PRECISIONS)
-        raise ExportError(f"precision is {precision}; it must be one of {known}", "--precision fp32", exit_code=USAGE)
+        close = difflib.get_close_matches(precision, contract.PRECISIONS, 1, cutoff=0.3)
+        raise ExportError(
+            f"precision is {precision}; it must be one of {known}",
+            f"--precision {close[0] if close else 'fp32'}",
+            exit_code=USAGE,
+        )
     if path.is_dir():
         raise ExportError(
             f"{path}: target is a folder; it must be a file",
@@ -151,19 +182,9 @@ def _check_loaded(loaded: Loaded) -> None:
 
 def _photos(loaded: Loaded, paths: Sequence[Path]) -> NDArray[np.float32]:
     """Preprocess the first photos with the library's transform; refuse a contract that gives other pixels."""
-    from PIL import Image
-
     arrays = []
     for path in paths[: parity.PHOTOS]:
-        try:
-            with Image.open(path) as opened:
-                image = opened.convert("RGB")
-        except (OSError, Image.DecompressionBombError) as error:
-            raise ExportError(
-                f"{path}: photo is unreadable ({error}); parity is measured on real photos",
-                "--parity-images FOLDER",
-                exit_code=USAGE,
-            ) from error
+        image = opened_photo(path)
         theirs = loaded.transform(image).numpy()
         takes = (3, *loaded.preprocessing["size"])
         if theirs.shape != takes:
@@ -182,6 +203,21 @@ def _photos(loaded: Loaded, paths: Sequence[Path]) -> NDArray[np.float32]:
             )
         arrays.append(theirs)
     return np.stack(arrays).astype(np.float32)
+
+
+def opened_photo(path: Path) -> Image.Image:
+    """One parity photo as RGB."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as opened:
+            return opened.convert("RGB")
+    except (OSError, Image.DecompressionBombError) as error:
+        raise ExportError(
+            f"{path}: photo is unreadable ({error}); parity is measured on real photos",
+            "--parity-images FOLDER",
+            exit_code=USAGE,
+        ) from error
 
 
 def _references(loaded: Loaded, images: NDArray[np.float32], name: str) -> dict[str, NDArray[np.float32]]:
@@ -228,7 +264,7 @@ def _traced(
 
     from robustcheck_onnx.exporters.wrappers import HalfPrecision
 
-    module = loaded.module if precision == "fp32" else HalfPrecision(loaded.module)
+    module = HalfPrecision(loaded.module) if precision == "fp16" else loaded.module
     try:
         with torch.no_grad():
             program = torch.onnx.export(
@@ -289,7 +325,7 @@ def _saved(program: torch.onnx.ONNXProgram, draft: Path, name: str) -> onnx.Mode
     return model
 
 
-def _placed(draft: Path, path: Path) -> tuple[Path | None, int, str]:
+def placed(draft: Path, path: Path) -> tuple[Path | None, int, str]:
     """Move the finished files to their place: weights first, so that the graph never points at nothing.
 
     Returns the path of the weights beside the graph, the size of both (bytes) and the graph's digest.

@@ -262,7 +262,7 @@ def test_torch_refusals(
 CALL_REFUSALS = [
     (
         {"source": "openclip"},
-        "source is 'openclip'; it must be one of open_clip, timm, torchvision, transformers, torch",
+        "source is 'openclip'; it must be one of open_clip, timm, torchvision, transformers, torch, onnx",
     ),
     ({"precision": "bf16"}, "precision is bf16; it must be one of fp32, fp16"),
     ({"out": "m.pt"}, "suffix is '.pt'; it must be .onnx"),
@@ -452,7 +452,7 @@ def test_disk_full_is_an_environment_error(tmp_path: Path, photos: list[Path], m
     def full(*_: Any) -> Any:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(write, "_placed", full)
+    monkeypatch.setattr(write, "placed", full)
     with pytest.raises(ExportError, match="No space left on device") as caught:
         run("torch", "my_vision:encoder", tmp_path / "m.onnx", photos=photos)
     assert caught.value.exit_code == 4

@@ -1,0 +1,210 @@
+"""An fp32 file with a contract, exported before, to int8. Needs no torch and no model library."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from robustcheck_onnx.exporters import contract, parity, pixels, quantize, write
+from robustcheck_onnx.exporters.chatter import quiet
+from robustcheck_onnx.exporters.contract import Source
+from robustcheck_onnx.exporters.errors import ENVIRONMENT, USAGE, ExportError
+
+if TYPE_CHECKING:
+    import onnx
+
+_QUANTISED = (
+    "QuantizeLinear",
+    "DequantizeLinear",
+    "DynamicQuantizeLinear",
+    "MatMulInteger",
+    "ConvInteger",
+    "QLinearConv",
+)
+
+
+def quantise_file(
+    path: Path, out: Path, *, precision: str, photos: Sequence[Path], calibration: Sequence[Path]
+) -> write.ExportRecord:
+    """Write the int8 form of a file that `robustcheck export` wrote as fp32; its contract comes along.
+
+    Parity is measured against the fp32 file, run photo by photo on ONNX Runtime's CPU provider.
+
+    Args:
+        path: the fp32 file. out: another one, ends in .onnx.
+        precision: int8-dynamic or int8-qdq.
+        photos: at least 5 image files for parity. calibration: image files for int8-qdq.
+
+    Raises:
+        ExportError: 2 for the call, 3 when the file can't be read or no faithful int8 file can be made, 4 for the disk.
+            Nothing is left.
+    """
+    write.check_call(out, precision, photos)
+    if not quantize.is_int8(precision):
+        raise ExportError(
+            f"--precision is {precision}; an ONNX file can only be quantised, to {' or '.join(contract.INT8)}",
+            shlex.join(["robustcheck", "export", "onnx", str(path), "--precision", contract.INT8[-1], "-o", str(out)]),
+            exit_code=USAGE,
+        )
+    chosen = quantize.calibration_photos(precision, calibration, photos)
+    proto, read = _opened(path)
+    _check_target(path, out, proto)
+    _check_fp32(path, proto, read)
+    fields = contract.checked_preprocessing(read["preprocessing"], str(path))
+    images = np.stack([pixels.apply(fields, write.opened_photo(photo)) for photo in photos[: parity.PHOTOS]])
+    outputs = sorted(read["tensors"], key=[output.name for output in proto.graph.output].index)
+    references = _references(path, proto.graph.input[0].name, images, outputs)
+    try:
+        with tempfile.TemporaryDirectory(prefix=".robustcheck-export-", dir=out.parent) as folder, quiet() as chatter:
+            draft = Path(folder) / out.name
+            _copied(path, proto, draft)
+
+            def transform(image: Image.Image) -> NDArray[np.float32]:
+                return pixels.apply(fields, image)
+
+            model = quantize.quantise(draft, precision, chosen, transform, name=str(path), chatter=chatter)
+            input_name = model.graph.input[0].name
+            agreed = parity.measure(draft, images, references, precision=precision, input_name=input_name)
+            read |= {"precision": precision, "parity": agreed.for_contract()}
+            read["versions"] = {**read["versions"], **contract.versions((), libraries=())}
+            contract.embed(model, read)
+            draft.write_bytes(model.SerializeToString(deterministic=True))
+            data_path, size, digest = write.placed(draft, out)
+    except OSError as error:
+        raise write.disk_fault(out, error) from error
+    return write.ExportRecord(
+        path=out,
+        data_path=data_path,
+        digest=digest,
+        size_bytes=size,
+        outputs={output: rows.shape[1] for output, rows in references.items()},
+        parity=agreed,
+        source=Source(**read["source"]),
+        precision=precision,
+        opset=next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx")),
+        chatter=tuple(chatter.lines),
+        calibrated_on=len(chosen),
+    )
+
+
+def _opened(path: Path) -> tuple[onnx.ModelProto, dict[str, Any]]:
+    """The graph without its external weights, and its contract."""
+    import onnx
+
+    if not path.is_file():
+        raise ExportError(
+            f"{path}: ONNX file is missing; the source onnx quantises an existing file",
+            f"ls -l {shlex.quote(str(path.parent))}",
+            exit_code=USAGE,
+        )
+    hint = f"robustcheck inspect {shlex.quote(str(path))}"
+    try:
+        proto = onnx.load(path, load_external_data=False)
+    except OSError as error:
+        raise ExportError(
+            f"{path}: ONNX file is unreadable ({error.strerror or error})", f"ls -l {path}", exit_code=ENVIRONMENT
+        ) from error
+    except Exception as error:  # protobuf's DecodeError is one of several
+        raise ExportError(f"{path}: file is no ONNX model ({str(error).splitlines()[0]})", hint) from error
+    if proto.functions:
+        proto = onnx.inliner.inline_local_functions(proto)
+    if not proto.graph.input or not proto.graph.output:
+        raise ExportError(f"{path}: graph has no input or no output; it must have both", hint)
+    texts = [prop.value for prop in proto.metadata_props if prop.key == contract.METADATA_KEY]
+    if not texts:
+        raise ExportError(
+            f"{path}: contract is missing; how photos become its input must be known to quantise it",
+            "export it with `robustcheck export`, or write the contract as docs/onnx-contract.md says",
+        )
+    try:
+        read = json.loads(texts[-1])
+        complete = read["schema_version"] == contract.SCHEMA_VERSION and "representation" in read["tensors"]
+        Source(**read["source"])
+        preprocessing, versions, precision = read["preprocessing"], read["versions"], read["precision"]
+        complete &= isinstance(preprocessing, dict) and isinstance(versions, dict) and isinstance(precision, str)
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise ExportError(f"{path}: contract is damaged ({type(error).__name__}: {error})", hint) from error
+    if not complete:
+        raise ExportError(f"{path}: contract breaks schema {contract.SCHEMA_VERSION}", hint)
+    return proto, read
+
+
+def _external(proto: onnx.ModelProto) -> set[str]:
+    import onnx
+
+    outside = [t for t in proto.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL]
+    return {entry.value for tensor in outside for entry in tensor.external_data if entry.key == "location"}
+
+
+def _check_target(path: Path, out: Path, proto: onnx.ModelProto) -> None:
+    """Refuse to write over the file that is read, or over its weights."""
+    read = {path.resolve(), *((path.parent / location).resolve() for location in _external(proto))}
+    for written in (out, out.with_name(out.name + ".data")):
+        there = written.exists() and any(each.exists() and written.samefile(each) for each in read)
+        if there or written.resolve() in read:
+            raise ExportError(
+                f"{out}: target is the file that is quantised, or its weights; it must be another one",
+                f"-o {shlex.quote(str(path.with_name(path.stem + '-int8.onnx')))}",
+                exit_code=USAGE,
+            )
+
+
+def _check_fp32(path: Path, proto: onnx.ModelProto, read: dict[str, Any]) -> None:
+    import onnx
+
+    halves = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
+    found = read["precision"]
+    if any(node.op_type in _QUANTISED for node in proto.graph.node):
+        found = found if found in contract.INT8 else "int8"
+    elif any(weight.data_type in halves for weight in proto.graph.initializer):
+        found = "fp16"
+    if found != "fp32":
+        raise ExportError(
+            f"{path}: precision is {found}; int8 is made from an fp32 file",
+            "export the model again with --precision fp32, and quantise that file",
+            exit_code=USAGE,
+        )
+
+
+def _references(
+    path: Path, input_name: str, images: NDArray[np.float32], outputs: list[str]
+) -> dict[str, NDArray[np.float32]]:
+    """What the fp32 file says of each photo, one at a time."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 4  # what it can't do is told by the exception
+    try:
+        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        runs = [session.run(outputs, {input_name: image[None]}) for image in images]
+    except MemoryError:
+        raise
+    except Exception as error:  # its exception types are private; all of them mean the same here
+        raise ExportError(
+            f"{path}: ONNX Runtime could not run it ({str(error).splitlines()[0]})",
+            f"robustcheck inspect {shlex.quote(str(path))}",
+        ) from error
+    rows = {name: np.concatenate(values) for name, values in zip(outputs, zip(*runs, strict=True), strict=True)}
+    for name, values in rows.items():
+        if values.ndim != 2 or not np.isfinite(values).all():
+            raise ExportError(f"{path}: output {name} is not finite or no (image, feature) array", "check the weights")
+    return rows
+
+
+def _copied(path: Path, proto: onnx.ModelProto, draft: Path) -> None:
+    """Write the graph with its weights to `draft`, beside it in one file where they are too big."""
+    import onnx
+    from onnx.external_data_helper import load_external_data_for_model
+
+    if _external(proto):
+        load_external_data_for_model(proto, str(path.parent))  # refuses a path that leaves the folder
+    big = sum(len(weight.raw_data) for weight in proto.graph.initializer) > write.INLINE_LIMIT_BYTES
+    onnx.save(proto, draft, save_as_external_data=big, location=draft.name + ".data")
