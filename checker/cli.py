@@ -20,6 +20,7 @@ from robustcheck_onnx.checker import (
     cli_calibrate,
     cli_check,
     cli_compare,
+    cli_demo,
     cli_process,
     cli_scan,
     cli_shift,
@@ -305,6 +306,7 @@ app.command(epilog="Example: robustcheck scan model.onnx --images photos/")(cli_
 app.command(epilog="Example: robustcheck calibrate --suite paper --images photos/ --plan")(cli_calibrate.calibrate)
 app.command(epilog="Example: robustcheck verify report.json model.onnx --images photos/")(cli_verify.verify)
 app.command(epilog="Example: robustcheck sign report.json model.onnx --key key.pem")(cli_verify.sign)
+app.command(epilog="Example: robustcheck demo")(cli_demo.demo)
 app.add_typer(cli_calibrate.profiles, name="profiles")
 app.add_typer(cli_cache.cache, name="cache")
 
