@@ -60,7 +60,7 @@ def check(
         typer.Option(
             "--output",
             "-o",
-            help="terminal or json, each with =PATH to write a file; repeatable. Without a format on stdout the "
+            help="terminal, json or html, each with =PATH to write a file; repeatable. Without a format on stdout the "
             "terminal report goes there.",
             metavar="FORMAT[=PATH]",
         ),
@@ -69,6 +69,14 @@ def check(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Full digests, all limits.")] = False,
     no_cache: Annotated[
         bool, typer.Option("--no-cache", help="Measure, whatever an earlier run of the same check found.")
+    ] = False,
+    no_thumbnails: Annotated[
+        bool,
+        typer.Option(
+            "--no-thumbnails",
+            help="html: names instead of small copies of the most and least extreme calibration photos. With the "
+            "copies, whoever gets the page sees those photos.",
+        ),
     ] = False,
     no_time: Annotated[bool, typer.Option("--no-time", help="Leave the time block out of the report.")] = False,
     color: Color = "auto",
@@ -100,11 +108,17 @@ def check(
             cache=not no_cache,
             progress=progress,
         )
+    extra = formats.Options()
+    if not no_thumbnails and any(form == "html" for form, _ in places):
+        from robustcheck_onnx.checker import thumbnails
+
+        pictures = thumbnails.make([result], images, seed=seed, limit=max_images)
+        extra = formats.Options(thumbnails=pictures.uris, missing=pictures.missing)
     answer = gate.decide(result.verdict, str(model), today=datetime.now(UTC).date())
     result = result.model_copy(update={"gate": answer} | ({"time": None} if no_time else {}))
     deliver(
         places,
-        lambda form: formats.render(form, [result]),
+        lambda form: formats.render(form, [result], extra),
         lambda only_ascii: report_terminal.render(result, ascii_only=only_ascii, verbose=verbose),
         color,
         quiet=quiet,

@@ -116,6 +116,7 @@ def _execution(report: Report) -> tuple[Fact, ...]:
     run, time = report.evidence.execution, report.time
     nodes = ", ".join(f"{parts.short_provider(p)} {n}" for p, n in (run.nodes or {}).items())
     heavy = ", ".join(f"{n} {op}" for op, n in run.heavy_on_cpu.items())
+    cached = f"measured {time.cached}" if time and time.cached else ""
     speed = "" if time is None or time.images_per_s is None else f"{number_text(time.images_per_s)} images/s"
     return _only(
         Fact("Asked for", run.requested),
@@ -130,9 +131,7 @@ def _execution(report: Report) -> tuple[Fact, ...]:
         Fact("Engine", run.engine, parts.count_text(run.workers, "worker")) if run.engine else None,
         Fact("Started", time.started, f"{number_text(time.wall_s)} s") if time else None,
         Fact("Speed", speed),
-        Fact("From the cache", f"measured {time.cached}", "nothing has changed since")
-        if time and time.cached
-        else None,
+        Fact("From the cache", cached, "nothing has changed since"),
     )
 
 
