@@ -16,7 +16,7 @@ from robustcheck_onnx.checker.reasons import number_text
 from robustcheck_onnx.checker.report import Placed
 
 BAR_WIDTH = 260.0
-RATIOS = ((0.0, "0"), (0.5, "½"), (1.0, "threshold"), (2.0, "2×"), (10.0, "10×"))
+RATIOS = ((0.0, "0"), (1.0, "threshold"), (2.0, "2×"), (10.0, "10×"))
 """Ticks of the bars: value over threshold, and how it is written."""
 
 LEVELS = (1.0, 2.0, 4.0, OUTLIER_SD)
