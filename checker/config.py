@@ -1,0 +1,395 @@
+"""Settings of a check from the command line, the environment and a file; which one counts, and where it came from.
+
+The command line beats the environment, which beats the file, which beats the default. A key that is not known, a value
+of another type and a file that can't be read end the run: a gate must not run with other settings than were written
+down.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, ValidationError
+
+from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
+from robustcheck_onnx.checker.gate import FailOn, Waiver
+from robustcheck_onnx.checker.reasons import RULES
+from robustcheck_onnx.thresholds.frozen import Frozen
+from robustcheck_onnx.thresholds.profile import PACKAGED
+
+OWN_FILE, SHARED_FILE, TABLE = "robustcheck.toml", "pyproject.toml", "robustcheck"
+PREFIX = "ROBUSTCHECK_"
+CONFIG = "ROBUSTCHECK_CONFIG"  # environment variable: the file, as --config
+OTHER_VARIABLES = (
+    CONFIG,
+    "ROBUSTCHECK_CACHE_DIR",
+    "ROBUSTCHECK_OFFLINE",
+    "ROBUSTCHECK_MAX_DOWNLOAD_BYTES",
+    "ROBUSTCHECK_SHARED",  # benchmarks and tests: where large files are
+)
+"""Variables that are no setting of a check; any other that starts with PREFIX is a mistake."""
+DEFAULT, COMMAND_LINE = "default", "command line"
+NOT_SETTINGS = {
+    "exit-zero": 'write fail-on = "never"',
+    "config": "it is for the command line",
+    "isolated": "it is for the command line",
+    "show-settings": "it is for the command line",
+    "debug": "it is for the command line",
+    "models": "models are named on the command line",
+}
+"""Options that are no setting, with what to do instead."""
+PRESENTATION = ("output", "quiet", "verbose", "no-time", "color", "log-file", "no-ci", "no-cache")
+"""Settings that move neither a number nor an exit code; all others are named in the report."""
+LOOK = "robustcheck check --show-settings --isolated  # shows every key"
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(ge=1)]
+
+
+def _key(name: str) -> str:
+    """The name of a setting in a file: its option without the dashes."""
+    return name.replace("_", "-")
+
+
+class Settings(Frozen):
+    """The settings of a check; a key is the option's name. The description is the line that `init` writes."""
+
+    model_config = ConfigDict(alias_generator=_key)
+
+    images: str | None = Field(None, description="In-distribution photos. Default: the bundled photos.")
+    max_images: Positive | None = Field(None, description="Use at most so many images. Default: all.")
+    max_bad: Share = Field(0.01, description="Largest share of images that may be unusable.")
+    seed: int = Field(0, description="Seed of the order in which images are taken.")
+    preprocess: str | None = Field(
+        None, description="clip, imagenet or a JSON file. Default: what the model's file or a sidecar says."
+    )
+    tensor: str | None = Field(None, description="Tensor to measure. Default: the one found by rule.")
+    pool: str | None = Field(None, description="How to pool it. Default: by rule.")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:N or tensorrt.")
+    batch_size: Annotated[int, Field(ge=1, le=32)] = Field(32, description="Images a forward pass.")
+    thresholds: str | None = Field(None, description="A threshold profile. Default: the packaged one.")
+    engine: str = Field("local", description="local or ray.")
+    workers: Positive | None = Field(None, description="Ray: so many workers. Default: by cores and GPUs.")
+    ray_address: str | None = Field(None, description="Ray: HOST:PORT or auto. Default: a cluster of its own.")
+    fail_on: FailOn = Field("warn", description="warn: WARN exits with 1. never: a verdict exits with 0.")
+    output: tuple[str, ...] = Field((), description="FORMAT or FORMAT=PATH, as -o. Default: the terminal report.")
+    quiet: bool = Field(False, description="No report on stdout unless output asks for one.")
+    verbose: Annotated[int, Field(ge=0, le=2)] = Field(0, description="1: full digests, all limits. 2: also the log.")
+    no_cache: bool = Field(False, description="Measure, whatever an earlier run of the same check found.")
+    no_time: bool = Field(False, description="Leave the time block out of the report.")
+    color: Literal["auto", "always", "never"] = Field("auto", description="auto, always or never.")
+    log_file: str | None = Field(None, description="Append what is done, and when, to this file. Default: none.")
+    no_ci: bool = Field(False, description="No annotations for the CI system that runs the check.")
+    waivers: tuple[Waiver, ...] = Field((), description="Accepted reasons for WARN; in a file only.")
+
+
+FIELDS = {_key(name): name for name in Settings.model_fields}
+VARIABLES = {PREFIX + name.upper(): _key(name) for name in Settings.model_fields if name != "waivers"}
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """Settings with where each came from."""
+
+    settings: Settings
+    sources: Mapping[str, str] = field(default_factory=dict)
+    """by key: DEFAULT, COMMAND_LINE, a variable's name, or the file"""
+    file: str | None = None
+    """the file that was used, as it can be typed"""
+
+    def source(self, key: str) -> str:
+        """Where a setting came from."""
+        return self.sources.get(key, DEFAULT)
+
+    def notes(self) -> tuple[str, ...]:
+        """For the report: what a file or the environment set that can move numbers or the exit code."""
+        said: dict[str, list[str]] = {}
+        for key, source in self.sources.items():
+            if key in PRESENTATION or source == COMMAND_LINE:
+                continue
+            value = getattr(self.settings, FIELDS[key])
+            shown = f"{len(value)} in all" if key == "waivers" else str(value)
+            where = "the environment" if source.startswith(PREFIX) else source
+            said.setdefault(where, []).append(f"{key} {shown}")
+        return tuple(f"settings from {where}: {', '.join(facts)}" for where, facts in said.items())
+
+
+def resolve(
+    given: Mapping[str, Any], environment: Mapping[str, str], *, file: str | None = None, isolated: bool = False
+) -> Resolved:
+    """Put the layers over each other.
+
+    Args:
+        given: what the command line says, by field; already checked by the parser.
+        environment: variables.
+        file: of --config; None = ROBUSTCHECK_CONFIG, else the nearest one upward from the current folder.
+        isolated: neither file nor environment.
+
+    Raises:
+        UsageError: a file or variable is wrong; EnvironmentFaultError: a file can't be read.
+    """
+    settings, sources = Settings(), dict[str, str]()
+    used: Path | None = None
+    if isolated and file is not None:
+        raise UsageError(f"--config is {file!r}; --isolated reads no file", "leave out --config or --isolated")
+    if not isolated:
+        from_environment = _environment(environment)
+        named = file if file is not None else environment.get(CONFIG) or None
+        used = Path(named) if named is not None else find(_here())
+        if used is not None:
+            layer = _layer(_table(used, required=True) or {}, str(used), strict=True)
+            layer = _rebased(layer, used.parent)
+            settings = settings.model_copy(update=layer)
+            sources |= {_key(name): str(used) for name in layer}
+        settings = settings.model_copy(update=from_environment)
+        sources |= {_key(name): PREFIX + name.upper() for name in from_environment}
+    # the parser has checked these; a path that is no text must stay as it is
+    settings = settings.model_copy(update=dict(given))
+    sources |= {_key(name): COMMAND_LINE for name in given}
+    ordered = {key: sources[key] for key in FIELDS if key in sources}
+    return Resolved(settings, ordered, None if used is None else str(used))
+
+
+def find(folder: Path) -> Path | None:
+    """The nearest file of settings from a folder upward, as a path relative to it where that is shorter to read.
+
+    robustcheck.toml counts before pyproject.toml beside it; a pyproject.toml without [tool.robustcheck] is passed by.
+    """
+    for level, place in enumerate((folder, *folder.parents)):
+        shown = Path(*[".."] * level)
+        if os.path.lexists(place / OWN_FILE):
+            return shown / OWN_FILE
+        if (place / SHARED_FILE).is_file() and _table(shown / SHARED_FILE, required=False) is not None:
+            return shown / SHARED_FILE
+    return None
+
+
+def _here() -> Path:
+    try:
+        return Path.cwd()
+    except OSError as fault:
+        raise EnvironmentFaultError(
+            f"current folder: it is not there ({fault.strerror}); settings are looked for from it upward", "cd"
+        ) from fault
+
+
+def _table(path: Path, *, required: bool) -> dict[str, Any] | None:
+    """The settings that a file holds; None where it is a pyproject.toml without any."""
+    look = f"ls -ld {path}"
+    if not path.exists():
+        raise UsageError(f"{path}: file of settings is missing; no such file", "robustcheck init")
+    if not path.is_file():
+        raise UsageError(f"{path}: file of settings is no regular file; it must be a TOML file", look)
+    try:
+        content = path.read_bytes()
+    except OSError as fault:
+        raise EnvironmentFaultError(
+            f"{path}: file of settings is not readable ({fault.strerror}); settings must not be passed by", look
+        ) from fault
+    try:
+        document = tomllib.loads(content.decode())
+    except UnicodeDecodeError as fault:
+        line = content[: fault.start].count(b"\n") + 1
+        raise UsageError(f"{path}: line {line} is not UTF-8; TOML is", f"file {path}") from fault
+    except tomllib.TOMLDecodeError as fault:
+        raise UsageError(f"{path}: file is no TOML ({fault}); it must be", f"cat -A {path}") from fault
+    except RecursionError as fault:
+        raise UsageError(f"{path}: file is nested too deeply; it must be plain TOML", f"cat {path}") from fault
+    if path.name != SHARED_FILE:
+        return document
+    tools = document.get("tool", {})
+    table = tools.get(TABLE) if isinstance(tools, dict) else None
+    if table is None:
+        if required:
+            raise UsageError(f"{path}: [tool.{TABLE}] is missing; a file that is named must have it", f"cat {path}")
+        return None
+    if not isinstance(table, dict):
+        raise UsageError(f"{path}: tool.{TABLE} is {table!r}; it must be a table", f"[tool.{TABLE}]")
+    return table
+
+
+def _environment(environment: Mapping[str, str]) -> dict[str, Any]:
+    """Settings by field, from the variables; an empty one counts as not set."""
+    values: dict[str, Any] = {}
+    for variable in sorted(name for name in environment if name.startswith(PREFIX)):
+        text = environment[variable]
+        if variable in OTHER_VARIABLES:
+            continue
+        key = VARIABLES.get(variable)
+        if key is None:
+            near = difflib.get_close_matches(variable, [*VARIABLES, *OTHER_VARIABLES], 1)
+            raise UsageError(
+                f"environment: variable {variable} is not known"
+                + (f"; the closest is {near[0]}" if near else f"; names that start with {PREFIX} are settings"),
+                f"unset {variable}",
+            )
+        if not text:
+            continue
+        value: object = text
+        if key == "no-cache":  # as the cache itself reads it
+            value = text != "0"
+        elif key == "output":
+            value = tuple(part.strip() for part in text.split(","))
+        values |= _layer({key: value}, "environment", strict=False)
+    return values
+
+
+def _layer(values: Mapping[str, Any], where: str, *, strict: bool) -> dict[str, Any]:
+    """What one layer sets, by field, checked. Raises UsageError with the layer, the key and the nearest name."""
+    try:
+        layer = Settings.model_validate({key: _frozen(value) for key, value in values.items()}, strict=strict)
+    except ValidationError as fault:
+        raise _explained(fault, where) from fault
+    for number, waiver in enumerate(layer.waivers, 1):
+        _check_waiver(waiver, f"{where}: waiver {number}:")
+    return {name: getattr(layer, name) for name in layer.model_fields_set}
+
+
+def _frozen(value: object) -> object:
+    """TOML's lists as tuples, which is what records hold."""
+    if isinstance(value, list):
+        return tuple(_frozen(item) for item in value)
+    if isinstance(value, dict):
+        return {key: _frozen(item) for key, item in value.items()}
+    return value
+
+
+def _explained(fault: ValidationError, where: str) -> UsageError:
+    """The first fault, in the words of all other errors."""
+    first = fault.errors(include_url=False)[0]
+    place, kind, value = list(first["loc"]), first["type"], first["input"]
+    known = list(FIELDS)
+    if place[0] == "waivers" and len(place) > 1:
+        where, known = f"{where}: waiver {int(place[1]) + 1}", list(Waiver.model_fields)
+        place = place[2:]
+    key = str(place[0]) if place else "waiver"
+    if where == "environment":
+        key = PREFIX + key.upper().replace("-", "_")
+    if kind == "extra_forbidden":
+        if key in NOT_SETTINGS and known == list(FIELDS):
+            return UsageError(f"{where}: key is {key}; it is no setting: {NOT_SETTINGS[key]}", LOOK)
+        near = difflib.get_close_matches(key, known, 1)
+        rule = f"the closest is {near[0]}" if near else f"keys are {', '.join(known)}"
+        return UsageError(f"{where}: key is {key}; {rule}", LOOK)
+    if kind == "missing":
+        return UsageError(f"{where}: {key} is missing; a waiver needs {', '.join(WAIVER_NEEDS)}", f"{key} = …")
+    rules = {
+        "tuple_type": "it must be a list",
+        "string_type": "it must be text",
+        "bool_type": "it must be true or false",
+        "bool_parsing": "it must be 1 or 0, true or false",
+        "int_type": "it must be a whole number",
+        "int_parsing": "it must be a whole number",
+        "float_type": "it must be a number",
+        "float_parsing": "it must be a number",
+        "date_type": "it must be a date without quotes, such as 2026-12-31",
+        "string_too_short": "it must say something",
+        "model_type": "it must be a table",
+        "model_attributes_type": "it must be a table",
+    }
+    rule = rules.get(kind) or first["msg"].replace("Input should be", "it must be")
+    return UsageError(f"{where}: {key} is {value!r}; {rule}", LOOK)
+
+
+WAIVER_NEEDS = ("reason", "because", "owner", "expires")
+
+
+def _check_waiver(waiver: Waiver, where: str) -> None:
+    if waiver.reason not in RULES:
+        near = difflib.get_close_matches(waiver.reason, RULES, 1)
+        raise UsageError(
+            f"{where} reason is {waiver.reason!r}; " + (f"the closest is {near[0]}" if near else "there is none"),
+            "robustcheck explain reasons",
+        )
+    for key in ("because", "owner"):
+        if not getattr(waiver, key).strip():
+            raise UsageError(f"{where} {key} is blank; a waiver says who accepted what, and why", f'{key} = "…"')
+    if not waiver.models or not all(waiver.models):
+        raise UsageError(f"{where} models is {list(waiver.models)}; it must name models", 'models = ["*"]')
+
+
+def _rebased(layer: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Paths of a file count from its folder."""
+
+    def moved(path: str) -> str:
+        return path if "://" in path else str(folder / path)
+
+    names = {"thresholds": tuple(PACKAGED), "preprocess": ("clip", "imagenet")}
+    changed = {
+        name: moved(layer[name])
+        for name in ("images", "thresholds", "preprocess", "log_file")
+        if name in layer and layer[name] not in names.get(name, ())
+    }
+    if "output" in layer:
+        parts = [text.partition("=") for text in layer["output"]]
+        changed["output"] = tuple(
+            form + sign + (moved(path) if path not in ("", "-") else path) for form, sign, path in parts
+        )
+    return layer | changed
+
+
+def shown(resolved: Resolved) -> dict[str, Any]:
+    """Every setting with its value and source, as a JSON document."""
+    values = resolved.settings.model_dump(mode="json", by_alias=True)
+    settings = {key: {"value": value, "source": resolved.source(key)} for key, value in values.items()}
+    return {"schema_version": 1, "tool": "robustcheck", "file": resolved.file, "settings": settings}
+
+
+EXAMPLES: dict[str, object] = {
+    "images": "photos/",
+    "max-images": 500,
+    "preprocess": "clip",
+    "tensor": "image_embedding",
+    "pool": "none",
+    "thresholds": "default",
+    "workers": 4,
+    "ray-address": "auto",
+    "output": ("terminal", "json=report.json"),
+    "log-file": "robustcheck.log",
+}
+"""What `init` shows for settings that have no value by default."""
+
+
+def template() -> str:
+    """A commented robustcheck.toml: every key with its default or an example, and one line about it."""
+    lines = [
+        "# Settings of `robustcheck check`. Lines that start with # and a blank are prose; take the # away from one of",
+        "# the others to set it. The command line and variables (ROBUSTCHECK_MAX_IMAGES=…) count before this file.",
+        "# Paths count from this file's folder. `robustcheck check --show-settings` shows what holds, and from where.",
+    ]
+    for key, name in FIELDS.items():
+        if name == "waivers":
+            continue
+        about = Settings.model_fields[name]
+        value = EXAMPLES.get(key, about.default)
+        lines += ["", f"# {about.description}", f"#{key} = {_toml(value)}"]
+    return "\n".join(lines) + "\n" + WAIVER_TEMPLATE
+
+
+WAIVER_TEMPLATE = """
+# An accepted reason for WARN: it no longer fails the run, up to and with the day in `expires`. The report still says
+# WARN, and who accepted what. `models`: globs of the model's path as it is typed. One such table for each reason.
+#[[waivers]]
+#reason = "too_few_images"
+#because = "the model sees ten scenes in all"
+#owner = "name@example.org"
+#expires = 2026-12-31
+#models = ["*"]
+"""
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    if isinstance(value, date | int | float):
+        return str(value)
+    return '"' + str(value) + '"'

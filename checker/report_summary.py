@@ -1,0 +1,80 @@
+"""The summary of several models: one line each, the worst first. Pure: outcomes in, a rich renderable out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.text import Text
+
+from robustcheck_onnx.checker.many import exit_code_of
+from robustcheck_onnx.checker.reasons import RULES, number_text
+from robustcheck_onnx.checker.report import Failed, Outcome, Report
+from robustcheck_onnx.checker.report_layout import INDENT, Pen, Trimmed, columns
+
+
+def render(
+    outcomes: Sequence[Outcome], *, meaning: str, places: Sequence[str] = (), ascii_only: bool = False
+) -> RenderableType:
+    """The table, the exit code with its meaning, and where reports went.
+
+    Args:
+        outcomes: in the order of the call; those of one rank stay in it.
+        meaning: the exit code of all together and what it means.
+        places: one line each, what was written where.
+        ascii_only: no character above 127.
+    """
+    pen = Pen(ascii_only)
+    table = columns(pen, "=verdict", "model", "main reason", ">kurtosis", ">images", ">seconds")
+    for outcome in sorted(outcomes, key=_rank):
+        table.add_row(*_row(outcome, pen))
+    lines = [pen.say(meaning, "bold"), *(pen.name(place) for place in places)]
+    return Trimmed(Group(Text(), Padding(Group(table, Text(), *lines), (0, 0, 0, INDENT))))
+
+
+def _rank(outcome: Outcome) -> tuple[int, bool]:
+    """Worst first: by exit code, then WARN that does not fail the run before PASS."""
+    return -exit_code_of(outcome), isinstance(outcome, Report) and outcome.verdict.verdict == "PASS"
+
+
+def _row(outcome: Outcome, pen: Pen) -> tuple[Text, ...]:
+    none = pen.say("–", "dim")
+    if isinstance(outcome, Failed):
+        said = pen.say(outcome.message)
+        return pen.say(f"✗ error {outcome.exit_code}", "red"), pen.name(outcome.model), said, none, none, none
+    images, kurtosis = outcome.evidence.images, outcome.evidence.statistics.kurtosis.estimate
+    return (
+        _verdict(outcome, pen),
+        pen.name(model_of(outcome)),
+        pen.say(_main_reason(outcome)),
+        none if kurtosis is None else pen.say(number_text(kurtosis)),
+        pen.say(str(images.n_read - images.n_skipped)),
+        none if outcome.time is None else pen.say(f"{outcome.time.wall_s:.1f}"),
+    )
+
+
+def model_of(report: Report) -> str:
+    """The model's path as the report has it."""
+    return report.evidence.model.file
+
+
+def _verdict(report: Report, pen: Pen) -> Text:
+    if report.verdict.verdict == "PASS":
+        return pen.say("✓ PASS", "green")
+    # a WARN that lets the run through is still a WARN
+    passed_by = " (let through)" if exit_code_of(report) == 0 else ""
+    return pen.say(f"▲ WARN{passed_by}", "yellow")
+
+
+def _main_reason(report: Report) -> str:
+    """The first reason that nobody has waived, else the first; how many more there are."""
+    reasons = [reason.id for reason in report.verdict.reasons]
+    if not reasons:
+        return ""
+    waived = {waiver.reason for waiver in report.gate.waived} if report.gate is not None else set()
+    open_ = [reason for reason in reasons if reason not in waived]
+    main = (open_ or reasons)[0]
+    rule = RULES.get(main)
+    more = f" (+{len(reasons) - 1})" if len(reasons) > 1 else ""
+    return f"{main}{more}" + (f": {rule.title}" if rule else "") + ("" if open_ else ", waived")
