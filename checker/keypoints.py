@@ -94,11 +94,12 @@ def _strongest(contrast: Floats) -> tuple[Places, Places, Places]:
 
 def _highest_around(values: Floats) -> Floats:
     """Maximum over the 3 × 3 × 3 neighbours of each inner level."""
-    for axis in (1, 2):
-        padded = np.pad(values, [(1, 1) if axis == a else (0, 0) for a in range(3)], mode="edge")
-        n = values.shape[axis]
-        parts = [np.take(padded, range(k, k + n), axis) for k in range(3)]
-        values = np.maximum(np.maximum(parts[0], parts[1]), parts[2])
+    for axis in (2, 1):
+        wide = np.swapaxes(values, axis, 2)
+        highest = wide.copy()  # the border has no neighbour outside
+        np.maximum(highest[..., 1:], wide[..., :-1], out=highest[..., 1:])
+        np.maximum(highest[..., :-1], wide[..., 1:], out=highest[..., :-1])
+        values = np.swapaxes(highest, axis, 2)
     return np.maximum(np.maximum(values[:-2], values[1:-1]), values[2:])
 
 

@@ -12,12 +12,23 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
-from robustcheck_onnx.checker.execution import ORT_FATAL, RUN_ERRORS, cpu_threads, describe, open_session, translate
+from robustcheck_onnx.checker.execution import (
+    CPU,
+    ORT_FATAL,
+    RUN_ERRORS,
+    cpu_threads,
+    describe,
+    open_session,
+    translate,
+)
 from robustcheck_onnx.checker.graph import ModelFile, own_bytes
 from robustcheck_onnx.checker.pooling import apply_pool
 
 LARGEST_DIFFERENCE = 1e9  # relative; stands for "not finite any more" too, since records hold no infinity
-MOST_IMAGES = 1024  # of a forward pass, until memory runs out; callers give far fewer
+MOST_IMAGES = 1024  # of a forward pass on a GPU, until memory runs out; callers give far fewer
+# On a CPU larger batches save nothing, and the activations of 32 images leave its caches: EfficientNet-Lite0 took twice
+# the time (docs/performance.md). A fixed number, not one timed at the start: other batches, other last digits.
+MOST_IMAGES_ON_CPU = 8
 COMPANY_IMAGES = 8  # images that batch invariance is measured on; each runs alone too
 SAME_OUTPUT = {"fp32": 1e-4, "fp64": 1e-4, "fp16": 1e-2, "bf16": 5e-2, "int8": 5e-2}
 """Relative difference below which two runs of one model are the same, by precision: room for another order of
@@ -72,8 +83,8 @@ class Runner:
         self._device = device
         self._threads = threads or cpu_threads()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="run")  # one for good: CUDA keeps a context a thread
-        self._most = MOST_IMAGES
         self._open("all")
+        self._most = MOST_IMAGES_ON_CPU if self.execution.providers[0] == CPU else MOST_IMAGES
 
     def _open(self, level: str) -> None:
         self._session, reason = open_session(
@@ -162,7 +173,7 @@ class Runner:
         return OutputCheck(difference <= limit, difference, self.execution.optimization)
 
     def _outputs(self, session: Any, pixels: Array, names: list[str]) -> list[Array]:
-        """Named outputs for all images, batch by batch where the batch is fixed or memory is short.
+        """Named outputs for all images, in as many passes as the device, a fixed batch or short memory call for.
 
         Where memory runs out, the batch is halved for good and the same images are tried again.
         """
