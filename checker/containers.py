@@ -21,7 +21,10 @@ from numpy.typing import NDArray
 
 from robustcheck_onnx.checker.decode import MAX_FILE_BYTES, SUFFIXES, UnreadableImageError
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
+from robustcheck_onnx.checker.remote_file import RemoteFile, copied
 
+File = Path | RemoteFile
+"""where a container lies: on this machine, or in a store"""
 IMAGE_COLUMNS: Final = (
     "image",
     "img",
@@ -122,7 +125,7 @@ def is_hidden(part: str) -> bool:
     return part.startswith(".") and part not in (".", "..")
 
 
-def tar_entries(spec: str, shards: Sequence[tuple[str, Path]]) -> list[Entry]:
+def tar_entries(spec: str, shards: Sequence[tuple[str, File]]) -> list[Entry]:
     """The image members of tar shards (webdataset layout), found by reading headers only.
 
     Where members of one sample differ only after the first dot (`7.jpg`, `7.seg.png`), the one with a plain
@@ -165,11 +168,13 @@ def _is_plain(member: str) -> bool:
     return member.rpartition("/")[2].count(".") == 1
 
 
-def _tar_members(path: Path) -> list[tarfile.TarInfo]:
+def _tar_members(path: File) -> list[tarfile.TarInfo]:
     try:
-        with tarfile.open(path, "r:") as archive:
+        with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as archive:
             members = archive.getmembers()
             end = archive.offset
+    except EnvironmentFaultError:  # a store's: an OSError too
+        raise
     except OSError as fault:
         raise UsageError(f"{path}: file cannot be read ({fault.strerror or fault}); shards must be") from fault
     except tarfile.TarError as fault:
@@ -187,15 +192,17 @@ def _tar_members(path: Path) -> list[tarfile.TarInfo]:
     return members
 
 
-def _read_span(path: Path, offset: int, size: int) -> bytes:
+def _read_span(path: File, offset: int, size: int) -> bytes:
     if size > MAX_FILE_BYTES:
         raise UnreadableImageError(f"member of {size:,} bytes, more than {MAX_FILE_BYTES:,}")
+    if not isinstance(path, Path):
+        return path.read_span(offset, size)
     with path.open("rb") as file:
         file.seek(offset)
         return file.read(size)
 
 
-def _arrow(module: str, path: Path) -> ModuleType:
+def _arrow(module: str, path: File) -> ModuleType:
     try:
         if module == "parquet":
             import pyarrow.parquet as loaded  # noqa: PLC0415 (an extra)
@@ -209,7 +216,7 @@ def _arrow(module: str, path: Path) -> ModuleType:
     return cast(ModuleType, loaded)
 
 
-def _image_column(path: Path, schema: Any) -> str:
+def _image_column(path: File, schema: Any) -> str:
     """The column of struct{bytes, path} (Hugging Face) or binary: by usual name, or the only one."""
 
     def holds_images(kind: Any) -> bool:
@@ -228,13 +235,14 @@ def _image_column(path: Path, schema: Any) -> str:
     )
 
 
-def _cell(value: Any, folder: Path) -> bytes:
+def _cell(value: Any, folder: File) -> bytes:
     if isinstance(value, dict):
         content, where = value.get("bytes"), value.get("path")
         if content is None and where:
             if PurePosixPath(where).is_absolute() or ".." in PurePosixPath(where).parts:
                 raise UnreadableImageError(f"path {where} leaves the data set's folder")
-            return (folder / str(where)).read_bytes()
+            file = folder / str(where)
+            return file.read_bytes() if isinstance(file, Path) else file.read_bytes(MAX_FILE_BYTES)
         value = content
     if not isinstance(value, bytes):
         raise UnreadableImageError("no bytes in this row")
@@ -250,7 +258,7 @@ class Table:
     rows: memory is two windows and one row group, whatever the size of the data set.
     """
 
-    def __init__(self, files: Sequence[tuple[str, Path]]) -> None:
+    def __init__(self, files: Sequence[tuple[str, File]]) -> None:
         self._files = files
         self._parquet = _arrow("parquet", files[0][1])
         self._groups: list[tuple[int, int, int]] = []  # first row over all files, file, row group
@@ -281,9 +289,11 @@ class Table:
         self._order = list(order)
         self._position = {row: place for place, row in enumerate(order)}
 
-    def _open(self, path: Path) -> Any:
+    def _open(self, path: File) -> Any:
         try:
-            return self._parquet.ParquetFile(path)
+            return self._parquet.ParquetFile(path if isinstance(path, Path) else path.open())
+        except EnvironmentFaultError:
+            raise
         except (OSError, ValueError) as fault:  # ArrowInvalid is a ValueError
             raise CannotAssessError(
                 f"{path}: Parquet file is damaged ({fault}); it must be whole", "copy or download it again"
@@ -311,6 +321,8 @@ class Table:
             path = self._files[index][1]
             try:
                 column = self._open(path).read_row_group(group, columns=[self._columns[index]]).column(0)
+            except EnvironmentFaultError:
+                raise
             except (OSError, ValueError) as fault:
                 raise CannotAssessError(f"{path}: row group {group} is damaged ({fault}); it must be whole") from fault
             for row in here:
@@ -323,7 +335,7 @@ class Table:
         return found
 
 
-def arrow_entries(files: Sequence[tuple[str, Path]]) -> list[Entry]:
+def arrow_entries(files: Sequence[tuple[str, File]]) -> list[Entry]:
     """Rows of a data set saved by Hugging Face datasets: `*.arrow`, memory-mapped, no `cache-*`.
 
     Raises UsageError (no image column, no rows), CannotAssessError (damaged), EnvironmentFaultError.
@@ -336,7 +348,10 @@ def arrow_entries(files: Sequence[tuple[str, Path]]) -> list[Entry]:
         try:
             import pyarrow  # noqa: PLC0415 (an extra)
 
-            table = ipc.open_stream(pyarrow.memory_map(str(path))).read_all()
+            with copied(path) as here:
+                table = ipc.open_stream(pyarrow.memory_map(str(here))).read_all()
+        except EnvironmentFaultError:
+            raise
         except (OSError, ValueError) as fault:
             raise CannotAssessError(
                 f"{path}: Arrow file is damaged ({fault}); it must be whole", "copy or download it again"
@@ -350,25 +365,28 @@ def arrow_entries(files: Sequence[tuple[str, Path]]) -> list[Entry]:
     return entries
 
 
-def _arrow_cell(column: Any, row: int, folder: Path) -> bytes:
+def _arrow_cell(column: Any, row: int, folder: File) -> bytes:
     return _cell(column[row].as_py(), folder)
 
 
-def tensor_entries(path: Path) -> list[Entry]:
+def tensor_entries(path: File) -> list[Entry]:
     """Preprocessed images in an .npy or .npz file: arrays (batch, channel, height, width) of real numbers.
 
     Never unpickled. Raises UsageError (shape or dtype), CannotAssessError (damaged or pickled).
     """
     hint = "save float32 images (batch, channel, height, width) with numpy.save"
     try:
-        with path.open("rb") as file:
-            start = file.read(len(_NPY))
-        if start != _NPY and not start.startswith(_ZIP):
-            raise CannotAssessError(
-                f"{path}: file is not a plain array (it starts with {start!r}); it must be npy or npz", hint
-            )
-        loaded = np.load(path, mmap_mode="r", allow_pickle=False)
-        arrays = dict(loaded) if isinstance(loaded, np.lib.npyio.NpzFile) else {"": loaded}
+        with copied(path) as here:
+            with here.open("rb") as file:
+                start = file.read(len(_NPY))
+            if start != _NPY and not start.startswith(_ZIP):
+                raise CannotAssessError(
+                    f"{path}: file is not a plain array (it starts with {start!r}); it must be npy or npz", hint
+                )
+            loaded = np.load(here, mmap_mode="r", allow_pickle=False)
+            arrays = dict(loaded) if isinstance(loaded, np.lib.npyio.NpzFile) else {"": loaded}
+    except EnvironmentFaultError:
+        raise
     except _NO_ARRAY as fault:
         objects = "Python objects" in str(fault) or "Object arrays" in str(fault)
         reason = "it holds Python objects" if objects else str(fault)

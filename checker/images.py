@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from robustcheck_onnx.checker import remote
 from robustcheck_onnx.checker.containers import Entries, Table
 from robustcheck_onnx.checker.decode import SUFFIXES, UnreadableImageError, decode
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
@@ -125,12 +126,14 @@ def open_images(spec: str | Path | None, *, seed: int = 0, limit: int | None = N
     The order is that of sha256(seed, name) over the images sorted bytewise by name: the same on every file
     system and platform, and any first n of them are a fair sample. Names are relative to the folder (for a
     glob: to the part without wildcards; for a manifest: as written), `/` as separator.
-    spec: see listing.KINDS; None is the bundled photos. limit: keep the first so many.
+    spec: see listing.KINDS, or a URL of one (docs/remote.md); None is the bundled photos.
+    limit: keep the first so many.
     Hidden files, `@eaDir` and `__MACOSX` are ignored, suffixes compared without case, symlink loops entered
     once. Of a list or manifest the first listing.CHECKED_ROWS rows must name files that are there; a later row says
     so when it is read. Raises UsageError (spec not found, unreadable or empty folder, bad manifest row, no image in a
     tar, limit < 1), EnvironmentFaultError (Parquet or Arrow without pyarrow; the bundled photos are missing),
-    CannotAssessError (damaged tar, Parquet or npy).
+    CannotAssessError (damaged tar, Parquet or npy). With a URL also UsageError (offline), EnvironmentFaultError
+    (fsspec is missing, the store can't be reached).
     """
     if limit is not None and limit < 1:
         raise UsageError(f"limit: number of images is {limit}; it must be at least 1", "leave it out for all images")
@@ -149,7 +152,7 @@ def open_images(spec: str | Path | None, *, seed: int = 0, limit: int | None = N
     chosen = entries.take(_seeded(entries.all_names, seed)[:limit])
     if table is not None:
         table.plan(chosen.order.tolist())
-    return ImageSource("" if spec is None else str(spec), kind, chosen, len(entries), seed)
+    return ImageSource("" if spec is None else remote.redact(str(spec)), kind, chosen, len(entries), seed)
 
 
 def _seeded(names: Sequence[str], seed: int) -> NDArray[np.int64]:

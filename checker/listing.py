@@ -10,16 +10,17 @@ import os
 import shlex
 import stat
 from array import array
-from collections.abc import Callable, Generator, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Final, Literal, TextIO
 
-from robustcheck_onnx.checker import containers
-from robustcheck_onnx.checker.containers import Entries, Entry
+from robustcheck_onnx.checker import containers, remote
+from robustcheck_onnx.checker.containers import Entries, Entry, File
 from robustcheck_onnx.checker.decode import MAX_FILE_BYTES, SUFFIXES, UnreadableImageError
-from robustcheck_onnx.checker.errors import UsageError
+from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
+from robustcheck_onnx.checker.remote_file import RemoteFile, StoreError, copied, open_url
 
 Kind = Literal["bundled", "image", "folder", "glob", "list", "manifest", "tar", "parquet", "arrow", "tensors"]
 
@@ -44,6 +45,10 @@ def index(spec: str) -> tuple[Kind, Entries, containers.Table | None]:
     """
     if not spec.strip():  # an empty variable in a script; Path("") would be the current folder
         raise UsageError(f"--images is {spec!r}; it must be {KINDS}", "leave out --images for the bundled photos")
+    place = remote.parse(spec)
+    if isinstance(place, remote.Url):
+        return _index_url(place)
+    spec = place
     path = Path(spec).expanduser()
     try:
         mode = path.stat().st_mode
@@ -58,6 +63,10 @@ def index(spec: str) -> tuple[Kind, Entries, containers.Table | None]:
         return _by_content(spec, "folder", path, folder_files(path))
     if not stat.S_ISREG(mode):
         raise UsageError(f"{spec}: image set is not a regular file or folder; it must be {KINDS}", "--images FOLDER")
+    return _of_file(spec, path)
+
+
+def _of_file(spec: str, path: File) -> tuple[Kind, Entries, containers.Table | None]:
     ending = path.suffix.lower()
     if ending == ".txt":
         return "list", _manifest_entries(path, _list_rows), None
@@ -67,7 +76,45 @@ def index(spec: str) -> tuple[Kind, Entries, containers.Table | None]:
         return "manifest", _manifest_entries(path, _jsonl_rows), None
     if ending in (".npy", ".npz"):
         return "tensors", Entries.of(containers.tensor_entries(path)), None
+    if isinstance(path, RemoteFile) and path.is_signed and ending in SUFFIXES:  # its folder knows no key
+        return "image", Entries.of([Entry(path.name, partial(_read_remote, path))]), None
+    if isinstance(path, RemoteFile) and path.is_signed:
+        raise UsageError(
+            f"{spec}: image set is behind a signed URL; only an image, a list, or an array may be", "copy it here first"
+        )
     return _by_content(spec, "image", path.parent, [path.name])
+
+
+def _index_url(url: remote.Url) -> tuple[Kind, Entries, containers.Table | None]:
+    """As index, of a URL. Raises StoreError too, where the store can't be reached."""
+    file, spec = open_url(url), str(url)
+    if url.is_http:
+        if file.suffix == "":
+            raise UsageError(
+                f"{spec}: image set is a folder of a web server, which can't list it; it must be a file",
+                "name a list (.txt) of the images, which may lie beside it",
+            )
+        return _of_file(spec, file)
+    try:
+        kind = file.info()["type"]
+    except FileNotFoundError as fault:
+        if glob.has_magic(file.path):
+            parts = file.path.split("/")
+            first = next(place for place, part in enumerate(parts) if glob.has_magic(part))
+            folder = file
+            for _ in parts[first:]:
+                folder = folder.parent
+            return _by_content(spec, "glob", folder, _visible(folder.names_like("/".join(parts[first:]))))
+        raise UsageError(
+            f"{spec}: image set is not readable (no such file or folder); it must be {KINDS}", "look at the URL"
+        ) from fault
+    if kind == "directory":
+        return _by_content(spec, "folder", file, _visible(file.names_below()))
+    return _of_file(spec, file)
+
+
+def _visible(names: Iterable[str]) -> list[str]:
+    return [name for name in names if not _is_ignored(name)]
 
 
 def _index_glob(spec: str) -> tuple[Kind, Entries, containers.Table | None]:
@@ -88,11 +135,11 @@ def _index_glob(spec: str) -> tuple[Kind, Entries, containers.Table | None]:
 
 
 def _by_content(
-    spec: str, kind: Kind, folder: Path, names: Sequence[str]
+    spec: str, kind: Kind, folder: File, names: Sequence[str]
 ) -> tuple[Kind, Entries, containers.Table | None]:
     """Images, else tar shards, else a data set: what the files are decides, and a mixture is refused."""
     images: list[str] = []
-    others: dict[str, list[tuple[str, Path]]] = {".tar": [], ".parquet": [], ".arrow": []}
+    others: dict[str, list[tuple[str, File]]] = {".tar": [], ".parquet": [], ".arrow": []}
     for name in names:
         ending = suffix(name)
         if ending in SUFFIXES:
@@ -161,7 +208,7 @@ def _is_ignored(name: str) -> bool:
 class _Rows:
     """Where the rows of a list or manifest stand, for those whose files were not looked for."""
 
-    path: Path
+    path: File
     numbers: array[int]
     """of the line; small integers without an object each"""
     columns: bytes
@@ -169,32 +216,39 @@ class _Rows:
 
     def missing(self, place: int, value: str) -> UsageError:
         """The error of a row that names no file."""
+        shown = value if _is_url(value) else str(self.path.parent / value)
         return UsageError(
             f"{self.path}: row {self.numbers[place]}: {PATH_COLUMNS[self.columns[place]]} is {value}; "
             "there is no such file",
-            f"ls -l {_quoted(self.path.parent / value)}  # paths are relative to the folder of {self.path.name}",
+            f"ls -l {shlex.quote(shown)}  # paths are relative to the folder of {self.path.name}",
         )
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class _Files:
-    """Image files by their names, which are relative to a folder or absolute."""
+    """Image files by their names, which are relative to a folder, absolute, or URLs."""
 
-    folder: Path
+    folder: File
     names: Sequence[str]
     labels: Sequence[str | None] | None = None
     rows: _Rows | None = None
+    secret: Mapping[int, str] = field(default_factory=dict)
+    """the whole URLs of places whose name hides a part"""
 
     def entry(self, place: int) -> Entry:
         name = self.names[place]
+        label = None if self.labels is None else self.labels[place]
+        if isinstance(self.folder, RemoteFile) or _is_url(name):
+            missing = None if self.rows is None else partial(self.rows.missing, place, name)
+            return Entry(name, partial(_read_row, self.folder, self.secret.get(place, name), missing), label)
         path = self.folder / name
         read = partial(_read_file, path)
         if self.rows is not None and place >= CHECKED_ROWS:
             read = partial(_read_promised, path, partial(self.rows.missing, place, name))
-        return Entry(name, read, None if self.labels is None else self.labels[place], origin=str(path))
+        return Entry(name, read, label, origin=str(path))
 
 
-def file_entries(folder: Path, names: Sequence[str]) -> Entries:
+def file_entries(folder: File, names: Sequence[str]) -> Entries:
     """Image files of a folder, by their names relative to it."""
     return Entries.listed(names, _Files(folder, names).entry)
 
@@ -203,6 +257,35 @@ def _read_promised(path: Path, missing: Callable[[], UsageError]) -> bytes:
     if not os.path.isfile(path):  # noqa: PTH113 # Path.is_file raises where a name is too long
         raise missing()
     return _read_file(path)
+
+
+def _is_url(name: str) -> bool:
+    return "://" in name
+
+
+def _read_row(folder: File, name: str, missing: Callable[[], UsageError] | None) -> bytes:
+    """An image of a store: by its name in a folder of one, or by its own URL."""
+    if isinstance(folder, RemoteFile):
+        file: str | RemoteFile = folder / name
+    else:
+        place = remote.parse(name)
+        file = place if isinstance(place, str) else open_url(place)
+    try:
+        return _read_file(Path(file)) if isinstance(file, str) else _read_remote(file)
+    except FileNotFoundError as fault:
+        if missing is None:
+            raise
+        raise missing() from fault
+
+
+def _read_remote(file: RemoteFile) -> bytes:
+    try:
+        content = file.read_bytes(MAX_FILE_BYTES)
+    except StoreError as fault:
+        raise UnreadableImageError(f"cannot be read: {fault.reason}") from fault
+    if len(content) > MAX_FILE_BYTES:
+        raise UnreadableImageError(f"file of more than {MAX_FILE_BYTES:,} bytes")
+    return content
 
 
 def _read_file(path: Path) -> bytes:
@@ -214,21 +297,23 @@ def _read_file(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def _quoted(path: Path) -> str:
+def _quoted(path: File) -> str:
     return shlex.quote(str(path))
 
 
-def _show(path: Path, row: int) -> str:
+def _show(path: File, row: int) -> str:
     """The command that shows one row of a file."""
     return f"sed -n {row}p {_quoted(path)}"
 
 
 @contextlib.contextmanager
-def _text(path: Path) -> Generator[TextIO, None, None]:
+def _text(path: File) -> Generator[TextIO, None, None]:
     """A file of text, opened to be read line by line: only line feeds end one (they do not cut JSON at U+2028)."""
     try:
-        with path.open(encoding="utf-8-sig") as file:
+        with copied(path) as here, here.open(encoding="utf-8-sig") as file:
             yield file
+    except EnvironmentFaultError:  # a store's: an OSError too
+        raise
     except (OSError, UnicodeDecodeError) as fault:
         reason = str(fault)
         if isinstance(fault, UnicodeDecodeError):  # its position would be that in a piece of the file
@@ -242,13 +327,13 @@ Row = tuple[int, int, object, object]
 """line number, index into PATH_COLUMNS, path, label"""
 
 
-def _list_rows(path: Path, file: TextIO) -> Generator[Row, None, None]:
+def _list_rows(path: File, file: TextIO) -> Generator[Row, None, None]:
     for number, line in enumerate(file, 1):
         if not line.isspace():
             yield number, 0, line.removesuffix("\n"), None
 
 
-def _csv_rows(path: Path, file: TextIO) -> Generator[Row, None, None]:
+def _csv_rows(path: File, file: TextIO) -> Generator[Row, None, None]:
     reader = csv.reader(file, strict=True)
     try:
         header = next(reader, [])
@@ -287,7 +372,7 @@ def _json(line: str) -> object:
     return row if end == len(text) else json.loads(text)
 
 
-def _jsonl_rows(path: Path, file: TextIO) -> Generator[Row, None, None]:
+def _jsonl_rows(path: File, file: TextIO) -> Generator[Row, None, None]:
     for number, line in enumerate(file, 1):
         if line.isspace():
             continue
@@ -305,13 +390,13 @@ def _jsonl_rows(path: Path, file: TextIO) -> Generator[Row, None, None]:
         yield number, column, row[PATH_COLUMNS[column]], row.get("label")
 
 
-def _too_many_cells(path: Path, number: int) -> UsageError:
+def _too_many_cells(path: File, number: int) -> UsageError:
     return UsageError(
         f"{path}: row {number} has more cells than columns; quote cells that hold a comma", _show(path, number)
     )
 
 
-def _path_column(path: Path, number: int, names: Iterable[str]) -> int:
+def _path_column(path: File, number: int, names: Iterable[str]) -> int:
     for column, name in enumerate(PATH_COLUMNS):
         if name in names:
             return column
@@ -322,15 +407,26 @@ def _path_column(path: Path, number: int, names: Iterable[str]) -> int:
     )
 
 
-def _manifest_entries(path: Path, rows_of: Callable[[Path, TextIO], Iterable[Row]]) -> Entries:
+def _check_row(folder: File, value: str, what: str) -> None:
+    """Refuse a row that this list must not name: a URL while offline; out of the folder of a list in a store."""
+    if _is_url(value):
+        if isinstance(remote.parse(value), remote.Url) or isinstance(folder, Path):
+            return
+    elif not value.startswith("/") and ".." not in value.split("/"):
+        return
+    raise UsageError(f"{what}; a list in a store names files below its own folder, or URLs", "copy the list here first")
+
+
+def _manifest_entries(path: File, rows_of: Callable[[File, TextIO], Iterable[Row]]) -> Entries:
     """Every row must name a file that is there: a manifest is a promise, unlike a folder.
 
     To look for a million files takes minutes on a network file system, so only the first CHECKED_ROWS are looked for
-    here; a later row raises the same error when it is read.
+    here; a later row, and one in a store, raises the same error when it is read.
     """
     names: list[str] = []
     labels: list[str | None] = []
     shared: dict[str, str] = {}
+    secret: dict[int, str] = {}
     numbers, columns = array("Q"), bytearray()
     files = path.parent
     with _text(path) as file:
@@ -340,18 +436,24 @@ def _manifest_entries(path: Path, rows_of: Callable[[Path, TextIO], Iterable[Row
                     f"{path}: row {number}: {PATH_COLUMNS[column]} is {value!r}; it must be the path of an image",
                     _show(path, number),
                 )
-            names.append(value)
+            if _is_url(value) and (shown := remote.redact(value)) != value:
+                secret[len(names)] = value
+                names.append(shown)
+            else:
+                names.append(value)
             numbers.append(number)
             columns.append(column)
             if label is not None:
                 text = str(label)
                 labels += [None] * (len(names) - 1 - len(labels))
                 labels.append(shared.setdefault(text, text))
-            if len(names) <= CHECKED_ROWS and not os.path.isfile(files / value):  # noqa: PTH113 # as _read_promised
+            if isinstance(files, RemoteFile) or _is_url(value):  # looked for when it is read
+                _check_row(files, value, f"{path}: row {number}: {PATH_COLUMNS[column]} is {names[-1]}")
+            elif len(names) <= CHECKED_ROWS and not os.path.isfile(files / value):  # noqa: PTH113 # as _read_promised
                 raise _Rows(path, numbers, bytes(columns)).missing(len(names) - 1, value)
     if not names:
         raise UsageError(f"{path}: number of images listed is 0; at least one is needed", f"cat {_quoted(path)}")
     if labels:
         labels += [None] * (len(names) - len(labels))
     rows = _Rows(path, numbers, bytes(columns))
-    return Entries.listed(names, _Files(files, names, labels or None, rows).entry)
+    return Entries.listed(names, _Files(files, names, labels or None, rows, secret).entry)

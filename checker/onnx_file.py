@@ -21,6 +21,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from robustcheck_onnx.checker import remote
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 
 LFS_MARK = b"version https://git-lfs.github.com/spec/"  # first line of a Git LFS pointer file
@@ -99,6 +100,16 @@ def read_onnx(path: str | Path) -> OnnxFile:
     return OnnxFile(path, content, proto, len(content), digest, external, folder)
 
 
+def external_locations(path: Path) -> tuple[onnx.ModelProto, list[str]]:
+    """A model without its weights, and the files of weights that it names, whether they are there or not.
+
+    Raises as `read_onnx`, but for what is wrong with files of weights beside their place outside the model's folder.
+    """
+    proto = _parse(path, _read_bytes(path))
+    named = {_location(path, t) for t in _tensors(proto) if t.data_location == onnx.TensorProto.EXTERNAL}
+    return proto, sorted(named)
+
+
 def values_of(tensor: onnx.TensorProto, folder: Path | None) -> NDArray[np.generic]:
     """One weight's values; of an external file only this weight's bytes are read.
 
@@ -127,6 +138,7 @@ def file_digest(path: Path) -> str:
 
 
 def _read_bytes(path: Path) -> bytes:
+    remote.refuse(path, "model")
     try:
         status = path.stat()
         size_bytes = status.st_size
