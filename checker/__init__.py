@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from robustcheck_onnx.checker.assertions import VerdictError, assert_robust
     from robustcheck_onnx.checker.evidence import Evidence
     from robustcheck_onnx.checker.pipeline import Progress, check
     from robustcheck_onnx.checker.report import Report
@@ -22,11 +23,13 @@ _HOMES = {
     "Reason": "verdict",
     "Report": "report",
     "Verdict": "verdict",
+    "VerdictError": "assertions",
+    "assert_robust": "assertions",
     "check": "pipeline",
     "judge": "verdict",
 }
 
-__all__ = ["Evidence", "Progress", "Reason", "Report", "Verdict", "check", "judge"]
+__all__ = ["Evidence", "Progress", "Reason", "Report", "Verdict", "VerdictError", "assert_robust", "check", "judge"]
 
 
 def __getattr__(name: str) -> Any:
