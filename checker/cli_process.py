@@ -94,32 +94,61 @@ def with_default_command(arguments: list[str], verbs: list[str]) -> list[str]:
 
 def _end(fault: BaseException, arguments: list[str]) -> int:
     """Say what ended the run, and return its exit code."""
-    code, message, hint = _words(fault, arguments)
-    if isinstance(fault, OSError | SystemExit):  # stdout itself may be the fault: nothing more goes there
+    from robustcheck_onnx.checker.remote import redact_text
+
+    code, *words = words(fault, arguments)
+    message, hint = map(redact_text, words)
+    if isinstance(fault, OSError | SystemExit) and not isinstance(fault, RobustcheckError):  # stdout itself may be the fault: nothing more goes there
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if "--debug" in arguments:
-        traceback.print_exception(fault)
+        sys.stderr.write(redact_text("".join(traceback.format_exception(fault))))
     if message:
         try:
-            _say(message, hint)
+            say(message, hint)
         except OSError:  # a full disk behind stderr must not change the exit code, now or when Python ends
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
     if message and code < 128:  # after a signal nothing is written any more
-        from robustcheck_onnx.checker import delivery, usage
-
-        document = delivery.error_json(message, hint, code)
-        for path in usage.json_targets(arguments):
-            with contextlib.suppress(RobustcheckError, OSError):  # the error itself has been told
-                if path:
-                    delivery.replace_with_error(Path(path), document)
-                else:
-                    sys.stdout.write(document)
-                    sys.stdout.flush()
+        _leave_documents(arguments, message, hint, code)
     return code
 
 
-def _words(fault: BaseException, arguments: list[str]) -> tuple[int, str, str]:
+def _leave_documents(arguments: list[str], message: str, hint: str, code: int) -> None:
+    """An error document wherever a report was to go, in its form: no report of an earlier run stands for this one."""
+    from robustcheck_onnx.checker import delivery, usage
+
+    told = False
+    for form, path in usage.document_targets(arguments):
+        document = _error_document(form, message, hint, code, usage.model_of(arguments))
+        with contextlib.suppress(RobustcheckError, OSError):  # the error itself has been told
+            if path and document:
+                delivery.replace_with_error(Path(path), document)
+            elif document and form != "terminal" and not told:  # stdout holds one document
+                sys.stdout.write(document)
+                sys.stdout.flush()
+                told = True
+    if arguments[:1] == ["check"]:
+        from robustcheck_onnx.checker import cli_ci
+
+        with contextlib.suppress(Exception):
+            cli_ci.announce_error(message, hint, code, usage.model_of(arguments), enabled="--no-ci" not in arguments)
+
+
+def _error_document(form: str, message: str, hint: str, code: int, model: str) -> str:
+    """The error in a report's form; "" for what is no form; plain words where the form itself can't be made."""
+    from robustcheck_onnx.checker import delivery
+
+    if form == "json":  # needs nothing that a broken installation may lack
+        return delivery.error_json(message, hint, code)
+    try:
+        from robustcheck_onnx.checker import formats
+
+        return formats.render_error(form, message, hint, code, model) if form in formats.NAMES else ""
+    except Exception:  # noqa: BLE001 # better a document that no reader takes than the PASS of an earlier run
+        return delivery.error_text(message, hint, code)
+
+
+def words(fault: BaseException, arguments: list[str]) -> tuple[int, str, str]:
     """Exit code, message and hint of whatever ended a run."""
     if isinstance(fault, TyperException):
         from robustcheck_onnx.checker import usage
@@ -181,7 +210,7 @@ def _stop(number: int, _frame: object) -> None:
     raise KeyboardInterrupt if number == signal.SIGINT else _Terminated
 
 
-def _say(message: str, hint: str) -> None:
+def say(message: str, hint: str) -> None:
     """One line each; bytes of a file name can't forge a line or drive the terminal."""
     for label, text in (("error", " ".join(message.split())), ("hint", hint)):
         if text:

@@ -5,14 +5,33 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
+from robustcheck_onnx.checker import remote
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
 
-OURS = b'"tool": "robustcheck"'  # near the start of every JSON document of this tool
-OURS_WITHIN_BYTES = 200  # how near
+OURS = re.compile(
+    rb"""
+      \{.{0,180}"tool":\ "robustcheck"                                  # json, of every verb
+    | .{0,60}<testsuites\ name="robustcheck"                             # junit
+    | \{\s*"\$schema":.{0,250}"driver":\ \{\s*"name":\ "robustcheck"       # sarif
+    | <!--\ robustcheck\ report                                         # markdown
+    | ---\n\#\ robustcheck:                                             # modelcard
+    | \#\ TYPE\ robustcheck\ info                                       # openmetrics
+    | robustcheck_version,                                             # csv
+    | \[\s*\{\s*"check_name":\ "robustcheck:                             # gitlab
+    | \[\]\s*\Z                                                         # gitlab: nothing found, whoever wrote it
+    | <!DOCTYPE\ html>.{0,800}<meta\ name="generator"\ content="robustcheck  # html
+    | \s*(?:\xe2\x94\x81\xe2\x94\x81|==)\ \S+\ (?:PASS|WARN)\ (?:\xe2\x94\x81|=)  # terminal
+    | robustcheck:\ no\ verdict                                         # terminal: an error
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+"""How a document of this tool starts, by its form; nothing else is ever replaced by an error."""
+OURS_WITHIN_BYTES = 1500
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -21,8 +40,15 @@ def check_target(path: Path, reads: Iterable[Path] = ()) -> None:
 
     reads: files that the run reads; a report must not replace one of them. Devices, pipes and links are fine.
     Raises UsageError (a folder, no such folder, a file that is read), EnvironmentFaultError (a folder that can't
-    be written).
+    be written). A URL: see `remote_report.check_target`.
     """
+    place = remote.parse(path)
+    if isinstance(place, remote.Url):
+        from robustcheck_onnx.checker import remote_report  # noqa: PLC0415 # only for a URL
+
+        remote_report.check_target(place, reads)
+        return
+    path = Path(place)
     where = shlex.quote(str(path.parent))
     try:
         if path.is_dir():
@@ -56,7 +82,15 @@ def write_whole(path: Path, text: str) -> None:
 
     A link keeps pointing to the file, which is replaced. A device or a pipe is written to; renaming would put a
     file in its place. Raises EnvironmentFaultError (no space, no right to write); what was there stays then.
+    A URL's store gets it in one piece.
     """
+    place = remote.parse(path)
+    if isinstance(place, remote.Url):
+        from robustcheck_onnx.checker import remote_report  # noqa: PLC0415 # only for a URL
+
+        remote_report.write_whole(place, text)
+        return
+    path = Path(place)
     content = text.encode()
     try:
         if path.exists() and not path.is_file():
@@ -84,6 +118,12 @@ def error_json(message: str, hint: str, code: int) -> str:
     return as_json({"schema_version": 1, "tool": "robustcheck", "error": error})
 
 
+def error_text(message: str, hint: str, code: int) -> str:
+    """The same for people."""
+    lines = [f"robustcheck: no verdict (exit code {code})", f"error: {message}", f"hint: {hint}" if hint else ""]
+    return "".join(f"{line}\n" for line in lines if line).encode("utf-8", "backslashreplace").decode()
+
+
 def as_json(document: object) -> str:
     """One JSON document of finite numbers, ending in a newline; bytes of file names that are no text as `\\udcXX`."""
     text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
@@ -96,10 +136,17 @@ def replace_with_error(path: Path, document: str) -> None:
     Only in place of nothing, of a document of this tool, or into a device or pipe: a run that failed may have
     been given a wrong path. Raises EnvironmentFaultError as write_whole does.
     """
+    place = remote.parse(path)
+    if isinstance(place, remote.Url):
+        from robustcheck_onnx.checker import remote_report  # noqa: PLC0415 # only for a URL
+
+        remote_report.replace_with_error(place, document, OURS, OURS_WITHIN_BYTES)
+        return
+    path = Path(place)
     if path.is_dir() or not path.parent.is_dir():
         return
     if path.is_file():
         with path.open("rb") as file:
-            if OURS not in file.read(OURS_WITHIN_BYTES):
+            if not OURS.match(file.read(OURS_WITHIN_BYTES)):
                 return
     write_whole(path, document)

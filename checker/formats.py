@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 
+from robustcheck_onnx.checker.delivery import error_text
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.report import Failed, Outcome, Report, sealed
 
@@ -75,10 +76,5 @@ def render_error(form: str, message: str, hint: str, exit_code: int, model: str 
     form: one of NAMES. model: as it was given; empty where it is not known.
     """
     if form == "terminal":
-        lines = [
-            f"robustcheck: no verdict (exit code {exit_code})",
-            f"error: {message}",
-            f"hint: {hint}" if hint else "",
-        ]
-        return "".join(f"{line}\n" for line in lines if line).encode("utf-8", "backslashreplace").decode()
+        return error_text(message, hint, exit_code)
     return render(form, [Failed(model=model, message=message, hint=hint, exit_code=exit_code)])

@@ -78,8 +78,8 @@ def near_verb(arguments: Sequence[str], verbs: Sequence[str]) -> tuple[str, str]
     return f"command is {word!r}; the closest is {near[0]}", shlex.join(["robustcheck", near[0], *arguments[1:]])
 
 
-def json_targets(arguments: Sequence[str]) -> list[str]:
-    """Where `-o json` sends its document: "" for stdout, else paths; read before and without the parser."""
+def document_targets(arguments: Sequence[str]) -> list[tuple[str, str]]:
+    """Each `-o FORM[=PATH]` as (form, path), path "" for stdout; read before and without the parser."""
     if not arguments or arguments[0] == "export":  # its -o is the ONNX file
         return []
     values: list[str] = []
@@ -91,7 +91,15 @@ def json_targets(arguments: Sequence[str]) -> list[str]:
         elif word.startswith("-o"):
             values.append(word.removeprefix("-o"))
     forms = [value.partition("=") for value in values]
-    return list(dict.fromkeys("" if path == "-" else path for form, _, path in forms if form == "json"))
+    found = dict.fromkeys((form, "" if path == "-" else path) for form, _, path in forms)
+    if arguments[0] == "reference":  # its csv is a table of its own
+        return [target for target in found if target[0] == "json"]
+    return list(found)
+
+
+def model_of(arguments: Sequence[str]) -> str:
+    """The model that a command line is about, read without the parser; empty where no word looks like one."""
+    return next((word for word in arguments if word.lower().endswith(".onnx") and not word.startswith("-")), "")
 
 
 def _value(names: Sequence[str], arguments: Sequence[str]) -> str:
