@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
 from typing import Annotated
 
 import typer
@@ -11,20 +11,25 @@ from robustcheck_onnx.checker.cli_parts import (
     Color,
     Debug,
     Device,
-    Model,
     Pool,
     PreprocessOption,
     RayAddress,
     Tensor,
-    deliver,
     one_of,
-    progress_line,
-    targets,
 )
+from robustcheck_onnx.checker.errors import UsageError
 
 
 def check(
-    model: Model,
+    ctx: typer.Context,
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="ONNX files, folders (all .onnx files below) or quoted globs; several: one after the other.",
+            metavar="MODEL.onnx...",
+            show_default=False,
+        ),
+    ] = None,
     images: Annotated[
         str | None,
         typer.Option(
@@ -42,7 +47,7 @@ def check(
     device: Device = "auto",
     batch_size: Annotated[int, typer.Option(min=1, max=32, help="Images a forward pass.")] = 32,
     thresholds: Annotated[
-        Path | None, typer.Option(help="A threshold profile instead of the default.", metavar="PROFILE.json")
+        str | None, typer.Option(help="A threshold profile instead of the default.", metavar="PROFILE.json")
     ] = None,
     engine: Annotated[
         str,
@@ -55,18 +60,35 @@ def check(
         int | None, typer.Option(min=1, help="Ray: so many workers. Default: one a GPU, else one for every 4 cores.")
     ] = None,
     ray_address: RayAddress = None,
+    fail_on: Annotated[
+        str, typer.Option(help="warn: WARN exits with 1. never: a verdict exits with 0; an error never does.")
+    ] = "warn",
+    exit_zero: Annotated[bool, typer.Option("--exit-zero", help="Short for --fail-on never.")] = False,
     output: Annotated[
         list[str] | None,
         typer.Option(
             "--output",
             "-o",
-            help="terminal, json or html, each with =PATH to write a file; repeatable. Without a format on stdout the "
-            "terminal report goes there.",
+            help="terminal, json, junit, sarif, markdown, html, openmetrics, modelcard, csv or gitlab, each with =PATH "
+            "to write a file; repeatable. Without a format on stdout the terminal report goes there. "
+            "{model} in PATH: one file for each model.",
             metavar="FORMAT[=PATH]",
         ),
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No report on stdout unless -o asks for one.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Full digests, all limits.")] = False,
+    verbose: Annotated[
+        int,
+        typer.Option(
+            "--verbose",
+            "-v",
+            count=True,
+            max=2,
+            help="Full digests, all limits; several models: each report in full. -vv: also the log, on stderr.",
+        ),
+    ] = 0,
+    log_file: Annotated[
+        str | None, typer.Option(help="Append what is done, and when, to this file.", metavar="FILE")
+    ] = None,
     no_cache: Annotated[
         bool, typer.Option("--no-cache", help="Measure, whatever an earlier run of the same check found.")
     ] = False,
@@ -78,49 +100,60 @@ def check(
             "copies, whoever gets the page sees those photos.",
         ),
     ] = False,
+    no_ci: Annotated[
+        bool, typer.Option("--no-ci", help="On GitHub Actions: no annotations, nothing in the step's summary.")
+    ] = False,
+    detector: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Run this installed plug-in too (docs/detectors.md); repeatable. It can add a WARN, never take one "
+            "away.",
+            metavar="NAME",
+        ),
+    ] = None,
     no_time: Annotated[bool, typer.Option("--no-time", help="Leave the time block out of the report.")] = False,
     color: Color = "auto",
+    config_file: Annotated[
+        str | None,
+        typer.Option(
+            "--config",
+            help="Settings from this file. Default: the nearest robustcheck.toml, or pyproject.toml with "
+            "[tool.robustcheck], from the current folder upward.",
+            metavar="FILE",
+        ),
+    ] = None,
+    isolated: Annotated[
+        bool, typer.Option("--isolated", help="No settings from a file or from ROBUSTCHECK_… variables.")
+    ] = False,
+    show_settings: Annotated[
+        bool, typer.Option("--show-settings", help="Show each setting, its value and its source; check nothing.")
+    ] = False,
     debug: Debug = False,
 ) -> int:
-    """Check a model: PASS, or WARN with reasons (the default command)."""
-    from datetime import UTC, datetime
+    """Check models: PASS, or WARN with reasons (the default command)."""
+    from robustcheck_onnx.checker import cli_run, config
 
-    from robustcheck_onnx.checker import formats, gate, pipeline, report_terminal
-
-    places = targets(output or [], [model], formats.NAMES)
-    one_of("--color", color, ("auto", "always", "never"))
-    with progress_line(quiet) as progress:
-        result = pipeline.check(
-            model,
-            images=images,
-            max_images=max_images,
-            max_bad=max_bad,
-            seed=seed,
-            preprocess=preprocess,
-            tensor=tensor,
-            pool=pool,
-            device=device,
-            batch_size=batch_size,
-            thresholds=thresholds,
-            engine=engine,
-            workers=workers,
-            ray_address=ray_address,
-            cache=not no_cache,
-            progress=progress,
+    given = {
+        name: tuple(value) if isinstance(value, list | tuple) else value
+        for name, value in ctx.params.items()
+        if name in config.Settings.model_fields
+        and (source := ctx.get_parameter_source(name)) is not None
+        and source.name == "COMMANDLINE"
+    }
+    if exit_zero:
+        if given.get("fail_on", "never") != "never":
+            raise UsageError("--fail-on is warn; --exit-zero says never", "leave out one of them")
+        given["fail_on"] = "never"
+    one_of("--fail-on", given.get("fail_on", "warn"), ("warn", "never"))
+    one_of("--color", given.get("color", "auto"), ("auto", "always", "never"))
+    if show_settings and models:
+        raise UsageError(
+            f"MODEL.onnx is {models[0]}; --show-settings checks no model, and its exit code 0 is no PASS",
+            "robustcheck check --show-settings",
         )
-    extra = formats.Options()
-    if not no_thumbnails and any(form == "html" for form, _ in places):
-        from robustcheck_onnx.checker import thumbnails
-
-        pictures = thumbnails.make([result], images, seed=seed, limit=max_images)
-        extra = formats.Options(thumbnails=pictures.uris, missing=pictures.missing)
-    answer = gate.decide(result.verdict, str(model), today=datetime.now(UTC).date())
-    result = result.model_copy(update={"gate": answer} | ({"time": None} if no_time else {}))
-    deliver(
-        places,
-        lambda form: formats.render(form, [result], extra),
-        lambda only_ascii: report_terminal.render(result, ascii_only=only_ascii, verbose=verbose),
-        color,
-        quiet=quiet,
-    )
-    return answer.exit_code
+    if not models and not show_settings:
+        raise UsageError("MODEL.onnx is missing; robustcheck check needs it", "robustcheck check --help")
+    resolved = config.resolve(given, os.environ, file=config_file, isolated=isolated)
+    if show_settings:
+        return cli_run.show_settings(resolved, given.get("output", ()))
+    return cli_run.run(resolved, models or [], debug=debug)

@@ -62,7 +62,7 @@ def console_for(color: str = "auto", *, stderr: bool = False) -> Console:
         highlight=False,
         soft_wrap=False,
         force_terminal=True if color == "always" else None,
-        no_color=True if color == "never" else None,
+        no_color={"never": True, "always": False}.get(color),  # what is typed beats NO_COLOR
     )
 
 
@@ -91,7 +91,7 @@ def targets(outputs: Iterable[str], reads: Iterable[Path], formats: Sequence[str
     Raises UsageError (no such format, no path after the sign, one place named twice, a path that can't serve),
     EnvironmentFaultError (a folder that can't be written).
     """
-    from robustcheck_onnx.checker import delivery
+    from robustcheck_onnx.checker import delivery, remote
 
     found: list[Target] = []
     for text in outputs:
@@ -99,12 +99,18 @@ def targets(outputs: Iterable[str], reads: Iterable[Path], formats: Sequence[str
         one_of("--output", form, formats)
         if separator and not path:
             raise UsageError(f"--output is {text!r}; a path must follow the equals sign", f"-o {form}=report.{form}")
-        target = None if path in {"", "-"} else Path(path)
+        target = None if path in {"", "-"} else Path(path)  # of a URL, too: remote.parse knows what a Path makes of it
+        if isinstance(remote.parse(path), remote.Url) and "//" in path.partition("://")[2]:
+            raise UsageError(
+                f"--output is {form}={remote.redact(path)}; the path of a report's URL must have no empty part",
+                f"-o {form}=memory://folder/report",
+            )
         if target is not None:
             delivery.check_target(target, reads)
         if any(target == other for _, other in found):
             raise UsageError(
-                f"--output names {path or 'stdout'} twice; only one document fits there", "-o json=report.json"
+                f"--output names {remote.redact(path) or 'stdout'} twice; only one document fits there",
+                "-o json=report.json",
             )
         found.append((form, target))
     return found

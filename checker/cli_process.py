@@ -94,14 +94,14 @@ def with_default_command(arguments: list[str], verbs: list[str]) -> list[str]:
 
 def _end(fault: BaseException, arguments: list[str]) -> int:
     """Say what ended the run, and return its exit code."""
-    from robustcheck_onnx.checker.remote import redact_text
-
-    code, *words = words(fault, arguments)
-    message, hint = map(redact_text, words)
-    if isinstance(fault, OSError | SystemExit) and not isinstance(fault, RobustcheckError):  # stdout itself may be the fault: nothing more goes there
+    code, message, hint = words(fault, arguments)
+    if isinstance(fault, OSError | SystemExit) and not isinstance(fault, RobustcheckError):
+        # stdout itself may be the fault: nothing more goes there
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if "--debug" in arguments:
+        from robustcheck_onnx.checker.remote import redact_text
+
         sys.stderr.write(redact_text("".join(traceback.format_exception(fault))))
     if message:
         try:
@@ -109,16 +109,20 @@ def _end(fault: BaseException, arguments: list[str]) -> int:
         except OSError:  # a full disk behind stderr must not change the exit code, now or when Python ends
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
     if message and code < 128:  # after a signal nothing is written any more
-        _leave_documents(arguments, message, hint, code)
+        _leave_documents(fault, arguments, message, hint, code)
     return code
 
 
-def _leave_documents(arguments: list[str], message: str, hint: str, code: int) -> None:
-    """An error document wherever a report was to go, in its form: no report of an earlier run stands for this one."""
+def _leave_documents(fault: BaseException, arguments: list[str], message: str, hint: str, code: int) -> None:
+    """An error document wherever a report was to go, in its form: no report of an earlier run stands for this one.
+
+    A verb that takes settings from elsewhere, too, leaves `document_targets` and `no_ci` with the fault.
+    """
     from robustcheck_onnx.checker import delivery, usage
 
     told = False
-    for form, path in usage.document_targets(arguments):
+    known = vars(fault)
+    for form, path in known.get("document_targets", usage.document_targets(arguments)):
         document = _error_document(form, message, hint, code, usage.model_of(arguments))
         with contextlib.suppress(RobustcheckError, OSError):  # the error itself has been told
             if path and document:
@@ -131,7 +135,8 @@ def _leave_documents(arguments: list[str], message: str, hint: str, code: int) -
         from robustcheck_onnx.checker import cli_ci
 
         with contextlib.suppress(Exception):
-            cli_ci.announce_error(message, hint, code, usage.model_of(arguments), enabled="--no-ci" not in arguments)
+            enabled = not known.get("no_ci", "--no-ci" in arguments)
+            cli_ci.announce_error(message, hint, code, usage.model_of(arguments), enabled=enabled)
 
 
 def _error_document(form: str, message: str, hint: str, code: int, model: str) -> str:
@@ -149,7 +154,14 @@ def _error_document(form: str, message: str, hint: str, code: int, model: str) -
 
 
 def words(fault: BaseException, arguments: list[str]) -> tuple[int, str, str]:
-    """Exit code, message and hint of whatever ended a run."""
+    """Exit code, message and hint of whatever ended a run; no URL in them shows a key."""
+    from robustcheck_onnx.checker.remote import redact_text
+
+    code, message, hint = _words(fault, arguments)
+    return code, redact_text(message), redact_text(hint)
+
+
+def _words(fault: BaseException, arguments: list[str]) -> tuple[int, str, str]:
     if isinstance(fault, TyperException):
         from robustcheck_onnx.checker import usage
 

@@ -21,6 +21,8 @@ from pydantic import ConfigDict, Field, ValidationError
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.gate import FailOn, Waiver
 from robustcheck_onnx.checker.reasons import RULES
+from robustcheck_onnx.checker.remote import redact_text
+from robustcheck_onnx.checker.remote import redact_text
 from robustcheck_onnx.thresholds.frozen import Frozen
 from robustcheck_onnx.thresholds.profile import PACKAGED
 
@@ -45,7 +47,7 @@ NOT_SETTINGS = {
     "models": "models are named on the command line",
 }
 """Options that are no setting, with what to do instead."""
-PRESENTATION = ("output", "quiet", "verbose", "no-time", "color", "log-file", "no-ci", "no-cache")
+PRESENTATION = ("output", "quiet", "verbose", "no-time", "color", "log-file", "no-ci", "no-cache", "no-thumbnails")
 """Settings that move neither a number nor an exit code; all others are named in the report."""
 LOOK = "robustcheck check --show-settings --isolated  # shows every key"
 
@@ -78,11 +80,13 @@ class Settings(Frozen):
     engine: str = Field("local", description="local or ray.")
     workers: Positive | None = Field(None, description="Ray: so many workers. Default: by cores and GPUs.")
     ray_address: str | None = Field(None, description="Ray: HOST:PORT or auto. Default: a cluster of its own.")
+    detector: tuple[str, ...] = Field((), description="Installed plug-ins to run beside; they can only add a WARN.")
     fail_on: FailOn = Field("warn", description="warn: WARN exits with 1. never: a verdict exits with 0.")
     output: tuple[str, ...] = Field((), description="FORMAT or FORMAT=PATH, as -o. Default: the terminal report.")
     quiet: bool = Field(False, description="No report on stdout unless output asks for one.")
     verbose: Annotated[int, Field(ge=0, le=2)] = Field(0, description="1: full digests, all limits. 2: also the log.")
     no_cache: bool = Field(False, description="Measure, whatever an earlier run of the same check found.")
+    no_thumbnails: bool = Field(False, description="html: no small copies of calibration photos.")
     no_time: bool = Field(False, description="Leave the time block out of the report.")
     color: Literal["auto", "always", "never"] = Field("auto", description="auto, always or never.")
     log_file: str | None = Field(None, description="Append what is done, and when, to this file. Default: none.")
@@ -115,7 +119,7 @@ class Resolved:
             if key in PRESENTATION or source == COMMAND_LINE:
                 continue
             value = getattr(self.settings, FIELDS[key])
-            shown = f"{len(value)} in all" if key == "waivers" else str(value)
+            shown = f"{len(value)} in all" if key == "waivers" else redact_text(str(value))
             where = "the environment" if source.startswith(PREFIX) else source
             said.setdefault(where, []).append(f"{key} {shown}")
         return tuple(f"settings from {where}: {', '.join(facts)}" for where, facts in said.items())
@@ -235,7 +239,7 @@ def _environment(environment: Mapping[str, str]) -> dict[str, Any]:
         value: object = text
         if key == "no-cache":  # as the cache itself reads it
             value = text != "0"
-        elif key == "output":
+        elif key in ("output", "detector"):
             value = tuple(part.strip() for part in text.split(","))
         values |= _layer({key: value}, "environment", strict=False)
     return values
@@ -349,6 +353,7 @@ EXAMPLES: dict[str, object] = {
     "tensor": "image_embedding",
     "pool": "none",
     "thresholds": "default",
+    "detector": ("NAME",),
     "workers": 4,
     "ray-address": "auto",
     "output": ("terminal", "json=report.json"),

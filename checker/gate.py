@@ -46,9 +46,19 @@ class Gate(Frozen):
 
 
 def decide(
-    verdict: Verdict, model: str, *, waivers: Sequence[Waiver] = (), fail_on: FailOn = "warn", today: date
+    verdict: Verdict,
+    model: str,
+    *,
+    waivers: Sequence[Waiver] = (),
+    waived_in: str = "",
+    fail_on: FailOn = "warn",
+    fail_on_from: str = "command line",
+    today: date,
 ) -> Gate:
-    """The gate's answer: exit code 0 for PASS, for WARN with every reason waived, and always with fail_on "never"."""
+    """The gate's answer: exit code 0 for PASS, for WARN with every reason waived, and always with fail_on "never".
+
+    waived_in, fail_on_from: where waivers and fail_on were set, for the rule's sentence.
+    """
     reasons = {reason.id for reason in verdict.reasons}
     about = [w for w in waivers if w.reason in reasons and any(fnmatchcase(model, glob) for glob in w.models)]
     held = tuple(w for w in about if w.expires >= today)
@@ -58,9 +68,10 @@ def decide(
     if verdict.verdict == "PASS":
         code, rule = 0, "the verdict is PASS"
     elif not open_:
-        code, rule = 0, f"every reason for WARN is waived ({', '.join(sorted(reasons))})"
+        where = f" in {waived_in}" if waived_in else ""
+        code, rule = 0, f"every reason for WARN is waived{where} ({', '.join(sorted(reasons))})"
     elif fail_on == "never":
-        code, rule = 0, "--fail-on is never: WARN does not fail this run"
+        code, rule = 0, f"--fail-on is never ({fail_on_from}): WARN does not fail this run"
     else:
         rule = f"the verdict is WARN ({', '.join(open_)})"
     return Gate(exit_code=code, fail_on=fail_on, rule=rule, waived=held, expired=expired)

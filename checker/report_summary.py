@@ -15,20 +15,26 @@ from robustcheck_onnx.checker.report_layout import INDENT, Pen, Trimmed, columns
 
 
 def render(
-    outcomes: Sequence[Outcome], *, meaning: str, places: Sequence[str] = (), ascii_only: bool = False
+    outcomes: Sequence[Outcome],
+    *,
+    models: Sequence[str],
+    meaning: str,
+    places: Sequence[str] = (),
+    ascii_only: bool = False,
 ) -> RenderableType:
     """The table, the exit code with its meaning, and where reports went.
 
     Args:
         outcomes: in the order of the call; those of one rank stay in it.
+        models: their paths as they were given, in the same order.
         meaning: the exit code of all together and what it means.
         places: one line each, what was written where.
         ascii_only: no character above 127.
     """
     pen = Pen(ascii_only)
     table = columns(pen, "=verdict", "model", "main reason", ">kurtosis", ">images", ">seconds")
-    for outcome in sorted(outcomes, key=_rank):
-        table.add_row(*_row(outcome, pen))
+    for model, outcome in sorted(zip(models, outcomes, strict=True), key=lambda pair: _rank(pair[1])):
+        table.add_row(*_row(model, outcome, pen))
     lines = [pen.say(meaning, "bold"), *(pen.name(place) for place in places)]
     return Trimmed(Group(Text(), Padding(Group(table, Text(), *lines), (0, 0, 0, INDENT))))
 
@@ -38,25 +44,20 @@ def _rank(outcome: Outcome) -> tuple[int, bool]:
     return -exit_code_of(outcome), isinstance(outcome, Report) and outcome.verdict.verdict == "PASS"
 
 
-def _row(outcome: Outcome, pen: Pen) -> tuple[Text, ...]:
+def _row(model: str, outcome: Outcome, pen: Pen) -> tuple[Text, ...]:
     none = pen.say("–", "dim")
     if isinstance(outcome, Failed):
         said = pen.say(outcome.message)
-        return pen.say(f"✗ error {outcome.exit_code}", "red"), pen.name(outcome.model), said, none, none, none
+        return pen.say(f"✗ error {outcome.exit_code}", "red"), pen.name(model), said, none, none, none
     images, kurtosis = outcome.evidence.images, outcome.evidence.statistics.kurtosis.estimate
     return (
         _verdict(outcome, pen),
-        pen.name(model_of(outcome)),
+        pen.name(model),
         pen.say(_main_reason(outcome)),
         none if kurtosis is None else pen.say(number_text(kurtosis)),
         pen.say(str(images.n_read - images.n_skipped)),
         none if outcome.time is None else pen.say(f"{outcome.time.wall_s:.1f}"),
     )
-
-
-def model_of(report: Report) -> str:
-    """The model's path as the report has it."""
-    return report.evidence.model.file
 
 
 def _verdict(report: Report, pen: Pen) -> Text:

@@ -91,7 +91,8 @@ def document_targets(arguments: Sequence[str]) -> list[tuple[str, str]]:
         elif word.startswith("-o"):
             values.append(word.removeprefix("-o"))
     forms = [value.partition("=") for value in values]
-    found = dict.fromkeys((form, "" if path == "-" else path) for form, _, path in forms)
+    # "{model}" in a path: which models there are is not known yet
+    found = dict.fromkeys((form, "" if path == "-" else path) for form, _, path in forms if "{model}" not in path)
     if arguments[0] == "reference":  # its csv is a table of its own
         return [target for target in found if target[0] == "json"]
     return list(found)
@@ -99,7 +100,9 @@ def document_targets(arguments: Sequence[str]) -> list[tuple[str, str]]:
 
 def model_of(arguments: Sequence[str]) -> str:
     """The model that a command line is about, read without the parser; empty where no word looks like one."""
-    return next((word for word in arguments if word.lower().endswith(".onnx") and not word.startswith("-")), "")
+    from robustcheck_onnx.checker.remote import redact  # noqa: PLC0415 # keeps `--help` fast
+
+    return redact(next((word for word in arguments if word.lower().endswith(".onnx") and not word.startswith("-")), ""))
 
 
 def _value(names: Sequence[str], arguments: Sequence[str]) -> str:

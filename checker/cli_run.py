@@ -1,0 +1,294 @@
+"""What the verb `check` does once its settings are known: one model or several, reports, exit code."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from robustcheck_onnx.checker.cli_parts import (
+    Target,
+    ascii_only,
+    console_for,
+    deliver,
+    one_of,
+    plain,
+    progress_line,
+    targets,
+)
+from robustcheck_onnx.checker.errors import EnvironmentFaultError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from robustcheck_onnx.checker.config import Resolved, Settings
+    from robustcheck_onnx.checker.formats import Options
+    from robustcheck_onnx.checker.report import Failed, Outcome, Report
+    from robustcheck_onnx.thresholds.profile import Profile
+
+
+def run(resolved: Resolved, words: Sequence[str], *, debug: bool) -> int:
+    """Check the models that the words mean and deliver the reports; the exit code of the worst.
+
+    One model: what it raises ends the run. Several: a model that can't be assessed is told and counted, and the next
+    one's turn comes; only what is wrong with the call itself ends the run, before anything is measured.
+    """
+    from robustcheck_onnx.checker import many
+
+    settings = resolved.settings
+    models = many.expand(words)
+    try:
+        return _checked(resolved, models, debug=debug)
+    except Exception as fault:
+        # where error documents go: the file of settings may have said it, and each model may have its own
+        parts = [text.partition("=") for text in settings.output]
+        vars(fault)["document_targets"] = [
+            (form, "" if filled == "-" else filled)
+            for form, _, path in parts
+            for filled in dict.fromkeys(path.replace(many.HOLE, many.stem(model)) for model in models)
+        ]
+        vars(fault)["no_ci"] = settings.no_ci
+        raise
+
+
+def _checked(resolved: Resolved, models: list[str], *, debug: bool) -> int:
+    from robustcheck_onnx.checker import cli_ci, cli_process, formats, images, many, pipeline
+    from robustcheck_onnx.checker.report import Failed
+
+    settings, several = resolved.settings, len(models) > 1
+    shared, own = _places(settings, models, _reads(resolved, models))
+    for form, _ in shared:
+        formats.one_model(form, len(models))
+    with _logging(settings, _reads(resolved, models)):
+        profile = pipeline.load_profile(None if settings.thresholds is None else Path(settings.thresholds))
+        if several:  # an image set that can't be opened is the call's fault, not each model's
+            images.open_images(settings.images, seed=settings.seed, limit=settings.max_images)
+
+        def one(model: str) -> Report:
+            return _one(resolved, model, profile)
+
+        def failure(model: str, fault: Exception) -> Failed:
+            if debug:
+                traceback.print_exception(fault)
+            code, message, hint = cli_process.words(fault, ["check", model])
+            message = message or f"{model}: the check ended without a message; a verdict is needed"
+            cli_process.say(message, hint)
+            return Failed(model=model, message=message, hint=hint, exit_code=code)
+
+        outcomes = many.check_all(models, one, failure) if several else [one(models[0])]
+    if settings.no_time:
+        outcomes = [o if isinstance(o, Failed) else o.model_copy(update={"time": None}) for o in outcomes]
+    _deliver(settings, models, outcomes, shared, own)
+    cli_ci.announce(outcomes, shared, enabled=not settings.no_ci)
+    return many.worst(outcomes)
+
+
+def _one(resolved: Resolved, model: str, profile: Profile) -> Report:
+    """Check one model, and what the gate makes of it."""
+    from datetime import UTC, datetime
+
+    from robustcheck_onnx.checker import gate, pipeline
+    from robustcheck_onnx.checker.log import LOG
+    from robustcheck_onnx.checker.report import sealed
+
+    settings = resolved.settings
+    with progress_line(settings.quiet) as progress:
+        result = pipeline.check(
+            model,
+            images=settings.images,
+            max_images=settings.max_images,
+            max_bad=settings.max_bad,
+            seed=settings.seed,
+            preprocess=settings.preprocess,
+            tensor=settings.tensor,
+            pool=settings.pool,
+            device=settings.device,
+            batch_size=settings.batch_size,
+            thresholds=profile,
+            engine=settings.engine,
+            workers=settings.workers,
+            ray_address=settings.ray_address,
+            cache=not settings.no_cache,
+            detectors=settings.detector,
+            progress=progress,
+        )
+    answer = gate.decide(
+        result.verdict,
+        model,
+        waivers=settings.waivers,
+        waived_in=resolved.source("waivers"),
+        fail_on=settings.fail_on,
+        fail_on_from=resolved.source("fail-on"),
+        today=datetime.now(UTC).date(),
+    )
+    LOG.info("%s: %s; exit code %d: %s", model, result.verdict.verdict, answer.exit_code, answer.rule)
+    return sealed(result.model_copy(update={"gate": answer, "notes": (*result.notes, *resolved.notes())}))
+
+
+def _reads(resolved: Resolved, models: Sequence[str]) -> list[Path]:
+    """Files that the run reads: no report may replace one of them."""
+    settings = resolved.settings
+    names = [*models, resolved.file, settings.thresholds, settings.preprocess, settings.images]
+    return [Path(name) for name in names if name and "://" not in name]
+
+
+def _places(
+    settings: Settings, models: Sequence[str], reads: Sequence[Path]
+) -> tuple[list[Target], dict[str, list[Target]]]:
+    """Where documents about all models go, and those about one, by model. Raises as `targets`."""
+    from robustcheck_onnx.checker import formats, many
+
+    expanded: list[tuple[str, str]] = []  # -o as if it were typed, the model that it is about or ""
+    for text in settings.output:
+        form, sign, path = text.partition("=")
+        if many.HOLE in path:
+            filled = zip(many.fill(path, models), models, strict=True)
+            expanded += [(f"{form}{sign}{place}", model) for place, model in filled]
+        else:
+            expanded.append((text, ""))
+    found = targets([text for text, _ in expanded], reads, formats.NAMES)
+    own: dict[str, list[Target]] = {model: [] for model in models}
+    shared: list[Target] = []
+    for place, (_, about) in zip(found, expanded, strict=True):
+        (own[about] if about else shared).append(place)
+    return shared, own
+
+
+def _deliver(
+    settings: Settings,
+    models: Sequence[str],
+    outcomes: Sequence[Outcome],
+    shared: Sequence[Target],
+    own: dict[str, list[Target]],
+) -> None:
+    """Write every report; only now, so that a run that ends early leaves none that tells a part."""
+    from rich.console import Group
+
+    from robustcheck_onnx.checker import cli_process, delivery, formats, many, report_summary
+
+    extra = _extra(settings, outcomes, [form for form, _ in (*shared, *(t for places in own.values() for t in places))])
+    for model, outcome in zip(models, outcomes, strict=True):
+        for form, path in own[model]:
+            assert path is not None
+            text = plain(_full(outcome, settings)) if form == "terminal" else formats.render(form, [outcome], extra)
+            delivery.write_whole(path, text)
+    code = many.worst(outcomes)
+    meaning = f"exit code {code}: {_meaning(code, len(outcomes), cli_process.EXIT_CODES)}"
+    files = [f"{form}: {path}" for form, path in (*shared, *(t for places in own.values() for t in places)) if path]
+
+    def terminal(signs: bool) -> RenderableType:
+        if len(outcomes) == 1:
+            return _full(outcomes[0], settings, signs)
+        table = report_summary.render(outcomes, models=models, meaning=meaning, places=files, ascii_only=signs)
+        whole = [_full(outcome, settings, signs) for outcome in outcomes] if settings.verbose else []
+        return Group(*whole, table)
+
+    deliver(
+        shared, lambda form: formats.render(form, outcomes, extra), terminal, settings.color, quiet=settings.quiet
+    )  # fmt: skip
+
+
+def _meaning(code: int, n: int, meanings: dict[int, str]) -> str:
+    if code == 0:
+        return f"each of the {n} models is let through"
+    return f"the worst of {n} models. {meanings.get(code, 'an error')}"
+
+
+def _full(outcome: Outcome, settings: Settings, signs: bool = False) -> RenderableType:
+    """One model's report for people."""
+    from rich.text import Text
+
+    from robustcheck_onnx.checker import report_terminal
+    from robustcheck_onnx.checker.report import Failed
+
+    if isinstance(outcome, Failed):
+        return Text(f"{outcome.model}\nerror: {outcome.message}\n" + (f"hint: {outcome.hint}" if outcome.hint else ""))
+    return report_terminal.render(outcome, ascii_only=signs, verbose=settings.verbose > 0)
+
+
+def _extra(settings: Settings, outcomes: Sequence[Outcome], forms: Sequence[str]) -> Options:
+    """What only one of the forms needs."""
+    from robustcheck_onnx.checker import formats
+
+    if "html" not in forms or settings.no_thumbnails:
+        return formats.Options()
+    from robustcheck_onnx.checker import thumbnails
+
+    made = thumbnails.make(outcomes, settings.images, seed=settings.seed, limit=settings.max_images)
+    return formats.Options(thumbnails=made.uris, missing=made.missing)
+
+
+class _Lines(logging.Formatter):
+    """One line a record, in UTC; a name of a file can't forge a line."""
+
+    converter = time.gmtime
+    default_time_format = "%Y-%m-%dT%H:%M:%S"
+    default_msec_format = "%s.%03dZ"
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+@contextlib.contextmanager
+def _logging(settings: Settings, reads: Sequence[Path]) -> Iterator[None]:
+    """The package's log on stderr (-vv) and in a file, for as long as the check runs."""
+    from robustcheck_onnx.checker import delivery
+    from robustcheck_onnx.checker.log import LOG
+
+    handlers: list[logging.Handler] = []
+    if settings.verbose > 1:
+        handlers.append(logging.StreamHandler(sys.stderr))
+    if settings.log_file is not None:
+        path = Path(settings.log_file)
+        delivery.check_target(path, reads)
+        try:
+            handlers.append(logging.FileHandler(path, encoding="utf-8", errors="backslashreplace"))
+        except OSError as fault:
+            raise EnvironmentFaultError(
+                f"{path}: log is not writable ({fault.strerror}); it was asked for", f"ls -ld {path}"
+            ) from fault
+    level = LOG.level
+    try:
+        for handler in handlers:
+            handler.setFormatter(_Lines("%(asctime)s %(levelname)s %(message)s"))
+            LOG.addHandler(handler)
+        if handlers:
+            LOG.setLevel(logging.DEBUG)
+        yield
+    finally:
+        for handler in handlers:
+            LOG.removeHandler(handler)
+            handler.close()
+        LOG.setLevel(level)
+
+
+def show_settings(resolved: Resolved, output: Sequence[str]) -> int:
+    """Write each setting, its value and its source to stdout."""
+    from rich.console import Group
+
+    from robustcheck_onnx.checker import config
+    from robustcheck_onnx.checker.delivery import as_json
+    from robustcheck_onnx.checker.report_layout import Pen, Trimmed, columns
+
+    form = output[-1] if output else "terminal"
+    one_of("--output", form, ("terminal", "json"))
+    document = config.shown(resolved)
+    if form == "json":
+        sys.stdout.write(as_json(document))
+        return 0
+    console = console_for(resolved.settings.color)
+    pen = Pen(ascii_only(console))
+    table = columns(pen, "=setting", "value", "source")
+    for key, entry in document["settings"].items():
+        value, source = entry["value"], entry["source"]
+        shown = "–" if value is None or value == [] else str(value)
+        table.add_row(pen.say(key), pen.name(shown), pen.name(source, "dim" if source == config.DEFAULT else "bold"))
+    where = f"file: {resolved.file}" if resolved.file else "file: none"
+    console.print(Trimmed(Group(table, pen.name(where))))
+    return 0
