@@ -24,7 +24,7 @@ def statement(report: Report, report_digest: str) -> dict[str, Any]:
     """
     assert report.binding is not None
     evidence = report.evidence
-    files = [(PurePath(evidence.model.file).name, evidence.model.digest), *evidence.model.external_digests.items()]
+    files = [(PurePath(evidence.model.file).name, evidence.model.file_digest), *evidence.model.external_digests.items()]
     return {
         "_type": STATEMENT_TYPE,
         "subject": [{"name": name, "digest": _sha256(digest)} for name, digest in files],

@@ -77,6 +77,9 @@ class ModelFacts(Frozen):
 
     file: str
     digest: str
+    """sha256:… of the model file, or over its digest and those of its external files"""
+    file_digest: str = ""
+    """sha256:… of the model file alone, as `sha256sum` prints it"""
     external_digests: dict[str, str]
     size_bytes: int
     opset: dict[str, int]

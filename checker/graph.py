@@ -117,10 +117,9 @@ def open_model(path: str | Path, *, tensor: str | None = None, pool: str | None 
             choice = replace(choice, representation=replace(found, ends_in=ends_in))
     fetch, addition = _addition(proto, choice.representation, layers)
     own = _own_content(proto, file)
-    digests = [file.model_digest, *(f"{part.location} {part.digest}" for part in file.external)]
     return ModelFile(
         path=file.path,
-        digest=file.model_digest if len(digests) == 1 else _digest("\n".join(digests)),
+        digest=digest_of(file),
         model_digest=file.model_digest,
         external=file.external,
         size_bytes=file.size_bytes + sum(part.size_bytes for part in file.external),
@@ -317,6 +316,12 @@ def _too_large(where: str) -> CannotAssessError:
         f"{where}: model can't be written with one more output; protobuf ends at 2 GiB",
         "save the weights as external data: onnx.save(model, path, save_as_external_data=True)",
     )
+
+
+def digest_of(file: OnnxFile) -> str:
+    """sha256:… of a model: the file's own without external data, else over all digests."""
+    digests = [file.model_digest, *(f"{part.location} {part.digest}" for part in file.external)]
+    return file.model_digest if len(digests) == 1 else _digest("\n".join(digests))
 
 
 def _digest(text: str) -> str:

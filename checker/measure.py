@@ -423,6 +423,7 @@ def _model_facts(opened: ModelFile, batch_difference: float | None, output_diffe
     return ModelFacts(
         file=str(opened.path),
         digest=opened.digest,
+        file_digest=opened.model_digest,
         external_digests=opened.external_digests,
         size_bytes=opened.size_bytes,
         opset=dict(opened.opsets),

@@ -18,6 +18,7 @@ from robustcheck_onnx.checker import attestation, gate, images, onnx_file, pipel
 from robustcheck_onnx.checker.agreement import disagreements, ruling, tolerance_between, words
 from robustcheck_onnx.checker.binding import result_digest_of
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
+from robustcheck_onnx.checker.graph import digest_of
 from robustcheck_onnx.checker.pipeline import Progress
 from robustcheck_onnx.checker.report import Report
 from robustcheck_onnx.checker.report_reader import read
@@ -178,7 +179,7 @@ def _about(
     """The report about this model; of a single report that one, whatever it is about."""
     if len(found) == 1:
         return found[0]
-    about = [each for each in found if each[0].evidence.model.digest == digest]
+    about = [each for each in found if each[0].evidence.model.file_digest == digest]
     if not about:
         raise CannotAssessError(
             f"{report_file}: none of its {len(found)} reports is about {model} ({digest[:19]}…); one must be",
@@ -216,14 +217,17 @@ def _check_signature(report: Report, digest: str, signature: Path | None, public
 
 def _check_model(report: Report, model: Path, digest: str) -> Finding:
     recorded = report.evidence.model
-    if digest != recorded.digest:
+    if digest != recorded.file_digest:
         return _differs(
-            "model", f"{model} has {digest[:19]}…, the report is about {recorded.digest[:19]}… ({recorded.file})"
+            "model", f"{model} has {digest[:19]}…, the report is about {recorded.file_digest[:19]}… ({recorded.file})"
         )
-    external = {file.location: file.digest for file in onnx_file.read_onnx(model).external}
+    file = onnx_file.read_onnx(model)
+    external = {part.location: part.digest for part in file.external}
     for name in sorted(external.keys() | recorded.external_digests.keys()):
         if external.get(name) != recorded.external_digests.get(name):
             return _differs("model", f"weights file {name} is another one than the report is about")
+    if digest_of(file) != recorded.digest:
+        return _differs("model", f"{model} with its weights has {digest_of(file)[:19]}…, not {recorded.digest[:19]}…")
     files = f" and {len(external)} file{'s' * (len(external) > 1)} of weights" if external else ""
     return _agrees("model", f"{model}{files}: the very bytes that were measured ({digest[:19]}…)")
 
