@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Sequence
 from pathlib import PurePath
 from typing import NamedTuple
@@ -123,6 +124,11 @@ def names_of(outcomes: Sequence[Outcome]) -> list[str]:
     return names
 
 
+def is_address(model: str) -> bool:
+    """Whether a model was given as `scheme://…` and not as a path."""
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", model) is not None
+
+
 def located(model: str, here: str, root: str) -> str:
     """The model's path relative to the repository, with forward slashes: how a pipeline names files.
 
@@ -134,7 +140,7 @@ def located(model: str, here: str, root: str) -> str:
     Returns:
         The absolute path where the model lies outside the root; "robustcheck" where no model is known.
     """
-    if not model or "://" in model:
+    if not model or is_address(model):
         return model or "robustcheck"
     path = os.path.normpath(os.path.join(here, model))  # noqa: PTH118 # PurePath keeps `..`, and links stay links
     pure = PurePath(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import PurePath
@@ -19,6 +20,7 @@ from robustcheck_onnx.checker.report_findings import (
     exit_code_of,
     findings,
     fingerprint,
+    is_address,
     located,
     model_of,
     rule_of,
@@ -117,8 +119,9 @@ def _location(outcome: Outcome, options: Options) -> Node:
 
 def _uri(path: str) -> str:
     """The path as a reference by RFC 3986: bytes that are no text stay bytes."""
-    if "://" in path:
-        return quote(path.encode("utf-8", "surrogateescape"), safe="/:?=&%#@+,;~!$()*'[]")
+    if is_address(path):
+        escaped = re.sub(r"%(?![0-9A-Fa-f]{2})", "%25", path)
+        return quote(escaped.encode("utf-8", "surrogateescape"), safe="/:?=&%#@+,;~")
     quoted = quote(path.encode("utf-8", "surrogateescape"))
     return f"file://{'' if quoted.startswith('/') else '/'}{quoted}" if PurePath(path).is_absolute() else quoted
 
