@@ -18,7 +18,7 @@ from datetime import date
 from html.parser import HTMLParser
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -501,13 +501,13 @@ onload = () => {
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
-    asked: list[str]
+    asked: ClassVar[list[str]]
 
     def log_message(self, format: str, *args: Any) -> None:
         """Nothing on stderr."""
 
     def do_GET(self) -> None:
-        type(self).asked.append(self.path)
+        Quiet.asked.append(self.path)
         super().do_GET()
 
 
@@ -519,8 +519,8 @@ def test_a_browser_asks_for_nothing_complains_of_nothing_and_needs_no_sideways_s
     site.mkdir()
     (site / "page.html").write_text(pages["several"], encoding="utf-8")
     (site / "frame.html").write_text(FRAME, encoding="utf-8")
-    handler = type("Handler", (Quiet,), {"asked": []})
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(handler, directory=str(site)))
+    Quiet.asked = []
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(site)))
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:
@@ -542,5 +542,5 @@ def test_a_browser_asks_for_nothing_complains_of_nothing_and_needs_no_sideways_s
         server.server_close()
     (title,) = re.findall("<title>(.*?)</title>", done.stdout)
     assert title == "[true,0,[]]"
-    assert sorted({path for path in handler.asked if path != "/favicon.ico"}) == ["/frame.html", "/page.html"]
+    assert sorted({path for path in Quiet.asked if path != "/favicon.ico"}) == ["/frame.html", "/page.html"]
     assert "CONSOLE" not in done.stderr
