@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
 
 from robustcheck_onnx.checker.imageset import ImageSetFacts
 from robustcheck_onnx.checker.preprocess import Preprocessing
@@ -183,6 +185,28 @@ class Gallery(Frozen):
     """the smallest, smallest first"""
 
 
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("text must be one line of printable characters")
+    return text
+
+
+Word = Annotated[str, Field(min_length=1, max_length=80), AfterValidator(_printable)]
+Line = Annotated[str, Field(min_length=1, max_length=500), AfterValidator(_printable)]
+
+
+class DetectorResult(Frozen):
+    """What a plug-in found (`detectors.py`): another signal, which can add a WARN and never take one away."""
+
+    name: Word
+    version: Word
+    values: Annotated[dict[Word, float | None], Field(max_length=64)]
+    """its numbers by name; None = could not be measured"""
+    finding: Literal["ok", "warn"]
+    text: Line
+    """what it saw, in a sentence"""
+
+
 class Evidence(Frozen):
     """Everything measured in one run: the only input of the verdict beside the threshold profile."""
 
@@ -194,3 +218,5 @@ class Evidence(Frozen):
     stopped: Literal["decided", "all images", "image limit"]
     gallery: Gallery | None = None
     """None where it was not kept"""
+    detectors: tuple[DetectorResult, ...] = ()
+    """of the plug-ins that were asked for"""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import shlex
 from collections import Counter
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -43,6 +43,9 @@ AHEAD = 64  # decoded images that may wait: two batches of the default size
 SHARD_IMAGES = 16 * sequential.LOOK_EVERY
 """Images of a shard, 512: whole looks, so that a shard's batches are those of a single run; some seconds of work, so
 that a lost worker costs little and an opened model, not its loading, is what takes time."""
+
+Watch = Callable[[npt.NDArray[np.generic]], None]
+"""shown (image, feature) representations"""
 
 
 @dataclass(frozen=True)
@@ -246,7 +249,9 @@ def probe(opened: Opened) -> Facts:
     )
 
 
-def batches(opened: Opened, into: Measurement, source: images.ImageSource) -> Generator[bool, None, None]:
+def batches(
+    opened: Opened, into: Measurement, source: images.ImageSource, watch: Watch | None = None
+) -> Generator[bool, None, None]:
     """Measure images and add them up: decode ahead, run, add.
 
     Yields after each batch whether the number of images calls for a look (`sequential.next_look`). Batches end there,
@@ -256,6 +261,7 @@ def batches(opened: Opened, into: Measurement, source: images.ImageSource) -> Ge
         opened: the job.
         into: of no image yet; what is added to.
         source: the images: the job's, or a piece of them.
+        watch: is shown the usable representations of the first tensor, batch after batch.
     """
     waiting: list[Prepared] = []
     look = sequential.next_look(0)
@@ -277,13 +283,13 @@ def batches(opened: Opened, into: Measurement, source: images.ImageSource) -> Ge
             at_look = into.n_good == look
             if not at_look and len(waiting) < opened.job.batch_size:
                 continue
-            _add(opened, into, waiting)
+            _add(opened, into, waiting, watch)
             waiting = []
             if at_look:
                 look = sequential.next_look(into.n_good)
             yield at_look
     if waiting:
-        _add(opened, into, waiting)
+        _add(opened, into, waiting, watch)
 
 
 def count_decoders(execution: Execution) -> int:
@@ -392,7 +398,7 @@ def _sketch(image: Image.Image, name: str, opened: Opened) -> imageset.Sketch | 
     return imageset.describe(image) if name in opened.described else imageset.digest_of_pixels(image)
 
 
-def _add(opened: Opened, into: Measurement, batch: list[Prepared]) -> None:
+def _add(opened: Opened, into: Measurement, batch: list[Prepared], watch: Watch | None) -> None:
     """Run one batch and add its representations to the states."""
     pixels = np.stack([item.pixels for item in batch])
     names, digests = [item.name for item in batch], [item.digest for item in batch]
@@ -411,6 +417,8 @@ def _add(opened: Opened, into: Measurement, batch: list[Prepared]) -> None:
         kept = into.galleries[index]
         new = gallery.rows_of(found, names, digests, room=gallery.SHOWN - len(kept.first))
         into.galleries[index] = gallery.merge(kept, new)
+        if watch is not None and index == 0:
+            watch(array[found.usable])
 
 
 def key_of(digest: str) -> int:

@@ -46,4 +46,9 @@ def notes_of(evidence: Evidence, profile: Profile) -> tuple[str, ...]:
     if evidence.images.n_skipped:
         first = "; ".join(f"{name}: {reason}" for name, reason in evidence.images.skipped[:3])
         notes.append(f"{evidence.images.n_skipped} of {evidence.images.n_read} images were skipped ({first}).")
+    notes += [
+        f"Detector {d.name} {d.version}, a plug-in, adds no reason for WARN: {d.text}"
+        for d in evidence.detectors
+        if d.finding == "ok"
+    ]
     return tuple(notes)

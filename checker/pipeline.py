@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
 from robustcheck_onnx.checker import cache as records
+from robustcheck_onnx.checker import detectors as plugins
 from robustcheck_onnx.checker import engine as engines
 from robustcheck_onnx.checker import images as images_
-from robustcheck_onnx.checker import measure
+from robustcheck_onnx.checker import measure, remote
 from robustcheck_onnx.checker import state as sums
 from robustcheck_onnx.checker.binding import Binding, Settings, versions
 from robustcheck_onnx.checker.contract import Contract
@@ -24,6 +26,7 @@ from robustcheck_onnx.checker.measure import Job
 from robustcheck_onnx.checker.notes import notes_of
 from robustcheck_onnx.checker.onnx_file import file_digest
 from robustcheck_onnx.checker.reasons import NAMES
+from robustcheck_onnx.checker.remote_model import on_this_machine
 from robustcheck_onnx.checker.report import CLAIM, Placed, Report, Time, sealed
 from robustcheck_onnx.checker.verdict import decided, judge
 from robustcheck_onnx.thresholds import profile as profiles
@@ -60,6 +63,7 @@ def check(
     workers: int | None = None,
     ray_address: str | None = None,
     cache: bool = False,
+    detectors: Sequence[str] = (),
     progress: Callable[[Progress], None] | None = None,
 ) -> Report:
     """Check one ONNX model on in-distribution images and judge it.
@@ -68,7 +72,7 @@ def check(
     all of them.
 
     Args:
-        model: path of the ONNX file.
+        model: path or URL (docs/remote.md) of the ONNX file.
         images: folder, glob, list, manifest, shards or tensors (see `robustcheck check --help`); None = the
             bundled photos.
         tensor, pool: measure this tensor, pooled this way, instead of the one found by rule.
@@ -82,7 +86,8 @@ def check(
         engine: local (this process) or ray (the extra `ray`).
         workers, ray_address: for ray, see `engine.run`.
         cache: take the evidence of an earlier run if nothing has changed since, and keep this run's (`cache.py`); only
-            the local engine does.
+            the local engine does, and only without detectors.
+        detectors: names of installed plug-ins to run beside (`detectors.py`), with the local engine only.
         progress: called after every batch; by ray after every shard, without an interval.
 
     Returns:
@@ -93,29 +98,48 @@ def check(
     """
     started, clock = datetime.now(UTC), time.perf_counter()
     profile = load_profile(thresholds)
-    job = Job(
-        model=Path(model),
-        images=None if images is None else str(images),
-        tensors=(tensor,),
-        pool=pool,
-        preprocess=preprocess,
-        device=device,
-        seed=seed,
-        max_images=max_images,
-        max_bad=max_bad,
-        batch_size=batch_size,
-    )
-    if engine == "local" and workers is None and ray_address is None:
-        evidence, context, cached = _measured_or_kept(job, profile, started, progress, cache=cache)
-    else:
-        if engine == "local" and workers is not None:
-            raise UsageError(f"--workers is {workers}; one process checks one model, unless with Ray", "--engine ray")
-        contract = open_model(model, tensor=tensor, pool=pool).contract  # its faults are told before a cluster starts
-        evidence = _on_workers(job, profile, engine, workers, ray_address, progress)
-        context, cached = _published(contract), None
+    if detectors and (engine, workers, ray_address) != ("local", None, None):
+        raise UsageError(f"--detector is {detectors[0]}; detectors need the local engine", "--engine local")
+    loaded = plugins.load(detectors)
+    if images is not None:
+        remote.parse(images)  # what is refused offline is refused before anything is opened
+    with on_this_machine(model, preprocess=preprocess) as here:
+        job = Job(
+            model=here.path,
+            images=None if images is None else str(images),
+            tensors=(tensor,),
+            pool=pool,
+            preprocess=preprocess,
+            device=device,
+            seed=seed,
+            max_images=max_images,
+            max_bad=max_bad,
+            batch_size=batch_size,
+        )
+        if engine == "local" and workers is None and ray_address is None:
+            evidence, context, cached = _measured_or_kept(
+                job, profile, started, progress, loaded, cache=cache and not here.fetched
+            )
+        else:
+            if engine == "local" and workers is not None:
+                raise UsageError(
+                    f"--workers is {workers}; one process checks one model, unless with Ray", "--engine ray"
+                )
+            if here.fetched:
+                raise UsageError(
+                    f"{here.name}: model is behind a URL; with Ray every worker must find the file",
+                    "copy it to all nodes",
+                )
+            # its faults are told before a cluster starts
+            contract = open_model(here.path, tensor=tensor, pool=pool).contract
+            evidence = _on_workers(job, profile, engine, workers, ray_address, progress)
+            context, cached = _published(contract), None
+    if here.fetched:
+        named = evidence.model.model_copy(update={"file": here.name})
+        evidence = evidence.model_copy(update={"model": named})
     wall_s = time.perf_counter() - clock
     settings = Settings(
-        images=job.images,
+        images=None if job.images is None else remote.redact(job.images),
         tensor=tensor,
         pool=pool,
         preprocess=preprocess,
@@ -150,12 +174,21 @@ def check(
 
 
 def _measured_or_kept(
-    job: Job, profile: Profile, started: datetime, progress: Callable[[Progress], None] | None, *, cache: bool
+    job: Job,
+    profile: Profile,
+    started: datetime,
+    progress: Callable[[Progress], None] | None,
+    loaded: Sequence[plugins.Loaded],
+    *,
+    cache: bool,
 ) -> tuple[Evidence, Context | None, str | None]:
-    """Evidence, published context, and when it was measured if an earlier run did."""
+    """Evidence, published context, and when it was measured if an earlier run did.
+
+    Nothing is kept of a run with detectors, as nobody knows what a detector depends on.
+    """
     key = digest = ""
     source: images_.ImageSource | None = None
-    if cache and not records.is_off():
+    if cache and not loaded and not records.is_off():
         with contextlib.suppress(OSError, RobustcheckError):  # a faulty model or image set: the run itself says so
             digest = file_digest(job.model)
             source = images_.open_images(job.images, seed=job.seed, limit=job.max_images)
@@ -164,8 +197,11 @@ def _measured_or_kept(
                 return kept.evidence, kept.published, kept.measured
     opened = measure.open_job(job, source=source)
     facts = measure.probe(opened)
-    measured, stopped = _until_decided(opened, profile, progress)
+    watch = partial(plugins.update, loaded) if loaded else None
+    measured, stopped = _until_decided(opened, profile, progress, watch)
     (evidence,) = measure.conclude(job, facts, measured, profile, decided=stopped)
+    if loaded:
+        evidence = evidence.model_copy(update={"detectors": plugins.results(loaded)})
     context = _published(opened.models[0].contract)
     with contextlib.suppress(OSError):  # a sidecar that is gone: nothing is kept
         # model and sidecars were read twice; a run during which one changed is not kept
@@ -176,13 +212,16 @@ def _measured_or_kept(
 
 
 def _until_decided(
-    opened: measure.Opened, profile: Profile, progress: Callable[[Progress], None] | None
+    opened: measure.Opened,
+    profile: Profile,
+    progress: Callable[[Progress], None] | None,
+    watch: measure.Watch | None = None,
 ) -> tuple[measure.Measurement, bool]:
     """Measure until the evidence decides (True) or the images end (False)."""
     run, clock, total = measure.nothing_yet(1), time.perf_counter(), len(opened.source)
     enough_varied = False
     interval = ""
-    with contextlib.closing(measure.batches(opened, run, opened.source)) as looks:
+    with contextlib.closing(measure.batches(opened, run, opened.source, watch)) as looks:
         for at_look in looks:
             state = run.states[0]
             if at_look:

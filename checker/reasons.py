@@ -104,6 +104,13 @@ RULES: dict[str, Rule] = {
         "Check the model and its preprocessing on the images named.",
         "All features had the same value: the statistic does not exist for such a representation.",
     ),
+    "detector_warned": Rule(
+        "a plug-in detector warned",
+        "Read what the detector says and its own documentation; without `--detector NAME` it does not run.",
+        "A detector of another package, asked for with `--detector`, found what it warns of. Detectors are signals "
+        "beside this tool's own: they can add a WARN and never take one away. What such a signal is worth, its package "
+        "must say.",
+    ),
     "untrained": Rule(
         "untrained model",
         "Export the model with its weights.",

@@ -78,6 +78,7 @@ def judge(evidence: Evidence, profile: Profile) -> Verdict:
         *_sound(evidence),
         *_sufficient(evidence, profile),
         *_strength(evidence.statistics, profile),
+        *_plugged_in(evidence),
     ]
     reasons = tuple(Reason(id=i, seen=text, next_step=RULES[i].next_step) for i, text in seen)
     return Verdict(
@@ -86,6 +87,11 @@ def judge(evidence: Evidence, profile: Profile) -> Verdict:
         profile_id=profile.id,
         profile_digest=profile.digest,
     )
+
+
+def _plugged_in(e: Evidence) -> list[tuple[str, str]]:
+    warned = [f"{d.name} {d.version}: {d.text}" for d in e.detectors if d.finding == "warn"]
+    return [("detector_warned", "; ".join(warned))] if warned else []
 
 
 def _strength(s: Statistics, profile: Profile) -> list[tuple[str, str]]:

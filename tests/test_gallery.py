@@ -131,7 +131,9 @@ def test_several_tensors_have_a_gallery_each(onnx_models: ModuleType, model: tup
 def kept(kurtosis: list[float], start: int = 0) -> Rows:
     """What one batch of images of these kurtosis values keeps."""
     n = len(kurtosis)
-    batch = state.Measured(np.ones(n, dtype=bool), np.arange(start, start + n)[:, None] * 1.0, np.array(kurtosis))
+    batch = state.Measured(
+        np.ones(n, dtype=bool), np.arange(start, start + n, dtype=np.float64)[:, None], np.array(kurtosis)
+    )
     names = [f"{number}.png" for number in range(start, start + n)]
     return gallery.rows_of(batch, names, names)
 

@@ -1,0 +1,158 @@
+"""Other signals beside the verdict's own, from other packages: entry points of the group `robustcheck.detectors`.
+
+A detector sees the representations that a check measures and says "ok" or "warn". It can turn PASS into WARN and
+nothing into PASS. Code of other packages runs only where the caller names it; one that fails ends the run, since a
+check without a signal that was asked for is not the check that was asked for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from typing import Final, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
+from robustcheck_onnx.checker.evidence import DetectorResult
+
+__all__ = ["GROUP", "Detector", "DetectorResult", "Loaded", "load", "results", "update"]
+
+GROUP: Final = "robustcheck.detectors"
+
+Array = npt.NDArray[np.float64]
+
+
+class Detector(Protocol):
+    """What an entry point's class makes, without arguments: one object a run."""
+
+    name: str
+    """the entry point's"""
+    version: str
+
+    def update(self, representations: Array) -> None:
+        """Take the next usable representations, at least one.
+
+        representations: (image, feature), raw, finite, not constant, read-only; batches of any size, images in the
+        order of the run.
+        """
+
+    def result(self) -> DetectorResult:
+        """What was found; called once, at the end of the run."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A detector at work."""
+
+    name: str
+    """the entry point's"""
+    package: str
+    """name and version of the distribution that it came with"""
+    detector: Detector
+
+
+def load(names: Sequence[str]) -> tuple[Loaded, ...]:
+    """Make the named detectors; nothing is imported for any other.
+
+    Raises:
+        UsageError: a name that no installed package has, or several have; a name given twice.
+        CannotAssessError: a detector that can't be loaded, or is none.
+    """
+    if repeated := [name for place, name in enumerate(names) if name in names[:place]]:
+        raise UsageError(
+            f"--detector names {repeated[0]} twice; a detector runs once", f"leave out one --detector {repeated[0]}"
+        )
+    installed = entry_points(group=GROUP) if names else ()
+    return tuple(_make(_find(name, installed)) for name in names)
+
+
+def update(loaded: Sequence[Loaded], representations: npt.ArrayLike) -> None:
+    """Show one batch to every detector.
+
+    Args:
+        loaded: from `load`.
+        representations: (image, feature), usable ones only; without an image nobody is called.
+
+    Raises:
+        CannotAssessError: a detector raised.
+    """
+    rows = np.array(representations, dtype=np.float64)  # a copy: what is measured is nobody else's to change
+    rows.setflags(write=False)
+    for one in loaded if len(rows) else ():
+        with _told(one.name, one.package):
+            one.detector.update(rows)
+
+
+def results(loaded: Sequence[Loaded]) -> tuple[DetectorResult, ...]:
+    """What the detectors found, in their order.
+
+    Raises:
+        CannotAssessError: a detector raised, or what it returned is no sound result of its own.
+    """
+    found = []
+    for one in loaded:
+        with _told(one.name, one.package):
+            result = one.detector.result()
+            if not isinstance(result, DetectorResult):
+                raise TypeError(f"its result is a {type(result).__name__}; it must be a DetectorResult")
+            result = DetectorResult.model_validate(dict(result))  # one made by model_construct is checked by nobody
+            said, own = (result.name, result.version), (one.detector.name, one.detector.version)
+            if said != own or result.name != one.name:
+                raise ValueError(f"its result is of {' '.join(said)}; it must be of {' '.join(own)}")
+            found.append(result)
+    return tuple(found)
+
+
+def _find(name: str, installed: Sequence[EntryPoint]) -> EntryPoint:
+    having = [point for point in installed if point.name == name]
+    if not having:
+        others = sorted({point.name for point in installed})
+        near = difflib.get_close_matches(name, others, 1)
+        raise UsageError(
+            f"--detector is {name!r}; it must be an installed detector ({', '.join(others) or 'there is none'})",
+            f"--detector {near[0]}" if near else "pip install the package that has it (docs/detectors.md)",
+        )
+    if len(having) > 1:
+        packages = sorted(_package(point) for point in having)
+        raise UsageError(
+            f"--detector is {name!r}; one package must have it, and there are {', '.join(packages)}",
+            f"pip uninstall {packages[0].split()[0]}",
+        )
+    return having[0]
+
+
+def _make(point: EntryPoint) -> Loaded:
+    with _told(point.name, _package(point)):
+        detector = point.load()()
+        if not callable(getattr(detector, "update", None)) or not callable(getattr(detector, "result", None)):
+            raise TypeError("it has no update and result")
+        if detector.name != point.name or not isinstance(detector.version, str):
+            raise ValueError(f"its name is {detector.name!r}; it must be {point.name!r}, and its version a text")
+    return Loaded(point.name, _package(point), detector)
+
+
+def _package(point: EntryPoint) -> str:
+    return f"{point.dist.name} {point.dist.version}" if point.dist else "unknown package"
+
+
+@contextlib.contextmanager
+def _told(name: str, package: str) -> Iterator[None]:
+    """Run a detector's code: what it prints goes to stderr, what it raises is an error that names it.
+
+    `sys.exit(0)` too, which would read as PASS.
+    """
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    except (Exception, SystemExit) as fault:  # other people's code may raise anything
+        text = " ".join(f"{type(fault).__name__}: {fault}".split())[:300]
+        raise CannotAssessError(
+            f"{name}: detector of {package} failed ({text}); a check needs every detector that was named",
+            f"leave out --detector {name}, or tell the makers of {package}",
+        ) from fault
