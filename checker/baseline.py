@@ -16,6 +16,7 @@ from typing import Literal
 import numpy as np
 from pydantic import ValidationError, model_validator
 
+from robustcheck_onnx.checker import binding
 from robustcheck_onnx.checker import state as sums
 from robustcheck_onnx.checker.compare import Jackknife, LeftOut, Side, carrying, left_out, usual_share
 from robustcheck_onnx.checker.delivery import as_json
@@ -51,6 +52,8 @@ class Baseline(Frozen):
     left_out: dict[Statistic, Left]
     frequencies: tuple[float, ...]
     """of the features in `compare.carrying`: share of the images beyond 4 SD on the usual side"""
+    digest: str = ""
+    """sha256:… over the canonical JSON of all of it but this field"""
 
     @model_validator(mode="after")
     def _is_whole(self) -> Baseline:
@@ -112,14 +115,15 @@ def make(side: Side, evidence: Evidence, digests: Sequence[str]) -> Baseline:
 
 
 def to_json(baseline: Baseline) -> str:
-    """The baseline as the text of a file."""
-    return as_json(baseline.model_dump(mode="json"))
+    """The baseline as the text of a file, with its digest."""
+    content = baseline.model_dump(mode="json", exclude={"digest"})
+    return as_json(content | {"digest": binding.digest_of(content)})
 
 
 def read(path: Path) -> Baseline:
     """Read a baseline.
 
-    Raises UsageError: not readable, no JSON, no baseline, of a newer schema, or not whole.
+    Raises UsageError: not readable, no JSON, no baseline, of a newer schema, not whole, or changed.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -136,7 +140,7 @@ def read(path: Path) -> Baseline:
             f"pip install --upgrade robustcheck-onnx, or write it anew: {AGAIN}",
         )
     try:
-        return Baseline.model_validate_json(text)
+        baseline = Baseline.model_validate_json(text)
     except ValidationError as fault:
         first = fault.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "content"
@@ -144,6 +148,16 @@ def read(path: Path) -> Baseline:
             f"{path}: baseline has a wrong {where} ({first['msg']}); it must be as it was written",
             f"{AGAIN.replace('FILE', shlex.quote(str(path)))}",
         ) from fault
+    try:
+        found = binding.digest_of({key: value for key, value in raw.items() if key != "digest"})
+    except ValueError:  # a number that is not finite
+        found = ""
+    if found != baseline.digest:
+        raise UsageError(
+            f"{path}: digest does not match the content; the baseline was changed after it was written",
+            f"{AGAIN.replace('FILE', shlex.quote(str(path)))}",
+        )
+    return baseline
 
 
 def staleness(baseline: Baseline, candidate: Evidence) -> tuple[str, ...]:

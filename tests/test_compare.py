@@ -19,7 +19,7 @@ import pytest
 from rich.console import Console
 from scipy import optimize, stats
 
-from robustcheck_onnx.checker import cli, compare, kurtosis, report_compare, state
+from robustcheck_onnx.checker import binding, cli, compare, kurtosis, report_compare, state
 from robustcheck_onnx.checker.compare import CompareReport, Pair, Side
 from robustcheck_onnx.checker.compare_run import compare as run_both
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
@@ -508,6 +508,7 @@ def test_the_command_says_it_by_exit_code_and_in_every_format(
 def edited(path: Path, change: Callable[[dict[str, Any]], object]) -> Path:
     document = json.loads(path.read_text(encoding="utf-8"))
     change(document)
+    document["digest"] = binding.digest_of({key: value for key, value in document.items() if key != "digest"})
     changed_path = path.with_name("edited.json")
     changed_path.write_text(json.dumps(document), encoding="utf-8")
     return changed_path
@@ -534,6 +535,18 @@ def test_a_baseline_gives_the_numbers_of_its_model(workshop: Workshop, capsys: p
     assert {"statistic_shrank", "outlier_feature_lost"} <= ids(lost)
     assert cli.main(["compare", str(b), "--baseline", str(file), "--images", str(workshop.photos)]) == 0
     assert "baseline" in capsys.readouterr().out
+
+
+def test_a_changed_baseline_is_refused(workshop: Workshop, capsys: pytest.CaptureFixture[str]) -> None:
+    b = workshop.model("reference", planted(24))
+    file = workshop.folder / "baseline.json"
+    images = ["--images", str(workshop.photos), "--max-images", "8", "--device", "cpu", "-q"]
+    cli.main(["compare", str(b), "--write-baseline", str(file), *images])
+    document = json.loads(file.read_text(encoding="utf-8"))
+    document["frequencies"][0] /= 2
+    file.write_text(json.dumps(document), encoding="utf-8")
+    assert cli.main(["compare", str(b), "--baseline", str(file), *images]) == 2
+    assert "changed after it was written" in capsys.readouterr().err
 
 
 def test_a_stale_baseline_is_a_reason(workshop: Workshop, capsys: pytest.CaptureFixture[str]) -> None:
