@@ -20,6 +20,7 @@ from robustcheck_onnx.checker import (
     cli_calibrate,
     cli_check,
     cli_compare,
+    cli_config,
     cli_demo,
     cli_process,
     cli_scan,
@@ -304,9 +305,10 @@ app.command(epilog="Example: robustcheck compare int8.onnx fp32.onnx --images ph
 app.command(epilog="Example: robustcheck shift model.onnx --in photos/ --shifted sketches/")(cli_shift.shift)
 app.command(epilog="Example: robustcheck scan model.onnx --images photos/")(cli_scan.scan)
 app.command(epilog="Example: robustcheck calibrate --suite paper --images photos/ --plan")(cli_calibrate.calibrate)
+app.command(epilog="Example: robustcheck demo")(cli_demo.demo)
 app.command(epilog="Example: robustcheck verify report.json model.onnx --images photos/")(cli_verify.verify)
 app.command(epilog="Example: robustcheck sign report.json model.onnx --key key.pem")(cli_verify.sign)
-app.command(epilog="Example: robustcheck demo")(cli_demo.demo)
+app.command(epilog="Example: robustcheck init")(cli_config.init)
 app.add_typer(cli_calibrate.profiles, name="profiles")
 app.add_typer(cli_cache.cache, name="cache")
 

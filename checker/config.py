@@ -22,7 +22,6 @@ from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.gate import FailOn, Waiver
 from robustcheck_onnx.checker.reasons import RULES
 from robustcheck_onnx.checker.remote import redact_text
-from robustcheck_onnx.checker.remote import redact_text
 from robustcheck_onnx.thresholds.frozen import Frozen
 from robustcheck_onnx.thresholds.profile import PACKAGED
 

@@ -70,6 +70,7 @@ def render(report: Report, *, ascii_only: bool = False, verbose: bool = False) -
         _headline(report, pen),
         *_reasons(report, pen),
         *_notes(report, pen),
+        *_gate(report, pen),
         Flow((_evidence(report, pen), _histogram(report, pen), _features(report, pen, verbose))),
         _reference(report, pen, verbose),
         _measured(report, pen, verbose),
@@ -126,6 +127,20 @@ def _reasons(report: Report, pen: Pen) -> list[RenderableType]:
 def _notes(report: Report, pen: Pen) -> list[RenderableType]:
     rows = [(pen.say("note", "bold"), pen.say(note)) for note in report.notes]
     return [hanging(rows)] if rows else []
+
+
+def _gate(report: Report, pen: Pen) -> list[RenderableType]:
+    """What the command made of the verdict; nothing from Python, where there is no gate."""
+    gate = report.gate
+    if gate is None:
+        return []
+    rows = [(pen.say("gate", "bold"), pen.say(f"exit code {gate.exit_code}: {gate.rule}"))]
+    rows += [
+        (pen.say(label, "bold"), pen.say(f"{w.reason}, {until} {w.expires} by {w.owner}: {w.because}"))
+        for label, until, waivers in (("waived", "until", gate.waived), ("expired", "waived until", gate.expired))
+        for w in waivers
+    ]
+    return [hanging(rows)]
 
 
 def _evidence(report: Report, pen: Pen) -> RenderableType:

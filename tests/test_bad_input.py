@@ -67,7 +67,12 @@ def model_rows() -> list[Row]:
     return [
         Row("nope.onnx", 2, "nope.onnx: model file is missing; no such file", "ls ."),
         Row("no␣folder/x.onnx", 2, "no folder/x.onnx: model file is missing; no such file", "ls 'no folder'"),
-        Row("folder", 2, "folder: model is a folder; one .onnx file is needed", "robustcheck folder/model.onnx"),
+        Row(
+            "folder",
+            2,
+            "folder: number of .onnx files in the folder is 0; at least one is needed",
+            "find folder -name '*.onnx'",
+        ),
         Row(
             "text.onnx/x.onnx",
             3,
@@ -516,7 +521,7 @@ def call_rows() -> list[Row]:
         Row("inspct pass.onnx", 2, "command is 'inspct'; the closest is inspect", "robustcheck inspect pass.onnx"),
         Row("pass.onnx --images", 2, "--images is given no value; it needs one", "robustcheck check --help"),
         Row("pass.onnx --quiet=3", 2, "--quiet is given a value; it takes none", "robustcheck check --help"),
-        Row("pass.onnx b.onnx", 2, "argument is b.onnx; robustcheck check takes no more", "robustcheck check --help"),
+        Row("inspect pass.onnx b", 2, "argument is b; robustcheck inspect takes no more", "robustcheck inspect --help"),
         Row("check", 2, "MODEL.onnx is missing; robustcheck check needs it", "robustcheck check --help"),
         Row("inspect", 2, "MODEL.onnx is missing; robustcheck inspect needs it", "robustcheck inspect --help"),
         Row("inspect pass.onnx -o xml", 2, "--output is 'xml'; it must be one of terminal, json", "--output terminal"),
