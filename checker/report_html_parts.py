@@ -111,6 +111,7 @@ def _model_of(report: Report, anchor: str, options: Options) -> Model:
         anchor=anchor,
         name=report.evidence.model.file,
         source=report.evidence.model.source,
+        synthetic=report.evidence.model.synthetic,
         digest=report.evidence.model.digest,
         verdict=verdict,
         sign=SIGNS[verdict],

@@ -128,6 +128,8 @@ class Model:
     anchor: str
     name: str
     source: str
+    synthetic: str
+    """what was planted by hand; empty for a real model"""
     digest: str
     verdict: str
     sign: str

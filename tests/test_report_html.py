@@ -355,6 +355,12 @@ def test_a_waived_warning_is_still_a_warning(terminal: ModuleType) -> None:
     assert "ended on 2025-01-01 and counts for nothing" in text
 
 
+def test_a_synthetic_model_is_called_so_beside_its_verdict(terminal: ModuleType) -> None:
+    report = terminal.report(terminal.PASS_STATISTICS, synthetic="one feature planted")
+    head = next(e for e in parse(formats.render("html", [report])).all("header") if "PASS" in e.text)
+    assert "Synthetic: one feature planted" in head.text
+
+
 def test_several_models_have_a_table_first_and_a_failed_one_is_an_error(pages: dict[str, str]) -> None:
     root = parse(pages["several"])
     table = next(root.all("table"))
