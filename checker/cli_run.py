@@ -57,7 +57,8 @@ def run(resolved: Resolved, words: Sequence[str], *, debug: bool) -> int:
 
 
 def _checked(resolved: Resolved, models: list[str], *, debug: bool) -> int:
-    from robustcheck_onnx.checker import cli_ci, cli_process, formats, images, many, pipeline
+    from robustcheck_onnx.checker import cli_ci, cli_process, formats, images, many, pipeline, remote
+    from robustcheck_onnx.checker.remote import redact, redact_text
     from robustcheck_onnx.checker.report import Failed
 
     settings, several = resolved.settings, len(models) > 1
@@ -74,11 +75,12 @@ def _checked(resolved: Resolved, models: list[str], *, debug: bool) -> int:
 
         def failure(model: str, fault: Exception) -> Failed:
             if debug:
-                traceback.print_exception(fault)
-            code, message, hint = cli_process.words(fault, ["check", model])
+                sys.stderr.write(redact_text("".join(traceback.format_exception(fault))))
+            code, *said = cli_process.words(fault, ["check", model])
+            message, hint = map(remote.redact_text, said)
             message = message or f"{model}: the check ended without a message; a verdict is needed"
             cli_process.say(message, hint)
-            return Failed(model=model, message=message, hint=hint, exit_code=code)
+            return Failed(model=redact(model), message=message, hint=hint, exit_code=code)
 
         outcomes = many.check_all(models, one, failure) if several else [one(models[0])]
     if settings.no_time:
@@ -134,7 +136,7 @@ def _reads(resolved: Resolved, models: Sequence[str]) -> list[Path]:
     """Files that the run reads: no report may replace one of them."""
     settings = resolved.settings
     names = [*models, resolved.file, settings.thresholds, settings.preprocess, settings.images]
-    return [Path(name) for name in names if name and "://" not in name]
+    return [Path(name) for name in names if name]  # of a URL, too: remote.parse knows what a Path makes of it
 
 
 def _places(
@@ -169,7 +171,8 @@ def _deliver(
     """Write every report; only now, so that a run that ends early leaves none that tells a part."""
     from rich.console import Group
 
-    from robustcheck_onnx.checker import cli_process, delivery, formats, many, report_summary
+    from robustcheck_onnx.checker import cli_process, delivery, formats, many, remote, report_summary
+    from robustcheck_onnx.checker.remote import redact
 
     extra = _extra(settings, outcomes, [form for form, _ in (*shared, *(t for places in own.values() for t in places))])
     for model, outcome in zip(models, outcomes, strict=True):
@@ -179,12 +182,18 @@ def _deliver(
             delivery.write_whole(path, text)
     code = many.worst(outcomes)
     meaning = f"exit code {code}: {_meaning(code, len(outcomes), cli_process.EXIT_CODES)}"
-    files = [f"{form}: {path}" for form, path in (*shared, *(t for places in own.values() for t in places)) if path]
+    files = [
+        f"{form}: {redact(str(path))}"
+        for form, path in (*shared, *(t for places in own.values() for t in places))
+        if path
+    ]
 
     def terminal(signs: bool) -> RenderableType:
         if len(outcomes) == 1:
             return _full(outcomes[0], settings, signs)
-        table = report_summary.render(outcomes, models=models, meaning=meaning, places=files, ascii_only=signs)
+        table = report_summary.render(
+            outcomes, models=list(map(redact, models)), meaning=meaning, places=files, ascii_only=signs
+        )
         whole = [_full(outcome, settings, signs) for outcome in outcomes] if settings.verbose else []
         return Group(*whole, table)
 
@@ -224,14 +233,16 @@ def _extra(settings: Settings, outcomes: Sequence[Outcome], forms: Sequence[str]
 
 
 class _Lines(logging.Formatter):
-    """One line a record, in UTC; a name of a file can't forge a line."""
+    """One line a record, in UTC; a name of a file can't forge a line, and no URL shows a key."""
 
     converter = time.gmtime
     default_time_format = "%Y-%m-%dT%H:%M:%S"
     default_msec_format = "%s.%03dZ"
 
     def format(self, record: logging.LogRecord) -> str:
-        text = super().format(record)
+        from robustcheck_onnx.checker.remote import redact_text
+
+        text = redact_text(super().format(record))
         return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 

@@ -22,6 +22,7 @@ from robustcheck_onnx.checker.contract import Contract
 from robustcheck_onnx.checker.errors import RobustcheckError, UsageError
 from robustcheck_onnx.checker.evidence import Evidence, Statistics
 from robustcheck_onnx.checker.graph import open_model
+from robustcheck_onnx.checker.log import LOG
 from robustcheck_onnx.checker.measure import Job
 from robustcheck_onnx.checker.notes import notes_of
 from robustcheck_onnx.checker.onnx_file import file_digest
@@ -194,9 +195,13 @@ def _measured_or_kept(
             source = images_.open_images(job.images, seed=job.seed, limit=job.max_images)
             key = records.key_of(job, digest, profile, source)
             if kept := records.load(key, job.model, source):
+                LOG.info("%s: evidence taken from the cache, measured %s", job.model, kept.measured)
                 return kept.evidence, kept.published, kept.measured
+    LOG.info("%s: opening model, %s", job.model, job.images or "bundled photos")
     opened = measure.open_job(job, source=source)
+    _log_opened(opened)
     facts = measure.probe(opened)
+    LOG.debug("%s: batch invariance and output were tried", job.model)
     watch = partial(plugins.update, loaded) if loaded else None
     measured, stopped = _until_decided(opened, profile, progress, watch)
     (evidence,) = measure.conclude(job, facts, measured, profile, decided=stopped)
@@ -209,6 +214,15 @@ def _measured_or_kept(
         if same and key == records.key_of(job, digest, profile, opened.source):
             records.store(key, started.isoformat(timespec="seconds"), measured.digests, evidence, context)
     return evidence, context, None
+
+
+def _log_opened(opened: measure.Opened) -> None:
+    (model, *_), (runner, *_) = opened.models, opened.runners
+    found = opened.preprocessing
+    tensor = model.representation
+    LOG.info("%s: tensor %s by rule %s, pooling %s", model.path, tensor.tensor, tensor.rule, tensor.pool)
+    LOG.info("%s: preprocessing from %s", model.path, found.source)
+    LOG.info("%s: session on %s, %d images", model.path, ", ".join(runner.execution.providers), len(opened.source))
 
 
 def _until_decided(
@@ -230,6 +244,7 @@ def _until_decided(
                 if state is not None and state.n >= 2:
                     statistics = sums.statistics(state, profile.alpha)
                     interval = _closest(statistics, profile)
+                    LOG.debug("%s: look at %d images: %s", opened.job.model, run.n_good, interval or "no bound yet")
                     if enough_varied and decided(statistics, profile):
                         return run, True
             if progress is not None:

@@ -90,7 +90,7 @@ def _headline(report: Report, pen: Pen) -> RenderableType:
     verdict, model = report.verdict.verdict, report.evidence.model
     colour = _COLOUR[verdict]
     rule = Rule(
-        line(pen.say("━━ ", colour), pen.say(f"{_SIGN[verdict]} {verdict}", f"bold {colour}")),
+        line(pen.say("━━ ", colour), pen.say(f"{_SIGN[verdict]} {verdict}{_passed_by(report)}", f"bold {colour}")),
         characters=parts.sentence_text("━", pen.ascii_only),
         style=colour,
         align="left",
@@ -100,6 +100,14 @@ def _headline(report: Report, pen: Pen) -> RenderableType:
     what = pen.facts([pen.name(model.file, "bold"), pen.name(model.source), synthetic])
     below = Group(what, pen.name(model.digest, "dim"), pen.prose(_MEANING[verdict]))
     return Group(rule, Padding(below, (0, 0, 0, INDENT)))
+
+
+def _passed_by(report: Report) -> str:
+    """What to add to a WARN that does not fail the run."""
+    if report.verdict.verdict == "PASS" or report.gate is None or report.gate.exit_code != 0:
+        return ""
+    waived = {waiver.reason for waiver in report.gate.waived}
+    return " (waived)" if all(r.id in waived for r in report.verdict.reasons) else " (let through)"
 
 
 def _noted(report: Report, text: str) -> bool:
