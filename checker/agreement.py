@@ -76,6 +76,7 @@ def _exact(evidence: Evidence) -> dict[str, object]:
         "origin": (m.random_weights, m.source, m.synthetic),
         "preprocessing": (p.preprocessing, p.source, p.against_contract),
         "end": evidence.stopped,
+        "detectors": tuple((d.name, d.version, d.finding) for d in evidence.detectors),
     }
 
 

@@ -317,6 +317,7 @@ def _check_rerun(
             thresholds=report.profile,
             engine=settings.engine,
             workers=settings.workers,
+            detectors=[detector.name for detector in report.evidence.detectors],
             progress=progress,
         )
     tolerance = tolerance_between(report.evidence, second.evidence)

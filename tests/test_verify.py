@@ -17,6 +17,7 @@ import pytest
 
 from robustcheck_onnx.checker import check, cli, formats, gate
 from robustcheck_onnx.checker.agreement import disagreements
+from robustcheck_onnx.checker.evidence import DetectorResult
 from robustcheck_onnx.checker.report import Failed, Report, sealed, to_json
 from robustcheck_onnx.checker.report_reader import read
 from robustcheck_onnx.thresholds import profile
@@ -324,6 +325,10 @@ def test_what_a_second_run_may_differ_by(passed: Report) -> None:
         evidence = passed.evidence.model_copy(update={"statistics": s.model_copy(update={"kurtosis": moved})})
         return passed.model_copy(update={"evidence": evidence})
 
+    extra = DetectorResult(name="other", version="1", values={}, finding="ok", text="fine")
+    with_detector = passed.model_copy(update={"evidence": passed.evidence.model_copy(update={"detectors": (extra,)})})
+    (said,) = disagreements(with_detector, passed, 1e-4)
+    assert said.startswith("detectors")
     assert disagreements(passed, passed, 1e-4) == ()
     assert disagreements(passed, with_kurtosis(1 + 0.9e-4), 1e-4) == ()
     (said,) = disagreements(passed, with_kurtosis(1 + 1.2e-4), 1e-4)
