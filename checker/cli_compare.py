@@ -60,7 +60,10 @@ def compare(
     output: Annotated[
         list[str] | None,
         typer.Option(
-            "--output", "-o", help="terminal or json, each with =PATH to write a file.", metavar="FORMAT[=PATH]"
+            "--output",
+            "-o",
+            help="terminal, json, junit, markdown or sarif, each with =PATH to write a file.",
+            metavar="FORMAT[=PATH]",
         ),
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No report on stdout unless -o asks for one.")] = False,
@@ -73,8 +76,7 @@ def compare(
     PASS when the candidate passes the check by itself and has kept the outlier features that made the reference pass.
     """
     from robustcheck_onnx.checker import baseline as baselines
-    from robustcheck_onnx.checker import compare as pairs
-    from robustcheck_onnx.checker import compare_run, delivery, report_compare
+    from robustcheck_onnx.checker import compare_run, delivery, formats, report_compare, report_compare_forms
     from robustcheck_onnx.checker.errors import UsageError
 
     one_of("--color", color, ("auto", "always", "never"))
@@ -84,7 +86,7 @@ def compare(
             "robustcheck compare candidate.onnx reference.onnx",
         )
     reads = [path for path in (candidate, reference, baseline) if path is not None]
-    places = targets(output or [], reads)
+    places = targets(output or [], reads, ("terminal", *report_compare_forms.FORMS))
     if write_baseline is not None:
         delivery.check_target(write_baseline, reads[:2] if reference is not None else reads[:1])
         if any(path is not None and path.resolve() == write_baseline.resolve() for _, path in places):
@@ -114,7 +116,7 @@ def compare(
         delivery.write_whole(write_baseline, baselines.to_json(made))
     deliver(
         places,
-        lambda _form: pairs.to_json(result),
+        lambda form: report_compare_forms.render(form, result, formats.Options()),
         lambda only_ascii: report_compare.render(result, ascii_only=only_ascii),
         color,
         quiet=quiet,

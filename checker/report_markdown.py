@@ -55,11 +55,11 @@ def overview(outcomes: Sequence[Outcome]) -> str:
     rows = ["| model | verdict | exit code | reasons |", "|---|---|---|---|"]
     for outcome in outcomes:
         if isinstance(outcome, Failed):
-            verdict, reasons = "**ERROR**", text(outcome.message)
+            verdict, told = "**ERROR**", text(outcome.message)
         else:
             verdict = f"**{outcome.verdict.verdict}**"
-            reasons = ", ".join(text(f.reason.id) + (" (waived)" if f.waiver else "") for f in findings(outcome))
-        rows.append(f"| {text(model_of(outcome))} | {verdict} | {exit_code_of(outcome)} | {reasons} |")
+            told = ", ".join(text(f.reason.id) + (" (waived)" if f.waiver else "") for f in findings(outcome))
+        rows.append(f"| {text(model_of(outcome))} | {verdict} | {exit_code_of(outcome)} | {told} |")
     return "\n".join(rows)
 
 
@@ -77,12 +77,17 @@ def section(outcome: Outcome) -> str:
         _MEANING[verdict],
         f"**Gate:** exit code {exit_code_of(outcome)}, because {text(rule_of(outcome))}.",
     ]
-    if reasons := findings(outcome):
-        blocks.append("\n".join(["### Reasons and next steps", "", *(_reason(f) for f in reasons)]))
+    if found := findings(outcome):
+        blocks.append(reasons(found))
     if outcome.notes:
         blocks.append("\n".join(f"- Note: {text(note)}" for note in outcome.notes))
-    blocks += [_statistics(outcome), _measured(outcome)]
+    blocks += [_statistics(outcome), measured(outcome)]
     return "\n\n".join(blocks)
+
+
+def reasons(found: Sequence[Finding]) -> str:
+    """Each reason with what was seen, what to do next, and its waiver."""
+    return "\n".join(["### Reasons and next steps", "", *(_reason(f) for f in found)])
 
 
 def _reason(finding: Finding) -> str:
@@ -116,7 +121,8 @@ def _statistics(report: Report) -> str:
     return "\n".join(rows)
 
 
-def _measured(report: Report) -> str:
+def measured(report: Report) -> str:
+    """What was read, on what, judged by what, with all digests."""
     evidence, verdict = report.evidence, report.verdict
     model, images, run = evidence.model, evidence.images, evidence.execution
     count = f"{evidence.statistics.n_images} of {images.n_available} measured, {images.sanity.n_varied} varied"

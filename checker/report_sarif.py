@@ -38,6 +38,11 @@ def render(outcomes: Sequence[Outcome], options: Options) -> str:
     The result beside the notification is there because code-scanning services read results only: without it, a run
     that failed would close all findings of the model, which reads as a PASS.
     """
+    return document(outcomes, options, "robustcheck/")
+
+
+def document(outcomes: Sequence[Outcome], options: Options, category: str) -> str:
+    """The same under a category: what is uploaded under one replaces what was there, and nothing else."""
     results = [result for outcome in outcomes for result in _results(outcome, options)]
     failed = [o for o in outcomes if isinstance(o, Failed)]
     invocation: Node = {"executionSuccessful": not failed, "exitCode": max(map(exit_code_of, outcomes), default=70)}
@@ -56,12 +61,12 @@ def render(outcomes: Sequence[Outcome], options: Options) -> str:
         "version": version("robustcheck-onnx"),
         "shortDescription": {"text": "Deployment gate for vision encoders"},
         "fullDescription": {"text": CLAIM},
-        "rules": _rules(),
+        "rules": _rules({result["ruleId"] for result in results}),
         "notifications": [{"id": NOT_ASSESSED, "shortDescription": {"text": NOT_ASSESSED_TITLE}}],
     }
     run = {
         "tool": {"driver": driver},
-        "automationDetails": {"id": "robustcheck/"},
+        "automationDetails": {"id": category},
         "invocations": [invocation],
         "results": results,
         "properties": {"models": [_model(outcome, options) for outcome in outcomes]},
@@ -69,8 +74,11 @@ def render(outcomes: Sequence[Outcome], options: Options) -> str:
     return as_json({"$schema": SCHEMA, "version": "2.1.0", "runs": [run]})
 
 
-def _rules() -> list[Node]:
+def _rules(used: set[str]) -> list[Node]:
+    """All reasons of this version, whether they occur or not, and those of plug-ins that occur."""
     known = [(name, rule.title, rule.explanation, rule.next_step) for name, rule in RULES.items()]
+    others = sorted(used - set(RULES) - {NOT_ASSESSED})
+    known += [(name, name, "A reason of a plug-in.", "See the plug-in's own words.") for name in others]
     known.append((NOT_ASSESSED, NOT_ASSESSED_TITLE, NOT_ASSESSED_HELP, "Do what the hint says, and run again."))
     return [
         {
