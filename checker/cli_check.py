@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -128,12 +128,18 @@ def check(
     show_settings: Annotated[
         bool, typer.Option("--show-settings", help="Show each setting, its value and its source; check nothing.")
     ] = False,
+    offline: Annotated[
+        bool,
+        typer.Option(
+            "--offline", help="Refuse URLs of other machines (docs/remote.md); so does ROBUSTCHECK_OFFLINE=1."
+        ),
+    ] = False,
     debug: Debug = False,
 ) -> int:
     """Check models: PASS, or WARN with reasons (the default command)."""
     from robustcheck_onnx.checker import cli_run, config
 
-    given = {
+    given: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list | tuple) else value
         for name, value in ctx.params.items()
         if name in config.Settings.model_fields

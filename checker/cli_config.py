@@ -21,7 +21,7 @@ def init(
     """Write a commented robustcheck.toml: every setting of a check, with its default and one line about it."""
     import os
 
-    from robustcheck_onnx.checker import config, delivery
+    from robustcheck_onnx.checker import config, config_template, delivery
 
     if path.name == config.SHARED_FILE:
         raise UsageError(
@@ -33,6 +33,6 @@ def init(
         raise UsageError(
             f"{path}: file is there already; init replaces none", f"robustcheck init {shlex.quote(str(path))} --force"
         )
-    delivery.write_whole(path, config.template())
+    delivery.write_whole(path, config_template.template())
     sys.stdout.write(f"wrote {path}; nothing in it is set yet: take the # away from the lines that you want\n")
     return 0

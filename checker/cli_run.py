@@ -171,7 +171,7 @@ def _deliver(
     """Write every report; only now, so that a run that ends early leaves none that tells a part."""
     from rich.console import Group
 
-    from robustcheck_onnx.checker import cli_process, delivery, formats, many, remote, report_summary
+    from robustcheck_onnx.checker import cli_process, delivery, formats, many, report_summary
     from robustcheck_onnx.checker.remote import redact
 
     extra = _extra(settings, outcomes, [form for form, _ in (*shared, *(t for places in own.values() for t in places))])
@@ -235,7 +235,7 @@ def _extra(settings: Settings, outcomes: Sequence[Outcome], forms: Sequence[str]
 class _Lines(logging.Formatter):
     """One line a record, in UTC; a name of a file can't forge a line, and no URL shows a key."""
 
-    converter = time.gmtime
+    converter = staticmethod(time.gmtime)
     default_time_format = "%Y-%m-%dT%H:%M:%S"
     default_msec_format = "%s.%03dZ"
 

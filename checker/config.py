@@ -12,7 +12,6 @@ import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -43,6 +42,7 @@ NOT_SETTINGS = {
     "isolated": "it is for the command line",
     "show-settings": "it is for the command line",
     "debug": "it is for the command line",
+    "offline": "set the variable ROBUSTCHECK_OFFLINE=1",
     "models": "models are named on the command line",
 }
 """Options that are no setting, with what to do instead."""
@@ -138,7 +138,7 @@ def resolve(
     Raises:
         UsageError: a file or variable is wrong; EnvironmentFaultError: a file can't be read.
     """
-    settings, sources = Settings(), dict[str, str]()
+    settings, sources = Settings.model_validate({}), dict[str, str]()
     used: Path | None = None
     if isolated and file is not None:
         raise UsageError(f"--config is {file!r}; --isolated reads no file", "leave out --config or --isolated")
@@ -325,7 +325,7 @@ def _rebased(layer: dict[str, Any], folder: Path) -> dict[str, Any]:
         return path if "://" in path else str(folder / path)
 
     names = {"thresholds": tuple(PACKAGED), "preprocess": ("clip", "imagenet")}
-    changed = {
+    changed: dict[str, Any] = {
         name: moved(layer[name])
         for name in ("images", "thresholds", "preprocess", "log_file")
         if name in layer and layer[name] not in names.get(name, ())
@@ -341,59 +341,9 @@ def _rebased(layer: dict[str, Any], folder: Path) -> dict[str, Any]:
 def shown(resolved: Resolved) -> dict[str, Any]:
     """Every setting with its value and source, as a JSON document."""
     values = resolved.settings.model_dump(mode="json", by_alias=True)
+    for key in ("images", "preprocess", "thresholds", "output"):  # a URL shows no key
+        values[key] = (
+            list(map(redact_text, values[key])) if key == "output" else values[key] and redact_text(values[key])
+        )
     settings = {key: {"value": value, "source": resolved.source(key)} for key, value in values.items()}
     return {"schema_version": 1, "tool": "robustcheck", "file": resolved.file, "settings": settings}
-
-
-EXAMPLES: dict[str, object] = {
-    "images": "photos/",
-    "max-images": 500,
-    "preprocess": "clip",
-    "tensor": "image_embedding",
-    "pool": "none",
-    "thresholds": "default",
-    "detector": ("NAME",),
-    "workers": 4,
-    "ray-address": "auto",
-    "output": ("terminal", "json=report.json"),
-    "log-file": "robustcheck.log",
-}
-"""What `init` shows for settings that have no value by default."""
-
-
-def template() -> str:
-    """A commented robustcheck.toml: every key with its default or an example, and one line about it."""
-    lines = [
-        "# Settings of `robustcheck check`. Lines that start with # and a blank are prose; take the # away from one of",
-        "# the others to set it. The command line and variables (ROBUSTCHECK_MAX_IMAGES=…) count before this file.",
-        "# Paths count from this file's folder. `robustcheck check --show-settings` shows what holds, and from where.",
-    ]
-    for key, name in FIELDS.items():
-        if name == "waivers":
-            continue
-        about = Settings.model_fields[name]
-        value = EXAMPLES.get(key, about.default)
-        lines += ["", f"# {about.description}", f"#{key} = {_toml(value)}"]
-    return "\n".join(lines) + "\n" + WAIVER_TEMPLATE
-
-
-WAIVER_TEMPLATE = """
-# An accepted reason for WARN: it no longer fails the run, up to and with the day in `expires`. The report still says
-# WARN, and who accepted what. `models`: globs of the model's path as it is typed. One such table for each reason.
-#[[waivers]]
-#reason = "too_few_images"
-#because = "the model sees ten scenes in all"
-#owner = "name@example.org"
-#expires = 2026-12-31
-#models = ["*"]
-"""
-
-
-def _toml(value: object) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, tuple):
-        return "[" + ", ".join(map(_toml, value)) + "]"
-    if isinstance(value, date | int | float):
-        return str(value)
-    return '"' + str(value) + '"'
