@@ -127,6 +127,12 @@ def test_an_error_has_a_document_in_every_form_that_says_so_and_no_pass(form: st
     assert delivery.OURS.match(text.encode()[: delivery.OURS_WITHIN_BYTES])
 
 
+def test_every_form_is_documented() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "reports.md").read_text(encoding="utf-8")
+    for form in formats.NAMES:
+        assert f"\n| `{form}` |" in page
+
+
 def test_a_form_for_one_model_refuses_two() -> None:
     for form in formats.TEXTS:
         if form in formats.ONE_MODEL:
