@@ -100,10 +100,10 @@ def targets(outputs: Iterable[str], reads: Iterable[Path], formats: Sequence[str
         if separator and not path:
             raise UsageError(f"--output is {text!r}; a path must follow the equals sign", f"-o {form}=report.{form}")
         target = None if path in {"", "-"} else Path(path)  # of a URL, too: remote.parse knows what a Path makes of it
-        if isinstance(remote.parse(path), remote.Url) and "//" in path.partition("://")[2]:
+        if isinstance(remote.parse(path), remote.Url) and (path.endswith("/") or "//" in path.partition("://")[2]):
             raise UsageError(
-                f"--output is {form}={remote.redact(path)}; the path of a report's URL must have no empty part",
-                f"-o {form}=memory://folder/report",
+                f"--output is {form}={remote.redact(path)}; a report's URL must name a file, with no empty part before",
+                f"-o {form}=s3://bucket/report.{form}",
             )
         if target is not None:
             delivery.check_target(target, reads)

@@ -20,6 +20,7 @@ from typer.exceptions import TyperException
 from typer.main import get_command
 
 from robustcheck_onnx.checker.errors import RobustcheckError, UsageError
+from robustcheck_onnx.checker.remote import OFFLINE
 
 EXIT_CODES = {
     0: "PASS: the indication is present",
@@ -47,6 +48,20 @@ def run(app: typer.Typer, arguments: list[str]) -> int:
     With `-o json` an error is a JSON document too, there where the report was to go. A reader of stdout that went
     away (`| head`) is told nothing, but a verdict that can't be delivered is none: exit 4, never 0.
     """
+    if "--offline" not in arguments:
+        return _run(app, arguments)
+    before = os.environ.get(OFFLINE)
+    os.environ[OFFLINE] = "1"  # for worker processes, and for what is written after an error
+    try:
+        return _run(app, arguments)
+    finally:
+        if before is None:
+            del os.environ[OFFLINE]
+        else:
+            os.environ[OFFLINE] = before
+
+
+def _run(app: typer.Typer, arguments: list[str]) -> int:
     try:
         _mend_streams()
         signal.signal(signal.SIGTERM, _stop)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from robustcheck_onnx.checker.errors import UsageError
+from robustcheck_onnx.checker.remote import redact
 from robustcheck_onnx.checker.report import Failed, Outcome, Report
 
 SUFFIX = ".onnx"
@@ -102,7 +103,7 @@ def worst(outcomes: Sequence[Outcome]) -> int:
 
 def stem(model: str) -> str:
     """What stands for a model in a report's path: its file's name without the suffix."""
-    return PurePosixPath(model.rstrip("/")).stem if "://" in model else Path(model).stem
+    return PurePosixPath(redact(model).rstrip("/")).stem if "://" in model else Path(model).stem
 
 
 def fill(path: str, models: Sequence[str]) -> list[str]:

@@ -21,7 +21,8 @@ HERE: Final = ("file", "local", "memory")  # protocols that never leave this pro
 # a drive letter is no protocol; pathlib makes one slash of two
 _URL: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(/+)(.*)", re.DOTALL)
 _CHAIN: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*::")
-_IN_TEXT: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/+[^\s'\"<>]+")
+# punctuation behind a URL is the sentence's
+_IN_TEXT: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/+[^\s'\"<>]*[^\s'\"<>:;,.)\]]")
 _NO: Final = ("", "0", "false", "no", "off")
 _ACCOUNTS: Final = ("abfs", "abfss", "az", "wasb", "wasbs")  # container@account: a place, no secret
 

@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -149,10 +149,30 @@ class RemoteFile:
             if not self.url.is_http:
                 return bytes(self.store.cat_file(self.path, start=0, end=limit + 1))
             content = bytearray()
-            with self.store.open(self.path, "rb", block_size=0) as stream:  # many servers give no ranges
+            with self._whole() as stream:
                 while len(content) <= limit and (piece := stream.read(min(PIECE_BYTES, limit + 1 - len(content)))):
                     content += piece
             return bytes(content)
+
+    def _whole(self) -> Any:
+        """A web server's file as one stream: many give no ranges. Given a size, fsspec does not ask for it first."""
+        return self.store.open(self.path, "rb", block_size=0, size=1)
+
+    def stream(self) -> Generator[bytes, None, None]:
+        """The content in pieces. Raises FileNotFoundError, StoreError, at any piece."""
+        if not self.url.is_http:
+            with self.open() as reader:
+                yield from iter(lambda: reader.read(PIECE_BYTES), b"")
+            return
+        with self._told():
+            stream = self._whole()
+        with contextlib.closing(stream):
+            while True:
+                with self._told():
+                    piece = stream.read(PIECE_BYTES)
+                if not piece:
+                    return
+                yield piece
 
     def read_span(self, start: int, length: int) -> bytes:
         """So many bytes from a place within the file. Raises FileNotFoundError, StoreError also where fewer come."""
@@ -167,7 +187,13 @@ class RemoteFile:
     def open(self, mode: str = "rb") -> io.BufferedReader:
         """A seekable reader; nothing is read yet. Raises FileNotFoundError, StoreError (size not known)."""
         assert mode == "rb"
-        size = self.info().get("size")
+        try:
+            size = self.info().get("size")
+        except FileNotFoundError:
+            if not self.url.is_http:
+                raise
+            self.read_bytes(1)  # fsspec says so of any fault of a web server; this one says which
+            size = None
         if not isinstance(size, int):
             raise StoreError(self.shown, "the server does not tell its size")
         return io.BufferedReader(_Reader(self, size), BUFFER_BYTES)
@@ -279,12 +305,15 @@ def download(file: RemoteFile, target: Path, limit: int) -> int:
     Raises FileNotFoundError, StoreError, EnvironmentFaultError (larger than the limit, no space). What is half there
     is for the caller to remove.
     """
-    size = file.info().get("size")
+    known = {} if file.url.is_http else file.info()
+    if known.get("type") == "directory":
+        raise FileNotFoundError(errno.ENOENT, "a folder, no file", file.shown)
+    size = known.get("size")
     if isinstance(size, int):
         _check_size(file, size, limit, target)
     n_bytes = 0
     try:
-        with target.open("wb") as out, _stream(file) as pieces:
+        with target.open("wb") as out, contextlib.closing(file.stream()) as pieces:
             for piece in pieces:
                 n_bytes += len(piece)
                 if n_bytes > limit:
@@ -299,7 +328,7 @@ def download(file: RemoteFile, target: Path, limit: int) -> int:
             f"{file}: download is not possible ({fault.strerror}); {target.parent} must have space for it",
             "df -h; export TMPDIR=a folder with more space",
         ) from fault
-    if isinstance(size, int) and not file.url.is_http and n_bytes != size:
+    if isinstance(size, int) and n_bytes != size:  # a web server's stream that ends early is an error of its own
         raise StoreError(file.shown, f"{n_bytes} bytes came, and its size is {size}")
     return n_bytes
 
@@ -315,28 +344,6 @@ def _check_size(file: RemoteFile, size_bytes: int, limit: int, target: Path) -> 
             f"{file}: download is {size_bytes:,} bytes; {target.parent} has {free:,} bytes left",
             "df -h; export TMPDIR=a folder with more space",
         )
-
-
-@contextlib.contextmanager
-def _stream(file: RemoteFile) -> Iterator[Iterator[bytes]]:
-    """The pieces of a file, in order; a web server's in one request, as many give no ranges."""
-    if not file.url.is_http:
-        with file.open() as reader:
-            yield iter(lambda: reader.read(PIECE_BYTES), b"")
-        return
-    with told(file.url, file.shown, file.path):
-        stream = file.store.open(file.path, "rb", block_size=0)
-
-    def pieces() -> Iterator[bytes]:
-        while True:
-            with told(file.url, file.shown, file.path):
-                piece = stream.read(PIECE_BYTES)
-            if not piece:
-                return
-            yield piece
-
-    with contextlib.closing(stream):
-        yield pieces()
 
 
 @contextlib.contextmanager

@@ -16,15 +16,13 @@ def check_target(url: Url, reads: Iterable[Path | str]) -> None:
     """Refuse a URL that can't take a report, before the work starts; nothing is connected to.
 
     reads: what the run reads; a report must not replace one of them.
-    Raises UsageError (a web server, a folder, a file that is read), EnvironmentFaultError (a package is missing).
+    Raises UsageError (a web server, a file that is read), EnvironmentFaultError (a package is missing).
     """
     if url.is_http:
         raise UsageError(
             f"{url}: report's URL is of a web server; reports are put into object stores or files",
             "-o json=report.json, and upload it",
         )
-    if url.raw.endswith("/"):
-        raise UsageError(f"{url}: report's URL is a folder; it must be a file", f"-o json={url}report.json")
     for read in reads:
         place = remote.parse(read)
         if isinstance(place, Url) and place.raw == url.raw:
