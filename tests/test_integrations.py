@@ -1,11 +1,17 @@
 """assert_robust, the pytest plugin, the pre-commit hook and the templates for CI, run as their users run them."""
 
+import json
 import os
+import re
+import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from robustcheck_onnx.checker import Progress, VerdictError, assert_robust
 from robustcheck_onnx.checker.errors import CannotAssessError
@@ -100,3 +106,217 @@ def test_the_plugin_costs_nothing_until_it_is_used(tmp_path: Path, use: str, loa
     )
     done = run_pytest(tmp_path)
     assert done.returncode == 0, done.stdout
+
+
+# ------------------------------------------------------------------------------------------------ pre-commit
+
+
+def test_the_pre_commit_hook_checks_models_that_are_committed(lookup_pass: tuple[Path, Path], tmp_path: Path) -> None:
+    """The manifest's own entry, files and types, run by pre-commit in a repository (from the environment at hand)."""
+    (hook,) = yaml.safe_load((ROOT / ".pre-commit-hooks.yaml").read_text())
+    hook |= {"language": "system", "entry": str(BIN / hook["entry"]), "args": ["--images", str(lookup_pass[1])]}
+    config = {"repos": [{"repo": "local", "hooks": [hook]}]}
+    (tmp_path / ".pre-commit-config.yaml").write_text(yaml.safe_dump(config))
+    shutil.copy(lookup_pass[0], tmp_path / "one.onnx")
+    (tmp_path / "notes.txt").write_text("no model")
+    environment = ENVIRONMENT | {"PRE_COMMIT_HOME": str(tmp_path.parent / f"{tmp_path.name}-home")}
+
+    def pre_commit() -> subprocess.CompletedProcess[str]:
+        subprocess.run(["git", "add", "-A"], cwd=tmp_path, check=True)
+        return subprocess.run(
+            [BIN / "pre-commit", "run", "--verbose"],
+            cwd=tmp_path, capture_output=True, text=True, check=False, env=environment,
+        )  # fmt: skip
+
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    done = pre_commit()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "PASS" in done.stdout
+    (tmp_path / "two.onnx").write_bytes(b"no model")
+    done = pre_commit()
+    assert done.returncode == 1
+    assert "exit code: 3" in done.stdout
+    assert "two.onnx" in done.stdout
+
+
+def test_the_hooks_manifest_is_valid() -> None:
+    done = subprocess.run([BIN / "pre-commit", "validate-manifest", ROOT / ".pre-commit-hooks.yaml"], check=False)
+    assert done.returncode == 0
+
+
+# -------------------------------------------------------------------------------------------- GitHub, GitLab
+
+
+@pytest.mark.parametrize(
+    ("schema", "file"), [("github-actions", "action.yml"), ("gitlab-ci", "docs/ci/robustcheck.gitlab-ci.yml")]
+)
+def test_templates_follow_their_systems_schema(schema: str, file: str) -> None:
+    done = subprocess.run(
+        [BIN / "check-jsonschema", "--builtin-schema", f"vendor.{schema}", ROOT / file],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+
+
+def step(name: str) -> dict[str, Any]:
+    action = yaml.safe_load((ROOT / "action.yml").read_text())
+    (found,) = (step for step in action["runs"]["steps"] if step.get("id") == name)
+    return dict(found)
+
+
+def bash(script: str, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    environment = {
+        "PATH": f"{BIN}:/usr/bin:/bin",
+        "HOME": os.environ.get("HOME", "/"),
+        "ROBUSTCHECK_NO_CACHE": "1",
+    } | variables
+    return subprocess.run(
+        ["bash", "-c", script], cwd=folder, capture_output=True, text=True, check=False, env=environment
+    )
+
+
+def run_check_step(folder: Path, **inputs: str) -> tuple[subprocess.CompletedProcess[str], dict[str, str]]:
+    outputs = folder / "github_output"
+    given = {"MODEL": "", "IMAGES": "", "ARGS": "", "REPORT": "robustcheck.json"} | inputs
+    done = bash(step("check")["run"], folder, GITHUB_OUTPUT=str(outputs), **given)
+    lines = outputs.read_text().splitlines() if outputs.exists() else []
+    return done, dict(line.split("=", 1) for line in lines)
+
+
+def test_every_input_of_the_action_reaches_its_script_as_a_variable() -> None:
+    action = yaml.safe_load((ROOT / "action.yml").read_text())
+    scripts = [s for s in action["runs"]["steps"] if "run" in s]
+    assert [s["id"] for s in scripts] == ["install", "check"]
+    for script in scripts:
+        assert "${{" not in script["run"]
+        assert script["run"].startswith("set -euo pipefail\n")
+    assert {s["uses"].split("@")[0] for s in action["runs"]["steps"] if "uses" in s} == {"actions/setup-python"}
+    assert set(action["outputs"]) == {"verdict", "exit-code", "report"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "verdict"),
+    [("", 0, "PASS"), ("--max-images\n40\n", 1, "WARN"), ("--fail-on=never\n--max-images=40", 0, "WARN")],
+)
+def test_the_action_hands_on_verdict_and_exit_code(
+    lookup_pass: tuple[Path, Path], tmp_path: Path, arguments: str, code: int, verdict: str
+) -> None:
+    model, photos = lookup_pass
+    done, outputs = run_check_step(tmp_path, MODEL=f"{model}\n", IMAGES=str(photos), ARGS=arguments)
+    assert done.returncode == code, done.stderr
+    assert outputs == {"verdict": verdict, "exit-code": str(code), "report": "robustcheck.json"}
+    assert verdict in done.stdout
+    assert json.loads((tmp_path / "robustcheck.json").read_text())["verdict"]["verdict"] == verdict
+
+
+def test_the_action_never_passes_what_could_not_be_assessed(lookup_pass: tuple[Path, Path], tmp_path: Path) -> None:
+    model, photos = lookup_pass
+    done, outputs = run_check_step(tmp_path, MODEL=f"{model}\nmissing.onnx", IMAGES=str(photos))
+    assert done.returncode in {2, 3}
+    assert outputs["verdict"] == "NONE"
+    assert outputs["exit-code"] == str(done.returncode)
+    (tmp_path / "github_output").unlink()
+    (tmp_path / "old.json").write_text('{"verdict": {"verdict": "PASS"}}')  # of an earlier run
+    done = bash(
+        step("check")["run"], tmp_path, PATH="/usr/bin:/bin", GITHUB_OUTPUT=str(tmp_path / "github_output"),
+        MODEL="m.onnx", IMAGES="", ARGS="", REPORT="old.json",
+    )  # fmt: skip
+    assert done.returncode == 127  # robustcheck is not installed
+    assert "verdict=NONE" in (tmp_path / "github_output").read_text()
+
+
+@pytest.mark.parametrize("evil", ["$(touch pwned)", '"; touch pwned; "', "-x"])
+def test_inputs_are_never_run(tmp_path: Path, evil: str) -> None:
+    done, outputs = run_check_step(tmp_path, MODEL=evil, IMAGES=evil, ARGS=f"--device\n{evil}")
+    assert done.returncode == 2
+    assert outputs["verdict"] == "NONE"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["github_output", "robustcheck.json"]
+
+
+def test_a_report_path_of_two_lines_forges_no_output(tmp_path: Path) -> None:
+    done, outputs = run_check_step(tmp_path, MODEL="m.onnx", REPORT="r.json\nverdict=PASS")
+    assert (done.returncode, outputs) == (2, {})
+
+
+@pytest.mark.parametrize(
+    ("version", "installed"),
+    [("", "/the action"), ("robustcheck-onnx==0.1.0", "robustcheck-onnx==0.1.0"), ("a; touch b", "a; touch b")],
+)
+def test_what_the_action_installs(tmp_path: Path, version: str, installed: str) -> None:
+    """The words that pip gets; a real installation takes minutes."""
+    (tmp_path / "python").write_text('#!/bin/bash\nprintf "%s\\n" "$@" > words\n')
+    (tmp_path / "python").chmod(0o755)
+    script = step("install")["run"]
+    done = bash(script, tmp_path, PATH=f"{tmp_path}:/usr/bin:/bin", VERSION=version, HERE="/the action")
+    assert done.returncode == 0, done.stderr
+    words = (tmp_path / "words").read_text().splitlines()
+    assert words[:3] == ["-m", "pip", "install"]
+    assert words[-1] == installed
+    assert bash(script, tmp_path, VERSION="--index-url=http://x", HERE="").returncode == 2
+
+
+def test_the_gitlab_job_leaves_the_artifacts_that_it_names(lookup_pass: tuple[Path, Path], tmp_path: Path) -> None:
+    model, photos = lookup_pass
+    job = yaml.safe_load((ROOT / "docs/ci/robustcheck.gitlab-ci.yml").read_text())["robustcheck"]
+    artifacts = job["artifacts"]
+    named = {*artifacts["paths"], *artifacts["reports"].values()}
+    (script,) = job["script"]
+    done = bash(script, tmp_path, RC_MODEL=str(model), RC_IMAGES=str(photos))
+    assert done.returncode == 0, done.stderr
+    assert {p.name for p in tmp_path.iterdir()} == named
+    assert bash(script, tmp_path, RC_MODEL="missing.onnx", RC_IMAGES=str(photos)).returncode in {2, 3}
+    (install,) = job["before_script"]
+    assert bash(install, tmp_path, RC_REQUIREMENT="").returncode != 0
+
+
+def test_the_jenkins_stage_runs(lookup_pass: tuple[Path, Path], tmp_path: Path) -> None:
+    model, photos = lookup_pass
+    (script,) = re.findall(r"^ *sh '([^'\n]*)'$", (ROOT / "docs/ci/Jenkinsfile").read_text(), re.MULTILINE)
+    done = bash(script, tmp_path, MODEL=str(model), IMAGES=str(photos))
+    assert done.returncode == 0, done.stderr
+    assert {p.name for p in tmp_path.iterdir()} == {"robustcheck.json", "robustcheck.junit.xml"}
+    assert bash(script, tmp_path, MODEL="$(touch pwned)", IMAGES=str(photos)).returncode in {2, 3}
+    assert not (tmp_path / "pwned").exists()
+
+
+# ------------------------------------------------------------------------------------------------- containers
+
+
+@pytest.mark.parametrize("file", ["Dockerfile.cpu", "Dockerfile.cuda"])
+def test_images_are_pinned_hold_no_model_and_do_not_run_as_root(file: str) -> None:
+    lines = (ROOT / "docs/ci" / file).read_text().splitlines()
+    assert all(re.fullmatch(r"FROM python:3\.\d+\.\d+-slim-\w+( AS build)?", x) for x in lines if x.startswith("FROM"))
+    assert 'ENTRYPOINT ["robustcheck"]' in lines
+    users = [line for line in lines if line.startswith("USER")]
+    assert users == ["USER 10001"]
+    copied = [word for x in lines if x.startswith("COPY") and "--from" not in x for word in x.split()[1:-1]]
+    assert set(copied) == {"pyproject.toml", "README.md", "LICENSE", "constraints.txt"} | {
+        "checker", "exporters", "thresholds",
+    }  # fmt: skip
+
+
+def test_the_cpu_image_takes_the_runtime_without_cuda(tmp_path: Path) -> None:
+    """The edits of the Dockerfile, made to the real files."""
+    for name in ("pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    edits = re.findall(r"(sed -i .*?)(?: \\)?$", (ROOT / "docs/ci/Dockerfile.cpu").read_text(), re.MULTILINE)
+    assert len(edits) == 2
+    assert bash("\n".join(["set -e", *edits]), tmp_path).returncode == 0
+    project, before = (tomllib.loads((folder / "pyproject.toml").read_text()) for folder in (tmp_path, ROOT))
+    runtimes = [d for d in project["project"]["dependencies"] if d.startswith("onnxruntime")]
+    assert len(runtimes) == 1
+    assert re.fullmatch(r"onnxruntime>=[\d.]+,<2", runtimes[0])
+    others = [d for d in before["project"]["dependencies"] if not d.startswith("onnxruntime")]
+    assert [d for d in project["project"]["dependencies"] if d not in runtimes] == others
+    assert re.search(r"^onnxruntime==[\d.]+$", (tmp_path / "constraints.txt").read_text(), re.MULTILINE)
+
+
+@pytest.mark.skipif(not shutil.which("docker"), reason="needs a container engine (docker)")
+def test_the_cpu_image_builds_and_runs() -> None:
+    subprocess.run(
+        ["docker", "build", "-f", "docs/ci/Dockerfile.cpu", "-t", "robustcheck:test", "."], cwd=ROOT, check=True
+    )
+    done = subprocess.run(
+        ["docker", "run", "--rm", "robustcheck:test", "demo"], capture_output=True, text=True, check=True
+    )
+    assert "SYNTHETIC" in done.stdout
