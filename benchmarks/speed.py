@@ -110,7 +110,7 @@ def never_decided(folder: Path) -> Path:
 
 
 def alternate(actions: dict[str, list[str]], runs: int) -> dict[str, float]:
-    """Median wall time (s) of each command, taken in turns; files are in the page cache, where they were just written."""
+    """Median wall time (s) of each command, taken in turns; their files are in the page cache, just written."""
     times: dict[str, list[float]] = {name: [] for name in actions}
     for _ in range(runs):
         for name, command in actions.items():

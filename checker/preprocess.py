@@ -120,10 +120,10 @@ def apply(preprocessing: Preprocessing, image: Image.Image) -> NDArray[np.float3
     """
     pixels = np.asarray(_crop(preprocessing, _resize(preprocessing, image)))
     planes = np.empty((3, *pixels.shape[:2]), dtype=np.float32)
-    for channel, plane in enumerate(planes):  # one channel behind the other: what models take, and three times faster
-        np.multiply(pixels[..., channel], np.float32(preprocessing.rescale), out=plane)
-        plane -= np.float32(preprocessing.mean[channel])
-        plane /= np.float32(preprocessing.std[channel])
+    for channel in range(3):  # one channel behind the other: what models take, and many times faster
+        np.multiply(pixels[..., channel], np.float32(preprocessing.rescale), out=planes[channel])
+        planes[channel] -= np.float32(preprocessing.mean[channel])
+        planes[channel] /= np.float32(preprocessing.std[channel])
     values = planes.transpose(1, 2, 0)
     return values[..., ::-1] if preprocessing.color_order == "BGR" else values
 

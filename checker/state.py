@@ -89,15 +89,15 @@ def update(state: State, h: npt.ArrayLike, keys: npt.ArrayLike) -> Measured:
     if not len(x):
         return Measured(rows.usable, x, np.empty(0))
     z = kurtosis.standardise(x)
-    power = np.ones_like(z)
-    for k in range(4):
-        power = power * z
-        np.add.at(state.powers[k], groups, power)
-    per_image = power.mean(axis=1)
+    powers = np.empty((4, *z.shape))
+    powers[0] = z
+    for k in range(1, 4):
+        np.multiply(powers[k - 1], z, out=powers[k])
+    _add_to_groups(state.powers, groups, powers)
+    per_image = powers[3].mean(axis=1)
     state.per_image.append(per_image)
     np.add.at(state.sizes, groups, 1.0)
-    for k, energy in enumerate(kurtosis.energies(x, z)):
-        np.add.at(state.energies[k], groups, energy)
+    _add_to_groups(state.energies, groups, np.stack(kurtosis.energies(x, z)))
     state.far_above += (z > kurtosis.FREQUENT_SD).sum(axis=0)
     state.far_below += (z < -kurtosis.FREQUENT_SD).sum(axis=0)
     state.total += x.sum(axis=0)
@@ -106,6 +106,12 @@ def update(state: State, h: npt.ArrayLike, keys: npt.ArrayLike) -> Measured:
     state.below_zero += int((x < 0).sum())
     state.max_median_sum += float(kurtosis.max_median_ratio(x).sum())
     return Measured(rows.usable, z, per_image)
+
+
+def _add_to_groups(sums: Array, groups: npt.NDArray[np.int64], values: Array) -> None:
+    """sums[:, group] += values[:, image], image by image: (4, group, feature), (image,), (4, image, feature)."""
+    for image, group in enumerate(groups):  # np.add.at takes nine times as long for rows
+        sums[:, group] += values[:, image]
 
 
 def merge(a: State, b: State) -> State:
