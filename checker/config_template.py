@@ -32,7 +32,7 @@ def template() -> str:
             continue
         about = Settings.model_fields[name]
         value = EXAMPLES.get(key, about.default)
-        lines += ["", f"# {about.description}", f"#{key} = {_toml(value)}"]
+        lines += ["", f"# {about.description}", f"#{key} = {toml(value)}"]
     return "\n".join(lines) + "\n" + WAIVER_TEMPLATE
 
 
@@ -48,11 +48,12 @@ WAIVER_TEMPLATE = """
 """
 
 
-def _toml(value: object) -> str:
+def toml(value: object) -> str:
+    """A value as TOML writes it."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple):
-        return "[" + ", ".join(map(_toml, value)) + "]"
+        return "[" + ", ".join(map(toml, value)) + "]"
     if isinstance(value, int | float):
         return str(value)
     return '"' + str(value) + '"'

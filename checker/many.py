@@ -23,8 +23,11 @@ def expand(words: Sequence[str]) -> list[str]:
     name is that file, even with signs of a glob in it. Names of no file stay: opening them says what is wrong.
     Raises UsageError: a folder or a glob without a model, a folder that can't be read.
     """
-    found = [path for word in words for path in _meant(word)]
-    return list({path if "://" in path else os.path.normpath(path): path for path in reversed(found)}.values())[::-1]
+    found: dict[str, str] = {}
+    for word in words:
+        for path in _meant(word):
+            found.setdefault(path if "://" in path else os.path.normpath(path), path)
+    return list(found.values())
 
 
 def _meant(word: str) -> list[str]:
