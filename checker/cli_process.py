@@ -140,9 +140,10 @@ def _leave_documents(fault: BaseException, arguments: list[str], message: str, h
     for form, path in known.get("document_targets", usage.document_targets(arguments)):
         document = _error_document(form, message, hint, code, usage.model_of(arguments))
         with contextlib.suppress(RobustcheckError, OSError):  # the error itself has been told
-            if path and document:
+            # a terminal report is for people, whom stderr has told: only a stale one is replaced
+            if path and document and (form != "terminal" or Path(path).is_file()):
                 delivery.replace_with_error(Path(path), document)
-            elif document and form != "terminal" and not told:  # stdout holds one document
+            elif not path and document and form != "terminal" and not told:  # stdout holds one document
                 sys.stdout.write(document)
                 sys.stdout.flush()
                 told = True

@@ -134,7 +134,7 @@ def replace_with_error(path: Path, document: str) -> None:
     """Put an error document where a report was to go, so that no report of an earlier run stands for this one.
 
     Only in place of nothing, of a document of this tool, or into a device or pipe: a run that failed may have
-    been given a wrong path. Raises EnvironmentFaultError as write_whole does.
+    been given a wrong path. Raises EnvironmentFaultError as write_whole does; a document of this tool is gone then.
     """
     place = remote.parse(path)
     if isinstance(place, remote.Url):
@@ -149,4 +149,9 @@ def replace_with_error(path: Path, document: str) -> None:
         with path.open("rb") as file:
             if not OURS.match(file.read(OURS_WITHIN_BYTES)):
                 return
-    write_whole(path, document)
+    try:
+        write_whole(path, document)
+    except EnvironmentFaultError:
+        if path.is_file():  # no room for the error: better no document than the PASS of an earlier run
+            path.resolve().unlink(missing_ok=True)
+        raise

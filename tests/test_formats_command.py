@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,11 @@ from robustcheck_onnx.checker import formats
 
 COMMAND = str(Path(sys.executable).parent / "robustcheck")
 STRANGER = "a file of somebody else\n"
+
+
+def small_files() -> None:
+    """Files of at most 1 KiB, as on a disk that is full."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, 1024))
 
 
 def run(folder: Path, *arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -67,6 +73,18 @@ def test_an_error_on_stdout_is_one_document(form: str, tmp_path: Path) -> None:
     else:
         assert json.loads(done.stdout)["runs"][0]["invocations"][0]["exitCode"] == done.returncode
     assert done.stderr.startswith("error: no.onnx")
+
+
+def test_a_disk_without_room_for_the_error_keeps_no_pass(tmp_path: Path) -> None:
+    stale = formats.render_error("sarif", "stands for an earlier PASS", "", 3)
+    (tmp_path / "r.sarif").write_text(stale)
+    (tmp_path / "mine.sarif").write_text(STRANGER)
+    done = subprocess.run(
+        [COMMAND, "no.onnx", "-o", "sarif=r.sarif", "-o", "gitlab=mine.sarif"],
+        capture_output=True, text=True, check=False, cwd=tmp_path, preexec_fn=small_files,
+    )  # fmt: skip
+    assert done.returncode in {2, 3}
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"mine.sarif": STRANGER}
 
 
 def test_a_report_that_can_not_be_written_or_made_is_exit_4(lookup_pass: tuple[Path, Path], tmp_path: Path) -> None:
