@@ -144,7 +144,7 @@ def test_a_summary_that_can_not_be_written_changes_no_verdict(lookup_pass: tuple
 
 def test_compare_in_the_forms_for_pipelines(lookup_pass: tuple[Path, Path], tmp_path: Path) -> None:
     model, photos = lookup_pass
-    call = ["compare", model, model, "--images", photos, "-q", "--no-time"]
+    call = ["compare", str(model), str(model), "--images", str(photos), "-q", "--no-time"]
     places = [word for form in ("junit", "sarif", "markdown") for word in ("-o", f"{form}={tmp_path / form}")]
     assert run(tmp_path, *call, *places).returncode == 0
     assert ElementTree.fromstring((tmp_path / "junit").read_text()).attrib["failures"] == "0"
