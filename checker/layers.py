@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import onnx
+
+from robustcheck_onnx.checker.zero_points import BITS, at_an_end, cuts_off
 
 
 def _ops(names: str) -> frozenset[str]:
@@ -64,6 +66,8 @@ class Layers:
     """onnx.TensorProto element types"""
     constants: Mapping[str, tuple[int, ...]]
     """initializers and constants: shape"""
+    zero_points: Mapping[str, bool] = field(default_factory=dict)
+    """small constants of a quantised type: whether they are the lowest or the highest value of it, all of them"""
 
 
 @dataclass(frozen=True)
@@ -99,12 +103,15 @@ def build_layers(graph: onnx.GraphProto, image: str, weights: Mapping[str, tuple
     """
     producers: dict[str, onnx.NodeProto] = {}
     constants = dict(weights)
+    zero_points = {weight.name: at_an_end(weight) for weight in graph.initializer if weight.data_type in BITS}
     reached = {image}
     for node in graph.node:
         producers.update((name, node) for name in node.output if name)
         if node.op_type == "Constant":
             for attribute in node.attribute:
                 constants[node.output[0]] = tuple(attribute.t.dims) if attribute.name == "value" else (1,)
+                if attribute.name == "value" and attribute.t.data_type in BITS:
+                    zero_points[node.output[0]] = at_an_end(attribute.t)
         outputs = node.output
         if node.op_type in ("Shape", "Size"):
             continue
@@ -120,7 +127,7 @@ def build_layers(graph: onnx.GraphProto, image: str, weights: Mapping[str, tuple
             types[value.name] = tensor.elem_type
         if tensor.HasField("shape"):
             shapes[value.name] = tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim)
-    return Layers(producers, frozenset(reached), shapes, types, constants)
+    return Layers(producers, frozenset(reached), shapes, types, constants, zero_points)
 
 
 def data_inputs(layers: Layers, node: onnx.NodeProto) -> tuple[str, ...]:
@@ -219,6 +226,8 @@ def rectified_under(layers: Layers, tensor: str, seen: dict[str, str] | None = N
         )
         if len(gated) == 1:
             return rectified_under(layers, gated[0], seen)
+        if not gated and op == "Mul" and len(names) == 2:
+            return op  # of two that are never negative
         if len(names) > 1 and op in ("Add", "Concat"):
             name = node.output[0]
             if name not in seen:
@@ -250,7 +259,7 @@ def last_linears(layers: Layers, tensor: str, depth: int = 0) -> Iterator[onnx.N
 def float_side(layers: Layers, tensor: str) -> str:
     """The float tensor that `tensor` was quantised from, or `tensor` itself."""
     start = tensor
-    while layers.types.get(tensor) in _QUANTISED or layers.types.get(tensor) is None:
+    while layers.types.get(tensor) in BITS or layers.types.get(tensor) is None:
         node = layers.producers.get(tensor)
         if node is None or node.op_type not in RESHAPE:
             return start
@@ -268,7 +277,6 @@ def common_source(layers: Layers, tensors: tuple[str, ...], depth: int = 0) -> s
     return next((name for name in chains[0] if all(name in chain for chain in chains[1:])), None)
 
 
-_QUANTISED = frozenset((onnx.TensorProto.INT8, onnx.TensorProto.UINT8, onnx.TensorProto.INT4, onnx.TensorProto.UINT4))
 WEIGHT_AT = {"QLinearMatMul": 3, "QLinearConv": 3, "QGemm": 3}  # position of the weight, else 1
 _BIAS_AT = {"Gemm": 2, "Conv": 2, "FusedGemm": 2, "FusedConv": 2, "NhwcConv": 2, "NhwcFusedConv": 2}
 _BIAS_AT |= {
@@ -342,6 +350,11 @@ def _op(layers: Layers, tensor: str) -> str:
 def _end(layers: Layers, node: onnx.NodeProto) -> str:
     """What `node` is as an end, "" to look through it."""
     op, names = node.op_type, data_inputs(layers, node)
+    if names and cuts_off(node, layers.zero_points):
+        # an activation that still stands before it says what it is itself
+        maker = layers.producers.get(node.input[0])
+        stands = op == "QuantizeLinear" and maker is not None and _end(layers, maker).startswith("activation")
+        return "" if stands else f"activation:{op}"
     if op == "Gather" and node.input[0] not in layers.image_tensors:
         return "other:Gather"
     if op in RESHAPE:

@@ -7,6 +7,7 @@ from typing import Literal
 from robustcheck_onnx.checker.evidence import Evidence, Interval, Statistics
 from robustcheck_onnx.checker.kurtosis import TOP_FEATURES
 from robustcheck_onnx.checker.reasons import NAMES, RULES, bound_text, number_text
+from robustcheck_onnx.checker.zero_points import WRITTEN_ZERO_AT
 from robustcheck_onnx.thresholds.frozen import Frozen
 from robustcheck_onnx.thresholds.profile import MADE_ENDS, STATISTICS, Profile, Statistic
 
@@ -205,6 +206,9 @@ def _sound(e: Evidence) -> list[tuple[str, str]]:
 
 def _end(ends_in: str) -> str:
     kind, _, op = ends_in.partition(":")
+    if op in WRITTEN_ZERO_AT and kind in ("activation", "linear_of"):
+        left = f"what {op} wrote without negative values (as quantisers write what a ReLU gave)"
+        return left if kind == "activation" else f"a linear map of {left}"
     return {
         "normalisation": "the output of a normalisation layer",
         "activation": f"the output of an activation ({op})",

@@ -60,7 +60,13 @@ def quantise_file(
     _check_fp32(path, proto, read)
     fields = contract.checked_preprocessing(read["preprocessing"], str(path))
     images = np.stack([pixels.apply(fields, write.opened_photo(photo)) for photo in photos[: parity.PHOTOS]])
-    outputs = sorted(read["tensors"], key=[output.name for output in proto.graph.output].index)
+    there = [output.name for output in proto.graph.output]
+    if absent := [output for output in read["tensors"] if output not in there]:
+        raise ExportError(
+            f"{path}: contract names the output {absent[0]}, which the graph does not have ({', '.join(there)})",
+            f"robustcheck inspect {shlex.quote(str(path))}",
+        )
+    outputs = sorted(read["tensors"], key=there.index)
     references = _references(path, proto.graph.input[0].name, images, outputs)
     try:
         with tempfile.TemporaryDirectory(prefix=".robustcheck-export-", dir=out.parent) as folder, quiet() as chatter:
@@ -98,6 +104,7 @@ def quantise_file(
 def _opened(path: Path) -> tuple[onnx.ModelProto, dict[str, Any]]:
     """The graph without its external weights, and its contract."""
     import onnx
+    from onnx import inliner
 
     if not path.is_file():
         raise ExportError(
@@ -115,7 +122,7 @@ def _opened(path: Path) -> tuple[onnx.ModelProto, dict[str, Any]]:
     except Exception as error:  # protobuf's DecodeError is one of several
         raise ExportError(f"{path}: file is no ONNX model ({str(error).splitlines()[0]})", hint) from error
     if proto.functions:
-        proto = onnx.inliner.inline_local_functions(proto)
+        proto = inliner.inline_local_functions(proto)
     if not proto.graph.input or not proto.graph.output:
         raise ExportError(f"{path}: graph has no input or no output; it must have both", hint)
     texts = [prop.value for prop in proto.metadata_props if prop.key == contract.METADATA_KEY]
