@@ -8,6 +8,7 @@ report.verdict.verdict, report.verdict.reasons
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
     from robustcheck_onnx.checker.pipeline import Progress, check
     from robustcheck_onnx.checker.report import Report
     from robustcheck_onnx.checker.verdict import Reason, Verdict, judge
+
+# ONNX Runtime starts its telemetry when it is imported, and leaves a session file in the temporary folder; later calls
+# only stop its events. A user who sets the variable decides.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _HOMES = {
     "Evidence": "evidence",

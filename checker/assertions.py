@@ -9,6 +9,7 @@ from typing import Any
 from robustcheck_onnx.checker.errors import RobustcheckError
 from robustcheck_onnx.checker.pipeline import Progress, check
 from robustcheck_onnx.checker.report import Report
+from robustcheck_onnx.checker.report_parts import meaning_text
 
 
 class VerdictError(AssertionError):
@@ -57,5 +58,5 @@ def warning_text(report: Report) -> str:
     lines = [f"{report.evidence.model.file}: verdict is {report.verdict.verdict}; it must be PASS"]
     for reason in report.verdict.reasons:
         lines += [f"  {reason.id}: {reason.seen}", f"    next step: {reason.next_step}"]
-    lines.append("  WARN: the indication is absent or was not established; that is no evidence of fragility.")
+    lines.append(f"  {meaning_text(report.verdict)}")
     return "\n".join(lines)

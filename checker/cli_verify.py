@@ -23,7 +23,8 @@ Rerun = Annotated[
     bool | None,
     typer.Option(
         "--rerun/--no-rerun",
-        help="Measure again with the report's settings; every statistic must agree. Default: where --images is given.",
+        help="Measure again with the report's settings; every statistic must agree. Default: where the images are at "
+        "hand. With --no-rerun and no signature a PASS rests on the report alone.",
         show_default=False,
     ),
 ]
@@ -35,6 +36,12 @@ Thresholds = Annotated[
 ]
 RerunDevice = Annotated[
     str | None, typer.Option(help="Device of the rerun. Default: what the report's run was asked for.")
+]
+Detectors = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--detector", help="A detector that the rerun may load; each one of the report needs it.", metavar="NAME"
+    ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Nothing on stdout unless -o asks for it.")]
 
@@ -61,6 +68,7 @@ def verify(
         typer.Option("--accept-waivers", help="Let waivers count that stand in the report and hold today."),
     ] = False,
     device: RerunDevice = None,
+    detector: Detectors = None,
     output: Annotated[
         list[str] | None,
         typer.Option(
@@ -73,7 +81,8 @@ def verify(
 ) -> int:
     """Verify a report before a release: is it whole, and is it about this model, profile and these images?
 
-    Exit codes: 0 all that was checked agrees and the verdict is PASS · 1 it agrees, but the verdict is WARN · 2 usage,
+    Exit codes: 0 all that was checked agrees and the verdict is PASS · 1 it agrees, but the verdict is WARN, or the
+    report alone vouches for it · 2 usage,
     no whole report, or one of a newer robustcheck · 3 something differs: the report is not about this. What was not
     checked is listed as such.
     """
@@ -83,7 +92,17 @@ def verify(
     if verify_signature or public_key is not None:
         signature = signature or report.with_suffix(".sigstore.json")
     result = _verified(
-        report, model, images, rerun, thresholds, device, signature, public_key, accept_waivers, quiet=quiet
+        report,
+        model,
+        images,
+        rerun,
+        thresholds,
+        device,
+        detector or [],
+        signature,
+        public_key,
+        accept_waivers,
+        quiet=quiet,
     )
     _show(result, places, color, quiet=quiet)
     return result.exit_code
@@ -109,13 +128,15 @@ def sign(
     rerun: Rerun = None,
     thresholds: Thresholds = None,
     device: RerunDevice = None,
+    detector: Detectors = None,
     quiet: Quiet = False,
     color: Color = "auto",
     debug: Debug = False,
 ) -> int:
     """Verify a report, then sign its verdict as an in-toto statement with a local key (extra `sign`, offline).
 
-    A report that does not hold is not signed (exit 3). A WARN is signed as a WARN (exit 1).
+    A report that does not hold is not signed (exit 3), nor one that nothing but itself vouches for (exit 1). A WARN
+    is signed as a WARN (exit 1).
     """
     from robustcheck_onnx.checker import attestation, delivery, signing
     from robustcheck_onnx.checker.errors import CannotAssessError
@@ -126,10 +147,10 @@ def sign(
     target = out or report.with_suffix(".sigstore.json")
     delivery.check_target(target, [path for path in (report, model, key, thresholds) if path is not None])
     digest = file_digest(report) if report.is_file() else ""
-    result = _verified(report, model, images, rerun, thresholds, device, None, None, False, quiet=quiet)
+    result = _verified(report, model, images, rerun, thresholds, device, detector or [], None, None, False, quiet=quiet)
     _show(result, [], color, quiet=quiet)
-    if result.exit_code == 3:
-        return 3
+    if result.exit_code == 3 or (result.exit_code == 1 and result.verdict == "PASS"):
+        return result.exit_code
     about = report_about(report, model)
     bundle = signing.sign(attestation.payload(attestation.statement(about, digest)), key)
     if file_digest(report) != digest:
@@ -147,6 +168,7 @@ def _verified(
     rerun: bool | None,
     thresholds: Path | None,
     device: str | None,
+    detectors: list[str],
     signature: Path | None,
     public_key: Path | None,
     accept_waivers: bool,
@@ -165,6 +187,7 @@ def _verified(
             thresholds=thresholds,
             rerun=rerun,
             device=device,
+            detectors=detectors,
             signature=signature,
             public_key=public_key,
             accept_waivers=accept_waivers,

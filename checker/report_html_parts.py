@@ -28,12 +28,6 @@ from robustcheck_onnx.thresholds import published
 from robustcheck_onnx.thresholds.profile import DEFINITIONS, STATISTICS
 
 SIGNS = {"PASS": "✓", "WARN": "▲", "ERROR": "✗"}
-MEANINGS = {
-    "PASS": "The indication of robustness to natural distribution shifts is present on the images that were given. "
-    "It is an indication, not a proof.",
-    "WARN": "The indication of robustness to natural distribution shifts is absent or was not established on the "
-    "images that were given. That is no evidence of fragility.",
-}
 CLEARS: dict[parts.Clears, tuple[str, str, str]] = {
     "yes": ("yes", "✓", "pass"),
     "no": ("no", "✗", "warn"),
@@ -115,7 +109,7 @@ def _model_of(report: Report, anchor: str, options: Options) -> Model:
         digest=report.evidence.model.digest,
         verdict=verdict,
         sign=SIGNS[verdict],
-        meaning=MEANINGS[verdict],
+        meaning=parts.meaning_text(report.verdict),
         gate=gate,
         gate_remark=remark,
         tiles=_tiles(report),

@@ -20,15 +20,10 @@ from robustcheck_onnx.checker.report_findings import (
     statistics_of,
     waiver_text,
 )
-from robustcheck_onnx.checker.report_parts import clears
+from robustcheck_onnx.checker.report_parts import clears, meaning_text
 
 MARK = "<!-- robustcheck report -->"
 _CLEARS = {"yes": "✓ yes", "no": "✗ no", "straddles": "? straddles it", "not measured": "not measured"}
-_MEANING = {
-    "PASS": "The indication of robustness to natural distribution shifts is present on the images that were given.",
-    "WARN": "The indication of robustness to natural distribution shifts is absent or was not established on the "
-    "images that were given. That is no evidence of fragility.",
-}
 _SPECIAL = re.compile(r"([\\`*_\[\]#|~$])")
 _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "@": "&#64;"}
 _START = re.compile(r"^(\d*)([-+=.)])")  # a list, or the line under a heading
@@ -74,7 +69,7 @@ def section(outcome: Outcome) -> str:
     sign = "✓" if verdict == "PASS" else "▲"
     blocks = [
         f"## {sign} {verdict}: {text(model.file)}",
-        _MEANING[verdict],
+        meaning_text(outcome.verdict),
         f"**Gate:** exit code {exit_code_of(outcome)}, because {text(rule_of(outcome))}.",
     ]
     if found := findings(outcome):

@@ -11,7 +11,7 @@ from robustcheck_onnx.checker.evidence import Interval
 from robustcheck_onnx.checker.preprocess import CLIP, IMAGENET, Preprocessing
 from robustcheck_onnx.checker.reasons import number_text
 from robustcheck_onnx.checker.report import Placed
-from robustcheck_onnx.checker.verdict import above, below
+from robustcheck_onnx.checker.verdict import Verdict, above, below
 
 NEIGHBOURS = 5  # reference sets shown around the model, beside the two ends of the table
 SHORT_DIGEST = 12  # hexadecimal digits, as `git log --abbrev` shows for large repositories
@@ -36,6 +36,25 @@ _GROUPS = {
 }
 
 Clears = Literal["yes", "no", "straddles", "not measured"]
+
+
+_MEANING = {
+    "PASS": "The indication of robustness to natural distribution shifts is present on the images that were given. "
+    "It is an indication, not a proof.",
+    "WARN": "The indication of robustness to natural distribution shifts is absent or was not established on the "
+    "images that were given. That is no evidence of fragility.",
+}
+_ONLY_A_DETECTOR = (
+    "The indication of robustness to natural distribution shifts is present on the images that were given, but a "
+    "detector that was asked for warns."
+)
+
+
+def meaning_text(verdict: Verdict) -> str:
+    """What a verdict says, and no more."""
+    if [reason.id for reason in verdict.reasons] == ["detector_warned"]:
+        return _ONLY_A_DETECTOR
+    return _MEANING[verdict.verdict]
 
 
 def name_text(text: str, ascii_only: bool) -> str:

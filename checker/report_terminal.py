@@ -33,12 +33,6 @@ MAX_FEATURES = 8  # rows
 MAX_LIMITS = 2  # of the profile, beside the claim; all with `verbose`
 MAX_SKIPPED = 3  # skipped images named; all that the evidence names with `verbose`
 
-_MEANING = {
-    "PASS": "The indication of robustness to natural distribution shifts is present on the images that were "
-    "given. It is an indication, not a proof.",
-    "WARN": "The indication of robustness to natural distribution shifts is absent or was not established on "
-    "the images that were given. That is no evidence of fragility.",
-}
 _SIGN = {"PASS": "✓", "WARN": "▲"}
 _COLOUR = {"PASS": "green", "WARN": "yellow"}
 _CLEARS: dict[parts.Clears, tuple[str, str]] = {
@@ -98,7 +92,7 @@ def _headline(report: Report, pen: Pen) -> RenderableType:
     planted = "" if _noted(report, model.synthetic) else f": {model.synthetic}"
     synthetic = pen.say(f"synthetic{planted}" if model.synthetic else "", "yellow")
     what = pen.facts([pen.name(model.file, "bold"), pen.name(model.source), synthetic])
-    below = Group(what, pen.name(model.digest, "dim"), pen.prose(_MEANING[verdict]))
+    below = Group(what, pen.name(model.digest, "dim"), pen.prose(parts.meaning_text(report.verdict)))
     return Group(rule, Padding(below, (0, 0, 0, INDENT)))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shlex
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
@@ -74,6 +74,7 @@ def verify(
     signature: Path | None = None,
     public_key: Path | None = None,
     accept_waivers: bool = False,
+    detectors: Collection[str] = (),
     today: date,
     progress: Callable[[Progress], None] | None = None,
 ) -> Verification:
@@ -84,10 +85,12 @@ def verify(
         model: the ONNX file that is to be released.
         image_set: where the images are, as `--images` of a check; not needed for the bundled photos.
         thresholds: the profile that is accepted; None = the packaged profile of the same id.
-        rerun: measure again with the report's settings; None = where `image_set` is given.
+        rerun: measure again with the report's settings; None = where the images are at hand, and then a PASS needs
+            that rerun or a signature as its witness; False = rest on the report alone.
         device: for the rerun; None = the one that the report's run was asked for.
         signature, public_key: bundle and key, both or none.
         accept_waivers: let waivers count that stand in the report and hold today.
+        detectors: those of the report that a rerun may load.
         today: for waivers.
         progress: of the rerun.
 
@@ -113,8 +116,8 @@ def verify(
         _check_profile(report, accepted),
         _check_verdict(report),
     ]
-    again = image_set is not None if rerun is None else rerun
     at_hand = report.evidence.images.bundled or image_set is not None
+    again = at_hand if rerun is None else rerun
     if again and not at_hand:
         raise UsageError(
             f"--rerun needs the images; the report is about {report.evidence.images.n_read} of "
@@ -127,8 +130,11 @@ def verify(
     elif any(finding.status == "differs" for finding in findings):
         findings.append(_unchecked("rerun", "not worth it: something differs already"))
     else:
-        findings.append(_check_rerun(report, model, image_set, device, progress))
+        findings.append(_check_rerun(report, model, image_set, device, detectors, progress))
     code, rule = _decide(report, findings, accept_waivers=accept_waivers, today=today)
+    if code == 0 and rerun is None and not _has_witness(findings):
+        code = 1
+        rule = "the report alone vouches for its numbers; --images or --public-key, or --no-rerun to rest on it"
     assert report.binding is not None
     return Verification(
         tool_version=version("robustcheck-onnx"),
@@ -142,6 +148,11 @@ def verify(
         exit_code=code,
         rule=rule,
     )
+
+
+def _has_witness(findings: Collection[Finding]) -> bool:
+    """Whether anything but the report itself vouches for its numbers."""
+    return any(finding.check in ("rerun", "signature") and finding.status == "agrees" for finding in findings)
 
 
 def report_about(report_file: Path, model: Path) -> Report:
@@ -293,10 +304,17 @@ def _check_rerun(
     model: Path,
     image_set: str | None,
     device: str | None,
+    detectors: Collection[str],
     progress: Callable[[Progress], None] | None,
 ) -> Finding:
     assert report.binding is not None
     settings = report.binding.settings
+    named = [detector.name for detector in report.evidence.detectors]
+    if unasked := sorted(set(named) - set(detectors)):  # a document must not choose which code runs here
+        raise UsageError(
+            f"report names detectors {', '.join(unasked)}; a rerun runs other packages' code only if it is asked for",
+            " ".join(f"--detector {name}" for name in unasked),
+        )
     with tempfile.TemporaryDirectory() as folder:
         preprocess = settings.preprocess
         if preprocess is not None and preprocess not in sidecar.PRESETS:  # a file that may not be here
@@ -317,7 +335,7 @@ def _check_rerun(
             thresholds=report.profile,
             engine=settings.engine,
             workers=settings.workers,
-            detectors=[detector.name for detector in report.evidence.detectors],
+            detectors=named,
             progress=progress,
         )
     tolerance = tolerance_between(report.evidence, second.evidence)

@@ -1,5 +1,6 @@
 """Rooms, the import-free check path, the wheel, and the command's start."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -70,6 +71,15 @@ def test_a_check_opens_no_connection(lookup_pass: tuple[Path, Path]) -> None:
     assert done.returncode == 0, done.stderr
     bad = NO_NETWORK.split("from robustcheck", maxsplit=1)[0] + "socket.create_connection(('127.0.0.1', 9))"
     assert subprocess.run([sys.executable, "-Ic", bad], capture_output=True, check=False).returncode == 1
+
+
+def test_onnx_runtimes_telemetry_never_starts(tmp_path: Path) -> None:
+    environment = {key: value for key, value in os.environ.items() if key != "ORT_DISABLE_TELEMETRY"}
+    environment["TMPDIR"] = str(tmp_path)
+    code = "{}import onnxruntime"
+    for first, left in (("from robustcheck_onnx.checker import runner; ", []), ("", [".ses"])):
+        subprocess.run([sys.executable, "-Ic", code.format(first)], env=environment, check=True)
+        assert [path.name for path in tmp_path.iterdir()] == left  # without us there is a session file: it can fail
 
 
 def test_import_rules_hold() -> None:

@@ -65,7 +65,8 @@ def flip(path: Path, place: int = -1) -> None:
 
 
 def verify(place: Path, capsys: pytest.CaptureFixture[str], *more: str) -> tuple[int, dict[str, str], dict[str, Any]]:
-    """Exit code, status of each check, and the document."""
+    """Exit code, status of each check, and the document; without images it rests on the report."""
+    more = more if {"--images", "--rerun", "--no-rerun"} & set(more) else (*more, "--no-rerun")
     code = cli.main(["verify", str(place / "report.json"), str(place / "model.onnx"), "-o", "json", *more])
     document = json.loads(capsys.readouterr().out)
     return code, {f["check"]: f["status"] for f in document.get("findings", [])}, document
@@ -86,13 +87,27 @@ def test_a_report_that_holds(place: Path, capsys: pytest.CaptureFixture[str], pa
 
 
 def test_the_terminal_says_what_was_not_checked(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["verify", str(place / "report.json"), str(place / "model.onnx")]) == 0
+    assert cli.main(["verify", str(place / "report.json"), str(place / "model.onnx"), "--no-rerun"]) == 0
     shown = capsys.readouterr().out
     assert "VERIFIED" in shown
     assert shown.count("– not checked") == 3
     flip(place / "model.onnx")
     assert cli.main(["verify", str(place / "report.json"), str(place / "model.onnx")]) == 3
     assert "DOES NOT HOLD" in capsys.readouterr().out
+
+
+def test_a_report_alone_vouches_for_nothing(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["verify", str(place / "report.json"), str(place / "model.onnx")]) == 1
+    assert "the report alone vouches" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_report_chooses_no_code_that_runs(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = DetectorResult(name="theirs", version="1", values={}, finding="ok", text="fine")
+    forge(place, lambda d: d["evidence"].update(detectors=[result.model_dump(mode="json")]))
+    code, _, document = verify(place, capsys, "--images", str(place / "photos"))
+    assert code == 2
+    assert "theirs" in document["error"]["message"]
+    assert document["error"]["hint"] == "--detector theirs"
 
 
 # ---------------------------------------------------------------------------------- one byte, anywhere
