@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
@@ -41,7 +42,7 @@ def _meant(word: str) -> list[str]:
                 f"find {shlex.quote(word)} -name '*{SUFFIX}'",
             )
         return models
-    if glob.has_magic(word):
+    if re.search(r"[*?]|\[.+\]", word):  # a lone bracket is part of a name
         matches = sorted(path for path in glob.glob(word, recursive=True) if not Path(path).is_dir())  # noqa: PTH207
         if not matches:
             raise UsageError(f"{word}: number of files that match is 0; at least one is needed", f"ls {word}")
