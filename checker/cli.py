@@ -22,6 +22,7 @@ from robustcheck_onnx.checker import (
     cli_compare,
     cli_config,
     cli_demo,
+    cli_mlflow,
     cli_process,
     cli_scan,
     cli_shift,
@@ -311,6 +312,7 @@ app.command(epilog="Example: robustcheck sign report.json model.onnx --key key.p
 app.command(epilog="Example: robustcheck init")(cli_config.init)
 app.add_typer(cli_calibrate.profiles, name="profiles")
 app.add_typer(cli_cache.cache, name="cache")
+app.add_typer(cli_mlflow.mlflow, name="mlflow")
 
 
 # ---------------------------------------------------------------------------------------------------- main

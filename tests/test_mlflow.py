@@ -1,0 +1,203 @@
+"""Reports in MLflow: what is logged, and what the model registry's gate lets through (MLflow's own file store)."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from robustcheck_onnx.checker import Report, check, cli, mlflow_log
+from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
+from robustcheck_onnx.checker.report import to_json
+
+Register = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def passed(lookup_pass: tuple[Path, Path]) -> Report:
+    return check(lookup_pass[0], images=lookup_pass[1])
+
+
+@pytest.fixture(scope="module")
+def warned(lookup_pass: tuple[Path, Path]) -> Report:
+    return check(lookup_pass[0], images=lookup_pass[1], max_images=40)
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    monkeypatch.chdir(tmp_path)
+    return f"file://{tmp_path}/store"
+
+
+@pytest.fixture
+def client(store: str) -> MlflowClient:
+    return MlflowClient(tracking_uri=store, registry_uri=store)
+
+
+@pytest.fixture
+def register(tmp_path: Path, client: MlflowClient) -> Register:
+    """`register(file, …)`: version 1 of "encoder", a folder with these files; returns its version."""
+
+    def make(*files: Path) -> str:
+        folder = tmp_path / "registered"
+        folder.mkdir()
+        for file in files:
+            shutil.copy(file, folder)
+        client.create_registered_model("encoder")
+        return str(client.create_model_version("encoder", folder.as_uri()).version)
+
+    return make
+
+
+def write(report: Report, path: Path) -> Path:
+    path.write_text(to_json(report), encoding="utf-8")
+    return path
+
+
+def test_a_report_is_logged_whole(passed: Report, store: str, client: MlflowClient, tmp_path: Path) -> None:
+    html = tmp_path / "report.html"
+    html.write_text("<p>")
+    run = client.get_run(mlflow_log.log_report(passed, tracking_uri=store, html=html))
+    assert run.info.status == "FINISHED"
+    interval = passed.evidence.statistics.kurtosis
+    for bound in ("estimate", "low", "high"):
+        assert run.data.metrics[f"robustcheck.kurtosis.{bound}"] == pytest.approx(getattr(interval, bound))
+    assert run.data.metrics["robustcheck.kurtosis.threshold"] == 7.911
+    assert len([name for name in run.data.metrics if name.endswith(".low")]) == 6
+    assert run.data.tags["robustcheck.verdict"] == "PASS"
+    assert run.data.tags["robustcheck.model_digest"] == passed.evidence.model.digest
+    assert run.data.tags["robustcheck.profile_digest"] == passed.profile.digest
+    folder = Path(client.download_artifacts(run.info.run_id, "robustcheck", str(tmp_path)))
+    assert sorted(p.name for p in folder.iterdir()) == ["report.html", "report.json", "report.md"]
+    assert json.loads((folder / "report.json").read_text())["verdict"]["verdict"] == "PASS"
+
+
+def test_a_run_that_was_logged_in_part_has_no_verdict(
+    passed: Report, warned: Report, store: str, client: MlflowClient, tmp_path: Path
+) -> None:
+    run = mlflow_log.log_report(passed, tracking_uri=store)
+    with pytest.raises(EnvironmentFaultError):
+        mlflow_log.log_report(warned, run_id=run, tracking_uri=store, html=tmp_path / "missing.html")
+    assert client.get_run(run).data.tags["robustcheck.verdict"] == "none"
+
+
+def test_the_gate_opens_for_a_verified_pass_only(
+    passed: Report, warned: Report, store: str, client: MlflowClient, register: Register,
+    lookup_pass: tuple[Path, Path], tmp_path: Path,
+) -> None:  # fmt: skip
+    version = register(lookup_pass[0])
+    report = write(passed, tmp_path / "pass.json")
+    photos = str(lookup_pass[1])
+    result = mlflow_log.gate_model_version(
+        "encoder", version, report, alias="champion", tracking_uri=store, image_set=photos
+    )
+    assert result.exit_code == 0
+    found = client.get_model_version_by_alias("encoder", "champion")
+    assert (str(found.version), found.tags["robustcheck.gate"], found.tags["robustcheck.verdict"]) == (
+        version, "open", "PASS",
+    )  # fmt: skip
+    report = write(warned, tmp_path / "warn.json")
+    assert mlflow_log.gate_model_version("encoder", version, report, alias="other", tracking_uri=store).exit_code == 1
+    found = client.get_model_version("encoder", version)
+    assert (found.tags["robustcheck.gate"], found.tags["robustcheck.verdict"]) == ("closed", "WARN")
+    assert "too_few_images" in found.tags["robustcheck.reasons"]
+    assert "other" not in client.get_registered_model("encoder").aliases
+
+
+def test_a_pass_of_another_file_opens_nothing(
+    passed: Report, store: str, client: MlflowClient, register: Register, tmp_path: Path,
+    lookup_pass: tuple[Path, Path],
+) -> None:  # fmt: skip
+    other = tmp_path / "model.onnx"
+    other.write_bytes(lookup_pass[0].read_bytes() + b"\x1a\x00")  # an empty field more: same model, other bytes
+    version = register(other)
+    result = mlflow_log.gate_model_version(
+        "encoder", version, write(passed, tmp_path / "r.json"), alias="champion", tracking_uri=store
+    )
+    assert result.exit_code == 3
+    found = client.get_model_version("encoder", version)
+    assert (found.tags["robustcheck.gate"], found.tags["robustcheck.verdict"]) == ("closed", "none")
+    assert client.get_registered_model("encoder").aliases == {}
+
+
+def test_an_error_closes_a_gate_that_was_open(
+    passed: Report, store: str, client: MlflowClient, register: Register, tmp_path: Path,
+    lookup_pass: tuple[Path, Path],
+) -> None:  # fmt: skip
+    version = register(lookup_pass[0])
+    report = write(passed, tmp_path / "r.json")
+    assert mlflow_log.gate_model_version("encoder", version, report, tracking_uri=store, rerun=False).exit_code == 0
+    assert client.get_model_version("encoder", version).tags["robustcheck.gate"] == "open"
+    report.write_text(report.read_text()[:-9])
+    with pytest.raises(UsageError):
+        mlflow_log.gate_model_version("encoder", version, report, tracking_uri=store)
+    assert client.get_model_version("encoder", version).tags["robustcheck.gate"] == "closed"
+
+
+def test_a_version_must_hold_one_onnx_file(
+    passed: Report, store: str, register: Register, tmp_path: Path, lookup_pass: tuple[Path, Path]
+) -> None:
+    other = tmp_path / "second.onnx"
+    other.write_bytes(b"")
+    version = register(lookup_pass[0], other)
+    with pytest.raises(CannotAssessError, match=r"model\.onnx, second\.onnx"):
+        mlflow_log.gate_model_version("encoder", version, write(passed, tmp_path / "r.json"), tracking_uri=store)
+
+
+def test_the_command_gates_and_logs(
+    passed: Report, store: str, client: MlflowClient, register: Register, tmp_path: Path,
+    lookup_pass: tuple[Path, Path], capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    version = register(lookup_pass[0])
+    report = str(write(passed, tmp_path / "r.json"))
+    words = ["mlflow", "gate", "encoder", version, report, "--tracking-uri", store]
+    assert cli.main(words) == 1  # nothing vouches for the report
+    assert "gate is closed" in capsys.readouterr().out
+    assert client.get_model_version("encoder", version).tags["robustcheck.verdict"] == "none"
+    assert cli.main([*words, "--images", str(lookup_pass[1])]) == 0
+    assert "encoder version 1: gate is open" in capsys.readouterr().out
+    assert cli.main(["mlflow", "log", report, "--tracking-uri", store]) == 0
+    assert re.fullmatch(r"logged PASS to run [0-9a-f]{32}\n", capsys.readouterr().out)
+    assert cli.main(["mlflow", "gate", "encoder", "9", report, "--tracking-uri", store]) == 2
+    assert cli.main(["mlflow", "log", report, "--tracking-uri", store, "--run-id", "0" * 32]) == 2
+    assert cli.main(["mlflow", "log", report, "--tracking-uri", store, "--html", "missing.html"]) == 2
+
+
+def test_a_server_that_is_down_is_the_environments_fault_and_told_soon(
+    passed: Report, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = str(write(passed, tmp_path / "r.json"))
+    started = time.monotonic()
+    for words in (["log", report], ["gate", "encoder", "1", report]):
+        assert cli.main(["mlflow", *words, "--tracking-uri", "http://127.0.0.1:9"]) == 4
+        assert "127.0.0.1:9: MLflow's server" in capsys.readouterr().err
+    assert time.monotonic() - started < 60  # by itself MLflow tries for minutes
+
+
+def test_a_server_must_be_named(
+    passed: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["mlflow", "log", str(write(passed, tmp_path / "r.json"))]) == 2
+    assert "tracking server is not named" in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == ["r.json"]
+
+
+def test_without_the_extra_it_says_what_to_install(passed: Report, tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.modules['mlflow'] = None\nfrom robustcheck_onnx.checker import cli\n"
+        "sys.exit(cli.main(['mlflow', 'log', 'r.json', '--tracking-uri', 'http://127.0.0.1:9']))"
+    )
+    write(passed, tmp_path / "r.json")
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 4
+    assert "robustcheck-onnx[mlflow]" in done.stderr
