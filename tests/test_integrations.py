@@ -320,3 +320,26 @@ def test_the_cpu_image_builds_and_runs() -> None:
         ["docker", "run", "--rm", "robustcheck:test", "demo"], capture_output=True, text=True, check=True
     )
     assert "SYNTHETIC" in done.stdout
+
+
+# ------------------------------------------------------------------------------------------------------- docs
+
+
+def test_the_examples_of_the_docs_run(
+    lookup_pass: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, photos = lookup_pass
+    (tmp_path / "model.onnx").symlink_to(model)
+    (tmp_path / "photos").symlink_to(photos)
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "docs/integrations.md").read_text(encoding="utf-8")
+    progress, assertion, fixture = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    exec(compile(progress, "integrations.md", "exec"), {})
+    shown = capsys.readouterr().out
+    assert re.search(r"^\d+ of 80 images, \d+ a second; ", shown)
+    assert shown.splitlines()[-1].startswith("PASS estimate=")
+    exec(compile(assertion, "integrations.md", "exec"), {})
+    assert "too_few_images: " in capsys.readouterr().out
+    (tmp_path / "test_docs.py").write_text(fixture)
+    done = run_pytest(tmp_path, "--robustcheck-images", "photos/")
+    assert done.returncode == 0, done.stdout
