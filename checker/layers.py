@@ -351,10 +351,10 @@ def _end(layers: Layers, node: onnx.NodeProto) -> str:
     """What `node` is as an end, "" to look through it."""
     op, names = node.op_type, data_inputs(layers, node)
     if names and cuts_off(node, layers.zero_points):
-        # an activation that still stands before it says what it is itself
+        # the image itself has no negative pixels; an activation that still stands before it says what it is itself
         maker = layers.producers.get(node.input[0])
-        stands = op == "QuantizeLinear" and maker is not None and _end(layers, maker).startswith("activation")
-        return "" if stands else f"activation:{op}"
+        said = maker is None or _end(layers, maker).startswith("activation")
+        return "" if op == "QuantizeLinear" and said else f"activation:{op}"
     if op == "Gather" and node.input[0] not in layers.image_tensors:
         return "other:Gather"
     if op in RESHAPE:
