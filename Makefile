@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: demo test lint types bench wheel clean
+.PHONY: demo test lint types docs bench wheel clean
 .DELETE_ON_ERROR:
 
 $(BIN)/python:
@@ -39,6 +39,11 @@ lint: $(VENV)/.dev
 types: $(VENV)/.dev
 	$(BIN)/mypy
 
+# The site in site/; first the pages that are made from the code.
+docs: $(VENV)/.dev
+	$(BIN)/python docs/generate.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/run.py
 
@@ -48,4 +53,4 @@ wheel: $(BIN)/python
 	rm -rf build
 
 clean:
-	rm -rf $(VENV) dist build *.egg-info demo-out .mypy_cache .ruff_cache .pytest_cache .coverage*
+	rm -rf $(VENV) dist build *.egg-info demo-out site .mypy_cache .ruff_cache .pytest_cache .coverage*

@@ -1,0 +1,206 @@
+"""Write docs/reference/: commands, settings, reasons, exit codes and the report's schema, from the code.
+
+    python docs/generate.py [FOLDER]
+
+Tests compare the pages in the repository with what this makes, so a page that is not current fails there.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+import typer
+from typer.cli import get_docs_for_click
+from typer.core import TyperGroup
+from typer.main import get_command
+
+from robustcheck_onnx.checker import cli, config, report
+from robustcheck_onnx.checker.cli_process import EXIT_CODES
+from robustcheck_onnx.checker.gate import Waiver
+from robustcheck_onnx.checker.reasons import RULES
+
+NAME = "robustcheck"
+REFERENCE = Path(__file__).parent / "reference"
+MADE = "<!-- made by `python docs/generate.py`; not to be edited by hand -->\n"
+MEANING = {
+    0: "the only code that lets a release through",
+    1: "a verdict, not an error; no exception ever ends with it",
+    2: "there is no verdict; the command line or a file that it names is at fault",
+    3: "there is no verdict",
+    4: "there is no verdict; the machine is at fault, not the model",
+    70: "there is no verdict; `--debug` shows where",
+    130: "nothing half-written is left",
+    143: "nothing half-written is left",
+}
+
+
+def pages() -> dict[str, str]:
+    """Every page by its file's name."""
+    made = {
+        "cli.md": commands(),
+        "exit-codes.md": exit_codes(),
+        "reasons.md": reasons(),
+        "report-schema.md": schema(),
+        "settings.md": settings(),
+    }
+    return {name: f"{MADE}{text.rstrip()}\n" for name, text in made.items()}
+
+
+def row(*cells: str) -> str:
+    """A row of a table; a bar in a cell would end it."""
+    return "| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in cells) + " |"
+
+
+# ------------------------------------------------------------------------------------------------- commands
+
+
+def commands() -> str:
+    """Every verb as typer describes it: words, options, defaults; with examples to copy."""
+    group = get_command(cli.app)
+    assert isinstance(group, TyperGroup)
+    text = get_docs_for_click(obj=group, ctx=typer.Context(group, info_name=NAME), name=NAME, title="Commands")
+    text = re.sub(r"^Examples?: (.*)$", r"```console\n$ \1\n```", text, flags=re.MULTILINE)
+    for path, summary in _summaries(group):  # typer cuts them short
+        text = re.sub(rf"^\* `{path}`: .*\.\.\.$", f"* `{path}`: {summary}", text, flags=re.MULTILINE)
+    return text
+
+
+def _summaries(group: TyperGroup) -> Iterator[tuple[str, str]]:
+    """Name and first paragraph of every verb and group."""
+    for name, command in group.commands.items():
+        yield name, " ".join((command.help or "").split("\n\n")[0].split())
+        if isinstance(command, TyperGroup):
+            yield from _summaries(command)
+
+
+# ------------------------------------------------------------------------------------- exit codes and reasons
+
+
+def exit_codes() -> str:
+    """The table of exit codes."""
+    lines = [
+        "# Exit codes",
+        "",
+        "Fail closed: only 0 lets a release through. `robustcheck explain exit-codes` prints this.",
+        "",
+    ]
+    lines += [row("code", "meaning", ""), row("---", "---", "---")]
+    lines += [row(str(code), text, MEANING[code]) for code, text in EXIT_CODES.items()]
+    lines += [
+        "",
+        "Of many models the largest code counts. `--fail-on never` and [waivers](../configuration.md#waivers) make",
+        "a WARN exit with 0, and the report says so; they change no error. `scan`, `shift`, `inspect`, `reference` and",
+        "`demo` give no verdict: their 0 is no PASS.",
+    ]
+    return "\n".join(lines)
+
+
+def reasons() -> str:
+    """Every reason for WARN: what it means and what to do."""
+    lines = [
+        "# Reasons for WARN",
+        "",
+        "Ids are stable once released. `robustcheck explain REASON` prints the same words.",
+        "",
+    ]
+    lines += [row("reason", "title"), row("---", "---")]
+    lines += [row(f"[`{name}`](#{name})", rule.title) for name, rule in RULES.items()]
+    for name, rule in RULES.items():
+        lines += ["", f"## {name}", "", f"**{rule.title}.** {rule.explanation}", "", f"Next step: {rule.next_step}"]
+    return "\n".join(lines)
+
+
+# ------------------------------------------------------------------------------------------- schema, settings
+
+
+def schema() -> str:
+    """The records of the JSON report."""
+    document = json.loads(report.json_schema())
+    lines = ["# Schema of the JSON report", ""]
+    lines += [
+        f"`robustcheck schema` prints the JSON Schema (`{document['$id']}`,",
+        "a name, nothing is fetched). Numbers are finite or null. Keys that are not listed do not occur. With",
+        "`-o json` an error is one document too: `error` with message, hint and exit code.",
+        "",
+    ]
+    for name, record in {"Report": document, **document["$defs"]}.items():
+        lines += [f"## {name}", "", _inline(record.get("description", "")), ""]
+        if "properties" not in record:
+            lines += [_type(record), ""]
+            continue
+        required = record.get("required", [])
+        lines += [row("field", "type", "required"), row("---", "---", "---")]
+        for field, kind in record["properties"].items():
+            lines.append(row(f"`{field}`", _type(kind), "yes" if field in required or "const" in kind else "–"))
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _type(kind: dict[str, Any]) -> str:
+    """A type of JSON Schema in words."""
+    if "$ref" in kind:
+        name = kind["$ref"].rsplit("/", 1)[-1]
+        return f"[{name}](#{name.lower()})"
+    if "anyOf" in kind:
+        return " or ".join(_type(one) for one in kind["anyOf"])
+    if "const" in kind:
+        return f"`{json.dumps(kind['const'])}`"
+    if "enum" in kind:
+        return " or ".join(f"`{json.dumps(one)}`" for one in kind["enum"])
+    if kind.get("type") == "array":
+        if "prefixItems" in kind:
+            return "[" + ", ".join(_type(one) for one in kind["prefixItems"]) + "]"
+        return f"list of {_type(kind['items'])}" if "items" in kind else "list"
+    if kind.get("type") == "object":
+        inside = kind.get("additionalProperties")
+        return f"object of {_type(inside)}" if isinstance(inside, dict) and inside else "object"
+    limits = {"minimum": "≥", "maximum": "≤", "exclusiveMinimum": ">", "exclusiveMaximum": "<"}
+    said = [f"{sign} {kind[key]:g}" for key, sign in limits.items() if key in kind]
+    return " ".join([kind.get("type", "anything"), *said])
+
+
+def _inline(text: str) -> str:
+    return " ".join(text.split())
+
+
+def settings() -> str:
+    """Every key of a settings file with its type, default and variable; the keys of a waiver."""
+    described = config.Settings.model_json_schema(by_alias=True)["properties"]
+    lines = ["# Keys of settings", "", "What a key does, and which layer counts: [settings](../configuration.md).", ""]
+    lines += [row("key", "type", "default", "variable", "what it is"), row(*["---"] * 5)]
+    for key, name in config.FIELDS.items():
+        about, variable = config.Settings.model_fields[name], config.PREFIX + name.upper()
+        default = "–" if about.default in (None, ()) else f"`{json.dumps(about.default)}`"
+        kind = "list of waivers" if key == "waivers" else _type(described[key]).removesuffix(" or null")
+        lines.append(
+            row(
+                f"`{key}`",
+                kind,
+                default,
+                f"`{variable}`" if variable in config.VARIABLES else "–",
+                about.description or "",
+            )
+        )
+    lines += ["", "## Keys of a waiver", "", row("key", "type", "required"), row("---", "---", "---")]
+    for key, about in Waiver.model_fields.items():
+        kind = "list of text" if get_args(about.annotation) else getattr(about.annotation, "__name__", "text")
+        lines.append(row(f"`{key}`", {"str": "text"}.get(kind, kind), "yes" if about.is_required() else "no"))
+    return "\n".join(lines)
+
+
+def write(folder: Path) -> None:
+    """Write every page that is not current."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in pages().items():
+        page = folder / name
+        if not page.exists() or page.read_text(encoding="utf-8") != text:
+            page.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write(Path(sys.argv[1]) if len(sys.argv) > 1 else REFERENCE)
