@@ -46,6 +46,12 @@ def warm_command() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
+def commands() -> ModuleType:
+    """tests/commands.py: `read`, `run`, `missing`: the commands of a Markdown page."""
+    return load_module(ROOT / "tests" / "commands.py")
+
+
+@pytest.fixture(scope="session")
 def lookup_pass(tmp_path_factory: pytest.TempPathFactory, lookup: ModuleType) -> tuple[Path, Path]:
     """A look-up model that passes (one planted persistent outlier feature), and 80 photos to check it on."""
     folder = tmp_path_factory.mktemp("pass")
