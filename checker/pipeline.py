@@ -238,14 +238,14 @@ def _until_decided(
     with contextlib.closing(measure.batches(opened, run, opened.source, watch)) as looks:
         for at_look in looks:
             state = run.states[0]
-            if at_look:
-                # asked again only until it holds: counting varied images compares all pairs
-                enough_varied = enough_varied or run.sanity.facts().n_varied >= profile.min_images
-                if state is not None and state.n >= 2:
-                    statistics = sums.statistics(state, profile.alpha)
-                    interval = _closest(statistics, profile)
-                    LOG.debug("%s: look at %d images: %s", opened.job.model, run.n_good, interval or "no bound yet")
-                    if enough_varied and decided(statistics, profile):
+            if at_look and state is not None and state.n >= 2:
+                statistics = sums.statistics(state, profile.alpha)
+                interval = _closest(statistics, profile)
+                LOG.debug("%s: look at %d images: %s", opened.job.model, run.n_good, interval or "no bound yet")
+                if decided(statistics, profile):
+                    # asked last, and only until it holds: counting varied images compares all pairs
+                    enough_varied = enough_varied or run.sanity.facts().n_varied >= profile.min_images
+                    if enough_varied:
                         return run, True
             if progress is not None:
                 progress(Progress(run.n_good, total, run.n_good / (time.perf_counter() - clock), interval))
