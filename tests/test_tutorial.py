@@ -6,7 +6,10 @@ import os
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
+import nbclient
+import nbformat
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -16,7 +19,6 @@ NOT_RUN = {
     ". .venv/bin/activate": "the tests run in an environment of their own",
     "pip install '.[demo]'": "installed before; needs a package index",
 }
-Ran = list[tuple[object, int, str]]
 
 
 @pytest.fixture(scope="module")
@@ -32,13 +34,17 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return kept | {"PATH": path, "COLUMNS": "80", "ROBUSTCHECK_CACHE_DIR": cache}
 
 
-@pytest.mark.export
-def test_the_commands_do_what_the_tutorial_shows(
-    commands: ModuleType, folder: Path, environment: dict[str, str]
-) -> None:
+@pytest.fixture(scope="module")
+def ran(commands: ModuleType, folder: Path, environment: dict[str, str]) -> list[Any]:
+    """Every command of the page but NOT_RUN, with its exit code and output."""
     listed = commands.read(PAGE)
     assert {command.text for command in listed} >= set(NOT_RUN)
-    ran = commands.run([c for c in listed if c.text not in NOT_RUN], folder, environment)
+    done: list[Any] = commands.run([c for c in listed if c.text not in NOT_RUN], folder, environment)
+    return done
+
+
+@pytest.mark.export
+def test_the_commands_do_what_the_tutorial_shows(commands: ModuleType, ran: list[Any], folder: Path) -> None:
     for number, (command, code, output) in enumerate(ran):
         assert commands.missing(command, output) is None, (command.text, commands.missing(command, output), output)
         if command.text == "echo $?":
@@ -51,3 +57,23 @@ def test_the_commands_do_what_the_tutorial_shows(
     assert {"report.json", "report.html", "junit.xml", "int8.onnx", "gate.json"} <= {p.name for p in gate.iterdir()}
     verbs = {command.text.split()[1] for command, _, _ in ran if command.text.startswith("robustcheck")}
     assert verbs >= {"demo", "export", "inspect", "explain", "init", "check", "compare", "verify", "model.onnx"}
+
+
+@pytest.mark.export
+@pytest.mark.usefixtures("ran")
+def test_the_notebook_runs_where_the_tutorial_ended(folder: Path, environment: dict[str, str]) -> None:
+    """The exports are the tutorial's, and not made twice."""
+    notebook = nbformat.read(ROOT / "docs" / "tutorial.ipynb", as_version=4)  # type: ignore[no-untyped-call]
+    assert not [cell for cell in notebook.cells if cell.get("outputs")]  # kept without outputs
+    exports = [line.strip() for line in "\n".join(cell.source for cell in notebook.cells).splitlines()]
+    for line in (line.removeprefix("!") for line in exports if line.startswith("!robustcheck")):
+        assert f"\n$ {line}\n" in PAGE
+    gate = folder / "gate"
+    assert (gate / "model.onnx").exists()
+    nbclient.NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(gate)}}).execute(env=environment)
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    said = "".join(output.text for output in outputs if output.output_type == "stream" and output.name == "stdout")
+    assert "model.onnx WARN ['rectified', 'no_persistent_outlier_features']" in said
+    assert "demo/planted.onnx PASS []" in said
+    assert "PASS [(92, 'kept')]" in said
+    assert sum("image/png" in output.get("data", {}) for output in outputs) == 3
