@@ -76,7 +76,15 @@ def _run(app: typer.Typer, arguments: list[str]) -> int:
                 command(args=["--help"], prog_name="robustcheck", standalone_mode=False)
         if arguments or COMPLETION not in os.environ:
             arguments = with_default_command(arguments, list(command.commands))
+        from robustcheck_onnx.checker import cli_completion
+
+        if cli_completion.for_shell(arguments, "robustcheck", COMPLETION):
+            return 0
+        if not arguments:
+            cli_completion.complete_as_check(os.environ, list(command.commands))
         code = command(args=arguments, prog_name="robustcheck", standalone_mode=False)
+        if code == 1 and arguments and arguments[0] in cli_completion.OPTIONS:
+            raise cli_completion.unknown_shell(arguments[0])
         if code == 130:  # typer's word for KeyboardInterrupt
             raise KeyboardInterrupt
         sys.stdout.flush()
