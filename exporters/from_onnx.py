@@ -59,7 +59,13 @@ def quantise_file(
     _check_target(path, out, proto)
     _check_fp32(path, proto, read)
     fields = contract.checked_preprocessing(read["preprocessing"], str(path))
-    images = np.stack([pixels.apply(fields, write.opened_photo(photo)) for photo in photos[: parity.PHOTOS]])
+    prepared = [pixels.apply(fields, write.opened_photo(photo)) for photo in photos[: parity.PHOTOS]]
+    if len(sizes := {image.shape for image in prepared}) > 1:
+        raise ExportError(
+            f"{path}: preprocessing leaves photos in {len(sizes)} sizes; parity is measured on batches, which have one",
+            f"robustcheck export onnx {shlex.quote(str(path))} --parity-images FOLDER_OF_PHOTOS_OF_ONE_SIZE",
+        )
+    images = np.stack(prepared)
     there = [output.name for output in proto.graph.output]
     if absent := [output for output in read["tensors"] if output not in there]:
         raise ExportError(

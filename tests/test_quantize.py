@@ -236,6 +236,14 @@ def test_files_that_are_refused_leave_nothing(
     assert left(encoder.parent) == before
 
 
+def test_photos_that_preprocessing_leaves_in_several_sizes_make_no_batch(
+    lookup_pass: tuple[Path, Path], photos: list[Path], tmp_path: Path
+) -> None:
+    with pytest.raises(ExportError, match="preprocessing leaves photos in . sizes; parity is measured on batches"):
+        run("onnx", str(lookup_pass[0]), tmp_path / "int8.onnx", precision="int8-dynamic", photos=photos[:5])
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_int8_file_is_not_quantised_again(encoder: Path, photos: list[Path]) -> None:
     record = made(encoder, photos, "int8-qdq")
     with pytest.raises(ExportError, match="precision is int8-qdq; int8 is made from an fp32 file"):
