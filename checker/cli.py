@@ -44,13 +44,13 @@ from robustcheck_onnx.checker.cli_parts import (
 from robustcheck_onnx.checker.cli_process import EXIT_CODES
 from robustcheck_onnx.checker.errors import UsageError
 
+VERDICT_CODES = "Exit codes: 0 PASS · 1 WARN · 2 usage · 3 could not assess · 4 environment · 70 internal error. "
 app = typer.Typer(
     name="robustcheck",
     help="Deployment gate for vision encoders: looks for the outlier features that indicate robustness to "
     "distribution shift, on in-distribution photos, in any ONNX file.\n\n"
     "`robustcheck MODEL.onnx` is short for `robustcheck check MODEL.onnx`.",
-    epilog="Exit codes: 0 PASS · 1 WARN · 2 usage · 3 could not assess · 4 environment · 70 internal error. "
-    "Only 0 lets a release through.",
+    epilog=f"{VERDICT_CODES}Only 0 lets a release through.",
     add_completion=True,
     pretty_exceptions_enable=False,
     pretty_exceptions_show_locals=False,
@@ -79,7 +79,12 @@ def _group(
 # ------------------------------------------------------------------------------------------------ commands
 
 
-@app.command(epilog="Example: robustcheck export open_clip ViT-B-32 --weights openai -o model.onnx")
+@app.command(
+    epilog="Example: robustcheck export open_clip ViT-B-32 --weights openai -o model.onnx\n\n"
+    "Example: robustcheck export torch mypackage.models:make --preprocessing preprocessing.json -o model.onnx\n\n"
+    "Example: robustcheck export onnx model.onnx --precision int8-qdq --calibration-images photos/ -o int8.onnx\n\n"
+    "Exit codes: 0 written, and it agrees with the original · 2 usage · 3 not exported · 4 environment."
+)
 def export(
     source: Annotated[str, typer.Argument(help="open_clip, timm, torchvision, transformers, torch, or onnx.")],
     name: Annotated[
@@ -200,7 +205,10 @@ def inspect(
     return 0
 
 
-@app.command(epilog="Example: robustcheck doctor")
+@app.command(
+    epilog="Example: robustcheck doctor\n\n"
+    "Exit codes: 0 nothing is broken · 2 usage · 4 something is, and what to type stands beside it."
+)
 def doctor(
     output: Output = "terminal",
     color: Color = "auto",
@@ -290,7 +298,7 @@ def reference(
     return 0
 
 
-@app.command()
+@app.command(epilog="Example: robustcheck schema")
 def schema(debug: Debug = False) -> int:
     """Print the JSON Schema of the JSON report."""
     from robustcheck_onnx.checker.report import json_schema
@@ -301,11 +309,23 @@ def schema(debug: Debug = False) -> int:
 
 # --------------------------------------------------------------------------------------------- OTHER VERBS
 
-app.command(epilog="Example: robustcheck model.onnx --images photos/ -o json=report.json")(cli_check.check)
-app.command(epilog="Example: robustcheck compare int8.onnx fp32.onnx --images photos/")(cli_compare.compare)
+app.command(
+    epilog="Example: robustcheck model.onnx --images photos/ -o json=report.json\n\n"
+    "Example: robustcheck check models/ --images photos/ -o terminal -o 'html={model}.html'\n\n"
+    f"{VERDICT_CODES}"
+)(cli_check.check)
+app.command(
+    epilog="Example: robustcheck compare int8.onnx fp32.onnx --images photos/\n\n"
+    "Example: robustcheck compare v2.onnx --images photos/ --baseline v1.json\n\n"
+    f"{VERDICT_CODES}"
+)(cli_compare.compare)
 app.command(epilog="Example: robustcheck shift model.onnx --in photos/ --shifted sketches/")(cli_shift.shift)
 app.command(epilog="Example: robustcheck scan model.onnx --images photos/")(cli_scan.scan)
-app.command(epilog="Example: robustcheck calibrate --suite paper --images photos/ --plan")(cli_calibrate.calibrate)
+app.command(
+    epilog="Example: robustcheck calibrate --suite paper --images photos/ --plan\n\n"
+    "Exit codes: 0 the profile is written · 2 usage · 3 a model failed: no profile, unless --allow-missing · "
+    "4 environment."
+)(cli_calibrate.calibrate)
 app.command(epilog="Example: robustcheck demo")(cli_demo.demo)
 app.command(epilog="Example: robustcheck verify report.json model.onnx --images photos/")(cli_verify.verify)
 app.command(epilog="Example: robustcheck sign report.json model.onnx --key key.pem")(cli_verify.sign)
