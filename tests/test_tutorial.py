@@ -61,7 +61,9 @@ def test_the_commands_do_what_the_tutorial_shows(commands: ModuleType, ran: list
 
 @pytest.mark.export
 @pytest.mark.usefixtures("ran")
-def test_the_notebook_runs_where_the_tutorial_ended(folder: Path, environment: dict[str, str]) -> None:
+def test_the_notebook_runs_where_the_tutorial_ended(
+    folder: Path, environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The exports are the tutorial's, and not made twice."""
     notebook = nbformat.read(ROOT / "docs" / "tutorial.ipynb", as_version=4)  # type: ignore[no-untyped-call]
     assert not [cell for cell in notebook.cells if cell.get("outputs")]  # kept without outputs
@@ -70,7 +72,10 @@ def test_the_notebook_runs_where_the_tutorial_ended(folder: Path, environment: d
         assert f"\n$ {line}\n" in PAGE
     gate = folder / "gate"
     assert (gate / "model.onnx").exists()
-    nbclient.NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(gate)}}).execute(env=environment)
+    monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path))  # nothing is left in the home folder
+    homes = {name: str(tmp_path / name) for name in ("IPYTHONDIR", "MPLCONFIGDIR")}
+    client = nbclient.NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(gate)}})
+    client.execute(env=environment | homes | {"JUPYTER_RUNTIME_DIR": str(tmp_path)})
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     said = "".join(output.text for output in outputs if output.output_type == "stream" and output.name == "stdout")
     assert "model.onnx WARN ['rectified', 'no_persistent_outlier_features']" in said
