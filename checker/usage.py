@@ -11,6 +11,8 @@ from pathlib import Path
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
+# Verbs whose only document is JSON; the csv of `reference` is a table of its own.
+ONLY_JSON = ("reference", "scan", "shift", "inspect", "doctor", "calibrate", "profiles", "verify", "mlflow", "cache")
 GROUP_OPTIONS = ("--help", "-h", "--version", "--install-completion", "--show-completion")
 
 
@@ -93,7 +95,7 @@ def document_targets(arguments: Sequence[str]) -> list[tuple[str, str]]:
     forms = [value.partition("=") for value in values]
     # "{model}" in a path: which models there are is not known yet
     found = dict.fromkeys((form, "" if path == "-" else path) for form, _, path in forms if "{model}" not in path)
-    if arguments[0] == "reference":  # its csv is a table of its own
+    if arguments[0] in ONLY_JSON:
         return [target for target in found if target[0] == "json"]
     return list(found)
 

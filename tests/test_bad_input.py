@@ -545,13 +545,13 @@ def export_rows() -> list[Row]:
         Row(
             "export timn x -o m.onnx",
             2,
-            "source is 'timn'; it must be one of open_clip, timm, torchvision, transformers, torch",
+            "source is 'timn'; it must be one of open_clip, timm, torchvision, transformers, torch, onnx",
             call,
         ),
         Row(
             "export timm x -o m.onnx --precision fp8",
             2,
-            "precision is fp8; it must be one of fp32, fp16",
+            "precision is fp8; it must be one of fp32, fp16, int8-dynamic, int8-qdq",
             "--precision fp32",
         ),
         Row(

@@ -822,4 +822,4 @@ def test_documented_example_is_what_the_checker_reads(tmp_path: Path) -> None:
         assert f"`{rule}`" in page
     limits = parity.TOLERANCES
     assert f"`max_rel` above {limits['fp32'].max_rel} or `min_cosine` below {limits['fp32'].min_cosine}" in page
-    assert f"limits are {limits['fp16'].max_rel} and {limits['fp16'].min_cosine}" in page
+    assert f"fp16: {limits['fp16'].max_rel} and {limits['fp16'].min_cosine}," in page
