@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: demo test lint types docs bench wheel clean
+.PHONY: demo test coverage lint types docs bench wheel clean
 .DELETE_ON_ERROR:
 
 $(BIN)/python:
@@ -29,6 +29,10 @@ demo: $(VENV)/.demo demo-out/efficientnet_lite0.onnx demo-out/planted_outlier.on
 	$(BIN)/robustcheck demo-out/planted_outlier.onnx
 
 test: lint types
+	$(BIN)/pytest --numprocesses auto --dist loadfile
+
+# The same tests with each line traced, which takes longer.
+coverage: $(VENV)/.dev
 	$(BIN)/pytest --numprocesses auto --dist loadfile --cov --cov-report term
 
 lint: $(VENV)/.dev
@@ -45,7 +49,9 @@ docs: $(VENV)/.dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 bench: $(VENV)/.dev
+	$(PIP) --editable '.[bench]'
 	$(BIN)/python benchmarks/run.py
+	$(BIN)/pytest benchmarks/kernels.py -p no:xdist
 
 wheel: $(BIN)/python
 	rm -rf build
