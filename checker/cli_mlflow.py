@@ -34,7 +34,7 @@ def log(
     """Log a report: metrics, tags, artifacts. The exit code is no verdict: 0 = it is logged, also a WARN."""
     from robustcheck_onnx.checker import mlflow_log, report_reader
 
-    found = report_reader.read(report)
+    found = report_reader.read(report, whole=True)
     if len(found) != 1:
         raise UsageError(
             f"{report}: document holds {len(found)} reports; a run takes one", "check the models one by one"

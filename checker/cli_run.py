@@ -41,8 +41,9 @@ def run(resolved: Resolved, words: Sequence[str], *, debug: bool) -> int:
     from robustcheck_onnx.checker import many
 
     settings = resolved.settings
-    models = many.expand(words)
+    models: list[str] = []
     try:
+        models = many.expand(words)
         return _checked(resolved, models, debug=debug)
     except Exception as fault:
         # where error documents go: the file of settings may have said it, and each model may have its own

@@ -31,6 +31,7 @@ OTHER_VARIABLES = (
     CONFIG,
     "ROBUSTCHECK_CACHE_DIR",
     "ROBUSTCHECK_OFFLINE",
+    "ROBUSTCHECK_KEY_PASSWORD",  # of `sign`
     "ROBUSTCHECK_MAX_DOWNLOAD_BYTES",
     "ROBUSTCHECK_SHARED",  # benchmarks and tests: where large files are
 )

@@ -32,7 +32,7 @@ class OutlierFeature(Frozen):
     persistent: bool
     """frequency ≥ 0.5: a persistent outlier feature"""
     relative_sd: float | None
-    """SD over images of the raw value / its absolute mean; 0 = a constant, None = mean 0"""
+    """SD over images of the raw value / its absolute mean; 0 = a constant, None = mean 0 of a feature that varies"""
 
 
 class Statistics(Frozen):

@@ -67,7 +67,7 @@ def decide(
     code: Literal[0, 1] = 1
     if verdict.verdict == "PASS":
         code, rule = 0, "the verdict is PASS"
-    elif not open_:
+    elif reasons and not open_:
         where = f" in {waived_in}" if waived_in else ""
         code, rule = 0, f"every reason for WARN is waived{where} ({', '.join(sorted(reasons))})"
     elif fail_on == "never":

@@ -20,15 +20,23 @@ HOLE = "{model}"  # in a report's path: the model's name without its suffix
 def expand(words: Sequence[str]) -> list[str]:
     """The models that are meant: files as they are, folders as all .onnx files below them, globs as what they match.
 
-    In the order of the words, below a word sorted; a path that was there before is left out. A word that is a file's
+    A folder that a glob matches counts as one that was named, but may be without a model.
+    In the order of the words, below a word sorted; a file that was there before is left out. A word that is a file's
     name is that file, even with signs of a glob in it. Names of no file stay: opening them says what is wrong.
     Raises UsageError: a folder or a glob without a model, a folder that can't be read.
     """
     found: dict[str, str] = {}
     for word in words:
         for path in _meant(word):
-            found.setdefault(path if "://" in path else os.path.normpath(path), path)
+            found.setdefault(path if "://" in path else _place(path), path)
     return list(found.values())
+
+
+def _place(path: str) -> str:
+    """The same for all spellings of a path; `link/..` is where the link leads, and a link to a file is a name of its
+    own, with sidecars of its own."""
+    folder, name = os.path.split(path)
+    return os.path.join(os.path.realpath(folder), name)  # noqa: PTH118 # a Path would change the name
 
 
 def _meant(word: str) -> list[str]:
@@ -43,7 +51,12 @@ def _meant(word: str) -> list[str]:
             )
         return models
     if re.search(r"[*?]|\[.+\]", word):  # a lone bracket is part of a name
-        matches = sorted(path for path in glob.glob(word, recursive=True) if not Path(path).is_dir())  # noqa: PTH207
+        if "**" in word:  # glob passes by what it can't read; this refuses
+            list(_below(re.split(r"[^/]*[*?\[]", word, maxsplit=1)[0] or "."))
+        matches: list[str] = []
+        for path in glob.glob(word, recursive=True):  # noqa: PTH207
+            matches += _below(path) if os.path.isdir(path) else [path]  # noqa: PTH112
+        matches.sort()
         if not matches:
             raise UsageError(f"{word}: number of files that match is 0; at least one is needed", f"ls {word}")
         return matches

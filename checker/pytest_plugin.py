@@ -47,7 +47,8 @@ def assert_robust(request: pytest.FixtureRequest) -> Callable[..., Report]:
     Without `images` those of `--robustcheck-images` are used, relative to where pytest was started.
     """
     given = request.config.getoption("robustcheck_images")
-    default = str(request.config.invocation_params.dir / given) if given else None
+    # "" stays, and is refused as --images "" is: an unset variable must not mean the bundled photos
+    default = given and str(request.config.invocation_params.dir / given)
 
     def assert_robust(model: str | Path, *, images: str | Path | None = None, **options: Any) -> Report:
         __tracebackhide__ = True

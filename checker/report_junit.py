@@ -107,9 +107,15 @@ def _assessed(suite: TestSuite, report: Report) -> None:
     _case(suite, "run", "assessed", None, report.time.wall_s if report.time else 0)
     by_id = {finding.reason.id: finding for finding in findings(report)}
     told = _statistics(suite, report, by_id)
+    unmeasured = {
+        name
+        for name, value in (("batch_dependent", model.batch_difference), ("output_changed", model.output_difference))
+        if value is None
+    }
     for group, ids in GROUPS.items():
         for name in ids:
-            _case(suite, group, name, _result(by_id[name]) if name in by_id else None)
+            missing = Skipped("not measured", "unchecked") if name in unmeasured else None
+            _case(suite, group, name, _result(by_id[name]) if name in by_id else missing)
             told.add(name)
     for name, finding in by_id.items():  # every reason is told, whatever the lists above know
         if name not in told:

@@ -17,12 +17,12 @@ from robustcheck_onnx.thresholds.profile import STATISTICS
 AGAIN = "robustcheck MODEL.onnx --images PATH -o json=report.json"
 
 
-def read(path: Path) -> list[tuple[Report, dict[str, Any]]]:
+def read(path: Path, *, whole: bool = False) -> list[tuple[Report, dict[str, Any]]]:
     """The reports in a file and their JSON as it stands there: one, or those of a document of several models.
 
     Raises:
         UsageError: not readable, truncated or no JSON, no report, no binding, of a newer schema or tool.
-        CannotAssessError: the document tells of an error; there is no verdict in it.
+        CannotAssessError: the document tells of errors only; with `whole`, also of one beside its reports.
     """
     try:
         raw = json.loads(path.read_bytes(), object_pairs_hook=_once, parse_constant=_no_constant)
@@ -41,9 +41,9 @@ def read(path: Path) -> list[tuple[Report, dict[str, Any]]]:
     parts = several if isinstance(several, list) else [raw]
     errors = [part["error"] for part in parts if isinstance(part, dict) and "error" in part]
     found = [_report(path, part) for part in parts if not (isinstance(part, dict) and "error" in part)]
-    if not found:
+    if not found or (whole and errors):
         told = errors[0].get("message") if errors and isinstance(errors[0], dict) else "no report"
-        raise CannotAssessError(f"{path}: document holds no verdict but an error ({told}); check again", AGAIN)
+        raise CannotAssessError(f"{path}: document tells of an error ({told}); check again", AGAIN)
     return found
 
 

@@ -246,6 +246,12 @@ def _features(state: State, sums: Array, energy: Array) -> tuple[OutlierFeature,
     by_share = np.argsort(-shares, kind="stable")
     persistent = frequency >= kurtosis.PERSISTENT_SHARE
     listed = [j for rank, j in enumerate(by_share) if rank < LISTED_FEATURES or persistent[j]]
+
+    def relative_sd(j: int) -> float | None:
+        if mean_h[j] == 0:  # zero in every image is as constant as any other value
+            return 0.0 if sd_h[j] == 0 else None
+        return _finite(float(sd_h[j] / abs(mean_h[j])))
+
     return tuple(
         OutlierFeature(
             index=int(j),
@@ -253,7 +259,7 @@ def _features(state: State, sums: Array, energy: Array) -> tuple[OutlierFeature,
             frequency=float(frequency[j]),
             mean_z=float(sums[0, j] / n),
             persistent=bool(persistent[j]),
-            relative_sd=_finite(float(sd_h[j] / abs(mean_h[j]))) if mean_h[j] != 0 else None,
+            relative_sd=relative_sd(j),
         )
         for j in listed
     )

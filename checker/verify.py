@@ -89,7 +89,8 @@ def verify(
             that rerun or a signature as its witness; False = rest on the report alone.
         device: for the rerun; None = the one that the report's run was asked for.
         signature, public_key: bundle and key, both or none.
-        accept_waivers: let waivers count that stand in the report and hold today.
+        accept_waivers: let waivers count that stand in the report and hold today; a signature must vouch for them, or
+            `rerun` be False.
         detectors: those of the report that a rerun may load.
         today: for waivers.
         progress: of the rerun.
@@ -131,7 +132,11 @@ def verify(
         findings.append(_unchecked("rerun", "not worth it: something differs already"))
     else:
         findings.append(_check_rerun(report, model, image_set, device, detectors, progress))
-    code, rule = _decide(report, findings, accept_waivers=accept_waivers, today=today)
+    # a rerun vouches for the numbers, not for who waived what
+    waivers_hold = accept_waivers and (rerun is False or _agreed(findings, "signature"))
+    code, rule = _decide(report, findings, accept_waivers=waivers_hold, today=today)
+    if code == 1 and accept_waivers and not waivers_hold and report.gate is not None and report.gate.waived:
+        rule += "; only a signature vouches for the waivers in the report"
     if code == 0 and rerun is None and not _has_witness(findings):
         code = 1
         rule = "the report alone vouches for its numbers; --images or --public-key, or --no-rerun to rest on it"
@@ -152,7 +157,11 @@ def verify(
 
 def _has_witness(findings: Collection[Finding]) -> bool:
     """Whether anything but the report itself vouches for its numbers."""
-    return any(finding.check in ("rerun", "signature") and finding.status == "agrees" for finding in findings)
+    return _agreed(findings, "rerun", "signature")
+
+
+def _agreed(findings: Collection[Finding], *checks: str) -> bool:
+    return any(finding.check in checks and finding.status == "agrees" for finding in findings)
 
 
 def report_about(report_file: Path, model: Path) -> Report:

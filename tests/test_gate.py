@@ -50,6 +50,11 @@ def test_a_waiver_of_another_model_or_reason_counts_for_nothing() -> None:
     assert answer.waived == answer.expired == ()
 
 
+def test_a_warn_without_reasons_fails() -> None:
+    odd = Verdict(verdict="WARN", reasons=(), profile_id="p", profile_digest="d")
+    assert decide(odd, "m.onnx", waivers=[waiver("rectified")], today=TODAY).exit_code == 1
+
+
 def test_fail_on_never_is_said() -> None:
     answer = decide(warn("rectified"), "m.onnx", fail_on="never", today=TODAY)
     assert answer.exit_code == 0

@@ -97,6 +97,14 @@ def test_of_something_else():
     assert f"PASS {model}  (test_model.py::test_pass)\n" in parallel.stdout
 
 
+def test_the_plugins_empty_images_are_not_the_bundled_ones(lookup_pass: tuple[Path, Path], tmp_path: Path) -> None:
+    model, _ = lookup_pass
+    (tmp_path / "test_model.py").write_text(f"def test_it(assert_robust):\n    assert_robust({str(model)!r})\n")
+    done = run_pytest(tmp_path, "--robustcheck-images", "")
+    assert done.returncode == 1, done.stdout
+    assert "no verdict (exit code 2): --images is ''" in done.stdout
+
+
 @pytest.mark.parametrize(("use", "loaded"), [("", False), ("assert_robust('missing.onnx')", True)])
 def test_the_plugin_costs_nothing_until_it_is_used(tmp_path: Path, use: str, loaded: bool) -> None:
     (tmp_path / "test_it.py").write_text(
@@ -287,6 +295,7 @@ def test_images_are_pinned_hold_no_model_and_do_not_run_as_root(file: str) -> No
     lines = (ROOT / "docs/ci" / file).read_text().splitlines()
     assert all(re.fullmatch(r"FROM python:3\.\d+\.\d+-slim-\w+( AS build)?", x) for x in lines if x.startswith("FROM"))
     assert 'ENTRYPOINT ["robustcheck"]' in lines
+    assert not [line for line in lines if line.startswith("CMD")]  # no model named: exit 2, not the 0 of a help text
     users = [line for line in lines if line.startswith("USER")]
     assert users == ["USER 10001"]
     copied = [word for x in lines if x.startswith("COPY") and "--from" not in x for word in x.split()[1:-1]]

@@ -69,6 +69,23 @@ def test_folders_globs_and_files_in_the_order_of_the_words(tmp_path: Path, monke
     assert many.expand(["absent.onnx", "s3://bucket/*.onnx"]) == ["absent.onnx", "s3://bucket/*.onnx"]
 
 
+def test_a_glob_passes_no_folder_by(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    touch(tmp_path, "m/v1.onnx", "m/v2/model.onnx", "m/v2/deep/other.onnx", "m/notes/readme.md")
+    named = many.expand(["m/v1.onnx", "m/v2"])  # what a shell makes of m/v*
+    assert many.expand(["m/v*"]) == sorted(named)
+    assert many.expand(["m/*"]) == ["m/v1.onnx", "m/v2/deep/other.onnx", "m/v2/model.onnx"]
+
+
+def test_a_path_through_a_link_is_another_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    touch(tmp_path, "here/m.onnx", "there/m.onnx", "there/sub/n.onnx")
+    (tmp_path / "here" / "link").symlink_to(tmp_path / "there" / "sub")
+    assert many.expand(["m.onnx", "link/../m.onnx"]) == ["m.onnx", "link/../m.onnx"]
+    assert many.expand(["m.onnx", "../here/m.onnx", str(tmp_path / "here" / "m.onnx")]) == ["m.onnx"]
+
+
 def test_a_link_to_a_folder_is_followed_once_and_a_dangling_one_stays(tmp_path: Path) -> None:
     touch(tmp_path, "m/a.onnx")
     (tmp_path / "m" / "self").symlink_to(tmp_path / "m")

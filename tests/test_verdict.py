@@ -176,6 +176,12 @@ def test_a_feature_that_never_changes_is_a_constant_of_the_graph() -> None:
     assert ids(judge(evidence(h), PROFILE)) == {"constant_feature"}
 
 
+def test_zero_in_every_image_is_a_constant_too() -> None:
+    h = np.random.default_rng(0).normal(-10, 1, size=(64, 512))
+    h[:, 0] = 0.0  # such as padding: far from all others, and every threshold is cleared
+    assert ids(judge(evidence(h), PROFILE)) == {"constant_feature"}
+
+
 def test_constants_too_weak_to_be_outliers_alone_are_seen_too() -> None:
     h = np.random.default_rng(0).normal(size=(64, 384))
     h[:, :3] = 6.6, -6.6, 6.6  # about 5.6 SD each: none is beyond 6, and every threshold is cleared

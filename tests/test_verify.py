@@ -215,6 +215,18 @@ def test_evidence_of_a_better_model(
     assert "verdict PASS against WARN" in json.dumps(document)
 
 
+def test_a_rerun_vouches_for_no_waiver(place: Path, lookup: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    report = warned(place, lookup)
+    day = datetime.now(UTC).date() + timedelta(days=9)
+    forged = [gate.Waiver(reason=r.id, because="none", owner="nobody", expires=day) for r in report.verdict.reasons]
+    answer = gate.decide(report.verdict, report.evidence.model.file, waivers=forged, today=day)
+    (place / "report.json").write_text(to_json(sealed(report.model_copy(update={"gate": answer}))), encoding="utf-8")
+    photos = ("--images", report.evidence.images.source)
+    code, status, document = verify(place, capsys, *photos, "--accept-waivers")
+    assert (code, status["rerun"]) == (1, "agrees")
+    assert "only a signature vouches" in document["rule"]
+
+
 def test_waivers_count_only_where_they_are_accepted(
     place: Path, lookup: ModuleType, capsys: pytest.CaptureFixture[str]
 ) -> None:
