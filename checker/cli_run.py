@@ -51,7 +51,9 @@ def run(resolved: Resolved, words: Sequence[str], *, debug: bool) -> int:
         vars(fault)["document_targets"] = [
             (form, "" if filled == "-" else filled)
             for form, _, path in parts
-            for filled in dict.fromkeys(path.replace(many.HOLE, many.stem(model)) for model in models)
+            for filled in (
+                dict.fromkeys(path.replace(many.HOLE, many.stem(m)) for m in models) if many.HOLE in path else [path]
+            )
         ]
         vars(fault)["no_ci"] = settings.no_ci
         raise

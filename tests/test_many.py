@@ -223,6 +223,16 @@ os.execv(sys.argv[1], sys.argv[1:])
 """
 
 
+def test_a_glob_without_a_model_leaves_no_earlier_pass(world: Path, warm: Any, tmp_path: Path) -> None:
+    old = tmp_path / "old.json"
+    settings = tmp_path / "settings.toml"
+    settings.write_text(f'output = ["json={old}"]\n', encoding="utf-8")
+    for words in (("-o", f"json={old}"), ("--config", str(settings))):
+        old.write_text('{"schema_version": 1, "tool": "robustcheck", "verdict": "PASS"}', encoding="utf-8")
+        assert warm.run(world, "none/*.onnx", *words).returncode == 2
+        assert json.loads(old.read_text(encoding="utf-8"))["error"]["exit_code"] == 2
+
+
 def test_an_interrupted_run_leaves_no_report_of_a_part(world: Path, tmp_path: Path) -> None:
     log = tmp_path / "run.log"
     with subprocess.Popen(
