@@ -34,14 +34,15 @@ FIRST_BATCH = r"""
 import re, sys, time
 from pathlib import Path
 from robustcheck_onnx.checker import cache, images, measure, onnx_file
+from robustcheck_onnx.checker.measurement import Job, nothing_yet
 from robustcheck_onnx.thresholds import profile
-job = measure.Job(Path(sys.argv[1]), sys.argv[2])
+job = Job(Path(sys.argv[1]), sys.argv[2])
 source = images.open_images(job.images, seed=job.seed)
 key = cache.key_of(job, onnx_file.file_digest(job.model), profile.load(), source)
 assert cache.load(key, job.model, source) is None
 opened = measure.open_job(job, source=source)
 measure.probe(opened)
-into = measure.nothing_yet(1)
+into = nothing_yet(1)
 batches = measure.batches(opened, into, opened.source)
 next(batches)
 wall = time.time() - float(sys.argv[3])

@@ -26,11 +26,11 @@ import lookup
 import numpy as np
 from PIL import Image, ImageOps
 
-from robustcheck_onnx.checker import engine, imageset, measure
+from robustcheck_onnx.checker import engine, imageset
 from robustcheck_onnx.checker import state as sums
 from robustcheck_onnx.checker.decode import decode
 from robustcheck_onnx.checker.execution import cpu_name, cpu_threads
-from robustcheck_onnx.checker.measure import SHARD_IMAGES, Job
+from robustcheck_onnx.checker.measurement import SHARD_IMAGES, Job, merge, nothing_yet
 from robustcheck_onnx.checker.preprocess import CLIP, apply
 from robustcheck_onnx.thresholds import profile
 
@@ -104,14 +104,14 @@ def measure_stages() -> Stages:
     for d in (512, 1024):
         h, keys, state = rng.normal(size=(32, d)), rng.integers(0, 2**32, 32), sums.State(d)
         update[d] = cpu_ms(lambda s=state, x=h, k=keys: sums.update(s, x, k), 32)
-        shard = measure.nothing_yet(1)
+        shard = nothing_yet(1)
         shard.states[0] = state
         sketch = imageset.describe(photos[0])
         for index in range(SHARD_IMAGES):
             shard.digests.append(f"sha256:{index:064x}")
             shard.sanity.add(type(sketch)(**(vars(sketch) | {"digest": index})))
         shard_mb[d] = len(pickle.dumps(shard, 5)) / 1e6
-        shard_ms[d] = cpu_ms(lambda s=shard: measure.merge(s, copy.deepcopy(s)), 1)
+        shard_ms[d] = cpu_ms(lambda s=shard: merge(s, copy.deepcopy(s)), 1)
     return Stages(
         decode=cpu_ms(lambda: [decode(content, "photo") for content in files], n),
         preprocess=cpu_ms(lambda: [apply(CLIP, photo) for photo in photos], n),
@@ -219,7 +219,7 @@ Written by `python benchmarks/scaling.py`, which measures the first two sections
 
 ## How the work is cut
 A job is one model on one image set. Its images, in their seeded order, are cut into shards of {SHARD_IMAGES}; a shard's sums
-(`checker/measure.py`) merge into what one run over all images gives, so every engine gives the same numbers (tested to
+(`checker/measurement.py`) merge into what one run over all images gives, so every engine gives the same numbers (tested to
 1e-12). All images are measured: there is no early stop.
 
 | engine | spreads | a worker is | when one dies |

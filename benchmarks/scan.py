@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from robustcheck_onnx.checker import scan
+from robustcheck_onnx.checker import scan, scan_plan
 from robustcheck_onnx.checker.execution import cpu_name, cpu_threads
 from robustcheck_onnx.checker.graph import open_model
 from robustcheck_onnx.checker.runner import Runner
@@ -53,8 +53,8 @@ def measure(path: Path, device: str = "cpu") -> tuple[float, float, float, int]:
     model = open_model(path)
     height, width = model.input_size or (224, 224)
     pixels = np.random.default_rng(0).normal(size=(scan.BATCH_SIZE, height, width, 3)).astype(np.float32)
-    plan = scan.plan_scan(model, pixels[:2])
-    plain, measuring = Runner(model, device), Runner(scan.measuring_model(model, plan), device)
+    plan = scan_plan.plan_scan(model, pixels[:2])
+    plain, measuring = Runner(model, device), Runner(scan_plan.measuring_model(model, plan), device)
     pairs = [(_seconds(measuring, pixels), _seconds(plain, pixels)) for _ in range(RUNS + 1)][1:]
     with_s, without_s = (statistics.median(column) for column in zip(*pairs, strict=True))
     return with_s, without_s, statistics.median(a / b for a, b in pairs), len(plan.taps)

@@ -21,6 +21,7 @@ import numpy as np
 from PIL import Image
 
 from robustcheck_onnx.checker import images, measure
+from robustcheck_onnx.checker.measurement import Job, nothing_yet
 from robustcheck_onnx.checker.preprocess import CLIP, apply
 from robustcheck_onnx.thresholds import profile
 
@@ -37,16 +38,18 @@ sys.exit(0 if code in (0, 1) else code)
 FIRST_INFERENCE = """
 import sys
 from robustcheck_onnx.checker import measure
-opened = measure.open_job(measure.Job(model=__import__("pathlib").Path(sys.argv[1]), images=sys.argv[2], max_images=1))
-for _ in measure.batches(opened, measure.nothing_yet(1), opened.source): pass
+from robustcheck_onnx.checker.measurement import Job, nothing_yet
+opened = measure.open_job(Job(model=__import__("pathlib").Path(sys.argv[1]), images=sys.argv[2], max_images=1))
+for _ in measure.batches(opened, nothing_yet(1), opened.source): pass
 """
 # Opens the model, probes it (a second session for a moment) and runs one pass of 8 photos: the model and its sessions.
 SESSION = """
 import sys
 from robustcheck_onnx.checker import measure
-opened = measure.open_job(measure.Job(model=__import__("pathlib").Path(sys.argv[1]), images=sys.argv[2], max_images=8))
+from robustcheck_onnx.checker.measurement import Job, nothing_yet
+opened = measure.open_job(Job(model=__import__("pathlib").Path(sys.argv[1]), images=sys.argv[2], max_images=8))
 measure.probe(opened)
-for _ in measure.batches(opened, measure.nothing_yet(1), opened.source): pass
+for _ in measure.batches(opened, nothing_yet(1), opened.source): pass
 """
 PLAIN = ROOT / "benchmarks" / "baselines" / "plain_script.py"
 EDGE_PX = 500  # longer edge of a photo, about that of ImageNet's
@@ -155,7 +158,7 @@ def throughput(model: Model, photos: Path, n: int, runs: int) -> tuple[float, fl
     Both run passes of the same size, the one that the runner chooses for the device. It is the rate after the first 256
     photos, the only ones that are described for the image set's sanity.
     """
-    opened = replace(measure.open_job(measure.Job(model.onnx, str(photos), max_images=n)), described=frozenset())
+    opened = replace(measure.open_job(Job(model.onnx, str(photos), max_images=n)), described=frozenset())
     runner, preprocessing = opened.runners[0], opened.preprocessing.preprocessing
     loaded = [opened.source.load(i) for i in range(min(n, 128))]
     pixels = np.stack([apply(preprocessing, item.image) for item in loaded if isinstance(item, images.Picture)])
@@ -164,7 +167,7 @@ def throughput(model: Model, photos: Path, n: int, runs: int) -> tuple[float, fl
     ours, bare = [], []
     for _ in range(runs):
         start = time.perf_counter()
-        into = measure.nothing_yet(1)
+        into = nothing_yet(1)
         for _ in measure.batches(opened, into, opened.source):
             pass
         ours.append(n / (time.perf_counter() - start))

@@ -29,7 +29,7 @@ from robustcheck_onnx.checker.errors import RobustcheckError
 from robustcheck_onnx.checker.evidence import Evidence
 from robustcheck_onnx.checker.execution import cpu_name, cpu_threads
 from robustcheck_onnx.checker.gpu import list_gpus
-from robustcheck_onnx.checker.measure import Job
+from robustcheck_onnx.checker.measurement import Job
 from robustcheck_onnx.thresholds import profile as profiles
 from robustcheck_onnx.thresholds.frozen import Frozen
 from robustcheck_onnx.thresholds.profile import Profile

@@ -56,7 +56,7 @@ def scan(
 
     Information, not a gate: the exit code is 0 when it was measured, whatever came out, and never 1.
     """
-    from robustcheck_onnx.checker import report_scan
+    from robustcheck_onnx.checker import report_scan, scan_records
     from robustcheck_onnx.checker import scan as scanning
 
     one_of("--color", color, ("auto", "always", "never"))
@@ -80,7 +80,7 @@ def scan(
         result = result.model_copy(update={"time": None})
     deliver(
         places,
-        lambda _form: scanning.to_json(result),
+        lambda _form: scan_records.to_json(result),
         lambda only_ascii: report_scan.render(result, ascii_only=only_ascii),
         color,
         quiet=quiet,

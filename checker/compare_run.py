@@ -22,7 +22,8 @@ from robustcheck_onnx.checker.baseline import Baseline
 from robustcheck_onnx.checker.compare import Agreement, Compared, CompareReport, Pair, Side
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.evidence import Evidence
-from robustcheck_onnx.checker.measure import Job, Measurement, Opened, Prepared
+from robustcheck_onnx.checker.measure import Opened, Prepared
+from robustcheck_onnx.checker.measurement import Job, Measurement, conclude, nothing_yet
 from robustcheck_onnx.checker.notes import notes_of
 from robustcheck_onnx.checker.pipeline import Progress
 from robustcheck_onnx.checker.report import Time
@@ -98,7 +99,7 @@ def compare(
     if pair.candidate.state.n == 0:
         _say_none_usable(jobs, pair, measured.n_good)
     evidence = [
-        measure.conclude(job, fact, replace(measured, states=[side.state]), profile)[0]
+        conclude(job, fact, replace(measured, states=[side.state]), profile)[0]
         for job, fact, side in zip(jobs, facts, (pair.candidate, pair.reference), strict=False)
     ]
     wall_s = time.perf_counter() - clock
@@ -196,7 +197,7 @@ def _run(
 
     The same model twice is run once.
     """
-    measured, clock, total = measure.nothing_yet(1), time.perf_counter(), len(first.source)
+    measured, clock, total = nothing_yet(1), time.perf_counter(), len(first.source)
     same_pixels = (
         first.preprocessing.preprocessing == second.preprocessing.preprocessing
         and first.models[0].image_input.dtype == second.models[0].image_input.dtype

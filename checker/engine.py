@@ -24,7 +24,7 @@ from robustcheck_onnx.checker import measure
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, RobustcheckError, UsageError
 from robustcheck_onnx.checker.evidence import Evidence
 from robustcheck_onnx.checker.execution import cpu_threads
-from robustcheck_onnx.checker.measure import Job
+from robustcheck_onnx.checker.measurement import Job, conclude, merge, nothing_yet
 from robustcheck_onnx.thresholds.profile import Profile
 
 __all__ = ["ENGINES", "TRIES", "Job", "Outcome", "run"]
@@ -178,10 +178,10 @@ def _measure(job: Job, profile: Profile, threads: int) -> Outcome:
     try:
         opened = measure.open_job(job, threads=threads)
         facts = measure.probe(opened)
-        total = measure.nothing_yet(len(job.tensors))
+        total = nothing_yet(len(job.tensors))
         for index in range(facts.n_shards):
-            total = measure.merge(total, measure.measure_shard(opened, index))
-        evidence = measure.conclude(job, facts, total, profile)
+            total = merge(total, measure.measure_shard(opened, index))
+        evidence = conclude(job, facts, total, profile)
     except Exception as fault:  # noqa: BLE001 # told as this job's error
         return Outcome(job, (), as_error(fault, job), time.perf_counter() - started)
     return Outcome(job, evidence, None, time.perf_counter() - started)

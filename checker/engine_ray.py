@@ -30,7 +30,7 @@ from robustcheck_onnx.checker import measure
 from robustcheck_onnx.checker.engine import TRIES, Outcome, Progress, as_error, died
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, RobustcheckError, UsageError
 from robustcheck_onnx.checker.execution import cpu_threads
-from robustcheck_onnx.checker.measure import Facts, Job, Measurement
+from robustcheck_onnx.checker.measurement import Facts, Job, Measurement, conclude, merge, nothing_yet
 from robustcheck_onnx.thresholds.profile import Profile
 
 REACH_S: Final = 30  # to reach a cluster's address; it takes about 3 where one is
@@ -198,7 +198,7 @@ def _measure_all(
     ray: ModuleType, actors: list[Any], jobs: Sequence[Job], profile: Profile, stop: threading.Event
 ) -> Iterator[Outcome | tuple[Job, int, int]]:
     """The outcomes, and after each shard the job, its images that are done, and all of them."""
-    courses = [_Course(i, job, measure.nothing_yet(len(job.tensors))) for i, job in enumerate(jobs)]
+    courses = [_Course(i, job, nothing_yet(len(job.tensors))) for i, job in enumerate(jobs)]
     at: dict[int, _Course] = {}  # the job whose model a worker holds
     idle = list(range(len(actors)))
     running: dict[Any, _Task] = {}
@@ -266,12 +266,12 @@ def _take(result: _Result, task: _Task, n_workers: int, profile: Profile) -> Out
     if what := facts.differs_from(course.facts):
         return Outcome(job, (), _differ(job, what), wall_s)
     while course.merged in course.early:
-        course.total = measure.merge(course.total, course.early.pop(course.merged))
+        course.total = merge(course.total, course.early.pop(course.merged))
         course.merged += 1
     if course.merged < course.facts.n_shards:
         return job, course.total.n_read, course.facts.n_images
     try:
-        return Outcome(job, measure.conclude(job, course.facts, course.total, profile), None, wall_s)
+        return Outcome(job, conclude(job, course.facts, course.total, profile), None, wall_s)
     except RobustcheckError as fault:
         return Outcome(job, (), fault, wall_s)
 

@@ -18,10 +18,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from robustcheck_onnx.checker import remote
-from robustcheck_onnx.checker.containers import Entries, Table
 from robustcheck_onnx.checker.decode import SUFFIXES, UnreadableImageError, decode
+from robustcheck_onnx.checker.entries import Entries
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
-from robustcheck_onnx.checker.listing import Kind, file_entries, folder_files, index, suffix
+from robustcheck_onnx.checker.image_files import file_entries
+from robustcheck_onnx.checker.listing import Kind, folder_files, index, suffix
+from robustcheck_onnx.checker.tables import Table
 
 BUNDLED: Final = Path(__file__).parent / "photos"
 
@@ -79,7 +81,7 @@ class ImageSource:
         """Image number index (in the seeded order), read and decoded; safe to call from several threads.
 
         An image that cannot be used is a Skipped with its reason. Raises UsageError for a row of a long list or
-        manifest that names no file (see listing.CHECKED_ROWS), nothing else.
+        manifest that names no file (see image_files.CHECKED_ROWS), nothing else.
         """
         entry = self.entries[index]
         try:
@@ -129,11 +131,11 @@ def open_images(spec: str | Path | None, *, seed: int = 0, limit: int | None = N
     spec: see listing.KINDS, or a URL of one (docs/remote.md); None is the bundled photos.
     limit: keep the first so many.
     Hidden files, `@eaDir` and `__MACOSX` are ignored, suffixes compared without case, symlink loops entered
-    once. Of a list or manifest the first listing.CHECKED_ROWS rows must name files that are there; a later row says
-    so when it is read. Raises UsageError (spec not found, unreadable or empty folder, bad manifest row, no image in a
-    tar, limit < 1), EnvironmentFaultError (Parquet or Arrow without pyarrow; the bundled photos are missing),
-    CannotAssessError (damaged tar, Parquet or npy). With a URL also UsageError (offline), EnvironmentFaultError
-    (fsspec is missing, the store can't be reached).
+    once. Of a list or manifest the first image_files.CHECKED_ROWS rows must name files that are there; a later
+    row says so when it is read. Raises UsageError (spec not found, unreadable or empty folder, bad manifest row,
+    no image in a tar, limit < 1), EnvironmentFaultError (Parquet or Arrow without pyarrow; the bundled photos are
+    missing), CannotAssessError (damaged tar, Parquet or npy). With a URL also UsageError (offline),
+    EnvironmentFaultError (fsspec is missing, the store can't be reached).
     """
     if limit is not None and limit < 1:
         raise UsageError(f"limit: number of images is {limit}; it must be at least 1", "leave it out for all images")

@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from robustcheck_onnx.checker.containers import Entry
+from robustcheck_onnx.checker.entries import Entry
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.images import ImageSource
 from robustcheck_onnx.thresholds.published import DATA, IMAGENET

@@ -1,17 +1,11 @@
-"""One model on one image set, as sums that can be merged: the loop that every engine runs.
-
-A shard is a contiguous piece of the seeded order of the images. Shards measured apart and merged in their order hold
-what one run over all images holds; so one machine or many give the same evidence.
-"""
+"""The loop that every engine runs: open one model and one image set, try it, and add up its images."""
 
 from __future__ import annotations
 
 import contextlib
 import shlex
-from collections import Counter
 from collections.abc import Callable, Generator
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -19,100 +13,23 @@ from PIL import Image
 
 from robustcheck_onnx.checker import gallery, images, imageset, sequential, sidecar
 from robustcheck_onnx.checker import state as sums
-from robustcheck_onnx.checker.containers import Entries
+from robustcheck_onnx.checker.entries import Entries
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
-from robustcheck_onnx.checker.evidence import (
-    Evidence,
-    Execution,
-    ImageFacts,
-    ModelFacts,
-    PreprocessingFacts,
-)
+from robustcheck_onnx.checker.evidence import Execution, ModelFacts, PreprocessingFacts
 from robustcheck_onnx.checker.execution import CPU
 from robustcheck_onnx.checker.graph import ModelFile, open_model
+from robustcheck_onnx.checker.measurement import SHARD_IMAGES, Facts, Job, Measurement, nothing_yet
 from robustcheck_onnx.checker.pooling import show_shape
 from robustcheck_onnx.checker.preprocess import apply, apply_uint8, as_photo
 from robustcheck_onnx.checker.runner import Runner
-from robustcheck_onnx.thresholds.profile import Profile
 
 MAX_FEATURES = 16384  # widest vision representation in use is below 5,000; wider means an unpooled map
 PROBE_IMAGES = 5  # images that batch invariance is checked on, before anything is measured
-NAMED_SKIPS = 20  # skipped images named in the report
 DECODERS = 2  # threads that decode ahead of a model on the CPU, which wants the cores itself
 AHEAD = 64  # decoded images that may wait: two batches of the default size
-SHARD_IMAGES = 16 * sequential.LOOK_EVERY
-"""Images of a shard, 512: whole looks, so that a shard's batches are those of a single run; some seconds of work, so
-that a lost worker costs little and an opened model, not its loading, is what takes time."""
 
 Watch = Callable[[npt.NDArray[np.generic]], None]
 """shown (image, feature) representations"""
-
-
-@dataclass(frozen=True)
-class Job:
-    """One model on one image set; the arguments mean what they mean to `pipeline.check`.
-
-    tensors: those to measure, None for the one found by rule.
-    """
-
-    model: Path
-    images: str | None = None
-    tensors: tuple[str | None, ...] = (None,)
-    pool: str | None = None
-    preprocess: str | None = None
-    device: str = "auto"
-    seed: int = 0
-    max_images: int | None = None
-    max_bad: float = 0.01
-    batch_size: int = 32
-
-
-@dataclass
-class Measurement:
-    """What images add up to."""
-
-    states: list[sums.State | None]
-    """one a tensor, in the job's order; None before the first image"""
-    galleries: list[gallery.Rows]
-    """one a tensor; empty where nobody keeps any"""
-    sanity: imageset.ImageSetState = field(default_factory=imageset.ImageSetState)
-    digests: list[str] = field(default_factory=list)
-    """of the usable images, in their order"""
-    skipped: list[images.Skipped] = field(default_factory=list)
-    notes: Counter[str] = field(default_factory=Counter)
-    n_good: int = 0
-
-    @property
-    def n_read(self) -> int:
-        """Images tried, usable or not."""
-        return self.n_good + len(self.skipped)
-
-
-def nothing_yet(n_tensors: int) -> Measurement:
-    """The measurement of no image."""
-    return Measurement([None] * n_tensors, [gallery.Rows()] * n_tensors)
-
-
-def merge(a: Measurement, b: Measurement) -> Measurement:
-    """Add two measurements of the same tensors over disjoint images, `a`'s before `b`'s.
-
-    Associative up to rounding; the digests come in the order of a single run where shards are merged in theirs.
-
-    Raises:
-        ValueError: other tensors: their number or a width differs.
-    """
-    sanity = imageset.ImageSetState()
-    sanity.merge(a.sanity)
-    sanity.merge(b.sanity)
-    return Measurement(
-        states=[sums.merge(x, y) if x and y else x or y for x, y in zip(a.states, b.states, strict=True)],
-        galleries=[gallery.merge(x, y) for x, y in zip(a.galleries, b.galleries, strict=True)],
-        sanity=sanity,
-        digests=a.digests + b.digests,
-        skipped=a.skipped + b.skipped,
-        notes=a.notes + b.notes,
-        n_good=a.n_good + b.n_good,
-    )
 
 
 @dataclass(frozen=True)
@@ -128,42 +45,6 @@ class Opened:
     """names of the images whose sketches are made whole: the first `imageset.DESCRIBED`"""
     runners: tuple[Runner, ...]
     """one for all tensors where each is an output of the graph, else one a tensor"""
-
-
-@dataclass(frozen=True)
-class Facts:
-    """All that evidence needs beside the measurement; small, and the same from every worker."""
-
-    models: tuple[ModelFacts, ...]
-    """one a tensor"""
-    executions: tuple[Execution, ...]
-    """one a tensor"""
-    preprocessing: PreprocessingFacts
-    source: images.ImageSource
-    """without its entries"""
-    n_images: int
-    names: str
-    """digest of the images' names in their order"""
-
-    @property
-    def n_shards(self) -> int:
-        """Pieces of `SHARD_IMAGES` images, the last one smaller; at least one."""
-        return -(-self.n_images // SHARD_IMAGES)
-
-    def differs_from(self, other: Facts) -> str:
-        """What makes sums measured under these and under other facts no sums of one measurement; "" if nothing does.
-
-        Sums must come from the same model, preprocessing and list of images, on the same execution provider.
-        """
-        pairs = {
-            "model": [(m.digest, m.tensor, m.pool) for m in self.models]
-            == [(m.digest, m.tensor, m.pool) for m in other.models],
-            "preprocessing": self.preprocessing == other.preprocessing,
-            "list of images": (self.n_images, self.names) == (other.n_images, other.names),
-            "execution": [(e.providers, e.optimization, e.runtime) for e in self.executions]
-            == [(e.providers, e.optimization, e.runtime) for e in other.executions],
-        }
-        return ", ".join(what for what, same in pairs.items() if not same)
 
 
 @dataclass(frozen=True)
@@ -305,64 +186,6 @@ def measure_shard(opened: Opened, index: int) -> Measurement:
     for _ in batches(opened, measurement, shard):
         pass
     return measurement
-
-
-def conclude(
-    job: Job, facts: Facts, measurement: Measurement, profile: Profile, *, decided: bool = False
-) -> tuple[Evidence, ...]:
-    """The evidence, one record a tensor.
-
-    Args:
-        job: what was asked for.
-        facts: from `probe`.
-        measurement: over all images of the job, or over those read when the evidence decided.
-        profile: its alpha sets the bounds.
-        decided: whether the run stopped because the evidence decided.
-
-    Raises:
-        CannotAssessError: too many unusable images; a tensor without a finite, not constant representation.
-    """
-    where = facts.source.spec or "bundled photos"
-    skipped = measurement.skipped
-    images.check_bad(measurement.n_read, len(skipped), 1.0, skipped, where)
-    statistics = []
-    for model, state in zip(facts.models, measurement.states, strict=True):
-        if state is None or state.n == 0:
-            raise CannotAssessError(
-                f"{model.file}: number of finite, not constant representations"
-                f"{f' of {model.tensor}' if len(facts.models) > 1 else ''} is 0 of {measurement.n_good}; "
-                "at least one is needed",
-                f"robustcheck inspect {shlex.quote(model.file)}",
-            )
-        statistics.append(sums.statistics(state, profile.alpha))
-    images.check_bad(measurement.n_read, len(skipped), job.max_bad, skipped, where, sampled=decided)
-    seen = ImageFacts(
-        source=where,
-        bundled=facts.source.kind == "bundled",
-        n_available=facts.source.n_found,
-        n_read=measurement.n_read,
-        n_skipped=len(skipped),
-        skipped=tuple((bad.name, bad.reason) for bad in skipped[:NAMED_SKIPS]),
-        notes=dict(sorted(measurement.notes.items())),
-        digest=images.digest_of(measurement.digests),
-        seed=facts.source.seed,
-        sanity=measurement.sanity.facts(),
-    )
-    limited = facts.source.n_found > facts.n_images
-    return tuple(
-        Evidence(
-            statistics=numbers,
-            model=model,
-            preprocessing=facts.preprocessing,
-            images=seen,
-            execution=execution,
-            stopped="decided" if decided else "image limit" if limited else "all images",
-            gallery=gallery.record(rows, [feature.index for feature in numbers.features]),
-        )
-        for numbers, rows, model, execution in zip(
-            statistics, measurement.galleries, facts.models, facts.executions, strict=True
-        )
-    )
 
 
 def prepare_item(item: images.Item, opened: Opened) -> Prepared | images.Skipped:

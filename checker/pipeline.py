@@ -23,7 +23,7 @@ from robustcheck_onnx.checker.errors import RobustcheckError, UsageError
 from robustcheck_onnx.checker.evidence import Evidence, Statistics
 from robustcheck_onnx.checker.graph import open_model
 from robustcheck_onnx.checker.log import LOG
-from robustcheck_onnx.checker.measure import Job
+from robustcheck_onnx.checker.measurement import Job, Measurement, conclude, nothing_yet
 from robustcheck_onnx.checker.notes import notes_of
 from robustcheck_onnx.checker.onnx_file import file_digest
 from robustcheck_onnx.checker.reasons import NAMES
@@ -204,7 +204,7 @@ def _measured_or_kept(
     LOG.debug("%s: batch invariance and output were tried", job.model)
     watch = partial(plugins.update, loaded) if loaded else None
     measured, stopped = _until_decided(opened, profile, progress, watch)
-    (evidence,) = measure.conclude(job, facts, measured, profile, decided=stopped)
+    (evidence,) = conclude(job, facts, measured, profile, decided=stopped)
     if loaded:
         evidence = evidence.model_copy(update={"detectors": plugins.results(loaded)})
     context = _published(opened.models[0].contract)
@@ -230,9 +230,9 @@ def _until_decided(
     profile: Profile,
     progress: Callable[[Progress], None] | None,
     watch: measure.Watch | None = None,
-) -> tuple[measure.Measurement, bool]:
+) -> tuple[Measurement, bool]:
     """Measure until the evidence decides (True) or the images end (False)."""
-    run, clock, total = measure.nothing_yet(1), time.perf_counter(), len(opened.source)
+    run, clock, total = nothing_yet(1), time.perf_counter(), len(opened.source)
     enough_varied = False
     interval = ""
     with contextlib.closing(measure.batches(opened, run, opened.source, watch)) as looks:

@@ -14,7 +14,7 @@ from robustcheck_onnx.checker import report_parts as parts
 from robustcheck_onnx.checker.depth import LayerStatistics, Place
 from robustcheck_onnx.checker.reasons import number_text
 from robustcheck_onnx.checker.report_layout import Pen, Trimmed, columns, hanging, line, section
-from robustcheck_onnx.checker.scan import Layer, ScanReport
+from robustcheck_onnx.checker.scan_records import Layer, ScanReport
 
 WIDE = 100  # columns from which tensor names stand in the table
 PLOT_ROWS = 4

@@ -15,12 +15,12 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from robustcheck_onnx.checker import engine_ray, measure
+from robustcheck_onnx.checker import engine_ray
 from robustcheck_onnx.checker.engine import TRIES, Job, Outcome, run
 from robustcheck_onnx.checker.engine_ray import plan_workers
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.evidence import Evidence
-from robustcheck_onnx.checker.measure import SHARD_IMAGES
+from robustcheck_onnx.checker.measurement import SHARD_IMAGES, nothing_yet
 from robustcheck_onnx.thresholds import profile
 
 ROOT = Path(__file__).parent.parent
@@ -181,7 +181,7 @@ def test_shards_of_another_model_or_image_set_are_never_merged(
     model: Callable[[str], Path], lookup: ModuleType, photos: Path, tmp_path: Path
 ) -> None:
     def conclude(job: Job, change: Callable[[], object]) -> Outcome | None:
-        course = engine_ray._Course(0, job, measure.nothing_yet(1), begun=True)
+        course = engine_ray._Course(0, job, nothing_yet(1), begun=True)
         first, second = engine_ray.Worker(".", 1), engine_ray.Worker(".", 1)  # as two nodes have them
         assert engine_ray._take(first.begin(0, job), engine_ray._Task(0, course, -1), 2, profile.load()) is None
         change()
@@ -191,7 +191,7 @@ def test_shards_of_another_model_or_image_set_are_never_merged(
         return found
 
     same = Job(model("m"), str(photos), max_bad=1)
-    course = engine_ray._Course(0, same, measure.nothing_yet(1), begun=True)
+    course = engine_ray._Course(0, same, nothing_yet(1), begun=True)
     worker = engine_ray.Worker(".", 1)
     opened = worker._open(0, same)[0]
     for shard, result in ((-1, worker.begin(0, same)), (0, worker.shard(0, same, 0)), (1, worker.shard(0, same, 1))):

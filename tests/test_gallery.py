@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from robustcheck_onnx.checker import cache, check, gallery, images, measure, state
 from robustcheck_onnx.checker.evidence import Evidence, Gallery, SeenImage
 from robustcheck_onnx.checker.gallery import EXTREME, FEATURES, SHOWN, Rows
-from robustcheck_onnx.checker.measure import Job
+from robustcheck_onnx.checker.measurement import Job, conclude, merge, nothing_yet
 from robustcheck_onnx.checker.report import Report, to_json
 from robustcheck_onnx.thresholds import profile
 
@@ -104,13 +104,13 @@ def test_shards_merged_are_a_single_run(model: tuple[Path, Path], report: Report
     facts = measure.probe(opened)
     parts = []
     for start, end in ((0, 30), (30, 100), (100, N_IMAGES)):  # the first 64 and the extremes come from several
-        part = measure.nothing_yet(1)
+        part = nothing_yet(1)
         for _ in measure.batches(opened, part, replace(opened.source, entries=opened.source.entries[start:end])):
             pass
         parts.append(part)
     a, b, c = parts
-    for total in (measure.merge(measure.merge(a, b), c), measure.merge(a, measure.merge(b, c))):
-        (evidence,) = measure.conclude(job, facts, total, profile.load())
+    for total in (merge(merge(a, b), c), merge(a, merge(b, c))):
+        (evidence,) = conclude(job, facts, total, profile.load())
         assert evidence.gallery == report.evidence.gallery
 
 
@@ -120,10 +120,10 @@ def test_several_tensors_have_a_gallery_each(onnx_models: ModuleType, model: tup
     nodes.append(("MatMul", ["features", "proj"], ["embedding"]))
     path = onnx_models.save(onnx_models.build(nodes, [("embedding", 1, ("batch", 16))], weights), tmp_path / "m.onnx")
     opened = measure.open_job(Job(path, str(model[1]), tensors=(None, "features"), preprocess="imagenet", max_bad=0.5))
-    together = measure.conclude(opened.job, measure.probe(opened), measure.measure_shard(opened, 0), profile.load())
+    together = conclude(opened.job, measure.probe(opened), measure.measure_shard(opened, 0), profile.load())
     for tensor, evidence in zip((None, "features"), together, strict=True):
         alone = measure.open_job(replace(opened.job, tensors=(tensor,)))
-        (want,) = measure.conclude(alone.job, measure.probe(alone), measure.measure_shard(alone, 0), profile.load())
+        (want,) = conclude(alone.job, measure.probe(alone), measure.measure_shard(alone, 0), profile.load())
         assert gallery_of(evidence) == gallery_of(want)
     assert gallery_of(together[0]).features != gallery_of(together[1]).features
 

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from robustcheck_onnx.checker import containers
+from robustcheck_onnx.checker import tables
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.images import (
     Item,
@@ -220,7 +220,7 @@ def test_parquet(tmp_path: Path, struct: bool, monkeypatch: pytest.MonkeyPatch) 
     pyarrow = pytest.importorskip("pyarrow", reason="the extra `data` is not installed")
     from pyarrow import parquet
 
-    monkeypatch.setattr(containers, "WINDOW", 4)  # several windows over few rows
+    monkeypatch.setattr(tables, "WINDOW", 4)  # several windows over few rows
     for file in range(2):
         levels = [file * 10 + i for i in range(10)]
         cells: list[Any] = [{"bytes": png(i), "path": f"{i}.png"} if struct else png(i) for i in levels]

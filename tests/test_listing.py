@@ -18,12 +18,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from robustcheck_onnx.checker import cache, check, images, listing, measure
-from robustcheck_onnx.checker.containers import Entries, Entry
+from robustcheck_onnx.checker import cache, check, image_files, images, measure
 from robustcheck_onnx.checker.engine import run
+from robustcheck_onnx.checker.entries import Entries, Entry
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.images import Picture, Skipped, open_images, prefetch
-from robustcheck_onnx.checker.measure import Job
+from robustcheck_onnx.checker.manifest import _json
+from robustcheck_onnx.checker.measurement import Job
 from robustcheck_onnx.thresholds import profile
 
 
@@ -159,7 +160,7 @@ def test_a_late_row_without_a_file_is_told_when_read_never_skipped(
     column = "image" if kind == "jsonl" else "path"
     with pytest.raises(UsageError) as early:
         open_images(manifest)
-    monkeypatch.setattr(listing, "CHECKED_ROWS", 12)
+    monkeypatch.setattr(image_files, "CHECKED_ROWS", 12)
     source = open_images(manifest)
     assert len(source) == 14
     faults = {}
@@ -188,7 +189,7 @@ def test_rows_are_looked_for_up_to_the_limit_and_not_beyond(tmp_path: Path, monk
         return is_file(path)
 
     monkeypatch.setattr(os.path, "isfile", count)
-    monkeypatch.setattr(listing, "CHECKED_ROWS", 5)
+    monkeypatch.setattr(image_files, "CHECKED_ROWS", 5)
     source = open_images(write(tmp_path / "m.csv", names))
     assert asked == names[:5]
     places = [index for index, entry in enumerate(source.entries) if entry.name in names[5:]]
@@ -223,7 +224,7 @@ def outcome_of(read: Callable[[str], object], row: str) -> str:
 def test_rows_of_json_are_read_as_by_json_loads(before: str, after: str) -> None:
     for text in ROWS:
         row = before + text + after
-        assert outcome_of(listing._json, f"{row}\n") == outcome_of(json.loads, row), row
+        assert outcome_of(_json, f"{row}\n") == outcome_of(json.loads, row), row
 
 
 @pytest.fixture
@@ -233,7 +234,7 @@ def late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lookup: ModuleType) ->
     model = lookup.write_lookup_model(tmp_path / "model.onnx", h)
     lookup.write_lookup_images(tmp_path / "photos", 60)
     names = sorted(path.name for path in (tmp_path / "photos").iterdir())
-    monkeypatch.setattr(listing, "CHECKED_ROWS", len(names))
+    monkeypatch.setattr(image_files, "CHECKED_ROWS", len(names))
     return model, write(tmp_path / "photos" / "all.txt", [*names, "gone.png"])
 
 
@@ -292,7 +293,7 @@ def test_the_cache_key_makes_no_entry(late: tuple[Path, Path], monkeypatch: pyte
 def test_a_long_manifest_takes_little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Peak of Python's own memory; an object a row took more than 1,000 bytes a row."""
     n = 50_000
-    monkeypatch.setattr(listing, "CHECKED_ROWS", 1)
+    monkeypatch.setattr(image_files, "CHECKED_ROWS", 1)
     photos(tmp_path, 1)
     names = ["000.png", *(f"photos/n{i % 1000:04d}/ILSVRC_{i:08d}.JPEG" for i in range(1, n))]
     write(tmp_path / "m.csv", names, [i % 1000 for i in range(n)])

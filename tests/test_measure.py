@@ -13,7 +13,7 @@ from robustcheck_onnx.checker import check, images, measure
 from robustcheck_onnx.checker import state as sums
 from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.evidence import Evidence
-from robustcheck_onnx.checker.measure import SHARD_IMAGES, Job
+from robustcheck_onnx.checker.measurement import SHARD_IMAGES, Job, Measurement, conclude, merge, nothing_yet
 from robustcheck_onnx.thresholds import profile
 
 ROOT = Path(__file__).parent.parent
@@ -50,14 +50,14 @@ def _assert_same(a: object, b: object, where: str) -> None:
         assert a == b, where
 
 
-def measured(job: Job) -> tuple[tuple[Evidence, ...], measure.Measurement]:
+def measured(job: Job) -> tuple[tuple[Evidence, ...], Measurement]:
     """Shard by shard, merged in order."""
     opened = measure.open_job(job)
     facts = measure.probe(opened)
-    total = measure.nothing_yet(len(job.tensors))
+    total = nothing_yet(len(job.tensors))
     for index in range(facts.n_shards):
-        total = measure.merge(total, measure.measure_shard(opened, index))
-    return measure.conclude(job, facts, total, profile.load()), total
+        total = merge(total, measure.measure_shard(opened, index))
+    return conclude(job, facts, total, profile.load()), total
 
 
 @pytest.fixture(scope="session")
@@ -112,19 +112,19 @@ def test_merging_is_associative_and_has_a_neutral_element(lookup: ModuleType, ph
     )
     parts = []
     for start, end in ((0, 100), (100, 130), (130, 300)):
-        part = measure.nothing_yet(1)
+        part = nothing_yet(1)
         for _ in measure.batches(opened, part, replace(opened.source, entries=opened.source.entries[start:end])):
             pass
         parts.append(part)
     a, b, c = parts
-    left, right = measure.merge(measure.merge(a, b), c), measure.merge(a, measure.merge(b, c))
-    for x, y in ((left, right), (measure.merge(measure.nothing_yet(1), left), left)):
+    left, right = merge(merge(a, b), c), merge(a, merge(b, c))
+    for x, y in ((left, right), (merge(nothing_yet(1), left), left)):
         assert (x.digests, x.skipped, x.notes, x.n_good) == (y.digests, y.skipped, y.notes, y.n_good)
         assert x.sanity.facts() == y.sanity.facts()
         one, two = (sums.statistics(m.states[0], 0.01) for m in (x, y) if m.states[0] is not None)
         _assert_same(one.model_dump(), two.model_dump(), "")
     with pytest.raises(ValueError, match="argument 2 is longer"):
-        measure.merge(a, measure.nothing_yet(2))
+        merge(a, nothing_yet(2))
 
 
 def test_several_outputs_are_measured_in_one_pass(lookup: ModuleType, photos: Path, tmp_path: Path) -> None:

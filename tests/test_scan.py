@@ -18,7 +18,7 @@ import scipy.stats
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from robustcheck_onnx.checker import cli, depth, report_scan, scan, scan_graph
+from robustcheck_onnx.checker import cli, depth, report_scan, scan, scan_graph, scan_plan, scan_records
 from robustcheck_onnx.checker.blocks import (
     find_passages,
     find_residuals,
@@ -146,7 +146,7 @@ def activations(model: Path, tensors: list[str], feed: Array) -> dict[str, Array
     return dict(zip(tensors, session.run(tensors, {proto.graph.input[0].name: feed}), strict=True))
 
 
-def assert_report_is_truth(report: scan.ScanReport, model: Path, feed: Array) -> None:
+def assert_report_is_truth(report: scan_records.ScanReport, model: Path, feed: Array) -> None:
     found = activations(model, [layer.tensor for layer in report.layers], feed)
     for layer in report.layers:
         rectified = layer.statistics.largest_value is not None and bool((found[layer.tensor] >= 0).all())
@@ -492,7 +492,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {path.stem: path for path in folder.glob("*.onnx")}
 
 
-def scanned(path: Path, **options: Any) -> tuple[scan.ScanReport, Array]:
+def scanned(path: Path, **options: Any) -> tuple[scan_records.ScanReport, Array]:
     """The report of a tiny model, and the input it was run on, in any order."""
     inputs = path.with_suffix(".npy")
     options = {"preprocess": "imagenet", "device": "cpu", "batch_size": 5, **options}
@@ -629,7 +629,7 @@ def test_the_command_reports_and_ends_with_0(small: Path, capsys: pytest.Capture
 
 
 def test_two_documents_of_one_scan_are_equal(small: Path) -> None:
-    documents = [scan.to_json(scanned(small)[0].model_copy(update={"time": None})) for _ in range(2)]
+    documents = [scan_records.to_json(scanned(small)[0].model_copy(update={"time": None})) for _ in range(2)]
     assert documents[0] == documents[1]
 
 
@@ -679,7 +679,7 @@ def test_named_blocks(small: Path) -> None:
 def test_a_changed_output_is_said(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clean, _ = scanned(small)
     assert clean.model.output_unchanged
-    measuring = scan.measuring_model
+    measuring = scan_plan.measuring_model
 
     def meddle(model: Any, plan: Any) -> Any:
         changed = measuring(model, plan)
