@@ -136,8 +136,7 @@ class Runner:
         max |alone − company| / rms(alone) over the first images of `pixels`; company is the batch in order and
         reversed, and a batch of one image repeated stands for "alone" where the batch is fixed. 0 means that no
         image's representation depends on its batch; with a fixed batch of 1 it can't, and a single image says
-        nothing; 1e9 at most, also when company makes a value not finite. Images whose representation alone is
-        not finite are left out.
+        nothing; 1e9 at most, also where a value is finite in company and not alone, or the other way round.
         """
         pixels = pixels[:COMPANY_IMAGES]
         single = [self.represent(pixels[i : i + 1]) for i in range(len(pixels))]
@@ -256,17 +255,20 @@ def _representation(values: Array, model: ModelFile) -> Array:
 
 
 def _relative_difference(expected: Array, actual: Array) -> float:
-    """max over images of max |expected − actual| / rms(expected); 0 for no image, 1e9 at most."""
+    """max over images of max |expected − actual| / rms(expected); 0 for no image, 1e9 at most.
+
+    Values that are not finite must be the same in both, else it is 1e9; the others are compared without them.
+    """
     if object in (expected.dtype, actual.dtype):  # strings
         return 0.0 if np.array_equal(expected, actual) else LARGEST_DIFFERENCE
     left = expected.reshape(len(expected), -1).astype(np.float64)
     right = actual.reshape(len(actual), -1).astype(np.float64)
-    finite = np.isfinite(left).all(axis=1)
-    left, right = left[finite], right[finite]
     if left.size == 0:
         return 0.0
-    if not np.isfinite(right).all():
+    known = np.isfinite(left)
+    if not np.isfinite(right[known]).all() or not np.array_equal(left[~known], right[~known], equal_nan=True):
         return LARGEST_DIFFERENCE
+    left, right = np.where(known, left, 0.0), np.where(known, right, 0.0)
     gap = np.abs(left - right).max(axis=1)
     scale = np.sqrt((left**2).mean(axis=1))
     relative = np.divide(gap, scale, out=np.where(gap > 0, LARGEST_DIFFERENCE, 0.0), where=scale > 0)

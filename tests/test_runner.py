@@ -16,7 +16,7 @@ from onnx import TensorProto
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.execution import translate
 from robustcheck_onnx.checker.graph import open_model, own_bytes
-from robustcheck_onnx.checker.runner import Runner
+from robustcheck_onnx.checker.runner import Runner, _relative_difference
 
 Pixels = NDArray[Any]
 
@@ -117,6 +117,35 @@ def test_batch_dependence_is_caught(runner: Any, onnx_models: ModuleType, pixels
     nodes += [("ReduceMean", ["features", "first"], ["mean"]), ("Sub", ["features", "mean"], ["embedding"])]
     assert runner(onnx_models.build(nodes, ["embedding"], weights)).batch_invariance(pixels) > 0.1
     assert runner(onnx_models.classifier()).batch_invariance(pixels) < 1e-5
+
+
+def test_what_fails_alone_and_not_in_company_depends_on_its_batch(
+    runner: Any, onnx_models: ModuleType, pixels: Pixels
+) -> None:
+    """A spread over the batch with n − 1 below it: 0/0 for one image, a number for more."""
+    nodes, weights = onnx_models.pooled()
+    weights |= {"first": np.array([0], np.int64), "one": np.array(1, np.float32)}
+    nodes += [
+        ("Shape", ["features"], ["shape"]),
+        ("Gather", ["shape", "first"], ["images"]),
+        ("Cast", ["images"], ["n"], {"to": TensorProto.FLOAT}),
+        ("Sub", ["n", "one"], ["freedom"]),
+        ("Div", ["freedom", "freedom"], ["factor"]),
+        ("Mul", ["features", "factor"], ["embedding"]),
+    ]
+    run = runner(onnx_models.build(nodes, ["embedding"], weights))
+    assert np.isnan(run.run(pixels[:1]).representation).all()
+    assert np.isfinite(run.run(pixels).representation).all()
+    assert run.batch_invariance(pixels) == 1e9
+
+
+def test_outputs_with_infinities_are_compared() -> None:
+    """Scores of −∞ for classes that are switched off, and one in the place of another."""
+    a = np.array([[1.0, -np.inf, 2.0], [1.0, -np.inf, 2.0]])
+    assert _relative_difference(a, a.copy()) == 0
+    assert _relative_difference(a, a + np.array([0, 0, 0.5])) == pytest.approx(0.5 / np.sqrt(5 / 3))
+    for changed in (np.abs(a), np.nan_to_num(a), np.where(np.isinf(a), np.nan, a), a[:, [1, 0, 2]]):
+        assert _relative_difference(a, changed) == 1e9
 
 
 def test_added_output_changes_nothing(runner: Any, onnx_models: ModuleType, pixels: Pixels) -> None:
