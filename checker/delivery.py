@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import re
+import secrets
 import shlex
 from collections.abc import Iterable
 from pathlib import Path
@@ -98,9 +99,12 @@ def write_whole(path: Path, text: str) -> None:
                 device.write(content)
             return
         final = path.resolve()
-        temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
+        # nobody can lay a link under a name that is not known; two containers can have one process number
+        temporary = final.with_name(f".{final.name}.{secrets.token_hex(8)}.tmp")
+        file = temporary.open("xb")
         try:
-            temporary.write_bytes(content)
+            with file:
+                file.write(content)
             temporary.replace(final)
         finally:
             temporary.unlink(missing_ok=True)
