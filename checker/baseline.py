@@ -18,7 +18,9 @@ from pydantic import ValidationError, model_validator
 
 from robustcheck_onnx.checker import binding
 from robustcheck_onnx.checker import state as sums
-from robustcheck_onnx.checker.compare import Jackknife, LeftOut, Side, carrying, left_out, usual_share
+from robustcheck_onnx.checker.compare_changes import Jackknife, LeftOut, left_out
+from robustcheck_onnx.checker.compare_fates import carrying
+from robustcheck_onnx.checker.compare_sums import Side, usual_share
 from robustcheck_onnx.checker.delivery import as_json
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.evidence import Evidence, OutlierFeature
@@ -51,7 +53,7 @@ class Baseline(Frozen):
     """images of each jackknife group, in the order of the groups"""
     left_out: dict[Statistic, Left]
     frequencies: tuple[float, ...]
-    """of the features in `compare.carrying`: share of the images beyond 4 SD on the usual side"""
+    """of the features in `compare_fates.carrying`: share of the images beyond 4 SD on the usual side"""
     digest: str = ""
     """sha256:… over the canonical JSON of all of it but this field"""
 
@@ -76,7 +78,7 @@ class Baseline(Frozen):
         return tuple(zip(carrying(self.evidence.statistics).features, self.frequencies, strict=True))
 
     def numbers(self) -> LeftOut:
-        """What `compare.changes` takes."""
+        """What `compare_changes.changes` takes."""
         values = {
             name: Jackknife(_number(left.whole), np.array([_number(v) for v in left.without], dtype=np.float64))
             for name, left in self.left_out.items()

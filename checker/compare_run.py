@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -14,12 +14,15 @@ import numpy as np
 import numpy.typing as npt
 
 from robustcheck_onnx.checker import baseline as baselines
-from robustcheck_onnx.checker import compare as pairs
+from robustcheck_onnx.checker import compare_changes, compare_fates, compare_sums, measure, pipeline, shift
 from robustcheck_onnx.checker import images as images_
-from robustcheck_onnx.checker import measure, pipeline, shift
 from robustcheck_onnx.checker import state as sums
 from robustcheck_onnx.checker.baseline import Baseline
-from robustcheck_onnx.checker.compare import Agreement, Compared, CompareReport, Pair, Side
+from robustcheck_onnx.checker.compare import CLAIM, TOLERANCE, Agreement, Compared, CompareReport, judge_pair
+from robustcheck_onnx.checker.compare_changes import StatisticChange
+from robustcheck_onnx.checker.compare_fates import FeatureFate
+from robustcheck_onnx.checker.compare_similarity import Similarity, similarity
+from robustcheck_onnx.checker.compare_sums import Pair, Side
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.evidence import Evidence
 from robustcheck_onnx.checker.measure import Opened, Prepared
@@ -40,7 +43,7 @@ def compare(
     *,
     baseline: Path | None = None,
     images: str | Path | None = None,
-    tolerance: float = pairs.TOLERANCE,
+    tolerance: float = TOLERANCE,
     preprocess: str | None = None,
     device: str = "auto",
     seed: int = 0,
@@ -110,82 +113,89 @@ def compare(
     )
     made = baselines.make(pair.candidate, evidence[0], measured.digests)
     ours = _compared(evidence[0], profile)
-    if known is not None:
-        return _against(ours, pair, known, profile, tolerance, str(baseline), when), made
-    return _between(ours, _compared(evidence[-1], profile), pair, profile, tolerance, when), made
+    if known is None:
+        found = _between(pair, _compared(evidence[-1], profile), profile.alpha, tolerance)
+    else:
+        found = _against(pair.candidate, evidence[0], known, profile, tolerance)
+    return _report(ours, found, profile, tolerance, baseline, when), made
 
 
 def _compared(evidence: Evidence, profile: Profile) -> Compared:
     return Compared(
         evidence=evidence,
         verdict=judge(evidence, profile),
-        carrying=tuple(f.index for f in pairs.carrying(evidence.statistics).features),
+        carrying=tuple(f.index for f in compare_fates.carrying(evidence.statistics).features),
     )
 
 
-def _between(
-    candidate: Compared, reference: Compared, pair: Pair, profile: Profile, tolerance: float, when: Time
-) -> CompareReport:
+@dataclass(frozen=True)
+class _Found:
+    """A reference, and what comparing the candidate with it gave."""
+
+    reference: Compared
+    statistics: tuple[StatisticChange, ...]
+    features: tuple[FeatureFate, ...]
+    stale: Sequence[str] = ()
+    paired: bool = True
+    similarity: Similarity | None = None
+    agreement: Agreement | None = None
+
+
+def _between(pair: Pair, reference: Compared, alpha: float, tolerance: float) -> _Found:
     """Two models that were run."""
-    numbers = pairs.left_out(pair.candidate), pairs.left_out(pair.reference)
-    statistics = pairs.changes(*numbers, profile.alpha, tolerance)
-    features = pairs.fates(pair, reference.evidence.statistics, tolerance)
-    return CompareReport(
-        tool_version=version("robustcheck-onnx"),
-        verdict=pairs.judge_pair(candidate, reference, statistics, features, tolerance, profile),
-        tolerance=tolerance,
-        n_images=pair.candidate.state.n,
-        candidate=candidate,
-        reference=reference,
-        statistics=statistics,
-        alpha=profile.alpha,
-        features=features,
-        new_features=pairs.new_features(candidate.evidence.statistics, features),
-        similarity=pairs.similarity(pair.candidate.kept_rows, pair.reference.kept_rows),
+    numbers = compare_changes.left_out(pair.candidate), compare_changes.left_out(pair.reference)
+    return _Found(
+        reference,
+        statistics=compare_changes.changes(*numbers, alpha, tolerance),
+        features=compare_fates.fates(pair, reference.evidence.statistics, tolerance),
+        similarity=similarity(pair.candidate.kept_rows, pair.reference.kept_rows),
         agreement=_agreement(pair),
-        notes=_notes(candidate, reference, profile),
-        profile=profile,
-        claim=pairs.CLAIM,
-        time=when,
     )
 
 
-def _against(
-    candidate: Compared, pair: Pair, known: Baseline, profile: Profile, tolerance: float, file: str, when: Time
-) -> CompareReport:
+def _against(side: Side, evidence: Evidence, known: Baseline, profile: Profile, tolerance: float) -> _Found:
     """A model that was run, and the numbers of one that was run before."""
-    reference = _compared(known.evidence, profile)
-    stale = baselines.staleness(known, candidate.evidence)
-    ours, theirs = pairs.left_out(pair.candidate), known.numbers()
+    stale = baselines.staleness(known, evidence)
+    ours, theirs = compare_changes.left_out(side), known.numbers()
     same_width = ours.n_features == theirs.n_features
-    if known.evidence.statistics.statistic_version != candidate.evidence.statistics.statistic_version:
+    if known.evidence.statistics.statistic_version != evidence.statistics.statistic_version:
         theirs = replace(theirs, n_features=0)  # other definitions: as with other widths there is no ratio
-    paired = known.evidence.images.digest == candidate.evidence.images.digest and np.array_equal(
-        ours.sizes, theirs.sizes
-    )
+    paired = known.evidence.images.digest == evidence.images.digest and np.array_equal(ours.sizes, theirs.sizes)
     if not stale and not paired:
         stale = ("the baseline has other images among its usable ones",)
-    statistics = pairs.changes(ours, theirs, profile.alpha, tolerance, paired=paired)
-    persistent = pairs.carrying(known.evidence.statistics).persistent
-    features = pairs.fates_by_index(pair.candidate, known.features, persistent, tolerance) if same_width else ()
+    persistent = compare_fates.carrying(known.evidence.statistics).persistent
+    return _Found(
+        _compared(known.evidence, profile),
+        statistics=compare_changes.changes(ours, theirs, profile.alpha, tolerance, paired=paired),
+        features=compare_fates.fates_by_index(side, known.features, persistent, tolerance) if same_width else (),
+        stale=stale,
+        paired=paired,
+    )
+
+
+def _report(
+    candidate: Compared, found: _Found, profile: Profile, tolerance: float, baseline: Path | None, when: Time
+) -> CompareReport:
     return CompareReport(
         tool_version=version("robustcheck-onnx"),
-        verdict=pairs.judge_pair(candidate, reference, statistics, features, tolerance, profile, stale),
+        verdict=judge_pair(
+            candidate, found.reference, found.statistics, found.features, tolerance, profile, found.stale
+        ),
         tolerance=tolerance,
-        baseline=file,
-        paired=paired,
-        n_images=pair.candidate.state.n,
+        baseline="" if baseline is None else str(baseline),
+        paired=found.paired,
+        n_images=candidate.evidence.statistics.n_images,
         candidate=candidate,
-        reference=reference,
-        statistics=statistics,
+        reference=found.reference,
+        statistics=found.statistics,
         alpha=profile.alpha,
-        features=features,
-        new_features=pairs.new_features(candidate.evidence.statistics, features),
-        similarity=None,
-        agreement=None,
-        notes=_notes(candidate, reference, profile),
+        features=found.features,
+        new_features=compare_fates.new_features(candidate.evidence.statistics, found.features),
+        similarity=found.similarity,
+        agreement=found.agreement,
+        notes=_notes(candidate, found.reference, profile),
         profile=profile,
-        claim=pairs.CLAIM,
+        claim=CLAIM,
         time=when,
     )
 
@@ -243,10 +253,10 @@ def _add(
     if pair is None:
         pair = Pair(_side(first, ours), _side(second, theirs))
     keys = [measure.key_of(item.digest) for item, _ in batch]
-    pairs.update(pair, ours.representation, theirs.representation, keys)
+    compare_sums.update(pair, ours.representation, theirs.representation, keys)
     a, b = ours.class_output, theirs.class_output
     if a is not None and b is not None and a.shape == b.shape and a.shape[1] > 1:
-        pairs.add_predictions(pair, a, b)
+        compare_sums.add_predictions(pair, a, b)
     return pair
 
 

@@ -11,7 +11,8 @@ from rich.rule import Rule
 from rich.text import Text
 
 from robustcheck_onnx.checker import report_parts as parts
-from robustcheck_onnx.checker.compare import Compared, CompareReport, FeatureFate
+from robustcheck_onnx.checker.compare import Compared, CompareReport
+from robustcheck_onnx.checker.compare_fates import FeatureFate
 from robustcheck_onnx.checker.evidence import Interval
 from robustcheck_onnx.checker.reasons import NAMES, RULES, number_text
 from robustcheck_onnx.checker.report_layout import INDENT, Pen, Trimmed, columns, hanging, line, section
