@@ -1,0 +1,39 @@
+"""Digests of many images: the strings they stand for, and the digest of the set."""
+
+import hashlib
+import pickle
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from robustcheck_onnx.checker.digests import Digests, digest_of_set
+
+SOME = st.lists(st.binary(min_size=32, max_size=32).map(lambda content: f"sha256:{content.hex()}"), max_size=20)
+
+
+def test_digest_of_a_set_ignores_order_and_counts_repeats() -> None:
+    assert digest_of_set(["sha256:b", "sha256:a"]) == digest_of_set(["sha256:a", "sha256:b"])
+    assert digest_of_set(["sha256:a"]) == "sha256:" + hashlib.sha256(b"sha256:a\n").hexdigest()
+    assert digest_of_set(["sha256:a", "sha256:a"]) != digest_of_set(["sha256:a"])
+    assert digest_of_set([]) == digest_of_set(Digests()) == "sha256:" + hashlib.sha256().hexdigest()
+
+
+@given(SOME, SOME)
+def test_they_are_the_strings_in_less_memory(first: list[str], second: list[str]) -> None:
+    joined = Digests(first) + Digests(second)
+    assert list(joined) == first + second
+    assert list(joined.sorted()) == sorted(first + second)
+    assert digest_of_set(joined) == digest_of_set(first + second)
+    assert (joined == Digests(first + second), joined[1:3]) == (True, Digests((first + second)[1:3]))
+    assert (joined == Digests(first)) == (not second)
+    assert pickle.loads(pickle.dumps(joined)) == joined
+    assert len(pickle.dumps(joined)) < 200 + 32 * len(joined)
+
+
+@pytest.mark.parametrize("wrong", ["", "sha256:", "sha256:" + "0" * 62, "md5:" + "0" * 64, "0" * 64])
+def test_anything_else_is_refused(wrong: str) -> None:
+    with pytest.raises(ValueError, match="64 hexadecimal digits"):
+        Digests([wrong])
+    with pytest.raises(IndexError):
+        Digests()[0]
