@@ -131,6 +131,7 @@ def error_text(message: str, hint: str, code: int) -> str:
 def as_json(document: object) -> str:
     """One JSON document of finite numbers, ending in a newline; bytes of file names that are no text as `\\udcXX`."""
     text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
+    text = text.replace("##[", "#\\u0023[")  # GitHub's runner would take a name on stdout for a command (`escape.py`)
     return text.encode("utf-8", "backslashreplace").decode() + "\n"
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Literal, NamedTuple
 
+from robustcheck_onnx.checker.escape import printable
 from robustcheck_onnx.checker.evidence import Interval
 from robustcheck_onnx.checker.preprocess import CLIP, IMAGENET, Preprocessing
 from robustcheck_onnx.checker.reasons import number_text
@@ -60,10 +61,10 @@ def meaning_text(verdict: Verdict) -> str:
 def name_text(text: str, ascii_only: bool) -> str:
     r"""A name from outside (file, image, tensor) as it can be shown.
 
-    Control characters, text-direction marks and undecodable bytes are written as escapes (`\x1b`, `\u202e`),
-    with `ascii_only` every character above 127 too: a file name must not steer the terminal.
+    Control characters, text-direction marks, undecodable bytes and commands of GitHub Actions are written as escapes
+    (`\x1b`, `\u202e`), with `ascii_only` every character above 127 too: a file name must not steer the terminal.
     """
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+    shown = printable(text)
     return shown.encode("ascii", "backslashreplace").decode("ascii") if ascii_only else shown
 
 

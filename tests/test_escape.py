@@ -1,0 +1,110 @@
+"""Names that would be commands of a pipeline: no form of the report lets GitHub's runner take one for its own."""
+
+from __future__ import annotations
+
+import doctest
+import json
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from robustcheck_onnx.checker import cli_process, delivery, escape, formats, report_github
+from robustcheck_onnx.checker.escape import printable
+
+COMMANDS = {
+    *("add-mask", "add-matcher", "add-path", "debug", "echo", "endgroup", "error", "group", "notice", "remove-matcher"),
+    *("save-state", "set-env", "set-output", "stop-commands", "warning"),
+}
+NAMES = [
+    "##[set-output name=verdict;]PASS.onnx",
+    "x ##[stop-commands]t.onnx",
+    "::set-output name=verdict::PASS.onnx",
+    "::Stop-Commands::t.onnx",
+    "a:::error file=a::b.onnx",
+    "###[add-mask]WARN.onnx",
+]
+
+
+def command_of(line: str) -> str:
+    """What the runner takes a line for, "" for nothing (actions/runner, src/Runner.Common/ActionCommand.cs)."""
+    start = line.lstrip()
+    if start.startswith("::") and "::" in start[2:]:
+        name = start[2:].partition("::")[0].partition(" ")[0]
+        if name.lower() in COMMANDS:
+            return name
+    _, mark, rest = line.partition("##[")
+    name = rest.partition("]")[0].partition(" ")[0]
+    return name if mark and "]" in rest and name.lower() in COMMANDS else ""
+
+
+def load(name: str) -> ModuleType:
+    spec = spec_from_file_location(f"robustcheck_test_escape_{name}", Path(__file__).parent / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+forms = load("forms")
+made = forms.made()
+
+
+def test_examples_in_the_docstrings() -> None:
+    assert doctest.testmod(escape).failed == 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_reading_of_the_runner_can_find_something(name: str) -> None:
+    assert command_of(name) or command_of(name[2:])  # the form with colons counts where a line starts
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("form", formats.TEXTS)
+def test_no_line_of_a_document_is_a_command(form: str, name: str) -> None:
+    report = forms.gated(made.warning(), file=name, tensor=name, synthetic=name)
+    for outcome in (report, forms.failed(name, f"{name}: model is bad; it must not be")):
+        lines = formats.render(form, [outcome], formats.Options(here="/repo", root="/repo")).splitlines()
+        assert [command_of(line) for line in lines if command_of(line)] == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("width", [60, 61, 62, 63, 80])
+def test_no_line_of_the_terminal_report_is_a_command_however_it_wraps(name: str, width: int) -> None:
+    for blanks in range(8):
+        report = forms.gated(made.warning(), file=f"{'d' * (width - blanks - 2)}{name}", tensor=name)
+        lines = made.text_of(report, width).splitlines()
+        assert [command_of(line) for line in lines if command_of(line)] == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_annotation_and_an_error_are_no_other_command(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    report = forms.gated(made.warning(), file=name, tensor=name)
+    told = report_github.commands([report], formats.Options(here="/repo", root="/repo"))
+    assert {command_of(line) for line in told} == {"warning"}
+    cli_process.say(f"{name}: {name}", name)
+    assert [command_of(line) for line in capsys.readouterr().err.splitlines()] == ["", ""]
+
+
+def test_json_holds_the_name_itself() -> None:
+    for name in NAMES:
+        assert json.loads(delivery.as_json({"file": name})) == {"file": name}
+
+
+@given(st.text(alphabet="#[:: seto-u=\n"))
+def test_any_text_is_one_line_and_no_command(text: str) -> None:
+    shown = printable(text)
+    assert shown.isprintable()
+    assert "##[" not in shown
+    assert printable(text.replace("#", "").replace(":", "")) == text.replace("#", "").replace(":", "").replace(
+        "\n", "\\n"
+    )
+
+
+def test_what_is_no_command_stays() -> None:
+    for text in ("onnx::MatMul_12", "std::vector<int>", "## heading [1]", "#[a]", "a::b", "s3://a/b", "modèle.onnx"):
+        assert printable(text) == text
