@@ -85,8 +85,9 @@ def shift(
     Information, not a gate: the exit code is 0 when it was measured, whatever came out, and never 1.
     """
     from robustcheck_onnx.checker import delivery, report_shift
-    from robustcheck_onnx.checker import shift as measuring
     from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
+    from robustcheck_onnx.checker.shift import measure_shift
+    from robustcheck_onnx.checker.shift_records import to_json
     from robustcheck_onnx.thresholds.yardstick import SOURCES
 
     one_of("--baseline", baseline, SOURCES)
@@ -101,7 +102,7 @@ def shift(
                 "--suite-entry entry.toml",
             )
     with progress_line(quiet) as progress:
-        result = measuring.measure_shift(
+        result = measure_shift(
             model,
             inside,
             [*shifted, *(more or [])],
@@ -120,14 +121,14 @@ def shift(
         result = result.model_copy(update={"time": None})
     deliver(
         places,
-        lambda _form: measuring.to_json(result),
+        lambda _form: to_json(result),
         lambda only_ascii: report_shift.render(result, ascii_only=only_ascii),
         color,
         quiet=quiet,
     )
     if suite_entry is not None:
         try:
-            entry = measuring.suite_entry(result, suite_entry.resolve().parent)
+            entry = report_shift.suite_entry(result, suite_entry.resolve().parent)
         except CannotAssessError as fault:  # the report stands: an error document must not take its place
             sys.stderr.write(f"error: {suite_entry}: {fault.message}\nhint: {fault.hint}\n")
             return fault.exit_code

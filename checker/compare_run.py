@@ -14,9 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from robustcheck_onnx.checker import baseline as baselines
-from robustcheck_onnx.checker import compare_changes, compare_fates, compare_sums, measure, pipeline, shift
+from robustcheck_onnx.checker import compare_changes, compare_fates, compare_sums, measure, pipeline
 from robustcheck_onnx.checker import images as images_
 from robustcheck_onnx.checker import state as sums
+from robustcheck_onnx.checker.accuracy import CONFIDENCE, wilson
 from robustcheck_onnx.checker.baseline import Baseline
 from robustcheck_onnx.checker.compare import CLAIM, TOLERANCE, Agreement, Compared, CompareReport, judge_pair
 from robustcheck_onnx.checker.compare_changes import StatisticChange
@@ -289,14 +290,14 @@ def _say_none_usable(jobs: Sequence[Job], pair: Pair, n: int) -> None:
 def _agreement(pair: Pair) -> Agreement | None:
     if pair.n_predicted == 0:
         return None
-    share = shift.wilson(pair.n_agreeing, pair.n_predicted)
+    share = wilson(pair.n_agreeing, pair.n_predicted)
     return Agreement(
         n=share.n,
         n_same=share.n_correct,
         value=share.value,
         low=share.low,
         high=share.high,
-        confidence=shift.CONFIDENCE,
+        confidence=CONFIDENCE,
     )
 
 

@@ -1,16 +1,22 @@
-"""What `robustcheck shift` shows: accuracies, effective robustness, and agreement with the verdict (pure)."""
+"""What `robustcheck shift` shows: accuracies, effective robustness, agreement; and its entry of a suite file (pure)."""
 
 from __future__ import annotations
 
+import json
+import os
 from itertools import groupby
+from pathlib import Path
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.report_layout import Pen, Trimmed, columns, hanging, line, section
 from robustcheck_onnx.checker.report_parts import percent_text
-from robustcheck_onnx.checker.shift import WORDS, SetResult, Shifted, ShiftReport
-from robustcheck_onnx.thresholds.published import SHIFT_WORDS
+from robustcheck_onnx.checker.shift_records import SetResult, Shifted, ShiftReport
+from robustcheck_onnx.checker.shift_robustness import not_comparable
+from robustcheck_onnx.checker.shift_sets import WORDS
+from robustcheck_onnx.thresholds.published import IMAGENET, SHIFT_WORDS
 
 _COLOURS = {"agree": "green", "disagree": "red"}
 
@@ -37,6 +43,28 @@ def render(report: ShiftReport, *, ascii_only: bool = False) -> RenderableType:
     for block in blocks:
         parts += [block, Text()]
     return Trimmed(Group(*parts[:-1]))
+
+
+def suite_entry(report: ShiftReport, folder: Path) -> str:
+    """A model of a suite file in `folder` (docs/calibration.md) with the measured accuracies, as TOML.
+
+    Raises CannotAssessError when there are no accuracies that effective robustness could follow from.
+    """
+    if len(report.accuracies) < 2 or IMAGENET not in report.accuracies:
+        results = (report.in_distribution, *(each.result for each in report.shifted))
+        why = "; ".join(filter(None, map(not_comparable, results)))
+        raise CannotAssessError(
+            f"suite entry has accuracies on {len(report.accuracies)} sets; ImageNet and at least one named shift are "
+            f"needed, whole and precise ({why})",
+            "--in imagenet=FOLDER --shifted v2=FOLDER",
+        )
+    model = os.path.relpath(report.model.file, folder).replace(os.sep, "/")
+    values = ", ".join(f"{name} = {value:.6f}" for name, value in report.accuracies.items())
+    return (
+        f"# accuracies measured by robustcheck {report.tool_version}; model {report.model.digest}\n"
+        # a JSON string is a TOML string
+        f'[[models]]\nmodel = {json.dumps(model)}\ngroup = "other"\naccuracies = {{ {values} }}\n'
+    )
 
 
 def _accuracies(pen: Pen, report: ShiftReport) -> RenderableType:

@@ -1,13 +1,12 @@
-"""Accuracy under shift: the numbers against SciPy, published values and torch; labels; the whole command."""
+"""`robustcheck shift` as a whole: real photos against torch, classes told by a colour, and bad input."""
 
 from __future__ import annotations
 
-import csv
 import importlib.util
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,376 +15,18 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
-from scipy import stats
 
-from robustcheck_onnx.checker import cli, labels, shift
-from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
+from robustcheck_onnx.checker import cli, labels
+from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.images import open_images
-from robustcheck_onnx.checker.labels import Scores, class_map
-from robustcheck_onnx.checker.shift import Judged, SetResult, Shifted, wilson
-from robustcheck_onnx.thresholds import published, yardstick
+from robustcheck_onnx.checker.shift import measure_shift
+from robustcheck_onnx.thresholds import published
 from robustcheck_onnx.thresholds.suite import open_suite
 
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
 PHOTOS = ROOT / "tests" / "labelled_photos.csv"
-IMAGENET = published.IMAGENET
-IN1K = Scores(1000)
-
-# ------------------------------------------------------------------------------------------------- numbers
-
-
-@pytest.mark.parametrize(("n_correct", "n"), [(0, 1), (1, 1), (0, 40), (33, 40), (7, 40), (25_000, 50_000), (199, 200)])
-def test_the_interval_is_scipys_wilson(n_correct: int, n: int) -> None:
-    found = wilson(n_correct, n)
-    truth = stats.binomtest(n_correct, n).proportion_ci(0.95, method="wilson")
-    np.testing.assert_allclose([found.low, found.high], [truth.low, truth.high], atol=1e-12)
-    assert found.low <= found.value <= found.high
-    assert found.value == n_correct / n
-
-
-@pytest.mark.parametrize(("n_correct", "n"), [(0, 0), (-1, 3), (4, 3)])
-def test_a_share_of_nothing_is_refused(n_correct: int, n: int) -> None:
-    with pytest.raises(ValueError, match="between 0 and n"):
-        wilson(n_correct, n)
-
-
-@pytest.mark.parametrize(
-    ("first", "second", "low", "high"),
-    # Newcombe 1998, Statistics in Medicine 17:873-890, table II, method 10
-    [((56, 70), (48, 80), 0.0524, 0.3339), ((9, 10), (3, 10), 0.1705, 0.8090), ((5, 56), (0, 29), -0.0381, 0.1926)],
-)
-def test_the_difference_is_newcombes(first: tuple[int, int], second: tuple[int, int], low: float, high: float) -> None:
-    found = shift.difference(wilson(*first), wilson(*second))
-    np.testing.assert_allclose([found.low, found.high], [low, high], atol=6e-5)
-
-
-@given(st.integers(1, 12), st.integers(2, 9), st.integers(0, 2**32 - 1))
-def test_a_prediction_is_the_largest_of_the_competing_scores(n: int, classes: int, seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    scores = rng.normal(size=(n, classes))
-    compete = sorted(rng.choice(classes, size=rng.integers(2, classes + 1), replace=False).tolist())
-    truth = [compete[i] for i in scores[:, compete].argmax(axis=1)]  # NumPy's argmax over the columns
-    right = [(int(rng.choice(compete)),) for _ in range(n)]
-    found = shift.is_correct(scores, right, compete)
-    assert found.tolist() == [guess == group[0] for guess, group in zip(truth, right, strict=True)]
-
-
-def test_ties_infinities_and_several_right_classes() -> None:
-    everything = (0, 1, 2)
-    scores = np.array([[1.0, 1.0, 0.0], [np.inf, 1.0, 0.0], [-np.inf, -np.inf, -5.0], [2.0, 2.0, 1.0]])
-    assert shift.is_correct(scores, [(0,), (0,), (2,), (0, 1)], everything).tolist() == [False, True, True, True]
-    with pytest.raises(ValueError, match="NaN"):
-        shift.is_correct(np.array([[np.nan, 1.0, 0.0]]), [(1,)], everything)
-    # a NaN among classes that do not compete says nothing
-    assert shift.is_correct(np.array([[np.nan, 1.0, 0.0]]), [(1,)], (1, 2)).tolist() == [True]
-
-
-def test_an_untrained_model_that_scores_all_classes_alike_gets_nothing() -> None:
-    assert not shift.is_correct(np.zeros((5, 3)), [(i % 3,) for i in range(5)], (0, 1, 2)).any()
-
-
-# ----------------------------------------------------------------------------------------------- yardstick
-
-
-def _csv(library: str) -> list[dict[str, str]]:
-    with (published.DATA / f"published_{library}.csv").open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
-
-
-@pytest.mark.parametrize("name", published.SHIFTS)
-def test_testbeds_lines_are_scipys_over_its_standard_models(name: str) -> None:
-    rows = [
-        (float(row[IMAGENET]), float(row[name]))
-        for row in _csv("testbed")
-        if row["group"] == "standard" and "aws" not in row["model"] and "batch64" not in row["model"]
-        and row[name] and float(row[IMAGENET]) >= 0.55 and float(row[name]) > 0
-    ]  # fmt: skip
-    x, y = (np.array(side) for side in zip(*rows, strict=True))
-    truth = stats.linregress(np.log(x / (1 - x)), np.log(y / (1 - y)))
-    line = yardstick.lines("testbed")[name]
-    np.testing.assert_allclose([line.a, line.b], [truth.slope, truth.intercept], rtol=1e-9)
-    assert line.n == len(rows) >= 80
-
-
-def test_what_is_usual_is_the_published_spread() -> None:
-    """science.md, section 4: mean ER over V2, Sketch, R, A of ImageNet-1k-only models: 5-95 % is -2.4 to +4.1."""
-    found = yardstick.usual("timm", published.MEAN_SHIFTS)
-    assert (found.n, round(found.median, 1), round(found.low, 1), round(found.high, 1)) == (1074, 0.1, -2.4, 4.1)
-    assert found == pytest.approx(published.spread("in1k_only", "timm"))
-    assert yardstick.lines("timm") == published.baselines()
-
-
-# ------------------------------------------------------------------------------------- effective robustness
-
-
-def _set(
-    name: str | None, accuracy: float, n: int = 10_000, *, n_labels: int | None = None, label_set: str | None = None
-) -> SetResult:
-    classes = shift.CLASSES.get(name or "", 1000)
-    found = wilson(round(accuracy * n), n)
-    return SetResult(
-        name=name or "mine",
-        source="somewhere",
-        shift=name,
-        label_set=shift.LABEL_SET.get(name or "", "") if label_set is None else label_set,
-        labels="labels",
-        n_labels=classes if n_labels is None else n_labels,
-        n_compete=classes,
-        n_available=n,
-        n_read=n,
-        n_skipped=0,
-        skipped=(),
-        digest="sha256:0",
-        accuracy=found,
-    )
-
-
-def _beside(inside: SetResult, *others: SetResult, source: str = "timm") -> list[Shifted]:
-    return [shift._beside(inside, (), other, (), source) for other in others]
-
-
-@pytest.mark.parametrize("source", yardstick.SOURCES)
-@pytest.mark.parametrize("name", published.SHIFTS)
-def test_effective_robustness_is_accuracy_beyond_the_line(source: str, name: str) -> None:
-    found, why = shift.effective(_set(IMAGENET, 0.76), _set(name, 0.5), source)
-    assert why == ""
-    assert found is not None
-    line = yardstick.lines(source)[name]
-    expected = 1 / (1 + np.exp(-(line.a * np.log(0.76 / 0.24) + line.b)))
-    assert found.expected == pytest.approx(expected)
-    assert found.points == pytest.approx(100 * (0.5 - expected))
-    assert not found.extrapolated
-    # 97.5 % of each side: wider than either accuracy alone allows
-    assert found.low < found.points - 0.9
-    assert found.high > found.points + 0.9
-
-
-def test_a_published_checkpoint_gets_its_published_value() -> None:
-    """Counts made of the published accuracies give the published effective robustness back."""
-    (row,) = published.find("open_clip", "ViT-B-32", "openai")
-    inside = _set(IMAGENET, row.accuracy[IMAGENET], 50_000)
-    for name in published.SHIFTS:
-        found, _ = shift.effective(inside, _set(name, row.accuracy[name], 50_000), "timm")
-        assert found is not None
-        assert found.points == pytest.approx(row.effective_robustness_pp[name], abs=0.02)
-
-
-NOT_APPLICABLE = [
-    (_set(IMAGENET, 0.76), _set(None, 0.5), "not said to be one of V2, Sketch, R, A, ObjectNet"),
-    (_set(None, 0.76), _set("sketch", 0.5), "not said to be ImageNet"),
-    (_set(IMAGENET, 0.76, 400), _set("sketch", 0.5), "the 400 images of imagenet1k give its accuracy to within 4."),
-    (_set(IMAGENET, 0.76), _set("sketch", 0.5, 400), "the 400 images of sketch"),
-    (_set(IMAGENET, 0.76, n_labels=999), _set("sketch", 0.5), "999 of ImageNet's 1000 classes"),
-    (_set(IMAGENET, 0.76), _set("imagenet_r", 0.5, n_labels=199), "199 of R's 200 classes"),
-    (_set(IMAGENET, 0.76), _set("imagenet_r", 0.5, label_set="file"), "the labels of imagenet_r are not R's"),
-    (_set(IMAGENET, 0.76), _set("objectnet", 0.5, n_labels=100), "100 of ObjectNet's 113 classes"),
-    (_set(IMAGENET, 1.0), _set("sketch", 0.5), "accuracy on imagenet1k is 1"),
-]
-
-
-@pytest.mark.parametrize(("inside", "outside", "said"), NOT_APPLICABLE)
-def test_no_effective_robustness_where_it_would_mean_nothing(inside: SetResult, outside: SetResult, said: str) -> None:
-    found, why = shift.effective(inside, outside, "timm")
-    assert found is None
-    assert said in why
-
-
-def _judged(verdict: Any) -> Judged:
-    return Judged(verdict=verdict, reasons=(), profile="p", n_images=60, tensor="representation", origin="test")
-
-
-@pytest.mark.parametrize(
-    ("verdict", "sketch", "n", "outcome"),
-    # expected on Sketch at 76 %: 24.6 %; 5-95 % of the models trained on ImageNet only: -3.4 to +3.6 points
-    [
-        ("PASS", 0.50, 10_000, "agree"),
-        ("PASS", 0.25, 10_000, "disagree"),
-        ("PASS", 0.05, 10_000, "disagree"),
-        ("PASS", 0.282, 10_000, "undecided"),
-        ("WARN", 0.25, 10_000, "agree"),
-        ("WARN", 0.50, 10_000, "no contradiction"),
-        ("WARN", 0.282, 10_000, "undecided"),
-        ("PASS", 0.50, 100, "nothing to compare"),
-    ],
-)
-def test_agreement_is_one_sided(verdict: str, sketch: float, n: int, outcome: str) -> None:
-    inside = _set(IMAGENET, 0.76)
-    found = shift.agree(_judged(verdict), inside, _beside(inside, _set("sketch", sketch, n)), "timm")
-    assert found.outcome == outcome
-    assert (found.mean_pp is None) == (outcome == "nothing to compare")
-
-
-def test_below_the_baselines_range_nothing_is_compared() -> None:
-    inside = _set(IMAGENET, 0.40)
-    (each,) = _beside(inside, _set("sketch", 0.39))
-    assert each.effective_robustness is not None
-    assert each.effective_robustness.extrapolated
-    found = shift.agree(_judged("PASS"), inside, [each], "timm")
-    assert found.outcome == "nothing to compare"
-    assert "extrapolated" in found.sentence
-
-
-def test_the_mean_is_over_the_measured_shifts_and_leaves_objectnet_out() -> None:
-    inside = _set(IMAGENET, 0.76)
-    sets = [_set("imagenetv2", 0.66), _set("sketch", 0.3), _set("objectnet", 0.5)]
-    beside = _beside(inside, *sets)
-    found = shift.agree(_judged("WARN"), inside, beside, "timm")
-    points = [each.effective_robustness.points for each in beside if each.effective_robustness]
-    assert found.shifts == ("imagenetv2", "sketch")
-    assert found.mean_pp == pytest.approx(np.mean(points[:2]))
-    alone = shift.agree(_judged("WARN"), inside, beside[2:], "timm")
-    assert alone.shifts == ("objectnet",)
-    assert alone.usual_high_pp == pytest.approx(yardstick.usual("testbed", ("objectnet",)).high)
-
-
-# -------------------------------------------------------------------------------------------------- labels
-
-
-def test_the_class_table_is_timms() -> None:
-    found = importlib.util.find_spec("timm")  # not imported: it takes torch along
-    if found is None or found.origin is None:
-        pytest.skip("extra `export` is not installed")
-    folder = Path(found.origin).parent / "data" / "_info"
-    synsets = (folder / "imagenet_synsets.txt").read_text().split()
-    assert labels.synset_index() == {synset: index for index, synset in enumerate(synsets)}
-    for word, letter in (("imagenet-r", "r"), ("imagenet-a", "a")):
-        truth = [int(index) for index in (folder / f"imagenet_{letter}_indices.txt").read_text().split()]
-        subset = class_map(word, [synsets[truth[0]]], IN1K, where="here")
-        assert list(subset.compete) == sorted(truth)
-        assert subset.n_labels == 200
-        names = (folder / f"imagenet_{letter}_synsets.txt").read_text().split()
-        assert {name for name in subset.indices if name.startswith("n")} == set(names)
-
-
-def test_known_classes() -> None:
-    """ImageNet-1k starts with the tench and ends with toilet tissue; the tabby is class 281."""
-    found = class_map(None, ["n01440764", "n15075141", "n02123045"], IN1K, where="here")
-    assert [found.indices[name] for name in ("n01440764", "n15075141", "n02123045", "281", "007")] == [
-        (0,), (999,), (281,), (281,), (7,)
-    ]  # fmt: skip
-    assert len(found.compete) == 1000
-    assert found.label_set == IMAGENET
-
-
-def test_labels_that_speak_for_themselves() -> None:
-    assert class_map(None, ["0", "3"], Scores(4), where="here").indices == {"0": (0,), "3": (3,)}
-    named = Scores(3, ("cat", "dog", "crane"))
-    assert class_map(None, ["dog"], named, where="here").indices["dog"] == (1,)
-    by_order = class_map("sorted", ["b"], Scores(2), where="here", sorted_names=["b", "a"])
-    assert by_order.indices == {"a": (0,), "b": (1,)}
-    double = Scores(3, ("crane", "cat", "crane"))  # two classes of one name: that name says nothing
-    assert set(class_map("names", ["cat"], double, where="here").indices) == {"cat"}
-
-
-def test_imagenet_r_is_predicted_among_its_own_classes() -> None:
-    found = class_map(None, ["n01443537"], IN1K, where="here", shift="imagenet_r")
-    assert found.label_set == "imagenet_r"
-    assert len(found.compete) == 200
-    scores = np.zeros((1, 1000))
-    scores[0, 0], scores[0, 1] = 2.0, 1.0  # the tench, which ImageNet-R does not have; the goldfish, which it has
-    assert shift.is_correct(scores, [found.indices["n01443537"]], found.compete).tolist() == [True]
-    assert shift.is_correct(scores, [(1,)], tuple(range(1000))).tolist() == [False]
-
-
-def test_a_map_of_several_classes_a_label(tmp_path: Path) -> None:
-    path = tmp_path / "map.json"
-    path.write_text(json.dumps({"cat": ["n02123045", 282, 285], "cup": 968}))
-    found = class_map(str(path), ["cat", "cup"], IN1K, where="here", shift="objectnet")
-    assert found.indices == {"cat": (281, 282, 285), "cup": (968,)}
-    assert found.compete == (281, 282, 285, 968)
-    path.write_text(json.dumps({"labels": {"cat": [281, 282, 285], "cup": 968}, "compete": "all"}))
-    everything = class_map(str(path), ["cat"], IN1K, where="here")
-    assert everything.compete == tuple(range(1000))
-    assert (found.label_set, everything.label_set) == ("file", "")  # only the first is as published results are
-
-
-BAD_MAPS = [
-    ("[1, 2]", "class map is a JSON list"),
-    ("{}", "class map is empty"),
-    ("{", "class map is not readable JSON"),
-    ('{"cat": 0, "cat": 1}', "key 'cat' occurs 2 times"),
-    ('{"cat": 10}', "class of 'cat' is 10; the model has 10 classes, 0 to 9"),
-    ('{"cat": -1}', "class of 'cat' is -1"),
-    ('{"cat": true, "dog": 1}', "class of 'cat' is True"),
-    ('{"cat": []}', "class of 'cat' is []"),
-    ('{"cat": "n02123045"}', "class of 'cat' is 'n02123045'"),
-    ('{"cat": [0, 1]}', "classes of 'cat' are all that compete"),
-    ('{"labels": {"cat": 0}, "compete": "none"}', "compete is 'none'"),
-    ('{"labels": {"cat": 0}, "competes": "all"}', "key 'competes' is unknown"),
-    ('{"dog": 0, "bird": 1}', "label is 'cat' (1 images; 1 such labels)"),
-]
-
-
-@pytest.mark.parametrize(("text", "said"), BAD_MAPS)
-def test_bad_maps(tmp_path: Path, text: str, said: str) -> None:
-    (tmp_path / "map.json").write_text(text)
-    with pytest.raises(UsageError) as refused:
-        class_map(str(tmp_path / "map.json"), ["cat"], Scores(10), where="here")
-    assert said in refused.value.message
-    assert refused.value.hint
-
-
-BAD_LABELS: list[tuple[str | None, Sequence[str], Scores, str | None, str]] = [
-    (None, ["n01440764"], Scores(10), None, "number of classes is 10; ImageNet's synset ids and indices are for 1000"),
-    (None, ["0", "10"], Scores(10), None, "label is '10'; the model has 10 classes, 0 to 9"),
-    (None, ["1000"], IN1K, None, "label is '1000'"),
-    (None, ["n01440764", "tench"], IN1K, None, "label is 'tench'"),
-    (None, ["n99999999"], IN1K, None, "label is 'n99999999'"),
-    (None, ["dgo"], Scores(2, ("cat", "dog")), None, "the closest of the file's class names is 'dog'"),
-    (None, ["n01440764"], IN1K, "imagenet_r", "label is 'n01440764'"),
-    (None, ["chair"], IN1K, "objectnet", "class map is missing"),
-    ("sorted", ["a"], Scores(3), None, "number of classes is 3; --classes sorted needs as many class folders"),
-    ("names", ["a"], Scores(3), None, "class names are not in the file's contract"),
-    ("imgenet", ["a"], IN1K, None, "--classes is 'imgenet'; it must be one of"),
-]
-
-
-@pytest.mark.parametrize(("spec", "known", "scores", "name", "said"), BAD_LABELS)
-def test_bad_labels(spec: str | None, known: Sequence[str], scores: Scores, name: str | None, said: str) -> None:
-    with pytest.raises(UsageError) as refused:
-        class_map(spec, known, scores, where="here", shift=name, sorted_names=["a", "b"])
-    assert said in refused.value.message
-    assert refused.value.hint
-
-
-def test_the_names_of_a_call() -> None:
-    inside, others, maps = shift.parse_call(
-        "imagenet=val", ["ImageNet-V2=v2", "r=art", "some/blur"], ["r=map.json", "imagenet"]
-    )
-    assert inside == ("imagenet", "val", IMAGENET)
-    assert others == [("ImageNet-V2", "v2", "imagenetv2"), ("r", "art", "imagenet_r"), ("blur", "some/blur", None)]
-    assert maps == {"r": "map.json", "": "imagenet"}
-
-
-def test_a_path_with_an_equals_sign_is_a_path(tmp_path: Path) -> None:
-    (tmp_path / "v2=x").mkdir()
-    assert shift.parse_spec(str(tmp_path / "v2=x"), "--in").shift is None
-
-
-@pytest.mark.parametrize(
-    ("inside", "others", "classes", "said"),
-    [
-        ("a", ["a"], [], "image set is given twice"),
-        ("a", ["x=./a"], [], "image set is given twice"),
-        ("a/x", ["b/x"], [], "name of 2 image sets is 'x'"),
-        ("a", ["v2=b", "imagenet-v2=c"], [], "set of 2 image sets is 'imagenetv2'"),
-        ("a", ["b"], ["c=map.json"], "c is no image set of this call"),
-        ("a", ["b"], ["x.json", "y.json"], "names a map for all sets twice"),
-        ("a", [" "], [], "must be a labelled image set"),
-        ("a", [], [], "--shifted is missing"),
-    ],
-)
-def test_bad_calls(inside: str, others: list[str], classes: list[str], said: str) -> None:
-    with pytest.raises(UsageError) as refused:
-        shift.parse_call(inside, others, classes)
-    assert said in refused.value.message
-
-
-# --------------------------------------------------------------------------------------------- the command
 
 
 @pytest.fixture(scope="session")
@@ -665,7 +306,7 @@ def test_the_terminal_report_fits_and_has_an_ascii_form(
 
     from robustcheck_onnx.checker import report_shift
 
-    result = shift.measure_shift(small / "model.onnx", "val", ["blur"], preprocess="imagenet")
+    result = measure_shift(small / "model.onnx", "val", ["blur"], preprocess="imagenet")
     for ascii_only in (False, True):
         console = Console(width=int(width), no_color=True)
         with console.capture() as captured:
@@ -680,5 +321,5 @@ def test_the_terminal_report_fits_and_has_an_ascii_form(
 
 def test_an_encoder_without_head_cannot_be_measured(small: Path) -> None:
     with pytest.raises(CannotAssessError, match="class output is missing") as refused:
-        shift.measure_shift(small / "encoder.onnx", "val", ["blur"], preprocess="imagenet")
+        measure_shift(small / "encoder.onnx", "val", ["blur"], preprocess="imagenet")
     assert "--zero-shot" in refused.value.hint

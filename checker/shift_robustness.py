@@ -1,0 +1,160 @@
+"""What accuracies under a shift say: effective robustness, and whether it agrees with the verdict (pure)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from robustcheck_onnx.checker.accuracy import CONFIDENCE, difference, wilson
+from robustcheck_onnx.checker.shift_records import Agreement, Effective, Judged, Outcome, SetResult, Shifted
+from robustcheck_onnx.checker.shift_sets import CLASSES, LABEL_SET, WORDS
+from robustcheck_onnx.thresholds.effective_robustness import PERCENTAGE_POINTS, effective_robustness, expected_accuracy
+from robustcheck_onnx.thresholds.published import IMAGENET, MEAN_SHIFTS, MIDDLE, SHIFT_WORDS, SHIFTS
+from robustcheck_onnx.thresholds.yardstick import FITTED_ON, lines, origin, usual
+
+MAX_HALF_WIDTH_PP = 2.0  # of an accuracy: about the scatter of the models that the baselines are fitted on
+
+
+def not_comparable(result: SetResult) -> str:
+    """Why the accuracy of a set is not the published kind: other labels, not all classes, too few images. Else ""."""
+    if result.shift is None:
+        return f"{result.name} was not said to be one of {', '.join(WORDS.values())}"
+    word, classes = WORDS[result.shift], CLASSES[result.shift]
+    if result.label_set != LABEL_SET[result.shift]:
+        return f"the labels of {result.name} are not {word}'s"
+    if result.n_labels != classes:
+        return f"{result.n_labels} of {word}'s {classes} classes occur in {result.name}"
+    half = PERCENTAGE_POINTS * (result.accuracy.high - result.accuracy.low) / 2
+    if half > MAX_HALF_WIDTH_PP:
+        return (
+            f"the {result.accuracy.n} images of {result.name} give its accuracy to within {half:.1f} points; "
+            f"{MAX_HALF_WIDTH_PP:g} or less is needed"
+        )
+    if not 0 < result.accuracy.value < 1:
+        return f"accuracy on {result.name} is {result.accuracy.value:g}"
+    return ""
+
+
+def comparable_accuracies(inner: SetResult, beside: Sequence[Shifted]) -> dict[str, float]:
+    """Accuracy (fraction) of every comparable set by what it is; empty where `inner` was not said to be ImageNet."""
+    sets: Mapping[str, SetResult] = {
+        result.shift: result
+        for result in (inner, *(each.result for each in beside))
+        if result.shift is not None and not not_comparable(result)
+    }
+    if inner.shift != IMAGENET:
+        return {}
+    return {name: sets[name].accuracy.value for name in (IMAGENET, *SHIFTS) if name in sets}
+
+
+def effective(
+    inside: SetResult, outside: SetResult, source: str, confidence: float = CONFIDENCE
+) -> tuple[Effective | None, str]:
+    """Effective robustness on a named shift, or why there is none.
+
+    The interval takes both accuracies at their bounds, each at half the error rate: it holds for both together.
+    """
+    if outside.shift not in SHIFTS:
+        return None, (
+            f"not said to be one of {', '.join(SHIFT_WORDS.values())}, and only these have a published baseline; where "
+            "it is that very set: --shifted v2=PATH"
+        )
+    if inside.shift != IMAGENET:
+        return None, "the in-distribution set was not said to be ImageNet, which all baselines start from"
+    for result in (inside, outside):
+        if why := not_comparable(result):
+            return None, why
+    line = lines(source)[outside.shift]
+    low, high = _er_bounds(inside, outside, source, 1 - (1 - confidence) / 2)
+    point = effective_robustness(inside.accuracy.value, outside.accuracy.value, line)
+    found = Effective(
+        points=float(point.points),
+        low=low,
+        high=high,
+        expected=float(expected_accuracy(inside.accuracy.value, line)),
+        extrapolated=bool(point.extrapolated),
+        baseline=FITTED_ON[origin(source, outside.shift)],
+    )
+    return found, ""
+
+
+def _er_bounds(inside: SetResult, outside: SetResult, source: str, each: float) -> tuple[float, float]:
+    """ER with both accuracies at the bounds of intervals of confidence `each`: it falls with the one, rises with the
+    other."""
+    assert outside.shift is not None
+    line = lines(source)[outside.shift]
+    x, y = (wilson(result.accuracy.n_correct, result.accuracy.n, each) for result in (inside, outside))
+    low = effective_robustness(min(x.high, 1 - 1e-12), y.low, line).points
+    high = effective_robustness(max(x.low, 1e-12), y.high, line).points
+    return float(low), float(high)
+
+
+def put_beside(
+    inner: SetResult, inner_digests: Sequence[str], result: SetResult, digests: Sequence[str], baseline: str
+) -> Shifted:
+    """A shifted set beside the in-distribution set `inner`; digests are of the images of each, in any order."""
+    found, why = effective(inner, result, baseline)
+    return Shifted(
+        result=result,
+        difference=difference(result.accuracy, inner.accuracy),
+        in_both=(Counter(inner_digests) & Counter(digests)).total(),
+        effective_robustness=found,
+        not_applicable=why,
+    )
+
+
+def agree(judged: Judged, inside: SetResult, shifted: Sequence[Shifted], source: str) -> Agreement:
+    """Whether mean effective robustness agrees with the verdict: one-sided, as the indication is.
+
+    Compared with the 5–95 % of the models that the baselines are fitted on. PASS agrees with a mean that is surely
+    above them, and disagrees with one that surely is not. WARN agrees with a mean that is not above; with one that is,
+    it does not contradict: WARN says that the indication is absent or was not established, never "not robust".
+    """
+
+    def result(outcome: Outcome, sentence: str) -> Agreement:
+        return Agreement(
+            outcome=outcome,
+            sentence=sentence,
+            mean_pp=mean,
+            low_pp=low,
+            high_pp=high,
+            shifts=tuple(each.result.shift or "" for each in known),
+            usual_low_pp=middle.low if middle else None,
+            usual_high_pp=middle.high if middle else None,
+        )
+
+    mean = low = high = middle = None
+    known = [each for each in shifted if each.effective_robustness is not None]
+    # the published means leave ObjectNet out: timm has none
+    known = [each for each in known if each.result.shift in MEAN_SHIFTS] or known
+    if not known:
+        return result(
+            "nothing to compare",
+            "no effective robustness could be measured, and accuracies alone speak neither for nor against the verdict",
+        )
+    shifts = tuple(each.result.shift or "" for each in known)
+    middle = usual(source, shifts)
+    each = 1 - (1 - CONFIDENCE) / (len(known) + 1)
+    bounds = [_er_bounds(inside, one.result, source, each) for one in known]
+    mean = sum(one.effective_robustness.points for one in known if one.effective_robustness) / len(known)
+    low, high = (sum(side) / len(known) for side in zip(*bounds, strict=True))
+    over = " over " + ", ".join(SHIFT_WORDS[shift] for shift in shifts) if len(shifts) > 1 else ""
+    what = (
+        f"mean effective robustness{over} is {mean:+.1f} points ({low:+.1f} to {high:+.1f}); {MIDDLE[1] - MIDDLE[0]} % "
+        f"of {FITTED_ON[origin(source, shifts[0])]} have {middle.low:+.1f} to {middle.high:+.1f}"
+    )
+    if any(one.effective_robustness.extrapolated for one in known if one.effective_robustness):
+        return result("nothing to compare", f"{what}; the baseline is extrapolated at this ImageNet accuracy")
+    if low <= middle.high < high:
+        return result("undecided", f"{what}: the images do not settle whether it is above them")
+    above = low > middle.high
+    if judged.verdict == "PASS":
+        if above:
+            return result("agree", f"{what}: above them, as PASS indicates")
+        return result("disagree", f"{what}: not above them, although PASS indicates robustness")
+    if above:
+        return result(
+            "no contradiction",
+            f"{what}: above them. WARN does not deny it: it says that the indication is absent or was not established",
+        )
+    return result("agree", f"{what}: not above them, and the verdict is WARN")

@@ -1,0 +1,44 @@
+"""What a call of `robustcheck shift` names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from robustcheck_onnx.checker.errors import UsageError
+from robustcheck_onnx.checker.shift_call import parse_call, parse_spec
+from robustcheck_onnx.thresholds.published import IMAGENET
+
+
+def test_the_names_of_a_call() -> None:
+    inside, others, maps = parse_call(
+        "imagenet=val", ["ImageNet-V2=v2", "r=art", "some/blur"], ["r=map.json", "imagenet"]
+    )
+    assert inside == ("imagenet", "val", IMAGENET)
+    assert others == [("ImageNet-V2", "v2", "imagenetv2"), ("r", "art", "imagenet_r"), ("blur", "some/blur", None)]
+    assert maps == {"r": "map.json", "": "imagenet"}
+
+
+def test_a_path_with_an_equals_sign_is_a_path(tmp_path: Path) -> None:
+    (tmp_path / "v2=x").mkdir()
+    assert parse_spec(str(tmp_path / "v2=x"), "--in").shift is None
+
+
+@pytest.mark.parametrize(
+    ("inside", "others", "classes", "said"),
+    [
+        ("a", ["a"], [], "image set is given twice"),
+        ("a", ["x=./a"], [], "image set is given twice"),
+        ("a/x", ["b/x"], [], "name of 2 image sets is 'x'"),
+        ("a", ["v2=b", "imagenet-v2=c"], [], "set of 2 image sets is 'imagenetv2'"),
+        ("a", ["b"], ["c=map.json"], "c is no image set of this call"),
+        ("a", ["b"], ["x.json", "y.json"], "names a map for all sets twice"),
+        ("a", [" "], [], "must be a labelled image set"),
+        ("a", [], [], "--shifted is missing"),
+    ],
+)
+def test_bad_calls(inside: str, others: list[str], classes: list[str], said: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        parse_call(inside, others, classes)
+    assert said in refused.value.message

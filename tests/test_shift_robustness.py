@@ -1,0 +1,165 @@
+"""Effective robustness of measured sets: lines against SciPy, published values, and agreement with a verdict."""
+
+from __future__ import annotations
+
+import csv
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from robustcheck_onnx.checker.accuracy import wilson
+from robustcheck_onnx.checker.shift_records import Judged, SetResult, Shifted
+from robustcheck_onnx.checker.shift_robustness import agree, effective, put_beside
+from robustcheck_onnx.checker.shift_sets import CLASSES, LABEL_SET
+from robustcheck_onnx.thresholds import published, yardstick
+from robustcheck_onnx.thresholds.published import IMAGENET
+
+
+def _csv(library: str) -> list[dict[str, str]]:
+    with (published.DATA / f"published_{library}.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("name", published.SHIFTS)
+def test_testbeds_lines_are_scipys_over_its_standard_models(name: str) -> None:
+    rows = [
+        (float(row[IMAGENET]), float(row[name]))
+        for row in _csv("testbed")
+        if row["group"] == "standard" and "aws" not in row["model"] and "batch64" not in row["model"]
+        and row[name] and float(row[IMAGENET]) >= 0.55 and float(row[name]) > 0
+    ]  # fmt: skip
+    x, y = (np.array(side) for side in zip(*rows, strict=True))
+    truth = stats.linregress(np.log(x / (1 - x)), np.log(y / (1 - y)))
+    line = yardstick.lines("testbed")[name]
+    np.testing.assert_allclose([line.a, line.b], [truth.slope, truth.intercept], rtol=1e-9)
+    assert line.n == len(rows) >= 80
+
+
+def test_what_is_usual_is_the_published_spread() -> None:
+    """science.md, section 4: mean ER over V2, Sketch, R, A of ImageNet-1k-only models: 5-95 % is -2.4 to +4.1."""
+    found = yardstick.usual("timm", published.MEAN_SHIFTS)
+    assert (found.n, round(found.median, 1), round(found.low, 1), round(found.high, 1)) == (1074, 0.1, -2.4, 4.1)
+    assert found == pytest.approx(published.spread("in1k_only", "timm"))
+    assert yardstick.lines("timm") == published.baselines()
+
+
+def _set(
+    name: str | None, accuracy: float, n: int = 10_000, *, n_labels: int | None = None, label_set: str | None = None
+) -> SetResult:
+    classes = CLASSES.get(name or "", 1000)
+    found = wilson(round(accuracy * n), n)
+    return SetResult(
+        name=name or "mine",
+        source="somewhere",
+        shift=name,
+        label_set=LABEL_SET.get(name or "", "") if label_set is None else label_set,
+        labels="labels",
+        n_labels=classes if n_labels is None else n_labels,
+        n_compete=classes,
+        n_available=n,
+        n_read=n,
+        n_skipped=0,
+        skipped=(),
+        digest="sha256:0",
+        accuracy=found,
+    )
+
+
+def _beside(inside: SetResult, *others: SetResult, source: str = "timm") -> list[Shifted]:
+    return [put_beside(inside, (), other, (), source) for other in others]
+
+
+@pytest.mark.parametrize("source", yardstick.SOURCES)
+@pytest.mark.parametrize("name", published.SHIFTS)
+def test_effective_robustness_is_accuracy_beyond_the_line(source: str, name: str) -> None:
+    found, why = effective(_set(IMAGENET, 0.76), _set(name, 0.5), source)
+    assert why == ""
+    assert found is not None
+    line = yardstick.lines(source)[name]
+    expected = 1 / (1 + np.exp(-(line.a * np.log(0.76 / 0.24) + line.b)))
+    assert found.expected == pytest.approx(expected)
+    assert found.points == pytest.approx(100 * (0.5 - expected))
+    assert not found.extrapolated
+    # 97.5 % of each side: wider than either accuracy alone allows
+    assert found.low < found.points - 0.9
+    assert found.high > found.points + 0.9
+
+
+def test_a_published_checkpoint_gets_its_published_value() -> None:
+    """Counts made of the published accuracies give the published effective robustness back."""
+    (row,) = published.find("open_clip", "ViT-B-32", "openai")
+    inside = _set(IMAGENET, row.accuracy[IMAGENET], 50_000)
+    for name in published.SHIFTS:
+        found, _ = effective(inside, _set(name, row.accuracy[name], 50_000), "timm")
+        assert found is not None
+        assert found.points == pytest.approx(row.effective_robustness_pp[name], abs=0.02)
+
+
+NOT_APPLICABLE = [
+    (_set(IMAGENET, 0.76), _set(None, 0.5), "not said to be one of V2, Sketch, R, A, ObjectNet"),
+    (_set(None, 0.76), _set("sketch", 0.5), "not said to be ImageNet"),
+    (_set(IMAGENET, 0.76, 400), _set("sketch", 0.5), "the 400 images of imagenet1k give its accuracy to within 4."),
+    (_set(IMAGENET, 0.76), _set("sketch", 0.5, 400), "the 400 images of sketch"),
+    (_set(IMAGENET, 0.76, n_labels=999), _set("sketch", 0.5), "999 of ImageNet's 1000 classes"),
+    (_set(IMAGENET, 0.76), _set("imagenet_r", 0.5, n_labels=199), "199 of R's 200 classes"),
+    (_set(IMAGENET, 0.76), _set("imagenet_r", 0.5, label_set="file"), "the labels of imagenet_r are not R's"),
+    (_set(IMAGENET, 0.76), _set("objectnet", 0.5, n_labels=100), "100 of ObjectNet's 113 classes"),
+    (_set(IMAGENET, 1.0), _set("sketch", 0.5), "accuracy on imagenet1k is 1"),
+]
+
+
+@pytest.mark.parametrize(("inside", "outside", "said"), NOT_APPLICABLE)
+def test_no_effective_robustness_where_it_would_mean_nothing(inside: SetResult, outside: SetResult, said: str) -> None:
+    found, why = effective(inside, outside, "timm")
+    assert found is None
+    assert said in why
+
+
+def _judged(verdict: Any) -> Judged:
+    return Judged(verdict=verdict, reasons=(), profile="p", n_images=60, tensor="representation", origin="test")
+
+
+@pytest.mark.parametrize(
+    ("verdict", "sketch", "n", "outcome"),
+    # expected on Sketch at 76 %: 24.6 %; 5-95 % of the models trained on ImageNet only: -3.4 to +3.6 points
+    [
+        ("PASS", 0.50, 10_000, "agree"),
+        ("PASS", 0.25, 10_000, "disagree"),
+        ("PASS", 0.05, 10_000, "disagree"),
+        ("PASS", 0.282, 10_000, "undecided"),
+        ("WARN", 0.25, 10_000, "agree"),
+        ("WARN", 0.50, 10_000, "no contradiction"),
+        ("WARN", 0.282, 10_000, "undecided"),
+        ("PASS", 0.50, 100, "nothing to compare"),
+    ],
+)
+def test_agreement_is_one_sided(verdict: str, sketch: float, n: int, outcome: str) -> None:
+    inside = _set(IMAGENET, 0.76)
+    found = agree(_judged(verdict), inside, _beside(inside, _set("sketch", sketch, n)), "timm")
+    assert found.outcome == outcome
+    assert (found.mean_pp is None) == (outcome == "nothing to compare")
+
+
+def test_below_the_baselines_range_nothing_is_compared() -> None:
+    inside = _set(IMAGENET, 0.40)
+    (each,) = _beside(inside, _set("sketch", 0.39))
+    assert each.effective_robustness is not None
+    assert each.effective_robustness.extrapolated
+    found = agree(_judged("PASS"), inside, [each], "timm")
+    assert found.outcome == "nothing to compare"
+    assert "extrapolated" in found.sentence
+
+
+def test_the_mean_is_over_the_measured_shifts_and_leaves_objectnet_out() -> None:
+    inside = _set(IMAGENET, 0.76)
+    sets = [_set("imagenetv2", 0.66), _set("sketch", 0.3), _set("objectnet", 0.5)]
+    beside = _beside(inside, *sets)
+    found = agree(_judged("WARN"), inside, beside, "timm")
+    points = [each.effective_robustness.points for each in beside if each.effective_robustness]
+    assert found.shifts == ("imagenetv2", "sketch")
+    assert found.mean_pp == pytest.approx(np.mean(points[:2]))
+    alone = agree(_judged("WARN"), inside, beside[2:], "timm")
+    assert alone.shifts == ("objectnet",)
+    assert alone.usual_high_pp == pytest.approx(yardstick.usual("testbed", ("objectnet",)).high)
