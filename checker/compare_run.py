@@ -26,10 +26,11 @@ from robustcheck_onnx.checker.compare_similarity import Similarity, similarity
 from robustcheck_onnx.checker.compare_sums import Pair, Side
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.evidence import Evidence
-from robustcheck_onnx.checker.measure import Opened, Prepared
+from robustcheck_onnx.checker.measure import Opened
 from robustcheck_onnx.checker.measurement import Job, Measurement, conclude, nothing_yet
 from robustcheck_onnx.checker.notes import notes_of
 from robustcheck_onnx.checker.pipeline import Progress
+from robustcheck_onnx.checker.prepared import Prepared
 from robustcheck_onnx.checker.report import Time
 from robustcheck_onnx.checker.runner import RunOutput
 from robustcheck_onnx.checker.verdict import judge
