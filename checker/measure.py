@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import shlex
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from robustcheck_onnx.checker import gallery, images, imageset, sequential, sidecar
 from robustcheck_onnx.checker import state as sums
 from robustcheck_onnx.checker.entries import Entries
-from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
+from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.evidence import Execution, ModelFacts, PreprocessingFacts
 from robustcheck_onnx.checker.execution import CPU
 from robustcheck_onnx.checker.graph import ModelFile, open_model
 from robustcheck_onnx.checker.measurement import SHARD_IMAGES, Facts, Job, Measurement, nothing_yet
-from robustcheck_onnx.checker.pooling import show_shape
-from robustcheck_onnx.checker.preprocess import apply, apply_uint8, as_photo
+from robustcheck_onnx.checker.prepared import Prepared, prepare
 from robustcheck_onnx.checker.runner import Runner
 
 MAX_FEATURES = 16384  # widest vision representation in use is below 5,000; wider means an unpooled map
@@ -45,18 +42,6 @@ class Opened:
     """names of the images whose sketches are made whole: the first `imageset.DESCRIBED`"""
     runners: tuple[Runner, ...]
     """one for all tensors where each is an output of the graph, else one a tensor"""
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """One image, ready for the model."""
-
-    name: str
-    digest: str
-    notes: tuple[str, ...]
-    pixels: npt.NDArray[np.generic]
-    sketch: imageset.Sketch | int
-    """a digest alone, past the images that are described"""
 
 
 def open_job(job: Job, *, threads: int | None = None, source: images.ImageSource | None = None) -> Opened:
@@ -147,11 +132,11 @@ def batches(
     waiting: list[Prepared] = []
     look = sequential.next_look(0)
 
-    def prepare(item: images.Item) -> Prepared | images.Skipped:
+    def prepare_one(item: images.Item) -> Prepared | images.Skipped:
         return prepare_item(item, opened)
 
     decoders = count_decoders(opened.runners[0].execution)
-    with contextlib.closing(images.prefetch(source, prepare, workers=decoders, window=AHEAD)) as decoded:
+    with contextlib.closing(images.prefetch(source, prepare_one, workers=decoders, window=AHEAD)) as decoded:
         for item in decoded:
             if isinstance(item, images.Skipped):
                 into.skipped.append(item)
@@ -189,36 +174,8 @@ def measure_shard(opened: Opened, index: int) -> Measurement:
 
 
 def prepare_item(item: images.Item, opened: Opened) -> Prepared | images.Skipped:
-    """Preprocess and sketch one image; one that this model can't take is skipped.
-
-    Raises UsageError for a tensor of another shape than the model takes.
-    """
-    if isinstance(item, images.Skipped):
-        return item
-    preprocessing, model = opened.preprocessing.preprocessing, opened.models[0]
-    if isinstance(item, images.Tensor):
-        takes = (3, model.image_input.height, model.image_input.width)
-        if any(want not in (None, size) for want, size in zip(takes, item.values.shape, strict=True)):
-            raise UsageError(
-                f"{item.name}: tensor (channel, height, width) is {item.values.shape}; {model.path} takes "
-                f"{show_shape(takes)}",
-                f"robustcheck inspect {shlex.quote(str(model.path))}",
-            )
-        pixels = np.ascontiguousarray(np.moveaxis(item.values, 0, -1))
-        return Prepared(item.name, item.digest, (), pixels, _sketch(as_photo(preprocessing, pixels), item.name, opened))
-    try:
-        array = (
-            apply_uint8(preprocessing, item.image)
-            if model.image_input.dtype == "uint8"
-            else apply(preprocessing, item.image)
-        )
-    except CannotAssessError as fault:  # a strip that cannot be resized: this image's fault, not the run's
-        return images.Skipped(item.name, fault.message)
-    return Prepared(item.name, item.digest, item.notes, array, _sketch(item.image, item.name, opened))
-
-
-def _sketch(image: Image.Image, name: str, opened: Opened) -> imageset.Sketch | int:
-    return imageset.describe(image) if name in opened.described else imageset.digest_of_pixels(image)
+    """`prepare` one image as the job says."""
+    return prepare(item, opened.models[0], opened.preprocessing.preprocessing, opened.described)
 
 
 def _add(opened: Opened, into: Measurement, batch: list[Prepared], watch: Watch | None) -> None:

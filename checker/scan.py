@@ -10,22 +10,21 @@ import shlex
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from robustcheck_onnx.checker import images, imageset, sidecar
 from robustcheck_onnx.checker.depth import Depth
-from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
+from robustcheck_onnx.checker.digests import digest_of_set
+from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.evidence import ImageFacts, PreprocessingFacts
-from robustcheck_onnx.checker.graph import ModelFile, open_model
+from robustcheck_onnx.checker.graph import open_model
 from robustcheck_onnx.checker.pipeline import Progress
-from robustcheck_onnx.checker.pooling import show_shape
-from robustcheck_onnx.checker.preprocess import Preprocessing, apply, apply_uint8, as_photo
+from robustcheck_onnx.checker.prepared import Prepared, prepare
 from robustcheck_onnx.checker.report import Time
 from robustcheck_onnx.checker.runner import SAME_OUTPUT, Array, Runner
 from robustcheck_onnx.checker.scan_plan import measuring_model, plan_scan
@@ -37,14 +36,6 @@ PROBE_IMAGES = 5  # images that shapes are read from and outputs compared on
 NAMED_SKIPS = 20  # skipped images named in the report
 DECODERS = 2  # threads that decode ahead of the model
 AHEAD = 64  # decoded images that may wait
-
-
-@dataclass(frozen=True)
-class _Prepared:
-    digest: str
-    notes: tuple[str, ...]
-    pixels: npt.NDArray[np.generic]
-    sketch: imageset.Sketch
 
 
 def scan(
@@ -90,10 +81,10 @@ def scan(
     )
     source = images.open_images(images_at, seed=seed, limit=max_images)
 
-    def prepare(item: images.Item) -> _Prepared | images.Skipped:
-        return _prepare(item, opened, found.preprocessing)
+    def prepare_one(item: images.Item) -> Prepared | images.Skipped:
+        return prepare(item, opened, found.preprocessing)
 
-    probe = _first_usable(source, prepare)
+    probe = _first_usable(source, prepare_one)
     plan = plan_scan(opened, probe, device, blocks)
     own = Runner(opened, device).run(probe)
     runner = Runner(measuring_model(opened, plan), device, also=(replace(opened, graph_bytes=b"", added_output=False),))
@@ -103,7 +94,7 @@ def scan(
         assert again is not None
         differences.append(_difference(own.class_output, again))
     depths = [Depth(tap) for tap in plan.taps]
-    seen = _run(runner, depths, source, prepare, max_bad, batch_size, progress)
+    seen = _run(runner, depths, source, prepare_one, max_bad, batch_size, progress)
     layers = tuple(
         Layer(
             kind=block.kind,
@@ -160,8 +151,8 @@ def scan(
     )
 
 
-def _first_usable(source: images.ImageSource, prepare: Callable[[images.Item], _Prepared | images.Skipped]) -> Array:
-    found: list[_Prepared] = []
+def _first_usable(source: images.ImageSource, prepare: Callable[[images.Item], Prepared | images.Skipped]) -> Array:
+    found: list[Prepared] = []
     skipped: list[images.Skipped] = []
     for item in source.items():
         prepared = prepare(item)
@@ -179,7 +170,7 @@ def _run(
     runner: Runner,
     depths: Sequence[Depth],
     source: images.ImageSource,
-    prepare: Callable[[images.Item], _Prepared | images.Skipped],
+    prepare: Callable[[images.Item], Prepared | images.Skipped],
     max_bad: float,
     batch_size: int,
     progress: Callable[[Progress], None] | None,
@@ -190,7 +181,7 @@ def _run(
     sanity, notes = imageset.ImageSetState(), Counter[str]()
     skipped: list[images.Skipped] = []
     digests: list[str] = []
-    waiting: list[_Prepared] = []
+    waiting: list[Prepared] = []
     with contextlib.closing(images.prefetch(source, prepare, workers=DECODERS, window=AHEAD)) as decoded:
         for number, item in enumerate(decoded, 1):
             if isinstance(item, images.Skipped):
@@ -217,31 +208,10 @@ def _run(
         n_skipped=len(skipped),
         skipped=tuple((bad.name, bad.reason) for bad in skipped[:NAMED_SKIPS]),
         notes=dict(sorted(notes.items())),
-        digest=images.digest_of(digests),
+        digest=digest_of_set(digests),
         seed=source.seed,
         sanity=sanity.facts(),
     )
-
-
-def _prepare(item: images.Item, model: ModelFile, preprocessing: Preprocessing) -> _Prepared | images.Skipped:
-    if isinstance(item, images.Skipped):
-        return item
-    if isinstance(item, images.Tensor):
-        takes = (3, model.image_input.height, model.image_input.width)
-        if any(want not in (None, size) for want, size in zip(takes, item.values.shape, strict=True)):
-            raise UsageError(
-                f"{item.name}: tensor (channel, height, width) is {item.values.shape}; {model.path} takes "
-                f"{show_shape(takes)}",
-                f"robustcheck inspect {shlex.quote(str(model.path))}",
-            )
-        pixels = np.ascontiguousarray(np.moveaxis(item.values, 0, -1))
-        return _Prepared(item.digest, (), pixels, imageset.describe(as_photo(preprocessing, pixels)))
-    make = apply_uint8 if model.image_input.dtype == "uint8" else apply
-    try:
-        array = make(preprocessing, item.image)
-    except CannotAssessError as fault:  # a strip that cannot be resized: this image's fault, not the run's
-        return images.Skipped(item.name, fault.message)
-    return _Prepared(item.digest, item.notes, array, imageset.describe(item.image))
 
 
 def _difference(expected: Array, actual: Array) -> float:

@@ -1,0 +1,69 @@
+"""One image, ready for the model: preprocessed, and sketched for the sanity of the image set."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Container
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from robustcheck_onnx.checker import images, imageset
+from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
+from robustcheck_onnx.checker.graph import ModelFile
+from robustcheck_onnx.checker.pooling import show_shape
+from robustcheck_onnx.checker.preprocess import Preprocessing, apply, apply_uint8, as_photo
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One image, ready for the model."""
+
+    name: str
+    digest: str
+    notes: tuple[str, ...]
+    pixels: npt.NDArray[np.generic]
+    sketch: imageset.Sketch | int
+    """a digest alone, past the images that are described"""
+
+
+def prepare(
+    item: images.Item, model: ModelFile, preprocessing: Preprocessing, described: Container[str] | None = None
+) -> Prepared | images.Skipped:
+    """Preprocess and sketch one image; one that this model can't take is skipped.
+
+    Args:
+        item: from the image set.
+        model: takes the pixels.
+        preprocessing: makes them of a photo; a tensor is preprocessed already.
+        described: names of the images whose sketches are made whole; None = all.
+
+    Raises:
+        UsageError: a tensor of another shape than the model takes.
+    """
+    if isinstance(item, images.Skipped):
+        return item
+    if isinstance(item, images.Tensor):
+        takes = (3, model.image_input.height, model.image_input.width)
+        if any(want not in (None, size) for want, size in zip(takes, item.values.shape, strict=True)):
+            raise UsageError(
+                f"{item.name}: tensor (channel, height, width) is {item.values.shape}; {model.path} takes "
+                f"{show_shape(takes)}",
+                f"robustcheck inspect {shlex.quote(str(model.path))}",
+            )
+        pixels = np.ascontiguousarray(np.moveaxis(item.values, 0, -1))
+        return Prepared(
+            item.name, item.digest, (), pixels, _sketch(as_photo(preprocessing, pixels), item.name, described)
+        )
+    make = apply_uint8 if model.image_input.dtype == "uint8" else apply
+    try:
+        array = make(preprocessing, item.image)
+    except CannotAssessError as fault:  # a strip that cannot be resized: this image's fault, not the run's
+        return images.Skipped(item.name, fault.message)
+    return Prepared(item.name, item.digest, item.notes, array, _sketch(item.image, item.name, described))
+
+
+def _sketch(image: Image.Image, name: str, described: Container[str] | None) -> imageset.Sketch | int:
+    return imageset.describe(image) if described is None or name in described else imageset.digest_of_pixels(image)
