@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from robustcheck_onnx.checker.errors import RobustcheckError
+from robustcheck_onnx.checker.escape import printable
 from robustcheck_onnx.checker.pipeline import Progress, check
 from robustcheck_onnx.checker.report import Report
 from robustcheck_onnx.checker.report_parts import meaning_text
@@ -54,9 +55,9 @@ def assert_robust(
 
 
 def warning_text(report: Report) -> str:
-    """The verdict with each reason and its next step, a paragraph each."""
+    """The verdict with each reason and its next step, a paragraph each; names in it can forge no line."""
     lines = [f"{report.evidence.model.file}: verdict is {report.verdict.verdict}; it must be PASS"]
     for reason in report.verdict.reasons:
         lines += [f"  {reason.id}: {reason.seen}", f"    next step: {reason.next_step}"]
     lines.append(f"  {meaning_text(report.verdict)}")
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))

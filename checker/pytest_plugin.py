@@ -54,9 +54,10 @@ def assert_robust(request: pytest.FixtureRequest) -> Callable[..., Report]:
         __tracebackhide__ = True
         from robustcheck_onnx.checker import assertions, report_terminal  # noqa: PLC0415 # pytest starts fast
         from robustcheck_onnx.checker.errors import RobustcheckError  # noqa: PLC0415
+        from robustcheck_onnx.checker.escape import printable  # noqa: PLC0415
 
         def tell(line: str) -> None:
-            request.node.user_properties.append((PROPERTY, line))
+            request.node.user_properties.append((PROPERTY, printable(line)))
 
         try:
             report = assertions.assert_robust(model, images=default if images is None else images, **options)

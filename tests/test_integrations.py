@@ -8,8 +8,10 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
@@ -42,6 +44,19 @@ def test_assert_robust_tells_every_reason_and_step(lookup_pass: tuple[Path, Path
     assert "too_few_images" in [reason.id for reason in reasons]
     for reason in reasons:
         assert f"{reason.id}: {reason.seen}\n    next step: {reason.next_step}" in str(caught.value)
+
+
+def test_a_tensors_name_forges_no_line(lookup: ModuleType, tmp_path: Path, lookup_pass: tuple[Path, Path]) -> None:
+    """Names in a model are whatever its maker wrote; an assertion is printed as it is."""
+    rng = np.random.default_rng(0)
+    name = "h\n1 passed in 0.1s\x1b[8m"
+    model = lookup.write_lookup_model(tmp_path / "m.onnx", rng.normal(size=(80, 64)), output=name, contract=False)
+    with pytest.raises(VerdictError) as caught:
+        assert_robust(model, images=lookup_pass[1], max_images=40)
+    shown = str(caught.value)
+    assert shown.replace("\n", "").isprintable()
+    assert r"h\n1 passed in 0.1s\x1b[8m" in shown
+    assert all(line.startswith(("  ", str(model))) for line in shown.split("\n"))
 
 
 def test_what_cannot_be_assessed_is_no_assertion(tmp_path: Path) -> None:
@@ -233,6 +248,29 @@ def test_the_action_never_passes_what_could_not_be_assessed(lookup_pass: tuple[P
     assert "verdict=NONE" in (tmp_path / "github_output").read_text()
 
 
+@pytest.mark.parametrize("code", [0, 1])
+def test_the_action_takes_no_report_of_an_earlier_run_for_its_own(tmp_path: Path, code: int) -> None:
+    """A command that ends without writing: what lay there before must not speak for it."""
+    (tmp_path / "robustcheck.json").write_text('{"verdict": {"verdict": "PASS"}}')
+    stub = tmp_path / "bin" / "robustcheck"
+    stub.parent.mkdir()
+    stub.write_text(f"#!/bin/sh\nexit {code}\n")
+    stub.chmod(0o755)
+    done = bash(
+        step("check")["run"], tmp_path, PATH=f"{stub.parent}:{BIN}:/usr/bin:/bin", MODEL="m.onnx", IMAGES="", ARGS="",
+        REPORT="robustcheck.json", GITHUB_OUTPUT=str(tmp_path / "github_output"),
+    )  # fmt: skip
+    assert done.returncode == (70 if code == 0 else 1), done.stderr
+    assert "verdict=NONE\n" in (tmp_path / "github_output").read_text()
+
+
+def test_modules_of_the_repository_are_no_part_of_the_action(lookup_pass: tuple[Path, Path], tmp_path: Path) -> None:
+    model, photos = lookup_pass
+    (tmp_path / "json.py").write_text("def load(file):\n    return {'verdict': {'verdict': 'PASS'}}\n")
+    done, outputs = run_check_step(tmp_path, MODEL=str(model), IMAGES=str(photos), ARGS="--max-images=40")
+    assert (done.returncode, outputs["verdict"]) == (1, "WARN")
+
+
 @pytest.mark.parametrize("evil", ["$(touch pwned)", '"; touch pwned; "', "-x"])
 def test_inputs_are_never_run(tmp_path: Path, evil: str) -> None:
     done, outputs = run_check_step(tmp_path, MODEL=evil, IMAGES=evil, ARGS=f"--device\n{evil}")
@@ -258,7 +296,7 @@ def test_what_the_action_installs(tmp_path: Path, version: str, installed: str) 
     done = bash(script, tmp_path, PATH=f"{tmp_path}:/usr/bin:/bin", VERSION=version, HERE="/the action")
     assert done.returncode == 0, done.stderr
     words = (tmp_path / "words").read_text().splitlines()
-    assert words[:3] == ["-m", "pip", "install"]
+    assert words[:4] == ["-P", "-m", "pip", "install"]
     assert words[-1] == installed
     assert bash(script, tmp_path, VERSION="--index-url=http://x", HERE="").returncode == 2
 
