@@ -8,10 +8,8 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-import numpy as np
 import pytest
 import yaml
 
@@ -46,17 +44,14 @@ def test_assert_robust_tells_every_reason_and_step(lookup_pass: tuple[Path, Path
         assert f"{reason.id}: {reason.seen}\n    next step: {reason.next_step}" in str(caught.value)
 
 
-def test_a_tensors_name_forges_no_line(lookup: ModuleType, tmp_path: Path, lookup_pass: tuple[Path, Path]) -> None:
-    """Names in a model are whatever its maker wrote; an assertion is printed as it is."""
-    rng = np.random.default_rng(0)
-    name = "h\n1 passed in 0.1s\x1b[8m"
-    model = lookup.write_lookup_model(tmp_path / "m.onnx", rng.normal(size=(80, 64)), output=name, contract=False)
+def test_a_name_forges_no_line(tmp_path: Path, lookup_pass: tuple[Path, Path]) -> None:
+    model = tmp_path / "h\n1 passed in 0.1s\x1b[8m.onnx"
+    shutil.copy(lookup_pass[0], model)
     with pytest.raises(VerdictError) as caught:
         assert_robust(model, images=lookup_pass[1], max_images=40)
     shown = str(caught.value)
     assert shown.replace("\n", "").isprintable()
-    assert r"h\n1 passed in 0.1s\x1b[8m" in shown
-    assert all(line.startswith(("  ", str(model))) for line in shown.split("\n"))
+    assert shown.startswith(f"{tmp_path}/h\\n1 passed in 0.1s\\x1b[8m.onnx: verdict is WARN")
 
 
 def test_what_cannot_be_assessed_is_no_assertion(tmp_path: Path) -> None:
