@@ -15,9 +15,9 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from robustcheck_onnx.checker import engine_ray
+from robustcheck_onnx.checker import engine_ray, engine_ray_cluster
 from robustcheck_onnx.checker.engine import TRIES, Job, Outcome, run
-from robustcheck_onnx.checker.engine_ray import plan_workers
+from robustcheck_onnx.checker.engine_ray_cluster import plan_workers
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.evidence import Evidence
 from robustcheck_onnx.checker.measurement import SHARD_IMAGES, nothing_yet
@@ -263,7 +263,7 @@ def test_an_address_without_a_cluster_is_refused(monkeypatch: pytest.MonkeyPatch
         with pytest.raises(EnvironmentFaultError, match=f"{closed}; cluster can't be used: .*refused"):
             run([], profile.load(), engine="ray", address=closed)
         other.listen()  # something that is no cluster: it takes the connection and says nothing
-        monkeypatch.setattr(engine_ray, "REACH_S", 3)
+        monkeypatch.setattr(engine_ray_cluster, "REACH_S", 3)
         with pytest.raises(EnvironmentFaultError, match="no answer within 3 s"):
             run([], profile.load(), engine="ray", address=closed)
     for wrong in ("localhost", "ray://localhost:1", "host:port"):
