@@ -211,8 +211,10 @@ def check_bad(
     n_read: images tried, good and bad. limit: largest share of bad ones, 0 to 1. examples, where: for the message.
     sampled: whether only a part of the set was read; the share allowed then rounds up to a whole image, or one bad
     image among the first 64 would condemn a set that has far less than `limit` of them.
-    Raises CannotAssessError when nothing is usable or n_bad > limit · n_read.
+    Raises CannotAssessError when nothing is usable or n_bad > limit · n_read; UsageError where limit is no share.
     """
+    if not 0 <= limit <= 1:  # NaN too: every comparison with it would let all pass
+        raise UsageError(f"share of images that may be unusable is {limit:g}; it must be 0 to 1", "--max-bad 0.01")
     named = "; ".join(f"{bad.name}: {bad.reason}" for bad in examples[:3])
     seen = f" ({named})" if named else ""
     if n_bad == n_read:

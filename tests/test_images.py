@@ -375,6 +375,13 @@ def test_digest_of_a_set_ignores_order_and_counts_repeats() -> None:
     assert digest_of(["sha256:a", "sha256:a"]) != digest_of(["sha256:a"])
 
 
+@pytest.mark.parametrize("limit", [float("nan"), -0.1, 1.1, float("inf")])
+def test_a_share_that_is_none_lets_nothing_pass(limit: float) -> None:
+    for sampled in (False, True):
+        with pytest.raises(UsageError, match="must be 0 to 1"):
+            check_bad(100, 99, limit, sampled=sampled)
+
+
 def test_check_bad() -> None:
     bad = [Skipped("a.jpg", "empty file")]
     check_bad(100, 1, 0.01, bad)
