@@ -301,7 +301,7 @@ def show_settings(resolved: Resolved, output: Sequence[str]) -> int:
     table = columns(pen, "=setting", "value", "source")
     for key, entry in document["settings"].items():
         value, source = entry["value"], entry["source"]
-        shown = "–" if value is None or value == [] else str(value)
+        shown = config.stands_for(key, value)
         table.add_row(pen.say(key), pen.name(shown), pen.name(source, "dim" if source == config.DEFAULT else "bold"))
     where = f"file: {resolved.file}" if resolved.file else "file: none"
     console.print(Trimmed(Group(table, pen.name(where))))

@@ -70,7 +70,7 @@ class Settings(Frozen):
     max_bad: Share = Field(0.01, description="Largest share of images that may be unusable.")
     seed: int = Field(0, description="Seed of the order in which images are taken.")
     preprocess: str | None = Field(
-        None, description="clip, imagenet or a JSON file. Default: what the model's file or a sidecar says."
+        None, description="clip, imagenet or a JSON file. Default: what the model or a sidecar says."
     )
     tensor: str | None = Field(None, description="Tensor to measure. Default: the one found by rule.")
     pool: str | None = Field(None, description="How to pool it. Default: by rule.")
@@ -274,6 +274,9 @@ def _explained(fault: ValidationError, where: str) -> UsageError:
         where, known = f"{where}: waiver {int(place[1]) + 1}", list(Waiver.model_fields)
         place = place[2:]
     key = str(place[0]) if place else "waiver"
+    if place == ["waivers"] and isinstance(value, dict):
+        header = f"tool.{TABLE}.waivers" if Path(where).name == SHARED_FILE else "waivers"
+        return UsageError(f"{where}: waivers is one table; each waiver starts with [[{header}]]", f"[[{header}]]")
     if where == "environment":
         key = PREFIX + key.upper().replace("-", "_")
     if kind == "extra_forbidden":
@@ -337,6 +340,15 @@ def _rebased(layer: dict[str, Any], folder: Path) -> dict[str, Any]:
             form + sign + (moved(path) if path not in ("", "-") else path) for form, sign, path in parts
         )
     return layer | changed
+
+
+def stands_for(key: str, value: object) -> str:
+    """A setting's value for people; for one that is not set, what happens instead."""
+    if value not in (None, []):
+        return str(value)
+    about = Settings.model_fields[FIELDS[key]].description or ""
+    _, _, instead = about.partition("Default: ")
+    return "none" if instead in ("", "none.") else f"not set: {instead.removesuffix('.')}"
 
 
 def shown(resolved: Resolved) -> dict[str, Any]:

@@ -161,6 +161,8 @@ def test_every_option_of_a_check_is_a_setting_with_the_same_default() -> None:
         ("max-bad = nan", "robustcheck.toml: max-bad is nan; it must be a finite number"),
         ('fail-on = "error"', "robustcheck.toml: fail-on is 'error'; it must be 'warn' or 'never'"),
         ('output = "json"', "robustcheck.toml: output is 'json'; it must be a list"),
+        ("[waivers]\nreason = 'rectified'", "waivers is one table; each waiver starts with [[waivers]]"),
+        ("waivers = {}", "robustcheck.toml: waivers is one table; each waiver starts with [[waivers]]"),
         ("[[waivers]]", "waiver 1: reason is missing; a waiver needs reason, because, owner, expires"),
         (WAIVERS.format(expires='"2999-01-01"'), "waiver 2: expires is '2999-01-01'; it must be a date without quotes"),
         (WAIVERS.replace("low_", "lo_").format(expires="2999-01-01"), "reason is 'lo_kurtosis'; the closest is low_k"),
@@ -272,6 +274,18 @@ def test_init_writes_it_and_replaces_nothing(here: Path) -> None:
 # ------------------------------------------------------------------------------------------ the command
 
 
+def test_a_table_of_one_waiver_is_told_as_it_is_written_in_each_file(here: Path) -> None:
+    Path("pyproject.toml").write_text("[tool.robustcheck.waivers]\nreason = 'rectified'\n", encoding="utf-8")
+    done = run("check", "--show-settings", cwd=here)
+    assert (done.returncode, done.stderr.splitlines()) == (
+        2,
+        [
+            "error: pyproject.toml: waivers is one table; each waiver starts with [[tool.robustcheck.waivers]]",
+            "hint: [[tool.robustcheck.waivers]]",
+        ],
+    )
+
+
 def test_show_settings_names_sources_and_checks_nothing(here: Path) -> None:
     Path("robustcheck.toml").write_text("seed = 1\n", encoding="utf-8")
     done = run("check", "--show-settings", "-o", "json", "--max-images", "5", cwd=here, ROBUSTCHECK_SEED="2")
@@ -284,6 +298,27 @@ def test_show_settings_names_sources_and_checks_nothing(here: Path) -> None:
     # exit code 0 beside a model would read as PASS
     refused = run("check", "model.onnx", "--show-settings", cwd=here)
     assert (refused.returncode, refused.stdout) == (2, "")
+
+
+def test_show_settings_says_what_happens_where_nothing_is_set(here: Path) -> None:
+    Path("robustcheck.toml").write_text('pool = "none"\nimages = "photos"\n', encoding="utf-8")
+    done = run("check", "--show-settings", cwd=here, COLUMNS="80")
+    assert done.returncode == 0
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    rows = {line.split()[0]: re.split(r"\s{2,}", line.strip())[1:] for line in done.stdout.splitlines()[1:-1]}
+    assert set(rows) == set(config.FIELDS)  # a row is a line
+    assert rows["images"] == ["photos", "robustcheck.toml"]
+    assert rows["pool"] == ["none", "robustcheck.toml"]
+    assert {key: row[0] for key, row in rows.items() if row[0].startswith("not set") and row[1] == "default"} == {
+        "max-images": "not set: all",
+        "preprocess": "not set: what the model or a sidecar says",
+        "tensor": "not set: the one found by rule",
+        "thresholds": "not set: the packaged one",
+        "workers": "not set: by cores and GPUs",
+        "ray-address": "not set: a cluster of its own",
+        "output": "not set: the terminal report",
+    }
+    assert all(rows[key] == ["none", "default"] for key in ("detector", "log-file", "waivers"))
 
 
 def test_waivers_open_the_gate_until_they_expire(here: Path, warn_model: Path, lookup_pass: tuple[Path, Path]) -> None:
