@@ -76,7 +76,14 @@ def compare(
     PASS when the candidate passes the check by itself and has kept the outlier features that made the reference pass.
     """
     from robustcheck_onnx.checker import baseline as baselines
-    from robustcheck_onnx.checker import compare_run, delivery, formats, report_compare, report_compare_forms
+    from robustcheck_onnx.checker import (
+        cli_process,
+        compare_run,
+        delivery,
+        formats,
+        report_compare,
+        report_compare_forms,
+    )
     from robustcheck_onnx.checker.errors import UsageError
 
     one_of("--color", color, ("auto", "always", "never"))
@@ -85,7 +92,7 @@ def compare(
             "REFERENCE.onnx is missing; a candidate is compared with a model or a baseline",
             "robustcheck compare candidate.onnx reference.onnx",
         )
-    reads = [path for path in (candidate, reference, baseline) if path is not None]
+    reads = [path for path in (candidate, reference, baseline, thresholds) if path is not None]
     places = targets(output or [], reads, ("terminal", *report_compare_forms.FORMS))
     if write_baseline is not None:
         delivery.check_target(write_baseline, reads[:2] if reference is not None else reads[:1])
@@ -94,6 +101,7 @@ def compare(
                 f"--write-baseline is {write_baseline}, where a report goes too; it must be another file",
                 "--write-baseline baseline.json",
             )
+    cli_process.mark_unfinished(places, str(candidate))
     with progress_line(quiet) as progress:
         result, made = compare_run.compare(
             candidate,

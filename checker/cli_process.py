@@ -12,15 +12,20 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
 from typer.main import get_command
 
-from robustcheck_onnx.checker.errors import RobustcheckError, UsageError
+from robustcheck_onnx.checker.errors import EnvironmentFaultError, RobustcheckError, UsageError
 from robustcheck_onnx.checker.remote import OFFLINE
+
+if TYPE_CHECKING:
+    from robustcheck_onnx.checker.cli_parts import Target
 
 EXIT_CODES = {
     0: "PASS: the indication is present",
@@ -35,17 +40,24 @@ EXIT_CODES = {
 COMPLETION = "_ROBUSTCHECK_COMPLETE"  # how a shell asks for completions
 SCARCE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EMFILE, errno.ENFILE, errno.EACCES, errno.EROFS)
 """What the system says when it, and not the call, is the fault: disk, file, quota or file table full, no rights."""
+UNFINISHED = ("the run was killed, or has not ended yet; there is no verdict", "run it again", 137)
+"""Message, hint and exit code (a shell's for SIGKILL) of the document that stands until a run has its result."""
+
+
+class _Interrupted(BaseException):
+    """SIGINT: no KeyboardInterrupt, which typer would swallow with what the verb said about its documents."""
 
 
 class _Terminated(BaseException):
-    """SIGTERM: unwinds like KeyboardInterrupt, so that temporary files go away."""
+    """SIGTERM: unwinds like _Interrupted, so that temporary files go away."""
 
 
 def run(app: typer.Typer, arguments: list[str]) -> int:
     """Run a command line and return the exit code (see EXIT_CODES); never raises, never returns 1 but for WARN.
 
     arguments: the words after the program's name. Anything but a verb or a group of the app is a model to check.
-    With `-o json` an error is a JSON document too, there where the report was to go. A reader of stdout that went
+    With `-o json` an error is a JSON document too, there where the report was to go; after a signal in files only, for
+    whoever stops a run waits for no store and reads no stdout. A reader of stdout that went
     away (`| head`) is told nothing, but a verdict that can't be delivered is none: exit 4, never 0.
     """
     if "--offline" not in arguments:
@@ -131,9 +143,29 @@ def _end(fault: BaseException, arguments: list[str]) -> int:
             say(message, hint)
         except OSError:  # a full disk behind stderr must not change the exit code, now or when Python ends
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
-    if message and code < 128:  # after a signal nothing is written any more
+    if message:
         _leave_documents(fault, arguments, message, hint, code)
     return code
+
+
+def mark_unfinished(places: Sequence[Target], model: str) -> None:
+    """Put a document that says so in place of what an earlier run left: who is killed can't say it any more.
+
+    Called when the work starts. Only documents of this tool are replaced; where nothing is, nothing is written before
+    there is a result.
+
+    places: from `cli_parts.targets`. model: what they are about, as it was given; empty for several.
+    Raises EnvironmentFaultError where an earlier document would stay.
+    """
+    from robustcheck_onnx.checker import delivery, remote
+
+    for form, path in places:
+        if path is not None and delivery.is_ours(path):
+            try:
+                delivery.replace_with_error(path, _error_document(form, *UNFINISHED, remote.redact(model)))
+            except EnvironmentFaultError:
+                if delivery.is_ours(path):  # else there is no room, and the earlier document is gone at least
+                    raise
 
 
 def _leave_documents(fault: BaseException, arguments: list[str], message: str, hint: str, code: int) -> None:
@@ -141,13 +173,15 @@ def _leave_documents(fault: BaseException, arguments: list[str], message: str, h
 
     A verb that takes settings from elsewhere, too, leaves `document_targets` and `no_ci` with the fault.
     """
-    from robustcheck_onnx.checker import delivery, usage
+    from robustcheck_onnx.checker import delivery, remote, usage
 
-    told = False
+    told = stopped = code >= 128
     known = vars(fault)
     for form, path in known.get("document_targets", usage.document_targets(arguments)):
         document = _error_document(form, message, hint, code, usage.model_of(arguments))
         with contextlib.suppress(RobustcheckError, OSError):  # the error itself has been told
+            if stopped and isinstance(remote.parse(path), remote.Url):
+                continue
             # a terminal report is for people, whom stderr has told: only a stale one is replaced
             if path and document and (form != "terminal" or Path(path).is_file()):
                 delivery.replace_with_error(Path(path), document)
@@ -155,7 +189,7 @@ def _leave_documents(fault: BaseException, arguments: list[str], message: str, h
                 sys.stdout.write(document)
                 sys.stdout.flush()
                 told = True
-    if arguments[:1] == ["check"]:
+    if arguments[:1] == ["check"] and not stopped:
         from robustcheck_onnx.checker import cli_ci
 
         with contextlib.suppress(Exception):
@@ -190,7 +224,7 @@ def _words(fault: BaseException, arguments: list[str]) -> tuple[int, str, str]:
         from robustcheck_onnx.checker import usage
 
         return 2, *usage.explain(fault, arguments)
-    if isinstance(fault, KeyboardInterrupt):
+    if isinstance(fault, KeyboardInterrupt | _Interrupted):
         return 130, "interrupted (SIGINT); there is no verdict, and nothing half-written is left", ""
     if isinstance(fault, _Terminated):
         return 143, "terminated (SIGTERM); there is no verdict, and nothing half-written is left", ""
@@ -243,7 +277,7 @@ def _stop(number: int, _frame: object) -> None:
     """Unwind once: `timeout` and shells send a signal twice, and the second must not disturb the cleaning up."""
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, signal.SIG_IGN)
-    raise KeyboardInterrupt if number == signal.SIGINT else _Terminated
+    raise _Interrupted if number == signal.SIGINT else _Terminated
 
 
 def say(message: str, hint: str) -> None:

@@ -45,7 +45,7 @@ def run(resolved: Resolved, words: Sequence[str], *, debug: bool) -> int:
     try:
         models = many.expand(words)
         return _checked(resolved, models, debug=debug)
-    except Exception as fault:
+    except BaseException as fault:  # signals, too
         # where error documents go: the file of settings may have said it, and each model may have its own
         parts = [text.partition("=") for text in settings.output]
         vars(fault)["document_targets"] = [
@@ -68,6 +68,9 @@ def _checked(resolved: Resolved, models: list[str], *, debug: bool) -> int:
     shared, own = _places(settings, models, _reads(resolved, models))
     for form, _ in shared:
         formats.one_model(form, len(models))
+    cli_process.mark_unfinished(shared, "" if several else models[0])
+    for model, places in own.items():
+        cli_process.mark_unfinished(places, model)
     with _logging(settings, _reads(resolved, models)):
         profile = pipeline.load_profile(None if settings.thresholds is None else Path(settings.thresholds))
         if several:  # an image set that can't be opened is the call's fault, not each model's

@@ -56,11 +56,12 @@ def scan(
 
     Information, not a gate: the exit code is 0 when it was measured, whatever came out, and never 1.
     """
-    from robustcheck_onnx.checker import report_scan, scan_records
+    from robustcheck_onnx.checker import cli_process, report_scan, scan_records
     from robustcheck_onnx.checker import scan as scanning
 
     one_of("--color", color, ("auto", "always", "never"))
     places = targets(output or [], [model])
+    cli_process.mark_unfinished(places, str(model))
     with progress_line(quiet) as progress:
         result = scanning.scan(
             model,

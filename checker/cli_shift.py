@@ -101,6 +101,7 @@ def shift(
                 f"--suite-entry is {suite_entry}, where a report goes too; it must be another file",
                 "--suite-entry entry.toml",
             )
+    cli_process.mark_unfinished(places, str(model))
     with progress_line(quiet) as progress:
         result = measure_shift(
             model,

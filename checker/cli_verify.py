@@ -86,8 +86,11 @@ def verify(
     no whole report, or one of a newer robustcheck · 3 something differs: the report is not about this. What was not
     checked is listed as such.
     """
+    from robustcheck_onnx.checker import cli_process
+
     reads = [path for path in (report, model, thresholds, public_key, signature) if path is not None]
     places = targets(output or [], reads)
+    cli_process.mark_unfinished(places, str(model))
     one_of("--color", color, ("auto", "always", "never"))
     if verify_signature or public_key is not None:
         signature = signature or report.with_suffix(".sigstore.json")

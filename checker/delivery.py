@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
 import re
 import secrets
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from robustcheck_onnx.checker import remote
-from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
+from robustcheck_onnx.checker.errors import EnvironmentFaultError, RobustcheckError, UsageError
 
 OURS = re.compile(
     rb"""
@@ -39,7 +40,8 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 def check_target(path: Path, reads: Iterable[Path] = ()) -> None:
     """Refuse a report's path that can't serve, before the work starts.
 
-    reads: files that the run reads; a report must not replace one of them. Devices, pipes and links are fine.
+    reads: files that the run reads; a report must not replace one of them, nor the weights that lie beside a model
+    of them. Devices, pipes and links are fine.
     Raises UsageError (a folder, no such folder, a file that is read), EnvironmentFaultError (a folder that can't
     be written). A URL: see `remote_report.check_target`.
     """
@@ -49,7 +51,7 @@ def check_target(path: Path, reads: Iterable[Path] = ()) -> None:
 
         remote_report.check_target(place, reads)
         return
-    path = Path(place)
+    path, reads = Path(place), tuple(reads)
     where = shlex.quote(str(path.parent))
     try:
         if path.is_dir():
@@ -62,7 +64,7 @@ def check_target(path: Path, reads: Iterable[Path] = ()) -> None:
                 f"{path}: folder {path.parent} is missing; reports are written into existing folders",
                 f"mkdir -p {where}",
             )
-        for read in reads:
+        for read in (*reads, *_weights(path, reads)):
             if path.exists() and read.exists() and path.samefile(read):
                 raise UsageError(
                     f"{path}: report path is a file that is read; a report must not replace it",
@@ -76,6 +78,34 @@ def check_target(path: Path, reads: Iterable[Path] = ()) -> None:
         raise EnvironmentFaultError(
             f"{path}: folder {path.parent} is not writable; reports are written into it", f"ls -ld {where}"
         )
+
+
+def _weights(path: Path, reads: Iterable[Path]) -> Iterator[Path]:
+    """Files of weights that the models among `reads` name; none where `path` holds no file that could be one."""
+    if not path.is_file() or is_ours(path):
+        return
+    from robustcheck_onnx.checker import onnx_file  # noqa: PLC0415 # needed only where a report replaces a file
+
+    for read in reads:
+        with contextlib.suppress(RobustcheckError, OSError):  # opening the model says what is wrong with it
+            if read.is_file() and onnx_file.may_be_model(read):
+                for name in onnx_file.external_locations(read)[1]:
+                    # a model reached through a link may keep its weights beside the target
+                    yield from (folder / name for folder in (read.parent, read.resolve().parent))
+
+
+def is_ours(path: Path) -> bool:
+    """Whether a document of this tool lies there; False for what can't be read."""
+    place = remote.parse(path)
+    with contextlib.suppress(OSError):
+        if isinstance(place, remote.Url):
+            from robustcheck_onnx.checker import remote_report  # noqa: PLC0415 # only for a URL
+
+            return OURS.match(remote_report.start_of(place, OURS_WITHIN_BYTES)) is not None
+        if Path(place).is_file():
+            with Path(place).open("rb") as file:
+                return OURS.match(file.read(OURS_WITHIN_BYTES)) is not None
+    return False
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -150,10 +180,8 @@ def replace_with_error(path: Path, document: str) -> None:
     path = Path(place)
     if path.is_dir() or not path.parent.is_dir():
         return
-    if path.is_file():
-        with path.open("rb") as file:
-            if not OURS.match(file.read(OURS_WITHIN_BYTES)):
-                return
+    if path.is_file() and not is_ours(path):
+        return
     try:
         write_whole(path, document)
     except EnvironmentFaultError:

@@ -110,6 +110,12 @@ def external_locations(path: Path) -> tuple[onnx.ModelProto, list[str]]:
     return proto, sorted(named)
 
 
+def may_be_model(path: Path) -> bool:
+    """Whether a file starts as a model does, with the field of the IR version; a large list or archive does not."""
+    with path.open("rb") as file:
+        return file.read(1) == b"\x08"
+
+
 def values_of(tensor: onnx.TensorProto, folder: Path | None) -> NDArray[np.generic]:
     """One weight's values; of an external file only this weight's bytes are read.
 

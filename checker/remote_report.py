@@ -42,10 +42,14 @@ def replace_with_error(url: Url, document: str, ours: re.Pattern[bytes], head_by
 
     ours: what the first `head_bytes` of such a document match. Raises StoreError.
     """
-    file = open_url(url)
     try:
-        if not ours.match(file.read_bytes(head_bytes)[:head_bytes]):
+        if not ours.match(start_of(url, head_bytes)):
             return
     except FileNotFoundError:
         pass
-    file.write_whole(document.encode())
+    write_whole(url, document)
+
+
+def start_of(url: Url, n_bytes: int) -> bytes:
+    """The first bytes of what is there. Raises FileNotFoundError, StoreError."""
+    return open_url(url).read_bytes(n_bytes)[:n_bytes]

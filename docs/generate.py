@@ -34,8 +34,8 @@ MEANING = {
     3: "there is no verdict",
     4: "there is no verdict; the machine is at fault, not the model",
     70: "there is no verdict; `--debug` shows where",
-    130: "nothing half-written is left",
-    143: "nothing half-written is left",
+    130: "there is no verdict; nothing half-written is left",
+    143: "there is no verdict; nothing half-written is left",
 }
 
 

@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from xml.etree import ElementTree
 
+import onnx
 import pytest
 
-from robustcheck_onnx.checker import formats
+from robustcheck_onnx.checker import cli, delivery, formats
+from robustcheck_onnx.thresholds import profile as profiles
 
 COMMAND = str(Path(sys.executable).parent / "robustcheck")
 STRANGER = "a file of somebody else\n"
@@ -62,6 +66,144 @@ def test_no_pass_of_an_earlier_run_survives_an_error(lookup_pass: tuple[Path, Pa
     (tmp_path / "m.onnx").write_bytes(model.read_bytes())
     assert run(tmp_path, *call).returncode == 0
     assert STRANGER not in {(tmp_path / form).read_text(encoding="utf-8") for form in formats.NAMES}
+
+
+@pytest.fixture
+def endless(lookup_pass: tuple[Path, Path], tmp_path: Path) -> list[str]:
+    """The words of a check that reads 20,000 images and never decides before."""
+    model, photos = lookup_pass
+    default = profiles.load()
+    never = profiles.seal(default.model_copy(update={"id": "never decided", "min_images": 10**6}))
+    (tmp_path / "never.json").write_text(profiles.to_json(never), encoding="utf-8")
+    names = sorted(path.resolve() for path in photos.iterdir())
+    (tmp_path / "long.txt").write_text("\n".join(str(names[n % len(names)]) for n in range(20_000)), encoding="utf-8")
+    return [str(model), "--images", "long.txt", "--thresholds", "never.json", "-q", "--log-file", "log"]
+
+
+def stopped(folder: Path, words: list[str], number: signal.Signals) -> tuple[int, str]:
+    """Start a check, send it a signal once it measures; its exit code and what it said on stdout."""
+    with subprocess.Popen(
+        [COMMAND, *words, "--device", "cpu"], cwd=folder, stdout=subprocess.PIPE, text=True,
+        preexec_fn=listening,  # noqa: PLW1509 # this process has no threads that hold a lock
+    ) as process:  # fmt: skip
+        log, until = folder / "log", time.monotonic() + 60
+        while "session on" not in (log.read_text(encoding="utf-8") if log.exists() else ""):
+            assert process.poll() is None
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        process.send_signal(number)
+        said, _ = process.communicate(timeout=60)
+    return process.returncode, said
+
+
+def listening() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell gives background jobs one that is ignored
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "told"), [(signal.SIGINT, 130, 130), (signal.SIGTERM, 143, 143), (signal.SIGKILL, -9, 137)]
+)
+def test_no_pass_of_an_earlier_run_survives_a_signal(
+    lookup_pass: tuple[Path, Path], endless: list[str], tmp_path: Path, number: signal.Signals, code: int, told: int
+) -> None:
+    model, photos = lookup_pass
+    places = everywhere(tmp_path)
+    assert run(tmp_path, model, "--images", photos, "-q", *places).returncode == 0
+    before = {form: (tmp_path / form).read_text(encoding="utf-8") for form in formats.NAMES}
+    (tmp_path / "csv").unlink()
+    (tmp_path / "sarif").write_text(STRANGER, encoding="utf-8")
+    assert stopped(tmp_path, [*endless, *places, "-o", "json"], number) == (code, "")
+    assert (tmp_path / "sarif").read_text(encoding="utf-8") == STRANGER
+    for form in set(formats.NAMES) - {"csv", "sarif"}:
+        text = (tmp_path / form).read_text(encoding="utf-8")
+        assert delivery.OURS.match(text.encode())
+        assert text != before[form]
+        assert ("\nrobustcheck_error{" if form == "openmetrics" else "there is no verdict") in text
+        assert "\nrobustcheck_verdict{" not in text
+    assert json.loads((tmp_path / "json").read_text(encoding="utf-8"))["error"]["exit_code"] == told
+    assert ElementTree.parse(tmp_path / "junit").getroot().attrib["errors"] == "1"
+    assert json.loads((tmp_path / "gitlab").read_text(encoding="utf-8"))[0]["severity"] == "blocker"
+    assert (tmp_path / "csv").exists() == (number != signal.SIGKILL)  # who is killed writes nothing new
+    assert not list(tmp_path.glob(".*.tmp"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_reaches_places_that_only_the_settings_name(
+    endless: list[str], tmp_path: Path, number: signal.Signals
+) -> None:
+    (tmp_path / "robustcheck.toml").write_text('output = ["json={model}.json"]\n', encoding="utf-8")
+    code, _ = stopped(tmp_path, endless, number)
+    assert (
+        json.loads((tmp_path / "model.json").read_text(encoding="utf-8"))["error"]["exit_code"] == code == 128 + number
+    )
+
+
+@pytest.mark.parametrize("verb", ["compare", "scan", "shift", "verify"])
+def test_other_verbs_replace_an_earlier_document_when_their_work_starts(
+    verb: str, lookup_pass: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """What a killed process leaves is what stood there when the work was under way."""
+    model, photos = map(str, lookup_pass)
+    place = tmp_path / "r.json"
+    place.write_text(delivery.error_json("stands for an earlier PASS", "", 3), encoding="utf-8")
+    seen: list[int] = []
+
+    def work(*_: object, **__: object) -> None:
+        seen.append(json.loads(place.read_text(encoding="utf-8"))["error"]["exit_code"])
+        raise MemoryError
+
+    where = {
+        "compare": "compare_run.compare",
+        "scan": "scan.scan",
+        "shift": "shift.measure_shift",
+        "verify": "verify.verify",
+    }
+    monkeypatch.setattr(f"robustcheck_onnx.checker.{where[verb]}", work)
+    words = {
+        "compare": [model, model, "--images", photos],
+        "scan": [model, "--images", photos],
+        "shift": [model, "--in", photos, "--shifted", photos],
+        "verify": ["report.json", model],
+    }
+    assert cli.main([verb, *words[verb], "-o", f"json={place}"]) == 4
+    assert seen == [137]
+    assert "error: memory" in capsys.readouterr().err
+    assert json.loads(place.read_text(encoding="utf-8"))["error"]["exit_code"] == 4
+
+
+def test_no_report_replaces_weights_beside_a_model(
+    lookup_pass: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, photos = lookup_pass
+    store, here = tmp_path / "store", tmp_path / "here"
+    store.mkdir()
+    here.mkdir()
+    onnx.save(onnx.load(model), store / "m.onnx", save_as_external_data=True, location="m.onnx.data")
+    weights = (store / "m.onnx.data").read_bytes()
+    (here / "link").symlink_to(store / "m.onnx.data")
+    (here / "hard").hardlink_to(store / "m.onnx.data")
+    (here / "current.onnx").symlink_to(store / "m.onnx")  # keeps its weights beside the target
+    call = ["--images", str(photos), "-q"]
+    for given, words in [
+        ("store/m.onnx", ["-o", "json=store/m.onnx.data"]),
+        ("store/m.onnx", ["-o", "junit=here/link"]),
+        ("store/m.onnx", ["-o", "junit=here/hard"]),
+        ("store/m.onnx", ["-o", "json=store/{model}.onnx.data"]),
+        ("store/m.onnx", ["--log-file", "store/m.onnx.data"]),
+        ("here/current.onnx", ["-o", "json=store/m.onnx.data"]),
+    ]:
+        done = run(tmp_path, given, *call, *words)
+        assert done.returncode == 2, words
+        assert "is a file that is read; a report must not replace it" in done.stderr
+        assert (store / "m.onnx.data").read_bytes() == weights
+    both = [str(store / "m.onnx"), str(model), *call]
+    assert cli.main(["compare", *both, "-o", f"json={store / 'm.onnx.data'}"]) == 2
+    assert cli.main(["compare", *both[:1], *call, "--write-baseline", str(store / "m.onnx.data")]) == 2
+    assert capsys.readouterr().err.count("a report must not replace it") == 2
+    assert (store / "m.onnx.data").read_bytes() == weights
+    (store / "other.data").write_text(STRANGER)  # a file that the model does not name
+    assert run(tmp_path, "store/m.onnx", *call, "-o", "json=store/other.data").returncode == 0
 
 
 @pytest.mark.parametrize("form", ["junit", "sarif"])

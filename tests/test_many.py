@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -103,6 +104,25 @@ def test_no_model_is_an_error_never_an_empty_pass(tmp_path: Path) -> None:
             many.expand([str(tmp_path / word)])
     with pytest.raises(ValueError, match="no model"):
         many.worst([])
+
+
+def test_a_folder_that_cannot_be_read_is_not_passed_by_under_a_glob(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`glob` passes it by without a word; root reads every folder, so the system's refusal is played."""
+    touch(tmp_path, "m/a.onnx", "m/closed/b.onnx")
+    monkeypatch.chdir(tmp_path)
+    scandir = os.scandir
+
+    def refusing(path: Any = ".") -> Any:
+        if not isinstance(path, int) and Path(os.fsdecode(path)).name == "closed":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    for word in ("**/*.onnx", "m/**/*.onnx", "m/**", str(tmp_path / "m" / "**" / "*.onnx"), "m"):
+        with pytest.raises(UsageError, match=r"m/closed: folder cannot be read \(Permission denied\)"):
+            many.expand([word])
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads every folder")
@@ -215,14 +235,6 @@ def test_what_is_wrong_with_the_call_ends_it_before_anything(world: Path, warm: 
         (tmp_path / "old.json").unlink()
 
 
-# A shell that runs the tests in the background has SIGINT ignored, which children inherit.
-LISTENING = """
-import os, signal, sys
-signal.signal(signal.SIGINT, signal.SIG_DFL)
-os.execv(sys.argv[1], sys.argv[1:])
-"""
-
-
 def test_a_glob_without_a_model_leaves_no_earlier_pass(world: Path, warm: Any, tmp_path: Path) -> None:
     old = tmp_path / "old.json"
     settings = tmp_path / "settings.toml"
@@ -231,6 +243,14 @@ def test_a_glob_without_a_model_leaves_no_earlier_pass(world: Path, warm: Any, t
         old.write_text('{"schema_version": 1, "tool": "robustcheck", "verdict": "PASS"}', encoding="utf-8")
         assert warm.run(world, "none/*.onnx", *words).returncode == 2
         assert json.loads(old.read_text(encoding="utf-8"))["error"]["exit_code"] == 2
+
+
+# A shell that runs the tests in the background has SIGINT ignored, which children inherit.
+LISTENING = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
 
 
 def test_an_interrupted_run_leaves_no_report_of_a_part(world: Path, tmp_path: Path) -> None:
@@ -250,7 +270,10 @@ def test_an_interrupted_run_leaves_no_report_of_a_part(world: Path, tmp_path: Pa
         out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert out == ""
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["run.log"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["all.json", "pass.json", "run.log", "warn.json"]
+    for path in tmp_path.glob("*.json"):  # no verdict, that of the first model neither
+        document = json.loads(path.read_text(encoding="utf-8"))
+        assert (set(document), document["error"]["exit_code"]) == ({"schema_version", "tool", "error"}, 130)
 
 
 def test_the_summary_fits_and_is_plain_where_it_must_be() -> None:

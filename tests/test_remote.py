@@ -27,7 +27,7 @@ import numpy as np
 import onnx
 import pytest
 
-from robustcheck_onnx.checker import check, images, remote
+from robustcheck_onnx.checker import check, delivery, images, pipeline, remote
 from robustcheck_onnx.checker.cli import main
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.remote_file import LIMIT, StoreError, download, open_url
@@ -534,6 +534,26 @@ def test_reports_are_put_into_stores(
     memory.pipe_file("/notes.json", b"{}")
     assert main([str(tmp_path / "gone.onnx"), "-o", "json=memory://notes.json"]) == 2
     assert memory.cat_file("/notes.json") == b"{}"
+    capsys.readouterr()
+
+
+def test_a_store_holds_no_earlier_pass_while_a_check_runs(
+    lookup_pass: tuple[Path, Path], memory: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Who is killed leaves what stands there; who is stopped by a signal does not wait for a store."""
+    call = [str(lookup_pass[0]), "--images", str(lookup_pass[1]), "-q", "-o", "json=memory://r.json"]
+
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    memory.pipe_file("/r.json", delivery.error_json("stands for an earlier PASS", "", 3).encode())
+    monkeypatch.setattr(pipeline, "check", stop)
+    assert main([*call, "-o", "json=memory://new.json"]) == 130
+    assert json.loads(memory.cat_file("/r.json"))["error"]["exit_code"] == 137
+    assert not memory.exists("/new.json")
+    memory.pipe_file("/r.json", b"{}")  # what is no report stays until there is a result
+    assert main(call) == 130
+    assert memory.cat_file("/r.json") == b"{}"
     capsys.readouterr()
 
 
