@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from robustcheck_onnx.checker.cli_parts import Debug
-from robustcheck_onnx.checker.errors import UsageError
+from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
+from robustcheck_onnx.checker.escape import printable
 
 mlflow = typer.Typer(
     name="mlflow", help="Log reports to MLflow; gate its model registry (extra `mlflow`).", no_args_is_help=False
@@ -32,12 +33,17 @@ def log(
     debug: Debug = False,
 ) -> int:
     """Log a report: metrics, tags, artifacts. The exit code is no verdict: 0 = it is logged, also a WARN."""
-    from robustcheck_onnx.checker import mlflow_log, report_reader
+    from robustcheck_onnx.checker import mlflow_log, report_reader, verify
 
     found = report_reader.read(report, whole=True)
     if len(found) != 1:
         raise UsageError(
             f"{report}: document holds {len(found)} reports; a run takes one", "check the models one by one"
+        )
+    if faults := verify.own_faults(*found[0]):
+        raise CannotAssessError(
+            f"{report}: report is not as a check wrote it ({'; '.join(faults)}); a verdict that was edited is none",
+            "robustcheck model.onnx -o json=report.json",
         )
     if html is not None and not html.is_file():
         raise UsageError(f"{html}: HTML report is missing; no such file", f"robustcheck model.onnx -o html={html}")
@@ -90,7 +96,7 @@ def gate(
         signature=(signature or report.with_suffix(".sigstore.json")) if public_key else signature,
     )
     sys.stdout.write(f"{name} version {version}: gate is {'closed' if result.exit_code else 'open'}; {result.rule}\n")
-    sys.stdout.write("".join(f"  {f.check}: {f.status}; {f.seen}\n" for f in result.findings))
+    sys.stdout.write("".join(f"  {f.check}: {f.status}; {printable(f.seen)}\n" for f in result.findings))
     if result.exit_code == 0 and alias:
         sys.stdout.write(f"  alias {alias} is set\n")
     return result.exit_code

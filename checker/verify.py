@@ -17,6 +17,7 @@ from typing import Any, Literal
 from robustcheck_onnx.checker import attestation, gate, images, onnx_file, pipeline, sidecar, signing
 from robustcheck_onnx.checker.agreement import disagreements, ruling, tolerance_between, words
 from robustcheck_onnx.checker.binding import result_digest_of
+from robustcheck_onnx.checker.digests import digest_of_set
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.graph import digest_of
 from robustcheck_onnx.checker.pipeline import Progress
@@ -169,6 +170,18 @@ def report_about(report_file: Path, model: Path) -> Report:
     return _about(read(report_file), _model_digest(model), model, report_file)[0]
 
 
+def own_faults(report: Report, raw: dict[str, Any]) -> tuple[str, ...]:
+    """What shows by itself that a report is not as a check wrote it, in words; empty if nothing does.
+
+    Its digest, its profile's seal, and the verdict that its evidence gives: no model, no image, no profile of ours.
+
+    Args:
+        report, raw: from `report_reader.read`.
+    """
+    found = (_check_report(report, raw), _check_profile(report, report.profile), _check_verdict(report))
+    return tuple(f"{finding.check}: {finding.seen}" for finding in found if finding.status == "differs")
+
+
 def _agrees(check: Any, seen: str) -> Finding:
     return Finding(check=check, status="agrees", seen=seen)
 
@@ -300,7 +313,7 @@ def _check_images(report: Report, image_set: str | None, *, at_hand: bool) -> Fi
     skipped = {name for name, _ in recorded.skipped}
     names = source.entries[: recorded.n_read].names()
     digests = [source.digest(index) for index, name in enumerate(names) if name not in skipped]
-    if None in digests or images.digest_of(d for d in digests if d is not None) != recorded.digest:
+    if None in digests or digest_of_set(d for d in digests if d is not None) != recorded.digest:
         return _differs("images", f"{where}: not the {recorded.n_read} images that were measured")
     return _agrees("images", f"{where}: the very {len(digests)} images that were measured ({recorded.digest[:19]}…)")
 

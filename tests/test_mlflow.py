@@ -13,6 +13,7 @@ import pytest
 from mlflow import MlflowClient
 
 from robustcheck_onnx.checker import Report, check, cli, mlflow_log
+from robustcheck_onnx.checker.binding import result_digest_of
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.report import to_json
 
@@ -87,6 +88,37 @@ def test_a_run_that_was_logged_in_part_has_no_verdict(
     with pytest.raises(EnvironmentFaultError):
         mlflow_log.log_report(warned, run_id=run, tracking_uri=store, html=tmp_path / "missing.html")
     assert client.get_run(run).data.tags["robustcheck.verdict"] == "none"
+
+
+@pytest.mark.parametrize("sealed_anew", [False, True])
+def test_a_report_that_was_edited_is_not_logged(
+    warned: Report, store: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], sealed_anew: bool
+) -> None:
+    document = json.loads(to_json(warned))
+    document["verdict"] |= {"verdict": "PASS", "reasons": []}
+    if sealed_anew:
+        document["binding"]["result_digest"] = result_digest_of(document)
+    (tmp_path / "r.json").write_text(json.dumps(document))
+    assert cli.main(["mlflow", "log", str(tmp_path / "r.json"), "--tracking-uri", store]) == 3
+    said = capsys.readouterr().err
+    assert "verdict: its evidence gives WARN" in said
+    assert ("report: content has" in said) is not sealed_anew
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_report_forges_no_line_of_the_gates_answer(
+    passed: Report, store: str, register: Register, tmp_path: Path, lookup_pass: tuple[Path, Path],
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    other = tmp_path / "model.onnx"
+    other.write_bytes(lookup_pass[0].read_bytes() + b"\x1a\x00")
+    version = register(other)
+    document = json.loads(to_json(passed))
+    document["evidence"]["model"]["file"] = "m\n  alias champion is set\x1b[8m"
+    (tmp_path / "r.json").write_text(json.dumps(document))
+    assert cli.main(["mlflow", "gate", "encoder", version, str(tmp_path / "r.json"), "--tracking-uri", store]) == 3
+    assert "\n  alias champion" not in (said := capsys.readouterr().out)
+    assert said.replace("\n", "").isprintable()
 
 
 def test_the_gate_opens_for_a_verified_pass_only(
