@@ -80,7 +80,8 @@ def gate(
     """Let a registered version through only if the report is about its file, holds, and says PASS.
 
     Exit codes: 0 open: verified, PASS · 1 closed: WARN, or nothing vouches for the PASS · 2 usage · 3 closed: the
-    report is not about this file · 4 the server does not answer. The alias is set with 0 only.
+    report is not about this file · 4 the server does not answer. The alias is set with 0 only; anything else takes it,
+    and what an earlier call gave, from this version.
     """
     from robustcheck_onnx.checker import mlflow_log
 
@@ -97,6 +98,7 @@ def gate(
     )
     sys.stdout.write(f"{name} version {version}: gate is {'closed' if result.exit_code else 'open'}; {result.rule}\n")
     sys.stdout.write("".join(f"  {f.check}: {f.status}; {printable(f.seen)}\n" for f in result.findings))
-    if result.exit_code == 0 and alias:
-        sys.stdout.write(f"  alias {alias} is set\n")
+    if alias:
+        done = "is set" if result.exit_code == 0 else "is not set; this version has it no more"
+        sys.stdout.write(f"  alias {alias} {done}\n")
     return result.exit_code

@@ -100,11 +100,13 @@ def gate_model_version(
     The registered ONNX file is fetched and its digest compared (`verify`): a PASS of another file counts for nothing.
     The version gets the tags `robustcheck.gate` (`closed` from the start, `open` at the very end), `.verdict`
     (`none` where the report does not hold or nothing vouches for its PASS), `.reasons`, `.rule` and `.result_digest`.
+    An answer that is no verified PASS, or an error, takes from this version the alias that is named and those that an
+    earlier call gave it (tags `robustcheck.alias.NAME`); other versions and other aliases stay as they are.
 
     Args:
         name, model_version: of the model registry.
         report_file: what `-o json=PATH` of a check wrote.
-        alias: set to this version if the gate is open, such as "champion"; never touched otherwise.
+        alias: set to this version if the gate is open, such as "champion".
         tracking_uri: the server; None = MLFLOW_TRACKING_URI.
         verify_options: as `verify.verify`: image_set, rerun, public_key, signature, thresholds, device, …
 
@@ -123,17 +125,25 @@ def gate_model_version(
             client.set_model_version_tag(name, identity, f"{FOLDER}.{what}", text[:TAG_CHARACTERS])
 
         tag("gate", "closed")  # so it stays, whatever fails from here on
-        model = _fetch(client, name, identity, Path(folder))
-        result = verify(report_file, model, today=datetime.now(UTC).date(), **verify_options)
-        stands = result.exit_code == 0 or (result.exit_code == 1 and result.verdict == "WARN")
-        tag("verdict", result.verdict if stands else "none")
-        tag("reasons", ", ".join(result.reasons))
-        tag("rule", result.rule)
-        tag("result_digest", result.result_digest)
-        if result.exit_code == 0:
-            if alias is not None:
-                client.set_registered_model_alias(name, alias, identity)
-            tag("gate", "open")
+        try:
+            model = _fetch(client, name, identity, Path(folder))
+            result = verify(report_file, model, today=datetime.now(UTC).date(), **verify_options)
+            stands = result.exit_code == 0 or (result.exit_code == 1 and result.verdict == "WARN")
+            tag("verdict", result.verdict if stands else "none")
+            tag("reasons", ", ".join(result.reasons))
+            tag("rule", result.rule)
+            tag("result_digest", result.result_digest)
+            if result.exit_code != 0:
+                _take_aliases(client, name, identity, alias)
+            else:
+                if alias is not None:
+                    tag(f"alias.{alias}", "given")  # before it is: a later call must know
+                    client.set_registered_model_alias(name, alias, identity)
+                tag("gate", "open")
+        except BaseException:
+            with contextlib.suppress(Exception):  # the first fault is the one to tell
+                _take_aliases(client, name, identity, alias)
+            raise
         return result
 
 
@@ -185,6 +195,17 @@ def _fetch(client: MlflowClient, name: str, model_version: str, folder: Path) ->
             f"mlflow artifacts download --artifact-uri models:/{name}/{model_version}",
         )
     return found[0]
+
+
+def _take_aliases(client: MlflowClient, name: str, model_version: str, alias: str | None) -> None:
+    """Take from a version, and from no other, the named alias and those that the gate gave it."""
+    found = client.get_model_version(name, model_version)
+    for held in found.aliases:
+        given = f"{FOLDER}.alias.{held}"
+        if held == alias or given in found.tags:
+            client.delete_registered_model_alias(name, held)
+        if given in found.tags:
+            client.delete_model_version_tag(name, model_version, given)
 
 
 @contextlib.contextmanager

@@ -174,6 +174,52 @@ def test_an_error_closes_a_gate_that_was_open(
     assert client.get_model_version("encoder", version).tags["robustcheck.gate"] == "closed"
 
 
+@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.parametrize("end", ["WARN", "error", "other file"])
+def test_a_gate_that_closes_takes_the_alias_from_this_version_only(
+    end: str, named: bool, passed: Report, warned: Report, store: str, client: MlflowClient, register: Register,
+    lookup_pass: tuple[Path, Path], tmp_path: Path,
+) -> None:  # fmt: skip
+    version = register(lookup_pass[0])
+    other = str(client.create_model_version("encoder", (tmp_path / "registered").as_uri()).version)
+    good = write(passed, tmp_path / "pass.json")
+
+    def gate(which: str, report: Path, alias: str | None) -> int:
+        return mlflow_log.gate_model_version(
+            "encoder", which, report, alias=alias, tracking_uri=store, rerun=False
+        ).exit_code
+
+    assert gate(version, good, "champion") == 0
+    assert gate(other, good, "next") == 0
+    client.set_registered_model_alias("encoder", "by-hand", version)
+    assert gate(version, good, None) == 0  # still open: nothing is taken
+    held = {"champion": version, "by-hand": version, "next": other}
+    assert client.get_registered_model("encoder").aliases == held
+    bad = write(warned, tmp_path / "bad.json")
+    alias = "champion" if named else None
+    if end == "error":
+        bad.write_text("{")
+        with pytest.raises(UsageError):
+            gate(version, bad, alias)
+    elif end == "WARN":
+        assert gate(version, bad, alias) == 1
+    else:
+        model = tmp_path / "registered" / "model.onnx"
+        model.write_bytes(model.read_bytes() + b"\x1a\x00")  # an empty field more: other bytes
+        assert gate(version, good, alias) == 3
+    del held["champion"]
+    assert client.get_registered_model("encoder").aliases == held
+    assert client.get_model_version("encoder", version).tags["robustcheck.gate"] == "closed"
+    # an alias that has moved on is not this version's to lose
+    client.set_registered_model_alias("encoder", "champion", other)
+    with pytest.raises(UsageError):
+        gate(version, tmp_path / "missing.json", "champion")
+    assert client.get_registered_model("encoder").aliases == held | {"champion": other}
+    if end != "other file":
+        assert gate(version, good, "champion") == 0
+        assert client.get_registered_model("encoder").aliases == held | {"champion": version}
+
+
 def test_a_version_must_hold_one_onnx_file(
     passed: Report, store: str, register: Register, tmp_path: Path, lookup_pass: tuple[Path, Path]
 ) -> None:
