@@ -3,8 +3,8 @@
 `robustcheck model.onnx` is the check itself; other verbs are sub-commands. Results go to stdout, everything
 else to stderr. Imports are made where they are used, so that `--help` starts fast.
 
-Verbs that fill a module of their own are functions of `cli_<name>.py`, which imports `cli_parts` and no more
-before it is called; OTHER VERBS below lists them.
+Verbs that fill a module of their own are functions of `cli_<name>.py`, which imports `cli_parts` and
+`cli_options` and no more before it is called; OTHER VERBS below lists them.
 """
 
 from __future__ import annotations
@@ -24,23 +24,13 @@ from robustcheck_onnx.checker import (
     cli_demo,
     cli_mlflow,
     cli_process,
+    cli_profiles,
     cli_scan,
     cli_shift,
     cli_verify,
 )
-from robustcheck_onnx.checker.cli_parts import (
-    FORMATS,
-    Color,
-    Debug,
-    Model,
-    Output,
-    Pool,
-    PreprocessOption,
-    Tensor,
-    ascii_only,
-    console_for,
-    one_of,
-)
+from robustcheck_onnx.checker.cli_options import Color, Debug, Model, Output, Pool, PreprocessOption, Tensor
+from robustcheck_onnx.checker.cli_parts import one_of, print_report
 from robustcheck_onnx.checker.cli_process import EXIT_CODES
 from robustcheck_onnx.checker.errors import UsageError
 
@@ -192,7 +182,6 @@ def inspect(
 
     from robustcheck_onnx.checker import graph, report_inspect, sidecar
 
-    one_of("--output", output, FORMATS)
     opened = graph.open_model(model, tensor=tensor, pool=pool)
     found = sidecar.find_preprocessing(
         model, preprocess, opened.contract.preprocessing if opened.contract else None, opened.image_input.size
@@ -200,8 +189,9 @@ def inspect(
     if output == "json":
         sys.stdout.write(json.dumps(report_inspect.inspect_json(opened, found.origins), indent=2) + "\n")
     else:
-        console = console_for(color)
-        console.print(report_inspect.render_inspect(opened, found.origins, ascii_only=ascii_only(console)))
+        print_report(
+            lambda only_ascii: report_inspect.render_inspect(opened, found.origins, ascii_only=only_ascii), color
+        )
     return 0
 
 
@@ -220,13 +210,11 @@ def doctor(
     from robustcheck_onnx.checker import doctor as diagnosis
     from robustcheck_onnx.checker import report_inspect
 
-    one_of("--output", output, FORMATS)
     findings = diagnosis.diagnose()
     if output == "json":
         sys.stdout.write(json.dumps(report_inspect.doctor_json(findings), indent=2) + "\n")
     else:
-        console = console_for(color)
-        console.print(report_inspect.render_doctor(findings, ascii_only=ascii_only(console)))
+        print_report(lambda only_ascii: report_inspect.render_doctor(findings, ascii_only=only_ascii), color)
     return 4 if any(finding.status == "fail" for finding in findings) else 0
 
 
@@ -290,9 +278,8 @@ def reference(
         else reference_rows.select(text, group, sort, reverse=reverse, everything=everything)
     )
     if output == "terminal":
-        console = console_for(color)
         render = report_reference.render_named if name else report_reference.render_table
-        console.print(render(rows, ascii_only=ascii_only(console)))
+        print_report(lambda only_ascii: render(rows, ascii_only=only_ascii), color)
     else:
         sys.stdout.write(report_reference.to_json(rows) if output == "json" else report_reference.to_csv(rows))
     return 0
@@ -330,7 +317,7 @@ app.command(epilog="Example: robustcheck demo")(cli_demo.demo)
 app.command(epilog="Example: robustcheck verify report.json model.onnx --images photos/")(cli_verify.verify)
 app.command(epilog="Example: robustcheck sign report.json model.onnx --key key.pem")(cli_verify.sign)
 app.command(epilog="Example: robustcheck init")(cli_config.init)
-app.add_typer(cli_calibrate.profiles, name="profiles")
+app.add_typer(cli_profiles.profiles, name="profiles")
 app.add_typer(cli_cache.cache, name="cache")
 app.add_typer(cli_mlflow.mlflow, name="mlflow")
 

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from robustcheck_onnx.checker.cli_parts import Debug, Output, one_of
+from robustcheck_onnx.checker.cli_options import Debug, Output
 
 cache = typer.Typer(name="cache", help="Show or clear what is kept of earlier checks.", no_args_is_help=False)
 
@@ -17,7 +17,6 @@ def info(output: Output = "terminal", debug: Debug = False) -> int:
     from robustcheck_onnx.checker import cache as records
     from robustcheck_onnx.checker.delivery import as_json
 
-    one_of("--output", output, ("terminal", "json"))
     size = records.size()
     if output == "json":
         sys.stdout.write(as_json(size.model_dump(mode="json")))

@@ -1,4 +1,4 @@
-"""The verbs `calibrate` (thresholds from a suite of models) and `profiles` (look at threshold profiles)."""
+"""The verb `calibrate`: thresholds from a suite of models, or from what was measured of them before."""
 
 from __future__ import annotations
 
@@ -8,17 +8,22 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from robustcheck_onnx.checker.cli_parts import (
+from robustcheck_onnx.checker import cli_profiles
+from robustcheck_onnx.checker.cli_options import (
+    BatchSize,
     Color,
     Debug,
     Device,
+    Images,
+    MaxBad,
+    MaxImagesOrAll,
     Output,
     RayAddress,
-    ascii_only,
-    console_for,
-    one_of,
+    Seed,
 )
+from robustcheck_onnx.checker.cli_parts import ascii_only, console_for, one_of, print_report
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, RobustcheckError, UsageError
+from robustcheck_onnx.checker.escape import printable
 
 if TYPE_CHECKING:
     from robustcheck_onnx.checker.calibration import Settings
@@ -26,14 +31,7 @@ if TYPE_CHECKING:
     from robustcheck_onnx.thresholds.results import Result
     from robustcheck_onnx.thresholds.suite import Opened
 
-FORMATS = ("terminal", "json")
 TENSORS = ("auto", "representation", "pooled")
-ANY_FAULT = 3
-
-profiles = typer.Typer(
-    name="profiles", help="List, show, validate, compare and seal threshold profiles.", no_args_is_help=False
-)
-Named = Annotated[str, typer.Argument(help="A profile file, or the name of a packaged one.", metavar="PROFILE")]
 
 
 def calibrate(
@@ -41,10 +39,7 @@ def calibrate(
         str | None,
         typer.Option(help="Suite file (TOML, docs/calibration.md), or paper: the packaged one.", metavar="SUITE"),
     ] = None,
-    images: Annotated[
-        str | None,
-        typer.Option(help="In-distribution photos, as for a check. Default: the bundled photos.", metavar="PATH"),
-    ] = None,
+    images: Images = None,
     out: Annotated[Path | None, typer.Option("--out", help="The profile to write.", metavar="PROFILE.json")] = None,
     results: Annotated[
         Path | None,
@@ -72,10 +67,10 @@ def calibrate(
     cache: Annotated[
         Path | None, typer.Option(help="Folder for exports. Default: exports/ in the cache folder.", metavar="DIR")
     ] = None,
-    max_images: Annotated[int | None, typer.Option(min=1, help="Use at most so many images.")] = None,
-    max_bad: Annotated[float, typer.Option(min=0, max=1, help="Largest share of images that may be unusable.")] = 0.01,
-    seed: Annotated[int, typer.Option(help="Seed of the order in which images are taken.")] = 0,
-    batch_size: Annotated[int, typer.Option(min=1, max=32, help="Images a forward pass.")] = 32,
+    max_images: MaxImagesOrAll = None,
+    max_bad: MaxBad = 0.01,
+    seed: Seed = 0,
+    batch_size: BatchSize = 32,
     output: Output = "terminal",
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")] = False,
     color: Color = "auto",
@@ -87,8 +82,6 @@ def calibrate(
     from robustcheck_onnx.thresholds import reference
     from robustcheck_onnx.thresholds.profile import to_json
 
-    one_of("--output", output, FORMATS)
-    one_of("--color", color, ("auto", "always", "never"))
     one_of("--tensor", tensor, TENSORS)
     one_of("--engine", engine, ("local", "ray"))
     _check_call(suite, from_evidence, from_reference, plan, out)
@@ -100,7 +93,7 @@ def calibrate(
         delivery.write_whole(out, to_json(made))
         return _finish(made, {}, out, output, color)
     name = profile_id or (out.stem if out else "plan")
-    _check_id(name)
+    cli_profiles.check_id(name)
     opened = None if suite is None else _opened(suite)
     if from_evidence:
         return _refit(from_evidence, opened, name, tensor, out, allow_missing, output, color)
@@ -151,13 +144,6 @@ def _check_call(suite: str | None, tables: list[str] | None, reference: bool, pl
         raise UsageError("--out is missing; a calibration writes a profile", "--out profile.json")
 
 
-def _check_id(name: str) -> None:
-    from robustcheck_onnx.thresholds import profile
-
-    if name in (known := [p.id for p in profile.packaged()] + list(profile.PACKAGED)):
-        raise UsageError(f"--id is {name!r}; {', '.join(known)} are the packaged profiles' own", "--id mine-1")
-
-
 def _opened(spec: str) -> Opened:
     from robustcheck_onnx.thresholds.suite import SuiteError, open_suite
 
@@ -176,8 +162,7 @@ class Teller:
     def __call__(self, text: str) -> None:
         """Write one line."""
         if not self.quiet:
-            shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-            sys.stderr.write(f"{shown}\n")
+            sys.stderr.write(f"{printable(text)}\n")
             sys.stderr.flush()
 
 
@@ -197,8 +182,7 @@ def _plan(opened: Opened, settings: Settings, table: Path | None, output: str, c
     if output == "json":
         sys.stdout.write(delivery.as_json(report_calibrate.plan_json(made)))
     else:
-        console = console_for(color)
-        console.print(report_calibrate.render_plan(made, ascii_only=ascii_only(console)))
+        print_report(lambda only_ascii: report_calibrate.render_plan(made, ascii_only=only_ascii), color)
     return 0
 
 
@@ -298,146 +282,4 @@ def _finish(made: Profile, failed: dict[str, RobustcheckError], out: Path, outpu
     console.print()
     console.print(report_calibrate.render_summary(made, ascii_only=ascii_only(console)))
     console.print(f"\nrobustcheck profiles show {out}", markup=False, soft_wrap=True)
-    return 0
-
-
-# ------------------------------------------------------------------------------------------------- profiles
-
-
-def _loaded(spec: str) -> Profile:
-    import difflib
-
-    from robustcheck_onnx.thresholds import profile
-
-    try:
-        return profile.load(spec)
-    except profile.ProfileError as fault:
-        near = difflib.get_close_matches(spec, profile.PACKAGED, 1)
-        there = spec in profile.PACKAGED or Path(spec).exists()
-        hint = (
-            f"robustcheck profiles seal {spec} --id NAME -o OUT" if "changed after it was sealed" in str(fault) else ""
-        )
-        raise UsageError(
-            str(fault),
-            hint or (f"robustcheck profiles show {near[0]}" if near and not there else "robustcheck profiles list"),
-        ) from fault
-    except RecursionError as fault:
-        raise UsageError(
-            f"{spec}: threshold profile is nested too deeply; it must be a sealed profile", "robustcheck profiles list"
-        ) from fault
-
-
-@profiles.command("list", epilog="Example: robustcheck profiles list mine.json")
-def list_profiles(
-    files: Annotated[list[str] | None, typer.Argument(help="Further profile files.", metavar="PROFILE…")] = None,
-    output: Output = "terminal",
-    color: Color = "auto",
-    debug: Debug = False,
-) -> int:
-    """List the packaged profiles, and files."""
-    from robustcheck_onnx.checker import delivery, report_calibrate
-    from robustcheck_onnx.thresholds.profile import PACKAGED
-
-    one_of("--output", output, FORMATS)
-    found = [(spec, _loaded(spec)) for spec in [*PACKAGED, *(files or [])]]
-    if output == "json":
-        rows = [
-            {
-                "profile": name,
-                "id": p.id,
-                "digest": p.digest,
-                "tensor": p.tensor,
-                "with": p.calibration.n_with_checkpoints,
-                "without": p.calibration.n_without_checkpoints,
-                "false_pass_upper": p.calibration.false_pass_upper,
-                "edited": p.edited,
-            }
-            for name, p in found
-        ]
-        sys.stdout.write(delivery.as_json({"schema_version": 1, "tool": "robustcheck", "profiles": rows}))
-    else:
-        console = console_for(color)
-        console.print(report_calibrate.render_list(found, ascii_only=ascii_only(console)))
-    return 0
-
-
-@profiles.command(epilog="Example: robustcheck profiles show default")
-def show(name: Named = "default", output: Output = "terminal", color: Color = "auto", debug: Debug = False) -> int:
-    """Show what a profile rests on, how often it is wrong, and what it holds for."""
-    from robustcheck_onnx.checker import report_calibrate
-    from robustcheck_onnx.thresholds.profile import PACKAGED, to_json
-
-    one_of("--output", output, FORMATS)
-    found = _loaded(name)
-    if output == "json":
-        sys.stdout.write(to_json(found))
-    else:
-        console = console_for(color)
-        where = "packaged" if name in PACKAGED else name
-        console.print(report_calibrate.render_profile(found, ascii_only=ascii_only(console), where=where))
-    return 0
-
-
-@profiles.command(epilog="Example: robustcheck profiles validate mine.json")
-def validate(name: Named, debug: Debug = False) -> int:
-    """Check that a file is a sealed profile that this version can judge by (exit 0), or say what is wrong (exit 2)."""
-    from robustcheck_onnx.checker.kurtosis import STATISTIC_VERSION
-
-    found = _loaded(name)
-    if found.statistic_version != STATISTIC_VERSION:
-        raise UsageError(
-            f"{name}: statistic_version is {found.statistic_version}; this robustcheck measures version "
-            f"{STATISTIC_VERSION}, so that every verdict by it would be WARN",
-            "calibrate again: robustcheck calibrate --help",
-        )
-    edited = f", changed by hand: {found.edited}" if found.edited else ""
-    sys.stdout.write(f"{name}: profile {found.id} {found.digest} is whole{edited}\n")
-    return 0
-
-
-@profiles.command(epilog="Example: robustcheck profiles diff default mine.json")
-def diff(
-    before: Annotated[str, typer.Argument(help="A profile.", metavar="A")],
-    after: Annotated[str, typer.Argument(help="Another.", metavar="B")],
-    output: Output = "terminal",
-    color: Color = "auto",
-    debug: Debug = False,
-) -> int:
-    """Show what differs between two profiles, and which lets more pass (exit 0 either way)."""
-    from robustcheck_onnx.checker import delivery, report_calibrate
-    from robustcheck_onnx.thresholds.profile import looser_than
-
-    one_of("--output", output, FORMATS)
-    a, b = _loaded(before), _loaded(after)
-    if output == "json":
-        found = [d._asdict() for d in report_calibrate.differences(a, b)]
-        content = {"differences": found, "looser": {before: looser_than(a, b), after: looser_than(b, a)}}
-        sys.stdout.write(delivery.as_json({"schema_version": 1, "tool": "robustcheck"} | content))
-    else:
-        console = console_for(color)
-        console.print(report_calibrate.render_diff((before, after), a, b, ascii_only=ascii_only(console)))
-    return 0
-
-
-@profiles.command(epilog="Example: robustcheck profiles seal edited.json --id mine-1 -o mine.json")
-def seal(
-    file: Annotated[Path, typer.Argument(help="A profile that was changed by hand.", metavar="PROFILE.json")],
-    profile_id: Annotated[str, typer.Option("--id", help="An id of its own.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The sealed profile.", metavar="PROFILE.json")],
-    note: Annotated[str, typer.Option(help="What was changed and why; stands in every report.")] = "",
-    debug: Debug = False,
-) -> int:
-    """Seal a profile that was changed by hand; it says so in every report."""
-    from robustcheck_onnx.checker import delivery
-    from robustcheck_onnx.thresholds import profile
-
-    _check_id(profile_id)
-    delivery.check_target(out)
-    try:
-        changed = profile.read(file)
-    except profile.ProfileError as fault:
-        raise UsageError(str(fault), f"python -m json.tool {file}") from fault
-    made = profile.resealed(changed, profile_id, note)
-    delivery.write_whole(out, profile.to_json(made))
-    sys.stdout.write(f"wrote {out}: profile {made.id} {made.digest}, changed by hand: {made.edited}\n")
     return 0

@@ -7,16 +7,22 @@ from typing import Annotated, Any
 
 import typer
 
-from robustcheck_onnx.checker.cli_parts import (
+from robustcheck_onnx.checker.cli_options import (
+    BatchSize,
     Color,
     Debug,
     Device,
+    MaxBad,
+    MaxImagesOrAll,
+    NoTime,
     Pool,
     PreprocessOption,
+    Quiet,
     RayAddress,
+    Seed,
     Tensor,
-    one_of,
 )
+from robustcheck_onnx.checker.cli_parts import one_of
 from robustcheck_onnx.checker.errors import UsageError
 
 
@@ -38,14 +44,14 @@ def check(
             metavar="PATH",
         ),
     ] = None,
-    max_images: Annotated[int | None, typer.Option(min=1, help="Use at most so many images.")] = None,
-    max_bad: Annotated[float, typer.Option(min=0, max=1, help="Largest share of images that may be unusable.")] = 0.01,
-    seed: Annotated[int, typer.Option(help="Seed of the order in which images are taken.")] = 0,
+    max_images: MaxImagesOrAll = None,
+    max_bad: MaxBad = 0.01,
+    seed: Seed = 0,
     preprocess: PreprocessOption = None,
     tensor: Tensor = None,
     pool: Pool = None,
     device: Device = "auto",
-    batch_size: Annotated[int, typer.Option(min=1, max=32, help="Images a forward pass.")] = 32,
+    batch_size: BatchSize = 32,
     thresholds: Annotated[
         str | None, typer.Option(help="A threshold profile instead of the default.", metavar="PROFILE.json")
     ] = None,
@@ -75,7 +81,7 @@ def check(
             metavar="FORMAT[=PATH]",
         ),
     ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No report on stdout unless -o asks for one.")] = False,
+    quiet: Quiet = False,
     verbose: Annotated[
         int,
         typer.Option(
@@ -111,7 +117,7 @@ def check(
             metavar="NAME",
         ),
     ] = None,
-    no_time: Annotated[bool, typer.Option("--no-time", help="Leave the time block out of the report.")] = False,
+    no_time: NoTime = False,
     color: Color = "auto",
     config_file: Annotated[
         str | None,
@@ -151,7 +157,6 @@ def check(
             raise UsageError("--fail-on is warn; --exit-zero says never", "leave out one of them")
         given["fail_on"] = "never"
     one_of("--fail-on", given.get("fail_on", "warn"), ("warn", "never"))
-    one_of("--color", given.get("color", "auto"), ("auto", "always", "never"))
     if show_settings and models:
         raise UsageError(
             f"MODEL.onnx is {models[0]}; --show-settings checks no model, and its exit code 0 is no PASS",

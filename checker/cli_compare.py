@@ -7,16 +7,20 @@ from typing import Annotated
 
 import typer
 
-from robustcheck_onnx.checker.cli_parts import (
+from robustcheck_onnx.checker.cli_options import (
+    BatchSize,
     Color,
     Debug,
     Device,
+    Images,
+    MaxBad,
+    MaxImages,
+    NoTime,
     PreprocessOption,
-    deliver,
-    one_of,
-    progress_line,
-    targets,
+    Quiet,
+    Seed,
 )
+from robustcheck_onnx.checker.cli_parts import check_extra, deliver, progress_line, targets
 
 
 def compare(
@@ -41,19 +45,16 @@ def compare(
             metavar="FILE",
         ),
     ] = None,
-    images: Annotated[
-        str | None,
-        typer.Option(help="In-distribution photos, as for a check. Default: the bundled photos.", metavar="PATH"),
-    ] = None,
+    images: Images = None,
     tolerance: Annotated[
         float, typer.Option(help="Share of each statistic of the reference that may be lost, 0 or more, below 1.")
     ] = 0.2,
-    max_images: Annotated[int, typer.Option(min=1, help="Use at most so many images.")] = 1000,
-    max_bad: Annotated[float, typer.Option(min=0, max=1, help="Largest share of images that may be unusable.")] = 0.01,
-    seed: Annotated[int, typer.Option(help="Seed of the order in which images are taken.")] = 0,
+    max_images: MaxImages = 1000,
+    max_bad: MaxBad = 0.01,
+    seed: Seed = 0,
     preprocess: PreprocessOption = None,
     device: Device = "auto",
-    batch_size: Annotated[int, typer.Option(min=1, max=32, help="Images a forward pass.")] = 32,
+    batch_size: BatchSize = 32,
     thresholds: Annotated[
         Path | None, typer.Option(help="A threshold profile instead of the default.", metavar="PROFILE.json")
     ] = None,
@@ -66,8 +67,8 @@ def compare(
             metavar="FORMAT[=PATH]",
         ),
     ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No report on stdout unless -o asks for one.")] = False,
-    no_time: Annotated[bool, typer.Option("--no-time", help="Leave the time block out of the report.")] = False,
+    quiet: Quiet = False,
+    no_time: NoTime = False,
     color: Color = "auto",
     debug: Debug = False,
 ) -> int:
@@ -86,7 +87,6 @@ def compare(
     )
     from robustcheck_onnx.checker.errors import UsageError
 
-    one_of("--color", color, ("auto", "always", "never"))
     if reference is None and baseline is None and write_baseline is None:
         raise UsageError(
             "REFERENCE.onnx is missing; a candidate is compared with a model or a baseline",
@@ -95,12 +95,8 @@ def compare(
     reads = [path for path in (candidate, reference, baseline, thresholds) if path is not None]
     places = targets(output or [], reads, ("terminal", *report_compare_forms.FORMS))
     if write_baseline is not None:
-        delivery.check_target(write_baseline, reads[:2] if reference is not None else reads[:1])
-        if any(path is not None and path.resolve() == write_baseline.resolve() for _, path in places):
-            raise UsageError(
-                f"--write-baseline is {write_baseline}, where a report goes too; it must be another file",
-                "--write-baseline baseline.json",
-            )
+        models = reads[:2] if reference is not None else reads[:1]
+        check_extra("--write-baseline", write_baseline, models, places, "baseline.json")
     cli_process.mark_unfinished(places, str(candidate))
     with progress_line(quiet) as progress:
         result, made = compare_run.compare(

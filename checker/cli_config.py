@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from robustcheck_onnx.checker.cli_parts import Debug
+from robustcheck_onnx.checker.cli_options import Debug
 from robustcheck_onnx.checker.errors import UsageError
 
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from robustcheck_onnx.checker.cli_parts import Color, Debug, ascii_only, console_for
+from robustcheck_onnx.checker.cli_options import Color, Debug
+from robustcheck_onnx.checker.cli_parts import ascii_only, console_for
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, RobustcheckError, UsageError
 
 if TYPE_CHECKING:
@@ -46,10 +47,8 @@ def demo(
     import tempfile
 
     from robustcheck_onnx.checker import demo_model, pipeline
-    from robustcheck_onnx.checker.cli_parts import one_of
     from robustcheck_onnx.checker.report_layout import Pen, Trimmed
 
-    one_of("--color", color, ("auto", "always", "never"))
     if keep is not None:
         _check_folder(keep, demo_model.NAMES)
     console = console_for(color)

@@ -8,16 +8,13 @@ from typing import Annotated
 
 import typer
 
-from robustcheck_onnx.checker.cli_parts import Debug
+from robustcheck_onnx.checker.cli_options import Debug, PublicKey, ReportFile, ReportImages, Rerun, Signature
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.escape import printable
 
 mlflow = typer.Typer(
     name="mlflow", help="Log reports to MLflow; gate its model registry (extra `mlflow`).", no_args_is_help=False
 )
-ReportFile = Annotated[
-    Path, typer.Argument(help="What `-o json=PATH` of a check wrote.", metavar="REPORT.json", show_default=False)
-]
 Server = Annotated[
     str | None, typer.Option(help="The tracking server. Default: MLFLOW_TRACKING_URI.", metavar="ADDRESS")
 ]
@@ -58,22 +55,10 @@ def gate(
     version: Annotated[str, typer.Argument(help="Its version.", show_default=False)],
     report: ReportFile,
     alias: Annotated[str | None, typer.Option(help="Give this alias to the version if the gate is open.")] = None,
-    images: Annotated[
-        str | None, typer.Option(help="Where the images of the check are: measure again.", metavar="PATH")
-    ] = None,
-    rerun: Annotated[
-        bool | None,
-        typer.Option(
-            "--rerun/--no-rerun", help="As of verify; --no-rerun rests on the report alone.", show_default=False
-        ),
-    ] = None,
-    public_key: Annotated[
-        Path | None, typer.Option(help="PEM file of the key that you trust; needs a signature.", metavar="FILE")
-    ] = None,
-    signature: Annotated[
-        Path | None,
-        typer.Option(help="What `robustcheck sign` wrote. Default: REPORT.sigstore.json.", metavar="FILE"),
-    ] = None,
+    images: ReportImages = None,
+    rerun: Rerun = None,
+    public_key: PublicKey = None,
+    signature: Signature = None,
     tracking_uri: Server = None,
     debug: Debug = False,
 ) -> int:

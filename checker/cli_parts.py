@@ -1,4 +1,4 @@
-"""What the verbs share: options, where output goes, consoles, the progress line.
+"""What the verbs share beside their options: where output goes, consoles, the progress line.
 
 Light to import: a module of verbs needs this one, and makes its other imports inside its functions.
 """
@@ -10,9 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from robustcheck_onnx.checker.errors import UsageError
 
@@ -23,29 +21,6 @@ if TYPE_CHECKING:
 
 FORMATS = ("terminal", "json")
 Target = tuple[str, Path | None]
-
-# ------------------------------------------------------------------------------------------------- options
-
-Model = Annotated[Path, typer.Argument(help="The ONNX file.", metavar="MODEL.onnx", show_default=False, readable=False)]
-Tensor = Annotated[str | None, typer.Option(help="Measure this tensor of the graph instead of the one found by rule.")]
-Pool = Annotated[
-    str | None,
-    typer.Option(help="How to pool: none, cls, mean, token_cls, token_mean or spatial_mean.", metavar="POOL"),
-]
-PreprocessOption = Annotated[
-    str | None,
-    typer.Option(help="clip, imagenet, or a JSON file; overrides the file's contract and sidecars.", metavar="WHAT"),
-]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or tensorrt; auto may fall back to the CPU.")]
-RayAddress = Annotated[
-    str | None,
-    typer.Option(help="HOST:PORT or auto: a running Ray cluster instead of one on this machine.", metavar="ADDRESS"),
-]
-Output = Annotated[str, typer.Option("--output", "-o", help="terminal or json.")]
-Color = Annotated[str, typer.Option(help="auto, always or never (NO_COLOR is honoured).")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback with an error.")]
-
-# ------------------------------------------------------------------------------------------------- helpers
 
 
 def console_for(color: str = "auto", *, stderr: bool = False) -> Console:
@@ -139,8 +114,25 @@ def deliver(
     if on_stdout and on_stdout != ["terminal"]:
         sys.stdout.write(text(on_stdout[0]))
     elif on_stdout or not quiet:
-        console = console_for(color)
-        console.print(render(ascii_only(console)))
+        print_report(render, color)
+
+
+def print_report(render: Callable[[bool], RenderableType], color: str) -> None:
+    """Write a report to stdout; render is told whether there are only ASCII's signs."""
+    console = console_for(color)
+    console.print(render(ascii_only(console)))
+
+
+def check_extra(option: str, path: Path, reads: Iterable[Path], places: Sequence[Target], example: str) -> None:
+    """Refuse a path of a file beside the reports that can't serve, before the work starts.
+
+    Raises as `delivery.check_target`, and UsageError where one of the reports goes there.
+    """
+    from robustcheck_onnx.checker import delivery
+
+    delivery.check_target(path, reads)
+    if any(place is not None and place.resolve() == path.resolve() for _, place in places):
+        raise UsageError(f"{option} is {path}, where a report goes too; it must be another file", f"{option} {example}")
 
 
 def plain(report: RenderableType) -> str:

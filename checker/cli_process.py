@@ -22,6 +22,7 @@ from typer.exceptions import TyperException
 from typer.main import get_command
 
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, RobustcheckError, UsageError
+from robustcheck_onnx.checker.escape import printable
 from robustcheck_onnx.checker.remote import OFFLINE
 
 if TYPE_CHECKING:
@@ -281,9 +282,8 @@ def _stop(number: int, _frame: object) -> None:
 
 
 def say(message: str, hint: str) -> None:
-    """One line each; bytes of a file name can't forge a line or drive the terminal."""
+    """One line each, on stderr."""
     for label, text in (("error", " ".join(message.split())), ("hint", hint)):
         if text:
-            shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-            sys.stderr.write(f"{label}: {shown}\n")
+            sys.stderr.write(f"{label}: {printable(text)}\n")
     sys.stderr.flush()

@@ -22,6 +22,7 @@ from robustcheck_onnx.checker.cli_parts import (
     targets,
 )
 from robustcheck_onnx.checker.errors import EnvironmentFaultError
+from robustcheck_onnx.checker.escape import printable
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -248,8 +249,7 @@ class _Lines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         from robustcheck_onnx.checker.remote import redact_text
 
-        text = redact_text(super().format(record))
-        return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+        return printable(redact_text(super().format(record)))
 
 
 @contextlib.contextmanager

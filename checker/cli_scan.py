@@ -6,30 +6,32 @@ from typing import Annotated
 
 import typer
 
-from robustcheck_onnx.checker.cli_parts import (
+from robustcheck_onnx.checker.cli_options import (
+    BatchSize,
     Color,
     Debug,
     Device,
+    Images,
+    MaxBad,
+    MaxImages,
     Model,
+    NoTime,
+    Outputs,
     Pool,
     PreprocessOption,
+    Quiet,
+    Seed,
     Tensor,
-    deliver,
-    one_of,
-    progress_line,
-    targets,
 )
+from robustcheck_onnx.checker.cli_parts import deliver, progress_line, targets
 
 
 def scan(
     model: Model,
-    images: Annotated[
-        str | None,
-        typer.Option(help="In-distribution photos, as for a check. Default: the bundled photos.", metavar="PATH"),
-    ] = None,
-    max_images: Annotated[int, typer.Option(min=1, help="Use at most so many images.")] = 64,
-    max_bad: Annotated[float, typer.Option(min=0, max=1, help="Largest share of images that may be unusable.")] = 0.01,
-    seed: Annotated[int, typer.Option(help="Seed of the order in which images are taken.")] = 0,
+    images: Images = None,
+    max_images: MaxImages = 64,
+    max_bad: MaxBad = 0.01,
+    seed: Seed = 0,
     preprocess: PreprocessOption = None,
     tensor: Tensor = None,
     pool: Pool = None,
@@ -40,15 +42,10 @@ def scan(
         ),
     ] = None,
     device: Device = "auto",
-    batch_size: Annotated[int, typer.Option(min=1, max=32, help="Images a forward pass.")] = 8,
-    output: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--output", "-o", help="terminal or json, each with =PATH to write a file.", metavar="FORMAT[=PATH]"
-        ),
-    ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No report on stdout unless -o asks for one.")] = False,
-    no_time: Annotated[bool, typer.Option("--no-time", help="Leave the time block out of the report.")] = False,
+    batch_size: BatchSize = 8,
+    output: Outputs = None,
+    quiet: Quiet = False,
+    no_time: NoTime = False,
     color: Color = "auto",
     debug: Debug = False,
 ) -> int:
@@ -59,7 +56,6 @@ def scan(
     from robustcheck_onnx.checker import cli_process, report_scan, scan_records
     from robustcheck_onnx.checker import scan as scanning
 
-    one_of("--color", color, ("auto", "always", "never"))
     places = targets(output or [], [model])
     cli_process.mark_unfinished(places, str(model))
     with progress_line(quiet) as progress:

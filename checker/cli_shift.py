@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from robustcheck_onnx.checker.cli_parts import (
+from robustcheck_onnx.checker.cli_options import (
+    BatchSize,
     Color,
     Debug,
     Device,
+    MaxBad,
     Model,
+    NoTime,
+    Outputs,
     PreprocessOption,
-    deliver,
-    one_of,
-    progress_line,
-    targets,
+    Quiet,
+    Seed,
 )
+from robustcheck_onnx.checker.cli_parts import check_extra, deliver, one_of, progress_line, targets
 
 
 def shift(
@@ -64,19 +66,14 @@ def shift(
         typer.Option(help="Also write the accuracies as a model of a suite file (TOML).", metavar="ENTRY.toml"),
     ] = None,
     max_images: Annotated[int | None, typer.Option(min=1, help="Use at most so many images of each set.")] = None,
-    max_bad: Annotated[float, typer.Option(min=0, max=1, help="Largest share of images that may be unusable.")] = 0.01,
-    seed: Annotated[int, typer.Option(help="Seed of the order in which images are taken.")] = 0,
+    max_bad: MaxBad = 0.01,
+    seed: Seed = 0,
     preprocess: PreprocessOption = None,
     device: Device = "auto",
-    batch_size: Annotated[int, typer.Option(min=1, max=32, help="Images a forward pass.")] = 32,
-    output: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--output", "-o", help="terminal or json, each with =PATH to write a file.", metavar="FORMAT[=PATH]"
-        ),
-    ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No report on stdout unless -o asks for one.")] = False,
-    no_time: Annotated[bool, typer.Option("--no-time", help="Leave the time block out of the report.")] = False,
+    batch_size: BatchSize = 32,
+    output: Outputs = None,
+    quiet: Quiet = False,
+    no_time: NoTime = False,
     color: Color = "auto",
     debug: Debug = False,
 ) -> int:
@@ -84,23 +81,17 @@ def shift(
 
     Information, not a gate: the exit code is 0 when it was measured, whatever came out, and never 1.
     """
-    from robustcheck_onnx.checker import delivery, report_shift
-    from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
+    from robustcheck_onnx.checker import cli_process, delivery, report_shift
+    from robustcheck_onnx.checker.errors import CannotAssessError
     from robustcheck_onnx.checker.shift import measure_shift
     from robustcheck_onnx.checker.shift_records import to_json
     from robustcheck_onnx.thresholds.yardstick import SOURCES
 
     one_of("--baseline", baseline, SOURCES)
-    one_of("--color", color, ("auto", "always", "never"))
     reads = [model, *([report] if report else [])]
     places = targets(output or [], reads)
     if suite_entry is not None:
-        delivery.check_target(suite_entry, reads)
-        if any(path is not None and path.resolve() == suite_entry.resolve() for _, path in places):
-            raise UsageError(
-                f"--suite-entry is {suite_entry}, where a report goes too; it must be another file",
-                "--suite-entry entry.toml",
-            )
+        check_extra("--suite-entry", suite_entry, reads, places, "entry.toml")
     cli_process.mark_unfinished(places, str(model))
     with progress_line(quiet) as progress:
         result = measure_shift(
@@ -131,7 +122,7 @@ def shift(
         try:
             entry = report_shift.suite_entry(result, suite_entry.resolve().parent)
         except CannotAssessError as fault:  # the report stands: an error document must not take its place
-            sys.stderr.write(f"error: {suite_entry}: {fault.message}\nhint: {fault.hint}\n")
+            cli_process.say(f"{suite_entry}: {fault.message}", fault.hint)
             return fault.exit_code
         delivery.write_whole(suite_entry, entry)
     return 0

@@ -7,27 +7,23 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from robustcheck_onnx.checker.cli_parts import Color, Debug, Model, Target, deliver, one_of, progress_line, targets
+from robustcheck_onnx.checker.cli_options import (
+    Color,
+    Debug,
+    Model,
+    Outputs,
+    PublicKey,
+    Quiet,
+    ReportFile,
+    ReportImages,
+    Rerun,
+    Signature,
+)
+from robustcheck_onnx.checker.cli_parts import Target, deliver, progress_line, targets
 
 if TYPE_CHECKING:
     from robustcheck_onnx.checker.verify import Verification
 
-ReportFile = Annotated[
-    Path, typer.Argument(help="What `-o json=PATH` of a check wrote.", metavar="REPORT.json", show_default=False)
-]
-Images = Annotated[
-    str | None,
-    typer.Option(help="Where the images of the check are; not needed for the bundled photos.", metavar="PATH"),
-]
-Rerun = Annotated[
-    bool | None,
-    typer.Option(
-        "--rerun/--no-rerun",
-        help="Measure again with the report's settings; every statistic must agree. Default: where the images are at "
-        "hand. With --no-rerun and no signature a PASS rests on the report alone.",
-        show_default=False,
-    ),
-]
 Thresholds = Annotated[
     Path | None,
     typer.Option(
@@ -43,38 +39,27 @@ Detectors = Annotated[
         "--detector", help="A detector that the rerun may load; each one of the report needs it.", metavar="NAME"
     ),
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Nothing on stdout unless -o asks for it.")]
 
 
 def verify(
     report: ReportFile,
     model: Model,
-    images: Images = None,
+    images: ReportImages = None,
     rerun: Rerun = None,
     thresholds: Thresholds = None,
     verify_signature: Annotated[
         bool,
         typer.Option("--verify-signature", help="Check a signature of the report; needs --public-key (extra `sign`)."),
     ] = False,
-    public_key: Annotated[
-        Path | None, typer.Option(help="PEM file of the key that you trust.", metavar="FILE", show_default=False)
-    ] = None,
-    signature: Annotated[
-        Path | None,
-        typer.Option(help="What `robustcheck sign` wrote. Default: REPORT.sigstore.json.", metavar="FILE"),
-    ] = None,
+    public_key: PublicKey = None,
+    signature: Signature = None,
     accept_waivers: Annotated[
         bool,
         typer.Option("--accept-waivers", help="Let waivers count that stand in the report and hold today."),
     ] = False,
     device: RerunDevice = None,
     detector: Detectors = None,
-    output: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--output", "-o", help="terminal or json, each with =PATH to write a file.", metavar="FORMAT[=PATH]"
-        ),
-    ] = None,
+    output: Outputs = None,
     quiet: Quiet = False,
     color: Color = "auto",
     debug: Debug = False,
@@ -91,7 +76,6 @@ def verify(
     reads = [path for path in (report, model, thresholds, public_key, signature) if path is not None]
     places = targets(output or [], reads)
     cli_process.mark_unfinished(places, str(model))
-    one_of("--color", color, ("auto", "always", "never"))
     if verify_signature or public_key is not None:
         signature = signature or report.with_suffix(".sigstore.json")
     result = _verified(
@@ -127,12 +111,12 @@ def sign(
         Path | None,
         typer.Option("--out", "-o", help="The file to write. Default: REPORT.sigstore.json.", metavar="FILE"),
     ] = None,
-    images: Images = None,
+    images: ReportImages = None,
     rerun: Rerun = None,
     thresholds: Thresholds = None,
     device: RerunDevice = None,
     detector: Detectors = None,
-    quiet: Quiet = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Nothing on stdout.")] = False,
     color: Color = "auto",
     debug: Debug = False,
 ) -> int:
@@ -146,7 +130,6 @@ def sign(
     from robustcheck_onnx.checker.onnx_file import file_digest
     from robustcheck_onnx.checker.verify import report_about
 
-    one_of("--color", color, ("auto", "always", "never"))
     target = out or report.with_suffix(".sigstore.json")
     delivery.check_target(target, [path for path in (report, model, key, thresholds) if path is not None])
     digest = file_digest(report) if report.is_file() else ""

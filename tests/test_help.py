@@ -14,6 +14,7 @@ from typer.main import get_command
 
 from robustcheck_onnx.checker import cli
 from robustcheck_onnx.checker.cli_process import with_default_command
+from robustcheck_onnx.checker.errors import UsageError
 
 ROOT = Path(__file__).parent.parent
 GROUP = get_command(cli.app)
@@ -74,6 +75,21 @@ def test_the_commands_of_every_page_are_understood(commands: ModuleType) -> None
                     continue
                 seen.add(understood(words))
     assert seen >= set(VERBS) - {"robustcheck cache clear"}
+
+
+@pytest.mark.parametrize(
+    "verb",
+    ["check", "compare", "shift", "scan", "calibrate", "demo", "verify", "sign", "inspect", "doctor", "reference"],
+)
+def test_a_colour_that_is_none_is_refused(verb: str) -> None:
+    with pytest.raises(UsageError, match=r"^--color is 'red'; it must be one of auto, always, never$"):
+        understood([verb, "--color", "red"])
+
+
+@pytest.mark.parametrize("verb", ["list", "show", "diff"])
+def test_a_form_that_a_group_does_not_know_is_refused(verb: str) -> None:
+    with pytest.raises(UsageError, match=r"^--output is 'xml'; it must be one of terminal, json$"):
+        understood(["profiles", verb, "-o", "xml"])
 
 
 def test_a_command_that_is_not_understood_is_noticed() -> None:
