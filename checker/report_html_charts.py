@@ -87,6 +87,9 @@ class Histogram(NamedTuple):
     columns: tuple[Column, ...]
     ticks: tuple[Tick, ...]
     marks: tuple[Tick, ...]
+    """the lowest first; words stand beside their line, above the next lower one, so that no line goes through them"""
+    anchor: str
+    """the words' text-anchor: start (right of the line) or end"""
     top: int
     """the largest count"""
 
@@ -115,9 +118,12 @@ def histogram(edges: Sequence[float], counts: Sequence[int], marks: Mapping[str,
         for low, high, count in zip(edges, edges[1:], counts, strict=False)
     )
     ticks = tuple(Tick(x(value), f"{value:g}") for value in round_values(edges[0], edges[-1]))
-    inside = {word: value for word, value in marks.items() if edges[0] <= value <= edges[-1]}
-    placed = tuple(Tick(x(value), f"{word} {number_text(value)}") for word, value in inside.items())
-    return Histogram(width, height, base, columns, ticks, placed, top)
+    inside = sorted((value, word) for word, value in marks.items() if edges[0] <= value <= edges[-1])
+    rightwards = sum(x(value) for value, _ in inside) < len(inside) * width / 2
+    placed = tuple(
+        Tick(x(value), f"{word} {number_text(value)}") for value, word in (reversed(inside) if rightwards else inside)
+    )
+    return Histogram(width, height, base, columns, ticks, placed, "start" if rightwards else "end", top)
 
 
 def round_values(low: float, high: float, about: int = 5) -> list[float]:

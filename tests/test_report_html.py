@@ -417,6 +417,18 @@ def test_the_histogram_is_in_proportion() -> None:
     assert report_html_charts.histogram((1.0, 1.0), (3,), {}) is None
 
 
+@pytest.mark.parametrize("values", [(1.0, 1.1), (1.1, 1.0), (3.0, 2.9), (2.9, 3.0), (1.9, 2.2), (2.2, 1.9)])
+def test_no_line_of_a_mark_goes_through_the_words_of_another(values: tuple[float, float]) -> None:
+    """The k-th mark's words stand higher than the lines of those before it; only later, taller lines could cross."""
+    marks = dict(zip(("mean", "median"), values, strict=True))
+    chart = report_html_charts.histogram((0.0, 2.0, 4.0), (3, 2), marks)
+    assert chart is not None
+    lower, taller = chart.marks
+    assert (taller.at < lower.at) == (chart.anchor == "start")  # on the other side of the lower mark's words
+    room = chart.width - lower.at if chart.anchor == "start" else lower.at
+    assert room >= chart.width / 3
+
+
 def test_the_map_counts_what_lies_beyond_six_sd(terminal: ModuleType) -> None:
     report = with_gallery(terminal.passing())
     kept = report.evidence.gallery
@@ -523,7 +535,10 @@ def test_a_browser_asks_for_nothing_complains_of_nothing_and_needs_no_sideways_s
 ) -> None:
     site = tmp_path / "site"
     site.mkdir()
-    (site / "page.html").write_text(pages["several"], encoding="utf-8")
+    source = '<p class="meta">torch robustcheck_onnx.exporters.demo:efficientnet_lite0 '  # no blank for 50 characters
+    page = pages["several"].replace('<p class="meta">', source)
+    assert page.count(source) > 1
+    (site / "page.html").write_text(page, encoding="utf-8")
     (site / "frame.html").write_text(FRAME, encoding="utf-8")
     Quiet.asked = []
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(site)))
