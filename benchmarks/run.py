@@ -34,7 +34,7 @@ ROOT = Path(__file__).parent.parent
 COMMAND = speed.COMMAND
 MANY, FEW = 100_000, 100  # images of the memory row
 DIFFERENT = 10_000  # of them; the list names each ten times
-ENVIRONMENT = os.environ | {"ROBUSTCHECK_NO_CACHE": "1"}  # a run measures; the cache has its own row
+ENVIRONMENT = speed.ENVIRONMENT
 
 
 def median_s(action: Callable[[], object], runs: int) -> float:
@@ -50,7 +50,7 @@ def median_s(action: Callable[[], object], runs: int) -> float:
 
 def run(*arguments: str | Path, cache: bool = False) -> None:
     """Run a command whose verdict does not matter."""
-    environment = dict(ENVIRONMENT) if not cache else {k: v for k, v in ENVIRONMENT.items() if "NO_CACHE" not in k}
+    environment = {k: v for k, v in ENVIRONMENT.items() if not (cache and k == "ROBUSTCHECK_NO_CACHE")}
     done = subprocess.run([*map(str, arguments)], capture_output=True, check=False, env=environment)
     if done.returncode not in {0, 1}:
         raise RuntimeError(done.stderr.decode())
