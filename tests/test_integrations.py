@@ -243,10 +243,12 @@ def test_the_action_never_passes_what_could_not_be_assessed(lookup_pass: tuple[P
     assert "verdict=NONE" in (tmp_path / "github_output").read_text()
 
 
+@pytest.mark.parametrize("ours", [True, False])
 @pytest.mark.parametrize("code", [0, 1])
-def test_the_action_takes_no_report_of_an_earlier_run_for_its_own(tmp_path: Path, code: int) -> None:
-    """A command that ends without writing: what lay there before must not speak for it."""
-    (tmp_path / "robustcheck.json").write_text('{"verdict": {"verdict": "PASS"}}')
+def test_the_action_takes_no_report_of_an_earlier_run_for_its_own(tmp_path: Path, code: int, ours: bool) -> None:
+    """A command that ends without writing: what lay there before must not speak for it, nor what is no report."""
+    mark = '"schema_version": 1, "tool": "robustcheck", ' if ours else ""
+    (tmp_path / "robustcheck.json").write_text(f'{{{mark}"verdict": {{"verdict": "PASS"}}}}')
     stub = tmp_path / "bin" / "robustcheck"
     stub.parent.mkdir()
     stub.write_text(f"#!/bin/sh\nexit {code}\n")
@@ -257,6 +259,15 @@ def test_the_action_takes_no_report_of_an_earlier_run_for_its_own(tmp_path: Path
     )  # fmt: skip
     assert done.returncode == (70 if code == 0 else 1), done.stderr
     assert "verdict=NONE\n" in (tmp_path / "github_output").read_text()
+
+
+def test_the_action_removes_nothing_but_a_report(lookup_pass: tuple[Path, Path], tmp_path: Path) -> None:
+    """A report's path that is the model's is a slip, and no order to delete the model."""
+    shutil.copy(lookup_pass[0], tmp_path / "m.onnx")
+    done, outputs = run_check_step(tmp_path, MODEL="m.onnx", IMAGES=str(lookup_pass[1]), REPORT="m.onnx")
+    assert (done.returncode, outputs["verdict"]) == (2, "NONE")
+    assert (tmp_path / "m.onnx").read_bytes() == lookup_pass[0].read_bytes()
+    assert "a report must not replace it" in done.stderr
 
 
 def test_modules_of_the_repository_are_no_part_of_the_action(lookup_pass: tuple[Path, Path], tmp_path: Path) -> None:
