@@ -26,7 +26,7 @@ from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultE
 from robustcheck_onnx.checker.escape import printable
 
 if TYPE_CHECKING:
-    from robustcheck_onnx.checker.calibration import Settings
+    from robustcheck_onnx.checker.calibration_tasks import Settings
     from robustcheck_onnx.thresholds.profile import Profile
     from robustcheck_onnx.thresholds.results import Result
     from robustcheck_onnx.thresholds.suite import Opened
@@ -77,7 +77,7 @@ def calibrate(
     debug: Debug = False,
 ) -> int:
     """Fit a threshold profile to the models of a suite, or to what was measured of them before."""
-    from robustcheck_onnx.checker import calibration, delivery
+    from robustcheck_onnx.checker import calibration, calibration_plan, calibration_table, calibration_tasks, delivery
     from robustcheck_onnx.thresholds import calibrate as fitting
     from robustcheck_onnx.thresholds import reference
     from robustcheck_onnx.thresholds.profile import to_json
@@ -98,9 +98,9 @@ def calibrate(
     if from_evidence:
         return _refit(from_evidence, opened, name, tensor, out, allow_missing, output, color)
     assert opened is not None
-    settings = calibration.Settings(
+    settings = calibration_tasks.Settings(
         images=images,
-        cache=cache or calibration.cache_folder(),
+        cache=cache or calibration_tasks.cache_folder(),
         seed=seed,
         max_images=max_images,
         max_bad=max_bad,
@@ -115,16 +115,16 @@ def calibrate(
         return _plan(opened, settings, table, output, color)
     assert out is not None
     assert table is not None
-    calibration.check_labels(opened)
+    calibration_tasks.check_labels(opened)
     if table.resolve() == out.resolve():
         raise UsageError(f"{out}: --results and --out are one file; they must be two", "leave out --results")
     delivery.check_target(table, [Path(suite or "")])
-    digest, _ = calibration.image_set(settings)
-    work = calibration.tasks(opened, settings, digest)
-    calibration.refuse_unknown(work)
-    rows = calibration.open_table(table, work)
+    digest, _ = calibration_tasks.image_set(settings)
+    work = calibration_tasks.tasks(opened, settings, digest)
+    calibration_plan.refuse_unknown(work)
+    rows = calibration_table.open_table(table, work)
     failed = calibration.measure(opened, work, rows, settings, table, Teller(quiet))
-    used = calibration.relabelled([row for task in work for row in calibration.done(task, rows)], opened)
+    used = calibration_table.relabelled([row for task in work for row in calibration_table.done(task, rows)], opened)
     _refuse_failed(failed, out, table, allow_missing)
     made = _fitted(used, name, tensor, {key: fault.message for key, fault in failed.items()}, opened)
     delivery.write_whole(out, to_json(made))
@@ -167,18 +167,18 @@ class Teller:
 
 
 def _plan(opened: Opened, settings: Settings, table: Path | None, output: str, color: str) -> int:
-    from robustcheck_onnx.checker import calibration, delivery, report_calibrate
+    from robustcheck_onnx.checker import calibration_plan, calibration_tasks, delivery, report_calibrate
     from robustcheck_onnx.thresholds import results
 
-    digest, n_images = calibration.image_set(settings)
-    work = calibration.tasks(opened, settings, digest)
+    digest, n_images = calibration_tasks.image_set(settings)
+    work = calibration_tasks.tasks(opened, settings, digest)
     rows: list[Result] = []
     if table is not None and table.exists():
         try:
             rows = results.read(table)
         except results.ResultsError as fault:
             raise UsageError(str(fault), fault.hint) from fault
-    made = calibration.plan(work, rows, settings, n_images, digest)
+    made = calibration_plan.plan(work, rows, settings, n_images, digest)
     if output == "json":
         sys.stdout.write(delivery.as_json(report_calibrate.plan_json(made)))
     else:
@@ -196,7 +196,7 @@ def _refit(
     output: str,
     color: str,
 ) -> int:
-    from robustcheck_onnx.checker import calibration, delivery
+    from robustcheck_onnx.checker import calibration_table, calibration_tasks, delivery
     from robustcheck_onnx.thresholds import results
     from robustcheck_onnx.thresholds.profile import to_json
 
@@ -207,14 +207,14 @@ def _refit(
         raise UsageError(str(fault), fault.hint or "robustcheck calibrate --help") from fault
     failed: dict[str, RobustcheckError] = {}
     if opened is not None:
-        calibration.check_labels(opened)
+        calibration_tasks.check_labels(opened)
         have = {row.id for row in rows}
         failed = {
             member.id: CannotAssessError(f"no row of {member.id} is in the tables", "robustcheck calibrate --suite …")
             for member in opened.members
             if member.id not in have
         }
-        rows = calibration.relabelled(rows, opened)
+        rows = calibration_table.relabelled(rows, opened)
         _refuse_failed(failed, out, Path(tables[0]), allow_missing)
     made = _fitted(rows, name, tensor, {key: fault.message for key, fault in failed.items()}, opened)
     delivery.write_whole(out, to_json(made))

@@ -10,7 +10,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from robustcheck_onnx.checker import report_parts as parts
-from robustcheck_onnx.checker.calibration import Plan, Planned
+from robustcheck_onnx.checker.calibration_plan import Plan, Planned
 from robustcheck_onnx.checker.reasons import NAMES, number_text
 from robustcheck_onnx.checker.report_layout import INDENT, Pen, Trimmed, columns, hanging, line, section
 from robustcheck_onnx.thresholds import profile as profiles

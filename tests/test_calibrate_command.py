@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Protocol
 
 import pytest
 
-from robustcheck_onnx.checker import calibration, cli, cli_process
+from robustcheck_onnx.checker import calibration_table, calibration_tasks, cli, cli_process
 from robustcheck_onnx.checker.verdict import ALIKE_SPREAD
 from robustcheck_onnx.thresholds import profile, results, suite
 from robustcheck_onnx.thresholds.calibrate import fitted_profile, rows_of
@@ -255,7 +255,7 @@ def test_other_images_do_not_cost_the_rows_that_are_there(copied: Made) -> None:
     )
     assert f"0 measured before, {N_MODELS} to do" in done.stderr
     assert {row.n_images for row in rows(copied.table)} == {60}
-    beside = calibration.superseded(copied.table)
+    beside = calibration_table.superseded(copied.table)
     assert {row.n_images for row in rows(beside)} == {120}
 
 
@@ -435,7 +435,7 @@ def test_an_export_that_crashes_fails_alone_and_one_in_progress_ends_with_the_ru
 
 
 def test_a_cached_export_is_known_by_everything_that_influences_it(tmp_path: Path) -> None:
-    settings = calibration.Settings(images=None, cache=tmp_path / "cache")
+    settings = calibration_tasks.Settings(images=None, cache=tmp_path / "cache")
     (tmp_path / "mine.py").write_text("")
     (tmp_path / "p.json").write_text("{}")
     (tmp_path / "w.pt").write_bytes(b"PK")
@@ -449,7 +449,7 @@ def test_a_cached_export_is_known_by_everything_that_influences_it(tmp_path: Pat
     (tmp_path / "s.toml").write_text(text)
 
     def keys() -> list[str]:
-        work = calibration.tasks(suite.open_suite(tmp_path / "s.toml"), settings, "sha256:images")
+        work = calibration_tasks.tasks(suite.open_suite(tmp_path / "s.toml"), settings, "sha256:images")
         assert [task.fault for task in work] == [None, None]
         return [str(task.model) for task in work]
 
@@ -460,7 +460,7 @@ def test_a_cached_export_is_known_by_everything_that_influences_it(tmp_path: Pat
         assert (now[0] == seen[-1][0], now[1] == seen[-1][1]) == (which == 1, which == 0)
         seen.append(now)
     (tmp_path / "w.pt").unlink()
-    task = calibration.tasks(suite.open_suite(tmp_path / "s.toml"), settings, "sha256:images")[0]
+    task = calibration_tasks.tasks(suite.open_suite(tmp_path / "s.toml"), settings, "sha256:images")[0]
     assert task.fault is not None
     assert (task.fault.exit_code, task.fault.hint) == (4, f"place it at {tmp_path / 'w.pt'}")
 
