@@ -138,7 +138,8 @@ def _end(fault: BaseException, arguments: list[str]) -> int:
     if "--debug" in arguments:
         from robustcheck_onnx.checker.remote import redact_text
 
-        sys.stderr.write(redact_text("".join(traceback.format_exception(fault))))
+        said = redact_text("".join(traceback.format_exception(fault)))
+        sys.stderr.write("\n".join(map(printable, said.split("\n"))))
     if message:
         try:
             say(message, hint)

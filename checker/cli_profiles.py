@@ -11,6 +11,7 @@ import typer
 from robustcheck_onnx.checker.cli_options import Color, Debug, Output
 from robustcheck_onnx.checker.cli_parts import print_report
 from robustcheck_onnx.checker.errors import UsageError
+from robustcheck_onnx.checker.escape import printable
 
 if TYPE_CHECKING:
     from robustcheck_onnx.thresholds.profile import Profile
@@ -83,7 +84,7 @@ def validate(name: Named, debug: Debug = False) -> int:
             "calibrate again: robustcheck calibrate --help",
         )
     edited = f", changed by hand: {found.edited}" if found.edited else ""
-    sys.stdout.write(f"{name}: profile {found.id} {found.digest} is whole{edited}\n")
+    sys.stdout.write(printable(f"{name}: profile {found.id} {found.digest} is whole{edited}") + "\n")
     return 0
 
 
@@ -131,7 +132,7 @@ def seal(
         raise UsageError(str(fault), f"python -m json.tool {file}") from fault
     made = profile.resealed(changed, profile_id, note)
     delivery.write_whole(out, profile.to_json(made))
-    sys.stdout.write(f"wrote {out}: profile {made.id} {made.digest}, changed by hand: {made.edited}\n")
+    sys.stdout.write(printable(f"wrote {out}: profile {made.id} {made.digest}, changed by hand: {made.edited}") + "\n")
     return 0
 
 

@@ -82,7 +82,8 @@ def _checked(resolved: Resolved, models: list[str], *, debug: bool) -> int:
 
         def failure(model: str, fault: Exception) -> Failed:
             if debug:
-                sys.stderr.write(redact_text("".join(traceback.format_exception(fault))))
+                text = redact_text("".join(traceback.format_exception(fault)))
+                sys.stderr.write("\n".join(map(printable, text.split("\n"))))
             code, *said = cli_process.words(fault, ["check", model])
             message, hint = map(remote.redact_text, said)
             message = message or f"{model}: the check ended without a message; a verdict is needed"

@@ -20,6 +20,7 @@ from robustcheck_onnx.checker.cli_options import (
     Signature,
 )
 from robustcheck_onnx.checker.cli_parts import Target, deliver, progress_line, targets
+from robustcheck_onnx.checker.escape import printable
 
 if TYPE_CHECKING:
     from robustcheck_onnx.checker.verify import Verification
@@ -143,7 +144,7 @@ def sign(
         raise CannotAssessError(f"{report}: report changed while it was signed; nothing was written", "sign it again")
     delivery.write_whole(target, bundle)
     if not quiet:
-        typer.echo(f"wrote {target}: {about.verdict.verdict} attested for {model}")
+        typer.echo(printable(f"wrote {target}: {about.verdict.verdict} attested for {model}"))
     return result.exit_code
 
 

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import doctest
 import json
+import shutil
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from hypothesis import given
 from hypothesis import strategies as st
 
-from robustcheck_onnx.checker import cli_process, delivery, escape, formats, report_github
+from robustcheck_onnx.checker import cli, cli_process, delivery, escape, formats, report_github
 from robustcheck_onnx.checker.escape import printable
+from robustcheck_onnx.thresholds import profile
 
 COMMANDS = {
     *("add-mask", "add-matcher", "add-path", "debug", "echo", "endgroup", "error", "group", "notice", "remove-matcher"),
@@ -88,6 +92,37 @@ def test_an_annotation_and_an_error_are_no_other_command(name: str, capsys: pyte
     assert {command_of(line) for line in told} == {"warning"}
     cli_process.say(f"{name}: {name}", name)
     assert [command_of(line) for line in capsys.readouterr().err.splitlines()] == ["", ""]
+
+
+@pytest.mark.parametrize("name", [NAMES[0], "m\x1b[31m\nPASS.onnx"])
+def test_no_verb_shows_a_name_raw(
+    name: str, lookup_pass: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """An error with its traceback, of one model and of two; a profile that says what it likes; a signature's file."""
+    monkeypatch.chdir(tmp_path)
+    key = ec.generate_private_key(ec.SECP256R1())
+    form = (Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    Path("key.pem").write_bytes(key.private_bytes(*form))
+    shutil.copy(lookup_pass[0], name)
+    Path("edited.json").write_text(profile.to_json(profile.resealed(profile.load(), "mine-1", name)))
+    images = ["--images", str(lookup_pass[1])]
+    calls = {
+        ("check", f"no {name}", "--debug"): 2,
+        ("check", f"no {name}", name, "--debug", *images, "-q"): 2,
+        ("profiles", "validate", "edited.json"): 0,
+        ("profiles", "seal", "edited.json", "--id", "mine-2", "-o", "sealed.json"): 0,
+        ("check", name, *images, "-o", "json=r.json", "-q"): 0,
+        ("sign", "r.json", name, "--key", "key.pem", *images): 0,
+    }
+    for call, code in calls.items():
+        assert cli.main(list(call)) == code, call
+        said = capsys.readouterr()
+        lines = (said.out + said.err).split("\n")
+        assert all(line.isprintable() for line in lines), call
+        assert [line for line in lines if command_of(line)] == [], call
+        if "--debug" not in call:  # a traceback has lines of its own
+            assert [line for line in lines if line.startswith("PASS.onnx")] == [], call
 
 
 def test_json_holds_the_name_itself() -> None:
