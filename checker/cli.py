@@ -30,7 +30,7 @@ from robustcheck_onnx.checker import (
     cli_verify,
 )
 from robustcheck_onnx.checker.cli_options import Color, Debug, Model, Output, Pool, PreprocessOption, Tensor
-from robustcheck_onnx.checker.cli_parts import one_of, print_report
+from robustcheck_onnx.checker.cli_parts import console_for, one_of, print_report
 from robustcheck_onnx.checker.cli_process import EXIT_CODES
 from robustcheck_onnx.checker.errors import UsageError
 
@@ -233,12 +233,13 @@ def explain(
         sys.stdout.write("".join(f"{code:>4}  {text}\n" for code, text in EXIT_CODES.items()))
         sys.stdout.write("      Only 0 lets a release through.\n")
     elif topic == "reasons":
-        width = max(map(len, RULES))
-        sys.stdout.write("".join(f"{name:<{width}}  {rule.title}\n" for name, rule in RULES.items()))
+        column = max(map(len, RULES))
+        sys.stdout.write("".join(f"{name:<{column}}  {rule.title}\n" for name, rule in RULES.items()))
     elif topic in RULES:
         rule = RULES[topic]
-        text = textwrap.fill(rule.explanation, 100)
-        step = textwrap.fill("Next step: " + rule.next_step, 100)
+        width = min(max(console_for().width, 40), 100)
+        text = textwrap.fill(rule.explanation, width, break_on_hyphens=False)
+        step = textwrap.fill("Next step: " + rule.next_step, width, break_on_hyphens=False)
         sys.stdout.write(f"{topic}: {rule.title}\n\n{text}\n\n{step}\n")
     else:
         near = difflib.get_close_matches(topic, [*RULES, "exit-codes", "reasons"], 1)

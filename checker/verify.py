@@ -392,7 +392,7 @@ def _decide(
 def _rests_on(findings: list[Finding]) -> str:
     status = {finding.check: finding.status for finding in findings}
     if "differs" in status.values():
-        return "Nothing: the report does not hold."
+        return "Nothing rests on these numbers: the report does not hold."
     parts = []
     if status["rerun"] == "agrees":
         parts.append("they were measured again")

@@ -123,7 +123,14 @@ def test_the_python_of_the_readme_runs(lookup_pass: tuple[Path, Path], monkeypat
     assert scope["report"].verdict == check(model, images="photos").verdict  # type: ignore[attr-defined]
 
 
-def test_every_reason_can_be_explained(capsys: pytest.CaptureFixture[str]) -> None:
-    for name in RULES:
+@pytest.mark.parametrize(("columns", "width"), [("80", 80), ("200", 100), ("0", 40)])
+def test_every_reason_can_be_explained_in_lines_that_fit(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, columns: str, width: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    for name, rule in RULES.items():
         assert cli.main(["explain", name]) == 0
-        assert capsys.readouterr().out.startswith(f"{name}: {RULES[name].title}\n")
+        title, *lines = capsys.readouterr().out.splitlines()
+        assert title == f"{name}: {rule.title}"
+        assert " ".join(filter(None, lines)) == f"{rule.explanation} Next step: {rule.next_step}"
+        assert max(map(len, lines)) <= width

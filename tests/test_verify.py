@@ -119,8 +119,9 @@ def test_a_report_chooses_no_code_that_runs(place: Path, capsys: pytest.CaptureF
 @pytest.mark.parametrize("byte", [0, 1000, -1])
 def test_one_byte_of_the_model(place: Path, capsys: pytest.CaptureFixture[str], byte: int) -> None:
     flip(place / "model.onnx", byte)
-    code, status, _ = verify(place, capsys, "--images", str(place / "photos"))
+    code, status, document = verify(place, capsys, "--images", str(place / "photos"))
     assert (code, status["model"], status["rerun"]) == (3, "differs", "not checked")
+    assert document["rests_on"] == "Nothing rests on these numbers: the report does not hold."
 
 
 def test_one_byte_of_the_external_weights(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
