@@ -106,7 +106,7 @@ def key_of(job: Job, model_digest: str, profile: Profile, source: images.ImageSo
         "profile": profile.digest,
         "model": model_digest,
         "sidecars": {path.name: onnx_file.file_digest(path) for path in (*beside, *named) if path.is_file()},
-        "models beside": sorted(path.name for path in job.model.parent.glob("*.onnx")),
+        "models beside": sidecar.models_in(job.model.parent),
         "images": [source.kind, source.n_found, source.seed, source.names_digest],
     }  # fmt: skip
     return _sha256(json.dumps(depends, sort_keys=True, default=str).encode("utf-8", "surrogateescape"))

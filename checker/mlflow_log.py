@@ -187,7 +187,7 @@ def _fetch(client: MlflowClient, name: str, model_version: str, folder: Path) ->
 
     source = client.get_model_version_download_uri(name, model_version)
     place = Path(download_artifacts(artifact_uri=source, dst_path=str(folder), tracking_uri=client.tracking_uri))
-    found = [place] if place.is_file() else sorted(place.rglob("*.onnx"))
+    found = [place] if place.is_file() else sorted(p for p in place.rglob("*") if p.suffix.lower() == ".onnx")
     if len(found) != 1:
         names = ", ".join(path.name for path in found[:5]) or "none"
         raise CannotAssessError(

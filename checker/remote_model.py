@@ -113,7 +113,7 @@ def _fetch_sidecars(file: RemoteFile, path: Path, left: int) -> None:
         names = [name for name in (own, *sidecar.NAMES) if name in present]
         # sidecars that name no model count beside one model only: empty files stand for the others
         for name in present:
-            if name.endswith(".onnx") and name != file.name and "\\" not in name:
+            if name.lower().endswith(".onnx") and name != file.name and "\\" not in name:
                 (path.parent / name).touch()
     for name in names:
         target = path.with_suffix(sidecar.OWN) if name == own else path.with_name(name)

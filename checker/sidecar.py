@@ -81,9 +81,14 @@ def find_preprocessing(
     return Found(assumed, "assumed", _origins(assumed, "assumed: ImageNet values", {"size": "model input"}))
 
 
+def models_in(folder: Path) -> list[str]:
+    """Names of the ONNX files in a folder, sorted; suffixes without case, as everywhere."""
+    return sorted(path.name for path in folder.iterdir() if path.suffix.lower() == ".onnx")
+
+
 def _check_neighbours(model_path: Path, sidecar: Path) -> None:
     """A sidecar that names no model can only be trusted beside one model."""
-    others = sorted(p.name for p in sidecar.parent.glob("*.onnx") if p.name != model_path.name)
+    others = [name for name in models_in(sidecar.parent) if name != model_path.name]
     if others:
         raise UsageError(
             f"{sidecar}: sidecar lies beside {len(others) + 1} models ({model_path.name}, {others[0]}, …); "

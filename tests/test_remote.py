@@ -398,7 +398,7 @@ def test_weights_and_sidecars_come_with_the_model(
     assert there.statistics == here.statistics
     assert list(own_temporary_folder.iterdir()) == []
 
-    memory.pipe_file(f"/{ODD}/other.onnx", b"")  # whose sidecar is it now?
+    memory.pipe_file(f"/{ODD}/other.ONNX", b"")  # whose sidecar is it now?
     with pytest.raises(UsageError, match="lies beside 2 models") as caught:
         check(f"memory://{ODD}/m.onnx", max_images=3)
     assert caught.value.message.startswith(f"memory://{ODD}/open_clip_config.json")

@@ -254,8 +254,9 @@ def test_option_must_be_a_preset_or_a_file(tmp_path: Path) -> None:
         find_preprocessing(tmp_path / "m.onnx", "clipp", None, (224, 224))
 
 
-def test_a_sidecar_beside_several_models_belongs_to_none_until_it_is_said(tmp_path: Path) -> None:
-    for name in ("a.onnx", "b.onnx"):
+@pytest.mark.parametrize("other", ["b.onnx", "b.ONNX"])
+def test_a_sidecar_beside_several_models_belongs_to_none_until_it_is_said(tmp_path: Path, other: str) -> None:
+    for name in ("a.onnx", other):
         (tmp_path / name).write_bytes(b"")
     sidecar = tmp_path / "preprocessor_config.json"
     config: dict[str, Any] = {
@@ -267,9 +268,9 @@ def test_a_sidecar_beside_several_models_belongs_to_none_until_it_is_said(tmp_pa
     }
     config |= {"do_normalize": True, "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
     sidecar.write_text(json.dumps(config | {"image_processor_type": "ViTImageProcessor"}), encoding="utf-8")
-    with pytest.raises(UsageError, match=r"lies beside 2 models \(a\.onnx, b\.onnx, …\)") as caught:
+    with pytest.raises(UsageError, match=rf"lies beside 2 models \(a\.onnx, {other}, …\)") as caught:
         find_preprocessing(tmp_path / "a.onnx", None, None, (224, 224))
     assert caught.value.hint.startswith(f"--preprocess {sidecar}")
     assert find_preprocessing(tmp_path / "a.onnx", str(sidecar), None, (224, 224)).source == "user"
-    (tmp_path / "b.onnx").unlink()
+    (tmp_path / other).unlink()
     assert find_preprocessing(tmp_path / "a.onnx", None, None, (224, 224)).source == "sidecar"
