@@ -141,7 +141,7 @@ def _by_content(spec: str, kind: Kind, folder: File, names: Sequence[str]) -> tu
         elif name.lower().endswith(_COMPRESSED_TARS):
             raise UsageError(
                 f"{name}: shard is compressed; shards must be plain .tar so that images can be read in any order",
-                f"gunzip {name} (or the like), then name the .tar",
+                f"gunzip {shlex.quote(name)} (or the like), then name the .tar",
             )
     present = [ending for ending, group in others.items() if group]
     if len(present) + bool(images) > 1:
@@ -174,7 +174,7 @@ def folder_files(folder: Path) -> list[str]:
     def refuse(fault: OSError) -> None:
         raise UsageError(
             f"{fault.filename}: folder cannot be read ({fault.strerror}); all folders of an image set must be readable",
-            f"ls -ld {fault.filename}",
+            f"ls -ld {shlex.quote(str(fault.filename))}",
         ) from fault
 
     seen: set[tuple[int, int]] = set()

@@ -184,7 +184,7 @@ def _parse(path: Path, content: bytes) -> onnx.ModelProto:
     if content.startswith(LFS_MARK):
         raise CannotAssessError(
             f"{path}: model file is a Git LFS pointer; the model itself was not downloaded",
-            f"git lfs pull --include {path.name}",
+            f"git lfs pull --include {shlex.quote(path.name)}",
         )
     for offset, mark, what in FORMATS:
         if content[offset : offset + len(mark)] == mark:
@@ -339,5 +339,5 @@ def _check_length(path: Path, tensor: onnx.TensorProto, target: Path) -> None:
         raise CannotAssessError(
             f"{path}: weights file {name} is {size_bytes} bytes; tensor {tensor.name!r} ends at byte "
             f"{offset + length}, so it is {'a Git LFS pointer' if pointer else 'truncated'}",
-            f"git lfs pull --include {name}" if pointer else f"copy or download {name} again",
+            f"git lfs pull --include {shlex.quote(name)}" if pointer else f"copy or download {name} again",
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import shlex
 from dataclasses import dataclass, replace
 
 import onnx
@@ -338,5 +339,5 @@ def _fork(where: str, what: str, candidates: tuple[Candidate, ...]) -> UsageErro
     likely = sorted(candidates, key=lambda candidate: candidate.rule != "head_input")
     return UsageError(
         f"{where}: representation can't be told; {what}; candidates: {listed}",
-        f"robustcheck {where} --tensor {likely[0].tensor if likely else 'NAME'}",
+        f"robustcheck {shlex.quote(where)} --tensor {shlex.quote(likely[0].tensor) if likely else 'NAME'}",
     )

@@ -335,7 +335,7 @@ def _check_rerun(
     if unasked := sorted(set(named) - set(detectors)):  # a document must not choose which code runs here
         raise UsageError(
             f"report names detectors {', '.join(unasked)}; a rerun runs other packages' code only if it is asked for",
-            " ".join(f"--detector {name}" for name in unasked),
+            " ".join(f"--detector {shlex.quote(name)}" for name in unasked),
         )
     with tempfile.TemporaryDirectory() as folder:
         preprocess = settings.preprocess

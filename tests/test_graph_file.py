@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 from pathlib import Path
 from types import ModuleType
 
@@ -109,6 +110,20 @@ def edit_external(path: Path, key: str, value: str) -> None:
         if entry.key == key:
             entry.value = value
     path.write_bytes(model.SerializeToString())
+
+
+def test_a_hint_can_be_typed_whatever_the_model_calls_its_weights(tmp_path: Path, onnx_models: ModuleType) -> None:
+    """The next command to type must not be one that the model's maker chose."""
+    path = onnx_models.save(onnx_models.classifier(), tmp_path / "m.onnx", external=True)
+    evil = "w; touch pwned; #"
+    model = onnx.load(path, load_external_data=False)
+    for tensor in model.graph.initializer:
+        for entry in tensor.external_data:
+            entry.value = evil if entry.key == "location" else entry.value
+    path.write_bytes(model.SerializeToString())
+    (tmp_path / evil).write_bytes(LFS_MARK + b"v1\n")
+    fault = fails(path, CannotAssessError, "Git LFS pointer")
+    assert shlex.split(fault.hint, comments=True) == ["git", "lfs", "pull", "--include", evil]
 
 
 @pytest.mark.parametrize("location", ["../secret.data", "/etc/passwd", "a/../../x", "C:\\x.data", "..\\x.data"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -111,6 +112,10 @@ def test_a_report_chooses_no_code_that_runs(place: Path, capsys: pytest.CaptureF
     assert code == 2
     assert "theirs" in document["error"]["message"]
     assert document["error"]["hint"] == "--detector theirs"
+    evil = "x; touch pwned"
+    forge(place, lambda d: d["evidence"]["detectors"][0].update(name=evil))
+    _, _, document = verify(place, capsys, "--images", str(place / "photos"))
+    assert shlex.split(document["error"]["hint"]) == ["--detector", evil]
 
 
 # ---------------------------------------------------------------------------------- one byte, anywhere
