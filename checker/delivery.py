@@ -40,10 +40,10 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 def check_target(path: Path, reads: Iterable[Path] = ()) -> None:
     """Refuse a report's path that can't serve, before the work starts.
 
-    reads: files that the run reads; a report must not replace one of them, nor the weights that lie beside a model
-    of them. Devices, pipes and links are fine.
-    Raises UsageError (a folder, no such folder, a file that is read), EnvironmentFaultError (a folder that can't
-    be written). A URL: see `remote_report.check_target`.
+    reads: files that the run reads; a report must not replace one of them, nor the weights and sidecars that lie beside
+    a model of them, nor any image or ONNX file that is there. Devices, pipes and links are fine.
+    Raises UsageError (a folder, no such folder, a file that is read, an image), EnvironmentFaultError (a folder that
+    can't be written). A URL: see `remote_report.check_target`.
     """
     place = remote.parse(path)
     if isinstance(place, remote.Url):
@@ -64,12 +64,18 @@ def check_target(path: Path, reads: Iterable[Path] = ()) -> None:
                 f"{path}: folder {path.parent} is missing; reports are written into existing folders",
                 f"mkdir -p {where}",
             )
-        for read in (*reads, *_weights(path, reads)):
+        other = path.with_suffix(".json") if path.suffix != ".json" else path.with_name("report.json")
+        for read in (*reads, *_beside(path, reads)):
             if path.exists() and read.exists() and path.samefile(read):
                 raise UsageError(
                     f"{path}: report path is a file that is read; a report must not replace it",
-                    f"-o json={shlex.quote(str(path.with_suffix('.json')))}",
+                    f"-o json={shlex.quote(str(other))}",
                 )
+        if _is_image_or_model(path):
+            raise UsageError(
+                f"{path}: report path is an image or a model that is there; a report must not replace it",
+                f"-o json={shlex.quote(str(other))}",
+            )
     except OSError as fault:
         raise UsageError(
             f"{path}: report path is not usable ({fault.strerror}); it must be a file", f"ls -ld {where}"
@@ -80,15 +86,26 @@ def check_target(path: Path, reads: Iterable[Path] = ()) -> None:
         )
 
 
-def _weights(path: Path, reads: Iterable[Path]) -> Iterator[Path]:
-    """Files of weights that the models among `reads` name; none where `path` holds no file that could be one."""
+def _is_image_or_model(path: Path) -> bool:
+    """Whether a file lies there that is no document of this tool and has the suffix of an image or a model."""
+    if not path.is_file() or is_ours(path):
+        return False
+    from robustcheck_onnx.checker import decode  # noqa: PLC0415 # needed only where a report replaces a file
+
+    return path.suffix.lower() in {*decode.SUFFIXES, ".onnx"}
+
+
+def _beside(path: Path, reads: Iterable[Path]) -> Iterator[Path]:
+    """Weights and sidecars of the models among `reads`; none where `path` holds no file that could be one."""
     if not path.is_file() or is_ours(path):
         return
-    from robustcheck_onnx.checker import onnx_file  # noqa: PLC0415 # needed only where a report replaces a file
+    from robustcheck_onnx.checker import onnx_file, sidecar  # noqa: PLC0415 # needed only where a report replaces a file
 
     for read in reads:
         with contextlib.suppress(RobustcheckError, OSError):  # opening the model says what is wrong with it
             if read.is_file() and onnx_file.may_be_model(read):
+                yield read.with_suffix(sidecar.OWN)
+                yield from (read.with_name(name) for name in sidecar.NAMES)
                 for name in onnx_file.external_locations(read)[1]:
                     # a model reached through a link may keep its weights beside the target
                     yield from (folder / name for folder in (read.parent, read.resolve().parent))

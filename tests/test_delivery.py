@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
 from robustcheck_onnx.checker import delivery
-from robustcheck_onnx.checker.errors import EnvironmentFaultError
+from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
 
 
 def test_a_report_is_not_written_through_a_link_that_was_laid_for_it(tmp_path: Path) -> None:
@@ -33,3 +34,27 @@ def test_a_name_that_is_taken_is_left_alone(tmp_path: Path, monkeypatch: pytest.
     taken.unlink()
     delivery.write_whole(tmp_path / "r.json", "{}")
     assert [path.name for path in tmp_path.iterdir()] == ["r.json"]
+
+
+@pytest.mark.parametrize(
+    "name", ["m.robustcheck.json", "config.json", "preprocessor_config.json", "photo.PNG", "a.jpeg", "other.onnx"]
+)
+def test_a_report_replaces_no_sidecar_no_image_and_no_model(
+    tmp_path: Path, lookup_pass: tuple[Path, Path], name: str
+) -> None:
+    """A slip of the hand: `-o json=m.robustcheck.json` reads like a report of m.onnx."""
+    model = tmp_path / "m.onnx"
+    shutil.copy(lookup_pass[0], model)
+    target = tmp_path / name
+    delivery.check_target(target, [model])  # nothing is there
+    target.write_text('{"size": [8, 8]}')
+    with pytest.raises(UsageError, match="a report must not replace it") as caught:
+        delivery.check_target(target, [model])
+    assert caught.value.hint != f"-o json={target}"
+    target.write_text(delivery.error_json("m", "h", 3))
+    delivery.check_target(target, [model])  # a document of ours
+
+
+def test_a_file_beside_no_model_is_replaced_as_ever(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    delivery.check_target(tmp_path / "config.json", [tmp_path / "photos"])
