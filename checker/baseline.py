@@ -22,9 +22,9 @@ from robustcheck_onnx.checker.compare_changes import Jackknife, LeftOut, left_ou
 from robustcheck_onnx.checker.compare_fates import carrying
 from robustcheck_onnx.checker.compare_sums import Side, usual_share
 from robustcheck_onnx.checker.delivery import as_json
+from robustcheck_onnx.checker.digests import digest_of_set
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.evidence import Evidence, OutlierFeature
-from robustcheck_onnx.checker.images import digest_of
 from robustcheck_onnx.thresholds.frozen import Frozen
 from robustcheck_onnx.thresholds.profile import STATISTICS, Statistic
 
@@ -66,7 +66,7 @@ class Baseline(Frozen):
             raise ValueError("a statistic has not one value for each group")
         if sum(self.group_sizes) != self.evidence.statistics.n_images:
             raise ValueError("groups hold another number of images than the evidence")
-        if digest_of(self.images) != self.evidence.images.digest:
+        if digest_of_set(self.images) != self.evidence.images.digest:
             raise ValueError("the images are not those of the evidence")
         if len(self.frequencies) != len(carrying(self.evidence.statistics).features):
             raise ValueError("features and frequencies differ in number")

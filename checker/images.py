@@ -6,7 +6,7 @@ import hashlib
 import math
 import unicodedata
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -187,14 +187,6 @@ def _digest(content: bytes | NDArray[np.float32]) -> str:
     if not isinstance(content, bytes):
         content = repr(content.shape).encode() + content.tobytes()
     return "sha256:" + hashlib.sha256(content).hexdigest()
-
-
-def digest_of(digests: Iterable[str]) -> str:
-    """Digest of an image set from the digests of its images: the same for every order and every naming.
-
-    sha256 over the sorted digests, one a line; an image used twice counts twice.
-    """
-    return "sha256:" + hashlib.sha256("".join(f"{d}\n" for d in sorted(digests)).encode()).hexdigest()
 
 
 def check_bad(

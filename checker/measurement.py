@@ -13,6 +13,7 @@ from pathlib import Path
 
 from robustcheck_onnx.checker import gallery, images, imageset, sequential
 from robustcheck_onnx.checker import state as sums
+from robustcheck_onnx.checker.digests import Digests, digest_of_set
 from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.evidence import Evidence, Execution, ImageFacts, ModelFacts, PreprocessingFacts
 from robustcheck_onnx.thresholds.profile import Profile
@@ -51,7 +52,7 @@ class Measurement:
     galleries: list[gallery.Rows]
     """one a tensor; empty where nobody keeps any"""
     sanity: imageset.ImageSetState = field(default_factory=imageset.ImageSetState)
-    digests: list[str] = field(default_factory=list)
+    digests: Digests = field(default_factory=Digests)
     """of the usable images, in their order"""
     skipped: list[images.Skipped] = field(default_factory=list)
     notes: Counter[str] = field(default_factory=Counter)
@@ -163,7 +164,7 @@ def conclude(
         n_skipped=len(skipped),
         skipped=tuple((bad.name, bad.reason) for bad in skipped[:NAMED_SKIPS]),
         notes=dict(sorted(measurement.notes.items())),
-        digest=images.digest_of(measurement.digests),
+        digest=digest_of_set(measurement.digests),
         seed=facts.source.seed,
         sanity=measurement.sanity.facts(),
     )

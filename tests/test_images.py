@@ -25,7 +25,6 @@ from robustcheck_onnx.checker.images import (
     Skipped,
     Tensor,
     check_bad,
-    digest_of,
     open_images,
     prefetch,
 )
@@ -367,12 +366,6 @@ def test_missing_empty_mixed_and_unreadable(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(os, "scandir", denied)  # tests may run as root, whom no permission stops
     with pytest.raises(UsageError, match=r"folder cannot be read \(Permission denied\); all folders"):
         open_images(tmp_path)
-
-
-def test_digest_of_a_set_ignores_order_and_counts_repeats() -> None:
-    assert digest_of(["sha256:b", "sha256:a"]) == digest_of(["sha256:a", "sha256:b"])
-    assert digest_of(["sha256:a"]) == "sha256:" + hashlib.sha256(b"sha256:a\n").hexdigest()
-    assert digest_of(["sha256:a", "sha256:a"]) != digest_of(["sha256:a"])
 
 
 @pytest.mark.parametrize("limit", [float("nan"), -0.1, 1.1, float("inf")])

@@ -102,7 +102,7 @@ def test_shards_merged_in_their_order_are_a_single_run(lookup: ModuleType, photo
     assert_same_evidence(evidence, report.evidence, execution=True)
     source = images.open_images(photos)
     loaded = [source.load(index) for index in range(len(source))]
-    assert total.digests == [item.digest for item in loaded if not isinstance(item, images.Skipped)]
+    assert list(total.digests) == [item.digest for item in loaded if not isinstance(item, images.Skipped)]
     assert [bad.name for bad in total.skipped] == [item.name for item in loaded if isinstance(item, images.Skipped)]
 
 
