@@ -114,6 +114,8 @@ def _visible(names: Iterable[str]) -> list[str]:
 def _index_glob(spec: str) -> tuple[Kind, Entries, tables.Table | None]:
     parts = Path(spec).expanduser().parts
     fixed = Path(*parts[: next(i for i, part in enumerate(parts) if glob.has_magic(part))])
+    if "**" in parts:  # glob passes by a folder that can't be read; this refuses
+        folder_files(fixed)
     # Path.glob does not enter symlinked folders with **
     found = [Path(match) for match in glob.glob(str(Path(*parts)), recursive=True)]  # noqa: PTH207
     files = [(path.relative_to(fixed).as_posix(), path) for path in found if not path.is_dir()]

@@ -368,6 +368,21 @@ def test_missing_empty_mixed_and_unreadable(tmp_path: Path, monkeypatch: pytest.
         open_images(tmp_path)
 
 
+def test_a_glob_of_all_folders_passes_none_by(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(tmp_path, ["a.png", "closed/b.png"])
+    assert len(open_images(f"{tmp_path}/**/*.png")) == 2
+    scandir = os.scandir
+
+    def denied(path: Any = ".") -> Any:
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", denied)
+    with pytest.raises(UsageError, match=r"closed: folder cannot be read \(Permission denied\); all folders"):
+        open_images(f"{tmp_path}/**/*.png")
+
+
 @pytest.mark.parametrize("limit", [float("nan"), -0.1, 1.1, float("inf")])
 def test_a_share_that_is_none_lets_nothing_pass(limit: float) -> None:
     for sampled in (False, True):
