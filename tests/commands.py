@@ -18,15 +18,16 @@ class Command:
 
 
 def read(page: str) -> list[Command]:
-    """Every `$ command` of the console blocks; lines that start with `>` belong to the command before."""
+    """Every `$ command` of the console blocks; a bash block (a file to write, say) is one command as a whole."""
     found: list[Command] = []
-    for indent, block in re.findall(r"^( *)```console\n(.*?)^ *```$", page, re.MULTILINE | re.DOTALL):
-        for raw in block.splitlines():
-            line = raw.removeprefix(indent)
+    for indent, kind, block in re.findall(r"^( *)```(console|bash)\n(.*?)^ *```$", page, re.MULTILINE | re.DOTALL):
+        lines = [raw.removeprefix(indent) for raw in block.splitlines()]
+        if kind == "bash":
+            found.append(Command("\n".join(lines)))
+            continue
+        for line in lines:
             if line.startswith("$ "):
                 found.append(Command(line[2:]))
-            elif line == ">" or line.startswith("> "):
-                found[-1] = Command(f"{found[-1].text}\n{line[2:]}")
             elif line.strip():
                 found[-1] = Command(found[-1].text, (*found[-1].shown, line))
     return found
