@@ -84,6 +84,6 @@ def gate(
     sys.stdout.write(f"{name} version {version}: gate is {'closed' if result.exit_code else 'open'}; {result.rule}\n")
     sys.stdout.write("".join(f"  {f.check}: {f.status}; {printable(f.seen)}\n" for f in result.findings))
     if alias:
-        done = "is set" if result.exit_code == 0 else "is not set; this version has it no more"
+        done = "is set" if result.exit_code == 0 else "is not on this version"
         sys.stdout.write(f"  alias {alias} {done}\n")
     return result.exit_code

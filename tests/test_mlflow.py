@@ -119,6 +119,9 @@ def test_a_report_forges_no_line_of_the_gates_answer(
     assert cli.main(["mlflow", "gate", "encoder", version, str(tmp_path / "r.json"), "--tracking-uri", store]) == 3
     assert "\n  alias champion" not in (said := capsys.readouterr().out)
     assert said.replace("\n", "").isprintable()
+    named = ["encoder", version, str(tmp_path / "r.json"), "--tracking-uri", store, "--alias", "champion"]
+    assert cli.main(["mlflow", "gate", *named]) == 3
+    assert capsys.readouterr().out.endswith("\n  alias champion is not on this version\n")
 
 
 def test_the_gate_opens_for_a_verified_pass_only(
