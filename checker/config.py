@@ -342,8 +342,17 @@ def _rebased(layer: dict[str, Any], folder: Path) -> dict[str, Any]:
     return layer | changed
 
 
+def _in_short(waiver: dict[str, Any]) -> str:
+    of = "" if waiver["models"] == ["*"] else f" for {', '.join(waiver['models'])}"
+    return f"{waiver['reason']}{of}, until {waiver['expires']} by {waiver['owner']}"
+
+
 def stands_for(key: str, value: object) -> str:
     """A setting's value for people; for one that is not set, what happens instead."""
+    if isinstance(value, bool):
+        return str(value).lower()  # as it is written in a file
+    if isinstance(value, list) and value:
+        return "; ".join(_in_short(entry) if isinstance(entry, dict) else str(entry) for entry in value)
     if value not in (None, []):
         return str(value)
     about = Settings.model_fields[FIELDS[key]].description or ""

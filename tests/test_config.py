@@ -321,6 +321,22 @@ def test_show_settings_says_what_happens_where_nothing_is_set(here: Path) -> Non
     assert all(rows[key] == ["none", "default"] for key in ("detector", "log-file", "waivers"))
 
 
+def test_show_settings_writes_values_as_words_not_as_python(here: Path) -> None:
+    waiver = '[[waivers]]\nreason = "{}"\nbecause = "b"\nowner = "o@example.org"\nexpires = 2999-01-01\n'
+    two = waiver.format("rectified") + 'models = ["a.onnx", "b/*.onnx"]\n' + waiver.format("low_kurtosis")
+    Path("robustcheck.toml").write_text(f'quiet = true\noutput = ["terminal", "json=r.json"]\n{two}', encoding="utf-8")
+    done = run("check", "--show-settings", cwd=here, COLUMNS="200")
+    rows = {line.split()[0]: re.split(r"\s{2,}", line.strip())[1:] for line in done.stdout.splitlines()[1:-1]}
+    assert rows["quiet"] == ["true", "robustcheck.toml"]
+    assert rows["no-time"] == ["false", "default"]
+    assert rows["output"] == ["terminal; json=r.json", "robustcheck.toml"]
+    assert rows["waivers"] == [
+        "rectified for a.onnx, b/*.onnx, until 2999-01-01 by o@example.org; "
+        "low_kurtosis, until 2999-01-01 by o@example.org",
+        "robustcheck.toml",
+    ]
+
+
 def test_waivers_open_the_gate_until_they_expire(here: Path, warn_model: Path, lookup_pass: tuple[Path, Path]) -> None:
     images = ("--images", lookup_pass[1])
     Path("robustcheck.toml").write_text(WAIVERS.format(expires="2999-01-01"), encoding="utf-8")
