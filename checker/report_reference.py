@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.segment import Segment, Segments
 from rich.text import Text
 
 from robustcheck_onnx.checker import report_parts as parts
@@ -24,7 +25,7 @@ from robustcheck_onnx.thresholds.effective_robustness import expected_accuracy
 from robustcheck_onnx.thresholds.published import IMAGENET, MEAN_SHIFTS, SHIFT_WORDS, SHIFTS
 
 SCHEMA = "robustcheck.reference/1"
-WIDE = 112  # columns from which group and weights get their own place; narrower, they stand on a second line
+WIDE = 112  # columns from which group and weights get their own place; narrower, names stand on a line of their own
 EXTRAPOLATED = "*"
 
 _GROUPS = {
@@ -55,7 +56,7 @@ _CONTEXT = "Context: none of it decides a verdict. Sources: docs/published.md, d
 
 @dataclass(frozen=True)
 class _Table:
-    """The rows in a table that fits the console: group and weights in columns of their own where there is room."""
+    """The rows in a table that fits the console; where it is narrow, a name stands on a line above its numbers."""
 
     rows: Sequence[Row]
     pen: Pen
@@ -64,12 +65,11 @@ class _Table:
         """Rich's protocol."""
         pen, wide = self.pen, options.max_width >= WIDE
         several = len({row.entry.group for row in self.rows}) > 1
-        headers = ["checkpoint", *(["=group"] if several and wide else []), ">IN"]
+        headers = ["checkpoint" if wide else "=checkpoint", *(["=group"] if several and wide else []), ">IN"]
         headers += [f">{'ObjN' if shift == 'objectnet' else SHIFT_WORDS[shift]} " for shift in SHIFTS]
         table = columns(pen, *headers, ">mean ", *([">K"] if wide else []), ">K/Kc")
-        table.padding = (0, 2 if wide else 1, 0, 0)
         for row in self.rows:
-            cells = [_checkpoint_cell(row, pen, wide, several)]
+            cells = [_checkpoint(row, pen, group=False) if wide else Text()]
             if several and wide:
                 cells.append(pen.say(_group(row), "dim"))
             cells.append(pen.say(_percent(row.entry.accuracy.get(IMAGENET))))
@@ -78,7 +78,14 @@ class _Table:
             cells += [_range_cell(row, "kurtosis", pen)] if wide else []
             cells.append(_range_cell(row, "persistence_ratio", pen))
             table.add_row(*cells)
-        yield table
+        if wide:
+            yield table
+            return
+        header, *numbers = console.render_lines(table, options, pad=False)  # a line a row: no cell can wrap
+        yield Segments([*header, Segment.line()])
+        for row, segments in zip(self.rows, numbers, strict=True):
+            yield _checkpoint(row, pen, group=several)
+            yield Segments([*segments, Segment.line()])
 
 
 def render_table(rows: Sequence[Row], *, ascii_only: bool = False) -> RenderableType:
@@ -168,16 +175,12 @@ def _measured_sources(row: Row, pen: Pen) -> RenderableType:
     return hanging(lines)
 
 
-def _checkpoint_cell(row: Row, pen: Pen, wide: bool, several: bool) -> Text:
+def _checkpoint(row: Row, pen: Pen, *, group: bool) -> Text:
     entry = row.entry
     name = entry.name if entry.library else parts.short_checkpoint(entry.model)
     remark = f" {entry.image_size_px}px" if entry.image_size_px else " testbed" if entry.library == "testbed" else ""
-    size = pen.say(remark, "dim")
-    if wide:
-        return line(pen.name(name), size)
-    second = pen.facts([pen.name(entry.weights, "dim"), pen.say(_group(row) if several else "", "dim")])
-    first = line(pen.name(entry.model if entry.library else name), size)
-    return line(first, Text("\n"), second) if second else first
+    named = line(pen.name(name), pen.say(remark, "dim"))
+    return pen.facts([named, pen.say(_group(row), "dim")]) if group else named
 
 
 def _points_cell(row: Row, shift: str, pen: Pen) -> Text:

@@ -176,8 +176,23 @@ def test_the_group_is_a_column_only_where_groups_differ() -> None:
     assert "zero-shot" in mixed
     assert "supervised" in mixed
     narrow = text(report.render_table(chosen.select("ViT-L-14 openai")), 80)
-    assert "  openai · " not in narrow  # one group: the second line holds the weights alone
-    assert "\n  openai\n" in narrow
+    assert "\n  ViT-L-14/openai\n" in narrow
+    assert "zero-shot" not in narrow
+
+
+def test_a_name_in_the_narrow_table_is_whole_and_its_numbers_stand_below() -> None:
+    rows = chosen.select("ViT-B-32 openai", group="zero_shot_clip", sort="model")
+    lines = text(report.render_table(rows), 80).splitlines()
+    below = lines[lines.index("  ViT-B-32/openai") + 1]
+    assert below.split() == ["63.3", "+5.4", "+28.0", "+44.8", "+30.5", "+24.0", "+27.2", "8.27–13.6"]
+    (header,) = [line for line in lines if line.startswith("  checkpoint")]
+    assert [m.end() for m in re.finditer(r"IN|V2|Sketch|mean", header)] == [
+        below.index(value) + len(value) for value in ("63.3", "+5.4", "+28.0", "+27.2")
+    ]
+    mixed = text(report.render_table(chosen.select()), 80).splitlines()
+    assert "  ViT-B-32/openai · zero-shot" in mixed
+    for width in (1, 10, 20, 40, 60):
+        assert text(report.render_table(chosen.select()), width)  # cropped, but no error
 
 
 def test_extrapolated_values_are_marked_and_the_mark_is_explained() -> None:
