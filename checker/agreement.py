@@ -88,6 +88,14 @@ def _numbers(report: Report) -> dict[str, tuple[float | None, float]]:
         interval, scale = getattr(s, name), report.profile.thresholds[name].minimum
         for part in ("estimate", "low", "high"):
             out[f"{name} {part}"] = (getattr(interval, part), scale)
-    for field in ("centred_kurtosis", "rms_kurtosis", "max_median_ratio", "zero_share", "negative_share", "spread"):
+    for field in (
+        "centred_kurtosis",
+        "rms_kurtosis",
+        "max_median_ratio",
+        "zero_share",
+        "negative_share",
+        "spread",
+        "distinct_share",
+    ):
         out[field] = (getattr(s, field), 1.0)
     return out

@@ -61,6 +61,9 @@ class Statistics(Frozen):
     negative_share: float | None
     spread: float | None
     """share of the z energy outside the top three features that varies between images; near 0 = all alike"""
+    distinct_share: float
+    """different values of the per-image kurtosis, as a share of the images (of 1,000 evenly spaced ranks at most);
+    near 0 = a few representations, repeated"""
     kurtosis_quantiles: tuple[float, float, float, float, float] | None
     """5, 25, 50, 75, 95 % of the per-image kurtosis"""
     histogram_edges: tuple[float, ...]

@@ -84,8 +84,9 @@ RULES: dict[str, Rule] = {
     "representations_alike": Rule(
         "representations are almost all alike",
         "Check the model and its preprocessing: it hardly reacts to the images. Then use more varied images.",
-        "Almost all of the representation is the same for every image. Any large feature is then constant, whatever "
-        "the model has learned; an untrained or broken model looks like this.",
+        "Almost all of the representation is the same for every image, or a few representations come again and again. "
+        "Any large feature is then constant, whatever the model has learned; an untrained or broken model looks like "
+        "this.",
     ),
     "constant_feature": Rule(
         "an outlier feature is a constant",

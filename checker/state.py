@@ -19,6 +19,8 @@ from robustcheck_onnx.thresholds.profile import STATISTICS, Statistic
 GROUPS = 128  # jackknife groups; by digest, so that 64 images fill about 50 of them
 HISTOGRAM_BINS = 24  # bins of the per-image kurtosis in the report
 SAME_KURTOSIS = 1e-9  # relative: images that differ by less differ by rounding only
+SAME_REPRESENTATION = 1e-6  # the same of one representation computed in two batches, in float32
+COMPARED = 1000  # order statistics of the kurtosis that are compared: with more, those of real encoders get too close
 LISTED_FEATURES = 8  # features named in the evidence, strongest first
 
 Array = npt.NDArray[np.float64]
@@ -221,11 +223,19 @@ def statistics(state: State, alpha: float) -> Statistics:
         zero_share=state.zeros / (n * d),
         negative_share=state.below_zero / (n * d),
         spread=float(np.maximum(m2 - m1**2, 0)[rest].sum()) / rest_energy if rest_energy > 0 else None,
+        distinct_share=_distinct_share(per_image),
         kurtosis_quantiles=(quantiles[0], quantiles[1], quantiles[2], quantiles[3], quantiles[4]),
         histogram_edges=tuple(float(e) for e in edges),
         histogram_counts=tuple(int(c) for c in counts),
         features=_features(state, sums, energies[0]),
     )
+
+
+def _distinct_share(per_image: Array) -> float:
+    """Share of different values among at most `COMPARED` evenly spaced order statistics; per_image: sorted."""
+    places = np.linspace(0, len(per_image) - 1, min(len(per_image), COMPARED)).round().astype(np.int64)
+    values = per_image[places]
+    return float(1 + (np.diff(values) > SAME_REPRESENTATION * values[1:]).sum()) / len(values)
 
 
 def _frequency(state: State, sums: Array, strongest: int, alpha: float) -> Interval:

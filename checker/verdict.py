@@ -14,6 +14,9 @@ from robustcheck_onnx.thresholds.profile import MADE_ENDS, STATISTICS, Profile, 
 # Relative difference below which two runs give the same numbers, by precision: room for another order of sums and,
 # quantised, for a step of rounding (dynamic int8 scales over the batch). A model in training mode is off by about 1.
 SAME_NUMBERS = {"fp32": 1e-3, "fp64": 1e-3, "fp16": 1e-2, "bf16": 5e-2, "int8": 5e-2}
+DISTINCT_SHARE = (
+    0.5  # encoders: 1 but for copies of images, which are found before; a few representations, repeated: near 0
+)
 ALIKE_SPREAD = 0.2  # reference table: 0.32 or more with the indication; one casting type, corrupted copies: 0.10
 CONSTANT_SD = 0.02  # relative SD of a raw feature; outlier features of real encoders have 0.06 and more
 
@@ -158,6 +161,14 @@ def _sufficient(e: Evidence, profile: Profile) -> list[tuple[str, str]]:
                 if s.spread is None
                 else f"{number_text(100 * s.spread)} % of the representation varies between images; at least "
                 f"{100 * ALIKE_SPREAD:g} % must",
+            )
+        )
+    elif s.distinct_share < DISTINCT_SHARE:
+        out.append(
+            (
+                "representations_alike",
+                f"{number_text(100 * s.distinct_share)} % of the representations differ in kurtosis; at least "
+                f"{100 * DISTINCT_SHARE:g} % must",
             )
         )
     return out

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from robustcheck_onnx.checker import Progress, Report, check
+from robustcheck_onnx.checker import Progress, Report, check, verdict
 from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.report import json_schema, to_json
 from robustcheck_onnx.checker.runner import Runner
@@ -153,6 +153,22 @@ def test_bad_images_are_counted_named_and_tolerated_to_a_limit(
     assert any("2 of 82 images were skipped" in note for note in report.notes)
     with pytest.raises(CannotAssessError, match=r"number of unusable images is 2 of 82 .*at most 1.00% may be"):
         check(model, images=folder, thresholds=never_decided())
+
+
+def test_a_few_representations_again_and_again_never_pass(
+    lookup: ModuleType, lookup_pass: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two representations over 80 varied photos, each with the same strong feature: all six statistics clear."""
+    rng = np.random.default_rng(4)
+    two = rng.normal(size=(2, 512))
+    two[:, 7] += 20
+    h = two[rng.integers(0, 2, 80)] * rng.uniform(0.5, 2, (80, 1))
+    model = lookup.write_lookup_model(tmp_path / "two.onnx", h)
+    report = check(model, images=lookup_pass[1])
+    assert [reason.id for reason in report.verdict.reasons] == ["representations_alike"]
+    assert report.evidence.statistics.distinct_share < 0.1
+    monkeypatch.setattr(verdict, "DISTINCT_SHARE", 0.0)
+    assert check(model, images=lookup_pass[1], cache=False).verdict.verdict == "PASS"  # so this rule is what held it
 
 
 @pytest.mark.parametrize("seed", range(4))

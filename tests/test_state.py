@@ -147,6 +147,17 @@ def test_identical_representations_have_no_persistence_ratio_and_no_spread() -> 
     assert s.spread == pytest.approx(0, abs=1e-12)
 
 
+@pytest.mark.parametrize(("n_different", "n_images"), [(1, 60), (3, 120), (60, 60), (2, 2500), (2500, 2500)])
+def test_distinct_share_counts_representations_that_come_again(n_different: int, n_images: int) -> None:
+    rng = np.random.default_rng(5)
+    h = np.tile(rng.normal(size=(n_different, 64)), (n_images // n_different, 1))
+    h *= rng.uniform(0.5, 2, (n_images, 1))  # the norm is no difference
+    h = (h * (1 + rng.uniform(-1e-7, 1e-7, h.shape))).astype(np.float32)  # nor is float32's rounding
+    s = statistics(state_of(h[rng.permutation(n_images)]), 0.05)
+    compared = min(n_images, 1000)
+    assert s.distinct_share == pytest.approx(min(n_different, compared) / compared, abs=0.01)
+
+
 @pytest.mark.parametrize("strength", [0.0, 6.0])
 def test_bounds_cover_the_truth_of_every_statistic(strength: float) -> None:
     """200 samples of 64 images from one population: each interval holds its population value in ≥ 95 %."""
