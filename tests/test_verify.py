@@ -97,7 +97,10 @@ def test_the_terminal_says_what_was_not_checked(place: Path, capsys: pytest.Capt
     assert "DOES NOT HOLD" in capsys.readouterr().out
 
 
-def test_a_report_alone_vouches_for_nothing(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_report_alone_vouches_for_nothing(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "400")  # a long path of the tests is not folded
     assert cli.main(["verify", str(place / "report.json"), str(place / "model.onnx")]) == 1
     said = " ".join(capsys.readouterr().out.split())
     assert "the report alone vouches" in said
