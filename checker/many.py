@@ -51,8 +51,7 @@ def _meant(word: str) -> list[str]:
             )
         return models
     if re.search(r"[*?]|\[.+\]", word):  # a lone bracket is part of a name
-        if "**" in word:  # glob passes by what it can't read; this refuses
-            list(_below(re.split(r"[^/]*[*?\[]", word, maxsplit=1)[0] or "."))
+        _refuse_unreadable(word)
         matches: list[str] = []
         for path in glob.glob(word, recursive=True):  # noqa: PTH207
             matches += _below(path) if os.path.isdir(path) else [path]  # noqa: PTH112
@@ -63,14 +62,34 @@ def _meant(word: str) -> list[str]:
     return [word]
 
 
+def _refuse_unreadable(pattern: str) -> None:
+    """glob passes by a folder that it can't read, and the models in it would have no verdict."""
+    if "**" in pattern:
+        list(_below(re.split(r"[^/]*[*?\[]", pattern, maxsplit=1)[0] or "."))
+        return
+    parts = Path(pattern).parts
+    first = next(place for place, part in enumerate(parts) if glob.has_magic(part))
+    for end in range(first, len(parts)):  # the folders that are listed to match part `end`
+        for folder in glob.glob(str(Path(*parts[:end]))):  # noqa: PTH207
+            if os.path.isdir(folder):  # noqa: PTH112
+                try:
+                    os.scandir(folder).close()
+                except OSError as fault:
+                    raise _unreadable(fault) from fault
+
+
+def _unreadable(fault: OSError) -> UsageError:
+    return UsageError(
+        f"{fault.filename}: folder cannot be read ({fault.strerror}); all models below a folder are checked",
+        f"ls -ld {shlex.quote(str(fault.filename))}",
+    )
+
+
 def _below(folder: str) -> Iterator[str]:
     """All .onnx files below a folder, links to folders followed once; nothing is passed by in silence."""
 
     def refuse(fault: OSError) -> None:
-        raise UsageError(
-            f"{fault.filename}: folder cannot be read ({fault.strerror}); all models below a folder are checked",
-            f"ls -ld {shlex.quote(str(fault.filename))}",
-        ) from fault
+        raise _unreadable(fault) from fault
 
     seen: set[tuple[int, int]] = set()
     for top, folders, names in os.walk(folder, followlinks=True, onerror=refuse):

@@ -120,9 +120,11 @@ def test_a_folder_that_cannot_be_read_is_not_passed_by_under_a_glob(
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", refusing)
-    for word in ("**/*.onnx", "m/**/*.onnx", "m/**", str(tmp_path / "m" / "**" / "*.onnx"), "m"):
+    deep = ("**/*.onnx", "m/**/*.onnx", "m/**", str(tmp_path / "m" / "**" / "*.onnx"), "m")
+    for word in (*deep, "m/*/b.onnx", "*/closed/*.onnx", "?/*/*", str(tmp_path / "*" / "*" / "b.onnx")):
         with pytest.raises(UsageError, match=r"m/closed: folder cannot be read \(Permission denied\)"):
             many.expand([word])
+    assert many.expand(["m/*.onnx"]) == ["m/a.onnx"]  # lists no folder but m
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads every folder")
