@@ -82,7 +82,7 @@ def open_job(job: Job, *, threads: int | None = None, source: images.ImageSource
 
 
 def probe(opened: Opened) -> Facts:
-    """Try the model on the first usable images of the job (`Runner.batch_invariance`, `Runner.output_unchanged`).
+    """Try the model on the first usable images of the job (`Runner.output_unchanged`, `Runner.batch_invariance`).
 
     To be called before anything is measured: it settles the graph optimisation that the session runs with, and since
     it looks at the same images everywhere, every worker settles the same. With less than two usable images there is
@@ -99,12 +99,12 @@ def probe(opened: Opened) -> Facts:
     output: list[float | None] = [None] * len(opened.models)
     if len(found) > 1:
         pixels = np.stack([item.pixels for item in found])
-        batch = [value for runner in opened.runners for value in runner.batch_invariances(pixels)]
-        output = [
+        output = [  # first: it may lower the graph optimisation, at which everything else is measured
             check.max_difference
             for runner in opened.runners
             for check in [runner.output_unchanged(pixels)] * len(runner.models)
         ]
+        batch = [value for runner in opened.runners for value in runner.batch_invariances(pixels)]
     return Facts(
         models=tuple(_model_facts(*row) for row in zip(opened.models, batch, output, strict=True)),
         executions=tuple(runner.execution for runner in opened.runners for _ in runner.models),

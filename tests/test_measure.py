@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import onnx
@@ -14,6 +15,7 @@ from robustcheck_onnx.checker import state as sums
 from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.evidence import Evidence
 from robustcheck_onnx.checker.measurement import SHARD_IMAGES, Job, Measurement, conclude, merge, nothing_yet
+from robustcheck_onnx.checker.runner import Runner
 from robustcheck_onnx.thresholds import profile
 
 ROOT = Path(__file__).parent.parent
@@ -125,6 +127,27 @@ def test_merging_is_associative_and_has_a_neutral_element(lookup: ModuleType, ph
         _assert_same(one.model_dump(), two.model_dump(), "")
     with pytest.raises(ValueError, match="argument 2 is longer"):
         merge(a, nothing_yet(2))
+
+
+def test_batch_invariance_is_that_of_the_session_that_measures(
+    onnx_models: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model's own outputs are made to differ, so that graph optimisation is lowered."""
+    onnx.save(onnx_models.classifier(), tmp_path / "m.onnx")
+    other = onnx_models.classifier()
+    bias = onnx.numpy_helper.from_array(np.full(10, 9, np.float32), "fc.bias")
+    next(w for w in other.graph.initializer if w.name == "fc.bias").CopyFrom(bias)
+    monkeypatch.setattr("robustcheck_onnx.checker.runner.own_bytes", lambda model: other.SerializeToString())
+    levels = []
+    real = Runner.batch_invariances
+
+    def batch_invariances(self: Runner, pixels: Any) -> tuple[float, ...]:
+        levels.append(self.execution.optimization)
+        return real(self, pixels)
+
+    monkeypatch.setattr(Runner, "batch_invariances", batch_invariances)
+    facts = measure.probe(measure.open_job(Job(tmp_path / "m.onnx", max_images=8)))
+    assert levels == [facts.executions[0].optimization] == ["none"]
 
 
 def test_several_outputs_are_measured_in_one_pass(lookup: ModuleType, photos: Path, tmp_path: Path) -> None:
