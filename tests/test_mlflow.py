@@ -1,4 +1,4 @@
-"""Reports in MLflow: what is logged, and what the model registry's gate lets through (MLflow's own file store)."""
+"""Reports in MLflow: what is logged, and what the registry's gate lets through (a file store; a real server: test_mlflow_server)."""
 
 import json
 import re

@@ -1,0 +1,84 @@
+"""The way of a report through a real MLflow server on this machine: logged, its model version gated, closed again."""
+
+import contextlib
+import importlib.util
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from robustcheck_onnx.checker import check, cli
+from robustcheck_onnx.checker.report import to_json
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("flask") is None, reason="MLflow's server is not installed: only its client is"
+)
+START_S = 120  # it imports for a while, and makes its tables
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("mlflow")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = ["server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    stores = ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder / "files")]
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "mlflow", *words, *stores],
+            cwd=folder, stdout=log, stderr=log, env=os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true"},
+        )  # fmt: skip
+    try:
+        url, end = f"http://127.0.0.1:{port}", time.monotonic() + START_S
+        while True:
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}/health", timeout=5):
+                break
+            assert process.poll() is None, (folder / "log").read_text()
+            assert time.monotonic() < end, (folder / "log").read_text()
+            time.sleep(0.2)
+        yield url
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def test_a_report_is_logged_and_gates_its_model_version(
+    server: str, lookup_pass: tuple[Path, Path], tmp_path: Path,
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    model, photos = lookup_pass
+    passed, warned = tmp_path / "pass.json", tmp_path / "warn.json"
+    passed.write_text(to_json(check(model, images=photos)), encoding="utf-8")
+    warned.write_text(to_json(check(model, images=photos, max_images=40)), encoding="utf-8")
+    client = MlflowClient(tracking_uri=server, registry_uri=server)
+    trained = client.create_run("0")
+    client.log_artifact(trained.info.run_id, str(model), "model")
+    client.create_registered_model("encoder")
+    source = f"{trained.info.artifact_uri}/model"
+    version = str(client.create_model_version("encoder", source, trained.info.run_id).version)
+
+    assert cli.main(["mlflow", "log", str(passed)]) == 0
+    logged = capsys.readouterr().out.split()[-1]
+    assert client.get_run(logged).data.tags["robustcheck.verdict"] == "PASS"
+    assert sorted(file.path for file in client.list_artifacts(logged, "robustcheck")) == [
+        "robustcheck/report.json", "robustcheck/report.md",
+    ]  # fmt: skip
+
+    gate = ["mlflow", "gate", "encoder", version]
+    assert cli.main([*gate, str(passed), "--images", str(photos), "--alias", "champion"]) == 0
+    assert str(client.get_model_version_by_alias("encoder", "champion").version) == version
+    assert client.get_model_version("encoder", version).tags["robustcheck.gate"] == "open"
+
+    assert cli.main([*gate, str(warned), "--images", str(photos), "--alias", "champion"]) == 1
+    assert client.get_model_version("encoder", version).tags["robustcheck.gate"] == "closed"
+    assert "champion" not in client.get_registered_model("encoder").aliases
