@@ -1,4 +1,4 @@
-"""Reports in MLflow: what is logged, and what the registry's gate lets through (a file store; a real server: test_mlflow_server)."""
+"""Reports in MLflow: what is logged, and what the registry's gate lets through (its file store)."""
 
 import json
 import re
