@@ -40,8 +40,9 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 def check_target(path: Path, reads: Iterable[Path] = ()) -> None:
     """Refuse a report's path that can't serve, before the work starts.
 
-    reads: files that the run reads; a report must not replace one of them, nor the weights and sidecars that lie beside
-    a model of them, nor any image or ONNX file that is there. Devices, pipes and links are fine.
+    reads: files that the run reads, a `file://` URL as the file that it names; a report must not replace one of them,
+    nor the weights and sidecars that lie beside a model of them, nor any image or ONNX file that is there. Devices,
+    pipes and links are fine.
     Raises UsageError (a folder, no such folder, a file that is read, an image), EnvironmentFaultError (a folder that
     can't be written). A URL: see `remote_report.check_target`.
     """
@@ -51,7 +52,8 @@ def check_target(path: Path, reads: Iterable[Path] = ()) -> None:
 
         remote_report.check_target(place, reads)
         return
-    path, reads = Path(place), tuple(reads)
+    path = Path(place)
+    reads = [Path(read) for read in map(remote.parse, reads) if isinstance(read, str)]
     where = shlex.quote(str(path.parent))
     try:
         if path.is_dir():

@@ -6,6 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
+import onnx
 import pytest
 
 from robustcheck_onnx.checker import delivery
@@ -58,3 +59,16 @@ def test_a_report_replaces_no_sidecar_no_image_and_no_model(
 def test_a_file_beside_no_model_is_replaced_as_ever(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     delivery.check_target(tmp_path / "config.json", [tmp_path / "photos"])
+
+
+@pytest.mark.parametrize("name", ["m.onnx", "weights.bin", "m.robustcheck.json", "list.txt"])
+def test_what_a_file_url_names_is_not_replaced(tmp_path: Path, lookup_pass: tuple[Path, Path], name: str) -> None:
+    proto = onnx.load(lookup_pass[0])
+    onnx.save(proto, tmp_path / "m.onnx", save_as_external_data=True, location="weights.bin", size_threshold=1024)
+    (tmp_path / "m.robustcheck.json").write_text("{}")
+    (tmp_path / "list.txt").write_text("a.jpg\n")
+    reads = [Path(f"file://{tmp_path}/m.onnx"), Path(f"local://{tmp_path}/list.txt"), Path("memory://m/other.onnx")]
+    for target in (tmp_path / name, Path(f"file://{tmp_path}/{name}")):
+        with pytest.raises(UsageError, match="a report must not replace it"):
+            delivery.check_target(target, reads)
+    delivery.check_target(tmp_path / "report.json", reads)
