@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final, Literal
 
-from robustcheck_onnx.checker import containers, manifest, remote, tables
+from robustcheck_onnx.checker import containers, globs, manifest, remote, tables
 from robustcheck_onnx.checker.decode import SUFFIXES
 from robustcheck_onnx.checker.entries import Entries, Entry, File, is_hidden
 from robustcheck_onnx.checker.errors import UsageError
@@ -114,8 +114,13 @@ def _visible(names: Iterable[str]) -> list[str]:
 def _index_glob(spec: str) -> tuple[Kind, Entries, tables.Table | None]:
     parts = Path(spec).expanduser().parts
     fixed = Path(*parts[: next(i for i, part in enumerate(parts) if glob.has_magic(part))])
-    if "**" in parts:  # glob passes by a folder that can't be read; this refuses
-        folder_files(fixed)
+
+    def leaves_out(folder: str) -> bool:
+        below = Path(folder).relative_to(fixed)
+        return below != Path() and _is_ignored(below.as_posix())
+
+    if fault := globs.unreadable(str(Path(*parts)), lambda folder: folder_files(Path(folder)), leaves_out):
+        raise _unreadable(fault) from fault
     # Path.glob does not enter symlinked folders with **
     found = [Path(match) for match in glob.glob(str(Path(*parts)), recursive=True)]  # noqa: PTH207
     files = [(path.relative_to(fixed).as_posix(), path) for path in found if not path.is_dir()]
@@ -167,6 +172,13 @@ def _by_content(spec: str, kind: Kind, folder: File, names: Sequence[str]) -> tu
     )
 
 
+def _unreadable(fault: OSError) -> UsageError:
+    return UsageError(
+        f"{fault.filename}: folder cannot be read ({fault.strerror}); all folders of an image set must be readable",
+        f"ls -ld {shlex.quote(str(fault.filename))}",
+    )
+
+
 def folder_files(folder: Path) -> list[str]:
     """The names of all visible files below a folder, relative to it, `/` as separator.
 
@@ -174,10 +186,7 @@ def folder_files(folder: Path) -> list[str]:
     """
 
     def refuse(fault: OSError) -> None:
-        raise UsageError(
-            f"{fault.filename}: folder cannot be read ({fault.strerror}); all folders of an image set must be readable",
-            f"ls -ld {shlex.quote(str(fault.filename))}",
-        ) from fault
+        raise _unreadable(fault) from fault
 
     seen: set[tuple[int, int]] = set()
     found = []

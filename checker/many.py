@@ -9,6 +9,7 @@ import shlex
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
+from robustcheck_onnx.checker import globs
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.remote import redact
 from robustcheck_onnx.checker.report import Failed, Outcome, Report
@@ -51,7 +52,8 @@ def _meant(word: str) -> list[str]:
             )
         return models
     if re.search(r"[*?]|\[.+\]", word):  # a lone bracket is part of a name
-        _refuse_unreadable(word)
+        if fault := globs.unreadable(word, lambda folder: list(_below(folder))):
+            raise _unreadable(fault) from fault
         matches: list[str] = []
         for path in glob.glob(word, recursive=True):  # noqa: PTH207
             matches += _below(path) if os.path.isdir(path) else [path]  # noqa: PTH112
@@ -60,22 +62,6 @@ def _meant(word: str) -> list[str]:
             raise UsageError(f"{word}: number of files that match is 0; at least one is needed", f"ls {word}")
         return matches
     return [word]
-
-
-def _refuse_unreadable(pattern: str) -> None:
-    """glob passes by a folder that it can't read, and the models in it would have no verdict."""
-    if "**" in pattern:
-        list(_below(re.split(r"[^/]*[*?\[]", pattern, maxsplit=1)[0] or "."))
-        return
-    parts = Path(pattern).parts
-    first = next(place for place, part in enumerate(parts) if glob.has_magic(part))
-    for end in range(first, len(parts)):  # the folders that are listed to match part `end`
-        for folder in glob.glob(str(Path(*parts[:end]))):  # noqa: PTH207
-            if os.path.isdir(folder):  # noqa: PTH112
-                try:
-                    os.scandir(folder).close()
-                except OSError as fault:
-                    raise _unreadable(fault) from fault
 
 
 def _unreadable(fault: OSError) -> UsageError:

@@ -383,6 +383,62 @@ def test_a_glob_of_all_folders_passes_none_by(tmp_path: Path, monkeypatch: pytes
         open_images(f"{tmp_path}/**/*.png")
 
 
+class Rights:
+    """The system's answers about folders, played: root, whom no permission stops, may run the tests."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.unlisted: set[str] = set()
+        """folders without r: their names can't be had"""
+        self.closed: set[str] = set()
+        """folders without r and x: nothing in them can be reached"""
+        scandir, lstat = os.scandir, os.lstat
+
+        def listed(path: Any = ".") -> Any:
+            if not isinstance(path, int) and Path(path).name in self.unlisted | self.closed:
+                raise PermissionError(13, "Permission denied", str(path))
+            return scandir(path)
+
+        def found(path: Any, **more: Any) -> Any:
+            if not isinstance(path, int) and Path(os.path.dirname(path)).name in self.closed:  # noqa: PTH120 # "x/."
+                raise PermissionError(13, "Permission denied", str(path))
+            return lstat(path, **more)
+
+        monkeypatch.setattr(os, "scandir", listed)
+        monkeypatch.setattr(os, "lstat", found)
+
+
+@pytest.mark.parametrize(
+    "pattern", ["*/*.png", "c*/b.png", "*/b.png", "**", "**/*.png", "*/deep/*.png", "closed/*.png"]
+)
+def test_a_glob_passes_by_no_folder_that_it_has_to_enter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pattern: str
+) -> None:
+    fill(tmp_path, ["a.png", "open/b.png", "open/deep/c.png", "closed/b.png", "closed/deep/c.png"])
+    assert len(open_images(f"{tmp_path}/{pattern}")) > 0
+    Rights(monkeypatch).closed.add("closed")
+    where = rf"{tmp_path}/closed: folder cannot be read \(Permission denied\); all folders of an image set"
+    with pytest.raises(UsageError, match=where) as caught:
+        open_images(f"{tmp_path}/{pattern}")
+    assert caught.value.hint == f"ls -ld {tmp_path}/closed"
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=r"^(\./)?closed: folder cannot be read"):
+        open_images(pattern)
+
+
+def test_a_glob_needs_no_folder_that_it_does_not_enter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(tmp_path, ["a.png", "home/photos/b.png", "x/photos/c.png", "x/other/d.png", "x/@eaDir/e.png", "x/.h/f.png"])
+    rights = Rights(monkeypatch)
+    rights.unlisted.add("home")  # only its owner may list it, but everyone may pass through
+    rights.closed |= {"other", "@eaDir", ".h"}
+    assert names_of(f"{tmp_path}/*/photos/*.png") == ["home/photos/b.png", "x/photos/c.png"]
+    assert names_of(f"{tmp_path}/*/photos/**/*.png") == ["home/photos/b.png", "x/photos/c.png"]
+    assert names_of(f"{tmp_path}/*.png") == ["a.png"]
+    rights.closed.remove("other")
+    assert names_of(f"{tmp_path}/x/*/*.png") == ["other/d.png", "photos/c.png"]
+    with pytest.raises(UsageError, match="/home: folder cannot be read"):
+        open_images(f"{tmp_path}/*/*/*.png")
+
+
 @pytest.mark.parametrize("limit", [float("nan"), -0.1, 1.1, float("inf")])
 def test_a_share_that_is_none_lets_nothing_pass(limit: float) -> None:
     for sampled in (False, True):

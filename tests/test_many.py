@@ -112,14 +112,20 @@ def test_a_folder_that_cannot_be_read_is_not_passed_by_under_a_glob(
     """`glob` passes it by without a word; root reads every folder, so the system's refusal is played."""
     touch(tmp_path, "m/a.onnx", "m/closed/b.onnx")
     monkeypatch.chdir(tmp_path)
-    scandir = os.scandir
+    scandir, lstat = os.scandir, os.lstat
 
     def refusing(path: Any = ".") -> Any:
         if not isinstance(path, int) and Path(os.fsdecode(path)).name == "closed":
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
         return scandir(path)
 
+    def refusing_inside(path: Any, **more: Any) -> Any:
+        if "closed" in Path(os.fsdecode(path)).parent.parts:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return lstat(path, **more)
+
     monkeypatch.setattr(os, "scandir", refusing)
+    monkeypatch.setattr(os, "lstat", refusing_inside)
     deep = ("**/*.onnx", "m/**/*.onnx", "m/**", str(tmp_path / "m" / "**" / "*.onnx"), "m")
     for word in (*deep, "m/*/b.onnx", "*/closed/*.onnx", "?/*/*", str(tmp_path / "*" / "*" / "b.onnx")):
         with pytest.raises(UsageError, match=r"m/closed: folder cannot be read \(Permission denied\)"):
