@@ -43,13 +43,13 @@ assert cache.load(key, job.model, source) is None
 opened = measure.open_job(job, source=source)
 measure.probe(opened)
 into = nothing_yet(1)
-batches = measure.batches(opened, into, opened.source)
-next(batches)
+decoded = measure.decode(opened, opened.source)
+next(measure.batches(opened, into, decoded))
 wall = time.time() - float(sys.argv[3])
 assert into.n_good == 32
 peak = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
 print(wall, time.process_time(), peak[1])
-batches.close()
+decoded.close()
 """
 
 KINDS: dict[str, tuple[str, Callable[[str, int], str]]] = {

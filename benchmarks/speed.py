@@ -40,7 +40,7 @@ import sys
 from robustcheck_onnx.checker import measure
 from robustcheck_onnx.checker.measurement import Job, nothing_yet
 opened = measure.open_job(Job(model=__import__("pathlib").Path(sys.argv[1]), images=sys.argv[2], max_images=1))
-for _ in measure.batches(opened, nothing_yet(1), opened.source): pass
+for _ in measure.batches(opened, nothing_yet(1), measure.decode(opened, opened.source)): pass
 """
 # Opens the model, probes it (a second session for a moment) and runs one pass of 8 photos: the model and its sessions.
 SESSION = """
@@ -49,7 +49,7 @@ from robustcheck_onnx.checker import measure
 from robustcheck_onnx.checker.measurement import Job, nothing_yet
 opened = measure.open_job(Job(model=__import__("pathlib").Path(sys.argv[1]), images=sys.argv[2], max_images=8))
 measure.probe(opened)
-for _ in measure.batches(opened, nothing_yet(1), opened.source): pass
+for _ in measure.batches(opened, nothing_yet(1), measure.decode(opened, opened.source)): pass
 """
 PLAIN = ROOT / "benchmarks" / "baselines" / "plain_script.py"
 EDGE_PX = 500  # longer edge of a photo, about that of ImageNet's
@@ -171,7 +171,7 @@ def throughput(model: Model, photos: Path, n: int, runs: int) -> tuple[float, fl
     for _ in range(runs):
         start = time.perf_counter()
         into = nothing_yet(1)
-        for _ in measure.batches(opened, into, opened.source):
+        for _ in measure.batches(opened, into, measure.decode(opened, opened.source)):
             pass
         ours.append(n / (time.perf_counter() - start))
         start = time.perf_counter()

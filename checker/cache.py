@@ -84,7 +84,7 @@ def key_of(job: Job, model_digest: str, profile: Profile, source: images.ImageSo
 
     Args:
         job: what was asked for; of one tensor.
-        model_digest: `onnx_file.file_digest` of the model's own file.
+        model_digest: of the model's own file, sha256:….
         profile: it decides when a run stops.
         source: the image set, opened as the job says.
 

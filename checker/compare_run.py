@@ -26,6 +26,7 @@ from robustcheck_onnx.checker.compare_similarity import Similarity, similarity
 from robustcheck_onnx.checker.compare_sums import Pair, Side
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.evidence import Evidence
+from robustcheck_onnx.checker.execution import CPU
 from robustcheck_onnx.checker.measure import Opened
 from robustcheck_onnx.checker.measurement import Job, Measurement, conclude, nothing_yet
 from robustcheck_onnx.checker.notes import notes_of
@@ -224,7 +225,8 @@ def _run(
 
     pair: Pair | None = None
     waiting: list[tuple[Prepared, npt.NDArray[np.generic]]] = []
-    decoders = measure.count_decoders(first.runners[0].execution)
+    execution = first.runners[0].execution
+    decoders = measure.count_decoders(on_gpu=execution.providers[0] != CPU, threads=execution.threads)
     with contextlib.closing(images_.prefetch(first.source, prepare, workers=decoders, window=measure.AHEAD)) as decoded:
         for number, item in enumerate(decoded, 1):
             if isinstance(item, images_.Skipped):

@@ -74,6 +74,17 @@ def device_providers(device: str) -> list[str | tuple[str, dict[str, str]]]:
     )
 
 
+def _first(device: str) -> str:
+    """The provider that a device means. Raises UsageError: no such device."""
+    first = device_providers(device)[0]
+    return first if isinstance(first, str) else first[0]
+
+
+def expects_gpu(device: str) -> bool:
+    """Whether a session on `device` should get a GPU, as far as it shows before. Raises UsageError: no such device."""
+    return _first(device) != CPU and not _why_not(_first(device))
+
+
 def open_session(
     graph: bytes, model: ModelFile, device: str, level: str = "all", *, threads: int | None = None
 ) -> tuple[ort.InferenceSession, str]:
@@ -86,8 +97,7 @@ def open_session(
         EnvironmentFaultError: the device asked for is not there, or memory ran out.
         CannotAssessError: ONNX Runtime can't load the model.
     """
-    providers = device_providers(device)
-    wanted = providers[0] if isinstance(providers[0], str) else providers[0][0]
+    providers, wanted = device_providers(device), _first(device)
     if wanted == CPU:
         return _session(graph, model, providers, level, threads), ""
     reason = _why_not(wanted)

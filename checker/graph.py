@@ -27,7 +27,7 @@ from robustcheck_onnx.checker.dense import refuse_dense
 from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.image_input import ImageInput, find_image_input
 from robustcheck_onnx.checker.layers import Head, Layers, build_layers
-from robustcheck_onnx.checker.onnx_file import PROTOBUF_LIMIT_BYTES, ExternalFile, OnnxFile, read_onnx
+from robustcheck_onnx.checker.onnx_file import PROTOBUF_LIMIT_BYTES, Content, ExternalFile, OnnxFile, read_onnx
 from robustcheck_onnx.checker.representation import Candidate, Representation, choose
 
 SMALL_ELEMENTS = 1024  # initializers up to this size stay in for shape inference: they may be shapes
@@ -89,14 +89,21 @@ class ModelFile:
         return {file.location: file.digest for file in self.external}
 
 
-def open_model(path: str | Path, *, tensor: str | None = None, pool: str | None = None) -> ModelFile:
+def open_model(
+    path: str | Path, *, tensor: str | None = None, pool: str | None = None, read: Content | None = None
+) -> ModelFile:
     """Open an ONNX image model and find its representation by rule, or take the user's tensor and pool.
+
+    Args:
+        path: the file.
+        tensor, pool: as for `pipeline.check`.
+        read: the file's content, where that was read already.
 
     Raises:
         UsageError: no such file; several inputs; the representation can't be told; no such tensor or pool.
         CannotAssessError: unreadable or unsupported model, text encoder, object detector, no image input.
     """
-    file = read_onnx(path)
+    file = read_onnx(path, read)
     where = str(file.path)
     proto = onnx.inliner.inline_local_functions(file.proto) if file.proto.functions else file.proto
     check_supported(proto, where)

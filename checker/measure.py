@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -13,10 +14,11 @@ from robustcheck_onnx.checker import gallery, images, imageset, sequential, side
 from robustcheck_onnx.checker import state as sums
 from robustcheck_onnx.checker.entries import Entries
 from robustcheck_onnx.checker.errors import CannotAssessError
-from robustcheck_onnx.checker.evidence import Execution, ModelFacts, PreprocessingFacts
+from robustcheck_onnx.checker.evidence import ModelFacts, PreprocessingFacts
 from robustcheck_onnx.checker.execution import CPU
 from robustcheck_onnx.checker.graph import ModelFile, open_model
 from robustcheck_onnx.checker.measurement import SHARD_IMAGES, Facts, Job, Measurement, nothing_yet
+from robustcheck_onnx.checker.onnx_file import Content
 from robustcheck_onnx.checker.prepared import Prepared, prepare
 from robustcheck_onnx.checker.runner import Runner
 
@@ -30,8 +32,8 @@ Watch = Callable[[npt.NDArray[np.generic]], None]
 
 
 @dataclass(frozen=True)
-class Opened:
-    """A job with everything opened; nothing has run."""
+class Inputs:
+    """A job with its model read, its preprocessing found and its images indexed; no session is open."""
 
     job: Job
     models: tuple[ModelFile, ...]
@@ -40,6 +42,12 @@ class Opened:
     source: images.ImageSource
     described: frozenset[str]
     """names of the images whose sketches are made whole: the first `imageset.DESCRIBED`"""
+
+
+@dataclass(frozen=True)
+class Opened(Inputs):
+    """A job with everything opened; nothing has run."""
+
     runners: tuple[Runner, ...]
     """one for all tensors where each is an output of the graph, else one a tensor"""
 
@@ -55,9 +63,22 @@ def open_job(job: Job, *, threads: int | None = None, source: images.ImageSource
     Raises:
         UsageError, CannotAssessError, EnvironmentFaultError: as `pipeline.check`.
     """
-    models = [open_model(job.model, tensor=tensor, pool=job.pool) for tensor in job.tensors]
-    own = all(not model.added_output for model in models)
-    if own:  # the same bytes: kept once, they can be 2 GiB
+    return open_sessions(read_inputs(job, source=source), threads=threads)
+
+
+def read_inputs(job: Job, *, source: images.ImageSource | None = None, read: Content | None = None) -> Inputs:
+    """Everything of `open_job` but the sessions.
+
+    Args:
+        job: what to open.
+        source: the job's images, where they are open already.
+        read: the content of the model's file, where it was read already.
+
+    Raises:
+        UsageError, CannotAssessError, EnvironmentFaultError: as `pipeline.check`.
+    """
+    models = [open_model(job.model, tensor=tensor, pool=job.pool, read=read) for tensor in job.tensors]
+    if _own_outputs(models):  # the same bytes: kept once, they can be 2 GiB
         models[1:] = [replace(model, graph_bytes=models[0].graph_bytes) for model in models[1:]]
     contract = models[0].contract
     found = sidecar.find_preprocessing(
@@ -65,8 +86,7 @@ def open_job(job: Job, *, threads: int | None = None, source: images.ImageSource
     )
     if source is None:
         source = images.open_images(job.images, seed=job.seed, limit=job.max_images)
-    groups = [models] if own else [[model] for model in models]
-    return Opened(
+    return Inputs(
         job=job,
         models=tuple(models),
         preprocessing=PreprocessingFacts(
@@ -77,24 +97,49 @@ def open_job(job: Job, *, threads: int | None = None, source: images.ImageSource
         ),
         source=source,
         described=frozenset(source.entries[: imageset.DESCRIBED].names()),
-        runners=tuple(Runner(first, job.device, also=also, threads=threads) for first, *also in groups),
     )
 
 
-def probe(opened: Opened) -> Facts:
+def open_sessions(inputs: Inputs, *, threads: int | None = None) -> Opened:
+    """Open the models of `read_inputs`; arguments and errors as for `open_job`."""
+    groups = [inputs.models] if _own_outputs(inputs.models) else [(model,) for model in inputs.models]
+    return Opened(
+        **vars(inputs),
+        runners=tuple(Runner(first, inputs.job.device, also=also, threads=threads) for first, *also in groups),
+    )
+
+
+def _own_outputs(models: Sequence[ModelFile]) -> bool:
+    """Whether all tensors are outputs that the author wrote: one session reads them all."""
+    return all(not model.added_output for model in models)
+
+
+def to_probe(decoded: Iterable[Prepared | images.Skipped]) -> list[Prepared | images.Skipped]:
+    """The first images until `PROBE_IMAGES` of them are usable, all if they are fewer."""
+    found: list[Prepared | images.Skipped] = []
+    n_usable = 0
+    for item in decoded:
+        found.append(item)
+        n_usable += isinstance(item, Prepared)
+        if n_usable == PROBE_IMAGES:
+            break
+    return found
+
+
+def probe(opened: Opened, first: Iterable[Prepared | images.Skipped] | None = None) -> Facts:
     """Try the model on the first usable images of the job (`Runner.output_unchanged`, `Runner.batch_invariance`).
 
     To be called before anything is measured: it settles the graph optimisation that the session runs with, and since
     it looks at the same images everywhere, every worker settles the same. With less than two usable images there is
     no difference to tell, and it is None.
+
+    Args:
+        opened: the job.
+        first: `to_probe` of the job's images; None = decoded here.
     """
-    found: list[Prepared] = []
-    for item in opened.source.items():
-        prepared = prepare_item(item, opened)
-        if isinstance(prepared, Prepared):
-            found.append(prepared)
-        if len(found) == PROBE_IMAGES:
-            break
+    if first is None:
+        first = to_probe(prepare_item(item, opened) for item in opened.source.items())
+    found = [item for item in first if isinstance(item, Prepared)]
     batch: list[float | None] = [None] * len(opened.models)
     output: list[float | None] = [None] * len(opened.models)
     if len(found) > 1:
@@ -115,52 +160,59 @@ def probe(opened: Opened) -> Facts:
     )
 
 
+def decode(
+    inputs: Inputs, source: images.ImageSource, decoders: int = DECODERS
+) -> Generator[Prepared | images.Skipped, None, None]:
+    """Images of a job, ready for its model, in order; threads go ahead by at most `AHEAD` of them. Close it at the end.
+
+    Args:
+        inputs: the job.
+        source: the images: the job's, or a piece of them.
+        decoders: number of threads, see `count_decoders`.
+    """
+    return images.prefetch(source, partial(prepare_item, inputs=inputs), workers=decoders, window=AHEAD)
+
+
 def batches(
-    opened: Opened, into: Measurement, source: images.ImageSource, watch: Watch | None = None
+    opened: Opened, into: Measurement, decoded: Iterable[Prepared | images.Skipped], watch: Watch | None = None
 ) -> Generator[bool, None, None]:
-    """Measure images and add them up: decode ahead, run, add.
+    """Measure images and add them up.
 
     Yields after each batch whether the number of images calls for a look (`sequential.next_look`). Batches end there,
-    so that a shard of whole looks is cut into batches as a single run over all images is. Close it to stop early.
+    so that a shard of whole looks is cut into batches as a single run over all images is.
 
     Args:
         opened: the job.
         into: of no image yet; what is added to.
-        source: the images: the job's, or a piece of them.
+        decoded: the images: the job's, or a piece of them.
         watch: is shown the usable representations of the first tensor, batch after batch.
     """
     waiting: list[Prepared] = []
     look = sequential.next_look(0)
-
-    def prepare_one(item: images.Item) -> Prepared | images.Skipped:
-        return prepare_item(item, opened)
-
-    decoders = count_decoders(opened.runners[0].execution)
-    with contextlib.closing(images.prefetch(source, prepare_one, workers=decoders, window=AHEAD)) as decoded:
-        for item in decoded:
-            if isinstance(item, images.Skipped):
-                into.skipped.append(item)
-                continue
-            waiting.append(item)
-            into.n_good += 1
-            into.sanity.add(item.sketch)
-            into.digests.append(item.digest)
-            into.notes.update(item.notes)
-            at_look = into.n_good == look
-            if not at_look and len(waiting) < opened.job.batch_size:
-                continue
-            _add(opened, into, waiting, watch)
-            waiting = []
-            if at_look:
-                look = sequential.next_look(into.n_good)
-            yield at_look
+    for item in decoded:
+        if isinstance(item, images.Skipped):
+            into.skipped.append(item)
+            continue
+        waiting.append(item)
+        into.n_good += 1
+        into.sanity.add(item.sketch)
+        into.digests.append(item.digest)
+        into.notes.update(item.notes)
+        at_look = into.n_good == look
+        if not at_look and len(waiting) < opened.job.batch_size:
+            continue
+        _add(opened, into, waiting, watch)
+        waiting = []
+        if at_look:
+            look = sequential.next_look(into.n_good)
+        yield at_look
     if waiting:
         _add(opened, into, waiting, watch)
 
 
-def count_decoders(execution: Execution) -> int:
-    """Threads that decode ahead: a GPU is fed by every core that the worker has."""
-    return DECODERS if execution.providers[0] == CPU else max(DECODERS, execution.threads)
+def count_decoders(*, on_gpu: bool, threads: int) -> int:
+    """Threads that decode ahead: a model on the CPU wants its cores itself, a GPU is fed by all of the worker's."""
+    return max(DECODERS, threads) if on_gpu else DECODERS
 
 
 def measure_shard(opened: Opened, index: int) -> Measurement:
@@ -168,14 +220,17 @@ def measure_shard(opened: Opened, index: int) -> Measurement:
     start = index * SHARD_IMAGES
     shard = replace(opened.source, entries=opened.source.entries[start : start + SHARD_IMAGES])
     measurement = nothing_yet(len(opened.models))
-    for _ in batches(opened, measurement, shard):
-        pass
+    execution = opened.runners[0].execution
+    decoders = count_decoders(on_gpu=execution.providers[0] != CPU, threads=execution.threads)
+    with contextlib.closing(decode(opened, shard, decoders)) as decoded:
+        for _ in batches(opened, measurement, decoded):
+            pass
     return measurement
 
 
-def prepare_item(item: images.Item, opened: Opened) -> Prepared | images.Skipped:
+def prepare_item(item: images.Item, inputs: Inputs) -> Prepared | images.Skipped:
     """`prepare` one image as the job says."""
-    return prepare(item, opened.models[0], opened.preprocessing.preprocessing, opened.described)
+    return prepare(item, inputs.models[0], inputs.preprocessing.preprocessing, inputs.described)
 
 
 def _add(opened: Opened, into: Measurement, batch: list[Prepared], watch: Watch | None) -> None:

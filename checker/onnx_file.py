@@ -39,6 +39,16 @@ FORMATS = (  # (offset, mark, what it is): files that people hand over instead o
 
 
 @dataclass(frozen=True)
+class Content:
+    """A model file's bytes, as they were read once."""
+
+    path: Path
+    content: bytes
+    digest: str
+    """sha256:…, as `sha256sum` prints it"""
+
+
+@dataclass(frozen=True)
 class ExternalFile:
     """One file of weights beside the model."""
 
@@ -66,16 +76,32 @@ class OnnxFile:
     """the folder that ONNX Runtime must look in; None without external data"""
 
 
-def read_onnx(path: str | Path) -> OnnxFile:
+def read_content(path: str | Path) -> Content:
+    """Read and digest a model file, whatever it holds.
+
+    Raises:
+        UsageError: no such file, or a folder.
+        CannotAssessError: unreadable or empty.
+    """
+    path = Path(path)
+    content = _read_bytes(path)
+    return Content(path, content, "sha256:" + hashlib.sha256(content).hexdigest())
+
+
+def read_onnx(path: str | Path, read: Content | None = None) -> OnnxFile:
     """Parse an ONNX file and check that all its weights are there, without loading external ones.
+
+    Args:
+        path: the file.
+        read: its content, where that was read already.
 
     Raises:
         UsageError: no such file, or a folder.
         CannotAssessError: unreadable, empty, text, a Git LFS pointer, another format, truncated, without
             nodes; external data missing, truncated, or outside the model's folder.
     """
-    path = Path(path)
-    content = _read_bytes(path)
+    read = read or read_content(path)
+    path, content = read.path, read.content
     proto = _parse(path, content)
     if not proto.graph.node:
         raise CannotAssessError(f"{path}: graph has 0 nodes; a model needs some", "export or download the model again")
@@ -96,8 +122,7 @@ def read_onnx(path: str | Path) -> OnnxFile:
     )
     if folder is not None:
         _point_at(folder, targets, tensors)
-    digest = "sha256:" + hashlib.sha256(content).hexdigest()
-    return OnnxFile(path, content, proto, len(content), digest, external, folder)
+    return OnnxFile(path, content, proto, len(content), read.digest, external, folder)
 
 
 def external_locations(path: Path) -> tuple[onnx.ModelProto, list[str]]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -21,11 +22,13 @@ from robustcheck_onnx.checker.binding import Binding, Settings, versions
 from robustcheck_onnx.checker.contract import Contract
 from robustcheck_onnx.checker.errors import RobustcheckError, UsageError
 from robustcheck_onnx.checker.evidence import Evidence, Statistics
+from robustcheck_onnx.checker.execution import cpu_threads, expects_gpu
 from robustcheck_onnx.checker.graph import open_model
 from robustcheck_onnx.checker.log import LOG
 from robustcheck_onnx.checker.measurement import Job, Measurement, conclude, nothing_yet
 from robustcheck_onnx.checker.notes import notes_of
-from robustcheck_onnx.checker.onnx_file import file_digest
+from robustcheck_onnx.checker.onnx_file import Content, read_content
+from robustcheck_onnx.checker.prepared import Prepared
 from robustcheck_onnx.checker.reasons import NAMES
 from robustcheck_onnx.checker.remote_model import on_this_machine
 from robustcheck_onnx.checker.report import CLAIM, Placed, Report, Time, sealed
@@ -187,31 +190,35 @@ def _measured_or_kept(
 
     Nothing is kept of a run with detectors, as nobody knows what a detector depends on.
     """
-    key = digest = ""
+    key = ""
+    read: Content | None = None
     source: images_.ImageSource | None = None
     if cache and not loaded and not records.is_off():
         with contextlib.suppress(OSError, RobustcheckError):  # a faulty model or image set: the run itself says so
-            digest = file_digest(job.model)
+            read = read_content(job.model)
             source = images_.open_images(job.images, seed=job.seed, limit=job.max_images)
-            key = records.key_of(job, digest, profile, source)
+            key = records.key_of(job, read.digest, profile, source)
             if kept := records.load(key, job.model, source):
                 LOG.info("%s: evidence taken from the cache, measured %s", job.model, kept.measured)
                 return kept.evidence, kept.published, kept.measured
     LOG.info("%s: opening model, %s", job.model, job.images or "bundled photos")
-    opened = measure.open_job(job, source=source)
-    _log_opened(opened)
-    facts = measure.probe(opened)
-    LOG.debug("%s: batch invariance and output were tried", job.model)
-    watch = partial(plugins.update, loaded) if loaded else None
-    measured, stopped = _until_decided(opened, profile, progress, watch)
+    inputs = measure.read_inputs(job, source=source, read=read)
+    decoders = measure.count_decoders(on_gpu=expects_gpu(job.device), threads=cpu_threads())
+    with contextlib.closing(measure.decode(inputs, inputs.source, decoders)) as decoded:
+        first = measure.to_probe(decoded)  # the next ones are decoded while the session opens
+        opened = measure.open_sessions(inputs)
+        _log_opened(opened)
+        facts = measure.probe(opened, first)
+        LOG.debug("%s: batch invariance and output were tried", job.model)
+        watch = partial(plugins.update, loaded) if loaded else None
+        measured, stopped = _until_decided(opened, profile, progress, itertools.chain(first, decoded), watch)
     (evidence,) = conclude(job, facts, measured, profile, decided=stopped)
     if loaded:
         evidence = evidence.model_copy(update={"detectors": plugins.results(loaded)})
     context = _published(opened.models[0].contract)
     with contextlib.suppress(OSError):  # a sidecar that is gone: nothing is kept
-        # model and sidecars were read twice; a run during which one changed is not kept
-        same = key and digest == opened.models[0].model_digest
-        if same and key == records.key_of(job, digest, profile, opened.source):
+        # sidecars were read twice; a run during which one changed is not kept
+        if key and read is not None and key == records.key_of(job, read.digest, profile, opened.source):
             records.store(key, started.isoformat(timespec="seconds"), measured.digests, evidence, context)
     return evidence, context, None
 
@@ -229,26 +236,26 @@ def _until_decided(
     opened: measure.Opened,
     profile: Profile,
     progress: Callable[[Progress], None] | None,
+    decoded: Iterable[Prepared | images_.Skipped],
     watch: measure.Watch | None = None,
 ) -> tuple[Measurement, bool]:
     """Measure until the evidence decides (True) or the images end (False)."""
     run, clock, total = nothing_yet(1), time.perf_counter(), len(opened.source)
     enough_varied = False
     interval = ""
-    with contextlib.closing(measure.batches(opened, run, opened.source, watch)) as looks:
-        for at_look in looks:
-            state = run.states[0]
-            if at_look and state is not None and state.n >= 2:
-                statistics = sums.statistics(state, profile.alpha)
-                interval = _closest(statistics, profile)
-                LOG.debug("%s: look at %d images: %s", opened.job.model, run.n_good, interval or "no bound yet")
-                if decided(statistics, profile):
-                    # asked last, and only until it holds: counting varied images compares all pairs
-                    enough_varied = enough_varied or run.sanity.facts().n_varied >= profile.min_images
-                    if enough_varied:
-                        return run, True
-            if progress is not None:
-                progress(Progress(run.n_good, total, run.n_good / (time.perf_counter() - clock), interval))
+    for at_look in measure.batches(opened, run, decoded, watch):
+        state = run.states[0]
+        if at_look and state is not None and state.n >= 2:
+            statistics = sums.statistics(state, profile.alpha)
+            interval = _closest(statistics, profile)
+            LOG.debug("%s: look at %d images: %s", opened.job.model, run.n_good, interval or "no bound yet")
+            if decided(statistics, profile):
+                # asked last, and only until it holds: counting varied images compares all pairs
+                enough_varied = enough_varied or run.sanity.facts().n_varied >= profile.min_images
+                if enough_varied:
+                    return run, True
+        if progress is not None:
+            progress(Progress(run.n_good, total, run.n_good / (time.perf_counter() - clock), interval))
     return run, False
 
 

@@ -51,7 +51,7 @@ def without_time(report: Report) -> str:
 def test_a_hit_is_the_identical_report_and_says_so(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = run(place)
     assert not is_hit(first)
-    monkeypatch.setattr(measure, "open_job", lambda *_: pytest.fail("a hit must not open the model"))
+    monkeypatch.setattr(measure, "read_inputs", lambda *_, **__: pytest.fail("a hit must not open the model"))
     second = run(place)
     assert is_hit(second)
     assert first.time is not None
@@ -162,25 +162,39 @@ def test_external_weights_belong_to_the_model(place: Path) -> None:
         run(place)
 
 
-@pytest.mark.parametrize("what", ["sidecar", "model"])
-def test_a_run_during_which_an_input_changed_is_not_kept(
-    what: str, place: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real = measure.open_job
+def test_a_run_during_which_a_sidecar_changed_is_not_kept(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = measure.read_inputs
 
-    def open_job(*arguments: Any, **options: Any) -> measure.Opened:
-        if what == "model":
-            _other_weights(place)
-        opened = real(*arguments, **options)
-        if what == "sidecar":
-            _a_sidecar(place)
-        return opened
+    def read_inputs(*arguments: Any, **options: Any) -> measure.Inputs:
+        inputs = real(*arguments, **options)
+        _a_sidecar(place)
+        return inputs
 
     with monkeypatch.context() as changed:
-        changed.setattr(measure, "open_job", open_job)
+        changed.setattr(measure, "read_inputs", read_inputs)
         run(place)
     assert cache.size().records == 0
     assert not is_hit(run(place))
+
+
+def test_a_model_that_changes_during_a_run_is_measured_as_it_was_read(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its bytes are read once: those that were digested are those that ran, and what is kept is about them."""
+    real, before = measure.read_inputs, run(place)
+    cache.clear()
+
+    def read_inputs(*arguments: Any, **options: Any) -> measure.Inputs:
+        _other_weights(place)
+        return real(*arguments, **options)
+
+    with monkeypatch.context() as changed:
+        changed.setattr(measure, "read_inputs", read_inputs)
+        during = run(place)
+    assert during.evidence == before.evidence
+    after = run(place)
+    assert not is_hit(after)
+    assert after.evidence.model.digest != before.evidence.model.digest
 
 
 @pytest.mark.parametrize("damage", ["cut", "forged", "empty", "of another format"])

@@ -115,7 +115,8 @@ def test_merging_is_associative_and_has_a_neutral_element(lookup: ModuleType, ph
     parts = []
     for start, end in ((0, 100), (100, 130), (130, 300)):
         part = nothing_yet(1)
-        for _ in measure.batches(opened, part, replace(opened.source, entries=opened.source.entries[start:end])):
+        piece = replace(opened.source, entries=opened.source.entries[start:end])
+        for _ in measure.batches(opened, part, measure.decode(opened, piece)):
             pass
         parts.append(part)
     a, b, c = parts
@@ -200,9 +201,7 @@ def test_a_share_of_bad_images_is_judged_over_all_shards(lookup: ModuleType, pho
 
 def test_a_gpu_is_fed_by_all_cores(lookup: ModuleType, tmp_path: Path) -> None:
     model = lookup.write_lookup_model(tmp_path / "m.onnx", vectors(), size_px=SIZE_PX)
-    execution = measure.open_job(Job(model), threads=16).runners[0].execution
-    assert execution.threads == 16
-    assert measure.count_decoders(execution) == measure.DECODERS
-    on_gpu = execution.model_copy(update={"providers": ("CUDAExecutionProvider", "CPUExecutionProvider")})
-    assert measure.count_decoders(on_gpu) == 16
-    assert measure.count_decoders(on_gpu.model_copy(update={"threads": 1})) == measure.DECODERS
+    assert measure.open_job(Job(model), threads=16).runners[0].execution.threads == 16
+    assert measure.count_decoders(on_gpu=False, threads=16) == measure.DECODERS
+    assert measure.count_decoders(on_gpu=True, threads=16) == 16
+    assert measure.count_decoders(on_gpu=True, threads=1) == measure.DECODERS

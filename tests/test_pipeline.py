@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from queue import Queue
 from types import ModuleType
 from typing import Any
 
@@ -9,8 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from robustcheck_onnx.checker import Progress, Report, check, verdict
+from robustcheck_onnx.checker import Progress, Report, check, measure, verdict
 from robustcheck_onnx.checker.errors import CannotAssessError
+from robustcheck_onnx.checker.images import Item, Skipped
+from robustcheck_onnx.checker.prepared import Prepared
 from robustcheck_onnx.checker.report import json_schema, to_json
 from robustcheck_onnx.checker.runner import Runner
 from robustcheck_onnx.thresholds import profile
@@ -52,6 +55,31 @@ def test_the_supervised_network_warns_as_measured_before(efficientnet_lite0: Pat
     assert report.evidence.stopped == "decided"
     assert s.n_images == 64
     assert report.evidence.images.bundled
+
+
+def test_photos_are_decoded_while_the_session_opens(
+    lookup: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vectors = np.random.default_rng(0).standard_normal((70, 16)).astype(np.float32)
+    model = lookup.write_lookup_model(tmp_path / "m.onnx", vectors, size_px=32)
+    lookup.write_lookup_images(tmp_path / "photos", len(vectors), photos=sorted(PHOTOS.glob("*.jpg")), size_px=32)
+    ready: Queue[str] = Queue()
+    prepare_item, open_sessions = measure.prepare_item, measure.open_sessions
+
+    def prepared(item: Item, inputs: measure.Inputs) -> Prepared | Skipped:
+        ready.put(item.name)
+        return prepare_item(item, inputs)
+
+    def opened(inputs: measure.Inputs) -> measure.Opened:
+        names = [ready.get(timeout=60) for _ in range(measure.AHEAD)]  # raises where nobody decodes meanwhile
+        assert sorted(names) == sorted(inputs.source.entries[: measure.AHEAD].names())
+        return open_sessions(inputs)
+
+    monkeypatch.setattr(measure, "prepare_item", prepared)
+    monkeypatch.setattr(measure, "open_sessions", opened)
+    report = check(model, images=tmp_path / "photos", thresholds=never_decided())
+    assert report.evidence.statistics.n_images == len(vectors)
+    assert ready.qsize() == len(vectors) - measure.AHEAD  # each is decoded once, those of the probe too
 
 
 @pytest.mark.export
