@@ -27,7 +27,7 @@ from robustcheck_onnx.checker.execution import cpu_threads
 from robustcheck_onnx.checker.measurement import Job, conclude, merge, nothing_yet
 from robustcheck_onnx.thresholds.profile import Profile
 
-__all__ = ["ENGINES", "TRIES", "Job", "Outcome", "run"]
+__all__ = ["ENGINES", "TRIES", "Job", "Outcome", "measure_all", "run"]
 
 ENGINES: Final = ("local", "ray")
 TRIES: Final = 3  # times a job or shard is begun whose worker process ends without a word
@@ -173,15 +173,33 @@ def _begin(lifeline: Connection) -> None:
 
 
 def _measure(job: Job, profile: Profile, threads: int) -> Outcome:
-    """In the worker: all shards of a job, merged in their order."""
+    """In the worker: whatever it meets is this job's error."""
     started = time.perf_counter()
     try:
-        opened = measure.open_job(job, threads=threads)
-        facts = measure.probe(opened)
-        total = nothing_yet(len(job.tensors))
-        for index in range(facts.n_shards):
-            total = merge(total, measure.measure_shard(opened, index))
-        evidence = conclude(job, facts, total, profile)
+        evidence = measure_all(job, profile, threads=threads)
     except Exception as fault:  # noqa: BLE001 # told as this job's error
         return Outcome(job, (), as_error(fault, job), time.perf_counter() - started)
     return Outcome(job, evidence, None, time.perf_counter() - started)
+
+
+def measure_all(
+    job: Job, profile: Profile, *, threads: int | None = None, progress: Progress | None = None
+) -> tuple[Evidence, ...]:
+    """Measure a job on all of its images, in this process: its shards, merged in their order.
+
+    Args:
+        job, profile: as in `run`.
+        threads: cores for ONNX Runtime; None = all that this process may use.
+        progress: called when a shard is done.
+
+    Raises:
+        UsageError, CannotAssessError, EnvironmentFaultError: as `pipeline.check`.
+    """
+    opened = measure.open_job(job, threads=threads)
+    facts = measure.probe(opened)
+    total = nothing_yet(len(job.tensors))
+    for index in range(facts.n_shards):
+        total = merge(total, measure.measure_shard(opened, index))
+        if progress is not None:
+            progress(job, total.n_read, facts.n_images)
+    return conclude(job, facts, total, profile)

@@ -7,14 +7,13 @@ of which everything that was checked agrees, and whose verdict is PASS, ends wit
 from __future__ import annotations
 
 import shlex
-import tempfile
 from collections.abc import Callable, Collection
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-from robustcheck_onnx.checker import attestation, gate, images, onnx_file, pipeline, sidecar, signing
+from robustcheck_onnx.checker import attestation, gate, images, onnx_file, pipeline, signing
 from robustcheck_onnx.checker.agreement import disagreements, ruling, tolerance_between, words
 from robustcheck_onnx.checker.binding import result_digest_of
 from robustcheck_onnx.checker.digests import digest_of_set
@@ -23,6 +22,7 @@ from robustcheck_onnx.checker.graph import digest_of
 from robustcheck_onnx.checker.pipeline import Progress
 from robustcheck_onnx.checker.report import Report
 from robustcheck_onnx.checker.report_reader import read
+from robustcheck_onnx.checker.rerun import measure_again
 from robustcheck_onnx.checker.verdict import judge
 from robustcheck_onnx.thresholds import profile as profiles
 from robustcheck_onnx.thresholds.frozen import Frozen
@@ -329,37 +329,13 @@ def _check_rerun(
     detectors: Collection[str],
     progress: Callable[[Progress], None] | None,
 ) -> Finding:
-    assert report.binding is not None
-    settings = report.binding.settings
     named = [detector.name for detector in report.evidence.detectors]
     if unasked := sorted(set(named) - set(detectors)):  # a document must not choose which code runs here
         raise UsageError(
             f"report names detectors {', '.join(unasked)}; a rerun runs other packages' code only if it is asked for",
             " ".join(f"--detector {shlex.quote(name)}" for name in unasked),
         )
-    with tempfile.TemporaryDirectory() as folder:
-        preprocess = settings.preprocess
-        if preprocess is not None and preprocess not in sidecar.PRESETS:  # a file that may not be here
-            file = Path(folder) / "preprocessing.json"
-            file.write_text(report.evidence.preprocessing.preprocessing.model_dump_json(), encoding="utf-8")
-            preprocess = str(file)
-        second = pipeline.check(
-            model,
-            images=image_set,
-            tensor=settings.tensor,
-            pool=settings.pool,
-            preprocess=preprocess,
-            device=device or settings.device,
-            seed=settings.seed,
-            max_images=settings.max_images,
-            max_bad=settings.max_bad,
-            batch_size=settings.batch_size,
-            thresholds=report.profile,
-            engine=settings.engine,
-            workers=settings.workers,
-            detectors=named,
-            progress=progress,
-        )
+    second = measure_again(report, model, image_set, device=device, detectors=named, progress=progress)
     tolerance = tolerance_between(report.evidence, second.evidence)
     if said := disagreements(report, second, tolerance):
         return _differs("rerun", f"a second run differs: {'; '.join(said[:5])}")

@@ -296,3 +296,10 @@ def test_the_command_gives_the_report_of_a_running_cluster_or_of_its_own(
     local = subprocess.run([*command, "-o", f"json={tmp_path}/r.json"], capture_output=True, check=False, env=env)
     assert local.returncode == done.returncode
     assert json.loads((tmp_path / "r.json").read_text())["verdict"] == report["verdict"]
+    (tmp_path / "ray.json").write_bytes(done.stdout)
+    blocked = "import sys; sys.modules['ray'] = None\nfrom robustcheck_onnx.checker.cli import main\nsys.exit(main())"
+    again = [sys.executable, "-c", blocked, "verify", f"{tmp_path}/ray.json", command[1], "--images", str(photos)]
+    verified = subprocess.run([*again, "-o", "json"], capture_output=True, check=False)
+    assert verified.returncode == 1, verified.stderr  # as the report's own WARN
+    (rerun,) = (f for f in json.loads(verified.stdout)["findings"] if f["check"] == "rerun")
+    assert rerun["status"] == "agrees", rerun
