@@ -75,11 +75,14 @@ def run(app: typer.Typer, arguments: list[str]) -> int:
 
 
 def _run(app: typer.Typer, arguments: list[str]) -> int:
+    stop = _Stop()
     try:
         _mend_streams()
-        signal.signal(signal.SIGTERM, _stop)
+        signal.signal(signal.SIGTERM, stop)
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # nohup and `&` have it ignored
-            signal.signal(signal.SIGINT, _stop)
+            signal.signal(signal.SIGINT, stop)
+        if hasattr(signal, "pthread_sigmask"):  # those that came since the start (`__main__`) are answered now
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
         command = get_command(app)
         assert isinstance(command, TyperGroup)
         if arguments:
@@ -106,7 +109,7 @@ def _run(app: typer.Typer, arguments: list[str]) -> int:
         if isinstance(fault, SystemExit) and fault.code == 0 and (not arguments or arguments[0].startswith("--")):
             return 0  # shell completion ends this way; a verb never does
         try:
-            return _end(fault, arguments)
+            return _end(stop.reason(fault), arguments)
         except BaseException:  # noqa: BLE001 # stderr is full, or a second signal: only the exit code is left
             return 70
 
@@ -275,11 +278,24 @@ def _mend_streams() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
-def _stop(number: int, _frame: object) -> None:
+class _Stop:
     """Unwind once: `timeout` and shells send a signal twice, and the second must not disturb the cleaning up."""
-    for name in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(name, signal.SIG_IGN)
-    raise _Interrupted if number == signal.SIGINT else _Terminated
+
+    def __init__(self) -> None:
+        self.raised: _Interrupted | _Terminated | None = None
+
+    def __call__(self, number: int, _frame: object) -> None:
+        for name in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(name, signal.SIG_IGN)
+        self.raised = _Interrupted() if number == signal.SIGINT else _Terminated()
+        raise self.raised
+
+    def reason(self, fault: BaseException) -> BaseException:
+        """The signal, if one came, with what the fault carries: a compiled module makes its own error of a signal."""
+        if self.raised is None or self.raised is fault:
+            return fault
+        vars(self.raised).update(vars(fault))
+        return self.raised
 
 
 def say(message: str, hint: str) -> None:

@@ -4,8 +4,10 @@ import json
 import os
 import pty
 import re
+import signal
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Annotated
 
@@ -139,6 +141,67 @@ def test_a_file_with_a_verbs_name_is_reached_by_its_path(lookup_pass: tuple[Path
         [COMMAND, "./doctor", "--images", photos, "-q"], cwd=tmp_path, capture_output=True, check=False
     )
     assert done.returncode == 0
+
+
+STRIKE = """
+import os, signal, sys
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell gives background jobs one that is ignored
+
+def strike(event, arguments):
+    if event == "import" and arguments[0] == {module!r} and not os.path.exists({mark!r}):
+        open({mark!r}, "w").close()
+        os.kill(os.getpid(), {number})
+
+sys.addaudithook(strike)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("module", ["robustcheck_onnx.checker.cli", "typer", "robustcheck_onnx.checker.cli_run"])
+def test_a_signal_at_the_start_leaves_no_earlier_pass(tmp_path: Path, number: signal.Signals, module: str) -> None:
+    report, mark = tmp_path / "report.json", tmp_path / "struck"
+    report.write_text('{"schema_version": 1, "tool": "robustcheck", "verdict": {"verdict": "PASS"}}', encoding="utf-8")
+    (tmp_path / "sitecustomize.py").write_text(STRIKE.format(module=module, mark=str(mark), number=int(number)))
+    done = subprocess.run(
+        [sys.executable, "-m", "robustcheck_onnx.checker", "model.onnx", "-o", f"json={report}"],
+        capture_output=True, text=True, check=False, env=os.environ | {"PYTHONPATH": str(tmp_path)},
+    )  # fmt: skip
+    assert mark.exists()
+    assert done.returncode == 128 + number, done.stderr
+    assert done.stderr.startswith(f"error: {'interrupted' if number == signal.SIGINT else 'terminated'}")
+    document = json.loads(report.read_text(encoding="utf-8"))
+    assert document["error"]["exit_code"] == 128 + number
+    assert "verdict" not in document
+
+
+def test_the_installed_command_starts_there() -> None:
+    project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text(encoding="utf-8"))
+    assert project["project"]["scripts"] == {"robustcheck": "robustcheck_onnx.checker.__main__:main"}
+
+
+def test_a_signal_that_a_library_turns_into_its_own_error_is_told_as_the_signal(tmp_path: Path) -> None:
+    """As compiled modules do whose import a signal ends."""
+    code = """
+import os, signal, sys, time, typer
+from robustcheck_onnx.checker import cli_process
+app = typer.Typer()
+@app.command()
+def check(model: str, output: str = typer.Option("", "-o")) -> int:
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+    except BaseException:
+        raise ImportError("initialization failed") from None
+app.command()(lambda: 0)
+sys.exit(cli_process.run(app, sys.argv[1:]))
+"""
+    report = tmp_path / "report.json"
+    call = [sys.executable, "-c", code, "model.onnx", "-o", f"json={report}"]
+    done = subprocess.run(call, capture_output=True, text=True, check=False)
+    assert done.returncode == 143, done.stderr
+    assert done.stderr == "error: terminated (SIGTERM); there is no verdict, and nothing half-written is left\n"
+    assert json.loads(report.read_text(encoding="utf-8"))["error"]["exit_code"] == 143
 
 
 def grouped() -> typer.Typer:

@@ -1,0 +1,23 @@
+"""The start of `robustcheck`, which is `python -m robustcheck_onnx.checker`, too."""
+
+from __future__ import annotations
+
+import signal
+import sys
+
+
+def main() -> int:
+    """Run the command line and return the exit code, as `cli.main` does.
+
+    SIGINT and SIGTERM wait until `cli_process` answers them: while the command line was imported they would end the
+    process without a word, and the reports of an earlier run would be left as if they were this one's.
+    """
+    if hasattr(signal, "pthread_sigmask"):  # not on Windows
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    from robustcheck_onnx.checker import cli  # noqa: PLC0415 # takes most of the time of a start
+
+    return cli.main()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
