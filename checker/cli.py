@@ -39,7 +39,8 @@ app = typer.Typer(
     name="robustcheck",
     help="Deployment gate for vision encoders: looks for the outlier features that indicate robustness to "
     "distribution shift, on in-distribution photos, in any ONNX file.\n\n"
-    "`robustcheck MODEL.onnx` is short for `robustcheck check MODEL.onnx`.",
+    "`robustcheck MODEL.onnx` is short for `robustcheck check MODEL.onnx`. A folder or file with the name of a command "
+    "needs the long form, or `./NAME`.",
     epilog=f"{VERDICT_CODES}Only 0 lets a release through.",
     add_completion=True,
     pretty_exceptions_enable=False,

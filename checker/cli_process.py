@@ -92,6 +92,9 @@ def _run(app: typer.Typer, arguments: list[str]) -> int:
                 command(args=["--help"], prog_name="robustcheck", standalone_mode=False)
         if arguments or COMPLETION not in os.environ:
             arguments = with_default_command(arguments, list(command.commands))
+            from robustcheck_onnx.checker import usage
+
+            _tell("", usage.verb_over_models(arguments, list(command.commands)))
         from robustcheck_onnx.checker import cli_completion
 
         if cli_completion.for_shell(arguments, "robustcheck", COMPLETION):
@@ -144,11 +147,7 @@ def _end(fault: BaseException, arguments: list[str]) -> int:
         said = redact_text("".join(traceback.format_exception(fault)))
         sys.stderr.write("\n".join(map(printable, said.split("\n"))))
     if message:
-        try:
-            say(message, hint)
-        except OSError:  # a full disk behind stderr must not change the exit code, now or when Python ends
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
-    if message:
+        _tell(message, hint)
         _leave_documents(fault, arguments, message, hint, code)
     return code
 
@@ -296,6 +295,14 @@ class _Stop:
             return fault
         vars(self.raised).update(vars(fault))
         return self.raised
+
+
+def _tell(message: str, hint: str) -> None:
+    """`say`; a full disk behind stderr must not change the exit code, now or when Python ends."""
+    try:
+        say(message, hint)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 def say(message: str, hint: str) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import itertools
+import os
 import re
 import shlex
 from collections.abc import Sequence
@@ -78,6 +80,20 @@ def near_verb(arguments: Sequence[str], verbs: Sequence[str]) -> tuple[str, str]
     if not near or "." in word or "/" in word or Path(word).exists():
         return None
     return f"command is {word!r}; the closest is {near[0]}", shlex.join(["robustcheck", near[0], *arguments[1:]])
+
+
+def verb_over_models(arguments: Sequence[str], verbs: Sequence[str]) -> str:
+    """A hint for who may have meant the models in a folder that bears a verb's name; "" where nothing suggests it.
+
+    Only the first folders below it are looked at: a verb must not wait for a large disk.
+    """
+    word, options = arguments[0], arguments[1:]
+    if word not in verbs or (options and not options[0].startswith("-")) or {"-q", "--quiet"} & {*options}:
+        return ""
+    for _, _, names in itertools.islice(os.walk(word), 100):
+        if any(name.lower().endswith(".onnx") for name in names):
+            return f"{word} is a command; for the models in the folder {word}: robustcheck check {word}"
+    return ""
 
 
 def document_targets(arguments: Sequence[str]) -> list[tuple[str, str]]:

@@ -143,6 +143,50 @@ def test_a_file_with_a_verbs_name_is_reached_by_its_path(lookup_pass: tuple[Path
     assert done.returncode == 0
 
 
+@pytest.mark.parametrize(
+    ("words", "model", "hinted"),
+    [
+        ("profiles list", "profiles/m.onnx", False),  # a word follows: the verb is meant
+        ("count", "count/v1/M.ONNX", True),
+        ("count --twice", "count/m.onnx", True),
+        ("count -q", "count/m.onnx", False),
+        ("count", "count/readme.md", False),
+        ("count", "other/m.onnx", False),
+        ("./count", "count/m.onnx", False),
+        ("check count", "count/m.onnx", False),
+    ],
+)
+def test_a_verb_beside_a_folder_of_models_hints_at_them(
+    words: str,
+    model: str,
+    hinted: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / model).parent.mkdir(parents=True)
+    (tmp_path / model).touch()
+    monkeypatch.chdir(tmp_path)
+    app = grouped()
+    app.command()(count)
+    code = cli_process.run(app, words.split())
+    out, err = capfd.readouterr()
+    hint = "hint: count is a command; for the models in the folder count: robustcheck check count\n"
+    assert err == (hint if hinted else "")
+    said = {"p": "all\n", "c": "counted\n", "./": "check ./count\n", "check": "check count\n"}
+    assert out == said[max((start for start in said if words.startswith(start)), key=len)]
+    assert code == (1 if out.startswith("check") else 0)
+
+
+def test_a_hint_that_nobody_can_read_changes_no_exit_code(tmp_path: Path) -> None:
+    (tmp_path / "schema").mkdir()
+    (tmp_path / "schema" / "m.onnx").touch()
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([COMMAND, "schema"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=full, check=False)
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["title"] == "Report"
+
+
 STRIKE = """
 import os, signal, sys
 
@@ -218,6 +262,11 @@ def show(name: str, output: Annotated[str, typer.Option("--output", "-o")] = "te
     if name == "gone":
         raise UsageError("profile is 'gone'; it must exist", "robustcheck profiles list")
     sys.stdout.write(f"show {name} {output}\n")
+    return 0
+
+
+def count(twice: bool = False, quiet: Annotated[bool, typer.Option("--quiet", "-q")] = False) -> int:
+    sys.stdout.write("counted\n")
     return 0
 
 
