@@ -1,11 +1,10 @@
-"""Helper modules for the tests, loaded by path (pytest's importlib mode puts no folder on sys.path)."""
+"""Fixtures that several files share; helper modules are found by their names (`pythonpath` in pyproject.toml)."""
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
@@ -16,39 +15,28 @@ ROOT = Path(__file__).parent.parent
 os.environ["ROBUSTCHECK_NO_CACHE"] = "1"  # a test measures; tests/test_cache.py switches it on again
 
 
-def load_module(path: Path) -> ModuleType:
-    name = f"robustcheck_test_{path.stem}"
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, path)
-        assert spec is not None
-        assert spec.loader is not None
-        sys.modules[name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[name])
-    return sys.modules[name]
-
-
 @pytest.fixture(scope="session")
 def lookup() -> ModuleType:
     """benchmarks/lookup.py: `write_lookup_model`, `write_lookup_images`."""
-    return load_module(ROOT / "benchmarks" / "lookup.py")
+    return import_module("lookup")
 
 
 @pytest.fixture(scope="session")
 def onnx_models() -> ModuleType:
     """tests/onnx_models.py: tiny graphs made with onnx.helper."""
-    return load_module(ROOT / "tests" / "onnx_models.py")
+    return import_module("onnx_models")
 
 
 @pytest.fixture(scope="session")
 def warm_command() -> ModuleType:
     """tests/warm_command.py: `WarmCommand`, the command without its start-up."""
-    return load_module(ROOT / "tests" / "warm_command.py")
+    return import_module("warm_command")
 
 
 @pytest.fixture(scope="session")
 def commands() -> ModuleType:
     """tests/commands.py: `read`, `run`, `missing`: the commands of a Markdown page."""
-    return load_module(ROOT / "tests" / "commands.py")
+    return import_module("commands")
 
 
 @pytest.fixture(scope="session")

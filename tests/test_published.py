@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
+import importlib
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -164,22 +163,13 @@ def test_the_shipped_tables_are_what_the_script_makes_of_the_sources(
     inputs = [folder / f"{name}_shift_accuracy.csv" for name in ("openclip", "timm", "testbed")]
     if not all(path.is_file() for path in inputs):
         pytest.skip("the source tables are not beside this checkout")
-    script = _script()
+    script = importlib.import_module("build_published")
     monkeypatch.setattr(script, "OUTPUT", tmp_path)
     script.main([str(path) for path in inputs])
     made = sorted(tmp_path.iterdir())
     assert len(made) == 5
     for path in made:
         assert path.read_bytes() == (tables.DATA / path.name).read_bytes(), path.name
-
-
-def _script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("build_published", ROOT / "benchmarks" / "build_published.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 # ------------------------------------------------------------------------------------------------- whose row is it?

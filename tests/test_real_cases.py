@@ -20,8 +20,7 @@ SHARED = Path(os.environ.get("ROBUSTCHECK_SHARED", ROOT.parent / "shared")) / "d
 
 
 @pytest.fixture
-def real_cases(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+def real_cases() -> ModuleType:
     return importlib.import_module("real_cases")
 
 

@@ -16,6 +16,7 @@ import threading
 from collections.abc import Iterator
 from datetime import date
 from html.parser import HTMLParser
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar
@@ -40,15 +41,7 @@ TODAY = date(2026, 1, 2)
 
 @pytest.fixture(scope="module")
 def terminal() -> ModuleType:
-    from importlib.util import module_from_spec, spec_from_file_location
-
-    path = Path(__file__).parent / "test_report_terminal.py"
-    spec = spec_from_file_location("robustcheck_test_reports", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules[spec.name] = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return import_module("test_report_terminal")
 
 
 class Element:

@@ -32,11 +32,7 @@ PHOTOS = ROOT / "tests" / "labelled_photos.csv"
 @pytest.fixture(scope="session")
 def shifted_photos(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The labelled photos in four shifted versions, made by benchmarks/make_shifted.py."""
-    spec = importlib.util.spec_from_file_location("make_shifted", ROOT / "benchmarks" / "make_shifted.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = importlib.import_module("make_shifted")
     made: dict[str, Path] = module.write(str(PHOTOS), tmp_path_factory.mktemp("shifted"))
     return made
 

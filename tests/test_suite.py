@@ -25,11 +25,7 @@ def written(folder: Path, text: str) -> Path:
 def test_the_packaged_suite_is_what_its_command_writes() -> None:
     """Every entry has weights in the installed open_clip or timm, and no tag of the paper's is left out."""
     pytest.importorskip("open_clip", reason="extra `export` is not installed")
-    spec = importlib.util.spec_from_file_location("build_paper_suite", ROOT / "benchmarks" / "build_paper_suite.py")
-    assert spec is not None
-    assert spec.loader is not None
-    build = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(build)
+    build = importlib.import_module("build_paper_suite")
     assert suite.PACKAGED["paper"].read_text(encoding="utf-8") == build.text()
 
 
