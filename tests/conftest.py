@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -70,6 +71,25 @@ def efficientnet_lite0(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def planted_outlier(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same backbone, its features mixed to signed ones, with one persistent outlier feature planted."""
     return _exported(tmp_path_factory.mktemp("planted"), "planted_outlier")
+
+
+@pytest.fixture(scope="session")
+def skimage_photos() -> list[Path]:
+    """Five real photos, which scikit-image carries."""
+    skimage = pytest.importorskip("skimage", reason="real photos come from scikit-image")
+    names = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg", "motorcycle_left.png")
+    return [Path(skimage.__file__).parent / "data" / name for name in names]
+
+
+@pytest.fixture
+def my_vision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A user's own module in the current folder, which is the test's own one."""
+    from user_modules import FACTORIES
+
+    (tmp_path / "my_vision.py").write_text(FACTORIES)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "my_vision", raising=False)
+    return "my_vision"
 
 
 SABOTEUR = """

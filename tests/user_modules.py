@@ -1,0 +1,140 @@
+"""A user's own module of torch models, good and bad ones, and what an export of one leaves."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from PIL import Image
+
+from robustcheck_onnx.exporters import contract, pixels
+
+FACTORIES = """
+import logging, sys, warnings
+import torch
+from torch import nn
+
+PREPROCESSING = {"size": [32, 32], "resize_mode": "squash", "resize_size": [32, 32], "interpolation": "bicubic"}
+
+def _network(classes=5):
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 4, 4), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(8, 6), nn.Linear(6, classes))
+
+def _say(module, **attributes):
+    module.preprocessing = PREPROCESSING
+    module.weights = "trained by hand"
+    for name, value in attributes.items():
+        setattr(module, name, value)
+    return module
+
+def encoder():
+    return _say(_network())
+
+def silent_about_weights():
+    module = _say(_network())
+    del module.weights
+    return module
+
+def silent_about_preprocessing():
+    module = _say(_network())
+    del module.preprocessing
+    return module
+
+class Dict(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = _network()
+    def forward(self, image):
+        seen = self.body[:-1](image)
+        return {"logits": self.body[-1](seen), "representation": seen}
+
+def dictionary():
+    return _say(Dict(), synthetic="nothing planted, only said")
+
+class Chatty(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = _network()
+    def forward(self, image):
+        print("printed by the model")
+        logging.warning("logged by the model")
+        warnings.warn("warned by the model")
+        return self.body(image)
+
+def chatty():
+    print("printed by the factory")
+    return _say(Chatty())
+
+class AlwaysTraining(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = _network()
+    def train(self, mode=True):
+        return super().train(True)
+    def forward(self, image):
+        return self.body(image)
+
+def always_training():
+    return _say(AlwaysTraining())
+
+class BatchStatistics(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = _network()
+    def forward(self, image):
+        out = self.body(image)
+        return out - out.mean(dim=0, keepdim=True) / 2
+
+def batch_statistics():
+    return _say(BatchStatistics())
+
+class Tokens(nn.Module):
+    def forward(self, image):
+        return image.flatten(2)
+
+def tokens():
+    return _say(Tokens())
+
+class NotFinite(nn.Module):
+    def forward(self, image):
+        return image.flatten(1)[:, :4] / 0
+
+def not_finite():
+    return _say(NotFinite())
+
+class Untraceable(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = _network()
+    def forward(self, image):
+        out = self.body(image)
+        return out * 2 if float(out.sum()) > 0 else out
+
+def untraceable():
+    return _say(Untraceable())
+
+def raises():
+    raise KeyError("no such thing")
+
+def not_a_module():
+    return 3
+"""
+
+
+def left_in(folder: Path) -> list[str]:
+    known = {"my_vision.py", "__pycache__", "w.pth", "p.json"}
+    return sorted(p.name for p in folder.iterdir() if p.name not in known)
+
+
+def contract_of(path: Path) -> dict[str, Any]:
+    model = onnx.load(path, load_external_data=False)
+    read: dict[str, Any] = json.loads({p.key: p.value for p in model.metadata_props}[contract.METADATA_KEY])
+    return read
+
+
+def images_of(photos: list[Path], fields: dict[str, Any]) -> Any:
+    return np.stack([pixels.apply(fields, Image.open(p)) for p in photos])
