@@ -53,7 +53,7 @@ docs: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(PIP) --editable '.[bench]'
 	$(BIN)/python benchmarks/run.py
-	$(BIN)/pytest benchmarks/kernels.py -p no:xdist
+	$(BIN)/pytest benchmarks/timed_kernels.py -p no:xdist
 
 wheel: $(BIN)/python
 	rm -rf build

@@ -1,4 +1,6 @@
-"""The kernels of a check, each beside what one would use instead: `pytest benchmarks/kernels.py` (pytest-benchmark).
+"""The kernels of a check, each beside what one would use instead (pytest-benchmark).
+
+`pytest benchmarks/timed_kernels.py`. Not kernels.py: transformers would take that for a package of this name.
 
 Groups: activation kurtosis against SciPy, sums of a batch, merge of two states, decoding and resizing a photo. Each
 test also asserts what it times; nothing is asserted about time.
