@@ -8,9 +8,13 @@ from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+
+if TYPE_CHECKING:
+    from comparisons import Workshop
 
 ROOT = Path(__file__).parent.parent
 os.environ["ROBUSTCHECK_NO_CACHE"] = "1"  # a test measures; tests/test_cache.py switches it on again
@@ -90,6 +94,22 @@ def my_vision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delitem(sys.modules, "my_vision", raising=False)
     return "my_vision"
+
+
+@pytest.fixture(scope="session")
+def photos_80(tmp_path_factory: pytest.TempPathFactory, lookup: ModuleType) -> Path:
+    """80 photos for look-up models."""
+    folder = tmp_path_factory.mktemp("compare_photos")
+    lookup.write_lookup_images(folder, 80, photos=sorted((ROOT / "checker" / "photos").glob("*.jpg")))
+    return folder
+
+
+@pytest.fixture
+def workshop(tmp_path: Path, photos_80: Path, lookup: ModuleType) -> Workshop:
+    """Writes look-up models into the test's folder, and compares them."""
+    from comparisons import Workshop
+
+    return Workshop(tmp_path, photos_80, lookup.write_lookup_model)
 
 
 SABOTEUR = """
