@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 if TYPE_CHECKING:
+    from calibrations import Calibrated
     from comparisons import Workshop
 
 ROOT = Path(__file__).parent.parent
@@ -132,6 +133,24 @@ def own_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     for name in ("NO_PROXY", "no_proxy"):
         monkeypatch.setenv(name, "127.0.0.1")
     return folder
+
+
+@pytest.fixture(scope="session")
+def mini_suite() -> ModuleType:
+    """benchmarks/mini_suite.py: `write_suite`."""
+    return import_module("mini_suite")
+
+
+@pytest.fixture(scope="session")
+def calibrated(tmp_path_factory: pytest.TempPathFactory, mini_suite: ModuleType) -> Calibrated:
+    """A suite of look-up models, calibrated by the real command."""
+    from calibrations import Calibrated, calibrate
+
+    folder = tmp_path_factory.mktemp("mini")
+    suite = mini_suite.write_suite(folder, exported=False)
+    out = folder / "mini.json"
+    done = calibrate(suite, folder / "photos", out, "--workers", "2")
+    return Calibrated(folder, suite, folder / "photos", folder / "mini.results.jsonl", out, done.stderr)
 
 
 SABOTEUR = """

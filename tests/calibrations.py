@@ -1,0 +1,53 @@
+"""`robustcheck calibrate` on a suite of look-up models, for the tests."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+from robustcheck_onnx.thresholds import results
+from robustcheck_onnx.thresholds.results import Result
+
+COMMAND = str(Path(sys.executable).parent / "robustcheck")
+N_MODELS = 12
+
+
+def run(
+    *words: str | Path, code: int = 0, cwd: Path | None = None, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [COMMAND, *map(str, words)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=cwd,
+        env={**os.environ, **(env or {}), "COLUMNS": "100"},
+        timeout=300,
+    )
+    assert done.returncode == code, (done.returncode, done.stdout[-2000:], done.stderr[-3000:])
+    return done
+
+
+class Calibrated(NamedTuple):
+    """A suite of look-up models, calibrated."""
+
+    folder: Path
+    suite: Path
+    photos: Path
+    table: Path
+    profile: Path
+    progress: str
+
+
+def calibrate(
+    suite: Path, photos: Path, out: Path, *more: str | Path, code: int = 0
+) -> subprocess.CompletedProcess[str]:
+    where = ("--suite", suite, "--images", photos, "--out", out, "--cache", suite.parent / "cache")
+    return run("calibrate", *where, "--id", "mini", "--device", "cpu", *more, code=code)
+
+
+def rows(path: Path) -> list[Result]:
+    return results.read(path)
