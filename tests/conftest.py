@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -151,6 +152,31 @@ def calibrated(tmp_path_factory: pytest.TempPathFactory, mini_suite: ModuleType)
     out = folder / "mini.json"
     done = calibrate(suite, folder / "photos", out, "--workers", "2")
     return Calibrated(folder, suite, folder / "photos", folder / "mini.results.jsonl", out, done.stderr)
+
+
+@pytest.fixture(scope="session")
+def world(
+    tmp_path_factory: pytest.TempPathFactory,
+    lookup: ModuleType,
+    onnx_models: ModuleType,
+    lookup_pass: tuple[Path, Path],
+) -> Path:
+    """A folder of broken files, and of a model that passes with its photos."""
+    import bad_files
+
+    folder = tmp_path_factory.mktemp("world")
+    bad_files.write(folder, *lookup_pass, lookup, onnx_models)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def warm(warm_command: ModuleType) -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
+    """As `bad_input.run`, without start-up."""
+    from bad_input import environment
+
+    command = warm_command.WarmCommand(environment())
+    yield command.run
+    command.close()
 
 
 SABOTEUR = """
