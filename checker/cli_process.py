@@ -281,20 +281,22 @@ class _Stop:
     """Unwind once: `timeout` and shells send a signal twice, and the second must not disturb the cleaning up."""
 
     def __init__(self) -> None:
-        self.raised: _Interrupted | _Terminated | None = None
+        self.came: type[_Interrupted | _Terminated] | None = None
+        """never the exception itself: its frames would keep alive what they hold, such as threads that decode"""
 
     def __call__(self, number: int, _frame: object) -> None:
         for name in (signal.SIGINT, signal.SIGTERM):
             signal.signal(name, signal.SIG_IGN)
-        self.raised = _Interrupted() if number == signal.SIGINT else _Terminated()
-        raise self.raised
+        self.came = _Interrupted if number == signal.SIGINT else _Terminated
+        raise self.came
 
     def reason(self, fault: BaseException) -> BaseException:
         """The signal, if one came, with what the fault carries: a compiled module makes its own error of a signal."""
-        if self.raised is None or self.raised is fault:
+        if self.came is None or isinstance(fault, self.came):
             return fault
-        vars(self.raised).update(vars(fault))
-        return self.raised
+        signalled = self.came()
+        vars(signalled).update(vars(fault))
+        return signalled
 
 
 def _tell(message: str, hint: str) -> None:
