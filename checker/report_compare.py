@@ -139,8 +139,7 @@ def _statistics(pen: Pen, report: CompareReport) -> RenderableType:
     least = 100 * (1 - report.tolerance)
     remark = (
         f"{report.n_images} images, {'paired' if report.paired else 'not paired'}; "
-        f"{100 * (1 - report.alpha):g} % confidence for all ratios together; "
-        f"{least:g} % must be kept"
+        f"{100 * (1 - report.alpha):g} % confidence together; {least:g} % must be kept"
     )
     return section(pen, "Statistics", remark, table)
 

@@ -149,4 +149,16 @@ def located(model: str, here: str, root: str) -> str:
 
 def fingerprint(path: str, rule: str) -> str:
     """One finding's identity over runs: the same model and reason, whatever was measured."""
-    return hashlib.sha256(f"{path}\0{rule}".encode("utf-8", "surrogateescape")).hexdigest()
+    return hashlib.sha256(name_bytes(f"{path}\0{rule}")).hexdigest()
+
+
+def name_bytes(name: str) -> bytes:
+    r"""A name's bytes, as the file system has them; half a character (a name given by a program) has some, too.
+
+    >>> name_bytes("\udcff"), name_bytes("\ud800")
+    (b'\xff', b'\xed\xa0\x80')
+    """
+    try:
+        return name.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return name.encode("utf-8", "surrogatepass")

@@ -310,7 +310,7 @@ def scatter(
     """
     if not known and not unknown:
         return None
-    width, height, left, right, top, base, strip = 720.0, 380.0, 64.0, 704.0, 28.0, 262.0, 300.0
+    width, height, left, right, top, base, strip = 720.0, 380.0, 64.0, 704.0, 34.0, 262.0, 300.0
     own_values = [v for v in (own.estimate, own.low, own.high) if v is not None]
     values = [k for row in known for k in row.kurtosis] + [row.kurtosis for row in unknown] + own_values + [threshold]
     positive = [v for v in values if v > 0]

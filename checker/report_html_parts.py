@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from robustcheck_onnx.checker import report_html_charts as charts
@@ -55,7 +56,9 @@ def page_of(outcomes: Sequence[Outcome], options: Options) -> Page:
     if len(models) == 1:
         title = f"{models[0].verdict}: {models[0].name}"
     else:
-        title = f"{parts.count_text(len(models), 'model')} checked"
+        counts = Counter(model.verdict for model in models)
+        told = ", ".join(f"{counts[verdict]} {verdict}" for verdict in SIGNS if counts[verdict])
+        title = f"{parts.count_text(len(models), 'model')}{told and f': {told}'}"
     rows = tuple(_summary_row(o, m) for o, m in zip(outcomes, models, strict=True))
     return Page(
         title=title,
@@ -68,9 +71,8 @@ def page_of(outcomes: Sequence[Outcome], options: Options) -> Page:
 
 def _summary_row(outcome: Outcome, model: Model | Error) -> SummaryRow:
     if isinstance(outcome, Failed):
-        return SummaryRow(
-            model.anchor, model.name, "ERROR", SIGNS["ERROR"], str(outcome.exit_code), outcome.message, "–", "–"
-        )
+        why = parts.without_model(outcome.message, outcome.model)
+        return SummaryRow(model.anchor, model.name, "ERROR", SIGNS["ERROR"], str(outcome.exit_code), why, "–", "–")
     s = outcome.evidence.statistics
     reasons = ", ".join(reason.id for reason in outcome.verdict.reasons)
     return SummaryRow(
@@ -212,7 +214,7 @@ def _context(report: Report) -> tuple[tuple[str, str], ...]:
     return (
         ("Centred kurtosis", number_text(s.centred_kurtosis)),
         ("RMS kurtosis", number_text(s.rms_kurtosis)),
-        ("Max-median ratio", number_text(s.max_median_ratio)),
+        ("Max-median ratio", parts.max_median_text(s)),
         ("Zeros", parts.percent_text(s.zero_share)),
         ("Negative values", parts.percent_text(s.negative_share)),
         ("Spread over images", parts.percent_text(s.spread)),
@@ -242,8 +244,8 @@ def _map_remark(gallery: Gallery | None) -> str:
         return "There is no feature or no image to show."
     return (
         f"The strongest {parts.count_text(len(gallery.features), 'feature')} on the first "
-        f"{parts.count_text(len(gallery.shown), 'usable image')}. One column is one image. A row that is dark from end "
-        "to end is an outlier feature that persists."
+        f"{parts.count_text(len(gallery.shown), 'usable image')}. One column is one image. A row in the strongest "
+        "colour from end to end is an outlier feature that persists."
     )
 
 
@@ -319,7 +321,7 @@ def _suite_remarks(report: Report, known: Sequence[charts.Known], unknown: Seque
             f"Both numbers are known of {parts.count_text(len(known), 'checkpoint')}."
             + (one_kind if len(groups) == 1 else "")
             + f" Of {parts.count_text(len(unknown), 'reference set')} the average over the four shifts is not "
-            "published, or the source does not name the weights: they stand in the strip below."
+            "published, or the source does not name the weights: they stand in the strip at the picture's foot."
         )
     if report.published is not None:
         out.append(f"{report.published.sentence} Context only: it decides nothing.")
@@ -339,7 +341,7 @@ def _places(report: Report, ratio: float | None, *, everything: bool) -> tuple[P
         return ()
     own = number_text(report.evidence.statistics.kurtosis.estimate)
     return tuple(
-        PlaceRow(rank, number_text(ratio), own, False, "", "this model", True)
+        PlaceRow(rank, number_text(ratio), own, False, "", "this model", True, parts.gap_text(left_out))
         if row is None
         else PlaceRow(
             rank,
@@ -349,6 +351,7 @@ def _places(report: Report, ratio: float | None, *, everything: bool) -> tuple[P
             parts.group_text(row.group),
             row.checkpoint if everything else parts.short_checkpoint(row.checkpoint),
             False,
+            parts.gap_text(left_out),
         )
-        for rank, row in parts.placed(report.reference, ratio, everything=everything)
+        for rank, row, left_out in parts.placed(report.reference, ratio, everything=everything)
     )

@@ -108,6 +108,8 @@ class PlaceRow:
     group: str
     checkpoint: str
     own: bool
+    gap: str
+    """that sets were left out before this line, and how many; empty where none was"""
 
 
 @dataclass(frozen=True)

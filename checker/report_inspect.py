@@ -28,7 +28,7 @@ def render_inspect(model: ModelFile, origins: Origins, *, ascii_only: bool = Fal
     blocks = [
         section(pen, "Representation", "what the check reads", _rows(pen, {
             "tensor": chosen.tensor,
-            "shape": f"{show_shape(chosen.shape)} before pooling",
+            "shape": show_shape(chosen.shape) + ("" if chosen.pool == "none" else " before pooling"),
             "rule": chosen.rule + (", assumed: the graph does not settle it" if chosen.assumed else ""),
             "pool": chosen.pool,
             "ends in": chosen.ends_in,

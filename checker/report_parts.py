@@ -8,13 +8,13 @@ from itertools import groupby
 from typing import Literal, NamedTuple
 
 from robustcheck_onnx.checker.escape import printable
-from robustcheck_onnx.checker.evidence import Interval
+from robustcheck_onnx.checker.evidence import Interval, Statistics
 from robustcheck_onnx.checker.preprocess import CLIP, IMAGENET, Preprocessing
 from robustcheck_onnx.checker.reasons import number_text
 from robustcheck_onnx.checker.report import Placed
 from robustcheck_onnx.checker.verdict import Verdict, above, below
 
-NEIGHBOURS = 5  # reference sets shown around the model, beside the two ends of the table
+NEIGHBOURS = 4  # reference sets shown around the model, beside the two ends of the table
 SHORT_DIGEST = 12  # hexadecimal digits, as `git log --abbrev` shows for large repositories
 MIB = 2**20  # bytes in 1 MiB
 BLOCKS = " ▁▂▃▄▅▆▇█"
@@ -107,6 +107,13 @@ def clears(interval: Interval, minimum: float) -> Clears:
     return "no" if below(interval, minimum) else "straddles"
 
 
+def max_median_text(statistics: Statistics) -> str:
+    """The max-median ratio; infinite where it was measured and a median is 0."""
+    if statistics.max_median_ratio is None and statistics.rms_kurtosis is not None:
+        return "infinite"
+    return number_text(statistics.max_median_ratio)
+
+
 def short_digest(digest: str) -> str:
     """`sha256:` and the first 12 hexadecimal digits, for people."""
     algorithm, _, value = digest.partition(":")
@@ -135,6 +142,8 @@ class Place(NamedTuple):
 
     rank: int
     reference: Placed | None
+    left_out: int = 0
+    """sets between the line before and this one that are not listed"""
 
 
 def placed(references: Sequence[Placed], persistence_ratio: float, everything: bool = False) -> tuple[Place, ...]:
@@ -154,9 +163,17 @@ def placed(references: Sequence[Placed], persistence_ratio: float, everything: b
     last = len(ordered) - 1
     first = max(min(own - NEIGHBOURS // 2, last - NEIGHBOURS), 0)
     window = range(first, first + NEIGHBOURS + 1)
-    return tuple(
-        Place(i + 1, reference) for i, reference in enumerate(ordered) if everything or i in window or i in (0, last)
-    )
+    shown = [i for i in range(len(ordered)) if everything or i in window or i in (0, last)]
+    return tuple(Place(i + 1, ordered[i], i - before - 1) for before, i in zip((-1, *shown), shown, strict=False))
+
+
+def gap_text(left_out: int) -> str:
+    """Stands where the reference list leaves sets out; empty where it leaves out none.
+
+    >>> gap_text(0), gap_text(1), gap_text(8)
+    ('', '1 set between', '8 sets between')
+    """
+    return f"{count_text(left_out, 'set')} between" if left_out else ""
 
 
 def widest_kurtosis(references: Sequence[Placed]) -> tuple[str, float, float] | None:
@@ -231,6 +248,15 @@ def _normalisation(p: Preprocessing) -> str:
 
 def _triple(values: tuple[float, float, float]) -> str:
     return f"{values[0]:.4g}" if len(set(values)) == 1 else " ".join(f"{v:.4g}" for v in values)
+
+
+def without_model(message: str, model: str) -> str:
+    """An error's message without the model's path before it, for a table whose row names the model.
+
+    >>> without_model("a.onnx: file is empty", "a.onnx")
+    'file is empty'
+    """
+    return message.removeprefix(f"{model}: ")
 
 
 def count_text(n: int, noun: str) -> str:

@@ -23,6 +23,7 @@ from robustcheck_onnx.checker.report_findings import (
     is_address,
     located,
     model_of,
+    name_bytes,
     rule_of,
     shown,
     waiver_text,
@@ -129,8 +130,8 @@ def _uri(path: str) -> str:
     """The path as a reference by RFC 3986: bytes that are no text stay bytes."""
     if is_address(path):
         escaped = re.sub(r"%(?![0-9A-Fa-f]{2})", "%25", path)
-        return quote(escaped.encode("utf-8", "surrogateescape"), safe="/:?=&%#@+,;~")
-    quoted = quote(path.encode("utf-8", "surrogateescape"))
+        return quote(name_bytes(escaped), safe="/:?=&%#@+,;~")
+    quoted = quote(name_bytes(path))
     return f"file://{'' if quoted.startswith('/') else '/'}{quoted}" if PurePath(path).is_absolute() else quoted
 
 

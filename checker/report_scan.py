@@ -145,7 +145,8 @@ class _Table:
             "position"
             + ("; class, mean: kurtosis of the class token and of the mean over all" if wide and has_class else "")
             + ("; mean: kurtosis of the mean over all positions" if wide and not has_class else "")
-            + "; max/med: largest over median |value|; massive: places with |value| > 100 and 1000 × the median"
+            + "; max/med: largest over median |value|, – where the median is 0"
+            + "; massive: places with |value| > 100 and 1000 × the median"
         )
         yield section(pen, "Layers", remark, table, Text(), pen.prose(legend, "dim"))
 

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.padding import Padding
 from rich.text import Text
 
+from robustcheck_onnx.checker import report_parts as parts
 from robustcheck_onnx.checker.many import exit_code_of
 from robustcheck_onnx.checker.reasons import RULES, number_text
 from robustcheck_onnx.checker.report import Failed, Outcome, Report
 from robustcheck_onnx.checker.report_layout import INDENT, Pen, Trimmed, columns
+
+WIDE = 108  # columns beside the indent from which a reason's title, images and seconds stand in the table
+OTHERS = 58  # columns that the others take below that: a model's path gets the rest, no reason's id is divided
 
 
 def render(
@@ -32,11 +37,28 @@ def render(
         ascii_only: no character above 127.
     """
     pen = Pen(ascii_only)
-    table = columns(pen, "=verdict", "model", "main reason", ">kurtosis", ">images", ">seconds")
-    for model, outcome in sorted(zip(models, outcomes, strict=True), key=lambda pair: _rank(pair[1])):
-        table.add_row(*_row(model, outcome, pen))
+    table = _Table(pen, tuple(sorted(zip(models, outcomes, strict=True), key=lambda pair: _rank(pair[1]))))
     lines = [pen.say(meaning, "bold"), *(pen.name(place) for place in places)]
     return Trimmed(Group(Text(), Padding(Group(table, Text(), *lines), (0, 0, 0, INDENT))))
+
+
+@dataclass(frozen=True)
+class _Table:
+    """One row a model; on a narrow screen without what the reports say too."""
+
+    pen: Pen
+    rows: tuple[tuple[str, Outcome], ...]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Rich's protocol."""
+        wide = options.max_width >= WIDE
+        more = (">images", ">seconds") if wide else ()
+        table = columns(self.pen, "=verdict", "model", "main reason", ">kurtosis", *more)
+        if not wide:
+            table.columns[1].max_width = max(options.max_width - OTHERS, 1)
+        for model, outcome in self.rows:
+            table.add_row(*_row(model, outcome, self.pen, wide=wide)[: len(table.columns)])
+        yield table
 
 
 def _rank(outcome: Outcome) -> tuple[int, bool]:
@@ -44,16 +66,16 @@ def _rank(outcome: Outcome) -> tuple[int, bool]:
     return -exit_code_of(outcome), isinstance(outcome, Report) and outcome.verdict.verdict == "PASS"
 
 
-def _row(model: str, outcome: Outcome, pen: Pen) -> tuple[Text, ...]:
+def _row(model: str, outcome: Outcome, pen: Pen, *, wide: bool) -> tuple[Text, ...]:
     none = pen.say("–", "dim")
     if isinstance(outcome, Failed):
-        said = pen.say(outcome.message)
+        said = pen.say(parts.without_model(outcome.message, outcome.model))
         return pen.say(f"✗ error {outcome.exit_code}", "red"), pen.name(model), said, none, none, none
     images, kurtosis = outcome.evidence.images, outcome.evidence.statistics.kurtosis.estimate
     return (
         _verdict(outcome, pen),
         pen.name(model),
-        pen.say(_main_reason(outcome)),
+        pen.say(_main_reason(outcome, titled=wide)),
         none if kurtosis is None else pen.say(number_text(kurtosis)),
         pen.say(str(images.n_read - images.n_skipped)),
         none if outcome.time is None else pen.say(f"{outcome.time.wall_s:.1f}"),
@@ -68,14 +90,14 @@ def _verdict(report: Report, pen: Pen) -> Text:
     return pen.say(f"▲ WARN{passed_by}", "yellow")
 
 
-def _main_reason(report: Report) -> str:
-    """The first reason that nobody has waived, else the first; how many more there are."""
+def _main_reason(report: Report, *, titled: bool) -> str:
+    """The first reason that nobody has waived, else the first; how many more there are, and its title."""
     reasons = [reason.id for reason in report.verdict.reasons]
     if not reasons:
         return ""
     waived = {waiver.reason for waiver in report.gate.waived} if report.gate is not None else set()
     open_ = [reason for reason in reasons if reason not in waived]
     main = (open_ or reasons)[0]
-    rule = RULES.get(main)
+    rule = RULES.get(main) if titled else None
     more = f" (+{len(reasons) - 1})" if len(reasons) > 1 else ""
     return f"{main}{more}" + (f": {rule.title}" if rule else "") + ("" if open_ else ", waived")

@@ -179,7 +179,7 @@ def _context(report: Report, pen: Pen) -> RenderableType:
         ("sparsity (zeros)", parts.percent_text(s.zero_share)),
         ("RMS kurtosis", number_text(s.rms_kurtosis)),
         ("negative values", parts.percent_text(s.negative_share)),
-        ("max-median ratio", number_text(s.max_median_ratio)),
+        ("max-median ratio", parts.max_median_text(s)),
         ("spread over images", parts.percent_text(s.spread)),
     ]
     grid = Table.grid(padding=(0, 2, 0, 0))
@@ -245,12 +245,16 @@ def _reference(report: Report, pen: Pen, verbose: bool) -> RenderableType:
     if ratio is None or not report.reference:
         return section(pen, title, remark, pen.say("not placed: no persistence ratio or no table"))
     table = columns(pen, "", ">rank", ">ratio", ">K", "", "group", "checkpoint")
-    for rank, row in parts.placed(report.reference, ratio, everything=verbose):
+    for rank, row, left_out in parts.placed(report.reference, ratio, everything=verbose):
+        if left_out:
+            gap = pen.say(parts.gap_text(left_out), "dim")
+            table.add_row(Text(), pen.say("…", "dim"), Text(), Text(), Text(), Text(), gap)
         if row is None:
             own = (str(rank), number_text(ratio), number_text(s.kurtosis.estimate))
             table.add_row(pen.say("▶"), *(pen.say(t) for t in own), Text(), pen.say("this model"), style="bold")
             continue
-        checkpoint = row.checkpoint if verbose else parts.short_checkpoint(row.checkpoint)
+        # what comes after a comma, how it was finetuned, takes a second line; its group says that it was
+        checkpoint = row.checkpoint if verbose else parts.short_checkpoint(row.checkpoint).partition(", ")[0]
         detail = f"  {row.images}; {row.source}" if verbose else ""
         table.add_row(
             Text(),
@@ -261,7 +265,7 @@ def _reference(report: Report, pen: Pen, verbose: bool) -> RenderableType:
             pen.say(parts.group_text(row.group)),
             line(pen.name(checkpoint), pen.say(detail, "dim")),
         )
-    moves = "K moves with the image set"
+    moves = "K (kurtosis) moves with the image set"
     if widest := parts.widest_kurtosis(report.reference):
         name, least, most = widest
         moves += f": {name} reads {number_text(least)} on one, {number_text(most)} on another"

@@ -189,7 +189,8 @@ def _sound(e: Evidence) -> list[tuple[str, str]]:
         out.append(
             (
                 "constant_feature",
-                f"feature {', '.join(str(f.index) for f in dead)} has the same raw value in every image",
+                f"feature{'s' * (len(dead) > 1)} {', '.join(str(f.index) for f in dead)} "
+                f"{'has' if len(dead) == 1 else 'have'} the same raw value in every image",
             )
         )
     limit = SAME_NUMBERS.get(e.execution.precision, SAME_NUMBERS["fp32"])

@@ -72,6 +72,7 @@ def test_contract_and_alternatives(tmp_path: Path, lookup: ModuleType, onnx_mode
     text = squeezed(shown(render_inspect(open_model(path), []), 120))
     assert squeezed("schema 1; lookup lookup embedding matrix, random weights, synthetic:") in text
     assert squeezed("Head none found") in text
+    assert squeezed("before pooling") not in text  # nothing is pooled
     path = onnx_models.save(onnx_models.encoder(), tmp_path / "e.onnx")
     rows = inspect_json(open_model(path), [])["alternatives"]
     assert rows == [

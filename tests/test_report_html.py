@@ -29,7 +29,7 @@ from robustcheck_onnx.checker.evidence import Gallery, Interval, SeenImage
 from robustcheck_onnx.checker.report import Failed, Outcome, Report
 from robustcheck_onnx.checker.verdict import judge
 from robustcheck_onnx.thresholds import published
-from robustcheck_onnx.thresholds.profile import STATISTICS
+from robustcheck_onnx.thresholds.profile import DEFINITIONS, STATISTICS
 from robustcheck_onnx.thresholds.reference import references
 
 VOID = {"meta", "br", "img", "link", "input", "hr"}
@@ -250,6 +250,35 @@ def test_headings_labels_and_tables_are_accessible(pages: dict[str, str], name: 
     assert first.attributes["href"] == "#content"
 
 
+def test_a_row_stands_where_the_reference_list_leaves_sets_out(terminal: ModuleType) -> None:
+    report = terminal.report(terminal.PASS_STATISTICS, reference=terminal.placed_references())
+    root = parse(formats.render("html", [report]))
+    short, everything = (
+        next(e for e in root.all("div") if e.attributes.get("aria-labelledby") == f"model-1-{name}")
+        for name in ("near", "all")
+    )
+    rank = 0
+    for row in list(short.all("tr"))[1:]:
+        if row.attributes.get("class") == "gap":
+            (cell,) = row.all("td")
+            assert cell.attributes["colspan"] == str(len(list(short.all("th", "td"))[:6]))
+            (mark,) = row.all("span")
+            assert (mark.text, mark.attributes) == ("… ", {"aria-hidden": "true"})  # the words are for everybody
+            rank += int(re.fullmatch(r"… (\d+) sets? between", row.text)[1])  # type: ignore[index]
+        else:
+            rank += 1
+            assert next(row.all("td")).text == str(rank)
+    assert rank == len(terminal.placed_references()) + 1 == len(list(everything.all("tr"))) - 1
+    assert not [row for row in everything.all("tr") if row.attributes.get("class") == "gap"]
+
+
+def test_what_a_statistic_is_needs_no_mouse(pages: dict[str, str]) -> None:
+    root = parse(pages["pass"])
+    assert not [e for e in root.all("th", "td") if "title" in e.attributes]
+    (told,) = [e for e in root.all("dl") if e.attributes.get("class") == "definitions"]
+    assert [e.text for e in told.all("dd")] == [DEFINITIONS[name] for name in STATISTICS]
+
+
 @pytest.mark.parametrize("name", ["hostile"])
 def test_hostile_names_stay_text(pages: dict[str, str], name: str) -> None:
     page = pages[name]
@@ -292,6 +321,12 @@ def contrast(one: str, other: str) -> float:
     return (light + 0.05) / (dark + 0.05)
 
 
+def mixed(colour: str, ground: str, opacity: float) -> str:
+    """The colour as it is seen through to the ground."""
+    both = [(int(colour[i : i + 2], 16), int(ground[i : i + 2], 16)) for i in (1, 3, 5)]
+    return "#" + "".join(f"{round(opacity * above + (1 - opacity) * below):02x}" for above, below in both)
+
+
 def test_contrast_is_sufficient_in_light_dark_and_print() -> None:
     assert contrast("#000000", "#ffffff") == pytest.approx(21)
     assert contrast("#777777", "#ffffff") == pytest.approx(4.48, abs=0.01)  # WCAG's own example of "not enough"
@@ -304,6 +339,12 @@ def test_contrast_is_sufficient_in_light_dark_and_print() -> None:
                 assert ratio >= 4.5, (name, text, ground, ratio)
         for mark in ("above", "below"):  # pictures: 3 : 1
             assert contrast(theme[mark], theme["cell"]) >= 3, (name, mark)
+    css = STYLE.read_text(encoding="utf-8")
+    faint = [float(found) for found in re.findall(r"svg \.(?:bar|range) \{[^}]*opacity: ([.\d]+);", css)]
+    assert len(faint) == 2  # intervals, and the lines that join the image sets of a checkpoint
+    for opacity, (name, theme) in itertools.product(faint, themes.items()):
+        for mark in ("pass", "warn", "data"):
+            assert contrast(mixed(theme[mark], theme["paper"], opacity), theme["paper"]) >= 3, (name, mark)
     used = set(re.findall(r"var\(--([a-z]+)\)", STYLE.read_text(encoding="utf-8")))
     assert used <= themes["light"].keys()
 
@@ -356,11 +397,13 @@ def test_a_synthetic_model_is_called_so_beside_its_verdict(terminal: ModuleType)
 
 def test_several_models_have_a_table_first_and_a_failed_one_is_an_error(pages: dict[str, str]) -> None:
     root = parse(pages["several"])
+    assert next(root.all("h2")).text == "3 models: 1 PASS, 1 WARN, 1 ERROR"  # not "checked": one could not be
     table = next(root.all("table"))
     rows = [[cell.text for cell in row.all("th", "td")] for row in list(table.all("tr"))[1:]]
     assert [row[0] for row in rows] == [FAILED.model, "models/efficientnet-lite0.onnx", "models/rn50-openai.onnx"]
     assert [row[1] for row in rows] == ["✗ ERROR", "▲ WARN", "✓ PASS"]
     assert [row[5] for row in rows] == ["3", "1", "0"]
+    assert rows[0][2] == "file is empty"  # the row names the model
     assert [row[3] for row in rows] == ["–", "19.9", "82.3"]
     articles = list(root.all("article"))
     assert len(articles) == 3
@@ -465,6 +508,7 @@ def test_every_reference_set_is_placed_once_and_only_published_numbers_are_point
     dots = [dot for line in suite.chart.lines for dot in line.dots] + list(suite.chart.unknown)
     assert sum(dot.x > suite.chart.own for dot in dots) == len(right)
     assert "All of them are zero-shot CLIP models" in suite.remarks[0]
+    assert suite.chart.top - 2 - 13 > 14  # 13 px of "this model" stay below the axis's title, whose line is at 14
     assert report_html_charts.scatter((), (), report.evidence.statistics.kurtosis, 8.0, None) is None
 
 
@@ -499,6 +543,7 @@ def test_templates_are_loaded_only_for_a_page() -> None:
 # --------------------------------------------------------------------------------------------------------- browser
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+PDFTOTEXT = shutil.which("pdftotext")
 FRAME = """<!DOCTYPE html><title>frame</title><iframe id="f" src="/page.html" width="375" height="800"></iframe><script>
 onload = () => {
   const inner = document.getElementById("f").contentWindow;
@@ -506,7 +551,8 @@ onload = () => {
     !e.closest(".scroll") && e.getBoundingClientRect().right > inner.innerWidth + 1 && !e.closest(".skip"));
   document.title = JSON.stringify([inner.document.documentElement.scrollWidth <= inner.innerWidth,
     inner.performance.getEntriesByType("resource").filter(e => !e.name.startsWith("data:")).length,
-    wide.map(e => e.tagName + "." + e.getAttribute("class"))]);
+    wide.map(e => e.tagName + "." + e.getAttribute("class")),
+    [...inner.document.querySelectorAll(".summary td.why")].every(e => e.getBoundingClientRect().width >= 200)]);
 }
 </script>"""
 
@@ -531,6 +577,7 @@ def test_a_browser_asks_for_nothing_complains_of_nothing_and_needs_no_sideways_s
     source = '<p class="meta">torch robustcheck_onnx.exporters.demo:efficientnet_lite0 '  # no blank for 50 characters
     page = pages["several"].replace('<p class="meta">', source)
     assert page.count(source) > 1
+    page = page.replace(FAILED.model, "models/" + 30 * "unbroken_")  # nor for 270: words keep their room
     (site / "page.html").write_text(page, encoding="utf-8")
     (site / "frame.html").write_text(FRAME, encoding="utf-8")
     Quiet.asked = []
@@ -555,6 +602,34 @@ def test_a_browser_asks_for_nothing_complains_of_nothing_and_needs_no_sideways_s
         thread.join()
         server.server_close()
     (title,) = re.findall("<title>(.*?)</title>", done.stdout)
-    assert title == "[true,0,[]]"
+    assert title == "[true,0,[],true]"
     assert sorted({path for path in Quiet.asked if path != "/favicon.ico"}) == ["/frame.html", "/page.html"]
     assert "CONSOLE" not in done.stderr
+
+
+@pytest.mark.skipif(CHROMIUM is None or PDFTOTEXT is None, reason="no chromium or no pdftotext on this machine")
+@pytest.mark.parametrize("paper", ["A4", "letter"])
+def test_no_printed_page_holds_the_footer_alone(pages: dict[str, str], tmp_path: Path, paper: str) -> None:
+    sized = pages["pass"].replace("@page { margin", f"@page {{ size: {paper}; margin")
+    assert sized != pages["pass"]
+    for n_lines in range(0, 48, 6):  # a page has some 46 lines, the footer with its margin 6: no break is missed
+        filled = sized.replace('<section class="limits"', f'<p>{n_lines * "line<br>"}</p><section class="limits"')
+        assert filled != sized
+        (tmp_path / "page.html").write_text(filled, encoding="utf-8")
+        subprocess.run(
+            [
+                *(str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"),
+                *("--disable-background-networking", f"--user-data-dir={tmp_path / 'profile'}"),
+                *("--no-pdf-header-footer", f"--print-to-pdf={tmp_path / 'page.pdf'}"),
+                (tmp_path / "page.html").as_uri(),
+            ],
+            capture_output=True,
+            timeout=120,
+            check=True,
+        )
+        printed = subprocess.run(
+            [str(PDFTOTEXT), str(tmp_path / "page.pdf"), "-"], capture_output=True, text=True, timeout=60, check=True
+        )
+        *_, last = printed.stdout.rstrip("\f").split("\f")
+        assert "whoever gets the file can see them" in last
+        assert "Limits of the claim" in last, n_lines

@@ -7,6 +7,7 @@ UPDATE_GOLDEN=1 writes the golden files anew.
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import re
 from pathlib import Path
@@ -624,7 +625,27 @@ def test_the_model_stands_in_its_place_in_the_real_table() -> None:
     assert re.search(rf"▶ +{above + 1} +5\.22 +82\.3 +this model", text)
     last = min(table, key=lambda row: row.persistence_ratio)
     assert re.search(rf"^ +{len(table) + 1} .*{re.escape(parts.short_checkpoint(last.checkpoint))}", text, re.M)
-    assert "K moves with the image set: OpenAI CLIP RN50 reads 38.0 on one, 84.7 on another." in text
+    assert "K (kurtosis) moves with the image set: OpenAI CLIP RN50 reads 38.0 on one, 84.7 on another." in text
+
+
+def test_a_mark_stands_where_the_reference_list_leaves_sets_out() -> None:
+    text = text_of(report(PASS_STATISTICS, reference=placed_references()), 80)
+    listed = text.partition("Place among")[2].partition("K (kurtosis)")[0]
+    ranks = [int(found) for found in re.findall(r"^ +▶? +(\d+) +[\d.]+ +[\d.]+ ", listed, re.M)]
+    gaps = [int(found) for found in re.findall(r"^ +… +(\d+) sets? between$", listed, re.M)]
+    jumps = [b - a - 1 for a, b in itertools.pairwise(ranks) if b - a > 1]
+    assert ranks[-1] == len(placed_references()) + 1
+    assert gaps == jumps != []
+
+
+def test_an_infinite_ratio_is_not_called_unmeasured() -> None:
+    whole = report(PASS_STATISTICS)
+    nothing = {"max_median_ratio": None}
+    for update, said in ((nothing, "infinite"), (nothing | {"rms_kurtosis": None}, "not measured")):
+        statistics = whole.evidence.statistics.model_copy(update=update)
+        evidence = whole.evidence.model_copy(update={"statistics": statistics})
+        text = text_of(whole.model_copy(update={"evidence": evidence}), 80)
+        assert re.search(rf"max-median ratio +{said}  ", text)
 
 
 def test_what_was_measured_on_what() -> None:

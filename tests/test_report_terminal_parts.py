@@ -120,14 +120,25 @@ def test_sentences_in_ascii() -> None:
 def test_placed_shows_the_neighbours_and_both_ends() -> None:
     table = [row(float(r)) for r in (9, 1, 8, 2, 7, 3, 6, 4, 5, 10)]
     shown = parts.placed(table, 5.5)
-    assert [p.rank for p in shown] == [1, 4, 5, 6, 7, 8, 9, 11]
-    assert [p.reference and p.reference.persistence_ratio for p in shown] == [10, 7, 6, None, 5, 4, 3, 1]
-    assert [p.reference is None for p in parts.placed(table, 99.0)] == [True] + [False] * 6
-    assert [p.rank for p in parts.placed(table, 99.0)] == [1, 2, 3, 4, 5, 6, 11]
-    assert [p.rank for p in parts.placed(table, 0.0)] == [1, 6, 7, 8, 9, 10, 11]
+    assert [p.rank for p in shown] == [1, 4, 5, 6, 7, 8, 11]
+    assert [p.reference and p.reference.persistence_ratio for p in shown] == [10, 7, 6, None, 5, 4, 1]
+    assert [p.reference is None for p in parts.placed(table, 99.0)] == [True] + [False] * 5
+    assert [p.rank for p in parts.placed(table, 99.0)] == [1, 2, 3, 4, 5, 11]
+    assert [p.rank for p in parts.placed(table, 0.0)] == [1, 7, 8, 9, 10, 11]
     assert [p.rank for p in parts.placed(table, 5.5, everything=True)] == list(range(1, 12))
+    assert [p.left_out for p in shown] == [0, 2, 0, 0, 0, 0, 2]
+    assert not any(p.left_out for p in parts.placed(table, 5.5, everything=True))
     assert parts.placed([], 1.0) == (parts.Place(1, None),)
     assert parts.placed([row(1.0)], 1.0) == (parts.Place(1, row(1.0)), parts.Place(2, None))
+
+
+@pytest.mark.parametrize("ratio", [0.0, 3.5, 5.5, 9.5, 99.0])
+def test_every_set_is_listed_or_counted_as_left_out(ratio: float) -> None:
+    table = [row(float(r)) for r in range(1, 30)]
+    shown = parts.placed(table, ratio)
+    assert sum(1 + p.left_out for p in shown) == len(table) + 1
+    assert [p.rank for p in shown] == [sum(1 + p.left_out for p in shown[: i + 1]) for i in range(len(shown))]
+    assert any(p.left_out for p in shown)
 
 
 def test_widest_kurtosis_compares_one_checkpoint_with_itself() -> None:

@@ -173,7 +173,9 @@ def test_one_thing_amiss_is_a_warning_with_its_reason(changes: dict[str, Any], r
 def test_a_feature_that_never_changes_is_a_constant_of_the_graph() -> None:
     h = planted()
     h[:, 0] = 20.0
-    assert ids(judge(evidence(h), PROFILE)) == {"constant_feature"}
+    verdict = judge(evidence(h), PROFILE)
+    assert ids(verdict) == {"constant_feature"}
+    assert verdict.reasons[0].seen == "feature 0 has the same raw value in every image"
 
 
 def test_zero_in_every_image_is_a_constant_too() -> None:
@@ -190,7 +192,7 @@ def test_constants_too_weak_to_be_outliers_alone_are_seen_too() -> None:
     assert above(measured.kurtosis, PROFILE.thresholds["kurtosis"].minimum)
     verdict = judge(evidence(measured), PROFILE)
     assert ids(verdict) == {"constant_feature"}
-    assert sorted(verdict.reasons[0].seen.split(" has ")[0].removeprefix("feature ").split(", ")) == ["0", "1", "2"]
+    assert sorted(verdict.reasons[0].seen.split(" have ")[0].removeprefix("features ").split(", ")) == ["0", "1", "2"]
 
 
 @pytest.mark.parametrize("ends_in", ["change_of_basis", "linear_of:Relu", "linear_unread"])
