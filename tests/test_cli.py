@@ -225,20 +225,23 @@ def test_the_installed_command_starts_there() -> None:
 
 
 def test_a_signal_that_a_library_turns_into_its_own_error_is_told_as_the_signal(tmp_path: Path) -> None:
-    """As compiled modules do whose import a signal ends."""
+    """As compiled modules do whose import a signal ends. And nothing that the run held outlives it: threads would."""
     code = """
-import os, signal, sys, time, typer
+import os, signal, sys, time, typer, weakref
 from robustcheck_onnx.checker import cli_process
-app = typer.Typer()
+app, held = typer.Typer(), []
 @app.command()
 def check(model: str, output: str = typer.Option("", "-o")) -> int:
+    pool = type("Pool", (), {})()
+    held.append(weakref.ref(pool))
     try:
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(60)
     except BaseException:
         raise ImportError("initialization failed") from None
 app.command()(lambda: 0)
-sys.exit(cli_process.run(app, sys.argv[1:]))
+code = cli_process.run(app, sys.argv[1:])
+sys.exit(code if held[0]() is None else 99)
 """
     report = tmp_path / "report.json"
     call = [sys.executable, "-c", code, "model.onnx", "-o", f"json={report}"]
