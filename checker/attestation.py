@@ -42,11 +42,6 @@ def statement(report: Report, report_digest: str) -> dict[str, Any]:
     }
 
 
-def payload(made: dict[str, Any]) -> bytes:
-    """A statement as the bytes that are signed."""
-    return json.dumps(made, sort_keys=True, ensure_ascii=True, allow_nan=False).encode()
-
-
 def differences(signed: bytes, expected: dict[str, Any]) -> tuple[str, ...]:
     """What a signed payload says otherwise than the statement about this report, in words; empty if nothing."""
     try:

@@ -81,6 +81,14 @@ def check(
             metavar="FORMAT[=PATH]",
         ),
     ] = None,
+    sign: Annotated[
+        str | None,
+        typer.Option(
+            help="Sign the report of -o json=PATH with this private key, a PEM file as for `robustcheck sign`; the "
+            "signature goes to PATH's name with .sigstore.json (extra `sign`). A WARN is signed as a WARN.",
+            metavar="KEY",
+        ),
+    ] = None,
     quiet: Quiet = False,
     verbose: Annotated[
         int,

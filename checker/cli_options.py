@@ -79,7 +79,9 @@ PublicKey = Annotated[
 ]
 Signature = Annotated[
     Path | None,
-    typer.Option(help="What `robustcheck sign` wrote. Default: REPORT.sigstore.json.", metavar="FILE"),
+    typer.Option(
+        help="What `robustcheck sign` or `--sign` of a check wrote. Default: REPORT.sigstore.json.", metavar="FILE"
+    ),
 ]
 
 # What is shown:

@@ -27,6 +27,7 @@ from robustcheck_onnx.checker.escape import printable
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from robustcheck_onnx.checker.cli_sign import Signature
     from robustcheck_onnx.checker.config import Resolved, Settings
     from robustcheck_onnx.checker.formats import Options
     from robustcheck_onnx.checker.report import Failed, Outcome, Report
@@ -61,18 +62,32 @@ def run(resolved: Resolved, words: Sequence[str], *, debug: bool) -> int:
 
 
 def _checked(resolved: Resolved, models: list[str], *, debug: bool) -> int:
-    from robustcheck_onnx.checker import cli_ci, cli_process, formats, images, many, pipeline, remote
+    from robustcheck_onnx.checker import (
+        cli_ci,
+        cli_process,
+        cli_sign,
+        formats,
+        images,
+        many,
+        pipeline,
+        remote,
+        signing,
+    )
     from robustcheck_onnx.checker.remote import redact, redact_text
     from robustcheck_onnx.checker.report import Failed
 
     settings, several = resolved.settings, len(models) > 1
-    shared, own = _places(settings, models, _reads(resolved, models))
+    reads = _reads(resolved, models)
+    shared, own = _places(settings, models, reads)
+    signatures = cli_sign.planned(settings.sign, shared, own, reads)
+    if settings.sign is not None:
+        signing.check_key(Path(settings.sign))
     for form, _ in shared:
         formats.one_model(form, len(models))
     cli_process.mark_unfinished(shared, "" if several else models[0])
     for model, places in own.items():
         cli_process.mark_unfinished(places, model)
-    with _logging(settings, _reads(resolved, models)):
+    with cli_sign.ended_whole(signatures), _logging(settings, reads):
         profile = pipeline.load_profile(None if settings.thresholds is None else Path(settings.thresholds))
         if several:  # an image set that can't be opened is the call's fault, not each model's
             images.open_images(settings.images, seed=settings.seed, limit=settings.max_images)
@@ -91,10 +106,10 @@ def _checked(resolved: Resolved, models: list[str], *, debug: bool) -> int:
             return Failed(model=redact(model), message=message, hint=hint, exit_code=code)
 
         outcomes = many.check_all(models, one, failure) if several else [one(models[0])]
-    if settings.no_time:
-        outcomes = [o if isinstance(o, Failed) else o.model_copy(update={"time": None}) for o in outcomes]
-    _deliver(settings, models, outcomes, shared, own)
-    cli_ci.announce(outcomes, shared, enabled=not settings.no_ci)
+        if settings.no_time:
+            outcomes = [o if isinstance(o, Failed) else o.model_copy(update={"time": None}) for o in outcomes]
+        _deliver(settings, models, outcomes, shared, own, signatures)
+        cli_ci.announce(outcomes, shared, enabled=not settings.no_ci)
     return many.worst(outcomes)
 
 
@@ -143,7 +158,7 @@ def _one(resolved: Resolved, model: str, profile: Profile) -> Report:
 def _reads(resolved: Resolved, models: Sequence[str]) -> list[Path]:
     """Files that the run reads: no report may replace one of them."""
     settings = resolved.settings
-    names = [*models, resolved.file, settings.thresholds, settings.preprocess, settings.images]
+    names = [*models, resolved.file, settings.thresholds, settings.preprocess, settings.images, settings.sign]
     return [Path(name) for name in names if name]  # of a URL, too: remote.parse knows what a Path makes of it
 
 
@@ -175,14 +190,17 @@ def _deliver(
     outcomes: Sequence[Outcome],
     shared: Sequence[Target],
     own: dict[str, list[Target]],
+    signatures: Sequence[Signature],
 ) -> None:
-    """Write every report; only now, so that a run that ends early leaves none that tells a part."""
+    """Write every report and signature; only now, so that a run that ends early leaves none that tells a part."""
     from rich.console import Group
+    from rich.text import Text
 
-    from robustcheck_onnx.checker import cli_process, delivery, formats, many, report_summary
+    from robustcheck_onnx.checker import cli_process, cli_sign, delivery, formats, many, report_summary
     from robustcheck_onnx.checker.remote import redact
 
     extra = _extra(settings, outcomes, [form for form, _ in (*shared, *(t for places in own.values() for t in places))])
+    bundles = cli_sign.signed(settings.sign, signatures, dict(zip(models, outcomes, strict=True)), extra)
     for model, outcome in zip(models, outcomes, strict=True):
         for form, path in own[model]:
             assert path is not None
@@ -195,19 +213,27 @@ def _deliver(
         for form, path in (*shared, *(t for places in own.values() for t in places))
         if path
     ]
+    files += [f"signature: {bundle}" for bundle in bundles]
 
     def terminal(signs: bool) -> RenderableType:
         if len(outcomes) == 1:
-            return _full(outcomes[0], settings, signs)
+            made = [Text(f"  signature: {printable(str(bundle))}") for bundle in bundles]
+            return Group(_full(outcomes[0], settings, signs), *made)
         table = report_summary.render(
             outcomes, models=list(map(redact, models)), meaning=meaning, places=files, ascii_only=signs
         )
         whole = [_full(outcome, settings, signs) for outcome in outcomes] if settings.verbose else []
         return Group(*whole, table)
 
-    deliver(
-        shared, lambda form: formats.render(form, outcomes, extra), terminal, settings.color, quiet=settings.quiet
-    )  # fmt: skip
+    def rendered(form: str) -> str:
+        return formats.render(form, outcomes, extra)
+
+    in_files = [place for place in shared if place[1] is not None]
+    on_stdout = [place for place in shared if place[1] is None]
+    deliver(in_files, rendered, terminal, settings.color, quiet=True)
+    for bundle, content in bundles.items():
+        delivery.write_whole(bundle, content)
+    deliver(on_stdout, rendered, terminal, settings.color, quiet=settings.quiet)
 
 
 def _meaning(code: int, n: int, meanings: dict[int, str]) -> str:

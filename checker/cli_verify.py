@@ -78,7 +78,9 @@ def verify(
     places = targets(output or [], reads)
     cli_process.mark_unfinished(places, str(model))
     if verify_signature or public_key is not None:
-        signature = signature or report.with_suffix(".sigstore.json")
+        from robustcheck_onnx.checker import signing
+
+        signature = signature or signing.bundle_of(report)
     result = _verified(
         report,
         model,
@@ -102,8 +104,8 @@ def sign(
     key: Annotated[
         Path,
         typer.Option(
-            help="PEM file of a private key on the elliptic curve P-256; the password of an encrypted one is read "
-            "from ROBUSTCHECK_KEY_PASSWORD.",
+            help="PEM file of a private key on the elliptic curve P-256, P-384 or P-521; the password of an encrypted "
+            "one is read from ROBUSTCHECK_KEY_PASSWORD.",
             metavar="FILE",
             show_default=False,
         ),
@@ -131,7 +133,7 @@ def sign(
     from robustcheck_onnx.checker.onnx_file import file_digest
     from robustcheck_onnx.checker.verify import report_about
 
-    target = out or report.with_suffix(".sigstore.json")
+    target = out or signing.bundle_of(report)
     delivery.check_target(target, [path for path in (report, model, key, thresholds) if path is not None])
     digest = file_digest(report) if report.is_file() else ""
     result = _verified(report, model, images, rerun, thresholds, device, detector or [], None, None, False, quiet=quiet)
@@ -139,7 +141,7 @@ def sign(
     if result.exit_code == 3 or (result.exit_code == 1 and result.verdict == "PASS"):
         return result.exit_code
     about = report_about(report, model)
-    bundle = signing.sign(attestation.payload(attestation.statement(about, digest)), key)
+    bundle = signing.sign(attestation.statement(about, digest), key)
     if file_digest(report) != digest:
         raise CannotAssessError(f"{report}: report changed while it was signed; nothing was written", "sign it again")
     delivery.write_whole(target, bundle)

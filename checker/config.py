@@ -31,7 +31,7 @@ OTHER_VARIABLES = (
     CONFIG,
     "ROBUSTCHECK_CACHE_DIR",
     "ROBUSTCHECK_OFFLINE",
-    "ROBUSTCHECK_KEY_PASSWORD",  # of `sign`
+    "ROBUSTCHECK_KEY_PASSWORD",  # of `sign` and `--sign`
     "ROBUSTCHECK_MAX_DOWNLOAD_BYTES",
     "ROBUSTCHECK_SHARED",  # benchmarks and tests: where large files are
 )
@@ -47,7 +47,9 @@ NOT_SETTINGS = {
     "models": "models are named on the command line",
 }
 """Options that are no setting, with what to do instead."""
-PRESENTATION = ("output", "quiet", "verbose", "no-time", "color", "log-file", "no-ci", "no-cache", "no-thumbnails")
+PRESENTATION = (
+    *("output", "sign", "quiet", "verbose", "no-time", "color", "log-file", "no-ci", "no-cache", "no-thumbnails"),
+)
 """Settings that move neither a number nor an exit code; all others are named in the report."""
 LOOK = "robustcheck check --show-settings --isolated  # shows every key"
 
@@ -83,6 +85,7 @@ class Settings(Frozen):
     detector: tuple[str, ...] = Field((), description="Installed plug-ins to run beside; they can only add a WARN.")
     fail_on: FailOn = Field("warn", description="warn: WARN exits with 1. never: a verdict exits with 0.")
     output: tuple[str, ...] = Field((), description="FORMAT or FORMAT=PATH, as -o. Default: the terminal report.")
+    sign: str | None = Field(None, description="Private key that signs the JSON report; see --sign. Default: none.")
     quiet: bool = Field(False, description="No report on stdout unless output asks for one.")
     verbose: Annotated[int, Field(ge=0, le=2)] = Field(0, description="1: full digests, all limits. 2: also the log.")
     no_cache: bool = Field(False, description="Measure, whatever an earlier run of the same check found.")
@@ -331,7 +334,7 @@ def _rebased(layer: dict[str, Any], folder: Path) -> dict[str, Any]:
     names = {"thresholds": tuple(PACKAGED), "preprocess": ("clip", "imagenet")}
     changed: dict[str, Any] = {
         name: moved(layer[name])
-        for name in ("images", "thresholds", "preprocess", "log_file")
+        for name in ("images", "thresholds", "preprocess", "sign", "log_file")
         if name in layer and layer[name] not in names.get(name, ())
     }
     if "output" in layer:

@@ -15,6 +15,7 @@ EXAMPLES: dict[str, object] = {
     "workers": 4,
     "ray-address": "auto",
     "output": ("terminal", "json=report.json"),
+    "sign": "key.pem",
     "log-file": "robustcheck.log",
 }
 """What `init` shows for settings that have no value by default."""
