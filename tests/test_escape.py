@@ -5,9 +5,9 @@ from __future__ import annotations
 import doctest
 import json
 import shutil
-from importlib import import_module
 from pathlib import Path
 
+import forms
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
@@ -44,7 +44,6 @@ def command_of(line: str) -> str:
     return name if mark and "]" in rest and name.lower() in COMMANDS else ""
 
 
-forms = import_module("forms")
 made = forms.made()
 
 

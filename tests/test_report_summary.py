@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import io
-import sys
-from importlib.util import module_from_spec, spec_from_file_location
-from pathlib import Path
-from types import ModuleType
 
 import pytest
+import test_report_terminal as made
 from rich.console import Console
 
 from robustcheck_onnx.checker import report_summary
@@ -21,13 +18,6 @@ NAMES = ["a.onnx", "models/" + 12 * "unbroken_" + ".onnx", "broken.onnx"]
 
 @pytest.fixture(scope="module")
 def outcomes() -> list[Outcome]:
-    path = Path(__file__).parent / "test_report_terminal.py"
-    spec = spec_from_file_location("robustcheck_test_summary_reports", path)
-    assert spec is not None
-    assert spec.loader is not None
-    made: ModuleType = module_from_spec(spec)
-    sys.modules[spec.name] = made
-    spec.loader.exec_module(made)
     failed = Failed(model="broken.onnx", message="broken.onnx: file is empty", hint="ls", exit_code=3)
     warning = made.warning()
     reasons = sorted(warning.verdict.reasons, key=lambda reason: reason.id != LONGEST)
