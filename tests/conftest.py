@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from comparisons import Workshop
 
 ROOT = Path(__file__).parent.parent
+# a failed assert of these shows its values too
+pytest.register_assert_rewrite(
+    "bad_input", "calibrations", "comparisons", "form_readers", "outcomes", "scan_truth", "stores"
+)
 os.environ["ROBUSTCHECK_NO_CACHE"] = "1"  # a test measures; tests/test_cache.py switches it on again
 
 
