@@ -48,6 +48,10 @@ _MEASURED = (
     "K, K/Kc: activation kurtosis and persistence ratio, measured on published representations, smallest to largest "
     "over the image sets; in parentheses where no set takes part in fitting thresholds."
 )
+_HEADERS = (
+    "n × d: images × features; K, K/Kc: activation kurtosis and persistence ratio; top-3: share of the kurtosis that "
+    "the three strongest features carry; neg.: negative energy."
+)
 _CONTEXT = "Context: none of it decides a verdict. Sources: docs/published.md, docs/data.md."
 
 
@@ -113,7 +117,8 @@ def render_one(row: Row, *, ascii_only: bool = False) -> RenderableType:
     blocks: list[RenderableType] = [head, Text(), *_published(row, pen)]
     if row.measured:
         remark = "statistics of published representations of these weights"
-        blocks += [Text(), section(pen, "Measured", remark, _measured(row, pen), Text(), _measured_sources(row, pen))]
+        measured = (_measured(row, pen), Text(), pen.say(_HEADERS, "dim"), Text(), _measured_sources(row, pen))
+        blocks += [Text(), section(pen, "Measured", remark, *measured)]
     return Trimmed(Group(*blocks))
 
 
@@ -145,7 +150,10 @@ def _published(row: Row, pen: Pen) -> list[RenderableType]:
             ]
         table.add_row(*cells)
     table.add_row(pen.say("mean V2, Sketch, R, A"), Text(), Text(), _mean_cell(row, pen))
-    notes = ["Expected: what models trained on ImageNet-1k only reach at this ImageNet accuracy (Taori et al. 2020)."]
+    notes = [
+        "Expected: what models trained on ImageNet-1k only reach at this ImageNet accuracy (Taori et al. 2020). "
+        "Effective robustness and residual SD: percentage points."
+    ]
     if entry.extrapolated:
         notes.append(_EXTRAPOLATED)
     notes.append(f"Source: {entry.source}")

@@ -224,6 +224,8 @@ def test_the_details_of_one_checkpoint() -> None:
     assert "mean V2, Sketch, R, A" in shown
     assert lines["cards_b32"] == ["162×512", "41.4", "10.6", "0.933", "0.487", "92"]
     flat = re.sub(r"\s", "", shown)
+    for unit in ("Effective robustness and residual SD: percentage points.", "K, K/Kc: activation kurtosis and"):
+        assert unit.replace(" ", "") in flat
     assert "mlfoundations/open_clip@89fb801f1e60:docs/openclip_results.csv" in flat
     assert "geraldno20/cards@e0144b55c4:image_embeddings.npz" in flat
     assert text(report.render_one(row, ascii_only=True), 80).isascii()
