@@ -153,7 +153,7 @@ def _lost(
     rule: str,
 ) -> None:
     """The reasons that speak of what the reference had."""
-    least = number_text(1 - tolerance)
+    least = f"{100 * (1 - tolerance):g} %"
     for keeps, reason in (("shrank", "statistic_shrank"), ("undecided", "undecided")):
         told = [
             f"{NAMES[s.name]} {number_text(s.candidate)} of {number_text(s.reference)} (ratio {_bounds(s.ratio)})"
@@ -188,7 +188,7 @@ def _named(features: list[FeatureFate]) -> str:
 
 def _bounds(interval: Interval) -> str:
     if interval.low is None or interval.high is None:
-        return "not measured"
+        return f"{number_text(interval.estimate)}, no bounds" if interval.estimate is not None else "not measured"
     return f"{number_text(interval.low)} to {number_text(interval.high)}"
 
 
