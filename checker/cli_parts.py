@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from robustcheck_onnx.checker.pipeline import Progress
 
 FORMATS = ("terminal", "json")
+PROGRESS_WITH_BAR = 110  # columns from which a bar and the time left fit beside the words
 Target = tuple[str, Path | None]
 
 
@@ -155,15 +156,11 @@ def progress_line(quiet: bool) -> Iterator[Callable[[Progress], None] | None]:
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[interval]}"),
-    )
-    with Bars(*columns, console=console_for(stderr=True), transient=True) as bars:
+    console = console_for(stderr=True)
+    columns = [TextColumn("{task.description}"), MofNCompleteColumn(), TextColumn("{task.fields[rate]}")]
+    if console.width >= PROGRESS_WITH_BAR:
+        columns = [columns[0], BarColumn(bar_width=24), *columns[1:], TimeRemainingColumn()]
+    with Bars(*columns, TextColumn("{task.fields[interval]}"), console=console, transient=True) as bars:
         task = bars.add_task("loading model", total=None, rate="", interval="")
 
         def show(now: Progress) -> None:

@@ -339,7 +339,7 @@ def _findings(facts: ImageSetFacts) -> tuple[Finding, ...]:
         seen = f"only {facts.n_varied} of {n_seen} images differ clearly from the others"
         found.append(Finding(id="images_not_varied", seen=seen))
     if facts.unlike_share > MAX_UNLIKE_SHARE:
-        seen = f"{facts.unlike_share:.0%} of the images are flat, noise or unrelated colours, unlike photos"
+        seen = f"{100 * facts.unlike_share:.0f} % of the images are flat, noise or unrelated colours, unlike photos"
         found.append(Finding(id="images_not_photo_like", seen=seen))
     elif (
         facts.kurtosis_spread is not None

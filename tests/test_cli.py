@@ -96,14 +96,17 @@ def test_a_locale_without_utf_8_gets_ascii(lookup_pass: tuple[Path, Path]) -> No
     assert "PASS" in done.stdout
 
 
-def test_progress_goes_to_a_terminal_on_stderr_only(lookup_pass: tuple[Path, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize(("columns", "bar"), [(80, False), (110, True)])
+def test_progress_goes_to_a_terminal_on_stderr_only(
+    columns: int, bar: bool, lookup_pass: tuple[Path, Path], tmp_path: Path
+) -> None:
     model, photos = lookup_pass
     every = profile.seal(profile.load().model_copy(update={"id": "all", "min_images": 10**6}))
     (tmp_path / "all.json").write_text(profile.to_json(every), encoding="utf-8")
     controller, terminal = pty.openpty()
     with subprocess.Popen(
         [COMMAND, model, "--images", photos, "--thresholds", tmp_path / "all.json", "-o", "json"],
-        stdout=subprocess.PIPE, stderr=terminal, env=os.environ | {"TERM": "xterm", "COLUMNS": "110"},
+        stdout=subprocess.PIPE, stderr=terminal, env=os.environ | {"TERM": "xterm", "COLUMNS": str(columns)},
     ) as process:  # fmt: skip
         os.close(terminal)
         assert process.stdout is not None
@@ -115,8 +118,13 @@ def test_progress_goes_to_a_terminal_on_stderr_only(lookup_pass: tuple[Path, Pat
         except OSError:  # the other end is closed: all was read
             pass
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen.decode())
-    assert re.search(r"checking .* \d+/80 +\d+\.\d images/s", text)
-    assert "against" in text  # how far the closest interval is from its threshold
+    line = r"checking (━| |╸|╺)*\d+/80 +\d+\.\d images/s .*\d against \d"  # how far from its threshold
+    lines = [part for part in re.split(r"[\r\n]+", text) if re.match(line, part)]
+    assert lines
+    for shown in lines:
+        assert ("━" in shown) is bar
+        assert len(shown) <= columns
+        assert "…" not in shown
 
 
 def test_inspect_says_what_would_be_measured(lookup_pass: tuple[Path, Path]) -> None:
