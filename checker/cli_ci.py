@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,13 +13,7 @@ if TYPE_CHECKING:
     from robustcheck_onnx.checker.report import Outcome
 
 
-def announce(
-    outcomes: Sequence[Outcome],
-    places: Sequence[Target],
-    *,
-    enabled: bool = True,
-    environment: Mapping[str, str] | None = None,
-) -> None:
+def announce(outcomes: Sequence[Outcome], places: Sequence[Target], *, enabled: bool = True) -> None:
     """Annotate the models and append to the step's summary, on GitHub Actions only; it never changes the verdict.
 
     Annotations go to stdout unless a document goes there; then to stderr, which GitHub reads as well. A summary
@@ -29,10 +23,8 @@ def announce(
         outcomes: what the run reports.
         places: where its reports went, from `cli_parts.targets`.
         enabled: False for `--no-ci`.
-        environment: the process's by default.
     """
-    environment = os.environ if environment is None else environment
-    if not enabled or environment.get("GITHUB_ACTIONS") != "true":
+    if not enabled or os.environ.get("GITHUB_ACTIONS") != "true":
         return
     from robustcheck_onnx.checker import formats, report_github
 
@@ -42,7 +34,7 @@ def announce(
     for line in report_github.commands(outcomes, options):
         stream.write(line + "\n")
     stream.flush()
-    if file := environment.get("GITHUB_STEP_SUMMARY"):
+    if file := os.environ.get("GITHUB_STEP_SUMMARY"):
         try:
             path = Path(file)
             had = path.stat().st_size if path.exists() else 0

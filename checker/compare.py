@@ -90,7 +90,7 @@ def judge_pair(
     features: tuple[FeatureFate, ...],
     tolerance: float,
     profile: Profile,
-    stale: Sequence[str] = (),
+    stale: Sequence[str],
 ) -> Verdict:
     """PASS, or WARN with every reason that applies; never PASS where the candidate alone would be WARN.
 

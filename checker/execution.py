@@ -86,11 +86,11 @@ def expects_gpu(device: str) -> bool:
 
 
 def open_session(
-    graph: bytes, model: ModelFile, device: str, level: str = "all", *, threads: int | None = None
+    graph: bytes, model: ModelFile, device: str, level: str = "all", *, threads: int
 ) -> tuple[ort.InferenceSession, str]:
     """A session on `device`, proved to be there, and why `auto` fell back to the CPU ("" if it did not).
 
-    threads: cores it may use; None = all that this process may use.
+    threads: cores it may use.
 
     Raises:
         UsageError: no such device.
@@ -182,15 +182,13 @@ def cpu_name() -> str:
     return platform.processor() or platform.machine() or "CPU"
 
 
-def _session(
-    graph: bytes, model: ModelFile, providers: list[Any], level: str, threads: int | None
-) -> ort.InferenceSession:
+def _session(graph: bytes, model: ModelFile, providers: list[Any], level: str, threads: int) -> ort.InferenceSession:
     ort.disable_telemetry_events()  # nothing of a check leaves the machine
     options = ort.SessionOptions()
     options.log_severity_level = ORT_FATAL
     options.graph_optimization_level = LEVELS[level]
     options.use_deterministic_compute = True
-    options.intra_op_num_threads = threads or cpu_threads()  # ORT's own count ignores cgroups and fails to pin threads
+    options.intra_op_num_threads = threads  # ORT's own count ignores cgroups and fails to pin threads
     options.inter_op_num_threads = 1
     # idle threads would spin on the cores that decode the next photos: measured, a quarter of the processor time
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")

@@ -1,11 +1,27 @@
-"""What a glob passes by without a word: a folder that it has to enter, and can't."""
+"""Folders below a name or a glob: each entered once, and none that can't be read passed by without a word."""
 
 from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+
+def walk(folder: str | Path, error: Callable[[OSError], Exception]) -> Iterator[tuple[str, list[str], list[str]]]:
+    """os.walk that follows links, but enters each folder once; `error` makes what is raised of one it can't read."""
+
+    def refuse(fault: OSError) -> None:
+        raise error(fault) from fault
+
+    seen: set[tuple[int, int]] = set()
+    for top, folders, names in os.walk(folder, followlinks=True, onerror=refuse):
+        status = Path(top).stat()
+        if (status.st_dev, status.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        yield top, folders, names
 
 
 def unreadable(

@@ -72,28 +72,6 @@ def standardise(h: npt.ArrayLike) -> Array:
     return np.asarray(centred / np.sqrt(np.mean(centred**2, axis=1, keepdims=True)), dtype=np.float64)
 
 
-def activation_kurtosis(h: npt.ArrayLike) -> Array:
-    """Kurtosis of each representation over its features (Pearson: 3 for a Gaussian).
-
-    mean_j z_ij⁴ (Elhage, Lasenby, Olah 2023; used by Crabbé et al. 2024); equals
-    `scipy.stats.kurtosis(h, axis=1, fisher=False)`. From 1 to d²/(d−1) − 3 (one-hot in d features).
-
-    Args:
-        h: (image, feature), finite, not constant; any float dtype.
-
-    Returns:
-        (image,) float64.
-
-    Raises:
-        ValueError: a row is constant or not finite.
-
-    >>> activation_kurtosis([[1.0, -1.0, 1.0, -1.0]]).tolist()
-    [1.0]
-    """
-    z2 = standardise(h) ** 2
-    return np.asarray(np.mean(z2 * z2, axis=1), dtype=np.float64)
-
-
 def max_median_ratio(h: npt.ArrayLike) -> Array:
     """Largest over median absolute value of each representation (He et al. 2024).
 

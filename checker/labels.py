@@ -23,7 +23,6 @@ from robustcheck_onnx.checker.images import ImageSource
 from robustcheck_onnx.thresholds.published import DATA, IMAGENET
 
 IMAGENET_CLASSES = 1000  # of ImageNet-1k
-OBJECTNET_CLASSES = 113  # ObjectNet categories that overlap with ImageNet-1k (Barbu et al. 2019)
 SYNSET = re.compile(r"n\d{8}")
 INDEX = re.compile(r"\d{1,6}")
 BUILT_IN = {"imagenet": IMAGENET, "imagenet-r": "imagenet_r", "imagenet-a": "imagenet_a"}

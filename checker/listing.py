@@ -184,18 +184,8 @@ def folder_files(folder: Path) -> list[str]:
 
     One reached twice (symlinks) is entered once, in sorted order.
     """
-
-    def refuse(fault: OSError) -> None:
-        raise _unreadable(fault) from fault
-
-    seen: set[tuple[int, int]] = set()
     found = []
-    for top, folders, names in os.walk(folder, followlinks=True, onerror=refuse):
-        status = Path(top).stat()
-        if (status.st_dev, status.st_ino) in seen:
-            folders.clear()
-            continue
-        seen.add((status.st_dev, status.st_ino))
+    for top, folders, names in globs.walk(folder, _unreadable):
         folders[:] = sorted(name for name in folders if not _is_ignored(name))
         below = Path(top).relative_to(folder).as_posix()
         prefix = "" if below == "." else f"{below}/"

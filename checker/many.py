@@ -73,17 +73,7 @@ def _unreadable(fault: OSError) -> UsageError:
 
 def _below(folder: str) -> Iterator[str]:
     """All .onnx files below a folder, links to folders followed once; nothing is passed by in silence."""
-
-    def refuse(fault: OSError) -> None:
-        raise _unreadable(fault) from fault
-
-    seen: set[tuple[int, int]] = set()
-    for top, folders, names in os.walk(folder, followlinks=True, onerror=refuse):
-        status = Path(top).stat()
-        if (status.st_dev, status.st_ino) in seen:
-            folders.clear()
-            continue
-        seen.add((status.st_dev, status.st_ino))
+    for top, folders, names in globs.walk(folder, _unreadable):
         folders.sort()
         yield from (str(Path(top) / name) for name in names if name.lower().endswith(SUFFIX))
 

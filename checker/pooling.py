@@ -81,7 +81,7 @@ def user_pool(pool: str, shape: tuple[int | None, ...] | None, tensor: str) -> s
     return fits[0]
 
 
-def apply_pool(values: NDArray[Any], pool: str, feature_axis: int = -1) -> NDArray[Any]:
+def apply_pool(values: NDArray[Any], pool: str, feature_axis: int) -> NDArray[Any]:
     """Pool to (image, feature); means are taken in float64, selections keep the dtype.
 
     `values` is (image, feature), (image, token, feature) or a feature map with features on `feature_axis`.

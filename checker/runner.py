@@ -23,6 +23,7 @@ from robustcheck_onnx.checker.execution import (
 )
 from robustcheck_onnx.checker.graph import ModelFile, own_bytes
 from robustcheck_onnx.checker.pooling import apply_pool
+from robustcheck_onnx.checker.weights import refuse_changed
 
 LARGEST_DIFFERENCE = 1e9  # relative; stands for "not finite any more" too, since records hold no infinity
 MOST_IMAGES = 1024  # of a forward pass on a GPU, until memory runs out; callers give far fewer
@@ -106,7 +107,7 @@ class Runner:
         Raises:
             UsageError: wrong shape or type of `pixels`.
             CannotAssessError: no image, values that are not finite, another size than the model takes, an output
-                without one row an image.
+                without one row an image, files of weights that changed since they were digested.
             EnvironmentFaultError: memory ran out.
         """
         names = [self.model.fetch]
@@ -125,10 +126,6 @@ class Runner:
         """
         outputs = self._outputs(self._session, pixels, [model.fetch for model in self.models])
         return tuple(_representation(values, model) for values, model in zip(outputs, self.models, strict=True))
-
-    def batch_invariance(self, pixels: Array) -> float:
-        """`batch_invariances` of the first tensor."""
-        return self.batch_invariances(pixels)[0]
 
     def batch_invariances(self, pixels: Array) -> tuple[float, ...]:
         """Largest relative difference between an image's representation alone and in company, for each of `models`.
@@ -200,6 +197,7 @@ class Runner:
                     )
             parts.append([np.asarray(value)[:count] for value in values])
             start += count
+        refuse_changed(self.model.path, self.model.external)
         return [np.concatenate(values) for values in zip(*parts, strict=True)]
 
     def _run_session(self, session: Any, names: list[str], feed: dict[str, Array]) -> list[Any]:

@@ -27,7 +27,6 @@ MEDIAN_TOKENS = 8  # evenly spaced tokens or positions an image that the medians
 LARGEST = 3  # features of an image that the largest values are named of
 MIN_RELATIVE_VARIANCE: dict[int, float] = {TensorProto.FLOAT: 1e-12, TensorProto.DOUBLE: 1e-18}
 """variance / mean² up to which a row counts as constant: ten times the rounding and more, squared"""
-ROWS = ("vector", "tokens", "tokens_first", "map", "map_last")
 
 
 @dataclass(frozen=True)

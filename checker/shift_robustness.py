@@ -47,9 +47,7 @@ def comparable_accuracies(inner: SetResult, beside: Sequence[Shifted]) -> dict[s
     return {name: sets[name].accuracy.value for name in (IMAGENET, *SHIFTS) if name in sets}
 
 
-def effective(
-    inside: SetResult, outside: SetResult, source: str, confidence: float = CONFIDENCE
-) -> tuple[Effective | None, str]:
+def effective(inside: SetResult, outside: SetResult, source: str) -> tuple[Effective | None, str]:
     """Effective robustness on a named shift, or why there is none.
 
     The interval takes both accuracies at their bounds, each at half the error rate: it holds for both together.
@@ -65,7 +63,7 @@ def effective(
         if why := not_comparable(result):
             return None, why
     line = lines(source)[outside.shift]
-    low, high = _er_bounds(inside, outside, source, 1 - (1 - confidence) / 2)
+    low, high = _er_bounds(inside, outside, source, 1 - (1 - CONFIDENCE) / 2)
     point = effective_robustness(inside.accuracy.value, outside.accuracy.value, line)
     found = Effective(
         points=float(point.points),

@@ -56,7 +56,6 @@ def make(
     *,
     seed: int = 0,
     limit: int | None = None,
-    edge_px: int = EDGE_PX,
 ) -> Thumbnails:
     """Thumbnails of the images that the reports show, turned upright, without any metadata.
 
@@ -65,7 +64,6 @@ def make(
     Args:
         outcomes: the reports; models that failed have none.
         images, seed, limit: as the check had them (`images.open_images`).
-        edge_px: longer edge at most.
 
     Returns:
         One entry for each image wanted, in `uris` or in `missing`; never raises for an image or a set that is faulty.
@@ -81,7 +79,7 @@ def make(
         return Thumbnails(missing={image.digest: why for image in looked_for})
     made = Thumbnails()
     for image in looked_for:
-        uri, why = _one(source, places.get(image.name, []), image.digest, edge_px)
+        uri, why = _one(source, places.get(image.name, []), image.digest)
         if uri:
             made.uris[image.digest] = uri
         else:
@@ -98,7 +96,7 @@ def _places(source: ImageSource, names: set[str]) -> dict[str, list[int]]:
     return found
 
 
-def _one(source: ImageSource, places: Sequence[int], digest: str, edge_px: int) -> tuple[str, str]:
+def _one(source: ImageSource, places: Sequence[int], digest: str) -> tuple[str, str]:
     """The data: URI of the image with that digest, or an empty one and why."""
     why = GONE
     for place in places:
@@ -114,13 +112,13 @@ def _one(source: ImageSource, places: Sequence[int], digest: str, edge_px: int) 
         elif isinstance(item, Tensor):
             why = TENSOR
         else:
-            return _data_uri(item, edge_px), ""
+            return _data_uri(item), ""
     return "", why
 
 
-def _data_uri(picture: Picture, edge_px: int) -> str:
+def _data_uri(picture: Picture) -> str:
     small = picture.image.copy()
-    small.thumbnail((edge_px, edge_px), Image.Resampling.LANCZOS)
+    small.thumbnail((EDGE_PX, EDGE_PX), Image.Resampling.LANCZOS)
     # pixels only: Pillow hands on comments and colour profiles of the file it read
     bare = Image.frombytes("RGB", small.size, small.tobytes())
     buffer = io.BytesIO()

@@ -118,7 +118,7 @@ def zero_shot_meaning(prompts: Prompts) -> str:
     )
 
 
-def tokenizer_error(error: Exception, name: str, chatter: str = "") -> ExportError:
+def tokenizer_error(error: Exception, name: str, chatter: str) -> ExportError:
     """Return the error for a tokenizer that is not on this machine (exit 4)."""
     said = f" [{chatter}]" if chatter else ""
     reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__

@@ -27,7 +27,6 @@ from robustcheck_onnx.checker.preprocess import (
 )
 
 DATA = Path(skimage.__file__).parent / "data"
-STEP = 1 / 255  # one grey level
 
 
 def photos() -> list[Image.Image]:

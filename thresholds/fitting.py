@@ -237,7 +237,7 @@ def leave_one_out(table: Sequence[Reference], rule: Rule = STRICT_RULE) -> LeftO
     return LeftOut(tuple(sorted(false_pass)), tuple(sorted(false_warn)), tuple(sorted(no_fit)))
 
 
-def leave_family_out(table: Sequence[Reference], rule: Rule = STRICT_RULE) -> tuple[tuple[str, str], ...]:
+def leave_family_out(table: Sequence[Reference], rule: Rule) -> tuple[tuple[str, str], ...]:
     """What the fit to the other groups says of each group that is left out whole."""
     used = taking_part(table)
     out = []
@@ -254,7 +254,7 @@ def leave_family_out(table: Sequence[Reference], rule: Rule = STRICT_RULE) -> tu
 
 
 def with_bootstrap(
-    thresholds: Mapping[Statistic, Threshold], table: Sequence[Reference], rule: Rule = STRICT_RULE
+    thresholds: Mapping[Statistic, Threshold], table: Sequence[Reference], rule: Rule
 ) -> tuple[dict[Statistic, Threshold], int]:
     """The thresholds with 5 and 95 % of each over fits to checkpoints drawn with replacement; how many fits failed."""
     used = taking_part(table)
