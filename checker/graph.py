@@ -27,8 +27,9 @@ from robustcheck_onnx.checker.dense import refuse_dense
 from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.image_input import ImageInput, find_image_input
 from robustcheck_onnx.checker.layers import Head, Layers, build_layers
-from robustcheck_onnx.checker.onnx_file import PROTOBUF_LIMIT_BYTES, Content, ExternalFile, OnnxFile, read_onnx
+from robustcheck_onnx.checker.onnx_file import PROTOBUF_LIMIT_BYTES, Content, OnnxFile, read_onnx
 from robustcheck_onnx.checker.representation import Candidate, Representation, choose
+from robustcheck_onnx.checker.weights import ExternalFile
 
 SMALL_ELEMENTS = 1024  # initializers up to this size stay in for shape inference: they may be shapes
 QUANTISED_OPS = re.compile(r"^(QLinear|QGemm|MatMulInteger|ConvInteger|Dynamic|Quantize|Dequantize|QAttention)")

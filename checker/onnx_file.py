@@ -23,6 +23,7 @@ from onnx import helper, numpy_helper
 
 from robustcheck_onnx.checker import remote
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
+from robustcheck_onnx.checker.weights import ExternalFile, stamp
 
 LFS_MARK = b"version https://git-lfs.github.com/spec/"  # first line of a Git LFS pointer file
 CHUNK_BYTES = 1 << 22  # read size for digests, 4 MiB
@@ -46,17 +47,6 @@ class Content:
     content: bytes
     digest: str
     """sha256:…, as `sha256sum` prints it"""
-
-
-@dataclass(frozen=True)
-class ExternalFile:
-    """One file of weights beside the model."""
-
-    location: str
-    """as the model names it"""
-    path: Path
-    size_bytes: int
-    digest: str
 
 
 @dataclass(frozen=True)
@@ -117,7 +107,8 @@ def read_onnx(path: str | Path, read: Content | None = None) -> OnnxFile:
     for tensor in tensors:
         _check_length(path, tensor, targets[_location(path, tensor)])
     external = tuple(
-        ExternalFile(location, target, target.stat().st_size, file_digest(target))
+        # the stamp first: whatever is written after it shows
+        ExternalFile(location, target, stamp(target), target.stat().st_size, file_digest(target))
         for location, target in targets.items()
     )
     if folder is not None:
