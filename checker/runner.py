@@ -23,6 +23,7 @@ from robustcheck_onnx.checker.execution import (
 )
 from robustcheck_onnx.checker.graph import ModelFile, own_bytes
 from robustcheck_onnx.checker.pooling import apply_pool
+from robustcheck_onnx.checker.weights import refuse_changed
 
 LARGEST_DIFFERENCE = 1e9  # relative; stands for "not finite any more" too, since records hold no infinity
 MOST_IMAGES = 1024  # of a forward pass on a GPU, until memory runs out; callers give far fewer
@@ -106,7 +107,7 @@ class Runner:
         Raises:
             UsageError: wrong shape or type of `pixels`.
             CannotAssessError: no image, values that are not finite, another size than the model takes, an output
-                without one row an image.
+                without one row an image, files of weights that changed since they were digested.
             EnvironmentFaultError: memory ran out.
         """
         names = [self.model.fetch]
@@ -196,6 +197,7 @@ class Runner:
                     )
             parts.append([np.asarray(value)[:count] for value in values])
             start += count
+        refuse_changed(self.model.path, self.model.external)
         return [np.concatenate(values) for values in zip(*parts, strict=True)]
 
     def _run_session(self, session: Any, names: list[str], feed: dict[str, Array]) -> list[Any]:
