@@ -10,13 +10,17 @@ def main() -> int:
     """Run the command line and return the exit code, as `cli.main` does.
 
     SIGINT and SIGTERM wait until `cli_process` answers them: while the command line was imported they would end the
-    process without a word, and the reports of an earlier run would be left as if they were this one's.
+    process without a word, and the reports of an earlier run would be left as if they were this one's. Once the reports
+    and the exit code stand they come too late: neither may be another one for what Python still puts away.
     """
     if hasattr(signal, "pthread_sigmask"):  # not on Windows
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     from robustcheck_onnx.checker import cli  # noqa: PLC0415 # takes most of the time of a start
 
-    return cli.main()
+    code = cli.main()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    return code
 
 
 if __name__ == "__main__":

@@ -106,6 +106,8 @@ def _run(app: typer.Typer, arguments: list[str]) -> int:
             raise cli_completion.unknown_shell(arguments[0])
         if code == 130:  # typer's word for KeyboardInterrupt
             raise KeyboardInterrupt
+        if stop.came is not None:  # swallowed on its way, as Python swallows what a destructor raises
+            raise stop.came
         sys.stdout.flush()
         return int(code or 0)
     except BaseException as fault:  # noqa: BLE001 # the one place where errors become words and exit codes
@@ -175,6 +177,7 @@ def mark_unfinished(places: Sequence[Target], model: str) -> None:
 def _leave_documents(fault: BaseException, arguments: list[str], message: str, hint: str, code: int) -> None:
     """An error document wherever a report was to go, in its form: no report of an earlier run stands for this one.
 
+    The signature of such a report goes with it.
     A verb that takes settings from elsewhere, too, leaves `document_targets` and `no_ci` with the fault.
     """
     from robustcheck_onnx.checker import delivery, remote, usage
@@ -188,6 +191,8 @@ def _leave_documents(fault: BaseException, arguments: list[str], message: str, h
                 continue
             # a terminal report is for people, whom stderr has told: only a stale one is replaced
             if path and document and (form != "terminal" or Path(path).is_file()):
+                if form == "json":
+                    _remove_signature(Path(path))
                 delivery.replace_with_error(Path(path), document)
             elif not path and document and form != "terminal" and not told:  # stdout holds one document
                 sys.stdout.write(document)
@@ -199,6 +204,15 @@ def _leave_documents(fault: BaseException, arguments: list[str], message: str, h
         with contextlib.suppress(Exception):
             enabled = not known.get("no_ci", "--no-ci" in arguments)
             cli_ci.announce_error(message, hint, code, usage.model_of(arguments), enabled=enabled)
+
+
+def _remove_signature(report: Path) -> None:
+    """Remove the signed verdict beside a report that an error replaces."""
+    from robustcheck_onnx.checker import delivery, signing
+
+    with contextlib.suppress(RobustcheckError):  # the error itself has been told
+        if delivery.is_ours(report) or not report.exists():  # else nothing is replaced
+            signing.remove_verdict(signing.bundle_of(report))
 
 
 def _error_document(form: str, message: str, hint: str, code: int, model: str) -> str:

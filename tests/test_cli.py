@@ -259,6 +259,50 @@ sys.exit(code if held[0]() is None else 99)
     assert json.loads(report.read_text(encoding="utf-8"))["error"]["exit_code"] == 143
 
 
+def test_a_signal_that_is_swallowed_is_no_success(tmp_path: Path) -> None:
+    """Python swallows what a destructor raises, and a signal may be answered there."""
+    code = """
+import os, signal, sys, typer
+from robustcheck_onnx.checker import cli_process
+app = typer.Typer()
+class Held:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        sum(range(1000))
+@app.command()
+def check(model: str, output: str = typer.Option("", "-o")) -> int:
+    Held()
+    return 0
+app.command()(lambda: 0)
+sys.exit(cli_process.run(app, sys.argv[1:]))
+"""
+    report = tmp_path / "report.json"
+    call = [sys.executable, "-c", code, "model.onnx", "-o", f"json={report}"]
+    done = subprocess.run(call, capture_output=True, text=True, check=False)
+    assert done.returncode == 143, done.stderr
+    assert json.loads(report.read_text(encoding="utf-8"))["error"]["exit_code"] == 143
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("moment", ["atexit.register(strike)", "sys.strike = type('', (), {'__del__': strike})()"])
+def test_a_signal_after_the_end_changes_no_exit_code(number: signal.Signals, moment: str) -> None:
+    """What the reports say stays what the exit code says, and nobody reads of a fault."""
+    code = f"""
+import atexit, os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+def strike(*_, kill=os.kill, process=os.getpid()):
+    kill(process, {int(number)})
+    for _ in range(1000): pass
+from robustcheck_onnx.checker import __main__
+{moment}
+sys.argv[1:] = ["explain", "exit-codes"]
+sys.exit(__main__.main())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "PASS" in done.stdout
+
+
 def grouped() -> typer.Typer:
     """A command line with a group of verbs, as modules of verbs register theirs."""
     app, group = typer.Typer(), typer.Typer()

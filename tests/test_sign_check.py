@@ -222,6 +222,41 @@ def test_an_error_leaves_no_signature_and_no_pass(
     assert document("report.json")["error"]["exit_code"] == code
 
 
+@pytest.mark.parametrize("words", [["--sign", "none.pem"], ["--sign", "key.pem", "--bogus"], ["--max-bad", "7"]])
+def test_options_that_are_refused_leave_no_signature_either(here: Path, words: list[str]) -> None:
+    signed_before(here)
+    assert check("pass.onnx", "-o", "json=report.json", *words) == 2
+    assert not (here / "report.sigstore.json").exists()
+    assert document("report.json")["error"]["exit_code"] == 2
+
+
+def test_a_file_that_is_not_replaced_keeps_its_signature(here: Path) -> None:
+    signature = signed_before(here)
+    (here / "report.json").write_text("mine", encoding="utf-8")
+    assert check("pass.onnx", "-o", "json=report.json", "--bogus") == 2
+    assert (here / "report.json").read_text(encoding="utf-8") == "mine"
+    assert (here / "report.sigstore.json").read_text(encoding="utf-8") == signature
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_at_the_start_leaves_no_signature(here: Path, number: signal.Signals) -> None:
+    signed_before(here)
+    script = (
+        "import os, signal, sys\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from robustcheck_onnx.checker import __main__\n"
+        "strike = lambda event, words: event == 'import' and words[0].endswith('checker.cli') and "
+        f"os.kill(os.getpid(), {int(number)})\n"
+        "sys.addaudithook(strike)\n"
+        "sys.argv[1:] = 'pass.onnx --images photos -o json=report.json --sign key.pem'.split()\n"
+        "sys.exit(__main__.main())\n"
+    )
+    done = subprocess.run([sys.executable, "-Pc", script], check=False, capture_output=True, text=True)
+    assert done.returncode == 128 + number, done.stderr
+    assert not (here / "report.sigstore.json").exists()
+    assert document("report.json")["error"]["exit_code"] == 128 + number
+
+
 def test_a_signal_leaves_no_signature(here: Path) -> None:
     signed_before(here)
     script = (
