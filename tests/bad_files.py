@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+from measuring import never_decided
 from onnx import TensorProto, helper, load, save
 
 from robustcheck_onnx.thresholds import profile as profiles
@@ -193,7 +194,6 @@ def _write_images(folder: Path) -> None:
 def _write_settings(folder: Path, lookup: ModuleType) -> None:
     fields = lookup.lookup_preprocessing()
     default = profiles.load()
-    never = profiles.seal(default.model_copy(update={"id": "never decided", "min_images": 10**6}))
     raw = json.loads(profiles.to_json(default))
     squashed = fields | {"size": [32, 32], "resize_size": [32, 32], "resize_mode": "squash"}
     for name, value in {
@@ -205,7 +205,7 @@ def _write_settings(folder: Path, lookup: ModuleType) -> None:
         "p_net": squashed | {"interpolation": "bilinear"},
         "t_newer": raw | {"schema_version": 99},
         "t_edited": raw | {"alpha": 0.5},
-        "t_never": json.loads(profiles.to_json(never)),
+        "t_never": json.loads(profiles.to_json(never_decided())),
     }.items():
         (folder / f"{name}.json").write_text(json.dumps(value), encoding="utf-8")
     (folder / "p_text.json").write_text("{bad", encoding="utf-8")

@@ -14,15 +14,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from benchmark_scripts import load
 
 if TYPE_CHECKING:
     from calibrations import Calibrated
     from comparisons import Workshop
 
+    from robustcheck_onnx.checker.graph import ModelFile
+    from robustcheck_onnx.checker.report import Report
+
 ROOT = Path(__file__).parent.parent
 # a failed assert of these shows its values too
 pytest.register_assert_rewrite(
-    "bad_input", "calibrations", "comparisons", "form_readers", "outcomes", "scan_truth", "stores"
+    "bad_input", "calibrations", "comparisons", "form_readers", "measuring", "outcomes", "scan_truth", "stores"
 )
 os.environ["ROBUSTCHECK_NO_CACHE"] = "1"  # a test measures; tests/test_cache.py switches it on again
 
@@ -30,7 +34,7 @@ os.environ["ROBUSTCHECK_NO_CACHE"] = "1"  # a test measures; tests/test_cache.py
 @pytest.fixture(scope="session")
 def lookup() -> ModuleType:
     """benchmarks/lookup.py: `write_lookup_model`, `write_lookup_images`."""
-    return import_module("lookup")
+    return load("lookup")
 
 
 @pytest.fixture(scope="session")
@@ -64,6 +68,14 @@ def lookup_pass(tmp_path_factory: pytest.TempPathFactory, lookup: ModuleType) ->
     return model, folder / "photos"
 
 
+@pytest.fixture(scope="session")
+def passed(lookup_pass: tuple[Path, Path]) -> Report:
+    """A PASS on own photos."""
+    from robustcheck_onnx.checker import check
+
+    return check(lookup_pass[0], images=lookup_pass[1])
+
+
 def _exported(folder: Path, factory: str) -> Path:
     from robustcheck_onnx.exporters import run
 
@@ -82,6 +94,20 @@ def efficientnet_lite0(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def planted_outlier(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same backbone, its features mixed to signed ones, with one persistent outlier feature planted."""
     return _exported(tmp_path_factory.mktemp("planted"), "planted_outlier")
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> Callable[..., ModelFile]:
+    """Opens a graph as a file, with the options of `open_model`."""
+    import onnx
+
+    from robustcheck_onnx.checker.graph import open_model
+
+    def open_(model: onnx.ModelProto, **options: Any) -> ModelFile:
+        onnx.save(model, tmp_path / "m.onnx")
+        return open_model(tmp_path / "m.onnx", **options)
+
+    return open_
 
 
 @pytest.fixture(scope="session")
@@ -141,9 +167,9 @@ def own_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 
 
 @pytest.fixture(scope="session")
-def mini_suite() -> ModuleType:
+def mini_suite(lookup: ModuleType) -> ModuleType:  # which it imports
     """benchmarks/mini_suite.py: `write_suite`."""
-    return import_module("mini_suite")
+    return load("mini_suite")
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from calibrations import COMMAND, N_MODELS, Calibrated, calibrate, rows, run
+from measuring import never_decided
 
 from robustcheck_onnx.checker import calibration_table
 from robustcheck_onnx.thresholds import profile
@@ -36,9 +37,8 @@ def test_every_model_has_a_row_with_what_influences_it(calibrated: Calibrated) -
 
 def test_rows_hold_what_a_check_of_all_images_measures(calibrated: Calibrated) -> None:
     row = next(r for r in rows(calibrated.table) if r.id == "made_with_1")
-    never = profile.seal(profile.load().model_copy(update={"id": "all", "min_images": 10**6}))
     path = calibrated.folder / "never.json"
-    path.write_text(profile.to_json(never))
+    path.write_text(profile.to_json(never_decided()))
     done = run(
         calibrated.folder / "made_with_1.onnx",
         "--images",
@@ -228,9 +228,17 @@ def test_ray_gives_the_same_profile(calibrated: Calibrated, tmp_path: Path) -> N
     assert out.read_bytes() == calibrated.profile.read_bytes()
 
 
-def test_ray_that_is_not_there_is_said_before_anything_is_exported(calibrated: Calibrated, tmp_path: Path) -> None:
-    words = ("--engine", "ray", "--ray-address", "127.0.0.1:1", "--device", "cuda:1")
-    done = calibrate(calibrated.suite, calibrated.photos, tmp_path / "p.json", *words, code=2)
-    assert "--device is cuda:1; Ray gives out the GPUs" in done.stderr
-    assert "measured" not in done.stderr
-    assert not (tmp_path / "p.json").exists()
+def test_what_ray_refuses_is_said_before_anything_is_exported(calibrated: Calibrated, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("from pathlib import Path\nPath('touched').touch()\n")
+    entry = '[[models]]\nsource = "torch"\nname = "mine:{0}"\ngroup = "other"\nlabel = "{0}"\n'
+    suite = tmp_path / "suite.toml"
+    suite.write_text('schema_version = 1\nname = "x"\n' + entry.format("present") + entry.format("absent"))
+    nobody = "--ray-address is 127.0.0.1:1; cluster can't be used: "
+    if importlib.util.find_spec("ray") is None:
+        nobody = "ray: package is not importable"
+    words = ("--engine", "ray", "--ray-address", "127.0.0.1:1")  # nothing listens there
+    for device, code, said in (("cpu", 4, nobody), ("cuda:1", 2, "--device is cuda:1; Ray gives out the GPUs")):
+        done = calibrate(suite, calibrated.photos, tmp_path / "p.json", *words, "--device", device, code=code)
+        assert f"error: {said}" in done.stderr
+        left = {path.name for path in tmp_path.iterdir()}
+        assert left == {"mine.py", "suite.toml"}  # no cache, no profile, and the module was not run

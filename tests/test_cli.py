@@ -13,6 +13,7 @@ from typing import Annotated
 
 import pytest
 import typer
+from measuring import never_decided
 
 from robustcheck_onnx.checker import cli_process
 from robustcheck_onnx.checker.errors import UsageError
@@ -101,8 +102,7 @@ def test_progress_goes_to_a_terminal_on_stderr_only(
     columns: int, bar: bool, lookup_pass: tuple[Path, Path], tmp_path: Path
 ) -> None:
     model, photos = lookup_pass
-    every = profile.seal(profile.load().model_copy(update={"id": "all", "min_images": 10**6}))
-    (tmp_path / "all.json").write_text(profile.to_json(every), encoding="utf-8")
+    (tmp_path / "all.json").write_text(profile.to_json(never_decided()), encoding="utf-8")
     controller, terminal = pty.openpty()
     with subprocess.Popen(
         [COMMAND, model, "--images", photos, "--thresholds", tmp_path / "all.json", "-o", "json"],

@@ -12,9 +12,10 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+from measuring import by_name, never_decided
 
 from robustcheck_onnx.checker import check
-from robustcheck_onnx.checker.engine import TRIES, Job, Outcome, run
+from robustcheck_onnx.checker.engine import TRIES, Job, run
 from robustcheck_onnx.checker.errors import CannotAssessError, RobustcheckError, UsageError
 from robustcheck_onnx.thresholds import profile
 
@@ -37,22 +38,15 @@ def model(lookup: ModuleType, tmp_path: Path) -> Callable[[str], Path]:
     return lambda name: lookup.write_lookup_model(tmp_path / f"{name}.onnx", h)
 
 
-def by_name(outcomes: list[Outcome]) -> dict[str, Outcome]:
-    found = {outcome.job.model.stem: outcome for outcome in outcomes}
-    assert len(found) == len(outcomes)
-    return found
-
-
 def test_the_evidence_is_the_checks(model: Callable[[str], Path], photos: Path, tmp_path: Path) -> None:
-    everything = profile.seal(profile.load().model_copy(update={"id": "all", "min_images": 10**6}))
     jobs = [Job(model(name), str(photos), seed=seed) for seed, name in enumerate("abc")]
     jobs.append(Job(tmp_path / "none.onnx", str(photos)))
-    found = by_name(list(run(jobs, everything, workers=2)))
+    found = by_name(list(run(jobs, never_decided(), workers=2)))
     assert found.keys() == {"a", "b", "c", "none"}
     for job in jobs[:3]:
         outcome = found[job.model.stem]
         (evidence,) = outcome.evidence
-        direct = check(job.model, images=photos, seed=job.seed, thresholds=everything).evidence
+        direct = check(job.model, images=photos, seed=job.seed, thresholds=never_decided()).evidence
         threads = {"threads": max(1, direct.execution.threads // 2)}
         execution = direct.execution.model_copy(update=threads)
         assert evidence == direct.model_copy(update={"execution": execution})

@@ -14,6 +14,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+from measuring import by_name
 
 from robustcheck_onnx.checker import engine_ray, engine_ray_cluster
 from robustcheck_onnx.checker.engine import TRIES, Job, Outcome, run
@@ -51,12 +52,6 @@ def model(lookup: ModuleType, tmp_path: Path) -> Callable[[str], Path]:
     h = rng.standard_t(5, size=(N_IMAGES, 48)) + rng.normal(0, 0.5, 48)
     h[:, 3] += 12
     return lambda name: lookup.write_lookup_model(tmp_path / f"{name}.onnx", h, size_px=SIZE_PX)
-
-
-def by_name(outcomes: list[Outcome]) -> dict[str, Outcome]:
-    found = {outcome.job.model.stem: outcome for outcome in outcomes}
-    assert len(found) == len(outcomes)
-    return found
 
 
 def assert_same_but_execution(a: Evidence, b: Evidence) -> None:

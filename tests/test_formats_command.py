@@ -7,18 +7,18 @@ import os
 import resource
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from xml.etree import ElementTree
 
 import onnx
 import pytest
+from bad_input import COMMAND, default_signals
+from measuring import never_decided
 
 from robustcheck_onnx.checker import cli, delivery, formats
 from robustcheck_onnx.thresholds import profile as profiles
 
-COMMAND = str(Path(sys.executable).parent / "robustcheck")
 STRANGER = "a file of somebody else\n"
 
 
@@ -72,9 +72,7 @@ def test_no_pass_of_an_earlier_run_survives_an_error(lookup_pass: tuple[Path, Pa
 def endless(lookup_pass: tuple[Path, Path], tmp_path: Path) -> list[str]:
     """The words of a check that reads 20,000 images and never decides before."""
     model, photos = lookup_pass
-    default = profiles.load()
-    never = profiles.seal(default.model_copy(update={"id": "never decided", "min_images": 10**6}))
-    (tmp_path / "never.json").write_text(profiles.to_json(never), encoding="utf-8")
+    (tmp_path / "never.json").write_text(profiles.to_json(never_decided()), encoding="utf-8")
     names = sorted(path.resolve() for path in photos.iterdir())
     (tmp_path / "long.txt").write_text("\n".join(str(names[n % len(names)]) for n in range(20_000)), encoding="utf-8")
     return [str(model), "--images", "long.txt", "--thresholds", "never.json", "-q", "--log-file", "log"]
@@ -84,7 +82,7 @@ def stopped(folder: Path, words: list[str], number: signal.Signals) -> tuple[int
     """Start a check, send it a signal once it measures; its exit code and what it said on stdout."""
     with subprocess.Popen(
         [COMMAND, *words, "--device", "cpu"], cwd=folder, stdout=subprocess.PIPE, text=True,
-        preexec_fn=listening,  # noqa: PLW1509 # this process has no threads that hold a lock
+        preexec_fn=default_signals,  # noqa: PLW1509 # this process has no threads that hold a lock
     ) as process:  # fmt: skip
         log, until = folder / "log", time.monotonic() + 60
         while "session on" not in (log.read_text(encoding="utf-8") if log.exists() else ""):
@@ -94,10 +92,6 @@ def stopped(folder: Path, words: list[str], number: signal.Signals) -> tuple[int
         process.send_signal(number)
         said, _ = process.communicate(timeout=60)
     return process.returncode, said
-
-
-def listening() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell gives background jobs one that is ignored
 
 
 @pytest.mark.parametrize(

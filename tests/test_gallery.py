@@ -11,11 +11,12 @@ import pytest
 import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from measuring import never_decided, parts
 
 from robustcheck_onnx.checker import cache, check, gallery, images, measure, state
 from robustcheck_onnx.checker.evidence import Evidence, Gallery, SeenImage
 from robustcheck_onnx.checker.gallery import EXTREME, FEATURES, SHOWN, Rows
-from robustcheck_onnx.checker.measurement import Job, conclude, merge, nothing_yet
+from robustcheck_onnx.checker.measurement import Job, conclude, merge
 from robustcheck_onnx.checker.report import Report, to_json
 from robustcheck_onnx.thresholds import profile
 
@@ -52,12 +53,8 @@ def order(model: tuple[Path, Path]) -> list[tuple[int, str, str]]:
     return [entry for entry in found if entry[0] not in (CONSTANT, NOT_FINITE)]
 
 
-def all_images() -> profile.Profile:
-    return profile.seal(profile.load().model_copy(update={"id": "all", "min_images": 10**6}))
-
-
 def run(model: tuple[Path, Path], batch_size: int = 32) -> Report:
-    return check(model[0], images=model[1], thresholds=all_images(), max_bad=0.5, batch_size=batch_size)
+    return check(model[0], images=model[1], thresholds=never_decided(), max_bad=0.5, batch_size=batch_size)
 
 
 @pytest.fixture(scope="module")
@@ -102,14 +99,7 @@ def test_shards_merged_are_a_single_run(model: tuple[Path, Path], report: Report
     job = Job(model[0], str(model[1]), max_bad=0.5)
     opened = measure.open_job(job)
     facts = measure.probe(opened)
-    parts = []
-    for start, end in ((0, 30), (30, 100), (100, N_IMAGES)):  # the first 64 and the extremes come from several
-        part = nothing_yet(1)
-        piece = replace(opened.source, entries=opened.source.entries[start:end])
-        for _ in measure.batches(opened, part, measure.decode(opened, piece)):
-            pass
-        parts.append(part)
-    a, b, c = parts
+    a, b, c = parts(opened, (0, 30), (30, 100), (100, N_IMAGES))  # the first 64 and the extremes come from several
     for total in (merge(merge(a, b), c), merge(a, merge(b, c))):
         (evidence,) = conclude(job, facts, total, profile.load())
         assert evidence.gallery == report.evidence.gallery

@@ -14,19 +14,10 @@ import pytest
 from onnx import TensorProto, helper
 
 from robustcheck_onnx.checker.errors import CannotAssessError, RobustcheckError, UsageError
-from robustcheck_onnx.checker.graph import ModelFile, open_model, supported_versions
+from robustcheck_onnx.checker.graph import open_model, supported_versions
 from robustcheck_onnx.checker.runner import Runner
 
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
-
-
-@pytest.fixture
-def opened(tmp_path: Path) -> Any:
-    def open_(model: onnx.ModelProto, **options: Any) -> ModelFile:
-        onnx.save(model, tmp_path / "m.onnx")
-        return open_model(tmp_path / "m.onnx", **options)
-
-    return open_
 
 
 def refused(opened: Any, kind: type[RobustcheckError], model: onnx.ModelProto, part: str, *more: str) -> None:

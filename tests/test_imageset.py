@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.stats
-import skimage
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageEnhance, ImageFilter
+from skimage_data import photo
 
 from robustcheck_onnx.checker import keypoints
 from robustcheck_onnx.checker.imageset import (
@@ -24,14 +24,9 @@ from robustcheck_onnx.checker.imageset import (
     digest_of_pixels,
 )
 
-DATA = Path(skimage.__file__).parent / "data"
 PHOTOS = ["astronaut.png", "camera.png", "chelsea.png", "coffee.png", "rocket.jpg", "hubble_deep_field.jpg"]
 PHOTOS += ["motorcycle_left.png", "retina.jpg", "coins.png"]
 Generator = np.random.Generator
-
-
-def photo(name: str) -> Image.Image:
-    return Image.open(DATA / name).convert("RGB")
 
 
 def tiles() -> list[Image.Image]:

@@ -6,19 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import skimage
 from PIL import Image, ImageEnhance, ImageFilter
+from skimage_data import photo
 
 from robustcheck_onnx.checker import keypoints
 from robustcheck_onnx.checker.keypoints import SIGMAS, Gallery, find
 
-DATA = Path(skimage.__file__).parent / "data"
 PHOTOS = sorted((Path(__file__).parent.parent / "checker" / "photos").glob("*.jpg"))
 Transpose = Image.Transpose
-
-
-def photo(name: str) -> Image.Image:
-    return Image.open(DATA / name).convert("RGB")
 
 
 def table(points: bytes) -> np.ndarray:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from measuring import never_decided, parts
 
 from robustcheck_onnx.checker import check, images, measure
 from robustcheck_onnx.checker import state as sums
@@ -23,10 +24,6 @@ PHOTOS = sorted((ROOT / "checker" / "photos").glob("*.jpg"))
 N_IMAGES = SHARD_IMAGES + 150
 RTOL = 1e-12
 SIZE_PX = 16  # small, since decoding and describing photos is not what is tested
-
-
-def never_decided() -> profile.Profile:
-    return profile.seal(profile.load().model_copy(update={"id": "all", "min_images": 10**6}))
 
 
 def assert_same_evidence(a: Evidence, b: Evidence, *, execution: bool = False) -> None:
@@ -112,14 +109,7 @@ def test_merging_is_associative_and_has_a_neutral_element(lookup: ModuleType, ph
     opened = measure.open_job(
         Job(lookup.write_lookup_model(tmp_path / "m.onnx", vectors(), size_px=SIZE_PX), str(photos))
     )
-    parts = []
-    for start, end in ((0, 100), (100, 130), (130, 300)):
-        part = nothing_yet(1)
-        piece = replace(opened.source, entries=opened.source.entries[start:end])
-        for _ in measure.batches(opened, part, measure.decode(opened, piece)):
-            pass
-        parts.append(part)
-    a, b, c = parts
+    a, b, c = parts(opened, (0, 100), (100, 130), (130, 300))
     left, right = merge(merge(a, b), c), merge(a, merge(b, c))
     for x, y in ((left, right), (merge(nothing_yet(1), left), left)):
         assert (x.digests, x.skipped, x.notes, x.n_good) == (y.digests, y.skipped, y.notes, y.n_good)

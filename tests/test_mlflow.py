@@ -21,11 +21,6 @@ Register = Callable[..., str]
 
 
 @pytest.fixture(scope="module")
-def passed(lookup_pass: tuple[Path, Path]) -> Report:
-    return check(lookup_pass[0], images=lookup_pass[1])
-
-
-@pytest.fixture(scope="module")
 def warned(lookup_pass: tuple[Path, Path]) -> Report:
     return check(lookup_pass[0], images=lookup_pass[1], max_images=40)
 

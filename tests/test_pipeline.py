@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from measuring import never_decided
 from PIL import Image
 
 from robustcheck_onnx.checker import Progress, Report, check, measure, verdict
@@ -21,10 +22,6 @@ from robustcheck_onnx.thresholds.profile import STATISTICS
 
 ROOT = Path(__file__).parent.parent
 PHOTOS = ROOT / "checker" / "photos"
-
-
-def never_decided() -> profile.Profile:
-    return profile.seal(profile.load().model_copy(update={"id": "all", "min_images": 10**6}))
 
 
 def numbers(report: Report) -> dict[str, float]:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import skimage
+import skimage_data
 from numpy.typing import NDArray
 from PIL import Image
 from pydantic import ValidationError
@@ -26,14 +25,12 @@ from robustcheck_onnx.checker.preprocess import (
     resized_size,
 )
 
-DATA = Path(skimage.__file__).parent / "data"
-
 
 def photos() -> list[Image.Image]:
     """Landscape, portrait, odd sizes, and one smaller than every model input."""
-    chelsea = Image.open(DATA / "chelsea.png").convert("RGB")
-    rocket = Image.open(DATA / "rocket.jpg").convert("RGB")
-    coffee = Image.open(DATA / "coffee.png").convert("RGB")
+    chelsea = skimage_data.photo("chelsea.png")
+    rocket = skimage_data.photo("rocket.jpg")
+    coffee = skimage_data.photo("coffee.png")
     return [
         chelsea,
         rocket,

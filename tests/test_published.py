@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import csv
-import importlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.special
 import scipy.stats
+from benchmark_scripts import load
 
 from robustcheck_onnx.thresholds import published as tables
 from robustcheck_onnx.thresholds.reference import references
@@ -163,7 +163,7 @@ def test_the_shipped_tables_are_what_the_script_makes_of_the_sources(
     inputs = [folder / f"{name}_shift_accuracy.csv" for name in ("openclip", "timm", "testbed")]
     if not all(path.is_file() for path in inputs):
         pytest.skip("the source tables are not beside this checkout")
-    script = importlib.import_module("build_published")
+    script = load("build_published")
     monkeypatch.setattr(script, "OUTPUT", tmp_path)
     script.main([str(path) for path in inputs])
     made = sorted(tmp_path.iterdir())

@@ -8,21 +8,11 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 from onnx import TensorProto
 
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.graph import ModelFile, open_model
-
-
-@pytest.fixture
-def opened(tmp_path: Path) -> Any:
-    def open_(model: onnx.ModelProto, **options: Any) -> ModelFile:
-        onnx.save(model, tmp_path / "m.onnx")
-        return open_model(tmp_path / "m.onnx", **options)
-
-    return open_
 
 
 def chosen(model: ModelFile) -> tuple[str, str, str, bool]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -15,6 +14,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from benchmark_scripts import load
 from PIL import Image
 
 from robustcheck_onnx.checker import cli, labels
@@ -32,7 +32,7 @@ PHOTOS = ROOT / "tests" / "labelled_photos.csv"
 @pytest.fixture(scope="session")
 def shifted_photos(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The labelled photos in four shifted versions, made by benchmarks/make_shifted.py."""
-    module = importlib.import_module("make_shifted")
+    module = load("make_shifted")
     made: dict[str, Path] = module.write(str(PHOTOS), tmp_path_factory.mktemp("shifted"))
     return made
 

@@ -16,18 +16,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from bad_input import COMMAND
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from robustcheck_onnx.checker import cli, delivery, pipeline, signing
 from robustcheck_onnx.checker.errors import EnvironmentFaultError
 
-COMMAND = str(Path(sys.executable).parent / "robustcheck")
-
-
-@pytest.fixture(autouse=True)
-def _own_streams(capsys: pytest.CaptureFixture[str]) -> None:
-    """The command mends its process's streams: these are to be the test's own."""
+pytestmark = pytest.mark.usefixtures("capsys")  # the command mends its process's streams: these are the test's own
 
 
 @pytest.fixture

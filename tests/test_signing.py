@@ -33,17 +33,7 @@ from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultE
 from robustcheck_onnx.checker.report import Report, to_json
 
 ROOT = Path(__file__).parent.parent
-
-
-@pytest.fixture(scope="module")
-def passed(lookup_pass: tuple[Path, Path]) -> Report:
-    model, photos = lookup_pass
-    return check(model, images=photos)
-
-
-@pytest.fixture(autouse=True)
-def _own_streams(capsys: pytest.CaptureFixture[str]) -> None:
-    """The command mends its process's streams: these are to be the test's own."""
+pytestmark = pytest.mark.usefixtures("capsys")  # the command mends its process's streams: these are the test's own
 
 
 def write_keys(

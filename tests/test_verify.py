@@ -28,13 +28,6 @@ from robustcheck_onnx.thresholds import profile
 Change = Callable[[dict[str, Any]], object]
 
 
-@pytest.fixture(scope="module")
-def passed(lookup_pass: tuple[Path, Path]) -> Report:
-    """A PASS on own photos."""
-    model, photos = lookup_pass
-    return check(model, images=photos)
-
-
 @pytest.fixture
 def place(tmp_path: Path, lookup_pass: tuple[Path, Path], passed: Report) -> Path:
     """A folder with the model, its photos and its report."""
