@@ -26,6 +26,8 @@ from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultE
 from robustcheck_onnx.checker.escape import printable
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from robustcheck_onnx.checker.calibration_tasks import Settings
     from robustcheck_onnx.thresholds.profile import Profile
     from robustcheck_onnx.thresholds.results import Result
@@ -244,18 +246,32 @@ def _fitted(
         ) from fault
 
 
+def causes(failed: Mapping[str, RobustcheckError]) -> list[str]:
+    """Why models failed, each cause once: one package that is missing can fail every model of a suite."""
+    names: dict[str, list[str]] = {}
+    for name, fault in failed.items():
+        names.setdefault(_cause(fault), []).append(name)
+    return [
+        f"{', '.join(of[:3])}{f' and {len(of) - 3} more' if len(of) > 3 else ''}: {cause}"
+        for cause, of in names.items()
+    ]
+
+
+def _cause(fault: RobustcheckError) -> str:
+    return f"{fault.message} ({fault.hint})" if fault.hint else fault.message
+
+
 def _refuse_failed(failed: dict[str, RobustcheckError], out: Path, table: Path, allow_missing: bool) -> None:
     """A calibration with failed models must not look complete: no profile, unless it was allowed to say so itself."""
     if not failed:
         return
-    lines = [f"{name}: {fault.message}" + (f" ({fault.hint})" if fault.hint else "") for name, fault in failed.items()]
     if allow_missing:
-        for text in lines:
-            Teller(False)(f"missing {text}")
+        for name, fault in failed.items():
+            Teller(False)(f"missing {name}: {_cause(fault)}")
         return
     kind = EnvironmentFaultError if any(fault.exit_code == 4 for fault in failed.values()) else CannotAssessError
     raise kind(
-        f"{out}: profile is not written, as {len(failed)} models could not be measured: {'; '.join(lines)}",
+        f"{out}: profile is not written, as {len(failed)} models could not be measured: {'; '.join(causes(failed))}",
         f"the other rows are in {table}: run it again for the missing ones, or with --allow-missing",
     )
 

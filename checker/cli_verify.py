@@ -135,6 +135,7 @@ def sign(
 
     target = out or signing.bundle_of(report)
     delivery.check_target(target, [path for path in (report, model, key, thresholds) if path is not None])
+    signing.check_key(key)  # before a rerun, which can take long
     digest = file_digest(report) if report.is_file() else ""
     result = _verified(report, model, images, rerun, thresholds, device, detector or [], None, None, False, quiet=quiet)
     _show(result, [], color, quiet=quiet)

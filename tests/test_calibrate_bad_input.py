@@ -10,7 +10,8 @@ from typing import Any, Protocol
 import pytest
 from calibrations import Calibrated, rows, run
 
-from robustcheck_onnx.checker import cli, cli_process
+from robustcheck_onnx.checker import cli, cli_calibrate, cli_process
+from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError
 from robustcheck_onnx.thresholds import results
 from robustcheck_onnx.thresholds.results import Result
 
@@ -56,6 +57,19 @@ def test_wrong_calls(words: str, message: str, tmp_path: Path, call: Call, monke
     assert message in err
     assert "hint: " in err
     assert (out, list(tmp_path.iterdir())) == ("", [])
+
+
+def test_a_cause_is_said_once_for_all_its_models() -> None:
+    missing = EnvironmentFaultError("timm: package is missing; it must be there", "pip install timm")
+    failed = {f"timm:{name}": missing for name in "abcde"} | {"own.onnx": CannotAssessError("own.onnx: is empty")}
+    assert cli_calibrate.causes(failed) == [
+        "timm:a, timm:b, timm:c and 2 more: timm: package is missing; it must be there (pip install timm)",
+        "own.onnx: own.onnx: is empty",
+    ]
+    three = dict.fromkeys("abc", missing)
+    assert cli_calibrate.causes(three) == [
+        "a, b, c: timm: package is missing; it must be there (pip install timm)",
+    ]
 
 
 def test_a_name_that_the_library_does_not_have_ends_it_before_anything_runs(tmp_path: Path) -> None:
