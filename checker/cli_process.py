@@ -81,17 +81,20 @@ def _run(app: typer.Typer, arguments: list[str]) -> int:
         signal.signal(signal.SIGTERM, stop)
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # nohup and `&` have it ignored
             signal.signal(signal.SIGINT, stop)
-        if hasattr(signal, "pthread_sigmask"):  # those that came since the start (`__main__`) are answered now
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
         command = get_command(app)
         assert isinstance(command, TyperGroup)
-        if arguments:
-            os.environ.pop(COMPLETION, None)  # it would end any command with 0, which reads as PASS
-        elif COMPLETION not in os.environ:
+        try:
+            if arguments:
+                os.environ.pop(COMPLETION, None)  # it would end any command with 0, which reads as PASS
+                arguments = with_default_command(arguments, list(command.commands))
+        finally:
+            if hasattr(signal, "pthread_sigmask"):  # those that came since the start (`__main__`) are answered now
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
+        if not arguments and COMPLETION not in os.environ:
             with contextlib.redirect_stdout(sys.stderr):
                 command(args=["--help"], prog_name="robustcheck", standalone_mode=False)
         if arguments or COMPLETION not in os.environ:
-            arguments = with_default_command(arguments, list(command.commands))
+            arguments = arguments or with_default_command(arguments, list(command.commands))
             from robustcheck_onnx.checker import usage
 
             _tell("", usage.verb_over_models(arguments, list(command.commands)))

@@ -164,6 +164,23 @@ def resolve(
     return Resolved(settings, ordered, None if used is None else str(used))
 
 
+def outputs(environment: Mapping[str, str], file: str | None) -> tuple[str, ...]:
+    """What the environment or a file gives as `output`, whatever else is wrong there; arguments as for `resolve`.
+
+    Raises what reading the file raises; TypeError, AttributeError where `output` is no list of texts.
+    """
+    if said := environment.get(PREFIX + "OUTPUT"):
+        return tuple(part.strip() for part in said.split(","))
+    named = file if file is not None else environment.get(CONFIG) or None
+    used = Path(named) if named is not None else find(_here())
+    if used is None:
+        return ()
+    found: tuple[str, ...] = _rebased({"output": (_table(used, required=True) or {}).get("output", ())}, used.parent)[
+        "output"
+    ]
+    return found
+
+
 def find(folder: Path) -> Path | None:
     """The nearest file of settings from a folder upward, as a path relative to it where that is shorter to read.
 

@@ -118,7 +118,8 @@ def _read_span(path: File, offset: int, size: int) -> bytes:
 def tensor_entries(path: File) -> list[Entry]:
     """Preprocessed images in an .npy or .npz file: arrays (batch, channel, height, width) of real numbers.
 
-    Never unpickled. Raises UsageError (shape or dtype), CannotAssessError (damaged or pickled).
+    Never unpickled. Raises UsageError (shape or dtype, images of several shapes), CannotAssessError (damaged or
+    pickled).
     """
     hint = "save float32 images (batch, channel, height, width) with numpy.save"
     try:
@@ -140,6 +141,7 @@ def tensor_entries(path: File) -> list[Entry]:
             f"{path}: file is not a plain array ({reason}); it must be npy or npz without objects", hint
         ) from fault
     entries = []
+    shapes: dict[tuple[int, ...], str] = {}  # of an image: the first array that has it
     for key, array in sorted(arrays.items()):
         where = f"{path}: array {key}" if key else f"{path}: array"
         if array.ndim != 4 or array.shape[1] not in (1, 3) or 0 in array.shape:
@@ -149,6 +151,14 @@ def tensor_entries(path: File) -> list[Entry]:
             )
         if array.dtype.kind not in "fu":
             raise UsageError(f"{where}: dtype is {array.dtype}; it must be float or unsigned integer", hint)
+        shapes.setdefault(array.shape[1:], key)
+        if len(shapes) > 1:
+            (first, of), *_ = shapes.items()
+            raise UsageError(
+                f"{where}: images (channel, height, width) are {array.shape[1:]}, those of array {of} {first}; they "
+                "must be the same in all arrays",
+                "numpy.savez a file for each shape",
+            )
         prefix = f"{path.name}/{key}" if key else path.name
         entries += [Entry(f"{prefix}#{row:08d}", partial(_row, array, row)) for row in range(len(array))]
     return entries

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import itertools
 import os
@@ -12,6 +13,8 @@ from pathlib import Path
 
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
+
+from robustcheck_onnx.checker.errors import RobustcheckError
 
 # Verbs whose only document is JSON; the csv of `reference` is a table of its own.
 ONLY_JSON = ("reference", "scan", "shift", "inspect", "doctor", "calibrate", "profiles", "verify", "mlflow", "cache")
@@ -97,7 +100,10 @@ def verb_over_models(arguments: Sequence[str], verbs: Sequence[str]) -> str:
 
 
 def document_targets(arguments: Sequence[str]) -> list[tuple[str, str]]:
-    """Each `-o FORM[=PATH]` as (form, path), path "" for stdout; read before and without the parser."""
+    """Each `-o FORM[=PATH]` as (form, path), path "" for stdout; read before and without the parser.
+
+    Of a check without one: those that its settings file or the environment gives.
+    """
     if not arguments or arguments[0] == "export":  # its -o is the ONNX file
         return []
     values: list[str] = []
@@ -108,12 +114,25 @@ def document_targets(arguments: Sequence[str]) -> list[tuple[str, str]]:
             values.append(word.removeprefix("--output="))
         elif word.startswith("-o"):
             values.append(word.removeprefix("-o"))
+    if not values and arguments[0] == "check" and "--isolated" not in arguments:
+        values = _outputs_set(arguments)
     forms = [value.partition("=") for value in values]
     # "{model}" in a path: which models there are is not known yet
     found = dict.fromkeys((form, "" if path == "-" else path) for form, _, path in forms if "{model}" not in path)
     if arguments[0] in ONLY_JSON:
         return [target for target in found if target[0] == "json"]
     return list(found)
+
+
+def _outputs_set(arguments: Sequence[str]) -> list[str]:
+    """What a check's settings say where its command line names no report; nothing where they can't be read."""
+    from robustcheck_onnx.checker import config  # noqa: PLC0415 # keeps `--help` fast
+
+    named = [word.removeprefix("--config=") for word in arguments if word.startswith("--config=")]
+    named += [after for word, after in itertools.pairwise(arguments) if word == "--config"]
+    with contextlib.suppress(RobustcheckError, OSError, TypeError, AttributeError):
+        return list(config.outputs(os.environ, named[-1] if named else None))
+    return []
 
 
 def model_of(arguments: Sequence[str]) -> str:

@@ -426,3 +426,40 @@ def test_the_table_of_the_docs_is_the_model() -> None:
 def test_the_last_day_of_a_waiver_is_a_date() -> None:
     Path("robustcheck.toml").write_text(WAIVERS.format(expires="2999-01-01"), encoding="utf-8")
     assert [w.expires for w in config.resolve({}, {}).settings.waivers] == [date(2999, 12, 31), date(2999, 1, 1)]
+
+
+@pytest.mark.parametrize(
+    ("words", "variables", "lines"),
+    [
+        (["--bogus"], {}, ""),
+        (["--max-bad", "7"], {}, ""),
+        ([], {"ROBUSTCHECK_BOGUS": "1"}, ""),
+        ([], {}, "bogus = 1"),
+        (["--bogus", "--config=settings/robustcheck.toml"], {"ROBUSTCHECK_CONFIG": "none.toml"}, ""),
+        (["--bogus", "--config", "none.toml"], {"ROBUSTCHECK_OUTPUT": "json, json=report.json"}, ""),
+    ],
+)
+def test_what_is_refused_leaves_no_earlier_pass_where_settings_say_the_report_goes(
+    tmp_path: Path, words: list[str], variables: dict[str, str], lines: str
+) -> None:
+    passed = '{"schema_version": 1, "tool": "robustcheck", "verdict": {"verdict": "PASS"}}'
+    (tmp_path / "report.json").write_text(passed, encoding="utf-8")
+    (tmp_path / "other.json").write_text(passed, encoding="utf-8")
+    (tmp_path / "settings").mkdir()
+    for folder, path in ((tmp_path, "report.json"), (tmp_path / "settings", "../report.json")):
+        (folder / "robustcheck.toml").write_text(f'output = ["json={path}"]\n{lines}\n', encoding="utf-8")
+    done = run("m.onnx", *words, cwd=tmp_path, **variables)
+    assert done.returncode == 2, done.stderr
+    assert json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))["error"]["exit_code"] == 2
+    for own in (["--isolated"], ["-o", "json=other.json"]):
+        (tmp_path / "report.json").write_text(passed, encoding="utf-8")
+        assert run("m.onnx", *own, "--bogus", cwd=tmp_path, **variables).returncode == 2
+        assert (tmp_path / "report.json").read_text(encoding="utf-8") == passed  # this run would not write it
+    assert json.loads((tmp_path / "other.json").read_text(encoding="utf-8"))["error"]["exit_code"] == 2
+
+
+def test_settings_whose_output_is_no_list_end_as_ever(tmp_path: Path) -> None:
+    for content in ("output = 5", "output = [5]", "output =", "[output]"):
+        (tmp_path / "robustcheck.toml").write_text(content, encoding="utf-8")
+        done = run("m.onnx", "--bogus", cwd=tmp_path)
+        assert (done.returncode, done.stderr.splitlines()[0][:29]) == (2, "error: option --bogus is not ")

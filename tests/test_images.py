@@ -300,6 +300,14 @@ def test_npy_and_npz(tmp_path: Path) -> None:
     assert sorted(names_of(tmp_path / "x.npz")) == ["x.npz/a#00000000", "x.npz/b#00000000"]
 
 
+def test_arrays_of_one_file_hold_images_of_one_shape(tmp_path: Path) -> None:
+    """A model of free height and width took them until two met in a batch: an internal error (exit 70)."""
+    np.savez(tmp_path / "x.npz", a=np.zeros((1, 3, 8, 8)), b=np.zeros((2, 3, 9, 8)))
+    said = r"x\.npz: array b: images \(channel, height, width\) are \(3, 9, 8\), those of array a \(3, 8, 8\)"
+    with pytest.raises(UsageError, match=said):
+        open_images(tmp_path / "x.npz")
+
+
 @pytest.mark.parametrize(
     ("array", "error", "message"),
     [
