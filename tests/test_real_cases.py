@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import subprocess
 import sys
@@ -14,14 +13,15 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from benchmark_scripts import load
 
 ROOT = Path(__file__).parent.parent
 SHARED = Path(os.environ.get("ROBUSTCHECK_SHARED", ROOT.parent / "shared")) / "data" / "embeddings"
 
 
 @pytest.fixture
-def real_cases() -> ModuleType:
-    return importlib.import_module("real_cases")
+def real_cases(lookup: ModuleType) -> ModuleType:  # which it imports
+    return load("real_cases")
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data/embeddings is not there: real embeddings stay outside")
