@@ -54,7 +54,6 @@ def lookup_contract(
     *,
     output: str = "representation",
     rule: str = "encoder_output",
-    meaning: str = "looked up by image index",
     size_px: int = SIZE_PX,
     source: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
@@ -62,7 +61,7 @@ def lookup_contract(
     return {
         "schema_version": 1,
         "preprocessing": lookup_preprocessing(size_px),
-        "tensors": {output: {"meaning": meaning, "rule": rule}},
+        "tensors": {output: {"meaning": "looked up by image index", "rule": rule}},
         "source": {
             "library": "lookup",
             "name": "lookup",
@@ -141,7 +140,6 @@ def write_lookup_images(
     *,
     photos: Sequence[str | Path] | None = None,
     size_px: int = SIZE_PX,
-    seed: int = 0,
 ) -> list[Path]:
     """Write `n` PNG crops of real photos, the index (0 to n − 1) in the top-left block; return their paths.
 
@@ -151,7 +149,7 @@ def write_lookup_images(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     sources = [Image.open(photo).convert("RGB") for photo in photos or skimage_photos()]
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     paths = []
     for index in range(n):
         crop = _random_crop(sources[index % len(sources)], size_px, rng)

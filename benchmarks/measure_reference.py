@@ -35,7 +35,7 @@ def sums(x: np.ndarray) -> State:
     return state
 
 
-def measure(name: str, x: np.ndarray) -> dict[str, str]:
+def measure(x: np.ndarray) -> dict[str, str]:
     """All columns that are measured, as text."""
     state = sums(x)
     full = statistics(state, alpha=0.05)
@@ -84,7 +84,7 @@ def main(folder: Path, sources: Path) -> None:
             present = entry["group"] in PRESENT_GROUPS and name not in ABSENT
             few = f"{len(x)} images" if len(x) < SUBSET_IMAGES else ""
             writer.writerow(
-                measure(name, x)
+                measure(x)
                 | {k: entry[k] for k in ("set", "group", "checkpoint", "source")}
                 | {"expected": "present" if present else "absent", "excluded": EXCLUDED.get(name, few)}
             )

@@ -41,18 +41,18 @@ RESNET: dict[str, Any] = {
 }
 
 
-def made(with_outlier: bool, seed: int, n: int = 120, d: int = 640) -> NDArray[np.float32]:
+def made(with_outlier: bool, seed: int) -> NDArray[np.float32]:
     """Signed representations, with one persistent outlier feature or none: (image, feature)."""
-    rng = np.random.default_rng(seed)
+    rng, n, d = np.random.default_rng(seed), 120, 640
     h = rng.normal(size=(n, d)) + rng.normal(0, 0.5, d)
     if with_outlier:
         h[:, 7] += 14 + 2 * seed
     return (h * rng.uniform(0.5, 2, (n, 1))).astype(np.float32)
 
 
-def rectified(seed: int, n: int = 120, d: int = 640) -> NDArray[np.float32]:
+def rectified(seed: int) -> NDArray[np.float32]:
     """Representations after a ReLU: (image, feature)."""
-    return np.maximum(made(False, seed, n, d), 0)
+    return np.maximum(made(False, seed), 0)
 
 
 def write_checkpoints(folder: Path, photos: list[Path]) -> None:

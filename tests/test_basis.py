@@ -224,7 +224,7 @@ def test_a_weight_computed_from_the_image_is_not_known(onnx_models: ModuleType, 
     assert open_model(path).representation.ends_in == "other:MatMul"
 
 
-def with_projection(source: Path, target: Path, weight: np.ndarray, bias: np.ndarray | None = None) -> Path:
+def with_projection(source: Path, target: Path, weight: np.ndarray) -> Path:
     """A stranger's encoder: the classifier's representation, a linear layer on it, and no contract."""
     proto = onnx.load(source)
     del proto.metadata_props[:], proto.graph.output[:]

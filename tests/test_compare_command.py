@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import re
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -21,7 +20,7 @@ from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 
 
 def test_the_command_says_it_by_exit_code_and_in_every_format(
-    workshop: Workshop, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    workshop: Workshop, capsys: pytest.CaptureFixture[str]
 ) -> None:
     h = planted()
     a, b = workshop.model("candidate", eight_bits(h)), workshop.model("reference", h)
@@ -56,7 +55,7 @@ def test_no_line_is_too_wide_and_ascii_is_ascii(workshop: Workshop, width: int, 
         assert reason.id in flat
 
 
-def test_bad_input(workshop: Workshop, capsys: pytest.CaptureFixture[str], onnx_models: ModuleType) -> None:
+def test_bad_input(workshop: Workshop, capsys: pytest.CaptureFixture[str]) -> None:
     h = planted()
     a, b = workshop.model("candidate", h), workshop.model("reference", h)
     images, twice = ["--images", str(workshop.photos), "--device", "cpu"], workshop.folder / "twice.json"

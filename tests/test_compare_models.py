@@ -208,7 +208,7 @@ def test_int8_of_a_network(workshop: Workshop, precision: str, onnx_models: Modu
     assert report.verdict.verdict == "PASS", report.verdict.reasons
 
 
-def test_bfloat16_weights_pass(workshop: Workshop, lookup: ModuleType) -> None:
+def test_bfloat16_weights_pass(workshop: Workshop) -> None:
     """ONNX Runtime's CPU provider has no bfloat16 layers, but it reads bfloat16 weights and casts them."""
     h = planted()
     a, b = workshop.model("bf16", h), workshop.model("single", h)

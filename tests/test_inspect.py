@@ -98,7 +98,7 @@ def test_json_of_inspect(tmp_path: Path, onnx_models: ModuleType) -> None:
     assert content["contract"] is None
 
 
-def test_doctor(tmp_path: Path) -> None:
+def test_doctor() -> None:
     text = shown(render_doctor(FINDINGS), 80)
     assert "✗ fail CUDA" in text
     assert "type: pip install 'onnxruntime-gpu[cuda,cudnn]'" in text

@@ -83,7 +83,7 @@ def test_the_page_of_the_default(call: Call, monkeypatch: pytest.MonkeyPatch, wi
     assert Profile.model_validate_json(document) == DEFAULT
 
 
-def test_pages_are_ascii_where_they_must_be(call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_pages_are_ascii_where_they_must_be() -> None:
     import io
 
     from rich.console import Console

@@ -62,7 +62,7 @@ def test_two_documents_of_one_scan_are_equal(small: Path) -> None:
     assert documents[0] == documents[1]
 
 
-def test_errors(small: Path, onnx_models: ModuleType, lookup: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+def test_errors(small: Path, onnx_models: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     images = small.with_suffix(".npy")
     given = ["--images", images, "--preprocess", "imagenet", "--device", "cpu"]
     flat = small.with_name("flat.onnx")
