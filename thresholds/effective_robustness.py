@@ -32,8 +32,6 @@ class Baseline(Frozen):
     """squared correlation on logit axes"""
     residual_sd_pp: float
     """standard deviation of accuracy minus baseline about its mean (divided by n), percentage points"""
-    residual_mean_pp: float
-    """mean of accuracy minus baseline, percentage points: not 0, because the line is fitted on logit axes"""
     low: float
     """lowest ImageNet accuracy it was fitted on"""
     high: float
@@ -105,7 +103,6 @@ def fit_baseline(acc_in: ArrayLike, acc_shift: ArrayLike) -> Baseline:
         n=int(x.size),
         r2=r2,
         residual_sd_pp=float(residual.std()),
-        residual_mean_pp=float(residual.mean()),
         low=float(x.min()),
         high=float(x.max()),
     )
