@@ -87,9 +87,9 @@ def choose(
     outputs: tuple[str, ...],
     where: str,
     *,
-    contract: Contract | None = None,
-    tensor: str | None = None,
-    pool: str | None = None,
+    contract: Contract | None,
+    tensor: str | None,
+    pool: str | None,
 ) -> Choice:
     """Choose the representation: the contract's, else a classifier's head input, else an encoder's output.
 

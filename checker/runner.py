@@ -154,7 +154,7 @@ class Runner:
         if not self.model.added_output:
             return OutputCheck(True, 0.0, self.execution.optimization)
         names = [output.name for output in self.model.outputs]
-        limit = SAME_OUTPUT.get(self.model.precision, SAME_OUTPUT["fp32"])
+        limit = SAME_OUTPUT[self.model.precision]
         session, _ = open_session(own_bytes(self.model), self.model, self._device, threads=self._threads)
         own = self._outputs(session, pixels, names)
         del session

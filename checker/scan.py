@@ -123,7 +123,7 @@ def scan(
         rule=plan.rule,
         n_left_out=plan.n_left_out,
         output_difference=max(differences),
-        output_unchanged=max(differences) <= SAME_OUTPUT.get(opened.precision, SAME_OUTPUT["fp32"]),
+        output_unchanged=max(differences) <= SAME_OUTPUT[opened.precision],
     )
     preprocessing = PreprocessingFacts(
         preprocessing=found.preprocessing,
