@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import PurePath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from robustcheck_onnx.checker.report import Report
+if TYPE_CHECKING:
+    from robustcheck_onnx.checker.report import Report
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "https://robustcheck-onnx.invalid/attestation/verdict-1"  # a name, not an address

@@ -21,11 +21,11 @@ def init(
     """Write a commented robustcheck.toml: every setting of a check, with its default and one line about it."""
     import os
 
-    from robustcheck_onnx.checker import config, config_template, delivery
+    from robustcheck_onnx.checker import config_template, delivery, settings_file
 
-    if path.name == config.SHARED_FILE:
+    if path.name == settings_file.SHARED_FILE:
         raise UsageError(
-            f"{path}: file holds more than these settings; write [tool.{config.TABLE}] into it by hand",
+            f"{path}: file holds more than these settings; write [tool.{settings_file.TABLE}] into it by hand",
             "robustcheck init robustcheck.toml",
         )
     delivery.check_target(path)

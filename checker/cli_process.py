@@ -213,7 +213,7 @@ def _remove_signature(report: Path) -> None:
     """Remove the signed verdict beside a report that an error replaces."""
     from robustcheck_onnx.checker import delivery, signing
 
-    with contextlib.suppress(RobustcheckError):  # the error itself has been told
+    with contextlib.suppress(RobustcheckError, OSError):  # the error itself has been told
         if delivery.is_ours(report) or not report.exists():  # else nothing is replaced
             signing.remove_verdict(signing.bundle_of(report))
 

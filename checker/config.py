@@ -8,8 +8,6 @@ down.
 from __future__ import annotations
 
 import difflib
-import os
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,16 +15,23 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, ValidationError
 
-from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
+from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.gate import FailOn, Waiver
 from robustcheck_onnx.checker.reasons import RULES
 from robustcheck_onnx.checker.remote import redact_text
+from robustcheck_onnx.checker.settings_file import (
+    CONFIG,
+    SHARED_FILE,
+    TABLE,
+    find_named,
+    read_table,
+    rebased,
+    rebased_outputs,
+)
 from robustcheck_onnx.thresholds.frozen import Frozen
 from robustcheck_onnx.thresholds.profile import PACKAGED
 
-OWN_FILE, SHARED_FILE, TABLE = "robustcheck.toml", "pyproject.toml", "robustcheck"
 PREFIX = "ROBUSTCHECK_"
-CONFIG = "ROBUSTCHECK_CONFIG"  # environment variable: the file, as --config
 OTHER_VARIABLES = (
     CONFIG,
     "ROBUSTCHECK_CACHE_DIR",
@@ -148,10 +153,9 @@ def resolve(
         raise UsageError(f"--config is {file!r}; --isolated reads no file", "leave out --config or --isolated")
     if not isolated:
         from_environment = _environment(environment)
-        named = file if file is not None else environment.get(CONFIG) or None
-        used = Path(named) if named is not None else find(_here())
+        used = find_named(environment, file)
         if used is not None:
-            layer = _layer(_table(used, required=True) or {}, str(used), strict=True)
+            layer = _layer(read_table(used, required=True) or {}, str(used), strict=True)
             layer = _rebased(layer, used.parent)
             settings = settings.model_copy(update=layer)
             sources |= {_key(name): str(used) for name in layer}
@@ -162,81 +166,6 @@ def resolve(
     sources |= {_key(name): COMMAND_LINE for name in given}
     ordered = {key: sources[key] for key in FIELDS if key in sources}
     return Resolved(settings, ordered, None if used is None else str(used))
-
-
-def outputs(environment: Mapping[str, str], file: str | None) -> tuple[str, ...]:
-    """What the environment or a file gives as `output`, whatever else is wrong there; arguments as for `resolve`.
-
-    Raises what reading the file raises; TypeError, AttributeError where `output` is no list of texts.
-    """
-    if said := environment.get(PREFIX + "OUTPUT"):
-        return tuple(part.strip() for part in said.split(","))
-    named = file if file is not None else environment.get(CONFIG) or None
-    used = Path(named) if named is not None else find(_here())
-    if used is None:
-        return ()
-    found: tuple[str, ...] = _rebased({"output": (_table(used, required=True) or {}).get("output", ())}, used.parent)[
-        "output"
-    ]
-    return found
-
-
-def find(folder: Path) -> Path | None:
-    """The nearest file of settings from a folder upward, as a path relative to it where that is shorter to read.
-
-    robustcheck.toml counts before pyproject.toml beside it; a pyproject.toml without [tool.robustcheck] is passed by.
-    """
-    for level, place in enumerate((folder, *folder.parents)):
-        shown = Path(*[".."] * level)
-        if os.path.lexists(place / OWN_FILE):
-            return shown / OWN_FILE
-        if (place / SHARED_FILE).is_file() and _table(shown / SHARED_FILE, required=False) is not None:
-            return shown / SHARED_FILE
-    return None
-
-
-def _here() -> Path:
-    try:
-        return Path.cwd()
-    except OSError as fault:
-        raise EnvironmentFaultError(
-            f"current folder: it is not there ({fault.strerror}); settings are looked for from it upward", "cd"
-        ) from fault
-
-
-def _table(path: Path, *, required: bool) -> dict[str, Any] | None:
-    """The settings that a file holds; None where it is a pyproject.toml without any."""
-    look = f"ls -ld {path}"
-    if not path.exists():
-        raise UsageError(f"{path}: file of settings is missing; no such file", "robustcheck init")
-    if not path.is_file():
-        raise UsageError(f"{path}: file of settings is no regular file; it must be a TOML file", look)
-    try:
-        content = path.read_bytes()
-    except OSError as fault:
-        raise EnvironmentFaultError(
-            f"{path}: file of settings is not readable ({fault.strerror}); settings must not be passed by", look
-        ) from fault
-    try:
-        document = tomllib.loads(content.decode())
-    except UnicodeDecodeError as fault:
-        line = content[: fault.start].count(b"\n") + 1
-        raise UsageError(f"{path}: line {line} is not UTF-8; TOML is", f"file {path}") from fault
-    except tomllib.TOMLDecodeError as fault:
-        raise UsageError(f"{path}: file is no TOML ({fault}); it must be", f"cat -A {path}") from fault
-    except RecursionError as fault:
-        raise UsageError(f"{path}: file is nested too deeply; it must be plain TOML", f"cat {path}") from fault
-    if path.name != SHARED_FILE:
-        return document
-    tools = document.get("tool", {})
-    table = tools.get(TABLE) if isinstance(tools, dict) else None
-    if table is None:
-        if required:
-            raise UsageError(f"{path}: [tool.{TABLE}] is missing; a file that is named must have it", f"cat {path}")
-        return None
-    if not isinstance(table, dict):
-        raise UsageError(f"{path}: tool.{TABLE} is {table!r}; it must be a table", f"[tool.{TABLE}]")
-    return table
 
 
 def _environment(environment: Mapping[str, str]) -> dict[str, Any]:
@@ -345,20 +274,14 @@ def _check_waiver(waiver: Waiver, where: str) -> None:
 def _rebased(layer: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Paths of a file count from its folder."""
 
-    def moved(path: str) -> str:
-        return path if "://" in path else str(folder / path)
-
     names = {"thresholds": tuple(PACKAGED), "preprocess": ("clip", "imagenet")}
     changed: dict[str, Any] = {
-        name: moved(layer[name])
+        name: rebased(layer[name], folder)
         for name in ("images", "thresholds", "preprocess", "sign", "log_file")
         if name in layer and layer[name] not in names.get(name, ())
     }
     if "output" in layer:
-        parts = [text.partition("=") for text in layer["output"]]
-        changed["output"] = tuple(
-            form + sign + (moved(path) if path not in ("", "-") else path) for form, sign, path in parts
-        )
+        changed["output"] = rebased_outputs(layer["output"], folder)
     return layer | changed
 
 

@@ -126,12 +126,12 @@ def document_targets(arguments: Sequence[str]) -> list[tuple[str, str]]:
 
 def _outputs_set(arguments: Sequence[str]) -> list[str]:
     """What a check's settings say where its command line names no report; nothing where they can't be read."""
-    from robustcheck_onnx.checker import config  # noqa: PLC0415 # keeps `--help` fast
+    from robustcheck_onnx.checker import settings_file  # noqa: PLC0415 # keeps `--help` fast
 
     named = [word.removeprefix("--config=") for word in arguments if word.startswith("--config=")]
     named += [after for word, after in itertools.pairwise(arguments) if word == "--config"]
     with contextlib.suppress(RobustcheckError, OSError, TypeError, AttributeError):
-        return list(config.outputs(os.environ, named[-1] if named else None))
+        return list(settings_file.outputs(os.environ, named[-1] if named else None))
     return []
 
 

@@ -414,10 +414,12 @@ def test_what_is_typed_beats_no_color(here: Path, lookup_pass: tuple[Path, Path]
 
 
 def test_the_table_of_the_docs_is_the_model() -> None:
-    page = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| `([a-z-]+)` \| `?(.*?)`? \| (.*) \|$", page, re.MULTILINE)
-    assert [key for key, _, _ in rows] == list(config.FIELDS)
-    for key, default, about in rows:
+    page = (ROOT / "docs" / "reference" / "settings.md").read_text(encoding="utf-8")
+    table, _ = page.split("## Keys of a waiver")
+    rows = re.findall(r"^\| `([a-z-]+)` \| .*? \| `?([^|]*?)`? \| (?:–|`(.*?)`) \| (.*) \|$", table, re.MULTILINE)
+    assert [key for key, *_ in rows] == list(config.FIELDS)
+    for key, default, variable, about in rows:
+        assert variable == ("" if key == "waivers" else f"ROBUSTCHECK_{key.upper().replace('-', '_')}")
         info = config.Settings.model_fields[config.FIELDS[key]]
         want = "–" if info.default in (None, ()) else config_template.toml(info.default)
         assert (default, about) == (want, info.description), key
@@ -456,6 +458,27 @@ def test_what_is_refused_leaves_no_earlier_pass_where_settings_say_the_report_go
         assert run("m.onnx", *own, "--bogus", cwd=tmp_path, **variables).returncode == 2
         assert (tmp_path / "report.json").read_text(encoding="utf-8") == passed  # this run would not write it
     assert json.loads((tmp_path / "other.json").read_text(encoding="utf-8"))["error"]["exit_code"] == 2
+
+
+def test_a_signal_at_the_start_leaves_no_earlier_pass_there_either(tmp_path: Path) -> None:
+    (tmp_path / "report.json").write_text(
+        '{"schema_version": 1, "tool": "robustcheck", "verdict": {"verdict": "PASS"}}', encoding="utf-8"
+    )
+    (tmp_path / "robustcheck.toml").write_text('output = ["json=report.json"]', encoding="utf-8")
+    for module in ("checker.cli", "pydantic_core", "checker.config"):
+        script = (
+            "import os, sys\n"
+            "from robustcheck_onnx.checker import __main__\n"
+            f"strike = lambda event, words: event == 'import' and words[0].endswith({module!r}) and "
+            "os.kill(os.getpid(), 15)\n"
+            "sys.addaudithook(strike)\n"
+            "sys.argv[1:] = ['m.onnx']\n"
+            "sys.exit(__main__.main())\n"
+        )
+        call = [sys.executable, "-Pc", script]
+        done = subprocess.run(call, check=False, capture_output=True, text=True, cwd=tmp_path)
+        assert done.returncode == 143, done.stderr
+        assert json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))["error"]["exit_code"] == 143
 
 
 def test_settings_whose_output_is_no_list_end_as_ever(tmp_path: Path) -> None:

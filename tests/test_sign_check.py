@@ -133,7 +133,10 @@ ONE = ["pass.onnx", "--sign", "key.pem", "-o"]
         ([*ONE, "html=report.html"], "--sign signs the JSON report in a file; -o json=PATH must name one"),
         ([*TWO, "json=all.json"], "--output is json=all.json for 2 models; a signature is about one"),
         ([*TWO, "json={model}.json", "-o", "json=all.json"], "json=all.json for 2 models; a signature is about one"),
-        ([*ONE, "json=memory://b/report.json"], "a report that is signed must go to a file here"),
+        (
+            [*ONE, "json=memory://b/report.json"],
+            "json=memory://b/report.json; a report that is signed must go to a file here",
+        ),
         ([*ONE, "json=/dev/null"], "--output is json=/dev/null; a report that is signed must go to a file here"),
         ([*ONE, "json=key.pem"], "key.pem: report path is a file that is read"),
         ([*ONE, "json=r.json", "-o", "html=r.sigstore.json"], "r.sigstore.json: signature of r.json has no place"),
@@ -235,13 +238,15 @@ def test_a_file_that_is_not_replaced_keeps_its_signature(here: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_at_the_start_leaves_no_signature(here: Path, number: signal.Signals) -> None:
+@pytest.mark.parametrize("module", ["checker.cli", "numpy.linalg", "checker.report"])
+def test_a_signal_at_the_start_leaves_no_signature(here: Path, number: signal.Signals, module: str) -> None:
+    """Once its import was ended, NumPy can't be imported any more."""
     signed_before(here)
     script = (
         "import os, signal, sys\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from robustcheck_onnx.checker import __main__\n"
-        "strike = lambda event, words: event == 'import' and words[0].endswith('checker.cli') and "
+        f"strike = lambda event, words: event == 'import' and words[0].endswith({module!r}) and "
         f"os.kill(os.getpid(), {int(number)})\n"
         "sys.addaudithook(strike)\n"
         "sys.argv[1:] = 'pass.onnx --images photos -o json=report.json --sign key.pem'.split()\n"

@@ -1,0 +1,110 @@
+"""The file of a check's settings: where it is, and what stands in it; not what it means (`config`).
+
+Needs nothing but Python's own library: it is read, too, where a signal has ended the import of everything else.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
+
+OWN_FILE, SHARED_FILE, TABLE = "robustcheck.toml", "pyproject.toml", "robustcheck"
+CONFIG = "ROBUSTCHECK_CONFIG"  # environment variable: the file, as --config
+OUTPUT = "ROBUSTCHECK_OUTPUT"  # environment variable: the setting `output`
+
+
+def outputs(environment: Mapping[str, str], file: str | None) -> tuple[str, ...]:
+    """What the environment or a file gives as `output`, whatever else is wrong there.
+
+    Args:
+        environment: variables.
+        file: of --config; None = as `find_named`.
+
+    Raises what reading the file raises; TypeError, AttributeError where `output` is no list of texts.
+    """
+    if said := environment.get(OUTPUT):
+        return tuple(part.strip() for part in said.split(","))
+    used = find_named(environment, file)
+    if used is None:
+        return ()
+    return rebased_outputs((read_table(used, required=True) or {}).get("output", ()), used.parent)
+
+
+def find_named(environment: Mapping[str, str], file: str | None) -> Path | None:
+    """The file of --config, else of ROBUSTCHECK_CONFIG, else the nearest one upward from the current folder."""
+    named = file if file is not None else environment.get(CONFIG) or None
+    return Path(named) if named is not None else find(_here())
+
+
+def rebased(path: str, folder: Path) -> str:
+    """A path of a file counts from its folder; a URL does not."""
+    return path if "://" in path else str(folder / path)
+
+
+def rebased_outputs(said: Iterable[str], folder: Path) -> tuple[str, ...]:
+    """The same for each FORM[=PATH]."""
+    parts = [text.partition("=") for text in said]
+    return tuple(form + sign + (rebased(path, folder) if path not in ("", "-") else path) for form, sign, path in parts)
+
+
+def find(folder: Path) -> Path | None:
+    """The nearest file of settings from a folder upward, as a path relative to it where that is shorter to read.
+
+    robustcheck.toml counts before pyproject.toml beside it; a pyproject.toml without [tool.robustcheck] is passed by.
+    """
+    for level, place in enumerate((folder, *folder.parents)):
+        shown = Path(*[".."] * level)
+        if os.path.lexists(place / OWN_FILE):
+            return shown / OWN_FILE
+        if (place / SHARED_FILE).is_file() and read_table(shown / SHARED_FILE, required=False) is not None:
+            return shown / SHARED_FILE
+    return None
+
+
+def _here() -> Path:
+    try:
+        return Path.cwd()
+    except OSError as fault:
+        raise EnvironmentFaultError(
+            f"current folder: it is not there ({fault.strerror}); settings are looked for from it upward", "cd"
+        ) from fault
+
+
+def read_table(path: Path, *, required: bool) -> dict[str, Any] | None:
+    """The settings that a file holds; None where it is a pyproject.toml without any."""
+    look = f"ls -ld {path}"
+    if not path.exists():
+        raise UsageError(f"{path}: file of settings is missing; no such file", "robustcheck init")
+    if not path.is_file():
+        raise UsageError(f"{path}: file of settings is no regular file; it must be a TOML file", look)
+    try:
+        content = path.read_bytes()
+    except OSError as fault:
+        raise EnvironmentFaultError(
+            f"{path}: file of settings is not readable ({fault.strerror}); settings must not be passed by", look
+        ) from fault
+    try:
+        document = tomllib.loads(content.decode())
+    except UnicodeDecodeError as fault:
+        line = content[: fault.start].count(b"\n") + 1
+        raise UsageError(f"{path}: line {line} is not UTF-8; TOML is", f"file {path}") from fault
+    except tomllib.TOMLDecodeError as fault:
+        raise UsageError(f"{path}: file is no TOML ({fault}); it must be", f"cat -A {path}") from fault
+    except RecursionError as fault:
+        raise UsageError(f"{path}: file is nested too deeply; it must be plain TOML", f"cat {path}") from fault
+    if path.name != SHARED_FILE:
+        return document
+    tools = document.get("tool", {})
+    table = tools.get(TABLE) if isinstance(tools, dict) else None
+    if table is None:
+        if required:
+            raise UsageError(f"{path}: [tool.{TABLE}] is missing; a file that is named must have it", f"cat {path}")
+        return None
+    if not isinstance(table, dict):
+        raise UsageError(f"{path}: tool.{TABLE} is {table!r}; it must be a table", f"[tool.{TABLE}]")
+    return table
