@@ -53,14 +53,15 @@ def planned(
     ]:
         if form != "json" or report is None:
             continue
+        place = remote.parse(report)
         if len(models) > 1 and (form, report) in shared:
             raise UsageError(
-                f"--output is json={remote.redact(str(report))} for {len(models)} models; a signature is about one",
+                f"--output is json={place} for {len(models)} models; a signature is about one",
                 f"-o 'json={{model}}.json' {again}",
             )
-        if isinstance(remote.parse(report), remote.Url) or (report.exists() and not report.is_file()):
+        if isinstance(place, remote.Url) or (report.exists() and not report.is_file()):
             raise UsageError(
-                f"--output is json={remote.redact(str(report))}; a report that is signed must go to a file here",
+                f"--output is json={place}; a report that is signed must go to a file here",
                 f"-o json=report.json {again}",
             )
         found.append(Signature(model, report, signing.bundle_of(report)))

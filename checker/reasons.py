@@ -23,7 +23,7 @@ RULES: dict[str, Rule] = {
         "`--tensor NAME` chooses one); for a network that ends in ReLU, SiLU or hard-swish there may be none.",
         "The representation has little or no energy below zero, or below its median: as after ReLU, SiLU, hard-swish. "
         "Rectified and sparse features have a high activation kurtosis without any outlier feature (a supervised "
-        "EfficientNet-Lite0 reads about 20), and the thresholds were calibrated on signed representations, so they "
+        "EfficientNet-Lite0 reads 17), and the thresholds were calibrated on signed representations, so they "
         "do not apply.",
     ),
     "low_kurtosis": Rule(
