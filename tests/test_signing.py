@@ -29,6 +29,7 @@ from securesystemslib.dsse import Envelope
 from securesystemslib.signer import CryptoSigner, SSlibKey
 
 from robustcheck_onnx.checker import attestation, check, cli, model_signing_calls, signing
+from robustcheck_onnx.checker import verify as verification
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.report import Report, to_json
 
@@ -274,6 +275,19 @@ def test_without_the_extra(place: Path, package: str) -> None:
         assert done.returncode == code, done.stderr
         assert ("robustcheck-onnx[sign]" in done.stderr) == (code == 4)
     assert not (place / "new.json").exists()
+
+
+def test_a_key_that_cannot_sign_ends_it_before_the_rerun(
+    place: Path, lookup_pass: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    measured: list[object] = []
+    monkeypatch.setattr(verification, "verify", lambda *words, **options: measured.append((words, options)))
+    images = ("--images", str(lookup_pass[1]))
+    assert sign(place, *images, "--key", str(place / "key.pub")) == 2
+    monkeypatch.setitem(sys.modules, "model_signing", None)
+    assert sign(place, *images) == 4
+    assert "robustcheck-onnx[sign]" in capsys.readouterr().err
+    assert measured == []
 
 
 # ------------------------------------------------------------------------------------- through model-signing
