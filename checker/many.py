@@ -13,6 +13,7 @@ from robustcheck_onnx.checker import globs
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.remote import redact
 from robustcheck_onnx.checker.report import Failed, Outcome, Report
+from robustcheck_onnx.checker.report_findings import exit_code_of
 
 SUFFIX = ".onnx"
 HOLE = "{model}"  # in a report's path: the model's name without its suffix
@@ -92,15 +93,6 @@ def check_all(
         except Exception as fault:  # noqa: BLE001 # whatever it is, the other models get their verdicts
             outcomes.append(failure(model, fault))
     return outcomes
-
-
-def exit_code_of(outcome: Outcome) -> int:
-    """Of one model. A report that no gate has seen counts by its verdict."""
-    if isinstance(outcome, Failed):
-        return outcome.exit_code
-    if outcome.gate is not None:
-        return outcome.gate.exit_code
-    return 0 if outcome.verdict.verdict == "PASS" else 1
 
 
 def worst(outcomes: Sequence[Outcome]) -> int:

@@ -127,7 +127,7 @@ def to_probe(decoded: Iterable[Prepared | images.Skipped]) -> list[Prepared | im
 
 
 def probe(opened: Opened, first: Iterable[Prepared | images.Skipped] | None = None) -> Facts:
-    """Try the model on the first usable images of the job (`Runner.output_unchanged`, `Runner.batch_invariance`).
+    """Try the model on the first usable images of the job (`Runner.output_unchanged`, `Runner.batch_invariances`).
 
     To be called before anything is measured: it settles the graph optimisation that the session runs with, and since
     it looks at the same images everywhere, every worker settles the same. With less than two usable images there is

@@ -10,9 +10,9 @@ from rich.padding import Padding
 from rich.text import Text
 
 from robustcheck_onnx.checker import report_parts as parts
-from robustcheck_onnx.checker.many import exit_code_of
 from robustcheck_onnx.checker.reasons import RULES, number_text
 from robustcheck_onnx.checker.report import Failed, Outcome, Report
+from robustcheck_onnx.checker.report_findings import exit_code_of
 from robustcheck_onnx.checker.report_layout import INDENT, Pen, Trimmed, columns
 
 WIDE = 108  # columns beside the indent from which a reason's title, images and seconds stand in the table

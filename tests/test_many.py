@@ -24,6 +24,7 @@ from rich.console import Console
 from robustcheck_onnx.checker import many, pipeline, report_summary
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.report import Failed, Report
+from robustcheck_onnx.checker.report_findings import exit_code_of
 
 COMMAND = str(Path(sys.executable).parent / "robustcheck")
 
@@ -162,7 +163,7 @@ def test_one_that_fails_does_not_stop_the_others_but_a_signal_does() -> None:
     outcomes = many.check_all(
         ["a", "b"], check, lambda model, fault: failed(4 if isinstance(fault, MemoryError) else 70)
     )
-    assert [many.exit_code_of(o) for o in outcomes] == [4, 70]
+    assert [exit_code_of(o) for o in outcomes] == [4, 70]
 
     def stop(model: str) -> Report:
         seen.append(model)
