@@ -151,6 +151,9 @@ def check(
     debug: Debug = False,
 ) -> int:
     """Check models: PASS, or WARN with reasons (the default command)."""
+    from robustcheck_onnx.checker import cli_process
+
+    cli_process.import_native()
     from robustcheck_onnx.checker import cli_run, config
 
     given: dict[str, Any] = {

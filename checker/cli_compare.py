@@ -76,9 +76,11 @@ def compare(
 
     PASS when the candidate passes the check by itself and has kept the outlier features that made the reference pass.
     """
+    from robustcheck_onnx.checker import cli_process
+
+    cli_process.import_native()
     from robustcheck_onnx.checker import baseline as baselines
     from robustcheck_onnx.checker import (
-        cli_process,
         compare_run,
         delivery,
         formats,

@@ -157,6 +157,24 @@ def _end(fault: BaseException, arguments: list[str]) -> int:
     return code
 
 
+def import_native() -> None:
+    """Import what is compiled while signals wait: one that meets its import aborts the process (nanobind).
+
+    Then nobody would replace the reports of an earlier run. Called by a verb of whose report somebody may read a PASS,
+    before it imports anything else; what can't be imported is told where it is needed.
+    """
+    held = {signal.SIGINT, signal.SIGTERM}
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, held)
+    try:
+        with contextlib.suppress(Exception):
+            import onnx  # noqa: F401
+            import onnxruntime  # noqa: F401
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def mark_unfinished(places: Sequence[Target], model: str) -> None:
     """Put a document that says so in place of what an earlier run left: who is killed can't say it any more.
 

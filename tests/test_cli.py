@@ -259,6 +259,31 @@ sys.exit(code if held[0]() is None else 99)
     assert json.loads(report.read_text(encoding="utf-8"))["error"]["exit_code"] == 143
 
 
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="signals can't wait on Windows")
+@pytest.mark.parametrize("verb", [["check"], ["compare", "other.onnx"]])
+def test_a_signal_that_meets_the_import_of_a_compiled_module_ends_with_its_code(
+    tmp_path: Path, verb: list[str]
+) -> None:
+    """Where it was raised inside the module, the process was aborted, and an earlier PASS stayed."""
+    code = f"""
+import os, signal, sys
+from robustcheck_onnx.checker import __main__
+def strike(frame, event, _, kill=os.kill):
+    if event == "call" and frame.f_code.co_name == "_create_":  # an enumeration
+        if frame.f_back.f_back.f_code.co_name == "_call_with_frames_removed":  # of a compiled module
+            sys.setprofile(None)
+            kill(os.getpid(), signal.SIGTERM)
+sys.setprofile(strike)
+sys.argv[1:] = {[*verb, "model.onnx", "-o", "json=report.json"]}
+sys.exit(__main__.main())
+"""
+    report = tmp_path / "report.json"
+    report.write_text('{"schema_version": 1, "tool": "robustcheck", "verdict": {"verdict": "PASS"}}', encoding="utf-8")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 143, done.stderr
+    assert json.loads(report.read_text(encoding="utf-8"))["error"]["exit_code"] == 143
+
+
 def test_a_signal_that_is_swallowed_is_no_success(tmp_path: Path) -> None:
     """Python swallows what a destructor raises, and a signal may be answered there."""
     code = """
