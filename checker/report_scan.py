@@ -16,7 +16,7 @@ from robustcheck_onnx.checker.reasons import number_text
 from robustcheck_onnx.checker.report_layout import Pen, Trimmed, columns, hanging, line, section
 from robustcheck_onnx.checker.scan_records import Layer, ScanReport
 
-WIDE = 100  # columns from which tensor names stand in the table
+WIDE = 110  # columns from which tensor names stand in the table
 PLOT_ROWS = 4
 IN_A_CELL = 3  # features named in a cell of the table
 IN_A_LIST = 8  # features or places named below it
