@@ -229,9 +229,11 @@ def _leave_documents(fault: BaseException, arguments: list[str], message: str, h
 
 def _remove_signature(report: Path) -> None:
     """Remove the signed verdict beside a report that an error replaces."""
-    from robustcheck_onnx.checker import delivery, signing
+    from robustcheck_onnx.checker import delivery, remote, signing
 
     with contextlib.suppress(RobustcheckError, OSError):  # the error itself has been told
+        if isinstance(remote.parse(report), remote.Url):  # none is signed there
+            return
         if delivery.is_ours(report) or not report.exists():  # else nothing is replaced
             signing.remove_verdict(signing.bundle_of(report))
 
