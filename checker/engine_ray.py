@@ -10,6 +10,7 @@ import contextlib
 import copy
 import os
 import queue
+import signal
 import threading
 import time
 from collections.abc import Generator, Iterator, Sequence
@@ -35,6 +36,7 @@ from robustcheck_onnx.checker.errors import EnvironmentFaultError, RobustcheckEr
 from robustcheck_onnx.checker.measurement import Facts, Job, Measurement, conclude, merge, nothing_yet
 from robustcheck_onnx.thresholds.profile import Profile
 
+HANDLER_S: Final = 0.05  # between two looks after the handler of SIGTERM
 AHEAD_SHARDS: Final = 2  # a worker; merged only in order, so these may wait in the driver's memory
 
 
@@ -157,7 +159,14 @@ def _run(
     thread = threading.Thread(target=work, name="ray-engine", daemon=True)
     thread.start()
     try:
-        while (found := told.get()) is not None:
+        while True:
+            try:
+                found = told.get(timeout=HANDLER_S)
+            except queue.Empty:
+                _keep_handler()
+                continue
+            if found is None:
+                return
             if isinstance(found, BaseException):
                 raise found
             if isinstance(found, Outcome):
@@ -166,7 +175,16 @@ def _run(
                 progress(*found)
     finally:
         stop.set()
-        thread.join()
+        while thread.is_alive():
+            thread.join(HANDLER_S)
+            _keep_handler()
+
+
+def _keep_handler() -> None:
+    """Install this process's handler of SIGTERM again: `ray.shutdown` leaves the system's, which kills the process."""
+    handler = signal.getsignal(signal.SIGTERM)
+    if handler is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
 
 
 @contextlib.contextmanager

@@ -298,3 +298,25 @@ def test_the_command_gives_the_report_of_a_running_cluster_or_of_its_own(
     assert verified.returncode == 1, verified.stderr  # as the report's own WARN
     (rerun,) = (f for f in json.loads(verified.stdout)["findings"] if f["check"] == "rerun")
     assert rerun["status"] == "agrees", rerun
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGTERM to a process itself on Windows")
+def test_the_handler_of_sigterm_outlives_rays_shutdown() -> None:
+    """Else a signal in the second that Ray's processes take to end kills this one, and its documents say nothing."""
+    code = """
+import contextlib, ctypes, os, signal, sys, time, types
+from robustcheck_onnx.checker import engine_ray
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(77))
+@contextlib.contextmanager
+def cluster(*_):
+    yield
+    ctypes.CDLL(None).signal(15, 0)  # as ray.shutdown does
+    time.sleep(0.5)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(1)
+engine_ray.open_cluster = cluster
+engine_ray._workers = lambda *_: contextlib.nullcontext([])
+ray = types.SimpleNamespace(exceptions=types.SimpleNamespace(RayError=RuntimeError))
+list(engine_ray._run(ray, [], None, 1, None, None))
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 77
