@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import traceback
 
 
 def main() -> int:
@@ -15,8 +16,11 @@ def main() -> int:
     """
     if hasattr(signal, "pthread_sigmask"):  # not on Windows
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-    from robustcheck_onnx.checker import cli  # noqa: PLC0415 # takes most of the time of a start
-
+    try:
+        from robustcheck_onnx.checker import cli  # noqa: PLC0415 # takes most of the time of a start
+    except Exception:  # noqa: BLE001 # a broken installation; Python would end with 1, which says WARN
+        traceback.print_exc()
+        return 70
     code = cli.main()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)

@@ -396,3 +396,16 @@ print(sorted(heavy & {{name.split(".")[0] for name in sys.modules}}))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout == "[]\n", done.stderr
+
+
+def test_a_broken_installation_is_no_warn() -> None:
+    """Python ends with 1 after an exception, which a pipeline would read as WARN."""
+    code = (
+        "import sys\n"
+        "sys.modules['typer'] = None\n"
+        "from robustcheck_onnx.checker import __main__\n"
+        "sys.exit(__main__.main())\n"
+    )
+    done = subprocess.run([sys.executable, "-Ic", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (70, "")
+    assert "ModuleNotFoundError: import of typer halted" in done.stderr
