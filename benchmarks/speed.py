@@ -14,13 +14,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from robustcheck_onnx.checker import images, measure
+from robustcheck_onnx.checker.execution import cpu_threads, open_session
 from robustcheck_onnx.checker.measurement import Job, nothing_yet
 from robustcheck_onnx.checker.preprocess import CLIP, apply
 from robustcheck_onnx.thresholds import profile
@@ -38,14 +41,16 @@ sys.exit(0 if code in (0, 1) else code)
 FIRST_INFERENCE = """
 import sys
 from robustcheck_onnx.checker import measure
+from robustcheck_onnx.checker.execution import cpu_threads, open_session
 from robustcheck_onnx.checker.measurement import Job, nothing_yet
 opened = measure.open_job(Job(model=__import__("pathlib").Path(sys.argv[1]), images=sys.argv[2], max_images=1))
 for _ in measure.batches(opened, nothing_yet(1), measure.decode(opened, opened.source)): pass
 """
-# Opens the model, probes it (a second session for a moment) and runs one pass of 8 photos: the model and its sessions.
+# Opens the model, probes it (a second session for a moment) and runs 8 photos: the model and its sessions.
 SESSION = """
 import sys
 from robustcheck_onnx.checker import measure
+from robustcheck_onnx.checker.execution import cpu_threads, open_session
 from robustcheck_onnx.checker.measurement import Job, nothing_yet
 opened = measure.open_job(Job(model=__import__("pathlib").Path(sys.argv[1]), images=sys.argv[2], max_images=8))
 measure.probe(opened)
@@ -155,32 +160,42 @@ def peak_mib(*arguments: str | Path, runs: int = 3) -> float:
     return statistics.median(peaks)
 
 
-def throughput(model: Model, photos: Path, n: int, runs: int) -> tuple[float, float]:
-    """Images a second: of our loop from files on disk, and of bare ONNX Runtime on tensors in memory.
+def throughput(model: Model, photos: Path, n: int, runs: int) -> tuple[float, float, float]:
+    """Images a second: of our loop from files on disk, and of ONNX Runtime on tensors in memory, in two ways.
 
-    Both run passes of the same size, the one that the runner chooses for the device. It is the rate after the first 256
-    photos, the only ones that are described for the image set's sanity.
+    First in passes of the runner's size side by side, one a core, on the runner's own session; then as it is mostly
+    used: one pass of 8 after the other, each on all cores. It is the rate after the first 256 photos, the only ones
+    that are described for the image set's sanity.
     """
     opened = replace(measure.open_job(Job(model.onnx, str(photos), max_images=n)), described=frozenset())
     runner, preprocessing = opened.runners[0], opened.preprocessing.preprocessing
     loaded = [opened.source.load(i) for i in range(min(n, 128))]
     pixels = np.stack([apply(preprocessing, item.image) for item in loaded if isinstance(item, images.Picture)])
-    name = opened.models[0].image_input.name
     tensors = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
-    ours, bare = [], []
+    graph, name = opened.models[0], opened.models[0].image_input.name
+    whole, _ = open_session(graph.graph_bytes, graph, "cpu", threads=cpu_threads())
+
+    def bare(session: Any, size: int, side_by_side: int) -> float:
+        """Images a second, from tensors."""
+
+        def run(start: int) -> int:
+            at = start % len(tensors)
+            return len(session.run([graph.fetch], {name: tensors[at : at + size]})[0])
+
+        begun = time.perf_counter()
+        with ThreadPoolExecutor(side_by_side) as pool:
+            return sum(pool.map(run, range(0, n, size))) / (time.perf_counter() - begun)
+
+    ours, beside, after = [], [], []
     for _ in range(runs):
         start = time.perf_counter()
         into = nothing_yet(1)
         for _ in measure.batches(opened, into, measure.decode(opened, opened.source)):
             pass
         ours.append(n / (time.perf_counter() - start))
-        start = time.perf_counter()
-        done = 0
-        while done < n:
-            at = done % len(tensors)
-            done += len(runner._session.run([opened.models[0].fetch], {name: tensors[at : at + runner._most]})[0])
-        bare.append(done / (time.perf_counter() - start))
-    return statistics.median(ours), statistics.median(bare)
+        beside.append(bare(runner._session, runner._most, runner._n_passes))
+        after.append(bare(whole, 8, 1))
+    return statistics.median(ours), statistics.median(beside), statistics.median(after)
 
 
 def rows(folder: Path, runs: int = 5, n: int = PHOTOS) -> Iterator[dict[str, object]]:
@@ -189,7 +204,7 @@ def rows(folder: Path, runs: int = 5, n: int = PHOTOS) -> Iterator[dict[str, obj
     for model in models:
         beyond = beyond_session_mib(model, photos)
         yield {"what": f"peak memory beyond model and session, {model.name}, 256 photos", "ours": f"{beyond:.0f} MiB",
-               "baseline": "model opened and probed, one pass of 8", "ratio": None, "goal": "≤ 150 MB",
+               "baseline": "model opened and probed, 8 photos run", "ratio": None, "goal": "≤ 150 MB",
                "met": beyond * 1.048576 <= 150}  # fmt: skip
         check = [str(COMMAND), str(model.onnx), "--images", str(photos), "-q"]
         took = alternate(
@@ -206,7 +221,9 @@ def rows(folder: Path, runs: int = 5, n: int = PHOTOS) -> Iterator[dict[str, obj
             yield {"what": f"time to verdict, {model.name}, {what}", "ours": f"{took[key]:.2f} s",
                    "baseline": f"plain script, {n:,} photos: {took['plain']:.2f} s", "ratio": round(ratio, 2),
                    "goal": f"≥ {target:g}", "met": ratio >= target}  # fmt: skip
-        ours, bare = throughput(model, photos, min(n, 256), runs)
-        yield {"what": f"throughput after 256 photos, {model.name}", "ours": f"{ours:.1f} images/s",
-               "baseline": f"ONNX Runtime on tensors in memory: {bare:.1f} images/s", "ratio": round(ours / bare, 3),
-               "goal": f"≥ {share_goal:g}", "met": ours / bare >= share_goal}  # fmt: skip
+        ours, beside, after = throughput(model, photos, min(n, 256), runs)
+        for how, ceiling in (("passes side by side, as here", beside), ("one pass of 8 after the other", after)):
+            share = ours / ceiling
+            yield {"what": f"throughput after 256 photos, {model.name}", "ours": f"{ours:.1f} images/s",
+                   "baseline": f"ONNX Runtime on tensors in memory, {how}: {ceiling:.1f} images/s",
+                   "ratio": round(share, 3), "goal": f"≥ {share_goal:g}", "met": share >= share_goal}  # fmt: skip

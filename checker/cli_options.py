@@ -50,7 +50,7 @@ Seed = Annotated[int, typer.Option(help="Seed of the order in which images are t
 # How it is measured:
 
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or tensorrt; auto may fall back to the CPU.")]
-BatchSize = Annotated[int, typer.Option(min=1, max=32, help="Images a forward pass.")]
+BatchSize = Annotated[int, typer.Option(min=1, max=32, help="Images that the model gets at once.")]
 RayAddress = Annotated[
     str | None,
     typer.Option(help="HOST:PORT or auto: a running Ray cluster instead of one on this machine.", metavar="ADDRESS"),

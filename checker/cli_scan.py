@@ -42,7 +42,7 @@ def scan(
         ),
     ] = None,
     device: Device = "auto",
-    batch_size: BatchSize = 8,
+    batch_size: BatchSize = 32,
     output: Outputs = None,
     quiet: Quiet = False,
     no_time: NoTime = False,

@@ -11,7 +11,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from robustcheck_onnx.checker import baseline as baselines
 from robustcheck_onnx.checker import compare_changes, compare_fates, compare_sums, measure, pipeline
@@ -31,7 +30,7 @@ from robustcheck_onnx.checker.measure import Opened
 from robustcheck_onnx.checker.measurement import Job, Measurement, conclude, nothing_yet
 from robustcheck_onnx.checker.notes import notes_of
 from robustcheck_onnx.checker.pipeline import Progress
-from robustcheck_onnx.checker.prepared import Prepared
+from robustcheck_onnx.checker.prepared import Prepared, stack
 from robustcheck_onnx.checker.report import Time
 from robustcheck_onnx.checker.runner import RunOutput
 from robustcheck_onnx.checker.verdict import judge
@@ -211,20 +210,17 @@ def _run(
     The same model twice is run once.
     """
     measured, clock, total = nothing_yet(1), time.perf_counter(), len(first.source)
-    same_pixels = (
-        first.preprocessing.preprocessing == second.preprocessing.preprocessing
-        and first.models[0].image_input.dtype == second.models[0].image_input.dtype
-    )
+    same_pixels = first.preprocessing.preprocessing == second.preprocessing.preprocessing
 
-    def prepare(item: images_.Item) -> tuple[Prepared, npt.NDArray[np.generic]] | images_.Skipped:
+    def prepare(item: images_.Item) -> tuple[Prepared, Prepared] | images_.Skipped:
         one = measure.prepare_item(item, first)
-        if isinstance(one, images_.Skipped) or (same_pixels and isinstance(item, images_.Picture)):
-            return one if isinstance(one, images_.Skipped) else (one, one.pixels)
-        other = measure.prepare_item(item, second)
-        return other if isinstance(other, images_.Skipped) else (one, other.pixels)
+        if isinstance(one, images_.Skipped):
+            return one
+        other = one if same_pixels and isinstance(item, images_.Picture) else measure.prepare_item(item, second)
+        return other if isinstance(other, images_.Skipped) else (one, other)
 
     pair: Pair | None = None
-    waiting: list[tuple[Prepared, npt.NDArray[np.generic]]] = []
+    waiting: list[tuple[Prepared, Prepared]] = []
     execution = first.runners[0].execution
     decoders = measure.count_decoders(on_gpu=execution.providers[0] != CPU, threads=execution.threads)
     with contextlib.closing(images_.prefetch(first.source, prepare, workers=decoders, window=measure.AHEAD)) as decoded:
@@ -248,15 +244,13 @@ def _run(
     return pair, measured
 
 
-def _add(
-    first: Opened, second: Opened, batch: Sequence[tuple[Prepared, npt.NDArray[np.generic]]], pair: Pair | None
-) -> Pair:
+def _add(first: Opened, second: Opened, batch: Sequence[tuple[Prepared, Prepared]], pair: Pair | None) -> Pair:
     """Run one batch through both models and add what comes out."""
-    ours = first.runners[0].run(np.stack([item.pixels for item, _ in batch]))
-    theirs = ours if second is first else second.runners[0].run(np.stack([pixels for _, pixels in batch]))
+    ours = first.runners[0].run(stack([one for one, _ in batch]))
+    theirs = ours if second is first else second.runners[0].run(stack([other for _, other in batch]))
     if pair is None:
         pair = Pair(_side(first, ours), _side(second, theirs))
-    keys = [measure.key_of(item.digest) for item, _ in batch]
+    keys = [measure.key_of(one.digest) for one, _ in batch]
     compare_sums.update(pair, ours.representation, theirs.representation, keys)
     a, b = ours.class_output, theirs.class_output
     if a is not None and b is not None and a.shape == b.shape and a.shape[1] > 1:

@@ -82,7 +82,7 @@ class Settings(Frozen):
     tensor: str | None = Field(None, description="Tensor to measure. Default: the one found by rule.")
     pool: str | None = Field(None, description="How to pool it. Default: by rule.")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:N or tensorrt.")
-    batch_size: Annotated[int, Field(ge=1, le=32)] = Field(32, description="Images a forward pass.")
+    batch_size: Annotated[int, Field(ge=1, le=32)] = Field(32, description="Images that the model gets at once.")
     thresholds: str | None = Field(None, description="A threshold profile. Default: the packaged one.")
     engine: str = Field("local", description="local or ray.")
     workers: Positive | None = Field(None, description="Ray: so many workers. Default: by cores and GPUs.")

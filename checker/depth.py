@@ -9,9 +9,10 @@ from collections import Counter
 
 import numpy as np
 import numpy.typing as npt
+from onnx import TensorProto
 
 from robustcheck_onnx.checker.kurtosis import PERSISTENT_SHARE, TOP_FEATURES
-from robustcheck_onnx.checker.scan_graph import Tap
+from robustcheck_onnx.checker.scan_graph import MIN_RELATIVE_VARIANCE, Tap
 from robustcheck_onnx.thresholds.frozen import Frozen
 
 Array = npt.NDArray[np.float64]
@@ -125,56 +126,70 @@ class Depth:
         """Add images.
 
         Args:
-            rows: (image, number) of any float type, pieces as `Tap.fields` names them.
+            rows: (image, number) float32 or float64 as `scan_graph.add_scan` gives them, pieces as `Tap.fields`
+                names them.
         """
-        values = np.asarray(rows, dtype=np.float64)
+        rows = np.asarray(rows)
+        least_variance = MIN_RELATIVE_VARIANCE[TensorProto.DOUBLE if rows.dtype == np.float64 else TensorProto.FLOAT]
+        values = rows.astype(np.float64)
         finite = np.isfinite(values).all(axis=1)
         self.n_not_finite += int((~finite).sum())
         values = values[finite]
         ends = np.cumsum(list(self.tap.fields.values()))[:-1]
         row = dict(zip(self.tap.fields, np.split(values, ends, axis=1), strict=True))
-        usable = row["n_tokens"][:, 0] > 0
+        n_rows = (row["kurtosis"] > 0).sum(axis=1)  # 0 stands for a constant one; any other is ≥ 1
+        usable = n_rows > 0
         self.n_constant += int((~usable).sum())
-        row = {name: piece[usable] for name, piece in row.items()}
-        count = len(row["n_tokens"])
+        row, n_rows = {name: piece[usable] for name, piece in row.items()}, n_rows[usable]
+        count = len(n_rows)
         self.n_images += count
         if not count:
             return
-        single = {name: piece[:, 0] for name, piece in row.items() if piece.shape[1] == 1}
-        self._rows += float(single["n_tokens"].sum())
-        kurtosis = single["kurtosis"] / single["n_tokens"]
+        self._rows += float(n_rows.sum())
+        kurtosis = row["kurtosis"].sum(axis=1) / n_rows
         self._sums["kurtosis"] += float(kurtosis.sum())
         self._sums["kurtosis²"] += float((kurtosis**2).sum())
-        for name, number in (("class_kurtosis", "n_class"), ("mean_kurtosis", "n_mean")):
-            self._sums[name] += float(single[name].sum())
-            self._sums[number] += float((single[name] > 0).sum())  # 0 stands for a constant one; any other is ≥ 1
-        has_ratio = single["n_ratio"] > 0
-        self._sums["ratio"] += float((single["ratio"][has_ratio] / single["n_ratio"][has_ratio]).sum())
+        if self.tap.class_token:
+            self._add_kurtosis("class", row["kurtosis"][:, 0])
+        if self.tap.positions:
+            self._add_kurtosis("mean", _kurtosis(row["mean"], least_variance))
+        has_median = row["median"] > 0
+        ratios = np.divide(row["most"], row["median"], out=np.zeros_like(row["most"]), where=has_median).sum(axis=1)
+        n_ratios = has_median.sum(axis=1)
+        has_ratio = n_ratios > 0
+        self._sums["ratio"] += float((ratios[has_ratio] / n_ratios[has_ratio]).sum())
         self._sums["n_ratio"] += float(has_ratio.sum())
-        self._n_ratio_rows += float(single["n_ratio"].sum())
+        self._n_ratio_rows += float(n_ratios.sum())
         self._z2 += row["z2"].sum(axis=0)
         self._z4 += row["z4"].sum(axis=0)
         self._beyond += row["beyond"].sum(axis=0)
         if self.tap.class_token:
             self._class_beyond += row["class_beyond"].sum(axis=0)
-        self._place_outliers(single)
+        self._place_outliers(row)
         self._place_massive(row)
 
-    def _place_outliers(self, single: dict[str, Array]) -> None:
-        for top, feature, token in zip(single["top"], single["top_feature"], single["top_token"], strict=True):
+    def _add_kurtosis(self, name: str, values: Array) -> None:
+        self._sums[f"{name}_kurtosis"] += float(values.sum())
+        self._sums[f"n_{name}"] += float((values > 0).sum())
+
+    def _place_outliers(self, row: dict[str, Array]) -> None:
+        features, tokens = row["feature_z2"].argmax(axis=1), row["token_z2"].argmax(axis=1)
+        for top, *at in zip(row["feature_z2"].max(axis=1), features, tokens, strict=True):
             if top > OUTLIER_VARIANCE:
-                place = (int(feature), int(token))
+                place = (int(at[0]), int(at[1]))
                 self._tops[place] += 1
                 self._largest_z2[place] = max(self._largest_z2.get(place, 0.0), float(top))
 
     def _place_massive(self, row: dict[str, Array]) -> None:
-        size = np.abs(row["value"])
+        size = row["value"]
+        signed = np.where(row["highest"] == size, size, -size) if "highest" in row else size
         self._largest_value = max(self._largest_value, float(size.max()))
         # where the median is 0 (most of a rectified map), a ratio to it says nothing
-        massive = (size > MASSIVE_VALUE) & (size >= MASSIVE_RATIO * row["median"]) & (row["median"] > 0)
+        median = np.median(row["median"], axis=1, keepdims=True)
+        massive = (size > MASSIVE_VALUE) & (size >= MASSIVE_RATIO * median) & (median > 0)
         for image, rank in np.argwhere(massive):
             place = (int(row["value_feature"][image, rank]), int(row["value_token"][image, rank]))
-            value, ratio = float(row["value"][image, rank]), float(size[image, rank] / row["median"][image, 0])
+            value, ratio = float(signed[image, rank]), float(size[image, rank] / median[image, 0])
             self._massive[place] += 1
             before = self._massive_sizes.get(place, (0.0, 0.0))
             self._massive_sizes[place] = (max(before[0], value, key=abs), max(before[1], ratio))
@@ -269,6 +284,16 @@ def _persistent(beyond: Array, rows: float, shares: Array) -> list[PersistentFea
         )
         for feature in ranked
     ]
+
+
+def _kurtosis(values: Array, least_variance: float) -> Array:
+    """Activation kurtosis of (image, feature), 0 of a constant one: variance / mean² up to `least_variance`."""
+    mean = values.mean(axis=1, keepdims=True)
+    squares = (values - mean) ** 2
+    variance = squares.mean(axis=1, keepdims=True)
+    z2 = np.divide(squares, variance, out=np.zeros_like(squares), where=variance > least_variance * mean**2)
+    kurtosis: Array = (z2**2).mean(axis=1)
+    return kurtosis
 
 
 def _over(total: float, count: float) -> float | None:

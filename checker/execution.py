@@ -147,6 +147,14 @@ def describe(
     )
 
 
+def device_memory(session: ort.InferenceSession) -> tuple[str, int]:
+    """Where a session keeps its tensors, as ONNX Runtime's binding names it: kind of device and its number."""
+    first = session.get_providers()[0]
+    if first == CPU:
+        return "cpu", 0
+    return "cuda", int(session.get_provider_options()[first].get("device_id", 0))
+
+
 def translate(error: Exception, model: ModelFile) -> CannotAssessError | EnvironmentFaultError:
     """ONNX Runtime's exception as an error that names the file and the next step."""
     # a name in the model that is no text makes the message a UnicodeDecodeError, which holds its bytes

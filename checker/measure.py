@@ -19,7 +19,7 @@ from robustcheck_onnx.checker.execution import CPU
 from robustcheck_onnx.checker.graph import ModelFile, open_model
 from robustcheck_onnx.checker.measurement import SHARD_IMAGES, Facts, Job, Measurement, nothing_yet
 from robustcheck_onnx.checker.onnx_file import Content
-from robustcheck_onnx.checker.prepared import Prepared, prepare
+from robustcheck_onnx.checker.prepared import Prepared, prepare, stack
 from robustcheck_onnx.checker.runner import Runner
 
 MAX_FEATURES = 16384  # widest vision representation in use is below 5,000; wider means an unpooled map
@@ -105,7 +105,17 @@ def open_sessions(inputs: Inputs, *, threads: int | None = None) -> Opened:
     groups = [inputs.models] if _own_outputs(inputs.models) else [(model,) for model in inputs.models]
     return Opened(
         **vars(inputs),
-        runners=tuple(Runner(first, inputs.job.device, also=also, threads=threads) for first, *also in groups),
+        runners=tuple(
+            Runner(
+                first,
+                inputs.job.device,
+                preprocessing=inputs.preprocessing.preprocessing,
+                also=also,
+                threads=threads,
+                batch_size=inputs.job.batch_size,
+            )
+            for first, *also in groups
+        ),
     )
 
 
@@ -143,7 +153,7 @@ def probe(opened: Opened, first: Iterable[Prepared | images.Skipped] | None = No
     batch: list[float | None] = [None] * len(opened.models)
     output: list[float | None] = [None] * len(opened.models)
     if len(found) > 1:
-        pixels = np.stack([item.pixels for item in found])
+        pixels = stack(found)
         output = [  # first: it may lower the graph optimisation, at which everything else is measured
             check.max_difference
             for runner in opened.runners
@@ -235,7 +245,7 @@ def prepare_item(item: images.Item, inputs: Inputs) -> Prepared | images.Skipped
 
 def _add(opened: Opened, into: Measurement, batch: list[Prepared], watch: Watch | None) -> None:
     """Run one batch and add its representations to the states."""
-    pixels = np.stack([item.pixels for item in batch])
+    pixels = stack(batch)
     names, digests = [item.name for item in batch], [item.digest for item in batch]
     keys = [key_of(digest) for digest in digests]
     representations = [array for runner in opened.runners for array in runner.represent(pixels)]

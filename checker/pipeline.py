@@ -85,7 +85,7 @@ def check(
         seed: fixes the order in which images are taken.
         max_images: use at most so many.
         max_bad: largest share of images, 0–1, that may be unusable.
-        batch_size: images a forward pass; changes speed and memory, never the verdict.
+        batch_size: images that the model gets at once; changes speed and memory, never the verdict.
         thresholds: a profile or its file; None = the default profile.
         engine: local (this process) or ray (the extra `ray`).
         workers, ray_address: for ray, see `engine.run`.

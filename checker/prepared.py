@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,7 @@ from robustcheck_onnx.checker import images, imageset
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.graph import ModelFile
 from robustcheck_onnx.checker.pooling import show_shape
-from robustcheck_onnx.checker.preprocess import Preprocessing, apply, apply_uint8, as_photo
+from robustcheck_onnx.checker.preprocess import Preprocessing, apply_uint8, as_photo
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class Prepared:
     digest: str
     notes: tuple[str, ...]
     pixels: npt.NDArray[np.generic]
+    """(height, width, 3): uint8 of a photo, as `preprocess.apply_uint8` gives it; a tensor's own float values"""
     sketch: imageset.Sketch | int
     """a digest alone, past the images that are described"""
 
@@ -57,12 +58,19 @@ def prepare(
         return Prepared(
             item.name, item.digest, (), pixels, _sketch(as_photo(preprocessing, pixels), item.name, described)
         )
-    make = apply_uint8 if model.image_input.dtype == "uint8" else apply
     try:
-        array = make(preprocessing, item.image)
+        array = apply_uint8(preprocessing, item.image)
     except CannotAssessError as fault:  # a strip that cannot be resized: this image's fault, not the run's
         return images.Skipped(item.name, fault.message)
     return Prepared(item.name, item.digest, item.notes, array, _sketch(item.image, item.name, described))
+
+
+def stack(images_: Sequence[Prepared]) -> npt.NDArray[np.generic]:
+    """Pixels of one batch, (image, height, width, 3).
+
+    Raises TypeError for photos among tensors: their bytes would pass for values that are scaled already.
+    """
+    return np.stack([item.pixels for item in images_], casting="no")
 
 
 def _sketch(image: Image.Image, name: str, described: Container[str] | None) -> imageset.Sketch | int:

@@ -114,18 +114,28 @@ def apply(preprocessing: Preprocessing, image: Image.Image) -> NDArray[np.float3
     """The array a float model sees for one photo.
 
     (pixels · rescale − mean) / std in float32; equal to torchvision's Resize, CenterCrop, ToTensor, Normalize
-    on a Pillow image, and to the Pillow-backed image processors of transformers.
-    image: Pillow, mode RGB. Returns (height, width, 3), float32, in the preprocessing's colour order; in memory one
-    channel lies behind the other. Raises CannotAssessError as apply_uint8 does.
+    on a Pillow image, and to the Pillow-backed image processors of transformers. The check does the same to the pixels
+    of `apply_uint8` in the graph (`input_graph`).
+    image: Pillow, mode RGB. Returns (height, width, 3), float32, in the preprocessing's colour order.
+    Raises CannotAssessError as apply_uint8 does.
     """
-    pixels = np.asarray(_crop(preprocessing, _resize(preprocessing, image)))
-    planes = np.empty((3, *pixels.shape[:2]), dtype=np.float32)
-    for channel in range(3):  # one channel behind the other: what models take, and many times faster
-        np.multiply(pixels[..., channel], np.float32(preprocessing.rescale), out=planes[channel])
-        planes[channel] -= np.float32(preprocessing.mean[channel])
-        planes[channel] /= np.float32(preprocessing.std[channel])
-    values = planes.transpose(1, 2, 0)
+    values = _scale(preprocessing, np.asarray(_crop(preprocessing, _resize(preprocessing, image))))
     return values[..., ::-1] if preprocessing.color_order == "BGR" else values
+
+
+def scales_finitely(preprocessing: Preprocessing) -> bool:
+    """Whether `apply` gives finite values for every pixel, 0–255."""
+    levels = np.repeat(np.arange(256, dtype=np.uint8)[:, None], 3, axis=1)
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+        return bool(np.isfinite(_scale(preprocessing, levels)).all())
+
+
+def _scale(preprocessing: Preprocessing, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """(…, 3) RGB, 0–255, to the values that a model sees."""
+    values = pixels * np.float32(preprocessing.rescale)
+    values -= np.asarray(preprocessing.mean, dtype=np.float32)
+    values /= np.asarray(preprocessing.std, dtype=np.float32)
+    return values
 
 
 def as_photo(preprocessing: Preprocessing, values: NDArray[np.float32]) -> Image.Image:

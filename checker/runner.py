@@ -1,7 +1,8 @@
-"""Run a model on preprocessed photos: pixels in, representation (image, feature) out."""
+"""Run a model on photos: pixels in, representation (image, feature) out."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -18,19 +19,24 @@ from robustcheck_onnx.checker.execution import (
     RUN_ERRORS,
     cpu_threads,
     describe,
+    device_memory,
+    expects_gpu,
     open_session,
     translate,
 )
 from robustcheck_onnx.checker.graph import ModelFile, own_bytes
+from robustcheck_onnx.checker.input_graph import IMAGE, PIXELS, input_graph
 from robustcheck_onnx.checker.pooling import apply_pool
+from robustcheck_onnx.checker.preprocess import Preprocessing, scales_finitely
 from robustcheck_onnx.checker.weights import refuse_changed
 
 LARGEST_DIFFERENCE = 1e9  # relative; stands for "not finite any more" too, since records hold no infinity
 MOST_IMAGES = 1024  # of a forward pass on a GPU, until memory runs out; callers give far fewer
-# On a CPU larger batches save nothing, and the activations of 32 images leave its caches: EfficientNet-Lite0 took twice
-# the time (docs/performance.md). A fixed number, not one timed at the start: other batches, other last digits.
-MOST_IMAGES_ON_CPU = 8
+# On a CPU larger passes save nothing and leave its caches, and small ones side by side, one a core, wait for no other
+# core (docs/performance.md). A fixed number, not one timed at the start: other batches, other last digits.
+MOST_IMAGES_ON_CPU = 4
 COMPANY_IMAGES = 8  # images that batch invariance is measured on; each runs alone too
+BATCH_SIZE = 32  # images that callers give at once, by default
 SAME_OUTPUT = {"fp32": 1e-4, "fp64": 1e-4, "fp16": 1e-2, "bf16": 5e-2, "int8": 5e-2}
 """Relative difference below which two runs of one model are the same, by precision: room for another order of
 sums and, quantised, for one step of rounding; a wrong fusion is off by far more."""
@@ -65,33 +71,62 @@ class Runner:
     Args:
         model: from `open_model`.
         device: auto, cpu, cuda, cuda:N or tensorrt.
+        preprocessing: scales the uint8 pixels of photos, on the device; None = pixels come as the model takes them.
         also: the same file opened for further tensors, to be read in the same forward pass: each of them, and the
             one of `model`, must be an output of the graph as its author wrote it.
         threads: cores for ONNX Runtime; None = all that this process may use.
+        batch_size: images that are given at once; as many are in work at a time.
 
     Raises:
         UsageError: no such device.
         EnvironmentFaultError: the device asked for is not there, or memory ran out.
-        CannotAssessError: ONNX Runtime can't load the model.
+        CannotAssessError: ONNX Runtime can't load the model; the preprocessing makes values that are not finite.
     """
 
     def __init__(
-        self, model: ModelFile, device: str = "auto", *, also: Sequence[ModelFile] = (), threads: int | None = None
+        self,
+        model: ModelFile,
+        device: str = "auto",
+        *,
+        preprocessing: Preprocessing | None = None,
+        also: Sequence[ModelFile] = (),
+        threads: int | None = None,
+        batch_size: int = BATCH_SIZE,
     ) -> None:
         self.model = model
         self.models = (model, *also)
         assert not also or not any(opened.added_output for opened in self.models)
         self._device = device
-        self._threads = threads or cpu_threads()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="run")  # one for good: CUDA keeps a context a thread
+        self._cores = threads or cpu_threads()
+        side_by_side = batch_size // (self.fixed_batch or MOST_IMAGES_ON_CPU)
+        # one pass at a time on a GPU, and in one thread for good: CUDA keeps a context a thread
+        self._run_side_by_side(1 if expects_gpu(device) else max(1, min(self._cores, side_by_side)))
+        self._threads = -(-self._cores // self._n_passes)
         self._open("all")
+        self._scaling: ort.InferenceSession | None = None
+        if preprocessing is not None and model.image_input.dtype != "uint8":
+            self._scaling = self._open_scaling(preprocessing)
         self._most = MOST_IMAGES_ON_CPU if self.execution.providers[0] == CPU else MOST_IMAGES
+
+    def _run_side_by_side(self, n_passes: int) -> None:
+        self._n_passes = n_passes
+        self._passes = ThreadPoolExecutor(n_passes, thread_name_prefix="run")
 
     def _open(self, level: str) -> None:
         self._session, reason = open_session(
             self.model.graph_bytes, self.model, self._device, level, threads=self._threads
         )
-        self.execution = describe(self._session, self.model, self._device, level, reason, self._threads)
+        self.execution = describe(self._session, self.model, self._device, level, reason, self._cores)
+
+    def _open_scaling(self, preprocessing: Preprocessing) -> ort.InferenceSession:
+        """Where uint8 pixels become the model's input; beside the model's own session, on the device that it got."""
+        if not scales_finitely(preprocessing):
+            raise CannotAssessError(
+                f"{self.model.path}: preprocessed pixels are not all finite; mean and std must be", "--preprocess"
+            )
+        device = self._device if self.execution.providers[0] != CPU else "cpu"
+        graph = input_graph(preprocessing, self.model.image_input)
+        return open_session(graph, self.model, device, threads=self._threads)[0]
 
     @property
     def fixed_batch(self) -> int | None:
@@ -99,10 +134,11 @@ class Runner:
         return self.model.image_input.batch
 
     def run(self, pixels: Array) -> RunOutput:
-        """The representation of preprocessed images.
+        """The representation of images.
 
-        `pixels` is (image, height, width, 3), float32 as preprocessing gives it, or uint8 for a model that takes
-        uint8. A fixed batch is filled up by repeating the last image; the surplus is dropped, never an image.
+        `pixels` is (image, height, width, 3): uint8 as `preprocess.apply_uint8` gives it, for a model that takes uint8
+        or a runner that knows the preprocessing; else float32 as `preprocess.apply` gives it. A fixed batch is filled
+        up by repeating the last image; the surplus is dropped, never an image.
 
         Raises:
             UsageError: wrong shape or type of `pixels`.
@@ -113,19 +149,25 @@ class Runner:
         names = [self.model.fetch]
         if self.model.class_output is not None and self.model.class_output != self.model.fetch:
             names.append(self.model.class_output)
-        outputs = self._outputs(self._session, pixels, names)
+        (outputs,) = self._outputs(self._session, [pixels], names)
         scores = None
         if self.model.class_output is not None:
             scores = outputs[-1].reshape(len(outputs[-1]), -1)
         return RunOutput(_representation(outputs[0], self.model), scores)
 
-    def represent(self, pixels: Array) -> tuple[Array, ...]:
-        """The representations of preprocessed images from one forward pass, one (image, feature) for each of `models`.
+    def represent(self, pixels: Array, most: int | None = None) -> tuple[Array, ...]:
+        """The representations of images, one (image, feature) for each of `models`; each pass gives all of them.
 
-        Arguments and errors as for `run`.
+        most: images of a pass, where it is not the runner's choice. Other arguments and errors as for `run`.
         """
-        outputs = self._outputs(self._session, pixels, [model.fetch for model in self.models])
-        return tuple(_representation(values, model) for values, model in zip(outputs, self.models, strict=True))
+        return self._represent([pixels], most)[0]
+
+    def _represent(self, sets: Sequence[Array], most: int | None = None) -> list[tuple[Array, ...]]:
+        outputs = self._outputs(self._session, sets, [model.fetch for model in self.models], most)
+        return [
+            tuple(_representation(values, model) for values, model in zip(each, self.models, strict=True))
+            for each in outputs
+        ]
 
     def batch_invariances(self, pixels: Array) -> tuple[float, ...]:
         """Largest relative difference between an image's representation alone and in company, for each of `models`.
@@ -136,11 +178,11 @@ class Runner:
         nothing; 1e9 at most, also where a value is finite in company and not alone, or the other way round.
         """
         pixels = pixels[:COMPANY_IMAGES]
-        single = [self.represent(pixels[i : i + 1]) for i in range(len(pixels))]
+        *single, in_order, reversed_ = self._represent(
+            [*(pixels[i : i + 1] for i in range(len(pixels))), pixels, pixels[::-1]], most=COMPANY_IMAGES
+        )
         differences = []
-        for rows, company, turned in zip(
-            zip(*single, strict=True), self.represent(pixels), self.represent(pixels[::-1]), strict=True
-        ):
+        for rows, company, turned in zip(zip(*single, strict=True), in_order, reversed_, strict=True):
             alone = np.concatenate(rows)
             differences.append(max(_relative_difference(alone, company), _relative_difference(alone, turned[::-1])))
         return tuple(differences)
@@ -156,67 +198,108 @@ class Runner:
         names = [output.name for output in self.model.outputs]
         limit = SAME_OUTPUT[self.model.precision]
         session, _ = open_session(own_bytes(self.model), self.model, self._device, threads=self._threads)
-        own = self._outputs(session, pixels, names)
+        (own,) = self._outputs(session, [pixels], names)
         del session
         difference = LARGEST_DIFFERENCE
         for level in ("all", "basic", "none"):
             if level != self.execution.optimization:
                 self._open(level)
-            ours = self._outputs(self._session, pixels, names)
+            (ours,) = self._outputs(self._session, [pixels], names)
             difference = max(_relative_difference(a, b) for a, b in zip(own, ours, strict=True))
             if difference <= limit:
                 break
         return OutputCheck(difference <= limit, difference, self.execution.optimization)
 
-    def _outputs(self, session: Any, pixels: Array, names: list[str]) -> list[Array]:
-        """Named outputs for all images, in as many passes as the device, a fixed batch or short memory call for.
+    def _outputs(
+        self, session: Any, sets: Sequence[Array], names: list[str], most: int | None = None
+    ) -> list[list[Array]]:
+        """Named outputs for the images of each set, in as many passes as the device, a fixed batch or memory call for.
 
-        Where memory runs out, the batch is halved for good and the same images are tried again.
+        most: images of a pass, where that is not the runner's own choice.
         """
-        feed = self._feed(pixels)
-        start, parts = 0, []
-        while start < len(feed):
-            batch = feed[start : start + (self.fixed_batch or self._most)]
-            count = len(batch)
-            if self.fixed_batch and count < self.fixed_batch:
-                batch = np.concatenate([batch, np.repeat(batch[-1:], self.fixed_batch - count, axis=0)])
-            try:
-                values = self._run_session(session, names, {self.model.image_input.name: batch})
-            except RUN_ERRORS as error:
-                fault = translate(error, self.model)
-                if isinstance(fault, EnvironmentFaultError) and not self.fixed_batch and count > 1:
-                    self._most = count // 2
-                    continue
-                raise fault from error
-            for name, value in zip(names, values, strict=True):
-                if np.ndim(value) == 0 or len(value) != len(batch):
-                    raise CannotAssessError(
-                        f"{self.model.path}: output {name!r} has shape {np.shape(value)} for {len(batch)} images; "
-                        "the first axis must be the image",
-                        "export the model again with a dynamic batch axis",
-                    )
-            parts.append([np.asarray(value)[:count] for value in values])
-            start += count
+        size = self.fixed_batch or most or self._most
+        cut = [[feed[i : i + size] for i in range(0, len(feed), size)] for feed in map(self._feed, sets)]
+        ran = iter(self._run_batches(session, names, [batch for batches in cut for batch in batches]))
         refuse_changed(self.model.path, self.model.external)
-        return [np.concatenate(values) for values in zip(*parts, strict=True)]
+        return [
+            [np.concatenate(values) for values in zip(*itertools.islice(ran, len(batches)), strict=True)]
+            for batches in cut
+        ]
 
-    def _run_session(self, session: Any, names: list[str], feed: dict[str, Array]) -> list[Any]:
-        """session.run in another thread: Python sees a signal only between native calls, and a graph may loop.
+    def _run_batches(self, session: Any, names: list[str], batches: Sequence[Array]) -> list[list[Array]]:
+        """Named outputs of each batch. Where memory runs out, batches are halved for good and tried again."""
+        outputs, side_by_side = [], self._n_passes > 1
+        for batch, outcome in zip(batches, self._run_session(session, names, batches), strict=True):
+            if not isinstance(outcome, Exception):
+                outputs.append(self._by_image(batch, names, outcome))
+                continue
+            fault = translate(outcome, self.model)
+            can_halve, half = not self.fixed_batch and len(batch) > 1, len(batch)
+            if not isinstance(fault, EnvironmentFaultError) or not (can_halve or side_by_side):
+                raise fault from outcome
+            if can_halve:
+                half = len(batch) // 2
+                self._most = min(self._most, half)
+            else:
+                self._run_side_by_side(1)  # passes beside it may have taken the memory
+            again = self._run_batches(session, names, [batch[i : i + half] for i in range(0, len(batch), half)])
+            outputs.append([np.concatenate(values) for values in zip(*again, strict=True)])
+        return outputs
 
-        Whatever interrupts the wait makes ONNX Runtime stop at the next node.
+    def _by_image(self, batch: Array, names: list[str], values: list[Any]) -> list[Array]:
+        """Outputs whose first axis is the image, without those of the images that filled up a fixed batch."""
+        ran = self.fixed_batch or len(batch)
+        for name, value in zip(names, values, strict=True):
+            if np.ndim(value) == 0 or len(value) != ran:
+                raise CannotAssessError(
+                    f"{self.model.path}: output {name!r} has shape {np.shape(value)} for {ran} images; "
+                    "the first axis must be the image",
+                    "export the model again with a dynamic batch axis",
+                )
+        return [np.asarray(value)[: len(batch)] for value in values]
+
+    def _run_session(self, session: Any, names: list[str], batches: Sequence[Array]) -> list[list[Any] | Exception]:
+        """session.run for each batch in other threads, and what it raised where it failed.
+
+        Python sees a signal only between native calls, and a graph may loop: whatever interrupts the wait makes ONNX
+        Runtime stop at the next node.
         """
         options = ort.RunOptions()
         options.log_severity_level = ORT_FATAL
-        running = self._thread.submit(session.run, names, feed, options)
+        running = [self._passes.submit(self._pass, session, names, batch, options) for batch in batches]
         try:
-            return running.result()  # type: ignore[no-any-return] # onnxruntime ships no types
+            wait(running)
         except BaseException:
             options.terminate = True
-            wait([running])
+            for each in running:
+                each.cancel()
+            wait(running)
             raise
+        outcomes: list[list[Any] | Exception] = []
+        for each in running:
+            try:
+                outcomes.append(each.result())
+            except RUN_ERRORS as error:  # each batch may fail by itself
+                outcomes.append(error)
+        return outcomes
+
+    def _pass(self, session: Any, names: list[str], batch: Array, options: ort.RunOptions) -> list[Any]:
+        """One forward pass; uint8 pixels are scaled on the device first and stay there."""
+        name, missing = self.model.image_input.name, (self.fixed_batch or len(batch)) - len(batch)
+        if missing:
+            batch = np.concatenate([batch, np.repeat(batch[-1:], missing, axis=0)])
+        if self._scaling is None or batch.dtype != np.uint8:
+            return list(session.run(names, {name: batch}, options))
+        binding = self._scaling.io_binding()
+        binding.bind_cpu_input(PIXELS, batch)
+        binding.bind_output(IMAGE, *device_memory(self._scaling))
+        self._scaling.run_with_iobinding(binding, options)
+        binding.synchronize_outputs()
+        (image,) = binding.get_outputs()
+        return [value.numpy() for value in session.run_with_ort_values(names, {name: image}, options)]
 
     def _feed(self, pixels: Array) -> Array:
-        """Pixels in the model's layout and type."""
+        """Pixels in the model's layout and type; uint8 as they are where they are scaled on the device."""
         where, image = self.model.path, self.model.image_input
         if pixels.ndim != 4 or pixels.shape[-1] != 3:
             raise UsageError(f"pixels have shape {pixels.shape}; (image, height, width, 3) is needed")
@@ -239,7 +322,9 @@ class Runner:
                     "--preprocess with rescale 1, mean 0, std 1",
                 )
         elif image.dtype != "uint8" and pixels.dtype == np.uint8:
-            raise UsageError(f"{where}: pixels are uint8; the model takes {image.dtype}")
+            if self._scaling is None:
+                raise UsageError(f"{where}: pixels are uint8; the model takes {image.dtype}")
+            return np.ascontiguousarray(pixels)
         if image.layout == "NCHW":
             pixels = pixels.transpose(0, 3, 1, 2)
         return np.ascontiguousarray(pixels, dtype=np.dtype(image.dtype))

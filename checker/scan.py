@@ -24,14 +24,13 @@ from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.evidence import ImageFacts, PreprocessingFacts
 from robustcheck_onnx.checker.graph import open_model
 from robustcheck_onnx.checker.pipeline import Progress
-from robustcheck_onnx.checker.prepared import Prepared, prepare
+from robustcheck_onnx.checker.prepared import Prepared, prepare, stack
 from robustcheck_onnx.checker.report import Time
-from robustcheck_onnx.checker.runner import SAME_OUTPUT, Array, Runner
+from robustcheck_onnx.checker.runner import BATCH_SIZE, SAME_OUTPUT, Array, Runner
 from robustcheck_onnx.checker.scan_plan import measuring_model, plan_scan
 from robustcheck_onnx.checker.scan_records import Layer, ScanModel, ScanReport, notes_of_scan, summary
 
 MAX_IMAGES = 64  # by default: a profile needs no tight interval
-BATCH_SIZE = 8  # by default: throughput hardly grows beyond, memory does
 PROBE_IMAGES = 5  # images that shapes are read from and outputs compared on
 NAMED_SKIPS = 20  # skipped images named in the report
 DECODERS = 2  # threads that decode ahead of the model
@@ -65,7 +64,7 @@ def scan(
         tensor, pool: the representation, as for a check.
         blocks: measure these tensors instead of the ends of blocks found by rule.
         device: auto, cpu, cuda, cuda:N or tensorrt.
-        batch_size: images a forward pass.
+        batch_size: images that the model gets at once.
         progress: called after every batch.
 
     Raises:
@@ -85,9 +84,15 @@ def scan(
         return prepare(item, opened, found.preprocessing)
 
     probe = _first_usable(source, prepare_one)
-    plan = plan_scan(opened, probe, device, blocks)
-    own = Runner(opened, device).run(probe)
-    runner = Runner(measuring_model(opened, plan), device, also=(replace(opened, graph_bytes=b"", added_output=False),))
+    plan = plan_scan(opened, probe, device, blocks, preprocessing=found.preprocessing)
+    own = Runner(opened, device, preprocessing=found.preprocessing).run(probe)
+    runner = Runner(
+        measuring_model(opened, plan),
+        device,
+        preprocessing=found.preprocessing,
+        batch_size=batch_size,
+        also=(replace(opened, graph_bytes=b"", added_output=False),),
+    )
     differences = [_difference(own.representation, runner.represent(probe)[1])]
     if own.class_output is not None:
         again = runner.run(probe).class_output
@@ -163,7 +168,7 @@ def _first_usable(source: images.ImageSource, prepare: Callable[[images.Item], P
         if len(found) == PROBE_IMAGES:
             break
     images.check_bad(len(found) + len(skipped), len(skipped), 1.0, skipped, source.spec or "bundled photos")
-    return np.stack([item.pixels for item in found])
+    return stack(found)
 
 
 def _run(
@@ -192,7 +197,7 @@ def _run(
                 notes.update(item.notes)
                 digests.append(item.digest)
             if waiting and (len(waiting) == batch_size or number == total):
-                rows = runner.run(np.stack([each.pixels for each in waiting])).representation
+                rows = runner.run(stack(waiting)).representation
                 for depth, part in zip(depths, np.split(rows, ends, axis=1), strict=True):
                     depth.update(part)
                 waiting = []

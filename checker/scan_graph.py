@@ -82,26 +82,24 @@ class Tap:
         """Name and length of the pieces of a row, in order."""
         large, features = self.n_largest, self.features
         pieces = {
-            "kurtosis": 1,  # sum over the measured tokens that are not constant
-            "n_tokens": 1,  # number of those
-            "variance": 1,  # sum; only to tell values that are not finite
-            "mean_kurtosis": 1,  # of the mean over all tokens; 0 where constant
-            "class_kurtosis": 1,  # of the first token; 0 where constant
-            "ratio": 1,  # sum of max|h| / median|h| over tokens with a median above 0
-            "n_ratio": 1,
-            "median": 1,  # median over tokens of the median of |h|
-            "top": 1,  # largest z²
-            "top_feature": 1,
-            "top_token": 1,  # among the measured ones
-            "value": large,  # largest |h| of each of the features with the largest, with its sign
-            "value_feature": large,
-            "value_token": large,  # among the measured ones; of a map: the cell that begins there
+            "kurtosis": self.n_measured,  # of each measured token; 0 where constant
+            "token_z2": self.n_measured,  # largest z² of each
+            "median": self.n_medians,  # of |h| of a token, of the tokens that medians are taken over
+            "most": self.n_medians,  # the largest |h| of the same tokens
+            "value_feature": large,  # the features with the largest |h|
+            "value": large,  # that |h|
+            "value_token": large,  # where, among the measured ones; of a map: the cell that begins there
+            "feature_z2": features,  # largest z² of each feature
             "z2": features,  # sums over the measured tokens
             "z4": features,
             "beyond": features,  # number of tokens with |z| > 6
         }
+        if not self.rectified:
+            pieces["highest"] = large  # largest h of the same features
+        if self.positions:
+            pieces["mean"] = features  # over all tokens
         if self.class_token:
-            pieces["class_beyond"] = features
+            pieces["class_beyond"] = features  # of the first token
         return pieces
 
     @property
@@ -211,7 +209,7 @@ END = np.iinfo(np.int64).max  # to the end of an axis
 
 def _measure(graph: _Writer, tap: Tap) -> list[str]:
     """Nodes for one tap; the pieces of its row, each (image, n), in the order of `fields`."""
-    rows, high, low, over_all, axis = _read(graph, tap)
+    rows, size, highest, over_all, axis = _read(graph, tap)
     large, features = tap.n_largest, tap.features
     pieces: dict[str, str] = {}
 
@@ -220,94 +218,65 @@ def _measure(graph: _Writer, tap: Tap) -> list[str]:
     squares = graph.node("Sub", rows, mean)
     squares = graph.node("Mul", squares, squares)
     variance = graph.reduce("ReduceMean", squares, [2], keep=True)
-    usable, inverse = _inverse(graph, variance, mean)
+    least = graph.node("Mul", graph.node("Mul", mean, mean), graph.number(MIN_RELATIVE_VARIANCE[graph.kind]))
+    has_spread = graph.node("Greater", variance, least)  # beyond rounding
+    inverse = graph.where(has_spread, graph.node("Reciprocal", variance), graph.number(0.0))
     z2 = graph.node("Mul", squares, inverse)
     z4 = graph.node("Mul", z2, z2)
-    kurtosis = graph.reduce("ReduceMean", z4, [2])  # (image, row)
-    pieces["kurtosis"] = graph.reduce("ReduceSum", kurtosis, [1], keep=True)
-    pieces["n_tokens"] = graph.reshape(graph.reduce("ReduceSum", graph.cast(usable), [1, 2]), [-1, 1])
-    pieces["variance"] = graph.reshape(graph.reduce("ReduceSum", variance, [1, 2]), [-1, 1])
+    pieces["kurtosis"] = graph.reduce("ReduceMean", z4, [2])
+    pieces["token_z2"] = graph.reduce("ReduceMax", z2, [2])
+    pieces["feature_z2"] = graph.reduce("ReduceMax", z2, [1])
     pieces["z2"] = graph.reduce("ReduceSum", z2, [1])
     pieces["z4"] = graph.reduce("ReduceSum", z4, [1])
     beyond = graph.node("Greater", z2, graph.number(OUTLIER_SD**2))
     pieces["beyond"] = graph.reduce("ReduceSum", graph.cast(beyond), [1])
-    first = graph.slice(kurtosis, [0], [1], [1], [1])
-    pieces["class_kurtosis"] = first
     if tap.class_token:
         pieces["class_beyond"] = graph.cast(graph.reshape(graph.slice(beyond, [0], [1], [1], [1]), [-1, features]))
 
-    # the largest |z|: its feature, then its row
-    most = graph.reduce("ReduceMax", z2, [1])
-    pieces["top"] = graph.reduce("ReduceMax", most, [1], keep=True)
-    feature = graph.node("ArgMax", most, axis=1, keepdims=1)
-    column = _columns(graph, z2, feature, 2, tap.n_measured)  # (image, row, 1)
-    pieces["top_feature"] = graph.cast(feature)
-    pieces["top_token"] = graph.cast(graph.node("ArgMax", graph.reshape(column, [-1, tap.n_measured]), axis=1))
-
     # the largest |h| of features, over all positions
-    size = high if low is None else graph.node("Max", high, low)
-    most = size if not tap.positions else graph.reduce("ReduceMax", size, [3 - axis])
-    chosen = graph.top(most, large, axis=1)[1]
+    most = graph.reduce("ReduceMax", size, [3 - axis]) if tap.positions else size
+    pieces["value"], chosen = graph.top(most, large, axis=1)
     pieces["value_feature"] = graph.cast(chosen)
     if tap.positions:
-        place = graph.node(
-            "ArgMax", _columns(graph, size, chosen, axis, tap.n_measured), axis=3 - axis, keepdims=0
-        )  # (image, chosen)
-        pieces["value_token"] = graph.cast(place)
-        at = graph.reshape(place, [0, 1, -1] if axis == 2 else [0, -1, 1])
-        up = graph.node("GatherElements", _columns(graph, high, chosen, axis, tap.n_measured), at, axis=3 - axis)
-        up = graph.reshape(up, [-1, large])
+        columns = _columns(graph, size, chosen, axis, tap.n_measured)
+        pieces["value_token"] = graph.cast(graph.node("ArgMax", columns, axis=3 - axis, keepdims=0))
     else:
-        up = graph.node("GatherElements", high, chosen, axis=1)
         pieces["value_token"] = graph.node("Mul", graph.cast(chosen), graph.number(0.0))
-    absolute = graph.node("GatherElements", most, chosen, axis=1)
-    is_up = graph.node("Equal", up, absolute)
-    pieces["value"] = graph.where(is_up, absolute, graph.node("Neg", absolute))
-
-    # of the mean over all positions
-    centre = graph.reduce("ReduceMean", over_all, [1], keep=True)
-    around = graph.node("Sub", over_all, centre)
-    around = graph.node("Mul", around, around)
-    spread = graph.reduce("ReduceMean", around, [1], keep=True)
-    around = graph.node("Mul", around, _inverse(graph, spread, centre)[1])
-    pieces["mean_kurtosis"] = graph.reduce("ReduceMean", graph.node("Mul", around, around), [1], keep=True)
+    if highest is not None:
+        pieces["highest"] = graph.node("GatherElements", highest, chosen, axis=1)
+    if tap.positions:
+        pieces["mean"] = over_all
 
     # medians, over few rows
     few = rows if tap.median_step == 1 else graph.slice(rows, [0], [END], [1], [tap.median_step])
-    few = graph.node("Abs", few)
-    median = _median(graph, few, 2, features)  # (image, row, 1)
-    has_median = graph.node("Greater", median, graph.number(0.0))
-    ratio = graph.node(
-        "Div", graph.reduce("ReduceMax", few, [2], keep=True), graph.where(has_median, median, graph.number(1.0))
-    )
-    ratio = graph.where(has_median, ratio, graph.number(0.0))
-    pieces["ratio"] = graph.reshape(graph.reduce("ReduceSum", ratio, [1, 2]), [-1, 1])
-    pieces["n_ratio"] = graph.reshape(graph.reduce("ReduceSum", graph.cast(has_median), [1, 2]), [-1, 1])
-    pieces["median"] = median if tap.n_medians == 1 else _median(graph, median, 1, tap.n_medians)
-    lengths = tap.fields
-    return [_shaped(graph, pieces[name], lengths[name]) for name in lengths]
+    few = few if tap.rectified else graph.node("Abs", few)
+    pieces["median"] = _median(graph, few, 2, features)
+    pieces["most"] = graph.reduce("ReduceMax", few, [2])
+    return [pieces[name] for name in tap.fields]
 
 
 def _read(graph: _Writer, tap: Tap) -> tuple[str, str, str | None, str, int]:
     """What a tap's statistics are computed from.
 
-    The measured rows (image, row, feature); the largest values of all cells and the largest of their negatives (None
-    where there is none below 0), each (image, cell, feature) or (image, feature, cell); the mean over all positions
-    (image, feature); the axis of the features in the second and third. A cell of tokens is a token.
+    The measured rows (image, row, feature); the largest |h| of each cell, (image, cell, feature) or (image, feature,
+    cell), of a vector (image, feature); the largest h over all positions (None where no h is below 0: the same then)
+    and the mean over them, (image, feature); the axis of the features in the second. A cell of tokens is a token.
 
     Feature maps are read by pooling, which ONNX Runtime does in the blocked layout of its convolutions: a map never
     has to be turned round as a whole.
     """
     features, n = tap.features, tap.n_measured
     whole = graph.cast(tap.tensor)
-    if tap.form == "vector":
-        return graph.reshape(whole, [-1, 1, features]), whole, graph.node("Neg", whole), whole, 1
     if tap.form == "tokens_first":
         whole = graph.node("Transpose", whole, perm=[1, 0, 2])
-    if tap.form.startswith("tokens"):
-        return whole, whole, graph.node("Neg", whole), graph.reduce("ReduceMean", whole, [1]), 2
     if tap.form == "map_last":
         whole = graph.node("Transpose", whole, perm=[0, 3, 1, 2])
+    size = whole if tap.rectified else graph.node("Abs", whole)
+    if tap.form == "vector":
+        return graph.reshape(whole, [-1, 1, features]), size, None if tap.rectified else whole, whole, 1
+    if tap.form.startswith("tokens"):
+        highest = None if tap.rectified else graph.reduce("ReduceMax", whole, [1])
+        return whole, size, highest, graph.reduce("ReduceMean", whole, [1]), 2
 
     def pooled(tensor: str, edges: Sequence[int]) -> str:
         if max(tap.strides) > 1:
@@ -317,17 +286,12 @@ def _read(graph: _Writer, tap: Tap) -> tuple[str, str, str | None, str, int]:
         return graph.reshape(tensor, [-1, features, n])
 
     rows = graph.node("Transpose", pooled(whole, (1, 1)), perm=[0, 2, 1])
-    low = None if tap.rectified else pooled(graph.node("Neg", whole), tap.strides)
-    mean = graph.reshape(graph.node("GlobalAveragePool", whole), [-1, features])
-    return rows, pooled(whole, tap.strides), low, mean, 1
 
+    def over_all(pool: str) -> str:
+        return graph.reshape(graph.node(pool, whole), [-1, features])
 
-def _inverse(graph: _Writer, variance: str, mean: str) -> tuple[str, str]:
-    """Whether there is spread beyond rounding, and 1 / variance, 0 where there is none."""
-    least = graph.node("Mul", graph.node("Mul", mean, mean), graph.number(MIN_RELATIVE_VARIANCE[graph.kind]))
-    usable = graph.node("Greater", variance, least)
-    safe = graph.where(usable, variance, graph.number(1.0))
-    return usable, graph.where(usable, graph.node("Reciprocal", safe), graph.number(0.0))
+    highest = None if tap.rectified else over_all("GlobalMaxPool")
+    return rows, pooled(size, tap.strides), highest, over_all("GlobalAveragePool"), 1
 
 
 def _columns(graph: _Writer, tensor: str, features: str, axis: int, n_positions: int) -> str:
@@ -344,14 +308,9 @@ def _columns(graph: _Writer, tensor: str, features: str, axis: int, n_positions:
 
 
 def _median(graph: _Writer, tensor: str, axis: int, n: int) -> str:
-    """Median along the last axis, of length n; that axis stays with length 1. As numpy.median."""
+    """Median along the last axis, of length n, which goes. As numpy.median."""
     upper, _ = graph.top(tensor, n // 2 + 1, axis=axis, sorted=0)
     if n % 2:
-        return graph.reduce("ReduceMin", upper, [axis], keep=True)
+        return graph.reduce("ReduceMin", upper, [axis])
     middle, _ = graph.top(upper, 2, axis=axis, largest=0, sorted=0)
-    return graph.reduce("ReduceMean", middle, [axis], keep=True)
-
-
-def _shaped(graph: _Writer, tensor: str, length: int) -> str:
-    """(image, length)."""
-    return graph.reshape(tensor, [-1, length])
+    return graph.reduce("ReduceMean", middle, [axis])

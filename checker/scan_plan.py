@@ -16,6 +16,7 @@ from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.graph import ModelFile, with_shapes
 from robustcheck_onnx.checker.layers import Layers, build_layers
 from robustcheck_onnx.checker.pooling import choose_pool, show_shape
+from robustcheck_onnx.checker.preprocess import Preprocessing
 from robustcheck_onnx.checker.runner import Array, Runner
 from robustcheck_onnx.checker.scan_graph import MIN_OPSET, OUTPUT, Tap, add_scan, add_shapes, read_shapes
 
@@ -37,14 +38,21 @@ class Plan:
     n_left_out: int
 
 
-def plan_scan(model: ModelFile, pixels: Array, device: str = "cpu", named: Sequence[str] = ()) -> Plan:
+def plan_scan(
+    model: ModelFile,
+    pixels: Array,
+    device: str = "cpu",
+    named: Sequence[str] = (),
+    preprocessing: Preprocessing | None = None,
+) -> Plan:
     """Find the ends of a model's blocks, and how their axes read, from its graph and the shapes of one run.
 
     Args:
         model: from `open_model`.
-        pixels: (image, height, width, 3), preprocessed; one or more.
+        pixels: (image, height, width, 3), as `Runner.run` takes them; one or more.
         device: where to run.
         named: tensors to take instead.
+        preprocessing: as for `Runner`.
 
     Raises:
         UsageError: no such tensor.
@@ -68,7 +76,9 @@ def plan_scan(model: ModelFile, pixels: Array, device: str = "cpu", named: Seque
     wanted |= {*passages, *named}
     tensors = [name for name in dict.fromkeys([*sorted(wanted), model.fetch]) if layers.types.get(name) in _OR_UNKNOWN]
     pixels = np.concatenate([pixels, pixels])[: max(2, len(pixels))]
-    shapes, batch = _shapes(model, proto, tensors, pixels, device, opset)
+    add_shapes(proto, tensors, model.image_input.name, opset)
+    runner = Runner(_with_output(model, proto), device, preprocessing=preprocessing)
+    shapes, batch = _shapes(runner, tensors, pixels)
     order = {name: index for index, node in enumerate(nodes) for name in node.output}
     rule = "named" if named else "residual"
     if named:
@@ -121,13 +131,9 @@ def _check_named(layers: Layers, name: str, where: str) -> None:
         )
 
 
-def _shapes(
-    model: ModelFile, proto: onnx.ModelProto, tensors: Sequence[str], pixels: Array, device: str, opset: int
-) -> tuple[dict[str, tuple[int, ...]], int]:
+def _shapes(runner: Runner, tensors: Sequence[str], pixels: Array) -> tuple[dict[str, tuple[int, ...]], int]:
     """Shapes in one run, and the number of images that it ran."""
-    add_shapes(proto, tensors, model.image_input.name, opset)
-    runner = Runner(_with_output(model, proto), device)
-    (rows,) = runner.represent(pixels)
+    (rows,) = runner.represent(pixels, len(pixels))
     return dict(zip(tensors, read_shapes(rows[0], len(tensors)), strict=True)), runner.fixed_batch or len(pixels)
 
 

@@ -25,7 +25,7 @@ from robustcheck_onnx.checker.digests import digest_of_set
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.graph import ModelFile, open_model
 from robustcheck_onnx.checker.pipeline import Progress
-from robustcheck_onnx.checker.preprocess import Preprocessing, apply, apply_uint8
+from robustcheck_onnx.checker.preprocess import Preprocessing, apply_uint8
 from robustcheck_onnx.checker.report import Time
 from robustcheck_onnx.checker.runner import Runner
 from robustcheck_onnx.checker.shift_call import Spec, parse_call, read_report, verdict_of
@@ -41,7 +41,7 @@ AHEAD = 64  # decoded images that may wait
 @dataclass(frozen=True)
 class _Image:
     digest: str
-    pixels: npt.NDArray[np.generic]
+    pixels: npt.NDArray[np.uint8]
 
 
 class _Opened(NamedTuple):
@@ -94,7 +94,7 @@ def measure_shift(
     )
     sources = [images.open_images(spec.path, seed=seed, limit=max_images) for spec in (first, *others)]
     read = [labels.labels_of(source) for source in sources]
-    runner = Runner(opened, device=device)
+    runner = Runner(opened, device, preprocessing=found.preprocessing, batch_size=batch_size)
     scores = _scores(runner, found.preprocessing)
     folders = sorted(set(read[0]))
     sets = [
@@ -219,17 +219,15 @@ def _measure(
 ) -> tuple[SetResult, list[str]]:
     """Run one set through the model: its accuracy, and the digests of its images."""
     clock = time.perf_counter()
-    takes_uint8 = runner.model.image_input.dtype == "uint8"
 
     def prepare(item: images.Item) -> _Image | images.Skipped:
         if not isinstance(item, images.Picture):
             assert isinstance(item, images.Skipped)  # labels_of refuses tensors
             return item
         try:
-            pixels = (apply_uint8 if takes_uint8 else apply)(preprocessing, item.image)
+            return _Image(item.digest, apply_uint8(preprocessing, item.image))
         except CannotAssessError as fault:  # a strip that cannot be resized: this image's fault, not the run's
             return images.Skipped(item.name, fault.message)
-        return _Image(item.digest, pixels)
 
     skipped: list[images.Skipped] = []
     digests: list[str] = []

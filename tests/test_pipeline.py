@@ -96,14 +96,14 @@ def test_memory_that_runs_out_changes_no_verdict(
 ) -> None:
     model, photos = lookup_pass
     whole = check(model, images=photos)
-    real = Runner._run_session
+    real = Runner._pass
 
-    def run_session(self: Runner, session: Any, names: list[str], feed: dict[str, Any]) -> list[Any]:
-        if len(next(iter(feed.values()))) > 3:
+    def one_pass(self: Runner, session: Any, names: list[str], batch: Any, options: Any) -> list[Any]:
+        if len(batch) > 3:
             raise RuntimeError("Failed to allocate memory for requested buffer of size 12")
-        return real(self, session, names, feed)
+        return real(self, session, names, batch, options)
 
-    monkeypatch.setattr(Runner, "_run_session", run_session)
+    monkeypatch.setattr(Runner, "_pass", one_pass)
     short = check(model, images=photos)
     assert short.verdict == whole.verdict
     assert short.evidence.statistics.kurtosis.estimate == pytest.approx(

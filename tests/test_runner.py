@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -23,9 +25,9 @@ Pixels = NDArray[Any]
 
 @pytest.fixture
 def runner(tmp_path: Path) -> Any:
-    def make(model: onnx.ModelProto, device: str = "cpu", **options: Any) -> Runner:
+    def make(model: onnx.ModelProto, device: str = "cpu", *, threads: int | None = None, **options: Any) -> Runner:
         onnx.save(model, tmp_path / "m.onnx")
-        return Runner(open_model(tmp_path / "m.onnx", **options), device)
+        return Runner(open_model(tmp_path / "m.onnx", **options), device, threads=threads)
 
     return make
 
@@ -135,7 +137,7 @@ def test_what_fails_alone_and_not_in_company_depends_on_its_batch(
     ]
     run = runner(onnx_models.build(nodes, ["embedding"], weights))
     assert np.isnan(run.run(pixels[:1]).representation).all()
-    assert np.isfinite(run.run(pixels).representation).all()
+    assert np.isfinite(run.run(pixels[:4]).representation).all()  # one pass
     assert run.batch_invariances(pixels)[0] == 1e9
 
 
@@ -189,7 +191,7 @@ def test_output_without_image_axis(runner: Any, onnx_models: ModuleType, pixels:
     nodes, weights = onnx_models.pooled()
     weights["first"] = np.array([0], np.int64)
     nodes.append(("ReduceMean", ["features", "first"], ["embedding"]))
-    with pytest.raises(CannotAssessError, match=r"output 'embedding' has shape \(1, 16\) for 5 images"):
+    with pytest.raises(CannotAssessError, match=r"output 'embedding' has shape \(1, 16\) for 4 images"):
         runner(onnx_models.build(nodes, ["embedding"], weights)).run(pixels)
 
 
@@ -270,17 +272,17 @@ def test_memory_errors_are_the_environment(runner: Any, onnx_models: ModuleType)
 def short_of_memory(monkeypatch: pytest.MonkeyPatch, most: int) -> list[int]:
     """Make every pass of more than `most` images fail as ONNX Runtime does; the sizes that were tried."""
     tried: list[int] = []
-    real = Runner._run_session
+    real = Runner._pass
 
-    def run_session(self: Runner, session: Any, names: list[str], feed: dict[str, Any]) -> list[Any]:
-        tried.append(len(next(iter(feed.values()))))
-        if tried[-1] > most:
+    def one_pass(self: Runner, session: Any, names: list[str], batch: Pixels, options: Any) -> list[Any]:
+        tried.append(len(batch))
+        if len(batch) > most:
             raise RuntimeError(
                 "BFCArena::AllocateRawInternal Failed to allocate memory for requested buffer of size 12"
             )
-        return real(self, session, names, feed)
+        return real(self, session, names, batch, options)
 
-    monkeypatch.setattr(Runner, "_run_session", run_session)
+    monkeypatch.setattr(Runner, "_pass", one_pass)
     return tried
 
 
@@ -290,12 +292,38 @@ def test_memory_that_runs_out_halves_the_batch(
     pixels = np.random.default_rng(0).normal(size=(32, 8, 8, 3)).astype(np.float32)
     model = runner(onnx_models.encoder())
     expected = model.run(pixels).representation
-    tried = short_of_memory(monkeypatch, 5)
+    tried = short_of_memory(monkeypatch, 3)
     np.testing.assert_allclose(model.run(pixels).representation, expected, rtol=1e-5)
-    assert tried == [8, 4, 4, 4, 4, 4, 4, 4, 4]  # 8: the largest pass on a CPU
+    assert sorted(tried) == [2] * 16 + [4] * 8  # 4: the largest pass on a CPU
     tried.clear()
     model.run(pixels[:7])
-    assert tried == [4, 3]  # it stays halved: memory that ran out once will again
+    assert sorted(tried) == [1, 2, 2, 2]  # it stays halved: memory that ran out once will again
+
+
+@pytest.mark.parametrize("fixed", [None, 2])
+def test_memory_that_passes_side_by_side_take_is_no_error(
+    runner: Any, onnx_models: ModuleType, monkeypatch: pytest.MonkeyPatch, pixels: Pixels, fixed: int | None
+) -> None:
+    proto = onnx_models.encoder()
+    expected = runner(proto).run(pixels).representation
+    if fixed:
+        for value in (proto.graph.input[0], proto.graph.output[0]):
+            value.type.tensor_type.shape.dim[0].dim_value = fixed
+    model = runner(proto, threads=3)
+    real, inside = Runner._pass, threading.Semaphore(1)
+
+    def one_pass(self: Runner, *arguments: Any) -> list[Any]:
+        if not inside.acquire(blocking=False):
+            raise RuntimeError("Failed to allocate memory for requested buffer of size 12")
+        try:
+            time.sleep(0.05)  # so that passes meet
+            return real(self, *arguments)
+        finally:
+            inside.release()
+
+    monkeypatch.setattr(Runner, "_pass", one_pass)
+    np.testing.assert_allclose(model.run(pixels).representation, expected, rtol=1e-5)
+    assert model._n_passes == 1
 
 
 def test_memory_that_one_image_does_not_fit_is_an_error(

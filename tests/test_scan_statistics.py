@@ -148,10 +148,10 @@ def test_the_state_does_not_grow_with_images() -> None:
             rows = np.abs(rng.normal(size=(50, tap.n_numbers))) + 1
             ends = np.cumsum([0, *tap.fields.values()])
             at = dict(zip(tap.fields, ends, strict=False))
-            rows[:, at["top"]] = 99
-            for name, length, most in (("top_feature", 1, 32), ("top_token", 1, 5), ("value_feature", 3, 32),
-                                       ("value_token", 3, 5)):  # fmt: skip
-                rows[:, at[name] : at[name] + length] = rng.integers(0, most, (50, length))
+            for name, length in (("feature_z2", 32), ("token_z2", 5)):
+                rows[np.arange(50), at[name] + rng.integers(0, length, 50)] = 99
+            for name, most in (("value_feature", 32), ("value_token", 5)):
+                rows[:, at[name] : at[name] + 3] = rng.integers(0, most, (50, 3))
             rows[:, at["value"] : at["value"] + 3] = 1e6
             state.update(rows)
         sizes.append(len(pickle.dumps(state)))
