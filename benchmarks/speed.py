@@ -41,7 +41,6 @@ sys.exit(0 if code in (0, 1) else code)
 FIRST_INFERENCE = """
 import sys
 from robustcheck_onnx.checker import measure
-from robustcheck_onnx.checker.execution import cpu_threads, open_session
 from robustcheck_onnx.checker.measurement import Job, nothing_yet
 opened = measure.open_job(Job(model=__import__("pathlib").Path(sys.argv[1]), images=sys.argv[2], max_images=1))
 for _ in measure.batches(opened, nothing_yet(1), measure.decode(opened, opened.source)): pass
@@ -50,7 +49,6 @@ for _ in measure.batches(opened, nothing_yet(1), measure.decode(opened, opened.s
 SESSION = """
 import sys
 from robustcheck_onnx.checker import measure
-from robustcheck_onnx.checker.execution import cpu_threads, open_session
 from robustcheck_onnx.checker.measurement import Job, nothing_yet
 opened = measure.open_job(Job(model=__import__("pathlib").Path(sys.argv[1]), images=sys.argv[2], max_images=8))
 measure.probe(opened)
@@ -143,7 +141,7 @@ def alternate(actions: dict[str, list[str]], runs: int) -> dict[str, float]:
 
 
 def beyond_session_mib(model: Model, photos: Path) -> float:
-    """Peak memory (MiB) of a check over 256 photos beyond that of opening and probing the model and one pass."""
+    """Peak memory (MiB) of a check over 256 photos beyond that of opening and probing the model and 8 of them."""
     check = [str(COMMAND), str(model.onnx), "--images", str(photos), "-q", "--max-images", "256"]
     return peak_mib(*check) - peak_mib(sys.executable, "-c", SESSION, model.onnx, photos)
 

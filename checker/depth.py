@@ -173,10 +173,11 @@ class Depth:
         self._sums[f"n_{name}"] += float((values > 0).sum())
 
     def _place_outliers(self, row: dict[str, Array]) -> None:
-        features, tokens = row["feature_z2"].argmax(axis=1), row["token_z2"].argmax(axis=1)
-        for top, *at in zip(row["feature_z2"].max(axis=1), features, tokens, strict=True):
-            if top > OUTLIER_VARIANCE:
-                place = (int(at[0]), int(at[1]))
+        for by_feature, by_token in zip(row["feature_z2"], row["token_z2"], strict=True):
+            top, features = by_feature.max(), np.flatnonzero(by_feature == by_feature.max())
+            tokens = np.flatnonzero(by_token == by_token.max())
+            if top > OUTLIER_VARIANCE and 1 in {len(features), len(tokens)}:  # else which of them meet is not known
+                place = (int(features[0]), int(tokens[0]))
                 self._tops[place] += 1
                 self._largest_z2[place] = max(self._largest_z2.get(place, 0.0), float(top))
 

@@ -120,7 +120,7 @@ def open_session(
 def describe(
     session: ort.InferenceSession, model: ModelFile, device: str, level: str, reason: str, threads: int
 ) -> Execution:
-    """The facts of a session, from the session itself; `threads` are those it was opened with."""
+    """The facts of a session, from the session itself; `threads` are those of all passes side by side."""
     obtained = tuple(session.get_providers())
     nodes: dict[str, int] | None = None
     heavy: dict[str, int] = {}

@@ -109,7 +109,7 @@ def open_sessions(inputs: Inputs, *, threads: int | None = None) -> Opened:
             Runner(
                 first,
                 inputs.job.device,
-                preprocessing=inputs.preprocessing.preprocessing,
+                preprocessing=None if inputs.source.kind == "tensors" else inputs.preprocessing.preprocessing,
                 also=also,
                 threads=threads,
                 batch_size=inputs.job.batch_size,

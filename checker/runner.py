@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.execution import (
     CPU,
+    CUDA,
     ORT_FATAL,
     RUN_ERRORS,
     cpu_threads,
@@ -75,7 +76,7 @@ class Runner:
         also: the same file opened for further tensors, to be read in the same forward pass: each of them, and the
             one of `model`, must be an output of the graph as its author wrote it.
         threads: cores for ONNX Runtime; None = all that this process may use.
-        batch_size: images that are given at once; as many are in work at a time.
+        batch_size: images that callers give at once; no more of them are in work at a time.
 
     Raises:
         UsageError: no such device.
@@ -98,19 +99,23 @@ class Runner:
         assert not also or not any(opened.added_output for opened in self.models)
         self._device = device
         self._cores = threads or cpu_threads()
-        side_by_side = batch_size // (self.fixed_batch or MOST_IMAGES_ON_CPU)
+        side_by_side = max(1, min(self._cores, batch_size // (self.fixed_batch or MOST_IMAGES_ON_CPU)))
         # one pass at a time on a GPU, and in one thread for good: CUDA keeps a context a thread
-        self._run_side_by_side(1 if expects_gpu(device) else max(1, min(self._cores, side_by_side)))
-        self._threads = -(-self._cores // self._n_passes)
+        self._run_side_by_side(1 if expects_gpu(device) else side_by_side)
         self._open("all")
+        if self.execution.providers[0] == CPU and self._n_passes != side_by_side:  # a GPU that could not start
+            self._run_side_by_side(side_by_side)
+            self._open("all")
         self._scaling: ort.InferenceSession | None = None
         if preprocessing is not None and model.image_input.dtype != "uint8":
             self._scaling = self._open_scaling(preprocessing)
         self._most = MOST_IMAGES_ON_CPU if self.execution.providers[0] == CPU else MOST_IMAGES
 
     def _run_side_by_side(self, n_passes: int) -> None:
+        """Threads for passes; those of a session, opened after it, help all of them where there are more cores."""
         self._n_passes = n_passes
         self._passes = ThreadPoolExecutor(n_passes, thread_name_prefix="run")
+        self._threads = self._cores - n_passes + 1  # a pass counts its own thread
 
     def _open(self, level: str) -> None:
         self._session, reason = open_session(
@@ -124,7 +129,9 @@ class Runner:
             raise CannotAssessError(
                 f"{self.model.path}: preprocessed pixels are not all finite; mean and std must be", "--preprocess"
             )
-        device = self._device if self.execution.providers[0] != CPU else "cpu"
+        first, device = self.execution.providers[0], self._device
+        if first != CUDA:  # no engine is built for five operators
+            device = "cpu" if first == CPU else "cuda"
         graph = input_graph(preprocessing, self.model.image_input)
         return open_session(graph, self.model, device, threads=self._threads)[0]
 
@@ -155,33 +162,43 @@ class Runner:
             scores = outputs[-1].reshape(len(outputs[-1]), -1)
         return RunOutput(_representation(outputs[0], self.model), scores)
 
-    def represent(self, pixels: Array, most: int | None = None) -> tuple[Array, ...]:
+    def represent(self, pixels: Array, *, whole: bool = False) -> tuple[Array, ...]:
         """The representations of images, one (image, feature) for each of `models`; each pass gives all of them.
 
-        most: images of a pass, where it is not the runner's choice. Other arguments and errors as for `run`.
+        whole: in one pass, but for a fixed batch. Other arguments and errors as for `run`.
         """
-        return self._represent([pixels], most)[0]
+        return self._represent([pixels], whole=whole)[0]
 
-    def _represent(self, sets: Sequence[Array], most: int | None = None) -> list[tuple[Array, ...]]:
-        outputs = self._outputs(self._session, sets, [model.fetch for model in self.models], most)
+    def _represent(self, sets: Sequence[Array], *, whole: bool) -> list[tuple[Array, ...]]:
+        outputs = self._outputs(self._session, sets, [model.fetch for model in self.models], whole=whole)
         return [
             tuple(_representation(values, model) for values, model in zip(each, self.models, strict=True))
             for each in outputs
         ]
 
-    def batch_invariances(self, pixels: Array) -> tuple[float, ...]:
+    def batch_invariances(self, pixels: Array) -> tuple[float | None, ...]:
         """Largest relative difference between an image's representation alone and in company, for each of `models`.
 
         max |alone − company| / rms(alone) over the first images of `pixels`; company is the batch in order and
         reversed, and a batch of one image repeated stands for "alone" where the batch is fixed. 0 means that no
-        image's representation depends on its batch; with a fixed batch of 1 it can't, and a single image says
-        nothing; 1e9 at most, also where a value is finite in company and not alone, or the other way round.
+        image's representation depends on its batch; with a fixed batch of 1 it can't; 1e9 at most, also where a value
+        is finite in company and not alone, or the other way round. Company is one pass: where memory is short it has
+        fewer images, and no later pass has more; None where it is a single image, which says nothing.
         """
-        pixels = pixels[:COMPANY_IMAGES]
-        *single, in_order, reversed_ = self._represent(
-            [*(pixels[i : i + 1] for i in range(len(pixels))), pixels, pixels[::-1]], most=COMPANY_IMAGES
-        )
-        differences = []
+        company = pixels[:COMPANY_IMAGES]
+        while len(company) > 1:
+            sets = [*(company[i : i + 1] for i in range(len(company))), company, company[::-1]]
+            try:
+                *single, in_order, reversed_ = self._represent(sets, whole=True)
+                break
+            except EnvironmentFaultError:
+                if self.fixed_batch:
+                    raise
+                company = company[: len(company) // 2]
+                self._most = min(self._most, len(company))
+        else:
+            return (None,) * len(self.models)
+        differences: list[float | None] = []
         for rows, company, turned in zip(zip(*single, strict=True), in_order, reversed_, strict=True):
             alone = np.concatenate(rows)
             differences.append(max(_relative_difference(alone, company), _relative_difference(alone, turned[::-1])))
@@ -211,38 +228,46 @@ class Runner:
         return OutputCheck(difference <= limit, difference, self.execution.optimization)
 
     def _outputs(
-        self, session: Any, sets: Sequence[Array], names: list[str], most: int | None = None
+        self, session: Any, sets: Sequence[Array], names: list[str], *, whole: bool = False
     ) -> list[list[Array]]:
         """Named outputs for the images of each set, in as many passes as the device, a fixed batch or memory call for.
 
-        most: images of a pass, where that is not the runner's own choice.
+        whole: one pass for each set, but for a fixed batch.
         """
-        size = self.fixed_batch or most or self._most
-        cut = [[feed[i : i + size] for i in range(0, len(feed), size)] for feed in map(self._feed, sets)]
-        ran = iter(self._run_batches(session, names, [batch for batches in cut for batch in batches]))
+        cut = []
+        for feed in map(self._feed, sets):
+            size = self.fixed_batch or (len(feed) if whole else self._most)
+            cut.append([feed[i : i + size] for i in range(0, len(feed), size)])
+        batches = [batch for each in cut for batch in each]
+        ran = iter(self._run_batches(session, names, batches, can_halve=not whole and not self.fixed_batch))
         refuse_changed(self.model.path, self.model.external)
         return [
-            [np.concatenate(values) for values in zip(*itertools.islice(ran, len(batches)), strict=True)]
-            for batches in cut
+            [np.concatenate(values) for values in zip(*itertools.islice(ran, len(each)), strict=True)] for each in cut
         ]
 
-    def _run_batches(self, session: Any, names: list[str], batches: Sequence[Array]) -> list[list[Array]]:
-        """Named outputs of each batch. Where memory runs out, batches are halved for good and tried again."""
+    def _run_batches(
+        self, session: Any, names: list[str], batches: Sequence[Array], *, can_halve: bool
+    ) -> list[list[Array]]:
+        """Named outputs of each batch.
+
+        Where memory runs out, passes run one after the other for good, then batches are halved for good.
+        """
         outputs, side_by_side = [], self._n_passes > 1
         for batch, outcome in zip(batches, self._run_session(session, names, batches), strict=True):
             if not isinstance(outcome, Exception):
                 outputs.append(self._by_image(batch, names, outcome))
                 continue
             fault = translate(outcome, self.model)
-            can_halve, half = not self.fixed_batch and len(batch) > 1, len(batch)
-            if not isinstance(fault, EnvironmentFaultError) or not (can_halve or side_by_side):
+            size = len(batch)
+            if not isinstance(fault, EnvironmentFaultError) or not (side_by_side or (can_halve and size > 1)):
                 raise fault from outcome
-            if can_halve:
-                half = len(batch) // 2
-                self._most = min(self._most, half)
-            else:
-                self._run_side_by_side(1)  # passes beside it may have taken the memory
-            again = self._run_batches(session, names, [batch[i : i + half] for i in range(0, len(batch), half)])
+            if not side_by_side:
+                size //= 2
+                self._most = min(self._most, size)
+            elif self._n_passes > 1:
+                self._run_side_by_side(1)
+            parts = [batch[i : i + size] for i in range(0, len(batch), size)]
+            again = self._run_batches(session, names, parts, can_halve=can_halve)
             outputs.append([np.concatenate(values) for values in zip(*again, strict=True)])
         return outputs
 
@@ -266,8 +291,10 @@ class Runner:
         """
         options = ort.RunOptions()
         options.log_severity_level = ORT_FATAL
-        running = [self._passes.submit(self._pass, session, names, batch, options) for batch in batches]
+        running: list[Future[list[Any]]] = []
         try:
+            for batch in batches:
+                running.append(self._passes.submit(self._pass, session, names, batch, options))
             wait(running)
         except BaseException:
             options.terminate = True
@@ -296,7 +323,7 @@ class Runner:
         self._scaling.run_with_iobinding(binding, options)
         binding.synchronize_outputs()
         (image,) = binding.get_outputs()
-        return [value.numpy() for value in session.run_with_ort_values(names, {name: image}, options)]
+        return list(session.run(names, {name: image}, options))
 
     def _feed(self, pixels: Array) -> Array:
         """Pixels in the model's layout and type; uint8 as they are where they are scaled on the device."""
@@ -311,7 +338,7 @@ class Runner:
                     f"{where}: preprocessed {name} is {pixels.shape[axis]} px; the model takes {size} px",
                     "--preprocess FILE with that size",
                 )
-        if not np.isfinite(pixels).all():
+        if pixels.dtype != np.uint8 and not np.isfinite(pixels).all():
             raise CannotAssessError(
                 f"{where}: preprocessed pixels are not all finite; mean and std must be", "--preprocess"
             )

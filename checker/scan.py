@@ -182,7 +182,7 @@ def _run(
 ) -> ImageFacts:
     """Run all images and add them up."""
     clock, total = time.perf_counter(), len(source)
-    ends = np.cumsum([depth.tap.n_numbers for depth in depths])[:-1]
+    *ends, n_numbers = np.cumsum([depth.tap.n_numbers for depth in depths])
     sanity, notes = imageset.ImageSetState(), Counter[str]()
     skipped: list[images.Skipped] = []
     digests: list[str] = []
@@ -198,6 +198,12 @@ def _run(
                 digests.append(item.digest)
             if waiting and (len(waiting) == batch_size or number == total):
                 rows = runner.run(stack(waiting)).representation
+                if rows.shape[1] != n_numbers:
+                    raise CannotAssessError(
+                        f"{runner.model.path}: statistics of an image are {rows.shape[1]} numbers; {n_numbers} were "
+                        "planned from its first images: the number of tokens must not depend on the images",
+                        f"robustcheck scan {shlex.quote(str(runner.model.path))} --block TENSOR",
+                    )
                 for depth, part in zip(depths, np.split(rows, ends, axis=1), strict=True):
                     depth.update(part)
                 waiting = []

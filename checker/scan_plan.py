@@ -133,7 +133,7 @@ def _check_named(layers: Layers, name: str, where: str) -> None:
 
 def _shapes(runner: Runner, tensors: Sequence[str], pixels: Array) -> tuple[dict[str, tuple[int, ...]], int]:
     """Shapes in one run, and the number of images that it ran."""
-    (rows,) = runner.represent(pixels, len(pixels))
+    (rows,) = runner.represent(pixels, whole=True)
     return dict(zip(tensors, read_shapes(rows[0], len(tensors)), strict=True)), runner.fixed_batch or len(pixels)
 
 

@@ -132,7 +132,7 @@ def test_batch_invariance_is_that_of_the_session_that_measures(
     levels = []
     real = Runner.batch_invariances
 
-    def batch_invariances(self: Runner, pixels: Any) -> tuple[float, ...]:
+    def batch_invariances(self: Runner, pixels: Any) -> tuple[float | None, ...]:
         levels.append(self.execution.optimization)
         return real(self, pixels)
 
