@@ -165,3 +165,15 @@ def test_a_gpu_gives_the_same_numbers(small: Path) -> None:
     for a, b in zip(cpu.layers, cuda.layers, strict=True):
         assert_close(a.statistics.kurtosis, b.statistics.kurtosis, rtol=1e-3)
         assert_close(a.statistics.rms_kurtosis, b.statistics.rms_kurtosis, rtol=1e-3)
+
+
+def test_rows_of_another_width_than_planned_are_refused(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where the number of tokens depends on the images: cut as planned, numbers would stand in others' places."""
+    real = scan_plan.measuring_model
+
+    def one_less(model: Any, plan: scan_plan.Plan) -> Any:
+        return real(model, dataclasses.replace(plan, taps=plan.taps[1:]))
+
+    monkeypatch.setattr(scan, "measuring_model", one_less)
+    with pytest.raises(CannotAssessError, match=r"statistics of an image are \d+ numbers; \d+ were planned"):
+        scanned(small)
