@@ -276,6 +276,8 @@ def _words(fault: BaseException, arguments: list[str]) -> tuple[int, str, str]:
         return code, getattr(fault, "message", str(fault)), getattr(fault, "hint", "")
     if isinstance(fault, MemoryError) or (isinstance(fault, OSError) and fault.errno == errno.ENOMEM):
         return 4, "memory: the process ran out of it; model and batch must fit", "free -h"
+    if isinstance(fault, RuntimeError) and str(fault) == "can't start new thread":  # CPython has no class for it
+        return 4, "threads: no more can be started; memory and the number of processes must allow some", "ulimit -v -u"
     if isinstance(fault, ImportError):
         name = fault.name or "a package"
         return 4, f"{name}: package is not importable ({fault}); the installation must be whole", "pip check"

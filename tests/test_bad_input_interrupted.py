@@ -36,6 +36,21 @@ def test_memory_that_ends_is_the_environment(world: Path) -> None:
     assert done.stdout == ""
 
 
+@pytest.mark.skipif(sys.platform == "darwin", reason="macOS ignores RLIMIT_AS")
+def test_threads_that_can_not_start_are_the_environment(world: Path) -> None:
+    code = """
+import resource, sys, threading
+resource.setrlimit(resource.RLIMIT_AS, (6 << 30, 6 << 30))
+threading.stack_size(8 << 30)  # of Python's threads: more than there is
+from robustcheck_onnx.checker import cli
+sys.exit(cli.main(sys.argv[1:]))
+"""
+    call = [sys.executable, "-c", code, "pass.onnx", "--images", "five", "-q"]
+    done = subprocess.run(call, cwd=world, env=environment(), capture_output=True, text=True, check=False)
+    said = "threads: no more can be started; memory and the number of processes must allow some"
+    assert (done.returncode, done.stderr) == (4, f"error: {said}\nhint: ulimit -v -u\n")
+
+
 @pytest.mark.parametrize(("number", "code", "words"), SIGNALS)
 def test_an_interrupted_check_leaves_nothing(
     world: Path, tmp_path: Path, number: signal.Signals, code: int, words: str
