@@ -243,3 +243,24 @@ def saboteur(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[
         return kills
 
     return prepare
+
+
+@pytest.fixture
+def runner(tmp_path: Path) -> Any:
+    """A session for a graph made in the test."""
+    import onnx
+
+    from robustcheck_onnx.checker.graph import open_model
+    from robustcheck_onnx.checker.runner import Runner
+
+    def make(model: onnx.ModelProto, device: str = "cpu", *, threads: int | None = None, **options: Any) -> Runner:
+        onnx.save(model, tmp_path / "m.onnx")
+        return Runner(open_model(tmp_path / "m.onnx", **options), device, threads=threads)
+
+    return make
+
+
+@pytest.fixture
+def pixels() -> Any:
+    """Five preprocessed images of 8 × 8, (image, height, width, 3) float32."""
+    return np.random.default_rng(1).normal(size=(5, 8, 8, 3)).astype(np.float32)
