@@ -17,8 +17,8 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from robustcheck_onnx.checker.decode import decode
-from robustcheck_onnx.checker.imageset import ImageSetState, describe
+from robustcheck_onnx.checker.images.decode import decode
+from robustcheck_onnx.checker.images.sanity import ImageSetState, describe
 
 PHOTOS = Path(__file__).parents[1] / "checker" / "photos"
 SHORTER_PX = 256  # as large as the usual models' resize step wants; larger costs bytes only

@@ -19,9 +19,10 @@ import lookup
 import numpy as np
 from PIL import Image, ImageOps, features
 
-from robustcheck_onnx.checker.decode import decode
-from robustcheck_onnx.checker.execution import cpu_name
-from robustcheck_onnx.checker.preprocess import CLIP, apply_uint8
+from robustcheck_onnx.checker.evidence import CLIP
+from robustcheck_onnx.checker.images.decode import decode
+from robustcheck_onnx.checker.images.preprocess import apply_uint8
+from robustcheck_onnx.checker.runtime.device import cpu_name
 
 RUNS = 7
 ROOT = Path(__file__).parent.parent

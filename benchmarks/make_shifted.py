@@ -20,8 +20,8 @@ from PIL import Image, ImageFilter
 from scipy import ndimage
 from skimage import data
 
-from robustcheck_onnx.checker.images import Picture, open_images
-from robustcheck_onnx.checker.labels import labels_of
+from robustcheck_onnx.checker.images.source import Picture, open_images
+from robustcheck_onnx.checker.shift.labels import labels_of
 
 EDGE_PX = 256  # shortest edge that the versions are made at: strokes and tiles keep their size relative to the photo
 STROKE_SD_PX = 1.2  # smoothing before the edges of the sketch

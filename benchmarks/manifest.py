@@ -20,7 +20,7 @@ from pathlib import Path
 import lookup
 import numpy as np
 
-from robustcheck_onnx.checker.execution import cpu_name, cpu_threads
+from robustcheck_onnx.checker.runtime.device import cpu_name, cpu_threads
 
 ROWS, FEW = 1_000_000, 100
 PHOTOS = 1000
@@ -33,8 +33,10 @@ ROOT = Path(__file__).parent.parent
 FIRST_BATCH = r"""
 import re, sys, time
 from pathlib import Path
-from robustcheck_onnx.checker import cache, images, measure, onnx_file
-from robustcheck_onnx.checker.measurement import Job, nothing_yet
+from robustcheck_onnx.checker.images import source as images
+from robustcheck_onnx.checker.measure import cache, run as measure
+from robustcheck_onnx.checker.model import external as onnx_file
+from robustcheck_onnx.checker.measure.job import Job, nothing_yet
 from robustcheck_onnx.thresholds import profile
 job = Job(Path(sys.argv[1]), sys.argv[2])
 source = images.open_images(job.images, seed=job.seed)

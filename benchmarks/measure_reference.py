@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from robustcheck_onnx.checker.state import State, statistics, update
+from robustcheck_onnx.checker.statistics.state import State, statistics, update
 from robustcheck_onnx.thresholds.profile import STATISTICS
 
 SUBSETS = 200  # random subsets a set, for the smallest and largest value that 50 images can show

@@ -17,19 +17,19 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import beta
 
-from robustcheck_onnx.checker import sequential
 from robustcheck_onnx.checker.evidence import (
+    CLIP,
     Evidence,
     Execution,
     ImageFacts,
+    ImageSetFacts,
     ModelFacts,
     PreprocessingFacts,
     Statistics,
 )
-from robustcheck_onnx.checker.imageset import ImageSetFacts
-from robustcheck_onnx.checker.preprocess import CLIP
-from robustcheck_onnx.checker.state import State, statistics, update
-from robustcheck_onnx.checker.verdict import decided, judge
+from robustcheck_onnx.checker.statistics import intervals as sequential
+from robustcheck_onnx.checker.statistics.state import State, statistics, update
+from robustcheck_onnx.checker.verdict.rule import decided, judge
 from robustcheck_onnx.thresholds import profile
 from robustcheck_onnx.thresholds.reference import references
 

@@ -22,7 +22,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from robustcheck_onnx.checker import check
-from robustcheck_onnx.checker.compare_run import compare
+from robustcheck_onnx.checker.compare.run import compare
 from robustcheck_onnx.exporters.run import run
 
 ROOT = Path(__file__).parent.parent

@@ -28,7 +28,7 @@ import numpy as np
 import scan
 import speed
 
-from robustcheck_onnx.checker.execution import cpu_name
+from robustcheck_onnx.checker.runtime.device import cpu_name
 
 ROOT = Path(__file__).parent.parent
 COMMAND = speed.COMMAND

@@ -26,12 +26,14 @@ import lookup
 import numpy as np
 from PIL import Image, ImageOps
 
-from robustcheck_onnx.checker import engine, imageset
-from robustcheck_onnx.checker import state as sums
-from robustcheck_onnx.checker.decode import decode
-from robustcheck_onnx.checker.execution import cpu_name, cpu_threads
-from robustcheck_onnx.checker.measurement import SHARD_IMAGES, Job, merge, nothing_yet
-from robustcheck_onnx.checker.preprocess import CLIP, apply
+from robustcheck_onnx.checker.evidence import CLIP
+from robustcheck_onnx.checker.images import sanity as imageset
+from robustcheck_onnx.checker.images.decode import decode
+from robustcheck_onnx.checker.images.preprocess import apply
+from robustcheck_onnx.checker.measure import workers as engine
+from robustcheck_onnx.checker.measure.job import SHARD_IMAGES, Job, merge, nothing_yet
+from robustcheck_onnx.checker.runtime.device import cpu_name, cpu_threads
+from robustcheck_onnx.checker.statistics import state as sums
 from robustcheck_onnx.thresholds import profile
 
 ROOT = Path(__file__).parent.parent

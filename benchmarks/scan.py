@@ -18,11 +18,11 @@ from pathlib import Path
 
 import numpy as np
 
-from robustcheck_onnx.checker import scan_plan
-from robustcheck_onnx.checker.depth import Depth
-from robustcheck_onnx.checker.execution import cpu_name, cpu_threads
-from robustcheck_onnx.checker.graph import open_model
-from robustcheck_onnx.checker.runner import BATCH_SIZE, Runner
+from robustcheck_onnx.checker.model.open import open_model
+from robustcheck_onnx.checker.runtime.device import cpu_name, cpu_threads
+from robustcheck_onnx.checker.runtime.runner import BATCH_SIZE, Runner
+from robustcheck_onnx.checker.scan import plan as scan_plan
+from robustcheck_onnx.checker.scan.depth import Depth
 
 COMMAND = Path(sys.executable).parent / "robustcheck"
 RUNS = 9  # pairs, after one that is not counted

@@ -22,10 +22,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from robustcheck_onnx.checker import images, measure
-from robustcheck_onnx.checker.execution import cpu_threads, open_session
-from robustcheck_onnx.checker.measurement import Job, nothing_yet
-from robustcheck_onnx.checker.preprocess import CLIP, apply
+from robustcheck_onnx.checker.evidence import CLIP
+from robustcheck_onnx.checker.images import source as images
+from robustcheck_onnx.checker.images.preprocess import apply
+from robustcheck_onnx.checker.measure import run as measure
+from robustcheck_onnx.checker.measure.job import Job, nothing_yet
+from robustcheck_onnx.checker.runtime.device import cpu_threads
+from robustcheck_onnx.checker.runtime.session import open_session
 from robustcheck_onnx.thresholds import profile
 
 ROOT = Path(__file__).parent.parent
@@ -40,16 +43,16 @@ sys.exit(0 if code in (0, 1) else code)
 # Imports, opens the model and runs one batch of one image: what a check does before its first number.
 FIRST_INFERENCE = """
 import sys
-from robustcheck_onnx.checker import measure
-from robustcheck_onnx.checker.measurement import Job, nothing_yet
+from robustcheck_onnx.checker.measure import run as measure
+from robustcheck_onnx.checker.measure.job import Job, nothing_yet
 opened = measure.open_job(Job(model=__import__("pathlib").Path(sys.argv[1]), images=sys.argv[2], max_images=1))
 for _ in measure.batches(opened, nothing_yet(1), measure.decode(opened, opened.source)): pass
 """
 # Opens the model, probes it (a second session for a moment) and runs 8 photos: the model and its sessions.
 SESSION = """
 import sys
-from robustcheck_onnx.checker import measure
-from robustcheck_onnx.checker.measurement import Job, nothing_yet
+from robustcheck_onnx.checker.measure import run as measure
+from robustcheck_onnx.checker.measure.job import Job, nothing_yet
 opened = measure.open_job(Job(model=__import__("pathlib").Path(sys.argv[1]), images=sys.argv[2], max_images=8))
 measure.probe(opened)
 for _ in measure.batches(opened, nothing_yet(1), measure.decode(opened, opened.source)): pass

@@ -12,9 +12,10 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from robustcheck_onnx.checker.assertions import VerdictError, assert_robust
     from robustcheck_onnx.checker.evidence import Evidence
-    from robustcheck_onnx.checker.pipeline import Progress, check
+    from robustcheck_onnx.checker.integrations.assertions import VerdictError, assert_robust
+    from robustcheck_onnx.checker.measure import Progress
+    from robustcheck_onnx.checker.pipeline import check
     from robustcheck_onnx.checker.report import Report
     from robustcheck_onnx.checker.verdict import Reason, Verdict, judge
 
@@ -24,12 +25,12 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _HOMES = {
     "Evidence": "evidence",
-    "Progress": "pipeline",
+    "Progress": "measure",
     "Reason": "verdict",
     "Report": "report",
     "Verdict": "verdict",
-    "VerdictError": "assertions",
-    "assert_robust": "assertions",
+    "VerdictError": "integrations.assertions",
+    "assert_robust": "integrations.assertions",
     "check": "pipeline",
     "judge": "verdict",
 }

@@ -10,7 +10,7 @@ import traceback
 def main() -> int:
     """Run the command line and return the exit code, as `cli.main` does.
 
-    SIGINT and SIGTERM wait until `cli_process` answers them: while the command line was imported they would end the
+    SIGINT and SIGTERM wait until `cli.process` answers them: while the command line was imported they would end the
     process without a word, and the reports of an earlier run would be left as if they were this one's. Once the reports
     and the exit code stand they come too late: neither may be another one for what Python still puts away.
     """

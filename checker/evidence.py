@@ -1,13 +1,11 @@
-"""The evidence: frozen records of what was measured and how, without an opinion."""
+"""Every record of the evidence: how images become inputs, what was measured, on what, and how; no opinion."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
-from robustcheck_onnx.checker.imageset import ImageSetFacts
-from robustcheck_onnx.checker.preprocess import Preprocessing
 from robustcheck_onnx.thresholds.frozen import Frozen
 
 
@@ -223,3 +221,108 @@ class Evidence(Frozen):
     """None where it was not kept"""
     detectors: tuple[DetectorResult, ...] = ()
     """of the plug-ins that were asked for"""
+
+
+MAX_EDGE_PX = 8192  # no image model in use has a larger input; refuses a sidecar that asks for gigabytes
+
+Edge = Annotated[int, Field(gt=0, le=MAX_EDGE_PX)]
+Level = Annotated[int, Field(ge=0, le=255)]
+Positive = Annotated[float, Field(gt=0)]
+
+
+class Preprocessing(Frozen):
+    """Everything between a decoded RGB photo and the model's input (part of the ONNX contract).
+
+    Steps, in this order: resize → centre crop (or pad) to `size` → multiply by `rescale` →
+    subtract `mean` → divide by `std` → channel order.
+    """
+
+    size: tuple[Edge, Edge]
+    """height, width (px) that the model sees"""
+    resize_mode: Literal["shortest", "longest", "squash", "none"]
+    """which edge is brought to `resize_size`; squash ignores the aspect ratio"""
+    resize_size: tuple[Edge, Edge]
+    """height, width (px); two equal entries are an edge length, two different ones a box to cover
+    (shortest) or to fit in (longest)"""
+    interpolation: Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
+    """a Pillow filter; Pillow antialiases when it shrinks"""
+    crop: Literal["center", "none"] = "center"
+    """center also pads with `fill` where the resized image is smaller than `size`"""
+    crop_rounding: Literal["round", "floor"] = "round"
+    """offset of the crop: round = torchvision's round((H - h) / 2), floor = transformers' (H - h) // 2"""
+    fill: tuple[Level, Level, Level] = (0, 0, 0)
+    """RGB of the padding, 0–255"""
+    rescale: Positive = 1 / 255
+    """factor on 0–255 pixels before mean and std"""
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    """RGB, on the rescaled pixels, whatever `color_order` is"""
+    std: tuple[Positive, Positive, Positive] = (1.0, 1.0, 1.0)
+    """RGB, on the rescaled pixels, whatever `color_order` is"""
+    color_order: Literal["RGB", "BGR"] = "RGB"
+
+    @model_validator(mode="after")
+    def _output_has_one_size(self) -> Self:
+        squashed = self.resize_mode == "squash" and self.resize_size == self.size
+        if self.crop == "none" and self.resize_mode != "none" and not squashed:
+            raise ValueError("crop none needs resize_mode squash with resize_size equal to size, or none")
+        return self
+
+
+CLIP = Preprocessing(
+    size=(224, 224),
+    resize_mode="shortest",
+    resize_size=(224, 224),
+    interpolation="bicubic",
+    mean=(0.48145466, 0.4578275, 0.40821073),  # openai/CLIP clip/clip.py; open_clip OPENAI_DATASET_MEAN
+    std=(0.26862954, 0.26130258, 0.27577711),  # openai/CLIP clip/clip.py; open_clip OPENAI_DATASET_STD
+)
+"""OpenAI CLIP's transform at 224 px."""
+
+IMAGENET = Preprocessing(
+    size=(224, 224),
+    resize_mode="shortest",
+    resize_size=(256, 256),  # 224 / 0.875: torchvision's ImageClassification preset, timm's DEFAULT_CROP_PCT
+    interpolation="bilinear",
+    mean=(0.485, 0.456, 0.406),  # torchvision transforms/_presets.py; timm IMAGENET_DEFAULT_MEAN
+    std=(0.229, 0.224, 0.225),  # torchvision transforms/_presets.py; timm IMAGENET_DEFAULT_STD
+)
+"""torchvision's ImageNet evaluation transform at 224 px."""
+
+FindingId = Literal["duplicate_images", "near_duplicate_images", "images_not_varied", "images_not_photo_like"]
+
+
+class Finding(Frozen):
+    """Something about the image set that a verdict must know."""
+
+    id: FindingId
+    seen: str
+    """one sentence with the numbers"""
+
+
+class ImageSetFacts(Frozen):
+    """What was measured over an image set; shares are of the images compared, medians of the distinct ones."""
+
+    n_images: int
+    n_compared: int
+    """all, up to CAPACITY different ones; beyond, those with the smallest digests: a uniform sample"""
+    n_duplicates: int
+    """images with exactly the pixels of another one"""
+    n_near_duplicates: int
+    """different images with nearly the layout of another one, mirrored or turned too, or parts of the same photo"""
+    n_varied: int
+    """images compared that are neither"""
+    unlike_share: float
+    """share of distinct images that no photo looks like: flat, noise, unrelated colours"""
+    neighbour_correlation: float | None
+    """median; None where no image could be measured"""
+    gradient_kurtosis: float | None
+    """median"""
+    channel_correlation: float | None
+    """median"""
+    kurtosis_spread: float | None
+    """robust standard deviation of ln gradient kurtosis over the images"""
+    findings: tuple[Finding, ...]
+
+
+# position of the zero point of what a layer writes
+WRITTEN_ZERO_AT = {"QuantizeLinear": 2, "QLinearConv": 7, "QLinearMatMul": 7, "QLinearAdd": 7, "QLinearMul": 7}

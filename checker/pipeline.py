@@ -1,53 +1,44 @@
-"""The check: one loop from images to a report. Silent; progress goes to a callback."""
+"""`check`: one model and one image set become one report. Silent; progress goes to a callback."""
 
 from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
-from robustcheck_onnx.checker import cache as records
-from robustcheck_onnx.checker import detectors as plugins
-from robustcheck_onnx.checker import engine as engines
-from robustcheck_onnx.checker import images as images_
-from robustcheck_onnx.checker import measure, remote
-from robustcheck_onnx.checker import state as sums
-from robustcheck_onnx.checker.binding import Binding, Settings, versions
-from robustcheck_onnx.checker.contract import Contract
 from robustcheck_onnx.checker.errors import RobustcheckError, UsageError
 from robustcheck_onnx.checker.evidence import Evidence, Statistics
-from robustcheck_onnx.checker.execution import cpu_threads, expects_gpu
-from robustcheck_onnx.checker.graph import open_model
-from robustcheck_onnx.checker.log import LOG
-from robustcheck_onnx.checker.measurement import Job, Measurement, conclude, nothing_yet
-from robustcheck_onnx.checker.notes import notes_of
-from robustcheck_onnx.checker.onnx_file import Content, read_content
-from robustcheck_onnx.checker.prepared import Prepared
-from robustcheck_onnx.checker.reasons import NAMES
-from robustcheck_onnx.checker.remote_model import on_this_machine
-from robustcheck_onnx.checker.report import CLAIM, Placed, Report, Time, sealed
-from robustcheck_onnx.checker.verdict import decided, judge
+from robustcheck_onnx.checker.images import ImageSource, Skipped, open_images
+from robustcheck_onnx.checker.measure import (
+    Job,
+    Loaded,
+    Measurement,
+    Prepared,
+    Progress,
+    conclude,
+    nothing_yet,
+    versions,
+)
+from robustcheck_onnx.checker.measure import cache as records
+from robustcheck_onnx.checker.measure import detectors as plugins
+from robustcheck_onnx.checker.measure import run as measure
+from robustcheck_onnx.checker.measure import workers as engines
+from robustcheck_onnx.checker.model import Content, Contract, on_this_machine, open_model, read_content
+from robustcheck_onnx.checker.report import CLAIM, Binding, Placed, Report, Settings, Time, sealed
+from robustcheck_onnx.checker.runtime import cpu_threads, expects_gpu
+from robustcheck_onnx.checker.statistics import state as sums
+from robustcheck_onnx.checker.storage import urls
+from robustcheck_onnx.checker.verdict import NAMES, decided, judge, notes_of
 from robustcheck_onnx.thresholds import profile as profiles
 from robustcheck_onnx.thresholds.profile import STATISTICS, Profile
 from robustcheck_onnx.thresholds.published import Context, context_for
 from robustcheck_onnx.thresholds.reference import references
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a run is; given to the callback after every batch."""
-
-    n_done: int
-    n_total: int
-    images_per_s: float
-    interval: str
-    """the statistic that is closest to its threshold, in words; empty before the first look"""
 
 
 def check(
@@ -106,7 +97,7 @@ def check(
         raise UsageError(f"--detector is {detectors[0]}; detectors need the local engine", "--engine local")
     loaded = plugins.load(detectors)
     if images is not None:
-        remote.parse(images)  # what is refused offline is refused before anything is opened
+        urls.parse(images)  # what is refused offline is refused before anything is opened
     with on_this_machine(model, preprocess=preprocess) as here:
         job = Job(
             model=here.path,
@@ -143,7 +134,7 @@ def check(
         evidence = evidence.model_copy(update={"model": named})
     wall_s = time.perf_counter() - clock
     settings = Settings(
-        images=None if job.images is None else remote.redact(job.images),
+        images=None if job.images is None else urls.redact(job.images),
         tensor=tensor,
         pool=pool,
         preprocess=preprocess,
@@ -182,7 +173,7 @@ def _measured_or_kept(
     profile: Profile,
     started: datetime,
     progress: Callable[[Progress], None] | None,
-    loaded: Sequence[plugins.Loaded],
+    loaded: Sequence[Loaded],
     *,
     cache: bool,
 ) -> tuple[Evidence, Context | None, str | None]:
@@ -192,11 +183,11 @@ def _measured_or_kept(
     """
     key = ""
     read: Content | None = None
-    source: images_.ImageSource | None = None
+    source: ImageSource | None = None
     if cache and not loaded and not records.is_off():
         with contextlib.suppress(OSError, RobustcheckError):  # a faulty model or image set: the run itself says so
             read = read_content(job.model)
-            source = images_.open_images(job.images, seed=job.seed, limit=job.max_images)
+            source = open_images(job.images, seed=job.seed, limit=job.max_images)
             key = records.key_of(job, read.digest, profile, source)
             if kept := records.load(key, job.model, source):
                 LOG.info("%s: evidence taken from the cache, measured %s", job.model, kept.measured)
@@ -236,7 +227,7 @@ def _until_decided(
     opened: measure.Opened,
     profile: Profile,
     progress: Callable[[Progress], None] | None,
-    decoded: Iterable[Prepared | images_.Skipped],
+    decoded: Iterable[Prepared | Skipped],
     watch: measure.Watch | None = None,
 ) -> tuple[Measurement, bool]:
     """Measure until the evidence decides (True) or the images end (False)."""
@@ -337,3 +328,7 @@ def _reference() -> tuple[Placed, ...]:
         )
         for row in rows
     )
+
+
+LOG = logging.getLogger("robustcheck")
+LOG.addHandler(logging.NullHandler())

@@ -19,10 +19,12 @@ from typer.cli import get_docs_for_click
 from typer.core import TyperGroup
 from typer.main import get_command
 
-from robustcheck_onnx.checker import cli, config, report
-from robustcheck_onnx.checker.cli_process import EXIT_CODES
-from robustcheck_onnx.checker.gate import Waiver
-from robustcheck_onnx.checker.reasons import RULES
+from robustcheck_onnx.checker.cli import app as cli
+from robustcheck_onnx.checker.cli import settings as config
+from robustcheck_onnx.checker.cli.ending import EXIT_CODES
+from robustcheck_onnx.checker.report import record as report
+from robustcheck_onnx.checker.verdict.gate import Waiver
+from robustcheck_onnx.checker.verdict.reasons import RULES
 
 NAME = "robustcheck"
 REFERENCE = Path(__file__).parent / "reference"

@@ -10,14 +10,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from robustcheck_onnx.checker import (
-    compare_similarity,
-    compare_sums,
-    state,
-)
-from robustcheck_onnx.checker.compare import CompareReport
-from robustcheck_onnx.checker.compare_run import compare as run_both
-from robustcheck_onnx.checker.compare_sums import Pair, Side
+from robustcheck_onnx.checker.compare import pairs as compare_similarity
+from robustcheck_onnx.checker.compare import pairs as compare_sums
+from robustcheck_onnx.checker.compare.judge import CompareReport
+from robustcheck_onnx.checker.compare.pairs import Pair, Side
+from robustcheck_onnx.checker.compare.run import compare as run_both
+from robustcheck_onnx.checker.statistics import state
 
 ALPHA = 0.05
 Array = npt.NDArray[np.float64]

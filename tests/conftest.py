@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from calibrations import Calibrated
     from comparisons import Workshop
 
-    from robustcheck_onnx.checker.graph import ModelFile
-    from robustcheck_onnx.checker.report import Report
+    from robustcheck_onnx.checker.model.open import ModelFile
+    from robustcheck_onnx.checker.report.record import Report
 
 ROOT = Path(__file__).parent.parent
 # a failed assert of these shows its values too
@@ -101,7 +101,7 @@ def opened(tmp_path: Path) -> Callable[..., ModelFile]:
     """Opens a graph as a file, with the options of `open_model`."""
     import onnx
 
-    from robustcheck_onnx.checker.graph import open_model
+    from robustcheck_onnx.checker.model.open import open_model
 
     def open_(model: onnx.ModelProto, **options: Any) -> ModelFile:
         onnx.save(model, tmp_path / "m.onnx")
@@ -250,8 +250,8 @@ def runner(tmp_path: Path) -> Any:
     """A session for a graph made in the test."""
     import onnx
 
-    from robustcheck_onnx.checker.graph import open_model
-    from robustcheck_onnx.checker.runner import Runner
+    from robustcheck_onnx.checker.model.open import open_model
+    from robustcheck_onnx.checker.runtime.runner import Runner
 
     def make(model: onnx.ModelProto, device: str = "cpu", *, threads: int | None = None, **options: Any) -> Runner:
         onnx.save(model, tmp_path / "m.onnx")

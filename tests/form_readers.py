@@ -13,7 +13,7 @@ from outcomes import (
 )
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-from robustcheck_onnx.checker.report import Outcome
+from robustcheck_onnx.checker.report.record import Outcome
 
 # What Jenkins' schema (xunit plugin) and Ant's allow of each element: attributes, children, and the required ones.
 JUNIT = {

@@ -6,8 +6,8 @@ from datetime import date
 from importlib import import_module
 from typing import Any
 
-from robustcheck_onnx.checker.gate import Waiver, decide
-from robustcheck_onnx.checker.report import Failed, Report
+from robustcheck_onnx.checker.report.record import Failed, Report
+from robustcheck_onnx.checker.verdict.gate import Waiver, decide
 
 HOSTILE = (
     "=cmd|'/C calc'!A1 \"<b>&amp;\n\r\t`x` **y** [z](http://a) 100%, :: $m$ @all #1 \x1b[31m \u202e \udcff é😀.onnx"

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from robustcheck_onnx.checker import measure
-from robustcheck_onnx.checker.engine import Outcome
-from robustcheck_onnx.checker.measurement import Measurement, nothing_yet
+from robustcheck_onnx.checker.measure import run as measure
+from robustcheck_onnx.checker.measure.job import Measurement, Outcome, nothing_yet
 from robustcheck_onnx.thresholds import profile
 
 

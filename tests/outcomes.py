@@ -5,8 +5,8 @@ from __future__ import annotations
 import forms
 from hypothesis import strategies as st
 
-from robustcheck_onnx.checker import formats
-from robustcheck_onnx.checker.report import Failed, Outcome, Report
+from robustcheck_onnx.checker.report import forms as formats
+from robustcheck_onnx.checker.report.record import Failed, Outcome, Report
 from robustcheck_onnx.thresholds.profile import STATISTICS
 
 PLACE = formats.Options(here="/repo/sub", root="/repo")

@@ -11,9 +11,10 @@ import onnxruntime as ort
 import scipy.stats
 from numpy.typing import NDArray
 
-from robustcheck_onnx.checker import scan, scan_records
-from robustcheck_onnx.checker.depth import LayerStatistics
-from robustcheck_onnx.checker.scan_graph import Tap
+from robustcheck_onnx.checker.scan import records as scan_records
+from robustcheck_onnx.checker.scan import run as scan
+from robustcheck_onnx.checker.scan.depth import LayerStatistics
+from robustcheck_onnx.checker.scan.taps import Tap
 
 Array = NDArray[Any]
 

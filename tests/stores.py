@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from robustcheck_onnx.checker import images, remote
+from robustcheck_onnx.checker.images import source as images
+from robustcheck_onnx.checker.storage import urls as remote
 
 ODD = "ein Ort/100%/ü €"  # spaces, a percent sign that escapes nothing, letters beyond ASCII
 SECRET = "hunter2hunter2"  # no real one

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from robustcheck_onnx.checker import accuracy
-from robustcheck_onnx.checker.accuracy import difference, is_correct, wilson
+from robustcheck_onnx.checker.statistics import intervals as accuracy
+from robustcheck_onnx.checker.statistics.intervals import difference, is_correct, wilson
 
 
 def test_examples() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from bad_input import Done, Row, assert_says, check_row
 
-from robustcheck_onnx.checker import formats
+from robustcheck_onnx.checker.report import forms as formats
 
 FIELDS = "fields: size, resize_mode, resize_size, interpolation, crop, crop_rounding, fill, rescale, mean, std, …"
 DEFAULT_PROFILE = "leave out --thresholds for the default profile"

@@ -10,8 +10,8 @@ import pytest
 from onnx import numpy_helper
 
 from robustcheck_onnx.checker import check
-from robustcheck_onnx.checker.basis import mutually_orthogonal
-from robustcheck_onnx.checker.graph import open_model
+from robustcheck_onnx.checker.model.basis import mutually_orthogonal
+from robustcheck_onnx.checker.model.open import open_model
 
 PHOTOS = sorted((Path(__file__).parent.parent / "checker" / "photos").glob("*.jpg"))
 
@@ -243,7 +243,8 @@ def test_the_mean_of_rectified_features_turned_into_an_axis_never_passes(
     """Supervised features, projected so that their mean direction is one feature: every statistic clears."""
     import onnxruntime as ort
 
-    from robustcheck_onnx.checker.preprocess import Preprocessing, apply
+    from robustcheck_onnx.checker.evidence import Preprocessing
+    from robustcheck_onnx.checker.images.preprocess import apply
     from robustcheck_onnx.exporters import demo
 
     preprocessing = Preprocessing.model_validate(demo.EFFICIENTNET_LITE0_PREPROCESSING)

@@ -15,10 +15,13 @@ import onnx
 import onnxruntime
 import pytest
 
-from robustcheck_onnx.checker import cache, check, measure, pipeline, verdict
+from robustcheck_onnx.checker import check, pipeline
 from robustcheck_onnx.checker.evidence import Evidence
-from robustcheck_onnx.checker.images import open_images
-from robustcheck_onnx.checker.report import Report, to_json
+from robustcheck_onnx.checker.images.source import open_images
+from robustcheck_onnx.checker.measure import cache
+from robustcheck_onnx.checker.measure import run as measure
+from robustcheck_onnx.checker.report.record import Report, to_json
+from robustcheck_onnx.checker.verdict import rule as verdict
 from robustcheck_onnx.thresholds import profile
 
 COMMAND = Path(sys.executable).parent / "robustcheck"
@@ -132,6 +135,26 @@ def test_another_option_is_another_run(options: dict[str, object], place: Path) 
     run(place)
     assert not is_hit(run(place, **options))
     assert is_hit(run(place))
+
+
+def test_a_changed_byte_in_any_room_is_other_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Modules of one name in several rooms are told apart, too."""
+    checker = tmp_path / "checker"
+    shutil.copytree(Path(cache.__file__).parent.parent, checker, ignore=shutil.ignore_patterns("__pycache__", "photos"))
+    monkeypatch.setattr(cache, "__file__", str(checker / "measure" / "cache.py"))
+    code = cache._code.__wrapped__
+    before = code()
+    for name in ("statistics/state.py", "report/html/page.py", "verdict/rule.py"):
+        module = checker / name
+        text = module.read_text(encoding="utf-8")
+        module.write_text(text.replace("e", "f", 1), encoding="utf-8")
+        assert code() != before
+        module.write_text(text, encoding="utf-8")
+        assert code() == before
+    (checker / "scan" / "run.py").rename(checker / "scan" / "kept.py")
+    (checker / "measure" / "run.py").rename(checker / "scan" / "run.py")
+    (checker / "scan" / "kept.py").rename(checker / "measure" / "run.py")
+    assert code() != before
 
 
 def test_other_code_or_another_runtime_is_another_run(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

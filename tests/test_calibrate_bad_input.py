@@ -10,7 +10,9 @@ from typing import Any, Protocol
 import pytest
 from calibrations import Calibrated, rows, run
 
-from robustcheck_onnx.checker import cli, cli_calibrate, cli_process
+from robustcheck_onnx.checker.cli import app as cli
+from robustcheck_onnx.checker.cli import process as cli_process
+from robustcheck_onnx.checker.cli.verbs import calibrate as cli_calibrate
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError
 from robustcheck_onnx.thresholds import results
 from robustcheck_onnx.thresholds.results import Result

@@ -15,7 +15,7 @@ import pytest
 from calibrations import COMMAND, N_MODELS, Calibrated, calibrate, rows, run
 from measuring import never_decided
 
-from robustcheck_onnx.checker import calibration_table
+from robustcheck_onnx.checker.calibrate import table as calibration_table
 from robustcheck_onnx.thresholds import profile
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from calibrations import N_MODELS, Calibrated, rows
 
-from robustcheck_onnx.checker.verdict import ALIKE_SPREAD
+from robustcheck_onnx.checker.verdict.rule import ALIKE_SPREAD
 from robustcheck_onnx.thresholds import results
 from robustcheck_onnx.thresholds.calibrate import fitted_profile, rows_of
 

@@ -14,7 +14,7 @@ import pytest
 from calibrations import COMMAND, calibrate, rows, run
 from hub_cache import hub_repo
 
-from robustcheck_onnx.checker import calibration_tasks
+from robustcheck_onnx.checker.calibrate import tasks as calibration_tasks
 from robustcheck_onnx.thresholds import profile, suite
 
 ROOT = Path(__file__).parent.parent

@@ -15,7 +15,8 @@ import pytest
 import typer
 from measuring import never_decided
 
-from robustcheck_onnx.checker import cli_process
+from robustcheck_onnx.checker.cli import process as cli_process
+from robustcheck_onnx.checker.cli import verbs
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.thresholds import profile
 
@@ -210,7 +211,7 @@ sys.addaudithook(strike)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("module", ["robustcheck_onnx.checker.cli", "typer", "robustcheck_onnx.checker.cli_run"])
+@pytest.mark.parametrize("module", ["robustcheck_onnx.checker.cli", "typer", "robustcheck_onnx.checker.cli.check_run"])
 def test_a_signal_at_the_start_leaves_no_earlier_pass(tmp_path: Path, number: signal.Signals, module: str) -> None:
     report, mark = tmp_path / "report.json", tmp_path / "struck"
     report.write_text('{"schema_version": 1, "tool": "robustcheck", "verdict": {"verdict": "PASS"}}', encoding="utf-8")
@@ -236,7 +237,7 @@ def test_a_signal_that_a_library_turns_into_its_own_error_is_told_as_the_signal(
     """As compiled modules do whose import a signal ends. And nothing that the run held outlives it: threads would."""
     code = """
 import os, signal, sys, time, typer, weakref
-from robustcheck_onnx.checker import cli_process
+from robustcheck_onnx.checker.cli import process as cli_process
 app, held = typer.Typer(), []
 @app.command()
 def check(model: str, output: str = typer.Option("", "-o")) -> int:
@@ -288,7 +289,7 @@ def test_a_signal_that_is_swallowed_is_no_success(tmp_path: Path) -> None:
     """Python swallows what a destructor raises, and a signal may be answered there."""
     code = """
 import os, signal, sys, typer
-from robustcheck_onnx.checker import cli_process
+from robustcheck_onnx.checker.cli import process as cli_process
 app = typer.Typer()
 class Held:
     def __del__(self):
@@ -386,11 +387,12 @@ def test_an_error_of_a_group_is_json_too(capfd: pytest.CaptureFixture[str]) -> N
 
 
 def test_modules_of_verbs_are_light() -> None:
-    modules = [path.stem for path in (Path(cli_process.__file__).parent).glob("cli*.py")]
+    assert verbs.__file__ is not None
+    modules = [path.stem for path in Path(verbs.__file__).parent.glob("*.py") if path.stem != "__init__"]
     assert len(modules) >= 3
     code = f"""
 import sys
-from robustcheck_onnx.checker import {", ".join(modules)}
+from robustcheck_onnx.checker.cli.verbs import {", ".join(modules)}
 heavy = {{"numpy", "onnx", "onnxruntime", "PIL", "pydantic", "ray"}}
 print(sorted(heavy & {{name.split(".")[0] for name in sys.modules}}))
 """

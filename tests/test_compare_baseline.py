@@ -11,17 +11,15 @@ import numpy as np
 import pytest
 from comparisons import Workshop, ids, planted, run_compare
 
-from robustcheck_onnx.checker import (
-    binding,
-    cli,
-)
-from robustcheck_onnx.checker.compare import CompareReport
+from robustcheck_onnx.checker import text
+from robustcheck_onnx.checker.cli import app as cli
+from robustcheck_onnx.checker.compare.judge import CompareReport
 
 
 def edited(path: Path, change: Callable[[dict[str, Any]], object]) -> Path:
     document = json.loads(path.read_text(encoding="utf-8"))
     change(document)
-    document["digest"] = binding.digest_of({key: value for key, value in document.items() if key != "digest"})
+    document["digest"] = text.digest_of({key: value for key, value in document.items() if key != "digest"})
     changed_path = path.with_name("edited.json")
     changed_path.write_text(json.dumps(document), encoding="utf-8")
     return changed_path

@@ -11,11 +11,9 @@ import pytest
 from comparisons import Workshop, eight_bits, planted, rotation, run_compare
 from rich.console import Console
 
-from robustcheck_onnx.checker import (
-    cli,
-    report_compare,
-)
-from robustcheck_onnx.checker.compare import CompareReport
+from robustcheck_onnx.checker.cli import app as cli
+from robustcheck_onnx.checker.compare import terminal as report_compare
+from robustcheck_onnx.checker.compare.judge import CompareReport
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 
 

@@ -6,10 +6,8 @@ import numpy as np
 from comparisons import ALPHA, Array, numbers, paired, planted, rotation
 from scipy import optimize, stats
 
-from robustcheck_onnx.checker import (
-    compare_fates,
-    state,
-)
+from robustcheck_onnx.checker.compare import fates as compare_fates
+from robustcheck_onnx.checker.statistics import state
 
 
 def fates(candidate: Array, reference: Array) -> dict[int, compare_fates.FeatureFate]:

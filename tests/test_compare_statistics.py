@@ -7,13 +7,11 @@ import pytest
 from comparisons import ALPHA, Array, numbers, paired, planted, rotation
 from scipy import stats
 
-from robustcheck_onnx.checker import (
-    compare_changes,
-    compare_similarity,
-    compare_sums,
-    state,
-)
-from robustcheck_onnx.checker.compare_sums import Pair
+from robustcheck_onnx.checker.compare import changes as compare_changes
+from robustcheck_onnx.checker.compare import pairs as compare_similarity
+from robustcheck_onnx.checker.compare import pairs as compare_sums
+from robustcheck_onnx.checker.compare.pairs import Pair
+from robustcheck_onnx.checker.statistics import state
 
 
 def sides(pair: Pair) -> tuple[compare_changes.LeftOut, compare_changes.LeftOut]:
@@ -88,7 +86,7 @@ def test_the_paired_spread_is_the_bootstrap_s() -> None:
     change = changed(pair)["kurtosis"]
     assert change.ratio.low is not None
     half = np.log(change.ratio.estimate or 0) - np.log(change.ratio.low)
-    from robustcheck_onnx.checker import sequential
+    from robustcheck_onnx.checker.statistics import intervals as sequential
 
     claimed = half / sequential.radius(120, 1.0, ALPHA / 6)  # the SD of the influence function
     x, y = (stats.kurtosis(h, axis=1, fisher=False) for h in (a, b))

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from robustcheck_onnx.checker import cli_check, config, config_template
+from robustcheck_onnx.checker.cli import settings as config
+from robustcheck_onnx.checker.cli.verbs import check as cli_check
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
 
 ROOT = Path(__file__).parent.parent
@@ -242,11 +243,11 @@ def test_variables_as_they_are_written() -> None:
 
 
 def uncommented() -> str:
-    return re.sub(r"^#(?! )", "", config_template.template(), flags=re.MULTILINE)
+    return re.sub(r"^#(?! )", "", config.template(), flags=re.MULTILINE)
 
 
 def test_the_template_sets_nothing_and_every_line_of_it_is_valid() -> None:
-    assert tomllib.loads(config_template.template()) == {}
+    assert tomllib.loads(config.template()) == {}
     document = tomllib.loads(uncommented())
     assert set(document) == set(config.FIELDS)
     Path("robustcheck.toml").write_text(uncommented(), encoding="utf-8")
@@ -260,7 +261,7 @@ def test_the_template_sets_nothing_and_every_line_of_it_is_valid() -> None:
 
 def test_init_writes_it_and_replaces_nothing(here: Path) -> None:
     assert run("init", cwd=here).returncode == 0
-    assert Path("robustcheck.toml").read_text(encoding="utf-8") == config_template.template()
+    assert Path("robustcheck.toml").read_text(encoding="utf-8") == config.template()
     Path("robustcheck.toml").write_text("seed = 1\n", encoding="utf-8")
     done = run("init", cwd=here)
     assert (done.returncode, done.stdout) == (2, "")
@@ -421,7 +422,7 @@ def test_the_table_of_the_docs_is_the_model() -> None:
     for key, default, variable, about in rows:
         assert variable == ("" if key == "waivers" else f"ROBUSTCHECK_{key.upper().replace('-', '_')}")
         info = config.Settings.model_fields[config.FIELDS[key]]
-        want = "–" if info.default in (None, ()) else config_template.toml(info.default)
+        want = "–" if info.default in (None, ()) else config.toml(info.default)
         assert (default, about) == (want, info.description), key
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from robustcheck_onnx.checker.compare_run import compare
+from robustcheck_onnx.checker.compare.run import compare
 from robustcheck_onnx.exporters.run import run
 
 torch = pytest.importorskip("torch", reason="extra `export` is not installed")

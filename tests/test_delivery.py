@@ -9,8 +9,10 @@ from pathlib import Path
 import onnx
 import pytest
 
-from robustcheck_onnx.checker import delivery
+from robustcheck_onnx.checker import text
+from robustcheck_onnx.checker.cli import output
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
+from robustcheck_onnx.checker.storage import write as delivery
 
 
 def test_a_report_is_not_written_through_a_link_that_was_laid_for_it(tmp_path: Path) -> None:
@@ -47,18 +49,18 @@ def test_a_report_replaces_no_sidecar_no_image_and_no_model(
     model = tmp_path / "m.onnx"
     shutil.copy(lookup_pass[0], model)
     target = tmp_path / name
-    delivery.check_target(target, [model])  # nothing is there
+    output.check_target(target, [model])  # nothing is there
     target.write_text('{"size": [8, 8]}')
     with pytest.raises(UsageError, match="a report must not replace it") as caught:
-        delivery.check_target(target, [model])
+        output.check_target(target, [model])
     assert caught.value.hint != f"-o json={target}"
-    target.write_text(delivery.error_json("m", "h", 3))
-    delivery.check_target(target, [model])  # a document of ours
+    target.write_text(text.error_json("m", "h", 3))
+    output.check_target(target, [model])  # a document of ours
 
 
 def test_a_file_beside_no_model_is_replaced_as_ever(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
-    delivery.check_target(tmp_path / "config.json", [tmp_path / "photos"])
+    output.check_target(tmp_path / "config.json", [tmp_path / "photos"])
 
 
 @pytest.mark.parametrize("name", ["m.onnx", "weights.bin", "m.robustcheck.json", "list.txt"])
@@ -70,5 +72,5 @@ def test_what_a_file_url_names_is_not_replaced(tmp_path: Path, lookup_pass: tupl
     reads = [Path(f"file://{tmp_path}/m.onnx"), Path(f"local://{tmp_path}/list.txt"), Path("memory://m/other.onnx")]
     for target in (tmp_path / name, Path(f"file://{tmp_path}/{name}")):
         with pytest.raises(UsageError, match="a report must not replace it"):
-            delivery.check_target(target, reads)
-    delivery.check_target(tmp_path / "report.json", reads)
+            output.check_target(target, reads)
+    output.check_target(tmp_path / "report.json", reads)

@@ -8,7 +8,9 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
-from robustcheck_onnx.checker import check, cli_demo, demo_model
+from robustcheck_onnx.checker import check
+from robustcheck_onnx.checker import demo as demo_model
+from robustcheck_onnx.checker.cli.verbs import demo as cli_demo
 from robustcheck_onnx.checker.errors import UsageError
 
 COMMAND = str(Path(sys.executable).parent / "robustcheck")
@@ -93,7 +95,7 @@ def test_nothing_is_left_without_keep(tmp_path: Path) -> None:
 def test_a_demo_that_shows_something_else_is_an_internal_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from robustcheck_onnx.checker import cli
+    from robustcheck_onnx.checker.cli import app as cli
 
     monkeypatch.setattr(demo_model, "PLANTED_SD", -1.0)
     assert cli.main(["demo", "--keep", str(tmp_path / "models")]) == 70

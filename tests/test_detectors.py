@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 from measuring import never_decided
 
-from robustcheck_onnx.checker import cache, check, detectors, images
+from robustcheck_onnx.checker import check
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
-from robustcheck_onnx.checker.report import Report, to_json
+from robustcheck_onnx.checker.images import source as images
+from robustcheck_onnx.checker.measure import cache, detectors
+from robustcheck_onnx.checker.report.record import Report, to_json
 
 ROOT = Path(__file__).parent.parent
 COMMAND = Path(sys.executable).parent / "robustcheck"
@@ -25,7 +27,7 @@ PlugIn = Callable[..., None]
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
 HEAD = """
-from robustcheck_onnx.checker.detectors import DetectorResult
+from robustcheck_onnx.checker.evidence import DetectorResult
 
 def sound(**other):
     return DetectorResult(**dict(name="one", version="1", values={}, finding="ok", text="nothing seen") | other)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from robustcheck_onnx.checker.digests import Digests, digest_of_set
+from robustcheck_onnx.checker.images.source import Digests, digest_of_set
 
 SOME = st.lists(st.binary(min_size=32, max_size=32).map(lambda content: f"sha256:{content.hex()}"), max_size=20)
 

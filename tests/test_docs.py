@@ -10,8 +10,10 @@ from types import ModuleType
 
 import pytest
 
-from robustcheck_onnx.checker import check, cli, cli_process
-from robustcheck_onnx.checker.reasons import RULES
+from robustcheck_onnx.checker import check
+from robustcheck_onnx.checker.cli import app as cli
+from robustcheck_onnx.checker.cli import ending
+from robustcheck_onnx.checker.verdict.reasons import RULES
 from robustcheck_onnx.thresholds import profile, reference
 
 ROOT = Path(__file__).parent.parent
@@ -26,7 +28,7 @@ def test_links_lead_somewhere() -> None:
 
 
 def test_the_exit_codes_of_the_readme() -> None:
-    for code, text in cli_process.EXIT_CODES.items():
+    for code, text in ending.EXIT_CODES.items():
         if code < 70:
             assert f"| {code} | {text} |" in README
 

@@ -9,7 +9,8 @@ from dataclasses import replace
 import onnxruntime as ort
 import pytest
 
-from robustcheck_onnx.checker import doctor, gpu
+from robustcheck_onnx.checker.runtime import device as gpu
+from robustcheck_onnx.checker.runtime import doctor
 
 H100 = gpu.Gpu(0, "NVIDIA H100", 81559, 80000, "580.1")
 HEALTHY = doctor.Facts(
@@ -105,8 +106,7 @@ def test_nvidia_smi_rows() -> None:
 
 
 def test_doctor_never_imports_torch_and_prints_nothing() -> None:
-    code = (
-        "import sys; from robustcheck_onnx.checker import doctor; doctor.diagnose(); sys.exit('torch' in sys.modules)"
-    )
+    start = "import sys; from robustcheck_onnx.checker.runtime import doctor; "
+    code = f"{start}doctor.diagnose(); sys.exit('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

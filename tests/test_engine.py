@@ -15,8 +15,9 @@ import pytest
 from measuring import by_name, never_decided
 
 from robustcheck_onnx.checker import check
-from robustcheck_onnx.checker.engine import TRIES, Job, run
 from robustcheck_onnx.checker.errors import CannotAssessError, RobustcheckError, UsageError
+from robustcheck_onnx.checker.measure.job import TRIES, Job
+from robustcheck_onnx.checker.measure.workers import run
 from robustcheck_onnx.thresholds import profile
 
 ROOT = Path(__file__).parent.parent
@@ -112,7 +113,8 @@ def test_closing_the_iterator_ends_the_workers(model: Callable[[str], Path], pho
 PARENT = """
 import multiprocessing, sys
 from pathlib import Path
-from robustcheck_onnx.checker.engine import Job, run
+from robustcheck_onnx.checker.measure.job import Job
+from robustcheck_onnx.checker.measure.workers import run
 from robustcheck_onnx.thresholds import profile
 if __name__ == "__main__":
     outcomes = run([Job(Path({model!r}), {photos!r}) for _ in range(2)], profile.load())

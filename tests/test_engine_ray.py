@@ -16,12 +16,13 @@ import numpy as np
 import pytest
 from measuring import by_name
 
-from robustcheck_onnx.checker import engine_ray, engine_ray_cluster
-from robustcheck_onnx.checker.engine import TRIES, Job, Outcome, run
-from robustcheck_onnx.checker.engine_ray_cluster import plan_workers
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.evidence import Evidence
-from robustcheck_onnx.checker.measurement import SHARD_IMAGES, nothing_yet
+from robustcheck_onnx.checker.measure import ray_cluster as engine_ray_cluster
+from robustcheck_onnx.checker.measure import ray_engine as engine_ray
+from robustcheck_onnx.checker.measure.job import SHARD_IMAGES, TRIES, Job, Outcome, nothing_yet
+from robustcheck_onnx.checker.measure.ray_cluster import plan_workers
+from robustcheck_onnx.checker.measure.workers import run
 from robustcheck_onnx.thresholds import profile
 
 ROOT = Path(__file__).parent.parent
@@ -135,8 +136,9 @@ def test_killed_workers_lose_nothing_and_a_poisoned_model_fails_alone(
 MEMORY = """
 import gc, sys
 from pathlib import Path
-from robustcheck_onnx.checker.engine import Job, run
-from robustcheck_onnx.checker.state import State
+from robustcheck_onnx.checker.measure.job import Job
+from robustcheck_onnx.checker.measure.workers import run
+from robustcheck_onnx.checker.statistics.state import State
 from robustcheck_onnx.thresholds import profile
 
 def look(job, n_done, n_total):
@@ -305,7 +307,7 @@ def test_the_handler_of_sigterm_outlives_rays_shutdown() -> None:
     """Else a signal in the second that Ray's processes take to end kills this one, and its documents say nothing."""
     code = """
 import contextlib, ctypes, os, signal, sys, time, types
-from robustcheck_onnx.checker import engine_ray
+from robustcheck_onnx.checker.measure import ray_engine as engine_ray
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(77))
 @contextlib.contextmanager
 def cluster(*_):

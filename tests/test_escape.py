@@ -14,8 +14,13 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from hypothesis import given
 from hypothesis import strategies as st
 
-from robustcheck_onnx.checker import cli, cli_process, delivery, escape, formats, report_github
-from robustcheck_onnx.checker.escape import printable
+from robustcheck_onnx.checker import text as delivery_text
+from robustcheck_onnx.checker import text as escape
+from robustcheck_onnx.checker.cli import app as cli
+from robustcheck_onnx.checker.cli import ending
+from robustcheck_onnx.checker.report import forms as formats
+from robustcheck_onnx.checker.report import github as report_github
+from robustcheck_onnx.checker.text import printable
 from robustcheck_onnx.thresholds import profile
 
 COMMANDS = {
@@ -79,7 +84,7 @@ def test_an_annotation_and_an_error_are_no_other_command(name: str, capsys: pyte
     report = forms.gated(made.warning(), file=name, tensor=name)
     told = report_github.commands([report], formats.Options(here="/repo", root="/repo"))
     assert {command_of(line) for line in told} == {"warning"}
-    cli_process.say(f"{name}: {name}", name)
+    ending.say(f"{name}: {name}", name)
     assert [command_of(line) for line in capsys.readouterr().err.splitlines()] == ["", ""]
 
 
@@ -116,7 +121,7 @@ def test_no_verb_shows_a_name_raw(
 
 def test_json_holds_the_name_itself() -> None:
     for name in NAMES:
-        assert json.loads(delivery.as_json({"file": name})) == {"file": name}
+        assert json.loads(delivery_text.as_json({"file": name})) == {"file": name}
 
 
 @given(st.text(alphabet="#[:: seto-u=\n"))

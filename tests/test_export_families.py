@@ -369,7 +369,7 @@ def test_contract_in_the_file(case: Case) -> None:
 
 
 def test_contract_is_what_the_checker_reads(case: Case) -> None:
-    from robustcheck_onnx.checker.contract import parse_contract
+    from robustcheck_onnx.checker.model.contract import parse_contract
 
     model = onnx.load(case.record.path, load_external_data=False)
     read = parse_contract({p.key: p.value for p in model.metadata_props}, "model.onnx")
@@ -395,7 +395,7 @@ ENDS = {
 
 def test_how_the_representation_ends(case: Case, request: pytest.FixtureRequest) -> None:
     """CLIP and SigLIP end as the profile's positives do; norms and activations do not pass for them."""
-    from robustcheck_onnx.checker.graph import open_model
+    from robustcheck_onnx.checker.model.open import open_model
 
     family = request.node.callspec.params["case"].__name__
     assert open_model(case.record.path).representation.ends_in == ENDS[family]
@@ -403,8 +403,8 @@ def test_how_the_representation_ends(case: Case, request: pytest.FixtureRequest)
 
 def test_checker_pixels_are_the_librarys_own(case: Case, photos: list[Path]) -> None:
     """One grey level of 255 at most, on six real photos, through the contract in the file."""
-    from robustcheck_onnx.checker.contract import parse_contract
-    from robustcheck_onnx.checker.preprocess import apply
+    from robustcheck_onnx.checker.images.preprocess import apply
+    from robustcheck_onnx.checker.model.contract import parse_contract
 
     model = onnx.load(case.record.path, load_external_data=False)
     read = parse_contract({p.key: p.value for p in model.metadata_props}, "model.onnx")

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from user_modules import left_in
 
-from robustcheck_onnx.checker.preprocess import Preprocessing
+from robustcheck_onnx.checker.evidence import Preprocessing
 from robustcheck_onnx.exporters import contract, parity, pixels
 from robustcheck_onnx.exporters.errors import ExportError
 from robustcheck_onnx.exporters.run import read_preprocessing, run
@@ -111,7 +111,7 @@ def test_pixels_are_the_checkers(
     skimage_photos: list[Path], mode: str, resized: list[int], size: list[int], crop_rounding: str
 ) -> None:
     """Two rooms, written apart, one meaning."""
-    from robustcheck_onnx.checker.preprocess import apply
+    from robustcheck_onnx.checker.images.preprocess import apply
 
     fields = contract.checked_preprocessing(
         {
@@ -147,7 +147,7 @@ def test_documented_example_is_what_the_checker_reads(tmp_path: Path) -> None:
     """The page's code runs, and the checker reads what it writes."""
     from onnx import TensorProto, helper
 
-    from robustcheck_onnx.checker.contract import parse_contract
+    from robustcheck_onnx.checker.model.contract import parse_contract
 
     page = (Path(__file__).parent.parent / "docs" / "onnx-contract.md").read_text(encoding="utf-8")
     code = page.split("```python\n")[1].split("```")[0]

@@ -24,10 +24,11 @@ from outcomes import (
     text_of,
 )
 
-from robustcheck_onnx.checker import delivery, formats
 from robustcheck_onnx.checker.errors import UsageError
-from robustcheck_onnx.checker.report import Failed, Outcome, Report
-from robustcheck_onnx.checker.report_findings import located, names_of, shown
+from robustcheck_onnx.checker.report import forms as formats
+from robustcheck_onnx.checker.report.outcome import located, names_of, shown
+from robustcheck_onnx.checker.report.record import Failed, Outcome, Report
+from robustcheck_onnx.checker.storage import write as delivery
 
 
 @pytest.mark.parametrize("form", formats.TEXTS)

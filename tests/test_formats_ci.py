@@ -18,8 +18,9 @@ from outcomes import (
     text_of,
 )
 
-from robustcheck_onnx.checker import report_github, report_markdown
-from robustcheck_onnx.checker.report_findings import shown
+from robustcheck_onnx.checker.report import github as report_github
+from robustcheck_onnx.checker.report import markdown as report_markdown
+from robustcheck_onnx.checker.report.outcome import shown
 
 
 def test_gitlab() -> None:

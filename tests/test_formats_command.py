@@ -16,7 +16,10 @@ import pytest
 from bad_input import COMMAND, default_signals
 from measuring import never_decided
 
-from robustcheck_onnx.checker import cli, delivery, formats
+from robustcheck_onnx.checker import text as delivery_text
+from robustcheck_onnx.checker.cli import app as cli
+from robustcheck_onnx.checker.report import forms as formats
+from robustcheck_onnx.checker.storage import write as delivery
 from robustcheck_onnx.thresholds import profile as profiles
 
 STRANGER = "a file of somebody else\n"
@@ -140,7 +143,7 @@ def test_other_verbs_replace_an_earlier_document_when_their_work_starts(
     """What a killed process leaves is what stood there when the work was under way."""
     model, photos = map(str, lookup_pass)
     place = tmp_path / "r.json"
-    place.write_text(delivery.error_json("stands for an earlier PASS", "", 3), encoding="utf-8")
+    place.write_text(delivery_text.error_json("stands for an earlier PASS", "", 3), encoding="utf-8")
     seen: list[int] = []
 
     def work(*_: object, **__: object) -> None:
@@ -148,10 +151,10 @@ def test_other_verbs_replace_an_earlier_document_when_their_work_starts(
         raise MemoryError
 
     where = {
-        "compare": "compare_run.compare",
-        "scan": "scan.scan",
+        "compare": "compare.run.compare",
+        "scan": "scan.run.scan",
         "shift": "shift.measure_shift",
-        "verify": "verify.verify",
+        "verify": "verify.run.verify",
     }
     monkeypatch.setattr(f"robustcheck_onnx.checker.{where[verb]}", work)
     words = {

@@ -20,9 +20,9 @@ from outcomes import (
     made,
 )
 
-from robustcheck_onnx.checker.reasons import RULES
-from robustcheck_onnx.checker.report_findings import shown
-from robustcheck_onnx.checker.report_junit import GROUPS
+from robustcheck_onnx.checker.report.junit import GROUPS
+from robustcheck_onnx.checker.report.outcome import shown
+from robustcheck_onnx.checker.verdict.reasons import RULES
 from robustcheck_onnx.thresholds.profile import STATISTICS
 
 WARNING_FILE = WARNING.evidence.model.file

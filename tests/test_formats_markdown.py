@@ -20,8 +20,8 @@ from outcomes import (
     text_of,
 )
 
-from robustcheck_onnx.checker import report_markdown
-from robustcheck_onnx.checker.report_findings import shown
+from robustcheck_onnx.checker.report import markdown as report_markdown
+from robustcheck_onnx.checker.report.outcome import shown
 
 
 def tokens(text: str) -> list[Token]:

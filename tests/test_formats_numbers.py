@@ -16,8 +16,8 @@ from outcomes import (
     text_of,
 )
 
-from robustcheck_onnx.checker.report import Failed
-from robustcheck_onnx.checker.report_findings import shown
+from robustcheck_onnx.checker.report.outcome import shown
+from robustcheck_onnx.checker.report.record import Failed
 from robustcheck_onnx.thresholds.profile import STATISTICS
 
 

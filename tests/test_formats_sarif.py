@@ -21,7 +21,7 @@ from outcomes import (
     text_of,
 )
 
-from robustcheck_onnx.checker.report import Outcome
+from robustcheck_onnx.checker.report.record import Outcome
 
 
 @pytest.fixture(scope="module")

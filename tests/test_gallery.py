@@ -13,11 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from measuring import never_decided, parts
 
-from robustcheck_onnx.checker import cache, check, gallery, images, measure, state
+from robustcheck_onnx.checker import check
 from robustcheck_onnx.checker.evidence import Evidence, Gallery, SeenImage
-from robustcheck_onnx.checker.gallery import EXTREME, FEATURES, SHOWN, Rows
-from robustcheck_onnx.checker.measurement import Job, conclude, merge
-from robustcheck_onnx.checker.report import Report, to_json
+from robustcheck_onnx.checker.images import source as images
+from robustcheck_onnx.checker.measure import cache, gallery
+from robustcheck_onnx.checker.measure import run as measure
+from robustcheck_onnx.checker.measure.gallery import EXTREME, FEATURES, SHOWN, Rows
+from robustcheck_onnx.checker.measure.job import Job, conclude, merge
+from robustcheck_onnx.checker.report.record import Report, to_json
+from robustcheck_onnx.checker.statistics import state
 from robustcheck_onnx.thresholds import profile
 
 ROOT = Path(__file__).parent.parent

@@ -4,8 +4,8 @@ from datetime import date
 
 import pytest
 
-from robustcheck_onnx.checker.gate import Waiver, decide
-from robustcheck_onnx.checker.verdict import Reason, Verdict
+from robustcheck_onnx.checker.verdict.gate import Waiver, decide
+from robustcheck_onnx.checker.verdict.rule import Reason, Verdict
 
 TODAY = date(2026, 11, 24)
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from robustcheck_onnx.checker.contract import CONTRACT_KEY, parse_contract
 from robustcheck_onnx.checker.errors import CannotAssessError
+from robustcheck_onnx.checker.model.contract import CONTRACT_KEY, parse_contract
 
 
 def parse(contract: object) -> Any:

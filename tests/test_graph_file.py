@@ -12,7 +12,8 @@ import onnx
 import pytest
 
 from robustcheck_onnx.checker.errors import CannotAssessError, RobustcheckError, UsageError
-from robustcheck_onnx.checker.onnx_file import LFS_MARK, read_onnx
+from robustcheck_onnx.checker.model.external import LFS_MARK
+from robustcheck_onnx.checker.model.file import read_onnx
 
 
 def fails(path: Path, kind: type[RobustcheckError], *parts: str) -> RobustcheckError:

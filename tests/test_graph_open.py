@@ -14,8 +14,9 @@ import pytest
 from onnx import TensorProto, helper
 
 from robustcheck_onnx.checker.errors import CannotAssessError, RobustcheckError, UsageError
-from robustcheck_onnx.checker.graph import open_model, supported_versions
-from robustcheck_onnx.checker.runner import Runner
+from robustcheck_onnx.checker.model.open import open_model
+from robustcheck_onnx.checker.model.supported import supported_versions
+from robustcheck_onnx.checker.runtime.runner import Runner
 
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 

@@ -12,8 +12,8 @@ import pytest
 from typer.core import TyperGroup
 from typer.main import get_command
 
-from robustcheck_onnx.checker import cli
-from robustcheck_onnx.checker.cli_process import with_default_command
+from robustcheck_onnx.checker.cli import app as cli
+from robustcheck_onnx.checker.cli.process import with_default_command
 from robustcheck_onnx.checker.errors import UsageError
 
 ROOT = Path(__file__).parent.parent

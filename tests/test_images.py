@@ -17,17 +17,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from robustcheck_onnx.checker import tables
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
-from robustcheck_onnx.checker.images import (
-    Item,
-    Picture,
-    Skipped,
-    Tensor,
-    check_bad,
-    open_images,
-    prefetch,
-)
+from robustcheck_onnx.checker.images import tables
+from robustcheck_onnx.checker.images.source import Item, Picture, Skipped, Tensor, check_bad, open_images, prefetch
 
 
 def png(level: int) -> bytes:

@@ -15,8 +15,8 @@ import skimage
 from numpy.typing import NDArray
 from PIL import Image
 
-from robustcheck_onnx.checker import decode as decoding
-from robustcheck_onnx.checker.decode import UnreadableImageError, decode
+from robustcheck_onnx.checker.images import decode as decoding
+from robustcheck_onnx.checker.images.decode import UnreadableImageError, decode
 
 DATA = Path(skimage.__file__).parent / "data"
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageEnhance, ImageFilter
 from skimage_data import photo
 
-from robustcheck_onnx.checker import keypoints
-from robustcheck_onnx.checker.imageset import (
+from robustcheck_onnx.checker.images import keypoints
+from robustcheck_onnx.checker.images.sanity import (
     GALLERY,
     MIN_KURTOSIS_SPREAD,
     ImageSetState,
@@ -334,7 +334,7 @@ STAMPS = Path("/usr/share/tuxpaint/stamps")
 
 @pytest.mark.skipif(not STAMPS.is_dir(), reason="Debian package tuxpaint-stamps-default is not installed")
 def test_cut_out_photos_are_not_flagged() -> None:
-    from robustcheck_onnx.checker.decode import decode
+    from robustcheck_onnx.checker.images.decode import decode
 
     paths = [p for p in sorted(STAMPS.rglob("*.png")) if "cartoon" not in p.parts and "symbols" not in p.parts]
     assert findings([decode(path.read_bytes(), path.name)[0] for path in paths]) == []

@@ -16,13 +16,16 @@ from measuring import never_decided
 from numpy.typing import NDArray
 from torchvision import transforms
 
-from robustcheck_onnx.checker import check, images, prepared
+from robustcheck_onnx.checker import check
 from robustcheck_onnx.checker.errors import CannotAssessError
-from robustcheck_onnx.checker.graph import open_model
-from robustcheck_onnx.checker.image_input import ImageInput
-from robustcheck_onnx.checker.input_graph import IMAGE, PIXELS, input_graph
-from robustcheck_onnx.checker.preprocess import CLIP, IMAGENET, Preprocessing, apply, apply_uint8
-from robustcheck_onnx.checker.runner import Runner
+from robustcheck_onnx.checker.evidence import CLIP, IMAGENET, Preprocessing
+from robustcheck_onnx.checker.images import source as images
+from robustcheck_onnx.checker.images.preprocess import apply, apply_uint8
+from robustcheck_onnx.checker.measure import prepared
+from robustcheck_onnx.checker.model.image_input import ImageInput
+from robustcheck_onnx.checker.model.open import open_model
+from robustcheck_onnx.checker.runtime.feed import IMAGE, PIXELS, input_graph
+from robustcheck_onnx.checker.runtime.runner import Runner
 
 NCHW = ImageInput("x", "NCHW", "float32", None, None, None, None)
 TFLITE = IMAGENET.model_copy(update={"rescale": 1.0, "mean": (127.0,) * 3, "std": (128.0,) * 3, "color_order": "BGR"})

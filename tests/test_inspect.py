@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from rich.console import Console, RenderableType
 
-from robustcheck_onnx.checker.doctor import Finding
-from robustcheck_onnx.checker.graph import open_model
-from robustcheck_onnx.checker.report_inspect import doctor_json, inspect_json, render_doctor, render_inspect
+from robustcheck_onnx.checker.cli.inspect_terminal import doctor_json, inspect_json, render_doctor, render_inspect
+from robustcheck_onnx.checker.model.open import open_model
+from robustcheck_onnx.checker.runtime.doctor import Finding
 
 ORIGINS = [("size", "8 × 8", "model input"), ("mean", "0.485 0.456 0.406", "assumed: ImageNet values")]
 FINDINGS = [

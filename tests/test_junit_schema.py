@@ -12,8 +12,8 @@ import forms
 import pytest
 import xmlschema
 
-from robustcheck_onnx.checker import formats
-from robustcheck_onnx.checker.report import Outcome
+from robustcheck_onnx.checker.report import forms as formats
+from robustcheck_onnx.checker.report.record import Outcome
 
 made = forms.made()
 STRICTER = "ae25da5089d4f94ac6c4669bf736e4d416cc4665/junit-10.xsd"  # of the plugin's two versions in the package

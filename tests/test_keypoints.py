@@ -9,8 +9,8 @@ import pytest
 from PIL import Image, ImageEnhance, ImageFilter
 from skimage_data import photo
 
-from robustcheck_onnx.checker import keypoints
-from robustcheck_onnx.checker.keypoints import SIGMAS, Gallery, find
+from robustcheck_onnx.checker.images import keypoints
+from robustcheck_onnx.checker.images.keypoints import SIGMAS, Gallery, find
 
 PHOTOS = sorted((Path(__file__).parent.parent / "checker" / "photos").glob("*.jpg"))
 Transpose = Image.Transpose

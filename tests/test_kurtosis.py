@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from robustcheck_onnx.checker import kurtosis
-from robustcheck_onnx.checker.state import State, update
+from robustcheck_onnx.checker.statistics import definitions as kurtosis
+from robustcheck_onnx.checker.statistics.state import State, update
 
 RNG = np.random.default_rng(7)
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from robustcheck_onnx.checker import labels
-from robustcheck_onnx.checker.accuracy import is_correct
 from robustcheck_onnx.checker.errors import UsageError
-from robustcheck_onnx.checker.labels import Scores, class_map
+from robustcheck_onnx.checker.shift import labels
+from robustcheck_onnx.checker.shift.labels import Scores, class_map
+from robustcheck_onnx.checker.statistics.intervals import is_correct
 from robustcheck_onnx.thresholds.published import IMAGENET
 
 IN1K = Scores(1000)

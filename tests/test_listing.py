@@ -18,13 +18,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from robustcheck_onnx.checker import cache, check, image_files, images, measure
-from robustcheck_onnx.checker.engine import run
-from robustcheck_onnx.checker.entries import Entries, Entry
+from robustcheck_onnx.checker import check
 from robustcheck_onnx.checker.errors import UsageError
-from robustcheck_onnx.checker.images import Picture, Skipped, open_images, prefetch
-from robustcheck_onnx.checker.manifest import _json
-from robustcheck_onnx.checker.measurement import Job
+from robustcheck_onnx.checker.images import entries as image_files
+from robustcheck_onnx.checker.images import source as images
+from robustcheck_onnx.checker.images.entries import Entries, Entry
+from robustcheck_onnx.checker.images.manifest import _json
+from robustcheck_onnx.checker.images.source import Picture, Skipped, open_images, prefetch
+from robustcheck_onnx.checker.measure import cache
+from robustcheck_onnx.checker.measure import run as measure
+from robustcheck_onnx.checker.measure.job import Job
+from robustcheck_onnx.checker.measure.workers import run
 from robustcheck_onnx.thresholds import profile
 
 

@@ -11,7 +11,7 @@ import onnx
 import onnxruntime as ort
 from PIL import Image
 
-from robustcheck_onnx.checker.preprocess import Preprocessing
+from robustcheck_onnx.checker.evidence import Preprocessing
 
 
 def test_rows_come_back_through_png_files(tmp_path: Path, lookup: ModuleType) -> None:

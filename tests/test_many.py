@@ -21,10 +21,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from robustcheck_onnx.checker import many, pipeline, report_summary
+from robustcheck_onnx.checker import pipeline
+from robustcheck_onnx.checker.cli import models as many
 from robustcheck_onnx.checker.errors import UsageError
-from robustcheck_onnx.checker.report import Failed, Report
-from robustcheck_onnx.checker.report_findings import exit_code_of
+from robustcheck_onnx.checker.report import summary as report_summary
+from robustcheck_onnx.checker.report.outcome import exit_code_of
+from robustcheck_onnx.checker.report.record import Failed, Report
 
 COMMAND = str(Path(sys.executable).parent / "robustcheck")
 

@@ -11,12 +11,14 @@ import onnx
 import pytest
 from measuring import never_decided, parts
 
-from robustcheck_onnx.checker import check, images, measure
-from robustcheck_onnx.checker import state as sums
+from robustcheck_onnx.checker import check
 from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.evidence import Evidence
-from robustcheck_onnx.checker.measurement import SHARD_IMAGES, Job, Measurement, conclude, merge, nothing_yet
-from robustcheck_onnx.checker.runner import Runner
+from robustcheck_onnx.checker.images import source as images
+from robustcheck_onnx.checker.measure import run as measure
+from robustcheck_onnx.checker.measure.job import SHARD_IMAGES, Job, Measurement, conclude, merge, nothing_yet
+from robustcheck_onnx.checker.runtime.runner import Runner
+from robustcheck_onnx.checker.statistics import state as sums
 from robustcheck_onnx.thresholds import profile
 
 ROOT = Path(__file__).parent.parent
@@ -128,7 +130,7 @@ def test_batch_invariance_is_that_of_the_session_that_measures(
     other = onnx_models.classifier()
     bias = onnx.numpy_helper.from_array(np.full(10, 9, np.float32), "fc.bias")
     next(w for w in other.graph.initializer if w.name == "fc.bias").CopyFrom(bias)
-    monkeypatch.setattr("robustcheck_onnx.checker.runner.own_bytes", lambda model: other.SerializeToString())
+    monkeypatch.setattr("robustcheck_onnx.checker.runtime.runner.own_bytes", lambda model: other.SerializeToString())
     levels = []
     real = Runner.batch_invariances
 

@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from robustcheck_onnx.checker import Report, check, cli, mlflow_log
-from robustcheck_onnx.checker.binding import result_digest_of
+from robustcheck_onnx.checker import Report, check
+from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
-from robustcheck_onnx.checker.report import to_json
+from robustcheck_onnx.checker.integrations import mlflow_log
+from robustcheck_onnx.checker.report.record import result_digest_of, to_json
 
 Register = Callable[..., str]
 

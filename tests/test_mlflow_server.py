@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from robustcheck_onnx.checker import check, cli
-from robustcheck_onnx.checker.report import to_json
+from robustcheck_onnx.checker import check
+from robustcheck_onnx.checker.cli import app as cli
+from robustcheck_onnx.checker.report.record import to_json
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("flask") is None, reason="MLflow's server is not installed: only its client is"

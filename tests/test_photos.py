@@ -7,8 +7,8 @@ from pathlib import Path
 from PIL import Image
 
 from robustcheck_onnx import checker
-from robustcheck_onnx.checker.images import Picture, Skipped, open_images
-from robustcheck_onnx.checker.imageset import ImageSetState, describe
+from robustcheck_onnx.checker.images.sanity import ImageSetState, describe
+from robustcheck_onnx.checker.images.source import Picture, Skipped, open_images
 
 PHOTOS = Path(checker.__file__).parent / "photos"
 OPEN_LICENCES = {"public domain", "CC0-1.0", "CC-BY-2.0", "CC-BY-3.0", "CC-BY-4.0"}

@@ -11,12 +11,14 @@ import pytest
 from measuring import never_decided
 from PIL import Image
 
-from robustcheck_onnx.checker import Progress, Report, check, measure, verdict
+from robustcheck_onnx.checker import Progress, Report, check
 from robustcheck_onnx.checker.errors import CannotAssessError
-from robustcheck_onnx.checker.images import Item, Skipped
-from robustcheck_onnx.checker.prepared import Prepared
-from robustcheck_onnx.checker.report import json_schema, to_json
-from robustcheck_onnx.checker.runner import Runner
+from robustcheck_onnx.checker.images.source import Item, Skipped
+from robustcheck_onnx.checker.measure import run as measure
+from robustcheck_onnx.checker.measure.prepared import Prepared
+from robustcheck_onnx.checker.report.record import json_schema, to_json
+from robustcheck_onnx.checker.runtime.runner import Runner
+from robustcheck_onnx.checker.verdict import rule as verdict
 from robustcheck_onnx.thresholds import profile
 from robustcheck_onnx.thresholds.profile import STATISTICS
 

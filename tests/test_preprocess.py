@@ -14,16 +14,8 @@ from PIL import Image
 from pydantic import ValidationError
 
 from robustcheck_onnx.checker.errors import CannotAssessError
-from robustcheck_onnx.checker.preprocess import (
-    CLIP,
-    IMAGENET,
-    Preprocessing,
-    apply,
-    apply_uint8,
-    as_photo,
-    at_size,
-    resized_size,
-)
+from robustcheck_onnx.checker.evidence import CLIP, IMAGENET, Preprocessing
+from robustcheck_onnx.checker.images.preprocess import apply, apply_uint8, as_photo, at_size, resized_size
 
 
 def photos() -> list[Image.Image]:

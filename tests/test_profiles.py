@@ -10,10 +10,11 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from robustcheck_onnx.checker import cli, cli_process
+from robustcheck_onnx.checker.cli import app as cli
+from robustcheck_onnx.checker.cli import process as cli_process
 from robustcheck_onnx.checker.evidence import Interval
 from robustcheck_onnx.checker.pipeline import check
-from robustcheck_onnx.checker.verdict import decided
+from robustcheck_onnx.checker.verdict.rule import decided
 from robustcheck_onnx.thresholds import calibrate, fitting, profile, reference
 from robustcheck_onnx.thresholds.fitting import Rule
 from robustcheck_onnx.thresholds.profile import STATISTICS, Profile
@@ -88,13 +89,13 @@ def test_pages_are_ascii_where_they_must_be() -> None:
 
     from rich.console import Console
 
-    from robustcheck_onnx.checker import report_calibrate
+    from robustcheck_onnx.checker.calibrate import profiles
 
     lower = profile.resealed(DEFAULT.model_copy(update={"min_images": 20}), "mine", "fewer photos: café")
     for page in (
-        report_calibrate.render_profile(lower, ascii_only=True),
-        report_calibrate.render_list([("default", DEFAULT), ("m", lower)], ascii_only=True),
-        report_calibrate.render_diff(("a", "b"), DEFAULT, lower, ascii_only=True),
+        profiles.render_profile(lower, ascii_only=True),
+        profiles.render_list([("default", DEFAULT), ("m", lower)], ascii_only=True),
+        profiles.render_diff(("a", "b"), DEFAULT, lower, ascii_only=True),
     ):
         buffer = io.StringIO()
         Console(file=buffer, width=80).print(page)
@@ -327,7 +328,7 @@ def test_a_stronger_outlier_never_turns_pass_into_warn_by_any_fitted_profile(
 ) -> None:
     """A law over fits and strengths: the statistics of planted representations, judged by thresholds fitted to any
     sets. Once all bounds clear, they clear for every stronger outlier."""
-    from robustcheck_onnx.checker import state as sums
+    from robustcheck_onnx.checker.statistics import state as sums
 
     table = [RECTIFIED, *(made_set(f"p{i}", "present", s) for i, s in enumerate(with_))]
     table += [made_set(f"a{i}", "absent", s) for i, s in enumerate(without)]

@@ -15,8 +15,8 @@ import pytest
 from onnx import numpy_helper
 from PIL import Image
 
-from robustcheck_onnx.checker import cli
-from robustcheck_onnx.checker.graph import open_model
+from robustcheck_onnx.checker.cli import app as cli
+from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.exporters import parity, quantize, write
 from robustcheck_onnx.exporters.errors import ExportError
 from robustcheck_onnx.exporters.run import run

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from stores import ODD, contents, put, url_of
 
-from robustcheck_onnx.checker import check, images
+from robustcheck_onnx.checker import check
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
-from robustcheck_onnx.checker.remote_file import open_url
+from robustcheck_onnx.checker.images import source as images
+from robustcheck_onnx.checker.storage.remote import open_url
 
 pytest.importorskip("fsspec", reason="the extra remote is not installed")
 pytestmark = pytest.mark.usefixtures("own_temporary_folder")

@@ -16,10 +16,12 @@ import onnx
 import pytest
 from stores import ODD, SECRET, put, url_of
 
-from robustcheck_onnx.checker import check, images
-from robustcheck_onnx.checker.cli import main
+from robustcheck_onnx.checker import check
+from robustcheck_onnx.checker.cli.app import main
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
-from robustcheck_onnx.checker.remote_file import LIMIT, download, open_url
+from robustcheck_onnx.checker.images import source as images
+from robustcheck_onnx.checker.storage.local import download
+from robustcheck_onnx.checker.storage.remote import LIMIT, open_url
 
 pytest.importorskip("fsspec", reason="the extra remote is not installed")
 pytestmark = pytest.mark.usefixtures("own_temporary_folder")

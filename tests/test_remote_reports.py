@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from stores import ODD, SECRET, put
 
-from robustcheck_onnx.checker import delivery, pipeline
-from robustcheck_onnx.checker.cli import main
+from robustcheck_onnx.checker import pipeline, text
+from robustcheck_onnx.checker.cli.app import main
 
 pytest.importorskip("fsspec", reason="the extra remote is not installed")
 pytestmark = pytest.mark.usefixtures("own_temporary_folder")
@@ -45,7 +45,7 @@ def test_a_store_holds_no_earlier_pass_while_a_check_runs(
     def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    memory.pipe_file("/r.json", delivery.error_json("stands for an earlier PASS", "", 3).encode())
+    memory.pipe_file("/r.json", text.error_json("stands for an earlier PASS", "", 3).encode())
     monkeypatch.setattr(pipeline, "check", stop)
     assert main([*call, "-o", "json=memory://new.json"]) == 130
     assert json.loads(memory.cat_file("/r.json"))["error"]["exit_code"] == 137

@@ -13,9 +13,11 @@ from typing import Any
 import pytest
 from stores import SECRET, put
 
-from robustcheck_onnx.checker import check, images, remote
-from robustcheck_onnx.checker.cli import main
+from robustcheck_onnx.checker import check
+from robustcheck_onnx.checker.cli.app import main
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
+from robustcheck_onnx.checker.images import source as images
+from robustcheck_onnx.checker.storage import urls as remote
 
 pytest.importorskip("fsspec", reason="the extra remote is not installed")
 pytestmark = pytest.mark.usefixtures("own_temporary_folder")

@@ -13,11 +13,12 @@ from types import ModuleType
 import pytest
 from stores import SECRET, contents, url_of
 
-from robustcheck_onnx.checker import check, images
-from robustcheck_onnx.checker.cli import main
+from robustcheck_onnx.checker import check
+from robustcheck_onnx.checker.cli.app import main
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
-from robustcheck_onnx.checker.remote_file import StoreError, open_url
-from robustcheck_onnx.checker.remote_model import on_this_machine
+from robustcheck_onnx.checker.images import source as images
+from robustcheck_onnx.checker.model.fetch import on_this_machine
+from robustcheck_onnx.checker.storage.remote import StoreError, open_url
 
 pytest.importorskip("fsspec", reason="the extra remote is not installed")
 pytestmark = [

@@ -8,8 +8,8 @@ import numpy as np
 from comparisons import Workshop, planted
 from rich.console import Console
 
-from robustcheck_onnx.checker import report_compare
-from robustcheck_onnx.checker.reasons import number_text
+from robustcheck_onnx.checker.compare import terminal as report_compare
+from robustcheck_onnx.checker.text import number_text
 
 
 def test_a_heading_is_one_line_and_a_ratio_without_bounds_is_told(workshop: Workshop) -> None:

@@ -24,10 +24,13 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from robustcheck_onnx.checker import formats, gate, report_html_charts, report_html_parts
 from robustcheck_onnx.checker.evidence import Gallery, Interval, SeenImage
-from robustcheck_onnx.checker.report import Failed, Outcome, Report
-from robustcheck_onnx.checker.verdict import judge
+from robustcheck_onnx.checker.report import forms as formats
+from robustcheck_onnx.checker.report.html import charts as report_html_charts
+from robustcheck_onnx.checker.report.html import model as report_html_parts
+from robustcheck_onnx.checker.report.record import Failed, Outcome, Report
+from robustcheck_onnx.checker.verdict import gate
+from robustcheck_onnx.checker.verdict.rule import judge
 from robustcheck_onnx.thresholds import published
 from robustcheck_onnx.thresholds.profile import DEFINITIONS, STATISTICS
 from robustcheck_onnx.thresholds.reference import references
@@ -518,7 +521,7 @@ def test_every_reference_set_is_placed_once_and_only_published_numbers_are_point
 def test_the_command_writes_a_page_with_or_without_photos(
     lookup_pass: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from robustcheck_onnx.checker import cli
+    from robustcheck_onnx.checker.cli import app as cli
 
     model, photos = lookup_pass
     arguments = [str(model), "--images", str(photos), "-q", "-o"]
@@ -536,7 +539,7 @@ def test_the_command_writes_a_page_with_or_without_photos(
 
 
 def test_templates_are_loaded_only_for_a_page() -> None:
-    code = "import sys; from robustcheck_onnx.checker import cli, formats, pipeline; sys.exit('jinja2' in sys.modules)"
+    code = "import sys; from robustcheck_onnx.checker import cli, pipeline, report; sys.exit('jinja2' in sys.modules)"
     assert subprocess.run([sys.executable, "-Ic", code], check=False).returncode == 0
 
 

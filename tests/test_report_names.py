@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from robustcheck_onnx.checker import formats
-from robustcheck_onnx.checker.report import Failed
+from robustcheck_onnx.checker.report import forms as formats
+from robustcheck_onnx.checker.report.record import Failed
 
 
 @pytest.mark.parametrize(

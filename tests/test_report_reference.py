@@ -10,9 +10,9 @@ import re
 import pytest
 from rich.console import Console, RenderableType
 
-from robustcheck_onnx.checker import reference_rows as chosen
-from robustcheck_onnx.checker import report_reference as report
 from robustcheck_onnx.checker.errors import UsageError
+from robustcheck_onnx.checker.reference import rows as chosen
+from robustcheck_onnx.checker.reference import terminal as report
 from robustcheck_onnx.thresholds import published as tables
 from robustcheck_onnx.thresholds.reference import references
 

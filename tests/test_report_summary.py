@@ -8,9 +8,9 @@ import pytest
 import test_report_terminal as made
 from rich.console import Console
 
-from robustcheck_onnx.checker import report_summary
-from robustcheck_onnx.checker.reasons import RULES
-from robustcheck_onnx.checker.report import Failed, Outcome
+from robustcheck_onnx.checker.report import summary as report_summary
+from robustcheck_onnx.checker.report.record import Failed, Outcome
+from robustcheck_onnx.checker.verdict.reasons import RULES
 
 LONGEST = max(RULES, key=len)
 NAMES = ["a.onnx", "models/" + 12 * "unbroken_" + ".onnx", "broken.onnx"]

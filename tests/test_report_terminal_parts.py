@@ -7,12 +7,12 @@ import random
 
 import pytest
 
-from robustcheck_onnx.checker import reasons
-from robustcheck_onnx.checker import report_parts as parts
-from robustcheck_onnx.checker.evidence import Interval
-from robustcheck_onnx.checker.preprocess import CLIP, IMAGENET, Preprocessing
-from robustcheck_onnx.checker.reasons import bound_text, number_text
-from robustcheck_onnx.checker.report import Placed
+from robustcheck_onnx.checker import text as parts_text
+from robustcheck_onnx.checker.evidence import CLIP, IMAGENET, Interval, Preprocessing
+from robustcheck_onnx.checker.report import words as parts
+from robustcheck_onnx.checker.report.record import Placed
+from robustcheck_onnx.checker.text import bound_text, number_text
+from robustcheck_onnx.checker.verdict import reasons
 
 
 def row(ratio: float, k: float = 10.0, checkpoint: str = "c", shows: bool = True) -> Placed:
@@ -72,7 +72,7 @@ def test_a_bound_never_reads_on_the_wrong_side_of_its_threshold() -> None:
     [(0.0, "0 %"), (1.0, "100 %"), (0.5, "50.0 %"), (0.9995, "> 99.9 %"), (1e-9, "< 0.1 %"), (None, "not measured")],
 )
 def test_percentages_say_all_and_nothing_only_when_it_is_true(share: float | None, text: str) -> None:
-    assert parts.percent_text(share) == text
+    assert parts_text.percent_text(share) == text
 
 
 @pytest.mark.parametrize(
@@ -91,30 +91,30 @@ def test_clears(low: float | None, high: float | None, answer: str) -> None:
 
 
 def test_bars_are_proportional() -> None:
-    assert parts.bars([0, 1, 2, 4, 8], 1) == [" ▁▂▄█"]
-    assert parts.bars([8, 16, 12, 0], 2) == [" █▄ ", "███ "]
-    assert parts.bars([1, 1000], 2) == [" █", "▁█"]
-    assert parts.bars([0, 0], 1) == ["  "]
-    assert parts.bars([], 2) == ["", ""]
-    heights = [sum(parts.BLOCKS.index(line[i]) for line in parts.bars(range(101), 5)) for i in range(101)]
+    assert parts_text.bars([0, 1, 2, 4, 8], 1) == [" ▁▂▄█"]
+    assert parts_text.bars([8, 16, 12, 0], 2) == [" █▄ ", "███ "]
+    assert parts_text.bars([1, 1000], 2) == [" █", "▁█"]
+    assert parts_text.bars([0, 0], 1) == ["  "]
+    assert parts_text.bars([], 2) == ["", ""]
+    heights = [sum(parts_text.BLOCKS.index(line[i]) for line in parts_text.bars(range(101), 5)) for i in range(101)]
     assert heights == [max(round(40 * i / 100), i > 0) for i in range(101)]
 
 
 def test_names_are_shown_exactly_or_escaped() -> None:
-    assert parts.name_text("modèle 1.onnx", False) == "modèle 1.onnx"
-    assert parts.name_text("modèle→.onnx", True) == r"mod\xe8le\u2192.onnx"
-    assert parts.name_text("a\nb\x1b\x9b\u200f\udc80", False) == r"a\nb\x1b\x9b\u200f\udc80"
-    assert parts.name_text("\U0001f600", True) == r"\U0001f600"
+    assert parts_text.name_text("modèle 1.onnx", False) == "modèle 1.onnx"
+    assert parts_text.name_text("modèle→.onnx", True) == r"mod\xe8le\u2192.onnx"
+    assert parts_text.name_text("a\nb\x1b\x9b\u200f\udc80", False) == r"a\nb\x1b\x9b\u200f\udc80"
+    assert parts_text.name_text("\U0001f600", True) == r"\U0001f600"
 
 
 def test_sentences_in_ascii() -> None:
     signs = "✓✗▲▶•·→×…–—−≥≤’“”━─│└▁▂▃▄▅▆▇█"
-    shown = parts.sentence_text(signs, True)
+    shown = parts_text.sentence_text(signs, True)
     assert shown.isascii()
     assert "\\" not in shown
-    assert parts.sentence_text("Größe ≥ 3 × 4", True) == r"Gr\xf6\xdfe >= 3 x 4"
-    assert parts.prose_text("Crabbé et al. – ☃", True) == r"Crabbe et al. - \u2603"
-    assert parts.prose_text("Crabbé – ☃", False) == "Crabbé – ☃"
+    assert parts_text.sentence_text("Größe ≥ 3 × 4", True) == r"Gr\xf6\xdfe >= 3 x 4"
+    assert parts_text.prose_text("Crabbé et al. – ☃", True) == r"Crabbe et al. - \u2603"
+    assert parts_text.prose_text("Crabbé – ☃", False) == "Crabbé – ☃"
 
 
 def test_placed_shows_the_neighbours_and_both_ends() -> None:
@@ -188,7 +188,7 @@ def test_preprocessing_in_one_line(preprocessing: Preprocessing, text: str) -> N
 def test_small_words() -> None:
     assert parts.group_text("zero_shot_clip") == "zero-shot CLIP"
     assert parts.group_text("some_new_group") == "some new group"
-    assert parts.short_checkpoint("(odd)") == "(odd)"
-    assert parts.short_digest("sha256:" + "ab" * 32) == "sha256:abababababab"
-    assert parts.short_digest("") == ""
-    assert parts.short_provider("TensorrtExecutionProvider") == "Tensorrt"
+    assert parts_text.short_checkpoint("(odd)") == "(odd)"
+    assert parts_text.short_digest("sha256:" + "ab" * 32) == "sha256:abababababab"
+    assert parts_text.short_digest("") == ""
+    assert parts_text.short_provider("TensorrtExecutionProvider") == "Tensorrt"

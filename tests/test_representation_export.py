@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from robustcheck_onnx.checker.graph import open_model
-from robustcheck_onnx.checker.runner import Runner
+from robustcheck_onnx.checker.model.open import open_model
+from robustcheck_onnx.checker.runtime.runner import Runner
 
 pytestmark = pytest.mark.export
 

@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto
 
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
-from robustcheck_onnx.checker.graph import ModelFile, open_model
+from robustcheck_onnx.checker.model.open import ModelFile, open_model
 
 
 def chosen(model: ModelFile) -> tuple[str, str, str, bool]:

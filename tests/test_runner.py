@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
-from robustcheck_onnx.checker.graph import open_model, own_bytes
-from robustcheck_onnx.checker.preprocess import IMAGENET
-from robustcheck_onnx.checker.runner import Runner, _relative_difference
+from robustcheck_onnx.checker.evidence import IMAGENET
+from robustcheck_onnx.checker.model.open import open_model, own_bytes
+from robustcheck_onnx.checker.runtime.runner import Runner, _relative_difference
 
 Pixels = NDArray[Any]
 
@@ -151,7 +151,7 @@ def test_changed_output_goes_down_to_no_optimisation(
     other = onnx_models.classifier()
     bias = onnx.numpy_helper.from_array(np.full(10, 9, np.float32), "fc.bias")
     next(w for w in other.graph.initializer if w.name == "fc.bias").CopyFrom(bias)
-    monkeypatch.setattr("robustcheck_onnx.checker.runner.own_bytes", lambda model: other.SerializeToString())
+    monkeypatch.setattr("robustcheck_onnx.checker.runtime.runner.own_bytes", lambda model: other.SerializeToString())
     check = run.output_unchanged(pixels)
     assert (check.unchanged, check.optimization, run.execution.optimization) == (False, "none", "none")
     assert check.max_difference > 0.1
@@ -201,7 +201,7 @@ def test_device_names(runner: Any, onnx_models: ModuleType) -> None:
 
 
 def gpu_is_there() -> bool:
-    from robustcheck_onnx.checker.gpu import list_gpus
+    from robustcheck_onnx.checker.runtime.device import list_gpus
 
     return bool(list_gpus()) and "CUDAExecutionProvider" in ort.get_available_providers()
 
@@ -223,7 +223,7 @@ def test_silent_fallback_is_found_in_the_session(
     runner: Any, onnx_models: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """ONNX Runtime itself takes the CPU without an exception when CUDA can't start."""
-    monkeypatch.setattr("robustcheck_onnx.checker.execution._why_not", lambda provider: "")
+    monkeypatch.setattr("robustcheck_onnx.checker.runtime.device._why_not", lambda provider: "")
     if "CUDAExecutionProvider" not in ort.get_available_providers():
         pytest.skip("this ONNX Runtime wheel has no CUDA provider that could fail to start")
     with pytest.raises(EnvironmentFaultError, match="could not start CUDAExecutionProvider and took CPU"):

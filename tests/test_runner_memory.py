@@ -13,8 +13,8 @@ import pytest
 from numpy.typing import NDArray
 
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError
-from robustcheck_onnx.checker.execution import translate
-from robustcheck_onnx.checker.runner import Runner
+from robustcheck_onnx.checker.runtime.runner import Runner
+from robustcheck_onnx.checker.runtime.session import translate
 
 Pixels = NDArray[Any]
 

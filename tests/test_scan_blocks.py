@@ -6,14 +6,14 @@ from types import ModuleType
 
 import onnx
 
-from robustcheck_onnx.checker.blocks import (
+from robustcheck_onnx.checker.model.layers import build_layers
+from robustcheck_onnx.checker.scan.blocks import (
     find_passages,
     find_residuals,
     keep_residuals,
     residual_blocks,
     stage_blocks,
 )
-from robustcheck_onnx.checker.layers import build_layers
 
 
 def blocks_of(proto: onnx.ModelProto, shapes: dict[str, tuple[int, ...]], end: str) -> list[tuple[str, str]]:

@@ -15,8 +15,11 @@ import pytest
 from onnx import TensorProto
 from scan_truth import assert_close, assert_report_is_truth, scanned
 
-from robustcheck_onnx.checker import cli, scan, scan_plan, scan_records
+from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
+from robustcheck_onnx.checker.scan import plan as scan_plan
+from robustcheck_onnx.checker.scan import records as scan_records
+from robustcheck_onnx.checker.scan import run as scan
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ import pytest
 from onnx import TensorProto
 from scan_truth import assert_close, assert_report_is_truth, scanned
 
-from robustcheck_onnx.checker import report_scan
-from robustcheck_onnx.checker.cli_parts import plain
+from robustcheck_onnx.checker.cli.output import plain
+from robustcheck_onnx.checker.scan import terminal as report_scan
 
 
 @pytest.fixture(scope="module")

@@ -13,9 +13,10 @@ import scipy.stats
 from onnx import TensorProto, helper
 from scan_truth import Array, assert_close, assert_is_truth
 
-from robustcheck_onnx.checker import depth, scan_graph
-from robustcheck_onnx.checker.depth import Depth, LayerStatistics
-from robustcheck_onnx.checker.scan_graph import Tap
+from robustcheck_onnx.checker.scan import depth
+from robustcheck_onnx.checker.scan import taps as scan_graph
+from robustcheck_onnx.checker.scan.depth import Depth, LayerStatistics
+from robustcheck_onnx.checker.scan.taps import Tap
 
 
 def measure(values: Array, tap: Tap, opset: int = 18, kind: int = TensorProto.FLOAT) -> LayerStatistics:

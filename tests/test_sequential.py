@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from robustcheck_onnx.checker import sequential
+from robustcheck_onnx.checker.statistics import intervals as sequential
 
 ALPHA = 0.05
 

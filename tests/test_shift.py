@@ -17,10 +17,11 @@ import pytest
 from benchmark_scripts import load
 from PIL import Image
 
-from robustcheck_onnx.checker import cli, labels
+from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.errors import CannotAssessError
-from robustcheck_onnx.checker.images import open_images
-from robustcheck_onnx.checker.shift import measure_shift
+from robustcheck_onnx.checker.images.source import open_images
+from robustcheck_onnx.checker.shift import labels
+from robustcheck_onnx.checker.shift.run import measure_shift
 from robustcheck_onnx.thresholds import published
 from robustcheck_onnx.thresholds.suite import open_suite
 
@@ -300,7 +301,7 @@ def test_the_terminal_report_fits_and_has_an_ascii_form(
 ) -> None:
     from rich.console import Console
 
-    from robustcheck_onnx.checker import report_shift
+    from robustcheck_onnx.checker.shift import terminal as report_shift
 
     result = measure_shift(small / "model.onnx", "val", ["blur"], preprocess="imagenet")
     for ascii_only in (False, True):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from robustcheck_onnx.checker.errors import UsageError
-from robustcheck_onnx.checker.shift_call import parse_call, parse_spec
+from robustcheck_onnx.checker.shift.call import parse_call, parse_spec
 from robustcheck_onnx.thresholds.published import IMAGENET
 
 

@@ -9,10 +9,17 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from robustcheck_onnx.checker.accuracy import wilson
-from robustcheck_onnx.checker.shift_records import Judged, SetResult, Shifted
-from robustcheck_onnx.checker.shift_robustness import agree, effective, put_beside
-from robustcheck_onnx.checker.shift_sets import CLASSES, LABEL_SET
+from robustcheck_onnx.checker.shift.robustness import (
+    CLASSES,
+    LABEL_SET,
+    Judged,
+    SetResult,
+    Shifted,
+    agree,
+    effective,
+    put_beside,
+)
+from robustcheck_onnx.checker.statistics.intervals import wilson
 from robustcheck_onnx.thresholds import published, yardstick
 from robustcheck_onnx.thresholds.published import IMAGENET
 

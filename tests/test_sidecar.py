@@ -12,8 +12,9 @@ import skimage
 from PIL import Image
 
 from robustcheck_onnx.checker.errors import UsageError
-from robustcheck_onnx.checker.preprocess import CLIP, IMAGENET, Preprocessing, apply, at_size
-from robustcheck_onnx.checker.sidecar import find_preprocessing
+from robustcheck_onnx.checker.evidence import CLIP, IMAGENET, Preprocessing
+from robustcheck_onnx.checker.images.preprocess import apply, at_size
+from robustcheck_onnx.checker.model.sidecar import find_preprocessing
 
 PHOTO = Path(skimage.__file__).parent / "data" / "chelsea.png"
 

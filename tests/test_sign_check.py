@@ -20,8 +20,11 @@ from bad_input import COMMAND
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from robustcheck_onnx.checker import cli, delivery, pipeline, signing
+from robustcheck_onnx.checker import pipeline, storage
+from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.errors import EnvironmentFaultError
+from robustcheck_onnx.checker.storage import write as delivery
+from robustcheck_onnx.checker.verify import signature as signing
 
 pytestmark = pytest.mark.usefixtures("capsys")  # the command mends its process's streams: these are the test's own
 
@@ -188,7 +191,7 @@ def _unwritable_signature(_: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             raise EnvironmentFaultError(f"{path}: report is not written (No space left on device)", "df -h")
         real(path, text)
 
-    monkeypatch.setattr(delivery, "write_whole", full)
+    monkeypatch.setattr(storage, "write_whole", full)
 
 
 def _failing_signer(_: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,7 +202,7 @@ def _failing_signer(_: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _failing_stdout(_: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from robustcheck_onnx.checker import cli_parts
+    from robustcheck_onnx.checker.cli import output as cli_parts
 
     def fails(*_: object) -> None:
         raise MemoryError

@@ -28,10 +28,14 @@ from packaging.requirements import Requirement
 from securesystemslib.dsse import Envelope
 from securesystemslib.signer import CryptoSigner, SSlibKey
 
-from robustcheck_onnx.checker import attestation, check, cli, model_signing_calls, signing
-from robustcheck_onnx.checker import verify as verification
+from robustcheck_onnx.checker import check
+from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
-from robustcheck_onnx.checker.report import Report, to_json
+from robustcheck_onnx.checker.report.record import Report, to_json
+from robustcheck_onnx.checker.verify import model_signing_calls
+from robustcheck_onnx.checker.verify import run as verification
+from robustcheck_onnx.checker.verify import signature as attestation
+from robustcheck_onnx.checker.verify import signature as signing
 
 ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.usefixtures("capsys")  # the command mends its process's streams: these are the test's own

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from robustcheck_onnx.checker.evidence import Statistics
-from robustcheck_onnx.checker.state import State, merge, statistics, update
+from robustcheck_onnx.checker.statistics.state import State, merge, statistics, update
 from robustcheck_onnx.thresholds.profile import STATISTICS
 
 SHARED = Path(os.environ.get("ROBUSTCHECK_SHARED", Path(__file__).parents[2] / "shared"))

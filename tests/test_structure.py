@@ -75,7 +75,7 @@ def test_a_check_opens_no_connection(lookup_pass: tuple[Path, Path]) -> None:
 def test_onnx_runtimes_telemetry_never_starts(tmp_path: Path) -> None:
     environment = {"TMPDIR": str(tmp_path)}  # nothing of ours: where CI=true, ONNX Runtime starts none by itself
     code = "{}import onnxruntime"
-    for first, left in (("from robustcheck_onnx.checker import runner; ", []), ("", [".ses"])):
+    for first, left in (("from robustcheck_onnx.checker import runtime; ", []), ("", [".ses"])):
         subprocess.run([sys.executable, "-Ic", code.format(first)], env=environment, check=True)
         assert [path.name for path in tmp_path.iterdir()] == left  # without us there is a session file: it can fail
 
@@ -114,9 +114,9 @@ def test_the_wheel_holds_every_module_and_data_file(tmp_path: Path) -> None:
     assert "robustcheck_onnx/thresholds/data/default.json" in names
     assert "robustcheck_onnx/checker/py.typed" in names
     assert "robustcheck_onnx/checker/photos/ATTRIBUTION.md" in names
-    templates = [path.name for path in (ROOT / "checker" / "templates").iterdir()]
+    templates = [path.name for path in (ROOT / "checker" / "report" / "html" / "templates").iterdir()]
     assert templates
-    assert {f"robustcheck_onnx/checker/templates/{name}" for name in templates} <= names
+    assert {f"robustcheck_onnx/checker/report/html/templates/{name}" for name in templates} <= names
     photos = [name for name in names if name.endswith(".jpg")]
     assert len(photos) == len(list((ROOT / "checker" / "photos").glob("*.jpg"))) >= 50
     top = {name.split("/")[0] for name in names}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import scipy.stats
 
-from robustcheck_onnx.checker import kurtosis
+from robustcheck_onnx.checker.statistics import definitions as kurtosis
 from robustcheck_onnx.thresholds import calibrate, fitting, profile, reference
 from robustcheck_onnx.thresholds.fitting import Rule
 

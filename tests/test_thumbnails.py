@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from robustcheck_onnx.checker import thumbnails
 from robustcheck_onnx.checker.evidence import Gallery, SeenImage
-from robustcheck_onnx.checker.report import Failed, Outcome, Report
+from robustcheck_onnx.checker.report.html import thumbnails
+from robustcheck_onnx.checker.report.record import Failed, Outcome, Report
 
 PHOTO_SIZE = (300, 120)
 
@@ -88,7 +88,7 @@ def test_a_set_that_is_gone_has_no_thumbnails(tmp_path: Path) -> None:
 def test_tensors_have_none(tmp_path: Path) -> None:
     values = np.zeros((2, 3, 4, 4), np.float32)
     np.save(tmp_path / "t.npy", values)
-    from robustcheck_onnx.checker.images import open_images
+    from robustcheck_onnx.checker.images.source import open_images
 
     source = open_images(tmp_path / "t.npy")
     known = source.digest(0)

@@ -8,19 +8,20 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from robustcheck_onnx.checker.evidence import (
+    CLIP,
     Evidence,
     Execution,
+    Finding,
     ImageFacts,
+    ImageSetFacts,
     Interval,
     ModelFacts,
     PreprocessingFacts,
     Statistics,
 )
-from robustcheck_onnx.checker.imageset import Finding, ImageSetFacts
-from robustcheck_onnx.checker.preprocess import CLIP
-from robustcheck_onnx.checker.reasons import RULES
-from robustcheck_onnx.checker.state import State, statistics, update
-from robustcheck_onnx.checker.verdict import Verdict, above, decided, judge
+from robustcheck_onnx.checker.statistics.state import State, statistics, update
+from robustcheck_onnx.checker.verdict.reasons import RULES
+from robustcheck_onnx.checker.verdict.rule import Verdict, above, decided, judge
 from robustcheck_onnx.thresholds.profile import STATISTICS, load
 
 PROFILE = load()

@@ -17,12 +17,17 @@ import numpy as np
 import onnx
 import pytest
 
-from robustcheck_onnx.checker import check, cli, engine, formats, gate
-from robustcheck_onnx.checker.agreement import disagreements
+from robustcheck_onnx.checker import check
+from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.evidence import DetectorResult
-from robustcheck_onnx.checker.report import Failed, Report, sealed, to_json
-from robustcheck_onnx.checker.report_reader import read
-from robustcheck_onnx.checker.verdict import judge
+from robustcheck_onnx.checker.measure import job as engine_job
+from robustcheck_onnx.checker.measure import workers as engine
+from robustcheck_onnx.checker.report import forms as formats
+from robustcheck_onnx.checker.report.reader import read
+from robustcheck_onnx.checker.report.record import Failed, Report, sealed, to_json
+from robustcheck_onnx.checker.verdict import gate
+from robustcheck_onnx.checker.verdict.rule import judge
+from robustcheck_onnx.checker.verify.second_run import disagreements
 from robustcheck_onnx.thresholds import profile
 
 Change = Callable[[dict[str, Any]], object]
@@ -121,7 +126,7 @@ def test_a_report_of_the_ray_engine_is_run_again_without_ray(
 ) -> None:
     assert passed.binding is not None
     assert passed.evidence.stopped == "decided"
-    job = engine.Job(place / "model.onnx", str(place / "photos"))
+    job = engine_job.Job(place / "model.onnx", str(place / "photos"))
     (outcome,) = engine.run([job], passed.profile)  # in another process: as a worker of Ray measures
     (evidence,) = outcome.evidence
     ran = evidence.execution.model_copy(update={"engine": "ray", "workers": 2})

@@ -12,8 +12,9 @@ import onnxruntime as ort
 import pytest
 from PIL import Image
 
-from robustcheck_onnx.checker import check, cli
-from robustcheck_onnx.checker.graph import open_model
+from robustcheck_onnx.checker import check
+from robustcheck_onnx.checker.cli import app as cli
+from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.exporters.errors import ExportError
 from robustcheck_onnx.exporters.run import run
 from robustcheck_onnx.exporters.zero_shot import DEFAULT_TEMPLATES, Prompts, read_prompts, text_head

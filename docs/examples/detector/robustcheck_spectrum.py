@@ -9,7 +9,7 @@ import os
 
 import numpy as np
 
-from robustcheck_onnx.checker.detectors import DetectorResult
+from robustcheck_onnx.checker.evidence import DetectorResult
 
 MINIMUM = "SPECTRUM_MINIMUM"  # environment variable: warn below this participation ratio; without it never
 

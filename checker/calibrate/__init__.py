@@ -1,0 +1,26 @@
+"""A suite of models is measured and becomes a threshold profile; profiles are shown and compared.
+
+Comes in: a suite file. May import: measure, report and what is below them. The fit itself is in `thresholds/`.
+"""
+
+from __future__ import annotations
+
+from .plan import refuse_unknown
+from .profiles import render_diff, render_list, render_profile
+from .table import open_table, relabelled
+from .tasks import Settings, check_labels
+from .terminal import plan_json, render_plan, render_summary
+
+__all__ = [
+    "Settings",
+    "check_labels",
+    "open_table",
+    "plan_json",
+    "refuse_unknown",
+    "relabelled",
+    "render_diff",
+    "render_list",
+    "render_plan",
+    "render_profile",
+    "render_summary",
+]

@@ -1,0 +1,157 @@
+"""What a calibration will do, model by model, how large that is, and how long it may take."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from robustcheck_onnx.checker.errors import UsageError
+from robustcheck_onnx.checker.runtime import cpu_name, list_gpus
+from robustcheck_onnx.thresholds.results import Result
+
+from .table import done
+from .tasks import Settings, Task
+
+BYTES_A_PARAMETER = 4  # float32
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One line of the plan."""
+
+    id: str
+    group: str
+    label: str
+    state: str
+    """measured, exported, ready file, to export, or can't"""
+    download_bytes: int | None
+    """of the weights, at 4 bytes a parameter; 0 when nothing is downloaded, None when not known"""
+    disk_bytes: int | None
+    """of the ONNX file that will be written; 0 when it is there"""
+    passes: int
+    estimate_s: float | None
+    fault: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a calibration will do."""
+
+    n_images: int
+    images_digest: str
+    cache: Path
+    free_bytes: int
+    device: str
+    rows: tuple[Planned, ...]
+    how_estimated: str
+
+
+def plan(work: Sequence[Task], rows: Sequence[Result], settings: Settings, n_images: int, digest: str) -> Plan:
+    """What is to do, how large it is, and how long it may take; nothing is downloaded, exported or measured.
+
+    Sizes are counted by the exporters in a process of their own; times follow from rows measured on this device.
+    """
+    sizes = _sizes([t for t in work if t.export is not None and not t.fault and not t.is_exported])
+    here = device_name(settings.device)
+    rate, how = _rate(rows, here)
+    planned = []
+    for task in work:
+        member, size = task.member, sizes.get(task.member.id, {})
+        vision = size.get("vision_parameters")
+        fault = task.fault.message if task.fault else size.get("unknown", "")
+        measured, exported = bool(done(task, rows)), task.is_exported
+        state = "to export"
+        if fault:
+            state = "can't"
+        elif measured:
+            state = "measured"
+        elif exported:
+            state = "exported" if task.export is not None else "ready file"
+        model_bytes = _bytes_on_disk(task.model) if exported and not fault else (vision or 0) * BYTES_A_PARAMETER
+        to_do = state in ("to export", "exported", "ready file")
+        known = model_bytes > 0 and rate is not None
+        downloads = state == "to export" and not member.entry.random_weights and task.member.entry.source != "torch"
+        total = size.get("parameters")
+        planned.append(
+            Planned(
+                id=member.id,
+                group=member.entry.group,
+                label=member.label,
+                state=state,
+                download_bytes=(None if total is None else total * BYTES_A_PARAMETER) if downloads else 0,
+                disk_bytes=(None if vision is None else vision * BYTES_A_PARAMETER) if state == "to export" else 0,
+                passes=n_images if to_do else 0,
+                estimate_s=rate * model_bytes * n_images if rate is not None and known and to_do else None,
+                fault=fault or size.get("fault", ""),
+            )
+        )
+    return Plan(n_images, digest, settings.cache, _free_bytes(settings.cache), here, tuple(planned), how)
+
+
+def device_name(device: str) -> str:
+    """The name of what `--device` will run on, as evidence has it; of auto the GPU, if there is one."""
+    gpus = () if device == "cpu" else list_gpus()
+    return gpus[0].name if gpus else cpu_name()
+
+
+def _rate(rows: Sequence[Result], device: str) -> tuple[float | None, str]:
+    """Seconds an image and byte of model, the median over models measured on this device, and how it came about."""
+    one_each = {row.id: row for row in rows if row.execution.get("device") == device and row.wall_s > 0}
+    rates = sorted(row.wall_s / row.n_images / row.size_bytes for row in one_each.values() if row.n_images)
+    if not rates:
+        return None, "no model was measured on this device yet: measure one and plan again"
+    spread = rates[-1] / rates[0]
+    return float(np.median(rates)), (
+        f"from {len(rates)} models measured on this device, one process, by their size; by that rule they differ "
+        f"{spread:.1f}-fold among themselves, and exporting is not in it"
+    )
+
+
+def _sizes(work: Sequence[Task]) -> dict[str, dict[str, Any]]:
+    """What the exporters know of the models' sizes without loading them, by id."""
+    if not work:
+        return {}
+    asked = [[t.member.entry.source, t.member.entry.name, _tag(t)] for t in work]
+    with tempfile.TemporaryDirectory(prefix="robustcheck-") as folder:
+        question, answer = Path(folder) / "asked.json", Path(folder) / "answers.json"
+        question.write_text(json.dumps(asked), encoding="utf-8")
+        command = [sys.executable, "-P", "-m", "robustcheck_onnx.exporters.sizes", str(question), str(answer)]
+        ended = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 # our own module
+        if ended.returncode or not answer.is_file():
+            said = (ended.stderr.strip().splitlines() or ["no word"])[-1][:200]
+            return {t.member.id: {"fault": f"sizes are not known: {said}"} for t in work}
+        answers = json.loads(answer.read_text(encoding="utf-8"))
+    return {t.member.id: found for t, found in zip(work, answers, strict=True)}
+
+
+def _tag(task: Task) -> str | None:
+    entry = task.member.entry
+    assert task.export is not None
+    return None if entry.random_weights or str(task.export["weights"]).startswith("sha256:") else entry.weights
+
+
+def refuse_unknown(work: Sequence[Task]) -> None:
+    """Raise UsageError for the first model or tag that its library does not have, with the nearest names."""
+    for name, size in _sizes([t for t in work if t.export is not None and not t.fault and not t.is_exported]).items():
+        if size.get("unknown"):
+            message, _, hint = str(size["unknown"]).rpartition("; ")
+            raise UsageError(f"suite entry {name}: {message}", hint)
+
+
+def _bytes_on_disk(model: Path) -> int:
+    return sum(path.stat().st_size for path in (model, model.with_name(model.name + ".data")) if path.is_file())
+
+
+def _free_bytes(folder: Path) -> int:
+    while not folder.is_dir():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free

@@ -1,0 +1,277 @@
+"""What `profiles` shows: a list, one profile's page, what differs between two (pure)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.text import Text
+
+from robustcheck_onnx.checker.report import INDENT, Pen, Trimmed, columns, hanging, line, section
+from robustcheck_onnx.checker.text import count_text, number_text, short_digest
+from robustcheck_onnx.checker.verdict import NAMES
+from robustcheck_onnx.thresholds import profile as profiles
+from robustcheck_onnx.thresholds.profile import STATISTICS, Calibration, Profile
+
+MAX_NAMES = 6  # sets named in one line
+MAX_TEXT = 60  # characters of a value in a list of differences
+
+
+class Difference(NamedTuple):
+    """One field in which two profiles differ."""
+
+    field: str
+    before: Any
+    after: Any
+
+
+# ---------------------------------------------------------------------------------------------- one profile
+
+
+def render_profile(profile: Profile, *, ascii_only: bool = False, where: str = "") -> RenderableType:
+    """A profile as a page: what it rests on, how often it is wrong, what it holds for, its limits."""
+    pen = Pen(ascii_only)
+    title = pen.facts([pen.name(profile.id, "bold"), pen.name(profile.digest, "dim"), pen.name(where)])
+    sections: list[RenderableType] = [
+        Group(title, *(Padding(text, (0, 0, 0, INDENT)) for text in _warnings(profile, pen)))
+    ]
+    sections += [
+        section(pen, "Rests on", _counted(profile.calibration), hanging(_rests_on(profile.calibration, pen))),
+        _thresholds(profile, pen),
+        section(pen, "How often it is wrong", "over checkpoints, each left out", hanging(_wrong(profile, pen))),
+    ]
+    if profile.calibration.tensors:
+        sections.append(_tensors(profile, pen))
+    sections += [
+        section(pen, "Holds for", "anything else is WARN", hanging(_holds_for(profile, pen))),
+        section(pen, "Limits", "", hanging([(pen.say("•"), pen.prose(text)) for text in profile.limits])),
+    ]
+    return Trimmed(Group(sections[0], *(part for block in sections[1:] for part in (Text(), block))))
+
+
+def _warnings(profile: Profile, pen: Pen) -> list[Text]:
+    out = []
+    if profile.edited:
+        out.append(pen.say(f"! changed by hand: {profile.edited}", "yellow"))
+    if missing := profile.calibration.missing:
+        out.append(pen.say(f"! not complete: {len(missing)} models of its suite were not measured", "yellow"))
+    if looser := profiles.looser_than(profile, profiles.load()):
+        out.append(pen.say(f"! looser than the default profile: {'; '.join(looser)}", "yellow"))
+    return out
+
+
+def _counted(c: Calibration) -> str:
+    return (
+        f"{count_text(c.n_checkpoints, 'checkpoint')}: {c.n_with_checkpoints} with, {c.n_without_checkpoints} "
+        f"without ({count_text(c.n_sets, 'set')})"
+    )
+
+
+def _rests_on(c: Calibration, pen: Pen) -> list[tuple[Text, Text]]:
+    suite = f"{c.suite} {short_digest(c.suite_digest)}" if c.suite else ""
+    facts = [
+        ("few", c.few),
+        ("labels", c.labels),
+        ("suite", suite),
+        ("table", f"{c.table}, {c.table_digest}"),
+        ("images", c.images),
+        ("measured", c.date),
+        ("spread", c.spread),
+        ("rule", c.rule),
+        ("command", c.command),
+        ("left out", _by_reason(c.excluded)),
+        ("missing", "; ".join(f"{name}: {why}" for name, why in c.missing)),
+    ]
+    return _labelled(facts, pen)
+
+
+def _by_reason(pairs: Sequence[tuple[str, str]]) -> str:
+    reasons = dict.fromkeys(why for _, why in pairs)
+    return "; ".join(f"{why} ({_names([name for name, other in pairs if other == why])})" for why in reasons)
+
+
+def _thresholds(profile: Profile, pen: Pen) -> RenderableType:
+    c = profile.calibration
+    table = columns(pen, "statistic", "=threshold", "=5–95 %", "=without", "=with", ">AUROC", ">rank r")
+    table.padding = (0, 1, 0, 0)
+    for name in STATISTICS:
+        t = profile.thresholds[name]
+        rank = c.rank_correlation.get(name)
+        table.add_row(
+            pen.say(NAMES[name]),
+            pen.say(f"> {t.minimum:g}", "bold"),
+            pen.say(f"{t.bootstrap_low:g} – {t.bootstrap_high:g}"),
+            pen.say(f"≤ {number_text(t.highest_without)}"),
+            pen.say(f"≥ {number_text(t.lowest_with)}"),
+            pen.say(f"{c.auroc[name]:.3f}" if name in c.auroc else "–"),
+            pen.say("–" if rank is None else f"{rank:+.2f}"),
+        )
+    said = (
+        "5–95 %: of the threshold over resampled checkpoints. without, with: the gap it was placed in. AUROC: of the "
+        "statistic alone over all sets"
+    )
+    if c.rank_correlation_n:
+        said += f". rank r: Spearman's, with effective robustness, over {c.rank_correlation_n} sets"
+    return section(pen, "Thresholds", "", table, Text(), pen.say(f"{said}.", "dim"))
+
+
+def _wrong(profile: Profile, pen: Pen) -> list[tuple[Text, Text]]:
+    c = profile.calibration
+    out = [
+        ("false PASS", _rate(c.left_out_false_pass, c.n_without_checkpoints, c.false_pass_upper)),
+        ("false WARN", _rate(c.left_out_false_warn, c.n_with_checkpoints, c.false_warn_upper)),
+        ("not left out", f"no fit without {_names(c.not_left_out)}: no part of the rates" if c.not_left_out else ""),
+        ("missed", f"{_names(c.missed)}: with the label, and does not pass" if c.missed else ""),
+        ("hard cases", "; ".join(f"{name}: {what}" for name, what in c.hard_cases)),
+        ("unlabelled", f"{_names(c.unlabelled_passing)} would pass" if c.unlabelled_passing else ""),
+        *(("family out" if i == 0 else "", f"{group}: {what}") for i, (group, what) in enumerate(c.family_out)),
+        ("joint AUROC", "" if c.auroc_joint is None else f"{c.auroc_joint:.3f} over the sets it was fitted to"),
+        ("kurtosis alone", _alone(c)),
+        ("bootstrap", f"{c.bootstrap_failed} of {c.bootstrap_fits} resamples had no fit" if c.bootstrap_fits else ""),
+    ]
+    return _labelled(out, pen)
+
+
+def _rate(wrong: Sequence[str], n: int, upper: float) -> str:
+    named = f" ({_names(wrong)})" if wrong else ""
+    return (
+        f"{count_text(len(wrong), 'set')} of {count_text(n, 'checkpoint')}{named}; at most "
+        f"{100 * upper:.0f} % with 95 % confidence (Clopper–Pearson)"
+    )
+
+
+def _alone(c: Calibration) -> str:
+    if (alone := c.kurtosis_alone) is None:
+        return ""
+    return (
+        f"the published statistic by itself, its threshold {number_text(alone.minimum)} chosen with hindsight: "
+        f"{len(alone.false_pass)} false PASS{_named(alone.false_pass)}, {len(alone.false_warn)} false WARN"
+        f"{_named(alone.false_warn)}; AUROC {alone.auroc:.3f}; {100 * alone.power_without_false_pass:.0f} % of the "
+        "sets with the label are above all others"
+    )
+
+
+def _tensors(profile: Profile, pen: Pen) -> RenderableType:
+    table = columns(pen, "tensor", ">pass", ">false PASS", ">false WARN", ">AUROC", ">gap")
+    for one in profile.calibration.tensors:
+        chosen = one.tensor == profile.tensor
+        table.add_row(
+            pen.say(f"{one.tensor}{' (chosen)' if chosen else ''}", "bold" if chosen else ""),
+            pen.say(f"{one.n_passing} of {one.n_with}"),
+            pen.say(f"{one.left_out_false_pass} of {one.n_without}"),
+            pen.say(f"{one.left_out_false_warn} of {one.n_with}"),
+            pen.say("–" if one.auroc is None else f"{one.auroc:.3f}"),
+            pen.say("–" if one.gap is None else f"× {one.gap:.2f}"),
+        )
+    faults = [pen.say(f"{one.tensor}: {one.fault}", "dim") for one in profile.calibration.tensors if one.fault]
+    said = pen.say("false PASS, false WARN: each checkpoint left out. gap: in persistence ratio.", "dim")
+    return section(pen, "Tensors compared", "", table, *faults, said)
+
+
+def _holds_for(profile: Profile, pen: Pen) -> list[tuple[Text, Text]]:
+    facts = [
+        ("tensor", f"{profile.tensor}: {', '.join(profile.tensor_rules)}; pooled by {', '.join(profile.pools)}"),
+        ("that ends in", ", ".join(profile.ends)),
+        ("width", f"{profile.min_features} to {profile.max_features} features"),
+        ("images", f"at least {profile.min_images} varied ones"),
+        ("bounds", f"{100 * (1 - profile.alpha):g} % confidence for all statistics together"),
+        ("preprocessing", profile.preprocessing),
+        ("statistics", f"version {profile.statistic_version} (docs/statistics.md)"),
+    ]
+    return _labelled(facts, pen)
+
+
+def _labelled(facts: Sequence[tuple[str, str]], pen: Pen) -> list[tuple[Text, Text]]:
+    return [(pen.say(label, "dim"), pen.say(text)) for label, text in facts if text]
+
+
+def _names(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
+    return ", ".join(names[:MAX_NAMES]) + more
+
+
+def _named(names: Sequence[str]) -> str:
+    return f" ({_names(names)})" if names else ""
+
+
+# ------------------------------------------------------------------------------------------ several profiles
+
+
+def render_list(found: Sequence[tuple[str, Profile]], *, ascii_only: bool = False) -> RenderableType:
+    """Profiles in a table: (name or file, profile)."""
+    pen = Pen(ascii_only)
+    table = columns(pen, "profile", "=id", ">with", ">without", ">false PASS", "=digest")
+    remarks = []
+    for name, profile in found:
+        c = profile.calibration
+        table.add_row(
+            pen.name(name, "bold"),
+            pen.name(profile.id),
+            pen.say(str(c.n_with_checkpoints)),
+            pen.say(str(c.n_without_checkpoints)),
+            pen.say(f"≤ {100 * c.false_pass_upper:.0f} %"),
+            pen.name(short_digest(profile.digest)),
+        )
+        remarks += [(pen.name(name), text) for text in _warnings(profile, pen)]
+    said = "with, without: checkpoints it was fitted to. false PASS: 95 % bound, each checkpoint left out."
+    more: list[RenderableType] = [Text(), hanging(remarks)] if remarks else []
+    return Trimmed(section(pen, "Profiles", "", table, *more, Text(), pen.say(said, "dim")))
+
+
+def differences(a: Profile, b: Profile) -> tuple[Difference, ...]:
+    """The fields in which two profiles differ, thresholds first, as plain JSON values; the digest is left out."""
+    one, other = a.model_dump(mode="json"), b.model_dump(mode="json")
+    flat = [
+        {f"thresholds.{name}": p["thresholds"][name]["minimum"] for name in STATISTICS}
+        | {key: value for key, value in p.items() if key not in ("thresholds", "calibration", "digest")}
+        | {f"calibration.{key}": value for key, value in p["calibration"].items()}
+        for p in (one, other)
+    ]
+    return tuple(Difference(key, flat[0][key], flat[1][key]) for key in flat[0] if flat[0][key] != flat[1][key])
+
+
+def _changed(before: Any, after: Any) -> str:
+    """A difference in a line: what lists gained and lost, which keys changed; the whole is in -o json."""
+    if isinstance(before, list) and isinstance(after, list):
+        gained = [f"+ {_short(value)}" for value in after if value not in before]
+        lost = [f"− {_short(value)}" for value in before if value not in after]
+        shown = [*gained, *lost][:MAX_NAMES]
+        more = len(gained) + len(lost) - len(shown)
+        return ", ".join(shown) + (f" and {more} more" if more else "")
+    if isinstance(before, dict) and isinstance(after, dict):
+        keys = [key for key in {**before, **after} if before.get(key) != after.get(key)]
+        return ", ".join(f"{key} {_short(before.get(key))} → {_short(after.get(key))}" for key in keys)
+    return f"{_short(before)} → {_short(after)}"
+
+
+def _short(value: Any) -> str:
+    if value in ("", None, [], {}):
+        return "none"
+    if isinstance(value, list):
+        text = ": ".join(map(_short, value))
+    elif isinstance(value, dict):
+        text = str(value.get("tensor", "…"))
+    else:
+        text = f"{value:g}" if isinstance(value, float) else str(value)
+    return text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 1] + "…"
+
+
+def render_diff(names: tuple[str, str], a: Profile, b: Profile, *, ascii_only: bool = False) -> RenderableType:
+    """What differs between two profiles, and in which direction it moves verdicts."""
+    pen = Pen(ascii_only)
+    found = differences(a, b)
+    ends = [pen.name(f"{name} {short_digest(p.digest)}") for name, p in zip(names, (a, b), strict=True)]
+    head = line(ends[0], pen.say(" → "), ends[1])
+    if not found:
+        return Trimmed(Group(head, pen.say("no difference")))
+    rows = [(pen.say(d.field, "bold"), pen.say(_changed(d.before, d.after))) for d in found]
+    verdict = []
+    for looser, tighter in ((b, a), (a, b)):
+        if ways := profiles.looser_than(looser, tighter):
+            name = names[1] if looser is b else names[0]
+            verdict.append(pen.say(f"{name} lets more pass: {'; '.join(ways)}", "yellow"))
+    if not verdict:
+        verdict.append(pen.say("no difference moves a verdict towards PASS"))
+    return Trimmed(Group(head, Text(), hanging(rows), Text(), *verdict))

@@ -1,0 +1,164 @@
+"""A calibration: exporting and measuring what has no result row yet, one model at a time.
+
+Silent; what happens is told to a callback. Exports run in a process of their own, so that torch is never loaded here
+and an export that crashes or runs out of memory fails alone; measuring runs in the engine's processes.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, RobustcheckError, UsageError
+from robustcheck_onnx.checker.measure import Job, workers
+from robustcheck_onnx.checker.model import parse_contract, read_onnx
+from robustcheck_onnx.checker.storage import write_whole
+from robustcheck_onnx.thresholds import profile as profiles
+from robustcheck_onnx.thresholds.calibrate import TENSORS
+from robustcheck_onnx.thresholds.results import Result
+from robustcheck_onnx.thresholds.suite import Opened
+
+from .table import append, done, row_of
+from .tasks import RECORD, Settings, Task, weights_path
+
+EXPORT_END_S = 10  # for an export that is told to end; its temporary files can be gigabytes
+
+Tell = Callable[[str], None]
+"""One line of what happens, without its end."""
+
+
+def check_engine(settings: Settings) -> None:
+    """Raise what the engine would, before hours of exporting: Ray missing or not reachable, a device it won't take."""
+    job = Job(Path("none.onnx"), device=settings.device)
+    workers.run((job,), profiles.load(), engine=settings.engine, workers=settings.workers, address=settings.address)
+
+
+def measure(
+    suite: Opened, work: Sequence[Task], rows: list[Result], settings: Settings, table: Path, tell: Tell
+) -> dict[str, RobustcheckError]:
+    """Export and measure what has no row yet; each model's rows are in the table as soon as it is measured.
+
+    Args:
+        suite, work: the suite and its tasks.
+        rows: those of the table; new ones are added.
+        settings: what to measure with.
+        table: the results table.
+        tell: is told what happens.
+
+    Returns:
+        The models that failed, by id.
+    """
+    check_engine(settings)
+    failed = {task.member.id: task.fault for task in work if task.fault is not None}
+    todo = [task for task in work if task.fault is None and not done(task, rows)]
+    tell(f"{len(work)} models: {len(work) - len(todo) - len(failed)} measured before, {len(todo)} to do")
+    jobs: dict[Job, list[Task]] = {}
+    for number, task in enumerate(todo, 1):
+        try:
+            if not task.is_exported:
+                tell(f"export {number}/{len(todo)} {task.member.id}")
+                _export(suite.folder, task)
+            jobs.setdefault(_job(suite.folder, task, settings), []).append(task)
+        except RobustcheckError as fault:
+            failed[task.member.id] = fault
+            tell(f"failed {task.member.id}: {fault.message}")
+    for outcome in (
+        workers.run(
+            tuple(jobs),
+            profiles.load(),
+            engine=settings.engine,
+            workers=settings.workers,
+            address=settings.address,
+        )
+        if jobs
+        else ()
+    ):
+        for task in jobs[outcome.job]:
+            if outcome.error is not None:
+                failed[task.member.id] = outcome.error
+                tell(f"failed {task.member.id}: {outcome.error.message}")
+                continue
+            new = [
+                row_of(suite, task, tensor or TENSORS[0], outcome.job.tensors, evidence, outcome.wall_s)
+                for tensor, evidence in zip(outcome.job.tensors, outcome.evidence, strict=True)
+            ]
+            append(table, new)
+            rows.extend(new)
+            tell(f"measured {task.member.id}: {new[0].n_images} images in {outcome.wall_s:.1f} s")
+    return failed
+
+
+def _export(folder: Path, task: Task) -> None:
+    """Export one model in a process of its own, into the cache.
+
+    Raises UsageError, CannotAssessError, EnvironmentFaultError with the exporter's words.
+    """
+    entry, where = task.member.entry, task.model.parent
+    assert entry.source is not None
+    assert entry.name is not None
+    try:
+        where.mkdir(parents=True, exist_ok=True)
+    except OSError as fault:
+        raise EnvironmentFaultError(
+            f"{where}: cache folder can't be made ({fault.strerror}); exports are kept there", "--cache FOLDER"
+        ) from fault
+    call = [entry.source, entry.name, "-o", str(task.model.resolve())]
+    weights = weights_path(folder, entry)
+    if entry.weights:
+        call += ["--weights", entry.weights if weights is None else str(weights.resolve())]
+    if entry.random_weights:
+        call.append("--random-weights")
+    if entry.preprocessing:
+        call += ["--preprocessing", str((folder / entry.preprocessing).resolve())]
+    if entry.head:
+        call += ["--head", entry.head]
+    command = [sys.executable, "-P", "-m", "robustcheck_onnx.checker", "export", *call]
+    # the user's own code (source torch) is found beside the suite
+    with subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:  # noqa: S603
+        try:
+            _, stderr = process.communicate()
+        except BaseException:
+            process.terminate()  # it takes its unfinished files with it
+            try:
+                process.wait(EXPORT_END_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+            raise
+    if process.returncode == 0:
+        write_whole(where / RECORD, json.dumps(dict(task.export or {}), indent=1, sort_keys=True) + "\n")
+        return
+    said = {line.partition(": ")[0]: line.partition(": ")[2] for line in stderr.splitlines()}
+    message = said.get("error", (stderr.strip().splitlines() or ["it said nothing"])[-1][:200])
+    hint = said.get("hint", shlex.join(["robustcheck", "export", *call]))
+    if process.returncode < 0:
+        message = f"{task.member.id}: export was ended by signal {-process.returncode}; too little memory does that"
+        hint = "free -h"
+    kind = {2: UsageError, 4: EnvironmentFaultError}.get(process.returncode, CannotAssessError)
+    raise kind(message, hint)
+
+
+def _job(folder: Path, task: Task, settings: Settings) -> Job:
+    """The task's model with all its tensors that a contract names; without a contract, the one found by rule."""
+    entry = task.member.entry
+    file = read_onnx(task.model)
+    contract = parse_contract({p.key: p.value for p in file.proto.metadata_props}, str(task.model))
+    named: tuple[str | None, ...] = (None,)
+    if contract is not None:
+        # the representation by rule, as a check finds it; the other by its name
+        named = tuple(None if t == TENSORS[0] else t for t in TENSORS if t in contract.tensors)
+    ready = entry.model is not None and entry.preprocessing
+    return Job(
+        model=task.model,
+        images=settings.images,
+        tensors=named,
+        preprocess=str(folder / str(entry.preprocessing)) if ready else None,
+        device=settings.device,
+        seed=settings.seed,
+        max_images=settings.max_images,
+        max_bad=settings.max_bad,
+        batch_size=settings.batch_size,
+    )

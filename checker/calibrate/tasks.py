@@ -1,0 +1,183 @@
+"""A suite's models as the tasks of a calibration, and the key that a model's measurement is known by.
+
+The key holds everything that influences the numbers: weights, export, images, settings, versions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from robustcheck_onnx.checker.errors import EnvironmentFaultError, RobustcheckError, UsageError
+from robustcheck_onnx.checker.images import digest_of_set, open_images
+from robustcheck_onnx.checker.measure import cache
+from robustcheck_onnx.checker.model import file_digest, read_onnx
+from robustcheck_onnx.checker.statistics import STATISTIC_VERSION
+from robustcheck_onnx.thresholds import profile as profiles
+from robustcheck_onnx.thresholds.suite import CHECKPOINT_SUFFIXES, Entry, Member, Opened
+
+EXPORTERS = {  # source → distributions whose versions decide what is exported
+    "open_clip": ("open_clip_torch", "timm", "torchvision"),
+    "timm": ("timm", "torchvision"),
+    "torchvision": ("torchvision",),
+    "transformers": ("transformers",),
+    "torch": (),
+}
+EVERY_EXPORT = ("robustcheck-onnx", "torch", "onnx", "onnxscript")
+MEASURING = ("robustcheck-onnx", "onnxruntime", "onnxruntime-gpu", "onnx", "numpy", "Pillow")
+RECORD = "export.json"  # beside a cached export, written last: without it the export is not whole
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a calibration measures with; the fields mean what they mean to `robustcheck check`."""
+
+    images: str | None
+    cache: Path
+    seed: int = 0
+    max_images: int | None = None
+    max_bad: float = 0.01
+    device: str = "auto"
+    batch_size: int = 32
+    engine: str = "local"
+    workers: int | None = None
+    address: str | None = None
+
+
+@dataclass(frozen=True)
+class Task:
+    """One model of the suite: where its ONNX file is or will be, and what its measurement is known by."""
+
+    member: Member
+    model: Path
+    export: Mapping[str, Any] | None
+    """everything that influences the export; None for a ready file"""
+    key: str
+    """empty with a fault"""
+    fault: RobustcheckError | None = None
+
+    @property
+    def is_exported(self) -> bool:
+        """Whether the ONNX file is there and whole."""
+        return self.export is None or ((self.model.parent / RECORD).is_file() and self.model.is_file())
+
+
+def cache_folder() -> Path:
+    """Where exports are kept unless another place is named: beside the records of checks."""
+    return cache.folder() / "exports"
+
+
+def check_labels(suite: Opened) -> None:
+    """Raise UsageError for a suite without a model on either side: nothing could be fitted to it."""
+    for label in ("present", "absent"):
+        if not any(member.label == label for member in suite.members):
+            raise UsageError(
+                f"suite {suite.suite.name}: number of models labelled {label} is 0; a fit needs both sides",
+                "add models, or look at the labels: robustcheck calibrate --plan",
+            )
+
+
+def image_set(settings: Settings) -> tuple[str, int]:
+    """Digest and number of the images of a calibration: sha256 over the sorted digests of what the entries hold.
+
+    Raises UsageError, CannotAssessError, EnvironmentFaultError as `images.open_images`.
+    """
+    source = open_images(settings.images, seed=settings.seed, limit=settings.max_images)
+    # an image that can't be read is skipped by the run; another in its place is another set
+    digests = (source.digest(i) or f"unreadable {source.entries[i].name}" for i in range(len(source)))
+    return digest_of_set(digests), len(source)
+
+
+def tasks(suite: Opened, settings: Settings, images_digest: str) -> tuple[Task, ...]:
+    """The suite's models as tasks; a file that can't be read is a task with a fault."""
+    measuring = {
+        "images": images_digest,
+        "seed": settings.seed,
+        "max_bad": settings.max_bad,
+        "device": settings.device,
+        "statistic_version": STATISTIC_VERSION,
+        "alpha": profiles.load().alpha,
+        "versions": versions_of(MEASURING),
+    }
+    return tuple(_task(suite.folder, member, settings.cache, measuring) for member in suite.members)
+
+
+def _task(folder: Path, member: Member, cache: Path, measuring: Mapping[str, Any]) -> Task:
+    entry = member.entry
+    if entry.model is not None:
+        path = folder / entry.model
+        try:
+            file = read_onnx(path)
+            given = {"preprocessing": _digest_of(folder, entry.preprocessing)}
+        except RobustcheckError as fault:
+            return Task(member, path, None, "", fault)
+        digests = [file.model_digest, *(part.digest for part in file.external)]
+        return Task(member, path, None, _key({**measuring, "model": digests, **given}))
+    try:
+        export = _export_inputs(folder, entry)
+    except EnvironmentFaultError as fault:
+        return Task(member, cache, {}, "", fault)
+    key = _key(export)
+    name = re.sub(r"[^A-Za-z0-9._-]+", "_", member.id)[:100]
+    return Task(member, cache / key[:24] / f"{name}.onnx", export, _key({**measuring, "export": key}))
+
+
+def _export_inputs(folder: Path, entry: Entry) -> dict[str, Any]:
+    """Everything that influences an export: what is asked for, the files that are read, the versions."""
+    assert entry.source is not None
+    weights = weights_path(folder, entry)
+    inputs: dict[str, Any] = {
+        "source": entry.source,
+        "name": entry.name,
+        "weights": entry.weights if weights is None else _digest_of(folder, str(weights)),
+        "random_weights": entry.random_weights,
+        "preprocessing": _digest_of(folder, entry.preprocessing),
+        "head": entry.head,
+        "versions": versions_of((*EVERY_EXPORT, *EXPORTERS[entry.source])),
+    }
+    if str(entry.name).startswith("local-dir:"):
+        place = folder / str(entry.name).partition(":")[2]
+        inputs["files"] = {path.name: file_digest(path) for path in sorted(place.glob("*")) if path.is_file()}
+    if entry.source == "torch":
+        module = folder / (str(entry.name).partition(":")[0].replace(".", "/") + ".py")
+        inputs["code"] = file_digest(module) if module.is_file() else ""
+    return inputs
+
+
+def weights_path(folder: Path, entry: Entry) -> Path | None:
+    """The checkpoint file that an entry names, or None where its weights are a library's tag."""
+    if not entry.weights:
+        return None
+    path = folder / entry.weights
+    named = "/" in entry.weights or path.suffix in CHECKPOINT_SUFFIXES
+    return path if named or path.is_file() else None
+
+
+def _digest_of(folder: Path, name: str | None) -> str:
+    if not name:
+        return ""
+    path = folder / name
+    if not path.is_file():
+        raise EnvironmentFaultError(f"{path}: file is missing; the suite names it", f"place it at {path}")
+    return file_digest(path)
+
+
+def _key(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+
+def versions_of(names: Iterable[str]) -> dict[str, str]:
+    """The versions of the distributions that are installed here."""
+    found = {}
+    for name in names:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue  # one of the two ONNX Runtime wheels, or an exporter that this machine lacks
+    return found

@@ -1,0 +1,108 @@
+"""What `calibrate` shows: the plan and the summary (pure)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from robustcheck_onnx.checker.report import Pen, Trimmed, columns, hanging, line, section
+from robustcheck_onnx.thresholds.profile import Profile
+
+from .plan import Plan, Planned
+from .profiles import _counted, _tensors, _thresholds, _warnings, _wrong
+
+GB = 1e9
+HOUR_S = 3600
+
+
+# ------------------------------------------------------------------------------------------------- the plan
+
+
+def render_plan(plan: Plan, *, ascii_only: bool = False) -> RenderableType:
+    """What a calibration will do, model by model, and in all."""
+    pen = Pen(ascii_only)
+    table = columns(pen, "model", "=label", "=state", ">download", ">disk", ">passes", ">time")
+    table.padding = (0, 1, 0, 0)
+    for row in plan.rows:
+        table.add_row(
+            pen.name(row.id),
+            pen.say("–" if row.label == "unlabelled" else row.label),
+            pen.say(row.state, "yellow" if row.state == "can't" else ""),
+            pen.say(_bytes(row.download_bytes)),
+            pen.say(_bytes(row.disk_bytes)),
+            pen.say(str(row.passes or "–")),
+            pen.say(_duration(row.estimate_s) if row.passes else "–"),
+        )
+    faults = [(pen.say("✗", "yellow"), line(pen.name(r.id), pen.say(f": {r.fault}"))) for r in plan.rows if r.fault]
+    blocks: list[RenderableType] = [
+        section(pen, "Plan", f"{len(plan.rows)} models × {plan.n_images} images, {plan.device}", table),
+        Text(),
+        section(pen, "In all", "nothing was downloaded, exported or measured", hanging(_in_all(plan, pen))),
+    ]
+    if faults:
+        blocks += [Text(), section(pen, "Not known, or not possible", "", hanging(faults))]
+    return Trimmed(Group(*blocks))
+
+
+def _in_all(plan: Plan, pen: Pen) -> list[tuple[Text, Text]]:
+    rows = plan.rows
+    states = ", ".join(f"{n} {state}" for state, n in _counts([row.state for row in rows]))
+    labels = ", ".join(f"{n} {label}" for label, n in _counts([row.label for row in rows]))
+    to_do = [row for row in rows if row.passes]
+    facts = [
+        ("models", f"{states}; {labels}"),
+        ("downloads", _total(to_do, "download_bytes", "at 4 bytes a parameter, half of it for float16 checkpoints")),
+        ("disk", f"{_total(to_do, 'disk_bytes', '')}; {plan.free_bytes / GB:.1f} GB are free for {plan.cache}"),
+        ("passes", f"{sum(row.passes for row in rows):,} forward passes".replace(",", " ")),
+        ("time", f"{_total(to_do, 'estimate_s', '')}; {plan.how_estimated}"),
+        ("images", plan.images_digest),
+    ]
+    return [(pen.say(label, "dim"), pen.say(text)) for label, text in facts]
+
+
+def _total(rows: Sequence[Planned], field: str, remark: str) -> str:
+    values = [getattr(row, field) for row in rows]
+    known = [value for value in values if value is not None]
+    show = _duration if field == "estimate_s" else _bytes
+    unknown = len(values) - len(known)
+    text = show(sum(known)) if known or not values else "not known"
+    if unknown and known:
+        text += f" and {unknown} models for which it is not known"
+    return text + (f" ({remark})" if remark else "")
+
+
+def _counts(words: Sequence[str]) -> list[tuple[str, int]]:
+    return [(word, words.count(word)) for word in dict.fromkeys(words)]
+
+
+def _bytes(n: int | None) -> str:
+    if n is None:
+        return "?"
+    return "–" if n == 0 else f"{n / GB:.2f} GB"
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "?"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 2 * HOUR_S else f"{seconds / HOUR_S:.1f} h"
+
+
+def plan_json(plan: Plan) -> dict[str, Any]:
+    """The plan as plain JSON values."""
+    rows = [row.__dict__ | {} for row in plan.rows]
+    return {"schema_version": 1, "tool": "robustcheck"} | plan.__dict__ | {"cache": str(plan.cache), "rows": rows}
+
+
+def render_summary(profile: Profile, *, ascii_only: bool = False) -> RenderableType:
+    """The short form after a calibration: thresholds and error rates."""
+    pen = Pen(ascii_only)
+    blocks = [*_warnings(profile, pen), _thresholds(profile, pen), Text()]
+    wrong = section(pen, "How often it is wrong", _counted(profile.calibration), hanging(_wrong(profile, pen)))
+    if profile.calibration.tensors:
+        return Trimmed(Group(*blocks, wrong, Text(), _tensors(profile, pen)))
+    return Trimmed(Group(*blocks, wrong))

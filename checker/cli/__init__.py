@@ -1,0 +1,8 @@
+"""The command line: the only code that prints, exits, imports typer or knows exporters.
+
+Comes in: the words after `robustcheck`. May import: everything. A verb is a function in `verbs/`.
+"""
+
+from .app import main
+
+__all__ = ["main"]

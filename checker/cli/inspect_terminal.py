@@ -1,0 +1,163 @@
+"""What `inspect` and `doctor` show: renderables, and the same content as JSON values; pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from robustcheck_onnx.checker.model import ModelFile, show_shape
+from robustcheck_onnx.checker.report import Pen, Trimmed, columns, hanging, line, section
+from robustcheck_onnx.checker.runtime import Finding
+
+Origins = Sequence[tuple[str, str, str]]  # (field, value, where the value came from) of the preprocessing
+
+INSPECT_SCHEMA = "robustcheck.inspect/1"
+DOCTOR_SCHEMA = "robustcheck.doctor/1"
+_SIGNS = {"ok": ("✓", "green"), "warn": ("▲", "yellow"), "fail": ("✗", "red")}
+
+
+def render_inspect(model: ModelFile, origins: Origins, *, ascii_only: bool = False) -> RenderableType:
+    """What would be measured of a model and why, laid out for the width of the console that prints it."""
+    pen, chosen, head, image = Pen(ascii_only), model.representation, model.head, model.image_input
+    size = f"{image.height or '?'} by {image.width or '?'} px (height by width)"
+    blocks = [
+        section(pen, "Representation", "what the check reads", _rows(pen, {
+            "tensor": chosen.tensor,
+            "shape": show_shape(chosen.shape) + ("" if chosen.pool == "none" else " before pooling"),
+            "rule": chosen.rule + (", assumed: the graph does not settle it" if chosen.assumed else ""),
+            "pool": chosen.pool,
+            "ends in": chosen.ends_in,
+            "why": chosen.why,
+        })),
+        section(pen, "Alternatives", "set one with --tensor NAME", _table(
+            pen, ("tensor", "made by", "rule", "what it is"),
+            [(c.tensor, c.op, c.rule, c.why) for c in model.candidates if c.tensor != chosen.tensor],
+        )),
+        section(pen, "Head", "" if head else "none found", _rows(pen, {
+            "layer": head.op,
+            "weight": show_shape(head.weight_shape),
+            "classes": str(head.classes or "unknown"),
+            "class scores": model.class_output or "no output",
+        } if head else {})),
+        section(pen, "Image input", "", _rows(pen, {
+            "name": image.name,
+            "layout": f"{image.layout} {image.dtype}",
+            "size": size,
+            "batch": str(image.batch or "any"),
+        })),
+        section(pen, "Preprocessing", "and where each value comes from", _table(
+            pen, ("field", "value", "source"), [tuple(row) for row in origins],
+        )),
+        section(pen, "File", "", _rows(pen, {
+            "size": f"{model.size_bytes} bytes" + (", external data included" if model.external else ""),
+            "digest": model.digest,
+            **({"model file": model.model_digest} if model.external else {}),
+            **{f"data {file.location}": f"{file.size_bytes} bytes, {file.digest}" for file in model.external},
+            "opsets": ", ".join(f"{domain} {number}" for domain, number in model.opsets.items()),
+            "IR version": str(model.ir_version),
+            "precision": model.precision,
+            "producer": model.producer or "not named",
+            "contract": _contract(model),
+        })),
+    ]  # fmt: skip
+    parts: list[RenderableType] = [pen.name(str(model.path), "bold")]
+    for block in blocks:
+        parts += [Text(), block]
+    return Trimmed(Group(*parts))
+
+
+def inspect_json(model: ModelFile, origins: Origins) -> dict[str, Any]:
+    """The content of `render_inspect` as JSON values."""
+    chosen, head, image = model.representation, model.head, model.image_input
+    return {
+        "schema": INSPECT_SCHEMA,
+        "file": str(model.path),
+        "digest": model.digest,
+        "model_digest": model.model_digest,
+        "external": [
+            {"location": file.location, "size_bytes": file.size_bytes, "digest": file.digest} for file in model.external
+        ],
+        "size_bytes": model.size_bytes,
+        "opsets": dict(model.opsets),
+        "ir_version": model.ir_version,
+        "producer": model.producer,
+        "precision": model.precision,
+        "representation": {
+            "tensor": chosen.tensor,
+            "shape": None if chosen.shape is None else list(chosen.shape),
+            "rule": chosen.rule,
+            "pool": chosen.pool,
+            "ends_in": chosen.ends_in,
+            "why": chosen.why,
+            "assumed": chosen.assumed,
+        },
+        "alternatives": [
+            {"tensor": c.tensor, "op": c.op, "rule": c.rule, "why": c.why}
+            for c in model.candidates
+            if c.tensor != chosen.tensor
+        ],
+        "head": head and {"op": head.op, "weight_shape": list(head.weight_shape), "classes": head.classes},
+        "class_output": model.class_output,
+        "image_input": {
+            "name": image.name,
+            "layout": image.layout,
+            "dtype": image.dtype,
+            "batch": image.batch,
+            "height": image.height,
+            "width": image.width,
+        },
+        "outputs": [
+            {"name": o.name, "dtype": o.dtype, "shape": None if o.shape is None else list(o.shape)}
+            for o in model.outputs
+        ],
+        "preprocessing": [{"field": field, "value": value, "source": source} for field, value, source in origins],
+        "contract": None if model.contract is None else model.contract.model_dump(mode="json"),
+    }
+
+
+def render_doctor(findings: Sequence[Finding], *, ascii_only: bool = False) -> RenderableType:
+    """Findings about the environment, each with what to type, and how many are faults."""
+    pen = Pen(ascii_only)
+    rows: list[tuple[Text, Text]] = []
+    for finding in findings:
+        sign, colour = _SIGNS[finding.status]
+        rows.append((pen.say(f"{sign} {finding.status}", colour), line(
+            pen.say(finding.check, "bold"), pen.say(f"  {finding.detail}"),
+        )))  # fmt: skip
+        if finding.fix:
+            rows.append((Text(), line(pen.say("type: ", "dim"), pen.name(finding.fix, "cyan"))))
+    counts = {status: sum(finding.status == status for finding in findings) for status in _SIGNS}
+    summary = ", ".join(f"{number} {status}" for status, number in counts.items())
+    return Trimmed(Group(pen.say("Environment", "bold"), hanging(rows), Text(), pen.say(summary)))
+
+
+def doctor_json(findings: Sequence[Finding]) -> dict[str, Any]:
+    """The findings as JSON values."""
+    return {"schema": DOCTOR_SCHEMA, "findings": [finding.model_dump(mode="json") for finding in findings]}
+
+
+def _rows(pen: Pen, rows: dict[str, str]) -> Table:
+    return hanging([(pen.say(label, "dim"), pen.name(value)) for label, value in rows.items()])
+
+
+def _table(pen: Pen, headers: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> RenderableType:
+    if not rows:
+        return pen.say("none")
+    table = columns(pen, *headers)
+    for row in rows:
+        # the last cell is a sentence, the others are names
+        table.add_row(*(pen.name(cell) for cell in row[:-1]), pen.say(row[-1]))
+    return table
+
+
+def _contract(model: ModelFile) -> str:
+    if model.contract is None:
+        return "none: the tensor was found by rule"
+    source = model.contract.source
+    trained = ", random weights" if source.random_weights else ""
+    planted = f", synthetic: {source.synthetic}" if source.synthetic else ""
+    return f"schema {model.contract.schema_version}; {source.library} {source.name} {source.weights}{trained}{planted}"

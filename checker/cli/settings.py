@@ -1,0 +1,362 @@
+"""Settings of a check from the command line, the environment and a file; which one counts, and where it came from.
+
+The command line beats the environment, which beats the file, which beats the default. A key that is not known, a value
+of another type and a file that can't be read end the run: a gate must not run with other settings than were written
+down.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, ValidationError
+
+from robustcheck_onnx.checker.errors import UsageError
+from robustcheck_onnx.checker.storage import redact_text
+from robustcheck_onnx.checker.verdict import RULES, FailOn, Waiver
+from robustcheck_onnx.thresholds.frozen import Frozen
+from robustcheck_onnx.thresholds.profile import PACKAGED
+
+from .settings_file import CONFIG, SHARED_FILE, TABLE, find_named, read_table, rebased, rebased_outputs
+
+PREFIX = "ROBUSTCHECK_"
+OTHER_VARIABLES = (
+    CONFIG,
+    "ROBUSTCHECK_CACHE_DIR",
+    "ROBUSTCHECK_OFFLINE",
+    "ROBUSTCHECK_KEY_PASSWORD",  # of `sign` and `--sign`
+    "ROBUSTCHECK_MAX_DOWNLOAD_BYTES",
+    "ROBUSTCHECK_SHARED",  # benchmarks and tests: where large files are
+)
+"""Variables that are no setting of a check; any other that starts with PREFIX is a mistake."""
+DEFAULT, COMMAND_LINE = "default", "command line"
+NOT_SETTINGS = {
+    "exit-zero": 'write fail-on = "never"',
+    "config": "it is for the command line",
+    "isolated": "it is for the command line",
+    "show-settings": "it is for the command line",
+    "debug": "it is for the command line",
+    "offline": "set the variable ROBUSTCHECK_OFFLINE=1",
+    "models": "models are named on the command line",
+}
+"""Options that are no setting, with what to do instead."""
+PRESENTATION = (
+    *("output", "sign", "quiet", "verbose", "no-time", "color", "log-file", "no-ci", "no-cache", "no-thumbnails"),
+)
+"""Settings that move neither a number nor an exit code; all others are named in the report."""
+LOOK = "robustcheck check --show-settings --isolated  # shows every key"
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(ge=1)]
+
+
+def _key(name: str) -> str:
+    """The name of a setting in a file: its option without the dashes."""
+    return name.replace("_", "-")
+
+
+class Settings(Frozen):
+    """The settings of a check; a key is the option's name. The description is the line that `init` writes."""
+
+    model_config = ConfigDict(alias_generator=_key)
+
+    images: str | None = Field(None, description="In-distribution photos. Default: the bundled photos.")
+    max_images: Positive | None = Field(None, description="Use at most so many images. Default: all.")
+    max_bad: Share = Field(0.01, description="Largest share of images that may be unusable.")
+    seed: int = Field(0, description="Seed of the order in which images are taken.")
+    preprocess: str | None = Field(
+        None, description="clip, imagenet or a JSON file. Default: what the model or a sidecar says."
+    )
+    tensor: str | None = Field(None, description="Tensor to measure. Default: the one found by rule.")
+    pool: str | None = Field(None, description="How to pool it. Default: by rule.")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:N or tensorrt.")
+    batch_size: Annotated[int, Field(ge=1, le=32)] = Field(32, description="Images that the model gets at once.")
+    thresholds: str | None = Field(None, description="A threshold profile. Default: the packaged one.")
+    engine: str = Field("local", description="local or ray.")
+    workers: Positive | None = Field(None, description="Ray: so many workers. Default: by cores and GPUs.")
+    ray_address: str | None = Field(None, description="Ray: HOST:PORT or auto. Default: a cluster of its own.")
+    detector: tuple[str, ...] = Field((), description="Installed plug-ins to run beside; they can only add a WARN.")
+    fail_on: FailOn = Field("warn", description="warn: WARN exits with 1. never: a verdict exits with 0.")
+    output: tuple[str, ...] = Field((), description="FORMAT or FORMAT=PATH, as -o. Default: the terminal report.")
+    sign: str | None = Field(None, description="Private key that signs the JSON report; see --sign. Default: none.")
+    quiet: bool = Field(False, description="No report on stdout unless output asks for one.")
+    verbose: Annotated[int, Field(ge=0, le=2)] = Field(0, description="1: full digests, all limits. 2: also the log.")
+    no_cache: bool = Field(False, description="Measure, whatever an earlier run of the same check found.")
+    no_thumbnails: bool = Field(False, description="html: no small copies of calibration photos.")
+    no_time: bool = Field(False, description="Leave the time block out of the report.")
+    color: Literal["auto", "always", "never"] = Field("auto", description="auto, always or never.")
+    log_file: str | None = Field(None, description="Append what is done, and when, to this file. Default: none.")
+    no_ci: bool = Field(False, description="No annotations for the CI system that runs the check.")
+    waivers: tuple[Waiver, ...] = Field((), description="Accepted reasons for WARN; in a file only.")
+
+
+FIELDS = {_key(name): name for name in Settings.model_fields}
+VARIABLES = {PREFIX + name.upper(): _key(name) for name in Settings.model_fields if name != "waivers"}
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """Settings with where each came from."""
+
+    settings: Settings
+    sources: Mapping[str, str] = field(default_factory=dict)
+    """by key: DEFAULT, COMMAND_LINE, a variable's name, or the file"""
+    file: str | None = None
+    """the file that was used, as it can be typed"""
+
+    def source(self, key: str) -> str:
+        """Where a setting came from."""
+        return self.sources.get(key, DEFAULT)
+
+    def notes(self) -> tuple[str, ...]:
+        """For the report: what a file or the environment set that can move numbers or the exit code."""
+        said: dict[str, list[str]] = {}
+        for key, source in self.sources.items():
+            if key in PRESENTATION or source == COMMAND_LINE:
+                continue
+            value = getattr(self.settings, FIELDS[key])
+            shown = f"{len(value)} in all" if key == "waivers" else redact_text(str(value))
+            where = "the environment" if source.startswith(PREFIX) else source
+            said.setdefault(where, []).append(f"{key} {shown}")
+        return tuple(f"settings from {where}: {', '.join(facts)}" for where, facts in said.items())
+
+
+def resolve(
+    given: Mapping[str, Any], environment: Mapping[str, str], *, file: str | None = None, isolated: bool = False
+) -> Resolved:
+    """Put the layers over each other.
+
+    Args:
+        given: what the command line says, by field; already checked by the parser.
+        environment: variables.
+        file: of --config; None = ROBUSTCHECK_CONFIG, else the nearest one upward from the current folder.
+        isolated: neither file nor environment.
+
+    Raises:
+        UsageError: a file or variable is wrong; EnvironmentFaultError: a file can't be read.
+    """
+    settings, sources = Settings.model_validate({}), dict[str, str]()
+    used: Path | None = None
+    if isolated and file is not None:
+        raise UsageError(f"--config is {file!r}; --isolated reads no file", "leave out --config or --isolated")
+    if not isolated:
+        from_environment = _environment(environment)
+        used = find_named(environment, file)
+        if used is not None:
+            layer = _layer(read_table(used, required=True) or {}, str(used), strict=True)
+            layer = _rebased(layer, used.parent)
+            settings = settings.model_copy(update=layer)
+            sources |= {_key(name): str(used) for name in layer}
+        settings = settings.model_copy(update=from_environment)
+        sources |= {_key(name): PREFIX + name.upper() for name in from_environment}
+    # the parser has checked these; a path that is no text must stay as it is
+    settings = settings.model_copy(update=dict(given))
+    sources |= {_key(name): COMMAND_LINE for name in given}
+    ordered = {key: sources[key] for key in FIELDS if key in sources}
+    return Resolved(settings, ordered, None if used is None else str(used))
+
+
+def _environment(environment: Mapping[str, str]) -> dict[str, Any]:
+    """Settings by field, from the variables; an empty one counts as not set."""
+    values: dict[str, Any] = {}
+    for variable in sorted(name for name in environment if name.startswith(PREFIX)):
+        text = environment[variable]
+        if variable in OTHER_VARIABLES:
+            continue
+        key = VARIABLES.get(variable)
+        if key is None:
+            near = difflib.get_close_matches(variable, [*VARIABLES, *OTHER_VARIABLES], 1)
+            raise UsageError(
+                f"environment: variable {variable} is not known"
+                + (f"; the closest is {near[0]}" if near else f"; names that start with {PREFIX} are settings"),
+                f"unset {variable}",
+            )
+        if not text:
+            continue
+        value: object = text
+        if key == "no-cache":  # as the cache itself reads it
+            value = text != "0"
+        elif key in ("output", "detector"):
+            value = tuple(part.strip() for part in text.split(","))
+        values |= _layer({key: value}, "environment", strict=False)
+    return values
+
+
+def _layer(values: Mapping[str, Any], where: str, *, strict: bool) -> dict[str, Any]:
+    """What one layer sets, by field, checked. Raises UsageError with the layer, the key and the nearest name."""
+    try:
+        layer = Settings.model_validate({key: _frozen(value) for key, value in values.items()}, strict=strict)
+    except ValidationError as fault:
+        raise _explained(fault, where) from fault
+    for number, waiver in enumerate(layer.waivers, 1):
+        _check_waiver(waiver, f"{where}: waiver {number}:")
+    return {name: getattr(layer, name) for name in layer.model_fields_set}
+
+
+def _frozen(value: object) -> object:
+    """TOML's lists as tuples, which is what records hold."""
+    if isinstance(value, list):
+        return tuple(_frozen(item) for item in value)
+    if isinstance(value, dict):
+        return {key: _frozen(item) for key, item in value.items()}
+    return value
+
+
+def _explained(fault: ValidationError, where: str) -> UsageError:
+    """The first fault, in the words of all other errors."""
+    first = fault.errors(include_url=False)[0]
+    place, kind, value = list(first["loc"]), first["type"], first["input"]
+    known = list(FIELDS)
+    if place[0] == "waivers" and len(place) > 1:
+        where, known = f"{where}: waiver {int(place[1]) + 1}", list(Waiver.model_fields)
+        place = place[2:]
+    key = str(place[0]) if place else "waiver"
+    if place == ["waivers"] and isinstance(value, dict):
+        header = f"tool.{TABLE}.waivers" if Path(where).name == SHARED_FILE else "waivers"
+        return UsageError(f"{where}: waivers is one table; each waiver starts with [[{header}]]", f"[[{header}]]")
+    if where == "environment":
+        key = PREFIX + key.upper().replace("-", "_")
+    if kind == "extra_forbidden":
+        if key in NOT_SETTINGS and known == list(FIELDS):
+            return UsageError(f"{where}: key is {key}; it is no setting: {NOT_SETTINGS[key]}", LOOK)
+        near = difflib.get_close_matches(key, known, 1)
+        rule = f"the closest is {near[0]}" if near else f"keys are {', '.join(known)}"
+        return UsageError(f"{where}: key is {key}; {rule}", LOOK)
+    if kind == "missing":
+        return UsageError(f"{where}: {key} is missing; a waiver needs {', '.join(WAIVER_NEEDS)}", f"{key} = …")
+    rules = {
+        "tuple_type": "it must be a list",
+        "string_type": "it must be text",
+        "bool_type": "it must be true or false",
+        "bool_parsing": "it must be 1 or 0, true or false",
+        "int_type": "it must be a whole number",
+        "int_parsing": "it must be a whole number",
+        "float_type": "it must be a number",
+        "float_parsing": "it must be a number",
+        "date_type": "it must be a date without quotes, such as 2026-12-31",
+        "string_too_short": "it must say something",
+        "model_type": "it must be a table",
+        "model_attributes_type": "it must be a table",
+    }
+    rule = rules.get(kind) or first["msg"].replace("Input should be", "it must be")
+    return UsageError(f"{where}: {key} is {value!r}; {rule}", LOOK)
+
+
+WAIVER_NEEDS = ("reason", "because", "owner", "expires")
+
+
+def _check_waiver(waiver: Waiver, where: str) -> None:
+    if waiver.reason not in RULES:
+        near = difflib.get_close_matches(waiver.reason, RULES, 1)
+        raise UsageError(
+            f"{where} reason is {waiver.reason!r}; " + (f"the closest is {near[0]}" if near else "there is none"),
+            "robustcheck explain reasons",
+        )
+    for key in ("because", "owner"):
+        if not getattr(waiver, key).strip():
+            raise UsageError(f"{where} {key} is blank; a waiver says who accepted what, and why", f'{key} = "…"')
+    if not waiver.models or not all(waiver.models):
+        raise UsageError(f"{where} models is {list(waiver.models)}; it must name models", 'models = ["*"]')
+
+
+def _rebased(layer: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Paths of a file count from its folder."""
+
+    names = {"thresholds": tuple(PACKAGED), "preprocess": ("clip", "imagenet")}
+    changed: dict[str, Any] = {
+        name: rebased(layer[name], folder)
+        for name in ("images", "thresholds", "preprocess", "sign", "log_file")
+        if name in layer and layer[name] not in names.get(name, ())
+    }
+    if "output" in layer:
+        changed["output"] = rebased_outputs(layer["output"], folder)
+    return layer | changed
+
+
+def _in_short(waiver: dict[str, Any]) -> str:
+    of = "" if waiver["models"] == ["*"] else f" for {', '.join(waiver['models'])}"
+    return f"{waiver['reason']}{of}, until {waiver['expires']} by {waiver['owner']}"
+
+
+def stands_for(key: str, value: object) -> str:
+    """A setting's value for people; for one that is not set, what happens instead."""
+    if isinstance(value, bool):
+        return str(value).lower()  # as it is written in a file
+    if isinstance(value, list) and value:
+        return "; ".join(_in_short(entry) if isinstance(entry, dict) else str(entry) for entry in value)
+    if value not in (None, []):
+        return str(value)
+    about = Settings.model_fields[FIELDS[key]].description or ""
+    _, _, instead = about.partition("Default: ")
+    return "none" if instead in ("", "none.") else f"not set: {instead.removesuffix('.')}"
+
+
+def shown(resolved: Resolved) -> dict[str, Any]:
+    """Every setting with its value and source, as a JSON document."""
+    values = resolved.settings.model_dump(mode="json", by_alias=True)
+    for key in ("images", "preprocess", "thresholds", "output"):  # a URL shows no key
+        values[key] = (
+            list(map(redact_text, values[key])) if key == "output" else values[key] and redact_text(values[key])
+        )
+    settings = {key: {"value": value, "source": resolved.source(key)} for key, value in values.items()}
+    return {"schema_version": 1, "tool": "robustcheck", "file": resolved.file, "settings": settings}
+
+
+EXAMPLES: dict[str, object] = {
+    "images": "photos/",
+    "max-images": 500,
+    "preprocess": "clip",
+    "tensor": "image_embedding",
+    "pool": "none",
+    "thresholds": "default",
+    "detector": ("NAME",),
+    "workers": 4,
+    "ray-address": "auto",
+    "output": ("terminal", "json=report.json"),
+    "sign": "key.pem",
+    "log-file": "robustcheck.log",
+}
+"""What `init` shows for settings that have no value by default."""
+
+
+def template() -> str:
+    """A commented robustcheck.toml: every key with its default or an example, and one line about it."""
+    lines = [
+        "# Settings of `robustcheck check`. Lines that start with # and a blank are prose; take the # away from one of",
+        "# the others to set it. The command line and variables (ROBUSTCHECK_MAX_IMAGES=…) count before this file.",
+        "# Paths count from this file's folder. `robustcheck check --show-settings` shows what holds, and from where.",
+    ]
+    for key, name in FIELDS.items():
+        if name == "waivers":
+            continue
+        about = Settings.model_fields[name]
+        value = EXAMPLES.get(key, about.default)
+        lines += ["", f"# {about.description}", f"#{key} = {toml(value)}"]
+    return "\n".join(lines) + "\n" + WAIVER_TEMPLATE
+
+
+WAIVER_TEMPLATE = """
+# An accepted reason for WARN: it no longer fails the run, up to and with the day in `expires`. The report still says
+# WARN, and who accepted what. `models`: globs of the model's path as it is typed. One such table for each reason.
+#[[waivers]]
+#reason = "too_few_images"
+#because = "the model sees ten scenes in all"
+#owner = "name@example.org"
+#expires = 2026-12-31
+#models = ["*"]
+"""
+
+
+def toml(value: object) -> str:
+    """A value as TOML writes it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return "[" + ", ".join(map(toml, value)) + "]"
+    if isinstance(value, int | float):
+        return str(value)
+    return '"' + str(value) + '"'

@@ -1,0 +1,115 @@
+"""The verb `compare`: did a candidate keep what made its reference pass?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..options import BatchSize, Color, Debug, Device, Images, MaxBad, MaxImages, NoTime, PreprocessOption, Quiet, Seed
+from ..output import check_extra, deliver, progress_line, targets
+
+
+def compare(
+    candidate: Annotated[
+        Path, typer.Argument(help="The ONNX file to release.", metavar="CANDIDATE.onnx", show_default=False)
+    ],
+    reference: Annotated[
+        Path | None,
+        typer.Argument(help="The one that it was made from.", metavar="REFERENCE.onnx", show_default=False),
+    ] = None,
+    baseline: Annotated[
+        Path | None,
+        typer.Option(
+            help="Instead of REFERENCE.onnx: the file that --write-baseline of an earlier release wrote.",
+            metavar="FILE",
+        ),
+    ] = None,
+    write_baseline: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write the candidate's numbers, to compare later releases with; may stand without a reference.",
+            metavar="FILE",
+        ),
+    ] = None,
+    images: Images = None,
+    tolerance: Annotated[
+        float, typer.Option(help="Share of each statistic of the reference that may be lost, 0 or more, below 1.")
+    ] = 0.2,
+    max_images: MaxImages = 1000,
+    max_bad: MaxBad = 0.01,
+    seed: Seed = 0,
+    preprocess: PreprocessOption = None,
+    device: Device = "auto",
+    batch_size: BatchSize = 32,
+    thresholds: Annotated[
+        Path | None, typer.Option(help="A threshold profile instead of the default.", metavar="PROFILE.json")
+    ] = None,
+    output: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="terminal, json, junit, markdown or sarif, each with =PATH to write a file.",
+            metavar="FORMAT[=PATH]",
+        ),
+    ] = None,
+    quiet: Quiet = False,
+    no_time: NoTime = False,
+    color: Color = "auto",
+    debug: Debug = False,
+) -> int:
+    """Compare a finetuned, pruned, quantised or converted model with what it was made from: PASS or WARN.
+
+    PASS when the candidate passes the check by itself and has kept the outlier features that made the reference pass.
+    """
+    from .. import ending, process
+
+    process.import_native()
+    from robustcheck_onnx.checker.compare import baseline as baselines
+    from robustcheck_onnx.checker.compare import forms, terminal
+    from robustcheck_onnx.checker.compare import run as compare_run
+    from robustcheck_onnx.checker.errors import UsageError
+    from robustcheck_onnx.checker.report import Options
+    from robustcheck_onnx.checker.storage import write_whole
+
+    if reference is None and baseline is None and write_baseline is None:
+        raise UsageError(
+            "REFERENCE.onnx is missing; a candidate is compared with a model or a baseline",
+            "robustcheck compare candidate.onnx reference.onnx",
+        )
+    reads = [path for path in (candidate, reference, baseline, thresholds) if path is not None]
+    places = targets(output or [], reads, ("terminal", *forms.FORMS))
+    if write_baseline is not None:
+        models = reads[:2] if reference is not None else reads[:1]
+        check_extra("--write-baseline", write_baseline, models, places, "baseline.json")
+    ending.mark_unfinished(places, str(candidate))
+    with progress_line(quiet) as progress:
+        result, made = compare_run.compare(
+            candidate,
+            reference,
+            baseline=baseline,
+            images=images,
+            tolerance=tolerance,
+            preprocess=preprocess,
+            device=device,
+            seed=seed,
+            max_images=max_images,
+            max_bad=max_bad,
+            batch_size=batch_size,
+            thresholds=thresholds,
+            progress=progress,
+        )
+    if no_time:
+        result = result.model_copy(update={"time": None})
+    if write_baseline is not None:
+        write_whole(write_baseline, baselines.to_json(made))
+    deliver(
+        places,
+        lambda form: forms.render(form, result, Options()),
+        lambda only_ascii: terminal.render(result, ascii_only=only_ascii),
+        color,
+        quiet=quiet,
+    )
+    return 0 if result.verdict.verdict == "PASS" else 1

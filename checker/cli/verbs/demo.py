@@ -1,0 +1,166 @@
+"""The verb `demo`: what the check does, shown on two tiny encoders that are made on the spot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from robustcheck_onnx.checker.errors import EnvironmentFaultError, RobustcheckError, UsageError
+
+from ..options import Color, Debug
+from ..output import ascii_only, console_for
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from robustcheck_onnx.checker.report import Pen, Report
+
+
+EXPECTED = {"ordinary": "WARN", "planted": "PASS"}
+SHOWN = {
+    "ordinary": "Least squares on the bundled photos: it predicts a photo's lower half from its upper half. A real, if "
+    "tiny, encoder; nothing was planted.",
+    "planted": "The same encoder, with one feature shifted by hand so that it is extreme in every image.",
+}
+MEANS = {
+    "ordinary": "WARN: the sign is absent. That is no evidence of fragility.",
+    "planted": "PASS, of a SYNTHETIC model: it shows what the check looks for, not that this encoder is robust. Only "
+    "the contract in the file tells that the feature was planted.",
+}
+
+
+def demo(
+    keep: Annotated[
+        Path | None,
+        typer.Option(
+            help="Keep the two ONNX files in this folder; else nothing is left.", metavar="FOLDER", show_default=False
+        ),
+    ] = None,
+    color: Color = "auto",
+    debug: Debug = False,
+) -> int:
+    """Make two tiny encoders, check both on the bundled photos, and say what the verdicts mean.
+
+    The exit code is no verdict: 0 when the demo showed what it should (WARN, and PASS of a synthetic model), 70 if not.
+    """
+    import tempfile
+
+    from robustcheck_onnx.checker import pipeline
+    from robustcheck_onnx.checker.demo import NAMES, train, write
+    from robustcheck_onnx.checker.report import Pen, Trimmed
+
+    if keep is not None:
+        _check_folder(keep, NAMES)
+    console = console_for(color)
+    pen = Pen(ascii_only(console))
+    weights, mean = train()
+    with tempfile.TemporaryDirectory(prefix="robustcheck-demo-") as folder:
+        models = [Path(folder) / f"{name}.onnx" for name in NAMES]
+        for name, model in zip(NAMES, models, strict=True):
+            write(model, name, weights, mean)
+            report = pipeline.check(model, device="cpu")
+            console.print(Trimmed(_excerpt(name, report, pen)))
+            if report.verdict.verdict != EXPECTED[name]:
+                raise RobustcheckError(
+                    f"demo: verdict on the {name} encoder is {report.verdict.verdict}; it must be {EXPECTED[name]}",
+                    "robustcheck doctor",
+                )
+        if keep is not None:
+            _keep(models, keep)
+    console.print(Trimmed(_next(keep, pen)))
+    return 0
+
+
+def _check_folder(folder: Path, names: tuple[str, ...]) -> None:
+    """Raise UsageError unless the folder can be made or is one without files of these names."""
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder}: --keep is a file; it must be a folder", "robustcheck demo --keep robustcheck-demo")
+    for name in names:
+        if (folder / f"{name}.onnx").exists():
+            raise UsageError(
+                f"{folder / f'{name}.onnx'}: file is there already; the demo replaces none",
+                "robustcheck demo --keep ANOTHER_FOLDER",
+            )
+
+
+def _keep(models: list[Path], folder: Path) -> None:
+    """Copy the models, each whole or not at all. Raises EnvironmentFaultError."""
+    import shlex
+    import shutil
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for model in models:
+            unfinished = folder / f".{model.name}.tmp"
+            try:
+                shutil.copyfile(model, unfinished)
+                unfinished.replace(folder / model.name)
+            finally:
+                unfinished.unlink(missing_ok=True)
+    except OSError as fault:
+        raise EnvironmentFaultError(
+            f"{folder}: models are not kept ({fault.strerror}); the folder must be writable",
+            f"ls -ld {shlex.quote(str(folder.parent))}; df -h",
+        ) from fault
+
+
+def _excerpt(name: str, report: Report, pen: Pen) -> RenderableType:
+    """What a demo's encoder is, its verdict, the reasons, and the six numbers against their thresholds."""
+    from rich.console import Group
+    from rich.padding import Padding
+    from rich.text import Text
+
+    from robustcheck_onnx.checker.report import columns, hanging, section, words
+    from robustcheck_onnx.checker.text import number_text
+    from robustcheck_onnx.checker.verdict import NAMES
+    from robustcheck_onnx.thresholds.profile import STATISTICS
+
+    verdict, statistics = report.verdict, report.evidence.statistics
+    passes = verdict.verdict == "PASS"
+    rows = [(pen.say("✗"), pen.say(f"{reason.id}: {reason.seen}")) for reason in verdict.reasons]
+    rows += [
+        (pen.say("•"), pen.say(note)) for note in report.notes if report.evidence.model.synthetic in note and passes
+    ]
+    table = columns(pen, "=statistic", ">value", ">threshold", "clears it?")
+    for statistic in STATISTICS:
+        interval, minimum = getattr(statistics, statistic), report.profile.thresholds[statistic].minimum
+        clears = words.clears(interval, minimum)
+        table.add_row(
+            pen.say(NAMES[statistic]),
+            pen.say(number_text(interval.estimate)),
+            pen.say(f"> {minimum:g}"),
+            pen.say({"yes": "✓ yes", "no": "✗ no"}.get(clears, f"~ {clears}")),
+        )
+    images = f"{statistics.n_images} bundled photos, {statistics.n_features} features"
+    colour = "bold green" if passes else "bold yellow"
+    return Group(
+        section(pen, f"{name} encoder", images, pen.prose(SHOWN[name])),
+        Text(),
+        Padding(pen.say(f"{'✓' if passes else '▲'} {verdict.verdict}", colour), (0, 0, 0, 2)),
+        Padding(hanging(rows), (0, 0, 0, 2)),
+        Padding(table, (1, 0, 1, 2)),
+        Padding(pen.prose(MEANS[name]), (0, 0, 1, 2)) if verdict.verdict == EXPECTED[name] else Text(),
+    )
+
+
+def _next(keep: Path | None, pen: Pen) -> RenderableType:
+    """What to type next."""
+    import shlex
+
+    from rich.table import Table
+
+    from robustcheck_onnx.checker.report import section
+
+    again = (
+        "robustcheck demo --keep FOLDER" if keep is None else f"robustcheck {shlex.quote(str(keep / 'planted.onnx'))}"
+    )
+    grid = Table.grid(padding=(0, 3, 0, 0))
+    for command, what in (
+        ("robustcheck model.onnx --images photos/", "your model on your photos"),
+        ("robustcheck explain no_persistent_outlier_features", "what a reason means"),
+        (again, "these two as files, for a full report" if keep is None else "the full report"),
+    ):
+        grid.add_row(pen.name(command), pen.prose(what, "dim"))
+    return section(pen, "Next", "", grid)

@@ -1,0 +1,92 @@
+"""The verbs of MLflow (extra `mlflow`): log a report to a run, gate a version of the model registry."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
+from robustcheck_onnx.checker.text import printable
+
+from ..options import Debug, PublicKey, ReportFile, ReportImages, Rerun, Signature
+
+mlflow = typer.Typer(
+    name="mlflow", help="Log reports to MLflow; gate its model registry (extra `mlflow`).", no_args_is_help=False
+)
+Server = Annotated[
+    str | None, typer.Option(help="The tracking server. Default: MLFLOW_TRACKING_URI.", metavar="ADDRESS")
+]
+
+
+@mlflow.command(epilog="Example: robustcheck mlflow log report.json --tracking-uri http://mlflow:5000")
+def log(
+    report: ReportFile,
+    run_id: Annotated[str | None, typer.Option(help="Log to this run instead of a new one.")] = None,
+    experiment: Annotated[str, typer.Option(help="Experiment of a new run.")] = "robustcheck",
+    html: Annotated[Path | None, typer.Option(help="A report in HTML, kept with the others.", metavar="FILE")] = None,
+    tracking_uri: Server = None,
+    debug: Debug = False,
+) -> int:
+    """Log a report: metrics, tags, artifacts. The exit code is no verdict: 0 = it is logged, also a WARN."""
+    from robustcheck_onnx.checker.integrations import log_report
+    from robustcheck_onnx.checker.report import reader
+    from robustcheck_onnx.checker.verify import own_faults
+
+    found = reader.read(report, whole=True)
+    if len(found) != 1:
+        raise UsageError(
+            f"{report}: document holds {len(found)} reports; a run takes one", "check the models one by one"
+        )
+    if faults := own_faults(*found[0]):
+        raise CannotAssessError(
+            f"{report}: report is not as a check wrote it ({'; '.join(faults)}); a verdict that was edited is none",
+            "robustcheck model.onnx -o json=report.json",
+        )
+    if html is not None and not html.is_file():
+        raise UsageError(f"{html}: HTML report is missing; no such file", f"robustcheck model.onnx -o html={html}")
+    run = log_report(found[0][0], run_id=run_id, experiment=experiment, tracking_uri=tracking_uri, html=html)
+    sys.stdout.write(f"logged {found[0][0].verdict.verdict} to run {run}\n")
+    return 0
+
+
+@mlflow.command(epilog="Example: robustcheck mlflow gate encoder 3 report.json --alias champion")
+def gate(
+    name: Annotated[str, typer.Argument(help="Name in the model registry.", show_default=False)],
+    version: Annotated[str, typer.Argument(help="Its version.", show_default=False)],
+    report: ReportFile,
+    alias: Annotated[str | None, typer.Option(help="Give this alias to the version if the gate is open.")] = None,
+    images: ReportImages = None,
+    rerun: Rerun = None,
+    public_key: PublicKey = None,
+    signature: Signature = None,
+    tracking_uri: Server = None,
+    debug: Debug = False,
+) -> int:
+    """Let a registered version through only if the report is about its file, holds, and says PASS.
+
+    Exit codes: 0 open: verified, PASS · 1 closed: WARN, or nothing vouches for the PASS · 2 usage · 3 closed: the
+    report is not about this file · 4 the server does not answer. The alias is set with 0 only; anything else takes it,
+    and what an earlier call gave, from this version.
+    """
+    from robustcheck_onnx.checker.integrations import gate_model_version
+
+    result = gate_model_version(
+        name,
+        version,
+        report,
+        alias=alias,
+        tracking_uri=tracking_uri,
+        image_set=images,
+        rerun=rerun,
+        public_key=public_key,
+        signature=(signature or report.with_suffix(".sigstore.json")) if public_key else signature,
+    )
+    sys.stdout.write(f"{name} version {version}: gate is {'closed' if result.exit_code else 'open'}; {result.rule}\n")
+    sys.stdout.write("".join(f"  {f.check}: {f.status}; {printable(f.seen)}\n" for f in result.findings))
+    if alias:
+        done = "is set" if result.exit_code == 0 else "is not on this version"
+        sys.stdout.write(f"  alias {alias} {done}\n")
+    return result.exit_code

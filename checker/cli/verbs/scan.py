@@ -1,0 +1,87 @@
+"""The verb `scan`: outlier features at the end of every block of a model."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ..options import (
+    BatchSize,
+    Color,
+    Debug,
+    Device,
+    Images,
+    MaxBad,
+    MaxImages,
+    Model,
+    NoTime,
+    Outputs,
+    Pool,
+    PreprocessOption,
+    Quiet,
+    Seed,
+    Tensor,
+)
+from ..output import deliver, progress_line, targets
+
+
+def scan(
+    model: Model,
+    images: Images = None,
+    max_images: MaxImages = 64,
+    max_bad: MaxBad = 0.01,
+    seed: Seed = 0,
+    preprocess: PreprocessOption = None,
+    tensor: Tensor = None,
+    pool: Pool = None,
+    block: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Measure this tensor instead of the ends of blocks found by rule; repeatable.", metavar="TENSOR"
+        ),
+    ] = None,
+    device: Device = "auto",
+    batch_size: BatchSize = 32,
+    output: Outputs = None,
+    quiet: Quiet = False,
+    no_time: NoTime = False,
+    color: Color = "auto",
+    debug: Debug = False,
+) -> int:
+    """Show outlier features through the depth of a model: at the end of every block, and at the representation.
+
+    Information, not a gate: the exit code is 0 when it was measured, whatever came out, and never 1.
+    """
+    from robustcheck_onnx.checker.scan import records, terminal
+    from robustcheck_onnx.checker.scan import run as scanning
+
+    from .. import ending
+
+    places = targets(output or [], [model])
+    ending.mark_unfinished(places, str(model))
+    with progress_line(quiet) as progress:
+        result = scanning.scan(
+            model,
+            images_at=images,
+            max_images=max_images,
+            max_bad=max_bad,
+            seed=seed,
+            preprocess=preprocess,
+            tensor=tensor,
+            pool=pool,
+            blocks=block or (),
+            device=device,
+            batch_size=batch_size,
+            progress=progress,
+        )
+    if no_time:
+        result = result.model_copy(update={"time": None})
+    deliver(
+        places,
+        lambda _form: records.to_json(result),
+        lambda only_ascii: terminal.render(result, ascii_only=only_ascii),
+        color,
+        quiet=quiet,
+    )
+    return 0

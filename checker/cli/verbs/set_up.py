@@ -1,0 +1,71 @@
+"""The verbs that set a user up: `init` writes a commented robustcheck.toml, `cache` shows and clears the cache."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from robustcheck_onnx.checker.errors import UsageError
+
+from ..options import Debug, Output
+
+cache = typer.Typer(name="cache", help="Show or clear what is kept of earlier checks.", no_args_is_help=False)
+
+
+@cache.command(epilog="Example: robustcheck cache info")
+def info(output: Output = "terminal", debug: Debug = False) -> int:
+    """Show where records are kept, how many, and how large they are."""
+    from robustcheck_onnx.checker.measure import cache as records
+    from robustcheck_onnx.checker.text import as_json
+
+    size = records.size()
+    if output == "json":
+        sys.stdout.write(as_json(size.model_dump(mode="json")))
+    else:
+        off = f"switched off by {records.OFF}\n" if records.is_off() else ""
+        sys.stdout.write(
+            f"{size.folder}\n{size.records} records, {size.size_bytes / 2**20:.1f} MiB of at most "
+            f"{size.limit_bytes / 2**20:.0f} MiB; the ones not used for the longest time go first\n{off}"
+        )
+    return 0
+
+
+@cache.command(epilog="Example: robustcheck cache clear")
+def clear(debug: Debug = False) -> int:
+    """Remove every record."""
+    from robustcheck_onnx.checker.measure import cache as records
+
+    sys.stdout.write(f"removed {records.clear()} records from {records.folder()}\n")
+    return 0
+
+
+def init(
+    path: Annotated[Path, typer.Argument(help="The file to write.", metavar="FILE")] = Path("robustcheck.toml"),
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+    debug: Debug = False,
+) -> int:
+    """Write a commented robustcheck.toml: every setting of a check, with its default and one line about it."""
+    import os
+
+    from robustcheck_onnx.checker.storage import write_whole
+
+    from .. import output as delivery
+    from .. import settings, settings_file
+
+    if path.name == settings_file.SHARED_FILE:
+        raise UsageError(
+            f"{path}: file holds more than these settings; write [tool.{settings_file.TABLE}] into it by hand",
+            "robustcheck init robustcheck.toml",
+        )
+    delivery.check_target(path)
+    if os.path.lexists(path) and not force:
+        raise UsageError(
+            f"{path}: file is there already; init replaces none", f"robustcheck init {shlex.quote(str(path))} --force"
+        )
+    write_whole(path, settings.template())
+    sys.stdout.write(f"wrote {path}; nothing in it is set yet: take the # away from the lines that you want\n")
+    return 0

@@ -1,0 +1,130 @@
+"""The verb `shift`: accuracy under a distribution shift, for a user who has labelled images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..options import (
+    BatchSize,
+    Color,
+    Debug,
+    Device,
+    MaxBad,
+    Model,
+    NoTime,
+    Outputs,
+    PreprocessOption,
+    Quiet,
+    Seed,
+    one_of,
+)
+from ..output import check_extra, deliver, progress_line, targets
+
+
+def shift(
+    model: Model,
+    inside: Annotated[
+        str,
+        typer.Option(
+            "--in",
+            help="In-distribution images with labels: a folder of class folders, or a manifest (.csv, .jsonl) with a "
+            "column label. imagenet=PATH says that it is ImageNet.",
+            metavar="[NAME=]PATH",
+        ),
+    ],
+    shifted: Annotated[
+        list[str],
+        typer.Option(
+            help="The same for a shifted set; repeatable. v2=, sketch=, r=, a= and objectnet= name the known ones.",
+            metavar="[NAME=]PATH",
+        ),
+    ],
+    more: Annotated[
+        list[str] | None, typer.Argument(help="Further shifted sets.", metavar="[NAME=]PATH…", show_default=False)
+    ] = None,
+    classes: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What labels mean: imagenet, imagenet-r, imagenet-a, names (of the file's contract), sorted (class "
+            "folders in order), or a JSON file label → class index or indices; for one set with NAME=. Default: synset "
+            "ids, indices and class names are recognised.",
+            metavar="[NAME=]MAP",
+        ),
+    ] = None,
+    baseline: Annotated[str, typer.Option(help="Baseline of effective robustness: timm or testbed.")] = "timm",
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            help="JSON report of a check of this model. Default: the check runs on the images of --in.",
+            metavar="REPORT.json",
+        ),
+    ] = None,
+    suite_entry: Annotated[
+        Path | None,
+        typer.Option(help="Also write the accuracies as a model of a suite file (TOML).", metavar="ENTRY.toml"),
+    ] = None,
+    max_images: Annotated[int | None, typer.Option(min=1, help="Use at most so many images of each set.")] = None,
+    max_bad: MaxBad = 0.01,
+    seed: Seed = 0,
+    preprocess: PreprocessOption = None,
+    device: Device = "auto",
+    batch_size: BatchSize = 32,
+    output: Outputs = None,
+    quiet: Quiet = False,
+    no_time: NoTime = False,
+    color: Color = "auto",
+    debug: Debug = False,
+) -> int:
+    """Measure accuracy on labelled shifted images, and say whether it agrees with the verdict.
+
+    Information, not a gate: the exit code is 0 when it was measured, whatever came out, and never 1.
+    """
+    from robustcheck_onnx.checker.errors import CannotAssessError
+    from robustcheck_onnx.checker.shift import measure_shift, terminal, to_json
+    from robustcheck_onnx.checker.storage import write_whole
+    from robustcheck_onnx.thresholds.yardstick import SOURCES
+
+    from .. import ending
+
+    one_of("--baseline", baseline, SOURCES)
+    reads = [model, *([report] if report else [])]
+    places = targets(output or [], reads)
+    if suite_entry is not None:
+        check_extra("--suite-entry", suite_entry, reads, places, "entry.toml")
+    ending.mark_unfinished(places, str(model))
+    with progress_line(quiet) as progress:
+        result = measure_shift(
+            model,
+            inside,
+            [*shifted, *(more or [])],
+            classes=classes or (),
+            baseline=baseline,
+            report=report,
+            preprocess=preprocess,
+            device=device,
+            seed=seed,
+            max_images=max_images,
+            max_bad=max_bad,
+            batch_size=batch_size,
+            progress=progress,
+        )
+    if no_time:
+        result = result.model_copy(update={"time": None})
+    deliver(
+        places,
+        lambda _form: to_json(result),
+        lambda only_ascii: terminal.render(result, ascii_only=only_ascii),
+        color,
+        quiet=quiet,
+    )
+    if suite_entry is not None:
+        try:
+            entry = terminal.suite_entry(result, suite_entry.resolve().parent)
+        except CannotAssessError as fault:  # the report stands: an error document must not take its place
+            ending.say(f"{suite_entry}: {fault.message}", fault.hint)
+            return fault.exit_code
+        write_whole(suite_entry, entry)
+    return 0

@@ -1,0 +1,194 @@
+"""The verbs `verify` (does a report hold for this model?) and `sign` (attest its verdict with a local key)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from robustcheck_onnx.checker.text import printable
+
+from ..options import Color, Debug, Model, Outputs, PublicKey, Quiet, ReportFile, ReportImages, Rerun, Signature
+from ..output import Target, deliver, progress_line, targets
+
+if TYPE_CHECKING:
+    from robustcheck_onnx.checker.verify import Verification
+
+
+Thresholds = Annotated[
+    Path | None,
+    typer.Option(
+        help="The profile that you accept. Default: the packaged profile of the report's id.", metavar="PROFILE.json"
+    ),
+]
+RerunDevice = Annotated[
+    str | None, typer.Option(help="Device of the rerun. Default: what the report's run was asked for.")
+]
+Detectors = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--detector", help="A detector that the rerun may load; each one of the report needs it.", metavar="NAME"
+    ),
+]
+
+
+def verify(
+    report: ReportFile,
+    model: Model,
+    images: ReportImages = None,
+    rerun: Rerun = None,
+    thresholds: Thresholds = None,
+    verify_signature: Annotated[
+        bool,
+        typer.Option("--verify-signature", help="Check a signature of the report; needs --public-key (extra `sign`)."),
+    ] = False,
+    public_key: PublicKey = None,
+    signature: Signature = None,
+    accept_waivers: Annotated[
+        bool,
+        typer.Option("--accept-waivers", help="Let waivers count that stand in the report and hold today."),
+    ] = False,
+    device: RerunDevice = None,
+    detector: Detectors = None,
+    output: Outputs = None,
+    quiet: Quiet = False,
+    color: Color = "auto",
+    debug: Debug = False,
+) -> int:
+    """Verify a report before a release: is it whole, and is it about this model, profile and these images?
+
+    Exit codes: 0 all that was checked agrees and the verdict is PASS · 1 it agrees, but the verdict is WARN, or the
+    report alone vouches for it · 2 usage,
+    no whole report, or one of a newer robustcheck · 3 something differs: the report is not about this. What was not
+    checked is listed as such.
+    """
+    from .. import ending
+
+    reads = [path for path in (report, model, thresholds, public_key, signature) if path is not None]
+    places = targets(output or [], reads)
+    ending.mark_unfinished(places, str(model))
+    if verify_signature or public_key is not None:
+        from robustcheck_onnx.checker.verify import bundle_of
+
+        signature = signature or bundle_of(report)
+    result = _verified(
+        report,
+        model,
+        images,
+        rerun,
+        thresholds,
+        device,
+        detector or [],
+        signature,
+        public_key,
+        accept_waivers,
+        quiet=quiet,
+    )
+    _show(result, places, color, quiet=quiet)
+    return result.exit_code
+
+
+def sign(
+    report: ReportFile,
+    model: Model,
+    key: Annotated[
+        Path,
+        typer.Option(
+            help="PEM file of a private key on the elliptic curve P-256, P-384 or P-521; the password of an encrypted "
+            "one is read from ROBUSTCHECK_KEY_PASSWORD.",
+            metavar="FILE",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="The file to write. Default: REPORT.sigstore.json.", metavar="FILE"),
+    ] = None,
+    images: ReportImages = None,
+    rerun: Rerun = None,
+    thresholds: Thresholds = None,
+    device: RerunDevice = None,
+    detector: Detectors = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Nothing on stdout.")] = False,
+    color: Color = "auto",
+    debug: Debug = False,
+) -> int:
+    """Verify a report, then sign its verdict as an in-toto statement with a local key (extra `sign`, offline).
+
+    A report that does not hold is not signed (exit 3), nor one that nothing but itself vouches for (exit 1). A WARN
+    is signed as a WARN (exit 1).
+    """
+    from robustcheck_onnx.checker.errors import CannotAssessError
+    from robustcheck_onnx.checker.model import file_digest
+    from robustcheck_onnx.checker.storage import write_whole
+    from robustcheck_onnx.checker.verify import bundle_of, check_key, report_about
+    from robustcheck_onnx.checker.verify import signature as attestation
+    from robustcheck_onnx.checker.verify import signature as signing
+
+    from .. import output as delivery
+
+    target = out or bundle_of(report)
+    delivery.check_target(target, [path for path in (report, model, key, thresholds) if path is not None])
+    check_key(key)  # before a rerun, which can take long
+    digest = file_digest(report) if report.is_file() else ""
+    result = _verified(report, model, images, rerun, thresholds, device, detector or [], None, None, False, quiet=quiet)
+    _show(result, [], color, quiet=quiet)
+    if result.exit_code == 3 or (result.exit_code == 1 and result.verdict == "PASS"):
+        return result.exit_code
+    about = report_about(report, model)
+    bundle = signing.sign(attestation.statement(about, digest), key)
+    if file_digest(report) != digest:
+        raise CannotAssessError(f"{report}: report changed while it was signed; nothing was written", "sign it again")
+    write_whole(target, bundle)
+    if not quiet:
+        typer.echo(printable(f"wrote {target}: {about.verdict.verdict} attested for {model}"))
+    return result.exit_code
+
+
+def _verified(
+    report: Path,
+    model: Path,
+    images: str | None,
+    rerun: bool | None,
+    thresholds: Path | None,
+    device: str | None,
+    detectors: list[str],
+    signature: Path | None,
+    public_key: Path | None,
+    accept_waivers: bool,
+    *,
+    quiet: bool,
+) -> Verification:
+    from datetime import UTC, datetime
+
+    from robustcheck_onnx.checker.verify import run as verification
+
+    with progress_line(quiet) as progress:
+        return verification.verify(
+            report,
+            model,
+            image_set=images,
+            thresholds=thresholds,
+            rerun=rerun,
+            device=device,
+            detectors=detectors,
+            signature=signature,
+            public_key=public_key,
+            accept_waivers=accept_waivers,
+            today=datetime.now(UTC).date(),
+            progress=progress,
+        )
+
+
+def _show(result: Verification, places: list[Target], color: str, *, quiet: bool) -> None:
+    from robustcheck_onnx.checker.text import as_json
+    from robustcheck_onnx.checker.verify import terminal
+
+    deliver(
+        places,
+        lambda _form: as_json(result.model_dump(mode="json")),
+        lambda only_ascii: terminal.render(result, ascii_only=only_ascii),
+        color,
+        quiet=quiet,
+    )

@@ -1,0 +1,180 @@
+"""Last release's evidence in a file: what `robustcheck compare --baseline` takes for the reference, no model needed.
+
+It holds numbers only: the evidence, each deciding statistic with each group of images left out in turn (so that a
+comparison on the same images is paired), how often each outlier feature is far out, and the digests of the images.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from pydantic import ValidationError, model_validator
+
+from robustcheck_onnx.checker.errors import UsageError
+from robustcheck_onnx.checker.evidence import Evidence, OutlierFeature
+from robustcheck_onnx.checker.images import digest_of_set
+from robustcheck_onnx.checker.statistics import GROUPS
+from robustcheck_onnx.checker.text import as_json, digest_of
+from robustcheck_onnx.thresholds.frozen import Frozen
+from robustcheck_onnx.thresholds.profile import STATISTICS, Statistic
+
+from .changes import Jackknife, LeftOut, left_out
+from .fates import carrying
+from .pairs import Side, usual_share
+
+SCHEMA_VERSION = 1
+AGAIN = "robustcheck compare MODEL.onnx --images PATH --write-baseline FILE"
+
+
+class Left(Frozen):
+    """A statistic over all images, and without each group that is not empty; None where it could not be measured."""
+
+    whole: float | None
+    without: tuple[float | None, ...]
+
+
+class Baseline(Frozen):
+    """One model's numbers over one image set."""
+
+    schema_version: Literal[1] = 1
+    tool: str = "robustcheck"
+    document: Literal["baseline"] = "baseline"
+    tool_version: str
+    evidence: Evidence
+    images: tuple[str, ...]
+    """digests of the images, in the order of the run"""
+    group_sizes: tuple[int, ...]
+    """images of each jackknife group, in the order of the groups"""
+    left_out: dict[Statistic, Left]
+    frequencies: tuple[float, ...]
+    """of the features in `compare_fates.carrying`: share of the images beyond 4 SD on the usual side"""
+    digest: str = ""
+    """sha256:… over the canonical JSON of all of it but this field"""
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Baseline:
+        filled = sum(size > 0 for size in self.group_sizes)
+        if len(self.group_sizes) != GROUPS or set(self.left_out) != set(STATISTICS):
+            raise ValueError("groups or statistics are missing")
+        if any(len(left.without) != filled for left in self.left_out.values()):
+            raise ValueError("a statistic has not one value for each group")
+        if sum(self.group_sizes) != self.evidence.statistics.n_images:
+            raise ValueError("groups hold another number of images than the evidence")
+        if digest_of_set(self.images) != self.evidence.images.digest:
+            raise ValueError("the images are not those of the evidence")
+        if len(self.frequencies) != len(carrying(self.evidence.statistics).features):
+            raise ValueError("features and frequencies differ in number")
+        return self
+
+    @property
+    def features(self) -> tuple[tuple[OutlierFeature, float], ...]:
+        """The outlier features, each with the share of the images beyond 4 SD on its usual side."""
+        return tuple(zip(carrying(self.evidence.statistics).features, self.frequencies, strict=True))
+
+    def numbers(self) -> LeftOut:
+        """What `compare_changes.changes` takes."""
+        values = {
+            name: Jackknife(_number(left.whole), np.array([_number(v) for v in left.without], dtype=np.float64))
+            for name, left in self.left_out.items()
+        }
+        return LeftOut(self.evidence.statistics.n_features, np.array(self.group_sizes, dtype=np.float64), values)
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else value
+
+
+def _known(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def make(side: Side, evidence: Evidence, digests: Sequence[str]) -> Baseline:
+    """The baseline of a model that was measured on all its images.
+
+    Args:
+        side: its sums.
+        evidence: what it concluded to.
+        digests: of the images, in the order of the run.
+    """
+    left = left_out(side)
+    return Baseline(
+        tool_version=version("robustcheck-onnx"),
+        evidence=evidence,
+        images=tuple(digests),
+        group_sizes=tuple(int(size) for size in left.sizes),
+        left_out={
+            name: Left(whole=_known(value.whole), without=tuple(_known(v) for v in value.without))
+            for name, value in left.values.items()
+        },
+        frequencies=tuple(usual_share(side, f.index) for f in carrying(evidence.statistics).features),
+    )
+
+
+def to_json(baseline: Baseline) -> str:
+    """The baseline as the text of a file, with its digest."""
+    content = baseline.model_dump(mode="json", exclude={"digest"})
+    return as_json(content | {"digest": digest_of(content)})
+
+
+def read(path: Path) -> Baseline:
+    """Read a baseline.
+
+    Raises UsageError: not readable, no JSON, no baseline, of a newer schema, not whole, or changed.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        raw = json.loads(text)
+    except OSError as fault:
+        raise UsageError(f"{path}: baseline is not readable ({fault.strerror}); it must be a file", AGAIN) from fault
+    except (ValueError, RecursionError) as fault:
+        raise UsageError(f"{path}: baseline is not JSON ({fault}); it must be one document", AGAIN) from fault
+    if not isinstance(raw, dict) or raw.get("document") != "baseline":
+        raise UsageError(f"{path}: file is no baseline; `--write-baseline` writes one", AGAIN)
+    if raw.get("schema_version") != SCHEMA_VERSION:
+        raise UsageError(
+            f"{path}: schema_version is {raw.get('schema_version')!r}; this robustcheck reads {SCHEMA_VERSION}",
+            f"pip install --upgrade robustcheck-onnx, or write it anew: {AGAIN}",
+        )
+    try:
+        baseline = Baseline.model_validate_json(text)
+    except ValidationError as fault:
+        first = fault.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "content"
+        raise UsageError(
+            f"{path}: baseline has a wrong {where} ({first['msg']}); it must be as it was written",
+            f"{AGAIN.replace('FILE', shlex.quote(str(path)))}",
+        ) from fault
+    try:
+        found = digest_of({key: value for key, value in raw.items() if key != "digest"})
+    except ValueError:  # a number that is not finite
+        found = ""
+    if found != baseline.digest:
+        raise UsageError(
+            f"{path}: digest does not match the content; the baseline was changed after it was written",
+            f"{AGAIN.replace('FILE', shlex.quote(str(path)))}",
+        )
+    return baseline
+
+
+def staleness(baseline: Baseline, candidate: Evidence) -> tuple[str, ...]:
+    """In which ways the baseline was measured otherwise than the candidate, in words; empty if in none."""
+    old = baseline.evidence
+    out = []
+    versions = old.statistics.statistic_version, candidate.statistics.statistic_version
+    if versions[0] != versions[1]:
+        out.append(f"the baseline has statistic version {versions[0]}, this robustcheck {versions[1]}")
+    if old.images.digest != candidate.images.digest:
+        out.append(f"the baseline was measured on other images ({old.images.n_read} of {old.images.source})")
+    elif old.statistics.n_images != candidate.statistics.n_images:
+        out.append("the baseline has another number of usable representations")
+    ours, theirs = candidate.preprocessing.preprocessing, old.preprocessing.preprocessing
+    if ours != theirs:
+        fields = [name for name in type(ours).model_fields if getattr(ours, name) != getattr(theirs, name)]
+        out.append(f"the baseline was preprocessed otherwise ({', '.join(fields)})")
+    return tuple(out)

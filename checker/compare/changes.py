@@ -1,0 +1,196 @@
+"""Difference and ratio of each deciding statistic between two models, with confidence intervals; pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from robustcheck_onnx.checker.evidence import Interval
+from robustcheck_onnx.checker.statistics import Energies, grouped_jackknife_sd, intervals, moments, top_features
+from robustcheck_onnx.thresholds.frozen import Frozen
+from robustcheck_onnx.thresholds.profile import STATISTICS, Statistic
+
+from .pairs import Side, usual_side
+
+Array = npt.NDArray[np.float64]
+
+KEEPS: tuple[Statistic, ...] = ("kurtosis", "persistence_ratio", "top3_share", "outlier_frequency")
+"""What shows the outlier features, and must be kept; negative energy only says that the thresholds apply."""
+
+Keeps = Literal["kept", "shrank", "undecided", "not required"]
+
+
+class StatisticChange(Frozen):
+    """One statistic of both models, and what became of it."""
+
+    name: Statistic
+    candidate: float | None
+    reference: float | None
+    difference: Interval
+    """candidate − reference"""
+    ratio: Interval
+    """candidate / reference; None where either is not positive or the widths differ"""
+    keeps: Keeps
+
+
+class Jackknife(NamedTuple):
+    """A statistic over all images, and without each group of them that is not empty (group,)."""
+
+    whole: float
+    without: Array
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Every deciding statistic with each group of images left out in turn: all that `changes` needs of a model."""
+
+    n_features: int
+    sizes: Array
+    """(all groups,) images of each"""
+    values: Mapping[Statistic, Jackknife]
+
+    @property
+    def n(self) -> int:
+        """Images."""
+        return int(self.sizes.sum())
+
+
+def changes(
+    candidate: LeftOut, reference: LeftOut, alpha: float, tolerance: float, *, paired: bool = True
+) -> tuple[StatisticChange, ...]:
+    """Difference and ratio of each deciding statistic, with confidence intervals.
+
+    Paired: the delete-a-group jackknife (`sequential.grouped_jackknife_sd`) of the difference, and of the difference of
+    the logarithms, over the same groups of images in both models, so that what the images do to both cancels. The
+    intervals are those of `sequential.radius`: they hold at every number of images at once, so running again with more
+    images is no cheating. `alpha` is shared by the statistics (Bonferroni).
+
+    The outlier frequency's spread is at least that of one image more that only the candidate has far out and one that
+    only the reference has (Agresti and Min 2005 add half an image to each of the four cells): "in every image" of both
+    is no certainty.
+
+    Args:
+        candidate, reference: over the same images if `paired`, over any images else: then the squares of the two
+            half-widths add.
+        alpha: error rate of all differences together, and of all ratios together.
+        tolerance: share of the reference's value that may be lost, 0 to 1.
+
+    Raises:
+        ValueError: paired, and the groups hold other numbers of images.
+    """
+    if paired and not np.array_equal(candidate.sizes, reference.sizes):
+        raise ValueError("the groups of candidate and reference hold other numbers of images; they are not paired")
+    share = alpha / len(STATISTICS)
+    same_width = candidate.n_features == reference.n_features
+    out = []
+    for name in STATISTICS:
+        a, b = candidate.values[name], reference.values[name]
+        floors = [0.0, 0.0]
+        if name == "outlier_frequency":
+            n = min(candidate.n, reference.n)
+            discordant = math.sqrt(2 / (n + 2))
+            lower = min(a.whole, b.whole)
+            floors = [discordant, discordant / lower if lower > 0 else math.nan]
+
+        def bounds(
+            of: Callable[[npt.ArrayLike], Array],
+            a: Jackknife = a,
+            b: Jackknife = b,
+            floor: float = 0.0,
+        ) -> tuple[float, float]:
+            with np.errstate(divide="ignore", invalid="ignore"):
+                whole = [float(of(each.whole)) for each in (a, b)]
+                without = [of(each.without) for each in (a, b)]
+                change = whole[0] - whole[1]
+                if paired:
+                    sizes = candidate.sizes[candidate.sizes > 0]
+                    sd = grouped_jackknife_sd(change, without[0] - without[1], sizes)
+                    return change, intervals.radius(candidate.n, max(sd, floor), share)
+                half = [
+                    intervals.radius(
+                        side.n,
+                        max(grouped_jackknife_sd(w, o, side.sizes[side.sizes > 0]), floor),
+                        share,
+                    )
+                    for side, w, o in zip((candidate, reference), whole, without, strict=True)
+                ]
+                return change, math.hypot(*half)
+
+        difference, difference_radius = bounds(lambda x: np.asarray(x, np.float64), floor=floors[0])
+        logarithm, radius = bounds(lambda x: np.log(np.asarray(x, np.float64)), floor=floors[1])
+        apart = _interval(difference, difference - difference_radius, difference + difference_radius)
+        ratio = _ratio(logarithm, radius) if same_width else Interval(estimate=None, low=None, high=None)
+        out.append(
+            StatisticChange(
+                name=name,
+                candidate=_finite(a.whole),
+                reference=_finite(b.whole),
+                difference=apart,
+                ratio=ratio,
+                keeps=_keeps(ratio, apart, b.whole, tolerance) if name in KEEPS and same_width else "not required",
+            )
+        )
+    return tuple(out)
+
+
+def _keeps(ratio: Interval, difference: Interval, reference: float, tolerance: float) -> Keeps:
+    """By the ratio; where there is none (a frequency of 0 has no logarithm), by the difference."""
+    if ratio.low is not None and ratio.low >= 1 - tolerance:
+        return "kept"
+    if ratio.high is not None and ratio.high < 1 - tolerance:
+        return "shrank"
+    if ratio.high is None and difference.high is not None and difference.high < -tolerance * reference:
+        return "shrank"
+    return "undecided"
+
+
+def _ratio(logarithm: float, radius: float) -> Interval:
+    if not math.isfinite(logarithm):
+        return Interval(estimate=None, low=None, high=None)
+    with np.errstate(over="ignore"):
+        values = [float(np.exp(logarithm + step)) for step in (0.0, -radius, radius)]
+    return _interval(*values)
+
+
+def _interval(estimate: float, low: float, high: float) -> Interval:
+    if not math.isfinite(estimate):
+        return Interval(estimate=None, low=None, high=None)
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return Interval(estimate=estimate, low=None, high=None)
+    return Interval(estimate=estimate, low=low, high=high)
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def left_out(side: Side) -> LeftOut:
+    """The deciding statistics as `state.statistics` has them, over all images and without each group of them."""
+    state = side.state
+    filled = state.sizes > 0
+    sizes, n = state.sizes[filled], float(state.n)
+    powers, energies = state.powers.sum(axis=1), state.energies.sum(axis=1)
+    top = top_features(powers[3])
+    whole = moments(n, powers, Energies(*energies), top)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        without = moments(
+            n - sizes,
+            powers[:, None, :] - state.powers[:, filled],
+            Energies(*(energies[:, None, :] - state.energies[:, filled])),
+            top,
+        )
+        strongest = int(top[0])
+        counts = side.far[usual_side(state, strongest)][filled, strongest]
+        frequency = Jackknife(float(counts.sum() / n), (counts.sum() - counts) / (n - sizes))
+    values = {
+        name: frequency
+        if name == "outlier_frequency"
+        else Jackknife(float(getattr(whole, name)), np.asarray(getattr(without, name)))
+        for name in STATISTICS
+    }
+    return LeftOut(state.n_features, state.sizes.copy(), values)

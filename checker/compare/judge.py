@@ -1,0 +1,197 @@
+"""Did a candidate keep what made its reference pass? The report of a comparison, and its verdict; pure.
+
+`compare_run.py` runs the models; `compare_sums.py` adds up what they say; `compare_changes.py`, `compare_fates.py` and
+`compare_similarity.py` make the numbers from the sums; `report_compare.py` shows the result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+from robustcheck_onnx.checker.evidence import Evidence, Interval
+from robustcheck_onnx.checker.report import Time
+from robustcheck_onnx.checker.text import as_json, number_text
+from robustcheck_onnx.checker.verdict import NAMES, RULES, Reason, Verdict
+from robustcheck_onnx.thresholds.frozen import Frozen
+from robustcheck_onnx.thresholds.profile import Profile
+
+from .changes import StatisticChange
+from .fates import Fate, FeatureFate
+from .pairs import Similarity
+
+TOLERANCE = 0.2  # share of a statistic that may be lost: one checkpoint's K moves more between image sets
+
+
+class Agreement(Frozen):
+    """On how many images both models predict the same class (Wilson score interval)."""
+
+    n: int
+    n_same: int
+    value: float
+    low: float
+    high: float
+    confidence: float
+
+
+class Compared(Frozen):
+    """One of the two models, as a check over these images would see it."""
+
+    evidence: Evidence
+    verdict: Verdict
+    carrying: tuple[int, ...]
+    """indices of its outlier features, strongest first; of its strongest feature where it has none"""
+
+
+class CompareReport(Frozen):
+    """Everything that `robustcheck compare` found."""
+
+    schema_version: Literal[1] = 1
+    tool: str = "robustcheck"
+    document: Literal["compare"] = "compare"
+    tool_version: str
+    verdict: Verdict
+    tolerance: float
+    baseline: str = ""
+    """the file that stands for the reference; empty where the reference itself was run"""
+    paired: bool = True
+    """whether both were measured on the same images"""
+    n_images: int
+    """images on which both models were measured; against a baseline, on which the candidate was"""
+    candidate: Compared
+    reference: Compared
+    statistics: tuple[StatisticChange, ...]
+    alpha: float
+    """error rate of all ratios together, and of all differences together"""
+    features: tuple[FeatureFate, ...]
+    new_features: tuple[int, ...]
+    """outlier features of the candidate that none of the reference's became"""
+    similarity: Similarity | None
+    """None against a baseline, which holds no representations"""
+    agreement: Agreement | None
+    """None unless both have class scores of equal width"""
+    notes: tuple[str, ...]
+    profile: Profile
+    claim: str
+    time: Time | None
+
+
+CLAIM = (
+    "PASS says that the candidate passes the check by itself and has kept, on the images that were given, the outlier "
+    "features that made the reference pass. They indicate robustness to natural distribution shifts; neither model's "
+    "accuracy was measured."
+)
+
+
+def judge_pair(
+    candidate: Compared,
+    reference: Compared,
+    statistics: tuple[StatisticChange, ...],
+    features: tuple[FeatureFate, ...],
+    tolerance: float,
+    profile: Profile,
+    stale: Sequence[str],
+) -> Verdict:
+    """PASS, or WARN with every reason that applies; never PASS where the candidate alone would be WARN.
+
+    A reference that is WARN itself has nothing that could be kept: `reference_without_indication`. Representations of
+    another width, or of another tensor rule, are shown and not compared: `not_comparable`.
+
+    Args:
+        candidate, reference: both, judged by themselves.
+        statistics: from `changes`.
+        features: from `fates`.
+        tolerance: as for both.
+        profile: what they were judged by.
+        stale: in which ways the reference, a baseline, was measured otherwise than the candidate.
+    """
+    seen: dict[str, list[str]] = {}
+
+    def say(reason: str, text: str) -> None:
+        seen.setdefault(reason, []).append(text)
+
+    different = _differences(candidate.evidence, reference.evidence)
+    if different:
+        say("not_comparable", "; ".join(different))
+    if stale:
+        say("stale_baseline", "; ".join(stale))
+    if reference.verdict.verdict == "WARN":
+        ids = ", ".join(reason.id for reason in reference.verdict.reasons)
+        say("reference_without_indication", f"the reference by itself is WARN: {ids}")
+    elif not different:
+        _lost(say, statistics, features, tolerance, candidate.evidence.model.rule)
+    for reason in candidate.verdict.reasons:
+        say(reason.id, f"the candidate by itself: {reason.seen}")
+    reasons = tuple(
+        Reason(id=name, seen="; ".join(texts), next_step=RULES[name].next_step) for name, texts in seen.items()
+    )
+    return Verdict(
+        verdict="WARN" if reasons else "PASS",
+        reasons=reasons,
+        profile_id=profile.id,
+        profile_digest=profile.digest,
+    )
+
+
+def _differences(candidate: Evidence, reference: Evidence) -> list[str]:
+    out = []
+    widths = candidate.statistics.n_features, reference.statistics.n_features
+    if widths[0] != widths[1]:
+        out.append(f"the representations have {widths[0]} and {widths[1]} features")
+    kinds = [(e.model.rule, e.model.pool) for e in (candidate, reference)]
+    if kinds[0] != kinds[1]:
+        ours, theirs = (rule if pool == "none" else f"{rule}, pooled by {pool}" for rule, pool in kinds)
+        out.append(f"the candidate's tensor is of the kind {ours}, the reference's of the kind {theirs}")
+    return out
+
+
+def _lost(
+    say: Callable[[str, str], None],
+    statistics: tuple[StatisticChange, ...],
+    features: tuple[FeatureFate, ...],
+    tolerance: float,
+    rule: str,
+) -> None:
+    """The reasons that speak of what the reference had."""
+    least = f"{100 * (1 - tolerance):g} %"
+    for keeps, reason in (("shrank", "statistic_shrank"), ("undecided", "undecided")):
+        told = [
+            f"{NAMES[s.name]} {number_text(s.candidate)} of {number_text(s.reference)} (ratio {_bounds(s.ratio)})"
+            for s in statistics
+            if s.keeps == keeps
+        ]
+        if told:
+            say(reason, f"at least {least} of the reference's must be kept: {', '.join(told)}")
+    by_fate: dict[Fate, list[FeatureFate]] = {"kept": [], "moved": [], "rotated": [], "lost": []}
+    for feature in features:
+        by_fate[feature.fate].append(feature)
+    if lost := by_fate["lost"]:
+        say(
+            "outlier_feature_lost",
+            f"{_named(lost)}: no feature of the candidate takes the place, nor is it a rotated representation",
+        )
+    # inside a file the head moves along; an encoder's output is read by others, by index
+    if (moved := by_fate["moved"]) and rule == "encoder_output":
+        where = ", ".join(f"{f.index} is now {f.to} (r = {f.correlation:+.2f})" for f in moved)
+        say("representation_permuted", f"the outlier features are there under other indices: {where}")
+    if rotated := by_fate["rotated"]:
+        shares = ", ".join(f"{100 * (f.explained or 0):.0f} %" for f in rotated)
+        say(
+            "representation_rotated",
+            f"{_named(rotated)}: spread over other features; one direction gives back {shares} of its energy",
+        )
+
+
+def _named(features: list[FeatureFate]) -> str:
+    return f"feature{'' if len(features) == 1 else 's'} {', '.join(str(f.index) for f in features)}"
+
+
+def _bounds(interval: Interval) -> str:
+    if interval.low is None or interval.high is None:
+        return f"{number_text(interval.estimate)}, no bounds" if interval.estimate is not None else "not measured"
+    return f"{number_text(interval.low)} to {number_text(interval.high)}"
+
+
+def to_json(report: CompareReport) -> str:
+    """The report as one JSON document: numbers finite or null, ending in a newline."""
+    return as_json(report.model_dump(mode="json"))

@@ -1,0 +1,145 @@
+"""Two tiny encoders made on the spot from the bundled photos: numpy and onnx.helper, no torch, under a second.
+
+`ordinary` is trained, in closed form: a least-squares map that predicts the lower half of a photo, in grey, from its
+coarse upper half. `planted` is the same map with one feature shifted by hand; its contract says that it is synthetic.
+"""
+
+from __future__ import annotations
+
+import json
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from robustcheck_onnx.checker.evidence import Preprocessing
+from robustcheck_onnx.checker.images import Picture, apply, open_images
+from robustcheck_onnx.checker.model import CONTRACT_KEY
+
+Name = Literal["ordinary", "planted"]
+NAMES: tuple[Name, ...] = ("ordinary", "planted")
+
+SIZE_PX = 64  # edge of the model's input
+COARSE_PX = 4  # edge of the blocks that the upper half is averaged over: 3 × 8 × 16 = 384 numbers
+FINE_PX = 2  # edge of the blocks of the lower half that are predicted: 16 × 32 = 512 features
+RIDGE = 0.1  # share of the inputs' mean variance that is added to each: 141 photos for 384 inputs
+PLANTED_FEATURE = 92
+PLANTED_SD = -15.0  # how far it is shifted, in standard deviations over the features of each image
+PREPROCESSING = Preprocessing(
+    size=(SIZE_PX, SIZE_PX),
+    resize_mode="squash",
+    resize_size=(SIZE_PX, SIZE_PX),
+    interpolation="bilinear",
+    crop="none",
+    mean=(0.5, 0.5, 0.5),
+    std=(0.5, 0.5, 0.5),
+)
+Array = NDArray[np.float64]
+
+
+def halves(photos: NDArray[np.float32]) -> tuple[Array, Array]:
+    """What is predicted from, and what is predicted.
+
+    Args:
+        photos: (image, height, width, 3), preprocessed.
+
+    Returns:
+        The upper half averaged over 4 × 4 px, (image, 384), channel first; the lower half in grey over 2 × 2 px,
+        about the mean of each photo, (image, 512).
+    """
+    n, height, width, channels = photos.shape
+    upper, lower = photos[:, : height // 2].astype(np.float64), photos[:, height // 2 :].astype(np.float64)
+    coarse = upper.reshape(n, -1, COARSE_PX, width // COARSE_PX, COARSE_PX, channels).mean((2, 4))
+    fine = lower.mean(3).reshape(n, -1, FINE_PX, width // FINE_PX, FINE_PX).mean((2, 4))
+    grey = fine.reshape(n, -1)
+    return np.moveaxis(coarse, 3, 1).reshape(n, -1), grey - grey.mean(1, keepdims=True)
+
+
+def fit(inputs: Array, targets: Array) -> Array:
+    """The weights W (input, feature) of ridge regression about the means: inputs − their mean → targets − their mean.
+
+    inputs: (image, input), targets: (image, feature); at least two images that differ.
+    """
+    x, y = inputs - inputs.mean(0), targets - targets.mean(0)
+    gram = x.T @ x
+    weights: Array = np.linalg.solve(gram + RIDGE * np.trace(gram) / len(gram) * np.eye(len(gram)), x.T @ y)
+    return weights
+
+
+def train() -> tuple[Array, Array]:
+    """Weights (384, 512) and the mean of the inputs (384,), fitted to the bundled photos."""
+    items = open_images(None).items()
+    photos = np.stack([apply(PREPROCESSING, item.image) for item in items if isinstance(item, Picture)])
+    inputs, targets = halves(photos)
+    return fit(inputs, targets), inputs.mean(0)
+
+
+def write(path: Path, name: Name, weights: Array, mean: Array) -> None:
+    """Write one of the two encoders, image (batch, 3, 64, 64) → representation (batch, 512), with its contract."""
+    constants: dict[str, NDArray[Any]] = {
+        "top": np.array([0], np.int64),
+        "middle": np.array([SIZE_PX // 2], np.int64),
+        "height_axis": np.array([2], np.int64),
+        "feature_axis": np.array([1], np.int64),
+        "mean": mean.astype(np.float32),
+        "weights": weights.astype(np.float32),
+        "planted": np.where(np.arange(weights.shape[1]) == PLANTED_FEATURE, PLANTED_SD, 0).astype(np.float32),
+    }
+    last = "representation" if name == "ordinary" else "predicted"
+    block = [COARSE_PX, COARSE_PX]
+    nodes = [
+        helper.make_node("Slice", ["image", "top", "middle", "height_axis"], ["upper"]),
+        helper.make_node("AveragePool", ["upper"], ["coarse"], kernel_shape=block, strides=block),
+        helper.make_node("Flatten", ["coarse"], ["flat"]),
+        helper.make_node("Sub", ["flat", "mean"], ["centred"]),
+        helper.make_node("MatMul", ["centred", "weights"], [last]),
+    ]
+    if name == "planted":
+        nodes += [
+            helper.make_node("ReduceMean", [last, "feature_axis"], ["feature_mean"]),
+            helper.make_node("Sub", [last, "feature_mean"], ["deviation"]),
+            helper.make_node("Mul", ["deviation", "deviation"], ["squares"]),
+            helper.make_node("ReduceMean", ["squares", "feature_axis"], ["variance"]),
+            helper.make_node("Sqrt", ["variance"], ["sd"]),
+            helper.make_node("Mul", ["sd", "planted"], ["shift"]),
+            helper.make_node("Add", [last, "shift"], ["representation"]),
+        ]
+    else:
+        del constants["planted"], constants["feature_axis"]
+    graph = helper.make_graph(
+        nodes,
+        f"robustcheck_demo_{name}",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 3, SIZE_PX, SIZE_PX])],
+        [helper.make_tensor_value_info("representation", TensorProto.FLOAT, ["batch", weights.shape[1]])],
+        [numpy_helper.from_array(value, key) for key, value in constants.items()],
+    )
+    # opset 18 and IR 9: what every ONNX Runtime that robustcheck takes can read
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    helper.set_model_props(model, {CONTRACT_KEY: json.dumps(_contract(name))})
+    onnx.save(model, path)
+
+
+def _contract(name: Name) -> dict[str, Any]:
+    planted = (
+        f"the demo's least-squares encoder with feature {PLANTED_FEATURE} shifted by {PLANTED_SD:g} standard "
+        "deviations of each image's features"
+    )
+    return {
+        "schema_version": 1,
+        "preprocessing": PREPROCESSING.model_dump(mode="json"),
+        "tensors": {"representation": {"meaning": "a photo's lower half, predicted", "rule": "encoder_output"}},
+        "source": {
+            "library": "robustcheck demo",
+            "name": name,
+            "weights": "least squares on the bundled photos",
+            "weights_digest": "",
+            "random_weights": False,
+            "synthetic": planted if name == "planted" else "",
+        },
+        "versions": {"onnx": version("onnx"), "numpy": version("numpy")},
+        "precision": "fp32",
+    }

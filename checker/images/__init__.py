@@ -1,0 +1,48 @@
+"""An image set: named, listed, decoded, preprocessed, judged for sanity, digested.
+
+Comes in: what the user names as images (`--images`). May import: storage, evidence, text, errors. Never runs a model.
+"""
+
+from __future__ import annotations
+
+from .decode import SUFFIXES
+from .entries import Entries, Entry
+from .preprocess import apply, apply_uint8, as_photo, at_size, scales_finitely
+from .sanity import DESCRIBED, ImageSetState, Sketch, digest_of_pixels
+from .source import (
+    Digests,
+    ImageSource,
+    Item,
+    Picture,
+    Skipped,
+    Tensor,
+    check_bad,
+    digest_of_set,
+    open_images,
+    prefetch,
+)
+
+__all__ = [
+    "DESCRIBED",
+    "SUFFIXES",
+    "Digests",
+    "Entries",
+    "Entry",
+    "ImageSetState",
+    "ImageSource",
+    "Item",
+    "Picture",
+    "Sketch",
+    "Skipped",
+    "Tensor",
+    "apply",
+    "apply_uint8",
+    "as_photo",
+    "at_size",
+    "check_bad",
+    "digest_of_pixels",
+    "digest_of_set",
+    "open_images",
+    "prefetch",
+    "scales_finitely",
+]

@@ -1,0 +1,196 @@
+"""An image set as a listing of entries: images that have a name and are not read yet."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shlex
+import stat
+from array import array
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robustcheck_onnx.checker.errors import UsageError
+from robustcheck_onnx.checker.storage import RemoteFile, StoreError, open_url, urls
+
+from .decode import MAX_FILE_BYTES, UnreadableImageError
+
+File = Path | RemoteFile
+"""where an image, or a file of many, lies: on this machine, or in a store"""
+_CHUNK: Final = 4096  # names looked up together: a list of all places would be 40 bytes an image
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """One image, not read yet: read gives the file's bytes, or a (channel, height, width) array."""
+
+    name: str
+    read: Callable[[], bytes | NDArray[Any]]
+    label: str | None = None
+    origin: str = ""
+    row: int = -1
+
+
+def _no_entry(index: int) -> Entry:
+    raise IndexError(index)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Entries(Sequence[Entry]):
+    """Images in an order of their own, each an Entry when it is asked for.
+
+    A million rows are a million strings, not a million objects; a slice shares them.
+    """
+
+    all_names: Sequence[str] = ()
+    """in the order of the listing"""
+    make: Callable[[int], Entry] = _no_entry
+    """of a place in the listing"""
+    order: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    """(image,) int64: place in the listing"""
+
+    @classmethod
+    def listed(cls, names: Sequence[str], make: Callable[[int], Entry]) -> Entries:
+        """All of a listing, in its order."""
+        return cls(names, make, np.arange(len(names), dtype=np.int64))
+
+    @classmethod
+    def of(cls, entries: Sequence[Entry]) -> Entries:
+        """Entries that are there already."""
+        return cls.listed([entry.name for entry in entries], entries.__getitem__)
+
+    def take(self, places: NDArray[np.int64]) -> Entries:
+        """Those at the given places of this sequence, in that order."""
+        return replace(self, order=self.order[places])
+
+    def names(self) -> Iterator[str]:
+        """The names in order; no Entry is made."""
+        return itertools.chain.from_iterable(self.names_in_chunks())
+
+    def names_in_chunks(self) -> Iterator[list[str]]:
+        """The names in order, some thousands at a time."""
+        for start in range(0, len(self.order), _CHUNK):
+            yield [self.all_names[place] for place in self.order[start : start + _CHUNK].tolist()]
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    @overload
+    def __getitem__(self, index: int) -> Entry: ...
+    @overload
+    def __getitem__(self, index: slice) -> Entries: ...
+    def __getitem__(self, index: int | slice) -> Entry | Entries:
+        if isinstance(index, slice):
+            return replace(self, order=self.order[index])
+        return self.make(int(self.order[index]))
+
+
+def is_hidden(part: str) -> bool:
+    """Whether one part of a path is a hidden file or folder (`.` and `..` are not)."""
+    return part.startswith(".") and part not in (".", "..")
+
+
+PATH_COLUMNS: Final = ("path", "image", "file")  # of a manifest, the first that is there
+CHECKED_ROWS: Final = 10_000  # rows of a list or manifest whose files are looked for before anything is read
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Rows:
+    """Where the rows of a list or manifest stand, for those whose files were not looked for."""
+
+    path: File
+    numbers: array[int]
+    """of the line; small integers without an object each"""
+    columns: bytes
+    """index into PATH_COLUMNS"""
+
+    def missing(self, place: int, value: str) -> UsageError:
+        """The error of a row that names no file."""
+        shown = value if is_url(value) else str(self.path.parent / value)
+        return UsageError(
+            f"{self.path}: row {self.numbers[place]}: {PATH_COLUMNS[self.columns[place]]} is {value}; "
+            "there is no such file",
+            f"ls -l {shlex.quote(shown)}  # paths are relative to the folder of {self.path.name}",
+        )
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Files:
+    """Image files by their names, which are relative to a folder, absolute, or URLs."""
+
+    folder: File
+    names: Sequence[str]
+    labels: Sequence[str | None] | None = None
+    rows: Rows | None = None
+    secret: Mapping[int, str] = field(default_factory=dict)
+    """the whole URLs of places whose name hides a part"""
+
+    def entry(self, place: int) -> Entry:
+        """The image at a place of the names."""
+        name = self.names[place]
+        label = None if self.labels is None else self.labels[place]
+        if isinstance(self.folder, RemoteFile) or is_url(name):
+            missing = None if self.rows is None else partial(self.rows.missing, place, name)
+            return Entry(name, partial(_read_row, self.folder, self.secret.get(place, name), missing), label)
+        path = self.folder / name
+        read = partial(_read_file, path)
+        if self.rows is not None and place >= CHECKED_ROWS:
+            read = partial(_read_promised, path, partial(self.rows.missing, place, name))
+        return Entry(name, read, label, origin=str(path))
+
+
+def file_entries(folder: File, names: Sequence[str]) -> Entries:
+    """Image files of a folder, by their names relative to it."""
+    return Entries.listed(names, Files(folder, names).entry)
+
+
+def _read_promised(path: Path, missing: Callable[[], UsageError]) -> bytes:
+    if not os.path.isfile(path):  # noqa: PTH113 # Path.is_file raises where a name is too long
+        raise missing()
+    return _read_file(path)
+
+
+def is_url(name: str) -> bool:
+    """Whether a row names a URL rather than a path."""
+    return "://" in name
+
+
+def _read_row(folder: File, name: str, missing: Callable[[], UsageError] | None) -> bytes:
+    """An image of a store: by its name in a folder of one, or by its own URL."""
+    if isinstance(folder, RemoteFile):
+        file: str | RemoteFile = folder / name
+    else:
+        place = urls.parse(name)
+        file = place if isinstance(place, str) else open_url(place)
+    try:
+        return _read_file(Path(file)) if isinstance(file, str) else read_remote(file)
+    except FileNotFoundError as fault:
+        if missing is None:
+            raise
+        raise missing() from fault
+
+
+def read_remote(file: RemoteFile) -> bytes:
+    """The bytes of an image in a store. Raises UnreadableImageError where it is too large or the store fails."""
+    try:
+        content = file.read_bytes(MAX_FILE_BYTES)
+    except StoreError as fault:
+        raise UnreadableImageError(f"cannot be read: {fault.reason}") from fault
+    if len(content) > MAX_FILE_BYTES:
+        raise UnreadableImageError(f"file of more than {MAX_FILE_BYTES:,} bytes")
+    return content
+
+
+def _read_file(path: Path) -> bytes:
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):  # a pipe would wait for ever
+        raise UnreadableImageError("not a regular file")
+    if status.st_size > MAX_FILE_BYTES:
+        raise UnreadableImageError(f"file of {status.st_size:,} bytes, more than {MAX_FILE_BYTES:,}")
+    return path.read_bytes()

@@ -1,0 +1,197 @@
+"""The files meant by --images: a folder, a glob, a list, a manifest, or a file that holds many images."""
+
+from __future__ import annotations
+
+import glob
+import os
+import shlex
+import stat
+from collections.abc import Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Final, Literal
+
+from robustcheck_onnx.checker.errors import UsageError
+from robustcheck_onnx.checker.storage import RemoteFile, local, open_url, unreadable, urls
+
+from . import containers, manifest, tables
+from .decode import SUFFIXES
+from .entries import Entries, Entry, File, file_entries, is_hidden, read_remote
+
+Kind = Literal["bundled", "image", "folder", "glob", "list", "manifest", "tar", "parquet", "arrow", "tensors"]
+
+KINDS: Final = (
+    "a folder, a glob, an image, a list (.txt), a manifest (.csv, .jsonl), .tar shards, .parquet, .arrow, .npy or .npz"
+)
+_IGNORED_PARTS: Final = ("@eaDir", "__MACOSX")  # thumbnails of NAS systems, macOS archives
+_COMPRESSED_TARS: Final = (".tgz", ".tbz2", ".txz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
+
+
+def suffix(name: str) -> str:
+    """The ending by which a file is known: lower case, with its dot."""
+    return os.path.splitext(name)[1].lower()  # noqa: PTH122 # a Path for each of a million names takes seconds
+
+
+def index(spec: str) -> tuple[Kind, Entries, tables.Table | None]:
+    """Everything `spec` names as unread images, not ordered yet; a Parquet table wants a plan before reading.
+
+    Raises UsageError, EnvironmentFaultError, CannotAssessError as images.open_images says.
+    """
+    if not spec.strip():  # an empty variable in a script; Path("") would be the current folder
+        raise UsageError(f"--images is {spec!r}; it must be {KINDS}", "leave out --images for the bundled photos")
+    place = urls.parse(spec)
+    if isinstance(place, urls.Url):
+        return _index_url(place)
+    spec = place
+    path = Path(spec).expanduser()
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError) as fault:
+        if glob.has_magic(spec):
+            return _index_glob(spec)
+        reason = fault.strerror if isinstance(fault, OSError) else str(fault)
+        raise UsageError(
+            f"{spec}: image set is not readable ({reason}); it must be {KINDS}", "--images FOLDER"
+        ) from fault
+    if stat.S_ISDIR(mode):
+        return _by_content(spec, "folder", path, folder_files(path))
+    if not stat.S_ISREG(mode):
+        raise UsageError(f"{spec}: image set is not a regular file or folder; it must be {KINDS}", "--images FOLDER")
+    return _of_file(spec, path)
+
+
+def _of_file(spec: str, path: File) -> tuple[Kind, Entries, tables.Table | None]:
+    ending = path.suffix.lower()
+    if ending == ".txt":
+        return "list", manifest.manifest_entries(path, manifest.list_rows), None
+    if ending == ".csv":
+        return "manifest", manifest.manifest_entries(path, manifest.csv_rows), None
+    if ending in (".jsonl", ".ndjson"):
+        return "manifest", manifest.manifest_entries(path, manifest.jsonl_rows), None
+    if ending in (".npy", ".npz"):
+        return "tensors", Entries.of(containers.tensor_entries(path)), None
+    if isinstance(path, RemoteFile) and path.is_signed and ending in SUFFIXES:  # its folder knows no key
+        return "image", Entries.of([Entry(path.name, partial(read_remote, path))]), None
+    if isinstance(path, RemoteFile) and path.is_signed:
+        raise UsageError(
+            f"{spec}: image set is behind a signed URL; only an image, a list, or an array may be", "copy it here first"
+        )
+    return _by_content(spec, "image", path.parent, [path.name])
+
+
+def _index_url(url: urls.Url) -> tuple[Kind, Entries, tables.Table | None]:
+    """As index, of a URL. Raises StoreError too, where the store can't be reached."""
+    file, spec = open_url(url), str(url)
+    if url.is_http:
+        if file.suffix == "":
+            raise UsageError(
+                f"{spec}: image set is a folder of a web server, which can't list it; it must be a file",
+                "name a list (.txt) of the images, which may lie beside it",
+            )
+        return _of_file(spec, file)
+    try:
+        kind = file.info()["type"]
+    except FileNotFoundError as fault:
+        if glob.has_magic(file.path):
+            parts = file.path.split("/")
+            first = next(place for place, part in enumerate(parts) if glob.has_magic(part))
+            folder = file
+            for _ in parts[first:]:
+                folder = folder.parent
+            return _by_content(spec, "glob", folder, _visible(folder.names_like("/".join(parts[first:]))))
+        raise UsageError(
+            f"{spec}: image set is not readable (no such file or folder); it must be {KINDS}", "look at the URL"
+        ) from fault
+    if kind == "directory":
+        return _by_content(spec, "folder", file, _visible(file.names_below()))
+    return _of_file(spec, file)
+
+
+def _visible(names: Iterable[str]) -> list[str]:
+    return [name for name in names if not _is_ignored(name)]
+
+
+def _index_glob(spec: str) -> tuple[Kind, Entries, tables.Table | None]:
+    parts = Path(spec).expanduser().parts
+    fixed = Path(*parts[: next(i for i, part in enumerate(parts) if glob.has_magic(part))])
+
+    def leaves_out(folder: str) -> bool:
+        below = Path(folder).relative_to(fixed)
+        return below != Path() and _is_ignored(below.as_posix())
+
+    if fault := unreadable(str(Path(*parts)), lambda folder: folder_files(Path(folder)), leaves_out):
+        raise _unreadable(fault) from fault
+    # Path.glob does not enter symlinked folders with **
+    found = [Path(match) for match in glob.glob(str(Path(*parts)), recursive=True)]  # noqa: PTH207
+    files = [(path.relative_to(fixed).as_posix(), path) for path in found if not path.is_dir()]
+    once: dict[tuple[str, str], str] = {}
+    real: dict[Path, str] = {}
+    for name, path in sorted(files, key=lambda file: (file[0].count("/"), file[0])):
+        if not _is_ignored(name):
+            folder = path.parent
+            if folder not in real:
+                real[folder] = os.path.realpath(folder)
+            once.setdefault((real[folder], path.name), name)
+    return _by_content(spec, "glob", fixed, list(once.values()))
+
+
+def _by_content(spec: str, kind: Kind, folder: File, names: Sequence[str]) -> tuple[Kind, Entries, tables.Table | None]:
+    """Images, else tar shards, else a data set: what the files are decides, and a mixture is refused."""
+    images: list[str] = []
+    others: dict[str, list[tuple[str, File]]] = {".tar": [], ".parquet": [], ".arrow": []}
+    for name in names:
+        ending = suffix(name)
+        if ending in SUFFIXES:
+            images.append(name)
+        elif ending in others:
+            others[ending].append((name, folder / name))
+        elif name.lower().endswith(_COMPRESSED_TARS):
+            raise UsageError(
+                f"{name}: shard is compressed; shards must be plain .tar so that images can be read in any order",
+                f"gunzip {shlex.quote(name)} (or the like), then name the .tar",
+            )
+    present = [ending for ending, group in others.items() if group]
+    if len(present) + bool(images) > 1:
+        kinds = ", ".join((["images"] if images else []) + present)
+        raise UsageError(
+            f"{spec}: content is a mixture ({kinds}); an image set must be of one kind",
+            "name one kind with a quoted glob, for example 'folder/*.tar'",
+        )
+    if images:
+        return kind, file_entries(folder, images), None
+    if others[".tar"]:
+        return "tar", Entries.of(containers.tar_entries(spec, others[".tar"])), None
+    if others[".parquet"]:
+        table = tables.Table(others[".parquet"])
+        return "parquet", Entries.of(table.entries()), table
+    if others[".arrow"]:
+        return "arrow", Entries.of(tables.arrow_entries(others[".arrow"])), None
+    raise UsageError(
+        f"{spec}: number of images found is 0 of {len(names)} files; it must be {KINDS}",
+        f"ls {spec if glob.has_magic(spec) else shlex.quote(spec)}  # images are known by suffix: .jpg, .png, .webp, …",
+    )
+
+
+def _unreadable(fault: OSError) -> UsageError:
+    return UsageError(
+        f"{fault.filename}: folder cannot be read ({fault.strerror}); all folders of an image set must be readable",
+        f"ls -ld {shlex.quote(str(fault.filename))}",
+    )
+
+
+def folder_files(folder: Path) -> list[str]:
+    """The names of all visible files below a folder, relative to it, `/` as separator.
+
+    One reached twice (symlinks) is entered once, in sorted order.
+    """
+    found = []
+    for top, folders, names in local.walk(folder, _unreadable):
+        folders[:] = sorted(name for name in folders if not _is_ignored(name))
+        below = Path(top).relative_to(folder).as_posix()
+        prefix = "" if below == "." else f"{below}/"
+        found += [prefix + name for name in names if not _is_ignored(name)]
+    return found
+
+
+def _is_ignored(name: str) -> bool:
+    return any(is_hidden(part) or part in _IGNORED_PARTS for part in name.split("/"))

@@ -1,0 +1,182 @@
+"""The rows of a list (.txt) or manifest (.csv, .jsonl) of images. Each must name a file that is there."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import os
+import shlex
+from array import array
+from collections.abc import Callable, Generator, Iterable
+from pathlib import Path
+from typing import Final, TextIO
+
+from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
+from robustcheck_onnx.checker.storage import RemoteFile, copied, urls
+
+from . import entries
+from .entries import PATH_COLUMNS, Entries, File, Files, Rows, is_url
+
+Row = tuple[int, int, object, object]
+"""line number, index into PATH_COLUMNS, path, label"""
+_JSON: Final = json.JSONDecoder()
+
+
+def manifest_entries(path: File, rows_of: Callable[[File, TextIO], Iterable[Row]]) -> Entries:
+    """Every row must name a file that is there: a manifest is a promise, unlike a folder.
+
+    To look for a million files takes minutes on a network file system, so only the first
+    image_files.CHECKED_ROWS are looked for here; a later row, and one in a store, raises the same error when it is
+    read.
+    """
+    names: list[str] = []
+    labels: list[str | None] = []
+    shared: dict[str, str] = {}
+    secret: dict[int, str] = {}
+    numbers, columns = array("Q"), bytearray()
+    files = path.parent
+    with _text(path) as file:
+        for number, column, value, label in rows_of(path, file):
+            if not isinstance(value, str) or not value or "\0" in value:
+                raise UsageError(
+                    f"{path}: row {number}: {PATH_COLUMNS[column]} is {value!r}; it must be the path of an image",
+                    _show(path, number),
+                )
+            if is_url(value) and (shown := urls.redact(value)) != value:
+                secret[len(names)] = value
+                names.append(shown)
+            else:
+                names.append(value)
+            numbers.append(number)
+            columns.append(column)
+            if label is not None:
+                text = str(label)
+                labels += [None] * (len(names) - 1 - len(labels))
+                labels.append(shared.setdefault(text, text))
+            if isinstance(files, RemoteFile) or is_url(value):  # looked for when it is read
+                _check_row(files, value, f"{path}: row {number}: {PATH_COLUMNS[column]} is {names[-1]}")
+            elif len(names) <= entries.CHECKED_ROWS and not os.path.isfile(files / value):  # noqa: PTH113 # as image_files says
+                raise Rows(path, numbers, bytes(columns)).missing(len(names) - 1, value)
+    if not names:
+        raise UsageError(f"{path}: number of images listed is 0; at least one is needed", f"cat {_quoted(path)}")
+    if labels:
+        labels += [None] * (len(names) - len(labels))
+    rows = Rows(path, numbers, bytes(columns))
+    return Entries.listed(names, Files(files, names, labels or None, rows, secret).entry)
+
+
+def list_rows(path: File, file: TextIO) -> Generator[Row, None, None]:
+    """The rows of a list: a path a line, empty lines left out."""
+    for number, line in enumerate(file, 1):
+        if not line.isspace():
+            yield number, 0, line.removesuffix("\n"), None
+
+
+def csv_rows(path: File, file: TextIO) -> Generator[Row, None, None]:
+    """The rows of a CSV file with a header. Raises UsageError (no CSV, too many cells, no column of paths)."""
+    reader = csv.reader(file, strict=True)
+    try:
+        header = next(reader, [])
+        places = {name: place for place, name in enumerate(header)}
+        column = label = None
+        for row in reader:
+            if len(row) > len(header):
+                raise _too_many_cells(path, reader.line_num)
+            if not row:
+                continue
+            if column is None:
+                column = _path_column(path, reader.line_num, places)
+                place, label = places[PATH_COLUMNS[column]], places.get("label")
+            yield (
+                reader.line_num,
+                column,
+                row[place] if place < len(row) else None,
+                row[label] if label is not None and label < len(row) else None,
+            )
+    except csv.Error as fault:
+        raise UsageError(
+            f"{path}: row {reader.line_num} is not CSV ({fault}); rows must be CSV", _show(path, reader.line_num)
+        ) from fault
+
+
+def _json(line: str) -> object:
+    """json.loads of a line, in half of its time where that holds no white space around the value and no fault."""
+    text = line.removesuffix("\n")
+    try:
+        row, end = _JSON.raw_decode(text)
+    except json.JSONDecodeError:
+        return json.loads(text)
+    return row if end == len(text) else json.loads(text)
+
+
+def jsonl_rows(path: File, file: TextIO) -> Generator[Row, None, None]:
+    """The rows of a file with a JSON object a line. Raises UsageError (no object, no key of a path)."""
+    for number, line in enumerate(file, 1):
+        if line.isspace():
+            continue
+        try:
+            row = _json(line)
+        except (json.JSONDecodeError, RecursionError) as fault:
+            raise UsageError(
+                f"{path}: row {number} is not JSON ({fault}); each row must be an object", _show(path, number)
+            ) from fault
+        if not isinstance(row, dict):
+            raise UsageError(
+                f"{path}: row {number} is {line.strip()[:60]}; each row must be a JSON object", _show(path, number)
+            )
+        column = _path_column(path, number, row)
+        yield number, column, row[PATH_COLUMNS[column]], row.get("label")
+
+
+def _too_many_cells(path: File, number: int) -> UsageError:
+    return UsageError(
+        f"{path}: row {number} has more cells than columns; quote cells that hold a comma", _show(path, number)
+    )
+
+
+def _path_column(path: File, number: int, names: Iterable[str]) -> int:
+    for column, name in enumerate(PATH_COLUMNS):
+        if name in names:
+            return column
+    raise UsageError(
+        f"{path}: row {number} has the columns {', '.join(names)}; "
+        f"one of {', '.join(PATH_COLUMNS)} must name the image",
+        _show(path, 1),
+    )
+
+
+def _check_row(folder: File, value: str, what: str) -> None:
+    """Refuse a row that this list must not name: a URL while offline; out of the folder of a list in a store."""
+    if is_url(value):
+        if isinstance(urls.parse(value), urls.Url) or isinstance(folder, Path):
+            return
+    elif not value.startswith("/") and ".." not in value.split("/"):
+        return
+    raise UsageError(f"{what}; a list in a store names files below its own folder, or URLs", "copy the list here first")
+
+
+def _quoted(path: File) -> str:
+    return shlex.quote(str(path))
+
+
+def _show(path: File, row: int) -> str:
+    """The command that shows one row of a file."""
+    return f"sed -n {row}p {_quoted(path)}"
+
+
+@contextlib.contextmanager
+def _text(path: File) -> Generator[TextIO, None, None]:
+    """A file of text, opened to be read line by line: only line feeds end one (they do not cut JSON at U+2028)."""
+    try:
+        with copied(path) as here, here.open(encoding="utf-8-sig") as file:
+            yield file
+    except EnvironmentFaultError:  # a store's: an OSError too
+        raise
+    except (OSError, UnicodeDecodeError) as fault:
+        reason = str(fault)
+        if isinstance(fault, UnicodeDecodeError):  # its position would be that in a piece of the file
+            reason = f"byte 0x{fault.object[fault.start]:02x}: {fault.reason}"
+        raise UsageError(
+            f"{path}: file is not readable UTF-8 text ({reason}); a list or manifest must be", f"file {_quoted(path)}"
+        ) from fault

@@ -1,0 +1,141 @@
+"""From a decoded photo to the array a model sees: the same pixels as the source library's own transform."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from robustcheck_onnx.checker.errors import CannotAssessError
+from robustcheck_onnx.checker.evidence import Preprocessing
+
+MAX_RESIZED_PX = 89_478_485  # Pillow's own limit for one image (Image.MAX_IMAGE_PIXELS: 0.25 GiB / 3 bytes)
+
+_FILTERS = {
+    "nearest": Image.Resampling.NEAREST,
+    "box": Image.Resampling.BOX,
+    "bilinear": Image.Resampling.BILINEAR,
+    "hamming": Image.Resampling.HAMMING,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+
+def at_size(preprocessing: Preprocessing, size: tuple[int, int]) -> Preprocessing:
+    """The same preprocessing at another input size (height, width), px.
+
+    The resize size keeps its proportion to the input size, rounded down as in timm (224 / 0.875 = 256).
+    """
+    height, width = (
+        new * old // was for new, old, was in zip(size, preprocessing.resize_size, preprocessing.size, strict=True)
+    )
+    return preprocessing.model_copy(update={"size": size, "resize_size": (height, width)})
+
+
+def apply_uint8(preprocessing: Preprocessing, image: Image.Image) -> NDArray[np.uint8]:
+    """Resize and crop only: the pixels for a model whose input is uint8.
+
+    image: Pillow, mode RGB. Returns (height, width, 3), uint8, 0–255, in the preprocessing's colour order.
+    Raises CannotAssessError when the resized image would be larger than Pillow's limit for one image, or when
+    there is neither resize nor crop and the image does not have the size of the input.
+    """
+    pixels = np.asarray(_crop(preprocessing, _resize(preprocessing, image)))
+    return pixels[..., ::-1] if preprocessing.color_order == "BGR" else pixels
+
+
+def apply(preprocessing: Preprocessing, image: Image.Image) -> NDArray[np.float32]:
+    """The array a float model sees for one photo.
+
+    (pixels · rescale − mean) / std in float32; equal to torchvision's Resize, CenterCrop, ToTensor, Normalize
+    on a Pillow image, and to the Pillow-backed image processors of transformers. The check does the same to the pixels
+    of `apply_uint8` in the graph (`input_graph`).
+    image: Pillow, mode RGB. Returns (height, width, 3), float32, in the preprocessing's colour order.
+    Raises CannotAssessError as apply_uint8 does.
+    """
+    values = _scale(preprocessing, np.asarray(_crop(preprocessing, _resize(preprocessing, image))))
+    return values[..., ::-1] if preprocessing.color_order == "BGR" else values
+
+
+def scales_finitely(preprocessing: Preprocessing) -> bool:
+    """Whether `apply` gives finite values for every pixel, 0–255."""
+    levels = np.repeat(np.arange(256, dtype=np.uint8)[:, None], 3, axis=1)
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+        return bool(np.isfinite(_scale(preprocessing, levels)).all())
+
+
+def _scale(preprocessing: Preprocessing, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """(…, 3) RGB, 0–255, to the values that a model sees."""
+    values = pixels * np.float32(preprocessing.rescale)
+    values -= np.asarray(preprocessing.mean, dtype=np.float32)
+    values /= np.asarray(preprocessing.std, dtype=np.float32)
+    return values
+
+
+def as_photo(preprocessing: Preprocessing, values: NDArray[np.float32]) -> Image.Image:
+    """The photo that preprocessed values came from, as far as resize and crop left it.
+
+    pixels = (values · std + mean) / rescale, rounded and clipped to 0–255: the inverse of `apply` after its crop.
+    values: (height, width, 3) float32, in the preprocessing's colour order. Values that are not finite become 0.
+    """
+    rgb = values[..., ::-1] if preprocessing.color_order == "BGR" else values
+    pixels = (rgb * np.asarray(preprocessing.std) + np.asarray(preprocessing.mean)) / preprocessing.rescale
+    return Image.fromarray(np.clip(np.rint(np.nan_to_num(pixels)), 0, 255).astype(np.uint8))
+
+
+def resized_size(preprocessing: Preprocessing, height: int, width: int) -> tuple[int, int]:
+    """Height and width (px) after the resize step, by the rounding rule of the libraries.
+
+    One edge length: the other edge is int(edge · long / short), as in torchvision and transformers.
+    A box, or longest: round(edge / ratio), as in timm's and open_clip's ResizeKeepRatio.
+    """
+    target_height, target_width = preprocessing.resize_size
+    if preprocessing.resize_mode == "none":
+        return height, width
+    if preprocessing.resize_mode == "squash":
+        return target_height, target_width
+    if preprocessing.resize_mode == "shortest" and target_height == target_width:
+        if width <= height:
+            return int(target_width * height / width), target_width
+        return target_height, int(target_height * width / height)
+    ratios = (height / target_height, width / target_width)
+    ratio = max(ratios) if preprocessing.resize_mode == "longest" else min(ratios)
+    return max(1, round(height / ratio)), max(1, round(width / ratio))
+
+
+def _resize(preprocessing: Preprocessing, image: Image.Image) -> Image.Image:
+    height, width = resized_size(preprocessing, image.height, image.width)
+    if height * width > MAX_RESIZED_PX:
+        raise CannotAssessError(
+            f"image: size is {image.width}×{image.height} px; "
+            f"resized it would have {height * width:,} pixels, the limit is {MAX_RESIZED_PX:,}",
+            "leave such strips out of the image set",
+        )
+    if (width, height) == image.size:
+        return image
+    return image.resize((width, height), _FILTERS[preprocessing.interpolation])
+
+
+def _crop(preprocessing: Preprocessing, image: Image.Image) -> Image.Image:
+    height, width = preprocessing.size
+    if image.size == (width, height):
+        return image
+    if preprocessing.crop == "none":
+        raise CannotAssessError(
+            f"image: size is {image.width}×{image.height} px; this preprocessing neither resizes nor crops, "
+            f"so images must be {width}×{height} px",
+            "set resize_mode and crop in the preprocessing, or resize the images",
+        )
+    left = _offset(image.width - width, preprocessing.crop_rounding)
+    top = _offset(image.height - height, preprocessing.crop_rounding)
+    canvas = Image.new("RGB", (width, height), preprocessing.fill)
+    canvas.paste(image, (-left, -top))
+    return canvas
+
+
+def _offset(excess: int, rounding: str) -> int:
+    """Where the crop starts (px); negative when there is padding before the image."""
+    if excess < 0 and rounding == "round":
+        return -(-excess // 2)  # torchvision pads the smaller half before the image
+    if rounding == "floor":
+        return excess // 2  # for padding too: transformers pads the larger half before the image
+    return round(excess / 2)

@@ -1,0 +1,320 @@
+"""Whether an image set is what the check needs: photos, and different ones.
+
+Noise and synthetic textures make outlier features appear in models that have none on photos, and one image many
+times is one measurement. Cheap statistics of each image are kept (a Sketch); the judgement is over the set, never
+over one image. How the limits were found: docs/decisions/image-sanity.md.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final, Generic, Self, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from robustcheck_onnx.checker.evidence import Finding, ImageSetFacts
+
+from . import keypoints
+
+WORK_PX: Final = 128  # edge of the square that is measured: smaller than any model's input, enough for statistics
+MIN_PX: Final = 16  # shorter edge below which nothing is measured
+BACKGROUND_LEVELS: Final = 2  # grey levels around the commonest one: the plain background of product photos
+MIN_PAIRS: Final = 50  # neighbouring pixel pairs outside the background, below which nothing is measured
+DESCRIBED: Final = 256  # images of a set that are described, the first of its seeded order: a fair sample; describing
+# one takes longer than decoding it, so the others only count as duplicates
+CAPACITY: Final = 4096  # images kept for comparing and medians: about 5 MB
+GALLERY: Final = 64  # varied images whose keypoints others are compared with, so that the work grows linearly
+THUMBNAIL_PX: Final = 8  # edge; 64 grey levels describe the layout of a photo
+
+# Limits; the measured margins (photo sets | synthetic sets) are in docs/decisions/image-sanity.md.
+MIN_GREY_SD: Final = 2.0  # grey levels of 255; below it an image is flat
+MIN_NEIGHBOUR_CORRELATION: Final = 0.4  # photos: median .80 or more | white noise .16
+MIN_GRADIENT_KURTOSIS: Final = 3.6  # photos: median 6.2 or more | noise and 1/f noise 3.0 or less
+MIN_CHANNEL_CORRELATION: Final = 0.4  # photos: median .70 or more | discs of random colour .29 or less
+MAX_UNLIKE_SHARE: Final = 0.4  # photo sets: .16 or less, wallpapers with abstract art .33 | synthetic .79 or more
+MIN_KURTOSIS_SPREAD: Final = 0.18  # photo sets: .30 or more | one texture generator .11 or less
+MIN_FOR_SPREAD: Final = 20  # images; from fewer the spread is too uncertain (relative error about 25 %)
+MAX_STEP_DISTANCE: Final = 28  # of 112 steps between neighbours of a thumbnail that go up in one image only
+MIN_LAYOUT_CORRELATION: Final = 0.93  # of two thumbnails, in any of 8 orientations; with the steps: 7 % of 579 stamps
+MAX_DUPLICATE_SHARE: Final = 0.05  # a stray copy is no harm; more is another set than it seems
+MAX_NEAR_DUPLICATE_SHARE: Final = 0.2  # photo sets: .06 or less | small crops of one photo .7 or more
+MIN_VARIED_SHARE: Final = 0.5  # photo sets: .93 or more | crops of one photo fall below as they get more
+
+_LUMA: Final = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as Pillow's mode L
+
+
+@dataclass(frozen=True)
+class Sketch:
+    """One image in less than 1 KB; None is: could not be measured."""
+
+    digest: int
+    """64 bits of the decoded pixels and size"""
+    thumbnail: bytes
+    """8×8 grey levels, row by row"""
+    keypoints: bytes
+    """as keypoints.find gives them"""
+    grey_sd: float
+    """standard deviation of grey levels, 0–255"""
+    neighbour_correlation: float | None
+    gradient_kurtosis: float | None
+    channel_correlation: float | None
+
+    @property
+    def is_unlike_photos(self) -> bool:
+        """Flat, without structure between neighbours, without edges, or with colours that do not move together."""
+        return (
+            self.grey_sd < MIN_GREY_SD
+            or self.neighbour_correlation is None
+            or self.neighbour_correlation < MIN_NEIGHBOUR_CORRELATION
+            or (self.gradient_kurtosis or 0.0) < MIN_GRADIENT_KURTOSIS
+            or (self.channel_correlation or 0.0) < MIN_CHANNEL_CORRELATION
+        )
+
+
+def digest_of_pixels(image: Image.Image) -> int:
+    """64 bits of an image's decoded pixels and size."""
+    digest = hashlib.sha256(f"{image.size}".encode() + image.tobytes())  # processors have instructions for this one
+    return int.from_bytes(digest.digest()[:8], "big")
+
+
+def describe(image: Image.Image) -> Sketch:
+    """The statistics of one photo, from its central square at WORK_PX (never enlarged).
+
+    neighbour correlation: Pearson, of grey levels one pixel apart, mean of both directions (white noise: about 0).
+    gradient kurtosis: mean d⁴ / (mean d²)² of grey differences d between neighbours, both directions together
+    (Gaussian noise of any spectrum: 3; photos have edges: 6 to 30).
+    channel correlation: Pearson, of those differences between R, G and B, mean of the three pairs.
+    All over pairs of which at least one pixel is not background (the commonest grey level ± BACKGROUND_LEVELS).
+    image: Pillow, mode RGB. Degenerate: less than MIN_PX, or fewer than MIN_PAIRS pairs, or constant: None.
+    """
+    grey = image.convert("L")
+    thumbnail = grey.resize((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.BOX)
+    return Sketch(
+        digest_of_pixels(image),
+        thumbnail.tobytes(),
+        keypoints.find(grey),
+        *_statistics(_central_square(image)),
+    )
+
+
+def _central_square(image: Image.Image) -> NDArray[np.float64]:
+    """(edge, edge, 3), edge = WORK_PX or the shorter edge where that is smaller."""
+    shorter = min(image.size)
+    edge = min(WORK_PX, shorter)
+    if shorter > edge:
+        size = (max(edge, round(image.width * edge / shorter)), max(edge, round(image.height * edge / shorter)))
+        image = image.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0)
+    left, top = (image.width - edge) // 2, (image.height - edge) // 2
+    return np.asarray(image.crop((left, top, left + edge, top + edge)), dtype=np.float64)
+
+
+def _statistics(rgb: NDArray[np.float64]) -> tuple[float, float | None, float | None, float | None]:
+    grey = rgb @ _LUMA
+    spread = float(grey.std())
+    if len(grey) < MIN_PX:
+        return spread, None, None, None
+    levels = np.rint(grey).astype(int)
+    common = int(np.bincount(levels.ravel(), minlength=256).argmax())
+    object_pixels = np.abs(levels - common) > BACKGROUND_LEVELS
+    across = object_pixels[:, 1:] | object_pixels[:, :-1]
+    down = object_pixels[1:] | object_pixels[:-1]
+    if min(across.sum(), down.sum()) < MIN_PAIRS:
+        return spread, None, None, None
+    pairs = np.flatnonzero(across), np.flatnonzero(down)  # places: looked up faster than a mask
+    neighbours = _mean_or_none(
+        _correlation(grey[:, 1:].ravel()[pairs[0]], grey[:, :-1].ravel()[pairs[0]]),
+        _correlation(grey[1:].ravel()[pairs[1]], grey[:-1].ravel()[pairs[1]]),
+    )
+    squares = _steps(grey, *pairs) ** 2
+    power = float(np.mean(squares))
+    kurtosis = float(np.mean(squares**2)) / power**2 if power > 0 else None
+    red, green, blue = (_steps(np.ascontiguousarray(rgb[..., channel]), *pairs) for channel in range(3))
+    channels = _mean_or_none(_correlation(red, green), _correlation(green, blue), _correlation(red, blue))
+    return spread, neighbours, kurtosis, channels
+
+
+def _steps(plane: NDArray[np.float64], across: NDArray[np.intp], down: NDArray[np.intp]) -> NDArray[np.float64]:
+    """Differences between neighbours at these places of the flattened differences."""
+    return np.concatenate([np.diff(plane, axis=1).ravel()[across], np.diff(plane, axis=0).ravel()[down]])
+
+
+def _correlation(a: NDArray[np.float64], b: NDArray[np.float64]) -> float | None:
+    a, b = a - a.mean(), b - b.mean()
+    size = math.sqrt(float(np.mean(a * a)) * float(np.mean(b * b)))
+    return float(np.mean(a * b)) / size if size > 1e-9 else None  # grey levels²; below it is rounding only
+
+
+def _mean_or_none(*values: float | None) -> float | None:
+    """None channels (one colour is constant) do not count."""
+    known = [value for value in values if value is not None]
+    return math.fsum(known) / len(known) if known else None
+
+
+class ImageSetState:
+    """Sketches of an image set, mergeable: the same images in any order and any split give the same facts.
+
+    Of more than CAPACITY different images those with the smallest digests are kept, with the exact number of
+    times each was seen; so memory does not grow.
+    """
+
+    def __init__(self, sketches: Iterable[Sketch | int] = (), *, capacity: int = CAPACITY) -> None:
+        self.n_images = 0
+        self._times: _Smallest[int] = _Smallest(capacity)
+        self._sketches: _Smallest[Sketch] = _Smallest(capacity)
+        for sketch in sketches:
+            self.add(sketch)
+
+    def add(self, sketch: Sketch | int) -> None:
+        """Count one image: described, or by its digest alone (`digest_of_pixels`)."""
+        digest = sketch if isinstance(sketch, int) else sketch.digest
+        self._times.put(digest, self._times.kept.get(digest, 0) + 1)
+        if not isinstance(sketch, int):
+            self._sketches.put(digest, sketch)
+        self.n_images += 1
+
+    def merge(self, other: Self) -> None:
+        """Add all that another state has seen; both must have the same capacity."""
+        for digest, times in other._times.kept.items():
+            self._times.put(digest, self._times.kept.get(digest, 0) + times)
+        for digest, sketch in other._sketches.kept.items():
+            self._sketches.put(digest, sketch)
+        self.n_images += other.n_images
+
+    def facts(self) -> ImageSetFacts:
+        """Judge what was seen so far; no image at all gives zeros and no finding."""
+        sketches = [self._sketches.kept[digest] for digest in sorted(self._sketches.kept)]
+        n_compared = sum(self._times.kept.values())
+        n_distinct = len(self._times.kept)
+        n_varied = _count_varied(sketches)
+        kurtosis = [s.gradient_kurtosis for s in sketches if s.gradient_kurtosis]
+        measured = {
+            "n_images": self.n_images,
+            "n_compared": n_compared,
+            "n_duplicates": n_compared - n_distinct,
+            "n_near_duplicates": len(sketches) - n_varied,
+            "n_varied": n_varied,
+            "unlike_share": sum(s.is_unlike_photos for s in sketches) / len(sketches) if sketches else 0.0,
+            "neighbour_correlation": _median([s.neighbour_correlation for s in sketches]),
+            "gradient_kurtosis": _median(list(kurtosis)),
+            "channel_correlation": _median([s.channel_correlation for s in sketches]),
+            "kurtosis_spread": _spread(np.log(kurtosis)) if kurtosis else None,
+        }
+        facts = ImageSetFacts.model_validate({**measured, "findings": ()})
+        return facts.model_copy(update={"findings": _findings(facts)})
+
+
+Value = TypeVar("Value")
+
+
+class _Smallest(Generic[Value]):
+    """A dict by digest that keeps the smallest digests only: a uniform sample, the same in any order."""
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self.kept: dict[int, Value] = {}
+        self._largest: list[int] = []  # heap of negated digests
+
+    def put(self, digest: int, value: Value) -> None:
+        if digest not in self.kept:
+            if len(self.kept) >= self._capacity:
+                if digest > -self._largest[0]:
+                    return
+                del self.kept[-heapq.heappop(self._largest)]
+            heapq.heappush(self._largest, -digest)
+        self.kept[digest] = value
+
+
+def _count_varied(sketches: list[Sketch]) -> int:
+    """Images without a near-duplicate among those counted before them, in order of digest.
+
+    That order depends on the pixels alone, so the count does not depend on how the images came. Near-duplicates:
+    nearly the same layout in any of the 8 orientations, or parts of one photo (of the first GALLERY counted).
+    """
+    if not sketches:
+        return 0
+    thumbnails = np.array([list(s.thumbnail) for s in sketches], dtype=np.int64)
+    layouts, steps, flat = _orientations(thumbnails.reshape(-1, THUMBNAIL_PX, THUMBNAIL_PX))
+    gallery = keypoints.Gallery(GALLERY)
+    varied = np.zeros(len(sketches), dtype=np.int64)
+    n_varied = 0
+    for index, sketch in enumerate(sketches):
+        before = varied[:n_varied]
+        differing = np.bitwise_count(steps[before, :1] ^ steps[index])
+        other, orientation = np.nonzero(differing[..., 0] + differing[..., 1] <= MAX_STEP_DISTANCE)  # few
+        other = before[other]
+        alike = np.sum(layouts[other, 0] * layouts[index, orientation], axis=1) >= MIN_LAYOUT_CORRELATION
+        if np.any(alike | (flat[other] & flat[index])) or gallery.has_part_of(sketch.keypoints):
+            continue
+        varied[n_varied] = index
+        n_varied += 1
+        gallery.add(sketch.keypoints)
+    return n_varied
+
+
+def _orientations(thumbnails: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.uint64], NDArray[np.bool_]]:
+    """Of (image, 8, 8) grey levels in the 8 orientations of a square, the first as it is.
+
+    (image, orientation, 64) layouts: mean 0 and length 1; (image, orientation, 2) steps: bit is whether a pixel is
+    brighter than its left or upper neighbour, 112 bits; (image,) whether there is no layout (all those are alike).
+    """
+    turned = [np.rot90(flip, k, axes=(1, 2)) for flip in (thumbnails, thumbnails[:, :, ::-1]) for k in range(4)]
+    squares = np.stack(turned, axis=1)
+    n = len(squares)
+    across, down = (np.diff(squares, axis=axis).reshape(n, 8, -1) > 0 for axis in (3, 2))
+    bits = np.zeros((n, 8, 128), dtype=np.bool_)
+    bits[..., : 2 * across.shape[2]] = np.concatenate([across, down], axis=2)
+    layouts = squares.reshape(n, 8, -1).astype(np.float64)
+    layouts -= layouts.mean(axis=2, keepdims=True)
+    sizes = np.sqrt((layouts**2).sum(axis=2, keepdims=True))
+    layouts /= np.maximum(sizes, 1.0)  # grey levels
+    return layouts, np.packbits(bits, axis=2).view(np.uint64), sizes[:, 0, 0] < 1.0
+
+
+def _median(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.median(known)) if known else None
+
+
+def _spread(values: NDArray[np.float64]) -> float:
+    """Interquartile range / 1.349: the standard deviation, for a normal distribution."""
+    low, high = np.quantile(values, [0.25, 0.75])
+    return float((high - low) / 1.349)
+
+
+def _findings(facts: ImageSetFacts) -> tuple[Finding, ...]:
+    n_described = facts.n_near_duplicates + facts.n_varied
+    found: list[Finding] = []
+    if facts.n_duplicates > MAX_DUPLICATE_SHARE * facts.n_compared:
+        seen = f"{facts.n_duplicates} of {facts.n_compared} images repeat another one pixel for pixel"
+        found.append(Finding(id="duplicate_images", seen=seen))
+    if facts.n_near_duplicates > MAX_NEAR_DUPLICATE_SHARE * n_described:
+        seen = (
+            f"{facts.n_near_duplicates} of {n_described} different images show the same photo as another one, or parts "
+            "of it, maybe mirrored or turned"
+        )
+        found.append(Finding(id="near_duplicate_images", seen=seen))
+    n_distinct = facts.n_compared - facts.n_duplicates
+    if facts.n_varied * n_distinct < MIN_VARIED_SHARE * n_described * facts.n_compared:
+        n_seen = round(n_described * facts.n_compared / n_distinct)  # the described ones, with their repetitions
+        seen = f"only {facts.n_varied} of {n_seen} images differ clearly from the others"
+        found.append(Finding(id="images_not_varied", seen=seen))
+    if facts.unlike_share > MAX_UNLIKE_SHARE:
+        seen = f"{100 * facts.unlike_share:.0f} % of the images are flat, noise or unrelated colours, unlike photos"
+        found.append(Finding(id="images_not_photo_like", seen=seen))
+    elif (
+        facts.kurtosis_spread is not None
+        and n_described >= MIN_FOR_SPREAD
+        and facts.kurtosis_spread < MIN_KURTOSIS_SPREAD
+    ):
+        seen = (
+            f"edges are equally strong in all images, as in one texture (spread of ln gradient kurtosis "
+            f"{facts.kurtosis_spread:.2f}; photos: at least {MIN_KURTOSIS_SPREAD})"
+        )
+        found.append(Finding(id="images_not_photo_like", seen=seen))
+    return tuple(found)

@@ -1,0 +1,63 @@
+"""The check as an assertion, for tests and scripts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from robustcheck_onnx.checker.errors import RobustcheckError
+from robustcheck_onnx.checker.measure import Progress
+from robustcheck_onnx.checker.pipeline import check
+from robustcheck_onnx.checker.report import Report, meaning_text
+from robustcheck_onnx.checker.text import printable
+
+
+class VerdictError(AssertionError):
+    """The verdict is WARN; `report` holds everything."""
+
+    def __init__(self, report: Report) -> None:
+        super().__init__(warning_text(report))
+        self.report = report
+
+
+def assert_robust(
+    model: str | Path,
+    *,
+    images: str | Path | None = None,
+    progress: Callable[[Progress], None] | None = None,
+    **options: Any,
+) -> Report:
+    """Check a model and raise unless the verdict is PASS, also under `python -O`.
+
+    Args:
+        model, images, progress: as `check`.
+        options: every other option of `check`.
+
+    Returns:
+        The report, whose verdict is PASS.
+
+    Raises:
+        VerdictError: an AssertionError with every reason for WARN and its next step.
+        UsageError, CannotAssessError, EnvironmentFaultError: there is no verdict; no AssertionError, so that
+            "could not assess" is never taken for WARN. The hint is a note of the exception.
+    """
+    __tracebackhide__ = True  # pytest shows the line of the test
+    try:
+        report = check(model, images=images, progress=progress, **options)
+    except RobustcheckError as fault:
+        if fault.hint:
+            fault.add_note(f"hint: {fault.hint}")
+        raise
+    if report.verdict.verdict != "PASS":
+        raise VerdictError(report)
+    return report
+
+
+def warning_text(report: Report) -> str:
+    """The verdict with each reason and its next step, a paragraph each; names in it can forge no line."""
+    lines = [f"{report.evidence.model.file}: verdict is {report.verdict.verdict}; it must be PASS"]
+    for reason in report.verdict.reasons:
+        lines += [f"  {reason.id}: {reason.seen}", f"    next step: {reason.next_step}"]
+    lines.append(f"  {meaning_text(report.verdict)}")
+    return "\n".join(map(printable, lines))

@@ -1,0 +1,91 @@
+"""The pytest plugin: a fixture that checks a model, its verdicts in the summary. Costs nothing until it is used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from robustcheck_onnx.checker.report import Report
+
+
+PROPERTY = "robustcheck"  # of a test: one line for each model that it checked; JUnit files of pytest carry it too
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add `--robustcheck-images`."""
+    parser.getgroup("robustcheck").addoption(
+        "--robustcheck-images",
+        metavar="PATH",
+        default=None,
+        help="In-distribution photos for assert_robust where a test names none: a folder, glob, list or manifest. "
+        "Default: the bundled photos.",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the marker."""
+    config.addinivalue_line(
+        "markers", "robustcheck: checks a model with assert_robust (set by itself; to select with -m)"
+    )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that use the fixture, before `-m` selects."""
+    for item in items:
+        if "assert_robust" in getattr(item, "fixturenames", ()):
+            item.add_marker("robustcheck")
+
+
+@pytest.fixture
+def assert_robust(request: pytest.FixtureRequest) -> Callable[..., Report]:
+    """`assert_robust(model, images=..., ...)`: `robustcheck_onnx.checker.assert_robust`, told in the summary.
+
+    Without `images` those of `--robustcheck-images` are used, relative to where pytest was started.
+    """
+    given = request.config.getoption("robustcheck_images")
+    # "" stays, and is refused as --images "" is: an unset variable must not mean the bundled photos
+    default = given and str(request.config.invocation_params.dir / given)
+
+    def assert_robust(model: str | Path, *, images: str | Path | None = None, **options: Any) -> Report:
+        __tracebackhide__ = True
+        from robustcheck_onnx.checker.errors import RobustcheckError  # noqa: PLC0415
+        from robustcheck_onnx.checker.report import terminal  # noqa: PLC0415
+        from robustcheck_onnx.checker.text import printable  # noqa: PLC0415
+
+        from . import assertions  # noqa: PLC0415 # pytest starts fast
+
+        def tell(line: str) -> None:
+            request.node.user_properties.append((PROPERTY, printable(line)))
+
+        try:
+            report = assertions.assert_robust(model, images=default if images is None else images, **options)
+        except assertions.VerdictError as warning:
+            tell(terminal.one_line(warning.report))
+            raise
+        except RobustcheckError as fault:
+            tell(f"no verdict (exit code {fault.exit_code}): {fault.message}")
+            raise
+        tell(terminal.one_line(report))
+        return report
+
+    return assert_robust
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """One line for each model that was checked."""
+    told = {
+        (report.nodeid, line): None
+        for reports in terminalreporter.stats.values()
+        for report in reports
+        for name, line in getattr(report, "user_properties", ())
+        if name == PROPERTY
+    }
+    if told:
+        terminalreporter.write_sep("=", "robustcheck")
+        for test, line in told:
+            terminalreporter.write_line(f"{line}  ({test})")

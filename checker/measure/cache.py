@@ -1,0 +1,252 @@
+"""Evidence of earlier runs, kept so that a second check of the same model on the same images is a look-up.
+
+Nothing is taken on trust that can be checked: a kept record counts only if the model's bytes, its external weights,
+every sidecar, every image that was read, the options, the profile, this package's own code, ONNX Runtime and the
+devices are what they were. Only the evidence is kept; the verdict is judged anew. Whoever can write to the folder
+could forge evidence, as whoever can write to the package could: keep it as private as the machine's own files, or use
+`--no-cache`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Iterable
+from dataclasses import asdict
+from functools import lru_cache
+from pathlib import Path
+
+import onnxruntime as ort
+import platformdirs
+from pydantic import ValidationError
+
+from robustcheck_onnx.checker.errors import RobustcheckError
+from robustcheck_onnx.checker.evidence import Evidence
+from robustcheck_onnx.checker.images import ImageSource
+from robustcheck_onnx.checker.model import PRESETS, configs, file_digest, models_in
+from robustcheck_onnx.checker.model import external as onnx_file
+from robustcheck_onnx.checker.runtime import cpu_name, cpu_threads, list_gpus
+from robustcheck_onnx.thresholds import profile as profiles
+from robustcheck_onnx.thresholds.frozen import Frozen
+from robustcheck_onnx.thresholds.profile import Profile
+from robustcheck_onnx.thresholds.published import Context
+
+from .job import Job, versions
+
+FORMAT = 1  # of a record
+LIMIT_BYTES = 64 * 2**20  # 64 MiB for all records; the ones not used for the longest time go first
+FOLDER = "ROBUSTCHECK_CACHE_DIR"  # environment variable: where records are kept
+OFF = "ROBUSTCHECK_NO_CACHE"  # environment variable: any value but "" and 0 switches the cache off
+DEVICES = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")  # environment that changes where and how a model runs
+
+
+class Kept(Frozen):
+    """One run's evidence and what it depends on beside the key."""
+
+    format: int
+    key: str
+    measured: str
+    """UTC, ISO 8601"""
+    external: dict[str, str]
+    """the model's files of weights: location, sha256"""
+    images: tuple[str, ...]
+    """sha256 of each image that was read, in order"""
+    evidence: Evidence
+    published: Context | None
+    digest: str = ""
+    """of the record without this field: a torn or damaged record is none"""
+
+
+class Size(Frozen):
+    """What is in the cache."""
+
+    folder: str
+    records: int
+    size_bytes: int
+    limit_bytes: int
+
+
+def folder() -> Path:
+    """Where records are kept: ROBUSTCHECK_CACHE_DIR, else the user's cache folder of the system."""
+    given = os.environ.get(FOLDER)
+    return Path(given) if given else Path(platformdirs.user_cache_dir("robustcheck"))
+
+
+def is_off() -> bool:
+    """Whether the environment switches the cache off."""
+    return os.environ.get(OFF, "") not in ("", "0")
+
+
+def key_of(job: Job, model_digest: str, profile: Profile, source: ImageSource) -> str:
+    """Digest of everything a run depends on but the images' content and the external weights.
+
+    Args:
+        job: what was asked for; of one tensor.
+        model_digest: of the model's own file, sha256:….
+        profile: it decides when a run stops.
+        source: the image set, opened as the job says.
+
+    Raises:
+        OSError: a sidecar can't be read.
+    """
+    options = asdict(job) | {"model": str(job.model)}
+    beside = [job.model.with_suffix(configs.OWN), *(job.model.with_name(name) for name in configs.NAMES)]
+    named = [Path(job.preprocess)] if job.preprocess and job.preprocess not in PRESETS else []
+    depends = {
+        "format": FORMAT,
+        "code": _code(),
+        "versions": versions(),
+        "machine": [
+            platform.platform(), cpu_name(), cpu_threads(), ort.get_available_providers(), list(map(str, list_gpus())),
+            {name: os.environ.get(name) for name in DEVICES},
+        ],
+        "options": options,
+        "profile": profile.digest,
+        "model": model_digest,
+        "sidecars": {path.name: file_digest(path) for path in (*beside, *named) if path.is_file()},
+        "models beside": models_in(job.model.parent),
+        "images": [source.kind, source.n_found, source.seed, source.names_digest],
+    }  # fmt: skip
+    return _sha256(json.dumps(depends, sort_keys=True, default=str).encode("utf-8", "surrogateescape"))
+
+
+def load(key: str, model: Path, source: ImageSource) -> Kept | None:
+    """The record of this key, if the external weights and every image that was read are still the same.
+
+    Args:
+        key: from `key_of`.
+        model: the model's file, beside which its external weights are looked for.
+        source: the image set, in the order in which the kept run read it.
+
+    Returns:
+        None where there is no such record, where it is damaged or of another format, or where anything changed.
+    """
+    path = folder() / f"{key}.json"
+    try:
+        kept = Kept.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError):  # none, or none that can be read
+        return None
+    if kept.format != FORMAT or kept.key != key or kept.digest != _digest(kept):
+        return None
+    if kept.external != external_digests(model, kept.external) or len(kept.images) > len(source):
+        return None
+    if any(source.digest(index) != digest for index, digest in enumerate(kept.images)):
+        return None
+    with contextlib.suppress(OSError):  # another process may just have cleared it: what was read still holds
+        os.utime(path)
+    return kept
+
+
+def store(key: str, measured: str, read: Iterable[str], evidence: Evidence, published: Context | None) -> bool:
+    """Keep a run's evidence; False where it can't be kept, which harms nothing but the next run's speed.
+
+    Not kept are runs with skipped images: what a skipped image held is not known. Written whole or not at all, so
+    that two processes may keep the same run at once.
+
+    Args:
+        key: from `key_of`, computed before the run.
+        measured: UTC, ISO 8601.
+        read: digest of each image, in the order of the image set.
+        evidence, published: what the run found.
+    """
+    if evidence.images.n_skipped:
+        return False
+    kept = Kept(
+        format=FORMAT,
+        key=key,
+        measured=measured,
+        external=dict(evidence.model.external_digests),
+        images=tuple(read),
+        evidence=evidence,
+        published=published,
+    )
+    try:
+        kept = kept.model_copy(update={"digest": _digest(kept)})
+    except ValueError:  # a file name that is no text: JSON has no such name
+        return False
+    target = folder()
+    temporary = target / f".{key}.{os.getpid()}.tmp"
+    try:
+        target.mkdir(mode=0o700, parents=True, exist_ok=True)
+        temporary.write_text(kept.model_dump_json(), encoding="utf-8")
+        temporary.replace(target / f"{key}.json")
+        _bound(target)
+    except OSError:  # full, read-only or no home at all: the verdict does not depend on it
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        return False
+    return True
+
+
+def size() -> Size:
+    """How much is kept, and where."""
+    records = _records(folder())
+    return Size(
+        folder=str(folder()),
+        records=len(records),
+        size_bytes=sum(bytes_ for _, bytes_, _ in records),
+        limit_bytes=LIMIT_BYTES,
+    )
+
+
+def clear() -> int:
+    """Remove all records; the number removed. Other files in the folder are left alone."""
+    removed = 0
+    for _, _, path in _records(folder()):
+        with contextlib.suppress(FileNotFoundError):  # another process was faster
+            path.unlink()
+            removed += 1
+    return removed
+
+
+def external_digests(model: Path, locations: Iterable[str]) -> dict[str, str] | None:
+    """sha256 of each file of weights that a model names; None where one is missing or out of place."""
+    try:
+        _, targets = onnx_file.locate(model, sorted(locations))
+        return {name: file_digest(target) for name, target in targets.items()}
+    except (RobustcheckError, OSError):
+        return None
+
+
+def _records(where: Path) -> list[tuple[float, int, Path]]:
+    """(time of last use, bytes, path) of every record, oldest first."""
+    found = []
+    for path in where.glob("*.json") if where.is_dir() else ():
+        with contextlib.suppress(FileNotFoundError):
+            stat = path.stat()
+            if len(path.stem) == 64:  # a sha256: nothing else in the folder is ours
+                found.append((stat.st_mtime, stat.st_size, path))
+    return sorted(found)
+
+
+def _bound(where: Path) -> None:
+    records = _records(where)
+    total = sum(bytes_ for _, bytes_, _ in records)
+    for _, bytes_, path in records:
+        if total <= LIMIT_BYTES:
+            break
+        path.unlink(missing_ok=True)
+        total -= bytes_
+
+
+def _digest(kept: Kept) -> str:
+    return _sha256(kept.model_dump_json(exclude={"digest"}).encode())
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+@lru_cache(maxsize=1)
+def _code() -> str:
+    """Digest of this package's own code and tables: another code may measure otherwise."""
+    rooms = [Path(__file__).parent.parent, Path(profiles.__file__).parent]
+    digest = hashlib.sha256()
+    for room in rooms:
+        for path in sorted({path for pattern in ("*.py", "data/*") for path in room.rglob(pattern)}):
+            name = path.relative_to(room).as_posix()
+            digest.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()

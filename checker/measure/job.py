@@ -1,0 +1,248 @@
+"""A job (one model on one image set), what its images add up to, and the evidence that this gives; pure.
+
+A shard is a contiguous piece of the seeded order of the images. Shards measured apart and merged in their order hold
+what one run over all images holds; so one machine or many give the same evidence."""
+
+from __future__ import annotations
+
+import platform
+import shlex
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Final
+
+from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, RobustcheckError
+from robustcheck_onnx.checker.evidence import Evidence, Execution, ImageFacts, ModelFacts, PreprocessingFacts
+from robustcheck_onnx.checker.images import Digests, ImageSetState, ImageSource, Skipped, check_bad, digest_of_set
+from robustcheck_onnx.checker.statistics import LOOK_EVERY
+from robustcheck_onnx.checker.statistics import state as sums
+from robustcheck_onnx.thresholds.profile import Profile
+
+from . import gallery
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run is; given to the callback after every batch."""
+
+    n_done: int
+    n_total: int
+    images_per_s: float
+    interval: str
+    """the statistic that is closest to its threshold, in words; empty before the first look"""
+
+
+NAMED_SKIPS = 20  # skipped images named in the report
+SHARD_IMAGES = 16 * LOOK_EVERY
+"""Images of a shard, 512: whole looks, so that a shard's batches are those of a single run; some seconds of work, so
+that a lost worker costs little and an opened model, not its loading, is what takes time."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One model on one image set; the arguments mean what they mean to `pipeline.check`.
+
+    tensors: those to measure, None for the one found by rule.
+    """
+
+    model: Path
+    images: str | None = None
+    tensors: tuple[str | None, ...] = (None,)
+    pool: str | None = None
+    preprocess: str | None = None
+    device: str = "auto"
+    seed: int = 0
+    max_images: int | None = None
+    max_bad: float = 0.01
+    batch_size: int = 32
+
+
+@dataclass
+class Measurement:
+    """What images add up to."""
+
+    states: list[sums.State | None]
+    """one a tensor, in the job's order; None before the first image"""
+    galleries: list[gallery.Rows]
+    """one a tensor; empty where nobody keeps any"""
+    sanity: ImageSetState = field(default_factory=ImageSetState)
+    digests: Digests = field(default_factory=Digests)
+    """of the usable images, in their order"""
+    skipped: list[Skipped] = field(default_factory=list)
+    notes: Counter[str] = field(default_factory=Counter)
+    n_good: int = 0
+
+    @property
+    def n_read(self) -> int:
+        """Images tried, usable or not."""
+        return self.n_good + len(self.skipped)
+
+
+def nothing_yet(n_tensors: int) -> Measurement:
+    """The measurement of no image."""
+    return Measurement([None] * n_tensors, [gallery.Rows()] * n_tensors)
+
+
+def merge(a: Measurement, b: Measurement) -> Measurement:
+    """Add two measurements of the same tensors over disjoint images, `a`'s before `b`'s.
+
+    Associative up to rounding; the digests come in the order of a single run where shards are merged in theirs.
+
+    Raises:
+        ValueError: other tensors: their number or a width differs.
+    """
+    sanity = ImageSetState()
+    sanity.merge(a.sanity)
+    sanity.merge(b.sanity)
+    return Measurement(
+        states=[sums.merge(x, y) if x and y else x or y for x, y in zip(a.states, b.states, strict=True)],
+        galleries=[gallery.merge(x, y) for x, y in zip(a.galleries, b.galleries, strict=True)],
+        sanity=sanity,
+        digests=a.digests + b.digests,
+        skipped=a.skipped + b.skipped,
+        notes=a.notes + b.notes,
+        n_good=a.n_good + b.n_good,
+    )
+
+
+@dataclass(frozen=True)
+class Facts:
+    """All that evidence needs beside the measurement; small, and the same from every worker."""
+
+    models: tuple[ModelFacts, ...]
+    """one a tensor"""
+    executions: tuple[Execution, ...]
+    """one a tensor"""
+    preprocessing: PreprocessingFacts
+    source: ImageSource
+    """without its entries"""
+    n_images: int
+    names: str
+    """digest of the images' names in their order"""
+
+    @property
+    def n_shards(self) -> int:
+        """Pieces of `SHARD_IMAGES` images, the last one smaller; at least one."""
+        return -(-self.n_images // SHARD_IMAGES)
+
+    def differs_from(self, other: Facts) -> str:
+        """What makes sums measured under these and under other facts no sums of one measurement; "" if nothing does.
+
+        Sums must come from the same model, preprocessing and list of images, on the same execution provider.
+        """
+        pairs = {
+            "model": [(m.digest, m.tensor, m.pool) for m in self.models]
+            == [(m.digest, m.tensor, m.pool) for m in other.models],
+            "preprocessing": self.preprocessing == other.preprocessing,
+            "list of images": (self.n_images, self.names) == (other.n_images, other.names),
+            "execution": [(e.providers, e.optimization, e.runtime) for e in self.executions]
+            == [(e.providers, e.optimization, e.runtime) for e in other.executions],
+        }
+        return ", ".join(what for what, same in pairs.items() if not same)
+
+
+def conclude(
+    job: Job, facts: Facts, measurement: Measurement, profile: Profile, *, decided: bool = False
+) -> tuple[Evidence, ...]:
+    """The evidence, one record a tensor.
+
+    Args:
+        job: what was asked for.
+        facts: from `measure.probe`.
+        measurement: over all images of the job, or over those read when the evidence decided.
+        profile: its alpha sets the bounds.
+        decided: whether the run stopped because the evidence decided.
+
+    Raises:
+        CannotAssessError: too many unusable images; a tensor without a finite, not constant representation.
+    """
+    where = facts.source.spec or "bundled photos"
+    skipped = measurement.skipped
+    check_bad(measurement.n_read, len(skipped), 1.0, skipped, where)
+    statistics = []
+    for model, state in zip(facts.models, measurement.states, strict=True):
+        if state is None or state.n == 0:
+            raise CannotAssessError(
+                f"{model.file}: number of finite, not constant representations"
+                f"{f' of {model.tensor}' if len(facts.models) > 1 else ''} is 0 of {measurement.n_good}; "
+                "at least one is needed",
+                f"robustcheck inspect {shlex.quote(model.file)}",
+            )
+        statistics.append(sums.statistics(state, profile.alpha))
+    check_bad(measurement.n_read, len(skipped), job.max_bad, skipped, where, sampled=decided)
+    seen = ImageFacts(
+        source=where,
+        bundled=facts.source.kind == "bundled",
+        n_available=facts.source.n_found,
+        n_read=measurement.n_read,
+        n_skipped=len(skipped),
+        skipped=tuple((bad.name, bad.reason) for bad in skipped[:NAMED_SKIPS]),
+        notes=dict(sorted(measurement.notes.items())),
+        digest=digest_of_set(measurement.digests),
+        seed=facts.source.seed,
+        sanity=measurement.sanity.facts(),
+    )
+    limited = facts.source.n_found > facts.n_images
+    return tuple(
+        Evidence(
+            statistics=numbers,
+            model=model,
+            preprocessing=facts.preprocessing,
+            images=seen,
+            execution=execution,
+            stopped="decided" if decided else "image limit" if limited else "all images",
+            gallery=gallery.record(rows, [feature.index for feature in numbers.features]),
+        )
+        for numbers, rows, model, execution in zip(
+            statistics, measurement.galleries, facts.models, facts.executions, strict=True
+        )
+    )
+
+
+TRIES: Final = 3  # times a job or shard is begun whose worker process ends without a word
+
+JobProgress = Callable[[Job, int, int], None]
+"""job, images done, images in all"""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one job."""
+
+    job: Job
+    evidence: tuple[Evidence, ...]
+    """one a tensor; empty if the job failed"""
+    error: RobustcheckError | None
+    wall_s: float
+    """from the job's start to its end"""
+
+
+def as_error(fault: Exception, job: Job) -> RobustcheckError:
+    """Whatever a worker met, as an error that can be told: one job's fault must not end the others."""
+    if isinstance(fault, RobustcheckError):
+        return fault
+    if isinstance(fault, MemoryError):
+        return EnvironmentFaultError(f"{job.model}: memory ran out; model and batch must fit", "free -h")
+    text = " ".join(f"{type(fault).__name__}: {fault}".split())[:300]
+    return RobustcheckError(f"{job.model}: internal error: {text}", f"robustcheck {job.model} --debug")
+
+
+def died(job: Job) -> CannotAssessError:
+    """The error of a job whose worker processes ended without a word."""
+    return CannotAssessError(
+        f"{job.model}: worker process ended {TRIES} times while it measured this model; a crash in native code or "
+        "too little memory does that",
+        f"robustcheck {job.model} --batch-size 1",
+    )
+
+
+def versions() -> dict[str, str]:
+    """Versions of everything that computes here."""
+    import onnxruntime  # noqa: PLC0415 # two distributions hold this package: only it knows its version
+
+    names = {"robustcheck": "robustcheck-onnx", "numpy": "numpy", "onnx": "onnx", "Pillow": "Pillow"}
+    found = {name: version(distribution) for name, distribution in names.items()}
+    return dict(sorted((found | {"onnxruntime": onnxruntime.__version__, "python": platform.python_version()}).items()))

@@ -1,0 +1,85 @@
+"""One image, ready for the model: preprocessed, and sketched for the sanity of the image set."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Container, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
+from robustcheck_onnx.checker.evidence import Preprocessing
+from robustcheck_onnx.checker.images import (
+    Item,
+    Sketch,
+    Skipped,
+    Tensor,
+    apply_uint8,
+    as_photo,
+    digest_of_pixels,
+    sanity,
+)
+from robustcheck_onnx.checker.model import ModelFile, show_shape
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One image, ready for the model."""
+
+    name: str
+    digest: str
+    notes: tuple[str, ...]
+    pixels: npt.NDArray[np.generic]
+    """(height, width, 3): uint8 of a photo, as `preprocess.apply_uint8` gives it; a tensor's own float values"""
+    sketch: Sketch | int
+    """a digest alone, past the images that are described"""
+
+
+def prepare(
+    item: Item, model: ModelFile, preprocessing: Preprocessing, described: Container[str] | None = None
+) -> Prepared | Skipped:
+    """Preprocess and sketch one image; one that this model can't take is skipped.
+
+    Args:
+        item: from the image set.
+        model: takes the pixels.
+        preprocessing: makes them of a photo; a tensor is preprocessed already.
+        described: names of the images whose sketches are made whole; None = all.
+
+    Raises:
+        UsageError: a tensor of another shape than the model takes.
+    """
+    if isinstance(item, Skipped):
+        return item
+    if isinstance(item, Tensor):
+        takes = (3, model.image_input.height, model.image_input.width)
+        if any(want not in (None, size) for want, size in zip(takes, item.values.shape, strict=True)):
+            raise UsageError(
+                f"{item.name}: tensor (channel, height, width) is {item.values.shape}; {model.path} takes "
+                f"{show_shape(takes)}",
+                f"robustcheck inspect {shlex.quote(str(model.path))}",
+            )
+        pixels = np.ascontiguousarray(np.moveaxis(item.values, 0, -1))
+        return Prepared(
+            item.name, item.digest, (), pixels, _sketch(as_photo(preprocessing, pixels), item.name, described)
+        )
+    try:
+        array = apply_uint8(preprocessing, item.image)
+    except CannotAssessError as fault:  # a strip that cannot be resized: this image's fault, not the run's
+        return Skipped(item.name, fault.message)
+    return Prepared(item.name, item.digest, item.notes, array, _sketch(item.image, item.name, described))
+
+
+def stack(images_: Sequence[Prepared]) -> npt.NDArray[np.generic]:
+    """Pixels of one batch, (image, height, width, 3).
+
+    Raises TypeError for photos among tensors: their bytes would pass for values that are scaled already.
+    """
+    return np.stack([item.pixels for item in images_], casting="no")
+
+
+def _sketch(image: Image.Image, name: str, described: Container[str] | None) -> Sketch | int:
+    return sanity.describe(image) if described is None or name in described else digest_of_pixels(image)

@@ -1,0 +1,53 @@
+"""An ONNX file: fetched, read and understood (input, representation, contract, preprocessing), never run.
+
+Comes in: a path or a URL. May import: images (preprocessing), storage, evidence, text, errors.
+"""
+
+from __future__ import annotations
+
+from .contract import CONTRACT_KEY, Contract, parse_contract
+from .external import file_digest, refuse_changed
+from .fetch import on_this_machine
+from .file import Content, external_locations, may_be_model, read_content, read_onnx
+from .image_input import DTYPES, ImageInput
+from .layers import ACTIVATION, LINEAR, NORMALISATION, POOL, RESHAPE, Layers, build_layers, data_inputs
+from .open import ModelFile, digest_of, open_model, own_bytes, with_shapes
+from .pooling import apply_pool, choose_pool, show_shape
+from .sidecar import PRESETS, find_preprocessing, models_in
+from .supported import supported_versions
+
+__all__ = [
+    "ACTIVATION",
+    "CONTRACT_KEY",
+    "DTYPES",
+    "LINEAR",
+    "NORMALISATION",
+    "POOL",
+    "PRESETS",
+    "RESHAPE",
+    "Content",
+    "Contract",
+    "ImageInput",
+    "Layers",
+    "ModelFile",
+    "apply_pool",
+    "build_layers",
+    "choose_pool",
+    "data_inputs",
+    "digest_of",
+    "external_locations",
+    "file_digest",
+    "find_preprocessing",
+    "may_be_model",
+    "models_in",
+    "on_this_machine",
+    "open_model",
+    "own_bytes",
+    "parse_contract",
+    "read_content",
+    "read_onnx",
+    "refuse_changed",
+    "show_shape",
+    "supported_versions",
+    "with_shapes",
+]

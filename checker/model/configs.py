@@ -1,0 +1,266 @@
+"""Which preprocessing belongs to a model, and where each value came from."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from robustcheck_onnx.checker.errors import UsageError
+from robustcheck_onnx.checker.evidence import CLIP, IMAGENET, Preprocessing
+
+OWN: Final = ".robustcheck.json"  # suffix of our own sidecar: model.onnx has model.robustcheck.json
+NAMES: Final = ("open_clip_config.json", "preprocessor_config.json", "config.json")  # in this order
+_MAX_BYTES: Final = 16 * 2**20  # 16 MiB: no preprocessing file is larger
+_PIL_FILTERS: Final = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # PIL.Image.Resampling 0–5
+# Hugging Face processors whose integer `size` means the shorter edge; for those in _SQUARE it means both
+# (transformers: default_to_square of the class).
+_SHORTEST: Final = ("CLIP", "Bit", "ChineseCLIP", "AltCLIP")
+_SQUARE: Final = ("ViT", "Siglip", "DeiT", "Beit")
+_UNSUPPORTED: Final = (
+    "do_pad",
+    "rescale_offset",
+    "include_top",
+    "crop_pct",
+)  # steps not modelled here
+
+
+def _json_of(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise UsageError(f"{path}: file is larger than {_MAX_BYTES:,} bytes; a preprocessing file is small")
+        values = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as fault:
+        raise UsageError(
+            f"{path}: content is not readable JSON ({fault}); a preprocessing file must be",
+            f"python -m json.tool {shlex.quote(str(path))}",
+        ) from fault
+    if not isinstance(values, dict):
+        raise UsageError(
+            f"{path}: content is a JSON {type(values).__name__}; it must be an object",
+            f"fields: {', '.join(Preprocessing.model_fields)}",
+        )
+    return values
+
+
+Parsed = tuple[dict[str, Any], dict[str, str]]  # our fields; those that are a library's default, with its name
+
+
+def _parse(
+    path: Path, values: dict[str, Any], input_size: tuple[int, int] | None
+) -> tuple[Preprocessing, dict[str, str]]:
+    """Our record from any known format, told apart by its keys (a user's FILE may have any name)."""
+    reader: Callable[[Path, dict[str, Any], tuple[int, int] | None], Parsed]
+    if "preprocess_cfg" in values:
+        reader = _from_open_clip
+    elif "pretrained_cfg" in values:
+        reader = _from_timm
+    elif path.name == "preprocessor_config.json" or "image_mean" in values or "do_resize" in values:
+        reader = _from_hugging_face
+    elif path.name == "open_clip_config.json":
+        raise UsageError(f"{path}: preprocess_cfg is missing; an open_clip configuration must have it")
+    else:
+        reader = _from_own
+    fields, defaults = reader(path, values, input_size)
+    try:
+        return Preprocessing.model_validate(fields), defaults
+    except ValidationError as fault:
+        first = fault.errors(include_url=False)[0]
+        field = ".".join(str(part) for part in first["loc"]) or "preprocessing"
+        value = "missing" if first["type"] == "missing" else repr(first["input"])[:80]
+        raise UsageError(
+            f"{path}: {field} is {value}; {first['msg']}", f"fields: {', '.join(Preprocessing.model_fields)}"
+        ) from fault
+
+
+def _from_own(path: Path, values: dict[str, Any], _: object) -> Parsed:
+    given = _section(path, values, "preprocessing") if "preprocessing" in values else values
+    for field, none in (("mean", "[0, 0, 0]"), ("std", "[1, 1, 1]")):
+        if "resize_mode" in given and field not in given:  # a default here would be preprocessing nobody stated
+            raise UsageError(
+                f"{path}: {field} is missing; it must be stated, {none} where nothing is done",
+                f"fields: {', '.join(Preprocessing.model_fields)}",
+            )
+    return given, {field: "robustcheck default" for field in Preprocessing.model_fields if field not in given}
+
+
+def _from_open_clip(path: Path, values: dict[str, Any], _: object) -> Parsed:
+    """open_clip transform.PreprocessCfg and image_transform; absent values are that class's defaults."""
+    given = _section(path, values, "preprocess_cfg")
+    defaults: dict[str, str] = {}
+
+    def get(key: str, field: str, default: Any) -> Any:
+        if given.get(key) is None:
+            defaults[field] = "open_clip default"
+            return default
+        return given[key]
+
+    if given.get("mode", "RGB") != "RGB":
+        raise UsageError(f"{path}: mode is {given['mode']!r}; only RGB is supported")
+    size = given.get("size")
+    if size is None:
+        vision = values.get("model_cfg", {}).get("vision_cfg", {}) if isinstance(values.get("model_cfg"), dict) else {}
+        size = vision.get("image_size") if isinstance(vision, dict) else None
+    edges = _edges(path, "size", size)
+    mode = _one_of(
+        path, "resize_mode", get("resize_mode", "resize_mode", "shortest"), ("shortest", "longest", "squash")
+    )
+    fill = _number(path, "fill_color", get("fill_color", "fill", 0))
+    return {
+        "size": edges,
+        "resize_mode": mode,
+        "resize_size": edges,
+        "interpolation": _one_of(
+            path, "interpolation", get("interpolation", "interpolation", "bicubic"), ("bicubic", "bilinear")
+        ),
+        "crop": "none" if mode == "squash" else "center",
+        "fill": (round(fill),) * 3,
+        "mean": _triple(path, "mean", get("mean", "mean", CLIP.mean)),
+        "std": _triple(path, "std", get("std", "std", CLIP.std)),
+    }, defaults
+
+
+def _from_timm(path: Path, values: dict[str, Any], input_size: tuple[int, int] | None) -> Parsed:
+    """timm data.resolve_data_config and transforms_imagenet_eval; absent values are its defaults.
+
+    Where the model's input has the size of `test_input_size`, timm's test size and crop are used.
+    """
+    given = _section(path, values, "pretrained_cfg")
+    defaults: dict[str, str] = {}
+
+    def get(key: str, field: str, default: Any) -> Any:
+        if not given.get(key):
+            defaults[field] = "timm default"
+            return default
+        return given[key]
+
+    def edges_of(key: str) -> tuple[int, int]:
+        shape = given.get(key) or (3, 224, 224)
+        if not isinstance(shape, (list, tuple)) or len(shape) != 3 or shape[0] != 3:
+            raise UsageError(f"{path}: {key} is {shape}; it must be [3, height, width]")
+        return _edges(path, key, list(shape[1:]))
+
+    size, crop_pct = edges_of("input_size"), get("crop_pct", "resize_size", 0.875)
+    if not given.get("input_size"):
+        defaults["size"] = "timm default"
+    if given.get("test_input_size") and input_size == edges_of("test_input_size") != size:
+        size, crop_pct = input_size, given.get("test_crop_pct") or crop_pct
+    crop_pct = _number(path, "crop_pct", crop_pct)
+    if not 0 < crop_pct <= 1:
+        raise UsageError(f"{path}: crop_pct is {crop_pct}; it must be above 0 and at most 1")
+    mode = _one_of(path, "crop_mode", get("crop_mode", "resize_mode", "center"), ("center", "squash", "border"))
+    mean = _triple(path, "mean", get("mean", "mean", IMAGENET.mean))
+    return {
+        "size": size,
+        "resize_mode": {"center": "shortest", "squash": "squash", "border": "longest"}[mode],
+        "resize_size": tuple(math.floor(edge / crop_pct) for edge in size),
+        "interpolation": get("interpolation", "interpolation", "bicubic"),
+        "fill": tuple(round(255 * level) for level in mean) if mode == "border" else (0, 0, 0),
+        "mean": mean,
+        "std": _triple(path, "std", get("std", "std", IMAGENET.std)),
+    }, defaults
+
+
+def _from_hugging_face(path: Path, values: dict[str, Any], _: object) -> Parsed:
+    """transformers' image processors: resize, centre crop, rescale, normalise; other steps are refused."""
+    for key in _UNSUPPORTED:
+        if values.get(key):
+            raise UsageError(
+                f"{path}: {key} is {values[key]}; this step is not supported",
+                f"write the same preprocessing in our fields: --preprocess my{OWN}",
+            )
+    defaults = {"crop_rounding": "transformers"}
+    crops = bool(values.get("do_center_crop", False))
+    if values.get("do_resize", True):
+        mode, resize_size = _hugging_face_resize(path, values)
+    else:
+        mode, resize_size = "none", _hugging_face_edges(path, "crop_size", values.get("crop_size"))
+    size = _hugging_face_edges(path, "crop_size", values.get("crop_size")) if crops else resize_size
+    if mode == "shortest" and not crops:
+        raise UsageError(f"{path}: do_center_crop is false and size is a shortest edge; the input size would vary")
+    resample = values.get("resample", "missing")
+    if mode != "none" and (not isinstance(resample, int) or resample not in range(len(_PIL_FILTERS))):
+        raise UsageError(f"{path}: resample is {resample}; it must be 0 to 5 (PIL.Image.Resampling)")
+    fields: dict[str, Any] = {
+        "size": size,
+        "resize_mode": mode,
+        "resize_size": resize_size,
+        "interpolation": "bicubic" if mode == "none" else _PIL_FILTERS[resample],
+        "crop": "center" if crops else "none",
+        "crop_rounding": "floor",
+        "rescale": 1.0,
+    }
+    if values.get("do_rescale", True):
+        fields["rescale"] = _number(path, "rescale_factor", values.get("rescale_factor", 1 / 255))
+    if values.get("do_normalize", True):
+        fields["mean"] = _triple(path, "image_mean", values.get("image_mean"))
+        fields["std"] = _triple(path, "image_std", values.get("image_std"))
+    return fields, defaults
+
+
+def _hugging_face_resize(path: Path, values: dict[str, Any]) -> tuple[str, tuple[int, int]]:
+    size = values.get("size")
+    if isinstance(size, dict):
+        if set(size) == {"shortest_edge"}:
+            return "shortest", _edges(path, "size.shortest_edge", size["shortest_edge"])
+        return "squash", _hugging_face_edges(path, "size", size)
+    kind = str(values.get("image_processor_type") or values.get("feature_extractor_type") or "missing")
+    if kind.startswith(_SHORTEST):
+        return "shortest", _edges(path, "size", size)
+    if kind.startswith(_SQUARE):
+        return "squash", _edges(path, "size", size)
+    raise UsageError(
+        f"{path}: size is {size} and image_processor_type is {kind}; "
+        "size must be {shortest_edge} or {height, width} for a processor that is not known here"
+    )
+
+
+def _hugging_face_edges(path: Path, field: str, size: Any) -> tuple[int, int]:
+    if isinstance(size, dict):
+        if set(size) != {"height", "width"}:
+            raise UsageError(f"{path}: {field} is {size}; it must be {{height, width}} or an integer")
+        return _edges(path, field, [size["height"], size["width"]])
+    return _edges(path, field, size)
+
+
+def _section(path: Path, values: dict[str, Any], key: str) -> dict[str, Any]:
+    section = values[key]
+    if not isinstance(section, dict):
+        raise UsageError(f"{path}: {key} is {section!r}; it must be an object")
+    return section
+
+
+def _edges(path: Path, field: str, value: Any) -> tuple[int, int]:
+    """An edge length or [height, width], px; the record's own limits are checked later."""
+    edges = value if isinstance(value, list) else [value, value]
+    if len(edges) == 2 and all(isinstance(edge, int) and not isinstance(edge, bool) for edge in edges):
+        return edges[0], edges[1]
+    shown = "missing" if value is None else value
+    raise UsageError(f"{path}: {field} is {shown}; it must be an integer or [height, width], in pixels")
+
+
+def _number(path: Path, field: str, value: Any) -> float:
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+        return float(value)
+    raise UsageError(f"{path}: {field} is {value!r}; it must be a finite number")
+
+
+def _triple(path: Path, field: str, value: Any) -> tuple[float, float, float]:
+    values = value if isinstance(value, (list, tuple)) else [value] * 3
+    if len(values) == 1:
+        values = list(values) * 3
+    if value is None or len(values) != 3:
+        raise UsageError(f"{path}: {field} is {'missing' if value is None else value}; it must be three numbers")
+    red, green, blue = (_number(path, field, level) for level in values)
+    return red, green, blue
+
+
+def _one_of(path: Path, field: str, value: Any, valid: tuple[str, ...]) -> str:
+    if value in valid:
+        return str(value)
+    raise UsageError(f"{path}: {field} is {value!r}; it must be one of {', '.join(valid)}")

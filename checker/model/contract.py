@@ -1,0 +1,125 @@
+"""The ONNX contract: what an export says about itself, in `metadata_props` under one key."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Literal
+
+from pydantic import ValidationError, field_validator
+
+from robustcheck_onnx.checker.errors import CannotAssessError
+from robustcheck_onnx.checker.evidence import Preprocessing
+from robustcheck_onnx.thresholds.frozen import Frozen
+
+CONTRACT_KEY = "robustcheck.contract"
+SCHEMA_VERSION = 1  # the newest contract this version reads
+
+
+class TensorEntry(Frozen):
+    """What one graph output is."""
+
+    meaning: str
+    """in words, for the report"""
+    rule: Literal["encoder_output", "head_input", "pooled", "logits"]
+    """thresholds hold only for the rule that they were calibrated on"""
+
+
+class Source(Frozen):
+    """Which model was exported, and from where."""
+
+    library: str
+    name: str
+    weights: str
+    weights_digest: str
+    """sha256:… of the weights file, empty when there was none"""
+    random_weights: bool
+    """True: nobody trained this model"""
+    synthetic: str = ""
+    """says what was planted by hand; empty for a model as it was trained"""
+
+
+class Parity(Frozen):
+    """Largest differences between eager mode and ONNX Runtime on real photos."""
+
+    max_abs: float
+    max_rel: float
+    min_cosine: float
+    batches: tuple[int, ...]
+    photos: int
+
+
+class ZeroShot(Frozen):
+    """What the logits of a zero-shot classifier are of."""
+
+    classes: tuple[str, ...]
+    """names, in the order of the logits"""
+    templates: tuple[str, ...]
+    """prompts that the names were put into, {} for the name; their text embeddings were averaged"""
+
+
+class Contract(Frozen):
+    """Schema 1 of the contract that exporters write and the checker reads."""
+
+    schema_version: Literal[1]
+    preprocessing: Preprocessing
+    tensors: dict[str, TensorEntry]
+    """keys are names of graph outputs; "representation" is always there"""
+    source: Source
+    versions: dict[str, str]
+    precision: Literal["fp32", "fp16", "int8-dynamic", "int8-qdq"]
+    parity: Parity | None = None
+    zero_shot: ZeroShot | None = None
+    """only of a file whose logits come from a text tower"""
+
+    @field_validator("tensors")
+    @classmethod
+    def _names_the_representation(cls, tensors: dict[str, TensorEntry]) -> dict[str, TensorEntry]:
+        if "representation" not in tensors:
+            raise ValueError('there is no entry "representation"')
+        return tensors
+
+
+def parse_contract(metadata: Mapping[str, str], where: str) -> Contract | None:
+    """The contract among a model's metadata properties, or None when the model carries none.
+
+    `where` names the file in messages.
+
+    Raises:
+        CannotAssessError: the contract is of a newer schema, is no JSON object, or breaks the schema. It is
+            never ignored: preprocessing and tensor would silently change their meaning.
+    """
+    if CONTRACT_KEY not in metadata:
+        return None
+    hint = "export the model again with `robustcheck export`"
+    try:
+        raw = json.loads(metadata[CONTRACT_KEY])
+    except RecursionError as error:
+        raise CannotAssessError(
+            f"{where}: contract is nested too deeply; metadata {CONTRACT_KEY} must hold one JSON object", hint
+        ) from error
+    except json.JSONDecodeError as error:
+        raise CannotAssessError(
+            f"{where}: contract is not JSON ({error.msg} at character {error.pos}); "
+            f"metadata {CONTRACT_KEY} must hold one JSON object",
+            hint,
+        ) from error
+    if not isinstance(raw, dict):
+        raise CannotAssessError(
+            f"{where}: contract is a JSON {type(raw).__name__}; metadata {CONTRACT_KEY} must hold an object",
+            hint,
+        )
+    version = raw.get("schema_version")
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise CannotAssessError(
+            f"{where}: contract has schema version {version}; this robustcheck reads up to {SCHEMA_VERSION}",
+            "upgrade with `pip install --upgrade robustcheck-onnx`",
+        )
+    try:
+        return Contract.model_validate_json(metadata[CONTRACT_KEY], strict=True)
+    except ValidationError as error:
+        faults = "; ".join(
+            f"{'.'.join(str(part) for part in fault['loc']) or 'contract'}: {fault['msg']}"
+            for fault in error.errors(include_url=False)[:3]
+        )
+        raise CannotAssessError(f"{where}: contract breaks schema {SCHEMA_VERSION} ({faults})", hint) from error

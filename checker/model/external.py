@@ -1,0 +1,213 @@
+"""External data of an ONNX file: weights in files beside it are located, measured, digested and watched for changes.
+
+`onnx.checker` calls truncated external data fine and `onnx.load` refuses hard links, so locations and lengths are
+checked here."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import shlex
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+from robustcheck_onnx.checker.errors import CannotAssessError
+
+LFS_MARK = b"version https://git-lfs.github.com/spec/"  # first line of a Git LFS pointer file
+CHUNK_BYTES = 1 << 22  # read size for digests, 4 MiB
+
+
+def values_of(tensor: onnx.TensorProto, folder: Path | None) -> NDArray[np.generic]:
+    """One weight's values; of an external file only this weight's bytes are read.
+
+    Args:
+        tensor: a weight of a file that `read_onnx` has checked.
+        folder: `OnnxFile.external_folder`.
+    """
+    if tensor.data_location != onnx.TensorProto.EXTERNAL or folder is None:
+        return np.asarray(numpy_helper.to_array(tensor))
+    entries = _entries(tensor)
+    with (folder / entries["location"]).open("rb") as file:
+        file.seek(int(entries.get("offset") or 0))
+        item_bytes = helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+        content = file.read(int(entries.get("length") or math.prod(tensor.dims) * item_bytes))
+    inline = onnx.TensorProto(data_type=tensor.data_type, dims=tensor.dims, raw_data=content)
+    return np.asarray(numpy_helper.to_array(inline))
+
+
+def file_digest(path: Path) -> str:
+    """sha256:… of a file, read in pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(CHUNK_BYTES):
+            digest.update(piece)
+    return "sha256:" + digest.hexdigest()
+
+
+def _tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    yield from _graph_tensors(proto.graph)
+    for function in proto.functions:
+        yield from _node_tensors(function.node)
+
+
+def _graph_tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+    yield from _node_tensors(graph.node)
+
+
+def _node_tensors(nodes: object) -> Iterator[onnx.TensorProto]:
+    for node in nodes:  # type: ignore[attr-defined] # a repeated protobuf field has no public type
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            yield from attribute.tensors
+            if attribute.HasField("g"):
+                yield from _graph_tensors(attribute.g)
+            for graph in attribute.graphs:
+                yield from _graph_tensors(graph)
+
+
+def _entries(tensor: onnx.TensorProto) -> dict[str, str]:
+    return {entry.key: entry.value for entry in tensor.external_data}
+
+
+def _location(path: Path, tensor: onnx.TensorProto) -> str:
+    location = _entries(tensor).get("location", "")
+    posix, windows = PurePosixPath(location), PureWindowsPath(location)
+    if not location:
+        raise CannotAssessError(
+            f"{path}: external data of tensor {tensor.name!r} has no location; the model is damaged",
+            "download or export it again",
+        )
+    if posix.is_absolute() or windows.is_absolute() or windows.drive or ".." in windows.parts:
+        raise _escape(path, location)
+    return location
+
+
+def _escape(path: Path, location: str) -> CannotAssessError:
+    return CannotAssessError(
+        f"{path}: external data path {location!r} leaves the model's folder; weights must lie beside it",
+        f"copy the weights file into {path.parent} and save the model with its plain name",
+    )
+
+
+def locate(path: Path, locations: list[str]) -> tuple[Path | None, dict[str, Path]]:
+    """The folder to give to ONNX Runtime and each location's resolved file below it."""
+    if not locations:
+        return None, {}
+    # a model reached through a link (current.onnx -> store/v3.onnx) keeps its weights beside the target
+    folders = [path.parent, path.resolve().parent]
+    folder = next((f for f in folders if all((f / name).exists() for name in locations)), folders[0])
+    for name in locations:
+        if not (folder / name).is_file():
+            raise CannotAssessError(
+                f"{path}: weights file {name} is missing; the model keeps its weights in it",
+                f"copy {name} next to the model: {folder / name}",
+            )
+    folder = folder.resolve()
+    targets = {name: (folder / name).resolve() for name in locations}
+    if all(target.is_relative_to(folder) for target in targets.values()):
+        return folder, targets
+    blobs = _hub_blobs(folder)
+    for name, target in targets.items():
+        if blobs is None or target.parent != blobs:
+            raise _escape(path, name)
+    return blobs, targets
+
+
+def _point_at(folder: Path, targets: dict[str, Path], tensors: list[onnx.TensorProto]) -> None:
+    """Name resolved files, so that ONNX Runtime meets neither symlinks nor names of another folder."""
+    for tensor in tensors:
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = targets[entry.value].relative_to(folder).as_posix()
+
+
+def _hub_blobs(folder: Path) -> Path | None:
+    """The blobs folder of a Hugging Face cache: <repo>/snapshots/<revision>/… links to <repo>/blobs/…."""
+    for part in (folder, *folder.parents):
+        if part.parent.name == "snapshots":
+            return part.parent.parent / "blobs"
+    return None
+
+
+def _check_length(path: Path, tensor: onnx.TensorProto, target: Path) -> None:
+    entries, name = _entries(tensor), _entries(tensor)["location"]
+    try:
+        offset = int(entries.get("offset") or 0)
+        item_bytes = helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+        needed = math.prod(tensor.dims) * item_bytes
+        if tensor.data_type in (onnx.TensorProto.INT4, onnx.TensorProto.UINT4, onnx.TensorProto.FLOAT4E2M1):
+            needed = (math.prod(tensor.dims) + 1) // 2  # two values a byte
+        length = int(entries.get("length") or needed)
+    except (ValueError, KeyError) as error:
+        raise CannotAssessError(
+            f"{path}: external data of tensor {tensor.name!r} is described by {entries}; "
+            "offset, length and type must be known",
+            "export the model again",
+        ) from error
+    if offset < 0 or any(size < 0 for size in tensor.dims) or length != needed:
+        raise CannotAssessError(
+            f"{path}: external data of tensor {tensor.name!r} is {length} bytes at {offset} in {name}; "
+            f"its shape {list(tensor.dims)} needs {needed}",
+            "export the model again",
+        )
+    size_bytes = target.stat().st_size
+    if offset + length > size_bytes:
+        with target.open("rb") as file:
+            pointer = file.read(len(LFS_MARK)) == LFS_MARK
+        raise CannotAssessError(
+            f"{path}: weights file {name} is {size_bytes} bytes; tensor {tensor.name!r} ends at byte "
+            f"{offset + length}, so it is {'a Git LFS pointer' if pointer else 'truncated'}",
+            f"git lfs pull --include {shlex.quote(name)}" if pointer else f"copy or download {name} again",
+        )
+
+
+@dataclass(frozen=True)
+class ExternalFile:
+    """One file of weights beside the model."""
+
+    location: str
+    """as the model names it"""
+    path: Path
+    stamp: tuple[int, ...]
+    """of the file before it was digested"""
+    size_bytes: int
+    digest: str
+
+
+def stamp(path: Path) -> tuple[int, ...]:
+    """Numbers of which one differs once a file was written, or another one was put in its place. Raises OSError."""
+    status = path.stat()
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def refuse_changed(model: Path, external: Iterable[ExternalFile]) -> None:
+    """Refuse weights that were written or replaced since they were digested: nobody knows which ones have run.
+
+    ONNX Runtime reads them later than the digest does, and what it maps into memory changes with the file.
+
+    Args:
+        model: that they belong to.
+        external: from `onnx_file.read_onnx`.
+
+    Raises CannotAssessError.
+    """
+    for file in external:
+        try:
+            same = stamp(file.path) == file.stamp
+        except OSError:  # gone
+            same = False
+        if not same:
+            raise CannotAssessError(
+                f"{model}: weights file {file.location} changed during the run; it must stay as it was digested",
+                "run again when nothing writes to it any more",
+            )

@@ -1,0 +1,202 @@
+"""An ONNX file on disk: its bytes become a protobuf without its weights.
+
+Weights in external files are not loaded here (but for one that `values_of` is asked for): ONNX Runtime reads them."""
+
+from __future__ import annotations
+
+import hashlib
+import shlex
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
+from robustcheck_onnx.checker.storage import urls
+
+from .external import LFS_MARK, ExternalFile, _check_length, _location, _point_at, _tensors, file_digest, locate, stamp
+
+PROTOBUF_LIMIT_BYTES = (1 << 31) - 1  # protobuf's own limit of one message
+FORMATS = (  # (offset, mark, what it is): files that people hand over instead of ONNX
+    (0, b"PK\x03\x04", "a zip archive (PyTorch checkpoints and .npz files are)"),
+    (0, b"\x80", "a Python pickle (old PyTorch checkpoints are)"),
+    (0, b"\x89HDF", "an HDF5 file (Keras checkpoints are)"),
+    (0, b"ftrt", "a TensorRT engine"),
+    (4, b"TFL3", "a TensorFlow Lite model"),
+    (4, b"ORTM", "a model in ONNX Runtime's ORT format"),
+    (4, b"\0\0\0\0{", "a safetensors file"),
+)
+
+
+@dataclass(frozen=True)
+class Content:
+    """A model file's bytes, as they were read once."""
+
+    path: Path
+    content: bytes
+    digest: str
+    """sha256:…, as `sha256sum` prints it"""
+
+
+@dataclass(frozen=True)
+class OnnxFile:
+    """A parsed model file; `proto` holds no weights of external files."""
+
+    path: Path
+    content: bytes
+    """the model file alone"""
+    proto: onnx.ModelProto
+    size_bytes: int
+    """of the model file alone"""
+    model_digest: str
+    """sha256:… of the model file alone, as `sha256sum` prints it"""
+    external: tuple[ExternalFile, ...]
+    external_folder: Path | None
+    """the folder that ONNX Runtime must look in; None without external data"""
+
+
+def read_content(path: str | Path) -> Content:
+    """Read and digest a model file, whatever it holds.
+
+    Raises:
+        UsageError: no such file, or a folder.
+        CannotAssessError: unreadable or empty.
+    """
+    path = Path(path)
+    content = _read_bytes(path)
+    return Content(path, content, "sha256:" + hashlib.sha256(content).hexdigest())
+
+
+def read_onnx(path: str | Path, read: Content | None = None) -> OnnxFile:
+    """Parse an ONNX file and check that all its weights are there, without loading external ones.
+
+    Args:
+        path: the file.
+        read: its content, where that was read already.
+
+    Raises:
+        UsageError: no such file, or a folder.
+        CannotAssessError: unreadable, empty, text, a Git LFS pointer, another format, truncated, without
+            nodes; external data missing, truncated, or outside the model's folder.
+    """
+    read = read or read_content(path)
+    path, content = read.path, read.content
+    proto = _parse(path, content)
+    if not proto.graph.node:
+        raise CannotAssessError(f"{path}: graph has 0 nodes; a model needs some", "export or download the model again")
+    words = [value.name for value in (*proto.graph.input, *proto.graph.output)]
+    words += [word for node in proto.graph.node for word in (node.op_type, node.domain, *node.output)]
+    for word in words:
+        if not isinstance(word, str):  # protobuf gives bytes where a name is no UTF-8
+            raise CannotAssessError(
+                f"{path}: name in the graph is {word!r}; names must be UTF-8 text", "download or export it again"
+            )
+    tensors = [tensor for tensor in _tensors(proto) if tensor.data_location == onnx.TensorProto.EXTERNAL]
+    folder, targets = locate(path, sorted({_location(path, tensor) for tensor in tensors}))
+    for tensor in tensors:
+        _check_length(path, tensor, targets[_location(path, tensor)])
+    external = tuple(
+        # the stamp first: whatever is written after it shows
+        ExternalFile(location, target, stamp(target), target.stat().st_size, file_digest(target))
+        for location, target in targets.items()
+    )
+    if folder is not None:
+        _point_at(folder, targets, tensors)
+    return OnnxFile(path, content, proto, len(content), read.digest, external, folder)
+
+
+def external_locations(path: Path) -> tuple[onnx.ModelProto, list[str]]:
+    """A model without its weights, and the files of weights that it names, whether they are there or not.
+
+    Raises as `read_onnx`, but for what is wrong with files of weights beside their place outside the model's folder.
+    """
+    proto = _parse(path, _read_bytes(path))
+    named = {_location(path, t) for t in _tensors(proto) if t.data_location == onnx.TensorProto.EXTERNAL}
+    return proto, sorted(named)
+
+
+def may_be_model(path: Path) -> bool:
+    """Whether a file starts as a model does, with the field of the IR version; a large list or archive does not."""
+    with path.open("rb") as file:
+        return file.read(1) == b"\x08"
+
+
+def _read_bytes(path: Path) -> bytes:
+    urls.refuse(path, "model")
+    try:
+        status = path.stat()
+        size_bytes = status.st_size
+        if path.is_dir():
+            raise UsageError(
+                f"{path}: model is a folder; one .onnx file is needed",
+                f"robustcheck {shlex.quote(str(path / 'model.onnx'))}",
+            )
+        if not stat.S_ISREG(status.st_mode):  # a pipe would wait for ever, /dev/zero never end
+            raise UsageError(
+                f"{path}: model is a device or pipe; a regular file is needed", f"ls -lL {shlex.quote(str(path))}"
+            )
+        if size_bytes > PROTOBUF_LIMIT_BYTES:
+            raise CannotAssessError(
+                f"{path}: model file is {size_bytes} bytes; protobuf ends at {PROTOBUF_LIMIT_BYTES}",
+                "save the weights as external data: onnx.save(model, path, save_as_external_data=True)",
+            )
+        content = path.read_bytes()
+    except FileNotFoundError as error:
+        raise UsageError(
+            f"{path}: model file is missing; no such file", f"ls {shlex.quote(str(path.parent))}"
+        ) from error
+    except OSError as error:
+        raise CannotAssessError(
+            f"{path}: model file is not readable ({error.strerror}); it must be a readable file",
+            f"ls -l {shlex.quote(str(path))}",
+        ) from error
+    if not content:
+        raise CannotAssessError(
+            f"{path}: model file is empty (0 bytes); an ONNX protobuf is needed",
+            "download or export it again",
+        )
+    return content
+
+
+def _parse(path: Path, content: bytes) -> onnx.ModelProto:
+    if content.startswith(LFS_MARK):
+        raise CannotAssessError(
+            f"{path}: model file is a Git LFS pointer; the model itself was not downloaded",
+            f"git lfs pull --include {shlex.quote(path.name)}",
+        )
+    for offset, mark, what in FORMATS:
+        if content[offset : offset + len(mark)] == mark:
+            raise CannotAssessError(
+                f"{path}: model file is {what}; an ONNX protobuf is needed",
+                "export the model first: robustcheck export --help",
+            )
+    if _is_text(content[:1024]):
+        raise CannotAssessError(
+            f"{path}: model file is text; an ONNX protobuf is needed", f"head -c 200 {shlex.quote(str(path))}"
+        )
+    try:
+        proto: onnx.ModelProto = onnx.ModelProto.FromString(content)
+    except DecodeError as error:
+        raise CannotAssessError(
+            f"{path}: model file is no complete ONNX protobuf ({len(content)} bytes); truncated or damaged",
+            "download or export it again",
+        ) from error
+    if not proto.opset_import:
+        raise CannotAssessError(
+            f"{path}: opset_import is missing; the file is truncated or no ONNX model",
+            "download or export it again",
+        )
+    return proto
+
+
+def _is_text(start: bytes) -> bool:
+    """An ONNX protobuf starts with control bytes (0x08, the field of the IR version); text has none."""
+    if any(byte < 32 and byte not in b"\t\n\r\f" for byte in start):
+        return False
+    try:
+        start.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return error.end == len(start)  # only a character cut in two by our own limit
+    return True

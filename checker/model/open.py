@@ -1,0 +1,260 @@
+"""Open an ONNX model for the check: its image input, its representation, and the bytes for ONNX Runtime.
+
+Weights in external files are not touched: the graph gets one more output and ONNX Runtime reads the weights
+from their folder, so read-only folders, hard links and models over 2 GB work.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import onnx.inliner
+from google.protobuf.message import EncodeError  # type: ignore[import-untyped]
+from onnx import TensorProto, helper, shape_inference
+
+from robustcheck_onnx.checker.errors import CannotAssessError
+
+from .basis import is_change_of_basis
+from .contract import Contract, parse_contract
+from .external import ExternalFile
+from .file import PROTOBUF_LIMIT_BYTES, Content, OnnxFile, read_onnx
+from .image_input import ImageInput, find_image_input
+from .layers import Head, Layers, build_layers
+from .representation import Candidate, Representation, choose
+from .supported import check_supported, refuse_dense
+
+SMALL_ELEMENTS = 1024  # initializers up to this size stay in for shape inference: they may be shapes
+QUANTISED_OPS = re.compile(r"^(QLinear|QGemm|MatMulInteger|ConvInteger|Dynamic|Quantize|Dequantize|QAttention)")
+
+
+@dataclass(frozen=True)
+class Output:
+    """One output of the graph as the author wrote it."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | None, ...] | None
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """A model opened for the check; nothing of it has run."""
+
+    path: Path
+    digest: str
+    """sha256:… of the model: the file's own without external data, else over all digests"""
+    model_digest: str
+    external: tuple[ExternalFile, ...]
+    size_bytes: int
+    """with external data"""
+    opsets: Mapping[str, int]
+    """domain ("ai.onnx" for the default one): version"""
+    ir_version: int
+    producer: str
+    precision: str
+    """fp32, fp16, bf16 or int8 (any quantised layer)"""
+    image_input: ImageInput
+    outputs: tuple[Output, ...]
+    contract: Contract | None
+    representation: Representation
+    candidates: tuple[Candidate, ...]
+    head: Head | None
+    class_output: str | None
+    fetch: str
+    """the output to ask ONNX Runtime for"""
+    added_output: bool
+    """whether `fetch` was added to the graph"""
+    graph_bytes: bytes
+    """the graph as its author wrote it, and what was added behind"""
+    own_size: int
+    """bytes of `graph_bytes` before the addition"""
+    external_folder: Path | None
+
+    @property
+    def input_size(self) -> tuple[int, int] | None:
+        """Height, width (px) that the graph insists on; None when either is open."""
+        height, width = self.image_input.height, self.image_input.width
+        return None if height is None or width is None else (height, width)
+
+    @property
+    def external_digests(self) -> dict[str, str]:
+        """Each external file's digest by the name the model gives it."""
+        return {file.location: file.digest for file in self.external}
+
+
+def open_model(
+    path: str | Path, *, tensor: str | None = None, pool: str | None = None, read: Content | None = None
+) -> ModelFile:
+    """Open an ONNX image model and find its representation by rule, or take the user's tensor and pool.
+
+    Args:
+        path: the file.
+        tensor, pool: as for `pipeline.check`.
+        read: the file's content, where that was read already.
+
+    Raises:
+        UsageError: no such file; several inputs; the representation can't be told; no such tensor or pool.
+        CannotAssessError: unreadable or unsupported model, text encoder, object detector, no image input.
+    """
+    file = read_onnx(path, read)
+    where = str(file.path)
+    proto = onnx.inliner.inline_local_functions(file.proto) if file.proto.functions else file.proto
+    check_supported(proto, where)
+    contract = parse_contract({prop.key: prop.value for prop in proto.metadata_props}, where)
+    graph = with_shapes(proto)
+    image_input = find_image_input(graph, {tensor.name for tensor in proto.graph.initializer}, where)
+    weights = {weight.name: tuple(weight.dims) for weight in proto.graph.initializer}
+    layers = build_layers(graph, image_input.name, weights)
+    names = tuple(output.name for output in proto.graph.output)
+    if contract is None and tensor is None:
+        refuse_dense(list(proto.graph.node), layers, names, where)
+    choice = choose(layers, names, where, contract=contract, tensor=tensor, pool=pool)
+    found = choice.representation
+    if found.ends_in in ("linear", "other:Add"):
+        turned = is_change_of_basis(proto, layers, found.tensor, file.external_folder)
+        if turned is not False:
+            ends_in = "change_of_basis" if turned else "linear_unread"
+            choice = replace(choice, representation=replace(found, ends_in=ends_in))
+    fetch, addition = _addition(proto, choice.representation, layers)
+    own = _own_content(proto, file)
+    return ModelFile(
+        path=file.path,
+        digest=digest_of(file),
+        model_digest=file.model_digest,
+        external=file.external,
+        size_bytes=file.size_bytes + sum(part.size_bytes for part in file.external),
+        opsets={entry.domain or "ai.onnx": entry.version for entry in proto.opset_import},
+        ir_version=proto.ir_version,
+        producer=f"{proto.producer_name} {proto.producer_version}".strip(),
+        precision=_precision(proto),
+        image_input=image_input,
+        outputs=tuple(_output(layers, name) for name in names),
+        contract=contract,
+        representation=choice.representation,
+        candidates=choice.candidates,
+        head=choice.head,
+        class_output=choice.class_output,
+        fetch=fetch,
+        added_output=addition is not None,
+        graph_bytes=own if addition is None else _with(own, addition, where),
+        own_size=len(own),
+        external_folder=file.external_folder,
+    )
+
+
+def own_bytes(model: ModelFile) -> bytes:
+    """The graph without the added output, as its author wrote it."""
+    return model.graph_bytes[: model.own_size]
+
+
+def with_shapes(proto: onnx.ModelProto) -> onnx.GraphProto:
+    """The graph with inferred shapes; big weights stand in as inputs, so that no weight is copied."""
+    light = onnx.ModelProto(ir_version=max(proto.ir_version, 4), opset_import=proto.opset_import)
+    graph = light.graph
+    graph.name = "shapes"
+    graph.node.extend(proto.graph.node)
+    graph.output.extend(proto.graph.output)
+    graph.value_info.extend(proto.graph.value_info)
+    weights = {weight.name for weight in proto.graph.initializer}
+    graph.input.extend(value for value in proto.graph.input if value.name not in weights)
+    inline = [
+        weight
+        for weight in proto.graph.initializer
+        if weight.data_location != TensorProto.EXTERNAL and _elements(weight) <= SMALL_ELEMENTS
+    ]
+    graph.initializer.extend(inline)
+    small = {weight.name for weight in inline}
+    for weight in proto.graph.initializer:
+        if weight.name not in small:
+            graph.input.append(helper.make_tensor_value_info(weight.name, weight.data_type, weight.dims))
+    try:
+        return shape_inference.infer_shapes(light, data_prop=True).graph
+    except shape_inference.InferenceError:
+        # a contradiction in the file's own annotations: ONNX Runtime decides, the walk does without shapes
+        return graph
+
+
+def _elements(tensor: onnx.TensorProto) -> int:
+    size = 1
+    for dim in tensor.dims:
+        size *= dim
+    return size
+
+
+def _output(layers: Layers, name: str) -> Output:
+    kind = layers.types.get(name)
+    return Output(name, TensorProto.DataType.Name(kind).lower() if kind else "unknown", layers.shapes.get(name))
+
+
+def _addition(
+    proto: onnx.ModelProto, representation: Representation, layers: Layers
+) -> tuple[str, onnx.GraphProto | None]:
+    """The output to ask for, and what must be added to the graph to have it; None if it is there."""
+    fetch, kind = representation.tensor, layers.types.get(representation.tensor)
+    addition = onnx.GraphProto()
+    if representation.dequantize:
+        fetch, kind = f"{fetch}_dequantized", TensorProto.FLOAT
+        addition.node.append(
+            helper.make_node("DequantizeLinear", [representation.tensor, *representation.dequantize], [fetch])
+        )
+    if any(output.name == fetch for output in proto.graph.output):
+        return fetch, None
+    value = onnx.ValueInfoProto(name=fetch)
+    if kind:
+        value.type.tensor_type.elem_type = kind
+    addition.output.append(value)
+    return fetch, addition
+
+
+def _precision(proto: onnx.ModelProto) -> str:
+    if any(QUANTISED_OPS.match(node.op_type) for node in proto.graph.node):
+        return "int8"
+    elements: dict[int, int] = {}
+    for weight in proto.graph.initializer:
+        elements[weight.data_type] = elements.get(weight.data_type, 0) + _elements(weight)
+    names: dict[int, str] = {TensorProto.FLOAT16: "fp16", TensorProto.BFLOAT16: "bf16", TensorProto.DOUBLE: "fp64"}
+    floats = {kind: size for kind, size in elements.items() if kind in (*names, TensorProto.FLOAT)}
+    return names.get(max(floats, key=lambda kind: floats[kind]), "fp32") if floats else "fp32"
+
+
+def _own_content(proto: onnx.ModelProto, file: OnnxFile) -> bytes:
+    """The model without an added output: the file's own bytes, unless something had to be rewritten in them."""
+    if proto is file.proto and not file.external:
+        return file.content
+    try:
+        content: bytes = proto.SerializeToString()
+    except EncodeError as error:
+        raise _too_large(str(file.path)) from error
+    return content
+
+
+def _with(own: bytes, addition: onnx.GraphProto, where: str) -> bytes:
+    """The model with nodes and outputs added, without writing its weights again.
+
+    Protobuf merges messages that stand one behind the other: repeated fields (nodes, outputs) are appended.
+    """
+    merged: bytes = own + onnx.ModelProto(graph=addition).SerializeToString()
+    if len(merged) > PROTOBUF_LIMIT_BYTES:
+        raise _too_large(where)
+    return merged
+
+
+def _too_large(where: str) -> CannotAssessError:
+    return CannotAssessError(
+        f"{where}: model can't be written with one more output; protobuf ends at 2 GiB",
+        "save the weights as external data: onnx.save(model, path, save_as_external_data=True)",
+    )
+
+
+def digest_of(file: OnnxFile) -> str:
+    """sha256:… of a model: the file's own without external data, else over all digests."""
+    digests = [file.model_digest, *(f"{part.location} {part.digest}" for part in file.external)]
+    return file.model_digest if len(digests) == 1 else _digest("\n".join(digests))
+
+
+def _digest(text: str) -> str:
+    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()

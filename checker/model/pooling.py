@@ -1,0 +1,145 @@
+"""From what a tensor holds (tokens, a feature map) to one representation (image, feature)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
+
+from .layers import ELEMENTWISE, LINEAR, POOL, Layers, data_inputs
+
+POOLS = ("none", "spatial_mean", "token_cls", "token_mean")
+ALIASES = {"cls": ("token_cls",), "mean": ("spatial_mean", "token_mean")}  # what a user types
+RANKS = {"none": 2, "spatial_mean": 4, "token_cls": 3, "token_mean": 3}  # axes of the tensor before pooling
+
+
+@dataclass(frozen=True)
+class Pooling:
+    """How a tensor becomes (image, feature)."""
+
+    pool: str
+    feature_axis: int
+    why: str
+    assumed: bool
+
+
+def choose_pool(
+    layers: Layers, tensor: str, shape: tuple[int | None, ...] | None, crossed: tuple[str, ...] = ()
+) -> Pooling:
+    """The pooling that a tensor needs: none for (image, feature), a mean over space, class token, or mean.
+
+    `crossed` are the ops between a linear head and the output: they show what the model itself does.
+
+    Raises:
+        CannotAssessError: the tensor has 1 axis, or more than 4.
+    """
+    if shape is None or len(shape) == 2:
+        return Pooling("none", -1, "", False)
+    if len(shape) == 4:
+        axis = _channel_axis(layers, tensor)
+        where = "the last axis" if axis == -1 else "axis 1"
+        return Pooling("spatial_mean", axis or 1, f"mean over height and width, features on {where}", axis is None)
+    if len(shape) != 3:
+        raise CannotAssessError(
+            f"tensor {tensor!r} has shape {show_shape(shape)}; 2 to 4 axes are needed, the image first"
+        )
+    if "ReduceMean" in crossed:
+        return Pooling("token_mean", -1, "mean over tokens, as the model's head does", False)
+    if {"Gather", "Slice"} & set(crossed):
+        return Pooling("token_cls", -1, "first token, as the model's head does", False)
+    tokens = shape[1]
+    if _has_class_token(layers):
+        return Pooling("token_cls", -1, "first of the tokens: the graph puts a learned class token there", False)
+    if tokens is not None and math.isqrt(tokens) ** 2 == tokens:
+        return Pooling("token_mean", -1, f"mean over {tokens} tokens: a square grid without class token", False)
+    if tokens is not None and math.isqrt(tokens - 1) ** 2 == tokens - 1:
+        return Pooling("token_cls", -1, f"first of {tokens} tokens: one more than a square grid", True)
+    return Pooling("token_mean", -1, "mean over tokens: no class token was found", True)
+
+
+def user_pool(pool: str, shape: tuple[int | None, ...] | None, tensor: str) -> str:
+    """The pool id for what a user typed: an id, "cls" or "mean".
+
+    Raises:
+        UsageError: no such pool, or one that does not fit the tensor's axes.
+    """
+    choices = ALIASES.get(pool, (pool,) if pool in POOLS else ())
+    if not choices:
+        raise UsageError(f"--pool is {pool!r}; it must be cls, mean or none", "--pool mean")
+    if shape is None:
+        return choices[-1]
+    fits = [choice for choice in choices if RANKS[choice] == len(shape)]
+    if not fits:
+        raise UsageError(
+            f"--pool is {pool!r}; tensor {tensor!r} of shape {show_shape(shape)} has other axes",
+            {2: "--pool none", 3: "--pool cls or --pool mean", 4: "--pool mean"}.get(len(shape), "leave out --pool"),
+        )
+    return fits[0]
+
+
+def apply_pool(values: NDArray[Any], pool: str, feature_axis: int) -> NDArray[Any]:
+    """Pool to (image, feature); means are taken in float64, selections keep the dtype.
+
+    `values` is (image, feature), (image, token, feature) or a feature map with features on `feature_axis`.
+
+    Raises:
+        CannotAssessError: the array has another number of axes than the pool needs.
+    """
+    if values.ndim != RANKS[pool]:
+        raise CannotAssessError(
+            f"representation has shape {values.shape}; pool {pool} needs {RANKS[pool]} axes",
+            "--pool cls or --pool mean",
+        )
+    if pool == "token_cls":
+        return np.ascontiguousarray(values[:, 0])
+    if pool == "token_mean":
+        return np.asarray(values.mean(axis=1, dtype=np.float64))
+    if pool == "spatial_mean":
+        return np.asarray(np.moveaxis(values, feature_axis, -1).mean(axis=(1, 2), dtype=np.float64))
+    return values
+
+
+def show_shape(shape: tuple[int | None, ...] | None) -> str:
+    """A shape for people: unknown sizes as "?"."""
+    return "unknown" if shape is None else "(" + ", ".join("?" if n is None else str(n) for n in shape) + ")"
+
+
+def _channel_axis(layers: Layers, tensor: str) -> int | None:
+    """Axis of the features of a 4-D tensor, by the layer that made it; None when that does not show."""
+    while (node := layers.producers.get(tensor)) is not None:
+        op = node.op_type
+        if op in ("MatMul", "Gemm", "LayerNormalization", "SkipLayerNormalization"):
+            return -1
+        if op in LINEAR or op in POOL or op in ("BatchNormalization", "InstanceNormalization", "GroupNormalization"):
+            return 1
+        if op == "Transpose":
+            order = [list(attribute.ints) for attribute in node.attribute if attribute.name == "perm"]
+            return {(0, 3, 1, 2): 1, (0, 2, 3, 1): -1}.get(tuple(order[0]) if order else ())
+        names = data_inputs(layers, node)
+        if not names or op not in ELEMENTWISE | {
+            "Concat",
+            "HardSwish",
+            "Gelu",
+            "LeakyRelu",
+            "Dropout",
+            "Identity",
+        }:
+            return None
+        tensor = names[0]
+    return None
+
+
+def _has_class_token(layers: Layers) -> bool:
+    """Whether some Concat over tokens joins a learned tensor with the image's."""
+    for node in layers.producers.values():
+        if node.op_type == "Concat" and any(a.name == "axis" and a.i in (1, -2) for a in node.attribute):
+            of_image = [name in layers.image_tensors for name in node.input]
+            ranks = {len(layers.shapes[name]) for name in (*node.input, *node.output) if name in layers.shapes}
+            if any(of_image) and not of_image[0] and ranks <= {3}:
+                return True
+    return False

@@ -1,0 +1,145 @@
+"""Models that can't be checked are refused: unknown operators, object detectors, segmenters."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator
+from functools import lru_cache
+
+import onnx
+import onnx.inliner
+import onnxruntime as ort
+from onnx import TensorProto, helper
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
+
+from robustcheck_onnx.checker.errors import CannotAssessError
+
+from .layers import LINEAR, Layers
+from .representation import EMBEDDING_NAME
+
+
+def check_supported(proto: onnx.ModelProto, where: str) -> None:
+    """Refuse what the installed ONNX Runtime can't run, by names and versions, before it is loaded.
+
+    Raises:
+        CannotAssessError: opset or IR version too new; an operator that ONNX Runtime does not have.
+    """
+    runtime = f"ONNX Runtime {ort.__version__}"
+    opset, ir_version = supported_versions()
+    for entry in proto.opset_import:
+        if entry.domain in ("", "ai.onnx") and opset and entry.version > opset:
+            raise CannotAssessError(
+                f"{where}: opset is {entry.version}; {runtime} supports up to {opset}",
+                f"pip install --upgrade onnxruntime-gpu, or export with opset {min(opset, 18)}",
+            )
+    if ir_version and proto.ir_version > ir_version:
+        raise CannotAssessError(
+            f"{where}: IR version is {proto.ir_version}; {runtime} supports up to {ir_version}",
+            "pip install --upgrade onnxruntime-gpu, or export with an older onnx",
+        )
+    known = _operators()
+    for node in _nodes(proto.graph):
+        domain = "" if node.domain == "ai.onnx" else node.domain
+        if known and (domain, node.op_type) not in known:
+            close = difflib.get_close_matches(node.op_type, [op for name, op in known if name == domain], n=1)
+            raise CannotAssessError(
+                f"{where}: node {node.name or node.output[0]!r} uses operator "
+                f"{domain or 'ai.onnx'}:{node.op_type}; {runtime} has no such operator"
+                + (f" (closest: {close[0]})" if close else ""),
+                "export with standard operators; custom operator libraries are not loaded",
+            )
+
+
+@lru_cache(maxsize=1)
+def supported_versions() -> tuple[int | None, int | None]:
+    """Newest opset and IR version of the installed ONNX Runtime, None where it does not say.
+
+    It has no function for this: its refusal of two absurd one-node models names both limits.
+    """
+    value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
+    end = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "probe", [value], [end])
+    options = ort.SessionOptions()
+    options.log_severity_level = 4  # ORT's "fatal": the refusal is wanted, its log line is not
+    found: list[int | None] = []
+    for opset, ir_version, pattern in (
+        (9999, 8, r"till opset (\d+)"),
+        (13, 9999, r"max supported IR version: (\d+)"),
+    ):
+        proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=ir_version)
+        match = None
+        try:
+            ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        except (ort_state.Fail, ort_state.InvalidGraph, ort_state.NotImplemented) as error:
+            match = re.search(pattern, str(error))
+        found.append(int(match.group(1)) if match else None)
+    return found[0], found[1]
+
+
+@lru_cache(maxsize=1)
+def _operators() -> frozenset[tuple[str, str]]:
+    schemas = getattr(ort_state, "get_all_operator_schema", None)
+    return frozenset((schema.domain, schema.name) for schema in schemas()) if schemas else frozenset()
+
+
+def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            for inner in [attribute.g] if attribute.HasField("g") else list(attribute.graphs):
+                yield from _nodes(inner)
+
+
+ONE_EACH = "one representation for each image is needed"
+DETECTOR_NAME = re.compile(
+    r"(^|[^a-z])(box(es)?|bbox(es)?|dets?|detections?|num_det\w*|anchors?|masks?|keypoints?)([^a-z]|$)", re.I
+)
+DETECTOR_OPS = frozenset(("NonMaxSuppression", "RoiAlign", "MaxRoiPool", "EfficientNMS_TRT", "BatchedNMS_TRT"))
+UPSAMPLING_OPS = frozenset(("Resize", "Upsample", "ConvTranspose", "DepthToSpace"))
+
+
+def refuse_dense(nodes: list[onnx.NodeProto], layers: Layers, outputs: tuple[str, ...], where: str) -> None:
+    """Refuse object detectors and models that predict for every pixel.
+
+    Raises:
+        CannotAssessError: with what gave it away, and `--tensor` as the way to measure its backbone.
+    """
+    hint = f"to look at a tensor of its vision encoder: robustcheck inspect {where} --tensor NAME"
+    for name in outputs:
+        if DETECTOR_NAME.search(name):
+            raise CannotAssessError(
+                f"{where}: output {name!r} is an object detector's; {ONE_EACH}",
+                hint,
+            )
+    deep: set[str] = set()
+    upsampling = ""
+    for node in _flat_nodes(nodes):
+        if node.op_type in DETECTOR_OPS:
+            raise CannotAssessError(
+                f"{where}: graph has {node.op_type}, as object detectors have; {ONE_EACH}",
+                hint,
+            )
+        of_image = [name for name in node.input[:1] if name in layers.image_tensors]
+        if (of_image and node.op_type in LINEAR) or any(name in deep for name in node.input):
+            if node.op_type in UPSAMPLING_OPS and node.input[0] in deep:
+                upsampling = node.op_type
+            deep.update(name for name in node.output if name in layers.image_tensors)
+    ranks = {name: len(layers.shapes[name]) for name in outputs if name in layers.shapes}
+    for name, rank in ranks.items():
+        if upsampling and rank > 2 and not EMBEDDING_NAME.search(name):
+            raise CannotAssessError(
+                f"{where}: output {name!r} has {rank} axes behind {upsampling}, as detectors and segmenters "
+                f"have; {ONE_EACH}",
+                hint,
+            )
+
+
+def _flat_nodes(nodes: list[onnx.NodeProto]) -> list[onnx.NodeProto]:
+    flat: list[onnx.NodeProto] = []
+    for node in nodes:
+        flat.append(node)
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                flat.extend(_flat_nodes(list(attribute.g.node)))
+    return flat

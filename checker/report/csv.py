@@ -1,0 +1,90 @@
+"""The CSV form (RFC 4180): a row for each model and statistic, one row for a model without a verdict; pure."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from importlib.metadata import version
+
+from robustcheck_onnx.checker.evidence import Interval
+
+from .forms import Options
+from .outcome import exit_code_of, findings, model_of, shown, statistics_of
+from .record import Failed, Outcome, Report
+from .words import clears
+
+COLUMNS = (
+    *("robustcheck_version", "model", "verdict", "exit_code", "reasons", "waived", "error", "hint"),
+    *("statistic", "estimate", "low", "high", "threshold", "clears"),
+    *("images", "features", "model_digest", "images_digest", "profile", "profile_digest", "started", "wall_s"),
+)
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+"""what a spreadsheet takes for the start of a formula"""
+
+
+def render(outcomes: Sequence[Outcome], options: Options) -> str:
+    """Lines end in CR LF, the first names the columns; what could not be measured is an empty cell."""
+    del options
+    file = io.StringIO()
+    rows = csv.DictWriter(file, COLUMNS, restval="", quoting=csv.QUOTE_MINIMAL, lineterminator="\r\n")
+    rows.writeheader()
+    for outcome in outcomes:
+        found = _error(outcome) if isinstance(outcome, Failed) else _rows(outcome)
+        rows.writerows({column: _cell(value) for column, value in row.items()} for row in found)
+    return file.getvalue()
+
+
+def _cell(value: object) -> object:
+    """Text that no spreadsheet runs as a formula: an apostrophe before it; numbers stay numbers."""
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        return value
+    text = shown(value)
+    return f"'{text}" if text.startswith(FORMULA) else text
+
+
+def _error(failed: Failed) -> list[dict[str, object]]:
+    return [
+        {
+            "robustcheck_version": version("robustcheck-onnx"),
+            "model": failed.model,
+            "verdict": "ERROR",
+            "exit_code": failed.exit_code,
+            "error": failed.message,
+            "hint": failed.hint,
+        }
+    ]
+
+
+def _rows(report: Report) -> list[dict[str, object]]:
+    evidence, found = report.evidence, findings(report)
+    common: dict[str, object] = {
+        "robustcheck_version": report.tool_version,
+        "model": model_of(report),
+        "verdict": report.verdict.verdict,
+        "exit_code": exit_code_of(report),
+        "reasons": " ".join(f.reason.id for f in found),
+        "waived": " ".join(f.reason.id for f in found if f.waiver),
+        "images": evidence.statistics.n_images,
+        "features": evidence.statistics.n_features,
+        "model_digest": evidence.model.digest,
+        "images_digest": evidence.images.digest,
+        "profile": report.verdict.profile_id,
+        "profile_digest": report.verdict.profile_digest,
+        "started": report.time.started if report.time else None,
+        "wall_s": report.time.wall_s if report.time else None,
+    }
+    return [
+        common
+        | {
+            "statistic": name,
+            "estimate": estimate,
+            "low": low,
+            "high": high,
+            "threshold": minimum,
+            "clears": clears(Interval(estimate=estimate, low=low, high=high), minimum),
+        }
+        for name, _, estimate, low, high, minimum in statistics_of(report)
+    ]

@@ -1,0 +1,83 @@
+"""The forms in which a check's outcome is handed over, by the names that `-o FORMAT` takes.
+
+Each form but the terminal's is a module with one pure function `render(outcomes, options) -> str`, imported when it is
+asked for.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+
+from robustcheck_onnx.checker.errors import UsageError
+from robustcheck_onnx.checker.text import error_text
+
+from .record import Failed, Outcome, Report, sealed
+
+TEXTS = ("json", "junit", "sarif", "markdown", "html", "openmetrics", "modelcard", "csv", "gitlab")
+NAMES = ("terminal", *TEXTS)
+MODULES = {**{form: form for form in TEXTS}, "html": "html.page"}
+"""where a form's `render` is"""
+ONE_MODEL = ("modelcard",)
+"""forms that hold one model only"""
+
+
+def _here() -> str:
+    try:
+        return os.getcwd()  # noqa: PTH109 # a text
+    except OSError:  # the folder was removed under the process
+        return os.sep
+
+
+def _repository() -> str:
+    here = Path(_here())
+    return str(next((folder for folder in (here, *here.parents) if (folder / ".git").exists()), here))
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a form may need beside the outcomes."""
+
+    thumbnails: Mapping[str, str] = field(default_factory=dict)
+    """data: URIs of calibration images by their digest (html)"""
+    missing: Mapping[str, str] = field(default_factory=dict)
+    """why an image has no thumbnail, by its digest (html)"""
+    here: str = field(default_factory=_here)
+    """absolute folder that models' relative paths start from (sarif, gitlab, annotations)"""
+    root: str = field(default_factory=_repository)
+    """absolute folder that a pipeline's paths are relative to: the nearest one upward that holds .git"""
+
+
+def render(form: str, outcomes: Sequence[Outcome], options: Options | None = None) -> str:
+    """One document about all outcomes, in the order given; ends in a newline.
+
+    form: one of TEXTS. Reports are sealed as they are: a gate may have come in since they were made.
+    Raises UsageError where the form holds one model only and there are several.
+    """
+    if form in ONE_MODEL:
+        one_model(form, len(outcomes))
+    module = import_module(f"{__package__}.{MODULES[form]}")
+    final = [sealed(outcome) if isinstance(outcome, Report) else outcome for outcome in outcomes]
+    text: str = module.render(final, options or Options())
+    return text
+
+
+def one_model(form: str, models: int) -> None:
+    """Raise UsageError where a form holds one model only and there are several; best before anything is measured."""
+    if form in ONE_MODEL and models != 1:
+        raise UsageError(
+            f"--output is {form} for {models} models; it holds one model only", f"robustcheck model.onnx -o {form}"
+        )
+
+
+def render_error(form: str, message: str, hint: str, exit_code: int, model: str = "") -> str:
+    """The document of a run that ended without a verdict: valid in its form, and never to be read as a PASS.
+
+    form: one of NAMES. model: as it was given; empty where it is not known.
+    """
+    if form == "terminal":
+        return error_text(message, hint, exit_code)
+    return render(form, [Failed(model=model, message=message, hint=hint, exit_code=exit_code)])

@@ -1,0 +1,66 @@
+"""GitHub Actions: workflow commands that annotate files, and a step's summary; pure text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from . import markdown
+from .forms import Options
+from .outcome import finding_text, findings, located, model_of, shown
+from .record import Failed, Outcome
+
+MAX_ANNOTATIONS = 10  # of each kind: GitHub shows no more for a step
+SUMMARY_BYTES = 1024 * 1024  # GitHub drops a longer summary whole
+_CUT = "\n\n*The rest is cut: GitHub takes 1 MiB for a step. `-o markdown=FILE` writes the whole report.*\n"
+
+
+def commands(outcomes: Sequence[Outcome], options: Options) -> list[str]:
+    """One command for each reason (warning; notice where it is waived) and each model without a verdict (error).
+
+    At most MAX_ANNOTATIONS of a kind; the last one says then how many more there are. Without line breaks.
+    """
+    kinds: dict[str, list[tuple[str, str, str]]] = {"error": [], "warning": [], "notice": []}
+    for outcome in outcomes:
+        path = shown(located(model_of(outcome), options.here, options.root))
+        if isinstance(outcome, Failed):
+            hint = f"; hint: {outcome.hint}" if outcome.hint else ""
+            kinds["error"].append((path, "robustcheck: could not assess", shown(outcome.message + hint)))
+            continue
+        for f in findings(outcome):
+            title = f"robustcheck {outcome.verdict.verdict}: {f.title}"
+            words = f"{finding_text(f)}. Next step: {f.reason.next_step}"
+            kinds["notice" if f.waiver else "warning"].append((path, title, words))
+    lines = []
+    for kind, found in kinds.items():
+        fits = found if len(found) <= MAX_ANNOTATIONS else found[: MAX_ANNOTATIONS - 1]
+        lines += [_command(kind, *parts) for parts in fits]
+        if rest := len(found) - len(fits):
+            lines.append(f"::{kind} title=robustcheck::and {rest} more; the report names all")
+    return lines
+
+
+def _command(kind: str, path: str, title: str, words: str) -> str:
+    return f"::{kind} file={_property(path)},line=1,title={_property(title)}::{_data(words)}"
+
+
+def _data(words: str) -> str:
+    return words.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def _property(words: str) -> str:
+    return _data(words).replace(":", "%3A").replace(",", "%2C")
+
+
+def summary(outcomes: Sequence[Outcome], options: Options, room: int = SUMMARY_BYTES) -> str:
+    """The Markdown report in fewer than `room` bytes of UTF-8: whole, or cut after a line, with a word about it.
+
+    Empty where not even that word fits.
+    """
+    whole = markdown.render(outcomes, options)
+    if len(whole.encode()) < room:
+        return whole
+    left = room - len(_CUT.encode()) - 1
+    if left < 0:
+        return ""
+    head = whole.encode()[:left].decode("utf-8", "ignore")
+    return head[: head.rfind("\n") + 1].rstrip("\n") + _CUT

@@ -1,0 +1,206 @@
+"""The geometry of the HTML report's pictures: numbers in, coordinates out; pure. The templates draw them.
+
+Coordinates are SVG user units, x to the right and y downward.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from robustcheck_onnx.checker.evidence import Gallery, Interval, OutlierFeature
+from robustcheck_onnx.checker.statistics import OUTLIER_SD
+from robustcheck_onnx.checker.text import count_text, number_text, short_checkpoint
+
+from ..record import Placed
+from .views import Bar, Cell, Column, Dot, Histogram, Known, Line, Map, MapRow, Scatter, Tick, level
+
+BAR_WIDTH = 260.0
+RATIOS = ((0.0, "0"), (1.0, "threshold"), (2.0, "2×"), (10.0, "10×"))
+"""Ticks of the bars: value over threshold, and how it is written."""
+
+
+# ------------------------------------------------------------------------------------------ intervals, histogram
+
+
+def position(value: float, minimum: float) -> float:
+    """Where a value lies on the axis that all statistics share, 0 to 1: value / (value + threshold).
+
+    0 is 0, the threshold is the middle, and there is room for any value. A value below 0 counts as 0.
+
+    >>> position(0, 8), position(8, 8), position(24, 8)
+    (0.0, 0.5, 0.75)
+    """
+    value = max(value, 0.0)
+    return value / (value + minimum)
+
+
+def bar(interval: Interval, minimum: float) -> Bar | None:
+    """The interval as a bar; None where a bound is missing or the threshold is 0, which has no ratio to anything."""
+    if interval.low is None or interval.high is None or interval.estimate is None or minimum <= 0:
+        return None
+    low, high, estimate = (position(v, minimum) * BAR_WIDTH for v in (interval.low, interval.high, interval.estimate))
+    return Bar(low, high, estimate)
+
+
+def ratio_ticks() -> tuple[Tick, ...]:
+    """The ticks of the bars' axis."""
+    return tuple(Tick(position(ratio, 1.0) * BAR_WIDTH, text) for ratio, text in RATIOS)
+
+
+def histogram(edges: Sequence[float], counts: Sequence[int], marks: Mapping[str, float]) -> Histogram | None:
+    """The histogram of kurtosis per image; None where nothing was counted.
+
+    edges: one more than counts, rising. marks: words and the value that they stand at.
+    """
+    top = max(counts, default=0)
+    if not top or len(edges) != len(counts) + 1 or edges[-1] <= edges[0]:
+        return None
+    width, height, base, room = 440.0, 210.0, 176.0, 140.0
+
+    def x(value: float) -> float:
+        return (value - edges[0]) / (edges[-1] - edges[0]) * width
+
+    columns = tuple(
+        Column(
+            x(low) + 0.75,
+            base - room * count / top,
+            max(x(high) - x(low) - 1.5, 0.5),
+            room * count / top,
+            f"{number_text(low)} to {number_text(high)}: {count_text(count, 'image')}",
+        )
+        for low, high, count in zip(edges, edges[1:], counts, strict=False)
+    )
+    ticks = tuple(Tick(x(value), f"{value:g}") for value in round_values(edges[0], edges[-1]))
+    inside = sorted((value, word) for word, value in marks.items() if edges[0] <= value <= edges[-1])
+    rightwards = sum(x(value) for value, _ in inside) < len(inside) * width / 2
+    placed = tuple(
+        Tick(x(value), f"{word} {number_text(value)}") for value, word in (reversed(inside) if rightwards else inside)
+    )
+    return Histogram(width, height, base, columns, ticks, placed, "start" if rightwards else "end", top)
+
+
+def round_values(low: float, high: float, about: int = 5) -> list[float]:
+    """Round numbers from low to high, some `about` of them.
+
+    >>> round_values(21.0, 147.0)
+    [40.0, 60.0, 80.0, 100.0, 120.0, 140.0]
+    """
+    if not high > low:
+        return []
+    raw = (high - low) / about
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw * 0.75)
+    first, last = math.ceil(low / step), math.floor(high / step)
+    return [float(f"{i * step:.12g}") for i in range(first, last + 1)]
+
+
+def feature_map(gallery: Gallery | None, features: Sequence[OutlierFeature]) -> Map | None:
+    """The map of the gallery's features over its images; None where there is none of either."""
+    if gallery is None or not gallery.shown or not gallery.features:
+        return None
+    known = {f.index: f for f in features}
+    label_width, cell_height, gap = 104.0, 20.0, 4.0
+    cell_width = min(max(760.0 / len(gallery.shown), 8.0), 26.0)
+    rows = []
+    for rank, index in enumerate(gallery.features):
+        values = [(image.name, image.z[rank]) for image in gallery.shown if rank < len(image.z)]
+        beyond = sum(abs(z) > OUTLIER_SD for _, z in values)
+        feature = known.get(index)
+        persistent = feature is not None and feature.persistent
+        cells = tuple(
+            Cell(
+                label_width + i * cell_width,
+                level(z),
+                "above" if z >= 0 else "below",
+                f"{name}, feature {index}: z = {z:+.1f}",
+            )
+            for i, (name, z) in enumerate(values)
+        )
+        rows.append(
+            MapRow(
+                rank * (cell_height + gap),
+                f"feature {index}",
+                persistent,
+                cells,
+                f"feature {index}{' (persistent)' if persistent else ''}: beyond {OUTLIER_SD:g} SD in {beyond} of "
+                f"{count_text(len(values), 'image')} shown",
+            )
+        )
+    width = label_width + cell_width * len(gallery.shown)
+    height = len(rows) * (cell_height + gap) - gap
+    return Map(width, height, label_width, cell_width, cell_height, tuple(rows), len(gallery.shown))
+
+
+def scatter(
+    known: Sequence[Known],
+    unknown: Sequence[Placed],
+    own: Interval,
+    threshold: float,
+    own_pp: float | None,
+) -> Scatter | None:
+    """Where the model's kurtosis stands among the reference sets.
+
+    known, unknown: sets with and without a published effective robustness. own: this model's kurtosis. threshold: the
+    kurtosis threshold. own_pp: what is published of it, percentage points; None = nothing.
+    Returns None where there is no reference set to stand among.
+    """
+    if not known and not unknown:
+        return None
+    width, height, left, right, top, base, strip = 720.0, 380.0, 64.0, 704.0, 34.0, 262.0, 300.0
+    own_values = [v for v in (own.estimate, own.low, own.high) if v is not None]
+    values = [k for row in known for k in row.kurtosis] + [row.kurtosis for row in unknown] + own_values + [threshold]
+    positive = [v for v in values if v > 0]
+    low, high = math.log(max(min(positive) / 1.25, 0.5)), math.log(max(positive) * 1.25)
+
+    def x(value: float) -> float:
+        place = (math.log(max(value, math.exp(low))) - low) / (high - low)
+        return left + place * (right - left)
+
+    points = [row.mean_pp for row in known] + ([] if own_pp is None else [own_pp])
+    floor, ceiling = min([0.0, *points]) - 4, max([10.0, *points]) + 6
+
+    def y(pp: float) -> float:
+        return base - (pp - floor) / (ceiling - floor) * (base - top)
+
+    lines = []
+    for row in known:
+        dots = tuple(
+            Dot(x(k), y(row.mean_pp), row.shows, f"{row.checkpoint}: K {number_text(k)}, {row.mean_pp:+.1f} points")
+            for k in row.kurtosis
+        )
+        lines.append(Line(y(row.mean_pp), dots[0].x, dots[-1].x, row.number, dots))
+    rug = tuple(
+        Dot(
+            x(row.kurtosis),
+            strip,
+            row.shows_outlier_features,
+            f"{short_checkpoint(row.checkpoint)}: K {number_text(row.kurtosis)}",
+        )
+        for row in unknown
+    )
+    return Scatter(
+        width=width,
+        height=height,
+        left=left,
+        right=right,
+        top=top,
+        base=base,
+        strip=strip,
+        lines=tuple(lines),
+        unknown=rug,
+        x_ticks=tuple(Tick(x(v), f"{v:g}") for v in _decades(math.exp(low), math.exp(high))),
+        y_ticks=tuple(Tick(y(v), f"{v:+g}" if v else "0") for v in round_values(floor, ceiling, 6)),
+        zero=y(0.0),
+        threshold=x(threshold),
+        own=None if own.estimate is None else x(own.estimate),
+        own_low=None if own.low is None else x(own.low),
+        own_high=None if own.high is None else x(own.high),
+        own_y=None if own_pp is None else y(own_pp),
+    )
+
+
+def _decades(low: float, high: float) -> list[float]:
+    """1, 2, 5, 10, 20, … from low to high."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    return [m * 10.0**p for p in powers for m in (1, 2, 5) if low <= m * 10.0**p <= high]

@@ -1,0 +1,127 @@
+"""Small copies of calibration images for a report that people look at.
+
+They are made after the verdict and move nothing: an image that fails has no thumbnail, and the report says why.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from PIL import Image
+
+from robustcheck_onnx.checker.errors import RobustcheckError
+from robustcheck_onnx.checker.evidence import SeenImage
+from robustcheck_onnx.checker.images import ImageSource, Picture, Skipped, Tensor, open_images
+
+from ..record import Failed, Outcome
+
+EDGE_PX: Final = 96  # longer edge at most
+QUALITY: Final = 80  # of JPEG: about 3 kB each
+
+CHANGED, GONE, TENSOR = (
+    "the file is not the one that was measured",
+    "not found again",
+    "given as a preprocessed tensor",
+)
+
+
+@dataclass(frozen=True)
+class Thumbnails:
+    """What could be made, and why the others could not."""
+
+    uris: dict[str, str] = field(default_factory=dict)
+    """data: URI of a JPEG by the digest of its image"""
+    missing: dict[str, str] = field(default_factory=dict)
+    """why there is none, by the digest of the image"""
+
+
+def wanted(outcomes: Iterable[Outcome]) -> tuple[SeenImage, ...]:
+    """The images that a report shows: those with the largest and the smallest kurtosis, each once."""
+    found: dict[str, SeenImage] = {}
+    for outcome in outcomes:
+        if isinstance(outcome, Failed) or outcome.evidence.gallery is None:
+            continue
+        gallery = outcome.evidence.gallery
+        found.update((image.digest, image) for image in (*gallery.most, *gallery.least))
+    return tuple(found.values())
+
+
+def make(
+    outcomes: Sequence[Outcome],
+    images: str | Path | None,
+    *,
+    seed: int = 0,
+    limit: int | None = None,
+) -> Thumbnails:
+    """Thumbnails of the images that the reports show, turned upright, without any metadata.
+
+    The image set is opened as the check opened it. An image whose bytes have another digest now is left out.
+
+    Args:
+        outcomes: the reports; models that failed have none.
+        images, seed, limit: as the check had them (`images.open_images`).
+
+    Returns:
+        One entry for each image wanted, in `uris` or in `missing`; never raises for an image or a set that is faulty.
+    """
+    looked_for = wanted(outcomes)
+    if not looked_for:
+        return Thumbnails()
+    try:
+        source = open_images(images, seed=seed, limit=limit)
+        places = _places(source, {image.name for image in looked_for})
+    except (RobustcheckError, OSError) as fault:
+        why = f"the images could not be opened again ({fault})"
+        return Thumbnails(missing={image.digest: why for image in looked_for})
+    made = Thumbnails()
+    for image in looked_for:
+        uri, why = _one(source, places.get(image.name, []), image.digest)
+        if uri:
+            made.uris[image.digest] = uri
+        else:
+            made.missing[image.digest] = why
+    return made
+
+
+def _places(source: ImageSource, names: set[str]) -> dict[str, list[int]]:
+    """The places of the names: several where a manifest has a row twice."""
+    found: dict[str, list[int]] = {}
+    for place, name in enumerate(source.entries.names()):
+        if name in names:
+            found.setdefault(name, []).append(place)
+    return found
+
+
+def _one(source: ImageSource, places: Sequence[int], digest: str) -> tuple[str, str]:
+    """The data: URI of the image with that digest, or an empty one and why."""
+    why = GONE
+    for place in places:
+        try:
+            item = source.load(place)
+        except RobustcheckError as fault:
+            why = str(fault)
+            continue
+        if isinstance(item, Skipped):
+            why = item.reason
+        elif item.digest != digest:
+            why = CHANGED
+        elif isinstance(item, Tensor):
+            why = TENSOR
+        else:
+            return _data_uri(item), ""
+    return "", why
+
+
+def _data_uri(picture: Picture) -> str:
+    small = picture.image.copy()
+    small.thumbnail((EDGE_PX, EDGE_PX), Image.Resampling.LANCZOS)
+    # pixels only: Pillow hands on comments and colour profiles of the file it read
+    bare = Image.frombytes("RGB", small.size, small.tobytes())
+    buffer = io.BytesIO()
+    bare.save(buffer, "JPEG", quality=QUALITY)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -1,0 +1,27 @@
+"""The JSON form: the report's own fields, or a document with all of them for several models; pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from robustcheck_onnx.checker.text import as_json, error_json
+
+from .forms import Options
+from .record import Failed, Outcome, to_json
+
+
+def render(outcomes: Sequence[Outcome], options: Options) -> str:
+    """One report as it is; several as `{"reports": [...]}` with an error document for each that failed."""
+    del options
+    if len(outcomes) == 1:
+        (outcome,) = outcomes
+        if isinstance(outcome, Failed):
+            return error_json(outcome.message, outcome.hint, outcome.exit_code)
+        return to_json(outcome)
+    documents = [
+        {"model": o.model, "error": {"message": o.message, "hint": o.hint, "exit_code": o.exit_code}}
+        if isinstance(o, Failed)
+        else o.model_dump(mode="json")
+        for o in outcomes
+    ]
+    return as_json({"schema_version": 1, "tool": "robustcheck", "reports": documents})

@@ -1,0 +1,172 @@
+"""The Markdown form (CommonMark with GitHub's tables), for summaries, comments and release notes; pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from robustcheck_onnx.checker.evidence import Interval
+from robustcheck_onnx.checker.text import bound_text, number_text
+
+from .forms import Options
+from .outcome import (
+    NOT_ASSESSED_HELP,
+    Finding,
+    exit_code_of,
+    findings,
+    model_of,
+    rule_of,
+    shown,
+    statistics_of,
+    waiver_text,
+)
+from .record import CLAIM, Failed, Outcome, Report
+from .words import clears, meaning_text
+
+MARK = "<!-- robustcheck report -->"
+_CLEARS = {"yes": "✓ yes", "no": "✗ no", "straddles": "? straddles it", "not measured": "not measured"}
+_SPECIAL = re.compile(r"([\\`*_\[\]#|~$])")
+_ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "@": "&#64;"}
+_START = re.compile(r"^(\d*)([-+=.)])")  # a list, or the line under a heading
+
+
+def render(outcomes: Sequence[Outcome], options: Options) -> str:
+    """A section for each outcome, and first a table where there are several; the limits of the claim come last."""
+    del options
+    parts = [MARK]
+    if len(outcomes) > 1:
+        parts.append(overview(outcomes))
+    parts += [section(outcome) for outcome in outcomes]
+    claim = next((o.claim for o in outcomes if isinstance(o, Report)), CLAIM)
+    limits = next((o.profile.limits for o in outcomes if isinstance(o, Report)), ())
+    if limits:
+        parts.append(
+            "\n".join([f"**Limits of the claim.** {text(claim)}", "", *(f"- {text(limit)}" for limit in limits)])
+        )
+    return "\n\n".join(parts) + "\n"
+
+
+def overview(outcomes: Sequence[Outcome]) -> str:
+    """One row for each outcome."""
+    rows = ["| model | verdict | exit code | reasons |", "|---|---|---|---|"]
+    for outcome in outcomes:
+        if isinstance(outcome, Failed):
+            verdict, told = "**ERROR**", text(outcome.message)
+        else:
+            verdict = f"**{outcome.verdict.verdict}**"
+            told = ", ".join(text(f.reason.id) + (" (waived)" if f.waiver else "") for f in findings(outcome))
+        rows.append(f"| {text(model_of(outcome))} | {verdict} | {exit_code_of(outcome)} | {told} |")
+    return "\n".join(rows)
+
+
+def section(outcome: Outcome) -> str:
+    """One outcome: verdict, gate, reasons and next steps, statistics, what was measured."""
+    if isinstance(outcome, Failed):
+        lines = [f"## ✗ ERROR: {text(outcome.model or 'robustcheck')}", "", f"{text(outcome.message)}", ""]
+        if outcome.hint:
+            lines += [f"Hint: {code(outcome.hint)}", ""]
+        return "\n".join([*lines, f"Exit code {outcome.exit_code}. {NOT_ASSESSED_HELP}"])
+    verdict, model = outcome.verdict.verdict, outcome.evidence.model
+    sign = "✓" if verdict == "PASS" else "▲"
+    blocks = [
+        f"## {sign} {verdict}: {text(model.file)}",
+        meaning_text(outcome.verdict),
+        f"**Gate:** exit code {exit_code_of(outcome)}, because {text(rule_of(outcome))}.",
+    ]
+    if found := findings(outcome):
+        blocks.append(reasons(found))
+    if outcome.notes:
+        blocks.append("\n".join(f"- Note: {text(note)}" for note in outcome.notes))
+    blocks += [_statistics(outcome), measured(outcome)]
+    return "\n\n".join(blocks)
+
+
+def reasons(found: Sequence[Finding]) -> str:
+    """Each reason with what was seen, what to do next, and its waiver."""
+    return "\n".join(["### Reasons and next steps", "", *(_reason(f) for f in found)])
+
+
+def _reason(finding: Finding) -> str:
+    reason = finding.reason
+    lines = [
+        f"- **{text(finding.title)}** ({text(reason.id)}): {text(reason.seen)}  ",
+        f"  → {prose(reason.next_step)}",
+    ]
+    if finding.waiver:
+        lines[-1] += "  \n  " + text(waiver_text(finding.waiver))
+    if finding.expired:
+        lines[-1] += "  \n  " + text(waiver_text(finding.expired, expired=True))
+    return "\n".join(lines)
+
+
+def _statistics(report: Report) -> str:
+    confidence = 100 * (1 - report.evidence.statistics.alpha)
+    rows = [
+        f"### Evidence and thresholds ({confidence:g} % confidence for all together)",
+        "",
+        "| statistic | value | interval | threshold | clears it? |",
+        "|---|---:|---:|---:|---|",
+    ]
+    for _, words, estimate, low, high, minimum in statistics_of(report):
+        side = clears(Interval(estimate=estimate, low=low, high=high), minimum)
+        interval = "–"
+        if low is not None and high is not None:
+            interval = f"{bound_text(low, minimum)} – {bound_text(high, minimum)}"
+        value = "–" if estimate is None else number_text(estimate)
+        rows.append(f"| {words} | {value} | {interval} | > {minimum:g} | {_CLEARS[side]} |")
+    return "\n".join(rows)
+
+
+def measured(report: Report) -> str:
+    """What was read, on what, judged by what, with all digests."""
+    evidence, verdict = report.evidence, report.verdict
+    model, images, run = evidence.model, evidence.images, evidence.execution
+    count = f"{evidence.statistics.n_images} of {images.n_available} measured, {images.sanity.n_varied} varied"
+    lines = [
+        "### What was measured",
+        "",
+        f"- Model: {code(model.file)} {code(model.digest)}",
+        f"- Tensor: {code(model.tensor)} ({text(model.rule)}, {evidence.statistics.n_features} features)",
+        f"- Images: {code(images.source)} {code(images.digest)}, {count}, seed {images.seed}",
+        f"- Profile: {code(verdict.profile_id)} {code(verdict.profile_digest)}",
+        f"- Ran on: {text(', '.join(run.providers))}, ONNX Runtime {text(run.runtime)}; "
+        f"robustcheck {text(report.tool_version)}",
+    ]
+    if report.time is not None:
+        lines.append(f"- Time: {text(report.time.started)}, {number_text(report.time.wall_s)} s")
+    return "\n".join(lines)
+
+
+def text(words: str) -> str:
+    r"""Words from anywhere as literal Markdown text on one line: no markup, no HTML, no link, no mention.
+
+    >>> text("a|b <i> `c`")
+    'a\\|b &lt;i&gt; \\`c\\`'
+    """
+    escaped = _SPECIAL.sub(r"\\\1", shown(words).strip())
+    if re.match(r"[-+=]|\d+[.)](\s|$)", escaped):
+        escaped = _START.sub(r"\1\\\2", escaped)
+    words = "".join(_ENTITIES.get(c, c) for c in escaped)
+    return words.replace("://", "&#58;//").replace("www.", "www&#46;")
+
+
+def code(words: str) -> str:
+    """Words from anywhere as a code span on one line; not for a table's cell, where a pipe would end it."""
+    inside = shown(words)
+    fence = "`" * (1 + max(map(len, re.findall(r"`+", inside)), default=0))
+    pad = " " if inside.startswith("`") or inside.endswith("`") or not inside.strip() else ""
+    return f"{fence}{pad}{inside or ' '}{pad}{fence}"
+
+
+def prose(words: str) -> str:
+    """A sentence of this tool, whose code spans stay code spans."""
+    parts = shown(words).split("`")
+    if len(parts) % 2 == 0:  # a lone backtick
+        return text(words)
+    return "".join(f"`{part}`" if place % 2 else _literal(part) for place, part in enumerate(parts))
+
+
+def _literal(part: str) -> str:
+    """`text`, with the blanks at both ends kept."""
+    core = part.strip()
+    return part.replace(core, text(core), 1) if core else part

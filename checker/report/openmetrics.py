@@ -1,0 +1,78 @@
+"""The OpenMetrics form, for GitLab's metrics report and for Prometheus: numbers of each model; pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.metadata import version
+
+from .forms import Options
+from .outcome import exit_code_of, findings, names_of, shown, statistics_of
+from .record import Failed, Outcome, Report
+
+Labels = dict[str, str]
+Sample = tuple[Labels, float]
+
+
+def render(outcomes: Sequence[Outcome], options: Options) -> str:
+    """One family after another, ending in `# EOF`.
+
+    A model that could not be assessed has `robustcheck_error` 1 and no `robustcheck_verdict`; what could not be
+    measured has no sample.
+    """
+    del options
+    named = list(zip(names_of(outcomes), outcomes, strict=True))
+    reports = [(name, outcome) for name, outcome in named if isinstance(outcome, Report)]
+    lines = [
+        "# TYPE robustcheck info",
+        "# HELP robustcheck What made these numbers.",
+        f"robustcheck_info{_labels({'version': version('robustcheck-onnx')})} 1",
+    ]
+
+    def family(name: str, text: str, samples: list[Sample], unit: str = "") -> None:
+        lines.append(f"# TYPE robustcheck_{name} gauge")
+        if unit:
+            lines.append(f"# UNIT robustcheck_{name} {unit}")
+        lines.append(f"# HELP robustcheck_{name} {text}")
+        lines.extend(f"robustcheck_{name}{_labels(labels)} {value!r}" for labels, value in samples)
+
+    family("verdict", "1 = PASS (the indication is present), 0 = WARN.", [_verdict(n, r) for n, r in reports])
+    family(
+        "error", "1 = the model could not be assessed.", [({"model": n}, int(isinstance(o, Failed))) for n, o in named]
+    )
+    family("exit_code", "What this model alone makes of it.", [({"model": n}, exit_code_of(o)) for n, o in named])
+    family(
+        "reason",
+        "1 for each reason for WARN.",
+        [
+            ({"model": n, "reason": shown(f.reason.id), "waived": "yes" if f.waiver else "no"}, 1)
+            for n, r in reports
+            for f in findings(r)
+        ],
+    )
+    words = {"estimate": "Estimate", "low": "Lower confidence bound", "high": "Upper confidence bound"}
+    words["threshold"] = "What the lower bound must exceed for PASS"
+    for place, part in enumerate(words, start=2):
+        samples = []
+        for name, report in reports:
+            for row in statistics_of(report):
+                value = row[place]
+                if isinstance(value, float | int):
+                    samples.append(({"model": name, "statistic": row[0]}, value))
+        family(f"statistic_{part}", f"{words[part]} of a deciding statistic.", samples)
+    family("images", "Images measured.", [({"model": n}, r.evidence.statistics.n_images) for n, r in reports])
+    family(
+        "wall_seconds",
+        "Wall clock of the check.",
+        [({"model": n}, r.time.wall_s) for n, r in reports if r.time],
+        "seconds",
+    )
+    return "\n".join([*lines, "# EOF"]) + "\n"
+
+
+def _verdict(name: str, report: Report) -> Sample:
+    return {"model": name}, int(report.verdict.verdict == "PASS")
+
+
+def _labels(labels: Labels) -> str:
+    escaped = ((k, v.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")) for k, v in labels.items())
+    return "{" + ",".join(f'{key}="{value}"' for key, value in escaped) + "}"

@@ -1,0 +1,149 @@
+"""The report: one record with everything, from which every form is rendered, bound to its run by a digest.
+
+The digest shows that a document is whole and unchanged. It is no signature: whoever changes the content can compute a
+new one (docs/verify.md says what each check is worth)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from robustcheck_onnx.checker.evidence import Evidence
+from robustcheck_onnx.checker.text import as_json, digest_of
+from robustcheck_onnx.checker.verdict import Gate, Verdict
+from robustcheck_onnx.thresholds.frozen import Frozen
+from robustcheck_onnx.thresholds.profile import Profile
+from robustcheck_onnx.thresholds.published import Context
+
+SCHEMA_ID = "https://robustcheck-onnx.invalid/schema/report-1.json"  # a name, not an address: nothing is fetched
+
+
+class Placed(Frozen):
+    """One row of the reference table beside this model."""
+
+    checkpoint: str
+    group: str
+    images: str
+    kurtosis: float
+    persistence_ratio: float
+    top3_share: float
+    shows_outlier_features: bool
+    source: str
+
+
+class Time(Frozen):
+    """When and how fast: the only part of a report that differs between identical runs."""
+
+    started: str
+    """UTC, ISO 8601"""
+    wall_s: float
+    images_per_s: float | None
+    cached: str | None = None
+    """UTC, ISO 8601: when the evidence was measured, if it was taken from the cache; None = in this run"""
+
+
+class Report(Frozen):
+    """Verdict, evidence, what it was judged by, and the limits of the claim."""
+
+    schema_version: Literal[1] = 1
+    tool: str = "robustcheck"
+    tool_version: str
+    verdict: Verdict
+    gate: Gate | None = None
+    """what the command made of the verdict; None from Python"""
+    notes: tuple[str, ...]
+    """what a reader must know that is no reason for WARN: bundled photos, a synthetic model, a fallback to the CPU"""
+    evidence: Evidence
+    profile: Profile
+    published: Context | None = None
+    """published effective robustness of the checkpoint that the file's contract names: context, it decides nothing"""
+    reference: tuple[Placed, ...]
+    """the reference sets, largest kurtosis first"""
+    claim: str
+    time: Time | None
+    """None where the caller asked for no time block"""
+    binding: Binding | None = None
+    """options, versions and a digest of all this but `time`: what `robustcheck verify` goes by"""
+
+
+class Failed(Frozen):
+    """A model that could not be assessed: there is no verdict."""
+
+    model: str
+    """its path as it was given"""
+    message: str
+    hint: str
+    exit_code: int
+    """2, 3, 4 or 70"""
+
+
+Outcome = Report | Failed
+
+CLAIM = (
+    "Outlier features in the representation indicate robustness to natural distribution shifts (Crabbé et al., TMLR "
+    "2024). The sign is one-sided: PASS says that it is present on the images that were given, WARN that it is absent "
+    "or was not established."
+)
+
+
+def sealed(report: Report) -> Report:
+    """The report with the digest of what it holds now; one without a binding stays as it is."""
+    if report.binding is None:
+        return report
+    digest = result_digest_of(report.model_dump(mode="json"))
+    return report.model_copy(update={"binding": report.binding.model_copy(update={"result_digest": digest})})
+
+
+def to_json(report: Report) -> str:
+    """The report as one JSON document: keys in a fixed order, numbers finite or null, ending in a newline."""
+    return as_json(report.model_dump(mode="json"))
+
+
+def json_schema() -> str:
+    """The JSON Schema of the report."""
+    schema = Report.model_json_schema(mode="serialization")
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": SCHEMA_ID} | schema
+    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
+
+
+class Settings(Frozen):
+    """The options of a run that can move its numbers, as they were given; None = not given.
+
+    The profile, the preprocessing and the gate's rule stand in the report themselves.
+    """
+
+    images: str | None
+    """None = the bundled photos"""
+    tensor: str | None
+    pool: str | None
+    preprocess: str | None
+    device: str
+    seed: int
+    max_images: int | None
+    max_bad: float
+    batch_size: int
+    engine: str
+    workers: int | None
+
+
+class Binding(Frozen):
+    """How a report was made, and the digest that makes a change visible."""
+
+    settings: Settings
+    versions: dict[str, str]
+    """of this package, of Python and of the libraries that compute: name, version"""
+    result_digest: str = ""
+    """sha256:… over the canonical JSON of the report without `time` and without this field"""
+
+
+def result_digest_of(report: Mapping[str, Any]) -> str:
+    """The result digest of a report in its JSON form, whatever it says of its own.
+
+    Not covered: `time` (when and how fast: the same run twice has the same digest) and the digest itself.
+    Raises ValueError for a number that is not finite.
+    """
+    content = {key: value for key, value in report.items() if key != "time"}
+    if isinstance(content.get("binding"), Mapping):
+        content["binding"] = {k: v for k, v in content["binding"].items() if k != "result_digest"}
+    return digest_of(content)

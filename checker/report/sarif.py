@@ -1,0 +1,158 @@
+"""The SARIF 2.1.0 form: one run, a rule for each reason id, a result for each reason of each model; pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import PurePath
+from typing import Any
+from urllib.parse import quote
+
+from robustcheck_onnx.checker.text import as_json
+from robustcheck_onnx.checker.verdict import RULES
+
+from .forms import Options
+from .outcome import (
+    NOT_ASSESSED,
+    NOT_ASSESSED_HELP,
+    NOT_ASSESSED_TITLE,
+    exit_code_of,
+    findings,
+    fingerprint,
+    is_address,
+    located,
+    model_of,
+    name_bytes,
+    rule_of,
+    shown,
+    waiver_text,
+)
+from .record import CLAIM, Failed, Outcome, Report
+
+SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
+Node = dict[str, Any]
+
+
+def render(outcomes: Sequence[Outcome], options: Options) -> str:
+    """One run. A model that could not be assessed is a notification and a result of level error.
+
+    The result beside the notification is there because code-scanning services read results only: without it, a run
+    that failed would close all findings of the model, which reads as a PASS.
+    """
+    return document(outcomes, options, "robustcheck/")
+
+
+def document(outcomes: Sequence[Outcome], options: Options, category: str) -> str:
+    """The same under a category: what is uploaded under one replaces what was there, and nothing else."""
+    results = [result for outcome in outcomes for result in _results(outcome, options)]
+    failed = [o for o in outcomes if isinstance(o, Failed)]
+    invocation: Node = {"executionSuccessful": not failed, "exitCode": max(map(exit_code_of, outcomes), default=70)}
+    if failed:
+        invocation["toolExecutionNotifications"] = [
+            {
+                "level": "error",
+                "message": {"text": _error_text(o)},
+                "descriptor": {"id": NOT_ASSESSED},
+                "locations": [_location(o, options)],
+            }
+            for o in failed
+        ]
+    driver = {
+        "name": "robustcheck",
+        "version": version("robustcheck-onnx"),
+        "shortDescription": {"text": "Deployment gate for vision encoders"},
+        "fullDescription": {"text": CLAIM},
+        "rules": _rules({result["ruleId"] for result in results}),
+        "notifications": [{"id": NOT_ASSESSED, "shortDescription": {"text": NOT_ASSESSED_TITLE}}],
+    }
+    run = {
+        "tool": {"driver": driver},
+        "automationDetails": {"id": category},
+        "invocations": [invocation],
+        "results": results,
+        "properties": {"models": [_model(outcome, options) for outcome in outcomes]},
+    }
+    return as_json({"$schema": SCHEMA, "version": "2.1.0", "runs": [run]})
+
+
+def _rules(used: set[str]) -> list[Node]:
+    """All reasons of this version, whether they occur or not, and those of plug-ins that occur."""
+    known = [(name, rule.title, rule.explanation, rule.next_step) for name, rule in RULES.items()]
+    others = sorted(used - set(RULES) - {NOT_ASSESSED})
+    known += [(name, name, "A reason of a plug-in.", "See the plug-in's own words.") for name in others]
+    known.append((NOT_ASSESSED, NOT_ASSESSED_TITLE, NOT_ASSESSED_HELP, "Do what the hint says, and run again."))
+    return [
+        {
+            "id": name,
+            "shortDescription": {"text": title},
+            "fullDescription": {"text": explanation},
+            "help": {"text": f"{explanation}\n\nNext step: {step}"},
+            "defaultConfiguration": {"level": "error" if name == NOT_ASSESSED else "warning"},
+        }
+        for name, title, explanation, step in known
+    ]
+
+
+def _results(outcome: Outcome, options: Options) -> list[Node]:
+    if isinstance(outcome, Failed):
+        return [_result(outcome, options, NOT_ASSESSED, "error", _error_text(outcome))]
+    results = []
+    for finding in findings(outcome):
+        reason = finding.reason
+        text = f"{finding.title}: {shown(reason.seen)}\nNext step: {reason.next_step}"
+        if finding.expired:
+            text += f"\n{waiver_text(finding.expired, expired=True)}"
+        result = _result(outcome, options, shown(reason.id), "warning", text)
+        if finding.waiver:
+            justification = waiver_text(finding.waiver)
+            result["suppressions"] = [{"kind": "external", "status": "accepted", "justification": justification}]
+        results.append(result)
+    return results
+
+
+def _result(outcome: Outcome, options: Options, rule: str, level: str, text: str) -> Node:
+    path = located(model_of(outcome), options.here, options.root)
+    return {
+        "ruleId": rule,
+        "level": level,
+        "message": {"text": text},
+        "locations": [_location(outcome, options)],
+        "partialFingerprints": {"primaryLocationLineHash": f"{fingerprint(path, rule)[:16]}:1"},
+    }
+
+
+def _location(outcome: Outcome, options: Options) -> Node:
+    uri = _uri(located(model_of(outcome), options.here, options.root))
+    return {"physicalLocation": {"artifactLocation": {"uri": uri}, "region": {"startLine": 1}}}
+
+
+def _uri(path: str) -> str:
+    """The path as a reference by RFC 3986: bytes that are no text stay bytes."""
+    if is_address(path):
+        escaped = re.sub(r"%(?![0-9A-Fa-f]{2})", "%25", path)
+        return quote(name_bytes(escaped), safe="/:?=&%#@+,;~")
+    quoted = quote(name_bytes(path))
+    return f"file://{'' if quoted.startswith('/') else '/'}{quoted}" if PurePath(path).is_absolute() else quoted
+
+
+def _error_text(failed: Failed) -> str:
+    hint = f"\nhint: {shown(failed.hint)}" if failed.hint else ""
+    return f"{NOT_ASSESSED_TITLE}: {shown(failed.message)}{hint}"
+
+
+def _model(outcome: Outcome, options: Options) -> Node:
+    place = _uri(located(model_of(outcome), options.here, options.root))
+    if isinstance(outcome, Failed):
+        return {"uri": place, "verdict": None, "exitCode": outcome.exit_code}
+    return {"uri": place, "verdict": outcome.verdict.verdict, "exitCode": exit_code_of(outcome)} | _facts(outcome)
+
+
+def _facts(report: Report) -> Node:
+    return {
+        "gate": rule_of(report),
+        "digest": shown(report.evidence.model.digest),
+        "imagesDigest": shown(report.evidence.images.digest),
+        "profile": shown(report.verdict.profile_id),
+        "profileDigest": shown(report.verdict.profile_digest),
+    }

@@ -1,0 +1,105 @@
+"""The summary of several models: one line each, the worst first. Pure: outcomes in, a rich renderable out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.padding import Padding
+from rich.text import Text
+
+from robustcheck_onnx.checker.text import number_text
+from robustcheck_onnx.checker.verdict import RULES
+
+from . import words
+from .layout import INDENT, Pen, Trimmed, columns
+from .outcome import exit_code_of
+from .record import Failed, Outcome, Report
+
+WIDE = 108  # columns beside the indent from which a reason's title, images and seconds stand in the table
+OTHERS = 58  # columns that the others take below that: a model's path gets the rest, no reason's id is divided
+
+
+def render(
+    outcomes: Sequence[Outcome],
+    *,
+    models: Sequence[str],
+    meaning: str,
+    places: Sequence[str] = (),
+    ascii_only: bool = False,
+) -> RenderableType:
+    """The table, the exit code with its meaning, and where reports went.
+
+    Args:
+        outcomes: in the order of the call; those of one rank stay in it.
+        models: their paths as they were given, in the same order.
+        meaning: the exit code of all together and what it means.
+        places: one line each, what was written where.
+        ascii_only: no character above 127.
+    """
+    pen = Pen(ascii_only)
+    table = _Table(pen, tuple(sorted(zip(models, outcomes, strict=True), key=lambda pair: _rank(pair[1]))))
+    lines = [pen.say(meaning, "bold"), *(pen.name(place) for place in places)]
+    return Trimmed(Group(Text(), Padding(Group(table, Text(), *lines), (0, 0, 0, INDENT))))
+
+
+@dataclass(frozen=True)
+class _Table:
+    """One row a model; on a narrow screen without what the reports say too."""
+
+    pen: Pen
+    rows: tuple[tuple[str, Outcome], ...]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Rich's protocol."""
+        wide = options.max_width >= WIDE
+        more = (">images", ">seconds") if wide else ()
+        table = columns(self.pen, "=verdict", "model", "main reason", ">kurtosis", *more)
+        if not wide:
+            table.columns[1].max_width = max(options.max_width - OTHERS, 1)
+        for model, outcome in self.rows:
+            table.add_row(*_row(model, outcome, self.pen, wide=wide)[: len(table.columns)])
+        yield table
+
+
+def _rank(outcome: Outcome) -> tuple[int, bool]:
+    """Worst first: by exit code, then WARN that does not fail the run before PASS."""
+    return -exit_code_of(outcome), isinstance(outcome, Report) and outcome.verdict.verdict == "PASS"
+
+
+def _row(model: str, outcome: Outcome, pen: Pen, *, wide: bool) -> tuple[Text, ...]:
+    none = pen.say("–", "dim")
+    if isinstance(outcome, Failed):
+        said = pen.say(words.without_model(outcome.message, outcome.model))
+        return pen.say(f"✗ error {outcome.exit_code}", "red"), pen.name(model), said, none, none, none
+    images, kurtosis = outcome.evidence.images, outcome.evidence.statistics.kurtosis.estimate
+    return (
+        _verdict(outcome, pen),
+        pen.name(model),
+        pen.say(_main_reason(outcome, titled=wide)),
+        none if kurtosis is None else pen.say(number_text(kurtosis)),
+        pen.say(str(images.n_read - images.n_skipped)),
+        none if outcome.time is None else pen.say(f"{outcome.time.wall_s:.1f}"),
+    )
+
+
+def _verdict(report: Report, pen: Pen) -> Text:
+    if report.verdict.verdict == "PASS":
+        return pen.say("✓ PASS", "green")
+    # a WARN that lets the run through is still a WARN
+    passed_by = " (let through)" if exit_code_of(report) == 0 else ""
+    return pen.say(f"▲ WARN{passed_by}", "yellow")
+
+
+def _main_reason(report: Report, *, titled: bool) -> str:
+    """The first reason that nobody has waived, else the first; how many more there are, and its title."""
+    reasons = [reason.id for reason in report.verdict.reasons]
+    if not reasons:
+        return ""
+    waived = {waiver.reason for waiver in report.gate.waived} if report.gate is not None else set()
+    open_ = [reason for reason in reasons if reason not in waived]
+    main = (open_ or reasons)[0]
+    rule = RULES.get(main) if titled else None
+    more = f" (+{len(reasons) - 1})" if len(reasons) > 1 else ""
+    return f"{main}{more}" + (f": {rule.title}" if rule else "") + ("" if open_ else ", waived")

@@ -1,0 +1,154 @@
+"""Sentences and short texts that several forms of a report share; pure, no rich."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Literal, NamedTuple
+
+from robustcheck_onnx.checker.evidence import CLIP, IMAGENET, Interval, Preprocessing, Statistics
+from robustcheck_onnx.checker.text import number_text
+from robustcheck_onnx.checker.verdict import Verdict, above, below
+
+from .record import Placed
+
+NEIGHBOURS = 4  # reference sets shown around the model, beside the two ends of the table
+
+_GROUPS = {
+    "zero_shot_clip": "zero-shot CLIP",
+    "finetuned_clip": "finetuned CLIP",
+    "self_supervised": "self-supervised",
+    "face": "face recognition",
+}
+
+Clears = Literal["yes", "no", "straddles", "not measured"]
+
+
+_MEANING = {
+    "PASS": "The indication of robustness to natural distribution shifts is present on the images that were given. "
+    "It is an indication, not a proof.",
+    "WARN": "The indication of robustness to natural distribution shifts is absent or was not established on the "
+    "images that were given. That is no evidence of fragility.",
+}
+_ONLY_A_DETECTOR = (
+    "The indication of robustness to natural distribution shifts is present on the images that were given, but a "
+    "detector that was asked for warns."
+)
+
+
+def meaning_text(verdict: Verdict) -> str:
+    """What a verdict says, and no more."""
+    if [reason.id for reason in verdict.reasons] == ["detector_warned"]:
+        return _ONLY_A_DETECTOR
+    return _MEANING[verdict.verdict]
+
+
+def clears(interval: Interval, minimum: float) -> Clears:
+    """On which side of the threshold the interval lies, by the verdict's own comparisons."""
+    if interval.low is None or interval.high is None:
+        return "not measured"
+    if above(interval, minimum):
+        return "yes"
+    return "no" if below(interval, minimum) else "straddles"
+
+
+def max_median_text(statistics: Statistics) -> str:
+    """The max-median ratio; infinite where it was measured and a median is 0."""
+    if statistics.max_median_ratio is None and statistics.rms_kurtosis is not None:
+        return "infinite"
+    return number_text(statistics.max_median_ratio)
+
+
+class Place(NamedTuple):
+    """One line of the reference list; `reference` None = the model that was measured."""
+
+    rank: int
+    reference: Placed | None
+    left_out: int = 0
+    """sets between the line before and this one that are not listed"""
+
+
+def placed(references: Sequence[Placed], persistence_ratio: float, everything: bool = False) -> tuple[Place, ...]:
+    """Where the model stands among the reference sets by persistence ratio: its neighbours and both ends.
+
+    Args:
+        references: in any order.
+        persistence_ratio: the model's.
+        everything: all sets instead.
+
+    Returns:
+        Largest ratio first, ranks counted with the model among the sets; after sets with the same ratio.
+    """
+    by_ratio = sorted(references, key=lambda r: -r.persistence_ratio)
+    own = sum(r.persistence_ratio >= persistence_ratio for r in references)
+    ordered = [*by_ratio[:own], None, *by_ratio[own:]]
+    last = len(ordered) - 1
+    first = max(min(own - NEIGHBOURS // 2, last - NEIGHBOURS), 0)
+    window = range(first, first + NEIGHBOURS + 1)
+    shown = [i for i in range(len(ordered)) if everything or i in window or i in (0, last)]
+    return tuple(Place(i + 1, ordered[i], i - before - 1) for before, i in zip((-1, *shown), shown, strict=False))
+
+
+def widest_kurtosis(references: Sequence[Placed]) -> tuple[str, float, float] | None:
+    """The checkpoint whose activation kurtosis differs most between its image sets: name, least, most.
+
+    Only sets that show the indication count: of the others the table holds logits beside representations.
+    None when no checkpoint stands in the table twice.
+    """
+    shows = sorted((r for r in references if r.shows_outlier_features), key=lambda r: r.checkpoint)
+    by_checkpoint = groupby(shows, key=lambda r: r.checkpoint)
+    found = []
+    for checkpoint, rows in by_checkpoint:
+        values = [r.kurtosis for r in rows]
+        if len(values) > 1 and min(values) > 0:
+            found.append((checkpoint, min(values), max(values)))
+    return max(found, key=lambda f: f[2] / f[1], default=None)
+
+
+def group_text(group: str) -> str:
+    """The words for a group of the reference table."""
+    return _GROUPS.get(group, group.replace("_", " "))
+
+
+def preprocessing_text(p: Preprocessing) -> str:
+    """The steps from decoded photo to model input in one line; px are width×height."""
+    height, width = p.resize_size
+    if p.resize_mode == "none":
+        resize = "no resize"
+    elif p.resize_mode == "squash":
+        resize = "squashed" if p.resize_size == p.size else f"squashed to {width}×{height} px"
+    elif height == width:
+        resize = f"{p.resize_mode} edge {width} px"
+    else:
+        resize = f"{'covering' if p.resize_mode == 'shortest' else 'within'} {width}×{height} px"
+    steps = [resize]
+    if p.resize_mode != "none":
+        steps.append(p.interpolation)
+    if p.crop == "center":
+        steps.append("centre crop")
+    if p.rescale != 1 / 255:  # what every library does unless told otherwise
+        steps.append(f"pixels × {p.rescale:.4g}")
+    steps.append(_normalisation(p))
+    if p.color_order != "RGB":
+        steps.append(p.color_order)
+    return f"{p.size[1]}×{p.size[0]} px: {', '.join(steps)}"
+
+
+def _normalisation(p: Preprocessing) -> str:
+    for name, known in (("CLIP", CLIP), ("ImageNet", IMAGENET)):
+        if (p.mean, p.std) == (known.mean, known.std):
+            return f"{name} mean and SD"
+    return f"mean {_triple(p.mean)}, SD {_triple(p.std)}"
+
+
+def _triple(values: tuple[float, float, float]) -> str:
+    return f"{values[0]:.4g}" if len(set(values)) == 1 else " ".join(f"{v:.4g}" for v in values)
+
+
+def without_model(message: str, model: str) -> str:
+    """An error's message without the model's path before it, for a table whose row names the model.
+
+    >>> without_model("a.onnx: file is empty", "a.onnx")
+    'file is empty'
+    """
+    return message.removeprefix(f"{model}: ")

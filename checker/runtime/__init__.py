@@ -1,0 +1,24 @@
+"""ONNX Runtime: devices, sessions, forward passes.
+
+Comes in: an opened model and pixels; out go representations (image, feature). May import: model and what is below it.
+"""
+
+from __future__ import annotations
+
+from .device import CPU, cpu_name, cpu_threads, expects_gpu, list_gpus
+from .doctor import Finding
+from .runner import BATCH_SIZE, SAME_OUTPUT, Array, Runner, RunOutput
+
+__all__ = [
+    "BATCH_SIZE",
+    "CPU",
+    "SAME_OUTPUT",
+    "Array",
+    "Finding",
+    "RunOutput",
+    "Runner",
+    "cpu_name",
+    "cpu_threads",
+    "expects_gpu",
+    "list_gpus",
+]

@@ -1,0 +1,240 @@
+"""Why a device is or isn't there: facts about the environment, and what to type about each fault."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Literal
+
+import onnxruntime as ort
+from onnx import TensorProto, helper
+
+from robustcheck_onnx.checker.model import supported_versions
+from robustcheck_onnx.thresholds.frozen import Frozen
+
+from .device import CUDA, Gpu, ask_nvidia_smi, cpu_name, cpu_threads, device_providers, list_gpus, preload_cuda
+from .session import ORT_FATAL, RUN_ERRORS
+
+PACKAGES = ("robustcheck-onnx", "numpy", "onnx", "Pillow", "pydantic", "rich", "typer")
+WHEELS = ("onnxruntime", "onnxruntime-gpu")  # they share one import package
+CUDA_WHEELS = ("nvidia-cuda-runtime", "nvidia-cuda-runtime-cu12", "nvidia-cuda-runtime-cu13")
+CUDNN_WHEELS = ("nvidia-cudnn-cu12", "nvidia-cudnn-cu13")
+GPU_INSTALL = "pip install 'onnxruntime-gpu[cuda,cudnn]'"
+CLEAN_INSTALL = f"pip uninstall -y onnxruntime onnxruntime-gpu && {GPU_INSTALL}"
+
+
+class Finding(Frozen):
+    """One fact about the environment, judged."""
+
+    check: str
+    status: Literal["ok", "warn", "fail"]
+    detail: str
+    fix: str = ""
+    """a command to type; empty when there is nothing to fix"""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What was found; versions are empty where a package is not installed."""
+
+    python: str
+    packages: dict[str, str]
+    wheels: dict[str, str]
+    runtime: str
+    runtime_cuda: str
+    """CUDA that ONNX Runtime was built for"""
+    providers: tuple[str, ...]
+    opset: int | None
+    gpus: tuple[Gpu, ...]
+    driver_cuda: str
+    """newest CUDA that the driver runs"""
+    cuda_wheels: dict[str, str]
+    torch: str
+    cuda_fault: str | None
+    """why a tiny model did not run on CUDA, "" when it did, None when it was not tried"""
+    cpu: str
+    threads: int
+    cores: int
+
+
+def diagnose() -> tuple[Finding, ...]:
+    """Examine this environment: wheels, providers, driver, CUDA, packages, processor. torch is not imported."""
+    return examine(gather())
+
+
+def gather() -> Facts:
+    """Look at this environment, without judging."""
+    gpus = list_gpus()
+    header = re.search(r"CUDA(?: UMD)? Version:\s*([\d.]+)", ask_nvidia_smi()) if gpus else None
+    providers = tuple(ort.get_available_providers())
+    return Facts(
+        python=platform.python_version(),
+        packages=_versions(PACKAGES),
+        wheels=_versions(WHEELS),
+        runtime=ort.__version__,
+        runtime_cuda=_runtime_cuda(),
+        providers=providers,
+        opset=supported_versions()[0],
+        gpus=gpus,
+        driver_cuda=header.group(1) if header else "",
+        cuda_wheels=_versions((*CUDA_WHEELS, *CUDNN_WHEELS)),
+        torch=_versions(("torch",)).get("torch", ""),
+        cuda_fault=_try_cuda() if gpus and CUDA in providers else None,
+        cpu=cpu_name(),
+        threads=cpu_threads(),
+        cores=os.cpu_count() or 1,
+    )
+
+
+def examine(facts: Facts) -> tuple[Finding, ...]:
+    """Judge the facts of an environment (pure)."""
+    packages = ", ".join(f"{name} {number}" for name, number in facts.packages.items())
+    findings = [
+        Finding(check="Python", status="ok", detail=facts.python),
+        Finding(check="packages", status="ok", detail=packages),
+        _wheels(facts),
+        Finding(
+            check="execution providers",
+            status="ok",
+            detail=f"ONNX Runtime {facts.runtime} can try {', '.join(facts.providers)}"
+            + (f"; opsets up to {facts.opset}" if facts.opset else ""),
+        ),
+        _gpu(facts),
+        *_cuda(facts),
+        Finding(
+            check="processor",
+            status="ok",
+            detail=f"{facts.cpu}, {facts.threads} of {facts.cores} cores for this process",
+        ),
+    ]
+    return tuple(findings)
+
+
+def _wheels(facts: Facts) -> Finding:
+    listed = ", ".join(f"{name} {number}" for name, number in facts.wheels.items())
+    if len(facts.wheels) > 1:
+        return Finding(
+            check="ONNX Runtime wheels",
+            status="fail",
+            detail=f"{listed}: they overwrite each other's files, so CUDA may be missing",
+            fix=CLEAN_INSTALL,
+        )
+    if not facts.wheels:
+        return Finding(
+            check="ONNX Runtime wheels",
+            status="warn",
+            detail=f"ONNX Runtime {facts.runtime} is there, but from none of {', '.join(WHEELS)}",
+        )
+    return Finding(check="ONNX Runtime wheels", status="ok", detail=listed)
+
+
+def _gpu(facts: Facts) -> Finding:
+    if not facts.gpus:
+        return Finding(check="NVIDIA GPU", status="ok", detail="none (nvidia-smi lists none); the CPU is used")
+    listed = "; ".join(
+        f"{gpu.index}: {gpu.name}, {gpu.memory_free_mib} of {gpu.memory_mib} MiB free" for gpu in facts.gpus
+    )
+    driver = f"driver {facts.gpus[0].driver}" + (f", CUDA up to {facts.driver_cuda}" if facts.driver_cuda else "")
+    if CUDA not in facts.providers:
+        return Finding(
+            check="NVIDIA GPU",
+            status="warn",
+            detail=f"{listed}; {driver}; this ONNX Runtime has no {CUDA}",
+            fix=CLEAN_INSTALL,
+        )
+    return Finding(check="NVIDIA GPU", status="ok", detail=f"{listed}; {driver}")
+
+
+def _cuda(facts: Facts) -> list[Finding]:
+    if not facts.gpus or CUDA not in facts.providers:
+        return []
+    findings = []
+    built, driver = _major(facts.runtime_cuda), _major(facts.driver_cuda)
+    wheels = ", ".join(f"{name} {number}" for name, number in facts.cuda_wheels.items()) or "no NVIDIA Python packages"
+    wrong = [
+        f"{name} {number}"
+        for name, number in facts.cuda_wheels.items()
+        if built and _wheel_major(name, number) not in (None, built)
+    ]
+    detail = f"ONNX Runtime was built for CUDA {facts.runtime_cuda or 'of unknown version'}; {wheels}"
+    if built and driver and driver < built:
+        findings.append(
+            Finding(
+                check="CUDA",
+                status="fail",
+                detail=f"{detail}; the driver runs CUDA up to {facts.driver_cuda}",
+                fix="update the NVIDIA driver, or pip install 'onnxruntime-gpu<1.27' (CUDA 12)",
+            )
+        )
+    elif wrong:
+        detail = f"{detail}; {', '.join(wrong)} is for another CUDA"
+        findings.append(Finding(check="CUDA", status="warn", detail=detail, fix=GPU_INSTALL))
+    else:
+        findings.append(Finding(check="CUDA", status="ok", detail=detail))
+    torch_cuda = re.search(r"\+cu(\d\d)", facts.torch)
+    if torch_cuda and built and int(torch_cuda.group(1)) != built:
+        findings.append(
+            Finding(
+                check="torch",
+                status="warn",
+                detail=f"torch {facts.torch} is for CUDA {torch_cuda.group(1)}, ONNX Runtime for {built}: "
+                "they can't share one process",
+                fix="keep torch (exports) and the check in two environments",
+            )
+        )
+    if facts.cuda_fault is not None:
+        findings.append(
+            Finding(check="CUDA run", status="fail", detail=facts.cuda_fault, fix=GPU_INSTALL)
+            if facts.cuda_fault
+            else Finding(check="CUDA run", status="ok", detail="a tiny model ran on CUDAExecutionProvider")
+        )
+    return findings
+
+
+def _versions(names: tuple[str, ...]) -> dict[str, str]:
+    found = {}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _major(number: str) -> int | None:
+    match = re.match(r"\d+", number)
+    return int(match.group()) if match else None
+
+
+def _wheel_major(name: str, number: str) -> int | None:
+    """CUDA major of an NVIDIA wheel: in its name (…-cu13), else its own version."""
+    suffix = re.search(r"-cu(\d+)$", name)
+    return int(suffix.group(1)) if suffix else _major(number)
+
+
+def _runtime_cuda() -> str:
+    try:
+        from onnxruntime.capi import build_and_package_info  # noqa: PLC0415 # CPU builds may lack it
+    except ImportError:
+        return ""
+    return str(getattr(build_and_package_info, "cuda_version", "") or "")
+
+
+def _try_cuda() -> str:
+    """Why one addition did not run on CUDA, "" when it did."""
+    value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
+    end = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])
+    graph = helper.make_graph([helper.make_node("Add", ["x", "x"], ["y"])], "probe", [value], [end])
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    options = ort.SessionOptions()
+    options.log_severity_level = ORT_FATAL
+    preload_cuda()
+    try:
+        session = ort.InferenceSession(proto.SerializeToString(), options, providers=device_providers("cuda"))
+    except RUN_ERRORS as error:
+        return f"CUDA did not start: {' '.join(str(error).split())[:300]}"
+    obtained = session.get_providers()[0]
+    return "" if obtained == CUDA else f"{CUDA} did not start, ONNX Runtime took {obtained}"

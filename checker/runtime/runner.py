@@ -1,0 +1,375 @@
+"""Run a model on photos: pixels in, representation (image, feature) out."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
+from robustcheck_onnx.checker.evidence import Preprocessing
+from robustcheck_onnx.checker.images import scales_finitely
+from robustcheck_onnx.checker.model import ModelFile, apply_pool, own_bytes, refuse_changed
+
+from .device import CPU, CUDA, cpu_threads, expects_gpu
+from .feed import IMAGE, PIXELS, input_graph
+from .session import ORT_FATAL, RUN_ERRORS, describe, device_memory, open_session, translate
+
+LARGEST_DIFFERENCE = 1e9  # relative; stands for "not finite any more" too, since records hold no infinity
+MOST_IMAGES = 1024  # of a forward pass on a GPU, until memory runs out; callers give far fewer
+# On a CPU larger passes save nothing and leave its caches, and small ones side by side, one a core, wait for no other
+# core (docs/performance.md). A fixed number, not one timed at the start: other batches, other last digits.
+MOST_IMAGES_ON_CPU = 4
+COMPANY_IMAGES = 8  # images that batch invariance is measured on; each runs alone too
+BATCH_SIZE = 32  # images that callers give at once, by default
+SAME_OUTPUT = {"fp32": 1e-4, "fp64": 1e-4, "fp16": 1e-2, "bf16": 5e-2, "int8": 5e-2}
+"""Relative difference below which two runs of one model are the same, by precision: room for another order of
+sums and, quantised, for one step of rounding; a wrong fusion is off by far more."""
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class RunOutput:
+    """What a model made of some images."""
+
+    representation: Array
+    """(image, feature) float32 or float64, values as the model gives them: not checked for finiteness"""
+    class_output: Array | None
+    """(image, class) where the model has class scores"""
+
+
+@dataclass(frozen=True)
+class OutputCheck:
+    """Whether asking for the representation changed what the model computes."""
+
+    unchanged: bool
+    max_difference: float
+    """largest relative difference of the model's own outputs, with and without the added output"""
+    optimization: str
+    """graph optimisation level at which it was measured, and which the runner uses since"""
+
+
+class Runner:
+    """A model in an ONNX Runtime session (the only stateful object of the check).
+
+    Args:
+        model: from `open_model`.
+        device: auto, cpu, cuda, cuda:N or tensorrt.
+        preprocessing: scales the uint8 pixels of photos, on the device; None = pixels come as the model takes them.
+        also: the same file opened for further tensors, to be read in the same forward pass: each of them, and the
+            one of `model`, must be an output of the graph as its author wrote it.
+        threads: cores for ONNX Runtime; None = all that this process may use.
+        batch_size: images that callers give at once; no more of them are in work at a time.
+
+    Raises:
+        UsageError: no such device.
+        EnvironmentFaultError: the device asked for is not there, or memory ran out.
+        CannotAssessError: ONNX Runtime can't load the model; the preprocessing makes values that are not finite.
+    """
+
+    def __init__(
+        self,
+        model: ModelFile,
+        device: str = "auto",
+        *,
+        preprocessing: Preprocessing | None = None,
+        also: Sequence[ModelFile] = (),
+        threads: int | None = None,
+        batch_size: int = BATCH_SIZE,
+    ) -> None:
+        self.model = model
+        self.models = (model, *also)
+        assert not also or not any(opened.added_output for opened in self.models)
+        self._device = device
+        self._cores = threads or cpu_threads()
+        side_by_side = max(1, min(self._cores, batch_size // (self.fixed_batch or MOST_IMAGES_ON_CPU)))
+        # one pass at a time on a GPU, and in one thread for good: CUDA keeps a context a thread
+        self._run_side_by_side(1 if expects_gpu(device) else side_by_side)
+        self._open("all")
+        if self.execution.providers[0] == CPU and self._n_passes != side_by_side:  # a GPU that could not start
+            self._run_side_by_side(side_by_side)
+            self._open("all")
+        self._scaling: ort.InferenceSession | None = None
+        if preprocessing is not None and model.image_input.dtype != "uint8":
+            self._scaling = self._open_scaling(preprocessing)
+        self._most = MOST_IMAGES_ON_CPU if self.execution.providers[0] == CPU else MOST_IMAGES
+
+    def _run_side_by_side(self, n_passes: int) -> None:
+        """Threads for passes; those of a session, opened after it, help all of them where there are more cores."""
+        self._n_passes = n_passes
+        self._passes = ThreadPoolExecutor(n_passes, thread_name_prefix="run")
+        self._threads = self._cores - n_passes + 1  # a pass counts its own thread
+
+    def _open(self, level: str) -> None:
+        self._session, reason = open_session(
+            self.model.graph_bytes, self.model, self._device, level, threads=self._threads
+        )
+        self.execution = describe(self._session, self.model, self._device, level, reason, self._cores)
+
+    def _open_scaling(self, preprocessing: Preprocessing) -> ort.InferenceSession:
+        """Where uint8 pixels become the model's input; beside the model's own session, on the device that it got."""
+        if not scales_finitely(preprocessing):
+            raise CannotAssessError(
+                f"{self.model.path}: preprocessed pixels are not all finite; mean and std must be", "--preprocess"
+            )
+        first, device = self.execution.providers[0], self._device
+        if first != CUDA:  # no engine is built for five operators
+            device = "cpu" if first == CPU else "cuda"
+        graph = input_graph(preprocessing, self.model.image_input)
+        return open_session(graph, self.model, device, threads=self._threads)[0]
+
+    @property
+    def fixed_batch(self) -> int | None:
+        """The batch size that the model insists on, None for any."""
+        return self.model.image_input.batch
+
+    def run(self, pixels: Array) -> RunOutput:
+        """The representation of images.
+
+        `pixels` is (image, height, width, 3): uint8 as `preprocess.apply_uint8` gives it, for a model that takes uint8
+        or a runner that knows the preprocessing; else float32 as `preprocess.apply` gives it. A fixed batch is filled
+        up by repeating the last image; the surplus is dropped, never an image.
+
+        Raises:
+            UsageError: wrong shape or type of `pixels`.
+            CannotAssessError: no image, values that are not finite, another size than the model takes, an output
+                without one row an image, files of weights that changed since they were digested.
+            EnvironmentFaultError: memory ran out.
+        """
+        names = [self.model.fetch]
+        if self.model.class_output is not None and self.model.class_output != self.model.fetch:
+            names.append(self.model.class_output)
+        (outputs,) = self._outputs(self._session, [pixels], names)
+        scores = None
+        if self.model.class_output is not None:
+            scores = outputs[-1].reshape(len(outputs[-1]), -1)
+        return RunOutput(_representation(outputs[0], self.model), scores)
+
+    def represent(self, pixels: Array, *, whole: bool = False) -> tuple[Array, ...]:
+        """The representations of images, one (image, feature) for each of `models`; each pass gives all of them.
+
+        whole: in one pass, but for a fixed batch. Other arguments and errors as for `run`.
+        """
+        return self._represent([pixels], whole=whole)[0]
+
+    def _represent(self, sets: Sequence[Array], *, whole: bool) -> list[tuple[Array, ...]]:
+        outputs = self._outputs(self._session, sets, [model.fetch for model in self.models], whole=whole)
+        return [
+            tuple(_representation(values, model) for values, model in zip(each, self.models, strict=True))
+            for each in outputs
+        ]
+
+    def batch_invariances(self, pixels: Array) -> tuple[float | None, ...]:
+        """Largest relative difference between an image's representation alone and in company, for each of `models`.
+
+        max |alone − company| / rms(alone) over the first images of `pixels`; company is the batch in order and
+        reversed, and a batch of one image repeated stands for "alone" where the batch is fixed. 0 means that no
+        image's representation depends on its batch; with a fixed batch of 1 it can't; 1e9 at most, also where a value
+        is finite in company and not alone, or the other way round. Company is one pass: where memory is short it has
+        fewer images, and no later pass has more; None where it is a single image, which says nothing.
+        """
+        company = pixels[:COMPANY_IMAGES]
+        while len(company) > 1:
+            sets = [*(company[i : i + 1] for i in range(len(company))), company, company[::-1]]
+            try:
+                *single, in_order, reversed_ = self._represent(sets, whole=True)
+                break
+            except EnvironmentFaultError:
+                if self.fixed_batch:
+                    raise
+                company = company[: len(company) // 2]
+                self._most = min(self._most, len(company))
+        else:
+            return (None,) * len(self.models)
+        differences: list[float | None] = []
+        for rows, company, turned in zip(zip(*single, strict=True), in_order, reversed_, strict=True):
+            alone = np.concatenate(rows)
+            differences.append(max(_relative_difference(alone, company), _relative_difference(alone, turned[::-1])))
+        return tuple(differences)
+
+    def output_unchanged(self, pixels: Array) -> OutputCheck:
+        """Compare the model's own outputs with and without the added output, on one batch.
+
+        ONNX Runtime fuses layers, and an output in the middle forbids some fusions. When the outputs differ, the
+        runner goes to lower graph optimisation until they agree, and keeps the last level either way.
+        """
+        if not self.model.added_output:
+            return OutputCheck(True, 0.0, self.execution.optimization)
+        names = [output.name for output in self.model.outputs]
+        limit = SAME_OUTPUT[self.model.precision]
+        session, _ = open_session(own_bytes(self.model), self.model, self._device, threads=self._threads)
+        (own,) = self._outputs(session, [pixels], names)
+        del session
+        difference = LARGEST_DIFFERENCE
+        for level in ("all", "basic", "none"):
+            if level != self.execution.optimization:
+                self._open(level)
+            (ours,) = self._outputs(self._session, [pixels], names)
+            difference = max(_relative_difference(a, b) for a, b in zip(own, ours, strict=True))
+            if difference <= limit:
+                break
+        return OutputCheck(difference <= limit, difference, self.execution.optimization)
+
+    def _outputs(
+        self, session: Any, sets: Sequence[Array], names: list[str], *, whole: bool = False
+    ) -> list[list[Array]]:
+        """Named outputs for the images of each set, in as many passes as the device, a fixed batch or memory call for.
+
+        whole: one pass for each set, but for a fixed batch.
+        """
+        cut = []
+        for feed in map(self._feed, sets):
+            size = self.fixed_batch or (len(feed) if whole else self._most)
+            cut.append([feed[i : i + size] for i in range(0, len(feed), size)])
+        batches = [batch for each in cut for batch in each]
+        ran = iter(self._run_batches(session, names, batches, can_halve=not whole and not self.fixed_batch))
+        refuse_changed(self.model.path, self.model.external)
+        return [
+            [np.concatenate(values) for values in zip(*itertools.islice(ran, len(each)), strict=True)] for each in cut
+        ]
+
+    def _run_batches(
+        self, session: Any, names: list[str], batches: Sequence[Array], *, can_halve: bool
+    ) -> list[list[Array]]:
+        """Named outputs of each batch.
+
+        Where memory runs out, passes run one after the other for good, then batches are halved for good.
+        """
+        outputs, side_by_side = [], self._n_passes > 1
+        for batch, outcome in zip(batches, self._run_session(session, names, batches), strict=True):
+            if not isinstance(outcome, Exception):
+                outputs.append(self._by_image(batch, names, outcome))
+                continue
+            fault = translate(outcome, self.model)
+            size = len(batch)
+            if not isinstance(fault, EnvironmentFaultError) or not (side_by_side or (can_halve and size > 1)):
+                raise fault from outcome
+            if not side_by_side:
+                size //= 2
+                self._most = min(self._most, size)
+            elif self._n_passes > 1:
+                self._run_side_by_side(1)
+            parts = [batch[i : i + size] for i in range(0, len(batch), size)]
+            again = self._run_batches(session, names, parts, can_halve=can_halve)
+            outputs.append([np.concatenate(values) for values in zip(*again, strict=True)])
+        return outputs
+
+    def _by_image(self, batch: Array, names: list[str], values: list[Any]) -> list[Array]:
+        """Outputs whose first axis is the image, without those of the images that filled up a fixed batch."""
+        ran = self.fixed_batch or len(batch)
+        for name, value in zip(names, values, strict=True):
+            if np.ndim(value) == 0 or len(value) != ran:
+                raise CannotAssessError(
+                    f"{self.model.path}: output {name!r} has shape {np.shape(value)} for {ran} images; "
+                    "the first axis must be the image",
+                    "export the model again with a dynamic batch axis",
+                )
+        return [np.asarray(value)[: len(batch)] for value in values]
+
+    def _run_session(self, session: Any, names: list[str], batches: Sequence[Array]) -> list[list[Any] | Exception]:
+        """session.run for each batch in other threads, and what it raised where it failed.
+
+        Python sees a signal only between native calls, and a graph may loop: whatever interrupts the wait makes ONNX
+        Runtime stop at the next node.
+        """
+        options = ort.RunOptions()
+        options.log_severity_level = ORT_FATAL
+        running: list[Future[list[Any]]] = []
+        try:
+            for batch in batches:
+                running.append(self._passes.submit(self._pass, session, names, batch, options))
+            wait(running)
+        except BaseException:
+            options.terminate = True
+            for each in running:
+                each.cancel()
+            wait(running)
+            raise
+        outcomes: list[list[Any] | Exception] = []
+        for each in running:
+            try:
+                outcomes.append(each.result())
+            except RUN_ERRORS as error:  # each batch may fail by itself
+                outcomes.append(error)
+        return outcomes
+
+    def _pass(self, session: Any, names: list[str], batch: Array, options: ort.RunOptions) -> list[Any]:
+        """One forward pass; uint8 pixels are scaled on the device first and stay there."""
+        name, missing = self.model.image_input.name, (self.fixed_batch or len(batch)) - len(batch)
+        if missing:
+            batch = np.concatenate([batch, np.repeat(batch[-1:], missing, axis=0)])
+        if self._scaling is None or batch.dtype != np.uint8:
+            return list(session.run(names, {name: batch}, options))
+        binding = self._scaling.io_binding()
+        binding.bind_cpu_input(PIXELS, batch)
+        binding.bind_output(IMAGE, *device_memory(self._scaling))
+        self._scaling.run_with_iobinding(binding, options)
+        binding.synchronize_outputs()
+        (image,) = binding.get_outputs()
+        return list(session.run(names, {name: image}, options))
+
+    def _feed(self, pixels: Array) -> Array:
+        """Pixels in the model's layout and type; uint8 as they are where they are scaled on the device."""
+        where, image = self.model.path, self.model.image_input
+        if pixels.ndim != 4 or pixels.shape[-1] != 3:
+            raise UsageError(f"pixels have shape {pixels.shape}; (image, height, width, 3) is needed")
+        if len(pixels) == 0:
+            raise CannotAssessError(f"{where}: number of images is 0; at least one is needed", "--images FOLDER")
+        for axis, name, size in ((1, "height", image.height), (2, "width", image.width)):
+            if size is not None and pixels.shape[axis] != size:
+                raise CannotAssessError(
+                    f"{where}: preprocessed {name} is {pixels.shape[axis]} px; the model takes {size} px",
+                    "--preprocess FILE with that size",
+                )
+        if pixels.dtype != np.uint8 and not np.isfinite(pixels).all():
+            raise CannotAssessError(
+                f"{where}: preprocessed pixels are not all finite; mean and std must be", "--preprocess"
+            )
+        if image.dtype == "uint8" and pixels.dtype != np.uint8:
+            if not ((pixels >= 0) & (pixels <= 255) & (pixels == np.round(pixels))).all():
+                raise UsageError(
+                    f"{where}: input type is uint8; preprocessing must keep whole numbers from 0 to 255",
+                    "--preprocess with rescale 1, mean 0, std 1",
+                )
+        elif image.dtype != "uint8" and pixels.dtype == np.uint8:
+            if self._scaling is None:
+                raise UsageError(f"{where}: pixels are uint8; the model takes {image.dtype}")
+            return np.ascontiguousarray(pixels)
+        if image.layout == "NCHW":
+            pixels = pixels.transpose(0, 3, 1, 2)
+        return np.ascontiguousarray(pixels, dtype=np.dtype(image.dtype))
+
+
+def _representation(values: Array, model: ModelFile) -> Array:
+    """Pooled, (image, feature), float32 or float64."""
+    found = model.representation
+    representation = apply_pool(values, found.pool, found.feature_axis)
+    return representation if representation.dtype in (np.float32, np.float64) else representation.astype(np.float32)
+
+
+def _relative_difference(expected: Array, actual: Array) -> float:
+    """max over images of max |expected − actual| / rms(expected); 0 for no image, 1e9 at most.
+
+    Values that are not finite must be the same in both, else it is 1e9; the others are compared without them.
+    """
+    if object in (expected.dtype, actual.dtype):  # strings
+        return 0.0 if np.array_equal(expected, actual) else LARGEST_DIFFERENCE
+    left = expected.reshape(len(expected), -1).astype(np.float64)
+    right = actual.reshape(len(actual), -1).astype(np.float64)
+    if left.size == 0:
+        return 0.0
+    known = np.isfinite(left)
+    if not np.isfinite(right[known]).all() or not np.array_equal(left[~known], right[~known], equal_nan=True):
+        return LARGEST_DIFFERENCE
+    left, right = np.where(known, left, 0.0), np.where(known, right, 0.0)
+    gap = np.abs(left - right).max(axis=1)
+    scale = np.sqrt((left**2).mean(axis=1))
+    relative = np.divide(gap, scale, out=np.where(gap > 0, LARGEST_DIFFERENCE, 0.0), where=scale > 0)
+    return min(float(relative.max()), LARGEST_DIFFERENCE)

@@ -1,0 +1,166 @@
+"""An ONNX Runtime session: opened with the providers of a device, described as it is, its errors translated."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import onnxruntime as ort
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
+
+from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError
+from robustcheck_onnx.checker.evidence import Execution
+from robustcheck_onnx.checker.model import LINEAR, ModelFile
+
+from .device import CPU, _first, _gpu_name, _why_not, cpu_name, device_providers, preload_cuda
+
+# ONNX Runtime 1.31 ends the process (microsoft/onnxruntime#28392) when this one meets a float16 ViT on the CPU.
+CRASHING = {"fp16": ["NchwcTransformer"]}
+HEAVY_OPS = LINEAR | {"Attention", "MultiHeadAttention"}
+ORT_FATAL = 4  # ONNX Runtime's quietest log level; errors come as exceptions anyway
+LEVELS: Mapping[str, Any] = {  # graph optimisation, from what users run to none
+    "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
+    "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+    "none": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
+}
+_FAILURES = (
+    "Fail InvalidArgument NoSuchFile NoModel EngineError RuntimeException InvalidProtobuf ModelLoaded "
+    "NotImplemented InvalidGraph EPFail"
+)
+RUN_ERRORS: tuple[type[Exception], ...] = (  # what loading or running a model raises
+    *(getattr(ort_state, name) for name in _FAILURES.split() if hasattr(ort_state, name)),
+    MemoryError,
+    RuntimeError,
+    ValueError,
+)
+# Places in ONNX Runtime's own source, and the C++ functions and conditions that failed there.
+SOURCE_NOISE = (
+    re.compile(r"\S+\.(?:cc|h|cu|cuh)\S* (?:(?!\.(?:cc|h|cu)\b).)*? was (?:false|true)\. ?"),
+    re.compile(r"\S+\.(?:cc|h|cu|cuh)\S* [^()]*::[^()]*\([^()]*\)(?: const)?(?: \[with [^\]]*\])? ?"),
+    re.compile(r"\S+\.(?:cc|h|cu|cuh)\b\S* (?:[A-Z]\w+ (?=[A-Z]))?"),
+)
+OUT_OF_MEMORY = re.compile(r"out of memory|failed to allocate|bad_alloc|bad allocation|BFCArena|CUDA failure 2\b", re.I)
+
+
+def open_session(
+    graph: bytes, model: ModelFile, device: str, level: str = "all", *, threads: int
+) -> tuple[ort.InferenceSession, str]:
+    """A session on `device`, proved to be there, and why `auto` fell back to the CPU ("" if it did not).
+
+    threads: cores it may use.
+
+    Raises:
+        UsageError: no such device.
+        EnvironmentFaultError: the device asked for is not there, or memory ran out.
+        CannotAssessError: ONNX Runtime can't load the model.
+    """
+    providers, wanted = device_providers(device), _first(device)
+    if wanted == CPU:
+        return _session(graph, model, providers, level, threads), ""
+    reason = _why_not(wanted)
+    session = None
+    if not reason:
+        preload_cuda()
+        try:
+            session = _session(graph, model, providers, level, threads)
+            if session.get_providers()[0] == wanted:
+                return session, ""
+            reason = f"ONNX Runtime could not start {wanted} and took {session.get_providers()[0]}"
+        except CannotAssessError as error:
+            # a provider that can't start sometimes raises instead of falling back: the CPU tells which it was
+            reason = error.message
+    if device != "auto":
+        raise EnvironmentFaultError(f"--device is {device}; {reason}", "robustcheck doctor, or --device cpu")
+    return _session(graph, model, [CPU], level, threads), reason
+
+
+def describe(
+    session: ort.InferenceSession, model: ModelFile, device: str, level: str, reason: str, threads: int
+) -> Execution:
+    """The facts of a session, from the session itself; `threads` are those of all passes side by side."""
+    obtained = tuple(session.get_providers())
+    nodes: dict[str, int] | None = None
+    heavy: dict[str, int] = {}
+    if hasattr(session, "get_provider_graph_assignment_info"):
+        nodes = {}
+        for part in session.get_provider_graph_assignment_info():
+            members = part.get_nodes()
+            nodes[part.ep_name] = nodes.get(part.ep_name, 0) + len(members)
+            if part.ep_name == CPU and obtained[0] != CPU:
+                for node in members:
+                    if node.op_type in HEAVY_OPS:
+                        heavy[node.op_type] = heavy.get(node.op_type, 0) + 1
+    return Execution(
+        requested=device,
+        providers=obtained,
+        nodes=nodes,
+        heavy_on_cpu=heavy,
+        runtime=ort.__version__,
+        device=cpu_name() if obtained[0] == CPU else _gpu_name(device),
+        threads=threads,
+        precision=model.precision,
+        optimization=level,
+        fallback_reason=reason,
+    )
+
+
+def device_memory(session: ort.InferenceSession) -> tuple[str, int]:
+    """Where a session keeps its tensors, as ONNX Runtime's binding names it: kind of device and its number."""
+    first = session.get_providers()[0]
+    if first == CPU:
+        return "cpu", 0
+    return "cuda", int(session.get_provider_options()[first].get("device_id", 0))
+
+
+def translate(error: Exception, model: ModelFile) -> CannotAssessError | EnvironmentFaultError:
+    """ONNX Runtime's exception as an error that names the file and the next step."""
+    # a name in the model that is no text makes the message a UnicodeDecodeError, which holds its bytes
+    said = error.object.decode(errors="backslashreplace") if isinstance(error, UnicodeDecodeError) else str(error)
+    text = re.sub(r"\s+", " ", re.sub(r"\[ONNXRuntimeError\] : \d+ : \w+ : ", "", said)).strip()
+    path = shlex.quote(str(model.path))
+    if isinstance(error, MemoryError) or OUT_OF_MEMORY.search(text):
+        asked = re.search(r"failed to allocate.*?(\d+)", text, re.I)
+        what = f"{asked.group(1)} bytes were asked for" if asked else "no size was given"
+        return EnvironmentFaultError(
+            f"{model.path}: memory ran out ({what}); the model must fit with one image at least",
+            "free -h, or nvidia-smi for a GPU; --device cpu where the GPU is the smaller one",
+        )
+    for pattern in SOURCE_NOISE:
+        text = pattern.sub("", text)
+    text = text.replace("Name:'' ", "").replace("Status Message: ", "")
+    return CannotAssessError(
+        f"{model.path}: ONNX Runtime {ort.__version__} refuses the model: {text[:400]}", f"robustcheck inspect {path}"
+    )
+
+
+def _session(graph: bytes, model: ModelFile, providers: list[Any], level: str, threads: int) -> ort.InferenceSession:
+    ort.disable_telemetry_events()  # nothing of a check leaves the machine
+    options = ort.SessionOptions()
+    options.log_severity_level = ORT_FATAL
+    options.graph_optimization_level = LEVELS[level]
+    options.use_deterministic_compute = True
+    options.intra_op_num_threads = threads  # ORT's own count ignores cgroups and fails to pin threads
+    options.inter_op_num_threads = 1
+    # idle threads would spin on the cores that decode the next photos: measured, a quarter of the processor time
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    if model.external_folder is not None:
+        options.add_session_config_entry(
+            "session.model_external_initializers_file_folder_path", str(model.external_folder)
+        )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a provider that is not there: the providers are compared instead
+            # its own fallback prints to stdout and moves a running session to the CPU without a word in the record
+            return ort.InferenceSession(
+                graph,
+                options,
+                providers=providers,
+                disabled_optimizers=CRASHING.get(model.precision, []),
+                enable_fallback=0,
+            )
+    except RUN_ERRORS as error:
+        raise translate(error, model) from error

@@ -1,0 +1,10 @@
+"""Outlier features through the depth of a network, block by block.
+
+Comes in: one model. May import: measure, report and what is below them.
+"""
+
+from __future__ import annotations
+
+from .run import scan
+
+__all__ = ["scan"]

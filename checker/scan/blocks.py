@@ -1,0 +1,259 @@
+"""Where the blocks of a network end, found on its graph by rule (pure).
+
+A residual block is an addition of two branches that part at one tensor, its source, when at least one of them holds a
+linear layer and the other is the source itself or a linear map, norm or pooling of it (the shortcut of a block that
+changes its width). That is how the residual stream of transformers and the blocks of ResNets, ConvNeXts and MobileNets
+are written. A graph without one is cut where width or resolution of what all paths lead through changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import onnx
+
+from robustcheck_onnx.checker.model import ACTIVATION, LINEAR, NORMALISATION, POOL, RESHAPE, Layers, data_inputs
+
+Shape = tuple[int, ...]
+
+ATTENTION = frozenset(
+    ("Softmax", "Attention", "MultiHeadAttention", "GroupQueryAttention", "QAttention", "QLinearSoftmax")
+)
+SUMS = frozenset(("Add", "Sum", "SkipLayerNormalization", "SkipSimplifiedLayerNormalization"))
+SKIP_SUM_AT = 3  # output of ONNX Runtime's Skip…LayerNormalization that holds the sum itself
+SAME_VALUES = frozenset(("Identity", "Cast", "Dropout", "QuantizeLinear", "DequantizeLinear"))
+SHORTCUT = LINEAR | NORMALISATION | POOL | RESHAPE | frozenset(("Add", "Mul", "Pad"))
+KINDS = ("stem", "stage", "attention", "mlp", "convolution", "named", "representation")
+
+
+@dataclass(frozen=True)
+class Block:
+    """The tensor at the end of a block."""
+
+    tensor: str
+    kind: str
+    """attention, mlp or convolution: what the branch of a residual block holds; stem: what enters the first of them;
+    stage: what enters one and is the end of no other, or the last tensor before a change of width or resolution;
+    named: by the user"""
+
+
+@dataclass(frozen=True)
+class Residual:
+    """An addition that may end a residual block; shapes decide."""
+
+    total: str
+    """the sum"""
+    output: str
+    """what the next block reads: the sum, or the activation that alone follows it"""
+    source: str
+    branches: tuple[str, str]
+    kind: str
+    own: int
+    """bit of the node that adds"""
+    inside: int
+    """bits of the nodes in both branches"""
+
+
+class Ancestry:
+    """Which nodes lie upstream of which, for one tensor at the end.
+
+    Args:
+        layers: of the graph.
+        nodes: of the graph, in their (topological) order.
+        end: only what leads to this tensor counts.
+    """
+
+    def __init__(self, layers: Layers, nodes: Iterable[onnx.NodeProto], end: str) -> None:
+        self.layers = layers
+        self.nodes = [node for node in nodes if any(name in layers.image_tensors for name in node.output)]
+        self._number = {name: i for i, node in enumerate(self.nodes) for name in node.output if name}
+        self._above: list[int] = []  # bits of the nodes upstream of each node, itself included
+        for i, node in enumerate(self.nodes):
+            bits = 1 << i
+            for name in self.reads(node):
+                bits |= self.above(name)
+            self._above.append(bits)
+        self.to_end = self.above(end)
+
+    def reads(self, node: onnx.NodeProto) -> list[str]:
+        """Inputs of a node that are computed from the image."""
+        return [name for name in node.input if name in self.layers.image_tensors]
+
+    def above(self, tensor: str) -> int:
+        """Bits of the nodes that `tensor` is computed by; 0 for the image."""
+        number = self._number.get(tensor)
+        return 0 if number is None else self._above[number]
+
+    def own(self, tensor: str) -> int:
+        """Bit of the node that makes `tensor`; 0 for the image."""
+        number = self._number.get(tensor)
+        return 0 if number is None else 1 << number
+
+    def members(self, bits: int) -> Iterable[onnx.NodeProto]:
+        """The nodes of a set of bits, in order."""
+        while bits:
+            lowest = bits & -bits
+            yield self.nodes[lowest.bit_length() - 1]
+            bits ^= lowest
+
+    def has_linear(self, bits: int) -> bool:
+        """Whether a linear layer is among the nodes."""
+        return any(node.op_type in LINEAR or node.op_type in ATTENTION for node in self.members(bits))
+
+
+def find_residuals(layers: Layers, nodes: Sequence[onnx.NodeProto], end: str) -> list[Residual]:
+    """Additions that may end a residual block on the way to the tensor `end`, in order, by connections alone.
+
+    Shapes are not looked at: `keep_residuals` does.
+    """
+    ancestry = Ancestry(layers, nodes, end)
+    consumers: dict[str, list[onnx.NodeProto]] = {}
+    for node in ancestry.nodes:
+        for name in ancestry.reads(node):
+            consumers.setdefault(name, []).append(node)
+    found: list[Residual] = []
+    for node in ancestry.members(ancestry.to_end):
+        branches = ancestry.reads(node)[:2]
+        if node.op_type not in SUMS or len(branches) < 2 or branches[0] == branches[1]:
+            continue
+        total = node.output[0]
+        if node.op_type.startswith("Skip"):
+            if len(node.output) <= SKIP_SUM_AT or not node.output[SKIP_SUM_AT]:
+                continue
+            total = node.output[SKIP_SUM_AT]
+        if meeting := _source(ancestry, branches[0], branches[1]):
+            source, inside = meeting
+            found.append(
+                Residual(
+                    total=total,
+                    output=_after(consumers, total),
+                    source=source,
+                    branches=(branches[0], branches[1]),
+                    kind=_kind(ancestry.members(inside)),
+                    own=ancestry.own(total),
+                    inside=inside,
+                )
+            )
+    return found
+
+
+def keep_residuals(residuals: Iterable[Residual], shapes: Mapping[str, Shape]) -> list[Residual]:
+    """Those that end a block: both branches and the sum have one shape of 2 to 4 axes, and no other holds them.
+
+    An addition inside the branch of another one is none: relative positions added to attention scores, the inner sums
+    of a Res2Net block.
+    """
+    alike = [
+        residual
+        for residual in residuals
+        if {shapes.get(name) for name in residual.branches} == {shapes.get(residual.total)}
+        and 2 <= len(shapes.get(residual.total, ())) <= 4
+    ]
+    return [residual for residual in alike if not any(residual.own & other.inside for other in alike)]
+
+
+def residual_blocks(layers: Layers, residuals: Sequence[Residual], order: Mapping[str, int]) -> list[Block]:
+    """Ends of the residual blocks, and what enters a block and is the end of no other, in the order of the graph.
+
+    order: position of the node that makes a tensor. What comes of an end by a cast or quantisation is that end.
+    """
+    ends = {residual.output: residual.kind for residual in residuals}
+    totals = {residual.total for residual in residuals}
+    known = ends.keys() | totals
+    entries = [r.source for r in residuals if _same_values(layers, r.source) not in known and r.source in order]
+    first = min(entries, key=lambda name: order[name], default=None)
+    kinds = {name: "stem" if name == first else "stage" for name in entries} | ends
+    return [Block(name, kinds[name]) for name in sorted(kinds, key=lambda name: order[name])]
+
+
+def find_passages(layers: Layers, nodes: Sequence[onnx.NodeProto], end: str) -> list[str]:
+    """Tensors that every path from the image to the tensor `end` leads through, in order, `end` left out."""
+    ancestry = Ancestry(layers, nodes, end)
+    members = list(ancestry.members(ancestry.to_end))
+    last_read: dict[str, int] = {}
+    for i, node in enumerate(members):
+        for name in ancestry.reads(node):
+            last_read[name] = i
+    last_read[end] = len(members)
+    passages = []
+    reach = 0  # the last node that reads anything made so far, the image included
+    image_read = max((i for n, i in last_read.items() if ancestry.own(n) == 0), default=0)
+    reach = image_read
+    for i, node in enumerate(members):
+        made = [name for name in node.output if name in last_read]
+        if reach <= i and len(made) == 1 and made[0] != end:
+            passages.append(made[0])
+        reach = max([reach, *(last_read[name] for name in made)])
+    return passages
+
+
+def stage_blocks(layers: Layers, passages: Sequence[str], shapes: Mapping[str, Shape]) -> list[Block]:
+    """The last tensor before each change of width or resolution, where the stretch computes something new.
+
+    A stretch is a run of passages of one shape (2 to 4 axes); one without a linear layer or a concatenation (pooling,
+    a reshape) is no stage.
+    """
+    blocks: list[Block] = []
+    stretch: list[str] = []
+    for name in [*passages, ""]:
+        shape = shapes.get(name)
+        if stretch and shape == shapes.get(stretch[-1]):
+            stretch.append(name)
+            continue
+        ops = {layers.producers[member].op_type for member in stretch}
+        if stretch and (ops & LINEAR or ops & {"Concat"}):
+            blocks.append(Block(stretch[-1], "stage"))
+        stretch = [name] if shape is not None and 2 <= len(shape) <= 4 else []
+    return blocks
+
+
+def _source(ancestry: Ancestry, a: str, b: str) -> tuple[str, int] | None:
+    """Where two branches part, and the bits of the nodes in both; None when they are no shortcut and branch."""
+    best: tuple[int, str, int] | None = None
+    for shortcut, main in ((a, b), (b, a)):
+        for steps, source in enumerate(_shortcut(ancestry.layers, shortcut)):
+            if best is not None and steps >= best[0]:
+                break
+            own = ancestry.own(source)
+            if not own or not own & ancestry.above(main):
+                continue
+            beside = ancestry.above(shortcut) & ~ancestry.above(source)
+            inside = ancestry.above(main) & ~ancestry.above(source)
+            if beside & inside == 0 and ancestry.has_linear(inside):
+                best = (steps, source, beside | inside)
+                break
+    return best[1:] if best else None
+
+
+def _shortcut(layers: Layers, tensor: str) -> Iterable[str]:
+    """`tensor`, then what it is a linear map, norm or pooling of."""
+    yield tensor
+    while (node := layers.producers.get(tensor)) is not None and node.op_type in SHORTCUT:
+        names = data_inputs(layers, node)
+        if len(names) != 1:
+            return
+        tensor = names[0]
+        yield tensor
+
+
+def _same_values(layers: Layers, tensor: str) -> str:
+    """The tensor whose values `tensor` holds, but for rounding."""
+    while (node := layers.producers.get(tensor)) is not None and node.op_type in SAME_VALUES:
+        tensor = node.input[0]
+    return tensor
+
+
+def _after(consumers: Mapping[str, Sequence[onnx.NodeProto]], total: str) -> str:
+    """The output of the activation that alone reads `total`, else `total`."""
+    readers = consumers.get(total, ())
+    if len(readers) == 1 and readers[0].op_type in ACTIVATION and "oftmax" not in readers[0].op_type:
+        return str(readers[0].output[0])
+    return total
+
+
+def _kind(nodes: Iterable[onnx.NodeProto]) -> str:
+    ops = {node.op_type for node in nodes}
+    if ops & ATTENTION:
+        return "attention"
+    return "convolution" if any("Conv" in op for op in ops) else "mlp"

@@ -1,0 +1,163 @@
+"""What a scan found: its records, and what they say in words; pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from robustcheck_onnx.checker.evidence import Execution, ImageFacts, PreprocessingFacts
+from robustcheck_onnx.checker.model import ModelFile
+from robustcheck_onnx.checker.report import Time
+from robustcheck_onnx.checker.text import as_json
+from robustcheck_onnx.thresholds.frozen import Frozen
+
+from .depth import LayerStatistics, PersistentFeature
+from .taps import GRID
+
+FEW_IMAGES = 50  # a check needs as many; fewer make persistent features unreliable (docs/statistics.md)
+LIMITS = (
+    "Information, not a verdict: robustcheck check judges the representation alone. Outlier features of tokens or "
+    "positions inside a network do not tell effective robustness: DeiT-III, trained with labels only, has outlier "
+    "tokens; DINOv3, trained without text, has constant large features that its last norm scales down; registers take "
+    "outlier tokens out of OpenCLIP at unchanged accuracy (Darcet et al. 2024)."
+)
+
+
+class Layer(Frozen):
+    """The end of one block, measured."""
+
+    kind: str
+    """stem, stage, attention, mlp, convolution, named, or representation (see docs/scan.md)"""
+    tensor: str
+    form: str
+    """vector, tokens, tokens_first, map (features before positions) or map_last"""
+    width: int
+    """features"""
+    positions: tuple[int, ...]
+    """tokens; or height and width; empty for a vector"""
+    measured: tuple[int, ...]
+    """positions at which rows of features are measured"""
+    class_token: bool
+    statistics: LayerStatistics
+
+
+class ScanModel(Frozen):
+    """The model of a scan."""
+
+    file: str
+    digest: str
+    source: str
+    """what the contract says it is; empty without a contract"""
+    tensor: str
+    pool: str
+    rule: str
+    """how blocks were found: residual, stages or named"""
+    n_left_out: int
+    """ends of blocks that could not be read, such as rows that are no images"""
+    output_difference: float
+    """largest relative difference of representation and class scores with and without the appended nodes"""
+    output_unchanged: bool
+
+
+class ScanReport(Frozen):
+    """Outlier features through the depth of a model."""
+
+    schema_version: Literal[1] = 1
+    tool: str = "robustcheck"
+    kind: Literal["scan"] = "scan"
+    tool_version: str
+    model: ScanModel
+    layers: tuple[Layer, ...]
+    """in the order of the graph; the representation last"""
+    begins: int | None
+    """index of the first layer with a persistent outlier feature"""
+    summary: str
+    preprocessing: PreprocessingFacts
+    images: ImageFacts
+    execution: Execution
+    notes: tuple[str, ...]
+    limits: str = LIMITS
+    time: Time | None
+    """None where the caller asked for no time block"""
+
+
+def to_json(report: ScanReport) -> str:
+    """The report as one JSON document."""
+    return as_json(report.model_dump(mode="json"))
+
+
+def summary(layers: Sequence[Layer], begins: int | None) -> str:
+    """Where outlier features begin, in words."""
+    n_images = max(layer.statistics.n_images for layer in layers)
+    of_class = next((i for i, layer in enumerate(layers) if layer.statistics.n_class_token_persistent), None)
+    told = f"No layer has a persistent outlier feature on these {n_images} images."
+    if begins is not None:
+        layer = layers[begins]
+        rows = {0: "images", 1: "tokens", 2: "positions"}[len(layer.positions)]
+        told = (
+            f"{_named(layers, begins)} is the first with a persistent outlier feature: "
+            f"{_first(layer.statistics.persistent, layer.statistics.n_persistent, rows)} measured on "
+            f"{layer.statistics.n_images} images."
+        )
+    if of_class is not None and (begins is None or of_class < begins):
+        found = layers[of_class].statistics
+        named = _first(found.class_token_persistent, found.n_class_token_persistent, "images")
+        told += f" In the class token alone it is {_named(layers, of_class, lower=True)}: {named}."
+    return told
+
+
+def _named(layers: Sequence[Layer], index: int, *, lower: bool = False) -> str:
+    layer = layers[index]
+    if layer.kind == "representation":
+        return ("the" if lower else "The") + f" representation ({layer.tensor})"
+    return ("layer" if lower else "Layer") + f" {index + 1} of {len(layers)} ({layer.kind}, {layer.tensor})"
+
+
+def _first(features: Sequence[PersistentFeature], count: int, rows: str) -> str:
+    more = f" and {count - 1} more" if count > 1 else ""
+    return f"feature {features[0].feature}{more}, beyond 6 SD in {100 * features[0].frequency:.0f} % of the {rows}"
+
+
+def notes_of_scan(
+    model: ModelFile,
+    facts: ScanModel,
+    layers: Sequence[Layer],
+    preprocessing: PreprocessingFacts,
+    seen: ImageFacts,
+    execution: Execution,
+) -> tuple[str, ...]:
+    """What a reader must know beside the numbers."""
+    notes = []
+    source = model.contract.source if model.contract else None
+    if source is not None and source.synthetic:
+        notes.append(f"Synthetic model: {source.synthetic}.")
+    if source is not None and source.random_weights:
+        notes.append("The model has random weights: it was never trained.")
+    if preprocessing.source == "assumed":
+        notes.append("The preprocessing was assumed: the file does not say it. Wrong pixels give wrong statistics.")
+    if seen.bundled:
+        notes.append("The bundled photos were used; your own in-distribution images say more (--images).")
+    n_good = seen.n_read - seen.n_skipped
+    if n_good < FEW_IMAGES:
+        notes.append(f"Only {n_good} images: what is alike in few images need not be in many.")
+    notes += [f"Image set: {finding.seen}." for finding in seen.sanity.findings]
+    if facts.rule == "stages":
+        notes.append("No residual block was found: layers are cut where width or resolution changes.")
+    if facts.n_left_out:
+        what = "1 tensor was" if facts.n_left_out == 1 else f"{facts.n_left_out} tensors were"
+        notes.append(f"{what} left out: the meaning of the axes does not show, or there are too few features.")
+    if any(layer.measured != layer.positions for layer in layers):
+        notes.append(f"Feature maps are measured at up to {GRID} × {GRID} evenly spaced positions of each image.")
+    if lost := max(layer.statistics.n_not_finite for layer in layers):
+        notes.append(f"At some layer {lost} images were left out: their values are not finite.")
+    if not facts.output_unchanged:
+        notes.append(
+            f"The appended nodes changed the model's own output (relative difference {facts.output_difference:.2g}): "
+            "ONNX Runtime fuses layers in another way with them, so the numbers are those of a slightly other model."
+        )
+    if execution.fallback_reason:
+        notes.append(f"The CPU was used: {execution.fallback_reason}.")
+    if seen.n_skipped:
+        first = "; ".join(f"{name}: {reason}" for name, reason in seen.skipped[:3])
+        notes.append(f"{seen.n_skipped} of {seen.n_read} images were skipped ({first}).")
+    return tuple(notes)

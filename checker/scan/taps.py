@@ -1,0 +1,316 @@
+"""Statistics of tensors inside a graph, by nodes appended to it: only some numbers an image come out.
+
+All numbers of an image are one row of one output. Values are cast to float32 first (float64 stays float64) and
+centred before they are squared: float16 overflows, and raw moments lose their digits to an offset.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from robustcheck_onnx.checker.statistics import OUTLIER_SD
+
+PREFIX = "robustcheck.scan"
+OUTPUT = f"{PREFIX}.rows"
+MIN_OPSET = 11  # GatherElements; TopK of either end
+GRID = 8
+"""A feature map is measured at every ⌈edge/8⌉-th row and column, at most 8 × 8 positions. The largest values are taken
+over all positions, and placed in one of the 8 × 8 cells."""
+MEDIAN_TOKENS = 8  # evenly spaced tokens or positions an image that the medians are taken over: sorting is slow
+LARGEST = 3  # features of an image that the largest values are named of
+MIN_RELATIVE_VARIANCE: dict[int, float] = {TensorProto.FLOAT: 1e-12, TensorProto.DOUBLE: 1e-18}
+"""variance / mean² up to which a row counts as constant: ten times the rounding and more, squared"""
+
+
+@dataclass(frozen=True)
+class Tap:
+    """A tensor to be measured, and how its axes read.
+
+    form: vector (image, feature), tokens (image, token, feature), tokens_first (token, image, feature), map (image,
+    feature, height, width) or map_last (image, height, width, feature).
+    """
+
+    tensor: str
+    form: str
+    features: int
+    positions: tuple[int, ...]
+    """tokens; or height and width; empty for a vector"""
+    class_token: bool = False
+    """whether the first token is the class token"""
+    rectified: bool = False
+    """whether no value is below 0 (the output of a Relu)"""
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Step between measured positions, for each axis of positions."""
+        return tuple(-(-n // GRID) for n in self.positions) if len(self.positions) == 2 else (1,) * len(self.positions)
+
+    @property
+    def measured(self) -> tuple[int, ...]:
+        """Number of measured positions, for each axis of positions."""
+        return tuple(-(-n // step) for n, step in zip(self.positions, self.strides, strict=True))
+
+    @property
+    def n_measured(self) -> int:
+        """Rows of features that an image gives."""
+        return int(np.prod(self.measured, dtype=int))
+
+    @property
+    def n_medians(self) -> int:
+        """Rows of features that the medians are taken over."""
+        return -(-self.n_measured // self.median_step)
+
+    @property
+    def median_step(self) -> int:
+        """Step between measured rows that the medians are taken over."""
+        return -(-self.n_measured // MEDIAN_TOKENS)
+
+    @property
+    def n_largest(self) -> int:
+        """Features that the largest values are named of."""
+        return min(LARGEST, self.features)
+
+    @property
+    def fields(self) -> dict[str, int]:
+        """Name and length of the pieces of a row, in order."""
+        large, features = self.n_largest, self.features
+        pieces = {
+            "kurtosis": self.n_measured,  # of each measured token; 0 where constant
+            "token_z2": self.n_measured,  # largest z² of each
+            "median": self.n_medians,  # of |h| of a token, of the tokens that medians are taken over
+            "most": self.n_medians,  # the largest |h| of the same tokens
+            "value_feature": large,  # the features with the largest |h|
+            "value": large,  # that |h|
+            "value_token": large,  # where, among the measured ones; of a map: the cell that begins there
+            "feature_z2": features,  # largest z² of each feature
+            "z2": features,  # sums over the measured tokens
+            "z4": features,
+            "beyond": features,  # number of tokens with |z| > 6
+        }
+        if not self.rectified:
+            pieces["highest"] = large  # largest h of the same features
+        if self.positions:
+            pieces["mean"] = features  # over all tokens
+        if self.class_token:
+            pieces["class_beyond"] = features  # of the first token
+        return pieces
+
+    @property
+    def n_numbers(self) -> int:
+        """Length of a row."""
+        return sum(self.fields.values())
+
+
+def add_scan(proto: onnx.ModelProto, taps: Sequence[Tap], double: bool, opset: int) -> None:
+    """Append the nodes that measure `taps`, and one output, OUTPUT: (image, number), float32 or float64.
+
+    A row holds the pieces of each tap's `fields`, tap after tap. double: whether the model computes in float64.
+    """
+    kind = TensorProto.DOUBLE if double else TensorProto.FLOAT
+    measured = [_measure(_Writer(proto, f"{PREFIX}.{index}", kind, opset), tap) for index, tap in enumerate(taps)]
+    # Each tap's row is joined to those before: this chain makes ONNX Runtime measure a tensor as soon as it is there.
+    # One Concat of all makes it run the whole model first and keep every tensor (ResNet-50, 32 images: +1.2 GB).
+    graph = _Writer(proto, PREFIX, kind, opset)
+    rows = [graph.node("Concat", *pieces, axis=1) for pieces in measured]
+    joined = rows[0]
+    for row in rows[1:]:
+        joined = graph.node("Concat", joined, row, axis=1)
+    proto.graph.node.append(helper.make_node("Identity", [joined], [OUTPUT], name=OUTPUT))
+    proto.graph.output.append(
+        helper.make_tensor_value_info(OUTPUT, kind, ["batch", sum(tap.n_numbers for tap in taps)])
+    )
+
+
+def add_shapes(proto: onnx.ModelProto, tensors: Sequence[str], image: str, opset: int) -> None:
+    """Append one output, OUTPUT, that tells the shapes of `tensors`: (image, number), each row the same.
+
+    A row holds the number of axes of each tensor, then the axes of all. image: the input.
+    """
+    graph = _Writer(proto, PREFIX, TensorProto.FLOAT, opset)
+    shapes = [graph.node("Shape", tensor) for tensor in tensors]
+    numbers = graph.node("Concat", *(graph.node("Shape", shape) for shape in shapes), *shapes, axis=0)
+    n_images = graph.slice(graph.node("Shape", image), [0], [1], [0], [1])
+    target = graph.node("Concat", n_images, graph.constant([1]), axis=0)
+    row = graph.reshape(graph.cast(numbers), [1, -1])
+    proto.graph.node.append(helper.make_node("Expand", [row, target], [OUTPUT], name=OUTPUT))
+    proto.graph.output.append(helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["batch", None]))
+
+
+def read_shapes(row: Sequence[float], n_tensors: int) -> list[tuple[int, ...]]:
+    """The shapes in a row of `add_shapes`."""
+    numbers = [int(value) for value in row]
+    ends = np.cumsum([n_tensors, *numbers[:n_tensors]])
+    return [tuple(numbers[start:end]) for start, end in itertools.pairwise(ends)]
+
+
+class _Writer:
+    """Appends nodes under one prefix, in the words of the graph's opset."""
+
+    def __init__(self, proto: onnx.ModelProto, prefix: str, kind: int, opset: int) -> None:
+        self.graph, self.prefix, self.kind, self.opset = proto.graph, prefix, kind, opset
+        self._count = 0
+
+    def node(self, op: str, *inputs: str, **attributes: Any) -> str:
+        """Add a node; the name of its output."""
+        return self._append(op, inputs, ("value",), attributes)[0]
+
+    def top(self, tensor: str, k: int, **attributes: Any) -> tuple[str, str]:
+        """The k largest (largest=0: smallest) values along an axis, and where they are."""
+        values, indices = self._append("TopK", (tensor, self.constant([k])), ("values", "indices"), attributes)
+        return values, indices
+
+    def _append(self, op: str, inputs: Sequence[str], outputs: Sequence[str], attributes: dict[str, Any]) -> list[str]:
+        self._count += 1
+        name = f"{self.prefix}.{self._count}.{op}"
+        names = [f"{name}.{output}" for output in outputs]
+        self.graph.node.append(helper.make_node(op, list(inputs), names, name=name, **attributes))
+        return names
+
+    def constant(self, values: Any, dtype: Any = np.int64) -> str:
+        """Add an initializer."""
+        self._count += 1
+        name = f"{self.prefix}.{self._count}.c"
+        self.graph.initializer.append(numpy_helper.from_array(np.asarray(values, dtype=dtype), name))
+        return name
+
+    def number(self, value: float) -> str:
+        """Add a scalar of the statistics' type."""
+        return self.constant(value, np.float64 if self.kind == TensorProto.DOUBLE else np.float32)
+
+    def cast(self, tensor: str) -> str:
+        return self.node("Cast", tensor, to=self.kind)
+
+    def reduce(self, op: str, tensor: str, axes: Sequence[int], keep: bool = False) -> str:
+        """ReduceSum, ReduceMean, ReduceMax or ReduceMin."""
+        if self.opset >= (13 if op == "ReduceSum" else 18):
+            return self.node(op, tensor, self.constant(axes), keepdims=int(keep))
+        return self.node(op, tensor, axes=list(axes), keepdims=int(keep))
+
+    def reshape(self, tensor: str, shape: Sequence[int]) -> str:
+        return self.node("Reshape", tensor, self.constant(shape))
+
+    def slice(self, tensor: str, starts: Sequence[int], ends: Sequence[int], axes: Sequence[int],
+              steps: Sequence[int]) -> str:  # fmt: skip
+        return self.node("Slice", tensor, *(self.constant(each) for each in (starts, ends, axes, steps)))
+
+    def where(self, condition: str, yes: str, no: str) -> str:
+        return self.node("Where", condition, yes, no)
+
+
+END = np.iinfo(np.int64).max  # to the end of an axis
+
+
+def _measure(graph: _Writer, tap: Tap) -> list[str]:
+    """Nodes for one tap; the pieces of its row, each (image, n), in the order of `fields`."""
+    rows, size, highest, over_all, axis = _read(graph, tap)
+    large, features = tap.n_largest, tap.features
+    pieces: dict[str, str] = {}
+
+    # standardised over the features of each row: (image, row, feature)
+    mean = graph.reduce("ReduceMean", rows, [2], keep=True)
+    squares = graph.node("Sub", rows, mean)
+    squares = graph.node("Mul", squares, squares)
+    variance = graph.reduce("ReduceMean", squares, [2], keep=True)
+    least = graph.node("Mul", graph.node("Mul", mean, mean), graph.number(MIN_RELATIVE_VARIANCE[graph.kind]))
+    has_spread = graph.node("Greater", variance, least)  # beyond rounding
+    inverse = graph.where(has_spread, graph.node("Reciprocal", variance), graph.number(0.0))
+    z2 = graph.node("Mul", squares, inverse)
+    z4 = graph.node("Mul", z2, z2)
+    pieces["kurtosis"] = graph.reduce("ReduceMean", z4, [2])
+    pieces["token_z2"] = graph.reduce("ReduceMax", z2, [2])
+    pieces["feature_z2"] = graph.reduce("ReduceMax", z2, [1])
+    pieces["z2"] = graph.reduce("ReduceSum", z2, [1])
+    pieces["z4"] = graph.reduce("ReduceSum", z4, [1])
+    beyond = graph.node("Greater", z2, graph.number(OUTLIER_SD**2))
+    pieces["beyond"] = graph.reduce("ReduceSum", graph.cast(beyond), [1])
+    if tap.class_token:
+        pieces["class_beyond"] = graph.cast(graph.reshape(graph.slice(beyond, [0], [1], [1], [1]), [-1, features]))
+
+    # the largest |h| of features, over all positions
+    most = graph.reduce("ReduceMax", size, [3 - axis]) if tap.positions else size
+    pieces["value"], chosen = graph.top(most, large, axis=1)
+    pieces["value_feature"] = graph.cast(chosen)
+    if tap.positions:
+        columns = _columns(graph, size, chosen, axis, tap.n_measured)
+        pieces["value_token"] = graph.cast(graph.node("ArgMax", columns, axis=3 - axis, keepdims=0))
+    else:
+        pieces["value_token"] = graph.node("Mul", graph.cast(chosen), graph.number(0.0))
+    if highest is not None:
+        pieces["highest"] = graph.node("GatherElements", highest, chosen, axis=1)
+    if tap.positions:
+        pieces["mean"] = over_all
+
+    # medians, over few rows
+    few = rows if tap.median_step == 1 else graph.slice(rows, [0], [END], [1], [tap.median_step])
+    few = few if tap.rectified else graph.node("Abs", few)
+    pieces["median"] = _median(graph, few, 2, features)
+    pieces["most"] = graph.reduce("ReduceMax", few, [2])
+    return [pieces[name] for name in tap.fields]
+
+
+def _read(graph: _Writer, tap: Tap) -> tuple[str, str, str | None, str, int]:
+    """What a tap's statistics are computed from.
+
+    The measured rows (image, row, feature); the largest |h| of each cell, (image, cell, feature) or (image, feature,
+    cell), of a vector (image, feature); the largest h over all positions (None where no h is below 0: the same then)
+    and the mean over them, (image, feature); the axis of the features in the second. A cell of tokens is a token.
+
+    Feature maps are read by pooling, which ONNX Runtime does in the blocked layout of its convolutions: a map never
+    has to be turned round as a whole.
+    """
+    features, n = tap.features, tap.n_measured
+    whole = graph.cast(tap.tensor)
+    if tap.form == "tokens_first":
+        whole = graph.node("Transpose", whole, perm=[1, 0, 2])
+    if tap.form == "map_last":
+        whole = graph.node("Transpose", whole, perm=[0, 3, 1, 2])
+    size = whole if tap.rectified else graph.node("Abs", whole)
+    if tap.form == "vector":
+        return graph.reshape(whole, [-1, 1, features]), size, None if tap.rectified else whole, whole, 1
+    if tap.form.startswith("tokens"):
+        highest = None if tap.rectified else graph.reduce("ReduceMax", whole, [1])
+        return whole, size, highest, graph.reduce("ReduceMean", whole, [1]), 2
+
+    def pooled(tensor: str, edges: Sequence[int]) -> str:
+        if max(tap.strides) > 1:
+            # rounding up keeps the cell at the edge; a window of one position has none, and would get one too many
+            up = int(max(edges) > 1)
+            tensor = graph.node("MaxPool", tensor, kernel_shape=edges, strides=tap.strides, ceil_mode=up)
+        return graph.reshape(tensor, [-1, features, n])
+
+    rows = graph.node("Transpose", pooled(whole, (1, 1)), perm=[0, 2, 1])
+
+    def over_all(pool: str) -> str:
+        return graph.reshape(graph.node(pool, whole), [-1, features])
+
+    highest = None if tap.rectified else over_all("GlobalMaxPool")
+    return rows, pooled(size, tap.strides), highest, over_all("GlobalAveragePool"), 1
+
+
+def _columns(graph: _Writer, tensor: str, features: str, axis: int, n_positions: int) -> str:
+    """The values of chosen features at all positions.
+
+    tensor: (image, position, feature) with axis 2, or (image, feature, position) with axis 1; features: (image, n).
+    The result has n in place of the features.
+    """
+    other = 3 - axis
+    shape = [1, 1, 1]
+    shape[other] = n_positions
+    wide = graph.reshape(features, [0, 1, -1] if other == 1 else [0, -1, 1])
+    return graph.node("GatherElements", tensor, graph.node("Expand", wide, graph.constant(shape)), axis=axis)
+
+
+def _median(graph: _Writer, tensor: str, axis: int, n: int) -> str:
+    """Median along the last axis, of length n, which goes. As numpy.median."""
+    upper, _ = graph.top(tensor, n // 2 + 1, axis=axis, sorted=0)
+    if n % 2:
+        return graph.reduce("ReduceMin", upper, [axis])
+    middle, _ = graph.top(upper, 2, axis=axis, largest=0, sorted=0)
+    return graph.reduce("ReduceMean", middle, [axis])

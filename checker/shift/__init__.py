@@ -1,0 +1,11 @@
+"""Accuracy on labelled shifted images beside the verdict.
+
+Comes in: a model with a head and labelled image sets. May import: measure, report and what is below them.
+"""
+
+from __future__ import annotations
+
+from .robustness import to_json
+from .run import measure_shift
+
+__all__ = ["measure_shift", "to_json"]

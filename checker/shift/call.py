@@ -1,0 +1,129 @@
+"""What a call of `robustcheck shift` names: labelled image sets, class maps, and an earlier report of the model."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from pydantic import ValidationError
+
+from robustcheck_onnx.checker.errors import UsageError
+from robustcheck_onnx.checker.report import Report
+
+from .robustness import ALIASES, Judged
+
+NAMED = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.\-]*)=(.+)", re.S)
+
+
+class Spec(NamedTuple):
+    """An image set as the user names it."""
+
+    name: str
+    path: str
+    shift: str | None
+    """which known set it was said to be: imagenet1k, one of published.SHIFTS, or None"""
+
+
+def parse_spec(text: str, option: str) -> Spec:
+    """`[NAME=]PATH` → name, path, and which known set the name means; without a name, the path's last part.
+
+    A path that exists is a path, whatever signs it has. Raises UsageError for an empty path.
+    """
+    named = None if Path(text).exists() else NAMED.fullmatch(text)
+    name, path = (named[1], named[2]) if named else ("", text)
+    if not path.strip():
+        raise UsageError(f"{option} is {text!r}; it must be a labelled image set, [NAME=]PATH", f"{option} FOLDER")
+    if not named:
+        place = Path(path).expanduser().resolve()
+        return Spec((place.name if place.is_dir() else place.stem) or path, path, None)
+    key = re.sub(r"[^a-z0-9]", "", name.lower())
+    return Spec(name, path, next((shift for shift, names in ALIASES.items() if key in names), None))
+
+
+def parse_call(inside: str, shifted: Sequence[str], classes: Sequence[str]) -> tuple[Spec, list[Spec], dict[str, str]]:
+    """The sets of a call, and the class map of each by name ("" = of those without an own one).
+
+    Raises UsageError: no shifted set, one set twice, two sets of one name, two maps for one set, a map for none.
+    """
+    first = parse_spec(inside, "--in")
+    others = [parse_spec(text, "--shifted") for text in shifted]
+    if not others:
+        raise UsageError("--shifted is missing; at least one shifted set is needed", "--in photos/ --shifted sketches/")
+    places: dict[Path, Spec] = {}
+    for spec in (first, *others):
+        place = Path(spec.path).expanduser().resolve()
+        if place in places:
+            raise UsageError(
+                f"{spec.path}: image set is given twice; every set must be another one",
+                "--in photos/ --shifted sketches/",
+            )
+        places[place] = spec
+    names = Counter(spec.name for spec in (first, *others))
+    known = Counter(spec.shift for spec in (first, *others) if spec.shift)
+    for what, counts in (("name", names), ("set", known)):
+        if double := [each for each, count in counts.items() if count > 1]:
+            raise UsageError(
+                f"{what} of {counts[double[0]]} image sets is {double[0]!r}; it must be another one for each",
+                "--shifted NAME=FOLDER",
+            )
+    maps: dict[str, str] = {}
+    for text in classes:
+        named = None if Path(text).exists() else NAMED.fullmatch(text)
+        name, value = (named[1], named[2]) if named else ("", text)
+        if name and name not in names:
+            raise UsageError(
+                f"--classes is {text!r}; {name} is no image set of this call ({', '.join(names)})",
+                f"--classes {first.name}={shlex.quote(value)}",
+            )
+        if name in maps:
+            raise UsageError(
+                f"--classes names a map for {name or 'all sets'} twice; one is enough", f"--classes {value}"
+            )
+        maps[name] = value
+    return first, others, maps
+
+
+def read_report(path: Path, digest: str) -> Judged:
+    """The verdict in a JSON report of an earlier check of the same model.
+
+    Raises UsageError: not readable, no report of this version, a report of an error, another model's.
+    """
+    again = "robustcheck model.onnx --images photos/ -o json=report.json"
+    try:
+        text = path.read_text(encoding="utf-8")
+        report = Report.model_validate_json(text)
+    except OSError as fault:
+        raise UsageError(
+            f"{path}: report is not readable ({fault.strerror or fault}); it must be a file", again
+        ) from fault
+    except ValidationError as fault:
+        raise UsageError(
+            f"{path}: file is no JSON report of this robustcheck ({fault.errors(include_url=False)[0]['msg']}); "
+            "it must be one",
+            again,
+        ) from fault
+    except UnicodeDecodeError as fault:
+        raise UsageError(f"{path}: report is not UTF-8 text; it must be JSON", again) from fault
+    found = report.evidence.model.digest
+    if found != digest:
+        raise UsageError(
+            f"{path}: model of the report has digest {found}; this model has {digest}, and they must be the same",
+            again,
+        )
+    return verdict_of(report, f"report {path}")
+
+
+def verdict_of(report: Report, where: str) -> Judged:
+    """The verdict of a check and what it rests on; `where` says in words where the report comes from."""
+    return Judged(
+        verdict=report.verdict.verdict,
+        reasons=tuple(reason.id for reason in report.verdict.reasons),
+        profile=f"{report.profile.id} {report.profile.digest}",
+        n_images=report.evidence.statistics.n_images,
+        tensor=report.evidence.model.tensor,
+        origin=where,
+    )

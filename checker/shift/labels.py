@@ -1,0 +1,306 @@
+"""From the label of an image (a folder's name, a manifest's cell) to the classes of a model's scores.
+
+A class map says which class indices count as right for a label, and which classes compete for the prediction.
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import json
+import re
+import shlex
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from robustcheck_onnx.checker.errors import UsageError
+from robustcheck_onnx.checker.images import Entry, ImageSource
+from robustcheck_onnx.thresholds.published import DATA, IMAGENET
+
+IMAGENET_CLASSES = 1000  # of ImageNet-1k
+SYNSET = re.compile(r"n\d{8}")
+INDEX = re.compile(r"\d{1,6}")
+BUILT_IN = {"imagenet": IMAGENET, "imagenet-r": "imagenet_r", "imagenet-a": "imagenet_a"}
+"""Words of --classes that mean a table of the package → its set."""
+WORDS = (*BUILT_IN, "sorted", "names")
+MAX_FILE_BYTES = 16_000_000  # a map of ImageNet-21k takes less than one
+
+
+class ClassMap(NamedTuple):
+    """What the labels of one image set mean."""
+
+    indices: Mapping[str, tuple[int, ...]]
+    """label → class indices that count as right"""
+    compete: tuple[int, ...]
+    """class indices among which the prediction is made, sorted"""
+    how: str
+    """in words, for the report"""
+    label_set: str
+    """imagenet1k, imagenet_r, imagenet_a: the label set of that name; file: the user's own, where only its classes
+    compete; else empty"""
+
+    @property
+    def n_labels(self) -> int:
+        """How many labels there are: names of one class count once."""
+        return len(set(self.indices.values()))
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What is known of a model's class scores."""
+
+    n_classes: int
+    names: tuple[str, ...] = ()
+    """of the classes, where the file's contract has them"""
+
+
+def labels_of(source: ImageSource) -> tuple[str, ...]:
+    """The label of every image of a set, in its order.
+
+    A folder (or glob): the first folder of the image's path below it, as torchvision's ImageFolder. A manifest: its
+    column `label`. Raises UsageError for an image without a label and for a kind of image set that has none.
+    """
+    if source.kind in ("folder", "glob"):
+        read: Callable[[Entry], str | None] = _folder
+    elif source.kind == "manifest":
+        read = _cell
+    else:
+        raise UsageError(
+            f"{source.spec}: image set is of kind {source.kind}; labels come from folders (one a class) or a manifest "
+            "with a column label",
+            "name a folder of class folders, or a .csv with the columns path,label",
+        )
+    found = [read(entry) for entry in source.entries]
+    without = [entry.name for entry, label in zip(source.entries, found, strict=True) if not label]
+    if without:
+        what = "folder of its class" if read is _folder else "cell in the column label"
+        raise UsageError(
+            f"{source.spec}: image {min(without)} has no label ({len(without)} of {len(found)} have none); "
+            f"every image needs a {what}",
+            "name the folder whose sub-folders are the classes"
+            if read is _folder
+            else f"head -3 {shlex.quote(source.spec)}",
+        )
+    return tuple(label for label in found if label)
+
+
+def class_map(
+    spec: str | None,
+    labels: Sequence[str],
+    scores: Scores,
+    *,
+    where: str,
+    shift: str | None = None,
+    sorted_names: Sequence[str] = (),
+) -> ClassMap:
+    """The class map of one image set, checked against all its labels.
+
+    Args:
+        spec: one of WORDS or a JSON file; None: by the labels themselves (synset ids, indices, the class names of the
+            file's contract), and for ImageNet-R and -A that set's 200 classes.
+        labels: of every image.
+        scores: of the model.
+        where: names the set in messages.
+        shift: what the set was said to be: one of published.SHIFTS, imagenet1k, or None.
+        sorted_names: for "sorted": the class folders of the in-distribution set.
+
+    Raises:
+        UsageError: no such map, a map that is not readable or not complete, a label that it does not have, an index
+            beyond the model's classes, another number of classes than the map is for.
+    """
+    if spec is None and shift == "objectnet":
+        raise UsageError(
+            f"{where}: class map is missing; ObjectNet's folders are no ImageNet classes",
+            "--classes objectnet=MAP.json, a JSON object: folder → list of ImageNet class indices",
+        )
+    if spec is None and shift in ("imagenet_r", "imagenet_a"):
+        spec = shift.replace("_", "-")
+    if spec is None:
+        found = _by_labels(labels, scores, where)
+    elif spec in BUILT_IN:
+        found = _built_in(BUILT_IN[spec], scores, where)
+    elif spec == "sorted":
+        found = _by_order(sorted_names, scores, where)
+    elif spec == "names":
+        found = _by_names(scores, where)
+    else:
+        found = _from_file(spec, scores)
+    unknown = Counter(label for label in labels if label not in found.indices)
+    if unknown:
+        label, count = min(unknown.items())
+        near = difflib.get_close_matches(label, found.indices, 1)
+        closest = f"; the closest is {near[0]!r}" if near else ""
+        raise UsageError(
+            f"{where}: label is {label!r} ({count} images; {len(unknown)} such labels); it must be one of "
+            f"{found.how}{closest}",
+            _HINT,
+        )
+    return found
+
+
+_HINT = "--classes MAP.json, a JSON object: label → class index or list of class indices"
+
+
+def _folder(entry: Entry) -> str | None:
+    first, separator, _ = entry.name.partition("/")
+    return first if separator else None
+
+
+def _cell(entry: Entry) -> str | None:
+    return entry.label
+
+
+def _by_labels(labels: Sequence[str], scores: Scores, where: str) -> ClassMap:
+    """Read labels that speak for themselves; mixtures do not."""
+    distinct = set(labels)
+    if all(SYNSET.fullmatch(label) for label in distinct):
+        return _built_in(IMAGENET, scores, where)
+    if scores.names and distinct <= set(scores.names):
+        return _by_names(scores, where)
+    if all(INDEX.fullmatch(label) for label in distinct):
+        if scores.n_classes == IMAGENET_CLASSES:
+            return _built_in(IMAGENET, scores, where)
+        beyond = sorted(label for label in distinct if int(label) >= scores.n_classes)
+        if beyond:
+            raise UsageError(
+                f"{where}: label is {beyond[0]!r}; the model has {scores.n_classes} classes, 0 to "
+                f"{scores.n_classes - 1}",
+                _HINT,
+            )
+        every = {label: (int(label),) for label in distinct}
+        return ClassMap(every, tuple(range(scores.n_classes)), "class indices", "")
+    odd = min(label for label in distinct if not (SYNSET.fullmatch(label) or INDEX.fullmatch(label)))
+    near = difflib.get_close_matches(odd, scores.names, 1)
+    closest = f" (the closest of the file's class names is {near[0]!r})" if near else ""
+    raise UsageError(
+        f"{where}: label is {odd!r}{closest}; without a class map labels must all be synset ids (n01440764), class "
+        "indices, or the class names in the file's contract",
+        _HINT + ("" if scores.names else ", or --classes sorted for class folders in alphabetical order"),
+    )
+
+
+def _built_in(label_set: str, scores: Scores, where: str) -> ClassMap:
+    """ImageNet-1k by synset id or index; of ImageNet-R and -A only their own 200 classes compete, as in timm."""
+    if scores.n_classes != IMAGENET_CLASSES:
+        raise UsageError(
+            f"{where}: number of classes is {scores.n_classes}; ImageNet's synset ids and indices are for "
+            f"{IMAGENET_CLASSES}",
+            _HINT,
+        )
+    members = [i for i, (_, sets) in enumerate(_table()) if label_set == IMAGENET or label_set in sets]
+    indices = {name: (i,) for i in members for name in (_table()[i][0], str(i), f"{i:03d}")}
+    how = {
+        IMAGENET: "ImageNet-1k's 1000 synset ids or indices",
+        "imagenet_r": "ImageNet-R's 200 synset ids or indices",
+        "imagenet_a": "ImageNet-A's 200 synset ids or indices",
+    }[label_set]
+    return ClassMap(indices, tuple(members), how, label_set)
+
+
+@cache
+def _table() -> tuple[tuple[str, frozenset[str]], ...]:
+    """Synset id and subsets of every class of ImageNet-1k in order (thresholds/data/imagenet_classes.csv)."""
+    with (DATA / "imagenet_classes.csv").open(encoding="utf-8", newline="") as file:
+        return tuple(
+            (row["synset"], frozenset(name for name in ("imagenet_r", "imagenet_a") if row[name]))
+            for row in csv.DictReader(file)
+        )
+
+
+def synset_index() -> dict[str, int]:
+    """Synset id → class index of ImageNet-1k."""
+    return {synset: index for index, (synset, _) in enumerate(_table())}
+
+
+def _by_order(names: Sequence[str], scores: Scores, where: str) -> ClassMap:
+    if len(names) != scores.n_classes:
+        raise UsageError(
+            f"{where}: number of classes is {scores.n_classes}; --classes sorted needs as many class folders in the "
+            f"in-distribution set, which has {len(names)}",
+            _HINT,
+        )
+    indices = {name: (index,) for index, name in enumerate(sorted(names))}
+    return ClassMap(indices, tuple(range(scores.n_classes)), "the in-distribution set's class folders in order", "")
+
+
+def _by_names(scores: Scores, where: str) -> ClassMap:
+    if not scores.names:
+        raise UsageError(
+            f"{where}: class names are not in the file's contract; --classes names needs them",
+            "robustcheck export … --zero-shot CLASSES.txt",
+        )
+    double = sorted(name for name, count in Counter(scores.names).items() if count > 1)
+    indices: dict[str, tuple[int, ...]] = {name: (index,) for index, name in enumerate(scores.names)}
+    for name in double:  # two classes of one name cannot be told apart by a label
+        del indices[name]
+    return ClassMap(indices, tuple(range(scores.n_classes)), "the class names in the file's contract", "")
+
+
+def _from_file(spec: str, scores: Scores) -> ClassMap:
+    """`{label: index | synset | [...]}`, or `{"labels": {...}, "compete": "mapped" | "all"}`."""
+    path = Path(spec)
+    if not path.is_file():
+        near = difflib.get_close_matches(spec, WORDS, 1)
+        raise UsageError(
+            f"--classes is {spec!r}; it must be one of {', '.join(WORDS)}, or a JSON file that exists",
+            f"--classes {near[0] if near else 'MAP.json'}",
+        )
+    look = f"python -m json.tool {shlex.quote(spec)}"
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise UsageError(
+                f"{spec}: class map is larger than {MAX_FILE_BYTES:,} bytes; a map is small", f"ls -l {spec}"
+            )
+        read = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_once)
+    except (OSError, ValueError, RecursionError) as fault:
+        raise UsageError(f"{spec}: class map is not readable JSON ({fault}); it must be an object", look) from fault
+    compete = "mapped"
+    if isinstance(read, dict) and isinstance(read.get("labels"), dict):
+        if unknown := sorted(set(read) - {"labels", "compete"}):
+            raise UsageError(f"{spec}: key {unknown[0]!r} is unknown; a map has labels and compete", look)
+        compete, read = read.get("compete", compete), read["labels"]
+    if compete not in ("mapped", "all"):
+        raise UsageError(f"{spec}: compete is {compete!r}; it must be mapped or all", look)
+    if not isinstance(read, dict) or not read:
+        kind = "empty" if read == {} else f"a JSON {type(read).__name__}"
+        raise UsageError(f"{spec}: class map is {kind}; it must be an object: label → class index or indices", look)
+    indices = {label: _indices(spec, label, value, scores) for label, value in read.items()}
+    mapped = sorted({index for group in indices.values() for index in group})
+    chosen = tuple(mapped) if compete == "mapped" else tuple(range(scores.n_classes))
+    for label, group in indices.items():
+        if set(chosen) <= set(group):
+            raise UsageError(
+                f"{spec}: classes of {label!r} are all that compete; a prediction must be able to be wrong",
+                'add other labels, or "compete": "all"',
+            )
+    kind = "file" if compete == "mapped" else ""
+    return ClassMap(indices, chosen, f"the {len(indices)} labels of {path.name}", kind)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        label, count = Counter(key for key, _ in pairs).most_common(1)[0]
+        raise ValueError(f"key {label!r} occurs {count} times")
+    return found
+
+
+def _indices(spec: str, label: str, value: object, scores: Scores) -> tuple[int, ...]:
+    found = []
+    for one in value if isinstance(value, list) and value else [value]:
+        if isinstance(one, str) and SYNSET.fullmatch(one) and scores.n_classes == IMAGENET_CLASSES:
+            index: object = synset_index().get(one)
+        else:
+            index = one
+        if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < scores.n_classes:
+            raise UsageError(
+                f"{spec}: class of {label!r} is {one!r}; the model has {scores.n_classes} classes, 0 to "
+                f"{scores.n_classes - 1}",
+                f"robustcheck inspect MODEL.onnx, and correct {shlex.quote(spec)}",
+            )
+        found.append(index)
+    return tuple(sorted(set(found)))

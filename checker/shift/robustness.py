@@ -1,0 +1,313 @@
+"""What `shift` measured, as frozen records, and whether its effective robustness agrees with the verdict; pure.
+
+Also the image sets with published accuracies: what each is called, and the classes and images that it has."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from robustcheck_onnx.checker.evidence import Execution, Preprocessing
+from robustcheck_onnx.checker.report import Time
+from robustcheck_onnx.checker.statistics import CONFIDENCE, Accuracy, Difference, difference, wilson
+from robustcheck_onnx.checker.text import as_json
+from robustcheck_onnx.thresholds.effective_robustness import PERCENTAGE_POINTS, effective_robustness, expected_accuracy
+from robustcheck_onnx.thresholds.frozen import Frozen
+from robustcheck_onnx.thresholds.published import IMAGENET, MEAN_SHIFTS, MIDDLE, SHIFT_WORDS, SHIFTS
+from robustcheck_onnx.thresholds.yardstick import FITTED_ON, lines, origin, usual
+
+CLASSES = {IMAGENET: 1000, "imagenetv2": 1000, "sketch": 1000, "imagenet_r": 200, "imagenet_a": 200, "objectnet": 113}
+"""Number of classes that each named image set has."""
+LABEL_SET = {IMAGENET: IMAGENET, "imagenetv2": IMAGENET, "sketch": IMAGENET, "objectnet": "file"} | {
+    name: name for name in ("imagenet_r", "imagenet_a")
+}
+"""Label set of each (labels.ClassMap.label_set), for accuracies as published."""
+IMAGES = {
+    IMAGENET: 50_000,  # validation set (Russakovsky et al. 2015)
+    "imagenetv2": 10_000,  # matched frequency (Recht et al. 2019)
+    "sketch": 50_889,  # Wang et al. 2019
+    "imagenet_r": 30_000,  # Hendrycks et al. 2021, "The Many Faces of Robustness"
+    "imagenet_a": 7_500,  # Hendrycks et al. 2021, "Natural Adversarial Examples"
+}
+"""Images that each named set has, for a note where another number was found."""
+ALIASES = {  # lower case, letters and digits only
+    IMAGENET: ("imagenet", "imagenet1k", "in1k"),
+    "imagenetv2": ("v2", "imagenetv2"),
+    "sketch": ("sketch", "imagenetsketch"),
+    "imagenet_r": ("r", "imagenetr"),
+    "imagenet_a": ("a", "imageneta"),
+    "objectnet": ("objectnet",),
+}
+WORDS = {IMAGENET: "ImageNet"} | SHIFT_WORDS
+"""What each is called in a report."""
+
+CLAIM = (
+    "Accuracies are of these images with these labels only. Effective robustness is accuracy beyond what the accuracy "
+    "on ImageNet leads one to expect of models trained on ImageNet alone (Taori et al. 2020). Nothing here changes a "
+    "verdict."
+)
+
+Outcome = Literal["agree", "disagree", "no contradiction", "undecided", "nothing to compare"]
+
+
+class SetResult(Frozen):
+    """One labelled image set, measured."""
+
+    name: str
+    source: str
+    shift: str | None
+    """which known set it was said to be"""
+    label_set: str
+    labels: str
+    """how labels were read, in words"""
+    n_labels: int
+    """classes that occur"""
+    n_compete: int
+    """classes among which the prediction is made"""
+    n_available: int
+    n_read: int
+    n_skipped: int
+    skipped: tuple[tuple[str, str], ...]
+    digest: str
+    accuracy: Accuracy
+
+
+class Effective(Frozen):
+    """Effective robustness on one named shift, percentage points."""
+
+    points: float
+    low: float
+    high: float
+    expected: float
+    """accuracy that the baseline leads one to expect (fraction)"""
+    extrapolated: bool
+    baseline: str
+    """what the line is fitted on, in words"""
+
+
+class Shifted(Frozen):
+    """A shifted set beside the in-distribution set."""
+
+    result: SetResult
+    difference: Difference
+    in_both: int
+    """images that are in both sets"""
+    effective_robustness: Effective | None
+    not_applicable: str
+    """why there is no effective robustness; empty where there is"""
+
+
+class Judged(Frozen):
+    """The verdict that the accuracies are compared with."""
+
+    verdict: Literal["PASS", "WARN"]
+    reasons: tuple[str, ...]
+    profile: str
+    n_images: int
+    tensor: str
+    origin: str
+    """where it comes from, in words"""
+
+
+class Agreement(Frozen):
+    """Whether the measured robustness agrees with the verdict."""
+
+    outcome: Outcome
+    sentence: str
+    mean_pp: float | None
+    """mean effective robustness over `shifts`, percentage points"""
+    low_pp: float | None
+    high_pp: float | None
+    shifts: tuple[str, ...]
+    usual_low_pp: float | None
+    """5 and 95 % of that mean over the models of the baseline"""
+    usual_high_pp: float | None
+
+
+class ModelUsed(Frozen):
+    """The model whose class scores were read."""
+
+    file: str
+    digest: str
+    source: str
+    class_output: str
+    n_classes: int
+    random_weights: bool | None
+    synthetic: str
+
+
+class ShiftReport(Frozen):
+    """Everything that `robustcheck shift` measured."""
+
+    schema_version: Literal[1] = 1
+    tool: str = "robustcheck"
+    document: Literal["shift"] = "shift"
+    tool_version: str
+    model: ModelUsed
+    confidence: float
+    in_distribution: SetResult
+    shifted: tuple[Shifted, ...]
+    accuracies: dict[str, float]
+    """of the sets that are whole and precise enough for effective robustness; keys of a suite entry, fractions"""
+    baseline: str
+    verdict: Judged
+    agreement: Agreement
+    preprocessing: Preprocessing
+    preprocessing_source: str
+    execution: Execution
+    seed: int
+    notes: tuple[str, ...]
+    claim: str
+    time: Time | None
+
+
+def to_json(report: ShiftReport) -> str:
+    """The report as one JSON document: numbers finite or null, ending in a newline."""
+    return as_json(report.model_dump(mode="json"))
+
+
+MAX_HALF_WIDTH_PP = 2.0  # of an accuracy: about the scatter of the models that the baselines are fitted on
+
+
+def not_comparable(result: SetResult) -> str:
+    """Why the accuracy of a set is not the published kind: other labels, not all classes, too few images. Else ""."""
+    if result.shift is None:
+        return f"{result.name} was not said to be one of {', '.join(WORDS.values())}"
+    word, classes = WORDS[result.shift], CLASSES[result.shift]
+    if result.label_set != LABEL_SET[result.shift]:
+        return f"the labels of {result.name} are not {word}'s"
+    if result.n_labels != classes:
+        return f"{result.n_labels} of {word}'s {classes} classes occur in {result.name}"
+    half = PERCENTAGE_POINTS * (result.accuracy.high - result.accuracy.low) / 2
+    if half > MAX_HALF_WIDTH_PP:
+        return (
+            f"the {result.accuracy.n} images of {result.name} give its accuracy to within {half:.1f} points; "
+            f"{MAX_HALF_WIDTH_PP:g} or less is needed"
+        )
+    if not 0 < result.accuracy.value < 1:
+        return f"accuracy on {result.name} is {result.accuracy.value:g}"
+    return ""
+
+
+def comparable_accuracies(inner: SetResult, beside: Sequence[Shifted]) -> dict[str, float]:
+    """Accuracy (fraction) of every comparable set by what it is; empty where `inner` was not said to be ImageNet."""
+    sets: Mapping[str, SetResult] = {
+        result.shift: result
+        for result in (inner, *(each.result for each in beside))
+        if result.shift is not None and not not_comparable(result)
+    }
+    if inner.shift != IMAGENET:
+        return {}
+    return {name: sets[name].accuracy.value for name in (IMAGENET, *SHIFTS) if name in sets}
+
+
+def effective(inside: SetResult, outside: SetResult, source: str) -> tuple[Effective | None, str]:
+    """Effective robustness on a named shift, or why there is none.
+
+    The interval takes both accuracies at their bounds, each at half the error rate: it holds for both together.
+    """
+    if outside.shift not in SHIFTS:
+        return None, (
+            f"not said to be one of {', '.join(SHIFT_WORDS.values())}, and only these have a published baseline; where "
+            "it is that very set: --shifted v2=PATH"
+        )
+    if inside.shift != IMAGENET:
+        return None, "the in-distribution set was not said to be ImageNet, which all baselines start from"
+    for result in (inside, outside):
+        if why := not_comparable(result):
+            return None, why
+    line = lines(source)[outside.shift]
+    low, high = _er_bounds(inside, outside, source, 1 - (1 - CONFIDENCE) / 2)
+    point = effective_robustness(inside.accuracy.value, outside.accuracy.value, line)
+    found = Effective(
+        points=float(point.points),
+        low=low,
+        high=high,
+        expected=float(expected_accuracy(inside.accuracy.value, line)),
+        extrapolated=bool(point.extrapolated),
+        baseline=FITTED_ON[origin(source, outside.shift)],
+    )
+    return found, ""
+
+
+def _er_bounds(inside: SetResult, outside: SetResult, source: str, each: float) -> tuple[float, float]:
+    """ER with both accuracies at the bounds of intervals of confidence `each`: it falls with the one, rises with the
+    other."""
+    assert outside.shift is not None
+    line = lines(source)[outside.shift]
+    x, y = (wilson(result.accuracy.n_correct, result.accuracy.n, each) for result in (inside, outside))
+    low = effective_robustness(min(x.high, 1 - 1e-12), y.low, line).points
+    high = effective_robustness(max(x.low, 1e-12), y.high, line).points
+    return float(low), float(high)
+
+
+def put_beside(
+    inner: SetResult, inner_digests: Sequence[str], result: SetResult, digests: Sequence[str], baseline: str
+) -> Shifted:
+    """A shifted set beside the in-distribution set `inner`; digests are of the images of each, in any order."""
+    found, why = effective(inner, result, baseline)
+    return Shifted(
+        result=result,
+        difference=difference(result.accuracy, inner.accuracy),
+        in_both=(Counter(inner_digests) & Counter(digests)).total(),
+        effective_robustness=found,
+        not_applicable=why,
+    )
+
+
+def agree(judged: Judged, inside: SetResult, shifted: Sequence[Shifted], source: str) -> Agreement:
+    """Whether mean effective robustness agrees with the verdict: one-sided, as the indication is.
+
+    Compared with the 5–95 % of the models that the baselines are fitted on. PASS agrees with a mean that is surely
+    above them, and disagrees with one that surely is not. WARN agrees with a mean that is not above; with one that is,
+    it does not contradict: WARN says that the indication is absent or was not established, never "not robust".
+    """
+
+    def result(outcome: Outcome, sentence: str) -> Agreement:
+        return Agreement(
+            outcome=outcome,
+            sentence=sentence,
+            mean_pp=mean,
+            low_pp=low,
+            high_pp=high,
+            shifts=tuple(each.result.shift or "" for each in known),
+            usual_low_pp=middle.low if middle else None,
+            usual_high_pp=middle.high if middle else None,
+        )
+
+    mean = low = high = middle = None
+    known = [each for each in shifted if each.effective_robustness is not None]
+    # the published means leave ObjectNet out: timm has none
+    known = [each for each in known if each.result.shift in MEAN_SHIFTS] or known
+    if not known:
+        return result(
+            "nothing to compare",
+            "no effective robustness could be measured, and accuracies alone speak neither for nor against the verdict",
+        )
+    shifts = tuple(each.result.shift or "" for each in known)
+    middle = usual(source, shifts)
+    each = 1 - (1 - CONFIDENCE) / (len(known) + 1)
+    bounds = [_er_bounds(inside, one.result, source, each) for one in known]
+    mean = sum(one.effective_robustness.points for one in known if one.effective_robustness) / len(known)
+    low, high = (sum(side) / len(known) for side in zip(*bounds, strict=True))
+    over = " over " + ", ".join(SHIFT_WORDS[shift] for shift in shifts) if len(shifts) > 1 else ""
+    what = (
+        f"mean effective robustness{over} is {mean:+.1f} points ({low:+.1f} to {high:+.1f}); {MIDDLE[1] - MIDDLE[0]} % "
+        f"of {FITTED_ON[origin(source, shifts[0])]} have {middle.low:+.1f} to {middle.high:+.1f}"
+    )
+    if any(one.effective_robustness.extrapolated for one in known if one.effective_robustness):
+        return result("nothing to compare", f"{what}; the baseline is extrapolated at this ImageNet accuracy")
+    if low <= middle.high < high:
+        return result("undecided", f"{what}: the images do not settle whether it is above them")
+    above = low > middle.high
+    if judged.verdict == "PASS":
+        if above:
+            return result("agree", f"{what}: above them, as PASS indicates")
+        return result("disagree", f"{what}: not above them, although PASS indicates robustness")
+    if above:
+        return result(
+            "no contradiction",
+            f"{what}: above them. WARN does not deny it: it says that the indication is absent or was not established",
+        )
+    return result("agree", f"{what}: not above them, and the verdict is WARN")

@@ -1,0 +1,148 @@
+"""What `robustcheck shift` shows: accuracies, effective robustness, agreement; and its entry of a suite file (pure)."""
+
+from __future__ import annotations
+
+import json
+import os
+from itertools import groupby
+from pathlib import Path
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from robustcheck_onnx.checker.errors import CannotAssessError
+from robustcheck_onnx.checker.report import Pen, Trimmed, columns, hanging, line, section
+from robustcheck_onnx.checker.text import percent_text
+from robustcheck_onnx.thresholds.published import IMAGENET, SHIFT_WORDS
+
+from .robustness import WORDS, SetResult, Shifted, ShiftReport, not_comparable
+
+_COLOURS = {"agree": "green", "disagree": "red"}
+
+
+def render(report: ShiftReport, *, ascii_only: bool = False) -> RenderableType:
+    """The report, laid out for the width of the console that prints it."""
+    pen = Pen(ascii_only)
+    model = report.model
+    blocks = [
+        Group(
+            line(pen.say("Accuracy under distribution shift", "bold"), pen.say("  "), pen.name(model.file)),
+            pen.say(f"{model.source}, " if model.source else "", "dim")
+            + pen.say(f"{model.n_classes} classes, output ", "dim")
+            + pen.name(model.class_output, "dim"),
+        ),
+        _accuracies(pen, report),
+        *([_effective(pen, report)] if any(each.effective_robustness for each in report.shifted) else []),
+        *([_without(pen, report)] if any(each.not_applicable for each in report.shifted) else []),
+        _agreement(pen, report),
+        *([section(pen, "Notes", "", _bullets(pen, report.notes))] if report.notes else []),
+        pen.prose(report.claim, "dim"),
+    ]
+    parts: list[RenderableType] = []
+    for block in blocks:
+        parts += [block, Text()]
+    return Trimmed(Group(*parts[:-1]))
+
+
+def suite_entry(report: ShiftReport, folder: Path) -> str:
+    """A model of a suite file in `folder` (docs/calibration.md) with the measured accuracies, as TOML.
+
+    Raises CannotAssessError when there are no accuracies that effective robustness could follow from.
+    """
+    if len(report.accuracies) < 2 or IMAGENET not in report.accuracies:
+        results = (report.in_distribution, *(each.result for each in report.shifted))
+        why = "; ".join(filter(None, map(not_comparable, results)))
+        raise CannotAssessError(
+            f"suite entry has accuracies on {len(report.accuracies)} sets; ImageNet and at least one named shift are "
+            f"needed, whole and precise ({why})",
+            "--in imagenet=FOLDER --shifted v2=FOLDER",
+        )
+    model = os.path.relpath(report.model.file, folder).replace(os.sep, "/")
+    values = ", ".join(f"{name} = {value:.6f}" for name, value in report.accuracies.items())
+    return (
+        f"# accuracies measured by robustcheck {report.tool_version}; model {report.model.digest}\n"
+        # a JSON string is a TOML string
+        f'[[models]]\nmodel = {json.dumps(model)}\ngroup = "other"\naccuracies = {{ {values} }}\n'
+    )
+
+
+def _accuracies(pen: Pen, report: ShiftReport) -> RenderableType:
+    table = columns(pen, "set", ">images", ">classes", ">top-1", "=interval", "=difference, points")
+    inside = report.in_distribution
+    table.add_row(*_row(pen, inside), pen.say("in-distribution", "dim"))
+    for each in report.shifted:
+        gap = each.difference
+        told = f"{100 * gap.value:+.1f} ({100 * gap.low:+.1f} to {100 * gap.high:+.1f})"
+        table.add_row(*_row(pen, each.result), pen.say(told))
+    labels = hanging(
+        [
+            (pen.say(", ".join(result.name for result in group), "dim"), pen.say(how))
+            for how, group in ((h, list(g)) for h, g in groupby((inside, *_results(report)), key=lambda r: r.labels))
+        ]
+    )
+    remark = f"top-1 with {100 * report.confidence:.0f} % intervals (Wilson; difference: Newcombe)"
+    return section(pen, "Accuracy", remark, table, Text(), pen.say("labels are", "dim"), labels)
+
+
+def _row(pen: Pen, result: SetResult) -> tuple[Text, ...]:
+    acc = result.accuracy
+    known = "" if result.shift is None else f" ({WORDS[result.shift]})"
+    return (
+        pen.name(result.name) + pen.say(known, "dim"),
+        pen.say(str(acc.n)),
+        pen.say(f"{result.n_labels} of {result.n_compete}"),
+        pen.say(percent_text(acc.value), "bold"),
+        pen.say(f"{100 * acc.low:.1f} – {100 * acc.high:.1f}"),
+    )
+
+
+def _results(report: ShiftReport) -> tuple[SetResult, ...]:
+    return tuple(each.result for each in report.shifted)
+
+
+def _effective(pen: Pen, report: ShiftReport) -> RenderableType:
+    table = columns(pen, "shift", ">points", "=interval", ">expected", "beyond the line of")
+    for each in report.shifted:
+        found = each.effective_robustness
+        if found is not None:
+            mark = "; extrapolated" if found.extrapolated else ""
+            table.add_row(
+                pen.say(SHIFT_WORDS[each.result.shift or ""]),
+                pen.say(f"{found.points:+.1f}", "bold"),
+                pen.say(f"{found.low:+.1f} – {found.high:+.1f}"),
+                pen.say(percent_text(found.expected)),
+                pen.say(found.baseline + mark),
+            )
+    return section(pen, "Effective robustness", "accuracy beyond the baseline, percentage points", table)
+
+
+def _without(pen: Pen, report: ShiftReport) -> RenderableType:
+    left = sorted((each for each in report.shifted if each.not_applicable), key=_why)
+    rows = [
+        (pen.say(", ".join(each.result.name for each in group), "dim"), pen.say(why))
+        for why, group in ((w, list(g)) for w, g in groupby(left, key=_why))
+    ]
+    return section(pen, "Effective robustness is not applicable", "", hanging(rows))
+
+
+def _why(each: Shifted) -> str:
+    return each.not_applicable
+
+
+def _agreement(pen: Pen, report: ShiftReport) -> RenderableType:
+    judged, found = report.verdict, report.agreement
+    reasons = f": {', '.join(judged.reasons)}" if judged.reasons else ""
+    return section(
+        pen,
+        "Agreement with the verdict",
+        "",
+        line(
+            pen.say(judged.verdict, "bold green" if judged.verdict == "PASS" else "bold yellow"),
+            pen.say(f"{reasons}; {judged.origin}, {judged.n_images} images, tensor {judged.tensor}"),
+        ),
+        line(pen.say(found.outcome, f"bold {_COLOURS.get(found.outcome, '')}".strip()), pen.say(f": {found.sentence}")),
+    )
+
+
+def _bullets(pen: Pen, sentences: tuple[str, ...]) -> RenderableType:
+    return hanging([(pen.say("•"), pen.say(sentence)) for sentence in sentences])

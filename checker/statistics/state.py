@@ -1,0 +1,276 @@
+"""Mergeable state → statistics: sums over images in, numbers with their bounds out.
+
+The state is O(groups · feature) and one number an image; two states merge exactly (up to rounding), in any
+order, so batches, workers and machines can be added up.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from robustcheck_onnx.checker.evidence import Interval, OutlierFeature, Statistics
+from robustcheck_onnx.thresholds.profile import STATISTICS, Statistic
+
+from . import definitions, intervals
+
+GROUPS = 128  # jackknife groups; by digest, so that 64 images fill about 50 of them
+HISTOGRAM_BINS = 24  # bins of the per-image kurtosis in the report
+SAME_KURTOSIS = 1e-9  # relative: images that differ by less differ by rounding only
+SAME_REPRESENTATION = 1e-6  # the same of one representation computed in two batches, in float32
+COMPARED = 1000  # order statistics of the kurtosis that are compared: with more, those of real encoders get too close
+LISTED_FEATURES = 8  # features named in the evidence, strongest first
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass
+class State:
+    """Sums over images, in `GROUPS` groups by the image's key."""
+
+    n_features: int
+    n_nonfinite: int = 0
+    n_constant: int = 0
+
+    def __post_init__(self) -> None:
+        d = self.n_features
+        self.sizes = np.zeros(GROUPS)
+        self.powers = np.zeros((4, GROUPS, d))  # sums of z, z², z³, z⁴
+        self.energies = np.zeros((4, GROUPS, d))  # sums of h², min(h, 0)², y², min(y, 0)²: `kurtosis.energies`
+        self.total = np.zeros(d)  # sum of h
+        self.beyond = np.zeros(d)  # images with abs(z) > 6
+        self.far_above = np.zeros(d)  # images with z > 4
+        self.far_below = np.zeros(d)  # images with z < −4
+        self.zeros = 0
+        self.below_zero = 0
+        self.max_median_sum = 0.0
+        self.per_image: list[Array] = []
+
+    @property
+    def n(self) -> int:
+        """Images measured so far (non-finite and constant ones are not)."""
+        return int(self.sizes.sum())
+
+
+class Measured(NamedTuple):
+    """What `update` computed of a batch, for those who look at single images."""
+
+    usable: npt.NDArray[np.bool_]
+    """(image,) of the batch: neither non-finite nor constant"""
+    z: Array
+    """(usable image, feature)"""
+    kurtosis: Array
+    """(usable image,)"""
+
+
+def update(state: State, h: npt.ArrayLike, keys: npt.ArrayLike) -> Measured:
+    """Add a batch of representations to the state, in place.
+
+    Args:
+        state: the sums so far.
+        h: (image, feature) representations of any float dtype; non-finite and constant rows are counted, not used.
+        keys: (image,) integers that fix each image's jackknife group. Taken from its digest they make the bounds
+            independent of order, and put copies of one image into one group, where they count as one.
+
+    Returns:
+        The batch's standardised representations and their kurtosis; no rows where no image is usable.
+
+    Raises:
+        ValueError: the width is not the state's.
+    """
+    x = np.asarray(h, dtype=np.float64)
+    groups = np.asarray(keys, dtype=np.int64) % GROUPS
+    if x.ndim != 2 or x.shape[1] != state.n_features:
+        raise ValueError(f"representations have shape {x.shape}; expected (image, {state.n_features})")
+    rows = definitions.usable_rows(x)
+    state.n_nonfinite += int(rows.nonfinite.sum())
+    state.n_constant += int(rows.constant.sum())
+    x, groups = x[rows.usable], groups[rows.usable]
+    if not len(x):
+        return Measured(rows.usable, x, np.empty(0))
+    z = definitions.standardise(x)
+    powers = np.empty((4, *z.shape))
+    powers[0] = z
+    for k in range(1, 4):
+        np.multiply(powers[k - 1], z, out=powers[k])
+    _add_to_groups(state.powers, groups, powers)
+    per_image = powers[3].mean(axis=1)
+    state.per_image.append(per_image)
+    np.add.at(state.sizes, groups, 1.0)
+    _add_to_groups(state.energies, groups, np.stack(definitions.energies(x, z)))
+    state.far_above += (z > definitions.FREQUENT_SD).sum(axis=0)
+    state.far_below += (z < -definitions.FREQUENT_SD).sum(axis=0)
+    state.total += x.sum(axis=0)
+    state.beyond += (np.abs(z) > definitions.OUTLIER_SD).sum(axis=0)
+    state.zeros += int((x == 0).sum())
+    state.below_zero += int((x < 0).sum())
+    state.max_median_sum += float(definitions.max_median_ratio(x).sum())
+    return Measured(rows.usable, z, per_image)
+
+
+def _add_to_groups(sums: Array, groups: npt.NDArray[np.int64], values: Array) -> None:
+    """sums[:, group] += values[:, image], image by image: (4, group, feature), (image,), (4, image, feature)."""
+    for image, group in enumerate(groups):  # np.add.at takes nine times as long for rows
+        sums[:, group] += values[:, image]
+
+
+def merge(a: State, b: State) -> State:
+    """Add two states over disjoint images; associative and commutative up to rounding.
+
+    Raises:
+        ValueError: the widths differ.
+    """
+    if a.n_features != b.n_features:
+        raise ValueError(f"states have {a.n_features} and {b.n_features} features; they cannot be merged")
+    out = State(a.n_features, a.n_nonfinite + b.n_nonfinite, a.n_constant + b.n_constant)
+    for name in ("sizes", "powers", "energies", "total", "beyond", "far_above", "far_below"):
+        setattr(out, name, getattr(a, name) + getattr(b, name))
+    out.zeros = a.zeros + b.zeros
+    out.below_zero = a.below_zero + b.below_zero
+    out.max_median_sum = a.max_median_sum + b.max_median_sum
+    out.per_image = a.per_image + b.per_image
+    return out
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def _interval(estimate: float, radius: float, floor: float, ceiling: float) -> Interval:
+    if not np.isfinite(estimate):
+        return Interval(estimate=None, low=None, high=None)
+    if not np.isfinite(radius):
+        return Interval(estimate=float(estimate), low=None, high=None)
+    return Interval(
+        estimate=float(estimate),
+        low=float(max(estimate - radius, floor)),
+        high=float(min(estimate + radius, ceiling)),
+    )
+
+
+def statistics(state: State, alpha: float) -> Statistics:
+    """Turn the state into the measured numbers with their bounds.
+
+    The deciding intervals share `alpha` (Bonferroni) and hold at every number of images at once
+    (`sequential.radius`). K's spread comes from the per-image kurtosis, the others' from a delete-a-group
+    jackknife over the state's groups.
+
+    Args:
+        state: sums over at least one image.
+        alpha: error rate of the deciding intervals together.
+
+    Raises:
+        ValueError: no image was measured.
+    """
+    n, d = state.n, state.n_features
+    if n == 0:
+        raise ValueError("no image was measured")
+    per_image = np.sort(np.concatenate(state.per_image))  # in an order that the order of the images does not change
+    sums = state.powers.sum(axis=1)
+    energies = state.energies.sum(axis=1)
+    top = definitions.top_features(sums[3])
+    whole = definitions.moments(n, sums, definitions.Energies(*energies), top)
+
+    filled = state.sizes > 0
+    sizes = state.sizes[filled]
+    if len(sizes) > 1:
+        without = definitions.moments(
+            n - sizes,
+            sums[:, None, :] - state.powers[:, filled],
+            definitions.Energies(*(energies[:, None, :] - state.energies[:, filled])),
+            top,
+        )
+
+    share = alpha / len(STATISTICS)
+
+    def bounds(name: Statistic, ceiling: float) -> Interval:
+        estimate = float(getattr(whole, name))
+        if name == "kurtosis":
+            sd = float(per_image.std(ddof=1)) if n > 1 else float("nan")
+        elif len(sizes) > 1:
+            sd = intervals.grouped_jackknife_sd(estimate, getattr(without, name), sizes)
+        else:
+            sd = float("nan")
+        return _interval(estimate, intervals.radius(n, sd, share), 0.0, ceiling)
+
+    quantiles = [float(q) for q in np.quantile(per_image, [0.05, 0.25, 0.5, 0.75, 0.95])]
+    low, high = float(per_image.min()), float(per_image.max())
+    if high - low <= SAME_KURTOSIS * high:  # numpy can't part a range of a few roundings
+        low, high = low - 0.5, high + 0.5
+    counts, edges = np.histogram(per_image, bins=HISTOGRAM_BINS, range=(low, high))
+    m1, m2 = sums[0] / n, sums[1] / n
+    rest = np.ones(d, dtype=bool)
+    rest[top] = False
+    rest_energy = float(m2[rest].sum())
+    return Statistics(
+        statistic_version=definitions.STATISTIC_VERSION,
+        n_images=n,
+        n_nonfinite=state.n_nonfinite,
+        n_constant=state.n_constant,
+        n_features=d,
+        alpha=alpha,
+        kurtosis=bounds("kurtosis", float(d)),
+        persistence_ratio=bounds("persistence_ratio", float("inf")),
+        top3_share=bounds("top3_share", 1.0),
+        outlier_frequency=_frequency(state, sums, int(top[0]), share),
+        negative_energy=bounds("negative_energy", 1.0),
+        negative_z_energy=bounds("negative_z_energy", 1.0),
+        centred_kurtosis=_finite(float(whole.centred_kurtosis)),
+        rms_kurtosis=_finite(float(whole.rms_kurtosis)),
+        max_median_ratio=_finite(state.max_median_sum / n),
+        zero_share=state.zeros / (n * d),
+        negative_share=state.below_zero / (n * d),
+        spread=float(np.maximum(m2 - m1**2, 0)[rest].sum()) / rest_energy if rest_energy > 0 else None,
+        distinct_share=_distinct_share(per_image),
+        kurtosis_quantiles=(quantiles[0], quantiles[1], quantiles[2], quantiles[3], quantiles[4]),
+        histogram_edges=tuple(float(e) for e in edges),
+        histogram_counts=tuple(int(c) for c in counts),
+        features=_features(state, sums, energies[0]),
+    )
+
+
+def _distinct_share(per_image: Array) -> float:
+    """Share of different values among at most `COMPARED` evenly spaced order statistics; per_image: sorted."""
+    places = np.linspace(0, len(per_image) - 1, min(len(per_image), COMPARED)).round().astype(np.int64)
+    values = per_image[places]
+    return float(1 + (np.diff(values) > SAME_REPRESENTATION * values[1:]).sum()) / len(values)
+
+
+def _frequency(state: State, sums: Array, strongest: int, alpha: float) -> Interval:
+    """How often the strongest feature is beyond 4 SD on its usual side; two images added on either side (Agresti
+    and Coull 1998), so that "always" and "never" have a spread too."""
+    side = state.far_above if sums[0, strongest] >= 0 else state.far_below
+    count, n = float(side[strongest]), state.n
+    smooth = (count + 2) / (n + 4)
+    return _interval(count / n, intervals.radius(n, float(np.sqrt(smooth * (1 - smooth))), alpha), 0.0, 1.0)
+
+
+def _features(state: State, sums: Array, energy: Array) -> tuple[OutlierFeature, ...]:
+    n = state.n
+    shares = definitions.shares_of_kurtosis(sums[3])
+    frequency = state.beyond / n
+    mean_h = state.total / n
+    sd_h = np.sqrt(np.maximum(energy / n - mean_h**2, 0.0))
+    by_share = np.argsort(-shares, kind="stable")
+    persistent = frequency >= definitions.PERSISTENT_SHARE
+    listed = [j for rank, j in enumerate(by_share) if rank < LISTED_FEATURES or persistent[j]]
+
+    def relative_sd(j: int) -> float | None:
+        if mean_h[j] == 0:  # zero in every image is as constant as any other value
+            return 0.0 if sd_h[j] == 0 else None
+        return _finite(float(sd_h[j] / abs(mean_h[j])))
+
+    return tuple(
+        OutlierFeature(
+            index=int(j),
+            share=float(shares[j]),
+            frequency=float(frequency[j]),
+            mean_z=float(sums[0, j] / n),
+            persistent=bool(persistent[j]),
+            relative_sd=relative_sd(j),
+        )
+        for j in listed
+    )

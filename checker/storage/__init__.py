@@ -1,0 +1,29 @@
+"""Paths and URLs: told apart, listed, read, and written whole or not at all.
+
+Comes in: what a user typed as a place. May import: text, errors. Opens a connection only for a URL.
+"""
+
+from __future__ import annotations
+
+from .local import copied, download, limit_bytes, private_folder, unreadable
+from .remote import RemoteFile, StoreError, open_url
+from .urls import OFFLINE, Url, redact, redact_text
+from .write import is_ours, replace_with_error, write_whole
+
+__all__ = [
+    "OFFLINE",
+    "RemoteFile",
+    "StoreError",
+    "Url",
+    "copied",
+    "download",
+    "is_ours",
+    "limit_bytes",
+    "open_url",
+    "private_folder",
+    "redact",
+    "redact_text",
+    "replace_with_error",
+    "unreadable",
+    "write_whole",
+]

@@ -1,0 +1,26 @@
+"""From evidence to a verdict, its reasons, and what the gate makes of them; pure.
+
+Comes in: `Evidence` and a threshold profile. May import: evidence, text, errors, thresholds.
+"""
+
+from __future__ import annotations
+
+from .gate import FailOn, Gate, Waiver
+from .reasons import NAMES, RULES, notes_of
+from .rule import SAME_NUMBERS, Reason, Verdict, above, below, decided, judge
+
+__all__ = [
+    "NAMES",
+    "RULES",
+    "SAME_NUMBERS",
+    "FailOn",
+    "Gate",
+    "Reason",
+    "Verdict",
+    "Waiver",
+    "above",
+    "below",
+    "decided",
+    "judge",
+    "notes_of",
+]

@@ -1,0 +1,78 @@
+"""From a verdict to an exit code: what a pipeline lets through, and which rule decided; pure.
+
+A waiver accepts one reason of one model for a time: somebody signed for it. It never changes the verdict: the report
+still says WARN, and says who accepted it, why and until when.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import date
+from fnmatch import fnmatchcase
+from typing import Literal
+
+from pydantic import Field
+
+from robustcheck_onnx.thresholds.frozen import Frozen
+
+from .rule import Verdict
+
+FailOn = Literal["warn", "never"]
+
+
+class Waiver(Frozen):
+    """One accepted reason."""
+
+    reason: str = Field(min_length=1)
+    """id of the reason for WARN"""
+    because: str = Field(min_length=1)
+    owner: str = Field(min_length=1)
+    expires: date
+    """the last day on which it holds"""
+    models: tuple[str, ...] = ("*",)
+    """globs of the model's path as it was given; any of them"""
+
+
+class Gate(Frozen):
+    """Which rule turned the verdict into an exit code."""
+
+    exit_code: Literal[0, 1]
+    fail_on: FailOn
+    rule: str
+    """one sentence: what decided"""
+    waived: tuple[Waiver, ...] = ()
+    """waivers that hold for reasons of this verdict"""
+    expired: tuple[Waiver, ...] = ()
+    """waivers for reasons of this verdict that ended before this day: they count for nothing"""
+
+
+def decide(
+    verdict: Verdict,
+    model: str,
+    *,
+    waivers: Sequence[Waiver] = (),
+    waived_in: str = "",
+    fail_on: FailOn = "warn",
+    fail_on_from: str = "command line",
+    today: date,
+) -> Gate:
+    """The gate's answer: exit code 0 for PASS, for WARN with every reason waived, and always with fail_on "never".
+
+    waived_in, fail_on_from: where waivers and fail_on were set, for the rule's sentence.
+    """
+    reasons = {reason.id for reason in verdict.reasons}
+    about = [w for w in waivers if w.reason in reasons and any(fnmatchcase(model, glob) for glob in w.models)]
+    held = tuple(w for w in about if w.expires >= today)
+    expired = tuple(w for w in about if w.expires < today)
+    open_ = sorted(reasons - {w.reason for w in held})
+    code: Literal[0, 1] = 1
+    if verdict.verdict == "PASS":
+        code, rule = 0, "the verdict is PASS"
+    elif reasons and not open_:
+        where = f" in {waived_in}" if waived_in else ""
+        code, rule = 0, f"every reason for WARN is waived{where} ({', '.join(sorted(reasons))})"
+    elif fail_on == "never":
+        code, rule = 0, f"--fail-on is never ({fail_on_from}): WARN does not fail this run"
+    else:
+        rule = f"the verdict is WARN ({', '.join(open_)})"
+    return Gate(exit_code=code, fail_on=fail_on, rule=rule, waived=held, expired=expired)

@@ -1,0 +1,283 @@
+"""The words of a verdict: what each reason id means, what to do about it, and what a reader should know beside it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from robustcheck_onnx.checker.evidence import Evidence
+from robustcheck_onnx.thresholds import profile as profiles
+from robustcheck_onnx.thresholds.profile import Profile, Statistic
+
+
+class Rule(NamedTuple):
+    """What a reason id means and what to do about it; `{…}` is filled in with what was seen."""
+
+    title: str
+    next_step: str
+    explanation: str
+
+
+RULES: dict[str, Rule] = {
+    "rectified": Rule(
+        "rectified or one-sided representation",
+        "Measure a signed representation of this model (`robustcheck inspect MODEL` lists the tensors, "
+        "`--tensor NAME` chooses one); for a network that ends in ReLU, SiLU or hard-swish there may be none.",
+        "The representation has little or no energy below zero, or below its median: as after ReLU, SiLU, hard-swish. "
+        "Rectified and sparse features have a high activation kurtosis without any outlier feature (a supervised "
+        "EfficientNet-Lite0 reads 17), and the thresholds were calibrated on signed representations, so they "
+        "do not apply.",
+    ),
+    "low_kurtosis": Rule(
+        "activation kurtosis below the threshold",
+        "Nothing to fix in the run. Evaluate this model on shifted data before relying on it outside its training "
+        "distribution, or compare it with the checkpoint it was finetuned from.",
+        "The upper confidence bound of the activation kurtosis lies below the threshold: no feature stands out as "
+        "strongly as in the reference encoders that show the indication. Some encoders that do well on shifted data "
+        "show nothing either (OpenCLIP ViT-bigG/14): this is absence of an indication, not evidence of fragility.",
+    ),
+    "no_persistent_outlier_features": Rule(
+        "no persistent outlier features",
+        "Nothing to fix in the run. Evaluate this model on shifted data before relying on it outside its training "
+        "distribution, or compare it with the checkpoint it was finetuned from.",
+        "No few features are extreme in every image: the kurtosis does not fall when each feature's mean is removed "
+        "(persistence ratio), or it is spread over many features (top-3 share). The indication of robustness is "
+        "absent; that is not evidence of fragility.",
+    ),
+    "undecided": Rule(
+        "the evidence does not decide",
+        "Give more varied in-distribution images (`--images`, `--max-images`).",
+        "A confidence interval contains its threshold after all images that were given.",
+    ),
+    "not_measurable": Rule(
+        "a deciding statistic could not be measured",
+        "Give more and different images; if it stays, look at the model's output for a constant or broken tensor.",
+        "A statistic or its bound does not exist for these representations: fewer than two images, identical "
+        "representations, or three features or fewer.",
+    ),
+    "too_few_images": Rule(
+        "too few varied images",
+        "Give more varied in-distribution photos with `--images DIR`.",
+        "Statistics over few or one-sided images have passed plainly non-robust models (13 product photos of bags, "
+        "20 of shoes). Duplicates and near-duplicates do not count.",
+    ),
+    "duplicate_images": Rule(
+        "duplicate images",
+        "Remove the duplicates from the calibration images.",
+        "The same picture counted twice makes the confidence intervals too narrow.",
+    ),
+    "near_duplicate_images": Rule(
+        "near-duplicate images",
+        "Remove near-duplicates (video frames, crops, re-encodings) from the calibration images.",
+        "Pictures that are almost the same make the confidence intervals too narrow.",
+    ),
+    "images_not_varied": Rule(
+        "images are not varied",
+        "Use images that cover what the model will see in production.",
+        "The images look alike as a set. A feature that is extreme in all of them may say more about the images "
+        "than about the model.",
+    ),
+    "images_not_photo_like": Rule(
+        "images do not look like photos",
+        "Use in-distribution photos; noise and synthetic textures fake outlier features.",
+        "Noise images and synthetic textures made a supervised network show persistent outlier features that it "
+        "does not have on photos.",
+    ),
+    "representations_alike": Rule(
+        "representations are almost all alike",
+        "Check the model and its preprocessing: it hardly reacts to the images. Then use more varied images.",
+        "Almost all of the representation is the same for every image, or a few representations come again and again. "
+        "Any large feature is then constant, whatever the model has learned; an untrained or broken model looks like "
+        "this.",
+    ),
+    "constant_feature": Rule(
+        "an outlier feature is a constant",
+        "Check the export: a feature that never changes is a constant in the graph, not something the model computes.",
+        "The strongest feature has the same raw value in every image. A bad export (a NaN guard, a missing norm, "
+        "padding) makes such a feature; outlier features of real encoders vary by 6 % and more.",
+    ),
+    "nonfinite_representations": Rule(
+        "non-finite representations",
+        "Run the model in fp32, or find the images and the operator that overflow.",
+        "NaN or infinity means that the model failed on an image. It is never averaged in, and a model that fails "
+        "on calibration images cannot pass.",
+    ),
+    "constant_representations": Rule(
+        "constant representations",
+        "Check the model and its preprocessing on the images named.",
+        "All features had the same value: the statistic does not exist for such a representation.",
+    ),
+    "detector_warned": Rule(
+        "a plug-in detector warned",
+        "Read what the detector says and its own documentation; without `--detector NAME` it does not run.",
+        "A detector of another package, asked for with `--detector`, found what it warns of. Detectors are signals "
+        "beside this tool's own: they can add a WARN and never take one away. What such a signal is worth, its package "
+        "must say.",
+    ),
+    "untrained": Rule(
+        "untrained model",
+        "Export the model with its weights.",
+        "The file's contract says that the weights are random.",
+    ),
+    "assumed_preprocessing": Rule(
+        "preprocessing was assumed",
+        "Say what it is: `--preprocess clip|imagenet|FILE`, or put the library's configuration beside the model.",
+        "An ONNX file does not say how pixels become inputs. With the wrong mean, size or colour order the model "
+        "sees out-of-distribution inputs, and those fake outlier features.",
+    ),
+    "preprocessing_against_contract": Rule(
+        "preprocessing is not the contract's",
+        "Leave out `--preprocess`, or export the model again with the right preprocessing.",
+        "The file says how its model wants its pixels, and another preprocessing was forced on it. Out-of-distribution "
+        "inputs fake outlier features.",
+    ),
+    "assumed_tensor": Rule(
+        "the representation was assumed",
+        "Look at `robustcheck inspect MODEL` and name the tensor with `--tensor NAME`.",
+        "The graph does not tell whether it is an encoder or a classifier, so the tensor that was read is a guess.",
+    ),
+    "tensor_not_calibrated": Rule(
+        "no threshold for this tensor",
+        "Measure the representation (leave out `--tensor`/`--pool`), or use a profile calibrated on this tensor.",
+        "A threshold holds only for the kind of tensor it was calibrated on: a projection or a rotation changes the "
+        "kurtosis.",
+    ),
+    "end_not_calibrated": Rule(
+        "no threshold for a representation that ends like this",
+        "Measure the projected embedding if the model has one, or use a profile calibrated on such representations.",
+        "No representation of this kind with the indication was among the reference sets, so the thresholds say "
+        "nothing about it. Learned scales of a final norm make or hide large features, a squashing activation bounds "
+        "them, and a linear map of rectified features or a change of basis (PCA, SVD) can put the mean of all images "
+        "on one axis, where it reads as an outlier feature that the encoder does not have.",
+    ),
+    "width_not_calibrated": Rule(
+        "no threshold for this width",
+        "Use a profile calibrated on representations of this width.",
+        "Kurtosis is bounded by about the number of features; the thresholds hold for the widths of the reference "
+        "sets.",
+    ),
+    "other_statistic_version": Rule(
+        "the profile is for another statistic",
+        "Use a profile made for this version of robustcheck.",
+        "A definition of a statistic changed between the profile and this version; the numbers are not comparable.",
+    ),
+    "batch_dependent": Rule(
+        "an image's representation depends on its batch",
+        "Export the model in eval mode.",
+        "The representation of an image changed with the images beside it, as it does for a model exported in "
+        "training mode (batch statistics). Its numbers are not a property of the model.",
+    ),
+    "output_changed": Rule(
+        "reading the tensor changed the model's output",
+        "Report the model; try another version of ONNX Runtime.",
+        "With the representation as an extra output the model's own output came out different, so what was measured "
+        "is not the model that will be deployed.",
+    ),
+    "unchecked": Rule(
+        "a safety check could not be run",
+        "Give at least two images, and a model whose output can be compared.",
+        "Batch invariance or the model's own output was not checked, so PASS cannot be given.",
+    ),
+    "statistic_shrank": Rule(
+        "a statistic shrank against the reference",
+        "Release the reference, or find the step that cost it (finetuning, pruning, quantisation) by comparing the "
+        "model after each; where the loss is meant, `--tolerance` says how much may go.",
+        "`robustcheck compare`: the whole interval of the ratio candidate / reference lies below 1 − tolerance, for a "
+        "statistic that shows the outlier features. They are weaker than in the reference on the same images.",
+    ),
+    "outlier_feature_lost": Rule(
+        "an outlier feature of the reference is gone",
+        "Compare the model after each step of its making, and evaluate it on shifted data before it replaces the "
+        "reference.",
+        "`robustcheck compare`: an outlier feature of the reference is one no more in the candidate, neither under its "
+        "index, nor under another one that correlates with it over the images, nor by a rotation of the whole.",
+    ),
+    "representation_permuted": Rule(
+        "the representation is permuted",
+        "Undo the permutation in the export, or make everything anew that reads the representation by index.",
+        "`robustcheck compare`: the reference's outlier features are in the candidate under other indices. Kurtosis "
+        "does not change, but heads and stored vectors made for the reference do not fit the candidate.",
+    ),
+    "representation_rotated": Rule(
+        "the representation is rotated",
+        "Export the representation without the rotation or projection, and compare again.",
+        "`robustcheck compare`: an outlier feature of the reference is in the candidate as one direction over many "
+        "features. A rotation loses no information and hides outlier features, so the candidate cannot show "
+        "the indication.",
+    ),
+    "reference_without_indication": Rule(
+        "the reference itself is WARN",
+        "Compare with a reference that passes `robustcheck check` on these images.",
+        "`robustcheck compare` asks whether a candidate kept what made its reference pass; this reference does not "
+        "pass, so there is nothing that could be kept. The statistics are shown side by side.",
+    ),
+    "stale_baseline": Rule(
+        "the baseline was measured otherwise",
+        "Write the baseline anew on these images: `robustcheck compare MODEL --images PATH --write-baseline FILE`.",
+        "`robustcheck compare --baseline`: the reference's numbers come from other images, another preprocessing, or "
+        "another version of the statistics than the candidate's. What the images do to the numbers does not cancel "
+        "then, so a difference says little, and a comparison never passes.",
+    ),
+    "not_comparable": Rule(
+        "candidate and reference are not comparable",
+        "Compare representations of the same width and kind (`robustcheck inspect MODEL` shows both).",
+        "`robustcheck compare`: the widths differ, or one tensor is an encoder's output and the other a classifier's "
+        "features. Kurtosis is bounded by about the number of features and changes with the tensor, so a ratio would "
+        "say nothing.",
+    ),
+}
+
+NAMES: dict[Statistic, str] = {
+    "kurtosis": "activation kurtosis",
+    "persistence_ratio": "persistence ratio",
+    "top3_share": "top-3 share",
+    "outlier_frequency": "outlier frequency",
+    "negative_energy": "negative energy",
+    "negative_z_energy": "negative energy of z",
+}
+
+
+def notes_of(evidence: Evidence, profile: Profile) -> tuple[str, ...]:
+    """One sentence for each choice or circumstance that the verdict rests on.
+
+    Args:
+        evidence: what was measured.
+        profile: what it was judged by.
+    """
+    notes = []
+    default = profiles.load()
+    if profile.digest != default.digest:
+        notes.append(
+            f"The thresholds are not the default profile ({default.id}, {default.digest[:19]}) but {profile.id} "
+            f"({profile.digest[:19]}), given with --thresholds: what PASS means is that profile's to say."
+        )
+        if profile.edited:
+            notes.append(f"The profile was changed by hand: {profile.edited}.")
+        if looser := profiles.looser_than(profile, default):
+            notes.append(f"The profile is looser than the default in places: {'; '.join(looser)}.")
+        if profile.calibration.missing:
+            n = len(profile.calibration.missing)
+            notes.append(f"The profile's calibration is not complete: {n} models of its suite were not measured.")
+    if evidence.model.synthetic:
+        notes.append(f"Synthetic model: {evidence.model.synthetic}.")
+    if evidence.images.bundled:
+        notes.append("The bundled photos were used; a release gate wants your own in-distribution images (--images).")
+    execution = evidence.execution
+    if execution.fallback_reason:
+        notes.append(f"The CPU was used: {execution.fallback_reason}.")
+    if execution.heavy_on_cpu:
+        heavy = ", ".join(f"{n} {op}" for op, n in execution.heavy_on_cpu.items())
+        notes.append(f"Although a GPU was used, heavy nodes ran on the CPU: {heavy}.")
+    if execution.optimization != "all":
+        notes.append(
+            f"Graph optimisation was lowered to {execution.optimization}: with it, reading the representation changed "
+            "the model's own output."
+        )
+    if evidence.images.n_skipped:
+        first = "; ".join(f"{name}: {reason}" for name, reason in evidence.images.skipped[:3])
+        notes.append(f"{evidence.images.n_skipped} of {evidence.images.n_read} images were skipped ({first}).")
+    notes += [
+        f"Detector {d.name} {d.version}, a plug-in, adds no reason for WARN: {d.text}"
+        for d in evidence.detectors
+        if d.finding == "ok"
+    ]
+    return tuple(notes)

@@ -1,0 +1,193 @@
+"""Does a report still hold? All checks, in order, and the exit code.
+
+Only a report of which everything that was checked agrees, and whose verdict is PASS, ends with exit code 0."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Collection
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+from typing import Literal
+
+from robustcheck_onnx.checker.errors import UsageError
+from robustcheck_onnx.checker.measure import Progress
+from robustcheck_onnx.checker.model import file_digest
+from robustcheck_onnx.checker.pipeline import load_profile
+from robustcheck_onnx.checker.report import Report, read
+from robustcheck_onnx.checker.verdict import gate
+from robustcheck_onnx.thresholds.frozen import Frozen
+
+from .checks import (
+    Finding,
+    _about,
+    _agreed,
+    _check_images,
+    _check_model,
+    _check_profile,
+    _check_report,
+    _check_rerun,
+    _check_signature,
+    _check_verdict,
+    _has_witness,
+    _model_digest,
+    _unchecked,
+)
+from .second_run import ruling, words
+
+
+class Verification(Frozen):
+    """What was verified about one report, and what follows."""
+
+    schema_version: Literal[1] = 1
+    tool: str = "robustcheck"
+    document: Literal["verification"] = "verification"
+    tool_version: str
+    report: str
+    model: str
+    verdict: Literal["PASS", "WARN"]
+    """the report's own"""
+    reasons: tuple[str, ...]
+    result_digest: str
+    findings: tuple[Finding, ...]
+    rests_on: str
+    """one sentence: what vouches for the numbers"""
+    exit_code: Literal[0, 1, 3]
+    rule: str
+    """one sentence: what decided the exit code"""
+
+
+# -------------------------------------------------------------------------------------------------- checks
+
+
+def verify(
+    report_file: Path,
+    model: Path,
+    *,
+    image_set: str | None = None,
+    thresholds: Path | None = None,
+    rerun: bool | None = None,
+    device: str | None = None,
+    signature: Path | None = None,
+    public_key: Path | None = None,
+    accept_waivers: bool = False,
+    detectors: Collection[str] = (),
+    today: date,
+    progress: Callable[[Progress], None] | None = None,
+) -> Verification:
+    """Verify a report about a model.
+
+    Args:
+        report_file: a check's JSON; of a document of several models, the report about this one.
+        model: the ONNX file that is to be released.
+        image_set: where the images are, as `--images` of a check; not needed for the bundled photos.
+        thresholds: the profile that is accepted; None = the packaged profile of the same id.
+        rerun: measure again with the report's settings; None = where the images are at hand, and then a PASS needs
+            that rerun or a signature as its witness; False = rest on the report alone.
+        device: for the rerun; None = the one that the report's run was asked for.
+        signature, public_key: bundle and key, both or none.
+        accept_waivers: let waivers count that stand in the report and hold today; a signature must vouch for them, or
+            `rerun` be False.
+        detectors: those of the report that a rerun may load.
+        today: for waivers.
+        progress: of the rerun.
+
+    Raises:
+        UsageError, CannotAssessError, EnvironmentFaultError: nothing can be verified. What does not agree is no error
+            but a finding.
+    """
+    if (signature is None) != (public_key is None):
+        raise UsageError(
+            "--signature and --public-key belong together; a signature is checked by a key that you trust",
+            "--signature report.sigstore.json --public-key key.pub",
+        )
+    content_digest = file_digest(report_file) if report_file.is_file() else ""
+    found = read(report_file)
+    model_digest = _model_digest(model)
+    report, raw = _about(found, model_digest, model, report_file)
+    accepted = load_profile(thresholds) if thresholds is not None else None
+    same_model = _check_model(report, model, model_digest)
+    findings = [
+        _check_report(report, raw),
+        _check_signature(report, content_digest, signature, public_key),
+        same_model,
+        _check_profile(report, accepted),
+        _check_verdict(report),
+    ]
+    at_hand = report.evidence.images.bundled or image_set is not None
+    again = at_hand if rerun is None else rerun
+    if again and not at_hand:
+        raise UsageError(
+            f"--rerun needs the images; the report is about {report.evidence.images.n_read} of "
+            f"{report.evidence.images.source}",
+            f"--images {shlex.quote(report.evidence.images.source)}",
+        )
+    findings.append(_check_images(report, image_set, at_hand=at_hand))
+    if not again:
+        findings.append(_unchecked("rerun", "nothing was measured; --rerun measures again"))
+    elif any(finding.status == "differs" for finding in findings):
+        findings.append(_unchecked("rerun", "not worth it: something differs already"))
+    else:
+        findings.append(_check_rerun(report, model, image_set, device, detectors, progress))
+    # a rerun vouches for the numbers, not for who waived what
+    waivers_hold = accept_waivers and (rerun is False or _agreed(findings, "signature"))
+    code, rule = _decide(report, findings, accept_waivers=waivers_hold, today=today)
+    if code == 1 and accept_waivers and not waivers_hold and report.gate is not None and report.gate.waived:
+        rule += "; only a signature vouches for the waivers in the report"
+    if code == 0 and rerun is None and not _has_witness(findings):
+        code = 1
+        rule = "the report alone vouches for its numbers; --images or --public-key, or --no-rerun to rest on it"
+    assert report.binding is not None
+    return Verification(
+        tool_version=version("robustcheck-onnx"),
+        report=str(report_file),
+        model=str(model),
+        verdict=report.verdict.verdict,
+        reasons=tuple(reason.id for reason in report.verdict.reasons),
+        result_digest=report.binding.result_digest,
+        findings=tuple(findings),
+        rests_on=_rests_on(findings),
+        exit_code=code,
+        rule=rule,
+    )
+
+
+def report_about(report_file: Path, model: Path) -> Report:
+    """The report about a model that a file holds. Raises as `verify`."""
+    return _about(read(report_file), _model_digest(model), model, report_file)[0]
+
+
+# ------------------------------------------------------------------------------------------------ what follows
+
+
+def _decide(
+    report: Report, findings: list[Finding], *, accept_waivers: bool, today: date
+) -> tuple[Literal[0, 1, 3], str]:
+    differing = [finding.check for finding in findings if finding.status == "differs"]
+    if differing:
+        return 3, f"{', '.join(differing)} {'differs' if len(differing) == 1 else 'differ'}: the report does not hold"
+    if report.verdict.verdict == "PASS":
+        return 0, "everything that was checked agrees, and the verdict is PASS"
+    if accept_waivers and report.gate is not None:
+        held = gate.decide(report.verdict, report.evidence.model.file, waivers=report.gate.waived, today=today)
+        if held.exit_code == 0:
+            return 0, f"everything that was checked agrees; {held.rule} in the report, which --accept-waivers accepts"
+    return 1, f"everything that was checked agrees, and the verdict is {words(*ruling(report))}"
+
+
+def _rests_on(findings: list[Finding]) -> str:
+    status = {finding.check: finding.status for finding in findings}
+    if "differs" in status.values():
+        return "Nothing rests on these numbers: the report does not hold."
+    parts = []
+    if status["rerun"] == "agrees":
+        parts.append("they were measured again")
+    if status["signature"] == "agrees":
+        parts.append("the holder of the key signed them")
+    if parts:
+        return f"The numbers: {' and '.join(parts)}."
+    return (
+        "The numbers: only the report itself. They fit this model's digest, but nothing here shows that they were "
+        "measured; --images with --rerun or a signature would."
+    )

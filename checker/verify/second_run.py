@@ -1,0 +1,188 @@
+"""A report's run once more, and whether two reports about the same model on the same images say the same."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from robustcheck_onnx.checker import pipeline
+from robustcheck_onnx.checker.evidence import Evidence
+from robustcheck_onnx.checker.measure import Job, JobProgress, Progress, measure_all
+from robustcheck_onnx.checker.model import PRESETS
+from robustcheck_onnx.checker.report import Report
+from robustcheck_onnx.checker.verdict import SAME_NUMBERS, judge
+from robustcheck_onnx.thresholds.profile import STATISTICS
+
+
+def measure_again(
+    report: Report,
+    model: Path,
+    images: str | None,
+    *,
+    device: str | None = None,
+    detectors: Sequence[str] = (),
+    progress: Callable[[Progress], None] | None = None,
+) -> Report:
+    """Measure again with a report's settings and judge by its profile, in this process.
+
+    A report of the Ray engine, too: that engine measures every image, in shards whose sums do not depend on who
+    measured them, so this process measures every image and starts no cluster.
+
+    Args:
+        report: a report with its settings (`binding`).
+        model, images: what the settings are applied to.
+        device: another one than the settings name.
+        detectors: plug-ins to run.
+        progress: called after every batch; for a report of the Ray engine after every shard.
+
+    Raises:
+        UsageError, CannotAssessError, EnvironmentFaultError: as `pipeline.check`.
+    """
+    assert report.binding is not None
+    settings = report.binding.settings
+    with tempfile.TemporaryDirectory() as folder:
+        preprocess = settings.preprocess
+        if preprocess is not None and preprocess not in PRESETS:  # a file that may not be here
+            file = Path(folder) / "preprocessing.json"
+            file.write_text(report.evidence.preprocessing.preprocessing.model_dump_json(), encoding="utf-8")
+            preprocess = str(file)
+        if settings.engine == "ray" and not detectors:
+            job = Job(
+                model=model,
+                images=images,
+                tensors=(settings.tensor,),
+                pool=settings.pool,
+                preprocess=preprocess,
+                device=device or settings.device,
+                seed=settings.seed,
+                max_images=settings.max_images,
+                max_bad=settings.max_bad,
+                batch_size=settings.batch_size,
+            )
+            (evidence,) = measure_all(job, report.profile, progress=_teller(progress))
+            verdict = judge(evidence, report.profile)
+            return report.model_copy(update={"evidence": evidence, "verdict": verdict})
+        return pipeline.check(
+            model,
+            images=images,
+            tensor=settings.tensor,
+            pool=settings.pool,
+            preprocess=preprocess,
+            device=device or settings.device,
+            seed=settings.seed,
+            max_images=settings.max_images,
+            max_bad=settings.max_bad,
+            batch_size=settings.batch_size,
+            thresholds=report.profile,
+            engine=settings.engine,
+            workers=settings.workers,
+            detectors=detectors,
+            progress=progress,
+        )
+
+
+def _teller(progress: Callable[[Progress], None] | None) -> JobProgress | None:
+    """The callback as the engine calls it."""
+    if progress is None:
+        return None
+    clock = time.perf_counter()
+
+    def tell(_: Job, n_done: int, n_total: int) -> None:
+        progress(Progress(n_done, n_total, n_done / (time.perf_counter() - clock), ""))
+
+    return tell
+
+
+SAME_PLACE = 1e-4
+"""Relative tolerance of a statistic where ONNX Runtime, its provider and the device are the same: other thread counts
+and orders of sums move the sixth digit."""
+ELSEWHERE = 5
+"""On another device or runtime: so many times the tolerance of a representation at its precision. The statistics are
+made of fourth powers, so a relative difference e of a representation moves them by about 4 e."""
+
+
+def ruling(report: Report) -> tuple[str, list[str]]:
+    """Verdict and ids of its reasons."""
+    return report.verdict.verdict, [reason.id for reason in report.verdict.reasons]
+
+
+def words(verdict: str, reasons: list[str]) -> str:
+    """The same as text."""
+    return f"{verdict} ({', '.join(reasons)})" if reasons else verdict
+
+
+def tolerance_between(first: Evidence, second: Evidence) -> float:
+    """Relative difference that two honest runs may have, by where they ran and at which precision."""
+    a, b = first.execution, second.execution
+    if (a.providers, a.runtime, a.device, a.precision, a.optimization) == (
+        b.providers, b.runtime, b.device, b.precision, b.optimization,
+    ):  # fmt: skip
+        return SAME_PLACE
+    return ELSEWHERE * SAME_NUMBERS.get(b.precision, SAME_NUMBERS["fp32"])
+
+
+def disagreements(first: Report, second: Report, tolerance: float) -> tuple[str, ...]:
+    """In which ways two reports do not say the same, in words; empty if in none.
+
+    Verdict, reasons, counts, digests and what was read must be equal; a statistic and its bounds may differ by
+    tolerance · max(both, its threshold), a descriptive number by tolerance · max(both, 1).
+    """
+    out = []
+    if ruling(first) != ruling(second):
+        out.append(f"verdict {words(*ruling(first))} against {words(*ruling(second))}")
+    a, b = _exact(first.evidence), _exact(second.evidence)
+    out += [f"{name} {a[name]} against {b[name]}" for name in a if a[name] != b[name]]
+    numbers, others = _numbers(first), _numbers(second)
+    for name, (value, scale) in numbers.items():
+        other = others[name][0]
+        if value is None or other is None:
+            same = value is other
+        else:
+            same = math.isclose(value, other, rel_tol=tolerance, abs_tol=tolerance * scale)
+        if not same:
+            out.append(f"{name} {value} against {other}")
+    return tuple(out)
+
+
+def _exact(evidence: Evidence) -> dict[str, object]:
+    """What two runs must have in common exactly."""
+    s, m, i, p = evidence.statistics, evidence.model, evidence.images, evidence.preprocessing
+    return {
+        "statistic version": s.statistic_version,
+        "images": (s.n_images, s.n_nonfinite, s.n_constant, i.n_read, i.n_skipped),
+        "image digest": i.digest,
+        "image findings": tuple(finding.id for finding in i.sanity.findings),
+        "features": s.n_features,
+        "alpha": s.alpha,
+        "persistent features": tuple(sorted(f.index for f in s.persistent)),
+        "model": (m.digest, m.file_digest, *sorted(m.external_digests.items())),
+        "tensor": (m.tensor, m.rule, m.pool, m.ends_in, m.tensor_assumed),
+        "origin": (m.random_weights, m.source, m.synthetic),
+        "preprocessing": (p.preprocessing, p.source, p.against_contract),
+        "end": evidence.stopped,
+        "detectors": tuple((d.name, d.version, d.finding) for d in evidence.detectors),
+    }
+
+
+def _numbers(report: Report) -> dict[str, tuple[float | None, float]]:
+    """Every statistic and the size below which a difference counts as absolute."""
+    s = report.evidence.statistics
+    out: dict[str, tuple[float | None, float]] = {}
+    for name in STATISTICS:
+        interval, scale = getattr(s, name), report.profile.thresholds[name].minimum
+        for part in ("estimate", "low", "high"):
+            out[f"{name} {part}"] = (getattr(interval, part), scale)
+    for field in (
+        "centred_kurtosis",
+        "rms_kurtosis",
+        "max_median_ratio",
+        "zero_share",
+        "negative_share",
+        "spread",
+        "distinct_share",
+    ):
+        out[field] = (getattr(s, field), 1.0)
+    return out
