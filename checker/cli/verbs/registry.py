@@ -31,7 +31,7 @@ def log(
     debug: Debug = False,
 ) -> int:
     """Log a report: metrics, tags, artifacts. The exit code is no verdict: 0 = it is logged, also a WARN."""
-    from robustcheck_onnx.checker.integrations import log_report
+    from robustcheck_onnx.checker.integrations.mlflow_log import log_report
     from robustcheck_onnx.checker.report import reader
     from robustcheck_onnx.checker.verify import own_faults
 
@@ -71,7 +71,7 @@ def gate(
     report is not about this file · 4 the server does not answer. The alias is set with 0 only; anything else takes it,
     and what an earlier call gave, from this version.
     """
-    from robustcheck_onnx.checker.integrations import gate_model_version
+    from robustcheck_onnx.checker.integrations.mlflow_log import gate_model_version
 
     result = gate_model_version(
         name,
