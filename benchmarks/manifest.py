@@ -33,25 +33,25 @@ ROOT = Path(__file__).parent.parent
 FIRST_BATCH = r"""
 import re, sys, time
 from pathlib import Path
-from robustcheck_onnx.checker.images import source as images
-from robustcheck_onnx.checker.measure import cache, run as measure
-from robustcheck_onnx.checker.model import external as onnx_file
-from robustcheck_onnx.checker.measure.job import Job, nothing_yet
+from robustcheck_onnx.checker import measure
+from robustcheck_onnx.checker.evidence import Options
+from robustcheck_onnx.checker.images import open_images
+from robustcheck_onnx.checker.measure import cache
+from robustcheck_onnx.checker.model import file_digest
 from robustcheck_onnx.thresholds import profile
-job = Job(Path(sys.argv[1]), sys.argv[2])
-source = images.open_images(job.images, seed=job.seed)
-key = cache.key_of(job, onnx_file.file_digest(job.model), profile.load(), source)
+job = measure.Job(Path(sys.argv[1]), Options(images=sys.argv[2]))
+source = open_images(job.options.images, seed=job.options.seed)
+key = cache.key_of(job, file_digest(job.model), profile.load(), source)
 assert cache.load(key, job.model, source) is None
 opened = measure.open_job(job, source=source)
 measure.probe(opened)
-into = nothing_yet(1)
-decoded = measure.decode(opened, opened.source)
-next(measure.batches(opened, into, decoded))
-wall = time.time() - float(sys.argv[3])
-assert into.n_good == 32
+total = measure.nothing_yet(1)
+with measure.decode(opened) as decoded:
+    measure.add_batch(opened, total, next(measure.batches(decoded, total.images, 32)))
+    wall = time.time() - float(sys.argv[3])
+assert total.images.n_usable == 32
 peak = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
 print(wall, time.process_time(), peak[1])
-decoded.close()
 """
 
 KINDS: dict[str, tuple[str, Callable[[str, int], str]]] = {

@@ -26,7 +26,7 @@ import lookup
 import numpy as np
 from PIL import Image, ImageOps
 
-from robustcheck_onnx.checker.evidence import CLIP
+from robustcheck_onnx.checker.evidence import CLIP, Options
 from robustcheck_onnx.checker.images import sanity as imageset
 from robustcheck_onnx.checker.images.decode import decode
 from robustcheck_onnx.checker.images.preprocess import apply
@@ -110,8 +110,8 @@ def measure_stages() -> Stages:
         shard.states[0] = state
         sketch = imageset.describe(photos[0])
         for index in range(SHARD_IMAGES):
-            shard.digests.append(f"sha256:{index:064x}")
-            shard.sanity.add(type(sketch)(**(vars(sketch) | {"digest": index})))
+            shard.images.digests.append(f"sha256:{index:064x}")
+            shard.images.sanity.add(type(sketch)(**(vars(sketch) | {"digest": index})))
         shard_mb[d] = len(pickle.dumps(shard, 5)) / 1e6
         shard_ms[d] = cpu_ms(lambda s=shard: merge(s, copy.deepcopy(s)), 1)
     return Stages(
@@ -148,7 +148,7 @@ def wall_s(jobs: list[Job], *, kind: str, workers: int) -> float:
     times = []
     for _ in range(RUNS):
         start = time.perf_counter()
-        for outcome in engine.run(jobs, profile.load(), engine=kind, workers=workers):
+        for outcome in engine.run_jobs(jobs, profile.load(), engine=kind, workers=workers):
             if outcome.error is not None:
                 raise outcome.error
         times.append(time.perf_counter() - start)
@@ -171,9 +171,11 @@ def measure_engines(folder: Path) -> dict[tuple[str, int, int], float]:
         for workers, n_models in ((1, 1), (2, 1), (1, 2), (2, 2)):
             if kind == "local" and (workers, n_models) == (2, 1):
                 continue  # one model is one process there
-            found[kind, workers, n_models] = wall_s([Job(model, str(many))] * n_models, kind=kind, workers=workers)
+            found[kind, workers, n_models] = wall_s(
+                [Job(model, Options(images=str(many)))] * n_models, kind=kind, workers=workers
+            )
             print(kind, workers, n_models, round(found[kind, workers, n_models], 1), flush=True)
-        found[kind, 0, 0] = wall_s([Job(model, str(many), max_images=2)], kind=kind, workers=1)
+        found[kind, 0, 0] = wall_s([Job(model, Options(images=str(many), max_images=2))], kind=kind, workers=1)
     return found
 
 

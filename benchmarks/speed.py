@@ -22,11 +22,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from robustcheck_onnx.checker.evidence import CLIP
+from robustcheck_onnx.checker import measure
+from robustcheck_onnx.checker.evidence import CLIP, Options
 from robustcheck_onnx.checker.images import source as images
 from robustcheck_onnx.checker.images.preprocess import apply
-from robustcheck_onnx.checker.measure import run as measure
-from robustcheck_onnx.checker.measure.job import Job, nothing_yet
+from robustcheck_onnx.checker.measure import Job
 from robustcheck_onnx.checker.runtime.device import cpu_threads
 from robustcheck_onnx.checker.runtime.session import open_session
 from robustcheck_onnx.thresholds import profile
@@ -43,19 +43,21 @@ sys.exit(0 if code in (0, 1) else code)
 # Imports, opens the model and runs one batch of one image: what a check does before its first number.
 FIRST_INFERENCE = """
 import sys
-from robustcheck_onnx.checker.measure import run as measure
-from robustcheck_onnx.checker.measure.job import Job, nothing_yet
-opened = measure.open_job(Job(model=__import__("pathlib").Path(sys.argv[1]), images=sys.argv[2], max_images=1))
-for _ in measure.batches(opened, nothing_yet(1), measure.decode(opened, opened.source)): pass
+from robustcheck_onnx.checker import measure
+from robustcheck_onnx.checker.evidence import Options
+from robustcheck_onnx.checker.measure import Job
+opened = measure.open_job(Job(__import__("pathlib").Path(sys.argv[1]), Options(images=sys.argv[2], max_images=1)))
+measure.measure_images(opened)
 """
 # Opens the model, probes it (a second session for a moment) and runs 8 photos: the model and its sessions.
 SESSION = """
 import sys
-from robustcheck_onnx.checker.measure import run as measure
-from robustcheck_onnx.checker.measure.job import Job, nothing_yet
-opened = measure.open_job(Job(model=__import__("pathlib").Path(sys.argv[1]), images=sys.argv[2], max_images=8))
+from robustcheck_onnx.checker import measure
+from robustcheck_onnx.checker.evidence import Options
+from robustcheck_onnx.checker.measure import Job
+opened = measure.open_job(Job(__import__("pathlib").Path(sys.argv[1]), Options(images=sys.argv[2], max_images=8)))
 measure.probe(opened)
-for _ in measure.batches(opened, nothing_yet(1), measure.decode(opened, opened.source)): pass
+measure.measure_images(opened)
 """
 PLAIN = ROOT / "benchmarks" / "baselines" / "plain_script.py"
 EDGE_PX = 500  # longer edge of a photo, about that of ImageNet's
@@ -168,7 +170,9 @@ def throughput(model: Model, photos: Path, n: int, runs: int) -> tuple[float, fl
     used: one pass of 8 after the other, each on all cores. It is the rate after the first 256 photos, the only ones
     that are described for the image set's sanity.
     """
-    opened = replace(measure.open_job(Job(model.onnx, str(photos), max_images=n)), described=frozenset())
+    opened = replace(
+        measure.open_job(Job(model.onnx, Options(images=str(photos), max_images=n))), described=frozenset()
+    )
     runner, preprocessing = opened.runners[0], opened.preprocessing.preprocessing
     loaded = [opened.source.load(i) for i in range(min(n, 128))]
     pixels = np.stack([apply(preprocessing, item.image) for item in loaded if isinstance(item, images.Picture)])
@@ -190,9 +194,7 @@ def throughput(model: Model, photos: Path, n: int, runs: int) -> tuple[float, fl
     ours, beside, after = [], [], []
     for _ in range(runs):
         start = time.perf_counter()
-        into = nothing_yet(1)
-        for _ in measure.batches(opened, into, measure.decode(opened, opened.source)):
-            pass
+        measure.measure_images(opened)
         ours.append(n / (time.perf_counter() - start))
         beside.append(bare(runner._session, runner._most, runner._n_passes))
         after.append(bare(whole, 8, 1))

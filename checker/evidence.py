@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypedDict, cast
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -206,6 +207,56 @@ class DetectorResult(Frozen):
     finding: Literal["ok", "warn"]
     text: Line
     """what it saw, in a sentence"""
+
+
+class Options(Frozen):
+    """What moves the numbers of a run, as it was given; None = not given. The threshold profile stands beside it."""
+
+    images: str | None = None
+    """folder, glob, list, manifest, shards or tensors, or the URL of one; None = the bundled photos"""
+    tensor: str | None = None
+    """measures this tensor instead of the one found by rule"""
+    pool: str | None = None
+    """pools it this way instead of the way found by rule"""
+    preprocess: str | None = None
+    """clip, imagenet or a JSON file; None = the file's contract, else a sidecar, else assumed (WARN)"""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N or tensorrt"""
+    seed: int = 0
+    """fixes the order in which images are taken"""
+    max_images: int | None = None
+    """uses at most so many images"""
+    max_bad: float = 0.01
+    """largest share of images, 0 to 1, that may be unusable"""
+    batch_size: int = 32
+    """images that the model gets at once; changes speed and memory, never the verdict"""
+
+    @classmethod
+    def of(cls, given: GivenOptions, **defaults: Any) -> Self:
+        """The record of keyword arguments; a path of images becomes text. Raises TypeError for an unknown name."""
+        if unknown := given.keys() - cls.model_fields.keys():
+            raise TypeError(f"unexpected keyword argument {min(unknown)!r}; options are {', '.join(cls.model_fields)}")
+        images = given.get("images")
+        return cls(**{**defaults, **given, "images": None if images is None else str(images)})
+
+    @property
+    def given(self) -> GivenOptions:
+        """The same as keyword arguments."""
+        return cast(GivenOptions, {name: getattr(self, name) for name in Options.model_fields})
+
+
+class GivenOptions(TypedDict, total=False):
+    """`Options` as keyword arguments of `check`, `compare`, `scan` and `measure_shift`."""
+
+    images: str | Path | None
+    tensor: str | None
+    pool: str | None
+    preprocess: str | None
+    device: str
+    seed: int
+    max_images: int | None
+    max_bad: float
+    batch_size: int
 
 
 class Evidence(Frozen):

@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
+from robustcheck_onnx.checker.evidence import Options
 from robustcheck_onnx.checker.measure import run as measure
-from robustcheck_onnx.checker.measure.job import Measurement, Outcome, nothing_yet
+from robustcheck_onnx.checker.measure.job import Job, Measurement, Outcome
 from robustcheck_onnx.thresholds import profile
+
+
+def job(
+    model: Path, images: str | Path | None = None, *, tensors: tuple[str | None, ...] | None = None, **options: Any
+) -> Job:
+    """A job as it is written in a test."""
+    return Job(model, Options(**options, images=None if images is None else str(images)), tensors)
 
 
 def never_decided() -> profile.Profile:
@@ -16,14 +26,10 @@ def never_decided() -> profile.Profile:
 
 def parts(opened: measure.Opened, *spans: tuple[int, int]) -> list[Measurement]:
     """A measurement of one tensor for each span of the images."""
-    found = []
-    for start, end in spans:
-        part = nothing_yet(1)
-        piece = replace(opened.source, entries=opened.source.entries[start:end])
-        for _ in measure.batches(opened, part, measure.decode(opened, piece)):
-            pass
-        found.append(part)
-    return found
+    return [
+        measure.measure_images(opened, replace(opened.source, entries=opened.source.entries[start:end]))
+        for start, end in spans
+    ]
 
 
 def by_name(outcomes: list[Outcome]) -> dict[str, Outcome]:

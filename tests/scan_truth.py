@@ -140,4 +140,4 @@ def scanned(path: Path, **options: Any) -> tuple[scan_records.ScanReport, Array]
     """The report of a tiny model, and the input it was run on, in any order."""
     inputs = path.with_suffix(".npy")
     options = {"preprocess": "imagenet", "device": "cpu", "batch_size": 5, **options}
-    return scan.scan(path, images_at=inputs, **options), np.load(inputs)
+    return scan.scan(path, images=inputs, **options), np.load(inputs)

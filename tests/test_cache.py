@@ -15,11 +15,10 @@ import onnx
 import onnxruntime
 import pytest
 
-from robustcheck_onnx.checker import check, pipeline
+from robustcheck_onnx.checker import check, measure, pipeline
 from robustcheck_onnx.checker.evidence import Evidence
 from robustcheck_onnx.checker.images.source import open_images
 from robustcheck_onnx.checker.measure import cache
-from robustcheck_onnx.checker.measure import run as measure
 from robustcheck_onnx.checker.report.record import Report, to_json
 from robustcheck_onnx.checker.verdict import rule as verdict
 from robustcheck_onnx.thresholds import profile

@@ -15,6 +15,7 @@ from calibrations import COMMAND, calibrate, rows, run
 from hub_cache import hub_repo
 
 from robustcheck_onnx.checker.calibrate import tasks as calibration_tasks
+from robustcheck_onnx.checker.evidence import Options
 from robustcheck_onnx.thresholds import profile, suite
 
 ROOT = Path(__file__).parent.parent
@@ -154,7 +155,7 @@ def test_an_export_that_crashes_fails_alone_and_one_in_progress_ends_with_the_ru
 
 
 def test_a_cached_export_is_known_by_everything_that_influences_it(tmp_path: Path) -> None:
-    settings = calibration_tasks.Settings(images=None, cache=tmp_path / "cache")
+    settings = calibration_tasks.Settings(options=Options(), cache=tmp_path / "cache")
     (tmp_path / "mine.py").write_text("")
     (tmp_path / "p.json").write_text("{}")
     (tmp_path / "w.pt").write_bytes(b"PK")

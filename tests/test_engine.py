@@ -13,11 +13,13 @@ from types import ModuleType
 import numpy as np
 import pytest
 from measuring import by_name, never_decided
+from measuring import job as new_job
 
 from robustcheck_onnx.checker import check
 from robustcheck_onnx.checker.errors import CannotAssessError, RobustcheckError, UsageError
+from robustcheck_onnx.checker.evidence import Options
 from robustcheck_onnx.checker.measure.job import TRIES, Job
-from robustcheck_onnx.checker.measure.workers import run
+from robustcheck_onnx.checker.measure.workers import run_jobs as run
 from robustcheck_onnx.thresholds import profile
 
 ROOT = Path(__file__).parent.parent
@@ -40,14 +42,14 @@ def model(lookup: ModuleType, tmp_path: Path) -> Callable[[str], Path]:
 
 
 def test_the_evidence_is_the_checks(model: Callable[[str], Path], photos: Path, tmp_path: Path) -> None:
-    jobs = [Job(model(name), str(photos), seed=seed) for seed, name in enumerate("abc")]
-    jobs.append(Job(tmp_path / "none.onnx", str(photos)))
+    jobs = [new_job(model(name), str(photos), seed=seed) for seed, name in enumerate("abc")]
+    jobs.append(new_job(tmp_path / "none.onnx", str(photos)))
     found = by_name(list(run(jobs, never_decided(), workers=2)))
     assert found.keys() == {"a", "b", "c", "none"}
     for job in jobs[:3]:
         outcome = found[job.model.stem]
         (evidence,) = outcome.evidence
-        direct = check(job.model, images=photos, seed=job.seed, thresholds=never_decided()).evidence
+        direct = check(job.model, images=photos, seed=job.options.seed, thresholds=never_decided()).evidence
         threads = {"threads": max(1, direct.execution.threads // 2)}
         execution = direct.execution.model_copy(update=threads)
         assert evidence == direct.model_copy(update={"execution": execution})
@@ -64,7 +66,9 @@ def test_a_worker_killed_in_the_middle_loses_nothing(
     model: Callable[[str], Path], photos: Path, saboteur: Callable[[dict[str, int]], Path]
 ) -> None:
     kills = saboteur({"photo_00017.png": TRIES - 1})
-    outcomes = list(run([Job(model("a"), str(photos)), Job(model("b"), str(photos))], profile.load(), workers=1))
+    outcomes = list(
+        run([new_job(model("a"), str(photos)), new_job(model("b"), str(photos))], profile.load(), workers=1)
+    )
     assert len(list(kills.iterdir())) == TRIES - 1
     for outcome in outcomes:
         assert outcome.error is None
@@ -77,7 +81,7 @@ def test_a_worker_killed_in_the_middle_loses_nothing(
 def test_a_model_that_ends_its_process_fails_alone(
     model: Callable[[str], Path], photos: Path, saboteur: Callable[[dict[str, int]], Path]
 ) -> None:
-    jobs = [Job(model(name), str(photos)) for name in ("a", "poisoned", "b")]
+    jobs = [new_job(model(name), str(photos)) for name in ("a", "poisoned", "b")]
     kills = saboteur({"poisoned.onnx": 99})
     found = by_name(list(run(jobs, profile.load(), workers=2)))
     assert len(list(kills.iterdir())) == TRIES
@@ -90,7 +94,8 @@ def test_a_model_that_ends_its_process_fails_alone(
 
 
 def test_an_unexpected_exception_is_one_jobs_error(model: Callable[[str], Path], photos: Path) -> None:
-    jobs = [Job(model("a"), str(photos), batch_size="many"), Job(model("b"), str(photos))]  # type: ignore[arg-type]
+    broken = Options.model_construct(images=str(photos), batch_size="many")
+    jobs = [Job(model("a"), broken), new_job(model("b"), str(photos))]
     found = by_name(list(run(jobs, profile.load())))
     assert found["b"].error is None
     error = found["a"].error
@@ -100,7 +105,7 @@ def test_an_unexpected_exception_is_one_jobs_error(model: Callable[[str], Path],
 
 
 def test_closing_the_iterator_ends_the_workers(model: Callable[[str], Path], photos: Path) -> None:
-    outcomes = run([Job(model(name), str(photos)) for name in "ab"], profile.load())
+    outcomes = run([new_job(model(name), str(photos)) for name in "ab"], profile.load())
     next(outcomes)
     workers = multiprocessing.active_children()
     assert workers
@@ -113,11 +118,11 @@ def test_closing_the_iterator_ends_the_workers(model: Callable[[str], Path], pho
 PARENT = """
 import multiprocessing, sys
 from pathlib import Path
-from robustcheck_onnx.checker.measure.job import Job
-from robustcheck_onnx.checker.measure.workers import run
+from robustcheck_onnx.checker.evidence import Options
+from robustcheck_onnx.checker.measure import Job, run_jobs as run
 from robustcheck_onnx.thresholds import profile
 if __name__ == "__main__":
-    outcomes = run([Job(Path({model!r}), {photos!r}) for _ in range(2)], profile.load())
+    outcomes = run([Job(Path({model!r}), Options(images={photos!r})) for _ in range(2)], profile.load())
     next(outcomes)
     print(*(child.pid for child in multiprocessing.active_children()), flush=True)
     sys.stdin.read()

@@ -8,13 +8,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
 from measuring import by_name
+from measuring import job as new_job
 
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.evidence import Evidence
@@ -22,7 +22,7 @@ from robustcheck_onnx.checker.measure import ray_cluster as engine_ray_cluster
 from robustcheck_onnx.checker.measure import ray_engine as engine_ray
 from robustcheck_onnx.checker.measure.job import SHARD_IMAGES, TRIES, Job, Outcome, nothing_yet
 from robustcheck_onnx.checker.measure.ray_cluster import plan_workers
-from robustcheck_onnx.checker.measure.workers import run
+from robustcheck_onnx.checker.measure.workers import run_jobs as run
 from robustcheck_onnx.thresholds import profile
 
 ROOT = Path(__file__).parent.parent
@@ -81,9 +81,9 @@ def test_two_workers_give_the_local_engines_evidence(
 ) -> None:
     damaged = tmp_path / "damaged.onnx"
     damaged.write_bytes(b"no model")
-    jobs = [Job(model("a"), str(photos)), Job(damaged, str(photos)), Job(model("b"), str(photos), seed=4)]
+    jobs = [new_job(model("a"), str(photos)), new_job(damaged, str(photos)), new_job(model("b"), str(photos), seed=4)]
     both = (None, "representation")
-    jobs.append(Job(model("few"), str(photos), tensors=both, max_images=60, max_bad=1))
+    jobs.append(new_job(model("few"), str(photos), tensors=both, max_images=60, max_bad=1))
     told: list[tuple[int, int]] = []
     threads = threading.active_count()
     spread = by_name(
@@ -116,7 +116,7 @@ def test_killed_workers_lose_nothing_and_a_poisoned_model_fails_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     kills = saboteur({"photo_00300.png": TRIES - 1, "poisoned.onnx": 99})
-    jobs = [Job(model(name), str(photos)) for name in ("a", "poisoned", "b")]
+    jobs = [new_job(model(name), str(photos)) for name in ("a", "poisoned", "b")]
     found = by_name(list(run(jobs, profile.load(), engine="ray", workers=2)))
     assert capfd.readouterr().out == ""
     assert len(list(kills.glob("poisoned.onnx.*"))) == TRIES
@@ -125,7 +125,7 @@ def test_killed_workers_lose_nothing_and_a_poisoned_model_fails_alone(
     assert isinstance(error, CannotAssessError)
     assert f"worker process ended {TRIES} times" in error.message
     monkeypatch.delenv("PYTHONPATH")
-    alone = by_name(list(run([Job(model(name), str(photos)) for name in "ab"], profile.load())))
+    alone = by_name(list(run([new_job(model(name), str(photos)) for name in "ab"], profile.load())))
     for name in "ab":
         (evidence,) = found[name].evidence
         assert evidence.images.n_read == N_IMAGES
@@ -136,8 +136,8 @@ def test_killed_workers_lose_nothing_and_a_poisoned_model_fails_alone(
 MEMORY = """
 import gc, sys
 from pathlib import Path
-from robustcheck_onnx.checker.measure.job import Job
-from robustcheck_onnx.checker.measure.workers import run
+from robustcheck_onnx.checker.evidence import Options
+from robustcheck_onnx.checker.measure import Job, run_jobs as run
 from robustcheck_onnx.checker.statistics.state import State
 from robustcheck_onnx.thresholds import profile
 
@@ -146,7 +146,8 @@ def look(job, n_done, n_total):
     row = next(row for row in Path("/proc/self/status").read_text().splitlines() if row.startswith("RssAnon"))
     print(n_done, int(row.split()[1]) / 1024, sum(isinstance(held, State) for held in gc.get_objects()))
 
-(outcome,) = run([Job(Path(sys.argv[1]), sys.argv[2])], profile.load(), engine="ray", workers=2, progress=look)
+job = Job(Path(sys.argv[1]), Options(images=sys.argv[2]))
+(outcome,) = run([job], profile.load(), engine="ray", workers=2, progress=look)
 assert outcome.error is None, outcome.error
 """
 
@@ -187,7 +188,7 @@ def test_shards_of_another_model_or_image_set_are_never_merged(
         assert found is None or isinstance(found, Outcome)
         return found
 
-    same = Job(model("m"), str(photos), max_bad=1)
+    same = new_job(model("m"), str(photos), max_bad=1)
     course = engine_ray._Course(0, same, nothing_yet(1), begun=True)
     worker = engine_ray.Worker(".", 1)
     opened = worker._open(0, same)[0]
@@ -206,7 +207,7 @@ def test_shards_of_another_model_or_image_set_are_never_merged(
     for path in photos.iterdir():
         (tmp_path / "few" / path.name).symlink_to(path)
     for what, change in changes.items():
-        outcome = conclude(replace(same, images=str(tmp_path / "few")), change)
+        outcome = conclude(new_job(same.model, tmp_path / "few", max_bad=1), change)
         assert outcome is not None
         assert isinstance(outcome.error, EnvironmentFaultError)
         assert f"workers differ in {what};" in outcome.error.message
@@ -271,7 +272,7 @@ def test_an_address_without_a_cluster_is_refused(monkeypatch: pytest.MonkeyPatch
 @needs_ray
 def test_a_gpu_is_not_named_where_ray_gives_them_out(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--device is cuda:1; Ray gives out the GPUs"):
-        run([Job(tmp_path / "m.onnx", device="cuda:1")], profile.load(), engine="ray")
+        run([new_job(tmp_path / "m.onnx", device="cuda:1")], profile.load(), engine="ray")
 
 
 @needs_ray

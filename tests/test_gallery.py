@@ -11,6 +11,7 @@ import pytest
 import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from measuring import job as new_job
 from measuring import never_decided, parts
 
 from robustcheck_onnx.checker import check
@@ -19,7 +20,7 @@ from robustcheck_onnx.checker.images import source as images
 from robustcheck_onnx.checker.measure import cache, gallery
 from robustcheck_onnx.checker.measure import run as measure
 from robustcheck_onnx.checker.measure.gallery import EXTREME, FEATURES, SHOWN, Rows
-from robustcheck_onnx.checker.measure.job import Job, conclude, merge
+from robustcheck_onnx.checker.measure.job import conclude, merge
 from robustcheck_onnx.checker.report.record import Report, to_json
 from robustcheck_onnx.checker.statistics import state
 from robustcheck_onnx.thresholds import profile
@@ -100,7 +101,7 @@ def test_the_size_of_a_batch_changes_no_image(model: tuple[Path, Path], report: 
 
 
 def test_shards_merged_are_a_single_run(model: tuple[Path, Path], report: Report) -> None:
-    job = Job(model[0], str(model[1]), max_bad=0.5)
+    job = new_job(model[0], str(model[1]), max_bad=0.5)
     opened = measure.open_job(job)
     facts = measure.probe(opened)
     a, b, c = parts(opened, (0, 30), (30, 100), (100, N_IMAGES))  # the first 64 and the extremes come from several
@@ -114,10 +115,12 @@ def test_several_tensors_have_a_gallery_each(onnx_models: ModuleType, model: tup
     weights["proj"] = onnx_models.weight(24, 16)
     nodes.append(("MatMul", ["features", "proj"], ["embedding"]))
     path = onnx_models.save(onnx_models.build(nodes, [("embedding", 1, ("batch", 16))], weights), tmp_path / "m.onnx")
-    opened = measure.open_job(Job(path, str(model[1]), tensors=(None, "features"), preprocess="imagenet", max_bad=0.5))
+    opened = measure.open_job(
+        new_job(path, str(model[1]), tensors=(None, "features"), preprocess="imagenet", max_bad=0.5)
+    )
     together = conclude(opened.job, measure.probe(opened), measure.measure_shard(opened, 0), profile.load())
     for tensor, evidence in zip((None, "features"), together, strict=True):
-        alone = measure.open_job(replace(opened.job, tensors=(tensor,)))
+        alone = measure.open_job(replace(opened.job, named=(tensor,)))
         (want,) = conclude(alone.job, measure.probe(alone), measure.measure_shard(alone, 0), profile.load())
         assert gallery_of(evidence) == gallery_of(want)
     assert gallery_of(together[0]).features != gallery_of(together[1]).features

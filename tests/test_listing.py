@@ -16,6 +16,7 @@ from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
+from measuring import job as new_job
 from PIL import Image
 
 from robustcheck_onnx.checker import check
@@ -27,8 +28,7 @@ from robustcheck_onnx.checker.images.manifest import _json
 from robustcheck_onnx.checker.images.source import Picture, Skipped, open_images, prefetch
 from robustcheck_onnx.checker.measure import cache
 from robustcheck_onnx.checker.measure import run as measure
-from robustcheck_onnx.checker.measure.job import Job
-from robustcheck_onnx.checker.measure.workers import run
+from robustcheck_onnx.checker.measure.workers import run_jobs as run
 from robustcheck_onnx.thresholds import profile
 
 
@@ -256,7 +256,7 @@ def test_a_check_that_reads_a_late_row_without_a_file_has_no_verdict(
         check(model, images=str(manifest), seed=seed, cache=False)
     assert not list(tmp_path.glob("cache/*"))
     assert check(model, images=str(manifest), seed=seed, max_images=20).evidence.images.n_read == 20
-    (outcome,) = run([Job(model, str(manifest))], profile.load(), workers=1)  # a process of its own checks all rows
+    (outcome,) = run([new_job(model, str(manifest))], profile.load(), workers=1)  # a process of its own checks all rows
     assert isinstance(outcome.error, UsageError)
     assert "there is no such file" in outcome.error.message
 
@@ -268,7 +268,7 @@ def test_a_source_is_small_where_it_travels(late: tuple[Path, Path]) -> None:
     assert list(again.entries.names()) == list(source.entries.names())
     assert again.names_digest == source.names_digest
     assert isinstance(again.load(0), Picture)
-    facts = measure.probe(measure.open_job(Job(model, str(manifest)), source=source))
+    facts = measure.probe(measure.open_job(new_job(model, str(manifest)), source=source))
     assert facts.n_images == 61
     assert len(facts.source.entries) == 0
     assert len(pickle.dumps(facts.source)) < 2000
@@ -287,7 +287,7 @@ def test_names_digest_is_over_names_in_order(tmp_path: Path) -> None:
 
 def test_the_cache_key_makes_no_entry(late: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     model, manifest = late
-    job, source = Job(model, str(manifest)), open_images(manifest)
+    job, source = new_job(model, str(manifest)), open_images(manifest)
     monkeypatch.setattr(Entries, "__getitem__", None)
     keys = {cache.key_of(job, "sha256:0", profile.load(), one) for one in (source, open_images(manifest))}
     assert len(keys) == 1

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from measuring import job as new_job
 from measuring import never_decided, parts
 
 from robustcheck_onnx.checker import check
@@ -97,25 +98,32 @@ def two_tensors(lookup: ModuleType, path: Path) -> Path:
 def test_shards_merged_in_their_order_are_a_single_run(lookup: ModuleType, photos: Path, tmp_path: Path) -> None:
     model = lookup.write_lookup_model(tmp_path / "m.onnx", vectors(), size_px=SIZE_PX)
     report = check(model, images=photos, thresholds=never_decided())
-    (evidence,), total = measured(Job(model, str(photos)))
+    (evidence,), total = measured(new_job(model, str(photos)))
     assert report.evidence.images.n_skipped == 2
     assert report.evidence.statistics.n_constant == report.evidence.statistics.n_nonfinite == 1
     assert_same_evidence(evidence, report.evidence, execution=True)
     source = images.open_images(photos)
     loaded = [source.load(index) for index in range(len(source))]
-    assert list(total.digests) == [item.digest for item in loaded if not isinstance(item, images.Skipped)]
-    assert [bad.name for bad in total.skipped] == [item.name for item in loaded if isinstance(item, images.Skipped)]
+    assert list(total.images.digests) == [item.digest for item in loaded if not isinstance(item, images.Skipped)]
+    assert [bad.name for bad in total.images.skipped] == [
+        item.name for item in loaded if isinstance(item, images.Skipped)
+    ]
 
 
 def test_merging_is_associative_and_has_a_neutral_element(lookup: ModuleType, photos: Path, tmp_path: Path) -> None:
     opened = measure.open_job(
-        Job(lookup.write_lookup_model(tmp_path / "m.onnx", vectors(), size_px=SIZE_PX), str(photos))
+        new_job(lookup.write_lookup_model(tmp_path / "m.onnx", vectors(), size_px=SIZE_PX), str(photos))
     )
     a, b, c = parts(opened, (0, 100), (100, 130), (130, 300))
     left, right = merge(merge(a, b), c), merge(a, merge(b, c))
     for x, y in ((left, right), (merge(nothing_yet(1), left), left)):
-        assert (x.digests, x.skipped, x.notes, x.n_good) == (y.digests, y.skipped, y.notes, y.n_good)
-        assert x.sanity.facts() == y.sanity.facts()
+        assert (x.images.digests, x.images.skipped, x.images.notes) == (
+            y.images.digests,
+            y.images.skipped,
+            y.images.notes,
+        )
+        assert x.images.n_usable == y.images.n_usable
+        assert x.images.sanity.facts() == y.images.sanity.facts()
         one, two = (sums.statistics(m.states[0], 0.01) for m in (x, y) if m.states[0] is not None)
         _assert_same(one.model_dump(), two.model_dump(), "")
     with pytest.raises(ValueError, match="argument 2 is longer"):
@@ -139,20 +147,20 @@ def test_batch_invariance_is_that_of_the_session_that_measures(
         return real(self, pixels)
 
     monkeypatch.setattr(Runner, "batch_invariances", batch_invariances)
-    facts = measure.probe(measure.open_job(Job(tmp_path / "m.onnx", max_images=8)))
+    facts = measure.probe(measure.open_job(new_job(tmp_path / "m.onnx", max_images=8)))
     assert levels == [facts.executions[0].optimization] == ["none"]
 
 
 def test_several_outputs_are_measured_in_one_pass(lookup: ModuleType, photos: Path, tmp_path: Path) -> None:
     model = two_tensors(lookup, tmp_path / "m.onnx")
-    opened = measure.open_job(Job(model, str(photos), tensors=(None, "pooled")))
+    opened = measure.open_job(new_job(model, str(photos), tensors=(None, "pooled")))
     assert len(opened.runners) == 1
     assert opened.models[1].graph_bytes is opened.models[0].graph_bytes
     together, _ = measured(opened.job)
     assert [found.model.tensor for found in together] == ["representation", "pooled"]
     assert [found.statistics.n_features for found in together] == [48, 20]
     for tensor, found in zip((None, "pooled"), together, strict=True):
-        (alone,), _ = measured(Job(model, str(photos), tensors=(tensor,)))
+        (alone,), _ = measured(new_job(model, str(photos), tensors=(tensor,)))
         assert alone == found
 
 
@@ -164,12 +172,14 @@ def test_a_tensor_inside_the_graph_is_measured_beside_an_output(
     nodes.append(("MatMul", ["features", "proj"], ["embedding"]))
     outputs = [("embedding", onnx.TensorProto.FLOAT, ("batch", 16))]
     model = onnx_models.save(onnx_models.build(nodes, outputs, weights), tmp_path / "m.onnx")
-    job = Job(model, str(photos), tensors=("embedding", "features"), preprocess="imagenet", max_images=40, max_bad=1)
+    job = new_job(
+        model, str(photos), tensors=("embedding", "features"), preprocess="imagenet", max_images=40, max_bad=1
+    )
     opened = measure.open_job(job)
     assert len(opened.runners) == 2
     together, _ = measured(job)
     for tensor, found in zip(job.tensors, together, strict=True):
-        (alone,), _ = measured(replace(job, tensors=(tensor,)))
+        (alone,), _ = measured(replace(job, named=(tensor,)))
         assert alone == found
         assert found.model.output_difference is not None
 
@@ -182,18 +192,18 @@ def test_a_tensor_without_a_representation_is_named(lookup: ModuleType, photos: 
     )
     onnx.save(model, tmp_path / "m.onnx")
     with pytest.raises(CannotAssessError, match="representations of pooled is 0 of 40"):
-        measured(Job(tmp_path / "m.onnx", str(photos), tensors=(None, "pooled"), max_images=40))
+        measured(new_job(tmp_path / "m.onnx", str(photos), tensors=(None, "pooled"), max_images=40))
 
 
 def test_a_share_of_bad_images_is_judged_over_all_shards(lookup: ModuleType, photos: Path, tmp_path: Path) -> None:
     model = lookup.write_lookup_model(tmp_path / "m.onnx", vectors(), size_px=SIZE_PX)
     with pytest.raises(CannotAssessError, match=rf"unusable images is 2 of {N_IMAGES}"):
-        measured(Job(model, str(photos), max_bad=0.001))
+        measured(new_job(model, str(photos), max_bad=0.001))
 
 
 def test_a_gpu_is_fed_by_all_cores(lookup: ModuleType, tmp_path: Path) -> None:
     model = lookup.write_lookup_model(tmp_path / "m.onnx", vectors(), size_px=SIZE_PX)
-    assert measure.open_job(Job(model), threads=16).runners[0].execution.threads == 16
+    assert measure.open_job(new_job(model), threads=16).runners[0].execution.threads == 16
     assert measure.count_decoders(on_gpu=False, threads=16) == measure.DECODERS
     assert measure.count_decoders(on_gpu=True, threads=16) == 16
     assert measure.count_decoders(on_gpu=True, threads=1) == measure.DECODERS

@@ -75,7 +75,7 @@ def test_photos_are_decoded_while_the_session_opens(
         return open_sessions(inputs)
 
     monkeypatch.setattr(measure, "prepare_item", prepared)
-    monkeypatch.setattr(measure, "open_sessions", opened)
+    monkeypatch.setattr("robustcheck_onnx.checker.measure.open_sessions", opened)
     report = check(model, images=tmp_path / "photos", thresholds=never_decided())
     assert report.evidence.statistics.n_images == len(vectors)
     assert ready.qsize() == len(vectors) - measure.AHEAD  # each is decoded once, those of the probe too

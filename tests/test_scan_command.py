@@ -96,7 +96,7 @@ def test_errors(small: Path, onnx_models: ModuleType, capsys: pytest.CaptureFixt
         assert said in shown.err
         assert shown.out == ""
     with pytest.raises(CannotAssessError, match="a scan needs residual additions") as caught:
-        scan.scan(flat, images_at=images, preprocess="imagenet", device="cpu")
+        scan.scan(flat, images=images, preprocess="imagenet", device="cpu")
     assert "--block TENSOR" in caught.value.hint
 
 

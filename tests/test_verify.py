@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from measuring import job as new_job
 
 from robustcheck_onnx.checker import check
 from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.evidence import DetectorResult
-from robustcheck_onnx.checker.measure import job as engine_job
 from robustcheck_onnx.checker.measure import workers as engine
 from robustcheck_onnx.checker.report import forms as formats
 from robustcheck_onnx.checker.report.reader import read
@@ -126,8 +126,8 @@ def test_a_report_of_the_ray_engine_is_run_again_without_ray(
 ) -> None:
     assert passed.binding is not None
     assert passed.evidence.stopped == "decided"
-    job = engine_job.Job(place / "model.onnx", str(place / "photos"))
-    (outcome,) = engine.run([job], passed.profile)  # in another process: as a worker of Ray measures
+    job = new_job(place / "model.onnx", str(place / "photos"))
+    (outcome,) = engine.run_jobs([job], passed.profile)  # in another process: as a worker of Ray measures
     (evidence,) = outcome.evidence
     ran = evidence.execution.model_copy(update={"engine": "ray", "workers": 2})
     evidence = evidence.model_copy(update={"execution": ran})

@@ -12,11 +12,10 @@ import numpy as np
 import onnx
 import pytest
 
-from robustcheck_onnx.checker import check
+from robustcheck_onnx.checker import check, measure
 from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.measure import cache
-from robustcheck_onnx.checker.measure import run as measure
 from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.checker.runtime.runner import Runner
 

@@ -61,7 +61,7 @@ def plan(work: Sequence[Task], rows: Sequence[Result], settings: Settings, n_ima
     Sizes are counted by the exporters in a process of their own; times follow from rows measured on this device.
     """
     sizes = _sizes([t for t in work if t.export is not None and not t.fault and not t.is_exported])
-    here = device_name(settings.device)
+    here = device_name(settings.options.device)
     rate, how = _rate(rows, here)
     planned = []
     for task in work:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, RobustcheckError, UsageError
-from robustcheck_onnx.checker.measure import Job, workers
+from robustcheck_onnx.checker.measure import Job, run_jobs
 from robustcheck_onnx.checker.model import parse_contract, read_onnx
 from robustcheck_onnx.checker.storage import write_whole
 from robustcheck_onnx.thresholds import profile as profiles
@@ -33,8 +33,8 @@ Tell = Callable[[str], None]
 
 def check_engine(settings: Settings) -> None:
     """Raise what the engine would, before hours of exporting: Ray missing or not reachable, a device it won't take."""
-    job = Job(Path("none.onnx"), device=settings.device)
-    workers.run((job,), profiles.load(), engine=settings.engine, workers=settings.workers, address=settings.address)
+    job = Job(Path("none.onnx"), settings.options)
+    run_jobs((job,), profiles.load(), engine=settings.engine, workers=settings.workers, address=settings.address)
 
 
 def measure(
@@ -67,7 +67,7 @@ def measure(
             failed[task.member.id] = fault
             tell(f"failed {task.member.id}: {fault.message}")
     for outcome in (
-        workers.run(
+        run_jobs(
             tuple(jobs),
             profiles.load(),
             engine=settings.engine,
@@ -151,14 +151,5 @@ def _job(folder: Path, task: Task, settings: Settings) -> Job:
         # the representation by rule, as a check finds it; the other by its name
         named = tuple(None if t == TENSORS[0] else t for t in TENSORS if t in contract.tensors)
     ready = entry.model is not None and entry.preprocessing
-    return Job(
-        model=task.model,
-        images=settings.images,
-        tensors=named,
-        preprocess=str(folder / str(entry.preprocessing)) if ready else None,
-        device=settings.device,
-        seed=settings.seed,
-        max_images=settings.max_images,
-        max_bad=settings.max_bad,
-        batch_size=settings.batch_size,
-    )
+    preprocess = str(folder / str(entry.preprocessing)) if ready else None
+    return Job(task.model, settings.options.model_copy(update={"preprocess": preprocess}), named)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, RobustcheckError, UsageError
+from robustcheck_onnx.checker.evidence import Options
 from robustcheck_onnx.checker.images import digest_of_set, open_images
 from robustcheck_onnx.checker.measure import cache
 from robustcheck_onnx.checker.model import file_digest, read_onnx
@@ -36,15 +37,10 @@ RECORD = "export.json"  # beside a cached export, written last: without it the e
 
 @dataclass(frozen=True)
 class Settings:
-    """What a calibration measures with; the fields mean what they mean to `robustcheck check`."""
+    """What a calibration measures with, and where exports are kept."""
 
-    images: str | None
+    options: Options
     cache: Path
-    seed: int = 0
-    max_images: int | None = None
-    max_bad: float = 0.01
-    device: str = "auto"
-    batch_size: int = 32
     engine: str = "local"
     workers: int | None = None
     address: str | None = None
@@ -88,7 +84,8 @@ def image_set(settings: Settings) -> tuple[str, int]:
 
     Raises UsageError, CannotAssessError, EnvironmentFaultError as `images.open_images`.
     """
-    source = open_images(settings.images, seed=settings.seed, limit=settings.max_images)
+    options = settings.options
+    source = open_images(options.images, seed=options.seed, limit=options.max_images)
     # an image that can't be read is skipped by the run; another in its place is another set
     digests = (source.digest(i) or f"unreadable {source.entries[i].name}" for i in range(len(source)))
     return digest_of_set(digests), len(source)
@@ -98,9 +95,9 @@ def tasks(suite: Opened, settings: Settings, images_digest: str) -> tuple[Task, 
     """The suite's models as tasks; a file that can't be read is a task with a fault."""
     measuring = {
         "images": images_digest,
-        "seed": settings.seed,
-        "max_bad": settings.max_bad,
-        "device": settings.device,
+        "seed": settings.options.seed,
+        "max_bad": settings.options.max_bad,
+        "device": settings.options.device,
         "statistic_version": STATISTIC_VERSION,
         "alpha": profiles.load().alpha,
         "versions": versions_of(MEASURING),

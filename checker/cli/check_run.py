@@ -114,15 +114,6 @@ def _one(resolved: Resolved, model: str, profile: Profile) -> Report:
     with progress_line(settings.quiet) as progress:
         result = pipeline.check(
             model,
-            images=settings.images,
-            max_images=settings.max_images,
-            max_bad=settings.max_bad,
-            seed=settings.seed,
-            preprocess=settings.preprocess,
-            tensor=settings.tensor,
-            pool=settings.pool,
-            device=settings.device,
-            batch_size=settings.batch_size,
             thresholds=profile,
             engine=settings.engine,
             workers=settings.workers,
@@ -130,6 +121,7 @@ def _one(resolved: Resolved, model: str, profile: Profile) -> Report:
             cache=not settings.no_cache,
             detectors=settings.detector,
             progress=progress,
+            **settings.options.given,
         )
     answer = gate.decide(
         result.verdict,

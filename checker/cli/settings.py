@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, ValidationError
 
 from robustcheck_onnx.checker.errors import UsageError
+from robustcheck_onnx.checker.evidence import Options
 from robustcheck_onnx.checker.storage import redact_text
 from robustcheck_onnx.checker.verdict import RULES, FailOn, Waiver
 from robustcheck_onnx.thresholds.frozen import Frozen
@@ -92,6 +93,11 @@ class Settings(Frozen):
     log_file: str | None = Field(None, description="Append what is done, and when, to this file. Default: none.")
     no_ci: bool = Field(False, description="No annotations for the CI system that runs the check.")
     waivers: tuple[Waiver, ...] = Field((), description="Accepted reasons for WARN; in a file only.")
+
+    @property
+    def options(self) -> Options:
+        """Those that move the numbers, beside the profile."""
+        return Options(**{name: getattr(self, name) for name in Options.model_fields})
 
 
 FIELDS = {_key(name): name for name in Settings.model_fields}

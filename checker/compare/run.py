@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Unpack
 
 import numpy as np
 
+from robustcheck_onnx.checker import measure
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
-from robustcheck_onnx.checker.evidence import Evidence
-from robustcheck_onnx.checker.images import Item, Picture, Skipped, check_bad, prefetch
-from robustcheck_onnx.checker.measure import Job, Measurement, Opened, Prepared, Progress, conclude, nothing_yet, stack
-from robustcheck_onnx.checker.measure import run as measure
+from robustcheck_onnx.checker.evidence import Evidence, GivenOptions, Options
+from robustcheck_onnx.checker.images import Item, Picture, Skipped
+from robustcheck_onnx.checker.measure import ImagesRead, Job, Measurement, Opened, Prepared, Progress, Rows, stack
 from robustcheck_onnx.checker.pipeline import load_profile
-from robustcheck_onnx.checker.report import Time
-from robustcheck_onnx.checker.runtime import CPU, RunOutput
+from robustcheck_onnx.checker.report import Clock, Time
+from robustcheck_onnx.checker.runtime import RunOutput
 from robustcheck_onnx.checker.statistics import CONFIDENCE, state, wilson
 from robustcheck_onnx.checker.verdict import judge, notes_of
 from robustcheck_onnx.thresholds.profile import Profile
@@ -40,16 +38,10 @@ def compare(
     reference: str | Path | None = None,
     *,
     baseline: Path | None = None,
-    images: str | Path | None = None,
     tolerance: float = TOLERANCE,
-    preprocess: str | None = None,
-    device: str = "auto",
-    seed: int = 0,
-    max_images: int = MAX_IMAGES,
-    max_bad: float = 0.01,
-    batch_size: int = 32,
     thresholds: Path | Profile | None = None,
     progress: Callable[[Progress], None] | None = None,
+    **options: Unpack[GivenOptions],
 ) -> tuple[CompareReport, Baseline]:
     """Compare a candidate with its reference on all images, each with its own preprocessing.
 
@@ -57,11 +49,10 @@ def compare(
         candidate: path of an ONNX file.
         reference: another one; None = the baseline, or without that the candidate itself (to make its baseline).
         baseline: a file written from an earlier run's second result, in place of a reference.
-        images: as in `pipeline.check`; None = the bundled photos.
         tolerance: share of each statistic that may be lost, 0 ≤ tolerance < 1.
-        preprocess: for both, instead of what each file's contract or sidecar says.
-        device, seed, max_images, max_bad, batch_size, thresholds, progress: as in `pipeline.check`. An image that one
-            of the two can't use counts as unusable for both.
+        thresholds, progress: as in `pipeline.check`.
+        options: as in `pipeline.check`, for both models; max_images is `MAX_IMAGES` unless it is given. An image that
+            one of the two can't use counts as unusable for both.
 
     Returns:
         The report, and the candidate's numbers as a baseline for the next release.
@@ -76,40 +67,22 @@ def compare(
             f"REFERENCE is {reference} and --baseline is {baseline}; only one of them can be compared with",
             "leave out one of them",
         )
-    started, clock = datetime.now(UTC), time.perf_counter()
+    clock, run = Clock(), Options.of(options, max_images=MAX_IMAGES)
     profile = load_profile(thresholds)
     known = None if baseline is None else baselines.read(baseline)
-    jobs = [
-        Job(
-            model=Path(model),
-            images=None if images is None else str(images),
-            preprocess=preprocess,
-            device=device,
-            seed=seed,
-            max_images=max_images,
-            max_bad=max_bad,
-            batch_size=batch_size,
-        )
-        for model in (candidate, reference)
-        if model is not None
-    ]
+    jobs = [Job(Path(model), run) for model in (candidate, reference) if model is not None]
     opened = [measure.open_job(jobs[0])]
-    opened += [replace(measure.open_job(job, source=opened[0].source), described=frozenset()) for job in jobs[1:]]
+    opened += [replace(measure.open_job(job, source=opened[0].source), described=None) for job in jobs[1:]]
     facts = [measure.probe(each) for each in opened]
-    pair, measured = _run(opened[0], opened[-1], batch_size, progress)
+    pair, images = _run(opened[0], opened[-1], progress)
     if pair.candidate.state.n == 0:
-        _say_none_usable(jobs, pair, measured.n_good)
+        _say_none_usable(jobs, pair, images.n_usable)
     evidence = [
-        conclude(job, fact, replace(measured, states=[side.state]), profile)[0]
+        measure.conclude(job, fact, Measurement([side.state], [Rows()], images), profile)[0]
         for job, fact, side in zip(jobs, facts, (pair.candidate, pair.reference), strict=False)
     ]
-    wall_s = time.perf_counter() - clock
-    when = Time(
-        started=started.isoformat(timespec="seconds"),
-        wall_s=round(wall_s, 3),
-        images_per_s=round(measured.n_good / wall_s, 2),
-    )
-    made = baselines.make(pair.candidate, evidence[0], measured.digests)
+    when = Time.until_now(clock, images.n_usable)
+    made = baselines.make(pair.candidate, evidence[0], images.digests)
     ours = _compared(evidence[0], profile)
     if known is None:
         found = _between(pair, _compared(evidence[-1], profile), profile.alpha, tolerance)
@@ -198,55 +171,45 @@ def _report(
     )
 
 
-def _run(
-    first: Opened, second: Opened, batch_size: int, progress: Callable[[Progress], None] | None
-) -> tuple[Pair, Measurement]:
-    """Run every usable image through both models; what is the same for both stands in one measurement.
+@dataclass(frozen=True)
+class _Both(Prepared):
+    """One image, ready for both models; counted as the candidate's."""
 
-    The same model twice is run once.
-    """
-    measured, clock, total = nothing_yet(1), time.perf_counter(), len(first.source)
+    other: Prepared
+    """for the reference"""
+
+
+def _run(first: Opened, second: Opened, progress: Callable[[Progress], None] | None) -> tuple[Pair, ImagesRead]:
+    """Run every usable image through both models. The same model twice is run once."""
+    read = ImagesRead()
     same_pixels = first.preprocessing.preprocessing == second.preprocessing.preprocessing
 
-    def prepare(item: Item) -> tuple[Prepared, Prepared] | Skipped:
+    def prepare(item: Item) -> _Both | Skipped:
         one = measure.prepare_item(item, first)
         if isinstance(one, Skipped):
             return one
         other = one if same_pixels and isinstance(item, Picture) else measure.prepare_item(item, second)
-        return other if isinstance(other, Skipped) else (one, other)
+        return other if isinstance(other, Skipped) else _Both(**vars(one), other=other)
 
     pair: Pair | None = None
-    waiting: list[tuple[Prepared, Prepared]] = []
-    execution = first.runners[0].execution
-    decoders = measure.count_decoders(on_gpu=execution.providers[0] != CPU, threads=execution.threads)
-    with contextlib.closing(prefetch(first.source, prepare, workers=decoders, window=measure.AHEAD)) as decoded:
-        for number, item in enumerate(decoded, 1):
-            if isinstance(item, Skipped):
-                measured.skipped.append(item)
-            else:
-                waiting.append(item)
-                measured.n_good += 1
-                measured.sanity.add(item[0].sketch)
-                measured.digests.append(item[0].digest)
-                measured.notes.update(item[0].notes)
-            if waiting and (len(waiting) == batch_size or number == total):
-                pair = _add(first, second, waiting, pair)
-                waiting = []
-                if progress is not None:
-                    progress(Progress(number, total, number / (time.perf_counter() - clock), ""))
+    with measure.decode_with(prepare, first, execution=first.runners[0].execution) as decoded:
+        for batch in measure.batches(
+            decoded, read, first.job.options.batch_size, n_images=len(first.source), progress=progress
+        ):
+            pair = _add(first, second, batch, pair)
     if pair is None:
-        check_bad(total, len(measured.skipped), 1.0, measured.skipped, first.source.spec or "bundled photos")
-        raise AssertionError("check_bad refuses a set without a usable image")
-    return pair, measured
+        read.check_usable(first.source)
+        raise AssertionError("check_usable refuses a set without a usable image")
+    return pair, read
 
 
-def _add(first: Opened, second: Opened, batch: Sequence[tuple[Prepared, Prepared]], pair: Pair | None) -> Pair:
+def _add(first: Opened, second: Opened, batch: Sequence[_Both], pair: Pair | None) -> Pair:
     """Run one batch through both models and add what comes out."""
-    ours = first.runners[0].run(stack([one for one, _ in batch]))
-    theirs = ours if second is first else second.runners[0].run(stack([other for _, other in batch]))
+    ours = first.runners[0].run(stack(batch))
+    theirs = ours if second is first else second.runners[0].run(stack([both.other for both in batch]))
     if pair is None:
         pair = Pair(_side(first, ours), _side(second, theirs))
-    keys = [measure.key_of(one.digest) for one, _ in batch]
+    keys = [measure.key_of(both.digest) for both in batch]
     pairs.update(pair, ours.representation, theirs.representation, keys)
     a, b = ours.class_output, theirs.class_output
     if a is not None and b is not None and a.shape == b.shape and a.shape[1] > 1:

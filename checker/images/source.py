@@ -110,6 +110,11 @@ class ImageSource:
             return None
         return _digest(content if isinstance(content, bytes) else np.ascontiguousarray(content, dtype=np.float32))
 
+    @property
+    def named(self) -> str:
+        """Where the images come from, for people."""
+        return self.spec or "bundled photos"
+
     @cached_property
     def names_digest(self) -> str:
         """sha256, hexadecimal, over the names in their order, each ended by a zero byte."""

@@ -5,24 +5,76 @@ Comes in: a `Job`. May import: runtime, verdict (when to stop), and what is belo
 
 from __future__ import annotations
 
-from .detectors import Loaded
-from .job import Job, JobProgress, Measurement, Progress, conclude, nothing_yet, versions
-from .prepared import Prepared, prepare, stack
-from .run import Opened
-from .workers import measure_all
+from .gallery import Rows
+from .job import (
+    TRIES,
+    ImagesRead,
+    Job,
+    JobProgress,
+    Measurement,
+    Outcome,
+    Progress,
+    conclude,
+    job_progress,
+    named_skips,
+    nothing_yet,
+    versions,
+)
+from .prepared import Prepared, stack
+from .run import (
+    MAX_FEATURES,
+    Inputs,
+    Opened,
+    Watch,
+    add_batch,
+    batches,
+    decode,
+    decode_with,
+    key_of,
+    measure_images,
+    open_job,
+    open_sessions,
+    prepare_item,
+    probe,
+    read_inputs,
+    to_probe,
+    usable,
+)
+from .workers import measure_all, run_jobs
 
 __all__ = [
+    "MAX_FEATURES",
+    "TRIES",
+    "ImagesRead",
+    "Inputs",
     "Job",
     "JobProgress",
-    "Loaded",
     "Measurement",
     "Opened",
+    "Outcome",
     "Prepared",
     "Progress",
+    "Rows",
+    "Watch",
+    "add_batch",
+    "batches",
     "conclude",
+    "decode",
+    "decode_with",
+    "job_progress",
+    "key_of",
     "measure_all",
+    "measure_images",
+    "named_skips",
     "nothing_yet",
-    "prepare",
+    "open_job",
+    "open_sessions",
+    "prepare_item",
+    "probe",
+    "read_inputs",
+    "run_jobs",
     "stack",
+    "to_probe",
+    "usable",
     "versions",
 ]

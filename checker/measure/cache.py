@@ -15,7 +15,6 @@ import json
 import os
 import platform
 from collections.abc import Iterable
-from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 
@@ -92,9 +91,9 @@ def key_of(job: Job, model_digest: str, profile: Profile, source: ImageSource) -
     Raises:
         OSError: a sidecar can't be read.
     """
-    options = asdict(job) | {"model": str(job.model)}
+    options = job.options.model_dump() | {"model": str(job.model), "tensors": job.tensors}
     beside = [job.model.with_suffix(configs.OWN), *(job.model.with_name(name) for name in configs.NAMES)]
-    named = [Path(job.preprocess)] if job.preprocess and job.preprocess not in PRESETS else []
+    named = [Path(job.options.preprocess)] if job.options.preprocess and job.options.preprocess not in PRESETS else []
     depends = {
         "format": FORMAT,
         "code": _code(),

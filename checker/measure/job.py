@@ -7,21 +7,23 @@ from __future__ import annotations
 
 import platform
 import shlex
+import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, RobustcheckError
-from robustcheck_onnx.checker.evidence import Evidence, Execution, ImageFacts, ModelFacts, PreprocessingFacts
+from robustcheck_onnx.checker.evidence import Evidence, Execution, ImageFacts, ModelFacts, Options, PreprocessingFacts
 from robustcheck_onnx.checker.images import Digests, ImageSetState, ImageSource, Skipped, check_bad, digest_of_set
 from robustcheck_onnx.checker.statistics import LOOK_EVERY
 from robustcheck_onnx.checker.statistics import state as sums
 from robustcheck_onnx.thresholds.profile import Profile
 
 from . import gallery
+from .prepared import Prepared
 
 
 @dataclass(frozen=True)
@@ -43,21 +45,79 @@ that a lost worker costs little and an opened model, not its loading, is what ta
 
 @dataclass(frozen=True)
 class Job:
-    """One model on one image set; the arguments mean what they mean to `pipeline.check`.
-
-    tensors: those to measure, None for the one found by rule.
-    """
+    """One model on one image set."""
 
     model: Path
-    images: str | None = None
-    tensors: tuple[str | None, ...] = (None,)
-    pool: str | None = None
-    preprocess: str | None = None
-    device: str = "auto"
-    seed: int = 0
-    max_images: int | None = None
-    max_bad: float = 0.01
-    batch_size: int = 32
+    options: Options = field(default_factory=Options)
+    named: tuple[str | None, ...] | None = None
+    """tensors to measure in one run, None for the one found by rule; None alone = the one of the options"""
+
+    @property
+    def tensors(self) -> tuple[str | None, ...]:
+        """The tensors that are measured, in this order."""
+        return (self.options.tensor,) if self.named is None else self.named
+
+
+@dataclass
+class ImagesRead:
+    """What a run has read of its image set."""
+
+    sanity: ImageSetState = field(default_factory=ImageSetState)
+    digests: Digests = field(default_factory=Digests)
+    """of the usable images, in their order"""
+    skipped: list[Skipped] = field(default_factory=list)
+    notes: Counter[str] = field(default_factory=Counter)
+    n_usable: int = 0
+
+    @property
+    def n_read(self) -> int:
+        """Images tried, usable or not."""
+        return self.n_usable + len(self.skipped)
+
+    def add(self, image: Prepared) -> None:
+        """Count a usable image."""
+        self.n_usable += 1
+        if image.sketch is not None:
+            self.sanity.add(image.sketch)
+        self.digests.append(image.digest)
+        self.notes.update(image.notes)
+
+    def merged(self, later: ImagesRead) -> ImagesRead:
+        """These images, then the later ones, of the same set."""
+        sanity = ImageSetState()
+        sanity.merge(self.sanity)
+        sanity.merge(later.sanity)
+        return ImagesRead(
+            sanity=sanity,
+            digests=self.digests + later.digests,
+            skipped=self.skipped + later.skipped,
+            notes=self.notes + later.notes,
+            n_usable=self.n_usable + later.n_usable,
+        )
+
+    def check_usable(self, source: ImageSource, max_bad: float = 1.0, *, sampled: bool = False) -> None:
+        """Refuse a set of which too much is unusable. Arguments and errors as for `images.check_bad`."""
+        check_bad(self.n_read, len(self.skipped), max_bad, self.skipped, source.named, sampled=sampled)
+
+    def facts(self, source: ImageSource) -> ImageFacts:
+        """The record for the evidence. Its entries are not looked at."""
+        return ImageFacts(
+            source=source.named,
+            bundled=source.kind == "bundled",
+            n_available=source.n_found,
+            n_read=self.n_read,
+            n_skipped=len(self.skipped),
+            skipped=named_skips(self.skipped),
+            notes=dict(sorted(self.notes.items())),
+            digest=digest_of_set(self.digests),
+            seed=source.seed,
+            sanity=self.sanity.facts(),
+        )
+
+
+def named_skips(skipped: Sequence[Skipped]) -> tuple[tuple[str, str], ...]:
+    """Name and reason of the first `NAMED_SKIPS` of them, for a report."""
+    return tuple((bad.name, bad.reason) for bad in skipped[:NAMED_SKIPS])
 
 
 @dataclass
@@ -68,17 +128,7 @@ class Measurement:
     """one a tensor, in the job's order; None before the first image"""
     galleries: list[gallery.Rows]
     """one a tensor; empty where nobody keeps any"""
-    sanity: ImageSetState = field(default_factory=ImageSetState)
-    digests: Digests = field(default_factory=Digests)
-    """of the usable images, in their order"""
-    skipped: list[Skipped] = field(default_factory=list)
-    notes: Counter[str] = field(default_factory=Counter)
-    n_good: int = 0
-
-    @property
-    def n_read(self) -> int:
-        """Images tried, usable or not."""
-        return self.n_good + len(self.skipped)
+    images: ImagesRead = field(default_factory=ImagesRead)
 
 
 def nothing_yet(n_tensors: int) -> Measurement:
@@ -94,17 +144,10 @@ def merge(a: Measurement, b: Measurement) -> Measurement:
     Raises:
         ValueError: other tensors: their number or a width differs.
     """
-    sanity = ImageSetState()
-    sanity.merge(a.sanity)
-    sanity.merge(b.sanity)
     return Measurement(
         states=[sums.merge(x, y) if x and y else x or y for x, y in zip(a.states, b.states, strict=True)],
         galleries=[gallery.merge(x, y) for x, y in zip(a.galleries, b.galleries, strict=True)],
-        sanity=sanity,
-        digests=a.digests + b.digests,
-        skipped=a.skipped + b.skipped,
-        notes=a.notes + b.notes,
-        n_good=a.n_good + b.n_good,
+        images=a.images.merged(b.images),
     )
 
 
@@ -159,39 +202,27 @@ def conclude(
     Raises:
         CannotAssessError: too many unusable images; a tensor without a finite, not constant representation.
     """
-    where = facts.source.spec or "bundled photos"
-    skipped = measurement.skipped
-    check_bad(measurement.n_read, len(skipped), 1.0, skipped, where)
+    read = measurement.images
+    read.check_usable(facts.source)
     statistics = []
     for model, state in zip(facts.models, measurement.states, strict=True):
         if state is None or state.n == 0:
             raise CannotAssessError(
                 f"{model.file}: number of finite, not constant representations"
-                f"{f' of {model.tensor}' if len(facts.models) > 1 else ''} is 0 of {measurement.n_good}; "
+                f"{f' of {model.tensor}' if len(facts.models) > 1 else ''} is 0 of {read.n_usable}; "
                 "at least one is needed",
                 f"robustcheck inspect {shlex.quote(model.file)}",
             )
         statistics.append(sums.statistics(state, profile.alpha))
-    check_bad(measurement.n_read, len(skipped), job.max_bad, skipped, where, sampled=decided)
-    seen = ImageFacts(
-        source=where,
-        bundled=facts.source.kind == "bundled",
-        n_available=facts.source.n_found,
-        n_read=measurement.n_read,
-        n_skipped=len(skipped),
-        skipped=tuple((bad.name, bad.reason) for bad in skipped[:NAMED_SKIPS]),
-        notes=dict(sorted(measurement.notes.items())),
-        digest=digest_of_set(measurement.digests),
-        seed=facts.source.seed,
-        sanity=measurement.sanity.facts(),
-    )
+    read.check_usable(facts.source, job.options.max_bad, sampled=decided)
+    images = read.facts(facts.source)
     limited = facts.source.n_found > facts.n_images
     return tuple(
         Evidence(
             statistics=numbers,
             model=model,
             preprocessing=facts.preprocessing,
-            images=seen,
+            images=images,
             execution=execution,
             stopped="decided" if decided else "image limit" if limited else "all images",
             gallery=gallery.record(rows, [feature.index for feature in numbers.features]),
@@ -206,6 +237,18 @@ TRIES: Final = 3  # times a job or shard is begun whose worker process ends with
 
 JobProgress = Callable[[Job, int, int], None]
 """job, images done, images in all"""
+
+
+def job_progress(progress: Callable[[Progress], None] | None) -> JobProgress | None:
+    """A callback of a run as the engines call it, without an interval."""
+    if progress is None:
+        return None
+    clock = time.perf_counter()
+
+    def tell(_: Job, n_done: int, n_images: int) -> None:
+        progress(Progress(n_done, n_images, n_done / (time.perf_counter() - clock), ""))
+
+    return tell
 
 
 @dataclass(frozen=True)

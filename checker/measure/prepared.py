@@ -34,12 +34,12 @@ class Prepared:
     notes: tuple[str, ...]
     pixels: npt.NDArray[np.generic]
     """(height, width, 3): uint8 of a photo, as `preprocess.apply_uint8` gives it; a tensor's own float values"""
-    sketch: Sketch | int
-    """a digest alone, past the images that are described"""
+    sketch: Sketch | int | None
+    """a digest alone past the images that are described; None where the set is not looked at"""
 
 
 def prepare(
-    item: Item, model: ModelFile, preprocessing: Preprocessing, described: Container[str] | None = None
+    item: Item, model: ModelFile, preprocessing: Preprocessing, described: Container[str] | None
 ) -> Prepared | Skipped:
     """Preprocess and sketch one image; one that this model can't take is skipped.
 
@@ -47,7 +47,7 @@ def prepare(
         item: from the image set.
         model: takes the pixels.
         preprocessing: makes them of a photo; a tensor is preprocessed already.
-        described: names of the images whose sketches are made whole; None = all.
+        described: names of the images whose sketches are made whole; None = no sketch of any.
 
     Raises:
         UsageError: a tensor of another shape than the model takes.
@@ -81,5 +81,7 @@ def stack(images_: Sequence[Prepared]) -> npt.NDArray[np.generic]:
     return np.stack([item.pixels for item in images_], casting="no")
 
 
-def _sketch(image: Image.Image, name: str, described: Container[str] | None) -> Sketch | int:
-    return sanity.describe(image) if described is None or name in described else digest_of_pixels(image)
+def _sketch(image: Image.Image, name: str, described: Container[str] | None) -> Sketch | int | None:
+    if described is None:
+        return None
+    return sanity.describe(image) if name in described else digest_of_pixels(image)

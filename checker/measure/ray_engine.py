@@ -40,7 +40,7 @@ HANDLER_S: Final = 0.05  # between two looks after the handler of SIGTERM
 AHEAD_SHARDS: Final = 2  # a worker; merged only in order, so these may wait in the driver's memory
 
 
-def run(
+def run_jobs(
     jobs: Sequence[Job], profile: Profile, *, workers: int | None, address: str | None, progress: JobProgress | None
 ) -> Iterator[Outcome]:
     """As `engine.run` with the Ray engine; models and images must lie under the same paths on every node.
@@ -50,8 +50,8 @@ def run(
         EnvironmentFaultError: Ray is not installed, its cluster can't be reached, its nodes hold another robustcheck.
     """
     for job in jobs:
-        if job.device.startswith("cuda:"):
-            raise UsageError(f"--device is {job.device}; Ray gives out the GPUs", "--device cuda")
+        if job.options.device.startswith("cuda:"):
+            raise UsageError(f"--device is {job.options.device}; Ray gives out the GPUs", "--device cuda")
     ray = import_ray(own_cluster=address is None)
     if address is not None and not ray.is_initialized():
         check_address(address)
@@ -190,7 +190,7 @@ def _keep_handler() -> None:
 @contextlib.contextmanager
 def _workers(ray: ModuleType, jobs: Sequence[Job], workers: int | None, stop: threading.Event) -> Iterator[list[Any]]:
     """The actors, all there."""
-    wants_gpu = any(job.device != "cpu" for job in jobs)
+    wants_gpu = any(job.options.device != "cpu" for job in jobs)
     n_workers, cpus, gpus = plan_workers(node_devices(ray), workers, wants_gpu=wants_gpu)
     # a restarted actor begins its call again: Ray's own retry, with nothing lost and nothing twice
     actor = ray.remote(Worker).options(num_cpus=cpus, num_gpus=gpus, max_restarts=-1, max_task_retries=TRIES - 1)
@@ -278,7 +278,7 @@ def _take(result: _Result, task: _Task, n_workers: int, profile: Profile) -> Out
         course.total = merge(course.total, course.early.pop(course.merged))
         course.merged += 1
     if course.merged < course.facts.n_shards:
-        return job, course.total.n_read, course.facts.n_images
+        return job, course.total.images.n_read, course.facts.n_images
     try:
         return Outcome(job, conclude(job, course.facts, course.total, profile), None, wall_s)
     except RobustcheckError as fault:

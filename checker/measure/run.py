@@ -1,31 +1,39 @@
-"""The loop that every engine runs: open one model and one image set, try it, and add up its images."""
+"""The one loop: open a model and an image set, try the model, run the images in batches.
+
+The check and every engine add up statistics in it (`add_batch`); compare, scan and shift add up their own.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from robustcheck_onnx.checker.errors import CannotAssessError
-from robustcheck_onnx.checker.evidence import ModelFacts, PreprocessingFacts
+from robustcheck_onnx.checker.evidence import Execution, ModelFacts, PreprocessingFacts
 from robustcheck_onnx.checker.images import DESCRIBED, Entries, ImageSource, Item, Skipped, open_images, prefetch
 from robustcheck_onnx.checker.model import Content, ModelFile, find_preprocessing, open_model
-from robustcheck_onnx.checker.runtime import CPU, Runner
-from robustcheck_onnx.checker.statistics import next_look
+from robustcheck_onnx.checker.runtime import CPU, Runner, cpu_threads, expects_gpu
+from robustcheck_onnx.checker.statistics import LOOK_EVERY
 from robustcheck_onnx.checker.statistics import state as sums
 
 from . import gallery
-from .job import SHARD_IMAGES, Facts, Job, Measurement, nothing_yet
+from .job import SHARD_IMAGES, Facts, ImagesRead, Job, Measurement, Progress, nothing_yet
 from .prepared import Prepared, prepare, stack
 
 MAX_FEATURES = 16384  # widest vision representation in use is below 5,000; wider means an unpooled map
 PROBE_IMAGES = 5  # images that batch invariance is checked on, before anything is measured
 DECODERS = 2  # threads that decode ahead of a model on the CPU, which wants the cores itself
 AHEAD = 64  # decoded images that may wait: two batches of the default size
+
+Ready = TypeVar("Ready", bound=Prepared)
 
 Watch = Callable[[npt.NDArray[np.generic]], None]
 """shown (image, feature) representations"""
@@ -40,8 +48,8 @@ class Inputs:
     """one a tensor"""
     preprocessing: PreprocessingFacts
     source: ImageSource
-    described: frozenset[str]
-    """names of the images whose sketches are made whole: the first `imageset.DESCRIBED`"""
+    described: frozenset[str] | None
+    """names of the images whose sketches are made whole: the first `DESCRIBED`; None = no sketches"""
 
 
 @dataclass(frozen=True)
@@ -77,15 +85,15 @@ def read_inputs(job: Job, *, source: ImageSource | None = None, read: Content | 
     Raises:
         UsageError, CannotAssessError, EnvironmentFaultError: as `pipeline.check`.
     """
-    models = [open_model(job.model, tensor=tensor, pool=job.pool, read=read) for tensor in job.tensors]
+    models = [open_model(job.model, tensor=tensor, pool=job.options.pool, read=read) for tensor in job.tensors]
     if _own_outputs(models):  # the same bytes: kept once, they can be 2 GiB
         models[1:] = [replace(model, graph_bytes=models[0].graph_bytes) for model in models[1:]]
     contract = models[0].contract
     found = find_preprocessing(
-        job.model, job.preprocess, contract.preprocessing if contract else None, models[0].image_input.size
+        job.model, job.options.preprocess, contract.preprocessing if contract else None, models[0].image_input.size
     )
     if source is None:
-        source = open_images(job.images, seed=job.seed, limit=job.max_images)
+        source = open_images(job.options.images, seed=job.options.seed, limit=job.options.max_images)
     return Inputs(
         job=job,
         models=tuple(models),
@@ -108,11 +116,11 @@ def open_sessions(inputs: Inputs, *, threads: int | None = None) -> Opened:
         runners=tuple(
             Runner(
                 first,
-                inputs.job.device,
+                inputs.job.options.device,
                 preprocessing=None if inputs.source.kind == "tensors" else inputs.preprocessing.preprocessing,
                 also=also,
                 threads=threads,
-                batch_size=inputs.job.batch_size,
+                batch_size=inputs.job.options.batch_size,
             )
             for first, *also in groups
         ),
@@ -126,14 +134,17 @@ def _own_outputs(models: Sequence[ModelFile]) -> bool:
 
 def to_probe(decoded: Iterable[Prepared | Skipped]) -> list[Prepared | Skipped]:
     """The first images until `PROBE_IMAGES` of them are usable, all if they are fewer."""
-    found: list[Prepared | Skipped] = []
-    n_usable = 0
+    first: list[Prepared | Skipped] = []
     for item in decoded:
-        found.append(item)
-        n_usable += isinstance(item, Prepared)
-        if n_usable == PROBE_IMAGES:
+        first.append(item)
+        if len(usable(first)) == PROBE_IMAGES:
             break
-    return found
+    return first
+
+
+def usable(items: Iterable[Prepared | Skipped]) -> list[Prepared]:
+    """Those that can be run."""
+    return [item for item in items if isinstance(item, Prepared)]
 
 
 def probe(opened: Opened, first: Iterable[Prepared | Skipped] | None = None) -> Facts:
@@ -149,11 +160,11 @@ def probe(opened: Opened, first: Iterable[Prepared | Skipped] | None = None) -> 
     """
     if first is None:
         first = to_probe(prepare_item(item, opened) for item in opened.source.items())
-    found = [item for item in first if isinstance(item, Prepared)]
+    images = usable(first)
     batch: list[float | None] = [None] * len(opened.models)
     output: list[float | None] = [None] * len(opened.models)
-    if len(found) > 1:
-        pixels = stack(found)
+    if len(images) > 1:
+        pixels = stack(images)
         output = [  # first: it may lower the graph optimisation, at which everything else is measured
             check.max_difference
             for runner in opened.runners
@@ -170,70 +181,99 @@ def probe(opened: Opened, first: Iterable[Prepared | Skipped] | None = None) -> 
     )
 
 
-def decode(inputs: Inputs, source: ImageSource, decoders: int = DECODERS) -> Generator[Prepared | Skipped, None, None]:
-    """Images of a job, ready for its model, in order; threads go ahead by at most `AHEAD` of them. Close it at the end.
+def decode(
+    inputs: Inputs, source: ImageSource | None = None, *, execution: Execution | None = None
+) -> AbstractContextManager[Generator[Prepared | Skipped, None, None]]:
+    """Decode the images of a job ahead of its model (`decode_with`), each made ready as the job says."""
+    return decode_with(partial(prepare_item, inputs=inputs), inputs, source, execution=execution)
+
+
+def decode_with(
+    prepare: Callable[[Item], Ready | Skipped],
+    inputs: Inputs,
+    source: ImageSource | None = None,
+    *,
+    execution: Execution | None = None,
+) -> AbstractContextManager[Generator[Ready | Skipped, None, None]]:
+    """Decode images ahead of a model, in order: a context, whose end ends the threads.
 
     Args:
+        prepare: makes one image ready.
         inputs: the job.
-        source: the images: the job's, or a piece of them.
-        decoders: number of threads, see `count_decoders`.
+        source: a piece of its images, or another set; None = the job's.
+        execution: how the model runs; None = as the job's device says, while no session is open.
     """
-    return prefetch(source, partial(prepare_item, inputs=inputs), workers=decoders, window=AHEAD)
-
-
-def batches(
-    opened: Opened, into: Measurement, decoded: Iterable[Prepared | Skipped], watch: Watch | None = None
-) -> Generator[bool, None, None]:
-    """Measure images and add them up.
-
-    Yields after each batch whether the number of images calls for a look (`sequential.next_look`). Batches end there,
-    so that a shard of whole looks is cut into batches as a single run over all images is.
-
-    Args:
-        opened: the job.
-        into: of no image yet; what is added to.
-        decoded: the images: the job's, or a piece of them.
-        watch: is shown the usable representations of the first tensor, batch after batch.
-    """
-    waiting: list[Prepared] = []
-    look = next_look(0)
-    for item in decoded:
-        if isinstance(item, Skipped):
-            into.skipped.append(item)
-            continue
-        waiting.append(item)
-        into.n_good += 1
-        into.sanity.add(item.sketch)
-        into.digests.append(item.digest)
-        into.notes.update(item.notes)
-        at_look = into.n_good == look
-        if not at_look and len(waiting) < opened.job.batch_size:
-            continue
-        _add(opened, into, waiting, watch)
-        waiting = []
-        if at_look:
-            look = next_look(into.n_good)
-        yield at_look
-    if waiting:
-        _add(opened, into, waiting, watch)
+    on_gpu = expects_gpu(inputs.job.options.device) if execution is None else execution.providers[0] != CPU
+    threads = cpu_threads() if execution is None else execution.threads
+    workers = count_decoders(on_gpu=on_gpu, threads=threads)
+    images = inputs.source if source is None else source
+    return contextlib.closing(prefetch(images, prepare, workers=workers, window=AHEAD))
 
 
 def count_decoders(*, on_gpu: bool, threads: int) -> int:
-    """Threads that decode ahead: a model on the CPU wants its cores itself, a GPU is fed by all of the worker's."""
+    """Threads that decode: a model on the CPU wants its cores itself, a GPU is fed by all of the worker's."""
     return max(DECODERS, threads) if on_gpu else DECODERS
+
+
+def batches(
+    decoded: Iterable[Ready | Skipped],
+    read: ImagesRead,
+    batch_size: int,
+    *,
+    n_images: int = 0,
+    progress: Callable[[Progress], None] | None = None,
+    label: Callable[[], str] = str,
+) -> Generator[list[Ready], None, None]:
+    """Put images into batches and count them.
+
+    A batch also ends where the number of usable images is a multiple of `LOOK_EVERY`, so that a shard of whole looks
+    is cut into batches as a single run over all images is.
+
+    Args:
+        decoded: the images, in order.
+        read: of no image yet; every image is counted in it before its batch is given out.
+        batch_size: usable images of a batch.
+        n_images: images in all, for the progress.
+        progress: called after every batch.
+        label: what the progress says beside the numbers.
+    """
+    clock = time.perf_counter()
+
+    def tell() -> None:
+        if progress is not None:
+            rate = read.n_read / (time.perf_counter() - clock)
+            progress(Progress(read.n_read, n_images, rate, label()))
+
+    batch: list[Ready] = []
+    for item in decoded:
+        if isinstance(item, Skipped):
+            read.skipped.append(item)
+            continue
+        batch.append(item)
+        read.add(item)
+        if len(batch) == batch_size or read.n_usable % LOOK_EVERY == 0:
+            yield batch
+            batch = []
+            tell()
+    if batch:
+        yield batch
+        tell()
 
 
 def measure_shard(opened: Opened, index: int) -> Measurement:
     """Measure the images from number `index` · `SHARD_IMAGES` on, at most `SHARD_IMAGES` of them."""
     start = index * SHARD_IMAGES
     shard = replace(opened.source, entries=opened.source.entries[start : start + SHARD_IMAGES])
-    measurement = nothing_yet(len(opened.models))
-    execution = opened.runners[0].execution
-    decoders = count_decoders(on_gpu=execution.providers[0] != CPU, threads=execution.threads)
-    with contextlib.closing(decode(opened, shard, decoders)) as decoded:
-        for _ in batches(opened, measurement, decoded):
-            pass
-    return measurement
+    return measure_images(opened, shard)
+
+
+def measure_images(opened: Opened, source: ImageSource | None = None) -> Measurement:
+    """Measure all images of a source; None = of the job's."""
+    total = nothing_yet(len(opened.models))
+    with decode(opened, source, execution=opened.runners[0].execution) as decoded:
+        for batch in batches(decoded, total.images, opened.job.options.batch_size):
+            add_batch(opened, total, batch)
+    return total
 
 
 def prepare_item(item: Item, inputs: Inputs) -> Prepared | Skipped:
@@ -241,27 +281,37 @@ def prepare_item(item: Item, inputs: Inputs) -> Prepared | Skipped:
     return prepare(item, inputs.models[0], inputs.preprocessing.preprocessing, inputs.described)
 
 
-def _add(opened: Opened, into: Measurement, batch: list[Prepared], watch: Watch | None) -> None:
-    """Run one batch and add its representations to the states."""
+def add_batch(opened: Opened, total: Measurement, batch: Sequence[Prepared], watch: Watch | None = None) -> None:
+    """Run one batch and add its representations to the measurement.
+
+    Args:
+        opened: the job.
+        total: what is added to; its images are counted already.
+        batch: from `batches`.
+        watch: is shown the usable representations of the first tensor.
+
+    Raises:
+        CannotAssessError: a representation of more than `MAX_FEATURES` features.
+    """
     pixels = stack(batch)
     names, digests = [item.name for item in batch], [item.digest for item in batch]
     keys = [key_of(digest) for digest in digests]
     representations = [array for runner in opened.runners for array in runner.represent(pixels)]
     for index, array in enumerate(representations):
-        state = into.states[index]
+        state = total.states[index]
         if state is None:
             if array.shape[1] > MAX_FEATURES:
                 raise CannotAssessError(
                     f"representation has {array.shape[1]} features; more than {MAX_FEATURES} is an unpooled map",
                     "choose another tensor with --tensor, or --pool",
                 )
-            state = into.states[index] = sums.State(array.shape[1])
-        found = sums.update(state, array, keys)
-        kept = into.galleries[index]
-        new = gallery.rows_of(found, names, digests, room=gallery.SHOWN - len(kept.first))
-        into.galleries[index] = gallery.merge(kept, new)
+            state = total.states[index] = sums.State(array.shape[1])
+        measured = sums.update(state, array, keys)
+        rows = total.galleries[index]
+        new = gallery.rows_of(measured, names, digests, room=gallery.SHOWN - len(rows.first))
+        total.galleries[index] = gallery.merge(rows, new)
         if watch is not None and index == 0:
-            watch(array[found.usable])
+            watch(array[measured.usable])
 
 
 def key_of(digest: str) -> int:

@@ -29,7 +29,7 @@ from .job import TRIES, Job, JobProgress, Outcome, as_error, conclude, died, mer
 ENGINES: Final = ("local", "ray")
 
 
-def run(
+def run_jobs(
     jobs: Sequence[Job],
     profile: Profile,
     *,
@@ -62,9 +62,9 @@ def run(
     if workers is not None and workers < 1:
         raise UsageError(f"--workers is {workers}; it must be at least 1", "--workers 1")
     if engine == "ray":
-        from .ray_engine import run as run_ray  # noqa: PLC0415 # an extra
+        from .ray_engine import run_jobs as run_on_ray  # noqa: PLC0415 # an extra
 
-        return run_ray(jobs, profile, workers=workers, address=address, progress=progress)
+        return run_on_ray(jobs, profile, workers=workers, address=address, progress=progress)
     if address is not None:
         raise UsageError(f"--ray-address is {address}; it needs the Ray engine", "--engine ray")
     return _run_local(jobs, profile, workers or 1)
@@ -150,7 +150,7 @@ def measure_all(
     """Measure a job on all of its images, in this process: its shards, merged in their order.
 
     Args:
-        job, profile: as in `run`.
+        job, profile: as in `run_jobs`.
         threads: cores for ONNX Runtime; None = all that this process may use.
         progress: called when a shard is done.
 
@@ -163,5 +163,5 @@ def measure_all(
     for index in range(facts.n_shards):
         total = merge(total, measure.measure_shard(opened, index))
         if progress is not None:
-            progress(job, total.n_read, facts.n_images)
+            progress(job, total.images.n_read, facts.n_images)
     return conclude(job, facts, total, profile)

@@ -14,6 +14,7 @@ from .reader import read
 from .record import (
     CLAIM,
     Binding,
+    Clock,
     Failed,
     Outcome,
     Placed,
@@ -32,6 +33,7 @@ __all__ = [
     "MARK",
     "SUMMARY_BYTES",
     "Binding",
+    "Clock",
     "Failed",
     "Options",
     "Outcome",

@@ -6,10 +6,13 @@ new one (docs/verify.md says what each check is worth)."""
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Literal, Self
 
-from robustcheck_onnx.checker.evidence import Evidence
+from robustcheck_onnx.checker.evidence import Evidence, Options
 from robustcheck_onnx.checker.text import as_json, digest_of
 from robustcheck_onnx.checker.verdict import Gate, Verdict
 from robustcheck_onnx.thresholds.frozen import Frozen
@@ -41,6 +44,27 @@ class Time(Frozen):
     images_per_s: float | None
     cached: str | None = None
     """UTC, ISO 8601: when the evidence was measured, if it was taken from the cache; None = in this run"""
+
+    @classmethod
+    def until_now(cls, clock: Clock, n_images: int, cached: str | None = None) -> Self:
+        """The time of a run that ends now and measured `n_images` images."""
+        wall_s = time.perf_counter() - clock.started_s
+        rate = round(n_images / wall_s, 2) if wall_s > 0 and cached is None else None
+        return cls(
+            started=clock.started.isoformat(timespec="seconds"),
+            wall_s=round(wall_s, 3),
+            images_per_s=rate,
+            cached=cached,
+        )
+
+
+@dataclass(frozen=True)
+class Clock:
+    """When a run began."""
+
+    started: datetime = field(default_factory=lambda: datetime.now(UTC))
+    started_s: float = field(default_factory=time.perf_counter)
+    """of the monotonic clock"""
 
 
 class Report(Frozen):
@@ -107,24 +131,19 @@ def json_schema() -> str:
     return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
 
 
-class Settings(Frozen):
-    """The options of a run that can move its numbers, as they were given; None = not given.
+class Settings(Options):
+    """The options of a check, and the engine that ran it.
 
     The profile, the preprocessing and the gate's rule stand in the report themselves.
     """
 
-    images: str | None
-    """None = the bundled photos"""
-    tensor: str | None
-    pool: str | None
-    preprocess: str | None
-    device: str
-    seed: int
-    max_images: int | None
-    max_bad: float
-    batch_size: int
     engine: str
     workers: int | None
+
+    @property
+    def options(self) -> Options:
+        """The options alone."""
+        return Options.of(self.given)
 
 
 class Binding(Frozen):

@@ -5,109 +5,77 @@ Information, not a verdict. Silent; progress goes to a callback.
 
 from __future__ import annotations
 
-import contextlib
+import itertools
 import shlex
-import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Unpack
 
 import numpy as np
 
+from robustcheck_onnx.checker import measure
 from robustcheck_onnx.checker.errors import CannotAssessError
-from robustcheck_onnx.checker.evidence import ImageFacts, PreprocessingFacts
-from robustcheck_onnx.checker.images import (
-    ImageSetState,
-    ImageSource,
-    Item,
-    Skipped,
-    check_bad,
-    digest_of_set,
-    open_images,
-    prefetch,
-)
-from robustcheck_onnx.checker.measure import Prepared, Progress, prepare, stack
-from robustcheck_onnx.checker.model import find_preprocessing, open_model
-from robustcheck_onnx.checker.report import Time
-from robustcheck_onnx.checker.runtime import BATCH_SIZE, SAME_OUTPUT, Array, Runner
+from robustcheck_onnx.checker.evidence import GivenOptions, Options
+from robustcheck_onnx.checker.images import ImageSource, Skipped, check_bad
+from robustcheck_onnx.checker.measure import ImagesRead, Job, Prepared, Progress, stack
+from robustcheck_onnx.checker.report import Clock, Time
+from robustcheck_onnx.checker.runtime import SAME_OUTPUT, Array, Runner, RunOutput
 
 from .depth import Depth
 from .plan import measuring_model, plan_scan
 from .records import Layer, ScanModel, ScanReport, notes_of_scan, summary
 
 MAX_IMAGES = 64  # by default: a profile needs no tight interval
-PROBE_IMAGES = 5  # images that shapes are read from and outputs compared on
-NAMED_SKIPS = 20  # skipped images named in the report
-DECODERS = 2  # threads that decode ahead of the model
-AHEAD = 64  # decoded images that may wait
 
 
 def scan(
     model: str | Path,
     *,
-    images_at: str | Path | None = None,
-    max_images: int = MAX_IMAGES,
-    max_bad: float = 0.01,
-    seed: int = 0,
-    preprocess: str | None = None,
-    tensor: str | None = None,
-    pool: str | None = None,
     blocks: Sequence[str] = (),
-    device: str = "auto",
-    batch_size: int = BATCH_SIZE,
     progress: Callable[[Progress], None] | None = None,
+    **options: Unpack[GivenOptions],
 ) -> ScanReport:
     """Measure outlier features at the end of every block of a model, and at its representation.
 
     Args:
         model: path of the ONNX file.
-        images_at: as for a check; None = the bundled photos.
-        max_images: use at most so many.
-        max_bad: largest share of images, 0–1, that may be unusable.
-        seed: fixes the order in which images are taken.
-        preprocess: as for a check.
-        tensor, pool: the representation, as for a check.
         blocks: measure these tensors instead of the ends of blocks found by rule.
-        device: auto, cpu, cuda, cuda:N or tensorrt.
-        batch_size: images that the model gets at once.
         progress: called after every batch.
+        options: as in `pipeline.check`; tensor and pool are the representation's, max_images is `MAX_IMAGES` unless it
+            is given.
 
     Raises:
         UsageError: as for a check; no such tensor among `blocks`.
         CannotAssessError: as for a check; no block was found; an opset below 11; nothing finite to measure.
         EnvironmentFaultError: as for a check.
     """
-    started, clock = datetime.now(UTC), time.perf_counter()
-    opened = open_model(model, tensor=tensor, pool=pool)
-    contract = opened.contract
-    found = find_preprocessing(
-        opened.path, preprocess, contract.preprocessing if contract else None, opened.image_input.size
-    )
-    source = open_images(images_at, seed=seed, limit=max_images)
-
-    def prepare_one(item: Item) -> Prepared | Skipped:
-        return prepare(item, opened, found.preprocessing)
-
-    probe = _first_usable(source, prepare_one)
-    plan = plan_scan(opened, probe, device, blocks, preprocessing=found.preprocessing)
-    own = Runner(opened, device, preprocessing=found.preprocessing).run(probe)
-    runner = Runner(
-        measuring_model(opened, plan),
-        device,
-        preprocessing=found.preprocessing,
-        batch_size=batch_size,
-        also=(replace(opened, graph_bytes=b"", added_output=False),),
-    )
-    differences = [_difference(own.representation, runner.represent(probe)[1])]
-    if own.class_output is not None:
-        again = runner.run(probe).class_output
-        assert again is not None
-        differences.append(_difference(own.class_output, again))
-    depths = [Depth(tap) for tap in plan.taps]
-    seen = _run(runner, depths, source, prepare_one, max_bad, batch_size, progress)
+    clock, run = Clock(), Options.of(options, max_images=MAX_IMAGES)
+    inputs = measure.read_inputs(Job(Path(model), run))
+    (opened,), contract = inputs.models, inputs.models[0].contract
+    preprocessing = inputs.preprocessing.preprocessing
+    read = ImagesRead()
+    with measure.decode(inputs) as decoded:
+        first = measure.to_probe(decoded)  # the next ones are decoded while the sessions open
+        probe = _stacked(first, inputs.source)
+        plan = plan_scan(opened, probe, run.device, blocks, preprocessing=preprocessing)
+        own = Runner(opened, run.device, preprocessing=preprocessing).run(probe)
+        runner = Runner(
+            measuring_model(opened, plan),
+            run.device,
+            preprocessing=preprocessing,
+            batch_size=run.batch_size,
+            also=(replace(opened, graph_bytes=b"", added_output=False),),
+        )
+        difference = _difference_to(own, runner, probe)
+        depths = [Depth(tap) for tap in plan.taps]
+        for batch in measure.batches(
+            itertools.chain(first, decoded), read, run.batch_size, n_images=len(inputs.source), progress=progress
+        ):
+            _add(runner, depths, batch)
+    read.check_usable(inputs.source, run.max_bad, sampled=inputs.source.n_found > len(inputs.source))
+    images = read.facts(inputs.source)
     layers = tuple(
         Layer(
             kind=block.kind,
@@ -123,7 +91,7 @@ def scan(
     )
     if not any(layer.statistics.n_images for layer in layers):
         raise CannotAssessError(
-            f"{opened.path}: number of images with finite, not constant values is 0 of {seen.n_read - seen.n_skipped} "
+            f"{opened.path}: number of images with finite, not constant values is 0 of {read.n_usable} "
             "at every block; at least one is needed",
             f"robustcheck inspect {shlex.quote(str(opened.path))}",
         )
@@ -135,102 +103,55 @@ def scan(
         pool=opened.representation.pool,
         rule=plan.rule,
         n_left_out=plan.n_left_out,
-        output_difference=max(differences),
-        output_unchanged=max(differences) <= SAME_OUTPUT[opened.precision],
-    )
-    preprocessing = PreprocessingFacts(
-        preprocessing=found.preprocessing,
-        source="tensors" if source.kind == "tensors" and found.source != "assumed" else found.source,
-        fields=tuple(found.origins),
-        against_contract=contract is not None and found.preprocessing != contract.preprocessing,
+        output_difference=difference,
+        output_unchanged=difference <= SAME_OUTPUT[opened.precision],
     )
     begins = next((index for index, layer in enumerate(layers) if layer.statistics.has_outliers), None)
-    wall_s = time.perf_counter() - clock
     return ScanReport(
         tool_version=version("robustcheck-onnx"),
         model=facts,
         layers=layers,
         begins=begins,
         summary=summary(layers, begins),
-        preprocessing=preprocessing,
-        images=seen,
+        preprocessing=inputs.preprocessing,
+        images=images,
         execution=runner.execution,
-        notes=notes_of_scan(opened, facts, layers, preprocessing, seen, runner.execution),
-        time=Time(
-            started=started.isoformat(timespec="seconds"),
-            wall_s=round(wall_s, 3),
-            images_per_s=round((seen.n_read - seen.n_skipped) / wall_s, 2) if wall_s > 0 else None,
-        ),
+        notes=notes_of_scan(opened, facts, layers, inputs.preprocessing, images, runner.execution),
+        time=Time.until_now(clock, read.n_usable),
     )
 
 
-def _first_usable(source: ImageSource, prepare: Callable[[Item], Prepared | Skipped]) -> Array:
-    found: list[Prepared] = []
-    skipped: list[Skipped] = []
-    for item in source.items():
-        prepared = prepare(item)
-        if isinstance(prepared, Skipped):
-            skipped.append(prepared)
-            continue
-        found.append(prepared)
-        if len(found) == PROBE_IMAGES:
-            break
-    check_bad(len(found) + len(skipped), len(skipped), 1.0, skipped, source.spec or "bundled photos")
-    return stack(found)
+def _stacked(items: Sequence[Prepared | Skipped], source: ImageSource) -> Array:
+    """Pixels of the usable images. Raises CannotAssessError where there is none."""
+    usable = measure.usable(items)
+    if not usable:
+        skipped = [item for item in items if isinstance(item, Skipped)]
+        check_bad(len(items), len(skipped), 1.0, skipped, source.named)
+    return stack(usable)
 
 
-def _run(
-    runner: Runner,
-    depths: Sequence[Depth],
-    source: ImageSource,
-    prepare: Callable[[Item], Prepared | Skipped],
-    max_bad: float,
-    batch_size: int,
-    progress: Callable[[Progress], None] | None,
-) -> ImageFacts:
-    """Run all images and add them up."""
-    clock, total = time.perf_counter(), len(source)
+def _difference_to(own: RunOutput, runner: Runner, pixels: Array) -> float:
+    """Largest difference between the outputs of the model itself and of its measuring form, on the same images."""
+    differences = [_difference(own.representation, runner.represent(pixels)[1])]
+    if own.class_output is not None:
+        again = runner.run(pixels).class_output
+        assert again is not None
+        differences.append(_difference(own.class_output, again))
+    return max(differences)
+
+
+def _add(runner: Runner, depths: Sequence[Depth], batch: Sequence[Prepared]) -> None:
+    """Run one batch and add its numbers to each block's."""
     *ends, n_numbers = np.cumsum([depth.tap.n_numbers for depth in depths])
-    sanity, notes = ImageSetState(), Counter[str]()
-    skipped: list[Skipped] = []
-    digests: list[str] = []
-    waiting: list[Prepared] = []
-    with contextlib.closing(prefetch(source, prepare, workers=DECODERS, window=AHEAD)) as decoded:
-        for number, item in enumerate(decoded, 1):
-            if isinstance(item, Skipped):
-                skipped.append(item)
-            else:
-                waiting.append(item)
-                sanity.add(item.sketch)
-                notes.update(item.notes)
-                digests.append(item.digest)
-            if waiting and (len(waiting) == batch_size or number == total):
-                rows = runner.run(stack(waiting)).representation
-                if rows.shape[1] != n_numbers:
-                    raise CannotAssessError(
-                        f"{runner.model.path}: statistics of an image are {rows.shape[1]} numbers; {n_numbers} were "
-                        "planned from its first images: the number of tokens must not depend on the images",
-                        f"robustcheck scan {shlex.quote(str(runner.model.path))} --block TENSOR",
-                    )
-                for depth, part in zip(depths, np.split(rows, ends, axis=1), strict=True):
-                    depth.update(part)
-                waiting = []
-                if progress is not None:
-                    progress(Progress(number, total, number / (time.perf_counter() - clock), ""))
-    where = source.spec or "bundled photos"
-    check_bad(total, len(skipped), max_bad, skipped, where, sampled=source.n_found > total)
-    return ImageFacts(
-        source=where,
-        bundled=source.kind == "bundled",
-        n_available=source.n_found,
-        n_read=total,
-        n_skipped=len(skipped),
-        skipped=tuple((bad.name, bad.reason) for bad in skipped[:NAMED_SKIPS]),
-        notes=dict(sorted(notes.items())),
-        digest=digest_of_set(digests),
-        seed=source.seed,
-        sanity=sanity.facts(),
-    )
+    rows = runner.run(stack(batch)).representation
+    if rows.shape[1] != n_numbers:
+        raise CannotAssessError(
+            f"{runner.model.path}: statistics of an image are {rows.shape[1]} numbers; {n_numbers} were planned from "
+            "its first images: the number of tokens must not depend on the images",
+            f"robustcheck scan {shlex.quote(str(runner.model.path))} --block TENSOR",
+        )
+    for depth, part in zip(depths, np.split(rows, ends, axis=1), strict=True):
+        depth.update(part)
 
 
 def _difference(expected: Array, actual: Array) -> float:

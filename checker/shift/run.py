@@ -5,36 +5,22 @@ One loop runs the model. Silent; progress goes to a callback.
 
 from __future__ import annotations
 
-import contextlib
 import shlex
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Unpack
 
 import numpy as np
-import numpy.typing as npt
 
-from robustcheck_onnx.checker import pipeline
+from robustcheck_onnx.checker import measure, pipeline
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
-from robustcheck_onnx.checker.evidence import Preprocessing
-from robustcheck_onnx.checker.images import (
-    ImageSource,
-    Item,
-    Picture,
-    Skipped,
-    apply_uint8,
-    check_bad,
-    digest_of_set,
-    open_images,
-    prefetch,
-)
-from robustcheck_onnx.checker.measure import Progress
-from robustcheck_onnx.checker.model import Contract, ModelFile, find_preprocessing, open_model
-from robustcheck_onnx.checker.report import Time
+from robustcheck_onnx.checker.evidence import GivenOptions, Options, Preprocessing
+from robustcheck_onnx.checker.images import ImageSource, Skipped, digest_of_set, open_images
+from robustcheck_onnx.checker.measure import ImagesRead, Inputs, Job, Prepared, Progress, stack
+from robustcheck_onnx.checker.model import Contract, ModelFile
+from robustcheck_onnx.checker.report import Clock, Time
 from robustcheck_onnx.checker.runtime import Runner
 from robustcheck_onnx.checker.statistics import CONFIDENCE, is_correct, wilson
 
@@ -54,18 +40,8 @@ from .robustness import (
     put_beside,
 )
 
-NAMED_SKIPS = 20  # skipped images named in the report
-DECODERS = 2  # threads that decode ahead of the model
-AHEAD = 64  # decoded images that may wait
 
-
-@dataclass(frozen=True)
-class _Image:
-    digest: str
-    pixels: npt.NDArray[np.uint8]
-
-
-class _Opened(NamedTuple):
+class _LabelledSet(NamedTuple):
     """A set whose labels are understood; nothing of it has run."""
 
     spec: Spec
@@ -82,13 +58,8 @@ def measure_shift(
     classes: Sequence[str] = (),
     baseline: str = "timm",
     report: Path | None = None,
-    preprocess: str | None = None,
-    device: str = "auto",
-    seed: int = 0,
-    max_images: int | None = None,
-    max_bad: float = 0.01,
-    batch_size: int = 32,
     progress: Callable[[Progress], None] | None = None,
+    **options: Unpack[GivenOptions],
 ) -> ShiftReport:
     """Measure a classifier's top-1 accuracy on labelled sets, and compare with the verdict of the check.
 
@@ -98,28 +69,30 @@ def measure_shift(
         classes: class maps, `[NAME=]MAP` (see labels.class_map).
         baseline: one of yardstick.SOURCES.
         report: JSON report of an earlier check of this model; None = the check runs on the images of `inside`.
-        preprocess, device, seed, max_images, max_bad, batch_size, progress: as in pipeline.check; max_images is of
-            each set.
+        progress: as in `pipeline.check`.
+        options: as in `pipeline.check`; images are those of `inside`, and max_images is of each set.
 
     Raises:
         UsageError, CannotAssessError, EnvironmentFaultError: see each class; nothing is measured half.
     """
-    started, clock = datetime.now(UTC), time.perf_counter()
+    clock = Clock()
     first, others, maps = parse_call(inside, shifted, classes)
-    opened = open_model(model)
+    run = Options.of({**options, "images": first.path})
+    inputs = measure.read_inputs(Job(Path(model), run))
+    (opened,), contract = inputs.models, inputs.models[0].contract
     judged = read_report(report, opened.digest) if report is not None else None
     output = _class_output(opened)
-    contract = opened.contract
-    found = find_preprocessing(
-        Path(model), preprocess, contract.preprocessing if contract else None, opened.image_input.size
-    )
-    sources = [open_images(spec.path, seed=seed, limit=max_images) for spec in (first, *others)]
+    found = inputs.preprocessing
+    sources = [
+        inputs.source,
+        *(open_images(spec.path, seed=run.seed, limit=run.max_images) for spec in others),
+    ]
     read = [labels.labels_of(source) for source in sources]
-    runner = Runner(opened, device, preprocessing=found.preprocessing, batch_size=batch_size)
+    runner = Runner(opened, run.device, preprocessing=found.preprocessing, batch_size=run.batch_size)
     scores = _scores(runner, found.preprocessing)
     folders = sorted(set(read[0]))
     sets = [
-        _Opened(
+        _LabelledSet(
             spec,
             source,
             known,
@@ -134,7 +107,7 @@ def measure_shift(
         )
         for spec, source, known in zip((first, *others), sources, read, strict=True)
     ]
-    measured = [_measure(runner, each, found.preprocessing, max_bad, batch_size, progress) for each in sets]
+    measured = [_measure(runner, each, inputs, progress) for each in sets]
     (inner, inner_digests), *rest = measured
     for result, _ in rest:
         if result.digest == inner.digest:
@@ -143,20 +116,9 @@ def measure_shift(
                 "--in photos/ --shifted sketches/",
             )
     if judged is None:
-        checked = pipeline.check(
-            model,
-            images=first.path,
-            preprocess=preprocess,
-            device=device,
-            seed=seed,
-            max_images=max_images,
-            max_bad=max_bad,
-            batch_size=batch_size,
-            progress=progress,
-        )
+        checked = pipeline.check(model, progress=progress, **run.given)
         judged = verdict_of(checked, "checked now on the images of --in")
     beside = tuple(put_beside(inner, inner_digests, result, digests, baseline) for result, digests in rest)
-    wall_s = time.perf_counter() - clock
     n_images = inner.accuracy.n + sum(each.result.accuracy.n for each in beside)
     return ShiftReport(
         tool_version=version("robustcheck-onnx"),
@@ -179,14 +141,10 @@ def measure_shift(
         preprocessing=found.preprocessing,
         preprocessing_source=found.source,
         execution=runner.execution,
-        seed=seed,
+        seed=run.seed,
         notes=_notes(inner, beside, found.source, opened),
         claim=CLAIM,
-        time=Time(
-            started=started.isoformat(timespec="seconds"),
-            wall_s=round(wall_s, 3),
-            images_per_s=round(n_images / wall_s, 2) if wall_s > 0 else None,
-        ),
+        time=Time.until_now(clock, n_images),
     )
 
 
@@ -230,48 +188,33 @@ def _scores(runner: Runner, preprocessing: Preprocessing) -> labels.Scores:
     return labels.Scores(columns, names)
 
 
+@dataclass(frozen=True)
+class _Labelled(Prepared):
+    """One image, ready for the model."""
+
+    right: tuple[int, ...]
+    """the classes that are right for it"""
+
+
 def _measure(
-    runner: Runner,
-    each: _Opened,
-    preprocessing: Preprocessing,
-    max_bad: float,
-    batch_size: int,
-    progress: Callable[[Progress], None] | None,
+    runner: Runner, each: _LabelledSet, inputs: Inputs, progress: Callable[[Progress], None] | None
 ) -> tuple[SetResult, list[str]]:
     """Run one set through the model: its accuracy, and the digests of its images."""
-    clock = time.perf_counter()
-
-    def prepare(item: Item) -> _Image | Skipped:
-        if not isinstance(item, Picture):
-            assert isinstance(item, Skipped)  # labels_of refuses tensors
-            return item
-        try:
-            return _Image(item.digest, apply_uint8(preprocessing, item.image))
-        except CannotAssessError as fault:  # a strip that cannot be resized: this image's fault, not the run's
-            return Skipped(item.name, fault.message)
-
-    skipped: list[Skipped] = []
-    digests: list[str] = []
-    seen: set[tuple[int, ...]] = set()
-    waiting: list[tuple[_Image, tuple[int, ...]]] = []
+    run, read = inputs.job.options, ImagesRead()
     n_correct = 0
-    with contextlib.closing(prefetch(each.source, prepare, workers=DECODERS, window=AHEAD)) as decoded:
-        for number, (item, label) in enumerate(zip(decoded, each.labels, strict=True), 1):
-            if isinstance(item, Skipped):
-                skipped.append(item)
-            else:
-                right = each.map.indices[label]
-                waiting.append((item, right))
-                digests.append(item.digest)
-                seen.add(right)
-            if waiting and (len(waiting) == batch_size or number == len(each.source)):
-                n_correct += _count(runner, waiting, each.map.compete, each.spec.path)
-                waiting = []
-                if progress is not None:
-                    rate = number / (time.perf_counter() - clock)
-                    progress(Progress(number, len(each.source), rate, each.spec.name))
-    sampled = each.source.n_found > len(each.source)
-    check_bad(len(each.source), len(skipped), max_bad, skipped, each.spec.path, sampled=sampled)
+    seen: set[tuple[int, ...]] = set()
+    with measure.decode(replace(inputs, described=None), each.source, execution=runner.execution) as decoded:
+        labelled = (
+            image if isinstance(image, Skipped) else _Labelled(**vars(image), right=each.map.indices[label])
+            for image, label in zip(decoded, each.labels, strict=True)
+        )
+        for batch in measure.batches(
+            labelled, read, run.batch_size, n_images=len(each.source), progress=progress, label=lambda: each.spec.name
+        ):
+            seen.update(image.right for image in batch)
+            n_correct += _count(runner, batch, each)
+    read.check_usable(each.source, run.max_bad, sampled=each.source.n_found > len(each.source))
+    digests = list(read.digests)
     result = SetResult(
         name=each.spec.name,
         source=each.spec.path,
@@ -281,25 +224,25 @@ def _measure(
         n_labels=len(seen),
         n_compete=len(each.map.compete),
         n_available=each.source.n_found,
-        n_read=len(each.source),
-        n_skipped=len(skipped),
-        skipped=tuple((bad.name, bad.reason) for bad in skipped[:NAMED_SKIPS]),
+        n_read=read.n_read,
+        n_skipped=len(read.skipped),
+        skipped=measure.named_skips(read.skipped),
         digest=digest_of_set(digests),
         accuracy=wilson(n_correct, len(digests)),
     )
     return result, digests
 
 
-def _count(runner: Runner, batch: Sequence[tuple[_Image, tuple[int, ...]]], compete: Sequence[int], where: str) -> int:
+def _count(runner: Runner, batch: Sequence[_Labelled], each: _LabelledSet) -> int:
     """How many images of a batch are predicted right."""
-    output = runner.run(np.stack([image.pixels for image, _ in batch])).class_output
+    output = runner.run(stack(batch)).class_output
     assert output is not None
     try:
-        return int(is_correct(output, [right for _, right in batch], compete).sum())
+        return int(is_correct(output, [image.right for image in batch], each.map.compete).sum())
     except ValueError as fault:
         raise CannotAssessError(
-            f"{runner.model.path}: class scores on {where} are not all numbers; accuracy needs a prediction for every "
-            "image",
+            f"{runner.model.path}: class scores on {each.spec.path} are not all numbers; accuracy needs a prediction "
+            "for every image",
             f"robustcheck inspect {shlex.quote(str(runner.model.path))}",
         ) from fault
 

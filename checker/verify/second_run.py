@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from robustcheck_onnx.checker import pipeline
 from robustcheck_onnx.checker.evidence import Evidence
-from robustcheck_onnx.checker.measure import Job, JobProgress, Progress, measure_all
+from robustcheck_onnx.checker.measure import Job, Progress, job_progress, measure_all
 from robustcheck_onnx.checker.model import PRESETS
 from robustcheck_onnx.checker.report import Report
 from robustcheck_onnx.checker.verdict import SAME_NUMBERS, judge
@@ -49,51 +48,21 @@ def measure_again(
             file = Path(folder) / "preprocessing.json"
             file.write_text(report.evidence.preprocessing.preprocessing.model_dump_json(), encoding="utf-8")
             preprocess = str(file)
+        changed = {"images": images, "preprocess": preprocess, "device": device or settings.device}
+        options = settings.model_copy(update=changed).options
         if settings.engine == "ray" and not detectors:
-            job = Job(
-                model=model,
-                images=images,
-                tensors=(settings.tensor,),
-                pool=settings.pool,
-                preprocess=preprocess,
-                device=device or settings.device,
-                seed=settings.seed,
-                max_images=settings.max_images,
-                max_bad=settings.max_bad,
-                batch_size=settings.batch_size,
-            )
-            (evidence,) = measure_all(job, report.profile, progress=_teller(progress))
+            (evidence,) = measure_all(Job(model, options), report.profile, progress=job_progress(progress))
             verdict = judge(evidence, report.profile)
             return report.model_copy(update={"evidence": evidence, "verdict": verdict})
         return pipeline.check(
             model,
-            images=images,
-            tensor=settings.tensor,
-            pool=settings.pool,
-            preprocess=preprocess,
-            device=device or settings.device,
-            seed=settings.seed,
-            max_images=settings.max_images,
-            max_bad=settings.max_bad,
-            batch_size=settings.batch_size,
             thresholds=report.profile,
             engine=settings.engine,
             workers=settings.workers,
             detectors=detectors,
             progress=progress,
+            **options.given,
         )
-
-
-def _teller(progress: Callable[[Progress], None] | None) -> JobProgress | None:
-    """The callback as the engine calls it."""
-    if progress is None:
-        return None
-    clock = time.perf_counter()
-
-    def tell(_: Job, n_done: int, n_total: int) -> None:
-        progress(Progress(n_done, n_total, n_done / (time.perf_counter() - clock), ""))
-
-    return tell
 
 
 SAME_PLACE = 1e-4

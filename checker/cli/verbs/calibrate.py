@@ -73,6 +73,7 @@ def calibrate(
     from robustcheck_onnx.checker.calibrate import check_labels, open_table, refuse_unknown, relabelled, tasks
     from robustcheck_onnx.checker.calibrate import run as calibration
     from robustcheck_onnx.checker.calibrate import table as calibration_table
+    from robustcheck_onnx.checker.evidence import Options
     from robustcheck_onnx.checker.storage import write_whole
     from robustcheck_onnx.thresholds import calibrate as fitting
     from robustcheck_onnx.thresholds import reference
@@ -97,13 +98,15 @@ def calibrate(
         return _refit(from_evidence, opened, name, tensor, out, allow_missing, output, color)
     assert opened is not None
     settings = tasks.Settings(
-        images=images,
+        options=Options(
+            images=images,
+            seed=seed,
+            max_images=max_images,
+            max_bad=max_bad,
+            device=device,
+            batch_size=batch_size,
+        ),
         cache=cache or tasks.cache_folder(),
-        seed=seed,
-        max_images=max_images,
-        max_bad=max_bad,
-        device=device,
-        batch_size=batch_size,
         engine=engine,
         workers=workers,
         address=ray_address,

@@ -63,7 +63,7 @@ def scan(
     with progress_line(quiet) as progress:
         result = scanning.scan(
             model,
-            images_at=images,
+            images=images,
             max_images=max_images,
             max_bad=max_bad,
             seed=seed,
