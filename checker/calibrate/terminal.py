@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Group, RenderableType
-from rich.text import Text
 
-from robustcheck_onnx.checker.report import Pen, Trimmed, columns, hanging, line, section
+from robustcheck_onnx.checker.report import Pen, Trimmed, columns, hanging, labelled, line, section, spaced
 from robustcheck_onnx.thresholds.profile import Profile
 
 from .plan import Plan, Planned
@@ -16,9 +15,6 @@ from .profiles import _counted, _tensors, _thresholds, _warnings, _wrong
 
 GB = 1e9
 HOUR_S = 3600
-
-
-# ------------------------------------------------------------------------------------------------- the plan
 
 
 def render_plan(plan: Plan, *, ascii_only: bool = False) -> RenderableType:
@@ -39,15 +35,14 @@ def render_plan(plan: Plan, *, ascii_only: bool = False) -> RenderableType:
     faults = [(pen.say("✗", "yellow"), line(pen.name(r.id), pen.say(f": {r.fault}"))) for r in plan.rows if r.fault]
     blocks: list[RenderableType] = [
         section(pen, "Plan", f"{len(plan.rows)} models × {plan.n_images} images, {plan.device}", table),
-        Text(),
-        section(pen, "In all", "nothing was downloaded, exported or measured", hanging(_in_all(plan, pen))),
+        section(pen, "In all", "nothing was downloaded, exported or measured", _in_all(plan, pen)),
     ]
     if faults:
-        blocks += [Text(), section(pen, "Not known, or not possible", "", hanging(faults))]
-    return Trimmed(Group(*blocks))
+        blocks.append(section(pen, "Not known, or not possible", "", hanging(faults)))
+    return Trimmed(spaced(blocks))
 
 
-def _in_all(plan: Plan, pen: Pen) -> list[tuple[Text, Text]]:
+def _in_all(plan: Plan, pen: Pen) -> RenderableType:
     rows = plan.rows
     states = ", ".join(f"{n} {state}" for state, n in _counts([row.state for row in rows]))
     labels = ", ".join(f"{n} {label}" for label, n in _counts([row.label for row in rows]))
@@ -60,7 +55,7 @@ def _in_all(plan: Plan, pen: Pen) -> list[tuple[Text, Text]]:
         ("time", f"{_total(to_do, 'estimate_s', '')}; {plan.how_estimated}"),
         ("images", plan.images_digest),
     ]
-    return [(pen.say(label, "dim"), pen.say(text)) for label, text in facts]
+    return labelled(pen, facts)
 
 
 def _total(rows: Sequence[Planned], field: str, remark: str) -> str:
@@ -101,8 +96,10 @@ def plan_json(plan: Plan) -> dict[str, Any]:
 def render_summary(profile: Profile, *, ascii_only: bool = False) -> RenderableType:
     """The short form after a calibration: thresholds and error rates."""
     pen = Pen(ascii_only)
-    blocks = [*_warnings(profile, pen), _thresholds(profile, pen), Text()]
-    wrong = section(pen, "How often it is wrong", _counted(profile.calibration), hanging(_wrong(profile, pen)))
+    blocks: list[RenderableType] = [
+        Group(*_warnings(profile, pen), _thresholds(profile, pen)),
+        section(pen, "How often it is wrong", _counted(profile.calibration), _wrong(profile, pen)),
+    ]
     if profile.calibration.tensors:
-        return Trimmed(Group(*blocks, wrong, Text(), _tensors(profile, pen)))
-    return Trimmed(Group(*blocks, wrong))
+        blocks.append(_tensors(profile, pen))
+    return Trimmed(spaced(blocks))

@@ -1,4 +1,4 @@
-"""What every pipeline's form tells of an outcome: the reasons with their waivers, paths, escaped text; pure."""
+"""What several forms say of an outcome: its findings with their waivers, the exit code, names and paths; pure."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from pathlib import PurePath
 from typing import NamedTuple
 
-from robustcheck_onnx.checker.text import name_text
-from robustcheck_onnx.checker.verdict import NAMES, RULES, Reason, Waiver
-from robustcheck_onnx.thresholds.profile import STATISTICS
+from robustcheck_onnx.checker.text import printable
+from robustcheck_onnx.checker.verdict import RULES, Reason, Waiver
 
+from .forms import Options
 from .record import Failed, Outcome, Report
 
 NOT_ASSESSED = "could_not_assess"
@@ -43,33 +43,27 @@ class Finding(NamedTuple):
 def findings(report: Report) -> tuple[Finding, ...]:
     """The report's reasons, in its order; none exactly if the verdict is PASS."""
     gate = report.gate
-    held = {w.reason: w for w in gate.waived} if gate else {}
-    ended = {w.reason: w for w in gate.expired} if gate else {}
-    return tuple(
-        Finding(
-            reason,
-            held.get(reason.id),
-            None if reason.id in held else ended.get(reason.id),
-        )
-        for reason in report.verdict.reasons
-    )
-
-
-def waiver_text(waiver: Waiver, *, expired: bool = False) -> str:
-    """Who accepted a reason, why and until when; one line."""
-    words = "expired on" if expired else "until"
-    state = "a waiver" if expired else "waived"
-    return shown(f"{state} by {waiver.owner} {words} {waiver.expires.isoformat()}: {waiver.because}")
+    waivers = {w.reason: w for w in gate.waived} if gate else {}
+    expired = {w.reason: w for w in gate.expired if w.reason not in waivers} if gate else {}
+    return tuple(Finding(r, waivers.get(r.id), expired.get(r.id)) for r in report.verdict.reasons)
 
 
 def finding_text(finding: Finding) -> str:
     """What was seen, and the waiver's words; one line."""
-    text = shown(finding.reason.seen)
-    if finding.waiver:
-        text += f" ({waiver_text(finding.waiver)})"
-    if finding.expired:
-        text += f" ({waiver_text(finding.expired, expired=True)})"
-    return text
+    waivers = "".join(f" ({text})" for text in waiver_texts(finding))
+    return printable(finding.reason.seen) + waivers
+
+
+def waiver_texts(finding: Finding) -> list[str]:
+    """Who accepted the reason, why and until when: a line for the waiver that holds, or for the one that ended."""
+    texts = [waiver_text(finding.waiver)] if finding.waiver else []
+    return texts + ([waiver_text(finding.expired, expired=True)] if finding.expired else [])
+
+
+def waiver_text(waiver: Waiver, *, expired: bool = False) -> str:
+    """Who accepted a reason, why and until when; one line."""
+    state, until = ("a waiver", "expired on") if expired else ("waived", "until")
+    return printable(f"{state} by {waiver.owner} {until} {waiver.expires.isoformat()}: {waiver.because}")
 
 
 def exit_code_of(outcome: Outcome) -> int:
@@ -83,7 +77,7 @@ def exit_code_of(outcome: Outcome) -> int:
 
 def rule_of(report: Report) -> str:
     """Which rule decided, in one sentence."""
-    return shown(report.gate.rule if report.gate else f"the verdict is {report.verdict.verdict}")
+    return printable(report.gate.rule if report.gate else f"the verdict is {report.verdict.verdict}")
 
 
 def model_of(outcome: Outcome) -> str:
@@ -91,36 +85,26 @@ def model_of(outcome: Outcome) -> str:
     return outcome.model if isinstance(outcome, Failed) else outcome.evidence.model.file
 
 
-def statistics_of(report: Report) -> list[tuple[str, str, float | None, float | None, float | None, float]]:
-    """(id, name, estimate, low, high, threshold) of each deciding statistic, in the profile's order."""
-    found: list[tuple[str, str, float | None, float | None, float | None, float]] = []
-    for name in STATISTICS:
-        interval = getattr(report.evidence.statistics, name)
-        minimum = report.profile.thresholds[name].minimum
-        found.append((name, NAMES[name], interval.estimate, interval.low, interval.high, minimum))
-    return found
-
-
-def shown(text: str) -> str:
-    r"""Text that may quote names, on one line: control characters and bytes that are no text become escapes.
-
-    >>> shown("a\nb")
-    'a\\nb'
-    """
-    return name_text(text, ascii_only=False)
-
-
 def names_of(outcomes: Sequence[Outcome]) -> list[str]:
     """A name for each outcome, escaped, not empty, no two alike: the path, with a number where it comes again."""
     names: list[str] = []
     for outcome in outcomes:
-        name = again = shown(model_of(outcome)) or "robustcheck"
+        name = numbered = printable(model_of(outcome)) or "robustcheck"
         number = 1
-        while again in names:
+        while numbered in names:
             number += 1
-            again = f"{name} ({number})"
-        names.append(again)
+            numbered = f"{name} ({number})"
+        names.append(numbered)
     return names
+
+
+def without_model(failed: Failed) -> str:
+    """The error's message without the model's path before it, for a table whose row names the model.
+
+    >>> without_model(Failed(model="a.onnx", message="a.onnx: file is empty", hint="", exit_code=3))
+    'file is empty'
+    """
+    return failed.message.removeprefix(f"{failed.model}: ")
 
 
 def is_address(model: str) -> bool:
@@ -128,7 +112,7 @@ def is_address(model: str) -> bool:
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", model) is not None
 
 
-def located(model: str, here: str, root: str) -> str:
+def path_in_repository(model: str, here: str, root: str) -> str:
     """The model's path relative to the repository, with forward slashes: how a pipeline names files.
 
     Args:
@@ -144,6 +128,11 @@ def located(model: str, here: str, root: str) -> str:
     path = os.path.normpath(os.path.join(here, model))  # noqa: PTH118 # PurePath keeps `..`, and links stay links
     pure = PurePath(path)
     return (pure.relative_to(root) if pure.is_relative_to(root) else pure).as_posix()
+
+
+def path_of(outcome: Outcome, options: Options) -> str:
+    """The model's path as a pipeline names it."""
+    return path_in_repository(model_of(outcome), options.here, options.root)
 
 
 def fingerprint(path: str, rule: str) -> str:

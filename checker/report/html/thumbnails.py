@@ -42,13 +42,13 @@ class Thumbnails:
 
 def wanted(outcomes: Iterable[Outcome]) -> tuple[SeenImage, ...]:
     """The images that a report shows: those with the largest and the smallest kurtosis, each once."""
-    found: dict[str, SeenImage] = {}
+    by_digest: dict[str, SeenImage] = {}
     for outcome in outcomes:
         if isinstance(outcome, Failed) or outcome.evidence.gallery is None:
             continue
         gallery = outcome.evidence.gallery
-        found.update((image.digest, image) for image in (*gallery.most, *gallery.least))
-    return tuple(found.values())
+        by_digest.update((image.digest, image) for image in (*gallery.most, *gallery.least))
+    return tuple(by_digest.values())
 
 
 def make(
@@ -90,11 +90,11 @@ def make(
 
 def _places(source: ImageSource, names: set[str]) -> dict[str, list[int]]:
     """The places of the names: several where a manifest has a row twice."""
-    found: dict[str, list[int]] = {}
+    places: dict[str, list[int]] = {}
     for place, name in enumerate(source.entries.names()):
         if name in names:
-            found.setdefault(name, []).append(place)
-    return found
+            places.setdefault(name, []).append(place)
+    return places
 
 
 def _one(source: ImageSource, places: Sequence[int], digest: str) -> tuple[str, str]:
