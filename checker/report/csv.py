@@ -24,7 +24,7 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
 
 def render(outcomes: Sequence[Outcome], options: Options) -> str:
-    """Lines end in CR LF, the first names the columns; what could not be measured is an empty cell."""
+    """Write lines that end in CR LF; the first names the columns, and what could not be measured is an empty cell."""
     del options
     file = io.StringIO()
     rows = csv.DictWriter(file, COLUMNS, restval="", quoting=csv.QUOTE_MINIMAL, lineterminator="\r\n")
@@ -36,7 +36,7 @@ def render(outcomes: Sequence[Outcome], options: Options) -> str:
 
 
 def _cell(value: object) -> object:
-    """Text that no spreadsheet runs as a formula: an apostrophe before it; numbers stay numbers."""
+    """Put an apostrophe before text that a spreadsheet would run as a formula; numbers stay numbers."""
     if value is None:
         return ""
     if not isinstance(value, str):

@@ -1,6 +1,7 @@
-"""Everything that a report's numbers rest on, so that a run can be repeated: one list for the terminal and the page.
+"""The facts that a report's numbers rest on: model, tensor, preprocessing, images, execution, thresholds; pure.
 
-Pure. The page shows each fact in a row of its own, the terminal in a few words on one line a block.
+The HTML page and the terminal lay out the same list: the page gives each fact a row, the terminal puts the short form
+of each fact of a block on one line.
 """
 
 from __future__ import annotations
@@ -23,34 +24,34 @@ _STOPPED = {  # why the run stopped, on the page and behind a count in the termi
 
 @dataclass(frozen=True)
 class Fact:
-    """One circumstance: a row of the page where it has a value, a piece of the terminal's line where `short` is set."""
+    """One fact: the page shows it where it has a value, the terminal where it has a short form or a caution."""
 
     label: str
     value: str
     remark: str = ""
-    """the page's, in parentheses behind the value"""
+    """what the page adds in parentheses"""
     kind: Literal["text", "name", "code"] = "text"
-    """name: from outside, never reworded; code: a digest or an exact name, shown letter by letter"""
+    """name: text from outside, shown exactly; code: the same, and the page sets it as code"""
     short: str = ""
-    """what the terminal says instead of label and value"""
+    """the fact in a few words, for the terminal"""
     caution: str = ""
-    """what the terminal writes before `short` in yellow"""
+    """what the terminal writes before `short`, in yellow"""
 
 
 @dataclass(frozen=True)
 class Block:
-    """Facts about one thing, in the page's order."""
+    """The facts about one thing, in the page's order."""
 
     title: str
     label: str
-    """the title in the terminal"""
+    """the title that the terminal shows"""
     facts: tuple[Fact, ...]
     more: tuple[Fact, ...] = ()
-    """what the terminal's line ends in, beside the facts above"""
+    """facts for the end of the terminal's line; the page says the same elsewhere"""
 
 
 def blocks_of(report: Report, *, verbose: bool = False) -> tuple[Block, ...]:
-    """All facts of a report. verbose: with full digests in the terminal, too."""
+    """Return all facts of a report in the page's order. verbose: the terminal shows full digests."""
     return (
         Block("Model", "model", _model(report)),
         Block("Representation", "tensor", *_tensor(report)),
@@ -167,7 +168,7 @@ def _execution(report: Report) -> tuple[Fact, ...]:
 
 
 def speed_text(time: Time) -> str:
-    """Images per second; empty where they were not measured."""
+    """Write images per second; empty where they were not measured."""
     return "" if time.images_per_s is None else f"{number_text(time.images_per_s)} images/s"
 
 

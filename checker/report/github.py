@@ -17,7 +17,7 @@ _CUT = "\n\n*The rest is cut: GitHub takes 1 MiB for a step. `-o markdown=FILE` 
 
 
 def commands(outcomes: Sequence[Outcome], options: Options) -> list[str]:
-    """One command for each reason (warning; notice where it is waived) and each model without a verdict (error).
+    """Write one command for each reason (warning; notice where it is waived) and each model without a verdict (error).
 
     At most MAX_ANNOTATIONS of a kind; the last one says then how many more there are. Without line breaks.
     """
@@ -54,7 +54,7 @@ def _property(words: str) -> str:
 
 
 def summary(outcomes: Sequence[Outcome], options: Options, room: int = SUMMARY_BYTES) -> str:
-    """The Markdown report in fewer than `room` bytes of UTF-8: whole, or cut after a line and saying so.
+    """Write the Markdown report in fewer than `room` bytes of UTF-8: whole, or cut after a line and saying so.
 
     Empty where not even that sentence fits.
     """

@@ -15,7 +15,7 @@ from .record import Failed, Outcome
 
 
 def render(outcomes: Sequence[Outcome], options: Options) -> str:
-    """Severity major for a reason, info for a waived one, blocker where there is no verdict."""
+    """Write the list: severity major for a reason, info for a waived one, blocker where there is no verdict."""
     return as_json([entry for outcome in outcomes for entry in _entries(outcome, options)])
 
 

@@ -54,7 +54,7 @@ _BELOW = {
 
 
 def render(outcomes: Sequence[Outcome], options: Options) -> str:
-    """One document; `time` of a case is the wall clock of the whole check of its model, reported once."""
+    """Write one document; the `time` of the case `assessed` is the wall clock of a model's whole check, in seconds."""
     del options
     document = JUnitXml("robustcheck")
     for name, outcome in zip(names_of(outcomes), outcomes, strict=True):
@@ -122,7 +122,7 @@ def _assessed(suite: TestSuite, report: Report) -> None:
 
 
 def _statistics(suite: TestSuite, report: Report, by_id: dict[str, Finding]) -> set[str]:
-    """A case for each statistic; returns the reasons that they report."""
+    """Add a case for each statistic and return the ids of the reasons that these cases report."""
     reported: set[str] = set()
     for s in statistics_of(report):
         reason = {"no": _BELOW[s.id], "straddles": "undecided", "not measured": "not_measurable"}.get(s.clears)

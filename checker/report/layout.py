@@ -25,7 +25,7 @@ from .words import SIGNS
 INDENT = 2  # columns
 GAP = 3  # columns between blocks that stand side by side
 COLOURS = {"PASS": "green", "WARN": "yellow"}
-"""of the verdicts"""
+"""Colour of each verdict."""
 
 
 @dataclass(frozen=True)
@@ -35,25 +35,25 @@ class Pen:
     ascii_only: bool
 
     def say(self, sentence: str, style: str = "") -> Text:
-        """A sentence or word of the report's own; may quote names."""
+        """Write a sentence or word of the report's own, which may quote names."""
         return Text(sentence_text(sentence, self.ascii_only), style, overflow="fold")
 
     def prose(self, sentence: str, style: str = "") -> Text:
-        """A sentence that quotes no names."""
+        """Write a sentence that quotes no names."""
         return Text(prose_text(sentence, self.ascii_only), style, overflow="fold")
 
     def name(self, name: str, style: str = "") -> Text:
-        """A name from outside, exact."""
+        """Write a name from outside, exactly."""
         return Text(name_text(name, self.ascii_only), style, overflow="fold")
 
     def facts(self, items: list[Text]) -> Text:
-        """Facts in one line, with dots between; empty ones are left out."""
+        """Join facts in one line, with dots between; leave empty ones out."""
         return self.say(" · ").join(item for item in items if item)
 
 
 @dataclass(frozen=True)
 class Trimmed:
-    """Its lines without the blanks that tables leave at the end."""
+    """A renderable whose lines lose the blanks that tables leave at the end."""
 
     body: RenderableType
 
@@ -99,12 +99,12 @@ class Flow:
 
 
 def line(*pieces: Text) -> Text:
-    """Pieces one after the other, each in its own style (`+` would spread the first one's style over all)."""
+    """Join pieces, each in its own style (`+` would spread the first one's style over all)."""
     return Text(overflow="fold").join(pieces)
 
 
 def section(pen: Pen, title: str, remark: str, *body: RenderableType) -> Group:
-    """A heading with a remark beside it, and what stands indented below."""
+    """Put a heading with a remark beside it over what stands indented below."""
     return Group(
         line(pen.say(title, "bold"), pen.say(f"  {remark}" if remark else "", "dim")),
         *(Padding(block, (0, 0, 0, INDENT)) for block in body),
@@ -112,7 +112,7 @@ def section(pen: Pen, title: str, remark: str, *body: RenderableType) -> Group:
 
 
 def columns(pen: Pen, *headers: str) -> Table:
-    """A table without lines; a header with `>` is right-justified, with `>` or `=` its column never wraps."""
+    """Make a table without lines; a header with `>` is right-justified, with `>` or `=` its column never wraps."""
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
     for header in headers:
         table.add_column(
@@ -125,12 +125,12 @@ def columns(pen: Pen, *headers: str) -> Table:
 
 
 def spaced(blocks: Iterable[RenderableType]) -> Group:
-    """Blocks one below the other, with a blank line between."""
+    """Stack blocks with a blank line between."""
     return Group(*(part for i, block in enumerate(blocks) for part in ([Text(), block] if i else [block])))
 
 
 def hanging(rows: Iterable[tuple[Text, Text]]) -> Table:
-    """Rows of a mark or label and a text that wraps beside it."""
+    """Lay out rows of a mark or label and a text that wraps beside it."""
     grid = Table.grid(padding=(0, 1, 0, 0))
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold", ratio=1)
@@ -140,22 +140,22 @@ def hanging(rows: Iterable[tuple[Text, Text]]) -> Table:
 
 
 def labelled(pen: Pen, rows: Iterable[tuple[str, str]]) -> Table:
-    """Rows of a dim label and what it is about; rows without a text are left out."""
+    """Lay out rows of a dim label and a text; leave rows without a text out."""
     return hanging((pen.say(label, "dim"), pen.say(text)) for label, text in rows if text)
 
 
 def bullets(pen: Pen, sentences: Iterable[str]) -> Table:
-    """A list of sentences that may quote names."""
+    """List sentences that may quote names."""
     return hanging((pen.say("•"), pen.say(sentence)) for sentence in sentences)
 
 
 def notes(pen: Pen, sentences: Sequence[str]) -> list[RenderableType]:
-    """What a reader should know beside a verdict; nothing where there is no note."""
+    """List the notes on a verdict as one block; no block where there is none."""
     return [hanging((pen.say("note", "bold"), pen.say(note)) for note in sentences)] if sentences else []
 
 
 def headline(pen: Pen, verdict: str, remark: str = "") -> Rule:
-    """The verdict in a rule over the whole width."""
+    """Draw a rule over the whole width with the verdict in it."""
     colour = COLOURS[verdict]
     return Rule(
         line(pen.say("━━ ", colour), pen.say(f"{SIGNS[verdict]} {verdict}{remark}", f"bold {colour}")),
@@ -166,7 +166,7 @@ def headline(pen: Pen, verdict: str, remark: str = "") -> Rule:
 
 
 def reasons(pen: Pen, of_verdict: Sequence[Reason], *, command_style: str = "") -> list[RenderableType]:
-    """Each reason for WARN with what was seen and what to do next; nothing where there is none.
+    """Explain each reason for WARN, what was seen and what to do next, as one block; no block where there is none.
 
     command_style: of what stands between backticks in a next step.
     """
@@ -186,7 +186,7 @@ def reasons(pen: Pen, of_verdict: Sequence[Reason], *, command_style: str = "") 
 def bar_chart(
     pen: Pen, counts: Sequence[int], height: int, *, top: str, ends: tuple[str, str], width: int = 1, marks: str = ""
 ) -> list[Text]:
-    """Vertical bars with both axes, a line a row.
+    """Draw vertical bars with both axes; returns the lines from the top down.
 
     Args:
         pen: writes in the characters that the output can show.

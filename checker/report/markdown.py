@@ -28,7 +28,7 @@ _START = re.compile(r"^(\d*)([-+=.)])")  # a list, or the line under a heading
 
 
 def render(outcomes: Sequence[Outcome], options: Options) -> str:
-    """A section for each outcome, and first a table where there are several; the limits of the claim come last."""
+    """Write a section for each outcome, before them a table where there are several, and last the claim's limits."""
     del options
     parts = [MARK]
     if len(outcomes) > 1:
@@ -44,7 +44,7 @@ def render(outcomes: Sequence[Outcome], options: Options) -> str:
 
 
 def overview(outcomes: Sequence[Outcome]) -> str:
-    """One row for each outcome."""
+    """Write a table with a row for each outcome."""
     rows = ["| model | verdict | exit code | reasons |", "|---|---|---|---|"]
     for outcome in outcomes:
         if isinstance(outcome, Failed):
@@ -57,7 +57,7 @@ def overview(outcomes: Sequence[Outcome]) -> str:
 
 
 def section(outcome: Outcome) -> str:
-    """One outcome: verdict, gate, reasons and next steps, statistics, what was measured."""
+    """Write the section of one outcome: verdict, gate, reasons and next steps, statistics, what was measured."""
     if isinstance(outcome, Failed):
         lines = [
             f"## {SIGNS['ERROR']} ERROR: {text(outcome.model or 'robustcheck')}",
@@ -82,13 +82,13 @@ def section(outcome: Outcome) -> str:
 
 
 def reasons(report: Report) -> list[str]:
-    """Each reason with what was seen, what to do next, and its waiver, as one block; no block where there is none."""
+    """List each reason with what was seen, the next step and its waiver, as one block; no block where there is none."""
     items = [_reason(finding) for finding in findings(report)]
     return ["\n".join(["### Reasons and next steps", "", *items])] if items else []
 
 
 def notes(sentences: Sequence[str]) -> list[str]:
-    """What a reader should know beside the verdict, as one block; no block where there is no note."""
+    """List the notes on a verdict as one block; no block where there is none."""
     return ["\n".join(f"- Note: {text(note)}" for note in sentences)] if sentences else []
 
 
@@ -116,7 +116,7 @@ def _statistics(report: Report) -> str:
 
 
 def measured(report: Report) -> str:
-    """What was read, on what, judged by what, with all digests."""
+    """List model, tensor, images, profile and execution with all digests."""
     evidence, verdict = report.evidence, report.verdict
     model, images, run = evidence.model, evidence.images, evidence.execution
     count = f"{evidence.statistics.n_images} of {images.n_available} measured, {images.sanity.n_varied} varied"
@@ -136,7 +136,7 @@ def measured(report: Report) -> str:
 
 
 def text(words: str) -> str:
-    r"""Words from anywhere as literal Markdown text on one line: no markup, no HTML, no link, no mention.
+    r"""Write words from anywhere as literal Markdown text on one line: no markup, no HTML, no link, no mention.
 
     >>> text("a|b <i> `c`")
     'a\\|b &lt;i&gt; \\`c\\`'
@@ -149,7 +149,7 @@ def text(words: str) -> str:
 
 
 def code(words: str) -> str:
-    """Words from anywhere as a code span on one line; not for a table's cell, where a pipe would end it."""
+    """Write words from anywhere as a code span on one line; not for a table's cell, where a pipe would end it."""
     inside = printable(words)
     fence = "`" * (1 + max(map(len, re.findall(r"`+", inside)), default=0))
     pad = " " if inside.startswith("`") or inside.endswith("`") or not inside.strip() else ""
@@ -157,7 +157,7 @@ def code(words: str) -> str:
 
 
 def prose(words: str) -> str:
-    """A sentence of this tool, whose code spans stay code spans."""
+    """Write a sentence of this tool; its code spans stay code spans."""
     parts = printable(words).split("`")
     if len(parts) % 2 == 0:  # a lone backtick
         return text(words)
@@ -165,6 +165,6 @@ def prose(words: str) -> str:
 
 
 def _literal(part: str) -> str:
-    """`text`, with the blanks at both ends kept."""
+    """Escape like `text`, but keep the blanks at both ends."""
     core = part.strip()
     return part.replace(core, text(core), 1) if core else part

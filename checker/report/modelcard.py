@@ -22,7 +22,7 @@ CLAIM = "An indication found on in-distribution images; neither accuracy nor rob
 
 
 def render(outcomes: Sequence[Outcome], options: Options) -> str:
-    """The card of exactly one model (`forms.render` refuses more): YAML front matter, then Markdown.
+    """Write the card of exactly one model (`forms.render` refuses more): YAML front matter, then Markdown.
 
     A model without a verdict has a card without results.
     """
@@ -80,7 +80,7 @@ def _metric(kind: str, name: str, value: str | float, args: dict[str, str] | dic
 
 
 def _scalar(value: str | float | None) -> str:
-    """A YAML scalar: JSON's is one, once nothing unprintable is left in it; a number always has a point."""
+    """Write a YAML scalar: a JSON text without unprintable characters is one; a number always gets a point."""
     if isinstance(value, str):
         return json.dumps(printable(value), ensure_ascii=False)
     written = json.dumps(None if value is None else float(value), allow_nan=False)

@@ -17,7 +17,7 @@ Sample = tuple[Labels, float]
 
 
 def render(outcomes: Sequence[Outcome], options: Options) -> str:
-    """One family after another, ending in `# EOF`.
+    """Write one family of metrics after another; the last line is `# EOF`.
 
     A model that could not be assessed has `robustcheck_error` 1 and no `robustcheck_verdict`; what could not be
     measured has no sample.

@@ -19,7 +19,7 @@ AGAIN = "robustcheck MODEL.onnx --images PATH -o json=report.json"
 
 
 def read(path: Path, *, whole: bool = False) -> list[tuple[Report, dict[str, Any]]]:
-    """The reports in a file and their JSON as it stands there: one, or those of a document of several models.
+    """Read the reports in a file, one or those of a document of several models, each with its JSON as it stands there.
 
     Raises:
         UsageError: not readable, truncated or no JSON, no report, no binding, of a newer schema or tool.
@@ -74,7 +74,7 @@ def _report(path: Path, raw: Any) -> tuple[Report, dict[str, Any]]:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Two values under one name: which one a reader takes is up to the reader."""
+    """Refuse an object with a key twice: readers differ in which of the two values they take."""
     out = dict(pairs)
     if len(out) != len(pairs):
         raise ValueError("a key stands in it twice")
@@ -86,6 +86,6 @@ def _no_constant(name: str) -> None:
 
 
 def _release(text: object) -> tuple[int, ...]:
-    """The numbers of a version; one that can't be read counts as newer than all."""
+    """Return the numbers of a version; one that can't be read counts as newer than all."""
     match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9}){0,5})\D.*|(\d{1,9}(?:\.\d{1,9}){0,5})", str(text))
     return tuple(map(int, (match.group(1) or match.group(2)).split("."))) if match else (10**9,)

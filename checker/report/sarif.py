@@ -33,7 +33,7 @@ Node = dict[str, Any]
 
 
 def render(outcomes: Sequence[Outcome], options: Options) -> str:
-    """One run. A model that could not be assessed is a notification and a result of level error.
+    """Write one run. A model that could not be assessed is a notification and a result of level error.
 
     The result beside the notification is there because code-scanning services read results only: without it, a run
     that failed would close all findings of the model, which reads as a PASS.
@@ -42,7 +42,7 @@ def render(outcomes: Sequence[Outcome], options: Options) -> str:
 
 
 def document(outcomes: Sequence[Outcome], options: Options, category: str) -> str:
-    """The same under a category: what is uploaded under one replaces what was there, and nothing else."""
+    """Write the same under a category: an upload replaces what was uploaded under its category before, nothing else."""
     results = [result for outcome in outcomes for result in _results(outcome, options)]
     failed = [o for o in outcomes if isinstance(o, Failed)]
     invocation: Node = {"executionSuccessful": not failed, "exitCode": max(map(exit_code_of, outcomes), default=70)}
@@ -75,7 +75,7 @@ def document(outcomes: Sequence[Outcome], options: Options, category: str) -> st
 
 
 def _rules(used: set[str]) -> list[Node]:
-    """All reasons of this version, whether they occur or not, and those of plug-ins that occur."""
+    """List all reasons of this version, whether they occur or not, and those of plug-ins that occur."""
     known = [(name, rule.title, rule.explanation, rule.next_step) for name, rule in RULES.items()]
     others = sorted(used - set(RULES) - {NOT_ASSESSED})
     known += [(name, name, "A reason of a plug-in.", "See the plug-in's own words.") for name in others]
@@ -126,7 +126,7 @@ def _location(outcome: Outcome, options: Options) -> Node:
 
 
 def _uri(path: str) -> str:
-    """The path as a reference by RFC 3986: bytes that are no text stay bytes."""
+    """Write the path as a reference by RFC 3986; bytes that are no text are quoted as bytes."""
     if is_address(path):
         escaped = re.sub(r"%(?![0-9A-Fa-f]{2})", "%25", path)
         return quote(name_bytes(escaped), safe="/:?=&%#@+,;~")

@@ -28,7 +28,7 @@ def render(
     places: Sequence[str] = (),
     ascii_only: bool = False,
 ) -> RenderableType:
-    """The table, the exit code with its meaning, and where reports went.
+    """Lay out the table, the exit code with its meaning, and where reports went.
 
     Args:
         outcomes: in the order of the call; those of one rank stay in it.
@@ -45,7 +45,7 @@ def render(
 
 @dataclass(frozen=True)
 class _Table:
-    """One row a model; on a narrow screen without what the reports say too."""
+    """A table with one row for each model; a narrow screen leaves out what the reports say too."""
 
     pen: Pen
     rows: tuple[tuple[str, Outcome], ...]
@@ -63,7 +63,7 @@ class _Table:
 
 
 def _rank(outcome: Outcome) -> tuple[int, bool]:
-    """Worst first: by exit code, then WARN that does not fail the run before PASS."""
+    """Sort the worst first: by exit code, then a WARN that does not fail the run before a PASS."""
     return -exit_code_of(outcome), isinstance(outcome, Report) and outcome.verdict.verdict == "PASS"
 
 
@@ -92,7 +92,7 @@ def _verdict(report: Report, pen: Pen) -> Text:
 
 
 def _main_reason(report: Report, *, titled: bool) -> str:
-    """The first reason that nobody has waived, else the first; how many more there are, and its title."""
+    """Name the first reason that nobody has waived, else the first, and count the others. titled: with its title."""
     reasons = [reason.id for reason in report.verdict.reasons]
     if not reasons:
         return ""

@@ -1,6 +1,7 @@
 """The report for people: what was decided, why, what to do next, and what it rests on.
 
-Pure: a report in, a rich renderable out; nothing is printed here."""
+Pure: a report comes in, a rich renderable goes out; nothing is printed here.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +47,7 @@ MAX_LIMITS = 2  # of the profile, beside the claim; all with `verbose`
 
 
 def render(report: Report, *, ascii_only: bool = False, verbose: bool = False) -> RenderableType:
-    """The report for a terminal or a text file, laid out for the width of the console that prints it.
+    """Lay out the report for a terminal or a text file, in the width of the console that prints it.
 
     Args:
         report: what to show.
@@ -71,7 +72,7 @@ def render(report: Report, *, ascii_only: bool = False, verbose: bool = False) -
 
 
 def one_line(report: Report) -> str:
-    """The verdict in one line, for logs and tables of many models: "WARN model.onnx: rectified"."""
+    """Write the verdict in one line, for logs and tables of many models: "WARN model.onnx: rectified"."""
     reasons = ", ".join(reason.id for reason in report.verdict.reasons)
     file = name_text(report.evidence.model.file, ascii_only=False)
     return f"{report.verdict.verdict} {file}" + (f": {reasons}" if reasons else "")
@@ -87,12 +88,12 @@ def _headline(report: Report, pen: Pen) -> RenderableType:
 
 
 def _noted(report: Report, text: str) -> bool:
-    """Whether a note of the report says it already."""
+    """Tell whether a note of the report holds this text."""
     return any(text in note for note in report.notes)
 
 
 def _passed_by(report: Report) -> str:
-    """What to add to a WARN that does not fail the run."""
+    """Write what the headline adds to a WARN that does not fail the run."""
     if report.verdict.verdict == "PASS" or report.gate is None or report.gate.exit_code != 0:
         return ""
     waived = {waiver.reason for waiver in report.gate.waived}
@@ -100,7 +101,7 @@ def _passed_by(report: Report) -> str:
 
 
 def _gate(report: Report, pen: Pen) -> list[RenderableType]:
-    """What the command made of the verdict; nothing from Python, where there is no gate."""
+    """Show exit code, rule and waivers; no block for a report from Python, which has no gate."""
     gate = report.gate
     if gate is None:
         return []
@@ -249,7 +250,7 @@ def _fact(fact: Fact, pen: Pen) -> Text:
 
 
 def _fields(report: Report, pen: Pen) -> list[Text]:
-    """Every field of the preprocessing, and where it is said."""
+    """List every field of the preprocessing with the place that says it."""
     p = report.evidence.preprocessing
     if p.source == "tensors":
         return []

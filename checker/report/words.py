@@ -1,4 +1,4 @@
-"""Words and numbers that several forms of a report share: the verdict, its statistics, the reference list; no rich."""
+"""Words and numbers that several forms of a report share: verdict, statistics, reference list, preprocessing; pure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from robustcheck_onnx.thresholds.profile import STATISTICS, Statistic
 from .record import Placed, Report
 
 SIGNS = {"PASS": "✓", "WARN": "▲", "ERROR": "✗"}
-NEIGHBOURS = 4  # reference sets shown around the model, beside the two ends of the table
+NEIGHBOURS = 4  # reference sets listed around the model, beside the two ends of the table
 
 _GROUPS = {
     "zero_shot_clip": "zero-shot CLIP",
@@ -46,14 +46,14 @@ _ONLY_A_DETECTOR = (
 
 
 def meaning_text(verdict: Verdict) -> str:
-    """What a verdict says, and no more."""
+    """Say in a sentence or two what a verdict means."""
     if [reason.id for reason in verdict.reasons] == ["detector_warned"]:
         return _ONLY_A_DETECTOR
     return _MEANING[verdict.verdict]
 
 
 def clears(interval: Interval, minimum: float) -> Clears:
-    """On which side of the threshold the interval lies, by the verdict's own comparisons."""
+    """Tell on which side of the threshold the interval lies, by the verdict's own comparisons."""
     if interval.low is None or interval.high is None:
         return "not measured"
     if above(interval, minimum):
@@ -85,23 +85,23 @@ class JudgedStatistic(NamedTuple):
         return clears(self.interval, self.minimum)
 
     def bounds(self, between: str = " to ", missing: str = "not measured") -> str:
-        """The interval, with as many digits as show on which side of the threshold it lies."""
+        """Write the interval, with as many digits as show on which side of the threshold each bound lies."""
         return interval_text(self.interval.low, self.interval.high, self.minimum, between=between, missing=missing)
 
 
 def statistics_of(report: Report) -> list[JudgedStatistic]:
-    """The deciding statistics, in the profile's order."""
+    """Return the deciding statistics, in the profile's order."""
     evidence, thresholds = report.evidence.statistics, report.profile.thresholds
     return [JudgedStatistic(name, getattr(evidence, name), thresholds[name].minimum) for name in STATISTICS]
 
 
 def notable_features(statistics: Statistics) -> list[OutlierFeature]:
-    """The strongest three, which make up the top-3 share, and every persistent outlier feature."""
+    """Return the strongest three, which make up the top-3 share, and every persistent outlier feature."""
     return [f for rank, f in enumerate(statistics.features) if f.persistent or rank < TOP_FEATURES]
 
 
 def max_median_text(statistics: Statistics) -> str:
-    """The max-median ratio; infinite where it was measured and a median is 0."""
+    """Write the max-median ratio; "infinite" where it was measured and a median is 0."""
     if statistics.max_median_ratio is None and statistics.rms_kurtosis is not None:
         return "infinite"
     return number_text(statistics.max_median_ratio)
@@ -119,7 +119,7 @@ class ReferenceLine(NamedTuple):
 def reference_lines(
     references: Sequence[Placed], persistence_ratio: float, everything: bool = False
 ) -> tuple[ReferenceLine, ...]:
-    """Where the model stands among the reference sets by persistence ratio: its neighbours and both ends.
+    """Rank the model among the reference sets by persistence ratio, and list its neighbours and both ends.
 
     Args:
         references: in any order.
@@ -142,7 +142,7 @@ def reference_lines(
 
 
 def widest_kurtosis(references: Sequence[Placed]) -> tuple[str, float, float] | None:
-    """The checkpoint whose activation kurtosis differs most between its image sets: name, least, most.
+    """Return the checkpoint whose activation kurtosis differs most between its image sets: name, least, most.
 
     Only sets that show the indication count: of the others the table holds logits beside representations.
     None when no checkpoint stands in the table twice.
@@ -157,12 +157,12 @@ def widest_kurtosis(references: Sequence[Placed]) -> tuple[str, float, float] | 
 
 
 def group_text(group: str) -> str:
-    """The words for a group of the reference table."""
+    """Write a group of the reference table in words."""
     return _GROUPS.get(group, group.replace("_", " "))
 
 
 def preprocessing_text(p: Preprocessing) -> str:
-    """The steps from decoded photo to model input in one line; px are width×height."""
+    """Write the steps from decoded photo to model input in one line; px are width×height."""
     height, width = p.resize_size
     if p.resize_mode == "none":
         resize = "no resize"

@@ -1,6 +1,6 @@
 """From a verdict to an exit code: what a pipeline lets through, and which rule decided; pure.
 
-A waiver accepts one reason of one model for a time: somebody signed for it. It never changes the verdict: the report
+A waiver accepts one reason of one model for a time, in somebody's name. It never changes the verdict: the report
 still says WARN, and says who accepted it, why and until when.
 """
 
@@ -56,7 +56,7 @@ def decide(
     fail_on_from: str = "command line",
     today: date,
 ) -> Gate:
-    """The gate's answer: exit code 0 for PASS, for WARN with every reason waived, and always with fail_on "never".
+    """Decide the exit code: 0 for PASS, for WARN with every reason waived, and always with fail_on "never".
 
     waived_in, fail_on_from: where waivers and fail_on were set, for the rule's sentence.
     """

@@ -1,4 +1,4 @@
-"""The words of a verdict: what each reason id means, what to do about it, and what a reader should know beside it."""
+"""The words of a verdict: what each reason id means, what to do about it, and the notes beside the reasons."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from robustcheck_onnx.thresholds.profile import Profile, Statistic
 
 
 class Rule(NamedTuple):
-    """What a reason id means and what to do about it; `{…}` is filled in with what was seen."""
+    """What a reason id means and what to do about it."""
 
     title: str
     next_step: str
@@ -238,7 +238,7 @@ NAMES: dict[Statistic, str] = {
 
 
 def notes_of(evidence: Evidence, profile: Profile) -> tuple[str, ...]:
-    """The notes on a verdict: a sentence for each choice or circumstance that it rests on and that is no reason.
+    """Write a note for each choice or circumstance that the verdict rests on and that is no reason for WARN.
 
     Args:
         evidence: what was measured.
@@ -282,16 +282,16 @@ def notes_of(evidence: Evidence, profile: Profile) -> tuple[str, ...]:
 
 
 def synthetic_note(planted: str) -> list[str]:
-    """What was planted in a synthetic model by hand; no note on a real model."""
+    """Note what was planted in a synthetic model by hand; no note on a real model."""
     return [f"Synthetic model: {planted}."] if planted else []
 
 
 def fallback_note(execution: Execution) -> list[str]:
-    """Why `--device auto` used the CPU; no note where it did not."""
+    """Note why `--device auto` used the CPU; no note where it did not."""
     return [f"The CPU was used: {execution.fallback_reason}."] if execution.fallback_reason else []
 
 
 def skipped_note(images: ImageFacts) -> list[str]:
-    """How many images were skipped, with the first three and why; no note where none was."""
+    """Note how many images were skipped, with the first three and why; no note where none was."""
     first = "; ".join(f"{name}: {reason}" for name, reason in images.skipped[:3])
     return [f"{images.n_skipped} of {images.n_read} images were skipped ({first})."] if images.n_skipped else []

@@ -1,4 +1,4 @@
-"""judge(evidence, profile) → verdict: pure, total, and WARN unless everything speaks for PASS."""
+"""The rule that turns evidence and a threshold profile into a verdict: WARN unless everything speaks for PASS; pure."""
 
 from __future__ import annotations
 
@@ -41,20 +41,20 @@ class Verdict(Frozen):
 
 
 def below(interval: Interval, minimum: float) -> bool:
-    """Whether the whole interval lies below the threshold."""
+    """Tell whether the whole interval lies below the threshold."""
     return interval.high is not None and interval.high < minimum
 
 
 def above(interval: Interval, minimum: float) -> bool:
-    """Whether the whole interval lies above the threshold: the only thing that counts for PASS."""
+    """Tell whether the whole interval lies above the threshold: the only thing that counts for PASS."""
     return interval.low is not None and interval.low > minimum
 
 
 def decided(statistics: Statistics, profile: Profile) -> bool:
-    """Whether more images could not change what the statistics say: the rule that stops the run.
+    """Tell whether more images could not change what the statistics say: the rule that stops the run.
 
     True once enough images were measured and either every interval lies above its threshold or one lies below.
-    (That enough of them are varied is the caller's to know.)
+    (The caller checks that enough of them are varied.)
     """
     if statistics.n_images < profile.min_images:
         return False

@@ -17,7 +17,7 @@ from ..record import Placed
 
 BAR_WIDTH = 260.0
 LEVELS = (1.0, 2.0, 4.0, OUTLIER_SD)
-"""SD: where the shades of the map change; the darkest is what makes an outlier feature"""
+"""SD: the limits between the shades of the map; beyond the last one lies what makes an outlier feature"""
 RATIOS = ((0.0, "0"), (1.0, "threshold"), (2.0, "2×"), (10.0, "10×"))
 """Ticks of the bars: value over threshold, and how it is written."""
 
@@ -68,7 +68,7 @@ class Cell(NamedTuple):
 
     x: float
     level: int
-    """0 to 4, as LEVELS part abs(z)"""
+    """0 to 4: how many of LEVELS abs(z) is beyond"""
     sign: str
     """above or below"""
     text: str
@@ -165,7 +165,7 @@ class Scatter(NamedTuple):
 
 
 def position(value: float, minimum: float) -> float:
-    """Where a value lies on the axis that all statistics share, 0 to 1: value / (value + threshold).
+    """Return a value's place on the axis that all statistics share, 0 to 1: value / (value + threshold).
 
     0 is 0, the threshold is the middle, and there is room for any value. A value below 0 counts as 0.
 
@@ -177,7 +177,7 @@ def position(value: float, minimum: float) -> float:
 
 
 def bar(interval: Interval, minimum: float) -> Bar | None:
-    """The interval as a bar; None where a bound is missing or the threshold is 0, which has no ratio to anything."""
+    """Draw the interval as a bar; None where a bound is missing or the threshold is 0 (no ratio to it exists)."""
     if interval.low is None or interval.high is None or interval.estimate is None or minimum <= 0:
         return None
     low, high, estimate = (position(v, minimum) * BAR_WIDTH for v in (interval.low, interval.high, interval.estimate))
@@ -185,12 +185,12 @@ def bar(interval: Interval, minimum: float) -> Bar | None:
 
 
 def ratio_ticks() -> tuple[Tick, ...]:
-    """The ticks of the bars' axis."""
+    """Return the ticks of the bars' axis."""
     return tuple(Tick(position(ratio, 1.0) * BAR_WIDTH, text) for ratio, text in RATIOS)
 
 
 def histogram(edges: Sequence[float], counts: Sequence[int], marks: Mapping[str, float]) -> Histogram | None:
-    """The histogram of kurtosis per image; None where nothing was counted.
+    """Draw the histogram of kurtosis per image; None where nothing was counted.
 
     edges: one more than counts, rising. marks: words and the value that they stand at.
     """
@@ -222,14 +222,14 @@ def histogram(edges: Sequence[float], counts: Sequence[int], marks: Mapping[str,
 
 
 def histogram_of(s: Statistics) -> Histogram | None:
-    """The histogram of kurtosis per image with its mean and median; None where nothing was counted."""
+    """Draw the histogram of kurtosis per image with its mean and median; None where nothing was counted."""
     marks = {"mean": s.kurtosis.estimate, "median": s.kurtosis_quantiles[2] if s.kurtosis_quantiles else None}
     measured = {word: value for word, value in marks.items() if value is not None}
     return histogram(s.histogram_edges, s.histogram_counts, measured)
 
 
 def round_values(low: float, high: float, about: int = 5) -> list[float]:
-    """Round numbers from low to high, some `about` of them.
+    """Return round numbers from low to high, some `about` of them.
 
     >>> round_values(21.0, 147.0)
     [40.0, 60.0, 80.0, 100.0, 120.0, 140.0]
@@ -244,7 +244,7 @@ def round_values(low: float, high: float, about: int = 5) -> list[float]:
 
 
 def level(z: float) -> int:
-    """The shade of a z: how many of LEVELS its size is beyond.
+    """Return the shade of a z: how many of LEVELS its size is beyond.
 
     >>> [level(z) for z in (0.2, -1.5, 6.0, -6.5)]
     [0, 1, 3, 4]
@@ -253,7 +253,7 @@ def level(z: float) -> int:
 
 
 def feature_map(gallery: Gallery | None, features: Sequence[OutlierFeature]) -> Map | None:
-    """The map of the gallery's features over its images; None where there is none of either."""
+    """Draw the map of the gallery's features over its images; None where there is none of either."""
     if gallery is None or not gallery.shown or not gallery.features:
         return None
     by_index = {f.index: f for f in features}
@@ -296,7 +296,7 @@ def scatter(
     threshold: float,
     own_pp: float | None,
 ) -> Scatter | None:
-    """Where the model's kurtosis stands among the reference sets.
+    """Draw the model's kurtosis among the reference sets.
 
     published, unpublished: sets with and without a published effective robustness. own: this model's kurtosis.
     threshold: the kurtosis threshold. own_pp: what is published of it, percentage points; None = nothing.
@@ -363,6 +363,6 @@ def scatter(
 
 
 def _decades(low: float, high: float) -> list[float]:
-    """1, 2, 5, 10, 20, … from low to high."""
+    """Return 1, 2, 5, 10, 20, … from low to high."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     return [m * 10.0**p for p in powers for m in (1, 2, 5) if low <= m * 10.0**p <= high]

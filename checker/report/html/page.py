@@ -39,7 +39,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 
 def render(outcomes: Sequence[Outcome], options: Options) -> str:
-    """One page: a table of all models where there are several, then a part for each, in the order given."""
+    """Write one page: a table of all models where there are several, then a part for each, in the order given."""
     reports = [outcome for outcome in outcomes if isinstance(outcome, Report)]
     galleries = [report.evidence.gallery for report in reports if report.evidence.gallery]
     return (
@@ -65,7 +65,7 @@ def _title(outcomes: Sequence[Outcome]) -> str:
 
 
 def photo_of(image: SeenImage, options: Options) -> str:
-    """The image's embedded picture as a `data:` URI; empty where there is none, since nothing is ever fetched."""
+    """Return the image's picture as a `data:` URI; empty for any other address, since the page loads nothing."""
     uri = options.thumbnails.get(image.digest, "")
     return uri if uri.startswith(("data:image/jpeg;base64,", "data:image/webp;base64,")) else ""
 
@@ -95,7 +95,7 @@ def _environment() -> Environment:
 
 
 def _written(value: object) -> object:
-    """What a template writes: names that can't steer the page's text, coordinates with two decimals, never None."""
+    """Escape what a template writes: names can't steer the page, coordinates get two decimals, None is an error."""
     if value is None:
         raise ValueError("a template wrote None; it must ask first")
     if isinstance(value, float):

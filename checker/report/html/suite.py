@@ -1,4 +1,4 @@
-"""Where a model stands in the reference suite: the picture's points, and what is said beside it; pure."""
+"""A model among the reference checkpoints: kurtosis against effective robustness, and remarks on it; pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .charts import PublishedCheckpoint, Scatter, scatter
 
 
 class Suite(NamedTuple):
-    """Where the model stands in the reference suite."""
+    """The picture, the checkpoints in it, and the remarks below it."""
 
     chart: Scatter | None
     checkpoints: tuple[PublishedCheckpoint, ...]
@@ -22,7 +22,7 @@ class Suite(NamedTuple):
 
 
 def suite_of(report: Report) -> Suite:
-    """The picture of kurtosis against published effective robustness, its checkpoints, and the remarks below it."""
+    """Place a report's model among the reference checkpoints of which effective robustness is published."""
     checkpoints, others = _by_checkpoint(report.reference)
     own_pp = report.published.mean_pp if report.published else None
     threshold = report.profile.thresholds["kurtosis"].minimum
@@ -31,7 +31,7 @@ def suite_of(report: Report) -> Suite:
 
 
 def _by_checkpoint(reference: Sequence[Placed]) -> tuple[tuple[PublishedCheckpoint, ...], tuple[Placed, ...]]:
-    """Reference sets by checkpoint where effective robustness is published, best first, and the other sets."""
+    """Group the reference sets by checkpoint where effective robustness is published, best first; return the others."""
     rows = {(row.library, row.model, row.weights): row for row in tables.published()}
     sets: dict[tuple[str, str, str], list[Placed]] = {}
     others = []
