@@ -38,19 +38,19 @@ class Difference(NamedTuple):
 
 
 def render_profile(profile: Profile, *, ascii_only: bool = False, where: str = "") -> RenderableType:
-    """A profile as a page: what it rests on, how often it is wrong, what it holds for, its limits."""
+    """Show a profile as a page: what it rests on, how often it is wrong, what it holds for, its limits."""
     pen = Pen(ascii_only)
     title = pen.facts([pen.name(profile.id, "bold"), pen.name(profile.digest, "dim"), pen.name(where)])
     sections: list[RenderableType] = [
-        Group(title, *(Padding(text, (0, 0, 0, INDENT)) for text in _warnings(profile, pen)))
+        Group(title, *(Padding(text, (0, 0, 0, INDENT)) for text in warnings_of(profile, pen)))
     ]
     sections += [
-        section(pen, "Rests on", _counted(profile.calibration), _rests_on(profile.calibration, pen)),
-        _thresholds(profile, pen),
-        section(pen, "How often it is wrong", "over checkpoints, each left out", _wrong(profile, pen)),
+        section(pen, "Rests on", checkpoint_counts(profile.calibration), _rests_on(profile.calibration, pen)),
+        thresholds_section(profile, pen),
+        section(pen, "How often it is wrong", "over checkpoints, each left out", error_rates(profile, pen)),
     ]
     if profile.calibration.tensors:
-        sections.append(_tensors(profile, pen))
+        sections.append(tensors_section(profile, pen))
     sections += [
         section(pen, "Holds for", "anything else is WARN", _holds_for(profile, pen)),
         section(pen, "Limits", "", hanging([(pen.say("•"), pen.prose(text)) for text in profile.limits])),
@@ -58,7 +58,8 @@ def render_profile(profile: Profile, *, ascii_only: bool = False, where: str = "
     return Trimmed(spaced(sections))
 
 
-def _warnings(profile: Profile, pen: Pen) -> list[Text]:
+def warnings_of(profile: Profile, pen: Pen) -> list[Text]:
+    """Warn of a profile that was changed by hand, is not complete, or is looser than the default; a line each."""
     out = []
     if profile.edited:
         out.append(pen.say(f"! changed by hand: {profile.edited}", "yellow"))
@@ -69,7 +70,8 @@ def _warnings(profile: Profile, pen: Pen) -> list[Text]:
     return out
 
 
-def _counted(c: Calibration) -> str:
+def checkpoint_counts(c: Calibration) -> str:
+    """Count the checkpoints and sets that a profile was fitted to."""
     return (
         f"{count_text(c.n_checkpoints, 'checkpoint')}: {c.n_with_checkpoints} with, {c.n_without_checkpoints} "
         f"without ({count_text(c.n_sets, 'set')})"
@@ -99,7 +101,8 @@ def _by_reason(pairs: Sequence[tuple[str, str]]) -> str:
     return "; ".join(f"{why} ({_names([name for name, other in pairs if other == why])})" for why in reasons)
 
 
-def _thresholds(profile: Profile, pen: Pen) -> RenderableType:
+def thresholds_section(profile: Profile, pen: Pen) -> RenderableType:
+    """Show the thresholds, how sure they are, and how well each statistic tells the labels apart."""
     c = profile.calibration
     table = columns(pen, "statistic", "=threshold", "=5–95 %", "=without", "=with", ">AUROC", ">rank r")
     table.padding = (0, 1, 0, 0)
@@ -124,7 +127,8 @@ def _thresholds(profile: Profile, pen: Pen) -> RenderableType:
     return section(pen, "Thresholds", "", table, Text(), pen.say(f"{legend}.", "dim"))
 
 
-def _wrong(profile: Profile, pen: Pen) -> RenderableType:
+def error_rates(profile: Profile, pen: Pen) -> RenderableType:
+    """List how often the profile is wrong on checkpoints that its fit left out, and where."""
     c = profile.calibration
     rates = [
         ("false PASS", _rate(c.left_out_false_pass, c.n_without_checkpoints, c.false_pass_upper)),
@@ -160,7 +164,8 @@ def _alone(c: Calibration) -> str:
     )
 
 
-def _tensors(profile: Profile, pen: Pen) -> RenderableType:
+def tensors_section(profile: Profile, pen: Pen) -> RenderableType:
+    """Show the tensors that the calibration compared, the chosen one in bold."""
     table = columns(pen, "tensor", ">pass", ">false PASS", ">false WARN", ">AUROC", ">gap")
     for one in profile.calibration.tensors:
         chosen = one.tensor == profile.tensor
@@ -200,7 +205,7 @@ def _named(names: Sequence[str]) -> str:
 
 
 def render_list(named: Sequence[tuple[str, Profile]], *, ascii_only: bool = False) -> RenderableType:
-    """Profiles in a table: (name or file, profile)."""
+    """Show profiles in a table. named: (name or file, profile)."""
     pen = Pen(ascii_only)
     table = columns(pen, "profile", "=id", ">with", ">without", ">false PASS", "=digest")
     remarks = []
@@ -214,14 +219,14 @@ def render_list(named: Sequence[tuple[str, Profile]], *, ascii_only: bool = Fals
             pen.say(f"≤ {100 * c.false_pass_upper:.0f} %"),
             pen.name(short_digest(profile.digest)),
         )
-        remarks += [(pen.name(name), text) for text in _warnings(profile, pen)]
+        remarks += [(pen.name(name), text) for text in warnings_of(profile, pen)]
     legend = "with, without: checkpoints it was fitted to. false PASS: 95 % bound, each checkpoint left out."
     more: list[RenderableType] = [Text(), hanging(remarks)] if remarks else []
     return Trimmed(section(pen, "Profiles", "", table, *more, Text(), pen.say(legend, "dim")))
 
 
 def differences(a: Profile, b: Profile) -> tuple[Difference, ...]:
-    """The fields in which two profiles differ, thresholds first, as plain JSON values; the digest is left out."""
+    """Return the fields in which two profiles differ, thresholds first, as plain JSON values; without the digest."""
     one, other = a.model_dump(mode="json"), b.model_dump(mode="json")
     flat = [
         {f"thresholds.{name}": p["thresholds"][name]["minimum"] for name in STATISTICS}
@@ -233,7 +238,7 @@ def differences(a: Profile, b: Profile) -> tuple[Difference, ...]:
 
 
 def _changed(before: Any, after: Any) -> str:
-    """A difference in a line: what lists gained and lost, which keys changed; the whole is in -o json."""
+    """Write a difference in one line: what lists gained and lost, which keys changed; -o json holds all of it."""
     if isinstance(before, list) and isinstance(after, list):
         gained = [f"+ {_short(value)}" for value in after if value not in before]
         lost = [f"− {_short(value)}" for value in before if value not in after]
@@ -259,7 +264,7 @@ def _short(value: Any) -> str:
 
 
 def render_diff(names: tuple[str, str], a: Profile, b: Profile, *, ascii_only: bool = False) -> RenderableType:
-    """What differs between two profiles, and in which direction it moves verdicts."""
+    """Show what differs between two profiles, and in which direction it moves verdicts."""
     pen = Pen(ascii_only)
     changes = differences(a, b)
     ends = [pen.name(f"{name} {short_digest(p.digest)}") for name, p in zip(names, (a, b), strict=True)]

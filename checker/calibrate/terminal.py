@@ -11,14 +11,14 @@ from robustcheck_onnx.checker.report import Pen, Trimmed, columns, hanging, labe
 from robustcheck_onnx.thresholds.profile import Profile
 
 from .plan import Plan, Planned
-from .profiles import _counted, _tensors, _thresholds, _warnings, _wrong
+from .profiles import checkpoint_counts, error_rates, tensors_section, thresholds_section, warnings_of
 
 GB = 1e9
 HOUR_S = 3600
 
 
 def render_plan(plan: Plan, *, ascii_only: bool = False) -> RenderableType:
-    """What a calibration will do, model by model, and in all."""
+    """Show what a calibration will do, model by model, and in all."""
     pen = Pen(ascii_only)
     table = columns(pen, "model", "=label", "=state", ">download", ">disk", ">passes", ">time")
     table.padding = (0, 1, 0, 0)
@@ -88,18 +88,18 @@ def _duration(seconds: float | None) -> str:
 
 
 def plan_json(plan: Plan) -> dict[str, Any]:
-    """The plan as plain JSON values."""
+    """Return the plan as plain JSON values."""
     rows = [row.__dict__ | {} for row in plan.rows]
     return {"schema_version": 1, "tool": "robustcheck"} | plan.__dict__ | {"cache": str(plan.cache), "rows": rows}
 
 
 def render_summary(profile: Profile, *, ascii_only: bool = False) -> RenderableType:
-    """The short form after a calibration: thresholds and error rates."""
+    """Show the short form after a calibration: thresholds and error rates."""
     pen = Pen(ascii_only)
     blocks: list[RenderableType] = [
-        Group(*_warnings(profile, pen), _thresholds(profile, pen)),
-        section(pen, "How often it is wrong", _counted(profile.calibration), _wrong(profile, pen)),
+        Group(*warnings_of(profile, pen), thresholds_section(profile, pen)),
+        section(pen, "How often it is wrong", checkpoint_counts(profile.calibration), error_rates(profile, pen)),
     ]
     if profile.calibration.tensors:
-        blocks.append(_tensors(profile, pen))
+        blocks.append(tensors_section(profile, pen))
     return Trimmed(spaced(blocks))

@@ -12,7 +12,7 @@ FORMS = ("json", "junit", "markdown", "sarif")
 
 
 def render(form: str, report: CompareReport, options: Options) -> str:
-    """The comparison in a form (one of FORMS), ending in a newline."""
+    """Write the comparison in a form (one of FORMS); it ends in a newline."""
     if form == "json":
         return to_json(report)
     outcome = as_outcome(report)
@@ -24,7 +24,7 @@ def render(form: str, report: CompareReport, options: Options) -> str:
 
 
 def as_outcome(report: CompareReport) -> Report:
-    """The candidate's report, with the comparison's verdict, reasons and claim instead of its own."""
+    """Return the candidate's report with the comparison's verdict, reasons and claim instead of its own."""
     return Report(
         tool_version=report.tool_version,
         verdict=report.verdict,

@@ -57,7 +57,7 @@ _FATES = {
 
 
 def render(report: CompareReport, *, ascii_only: bool = False) -> RenderableType:
-    """The report, laid out for the width of the console that prints it."""
+    """Lay out the report for the width of the console that prints it."""
     pen = Pen(ascii_only)
     blocks = [
         _headline(pen, report),
@@ -98,7 +98,7 @@ def _side(pen: Pen, side: Compared) -> Text:
 
 @dataclass(frozen=True)
 class _Fitting:
-    """The wide form where there is room for it, else the narrow one."""
+    """A renderable in two forms: the wide one where there is room for it, else the narrow one."""
 
     wide: RenderableType
     narrow: RenderableType

@@ -57,7 +57,7 @@ _CONTEXT = "Context: none of it decides a verdict. Sources: docs/published.md, d
 
 @dataclass(frozen=True)
 class _Table:
-    """The rows in a table that fits the console; where it is narrow, a name stands on a line above its numbers."""
+    """A table that fits the console; where it is narrow, a name stands on a line above its numbers."""
 
     rows: Sequence[Row]
     pen: Pen
@@ -89,7 +89,7 @@ class _Table:
 
 
 def render_table(rows: Sequence[Row], *, ascii_only: bool = False) -> RenderableType:
-    """Rows as a table with its legend, laid out for the width of the console that prints it.
+    """Lay out rows as a table with its legend, for the width of the console that prints it.
 
     Returns lines without trailing blanks, none wider than the console (80 columns or more).
     """
@@ -105,7 +105,7 @@ def render_table(rows: Sequence[Row], *, ascii_only: bool = False) -> Renderable
 
 
 def render_one(row: Row, *, ascii_only: bool = False) -> RenderableType:
-    """Everything about one row: accuracies beside what its ImageNet accuracy leads one to expect, and measured sets."""
+    """Show all of one row: accuracies beside what its ImageNet accuracy leads one to expect, and measured sets."""
     pen, entry = Pen(ascii_only), row.entry
     size = f"{entry.image_size_px} px" if entry.image_size_px else ""
     head = pen.facts(
@@ -120,7 +120,7 @@ def render_one(row: Row, *, ascii_only: bool = False) -> RenderableType:
 
 
 def render_named(rows: Sequence[Row], *, ascii_only: bool = False) -> RenderableType:
-    """What `robustcheck reference NAME` shows: details of one checkpoint (at every size), a table of several."""
+    """Show what `robustcheck reference NAME` found: one checkpoint in detail (at every size), or a table of several."""
     if len({(row.entry.library, row.entry.name) for row in rows}) > 1:
         return render_table(rows, ascii_only=ascii_only)
     return spaced(render_one(row, ascii_only=ascii_only) for row in rows)
@@ -198,7 +198,7 @@ def _mean_cell(row: Row, pen: Pen) -> Text:
 
 
 def _pp(value: float | None, extrapolated: bool, pen: Pen) -> Text:
-    """Percentage points with their sign; a blank where no mark stands, so that the digits stand in line."""
+    """Write percentage points with their sign, and a blank where there is no mark, so that the digits line up."""
     mark = EXTRAPOLATED if extrapolated else " "
     return pen.say("– " if value is None else f"{value:+.1f}{mark}", "dim" if value is None else "")
 
@@ -221,7 +221,7 @@ def _group(row: Row) -> str:
 
 
 def to_json(rows: Sequence[Row]) -> str:
-    """Rows, baselines and sources as one JSON document ending in a newline: points with two decimals, unknown null."""
+    """Write rows, baselines and sources as one JSON document: points with two decimals, null for what is unknown."""
     document = {
         "schema": SCHEMA,
         "tool": "robustcheck",
@@ -266,8 +266,9 @@ def _document(row: Row) -> dict[str, Any]:
 
 
 def to_csv(rows: Sequence[Row]) -> str:
-    """Rows as CSV, one line a row, columns as in the JSON document; of several measured sets the smallest and largest
-    value of those that take part in fitting thresholds.
+    """Write rows as CSV, one line a row, with the columns of the JSON document.
+
+    Of several measured sets it holds the smallest and largest value of those that take part in fitting thresholds.
     """
     out = io.StringIO()
     lines = [_csv_line(row) for row in rows]

@@ -29,11 +29,11 @@ IN_A_LIST = 8  # features or places named below it
 NOTHING = "–"
 
 _ByName = dict[str, list[tuple[int, float, float]]]
-"""features, or features at a place, by name: layer number, share of the rows or images, largest value"""
+"""By the name of a feature, or of a feature at a place: layer number, share of the rows or images, largest value."""
 
 
 def render(report: ScanReport, *, ascii_only: bool = False) -> RenderableType:
-    """The report, laid out for the width of the console that prints it."""
+    """Lay out the report for the width of the console that prints it."""
     pen = Pen(ascii_only)
     blocks = [
         _headline(pen, report),
@@ -69,7 +69,7 @@ def _headline(pen: Pen, report: ScanReport) -> RenderableType:
 
 @dataclass(frozen=True)
 class _Plot:
-    """Kurtosis through depth as bars, and where features are persistent."""
+    """Bars of the kurtosis of each layer, with marks at layers that have persistent outlier features."""
 
     pen: Pen
     layers: tuple[Layer, ...]
@@ -98,7 +98,7 @@ class _Plot:
 
 @dataclass(frozen=True)
 class _Table:
-    """One row a layer; tensor names where they fit."""
+    """A table with one row for each layer, with tensor names where they fit."""
 
     pen: Pen
     report: ScanReport
@@ -155,7 +155,7 @@ def _number(pen: Pen, value: float | None) -> Text:
 
 
 def _features_through_depth(pen: Pen, report: ScanReport) -> list[RenderableType]:
-    """Which features at which layers, tokens and positions: a section for each kind that there is."""
+    """List features with their layers, tokens and positions, a section for each kind that there is."""
     persistent: _ByName = defaultdict(list)
     of_class_token: _ByName = defaultdict(list)
     fixed: _ByName = defaultdict(list)
@@ -192,7 +192,7 @@ def _place(place: Place) -> str:
 
 
 def _layers_text(layers: Sequence[tuple[int, float, float]], largest: str) -> str:
-    """At which layers, in which share of the rows or images, and with which largest value."""
+    """Write the layers, the share of the rows or images, and the largest value."""
     numbers, shares, values = zip(*layers, strict=True)
     return f"{_layers(numbers)}, {_shares(shares)}" + largest.format(max(values, key=abs))
 
@@ -202,7 +202,7 @@ def _more(remark: str, count: int) -> str:
 
 
 def _layers(numbers: Sequence[int]) -> str:
-    """Runs of layer numbers: layers 3–10, 12."""
+    """Write layer numbers with their runs joined: layers 3–10, 12."""
     runs: list[list[int]] = []
     for number in numbers:
         if runs and number == runs[-1][-1] + 1:

@@ -21,7 +21,7 @@ _COLOURS = {"agree": "green", "disagree": "red"}
 
 
 def render(report: ShiftReport, *, ascii_only: bool = False) -> RenderableType:
-    """The report, laid out for the width of the console that prints it."""
+    """Lay out the report for the width of the console that prints it."""
     pen = Pen(ascii_only)
     model = report.model
     blocks = [
@@ -42,7 +42,7 @@ def render(report: ShiftReport, *, ascii_only: bool = False) -> RenderableType:
 
 
 def suite_entry(report: ShiftReport, folder: Path) -> str:
-    """A model of a suite file in `folder` (docs/calibration.md) with the measured accuracies, as TOML.
+    """Write the model's entry of a suite file in `folder` (docs/calibration.md) with its accuracies, as TOML.
 
     Raises CannotAssessError when there are no accuracies that effective robustness could follow from.
     """

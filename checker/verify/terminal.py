@@ -1,4 +1,4 @@
-"""What `robustcheck verify` shows: each check with what it found, what vouches for the numbers, what follows (pure)."""
+"""What `robustcheck verify` shows: each check with its result, the proof of the numbers, and the exit code (pure)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SIGNS = {"agrees": ("✓ agrees", "green"), "differs": ("✗ differs", "red"), 
 
 
 def render(verification: Verification, *, ascii_only: bool = False) -> RenderableType:
-    """The verification, laid out for the width of the console that prints it."""
+    """Lay out the verification for the width of the console that prints it."""
     pen = Pen(ascii_only)
     head = {0: ("✓ VERIFIED", "green"), 1: ("▲ VERIFIED, but WARN", "yellow"), 3: ("✗ DOES NOT HOLD", "red")}
     result, colour = head[verification.exit_code]
