@@ -18,6 +18,10 @@ class Rule(NamedTuple):
     explanation: str
 
 
+_EVALUATE = (
+    "Nothing to fix in the run. Evaluate this model on shifted data before relying on it outside its training "
+    "distribution, or compare it with the checkpoint it was finetuned from."
+)
 RULES: dict[str, Rule] = {
     "rectified": Rule(
         "rectified or one-sided representation",
@@ -30,16 +34,14 @@ RULES: dict[str, Rule] = {
     ),
     "low_kurtosis": Rule(
         "activation kurtosis below the threshold",
-        "Nothing to fix in the run. Evaluate this model on shifted data before relying on it outside its training "
-        "distribution, or compare it with the checkpoint it was finetuned from.",
+        _EVALUATE,
         "The upper confidence bound of the activation kurtosis lies below the threshold: no feature stands out as "
         "strongly as in the reference encoders that show the indication. Some encoders that do well on shifted data "
         "show nothing either (OpenCLIP ViT-bigG/14): this is absence of an indication, not evidence of fragility.",
     ),
     "no_persistent_outlier_features": Rule(
         "no persistent outlier features",
-        "Nothing to fix in the run. Evaluate this model on shifted data before relying on it outside its training "
-        "distribution, or compare it with the checkpoint it was finetuned from.",
+        _EVALUATE,
         "No few features are extreme in every image: the kurtosis does not fall when each feature's mean is removed "
         "(persistence ratio), or it is spread over many features (top-3 share). The indication of robustness is "
         "absent; that is not evidence of fragility.",
