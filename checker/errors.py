@@ -1,12 +1,24 @@
 """What can go wrong, as values: every error names the thing, its value, the rule and the next step.
 
-The library raises; only `cli.py` and `cli_*.py` print and exit. The exit code belongs to the class, so that "bad
+The library raises; only `cli/` prints and exits. The exit code belongs to the class, so that "bad
 usage", "could not assess" and "environment" are never confused with a verdict (0 PASS, 1 WARN).
 """
 
 from __future__ import annotations
 
 from typing import ClassVar
+
+EXIT_CODES = {
+    0: "PASS: the indication is present",
+    1: "WARN: absent or not established; the report says why",
+    2: "usage: an argument or a configuration file is wrong",
+    3: "could not assess: no readable model, no usable image, no finite representation",
+    4: "environment: an execution provider, memory, disk space or an extra is missing",
+    70: "internal error: please report it",
+    130: "interrupted (SIGINT)",
+    143: "terminated (SIGTERM)",
+}
+"""Every exit code of the command and what it means."""
 
 
 class RobustcheckError(Exception):

@@ -9,19 +9,63 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+MIB = 2**20  # bytes in 1 MiB
+SHORT_DIGEST = 12  # hexadecimal digits, as `git log --abbrev` shows for large repositories
+BLOCKS = " ▁▂▃▄▅▆▇█"
+
 # What GitHub's runner takes for a command in a line of output: `##[name …]` anywhere, `::name …::` at its start (and a
 # report wraps its lines). actions/runner, src/Runner.Common/ActionCommand.cs
 _COMMAND = re.compile(r"##(?=\[)|::(?=[A-Za-z][A-Za-z-]*(?: [^:]*)?::)")
 
+# What each sign becomes where only ASCII can be shown. Letters are not here: they are escaped.
+_ASCII_SIGNS = str.maketrans(
+    {
+        **{"✓": "+", "✗": "x", "▲": "!", "▶": ">", "•": "*", "·": "|", "→": "->", "×": "x", "…": "..."},
+        **{"–": "-", "—": "-", "−": "-", "≥": ">=", "≤": "<=", "’": "'", "“": '"', "”": '"', "\u00a0": " "},
+        **{"━": "=", "─": "-", "│": "|", "└": "+", "┬": "^"},
+        **dict(zip(BLOCKS[1:], "..:::###", strict=True)),
+    }
+)
+
 
 def printable(text: str) -> str:
-    r"""Control characters, text-direction marks, bytes that are no text and commands of pipelines become escapes.
+    r"""Escape control characters, text-direction marks, bytes that are no text and commands of pipelines.
 
     >>> printable("a\x1b[31m\nb"), printable("##[stop-commands]x"), printable("onnx::MatMul_1")
     ('a\\x1b[31m\\nb', '#\\x23[stop-commands]x', 'onnx::MatMul_1')
     """
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
-    return _COMMAND.sub(lambda found: f"{found[0][0]}\\x{ord(found[0][1]):x}", shown)
+    escaped = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+    return _COMMAND.sub(lambda command: f"{command[0][0]}\\x{ord(command[0][1]):x}", escaped)
+
+
+def name_text(text: str, ascii_only: bool) -> str:
+    r"""A name from outside (file, image, tensor) as it can be shown.
+
+    Control characters, text-direction marks, undecodable bytes and commands of GitHub Actions are written as escapes
+    (`\x1b`, `\u202e`), with `ascii_only` every character above 127 too: a file name must not steer the terminal.
+    """
+    escaped = printable(text)
+    return escaped.encode("ascii", "backslashreplace").decode("ascii") if ascii_only else escaped
+
+
+def sentence_text(text: str, ascii_only: bool) -> str:
+    """A sentence that may quote names: signs get an ASCII spelling where needed, letters are escaped."""
+    return name_text(text.translate(_ASCII_SIGNS) if ascii_only else text, ascii_only)
+
+
+def prose_text(text: str, ascii_only: bool) -> str:
+    """A sentence that quotes no names (claim, limits): with `ascii_only` letters lose their accents."""
+    if ascii_only:
+        parts = unicodedata.normalize("NFD", text.translate(_ASCII_SIGNS))
+        text = "".join(c for c in parts if not unicodedata.combining(c))
+    return sentence_text(text, ascii_only)
+
+
+def as_json(document: object) -> str:
+    """One JSON document of finite numbers, ending in a newline; bytes of file names that are no text as `\\udcXX`."""
+    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
+    text = text.replace("##[", "#\\u0023[")  # GitHub's runner would take a name on stdout for a command (`printable`)
+    return text.encode("utf-8", "backslashreplace").decode() + "\n"
 
 
 def error_json(message: str, hint: str, code: int) -> str:
@@ -36,21 +80,36 @@ def error_text(message: str, hint: str, code: int) -> str:
     return "".join(f"{line}\n" for line in lines if line).encode("utf-8", "backslashreplace").decode()
 
 
-def as_json(document: object) -> str:
-    """One JSON document of finite numbers, ending in a newline; bytes of file names that are no text as `\\udcXX`."""
-    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
-    text = text.replace("##[", "#\\u0023[")  # GitHub's runner would take a name on stdout for a command (`escape.py`)
-    return text.encode("utf-8", "backslashreplace").decode() + "\n"
+def sha256_of(content: bytes) -> str:
+    """The digest of bytes as every document writes it: `sha256:` and 64 hexadecimal digits."""
+    import hashlib  # noqa: PLC0415 # keeps the start fast
+
+    return "sha256:" + hashlib.sha256(content).hexdigest()
 
 
-def number_text(value: float | None, digits: int = 3) -> str:
-    """A number with `digits` significant digits; None = "not measured". Powers of ten only below 0.0001.
+def digest_of(document: Mapping[str, Any]) -> str:
+    """The digest of a JSON document in canonical form: sorted keys, no spaces, ASCII, finite numbers.
+
+    Raises ValueError for a number that is not finite.
+    """
+    text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return sha256_of(text.encode())
+
+
+def short_digest(digest: str) -> str:
+    """`sha256:` and the first 12 hexadecimal digits, for people."""
+    algorithm, _, value = digest.partition(":")
+    return f"{algorithm}:{value[:SHORT_DIGEST]}" if value else digest[:SHORT_DIGEST]
+
+
+def number_text(value: float | None, digits: int = 3, *, missing: str = "not measured") -> str:
+    """A number with `digits` significant digits; `missing` for None. Powers of ten only below 0.0001.
 
     >>> number_text(84.65), number_text(1234.5), number_text(0.0), number_text(None)
     ('84.7', '1234', '0', 'not measured')
     """
     if value is None:
-        return "not measured"
+        return missing
     if value != 0 and abs(value) < 1e-4:  # f"{:g}" changes to powers of ten here
         return f"{value:.{digits - 1}e}"
     places = digits - 1 - (math.floor(math.log10(abs(value))) if value else 0)
@@ -58,12 +117,14 @@ def number_text(value: float | None, digits: int = 3) -> str:
     return text if value else "0"
 
 
-def bound_text(value: float, minimum: float) -> str:
+def bound_text(value: float | None, minimum: float) -> str:
     """A confidence bound with as many digits (3 or more) as show on which side of the threshold it lies.
 
-    >>> bound_text(7.9114, 7.911), bound_text(9.1, 7.911)
-    ('7.9114', '9.10')
+    >>> bound_text(7.9114, 7.911), bound_text(9.1, 7.911), bound_text(None, 7.911)
+    ('7.9114', '9.10', 'not measured')
     """
+    if value is None:
+        return number_text(None)
     for digits in range(3, 17):
         text = number_text(value, digits)
         if (float(text) > minimum) == (value > minimum) and (float(text) < minimum) == (value < minimum):
@@ -71,53 +132,31 @@ def bound_text(value: float, minimum: float) -> str:
     return repr(value)
 
 
-def digest_of(document: Mapping[str, Any]) -> str:
-    """sha256:… over a JSON document in canonical form: sorted keys, no spaces, ASCII, finite numbers.
+def interval_text(
+    low: float | None,
+    high: float | None,
+    minimum: float | None = None,
+    *,
+    between: str = " to ",
+    missing: str = "not measured",
+) -> str:
+    """An interval by its bounds; `missing` where it has none. With a threshold `minimum` as `bound_text` writes them.
 
-    Raises ValueError for a number that is not finite.
+    >>> interval_text(1.5, 20.25), interval_text(7.9114, 9.1, 7.911, between=" – "), interval_text(None, 2.0)
+    ('1.50 to 20.2', '7.9114 – 9.10', 'not measured')
     """
-    import hashlib  # noqa: PLC0415 # keeps the start fast
-
-    text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
-    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
-
-
-SHORT_DIGEST = 12  # hexadecimal digits, as `git log --abbrev` shows for large repositories
-MIB = 2**20  # bytes in 1 MiB
-BLOCKS = " ▁▂▃▄▅▆▇█"
-
-# What each sign becomes where only ASCII can be shown. Letters are not here: they are escaped.
-_ASCII_SIGNS = str.maketrans(
-    {
-        **{"✓": "+", "✗": "x", "▲": "!", "▶": ">", "•": "*", "·": "|", "→": "->", "×": "x", "…": "..."},
-        **{"–": "-", "—": "-", "−": "-", "≥": ">=", "≤": "<=", "’": "'", "“": '"', "”": '"', "\u00a0": " "},
-        **{"━": "=", "─": "-", "│": "|", "└": "+", "┬": "^"},
-        **dict(zip(BLOCKS[1:], "..:::###", strict=True)),
-    }
-)
+    if low is None or high is None:
+        return missing
+    return between.join(number_text(v) if minimum is None else bound_text(v, minimum) for v in (low, high))
 
 
-def name_text(text: str, ascii_only: bool) -> str:
-    r"""A name from outside (file, image, tensor) as it can be shown.
+def range_text(low: str, high: str, between: str = " to ") -> str:
+    """Two texts as a range; one where both are the same.
 
-    Control characters, text-direction marks, undecodable bytes and commands of GitHub Actions are written as escapes
-    (`\x1b`, `\u202e`), with `ascii_only` every character above 127 too: a file name must not steer the terminal.
+    >>> range_text("8.1", "9.0"), range_text("8.1", "8.1")
+    ('8.1 to 9.0', '8.1')
     """
-    shown = printable(text)
-    return shown.encode("ascii", "backslashreplace").decode("ascii") if ascii_only else shown
-
-
-def sentence_text(text: str, ascii_only: bool) -> str:
-    """A sentence that may quote names: signs get an ASCII spelling where needed, letters are escaped."""
-    return name_text(text.translate(_ASCII_SIGNS) if ascii_only else text, ascii_only)
-
-
-def prose_text(text: str, ascii_only: bool) -> str:
-    """A sentence that quotes no names (claim, limits): with `ascii_only` letters lose their accents."""
-    if ascii_only:
-        parts = unicodedata.normalize("NFD", text.translate(_ASCII_SIGNS))
-        text = "".join(c for c in parts if not unicodedata.combining(c))
-    return sentence_text(text, ascii_only)
+    return low if low == high else f"{low}{between}{high}"
 
 
 def percent_text(value: float | None) -> str:
@@ -137,27 +176,13 @@ def percent_text(value: float | None) -> str:
     return f"{100 * value:.1f} %"
 
 
-def short_digest(digest: str) -> str:
-    """`sha256:` and the first 12 hexadecimal digits, for people."""
-    algorithm, _, value = digest.partition(":")
-    return f"{algorithm}:{value[:SHORT_DIGEST]}" if value else digest[:SHORT_DIGEST]
+def count_text(n: int, noun: str) -> str:
+    """A count with its noun.
 
-
-def bars(counts: Sequence[int], height: int) -> list[str]:
-    """Vertical bars in block characters, top row first.
-
-    The largest count fills all rows; a count that is not zero shows at least an eighth of a row.
-
-    Args:
-        counts: images per bin.
-        height: rows.
-
-    Returns:
-        `height` strings of len(counts) characters.
+    >>> count_text(1, "image"), count_text(2, "image")
+    ('1 image', '2 images')
     """
-    top = max(counts, default=0)
-    eighths = [max(1, round(8 * height * c / top)) if c else 0 for c in counts]
-    return ["".join(BLOCKS[min(max(e - 8 * row, 0), 8)] for e in eighths) for row in reversed(range(height))]
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
 def gap_text(left_out: int) -> str:
@@ -187,10 +212,18 @@ def short_provider(provider: str) -> str:
     return provider.removesuffix("ExecutionProvider")
 
 
-def count_text(n: int, noun: str) -> str:
-    """A count with its noun.
+def bars(counts: Sequence[int], height: int) -> list[str]:
+    """Vertical bars in block characters, top row first.
 
-    >>> count_text(1, "image"), count_text(2, "image")
-    ('1 image', '2 images')
+    The largest count fills all rows; a count that is not zero shows at least an eighth of a row.
+
+    Args:
+        counts: images per bin.
+        height: rows.
+
+    Returns:
+        `height` strings of len(counts) characters.
     """
-    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+    top = max(counts, default=0)
+    eighths = [max(1, round(8 * height * c / top)) if c else 0 for c in counts]
+    return ["".join(BLOCKS[min(max(e - 8 * row, 0), 8)] for e in eighths) for row in reversed(range(height))]

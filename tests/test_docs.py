@@ -12,7 +12,7 @@ import pytest
 
 from robustcheck_onnx.checker import check
 from robustcheck_onnx.checker.cli import app as cli
-from robustcheck_onnx.checker.cli import ending
+from robustcheck_onnx.checker.errors import EXIT_CODES
 from robustcheck_onnx.checker.verdict.reasons import RULES
 from robustcheck_onnx.thresholds import profile, reference
 
@@ -28,7 +28,7 @@ def test_links_lead_somewhere() -> None:
 
 
 def test_the_exit_codes_of_the_readme() -> None:
-    for code, text in ending.EXIT_CODES.items():
+    for code, text in EXIT_CODES.items():
         if code < 70:
             assert f"| {code} | {text} |" in README
 

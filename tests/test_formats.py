@@ -26,9 +26,10 @@ from outcomes import (
 
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.report import forms as formats
-from robustcheck_onnx.checker.report.outcome import located, names_of, shown
+from robustcheck_onnx.checker.report.outcome import names_of, path_in_repository
 from robustcheck_onnx.checker.report.record import Failed, Outcome, Report
 from robustcheck_onnx.checker.storage import write as delivery
+from robustcheck_onnx.checker.text import printable
 
 
 @pytest.mark.parametrize("form", formats.TEXTS)
@@ -109,7 +110,7 @@ def test_a_form_for_one_model_refuses_two() -> None:
     ],
 )
 def test_paths_are_told_from_the_repository(model: str, here: str, root: str, expected: str) -> None:
-    assert located(model, here, root) == expected
+    assert path_in_repository(model, here, root) == expected
 
 
 def test_the_repository_is_the_nearest_folder_with_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,6 +134,8 @@ def test_any_names_parse_in_every_form(names: Sequence[str]) -> None:
     outcomes: list[Outcome] = [forms.failed(model=name, message=name) for name in names]
     assert [s.attrib["name"] for s in junit(*outcomes)] == names_of(outcomes)
     assert len(metrics(*outcomes)["robustcheck_error"]) == len(names)
-    assert [row["error"].removeprefix("'") for row in table(*outcomes)] == [shown(n).removeprefix("'") for n in names]
+    assert [row["error"].removeprefix("'") for row in table(*outcomes)] == [
+        printable(n).removeprefix("'") for n in names
+    ]
     json.loads(text_of("sarif", *outcomes))
     json.loads(text_of("gitlab", *outcomes))

@@ -20,7 +20,7 @@ from outcomes import (
 
 from robustcheck_onnx.checker.report import github as report_github
 from robustcheck_onnx.checker.report import markdown as report_markdown
-from robustcheck_onnx.checker.report.outcome import shown
+from robustcheck_onnx.checker.text import printable
 
 
 def test_gitlab() -> None:
@@ -40,7 +40,7 @@ def test_gitlab() -> None:
     }
     (error,) = json.loads(text_of("gitlab", FAILED))
     assert error["severity"] == "blocker"
-    assert error["location"]["path"] == shown(f"sub/{HOSTILE}").replace("http://a", "http:/a")
+    assert error["location"]["path"] == printable(f"sub/{HOSTILE}").replace("http://a", "http:/a")
 
 
 def unescaped(text: str) -> str:
@@ -57,7 +57,7 @@ def test_github_commands_are_one_line_each_and_give_back_their_words() -> None:
     (error,) = [line for line in lines if line.startswith("::error")]
     match = re.fullmatch(r"::error file=([^,:]+),line=1,title=[^,:]+::(.*)", error)
     assert match
-    assert unescaped(match.group(1)) == shown(f"sub/{HOSTILE}").replace("http://a", "http:/a")
+    assert unescaped(match.group(1)) == printable(f"sub/{HOSTILE}").replace("http://a", "http:/a")
     assert unescaped(match.group(2)) == f"{FAILED.message}; hint: {FAILED.hint}"
     assert report_github.commands([PASSING], PLACE) == []
     assert Counter(line.split()[0] for line in report_github.commands([WAIVED], PLACE)) == {

@@ -21,7 +21,7 @@ from outcomes import (
 )
 
 from robustcheck_onnx.checker.report.junit import GROUPS
-from robustcheck_onnx.checker.report.outcome import shown
+from robustcheck_onnx.checker.text import printable
 from robustcheck_onnx.checker.verdict.reasons import RULES
 from robustcheck_onnx.thresholds.profile import STATISTICS
 
@@ -90,7 +90,7 @@ def test_junit_tells_every_reason_that_there_is() -> None:
 
 def test_junit_an_error_is_an_error_and_names_come_through() -> None:
     root = junit(FAILED, HOSTILE_REPORT, WARNING)
-    assert [suite.attrib["name"] for suite in root] == [shown(HOSTILE), f"{shown(HOSTILE)} (2)", WARNING_FILE]
+    assert [suite.attrib["name"] for suite in root] == [printable(HOSTILE), f"{printable(HOSTILE)} (2)", WARNING_FILE]
     assert outcomes_of(root[0]) == {"assessed": "error could_not_assess"}
     (error,) = root[0].iter("error")
     assert error.attrib["message"] == FAILED.message

@@ -21,7 +21,7 @@ from outcomes import (
 )
 
 from robustcheck_onnx.checker.report import markdown as report_markdown
-from robustcheck_onnx.checker.report.outcome import shown
+from robustcheck_onnx.checker.text import printable
 
 
 def tokens(text: str) -> list[Token]:
@@ -41,7 +41,7 @@ def test_markdown_shows_names_as_they_are_and_runs_none_of_them() -> None:
     assert kinds["html_inline"] == 0
     assert [t.content for t in tokens(text) if t.type == "html_block"] == ["<!-- robustcheck report -->\n"]
     assert kinds["link_open"] == kinds["image"] == kinds["em_open"] == 0
-    assert words(text).count(shown(HOSTILE)) >= 5
+    assert words(text).count(printable(HOSTILE)) >= 5
     assert "@all" not in re.sub(r"`[^\n]*`", "", text)
 
 
@@ -79,7 +79,7 @@ def test_markdown_says_what_a_reader_needs() -> None:
 @settings(max_examples=150, deadline=None)
 @given(NAME)
 def test_markdown_any_words_are_literal(name: str) -> None:
-    expected = " ".join(shown(name).split())
+    expected = " ".join(printable(name).split())
     for around in ("", "a | b "):
         assert " ".join(words(around + report_markdown.text(name)).split()) == " ".join((around + expected).split())
     kinds = {t.type for t in tokens(report_markdown.text(name))}
@@ -90,4 +90,4 @@ def test_markdown_any_words_are_literal(name: str) -> None:
 @given(NAME)
 def test_markdown_any_words_are_code(name: str) -> None:
     spans = [t.content for t in tokens(f"- x {report_markdown.code(name)}") if t.type == "code_inline"]
-    assert [" ".join(s.split()) for s in spans] == [" ".join(shown(name).split())]
+    assert [" ".join(s.split()) for s in spans] == [" ".join(printable(name).split())]

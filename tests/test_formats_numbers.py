@@ -16,8 +16,8 @@ from outcomes import (
     text_of,
 )
 
-from robustcheck_onnx.checker.report.outcome import shown
 from robustcheck_onnx.checker.report.record import Failed
+from robustcheck_onnx.checker.text import printable
 from robustcheck_onnx.thresholds.profile import STATISTICS
 
 
@@ -44,7 +44,7 @@ def test_csv_no_cell_is_a_formula() -> None:
 
 def test_openmetrics() -> None:
     found = metrics(PASSING, WAIVED, NOTHING, FAILED)
-    names = [shown(o.model) if isinstance(o, Failed) else o.evidence.model.file for o in (PASSING, WAIVED, FAILED)]
+    names = [printable(o.model) if isinstance(o, Failed) else o.evidence.model.file for o in (PASSING, WAIVED, FAILED)]
     again = f"{names[0]} (2)"
     assert found["robustcheck_verdict"] == {(names[0],): 1, (names[1],): 0, (again,): 0}
     assert found["robustcheck_error"] == {(names[0],): 0, (names[1],): 0, (again,): 0, (names[2],): 1}

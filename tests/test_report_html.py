@@ -27,7 +27,8 @@ import pytest
 from robustcheck_onnx.checker.evidence import Gallery, Interval, SeenImage
 from robustcheck_onnx.checker.report import forms as formats
 from robustcheck_onnx.checker.report.html import charts as report_html_charts
-from robustcheck_onnx.checker.report.html import model as report_html_parts
+from robustcheck_onnx.checker.report.html import page as report_html_page
+from robustcheck_onnx.checker.report.html.suite import suite_of
 from robustcheck_onnx.checker.report.record import Failed, Outcome, Report
 from robustcheck_onnx.checker.verdict import gate
 from robustcheck_onnx.checker.verdict.rule import judge
@@ -36,7 +37,7 @@ from robustcheck_onnx.thresholds.profile import DEFINITIONS, STATISTICS
 from robustcheck_onnx.thresholds.reference import references
 
 VOID = {"meta", "br", "img", "link", "input", "hr"}
-STYLE = Path(report_html_parts.__file__).parent / "templates" / "style.css"
+STYLE = report_html_page.TEMPLATES / "style.css"
 PIXEL = "data:image/jpeg;base64,/9j/4AAQSkZJRg=="
 HOSTILE = "<script>alert(1)</script>\"'&\x1b[31m\u202e\udcff{{ 7 * 7 }}"
 TODAY = date(2026, 1, 2)
@@ -488,19 +489,19 @@ def test_every_reference_set_is_placed_once_and_only_published_numbers_are_point
     from robustcheck_onnx.checker.pipeline import _reference
 
     report = terminal.passing().model_copy(update={"reference": _reference()})
-    suite = report_html_parts._suite(report)
+    suite = suite_of(report)
     sets = [row for row in references() if not row.excluded]
     assert suite.chart is not None
-    drawn = sum(len(line.dots) for line in suite.chart.lines) + len(suite.chart.unknown)
+    drawn = sum(len(line.dots) for line in suite.chart.lines) + len(suite.chart.unpublished)
     assert drawn == len(sets)
-    assert sorted(k for row in suite.known for k in row.kurtosis) == sorted(
+    assert sorted(k for row in suite.checkpoints for k in row.kurtosis) == sorted(
         row.kurtosis
         for row in sets
         if any(p.mean_pp is not None for p in published.find(*published.MEASURED.get(row.set, ("", "", ""))))
     )
     points = sorted(
         (k, dot.x)
-        for row, line in zip(suite.known, suite.chart.lines, strict=True)
+        for row, line in zip(suite.checkpoints, suite.chart.lines, strict=True)
         for k, dot in zip(row.kurtosis, line.dots, strict=True)
     )
     assert points == sorted(points, key=lambda point: point[1])
@@ -508,7 +509,7 @@ def test_every_reference_set_is_placed_once_and_only_published_numbers_are_point
     assert heights == sorted(heights)  # the most robust first, which is the highest
     assert suite.chart.own is not None
     right = {row.kurtosis for row in sets if row.kurtosis > 82.31}
-    dots = [dot for line in suite.chart.lines for dot in line.dots] + list(suite.chart.unknown)
+    dots = [dot for line in suite.chart.lines for dot in line.dots] + list(suite.chart.unpublished)
     assert sum(dot.x > suite.chart.own for dot in dots) == len(right)
     assert "All of them are zero-shot CLIP models" in suite.remarks[0]
     assert suite.chart.top - 2 - 13 > 14  # 13 px of "this model" stay below the axis's title, whose line is at 14

@@ -9,6 +9,7 @@ import pytest
 
 from robustcheck_onnx.checker import text as parts_text
 from robustcheck_onnx.checker.evidence import CLIP, IMAGENET, Interval, Preprocessing
+from robustcheck_onnx.checker.report import outcome
 from robustcheck_onnx.checker.report import words as parts
 from robustcheck_onnx.checker.report.record import Placed
 from robustcheck_onnx.checker.text import bound_text, number_text
@@ -28,10 +29,8 @@ def row(ratio: float, k: float = 10.0, checkpoint: str = "c", shows: bool = True
 
 
 def test_examples_in_the_docstrings() -> None:
-    for module, attempted in ((parts, 1), (parts_text, 8)):
-        outcome = doctest.testmod(module)
-        assert outcome.failed == 0
-        assert outcome.attempted >= attempted
+    assert doctest.testmod(parts_text) == (0, 10)
+    assert doctest.testmod(outcome) == (0, 2)
 
 
 @pytest.mark.parametrize(
@@ -116,25 +115,25 @@ def test_sentences_in_ascii() -> None:
     assert parts_text.prose_text("Crabbé – ☃", False) == "Crabbé – ☃"
 
 
-def test_placed_shows_the_neighbours_and_both_ends() -> None:
+def test_the_reference_list_shows_the_neighbours_and_both_ends() -> None:
     table = [row(float(r)) for r in (9, 1, 8, 2, 7, 3, 6, 4, 5, 10)]
-    shown = parts.placed(table, 5.5)
+    shown = parts.reference_lines(table, 5.5)
     assert [p.rank for p in shown] == [1, 4, 5, 6, 7, 8, 11]
     assert [p.reference and p.reference.persistence_ratio for p in shown] == [10, 7, 6, None, 5, 4, 1]
-    assert [p.reference is None for p in parts.placed(table, 99.0)] == [True] + [False] * 5
-    assert [p.rank for p in parts.placed(table, 99.0)] == [1, 2, 3, 4, 5, 11]
-    assert [p.rank for p in parts.placed(table, 0.0)] == [1, 7, 8, 9, 10, 11]
-    assert [p.rank for p in parts.placed(table, 5.5, everything=True)] == list(range(1, 12))
+    assert [p.reference is None for p in parts.reference_lines(table, 99.0)] == [True] + [False] * 5
+    assert [p.rank for p in parts.reference_lines(table, 99.0)] == [1, 2, 3, 4, 5, 11]
+    assert [p.rank for p in parts.reference_lines(table, 0.0)] == [1, 7, 8, 9, 10, 11]
+    assert [p.rank for p in parts.reference_lines(table, 5.5, everything=True)] == list(range(1, 12))
     assert [p.left_out for p in shown] == [0, 2, 0, 0, 0, 0, 2]
-    assert not any(p.left_out for p in parts.placed(table, 5.5, everything=True))
-    assert parts.placed([], 1.0) == (parts.Place(1, None),)
-    assert parts.placed([row(1.0)], 1.0) == (parts.Place(1, row(1.0)), parts.Place(2, None))
+    assert not any(p.left_out for p in parts.reference_lines(table, 5.5, everything=True))
+    assert parts.reference_lines([], 1.0) == (parts.ReferenceLine(1, None),)
+    assert parts.reference_lines([row(1.0)], 1.0) == (parts.ReferenceLine(1, row(1.0)), parts.ReferenceLine(2, None))
 
 
 @pytest.mark.parametrize("ratio", [0.0, 3.5, 5.5, 9.5, 99.0])
 def test_every_set_is_listed_or_counted_as_left_out(ratio: float) -> None:
     table = [row(float(r)) for r in range(1, 30)]
-    shown = parts.placed(table, ratio)
+    shown = parts.reference_lines(table, ratio)
     assert sum(1 + p.left_out for p in shown) == len(table) + 1
     assert [p.rank for p in shown] == [sum(1 + p.left_out for p in shown[: i + 1]) for i in range(len(shown))]
     assert any(p.left_out for p in shown)

@@ -9,7 +9,17 @@ from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.text import Text
 
-from robustcheck_onnx.checker.report import INDENT, Pen, Trimmed, columns, hanging, line, section
+from robustcheck_onnx.checker.report import (
+    INDENT,
+    Pen,
+    Trimmed,
+    columns,
+    hanging,
+    labelled,
+    line,
+    section,
+    spaced,
+)
 from robustcheck_onnx.checker.text import count_text, number_text, short_digest
 from robustcheck_onnx.checker.verdict import NAMES
 from robustcheck_onnx.thresholds import profile as profiles
@@ -27,31 +37,29 @@ class Difference(NamedTuple):
     after: Any
 
 
-# ---------------------------------------------------------------------------------------------- one profile
-
-
 def render_profile(profile: Profile, *, ascii_only: bool = False, where: str = "") -> RenderableType:
-    """A profile as a page: what it rests on, how often it is wrong, what it holds for, its limits."""
+    """Show a profile as a page: what it rests on, how often it is wrong, what it holds for, its limits."""
     pen = Pen(ascii_only)
     title = pen.facts([pen.name(profile.id, "bold"), pen.name(profile.digest, "dim"), pen.name(where)])
     sections: list[RenderableType] = [
-        Group(title, *(Padding(text, (0, 0, 0, INDENT)) for text in _warnings(profile, pen)))
+        Group(title, *(Padding(text, (0, 0, 0, INDENT)) for text in warnings_of(profile, pen)))
     ]
     sections += [
-        section(pen, "Rests on", _counted(profile.calibration), hanging(_rests_on(profile.calibration, pen))),
-        _thresholds(profile, pen),
-        section(pen, "How often it is wrong", "over checkpoints, each left out", hanging(_wrong(profile, pen))),
+        section(pen, "Rests on", checkpoint_counts(profile.calibration), _rests_on(profile.calibration, pen)),
+        thresholds_section(profile, pen),
+        section(pen, "How often it is wrong", "over checkpoints, each left out", error_rates(profile, pen)),
     ]
     if profile.calibration.tensors:
-        sections.append(_tensors(profile, pen))
+        sections.append(tensors_section(profile, pen))
     sections += [
-        section(pen, "Holds for", "anything else is WARN", hanging(_holds_for(profile, pen))),
+        section(pen, "Holds for", "anything else is WARN", _holds_for(profile, pen)),
         section(pen, "Limits", "", hanging([(pen.say("•"), pen.prose(text)) for text in profile.limits])),
     ]
-    return Trimmed(Group(sections[0], *(part for block in sections[1:] for part in (Text(), block))))
+    return Trimmed(spaced(sections))
 
 
-def _warnings(profile: Profile, pen: Pen) -> list[Text]:
+def warnings_of(profile: Profile, pen: Pen) -> list[Text]:
+    """Warn of a profile that was changed by hand, is not complete, or is looser than the default; a line each."""
     out = []
     if profile.edited:
         out.append(pen.say(f"! changed by hand: {profile.edited}", "yellow"))
@@ -62,14 +70,15 @@ def _warnings(profile: Profile, pen: Pen) -> list[Text]:
     return out
 
 
-def _counted(c: Calibration) -> str:
+def checkpoint_counts(c: Calibration) -> str:
+    """Count the checkpoints and sets that a profile was fitted to."""
     return (
         f"{count_text(c.n_checkpoints, 'checkpoint')}: {c.n_with_checkpoints} with, {c.n_without_checkpoints} "
         f"without ({count_text(c.n_sets, 'set')})"
     )
 
 
-def _rests_on(c: Calibration, pen: Pen) -> list[tuple[Text, Text]]:
+def _rests_on(c: Calibration, pen: Pen) -> RenderableType:
     suite = f"{c.suite} {short_digest(c.suite_digest)}" if c.suite else ""
     facts = [
         ("few", c.few),
@@ -84,7 +93,7 @@ def _rests_on(c: Calibration, pen: Pen) -> list[tuple[Text, Text]]:
         ("left out", _by_reason(c.excluded)),
         ("missing", "; ".join(f"{name}: {why}" for name, why in c.missing)),
     ]
-    return _labelled(facts, pen)
+    return labelled(pen, facts)
 
 
 def _by_reason(pairs: Sequence[tuple[str, str]]) -> str:
@@ -92,7 +101,8 @@ def _by_reason(pairs: Sequence[tuple[str, str]]) -> str:
     return "; ".join(f"{why} ({_names([name for name, other in pairs if other == why])})" for why in reasons)
 
 
-def _thresholds(profile: Profile, pen: Pen) -> RenderableType:
+def thresholds_section(profile: Profile, pen: Pen) -> RenderableType:
+    """Show the thresholds, how sure they are, and how well each statistic tells the labels apart."""
     c = profile.calibration
     table = columns(pen, "statistic", "=threshold", "=5–95 %", "=without", "=with", ">AUROC", ">rank r")
     table.padding = (0, 1, 0, 0)
@@ -108,18 +118,19 @@ def _thresholds(profile: Profile, pen: Pen) -> RenderableType:
             pen.say(f"{c.auroc[name]:.3f}" if name in c.auroc else "–"),
             pen.say("–" if rank is None else f"{rank:+.2f}"),
         )
-    said = (
+    legend = (
         "5–95 %: of the threshold over resampled checkpoints. without, with: the gap it was placed in. AUROC: of the "
         "statistic alone over all sets"
     )
     if c.rank_correlation_n:
-        said += f". rank r: Spearman's, with effective robustness, over {c.rank_correlation_n} sets"
-    return section(pen, "Thresholds", "", table, Text(), pen.say(f"{said}.", "dim"))
+        legend += f". rank r: Spearman's, with effective robustness, over {c.rank_correlation_n} sets"
+    return section(pen, "Thresholds", "", table, Text(), pen.say(f"{legend}.", "dim"))
 
 
-def _wrong(profile: Profile, pen: Pen) -> list[tuple[Text, Text]]:
+def error_rates(profile: Profile, pen: Pen) -> RenderableType:
+    """List how often the profile is wrong on checkpoints that its fit left out, and where."""
     c = profile.calibration
-    out = [
+    rates = [
         ("false PASS", _rate(c.left_out_false_pass, c.n_without_checkpoints, c.false_pass_upper)),
         ("false WARN", _rate(c.left_out_false_warn, c.n_with_checkpoints, c.false_warn_upper)),
         ("not left out", f"no fit without {_names(c.not_left_out)}: no part of the rates" if c.not_left_out else ""),
@@ -131,7 +142,7 @@ def _wrong(profile: Profile, pen: Pen) -> list[tuple[Text, Text]]:
         ("kurtosis alone", _alone(c)),
         ("bootstrap", f"{c.bootstrap_failed} of {c.bootstrap_fits} resamples had no fit" if c.bootstrap_fits else ""),
     ]
-    return _labelled(out, pen)
+    return labelled(pen, rates)
 
 
 def _rate(wrong: Sequence[str], n: int, upper: float) -> str:
@@ -153,7 +164,8 @@ def _alone(c: Calibration) -> str:
     )
 
 
-def _tensors(profile: Profile, pen: Pen) -> RenderableType:
+def tensors_section(profile: Profile, pen: Pen) -> RenderableType:
+    """Show the tensors that the calibration compared, the chosen one in bold."""
     table = columns(pen, "tensor", ">pass", ">false PASS", ">false WARN", ">AUROC", ">gap")
     for one in profile.calibration.tensors:
         chosen = one.tensor == profile.tensor
@@ -166,11 +178,11 @@ def _tensors(profile: Profile, pen: Pen) -> RenderableType:
             pen.say("–" if one.gap is None else f"× {one.gap:.2f}"),
         )
     faults = [pen.say(f"{one.tensor}: {one.fault}", "dim") for one in profile.calibration.tensors if one.fault]
-    said = pen.say("false PASS, false WARN: each checkpoint left out. gap: in persistence ratio.", "dim")
-    return section(pen, "Tensors compared", "", table, *faults, said)
+    legend = pen.say("false PASS, false WARN: each checkpoint left out. gap: in persistence ratio.", "dim")
+    return section(pen, "Tensors compared", "", table, *faults, legend)
 
 
-def _holds_for(profile: Profile, pen: Pen) -> list[tuple[Text, Text]]:
+def _holds_for(profile: Profile, pen: Pen) -> RenderableType:
     facts = [
         ("tensor", f"{profile.tensor}: {', '.join(profile.tensor_rules)}; pooled by {', '.join(profile.pools)}"),
         ("that ends in", ", ".join(profile.ends)),
@@ -180,11 +192,7 @@ def _holds_for(profile: Profile, pen: Pen) -> list[tuple[Text, Text]]:
         ("preprocessing", profile.preprocessing),
         ("statistics", f"version {profile.statistic_version} (docs/statistics.md)"),
     ]
-    return _labelled(facts, pen)
-
-
-def _labelled(facts: Sequence[tuple[str, str]], pen: Pen) -> list[tuple[Text, Text]]:
-    return [(pen.say(label, "dim"), pen.say(text)) for label, text in facts if text]
+    return labelled(pen, facts)
 
 
 def _names(names: Sequence[str]) -> str:
@@ -196,15 +204,12 @@ def _named(names: Sequence[str]) -> str:
     return f" ({_names(names)})" if names else ""
 
 
-# ------------------------------------------------------------------------------------------ several profiles
-
-
-def render_list(found: Sequence[tuple[str, Profile]], *, ascii_only: bool = False) -> RenderableType:
-    """Profiles in a table: (name or file, profile)."""
+def render_list(named: Sequence[tuple[str, Profile]], *, ascii_only: bool = False) -> RenderableType:
+    """Show profiles in a table. named: (name or file, profile)."""
     pen = Pen(ascii_only)
     table = columns(pen, "profile", "=id", ">with", ">without", ">false PASS", "=digest")
     remarks = []
-    for name, profile in found:
+    for name, profile in named:
         c = profile.calibration
         table.add_row(
             pen.name(name, "bold"),
@@ -214,14 +219,14 @@ def render_list(found: Sequence[tuple[str, Profile]], *, ascii_only: bool = Fals
             pen.say(f"≤ {100 * c.false_pass_upper:.0f} %"),
             pen.name(short_digest(profile.digest)),
         )
-        remarks += [(pen.name(name), text) for text in _warnings(profile, pen)]
-    said = "with, without: checkpoints it was fitted to. false PASS: 95 % bound, each checkpoint left out."
+        remarks += [(pen.name(name), text) for text in warnings_of(profile, pen)]
+    legend = "with, without: checkpoints it was fitted to. false PASS: 95 % bound, each checkpoint left out."
     more: list[RenderableType] = [Text(), hanging(remarks)] if remarks else []
-    return Trimmed(section(pen, "Profiles", "", table, *more, Text(), pen.say(said, "dim")))
+    return Trimmed(section(pen, "Profiles", "", table, *more, Text(), pen.say(legend, "dim")))
 
 
 def differences(a: Profile, b: Profile) -> tuple[Difference, ...]:
-    """The fields in which two profiles differ, thresholds first, as plain JSON values; the digest is left out."""
+    """Return the fields in which two profiles differ, thresholds first, as plain JSON values; without the digest."""
     one, other = a.model_dump(mode="json"), b.model_dump(mode="json")
     flat = [
         {f"thresholds.{name}": p["thresholds"][name]["minimum"] for name in STATISTICS}
@@ -233,13 +238,13 @@ def differences(a: Profile, b: Profile) -> tuple[Difference, ...]:
 
 
 def _changed(before: Any, after: Any) -> str:
-    """A difference in a line: what lists gained and lost, which keys changed; the whole is in -o json."""
+    """Write a difference in one line: what lists gained and lost, which keys changed; -o json holds all of it."""
     if isinstance(before, list) and isinstance(after, list):
         gained = [f"+ {_short(value)}" for value in after if value not in before]
         lost = [f"− {_short(value)}" for value in before if value not in after]
-        shown = [*gained, *lost][:MAX_NAMES]
-        more = len(gained) + len(lost) - len(shown)
-        return ", ".join(shown) + (f" and {more} more" if more else "")
+        listed = [*gained, *lost][:MAX_NAMES]
+        more = len(gained) + len(lost) - len(listed)
+        return ", ".join(listed) + (f" and {more} more" if more else "")
     if isinstance(before, dict) and isinstance(after, dict):
         keys = [key for key in {**before, **after} if before.get(key) != after.get(key)]
         return ", ".join(f"{key} {_short(before.get(key))} → {_short(after.get(key))}" for key in keys)
@@ -259,14 +264,14 @@ def _short(value: Any) -> str:
 
 
 def render_diff(names: tuple[str, str], a: Profile, b: Profile, *, ascii_only: bool = False) -> RenderableType:
-    """What differs between two profiles, and in which direction it moves verdicts."""
+    """Show what differs between two profiles, and in which direction it moves verdicts."""
     pen = Pen(ascii_only)
-    found = differences(a, b)
+    changes = differences(a, b)
     ends = [pen.name(f"{name} {short_digest(p.digest)}") for name, p in zip(names, (a, b), strict=True)]
     head = line(ends[0], pen.say(" → "), ends[1])
-    if not found:
+    if not changes:
         return Trimmed(Group(head, pen.say("no difference")))
-    rows = [(pen.say(d.field, "bold"), pen.say(_changed(d.before, d.after))) for d in found]
+    rows = [(pen.say(d.field, "bold"), pen.say(_changed(d.before, d.after))) for d in changes]
     verdict = []
     for looser, tighter in ((b, a), (a, b)):
         if ways := profiles.looser_than(looser, tighter):

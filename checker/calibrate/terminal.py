@@ -6,23 +6,19 @@ from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Group, RenderableType
-from rich.text import Text
 
-from robustcheck_onnx.checker.report import Pen, Trimmed, columns, hanging, line, section
+from robustcheck_onnx.checker.report import Pen, Trimmed, columns, hanging, labelled, line, section, spaced
 from robustcheck_onnx.thresholds.profile import Profile
 
 from .plan import Plan, Planned
-from .profiles import _counted, _tensors, _thresholds, _warnings, _wrong
+from .profiles import checkpoint_counts, error_rates, tensors_section, thresholds_section, warnings_of
 
 GB = 1e9
 HOUR_S = 3600
 
 
-# ------------------------------------------------------------------------------------------------- the plan
-
-
 def render_plan(plan: Plan, *, ascii_only: bool = False) -> RenderableType:
-    """What a calibration will do, model by model, and in all."""
+    """Show what a calibration will do, model by model, and in all."""
     pen = Pen(ascii_only)
     table = columns(pen, "model", "=label", "=state", ">download", ">disk", ">passes", ">time")
     table.padding = (0, 1, 0, 0)
@@ -39,15 +35,14 @@ def render_plan(plan: Plan, *, ascii_only: bool = False) -> RenderableType:
     faults = [(pen.say("✗", "yellow"), line(pen.name(r.id), pen.say(f": {r.fault}"))) for r in plan.rows if r.fault]
     blocks: list[RenderableType] = [
         section(pen, "Plan", f"{len(plan.rows)} models × {plan.n_images} images, {plan.device}", table),
-        Text(),
-        section(pen, "In all", "nothing was downloaded, exported or measured", hanging(_in_all(plan, pen))),
+        section(pen, "In all", "nothing was downloaded, exported or measured", _in_all(plan, pen)),
     ]
     if faults:
-        blocks += [Text(), section(pen, "Not known, or not possible", "", hanging(faults))]
-    return Trimmed(Group(*blocks))
+        blocks.append(section(pen, "Not known, or not possible", "", hanging(faults)))
+    return Trimmed(spaced(blocks))
 
 
-def _in_all(plan: Plan, pen: Pen) -> list[tuple[Text, Text]]:
+def _in_all(plan: Plan, pen: Pen) -> RenderableType:
     rows = plan.rows
     states = ", ".join(f"{n} {state}" for state, n in _counts([row.state for row in rows]))
     labels = ", ".join(f"{n} {label}" for label, n in _counts([row.label for row in rows]))
@@ -60,7 +55,7 @@ def _in_all(plan: Plan, pen: Pen) -> list[tuple[Text, Text]]:
         ("time", f"{_total(to_do, 'estimate_s', '')}; {plan.how_estimated}"),
         ("images", plan.images_digest),
     ]
-    return [(pen.say(label, "dim"), pen.say(text)) for label, text in facts]
+    return labelled(pen, facts)
 
 
 def _total(rows: Sequence[Planned], field: str, remark: str) -> str:
@@ -93,16 +88,18 @@ def _duration(seconds: float | None) -> str:
 
 
 def plan_json(plan: Plan) -> dict[str, Any]:
-    """The plan as plain JSON values."""
+    """Return the plan as plain JSON values."""
     rows = [row.__dict__ | {} for row in plan.rows]
     return {"schema_version": 1, "tool": "robustcheck"} | plan.__dict__ | {"cache": str(plan.cache), "rows": rows}
 
 
 def render_summary(profile: Profile, *, ascii_only: bool = False) -> RenderableType:
-    """The short form after a calibration: thresholds and error rates."""
+    """Show the short form after a calibration: thresholds and error rates."""
     pen = Pen(ascii_only)
-    blocks = [*_warnings(profile, pen), _thresholds(profile, pen), Text()]
-    wrong = section(pen, "How often it is wrong", _counted(profile.calibration), hanging(_wrong(profile, pen)))
+    blocks: list[RenderableType] = [
+        Group(*warnings_of(profile, pen), thresholds_section(profile, pen)),
+        section(pen, "How often it is wrong", checkpoint_counts(profile.calibration), error_rates(profile, pen)),
+    ]
     if profile.calibration.tensors:
-        return Trimmed(Group(*blocks, wrong, Text(), _tensors(profile, pen)))
-    return Trimmed(Group(*blocks, wrong))
+        blocks.append(tensors_section(profile, pen))
+    return Trimmed(spaced(blocks))

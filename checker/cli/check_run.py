@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from robustcheck_onnx.checker.errors import EnvironmentFaultError
+from robustcheck_onnx.checker.errors import EXIT_CODES, EnvironmentFaultError
 from robustcheck_onnx.checker.text import printable
 
 from .options import one_of
@@ -183,7 +183,7 @@ def _deliver(
     from robustcheck_onnx.checker.report import summary
     from robustcheck_onnx.checker.storage import redact, write_whole
 
-    from . import check_sign, ending
+    from . import check_sign
     from . import models as many
 
     extra = _extra(settings, outcomes, [form for form, _ in (*shared, *(t for places in own.values() for t in places))])
@@ -194,7 +194,7 @@ def _deliver(
             text = plain(_full(outcome, settings)) if form == "terminal" else formats.render(form, [outcome], extra)
             write_whole(path, text)
     code = many.worst(outcomes)
-    meaning = f"exit code {code}: {_meaning(code, len(outcomes), ending.EXIT_CODES)}"
+    meaning = f"exit code {code}: {_meaning(code, len(outcomes))}"
     files = [
         f"{form}: {redact(str(path))}"
         for form, path in (*shared, *(t for places in own.values() for t in places))
@@ -223,10 +223,10 @@ def _deliver(
     deliver(on_stdout, rendered, terminal, settings.color, quiet=settings.quiet)
 
 
-def _meaning(code: int, n: int, meanings: dict[int, str]) -> str:
+def _meaning(code: int, n: int) -> str:
     if code == 0:
         return f"each of the {n} models is let through"
-    return f"the worst of {n} models. {meanings.get(code, 'an error')}"
+    return f"the worst of {n} models. {EXIT_CODES.get(code, 'an error')}"
 
 
 def _full(outcome: Outcome, settings: Settings, signs: bool = False) -> RenderableType:

@@ -116,9 +116,8 @@ def signed(
 
     Raises as `signing.sign`.
     """
-    import hashlib
-
     from robustcheck_onnx.checker.report import Report, forms, sealed
+    from robustcheck_onnx.checker.text import sha256_of
     from robustcheck_onnx.checker.verify import signature
 
     made: dict[Path, str] = {}
@@ -127,6 +126,6 @@ def signed(
         if not isinstance(outcome, Report):
             continue
         assert key is not None
-        digest = "sha256:" + hashlib.sha256(forms.render("json", [outcome], options).encode()).hexdigest()
+        digest = sha256_of(forms.render("json", [outcome], options).encode())
         made[each.bundle] = signature.sign(signature.statement(sealed(outcome), digest), Path(key))
     return made

@@ -23,16 +23,6 @@ if TYPE_CHECKING:
     from .output import Target
 
 
-EXIT_CODES = {
-    0: "PASS: the indication is present",
-    1: "WARN: absent or not established; the report says why",
-    2: "usage: an argument or a configuration file is wrong",
-    3: "could not assess: no readable model, no usable image, no finite representation",
-    4: "environment: an execution provider, memory, disk space or an extra is missing",
-    70: "internal error: please report it",
-    130: "interrupted (SIGINT)",
-    143: "terminated (SIGTERM)",
-}
 SCARCE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EMFILE, errno.ENFILE, errno.EACCES, errno.EROFS)
 """What the system says when it, and not the call, is the fault: disk, file, quota or file table full, no rights."""
 UNFINISHED = ("the run was killed, or has not ended yet; there is no verdict", "run it again", 137)

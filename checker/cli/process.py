@@ -25,7 +25,7 @@ COMPLETION = "_ROBUSTCHECK_COMPLETE"  # how a shell asks for completions
 
 
 def run(app: typer.Typer, arguments: list[str]) -> int:
-    """Run a command line and return the exit code (see EXIT_CODES); never raises, never returns 1 but for WARN.
+    """Run a command line and return the exit code (see `EXIT_CODES`); never raises, never returns 1 but for WARN.
 
     arguments: the words after the program's name. Anything but a verb or a group of the app is a model to check.
     With `-o json` an error is a JSON document too, there where the report was to go; after a signal in files only, for

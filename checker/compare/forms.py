@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from robustcheck_onnx.checker.evidence import Interval
-from robustcheck_onnx.checker.report import MARK, Options, Report, code, findings, junit, measured, reasons, sarif, text
-from robustcheck_onnx.checker.text import number_text
+from robustcheck_onnx.checker.report import SIGNS, Options, Report, junit, markdown, sarif
+from robustcheck_onnx.checker.text import interval_text, number_text
 from robustcheck_onnx.checker.verdict import NAMES
 
 from .judge import CompareReport, to_json
@@ -13,7 +12,7 @@ FORMS = ("json", "junit", "markdown", "sarif")
 
 
 def render(form: str, report: CompareReport, options: Options) -> str:
-    """The comparison in a form (one of FORMS), ending in a newline."""
+    """Write the comparison in a form (one of FORMS); it ends in a newline."""
     if form == "json":
         return to_json(report)
     outcome = as_outcome(report)
@@ -25,7 +24,7 @@ def render(form: str, report: CompareReport, options: Options) -> str:
 
 
 def as_outcome(report: CompareReport) -> Report:
-    """The candidate's report, with the comparison's verdict, reasons and claim instead of its own."""
+    """Return the candidate's report with the comparison's verdict, reasons and claim instead of its own."""
     return Report(
         tool_version=report.tool_version,
         verdict=report.verdict,
@@ -46,22 +45,22 @@ def _markdown(report: CompareReport, outcome: Report) -> str:
     verdict = report.verdict.verdict
     sides = (("Candidate", report.candidate), ("Baseline" if report.baseline else "Reference", report.reference))
     facts = [
-        f"- {name}: {code(side.evidence.model.file)} {code(side.evidence.model.digest)}, by itself "
+        f"- {name}: {markdown.code(side.evidence.model.file)} {markdown.code(side.evidence.model.digest)}, by itself "
         f"{side.verdict.verdict}"
         for name, side in sides
     ]
     facts.append(f"- {report.n_images} images{' in pairs' if report.paired else ''}, tolerance {report.tolerance:g}")
     blocks = [
-        MARK,
-        f"## {'✓' if verdict == 'PASS' else '▲'} {verdict}: {text(report.candidate.evidence.model.file)} compared with "
-        f"{text(_reference(report))}",
+        markdown.MARK,
+        f"## {SIGNS[verdict]} {verdict}: {markdown.text(report.candidate.evidence.model.file)} compared with "
+        f"{markdown.text(_reference(report))}",
         "\n".join(facts),
-        *([reasons(found)] if (found := findings(outcome)) else []),
-        *(["\n".join(f"- Note: {text(note)}" for note in report.notes)] if report.notes else []),
+        *markdown.reasons(outcome),
+        *markdown.notes(report.notes),
         _statistics(report),
         _features(report),
-        measured(outcome),
-        text(report.claim),
+        markdown.measured(outcome),
+        markdown.text(report.claim),
     ]
     return "\n\n".join(blocks) + "\n"
 
@@ -71,14 +70,9 @@ def _statistics(report: CompareReport) -> str:
     rows.append("|---|---:|---:|---:|---:|---|")
     for s in report.statistics:
         sides = f"{number_text(s.candidate)} | {number_text(s.reference)} | {number_text(s.ratio.estimate)}"
-        rows.append(f"| {NAMES[s.name]} | {sides} | {_bounds(s.ratio)} | {s.keeps} |")
+        ratio = interval_text(s.ratio.low, s.ratio.high, between=" – ", missing="–")
+        rows.append(f"| {NAMES[s.name]} | {sides} | {ratio} | {s.keeps} |")
     return "\n".join(rows)
-
-
-def _bounds(interval: Interval) -> str:
-    if interval.low is None or interval.high is None:
-        return "–"
-    return f"{number_text(interval.low)} – {number_text(interval.high)}"
 
 
 def _features(report: CompareReport) -> str:

@@ -7,20 +7,32 @@ from dataclasses import dataclass
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.measure import Measurement
 from rich.padding import Padding
-from rich.rule import Rule
 from rich.text import Text
 
 from robustcheck_onnx.checker.evidence import Interval
-from robustcheck_onnx.checker.report import INDENT, Pen, Trimmed, columns, hanging, line, section
+from robustcheck_onnx.checker.report import (
+    COLOURS,
+    INDENT,
+    Pen,
+    Trimmed,
+    columns,
+    hanging,
+    headline,
+    labelled,
+    notes,
+    reasons,
+    section,
+    spaced,
+)
 from robustcheck_onnx.checker.text import (
     count_text,
+    interval_text,
     number_text,
     percent_text,
-    sentence_text,
     short_digest,
     short_provider,
 )
-from robustcheck_onnx.checker.verdict import NAMES, RULES
+from robustcheck_onnx.checker.verdict import NAMES
 
 from .fates import FeatureFate
 from .judge import Compared, CompareReport
@@ -30,8 +42,6 @@ _MEANING = {
     "WARN": "That the candidate has kept what made the reference pass was not established on the images that were "
     "given. That is no evidence of fragility.",
 }
-_SIGN = {"PASS": "✓", "WARN": "▲"}
-_COLOUR = {"PASS": "green", "WARN": "yellow"}
 _KEEPS = {
     "kept": ("✓ kept", "green"),
     "shrank": ("✗ shrank", "yellow"),
@@ -47,34 +57,27 @@ _FATES = {
 
 
 def render(report: CompareReport, *, ascii_only: bool = False) -> RenderableType:
-    """The report, laid out for the width of the console that prints it."""
+    """Lay out the report for the width of the console that prints it."""
     pen = Pen(ascii_only)
     blocks = [
         _headline(pen, report),
-        *([_reasons(pen, report)] if report.verdict.reasons else []),
-        *([hanging([(pen.say("note", "bold"), pen.say(note)) for note in report.notes])] if report.notes else []),
+        *reasons(pen, report.verdict.reasons),
+        *notes(pen, report.notes),
         _statistics(pen, report),
         _features(pen, report),
         _whole(pen, report),
         _measured(pen, report),
         pen.prose(report.claim, "dim"),
     ]
-    return Trimmed(Group(*(part for block in blocks for part in (Text(), block))))
+    return Trimmed(Group(Text(), spaced(blocks)))
 
 
 def _headline(pen: Pen, report: CompareReport) -> RenderableType:
     verdict = report.verdict.verdict
-    colour = _COLOUR[verdict]
-    rule = Rule(
-        line(pen.say("━━ ", colour), pen.say(f"{_SIGN[verdict]} {verdict}", f"bold {colour}")),
-        characters=sentence_text("━", pen.ascii_only),
-        style=colour,
-        align="left",
-    )
     sides = hanging(
         [(pen.say(f"{name} ", "dim"), _side(pen, side)) for name, side in _sides(report)],
     )
-    return Group(rule, Padding(Group(sides, pen.prose(_MEANING[verdict])), (0, 0, 0, INDENT)))
+    return Group(headline(pen, verdict), Padding(Group(sides, pen.prose(_MEANING[verdict])), (0, 0, 0, INDENT)))
 
 
 def _sides(report: CompareReport) -> tuple[tuple[str, Compared], ...]:
@@ -88,26 +91,14 @@ def _side(pen: Pen, side: Compared) -> Text:
             pen.name(model.file, "bold"),
             pen.name(model.source),
             pen.say(side.evidence.execution.precision),
-            pen.say(f"by itself {side.verdict.verdict}", _COLOUR[side.verdict.verdict]),
+            pen.say(f"by itself {side.verdict.verdict}", COLOURS[side.verdict.verdict]),
         ]
     )
 
 
-def _reasons(pen: Pen, report: CompareReport) -> RenderableType:
-    rows: list[tuple[Text, Text]] = []
-    owner: dict[str, str] = {}  # next step → the first reason that names it
-    for reason in report.verdict.reasons:
-        rule = RULES.get(reason.id)
-        first = owner.setdefault(reason.next_step, reason.id)
-        step = reason.next_step if first == reason.id else f"The same as for {first}."
-        title = line(pen.say(f"{rule.title}  " if rule else "", "bold"), pen.say(reason.id, "dim"))
-        rows += [(pen.say("✗", "yellow"), title), (Text(), pen.say(reason.seen)), (Text(), pen.say(f"→ {step}"))]
-    return section(pen, "Reasons and next steps", "`robustcheck explain REASON` tells more", hanging(rows))
-
-
 @dataclass(frozen=True)
 class _Fitting:
-    """The wide form where there is room for it, else the narrow one."""
+    """A renderable in two forms: the wide one where there is room for it, else the narrow one."""
 
     wide: RenderableType
     narrow: RenderableType
@@ -124,8 +115,8 @@ def _table(pen: Pen, report: CompareReport, headers: tuple[str, ...], *, differe
         word, colour = _KEEPS[each.keeps]
         table.add_row(
             pen.say(NAMES[each.name]),
-            pen.say(_value(each.candidate), "bold"),
-            pen.say(_value(each.reference)),
+            pen.say(number_text(each.candidate, missing="–"), "bold"),
+            pen.say(number_text(each.reference, missing="–")),
             *([pen.say(_range(each.difference))] if differences else []),
             pen.say(_range(each.ratio)),
             pen.say(word, colour),
@@ -152,14 +143,9 @@ def _statistics(pen: Pen, report: CompareReport) -> RenderableType:
     return section(pen, "Statistics", remark, table)
 
 
-def _value(value: float | None) -> str:
-    return "–" if value is None else number_text(value)
-
-
 def _range(interval: Interval) -> str:
-    if interval.low is None or interval.high is None:
-        return "–" if interval.estimate is None else f"{number_text(interval.estimate)} (no bounds)"
-    return f"{number_text(interval.low)} to {number_text(interval.high)}"
+    estimate = "–" if interval.estimate is None else f"{number_text(interval.estimate)} (no bounds)"
+    return interval_text(interval.low, interval.high, missing=estimate)
 
 
 def _features(pen: Pen, report: CompareReport) -> RenderableType:
@@ -181,8 +167,8 @@ def _features(pen: Pen, report: CompareReport) -> RenderableType:
 
 def _feature(pen: Pen, each: FeatureFate) -> tuple[Text, ...]:
     word, colour = _FATES[each.fate]
-    shown = each.to is not None or each.candidate_mean_z is not None
-    at = "–" if not shown else str(each.to if each.to is not None else each.index)
+    is_in_candidate = each.to is not None or each.candidate_mean_z is not None
+    at = "–" if not is_in_candidate else str(each.to if each.to is not None else each.index)
     r = "" if each.correlation is None or each.to is None else f" (r = {each.correlation:+.2f})"
     return (
         pen.say(str(each.index), "bold"),
@@ -196,73 +182,53 @@ def _feature(pen: Pen, each: FeatureFate) -> tuple[Text, ...]:
 
 
 def _whole(pen: Pen, report: CompareReport) -> RenderableType:
-    found, same = report.similarity, report.agreement
-    if found is None:
-        return section(
-            pen, "As a whole", "", pen.say("not compared: a baseline holds numbers, no representations", "dim")
-        )
+    similarity, classes = report.similarity, report.agreement
+    if similarity is None:
+        none = pen.say("not compared: a baseline holds numbers, no representations", "dim")
+        return section(pen, "As a whole", "", none)
+    cka, debiased, change = (
+        number_text(value, missing="–") for value in (similarity.cka, similarity.cka_debiased, similarity.cosine_change)
+    )
     rows = [
-        ("linear CKA", f"{_value(found.cka)} (debiased {_value(found.cka_debiased)}), {found.n_images} images"),
-        (
-            "cosines between images",
-            f"changed by {_value(found.cosine_change)} (root mean square; a rotation changes none)",
-        ),
+        ("linear CKA ", f"{cka} (debiased {debiased}), {similarity.n_images} images"),
+        ("cosines between images ", f"changed by {change} (root mean square; a rotation changes none)"),
     ]
-    if same is not None:
-        rows.append(
-            (
-                "same top-1 class",
-                f"{percent_text(same.value)} of {same.n} images "
-                f"({100 * same.low:.1f} to {100 * same.high:.1f} %, Wilson {100 * same.confidence:g} %)",
-            )
-        )
-    grid = hanging([(pen.say(f"{label} ", "dim"), pen.say(text)) for label, text in rows])
-    return section(pen, "As a whole", "context: decides nothing by itself", grid)
+    if classes is not None:
+        bounds = f"{100 * classes.low:.1f} to {100 * classes.high:.1f} %, Wilson {100 * classes.confidence:g} %"
+        rows.append(("same top-1 class ", f"{percent_text(classes.value)} of {classes.n} images ({bounds})"))
+    return section(pen, "As a whole", "context: decides nothing by itself", labelled(pen, rows))
 
 
 def _measured(pen: Pen, report: CompareReport) -> RenderableType:
-    evidence = report.candidate.evidence
-    images, calibration = evidence.images, report.verdict
-    rows = [
-        (
-            f"{name} ",
-            pen.facts(
-                [
-                    pen.name(short_digest(side.evidence.model.digest)),
-                    pen.name(side.evidence.model.tensor),
-                    pen.say(side.evidence.model.rule),
-                    pen.say(count_text(side.evidence.statistics.n_features, "feature")),
-                    pen.say(f"preprocessing {side.evidence.preprocessing.source}"),
-                    pen.say(short_provider(side.evidence.execution.providers[0])),
-                ]
-            ),
-        )
-        for name, side in _sides(report)
+    images, verdict = report.candidate.evidence.images, report.verdict
+    rows = [(f"{name} ", _measured_side(pen, side)) for name, side in _sides(report)]
+    image_set = [
+        pen.name(images.source),
+        pen.say(f"{report.n_images} of {images.n_available} measured"),
+        pen.say(f"{images.sanity.n_varied} varied"),
+        pen.name(short_digest(images.digest)),
     ]
-    rows += [
-        (
-            "images ",
-            pen.facts(
-                [
-                    pen.name(images.source),
-                    pen.say(f"{report.n_images} of {images.n_available} measured"),
-                    pen.say(f"{images.sanity.n_varied} varied"),
-                    pen.name(short_digest(images.digest)),
-                ]
-            ),
-        ),
-        (
-            "judged by ",
-            pen.facts(
-                [
-                    line(pen.say("profile "), pen.name(calibration.profile_id)),
-                    pen.name(short_digest(calibration.profile_digest)),
-                    pen.say(f"tolerance {report.tolerance:g}"),
-                    pen.say(f"robustcheck {report.tool_version}"),
-                ]
-            ),
-        ),
+    judged_by = [
+        pen.name(f"profile {verdict.profile_id}"),
+        pen.name(short_digest(verdict.profile_digest)),
+        pen.say(f"tolerance {report.tolerance:g}"),
+        pen.say(f"robustcheck {report.tool_version}"),
     ]
+    rows += [("images ", pen.facts(image_set)), ("judged by ", pen.facts(judged_by))]
     if report.time is not None:
         rows.append(("", pen.say(f"{report.time.started}, {number_text(report.time.wall_s)} s")))
-    return section(pen, "What was measured", "", hanging([(pen.say(label, "dim"), text) for label, text in rows]))
+    return section(pen, "What was measured", "", hanging((pen.say(label, "dim"), text) for label, text in rows))
+
+
+def _measured_side(pen: Pen, side: Compared) -> Text:
+    evidence = side.evidence
+    return pen.facts(
+        [
+            pen.name(short_digest(evidence.model.digest)),
+            pen.name(evidence.model.tensor),
+            pen.say(evidence.model.rule),
+            pen.say(count_text(evidence.statistics.n_features, "feature")),
+            pen.say(f"preprocessing {evidence.preprocessing.source}"),
+            pen.say(short_provider(evidence.execution.providers[0])),
+        ]
+    )

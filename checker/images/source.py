@@ -20,6 +20,7 @@ from PIL import Image
 
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.storage import urls
+from robustcheck_onnx.checker.text import sha256_of
 
 from .decode import SUFFIXES, UnreadableImageError, decode
 from .entries import Entries, file_entries
@@ -192,7 +193,7 @@ def _digest(content: bytes | NDArray[np.float32]) -> str:
     """sha256 of a file's bytes, or of a tensor's shape and values."""
     if not isinstance(content, bytes):
         content = repr(content.shape).encode() + content.tobytes()
-    return "sha256:" + hashlib.sha256(content).hexdigest()
+    return sha256_of(content)
 
 
 def check_bad(

@@ -4,7 +4,6 @@ Weights in external files are not loaded here (but for one that `values_of` is a
 
 from __future__ import annotations
 
-import hashlib
 import shlex
 import stat
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.storage import urls
+from robustcheck_onnx.checker.text import sha256_of
 
 from .external import LFS_MARK, ExternalFile, _check_length, _location, _point_at, _tensors, file_digest, locate, stamp
 
@@ -66,7 +66,7 @@ def read_content(path: str | Path) -> Content:
     """
     path = Path(path)
     content = _read_bytes(path)
-    return Content(path, content, "sha256:" + hashlib.sha256(content).hexdigest())
+    return Content(path, content, sha256_of(content))
 
 
 def read_onnx(path: str | Path, read: Content | None = None) -> OnnxFile:

@@ -6,7 +6,6 @@ from their folder, so read-only folders, hard links and models over 2 GB work.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from google.protobuf.message import EncodeError  # type: ignore[import-untyped]
 from onnx import TensorProto, helper, shape_inference
 
 from robustcheck_onnx.checker.errors import CannotAssessError
+from robustcheck_onnx.checker.text import sha256_of
 
 from .basis import is_change_of_basis
 from .contract import Contract, parse_contract
@@ -253,8 +253,4 @@ def _too_large(where: str) -> CannotAssessError:
 def digest_of(file: OnnxFile) -> str:
     """sha256:… of a model: the file's own without external data, else over all digests."""
     digests = [file.model_digest, *(f"{part.location} {part.digest}" for part in file.external)]
-    return file.model_digest if len(digests) == 1 else _digest("\n".join(digests))
-
-
-def _digest(text: str) -> str:
-    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+    return file.model_digest if len(digests) == 1 else sha256_of("\n".join(digests).encode())

@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.segment import Segment, Segments
 from rich.text import Text
 
-from robustcheck_onnx.checker.report import Pen, Trimmed, columns, hanging, line, section
-from robustcheck_onnx.checker.text import number_text, short_checkpoint
+from robustcheck_onnx.checker.report import Pen, Trimmed, columns, hanging, line, section, spaced
+from robustcheck_onnx.checker.text import number_text, range_text, short_checkpoint
 from robustcheck_onnx.thresholds import published as tables
 from robustcheck_onnx.thresholds.effective_robustness import expected_accuracy
 from robustcheck_onnx.thresholds.published import IMAGENET, MEAN_SHIFTS, SHIFT_WORDS, SHIFTS
@@ -55,12 +55,9 @@ _HEADERS = (
 _CONTEXT = "Context: none of it decides a verdict. Sources: docs/published.md, docs/data.md."
 
 
-# --------------------------------------------------------------------------------------------------------- terminal
-
-
 @dataclass(frozen=True)
 class _Table:
-    """The rows in a table that fits the console; where it is narrow, a name stands on a line above its numbers."""
+    """A table that fits the console; where it is narrow, a name stands on a line above its numbers."""
 
     rows: Sequence[Row]
     pen: Pen
@@ -92,7 +89,7 @@ class _Table:
 
 
 def render_table(rows: Sequence[Row], *, ascii_only: bool = False) -> RenderableType:
-    """Rows as a table with its legend, laid out for the width of the console that prints it.
+    """Lay out rows as a table with its legend, for the width of the console that prints it.
 
     Returns lines without trailing blanks, none wider than the console (80 columns or more).
     """
@@ -108,32 +105,31 @@ def render_table(rows: Sequence[Row], *, ascii_only: bool = False) -> Renderable
 
 
 def render_one(row: Row, *, ascii_only: bool = False) -> RenderableType:
-    """Everything about one row: accuracies beside what its ImageNet accuracy leads one to expect, and measured sets."""
+    """Show all of one row: accuracies beside what its ImageNet accuracy leads one to expect, and measured sets."""
     pen, entry = Pen(ascii_only), row.entry
     size = f"{entry.image_size_px} px" if entry.image_size_px else ""
     head = pen.facts(
         [pen.name(entry.name, "bold"), pen.say(entry.library), pen.say(f"group {entry.group}"), pen.say(size)]
     )
-    blocks: list[RenderableType] = [head, Text(), *_published(row, pen)]
+    blocks: list[RenderableType] = [head, _published(row, pen)]
     if row.measured:
         remark = "statistics of published representations of these weights"
         measured = (_measured(row, pen), Text(), pen.say(_HEADERS, "dim"), Text(), _measured_sources(row, pen))
-        blocks += [Text(), section(pen, "Measured", remark, *measured)]
-    return Trimmed(Group(*blocks))
+        blocks.append(section(pen, "Measured", remark, *measured))
+    return Trimmed(spaced(blocks))
 
 
 def render_named(rows: Sequence[Row], *, ascii_only: bool = False) -> RenderableType:
-    """What `robustcheck reference NAME` shows: details of one checkpoint (at every size), a table of several."""
+    """Show what `robustcheck reference NAME` found: one checkpoint in detail (at every size), or a table of several."""
     if len({(row.entry.library, row.entry.name) for row in rows}) > 1:
         return render_table(rows, ascii_only=ascii_only)
-    blocks = [render_one(row, ascii_only=ascii_only) for row in rows]
-    return Group(*(block for i, one in enumerate(blocks) for block in ([Text(), one] if i else [one])))
+    return spaced(render_one(row, ascii_only=ascii_only) for row in rows)
 
 
-def _published(row: Row, pen: Pen) -> list[RenderableType]:
+def _published(row: Row, pen: Pen) -> RenderableType:
     entry = row.entry
     if not entry.accuracy:
-        return [pen.say("No accuracies of this checkpoint are in the published tables.")]
+        return pen.say("No accuracies of this checkpoint are in the published tables.")
     table = columns(pen, "top-1 in per cent", ">accuracy", ">expected", ">effective robustness", ">residual SD")
     table.add_row(pen.say("ImageNet"), pen.say(_percent(entry.accuracy.get(IMAGENET))))
     for shift in SHIFTS:
@@ -158,7 +154,7 @@ def _published(row: Row, pen: Pen) -> list[RenderableType]:
         notes.append(_EXTRAPOLATED)
     notes.append(f"Source: {entry.source}")
     remark = "not measured by robustcheck; decides no verdict"
-    return [section(pen, "Published", remark, table, Text(), *(pen.say(note, "dim") for note in notes))]
+    return section(pen, "Published", remark, table, Text(), *(pen.say(note, "dim") for note in notes))
 
 
 def _measured(row: Row, pen: Pen) -> RenderableType:
@@ -202,7 +198,7 @@ def _mean_cell(row: Row, pen: Pen) -> Text:
 
 
 def _pp(value: float | None, extrapolated: bool, pen: Pen) -> Text:
-    """Percentage points with their sign; a blank where no mark stands, so that the digits stand in line."""
+    """Write percentage points with their sign, and a blank where there is no mark, so that the digits line up."""
     mark = EXTRAPOLATED if extrapolated else " "
     return pen.say("– " if value is None else f"{value:+.1f}{mark}", "dim" if value is None else "")
 
@@ -212,8 +208,7 @@ def _range_cell(row: Row, statistic: str, pen: Pen) -> Text:
     values = fitting or [getattr(s, statistic) for s in row.measured]
     if not values:
         return pen.say("–", "dim")
-    low, high = number_text(min(values)), number_text(max(values))
-    text = low if low == high else f"{low}–{high}"
+    text = range_text(number_text(min(values)), number_text(max(values)), between="–")
     return pen.say(text if fitting else f"({text})", "" if fitting else "dim")
 
 
@@ -225,11 +220,8 @@ def _group(row: Row) -> str:
     return _GROUPS.get(row.entry.group, row.entry.group.replace("_", " "))
 
 
-# --------------------------------------------------------------------------------------------------------- documents
-
-
 def to_json(rows: Sequence[Row]) -> str:
-    """Rows, baselines and sources as one JSON document ending in a newline: points with two decimals, unknown null."""
+    """Write rows, baselines and sources as one JSON document: points with two decimals, null for what is unknown."""
     document = {
         "schema": SCHEMA,
         "tool": "robustcheck",
@@ -274,8 +266,9 @@ def _document(row: Row) -> dict[str, Any]:
 
 
 def to_csv(rows: Sequence[Row]) -> str:
-    """Rows as CSV, one line a row, columns as in the JSON document; of several measured sets the smallest and largest
-    value of those that take part in fitting thresholds.
+    """Write rows as CSV, one line a row, with the columns of the JSON document.
+
+    Of several measured sets it holds the smallest and largest value of those that take part in fitting thresholds.
     """
     out = io.StringIO()
     lines = [_csv_line(row) for row in rows]

@@ -7,9 +7,24 @@ from __future__ import annotations
 
 from .forms import Options, one_model
 from .github import SUMMARY_BYTES
-from .layout import INDENT, Pen, Trimmed, columns, hanging, line, section
-from .markdown import MARK, code, measured, reasons, text
-from .outcome import exit_code_of, findings
+from .layout import (
+    COLOURS,
+    INDENT,
+    Pen,
+    Trimmed,
+    bar_chart,
+    bullets,
+    columns,
+    hanging,
+    headline,
+    labelled,
+    line,
+    notes,
+    reasons,
+    section,
+    spaced,
+)
+from .outcome import exit_code_of
 from .reader import read
 from .record import (
     CLAIM,
@@ -25,12 +40,13 @@ from .record import (
     result_digest_of,
     sealed,
 )
-from .words import meaning_text
+from .words import SIGNS, meaning_text
 
 __all__ = [
     "CLAIM",
+    "COLOURS",
     "INDENT",
-    "MARK",
+    "SIGNS",
     "SUMMARY_BYTES",
     "Binding",
     "Clock",
@@ -43,20 +59,22 @@ __all__ = [
     "Settings",
     "Time",
     "Trimmed",
-    "code",
+    "bar_chart",
+    "bullets",
     "columns",
     "exit_code_of",
-    "findings",
     "hanging",
+    "headline",
     "json_schema",
+    "labelled",
     "line",
     "meaning_text",
-    "measured",
+    "notes",
     "one_model",
     "read",
     "reasons",
     "result_digest_of",
     "sealed",
     "section",
-    "text",
+    "spaced",
 ]

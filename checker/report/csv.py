@@ -7,12 +7,12 @@ import io
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from robustcheck_onnx.checker.evidence import Interval
+from robustcheck_onnx.checker.text import printable
 
 from .forms import Options
-from .outcome import exit_code_of, findings, model_of, shown, statistics_of
+from .outcome import exit_code_of, findings, model_of
 from .record import Failed, Outcome, Report
-from .words import clears
+from .words import statistics_of
 
 COLUMNS = (
     *("robustcheck_version", "model", "verdict", "exit_code", "reasons", "waived", "error", "hint"),
@@ -24,24 +24,24 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
 
 def render(outcomes: Sequence[Outcome], options: Options) -> str:
-    """Lines end in CR LF, the first names the columns; what could not be measured is an empty cell."""
+    """Write lines that end in CR LF; the first names the columns, and what could not be measured is an empty cell."""
     del options
     file = io.StringIO()
     rows = csv.DictWriter(file, COLUMNS, restval="", quoting=csv.QUOTE_MINIMAL, lineterminator="\r\n")
     rows.writeheader()
     for outcome in outcomes:
-        found = _error(outcome) if isinstance(outcome, Failed) else _rows(outcome)
-        rows.writerows({column: _cell(value) for column, value in row.items()} for row in found)
+        cells = _error(outcome) if isinstance(outcome, Failed) else _rows(outcome)
+        rows.writerows({column: _cell(value) for column, value in row.items()} for row in cells)
     return file.getvalue()
 
 
 def _cell(value: object) -> object:
-    """Text that no spreadsheet runs as a formula: an apostrophe before it; numbers stay numbers."""
+    """Put an apostrophe before text that a spreadsheet would run as a formula; numbers stay numbers."""
     if value is None:
         return ""
     if not isinstance(value, str):
         return value
-    text = shown(value)
+    text = printable(value)
     return f"'{text}" if text.startswith(FORMULA) else text
 
 
@@ -59,14 +59,14 @@ def _error(failed: Failed) -> list[dict[str, object]]:
 
 
 def _rows(report: Report) -> list[dict[str, object]]:
-    evidence, found = report.evidence, findings(report)
+    evidence, reasons = report.evidence, findings(report)
     common: dict[str, object] = {
         "robustcheck_version": report.tool_version,
         "model": model_of(report),
         "verdict": report.verdict.verdict,
         "exit_code": exit_code_of(report),
-        "reasons": " ".join(f.reason.id for f in found),
-        "waived": " ".join(f.reason.id for f in found if f.waiver),
+        "reasons": " ".join(f.reason.id for f in reasons),
+        "waived": " ".join(f.reason.id for f in reasons if f.waiver),
         "images": evidence.statistics.n_images,
         "features": evidence.statistics.n_features,
         "model_digest": evidence.model.digest,
@@ -79,12 +79,12 @@ def _rows(report: Report) -> list[dict[str, object]]:
     return [
         common
         | {
-            "statistic": name,
-            "estimate": estimate,
-            "low": low,
-            "high": high,
-            "threshold": minimum,
-            "clears": clears(Interval(estimate=estimate, low=low, high=high), minimum),
+            "statistic": s.id,
+            "estimate": s.interval.estimate,
+            "low": s.interval.low,
+            "high": s.interval.high,
+            "threshold": s.minimum,
+            "clears": s.clears,
         }
-        for name, _, estimate, low, high, minimum in statistics_of(report)
+        for s in statistics_of(report)
     ]

@@ -52,9 +52,9 @@ class Options:
 
 
 def render(form: str, outcomes: Sequence[Outcome], options: Options | None = None) -> str:
-    """One document about all outcomes, in the order given; ends in a newline.
+    """Write one document about all outcomes, in the order given; it ends in a newline.
 
-    form: one of TEXTS. Reports are sealed as they are: a gate may have come in since they were made.
+    form: one of TEXTS. Each report gets the digest of what it holds now: a gate may have been added since it was made.
     Raises UsageError where the form holds one model only and there are several.
     """
     if form in ONE_MODEL:
@@ -66,7 +66,7 @@ def render(form: str, outcomes: Sequence[Outcome], options: Options | None = Non
 
 
 def one_model(form: str, models: int) -> None:
-    """Raise UsageError where a form holds one model only and there are several; best before anything is measured."""
+    """Raise UsageError where a form holds one model only and there are several; to be called before measuring."""
     if form in ONE_MODEL and models != 1:
         raise UsageError(
             f"--output is {form} for {models} models; it holds one model only", f"robustcheck model.onnx -o {form}"
@@ -74,7 +74,7 @@ def one_model(form: str, models: int) -> None:
 
 
 def render_error(form: str, message: str, hint: str, exit_code: int, model: str = "") -> str:
-    """The document of a run that ended without a verdict: valid in its form, and never to be read as a PASS.
+    """Write the document of a run that ended without a verdict: valid in its form, and never to be read as a PASS.
 
     form: one of NAMES. model: as it was given; empty where it is not known.
     """

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from robustcheck_onnx.checker.text import printable
+
 from . import markdown
 from .forms import Options
-from .outcome import finding_text, findings, located, model_of, shown
+from .outcome import finding_text, findings, path_of
 from .record import Failed, Outcome
 
 MAX_ANNOTATIONS = 10  # of each kind: GitHub shows no more for a step
@@ -15,26 +17,26 @@ _CUT = "\n\n*The rest is cut: GitHub takes 1 MiB for a step. `-o markdown=FILE` 
 
 
 def commands(outcomes: Sequence[Outcome], options: Options) -> list[str]:
-    """One command for each reason (warning; notice where it is waived) and each model without a verdict (error).
+    """Write one command for each reason (warning; notice where it is waived) and each model without a verdict (error).
 
     At most MAX_ANNOTATIONS of a kind; the last one says then how many more there are. Without line breaks.
     """
     kinds: dict[str, list[tuple[str, str, str]]] = {"error": [], "warning": [], "notice": []}
     for outcome in outcomes:
-        path = shown(located(model_of(outcome), options.here, options.root))
+        path = printable(path_of(outcome, options))
         if isinstance(outcome, Failed):
             hint = f"; hint: {outcome.hint}" if outcome.hint else ""
-            kinds["error"].append((path, "robustcheck: could not assess", shown(outcome.message + hint)))
+            kinds["error"].append((path, "robustcheck: could not assess", printable(outcome.message + hint)))
             continue
         for f in findings(outcome):
             title = f"robustcheck {outcome.verdict.verdict}: {f.title}"
             words = f"{finding_text(f)}. Next step: {f.reason.next_step}"
             kinds["notice" if f.waiver else "warning"].append((path, title, words))
     lines = []
-    for kind, found in kinds.items():
-        fits = found if len(found) <= MAX_ANNOTATIONS else found[: MAX_ANNOTATIONS - 1]
+    for kind, of_kind in kinds.items():
+        fits = of_kind if len(of_kind) <= MAX_ANNOTATIONS else of_kind[: MAX_ANNOTATIONS - 1]
         lines += [_command(kind, *parts) for parts in fits]
-        if rest := len(found) - len(fits):
+        if rest := len(of_kind) - len(fits):
             lines.append(f"::{kind} title=robustcheck::and {rest} more; the report names all")
     return lines
 
@@ -52,9 +54,9 @@ def _property(words: str) -> str:
 
 
 def summary(outcomes: Sequence[Outcome], options: Options, room: int = SUMMARY_BYTES) -> str:
-    """The Markdown report in fewer than `room` bytes of UTF-8: whole, or cut after a line, with a word about it.
+    """Write the Markdown report in fewer than `room` bytes of UTF-8: whole, or cut after a line and saying so.
 
-    Empty where not even that word fits.
+    Empty where not even that sentence fits.
     """
     whole = markdown.render(outcomes, options)
     if len(whole.encode()) < room:

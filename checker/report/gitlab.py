@@ -7,22 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from robustcheck_onnx.checker.text import as_json
+from robustcheck_onnx.checker.text import as_json, printable
 
 from .forms import Options
-from .outcome import NOT_ASSESSED, NOT_ASSESSED_TITLE, finding_text, findings, fingerprint, located, model_of, shown
+from .outcome import NOT_ASSESSED, NOT_ASSESSED_TITLE, finding_text, findings, fingerprint, path_of
 from .record import Failed, Outcome
 
 
 def render(outcomes: Sequence[Outcome], options: Options) -> str:
-    """Severity major for a reason, info for a waived one, blocker where there is no verdict."""
+    """Write the list: severity major for a reason, info for a waived one, blocker where there is no verdict."""
     return as_json([entry for outcome in outcomes for entry in _entries(outcome, options)])
 
 
 def _entries(outcome: Outcome, options: Options) -> list[dict[str, object]]:
-    path = located(model_of(outcome), options.here, options.root)
+    path = path_of(outcome, options)
     if isinstance(outcome, Failed):
-        words = [shown(text) for text in (outcome.message, outcome.hint) if text]
+        words = [printable(text) for text in (outcome.message, outcome.hint) if text]
         return [_entry(path, NOT_ASSESSED, f"{NOT_ASSESSED_TITLE}: {'; hint: '.join(words)}", "blocker")]
     return [
         _entry(path, f.reason.id, f"{f.title}: {finding_text(f)}", "info" if f.waiver else "major")
@@ -32,9 +32,9 @@ def _entries(outcome: Outcome, options: Options) -> list[dict[str, object]]:
 
 def _entry(path: str, rule: str, text: str, severity: str) -> dict[str, object]:
     return {
-        "check_name": f"robustcheck:{shown(rule)}",
+        "check_name": f"robustcheck:{printable(rule)}",
         "description": text,
         "fingerprint": fingerprint(path, rule),
         "severity": severity,
-        "location": {"path": shown(path), "lines": {"begin": 1}},
+        "location": {"path": printable(path), "lines": {"begin": 1}},
     }

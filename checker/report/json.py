@@ -11,7 +11,7 @@ from .record import Failed, Outcome, to_json
 
 
 def render(outcomes: Sequence[Outcome], options: Options) -> str:
-    """One report as it is; several as `{"reports": [...]}` with an error document for each that failed."""
+    """Write one report as it is, several as `{"reports": [...]}` with an error document for each that failed."""
     del options
     if len(outcomes) == 1:
         (outcome,) = outcomes

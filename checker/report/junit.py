@@ -10,8 +10,7 @@ from xml.etree.ElementTree import tostring
 
 from junitparser import Error, Failure, JUnitXml, Skipped, TestCase, TestSuite
 
-from robustcheck_onnx.checker.evidence import Interval
-from robustcheck_onnx.checker.text import bound_text, number_text
+from robustcheck_onnx.checker.text import number_text, printable
 from robustcheck_onnx.checker.verdict import RULES
 
 from .forms import Options
@@ -23,12 +22,10 @@ from .outcome import (
     findings,
     names_of,
     rule_of,
-    shown,
-    statistics_of,
     waiver_text,
 )
 from .record import Failed, Outcome, Report
-from .words import clears
+from .words import statistics_of
 
 # What a check looks at beside the six statistics, by what it asks; each reason is a test case of its own, so that
 # a pipeline's history shows when it came and went.
@@ -57,7 +54,7 @@ _BELOW = {
 
 
 def render(outcomes: Sequence[Outcome], options: Options) -> str:
-    """One document; `time` of a case is the wall clock of the whole check of its model, told once."""
+    """Write one document; the `time` of the case `assessed` is the wall clock of a model's whole check, in seconds."""
     del options
     document = JUnitXml("robustcheck")
     for name, outcome in zip(names_of(outcomes), outcomes, strict=True):
@@ -84,8 +81,8 @@ def _case(suite: TestSuite, group: str, name: str, result: Error | Failure | Ski
 
 def _failed(suite: TestSuite, failed: Failed) -> None:
     suite.add_property("exit_code", str(failed.exit_code))
-    error = Error(shown(failed.message), NOT_ASSESSED)
-    error.text = f"{NOT_ASSESSED_TITLE} (exit code {failed.exit_code})\nhint: {shown(failed.hint)}"
+    error = Error(printable(failed.message), NOT_ASSESSED)
+    error.text = f"{NOT_ASSESSED_TITLE} (exit code {failed.exit_code})\nhint: {printable(failed.hint)}"
     _case(suite, "run", "assessed", error)
 
 
@@ -103,12 +100,12 @@ def _assessed(suite: TestSuite, report: Report) -> None:
         ("profile_digest", report.verdict.profile_digest),
         ("claim", " ".join((report.claim, *report.profile.limits))),
     ):
-        suite.add_property(name, shown(value))
+        suite.add_property(name, printable(value))
     if report.time is not None:
         suite.timestamp = report.time.started
     _case(suite, "run", "assessed", None, report.time.wall_s if report.time else 0)
     by_id = {finding.reason.id: finding for finding in findings(report)}
-    told = _statistics(suite, report, by_id)
+    reported = _statistics(suite, report, by_id)
     unmeasured = {
         name
         for name, value in (("batch_dependent", model.batch_difference), ("output_changed", model.output_difference))
@@ -118,37 +115,32 @@ def _assessed(suite: TestSuite, report: Report) -> None:
         for name in ids:
             missing = Skipped("not measured", "unchecked") if name in unmeasured else None
             _case(suite, group, name, _result(by_id[name]) if name in by_id else missing)
-            told.add(name)
-    for name, finding in by_id.items():  # every reason is told, whatever the lists above know
-        if name not in told:
-            _case(suite, "other", shown(name), _result(finding))
+            reported.add(name)
+    for name, finding in by_id.items():  # every reason has a test case, whether the lists above hold it or not
+        if name not in reported:
+            _case(suite, "other", printable(name), _result(finding))
 
 
 def _statistics(suite: TestSuite, report: Report, by_id: dict[str, Finding]) -> set[str]:
-    """A case for each statistic; returns the reasons that they told."""
-    told: set[str] = set()
-    for name, words, estimate, low, high, minimum in statistics_of(report):
-        side = clears(Interval(estimate=estimate, low=low, high=high), minimum)
-        reason = {"no": _BELOW[name], "straddles": "undecided", "not measured": "not_measurable"}.get(side)
+    """Add a case for each statistic and return the ids of the reasons that these cases report."""
+    reported: set[str] = set()
+    for s in statistics_of(report):
+        reason = {"no": _BELOW[s.id], "straddles": "undecided", "not measured": "not_measurable"}.get(s.clears)
         result: Failure | Skipped | None = None
         if reason in by_id:
             result = _result(by_id[reason])
-            told.add(reason)
+            reported.add(reason)
         elif reason is not None:
-            text = "the verdict rests on other reasons" if side == "straddles" else RULES[reason].title
-            numbers = (
-                "not measured"
-                if low is None or high is None
-                else f"{bound_text(low, minimum)} to {bound_text(high, minimum)}"
-            )
-            result = Skipped(f"{words} {number_text(estimate)} ({numbers}), threshold {minimum:g}: {text}", side)
-        _case(suite, "statistics", name, result)
-    return told
+            text = "the verdict rests on other reasons" if s.clears == "straddles" else RULES[reason].title
+            numbers = f"{number_text(s.interval.estimate)} ({s.bounds()}), threshold {s.minimum:g}"
+            result = Skipped(f"{s.name} {numbers}: {text}", s.clears)
+        _case(suite, "statistics", s.id, result)
+    return reported
 
 
 def _result(finding: Finding) -> Failure | Skipped:
     if finding.waiver is not None:
-        return Skipped(f"{waiver_text(finding.waiver)} ({shown(finding.reason.seen)})", finding.reason.id)
-    failure = Failure(f"{finding.title}: {shown(finding.reason.seen)}", shown(finding.reason.id))
+        return Skipped(f"{waiver_text(finding.waiver)} ({printable(finding.reason.seen)})", finding.reason.id)
+    failure = Failure(f"{finding.title}: {printable(finding.reason.seen)}", printable(finding.reason.id))
     failure.text = f"{finding_text(finding)}\nNext step: {finding.reason.next_step}"
     return failure

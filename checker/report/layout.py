@@ -6,20 +6,26 @@ a meaning alone, so that it reads the same on dark, light and colourless output.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.measure import Measurement
 from rich.padding import Padding
+from rich.rule import Rule
 from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from robustcheck_onnx.checker.text import name_text, prose_text, sentence_text
+from robustcheck_onnx.checker.text import bars, name_text, prose_text, sentence_text
+from robustcheck_onnx.checker.verdict import RULES, Reason
+
+from .words import SIGNS
 
 INDENT = 2  # columns
 GAP = 3  # columns between blocks that stand side by side
+COLOURS = {"PASS": "green", "WARN": "yellow"}
+"""Colour of each verdict."""
 
 
 @dataclass(frozen=True)
@@ -29,25 +35,25 @@ class Pen:
     ascii_only: bool
 
     def say(self, sentence: str, style: str = "") -> Text:
-        """A sentence or word of the report's own; may quote names."""
+        """Write a sentence or word of the report's own, which may quote names."""
         return Text(sentence_text(sentence, self.ascii_only), style, overflow="fold")
 
     def prose(self, sentence: str, style: str = "") -> Text:
-        """A sentence that quotes no names."""
+        """Write a sentence that quotes no names."""
         return Text(prose_text(sentence, self.ascii_only), style, overflow="fold")
 
     def name(self, name: str, style: str = "") -> Text:
-        """A name from outside, exact."""
+        """Write a name from outside, exactly."""
         return Text(name_text(name, self.ascii_only), style, overflow="fold")
 
     def facts(self, items: list[Text]) -> Text:
-        """Facts in one line, with dots between; empty ones are left out."""
+        """Join facts in one line, with dots between; leave empty ones out."""
         return self.say(" · ").join(item for item in items if item)
 
 
 @dataclass(frozen=True)
 class Trimmed:
-    """Its lines without the blanks that tables leave at the end."""
+    """A renderable whose lines lose the blanks that tables leave at the end."""
 
     body: RenderableType
 
@@ -61,10 +67,10 @@ class Trimmed:
 def _without_trailing_blanks(segments: list[Segment]) -> Iterator[Segment]:
     content = False
     for text, style, control in reversed(segments):
-        kept = text if content else text.rstrip(" ")
-        if kept:
+        written = text if content else text.rstrip(" ")
+        if written:
             content = True
-            yield Segment(kept, style, control)
+            yield Segment(written, style, control)
 
 
 @dataclass(frozen=True)
@@ -93,12 +99,12 @@ class Flow:
 
 
 def line(*pieces: Text) -> Text:
-    """Pieces one after the other, each in its own style (`+` would spread the first one's style over all)."""
+    """Join pieces, each in its own style (`+` would spread the first one's style over all)."""
     return Text(overflow="fold").join(pieces)
 
 
 def section(pen: Pen, title: str, remark: str, *body: RenderableType) -> Group:
-    """A heading with a remark beside it, and what stands indented below."""
+    """Put a heading with a remark beside it over what stands indented below."""
     return Group(
         line(pen.say(title, "bold"), pen.say(f"  {remark}" if remark else "", "dim")),
         *(Padding(block, (0, 0, 0, INDENT)) for block in body),
@@ -106,7 +112,7 @@ def section(pen: Pen, title: str, remark: str, *body: RenderableType) -> Group:
 
 
 def columns(pen: Pen, *headers: str) -> Table:
-    """A table without lines; a header with `>` is right-justified, with `>` or `=` its column never wraps."""
+    """Make a table without lines; a header with `>` is right-justified, with `>` or `=` its column never wraps."""
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
     for header in headers:
         table.add_column(
@@ -118,11 +124,88 @@ def columns(pen: Pen, *headers: str) -> Table:
     return table
 
 
-def hanging(rows: list[tuple[Text, Text]]) -> Table:
-    """Rows of a mark or label and a text that wraps beside it."""
+def spaced(blocks: Iterable[RenderableType]) -> Group:
+    """Stack blocks with a blank line between."""
+    return Group(*(part for i, block in enumerate(blocks) for part in ([Text(), block] if i else [block])))
+
+
+def hanging(rows: Iterable[tuple[Text, Text]]) -> Table:
+    """Lay out rows of a mark or label and a text that wraps beside it."""
     grid = Table.grid(padding=(0, 1, 0, 0))
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold", ratio=1)
     for mark, text in rows:
         grid.add_row(mark, text)
     return grid
+
+
+def labelled(pen: Pen, rows: Iterable[tuple[str, str]]) -> Table:
+    """Lay out rows of a dim label and a text; leave rows without a text out."""
+    return hanging((pen.say(label, "dim"), pen.say(text)) for label, text in rows if text)
+
+
+def bullets(pen: Pen, sentences: Iterable[str]) -> Table:
+    """List sentences that may quote names."""
+    return hanging((pen.say("•"), pen.say(sentence)) for sentence in sentences)
+
+
+def notes(pen: Pen, sentences: Sequence[str]) -> list[RenderableType]:
+    """List the notes on a verdict as one block; no block where there is none."""
+    return [hanging((pen.say("note", "bold"), pen.say(note)) for note in sentences)] if sentences else []
+
+
+def headline(pen: Pen, verdict: str, remark: str = "") -> Rule:
+    """Draw a rule over the whole width with the verdict in it."""
+    colour = COLOURS[verdict]
+    return Rule(
+        line(pen.say("━━ ", colour), pen.say(f"{SIGNS[verdict]} {verdict}{remark}", f"bold {colour}")),
+        characters=sentence_text("━", pen.ascii_only),
+        style=colour,
+        align="left",
+    )
+
+
+def reasons(pen: Pen, of_verdict: Sequence[Reason], *, command_style: str = "") -> list[RenderableType]:
+    """Explain each reason for WARN, what was seen and what to do next, as one block; no block where there is none.
+
+    command_style: of what stands between backticks in a next step.
+    """
+    rows: list[tuple[Text, Text]] = []
+    first_with: dict[str, str] = {}  # next step → the first reason that names it
+    for reason in of_verdict:
+        rule = RULES.get(reason.id)
+        first = first_with.setdefault(reason.next_step, reason.id)
+        step = pen.say(f"→ {reason.next_step if first == reason.id else f'The same as for {first}.'}")
+        step.highlight_regex(r"`[^`]*`", command_style)
+        title = line(pen.say(f"{rule.title}  " if rule else "", "bold"), pen.say(reason.id, "dim"))
+        rows += [(pen.say("✗", "yellow"), title), (Text(), pen.say(reason.seen)), (Text(), step)]
+    remark = "`robustcheck explain REASON` tells more"
+    return [section(pen, "Reasons and next steps", remark, hanging(rows))] if rows else []
+
+
+def bar_chart(
+    pen: Pen, counts: Sequence[int], height: int, *, top: str, ends: tuple[str, str], width: int = 1, marks: str = ""
+) -> list[Text]:
+    """Draw vertical bars with both axes; returns the lines from the top down.
+
+    Args:
+        pen: writes in the characters that the output can show.
+        counts: one for each bar, not negative.
+        height: rows of the largest bar.
+        top: what stands beside the largest bar's top; 0 stands beside the axis.
+        ends: what stands below the first and the last bar.
+        width: columns of a bar.
+        marks: a line of signs below the axis, as wide as all bars; empty for none.
+    """
+    indent, n_columns = len(top), width * len(counts)
+    labels = [top, *[""] * (height - 1)]
+    lines = [
+        line(pen.say(f"{label:>{indent}} │", "dim"), pen.say("".join(sign * width for sign in row), "cyan"))
+        for label, row in zip(labels, bars(counts, height), strict=True)
+    ]
+    lines.append(pen.say(f"{0:>{indent}} └{'─' * n_columns}", "dim"))
+    if marks:
+        lines.append(line(pen.say(" " * (indent + 2)), pen.say(marks, "yellow")))
+    low, high = ends
+    gap = max(n_columns - len(low), len(high) + 1)
+    return [*lines, pen.say(f"{'':>{indent}}  {low}{high:>{gap}}", "dim")]

@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from robustcheck_onnx.checker.evidence import Interval
-from robustcheck_onnx.checker.text import bound_text, number_text
+from robustcheck_onnx.checker.text import number_text, printable
 
 from .forms import Options
 from .outcome import (
@@ -16,12 +15,10 @@ from .outcome import (
     findings,
     model_of,
     rule_of,
-    shown,
-    statistics_of,
-    waiver_text,
+    waiver_texts,
 )
 from .record import CLAIM, Failed, Outcome, Report
-from .words import clears, meaning_text
+from .words import SIGNS, meaning_text, statistics_of
 
 MARK = "<!-- robustcheck report -->"
 _CLEARS = {"yes": "✓ yes", "no": "✗ no", "straddles": "? straddles it", "not measured": "not measured"}
@@ -31,7 +28,7 @@ _START = re.compile(r"^(\d*)([-+=.)])")  # a list, or the line under a heading
 
 
 def render(outcomes: Sequence[Outcome], options: Options) -> str:
-    """A section for each outcome, and first a table where there are several; the limits of the claim come last."""
+    """Write a section for each outcome, before them a table where there are several, and last the claim's limits."""
     del options
     parts = [MARK]
     if len(outcomes) > 1:
@@ -47,43 +44,52 @@ def render(outcomes: Sequence[Outcome], options: Options) -> str:
 
 
 def overview(outcomes: Sequence[Outcome]) -> str:
-    """One row for each outcome."""
+    """Write a table with a row for each outcome."""
     rows = ["| model | verdict | exit code | reasons |", "|---|---|---|---|"]
     for outcome in outcomes:
         if isinstance(outcome, Failed):
-            verdict, told = "**ERROR**", text(outcome.message)
+            verdict, why = "**ERROR**", text(outcome.message)
         else:
             verdict = f"**{outcome.verdict.verdict}**"
-            told = ", ".join(text(f.reason.id) + (" (waived)" if f.waiver else "") for f in findings(outcome))
-        rows.append(f"| {text(model_of(outcome))} | {verdict} | {exit_code_of(outcome)} | {told} |")
+            why = ", ".join(text(f.reason.id) + (" (waived)" if f.waiver else "") for f in findings(outcome))
+        rows.append(f"| {text(model_of(outcome))} | {verdict} | {exit_code_of(outcome)} | {why} |")
     return "\n".join(rows)
 
 
 def section(outcome: Outcome) -> str:
-    """One outcome: verdict, gate, reasons and next steps, statistics, what was measured."""
+    """Write the section of one outcome: verdict, gate, reasons and next steps, statistics, what was measured."""
     if isinstance(outcome, Failed):
-        lines = [f"## ✗ ERROR: {text(outcome.model or 'robustcheck')}", "", f"{text(outcome.message)}", ""]
+        lines = [
+            f"## {SIGNS['ERROR']} ERROR: {text(outcome.model or 'robustcheck')}",
+            "",
+            f"{text(outcome.message)}",
+            "",
+        ]
         if outcome.hint:
             lines += [f"Hint: {code(outcome.hint)}", ""]
         return "\n".join([*lines, f"Exit code {outcome.exit_code}. {NOT_ASSESSED_HELP}"])
     verdict, model = outcome.verdict.verdict, outcome.evidence.model
-    sign = "✓" if verdict == "PASS" else "▲"
     blocks = [
-        f"## {sign} {verdict}: {text(model.file)}",
+        f"## {SIGNS[verdict]} {verdict}: {text(model.file)}",
         meaning_text(outcome.verdict),
         f"**Gate:** exit code {exit_code_of(outcome)}, because {text(rule_of(outcome))}.",
+        *reasons(outcome),
+        *notes(outcome.notes),
+        _statistics(outcome),
+        measured(outcome),
     ]
-    if found := findings(outcome):
-        blocks.append(reasons(found))
-    if outcome.notes:
-        blocks.append("\n".join(f"- Note: {text(note)}" for note in outcome.notes))
-    blocks += [_statistics(outcome), measured(outcome)]
     return "\n\n".join(blocks)
 
 
-def reasons(found: Sequence[Finding]) -> str:
-    """Each reason with what was seen, what to do next, and its waiver."""
-    return "\n".join(["### Reasons and next steps", "", *(_reason(f) for f in found)])
+def reasons(report: Report) -> list[str]:
+    """List each reason with what was seen, the next step and its waiver, as one block; no block where there is none."""
+    items = [_reason(finding) for finding in findings(report)]
+    return ["\n".join(["### Reasons and next steps", "", *items])] if items else []
+
+
+def notes(sentences: Sequence[str]) -> list[str]:
+    """List the notes on a verdict as one block; no block where there is none."""
+    return ["\n".join(f"- Note: {text(note)}" for note in sentences)] if sentences else []
 
 
 def _reason(finding: Finding) -> str:
@@ -92,11 +98,7 @@ def _reason(finding: Finding) -> str:
         f"- **{text(finding.title)}** ({text(reason.id)}): {text(reason.seen)}  ",
         f"  → {prose(reason.next_step)}",
     ]
-    if finding.waiver:
-        lines[-1] += "  \n  " + text(waiver_text(finding.waiver))
-    if finding.expired:
-        lines[-1] += "  \n  " + text(waiver_text(finding.expired, expired=True))
-    return "\n".join(lines)
+    return "  \n  ".join(["\n".join(lines), *map(text, waiver_texts(finding))])
 
 
 def _statistics(report: Report) -> str:
@@ -107,18 +109,14 @@ def _statistics(report: Report) -> str:
         "| statistic | value | interval | threshold | clears it? |",
         "|---|---:|---:|---:|---|",
     ]
-    for _, words, estimate, low, high, minimum in statistics_of(report):
-        side = clears(Interval(estimate=estimate, low=low, high=high), minimum)
-        interval = "–"
-        if low is not None and high is not None:
-            interval = f"{bound_text(low, minimum)} – {bound_text(high, minimum)}"
-        value = "–" if estimate is None else number_text(estimate)
-        rows.append(f"| {words} | {value} | {interval} | > {minimum:g} | {_CLEARS[side]} |")
+    for s in statistics_of(report):
+        interval = s.bounds(between=" – ", missing="–")
+        rows.append(f"| {s.name} | {s.value} | {interval} | > {s.minimum:g} | {_CLEARS[s.clears]} |")
     return "\n".join(rows)
 
 
 def measured(report: Report) -> str:
-    """What was read, on what, judged by what, with all digests."""
+    """List model, tensor, images, profile and execution with all digests."""
     evidence, verdict = report.evidence, report.verdict
     model, images, run = evidence.model, evidence.images, evidence.execution
     count = f"{evidence.statistics.n_images} of {images.n_available} measured, {images.sanity.n_varied} varied"
@@ -138,12 +136,12 @@ def measured(report: Report) -> str:
 
 
 def text(words: str) -> str:
-    r"""Words from anywhere as literal Markdown text on one line: no markup, no HTML, no link, no mention.
+    r"""Write words from anywhere as literal Markdown text on one line: no markup, no HTML, no link, no mention.
 
     >>> text("a|b <i> `c`")
     'a\\|b &lt;i&gt; \\`c\\`'
     """
-    escaped = _SPECIAL.sub(r"\\\1", shown(words).strip())
+    escaped = _SPECIAL.sub(r"\\\1", printable(words).strip())
     if re.match(r"[-+=]|\d+[.)](\s|$)", escaped):
         escaped = _START.sub(r"\1\\\2", escaped)
     words = "".join(_ENTITIES.get(c, c) for c in escaped)
@@ -151,22 +149,22 @@ def text(words: str) -> str:
 
 
 def code(words: str) -> str:
-    """Words from anywhere as a code span on one line; not for a table's cell, where a pipe would end it."""
-    inside = shown(words)
+    """Write words from anywhere as a code span on one line; not for a table's cell, where a pipe would end it."""
+    inside = printable(words)
     fence = "`" * (1 + max(map(len, re.findall(r"`+", inside)), default=0))
     pad = " " if inside.startswith("`") or inside.endswith("`") or not inside.strip() else ""
     return f"{fence}{pad}{inside or ' '}{pad}{fence}"
 
 
 def prose(words: str) -> str:
-    """A sentence of this tool, whose code spans stay code spans."""
-    parts = shown(words).split("`")
+    """Write a sentence of this tool; its code spans stay code spans."""
+    parts = printable(words).split("`")
     if len(parts) % 2 == 0:  # a lone backtick
         return text(words)
     return "".join(f"`{part}`" if place % 2 else _literal(part) for place, part in enumerate(parts))
 
 
 def _literal(part: str) -> str:
-    """`text`, with the blanks at both ends kept."""
+    """Escape like `text`, but keep the blanks at both ends."""
     core = part.strip()
     return part.replace(core, text(core), 1) if core else part

@@ -9,17 +9,20 @@ import json
 from collections.abc import Sequence
 from pathlib import PurePath
 
+from robustcheck_onnx.checker.text import printable
+
 from .forms import Options
 from .markdown import prose, section, text
-from .outcome import findings, shown, statistics_of
+from .outcome import findings
 from .record import Failed, Outcome, Report
+from .words import statistics_of
 
 MARK = "---\n# robustcheck: model card metadata\n"
 CLAIM = "An indication found on in-distribution images; neither accuracy nor robustness on shifted data was measured."
 
 
 def render(outcomes: Sequence[Outcome], options: Options) -> str:
-    """The card of exactly one model (`formats.render` refuses more): YAML front matter, then Markdown.
+    """Write the card of exactly one model (`forms.render` refuses more): YAML front matter, then Markdown.
 
     A model without a verdict has a card without results.
     """
@@ -57,10 +60,11 @@ def _index(report: Report) -> str:
         "robustcheck": report.tool_version,
     }
     lines += _metric("robustcheck_verdict", "robustcheck verdict (an indication)", report.verdict.verdict, args)
-    for name, words, estimate, low, high, minimum in statistics_of(report):
-        if estimate is not None:
-            bounds = {"low": low, "high": high, "threshold": minimum}
-            lines += _metric(f"robustcheck_{name}", f"{words} (statistic of the indication)", estimate, bounds)
+    for s in statistics_of(report):
+        if s.interval.estimate is not None:
+            bounds = {"low": s.interval.low, "high": s.interval.high, "threshold": s.minimum}
+            name = f"{s.name} (statistic of the indication)"
+            lines += _metric(f"robustcheck_{s.id}", name, s.interval.estimate, bounds)
     return "\n".join(lines) + "\n"
 
 
@@ -76,9 +80,9 @@ def _metric(kind: str, name: str, value: str | float, args: dict[str, str] | dic
 
 
 def _scalar(value: str | float | None) -> str:
-    """A YAML scalar: JSON's is one, once nothing unprintable is left in it; a number always has a point."""
+    """Write a YAML scalar: a JSON text without unprintable characters is one; a number always gets a point."""
     if isinstance(value, str):
-        return json.dumps(shown(value), ensure_ascii=False)
+        return json.dumps(printable(value), ensure_ascii=False)
     written = json.dumps(None if value is None else float(value), allow_nan=False)
     # YAML 1.1 takes 1e-05 for a text: it wants a point before the exponent
     return written if "e" not in written or "." in written else written.replace("e", ".0e")
@@ -92,7 +96,7 @@ def _words(report: Report) -> str:
         "",
         text(report.claim),
     ]
-    if found := findings(report):
-        lines += ["", *(f"- {text(f.title)}: {text(f.reason.seen)} → {prose(f.reason.next_step)}" for f in found)]
+    if reasons := findings(report):
+        lines += ["", *(f"- {text(f.title)}: {text(f.reason.seen)} → {prose(f.reason.next_step)}" for f in reasons)]
     lines += ["", "Limits:", "", *(f"- {text(limit)}" for limit in report.profile.limits)]
     return "\n".join(lines)

@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib.metadata import version
 
+from robustcheck_onnx.checker.text import printable
+
 from .forms import Options
-from .outcome import exit_code_of, findings, names_of, shown, statistics_of
+from .outcome import exit_code_of, findings, names_of
 from .record import Failed, Outcome, Report
+from .words import statistics_of
 
 Labels = dict[str, str]
 Sample = tuple[Labels, float]
 
 
 def render(outcomes: Sequence[Outcome], options: Options) -> str:
-    """One family after another, ending in `# EOF`.
+    """Write one family of metrics after another; the last line is `# EOF`.
 
     A model that could not be assessed has `robustcheck_error` 1 and no `robustcheck_verdict`; what could not be
     measured has no sample.
@@ -28,11 +31,11 @@ def render(outcomes: Sequence[Outcome], options: Options) -> str:
         f"robustcheck_info{_labels({'version': version('robustcheck-onnx')})} 1",
     ]
 
-    def family(name: str, text: str, samples: list[Sample], unit: str = "") -> None:
+    def family(name: str, help_text: str, samples: Sequence[Sample], unit: str = "") -> None:
         lines.append(f"# TYPE robustcheck_{name} gauge")
         if unit:
             lines.append(f"# UNIT robustcheck_{name} {unit}")
-        lines.append(f"# HELP robustcheck_{name} {text}")
+        lines.append(f"# HELP robustcheck_{name} {help_text}")
         lines.extend(f"robustcheck_{name}{_labels(labels)} {value!r}" for labels, value in samples)
 
     family("verdict", "1 = PASS (the indication is present), 0 = WARN.", [_verdict(n, r) for n, r in reports])
@@ -44,21 +47,21 @@ def render(outcomes: Sequence[Outcome], options: Options) -> str:
         "reason",
         "1 for each reason for WARN.",
         [
-            ({"model": n, "reason": shown(f.reason.id), "waived": "yes" if f.waiver else "no"}, 1)
+            ({"model": n, "reason": printable(f.reason.id), "waived": "yes" if f.waiver else "no"}, 1)
             for n, r in reports
             for f in findings(r)
         ],
     )
-    words = {"estimate": "Estimate", "low": "Lower confidence bound", "high": "Upper confidence bound"}
-    words["threshold"] = "What the lower bound must exceed for PASS"
-    for place, part in enumerate(words, start=2):
-        samples = []
-        for name, report in reports:
-            for row in statistics_of(report):
-                value = row[place]
-                if isinstance(value, float | int):
-                    samples.append(({"model": name, "statistic": row[0]}, value))
-        family(f"statistic_{part}", f"{words[part]} of a deciding statistic.", samples)
+    statistics = [({"model": name, "statistic": s.id}, s) for name, report in reports for s in statistics_of(report)]
+    for part, text in (
+        ("estimate", "Estimate"),
+        ("low", "Lower confidence bound"),
+        ("high", "Upper confidence bound"),
+        ("threshold", "What the lower bound must exceed for PASS"),
+    ):
+        values = [(labels, s.minimum if part == "threshold" else getattr(s.interval, part)) for labels, s in statistics]
+        measured = [(labels, value) for labels, value in values if value is not None]
+        family(f"statistic_{part}", f"{text} of a deciding statistic.", measured)
     family("images", "Images measured.", [({"model": n}, r.evidence.statistics.n_images) for n, r in reports])
     family(
         "wall_seconds",

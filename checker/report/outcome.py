@@ -1,4 +1,4 @@
-"""What every pipeline's form tells of an outcome: the reasons with their waivers, paths, escaped text; pure."""
+"""What several forms need from an outcome: findings with their waivers, the exit code, names and paths; pure."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from pathlib import PurePath
 from typing import NamedTuple
 
-from robustcheck_onnx.checker.text import name_text
-from robustcheck_onnx.checker.verdict import NAMES, RULES, Reason, Waiver
-from robustcheck_onnx.thresholds.profile import STATISTICS
+from robustcheck_onnx.checker.text import printable
+from robustcheck_onnx.checker.verdict import RULES, Reason, Waiver
 
+from .forms import Options
 from .record import Failed, Outcome, Report
 
 NOT_ASSESSED = "could_not_assess"
@@ -35,45 +35,39 @@ class Finding(NamedTuple):
 
     @property
     def title(self) -> str:
-        """The reason in words; its id where this version knows none."""
+        """The title of the reason; its id where this version does not know it."""
         rule = RULES.get(self.reason.id)
         return rule.title if rule else self.reason.id
 
 
 def findings(report: Report) -> tuple[Finding, ...]:
-    """The report's reasons, in its order; none exactly if the verdict is PASS."""
+    """Return the report's reasons, in its order; the tuple is empty exactly if the verdict is PASS."""
     gate = report.gate
-    held = {w.reason: w for w in gate.waived} if gate else {}
-    ended = {w.reason: w for w in gate.expired} if gate else {}
-    return tuple(
-        Finding(
-            reason,
-            held.get(reason.id),
-            None if reason.id in held else ended.get(reason.id),
-        )
-        for reason in report.verdict.reasons
-    )
-
-
-def waiver_text(waiver: Waiver, *, expired: bool = False) -> str:
-    """Who accepted a reason, why and until when; one line."""
-    words = "expired on" if expired else "until"
-    state = "a waiver" if expired else "waived"
-    return shown(f"{state} by {waiver.owner} {words} {waiver.expires.isoformat()}: {waiver.because}")
+    waivers = {w.reason: w for w in gate.waived} if gate else {}
+    expired = {w.reason: w for w in gate.expired if w.reason not in waivers} if gate else {}
+    return tuple(Finding(r, waivers.get(r.id), expired.get(r.id)) for r in report.verdict.reasons)
 
 
 def finding_text(finding: Finding) -> str:
-    """What was seen, and the waiver's words; one line."""
-    text = shown(finding.reason.seen)
-    if finding.waiver:
-        text += f" ({waiver_text(finding.waiver)})"
-    if finding.expired:
-        text += f" ({waiver_text(finding.expired, expired=True)})"
-    return text
+    """Write what was seen, and the waivers in parentheses, on one line."""
+    waivers = "".join(f" ({text})" for text in waiver_texts(finding))
+    return printable(finding.reason.seen) + waivers
+
+
+def waiver_texts(finding: Finding) -> list[str]:
+    """Write the waiver that holds or the one that ended, one line each; empty where there is none."""
+    texts = [waiver_text(finding.waiver)] if finding.waiver else []
+    return texts + ([waiver_text(finding.expired, expired=True)] if finding.expired else [])
+
+
+def waiver_text(waiver: Waiver, *, expired: bool = False) -> str:
+    """Write on one line who accepted a reason, why, and until when."""
+    state, until = ("a waiver", "expired on") if expired else ("waived", "until")
+    return printable(f"{state} by {waiver.owner} {until} {waiver.expires.isoformat()}: {waiver.because}")
 
 
 def exit_code_of(outcome: Outcome) -> int:
-    """What this outcome alone makes of the exit code; a report without a gate counts as its verdict."""
+    """Return the exit code of this outcome alone: its error's or gate's; without a gate 0 for PASS, 1 for WARN."""
     if isinstance(outcome, Failed):
         return outcome.exit_code
     if outcome.gate is not None:
@@ -82,54 +76,44 @@ def exit_code_of(outcome: Outcome) -> int:
 
 
 def rule_of(report: Report) -> str:
-    """Which rule decided, in one sentence."""
-    return shown(report.gate.rule if report.gate else f"the verdict is {report.verdict.verdict}")
+    """Name the rule that decided the exit code, in one sentence."""
+    return printable(report.gate.rule if report.gate else f"the verdict is {report.verdict.verdict}")
 
 
 def model_of(outcome: Outcome) -> str:
-    """The model's path as it was given, unescaped; empty where the run ended before it was known."""
+    """Return the model's path as it was given, unescaped; empty where the run ended before it was known."""
     return outcome.model if isinstance(outcome, Failed) else outcome.evidence.model.file
 
 
-def statistics_of(report: Report) -> list[tuple[str, str, float | None, float | None, float | None, float]]:
-    """(id, name, estimate, low, high, threshold) of each deciding statistic, in the profile's order."""
-    found: list[tuple[str, str, float | None, float | None, float | None, float]] = []
-    for name in STATISTICS:
-        interval = getattr(report.evidence.statistics, name)
-        minimum = report.profile.thresholds[name].minimum
-        found.append((name, NAMES[name], interval.estimate, interval.low, interval.high, minimum))
-    return found
-
-
-def shown(text: str) -> str:
-    r"""Text that may quote names, on one line: control characters and bytes that are no text become escapes.
-
-    >>> shown("a\nb")
-    'a\\nb'
-    """
-    return name_text(text, ascii_only=False)
-
-
 def names_of(outcomes: Sequence[Outcome]) -> list[str]:
-    """A name for each outcome, escaped, not empty, no two alike: the path, with a number where it comes again."""
+    """Return a distinct name for each outcome: the escaped path, with a number where the path comes again."""
     names: list[str] = []
     for outcome in outcomes:
-        name = again = shown(model_of(outcome)) or "robustcheck"
+        name = numbered = printable(model_of(outcome)) or "robustcheck"
         number = 1
-        while again in names:
+        while numbered in names:
             number += 1
-            again = f"{name} ({number})"
-        names.append(again)
+            numbered = f"{name} ({number})"
+        names.append(numbered)
     return names
 
 
+def without_model(failed: Failed) -> str:
+    """Return the error's message without the model's path, for a table whose row names the model.
+
+    >>> without_model(Failed(model="a.onnx", message="a.onnx: file is empty", hint="", exit_code=3))
+    'file is empty'
+    """
+    return failed.message.removeprefix(f"{failed.model}: ")
+
+
 def is_address(model: str) -> bool:
-    """Whether a model was given as `scheme://…` and not as a path."""
+    """Tell whether a model was given as `scheme://…` and not as a path."""
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", model) is not None
 
 
-def located(model: str, here: str, root: str) -> str:
-    """The model's path relative to the repository, with forward slashes: how a pipeline names files.
+def path_in_repository(model: str, here: str, root: str) -> str:
+    """Return the model's path relative to the repository, with forward slashes, as a pipeline names files.
 
     Args:
         model: as it was given; an address (`scheme://…`) stays as it is.
@@ -146,13 +130,18 @@ def located(model: str, here: str, root: str) -> str:
     return (pure.relative_to(root) if pure.is_relative_to(root) else pure).as_posix()
 
 
+def path_of(outcome: Outcome, options: Options) -> str:
+    """Return the model's path as a pipeline names it (`path_in_repository`)."""
+    return path_in_repository(model_of(outcome), options.here, options.root)
+
+
 def fingerprint(path: str, rule: str) -> str:
-    """One finding's identity over runs: the same model and reason, whatever was measured."""
+    """Return a digest that stays the same over runs for one model and reason, whatever was measured."""
     return hashlib.sha256(name_bytes(f"{path}\0{rule}")).hexdigest()
 
 
 def name_bytes(name: str) -> bytes:
-    r"""A name's bytes, as the file system has them; half a character (a name given by a program) has some, too.
+    r"""Return the bytes of a name as the file system has them, of lone surrogates (given by a program) too.
 
     >>> name_bytes("\udcff"), name_bytes("\ud800")
     (b'\xff', b'\xed\xa0\x80')

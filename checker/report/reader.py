@@ -1,4 +1,4 @@
-"""Reports read back from a file, with the doubts of somebody who did not write it."""
+"""Reports read back from a file that anybody may have written or changed: every part is checked."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ AGAIN = "robustcheck MODEL.onnx --images PATH -o json=report.json"
 
 
 def read(path: Path, *, whole: bool = False) -> list[tuple[Report, dict[str, Any]]]:
-    """The reports in a file and their JSON as it stands there: one, or those of a document of several models.
+    """Read the reports in a file, one or those of a document of several models, each with its JSON as it stands there.
 
     Raises:
         UsageError: not readable, truncated or no JSON, no report, no binding, of a newer schema or tool.
-        CannotAssessError: the document tells of errors only; with `whole`, also of one beside its reports.
+        CannotAssessError: the document holds errors only; with `whole`, also of one beside its reports.
     """
     try:
         raw = json.loads(path.read_bytes(), object_pairs_hook=_once, parse_constant=_no_constant)
@@ -41,11 +41,11 @@ def read(path: Path, *, whole: bool = False) -> list[tuple[Report, dict[str, Any
     several = raw.get("reports")
     parts = several if isinstance(several, list) else [raw]
     errors = [part["error"] for part in parts if isinstance(part, dict) and "error" in part]
-    found = [_report(path, part) for part in parts if not (isinstance(part, dict) and "error" in part)]
-    if not found or (whole and errors):
-        told = errors[0].get("message") if errors and isinstance(errors[0], dict) else "no report"
-        raise CannotAssessError(f"{path}: document tells of an error ({told}); check again", AGAIN)
-    return found
+    reports = [_report(path, part) for part in parts if not (isinstance(part, dict) and "error" in part)]
+    if not reports or (whole and errors):
+        error = errors[0].get("message") if errors and isinstance(errors[0], dict) else "no report"
+        raise CannotAssessError(f"{path}: document tells of an error ({error}); check again", AGAIN)
+    return reports
 
 
 def _report(path: Path, raw: Any) -> tuple[Report, dict[str, Any]]:
@@ -74,7 +74,7 @@ def _report(path: Path, raw: Any) -> tuple[Report, dict[str, Any]]:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Two values under one name: which one a reader takes is up to the reader."""
+    """Refuse an object with a key twice: readers differ in which of the two values they take."""
     out = dict(pairs)
     if len(out) != len(pairs):
         raise ValueError("a key stands in it twice")
@@ -86,6 +86,6 @@ def _no_constant(name: str) -> None:
 
 
 def _release(text: object) -> tuple[int, ...]:
-    """The numbers of a version; one that can't be read counts as newer than all."""
-    found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9}){0,5})\D.*|(\d{1,9}(?:\.\d{1,9}){0,5})", str(text))
-    return tuple(map(int, (found.group(1) or found.group(2)).split("."))) if found else (10**9,)
+    """Return the numbers of a version; one that can't be read counts as newer than all."""
+    match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9}){0,5})\D.*|(\d{1,9}(?:\.\d{1,9}){0,5})", str(text))
+    return tuple(map(int, (match.group(1) or match.group(2)).split("."))) if match else (10**9,)

@@ -9,7 +9,7 @@ from pathlib import PurePath
 from typing import Any
 from urllib.parse import quote
 
-from robustcheck_onnx.checker.text import as_json
+from robustcheck_onnx.checker.text import as_json, printable
 from robustcheck_onnx.checker.verdict import RULES
 
 from .forms import Options
@@ -21,11 +21,9 @@ from .outcome import (
     findings,
     fingerprint,
     is_address,
-    located,
-    model_of,
     name_bytes,
+    path_of,
     rule_of,
-    shown,
     waiver_text,
 )
 from .record import CLAIM, Failed, Outcome, Report
@@ -35,7 +33,7 @@ Node = dict[str, Any]
 
 
 def render(outcomes: Sequence[Outcome], options: Options) -> str:
-    """One run. A model that could not be assessed is a notification and a result of level error.
+    """Write one run. A model that could not be assessed is a notification and a result of level error.
 
     The result beside the notification is there because code-scanning services read results only: without it, a run
     that failed would close all findings of the model, which reads as a PASS.
@@ -44,7 +42,7 @@ def render(outcomes: Sequence[Outcome], options: Options) -> str:
 
 
 def document(outcomes: Sequence[Outcome], options: Options, category: str) -> str:
-    """The same under a category: what is uploaded under one replaces what was there, and nothing else."""
+    """Write the same under a category: an upload replaces what was uploaded under its category before, nothing else."""
     results = [result for outcome in outcomes for result in _results(outcome, options)]
     failed = [o for o in outcomes if isinstance(o, Failed)]
     invocation: Node = {"executionSuccessful": not failed, "exitCode": max(map(exit_code_of, outcomes), default=70)}
@@ -77,7 +75,7 @@ def document(outcomes: Sequence[Outcome], options: Options, category: str) -> st
 
 
 def _rules(used: set[str]) -> list[Node]:
-    """All reasons of this version, whether they occur or not, and those of plug-ins that occur."""
+    """List all reasons of this version, whether they occur or not, and those of plug-ins that occur."""
     known = [(name, rule.title, rule.explanation, rule.next_step) for name, rule in RULES.items()]
     others = sorted(used - set(RULES) - {NOT_ASSESSED})
     known += [(name, name, "A reason of a plug-in.", "See the plug-in's own words.") for name in others]
@@ -100,10 +98,10 @@ def _results(outcome: Outcome, options: Options) -> list[Node]:
     results = []
     for finding in findings(outcome):
         reason = finding.reason
-        text = f"{finding.title}: {shown(reason.seen)}\nNext step: {reason.next_step}"
+        text = f"{finding.title}: {printable(reason.seen)}\nNext step: {reason.next_step}"
         if finding.expired:
             text += f"\n{waiver_text(finding.expired, expired=True)}"
-        result = _result(outcome, options, shown(reason.id), "warning", text)
+        result = _result(outcome, options, printable(reason.id), "warning", text)
         if finding.waiver:
             justification = waiver_text(finding.waiver)
             result["suppressions"] = [{"kind": "external", "status": "accepted", "justification": justification}]
@@ -112,7 +110,7 @@ def _results(outcome: Outcome, options: Options) -> list[Node]:
 
 
 def _result(outcome: Outcome, options: Options, rule: str, level: str, text: str) -> Node:
-    path = located(model_of(outcome), options.here, options.root)
+    path = path_of(outcome, options)
     return {
         "ruleId": rule,
         "level": level,
@@ -123,12 +121,12 @@ def _result(outcome: Outcome, options: Options, rule: str, level: str, text: str
 
 
 def _location(outcome: Outcome, options: Options) -> Node:
-    uri = _uri(located(model_of(outcome), options.here, options.root))
+    uri = _uri(path_of(outcome, options))
     return {"physicalLocation": {"artifactLocation": {"uri": uri}, "region": {"startLine": 1}}}
 
 
 def _uri(path: str) -> str:
-    """The path as a reference by RFC 3986: bytes that are no text stay bytes."""
+    """Write the path as a reference by RFC 3986; bytes that are no text are quoted as bytes."""
     if is_address(path):
         escaped = re.sub(r"%(?![0-9A-Fa-f]{2})", "%25", path)
         return quote(name_bytes(escaped), safe="/:?=&%#@+,;~")
@@ -137,12 +135,12 @@ def _uri(path: str) -> str:
 
 
 def _error_text(failed: Failed) -> str:
-    hint = f"\nhint: {shown(failed.hint)}" if failed.hint else ""
-    return f"{NOT_ASSESSED_TITLE}: {shown(failed.message)}{hint}"
+    hint = f"\nhint: {printable(failed.hint)}" if failed.hint else ""
+    return f"{NOT_ASSESSED_TITLE}: {printable(failed.message)}{hint}"
 
 
 def _model(outcome: Outcome, options: Options) -> Node:
-    place = _uri(located(model_of(outcome), options.here, options.root))
+    place = _uri(path_of(outcome, options))
     if isinstance(outcome, Failed):
         return {"uri": place, "verdict": None, "exitCode": outcome.exit_code}
     return {"uri": place, "verdict": outcome.verdict.verdict, "exitCode": exit_code_of(outcome)} | _facts(outcome)
@@ -151,8 +149,8 @@ def _model(outcome: Outcome, options: Options) -> Node:
 def _facts(report: Report) -> Node:
     return {
         "gate": rule_of(report),
-        "digest": shown(report.evidence.model.digest),
-        "imagesDigest": shown(report.evidence.images.digest),
-        "profile": shown(report.verdict.profile_id),
-        "profileDigest": shown(report.verdict.profile_digest),
+        "digest": printable(report.evidence.model.digest),
+        "imagesDigest": printable(report.evidence.images.digest),
+        "profile": printable(report.verdict.profile_id),
+        "profileDigest": printable(report.verdict.profile_digest),
     }

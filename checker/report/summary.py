@@ -12,13 +12,12 @@ from rich.text import Text
 from robustcheck_onnx.checker.text import number_text
 from robustcheck_onnx.checker.verdict import RULES
 
-from . import words
 from .layout import INDENT, Pen, Trimmed, columns
-from .outcome import exit_code_of
+from .outcome import exit_code_of, without_model
 from .record import Failed, Outcome, Report
 
-WIDE = 108  # columns beside the indent from which a reason's title, images and seconds stand in the table
-OTHERS = 58  # columns that the others take below that: a model's path gets the rest, no reason's id is divided
+WIDE = 108  # columns beside the indent; from there on a reason's title, images and seconds stand in the table
+OTHERS = 58  # columns of all but the model's path in a narrower table; with the rest for it no reason's id is divided
 
 
 def render(
@@ -29,7 +28,7 @@ def render(
     places: Sequence[str] = (),
     ascii_only: bool = False,
 ) -> RenderableType:
-    """The table, the exit code with its meaning, and where reports went.
+    """Lay out the table, the exit code with its meaning, and where reports went.
 
     Args:
         outcomes: in the order of the call; those of one rank stay in it.
@@ -46,7 +45,7 @@ def render(
 
 @dataclass(frozen=True)
 class _Table:
-    """One row a model; on a narrow screen without what the reports say too."""
+    """A table with one row for each model; a narrow screen leaves out what the reports say too."""
 
     pen: Pen
     rows: tuple[tuple[str, Outcome], ...]
@@ -64,15 +63,15 @@ class _Table:
 
 
 def _rank(outcome: Outcome) -> tuple[int, bool]:
-    """Worst first: by exit code, then WARN that does not fail the run before PASS."""
+    """Sort the worst first: by exit code, then a WARN that does not fail the run before a PASS."""
     return -exit_code_of(outcome), isinstance(outcome, Report) and outcome.verdict.verdict == "PASS"
 
 
 def _row(model: str, outcome: Outcome, pen: Pen, *, wide: bool) -> tuple[Text, ...]:
     none = pen.say("–", "dim")
     if isinstance(outcome, Failed):
-        said = pen.say(words.without_model(outcome.message, outcome.model))
-        return pen.say(f"✗ error {outcome.exit_code}", "red"), pen.name(model), said, none, none, none
+        message = pen.say(without_model(outcome))
+        return pen.say(f"✗ error {outcome.exit_code}", "red"), pen.name(model), message, none, none, none
     images, kurtosis = outcome.evidence.images, outcome.evidence.statistics.kurtosis.estimate
     return (
         _verdict(outcome, pen),
@@ -93,13 +92,13 @@ def _verdict(report: Report, pen: Pen) -> Text:
 
 
 def _main_reason(report: Report, *, titled: bool) -> str:
-    """The first reason that nobody has waived, else the first; how many more there are, and its title."""
+    """Name the first reason that nobody has waived, else the first, and count the others. titled: with its title."""
     reasons = [reason.id for reason in report.verdict.reasons]
     if not reasons:
         return ""
     waived = {waiver.reason for waiver in report.gate.waived} if report.gate is not None else set()
-    open_ = [reason for reason in reasons if reason not in waived]
-    main = (open_ or reasons)[0]
+    not_waived = [reason for reason in reasons if reason not in waived]
+    main = (not_waived or reasons)[0]
     rule = RULES.get(main) if titled else None
     more = f" (+{len(reasons) - 1})" if len(reasons) > 1 else ""
-    return f"{main}{more}" + (f": {rule.title}" if rule else "") + ("" if open_ else ", waived")
+    return f"{main}{more}" + (f": {rule.title}" if rule else "") + ("" if not_waived else ", waived")

@@ -1,60 +1,53 @@
 """The report for people: what was decided, why, what to do next, and what it rests on.
 
-Pure: a report in, a rich renderable out; nothing is printed here."""
+Pure: a report comes in, a rich renderable goes out; nothing is printed here.
+"""
 
 from __future__ import annotations
 
 from rich.console import Group, RenderableType
 from rich.padding import Padding
-from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from robustcheck_onnx.checker.evidence import Interval, OutlierFeature
-from robustcheck_onnx.checker.statistics import OUTLIER_SD, TOP_FEATURES
+from robustcheck_onnx.checker.evidence import OutlierFeature
+from robustcheck_onnx.checker.statistics import OUTLIER_SD
 from robustcheck_onnx.checker.text import (
-    bars,
-    bound_text,
     count_text,
     gap_text,
     name_text,
     number_text,
     percent_text,
-    sentence_text,
     short_checkpoint,
 )
-from robustcheck_onnx.checker.verdict import NAMES, RULES
-from robustcheck_onnx.thresholds.profile import STATISTICS
 
 from . import words
-from .facts import (
-    _noted,
-    terminal_execution,
-    terminal_images,
-    terminal_model,
-    terminal_preprocessing,
-    terminal_profile,
-    terminal_tensor,
+from .facts import Fact, blocks_of, speed_text
+from .layout import (
+    INDENT,
+    Flow,
+    Pen,
+    Trimmed,
+    bar_chart,
+    columns,
+    hanging,
+    headline,
+    line,
+    notes,
+    reasons,
+    section,
+    spaced,
 )
-from .layout import INDENT, Flow, Pen, Trimmed, columns, hanging, line, section
 from .record import Report
 
 BAR_ROWS = 4
 MAX_FEATURES = 8  # rows
+MAX_SKIPPED = 3  # skipped images named; all that the evidence names with `verbose`
 MAX_LIMITS = 2  # of the profile, beside the claim; all with `verbose`
-
-_SIGN = {"PASS": "✓", "WARN": "▲"}
-_COLOUR = {"PASS": "green", "WARN": "yellow"}
-_CLEARS: dict[words.Clears, tuple[str, str]] = {
-    "yes": ("✓ yes", "green"),
-    "no": ("✗ no", "yellow"),
-    "straddles": ("~ straddles", "yellow"),
-    "not measured": ("? unknown", "yellow"),
-}
 
 
 def render(report: Report, *, ascii_only: bool = False, verbose: bool = False) -> RenderableType:
-    """The report for a terminal or a text file, laid out for the width of the console that prints it.
+    """Lay out the report for a terminal or a text file, in the width of the console that prints it.
 
     Args:
         report: what to show.
@@ -67,72 +60,48 @@ def render(report: Report, *, ascii_only: bool = False, verbose: bool = False) -
     pen = Pen(ascii_only)
     sections = [
         _headline(report, pen),
-        *_reasons(report, pen),
-        *_notes(report, pen),
+        *reasons(pen, report.verdict.reasons, command_style="cyan"),
+        *notes(pen, report.notes),
         *_gate(report, pen),
         Flow((_evidence(report, pen), _histogram(report, pen), _features(report, pen, verbose))),
         _reference(report, pen, verbose),
         _measured(report, pen, verbose),
         _limits(report, pen, verbose),
     ]
-    return Trimmed(Group(*(line for section in sections for line in (Text(), section))))
+    return Trimmed(Group(Text(), spaced(sections)))
 
 
 def one_line(report: Report) -> str:
-    """The verdict in one line, for logs and tables of many models: "WARN model.onnx: rectified"."""
+    """Write the verdict in one line, for logs and tables of many models: "WARN model.onnx: rectified"."""
     reasons = ", ".join(reason.id for reason in report.verdict.reasons)
     file = name_text(report.evidence.model.file, ascii_only=False)
     return f"{report.verdict.verdict} {file}" + (f": {reasons}" if reasons else "")
 
 
 def _headline(report: Report, pen: Pen) -> RenderableType:
-    verdict, model = report.verdict.verdict, report.evidence.model
-    colour = _COLOUR[verdict]
-    rule = Rule(
-        line(pen.say("━━ ", colour), pen.say(f"{_SIGN[verdict]} {verdict}{_passed_by(report)}", f"bold {colour}")),
-        characters=sentence_text("━", pen.ascii_only),
-        style=colour,
-        align="left",
-    )
+    model = report.evidence.model
     planted = "" if _noted(report, model.synthetic) else f": {model.synthetic}"
     synthetic = pen.say(f"synthetic{planted}" if model.synthetic else "", "yellow")
     what = pen.facts([pen.name(model.file, "bold"), pen.name(model.source), synthetic])
     below = Group(what, pen.name(model.digest, "dim"), pen.prose(words.meaning_text(report.verdict)))
-    return Group(rule, Padding(below, (0, 0, 0, INDENT)))
+    return Group(headline(pen, report.verdict.verdict, _passed_by(report)), Padding(below, (0, 0, 0, INDENT)))
+
+
+def _noted(report: Report, text: str) -> bool:
+    """Tell whether a note of the report holds this text."""
+    return any(text in note for note in report.notes)
 
 
 def _passed_by(report: Report) -> str:
-    """What to add to a WARN that does not fail the run."""
+    """Write what the headline adds to a WARN that does not fail the run."""
     if report.verdict.verdict == "PASS" or report.gate is None or report.gate.exit_code != 0:
         return ""
     waived = {waiver.reason for waiver in report.gate.waived}
     return " (waived)" if all(r.id in waived for r in report.verdict.reasons) else " (let through)"
 
 
-def _reasons(report: Report, pen: Pen) -> list[RenderableType]:
-    rows: list[tuple[Text, Text]] = []
-    owner: dict[str, str] = {}  # next step → the first reason that names it
-    for reason in report.verdict.reasons:
-        rule = RULES.get(reason.id)
-        first = owner.setdefault(reason.next_step, reason.id)
-        step = reason.next_step if first == reason.id else f"The same as for {first}."
-        title = line(pen.say(f"{rule.title}  " if rule else "", "bold"), pen.say(reason.id, "dim"))
-        next_step = pen.say(f"→ {step}")
-        next_step.highlight_regex(r"`[^`]*`", "cyan")
-        rows += [(pen.say("✗", "yellow"), title), (Text(), pen.say(reason.seen)), (Text(), next_step)]
-    if not rows:
-        return []
-    remark = "`robustcheck explain REASON` tells more"
-    return [section(pen, "Reasons and next steps", remark, hanging(rows))]
-
-
-def _notes(report: Report, pen: Pen) -> list[RenderableType]:
-    rows = [(pen.say("note", "bold"), pen.say(note)) for note in report.notes]
-    return [hanging(rows)] if rows else []
-
-
 def _gate(report: Report, pen: Pen) -> list[RenderableType]:
-    """What the command made of the verdict; nothing from Python, where there is no gate."""
+    """Show exit code, rule and waivers; no block for a report from Python, which has no gate."""
     gate = report.gate
     if gate is None:
         return []
@@ -146,30 +115,21 @@ def _gate(report: Report, pen: Pen) -> list[RenderableType]:
 
 
 def _evidence(report: Report, pen: Pen) -> RenderableType:
-    s, thresholds = report.evidence.statistics, report.profile.thresholds
-    bounds = {name: _bounds(getattr(s, name), thresholds[name].minimum) for name in STATISTICS}
-    widest = max(len(low) for low, _ in bounds.values())
+    statistics = words.statistics_of(report)
+    bounds = [s.bounds(between=" – ").partition(" – ") for s in statistics]
+    widest = max((len(low) for low, dash, _ in bounds if dash), default=0)  # so that the dashes stand in line
     table = columns(pen, "statistic", ">value", "=interval", "=threshold", "=clears it?")
-    for name in STATISTICS:
-        interval, minimum = getattr(s, name), thresholds[name].minimum
-        low, high = bounds[name]
-        word, colour = _CLEARS[words.clears(interval, minimum)]
+    for s, (low, dash, high) in zip(statistics, bounds, strict=True):
+        sign, word = words.CLEARS[s.clears]
         table.add_row(
-            pen.say(NAMES[name]),
-            pen.say("–" if interval.estimate is None else number_text(interval.estimate), "bold"),
-            pen.say(f"{low:>{widest}} – {high}" if low and high else "not measured"),
-            pen.say(f"> {minimum:g}"),
-            pen.say(word, colour),
+            pen.say(s.name),
+            pen.say(s.value, "bold"),
+            pen.say(f"{low:>{widest}}{dash}{high}" if dash else low),
+            pen.say(f"> {s.minimum:g}"),
+            pen.say(f"{sign} {word}", "green" if s.clears == "yes" else "yellow"),
         )
-    remark = f"{100 * (1 - s.alpha):g} % confidence for all together"
+    remark = f"{100 * (1 - report.evidence.statistics.alpha):g} % confidence for all together"
     return section(pen, "Evidence and thresholds", remark, table, Text(), _context(report, pen))
-
-
-def _bounds(interval: Interval, minimum: float) -> tuple[str, str]:
-    """Both bounds as text; empty where there are none."""
-    if interval.low is None or interval.high is None:
-        return "", ""
-    return bound_text(interval.low, minimum), bound_text(interval.high, minimum)
 
 
 def _context(report: Report, pen: Pen) -> RenderableType:
@@ -197,34 +157,25 @@ def _histogram(report: Report, pen: Pen) -> RenderableType:
     title = "Kurtosis per image"
     if not s.histogram_counts or s.kurtosis_quantiles is None:
         return section(pen, title, "", pen.say("not measured"))
-    top = str(max(s.histogram_counts))
-    labels = [top, *[""] * (BAR_ROWS - 1)]
-    lines = [
-        line(pen.say(f"{label:>{len(top)}} │", "dim"), pen.say(row, "cyan"))
-        for label, row in zip(labels, bars(s.histogram_counts, BAR_ROWS), strict=True)
-    ]
     low, high = (number_text(edge) for edge in (s.histogram_edges[0], s.histogram_edges[-1]))
-    gap = max(len(s.histogram_counts) - len(low), len(high) + 1)
-    lines.append(pen.say(f"{0:>{len(top)}} └{'─' * len(s.histogram_counts)}", "dim"))
-    lines.append(pen.say(f"{'':>{len(top)}}  {low}{high:>{gap}}", "dim"))
+    top = str(max(s.histogram_counts))
+    lines = bar_chart(pen, s.histogram_counts, BAR_ROWS, top=top, ends=(low, high))
     return section(pen, title, f"median {number_text(s.kurtosis_quantiles[2])}", *lines)
 
 
 def _features(report: Report, pen: Pen, verbose: bool) -> RenderableType:
     s = report.evidence.statistics
     persistent = len(s.persistent)
-    # the strongest three make up the top-3 share; of the others only the persistent ones say something
-    wanted = [f for rank, f in enumerate(s.features) if verbose or f.persistent or rank < TOP_FEATURES]
-    shown = wanted[:MAX_FEATURES]
+    features = list(s.features) if verbose else words.notable_features(s)
     title = "Outlier features"
     remark = f"{persistent or 'none'} persistent, of {count_text(s.n_features, 'feature')}"
-    if not shown:
+    if not features:
         return section(pen, title, remark, pen.say("not measured"))
     table = columns(pen, ">feature", ">share of K", f">beyond {OUTLIER_SD:g} SD", ">mean z", "persistent")
-    for feature in shown:
+    for feature in features[:MAX_FEATURES]:
         table.add_row(*_feature_row(feature, pen))
-    more = len(wanted) - len(shown)
-    return section(pen, title, remark, table, *([pen.say(f"and {more} more", "dim")] if more else []))
+    more = len(features) - MAX_FEATURES
+    return section(pen, title, remark, table, *([pen.say(f"and {more} more", "dim")] if more > 0 else []))
 
 
 def _feature_row(feature: OutlierFeature, pen: Pen) -> list[Text]:
@@ -245,7 +196,7 @@ def _reference(report: Report, pen: Pen, verbose: bool) -> RenderableType:
     if ratio is None or not report.reference:
         return section(pen, title, remark, pen.say("not placed: no persistence ratio or no table"))
     table = columns(pen, "", ">rank", ">ratio", ">K", "", "group", "checkpoint")
-    for rank, row, left_out in words.placed(report.reference, ratio, everything=verbose):
+    for rank, row, left_out in words.reference_lines(report.reference, ratio, everything=verbose):
         if left_out:
             gap = pen.say(gap_text(left_out), "dim")
             table.add_row(Text(), pen.say("…", "dim"), Text(), Text(), Text(), Text(), gap)
@@ -273,19 +224,64 @@ def _reference(report: Report, pen: Pen, verbose: bool) -> RenderableType:
 
 
 def _measured(report: Report, pen: Pen, verbose: bool) -> RenderableType:
+    below = {
+        "model": [pen.name(f"{file} {digest}") for file, digest in report.evidence.model.external_digests.items()],
+        "preprocessing": _fields(report, pen) if verbose else [],
+        "images": _skipped_and_converted(report, pen, verbose),
+        "ran on": _fallback_and_time(report, pen),
+    }
     blocks = [
-        ("model", terminal_model(report, pen)),
-        ("tensor", terminal_tensor(report, pen)),
-        ("preprocessing", terminal_preprocessing(report, pen, verbose)),
-        ("images", terminal_images(report, pen, verbose)),
-        ("ran on", terminal_execution(report, pen)),
-        ("judged by", terminal_profile(report, pen, verbose)),
+        (
+            block.label,
+            [pen.facts([_fact(fact, pen) for fact in (*block.facts, *block.more)]), *below.get(block.label, [])],
+        )
+        for block in blocks_of(report, verbose=verbose)
     ]
     if report.published is not None:
         context = f"{report.published.sentence} Context only: it decides nothing."
         blocks.insert(1, ("published", [pen.say(context)]))
     rows = [(pen.say(f"{'' if i else label} ", "dim"), text) for label, texts in blocks for i, text in enumerate(texts)]
     return section(pen, "What was measured", "", hanging(rows))
+
+
+def _fact(fact: Fact, pen: Pen) -> Text:
+    text = pen.say(fact.short) if fact.kind == "text" else pen.name(fact.short)
+    return line(pen.say(fact.caution, "yellow"), text)
+
+
+def _fields(report: Report, pen: Pen) -> list[Text]:
+    """List every field of the preprocessing with the place that says it."""
+    p = report.evidence.preprocessing
+    if p.source == "tensors":
+        return []
+    return [
+        line(pen.say(f"{field}: ", "dim"), pen.name(value), pen.say(f" ({where})", "dim"))
+        for field, value, where in p.fields
+    ]
+
+
+def _skipped_and_converted(report: Report, pen: Pen, verbose: bool) -> list[Text]:
+    images, lines = report.evidence.images, []
+    if images.n_skipped and (verbose or not all(_noted(report, name) for name, _ in images.skipped[:1])):
+        named = images.skipped if verbose else images.skipped[:MAX_SKIPPED]
+        listed = [line(pen.name(name), pen.say(f" ({why})")) for name, why in named]
+        if images.n_skipped > len(named):
+            listed.append(pen.say(f"and {images.n_skipped - len(named)} more"))
+        lines.append(line(pen.say(f"{images.n_skipped} skipped: ", "yellow"), pen.say(", ").join(listed)))
+    if images.notes:
+        lines.append(pen.say("converted: " + ", ".join(f"{what} {n}" for what, n in images.notes.items())))
+    return lines
+
+
+def _fallback_and_time(report: Report, pen: Pen) -> list[Text]:
+    reason, time, lines = report.evidence.execution.fallback_reason, report.time, []
+    if reason and not _noted(report, reason):
+        lines.append(line(pen.say("fallback: ", "yellow"), pen.say(reason)))
+    if time is not None:
+        speed = ", ".join(text for text in (f"{number_text(time.wall_s)} s", speed_text(time)) if text)
+        cached = f" · from the cache: measured {time.cached}, nothing has changed since" if time.cached else ""
+        lines.append(pen.say(f"{time.started}, {speed}{cached}"))
+    return lines
 
 
 def _limits(report: Report, pen: Pen, verbose: bool) -> RenderableType:

@@ -1,4 +1,4 @@
-"""Sentences and short texts that several forms of a report share; pure, no rich."""
+"""Words and numbers that several forms of a report share: verdict, statistics, reference list, preprocessing; pure."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Literal, NamedTuple
 
-from robustcheck_onnx.checker.evidence import CLIP, IMAGENET, Interval, Preprocessing, Statistics
-from robustcheck_onnx.checker.text import number_text
-from robustcheck_onnx.checker.verdict import Verdict, above, below
+from robustcheck_onnx.checker.evidence import CLIP, IMAGENET, Interval, OutlierFeature, Preprocessing, Statistics
+from robustcheck_onnx.checker.statistics import TOP_FEATURES
+from robustcheck_onnx.checker.text import interval_text, number_text
+from robustcheck_onnx.checker.verdict import NAMES, Verdict, above, below
+from robustcheck_onnx.thresholds.profile import STATISTICS, Statistic
 
-from .record import Placed
+from .record import Placed, Report
 
-NEIGHBOURS = 4  # reference sets shown around the model, beside the two ends of the table
+SIGNS = {"PASS": "✓", "WARN": "▲", "ERROR": "✗"}
+NEIGHBOURS = 4  # reference sets listed around the model, beside the two ends of the table
 
 _GROUPS = {
     "zero_shot_clip": "zero-shot CLIP",
@@ -22,7 +25,13 @@ _GROUPS = {
 }
 
 Clears = Literal["yes", "no", "straddles", "not measured"]
-
+CLEARS: dict[Clears, tuple[str, str]] = {
+    "yes": ("✓", "yes"),
+    "no": ("✗", "no"),
+    "straddles": ("~", "straddles"),
+    "not measured": ("?", "unknown"),
+}
+"""Sign and word of each answer to "clears it?"."""
 
 _MEANING = {
     "PASS": "The indication of robustness to natural distribution shifts is present on the images that were given. "
@@ -37,14 +46,14 @@ _ONLY_A_DETECTOR = (
 
 
 def meaning_text(verdict: Verdict) -> str:
-    """What a verdict says, and no more."""
+    """Say in a sentence or two what a verdict means."""
     if [reason.id for reason in verdict.reasons] == ["detector_warned"]:
         return _ONLY_A_DETECTOR
     return _MEANING[verdict.verdict]
 
 
 def clears(interval: Interval, minimum: float) -> Clears:
-    """On which side of the threshold the interval lies, by the verdict's own comparisons."""
+    """Tell on which side of the threshold the interval lies, by the verdict's own comparisons."""
     if interval.low is None or interval.high is None:
         return "not measured"
     if above(interval, minimum):
@@ -52,14 +61,53 @@ def clears(interval: Interval, minimum: float) -> Clears:
     return "no" if below(interval, minimum) else "straddles"
 
 
+class JudgedStatistic(NamedTuple):
+    """One of the deciding statistics beside its threshold."""
+
+    id: Statistic
+    interval: Interval
+    minimum: float
+    """the threshold: PASS needs the whole interval above it"""
+
+    @property
+    def name(self) -> str:
+        """The statistic in words."""
+        return NAMES[self.id]
+
+    @property
+    def value(self) -> str:
+        """The estimate; a dash where it could not be measured."""
+        return number_text(self.interval.estimate, missing="–")
+
+    @property
+    def clears(self) -> Clears:
+        """On which side of the threshold the interval lies."""
+        return clears(self.interval, self.minimum)
+
+    def bounds(self, between: str = " to ", missing: str = "not measured") -> str:
+        """Write the interval, with as many digits as show on which side of the threshold each bound lies."""
+        return interval_text(self.interval.low, self.interval.high, self.minimum, between=between, missing=missing)
+
+
+def statistics_of(report: Report) -> list[JudgedStatistic]:
+    """Return the deciding statistics, in the profile's order."""
+    evidence, thresholds = report.evidence.statistics, report.profile.thresholds
+    return [JudgedStatistic(name, getattr(evidence, name), thresholds[name].minimum) for name in STATISTICS]
+
+
+def notable_features(statistics: Statistics) -> list[OutlierFeature]:
+    """Return the strongest three, which make up the top-3 share, and every persistent outlier feature."""
+    return [f for rank, f in enumerate(statistics.features) if f.persistent or rank < TOP_FEATURES]
+
+
 def max_median_text(statistics: Statistics) -> str:
-    """The max-median ratio; infinite where it was measured and a median is 0."""
+    """Write the max-median ratio; "infinite" where it was measured and a median is 0."""
     if statistics.max_median_ratio is None and statistics.rms_kurtosis is not None:
         return "infinite"
     return number_text(statistics.max_median_ratio)
 
 
-class Place(NamedTuple):
+class ReferenceLine(NamedTuple):
     """One line of the reference list; `reference` None = the model that was measured."""
 
     rank: int
@@ -68,8 +116,10 @@ class Place(NamedTuple):
     """sets between the line before and this one that are not listed"""
 
 
-def placed(references: Sequence[Placed], persistence_ratio: float, everything: bool = False) -> tuple[Place, ...]:
-    """Where the model stands among the reference sets by persistence ratio: its neighbours and both ends.
+def reference_lines(
+    references: Sequence[Placed], persistence_ratio: float, everything: bool = False
+) -> tuple[ReferenceLine, ...]:
+    """Rank the model among the reference sets by persistence ratio, and list its neighbours and both ends.
 
     Args:
         references: in any order.
@@ -85,33 +135,34 @@ def placed(references: Sequence[Placed], persistence_ratio: float, everything: b
     last = len(ordered) - 1
     first = max(min(own - NEIGHBOURS // 2, last - NEIGHBOURS), 0)
     window = range(first, first + NEIGHBOURS + 1)
-    shown = [i for i in range(len(ordered)) if everything or i in window or i in (0, last)]
-    return tuple(Place(i + 1, ordered[i], i - before - 1) for before, i in zip((-1, *shown), shown, strict=False))
+    listed = [i for i in range(len(ordered)) if everything or i in window or i in (0, last)]
+    return tuple(
+        ReferenceLine(i + 1, ordered[i], i - before - 1) for before, i in zip((-1, *listed), listed, strict=False)
+    )
 
 
 def widest_kurtosis(references: Sequence[Placed]) -> tuple[str, float, float] | None:
-    """The checkpoint whose activation kurtosis differs most between its image sets: name, least, most.
+    """Return the checkpoint whose activation kurtosis differs most between its image sets: name, least, most.
 
     Only sets that show the indication count: of the others the table holds logits beside representations.
     None when no checkpoint stands in the table twice.
     """
     shows = sorted((r for r in references if r.shows_outlier_features), key=lambda r: r.checkpoint)
-    by_checkpoint = groupby(shows, key=lambda r: r.checkpoint)
-    found = []
-    for checkpoint, rows in by_checkpoint:
+    ranges = []
+    for checkpoint, rows in groupby(shows, key=lambda r: r.checkpoint):
         values = [r.kurtosis for r in rows]
         if len(values) > 1 and min(values) > 0:
-            found.append((checkpoint, min(values), max(values)))
-    return max(found, key=lambda f: f[2] / f[1], default=None)
+            ranges.append((checkpoint, min(values), max(values)))
+    return max(ranges, key=lambda r: r[2] / r[1], default=None)
 
 
 def group_text(group: str) -> str:
-    """The words for a group of the reference table."""
+    """Write a group of the reference table in words."""
     return _GROUPS.get(group, group.replace("_", " "))
 
 
 def preprocessing_text(p: Preprocessing) -> str:
-    """The steps from decoded photo to model input in one line; px are width×height."""
+    """Write the steps from decoded photo to model input in one line; px are width×height."""
     height, width = p.resize_size
     if p.resize_mode == "none":
         resize = "no resize"
@@ -143,12 +194,3 @@ def _normalisation(p: Preprocessing) -> str:
 
 def _triple(values: tuple[float, float, float]) -> str:
     return f"{values[0]:.4g}" if len(set(values)) == 1 else " ".join(f"{v:.4g}" for v in values)
-
-
-def without_model(message: str, model: str) -> str:
-    """An error's message without the model's path before it, for a table whose row names the model.
-
-    >>> without_model("a.onnx: file is empty", "a.onnx")
-    'file is empty'
-    """
-    return message.removeprefix(f"{model}: ")

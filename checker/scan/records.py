@@ -1,4 +1,4 @@
-"""What a scan found: its records, and what they say in words; pure."""
+"""The records of a scan, its summary and its notes; pure."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from robustcheck_onnx.checker.evidence import Execution, ImageFacts, Preprocessi
 from robustcheck_onnx.checker.model import ModelFile
 from robustcheck_onnx.checker.report import Time
 from robustcheck_onnx.checker.text import as_json
+from robustcheck_onnx.checker.verdict import fallback_note, skipped_note, synthetic_note
 from robustcheck_onnx.thresholds.frozen import Frozen
 
 from .depth import LayerStatistics, PersistentFeature
@@ -90,20 +91,20 @@ def summary(layers: Sequence[Layer], begins: int | None) -> str:
     """Where outlier features begin, in words."""
     n_images = max(layer.statistics.n_images for layer in layers)
     of_class = next((i for i, layer in enumerate(layers) if layer.statistics.n_class_token_persistent), None)
-    told = f"No layer has a persistent outlier feature on these {n_images} images."
+    text = f"No layer has a persistent outlier feature on these {n_images} images."
     if begins is not None:
         layer = layers[begins]
         rows = {0: "images", 1: "tokens", 2: "positions"}[len(layer.positions)]
-        told = (
+        text = (
             f"{_named(layers, begins)} is the first with a persistent outlier feature: "
             f"{_first(layer.statistics.persistent, layer.statistics.n_persistent, rows)} measured on "
             f"{layer.statistics.n_images} images."
         )
     if of_class is not None and (begins is None or of_class < begins):
-        found = layers[of_class].statistics
-        named = _first(found.class_token_persistent, found.n_class_token_persistent, "images")
-        told += f" In the class token alone it is {_named(layers, of_class, lower=True)}: {named}."
-    return told
+        class_token = layers[of_class].statistics
+        features = _first(class_token.class_token_persistent, class_token.n_class_token_persistent, "images")
+        text += f" In the class token alone it is {_named(layers, of_class, lower=True)}: {features}."
+    return text
 
 
 def _named(layers: Sequence[Layer], index: int, *, lower: bool = False) -> str:
@@ -123,24 +124,23 @@ def notes_of_scan(
     facts: ScanModel,
     layers: Sequence[Layer],
     preprocessing: PreprocessingFacts,
-    seen: ImageFacts,
+    images: ImageFacts,
     execution: Execution,
 ) -> tuple[str, ...]:
     """What a reader must know beside the numbers."""
-    notes = []
+    notes: list[str] = []
     source = model.contract.source if model.contract else None
-    if source is not None and source.synthetic:
-        notes.append(f"Synthetic model: {source.synthetic}.")
+    notes += synthetic_note(source.synthetic if source else "")
     if source is not None and source.random_weights:
         notes.append("The model has random weights: it was never trained.")
     if preprocessing.source == "assumed":
         notes.append("The preprocessing was assumed: the file does not say it. Wrong pixels give wrong statistics.")
-    if seen.bundled:
+    if images.bundled:
         notes.append("The bundled photos were used; your own in-distribution images say more (--images).")
-    n_good = seen.n_read - seen.n_skipped
+    n_good = images.n_read - images.n_skipped
     if n_good < FEW_IMAGES:
         notes.append(f"Only {n_good} images: what is alike in few images need not be in many.")
-    notes += [f"Image set: {finding.seen}." for finding in seen.sanity.findings]
+    notes += [f"Image set: {finding.seen}." for finding in images.sanity.findings]
     if facts.rule == "stages":
         notes.append("No residual block was found: layers are cut where width or resolution changes.")
     if facts.n_left_out:
@@ -148,16 +148,11 @@ def notes_of_scan(
         notes.append(f"{what} left out: the meaning of the axes does not show, or there are too few features.")
     if any(layer.measured != layer.positions for layer in layers):
         notes.append(f"Feature maps are measured at up to {GRID} × {GRID} evenly spaced positions of each image.")
-    if lost := max(layer.statistics.n_not_finite for layer in layers):
-        notes.append(f"At some layer {lost} images were left out: their values are not finite.")
+    if n_not_finite := max(layer.statistics.n_not_finite for layer in layers):
+        notes.append(f"At some layer {n_not_finite} images were left out: their values are not finite.")
     if not facts.output_unchanged:
         notes.append(
             f"The appended nodes changed the model's own output (relative difference {facts.output_difference:.2g}): "
             "ONNX Runtime fuses layers in another way with them, so the numbers are those of a slightly other model."
         )
-    if execution.fallback_reason:
-        notes.append(f"The CPU was used: {execution.fallback_reason}.")
-    if seen.n_skipped:
-        first = "; ".join(f"{name}: {reason}" for name, reason in seen.skipped[:3])
-        notes.append(f"{seen.n_skipped} of {seen.n_read} images were skipped ({first}).")
-    return tuple(notes)
+    return (*notes, *fallback_note(execution), *skipped_note(images))

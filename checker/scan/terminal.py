@@ -5,13 +5,19 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.text import Text
 
-from robustcheck_onnx.checker.report import Pen, Trimmed, columns, hanging, line, section
-from robustcheck_onnx.checker.text import bars, count_text, number_text, percent_text, short_digest, short_provider
+from robustcheck_onnx.checker.report import Pen, Trimmed, bar_chart, bullets, columns, hanging, line, section, spaced
+from robustcheck_onnx.checker.text import (
+    count_text,
+    number_text,
+    percent_text,
+    range_text,
+    short_digest,
+    short_provider,
+)
 
 from .depth import LayerStatistics, Place
 from .records import Layer, ScanReport
@@ -22,33 +28,30 @@ IN_A_CELL = 3  # features named in a cell of the table
 IN_A_LIST = 8  # features or places named below it
 NOTHING = "–"
 
-Key = TypeVar("Key")
-Value = TypeVar("Value")
+_ByName = dict[str, list[tuple[int, float, float]]]
+"""By the name of a feature, or of a feature at a place: layer number, share of the rows or images, largest value."""
 
 
 def render(report: ScanReport, *, ascii_only: bool = False) -> RenderableType:
-    """The report, laid out for the width of the console that prints it."""
+    """Lay out the report for the width of the console that prints it."""
     pen = Pen(ascii_only)
     blocks = [
         _headline(pen, report),
         section(pen, "Where outlier features begin", "", pen.say(report.summary)),
         _Plot(pen, report.layers),
         _Table(pen, report),
-        *_found(pen, report),
-        *([section(pen, "Notes", "", _bullets(pen, report.notes))] if report.notes else []),
+        *_features_through_depth(pen, report),
+        *([section(pen, "Notes", "", bullets(pen, report.notes))] if report.notes else []),
         section(pen, "Limits", "", pen.prose(report.limits)),
     ]
-    spaced: list[RenderableType] = []
-    for block in blocks:
-        spaced += [block, Text()]
-    return Trimmed(Group(*spaced[:-1]))
+    return Trimmed(spaced(blocks))
 
 
 def _headline(pen: Pen, report: ScanReport) -> RenderableType:
-    run, seen, model = report.execution, report.images, report.model
+    run, images, model = report.execution, report.images, report.model
     facts = [
-        pen.say(count_text(seen.n_read - seen.n_skipped, "image")),
-        pen.name(seen.source),
+        pen.say(count_text(images.n_read - images.n_skipped, "image")),
+        pen.name(images.source),
         pen.name(short_digest(model.digest)),
         pen.say(f"{run.requested} → {short_provider(run.providers[0])}"),
         pen.say(f"ONNX Runtime {run.runtime}"),
@@ -66,7 +69,7 @@ def _headline(pen: Pen, report: ScanReport) -> RenderableType:
 
 @dataclass(frozen=True)
 class _Plot:
-    """Kurtosis through depth as bars, and where features are persistent."""
+    """Bars of the kurtosis of each layer, with marks at layers that have persistent outlier features."""
 
     pen: Pen
     layers: tuple[Layer, ...]
@@ -82,21 +85,9 @@ class _Plot:
         wide = max(1, min(3, room // len(values)))  # columns of a bar
         values = [max(values[i : i + step]) for i in range(0, len(values), step)]
         marks = [any(marks[i : i + step]) for i in range(0, len(marks), step)]
-        heights = bars([round(1000 * value) for value in values], PLOT_ROWS)
-        lines = [
-            line(
-                pen.say(f"{label:>{len(top)}} │", "dim"),
-                pen.say("".join(sign * wide for sign in row), "cyan"),
-            )
-            for label, row in zip([top, *[""] * (PLOT_ROWS - 1)], heights, strict=True)
-        ]
-        lines.append(pen.say(f"{'0':>{len(top)}} └{'─' * (wide * len(values))}", "dim"))
-        if any(marks):
-            signs = "".join(("▲" if mark else " ") * wide for mark in marks)
-            lines.append(line(pen.say(" " * (len(top) + 2)), pen.say(signs, "yellow")))
-        last = str(len(self.layers))
-        gap = max(wide * len(values) - 1, len(last) + 1)
-        lines.append(pen.say(f"{'':>{len(top)}}  1{last:>{gap}}", "dim"))
+        signs = "".join(("▲" if mark else " ") * wide for mark in marks) if any(marks) else ""
+        counts, ends = [round(1000 * value) for value in values], ("1", str(len(self.layers)))
+        lines = bar_chart(pen, counts, PLOT_ROWS, top=top, ends=ends, width=wide, marks=signs)
         remark = "mean over rows of features, by layer"
         if any(marks):
             remark += "; ▲ persistent outlier feature"
@@ -107,7 +98,7 @@ class _Plot:
 
 @dataclass(frozen=True)
 class _Table:
-    """One row a layer; tensor names where they fit."""
+    """A table with one row for each layer, with tensor names where they fit."""
 
     pen: Pen
     report: ScanReport
@@ -120,23 +111,23 @@ class _Table:
         headers += [">kurtosis", *([">class", ">mean"] if wide and has_class else [">mean"] if wide else [])]
         table = columns(pen, *headers, ">RMS", "persistent", ">max/med", ">massive")
         for number, layer in enumerate(self.report.layers, 1):
-            found = layer.statistics
+            measured = layer.statistics
             cells = [pen.say(str(number)), pen.say(layer.kind)]
             if wide:
                 cells.append(pen.name(layer.tensor))
             cells.append(pen.say(str(layer.width)))
             if wide:
                 cells.append(pen.say("×".join(map(str, layer.positions)) or NOTHING))
-            cells.append(_number(pen, found.kurtosis))
+            cells.append(_number(pen, measured.kurtosis))
             if wide and has_class:
-                cells.append(_number(pen, found.class_token_kurtosis))
+                cells.append(_number(pen, measured.class_token_kurtosis))
             if wide:
-                cells.append(_number(pen, found.mean_token_kurtosis))
+                cells.append(_number(pen, measured.mean_token_kurtosis))
             cells += [
-                _number(pen, found.rms_kurtosis),
-                pen.say(_persistent(found), "yellow" if found.has_outliers else ""),
-                _number(pen, found.max_median_ratio),
-                pen.say(str(found.n_massive or NOTHING)),
+                _number(pen, measured.rms_kurtosis),
+                pen.say(_persistent(measured), "yellow" if measured.has_outliers else ""),
+                _number(pen, measured.max_median_ratio),
+                pen.say(str(measured.n_massive or NOTHING)),
             ]
             table.add_row(*cells)
         remark = "" if wide else f"tensor names: from {WIDE} columns on, and in JSON"
@@ -151,75 +142,59 @@ class _Table:
         yield section(pen, "Layers", remark, table, Text(), pen.prose(legend, "dim"))
 
 
-def _persistent(found: LayerStatistics) -> str:
-    if not found.n_persistent:
+def _persistent(measured: LayerStatistics) -> str:
+    if not measured.n_persistent:
         return NOTHING
-    named = ", ".join(str(each.feature) for each in found.persistent[:IN_A_CELL])
-    more = found.n_persistent - IN_A_CELL
+    named = ", ".join(str(each.feature) for each in measured.persistent[:IN_A_CELL])
+    more = measured.n_persistent - IN_A_CELL
     return f"{named} + {more} more" if more > 0 else named
 
 
 def _number(pen: Pen, value: float | None) -> Text:
-    return pen.say(NOTHING if value is None else number_text(value))
+    return pen.say(number_text(value, missing=NOTHING))
 
 
-def _found(pen: Pen, report: ScanReport) -> list[RenderableType]:
-    """Which features at which layers, tokens and positions."""
-    features: dict[int, list[tuple[int, float]]] = defaultdict(list)
-    of_class: dict[int, list[tuple[int, float]]] = defaultdict(list)
-    fixed: dict[tuple[int, str], list[tuple[int, float, float]]] = defaultdict(list)
-    massive: dict[tuple[int, str], list[tuple[int, float, float]]] = defaultdict(list)
+def _features_through_depth(pen: Pen, report: ScanReport) -> list[RenderableType]:
+    """List features with their layers, tokens and positions, a section for each kind that there is."""
+    persistent: _ByName = defaultdict(list)
+    of_class_token: _ByName = defaultdict(list)
+    fixed: _ByName = defaultdict(list)
+    massive: _ByName = defaultdict(list)
     for number, layer in enumerate(report.layers, 1):
-        found = layer.statistics
-        for each in found.persistent:
-            features[each.feature].append((number, each.frequency))
-        for each in found.class_token_persistent:
-            of_class[each.feature].append((number, each.frequency))
-        if found.fixed_outlier is not None:
-            fixed[_key(found.fixed_outlier)].append(
-                (number, found.fixed_outlier.frequency, found.fixed_outlier.largest_z)
-            )
-        for place in found.massive:
-            massive[_key(place)].append((number, place.frequency, place.value))
+        measured = layer.statistics
+        for by_name, features in (
+            (persistent, measured.persistent),
+            (of_class_token, measured.class_token_persistent),
+        ):
+            for each in features:
+                by_name[f"feature {each.feature}"].append((number, each.frequency, 0.0))
+        if measured.fixed_outlier is not None:
+            outlier = measured.fixed_outlier
+            fixed[_place(outlier)].append((number, outlier.frequency, outlier.largest_z))
+        for place in measured.massive:
+            massive[_place(place)].append((number, place.frequency, place.value))
     sections: list[RenderableType] = []
-    for title, remark, seen in (
-        ("Persistent outlier features", "beyond 6 SD, share of the tokens or positions", features),
-        ("Persistent in class tokens", "beyond 6 SD, share of the images", of_class),
+    for title, remark, by_name, largest in (
+        ("Persistent outlier features", "beyond 6 SD, share of the tokens or positions", persistent, ""),
+        ("Persistent in class tokens", "beyond 6 SD, share of the images", of_class_token, ""),
+        ("Largest |z| at one place", "in at least half of the images", fixed, ", up to {:.3g} SD"),
+        ("Massive activations", "share of the images", massive, ", largest value {:.4g}"),
     ):
-        if seen:
-            rows = [
-                (
-                    pen.say(f"feature {feature}"),
-                    pen.say(f"{_layers([each[0] for each in at])}, {_shares([share for _, share in at])}"),
-                )
-                for feature, at in _longest(seen)
-            ]
-            sections.append(section(pen, title, _more(remark, len(seen)), hanging(rows)))
-    for title, remark, found_at, unit in (
-        ("Largest |z| at one place", "in at least half of the images", fixed, "up to {:.3g} SD"),
-        ("Massive activations", "share of the images", massive, "largest value {:.4g}"),
-    ):
-        if found_at:
-            rows = [
-                (
-                    pen.say(f"feature {feature}{f', {where}' if where else ''}"),
-                    pen.say(
-                        f"{_layers([each[0] for each in at])}, {_shares([share for _, share, _ in at])}, "
-                        + unit.format(max((value for _, _, value in at), key=abs))
-                    ),
-                )
-                for (feature, where), at in _longest(found_at)
-            ]
-            sections.append(section(pen, title, _more(remark, len(found_at)), hanging(rows)))
+        if by_name:
+            longest = sorted(by_name.items(), key=lambda item: -len(item[1]))[:IN_A_LIST]
+            rows = [(pen.say(name), pen.say(_layers_text(layers, largest))) for name, layers in longest]
+            sections.append(section(pen, title, _more(remark, len(by_name)), hanging(rows)))
     return sections
 
 
-def _key(place: Place) -> tuple[int, str]:
-    return place.feature, place.where
+def _place(place: Place) -> str:
+    return f"feature {place.feature}" + (f", {place.where}" if place.where else "")
 
 
-def _longest(seen: dict[Key, list[Value]]) -> list[tuple[Key, list[Value]]]:
-    return sorted(seen.items(), key=lambda item: -len(item[1]))[:IN_A_LIST]
+def _layers_text(layers: Sequence[tuple[int, float, float]], largest: str) -> str:
+    """Write the layers, the share of the rows or images, and the largest value."""
+    numbers, shares, values = zip(*layers, strict=True)
+    return f"{_layers(numbers)}, {_shares(shares)}" + largest.format(max(values, key=abs))
 
 
 def _more(remark: str, count: int) -> str:
@@ -227,7 +202,7 @@ def _more(remark: str, count: int) -> str:
 
 
 def _layers(numbers: Sequence[int]) -> str:
-    """Runs of layer numbers: layers 3–10, 12."""
+    """Write layer numbers with their runs joined: layers 3–10, 12."""
     runs: list[list[int]] = []
     for number in numbers:
         if runs and number == runs[-1][-1] + 1:
@@ -239,9 +214,4 @@ def _layers(numbers: Sequence[int]) -> str:
 
 
 def _shares(shares: Sequence[float]) -> str:
-    low, high = percent_text(min(shares)), percent_text(max(shares))
-    return low if low == high else f"{low} – {high}"
-
-
-def _bullets(pen: Pen, sentences: Sequence[str]) -> RenderableType:
-    return hanging([(pen.say("•"), pen.say(sentence)) for sentence in sentences])
+    return range_text(percent_text(min(shares)), percent_text(max(shares)), between=" – ")

@@ -11,7 +11,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from robustcheck_onnx.checker.errors import CannotAssessError
-from robustcheck_onnx.checker.report import Pen, Trimmed, columns, hanging, line, section
+from robustcheck_onnx.checker.report import Pen, Trimmed, bullets, columns, labelled, line, section, spaced
 from robustcheck_onnx.checker.text import percent_text
 from robustcheck_onnx.thresholds.published import IMAGENET, SHIFT_WORDS
 
@@ -21,7 +21,7 @@ _COLOURS = {"agree": "green", "disagree": "red"}
 
 
 def render(report: ShiftReport, *, ascii_only: bool = False) -> RenderableType:
-    """The report, laid out for the width of the console that prints it."""
+    """Lay out the report for the width of the console that prints it."""
     pen = Pen(ascii_only)
     model = report.model
     blocks = [
@@ -35,17 +35,14 @@ def render(report: ShiftReport, *, ascii_only: bool = False) -> RenderableType:
         *([_effective(pen, report)] if any(each.effective_robustness for each in report.shifted) else []),
         *([_without(pen, report)] if any(each.not_applicable for each in report.shifted) else []),
         _agreement(pen, report),
-        *([section(pen, "Notes", "", _bullets(pen, report.notes))] if report.notes else []),
+        *([section(pen, "Notes", "", bullets(pen, report.notes))] if report.notes else []),
         pen.prose(report.claim, "dim"),
     ]
-    parts: list[RenderableType] = []
-    for block in blocks:
-        parts += [block, Text()]
-    return Trimmed(Group(*parts[:-1]))
+    return Trimmed(spaced(blocks))
 
 
 def suite_entry(report: ShiftReport, folder: Path) -> str:
-    """A model of a suite file in `folder` (docs/calibration.md) with the measured accuracies, as TOML.
+    """Write the model's entry of a suite file in `folder` (docs/calibration.md) with its accuracies, as TOML.
 
     Raises CannotAssessError when there are no accuracies that effective robustness could follow from.
     """
@@ -72,23 +69,20 @@ def _accuracies(pen: Pen, report: ShiftReport) -> RenderableType:
     table.add_row(*_row(pen, inside), pen.say("in-distribution", "dim"))
     for each in report.shifted:
         gap = each.difference
-        told = f"{100 * gap.value:+.1f} ({100 * gap.low:+.1f} to {100 * gap.high:+.1f})"
-        table.add_row(*_row(pen, each.result), pen.say(told))
-    labels = hanging(
-        [
-            (pen.say(", ".join(result.name for result in group), "dim"), pen.say(how))
-            for how, group in ((h, list(g)) for h, g in groupby((inside, *_results(report)), key=lambda r: r.labels))
-        ]
-    )
+        difference = f"{100 * gap.value:+.1f} ({100 * gap.low:+.1f} to {100 * gap.high:+.1f})"
+        table.add_row(*_row(pen, each.result), pen.say(difference))
+    results = (inside, *(each.result for each in report.shifted))
+    by_labels = groupby(results, key=lambda result: result.labels)
+    labels = labelled(pen, ((", ".join(result.name for result in group), how) for how, group in by_labels))
     remark = f"top-1 with {100 * report.confidence:.0f} % intervals (Wilson; difference: Newcombe)"
     return section(pen, "Accuracy", remark, table, Text(), pen.say("labels are", "dim"), labels)
 
 
 def _row(pen: Pen, result: SetResult) -> tuple[Text, ...]:
     acc = result.accuracy
-    known = "" if result.shift is None else f" ({WORDS[result.shift]})"
+    shift = "" if result.shift is None else f" ({WORDS[result.shift]})"
     return (
-        pen.name(result.name) + pen.say(known, "dim"),
+        pen.name(result.name) + pen.say(shift, "dim"),
         pen.say(str(acc.n)),
         pen.say(f"{result.n_labels} of {result.n_compete}"),
         pen.say(percent_text(acc.value), "bold"),
@@ -96,33 +90,26 @@ def _row(pen: Pen, result: SetResult) -> tuple[Text, ...]:
     )
 
 
-def _results(report: ShiftReport) -> tuple[SetResult, ...]:
-    return tuple(each.result for each in report.shifted)
-
-
 def _effective(pen: Pen, report: ShiftReport) -> RenderableType:
     table = columns(pen, "shift", ">points", "=interval", ">expected", "beyond the line of")
     for each in report.shifted:
-        found = each.effective_robustness
-        if found is not None:
-            mark = "; extrapolated" if found.extrapolated else ""
+        beyond = each.effective_robustness
+        if beyond is not None:
+            mark = "; extrapolated" if beyond.extrapolated else ""
             table.add_row(
                 pen.say(SHIFT_WORDS[each.result.shift or ""]),
-                pen.say(f"{found.points:+.1f}", "bold"),
-                pen.say(f"{found.low:+.1f} – {found.high:+.1f}"),
-                pen.say(percent_text(found.expected)),
-                pen.say(found.baseline + mark),
+                pen.say(f"{beyond.points:+.1f}", "bold"),
+                pen.say(f"{beyond.low:+.1f} – {beyond.high:+.1f}"),
+                pen.say(percent_text(beyond.expected)),
+                pen.say(beyond.baseline + mark),
             )
     return section(pen, "Effective robustness", "accuracy beyond the baseline, percentage points", table)
 
 
 def _without(pen: Pen, report: ShiftReport) -> RenderableType:
-    left = sorted((each for each in report.shifted if each.not_applicable), key=_why)
-    rows = [
-        (pen.say(", ".join(each.result.name for each in group), "dim"), pen.say(why))
-        for why, group in ((w, list(g)) for w, g in groupby(left, key=_why))
-    ]
-    return section(pen, "Effective robustness is not applicable", "", hanging(rows))
+    without = sorted((each for each in report.shifted if each.not_applicable), key=_why)
+    rows = ((", ".join(each.result.name for each in group), why) for why, group in groupby(without, key=_why))
+    return section(pen, "Effective robustness is not applicable", "", labelled(pen, rows))
 
 
 def _why(each: Shifted) -> str:
@@ -130,19 +117,18 @@ def _why(each: Shifted) -> str:
 
 
 def _agreement(pen: Pen, report: ShiftReport) -> RenderableType:
-    judged, found = report.verdict, report.agreement
-    reasons = f": {', '.join(judged.reasons)}" if judged.reasons else ""
+    verdict, agreement = report.verdict, report.agreement
+    reasons = f": {', '.join(verdict.reasons)}" if verdict.reasons else ""
     return section(
         pen,
         "Agreement with the verdict",
         "",
         line(
-            pen.say(judged.verdict, "bold green" if judged.verdict == "PASS" else "bold yellow"),
-            pen.say(f"{reasons}; {judged.origin}, {judged.n_images} images, tensor {judged.tensor}"),
+            pen.say(verdict.verdict, "bold green" if verdict.verdict == "PASS" else "bold yellow"),
+            pen.say(f"{reasons}; {verdict.origin}, {verdict.n_images} images, tensor {verdict.tensor}"),
         ),
-        line(pen.say(found.outcome, f"bold {_COLOURS.get(found.outcome, '')}".strip()), pen.say(f": {found.sentence}")),
+        line(
+            pen.say(agreement.outcome, f"bold {_COLOURS.get(agreement.outcome, '')}".strip()),
+            pen.say(f": {agreement.sentence}"),
+        ),
     )
-
-
-def _bullets(pen: Pen, sentences: tuple[str, ...]) -> RenderableType:
-    return hanging([(pen.say("•"), pen.say(sentence)) for sentence in sentences])

@@ -6,7 +6,7 @@ Comes in: `Evidence` and a threshold profile. May import: evidence, text, errors
 from __future__ import annotations
 
 from .gate import FailOn, Gate, Waiver
-from .reasons import NAMES, RULES, notes_of
+from .reasons import NAMES, RULES, fallback_note, notes_of, skipped_note, synthetic_note
 from .rule import SAME_NUMBERS, Reason, Verdict, above, below, decided, judge
 
 __all__ = [
@@ -21,6 +21,9 @@ __all__ = [
     "above",
     "below",
     "decided",
+    "fallback_note",
     "judge",
     "notes_of",
+    "skipped_note",
+    "synthetic_note",
 ]

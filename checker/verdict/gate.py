@@ -1,6 +1,6 @@
 """From a verdict to an exit code: what a pipeline lets through, and which rule decided; pure.
 
-A waiver accepts one reason of one model for a time: somebody signed for it. It never changes the verdict: the report
+A waiver accepts one reason of one model for a time, in somebody's name. It never changes the verdict: the report
 still says WARN, and says who accepted it, why and until when.
 """
 
@@ -56,23 +56,23 @@ def decide(
     fail_on_from: str = "command line",
     today: date,
 ) -> Gate:
-    """The gate's answer: exit code 0 for PASS, for WARN with every reason waived, and always with fail_on "never".
+    """Decide the exit code: 0 for PASS, for WARN with every reason waived, and always with fail_on "never".
 
     waived_in, fail_on_from: where waivers and fail_on were set, for the rule's sentence.
     """
     reasons = {reason.id for reason in verdict.reasons}
     about = [w for w in waivers if w.reason in reasons and any(fnmatchcase(model, glob) for glob in w.models)]
-    held = tuple(w for w in about if w.expires >= today)
+    holding = tuple(w for w in about if w.expires >= today)
     expired = tuple(w for w in about if w.expires < today)
-    open_ = sorted(reasons - {w.reason for w in held})
+    not_waived = sorted(reasons - {w.reason for w in holding})
     code: Literal[0, 1] = 1
     if verdict.verdict == "PASS":
         code, rule = 0, "the verdict is PASS"
-    elif reasons and not open_:
+    elif reasons and not not_waived:
         where = f" in {waived_in}" if waived_in else ""
         code, rule = 0, f"every reason for WARN is waived{where} ({', '.join(sorted(reasons))})"
     elif fail_on == "never":
         code, rule = 0, f"--fail-on is never ({fail_on_from}): WARN does not fail this run"
     else:
-        rule = f"the verdict is WARN ({', '.join(open_)})"
-    return Gate(exit_code=code, fail_on=fail_on, rule=rule, waived=held, expired=expired)
+        rule = f"the verdict is WARN ({', '.join(not_waived)})"
+    return Gate(exit_code=code, fail_on=fail_on, rule=rule, waived=holding, expired=expired)

@@ -1,22 +1,27 @@
-"""The words of a verdict: what each reason id means, what to do about it, and what a reader should know beside it."""
+"""The words of a verdict: what each reason id means, what to do about it, and the notes beside the reasons."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-from robustcheck_onnx.checker.evidence import Evidence
+from robustcheck_onnx.checker.evidence import Evidence, Execution, ImageFacts
+from robustcheck_onnx.checker.text import short_digest
 from robustcheck_onnx.thresholds import profile as profiles
 from robustcheck_onnx.thresholds.profile import Profile, Statistic
 
 
 class Rule(NamedTuple):
-    """What a reason id means and what to do about it; `{…}` is filled in with what was seen."""
+    """What a reason id means and what to do about it."""
 
     title: str
     next_step: str
     explanation: str
 
 
+_EVALUATE = (
+    "Nothing to fix in the run. Evaluate this model on shifted data before relying on it outside its training "
+    "distribution, or compare it with the checkpoint it was finetuned from."
+)
 RULES: dict[str, Rule] = {
     "rectified": Rule(
         "rectified or one-sided representation",
@@ -29,16 +34,14 @@ RULES: dict[str, Rule] = {
     ),
     "low_kurtosis": Rule(
         "activation kurtosis below the threshold",
-        "Nothing to fix in the run. Evaluate this model on shifted data before relying on it outside its training "
-        "distribution, or compare it with the checkpoint it was finetuned from.",
+        _EVALUATE,
         "The upper confidence bound of the activation kurtosis lies below the threshold: no feature stands out as "
         "strongly as in the reference encoders that show the indication. Some encoders that do well on shifted data "
         "show nothing either (OpenCLIP ViT-bigG/14): this is absence of an indication, not evidence of fragility.",
     ),
     "no_persistent_outlier_features": Rule(
         "no persistent outlier features",
-        "Nothing to fix in the run. Evaluate this model on shifted data before relying on it outside its training "
-        "distribution, or compare it with the checkpoint it was finetuned from.",
+        _EVALUATE,
         "No few features are extreme in every image: the kurtosis does not fall when each feature's mean is removed "
         "(persistence ratio), or it is spread over many features (top-3 share). The indication of robustness is "
         "absent; that is not evidence of fragility.",
@@ -237,7 +240,7 @@ NAMES: dict[Statistic, str] = {
 
 
 def notes_of(evidence: Evidence, profile: Profile) -> tuple[str, ...]:
-    """One sentence for each choice or circumstance that the verdict rests on.
+    """Write a note for each choice or circumstance that the verdict rests on and that is no reason for WARN.
 
     Args:
         evidence: what was measured.
@@ -247,8 +250,9 @@ def notes_of(evidence: Evidence, profile: Profile) -> tuple[str, ...]:
     default = profiles.load()
     if profile.digest != default.digest:
         notes.append(
-            f"The thresholds are not the default profile ({default.id}, {default.digest[:19]}) but {profile.id} "
-            f"({profile.digest[:19]}), given with --thresholds: what PASS means is that profile's to say."
+            f"The thresholds are not the default profile ({default.id}, {short_digest(default.digest)}) but "
+            f"{profile.id} ({short_digest(profile.digest)}), given with --thresholds: what PASS means is that "
+            "profile's to say."
         )
         if profile.edited:
             notes.append(f"The profile was changed by hand: {profile.edited}.")
@@ -257,13 +261,11 @@ def notes_of(evidence: Evidence, profile: Profile) -> tuple[str, ...]:
         if profile.calibration.missing:
             n = len(profile.calibration.missing)
             notes.append(f"The profile's calibration is not complete: {n} models of its suite were not measured.")
-    if evidence.model.synthetic:
-        notes.append(f"Synthetic model: {evidence.model.synthetic}.")
+    notes += synthetic_note(evidence.model.synthetic)
     if evidence.images.bundled:
         notes.append("The bundled photos were used; a release gate wants your own in-distribution images (--images).")
     execution = evidence.execution
-    if execution.fallback_reason:
-        notes.append(f"The CPU was used: {execution.fallback_reason}.")
+    notes += fallback_note(execution)
     if execution.heavy_on_cpu:
         heavy = ", ".join(f"{n} {op}" for op, n in execution.heavy_on_cpu.items())
         notes.append(f"Although a GPU was used, heavy nodes ran on the CPU: {heavy}.")
@@ -272,12 +274,26 @@ def notes_of(evidence: Evidence, profile: Profile) -> tuple[str, ...]:
             f"Graph optimisation was lowered to {execution.optimization}: with it, reading the representation changed "
             "the model's own output."
         )
-    if evidence.images.n_skipped:
-        first = "; ".join(f"{name}: {reason}" for name, reason in evidence.images.skipped[:3])
-        notes.append(f"{evidence.images.n_skipped} of {evidence.images.n_read} images were skipped ({first}).")
+    notes += skipped_note(evidence.images)
     notes += [
         f"Detector {d.name} {d.version}, a plug-in, adds no reason for WARN: {d.text}"
         for d in evidence.detectors
         if d.finding == "ok"
     ]
     return tuple(notes)
+
+
+def synthetic_note(planted: str) -> list[str]:
+    """Note what was planted in a synthetic model by hand; no note on a real model."""
+    return [f"Synthetic model: {planted}."] if planted else []
+
+
+def fallback_note(execution: Execution) -> list[str]:
+    """Note why `--device auto` used the CPU; no note where it did not."""
+    return [f"The CPU was used: {execution.fallback_reason}."] if execution.fallback_reason else []
+
+
+def skipped_note(images: ImageFacts) -> list[str]:
+    """Note how many images were skipped, with the first three and why; no note where none was."""
+    first = "; ".join(f"{name}: {reason}" for name, reason in images.skipped[:3])
+    return [f"{images.n_skipped} of {images.n_read} images were skipped ({first})."] if images.n_skipped else []

@@ -1,7 +1,8 @@
-"""judge(evidence, profile) → verdict: pure, total, and WARN unless everything speaks for PASS."""
+"""The rule that turns evidence and a threshold profile into a verdict: WARN unless everything speaks for PASS; pure."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal
 
 from robustcheck_onnx.checker.evidence import WRITTEN_ZERO_AT, Evidence, Interval, Statistics
@@ -39,25 +40,21 @@ class Verdict(Frozen):
     profile_digest: str
 
 
-def _bound(value: float | None, minimum: float) -> str:
-    return number_text(None) if value is None else bound_text(value, minimum)
-
-
 def below(interval: Interval, minimum: float) -> bool:
-    """Whether the whole interval lies below the threshold."""
+    """Tell whether the whole interval lies below the threshold."""
     return interval.high is not None and interval.high < minimum
 
 
 def above(interval: Interval, minimum: float) -> bool:
-    """Whether the whole interval lies above the threshold: the only thing that counts for PASS."""
+    """Tell whether the whole interval lies above the threshold: the only thing that counts for PASS."""
     return interval.low is not None and interval.low > minimum
 
 
 def decided(statistics: Statistics, profile: Profile) -> bool:
-    """Whether more images could not change what the statistics say: the rule that stops the run.
+    """Tell whether more images could not change what the statistics say: the rule that stops the run.
 
     True once enough images were measured and either every interval lies above its threshold or one lies below.
-    (That enough of them are varied is the caller's to know.)
+    (The caller checks that enough of them are varied.)
     """
     if statistics.n_images < profile.min_images:
         return False
@@ -78,14 +75,14 @@ def judge(evidence: Evidence, profile: Profile) -> Verdict:
     Returns:
         The verdict; `reasons` is empty exactly if it is PASS.
     """
-    seen = [
+    applying = [
         *_comparable(evidence, profile),
         *_sound(evidence),
         *_sufficient(evidence, profile),
         *_strength(evidence.statistics, profile),
         *_plugged_in(evidence),
     ]
-    reasons = tuple(Reason(id=i, seen=text, next_step=RULES[i].next_step) for i, text in seen)
+    reasons = tuple(Reason(id=i, seen=text, next_step=RULES[i].next_step) for i, text in applying)
     return Verdict(
         verdict="WARN" if reasons else "PASS",
         reasons=reasons,
@@ -94,116 +91,100 @@ def judge(evidence: Evidence, profile: Profile) -> Verdict:
     )
 
 
-def _plugged_in(e: Evidence) -> list[tuple[str, str]]:
+def _plugged_in(e: Evidence) -> Iterator[tuple[str, str]]:
     warned = [f"{d.name} {d.version}: {d.text}" for d in e.detectors if d.finding == "warn"]
-    return [("detector_warned", "; ".join(warned))] if warned else []
+    if warned:
+        yield "detector_warned", "; ".join(warned)
 
 
-def _strength(s: Statistics, profile: Profile) -> list[tuple[str, str]]:
+def _strength(s: Statistics, profile: Profile) -> Iterator[tuple[str, str]]:
     minimum = {name: profile.thresholds[name].minimum for name in STATISTICS}
     intervals: dict[Statistic, Interval] = {name: getattr(s, name) for name in STATISTICS}
-    out: list[tuple[str, str]] = []
 
-    def told(names: tuple[Statistic, ...]) -> str:
+    def below_threshold(*names: Statistic) -> str:
         return ", ".join(
-            f"{NAMES[n]} {number_text(intervals[n].estimate)} (upper bound {_bound(intervals[n].high, minimum[n])}, "
-            f"threshold {minimum[n]:g})"
+            f"{NAMES[n]} {number_text(intervals[n].estimate)} (upper bound "
+            f"{bound_text(intervals[n].high, minimum[n])}, threshold {minimum[n]:g})"
             for n in names
             if below(intervals[n], minimum[n])
         )
 
-    if rectified := told(("negative_energy", "negative_z_energy")):
-        out.append(("rectified", rectified))
-    if weak := told(("persistence_ratio", "top3_share", "outlier_frequency")):
+    if rectified := below_threshold("negative_energy", "negative_z_energy"):
+        yield "rectified", rectified
+    if weak := below_threshold("persistence_ratio", "top3_share", "outlier_frequency"):
         extreme = len(s.persistent)
         verb = "feature is" if extreme == 1 else "features are"
         count = f"{extreme} {verb} beyond 6 SD in half of the images; " if extreme else ""
-        out.append(("no_persistent_outlier_features", count + weak))
+        yield "no_persistent_outlier_features", count + weak
     if below(s.kurtosis, minimum["kurtosis"]):
-        out.append(
-            (
-                "low_kurtosis",
-                f"activation kurtosis is {number_text(s.kurtosis.estimate)} "
-                f"(upper bound {_bound(s.kurtosis.high, minimum['kurtosis'])}); the threshold is "
-                f"{minimum['kurtosis']:g}",
-            )
+        yield (
+            "low_kurtosis",
+            f"activation kurtosis is {number_text(s.kurtosis.estimate)} "
+            f"(upper bound {bound_text(s.kurtosis.high, minimum['kurtosis'])}); the threshold is "
+            f"{minimum['kurtosis']:g}",
         )
     unknown = [n for n in STATISTICS if intervals[n].low is None]
     if unknown:
-        out.append(("not_measurable", f"{', '.join(NAMES[n] for n in unknown)} could not be measured"))
+        yield "not_measurable", f"{', '.join(NAMES[n] for n in unknown)} could not be measured"
     straddling = [n for n in STATISTICS if n not in unknown and not above(intervals[n], minimum[n])]
-    if straddling and not out:
+    if straddling and not unknown and not any(below(intervals[n], minimum[n]) for n in STATISTICS):
         numbers = ", ".join(
-            f"{NAMES[n]} {_bound(intervals[n].low, minimum[n])} to {_bound(intervals[n].high, minimum[n])} "
+            f"{NAMES[n]} {bound_text(intervals[n].low, minimum[n])} to {bound_text(intervals[n].high, minimum[n])} "
             f"(threshold {minimum[n]:g})"
             for n in straddling
         )
-        out.append(("undecided", f"after {s.n_images} images the interval does not clear the threshold: {numbers}"))
-    return out
+        yield "undecided", f"after {s.n_images} images the interval does not clear the threshold: {numbers}"
 
 
-def _sufficient(e: Evidence, profile: Profile) -> list[tuple[str, str]]:
+def _sufficient(e: Evidence, profile: Profile) -> Iterator[tuple[str, str]]:
     sanity, s = e.images.sanity, e.statistics
-    out: list[tuple[str, str]] = []
     enough = min(sanity.n_varied, s.n_images)
     if enough < profile.min_images:
-        out.append(
-            (
-                "too_few_images",
-                f"{enough} varied images were measured; at least {profile.min_images} are needed",
-            )
+        yield (
+            "too_few_images",
+            f"{enough} varied images were measured; at least {profile.min_images} are needed",
         )
-    out += [(finding.id, finding.seen) for finding in sanity.findings]
+    yield from ((finding.id, finding.seen) for finding in sanity.findings)
     if s.spread is None or s.spread < ALIKE_SPREAD:
-        out.append(
-            (
-                "representations_alike",
-                "how much the representation varies between images could not be measured"
-                if s.spread is None
-                else f"{number_text(100 * s.spread)} % of the representation varies between images; at least "
-                f"{100 * ALIKE_SPREAD:g} % must",
-            )
+        yield (
+            "representations_alike",
+            "how much the representation varies between images could not be measured"
+            if s.spread is None
+            else f"{number_text(100 * s.spread)} % of the representation varies between images; at least "
+            f"{100 * ALIKE_SPREAD:g} % must",
         )
     elif s.distinct_share < DISTINCT_SHARE:
-        out.append(
-            (
-                "representations_alike",
-                f"{number_text(100 * s.distinct_share)} % of the representations differ in kurtosis; at least "
-                f"{100 * DISTINCT_SHARE:g} % must",
-            )
+        yield (
+            "representations_alike",
+            f"{number_text(100 * s.distinct_share)} % of the representations differ in kurtosis; at least "
+            f"{100 * DISTINCT_SHARE:g} % must",
         )
-    return out
 
 
-def _sound(e: Evidence) -> list[tuple[str, str]]:
+def _sound(e: Evidence) -> Iterator[tuple[str, str]]:
     s, model = e.statistics, e.model
     total = s.n_images + s.n_nonfinite + s.n_constant
-    out: list[tuple[str, str]] = []
     if s.n_nonfinite:
-        out.append(("nonfinite_representations", f"{s.n_nonfinite} of {total} representations hold NaN or infinity"))
+        yield "nonfinite_representations", f"{s.n_nonfinite} of {total} representations hold NaN or infinity"
     if s.n_constant:
-        out.append(("constant_representations", f"{s.n_constant} of {total} representations are constant"))
+        yield "constant_representations", f"{s.n_constant} of {total} representations are constant"
     # the features that the evidence rests on, below 6 SD too: three weaker constants clear every threshold together
     carrying = [f for rank, f in enumerate(s.features) if rank < TOP_FEATURES or f.persistent]
     dead = [f for f in carrying if f.relative_sd is not None and f.relative_sd < CONSTANT_SD]
     if dead:
-        out.append(
-            (
-                "constant_feature",
-                f"feature{'s' * (len(dead) > 1)} {', '.join(str(f.index) for f in dead)} "
-                f"{'has' if len(dead) == 1 else 'have'} the same raw value in every image",
-            )
+        yield (
+            "constant_feature",
+            f"feature{'s' * (len(dead) > 1)} {', '.join(str(f.index) for f in dead)} "
+            f"{'has' if len(dead) == 1 else 'have'} the same raw value in every image",
         )
     limit = SAME_NUMBERS.get(e.execution.precision, SAME_NUMBERS["fp32"])
     if model.batch_difference is not None and model.batch_difference > limit:
-        out.append(
-            (
-                "batch_dependent",
-                f"a representation changed by {model.batch_difference:.2g} (relative) with its batch",
-            )
+        yield (
+            "batch_dependent",
+            f"a representation changed by {model.batch_difference:.2g} (relative) with its batch",
         )
     if model.output_difference is not None and model.output_difference > limit:
-        out.append(("output_changed", f"the model's own output changed by {model.output_difference:.2g} (relative)"))
+        yield "output_changed", f"the model's own output changed by {model.output_difference:.2g} (relative)"
     missing = [
         name
         for name, value in (
@@ -213,15 +194,14 @@ def _sound(e: Evidence) -> list[tuple[str, str]]:
         if value is None
     ]
     if missing:
-        out.append(("unchecked", f"not checked: {', '.join(missing)}"))
-    return out
+        yield "unchecked", f"not checked: {', '.join(missing)}"
 
 
 def _end(ends_in: str) -> str:
     kind, _, op = ends_in.partition(":")
     if op in WRITTEN_ZERO_AT and kind in ("activation", "linear_of"):
-        left = f"what {op} wrote without negative values (as quantisers write what a ReLU gave)"
-        return left if kind == "activation" else f"a linear map of {left}"
+        made = f"what {op} wrote without negative values (as quantisers write what a ReLU gave)"
+        return made if kind == "activation" else f"a linear map of {made}"
     return {
         "normalisation": "the output of a normalisation layer",
         "activation": f"the output of an activation ({op})",
@@ -233,45 +213,36 @@ def _end(ends_in: str) -> str:
     }.get(kind, f"the output of {op or kind}")
 
 
-def _comparable(e: Evidence, profile: Profile) -> list[tuple[str, str]]:
+def _comparable(e: Evidence, profile: Profile) -> Iterator[tuple[str, str]]:
     model, s = e.model, e.statistics
-    out: list[tuple[str, str]] = []
     if s.statistic_version != profile.statistic_version:
-        out.append(
-            (
-                "other_statistic_version",
-                f"the evidence has statistic version {s.statistic_version}, profile {profile.id} is for "
-                f"{profile.statistic_version}",
-            )
+        yield (
+            "other_statistic_version",
+            f"the evidence has statistic version {s.statistic_version}, profile {profile.id} is for "
+            f"{profile.statistic_version}",
         )
     if model.random_weights:
-        out.append(("untrained", "the file says that its weights are random"))
+        yield "untrained", "the file says that its weights are random"
     if e.preprocessing.source == "assumed":
-        out.append(("assumed_preprocessing", "neither the file, a sidecar nor an option says how to preprocess"))
+        yield "assumed_preprocessing", "neither the file, a sidecar nor an option says how to preprocess"
     if e.preprocessing.against_contract:
-        out.append(("preprocessing_against_contract", "--preprocess says otherwise than the contract in the file"))
+        yield "preprocessing_against_contract", "--preprocess says otherwise than the contract in the file"
     if model.tensor_assumed:
-        out.append(("assumed_tensor", f"`{model.tensor}` was read: {model.why}"))
+        yield "assumed_tensor", f"`{model.tensor}` was read: {model.why}"
     if model.rule not in profile.tensor_rules or model.pool not in profile.pools:
         kind = model.rule if model.pool == "none" else f"{model.rule}, pooled by {model.pool}"
-        out.append(
-            (
-                "tensor_not_calibrated",
-                f"`{model.tensor}` is of the kind {kind}; profile {profile.id} holds for "
-                f"{', '.join(profile.tensor_rules)}",
-            )
+        yield (
+            "tensor_not_calibrated",
+            f"`{model.tensor}` is of the kind {kind}; profile {profile.id} holds for {', '.join(profile.tensor_rules)}",
         )
-    turned_away = below(s.negative_energy, profile.thresholds["negative_energy"].minimum)
-    said_already = turned_away and model.ends_in.startswith(("activation", "pool"))
+    rectified = below(s.negative_energy, profile.thresholds["negative_energy"].minimum)
+    reported = rectified and model.ends_in.startswith(("activation", "pool"))
     calibrated = model.ends_in in profile.ends and not model.ends_in.startswith(MADE_ENDS)
-    if not calibrated and not said_already:
-        out.append(("end_not_calibrated", f"`{model.tensor}` is {_end(model.ends_in)}"))
+    if not calibrated and not reported:
+        yield "end_not_calibrated", f"`{model.tensor}` is {_end(model.ends_in)}"
     if not profile.min_features <= s.n_features <= profile.max_features:
-        out.append(
-            (
-                "width_not_calibrated",
-                f"the representation has {s.n_features} features; profile {profile.id} holds for "
-                f"{profile.min_features} to {profile.max_features}",
-            )
+        yield (
+            "width_not_calibrated",
+            f"the representation has {s.n_features} features; profile {profile.id} holds for "
+            f"{profile.min_features} to {profile.max_features}",
         )
-    return out

@@ -15,6 +15,7 @@ from robustcheck_onnx.checker.images import digest_of_set, open_images
 from robustcheck_onnx.checker.measure import Progress
 from robustcheck_onnx.checker.model import digest_of, file_digest, read_onnx
 from robustcheck_onnx.checker.report import Report, result_digest_of
+from robustcheck_onnx.checker.text import short_digest
 from robustcheck_onnx.checker.verdict import judge
 from robustcheck_onnx.thresholds import profile as profiles
 from robustcheck_onnx.thresholds.frozen import Frozen
@@ -90,7 +91,7 @@ def _about(
     about = [each for each in found if each[0].evidence.model.file_digest == digest]
     if not about:
         raise CannotAssessError(
-            f"{report_file}: none of its {len(found)} reports is about {model} ({digest[:19]}…); one must be",
+            f"{report_file}: none of its {len(found)} reports is about {model} ({short_digest(digest)}…); one must be",
             f"robustcheck {shlex.quote(str(model))} -o json=report.json",
         )
     if len(about) > 1:
@@ -104,11 +105,14 @@ def _check_report(report: Report, raw: dict[str, Any]) -> Finding:
     assert report.binding is not None
     digest = result_digest_of(raw)
     if digest != report.binding.result_digest:
-        return _differs("report", f"content has {digest[:19]}…, the report says {report.binding.result_digest[:19]}…")
+        return _differs(
+            "report",
+            f"content has {short_digest(digest)}…, the report says {short_digest(report.binding.result_digest)}…",
+        )
     named = report.binding.versions.get("robustcheck")
     if named != report.tool_version:
         return _differs("report", f"tool_version is {report.tool_version}, its binding says {named}")
-    return _agrees("report", f"content is what its digest says ({digest[:19]}…)")
+    return _agrees("report", f"content is what its digest says ({short_digest(digest)}…)")
 
 
 def _check_signature(report: Report, digest: str, signature: Path | None, public_key: Path | None) -> Finding:
@@ -127,7 +131,9 @@ def _check_model(report: Report, model: Path, digest: str) -> Finding:
     recorded = report.evidence.model
     if digest != recorded.file_digest:
         return _differs(
-            "model", f"{model} has {digest[:19]}…, the report is about {recorded.file_digest[:19]}… ({recorded.file})"
+            "model",
+            f"{model} has {short_digest(digest)}…, the report is about {short_digest(recorded.file_digest)}… "
+            f"({recorded.file})",
         )
     file = read_onnx(model)
     external = {part.location: part.digest for part in file.external}
@@ -135,9 +141,12 @@ def _check_model(report: Report, model: Path, digest: str) -> Finding:
         if external.get(name) != recorded.external_digests.get(name):
             return _differs("model", f"weights file {name} is another one than the report is about")
     if digest_of(file) != recorded.digest:
-        return _differs("model", f"{model} with its weights has {digest_of(file)[:19]}…, not {recorded.digest[:19]}…")
+        return _differs(
+            "model",
+            f"{model} with its weights has {short_digest(digest_of(file))}…, not {short_digest(recorded.digest)}…",
+        )
     files = f" and {len(external)} file{'s' * (len(external) > 1)} of weights" if external else ""
-    return _agrees("model", f"{model}{files}: the very bytes that were measured ({digest[:19]}…)")
+    return _agrees("model", f"{model}{files}: the very bytes that were measured ({short_digest(digest)}…)")
 
 
 def _check_profile(report: Report, accepted: Profile | None) -> Finding:
@@ -148,13 +157,14 @@ def _check_profile(report: Report, accepted: Profile | None) -> Finding:
         if accepted.digest != profile.digest:
             return _differs(
                 "profile",
-                f"judged by {profile.id} ({profile.digest[:19]}…), not by {accepted.id} ({accepted.digest[:19]}…)",
+                f"judged by {profile.id} ({short_digest(profile.digest)}…), not by {accepted.id} "
+                f"({short_digest(accepted.digest)}…)",
             )
-        return _agrees("profile", f"{profile.id}, the one that was named ({profile.digest[:19]}…)")
+        return _agrees("profile", f"{profile.id}, the one that was named ({short_digest(profile.digest)}…)")
     known = {packaged.id: packaged.digest for packaged in profiles.packaged()}
     if known.get(profile.id) != profile.digest:
         return _differs("profile", f"{profile.id} is no packaged profile; name the one you accept with --thresholds")
-    return _agrees("profile", f"{profile.id} as it ships with this robustcheck ({profile.digest[:19]}…)")
+    return _agrees("profile", f"{profile.id} as it ships with this robustcheck ({short_digest(profile.digest)}…)")
 
 
 def _check_verdict(report: Report) -> Finding:
@@ -190,7 +200,9 @@ def _check_images(report: Report, image_set: str | None, *, at_hand: bool) -> Fi
     digests = [source.digest(index) for index, name in enumerate(names) if name not in skipped]
     if None in digests or digest_of_set(d for d in digests if d is not None) != recorded.digest:
         return _differs("images", f"{where}: not the {recorded.n_read} images that were measured")
-    return _agrees("images", f"{where}: the very {len(digests)} images that were measured ({recorded.digest[:19]}…)")
+    return _agrees(
+        "images", f"{where}: the very {len(digests)} images that were measured ({short_digest(recorded.digest)}…)"
+    )
 
 
 # --------------------------------------------------------------------------------------------------- rerun

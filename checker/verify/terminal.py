@@ -1,4 +1,4 @@
-"""What `robustcheck verify` shows: each check with what it found, what vouches for the numbers, what follows (pure)."""
+"""What `robustcheck verify` shows: each check with its result, the proof of the numbers, and the exit code (pure)."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _SIGNS = {"agrees": ("✓ agrees", "green"), "differs": ("✗ differs", "red"), 
 
 
 def render(verification: Verification, *, ascii_only: bool = False) -> RenderableType:
-    """The verification, laid out for the width of the console that prints it."""
+    """Lay out the verification for the width of the console that prints it."""
     pen = Pen(ascii_only)
     head = {0: ("✓ VERIFIED", "green"), 1: ("▲ VERIFIED, but WARN", "yellow"), 3: ("✗ DOES NOT HOLD", "red")}
-    said, colour = head[verification.exit_code]
+    result, colour = head[verification.exit_code]
     if verification.exit_code == 0 and verification.verdict == "WARN":
-        said = "✓ VERIFIED, WARN waived"
+        result = "✓ VERIFIED, WARN waived"
     if verification.exit_code == 1 and verification.verdict == "PASS":
-        said = "▲ NOT VERIFIED: nothing but the report vouches for it"
+        result = "▲ NOT VERIFIED: nothing but the report vouches for it"
     table = columns(pen, "=check", "=result", "what was seen")
     for finding in verification.findings:
         sign, style = _SIGNS[finding.status]
@@ -29,7 +29,7 @@ def render(verification: Verification, *, ascii_only: bool = False) -> Renderabl
     verdict = " ".join([verification.verdict, *([f"({', '.join(verification.reasons)})"] * bool(verification.reasons))])
     return Trimmed(
         Group(
-            line(pen.say(said, f"bold {colour}"), pen.say(f"  {verification.report} says {verdict}", "dim")),
+            line(pen.say(result, f"bold {colour}"), pen.say(f"  {verification.report} says {verdict}", "dim")),
             Text(),
             Padding(table, (0, 0, 0, INDENT)),
             Text(),

@@ -7,9 +7,8 @@ from typing import Annotated
 
 import typer
 
-from robustcheck_onnx.checker.errors import UsageError
+from robustcheck_onnx.checker.errors import EXIT_CODES, UsageError
 
-from ..ending import EXIT_CODES
 from ..options import Color, Debug, one_of
 from ..output import console_for, print_report
 

@@ -7,24 +7,165 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
-from robustcheck_onnx.checker.evidence import Gallery, Interval, OutlierFeature
+from robustcheck_onnx.checker.evidence import Gallery, Interval, OutlierFeature, Statistics
 from robustcheck_onnx.checker.statistics import OUTLIER_SD
-from robustcheck_onnx.checker.text import count_text, number_text, short_checkpoint
+from robustcheck_onnx.checker.text import count_text, number_text, range_text, short_checkpoint
 
 from ..record import Placed
-from .views import Bar, Cell, Column, Dot, Histogram, Known, Line, Map, MapRow, Scatter, Tick, level
 
 BAR_WIDTH = 260.0
+LEVELS = (1.0, 2.0, 4.0, OUTLIER_SD)
+"""SD: the limits between the shades of the map; beyond the last one lies what makes an outlier feature"""
 RATIOS = ((0.0, "0"), (1.0, "threshold"), (2.0, "2×"), (10.0, "10×"))
 """Ticks of the bars: value over threshold, and how it is written."""
 
 
-# ------------------------------------------------------------------------------------------ intervals, histogram
+class Tick(NamedTuple):
+    """A mark on an axis."""
+
+    at: float
+    text: str
+
+
+class Bar(NamedTuple):
+    """An interval beside its threshold, which lies in the middle of BAR_WIDTH."""
+
+    low: float
+    high: float
+    estimate: float
+
+
+class Column(NamedTuple):
+    """One bin of the histogram."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    text: str
+
+
+class Histogram(NamedTuple):
+    """Bars, the axis below them, and marks above them."""
+
+    width: float
+    height: float
+    base: float
+    columns: tuple[Column, ...]
+    ticks: tuple[Tick, ...]
+    marks: tuple[Tick, ...]
+    """the lowest first; words stand beside their line, above the next lower one, so that no line goes through them"""
+    anchor: str
+    """the words' text-anchor: start (right of the line) or end"""
+    top: int
+    """the largest count"""
+
+
+class Cell(NamedTuple):
+    """One feature on one image."""
+
+    x: float
+    level: int
+    """0 to 4: how many of LEVELS abs(z) is beyond"""
+    sign: str
+    """above or below"""
+    text: str
+
+
+class MapRow(NamedTuple):
+    """One feature on the images shown."""
+
+    y: float
+    label: str
+    strong: bool
+    """among the three strongest or persistent"""
+    cells: tuple[Cell, ...]
+    text: str
+
+
+class Map(NamedTuple):
+    """Features times images."""
+
+    width: float
+    height: float
+    label_width: float
+    cell_width: float
+    cell_height: float
+    rows: tuple[MapRow, ...]
+    n_images: int
+
+
+class PublishedCheckpoint(NamedTuple):
+    """A reference checkpoint whose kurtosis was measured and whose effective robustness is published."""
+
+    number: int
+    checkpoint: str
+    group: str
+    kurtosis: tuple[float, ...]
+    """of its image sets, rising"""
+    mean_pp: float
+    shows: bool
+
+    @property
+    def pp(self) -> str:
+        """Effective robustness as text."""
+        return f"{self.mean_pp:+.1f}"
+
+    @property
+    def k(self) -> str:
+        """The kurtosis of its sets as text."""
+        return range_text(number_text(self.kurtosis[0]), number_text(self.kurtosis[-1]))
+
+
+class Dot(NamedTuple):
+    """A mark in the picture."""
+
+    x: float
+    y: float
+    shows: bool
+    text: str
+
+
+class Line(NamedTuple):
+    """One checkpoint: its image sets on one height."""
+
+    y: float
+    left: float
+    right: float
+    number: int
+    dots: tuple[Dot, ...]
+
+
+class Scatter(NamedTuple):
+    """Kurtosis (logarithmic) against published effective robustness; below, the sets for which none is published."""
+
+    width: float
+    height: float
+    left: float
+    right: float
+    top: float
+    base: float
+    strip: float
+    """height of the strip of sets without a published number"""
+    lines: tuple[Line, ...]
+    unpublished: tuple[Dot, ...]
+    x_ticks: tuple[Tick, ...]
+    y_ticks: tuple[Tick, ...]
+    zero: float | None
+    """y of 0 percentage points"""
+    threshold: float
+    own: float | None
+    """x of this model; None = its kurtosis was not measured"""
+    own_low: float | None
+    own_high: float | None
+    own_y: float | None
+    """y of what is published of the checkpoint that this model's contract names"""
 
 
 def position(value: float, minimum: float) -> float:
-    """Where a value lies on the axis that all statistics share, 0 to 1: value / (value + threshold).
+    """Return a value's place on the axis that all statistics share, 0 to 1: value / (value + threshold).
 
     0 is 0, the threshold is the middle, and there is room for any value. A value below 0 counts as 0.
 
@@ -36,7 +177,7 @@ def position(value: float, minimum: float) -> float:
 
 
 def bar(interval: Interval, minimum: float) -> Bar | None:
-    """The interval as a bar; None where a bound is missing or the threshold is 0, which has no ratio to anything."""
+    """Draw the interval as a bar; None where a bound is missing or the threshold is 0 (no ratio to it exists)."""
     if interval.low is None or interval.high is None or interval.estimate is None or minimum <= 0:
         return None
     low, high, estimate = (position(v, minimum) * BAR_WIDTH for v in (interval.low, interval.high, interval.estimate))
@@ -44,12 +185,12 @@ def bar(interval: Interval, minimum: float) -> Bar | None:
 
 
 def ratio_ticks() -> tuple[Tick, ...]:
-    """The ticks of the bars' axis."""
+    """Return the ticks of the bars' axis."""
     return tuple(Tick(position(ratio, 1.0) * BAR_WIDTH, text) for ratio, text in RATIOS)
 
 
 def histogram(edges: Sequence[float], counts: Sequence[int], marks: Mapping[str, float]) -> Histogram | None:
-    """The histogram of kurtosis per image; None where nothing was counted.
+    """Draw the histogram of kurtosis per image; None where nothing was counted.
 
     edges: one more than counts, rising. marks: words and the value that they stand at.
     """
@@ -80,8 +221,15 @@ def histogram(edges: Sequence[float], counts: Sequence[int], marks: Mapping[str,
     return Histogram(width, height, base, columns, ticks, placed, "start" if rightwards else "end", top)
 
 
+def histogram_of(s: Statistics) -> Histogram | None:
+    """Draw the histogram of kurtosis per image with its mean and median; None where nothing was counted."""
+    marks = {"mean": s.kurtosis.estimate, "median": s.kurtosis_quantiles[2] if s.kurtosis_quantiles else None}
+    measured = {word: value for word, value in marks.items() if value is not None}
+    return histogram(s.histogram_edges, s.histogram_counts, measured)
+
+
 def round_values(low: float, high: float, about: int = 5) -> list[float]:
-    """Round numbers from low to high, some `about` of them.
+    """Return round numbers from low to high, some `about` of them.
 
     >>> round_values(21.0, 147.0)
     [40.0, 60.0, 80.0, 100.0, 120.0, 140.0]
@@ -95,18 +243,27 @@ def round_values(low: float, high: float, about: int = 5) -> list[float]:
     return [float(f"{i * step:.12g}") for i in range(first, last + 1)]
 
 
+def level(z: float) -> int:
+    """Return the shade of a z: how many of LEVELS its size is beyond.
+
+    >>> [level(z) for z in (0.2, -1.5, 6.0, -6.5)]
+    [0, 1, 3, 4]
+    """
+    return sum(abs(z) > limit for limit in LEVELS)
+
+
 def feature_map(gallery: Gallery | None, features: Sequence[OutlierFeature]) -> Map | None:
-    """The map of the gallery's features over its images; None where there is none of either."""
+    """Draw the map of the gallery's features over its images; None where there is none of either."""
     if gallery is None or not gallery.shown or not gallery.features:
         return None
-    known = {f.index: f for f in features}
+    by_index = {f.index: f for f in features}
     label_width, cell_height, gap = 104.0, 20.0, 4.0
     cell_width = min(max(760.0 / len(gallery.shown), 8.0), 26.0)
     rows = []
     for rank, index in enumerate(gallery.features):
         values = [(image.name, image.z[rank]) for image in gallery.shown if rank < len(image.z)]
         beyond = sum(abs(z) > OUTLIER_SD for _, z in values)
-        feature = known.get(index)
+        feature = by_index.get(index)
         persistent = feature is not None and feature.persistent
         cells = tuple(
             Cell(
@@ -133,23 +290,28 @@ def feature_map(gallery: Gallery | None, features: Sequence[OutlierFeature]) -> 
 
 
 def scatter(
-    known: Sequence[Known],
-    unknown: Sequence[Placed],
+    published: Sequence[PublishedCheckpoint],
+    unpublished: Sequence[Placed],
     own: Interval,
     threshold: float,
     own_pp: float | None,
 ) -> Scatter | None:
-    """Where the model's kurtosis stands among the reference sets.
+    """Draw the model's kurtosis among the reference sets.
 
-    known, unknown: sets with and without a published effective robustness. own: this model's kurtosis. threshold: the
-    kurtosis threshold. own_pp: what is published of it, percentage points; None = nothing.
+    published, unpublished: sets with and without a published effective robustness. own: this model's kurtosis.
+    threshold: the kurtosis threshold. own_pp: what is published of it, percentage points; None = nothing.
     Returns None where there is no reference set to stand among.
     """
-    if not known and not unknown:
+    if not published and not unpublished:
         return None
     width, height, left, right, top, base, strip = 720.0, 380.0, 64.0, 704.0, 34.0, 262.0, 300.0
     own_values = [v for v in (own.estimate, own.low, own.high) if v is not None]
-    values = [k for row in known for k in row.kurtosis] + [row.kurtosis for row in unknown] + own_values + [threshold]
+    values = (
+        [k for row in published for k in row.kurtosis]
+        + [row.kurtosis for row in unpublished]
+        + own_values
+        + [threshold]
+    )
     positive = [v for v in values if v > 0]
     low, high = math.log(max(min(positive) / 1.25, 0.5)), math.log(max(positive) * 1.25)
 
@@ -157,14 +319,14 @@ def scatter(
         place = (math.log(max(value, math.exp(low))) - low) / (high - low)
         return left + place * (right - left)
 
-    points = [row.mean_pp for row in known] + ([] if own_pp is None else [own_pp])
+    points = [row.mean_pp for row in published] + ([] if own_pp is None else [own_pp])
     floor, ceiling = min([0.0, *points]) - 4, max([10.0, *points]) + 6
 
     def y(pp: float) -> float:
         return base - (pp - floor) / (ceiling - floor) * (base - top)
 
     lines = []
-    for row in known:
+    for row in published:
         dots = tuple(
             Dot(x(k), y(row.mean_pp), row.shows, f"{row.checkpoint}: K {number_text(k)}, {row.mean_pp:+.1f} points")
             for k in row.kurtosis
@@ -177,7 +339,7 @@ def scatter(
             row.shows_outlier_features,
             f"{short_checkpoint(row.checkpoint)}: K {number_text(row.kurtosis)}",
         )
-        for row in unknown
+        for row in unpublished
     )
     return Scatter(
         width=width,
@@ -188,7 +350,7 @@ def scatter(
         base=base,
         strip=strip,
         lines=tuple(lines),
-        unknown=rug,
+        unpublished=rug,
         x_ticks=tuple(Tick(x(v), f"{v:g}") for v in _decades(math.exp(low), math.exp(high))),
         y_ticks=tuple(Tick(y(v), f"{v:+g}" if v else "0") for v in round_values(floor, ceiling, 6)),
         zero=y(0.0),
@@ -201,6 +363,6 @@ def scatter(
 
 
 def _decades(low: float, high: float) -> list[float]:
-    """1, 2, 5, 10, 20, … from low to high."""
+    """Return 1, 2, 5, 10, 20, … from low to high."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     return [m * 10.0**p for p in powers for m in (1, 2, 5) if low <= m * 10.0**p <= high]

@@ -1,7 +1,9 @@
 """The HTML form: one page that needs nothing but itself, for people who decide about a release; pure.
 
-No script, no font, no picture from elsewhere: a policy in the page forbids it. Pictures of numbers are inline SVG;
-photos come as `data:` URIs (thumbnails.py) or not at all."""
+The templates read the report's own records, with the helpers named in `_environment`. No script, no font, no picture
+from elsewhere: a policy in the page forbids it. Pictures of numbers are inline SVG; photos come as `data:` URIs
+(thumbnails.py) or not at all.
+"""
 
 from __future__ import annotations
 
@@ -12,95 +14,90 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from robustcheck_onnx.checker.text import count_text, name_text, number_text
+from robustcheck_onnx.checker.errors import EXIT_CODES
+from robustcheck_onnx.checker.evidence import SeenImage
+from robustcheck_onnx.checker.text import (
+    count_text,
+    gap_text,
+    interval_text,
+    number_text,
+    percent_text,
+    printable,
+    short_checkpoint,
+)
+from robustcheck_onnx.thresholds.profile import DEFINITIONS
 
 from .. import words
+from ..facts import blocks_of
 from ..forms import Options
+from ..outcome import findings, model_of, without_model
 from ..record import Failed, Outcome, Report
-from .model import SIGNS, _model_of
-from .views import Error, Model, Page, SummaryRow
+from . import charts
+from .suite import suite_of
 
 TEMPLATES = Path(__file__).parent / "templates"
 
 
 def render(outcomes: Sequence[Outcome], options: Options) -> str:
-    """One page: a table of all models where there are several, then a part for each, in the order given."""
-    return _environment().get_template("page.html.j2").render(page=page_of(outcomes, options))
+    """Write one page: a table of all models where there are several, then a part for each, in the order given."""
+    reports = [outcome for outcome in outcomes if isinstance(outcome, Report)]
+    galleries = [report.evidence.gallery for report in reports if report.evidence.gallery]
+    return (
+        _environment()
+        .get_template("page.html.j2")
+        .render(
+            title=_title(outcomes),
+            versions=sorted({report.tool_version for report in reports}),
+            outcomes=outcomes,
+            options=options,
+            has_photos=any(photo_of(image, options) for g in galleries for image in (*g.most, *g.least)),
+        )
+    )
+
+
+def _title(outcomes: Sequence[Outcome]) -> str:
+    verdicts = ["ERROR" if isinstance(outcome, Failed) else outcome.verdict.verdict for outcome in outcomes]
+    if len(outcomes) == 1:
+        return f"{verdicts[0]}: {model_of(outcomes[0])}"
+    n = Counter(verdicts)
+    counts = ", ".join(f"{n[verdict]} {verdict}" for verdict in words.SIGNS if n[verdict])
+    return count_text(len(outcomes), "model") + (f": {counts}" if counts else "")
+
+
+def photo_of(image: SeenImage, options: Options) -> str:
+    """Return the image's picture as a `data:` URI; empty for any other address, since the page loads nothing."""
+    uri = options.thumbnails.get(image.digest, "")
+    return uri if uri.startswith(("data:image/jpeg;base64,", "data:image/webp;base64,")) else ""
 
 
 @cache
 def _environment() -> Environment:
-    return Environment(
+    environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
-        finalize=_shown,
+        finalize=_written,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    environment.tests["failed"] = lambda outcome: isinstance(outcome, Failed)
+    environment.filters |= {
+        "counted": count_text,
+        "number": number_text,
+        "percent": percent_text,
+        "signed": lambda value: f"{value:+z.1f}",
+    }
+    helpers = (blocks_of, findings, gap_text, interval_text, photo_of, short_checkpoint, suite_of, without_model)
+    environment.globals |= {helper.__name__: helper for helper in helpers}
+    environment.globals |= {"words": words, "drawn": charts, "EXIT_CODES": EXIT_CODES, "DEFINITIONS": DEFINITIONS}
+    return environment
 
 
-def _shown(value: object) -> object:
-    """What a template writes: names that can't steer the page's text, coordinates with two decimals, never None."""
+def _written(value: object) -> object:
+    """Escape what a template writes: names can't steer the page, coordinates get two decimals, None is an error."""
     if value is None:
         raise ValueError("a template wrote None; it must ask first")
     if isinstance(value, float):
         return f"{value:.2f}"
-    return name_text(value, ascii_only=False) if isinstance(value, str) and not hasattr(value, "__html__") else value
-
-
-EXIT_MEANINGS = {
-    2: "usage: an argument or a configuration file is wrong",
-    3: "could not assess",
-    4: "environment: something that was asked for is missing",
-    70: "internal error",
-}
-
-
-# ---------------------------------------------------------------------------------------------------------- page
-
-
-def page_of(outcomes: Sequence[Outcome], options: Options) -> Page:
-    """The page about all outcomes, in the order given."""
-    models = tuple(
-        _error_of(outcome, f"model-{i}") if isinstance(outcome, Failed) else _model_of(outcome, f"model-{i}", options)
-        for i, outcome in enumerate(outcomes, 1)
-    )
-    if len(models) == 1:
-        title = f"{models[0].verdict}: {models[0].name}"
-    else:
-        counts = Counter(model.verdict for model in models)
-        told = ", ".join(f"{counts[verdict]} {verdict}" for verdict in SIGNS if counts[verdict])
-        title = f"{count_text(len(models), 'model')}{told and f': {told}'}"
-    rows = tuple(_summary_row(o, m) for o, m in zip(outcomes, models, strict=True))
-    return Page(
-        title=title,
-        versions=tuple(sorted({o.tool_version for o in outcomes if isinstance(o, Report)})),
-        summary=rows if len(rows) != 1 else (),
-        models=models,
-        has_pictures=any(image.uri for m in models if isinstance(m, Model) for image in (*m.most, *m.least)),
-    )
-
-
-def _summary_row(outcome: Outcome, model: Model | Error) -> SummaryRow:
-    if isinstance(outcome, Failed):
-        why = words.without_model(outcome.message, outcome.model)
-        return SummaryRow(model.anchor, model.name, "ERROR", SIGNS["ERROR"], str(outcome.exit_code), why, "–", "–")
-    s = outcome.evidence.statistics
-    reasons = ", ".join(reason.id for reason in outcome.verdict.reasons)
-    return SummaryRow(
-        anchor=model.anchor,
-        model=model.name,
-        verdict=outcome.verdict.verdict,
-        sign=SIGNS[outcome.verdict.verdict],
-        exit_code="–" if outcome.gate is None else str(outcome.gate.exit_code),
-        why=reasons or "no reason for WARN",
-        kurtosis=number_text(s.kurtosis.estimate),
-        images=str(s.n_images),
-    )
-
-
-def _error_of(failed: Failed, anchor: str) -> Error:
-    meaning = EXIT_MEANINGS.get(failed.exit_code, "error")
-    return Error(anchor, failed.model, failed.message, failed.hint, failed.exit_code, meaning)
+    return printable(value) if isinstance(value, str) and not hasattr(value, "__html__") else value

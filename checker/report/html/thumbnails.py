@@ -1,6 +1,6 @@
 """Small copies of calibration images for a report that people look at.
 
-They are made after the verdict and move nothing: an image that fails has no thumbnail, and the report says why.
+They are made after the verdict and do not change it: an image that fails has no thumbnail, and the report says why.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ CHANGED, GONE, TENSOR = (
 
 @dataclass(frozen=True)
 class Thumbnails:
-    """What could be made, and why the others could not."""
+    """The thumbnails that could be made, and why the others could not."""
 
     uris: dict[str, str] = field(default_factory=dict)
     """data: URI of a JPEG by the digest of its image"""
@@ -41,14 +41,14 @@ class Thumbnails:
 
 
 def wanted(outcomes: Iterable[Outcome]) -> tuple[SeenImage, ...]:
-    """The images that a report shows: those with the largest and the smallest kurtosis, each once."""
-    found: dict[str, SeenImage] = {}
+    """Return the images that the reports show: those with the largest and the smallest kurtosis, each once."""
+    by_digest: dict[str, SeenImage] = {}
     for outcome in outcomes:
         if isinstance(outcome, Failed) or outcome.evidence.gallery is None:
             continue
         gallery = outcome.evidence.gallery
-        found.update((image.digest, image) for image in (*gallery.most, *gallery.least))
-    return tuple(found.values())
+        by_digest.update((image.digest, image) for image in (*gallery.most, *gallery.least))
+    return tuple(by_digest.values())
 
 
 def make(
@@ -58,7 +58,7 @@ def make(
     seed: int = 0,
     limit: int | None = None,
 ) -> Thumbnails:
-    """Thumbnails of the images that the reports show, turned upright, without any metadata.
+    """Make thumbnails of the images that the reports show, turned upright, without any metadata.
 
     The image set is opened as the check opened it. An image whose bytes have another digest now is left out.
 
@@ -89,16 +89,16 @@ def make(
 
 
 def _places(source: ImageSource, names: set[str]) -> dict[str, list[int]]:
-    """The places of the names: several where a manifest has a row twice."""
-    found: dict[str, list[int]] = {}
+    """Return the indices of each name in the image set: several where a manifest has a row twice."""
+    places: dict[str, list[int]] = {}
     for place, name in enumerate(source.entries.names()):
         if name in names:
-            found.setdefault(name, []).append(place)
-    return found
+            places.setdefault(name, []).append(place)
+    return places
 
 
 def _one(source: ImageSource, places: Sequence[int], digest: str) -> tuple[str, str]:
-    """The data: URI of the image with that digest, or an empty one and why."""
+    """Return the data: URI of the image with that digest, or an empty one and why there is none."""
     why = GONE
     for place in places:
         try:
