@@ -194,7 +194,7 @@ def throughput(model: Model, photos: Path, n: int, runs: int) -> tuple[float, fl
         for _ in measure.batches(opened, into, measure.decode(opened, opened.source)):
             pass
         ours.append(n / (time.perf_counter() - start))
-        beside.append(bare(runner._session, runner._most, runner._n_passes))
+        beside.append(bare(runner._session, runner._pass_images, runner._n_passes))
         after.append(bare(whole, 8, 1))
     return statistics.median(ours), statistics.median(beside), statistics.median(after)
 
