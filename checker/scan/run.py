@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from robustcheck_onnx.checker.errors import CannotAssessError
-from robustcheck_onnx.checker.evidence import ImageFacts, PreprocessingFacts
+from robustcheck_onnx.checker.evidence import ImageFacts
 from robustcheck_onnx.checker.images import (
     ImageSetState,
     ImageSource,
@@ -83,21 +83,23 @@ def scan(
     started, clock = datetime.now(UTC), time.perf_counter()
     opened = open_model(model, tensor=tensor, pool=pool)
     contract = opened.contract
-    found = find_preprocessing(
+    preprocessing = find_preprocessing(
         opened.path, preprocess, contract.preprocessing if contract else None, opened.image_input.size
     )
     source = open_images(images_at, seed=seed, limit=max_images)
+    if source.kind == "tensors" and preprocessing.source != "assumed":
+        preprocessing = preprocessing.model_copy(update={"source": "tensors"})
 
     def prepare_one(item: Item) -> Prepared | Skipped:
-        return prepare(item, opened, found.preprocessing)
+        return prepare(item, opened, preprocessing.preprocessing)
 
     probe = _first_usable(source, prepare_one)
-    plan = plan_scan(opened, probe, device, blocks, preprocessing=found.preprocessing)
-    own = Runner(opened, device, preprocessing=found.preprocessing).run(probe)
+    plan = plan_scan(opened, probe, device, blocks, preprocessing=preprocessing.preprocessing)
+    own = Runner(opened, device, preprocessing=preprocessing.preprocessing).run(probe)
     runner = Runner(
         measuring_model(opened, plan),
         device,
-        preprocessing=found.preprocessing,
+        preprocessing=preprocessing.preprocessing,
         batch_size=batch_size,
         also=(replace(opened, graph_bytes=b"", added_output=False),),
     )
@@ -137,12 +139,6 @@ def scan(
         n_left_out=plan.n_left_out,
         output_difference=max(differences),
         output_unchanged=max(differences) <= SAME_OUTPUT[opened.precision],
-    )
-    preprocessing = PreprocessingFacts(
-        preprocessing=found.preprocessing,
-        source="tensors" if source.kind == "tensors" and found.source != "assumed" else found.source,
-        fields=tuple(found.origins),
-        against_contract=contract is not None and found.preprocessing != contract.preprocessing,
     )
     begins = next((index for index, layer in enumerate(layers) if layer.statistics.has_outliers), None)
     wall_s = time.perf_counter() - clock

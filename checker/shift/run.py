@@ -110,13 +110,13 @@ def measure_shift(
     judged = read_report(report, opened.digest) if report is not None else None
     output = _class_output(opened)
     contract = opened.contract
-    found = find_preprocessing(
+    preprocessing = find_preprocessing(
         Path(model), preprocess, contract.preprocessing if contract else None, opened.image_input.size
     )
     sources = [open_images(spec.path, seed=seed, limit=max_images) for spec in (first, *others)]
     read = [labels.labels_of(source) for source in sources]
-    runner = Runner(opened, device, preprocessing=found.preprocessing, batch_size=batch_size)
-    scores = _scores(runner, found.preprocessing)
+    runner = Runner(opened, device, preprocessing=preprocessing.preprocessing, batch_size=batch_size)
+    scores = _scores(runner, preprocessing.preprocessing)
     folders = sorted(set(read[0]))
     sets = [
         _Opened(
@@ -134,7 +134,7 @@ def measure_shift(
         )
         for spec, source, known in zip((first, *others), sources, read, strict=True)
     ]
-    measured = [_measure(runner, each, found.preprocessing, max_bad, batch_size, progress) for each in sets]
+    measured = [_measure(runner, each, preprocessing.preprocessing, max_bad, batch_size, progress) for each in sets]
     (inner, inner_digests), *rest = measured
     for result, _ in rest:
         if result.digest == inner.digest:
@@ -176,11 +176,11 @@ def measure_shift(
         baseline=baseline,
         verdict=judged,
         agreement=agree(judged, inner, beside, baseline),
-        preprocessing=found.preprocessing,
-        preprocessing_source=found.source,
+        preprocessing=preprocessing.preprocessing,
+        preprocessing_source=preprocessing.source,
         execution=runner.execution,
         seed=seed,
-        notes=_notes(inner, beside, found.source, opened),
+        notes=_notes(inner, beside, preprocessing.source, opened),
         claim=CLAIM,
         time=Time(
             started=started.isoformat(timespec="seconds"),
