@@ -35,12 +35,12 @@ import re, sys, time
 from pathlib import Path
 from robustcheck_onnx.checker.images import source as images
 from robustcheck_onnx.checker.measure import cache, run as measure
-from robustcheck_onnx.checker.model import external as onnx_file
+from robustcheck_onnx.checker.model import file_digest
 from robustcheck_onnx.checker.measure.job import Job, nothing_yet
 from robustcheck_onnx.thresholds import profile
 job = Job(Path(sys.argv[1]), sys.argv[2])
 source = images.open_images(job.images, seed=job.seed)
-key = cache.key_of(job, onnx_file.file_digest(job.model), profile.load(), source)
+key = cache.key_of(job, file_digest(job.model), profile.load(), source)
 assert cache.load(key, job.model, source) is None
 opened = measure.open_job(job, source=source)
 measure.probe(opened)

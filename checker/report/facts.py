@@ -44,7 +44,7 @@ def terminal_tensor(report: Report, pen: Pen) -> list[Text]:
         pen.name(model.tensor),
         pen.say(model.rule if model.pool == "none" else f"{model.rule}, pooled by {model.pool}"),
         pen.say(count_text(s.n_features, "feature")),
-        pen.say(f"ends in {model.ends_in}" if model.ends_in else ""),
+        pen.say(f"ends in {model.ends_in}" if model.ends_in.kind else ""),
         line(why, pen.say(model.why)),
     ]
     return [pen.facts(facts)]
@@ -190,7 +190,7 @@ def _tensor(report: Report) -> tuple[Fact, ...]:
         Fact("Kind", m.rule if m.pool == "none" else f"{m.rule}, pooled by {m.pool}"),
         Fact("Why this one", f"assumed: {m.why}" if m.tensor_assumed else m.why),
         Fact("Features", str(s.n_features)),
-        Fact("Ends in", m.ends_in),
+        Fact("Ends in", str(m.ends_in)),
         Fact("Change with the batch", _difference(m.batch_difference), "largest relative difference"),
         Fact("Change of the own output", _difference(m.output_difference), "largest relative difference"),
     )

@@ -7,8 +7,9 @@ from typing import Literal
 from robustcheck_onnx.checker.evidence import WRITTEN_ZERO_AT, Evidence, Interval, Statistics
 from robustcheck_onnx.checker.statistics import TOP_FEATURES
 from robustcheck_onnx.checker.text import bound_text, number_text
+from robustcheck_onnx.thresholds.ends import End
 from robustcheck_onnx.thresholds.frozen import Frozen
-from robustcheck_onnx.thresholds.profile import MADE_ENDS, STATISTICS, Profile, Statistic
+from robustcheck_onnx.thresholds.profile import STATISTICS, Profile, Statistic
 
 from .reasons import NAMES, RULES
 
@@ -217,20 +218,19 @@ def _sound(e: Evidence) -> list[tuple[str, str]]:
     return out
 
 
-def _end(ends_in: str) -> str:
-    kind, _, op = ends_in.partition(":")
-    if op in WRITTEN_ZERO_AT and kind in ("activation", "linear_of"):
-        left = f"what {op} wrote without negative values (as quantisers write what a ReLU gave)"
-        return left if kind == "activation" else f"a linear map of {left}"
+def _describe(end: End) -> str:
+    if end.op in WRITTEN_ZERO_AT and end.kind in ("activation", "linear_of"):
+        left = f"what {end.op} wrote without negative values (as quantisers write what a ReLU gave)"
+        return left if end.kind == "activation" else f"a linear map of {left}"
     return {
         "normalisation": "the output of a normalisation layer",
-        "activation": f"the output of an activation ({op})",
-        "linear_of": f"a linear map of what an activation ({op}) gave",
+        "activation": f"the output of an activation ({end.op})",
+        "linear_of": f"a linear map of what an activation ({end.op}) gave",
         "linear_unread": "the output of a linear layer whose weight could not be read",
         "change_of_basis": "a change of basis (its last layer's features are orthogonal, as those of a PCA are)",
         "pool": "the output of pooling",
         "linear": "the output of a linear layer",
-    }.get(kind, f"the output of {op or kind}")
+    }.get(end.kind, f"the output of {end.op or end.kind}")
 
 
 def _comparable(e: Evidence, profile: Profile) -> list[tuple[str, str]]:
@@ -262,10 +262,10 @@ def _comparable(e: Evidence, profile: Profile) -> list[tuple[str, str]]:
             )
         )
     turned_away = below(s.negative_energy, profile.thresholds["negative_energy"].minimum)
-    said_already = turned_away and model.ends_in.startswith(("activation", "pool"))
-    calibrated = model.ends_in in profile.ends and not model.ends_in.startswith(MADE_ENDS)
+    said_already = turned_away and model.ends_in.kind in ("activation", "pool")
+    calibrated = model.ends_in in profile.ends and not model.ends_in.can_make_outliers
     if not calibrated and not said_already:
-        out.append(("end_not_calibrated", f"`{model.tensor}` is {_end(model.ends_in)}"))
+        out.append(("end_not_calibrated", f"`{model.tensor}` is {_describe(model.ends_in)}"))
     if not profile.min_features <= s.n_features <= profile.max_features:
         out.append(
             (
