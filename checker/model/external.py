@@ -1,7 +1,8 @@
-"""External data of an ONNX file: weights in files beside it are located, measured, digested and watched for changes.
+"""External data of an ONNX file: locate, measure and digest the files of weights beside it, and watch for changes.
 
-`onnx.checker` calls truncated external data fine and `onnx.load` refuses hard links, so locations and lengths are
-checked here."""
+`onnx.checker` calls truncated external data fine and `onnx.load` refuses hard links, so this module checks locations
+and lengths itself.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +34,7 @@ class ExternalFile:
     """as the model names it"""
     path: Path
     stamp: tuple[int, ...]
-    """of the file before it was digested"""
+    """`stamp` of the file, taken before it was digested"""
     size_bytes: int
     digest: str
 

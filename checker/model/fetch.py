@@ -72,9 +72,9 @@ def _local_name(file: RemoteFile) -> str:
 
 
 def _fetch(file: RemoteFile, path: Path, preprocess: str | None) -> None:
-    left = limit_bytes()
+    budget_bytes = limit_bytes()
     try:
-        left -= download(file, path, left)
+        budget_bytes -= download(file, path, budget_bytes)
     except FileNotFoundError as fault:
         raise UsageError(
             f"{file}: model file is missing; no such file, or a folder", "look at the URL: one .onnx file is needed"
@@ -93,12 +93,12 @@ def _fetch(file: RemoteFile, path: Path, preprocess: str | None) -> None:
             continue
         target.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileNotFoundError):  # read_onnx says which is missing
-            left -= download(file.parent / part, target, left)
+            budget_bytes -= download(file.parent / part, target, budget_bytes)
     if preprocess is None and contract is None and not file.is_signed:
-        _fetch_sidecars(file, path, left)
+        _fetch_sidecars(file, path, budget_bytes)
 
 
-def _fetch_sidecars(file: RemoteFile, path: Path, left: int) -> None:
+def _fetch_sidecars(file: RemoteFile, path: Path, budget_bytes: int) -> None:
     own = PurePosixPath(file.name).with_suffix(OWN_SUFFIX).name
     folder = file.parent
     if file.url.is_http:
@@ -114,6 +114,6 @@ def _fetch_sidecars(file: RemoteFile, path: Path, left: int) -> None:
         target = path.with_suffix(OWN_SUFFIX) if name == own else path.with_name(name)
         if not target.exists():
             try:
-                left -= download(folder / name, target, left)
+                budget_bytes -= download(folder / name, target, budget_bytes)
             except FileNotFoundError:  # a web server was asked whether there is one
                 target.unlink(missing_ok=True)

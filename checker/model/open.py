@@ -94,7 +94,7 @@ def open_model(
         read: the file's content, where that was read already.
 
     Raises:
-        UsageError: no such file; several inputs; the representation can't be told; no such tensor or pool.
+        UsageError: no such file; several inputs; several tensors could be the representation; no such tensor or pool.
         CannotAssessError: unreadable or unsupported model, text encoder, object detector, no image input.
     """
     file = read_onnx(path, read)
@@ -112,9 +112,9 @@ def open_model(
     choice = choose(layers, names, where, contract=contract, tensor=tensor, pool=pool)
     representation = choice.representation
     if representation.ends_in in LINEAR_ENDS:
-        turned = is_change_of_basis(proto, layers, representation.tensor, file.external_folder)
-        if turned is not False:
-            end = End("change_of_basis" if turned else "linear_unread")
+        orthogonal = is_change_of_basis(proto, layers, representation.tensor, file.external_folder)
+        if orthogonal is not False:
+            end = End("change_of_basis" if orthogonal else "linear_unread")
             representation = replace(representation, ends_in=end)
     fetch, addition = _addition(proto, representation, layers)
     own = _own_content(proto, file)

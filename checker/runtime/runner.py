@@ -205,14 +205,14 @@ class Runner:
         names = [output.name for output in self.model.outputs]
         limit = SAME_OUTPUT[self.model.precision]
         session, _ = open_session(own_bytes(self.model), self.model, self._device, threads=self._threads)
-        (own,) = self._outputs(session, [pixels], names)
+        (without,) = self._outputs(session, [pixels], names)
         del session
         difference = LARGEST_DIFFERENCE
         for level in ("all", "basic", "none"):
             if level != self.execution.optimization:
                 self._open(level)
-            (ours,) = self._outputs(self._session, [pixels], names)
-            difference = max(relative_difference(a, b) for a, b in zip(own, ours, strict=True))
+            (with_added,) = self._outputs(self._session, [pixels], names)
+            difference = max(relative_difference(a, b) for a, b in zip(without, with_added, strict=True))
             if difference <= limit:
                 break
         return OutputCheck(difference <= limit, difference, self.execution.optimization)
@@ -224,16 +224,17 @@ class Runner:
 
         whole: one pass for each set, but for a fixed batch.
         """
-        cut = []
+        batches_by_set: list[list[Array]] = []
         for pixels in sets:
             values = feed(pixels, self.model, scaled_on_device=self._scaling is not None)
             size = self.fixed_batch or (len(values) if whole else self._pass_images)
-            cut.append([values[i : i + size] for i in range(0, len(values), size)])
-        batches = [batch for each in cut for batch in each]
+            batches_by_set.append([values[i : i + size] for i in range(0, len(values), size)])
+        batches = [batch for each in batches_by_set for batch in each]
         outputs = iter(self._run_batches(session, names, batches, can_halve=not whole and not self.fixed_batch))
         refuse_changed(self.model.path, self.model.external)
         return [
-            [np.concatenate(rows) for rows in zip(*itertools.islice(outputs, len(each)), strict=True)] for each in cut
+            [np.concatenate(rows) for rows in zip(*itertools.islice(outputs, len(each)), strict=True)]
+            for each in batches_by_set
         ]
 
     def _run_batches(
