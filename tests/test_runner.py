@@ -223,7 +223,7 @@ def test_silent_fallback_is_found_in_the_session(
     runner: Any, onnx_models: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """ONNX Runtime itself takes the CPU without an exception when CUDA can't start."""
-    monkeypatch.setattr("robustcheck_onnx.checker.runtime.device.why_missing", lambda provider: "")
+    monkeypatch.setattr("robustcheck_onnx.checker.runtime.session.why_missing", lambda provider: "")
     if "CUDAExecutionProvider" not in ort.get_available_providers():
         pytest.skip("this ONNX Runtime wheel has no CUDA provider that could fail to start")
     with pytest.raises(EnvironmentFaultError, match="could not start CUDAExecutionProvider and took CPU"):
