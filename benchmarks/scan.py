@@ -56,7 +56,7 @@ def measure(path: Path, device: str = "cpu") -> tuple[float, float, float, int]:
     With statistics: the passes, and adding up what they give.
     """
     model = open_model(path)
-    height, width = model.input_size or (224, 224)
+    height, width = model.image_input.size or (224, 224)
     pixels = np.random.default_rng(0).normal(size=(BATCH_SIZE, height, width, 3)).astype(np.float32)
     plan = scan_plan.plan_scan(model, pixels[:2])
     plain, measuring = Runner(model, device), Runner(scan_plan.measuring_model(model, plan), device)

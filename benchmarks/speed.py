@@ -196,7 +196,7 @@ def throughput(model: Model, photos: Path, n: int, runs: int) -> tuple[float, fl
         start = time.perf_counter()
         measure.measure_images(opened)
         ours.append(n / (time.perf_counter() - start))
-        beside.append(bare(runner._session, runner._most, runner._n_passes))
+        beside.append(bare(runner._session, runner._pass_images, runner._n_passes))
         after.append(bare(whole, 8, 1))
     return statistics.median(ours), statistics.median(beside), statistics.median(after)
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self, TypedDict, cast
 
 from pydantic import AfterValidator, Field, model_validator
 
+from robustcheck_onnx.thresholds.ends import End
 from robustcheck_onnx.thresholds.frozen import Frozen
 
 
@@ -93,8 +94,8 @@ class ModelFacts(Frozen):
     """encoder_output | head_input | pooled | logits | user"""
     pool: str
     """none | spatial_mean | token_cls | token_mean"""
-    ends_in: str
-    """what produces the representation: linear, linear_of:Relu, change_of_basis, normalisation, activation:Relu, …"""
+    ends_in: End
+    """the layer that makes the representation"""
     why: str
     tensor_assumed: bool
     random_weights: bool | None
@@ -375,5 +376,6 @@ class ImageSetFacts(Frozen):
     findings: tuple[Finding, ...]
 
 
-# position of the zero point of what a layer writes
+# position of the zero point among the inputs of an operator that writes a quantised tensor
 WRITTEN_ZERO_AT = {"QuantizeLinear": 2, "QLinearConv": 7, "QLinearMatMul": 7, "QLinearAdd": 7, "QLinearMul": 7}
+WRITTEN_ZERO_AT |= {"QGemm": 8, "QLinearGlobalAveragePool": 4, "QLinearAveragePool": 4, "QLinearConcat": 1}

@@ -107,7 +107,7 @@ def test_every_form_of_a_weight_is_read(form: str, onnx_models: ModuleType, tmp_
     for weight, ends in ((rotation(16, 12), "change_of_basis"), (onnx_models.weight(16, 12), "linear")):
         proto = signed_encoder(onnx_models, form, weight)
         path = onnx_models.save(proto, tmp_path / f"{ends}.onnx", external=form == "external")
-        assert open_model(path).representation.ends_in == ends
+        assert str(open_model(path).representation.ends_in) == ends
 
 
 def quantised(form: str, w: np.ndarray) -> tuple[list[Any], dict[str, Any]]:
@@ -146,7 +146,7 @@ def test_zero_points_are_taken_off(form: str, onnx_models: ModuleType, tmp_path:
         nodes, weights = signed_features(onnx_models)
         more, constants = quantised(form, weight)
         proto = onnx_models.build(nodes + more, ["embedding"], weights | constants, domains=["com.microsoft"])
-        assert open_model(onnx_models.save(proto, tmp_path / "m.onnx")).representation.ends_in == ends
+        assert str(open_model(onnx_models.save(proto, tmp_path / "m.onnx")).representation.ends_in) == ends
 
 
 @pytest.mark.parametrize("form", ["scaled", "low_rank", "sliced", "joined", "product", "packed", "sparse"])
@@ -186,7 +186,7 @@ def test_a_weight_that_the_graph_computes_is_computed(form: str, onnx_models: Mo
             values = numpy_helper.from_array(w.ravel(), "w")
             places = numpy_helper.from_array(np.arange(w.size), "w_places")
             proto.graph.sparse_initializer.append(onnx.helper.make_sparse_tensor(values, places, list(w.shape)))
-        assert open_model(onnx_models.save(proto, tmp_path / "m.onnx")).representation.ends_in == ends
+        assert str(open_model(onnx_models.save(proto, tmp_path / "m.onnx")).representation.ends_in) == ends
 
 
 @pytest.mark.parametrize("form", ["concat", "sum", "residual", "then_linear"])
@@ -202,8 +202,8 @@ def test_one_turned_layer_among_several_is_enough(form: str, onnx_models: Module
         nodes, weights = signed_features(onnx_models)
         weights |= {"w": first, "w2": onnx_models.weight(16, 12), "v": onnx_models.weight(12, 12)}
         proto = onnx_models.build([*nodes, ("MatMul", ["signed", "w"], ["a"]), *forms[form]], ["embedding"], weights)
-        ends = open_model(onnx_models.save(proto, tmp_path / "m.onnx")).representation.ends_in
-        assert (ends == "change_of_basis") == turned
+        end = open_model(onnx_models.save(proto, tmp_path / "m.onnx")).representation.ends_in
+        assert (end.kind == "change_of_basis") == turned
 
 
 def test_a_weight_that_is_no_matrix_is_not_read(onnx_models: ModuleType, tmp_path: Path) -> None:
@@ -214,14 +214,14 @@ def test_a_weight_that_is_no_matrix_is_not_read(onnx_models: ModuleType, tmp_pat
         ("Flatten", ["heads"], ["embedding"]),
     ]
     path = onnx_models.save(onnx_models.build(nodes, ["embedding"], weights), tmp_path / "m.onnx")
-    assert open_model(path).representation.ends_in == "linear_unread"
+    assert str(open_model(path).representation.ends_in) == "linear_unread"
 
 
 def test_a_weight_computed_from_the_image_is_not_known(onnx_models: ModuleType, tmp_path: Path) -> None:
     nodes, weights = signed_features(onnx_models)
     nodes += [("Transpose", ["features"], ["w"], {"perm": [1, 0]}), ("MatMul", ["signed", "w"], ["embedding"])]
     path = onnx_models.save(onnx_models.build(nodes, ["embedding"], weights), tmp_path / "m.onnx")
-    assert open_model(path).representation.ends_in == "other:MatMul"
+    assert str(open_model(path).representation.ends_in) == "other:MatMul"
 
 
 def with_projection(source: Path, target: Path, weight: np.ndarray) -> Path:
@@ -263,7 +263,7 @@ def test_the_mean_of_rectified_features_turned_into_an_axis_never_passes(
         model = with_projection(efficientnet_lite0, tmp_path / f"{name}.onnx", weight)
         report = check(model, preprocess=str(given_file))
         statistics = report.evidence.statistics
-        assert report.evidence.model.ends_in == "linear_of:Clip"
+        assert str(report.evidence.model.ends_in) == "linear_of:Clip"
         assert [f.index for f in statistics.persistent] == [0]  # the numbers alone would pass
         assert all(
             getattr(statistics, name).low > report.profile.thresholds[name].minimum

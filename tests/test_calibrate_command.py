@@ -17,6 +17,7 @@ from measuring import never_decided
 
 from robustcheck_onnx.checker.calibrate import table as calibration_table
 from robustcheck_onnx.thresholds import profile
+from robustcheck_onnx.thresholds.ends import End
 
 
 def test_every_model_has_a_row_with_what_influences_it(calibrated: Calibrated) -> None:
@@ -71,7 +72,7 @@ def test_the_profile_parts_the_suite_and_says_what_it_rests_on(calibrated: Calib
     assert c.date == rows(calibrated.table)[0].date
     assert any("made by hand" in text for text in fitted.limits)
     assert fitted.tensor_rules == ("encoder_output",)
-    assert fitted.ends == ("other:Gather",)
+    assert fitted.ends == (End("other", "Gather"),)
     for name, code in (("made_with_2", 0), ("made_without_2", 1), ("made_rectified_2", 1)):
         model = calibrated.folder / f"{name}.onnx"
         run(model, "--images", calibrated.photos, "--thresholds", calibrated.profile, "-q", code=code)

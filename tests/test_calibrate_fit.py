@@ -8,6 +8,7 @@ from calibrations import N_MODELS, Calibrated, rows
 from robustcheck_onnx.checker.verdict.rule import ALIKE_SPREAD
 from robustcheck_onnx.thresholds import results
 from robustcheck_onnx.thresholds.calibrate import fitted_profile, rows_of
+from robustcheck_onnx.thresholds.ends import End
 
 
 def test_what_takes_no_part_in_a_fit(calibrated: Calibrated) -> None:
@@ -42,11 +43,11 @@ def test_the_pooled_tensor_is_compared_where_models_have_it(calibrated: Calibrat
             for name, value in row.statistics.items()
             if value.estimate is not None and value.low is not None and value.high is not None
         }
-        change = {"tensor": "pooled", "rule": "pooled", "ends_in": "normalisation", "statistics": sharper}
+        change = {"tensor": "pooled", "rule": "pooled", "ends_in": End("normalisation"), "statistics": sharper}
         pooled.append(row.model_copy(update=change))
     assert len(rows_of([*some, *pooled], "pooled")) == N_MODELS
     fitted = fitted_profile([*some, *pooled], id="both")
-    assert (fitted.tensor, fitted.tensor_rules, fitted.ends) == ("pooled", ("pooled",), ("normalisation",))
+    assert (fitted.tensor, fitted.tensor_rules, fitted.ends) == ("pooled", ("pooled",), (End("normalisation"),))
     gaps = {one.tensor: one.gap for one in fitted.calibration.tensors}
     assert gaps["pooled"] == pytest.approx(2 * (gaps["representation"] or 0), rel=1e-3)
     assert fitted_profile([*some, *pooled], id="both", tensor="representation").tensor == "representation"

@@ -37,6 +37,7 @@ from robustcheck_onnx.checker.report.record import CLAIM, Placed, Report, Time
 from robustcheck_onnx.checker.report.terminal import one_line, render
 from robustcheck_onnx.checker.verdict.reasons import RULES
 from robustcheck_onnx.checker.verdict.rule import Reason, judge
+from robustcheck_onnx.thresholds.ends import End
 from robustcheck_onnx.thresholds.profile import STATISTICS, Calibration, Profile, Threshold, load, seal
 from robustcheck_onnx.thresholds.reference import references
 
@@ -112,7 +113,7 @@ def profile() -> Profile:
             statistic_version=1,
             tensor_rules=("encoder_output", "head_input"),
             pools=("none", "spatial_mean"),
-            ends=("linear",),
+            ends=(End("linear"),),
             min_features=384,
             max_features=2048,
             min_images=50,
@@ -262,7 +263,7 @@ def report(
             tensor="representation",
             rule="encoder_output",
             pool="none",
-            ends_in="linear",
+            ends_in=End("linear"),
             why="the contract in the file names it",
             tensor_assumed=False,
             random_weights=False,

@@ -16,7 +16,7 @@ from onnx import TensorProto
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.evidence import IMAGENET
 from robustcheck_onnx.checker.model.open import open_model, own_bytes
-from robustcheck_onnx.checker.runtime.runner import Runner, _relative_difference
+from robustcheck_onnx.checker.runtime.runner import Runner, relative_difference
 
 Pixels = NDArray[Any]
 
@@ -128,10 +128,10 @@ def test_what_fails_alone_and_not_in_company_depends_on_its_batch(
 def test_outputs_with_infinities_are_compared() -> None:
     """Scores of −∞ for classes that are switched off, and one in the place of another."""
     a = np.array([[1.0, -np.inf, 2.0], [1.0, -np.inf, 2.0]])
-    assert _relative_difference(a, a.copy()) == 0
-    assert _relative_difference(a, a + np.array([0, 0, 0.5])) == pytest.approx(0.5 / np.sqrt(5 / 3))
+    assert relative_difference(a, a.copy()) == 0
+    assert relative_difference(a, a + np.array([0, 0, 0.5])) == pytest.approx(0.5 / np.sqrt(5 / 3))
     for changed in (np.abs(a), np.nan_to_num(a), np.where(np.isinf(a), np.nan, a), a[:, [1, 0, 2]]):
-        assert _relative_difference(a, changed) == 1e9
+        assert relative_difference(a, changed) == 1e9
 
 
 def test_added_output_changes_nothing(runner: Any, onnx_models: ModuleType, pixels: Pixels) -> None:
@@ -223,7 +223,7 @@ def test_silent_fallback_is_found_in_the_session(
     runner: Any, onnx_models: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """ONNX Runtime itself takes the CPU without an exception when CUDA can't start."""
-    monkeypatch.setattr("robustcheck_onnx.checker.runtime.session._why_not", lambda provider: "")
+    monkeypatch.setattr("robustcheck_onnx.checker.runtime.session.why_missing", lambda provider: "")
     if "CUDAExecutionProvider" not in ort.get_available_providers():
         pytest.skip("this ONNX Runtime wheel has no CUDA provider that could fail to start")
     with pytest.raises(EnvironmentFaultError, match="could not start CUDAExecutionProvider and took CPU"):

@@ -39,9 +39,9 @@ def test_open_clip_config_gives_open_clips_pixels(tmp_path: Path) -> None:
     transform = image_transform_v2(PreprocessCfg(size=256, **given), is_train=False)
     assert_same_pixels(found.preprocessing, lambda photo: transform(photo).numpy().transpose(1, 2, 0))
     assert found.source == "sidecar"
-    assert ("resize_mode", "squash", "open_clip_config.json") in found.origins
-    assert ("fill", "0, 0, 0", "open_clip default") in found.origins
-    assert [field for field, _, _ in found.origins] == list(Preprocessing.model_fields)
+    assert ("resize_mode", "squash", "open_clip_config.json") in found.fields
+    assert ("fill", "0, 0, 0", "open_clip default") in found.fields
+    assert [field for field, _, _ in found.fields] == list(Preprocessing.model_fields)
 
 
 def test_timm_config_gives_timms_pixels(tmp_path: Path) -> None:
@@ -114,8 +114,12 @@ def test_own_sidecar_comes_first_and_takes_both_shapes(tmp_path: Path) -> None:
 
 def test_precedence_option_contract_sidecar_assumed(tmp_path: Path) -> None:
     model = beside(tmp_path, "open_clip_config.json", {"preprocess_cfg": {"size": 224, "resize_mode": "longest"}})
-    assert find_preprocessing(model, "imagenet", CLIP, (224, 224))[:2] == (IMAGENET, "user")
-    assert find_preprocessing(model, None, CLIP, (224, 224))[:2] == (CLIP, "contract")
+    over_contract = find_preprocessing(model, "imagenet", CLIP, (224, 224))
+    assert (over_contract.preprocessing, over_contract.source) == (IMAGENET, "user")
+    assert over_contract.against_contract
+    contract = find_preprocessing(model, None, CLIP, (224, 224))
+    assert (contract.preprocessing, contract.source) == (CLIP, "contract")
+    assert not contract.against_contract
     assert find_preprocessing(model, None, None, None).preprocessing.resize_mode == "longest"
     user = find_preprocessing(model, str(tmp_path / "open_clip_config.json"), CLIP, (224, 224))
     assert (user.preprocessing.resize_mode, user.source) == ("longest", "user")
@@ -123,15 +127,15 @@ def test_precedence_option_contract_sidecar_assumed(tmp_path: Path) -> None:
     (tmp_path / "open_clip_config.json").unlink()
     beside(tmp_path, "config.json", {"model_type": "clip"})  # transformers' model configuration: no pixels in it
     found = find_preprocessing(model, None, None, (384, 384))
-    assert found[:2] == (at_size(IMAGENET, (384, 384)), "assumed")
-    assert ("size", "384, 384", "model input") in found.origins
-    assert ("mean", "0.485, 0.456, 0.406", "assumed: ImageNet values") in found.origins
+    assert (found.preprocessing, found.source) == (at_size(IMAGENET, (384, 384)), "assumed")
+    assert ("size", "384, 384", "model input") in found.fields
+    assert ("mean", "0.485, 0.456, 0.406", "assumed: ImageNet values") in found.fields
 
 
 def test_presets_take_the_models_size(tmp_path: Path) -> None:
     found = find_preprocessing(tmp_path / "m.onnx", "clip", None, (336, 336))
     assert found.preprocessing == at_size(CLIP, (336, 336))
-    assert ("resize_size", "336, 336", "clip, scaled") in found.origins
+    assert ("resize_size", "336, 336", "clip, scaled") in found.fields
     assert find_preprocessing(tmp_path / "m.onnx", "clip", None, None).preprocessing == CLIP
 
 
@@ -230,9 +234,9 @@ def test_defaults_of_own_files_are_told_from_stated_values(tmp_path: Path) -> No
     partial = {name: value for name, value in IMAGENET.model_dump().items() if name not in ("color_order", "fill")}
     found = find_preprocessing(beside(tmp_path, "model.robustcheck.json", partial), None, None, (224, 224))
     assert found.preprocessing == IMAGENET
-    assert ("color_order", "RGB", "robustcheck default") in found.origins
-    assert ("fill", "0, 0, 0", "robustcheck default") in found.origins
-    assert ("mean", "0.485, 0.456, 0.406", "model.robustcheck.json") in found.origins
+    assert ("color_order", "RGB", "robustcheck default") in found.fields
+    assert ("fill", "0, 0, 0", "robustcheck default") in found.fields
+    assert ("mean", "0.485, 0.456, 0.406", "model.robustcheck.json") in found.fields
 
 
 def test_size_that_is_not_the_models_is_an_error(tmp_path: Path) -> None:

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 import scipy.stats
+from pydantic import TypeAdapter, ValidationError
 
 from robustcheck_onnx.checker.statistics import definitions as kurtosis
 from robustcheck_onnx.thresholds import calibrate, fitting, profile, reference
+from robustcheck_onnx.thresholds.ends import End
 from robustcheck_onnx.thresholds.fitting import Rule
 
 TABLE = reference.references()
@@ -195,6 +197,21 @@ def test_packaged_profiles_go_by_name() -> None:
     assert [p.id for p in profile.packaged()] == ["default-1"]
 
 
+@pytest.mark.parametrize("text", ["linear", "linear_of:Relu", "other:Add", "of a later version", ""])
+def test_an_end_is_written_as_it_was_read(text: str) -> None:
+    adapter = TypeAdapter(End)
+    end = adapter.validate_python(text)
+    assert end == End.parse(text) == adapter.validate_json(f'"{text}"') == adapter.validate_python(end)
+    assert str(end) == adapter.dump_python(end) == text
+    assert adapter.dump_json(end) == f'"{text}"'.encode()
+    assert adapter.json_schema() == {"type": "string"}
+
+
+def test_an_end_is_text() -> None:
+    with pytest.raises(ValidationError, match="Input should be a valid string"):
+        TypeAdapter(End).validate_python(3)
+
+
 def test_what_a_looser_profile_lets_through_is_told() -> None:
     default = profile.load()
     assert profile.looser_than(default, default) == ()
@@ -204,7 +221,7 @@ def test_what_a_looser_profile_lets_through_is_told() -> None:
             "thresholds": default.thresholds | {"kurtosis": lower},
             "min_images": 2,
             "alpha": 0.5,
-            "ends": (*default.ends, "pool"),
+            "ends": (*default.ends, End("pool")),
             "max_features": 4096,
         }
     )

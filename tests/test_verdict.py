@@ -22,6 +22,7 @@ from robustcheck_onnx.checker.evidence import (
 from robustcheck_onnx.checker.statistics.state import State, statistics, update
 from robustcheck_onnx.checker.verdict.reasons import RULES
 from robustcheck_onnx.checker.verdict.rule import Verdict, above, decided, judge
+from robustcheck_onnx.thresholds.ends import End
 from robustcheck_onnx.thresholds.profile import STATISTICS, load
 
 PROFILE = load()
@@ -198,7 +199,7 @@ def test_constants_too_weak_to_be_outliers_alone_are_seen_too() -> None:
 
 @pytest.mark.parametrize("ends_in", ["change_of_basis", "linear_of:Relu", "linear_unread"])
 def test_an_end_that_makes_outlier_features_passes_by_no_profile(ends_in: str) -> None:
-    loose = PROFILE.model_copy(update={"ends": (*PROFILE.ends, ends_in)})
+    loose = PROFILE.model_copy(update={"ends": (*PROFILE.ends, End.parse(ends_in))})
     assert ids(judge(evidence(model={"ends_in": ends_in}), loose)) == {"end_not_calibrated"}
 
 

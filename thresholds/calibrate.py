@@ -12,10 +12,10 @@ from types import MappingProxyType
 
 from robustcheck_onnx.thresholds import fitting, reference, results
 from robustcheck_onnx.thresholds import profile as profiles
+from robustcheck_onnx.thresholds.ends import End
 from robustcheck_onnx.thresholds.fitting import Rule, taking_part
 from robustcheck_onnx.thresholds.profile import (
     DEFINITIONS,
-    MADE_ENDS,
     STATISTICS,
     Calibration,
     Profile,
@@ -44,7 +44,7 @@ LABELS = (
 )
 # What ends the sets with the indication: CLIP's projection, the residual sum of SigLIP's attention pool, and the
 # look-up models that replay measured representations of both.
-ENDS = ("linear", "other:Add", "other:Gather")
+ENDS = (End("linear"), End("other", "Add"), End("other", "Gather"))
 LIMITS = (
     "PASS means that the indication (persistent outlier features) is present; it is no proof of robustness.",
     "WARN means absent or not established: OpenCLIP ViT-bigG/14 (laion2b_s39b_b160k) has high published accuracy on "
@@ -149,7 +149,7 @@ def fitted_profile(
         statistic_version=first.statistic_version,
         tensor_rules=sorted({row.rule for row in passing}),
         pools=sorted({row.pool for row in passing}),
-        ends=sorted({row.ends_in for row in passing if not row.ends_in.startswith(MADE_ENDS)}),
+        ends=sorted({row.ends_in for row in passing if not row.ends_in.can_make_outliers}, key=str),
         robustness=robustness,
         limits=_limits(some, passing, missing, suite_known),
         tensor=chosen,
@@ -255,11 +255,12 @@ def _limits(
     some: Sequence[Result], passing: Sequence[Result], missing: Mapping[str, str], suite_known: bool
 ) -> tuple[str, ...]:
     groups = sorted({row.group for row in some if not results.excluded(row)})
+    ends = sorted({str(row.ends_in) for row in passing})
     out = [
         "PASS means that the indication (persistent outlier features) is present; it is no proof of robustness.",
         "WARN means absent or not established; models that do well on shifted data may show nothing.",
         f"It holds for the kinds of model in its suite ({', '.join(groups)}); others were not measured.",
-        f"It holds for tensors that end as the passing sets do: {', '.join(sorted({r.ends_in for r in passing}))}.",
+        f"It holds for tensors that end as the passing sets do: {', '.join(ends)}.",
     ]
     made = [row.id for row in some if row.synthetic and not results.excluded(row)]
     if made:
@@ -286,7 +287,7 @@ def profile_of(
     statistic_version: int,
     tensor_rules: Sequence[str],
     pools: Sequence[str],
-    ends: Sequence[str],
+    ends: Sequence[End],
     robustness: Mapping[str, float],
     limits: Sequence[str],
     says: Mapping[str, object],

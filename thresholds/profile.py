@@ -10,6 +10,7 @@ from typing import Literal
 
 from pydantic import Field, ValidationError
 
+from robustcheck_onnx.thresholds.ends import End
 from robustcheck_onnx.thresholds.frozen import Frozen
 
 SCHEMA_VERSION = 1
@@ -17,9 +18,6 @@ DATA = Path(__file__).parent / "data"
 DEFAULT = DATA / "default.json"
 PACKAGED = {"default": DEFAULT}
 """Profiles that ship with the package, by the name that `--thresholds` takes."""
-
-# How a representation ends that can have an outlier feature made by its last layer: no profile holds for these.
-MADE_ENDS = ("change_of_basis", "linear_of", "linear_unread")
 
 Statistic = Literal[
     "kurtosis", "persistence_ratio", "top3_share", "outlier_frequency", "negative_energy", "negative_z_energy"
@@ -171,8 +169,8 @@ class Profile(Frozen):
     """which tensor of a model's contract it is for"""
     tensor_rules: tuple[str, ...]
     pools: tuple[str, ...]
-    ends: tuple[str, ...]
-    """what may produce the representation (checker/layers.py `ends_in`); no set with the indication ended otherwise"""
+    ends: tuple[End, ...]
+    """what the representation may end in; no set with the indication ended otherwise"""
     min_features: int
     max_features: int
     min_images: int = Field(ge=2)
@@ -313,7 +311,7 @@ def looser_than(profile: Profile, other: Profile) -> tuple[str, ...]:
     if profile.alpha > other.alpha:
         out.append(f"error rate of the bounds {profile.alpha:g} instead of {other.alpha:g}")
     for field in ("tensor_rules", "pools", "ends"):
-        if more := sorted(set(getattr(profile, field)) - set(getattr(other, field))):
+        if more := sorted(map(str, set(getattr(profile, field)) - set(getattr(other, field)))):
             out.append(f"{field} also {', '.join(more)}")
     if profile.min_features < other.min_features or profile.max_features > other.max_features:
         out.append(

@@ -14,6 +14,7 @@ from typing import Any, Literal, Self
 
 from pydantic import ValidationError, model_validator
 
+from robustcheck_onnx.thresholds.ends import End
 from robustcheck_onnx.thresholds.frozen import Frozen
 from robustcheck_onnx.thresholds.profile import STATISTICS, Statistic
 from robustcheck_onnx.thresholds.reference import Reference
@@ -95,7 +96,7 @@ class Result(Frozen):
     """name in the graph"""
     rule: str
     pool: str
-    ends_in: str
+    ends_in: End
     n_features: int
     batch_difference: float | None
     output_difference: float | None

@@ -185,7 +185,7 @@ def tensors_section(profile: Profile, pen: Pen) -> RenderableType:
 def _holds_for(profile: Profile, pen: Pen) -> RenderableType:
     facts = [
         ("tensor", f"{profile.tensor}: {', '.join(profile.tensor_rules)}; pooled by {', '.join(profile.pools)}"),
-        ("that ends in", ", ".join(profile.ends)),
+        ("that ends in", ", ".join(map(str, profile.ends))),
         ("width", f"{profile.min_features} to {profile.max_features} features"),
         ("images", f"at least {profile.min_images} varied ones"),
         ("bounds", f"{100 * (1 - profile.alpha):g} % confidence for all statistics together"),

@@ -30,7 +30,7 @@ def render_inspect(model: ModelFile, origins: Origins, *, ascii_only: bool = Fal
             "shape": show_shape(chosen.shape) + ("" if chosen.pool == "none" else " before pooling"),
             "rule": chosen.rule + (", assumed: the graph does not settle it" if chosen.assumed else ""),
             "pool": chosen.pool,
-            "ends in": chosen.ends_in,
+            "ends in": str(chosen.ends_in),
             "why": chosen.why,
         })),
         section(pen, "Alternatives", "set one with --tensor NAME", _table(
@@ -91,7 +91,7 @@ def inspect_json(model: ModelFile, origins: Origins) -> dict[str, Any]:
             "shape": None if chosen.shape is None else list(chosen.shape),
             "rule": chosen.rule,
             "pool": chosen.pool,
-            "ends_in": chosen.ends_in,
+            "ends_in": str(chosen.ends_in),
             "why": chosen.why,
             "assumed": chosen.assumed,
         },

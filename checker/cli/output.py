@@ -86,16 +86,15 @@ def _beside(path: Path, reads: Iterable[Path]) -> Iterator[Path]:
     if not path.is_file() or is_ours(path):
         return
     from robustcheck_onnx.checker.model import (  # needed only where a report replaces a file
-        configs,
         external_locations,
         may_be_model,
+        sidecar_paths,
     )
 
     for read in reads:
         with contextlib.suppress(RobustcheckError, OSError):  # opening the model says what is wrong with it
             if read.is_file() and may_be_model(read):
-                yield read.with_suffix(configs.OWN)
-                yield from (read.with_name(name) for name in configs.NAMES)
+                yield from sidecar_paths(read)
                 for name in external_locations(read)[1]:
                     # a model reached through a link may keep its weights beside the target
                     yield from (folder / name for folder in (read.parent, read.resolve().parent))

@@ -25,8 +25,13 @@ from pydantic import ValidationError
 from robustcheck_onnx.checker.errors import RobustcheckError
 from robustcheck_onnx.checker.evidence import Evidence
 from robustcheck_onnx.checker.images import ImageSource
-from robustcheck_onnx.checker.model import PRESETS, configs, file_digest, models_in
-from robustcheck_onnx.checker.model import external as onnx_file
+from robustcheck_onnx.checker.model import (
+    PRESETS,
+    file_digest,
+    locate_weights,
+    models_in,
+    sidecar_paths,
+)
 from robustcheck_onnx.checker.runtime import cpu_name, cpu_threads, list_gpus
 from robustcheck_onnx.thresholds import profile as profiles
 from robustcheck_onnx.thresholds.frozen import Frozen
@@ -92,8 +97,9 @@ def key_of(job: Job, model_digest: str, profile: Profile, source: ImageSource) -
         OSError: a sidecar can't be read.
     """
     options = job.options.model_dump() | {"model": str(job.model), "tensors": job.tensors}
-    beside = [job.model.with_suffix(configs.OWN), *(job.model.with_name(name) for name in configs.NAMES)]
-    named = [Path(job.options.preprocess)] if job.options.preprocess and job.options.preprocess not in PRESETS else []
+    preprocess = job.options.preprocess
+    beside = list(sidecar_paths(job.model))
+    named = [Path(preprocess)] if preprocess and preprocess not in PRESETS else []
     depends = {
         "format": FORMAT,
         "code": _code(),
@@ -204,7 +210,7 @@ def clear() -> int:
 def external_digests(model: Path, locations: Iterable[str]) -> dict[str, str] | None:
     """sha256 of each file of weights that a model names; None where one is missing or out of place."""
     try:
-        _, targets = onnx_file.locate(model, sorted(locations))
+        _, targets = locate_weights(model, sorted(locations))
         return {name: file_digest(target) for name, target in targets.items()}
     except (RobustcheckError, OSError):
         return None

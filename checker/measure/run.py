@@ -89,20 +89,17 @@ def read_inputs(job: Job, *, source: ImageSource | None = None, read: Content | 
     if _own_outputs(models):  # the same bytes: kept once, they can be 2 GiB
         models[1:] = [replace(model, graph_bytes=models[0].graph_bytes) for model in models[1:]]
     contract = models[0].contract
-    found = find_preprocessing(
+    preprocessing = find_preprocessing(
         job.model, job.options.preprocess, contract.preprocessing if contract else None, models[0].image_input.size
     )
     if source is None:
         source = open_images(job.options.images, seed=job.options.seed, limit=job.options.max_images)
+    if source.kind == "tensors" and preprocessing.source != "assumed":
+        preprocessing = preprocessing.model_copy(update={"source": "tensors"})
     return Inputs(
         job=job,
         models=tuple(models),
-        preprocessing=PreprocessingFacts(
-            preprocessing=found.preprocessing,
-            source="tensors" if source.kind == "tensors" and found.source != "assumed" else found.source,
-            fields=tuple(found.origins),
-            against_contract=contract is not None and found.preprocessing != contract.preprocessing,
-        ),
+        preprocessing=preprocessing,
         source=source,
         described=frozenset(source.entries[:DESCRIBED].names()),
     )

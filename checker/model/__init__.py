@@ -5,8 +5,9 @@ Comes in: a path or a URL. May import: images (preprocessing), storage, evidence
 
 from __future__ import annotations
 
+from .configs import sidecar_paths
 from .contract import CONTRACT_KEY, Contract, parse_contract
-from .external import file_digest, refuse_changed
+from .external import file_digest, locate_weights, refuse_changed
 from .fetch import on_this_machine
 from .file import Content, external_locations, may_be_model, read_content, read_onnx
 from .image_input import DTYPES, ImageInput
@@ -38,6 +39,7 @@ __all__ = [
     "external_locations",
     "file_digest",
     "find_preprocessing",
+    "locate_weights",
     "may_be_model",
     "models_in",
     "on_this_machine",
@@ -48,6 +50,7 @@ __all__ = [
     "read_onnx",
     "refuse_changed",
     "show_shape",
+    "sidecar_paths",
     "supported_versions",
     "with_shapes",
 ]

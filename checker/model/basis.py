@@ -1,4 +1,4 @@
-"""Whether the last linear layer only turns the coordinates (PCA, truncated SVD, a rotation): nothing learned does."""
+"""Tell a last linear layer that only turns the coordinates (PCA, truncated SVD, a rotation): nothing learned does."""
 
 from __future__ import annotations
 
@@ -71,12 +71,12 @@ def mutually_orthogonal(weight: NDArray[np.float64]) -> bool:
 def _weight(
     proto: onnx.ModelProto, layers: Layers, node: onnx.NodeProto, folder: Path | None
 ) -> NDArray[np.float64] | None:
-    """The layer's weight as (rows, columns); of a quantised one without the scale, which turns no feature."""
+    """Read a layer's weight as (rows, columns); of a quantised one without the scale, which turns no feature."""
     at = WEIGHT_AT.get(node.op_type, 1)
     names = [name for name in (*node.input[at : at + 1], *node.input[:1]) if name not in layers.image_tensors]
     if not names:
         return None
-    if node.op_type == "MatMulNBits":  # packed: what it gives for each unit vector
+    if node.op_type == "MatMulNBits":
         values = _unpacked(proto, layers, node, folder)
     else:
         values = _constant(proto, layers, names[0], folder)
@@ -94,14 +94,15 @@ def _weight(
 
 
 def _constant(proto: onnx.ModelProto, layers: Layers, name: str, folder: Path | None) -> NDArray[np.generic] | None:
-    """A tensor that does not depend on the image: an initializer, or what the graph computes from some."""
+    """Read a tensor that does not depend on the image: an initializer, or what the graph computes from some."""
     plain = next((tensor for tensor in proto.graph.initializer if tensor.name == name), None)
-    return _run(proto, layers, name, (), folder) if plain is None else values_of(plain, folder)
+    return _computed(proto, layers, name, (), folder) if plain is None else values_of(plain, folder)
 
 
 def _unpacked(
     proto: onnx.ModelProto, layers: Layers, node: onnx.NodeProto, folder: Path | None
 ) -> NDArray[np.generic] | None:
+    """Unpack the weight of a MatMulNBits: what the layer gives for each unit vector."""
     scales = _constant(proto, layers, node.input[2], folder)
     size = next((attribute.i for attribute in node.attribute if attribute.name == "K"), 0)
     if scales is None or size < 1:
@@ -112,13 +113,13 @@ def _unpacked(
     unit = helper.make_node(
         "Constant", [], ["unit_vectors"], value=numpy_helper.from_array(np.eye(size, dtype=scales.dtype))
     )
-    return _run(proto, layers, "unpacked", (unit, probe), folder)
+    return _computed(proto, layers, "unpacked", (unit, probe), folder)
 
 
-def _run(
+def _computed(
     proto: onnx.ModelProto, layers: Layers, name: str, more: tuple[onnx.NodeProto, ...], folder: Path | None
 ) -> NDArray[np.generic] | None:
-    """What ONNX Runtime gives for `name`, computed from constants by the graph's nodes and `more` behind them."""
+    """Compute `name` from constants with ONNX Runtime, by the graph's nodes and `more` behind them."""
     makers = dict(layers.producers) | {out: node for node in more for out in node.output}
     wanted, needed = [name], set()
     while wanted:
@@ -141,7 +142,7 @@ def _run(
     graph.sparse_initializer.extend(t for t in proto.graph.sparse_initializer if t.values.name in needed)
     content = onnx.ModelProto(ir_version=proto.ir_version, opset_import=proto.opset_import, graph=graph)
     options = ort.SessionOptions()
-    options.log_severity_level = 4  # ORT's "fatal": what it can't compute is told by the exception
+    options.log_severity_level = 4  # ORT's "fatal": what it can't compute is said by the exception
     try:
         session = ort.InferenceSession(content.SerializeToString(), options, providers=["CPUExecutionProvider"])
         return np.asarray(session.run(None, {})[0])

@@ -1,4 +1,4 @@
-"""Which preprocessing belongs to a model, and where each value came from."""
+"""Preprocessing files: our own, and those of open_clip, timm and transformers, read into one record."""
 
 from __future__ import annotations
 
@@ -14,23 +14,28 @@ from pydantic import ValidationError
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.evidence import CLIP, IMAGENET, Preprocessing
 
-OWN: Final = ".robustcheck.json"  # suffix of our own sidecar: model.onnx has model.robustcheck.json
-NAMES: Final = ("open_clip_config.json", "preprocessor_config.json", "config.json")  # in this order
+OWN_SUFFIX: Final = ".robustcheck.json"  # of our own sidecar: model.onnx has model.robustcheck.json
+SIDECAR_NAMES: Final = ("open_clip_config.json", "preprocessor_config.json", "config.json")  # in this order
 _MAX_BYTES: Final = 16 * 2**20  # 16 MiB: no preprocessing file is larger
 _PIL_FILTERS: Final = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # PIL.Image.Resampling 0–5
 # Hugging Face processors whose integer `size` means the shorter edge; for those in _SQUARE it means both
 # (transformers: default_to_square of the class).
 _SHORTEST: Final = ("CLIP", "Bit", "ChineseCLIP", "AltCLIP")
 _SQUARE: Final = ("ViT", "Siglip", "DeiT", "Beit")
-_UNSUPPORTED: Final = (
-    "do_pad",
-    "rescale_offset",
-    "include_top",
-    "crop_pct",
-)  # steps not modelled here
+_UNSUPPORTED: Final = ("do_pad", "rescale_offset", "include_top", "crop_pct")  # steps that `Preprocessing` lacks
 
 
-def _json_of(path: Path) -> dict[str, Any]:
+def sidecar_paths(model: Path) -> tuple[Path, ...]:
+    """List where a model's sidecar may lie, the first that is there counts: our own, then those of the libraries."""
+    return model.with_suffix(OWN_SUFFIX), *(model.with_name(name) for name in SIDECAR_NAMES)
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Read the JSON object in a file.
+
+    Raises:
+        UsageError: too large, unreadable, no JSON, or no object.
+    """
     try:
         if path.stat().st_size > _MAX_BYTES:
             raise UsageError(f"{path}: file is larger than {_MAX_BYTES:,} bytes; a preprocessing file is small")
@@ -48,13 +53,24 @@ def _json_of(path: Path) -> dict[str, Any]:
     return values
 
 
-Parsed = tuple[dict[str, Any], dict[str, str]]  # our fields; those that are a library's default, with its name
+Parsed = tuple[dict[str, Any], dict[str, str]]  # fields of our record; those that are a library's default: its name
 
 
-def _parse(
+def parse_config(
     path: Path, values: dict[str, Any], input_size: tuple[int, int] | None
 ) -> tuple[Preprocessing, dict[str, str]]:
-    """Our record from any known format, told apart by its keys (a user's FILE may have any name)."""
+    """Read our record out of any known format, recognised by its keys (a user's FILE may have any name).
+
+    Args:
+        path: the file, named in errors. values: its content.
+        input_size: height and width of the model's input (px); None where it leaves them open.
+
+    Returns:
+        The record, and which of its fields are a library's default: its name.
+
+    Raises:
+        UsageError: a value is missing, impossible or not supported.
+    """
     reader: Callable[[Path, dict[str, Any], tuple[int, int] | None], Parsed]
     if "preprocess_cfg" in values:
         reader = _from_open_clip
@@ -90,7 +106,7 @@ def _from_own(path: Path, values: dict[str, Any], _: object) -> Parsed:
 
 
 def _from_open_clip(path: Path, values: dict[str, Any], _: object) -> Parsed:
-    """open_clip transform.PreprocessCfg and image_transform; absent values are that class's defaults."""
+    """Read open_clip's transform.PreprocessCfg as image_transform does; absent values are that class's defaults."""
     given = _section(path, values, "preprocess_cfg")
     defaults: dict[str, str] = {}
 
@@ -126,7 +142,7 @@ def _from_open_clip(path: Path, values: dict[str, Any], _: object) -> Parsed:
 
 
 def _from_timm(path: Path, values: dict[str, Any], input_size: tuple[int, int] | None) -> Parsed:
-    """timm data.resolve_data_config and transforms_imagenet_eval; absent values are its defaults.
+    """Read timm's configuration as data.resolve_data_config and transforms_imagenet_eval do, with their defaults.
 
     Where the model's input has the size of `test_input_size`, timm's test size and crop are used.
     """
@@ -167,12 +183,12 @@ def _from_timm(path: Path, values: dict[str, Any], input_size: tuple[int, int] |
 
 
 def _from_hugging_face(path: Path, values: dict[str, Any], _: object) -> Parsed:
-    """transformers' image processors: resize, centre crop, rescale, normalise; other steps are refused."""
+    """Read transformers' image processors: resize, centre crop, rescale, normalise; refuse other steps."""
     for key in _UNSUPPORTED:
         if values.get(key):
             raise UsageError(
                 f"{path}: {key} is {values[key]}; this step is not supported",
-                f"write the same preprocessing in our fields: --preprocess my{OWN}",
+                f"write the same preprocessing in our fields: --preprocess my{OWN_SUFFIX}",
             )
     defaults = {"crop_rounding": "transformers"}
     crops = bool(values.get("do_center_crop", False))
@@ -236,7 +252,7 @@ def _section(path: Path, values: dict[str, Any], key: str) -> dict[str, Any]:
 
 
 def _edges(path: Path, field: str, value: Any) -> tuple[int, int]:
-    """An edge length or [height, width], px; the record's own limits are checked later."""
+    """Read an edge length or [height, width], px; the record checks its own limits later."""
     edges = value if isinstance(value, list) else [value, value]
     if len(edges) == 2 and all(isinstance(edge, int) and not isinstance(edge, bool) for edge in edges):
         return edges[0], edges[1]

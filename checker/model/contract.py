@@ -81,7 +81,7 @@ class Contract(Frozen):
 
 
 def parse_contract(metadata: Mapping[str, str], where: str) -> Contract | None:
-    """The contract among a model's metadata properties, or None when the model carries none.
+    """Read the contract among a model's metadata properties; None when the model carries none.
 
     `where` names the file in messages.
 

@@ -1,7 +1,8 @@
-"""External data of an ONNX file: weights in files beside it are located, measured, digested and watched for changes.
+"""External data of an ONNX file: locate, measure and digest the files of weights beside it, and watch for changes.
 
-`onnx.checker` calls truncated external data fine and `onnx.load` refuses hard links, so locations and lengths are
-checked here."""
+`onnx.checker` calls truncated external data fine and `onnx.load` refuses hard links, so this module checks locations
+and lengths itself.
+"""
 
 from __future__ import annotations
 
@@ -19,67 +20,37 @@ from onnx import helper, numpy_helper
 
 from robustcheck_onnx.checker.errors import CannotAssessError
 
+from .layers import subgraphs
+
 LFS_MARK = b"version https://git-lfs.github.com/spec/"  # first line of a Git LFS pointer file
 CHUNK_BYTES = 1 << 22  # read size for digests, 4 MiB
 
 
-def values_of(tensor: onnx.TensorProto, folder: Path | None) -> NDArray[np.generic]:
-    """One weight's values; of an external file only this weight's bytes are read.
+@dataclass(frozen=True)
+class ExternalFile:
+    """One file of weights beside the model."""
 
-    Args:
-        tensor: a weight of a file that `read_onnx` has checked.
-        folder: `OnnxFile.external_folder`.
+    location: str
+    """as the model names it"""
+    path: Path
+    stamp: tuple[int, ...]
+    """`stamp` of the file, taken before it was digested"""
+    size_bytes: int
+    digest: str
+
+
+def external_tensors(proto: onnx.ModelProto) -> list[onnx.TensorProto]:
+    """List the tensors whose values lie in other files, those of functions and nested graphs included."""
+    tensors = [*_graph_tensors(proto.graph), *_node_tensors(node for f in proto.functions for node in f.node)]
+    return [tensor for tensor in tensors if tensor.data_location == onnx.TensorProto.EXTERNAL]
+
+
+def location_of(path: Path, tensor: onnx.TensorProto) -> str:
+    """Read the name of the file that holds a tensor's values, as the model gives it.
+
+    Raises:
+        CannotAssessError: there is none, or it lies outside the model's folder.
     """
-    if tensor.data_location != onnx.TensorProto.EXTERNAL or folder is None:
-        return np.asarray(numpy_helper.to_array(tensor))
-    entries = _entries(tensor)
-    with (folder / entries["location"]).open("rb") as file:
-        file.seek(int(entries.get("offset") or 0))
-        item_bytes = helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
-        content = file.read(int(entries.get("length") or math.prod(tensor.dims) * item_bytes))
-    inline = onnx.TensorProto(data_type=tensor.data_type, dims=tensor.dims, raw_data=content)
-    return np.asarray(numpy_helper.to_array(inline))
-
-
-def file_digest(path: Path) -> str:
-    """sha256:… of a file, read in pieces."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(CHUNK_BYTES):
-            digest.update(piece)
-    return "sha256:" + digest.hexdigest()
-
-
-def _tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    yield from _graph_tensors(proto.graph)
-    for function in proto.functions:
-        yield from _node_tensors(function.node)
-
-
-def _graph_tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    yield from graph.initializer
-    for sparse in graph.sparse_initializer:
-        yield from (sparse.values, sparse.indices)
-    yield from _node_tensors(graph.node)
-
-
-def _node_tensors(nodes: object) -> Iterator[onnx.TensorProto]:
-    for node in nodes:  # type: ignore[attr-defined] # a repeated protobuf field has no public type
-        for attribute in node.attribute:
-            if attribute.HasField("t"):
-                yield attribute.t
-            yield from attribute.tensors
-            if attribute.HasField("g"):
-                yield from _graph_tensors(attribute.g)
-            for graph in attribute.graphs:
-                yield from _graph_tensors(graph)
-
-
-def _entries(tensor: onnx.TensorProto) -> dict[str, str]:
-    return {entry.key: entry.value for entry in tensor.external_data}
-
-
-def _location(path: Path, tensor: onnx.TensorProto) -> str:
     location = _entries(tensor).get("location", "")
     posix, windows = PurePosixPath(location), PureWindowsPath(location)
     if not location:
@@ -88,19 +59,16 @@ def _location(path: Path, tensor: onnx.TensorProto) -> str:
             "download or export it again",
         )
     if posix.is_absolute() or windows.is_absolute() or windows.drive or ".." in windows.parts:
-        raise _escape(path, location)
+        raise _outside_folder(path, location)
     return location
 
 
-def _escape(path: Path, location: str) -> CannotAssessError:
-    return CannotAssessError(
-        f"{path}: external data path {location!r} leaves the model's folder; weights must lie beside it",
-        f"copy the weights file into {path.parent} and save the model with its plain name",
-    )
+def locate_weights(path: Path, locations: list[str]) -> tuple[Path | None, dict[str, Path]]:
+    """Find the folder to give to ONNX Runtime, and each location's resolved file below it.
 
-
-def locate(path: Path, locations: list[str]) -> tuple[Path | None, dict[str, Path]]:
-    """The folder to give to ONNX Runtime and each location's resolved file below it."""
+    Raises:
+        CannotAssessError: a file is missing, or lies outside the model's folder.
+    """
     if not locations:
         return None, {}
     # a model reached through a link (current.onnx -> store/v3.onnx) keeps its weights beside the target
@@ -119,27 +87,16 @@ def locate(path: Path, locations: list[str]) -> tuple[Path | None, dict[str, Pat
     blobs = _hub_blobs(folder)
     for name, target in targets.items():
         if blobs is None or target.parent != blobs:
-            raise _escape(path, name)
+            raise _outside_folder(path, name)
     return blobs, targets
 
 
-def _point_at(folder: Path, targets: dict[str, Path], tensors: list[onnx.TensorProto]) -> None:
-    """Name resolved files, so that ONNX Runtime meets neither symlinks nor names of another folder."""
-    for tensor in tensors:
-        for entry in tensor.external_data:
-            if entry.key == "location":
-                entry.value = targets[entry.value].relative_to(folder).as_posix()
+def check_length(path: Path, tensor: onnx.TensorProto, target: Path) -> None:
+    """Refuse a tensor whose values do not lie whole in `target`, or are not as many as its shape needs.
 
-
-def _hub_blobs(folder: Path) -> Path | None:
-    """The blobs folder of a Hugging Face cache: <repo>/snapshots/<revision>/… links to <repo>/blobs/…."""
-    for part in (folder, *folder.parents):
-        if part.parent.name == "snapshots":
-            return part.parent.parent / "blobs"
-    return None
-
-
-def _check_length(path: Path, tensor: onnx.TensorProto, target: Path) -> None:
+    Raises:
+        CannotAssessError.
+    """
     entries, name = _entries(tensor), _entries(tensor)["location"]
     try:
         offset = int(entries.get("offset") or 0)
@@ -171,21 +128,43 @@ def _check_length(path: Path, tensor: onnx.TensorProto, target: Path) -> None:
         )
 
 
-@dataclass(frozen=True)
-class ExternalFile:
-    """One file of weights beside the model."""
+def use_resolved_names(folder: Path, targets: dict[str, Path], tensors: list[onnx.TensorProto]) -> None:
+    """Let the tensors name resolved files, so that ONNX Runtime meets neither symlinks nor names of another folder."""
+    for tensor in tensors:
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = targets[entry.value].relative_to(folder).as_posix()
 
-    location: str
-    """as the model names it"""
-    path: Path
-    stamp: tuple[int, ...]
-    """of the file before it was digested"""
-    size_bytes: int
-    digest: str
+
+def values_of(tensor: onnx.TensorProto, folder: Path | None) -> NDArray[np.generic]:
+    """Read one weight's values; of an external file only this weight's bytes.
+
+    Args:
+        tensor: a weight of a file that `read_onnx` has checked.
+        folder: `OnnxFile.external_folder`.
+    """
+    if tensor.data_location != onnx.TensorProto.EXTERNAL or folder is None:
+        return np.asarray(numpy_helper.to_array(tensor))
+    entries = _entries(tensor)
+    with (folder / entries["location"]).open("rb") as file:
+        file.seek(int(entries.get("offset") or 0))
+        item_bytes = helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+        content = file.read(int(entries.get("length") or math.prod(tensor.dims) * item_bytes))
+    inline = onnx.TensorProto(data_type=tensor.data_type, dims=tensor.dims, raw_data=content)
+    return np.asarray(numpy_helper.to_array(inline))
+
+
+def file_digest(path: Path) -> str:
+    """Digest a file, read in pieces, as sha256:…"""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(CHUNK_BYTES):
+            digest.update(piece)
+    return "sha256:" + digest.hexdigest()
 
 
 def stamp(path: Path) -> tuple[int, ...]:
-    """Numbers of which one differs once a file was written, or another one was put in its place. Raises OSError."""
+    """Give numbers of which one differs once a file was written, or another was put in its place. Raises OSError."""
     status = path.stat()
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
@@ -197,7 +176,7 @@ def refuse_changed(model: Path, external: Iterable[ExternalFile]) -> None:
 
     Args:
         model: that they belong to.
-        external: from `onnx_file.read_onnx`.
+        external: from `read_onnx`.
 
     Raises CannotAssessError.
     """
@@ -211,3 +190,39 @@ def refuse_changed(model: Path, external: Iterable[ExternalFile]) -> None:
                 f"{model}: weights file {file.location} changed during the run; it must stay as it was digested",
                 "run again when nothing writes to it any more",
             )
+
+
+def _graph_tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+    yield from _node_tensors(graph.node)
+
+
+def _node_tensors(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.TensorProto]:
+    for node in nodes:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            yield from attribute.tensors
+        for graph in subgraphs(node):
+            yield from _graph_tensors(graph)
+
+
+def _entries(tensor: onnx.TensorProto) -> dict[str, str]:
+    return {entry.key: entry.value for entry in tensor.external_data}
+
+
+def _hub_blobs(folder: Path) -> Path | None:
+    """Find the blobs folder of a Hugging Face cache: <repo>/snapshots/<revision>/… links to <repo>/blobs/…."""
+    for part in (folder, *folder.parents):
+        if part.parent.name == "snapshots":
+            return part.parent.parent / "blobs"
+    return None
+
+
+def _outside_folder(path: Path, location: str) -> CannotAssessError:
+    return CannotAssessError(
+        f"{path}: external data path {location!r} leaves the model's folder; weights must lie beside it",
+        f"copy the weights file into {path.parent} and save the model with its plain name",
+    )

@@ -1,4 +1,4 @@
-"""A model behind a URL, brought to this machine for one run with everything that belongs to it."""
+"""Copy a model behind a URL to this machine for one run, with everything that belongs to it."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pathlib import Path, PurePosixPath
 from robustcheck_onnx.checker.errors import CannotAssessError, RobustcheckError, UsageError
 from robustcheck_onnx.checker.storage import RemoteFile, Url, download, limit_bytes, open_url, private_folder, urls
 
-from . import configs
-from . import file as onnx_file
+from .configs import OWN_SUFFIX, SIDECAR_NAMES
 from .contract import parse_contract
+from .file import external_locations
 
 
 @dataclass(frozen=True)
-class Here:
+class LocalModel:
     """A model as a file of this machine."""
 
     path: Path
@@ -27,11 +27,11 @@ class Here:
 
 
 @contextlib.contextmanager
-def on_this_machine(model: str | Path, *, preprocess: str | None = None) -> Iterator[Here]:
-    """The model as a file of this machine: itself, or for a URL a whole copy in a private folder, removed at the end.
+def on_this_machine(model: str | Path, *, preprocess: str | None = None) -> Iterator[LocalModel]:
+    """Give the model as a file of this machine; of a URL, a whole copy in a private folder, removed at the end.
 
     With the model come the files of weights that it names, and, where neither `preprocess` nor a contract in the file
-    says what the pixels are, the sidecars beside it: what `sidecar.find_preprocessing` would look at. A web server
+    says what the pixels are, the sidecars beside it: what `find_preprocessing` would look at. A web server
     can't list a folder, so that other models beside it are not seen; there only the sidecar that bears the model's
     name counts. Beside a signed URL nothing is looked for.
 
@@ -44,14 +44,14 @@ def on_this_machine(model: str | Path, *, preprocess: str | None = None) -> Iter
     """
     place = urls.parse(model)
     if not isinstance(place, Url):
-        yield Here(Path(place), str(Path(place)), False)
+        yield LocalModel(Path(place), str(Path(place)), False)
         return
     file = open_url(place)
     with private_folder() as folder:
         path = folder / _local_name(file)
         try:
             _fetch(file, path, preprocess)
-            yield Here(path, str(file), True)
+            yield LocalModel(path, str(file), True)
         except RobustcheckError as fault:
             # the copy's name would help nobody
             fault.message = _renamed(fault.message, path, file)
@@ -72,14 +72,15 @@ def _local_name(file: RemoteFile) -> str:
 
 
 def _fetch(file: RemoteFile, path: Path, preprocess: str | None) -> None:
-    left = limit_bytes()
+    budget_bytes = limit_bytes()
     try:
-        left -= download(file, path, left)
+        budget_bytes -= download(file, path, budget_bytes)
     except FileNotFoundError as fault:
         raise UsageError(
             f"{file}: model file is missing; no such file, or a folder", "look at the URL: one .onnx file is needed"
         ) from fault
-    locations, has_contract = _needs(path)
+    proto, locations = external_locations(path)
+    contract = parse_contract({entry.key: entry.value for entry in proto.metadata_props}, str(path))
     if locations and file.is_signed:
         raise CannotAssessError(
             f"{file}: model keeps weights in {locations[0]}; a signed URL opens one file alone",
@@ -92,34 +93,27 @@ def _fetch(file: RemoteFile, path: Path, preprocess: str | None) -> None:
             continue
         target.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileNotFoundError):  # read_onnx says which is missing
-            left -= download(file.parent / part, target, left)
-    if preprocess is None and not has_contract and not file.is_signed:
-        _fetch_sidecars(file, path, left)
+            budget_bytes -= download(file.parent / part, target, budget_bytes)
+    if preprocess is None and contract is None and not file.is_signed:
+        _fetch_sidecars(file, path, budget_bytes)
 
 
-def _needs(path: Path) -> tuple[list[str], bool]:
-    """Files of weights that the model names, and whether it holds a contract."""
-    proto, locations = onnx_file.external_locations(path)
-    values = {entry.key: entry.value for entry in proto.metadata_props}
-    return locations, parse_contract(values, str(path)) is not None
-
-
-def _fetch_sidecars(file: RemoteFile, path: Path, left: int) -> None:
-    own = PurePosixPath(file.name).with_suffix(configs.OWN).name
+def _fetch_sidecars(file: RemoteFile, path: Path, budget_bytes: int) -> None:
+    own = PurePosixPath(file.name).with_suffix(OWN_SUFFIX).name
     folder = file.parent
     if file.url.is_http:
         names = [own]
     else:
         present = folder.names_beside()
-        names = [name for name in (own, *configs.NAMES) if name in present]
+        names = [name for name in (own, *SIDECAR_NAMES) if name in present]
         # sidecars that name no model count beside one model only: empty files stand for the others
         for name in present:
             if name.lower().endswith(".onnx") and name != file.name and "\\" not in name:
                 (path.parent / name).touch()
     for name in names:
-        target = path.with_suffix(configs.OWN) if name == own else path.with_name(name)
+        target = path.with_suffix(OWN_SUFFIX) if name == own else path.with_name(name)
         if not target.exists():
             try:
-                left -= download(folder / name, target, left)
+                budget_bytes -= download(folder / name, target, budget_bytes)
             except FileNotFoundError:  # a web server was asked whether there is one
                 target.unlink(missing_ok=True)

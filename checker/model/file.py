@@ -1,6 +1,6 @@
-"""An ONNX file on disk: its bytes become a protobuf without its weights.
+"""An ONNX file on disk: its bytes become a protobuf.
 
-Weights in external files are not loaded here (but for one that `values_of` is asked for): ONNX Runtime reads them."""
+Weights in external files are found and checked, but not loaded: ONNX Runtime reads them."""
 
 from __future__ import annotations
 
@@ -16,10 +16,20 @@ from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.storage import urls
 from robustcheck_onnx.checker.text import sha256_of
 
-from .external import LFS_MARK, ExternalFile, _check_length, _location, _point_at, _tensors, file_digest, locate, stamp
+from .external import (
+    LFS_MARK,
+    ExternalFile,
+    check_length,
+    external_tensors,
+    file_digest,
+    locate_weights,
+    location_of,
+    stamp,
+    use_resolved_names,
+)
 
 PROTOBUF_LIMIT_BYTES = (1 << 31) - 1  # protobuf's own limit of one message
-FORMATS = (  # (offset, mark, what it is): files that people hand over instead of ONNX
+OTHER_FORMATS = (  # (offset, mark, what it is): files that people hand over instead of ONNX
     (0, b"PK\x03\x04", "a zip archive (PyTorch checkpoints and .npz files are)"),
     (0, b"\x80", "a Python pickle (old PyTorch checkpoints are)"),
     (0, b"\x89HDF", "an HDF5 file (Keras checkpoints are)"),
@@ -93,28 +103,27 @@ def read_onnx(path: str | Path, read: Content | None = None) -> OnnxFile:
             raise CannotAssessError(
                 f"{path}: name in the graph is {word!r}; names must be UTF-8 text", "download or export it again"
             )
-    tensors = [tensor for tensor in _tensors(proto) if tensor.data_location == onnx.TensorProto.EXTERNAL]
-    folder, targets = locate(path, sorted({_location(path, tensor) for tensor in tensors}))
+    tensors = external_tensors(proto)
+    folder, targets = locate_weights(path, sorted({location_of(path, tensor) for tensor in tensors}))
     for tensor in tensors:
-        _check_length(path, tensor, targets[_location(path, tensor)])
+        check_length(path, tensor, targets[location_of(path, tensor)])
     external = tuple(
         # the stamp first: whatever is written after it shows
         ExternalFile(location, target, stamp(target), target.stat().st_size, file_digest(target))
         for location, target in targets.items()
     )
     if folder is not None:
-        _point_at(folder, targets, tensors)
+        use_resolved_names(folder, targets, tensors)
     return OnnxFile(path, content, proto, len(content), read.digest, external, folder)
 
 
 def external_locations(path: Path) -> tuple[onnx.ModelProto, list[str]]:
-    """A model without its weights, and the files of weights that it names, whether they are there or not.
+    """Parse a model without its weights, and list the files of weights that it names, whether they are there or not.
 
-    Raises as `read_onnx`, but for what is wrong with files of weights beside their place outside the model's folder.
+    Raises as `read_onnx`; of the files of weights, only their names are looked at.
     """
     proto = _parse(path, _read_bytes(path))
-    named = {_location(path, t) for t in _tensors(proto) if t.data_location == onnx.TensorProto.EXTERNAL}
-    return proto, sorted(named)
+    return proto, sorted({location_of(path, tensor) for tensor in external_tensors(proto)})
 
 
 def may_be_model(path: Path) -> bool:
@@ -166,7 +175,7 @@ def _parse(path: Path, content: bytes) -> onnx.ModelProto:
             f"{path}: model file is a Git LFS pointer; the model itself was not downloaded",
             f"git lfs pull --include {shlex.quote(path.name)}",
         )
-    for offset, mark, what in FORMATS:
+    for offset, mark, what in OTHER_FORMATS:
         if content[offset : offset + len(mark)] == mark:
             raise CannotAssessError(
                 f"{path}: model file is {what}; an ONNX protobuf is needed",
@@ -192,7 +201,7 @@ def _parse(path: Path, content: bytes) -> onnx.ModelProto:
 
 
 def _is_text(start: bytes) -> bool:
-    """An ONNX protobuf starts with control bytes (0x08, the field of the IR version); text has none."""
+    """Whether a file starts as text; an ONNX protobuf starts with a control byte (0x08: field of the IR version)."""
     if any(byte < 32 and byte not in b"\t\n\r\f" for byte in start):
         return False
     try:

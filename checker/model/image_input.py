@@ -1,4 +1,4 @@
-"""The one image input of a graph: its name, layout, type and sizes, or why there is none."""
+"""Find the one image input of a graph: its name, layout, type and sizes, or say why there is none."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ DTYPES: dict[int, str] = {
     TensorProto.UINT8: "uint8",
 }
 INTEGERS = (TensorProto.INT32, TensorProto.INT64, TensorProto.STRING)
-LOOKED_THROUGH = frozenset(("Cast", "Sub", "Mul", "Div", "Add", "Identity", "DequantizeLinear", "QuantizeLinear"))
+ELEMENTWISE_OPS = frozenset(("Cast", "Sub", "Mul", "Div", "Add", "Identity", "DequantizeLinear", "QuantizeLinear"))
 
 
 @dataclass(frozen=True)
 class ImageInput:
-    """Where the pixels go in."""
+    """The input of the graph that takes the pixels."""
 
     name: str
     layout: str
@@ -45,7 +45,7 @@ class ImageInput:
 
 
 def find_image_input(graph: onnx.GraphProto, weights: AbstractSet[str], where: str) -> ImageInput:
-    """The only input that isn't a weight, if it holds RGB images.
+    """Find the only input that isn't a weight, and check that it takes RGB images.
 
     Raises:
         UsageError: several inputs.
@@ -107,6 +107,6 @@ def _layout(graph: onnx.GraphProto, name: str, shape: tuple[int | None, ...]) ->
             if node.op_type == "Transpose":
                 orders = [tuple(attribute.ints) for attribute in node.attribute if attribute.name == "perm"]
                 return "NHWC" if orders == [(0, 3, 1, 2)] else "NCHW"
-            if node.op_type in LOOKED_THROUGH:
+            if node.op_type in ELEMENTWISE_OPS:
                 names.update(node.output)
     return "NCHW"

@@ -1,14 +1,12 @@
-"""Walks on an ONNX graph, pure: what carries the image, and which linear layer is the last."""
+"""Walk an ONNX graph back from a tensor: what carries the image, and which linear layer is the last. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import onnx
 from onnx import TensorProto, numpy_helper
-
-from robustcheck_onnx.checker.evidence import WRITTEN_ZERO_AT
 
 
 def _ops(names: str) -> frozenset[str]:
@@ -39,7 +37,6 @@ RESHAPE = _ops(
 )
 AFFINE = _ops("Add Sub Mul Div QLinearAdd QLinearMul")
 AFTER_HEAD = RESHAPE | POOL | AFFINE | _ops("Softmax LogSoftmax Sigmoid ArgMax TopK Relu Clip Exp Log")
-CLASS_END = _ops("Softmax LogSoftmax Sigmoid ArgMax TopK QLinearSoftmax QLinearSigmoid")
 REDUCE = _ops("ReduceMean ReduceSum ReduceMax ReduceMin ReduceL1 ReduceL2 ReduceSumSquare ReduceLogSumExp")
 ELEMENTWISE = AFFINE | _ops(
     "Sigmoid HardSigmoid Erf Tanh Softplus Clip Pow Exp Neg Min Max Relu Cast Sqrt Abs Reciprocal"
@@ -47,16 +44,19 @@ ELEMENTWISE = AFFINE | _ops(
 OF_A_STATISTIC = AFFINE | _ops("Expand Clip Max Min Sqrt Pow Cast Unsqueeze Squeeze Reshape Identity Reciprocal Exp")
 # the other inputs of these are shapes, bounds, scales
 FIRST_INPUT_ONLY = (RESHAPE | POOL | REDUCE | _ops("Clip Pad Resize Tile TopK")) - {"Gather"}
-GATES = frozenset(f"activation:{op}" for op in ("Sigmoid", "HardSigmoid", "Clip", "Softmax"))  # of squeeze-and-excite
-COMPARISON = _ops("Greater GreaterOrEqual Less LessOrEqual")
 GATE = "gate"  # stands among crossed ops for an activation made of several, such as x·sigmoid(x)
-CONCAT_DEPTH = 2  # nested concatenations that are looked through
-FORK_DEPTH = 12  # nested activations that are looked through; real ones nest twice (tanh GELU)
+ACTIVATION_DEPTH = 12  # nested activations that are looked through; real ones nest twice (tanh GELU)
+WEIGHT_AT = {"QLinearMatMul": 3, "QLinearConv": 3, "QGemm": 3}  # position of the weight among the inputs, else 1
+_BIAS_AT = {"Gemm": 2, "Conv": 2, "FusedGemm": 2, "FusedConv": 2, "NhwcConv": 2, "NhwcFusedConv": 2}
+_BIAS_AT |= {"QGemm": 6, "QLinearConv": 8, "MatMulNBits": 5, "DynamicQuantizeMatMul": 4, "MatMulIntegerToFloat": 6}
+BITS: dict[int, int] = {TensorProto.INT8: 8, TensorProto.UINT8: 8, TensorProto.INT16: 16}
+BITS |= {TensorProto.UINT16: 16, TensorProto.INT4: 4, TensorProto.UINT4: 4}
+UNSIGNED: frozenset[int] = frozenset((TensorProto.UINT8, TensorProto.UINT16, TensorProto.UINT4))
 
 
 @dataclass(frozen=True)
 class Layers:
-    """A graph ready for walking."""
+    """A graph, indexed for walks from a tensor back to the image."""
 
     producers: Mapping[str, onnx.NodeProto]
     image_tensors: frozenset[str]
@@ -67,7 +67,7 @@ class Layers:
     constants: Mapping[str, tuple[int, ...]]
     """initializers and constants: shape"""
     zero_points: Mapping[str, bool] = field(default_factory=dict)
-    """small constants of a quantised type: whether they are the lowest or the highest value of it, all of them"""
+    """constants of a quantised type: whether `is_extreme` holds for each"""
 
 
 @dataclass(frozen=True)
@@ -88,8 +88,8 @@ class Head:
 
 
 @dataclass(frozen=True)
-class Fork:
-    """A node where the walk back has several branches."""
+class Join:
+    """A node that joins several branches: the walk back can't go on in one of them."""
 
     op: str
     branches: tuple[str, ...]
@@ -103,7 +103,7 @@ def build_layers(graph: onnx.GraphProto, image: str, weights: Mapping[str, tuple
     """
     producers: dict[str, onnx.NodeProto] = {}
     constants = dict(weights)
-    zero_points = {weight.name: at_an_end(weight) for weight in graph.initializer if weight.data_type in BITS}
+    zero_points = {weight.name: is_extreme(weight) for weight in graph.initializer if weight.data_type in BITS}
     reached = {image}
     for node in graph.node:
         producers.update((name, node) for name in node.output if name)
@@ -111,7 +111,7 @@ def build_layers(graph: onnx.GraphProto, image: str, weights: Mapping[str, tuple
             for attribute in node.attribute:
                 constants[node.output[0]] = tuple(attribute.t.dims) if attribute.name == "value" else (1,)
                 if attribute.name == "value" and attribute.t.data_type in BITS:
-                    zero_points[node.output[0]] = at_an_end(attribute.t)
+                    zero_points[node.output[0]] = is_extreme(attribute.t)
         outputs = node.output
         if node.op_type in ("Shape", "Size"):
             continue
@@ -130,8 +130,44 @@ def build_layers(graph: onnx.GraphProto, image: str, weights: Mapping[str, tuple
     return Layers(producers, frozenset(reached), shapes, types, constants, zero_points)
 
 
+def is_extreme(zero_point: onnx.TensorProto) -> bool:
+    """Whether all values are the lowest of their type, or all the highest; True for values in an external file.
+
+    `zero_point` is of a type in `BITS`.
+    """
+    if zero_point.data_location == TensorProto.EXTERNAL:
+        return True
+    values = {int(value) for value in numpy_helper.to_array(zero_point).ravel()}
+    bits = BITS[zero_point.data_type]
+    unsigned = zero_point.data_type in UNSIGNED
+    low, high = (0, 2**bits - 1) if unsigned else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+    return values in ({low}, {high})
+
+
+def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """Yield the graphs inside a node: the branches of If, the body of Loop and Scan."""
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            yield attribute.g
+        yield from attribute.graphs
+
+
+def nested_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    """Yield each node, followed by those of the graphs inside it."""
+    for node in nodes:
+        yield node
+        for graph in subgraphs(node):
+            yield from nested_nodes(graph.node)
+
+
+def node_inputs(node: onnx.NodeProto) -> Iterator[str]:
+    """Yield the names that a node reads, those read inside its subgraphs included."""
+    for inner in nested_nodes([node]):
+        yield from (name for name in inner.input if name)
+
+
 def data_inputs(layers: Layers, node: onnx.NodeProto) -> tuple[str, ...]:
-    """Inputs that carry the image, without shapes, scales and statistics that a norm divides by."""
+    """Name the inputs that carry the image, without shapes, scales and statistics that a norm divides by."""
     if node.op_type in FIRST_INPUT_ONLY:
         return tuple(name for name in node.input[:1] if name in layers.image_tensors)
     names = tuple(name for name in node_inputs(node) if name in layers.image_tensors)
@@ -144,8 +180,8 @@ def data_inputs(layers: Layers, node: onnx.NodeProto) -> tuple[str, ...]:
 
 
 def statistic_op(layers: Layers, tensor: str) -> str | None:
-    """The Reduce… op when `tensor` is a statistic of each image (mean, norm, variance), else None."""
-    for node in _back(layers, tensor):
+    """Name the Reduce… op if `tensor` is a statistic of each image (mean, norm, variance); None if it is none."""
+    for node in walk_back(layers, tensor):
         if node.op_type in REDUCE:
             return node.op_type
         inputs = [name for name in node_inputs(node) if name in layers.image_tensors]
@@ -154,11 +190,42 @@ def statistic_op(layers: Layers, tensor: str) -> str | None:
     return None
 
 
-def find_head(layers: Layers, output: str) -> Head | Fork | None:
-    """Walk back from `output` to the last linear layer.
+def walk_back(layers: Layers, tensor: str) -> Iterator[onnx.NodeProto]:
+    """Yield the nodes on the way back from `tensor` for as long as there is one data input."""
+    while (node := layers.producers.get(tensor)) is not None:
+        yield node
+        names = data_inputs(layers, node)
+        if len(names) != 1:
+            return
+        tensor = names[0]
 
-    Follows data inputs through what may stand after a head (softmax, reshapes, pooling, biases, casts). None
-    when anything else is met first: then no linear layer ends this output.
+
+def elementwise_chain(layers: Layers, tensor: str, depth: int) -> list[str]:
+    """List `tensor` and, going back, every tensor that it is an elementwise function of."""
+    chain = [tensor]
+    while (node := layers.producers.get(tensor)) is not None and node.op_type in ELEMENTWISE:
+        names = data_inputs(layers, node)
+        source = names[0] if len(names) == 1 else common_source(layers, names, depth) if names else None
+        if source is None:
+            break
+        tensor = source
+        chain.append(tensor)
+    return chain
+
+
+def common_source(layers: Layers, tensors: tuple[str, ...], depth: int = 0) -> str | None:
+    """Find the tensor that all `tensors` are elementwise functions of: x for x·sigmoid(x). None if there is none."""
+    if depth > ACTIVATION_DEPTH:
+        return None
+    chains = [elementwise_chain(layers, tensor, depth + 1) for tensor in tensors]
+    return next((name for name in chains[0] if all(name in chain for chain in chains[1:])), None)
+
+
+def find_head(layers: Layers, output: str) -> Head | Join | None:
+    """Walk back from `output` to the last linear layer, through what may stand after a head.
+
+    That is softmax, reshapes, pooling, biases and casts. None if anything else is met first: then no linear layer
+    ends this output.
     """
     crossed: list[str] = []
     has_bias = False
@@ -172,7 +239,7 @@ def find_head(layers: Layers, output: str) -> Head | Fork | None:
         if len(names) > 1:
             common = common_source(layers, names)
             if common is None:
-                return Fork(node.op_type, names)
+                return Join(node.op_type, names)
             crossed.append(GATE)
             names = (common,)
         if node.op_type in ("Add", "QLinearAdd") and len(names) == 1:
@@ -182,69 +249,6 @@ def find_head(layers: Layers, output: str) -> Head | Fork | None:
         crossed.append(node.op_type)
         tensor = names[0]
     return None
-
-
-def float_side(layers: Layers, tensor: str) -> str:
-    """The float tensor that `tensor` was quantised from, or `tensor` itself."""
-    start = tensor
-    while layers.types.get(tensor) in BITS or layers.types.get(tensor) is None:
-        node = layers.producers.get(tensor)
-        if node is None or node.op_type not in RESHAPE:
-            return start
-        tensor = node.input[0]
-        if node.op_type in ("QuantizeLinear", "DynamicQuantizeLinear"):
-            return tensor
-    return start
-
-
-def common_source(layers: Layers, tensors: tuple[str, ...], depth: int = 0) -> str | None:
-    """The tensor that all `tensors` are elementwise functions of (x for x·sigmoid(x)), if there is one."""
-    if depth > FORK_DEPTH:
-        return None
-    chains = [_chain(layers, tensor, depth + 1) for tensor in tensors]
-    return next((name for name in chains[0] if all(name in chain for chain in chains[1:])), None)
-
-
-WEIGHT_AT = {"QLinearMatMul": 3, "QLinearConv": 3, "QGemm": 3}  # position of the weight, else 1
-_BIAS_AT = {"Gemm": 2, "Conv": 2, "FusedGemm": 2, "FusedConv": 2, "NhwcConv": 2, "NhwcFusedConv": 2}
-_BIAS_AT |= {
-    "QGemm": 6,
-    "QLinearConv": 8,
-    "MatMulNBits": 5,
-    "DynamicQuantizeMatMul": 4,
-    "MatMulIntegerToFloat": 6,
-}
-
-
-def node_inputs(node: onnx.NodeProto) -> Iterator[str]:
-    """Names a node reads, those read inside its subgraphs (If, Loop, Scan) included."""
-    yield from (name for name in node.input if name)
-    for attribute in node.attribute:
-        for graph in (attribute.g,) if attribute.HasField("g") else tuple(attribute.graphs):
-            for inner in graph.node:
-                yield from node_inputs(inner)
-
-
-def _back(layers: Layers, tensor: str) -> Iterator[onnx.NodeProto]:
-    """Nodes on the way back from `tensor` for as long as there is one data input."""
-    while (node := layers.producers.get(tensor)) is not None:
-        yield node
-        names = data_inputs(layers, node)
-        if len(names) != 1:
-            return
-        tensor = names[0]
-
-
-def _chain(layers: Layers, tensor: str, depth: int) -> list[str]:
-    chain = [tensor]
-    while (node := layers.producers.get(tensor)) is not None and node.op_type in ELEMENTWISE:
-        names = data_inputs(layers, node)
-        source = names[0] if len(names) == 1 else common_source(layers, names, depth) if names else None
-        if source is None:
-            break
-        tensor = source
-        chain.append(tensor)
-    return chain
 
 
 def _head(
@@ -270,18 +274,14 @@ def _head(
     return Head(node.op_type, tensor, weight_shape, classes, has_bias or own_bias, crossed, scales)
 
 
-BITS: dict[int, int] = {TensorProto.INT8: 8, TensorProto.UINT8: 8, TensorProto.INT16: 16}
-BITS |= {TensorProto.UINT16: 16, TensorProto.INT4: 4, TensorProto.UINT4: 4}
-UNSIGNED: frozenset[int] = frozenset((TensorProto.UINT8, TensorProto.UINT16, TensorProto.UINT4))
-WRITTEN_ZERO_AT |= {"QGemm": 8, "QLinearGlobalAveragePool": 4, "QLinearAveragePool": 4, "QLinearConcat": 1}
-
-
-def at_an_end(zero_point: onnx.TensorProto) -> bool:
-    """Whether all values of a tensor of a type in `BITS` are the lowest, or all the highest; external ones may be."""
-    if zero_point.data_location == TensorProto.EXTERNAL:
-        return True
-    values = {int(value) for value in numpy_helper.to_array(zero_point).ravel()}
-    bits = BITS[zero_point.data_type]
-    unsigned = zero_point.data_type in UNSIGNED
-    low, high = (0, 2**bits - 1) if unsigned else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
-    return values in ({low}, {high})
+def float_side(layers: Layers, tensor: str) -> str:
+    """Find the float tensor that `tensor` was quantised from; `tensor` itself if there is none."""
+    start = tensor
+    while layers.types.get(tensor) in BITS or layers.types.get(tensor) is None:
+        node = layers.producers.get(tensor)
+        if node is None or node.op_type not in RESHAPE:
+            return start
+        tensor = node.input[0]
+        if node.op_type in ("QuantizeLinear", "DynamicQuantizeLinear"):
+            return tensor
+    return start

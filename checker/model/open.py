@@ -6,6 +6,7 @@ from their folder, so read-only folders, hard links and models over 2 GB work.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -17,9 +18,11 @@ from onnx import TensorProto, helper, shape_inference
 
 from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.text import sha256_of
+from robustcheck_onnx.thresholds.ends import End
 
 from .basis import is_change_of_basis
 from .contract import Contract, parse_contract
+from .ends import LINEAR_ENDS
 from .external import ExternalFile
 from .file import PROTOBUF_LIMIT_BYTES, Content, OnnxFile, read_onnx
 from .image_input import ImageInput, find_image_input
@@ -75,12 +78,6 @@ class ModelFile:
     external_folder: Path | None
 
     @property
-    def input_size(self) -> tuple[int, int] | None:
-        """Height, width (px) that the graph insists on; None when either is open."""
-        height, width = self.image_input.height, self.image_input.width
-        return None if height is None or width is None else (height, width)
-
-    @property
     def external_digests(self) -> dict[str, str]:
         """Each external file's digest by the name the model gives it."""
         return {file.location: file.digest for file in self.external}
@@ -97,7 +94,7 @@ def open_model(
         read: the file's content, where that was read already.
 
     Raises:
-        UsageError: no such file; several inputs; the representation can't be told; no such tensor or pool.
+        UsageError: no such file; several inputs; several tensors could be the representation; no such tensor or pool.
         CannotAssessError: unreadable or unsupported model, text encoder, object detector, no image input.
     """
     file = read_onnx(path, read)
@@ -106,20 +103,20 @@ def open_model(
     check_supported(proto, where)
     contract = parse_contract({prop.key: prop.value for prop in proto.metadata_props}, where)
     graph = with_shapes(proto)
-    image_input = find_image_input(graph, {tensor.name for tensor in proto.graph.initializer}, where)
     weights = {weight.name: tuple(weight.dims) for weight in proto.graph.initializer}
+    image_input = find_image_input(graph, weights.keys(), where)
     layers = build_layers(graph, image_input.name, weights)
     names = tuple(output.name for output in proto.graph.output)
     if contract is None and tensor is None:
-        refuse_dense(list(proto.graph.node), layers, names, where)
+        refuse_dense(proto.graph.node, layers, names, where)
     choice = choose(layers, names, where, contract=contract, tensor=tensor, pool=pool)
-    found = choice.representation
-    if found.ends_in in ("linear", "other:Add"):
-        turned = is_change_of_basis(proto, layers, found.tensor, file.external_folder)
-        if turned is not False:
-            ends_in = "change_of_basis" if turned else "linear_unread"
-            choice = replace(choice, representation=replace(found, ends_in=ends_in))
-    fetch, addition = _addition(proto, choice.representation, layers)
+    representation = choice.representation
+    if representation.ends_in in LINEAR_ENDS:
+        orthogonal = is_change_of_basis(proto, layers, representation.tensor, file.external_folder)
+        if orthogonal is not False:
+            end = End("change_of_basis" if orthogonal else "linear_unread")
+            representation = replace(representation, ends_in=end)
+    fetch, addition = _addition(proto, representation, layers)
     own = _own_content(proto, file)
     return ModelFile(
         path=file.path,
@@ -134,25 +131,20 @@ def open_model(
         image_input=image_input,
         outputs=tuple(_output(layers, name) for name in names),
         contract=contract,
-        representation=choice.representation,
+        representation=representation,
         candidates=choice.candidates,
         head=choice.head,
         class_output=choice.class_output,
         fetch=fetch,
         added_output=addition is not None,
-        graph_bytes=own if addition is None else _with(own, addition, where),
+        graph_bytes=own if addition is None else _appended(own, addition, where),
         own_size=len(own),
         external_folder=file.external_folder,
     )
 
 
-def own_bytes(model: ModelFile) -> bytes:
-    """The graph without the added output, as its author wrote it."""
-    return model.graph_bytes[: model.own_size]
-
-
 def with_shapes(proto: onnx.ModelProto) -> onnx.GraphProto:
-    """The graph with inferred shapes; big weights stand in as inputs, so that no weight is copied."""
+    """Infer the shapes of a graph; big weights stand in as inputs, so that no weight is copied."""
     light = onnx.ModelProto(ir_version=max(proto.ir_version, 4), opset_import=proto.opset_import)
     graph = light.graph
     graph.name = "shapes"
@@ -164,7 +156,7 @@ def with_shapes(proto: onnx.ModelProto) -> onnx.GraphProto:
     inline = [
         weight
         for weight in proto.graph.initializer
-        if weight.data_location != TensorProto.EXTERNAL and _elements(weight) <= SMALL_ELEMENTS
+        if weight.data_location != TensorProto.EXTERNAL and math.prod(weight.dims) <= SMALL_ELEMENTS
     ]
     graph.initializer.extend(inline)
     small = {weight.name for weight in inline}
@@ -174,15 +166,32 @@ def with_shapes(proto: onnx.ModelProto) -> onnx.GraphProto:
     try:
         return shape_inference.infer_shapes(light, data_prop=True).graph
     except shape_inference.InferenceError:
-        # a contradiction in the file's own annotations: ONNX Runtime decides, the walk does without shapes
+        # a contradiction in the file's own annotations: ONNX Runtime decides, and walks on the graph do without shapes
         return graph
 
 
-def _elements(tensor: onnx.TensorProto) -> int:
-    size = 1
-    for dim in tensor.dims:
-        size *= dim
-    return size
+def own_bytes(model: ModelFile) -> bytes:
+    """Give the bytes of the graph without the added output, as its author wrote it."""
+    return model.graph_bytes[: model.own_size]
+
+
+def digest_of(file: OnnxFile) -> str:
+    """Digest a model as sha256:…: the file's own digest without external data, else one over all digests."""
+    if not file.external:
+        return file.model_digest
+    text = "\n".join([file.model_digest, *(f"{part.location} {part.digest}" for part in file.external)])
+    return sha256_of(text.encode())
+
+
+def _precision(proto: onnx.ModelProto) -> str:
+    if any(QUANTISED_OPS.match(node.op_type) for node in proto.graph.node):
+        return "int8"
+    elements: dict[int, int] = {}
+    for weight in proto.graph.initializer:
+        elements[weight.data_type] = elements.get(weight.data_type, 0) + math.prod(weight.dims)
+    names: dict[int, str] = {TensorProto.FLOAT16: "fp16", TensorProto.BFLOAT16: "bf16", TensorProto.DOUBLE: "fp64"}
+    floats = {kind: size for kind, size in elements.items() if kind in (*names, TensorProto.FLOAT)}
+    return names.get(max(floats, key=lambda kind: floats[kind]), "fp32") if floats else "fp32"
 
 
 def _output(layers: Layers, name: str) -> Output:
@@ -193,7 +202,7 @@ def _output(layers: Layers, name: str) -> Output:
 def _addition(
     proto: onnx.ModelProto, representation: Representation, layers: Layers
 ) -> tuple[str, onnx.GraphProto | None]:
-    """The output to ask for, and what must be added to the graph to have it; None if it is there."""
+    """Name the output to ask for, and give what must be added to the graph to have it; None if it is there."""
     fetch, kind = representation.tensor, layers.types.get(representation.tensor)
     addition = onnx.GraphProto()
     if representation.dequantize:
@@ -210,19 +219,8 @@ def _addition(
     return fetch, addition
 
 
-def _precision(proto: onnx.ModelProto) -> str:
-    if any(QUANTISED_OPS.match(node.op_type) for node in proto.graph.node):
-        return "int8"
-    elements: dict[int, int] = {}
-    for weight in proto.graph.initializer:
-        elements[weight.data_type] = elements.get(weight.data_type, 0) + _elements(weight)
-    names: dict[int, str] = {TensorProto.FLOAT16: "fp16", TensorProto.BFLOAT16: "bf16", TensorProto.DOUBLE: "fp64"}
-    floats = {kind: size for kind, size in elements.items() if kind in (*names, TensorProto.FLOAT)}
-    return names.get(max(floats, key=lambda kind: floats[kind]), "fp32") if floats else "fp32"
-
-
 def _own_content(proto: onnx.ModelProto, file: OnnxFile) -> bytes:
-    """The model without an added output: the file's own bytes, unless something had to be rewritten in them."""
+    """Give the model without an added output: the file's own bytes, unless something had to be rewritten in them."""
     if proto is file.proto and not file.external:
         return file.content
     try:
@@ -232,10 +230,10 @@ def _own_content(proto: onnx.ModelProto, file: OnnxFile) -> bytes:
     return content
 
 
-def _with(own: bytes, addition: onnx.GraphProto, where: str) -> bytes:
-    """The model with nodes and outputs added, without writing its weights again.
+def _appended(own: bytes, addition: onnx.GraphProto, where: str) -> bytes:
+    """Append nodes and outputs to the bytes of a model, without writing its weights again.
 
-    Protobuf merges messages that stand one behind the other: repeated fields (nodes, outputs) are appended.
+    Protobuf merges messages that stand one behind the other: it appends repeated fields (nodes, outputs).
     """
     merged: bytes = own + onnx.ModelProto(graph=addition).SerializeToString()
     if len(merged) > PROTOBUF_LIMIT_BYTES:
@@ -248,9 +246,3 @@ def _too_large(where: str) -> CannotAssessError:
         f"{where}: model can't be written with one more output; protobuf ends at 2 GiB",
         "save the weights as external data: onnx.save(model, path, save_as_external_data=True)",
     )
-
-
-def digest_of(file: OnnxFile) -> str:
-    """sha256:… of a model: the file's own without external data, else over all digests."""
-    digests = [file.model_digest, *(f"{part.location} {part.digest}" for part in file.external)]
-    return file.model_digest if len(digests) == 1 else sha256_of("\n".join(digests).encode())

@@ -1,4 +1,4 @@
-"""From what a tensor holds (tokens, a feature map) to one representation (image, feature)."""
+"""Pool what a tensor holds (tokens, a feature map) to one representation (image, feature)."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from .layers import ELEMENTWISE, LINEAR, POOL, Layers, data_inputs
 
 POOLS = ("none", "spatial_mean", "token_cls", "token_mean")
 ALIASES = {"cls": ("token_cls",), "mean": ("spatial_mean", "token_mean")}  # what a user types
+KEEPS_AXES = ELEMENTWISE | {"Concat", "HardSwish", "Gelu", "LeakyRelu", "Dropout", "Identity"}
 RANKS = {"none": 2, "spatial_mean": 4, "token_cls": 3, "token_mean": 3}  # axes of the tensor before pooling
 
 
@@ -31,7 +32,7 @@ class Pooling:
 def choose_pool(
     layers: Layers, tensor: str, shape: tuple[int | None, ...] | None, crossed: tuple[str, ...] = ()
 ) -> Pooling:
-    """The pooling that a tensor needs: none for (image, feature), a mean over space, class token, or mean.
+    """Choose the pooling that a tensor needs: none for (image, feature), a mean over space, class token, or mean.
 
     `crossed` are the ops between a linear head and the output: they show what the model itself does.
 
@@ -63,7 +64,7 @@ def choose_pool(
 
 
 def user_pool(pool: str, shape: tuple[int | None, ...] | None, tensor: str) -> str:
-    """The pool id for what a user typed: an id, "cls" or "mean".
+    """Translate what a user typed (an id of a pool, "cls" or "mean") to the id of a pool.
 
     Raises:
         UsageError: no such pool, or one that does not fit the tensor's axes.
@@ -105,12 +106,12 @@ def apply_pool(values: NDArray[Any], pool: str, feature_axis: int) -> NDArray[An
 
 
 def show_shape(shape: tuple[int | None, ...] | None) -> str:
-    """A shape for people: unknown sizes as "?"."""
+    """Write a shape as text, unknown sizes as "?"."""
     return "unknown" if shape is None else "(" + ", ".join("?" if n is None else str(n) for n in shape) + ")"
 
 
 def _channel_axis(layers: Layers, tensor: str) -> int | None:
-    """Axis of the features of a 4-D tensor, by the layer that made it; None when that does not show."""
+    """Find the axis of the features of a 4-D tensor by the layer that made it; None when that does not show."""
     while (node := layers.producers.get(tensor)) is not None:
         op = node.op_type
         if op in ("MatMul", "Gemm", "LayerNormalization", "SkipLayerNormalization"):
@@ -121,14 +122,7 @@ def _channel_axis(layers: Layers, tensor: str) -> int | None:
             order = [list(attribute.ints) for attribute in node.attribute if attribute.name == "perm"]
             return {(0, 3, 1, 2): 1, (0, 2, 3, 1): -1}.get(tuple(order[0]) if order else ())
         names = data_inputs(layers, node)
-        if not names or op not in ELEMENTWISE | {
-            "Concat",
-            "HardSwish",
-            "Gelu",
-            "LeakyRelu",
-            "Dropout",
-            "Identity",
-        }:
+        if not names or op not in KEEPS_AXES:
             return None
         tensor = names[0]
     return None

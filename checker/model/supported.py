@@ -1,10 +1,10 @@
-"""Models that can't be checked are refused: unknown operators, object detectors, segmenters."""
+"""Refuse models that can't be checked: unknown operators, object detectors, segmenters."""
 
 from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable
 from functools import lru_cache
 
 import onnx
@@ -15,8 +15,15 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
 from robustcheck_onnx.checker.errors import CannotAssessError
 
-from .layers import LINEAR, Layers
+from .layers import LINEAR, Layers, nested_nodes
 from .representation import EMBEDDING_NAME
+
+ONE_EACH = "one representation for each image is needed"
+DETECTOR_NAME = re.compile(
+    r"(^|[^a-z])(box(es)?|bbox(es)?|dets?|detections?|num_det\w*|anchors?|masks?|keypoints?)([^a-z]|$)", re.I
+)
+DETECTOR_OPS = frozenset(("NonMaxSuppression", "RoiAlign", "MaxRoiPool", "EfficientNMS_TRT", "BatchedNMS_TRT"))
+UPSAMPLING_OPS = frozenset(("Resize", "Upsample", "ConvTranspose", "DepthToSpace"))
 
 
 def check_supported(proto: onnx.ModelProto, where: str) -> None:
@@ -39,7 +46,7 @@ def check_supported(proto: onnx.ModelProto, where: str) -> None:
             "pip install --upgrade onnxruntime-gpu, or export with an older onnx",
         )
     known = _operators()
-    for node in _nodes(proto.graph):
+    for node in nested_nodes(proto.graph.node):
         domain = "" if node.domain == "ai.onnx" else node.domain
         if known and (domain, node.op_type) not in known:
             close = difflib.get_close_matches(node.op_type, [op for name, op in known if name == domain], n=1)
@@ -51,75 +58,21 @@ def check_supported(proto: onnx.ModelProto, where: str) -> None:
             )
 
 
-@lru_cache(maxsize=1)
-def supported_versions() -> tuple[int | None, int | None]:
-    """Newest opset and IR version of the installed ONNX Runtime, None where it does not say.
-
-    It has no function for this: its refusal of two absurd one-node models names both limits.
-    """
-    value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
-    end = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])
-    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "probe", [value], [end])
-    options = ort.SessionOptions()
-    options.log_severity_level = 4  # ORT's "fatal": the refusal is wanted, its log line is not
-    found: list[int | None] = []
-    for opset, ir_version, pattern in (
-        (9999, 8, r"till opset (\d+)"),
-        (13, 9999, r"max supported IR version: (\d+)"),
-    ):
-        proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=ir_version)
-        match = None
-        try:
-            ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        except (ort_state.Fail, ort_state.InvalidGraph, ort_state.NotImplemented) as error:
-            match = re.search(pattern, str(error))
-        found.append(int(match.group(1)) if match else None)
-    return found[0], found[1]
-
-
-@lru_cache(maxsize=1)
-def _operators() -> frozenset[tuple[str, str]]:
-    schemas = getattr(ort_state, "get_all_operator_schema", None)
-    return frozenset((schema.domain, schema.name) for schema in schemas()) if schemas else frozenset()
-
-
-def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            for inner in [attribute.g] if attribute.HasField("g") else list(attribute.graphs):
-                yield from _nodes(inner)
-
-
-ONE_EACH = "one representation for each image is needed"
-DETECTOR_NAME = re.compile(
-    r"(^|[^a-z])(box(es)?|bbox(es)?|dets?|detections?|num_det\w*|anchors?|masks?|keypoints?)([^a-z]|$)", re.I
-)
-DETECTOR_OPS = frozenset(("NonMaxSuppression", "RoiAlign", "MaxRoiPool", "EfficientNMS_TRT", "BatchedNMS_TRT"))
-UPSAMPLING_OPS = frozenset(("Resize", "Upsample", "ConvTranspose", "DepthToSpace"))
-
-
-def refuse_dense(nodes: list[onnx.NodeProto], layers: Layers, outputs: tuple[str, ...], where: str) -> None:
+def refuse_dense(nodes: Iterable[onnx.NodeProto], layers: Layers, outputs: tuple[str, ...], where: str) -> None:
     """Refuse object detectors and models that predict for every pixel.
 
     Raises:
-        CannotAssessError: with what gave it away, and `--tensor` as the way to measure its backbone.
+        CannotAssessError: what shows it, and `--tensor` as the way to measure its backbone.
     """
     hint = f"to look at a tensor of its vision encoder: robustcheck inspect {where} --tensor NAME"
     for name in outputs:
         if DETECTOR_NAME.search(name):
-            raise CannotAssessError(
-                f"{where}: output {name!r} is an object detector's; {ONE_EACH}",
-                hint,
-            )
+            raise CannotAssessError(f"{where}: output {name!r} is an object detector's; {ONE_EACH}", hint)
     deep: set[str] = set()
     upsampling = ""
-    for node in _flat_nodes(nodes):
+    for node in nested_nodes(nodes):
         if node.op_type in DETECTOR_OPS:
-            raise CannotAssessError(
-                f"{where}: graph has {node.op_type}, as object detectors have; {ONE_EACH}",
-                hint,
-            )
+            raise CannotAssessError(f"{where}: graph has {node.op_type}, as object detectors have; {ONE_EACH}", hint)
         of_image = [name for name in node.input[:1] if name in layers.image_tensors]
         if (of_image and node.op_type in LINEAR) or any(name in deep for name in node.input):
             if node.op_type in UPSAMPLING_OPS and node.input[0] in deep:
@@ -135,11 +88,34 @@ def refuse_dense(nodes: list[onnx.NodeProto], layers: Layers, outputs: tuple[str
             )
 
 
-def _flat_nodes(nodes: list[onnx.NodeProto]) -> list[onnx.NodeProto]:
-    flat: list[onnx.NodeProto] = []
-    for node in nodes:
-        flat.append(node)
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                flat.extend(_flat_nodes(list(attribute.g.node)))
-    return flat
+@lru_cache(maxsize=1)
+def supported_versions() -> tuple[int | None, int | None]:
+    """Ask the installed ONNX Runtime for the newest opset and IR version that it runs; None where it does not say.
+
+    It has no function for this: its refusal of two absurd one-node models names both limits.
+    """
+    value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
+    end = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "probe", [value], [end])
+    options = ort.SessionOptions()
+    options.log_severity_level = 4  # ORT's "fatal": the refusal is wanted, its log line is not
+    limits: list[int | None] = []
+    for opset, ir_version, pattern in (
+        (9999, 8, r"till opset (\d+)"),
+        (13, 9999, r"max supported IR version: (\d+)"),
+    ):
+        proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=ir_version)
+        match = None
+        try:
+            ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        except (ort_state.Fail, ort_state.InvalidGraph, ort_state.NotImplemented) as error:
+            match = re.search(pattern, str(error))
+        limits.append(int(match.group(1)) if match else None)
+    return limits[0], limits[1]
+
+
+@lru_cache(maxsize=1)
+def _operators() -> frozenset[tuple[str, str]]:
+    """List the (domain, name) of every operator that ONNX Runtime has; empty where it does not say."""
+    schemas = getattr(ort_state, "get_all_operator_schema", None)
+    return frozenset((schema.domain, schema.name) for schema in schemas()) if schemas else frozenset()

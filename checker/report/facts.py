@@ -89,7 +89,7 @@ def _tensor(report: Report) -> tuple[tuple[Fact, ...], tuple[Fact, ...]]:
         Fact("Kind", kind, short=kind),
         Fact("Why this one", assumed + m.why),
         Fact("Features", str(n_features), short=count_text(n_features, "feature")),
-        Fact("Ends in", m.ends_in, short=f"ends in {m.ends_in}" if m.ends_in else ""),
+        Fact("Ends in", str(m.ends_in), short=f"ends in {m.ends_in}" if m.ends_in.kind else ""),
         Fact("Change with the batch", _difference(m.batch_difference), "largest relative difference"),
         Fact("Change of the own output", _difference(m.output_difference), "largest relative difference"),
     )

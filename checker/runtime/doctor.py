@@ -1,7 +1,8 @@
-"""Why a device is or isn't there: facts about the environment, and what to type about each fault."""
+"""Say why a device is or isn't there: facts about the environment, and a command to type for each fault."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import re
@@ -38,7 +39,7 @@ class Finding(Frozen):
 
 @dataclass(frozen=True)
 class Facts:
-    """What was found; versions are empty where a package is not installed."""
+    """An environment, not judged; versions are empty where a package is not installed."""
 
     python: str
     packages: dict[str, str]
@@ -92,66 +93,48 @@ def gather() -> Facts:
 def examine(facts: Facts) -> tuple[Finding, ...]:
     """Judge the facts of an environment (pure)."""
     packages = ", ".join(f"{name} {number}" for name, number in facts.packages.items())
-    findings = [
+    providers = f"ONNX Runtime {facts.runtime} can try {', '.join(facts.providers)}"
+    providers += f"; opsets up to {facts.opset}" if facts.opset else ""
+    cores = f"{facts.cpu}, {facts.threads} of {facts.cores} cores for this process"
+    return (
         Finding(check="Python", status="ok", detail=facts.python),
         Finding(check="packages", status="ok", detail=packages),
         _wheels(facts),
-        Finding(
-            check="execution providers",
-            status="ok",
-            detail=f"ONNX Runtime {facts.runtime} can try {', '.join(facts.providers)}"
-            + (f"; opsets up to {facts.opset}" if facts.opset else ""),
-        ),
+        Finding(check="execution providers", status="ok", detail=providers),
         _gpu(facts),
         *_cuda(facts),
-        Finding(
-            check="processor",
-            status="ok",
-            detail=f"{facts.cpu}, {facts.threads} of {facts.cores} cores for this process",
-        ),
-    ]
-    return tuple(findings)
+        Finding(check="processor", status="ok", detail=cores),
+    )
 
 
 def _wheels(facts: Facts) -> Finding:
-    listed = ", ".join(f"{name} {number}" for name, number in facts.wheels.items())
+    check, listed = "ONNX Runtime wheels", ", ".join(f"{name} {number}" for name, number in facts.wheels.items())
     if len(facts.wheels) > 1:
-        return Finding(
-            check="ONNX Runtime wheels",
-            status="fail",
-            detail=f"{listed}: they overwrite each other's files, so CUDA may be missing",
-            fix=CLEAN_INSTALL,
-        )
+        detail = f"{listed}: they overwrite each other's files, so CUDA may be missing"
+        return Finding(check=check, status="fail", detail=detail, fix=CLEAN_INSTALL)
     if not facts.wheels:
-        return Finding(
-            check="ONNX Runtime wheels",
-            status="warn",
-            detail=f"ONNX Runtime {facts.runtime} is there, but from none of {', '.join(WHEELS)}",
-        )
-    return Finding(check="ONNX Runtime wheels", status="ok", detail=listed)
+        detail = f"ONNX Runtime {facts.runtime} is there, but from none of {', '.join(WHEELS)}"
+        return Finding(check=check, status="warn", detail=detail)
+    return Finding(check=check, status="ok", detail=listed)
 
 
 def _gpu(facts: Facts) -> Finding:
+    check = "NVIDIA GPU"
     if not facts.gpus:
-        return Finding(check="NVIDIA GPU", status="ok", detail="none (nvidia-smi lists none); the CPU is used")
+        return Finding(check=check, status="ok", detail="none (nvidia-smi lists none); the CPU is used")
     listed = "; ".join(
         f"{gpu.index}: {gpu.name}, {gpu.memory_free_mib} of {gpu.memory_mib} MiB free" for gpu in facts.gpus
     )
     driver = f"driver {facts.gpus[0].driver}" + (f", CUDA up to {facts.driver_cuda}" if facts.driver_cuda else "")
     if CUDA not in facts.providers:
-        return Finding(
-            check="NVIDIA GPU",
-            status="warn",
-            detail=f"{listed}; {driver}; this ONNX Runtime has no {CUDA}",
-            fix=CLEAN_INSTALL,
-        )
-    return Finding(check="NVIDIA GPU", status="ok", detail=f"{listed}; {driver}")
+        detail = f"{listed}; {driver}; this ONNX Runtime has no {CUDA}"
+        return Finding(check=check, status="warn", detail=detail, fix=CLEAN_INSTALL)
+    return Finding(check=check, status="ok", detail=f"{listed}; {driver}")
 
 
 def _cuda(facts: Facts) -> list[Finding]:
     if not facts.gpus or CUDA not in facts.providers:
         return []
-    findings = []
     built, driver = _major(facts.runtime_cuda), _major(facts.driver_cuda)
     wheels = ", ".join(f"{name} {number}" for name, number in facts.cuda_wheels.items()) or "no NVIDIA Python packages"
     wrong = [
@@ -161,47 +144,33 @@ def _cuda(facts: Facts) -> list[Finding]:
     ]
     detail = f"ONNX Runtime was built for CUDA {facts.runtime_cuda or 'of unknown version'}; {wheels}"
     if built and driver and driver < built:
-        findings.append(
-            Finding(
-                check="CUDA",
-                status="fail",
-                detail=f"{detail}; the driver runs CUDA up to {facts.driver_cuda}",
-                fix="update the NVIDIA driver, or pip install 'onnxruntime-gpu<1.27' (CUDA 12)",
-            )
-        )
+        detail = f"{detail}; the driver runs CUDA up to {facts.driver_cuda}"
+        fix = "update the NVIDIA driver, or pip install 'onnxruntime-gpu<1.27' (CUDA 12)"
+        findings = [Finding(check="CUDA", status="fail", detail=detail, fix=fix)]
     elif wrong:
         detail = f"{detail}; {', '.join(wrong)} is for another CUDA"
-        findings.append(Finding(check="CUDA", status="warn", detail=detail, fix=GPU_INSTALL))
+        findings = [Finding(check="CUDA", status="warn", detail=detail, fix=GPU_INSTALL)]
     else:
-        findings.append(Finding(check="CUDA", status="ok", detail=detail))
+        findings = [Finding(check="CUDA", status="ok", detail=detail)]
     torch_cuda = re.search(r"\+cu(\d\d)", facts.torch)
     if torch_cuda and built and int(torch_cuda.group(1)) != built:
-        findings.append(
-            Finding(
-                check="torch",
-                status="warn",
-                detail=f"torch {facts.torch} is for CUDA {torch_cuda.group(1)}, ONNX Runtime for {built}: "
-                "they can't share one process",
-                fix="keep torch (exports) and the check in two environments",
-            )
-        )
-    if facts.cuda_fault is not None:
-        findings.append(
-            Finding(check="CUDA run", status="fail", detail=facts.cuda_fault, fix=GPU_INSTALL)
-            if facts.cuda_fault
-            else Finding(check="CUDA run", status="ok", detail="a tiny model ran on CUDAExecutionProvider")
-        )
+        detail = f"torch {facts.torch} is for CUDA {torch_cuda.group(1)}, ONNX Runtime for {built}: "
+        detail += "they can't share one process"
+        fix = "keep torch (exports) and the check in two environments"
+        findings.append(Finding(check="torch", status="warn", detail=detail, fix=fix))
+    if facts.cuda_fault == "":
+        findings.append(Finding(check="CUDA run", status="ok", detail="a tiny model ran on CUDAExecutionProvider"))
+    elif facts.cuda_fault is not None:
+        findings.append(Finding(check="CUDA run", status="fail", detail=facts.cuda_fault, fix=GPU_INSTALL))
     return findings
 
 
 def _versions(names: tuple[str, ...]) -> dict[str, str]:
-    found = {}
+    versions = {}
     for name in names:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+        with contextlib.suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    return versions
 
 
 def _major(number: str) -> int | None:
@@ -210,7 +179,7 @@ def _major(number: str) -> int | None:
 
 
 def _wheel_major(name: str, number: str) -> int | None:
-    """CUDA major of an NVIDIA wheel: in its name (…-cu13), else its own version."""
+    """Read the CUDA major of an NVIDIA wheel: in its name (…-cu13), else its own version."""
     suffix = re.search(r"-cu(\d+)$", name)
     return int(suffix.group(1)) if suffix else _major(number)
 
@@ -224,7 +193,7 @@ def _runtime_cuda() -> str:
 
 
 def _try_cuda() -> str:
-    """Why one addition did not run on CUDA, "" when it did."""
+    """Try one addition on CUDA; say why it did not run, "" when it did."""
     value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
     end = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])
     graph = helper.make_graph([helper.make_node("Add", ["x", "x"], ["y"])], "probe", [value], [end])

@@ -12,25 +12,25 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
+from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError
 from robustcheck_onnx.checker.evidence import Preprocessing
 from robustcheck_onnx.checker.images import scales_finitely
 from robustcheck_onnx.checker.model import ModelFile, apply_pool, own_bytes, refuse_changed
 
 from .device import CPU, CUDA, cpu_threads, expects_gpu
-from .feed import IMAGE, PIXELS, input_graph
+from .feed import IMAGE, PIXELS, feed, input_graph
 from .session import ORT_FATAL, RUN_ERRORS, describe, device_memory, open_session, translate
 
 LARGEST_DIFFERENCE = 1e9  # relative; stands for "not finite any more" too, since records hold no infinity
-MOST_IMAGES = 1024  # of a forward pass on a GPU, until memory runs out; callers give far fewer
+MOST_IMAGES = 1024  # in a forward pass on a GPU, until memory runs out; callers give far fewer
 # On a CPU larger passes save nothing and leave its caches, and small ones side by side, one a core, wait for no other
 # core (docs/performance.md). A fixed number, not one timed at the start: other batches, other last digits.
 MOST_IMAGES_ON_CPU = 4
-COMPANY_IMAGES = 8  # images that batch invariance is measured on; each runs alone too
+INVARIANCE_IMAGES = 8  # that batch invariance is measured on; each runs alone too
 BATCH_SIZE = 32  # images that callers give at once, by default
 SAME_OUTPUT = {"fp32": 1e-4, "fp64": 1e-4, "fp16": 1e-2, "bf16": 5e-2, "int8": 5e-2}
-"""Relative difference below which two runs of one model are the same, by precision: room for another order of
-sums and, quantised, for one step of rounding; a wrong fusion is off by far more."""
+"""Relative difference below which two runs of one model count as the same, by precision: it leaves room for another
+order of sums and, quantised, for one step of rounding; a wrong fusion is off by far more."""
 
 Array = NDArray[Any]
 
@@ -66,7 +66,7 @@ class Runner:
         also: the same file opened for further tensors, to be read in the same forward pass: each of them, and the
             one of `model`, must be an output of the graph as its author wrote it.
         threads: cores for ONNX Runtime; None = all that this process may use.
-        batch_size: images that callers give at once; no more of them are in work at a time.
+        batch_size: images that callers give at once; no more of them run at a time.
 
     Raises:
         UsageError: no such device.
@@ -99,10 +99,10 @@ class Runner:
         self._scaling: ort.InferenceSession | None = None
         if preprocessing is not None and model.image_input.dtype != "uint8":
             self._scaling = self._open_scaling(preprocessing)
-        self._most = MOST_IMAGES_ON_CPU if self.execution.providers[0] == CPU else MOST_IMAGES
+        self._pass_images = MOST_IMAGES_ON_CPU if self.execution.providers[0] == CPU else MOST_IMAGES
 
     def _run_side_by_side(self, n_passes: int) -> None:
-        """Threads for passes; those of a session, opened after it, help all of them where there are more cores."""
+        """Run as many passes at once from now on; a session that is opened later shares the cores that are left."""
         self._n_passes = n_passes
         self._passes = ThreadPoolExecutor(n_passes, thread_name_prefix="run")
         self._threads = self._cores - n_passes + 1  # a pass counts its own thread
@@ -114,7 +114,7 @@ class Runner:
         self.execution = describe(self._session, self.model, self._device, level, reason, self._cores)
 
     def _open_scaling(self, preprocessing: Preprocessing) -> ort.InferenceSession:
-        """Where uint8 pixels become the model's input; beside the model's own session, on the device that it got."""
+        """Open the session that turns uint8 pixels into the model's input, on the device that the model got."""
         if not scales_finitely(preprocessing):
             raise CannotAssessError(
                 f"{self.model.path}: preprocessed pixels are not all finite; mean and std must be", "--preprocess"
@@ -131,7 +131,7 @@ class Runner:
         return self.model.image_input.batch
 
     def run(self, pixels: Array) -> RunOutput:
-        """The representation of images.
+        """Compute the representation of images, and the class scores where the model has some.
 
         `pixels` is (image, height, width, 3): uint8 as `preprocess.apply_uint8` gives it, for a model that takes uint8
         or a runner that knows the preprocessing; else float32 as `preprocess.apply` gives it. A fixed batch is filled
@@ -153,7 +153,7 @@ class Runner:
         return RunOutput(_representation(outputs[0], self.model), scores)
 
     def represent(self, pixels: Array, *, whole: bool = False) -> tuple[Array, ...]:
-        """The representations of images, one (image, feature) for each of `models`; each pass gives all of them.
+        """Compute the representations of images, one (image, feature) for each of `models`, in the same passes.
 
         whole: in one pass, but for a fixed batch. Other arguments and errors as for `run`.
         """
@@ -167,31 +167,31 @@ class Runner:
         ]
 
     def batch_invariances(self, pixels: Array) -> tuple[float | None, ...]:
-        """Largest relative difference between an image's representation alone and in company, for each of `models`.
+        """Measure how far an image's representation depends on the others in its pass, for each of `models`.
 
-        max |alone − company| / rms(alone) over the first images of `pixels`; company is the batch in order and
-        reversed, and a batch of one image repeated stands for "alone" where the batch is fixed. 0 means that no
-        image's representation depends on its batch; with a fixed batch of 1 it can't; 1e9 at most, also where a value
-        is finite in company and not alone, or the other way round. Company is one pass: where memory is short it has
+        max |alone − together| / rms(alone) over the first images of `pixels`, which run each alone, together in order
+        and together reversed; where the batch is fixed, a batch of one image repeated stands for "alone". 0 means that
+        no representation depends on its batch; with a fixed batch of 1 it can't; 1e9 at most, also where a value is
+        finite together and not alone, or the other way round. Together is one pass: where memory is short it has
         fewer images, and no later pass has more; None where it is a single image, which says nothing.
         """
-        company = pixels[:COMPANY_IMAGES]
-        while len(company) > 1:
-            sets = [*(company[i : i + 1] for i in range(len(company))), company, company[::-1]]
+        images = pixels[:INVARIANCE_IMAGES]
+        while len(images) > 1:
+            sets = [*(images[i : i + 1] for i in range(len(images))), images, images[::-1]]
             try:
                 *single, in_order, reversed_ = self._represent(sets, whole=True)
                 break
             except EnvironmentFaultError:
                 if self.fixed_batch:
                     raise
-                company = company[: len(company) // 2]
-                self._most = min(self._most, len(company))
+                images = images[: len(images) // 2]
+                self._pass_images = min(self._pass_images, len(images))
         else:
             return (None,) * len(self.models)
         differences: list[float | None] = []
-        for rows, company, turned in zip(zip(*single, strict=True), in_order, reversed_, strict=True):
+        for rows, together, turned in zip(zip(*single, strict=True), in_order, reversed_, strict=True):
             alone = np.concatenate(rows)
-            differences.append(max(_relative_difference(alone, company), _relative_difference(alone, turned[::-1])))
+            differences.append(max(relative_difference(alone, together), relative_difference(alone, turned[::-1])))
         return tuple(differences)
 
     def output_unchanged(self, pixels: Array) -> OutputCheck:
@@ -205,14 +205,14 @@ class Runner:
         names = [output.name for output in self.model.outputs]
         limit = SAME_OUTPUT[self.model.precision]
         session, _ = open_session(own_bytes(self.model), self.model, self._device, threads=self._threads)
-        (own,) = self._outputs(session, [pixels], names)
+        (without,) = self._outputs(session, [pixels], names)
         del session
         difference = LARGEST_DIFFERENCE
         for level in ("all", "basic", "none"):
             if level != self.execution.optimization:
                 self._open(level)
-            (ours,) = self._outputs(self._session, [pixels], names)
-            difference = max(_relative_difference(a, b) for a, b in zip(own, ours, strict=True))
+            (with_added,) = self._outputs(self._session, [pixels], names)
+            difference = max(relative_difference(a, b) for a, b in zip(without, with_added, strict=True))
             if difference <= limit:
                 break
         return OutputCheck(difference <= limit, difference, self.execution.optimization)
@@ -220,25 +220,27 @@ class Runner:
     def _outputs(
         self, session: Any, sets: Sequence[Array], names: list[str], *, whole: bool = False
     ) -> list[list[Array]]:
-        """Named outputs for the images of each set, in as many passes as the device, a fixed batch or memory call for.
+        """Compute named outputs for the images of each set; a pass has as many as the device, batch and memory allow.
 
         whole: one pass for each set, but for a fixed batch.
         """
-        cut = []
-        for feed in map(self._feed, sets):
-            size = self.fixed_batch or (len(feed) if whole else self._most)
-            cut.append([feed[i : i + size] for i in range(0, len(feed), size)])
-        batches = [batch for each in cut for batch in each]
-        ran = iter(self._run_batches(session, names, batches, can_halve=not whole and not self.fixed_batch))
+        batches_by_set: list[list[Array]] = []
+        for pixels in sets:
+            values = feed(pixels, self.model, scaled_on_device=self._scaling is not None)
+            size = self.fixed_batch or (len(values) if whole else self._pass_images)
+            batches_by_set.append([values[i : i + size] for i in range(0, len(values), size)])
+        batches = [batch for each in batches_by_set for batch in each]
+        outputs = iter(self._run_batches(session, names, batches, can_halve=not whole and not self.fixed_batch))
         refuse_changed(self.model.path, self.model.external)
         return [
-            [np.concatenate(values) for values in zip(*itertools.islice(ran, len(each)), strict=True)] for each in cut
+            [np.concatenate(rows) for rows in zip(*itertools.islice(outputs, len(each)), strict=True)]
+            for each in batches_by_set
         ]
 
     def _run_batches(
         self, session: Any, names: list[str], batches: Sequence[Array], *, can_halve: bool
     ) -> list[list[Array]]:
-        """Named outputs of each batch.
+        """Compute named outputs for each batch.
 
         Where memory runs out, passes run one after the other for good, then batches are halved for good.
         """
@@ -249,20 +251,21 @@ class Runner:
                 continue
             fault = translate(outcome, self.model)
             size = len(batch)
-            if not isinstance(fault, EnvironmentFaultError) or not (side_by_side or (can_halve and size > 1)):
-                raise fault from outcome
-            if not side_by_side:
+            if isinstance(fault, EnvironmentFaultError) and side_by_side:
+                if self._n_passes > 1:  # no earlier batch of these has done it
+                    self._run_side_by_side(1)
+            elif isinstance(fault, EnvironmentFaultError) and can_halve and size > 1:
                 size //= 2
-                self._most = min(self._most, size)
-            elif self._n_passes > 1:
-                self._run_side_by_side(1)
+                self._pass_images = min(self._pass_images, size)
+            else:
+                raise fault from outcome
             parts = [batch[i : i + size] for i in range(0, len(batch), size)]
             again = self._run_batches(session, names, parts, can_halve=can_halve)
             outputs.append([np.concatenate(values) for values in zip(*again, strict=True)])
         return outputs
 
     def _by_image(self, batch: Array, names: list[str], values: list[Any]) -> list[Array]:
-        """Outputs whose first axis is the image, without those of the images that filled up a fixed batch."""
+        """Check that the first axis is the image, and drop the rows of images that filled up a fixed batch."""
         ran = self.fixed_batch or len(batch)
         for name, value in zip(names, values, strict=True):
             if np.ndim(value) == 0 or len(value) != ran:
@@ -274,7 +277,7 @@ class Runner:
         return [np.asarray(value)[: len(batch)] for value in values]
 
     def _run_session(self, session: Any, names: list[str], batches: Sequence[Array]) -> list[list[Any] | Exception]:
-        """session.run for each batch in other threads, and what it raised where it failed.
+        """Call session.run for each batch in other threads; give what it raised where it failed.
 
         Python sees a signal only between native calls, and a graph may loop: whatever interrupts the wait makes ONNX
         Runtime stop at the next node.
@@ -288,20 +291,20 @@ class Runner:
             wait(running)
         except BaseException:
             options.terminate = True
-            for each in running:
-                each.cancel()
+            for future in running:
+                future.cancel()
             wait(running)
             raise
         outcomes: list[list[Any] | Exception] = []
-        for each in running:
+        for future in running:
             try:
-                outcomes.append(each.result())
+                outcomes.append(future.result())
             except RUN_ERRORS as error:  # each batch may fail by itself
                 outcomes.append(error)
         return outcomes
 
     def _pass(self, session: Any, names: list[str], batch: Array, options: ort.RunOptions) -> list[Any]:
-        """One forward pass; uint8 pixels are scaled on the device first and stay there."""
+        """Run one forward pass; uint8 pixels are scaled on the device first and stay there."""
         name, missing = self.model.image_input.name, (self.fixed_batch or len(batch)) - len(batch)
         if missing:
             batch = np.concatenate([batch, np.repeat(batch[-1:], missing, axis=0)])
@@ -315,47 +318,15 @@ class Runner:
         (image,) = binding.get_outputs()
         return list(session.run(names, {name: image}, options))
 
-    def _feed(self, pixels: Array) -> Array:
-        """Pixels in the model's layout and type; uint8 as they are where they are scaled on the device."""
-        where, image = self.model.path, self.model.image_input
-        if pixels.ndim != 4 or pixels.shape[-1] != 3:
-            raise UsageError(f"pixels have shape {pixels.shape}; (image, height, width, 3) is needed")
-        if len(pixels) == 0:
-            raise CannotAssessError(f"{where}: number of images is 0; at least one is needed", "--images FOLDER")
-        for axis, name, size in ((1, "height", image.height), (2, "width", image.width)):
-            if size is not None and pixels.shape[axis] != size:
-                raise CannotAssessError(
-                    f"{where}: preprocessed {name} is {pixels.shape[axis]} px; the model takes {size} px",
-                    "--preprocess FILE with that size",
-                )
-        if pixels.dtype != np.uint8 and not np.isfinite(pixels).all():
-            raise CannotAssessError(
-                f"{where}: preprocessed pixels are not all finite; mean and std must be", "--preprocess"
-            )
-        if image.dtype == "uint8" and pixels.dtype != np.uint8:
-            if not ((pixels >= 0) & (pixels <= 255) & (pixels == np.round(pixels))).all():
-                raise UsageError(
-                    f"{where}: input type is uint8; preprocessing must keep whole numbers from 0 to 255",
-                    "--preprocess with rescale 1, mean 0, std 1",
-                )
-        elif image.dtype != "uint8" and pixels.dtype == np.uint8:
-            if self._scaling is None:
-                raise UsageError(f"{where}: pixels are uint8; the model takes {image.dtype}")
-            return np.ascontiguousarray(pixels)
-        if image.layout == "NCHW":
-            pixels = pixels.transpose(0, 3, 1, 2)
-        return np.ascontiguousarray(pixels, dtype=np.dtype(image.dtype))
-
 
 def _representation(values: Array, model: ModelFile) -> Array:
-    """Pooled, (image, feature), float32 or float64."""
-    found = model.representation
-    representation = apply_pool(values, found.pool, found.feature_axis)
+    """Pool to (image, feature), float32 or float64."""
+    representation = apply_pool(values, model.representation.pool, model.representation.feature_axis)
     return representation if representation.dtype in (np.float32, np.float64) else representation.astype(np.float32)
 
 
-def _relative_difference(expected: Array, actual: Array) -> float:
-    """max over images of max |expected − actual| / rms(expected); 0 for no image, 1e9 at most.
+def relative_difference(expected: Array, actual: Array) -> float:
+    """Compute max over images of max |expected − actual| / rms(expected); 0 for no image, 1e9 at most.
 
     Values that are not finite must be the same in both, else it is 1e9; the others are compared without them.
     """

@@ -15,7 +15,7 @@ from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultE
 from robustcheck_onnx.checker.evidence import Execution
 from robustcheck_onnx.checker.model import LINEAR, ModelFile
 
-from .device import CPU, _first, _gpu_name, _why_not, cpu_name, device_providers, preload_cuda
+from .device import CPU, cpu_name, device_providers, gpu_name, preload_cuda, provider_of, why_missing
 
 # ONNX Runtime 1.31 ends the process (microsoft/onnxruntime#28392) when this one meets a float16 ViT on the CPU.
 CRASHING = {"fp16": ["NchwcTransformer"]}
@@ -48,7 +48,7 @@ OUT_OF_MEMORY = re.compile(r"out of memory|failed to allocate|bad_alloc|bad allo
 def open_session(
     graph: bytes, model: ModelFile, device: str, level: str = "all", *, threads: int
 ) -> tuple[ort.InferenceSession, str]:
-    """A session on `device`, proved to be there, and why `auto` fell back to the CPU ("" if it did not).
+    """Open a session on `device`, proved to be there; say why `auto` fell back to the CPU ("" if it did not).
 
     threads: cores it may use.
 
@@ -57,10 +57,10 @@ def open_session(
         EnvironmentFaultError: the device asked for is not there, or memory ran out.
         CannotAssessError: ONNX Runtime can't load the model.
     """
-    providers, wanted = device_providers(device), _first(device)
+    providers, wanted = device_providers(device), provider_of(device)
     if wanted == CPU:
         return _session(graph, model, providers, level, threads), ""
-    reason = _why_not(wanted)
+    reason = why_missing(wanted)
     session = None
     if not reason:
         preload_cuda()
@@ -80,7 +80,7 @@ def open_session(
 def describe(
     session: ort.InferenceSession, model: ModelFile, device: str, level: str, reason: str, threads: int
 ) -> Execution:
-    """The facts of a session, from the session itself; `threads` are those of all passes side by side."""
+    """Describe a session by what it says itself; `threads` are those of all passes side by side."""
     obtained = tuple(session.get_providers())
     nodes: dict[str, int] | None = None
     heavy: dict[str, int] = {}
@@ -99,7 +99,7 @@ def describe(
         nodes=nodes,
         heavy_on_cpu=heavy,
         runtime=ort.__version__,
-        device=cpu_name() if obtained[0] == CPU else _gpu_name(device),
+        device=cpu_name() if obtained[0] == CPU else gpu_name(device),
         threads=threads,
         precision=model.precision,
         optimization=level,
@@ -108,7 +108,7 @@ def describe(
 
 
 def device_memory(session: ort.InferenceSession) -> tuple[str, int]:
-    """Where a session keeps its tensors, as ONNX Runtime's binding names it: kind of device and its number."""
+    """Say where a session keeps its tensors, as ONNX Runtime's binding names it: kind of device and its number."""
     first = session.get_providers()[0]
     if first == CPU:
         return "cpu", 0
@@ -116,10 +116,10 @@ def device_memory(session: ort.InferenceSession) -> tuple[str, int]:
 
 
 def translate(error: Exception, model: ModelFile) -> CannotAssessError | EnvironmentFaultError:
-    """ONNX Runtime's exception as an error that names the file and the next step."""
+    """Turn ONNX Runtime's exception into an error that names the file and the next step."""
     # a name in the model that is no text makes the message a UnicodeDecodeError, which holds its bytes
-    said = error.object.decode(errors="backslashreplace") if isinstance(error, UnicodeDecodeError) else str(error)
-    text = re.sub(r"\s+", " ", re.sub(r"\[ONNXRuntimeError\] : \d+ : \w+ : ", "", said)).strip()
+    message = error.object.decode(errors="backslashreplace") if isinstance(error, UnicodeDecodeError) else str(error)
+    text = re.sub(r"\s+", " ", re.sub(r"\[ONNXRuntimeError\] : \d+ : \w+ : ", "", message)).strip()
     path = shlex.quote(str(model.path))
     if isinstance(error, MemoryError) or OUT_OF_MEMORY.search(text):
         asked = re.search(r"failed to allocate.*?(\d+)", text, re.I)

@@ -82,14 +82,14 @@ def measure_shift(
     (opened,), contract = inputs.models, inputs.models[0].contract
     judged = read_report(report, opened.digest) if report is not None else None
     output = _class_output(opened)
-    found = inputs.preprocessing
+    preprocessing = inputs.preprocessing
     sources = [
         inputs.source,
         *(open_images(spec.path, seed=run.seed, limit=run.max_images) for spec in others),
     ]
     read = [labels.labels_of(source) for source in sources]
-    runner = Runner(opened, run.device, preprocessing=found.preprocessing, batch_size=run.batch_size)
-    scores = _scores(runner, found.preprocessing)
+    runner = Runner(opened, run.device, preprocessing=preprocessing.preprocessing, batch_size=run.batch_size)
+    scores = _scores(runner, preprocessing.preprocessing)
     folders = sorted(set(read[0]))
     sets = [
         _LabelledSet(
@@ -138,11 +138,11 @@ def measure_shift(
         baseline=baseline,
         verdict=judged,
         agreement=agree(judged, inner, beside, baseline),
-        preprocessing=found.preprocessing,
-        preprocessing_source=found.source,
+        preprocessing=preprocessing.preprocessing,
+        preprocessing_source=preprocessing.source,
         execution=runner.execution,
         seed=run.seed,
-        notes=_notes(inner, beside, found.source, opened),
+        notes=_notes(inner, beside, preprocessing.source, opened),
         claim=CLAIM,
         time=Time.until_now(clock, n_images),
     )

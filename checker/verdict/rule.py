@@ -8,8 +8,9 @@ from typing import Literal
 from robustcheck_onnx.checker.evidence import WRITTEN_ZERO_AT, Evidence, Interval, Statistics
 from robustcheck_onnx.checker.statistics import TOP_FEATURES
 from robustcheck_onnx.checker.text import bound_text, number_text
+from robustcheck_onnx.thresholds.ends import End
 from robustcheck_onnx.thresholds.frozen import Frozen
-from robustcheck_onnx.thresholds.profile import MADE_ENDS, STATISTICS, Profile, Statistic
+from robustcheck_onnx.thresholds.profile import STATISTICS, Profile, Statistic
 
 from .reasons import NAMES, RULES
 
@@ -197,20 +198,19 @@ def _sound(e: Evidence) -> Iterator[tuple[str, str]]:
         yield "unchecked", f"not checked: {', '.join(missing)}"
 
 
-def _end(ends_in: str) -> str:
-    kind, _, op = ends_in.partition(":")
-    if op in WRITTEN_ZERO_AT and kind in ("activation", "linear_of"):
-        made = f"what {op} wrote without negative values (as quantisers write what a ReLU gave)"
-        return made if kind == "activation" else f"a linear map of {made}"
+def _describe(end: End) -> str:
+    if end.op in WRITTEN_ZERO_AT and end.kind in ("activation", "linear_of"):
+        left = f"what {end.op} wrote without negative values (as quantisers write what a ReLU gave)"
+        return left if end.kind == "activation" else f"a linear map of {left}"
     return {
         "normalisation": "the output of a normalisation layer",
-        "activation": f"the output of an activation ({op})",
-        "linear_of": f"a linear map of what an activation ({op}) gave",
+        "activation": f"the output of an activation ({end.op})",
+        "linear_of": f"a linear map of what an activation ({end.op}) gave",
         "linear_unread": "the output of a linear layer whose weight could not be read",
         "change_of_basis": "a change of basis (its last layer's features are orthogonal, as those of a PCA are)",
         "pool": "the output of pooling",
         "linear": "the output of a linear layer",
-    }.get(kind, f"the output of {op or kind}")
+    }.get(end.kind, f"the output of {end.op or end.kind}")
 
 
 def _comparable(e: Evidence, profile: Profile) -> Iterator[tuple[str, str]]:
@@ -236,10 +236,10 @@ def _comparable(e: Evidence, profile: Profile) -> Iterator[tuple[str, str]]:
             f"`{model.tensor}` is of the kind {kind}; profile {profile.id} holds for {', '.join(profile.tensor_rules)}",
         )
     rectified = below(s.negative_energy, profile.thresholds["negative_energy"].minimum)
-    reported = rectified and model.ends_in.startswith(("activation", "pool"))
-    calibrated = model.ends_in in profile.ends and not model.ends_in.startswith(MADE_ENDS)
+    reported = rectified and model.ends_in.kind in ("activation", "pool")
+    calibrated = model.ends_in in profile.ends and not model.ends_in.can_make_outliers
     if not calibrated and not reported:
-        yield "end_not_calibrated", f"`{model.tensor}` is {_end(model.ends_in)}"
+        yield "end_not_calibrated", f"`{model.tensor}` is {_describe(model.ends_in)}"
     if not profile.min_features <= s.n_features <= profile.max_features:
         yield (
             "width_not_calibrated",

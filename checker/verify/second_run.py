@@ -128,7 +128,7 @@ def _exact(evidence: Evidence) -> dict[str, object]:
         "alpha": s.alpha,
         "persistent features": tuple(sorted(f.index for f in s.persistent)),
         "model": (m.digest, m.file_digest, *sorted(m.external_digests.items())),
-        "tensor": (m.tensor, m.rule, m.pool, m.ends_in, m.tensor_assumed),
+        "tensor": (m.tensor, m.rule, m.pool, str(m.ends_in), m.tensor_assumed),
         "origin": (m.random_weights, m.source, m.synthetic),
         "preprocessing": (p.preprocessing, p.source, p.against_contract),
         "end": evidence.stopped,

@@ -1,0 +1,49 @@
+"""What a representation ends in: the kind of layer that makes it, and how reports, tables and profiles write it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pydantic_core import core_schema
+
+
+@dataclass(frozen=True)
+class End:
+    """The layer that makes a representation. Records hold it as text, `kind` or `kind:op`.
+
+    >>> End.parse("activation:Relu")
+    End(kind='activation', op='Relu')
+    >>> str(End("pool"))
+    'pool'
+    """
+
+    kind: str
+    """linear, linear_of (a linear map of what the activation `op` gave), linear_unread (a linear layer whose weight
+    could not be read), change_of_basis, normalisation, activation, pool or other"""
+    op: str = ""
+    """the ONNX operator; empty where the kind says enough"""
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.op}" if self.op else self.kind
+
+    @classmethod
+    def parse(cls, text: str) -> End:
+        """The end that `str` wrote as `text`; any text is one, so that records of other versions can be read."""
+        kind, _, op = text.partition(":")
+        return cls(kind, op)
+
+    @property
+    def can_make_outliers(self) -> bool:
+        """Whether an outlier feature can come from the last layer alone: no profile holds for such an end."""
+        return self.kind in ("change_of_basis", "linear_of", "linear_unread")
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: object, handler: object) -> core_schema.CoreSchema:
+        """A field of this type is read from text and written as text, in JSON and in Python."""
+
+        def read(value: object, as_text: Callable[[object], str]) -> End:
+            return value if isinstance(value, End) else cls.parse(as_text(value))
+
+        to_text = core_schema.to_string_ser_schema(when_used="always")
+        return core_schema.no_info_wrap_validator_function(read, core_schema.str_schema(), serialization=to_text)
