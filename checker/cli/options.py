@@ -102,7 +102,7 @@ Signature = Annotated[
 Output = Annotated[  # on stdout
     str, typer.Option("--output", "-o", help="terminal or json.", callback=_only("--output", *FORMATS))
 ]
-Outputs = Annotated[  # on stdout and in files: cli_parts.targets
+Outputs = Annotated[  # on stdout and in files: `output.destinations_of`
     list[str] | None,
     typer.Option("--output", "-o", help="terminal or json, each with =PATH to write a file.", metavar="FORMAT[=PATH]"),
 ]

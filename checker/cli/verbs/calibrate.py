@@ -12,7 +12,7 @@ from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultE
 from robustcheck_onnx.checker.text import printable
 
 from ..options import BatchSize, Color, Debug, Device, Images, MaxBad, MaxImagesOrAll, Output, RayAddress, Seed, one_of
-from ..output import ascii_only, console_for, print_report
+from ..output import ascii_only, check_target, console_for, print_report
 from . import profiles
 
 if TYPE_CHECKING:
@@ -78,13 +78,11 @@ def calibrate(
     from robustcheck_onnx.thresholds import reference
     from robustcheck_onnx.thresholds.profile import to_json
 
-    from .. import output as delivery
-
     one_of("--tensor", tensor, TENSORS)
     one_of("--engine", engine, ("local", "ray"))
     _check_call(suite, from_evidence, from_reference, plan, out)
     if out is not None:
-        delivery.check_target(out, [Path(name) for name in (*(from_evidence or ()), suite or "") if name])
+        check_target(out, [Path(name) for name in (*(from_evidence or ()), suite or "") if name])
     if from_reference:
         assert out is not None
         made = fitting.default_profile(reference.table_text())
@@ -116,7 +114,7 @@ def calibrate(
     check_labels(opened)
     if table.resolve() == out.resolve():
         raise UsageError(f"{out}: --results and --out are one file; they must be two", "leave out --results")
-    delivery.check_target(table, [Path(suite or "")])
+    check_target(table, [Path(suite or "")])
     digest, _ = tasks.image_set(settings)
     work = tasks.tasks(opened, settings, digest)
     refuse_unknown(work)

@@ -12,7 +12,7 @@ from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.text import printable
 
 from ..options import Color, Debug, Output
-from ..output import print_report
+from ..output import check_target, print_report
 
 if TYPE_CHECKING:
     from robustcheck_onnx.thresholds.profile import Profile
@@ -125,10 +125,8 @@ def seal(
     from robustcheck_onnx.checker.storage import write_whole
     from robustcheck_onnx.thresholds import profile
 
-    from .. import output as delivery
-
     check_id(profile_id)
-    delivery.check_target(out)
+    check_target(out)
     try:
         changed = profile.read(file)
     except profile.ProfileError as fault:
