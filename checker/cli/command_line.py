@@ -5,7 +5,6 @@ Which words are options, and which of them take a value, is what the verb itself
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -119,8 +118,7 @@ def read(words: Sequence[str], group: TyperGroup) -> CommandLine:
         name, separator, attached = word.partition("=") if long else (word[:2], word[2:], word[2:])
         option, value = declared.get(name), ""
         if option is not None and not (option.is_flag or option.count):
-            value = attached if separator else "".join(itertools.islice(rest, 1))
-            rest = rest[0 if separator else 1 :]
+            value = attached if separator else (rest.pop(0) if rest else "")
         elif attached and not long:
             rest.insert(0, f"-{attached}")  # `-qo` is `-q -o`
         if option is not None and option.name is not None:

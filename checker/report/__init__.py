@@ -10,7 +10,7 @@ from .github import SUMMARY_BYTES
 from .layout import INDENT, Pen, Trimmed, columns, hanging, line, section
 from .markdown import MARK, code, measured, reasons, text
 from .outcome import exit_code_of, findings
-from .reader import read
+from .reader import edits, read, read_one, ruling
 from .record import (
     CLAIM,
     Binding,
@@ -43,6 +43,7 @@ __all__ = [
     "Trimmed",
     "code",
     "columns",
+    "edits",
     "exit_code_of",
     "findings",
     "hanging",
@@ -52,8 +53,10 @@ __all__ = [
     "measured",
     "one_model",
     "read",
+    "read_one",
     "reasons",
     "result_digest_of",
+    "ruling",
     "sealed",
     "section",
     "text",

@@ -1,9 +1,10 @@
-"""Reports read back from a file, with the doubts of somebody who did not write it."""
+"""Reads reports from files, and says whether a report is as a check wrote it. The one place that does either."""
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -11,19 +12,23 @@ from typing import Any
 from pydantic import ValidationError
 
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
+from robustcheck_onnx.checker.verdict import Verdict, judge
 from robustcheck_onnx.thresholds.profile import STATISTICS
+from robustcheck_onnx.thresholds.profile import digest_of as profile_digest_of
 
-from .record import Report
+from .record import Report, result_digest_of
 
 AGAIN = "robustcheck MODEL.onnx --images PATH -o json=report.json"
 
 
 def read(path: Path, *, whole: bool = False) -> list[tuple[Report, dict[str, Any]]]:
-    """The reports in a file and their JSON as it stands there: one, or those of a document of several models.
+    """The reports in a file, each with its JSON as it stands there: one report, or one for each of several models.
+
+    A report that was edited is read all the same: see `read_one` and `edits`.
 
     Raises:
         UsageError: not readable, truncated or no JSON, no report, no binding, of a newer schema or tool.
-        CannotAssessError: the document tells of errors only; with `whole`, also of one beside its reports.
+        CannotAssessError: the document holds only errors; with `whole`, also where it holds an error beside reports.
     """
     try:
         raw = json.loads(path.read_bytes(), object_pairs_hook=_once, parse_constant=_no_constant)
@@ -41,11 +46,84 @@ def read(path: Path, *, whole: bool = False) -> list[tuple[Report, dict[str, Any
     several = raw.get("reports")
     parts = several if isinstance(several, list) else [raw]
     errors = [part["error"] for part in parts if isinstance(part, dict) and "error" in part]
-    found = [_report(path, part) for part in parts if not (isinstance(part, dict) and "error" in part)]
-    if not found or (whole and errors):
-        told = errors[0].get("message") if errors and isinstance(errors[0], dict) else "no report"
-        raise CannotAssessError(f"{path}: document tells of an error ({told}); check again", AGAIN)
-    return found
+    reports = [_report(path, part) for part in parts if not (isinstance(part, dict) and "error" in part)]
+    if not reports or (whole and errors):
+        message = errors[0].get("message") if errors and isinstance(errors[0], dict) else "no report"
+        raise CannotAssessError(f"{path}: document tells of an error ({message}); check again", AGAIN)
+    return reports
+
+
+def read_one(path: Path) -> Report:
+    """The report in a file that holds one, as a check wrote it.
+
+    Raises as `read`, and:
+        UsageError: the file holds several reports.
+        CannotAssessError: the report was edited after the check wrote it (`edits`).
+    """
+    reports = read(path, whole=True)
+    if len(reports) != 1:
+        raise UsageError(
+            f"{path}: document holds {len(reports)} reports; it must hold one", "check the models one by one"
+        )
+    report, raw = reports[0]
+    if faults := edits(report, raw):
+        listed = "; ".join(f"{part}: {fault}" for part, fault in faults.items())
+        raise CannotAssessError(
+            f"{path}: report is not as a check wrote it ({listed}); a verdict that was edited is none",
+            "robustcheck model.onnx -o json=report.json",
+        )
+    return report
+
+
+def edits(report: Report, raw: Mapping[str, Any]) -> dict[str, str]:
+    """What shows, without the model and the images, that a report was edited: by part (report, profile, verdict).
+
+    Checked are its digest, the seal of its profile, and that its evidence gives its verdict. Another tool that computes
+    a digest of its own passes; only a signature or a second run vouches for the numbers.
+
+    Args:
+        report, raw: from `read`.
+
+    Returns:
+        A sentence for each part that does not hold; empty if all hold.
+    """
+    found = {"report": _content_fault(report, raw), "profile": _seal_fault(report), "verdict": _verdict_fault(report)}
+    return {part: fault for part, fault in found.items() if fault}
+
+
+def ruling(verdict: Verdict) -> str:
+    """A verdict with the ids of its reasons, such as "WARN (rectified, too_few_images)"."""
+    reasons = ", ".join(reason.id for reason in verdict.reasons)
+    return f"{verdict.verdict} ({reasons})" if reasons else verdict.verdict
+
+
+def _content_fault(report: Report, raw: Mapping[str, Any]) -> str:
+    assert report.binding is not None
+    digest, stated = result_digest_of(raw), report.binding.result_digest
+    if digest != stated:
+        return f"content has {digest[:19]}…, the report says {stated[:19]}…"
+    bound_version = report.binding.versions.get("robustcheck")
+    if bound_version != report.tool_version:
+        return f"tool_version is {report.tool_version}, its binding says {bound_version}"
+    return ""
+
+
+def _seal_fault(report: Report) -> str:
+    profile = report.profile
+    sealed_as = {profile_digest_of(profile), report.verdict.profile_digest}
+    return "" if sealed_as == {profile.digest} else f"{profile.id} was changed after it was sealed"
+
+
+def _verdict_fault(report: Report) -> str:
+    """Judge the evidence anew; an older robustcheck may have had other words for the same reasons."""
+    try:
+        verdict = judge(report.evidence, report.profile)
+    except (KeyError, TypeError, ValueError, ArithmeticError) as fault:
+        return f"its evidence can't be judged ({type(fault).__name__})"
+    same_tool = report.tool_version == version("robustcheck-onnx")
+    if (same_tool and verdict != report.verdict) or ruling(verdict) != ruling(report.verdict):
+        return f"its evidence gives {ruling(verdict)}"
+    return ""
 
 
 def _report(path: Path, raw: Any) -> tuple[Report, dict[str, Any]]:
@@ -74,11 +152,11 @@ def _report(path: Path, raw: Any) -> tuple[Report, dict[str, Any]]:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Two values under one name: which one a reader takes is up to the reader."""
-    out = dict(pairs)
-    if len(out) != len(pairs):
+    """The object of these keys and values. Raises ValueError for a key twice: readers differ in the value they take."""
+    content = dict(pairs)
+    if len(content) != len(pairs):
         raise ValueError("a key stands in it twice")
-    return out
+    return content
 
 
 def _no_constant(name: str) -> None:
@@ -87,5 +165,5 @@ def _no_constant(name: str) -> None:
 
 def _release(text: object) -> tuple[int, ...]:
     """The numbers of a version; one that can't be read counts as newer than all."""
-    found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9}){0,5})\D.*|(\d{1,9}(?:\.\d{1,9}){0,5})", str(text))
-    return tuple(map(int, (found.group(1) or found.group(2)).split("."))) if found else (10**9,)
+    match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9}){0,5})\D.*|(\d{1,9}(?:\.\d{1,9}){0,5})", str(text))
+    return tuple(map(int, (match.group(1) or match.group(2)).split("."))) if match else (10**9,)
