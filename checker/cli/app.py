@@ -1,7 +1,7 @@
-"""The command line: the app and its verbs. Only `cli/` prints, exits or knows every room.
+"""The typer app: every verb with its example and exit codes. A verb is a function in `verbs/`.
 
-`robustcheck model.onnx` is the check itself; other verbs are sub-commands. Results go to stdout, everything else to
-stderr. Imports are made where they are used, so that `--help` starts fast. Verbs are functions in `verbs/`."""
+Results go to stdout, everything else to stderr. Modules import what is heavy inside functions, so that `--help` starts
+fast."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is wrong with a command line, in the words of all other errors; and shell completion."""
+"""Messages and hints for a command line that typer refuses; and shell completion."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def for_shell(words: Sequence[str], program: str, variable: str) -> bool:
 
 
 def unknown_shell(option: str) -> UsageError:
-    """What to say where typer does not know the shell that runs the command (it would exit with 1)."""
+    """The error where typer does not know the shell that runs the command (typer would exit with 1)."""
     return UsageError(
         f"{option}: the shell that runs this is not known; completion is for {', '.join(SHELLS)}",
         f"robustcheck {option} bash",
@@ -133,10 +133,10 @@ def unknown_shell(option: str) -> UsageError:
 
 
 def complete_as_check(environment: MutableMapping[str, str], verbs: Sequence[str]) -> None:
-    """Make the line that a shell wants completed one about `check` where its first word is a model.
+    """Insert `check` into the line that a shell wants completed, if its first word is a model.
 
-    environment: as the completion scripts set it (COMP_WORDS, COMP_CWORD; _TYPER_COMPLETE_ARGS); changed in place.
-    A first word that is still being typed may become a verb, and stays.
+    environment: changed in place; completion scripts set COMP_WORDS and COMP_CWORD, or _TYPER_COMPLETE_ARGS.
+    A first word that is still being typed may become a verb, so the line stays.
     """
     for name in ("COMP_WORDS", "_TYPER_COMPLETE_ARGS"):
         line = environment.get(name, "")

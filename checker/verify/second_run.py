@@ -16,6 +16,13 @@ from robustcheck_onnx.checker.report import Report, ruling
 from robustcheck_onnx.checker.verdict import SAME_NUMBERS, judge
 from robustcheck_onnx.thresholds.profile import STATISTICS
 
+SAME_ENVIRONMENT = 1e-4
+"""Relative tolerance of a statistic where ONNX Runtime, its provider and the device are the same: other thread counts
+and orders of sums move the sixth digit."""
+OTHER_ENVIRONMENT_FACTOR = 5
+"""Else the tolerance of a statistic is so many times that of a representation at its precision: the statistics are made
+of fourth powers, so a relative difference e of a representation moves them by about 4 e."""
+
 
 def measure_again(
     report: Report,
@@ -94,14 +101,6 @@ def _job_progress(progress: Callable[[Progress], None] | None) -> JobProgress | 
         progress(Progress(n_done, n_total, n_done / (time.perf_counter() - clock), ""))
 
     return tell
-
-
-SAME_ENVIRONMENT = 1e-4
-"""Relative tolerance of a statistic where ONNX Runtime, its provider and the device are the same: other thread counts
-and orders of sums move the sixth digit."""
-OTHER_ENVIRONMENT_FACTOR = 5
-"""Else the tolerance of a statistic is so many times that of a representation at its precision: the statistics are made
-of fourth powers, so a relative difference e of a representation moves them by about 4 e."""
 
 
 def tolerance_between(first: Evidence, second: Evidence) -> float:

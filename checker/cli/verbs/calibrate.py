@@ -1,4 +1,4 @@
-"""The verb `calibrate`: thresholds from a suite of models, or from what was measured of them before."""
+"""The verb `calibrate`: fits thresholds to a suite of models, or to what was measured of them before."""
 
 from __future__ import annotations
 
@@ -71,8 +71,8 @@ def calibrate(
 ) -> int:
     """Fit a threshold profile to the models of a suite, or to what was measured of them before."""
     from robustcheck_onnx.checker.calibrate import check_labels, open_table, refuse_unknown, relabelled, tasks
-    from robustcheck_onnx.checker.calibrate import run as calibration
-    from robustcheck_onnx.checker.calibrate import table as calibration_table
+    from robustcheck_onnx.checker.calibrate.run import measure
+    from robustcheck_onnx.checker.calibrate.table import done
     from robustcheck_onnx.checker.storage import write_whole
     from robustcheck_onnx.thresholds import calibrate as fitting
     from robustcheck_onnx.thresholds import reference
@@ -119,8 +119,8 @@ def calibrate(
     work = tasks.tasks(opened, settings, digest)
     refuse_unknown(work)
     rows = open_table(table, work)
-    failed = calibration.measure(opened, work, rows, settings, table, Teller(quiet))
-    used = relabelled([row for task in work for row in calibration_table.done(task, rows)], opened)
+    failed = measure(opened, work, rows, settings, table, Teller(quiet))
+    used = relabelled([row for task in work for row in done(task, rows)], opened)
     _refuse_failed(failed, out, table, allow_missing)
     made = _fitted(used, name, tensor, {key: fault.message for key, fault in failed.items()}, opened)
     write_whole(out, to_json(made))
@@ -163,8 +163,8 @@ class Teller:
 
 
 def _plan(opened: Opened, settings: Settings, table: Path | None, output: str, color: str) -> int:
-    from robustcheck_onnx.checker.calibrate import plan as calibration_plan
     from robustcheck_onnx.checker.calibrate import plan_json, render_plan, tasks
+    from robustcheck_onnx.checker.calibrate.plan import plan
     from robustcheck_onnx.checker.text import as_json
     from robustcheck_onnx.thresholds import results
 
@@ -176,7 +176,7 @@ def _plan(opened: Opened, settings: Settings, table: Path | None, output: str, c
             rows = results.read(table)
         except results.ResultsError as fault:
             raise UsageError(str(fault), fault.hint) from fault
-    made = calibration_plan.plan(work, rows, settings, n_images, digest)
+    made = plan(work, rows, settings, n_images, digest)
     if output == "json":
         sys.stdout.write(as_json(plan_json(made)))
     else:
@@ -244,7 +244,7 @@ def _fitted(
 
 
 def causes(failed: Mapping[str, RobustcheckError]) -> list[str]:
-    """Why models failed, each cause once: one package that is missing can fail every model of a suite."""
+    """A text for each cause, with the models that it failed: one missing package can fail every model of a suite."""
     names: dict[str, list[str]] = {}
     for name, fault in failed.items():
         names.setdefault(_cause(fault), []).append(name)
@@ -259,7 +259,7 @@ def _cause(fault: RobustcheckError) -> str:
 
 
 def _refuse_failed(failed: dict[str, RobustcheckError], out: Path, table: Path, allow_missing: bool) -> None:
-    """A calibration with failed models must not look complete: no profile, unless it was allowed to say so itself."""
+    """Raise if models failed, so that no profile is written; with `allow_missing`, list them on stderr instead."""
     if not failed:
         return
     if allow_missing:

@@ -196,7 +196,7 @@ def _show_settings(resolved: Resolved, output: Sequence[str]) -> int:
 
     form = output[-1] if output else "terminal"
     one_of("--output", form, ("terminal", "json"))
-    document = settings.shown(resolved)
+    document = settings.settings_json(resolved)
     if form == "json":
         sys.stdout.write(as_json(document))
         return 0
@@ -205,8 +205,8 @@ def _show_settings(resolved: Resolved, output: Sequence[str]) -> int:
     table = columns(pen, "=setting", "value", "source")
     for key, entry in document["settings"].items():
         value, source = entry["value"], entry["source"]
-        shown = settings.stands_for(key, value)
-        table.add_row(pen.say(key), pen.name(shown), pen.name(source, "dim" if source == settings.DEFAULT else "bold"))
+        text = settings.value_text(key, value)
+        table.add_row(pen.say(key), pen.name(text), pen.name(source, "dim" if source == settings.DEFAULT else "bold"))
     where = f"file: {resolved.file}" if resolved.file else "file: none"
     console.print(Trimmed(Group(table, pen.name(where))))
     return 0

@@ -25,14 +25,15 @@ def inspect(
     from .. import inspect_terminal
 
     opened = open_model(model, tensor=tensor, pool=pool)
-    found = find_preprocessing(
+    preprocessing = find_preprocessing(
         model, preprocess, opened.contract.preprocessing if opened.contract else None, opened.image_input.size
     )
     if output == "json":
-        sys.stdout.write(json.dumps(inspect_terminal.inspect_json(opened, found.origins), indent=2) + "\n")
+        sys.stdout.write(json.dumps(inspect_terminal.inspect_json(opened, preprocessing.origins), indent=2) + "\n")
     else:
         print_report(
-            lambda only_ascii: inspect_terminal.render_inspect(opened, found.origins, ascii_only=only_ascii), color
+            lambda only_ascii: inspect_terminal.render_inspect(opened, preprocessing.origins, ascii_only=only_ascii),
+            color,
         )
     return 0
 
