@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from robustcheck_onnx.checker.errors import EnvironmentFaultError
 from robustcheck_onnx.checker.text import printable
 
-from .command_line import PLACEHOLDER, Run, documents_of
+from .command_line import PLACEHOLDER, Invocation, documents_of
 from .output import Destination, check_target, deliver, destinations_of, mark_unfinished, plain, progress_line
 
 if TYPE_CHECKING:
@@ -41,13 +41,13 @@ class Destinations:
         return [*self.shared, *(each for some in self.own.values() for each in some)]
 
 
-def run(resolved: Resolved, words: Sequence[str], this: Run, *, debug: bool) -> int:
+def run(resolved: Resolved, words: Sequence[str], invocation: Invocation, *, debug: bool) -> int:
     """Check the models that the words name and deliver the reports; the exit code of the worst.
 
     Of one model, an error ends the run. Of several, a model that can't be assessed gets its error on stderr and counts,
     and the next one is checked; only what is wrong with the call itself ends the run, before anything is measured.
 
-    this: is told where documents go, since the settings may come from a file, and each model may have its own.
+    invocation: is told where documents go, since the settings may come from a file, and each model may have its own.
     """
     from robustcheck_onnx.checker.images import open_images
     from robustcheck_onnx.checker.pipeline import load_profile
@@ -59,10 +59,10 @@ def run(resolved: Resolved, words: Sequence[str], this: Run, *, debug: bool) -> 
     from .models import check_all, expand, stem, worst
 
     settings = resolved.settings
-    this.annotates = not settings.no_ci
-    this.documents = documents_of(settings.output, ())
+    invocation.annotates = not settings.no_ci
+    invocation.documents = documents_of(settings.output, ())
     models = expand(words)
-    this.documents = documents_of(settings.output, [stem(model) for model in models])
+    invocation.documents = documents_of(settings.output, [stem(model) for model in models])
     several = len(models) > 1
     reads = _files_read(resolved, models)
     destinations = _destinations(settings, models, reads)
@@ -82,7 +82,7 @@ def run(resolved: Resolved, words: Sequence[str], this: Run, *, debug: bool) -> 
         def failed(model: str, fault: Exception) -> Failed:
             if debug:
                 ending.write_traceback(fault)
-            code, message, hint = ending.explain(fault, this.line)
+            code, message, hint = ending.explain(fault, invocation.line)
             message = message or f"{model}: the check ended without a message; a verdict is needed"
             ending.say(message, hint)
             return Failed(model=redact(model), message=message, hint=hint, exit_code=code)
@@ -197,14 +197,14 @@ def _deliver(
     files = [f"{form}: {redact(str(path))}" for form, path in destinations.all() if path]
     files += [f"signature: {bundle}" for bundle in bundles]
 
-    def terminal(only_ascii: bool) -> RenderableType:
+    def terminal(*, ascii_only: bool) -> RenderableType:
         if len(outcomes) == 1:
             written = [Text(f"  signature: {printable(str(bundle))}") for bundle in bundles]
-            return Group(_full(outcomes[0], settings, only_ascii), *written)
+            return Group(_full(outcomes[0], settings, ascii_only), *written)
         table = summary.render(
-            outcomes, models=list(map(redact, models)), meaning=meaning, places=files, ascii_only=only_ascii
+            outcomes, models=list(map(redact, models)), meaning=meaning, places=files, ascii_only=ascii_only
         )
-        reports = [_full(outcome, settings, only_ascii) for outcome in outcomes] if settings.verbose else []
+        reports = [_full(outcome, settings, ascii_only) for outcome in outcomes] if settings.verbose else []
         return Group(*reports, table)
 
     def rendered(form: str) -> str:
@@ -224,7 +224,7 @@ def _meaning(code: int, n: int, meanings: dict[int, str]) -> str:
     return f"the worst of {n} models. {meanings.get(code, 'an error')}"
 
 
-def _full(outcome: Outcome, settings: Settings, only_ascii: bool = False) -> RenderableType:
+def _full(outcome: Outcome, settings: Settings, ascii_only: bool = False) -> RenderableType:
     """The terminal report about one model, or its error."""
     from rich.text import Text
 
@@ -232,7 +232,7 @@ def _full(outcome: Outcome, settings: Settings, only_ascii: bool = False) -> Ren
 
     if isinstance(outcome, Failed):
         return Text(f"{outcome.model}\nerror: {outcome.message}\n" + (f"hint: {outcome.hint}" if outcome.hint else ""))
-    return terminal.render(outcome, ascii_only=only_ascii, verbose=settings.verbose > 0)
+    return terminal.render(outcome, ascii_only=ascii_only, verbose=settings.verbose > 0)
 
 
 def _form_options(settings: Settings, outcomes: Sequence[Outcome], forms: Sequence[str]) -> Options:

@@ -58,8 +58,8 @@ class CommandLine:
 
 
 @dataclass
-class Run:
-    """One run of the command line: what was typed, and what its verb finds out about where its documents go.
+class Invocation:
+    """One call of the command: what was typed, and where its verb says that its documents go.
 
     Made before the verb runs, which gets it as `typer.Context.obj`; read when an error ends the run.
     """

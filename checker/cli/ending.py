@@ -16,7 +16,7 @@ from typer.exceptions import TyperException
 from robustcheck_onnx.checker.errors import RobustcheckError
 from robustcheck_onnx.checker.text import printable
 
-from .command_line import DEFAULT_VERB, CommandLine, Run
+from .command_line import DEFAULT_VERB, CommandLine, Invocation
 from .output import Destination, error_document
 
 if TYPE_CHECKING:
@@ -104,17 +104,17 @@ def write_traceback(fault: BaseException) -> None:
     sys.stderr.write("\n".join(map(printable, text.split("\n"))))
 
 
-def leave_documents(run: Run, message: str, hint: str, code: int) -> None:
+def leave_documents(invocation: Invocation, message: str, hint: str, code: int) -> None:
     """Put an error document wherever a report was to go, in its form: no report of an earlier run stands for this one.
 
     The signature of such a report goes with it. After a signal nothing goes to stdout or to a URL.
     """
     from robustcheck_onnx.checker.storage import replace_with_error, urls
 
-    line = run.line
+    line = invocation.line
     stopped = code >= FIRST_SIGNAL_CODE
     stdout_is_free = not stopped
-    for form, path in line.documents() if run.documents is None else run.documents:
+    for form, path in line.documents() if invocation.documents is None else invocation.documents:
         document = error_document(form, message, hint, code, line.model)
         with contextlib.suppress(RobustcheckError, OSError):  # the error itself is on stderr
             if not document or (stopped and isinstance(urls.parse(path), urls.Url)):
@@ -130,7 +130,7 @@ def leave_documents(run: Run, message: str, hint: str, code: int) -> None:
                 stdout_is_free = False
     if line.verb == DEFAULT_VERB and not stopped:
         with contextlib.suppress(Exception):
-            enabled = "no_ci" not in line.options if run.annotates is None else run.annotates
+            enabled = "no_ci" not in line.options if invocation.annotates is None else invocation.annotates
             announce_error(message, hint, code, line.model, enabled=enabled)
 
 

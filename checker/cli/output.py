@@ -210,7 +210,7 @@ def error_document(form: str, message: str, hint: str, code: int, model: str) ->
 def deliver(
     destinations: Sequence[Destination],
     text: Callable[[str], str],
-    render: Callable[[bool], RenderableType],
+    render: Callable[..., RenderableType],
     color: str,
     *,
     quiet: bool,
@@ -218,13 +218,13 @@ def deliver(
     """Write a verb's result to every destination, files first; the terminal report goes to stdout if nothing else does.
 
     text: gives the result as a document of the form that it is called with; not called for `terminal`.
-    render: gives the terminal report; called with whether it must be in ASCII.
+    render: gives the terminal report; called with `ascii_only`.
     quiet: nothing goes to stdout unless a destination says so.
     Raises EnvironmentFaultError where a file can't be written.
     """
     for form, path in destinations:
         if path is not None:
-            write_whole(path, plain(render(False)) if form == "terminal" else text(form))
+            write_whole(path, plain(render(ascii_only=False)) if form == "terminal" else text(form))
     on_stdout = [form for form, path in destinations if path is None]
     if on_stdout and on_stdout != ["terminal"]:
         sys.stdout.write(text(on_stdout[0]))
@@ -232,10 +232,10 @@ def deliver(
         print_report(render, color)
 
 
-def print_report(render: Callable[[bool], RenderableType], color: str) -> None:
-    """Write a report to stdout; `render` is called with whether it must be in ASCII."""
+def print_report(render: Callable[..., RenderableType], color: str) -> None:
+    """Write a report to stdout; `render` is called with `ascii_only`."""
     console = console_for(color)
-    console.print(render(ascii_only(console)))
+    console.print(render(ascii_only=ascii_only(console)))
 
 
 def plain(report: RenderableType) -> str:

@@ -20,7 +20,7 @@ from robustcheck_onnx.checker.errors import RobustcheckError, UsageError
 from robustcheck_onnx.checker.storage import OFFLINE
 
 from . import usage
-from .command_line import DEFAULT_VERB, CommandLine, Run, read
+from .command_line import DEFAULT_VERB, CommandLine, Invocation, read
 from .ending import Interrupted, Terminated, explain, leave_documents, say, write_traceback
 
 P = ParamSpec("P")
@@ -50,7 +50,7 @@ def run(app: typer.Typer, words: list[str]) -> int:
 
 def _run(app: typer.Typer, words: list[str]) -> int:
     stop = _Stop()
-    this = Run(CommandLine())
+    invocation = Invocation(CommandLine())
     try:
         _mend_streams()
         signal.signal(signal.SIGTERM, stop)
@@ -64,10 +64,10 @@ def _run(app: typer.Typer, words: list[str]) -> int:
                 os.environ.pop(COMPLETION, None)  # it would end any command with 0, which reads as PASS
                 words = with_default_command(words, verbs)
         finally:
-            this.line = read(words, group)
+            invocation.line = read(words, group)
             if hasattr(signal, "pthread_sigmask"):  # those that came since the start (`__main__`) are answered now
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
-        if "offline" in this.line.options:
+        if "offline" in invocation.line.options:
             os.environ[OFFLINE] = "1"  # for worker processes, and for what is written after an error
         if not words and COMPLETION not in os.environ:
             with contextlib.redirect_stdout(sys.stderr):
@@ -75,12 +75,12 @@ def _run(app: typer.Typer, words: list[str]) -> int:
             raise UsageError("MODEL.onnx is missing; robustcheck needs a model or a command", "robustcheck model.onnx")
         if not words:
             usage.complete_as_check(os.environ, verbs)
-        _say("", usage.verb_over_models(this.line, verbs))
+        _say("", usage.verb_over_models(invocation.line, verbs))
         if usage.for_shell(words, "robustcheck", COMPLETION):
             return 0
-        code = group(args=words, prog_name="robustcheck", standalone_mode=False, obj=this)
-        if code == 1 and this.line.verb in usage.COMPLETION_OPTIONS:
-            raise usage.unknown_shell(this.line.verb)
+        code = group(args=words, prog_name="robustcheck", standalone_mode=False, obj=invocation)
+        if code == 1 and invocation.line.verb in usage.COMPLETION_OPTIONS:
+            raise usage.unknown_shell(invocation.line.verb)
         if code == KEYBOARD_INTERRUPT:
             raise KeyboardInterrupt
         if stop.came is not None:  # swallowed on its way, as Python swallows what a destructor raises
@@ -91,7 +91,7 @@ def _run(app: typer.Typer, words: list[str]) -> int:
         if isinstance(fault, SystemExit) and fault.code == 0 and (not words or words[0].startswith("--")):
             return 0  # shell completion ends this way; a verb never does
         try:
-            return _end(stop.reason(fault), this)
+            return _end(stop.reason(fault), invocation)
         except BaseException:  # noqa: BLE001 # stderr is full, or a second signal: only the exit code is left
             return 70
 
@@ -104,23 +104,22 @@ def with_default_command(words: list[str], verbs: list[str]) -> list[str]:
     """
     if words[0] in verbs or words[0].split("=")[0] in usage.GROUP_OPTIONS:
         return words
-    if near := usage.near_verb(words, verbs):
-        raise UsageError(*near)
+    usage.refuse_near_verb(words, verbs)
     return [DEFAULT_VERB, *words]
 
 
-def _end(fault: BaseException, this: Run) -> int:
+def _end(fault: BaseException, invocation: Invocation) -> int:
     """Say what ended the run, in words and in documents, and return its exit code."""
-    code, message, hint = explain(fault, this.line)
+    code, message, hint = explain(fault, invocation.line)
     if isinstance(fault, OSError | SystemExit) and not isinstance(fault, RobustcheckError):
         # stdout itself may be the fault: nothing more goes there
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    if "debug" in this.line.options:
+    if "debug" in invocation.line.options:
         write_traceback(fault)
     if message:
         _say(message, hint)
-        leave_documents(this, message, hint, code)
+        leave_documents(invocation, message, hint, code)
     return code
 
 

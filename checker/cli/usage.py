@@ -74,13 +74,13 @@ def _no_verb(group: TyperGroup, text: str, line: CommandLine, command: str) -> t
     return f"command is {word!r}; the closest is {near[0]}", shlex.join(["robustcheck", *again])
 
 
-def near_verb(words: Sequence[str], verbs: Sequence[str]) -> tuple[str, str] | None:
-    """Message and hint when the first word is a mistyped verb rather than a model; None otherwise."""
+def refuse_near_verb(words: Sequence[str], verbs: Sequence[str]) -> None:
+    """Raise UsageError if the first word is a mistyped verb rather than a model."""
     word = words[0]
     near = difflib.get_close_matches(word, verbs, 1)
-    if not near or "." in word or "/" in word or Path(word).exists():
-        return None
-    return f"command is {word!r}; the closest is {near[0]}", shlex.join(["robustcheck", near[0], *words[1:]])
+    if near and "." not in word and "/" not in word and not Path(word).exists():
+        again = shlex.join(["robustcheck", near[0], *words[1:]])
+        raise UsageError(f"command is {word!r}; the closest is {near[0]}", again)
 
 
 def verb_over_models(line: CommandLine, verbs: Sequence[str]) -> str:

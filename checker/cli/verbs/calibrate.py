@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -92,7 +93,12 @@ def calibrate(
     profiles.check_id(name)
     opened = None if suite is None else _opened(suite)
     if from_evidence:
-        return _refit(from_evidence, opened, name, tensor, out, allow_missing, output, color)
+        assert out is not None
+        rows, failed = _measured_before(from_evidence, opened)
+        _refuse_failed(failed, out, Path(from_evidence[0]), allow_missing)
+        made = _fitted(rows, name, tensor, failed, opened)
+        write_whole(out, to_json(made))
+        return _finish(made, failed, out, output, color)
     assert opened is not None
     settings = tasks.Settings(
         images=images,
@@ -119,10 +125,10 @@ def calibrate(
     work = tasks.tasks(opened, settings, digest)
     refuse_unknown(work)
     rows = open_table(table, work)
-    failed = measure(opened, work, rows, settings, table, Teller(quiet))
+    failed = measure(opened, work, rows, settings, table, (lambda _line: None) if quiet else _write_line)
     used = relabelled([row for task in work for row in done(task, rows)], opened)
     _refuse_failed(failed, out, table, allow_missing)
-    made = _fitted(used, name, tensor, {key: fault.message for key, fault in failed.items()}, opened)
+    made = _fitted(used, name, tensor, failed, opened)
     write_whole(out, to_json(made))
     return _finish(made, failed, out, output, color)
 
@@ -149,17 +155,10 @@ def _opened(spec: str) -> Opened:
         raise UsageError(str(fault), fault.hint or "docs/calibration.md shows a suite file") from fault
 
 
-class Teller:
-    """Writes lines of progress to stderr, unless it is to be quiet."""
-
-    def __init__(self, quiet: bool) -> None:
-        self.quiet = quiet
-
-    def __call__(self, text: str) -> None:
-        """Write one line."""
-        if not self.quiet:
-            sys.stderr.write(f"{printable(text)}\n")
-            sys.stderr.flush()
+def _write_line(text: str) -> None:
+    """Write one line of progress to stderr."""
+    sys.stderr.write(f"{printable(text)}\n")
+    sys.stderr.flush()
 
 
 def _plan(opened: Opened, settings: Settings, table: Path | None, output: str, color: str) -> int:
@@ -180,48 +179,35 @@ def _plan(opened: Opened, settings: Settings, table: Path | None, output: str, c
     if output == "json":
         sys.stdout.write(as_json(plan_json(made)))
     else:
-        print_report(lambda only_ascii: render_plan(made, ascii_only=only_ascii), color)
+        print_report(partial(render_plan, made), color)
     return 0
 
 
-def _refit(
-    tables: list[str],
-    opened: Opened | None,
-    name: str,
-    tensor: str,
-    out: Path | None,
-    allow_missing: bool,
-    output: str,
-    color: str,
-) -> int:
+def _measured_before(
+    tables: list[str], opened: Opened | None
+) -> tuple[tuple[Result, ...], dict[str, RobustcheckError]]:
+    """The rows of results tables; of a suite those of its models, with its labels, an error for each without one."""
     from robustcheck_onnx.checker.calibrate import check_labels, relabelled
-    from robustcheck_onnx.checker.storage import write_whole
     from robustcheck_onnx.thresholds import results
-    from robustcheck_onnx.thresholds.profile import to_json
 
-    assert out is not None
     try:
         rows = results.joined([(Path(table), results.read(Path(table))) for table in tables])
     except results.ResultsError as fault:
         raise UsageError(str(fault), fault.hint or "robustcheck calibrate --help") from fault
-    failed: dict[str, RobustcheckError] = {}
-    if opened is not None:
-        check_labels(opened)
-        have = {row.id for row in rows}
-        failed = {
-            member.id: CannotAssessError(f"no row of {member.id} is in the tables", "robustcheck calibrate --suite …")
-            for member in opened.members
-            if member.id not in have
-        }
-        rows = relabelled(rows, opened)
-        _refuse_failed(failed, out, Path(tables[0]), allow_missing)
-    made = _fitted(rows, name, tensor, {key: fault.message for key, fault in failed.items()}, opened)
-    write_whole(out, to_json(made))
-    return _finish(made, failed, out, output, color)
+    if opened is None:
+        return rows, {}
+    check_labels(opened)
+    measured = {row.id for row in rows}
+    failed: dict[str, RobustcheckError] = {
+        member.id: CannotAssessError(f"no row of {member.id} is in the tables", "robustcheck calibrate --suite …")
+        for member in opened.members
+        if member.id not in measured
+    }
+    return relabelled(rows, opened), failed
 
 
 def _fitted(
-    rows: tuple[Result, ...], name: str, tensor: str, missing: dict[str, str], opened: Opened | None
+    rows: tuple[Result, ...], name: str, tensor: str, failed: dict[str, RobustcheckError], opened: Opened | None
 ) -> Profile:
     from robustcheck_onnx.thresholds.calibrate import CannotFitError, fitted_profile
     from robustcheck_onnx.thresholds.results import ResultsError, joined
@@ -231,7 +217,7 @@ def _fitted(
             joined([(Path("results"), rows)]),
             id=name,
             tensor=tensor,
-            missing=missing,
+            missing={key: fault.message for key, fault in failed.items()},
             labels=" ".join(opened.suite.labels.meaning.split()) if opened else "",
             suite_known=opened is not None,
         )
@@ -264,7 +250,7 @@ def _refuse_failed(failed: dict[str, RobustcheckError], out: Path, table: Path, 
         return
     if allow_missing:
         for name, fault in failed.items():
-            Teller(False)(f"missing {name}: {_cause(fault)}")
+            _write_line(f"missing {name}: {_cause(fault)}")
         return
     kind = EnvironmentFaultError if any(fault.exit_code == 4 for fault in failed.values()) else CannotAssessError
     raise kind(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -104,7 +105,7 @@ def compare(
     deliver(
         destinations,
         lambda form: forms.render(form, result, Options()),
-        lambda only_ascii: terminal.render(result, ascii_only=only_ascii),
+        partial(terminal.render, result),
         color,
         quiet=quiet,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -71,7 +72,7 @@ def reference(
     rows = named(name) if name else select(text, group, sort, reverse=reverse, everything=everything)
     if output == "terminal":
         render = render_named if name else render_table
-        print_report(lambda only_ascii: render(rows, ascii_only=only_ascii), color)
+        print_report(partial(render, rows), color)
     else:
         sys.stdout.write(terminal.to_json(rows) if output == "json" else terminal.to_csv(rows))
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -53,7 +54,7 @@ def list_profiles(
         ]
         sys.stdout.write(as_json({"schema_version": 1, "tool": "robustcheck", "profiles": rows}))
     else:
-        print_report(lambda only_ascii: render_list(profiles_by_name, ascii_only=only_ascii), color)
+        print_report(partial(render_list, profiles_by_name), color)
     return 0
 
 
@@ -68,7 +69,7 @@ def show(name: Named = "default", output: Output = "terminal", color: Color = "a
         sys.stdout.write(to_json(loaded))
     else:
         where = "packaged" if name in PACKAGED else name
-        print_report(lambda only_ascii: render_profile(loaded, ascii_only=only_ascii, where=where), color)
+        print_report(partial(render_profile, loaded, where=where), color)
     return 0
 
 
@@ -109,7 +110,7 @@ def diff(
         content = {"differences": rows, "looser": {before: looser_than(a, b), after: looser_than(b, a)}}
         sys.stdout.write(as_json({"schema_version": 1, "tool": "robustcheck"} | content))
     else:
-        print_report(lambda only_ascii: render_diff((before, after), a, b, ascii_only=only_ascii), color)
+        print_report(partial(render_diff, (before, after), a, b), color)
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -74,11 +75,5 @@ def scan(
         )
     if no_time:
         result = result.model_copy(update={"time": None})
-    deliver(
-        destinations,
-        lambda _form: records.to_json(result),
-        lambda only_ascii: terminal.render(result, ascii_only=only_ascii),
-        color,
-        quiet=quiet,
-    )
+    deliver(destinations, lambda _form: records.to_json(result), partial(terminal.render, result), color, quiet=quiet)
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -112,13 +113,7 @@ def shift(
         )
     if no_time:
         result = result.model_copy(update={"time": None})
-    deliver(
-        destinations,
-        lambda _form: to_json(result),
-        lambda only_ascii: terminal.render(result, ascii_only=only_ascii),
-        color,
-        quiet=quiet,
-    )
+    deliver(destinations, lambda _form: to_json(result), partial(terminal.render, result), color, quiet=quiet)
     if suite_entry is not None:
         try:
             entry = terminal.suite_entry(result, suite_entry.resolve().parent)

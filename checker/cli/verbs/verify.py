@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -164,7 +165,7 @@ def _show(result: Verification, destinations: Sequence[Destination], color: str,
     deliver(
         destinations,
         lambda _form: as_json(result.model_dump(mode="json")),
-        lambda only_ascii: terminal.render(result, ascii_only=only_ascii),
+        partial(terminal.render, result),
         color,
         quiet=quiet,
     )
