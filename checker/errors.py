@@ -1,6 +1,6 @@
 """What can go wrong, as values: every error names the thing, its value, the rule and the next step.
 
-The library raises; only `cli.py` and `cli_*.py` print and exit. The exit code belongs to the class, so that "bad
+The library raises; only `cli/` prints and exits. The exit code belongs to the class, so that "bad
 usage", "could not assess" and "environment" are never confused with a verdict (0 PASS, 1 WARN).
 """
 

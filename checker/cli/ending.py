@@ -130,8 +130,11 @@ def leave_documents(invocation: Invocation, message: str, hint: str, code: int) 
                 stdout_is_free = False
     if line.verb == DEFAULT_VERB and not stopped:
         with contextlib.suppress(Exception):
+            from robustcheck_onnx.checker.report import Failed
+
+            failed = Failed(model=line.model, message=message, hint=hint, exit_code=code)
             enabled = "no_ci" not in line.options if invocation.annotates is None else invocation.annotates
-            announce_error(message, hint, code, line.model, enabled=enabled)
+            announce([failed], [Destination("json", None)], enabled=enabled)  # to stderr, like the error itself
 
 
 def _remove_signature(report: Path) -> None:
@@ -178,16 +181,3 @@ def announce(outcomes: Sequence[Outcome], destinations: Sequence[Destination], *
                 sys.stderr.write("note: GITHUB_STEP_SUMMARY is full (1 MiB); the summary is left out\n")
         except OSError as fault:
             sys.stderr.write(f"note: GITHUB_STEP_SUMMARY is not written ({fault.strerror})\n")
-
-
-def announce_error(message: str, hint: str, exit_code: int, model: str, *, enabled: bool) -> None:
-    """On GitHub Actions, annotate a run that ended without a verdict; to stderr, like the error itself.
-
-    model: as it was typed; empty where it is not known.
-    """
-    if not enabled or os.environ.get("GITHUB_ACTIONS") != "true":
-        return
-    from robustcheck_onnx.checker.report import Failed
-
-    failed = Failed(model=model, message=message, hint=hint, exit_code=exit_code)
-    announce([failed], [Destination("json", None)])

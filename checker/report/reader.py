@@ -87,43 +87,32 @@ def edits(report: Report, raw: Mapping[str, Any]) -> dict[str, str]:
     Returns:
         A sentence for each part that does not hold; empty if all hold.
     """
-    found = {"report": _content_fault(report, raw), "profile": _seal_fault(report), "verdict": _verdict_fault(report)}
-    return {part: fault for part, fault in found.items() if fault}
+    assert report.binding is not None
+    faults: dict[str, str] = {}
+    digest, stated = result_digest_of(raw), report.binding.result_digest
+    bound_version = report.binding.versions.get("robustcheck")
+    if digest != stated:
+        faults["report"] = f"content has {digest[:19]}…, the report says {stated[:19]}…"
+    elif bound_version != report.tool_version:
+        faults["report"] = f"tool_version is {report.tool_version}, its binding says {bound_version}"
+    profile = report.profile
+    if not profile_digest_of(profile) == profile.digest == report.verdict.profile_digest:
+        faults["profile"] = f"{profile.id} was changed after it was sealed"
+    try:
+        verdict = judge(report.evidence, profile)
+    except (KeyError, TypeError, ValueError, ArithmeticError) as fault:
+        return faults | {"verdict": f"its evidence can't be judged ({type(fault).__name__})"}
+    # an older robustcheck may have had other words for the same reasons
+    same_tool = report.tool_version == version("robustcheck-onnx")
+    if (same_tool and verdict != report.verdict) or ruling(verdict) != ruling(report.verdict):
+        faults["verdict"] = f"its evidence gives {ruling(verdict)}"
+    return faults
 
 
 def ruling(verdict: Verdict) -> str:
     """A verdict with the ids of its reasons, such as "WARN (rectified, too_few_images)"."""
     reasons = ", ".join(reason.id for reason in verdict.reasons)
     return f"{verdict.verdict} ({reasons})" if reasons else verdict.verdict
-
-
-def _content_fault(report: Report, raw: Mapping[str, Any]) -> str:
-    assert report.binding is not None
-    digest, stated = result_digest_of(raw), report.binding.result_digest
-    if digest != stated:
-        return f"content has {digest[:19]}…, the report says {stated[:19]}…"
-    bound_version = report.binding.versions.get("robustcheck")
-    if bound_version != report.tool_version:
-        return f"tool_version is {report.tool_version}, its binding says {bound_version}"
-    return ""
-
-
-def _seal_fault(report: Report) -> str:
-    profile = report.profile
-    sealed_as = {profile_digest_of(profile), report.verdict.profile_digest}
-    return "" if sealed_as == {profile.digest} else f"{profile.id} was changed after it was sealed"
-
-
-def _verdict_fault(report: Report) -> str:
-    """Judge the evidence anew; an older robustcheck may have had other words for the same reasons."""
-    try:
-        verdict = judge(report.evidence, report.profile)
-    except (KeyError, TypeError, ValueError, ArithmeticError) as fault:
-        return f"its evidence can't be judged ({type(fault).__name__})"
-    same_tool = report.tool_version == version("robustcheck-onnx")
-    if (same_tool and verdict != report.verdict) or ruling(verdict) != ruling(report.verdict):
-        return f"its evidence gives {ruling(verdict)}"
-    return ""
 
 
 def _report(path: Path, raw: Any) -> tuple[Report, dict[str, Any]]:

@@ -18,8 +18,8 @@ from robustcheck_onnx.thresholds import profile as profiles
 from robustcheck_onnx.thresholds.frozen import Frozen
 from robustcheck_onnx.thresholds.profile import Profile
 
-from . import signature as signing
 from .second_run import disagreements, measure_again, tolerance_between
+from .signature import SignatureError, differences, key_id, signed_payload, statement
 
 Status = Literal["agrees", "differs", "not checked"]
 
@@ -106,12 +106,12 @@ def check_signature(report: Report, digest: str, signature: Path | None, public_
     if signature is None or public_key is None:
         return unchecked("signature", "none was given; anyone can write a report with a right digest")
     try:
-        payload = signing.signed_payload(signature, public_key)
-    except signing.SignatureError as fault:
+        payload = signed_payload(signature, public_key)
+    except SignatureError as fault:
         return _differs("signature", str(fault))
-    if differences := signing.differences(payload, signing.statement(report, digest)):
-        return _differs("signature", f"{signature} is about another report: {'; '.join(differences)}")
-    return _agrees("signature", f"every byte of the report is signed by key {signing.key_id(public_key)[:16]}…")
+    if different := differences(payload, statement(report, digest)):
+        return _differs("signature", f"{signature} is about another report: {'; '.join(different)}")
+    return _agrees("signature", f"every byte of the report is signed by key {key_id(public_key)[:16]}…")
 
 
 def check_model(report: Report, model: Path, digest: str) -> Finding:
@@ -195,8 +195,8 @@ def check_rerun(
         )
     second = measure_again(report, model, image_set, device=device, detectors=named, progress=progress)
     tolerance = tolerance_between(report.evidence, second.evidence)
-    if differences := disagreements(report, second, tolerance):
-        return _differs("rerun", f"a second run differs: {'; '.join(differences[:5])}")
+    if different := disagreements(report, second, tolerance):
+        return _differs("rerun", f"a second run differs: {'; '.join(different[:5])}")
     execution = second.evidence.execution
     return _agrees(
         "rerun",

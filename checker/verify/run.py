@@ -104,10 +104,11 @@ def verify(
     report, raw = report_of(reports, digest, model, report_file)
     faults = edits(report, raw)
     accepted = load_profile(thresholds) if thresholds is not None else None
+    about_model = check_model(report, model, digest)  # first: a model that can't be read ends the verification
     findings = [
         check_report(report, faults),
         check_signature(report, content_digest, signature, public_key),
-        check_model(report, model, digest),
+        about_model,
         check_profile(report, faults, accepted),
         check_verdict(report, faults),
     ]

@@ -94,9 +94,9 @@ def calibrate(
     opened = None if suite is None else _opened(suite)
     if from_evidence:
         assert out is not None
-        rows, failed = _measured_before(from_evidence, opened)
+        used, failed = _measured_before(from_evidence, opened)
         _refuse_failed(failed, out, Path(from_evidence[0]), allow_missing)
-        made = _fitted(rows, name, tensor, failed, opened)
+        made = _fitted(used, name, tensor, failed, opened)
         write_whole(out, to_json(made))
         return _finish(made, failed, out, output, color)
     assert opened is not None
