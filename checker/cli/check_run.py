@@ -49,13 +49,6 @@ def run(resolved: Resolved, words: Sequence[str], invocation: Invocation, *, deb
 
     invocation: is told where documents go, since the settings may come from a file, and each model may have its own.
     """
-    from robustcheck_onnx.checker.images import open_images
-    from robustcheck_onnx.checker.pipeline import load_profile
-    from robustcheck_onnx.checker.report import Failed, one_model
-    from robustcheck_onnx.checker.storage import redact
-    from robustcheck_onnx.checker.verify import check_key
-
-    from . import check_sign, ending
     from .models import check_all, expand, stem, worst
 
     settings = resolved.settings
@@ -63,6 +56,16 @@ def run(resolved: Resolved, words: Sequence[str], invocation: Invocation, *, deb
     invocation.documents = documents_of(settings.output, ())
     models = expand(words)
     invocation.documents = documents_of(settings.output, [stem(model) for model in models])
+
+    # only now: these imports take long, and a signal may end them
+    from robustcheck_onnx.checker.images import open_images
+    from robustcheck_onnx.checker.pipeline import load_profile
+    from robustcheck_onnx.checker.report import Failed, one_model
+    from robustcheck_onnx.checker.storage import redact
+    from robustcheck_onnx.checker.verify import check_key
+
+    from . import check_sign, ending
+
     several = len(models) > 1
     reads = _files_read(resolved, models)
     destinations = _destinations(settings, models, reads)
