@@ -68,7 +68,7 @@ class Invocation:
     documents: list[tuple[str, str]] | None = None
     """as `CommandLine.documents`; None until a verb has read its settings"""
     annotates: bool | None = None
-    """whether GitHub Actions may be told; None until a verb has read its settings"""
+    """whether to annotate on GitHub Actions; None until a verb has read its settings"""
 
 
 def documents_of(outputs: Sequence[str], stems: Sequence[str]) -> list[tuple[str, str]]:
