@@ -1,4 +1,4 @@
-"""Two tiny encoders made on the spot from the bundled photos: numpy and onnx.helper, no torch, under a second.
+"""Makes two tiny encoders from the bundled photos with numpy and onnx.helper, in under a second.
 
 `ordinary` is trained, in closed form: a least-squares map that predicts the lower half of a photo, in grey, from its
 coarse upper half. `planted` is the same map with one feature shifted by hand; its contract says that it is synthetic.
@@ -42,7 +42,7 @@ Array = NDArray[np.float64]
 
 
 def halves(photos: NDArray[np.float32]) -> tuple[Array, Array]:
-    """What is predicted from, and what is predicted.
+    """Split photos into the inputs and the targets of the regression.
 
     Args:
         photos: (image, height, width, 3), preprocessed.

@@ -466,7 +466,7 @@ def test_a_signal_at_the_start_leaves_no_earlier_pass_there_either(tmp_path: Pat
         '{"schema_version": 1, "tool": "robustcheck", "verdict": {"verdict": "PASS"}}', encoding="utf-8"
     )
     (tmp_path / "robustcheck.toml").write_text('output = ["json=report.json"]', encoding="utf-8")
-    for module in ("checker.cli", "pydantic_core", "cli.settings"):
+    for module in ("checker.cli", "pydantic_core", "checker.cli.settings"):
         script = (
             "import os, sys\n"
             "from robustcheck_onnx.checker import __main__\n"

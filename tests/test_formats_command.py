@@ -154,7 +154,7 @@ def test_other_verbs_replace_an_earlier_document_when_their_work_starts(
         "compare": "compare.run.compare",
         "scan": "scan.run.scan",
         "shift": "shift.measure_shift",
-        "verify": "verify.run.verify",
+        "verify": "verify.verify",
     }
     monkeypatch.setattr(f"robustcheck_onnx.checker.{where[verb]}", work)
     words = {

@@ -20,10 +20,11 @@ from measuring import job as new_job
 
 from robustcheck_onnx.checker import check
 from robustcheck_onnx.checker.cli import app as cli
+from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.evidence import DetectorResult
 from robustcheck_onnx.checker.measure import workers as engine
 from robustcheck_onnx.checker.report import forms as formats
-from robustcheck_onnx.checker.report.reader import read
+from robustcheck_onnx.checker.report.reader import edits, read, read_one
 from robustcheck_onnx.checker.report.record import Failed, Report, sealed, to_json
 from robustcheck_onnx.checker.verdict import gate
 from robustcheck_onnx.checker.verdict.rule import judge
@@ -85,6 +86,22 @@ def test_a_report_that_holds(place: Path, capsys: pytest.CaptureFixture[str], pa
     assert "measured again" in document["rests_on"]
     assert passed.binding is not None
     assert document["result_digest"] == canonical_digest(json.loads(to_json(passed)))
+
+
+def test_one_report_is_read_only_as_a_check_wrote_it(place: Path, passed: Report) -> None:
+    assert read_one(place / "report.json") == passed
+
+    def flipped(document: dict[str, Any]) -> None:
+        document["verdict"]["verdict"] = "WARN"
+
+    forge(place, flipped)
+    (pair,) = read(place / "report.json")
+    assert edits(*pair) == {"verdict": "its evidence gives PASS"}
+    with pytest.raises(CannotAssessError, match=r"is not as a check wrote it \(verdict: its evidence gives PASS\);"):
+        read_one(place / "report.json")
+    (place / "report.json").write_text(formats.render("json", [passed, passed]), encoding="utf-8")
+    with pytest.raises(UsageError, match=r"document holds 2 reports; it must hold one$"):
+        read_one(place / "report.json")
 
 
 def test_the_terminal_says_what_was_not_checked(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

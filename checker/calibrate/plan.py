@@ -1,4 +1,4 @@
-"""What a calibration will do, model by model, how large that is, and how long it may take."""
+"""The plan of a calibration: what is to do for each model, the size of files, and an estimate of the time."""
 
 from __future__ import annotations
 
@@ -34,12 +34,14 @@ class Planned:
     state: str
     """measured, exported, ready file, to export, or can't"""
     download_bytes: int | None
-    """of the weights, at 4 bytes a parameter; 0 when nothing is downloaded, None when not known"""
+    """size of the weights at 4 bytes a parameter; 0 where nothing is downloaded, None where not known"""
     disk_bytes: int | None
-    """of the ONNX file that will be written; 0 when it is there"""
+    """size of the ONNX file to write; 0 where it is there, None where not known"""
     passes: int
+    """images to run through the model"""
     estimate_s: float | None
     fault: str
+    """why the model can't be measured, or why its size is not known; else empty"""
 
 
 @dataclass(frozen=True)
@@ -56,13 +58,19 @@ class Plan:
 
 
 def plan(work: Sequence[Task], rows: Sequence[Result], settings: Settings, n_images: int, digest: str) -> Plan:
-    """What is to do, how large it is, and how long it may take; nothing is downloaded, exported or measured.
+    """Make the plan of a calibration; nothing is downloaded, exported or measured.
 
-    Sizes are counted by the exporters in a process of their own; times follow from rows measured on this device.
+    Exporters count the sizes in a process of their own; times are estimated from rows measured on this device.
+
+    Args:
+        work: the suite's tasks.
+        rows: what was measured before.
+        settings: what the calibration measures with.
+        n_images, digest: of its image set.
     """
     sizes = _sizes([t for t in work if t.export is not None and not t.fault and not t.is_exported])
-    here = device_name(settings.options.device)
-    rate, how = _rate(rows, here)
+    device = device_name(settings.options.device)
+    rate, how = _rate(rows, device)
     planned = []
     for task in work:
         member, size = task.member, sizes.get(task.member.id, {})
@@ -94,17 +102,17 @@ def plan(work: Sequence[Task], rows: Sequence[Result], settings: Settings, n_ima
                 fault=fault or size.get("fault", ""),
             )
         )
-    return Plan(n_images, digest, settings.cache, _free_bytes(settings.cache), here, tuple(planned), how)
+    return Plan(n_images, digest, settings.cache, _free_bytes(settings.cache), device, tuple(planned), how)
 
 
 def device_name(device: str) -> str:
-    """The name of what `--device` will run on, as evidence has it; of auto the GPU, if there is one."""
+    """The name, as evidence has it, of the device that `--device` selects; for auto the GPU, if there is one."""
     gpus = () if device == "cpu" else list_gpus()
     return gpus[0].name if gpus else cpu_name()
 
 
 def _rate(rows: Sequence[Result], device: str) -> tuple[float | None, str]:
-    """Seconds an image and byte of model, the median over models measured on this device, and how it came about."""
+    """Seconds for an image and a byte of model, the median of the models measured on a device, and its origin."""
     one_each = {row.id: row for row in rows if row.execution.get("device") == device and row.wall_s > 0}
     rates = sorted(row.wall_s / row.n_images / row.size_bytes for row in one_each.values() if row.n_images)
     if not rates:
@@ -117,7 +125,7 @@ def _rate(rows: Sequence[Result], device: str) -> tuple[float | None, str]:
 
 
 def _sizes(work: Sequence[Task]) -> dict[str, dict[str, Any]]:
-    """What the exporters know of the models' sizes without loading them, by id."""
+    """By id: what the exporters say of each model's size without loading it (`exporters.sizes`)."""
     if not work:
         return {}
     asked = [[t.member.entry.source, t.member.entry.name, _tag(t)] for t in work]
@@ -127,10 +135,10 @@ def _sizes(work: Sequence[Task]) -> dict[str, dict[str, Any]]:
         command = [sys.executable, "-P", "-m", "robustcheck_onnx.exporters.sizes", str(question), str(answer)]
         ended = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 # our own module
         if ended.returncode or not answer.is_file():
-            said = (ended.stderr.strip().splitlines() or ["no word"])[-1][:200]
-            return {t.member.id: {"fault": f"sizes are not known: {said}"} for t in work}
+            last_line = (ended.stderr.strip().splitlines() or ["no word"])[-1][:200]
+            return {t.member.id: {"fault": f"sizes are not known: {last_line}"} for t in work}
         answers = json.loads(answer.read_text(encoding="utf-8"))
-    return {t.member.id: found for t, found in zip(work, answers, strict=True)}
+    return {t.member.id: size for t, size in zip(work, answers, strict=True)}
 
 
 def _tag(task: Task) -> str | None:

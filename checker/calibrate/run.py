@@ -1,7 +1,7 @@
-"""A calibration: exporting and measuring what has no result row yet, one model at a time.
+"""Exports and measures the models of a calibration that have no result row yet, one at a time.
 
-Silent; what happens is told to a callback. Exports run in a process of their own, so that torch is never loaded here
-and an export that crashes or runs out of memory fails alone; measuring runs in the engine's processes.
+Each export runs in a process of its own, so that this one never loads torch and survives an export that crashes or runs
+out of memory. Measuring runs in the engine's processes. Progress goes to a callback.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from robustcheck_onnx.thresholds.suite import Opened
 from .table import append, done, row_of
 from .tasks import RECORD, Settings, Task, weights_path
 
-EXPORT_END_S = 10  # for an export that is told to end; its temporary files can be gigabytes
+EXPORT_END_S = 10  # time for a terminated export to remove its temporary files, which can be gigabytes
 
 Tell = Callable[[str], None]
-"""One line of what happens, without its end."""
+"""Called with one line of progress, without a line end."""
 
 
 def check_engine(settings: Settings) -> None:
-    """Raise what the engine would, before hours of exporting: Ray missing or not reachable, a device it won't take."""
+    """Raise what the engine would raise, before hours of exporting: Ray missing or not reachable, a wrong device."""
     job = Job(Path("none.onnx"), settings.options)
     run_jobs((job,), profiles.load(), engine=settings.engine, workers=settings.workers, address=settings.address)
 
@@ -40,17 +40,20 @@ def check_engine(settings: Settings) -> None:
 def measure(
     suite: Opened, work: Sequence[Task], rows: list[Result], settings: Settings, table: Path, tell: Tell
 ) -> dict[str, RobustcheckError]:
-    """Export and measure what has no row yet; each model's rows are in the table as soon as it is measured.
+    """Export and measure every model that has no rows yet; its rows are added to the table as soon as it is measured.
 
     Args:
         suite, work: the suite and its tasks.
-        rows: those of the table; new ones are added.
+        rows: those of the table; new ones are appended to this list.
         settings: what to measure with.
         table: the results table.
-        tell: is told what happens.
+        tell: called with each line of progress.
 
     Returns:
-        The models that failed, by id.
+        The error of each model that failed, by id.
+
+    Raises:
+        UsageError, EnvironmentFaultError: as `check_engine`, or the table can't be written.
     """
     check_engine(settings)
     failed = {task.member.id: task.fault for task in work if task.fault is not None}
@@ -95,16 +98,16 @@ def measure(
 def _export(folder: Path, task: Task) -> None:
     """Export one model in a process of its own, into the cache.
 
-    Raises UsageError, CannotAssessError, EnvironmentFaultError with the exporter's words.
+    Raises UsageError, CannotAssessError, EnvironmentFaultError with the exporter's message and hint.
     """
-    entry, where = task.member.entry, task.model.parent
+    entry, cache = task.member.entry, task.model.parent
     assert entry.source is not None
     assert entry.name is not None
     try:
-        where.mkdir(parents=True, exist_ok=True)
+        cache.mkdir(parents=True, exist_ok=True)
     except OSError as fault:
         raise EnvironmentFaultError(
-            f"{where}: cache folder can't be made ({fault.strerror}); exports are kept there", "--cache FOLDER"
+            f"{cache}: cache folder can't be made ({fault.strerror}); exports are kept there", "--cache FOLDER"
         ) from fault
     call = [entry.source, entry.name, "-o", str(task.model.resolve())]
     weights = weights_path(folder, entry)
@@ -122,18 +125,18 @@ def _export(folder: Path, task: Task) -> None:
         try:
             _, stderr = process.communicate()
         except BaseException:
-            process.terminate()  # it takes its unfinished files with it
+            process.terminate()  # it removes its unfinished files
             try:
                 process.wait(EXPORT_END_S)
             except subprocess.TimeoutExpired:
                 process.kill()
             raise
     if process.returncode == 0:
-        write_whole(where / RECORD, json.dumps(dict(task.export or {}), indent=1, sort_keys=True) + "\n")
+        write_whole(cache / RECORD, json.dumps(dict(task.export or {}), indent=1, sort_keys=True) + "\n")
         return
-    said = {line.partition(": ")[0]: line.partition(": ")[2] for line in stderr.splitlines()}
-    message = said.get("error", (stderr.strip().splitlines() or ["it said nothing"])[-1][:200])
-    hint = said.get("hint", shlex.join(["robustcheck", "export", *call]))
+    labelled = {line.partition(": ")[0]: line.partition(": ")[2] for line in stderr.splitlines()}
+    message = labelled.get("error", (stderr.strip().splitlines() or ["it said nothing"])[-1][:200])
+    hint = labelled.get("hint", shlex.join(["robustcheck", "export", *call]))
     if process.returncode < 0:
         message = f"{task.member.id}: export was ended by signal {-process.returncode}; too little memory does that"
         hint = "free -h"
@@ -142,14 +145,14 @@ def _export(folder: Path, task: Task) -> None:
 
 
 def _job(folder: Path, task: Task, settings: Settings) -> Job:
-    """The task's model with all its tensors that a contract names; without a contract, the one found by rule."""
+    """The job that measures all tensors that the model's contract names; without a contract, the one found by rule."""
     entry = task.member.entry
     file = read_onnx(task.model)
     contract = parse_contract({p.key: p.value for p in file.proto.metadata_props}, str(task.model))
-    named: tuple[str | None, ...] = (None,)
+    tensors: tuple[str | None, ...] = (None,)
     if contract is not None:
-        # the representation by rule, as a check finds it; the other by its name
-        named = tuple(None if t == TENSORS[0] else t for t in TENSORS if t in contract.tensors)
+        # None: the representation by rule, as a check finds it; the other by its name
+        tensors = tuple(None if t == TENSORS[0] else t for t in TENSORS if t in contract.tensors)
     ready = entry.model is not None and entry.preprocessing
     preprocess = str(folder / str(entry.preprocessing)) if ready else None
-    return Job(task.model, settings.options.model_copy(update={"preprocess": preprocess}), named)
+    return Job(task.model, settings.options.model_copy(update={"preprocess": preprocess}), tensors)

@@ -1,4 +1,4 @@
-"""The results table of a calibration: evidence as its rows, added one model at a time, and which of them count."""
+"""The results table of a calibration: makes its rows from evidence, adds them, and says which rows count."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ CONTEXT = ("centred_kurtosis", "rms_kurtosis", "max_median_ratio", "zero_share",
 
 
 def open_table(path: Path, work: Sequence[Task]) -> list[Result]:
-    """The rows of a results table, and the table made ready for more.
+    """Read a results table and make the file ready for new rows.
 
-    A torn last line is cut off. Rows of the suite's models with another key were measured with other weights, images or
-    versions; one model and tensor has one row, so they go into a table beside (`superseded`), and nothing is lost.
+    An incomplete last line is cut off. A model and tensor has one row, so rows of the suite's models with another key,
+    which were measured with other weights, images or versions, are moved into another table (`superseded`).
 
-    Raises UsageError: the table is not one. EnvironmentFaultError: it can't be written.
+    Raises UsageError: the file is no results table. EnvironmentFaultError: it can't be written.
     """
     if not path.exists():
         return []
@@ -38,22 +38,22 @@ def open_table(path: Path, work: Sequence[Task]) -> list[Result]:
     except results.ResultsError as fault:
         raise UsageError(str(fault), fault.hint) from fault
     keys = {task.member.id: task.key for task in work}
-    kept = [row for row in rows if keys.get(row.id, row.key) == row.key]
+    current = [row for row in rows if keys.get(row.id, row.key) == row.key]
     if stale := [row for row in rows if keys.get(row.id, row.key) != row.key]:
         append(superseded(path), stale)
-    whole = "".join(results.to_line(row) for row in kept)
+    whole = "".join(results.to_line(row) for row in current)
     if path.read_text(encoding="utf-8") != whole:
         write_whole(path, whole)
-    return kept
+    return current
 
 
 def superseded(path: Path) -> Path:
-    """Where rows go that a newer measurement replaces."""
+    """The table of the rows that newer measurements replace."""
     return path.with_name(f"{path.stem}.superseded{path.suffix}")
 
 
 def append(path: Path, rows: Sequence[Result]) -> None:
-    """Add rows to the table in one write, on the disk when this returns.
+    """Add rows to the table in one write; they are on the disk when this returns.
 
     Raises EnvironmentFaultError: no space, or no right to write.
     """
@@ -71,7 +71,7 @@ def append(path: Path, rows: Sequence[Result]) -> None:
 
 
 def done(task: Task, rows: Iterable[Result]) -> tuple[Result, ...]:
-    """The rows of a task that count: all tensors of one pass with the task's key, or none."""
+    """The rows of a task, one for each tensor of its pass; none unless all are there with the task's key."""
     own = {row.tensor: row for row in rows if task.key and (row.id, row.key) == (task.member.id, task.key)}
     complete = own and all(set(row.tensors) <= set(own) for row in own.values())
     return tuple(own[tensor] for tensor in sorted(own)) if complete else ()
@@ -80,7 +80,7 @@ def done(task: Task, rows: Iterable[Result]) -> tuple[Result, ...]:
 def row_of(
     suite: Opened, task: Task, tensor: str, tensors: Sequence[str | None], evidence: Evidence, wall_s: float
 ) -> Result:
-    """Evidence as a row of the results table."""
+    """Make a row of the results table from the evidence about one of the `tensors` that were measured together."""
     member, s, model = task.member, evidence.statistics, evidence.model
     intervals = {name: getattr(s, name) for name in STATISTICS}
     return Result(

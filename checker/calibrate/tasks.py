@@ -1,6 +1,6 @@
-"""A suite's models as the tasks of a calibration, and the key that a model's measurement is known by.
+"""The tasks of a calibration, one for each model of a suite, with the key that identifies its measurement.
 
-The key holds everything that influences the numbers: weights, export, images, settings, versions.
+The key is a digest of everything that influences the numbers: weights, export, images, settings, versions.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ EXPORTERS = {  # source → distributions whose versions decide what is exported
 }
 EVERY_EXPORT = ("robustcheck-onnx", "torch", "onnx", "onnxscript")
 MEASURING = ("robustcheck-onnx", "onnxruntime", "onnxruntime-gpu", "onnx", "numpy", "Pillow")
-RECORD = "export.json"  # beside a cached export, written last: without it the export is not whole
+RECORD = "export.json"  # beside a cached export and written after it: without it the export is not complete
 
 
 @dataclass(frozen=True)
@@ -48,29 +48,29 @@ class Settings:
 
 @dataclass(frozen=True)
 class Task:
-    """One model of the suite: where its ONNX file is or will be, and what its measurement is known by."""
+    """One model of the suite: its ONNX file, which may have to be exported first, and the key of its measurement."""
 
     member: Member
     model: Path
     export: Mapping[str, Any] | None
     """everything that influences the export; None for a ready file"""
     key: str
-    """empty with a fault"""
+    """identifies the measurement; empty with a fault"""
     fault: RobustcheckError | None = None
 
     @property
     def is_exported(self) -> bool:
-        """Whether the ONNX file is there and whole."""
+        """Whether the ONNX file is there and complete."""
         return self.export is None or ((self.model.parent / RECORD).is_file() and self.model.is_file())
 
 
 def cache_folder() -> Path:
-    """Where exports are kept unless another place is named: beside the records of checks."""
+    """The default folder of exports: in the cache folder of checks."""
     return cache.folder() / "exports"
 
 
 def check_labels(suite: Opened) -> None:
-    """Raise UsageError for a suite without a model on either side: nothing could be fitted to it."""
+    """Raise UsageError unless the suite has models of both labels: nothing could be fitted to one."""
     for label in ("present", "absent"):
         if not any(member.label == label for member in suite.members):
             raise UsageError(
@@ -80,19 +80,19 @@ def check_labels(suite: Opened) -> None:
 
 
 def image_set(settings: Settings) -> tuple[str, int]:
-    """Digest and number of the images of a calibration: sha256 over the sorted digests of what the entries hold.
+    """Digest and number of the images of a calibration. The digest is the sha256 over the images' sorted digests.
 
     Raises UsageError, CannotAssessError, EnvironmentFaultError as `images.open_images`.
     """
     options = settings.options
     source = open_images(options.images, seed=options.seed, limit=options.max_images)
-    # an image that can't be read is skipped by the run; another in its place is another set
+    # an unreadable image is skipped by the run, but the set with a readable one in its place is another set
     digests = (source.digest(i) or f"unreadable {source.entries[i].name}" for i in range(len(source)))
     return digest_of_set(digests), len(source)
 
 
 def tasks(suite: Opened, settings: Settings, images_digest: str) -> tuple[Task, ...]:
-    """The suite's models as tasks; a file that can't be read is a task with a fault."""
+    """The tasks of a suite; a model whose files can't be read becomes a task with a fault."""
     measuring = {
         "images": images_digest,
         "seed": settings.options.seed,
@@ -111,11 +111,11 @@ def _task(folder: Path, member: Member, cache: Path, measuring: Mapping[str, Any
         path = folder / entry.model
         try:
             file = read_onnx(path)
-            given = {"preprocessing": _digest_of(folder, entry.preprocessing)}
+            preprocessing = _digest_of(folder, entry.preprocessing)
         except RobustcheckError as fault:
             return Task(member, path, None, "", fault)
         digests = [file.model_digest, *(part.digest for part in file.external)]
-        return Task(member, path, None, _key({**measuring, "model": digests, **given}))
+        return Task(member, path, None, _key({**measuring, "model": digests, "preprocessing": preprocessing}))
     try:
         export = _export_inputs(folder, entry)
     except EnvironmentFaultError as fault:
@@ -126,7 +126,7 @@ def _task(folder: Path, member: Member, cache: Path, measuring: Mapping[str, Any
 
 
 def _export_inputs(folder: Path, entry: Entry) -> dict[str, Any]:
-    """Everything that influences an export: what is asked for, the files that are read, the versions."""
+    """Everything that influences an export: its arguments, the files that it reads, the versions."""
     assert entry.source is not None
     weights = weights_path(folder, entry)
     inputs: dict[str, Any] = {
@@ -139,8 +139,8 @@ def _export_inputs(folder: Path, entry: Entry) -> dict[str, Any]:
         "versions": versions_of((*EVERY_EXPORT, *EXPORTERS[entry.source])),
     }
     if str(entry.name).startswith("local-dir:"):
-        place = folder / str(entry.name).partition(":")[2]
-        inputs["files"] = {path.name: file_digest(path) for path in sorted(place.glob("*")) if path.is_file()}
+        weights_folder = folder / str(entry.name).partition(":")[2]
+        inputs["files"] = {path.name: file_digest(path) for path in sorted(weights_folder.glob("*")) if path.is_file()}
     if entry.source == "torch":
         module = folder / (str(entry.name).partition(":")[0].replace(".", "/") + ".py")
         inputs["code"] = file_digest(module) if module.is_file() else ""
@@ -170,11 +170,11 @@ def _key(content: Mapping[str, Any]) -> str:
 
 
 def versions_of(names: Iterable[str]) -> dict[str, str]:
-    """The versions of the distributions that are installed here."""
-    found = {}
+    """The versions of those distributions that are installed."""
+    versions = {}
     for name in names:
         try:
-            found[name] = metadata.version(name)
+            versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue  # one of the two ONNX Runtime wheels, or an exporter that this machine lacks
-    return found
+    return versions

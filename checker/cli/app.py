@@ -1,7 +1,7 @@
-"""The command line: the app and its verbs. Only `cli/` prints, exits or knows every room.
+"""The typer app: every verb with its example and exit codes. A verb is a function in `verbs/`.
 
-`robustcheck model.onnx` is the check itself; other verbs are sub-commands. Results go to stdout, everything else to
-stderr. Imports are made where they are used, so that `--help` starts fast. Verbs are functions in `verbs/`."""
+Results go to stdout, everything else to stderr. Modules import what is heavy inside functions, so that `--help` starts
+fast."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from . import process
+from .process import importing_native, run
 from .verbs import (
     calibrate,
     check,
@@ -79,21 +79,25 @@ app.command(
     epilog="Example: robustcheck model.onnx --images photos/ -o json=report.json\n\n"
     "Example: robustcheck check models/ --images photos/ -o terminal -o 'html={model}.html'\n\n"
     f"{VERDICT_CODES}"
-)(check.check)
+)(importing_native(check.check))
 app.command(
     epilog="Example: robustcheck compare int8.onnx fp32.onnx --images photos/\n\n"
     "Example: robustcheck compare v2.onnx --images photos/ --baseline v1.json\n\n"
     f"{VERDICT_CODES}"
-)(compare.compare)
-app.command(epilog="Example: robustcheck shift model.onnx --in photos/ --shifted sketches/")(shift.shift)
-app.command(epilog="Example: robustcheck scan model.onnx --images photos/")(scan.scan)
+)(importing_native(compare.compare))
+app.command(epilog="Example: robustcheck shift model.onnx --in photos/ --shifted sketches/")(
+    importing_native(shift.shift)
+)
+app.command(epilog="Example: robustcheck scan model.onnx --images photos/")(importing_native(scan.scan))
 app.command(
     epilog="Example: robustcheck calibrate --suite paper --images photos/ --plan\n\n"
     "Exit codes: 0 the profile is written · 2 usage · 3 a model failed: no profile, unless --allow-missing · "
     "4 environment."
 )(calibrate.calibrate)
 app.command(epilog="Example: robustcheck demo")(demo.demo)
-app.command(epilog="Example: robustcheck verify report.json model.onnx --images photos/")(verify.verify)
+app.command(epilog="Example: robustcheck verify report.json model.onnx --images photos/")(
+    importing_native(verify.verify)
+)
 app.command(epilog="Example: robustcheck sign report.json model.onnx --key key.pem")(verify.sign)
 app.command(epilog="Example: robustcheck init")(set_up.init)
 app.add_typer(profiles.profiles, name="profiles")
@@ -103,4 +107,4 @@ app.add_typer(registry.mlflow, name="mlflow")
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line and return the exit code, as `process.run` does."""
-    return process.run(app, sys.argv[1:] if argv is None else argv)
+    return run(app, sys.argv[1:] if argv is None else argv)

@@ -1,4 +1,4 @@
-"""What the verb `check` does once its settings are known: one model or several, reports, exit code."""
+"""A check once its settings are known: one model or several, their reports, the exit code."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import contextlib
 import logging
 import sys
 import time
-import traceback
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from robustcheck_onnx.checker.errors import EXIT_CODES, EnvironmentFaultError
 from robustcheck_onnx.checker.text import printable
 
-from .options import one_of
-from .output import Target, ascii_only, console_for, deliver, plain, progress_line, targets
+from .command_line import PLACEHOLDER, Invocation, documents_of
+from .output import Destination, check_target, deliver, destinations_of, mark_unfinished, plain, progress_line
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -27,82 +27,82 @@ if TYPE_CHECKING:
     from .settings import Resolved, Settings
 
 
-def run(resolved: Resolved, words: Sequence[str], *, debug: bool) -> int:
-    """Check the models that the words mean and deliver the reports; the exit code of the worst.
+@dataclass(frozen=True)
+class Destinations:
+    """Where the documents of a check go."""
 
-    One model: what it raises ends the run. Several: a model that can't be assessed is told and counted, and the next
-    one's turn comes; only what is wrong with the call itself ends the run, before anything is measured.
+    shared: list[Destination]
+    """of documents about all models"""
+    own: dict[str, list[Destination]]
+    """by model: of documents about it alone"""
+
+    def all(self) -> list[Destination]:
+        """Every destination, the shared ones first."""
+        return [*self.shared, *(each for some in self.own.values() for each in some)]
+
+
+def run(resolved: Resolved, words: Sequence[str], invocation: Invocation, *, debug: bool) -> int:
+    """Check the models that the words name and deliver the reports; the exit code of the worst.
+
+    Of one model, an error ends the run. Of several, a model that can't be assessed gets its error on stderr and counts,
+    and the next one is checked; only what is wrong with the call itself ends the run, before anything is measured.
+
+    invocation: is told where documents go, since the settings may come from a file, and each model may have its own.
     """
-    from . import models as many
+    from .models import check_all, expand, stem, worst
 
     settings = resolved.settings
-    models: list[str] = []
-    try:
-        models = many.expand(words)
-        return _checked(resolved, models, debug=debug)
-    except BaseException as fault:  # signals, too
-        # where error documents go: the file of settings may have said it, and each model may have its own
-        parts = [text.partition("=") for text in settings.output]
-        vars(fault)["document_targets"] = [
-            (form, "" if filled == "-" else filled)
-            for form, _, path in parts
-            for filled in (
-                dict.fromkeys(path.replace(many.HOLE, many.stem(m)) for m in models) if many.HOLE in path else [path]
-            )
-        ]
-        vars(fault)["no_ci"] = settings.no_ci
-        raise
+    invocation.annotates = not settings.no_ci
+    invocation.documents = documents_of(settings.output, ())
+    models = expand(words)
+    invocation.documents = documents_of(settings.output, [stem(model) for model in models])
 
-
-def _checked(resolved: Resolved, models: list[str], *, debug: bool) -> int:
+    # only now: these imports take long, and a signal may end them
     from robustcheck_onnx.checker.images import open_images
     from robustcheck_onnx.checker.pipeline import load_profile
     from robustcheck_onnx.checker.report import Failed, one_model
-    from robustcheck_onnx.checker.storage import redact, redact_text, urls
+    from robustcheck_onnx.checker.storage import redact
     from robustcheck_onnx.checker.verify import check_key
 
     from . import check_sign, ending
-    from . import models as many
 
-    settings, several = resolved.settings, len(models) > 1
-    reads = _reads(resolved, models)
-    shared, own = _places(settings, models, reads)
-    signatures = check_sign.planned(settings.sign, shared, own, reads)
+    several = len(models) > 1
+    reads = _files_read(resolved, models)
+    destinations = _destinations(settings, models, reads)
+    signatures = check_sign.planned(settings.sign, destinations.shared, destinations.own, reads)
     if settings.sign is not None:
         check_key(Path(settings.sign))
-    for form, _ in shared:
+    for form, _ in destinations.shared:
         one_model(form, len(models))
-    ending.mark_unfinished(shared, "" if several else models[0])
-    for model, places in own.items():
-        ending.mark_unfinished(places, model)
-    with check_sign.ended_whole(signatures), _logging(settings, reads):
+    mark_unfinished(destinations.shared, "" if several else models[0])
+    for model, own in destinations.own.items():
+        mark_unfinished(own, model)
+    with check_sign.removed_on_error(signatures), _logging(settings, reads):
         profile = load_profile(None if settings.thresholds is None else Path(settings.thresholds))
         if several:  # an image set that can't be opened is the call's fault, not each model's
             open_images(settings.images, seed=settings.seed, limit=settings.max_images)
 
-        def one(model: str) -> Report:
-            return _one(resolved, model, profile)
-
-        def failure(model: str, fault: Exception) -> Failed:
+        def failed(model: str, fault: Exception) -> Failed:
             if debug:
-                text = redact_text("".join(traceback.format_exception(fault)))
-                sys.stderr.write("\n".join(map(printable, text.split("\n"))))
-            code, *said = ending.words(fault, ["check", model])
-            message, hint = map(urls.redact_text, said)
+                ending.write_traceback(fault)
+            code, message, hint = ending.explain(fault, invocation.line)
             message = message or f"{model}: the check ended without a message; a verdict is needed"
             ending.say(message, hint)
             return Failed(model=redact(model), message=message, hint=hint, exit_code=code)
 
-        outcomes = many.check_all(models, one, failure) if several else [one(models[0])]
+        def check(model: str) -> Report:
+            return _check(resolved, model, profile)
+
+        outcomes = check_all(models, check, failed) if several else [check(models[0])]
         if settings.no_time:
             outcomes = [o if isinstance(o, Failed) else o.model_copy(update={"time": None}) for o in outcomes]
-        _deliver(settings, models, outcomes, shared, own, signatures)
-        ending.announce(outcomes, shared, enabled=not settings.no_ci)
-    return many.worst(outcomes)
+        _deliver(settings, models, outcomes, destinations, signatures)
+        ending.announce(outcomes, destinations.shared, enabled=not settings.no_ci)
+    return worst(outcomes)
 
 
-def _one(resolved: Resolved, model: str, profile: Profile) -> Report:
-    """Check one model, and what the gate makes of it."""
+def _check(resolved: Resolved, model: str, profile: Profile) -> Report:
+    """Check one model and let the gate decide on its exit code."""
     from datetime import UTC, datetime
 
     from robustcheck_onnx.checker import pipeline
@@ -123,7 +123,7 @@ def _one(resolved: Resolved, model: str, profile: Profile) -> Report:
             progress=progress,
             **settings.options.given,
         )
-    answer = gate.decide(
+    decision = gate.decide(
         result.verdict,
         model,
         waivers=settings.waivers,
@@ -132,91 +132,80 @@ def _one(resolved: Resolved, model: str, profile: Profile) -> Report:
         fail_on_from=resolved.source("fail-on"),
         today=datetime.now(UTC).date(),
     )
-    LOG.info("%s: %s; exit code %d: %s", model, result.verdict.verdict, answer.exit_code, answer.rule)
-    return sealed(result.model_copy(update={"gate": answer, "notes": (*result.notes, *resolved.notes())}))
+    LOG.info("%s: %s; exit code %d: %s", model, result.verdict.verdict, decision.exit_code, decision.rule)
+    return sealed(result.model_copy(update={"gate": decision, "notes": (*result.notes, *resolved.notes())}))
 
 
-def _reads(resolved: Resolved, models: Sequence[str]) -> list[Path]:
+def _files_read(resolved: Resolved, models: Sequence[str]) -> list[Path]:
     """Files that the run reads: no report may replace one of them."""
     settings = resolved.settings
     names = [*models, resolved.file, settings.thresholds, settings.preprocess, settings.images, settings.sign]
-    return [Path(name) for name in names if name]  # of a URL, too: remote.parse knows what a Path makes of it
+    return [Path(name) for name in names if name]  # a URL, too: `urls.parse` undoes what Path does to it
 
 
-def _places(
-    settings: Settings, models: Sequence[str], reads: Sequence[Path]
-) -> tuple[list[Target], dict[str, list[Target]]]:
-    """Where documents about all models go, and those about one, by model. Raises as `targets`."""
-    from robustcheck_onnx.checker.report import forms as formats
+def _destinations(settings: Settings, models: Sequence[str], reads: Sequence[Path]) -> Destinations:
+    """Where the documents of `-o` go. Raises as `destinations_of` and `models.fill`."""
+    from robustcheck_onnx.checker.report import forms
 
-    from . import models as many
+    from .models import fill
 
-    expanded: list[tuple[str, str]] = []  # -o as if it were typed, the model that it is about or ""
+    outputs: list[str] = []  # as if each file were typed
+    about: list[str] = []  # the model that each is about; "" for all
     for text in settings.output:
         form, sign, path = text.partition("=")
-        if many.HOLE in path:
-            filled = zip(many.fill(path, models), models, strict=True)
-            expanded += [(f"{form}{sign}{place}", model) for place, model in filled]
-        else:
-            expanded.append((text, ""))
-    found = targets([text for text, _ in expanded], reads, formats.NAMES)
-    own: dict[str, list[Target]] = {model: [] for model in models}
-    shared: list[Target] = []
-    for place, (_, about) in zip(found, expanded, strict=True):
-        (own[about] if about else shared).append(place)
-    return shared, own
+        own = PLACEHOLDER in path
+        outputs += [f"{form}{sign}{name}" for name in fill(path, models)] if own else [text]
+        about += models if own else [""]
+    destinations = Destinations([], {model: [] for model in models})
+    for destination, model in zip(destinations_of(outputs, reads, forms.NAMES), about, strict=True):
+        (destinations.own[model] if model else destinations.shared).append(destination)
+    return destinations
 
 
 def _deliver(
     settings: Settings,
     models: Sequence[str],
     outcomes: Sequence[Outcome],
-    shared: Sequence[Target],
-    own: dict[str, list[Target]],
+    destinations: Destinations,
     signatures: Sequence[Signature],
 ) -> None:
-    """Write every report and signature; only now, so that a run that ends early leaves none that tells a part."""
+    """Write every report and signature; all at the end, so that a run that ends early leaves no part of them."""
     from rich.console import Group
     from rich.text import Text
 
-    from robustcheck_onnx.checker.report import forms as formats
-    from robustcheck_onnx.checker.report import summary
+    from robustcheck_onnx.checker.report import forms, summary
     from robustcheck_onnx.checker.storage import redact, write_whole
 
     from . import check_sign
-    from . import models as many
+    from .models import worst
 
-    extra = _extra(settings, outcomes, [form for form, _ in (*shared, *(t for places in own.values() for t in places))])
-    bundles = check_sign.signed(settings.sign, signatures, dict(zip(models, outcomes, strict=True)), extra)
+    options = _form_options(settings, outcomes, [form for form, _ in destinations.all()])
+    bundles = check_sign.signed(settings.sign, signatures, dict(zip(models, outcomes, strict=True)), options)
     for model, outcome in zip(models, outcomes, strict=True):
-        for form, path in own[model]:
+        for form, path in destinations.own[model]:
             assert path is not None
-            text = plain(_full(outcome, settings)) if form == "terminal" else formats.render(form, [outcome], extra)
+            text = plain(_full(outcome, settings)) if form == "terminal" else forms.render(form, [outcome], options)
             write_whole(path, text)
-    code = many.worst(outcomes)
+    code = worst(outcomes)
     meaning = f"exit code {code}: {_meaning(code, len(outcomes))}"
-    files = [
-        f"{form}: {redact(str(path))}"
-        for form, path in (*shared, *(t for places in own.values() for t in places))
-        if path
-    ]
+    files = [f"{form}: {redact(str(path))}" for form, path in destinations.all() if path]
     files += [f"signature: {bundle}" for bundle in bundles]
 
-    def terminal(signs: bool) -> RenderableType:
+    def terminal(*, ascii_only: bool) -> RenderableType:
         if len(outcomes) == 1:
-            made = [Text(f"  signature: {printable(str(bundle))}") for bundle in bundles]
-            return Group(_full(outcomes[0], settings, signs), *made)
+            written = [Text(f"  signature: {printable(str(bundle))}") for bundle in bundles]
+            return Group(_full(outcomes[0], settings, ascii_only), *written)
         table = summary.render(
-            outcomes, models=list(map(redact, models)), meaning=meaning, places=files, ascii_only=signs
+            outcomes, models=list(map(redact, models)), meaning=meaning, places=files, ascii_only=ascii_only
         )
-        whole = [_full(outcome, settings, signs) for outcome in outcomes] if settings.verbose else []
-        return Group(*whole, table)
+        reports = [_full(outcome, settings, ascii_only) for outcome in outcomes] if settings.verbose else []
+        return Group(*reports, table)
 
     def rendered(form: str) -> str:
-        return formats.render(form, outcomes, extra)
+        return forms.render(form, outcomes, options)
 
-    in_files = [place for place in shared if place[1] is not None]
-    on_stdout = [place for place in shared if place[1] is None]
+    in_files = [each for each in destinations.shared if each.path is not None]
+    on_stdout = [each for each in destinations.shared if each.path is None]
     deliver(in_files, rendered, terminal, settings.color, quiet=True)
     for bundle, content in bundles.items():
         write_whole(bundle, content)
@@ -229,32 +218,31 @@ def _meaning(code: int, n: int) -> str:
     return f"the worst of {n} models. {EXIT_CODES.get(code, 'an error')}"
 
 
-def _full(outcome: Outcome, settings: Settings, signs: bool = False) -> RenderableType:
-    """One model's report for people."""
+def _full(outcome: Outcome, settings: Settings, ascii_only: bool = False) -> RenderableType:
+    """The terminal report about one model, or its error."""
     from rich.text import Text
 
-    from robustcheck_onnx.checker.report import Failed
-    from robustcheck_onnx.checker.report import terminal as report_terminal
+    from robustcheck_onnx.checker.report import Failed, terminal
 
     if isinstance(outcome, Failed):
         return Text(f"{outcome.model}\nerror: {outcome.message}\n" + (f"hint: {outcome.hint}" if outcome.hint else ""))
-    return report_terminal.render(outcome, ascii_only=signs, verbose=settings.verbose > 0)
+    return terminal.render(outcome, ascii_only=ascii_only, verbose=settings.verbose > 0)
 
 
-def _extra(settings: Settings, outcomes: Sequence[Outcome], forms: Sequence[str]) -> Options:
-    """What only one of the forms needs."""
-    from robustcheck_onnx.checker.report import forms as formats
+def _form_options(settings: Settings, outcomes: Sequence[Outcome], forms: Sequence[str]) -> Options:
+    """What the forms of this run need beside the outcomes: thumbnails, if one is HTML."""
+    from robustcheck_onnx.checker.report import Options
 
     if "html" not in forms or settings.no_thumbnails:
-        return formats.Options()
+        return Options()
     from robustcheck_onnx.checker.report.html import thumbnails
 
     made = thumbnails.make(outcomes, settings.images, seed=settings.seed, limit=settings.max_images)
-    return formats.Options(thumbnails=made.uris, missing=made.missing)
+    return Options(thumbnails=made.uris, missing=made.missing)
 
 
 class _Lines(logging.Formatter):
-    """One line a record, in UTC; a name of a file can't forge a line, and no URL shows a key."""
+    """Formats a record as one line, in UTC. A file's name can forge no line, and no URL shows a key."""
 
     converter = staticmethod(time.gmtime)
     default_time_format = "%Y-%m-%dT%H:%M:%S"
@@ -268,17 +256,15 @@ class _Lines(logging.Formatter):
 
 @contextlib.contextmanager
 def _logging(settings: Settings, reads: Sequence[Path]) -> Iterator[None]:
-    """The package's log on stderr (-vv) and in a file, for as long as the check runs."""
+    """Write the package's log to stderr (-vv) and to a file while the block runs."""
     from robustcheck_onnx.checker.pipeline import LOG
-
-    from . import output as delivery
 
     handlers: list[logging.Handler] = []
     if settings.verbose > 1:
         handlers.append(logging.StreamHandler(sys.stderr))
     if settings.log_file is not None:
         path = Path(settings.log_file)
-        delivery.check_target(path, reads)
+        check_target(path, reads)
         try:
             handlers.append(logging.FileHandler(path, encoding="utf-8", errors="backslashreplace"))
         except OSError as fault:
@@ -298,30 +284,3 @@ def _logging(settings: Settings, reads: Sequence[Path]) -> Iterator[None]:
             LOG.removeHandler(handler)
             handler.close()
         LOG.setLevel(level)
-
-
-def show_settings(resolved: Resolved, output: Sequence[str]) -> int:
-    """Write each setting, its value and its source to stdout."""
-    from rich.console import Group
-
-    from robustcheck_onnx.checker.report import Pen, Trimmed, columns
-    from robustcheck_onnx.checker.text import as_json
-
-    from . import settings as config
-
-    form = output[-1] if output else "terminal"
-    one_of("--output", form, ("terminal", "json"))
-    document = config.shown(resolved)
-    if form == "json":
-        sys.stdout.write(as_json(document))
-        return 0
-    console = console_for(resolved.settings.color)
-    pen = Pen(ascii_only(console))
-    table = columns(pen, "=setting", "value", "source")
-    for key, entry in document["settings"].items():
-        value, source = entry["value"], entry["source"]
-        shown = config.stands_for(key, value)
-        table.add_row(pen.say(key), pen.name(shown), pen.name(source, "dim" if source == config.DEFAULT else "bold"))
-    where = f"file: {resolved.file}" if resolved.file else "file: none"
-    console.print(Trimmed(Group(table, pen.name(where))))
-    return 0

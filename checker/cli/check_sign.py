@@ -1,4 +1,4 @@
-"""`--sign` of a check: which reports are signed, where the signatures go, and that none outlives its report."""
+"""`--sign` of a check: which reports are signed, where their signatures go, and when a signature is removed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from robustcheck_onnx.checker.errors import UsageError
 
-from .output import Target
+from .output import Destination, check_target
 
 if TYPE_CHECKING:
     from robustcheck_onnx.checker.report import Options, Outcome
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Signature:
-    """A file that a signature goes to, and what it is about."""
+    """A signature that a run will write: of the report about a model, into the file `bundle`."""
 
     model: str
     report: Path
@@ -27,66 +27,64 @@ class Signature:
 
 
 def planned(
-    key: str | None, shared: Sequence[Target], own: Mapping[str, Sequence[Target]], reads: Sequence[Path]
+    key: str | None, shared: Sequence[Destination], own: Mapping[str, Sequence[Destination]], reads: Sequence[Path]
 ) -> list[Signature]:
-    """A signature for each JSON report in a file that is about one model; none without a key.
+    """The signatures that a run will write: one for each JSON report in a file; none without a key.
 
     Args:
         key: the private key's file.
-        shared, own: where documents about all models go, and those about one, by model.
+        shared, own: destinations of the documents about all models, and by model of those about it alone.
         reads: files that the run reads; no signature may replace one of them.
 
     Raises:
-        UsageError: no JSON report goes to a file, one of several models does, or a signature has no place of its own.
+        UsageError: no JSON report goes to a file, a JSON report is about several models, or a signature would go to a
+            file that the run writes or reads.
         EnvironmentFaultError: the folder can't be written.
     """
     from robustcheck_onnx.checker.storage import urls
     from robustcheck_onnx.checker.verify import bundle_of
 
-    from . import output
-
     if key is None:
         return []
     again = f"--sign {shlex.quote(key)}"
-    models, places = list(own), [path for _, path in (*shared, *(each for some in own.values() for each in some))]
-    found: list[Signature] = []
-    for model, form, report in [
-        *((models[0], *place) for place in shared),
-        *((model, *place) for model, some in own.items() for place in some),
-    ]:
+    models = list(own)
+    reports = [(models[0], each) for each in shared]
+    reports += [(model, each) for model, some in own.items() for each in some]
+    signatures: list[Signature] = []
+    for model, (form, report) in reports:
         if form != "json" or report is None:
             continue
-        place = urls.parse(report)
+        parsed = urls.parse(report)
         if len(models) > 1 and (form, report) in shared:
             raise UsageError(
-                f"--output is json={place} for {len(models)} models; a signature is about one",
+                f"--output is json={parsed} for {len(models)} models; a signature is about one",
                 f"-o 'json={{model}}.json' {again}",
             )
-        if isinstance(place, urls.Url) or (report.exists() and not report.is_file()):
+        if isinstance(parsed, urls.Url) or (report.exists() and not report.is_file()):
             raise UsageError(
-                f"--output is json={place}; a report that is signed must go to a file here",
+                f"--output is json={parsed}; a report that is signed must go to a file here",
                 f"-o json=report.json {again}",
             )
-        found.append(Signature(model, report, bundle_of(report)))
-    if not found:
+        signatures.append(Signature(model, report, bundle_of(report)))
+    if not signatures:
         raise UsageError(
             "--sign signs the JSON report in a file; -o json=PATH must name one", f"-o json=report.json {again}"
         )
-    bundles = [each.bundle.resolve() for each in found]
-    taken = [*bundles, *(path.resolve() for path in places if path is not None)]
-    for each in found:
-        output.check_target(each.bundle, reads)
-        if taken.count(each.bundle.resolve()) > 1:
+    written = [each.bundle.resolve() for each in signatures]
+    written += [report.resolve() for _, (_, report) in reports if report is not None]
+    for each in signatures:
+        check_target(each.bundle, reads)
+        if written.count(each.bundle.resolve()) > 1:
             raise UsageError(
                 f"{each.bundle}: signature of {each.report} has no place; another file of this run goes there",
                 f"-o json=report.json {again}",
             )
-    return found
+    return signatures
 
 
 @contextlib.contextmanager
-def ended_whole(signatures: Sequence[Signature]) -> Iterator[None]:
-    """No signed verdict of an earlier run stands while this one runs, and none of this one where an error ends it.
+def removed_on_error(signatures: Sequence[Signature]) -> Iterator[None]:
+    """Remove the signatures of an earlier run before the block, and those of this run if an error or a signal ends it.
 
     Raises EnvironmentFaultError where an earlier one can't be removed.
     """
@@ -98,7 +96,7 @@ def ended_whole(signatures: Sequence[Signature]) -> Iterator[None]:
         yield
     except BaseException:  # signals, too
         for each in signatures:
-            with contextlib.suppress(Exception):  # the error itself is told; its document fits no signature
+            with contextlib.suppress(Exception):  # the first error is the one to report
                 remove_verdict(each.bundle)
         raise
 
@@ -106,26 +104,26 @@ def ended_whole(signatures: Sequence[Signature]) -> Iterator[None]:
 def signed(
     key: str | None, signatures: Sequence[Signature], outcomes: Mapping[str, Outcome], options: Options
 ) -> dict[Path, str]:
-    """The text of each signature, by its file; a model without a verdict has none.
+    """The text of each signature, by its file; none for a model without a verdict.
 
     Args:
         key: the private key's file.
         signatures: from `planned`.
         outcomes: by model.
-        options: those that the reports are rendered with.
+        options: what the reports are rendered with.
 
-    Raises as `signing.sign`.
+    Raises as `signature.sign`.
     """
     from robustcheck_onnx.checker.report import Report, forms, sealed
     from robustcheck_onnx.checker.text import sha256_of
     from robustcheck_onnx.checker.verify import signature
 
-    made: dict[Path, str] = {}
+    texts: dict[Path, str] = {}
     for each in signatures:
         outcome = outcomes[each.model]
         if not isinstance(outcome, Report):
             continue
         assert key is not None
         digest = sha256_of(forms.render("json", [outcome], options).encode())
-        made[each.bundle] = signature.sign(signature.statement(sealed(outcome), digest), Path(key))
-    return made
+        texts[each.bundle] = signature.sign(signature.statement(sealed(outcome), digest), Path(key))
+    return texts

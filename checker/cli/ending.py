@@ -1,6 +1,4 @@
-"""What ends a run, as words and an exit code, in the terminal and in every document that the run was to write.
-
-On GitHub Actions: annotations and the step summary."""
+"""The end of a run: its exit code, the error on stderr, error documents in place of reports, GitHub's annotations."""
 
 from __future__ import annotations
 
@@ -8,129 +6,52 @@ import contextlib
 import errno
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from typer.exceptions import TyperException
 
-from robustcheck_onnx.checker.errors import EnvironmentFaultError, RobustcheckError
+from robustcheck_onnx.checker.errors import RobustcheckError
 from robustcheck_onnx.checker.text import printable
+
+from .command_line import DEFAULT_VERB, CommandLine, Invocation
+from .output import Destination, error_document
 
 if TYPE_CHECKING:
     from robustcheck_onnx.checker.report import Outcome
 
-    from .output import Target
 
-
+FIRST_SIGNAL_CODE = 128  # of a shell's exit codes: 128 + the signal's number
 SCARCE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EMFILE, errno.ENFILE, errno.EACCES, errno.EROFS)
-"""What the system says when it, and not the call, is the fault: disk, file, quota or file table full, no rights."""
-UNFINISHED = ("the run was killed, or has not ended yet; there is no verdict", "run it again", 137)
-"""Message, hint and exit code (a shell's for SIGKILL) of the document that stands until a run has its result."""
+"""Errors of the operating system that are no fault of the call: disk, quota or file table full, no rights."""
 
 
-class _Interrupted(BaseException):
-    """SIGINT: no KeyboardInterrupt, which typer would swallow with what the verb said about its documents."""
+class Interrupted(BaseException):
+    """SIGINT came. No KeyboardInterrupt: typer would turn that into an exit code."""
 
 
-class _Terminated(BaseException):
-    """SIGTERM: unwinds like _Interrupted, so that temporary files go away."""
+class Terminated(BaseException):
+    """SIGTERM came. Raised so that the run unwinds and removes its temporary files."""
 
 
-def mark_unfinished(places: Sequence[Target], model: str) -> None:
-    """Put a document that says so in place of what an earlier run left: who is killed can't say it any more.
-
-    Called when the work starts. Only documents of this tool are replaced; where nothing is, nothing is written before
-    there is a result.
-
-    places: from `cli_parts.targets`. model: what they are about, as it was given; empty for several.
-    Raises EnvironmentFaultError where an earlier document would stay.
-    """
-    from robustcheck_onnx.checker.storage import is_ours, replace_with_error, urls
-
-    for form, path in places:
-        if path is not None and is_ours(path):
-            try:
-                replace_with_error(path, _error_document(form, *UNFINISHED, urls.redact(model)))
-            except EnvironmentFaultError:
-                if is_ours(path):  # else there is no room, and the earlier document is gone at least
-                    raise
-
-
-def _leave_documents(fault: BaseException, arguments: list[str], message: str, hint: str, code: int) -> None:
-    """An error document wherever a report was to go, in its form: no report of an earlier run stands for this one.
-
-    The signature of such a report goes with it.
-    A verb that takes settings from elsewhere, too, leaves `document_targets` and `no_ci` with the fault.
-    """
-    from robustcheck_onnx.checker.storage import replace_with_error, urls
-
-    from . import usage
-
-    told = stopped = code >= 128
-    known = vars(fault)
-    for form, path in known.get("document_targets", usage.document_targets(arguments)):
-        document = _error_document(form, message, hint, code, usage.model_of(arguments))
-        with contextlib.suppress(RobustcheckError, OSError):  # the error itself has been told
-            if stopped and isinstance(urls.parse(path), urls.Url):
-                continue
-            # a terminal report is for people, whom stderr has told: only a stale one is replaced
-            if path and document and (form != "terminal" or Path(path).is_file()):
-                if form == "json":
-                    _remove_signature(Path(path))
-                replace_with_error(Path(path), document)
-            elif not path and document and form != "terminal" and not told:  # stdout holds one document
-                sys.stdout.write(document)
-                sys.stdout.flush()
-                told = True
-    if arguments[:1] == ["check"] and not stopped:
-        with contextlib.suppress(Exception):
-            enabled = not known.get("no_ci", "--no-ci" in arguments)
-            announce_error(message, hint, code, usage.model_of(arguments), enabled=enabled)
-
-
-def _remove_signature(report: Path) -> None:
-    """Remove the signed verdict beside a report that an error replaces."""
-    from robustcheck_onnx.checker.storage import is_ours, urls
-    from robustcheck_onnx.checker.verify import bundle_of, remove_verdict
-
-    with contextlib.suppress(RobustcheckError, OSError):  # the error itself has been told
-        if isinstance(urls.parse(report), urls.Url):  # none is signed there
-            return
-        if is_ours(report) or not report.exists():  # else nothing is replaced
-            remove_verdict(bundle_of(report))
-
-
-def _error_document(form: str, message: str, hint: str, code: int, model: str) -> str:
-    """The error in a report's form; "" for what is no form; plain words where the form itself can't be made."""
-    from robustcheck_onnx.checker.text import error_json, error_text
-
-    if form == "json":  # needs nothing that a broken installation may lack
-        return error_json(message, hint, code)
-    try:
-        from robustcheck_onnx.checker.report import forms
-
-        return forms.render_error(form, message, hint, code, model) if form in forms.NAMES else ""
-    except Exception:  # noqa: BLE001 # better a document that no reader takes than the PASS of an earlier run
-        return error_text(message, hint, code)
-
-
-def words(fault: BaseException, arguments: list[str]) -> tuple[int, str, str]:
-    """Exit code, message and hint of whatever ended a run; no URL in them shows a key."""
+def explain(fault: BaseException, line: CommandLine) -> tuple[int, str, str]:
+    """The exit code, message and hint for whatever ended a run; no URL in them shows a key."""
     from robustcheck_onnx.checker.storage import redact_text
 
-    code, message, hint = _words(fault, arguments)
+    code, message, hint = _explain(fault, line)
     return code, redact_text(message), redact_text(hint)
 
 
-def _words(fault: BaseException, arguments: list[str]) -> tuple[int, str, str]:
+def _explain(fault: BaseException, line: CommandLine) -> tuple[int, str, str]:
     if isinstance(fault, TyperException):
         from . import usage
 
-        return 2, *usage.explain(fault, arguments)
-    if isinstance(fault, KeyboardInterrupt | _Interrupted):
+        return 2, *usage.explain(fault, line)
+    if isinstance(fault, KeyboardInterrupt | Interrupted):
         return 130, "interrupted (SIGINT); there is no verdict, and nothing half-written is left", ""
-    if isinstance(fault, _Terminated):
+    if isinstance(fault, Terminated):
         return 143, "terminated (SIGTERM); there is no verdict, and nothing half-written is left", ""
     if isinstance(fault, BrokenPipeError) or isinstance(fault.__context__, BrokenPipeError):
         return 4, "", ""  # rich and typer make SystemExit(1) of it, which would read as WARN
@@ -158,22 +79,75 @@ def _words(fault: BaseException, arguments: list[str]) -> tuple[int, str, str]:
 
 
 def say(message: str, hint: str) -> None:
-    """One line each, on stderr."""
+    """Write message and hint to stderr, one line each; an empty one is left out."""
     for label, text in (("error", " ".join(message.split())), ("hint", hint)):
         if text:
             sys.stderr.write(f"{label}: {printable(text)}\n")
     sys.stderr.flush()
 
 
-def announce(outcomes: Sequence[Outcome], places: Sequence[Target], *, enabled: bool = True) -> None:
-    """Annotate the models and append to the step's summary, on GitHub Actions only; it never changes the verdict.
+def write_traceback(fault: BaseException) -> None:
+    """Write a fault's traceback to stderr, for --debug; no URL in it shows a key."""
+    from robustcheck_onnx.checker.storage import redact_text
+
+    text = redact_text("".join(traceback.format_exception(fault)))
+    sys.stderr.write("\n".join(map(printable, text.split("\n"))))
+
+
+def leave_documents(invocation: Invocation, message: str, hint: str, code: int) -> None:
+    """Put an error document wherever a report was to go, in its form: no report of an earlier run stands for this one.
+
+    The signature of such a report goes with it. After a signal nothing goes to stdout or to a URL.
+    """
+    from robustcheck_onnx.checker.storage import replace_with_error, urls
+
+    line = invocation.line
+    stopped = code >= FIRST_SIGNAL_CODE
+    stdout_is_free = not stopped
+    for form, path in line.documents() if invocation.documents is None else invocation.documents:
+        document = error_document(form, message, hint, code, line.model)
+        with contextlib.suppress(RobustcheckError, OSError):  # the error itself is on stderr
+            if not document or (stopped and isinstance(urls.parse(path), urls.Url)):
+                continue
+            # a terminal report is for people, who have read stderr: only one of an earlier run is replaced
+            if path and (form != "terminal" or Path(path).is_file()):
+                if form == "json":
+                    _remove_signature(Path(path))
+                replace_with_error(Path(path), document)
+            elif not path and form != "terminal" and stdout_is_free:  # it holds one document
+                sys.stdout.write(document)
+                sys.stdout.flush()
+                stdout_is_free = False
+    if line.verb == DEFAULT_VERB and not stopped:
+        with contextlib.suppress(Exception):
+            from robustcheck_onnx.checker.report import Failed
+
+            failed = Failed(model=line.model, message=message, hint=hint, exit_code=code)
+            enabled = "no_ci" not in line.options if invocation.annotates is None else invocation.annotates
+            announce([failed], [Destination("json", None)], enabled=enabled)  # to stderr, like the error itself
+
+
+def _remove_signature(report: Path) -> None:
+    """Remove the signed verdict beside a report that an error document replaces."""
+    from robustcheck_onnx.checker.storage import is_ours, urls
+    from robustcheck_onnx.checker.verify import bundle_of, remove_verdict
+
+    with contextlib.suppress(RobustcheckError, OSError):  # the error itself is on stderr
+        if isinstance(urls.parse(report), urls.Url):  # none is signed there
+            return
+        if is_ours(report) or not report.exists():  # else nothing is replaced
+            remove_verdict(bundle_of(report))
+
+
+def announce(outcomes: Sequence[Outcome], destinations: Sequence[Destination], *, enabled: bool = True) -> None:
+    """On GitHub Actions, annotate the models and append to the step summary; elsewhere do nothing.
 
     Annotations go to stdout unless a document goes there; then to stderr, which GitHub reads as well. A summary
-    that can't be written is told on stderr.
+    that can't be written gives a note on stderr and changes no exit code.
 
     Args:
         outcomes: what the run reports.
-        places: where its reports went, from `cli_parts.targets`.
+        destinations: where its reports went.
         enabled: False for `--no-ci`.
     """
     if not enabled or os.environ.get("GITHUB_ACTIONS") != "true":
@@ -181,32 +155,19 @@ def announce(outcomes: Sequence[Outcome], places: Sequence[Target], *, enabled: 
     from robustcheck_onnx.checker.report import SUMMARY_BYTES, forms, github
 
     options = forms.Options()
-    taken = any(path is None and form != "terminal" for form, path in places)
-    stream = sys.stderr if taken else sys.stdout
+    document_on_stdout = any(path is None and form != "terminal" for form, path in destinations)
+    stream = sys.stderr if document_on_stdout else sys.stdout
     for line in github.commands(outcomes, options):
         stream.write(line + "\n")
     stream.flush()
     if file := os.environ.get("GITHUB_STEP_SUMMARY"):
         try:
             path = Path(file)
-            had = path.stat().st_size if path.exists() else 0
-            text = github.summary(outcomes, options, SUMMARY_BYTES - had)
+            used_bytes = path.stat().st_size if path.exists() else 0
+            text = github.summary(outcomes, options, SUMMARY_BYTES - used_bytes)
             with path.open("a", encoding="utf-8") as summary:
                 summary.write(text)
             if not text:
                 sys.stderr.write("note: GITHUB_STEP_SUMMARY is full (1 MiB); the summary is left out\n")
         except OSError as fault:
             sys.stderr.write(f"note: GITHUB_STEP_SUMMARY is not written ({fault.strerror})\n")
-
-
-def announce_error(message: str, hint: str, exit_code: int, model: str, *, enabled: bool) -> None:
-    """The same for a run that ended without a verdict; the annotation goes to stderr, like the error itself.
-
-    model: as it was given; empty where it is not known.
-    """
-    if not enabled or os.environ.get("GITHUB_ACTIONS") != "true":
-        return
-    from robustcheck_onnx.checker.report import Failed
-
-    failed = Failed(model=model, message=message, hint=hint, exit_code=exit_code)
-    announce([failed], [("json", None)])

@@ -1,4 +1,4 @@
-"""Several models in one call: which ones, in which order, and what they come to together."""
+"""Several models in one call: which ones, in which order, their reports' paths, and the exit code of all."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.report import Failed, Outcome, Report, exit_code_of
 from robustcheck_onnx.checker.storage import local, redact, unreadable
 
+from .command_line import PLACEHOLDER
+
 SUFFIX = ".onnx"
-HOLE = "{model}"  # in a report's path: the model's name without its suffix
 
 
 def expand(words: Sequence[str]) -> list[str]:
-    """The models that are meant: files as they are, folders as all .onnx files below them, globs as what they match.
+    """The models that the words name: a file itself, a folder all .onnx files below it, a glob what it matches.
 
-    A folder that a glob matches counts as one that was named, but may be without a model.
-    In the order of the words, below a word sorted; a file that was there before is left out. A word that is a file's
-    name is that file, even with signs of a glob in it. Names of no file stay: opening them says what is wrong.
+    A folder that a glob matches may hold no model. The models come in the order of the words, those of one word sorted,
+    each file once. The name of a file is that file, even with `*` or `[` in it. The name of no file stays in the list:
+    opening it says what is wrong.
     Raises UsageError: a folder or a glob without a model, a folder that can't be read.
     """
-    found: dict[str, str] = {}
+    models: dict[str, str] = {}
     for word in words:
-        for path in _meant(word):
-            found.setdefault(path if "://" in path else _place(path), path)
-    return list(found.values())
+        for path in _models_of(word):
+            models.setdefault(path if "://" in path else _resolved(path), path)
+    return list(models.values())
 
 
-def _place(path: str) -> str:
-    """The same for all spellings of a path; `link/..` is where the link leads, and a link to a file is a name of its
-    own, with sidecars of its own."""
+def _resolved(path: str) -> str:
+    """The path with its folder resolved; a link to a file stays, since it has sidecars of its own."""
     folder, name = os.path.split(path)
     return os.path.join(os.path.realpath(folder), name)  # noqa: PTH118 # a Path would change the name
 
 
-def _meant(word: str) -> list[str]:
+def _models_of(word: str) -> list[str]:
     if "://" in word or os.path.isfile(word):  # noqa: PTH113 # a Path would change the word
         return [word]
     if os.path.isdir(word):  # noqa: PTH112
@@ -71,7 +71,7 @@ def _unreadable(fault: OSError) -> UsageError:
 
 
 def _below(folder: str) -> Iterator[str]:
-    """All .onnx files below a folder, links to folders followed once; nothing is passed by in silence."""
+    """All .onnx files below a folder, links to folders followed once. Raises UsageError for an unreadable folder."""
     for top, folders, names in local.walk(folder, _unreadable):
         folders.sort()
         yield from (str(Path(top) / name) for name in names if name.lower().endswith(SUFFIX))
@@ -80,9 +80,9 @@ def _below(folder: str) -> Iterator[str]:
 def check_all(
     models: Sequence[str], check: Callable[[str], Report], failure: Callable[[str, Exception], Failed]
 ) -> list[Outcome]:
-    """Check one model after the other; one that fails is an outcome, too, and the next one's turn comes.
+    """Check one model after the other; a model that fails becomes an outcome, too, and the next one is checked.
 
-    check: of one model; what it raises is given to `failure`. What is no Exception (a signal) ends the run.
+    check: checks one model. failure: makes an outcome of what it raises. A signal, which is no Exception, ends the run.
     """
     outcomes: list[Outcome] = []
     for model in models:
@@ -94,32 +94,29 @@ def check_all(
 
 
 def worst(outcomes: Sequence[Outcome]) -> int:
-    """The exit code of all together: the largest one, so 70 > 4 > 3 > 2 > 1 > 0.
-
-    Raises ValueError for no outcome: that is no PASS.
-    """
+    """The exit code of all outcomes together: the largest one. Raises ValueError for no outcome, which is no PASS."""
     if not outcomes:
         raise ValueError("no model was checked")
     return max(map(exit_code_of, outcomes))
 
 
 def stem(model: str) -> str:
-    """What stands for a model in a report's path: its file's name without the suffix."""
+    """What replaces `{model}` in a report's path: the name of the model's file without its suffix."""
     return PurePosixPath(redact(model).rstrip("/")).stem if "://" in model else Path(model).stem
 
 
 def fill(path: str, models: Sequence[str]) -> list[str]:
-    """A report's path for each model, `{model}` filled in.
+    """A report's path for each model, with `{model}` replaced.
 
-    Raises UsageError where two models would share one file, on file systems without case, too.
+    Raises UsageError where two models would share one file, also on a file system that ignores case.
     """
-    taken: dict[str, str] = {}
+    model_by_name: dict[str, str] = {}
     for model in models:
         name = stem(model)
-        other = taken.setdefault(name.casefold(), model)
+        other = model_by_name.setdefault(name.casefold(), model)
         if other != model:
             raise UsageError(
                 f"--output is {path}; {other} and {model} would both be {name}, and each needs its own file",
                 "check them in two runs, or leave out {model} for one document",
             )
-    return [path.replace(HOLE, stem(model)) for model in models]
+    return [path.replace(PLACEHOLDER, stem(model)) for model in models]

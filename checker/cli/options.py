@@ -1,7 +1,7 @@
-"""Options that several verbs share, each once: type, name, help, metavar, and for a few words the valid ones.
+"""The options that several verbs share: type, name, help, metavar, and the valid words of some.
 
-A verb writes `seed: Seed = 0`; the default stays with the verb. What only one verb has stands in its own module.
-Light to import, like `output.py`."""
+A verb writes `seed: Seed = 0`, so the default stays with the verb. An option of one verb is defined in its module.
+Every module of verbs imports this one, so it imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def one_of(option: str, value: str, valid: Sequence[str]) -> None:
 
 
 def _only(option: str, *valid: str) -> Callable[[str], str]:
-    """A callback of an option that takes nothing but these words. It raises UsageError."""
+    """The callback of an option that takes only these words; it raises UsageError."""
 
     def checked(value: str) -> str:
         one_of(option, value, valid)
@@ -102,7 +102,7 @@ Signature = Annotated[
 Output = Annotated[  # on stdout
     str, typer.Option("--output", "-o", help="terminal or json.", callback=_only("--output", *FORMATS))
 ]
-Outputs = Annotated[  # on stdout and in files: cli_parts.targets
+Outputs = Annotated[  # on stdout and in files: `output.destinations_of`
     list[str] | None,
     typer.Option("--output", "-o", help="terminal or json, each with =PATH to write a file.", metavar="FORMAT[=PATH]"),
 ]

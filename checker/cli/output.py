@@ -1,6 +1,6 @@
-"""Where results go: the places of `-o`, checked before the work starts; consoles; the progress line.
+"""Where results go: the destinations of `-o`, checked before the work starts; consoles; the progress line.
 
-Light to import: a module of verbs needs this one, and makes its other imports inside its functions."""
+Every module of verbs imports this one, so it imports nothing heavy at the top."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, RobustcheckError, UsageError
-from robustcheck_onnx.checker.storage import Url, is_ours, open_url, urls
+from robustcheck_onnx.checker.storage import Url, is_ours, open_url, replace_with_error, urls, write_whole
+from robustcheck_onnx.checker.text import error_json, error_text
 
 from .options import FORMATS, one_of
 
@@ -23,20 +24,60 @@ if TYPE_CHECKING:
     from robustcheck_onnx.checker.measure import Progress
 
 
-def check_target(path: Path, reads: Iterable[Path] = ()) -> None:
-    """Refuse a report's path that can't serve, before the work starts.
+class Destination(NamedTuple):
+    """One document that a run writes: its form, such as json, and its file, None for stdout."""
 
-    reads: files that the run reads, a `file://` URL as the file that it names; a report must not replace one of them,
-    nor the weights and sidecars that lie beside a model of them, nor any image or ONNX file that is there. Devices,
-    pipes and links are fine.
-    Raises UsageError (a folder, no such folder, a file that is read, an image), EnvironmentFaultError (a folder that
-    can't be written). A URL: see `remote_report.check_target`.
+    form: str
+    path: Path | None
+
+
+def destinations_of(
+    outputs: Iterable[str], reads: Iterable[Path], formats: Sequence[str] = FORMATS
+) -> list[Destination]:
+    """The destination of each `-o FORMAT[=PATH]`.
+
+    reads: files that the run reads; a report must not replace one of them.
+    Raises UsageError (no such format, no path after the equals sign, one file or stdout named twice, a path that no
+    report can be written to), EnvironmentFaultError (a folder that can't be written).
     """
-    place = urls.parse(path)
-    if isinstance(place, urls.Url):
-        check_url(place, reads)
+    destinations: list[Destination] = []
+    for text in outputs:
+        form, separator, path = text.partition("=")
+        one_of("--output", form, formats)
+        if separator and not path:
+            raise UsageError(f"--output is {text!r}; a path must follow the equals sign", f"-o {form}=report.{form}")
+        file = None if path in {"", "-"} else Path(path)  # a URL, too: `urls.parse` undoes what Path does to it
+        if isinstance(urls.parse(path), urls.Url) and (path.endswith("/") or "//" in path.partition("://")[2]):
+            raise UsageError(
+                f"--output is {form}={urls.redact(path)}; a report's URL must name a file, with no empty part before",
+                f"-o {form}=s3://bucket/report.{form}",
+            )
+        if file is not None:
+            check_target(file, reads)
+        if any(file == other for _, other in destinations):
+            raise UsageError(
+                f"--output names {urls.redact(path) or 'stdout'} twice; only one document fits there",
+                "-o json=report.json",
+            )
+        destinations.append(Destination(form, file))
+    return destinations
+
+
+def check_target(path: Path, reads: Iterable[Path] = ()) -> None:
+    """Check before the work starts that a report can be written to a path.
+
+    A report must not replace a file that the run reads, nor the weights and sidecars beside a model that it reads, nor
+    any image or ONNX file. Devices, pipes and links are fine.
+
+    reads: files that the run reads; a `file://` URL among them means the file that it names.
+    Raises UsageError (a folder, no such folder, a file that is read, an image), EnvironmentFaultError (a folder that
+    can't be written); for a URL as `check_url`.
+    """
+    parsed = urls.parse(path)
+    if isinstance(parsed, urls.Url):
+        check_url(parsed, reads)
         return
-    path = Path(place)
+    path = Path(parsed)
     reads = [Path(read) for read in map(urls.parse, reads) if isinstance(read, str)]
     where = shlex.quote(str(path.parent))
     try:
@@ -73,7 +114,7 @@ def check_target(path: Path, reads: Iterable[Path] = ()) -> None:
 
 
 def _is_image_or_model(path: Path) -> bool:
-    """Whether a file lies there that is no document of this tool and has the suffix of an image or a model."""
+    """Whether the path is a file with the suffix of an image or a model, and no document of this tool."""
     if not path.is_file() or is_ours(path):
         return False
     from robustcheck_onnx.checker.images import SUFFIXES  # needed only where a report replaces a file
@@ -82,7 +123,7 @@ def _is_image_or_model(path: Path) -> bool:
 
 
 def _beside(path: Path, reads: Iterable[Path]) -> Iterator[Path]:
-    """Weights and sidecars of the models among `reads`; none where `path` holds no file that could be one."""
+    """The weights and sidecars of the models among `reads`; none where `path` is no file that could be one of them."""
     if not path.is_file() or is_ours(path):
         return
     from robustcheck_onnx.checker.model import (  # needed only where a report replaces a file
@@ -101,7 +142,7 @@ def _beside(path: Path, reads: Iterable[Path]) -> Iterator[Path]:
 
 
 def check_url(url: Url, reads: Iterable[Path | str]) -> None:
-    """Refuse a URL that can't take a report, before the work starts; nothing is connected to.
+    """Check before the work starts that a report can be put under a URL; no connection is made.
 
     reads: what the run reads; a report must not replace one of them.
     Raises UsageError (a web server, a file that is read), EnvironmentFaultError (a package is missing).
@@ -112,115 +153,88 @@ def check_url(url: Url, reads: Iterable[Path | str]) -> None:
             "-o json=report.json, and upload it",
         )
     for read in reads:
-        place = urls.parse(read)
-        if isinstance(place, Url) and place.raw == url.raw:
+        parsed = urls.parse(read)
+        if isinstance(parsed, Url) and parsed.raw == url.raw:
             raise UsageError(
                 f"{url}: report's URL is a file that is read; a report must not replace it", f"-o json={url}.json"
             )
     open_url(url)
 
 
-PROGRESS_WITH_BAR = 110  # columns from which a bar and the time left fit beside the words
-Target = tuple[str, Path | None]
+def check_extra(
+    option: str, path: Path, reads: Iterable[Path], destinations: Sequence[Destination], example: str
+) -> None:
+    """Check the path of a file that a verb writes beside its reports, before the work starts.
 
-
-def console_for(color: str = "auto", *, stderr: bool = False) -> Console:
-    """The console of stdout or stderr, as wide as it is shown."""
-    from rich.console import Console
-
-    stream = sys.stderr if stderr else sys.stdout
-    piped = not stream.isatty()
-    # no TTY: rich would fall back to 80 columns; COLUMNS, else 120, so that paths and digests stay whole
-    width = int(os.environ["COLUMNS"]) if os.environ.get("COLUMNS", "").isdigit() else (120 if piped else None)
-    return Console(
-        stderr=stderr,
-        width=width,
-        highlight=False,
-        soft_wrap=False,
-        force_terminal=True if color == "always" else None,
-        no_color={"never": True, "always": False}.get(color),  # what is typed beats NO_COLOR
-    )
-
-
-def ascii_only(console: Console) -> bool:
-    """Whether the console's encoding has no signs but ASCII's."""
-    encoding = (console.file.encoding or "ascii") if hasattr(console.file, "encoding") else "utf-8"
-    return not encoding.lower().replace("-", "").startswith("utf")
-
-
-def targets(outputs: Iterable[str], reads: Iterable[Path], formats: Sequence[str] = FORMATS) -> list[Target]:
-    """Where each `-o FORMAT[=PATH]` goes: (format, path), path None for stdout.
-
-    reads: files that the run reads; a report must not replace one of them.
-    Raises UsageError (no such format, no path after the sign, one place named twice, a path that can't serve),
-    EnvironmentFaultError (a folder that can't be written).
+    example: a path for the hint. Raises as `check_target`, and UsageError where one of the reports goes there.
     """
-    from robustcheck_onnx.checker.storage import urls
+    check_target(path, reads)
+    if any(report is not None and report.resolve() == path.resolve() for _, report in destinations):
+        raise UsageError(f"{option} is {path}, where a report goes too; it must be another file", f"{option} {example}")
 
-    found: list[Target] = []
-    for text in outputs:
-        form, separator, path = text.partition("=")
-        one_of("--output", form, formats)
-        if separator and not path:
-            raise UsageError(f"--output is {text!r}; a path must follow the equals sign", f"-o {form}=report.{form}")
-        target = None if path in {"", "-"} else Path(path)  # of a URL, too: remote.parse knows what a Path makes of it
-        if isinstance(urls.parse(path), urls.Url) and (path.endswith("/") or "//" in path.partition("://")[2]):
-            raise UsageError(
-                f"--output is {form}={urls.redact(path)}; a report's URL must name a file, with no empty part before",
-                f"-o {form}=s3://bucket/report.{form}",
-            )
-        if target is not None:
-            check_target(target, reads)
-        if any(target == other for _, other in found):
-            raise UsageError(
-                f"--output names {urls.redact(path) or 'stdout'} twice; only one document fits there",
-                "-o json=report.json",
-            )
-        found.append((form, target))
-    return found
+
+UNFINISHED = ("the run was killed, or has not ended yet; there is no verdict", "run it again", 137)
+"""Message, hint and exit code (a shell's for SIGKILL) of the document that stands until the run has a result."""
+
+
+def mark_unfinished(destinations: Sequence[Destination], model: str) -> None:
+    """Replace the documents of an earlier run by one that says "not finished": a process that is killed can't.
+
+    Called when the work starts. A file that is not there, or that is no document of this tool, stays as it is.
+
+    model: what the documents are about, as it was typed; empty for several.
+    Raises EnvironmentFaultError where an earlier document would stay.
+    """
+    for form, path in destinations:
+        if path is not None and is_ours(path):
+            try:
+                replace_with_error(path, error_document(form, *UNFINISHED, urls.redact(model)))
+            except EnvironmentFaultError:
+                if is_ours(path):  # else there is no room, and the earlier document is gone at least
+                    raise
+
+
+def error_document(form: str, message: str, hint: str, code: int, model: str) -> str:
+    """The error as a document in a report's form; "" for an unknown form; plain text where the form can't be made."""
+    if form == "json":  # needs nothing that a broken installation may lack
+        return error_json(message, hint, code)
+    try:
+        from robustcheck_onnx.checker.report import forms
+
+        return forms.render_error(form, message, hint, code, model) if form in forms.NAMES else ""
+    except Exception:  # noqa: BLE001 # better a document that no reader takes than the PASS of an earlier run
+        return error_text(message, hint, code)
 
 
 def deliver(
-    places: Sequence[Target],
+    destinations: Sequence[Destination],
     text: Callable[[str], str],
-    render: Callable[[bool], RenderableType],
+    render: Callable[..., RenderableType],
     color: str,
     *,
     quiet: bool,
 ) -> None:
-    """Write a verb's result to every place, files first; without a format on stdout the terminal report goes there.
+    """Write a verb's result to every destination, files first; the terminal report goes to stdout if nothing else does.
 
-    text: the result in a form that is not the terminal's, by its name.
-    render: the terminal's; it is told whether there are only ASCII's signs.
+    text: gives the result as a document of the form that it is called with; not called for `terminal`.
+    render: gives the terminal report; called with `ascii_only`.
+    quiet: nothing goes to stdout unless a destination says so.
     Raises EnvironmentFaultError where a file can't be written.
     """
-    from robustcheck_onnx.checker.storage import write
-
-    for form, path in places:
+    for form, path in destinations:
         if path is not None:
-            write.write_whole(path, plain(render(False)) if form == "terminal" else text(form))
-    on_stdout = [form for form, path in places if path is None]
+            write_whole(path, plain(render(ascii_only=False)) if form == "terminal" else text(form))
+    on_stdout = [form for form, path in destinations if path is None]
     if on_stdout and on_stdout != ["terminal"]:
         sys.stdout.write(text(on_stdout[0]))
     elif on_stdout or not quiet:
         print_report(render, color)
 
 
-def print_report(render: Callable[[bool], RenderableType], color: str) -> None:
-    """Write a report to stdout; render is told whether there are only ASCII's signs."""
+def print_report(render: Callable[..., RenderableType], color: str) -> None:
+    """Write a report to stdout; `render` is called with `ascii_only`."""
     console = console_for(color)
-    console.print(render(ascii_only(console)))
-
-
-def check_extra(option: str, path: Path, reads: Iterable[Path], places: Sequence[Target], example: str) -> None:
-    """Refuse a path of a file beside the reports that can't serve, before the work starts.
-
-    Raises as `delivery.check_target`, and UsageError where one of the reports goes there.
-    """
-
-    check_target(path, reads)
-    if any(place is not None and place.resolve() == path.resolve() for _, place in places):
-        raise UsageError(f"{option} is {path}, where a report goes too; it must be another file", f"{option} {example}")
+    console.print(render(ascii_only=ascii_only(console)))
 
 
 def plain(report: RenderableType) -> str:
@@ -234,9 +248,39 @@ def plain(report: RenderableType) -> str:
     return buffer.getvalue()
 
 
+def console_for(color: str = "auto", *, stderr: bool = False) -> Console:
+    """A rich console for stdout or stderr. Its width is the terminal's; without a terminal COLUMNS, else 120."""
+    from rich.console import Console
+
+    stream = sys.stderr if stderr else sys.stdout
+    piped = not stream.isatty()
+    # rich would fall back to 80 columns, too few for paths and digests
+    width = int(os.environ["COLUMNS"]) if os.environ.get("COLUMNS", "").isdigit() else (120 if piped else None)
+    return Console(
+        stderr=stderr,
+        width=width,
+        highlight=False,
+        soft_wrap=False,
+        force_terminal=True if color == "always" else None,
+        no_color={"never": True, "always": False}.get(color),  # --color counts before NO_COLOR
+    )
+
+
+def ascii_only(console: Console) -> bool:
+    """Whether the console's encoding can't show characters beyond ASCII."""
+    encoding = (console.file.encoding or "ascii") if hasattr(console.file, "encoding") else "utf-8"
+    return not encoding.lower().replace("-", "").startswith("utf")
+
+
+PROGRESS_WITH_BAR = 110  # columns from which a bar and the time left fit beside the words
+
+
 @contextlib.contextmanager
 def progress_line(quiet: bool) -> Iterator[Callable[[Progress], None] | None]:
-    """A progress line on stderr, only on a terminal: images, rate, and how close the decision is."""
+    """Show a progress line on stderr while the block runs: images, rate, and how close the decision is.
+
+    Yields the callback that updates it; None where stderr is no terminal or `quiet` is set.
+    """
     if quiet or not sys.stderr.isatty():
         yield None
         return
@@ -261,3 +305,13 @@ def progress_line(quiet: bool) -> Iterator[Callable[[Progress], None] | None]:
             )
 
         yield show
+
+
+@contextlib.contextmanager
+def measuring(
+    destinations: Sequence[Destination], model: Path, quiet: bool
+) -> Iterator[Callable[[Progress], None] | None]:
+    """Mark a verb's documents as unfinished, then show its progress as `progress_line` does, while the block runs."""
+    mark_unfinished(destinations, str(model))
+    with progress_line(quiet) as progress:
+        yield progress

@@ -1,158 +1,155 @@
-"""The process around the command line: streams, signals, and the run of a verb.
-
-It knows no verb: the verbs and groups come from the typer app that it is given."""
+"""The process around the command line: streams, signals, and the run of a verb of a typer app."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import os
 import signal
 import sys
-import traceback
+from collections.abc import Callable
 from pathlib import Path
+from typing import ParamSpec
 
 import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 
 from robustcheck_onnx.checker.errors import RobustcheckError, UsageError
-from robustcheck_onnx.checker.text import printable
+from robustcheck_onnx.checker.storage import OFFLINE
 
-from .ending import _Interrupted, _leave_documents, _Terminated, say, words
+from . import usage
+from .command_line import DEFAULT_VERB, CommandLine, Invocation, read
+from .ending import Interrupted, Terminated, explain, leave_documents, say, write_traceback
 
-COMPLETION = "_ROBUSTCHECK_COMPLETE"  # how a shell asks for completions
+P = ParamSpec("P")
+COMPLETION = "_ROBUSTCHECK_COMPLETE"  # variable by which a shell asks for completions
+KEYBOARD_INTERRUPT = 130  # what typer returns for one
 
 
-def run(app: typer.Typer, arguments: list[str]) -> int:
+def run(app: typer.Typer, words: list[str]) -> int:
     """Run a command line and return the exit code (see `EXIT_CODES`); never raises, never returns 1 but for WARN.
 
-    arguments: the words after the program's name. Anything but a verb or a group of the app is a model to check.
-    With `-o json` an error is a JSON document too, there where the report was to go; after a signal in files only, for
-    whoever stops a run waits for no store and reads no stdout. A reader of stdout that went
-    away (`| head`) is told nothing, but a verdict that can't be delivered is none: exit 4, never 0.
+    An error that ends the run is written wherever a report was to go, too (`ending.leave_documents`). A verdict that
+    can't be delivered is none: the exit code is 4, never 0. Only a reader of stdout that went away (`| head`) gets no
+    message.
+
+    app: with the verb `check`. words: those after the program's name; a first word that is no verb, group or option of
+    the app is a model to check.
     """
-    if "--offline" not in arguments:
-        return _run(app, arguments)
-    from robustcheck_onnx.checker.storage import OFFLINE
-
-    before = os.environ.get(OFFLINE)
-    os.environ[OFFLINE] = "1"  # for worker processes, and for what is written after an error
+    offline_before = os.environ.get(OFFLINE)
     try:
-        return _run(app, arguments)
+        return _run(app, words)
     finally:
-        if before is None:
-            del os.environ[OFFLINE]
+        if offline_before is not None:
+            os.environ[OFFLINE] = offline_before
         else:
-            os.environ[OFFLINE] = before
+            os.environ.pop(OFFLINE, None)
 
 
-def _run(app: typer.Typer, arguments: list[str]) -> int:
+def _run(app: typer.Typer, words: list[str]) -> int:
     stop = _Stop()
+    invocation = Invocation(CommandLine())
     try:
         _mend_streams()
         signal.signal(signal.SIGTERM, stop)
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # nohup and `&` have it ignored
             signal.signal(signal.SIGINT, stop)
-        command = get_command(app)
-        assert isinstance(command, TyperGroup)
+        group = get_command(app)
+        assert isinstance(group, TyperGroup)
+        verbs = list(group.commands)
         try:
-            if arguments:
+            if words:
                 os.environ.pop(COMPLETION, None)  # it would end any command with 0, which reads as PASS
-                arguments = with_default_command(arguments, list(command.commands))
+                words = with_default_command(words, verbs)
         finally:
+            invocation.line = read(words, group)
             if hasattr(signal, "pthread_sigmask"):  # those that came since the start (`__main__`) are answered now
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
-        if not arguments and COMPLETION not in os.environ:
+        if "offline" in invocation.line.options:
+            os.environ[OFFLINE] = "1"  # for worker processes, and for what is written after an error
+        if not words and COMPLETION not in os.environ:
             with contextlib.redirect_stdout(sys.stderr):
-                command(args=["--help"], prog_name="robustcheck", standalone_mode=False)
-        if arguments or COMPLETION not in os.environ:
-            arguments = arguments or with_default_command(arguments, list(command.commands))
-            from . import usage
-
-            _tell("", usage.verb_over_models(arguments, list(command.commands)))
-        from . import usage
-
-        if usage.for_shell(arguments, "robustcheck", COMPLETION):
+                group(args=["--help"], prog_name="robustcheck", standalone_mode=False)
+            raise UsageError("MODEL.onnx is missing; robustcheck needs a model or a command", "robustcheck model.onnx")
+        if not words:
+            usage.complete_as_check(os.environ, verbs)
+        _say("", usage.verb_over_models(invocation.line, verbs))
+        if usage.for_shell(words, "robustcheck", COMPLETION):
             return 0
-        if not arguments:
-            usage.complete_as_check(os.environ, list(command.commands))
-        code = command(args=arguments, prog_name="robustcheck", standalone_mode=False)
-        if code == 1 and arguments and arguments[0] in usage.OPTIONS:
-            raise usage.unknown_shell(arguments[0])
-        if code == 130:  # typer's word for KeyboardInterrupt
+        code = group(args=words, prog_name="robustcheck", standalone_mode=False, obj=invocation)
+        if code == 1 and invocation.line.verb in usage.COMPLETION_OPTIONS:
+            raise usage.unknown_shell(invocation.line.verb)
+        if code == KEYBOARD_INTERRUPT:
             raise KeyboardInterrupt
         if stop.came is not None:  # swallowed on its way, as Python swallows what a destructor raises
             raise stop.came
         sys.stdout.flush()
         return int(code or 0)
     except BaseException as fault:  # noqa: BLE001 # the one place where errors become words and exit codes
-        if isinstance(fault, SystemExit) and fault.code == 0 and (not arguments or arguments[0].startswith("--")):
+        if isinstance(fault, SystemExit) and fault.code == 0 and (not words or words[0].startswith("--")):
             return 0  # shell completion ends this way; a verb never does
         try:
-            return _end(stop.reason(fault), arguments)
+            return _end(stop.reason(fault), invocation)
         except BaseException:  # noqa: BLE001 # stderr is full, or a second signal: only the exit code is left
             return 70
 
 
-def with_default_command(arguments: list[str], verbs: list[str]) -> list[str]:
-    """`MODEL …` → `check MODEL …`: anything that starts with no verb and no option of the group is a check.
+def with_default_command(words: list[str], verbs: list[str]) -> list[str]:
+    """`MODEL …` → `check MODEL …`: anything that starts with no verb and no option of the app is a check.
 
     verbs: the names of commands and of groups of commands.
-    Raises UsageError: no word at all; a word that is almost a verb, and no file.
+    Raises UsageError where the first word is almost a verb, and no file.
     """
-    from . import usage
-
-    if not arguments:
-        raise UsageError("MODEL.onnx is missing; robustcheck needs a model or a command", "robustcheck model.onnx")
-    if arguments[0] in verbs or arguments[0].split("=")[0] in usage.GROUP_OPTIONS:
-        return arguments
-    if near := usage.near_verb(arguments, verbs):
-        raise UsageError(*near)
-    return ["check", *arguments]
+    if words[0] in verbs or words[0].split("=")[0] in usage.GROUP_OPTIONS:
+        return words
+    usage.refuse_near_verb(words, verbs)
+    return [DEFAULT_VERB, *words]
 
 
-def _end(fault: BaseException, arguments: list[str]) -> int:
-    """Say what ended the run, and return its exit code."""
-    code, message, hint = words(fault, arguments)
+def _end(fault: BaseException, invocation: Invocation) -> int:
+    """Say what ended the run, in words and in documents, and return its exit code."""
+    code, message, hint = explain(fault, invocation.line)
     if isinstance(fault, OSError | SystemExit) and not isinstance(fault, RobustcheckError):
         # stdout itself may be the fault: nothing more goes there
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    if "--debug" in arguments:
-        from robustcheck_onnx.checker.storage import redact_text
-
-        said = redact_text("".join(traceback.format_exception(fault)))
-        sys.stderr.write("\n".join(map(printable, said.split("\n"))))
+    if "debug" in invocation.line.options:
+        write_traceback(fault)
     if message:
-        _tell(message, hint)
-        _leave_documents(fault, arguments, message, hint, code)
+        _say(message, hint)
+        leave_documents(invocation, message, hint, code)
     return code
 
 
-def import_native() -> None:
-    """Import what is compiled while signals wait: one that meets its import aborts the process (nanobind).
+def importing_native(verb: Callable[P, int]) -> Callable[P, int]:
+    """The verb, with onnx and onnxruntime imported first, while signals wait.
 
-    Then nobody would replace the reports of an earlier run. Called by a verb of whose report somebody may read a PASS,
-    before it imports anything else; what can't be imported is told where it is needed.
+    A signal during their import would abort the process (nanobind), and the reports of an earlier run would stand. What
+    can't be imported is an error where it is needed.
     """
-    held = {signal.SIGINT, signal.SIGTERM}
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, held)
-    try:
-        with contextlib.suppress(Exception):
-            import onnx  # noqa: F401
-            import onnxruntime  # noqa: F401
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    @functools.wraps(verb)
+    def run_verb(*args: P.args, **kwargs: P.kwargs) -> int:
+        if hasattr(signal, "pthread_sigmask"):  # not on Windows
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+            try:
+                with contextlib.suppress(Exception):
+                    import onnx  # noqa: F401
+                    import onnxruntime  # noqa: F401
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        return verb(*args, **kwargs)
+
+    return run_verb
 
 
 def _mend_streams() -> None:
-    """Make stdout and stderr tell what they could not write, whatever they are.
+    """Make stdout raise where it can't write all, and stderr exist.
 
-    An unbuffered stdout (PYTHONUNBUFFERED, usual in containers) drops what a full disk takes only a part of; a
-    closed one (`>&-`) is None. Names that are no text are written escaped.
+    An unbuffered stdout (PYTHONUNBUFFERED, usual in containers) writes a part to a full disk and drops the rest; a
+    closed one (`>&-`) is None. Names that are no valid text are written escaped.
     """
     if sys.stderr is None:
         sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 # lives as long as the process
@@ -171,28 +168,26 @@ def _mend_streams() -> None:
 
 
 class _Stop:
-    """Unwind once: `timeout` and shells send a signal twice, and the second must not disturb the cleaning up."""
+    """Handles SIGINT and SIGTERM: raises at the first one, and has later ones ignored.
+
+    `timeout` and shells send a signal twice, and the second must not disturb the cleaning up."""
 
     def __init__(self) -> None:
-        self.came: type[_Interrupted | _Terminated] | None = None
+        self.came: type[Interrupted | Terminated] | None = None
         """never the exception itself: its frames would keep alive what they hold, such as threads that decode"""
 
     def __call__(self, number: int, _frame: object) -> None:
         for name in (signal.SIGINT, signal.SIGTERM):
             signal.signal(name, signal.SIG_IGN)
-        self.came = _Interrupted if number == signal.SIGINT else _Terminated
+        self.came = Interrupted if number == signal.SIGINT else Terminated
         raise self.came
 
     def reason(self, fault: BaseException) -> BaseException:
-        """The signal, if one came, with what the fault carries: a compiled module makes its own error of a signal."""
-        if self.came is None or isinstance(fault, self.came):
-            return fault
-        signalled = self.came()
-        vars(signalled).update(vars(fault))
-        return signalled
+        """The signal, if one came, else the fault: a compiled module makes an error of its own of a signal."""
+        return fault if self.came is None or isinstance(fault, self.came) else self.came()
 
 
-def _tell(message: str, hint: str) -> None:
+def _say(message: str, hint: str) -> None:
     """`say`; a full disk behind stderr must not change the exit code, now or when Python ends."""
     try:
         say(message, hint)

@@ -1,8 +1,7 @@
-"""Settings of a check from the command line, the environment and a file; which one counts, and where it came from.
+"""The settings of a check: what the command line, the environment and a file set, and which of them counts.
 
-The command line beats the environment, which beats the file, which beats the default. A key that is not known, a value
-of another type and a file that can't be read end the run: a gate must not run with other settings than were written
-down.
+The command line counts before the environment, that before the file, and that before the default. An unknown key, a
+value of a wrong type and an unreadable file end the run: a gate must not run with other settings than were written.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ OTHER_VARIABLES = (
     "ROBUSTCHECK_MAX_DOWNLOAD_BYTES",
     "ROBUSTCHECK_SHARED",  # benchmarks and tests: where large files are
 )
-"""Variables that are no setting of a check; any other that starts with PREFIX is a mistake."""
+"""Variables that set no setting of a check; any other unknown one that starts with PREFIX is an error."""
 DEFAULT, COMMAND_LINE = "default", "command line"
 NOT_SETTINGS = {
     "exit-zero": 'write fail-on = "never"',
@@ -44,11 +43,11 @@ NOT_SETTINGS = {
     "offline": "set the variable ROBUSTCHECK_OFFLINE=1",
     "models": "models are named on the command line",
 }
-"""Options that are no setting, with what to do instead."""
+"""Options that can't stand in a file, with what to do instead."""
 PRESENTATION = (
     *("output", "sign", "quiet", "verbose", "no-time", "color", "log-file", "no-ci", "no-cache", "no-thumbnails"),
 )
-"""Settings that move neither a number nor an exit code; all others are named in the report."""
+"""Settings that change neither a number nor an exit code; the report names all others."""
 LOOK = "robustcheck check --show-settings --isolated  # shows every key"
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -106,7 +105,7 @@ VARIABLES = {PREFIX + name.upper(): _key(name) for name in Settings.model_fields
 
 @dataclass(frozen=True)
 class Resolved:
-    """Settings with where each came from."""
+    """The settings that hold, and the source of each."""
 
     settings: Settings
     sources: Mapping[str, str] = field(default_factory=dict)
@@ -119,28 +118,28 @@ class Resolved:
         return self.sources.get(key, DEFAULT)
 
     def notes(self) -> tuple[str, ...]:
-        """For the report: what a file or the environment set that can move numbers or the exit code."""
-        said: dict[str, list[str]] = {}
+        """Sentences for the report: what a file or the environment set that can change numbers or the exit code."""
+        facts_by_source: dict[str, list[str]] = {}
         for key, source in self.sources.items():
             if key in PRESENTATION or source == COMMAND_LINE:
                 continue
             value = getattr(self.settings, FIELDS[key])
             shown = f"{len(value)} in all" if key == "waivers" else redact_text(str(value))
             where = "the environment" if source.startswith(PREFIX) else source
-            said.setdefault(where, []).append(f"{key} {shown}")
-        return tuple(f"settings from {where}: {', '.join(facts)}" for where, facts in said.items())
+            facts_by_source.setdefault(where, []).append(f"{key} {shown}")
+        return tuple(f"settings from {where}: {', '.join(facts)}" for where, facts in facts_by_source.items())
 
 
 def resolve(
     given: Mapping[str, Any], environment: Mapping[str, str], *, file: str | None = None, isolated: bool = False
 ) -> Resolved:
-    """Put the layers over each other.
+    """Put defaults, file, environment and command line over each other.
 
     Args:
-        given: what the command line says, by field; already checked by the parser.
-        environment: variables.
+        given: what the command line sets, by field; typer has checked it.
+        environment: the variables.
         file: of --config; None = ROBUSTCHECK_CONFIG, else the nearest one upward from the current folder.
-        isolated: neither file nor environment.
+        isolated: read neither file nor environment.
 
     Raises:
         UsageError: a file or variable is wrong; EnvironmentFaultError: a file can't be read.
@@ -159,7 +158,7 @@ def resolve(
             sources |= {_key(name): str(used) for name in layer}
         settings = settings.model_copy(update=from_environment)
         sources |= {_key(name): PREFIX + name.upper() for name in from_environment}
-    # the parser has checked these; a path that is no text must stay as it is
+    # not validated again: typer has checked these, and a path that is no valid text must stay as it is
     settings = settings.model_copy(update=dict(given))
     sources |= {_key(name): COMMAND_LINE for name in given}
     ordered = {key: sources[key] for key in FIELDS if key in sources}
@@ -167,7 +166,7 @@ def resolve(
 
 
 def _environment(environment: Mapping[str, str]) -> dict[str, Any]:
-    """Settings by field, from the variables; an empty one counts as not set."""
+    """What the environment's variables set, by field; an empty variable counts as not set."""
     values: dict[str, Any] = {}
     for variable in sorted(name for name in environment if name.startswith(PREFIX)):
         text = environment[variable]
@@ -193,7 +192,7 @@ def _environment(environment: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _layer(values: Mapping[str, Any], where: str, *, strict: bool) -> dict[str, Any]:
-    """What one layer sets, by field, checked. Raises UsageError with the layer, the key and the nearest name."""
+    """Check what the file or the environment sets; the values by field. Raises UsageError with key and nearest name."""
     try:
         layer = Settings.model_validate({key: _frozen(value) for key, value in values.items()}, strict=strict)
     except ValidationError as fault:
@@ -204,7 +203,7 @@ def _layer(values: Mapping[str, Any], where: str, *, strict: bool) -> dict[str, 
 
 
 def _frozen(value: object) -> object:
-    """TOML's lists as tuples, which is what records hold."""
+    """A TOML value with tuples in place of its lists."""
     if isinstance(value, list):
         return tuple(_frozen(item) for item in value)
     if isinstance(value, dict):
@@ -213,15 +212,15 @@ def _frozen(value: object) -> object:
 
 
 def _explained(fault: ValidationError, where: str) -> UsageError:
-    """The first fault, in the words of all other errors."""
+    """The first fault as an error with a hint."""
     first = fault.errors(include_url=False)[0]
-    place, kind, value = list(first["loc"]), first["type"], first["input"]
+    keys, kind, value = list(first["loc"]), first["type"], first["input"]
     known = list(FIELDS)
-    if place[0] == "waivers" and len(place) > 1:
-        where, known = f"{where}: waiver {int(place[1]) + 1}", list(Waiver.model_fields)
-        place = place[2:]
-    key = str(place[0]) if place else "waiver"
-    if place == ["waivers"] and isinstance(value, dict):
+    if keys[0] == "waivers" and len(keys) > 1:
+        where, known = f"{where}: waiver {int(keys[1]) + 1}", list(Waiver.model_fields)
+        keys = keys[2:]
+    key = str(keys[0]) if keys else "waiver"
+    if keys == ["waivers"] and isinstance(value, dict):
         header = f"tool.{TABLE}.waivers" if Path(where).name == SHARED_FILE else "waivers"
         return UsageError(f"{where}: waivers is one table; each waiver starts with [[{header}]]", f"[[{header}]]")
     if where == "environment":
@@ -270,17 +269,16 @@ def _check_waiver(waiver: Waiver, where: str) -> None:
 
 
 def _rebased(layer: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Paths of a file count from its folder."""
-
+    """The settings of a file with its relative paths joined to its folder."""
     names = {"thresholds": tuple(PACKAGED), "preprocess": ("clip", "imagenet")}
-    changed: dict[str, Any] = {
+    joined: dict[str, Any] = {
         name: rebased(layer[name], folder)
         for name in ("images", "thresholds", "preprocess", "sign", "log_file")
         if name in layer and layer[name] not in names.get(name, ())
     }
     if "output" in layer:
-        changed["output"] = rebased_outputs(layer["output"], folder)
-    return layer | changed
+        joined["output"] = rebased_outputs(layer["output"], folder)
+    return layer | joined
 
 
 def _in_short(waiver: dict[str, Any]) -> str:
@@ -288,8 +286,8 @@ def _in_short(waiver: dict[str, Any]) -> str:
     return f"{waiver['reason']}{of}, until {waiver['expires']} by {waiver['owner']}"
 
 
-def stands_for(key: str, value: object) -> str:
-    """A setting's value for people; for one that is not set, what happens instead."""
+def value_text(key: str, value: object) -> str:
+    """A setting's value as text; for one that is not set, what happens instead."""
     if isinstance(value, bool):
         return str(value).lower()  # as it is written in a file
     if isinstance(value, list) and value:
@@ -301,7 +299,7 @@ def stands_for(key: str, value: object) -> str:
     return "none" if instead in ("", "none.") else f"not set: {instead.removesuffix('.')}"
 
 
-def shown(resolved: Resolved) -> dict[str, Any]:
+def settings_json(resolved: Resolved) -> dict[str, Any]:
     """Every setting with its value and source, as a JSON document."""
     values = resolved.settings.model_dump(mode="json", by_alias=True)
     for key in ("images", "preprocess", "thresholds", "output"):  # a URL shows no key
@@ -326,7 +324,7 @@ EXAMPLES: dict[str, object] = {
     "sign": "key.pem",
     "log-file": "robustcheck.log",
 }
-"""What `init` shows for settings that have no value by default."""
+"""What `init` writes for settings without a default value."""
 
 
 def template() -> str:

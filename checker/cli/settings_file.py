@@ -1,6 +1,6 @@
-"""The file of a check's settings: where it is, and what stands in it; not what it means (`config`).
+"""Finds and reads the file of a check's settings; `settings` says what its keys mean.
 
-Needs nothing but Python's own library: it is read, too, where a signal has ended the import of everything else.
+Imports only Python's own library: it is needed even where a signal has ended the import of everything else.
 """
 
 from __future__ import annotations
@@ -19,54 +19,54 @@ OUTPUT = "ROBUSTCHECK_OUTPUT"  # environment variable: the setting `output`
 
 
 def outputs(environment: Mapping[str, str], file: str | None) -> tuple[str, ...]:
-    """What the environment or a file gives as `output`, whatever else is wrong there.
+    """The value of `output` in the environment or a file, whatever else is wrong there.
 
     Args:
-        environment: variables.
+        environment: the variables.
         file: of --config; None = as `find_named`.
 
     Raises what reading the file raises; TypeError, AttributeError where `output` is no list of texts.
     """
-    if said := environment.get(OUTPUT):
-        return tuple(part.strip() for part in said.split(","))
-    used = find_named(environment, file)
-    if used is None:
+    if listed := environment.get(OUTPUT):
+        return tuple(part.strip() for part in listed.split(","))
+    path = find_named(environment, file)
+    if path is None:
         return ()
-    return rebased_outputs((read_table(used, required=True) or {}).get("output", ()), used.parent)
+    return rebased_outputs((read_table(path, required=True) or {}).get("output", ()), path.parent)
 
 
 def find_named(environment: Mapping[str, str], file: str | None) -> Path | None:
     """The file of --config, else of ROBUSTCHECK_CONFIG, else the nearest one upward from the current folder."""
     named = file if file is not None else environment.get(CONFIG) or None
-    return Path(named) if named is not None else find(_here())
+    return Path(named) if named is not None else find(_current_folder())
 
 
 def rebased(path: str, folder: Path) -> str:
-    """A path of a file counts from its folder; a URL does not."""
+    """A path that stands in a file, joined to the file's folder; a URL stays."""
     return path if "://" in path else str(folder / path)
 
 
-def rebased_outputs(said: Iterable[str], folder: Path) -> tuple[str, ...]:
-    """The same for each FORM[=PATH]."""
-    parts = [text.partition("=") for text in said]
+def rebased_outputs(outputs: Iterable[str], folder: Path) -> tuple[str, ...]:
+    """`rebased` for the path in each FORM[=PATH]."""
+    parts = [text.partition("=") for text in outputs]
     return tuple(form + sign + (rebased(path, folder) if path not in ("", "-") else path) for form, sign, path in parts)
 
 
 def find(folder: Path) -> Path | None:
-    """The nearest file of settings from a folder upward, as a path relative to it where that is shorter to read.
+    """The nearest file of settings from a folder upward, as a path relative to the folder; None where there is none.
 
-    robustcheck.toml counts before pyproject.toml beside it; a pyproject.toml without [tool.robustcheck] is passed by.
+    robustcheck.toml counts before pyproject.toml beside it; a pyproject.toml without [tool.robustcheck] is skipped.
     """
-    for level, place in enumerate((folder, *folder.parents)):
-        shown = Path(*[".."] * level)
-        if os.path.lexists(place / OWN_FILE):
-            return shown / OWN_FILE
-        if (place / SHARED_FILE).is_file() and read_table(shown / SHARED_FILE, required=False) is not None:
-            return shown / SHARED_FILE
+    for level, parent in enumerate((folder, *folder.parents)):
+        relative = Path(*[".."] * level)
+        if os.path.lexists(parent / OWN_FILE):
+            return relative / OWN_FILE
+        if (parent / SHARED_FILE).is_file() and read_table(relative / SHARED_FILE, required=False) is not None:
+            return relative / SHARED_FILE
     return None
 
 
-def _here() -> Path:
+def _current_folder() -> Path:
     try:
         return Path.cwd()
     except OSError as fault:
@@ -76,7 +76,7 @@ def _here() -> Path:
 
 
 def read_table(path: Path, *, required: bool) -> dict[str, Any] | None:
-    """The settings that a file holds; None where it is a pyproject.toml without any."""
+    """The settings in a file; None for a pyproject.toml without a table of them, unless `required`."""
     look = f"ls -ld {path}"
     if not path.exists():
         raise UsageError(f"{path}: file of settings is missing; no such file", "robustcheck init")

@@ -1,4 +1,4 @@
-"""Where other tools call the check: pytest, MLflow. Nothing is imported before it is used.
+"""The check inside other tools: pytest and MLflow, which are imported only where they are used.
 
 Comes in: a model or a report. May import: everything but cli.
 """

@@ -14,7 +14,7 @@ from robustcheck_onnx.checker.text import printable
 
 
 class VerdictError(AssertionError):
-    """The verdict is WARN; `report` holds everything."""
+    """The verdict is WARN; the attribute `report` holds the report."""
 
     def __init__(self, report: Report) -> None:
         super().__init__(warning_text(report))

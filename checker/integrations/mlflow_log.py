@@ -1,7 +1,7 @@
-"""Reports in MLflow (extra `mlflow`): log one to a run, and let a registered version through only with a verified PASS.
+"""Reports in MLflow (extra `mlflow`): log one to a run, and gate a registered model version by a verified PASS.
 
-The check itself never imports this. A connection is opened only by these two functions, to the tracking server that
-the caller names; MLflow's own telemetry is switched off.
+A check never imports this. Only `log_report` and `gate_model_version` connect, to the tracking server that the caller
+names; MLflow's telemetry is switched off meanwhile.
 """
 
 from __future__ import annotations
@@ -23,11 +23,10 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 
-FOLDER = "robustcheck"  # of the artifacts, and the first word of every metric and tag
-TAG_CHARACTERS = 500  # what every MLflow back end takes in a tag
-# What MLflow does unless the user's environment says otherwise: by itself it tries for minutes,
-# tells its makers, and prints.
-QUICK = {
+FOLDER = "robustcheck"  # of the artifacts; also the first part of every metric's and tag's name
+TAG_CHARACTERS = 500  # length of a tag that every MLflow back end takes
+# Set where the user's environment does not: by default MLflow retries for minutes, sends telemetry, and prints.
+ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",
@@ -47,7 +46,7 @@ def log_report(
 ) -> str:
     """Log a report: numbers as metrics, verdict and digests as tags, the report itself as artifacts.
 
-    The tag `robustcheck.verdict` is `none` until all the rest is there: a run that was logged in part says nothing.
+    The tag `robustcheck.verdict` is `none` until everything else is logged, so a run logged in part has no verdict.
 
     Args:
         report: of a check.
@@ -65,7 +64,7 @@ def log_report(
     with _client(tracking_uri) as client:
         run = client.get_run(run_id).info.run_id if run_id else _new_run(client, experiment, report)
         try:
-            client.set_tag(run, f"{FOLDER}.verdict", "none")  # so it stays if logging fails half-way
+            client.set_tag(run, f"{FOLDER}.verdict", "none")  # it stays so if logging fails half-way
             with tempfile.TemporaryDirectory(prefix="robustcheck-") as folder:
                 for form, name in (("json", "report.json"), ("markdown", "report.md")):
                     (Path(folder) / name).write_text(forms.render(form, [report]), encoding="utf-8")
@@ -78,7 +77,7 @@ def log_report(
                 client.set_tag(run, name, text)
         except BaseException:
             if run_id is None:
-                with contextlib.suppress(Exception):  # the first fault is the one to tell
+                with contextlib.suppress(Exception):  # the first error is the one to report
                     client.set_terminated(run, "FAILED")
             raise
         if run_id is None:
@@ -95,17 +94,17 @@ def gate_model_version(
     tracking_uri: str | None = None,
     **verify_options: Any,
 ) -> Verification:
-    """Verify a report about a registered model version; only where it holds and says PASS is the alias set.
+    """Verify a report about a registered model version; set the alias only if the report holds and says PASS.
 
-    The registered ONNX file is fetched and its digest compared (`verify`): a PASS of another file counts for nothing.
-    The version gets the tags `robustcheck.gate` (`closed` from the start, `open` at the very end), `.verdict`
+    The registered ONNX file is fetched and verified, so that a PASS of another file counts for nothing. The version
+    gets the tags `robustcheck.gate` (`closed` from the start, `open` at the very end), `.verdict`
     (`none` where the report does not hold or nothing vouches for its PASS), `.reasons`, `.rule` and `.result_digest`.
     An answer that is no verified PASS, or an error, takes from this version the alias that is named and those that an
     earlier call gave it (tags `robustcheck.alias.NAME`); other versions and other aliases stay as they are.
 
     Args:
         name, model_version: of the model registry.
-        report_file: what `-o json=PATH` of a check wrote.
+        report_file: the JSON report of a check.
         alias: set to this version if the gate is open, such as "champion".
         tracking_uri: the server; None = MLFLOW_TRACKING_URI.
         verify_options: as `verify.verify`: image_set, rerun, public_key, signature, thresholds, device, …
@@ -124,7 +123,7 @@ def gate_model_version(
         def tag(what: str, text: str) -> None:
             client.set_model_version_tag(name, identity, f"{FOLDER}.{what}", text[:TAG_CHARACTERS])
 
-        tag("gate", "closed")  # so it stays, whatever fails from here on
+        tag("gate", "closed")  # it stays so, whatever fails from here on
         try:
             model = _fetch(client, name, identity, Path(folder))
             result = verify(report_file, model, today=datetime.now(UTC).date(), **verify_options)
@@ -137,26 +136,26 @@ def gate_model_version(
                 _take_aliases(client, name, identity, alias)
             else:
                 if alias is not None:
-                    tag(f"alias.{alias}", "given")  # before it is: a later call must know
+                    tag(f"alias.{alias}", "given")  # before it is: a later call must know of it
                     client.set_registered_model_alias(name, alias, identity)
                 tag("gate", "open")
         except BaseException:
-            with contextlib.suppress(Exception):  # the first fault is the one to tell
+            with contextlib.suppress(Exception):  # the first error is the one to report
                 _take_aliases(client, name, identity, alias)
             raise
         return result
 
 
 def metrics_of(report: Report) -> dict[str, float]:
-    """The six statistics with their bounds, and the number of images; what was not measured is left out."""
-    found: dict[str, float] = {f"{FOLDER}.n_images": report.evidence.statistics.n_images}
+    """The number of images, and the six statistics with bounds and thresholds; what was not measured is left out."""
+    metrics: dict[str, float] = {f"{FOLDER}.n_images": report.evidence.statistics.n_images}
     for statistic in STATISTICS:
         interval = getattr(report.evidence.statistics, statistic)
         for bound in ("estimate", "low", "high"):
             if getattr(interval, bound) is not None:
-                found[f"{FOLDER}.{statistic}.{bound}"] = getattr(interval, bound)
-        found[f"{FOLDER}.{statistic}.threshold"] = report.profile.thresholds[statistic].minimum
-    return found
+                metrics[f"{FOLDER}.{statistic}.{bound}"] = getattr(interval, bound)
+        metrics[f"{FOLDER}.{statistic}.threshold"] = report.profile.thresholds[statistic].minimum
+    return metrics
 
 
 def tags_of(report: Report) -> dict[str, str]:
@@ -175,49 +174,49 @@ def tags_of(report: Report) -> dict[str, str]:
 
 
 def _new_run(client: MlflowClient, experiment: str, report: Report) -> str:
-    found = client.get_experiment_by_name(experiment)
-    identity = found.experiment_id if found else client.create_experiment(experiment)
+    existing = client.get_experiment_by_name(experiment)
+    identity = existing.experiment_id if existing else client.create_experiment(experiment)
     run = client.create_run(identity, run_name=Path(report.evidence.model.file).name)
     return str(run.info.run_id)
 
 
 def _fetch(client: MlflowClient, name: str, model_version: str, folder: Path) -> Path:
-    """The ONNX file of a registered version, with what lies beside it."""
+    """Download a registered version into a folder; its ONNX file there."""
     from mlflow.artifacts import download_artifacts  # noqa: PLC0415 # an extra
 
     source = client.get_model_version_download_uri(name, model_version)
-    place = Path(download_artifacts(artifact_uri=source, dst_path=str(folder), tracking_uri=client.tracking_uri))
-    found = [place] if place.is_file() else sorted(p for p in place.rglob("*") if p.suffix.lower() == ".onnx")
-    if len(found) != 1:
-        names = ", ".join(path.name for path in found[:5]) or "none"
+    local = Path(download_artifacts(artifact_uri=source, dst_path=str(folder), tracking_uri=client.tracking_uri))
+    models = [local] if local.is_file() else sorted(p for p in local.rglob("*") if p.suffix.lower() == ".onnx")
+    if len(models) != 1:
+        names = ", ".join(path.name for path in models[:5]) or "none"
         raise CannotAssessError(
             f"{name} version {model_version}: registered ONNX files are {names}; it must hold exactly one",
             f"mlflow artifacts download --artifact-uri models:/{name}/{model_version}",
         )
-    return found[0]
+    return models[0]
 
 
 def _take_aliases(client: MlflowClient, name: str, model_version: str, alias: str | None) -> None:
-    """Take from a version, and from no other, the named alias and those that the gate gave it."""
-    found = client.get_model_version(name, model_version)
-    for held in found.aliases:
-        given = f"{FOLDER}.alias.{held}"
-        if held == alias or given in found.tags:
-            client.delete_registered_model_alias(name, held)
-        if given in found.tags:
-            client.delete_model_version_tag(name, model_version, given)
+    """Remove from one version the named alias and those that the gate gave it; other versions keep theirs."""
+    registered = client.get_model_version(name, model_version)
+    for current in registered.aliases:
+        tag = f"{FOLDER}.alias.{current}"
+        if current == alias or tag in registered.tags:
+            client.delete_registered_model_alias(name, current)
+        if tag in registered.tags:
+            client.delete_model_version_tag(name, model_version, tag)
 
 
 @contextlib.contextmanager
 def _client(tracking_uri: str | None) -> Iterator[MlflowClient]:
-    """A client whose faults are told as ours, quickly."""
+    """A client whose errors are raised as RobustcheckError, without MLflow's minutes of retries."""
     server = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI", "")
     if not server:
         raise UsageError(
             "tracking server is not named; MLflow would start a database in this folder",
             "--tracking-uri http://HOST:5000, or MLFLOW_TRACKING_URI",
         )
-    missing = {key: value for key, value in QUICK.items() if key not in os.environ}
+    missing = {key: value for key, value in ENVIRONMENT.items() if key not in os.environ}
     os.environ.update(missing)
     try:
         try:
@@ -233,11 +232,11 @@ def _client(tracking_uri: str | None) -> Iterator[MlflowClient]:
         except RobustcheckError:
             raise
         except MlflowException as fault:
-            said = " ".join(str(fault).split())[:300]
+            message = " ".join(str(fault).split())[:300]
             if fault.error_code in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:
-                raise UsageError(f"{server}: MLflow says {said}", "look up run, model and version there") from fault
+                raise UsageError(f"{server}: MLflow says {message}", "look up run, model and version there") from fault
             raise EnvironmentFaultError(
-                f"{server}: MLflow's server does not do what was asked ({said})", f"curl -sS {server}/health"
+                f"{server}: MLflow's server does not do what was asked ({message})", f"curl -sS {server}/health"
             ) from fault
         except OSError as fault:  # of requests, or of a disk
             raise EnvironmentFaultError(

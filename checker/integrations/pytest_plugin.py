@@ -1,4 +1,4 @@
-"""The pytest plugin: a fixture that checks a model, its verdicts in the summary. Costs nothing until it is used."""
+"""The pytest plugin: a fixture that checks a model, and its verdicts in the summary. Imports nothing before that."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from robustcheck_onnx.checker.report import Report
 
 
-PROPERTY = "robustcheck"  # of a test: one line for each model that it checked; JUnit files of pytest carry it too
+PROPERTY = "robustcheck"  # of a test: a line for each model that it checked; also in pytest's JUnit files
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -43,7 +43,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture
 def assert_robust(request: pytest.FixtureRequest) -> Callable[..., Report]:
-    """`assert_robust(model, images=..., ...)`: `robustcheck_onnx.checker.assert_robust`, told in the summary.
+    """`assert_robust(model, images=..., ...)`: `robustcheck_onnx.checker.assert_robust` with a line in the summary.
 
     Without `images` those of `--robustcheck-images` are used, relative to where pytest was started.
     """
@@ -59,33 +59,33 @@ def assert_robust(request: pytest.FixtureRequest) -> Callable[..., Report]:
 
         from . import assertions  # noqa: PLC0415 # pytest starts fast
 
-        def tell(line: str) -> None:
+        def add_line(line: str) -> None:
             request.node.user_properties.append((PROPERTY, printable(line)))
 
         try:
             report = assertions.assert_robust(model, images=default if images is None else images, **options)
         except assertions.VerdictError as warning:
-            tell(terminal.one_line(warning.report))
+            add_line(terminal.one_line(warning.report))
             raise
         except RobustcheckError as fault:
-            tell(f"no verdict (exit code {fault.exit_code}): {fault.message}")
+            add_line(f"no verdict (exit code {fault.exit_code}): {fault.message}")
             raise
-        tell(terminal.one_line(report))
+        add_line(terminal.one_line(report))
         return report
 
     return assert_robust
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """One line for each model that was checked."""
-    told = {
+    """Write one line for each model that was checked."""
+    lines = {
         (report.nodeid, line): None
         for reports in terminalreporter.stats.values()
         for report in reports
         for name, line in getattr(report, "user_properties", ())
         if name == PROPERTY
     }
-    if told:
+    if lines:
         terminalreporter.write_sep("=", "robustcheck")
-        for test, line in told:
+        for test, line in lines:
             terminalreporter.write_line(f"{line}  ({test})")

@@ -1,4 +1,4 @@
-"""Which rows `robustcheck reference` shows: published checkpoints joined with what was measured of their weights."""
+"""The rows of `robustcheck reference`: published checkpoints joined with measurements of the same weights."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Row(NamedTuple):
     """A checkpoint's published row and what was measured of the same weights."""
 
     entry: Published
-    """with no library and no accuracies where only measurements are published"""
+    """without library and accuracies where there are only measurements"""
     measured: tuple[Reference, ...]
 
 
@@ -52,15 +52,15 @@ def _unpublished(reference: Reference) -> Published:
 def select(
     text: str = "", group: str | None = None, sort: str = "mean", *, reverse: bool = False, everything: bool = False
 ) -> tuple[Row, ...]:
-    """The rows to show, sorted: names ascending, numbers descending, what is not known last.
+    """Select rows and sort them: names ascending, numbers descending, unknown values last.
 
-    Without a text, a group or `everything`: open_clip's zero-shot models and all checkpoints that were measured.
+    Without a text, a group or `everything`: open_clip's zero-shot models and all measured checkpoints.
 
     Args:
         text: words that must all occur in library, name, group or measured checkpoint; case does not matter.
         group: rows of this group only.
         sort: a key of SORTS.
-        reverse: the other way round; what is not known stays last.
+        reverse: sort the other way round; unknown values stay last.
         everything: all rows, not only the default ones.
 
     Raises:
@@ -95,7 +95,7 @@ def select(
 
 
 def named(name: str) -> tuple[Row, ...]:
-    """The rows that a user's name means: a checkpoint, all weights of a model name, or a measured set.
+    """The rows that a name selects: of a checkpoint, of all weights of a model, or of a measured set.
 
     Raises UsageError with the nearest names when there is none.
     """
@@ -131,7 +131,7 @@ def _searched(row: Row) -> str:
 
 
 def counted(row: Row, statistic: str) -> list[float]:
-    """A statistic over the row's sets that take part in fitting thresholds; maybe none."""
+    """The values of a statistic in those measured sets of a row that thresholds are fitted to; may be empty."""
     return [getattr(s, statistic) for s in row.measured if not s.excluded]
 
 
@@ -154,4 +154,4 @@ SORTS: dict[str, Callable[[Row], Any]] = {
     "kurtosis": _largest("kurtosis"),
     "ratio": _largest("persistence_ratio"),
 }
-"""Column → what it is sorted by; of several measured sets the largest value."""
+"""By column: the value to sort by; of several measured sets the largest."""

@@ -25,7 +25,7 @@ from .layout import (
     spaced,
 )
 from .outcome import exit_code_of
-from .reader import read
+from .reader import edits, read, read_one, ruling
 from .record import (
     CLAIM,
     Binding,
@@ -62,6 +62,7 @@ __all__ = [
     "bar_chart",
     "bullets",
     "columns",
+    "edits",
     "exit_code_of",
     "hanging",
     "headline",
@@ -72,8 +73,10 @@ __all__ = [
     "notes",
     "one_model",
     "read",
+    "read_one",
     "reasons",
     "result_digest_of",
+    "ruling",
     "sealed",
     "section",
     "spaced",

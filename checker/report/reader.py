@@ -1,9 +1,10 @@
-"""Reports read back from a file that anybody may have written or changed: every part is checked."""
+"""Reads reports from files, and says whether a report is as a check wrote it. The one place that does either."""
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -11,19 +12,24 @@ from typing import Any
 from pydantic import ValidationError
 
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
+from robustcheck_onnx.checker.text import short_digest
+from robustcheck_onnx.checker.verdict import Verdict, judge
 from robustcheck_onnx.thresholds.profile import STATISTICS
+from robustcheck_onnx.thresholds.profile import digest_of as profile_digest_of
 
-from .record import Report
+from .record import Report, result_digest_of
 
 AGAIN = "robustcheck MODEL.onnx --images PATH -o json=report.json"
 
 
 def read(path: Path, *, whole: bool = False) -> list[tuple[Report, dict[str, Any]]]:
-    """Read the reports in a file, one or those of a document of several models, each with its JSON as it stands there.
+    """The reports in a file, each with its JSON as it stands there: one report, or one for each of several models.
+
+    A report that was edited is read all the same: see `read_one` and `edits`.
 
     Raises:
         UsageError: not readable, truncated or no JSON, no report, no binding, of a newer schema or tool.
-        CannotAssessError: the document holds errors only; with `whole`, also of one beside its reports.
+        CannotAssessError: the document holds only errors; with `whole`, also where it holds an error beside reports.
     """
     try:
         raw = json.loads(path.read_bytes(), object_pairs_hook=_once, parse_constant=_no_constant)
@@ -43,9 +49,71 @@ def read(path: Path, *, whole: bool = False) -> list[tuple[Report, dict[str, Any
     errors = [part["error"] for part in parts if isinstance(part, dict) and "error" in part]
     reports = [_report(path, part) for part in parts if not (isinstance(part, dict) and "error" in part)]
     if not reports or (whole and errors):
-        error = errors[0].get("message") if errors and isinstance(errors[0], dict) else "no report"
-        raise CannotAssessError(f"{path}: document tells of an error ({error}); check again", AGAIN)
+        message = errors[0].get("message") if errors and isinstance(errors[0], dict) else "no report"
+        raise CannotAssessError(f"{path}: document tells of an error ({message}); check again", AGAIN)
     return reports
+
+
+def read_one(path: Path) -> Report:
+    """The report in a file that holds one, as a check wrote it.
+
+    Raises as `read`, and:
+        UsageError: the file holds several reports.
+        CannotAssessError: the report was edited after the check wrote it (`edits`).
+    """
+    reports = read(path, whole=True)
+    if len(reports) != 1:
+        raise UsageError(
+            f"{path}: document holds {len(reports)} reports; it must hold one", "check the models one by one"
+        )
+    report, raw = reports[0]
+    if faults := edits(report, raw):
+        listed = "; ".join(f"{part}: {fault}" for part, fault in faults.items())
+        raise CannotAssessError(
+            f"{path}: report is not as a check wrote it ({listed}); a verdict that was edited is none",
+            "robustcheck model.onnx -o json=report.json",
+        )
+    return report
+
+
+def edits(report: Report, raw: Mapping[str, Any]) -> dict[str, str]:
+    """What shows, without the model and the images, that a report was edited: by part (report, profile, verdict).
+
+    Checked are its digest, the seal of its profile, and that its evidence gives its verdict. Another tool that computes
+    a digest of its own passes; only a signature or a second run vouches for the numbers.
+
+    Args:
+        report, raw: from `read`.
+
+    Returns:
+        A sentence for each part that does not hold; empty if all hold.
+    """
+    assert report.binding is not None
+    faults: dict[str, str] = {}
+    digest, stated = result_digest_of(raw), report.binding.result_digest
+    bound_version = report.binding.versions.get("robustcheck")
+    if digest != stated:
+        faults["report"] = f"content has {short_digest(digest)}…, the report says {short_digest(stated)}…"
+    elif bound_version != report.tool_version:
+        faults["report"] = f"tool_version is {report.tool_version}, its binding says {bound_version}"
+    profile = report.profile
+    if not profile_digest_of(profile) == profile.digest == report.verdict.profile_digest:
+        faults["profile"] = f"{profile.id} was changed after it was sealed"
+    try:
+        verdict = judge(report.evidence, profile)
+    except (KeyError, TypeError, ValueError, ArithmeticError) as fault:
+        return faults | {"verdict": f"its evidence can't be judged ({type(fault).__name__})"}
+    # an older robustcheck may have had other words for the same reasons
+    same_tool = report.tool_version == version("robustcheck-onnx")
+    if (same_tool and verdict != report.verdict) or ruling(verdict) != ruling(report.verdict):
+        faults["verdict"] = f"its evidence gives {ruling(verdict)}"
+    return faults
+
+
+def ruling(verdict: Verdict) -> str:
+    """A verdict with the ids of its reasons, such as "WARN (rectified, too_few_images)"."""
+    reasons = ", ".join(reason.id for reason in verdict.reasons)
+    return f"{verdict.verdict} ({reasons})" if reasons else verdict.verdict
 
 
 def _report(path: Path, raw: Any) -> tuple[Report, dict[str, Any]]:
@@ -74,11 +142,11 @@ def _report(path: Path, raw: Any) -> tuple[Report, dict[str, Any]]:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Refuse an object with a key twice: readers differ in which of the two values they take."""
-    out = dict(pairs)
-    if len(out) != len(pairs):
+    """The object of these keys and values. Raises ValueError for a key twice: readers differ in the value they take."""
+    content = dict(pairs)
+    if len(content) != len(pairs):
         raise ValueError("a key stands in it twice")
-    return out
+    return content
 
 
 def _no_constant(name: str) -> None:

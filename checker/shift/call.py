@@ -9,10 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from pydantic import ValidationError
-
 from robustcheck_onnx.checker.errors import UsageError
-from robustcheck_onnx.checker.report import Report
+from robustcheck_onnx.checker.report import Report, read_one
 
 from .robustness import ALIASES, Judged
 
@@ -88,31 +86,16 @@ def parse_call(inside: str, shifted: Sequence[str], classes: Sequence[str]) -> t
 
 
 def read_report(path: Path, digest: str) -> Judged:
-    """The verdict in a JSON report of an earlier check of the same model.
+    """The verdict in the report of an earlier check of the same model.
 
-    Raises UsageError: not readable, no report of this version, a report of an error, another model's.
+    Raises as `report.read_one`, and UsageError for a report about a model with another digest.
     """
-    again = "robustcheck model.onnx --images photos/ -o json=report.json"
-    try:
-        text = path.read_text(encoding="utf-8")
-        report = Report.model_validate_json(text)
-    except OSError as fault:
+    report = read_one(path)
+    of_report = report.evidence.model.digest
+    if of_report != digest:
         raise UsageError(
-            f"{path}: report is not readable ({fault.strerror or fault}); it must be a file", again
-        ) from fault
-    except ValidationError as fault:
-        raise UsageError(
-            f"{path}: file is no JSON report of this robustcheck ({fault.errors(include_url=False)[0]['msg']}); "
-            "it must be one",
-            again,
-        ) from fault
-    except UnicodeDecodeError as fault:
-        raise UsageError(f"{path}: report is not UTF-8 text; it must be JSON", again) from fault
-    found = report.evidence.model.digest
-    if found != digest:
-        raise UsageError(
-            f"{path}: model of the report has digest {found}; this model has {digest}, and they must be the same",
-            again,
+            f"{path}: model of the report has digest {of_report}; this model has {digest}, and they must be the same",
+            "robustcheck model.onnx --images photos/ -o json=report.json",
         )
     return verdict_of(report, f"report {path}")
 

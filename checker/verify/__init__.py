@@ -1,12 +1,11 @@
-"""Does a report still hold? It is checked again, signed, and its signature checked.
+"""Checks whether a report holds, signs its verdict, and checks such a signature.
 
 Comes in: a JSON report. May import: pipeline and what is below it.
 """
 
 from __future__ import annotations
 
-from .checks import own_faults
 from .run import Verification, report_about, verify
 from .signature import bundle_of, check_key, remove_verdict
 
-__all__ = ["Verification", "bundle_of", "check_key", "own_faults", "remove_verdict", "report_about", "verify"]
+__all__ = ["Verification", "bundle_of", "check_key", "remove_verdict", "report_about", "verify"]

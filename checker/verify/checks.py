@@ -1,12 +1,11 @@
 """The checks of `verify`, one function each: content, signature, model, profile, verdict, images, second run.
 
-Every check gives a finding: it agrees, it does not, or it was not made; "not checked" is never "agrees"."""
+Each gives a finding: agrees, differs, or not checked."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Collection
-from importlib.metadata import version
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,16 +13,14 @@ from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.images import digest_of_set, open_images
 from robustcheck_onnx.checker.measure import Progress
 from robustcheck_onnx.checker.model import digest_of, file_digest, read_onnx
-from robustcheck_onnx.checker.report import Report, result_digest_of
+from robustcheck_onnx.checker.report import Report, ruling
 from robustcheck_onnx.checker.text import short_digest
-from robustcheck_onnx.checker.verdict import judge
 from robustcheck_onnx.thresholds import profile as profiles
 from robustcheck_onnx.thresholds.frozen import Frozen
 from robustcheck_onnx.thresholds.profile import Profile
 
-from . import signature as attestation
-from . import signature as signing
-from .second_run import disagreements, measure_again, ruling, tolerance_between, words
+from .second_run import disagreements, measure_again, tolerance_between
+from .signature import SignatureError, differences, key_id, signed_payload, statement
 
 Status = Literal["agrees", "differs", "not checked"]
 
@@ -37,25 +34,14 @@ class Finding(Frozen):
     """what was compared, or why it was not"""
 
 
-def _has_witness(findings: Collection[Finding]) -> bool:
+def has_witness(findings: Collection[Finding]) -> bool:
     """Whether anything but the report itself vouches for its numbers."""
-    return _agreed(findings, "rerun", "signature")
+    return agreed(findings, "rerun", "signature")
 
 
-def _agreed(findings: Collection[Finding], *checks: str) -> bool:
+def agreed(findings: Collection[Finding], *checks: str) -> bool:
+    """Whether any of these checks agrees."""
     return any(finding.check in checks and finding.status == "agrees" for finding in findings)
-
-
-def own_faults(report: Report, raw: dict[str, Any]) -> tuple[str, ...]:
-    """What shows by itself that a report is not as a check wrote it, in words; empty if nothing does.
-
-    Its digest, its profile's seal, and the verdict that its evidence gives: no model, no image, no profile of ours.
-
-    Args:
-        report, raw: from `report_reader.read`.
-    """
-    found = (_check_report(report, raw), _check_profile(report, report.profile), _check_verdict(report))
-    return tuple(f"{finding.check}: {finding.seen}" for finding in found if finding.status == "differs")
 
 
 def _agrees(check: Any, seen: str) -> Finding:
@@ -66,11 +52,13 @@ def _differs(check: Any, seen: str) -> Finding:
     return Finding(check=check, status="differs", seen=seen)
 
 
-def _unchecked(check: Any, seen: str) -> Finding:
+def unchecked(check: Any, seen: str) -> Finding:
+    """The finding of a check that was not made; `seen` says why."""
     return Finding(check=check, status="not checked", seen=seen)
 
 
-def _model_digest(model: Path) -> str:
+def model_digest(model: Path) -> str:
+    """The digest of a model's file, as reports hold it. Raises UsageError, CannotAssessError."""
     if not model.is_file():
         raise UsageError(f"{model}: model file is missing or no file; it must be one", "ls -l MODEL.onnx")
     try:
@@ -82,16 +70,20 @@ def _model_digest(model: Path) -> str:
         ) from fault
 
 
-def _about(
-    found: list[tuple[Report, dict[str, Any]]], digest: str, model: Path, report_file: Path
+def report_of(
+    reports: list[tuple[Report, dict[str, Any]]], digest: str, model: Path, report_file: Path
 ) -> tuple[Report, dict[str, Any]]:
-    """The report about this model; of a single report that one, whatever it is about."""
-    if len(found) == 1:
-        return found[0]
-    about = [each for each in found if each[0].evidence.model.file_digest == digest]
+    """The report about the model with this digest; a single report whatever it is about.
+
+    Raises UsageError: several are about it. CannotAssessError: none is.
+    """
+    if len(reports) == 1:
+        return reports[0]
+    about = [each for each in reports if each[0].evidence.model.file_digest == digest]
     if not about:
         raise CannotAssessError(
-            f"{report_file}: none of its {len(found)} reports is about {model} ({short_digest(digest)}…); one must be",
+            f"{report_file}: none of its {len(reports)} reports is about {model} "
+            f"({short_digest(digest)}…); one must be",
             f"robustcheck {shlex.quote(str(model))} -o json=report.json",
         )
     if len(about) > 1:
@@ -101,33 +93,32 @@ def _about(
     return about[0]
 
 
-def _check_report(report: Report, raw: dict[str, Any]) -> Finding:
+def _unless_edited(part: Literal["report", "profile", "verdict"], faults: Mapping[str, str], agreement: str) -> Finding:
+    return _differs(part, faults[part]) if part in faults else _agrees(part, agreement)
+
+
+def check_report(report: Report, faults: Mapping[str, str]) -> Finding:
+    """Check the digest of a report's content. faults: from `edits`."""
     assert report.binding is not None
-    digest = result_digest_of(raw)
-    if digest != report.binding.result_digest:
-        return _differs(
-            "report",
-            f"content has {short_digest(digest)}…, the report says {short_digest(report.binding.result_digest)}…",
-        )
-    named = report.binding.versions.get("robustcheck")
-    if named != report.tool_version:
-        return _differs("report", f"tool_version is {report.tool_version}, its binding says {named}")
-    return _agrees("report", f"content is what its digest says ({short_digest(digest)}…)")
+    digest = short_digest(report.binding.result_digest)
+    return _unless_edited("report", faults, f"content is what its digest says ({digest}…)")
 
 
-def _check_signature(report: Report, digest: str, signature: Path | None, public_key: Path | None) -> Finding:
+def check_signature(report: Report, digest: str, signature: Path | None, public_key: Path | None) -> Finding:
+    """Check a signature of a report, of whose file `digest` is the sha256:…; both files or none."""
     if signature is None or public_key is None:
-        return _unchecked("signature", "none was given; anyone can write a report with a right digest")
+        return unchecked("signature", "none was given; anyone can write a report with a right digest")
     try:
-        payload = signing.signed_payload(signature, public_key)
-    except signing.SignatureError as fault:
+        payload = signed_payload(signature, public_key)
+    except SignatureError as fault:
         return _differs("signature", str(fault))
-    if said := attestation.differences(payload, attestation.statement(report, digest)):
-        return _differs("signature", f"{signature} is about another report: {'; '.join(said)}")
-    return _agrees("signature", f"every byte of the report is signed by key {signing.key_id(public_key)[:16]}…")
+    if different := differences(payload, statement(report, digest)):
+        return _differs("signature", f"{signature} is about another report: {'; '.join(different)}")
+    return _agrees("signature", f"every byte of the report is signed by key {key_id(public_key)[:16]}…")
 
 
-def _check_model(report: Report, model: Path, digest: str) -> Finding:
+def check_model(report: Report, model: Path, digest: str) -> Finding:
+    """Check that a report is about these very files of a model. digest: from `model_digest`."""
     recorded = report.evidence.model
     if digest != recorded.file_digest:
         return _differs(
@@ -149,10 +140,11 @@ def _check_model(report: Report, model: Path, digest: str) -> Finding:
     return _agrees("model", f"{model}{files}: the very bytes that were measured ({short_digest(digest)}…)")
 
 
-def _check_profile(report: Report, accepted: Profile | None) -> Finding:
+def check_profile(report: Report, faults: Mapping[str, str], accepted: Profile | None) -> Finding:
+    """Check that a report was judged by an accepted profile; None = the packaged one of its id."""
     profile = report.profile
-    if profiles.digest_of(profile) != profile.digest or profile.digest != report.verdict.profile_digest:
-        return _differs("profile", f"{profile.id} was changed after it was sealed")
+    if "profile" in faults:
+        return _differs("profile", faults["profile"])
     if accepted is not None:
         if accepted.digest != profile.digest:
             return _differs(
@@ -167,24 +159,16 @@ def _check_profile(report: Report, accepted: Profile | None) -> Finding:
     return _agrees("profile", f"{profile.id} as it ships with this robustcheck ({short_digest(profile.digest)}…)")
 
 
-def _check_verdict(report: Report) -> Finding:
-    """Judge the evidence anew; an older robustcheck may have had other words for the same reasons."""
-    try:
-        verdict = judge(report.evidence, report.profile)
-    except (KeyError, TypeError, ValueError, ArithmeticError) as fault:
-        return _differs("verdict", f"its evidence can't be judged ({type(fault).__name__})")
-    same_tool = report.tool_version == version("robustcheck-onnx")
-    ids = [reason.id for reason in verdict.reasons]
-    if (same_tool and verdict != report.verdict) or (verdict.verdict, ids) != ruling(report):
-        return _differs("verdict", f"its evidence gives {words(verdict.verdict, ids)}")
-    return _agrees("verdict", f"its evidence, judged anew, gives {words(verdict.verdict, ids)}")
+def check_verdict(report: Report, faults: Mapping[str, str]) -> Finding:
+    """Check that a report's evidence gives its verdict."""
+    return _unless_edited("verdict", faults, f"its evidence, judged anew, gives {ruling(report.verdict)}")
 
 
-def _check_images(report: Report, image_set: str | None, *, at_hand: bool) -> Finding:
-    """Compare the images that the run read: the first ones of its seeded order. Reads files, decodes none."""
+def check_images(report: Report, image_set: str | None, *, at_hand: bool) -> Finding:
+    """Check that the images that the run read, the first ones of its seeded order, are the same. None is decoded."""
     recorded = report.evidence.images
     if not at_hand:
-        return _unchecked("images", f"--images was not given; measured were {recorded.n_read} of {recorded.source}")
+        return unchecked("images", f"--images was not given; measured were {recorded.n_read} of {recorded.source}")
     assert report.binding is not None
     limit = report.binding.settings.max_images
     if limit is not None and limit < 1:
@@ -192,7 +176,7 @@ def _check_images(report: Report, image_set: str | None, *, at_hand: bool) -> Fi
     source = open_images(image_set, seed=recorded.seed, limit=limit)
     where = image_set or "the bundled photos"
     if recorded.n_skipped > len(recorded.skipped):
-        return _unchecked("images", f"{recorded.n_skipped} were skipped and not all are named; --rerun compares them")
+        return unchecked("images", f"{recorded.n_skipped} were skipped and not all are named; --rerun compares them")
     if len(source) < recorded.n_read:
         return _differs("images", f"{where}: {len(source)} images are there, {recorded.n_read} were read")
     skipped = {name for name, _ in recorded.skipped}
@@ -205,10 +189,7 @@ def _check_images(report: Report, image_set: str | None, *, at_hand: bool) -> Fi
     )
 
 
-# --------------------------------------------------------------------------------------------------- rerun
-
-
-def _check_rerun(
+def check_rerun(
     report: Report,
     model: Path,
     image_set: str | None,
@@ -216,6 +197,7 @@ def _check_rerun(
     detectors: Collection[str],
     progress: Callable[[Progress], None] | None,
 ) -> Finding:
+    """Measure again and check that the second run agrees. Raises UsageError: it needs detectors that are not named."""
     named = [detector.name for detector in report.evidence.detectors]
     if unasked := sorted(set(named) - set(detectors)):  # a document must not choose which code runs here
         raise UsageError(
@@ -224,11 +206,11 @@ def _check_rerun(
         )
     second = measure_again(report, model, image_set, device=device, detectors=named, progress=progress)
     tolerance = tolerance_between(report.evidence, second.evidence)
-    if said := disagreements(report, second, tolerance):
-        return _differs("rerun", f"a second run differs: {'; '.join(said[:5])}")
-    ran = second.evidence.execution
+    if different := disagreements(report, second, tolerance):
+        return _differs("rerun", f"a second run differs: {'; '.join(different[:5])}")
+    execution = second.evidence.execution
     return _agrees(
         "rerun",
-        f"{second.evidence.statistics.n_images} images measured again on {ran.providers[0]}: same verdict, same "
+        f"{second.evidence.statistics.n_images} images measured again on {execution.providers[0]}: same verdict, same "
         f"reasons, every statistic within {tolerance:g}",
     )

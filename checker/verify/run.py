@@ -1,6 +1,6 @@
-"""Does a report still hold? All checks, in order, and the exit code.
+"""`verify`: all checks of a report, in order, and the exit code that follows.
 
-Only a report of which everything that was checked agrees, and whose verdict is PASS, ends with exit code 0."""
+The exit code is 0 only where every check that was made agrees and the verdict is PASS."""
 
 from __future__ import annotations
 
@@ -15,30 +15,29 @@ from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.measure import Progress
 from robustcheck_onnx.checker.model import file_digest
 from robustcheck_onnx.checker.pipeline import load_profile
-from robustcheck_onnx.checker.report import Report, read
+from robustcheck_onnx.checker.report import Report, edits, read, ruling
 from robustcheck_onnx.checker.verdict import gate
 from robustcheck_onnx.thresholds.frozen import Frozen
 
 from .checks import (
     Finding,
-    _about,
-    _agreed,
-    _check_images,
-    _check_model,
-    _check_profile,
-    _check_report,
-    _check_rerun,
-    _check_signature,
-    _check_verdict,
-    _has_witness,
-    _model_digest,
-    _unchecked,
+    agreed,
+    check_images,
+    check_model,
+    check_profile,
+    check_report,
+    check_rerun,
+    check_signature,
+    check_verdict,
+    has_witness,
+    model_digest,
+    report_of,
+    unchecked,
 )
-from .second_run import ruling, words
 
 
 class Verification(Frozen):
-    """What was verified about one report, and what follows."""
+    """What was verified about one report, and the exit code that follows."""
 
     schema_version: Literal[1] = 1
     tool: str = "robustcheck"
@@ -56,9 +55,6 @@ class Verification(Frozen):
     exit_code: Literal[0, 1, 3]
     rule: str
     """one sentence: what decided the exit code"""
-
-
-# -------------------------------------------------------------------------------------------------- checks
 
 
 def verify(
@@ -103,17 +99,18 @@ def verify(
             "--signature report.sigstore.json --public-key key.pub",
         )
     content_digest = file_digest(report_file) if report_file.is_file() else ""
-    found = read(report_file)
-    model_digest = _model_digest(model)
-    report, raw = _about(found, model_digest, model, report_file)
+    reports = read(report_file)
+    digest = model_digest(model)
+    report, raw = report_of(reports, digest, model, report_file)
+    faults = edits(report, raw)
     accepted = load_profile(thresholds) if thresholds is not None else None
-    same_model = _check_model(report, model, model_digest)
+    about_model = check_model(report, model, digest)  # first: a model that can't be read ends the verification
     findings = [
-        _check_report(report, raw),
-        _check_signature(report, content_digest, signature, public_key),
-        same_model,
-        _check_profile(report, accepted),
-        _check_verdict(report),
+        check_report(report, faults),
+        check_signature(report, content_digest, signature, public_key),
+        about_model,
+        check_profile(report, faults, accepted),
+        check_verdict(report, faults),
     ]
     at_hand = report.evidence.images.bundled or image_set is not None
     again = at_hand if rerun is None else rerun
@@ -123,19 +120,19 @@ def verify(
             f"{report.evidence.images.source}",
             f"--images {shlex.quote(report.evidence.images.source)}",
         )
-    findings.append(_check_images(report, image_set, at_hand=at_hand))
+    findings.append(check_images(report, image_set, at_hand=at_hand))
     if not again:
-        findings.append(_unchecked("rerun", "nothing was measured; --rerun measures again"))
+        findings.append(unchecked("rerun", "nothing was measured; --rerun measures again"))
     elif any(finding.status == "differs" for finding in findings):
-        findings.append(_unchecked("rerun", "not worth it: something differs already"))
+        findings.append(unchecked("rerun", "not worth it: something differs already"))
     else:
-        findings.append(_check_rerun(report, model, image_set, device, detectors, progress))
+        findings.append(check_rerun(report, model, image_set, device, detectors, progress))
     # a rerun vouches for the numbers, not for who waived what
-    waivers_hold = accept_waivers and (rerun is False or _agreed(findings, "signature"))
+    waivers_hold = accept_waivers and (rerun is False or agreed(findings, "signature"))
     code, rule = _decide(report, findings, accept_waivers=waivers_hold, today=today)
     if code == 1 and accept_waivers and not waivers_hold and report.gate is not None and report.gate.waived:
         rule += "; only a signature vouches for the waivers in the report"
-    if code == 0 and rerun is None and not _has_witness(findings):
+    if code == 0 and rerun is None and not has_witness(findings):
         code = 1
         rule = "the report alone vouches for its numbers; --images or --public-key, or --no-rerun to rest on it"
     assert report.binding is not None
@@ -155,10 +152,7 @@ def verify(
 
 def report_about(report_file: Path, model: Path) -> Report:
     """The report about a model that a file holds. Raises as `verify`."""
-    return _about(read(report_file), _model_digest(model), model, report_file)[0]
-
-
-# ------------------------------------------------------------------------------------------------ what follows
+    return report_of(read(report_file), model_digest(model), model, report_file)[0]
 
 
 def _decide(
@@ -173,7 +167,7 @@ def _decide(
         held = gate.decide(report.verdict, report.evidence.model.file, waivers=report.gate.waived, today=today)
         if held.exit_code == 0:
             return 0, f"everything that was checked agrees; {held.rule} in the report, which --accept-waivers accepts"
-    return 1, f"everything that was checked agrees, and the verdict is {words(*ruling(report))}"
+    return 1, f"everything that was checked agrees, and the verdict is {ruling(report.verdict)}"
 
 
 def _rests_on(findings: list[Finding]) -> str:

@@ -1,4 +1,4 @@
-"""A report's run once more, and whether two reports about the same model on the same images say the same."""
+"""Measures again what a report says was measured, and compares the two reports."""
 
 from __future__ import annotations
 
@@ -11,9 +11,16 @@ from robustcheck_onnx.checker import pipeline
 from robustcheck_onnx.checker.evidence import Evidence
 from robustcheck_onnx.checker.measure import Job, Progress, job_progress, measure_all
 from robustcheck_onnx.checker.model import PRESETS
-from robustcheck_onnx.checker.report import Report
+from robustcheck_onnx.checker.report import Report, ruling
 from robustcheck_onnx.checker.verdict import SAME_NUMBERS, judge
 from robustcheck_onnx.thresholds.profile import STATISTICS
+
+SAME_ENVIRONMENT = 1e-4
+"""Relative tolerance of a statistic where ONNX Runtime, its provider and the device are the same: other thread counts
+and orders of sums move the sixth digit."""
+OTHER_ENVIRONMENT_FACTOR = 5
+"""Else the tolerance of a statistic is so many times that of a representation at its precision: the statistics are made
+of fourth powers, so a relative difference e of a representation moves them by about 4 e."""
 
 
 def measure_again(
@@ -27,13 +34,13 @@ def measure_again(
 ) -> Report:
     """Measure again with a report's settings and judge by its profile, in this process.
 
-    A report of the Ray engine, too: that engine measures every image, in shards whose sums do not depend on who
-    measured them, so this process measures every image and starts no cluster.
+    So is a report of the Ray engine: this process measures every image in the same shards, whose sums do not depend on
+    the process, and no cluster is started.
 
     Args:
         report: a report with its settings (`binding`).
         model, images: what the settings are applied to.
-        device: another one than the settings name.
+        device: instead of the one in the settings; None = that one.
         detectors: plug-ins to run.
         progress: called after every batch; for a report of the Ray engine after every shard.
 
@@ -44,7 +51,7 @@ def measure_again(
     settings = report.binding.settings
     with tempfile.TemporaryDirectory() as folder:
         preprocess = settings.preprocess
-        if preprocess is not None and preprocess not in PRESETS:  # a file that may not be here
+        if preprocess is not None and preprocess not in PRESETS:  # the name of a file that may not be on this machine
             file = Path(folder) / "preprocessing.json"
             file.write_text(report.evidence.preprocessing.preprocessing.model_dump_json(), encoding="utf-8")
             preprocess = str(file)
@@ -65,45 +72,27 @@ def measure_again(
         )
 
 
-SAME_PLACE = 1e-4
-"""Relative tolerance of a statistic where ONNX Runtime, its provider and the device are the same: other thread counts
-and orders of sums move the sixth digit."""
-ELSEWHERE = 5
-"""On another device or runtime: so many times the tolerance of a representation at its precision. The statistics are
-made of fourth powers, so a relative difference e of a representation moves them by about 4 e."""
-
-
-def ruling(report: Report) -> tuple[str, list[str]]:
-    """Verdict and ids of its reasons."""
-    return report.verdict.verdict, [reason.id for reason in report.verdict.reasons]
-
-
-def words(verdict: str, reasons: list[str]) -> str:
-    """The same as text."""
-    return f"{verdict} ({', '.join(reasons)})" if reasons else verdict
-
-
 def tolerance_between(first: Evidence, second: Evidence) -> float:
-    """Relative difference that two honest runs may have, by where they ran and at which precision."""
+    """The relative difference that statistics of two runs may have, by their environments and precision."""
     a, b = first.execution, second.execution
     if (a.providers, a.runtime, a.device, a.precision, a.optimization) == (
         b.providers, b.runtime, b.device, b.precision, b.optimization,
     ):  # fmt: skip
-        return SAME_PLACE
-    return ELSEWHERE * SAME_NUMBERS.get(b.precision, SAME_NUMBERS["fp32"])
+        return SAME_ENVIRONMENT
+    return OTHER_ENVIRONMENT_FACTOR * SAME_NUMBERS.get(b.precision, SAME_NUMBERS["fp32"])
 
 
 def disagreements(first: Report, second: Report, tolerance: float) -> tuple[str, ...]:
-    """In which ways two reports do not say the same, in words; empty if in none.
+    """The differences between two reports, in words; empty if there are none.
 
     Verdict, reasons, counts, digests and what was read must be equal; a statistic and its bounds may differ by
     tolerance · max(both, its threshold), a descriptive number by tolerance · max(both, 1).
     """
-    out = []
-    if ruling(first) != ruling(second):
-        out.append(f"verdict {words(*ruling(first))} against {words(*ruling(second))}")
+    differences = []
+    if ruling(first.verdict) != ruling(second.verdict):
+        differences.append(f"verdict {ruling(first.verdict)} against {ruling(second.verdict)}")
     a, b = _exact(first.evidence), _exact(second.evidence)
-    out += [f"{name} {a[name]} against {b[name]}" for name in a if a[name] != b[name]]
+    differences += [f"{name} {a[name]} against {b[name]}" for name in a if a[name] != b[name]]
     numbers, others = _numbers(first), _numbers(second)
     for name, (value, scale) in numbers.items():
         other = others[name][0]
@@ -112,12 +101,12 @@ def disagreements(first: Report, second: Report, tolerance: float) -> tuple[str,
         else:
             same = math.isclose(value, other, rel_tol=tolerance, abs_tol=tolerance * scale)
         if not same:
-            out.append(f"{name} {value} against {other}")
-    return tuple(out)
+            differences.append(f"{name} {value} against {other}")
+    return tuple(differences)
 
 
 def _exact(evidence: Evidence) -> dict[str, object]:
-    """What two runs must have in common exactly."""
+    """What must be equal in two runs, by name."""
     s, m, i, p = evidence.statistics, evidence.model, evidence.images, evidence.preprocessing
     return {
         "statistic version": s.statistic_version,
@@ -137,7 +126,7 @@ def _exact(evidence: Evidence) -> dict[str, object]:
 
 
 def _numbers(report: Report) -> dict[str, tuple[float | None, float]]:
-    """Every statistic and the size below which a difference counts as absolute."""
+    """By name: every statistic, and the size below which the tolerance is absolute."""
     s = report.evidence.statistics
     out: dict[str, tuple[float | None, float]] = {}
     for name in STATISTICS:

@@ -1,7 +1,7 @@
-"""A verdict as an in-toto statement; signing it with a local key and checking the signature, offline (extra `sign`).
+"""Signs a verdict as an in-toto statement with a local key, and checks such a signature, offline (extra `sign`).
 
-The statement stands in a DSSE envelope in a Sigstore bundle, as in model-signing's own signatures by a key. The key is
-an elliptic-curve one in a PEM file of the user; none is made, kept or sent here."""
+The statement is in a DSSE envelope in a Sigstore bundle, as in model-signing's own signatures by a key. The key is an
+elliptic-curve key in a PEM file of the user; this module makes, keeps and sends none."""
 
 from __future__ import annotations
 
@@ -28,10 +28,32 @@ if TYPE_CHECKING:
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "https://robustcheck-onnx.invalid/attestation/verdict-1"  # a name, not an address
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
+MEDIA_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
+PASSWORD = "ROBUSTCHECK_KEY_PASSWORD"  # noqa: S105 # the environment variable's name: of an encrypted private key
+LARGEST_BYTES = 1 << 20  # of a key or bundle file; usual ones have some KB
+CURVES = {"secp256r1": "SHA256", "secp384r1": "SHA384", "secp521r1": "SHA512"}
+"""The hash that is signed, by the key's curve (names of cryptography)."""
+RULE = "it must be on the elliptic curve P-256, P-384 or P-521"
+NEW_KEY = "openssl ecparam -name prime256v1 -genkey -noout -out key.pem"
+
+
+class SignatureError(ValueError):
+    """A signature does not hold; the message says why."""
+
+
+def bundle_of(report: Path) -> Path:
+    """The file of a report's signature where no other is named."""
+    return report.with_suffix(".sigstore.json")
+
+
+def check_key(key: Path) -> None:
+    """Refuse a private key that can't sign. Raises as `sign` does for a key."""
+    _need_extra()
+    _private_key(key)
 
 
 def statement(report: Report, report_digest: str) -> dict[str, Any]:
-    """The statement about one report; the same report gives the same statement.
+    """The in-toto statement about one report; the same report gives the same statement.
 
     Its subjects are the model's file and each file of external weights, by name and sha256.
 
@@ -60,64 +82,32 @@ def statement(report: Report, report_digest: str) -> dict[str, Any]:
 
 
 def differences(signed: bytes, expected: dict[str, Any]) -> tuple[str, ...]:
-    """What a signed payload says otherwise than the statement about this report, in words; empty if nothing."""
+    """The differences between a signed payload and the statement about a report, in words; empty if there are none."""
     try:
-        found = json.loads(signed)
+        payload = json.loads(signed)
     except (ValueError, RecursionError):
         return ("it is no JSON",)
-    if not isinstance(found, dict):
+    if not isinstance(payload, dict):
         return ("it is no statement",)
     out = [
         f"its {key} is another one"
         for key in ("_type", "predicateType", "subject")
-        if found.get(key) != expected[key]
+        if payload.get(key) != expected[key]
     ]  # fmt: skip
-    theirs, ours = found.get("predicate"), expected["predicate"]
+    theirs, ours = payload.get("predicate"), expected["predicate"]
     if not isinstance(theirs, dict):
         return (*out, "it has no predicate")
     out += [f"its {key} is {_shown(theirs.get(key))}" for key in ours if theirs.get(key) != ours[key]]
-    if not out and found != expected:
+    if not out and payload != expected:
         out.append("it says more than the report does")
     return tuple(out)
-
-
-def _sha256(digest: str) -> dict[str, str]:
-    return {"sha256": digest.removeprefix("sha256:")}
-
-
-def _shown(value: object) -> str:
-    return json.dumps(value)[:100]
-
-
-MEDIA_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
-PASSWORD = "ROBUSTCHECK_KEY_PASSWORD"  # noqa: S105 # the environment variable's name: of an encrypted private key
-LARGEST_BYTES = 1 << 20  # of a key or bundle file; real ones have some KB
-CURVES = {"secp256r1": "SHA256", "secp384r1": "SHA384", "secp521r1": "SHA512"}
-"""The hash that is signed, by the key's curve."""
-RULE = "it must be on the elliptic curve P-256, P-384 or P-521"
-NEW_KEY = "openssl ecparam -name prime256v1 -genkey -noout -out key.pem"
-
-
-class SignatureError(ValueError):
-    """A signature that does not hold; the message says why, in words."""
-
-
-def bundle_of(report: Path) -> Path:
-    """The file of a report's signature where no other is named."""
-    return report.with_suffix(".sigstore.json")
-
-
-def check_key(key: Path) -> None:
-    """Refuse a private key that can't sign. Raises as `sign` does for a key."""
-    _need_extra()
-    _private_key(key)
 
 
 def sign(statement: dict[str, Any], key: Path) -> str:
     """Sign an in-toto statement.
 
     Args:
-        statement: from `attestation.statement`.
+        statement: from `statement`.
         key: PEM file with the private key; of an encrypted one the password is in ROBUSTCHECK_KEY_PASSWORD.
 
     Returns:
@@ -150,10 +140,10 @@ def sign(statement: dict[str, Any], key: Path) -> str:
 
 
 def signed_payload(bundle: Path, public_key: Path) -> bytes:
-    """What a bundle holds, if this key has signed it: by the DSSE v1 rule, and as model-signing sees it.
+    """The payload of a bundle, checked to be signed by this key: by the DSSE v1 rule and by model-signing.
 
     Raises:
-        SignatureError: no bundle with a statement, or not signed by this key.
+        SignatureError: the file is no bundle with a statement, or this key has not signed it.
         UsageError: a file is not readable; the key is no PEM or on another curve.
         EnvironmentFaultError: the extra `sign` is missing, or of another version.
     """
@@ -184,7 +174,7 @@ def key_id(public_key: Path) -> str:
 
 
 def remove_verdict(bundle: Path) -> None:
-    """Remove a signed verdict that an earlier run left; whatever else lies there stays.
+    """Remove a file that is a signed verdict; any other file stays.
 
     Raises EnvironmentFaultError where it can't be removed.
     """
@@ -200,10 +190,7 @@ def remove_verdict(bundle: Path) -> None:
             f"ls -ld {shlex.quote(str(bundle))}",
         ) from fault
     except (ValueError, KeyError, TypeError, RecursionError):
-        return  # no signed verdict
-
-
-# ------------------------------------------------------------------------------------------------- parts
+        return  # another file
 
 
 def _need_extra() -> None:
@@ -215,15 +202,15 @@ def _need_extra() -> None:
         raise EnvironmentFaultError(
             f"{fault.name or 'model-signing'}: package is missing; signatures need the extra `sign`", hint
         ) from fault
-    found = version("model-signing")
-    if not model_signing_calls.usable(found):
-        raise EnvironmentFaultError(f"model-signing: version is {found}; it must be >=1.1,<1.2", hint)
+    installed = version("model-signing")
+    if not model_signing_calls.usable(installed):
+        raise EnvironmentFaultError(f"model-signing: version is {installed}; it must be >=1.1,<1.2", hint)
 
 
 def _payload(document: Any, key: EllipticCurvePublicKey) -> bytes:
-    """The payload of a bundle that this key has signed by the DSSE v1 rule.
+    """The payload of a bundle, checked to be signed by this key by the DSSE v1 rule.
 
-    Raises SignatureError, with a message that follows the bundle's name.
+    Raises SignatureError, whose message continues a sentence that starts with the bundle's name.
     """
     from cryptography.exceptions import InvalidSignature  # noqa: PLC0415
     from cryptography.hazmat.primitives import hashes  # noqa: PLC0415
@@ -233,7 +220,7 @@ def _payload(document: Any, key: EllipticCurvePublicKey) -> bytes:
         media, envelope = document["mediaType"], document["dsseEnvelope"]
         kind, payload = envelope["payloadType"], _decoded(envelope["payload"])
         (signature,) = envelope["signatures"]
-        made = _decoded(signature["sig"])
+        signed = _decoded(signature["sig"])
         hint = document["verificationMaterial"]["publicKey"]["hint"]
         named = {hint, signature.get("keyid") or hint}  # model-signing leaves the second one empty
     except (ValueError, KeyError, TypeError, AttributeError) as fault:
@@ -246,14 +233,14 @@ def _payload(document: Any, key: EllipticCurvePublicKey) -> bytes:
         raise SignatureError("was not signed by this key")
     encoded = f"DSSEv1 {len(kind)} {kind} {len(payload)} ".encode() + payload
     try:
-        key.verify(made, encoded, ECDSA(getattr(hashes, CURVES[key.curve.name])()))
+        key.verify(signed, encoded, ECDSA(getattr(hashes, CURVES[key.curve.name])()))
     except InvalidSignature as fault:
         raise SignatureError("has a signature that does not hold for this key") from fault
     return payload
 
 
 def _decoded(text: str) -> bytes:
-    """Base64 in its one standard spelling. Raises ValueError, TypeError."""
+    """Decode base64; only its standard spelling is taken. Raises ValueError, TypeError."""
     content = base64.b64decode(text, validate=True)
     if base64.b64encode(content).decode() != text:
         raise ValueError("not in its standard spelling")
@@ -320,3 +307,11 @@ def _public_key(path: Path) -> EllipticCurvePublicKey:
     if not isinstance(key, EllipticCurvePublicKey) or key.curve.name not in CURVES:
         raise UsageError(f"{path}: public key is of another kind; {RULE}", hint)
     return key
+
+
+def _sha256(digest: str) -> dict[str, str]:
+    return {"sha256": digest.removeprefix("sha256:")}
+
+
+def _shown(value: object) -> str:
+    return json.dumps(value)[:100]

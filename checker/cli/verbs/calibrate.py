@@ -1,8 +1,9 @@
-"""The verb `calibrate`: thresholds from a suite of models, or from what was measured of them before."""
+"""The verb `calibrate`: fits thresholds to a suite of models, or to what was measured of them before."""
 
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +13,7 @@ from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultE
 from robustcheck_onnx.checker.text import printable
 
 from ..options import BatchSize, Color, Debug, Device, Images, MaxBad, MaxImagesOrAll, Output, RayAddress, Seed, one_of
-from ..output import ascii_only, console_for, print_report
+from ..output import ascii_only, check_target, console_for, print_report
 from . import profiles
 
 if TYPE_CHECKING:
@@ -71,21 +72,19 @@ def calibrate(
 ) -> int:
     """Fit a threshold profile to the models of a suite, or to what was measured of them before."""
     from robustcheck_onnx.checker.calibrate import check_labels, open_table, refuse_unknown, relabelled, tasks
-    from robustcheck_onnx.checker.calibrate import run as calibration
-    from robustcheck_onnx.checker.calibrate import table as calibration_table
+    from robustcheck_onnx.checker.calibrate.run import measure
+    from robustcheck_onnx.checker.calibrate.table import done
     from robustcheck_onnx.checker.evidence import Options
     from robustcheck_onnx.checker.storage import write_whole
     from robustcheck_onnx.thresholds import calibrate as fitting
     from robustcheck_onnx.thresholds import reference
     from robustcheck_onnx.thresholds.profile import to_json
 
-    from .. import output as delivery
-
     one_of("--tensor", tensor, TENSORS)
     one_of("--engine", engine, ("local", "ray"))
     _check_call(suite, from_evidence, from_reference, plan, out)
     if out is not None:
-        delivery.check_target(out, [Path(name) for name in (*(from_evidence or ()), suite or "") if name])
+        check_target(out, [Path(name) for name in (*(from_evidence or ()), suite or "") if name])
     if from_reference:
         assert out is not None
         made = fitting.default_profile(reference.table_text())
@@ -95,7 +94,12 @@ def calibrate(
     profiles.check_id(name)
     opened = None if suite is None else _opened(suite)
     if from_evidence:
-        return _refit(from_evidence, opened, name, tensor, out, allow_missing, output, color)
+        assert out is not None
+        used, failed = _measured_before(from_evidence, opened)
+        _refuse_failed(failed, out, Path(from_evidence[0]), allow_missing)
+        made = _fitted(used, name, tensor, failed, opened)
+        write_whole(out, to_json(made))
+        return _finish(made, failed, out, output, color)
     assert opened is not None
     settings = tasks.Settings(
         options=Options(
@@ -119,15 +123,15 @@ def calibrate(
     check_labels(opened)
     if table.resolve() == out.resolve():
         raise UsageError(f"{out}: --results and --out are one file; they must be two", "leave out --results")
-    delivery.check_target(table, [Path(suite or "")])
+    check_target(table, [Path(suite or "")])
     digest, _ = tasks.image_set(settings)
     work = tasks.tasks(opened, settings, digest)
     refuse_unknown(work)
     rows = open_table(table, work)
-    failed = calibration.measure(opened, work, rows, settings, table, Teller(quiet))
-    used = relabelled([row for task in work for row in calibration_table.done(task, rows)], opened)
+    failed = measure(opened, work, rows, settings, table, (lambda _line: None) if quiet else _write_line)
+    used = relabelled([row for task in work for row in done(task, rows)], opened)
     _refuse_failed(failed, out, table, allow_missing)
-    made = _fitted(used, name, tensor, {key: fault.message for key, fault in failed.items()}, opened)
+    made = _fitted(used, name, tensor, failed, opened)
     write_whole(out, to_json(made))
     return _finish(made, failed, out, output, color)
 
@@ -154,22 +158,15 @@ def _opened(spec: str) -> Opened:
         raise UsageError(str(fault), fault.hint or "docs/calibration.md shows a suite file") from fault
 
 
-class Teller:
-    """Writes lines of progress to stderr, unless it is to be quiet."""
-
-    def __init__(self, quiet: bool) -> None:
-        self.quiet = quiet
-
-    def __call__(self, text: str) -> None:
-        """Write one line."""
-        if not self.quiet:
-            sys.stderr.write(f"{printable(text)}\n")
-            sys.stderr.flush()
+def _write_line(text: str) -> None:
+    """Write one line of progress to stderr."""
+    sys.stderr.write(f"{printable(text)}\n")
+    sys.stderr.flush()
 
 
 def _plan(opened: Opened, settings: Settings, table: Path | None, output: str, color: str) -> int:
-    from robustcheck_onnx.checker.calibrate import plan as calibration_plan
     from robustcheck_onnx.checker.calibrate import plan_json, render_plan, tasks
+    from robustcheck_onnx.checker.calibrate.plan import plan
     from robustcheck_onnx.checker.text import as_json
     from robustcheck_onnx.thresholds import results
 
@@ -181,52 +178,39 @@ def _plan(opened: Opened, settings: Settings, table: Path | None, output: str, c
             rows = results.read(table)
         except results.ResultsError as fault:
             raise UsageError(str(fault), fault.hint) from fault
-    made = calibration_plan.plan(work, rows, settings, n_images, digest)
+    made = plan(work, rows, settings, n_images, digest)
     if output == "json":
         sys.stdout.write(as_json(plan_json(made)))
     else:
-        print_report(lambda only_ascii: render_plan(made, ascii_only=only_ascii), color)
+        print_report(partial(render_plan, made), color)
     return 0
 
 
-def _refit(
-    tables: list[str],
-    opened: Opened | None,
-    name: str,
-    tensor: str,
-    out: Path | None,
-    allow_missing: bool,
-    output: str,
-    color: str,
-) -> int:
+def _measured_before(
+    tables: list[str], opened: Opened | None
+) -> tuple[tuple[Result, ...], dict[str, RobustcheckError]]:
+    """The rows of results tables; of a suite those of its models, with its labels, an error for each without one."""
     from robustcheck_onnx.checker.calibrate import check_labels, relabelled
-    from robustcheck_onnx.checker.storage import write_whole
     from robustcheck_onnx.thresholds import results
-    from robustcheck_onnx.thresholds.profile import to_json
 
-    assert out is not None
     try:
         rows = results.joined([(Path(table), results.read(Path(table))) for table in tables])
     except results.ResultsError as fault:
         raise UsageError(str(fault), fault.hint or "robustcheck calibrate --help") from fault
-    failed: dict[str, RobustcheckError] = {}
-    if opened is not None:
-        check_labels(opened)
-        have = {row.id for row in rows}
-        failed = {
-            member.id: CannotAssessError(f"no row of {member.id} is in the tables", "robustcheck calibrate --suite …")
-            for member in opened.members
-            if member.id not in have
-        }
-        rows = relabelled(rows, opened)
-        _refuse_failed(failed, out, Path(tables[0]), allow_missing)
-    made = _fitted(rows, name, tensor, {key: fault.message for key, fault in failed.items()}, opened)
-    write_whole(out, to_json(made))
-    return _finish(made, failed, out, output, color)
+    if opened is None:
+        return rows, {}
+    check_labels(opened)
+    measured = {row.id for row in rows}
+    failed: dict[str, RobustcheckError] = {
+        member.id: CannotAssessError(f"no row of {member.id} is in the tables", "robustcheck calibrate --suite …")
+        for member in opened.members
+        if member.id not in measured
+    }
+    return relabelled(rows, opened), failed
 
 
 def _fitted(
-    rows: tuple[Result, ...], name: str, tensor: str, missing: dict[str, str], opened: Opened | None
+    rows: tuple[Result, ...], name: str, tensor: str, failed: dict[str, RobustcheckError], opened: Opened | None
 ) -> Profile:
     from robustcheck_onnx.thresholds.calibrate import CannotFitError, fitted_profile
     from robustcheck_onnx.thresholds.results import ResultsError, joined
@@ -236,7 +220,7 @@ def _fitted(
             joined([(Path("results"), rows)]),
             id=name,
             tensor=tensor,
-            missing=missing,
+            missing={key: fault.message for key, fault in failed.items()},
             labels=" ".join(opened.suite.labels.meaning.split()) if opened else "",
             suite_known=opened is not None,
         )
@@ -249,7 +233,7 @@ def _fitted(
 
 
 def causes(failed: Mapping[str, RobustcheckError]) -> list[str]:
-    """Why models failed, each cause once: one package that is missing can fail every model of a suite."""
+    """A text for each cause, with the models that it failed: one missing package can fail every model of a suite."""
     names: dict[str, list[str]] = {}
     for name, fault in failed.items():
         names.setdefault(_cause(fault), []).append(name)
@@ -264,12 +248,12 @@ def _cause(fault: RobustcheckError) -> str:
 
 
 def _refuse_failed(failed: dict[str, RobustcheckError], out: Path, table: Path, allow_missing: bool) -> None:
-    """A calibration with failed models must not look complete: no profile, unless it was allowed to say so itself."""
+    """Raise if models failed, so that no profile is written; with `allow_missing`, list them on stderr instead."""
     if not failed:
         return
     if allow_missing:
         for name, fault in failed.items():
-            Teller(False)(f"missing {name}: {_cause(fault)}")
+            _write_line(f"missing {name}: {_cause(fault)}")
         return
     kind = EnvironmentFaultError if any(fault.exit_code == 4 for fault in failed.values()) else CannotAssessError
     raise kind(

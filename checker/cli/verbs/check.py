@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated, Any
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -25,6 +27,10 @@ from ..options import (
     Tensor,
     one_of,
 )
+from ..output import ascii_only, console_for
+
+if TYPE_CHECKING:
+    from ..settings import Resolved
 
 
 def check(
@@ -152,9 +158,6 @@ def check(
     debug: Debug = False,
 ) -> int:
     """Check models: PASS, or WARN with reasons (the default command)."""
-    from .. import process
-
-    process.import_native()
     from .. import check_run, settings
 
     given: dict[str, Any] = {
@@ -178,5 +181,32 @@ def check(
         raise UsageError("MODEL.onnx is missing; robustcheck check needs it", "robustcheck check --help")
     resolved = settings.resolve(given, os.environ, file=config_file, isolated=isolated)
     if show_settings:
-        return check_run.show_settings(resolved, given.get("output", ()))
-    return check_run.run(resolved, models or [], debug=debug)
+        return _show_settings(resolved, given.get("output", ()))
+    return check_run.run(resolved, models or [], ctx.obj, debug=debug)
+
+
+def _show_settings(resolved: Resolved, output: Sequence[str]) -> int:
+    """Write each setting, its value and its source to stdout."""
+    from rich.console import Group
+
+    from robustcheck_onnx.checker.report import Pen, Trimmed, columns
+    from robustcheck_onnx.checker.text import as_json
+
+    from .. import settings
+
+    form = output[-1] if output else "terminal"
+    one_of("--output", form, ("terminal", "json"))
+    document = settings.settings_json(resolved)
+    if form == "json":
+        sys.stdout.write(as_json(document))
+        return 0
+    console = console_for(resolved.settings.color)
+    pen = Pen(ascii_only(console))
+    table = columns(pen, "=setting", "value", "source")
+    for key, entry in document["settings"].items():
+        value, source = entry["value"], entry["source"]
+        text = settings.value_text(key, value)
+        table.add_row(pen.say(key), pen.name(text), pen.name(source, "dim" if source == settings.DEFAULT else "bold"))
+    where = f"file: {resolved.file}" if resolved.file else "file: none"
+    console.print(Trimmed(Group(table, pen.name(where))))
+    return 0

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ..options import BatchSize, Color, Debug, Device, Images, MaxBad, MaxImages, NoTime, PreprocessOption, Quiet, Seed
-from ..output import check_extra, deliver, progress_line, targets
+from ..output import check_extra, deliver, destinations_of, measuring
 
 
 def compare(
@@ -64,9 +65,6 @@ def compare(
 
     PASS when the candidate passes the check by itself and has kept the outlier features that made the reference pass.
     """
-    from .. import ending, process
-
-    process.import_native()
     from robustcheck_onnx.checker.compare import baseline as baselines
     from robustcheck_onnx.checker.compare import forms, terminal
     from robustcheck_onnx.checker.compare import run as compare_run
@@ -80,12 +78,11 @@ def compare(
             "robustcheck compare candidate.onnx reference.onnx",
         )
     reads = [path for path in (candidate, reference, baseline, thresholds) if path is not None]
-    places = targets(output or [], reads, ("terminal", *forms.FORMS))
+    destinations = destinations_of(output or [], reads, ("terminal", *forms.FORMS))
     if write_baseline is not None:
         models = reads[:2] if reference is not None else reads[:1]
-        check_extra("--write-baseline", write_baseline, models, places, "baseline.json")
-    ending.mark_unfinished(places, str(candidate))
-    with progress_line(quiet) as progress:
+        check_extra("--write-baseline", write_baseline, models, destinations, "baseline.json")
+    with measuring(destinations, candidate, quiet) as progress:
         result, made = compare_run.compare(
             candidate,
             reference,
@@ -106,9 +103,9 @@ def compare(
     if write_baseline is not None:
         write_whole(write_baseline, baselines.to_json(made))
     deliver(
-        places,
+        destinations,
         lambda form: forms.render(form, result, Options()),
-        lambda only_ascii: terminal.render(result, ascii_only=only_ascii),
+        partial(terminal.render, result),
         color,
         quiet=quiet,
     )

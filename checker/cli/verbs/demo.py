@@ -1,4 +1,4 @@
-"""The verb `demo`: what the check does, shown on two tiny encoders that are made on the spot."""
+"""The verb `demo`: makes two tiny encoders, checks both and explains the verdicts."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def demo(
                     "robustcheck doctor",
                 )
         if keep is not None:
-            _keep(models, keep)
+            _copy(models, keep)
     console.print(Trimmed(_next(keep, pen)))
     return 0
 
@@ -85,8 +85,8 @@ def _check_folder(folder: Path, names: tuple[str, ...]) -> None:
             )
 
 
-def _keep(models: list[Path], folder: Path) -> None:
-    """Copy the models, each whole or not at all. Raises EnvironmentFaultError."""
+def _copy(models: list[Path], folder: Path) -> None:
+    """Copy the models into a folder; each appears there complete. Raises EnvironmentFaultError."""
     import shlex
     import shutil
 
@@ -107,7 +107,7 @@ def _keep(models: list[Path], folder: Path) -> None:
 
 
 def _excerpt(name: str, report: Report, pen: Pen) -> RenderableType:
-    """What a demo's encoder is, its verdict, the reasons, and the six numbers against their thresholds."""
+    """An excerpt of a report: what the encoder is, verdict, reasons, and the six statistics with their thresholds."""
     from rich.console import Group
     from rich.padding import Padding
     from rich.text import Text
@@ -146,7 +146,7 @@ def _excerpt(name: str, report: Report, pen: Pen) -> RenderableType:
 
 
 def _next(keep: Path | None, pen: Pen) -> RenderableType:
-    """What to type next."""
+    """The commands to type next."""
     import shlex
 
     from rich.table import Table

@@ -1,4 +1,4 @@
-"""The verb `export`: writes an ONNX file that says what it is."""
+"""The verb `export`: writes an ONNX file with its contract (preprocessing, tensors, source)."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ import typer
 from robustcheck_onnx.checker.errors import UsageError
 
 from ..options import Debug
-
-# ------------------------------------------------------------------------------------------------ commands
 
 
 def export(

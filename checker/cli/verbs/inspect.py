@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 
 from ..options import Color, Debug, Model, Output, Pool, PreprocessOption, Tensor
 from ..output import print_report
@@ -32,7 +33,7 @@ def inspect(
         sys.stdout.write(json.dumps(inspect_terminal.inspect_json(opened, origins), indent=2) + "\n")
     else:
         print_report(
-            lambda only_ascii: inspect_terminal.render_inspect(opened, origins, ascii_only=only_ascii),
+            partial(inspect_terminal.render_inspect, opened, origins),
             color,
         )
     return 0
@@ -54,5 +55,5 @@ def doctor(
     if output == "json":
         sys.stdout.write(json.dumps(inspect_terminal.doctor_json(findings), indent=2) + "\n")
     else:
-        print_report(lambda only_ascii: inspect_terminal.render_doctor(findings, ascii_only=only_ascii), color)
+        print_report(partial(inspect_terminal.render_doctor, findings), color)
     return 4 if any(finding.status == "fail" for finding in findings) else 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -59,7 +60,7 @@ def reference(
 ) -> int:
     """Show published effective robustness and measured statistics of known checkpoints."""
     from robustcheck_onnx.checker.reference import render_named, render_table, terminal
-    from robustcheck_onnx.checker.reference import rows as reference_rows
+    from robustcheck_onnx.checker.reference.rows import named, select
 
     one_of("--output", output, ("terminal", "json", "csv"))
     if name and (text or group or reverse or everything or sort != "mean"):
@@ -67,14 +68,10 @@ def reference(
             f"NAME is {name!r}; --filter, --group, --sort, --reverse and --all are for the table",
             f"robustcheck reference {name}",
         )
-    rows = (
-        reference_rows.named(name)
-        if name
-        else reference_rows.select(text, group, sort, reverse=reverse, everything=everything)
-    )
+    rows = named(name) if name else select(text, group, sort, reverse=reverse, everything=everything)
     if output == "terminal":
         render = render_named if name else render_table
-        print_report(lambda only_ascii: render(rows, ascii_only=only_ascii), color)
+        print_report(partial(render, rows), color)
     else:
         sys.stdout.write(terminal.to_json(rows) if output == "json" else terminal.to_csv(rows))
     return 0

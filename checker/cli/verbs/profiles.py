@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +13,7 @@ from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.text import printable
 
 from ..options import Color, Debug, Output
-from ..output import print_report
+from ..output import check_target, print_report
 
 if TYPE_CHECKING:
     from robustcheck_onnx.thresholds.profile import Profile
@@ -36,7 +37,7 @@ def list_profiles(
     from robustcheck_onnx.checker.text import as_json
     from robustcheck_onnx.thresholds.profile import PACKAGED
 
-    found = [(spec, _loaded(spec)) for spec in [*PACKAGED, *(files or [])]]
+    profiles_by_name = [(spec, _loaded(spec)) for spec in [*PACKAGED, *(files or [])]]
     if output == "json":
         rows = [
             {
@@ -49,11 +50,11 @@ def list_profiles(
                 "false_pass_upper": p.calibration.false_pass_upper,
                 "edited": p.edited,
             }
-            for name, p in found
+            for name, p in profiles_by_name
         ]
         sys.stdout.write(as_json({"schema_version": 1, "tool": "robustcheck", "profiles": rows}))
     else:
-        print_report(lambda only_ascii: render_list(found, ascii_only=only_ascii), color)
+        print_report(partial(render_list, profiles_by_name), color)
     return 0
 
 
@@ -63,12 +64,12 @@ def show(name: Named = "default", output: Output = "terminal", color: Color = "a
     from robustcheck_onnx.checker.calibrate import render_profile
     from robustcheck_onnx.thresholds.profile import PACKAGED, to_json
 
-    found = _loaded(name)
+    loaded = _loaded(name)
     if output == "json":
-        sys.stdout.write(to_json(found))
+        sys.stdout.write(to_json(loaded))
     else:
         where = "packaged" if name in PACKAGED else name
-        print_report(lambda only_ascii: render_profile(found, ascii_only=only_ascii, where=where), color)
+        print_report(partial(render_profile, loaded, where=where), color)
     return 0
 
 
@@ -77,15 +78,15 @@ def validate(name: Named, debug: Debug = False) -> int:
     """Check that a file is a sealed profile that this version can judge by (exit 0), or say what is wrong (exit 2)."""
     from robustcheck_onnx.checker.statistics import STATISTIC_VERSION
 
-    found = _loaded(name)
-    if found.statistic_version != STATISTIC_VERSION:
+    loaded = _loaded(name)
+    if loaded.statistic_version != STATISTIC_VERSION:
         raise UsageError(
-            f"{name}: statistic_version is {found.statistic_version}; this robustcheck measures version "
+            f"{name}: statistic_version is {loaded.statistic_version}; this robustcheck measures version "
             f"{STATISTIC_VERSION}, so that every verdict by it would be WARN",
             "calibrate again: robustcheck calibrate --help",
         )
-    edited = f", changed by hand: {found.edited}" if found.edited else ""
-    sys.stdout.write(printable(f"{name}: profile {found.id} {found.digest} is whole{edited}") + "\n")
+    edited = f", changed by hand: {loaded.edited}" if loaded.edited else ""
+    sys.stdout.write(printable(f"{name}: profile {loaded.id} {loaded.digest} is whole{edited}") + "\n")
     return 0
 
 
@@ -98,18 +99,18 @@ def diff(
     debug: Debug = False,
 ) -> int:
     """Show what differs between two profiles, and which lets more pass (exit 0 either way)."""
-    from robustcheck_onnx.checker.calibrate import profiles as report_calibrate
     from robustcheck_onnx.checker.calibrate import render_diff
+    from robustcheck_onnx.checker.calibrate.profiles import differences
     from robustcheck_onnx.checker.text import as_json
     from robustcheck_onnx.thresholds.profile import looser_than
 
     a, b = _loaded(before), _loaded(after)
     if output == "json":
-        found = [d._asdict() for d in report_calibrate.differences(a, b)]
-        content = {"differences": found, "looser": {before: looser_than(a, b), after: looser_than(b, a)}}
+        rows = [difference._asdict() for difference in differences(a, b)]
+        content = {"differences": rows, "looser": {before: looser_than(a, b), after: looser_than(b, a)}}
         sys.stdout.write(as_json({"schema_version": 1, "tool": "robustcheck"} | content))
     else:
-        print_report(lambda only_ascii: render_diff((before, after), a, b, ascii_only=only_ascii), color)
+        print_report(partial(render_diff, (before, after), a, b), color)
     return 0
 
 
@@ -125,10 +126,8 @@ def seal(
     from robustcheck_onnx.checker.storage import write_whole
     from robustcheck_onnx.thresholds import profile
 
-    from .. import output as delivery
-
     check_id(profile_id)
-    delivery.check_target(out)
+    check_target(out)
     try:
         changed = profile.read(file)
     except profile.ProfileError as fault:
@@ -148,6 +147,7 @@ def check_id(name: str) -> None:
 
 
 def _loaded(spec: str) -> Profile:
+    """The profile of a file or of a packaged name. Raises UsageError."""
     import difflib
 
     from robustcheck_onnx.thresholds import profile
@@ -156,13 +156,13 @@ def _loaded(spec: str) -> Profile:
         return profile.load(spec)
     except profile.ProfileError as fault:
         near = difflib.get_close_matches(spec, profile.PACKAGED, 1)
-        there = spec in profile.PACKAGED or Path(spec).exists()
+        exists = spec in profile.PACKAGED or Path(spec).exists()
         hint = (
             f"robustcheck profiles seal {spec} --id NAME -o OUT" if "changed after it was sealed" in str(fault) else ""
         )
         raise UsageError(
             str(fault),
-            hint or (f"robustcheck profiles show {near[0]}" if near and not there else "robustcheck profiles list"),
+            hint or (f"robustcheck profiles show {near[0]}" if near and not exists else "robustcheck profiles list"),
         ) from fault
     except RecursionError as fault:
         raise UsageError(

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
+from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.text import printable
 
 from ..options import Debug, PublicKey, ReportFile, ReportImages, Rerun, Signature
@@ -32,23 +32,13 @@ def log(
 ) -> int:
     """Log a report: metrics, tags, artifacts. The exit code is no verdict: 0 = it is logged, also a WARN."""
     from robustcheck_onnx.checker.integrations.mlflow_log import log_report
-    from robustcheck_onnx.checker.report import reader
-    from robustcheck_onnx.checker.verify import own_faults
+    from robustcheck_onnx.checker.report import read_one
 
-    found = reader.read(report, whole=True)
-    if len(found) != 1:
-        raise UsageError(
-            f"{report}: document holds {len(found)} reports; a run takes one", "check the models one by one"
-        )
-    if faults := own_faults(*found[0]):
-        raise CannotAssessError(
-            f"{report}: report is not as a check wrote it ({'; '.join(faults)}); a verdict that was edited is none",
-            "robustcheck model.onnx -o json=report.json",
-        )
+    logged = read_one(report)
     if html is not None and not html.is_file():
         raise UsageError(f"{html}: HTML report is missing; no such file", f"robustcheck model.onnx -o html={html}")
-    run = log_report(found[0][0], run_id=run_id, experiment=experiment, tracking_uri=tracking_uri, html=html)
-    sys.stdout.write(f"logged {found[0][0].verdict.verdict} to run {run}\n")
+    run = log_report(logged, run_id=run_id, experiment=experiment, tracking_uri=tracking_uri, html=html)
+    sys.stdout.write(f"logged {logged.verdict.verdict} to run {run}\n")
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -23,7 +24,7 @@ from ..options import (
     Seed,
     Tensor,
 )
-from ..output import deliver, progress_line, targets
+from ..output import deliver, destinations_of, measuring
 
 
 def scan(
@@ -56,11 +57,8 @@ def scan(
     from robustcheck_onnx.checker.scan import records, terminal
     from robustcheck_onnx.checker.scan import run as scanning
 
-    from .. import ending
-
-    places = targets(output or [], [model])
-    ending.mark_unfinished(places, str(model))
-    with progress_line(quiet) as progress:
+    destinations = destinations_of(output or [], [model])
+    with measuring(destinations, model, quiet) as progress:
         result = scanning.scan(
             model,
             images=images,
@@ -77,11 +75,5 @@ def scan(
         )
     if no_time:
         result = result.model_copy(update={"time": None})
-    deliver(
-        places,
-        lambda _form: records.to_json(result),
-        lambda only_ascii: terminal.render(result, ascii_only=only_ascii),
-        color,
-        quiet=quiet,
-    )
+    deliver(destinations, lambda _form: records.to_json(result), partial(terminal.render, result), color, quiet=quiet)
     return 0

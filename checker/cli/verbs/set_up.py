@@ -1,4 +1,4 @@
-"""The verbs that set a user up: `init` writes a commented robustcheck.toml, `cache` shows and clears the cache."""
+"""The verbs `init` (writes a commented robustcheck.toml) and `cache` (shows and clears the cache)."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import typer
 from robustcheck_onnx.checker.errors import UsageError
 
 from ..options import Debug, Output
+from ..output import check_target
 
 cache = typer.Typer(name="cache", help="Show or clear what is kept of earlier checks.", no_args_is_help=False)
 
@@ -53,7 +54,6 @@ def init(
 
     from robustcheck_onnx.checker.storage import write_whole
 
-    from .. import output as delivery
     from .. import settings, settings_file
 
     if path.name == settings_file.SHARED_FILE:
@@ -61,7 +61,7 @@ def init(
             f"{path}: file holds more than these settings; write [tool.{settings_file.TABLE}] into it by hand",
             "robustcheck init robustcheck.toml",
         )
-    delivery.check_target(path)
+    check_target(path)
     if os.path.lexists(path) and not force:
         raise UsageError(
             f"{path}: file is there already; init replaces none", f"robustcheck init {shlex.quote(str(path))} --force"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -21,7 +22,7 @@ from ..options import (
     Seed,
     one_of,
 )
-from ..output import check_extra, deliver, progress_line, targets
+from ..output import check_extra, deliver, destinations_of, measuring
 
 
 def shift(
@@ -91,11 +92,10 @@ def shift(
 
     one_of("--baseline", baseline, SOURCES)
     reads = [model, *([report] if report else [])]
-    places = targets(output or [], reads)
+    destinations = destinations_of(output or [], reads)
     if suite_entry is not None:
-        check_extra("--suite-entry", suite_entry, reads, places, "entry.toml")
-    ending.mark_unfinished(places, str(model))
-    with progress_line(quiet) as progress:
+        check_extra("--suite-entry", suite_entry, reads, destinations, "entry.toml")
+    with measuring(destinations, model, quiet) as progress:
         result = measure_shift(
             model,
             inside,
@@ -113,13 +113,7 @@ def shift(
         )
     if no_time:
         result = result.model_copy(update={"time": None})
-    deliver(
-        places,
-        lambda _form: to_json(result),
-        lambda only_ascii: terminal.render(result, ascii_only=only_ascii),
-        color,
-        quiet=quiet,
-    )
+    deliver(destinations, lambda _form: to_json(result), partial(terminal.render, result), color, quiet=quiet)
     if suite_entry is not None:
         try:
             entry = terminal.suite_entry(result, suite_entry.resolve().parent)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +12,7 @@ import typer
 from robustcheck_onnx.checker.text import printable
 
 from ..options import Color, Debug, Model, Outputs, PublicKey, Quiet, ReportFile, ReportImages, Rerun, Signature
-from ..output import Target, deliver, progress_line, targets
+from ..output import Destination, check_target, deliver, destinations_of, measuring
 
 if TYPE_CHECKING:
     from robustcheck_onnx.checker.verify import Verification
@@ -63,29 +65,30 @@ def verify(
     no whole report, or one of a newer robustcheck · 3 something differs: the report is not about this. What was not
     checked is listed as such.
     """
-    from .. import ending
+    from datetime import UTC, datetime
+
+    from robustcheck_onnx.checker.verify import bundle_of, verify
 
     reads = [path for path in (report, model, thresholds, public_key, signature) if path is not None]
-    places = targets(output or [], reads)
-    ending.mark_unfinished(places, str(model))
+    destinations = destinations_of(output or [], reads)
     if verify_signature or public_key is not None:
-        from robustcheck_onnx.checker.verify import bundle_of
-
         signature = signature or bundle_of(report)
-    result = _verified(
-        report,
-        model,
-        images,
-        rerun,
-        thresholds,
-        device,
-        detector or [],
-        signature,
-        public_key,
-        accept_waivers,
-        quiet=quiet,
-    )
-    _show(result, places, color, quiet=quiet)
+    with measuring(destinations, model, quiet) as progress:
+        result = verify(
+            report,
+            model,
+            image_set=images,
+            thresholds=thresholds,
+            rerun=rerun,
+            device=device,
+            detectors=detector or [],
+            signature=signature,
+            public_key=public_key,
+            accept_waivers=accept_waivers,
+            today=datetime.now(UTC).date(),
+            progress=progress,
+        )
+    _show(result, destinations, color, quiet=quiet)
     return result.exit_code
 
 
@@ -119,76 +122,50 @@ def sign(
     A report that does not hold is not signed (exit 3), nor one that nothing but itself vouches for (exit 1). A WARN
     is signed as a WARN (exit 1).
     """
+    from datetime import UTC, datetime
+
     from robustcheck_onnx.checker.errors import CannotAssessError
     from robustcheck_onnx.checker.model import file_digest
     from robustcheck_onnx.checker.storage import write_whole
-    from robustcheck_onnx.checker.verify import bundle_of, check_key, report_about
-    from robustcheck_onnx.checker.verify import signature as attestation
-    from robustcheck_onnx.checker.verify import signature as signing
+    from robustcheck_onnx.checker.verify import bundle_of, check_key, report_about, signature, verify
 
-    from .. import output as delivery
-
-    target = out or bundle_of(report)
-    delivery.check_target(target, [path for path in (report, model, key, thresholds) if path is not None])
+    bundle = out or bundle_of(report)
+    check_target(bundle, [path for path in (report, model, key, thresholds) if path is not None])
     check_key(key)  # before a rerun, which can take long
     digest = file_digest(report) if report.is_file() else ""
-    result = _verified(report, model, images, rerun, thresholds, device, detector or [], None, None, False, quiet=quiet)
-    _show(result, [], color, quiet=quiet)
-    if result.exit_code == 3 or (result.exit_code == 1 and result.verdict == "PASS"):
-        return result.exit_code
-    about = report_about(report, model)
-    bundle = signing.sign(attestation.statement(about, digest), key)
-    if file_digest(report) != digest:
-        raise CannotAssessError(f"{report}: report changed while it was signed; nothing was written", "sign it again")
-    write_whole(target, bundle)
-    if not quiet:
-        typer.echo(printable(f"wrote {target}: {about.verdict.verdict} attested for {model}"))
-    return result.exit_code
-
-
-def _verified(
-    report: Path,
-    model: Path,
-    images: str | None,
-    rerun: bool | None,
-    thresholds: Path | None,
-    device: str | None,
-    detectors: list[str],
-    signature: Path | None,
-    public_key: Path | None,
-    accept_waivers: bool,
-    *,
-    quiet: bool,
-) -> Verification:
-    from datetime import UTC, datetime
-
-    from robustcheck_onnx.checker.verify import run as verification
-
-    with progress_line(quiet) as progress:
-        return verification.verify(
+    with measuring([], model, quiet) as progress:
+        result = verify(
             report,
             model,
             image_set=images,
             thresholds=thresholds,
             rerun=rerun,
             device=device,
-            detectors=detectors,
-            signature=signature,
-            public_key=public_key,
-            accept_waivers=accept_waivers,
+            detectors=detector or [],
             today=datetime.now(UTC).date(),
             progress=progress,
         )
+    _show(result, [], color, quiet=quiet)
+    if result.exit_code == 3 or (result.exit_code == 1 and result.verdict == "PASS"):
+        return result.exit_code
+    about = report_about(report, model)
+    content = signature.sign(signature.statement(about, digest), key)
+    if file_digest(report) != digest:
+        raise CannotAssessError(f"{report}: report changed while it was signed; nothing was written", "sign it again")
+    write_whole(bundle, content)
+    if not quiet:
+        typer.echo(printable(f"wrote {bundle}: {about.verdict.verdict} attested for {model}"))
+    return result.exit_code
 
 
-def _show(result: Verification, places: list[Target], color: str, *, quiet: bool) -> None:
+def _show(result: Verification, destinations: Sequence[Destination], color: str, *, quiet: bool) -> None:
     from robustcheck_onnx.checker.text import as_json
     from robustcheck_onnx.checker.verify import terminal
 
     deliver(
-        places,
+        destinations,
         lambda _form: as_json(result.model_dump(mode="json")),
-        lambda only_ascii: terminal.render(result, ascii_only=only_ascii),
+        partial(terminal.render, result),
         color,
         quiet=quiet,
     )

@@ -1,0 +1,126 @@
+"""What was typed, read once before typer parses it: known even where typer refuses it, and where a signal ends the run.
+
+Which words are options, and which of them take a value, is what the verb itself declares."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from typer.core import TyperGroup, TyperOption
+
+from robustcheck_onnx.checker.errors import RobustcheckError
+
+DEFAULT_VERB = "check"
+PLACEHOLDER = "{model}"  # in a report's path: the model's name without its suffix
+ONLY_JSON = ("reference", "scan", "shift", "inspect", "doctor", "calibrate", "profiles", "verify", "mlflow", "cache")
+"""Verbs whose only document is JSON; the csv of `reference` is a table of its own."""
+
+
+@dataclass(frozen=True)
+class CommandLine:
+    """A command line with its verb. Options that the verb does not declare are left out; refusing them is typer's."""
+
+    words: tuple[str, ...] = ()
+    """all of it, without the program's name; the verb is the first one"""
+    arguments: tuple[str, ...] = ()
+    """what follows the verb and is no option; the first one after a group is its verb"""
+    options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """by parameter, such as no_ci: each value that was typed; "" for a flag"""
+
+    @property
+    def verb(self) -> str:
+        """The verb, or the group that it belongs to; "" where nothing was typed."""
+        return self.words[0] if self.words else ""
+
+    @property
+    def model(self) -> str:
+        """The first argument that is named like a model, without keys of a URL; "" where none is."""
+        from robustcheck_onnx.checker.storage import redact  # keeps `--help` fast
+
+        return redact(next((word for word in self.arguments if word.lower().endswith(".onnx")), ""))
+
+    def documents(self) -> list[tuple[str, str]]:
+        """Each `-o FORM[=PATH]` as (form, path), path "" for stdout, without paths that hold `{model}`.
+
+        Of a check without `-o`: those that its settings file or the environment gives, if they can be read.
+        """
+        outputs: Sequence[str] = self.options.get("output", ())
+        if not outputs and self.verb == DEFAULT_VERB and "isolated" not in self.options:
+            from . import settings_file  # keeps `--help` fast
+
+            with contextlib.suppress(RobustcheckError, OSError, TypeError, AttributeError):
+                outputs = settings_file.outputs(os.environ, self.options.get("config_file", (None,))[-1])
+        documents = documents_of(outputs, ())
+        return [each for each in documents if each[0] == "json"] if self.verb in ONLY_JSON else documents
+
+
+@dataclass
+class Invocation:
+    """One call of the command: what was typed, and where its verb says that its documents go.
+
+    Made before the verb runs, which gets it as `typer.Context.obj`; read when an error ends the run.
+    """
+
+    line: CommandLine
+    documents: list[tuple[str, str]] | None = None
+    """as `CommandLine.documents`; None until a verb has read its settings"""
+    annotates: bool | None = None
+    """whether to annotate on GitHub Actions; None until a verb has read its settings"""
+
+
+def documents_of(outputs: Sequence[str], stems: Sequence[str]) -> list[tuple[str, str]]:
+    """Each FORM[=PATH] as (form, path), path "" for stdout, each once.
+
+    stems: what `{model}` in a path stands for, one path for each; without any, such a path is left out.
+    """
+    parts = [text.partition("=") for text in outputs]
+    filled = (
+        (form, name)
+        for form, _, path in parts
+        for name in ([path.replace(PLACEHOLDER, stem) for stem in stems] if PLACEHOLDER in path else [path])
+    )
+    return list(dict.fromkeys((form, "" if path == "-" else path) for form, path in filled))
+
+
+def read(words: Sequence[str], group: TyperGroup) -> CommandLine:
+    """Read a command line that starts with its verb; where there is no such verb, as one of a check.
+
+    An option's value may follow as the next word or after `=`, short options may stand together (`-qo json`), and `--`
+    ends the options.
+    """
+    command = group.commands.get(words[0]) if words else None
+    for word in words[1:]:
+        if isinstance(command, TyperGroup):
+            command = command.commands.get(word)
+    if command is None or isinstance(command, TyperGroup):
+        command = group.commands[DEFAULT_VERB]
+    declared = {
+        name: option
+        for option in command.params
+        if isinstance(option, TyperOption)
+        for name in (*option.opts, *option.secondary_opts)
+    }
+    arguments: list[str] = []
+    options: dict[str, tuple[str, ...]] = {}
+    rest = list(words[1:])
+    while rest:
+        word = rest.pop(0)
+        if word == "--":
+            arguments += rest
+            break
+        if not word.startswith("-") or word == "-":
+            arguments.append(word)
+            continue
+        long = word.startswith("--")
+        name, separator, attached = word.partition("=") if long else (word[:2], word[2:], word[2:])
+        option, value = declared.get(name), ""
+        if option is not None and not (option.is_flag or option.count):
+            value = attached if separator else (rest.pop(0) if rest else "")
+        elif attached and not long:
+            rest.insert(0, f"-{attached}")  # `-qo` is `-q -o`
+        if option is not None and option.name is not None:
+            options[option.name] = (*options.get(option.name, ()), value)
+    return CommandLine(tuple(words), tuple(arguments), options)

@@ -1,0 +1,64 @@
+"""The reading of a command line before typer: verb, arguments, options, and where documents go."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import pytest
+from typer.core import TyperGroup
+from typer.main import get_command
+
+from robustcheck_onnx.checker.cli import app as cli
+from robustcheck_onnx.checker.cli.command_line import CommandLine, documents_of, read
+
+GROUP = get_command(cli.app)
+assert isinstance(GROUP, TyperGroup)
+
+
+def line(words: str) -> CommandLine:
+    assert isinstance(GROUP, TyperGroup)
+    return read(shlex.split(words), GROUP)
+
+
+@pytest.mark.parametrize(
+    ("words", "documents"),
+    [
+        ("check m.onnx -o json=r.json --output junit", [("json", "r.json"), ("junit", "")]),
+        ("check m.onnx -qo json=r.json -ohtml=r --output=csv=-", [("json", "r.json"), ("html", "r"), ("csv", "")]),
+        ("check --bogus m.onnx --no-time=3 -xo json=r.json --max-bad", [("json", "r.json")]),
+        ("check --images -o m.onnx -o json", [("json", "")]),  # the first -o is a path of images
+        ("check -o json -o json=- -o 'json={model}.json' m.onnx", [("json", "")]),
+        ("check -- -o json=r.json", []),
+        ("scan m.onnx -o terminal=r.txt -o json=r.json", [("json", "r.json")]),
+        ("profiles show default -o json", [("json", "")]),
+        ("profiles shw default -o json", [("json", "")]),
+        ("chek m.onnx -o json=r.json", [("json", "r.json")]),
+        ("export timm resnet18 -o json", []),  # an ONNX file of that name
+        ("sign r.json m.onnx --key k.pem -o json", []),
+        ("", []),
+    ],
+)  # fmt: skip
+def test_where_documents_go(
+    words: str, documents: list[tuple[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert line(words).documents() == documents
+
+
+def test_arguments_and_options_are_told_apart_as_the_verb_declares_them() -> None:
+    read_line = line("check --images a.onnx -vv -q b/M.ONNX --seed -1 --isolated -- -c.onnx")
+    assert read_line.verb == "check"
+    assert read_line.arguments == ("b/M.ONNX", "-c.onnx")
+    assert read_line.model == "b/M.ONNX"
+    assert read_line.options == {
+        "images": ("a.onnx",), "verbose": ("", ""), "quiet": ("",), "seed": ("-1",), "isolated": ("",)
+    }  # fmt: skip
+    assert line("mlflow gate encoder 3 r.json --no-rerun").arguments == ("gate", "encoder", "3", "r.json")
+    assert line("check s3://key:secret@bucket/m.onnx").model == "s3://***@bucket/m.onnx"
+
+
+def test_a_placeholder_stands_for_each_model() -> None:
+    outputs = ["json={model}.json", "html=all.html", "json={model}.json"]
+    assert documents_of(outputs, ["a", "b"]) == [("json", "a.json"), ("json", "b.json"), ("html", "all.html")]
+    assert documents_of(outputs, []) == [("html", "all.html")]
