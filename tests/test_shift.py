@@ -221,7 +221,7 @@ BAD: list[tuple[list[str], int, str]] = [
     (["thousand.onnx", "--in", "val", "--shifted", "objectnet=objects"], 2, "objects: class map is missing"),
     (["model.onnx", *BASE, "--classes", "maps.json"], 2, "--classes is 'maps.json'; it must be one of"),
     (["model.onnx", *BASE, "--baseline", "tim"], 2, "--baseline is 'tim'; it must be one of timm, testbed"),
-    (["model.onnx", *BASE, "--report", "report.json"], 2, "report.json: file is no JSON report of this robustcheck"),
+    (["model.onnx", *BASE, "--report", "report.json"], 2, "report.json: schema_version is None; this robustcheck reads 1"),
     (["model.onnx", *BASE, "--report", "gone.json"], 2, "gone.json: report is not readable"),
     (["model.onnx", *BASE, "--suite-entry", "gone/entry.toml"], 2, "folder gone is missing"),
     (["model.onnx", *BASE, "--suite-entry", "model.onnx"], 2, "report path is a file that is read"),
