@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from measuring import by_name, never_decided
 
-from robustcheck_onnx.checker import check
+from robustcheck_onnx import check
 from robustcheck_onnx.checker.errors import CannotAssessError, RobustcheckError, UsageError
 from robustcheck_onnx.checker.measure.job import TRIES, Job
 from robustcheck_onnx.checker.measure.workers import run

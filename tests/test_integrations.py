@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from robustcheck_onnx.checker import Progress, VerdictError, assert_robust
+from robustcheck_onnx import Progress, VerdictError, assert_robust
 from robustcheck_onnx.checker.errors import CannotAssessError
 
 ROOT = Path(__file__).parent.parent

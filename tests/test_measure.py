@@ -11,7 +11,7 @@ import onnx
 import pytest
 from measuring import never_decided, parts
 
-from robustcheck_onnx.checker import check
+from robustcheck_onnx import check
 from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.evidence import Evidence
 from robustcheck_onnx.checker.images import source as images
