@@ -13,8 +13,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from robustcheck_onnx.exporters.errors import USAGE, ExportError
-from robustcheck_onnx.exporters.zero_shot import Prompts
+from .errors import USAGE, ExportError
+from .zero_shot import Prompts
 
 if TYPE_CHECKING:
     import onnx

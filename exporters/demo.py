@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustcheck_onnx.exporters import weights
-from robustcheck_onnx.exporters.errors import ENVIRONMENT, ExportError
+from . import weights
+from .errors import ENVIRONMENT, ExportError
 
 # (x·255 − 127) / 128 on pixels x in 0–1: the input of EfficientNet-Lite
 # (tensorflow/tpu models/official/efficientnet/lite: MEAN_RGB 127, STDDEV_RGB 128); 256 = round(224 / 0.875).

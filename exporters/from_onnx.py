@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from robustcheck_onnx.exporters import contract, parity, pixels, quantize, write
-from robustcheck_onnx.exporters.chatter import quiet
-from robustcheck_onnx.exporters.contract import Source
-from robustcheck_onnx.exporters.errors import ENVIRONMENT, USAGE, ExportError
+from . import contract, parity, pixels, quantize, write
+from .chatter import quiet
+from .contract import Source
+from .errors import ENVIRONMENT, USAGE, ExportError
 
 if TYPE_CHECKING:
     import onnx

@@ -17,20 +17,14 @@ from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional
 
-from robustcheck_onnx.exporters import pixels
-from robustcheck_onnx.exporters import weights as loading
-from robustcheck_onnx.exporters.chatter import quiet
-from robustcheck_onnx.exporters.contract import Loaded, Output, Source, checked_preprocessing, without_folders
-from robustcheck_onnx.exporters.errors import USAGE, ExportError
-from robustcheck_onnx.exporters.published import shared_preprocessing
-from robustcheck_onnx.exporters.wrappers import HeadTap, Named, Projected, Rows, Swapped, ZeroShot, require_same
-from robustcheck_onnx.exporters.zero_shot import (
-    Prompts,
-    refuse_long,
-    text_head,
-    tokenizer_error,
-    zero_shot_meaning,
-)
+from . import pixels
+from . import weights as loading
+from .chatter import quiet
+from .contract import Loaded, Output, Source, checked_preprocessing, without_folders
+from .errors import USAGE, ExportError
+from .published import shared_preprocessing
+from .wrappers import HeadTap, Named, Projected, Rows, Swapped, ZeroShot, require_same
+from .zero_shot import Prompts, refuse_long, text_head, tokenizer_error, zero_shot_meaning
 
 PACKAGES = ("open_clip_torch", "timm", "torchvision")
 EMBEDDING = Output("representation", "projected image embedding", "encoder_output")

@@ -19,12 +19,12 @@ from typing import Any
 
 import torch
 
-from robustcheck_onnx.exporters import pixels
-from robustcheck_onnx.exporters import weights as loading
-from robustcheck_onnx.exporters.chatter import quiet
-from robustcheck_onnx.exporters.contract import Loaded, Output, Source, checked_preprocessing
-from robustcheck_onnx.exporters.errors import ENVIRONMENT, USAGE, ExportError
-from robustcheck_onnx.exporters.wrappers import HeadTap, Named
+from . import pixels
+from . import weights as loading
+from .chatter import quiet
+from .contract import Loaded, Output, Source, checked_preprocessing
+from .errors import ENVIRONMENT, USAGE, ExportError
+from .wrappers import HeadTap, Named
 
 MEANINGS = {
     "representation": ("representation returned by the module", "encoder_output"),

@@ -8,13 +8,13 @@ from typing import Any
 
 import torchvision
 
-from robustcheck_onnx.exporters import pixels
-from robustcheck_onnx.exporters import weights as loading
-from robustcheck_onnx.exporters.chatter import quiet
-from robustcheck_onnx.exporters.contract import Loaded, Output, Source, checked_preprocessing
-from robustcheck_onnx.exporters.errors import USAGE, ExportError
-from robustcheck_onnx.exporters.published import shared_preprocessing
-from robustcheck_onnx.exporters.wrappers import HeadTap, find_head
+from . import pixels
+from . import weights as loading
+from .chatter import quiet
+from .contract import Loaded, Output, Source, checked_preprocessing
+from .errors import USAGE, ExportError
+from .published import shared_preprocessing
+from .wrappers import HeadTap, find_head
 
 PACKAGES = ("torchvision",)
 

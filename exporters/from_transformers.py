@@ -13,19 +13,13 @@ from huggingface_hub import try_to_load_from_cache
 from PIL import Image
 from torch import Tensor, nn
 
-from robustcheck_onnx.exporters import pixels
-from robustcheck_onnx.exporters import weights as loading
-from robustcheck_onnx.exporters.chatter import quiet
-from robustcheck_onnx.exporters.contract import Loaded, Output, Source, checked_preprocessing
-from robustcheck_onnx.exporters.errors import ENVIRONMENT, USAGE, ExportError
-from robustcheck_onnx.exporters.wrappers import HeadTap, Rows, ZeroShot
-from robustcheck_onnx.exporters.zero_shot import (
-    Prompts,
-    refuse_long,
-    text_head,
-    tokenizer_error,
-    zero_shot_meaning,
-)
+from . import pixels
+from . import weights as loading
+from .chatter import quiet
+from .contract import Loaded, Output, Source, checked_preprocessing
+from .errors import ENVIRONMENT, USAGE, ExportError
+from .wrappers import HeadTap, Rows, ZeroShot
+from .zero_shot import Prompts, refuse_long, text_head, tokenizer_error, zero_shot_meaning
 
 PACKAGES = ("transformers", "torchvision")
 EMBEDDING = Output("representation", "projected image embedding", "encoder_output")

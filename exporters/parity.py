@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from robustcheck_onnx.exporters.errors import ExportError
+from .errors import ExportError
 
 Array = NDArray[np.float32]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from robustcheck_onnx.exporters.errors import USAGE, ExportError
+from .errors import USAGE, ExportError
 
 
 def shared_preprocessing(candidates: Mapping[str, Mapping[str, Any]], name: str) -> Mapping[str, Any]:

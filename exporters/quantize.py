@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from robustcheck_onnx.exporters import parity
-from robustcheck_onnx.exporters.chatter import Chatter
-from robustcheck_onnx.exporters.contract import INT8
-from robustcheck_onnx.exporters.errors import USAGE, ExportError
+from . import parity
+from .chatter import Chatter
+from .contract import INT8
+from .errors import USAGE, ExportError
 
 if TYPE_CHECKING:
     import onnx

@@ -16,8 +16,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from robustcheck_onnx.exporters.chatter import quiet
-from robustcheck_onnx.exporters.errors import ExportError
+from .chatter import quiet
+from .errors import ExportError
 
 BYTES_A_PARAMETER = 4  # float32, as most checkpoints are published; float16 ones have half
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from robustcheck_onnx.exporters.errors import ENVIRONMENT, NOT_EXPORTED, USAGE, ExportError
+from .errors import ENVIRONMENT, NOT_EXPORTED, USAGE, ExportError
 
 if TYPE_CHECKING:
     import torch

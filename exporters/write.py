@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from robustcheck_onnx.exporters import contract, parity, pixels, quantize, weights
-from robustcheck_onnx.exporters.chatter import Chatter, quiet
-from robustcheck_onnx.exporters.contract import Loaded, Source
-from robustcheck_onnx.exporters.errors import ENVIRONMENT, USAGE, ExportError
+from . import contract, parity, pixels, quantize, weights
+from .chatter import Chatter, quiet
+from .contract import Loaded, Source
+from .errors import ENVIRONMENT, USAGE, ExportError
 
 if TYPE_CHECKING:
     import onnx
@@ -262,7 +262,7 @@ def _traced(
 ) -> torch.onnx.ONNXProgram:
     import torch
 
-    from robustcheck_onnx.exporters.wrappers import HalfPrecision
+    from .wrappers import HalfPrecision
 
     module = HalfPrecision(loaded.module) if precision == "fp16" else loaded.module
     try:

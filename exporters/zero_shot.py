@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from robustcheck_onnx.exporters.errors import ENVIRONMENT, USAGE, ExportError
+from .errors import ENVIRONMENT, USAGE, ExportError
 
 if TYPE_CHECKING:
     import torch

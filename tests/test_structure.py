@@ -83,7 +83,7 @@ def test_onnx_runtimes_telemetry_never_starts(tmp_path: Path) -> None:
 
 def test_import_rules_hold() -> None:
     environment = {**os.environ, "PYTHONPATH": ".typings"}  # as in `make lint`
-    command = [BIN / "lint-imports", "--no-cache"]
+    command = [str(BIN / "lint-imports"), "--no-cache"]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
     assert " kept, 0 broken." in done.stdout

@@ -74,8 +74,8 @@ def calibrate(
     from robustcheck_onnx.checker.calibrate import run as calibration
     from robustcheck_onnx.checker.calibrate import table as calibration_table
     from robustcheck_onnx.checker.storage import write_whole
-    from robustcheck_onnx.thresholds import calibrate as fitting
     from robustcheck_onnx.thresholds import reference
+    from robustcheck_onnx.thresholds.calibrate import default_profile
     from robustcheck_onnx.thresholds.profile import to_json
 
     from .. import output as delivery
@@ -87,7 +87,7 @@ def calibrate(
         delivery.check_target(out, [Path(name) for name in (*(from_evidence or ()), suite or "") if name])
     if from_reference:
         assert out is not None
-        made = fitting.default_profile(reference.table_text())
+        made = default_profile(reference.table_text())
         write_whole(out, to_json(made))
         return _finish(made, {}, out, output, color)
     name = profile_id or (out.stem if out else "plan")
@@ -225,7 +225,7 @@ def _refit(
 def _fitted(
     rows: tuple[Result, ...], name: str, tensor: str, missing: dict[str, str], opened: Opened | None
 ) -> Profile:
-    from robustcheck_onnx.thresholds.calibrate import CannotFitError, fitted_profile
+    from robustcheck_onnx.thresholds.make_profile import CannotFitError, fitted_profile
     from robustcheck_onnx.thresholds.results import ResultsError, joined
 
     try:
