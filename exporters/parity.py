@@ -1,4 +1,4 @@
-"""Does ONNX Runtime compute what the model computed in its own library? Measured on real photos."""
+"""Measures on real photos whether ONNX Runtime computes what the model computed in its own library."""
 
 from __future__ import annotations
 

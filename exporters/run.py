@@ -1,4 +1,4 @@
-"""The one entry of this room: SOURCE and NAME to an ONNX file."""
+"""Exports a model: a source and a name become an ONNX file. Other rooms start here."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def run(
             exit_code=USAGE,
         )
     if zero_shot is not None and source not in prompts.SOURCES:
-        raise prompts.refuse_source(source, name)
+        raise prompts.source_error(source, name)
     check_call(Path(out), precision, photos)
     calibration_photos(precision, calibration, photos)  # before a model is loaded
     fields = read_preprocessing(preprocessing) if preprocessing else None

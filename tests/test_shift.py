@@ -72,7 +72,7 @@ def test_a_real_classifier_loses_accuracy_under_every_shift(real: Any) -> None:
 def test_each_prediction_is_torchs_own(real: Any, efficientnet_lite0: Path, shifted_photos: dict[str, Path]) -> None:
     """Independent path: the torch model on the exporter's pixels gives the same top-1 for each image."""
     torch = pytest.importorskip("torch", reason="extra `export` is not installed")
-    from robustcheck_onnx.exporters import contract, demo, pixels
+    from robustcheck_onnx.exporters import contract, demo, preprocess
 
     fields = contract.checked_preprocessing(demo.EFFICIENTNET_LITE0_PREPROCESSING, "test")
     model = demo.efficientnet_lite0()
@@ -83,7 +83,7 @@ def test_each_prediction_is_torchs_own(real: Any, efficientnet_lite0: Path, shif
             continue  # two of the five sets are enough, and fast
         source = open_images(str(spec))
         known = [labels.synset_index()[label] for label in labels.labels_of(source)]
-        batch = np.stack([pixels.apply(fields, Image.open(entry.origin)) for entry in source.entries])
+        batch = np.stack([preprocess.apply(fields, Image.open(entry.origin)) for entry in source.entries])
         with torch.no_grad():
             truth = model(torch.from_numpy(batch))["logits"].argmax(dim=1).tolist()
         assert session.run(["logits"], {"image": batch})[0].argmax(axis=1).tolist() == truth

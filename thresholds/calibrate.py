@@ -18,7 +18,7 @@ from .published import MEASURED, find
 from .reference import Reference
 
 COMMAND = "python -m robustcheck_onnx.thresholds.calibrate"
-STATISTIC_VERSION = 2  # of the reference table; a test compares it with checker/kurtosis.py
+STATISTIC_VERSION = 2  # of the reference table; a test compares it with checker/statistics/definitions.py
 RULE = (
     "threshold = 2/3 of the way from the largest value without the indication (over random subsets of 50 images) "
     "to the smallest value with it; logarithmic for kurtosis and persistence ratio; rectified sets are turned away "

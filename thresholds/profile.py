@@ -165,7 +165,7 @@ class Profile(Frozen):
     tensor_rules: tuple[str, ...]
     pools: tuple[str, ...]
     ends: tuple[str, ...]
-    """what may produce the representation (checker/layers.py `ends_in`); no set with the indication ended otherwise"""
+    """what may produce the representation (checker/model/ends.py); no set with the indication ended otherwise"""
     min_features: int
     max_features: int
     min_images: int = Field(ge=2)
