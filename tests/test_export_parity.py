@@ -76,7 +76,7 @@ def test_disk_full_is_an_environment_error(
     def full(*_: Any) -> Any:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(write, "placed", full)
+    monkeypatch.setattr(write, "finish", full)
     with pytest.raises(ExportError, match="No space left on device") as caught:
         run("torch", "my_vision:encoder", tmp_path / "m.onnx", photos=skimage_photos)
     assert caught.value.exit_code == 4
