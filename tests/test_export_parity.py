@@ -73,7 +73,7 @@ def test_failed_export_keeps_the_earlier_file(
 def test_disk_full_is_an_environment_error(
     tmp_path: Path, skimage_photos: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: Any) -> Any:
+    def full(*_: Any, **__: Any) -> Any:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(write, "finish", full)
