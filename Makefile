@@ -40,7 +40,7 @@ coverage: $(VENV)/.dev
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/lint-imports
+	PYTHONPATH=.typings $(BIN)/lint-imports  # the editable install has no folder with the whole package; .typings has
 
 types: $(VENV)/.dev
 	$(BIN)/mypy

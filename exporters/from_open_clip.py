@@ -1,4 +1,4 @@
-"""Load an open_clip vision encoder: every model and tag of list_pretrained, hf-hub: and local-dir: names,
+"""Loads an open_clip vision encoder: every model and tag of list_pretrained, hf-hub: and local-dir: names,
 or a local checkpoint file.
 """
 
@@ -17,20 +17,12 @@ from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional
 
-from robustcheck_onnx.exporters import pixels
-from robustcheck_onnx.exporters import weights as loading
-from robustcheck_onnx.exporters.chatter import quiet
-from robustcheck_onnx.exporters.contract import Loaded, Output, Source, checked_preprocessing, without_folders
-from robustcheck_onnx.exporters.errors import USAGE, ExportError
-from robustcheck_onnx.exporters.published import shared_preprocessing
-from robustcheck_onnx.exporters.wrappers import HeadTap, Named, Projected, Rows, Swapped, ZeroShot, require_same
-from robustcheck_onnx.exporters.zero_shot import (
-    Prompts,
-    refuse_long,
-    text_head,
-    tokenizer_error,
-    zero_shot_meaning,
-)
+from . import loading, preprocess
+from .contract import Loaded, Output, Source, checked_preprocessing, shared_preprocessing, without_folders
+from .errors import USAGE, ExportError
+from .messages import quiet
+from .wrappers import HeadTap, Named, Projected, Rows, Swapped, ZeroShot, require_same
+from .zero_shot import Prompts, refuse_long, text_head, tokenizer_error, zero_shot_meaning
 
 PACKAGES = ("open_clip_torch", "timm", "torchvision")
 EMBEDDING = Output("representation", "projected image embedding", "encoder_output")
@@ -110,17 +102,17 @@ def load(
             exit_code=USAGE,
         )
     if not has_schema:
-        _check_name(name, weights if path is None else None)
+        check_name(name, weights if path is None else None)
         if not weights and not random_weights:
             tags = open_clip.list_pretrained_tags_by_model(name)
-            raise loading.refuse_random(name, f"--weights TAG, one of {', '.join(tags)}, or --weights FILE")
+            raise loading.random_weights_error(name, f"--weights TAG, one of {', '.join(tags)}, or --weights FILE")
     model = _created(name, weights, random_weights)
     config = model.visual.preprocess_cfg
     if preprocessing is None and path is not None:
         config = {**shared_preprocessing(_published(name), name), "size": config["size"]}
     fields = preprocessing if preprocessing is not None else as_contract(config, name)
     transform = (
-        pixels.as_transform(fields)
+        preprocess.as_transform(fields)
         if preprocessing is not None
         else image_transform_v2(PreprocessCfg(**merge_preprocess_dict({}, config)), is_train=False)
     )
@@ -151,11 +143,11 @@ def load(
 
 def _text_tower(model: Any, name: str) -> Callable[[list[str]], Tensor]:
     """The library's own tokenizer and text tower as one function texts → (text, feature)."""
-    with quiet() as chatter:
+    with quiet() as messages:
         try:
             tokenizer = open_clip.get_tokenizer(name)
         except Exception as error:  # hub, file and parser errors of many libraries; translated, not lost
-            raise tokenizer_error(error, name, chatter.tail(1)) from error
+            raise tokenizer_error(error, name, messages) from error
     simple = isinstance(tokenizer, open_clip.SimpleTokenizer)
     vocabulary = getattr(getattr(model, "text", model), "vocab_size", None)
     if simple and vocabulary not in (None, tokenizer.vocab_size):
@@ -209,7 +201,8 @@ def as_contract(config: Mapping[str, Any], name: str) -> dict[str, Any]:
     )
 
 
-def _check_name(name: str, tag: str | None) -> None:
+def check_name(name: str, tag: str | None) -> None:
+    """Raise with the closest names when open_clip has no such model or no such tag of it (exit 2)."""
     models = open_clip.list_models()
     if name not in models:
         close = difflib.get_close_matches(name, models, 3)

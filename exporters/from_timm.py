@@ -1,4 +1,4 @@
-"""Load a timm model: name[.tag], hf-hub: and local-dir: names, or a local checkpoint file."""
+"""Loads a timm model: name[.tag], hf-hub: and local-dir: names, or a local checkpoint file."""
 
 from __future__ import annotations
 
@@ -11,13 +11,11 @@ from typing import Any
 import timm
 from torch import nn
 
-from robustcheck_onnx.exporters import pixels
-from robustcheck_onnx.exporters import weights as loading
-from robustcheck_onnx.exporters.chatter import quiet
-from robustcheck_onnx.exporters.contract import Loaded, Output, Source, checked_preprocessing, without_folders
-from robustcheck_onnx.exporters.errors import USAGE, ExportError
-from robustcheck_onnx.exporters.published import shared_preprocessing
-from robustcheck_onnx.exporters.wrappers import HeadTap, Named, Swapped
+from . import loading, preprocess
+from .contract import Loaded, Output, Source, checked_preprocessing, shared_preprocessing, without_folders
+from .errors import USAGE, ExportError
+from .messages import quiet
+from .wrappers import HeadTap, Named, Swapped
 
 PACKAGES = ("timm", "torchvision")
 
@@ -53,7 +51,7 @@ def load(
             )
         name = f"{name}.{weights}"
     if not has_schema:
-        _check_name(name)
+        check_name(name)
     model = _created(name, path, random_weights)
     config = timm.data.resolve_model_data_config(model)
     if preprocessing is None and path is not None and not has_schema and "." not in name:
@@ -66,7 +64,7 @@ def load(
         outputs=outputs,
         preprocessing=fields,
         transform=(
-            pixels.as_transform(fields)
+            preprocess.as_transform(fields)
             if preprocessing is not None
             else timm.data.create_transform(**config, is_training=False)
         ),
@@ -110,7 +108,9 @@ def as_contract(config: Mapping[str, Any], name: str) -> dict[str, Any]:
     )
 
 
-def _check_name(name: str) -> None:
+def check_name(name: str, tag: str | None = None) -> None:
+    """Raise with the closest names when timm has no such model, or no such tag of it, in the name or given (exit 2)."""
+    name = f"{name}.{tag}" if tag and "." not in name else name
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
         close = difflib.get_close_matches(architecture, timm.list_models(), 3)
@@ -131,19 +131,19 @@ def _check_name(name: str) -> None:
 
 def _created(name: str, path: Any, random_weights: bool) -> Any:
     overlay = {"file": str(path), "custom_load": path.suffix == ".npz"} if path else None
-    with quiet() as chatter, loading.seeded(), loading.recorded_loads() as loads:
+    with quiet() as messages, loading.seeded(), loading.recorded_loads() as loads:
         try:
             model = timm.create_model(
                 name, pretrained=not random_weights, pretrained_cfg_overlay=overlay, exportable=True
             )
         except Exception as error:  # timm raises RuntimeError for every cause; translated, not lost
             place = _place(name)
-            raise loading.load_error(error, name, place=place, chatter=chatter.tail(1)) from error
+            raise loading.load_error(error, name, place=place, messages=messages) from error
     for result in loads:
         loading.refuse_partial(name, result.missing_keys, result.unexpected_keys)
     npz = path is not None and path.suffix == ".npz"  # timm's loader for JAX files copies tensor by tensor
     if not random_weights and not loads and not npz:
-        raise ExportError(f"{name}: weights were not loaded; {chatter.tail(1)}", "give --weights FILE")
+        raise ExportError(f"{name}: weights were not loaded; {messages.tail(1)}", "give --weights FILE")
     return model.eval()
 
 

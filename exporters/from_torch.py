@@ -1,4 +1,4 @@
-"""Load a vision model from the user's own code: `package.module:factory` returns a torch module.
+"""Loads a vision model from the user's own code: `package.module:factory` returns a torch module.
 
 The module's forward returns a tensor (the representation) or a dict with the keys representation, pooled,
 logits. What the exporter cannot see for itself, the module says in attributes:
@@ -19,12 +19,11 @@ from typing import Any
 
 import torch
 
-from robustcheck_onnx.exporters import pixels
-from robustcheck_onnx.exporters import weights as loading
-from robustcheck_onnx.exporters.chatter import quiet
-from robustcheck_onnx.exporters.contract import Loaded, Output, Source, checked_preprocessing
-from robustcheck_onnx.exporters.errors import ENVIRONMENT, USAGE, ExportError
-from robustcheck_onnx.exporters.wrappers import HeadTap, Named
+from . import loading, preprocess
+from .contract import Loaded, Output, Source, checked_preprocessing
+from .errors import ENVIRONMENT, USAGE, ExportError
+from .messages import quiet
+from .wrappers import HeadTap, Named
 
 MEANINGS = {
     "representation": ("representation returned by the module", "encoder_output"),
@@ -63,7 +62,7 @@ def load(
         loading.load_strictly(module, path, name)
     origin = path.name if path else str(getattr(module, "weights", ""))
     if not origin and not random_weights:
-        raise loading.refuse_random(
+        raise loading.random_weights_error(
             name, "set the module's attribute `weights`, or give --weights FILE or --random-weights"
         )
     fields = preprocessing if preprocessing is not None else getattr(module, "preprocessing", None)
@@ -80,7 +79,7 @@ def load(
         module=wrapped,
         outputs=outputs,
         preprocessing=fields,
-        transform=pixels.as_transform(fields),
+        transform=preprocess.as_transform(fields),
         source=Source(
             library="torch",
             name=name,
@@ -112,15 +111,14 @@ def _made(name: str) -> torch.nn.Module:
                 f"python -c 'import {where}; print(dir({where}))'",
                 exit_code=USAGE,
             )
-        with quiet() as chatter, loading.seeded():
+        with quiet() as messages, loading.seeded():
             try:
                 module = make()
             except ExportError:
                 raise
             except Exception as error:  # user code may raise anything; it is reported, not swallowed
-                said = f" [{chatter.tail()}]" if chatter.lines else ""
                 raise ExportError(
-                    f"{name}: factory raised {type(error).__name__}: {error}{said}",
+                    f"{name}: factory raised {type(error).__name__}: {error}{messages.quoted()}",
                     f"call {factory}() yourself",
                 ) from error
     if not isinstance(module, torch.nn.Module):

@@ -1,4 +1,4 @@
-"""Load a torchvision classifier: a name of list_models(), an entry of its weights or a checkpoint file."""
+"""Loads a torchvision classifier: a name of list_models(), an entry of its weights or a checkpoint file."""
 
 from __future__ import annotations
 
@@ -8,13 +8,11 @@ from typing import Any
 
 import torchvision
 
-from robustcheck_onnx.exporters import pixels
-from robustcheck_onnx.exporters import weights as loading
-from robustcheck_onnx.exporters.chatter import quiet
-from robustcheck_onnx.exporters.contract import Loaded, Output, Source, checked_preprocessing
-from robustcheck_onnx.exporters.errors import USAGE, ExportError
-from robustcheck_onnx.exporters.published import shared_preprocessing
-from robustcheck_onnx.exporters.wrappers import HeadTap, find_head
+from . import loading, preprocess
+from .contract import Loaded, Output, Source, checked_preprocessing, shared_preprocessing
+from .errors import USAGE, ExportError
+from .messages import quiet
+from .wrappers import HeadTap, find_head
 
 PACKAGES = ("torchvision",)
 
@@ -59,7 +57,7 @@ def load(
     if path is not None:
         loading.load_strictly(model, path, name)
     if preprocessing is not None:
-        fields, transform = preprocessing, pixels.as_transform(preprocessing)
+        fields, transform = preprocessing, preprocess.as_transform(preprocessing)
     else:
         if path is not None and entry is None:
             shared_preprocessing({e.name: as_contract(e.transforms(), name) for e in entries}, name)
@@ -88,8 +86,8 @@ def load(
     )
 
 
-def check_name(name: str) -> None:
-    """Raise with the closest names when torchvision has no classification model of this name (exit 2)."""
+def check_name(name: str, weights: str | None = None) -> None:
+    """Raise with the closest names when torchvision has no such classifier, or no such weights of it (exit 2)."""
     models = torchvision.models.list_models(module=torchvision.models)
     if name not in models:
         close = difflib.get_close_matches(name, models, 3)
@@ -98,6 +96,8 @@ def check_name(name: str) -> None:
             f"closest: {', '.join(close)}" if close else "list them: torchvision.models.list_models()",
             exit_code=USAGE,
         )
+    if weights:
+        _entry(torchvision.models.get_model_weights(name), name, weights)
 
 
 def as_contract(transform: Any, name: str) -> dict[str, Any]:

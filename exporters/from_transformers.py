@@ -1,4 +1,4 @@
-"""Load a transformers vision model (CLIP, SigLIP, DINOv2, ViT) from the hub, its cache or a folder."""
+"""Loads a transformers vision model (CLIP, SigLIP, DINOv2, ViT) from the hub, its cache or a folder."""
 
 from __future__ import annotations
 
@@ -13,19 +13,12 @@ from huggingface_hub import try_to_load_from_cache
 from PIL import Image
 from torch import Tensor, nn
 
-from robustcheck_onnx.exporters import pixels
-from robustcheck_onnx.exporters import weights as loading
-from robustcheck_onnx.exporters.chatter import quiet
-from robustcheck_onnx.exporters.contract import Loaded, Output, Source, checked_preprocessing
-from robustcheck_onnx.exporters.errors import ENVIRONMENT, USAGE, ExportError
-from robustcheck_onnx.exporters.wrappers import HeadTap, Rows, ZeroShot
-from robustcheck_onnx.exporters.zero_shot import (
-    Prompts,
-    refuse_long,
-    text_head,
-    tokenizer_error,
-    zero_shot_meaning,
-)
+from . import loading, preprocess
+from .contract import Loaded, Output, Source, checked_preprocessing
+from .errors import ENVIRONMENT, USAGE, ExportError
+from .messages import quiet
+from .wrappers import HeadTap, Rows, ZeroShot
+from .zero_shot import Prompts, refuse_long, text_head, tokenizer_error, zero_shot_meaning
 
 PACKAGES = ("transformers", "torchvision")
 EMBEDDING = Output("representation", "projected image embedding", "encoder_output")
@@ -155,7 +148,7 @@ def load(
         f"run `hf download {name}` where there is a network and copy models--{name.replace('/', '--')} into "
         "$HF_HOME/hub here, or give a folder made by save_pretrained as the name"
     )
-    with quiet() as chatter, loading.seeded():
+    with quiet() as messages, loading.seeded():
         try:
             config = transformers.AutoConfig.from_pretrained(name)
             family = _family(config, name)
@@ -170,7 +163,7 @@ def load(
             if preprocessing is None:
                 processor = transformers.AutoImageProcessor.from_pretrained(name, backend="pil")
         except Exception as error:  # OSError, ValueError and more for "not found"; translated, not lost
-            raise loading.load_error(error, name, place=place, chatter=chatter.tail(1)) from error
+            raise loading.load_error(error, name, place=place, messages=messages) from error
     fields = preprocessing if preprocessing is not None else as_contract(processor, name)
     model = model.eval()
     if _is_classifier(config):
@@ -189,7 +182,7 @@ def load(
         module=module,
         outputs=outputs,
         preprocessing=fields,
-        transform=pixels.as_transform(fields) if processor is None else _transform(processor),
+        transform=preprocess.as_transform(fields) if processor is None else _transform(processor),
         source=Source(
             library="transformers",
             name=Path(name).name if local else name,
@@ -207,7 +200,7 @@ def _text_head(name: str, prompts: Prompts, random_weights: bool, place: str) ->
 
     The image tower is loaded by itself, so that an export with a head has the same image path as one without.
     """
-    with quiet() as chatter, loading.seeded():
+    with quiet() as messages, loading.seeded():
         try:
             if random_weights:
                 model = transformers.CLIPModel(transformers.AutoConfig.from_pretrained(name))
@@ -217,11 +210,11 @@ def _text_head(name: str, prompts: Prompts, random_weights: bool, place: str) ->
                 )
                 loading.refuse_partial(name, info["missing_keys"], info["unexpected_keys"])
         except Exception as error:  # OSError, ValueError and more for "not found"; translated, not lost
-            raise loading.load_error(error, name, place=place, chatter=chatter.tail(1)) from error
+            raise loading.load_error(error, name, place=place, messages=messages) from error
         try:
             tokenizer = transformers.AutoTokenizer.from_pretrained(name)
         except Exception as error:  # hub, file and parser errors; translated, not lost
-            raise tokenizer_error(error, name, chatter.tail(1)) from error
+            raise tokenizer_error(error, name, messages) from error
     model = model.eval()
     limit = model.config.text_config.max_position_embeddings
     vocabulary = model.config.text_config.vocab_size

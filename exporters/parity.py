@@ -1,4 +1,4 @@
-"""Does ONNX Runtime compute what the model computed in its own library? Measured on real photos."""
+"""Measures on real photos whether ONNX Runtime computes what the model computed in its own library."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from robustcheck_onnx.exporters.errors import ExportError
+from .errors import ExportError
 
 Array = NDArray[np.float32]
 

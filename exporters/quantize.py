@@ -1,4 +1,4 @@
-"""An fp32 ONNX file to int8, by ONNX Runtime's quantiser: dynamic, or with QuantizeLinear/DequantizeLinear pairs."""
+"""Quantises an fp32 ONNX file to int8 with ONNX Runtime: dynamically, or with QuantizeLinear/DequantizeLinear pairs."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from robustcheck_onnx.exporters import parity
-from robustcheck_onnx.exporters.chatter import Chatter
-from robustcheck_onnx.exporters.contract import INT8
-from robustcheck_onnx.exporters.errors import USAGE, ExportError
+from . import parity, preprocess
+from .errors import USAGE, ExportError, first_line
+from .messages import Messages
 
 if TYPE_CHECKING:
     import onnx
@@ -23,7 +22,7 @@ Transform = Callable[[Image.Image], NDArray[np.float32]]  # PIL image → (chann
 
 CALIBRATION_PHOTOS = 128  # used at most; more hardly widen a range
 FEWEST_CALIBRATION_PHOTOS = 16  # ranges of fewer photos cut off what the next ones have
-_MADE_BY_QUANTISING = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
+QUANTISING_NODES = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
 _INFERRED_KEY = "onnx.infer"  # ONNX Runtime's mark in metadata_props
 
 
@@ -59,7 +58,7 @@ def calibration_photos(precision: str, given: Sequence[Path], parity_photos: Seq
 
 
 def quantise(
-    draft: Path, precision: str, photos: Sequence[Path], transform: Transform, *, name: str, chatter: Chatter
+    draft: Path, precision: str, photos: Sequence[Path], transform: Transform, *, name: str, messages: Messages
 ) -> onnx.ModelProto:
     """Replace an fp32 file, alone with its weights in a folder of its own, by its int8 form; return the graph.
 
@@ -72,7 +71,7 @@ def quantise(
 
     Args:
         draft: the fp32 file. photos: for int8-qdq. transform: how a photo becomes the input.
-        name: of the model, for messages. chatter: where the quantiser's words go; the caller holds `quiet()`.
+        name: of the model, for messages. messages: where the quantiser's words go; the caller holds `quiet()`.
 
     Raises:
         ExportError: a photo is unreadable (exit 2); the quantiser refuses the graph, or finds no layer that it can
@@ -108,14 +107,12 @@ def quantise(
     except (ExportError, MemoryError, OSError):
         raise
     except Exception as error:  # the quantiser raises whatever its parts raise; all of it means the same
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        said = f" [{chatter.tail()}]" if chatter.lines else ""
         raise ExportError(
-            f"{name}: ONNX Runtime could not quantise it to {precision} ({reason}){said}",
+            f"{name}: ONNX Runtime could not quantise it to {precision} ({first_line(error)}){messages.quoted()}",
             "--precision fp16, or another opset: onnx.version_converter",
         ) from error
     result = onnx.load(made, load_external_data=False)
-    if not any(node.op_type in _MADE_BY_QUANTISING for node in result.graph.node):
+    if not any(node.op_type in QUANTISING_NODES for node in result.graph.node):
         raise ExportError(
             f"{name}: number of layers that ONNX Runtime can quantise is 0; {precision} would be the fp32 model",
             "--precision fp16",
@@ -131,11 +128,6 @@ def quantise(
     draft.write_bytes(result.SerializeToString(deterministic=True))
     onnx.checker.check_model(str(draft))
     return result
-
-
-def is_int8(precision: str) -> bool:
-    """Whether a precision is made by quantising the fp32 file."""
-    return precision in INT8
 
 
 def _delicate(proto: onnx.ModelProto) -> list[str]:
@@ -155,15 +147,8 @@ def _reader(photos: Sequence[Path], transform: Transform, input_name: str) -> An
 
     def feeds() -> Iterator[dict[str, NDArray[np.float32]]]:
         for path in photos:
-            try:
-                with Image.open(path) as opened:
-                    image = opened.convert("RGB")
-            except (OSError, Image.DecompressionBombError) as error:
-                raise ExportError(
-                    f"{path}: calibration photo is unreadable ({error}); ranges are taken from real photos",
-                    f"ls -l {shlex.quote(str(path))}",
-                    exit_code=USAGE,
-                ) from error
+            why, hint = "ranges are taken from real photos", f"ls -l {shlex.quote(str(path))}"
+            image = preprocess.open_photo(path, "calibration photo", why, hint)
             yield {input_name: np.ascontiguousarray(transform(image)[None], dtype=np.float32)}
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]  # no type information is shipped

@@ -1,4 +1,4 @@
-"""The one entry of this room: SOURCE and NAME to an ONNX file."""
+"""Exports a model: a source and a name become an ONNX file. Other rooms start here."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from robustcheck_onnx.exporters import zero_shot as prompts
-from robustcheck_onnx.exporters.contract import Loaded, checked_preprocessing
-from robustcheck_onnx.exporters.errors import ENVIRONMENT, USAGE, ExportError
-from robustcheck_onnx.exporters.quantize import calibration_photos
-from robustcheck_onnx.exporters.write import ExportRecord, check_call, export
-from robustcheck_onnx.exporters.zero_shot import Prompts
+from . import zero_shot as prompts
+from .contract import Loaded, checked_preprocessing
+from .errors import ENVIRONMENT, USAGE, ExportError
+from .quantize import calibration_photos
+from .write import ExportRecord, check_call, export
+from .zero_shot import Prompts
 
 SOURCES = ("open_clip", "timm", "torchvision", "transformers", "torch", "onnx")
 
@@ -73,7 +73,7 @@ def run(
             zero_shot=zero_shot,
             templates=templates,
         )
-        from robustcheck_onnx.exporters.from_onnx import quantise_file
+        from .from_onnx import quantise_file
 
         return quantise_file(Path(name), Path(out), precision=precision, photos=photos, calibration=calibration)
     if head and source != "torch":
@@ -89,7 +89,7 @@ def run(
             exit_code=USAGE,
         )
     if zero_shot is not None and source not in prompts.SOURCES:
-        raise prompts.refuse_source(source, name)
+        raise prompts.source_error(source, name)
     check_call(Path(out), precision, photos)
     calibration_photos(precision, calibration, photos)  # before a model is loaded
     fields = read_preprocessing(preprocessing) if preprocessing else None

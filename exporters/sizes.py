@@ -1,4 +1,4 @@
-"""How large models are, without their weights: parameters counted on torch's meta device, nothing downloaded.
+"""Counts the parameters of models without their weights, on torch's meta device; downloads nothing.
 
     python -m robustcheck_onnx.exporters.sizes ASKED.json ANSWERS.json
 
@@ -16,8 +16,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from robustcheck_onnx.exporters.chatter import quiet
-from robustcheck_onnx.exporters.errors import ExportError
+from .errors import ExportError
+from .messages import quiet
 
 BYTES_A_PARAMETER = 4  # float32, as most checkpoints are published; float16 ones have half
 
@@ -42,14 +42,7 @@ def _unknown(source: str, name: str, tag: str | None) -> tuple[str, str]:
     if ":" in name or source not in ("open_clip", "timm", "torchvision"):
         return "", ""  # the hub's or the user's own
     try:
-        module: Any = importlib.import_module(f"robustcheck_onnx.exporters.from_{source}")
-        if source == "open_clip":
-            module._check_name(name, tag)
-        elif source == "timm":
-            module._check_name(f"{name}.{tag}" if tag and "." not in name else name)
-        else:
-            module.check_name(name)
-            module._entry(module.torchvision.models.get_model_weights(name), name, tag)
+        importlib.import_module(f"robustcheck_onnx.exporters.from_{source}").check_name(name, tag)
     except ExportError as error:
         return f"{error.message}; {error.hint}", ""
     except ImportError as error:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustcheck_onnx.exporters.errors import ExportError
+from .errors import ExportError
 
 Rows = tuple[Tensor, ...]
 

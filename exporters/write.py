@@ -1,4 +1,4 @@
-"""Write one ONNX file from a loaded model: export, prove parity, add the contract, put it in place."""
+"""Writes one ONNX file from a loaded model: export, prove parity, add the contract, put it in place."""
 
 from __future__ import annotations
 
@@ -10,22 +10,23 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from robustcheck_onnx.exporters import contract, parity, pixels, quantize, weights
-from robustcheck_onnx.exporters.chatter import Chatter, quiet
-from robustcheck_onnx.exporters.contract import Loaded, Source
-from robustcheck_onnx.exporters.errors import ENVIRONMENT, USAGE, ExportError
+from . import contract, parity, preprocess, quantize
+from .contract import Loaded, Source
+from .errors import ENVIRONMENT, USAGE, ExportError, first_line
+from .loading import file_digest
+from .messages import Messages, quiet
 
 if TYPE_CHECKING:
     import onnx
     import torch
-    from PIL import Image
 
 OPSET = 20  # torch 2.9–2.13 write it without conversion; ONNX Runtime reads it from 1.17 on
+PARITY_PHOTO = ("photo", "parity is measured on real photos", "--parity-images FOLDER")  # for preprocess.open_photo
 INLINE_LIMIT_BYTES = 2_000_000_000  # a protobuf message ends at 2 GiB; the rest is room for the graph
 MAX_GREY_LEVELS = 1.0  # of 255: how far the contract's pixels may be from the source library's own
 # Node metadata that helps a report. The rest (stack traces, fx nodes) holds this machine's paths.
@@ -37,7 +38,7 @@ class ExportRecord:
     """What was written, for the person who asked.
 
     digest: "sha256:" + hex of the .onnx file. data_path: weights beside it, None when they are inside.
-    size_bytes: both files. outputs: name → number of features. chatter: what the libraries said. calibrated_on: photos
+    size_bytes: both files. outputs: name → number of features. messages: what the libraries said. calibrated_on: photos
     that int8-qdq took its ranges from; 0 for other precisions.
     """
 
@@ -50,7 +51,7 @@ class ExportRecord:
     source: Source
     precision: str
     opset: int
-    chatter: tuple[str, ...]
+    messages: tuple[str, ...]
     calibrated_on: int = 0
 
 
@@ -83,42 +84,28 @@ def export(
     _check_loaded(loaded)
     name = f"{loaded.source.library} {loaded.source.name}"
     images = _photos(loaded, photos)
-    with quiet() as chatter, _own_attention():
+    with quiet() as messages, _own_attention():
         references = _references(loaded, images, name)
-        program = _traced(loaded, images, precision, name, chatter)
+        program = _traced(loaded, images, precision, name, messages)
     try:
         with tempfile.TemporaryDirectory(prefix=".robustcheck-export-", dir=path.parent) as folder:
             draft = Path(folder) / path.name
             model = _saved(program, draft, name)
-            if quantize.is_int8(precision):
+            if precision in contract.INT8:
                 with quiet() as quantiser:
                     model = quantize.quantise(
-                        draft, precision, chosen, lambda i: loaded.transform(i).numpy(), name=name, chatter=quantiser
+                        draft, precision, chosen, lambda i: loaded.transform(i).numpy(), name=name, messages=quantiser
                     )
-                chatter.lines += quantiser.lines
+                messages.lines += quantiser.lines
             agreed = parity.measure(draft, images, references, precision=precision, input_name=contract.INPUT_NAME)
-            contract.embed(model, contract.build(loaded, precision=precision, parity=agreed.for_contract()))
-            draft.write_bytes(model.SerializeToString(deterministic=True))
-            data_path, size, digest = placed(draft, path)
+            content = contract.build(loaded, precision=precision, parity=agreed.for_contract())
+            return finish(draft, path, model, content, references, agreed, messages, calibrated_on=len(chosen))
     except OSError as error:
-        raise disk_fault(path, error) from error
-    return ExportRecord(
-        path=path,
-        data_path=data_path,
-        digest=digest,
-        size_bytes=size,
-        outputs={output: rows.shape[1] for output, rows in references.items()},
-        parity=agreed,
-        source=loaded.source,
-        precision=precision,
-        opset=next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx")),
-        chatter=tuple(chatter.lines),
-        calibrated_on=len(chosen),
-    )
+        raise disk_error(path, error) from error
 
 
-def disk_fault(path: Path, error: OSError) -> ExportError:
-    """What the disk did not let happen."""
+def disk_error(path: Path, error: OSError) -> ExportError:
+    """Return the error for a file that could not be written (exit 4)."""
     return ExportError(
         f"{path}: file could not be written ({error.strerror or error}); nothing is left",
         f"df -h {shlex.quote(str(path.parent))}; ls -ld {shlex.quote(str(path.parent))}",
@@ -184,7 +171,7 @@ def _photos(loaded: Loaded, paths: Sequence[Path]) -> NDArray[np.float32]:
     """Preprocess the first photos with the library's transform; refuse a contract that gives other pixels."""
     arrays = []
     for path in paths[: parity.PHOTOS]:
-        image = opened_photo(path)
+        image = preprocess.open_photo(path, *PARITY_PHOTO)
         theirs = loaded.transform(image).numpy()
         takes = (3, *loaded.preprocessing["size"])
         if theirs.shape != takes:
@@ -193,8 +180,8 @@ def _photos(loaded: Loaded, paths: Sequence[Path]) -> NDArray[np.float32]:
                 f"it must be {list(takes)}",
                 "--preprocessing FILE with resize_mode shortest or squash",
             )
-        ours = pixels.apply(loaded.preprocessing, image)
-        apart = pixels.grey_levels_apart(loaded.preprocessing, ours, theirs)
+        ours = preprocess.apply(loaded.preprocessing, image)
+        apart = preprocess.grey_levels_apart(loaded.preprocessing, ours, theirs)
         if apart > MAX_GREY_LEVELS:
             raise ExportError(
                 f"{loaded.source.name}: preprocessing in the contract is {apart:.3g} grey levels from the "
@@ -203,21 +190,6 @@ def _photos(loaded: Loaded, paths: Sequence[Path]) -> NDArray[np.float32]:
             )
         arrays.append(theirs)
     return np.stack(arrays).astype(np.float32)
-
-
-def opened_photo(path: Path) -> Image.Image:
-    """One parity photo as RGB."""
-    from PIL import Image
-
-    try:
-        with Image.open(path) as opened:
-            return opened.convert("RGB")
-    except (OSError, Image.DecompressionBombError) as error:
-        raise ExportError(
-            f"{path}: photo is unreadable ({error}); parity is measured on real photos",
-            "--parity-images FOLDER",
-            exit_code=USAGE,
-        ) from error
 
 
 def _references(loaded: Loaded, images: NDArray[np.float32], name: str) -> dict[str, NDArray[np.float32]]:
@@ -258,11 +230,11 @@ def _references(loaded: Loaded, images: NDArray[np.float32], name: str) -> dict[
 
 
 def _traced(
-    loaded: Loaded, images: NDArray[np.float32], precision: str, name: str, chatter: Chatter
+    loaded: Loaded, images: NDArray[np.float32], precision: str, name: str, messages: Messages
 ) -> torch.onnx.ONNXProgram:
     import torch
 
-    from robustcheck_onnx.exporters.wrappers import HalfPrecision
+    from .wrappers import HalfPrecision
 
     module = HalfPrecision(loaded.module) if precision == "fp16" else loaded.module
     try:
@@ -287,10 +259,8 @@ def _traced(
                 "pip install 'robustcheck-onnx[export]'",
                 exit_code=ENVIRONMENT,
             ) from error
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        said = f" [{chatter.tail()}]" if chatter.lines else ""
         raise ExportError(
-            f"{name}: torch could not export it ({reason}){said}",
+            f"{name}: torch could not export it ({first_line(error)}){messages.quoted()}",
             "the model must be traceable by torch.export; try another precision or report the model name",
         ) from error
     if program is None:
@@ -325,14 +295,28 @@ def _saved(program: torch.onnx.ONNXProgram, draft: Path, name: str) -> onnx.Mode
     return model
 
 
-def placed(draft: Path, path: Path) -> tuple[Path | None, int, str]:
-    """Move the finished files to their place: weights first, so that the graph never points at nothing.
+def finish(
+    draft: Path,
+    path: Path,
+    model: onnx.ModelProto,
+    content: Mapping[str, Any],
+    references: Mapping[str, NDArray[np.float32]],
+    agreed: parity.Parity,
+    messages: Messages,
+    *,
+    calibrated_on: int,
+) -> ExportRecord:
+    """Write the contract into the draft and move it to its place; the weights go first, so that the graph finds them.
 
-    Returns the path of the weights beside the graph, the size of both (bytes) and the graph's digest.
+    Args:
+        draft: the exported file, in a folder of its own on the disk of `path`.
+        model: its graph. content: of the contract. references: output name → (image, feature).
     """
+    contract.embed(model, content)
+    draft.write_bytes(model.SerializeToString(deterministic=True))
     beside = draft.with_name(draft.name + ".data")
     size = sum(p.stat().st_size for p in (draft, beside) if p.exists())
-    digest = weights.file_digest(draft)
+    digest = file_digest(draft)
     data_path = None
     if beside.exists():
         data_path = path.with_name(beside.name)
@@ -343,7 +327,19 @@ def placed(draft: Path, path: Path) -> tuple[Path | None, int, str]:
         if data_path is not None:
             data_path.unlink()
         raise
-    return data_path, size, digest
+    return ExportRecord(
+        path=path,
+        data_path=data_path,
+        digest=digest,
+        size_bytes=size,
+        outputs={output: rows.shape[1] for output, rows in references.items()},
+        parity=agreed,
+        source=Source(**content["source"]),
+        precision=content["precision"],
+        opset=next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx")),
+        messages=tuple(messages.lines),
+        calibrated_on=calibrated_on,
+    )
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""A zero-shot classifier's words: class names and prompt templates, and the head that a text tower makes of them.
+"""Reads class names and prompt templates, and makes a zero-shot classifier's head of them with a text tower.
 
 The head is computed as CLIP's authors do: every class name in every template, each text embedding L2-normalised,
 averaged over the templates, normalised again (Radford et al. 2021, section 3.1.4), times the logit scale.
@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from robustcheck_onnx.exporters.errors import ENVIRONMENT, USAGE, ExportError
+from .errors import ENVIRONMENT, USAGE, ExportError, first_line
+from .messages import Messages
 
 if TYPE_CHECKING:
     import torch
@@ -101,7 +102,7 @@ def text_head(
     return weight
 
 
-def refuse_source(source: str, name: str) -> ExportError:
+def source_error(source: str, name: str) -> ExportError:
     """Return the error for a source without a text tower (exit 2)."""
     return ExportError(
         f"{name}: --zero-shot is for sources with a text tower, {' and '.join(SOURCES)}; source is {source}",
@@ -118,12 +119,11 @@ def zero_shot_meaning(prompts: Prompts) -> str:
     )
 
 
-def tokenizer_error(error: Exception, name: str, chatter: str) -> ExportError:
+def tokenizer_error(error: Exception, name: str, messages: Messages) -> ExportError:
     """Return the error for a tokenizer that is not on this machine (exit 4)."""
-    said = f" [{chatter}]" if chatter else ""
-    reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+    why = f"({first_line(error)[:200]}){messages.quoted(1)}"
     return ExportError(
-        f"{name}: tokenizer of the text tower is not on this machine and could not be fetched ({reason}){said}; "
+        f"{name}: tokenizer of the text tower is not on this machine and could not be fetched {why}; "
         "--zero-shot needs it",
         "run the export once where there is a network, and copy $HF_HOME/hub here; or place tokenizer.json and "
         "tokenizer_config.json in the checkpoint's folder",

@@ -71,7 +71,7 @@ def lookup_pass(tmp_path_factory: pytest.TempPathFactory, lookup: ModuleType) ->
 @pytest.fixture(scope="session")
 def passed(lookup_pass: tuple[Path, Path]) -> Report:
     """A PASS on own photos."""
-    from robustcheck_onnx.checker import check
+    from robustcheck_onnx import check
 
     return check(lookup_pass[0], images=lookup_pass[1])
 

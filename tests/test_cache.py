@@ -15,7 +15,8 @@ import onnx
 import onnxruntime
 import pytest
 
-from robustcheck_onnx.checker import check, measure, pipeline
+from robustcheck_onnx import check
+from robustcheck_onnx.checker import measure, pipeline
 from robustcheck_onnx.checker.evidence import Evidence
 from robustcheck_onnx.checker.images.source import open_images
 from robustcheck_onnx.checker.measure import cache

@@ -7,8 +7,8 @@ from calibrations import N_MODELS, Calibrated, rows
 
 from robustcheck_onnx.checker.verdict.rule import ALIKE_SPREAD
 from robustcheck_onnx.thresholds import results
-from robustcheck_onnx.thresholds.calibrate import fitted_profile, rows_of
 from robustcheck_onnx.thresholds.ends import End
+from robustcheck_onnx.thresholds.make_profile import fitted_profile, rows_of
 
 
 def test_what_takes_no_part_in_a_fit(calibrated: Calibrated) -> None:

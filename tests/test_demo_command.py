@@ -8,7 +8,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
-from robustcheck_onnx.checker import check
+from robustcheck_onnx import check
 from robustcheck_onnx.checker import demo as demo_model
 from robustcheck_onnx.checker.cli.verbs import demo as cli_demo
 from robustcheck_onnx.checker.errors import UsageError

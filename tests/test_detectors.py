@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from measuring import never_decided
 
-from robustcheck_onnx.checker import check
+from robustcheck_onnx import check
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.images import source as images
 from robustcheck_onnx.checker.measure import cache, detectors

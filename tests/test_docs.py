@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 
-from robustcheck_onnx.checker import check
+from robustcheck_onnx import check
 from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.errors import EXIT_CODES
 from robustcheck_onnx.checker.verdict.reasons import RULES

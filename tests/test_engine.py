@@ -15,7 +15,7 @@ import pytest
 from measuring import by_name, never_decided
 from measuring import job as new_job
 
-from robustcheck_onnx.checker import check
+from robustcheck_onnx import check
 from robustcheck_onnx.checker.errors import CannotAssessError, RobustcheckError, UsageError
 from robustcheck_onnx.checker.evidence import Options
 from robustcheck_onnx.checker.measure.job import TRIES, Job

@@ -9,8 +9,7 @@ import onnxruntime as ort
 import pytest
 from user_modules import contract_of, images_of
 
-from robustcheck_onnx.exporters import contract
-from robustcheck_onnx.exporters import weights as loading
+from robustcheck_onnx.exporters import contract, loading
 from robustcheck_onnx.exporters.run import run
 
 torch = pytest.importorskip("torch", reason="extra `export` is not installed")

@@ -48,7 +48,7 @@ def checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, A
 
 
 def test_open_clip_checkpoint_file(checkpoint: tuple[Path, Any]) -> None:
-    from robustcheck_onnx.exporters import from_open_clip, weights
+    from robustcheck_onnx.exporters import from_open_clip, loading
 
     path, model = checkpoint
     fields = contract.checked_preprocessing(CLIP_32, "x")
@@ -57,7 +57,7 @@ def test_open_clip_checkpoint_file(checkpoint: tuple[Path, Any]) -> None:
     with torch.no_grad():
         torch.testing.assert_close(loaded.module(image)[0], model.encode_image(image))
     assert (loaded.source.weights, loaded.source.random_weights) == ("epoch_1.pt", False)
-    assert loaded.source.weights_digest == weights.file_digest(path)
+    assert loaded.source.weights_digest == loading.file_digest(path)
 
 
 def test_open_clip_file_does_not_say_its_preprocessing(checkpoint: tuple[Path, Any]) -> None:
@@ -101,7 +101,7 @@ def test_open_clip_tag_decides_the_activation(
 def test_published_preprocessing_of_open_clip() -> None:
     """A SigLIP file gets SigLIP's mean and squash, not CLIP's; ViT-L-14's tags differ, so a file says nothing."""
     from robustcheck_onnx.exporters import from_open_clip
-    from robustcheck_onnx.exporters.published import shared_preprocessing
+    from robustcheck_onnx.exporters.contract import shared_preprocessing
 
     shared = shared_preprocessing(from_open_clip._published("ViT-B-16-SigLIP"), "ViT-B-16-SigLIP")
     fields = from_open_clip.as_contract({**shared, "size": 224}, "ViT-B-16-SigLIP")
@@ -256,7 +256,7 @@ def test_damaged_checkpoints_are_refused_or_a_state_dict(tmp_path: Path, form: s
 
     from safetensors.torch import save_file
 
-    from robustcheck_onnx.exporters.weights import read_checkpoint
+    from robustcheck_onnx.exporters.loading import read_checkpoint
 
     state = {"stem.weight": torch.arange(16.0).reshape(4, 4), "stem.bias": torch.arange(3)}
     path = tmp_path / ("model.safetensors" if form == "safetensors" else "model.pt")

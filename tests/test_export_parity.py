@@ -73,10 +73,10 @@ def test_failed_export_keeps_the_earlier_file(
 def test_disk_full_is_an_environment_error(
     tmp_path: Path, skimage_photos: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: Any) -> Any:
+    def full(*_: Any, **__: Any) -> Any:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(write, "placed", full)
+    monkeypatch.setattr(write, "finish", full)
     with pytest.raises(ExportError, match="No space left on device") as caught:
         run("torch", "my_vision:encoder", tmp_path / "m.onnx", photos=skimage_photos)
     assert caught.value.exit_code == 4

@@ -13,7 +13,7 @@ from PIL import Image
 from user_modules import left_in
 
 from robustcheck_onnx.checker.evidence import Preprocessing
-from robustcheck_onnx.exporters import contract, parity, pixels
+from robustcheck_onnx.exporters import contract, parity, preprocess
 from robustcheck_onnx.exporters.errors import ExportError
 from robustcheck_onnx.exporters.run import read_preprocessing, run
 
@@ -131,7 +131,7 @@ def test_pixels_are_the_checkers(
     for path in skimage_photos:
         image = Image.open(path).convert("RGB")
         expected = apply(theirs, image).transpose(2, 0, 1)
-        np.testing.assert_allclose(pixels.apply(fields, image), expected, atol=1e-5)
+        np.testing.assert_allclose(preprocess.apply(fields, image), expected, atol=1e-5)
 
 
 def test_grey_levels_apart() -> None:
@@ -139,8 +139,8 @@ def test_grey_levels_apart() -> None:
     zero = np.zeros((3, 2, 2), dtype=np.float32)
     one = zero.copy()
     one[1, 0, 0] = 2 / 255 / 0.5  # two grey levels after dividing by std
-    np.testing.assert_allclose(pixels.grey_levels_apart(fields, zero, one), 2.0, rtol=1e-5)
-    assert pixels.grey_levels_apart(fields, zero, one[:, :1]) == np.inf
+    np.testing.assert_allclose(preprocess.grey_levels_apart(fields, zero, one), 2.0, rtol=1e-5)
+    assert preprocess.grey_levels_apart(fields, zero, one[:, :1]) == np.inf
 
 
 def test_documented_example_is_what_the_checker_reads(tmp_path: Path) -> None:

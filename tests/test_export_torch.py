@@ -13,7 +13,7 @@ import onnxruntime as ort
 import pytest
 from user_modules import contract_of, images_of, left_in
 
-from robustcheck_onnx.exporters import weights as loading
+from robustcheck_onnx.exporters import loading
 from robustcheck_onnx.exporters.errors import ExportError
 from robustcheck_onnx.exporters.run import run
 
@@ -153,7 +153,7 @@ def test_nothing_is_printed(
     record = run("torch", "my_vision:chatty", tmp_path / "m.onnx", photos=skimage_photos)
     assert capfd.readouterr().out == ""
     assert not [w for w in recwarn if "warned by the model" in str(w.message)]
-    said = "\n".join(record.chatter)
+    said = "\n".join(record.messages)
     for line in ("printed by the model", "warning: logged by the model", "warning: warned by the model"):
         assert line in said
 
@@ -174,7 +174,7 @@ def test_torch_is_imported_when_used(module: str, imports_torch: bool) -> None:
 def test_quiet_gives_back_what_it_took() -> None:
     import logging
 
-    from robustcheck_onnx.exporters.chatter import quiet
+    from robustcheck_onnx.exporters.messages import quiet
 
     before = logging.getLogger().handlers[:]
     with pytest.raises(KeyError), quiet() as said:  # noqa: PT012

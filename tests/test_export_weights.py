@@ -12,7 +12,7 @@ import pytest
 from hub_cache import hub_repo
 from user_modules import contract_of, left_in
 
-from robustcheck_onnx.exporters import weights as loading
+from robustcheck_onnx.exporters import loading
 from robustcheck_onnx.exporters.errors import ExportError
 from robustcheck_onnx.exporters.run import run
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from measuring import job as new_job
 from measuring import never_decided, parts
 
-from robustcheck_onnx.checker import check
+from robustcheck_onnx import check
 from robustcheck_onnx.checker.evidence import Evidence, Gallery, SeenImage
 from robustcheck_onnx.checker.images import source as images
 from robustcheck_onnx.checker.measure import cache, gallery

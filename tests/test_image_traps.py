@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageEnhance
 
-from robustcheck_onnx.checker import check
+from robustcheck_onnx import check
 from robustcheck_onnx.checker.errors import CannotAssessError
 
 PHOTOS = sorted((Path(__file__).parent.parent / "checker" / "photos").glob("*.jpg"))

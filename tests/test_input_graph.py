@@ -16,7 +16,7 @@ from measuring import never_decided
 from numpy.typing import NDArray
 from torchvision import transforms
 
-from robustcheck_onnx.checker import check
+from robustcheck_onnx import check
 from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.evidence import CLIP, IMAGENET, Preprocessing
 from robustcheck_onnx.checker.images import source as images

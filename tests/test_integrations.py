@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from robustcheck_onnx.checker import Progress, VerdictError, assert_robust
+from robustcheck_onnx import Progress, VerdictError, assert_robust
 from robustcheck_onnx.checker.errors import CannotAssessError
 
 ROOT = Path(__file__).parent.parent
@@ -344,7 +344,7 @@ def test_images_are_pinned_hold_no_model_and_do_not_run_as_root(file: str) -> No
     assert users == ["USER 10001"]
     copied = [word for x in lines if x.startswith("COPY") and "--from" not in x for word in x.split()[1:-1]]
     assert set(copied) == {"pyproject.toml", "README.md", "LICENSE", "constraints.txt"} | {
-        "checker", "exporters", "thresholds",
+        "face", "checker", "exporters", "thresholds",
     }  # fmt: skip
 
 

@@ -19,7 +19,7 @@ import pytest
 from measuring import job as new_job
 from PIL import Image
 
-from robustcheck_onnx.checker import check
+from robustcheck_onnx import check
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.images import entries as image_files
 from robustcheck_onnx.checker.images import source as images

@@ -12,7 +12,7 @@ import pytest
 from measuring import job as new_job
 from measuring import never_decided, parts
 
-from robustcheck_onnx.checker import check
+from robustcheck_onnx import check
 from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.evidence import Evidence
 from robustcheck_onnx.checker.images import source as images

@@ -11,7 +11,7 @@ import pytest
 from measuring import never_decided
 from PIL import Image
 
-from robustcheck_onnx.checker import Progress, Report, check
+from robustcheck_onnx import Progress, Report, check
 from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.images.source import Item, Skipped
 from robustcheck_onnx.checker.measure import run as measure

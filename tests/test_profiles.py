@@ -15,8 +15,8 @@ from robustcheck_onnx.checker.cli import process as cli_process
 from robustcheck_onnx.checker.evidence import Interval
 from robustcheck_onnx.checker.pipeline import check
 from robustcheck_onnx.checker.verdict.rule import decided
-from robustcheck_onnx.thresholds import calibrate, fitting, profile, reference
-from robustcheck_onnx.thresholds.fitting import Rule
+from robustcheck_onnx.thresholds import error_rates, fit, make_profile, profile, reference
+from robustcheck_onnx.thresholds.fit import Rule
 from robustcheck_onnx.thresholds.profile import STATISTICS, Profile
 from robustcheck_onnx.thresholds.reference import Reference
 
@@ -221,12 +221,12 @@ def test_a_set_that_shows_nothing_is_missed_not_averaged_in() -> None:
     """ViT-bigG's case: robust by its label, and below a set without it. The others keep their margin."""
     table = [RECTIFIED, *(made_set(f"with{i}", "present", 8 + i) for i in range(4))]
     table += [made_set(f"without{i}", "absent", 1 + i / 10) for i in range(4)]
-    plain = fitting.fit(table, LOOSE)
-    with_weak = fitting.fit([*table, made_set("weak", "present", 1.05)], LOOSE)
+    plain = fit.fit(table, LOOSE)
+    with_weak = fit.fit([*table, made_set("weak", "present", 1.05)], LOOSE)
     assert with_weak.missed == ("weak",)
     assert with_weak.thresholds == plain.thresholds
     with pytest.raises(ValueError, match="overlap: no threshold parts them"):
-        fitting.fit([*table, made_set("weak", "present", 1.05)], Rule())
+        fit.fit([*table, made_set("weak", "present", 1.05)], Rule())
 
 
 def test_a_set_without_that_one_statistic_turns_away_costs_no_power() -> None:
@@ -235,31 +235,31 @@ def test_a_set_without_that_one_statistic_turns_away_costs_no_power() -> None:
     table += [made_set(f"without{i}", "absent", 1 + i / 10) for i in range(4)]
     spiky = made_set("spiky", "absent", 1.1)
     spiky = spiky._replace(kurtosis=90.0, low=spiky.low | {"kurtosis": 80.0}, high=spiky.high | {"kurtosis": 100.0})
-    fitted = fitting.fit([*table, spiky], LOOSE)
+    fitted = fit.fit([*table, spiky], LOOSE)
     assert fitted.missed == ()
-    assert not fitting.passes(spiky, fitted.thresholds)
+    assert not fit.passes(spiky, fitted.thresholds)
     assert fitted.thresholds["persistence_ratio"].highest_without == pytest.approx(1.3 * 1.1)
 
 
 def test_without_rectified_sets_negative_energy_is_borrowed_and_said() -> None:
     table = [made_set(f"with{i}", "present", 8 + i) for i in range(4)]
     table += [made_set(f"without{i}", "absent", 1 + i / 10) for i in range(4)]
-    fitted = fitting.fit(table, LOOSE)
+    fitted = fit.fit(table, LOOSE)
     assert fitted.borrowed == ("negative_energy", "negative_z_energy")
     assert fitted.thresholds["negative_energy"] == DEFAULT.thresholds["negative_energy"]
     with pytest.raises(ValueError, match="no rectified set lies below"):
-        fitting.fit(table, Rule())
+        fit.fit(table, Rule())
 
 
 def test_few_checkpoints_widen_the_margin() -> None:
     few = [RECTIFIED, *(made_set(f"with{i}", "present", 8 + i) for i in range(4))]
     few += [made_set(f"without{i}", "absent", 1 + i / 10) for i in range(4)]
     many = [*few, *(made_set(f"more{i}", "absent", 1 + i / 20) for i in range(8))]
-    assert fitting.chosen_rule(few, LOOSE).position == fitting.WIDER[0]
-    assert fitting.chosen_rule(many, LOOSE).position == fitting.GAP_POSITION
-    wide = fitting.fit(few, fitting.chosen_rule(few, LOOSE)).thresholds
-    narrow = fitting.fit(many, fitting.chosen_rule(many, LOOSE)).thresholds
-    for name in fitting.STRENGTHS:
+    assert make_profile.chosen_rule(few, LOOSE).position == make_profile.WIDER[0]
+    assert make_profile.chosen_rule(many, LOOSE).position == fit.GAP_POSITION
+    wide = fit.fit(few, make_profile.chosen_rule(few, LOOSE)).thresholds
+    narrow = fit.fit(many, make_profile.chosen_rule(many, LOOSE)).thresholds
+    for name in fit.STRENGTHS:
         assert wide[name].minimum > narrow[name].minimum
 
 
@@ -268,27 +268,27 @@ def test_the_margin_widens_until_no_checkpoint_passes_when_left_out() -> None:
     table = [RECTIFIED, *(made_set(f"with{i}", "present", 10) for i in range(4))]
     table += [made_set(f"without{i}", "absent", 1 + i / 100) for i in range(10)]
     table += [made_set("high", "absent", 5.2)]
-    usual = LOOSE._replace(position=fitting.GAP_POSITION)
-    assert fitting.leave_one_out(table, usual).false_pass == ("high",)
-    chosen = fitting.chosen_rule(table, LOOSE)
-    assert chosen.position > fitting.GAP_POSITION
-    assert fitting.leave_one_out(table, chosen).false_pass == ()
+    usual = LOOSE._replace(position=fit.GAP_POSITION)
+    assert error_rates.leave_one_out(table, usual).false_pass == ("high",)
+    chosen = make_profile.chosen_rule(table, LOOSE)
+    assert chosen.position > fit.GAP_POSITION
+    assert error_rates.leave_one_out(table, chosen).false_pass == ()
 
 
 def test_checkpoints_without_which_there_is_no_fit_are_no_trial() -> None:
     table = [RECTIFIED, made_set("only", "present", 8), made_set("w1", "absent", 1), made_set("w2", "absent", 1.1)]
-    left_out = fitting.leave_one_out(table, LOOSE)
+    left_out = error_rates.leave_one_out(table, LOOSE)
     assert left_out.no_fit == ("only",)
     absent = [r for r in table if r.expected == "absent"]
     present = [r for r in table if r.expected == "present"]
-    assert fitting.upper_bound((), present, left_out.no_fit) == 1.0
-    assert fitting.upper_bound((), absent) == pytest.approx(scipy.stats.beta.ppf(0.95, 1, 3), abs=6e-4)
+    assert error_rates.upper_bound((), present, left_out.no_fit) == 1.0
+    assert error_rates.upper_bound((), absent) == pytest.approx(scipy.stats.beta.ppf(0.95, 1, 3), abs=6e-4)
 
 
 def test_no_fit_names_the_set_that_stands_in_the_way() -> None:
     table = [RECTIFIED, made_set("a", "present", 8), made_set("b", "absent", 9)]
     with pytest.raises(ValueError, match="no set with the indication lies above all sets without it; the last was a"):
-        fitting.fit(table, LOOSE)
+        fit.fit(table, LOOSE)
 
 
 SCALES = st.floats(1.0, 30.0)
@@ -302,15 +302,15 @@ def test_any_fit_passes_no_set_without_and_says_whom_it_misses(
     table = [RECTIFIED, *(made_set(f"p{i}", "present", s) for i, s in enumerate(with_))]
     table += [made_set(f"a{i}", "absent", s) for i, s in enumerate(without)]
     try:
-        fitted = fitting.fit(table, LOOSE)
+        fitted = fit.fit(table, LOOSE)
     except ValueError:
         # only where no set with the label is clearly above all without
         assert max(with_) / 1.1 <= max(without) * 1.1 * (1 + 1e-9) or max(with_) / 1.1 < 1.0
         return
-    passing = {r.set for r in table if fitting.passes(r, fitted.thresholds)}
+    passing = {r.set for r in table if fit.passes(r, fitted.thresholds)}
     assert not any(name.startswith("a") for name in passing)
     assert {r.set for r in table if r.expected == "present"} - passing == set(fitted.missed)
-    shuffled = fitting.fit(data.draw(st.permutations(table)), LOOSE)
+    shuffled = fit.fit(data.draw(st.permutations(table)), LOOSE)
     assert {n: t.minimum for n, t in shuffled.thresholds.items()} == {
         n: t.minimum for n, t in fitted.thresholds.items()
     }
@@ -332,7 +332,7 @@ def test_a_stronger_outlier_never_turns_pass_into_warn_by_any_fitted_profile(
 
     table = [RECTIFIED, *(made_set(f"p{i}", "present", s) for i, s in enumerate(with_))]
     table += [made_set(f"a{i}", "absent", s) for i, s in enumerate(without)]
-    fitted = fitting.fit(table, LOOSE).thresholds
+    fitted = fit.fit(table, LOOSE).thresholds
     judge_by = DEFAULT.model_copy(update={"thresholds": fitted})
     rng = np.random.default_rng(seed)
     h = rng.normal(size=(64, 384)) + rng.normal(0, 0.3, 384)
@@ -357,7 +357,7 @@ def test_a_stronger_outlier_never_turns_pass_into_warn_by_any_fitted_profile(
 def test_profile_of_needs_both_sides() -> None:
     one_sided = tuple(r for r in TABLE if r.expected == "present")
     with pytest.raises(ValueError, match="with and without"):
-        calibrate.profile_of(
+        make_profile.profile_of(
             one_sided,
             Rule(),
             id="x",

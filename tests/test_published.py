@@ -11,6 +11,7 @@ import scipy.special
 import scipy.stats
 from benchmark_scripts import load
 
+from robustcheck_onnx.thresholds import DATA
 from robustcheck_onnx.thresholds import published as tables
 from robustcheck_onnx.thresholds.reference import references
 
@@ -48,7 +49,7 @@ def test_the_five_baselines_to_the_printed_digits(shift: str, n: int, a: str, b:
 
 @pytest.mark.parametrize("shift", ["imagenetv2", "sketch", "imagenet_r", "imagenet_a"])
 def test_the_baselines_are_scipys_over_the_rows_as_they_ship(shift: str) -> None:
-    with (tables.DATA / "published_timm.csv").open(encoding="utf-8", newline="") as file:
+    with (DATA / "published_timm.csv").open(encoding="utf-8", newline="") as file:
         pairs = [
             (float(row["imagenet1k"]), float(row[shift]))
             for row in csv.DictReader(file)
@@ -143,7 +144,7 @@ def test_the_tables_are_whole_and_small() -> None:
     for library, entry in tables.sources().items():
         assert entry["rows"] == len(rows(library))
         assert {row.source for row in rows(library)} == {entry["source"]}
-    assert sum(path.stat().st_size for path in tables.DATA.glob("published_*")) < 400_000
+    assert sum(path.stat().st_size for path in DATA.glob("published_*")) < 400_000
 
 
 def test_what_was_not_published_stays_unknown() -> None:
@@ -169,7 +170,7 @@ def test_the_shipped_tables_are_what_the_script_makes_of_the_sources(
     made = sorted(tmp_path.iterdir())
     assert len(made) == 5
     for path in made:
-        assert path.read_bytes() == (tables.DATA / path.name).read_bytes(), path.name
+        assert path.read_bytes() == (DATA / path.name).read_bytes(), path.name
 
 
 # ------------------------------------------------------------------------------------------------- whose row is it?

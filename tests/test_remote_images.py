@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from stores import ODD, contents, put, url_of
 
-from robustcheck_onnx.checker import check
+from robustcheck_onnx import check
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.images import source as images
 from robustcheck_onnx.checker.storage.remote import open_url

@@ -16,7 +16,7 @@ import onnx
 import pytest
 from stores import ODD, SECRET, put, url_of
 
-from robustcheck_onnx.checker import check
+from robustcheck_onnx import check
 from robustcheck_onnx.checker.cli.app import main
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.images import source as images

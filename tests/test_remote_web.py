@@ -13,7 +13,7 @@ from types import ModuleType
 import pytest
 from stores import SECRET, contents, url_of
 
-from robustcheck_onnx.checker import check
+from robustcheck_onnx import check
 from robustcheck_onnx.checker.cli.app import main
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.images import source as images

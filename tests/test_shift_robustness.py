@@ -20,12 +20,12 @@ from robustcheck_onnx.checker.shift.robustness import (
     put_beside,
 )
 from robustcheck_onnx.checker.statistics.intervals import wilson
-from robustcheck_onnx.thresholds import published, yardstick
+from robustcheck_onnx.thresholds import DATA, baselines, published
 from robustcheck_onnx.thresholds.published import IMAGENET
 
 
 def _csv(library: str) -> list[dict[str, str]]:
-    with (published.DATA / f"published_{library}.csv").open(encoding="utf-8", newline="") as file:
+    with (DATA / f"published_{library}.csv").open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 
@@ -39,17 +39,17 @@ def test_testbeds_lines_are_scipys_over_its_standard_models(name: str) -> None:
     ]  # fmt: skip
     x, y = (np.array(side) for side in zip(*rows, strict=True))
     truth = stats.linregress(np.log(x / (1 - x)), np.log(y / (1 - y)))
-    line = yardstick.lines("testbed")[name]
+    line = baselines.baselines_of("testbed")[name]
     np.testing.assert_allclose([line.a, line.b], [truth.slope, truth.intercept], rtol=1e-9)
     assert line.n == len(rows) >= 80
 
 
 def test_what_is_usual_is_the_published_spread() -> None:
     """science.md, section 4: mean ER over V2, Sketch, R, A of ImageNet-1k-only models: 5-95 % is -2.4 to +4.1."""
-    found = yardstick.usual("timm", published.MEAN_SHIFTS)
+    found = baselines.usual_robustness("timm", published.MEAN_SHIFTS)
     assert (found.n, round(found.median, 1), round(found.low, 1), round(found.high, 1)) == (1074, 0.1, -2.4, 4.1)
     assert found == pytest.approx(published.spread("in1k_only", "timm"))
-    assert yardstick.lines("timm") == published.baselines()
+    assert baselines.baselines_of("timm") == published.baselines()
 
 
 def _set(
@@ -78,13 +78,13 @@ def _beside(inside: SetResult, *others: SetResult, source: str = "timm") -> list
     return [put_beside(inside, (), other, (), source) for other in others]
 
 
-@pytest.mark.parametrize("source", yardstick.SOURCES)
+@pytest.mark.parametrize("source", baselines.SOURCES)
 @pytest.mark.parametrize("name", published.SHIFTS)
 def test_effective_robustness_is_accuracy_beyond_the_line(source: str, name: str) -> None:
     found, why = effective(_set(IMAGENET, 0.76), _set(name, 0.5), source)
     assert why == ""
     assert found is not None
-    line = yardstick.lines(source)[name]
+    line = baselines.baselines_of(source)[name]
     expected = 1 / (1 + np.exp(-(line.a * np.log(0.76 / 0.24) + line.b)))
     assert found.expected == pytest.approx(expected)
     assert found.points == pytest.approx(100 * (0.5 - expected))
@@ -169,4 +169,4 @@ def test_the_mean_is_over_the_measured_shifts_and_leaves_objectnet_out() -> None
     assert found.mean_pp == pytest.approx(np.mean(points[:2]))
     alone = agree(_judged("WARN"), inside, beside[2:], "timm")
     assert alone.shifts == ("objectnet",)
-    assert alone.usual_high_pp == pytest.approx(yardstick.usual("testbed", ("objectnet",)).high)
+    assert alone.usual_high_pp == pytest.approx(baselines.usual_robustness("testbed", ("objectnet",)).high)

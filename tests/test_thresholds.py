@@ -9,9 +9,9 @@ import scipy.stats
 from pydantic import TypeAdapter, ValidationError
 
 from robustcheck_onnx.checker.statistics import definitions as kurtosis
-from robustcheck_onnx.thresholds import calibrate, fitting, profile, reference
+from robustcheck_onnx.thresholds import calibrate, error_rates, fit, profile, reference
 from robustcheck_onnx.thresholds.ends import End
-from robustcheck_onnx.thresholds.fitting import Rule
+from robustcheck_onnx.thresholds.fit import Rule
 
 TABLE = reference.references()
 
@@ -56,18 +56,18 @@ def test_rank_correlation_with_effective_robustness_is_scipys() -> None:
     known = [r for r in TABLE if r.set in robustness and not r.excluded]
     assert len(known) == made.rank_correlation_n == 11
     for name, got in made.rank_correlation.items():
-        x = [fitting.value(r, name) for r in known]
+        x = [fit.value(r, name) for r in known]
         want = scipy.stats.spearmanr(x, [robustness[r.set] for r in known]).statistic
         assert got == pytest.approx(want, abs=6e-4)
-    assert fitting.rank_correlation([1.0, 1.0, 1.0], [1.0, 2.0, 3.0]) is None
-    assert fitting.rank_correlation([1.0, 2.0], [1.0, 2.0]) is None
+    assert error_rates.rank_correlation([1.0, 1.0, 1.0], [1.0, 2.0, 3.0]) is None
+    assert error_rates.rank_correlation([1.0, 2.0], [1.0, 2.0]) is None
 
 
 def test_the_joint_score_is_above_zero_exactly_for_what_passes() -> None:
     thresholds = profile.load().thresholds
-    score = fitting.joint_score(thresholds)
+    score = error_rates.joint_score(thresholds)
     for row in TABLE:
-        assert (score(row) > 0) == fitting.passes(row, thresholds)
+        assert (score(row) > 0) == fit.passes(row, thresholds)
 
 
 def test_the_table_does_not_support_a_strict_profile() -> None:
@@ -82,11 +82,11 @@ def test_the_table_does_not_support_a_strict_profile() -> None:
         for r in TABLE
     )
     with pytest.raises(ValueError, match=r"mahlet_openclip_l14_laion2b .* overlap"):
-        fitting.fit(table)
+        fit.fit(table)
     # jointly LAION's can be turned away, at the price of two of OpenAI's, and one of them passes when it is left out
     rule = Rule(all_must_pass=False)
-    assert fitting.fit(table, rule).missed == ("mygraph_fgvc_rn50", "watches_b32")
-    left_out = fitting.leave_one_out(table, rule)
+    assert fit.fit(table, rule).missed == ("mygraph_fgvc_rn50", "watches_b32")
+    left_out = error_rates.leave_one_out(table, rule)
     assert left_out.false_pass == ("mahlet_openclip_l14_laion2b",)
     assert len(left_out.false_warn) == 4
 
@@ -111,11 +111,11 @@ def test_thresholds_lie_two_thirds_up_the_gap() -> None:
 
 def test_every_reference_set_falls_on_its_side_by_its_point_estimates() -> None:
     thresholds = profile.load().thresholds
-    assert {r.set for r in TABLE if fitting.passes(r, thresholds)} == {r.set for r in TABLE if r.expected == "present"}
+    assert {r.set for r in TABLE if fit.passes(r, thresholds)} == {r.set for r in TABLE if r.expected == "present"}
 
 
 def test_no_reference_set_passes_falsely_when_its_checkpoint_is_left_out() -> None:
-    false_pass, false_warn, no_fit = fitting.leave_one_out(TABLE)
+    false_pass, false_warn, no_fit = error_rates.leave_one_out(TABLE)
     assert no_fit == ()
     assert false_pass == ()
     assert false_warn == ("ashirvad_openclip_b32_laion2b",)  # close to the line, and said so
@@ -156,10 +156,10 @@ def test_bootstrap_spans_hold_their_thresholds() -> None:
 
 def test_a_table_that_cannot_part_the_groups_is_an_error() -> None:
     with pytest.raises(ValueError, match="with and without"):
-        fitting.fit(tuple(r for r in TABLE if r.expected == "present"))
+        fit.fit(tuple(r for r in TABLE if r.expected == "present"))
     swapped = tuple(r._replace(kurtosis=2.0) if r.set == "ashirvad_openclip_b32_laion2b" else r for r in TABLE)
     with pytest.raises(ValueError, match="overlap: no threshold parts them"):
-        fitting.fit(swapped)
+        fit.fit(swapped)
 
 
 def _edited(tmp_path: Path, **changes: object) -> Path:

@@ -18,7 +18,7 @@ import onnx
 import pytest
 from measuring import job as new_job
 
-from robustcheck_onnx.checker import check
+from robustcheck_onnx import check
 from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.evidence import DetectorResult

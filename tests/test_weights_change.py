@@ -12,7 +12,8 @@ import numpy as np
 import onnx
 import pytest
 
-from robustcheck_onnx.checker import check, measure
+from robustcheck_onnx import check
+from robustcheck_onnx.checker import measure
 from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.measure import cache

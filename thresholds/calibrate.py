@@ -1,38 +1,25 @@
-"""Profiles from measured sets: pure, and the same bytes every time. How thresholds are placed: fitting.py.
+"""Makes the default profile from the reference table: the same bytes every time.
 
 python -m robustcheck_onnx.thresholds.calibrate > thresholds/data/default.json
+
+The profile records this command, so the module keeps its name. Other profiles are made by `robustcheck calibrate`.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
-from functools import partial
-from types import MappingProxyType
+from collections.abc import Sequence
 
-from robustcheck_onnx.thresholds import fitting, reference, results
-from robustcheck_onnx.thresholds import profile as profiles
-from robustcheck_onnx.thresholds.ends import End
-from robustcheck_onnx.thresholds.fitting import Rule, taking_part
-from robustcheck_onnx.thresholds.profile import (
-    DEFINITIONS,
-    STATISTICS,
-    Calibration,
-    Profile,
-    Statistic,
-    TensorFit,
-    seal,
-    to_json,
-)
-from robustcheck_onnx.thresholds.published import MEASURED, find
-from robustcheck_onnx.thresholds.reference import Reference
-from robustcheck_onnx.thresholds.results import Result
+from . import reference
+from .ends import End
+from .fit import STRICT_RULE
+from .make_profile import MEANING, SHIFTS_MEANT, profile_of
+from .profile import Profile, to_json
+from .published import MEASURED, find
+from .reference import Reference
 
 COMMAND = "python -m robustcheck_onnx.thresholds.calibrate"
-STATISTIC_VERSION = 2  # of the reference table; a test compares it with checker/kurtosis.py
-MIN_IMAGES = results.MIN_IMAGES
-ALPHA = 0.05  # error rate of the deciding bounds together
-TENSORS = ("representation", "pooled")  # that a contract may have, in order of preference
+STATISTIC_VERSION = 2  # of the reference table; a test compares it with checker/statistics/definitions.py
 RULE = (
     "threshold = 2/3 of the way from the largest value without the indication (over random subsets of 50 images) "
     "to the smallest value with it; logarithmic for kurtosis and persistence ratio; rectified sets are turned away "
@@ -46,7 +33,7 @@ LABELS = (
 # look-up models that replay measured representations of both.
 ENDS = (End("linear"), End("other", "Add"), End("other", "Gather"))
 LIMITS = (
-    "PASS means that the indication (persistent outlier features) is present; it is no proof of robustness.",
+    MEANING,
     "WARN means absent or not established: OpenCLIP ViT-bigG/14 (laion2b_s39b_b160k) has high published accuracy on "
     "shifted data and shows no outlier features.",
     "It rests on few checkpoints. Not measured: ConvNeXt, Swin, DeiT(-III), BEiT, EfficientNetV2, RegNet, DINO, "
@@ -57,14 +44,10 @@ LIMITS = (
     "change of basis) are not judged by these thresholds.",
     "A made outlier feature is not always told from a learned one: a linear layer made to lie along the mean of "
     "signed features, without being a change of basis, has the same statistics.",
-    "It is about natural distribution shifts of ImageNet kind (sketches, renditions, viewpoints), not about "
-    "adversarial robustness or corruptions.",
+    SHIFTS_MEANT,
 )
-
-
 IMAGES = "each set on its own photos, in-distribution for its source (the sources are in the table)"
 SPREAD = "smallest and largest value over 200 random subsets of 50 images of the set"
-FEW = "{with_} checkpoints with and {without} without it: too few for narrow bounds; one error more or less moves them"
 
 
 def default_profile(text: str) -> Profile:
@@ -72,7 +55,7 @@ def default_profile(text: str) -> Profile:
     table = reference.references(text)
     return profile_of(
         table,
-        fitting.STRICT_RULE,
+        STRICT_RULE,
         id="default-1",
         statistic_version=STATISTIC_VERSION,
         tensor_rules=("encoder_output", "head_input"),
@@ -91,284 +74,6 @@ def default_profile(text: str) -> Profile:
             "rule": RULE,
         },
     )
-
-
-class CannotFitError(ValueError):
-    """Measured rows to which no thresholds can be fitted; the message says why, in one line."""
-
-
-def fitted_profile(
-    rows: Sequence[Result],
-    *,
-    id: str,
-    tensor: str = "auto",
-    missing: Mapping[str, str] = MappingProxyType({}),
-    labels: str = "",
-    suite_known: bool = True,
-) -> Profile:
-    """A profile from the rows of a results table.
-
-    Args:
-        rows: as `results.joined` gives them.
-        id: the profile's.
-        tensor: representation, pooled, or auto: the one that parts the sets better (`best_tensor`).
-        missing: models of the suite that have no row, and why.
-        labels: what a label means, in the suite's words.
-        suite_known: whether the suite was there to compare with; if not, the profile says so.
-
-    Raises:
-        CannotFitError: no thresholds can be fitted to the tensor, or to any.
-    """
-    measured = {row.tensor for row in rows}
-    compared = tuple(_tensor_fit(rows, name) for name in TENSORS if name in measured)
-    chosen = best_tensor(compared) if tensor == "auto" else tensor
-    fits = {one.tensor: one for one in compared}
-    if chosen not in fits or fits[chosen].fault:
-        fault = fits[chosen].fault if chosen in fits else f"no row is of {chosen}"
-        raise CannotFitError(f"{chosen}: no thresholds can be fitted; {fault}")
-    some = rows_of(rows, chosen)
-    table = results.as_references(some)
-    rule = fitting.chosen_rule(table, _base_rule())
-    fitted = fitting.fit(table, rule)
-    by_id = {row.id: row for row in some}
-    passing = [by_id[r.set] for r in taking_part(table) if r.expected == "present" and r.set not in fitted.missed]
-    robustness = {r.id: r.effective_robustness_pp for r in some if r.effective_robustness_pp is not None}
-    first = some[0]
-    suites = sorted({(row.suite, row.suite_digest) for row in some})
-    sides = {"present": "with", "absent": "without", "unlabelled": "without a label"}
-    hard = [
-        (r.set, f"{sides[r.expected]}; {'passes' if fitting.passes(r, fitted.thresholds) else 'does not pass'}")
-        for r in table
-        if by_id[r.set].hard_case
-    ]
-    widest = "" if len({row.n_varied for row in some}) > 1 else f", {first.n_varied} varied"
-    return profile_of(
-        table,
-        rule,
-        id=id,
-        statistic_version=first.statistic_version,
-        tensor_rules=sorted({row.rule for row in passing}),
-        pools=sorted({row.pool for row in passing}),
-        ends=sorted({row.ends_in for row in passing if not row.ends_in.can_make_outliers}, key=str),
-        robustness=robustness,
-        limits=_limits(some, passing, missing, suite_known),
-        tensor=chosen,
-        says={
-            "command": f"robustcheck calibrate --from-evidence TABLE --tensor {chosen} --id {id}",
-            "table": "results of robustcheck calibrate",
-            "table_digest": results.digest_of(some),
-            "date": max(row.date for row in some),
-            "suite": ", ".join(name for name, _ in suites),
-            "suite_digest": ", ".join(digest for _, digest in suites),
-            "images": f"{first.n_images} images{widest}, seed {first.seed}, {first.images_digest}",
-            "labels": labels or RESULT_LABELS,
-            "spread": f"confidence bounds over the images, {100 * (1 - first.alpha):g} % for all statistics together",
-            "rule": _rule_text(rule, fitted),
-            "missing": tuple(sorted(missing.items())),
-            "hard_cases": tuple(sorted(hard)),
-            "tensors": compared if len(compared) > 1 else (),
-        },
-    )
-
-
-RESULT_LABELS = "with: robustness to natural distribution shifts was published or measured; without: it is absent"
-_POSITIONS = {fitting.GAP_POSITION: "2/3", fitting.WIDER[0]: "5/6", fitting.WIDER[1]: "11/12"}
-
-
-def rows_of(rows: Sequence[Result], tensor: str) -> list[Result]:
-    """One row a model: the tensor's where the model has it, else the representation's (a classifier has no other)."""
-    own = {row.id: row for row in rows if row.tensor == tensor}
-    others = {row.id: row for row in rows if row.tensor == TENSORS[0]}
-    found = {**others, **own}
-    return [found[name] for name in sorted(found)]
-
-
-def best_tensor(compared: Sequence[TensorFit]) -> str:
-    """The tensor that parts the sets better: fewest false PASS with checkpoints left out, then most sets that pass,
-    then the fewest false WARN, the larger AUROC, the larger gap; the representation where all are alike.
-
-    Raises CannotFitError: no tensor can be fitted.
-    """
-    fitting_ones = [one for one in compared if not one.fault]
-    if not fitting_ones:
-        why = "; ".join(f"{one.tensor}: {one.fault}" for one in compared)
-        raise CannotFitError(f"no thresholds can be fitted; {why or 'there is no row'}")
-    best = max(
-        fitting_ones,
-        key=lambda one: (
-            -one.left_out_false_pass,
-            one.n_passing,
-            -one.left_out_false_warn,
-            one.auroc or 0.0,
-            one.gap or 0.0,
-            -TENSORS.index(one.tensor),
-        ),
-    )
-    return best.tensor
-
-
-def _base_rule() -> Rule:
-    return Rule(all_must_pass=False, fallback=profiles.load().thresholds)
-
-
-def _tensor_fit(rows: Sequence[Result], tensor: str) -> TensorFit:
-    table = results.as_references(rows_of(rows, tensor))
-    used = taking_part(table)
-    n_with = sum(r.expected == "present" for r in used)
-    counted = {"tensor": tensor, "n_with": n_with, "n_without": len(used) - n_with}
-    try:
-        rule = fitting.chosen_rule(table, _base_rule())
-    except ValueError as fault:
-        why = sorted({r.excluded for r in table if r.excluded})
-        said = f"{fault} (left out: {'; '.join(why)})" if why else str(fault)
-        nothing = {"n_passing": 0, "auroc": None, "left_out_false_pass": 0, "left_out_false_warn": 0, "gap": None}
-        return TensorFit.model_validate({**counted, **nothing, "fault": said})
-    fitted, left_out = fitting.fit(table, rule), fitting.leave_one_out(table, rule)
-    ratio = fitted.thresholds["persistence_ratio"]
-    return TensorFit.model_validate(
-        {
-            **counted,
-            "n_passing": n_with - len(fitted.missed),
-            "auroc": fitting.separation(used, fitting.joint_score(fitted.thresholds)),
-            "left_out_false_pass": len(left_out.false_pass),
-            "left_out_false_warn": len(left_out.false_warn),
-            "gap": round(ratio.lowest_with / ratio.highest_without, fitting.DIGITS),
-        }
-    )
-
-
-def _rule_text(rule: Rule, fitted: fitting.Fit) -> str:
-    wide = "" if rule.position == fitting.GAP_POSITION else ", wider than the usual 2/3: few checkpoints are without, "
-    wide += "" if rule.position == fitting.GAP_POSITION else "or one of them passed when left out"
-    said = (
-        f"threshold = {_POSITIONS[rule.position]} of the way from the largest upper bound below the passing sets to "
-        f"their smallest estimate{wide}; logarithmic for kurtosis and persistence ratio; no set without the label is "
-        "above all of them, and of those with it as many as possible are; rectified sets are turned away by the two "
-        "negative energies"
-    )
-    if fitted.borrowed:
-        said += f"; {' and '.join(fitted.borrowed)} as in the default profile: no rectified set says where they belong"
-    return said
-
-
-def _limits(
-    some: Sequence[Result], passing: Sequence[Result], missing: Mapping[str, str], suite_known: bool
-) -> tuple[str, ...]:
-    groups = sorted({row.group for row in some if not results.excluded(row)})
-    ends = sorted({str(row.ends_in) for row in passing})
-    out = [
-        "PASS means that the indication (persistent outlier features) is present; it is no proof of robustness.",
-        "WARN means absent or not established; models that do well on shifted data may show nothing.",
-        f"It holds for the kinds of model in its suite ({', '.join(groups)}); others were not measured.",
-        f"It holds for tensors that end as the passing sets do: {', '.join(ends)}.",
-    ]
-    made = [row.id for row in some if row.synthetic and not results.excluded(row)]
-    if made:
-        out.append(
-            f"{len(made)} of its models were made by hand or replay measured vectors: it shows how a calibration "
-            "works, and is no ground for a release"
-        )
-    if missing:
-        out.append(f"It is not complete: {len(missing)} models of its suite were not measured.")
-    if not suite_known:
-        out.append("It was fitted from tables without the suite: whether models are missing was not looked at.")
-    out.append(
-        "It is about natural distribution shifts of ImageNet kind (sketches, renditions, viewpoints), not about "
-        "adversarial robustness or corruptions."
-    )
-    return tuple(out)
-
-
-def profile_of(
-    table: Sequence[Reference],
-    rule: Rule,
-    *,
-    id: str,
-    statistic_version: int,
-    tensor_rules: Sequence[str],
-    pools: Sequence[str],
-    ends: Sequence[End],
-    robustness: Mapping[str, float],
-    limits: Sequence[str],
-    says: Mapping[str, object],
-    tensor: str = TENSORS[0],
-) -> Profile:
-    """Fit, find out how far the fit can be trusted, and seal all of it as a profile.
-
-    Args:
-        table: measured sets with labels.
-        rule: how thresholds are placed.
-        id, statistic_version, tensor_rules, pools, ends, limits, tensor: as the profile has them.
-        robustness: mean effective robustness in percentage points of the sets for which it is known.
-        says: the fields of Calibration that are known beforehand.
-
-    Raises:
-        ValueError: no thresholds can be fitted, and why.
-    """
-    used = taking_part(table)
-    fitted = fitting.fit(table, rule)
-    thresholds, failed = fitting.with_bootstrap(fitted.thresholds, table, rule)
-    left_out = fitting.leave_one_out(table, rule)
-    present = [r for r in used if r.expected == "present"]
-    absent = [r for r in used if r.expected == "absent"]
-    signed = [r for r in used if r.negative_energy > thresholds["negative_energy"].minimum]
-    known = [r for r in used if r.set in robustness]
-    n_with, n_without = len(fitting.checkpoints(present)), len(fitting.checkpoints(absent))
-    few = FEW.format(with_=n_with, without=n_without) if min(n_with, n_without) < fitting.MANY_CHECKPOINTS else ""
-    content: dict[str, object] = {
-        "few": few,
-        "n_sets": len(used),
-        "n_checkpoints": len(fitting.checkpoints(used)),
-        "n_with_checkpoints": n_with,
-        "n_without_checkpoints": n_without,
-        "with_indication": tuple(sorted(r.set for r in present)),
-        "without_indication": tuple(sorted(r.set for r in absent)),
-        "missed": fitted.missed,
-        "unlabelled_passing": tuple(
-            sorted(r.set for r in table if r.excluded == "unlabelled" and fitting.passes(r, thresholds))
-        ),
-        "excluded": tuple(sorted((r.set, r.excluded) for r in table if r.excluded)),
-        "left_out_false_pass": left_out.false_pass,
-        "left_out_false_warn": left_out.false_warn,
-        "not_left_out": left_out.no_fit,
-        "false_pass_upper": fitting.upper_bound(left_out.false_pass, absent, left_out.no_fit),
-        "false_warn_upper": fitting.upper_bound(left_out.false_warn, present, left_out.no_fit),
-        "family_out": fitting.leave_family_out(table, rule),
-        "auroc": _each(used),
-        "auroc_signed": _each(signed),
-        "auroc_joint": fitting.separation(used, fitting.joint_score(thresholds)),
-        "kurtosis_alone": fitting.kurtosis_alone(used),
-        "rank_correlation": {
-            name: fitting.rank_correlation([fitting.value(r, name) for r in known], [robustness[r.set] for r in known])
-            for name in STATISTICS
-        },
-        "rank_correlation_n": len(known),
-        "bootstrap_fits": fitting.BOOTSTRAP_FITS,
-        "bootstrap_failed": failed,
-    }
-    return seal(
-        Profile(
-            id=id,
-            statistic_version=statistic_version,
-            definitions=DEFINITIONS,
-            tensor=tensor,
-            tensor_rules=tuple(tensor_rules),
-            pools=tuple(pools),
-            ends=tuple(ends),
-            min_features=min(r.d for r in used),
-            max_features=max(r.d for r in used),
-            min_images=MIN_IMAGES,
-            alpha=ALPHA,
-            thresholds=thresholds,
-            calibration=Calibration.model_validate({**content, **says}),
-            limits=tuple(limits),
-        )
-    )
-
-
-def _each(sets: Sequence[Reference]) -> dict[Statistic, float]:
-    """AUROC of each statistic alone."""
-    return {name: fitting.separation(sets, partial(fitting.value, name=name)) for name in STATISTICS}
 
 
 def _published_robustness(table: Sequence[Reference]) -> dict[str, float]:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from robustcheck_onnx.thresholds.frozen import Frozen
+from .frozen import Frozen
 
 Values = NDArray[np.float64]
 

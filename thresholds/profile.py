@@ -6,15 +6,15 @@ import hashlib
 import json
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import Field, ValidationError
 
-from robustcheck_onnx.thresholds.ends import End
-from robustcheck_onnx.thresholds.frozen import Frozen
+from . import DATA
+from .ends import End
+from .frozen import Frozen
 
 SCHEMA_VERSION = 1
-DATA = Path(__file__).parent / "data"
 DEFAULT = DATA / "default.json"
 PACKAGED = {"default": DEFAULT}
 """Profiles that ship with the package, by the name that `--thresholds` takes."""
@@ -22,14 +22,7 @@ PACKAGED = {"default": DEFAULT}
 Statistic = Literal[
     "kurtosis", "persistence_ratio", "top3_share", "outlier_frequency", "negative_energy", "negative_z_energy"
 ]
-STATISTICS: tuple[Statistic, ...] = (
-    "kurtosis",
-    "persistence_ratio",
-    "top3_share",
-    "outlier_frequency",
-    "negative_energy",
-    "negative_z_energy",
-)
+STATISTICS: tuple[Statistic, ...] = get_args(Statistic)
 DEFINITIONS: dict[Statistic, str] = {
     "kurtosis": "mean over images of the activation kurtosis: the fourth moment of the standardised representation z",
     "persistence_ratio": "kurtosis over the kurtosis of what is left of z without each feature's mean over the images",

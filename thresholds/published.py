@@ -8,24 +8,17 @@ from __future__ import annotations
 import csv
 import difflib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
-from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
 
-from robustcheck_onnx.thresholds.effective_robustness import (
-    LOWEST_ACCURACY,
-    PERCENTAGE_POINTS,
-    Baseline,
-    effective_robustness,
-    fit_baseline,
-)
-from robustcheck_onnx.thresholds.frozen import Frozen
+from . import DATA
+from .effective_robustness import LOWEST_ACCURACY, PERCENTAGE_POINTS, Baseline, effective_robustness, fit_baseline
+from .frozen import Frozen
 
-DATA = Path(__file__).parent / "data"
 IMAGENET = "imagenet1k"
 SHIFTS = ("imagenetv2", "sketch", "imagenet_r", "imagenet_a", "objectnet")
 MEAN_SHIFTS = SHIFTS[:4]  # timm publishes no ObjectNet accuracies
@@ -124,7 +117,7 @@ def baselines() -> Mapping[str, Baseline]:
     """
     timm = [row for row in _read("timm") if row.group == "in1k_only"]
     testbed = [row for row in _read("testbed") if is_standard(row)]
-    return MappingProxyType({s: _fit(testbed if s == "objectnet" else timm, s) for s in SHIFTS})
+    return MappingProxyType({s: baseline_on(testbed if s == "objectnet" else timm, s) for s in SHIFTS})
 
 
 @cache
@@ -198,6 +191,11 @@ def spread(group: str, library: str) -> Spread:
     ]
     if not values:
         raise ValueError(f"group is {group} of {library}; it has no model with a mean effective robustness")
+    return spread_of(values)
+
+
+def spread_of(values: Sequence[float]) -> Spread:
+    """Median and 5–95 % of some models' mean effective robustness, percentage points; at least one model."""
     low, high = np.percentile(values, MIDDLE)
     return Spread(len(values), float(np.median(values)), float(low), float(high))
 
@@ -268,7 +266,8 @@ def is_standard(row: Published) -> bool:
     return row.group == "standard" and not retrained and row.accuracy.get(IMAGENET, 0) >= LOWEST_ACCURACY
 
 
-def _fit(rows: list[Published], shift: str) -> Baseline:
+def baseline_on(rows: Sequence[Published], shift: str) -> Baseline:
+    """The baseline of a shift, fitted on those of the rows that have an accuracy on ImageNet and on the shift."""
     both = [(row.accuracy[IMAGENET], row.accuracy[shift]) for row in rows if {IMAGENET, shift} <= row.accuracy.keys()]
     return fit_baseline(*zip(*both, strict=True))
 

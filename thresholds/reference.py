@@ -5,14 +5,13 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-from pathlib import Path
 from typing import NamedTuple
 
-from robustcheck_onnx.thresholds.profile import STATISTICS
+from . import DATA
+from .profile import STATISTICS
 
 TABLE = "reference_statistics.csv"
 MEASURED_ON = "2026-11-24"  # UTC day on which the table was last measured; a test holds it together with its digest
-DATA = Path(__file__).parent / "data"
 
 
 class Reference(NamedTuple):
@@ -64,12 +63,7 @@ def references(text: str | None = None) -> tuple[Reference, ...]:
             checkpoint=row["checkpoint"],
             n=int(row["n"]),
             d=int(row["d"]),
-            kurtosis=float(row["kurtosis"]),
-            persistence_ratio=float(row["persistence_ratio"]),
-            top3_share=float(row["top3_share"]),
-            outlier_frequency=float(row["outlier_frequency"]),
-            negative_energy=float(row["negative_energy"]),
-            negative_z_energy=float(row["negative_z_energy"]),
+            **{name: float(row[name]) for name in STATISTICS},
             persistent_outlier_features=row["persistent_outlier_features"],
             expected=row["expected"],
             excluded=row["excluded"],

@@ -14,14 +14,15 @@ from typing import Any, Literal, Self
 
 from pydantic import ValidationError, model_validator
 
-from robustcheck_onnx.thresholds.ends import End
-from robustcheck_onnx.thresholds.frozen import Frozen
-from robustcheck_onnx.thresholds.profile import STATISTICS, Statistic
-from robustcheck_onnx.thresholds.reference import Reference
+from .ends import End
+from .frozen import Frozen
+from .profile import STATISTICS, Statistic
+from .reference import Reference
 
 SCHEMA_VERSION = 1
 SIGNIFICANT_DIGITS = 6  # of a measured number: far below its uncertainty, far above the order of summing
-ALIKE_SPREAD = 0.2  # below it a check gives WARN whatever the statistics say (checker/verdict.py)
+ALIKE_SPREAD = 0.2  # below it a check gives WARN whatever the statistics say (checker/verdict/rule.py)
+TENSORS = ("representation", "pooled")  # that a contract may have, in order of preference
 MIN_IMAGES = 50  # varied images below which a row takes no part in a fit
 NOT_CONTENT = (
     "date",

@@ -15,13 +15,12 @@ from typing import Literal, NamedTuple
 
 from pydantic import Field, ValidationError
 
-from robustcheck_onnx.thresholds import published
-from robustcheck_onnx.thresholds.effective_robustness import effective_robustness
-from robustcheck_onnx.thresholds.frozen import Frozen
-from robustcheck_onnx.thresholds.published import IMAGENET, MEAN_SHIFTS, SHIFTS
+from . import DATA, published
+from .effective_robustness import effective_robustness
+from .frozen import Frozen
+from .published import IMAGENET, MEAN_SHIFTS, SHIFTS
 
 SCHEMA_VERSION = 1
-DATA = Path(__file__).parent / "data"
 PACKAGED = {"paper": DATA / "paper_suite.toml"}
 """Suites that ship with the package, by the name that `--suite` takes."""
 SOURCES = ("open_clip", "timm", "torchvision", "transformers", "torch")  # as `robustcheck export` has them

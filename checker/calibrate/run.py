@@ -18,8 +18,7 @@ from robustcheck_onnx.checker.measure import Job, run_jobs
 from robustcheck_onnx.checker.model import parse_contract, read_onnx
 from robustcheck_onnx.checker.storage import write_whole
 from robustcheck_onnx.thresholds import profile as profiles
-from robustcheck_onnx.thresholds.calibrate import TENSORS
-from robustcheck_onnx.thresholds.results import Result
+from robustcheck_onnx.thresholds.results import TENSORS, Result
 from robustcheck_onnx.thresholds.suite import Opened
 
 from .table import append, done, row_of

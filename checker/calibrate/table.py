@@ -13,9 +13,8 @@ from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.evidence import Evidence
 from robustcheck_onnx.checker.storage import write_whole
 from robustcheck_onnx.thresholds import results
-from robustcheck_onnx.thresholds.calibrate import TENSORS
 from robustcheck_onnx.thresholds.profile import STATISTICS
-from robustcheck_onnx.thresholds.results import Measured, Result, rounded
+from robustcheck_onnx.thresholds.results import TENSORS, Measured, Result, rounded
 from robustcheck_onnx.thresholds.suite import Member, Opened
 
 from .tasks import MEASURING, Task, versions_of

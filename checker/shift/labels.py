@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.images import Entry, ImageSource
-from robustcheck_onnx.thresholds.published import DATA, IMAGENET
+from robustcheck_onnx.thresholds import DATA
+from robustcheck_onnx.thresholds.published import IMAGENET
 
 IMAGENET_CLASSES = 1000  # of ImageNet-1k
 SYNSET = re.compile(r"n\d{8}")

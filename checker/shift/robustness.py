@@ -12,10 +12,10 @@ from robustcheck_onnx.checker.evidence import Execution, Preprocessing
 from robustcheck_onnx.checker.report import Time
 from robustcheck_onnx.checker.statistics import CONFIDENCE, Accuracy, Difference, difference, wilson
 from robustcheck_onnx.checker.text import as_json
+from robustcheck_onnx.thresholds.baselines import FITTED_ON, baselines_of, library_of, usual_robustness
 from robustcheck_onnx.thresholds.effective_robustness import PERCENTAGE_POINTS, effective_robustness, expected_accuracy
 from robustcheck_onnx.thresholds.frozen import Frozen
 from robustcheck_onnx.thresholds.published import IMAGENET, MEAN_SHIFTS, MIDDLE, SHIFT_WORDS, SHIFTS
-from robustcheck_onnx.thresholds.yardstick import FITTED_ON, lines, origin, usual
 
 CLASSES = {IMAGENET: 1000, "imagenetv2": 1000, "sketch": 1000, "imagenet_r": 200, "imagenet_a": 200, "objectnet": 113}
 """Number of classes that each named image set has."""
@@ -217,7 +217,7 @@ def effective(inside: SetResult, outside: SetResult, source: str) -> tuple[Effec
     for result in (inside, outside):
         if why := not_comparable(result):
             return None, why
-    line = lines(source)[outside.shift]
+    line = baselines_of(source)[outside.shift]
     low, high = _er_bounds(inside, outside, source, 1 - (1 - CONFIDENCE) / 2)
     point = effective_robustness(inside.accuracy.value, outside.accuracy.value, line)
     found = Effective(
@@ -226,7 +226,7 @@ def effective(inside: SetResult, outside: SetResult, source: str) -> tuple[Effec
         high=high,
         expected=float(expected_accuracy(inside.accuracy.value, line)),
         extrapolated=bool(point.extrapolated),
-        baseline=FITTED_ON[origin(source, outside.shift)],
+        baseline=FITTED_ON[library_of(source, outside.shift)],
     )
     return found, ""
 
@@ -235,7 +235,7 @@ def _er_bounds(inside: SetResult, outside: SetResult, source: str, each: float) 
     """ER with both accuracies at the bounds of intervals of confidence `each`: it falls with the one, rises with the
     other."""
     assert outside.shift is not None
-    line = lines(source)[outside.shift]
+    line = baselines_of(source)[outside.shift]
     x, y = (wilson(result.accuracy.n_correct, result.accuracy.n, each) for result in (inside, outside))
     low = effective_robustness(min(x.high, 1 - 1e-12), y.low, line).points
     high = effective_robustness(max(x.low, 1e-12), y.high, line).points
@@ -286,7 +286,7 @@ def agree(judged: Judged, inside: SetResult, shifted: Sequence[Shifted], source:
             "no effective robustness could be measured, and accuracies alone speak neither for nor against the verdict",
         )
     shifts = tuple(each.result.shift or "" for each in known)
-    middle = usual(source, shifts)
+    middle = usual_robustness(source, shifts)
     each = 1 - (1 - CONFIDENCE) / (len(known) + 1)
     bounds = [_er_bounds(inside, one.result, source, each) for one in known]
     mean = sum(one.effective_robustness.points for one in known if one.effective_robustness) / len(known)
@@ -294,7 +294,7 @@ def agree(judged: Judged, inside: SetResult, shifted: Sequence[Shifted], source:
     over = " over " + ", ".join(SHIFT_WORDS[shift] for shift in shifts) if len(shifts) > 1 else ""
     what = (
         f"mean effective robustness{over} is {mean:+.1f} points ({low:+.1f} to {high:+.1f}); {MIDDLE[1] - MIDDLE[0]} % "
-        f"of {FITTED_ON[origin(source, shifts[0])]} have {middle.low:+.1f} to {middle.high:+.1f}"
+        f"of {FITTED_ON[library_of(source, shifts[0])]} have {middle.low:+.1f} to {middle.high:+.1f}"
     )
     if any(one.effective_robustness.extrapolated for one in known if one.effective_robustness):
         return result("nothing to compare", f"{what}; the baseline is extrapolated at this ImageNet accuracy")

@@ -67,7 +67,7 @@ def measure_shift(
         model: ONNX file with class scores.
         inside, shifted: labelled image sets, `[NAME=]PATH`; a folder of class folders, or a manifest with labels.
         classes: class maps, `[NAME=]MAP` (see labels.class_map).
-        baseline: one of yardstick.SOURCES.
+        baseline: one of thresholds/baselines.py SOURCES.
         report: JSON report of an earlier check of this model; None = the check runs on the images of `inside`.
         progress: as in `pipeline.check`.
         options: as in `pipeline.check`; images are those of `inside`, and max_images is of each set.

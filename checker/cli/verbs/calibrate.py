@@ -76,8 +76,8 @@ def calibrate(
     from robustcheck_onnx.checker.calibrate.table import done
     from robustcheck_onnx.checker.evidence import Options
     from robustcheck_onnx.checker.storage import write_whole
-    from robustcheck_onnx.thresholds import calibrate as fitting
     from robustcheck_onnx.thresholds import reference
+    from robustcheck_onnx.thresholds.calibrate import default_profile
     from robustcheck_onnx.thresholds.profile import to_json
 
     one_of("--tensor", tensor, TENSORS)
@@ -87,7 +87,7 @@ def calibrate(
         check_target(out, [Path(name) for name in (*(from_evidence or ()), suite or "") if name])
     if from_reference:
         assert out is not None
-        made = fitting.default_profile(reference.table_text())
+        made = default_profile(reference.table_text())
         write_whole(out, to_json(made))
         return _finish(made, {}, out, output, color)
     name = profile_id or (out.stem if out else "plan")
@@ -212,7 +212,7 @@ def _measured_before(
 def _fitted(
     rows: tuple[Result, ...], name: str, tensor: str, failed: dict[str, RobustcheckError], opened: Opened | None
 ) -> Profile:
-    from robustcheck_onnx.thresholds.calibrate import CannotFitError, fitted_profile
+    from robustcheck_onnx.thresholds.make_profile import CannotFitError, fitted_profile
     from robustcheck_onnx.thresholds.results import ResultsError, joined
 
     try:

@@ -86,7 +86,7 @@ def shift(
     from robustcheck_onnx.checker.errors import CannotAssessError
     from robustcheck_onnx.checker.shift import measure_shift, terminal, to_json
     from robustcheck_onnx.checker.storage import write_whole
-    from robustcheck_onnx.thresholds.yardstick import SOURCES
+    from robustcheck_onnx.thresholds.baselines import SOURCES
 
     from .. import ending
 

@@ -1,4 +1,4 @@
-"""What a measured accuracy under a shift is compared with: baselines of one source, and how its own models scatter.
+"""The baselines that accuracies measured under a shift are compared with, and how the models behind them scatter.
 
 The published accuracies and where they come from: docs/published.md.
 """
@@ -10,24 +10,9 @@ from functools import cache
 from types import MappingProxyType
 
 import numpy as np
-from numpy.typing import NDArray
 
-from robustcheck_onnx.thresholds.effective_robustness import (
-    LOWEST_ACCURACY,
-    Baseline,
-    effective_robustness,
-    fit_baseline,
-)
-from robustcheck_onnx.thresholds.published import (
-    IMAGENET,
-    MIDDLE,
-    SHIFTS,
-    Published,
-    Spread,
-    baselines,
-    is_standard,
-    published,
-)
+from .effective_robustness import LOWEST_ACCURACY, Baseline, effective_robustness
+from .published import IMAGENET, SHIFTS, Published, Spread, baseline_on, baselines, is_standard, published, spread_of
 
 SOURCES = ("timm", "testbed")
 FITTED_ON = {
@@ -36,13 +21,13 @@ FITTED_ON = {
 }
 
 
-def origin(source: str, shift: str) -> str:
-    """Which library's models the line of a shift is fitted on: timm publishes no ObjectNet accuracies."""
+def library_of(source: str, shift: str) -> str:
+    """Which library's models the baseline of a shift is fitted on: timm publishes no ObjectNet accuracies."""
     return "testbed" if shift == "objectnet" else source
 
 
 @cache
-def lines(source: str) -> Mapping[str, Baseline]:
+def baselines_of(source: str) -> Mapping[str, Baseline]:
     """The baseline of each shift, fitted on `source`'s models that have no effective robustness by their training.
 
     "timm" is published.baselines(); "testbed" fits every shift on imagenet-testbed's standard models, without those
@@ -50,42 +35,34 @@ def lines(source: str) -> Mapping[str, Baseline]:
     """
     if source == "timm":
         return baselines()
-    return MappingProxyType(
-        {
-            shift: fit_baseline(
-                *zip(*((r.accuracy[IMAGENET], r.accuracy[shift]) for r in _models(source, shift)), strict=True)
-            )
-            for shift in SHIFTS
-        }
-    )
+    return MappingProxyType({shift: baseline_on(_models(source, shift), shift) for shift in SHIFTS})
 
 
 @cache
-def usual(source: str, shifts: tuple[str, ...]) -> Spread:
-    """How the mean effective robustness over `shifts` scatters among the models that the lines were fitted on.
+def usual_robustness(source: str, shifts: tuple[str, ...]) -> Spread:
+    """How the mean effective robustness over `shifts` scatters among the models that the baselines were fitted on.
 
     Models of LOWEST_ACCURACY on ImageNet or more that have all of `shifts`; median and 5–95 %, percentage points.
     Raises ValueError when there is no such model.
     """
     models = [
         row
-        for row in _models(origin(source, shifts[0]), shifts[0])
+        for row in _models(library_of(source, shifts[0]), shifts[0])
         if all(shift in row.accuracy for shift in shifts) and row.accuracy[IMAGENET] >= LOWEST_ACCURACY
     ]
     if not models:
         raise ValueError(f"shifts are {', '.join(shifts)}; no model of {source} has all of them")
-    points = _points(models, shifts, source)
-    low, high = np.percentile(points, MIDDLE)
-    return Spread(len(models), float(np.median(points)), float(low), float(high))
+    return spread_of(_mean_robustness(models, shifts, source))
 
 
-def _points(models: Sequence[Published], shifts: Sequence[str], source: str) -> NDArray[np.float64]:
+def _mean_robustness(models: Sequence[Published], shifts: Sequence[str], source: str) -> list[float]:
     x = [row.accuracy[IMAGENET] for row in models]
     found = [
-        effective_robustness(x, [row.accuracy[shift] for row in models], lines(source)[shift]).points
+        effective_robustness(x, [row.accuracy[shift] for row in models], baselines_of(source)[shift]).points
         for shift in shifts
     ]
-    return np.asarray(np.mean(found, axis=0))
+    means: list[float] = np.mean(found, axis=0).tolist()
+    return means
 
 
 def _models(library: str, shift: str) -> list[Published]:

@@ -1,4 +1,4 @@
-"""Keep what libraries print, warn and log out of the user's terminal, but keep it for the error message."""
+"""Keeps what libraries print, warn and log out of the user's terminal, and at hand for an error message."""
 
 from __future__ import annotations
 
@@ -11,14 +11,18 @@ from dataclasses import dataclass, field
 
 
 @dataclass
-class Chatter:
-    """Lines that libraries said while they worked, in the order of their kinds."""
+class Messages:
+    """Lines that libraries logged, warned and printed while they worked, in this order."""
 
     lines: list[str] = field(default_factory=list)
 
     def tail(self, count: int = 3) -> str:
         """Return the last `count` lines joined by " | "; empty when nothing was said."""
         return " | ".join(self.lines[-count:])
+
+    def quoted(self, count: int = 3) -> str:
+        """Return " [`tail`]", to follow the sentence of an error; empty when nothing was said."""
+        return f" [{self.tail(count)}]" if self.lines else ""
 
 
 class _Keep(logging.Handler):
@@ -31,21 +35,21 @@ class _Keep(logging.Handler):
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[Chatter]:
+def quiet() -> Iterator[Messages]:
     """Collect prints, warnings and root-logger records instead of showing them.
 
     Python-level stdout and stderr are redirected; log handlers come back as they were, so the
     application's own logging configuration is untouched. (open_clip logs through the root logger, which
     would otherwise install a handler of its own; torch.onnx prints progress.)
     """
-    chatter = Chatter()
+    messages = Messages()
     printed = io.StringIO()
     root = logging.getLogger()
     # some libraries (huggingface_hub) give their own logger a handler that keeps the real stderr
     named = (logger for logger in root.manager.loggerDict.values() if isinstance(logger, logging.Logger))
     swapped = [(logger, logger.handlers[:]) for logger in (root, *named) if logger is root or logger.handlers]
     for logger, _ in swapped:
-        logger.handlers[:] = [_Keep(chatter.lines)]
+        logger.handlers[:] = [_Keep(messages.lines)]
     try:
         with (
             contextlib.redirect_stdout(printed),
@@ -54,10 +58,10 @@ def quiet() -> Iterator[Chatter]:
         ):
             warnings.simplefilter("always")
             try:
-                yield chatter
+                yield messages
             finally:
-                chatter.lines += [f"warning: {str(w.message).splitlines()[0]}" for w in caught if str(w.message)]
-                chatter.lines += [line for line in printed.getvalue().splitlines() if line.strip()]
+                messages.lines += [f"warning: {str(w.message).splitlines()[0]}" for w in caught if str(w.message)]
+                messages.lines += [line for line in printed.getvalue().splitlines() if line.strip()]
     finally:
         for logger, handlers in swapped:
             logger.handlers[:] = handlers

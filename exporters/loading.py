@@ -1,4 +1,4 @@
-"""Are the weights the ones that were asked for? Digests, strict loading, and what a failed load means."""
+"""Makes sure that the weights are those that were asked for: digests, strict loading, errors of a failed load."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from robustcheck_onnx.exporters.errors import ENVIRONMENT, NOT_EXPORTED, USAGE, ExportError
+from .errors import ENVIRONMENT, NOT_EXPORTED, USAGE, ExportError
+from .messages import Messages
 
 if TYPE_CHECKING:
     import torch
@@ -112,7 +113,7 @@ def refuse_partial(name: str, missing: Iterable[str], unexpected: Iterable[str] 
             )
 
 
-def refuse_random(name: str, hint: str) -> ExportError:
+def random_weights_error(name: str, hint: str) -> ExportError:
     """Return the error for a model that would be exported with random weights (exit 2)."""
     return ExportError(f"{name}: weights are not given; random weights are refused", hint, exit_code=USAGE)
 
@@ -215,12 +216,12 @@ def load_strictly(module: torch.nn.Module, path: Path, name: str) -> None:
     refuse_partial(f"{path} in {name}", result.missing_keys, result.unexpected_keys)
 
 
-def load_error(error: Exception, name: str, *, place: str, chatter: str = "") -> ExportError:
+def load_error(error: Exception, name: str, *, place: str, messages: Messages | None = None) -> ExportError:
     """Translate a library's failure to load `name` into one clear error.
 
     Args:
         place: hint used when the weights are not here and cannot be fetched (exit 4).
-        chatter: what the library said meanwhile; it joins the message of unexplained failures (exit 3).
+        messages: what the library said meanwhile; its last line joins the error of an unexplained failure (exit 3).
     """
     if isinstance(error, ExportError):
         return error
@@ -235,7 +236,7 @@ def load_error(error: Exception, name: str, *, place: str, chatter: str = "") ->
             place,
             exit_code=ENVIRONMENT,
         )
-    said = f" [{chatter}]" if chatter else ""
+    said = messages.quoted(1) if messages else ""
     return ExportError(
         f"{name}: weights could not be loaded ({type(error).__name__}: {_first_mismatch(error)}){said}; "
         "every weight must fit",

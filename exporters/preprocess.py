@@ -1,13 +1,16 @@
-"""Apply the contract's preprocessing to a photo, to prove that it says what the source library does."""
+"""Applies the contract's preprocessing to a photo, to prove that it says what the source library does."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
+
+from .errors import USAGE, ExportError
 
 if TYPE_CHECKING:
     import torch
@@ -20,6 +23,22 @@ _FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
+
+
+def open_photo(path: Path, what: str, why: str, hint: str) -> Image.Image:
+    """Return a photo as RGB.
+
+    Args:
+        what, why, hint: for the error: what the photo is, why it must be a real one, and the next step.
+
+    Raises:
+        ExportError: it is unreadable (exit 2).
+    """
+    try:
+        with Image.open(path) as opened:
+            return opened.convert("RGB")
+    except (OSError, Image.DecompressionBombError) as error:
+        raise ExportError(f"{path}: {what} is unreadable ({error}); {why}", hint, exit_code=USAGE) from error
 
 
 def apply(preprocessing: Mapping[str, Any], image: Image.Image) -> NDArray[np.float32]:

@@ -1,0 +1,84 @@
+"""Looks for outlier features in a vision encoder, an ONNX file: an indication of robustness to distribution shift.
+
+import robustcheck_onnx as rc
+
+report = rc.check("model.onnx", images="photos/")
+report.verdict.verdict, report.verdict.reasons
+
+Functions return records and print nothing. A name is imported when it is first used: `import robustcheck_onnx` alone
+loads neither ONNX Runtime nor NumPy.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # the same names as in _HOMES, for type checkers
+    from robustcheck_onnx.checker.compare import compare as compare
+    from robustcheck_onnx.checker.errors import CannotAssessError as CannotAssessError
+    from robustcheck_onnx.checker.errors import EnvironmentFaultError as EnvironmentFaultError
+    from robustcheck_onnx.checker.errors import RobustcheckError as RobustcheckError
+    from robustcheck_onnx.checker.errors import UsageError as UsageError
+    from robustcheck_onnx.checker.evidence import DetectorResult as DetectorResult
+    from robustcheck_onnx.checker.evidence import Evidence as Evidence
+    from robustcheck_onnx.checker.integrations.assertions import VerdictError as VerdictError
+    from robustcheck_onnx.checker.integrations.assertions import assert_robust as assert_robust
+    from robustcheck_onnx.checker.integrations.mlflow_log import gate_model_version as gate_model_version
+    from robustcheck_onnx.checker.integrations.mlflow_log import log_report as log_report
+    from robustcheck_onnx.checker.measure import Progress as Progress
+    from robustcheck_onnx.checker.pipeline import check as check
+    from robustcheck_onnx.checker.report import Report as Report
+    from robustcheck_onnx.checker.scan import scan as scan
+    from robustcheck_onnx.checker.shift import measure_shift as measure_shift
+    from robustcheck_onnx.checker.verdict import Reason as Reason
+    from robustcheck_onnx.checker.verdict import Verdict as Verdict
+    from robustcheck_onnx.checker.verdict import judge as judge
+    from robustcheck_onnx.checker.verify import verify as verify
+
+    __version__: str
+
+# ONNX Runtime starts its telemetry when it is imported, and leaves a session file in the temporary folder; later calls
+# only stop its events. A user who sets the variable decides.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+_HOMES = {  # name → module of robustcheck_onnx.checker
+    "CannotAssessError": "errors",
+    "DetectorResult": "evidence",
+    "EnvironmentFaultError": "errors",
+    "Evidence": "evidence",
+    "Progress": "measure",
+    "Reason": "verdict",
+    "Report": "report",
+    "RobustcheckError": "errors",
+    "UsageError": "errors",
+    "Verdict": "verdict",
+    "VerdictError": "integrations.assertions",
+    "assert_robust": "integrations.assertions",
+    "check": "pipeline",
+    "compare": "compare",
+    "gate_model_version": "integrations.mlflow_log",
+    "judge": "verdict",
+    "log_report": "integrations.mlflow_log",
+    "measure_shift": "shift",
+    "scan": "scan",
+    "verify": "verify",
+}
+__all__ = [*_HOMES, "__version__"]  # noqa: PLE0604 # strings, all of them
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name on first use; `__version__` is the installed distribution's."""
+    import importlib  # noqa: PLC0415 # only when something is used
+
+    if name == "__version__":
+        from importlib.metadata import version  # noqa: PLC0415 # slow to import
+
+        return version("robustcheck-onnx")
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.checker.{_HOMES[name]}"), name)

@@ -1,0 +1,10 @@
+"""`python -m robustcheck_onnx` is the command `robustcheck`."""
+
+from __future__ import annotations
+
+import sys
+
+from robustcheck_onnx.checker.__main__ import main
+
+if __name__ == "__main__":
+    sys.exit(main())
