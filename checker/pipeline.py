@@ -14,7 +14,7 @@ from pathlib import Path
 
 from robustcheck_onnx.checker.errors import RobustcheckError, UsageError
 from robustcheck_onnx.checker.evidence import Evidence, Statistics
-from robustcheck_onnx.checker.images import ImageSource, Skipped, open_images
+from robustcheck_onnx.checker.images import ImageSource, Skipped, open_images, parse_image_set
 from robustcheck_onnx.checker.measure import (
     Job,
     Loaded,
@@ -33,7 +33,7 @@ from robustcheck_onnx.checker.model import Content, Contract, on_this_machine, o
 from robustcheck_onnx.checker.report import CLAIM, Binding, Placed, Report, Settings, Time, sealed
 from robustcheck_onnx.checker.runtime import cpu_threads, expects_gpu
 from robustcheck_onnx.checker.statistics import state as sums
-from robustcheck_onnx.checker.storage import urls
+from robustcheck_onnx.checker.storage import Place, parse_place
 from robustcheck_onnx.checker.verdict import NAMES, decided, judge, notes_of
 from robustcheck_onnx.thresholds import profile as profiles
 from robustcheck_onnx.thresholds.profile import STATISTICS, Profile
@@ -42,9 +42,9 @@ from robustcheck_onnx.thresholds.reference import references
 
 
 def check(
-    model: str | Path,
+    model: str | Place,
     *,
-    images: str | Path | None = None,
+    images: str | Place | None = None,
     tensor: str | None = None,
     pool: str | None = None,
     preprocess: str | None = None,
@@ -96,12 +96,11 @@ def check(
     if detectors and (engine, workers, ray_address) != ("local", None, None):
         raise UsageError(f"--detector is {detectors[0]}; detectors need the local engine", "--engine local")
     loaded = plugins.load(detectors)
-    if images is not None:
-        urls.parse(images)  # what is refused offline is refused before anything is opened
-    with on_this_machine(model, preprocess=preprocess) as here:
+    place, image_set = parse_place(model), parse_image_set(images)
+    with on_this_machine(place, preprocess=preprocess) as here:
         job = Job(
             model=here.path,
-            images=None if images is None else str(images),
+            images=image_set,
             tensors=(tensor,),
             pool=pool,
             preprocess=preprocess,
@@ -134,7 +133,7 @@ def check(
         evidence = evidence.model_copy(update={"model": named})
     wall_s = time.perf_counter() - clock
     settings = Settings(
-        images=None if job.images is None else urls.redact(job.images),
+        images=None if image_set is None else str(image_set),
         tensor=tensor,
         pool=pool,
         preprocess=preprocess,

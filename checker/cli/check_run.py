@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from robustcheck_onnx.checker.report import Options, Outcome, Report
+    from robustcheck_onnx.checker.storage import Place
     from robustcheck_onnx.thresholds.profile import Profile
 
     from .check_sign import Signature
@@ -144,15 +145,17 @@ def _one(resolved: Resolved, model: str, profile: Profile) -> Report:
     return sealed(result.model_copy(update={"gate": answer, "notes": (*result.notes, *resolved.notes())}))
 
 
-def _reads(resolved: Resolved, models: Sequence[str]) -> list[Path]:
-    """Files that the run reads: no report may replace one of them."""
+def _reads(resolved: Resolved, models: Sequence[str]) -> list[Place]:
+    """Files that the run reads: no report may replace one of them. Raises as `storage.parse_place`."""
+    from robustcheck_onnx.checker.storage import parse_place
+
     settings = resolved.settings
     names = [*models, resolved.file, settings.thresholds, settings.preprocess, settings.images, settings.sign]
-    return [Path(name) for name in names if name]  # of a URL, too: remote.parse knows what a Path makes of it
+    return [parse_place(name) for name in names if name]
 
 
 def _places(
-    settings: Settings, models: Sequence[str], reads: Sequence[Path]
+    settings: Settings, models: Sequence[str], reads: Sequence[Place]
 ) -> tuple[list[Target], dict[str, list[Target]]]:
     """Where documents about all models go, and those about one, by model. Raises as `targets`."""
     from robustcheck_onnx.checker.report import forms as formats
@@ -203,11 +206,7 @@ def _deliver(
             write_whole(path, text)
     code = many.worst(outcomes)
     meaning = f"exit code {code}: {_meaning(code, len(outcomes), ending.EXIT_CODES)}"
-    files = [
-        f"{form}: {redact(str(path))}"
-        for form, path in (*shared, *(t for places in own.values() for t in places))
-        if path
-    ]
+    files = [f"{form}: {path}" for form, path in (*shared, *(t for places in own.values() for t in places)) if path]
     files += [f"signature: {bundle}" for bundle in bundles]
 
     def terminal(signs: bool) -> RenderableType:
@@ -275,7 +274,7 @@ class _Lines(logging.Formatter):
 
 
 @contextlib.contextmanager
-def _logging(settings: Settings, reads: Sequence[Path]) -> Iterator[None]:
+def _logging(settings: Settings, reads: Sequence[Place]) -> Iterator[None]:
     """The package's log on stderr (-vv) and in a file, for as long as the check runs."""
     from robustcheck_onnx.checker.pipeline import LOG
 

@@ -15,6 +15,7 @@ from .output import Target
 
 if TYPE_CHECKING:
     from robustcheck_onnx.checker.report import Options, Outcome
+    from robustcheck_onnx.checker.storage import Place
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Signature:
 
 
 def planned(
-    key: str | None, shared: Sequence[Target], own: Mapping[str, Sequence[Target]], reads: Sequence[Path]
+    key: str | None, shared: Sequence[Target], own: Mapping[str, Sequence[Target]], reads: Sequence[Place]
 ) -> list[Signature]:
     """A signature for each JSON report in a file that is about one model; none without a key.
 
@@ -40,7 +41,7 @@ def planned(
         UsageError: no JSON report goes to a file, one of several models does, or a signature has no place of its own.
         EnvironmentFaultError: the folder can't be written.
     """
-    from robustcheck_onnx.checker.storage import urls
+    from robustcheck_onnx.checker.storage import Url
     from robustcheck_onnx.checker.verify import bundle_of
 
     from . import output
@@ -48,7 +49,7 @@ def planned(
     if key is None:
         return []
     again = f"--sign {shlex.quote(key)}"
-    models, places = list(own), [path for _, path in (*shared, *(each for some in own.values() for each in some))]
+    models, places = list(own), [place for _, place in (*shared, *(each for some in own.values() for each in some))]
     found: list[Signature] = []
     for model, form, report in [
         *((models[0], *place) for place in shared),
@@ -56,15 +57,14 @@ def planned(
     ]:
         if form != "json" or report is None:
             continue
-        place = urls.parse(report)
         if len(models) > 1 and (form, report) in shared:
             raise UsageError(
-                f"--output is json={place} for {len(models)} models; a signature is about one",
+                f"--output is json={report} for {len(models)} models; a signature is about one",
                 f"-o 'json={{model}}.json' {again}",
             )
-        if isinstance(place, urls.Url) or (report.exists() and not report.is_file()):
+        if isinstance(report, Url) or (report.exists() and not report.is_file()):
             raise UsageError(
-                f"--output is json={place}; a report that is signed must go to a file here",
+                f"--output is json={report}; a report that is signed must go to a file here",
                 f"-o json=report.json {again}",
             )
         found.append(Signature(model, report, bundle_of(report)))
@@ -73,7 +73,7 @@ def planned(
             "--sign signs the JSON report in a file; -o json=PATH must name one", f"-o json=report.json {again}"
         )
     bundles = [each.bundle.resolve() for each in found]
-    taken = [*bundles, *(path.resolve() for path in places if path is not None)]
+    taken = [*bundles, *(place.resolve() for place in places if isinstance(place, Path))]
     for each in found:
         output.check_target(each.bundle, reads)
         if taken.count(each.bundle.resolve()) > 1:

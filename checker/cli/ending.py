@@ -73,7 +73,7 @@ def _leave_documents(fault: BaseException, arguments: list[str], message: str, h
     The signature of such a report goes with it.
     A verb that takes settings from elsewhere, too, leaves `document_targets` and `no_ci` with the fault.
     """
-    from robustcheck_onnx.checker.storage import replace_with_error, urls
+    from robustcheck_onnx.checker.storage import Url, parse_place, replace_with_error
 
     from . import usage
 
@@ -82,13 +82,14 @@ def _leave_documents(fault: BaseException, arguments: list[str], message: str, h
     for form, path in known.get("document_targets", usage.document_targets(arguments)):
         document = _error_document(form, message, hint, code, usage.model_of(arguments))
         with contextlib.suppress(RobustcheckError, OSError):  # the error itself has been told
-            if stopped and isinstance(urls.parse(path), urls.Url):
+            place = parse_place(path) if path else None
+            if stopped and isinstance(place, Url):
                 continue
             # a terminal report is for people, whom stderr has told: only a stale one is replaced
-            if path and document and (form != "terminal" or Path(path).is_file()):
-                if form == "json":
-                    _remove_signature(Path(path))
-                replace_with_error(Path(path), document)
+            if place and document and (form != "terminal" or Path(path).is_file()):
+                if form == "json" and isinstance(place, Path):  # none is signed in a store
+                    _remove_signature(place)
+                replace_with_error(place, document)
             elif not path and document and form != "terminal" and not told:  # stdout holds one document
                 sys.stdout.write(document)
                 sys.stdout.flush()
@@ -101,12 +102,10 @@ def _leave_documents(fault: BaseException, arguments: list[str], message: str, h
 
 def _remove_signature(report: Path) -> None:
     """Remove the signed verdict beside a report that an error replaces."""
-    from robustcheck_onnx.checker.storage import is_ours, urls
+    from robustcheck_onnx.checker.storage import is_ours
     from robustcheck_onnx.checker.verify import bundle_of, remove_verdict
 
     with contextlib.suppress(RobustcheckError, OSError):  # the error itself has been told
-        if isinstance(urls.parse(report), urls.Url):  # none is signed there
-            return
         if is_ours(report) or not report.exists():  # else nothing is replaced
             remove_verdict(bundle_of(report))
 

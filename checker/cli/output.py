@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, RobustcheckError, UsageError
-from robustcheck_onnx.checker.storage import Url, is_ours, open_url, urls
+from robustcheck_onnx.checker.storage import Place, Url, is_ours, local_path, open_url, parse_place, redact
 
 from .options import FORMATS, one_of
 
@@ -23,21 +23,20 @@ if TYPE_CHECKING:
     from robustcheck_onnx.checker.measure import Progress
 
 
-def check_target(path: Path, reads: Iterable[Path] = ()) -> None:
+def check_target(place: Place, reads: Iterable[Place] = ()) -> None:
     """Refuse a report's path that can't serve, before the work starts.
 
-    reads: files that the run reads, a `file://` URL as the file that it names; a report must not replace one of them,
+    reads: what the run reads; a report must not replace one of these files,
     nor the weights and sidecars that lie beside a model of them, nor any image or ONNX file that is there. Devices,
     pipes and links are fine.
     Raises UsageError (a folder, no such folder, a file that is read, an image), EnvironmentFaultError (a folder that
-    can't be written). A URL: see `remote_report.check_target`.
+    can't be written). A URL: see `check_url`.
     """
-    place = urls.parse(path)
-    if isinstance(place, urls.Url):
+    if isinstance(place, Url):
         check_url(place, reads)
         return
-    path = Path(place)
-    reads = [Path(read) for read in map(urls.parse, reads) if isinstance(read, str)]
+    path = local_path(place, "report path")
+    files = [read for read in reads if isinstance(read, Path)]
     where = shlex.quote(str(path.parent))
     try:
         if path.is_dir():
@@ -51,7 +50,7 @@ def check_target(path: Path, reads: Iterable[Path] = ()) -> None:
                 f"mkdir -p {where}",
             )
         other = path.with_suffix(".json") if path.suffix != ".json" else path.with_name("report.json")
-        for read in (*reads, *_beside(path, reads)):
+        for read in (*files, *_beside(path, files)):
             if path.exists() and read.exists() and path.samefile(read):
                 raise UsageError(
                     f"{path}: report path is a file that is read; a report must not replace it",
@@ -101,7 +100,7 @@ def _beside(path: Path, reads: Iterable[Path]) -> Iterator[Path]:
                     yield from (folder / name for folder in (read.parent, read.resolve().parent))
 
 
-def check_url(url: Url, reads: Iterable[Path | str]) -> None:
+def check_url(url: Url, reads: Iterable[Place]) -> None:
     """Refuse a URL that can't take a report, before the work starts; nothing is connected to.
 
     reads: what the run reads; a report must not replace one of them.
@@ -112,17 +111,15 @@ def check_url(url: Url, reads: Iterable[Path | str]) -> None:
             f"{url}: report's URL is of a web server; reports are put into object stores or files",
             "-o json=report.json, and upload it",
         )
-    for read in reads:
-        place = urls.parse(read)
-        if isinstance(place, Url) and place.raw == url.raw:
-            raise UsageError(
-                f"{url}: report's URL is a file that is read; a report must not replace it", f"-o json={url}.json"
-            )
+    if url in reads:
+        raise UsageError(
+            f"{url}: report's URL is a file that is read; a report must not replace it", f"-o json={url}.json"
+        )
     open_url(url)
 
 
 PROGRESS_WITH_BAR = 110  # columns from which a bar and the time left fit beside the words
-Target = tuple[str, Path | None]
+Target = tuple[str, Place | None]
 
 
 def console_for(color: str = "auto", *, stderr: bool = False) -> Console:
@@ -149,32 +146,30 @@ def ascii_only(console: Console) -> bool:
     return not encoding.lower().replace("-", "").startswith("utf")
 
 
-def targets(outputs: Iterable[str], reads: Iterable[Path], formats: Sequence[str] = FORMATS) -> list[Target]:
+def targets(outputs: Iterable[str], reads: Sequence[Place], formats: Sequence[str] = FORMATS) -> list[Target]:
     """Where each `-o FORMAT[=PATH]` goes: (format, path), path None for stdout.
 
     reads: files that the run reads; a report must not replace one of them.
     Raises UsageError (no such format, no path after the sign, one place named twice, a path that can't serve),
     EnvironmentFaultError (a folder that can't be written).
     """
-    from robustcheck_onnx.checker.storage import urls
-
     found: list[Target] = []
     for text in outputs:
         form, separator, path = text.partition("=")
         one_of("--output", form, formats)
         if separator and not path:
             raise UsageError(f"--output is {text!r}; a path must follow the equals sign", f"-o {form}=report.{form}")
-        target = None if path in {"", "-"} else Path(path)  # of a URL, too: remote.parse knows what a Path makes of it
-        if isinstance(urls.parse(path), urls.Url) and (path.endswith("/") or "//" in path.partition("://")[2]):
+        target = None if path in {"", "-"} else parse_place(path)
+        if isinstance(target, Url) and (path.endswith("/") or "//" in path.partition("://")[2]):
             raise UsageError(
-                f"--output is {form}={urls.redact(path)}; a report's URL must name a file, with no empty part before",
+                f"--output is {form}={redact(path)}; a report's URL must name a file, with no empty part before",
                 f"-o {form}=s3://bucket/report.{form}",
             )
         if target is not None:
             check_target(target, reads)
         if any(target == other for _, other in found):
             raise UsageError(
-                f"--output names {urls.redact(path) or 'stdout'} twice; only one document fits there",
+                f"--output names {redact(path) or 'stdout'} twice; only one document fits there",
                 "-o json=report.json",
             )
         found.append((form, target))
@@ -213,14 +208,14 @@ def print_report(render: Callable[[bool], RenderableType], color: str) -> None:
     console.print(render(ascii_only(console)))
 
 
-def check_extra(option: str, path: Path, reads: Iterable[Path], places: Sequence[Target], example: str) -> None:
+def check_extra(option: str, path: Path, reads: Sequence[Place], places: Sequence[Target], example: str) -> None:
     """Refuse a path of a file beside the reports that can't serve, before the work starts.
 
     Raises as `delivery.check_target`, and UsageError where one of the reports goes there.
     """
 
     check_target(path, reads)
-    if any(place is not None and place.resolve() == path.resolve() for _, place in places):
+    if any(isinstance(place, Path) and place.resolve() == path.resolve() for _, place in places):
         raise UsageError(f"{option} is {path}, where a report goes too; it must be another file", f"{option} {example}")
 
 

@@ -14,13 +14,14 @@ import numpy as np
 
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.evidence import Evidence
-from robustcheck_onnx.checker.images import Item, Picture, Skipped, check_bad, prefetch
+from robustcheck_onnx.checker.images import Item, Picture, Skipped, check_bad, parse_image_set, prefetch
 from robustcheck_onnx.checker.measure import Job, Measurement, Opened, Prepared, Progress, conclude, nothing_yet, stack
 from robustcheck_onnx.checker.measure import run as measure
 from robustcheck_onnx.checker.pipeline import load_profile
 from robustcheck_onnx.checker.report import Time
 from robustcheck_onnx.checker.runtime import CPU, RunOutput
 from robustcheck_onnx.checker.statistics import CONFIDENCE, state, wilson
+from robustcheck_onnx.checker.storage import Place, local_path
 from robustcheck_onnx.checker.verdict import judge, notes_of
 from robustcheck_onnx.thresholds.profile import Profile
 
@@ -40,7 +41,7 @@ def compare(
     reference: str | Path | None = None,
     *,
     baseline: Path | None = None,
-    images: str | Path | None = None,
+    images: str | Place | None = None,
     tolerance: float = TOLERANCE,
     preprocess: str | None = None,
     device: str = "auto",
@@ -81,8 +82,8 @@ def compare(
     known = None if baseline is None else baselines.read(baseline)
     jobs = [
         Job(
-            model=Path(model),
-            images=None if images is None else str(images),
+            model=local_path(model, "model"),
+            images=parse_image_set(images),
             preprocess=preprocess,
             device=device,
             seed=seed,

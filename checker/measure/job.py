@@ -19,6 +19,7 @@ from robustcheck_onnx.checker.evidence import Evidence, Execution, ImageFacts, M
 from robustcheck_onnx.checker.images import Digests, ImageSetState, ImageSource, Skipped, check_bad, digest_of_set
 from robustcheck_onnx.checker.statistics import LOOK_EVERY
 from robustcheck_onnx.checker.statistics import state as sums
+from robustcheck_onnx.checker.storage import Place
 from robustcheck_onnx.thresholds.profile import Profile
 
 from . import gallery
@@ -49,7 +50,7 @@ class Job:
     """
 
     model: Path
-    images: str | None = None
+    images: str | Place | None = None
     tensors: tuple[str | None, ...] = (None,)
     pool: str | None = None
     preprocess: str | None = None

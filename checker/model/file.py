@@ -14,7 +14,7 @@ import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
-from robustcheck_onnx.checker.storage import urls
+from robustcheck_onnx.checker.storage import local_path
 
 from .external import LFS_MARK, ExternalFile, _check_length, _location, _point_at, _tensors, file_digest, locate, stamp
 
@@ -61,10 +61,10 @@ def read_content(path: str | Path) -> Content:
     """Read and digest a model file, whatever it holds.
 
     Raises:
-        UsageError: no such file, or a folder.
+        UsageError: no such file, a folder, or a URL.
         CannotAssessError: unreadable or empty.
     """
-    path = Path(path)
+    path = local_path(path, "model")
     content = _read_bytes(path)
     return Content(path, content, "sha256:" + hashlib.sha256(content).hexdigest())
 
@@ -124,7 +124,6 @@ def may_be_model(path: Path) -> bool:
 
 
 def _read_bytes(path: Path) -> bytes:
-    urls.refuse(path, "model")
     try:
         status = path.stat()
         size_bytes = status.st_size
