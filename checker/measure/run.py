@@ -186,7 +186,7 @@ def batches(
 ) -> Generator[bool, None, None]:
     """Measure images and add them up.
 
-    Yields after each batch whether the number of images calls for a look (`sequential.next_look`). Batches end there,
+    Yields after each batch whether the number of images calls for a look (`intervals.next_look`). Batches end there,
     so that a shard of whole looks is cut into batches as a single run over all images is.
 
     Args:

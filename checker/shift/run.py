@@ -36,7 +36,7 @@ from robustcheck_onnx.checker.measure import Progress
 from robustcheck_onnx.checker.model import Contract, ModelFile, find_preprocessing, open_model
 from robustcheck_onnx.checker.report import Time
 from robustcheck_onnx.checker.runtime import Runner
-from robustcheck_onnx.checker.statistics import CONFIDENCE, is_correct, wilson
+from robustcheck_onnx.checker.statistics import CONFIDENCE, wilson
 
 from . import labels
 from .call import Spec, parse_call, read_report, verdict_of
@@ -295,7 +295,7 @@ def _count(runner: Runner, batch: Sequence[tuple[_Image, tuple[int, ...]]], comp
     output = runner.run(np.stack([image.pixels for image, _ in batch])).class_output
     assert output is not None
     try:
-        return int(is_correct(output, [right for _, right in batch], compete).sum())
+        return int(labels.is_correct(output, [right for _, right in batch], compete).sum())
     except ValueError as fault:
         raise CannotAssessError(
             f"{runner.model.path}: class scores on {where} are not all numbers; accuracy needs a prediction for every "
