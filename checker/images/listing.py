@@ -100,7 +100,7 @@ def _index_url(url: Url) -> tuple[Kind, Entries, tables.Table | None]:
     except FileNotFoundError as fault:
         if glob.has_magic(file.path):
             parts = file.path.split("/")
-            first = next(place for place, part in enumerate(parts) if glob.has_magic(part))
+            first = next(index for index, part in enumerate(parts) if glob.has_magic(part))
             folder = file
             for _ in parts[first:]:
                 folder = folder.parent

@@ -77,7 +77,7 @@ def csv_rows(path: File, file: TextIO) -> Generator[Row, None, None]:
     reader = csv.reader(file, strict=True)
     try:
         header = next(reader, [])
-        places = {name: place for place, name in enumerate(header)}
+        cells = {name: cell for cell, name in enumerate(header)}
         column = label = None
         for row in reader:
             if len(row) > len(header):
@@ -85,12 +85,12 @@ def csv_rows(path: File, file: TextIO) -> Generator[Row, None, None]:
             if not row:
                 continue
             if column is None:
-                column = _path_column(path, reader.line_num, places)
-                place, label = places[PATH_COLUMNS[column]], places.get("label")
+                column = _path_column(path, reader.line_num, cells)
+                cell, label = cells[PATH_COLUMNS[column]], cells.get("label")
             yield (
                 reader.line_num,
                 column,
-                row[place] if place < len(row) else None,
+                row[cell] if cell < len(row) else None,
                 row[label] if label is not None and label < len(row) else None,
             )
     except csv.Error as fault:

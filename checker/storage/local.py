@@ -139,7 +139,7 @@ def unreadable(
         leaves_out: whether a folder's files are ignored anyway.
     """
     parts = Path(pattern).parts
-    first = next(place for place, part in enumerate(parts) if glob.has_magic(part))
+    first = next(index for index, part in enumerate(parts) if glob.has_magic(part))
     for end, part in enumerate(parts[first:], first):
         for folder in glob.glob(os.path.join(*parts[:end], "")) if end else ["."]:  # noqa: PTH207, PTH118 # folders only
             if leaves_out(folder):

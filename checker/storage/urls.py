@@ -24,7 +24,7 @@ _CHAIN: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*::")
 # punctuation behind a URL is the sentence's
 _IN_TEXT: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/+[^\s'\"<>]*[^\s'\"<>:;,.)\]]")
 _NO: Final = ("", "0", "false", "no", "off")  # values of HF_HUB_OFFLINE that allow the Hub
-_ACCOUNTS: Final = ("abfs", "abfss", "az", "wasb", "wasbs")  # container@account: a place, no secret
+_ACCOUNTS: Final = ("abfs", "abfss", "az", "wasb", "wasbs")  # container@account: an address, no secret
 
 
 @dataclass(frozen=True)
