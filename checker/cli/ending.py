@@ -86,7 +86,7 @@ def _leave_documents(fault: BaseException, arguments: list[str], message: str, h
             if stopped and isinstance(place, Url):
                 continue
             # a terminal report is for people, whom stderr has told: only a stale one is replaced
-            if place and document and (form != "terminal" or Path(path).is_file()):
+            if place and document and (form != "terminal" or (isinstance(place, Path) and place.is_file())):
                 if form == "json" and isinstance(place, Path):  # none is signed in a store
                     _remove_signature(place)
                 replace_with_error(place, document)

@@ -113,7 +113,7 @@ def measure_shift(
     found = find_preprocessing(
         Path(model), preprocess, contract.preprocessing if contract else None, opened.image_input.size
     )
-    sources = [open_images(spec.path, seed=seed, limit=max_images) for spec in (first, *others)]
+    sources = [open_images(spec.place, seed=seed, limit=max_images) for spec in (first, *others)]
     read = [labels.labels_of(source) for source in sources]
     runner = Runner(opened, device, preprocessing=found.preprocessing, batch_size=batch_size)
     scores = _scores(runner, found.preprocessing)
@@ -127,7 +127,7 @@ def measure_shift(
                 maps.get(spec.name, maps.get("")),
                 known,
                 scores,
-                where=spec.path,
+                where=str(spec.place),
                 shift=spec.shift,
                 sorted_names=folders,
             ),
@@ -145,7 +145,7 @@ def measure_shift(
     if judged is None:
         checked = pipeline.check(
             model,
-            images=first.path,
+            images=first.place,
             preprocess=preprocess,
             device=device,
             seed=seed,
@@ -265,16 +265,16 @@ def _measure(
                 digests.append(item.digest)
                 seen.add(right)
             if waiting and (len(waiting) == batch_size or number == len(each.source)):
-                n_correct += _count(runner, waiting, each.map.compete, each.spec.path)
+                n_correct += _count(runner, waiting, each.map.compete, str(each.spec.place))
                 waiting = []
                 if progress is not None:
                     rate = number / (time.perf_counter() - clock)
                     progress(Progress(number, len(each.source), rate, each.spec.name))
     sampled = each.source.n_found > len(each.source)
-    check_bad(len(each.source), len(skipped), max_bad, skipped, each.spec.path, sampled=sampled)
+    check_bad(len(each.source), len(skipped), max_bad, skipped, str(each.spec.place), sampled=sampled)
     result = SetResult(
         name=each.spec.name,
-        source=each.spec.path,
+        source=str(each.spec.place),
         shift=each.spec.shift,
         label_set=each.map.label_set,
         labels=each.map.how,
