@@ -14,7 +14,7 @@ from typing import Unpack
 from robustcheck_onnx.checker import measure
 from robustcheck_onnx.checker.errors import RobustcheckError, UsageError
 from robustcheck_onnx.checker.evidence import Evidence, GivenOptions, Options, Statistics
-from robustcheck_onnx.checker.images import ImageSource, Skipped, open_images
+from robustcheck_onnx.checker.images import ImageSource, Skipped, open_images, parse_image_set
 from robustcheck_onnx.checker.measure import Job, Measurement, Prepared, Progress
 from robustcheck_onnx.checker.measure import cache as records
 from robustcheck_onnx.checker.measure import detectors as plugins
@@ -22,7 +22,7 @@ from robustcheck_onnx.checker.model import Content, Contract, on_this_machine, o
 from robustcheck_onnx.checker.report import CLAIM, Binding, Clock, Placed, Report, Settings, Time, sealed
 from robustcheck_onnx.checker.statistics import LOOK_EVERY
 from robustcheck_onnx.checker.statistics import state as sums
-from robustcheck_onnx.checker.storage import urls
+from robustcheck_onnx.checker.storage import Place, parse_place, redact
 from robustcheck_onnx.checker.verdict import NAMES, decided, judge, notes_of
 from robustcheck_onnx.thresholds import profile as profiles
 from robustcheck_onnx.thresholds.profile import STATISTICS, Profile
@@ -34,7 +34,7 @@ LOG.addHandler(logging.NullHandler())
 
 
 def check(
-    model: str | Path,
+    model: str | Place,
     *,
     thresholds: Path | Profile | None = None,
     engine: str = "local",
@@ -76,9 +76,8 @@ def check(
     if engine == "local" and workers is not None:
         raise UsageError(f"--workers is {workers}; one process checks one model, unless with Ray", "--engine ray")
     loaded = plugins.load(detectors)
-    if run.images is not None:
-        urls.parse(run.images)  # what is refused offline is refused before anything is opened
-    with on_this_machine(model, preprocess=run.preprocess) as here:
+    parse_image_set(run.images)  # what is refused offline is refused before anything is opened
+    with on_this_machine(parse_place(model), preprocess=run.preprocess) as here:
         job = Job(here.path, run)
         if on_ray:
             if here.fetched:
@@ -96,7 +95,7 @@ def check(
     if here.fetched:
         named = evidence.model.model_copy(update={"file": here.name})
         evidence = evidence.model_copy(update={"model": named})
-    shown = run.model_copy(update={"images": None if run.images is None else urls.redact(run.images)})
+    shown = run.model_copy(update={"images": None if run.images is None else redact(run.images)})
     report = Report(
         tool_version=version("robustcheck-onnx"),
         verdict=judge(evidence, profile),

@@ -6,16 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from robustcheck_onnx.checker.images import source as images
-from robustcheck_onnx.checker.storage import urls as remote
+from robustcheck_onnx.checker.storage import Url, parse_place
 
 ODD = "ein Ort/100%/ü €"  # spaces, a percent sign that escapes nothing, letters beyond ASCII
 SECRET = "hunter2hunter2"  # no real one
 
 
-def url_of(text: str) -> remote.Url:
-    found = remote.parse(text)
-    assert isinstance(found, remote.Url)
-    return found
+def url_of(text: str) -> Url:
+    place = parse_place(text)
+    assert isinstance(place, Url)
+    return place
 
 
 def put(store: Any, folder: Path, at: str) -> None:

@@ -11,6 +11,7 @@ from bad_input import Done, Row, check_row
 KINDS = (
     "a folder, a glob, an image, a list (.txt), a manifest (.csv, .jsonl), .tar shards, .parquet, .arrow, .npy or .npz"
 )
+NEEDED = "at least one is needed: image files, .tar shards, .parquet or .arrow files"
 ARRAY_HINT = "save float32 images (batch, channel, height, width) with numpy.save"
 
 
@@ -30,11 +31,11 @@ def image_rows() -> list[Row]:
         row(
             "nope/*.jpg",
             2,
-            f"nope/*.jpg: number of images found is 0 of 0 files; … {KINDS}",
+            f"nope/*.jpg: number of images is 0 among 0 files; {NEEDED}",
             f"ls nope/*.jpg{suffixes}",
         ),
-        row("texts", 2, f"texts: number of images found is 0 of 3 files; it must be {KINDS}", f"ls texts{suffixes}"),
-        row("folder", 2, f"folder: number of images found is 0 of 0 files; it must be {KINDS}", f"ls folder{suffixes}"),
+        row("texts", 2, f"texts: number of images is 0 among 3 files; {NEEDED}", f"ls texts{suffixes}"),
+        row("folder", 2, f"folder: number of images is 0 among 0 files; {NEEDED}", f"ls folder{suffixes}"),
         row("pipe", 2, f"pipe: image set is not a regular file or folder; it must be {KINDS}", "--images FOLDER"),
         row(
             "corrupt",

@@ -83,5 +83,5 @@ def test_bad_input(workshop: Workshop, capsys: pytest.CaptureFixture[str]) -> No
     with pytest.raises(CannotAssessError, match=r"broken\.onnx"):
         run_compare(b, broken, images=workshop.photos, device="cpu")
     (workshop.folder / "empty").mkdir()
-    with pytest.raises(UsageError, match="number of images found is 0"):
+    with pytest.raises(UsageError, match="number of images is 0 among"):
         run_compare(a, b, images=workshop.folder / "empty")

@@ -12,6 +12,7 @@ import pytest
 from robustcheck_onnx.checker import text
 from robustcheck_onnx.checker.cli import output
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
+from robustcheck_onnx.checker.storage import parse_place
 from robustcheck_onnx.checker.storage import write as delivery
 
 
@@ -69,8 +70,9 @@ def test_what_a_file_url_names_is_not_replaced(tmp_path: Path, lookup_pass: tupl
     onnx.save(proto, tmp_path / "m.onnx", save_as_external_data=True, location="weights.bin", size_threshold=1024)
     (tmp_path / "m.robustcheck.json").write_text("{}")
     (tmp_path / "list.txt").write_text("a.jpg\n")
-    reads = [Path(f"file://{tmp_path}/m.onnx"), Path(f"local://{tmp_path}/list.txt"), Path("memory://m/other.onnx")]
-    for target in (tmp_path / name, Path(f"file://{tmp_path}/{name}")):
+    named = (f"file://{tmp_path}/m.onnx", f"local://{tmp_path}/list.txt", "memory://m/other.onnx")
+    reads = [parse_place(text) for text in named]
+    for target in (tmp_path / name, parse_place(f"file://{tmp_path}/{name}")):
         with pytest.raises(UsageError, match="a report must not replace it"):
             output.check_target(target, reads)
     output.check_target(tmp_path / "report.json", reads)

@@ -12,8 +12,7 @@ import pytest
 
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.shift import labels
-from robustcheck_onnx.checker.shift.labels import Scores, class_map
-from robustcheck_onnx.checker.statistics.intervals import is_correct
+from robustcheck_onnx.checker.shift.labels import Scores, class_map, is_correct
 from robustcheck_onnx.thresholds.published import IMAGENET
 
 IN1K = Scores(1000)

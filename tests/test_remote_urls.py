@@ -44,9 +44,9 @@ pytestmark = pytest.mark.usefixtures("own_temporary_folder")
 def test_what_is_shown_of_a_url(url: str, shown: str) -> None:
     assert remote.redact(url) == shown
     assert remote.redact_text(f"see '{url}': no") == f"see '{shown}': no"
-    found = remote.parse(url)
-    assert str(found) == shown
-    assert "hunter2" not in repr(found)
+    place = remote.parse_place(url)
+    assert str(place) == shown
+    assert "hunter2" not in repr(place)
 
 
 def test_urls_in_the_words_of_other_libraries_are_redacted() -> None:
@@ -56,17 +56,36 @@ def test_urls_in_the_words_of_other_libraries_are_redacted() -> None:
 
 def test_paths_are_no_urls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for text in ("model.onnx", "C:/models/x.onnx", "a:b", "./s3", "photos/*.jpg"):
-        assert remote.parse(text) == text
-    assert remote.parse("file:///a b/100%25.onnx") == "/a b/100%25.onnx"
-    assert remote.parse(Path("file:///a/b")) == "/a/b"
+        assert remote.parse_place(text) == remote.parse_place(Path(text)) == Path(text)
+    assert remote.parse_place("file:///a b/100%25.onnx") == Path("/a b/100%25.onnx")
+    assert remote.parse_place(Path("file:///a/b")) == Path("/a/b")
     (tmp_path / "s3:").mkdir()
     (tmp_path / "s3:" / "x").touch()
     monkeypatch.chdir(tmp_path)
-    assert remote.parse("s3:/x") == "s3:/x"
-    assert isinstance(remote.parse(Path("s3://bucket/x")), remote.Url)
+    assert remote.parse_place("s3:/x") == Path("s3:/x")
+    url = remote.parse_place("s3://bucket/x")
+    assert isinstance(url, remote.Url)
+    assert remote.parse_place(url) is url
     for text in ("file://host/x", "zip://a.zip::s3://bucket/x", "simplecache::s3://bucket/x"):
         with pytest.raises(UsageError):
-            remote.parse(text)
+            remote.parse_place(text)
+
+
+@pytest.mark.parametrize("given", ["s3:/key:hunter2@bucket/x", Path("s3://key:hunter2@bucket/x")])
+def test_a_url_with_one_slash_is_refused(given: str | Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        remote.parse_place(given)
+    assert caught.value.message == (
+        "s3:/***@bucket/x: URL has one slash after s3:, as pathlib.Path leaves it; it must have two"
+    )
+    assert caught.value.hint == "give it as text: s3://***@bucket/x"
+
+
+@pytest.mark.parametrize("given", ["s3://bucket/x", Path("s3://bucket/x")])
+def test_a_url_is_refused_where_only_a_path_serves(given: str | Path) -> None:
+    with pytest.raises(UsageError, match=r"^s3://bucket/x: model is a URL; here it must be a file of this machine$"):
+        remote.local_path(given, "model")
+    assert remote.local_path("a/x.onnx", "model") == Path("a/x.onnx")
 
 
 def test_offline_refuses_before_anything_is_opened(
@@ -79,12 +98,12 @@ def test_offline_refuses_before_anything_is_opened(
             check(url, images=photos)
         with pytest.raises(UsageError, match="offline"):
             check(model, images=url)
-    assert isinstance(remote.parse("memory://x"), remote.Url)
+    assert isinstance(remote.parse_place("memory://x"), remote.Url)
     monkeypatch.setenv("ROBUSTCHECK_OFFLINE", "0")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    assert isinstance(remote.parse("s3://bucket/x"), remote.Url)
+    assert isinstance(remote.parse_place("s3://bucket/x"), remote.Url)
     with pytest.raises(UsageError, match="HF_HUB_OFFLINE"):
-        remote.parse("hf://org/m/x.onnx")
+        remote.parse_place("hf://org/m/x.onnx")
 
 
 def test_offline_refuses_urls_within_a_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

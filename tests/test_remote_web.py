@@ -104,18 +104,18 @@ def test_a_web_server_that_refuses_or_is_not_there(
     # sidecars: only the one that bears the model's name, and nothing beside a signed URL
     onnx_models.save(onnx_models.encoder(), folder / "m.onnx")
     (folder / "config.json").write_text('{"pretrained_cfg": {}}')
-    with on_this_machine(f"{url}/m.onnx") as here:
+    with on_this_machine(url_of(f"{url}/m.onnx")) as here:
         assert [path.name for path in here.path.parent.iterdir()] == ["m.onnx"]
     assert "/m.robustcheck.json" in asked
     (folder / "m.robustcheck.json").write_text("{}")
-    with on_this_machine(f"{url}/m.onnx") as here:
+    with on_this_machine(url_of(f"{url}/m.onnx")) as here:
         assert sorted(path.name for path in here.path.parent.iterdir()) == ["m.onnx", "m.robustcheck.json"]
-    with on_this_machine(f"{url}/m.onnx?sig=1") as here:
+    with on_this_machine(url_of(f"{url}/m.onnx?sig=1")) as here:
         assert [path.name for path in here.path.parent.iterdir()] == ["m.onnx"]
     onnx_models.save(onnx_models.encoder(), folder / "e.onnx", external=True)
     with pytest.raises(CannotAssessError, match="signed URL"):
         check(f"{url}/e.onnx?sig=1")
-    with on_this_machine(f"{url}/e.onnx") as here:
+    with on_this_machine(url_of(f"{url}/e.onnx")) as here:
         assert (here.path.parent / "e.onnx.data").read_bytes() == (folder / "e.onnx.data").read_bytes()
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from robustcheck_onnx.checker.errors import UsageError
-from robustcheck_onnx.checker.shift.call import parse_call, parse_spec
+from robustcheck_onnx.checker.shift.call import Spec, parse_call, parse_spec
 from robustcheck_onnx.thresholds.published import IMAGENET
 
 
@@ -15,9 +15,18 @@ def test_the_names_of_a_call() -> None:
     inside, others, maps = parse_call(
         "imagenet=val", ["ImageNet-V2=v2", "r=art", "some/blur"], ["r=map.json", "imagenet"]
     )
-    assert inside == ("imagenet", "val", IMAGENET)
-    assert others == [("ImageNet-V2", "v2", "imagenetv2"), ("r", "art", "imagenet_r"), ("blur", "some/blur", None)]
+    assert inside == Spec("imagenet", Path("val"), IMAGENET)
+    assert others == [
+        Spec("ImageNet-V2", Path("v2"), "imagenetv2"),
+        Spec("r", Path("art"), "imagenet_r"),
+        Spec("blur", Path("some/blur"), None),
+    ]
     assert maps == {"r": "map.json", "": "imagenet"}
+
+
+def test_no_key_of_a_url_is_shown() -> None:
+    spec = parse_spec("https://u:hunter2@host/val.csv?sig=hunter2", "--in")
+    assert (spec.name, str(spec.place)) == ("val", "https://***@host/val.csv?***")
 
 
 def test_a_path_with_an_equals_sign_is_a_path(tmp_path: Path) -> None:

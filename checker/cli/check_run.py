@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from robustcheck_onnx.checker.report import Options, Outcome, Report
+    from robustcheck_onnx.checker.storage import Place
     from robustcheck_onnx.thresholds.profile import Profile
 
     from .check_sign import Signature
@@ -136,14 +137,16 @@ def _check(resolved: Resolved, model: str, profile: Profile) -> Report:
     return sealed(result.model_copy(update={"gate": decision, "notes": (*result.notes, *resolved.notes())}))
 
 
-def _files_read(resolved: Resolved, models: Sequence[str]) -> list[Path]:
-    """Files that the run reads: no report may replace one of them."""
+def _files_read(resolved: Resolved, models: Sequence[str]) -> list[Place]:
+    """What the run reads: no report may replace one of these files. Raises as `storage.parse_place`."""
+    from robustcheck_onnx.checker.storage import parse_place
+
     settings = resolved.settings
     names = [*models, resolved.file, settings.thresholds, settings.preprocess, settings.images, settings.sign]
-    return [Path(name) for name in names if name]  # a URL, too: `urls.parse` undoes what Path does to it
+    return [parse_place(name) for name in names if name]
 
 
-def _destinations(settings: Settings, models: Sequence[str], reads: Sequence[Path]) -> Destinations:
+def _destinations(settings: Settings, models: Sequence[str], reads: Sequence[Place]) -> Destinations:
     """Where the documents of `-o` go. Raises as `destinations_of` and `models.fill`."""
     from robustcheck_onnx.checker.report import forms
 
@@ -188,7 +191,7 @@ def _deliver(
             write_whole(path, text)
     code = worst(outcomes)
     meaning = f"exit code {code}: {_meaning(code, len(outcomes))}"
-    files = [f"{form}: {redact(str(path))}" for form, path in destinations.all() if path]
+    files = [f"{form}: {path}" for form, path in destinations.all() if path]
     files += [f"signature: {bundle}" for bundle in bundles]
 
     def terminal(*, ascii_only: bool) -> RenderableType:
@@ -255,7 +258,7 @@ class _Lines(logging.Formatter):
 
 
 @contextlib.contextmanager
-def _logging(settings: Settings, reads: Sequence[Path]) -> Iterator[None]:
+def _logging(settings: Settings, reads: Sequence[Place]) -> Iterator[None]:
     """Write the package's log to stderr (-vv) and to a file while the block runs."""
     from robustcheck_onnx.checker.pipeline import LOG
 

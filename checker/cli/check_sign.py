@@ -15,6 +15,7 @@ from .output import Destination, check_target
 
 if TYPE_CHECKING:
     from robustcheck_onnx.checker.report import Options, Outcome
+    from robustcheck_onnx.checker.storage import Place
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Signature:
 
 
 def planned(
-    key: str | None, shared: Sequence[Destination], own: Mapping[str, Sequence[Destination]], reads: Sequence[Path]
+    key: str | None, shared: Sequence[Destination], own: Mapping[str, Sequence[Destination]], reads: Sequence[Place]
 ) -> list[Signature]:
     """The signatures that a run will write: one for each JSON report in a file; none without a key.
 
@@ -41,7 +42,7 @@ def planned(
             file that the run writes or reads.
         EnvironmentFaultError: the folder can't be written.
     """
-    from robustcheck_onnx.checker.storage import urls
+    from robustcheck_onnx.checker.storage import Url
     from robustcheck_onnx.checker.verify import bundle_of
 
     if key is None:
@@ -54,15 +55,14 @@ def planned(
     for model, (form, report) in reports:
         if form != "json" or report is None:
             continue
-        parsed = urls.parse(report)
         if len(models) > 1 and (form, report) in shared:
             raise UsageError(
-                f"--output is json={parsed} for {len(models)} models; a signature is about one",
+                f"--output is json={report} for {len(models)} models; a signature is about one",
                 f"-o 'json={{model}}.json' {again}",
             )
-        if isinstance(parsed, urls.Url) or (report.exists() and not report.is_file()):
+        if isinstance(report, Url) or (report.exists() and not report.is_file()):
             raise UsageError(
-                f"--output is json={parsed}; a report that is signed must go to a file here",
+                f"--output is json={report}; a report that is signed must go to a file here",
                 f"-o json=report.json {again}",
             )
         signatures.append(Signature(model, report, bundle_of(report)))
@@ -71,7 +71,7 @@ def planned(
             "--sign signs the JSON report in a file; -o json=PATH must name one", f"-o json=report.json {again}"
         )
     written = [each.bundle.resolve() for each in signatures]
-    written += [report.resolve() for _, (_, report) in reports if report is not None]
+    written += [report.resolve() for _, (_, report) in reports if isinstance(report, Path)]
     for each in signatures:
         check_target(each.bundle, reads)
         if written.count(each.bundle.resolve()) > 1:

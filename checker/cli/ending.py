@@ -99,7 +99,7 @@ def leave_documents(invocation: Invocation, message: str, hint: str, code: int) 
 
     The signature of such a report goes with it. After a signal nothing goes to stdout or to a URL.
     """
-    from robustcheck_onnx.checker.storage import replace_with_error, urls
+    from robustcheck_onnx.checker.storage import Url, parse_place, replace_with_error
 
     line = invocation.line
     stopped = code >= FIRST_SIGNAL_CODE
@@ -107,14 +107,15 @@ def leave_documents(invocation: Invocation, message: str, hint: str, code: int) 
     for form, path in line.documents() if invocation.documents is None else invocation.documents:
         document = error_document(form, message, hint, code, line.model)
         with contextlib.suppress(RobustcheckError, OSError):  # the error itself is on stderr
-            if not document or (stopped and isinstance(urls.parse(path), urls.Url)):
+            place = parse_place(path) if path else None
+            if not document or (stopped and isinstance(place, Url)):
                 continue
             # a terminal report is for people, who have read stderr: only one of an earlier run is replaced
-            if path and (form != "terminal" or Path(path).is_file()):
-                if form == "json":
-                    _remove_signature(Path(path))
-                replace_with_error(Path(path), document)
-            elif not path and form != "terminal" and stdout_is_free:  # it holds one document
+            if place and (form != "terminal" or (isinstance(place, Path) and place.is_file())):
+                if form == "json" and isinstance(place, Path):  # none is signed in a store
+                    _remove_signature(place)
+                replace_with_error(place, document)
+            elif not place and form != "terminal" and stdout_is_free:  # it holds one document
                 sys.stdout.write(document)
                 sys.stdout.flush()
                 stdout_is_free = False
@@ -129,12 +130,10 @@ def leave_documents(invocation: Invocation, message: str, hint: str, code: int) 
 
 def _remove_signature(report: Path) -> None:
     """Remove the signed verdict beside a report that an error document replaces."""
-    from robustcheck_onnx.checker.storage import is_ours, urls
+    from robustcheck_onnx.checker.storage import is_ours
     from robustcheck_onnx.checker.verify import bundle_of, remove_verdict
 
     with contextlib.suppress(RobustcheckError, OSError):  # the error itself is on stderr
-        if isinstance(urls.parse(report), urls.Url):  # none is signed there
-            return
         if is_ours(report) or not report.exists():  # else nothing is replaced
             remove_verdict(bundle_of(report))
 

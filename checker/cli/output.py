@@ -13,7 +13,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, RobustcheckError, UsageError
-from robustcheck_onnx.checker.storage import Url, is_ours, open_url, replace_with_error, urls, write_whole
+from robustcheck_onnx.checker.storage import (
+    Place,
+    Url,
+    is_ours,
+    local_path,
+    open_url,
+    parse_place,
+    redact,
+    replace_with_error,
+    write_whole,
+)
 from robustcheck_onnx.checker.text import error_json, error_text
 
 from .options import FORMATS, one_of
@@ -25,18 +35,18 @@ if TYPE_CHECKING:
 
 
 class Destination(NamedTuple):
-    """One document that a run writes: its form, such as json, and its file, None for stdout."""
+    """One document that a run writes: its form, such as json, and where it goes, None for stdout."""
 
     form: str
-    path: Path | None
+    path: Place | None
 
 
 def destinations_of(
-    outputs: Iterable[str], reads: Iterable[Path], formats: Sequence[str] = FORMATS
+    outputs: Iterable[str], reads: Sequence[Place], formats: Sequence[str] = FORMATS
 ) -> list[Destination]:
     """The destination of each `-o FORMAT[=PATH]`.
 
-    reads: files that the run reads; a report must not replace one of them.
+    reads: what the run reads; a report must not replace one of these files.
     Raises UsageError (no such format, no path after the equals sign, one file or stdout named twice, a path that no
     report can be written to), EnvironmentFaultError (a folder that can't be written).
     """
@@ -46,39 +56,38 @@ def destinations_of(
         one_of("--output", form, formats)
         if separator and not path:
             raise UsageError(f"--output is {text!r}; a path must follow the equals sign", f"-o {form}=report.{form}")
-        file = None if path in {"", "-"} else Path(path)  # a URL, too: `urls.parse` undoes what Path does to it
-        if isinstance(urls.parse(path), urls.Url) and (path.endswith("/") or "//" in path.partition("://")[2]):
+        place = None if path in {"", "-"} else parse_place(path)
+        if isinstance(place, Url) and (path.endswith("/") or "//" in path.partition("://")[2]):
             raise UsageError(
-                f"--output is {form}={urls.redact(path)}; a report's URL must name a file, with no empty part before",
+                f"--output is {form}={redact(path)}; a report's URL must name a file, with no empty part before",
                 f"-o {form}=s3://bucket/report.{form}",
             )
-        if file is not None:
-            check_target(file, reads)
-        if any(file == other for _, other in destinations):
+        if place is not None:
+            check_target(place, reads)
+        if any(place == other for _, other in destinations):
             raise UsageError(
-                f"--output names {urls.redact(path) or 'stdout'} twice; only one document fits there",
+                f"--output names {redact(path) or 'stdout'} twice; only one document fits there",
                 "-o json=report.json",
             )
-        destinations.append(Destination(form, file))
+        destinations.append(Destination(form, place))
     return destinations
 
 
-def check_target(path: Path, reads: Iterable[Path] = ()) -> None:
-    """Check before the work starts that a report can be written to a path.
+def check_target(place: Place, reads: Iterable[Place] = ()) -> None:
+    """Check before the work starts that a report can be written to a place.
 
     A report must not replace a file that the run reads, nor the weights and sidecars beside a model that it reads, nor
     any image or ONNX file. Devices, pipes and links are fine.
 
-    reads: files that the run reads; a `file://` URL among them means the file that it names.
+    reads: what the run reads.
     Raises UsageError (a folder, no such folder, a file that is read, an image), EnvironmentFaultError (a folder that
     can't be written); for a URL as `check_url`.
     """
-    parsed = urls.parse(path)
-    if isinstance(parsed, urls.Url):
-        check_url(parsed, reads)
+    if isinstance(place, Url):
+        check_url(place, reads)
         return
-    path = Path(parsed)
-    reads = [Path(read) for read in map(urls.parse, reads) if isinstance(read, str)]
+    path = local_path(place, "report path")
+    files = [read for read in reads if isinstance(read, Path)]
     where = shlex.quote(str(path.parent))
     try:
         if path.is_dir():
@@ -92,7 +101,7 @@ def check_target(path: Path, reads: Iterable[Path] = ()) -> None:
                 f"mkdir -p {where}",
             )
         other = path.with_suffix(".json") if path.suffix != ".json" else path.with_name("report.json")
-        for read in (*reads, *_beside(path, reads)):
+        for read in (*files, *_beside(path, files)):
             if path.exists() and read.exists() and path.samefile(read):
                 raise UsageError(
                     f"{path}: report path is a file that is read; a report must not replace it",
@@ -141,7 +150,7 @@ def _beside(path: Path, reads: Iterable[Path]) -> Iterator[Path]:
                     yield from (folder / name for folder in (read.parent, read.resolve().parent))
 
 
-def check_url(url: Url, reads: Iterable[Path | str]) -> None:
+def check_url(url: Url, reads: Iterable[Place]) -> None:
     """Check before the work starts that a report can be put under a URL; no connection is made.
 
     reads: what the run reads; a report must not replace one of them.
@@ -152,24 +161,22 @@ def check_url(url: Url, reads: Iterable[Path | str]) -> None:
             f"{url}: report's URL is of a web server; reports are put into object stores or files",
             "-o json=report.json, and upload it",
         )
-    for read in reads:
-        parsed = urls.parse(read)
-        if isinstance(parsed, Url) and parsed.raw == url.raw:
-            raise UsageError(
-                f"{url}: report's URL is a file that is read; a report must not replace it", f"-o json={url}.json"
-            )
+    if url in reads:
+        raise UsageError(
+            f"{url}: report's URL is a file that is read; a report must not replace it", f"-o json={url}.json"
+        )
     open_url(url)
 
 
 def check_extra(
-    option: str, path: Path, reads: Iterable[Path], destinations: Sequence[Destination], example: str
+    option: str, path: Path, reads: Sequence[Place], destinations: Sequence[Destination], example: str
 ) -> None:
     """Check the path of a file that a verb writes beside its reports, before the work starts.
 
     example: a path for the hint. Raises as `check_target`, and UsageError where one of the reports goes there.
     """
     check_target(path, reads)
-    if any(report is not None and report.resolve() == path.resolve() for _, report in destinations):
+    if any(isinstance(report, Path) and report.resolve() == path.resolve() for _, report in destinations):
         raise UsageError(f"{option} is {path}, where a report goes too; it must be another file", f"{option} {example}")
 
 
@@ -188,7 +195,7 @@ def mark_unfinished(destinations: Sequence[Destination], model: str) -> None:
     for form, path in destinations:
         if path is not None and is_ours(path):
             try:
-                replace_with_error(path, error_document(form, *UNFINISHED, urls.redact(model)))
+                replace_with_error(path, error_document(form, *UNFINISHED, redact(model)))
             except EnvironmentFaultError:
                 if is_ours(path):  # else there is no room, and the earlier document is gone at least
                     raise

@@ -24,7 +24,7 @@ from robustcheck_onnx.checker.text import as_json, digest_of
 from robustcheck_onnx.thresholds.frozen import Frozen
 from robustcheck_onnx.thresholds.profile import STATISTICS, Statistic
 
-from .changes import Jackknife, LeftOut, left_out
+from .changes import LeftOut, StatisticLeftOut, left_out
 from .fates import carrying
 from .pairs import Side, usual_share
 
@@ -80,7 +80,7 @@ class Baseline(Frozen):
     def numbers(self) -> LeftOut:
         """What `compare_changes.changes` takes."""
         values = {
-            name: Jackknife(_number(left.whole), np.array([_number(v) for v in left.without], dtype=np.float64))
+            name: StatisticLeftOut(_number(left.whole), np.array([_number(v) for v in left.without], dtype=np.float64))
             for name, left in self.left_out.items()
         }
         return LeftOut(self.evidence.statistics.n_features, np.array(self.group_sizes, dtype=np.float64), values)

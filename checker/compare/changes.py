@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from robustcheck_onnx.checker.evidence import Interval
-from robustcheck_onnx.checker.statistics import Energies, grouped_jackknife_sd, intervals, moments, top_features
+from robustcheck_onnx.checker.statistics import grouped_jackknife_sd, intervals, jackknife
 from robustcheck_onnx.thresholds.frozen import Frozen
 from robustcheck_onnx.thresholds.profile import STATISTICS, Statistic
 
@@ -38,7 +38,7 @@ class StatisticChange(Frozen):
     keeps: Keeps
 
 
-class Jackknife(NamedTuple):
+class StatisticLeftOut(NamedTuple):
     """A statistic over all images, and without each group of them that is not empty (group,)."""
 
     whole: float
@@ -52,7 +52,7 @@ class LeftOut:
     n_features: int
     sizes: Array
     """(all groups,) images of each"""
-    values: Mapping[Statistic, Jackknife]
+    values: Mapping[Statistic, StatisticLeftOut]
 
     @property
     def n(self) -> int:
@@ -65,9 +65,9 @@ def changes(
 ) -> tuple[StatisticChange, ...]:
     """Difference and ratio of each deciding statistic, with confidence intervals.
 
-    Paired: the delete-a-group jackknife (`sequential.grouped_jackknife_sd`) of the difference, and of the difference of
+    Paired: the delete-a-group jackknife (`intervals.grouped_jackknife_sd`) of the difference, and of the difference of
     the logarithms, over the same groups of images in both models, so that what the images do to both cancels. The
-    intervals are those of `sequential.radius`: they hold at every number of images at once, so running again with more
+    intervals are those of `intervals.radius`: they hold at every number of images at once, so running again with more
     images is no cheating. `alpha` is shared by the statistics (Bonferroni).
 
     The outlier frequency's spread is at least that of one image more that only the candidate has far out and one that
@@ -99,8 +99,8 @@ def changes(
 
         def bounds(
             of: Callable[[npt.ArrayLike], Array],
-            a: Jackknife = a,
-            b: Jackknife = b,
+            a: StatisticLeftOut = a,
+            b: StatisticLeftOut = b,
             floor: float = 0.0,
         ) -> tuple[float, float]:
             with np.errstate(divide="ignore", invalid="ignore"):
@@ -172,25 +172,15 @@ def _finite(value: float) -> float | None:
 def left_out(side: Side) -> LeftOut:
     """The deciding statistics as `state.statistics` has them, over all images and without each group of them."""
     state = side.state
-    filled = state.sizes > 0
-    sizes, n = state.sizes[filled], float(state.n)
-    powers, energies = state.powers.sum(axis=1), state.energies.sum(axis=1)
-    top = top_features(powers[3])
-    whole = moments(n, powers, Energies(*energies), top)
+    groups = jackknife(state)
+    strongest = int(groups.top[0])
+    counts = side.far[usual_side(state, strongest)][state.sizes > 0, strongest]
     with np.errstate(divide="ignore", invalid="ignore"):
-        without = moments(
-            n - sizes,
-            powers[:, None, :] - state.powers[:, filled],
-            Energies(*(energies[:, None, :] - state.energies[:, filled])),
-            top,
-        )
-        strongest = int(top[0])
-        counts = side.far[usual_side(state, strongest)][filled, strongest]
-        frequency = Jackknife(float(counts.sum() / n), (counts.sum() - counts) / (n - sizes))
+        frequency = StatisticLeftOut(float(counts.sum() / state.n), (counts.sum() - counts) / (state.n - groups.sizes))
     values = {
         name: frequency
         if name == "outlier_frequency"
-        else Jackknife(float(getattr(whole, name)), np.asarray(getattr(without, name)))
+        else StatisticLeftOut(float(getattr(groups.whole, name)), np.asarray(getattr(groups.without, name)))
         for name in STATISTICS
     }
     return LeftOut(state.n_features, state.sizes.copy(), values)

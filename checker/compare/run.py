@@ -19,6 +19,7 @@ from robustcheck_onnx.checker.pipeline import load_profile
 from robustcheck_onnx.checker.report import Clock, Time
 from robustcheck_onnx.checker.runtime import RunOutput
 from robustcheck_onnx.checker.statistics import CONFIDENCE, state, wilson
+from robustcheck_onnx.checker.storage import local_path
 from robustcheck_onnx.checker.verdict import judge, notes_of
 from robustcheck_onnx.thresholds.profile import Profile
 
@@ -70,7 +71,7 @@ def compare(
     clock, run = Clock(), Options.of(options, max_images=MAX_IMAGES)
     profile = load_profile(thresholds)
     known = None if baseline is None else baselines.read(baseline)
-    jobs = [Job(Path(model), run) for model in (candidate, reference) if model is not None]
+    jobs = [Job(local_path(model, "model"), run) for model in (candidate, reference) if model is not None]
     opened = [measure.open_job(jobs[0])]
     opened += [replace(measure.open_job(job, source=opened[0].source), described=None) for job in jobs[1:]]
     facts = [measure.probe(each) for each in opened]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from .decode import SUFFIXES
 from .entries import Entries, Entry
+from .listing import parse_image_set
 from .preprocess import apply, apply_uint8, as_photo, at_size, scales_finitely
 from .sanity import DESCRIBED, ImageSetState, Sketch, digest_of_pixels
 from .source import (
@@ -43,6 +44,7 @@ __all__ = [
     "digest_of_pixels",
     "digest_of_set",
     "open_images",
+    "parse_image_set",
     "prefetch",
     "scales_finitely",
 ]

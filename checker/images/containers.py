@@ -1,4 +1,4 @@
-"""Images that lie many in one file: tar shards and arrays. Nothing is unpickled or extracted."""
+"""Read files that hold many images each: tar shards and arrays. Nothing is unpickled or extracted to disk."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _BLOCK: Final = 512  # bytes, the unit of a tar file (POSIX.1-2001)
 
 
 def tar_entries(spec: str, shards: Sequence[tuple[str, File]]) -> list[Entry]:
-    """The image members of tar shards (webdataset layout), found by reading headers only.
+    """List the image members of tar shards (webdataset layout) by reading headers only.
 
     Where members of one sample differ only after the first dot (`7.jpg`, `7.seg.png`), the one with a plain
     suffix is the image. Links, devices, sparse and hidden members are left out.
@@ -117,21 +117,21 @@ def _read_span(path: File, offset: int, size: int) -> bytes:
 
 
 def tensor_entries(path: File) -> list[Entry]:
-    """Preprocessed images in an .npy or .npz file: arrays (batch, channel, height, width) of real numbers.
+    """List the preprocessed images in an .npy or .npz file: arrays (batch, channel, height, width) of real numbers.
 
     Never unpickled. Raises UsageError (shape or dtype, images of several shapes), CannotAssessError (damaged or
     pickled).
     """
     hint = "save float32 images (batch, channel, height, width) with numpy.save"
     try:
-        with copied(path) as here:
-            with here.open("rb") as file:
+        with copied(path) as local:
+            with local.open("rb") as file:
                 start = file.read(len(_NPY))
             if start != _NPY and not start.startswith(_ZIP):
                 raise CannotAssessError(
                     f"{path}: file is not a plain array (it starts with {start!r}); it must be npy or npz", hint
                 )
-            loaded = np.load(here, mmap_mode="r", allow_pickle=False)
+            loaded = np.load(local, mmap_mode="r", allow_pickle=False)
             arrays = dict(loaded) if isinstance(loaded, np.lib.npyio.NpzFile) else {"": loaded}
     except EnvironmentFaultError:
         raise

@@ -1,6 +1,6 @@
-"""From the bytes of an image file to RGB pixels: the right ones, or a reason why there are none.
+"""Decode the bytes of an image file to RGB pixels, or say why they can't be.
 
-Every handled case leaves a note, so that a report can say how many images were not plain 8-bit RGB.
+What had to be converted leaves a note, so that a report can say how many images were not plain 8-bit RGB.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Final
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-MAX_PIXELS: Final = 89_478_485  # Pillow's warning level (0.25 GiB / 3 bytes), here the end: pitfalls of zip bombs
+MAX_PIXELS: Final = 89_478_485  # Pillow's warning level (0.25 GiB / 3 bytes), here an error: decompression bombs
 MAX_FILE_BYTES: Final = 256 * 2**20  # 256 MiB: no photo of MAX_PIXELS needs more
 MAX_ASPECT: Final = 64  # longer : shorter edge; beyond it a strip, whose resized copy would fill the memory
 
@@ -87,7 +87,7 @@ class UnreadableImageError(Exception):
 
 
 def decode(data: bytes, name: str) -> tuple[Image.Image, tuple[str, ...]]:
-    """RGB pixels of the first frame as a person sees it, and what had to be done to get them.
+    """Decode the first frame to RGB pixels as a person sees it, and note what had to be converted.
 
     EXIF orientation applied; transparency composited on white (255, 255, 255); 16-bit grey divided by 257;
     CMYK by Pillow's conversion, colour profiles ignored, as the model libraries do.

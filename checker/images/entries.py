@@ -1,4 +1,4 @@
-"""An image set as a listing of entries: images that have a name and are not read yet."""
+"""Images that have a name and are not read yet: one (`Entry`), a sequence of them (`Entries`), in files (`Files`)."""
 
 from __future__ import annotations
 
@@ -17,13 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustcheck_onnx.checker.errors import UsageError
-from robustcheck_onnx.checker.storage import RemoteFile, StoreError, open_url, urls
+from robustcheck_onnx.checker.storage import RemoteFile, StoreError, Url, open_url, parse_place
 
 from .decode import MAX_FILE_BYTES, UnreadableImageError
 
 File = Path | RemoteFile
-"""where an image, or a file of many, lies: on this machine, or in a store"""
-_CHUNK: Final = 4096  # names looked up together: a list of all places would be 40 bytes an image
+"""where an image, or a file of many images, is: on this machine, or in a store"""
+PATH_COLUMNS: Final = ("path", "image", "file")  # of a manifest; the first that is there names the image
+CHECKED_ROWS: Final = 10_000  # rows of a list or manifest whose files are looked for before anything is read
+_CHUNK: Final = 4096  # names looked up together: a list of all indices would be 40 bytes an image
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +36,9 @@ class Entry:
     read: Callable[[], bytes | NDArray[Any]]
     label: str | None = None
     origin: str = ""
+    """path of the file on this machine; empty where there is none"""
     row: int = -1
+    """number of the row in a table"""
 
 
 def _no_entry(index: int) -> Entry:
@@ -43,7 +47,7 @@ def _no_entry(index: int) -> Entry:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Entries(Sequence[Entry]):
-    """Images in an order of their own, each an Entry when it is asked for.
+    """A listing's images in some order; each Entry is made when it is asked for.
 
     A million rows are a million strings, not a million objects; a slice shares them.
     """
@@ -51,9 +55,9 @@ class Entries(Sequence[Entry]):
     all_names: Sequence[str] = ()
     """in the order of the listing"""
     make: Callable[[int], Entry] = _no_entry
-    """of a place in the listing"""
+    """makes the Entry of an index into the listing"""
     order: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
-    """(image,) int64: place in the listing"""
+    """(image,) int64: index into the listing"""
 
     @classmethod
     def listed(cls, names: Sequence[str], make: Callable[[int], Entry]) -> Entries:
@@ -62,12 +66,12 @@ class Entries(Sequence[Entry]):
 
     @classmethod
     def of(cls, entries: Sequence[Entry]) -> Entries:
-        """Entries that are there already."""
+        """All of these entries, in their order."""
         return cls.listed([entry.name for entry in entries], entries.__getitem__)
 
-    def take(self, places: NDArray[np.int64]) -> Entries:
-        """Those at the given places of this sequence, in that order."""
-        return replace(self, order=self.order[places])
+    def take(self, indices: NDArray[np.int64]) -> Entries:
+        """Those at the given indices of this sequence, in that order."""
+        return replace(self, order=self.order[indices])
 
     def names(self) -> Iterator[str]:
         """The names in order; no Entry is made."""
@@ -76,7 +80,7 @@ class Entries(Sequence[Entry]):
     def names_in_chunks(self) -> Iterator[list[str]]:
         """The names in order, some thousands at a time."""
         for start in range(0, len(self.order), _CHUNK):
-            yield [self.all_names[place] for place in self.order[start : start + _CHUNK].tolist()]
+            yield [self.all_names[index] for index in self.order[start : start + _CHUNK].tolist()]
 
     def __len__(self) -> int:
         return len(self.order)
@@ -91,33 +95,9 @@ class Entries(Sequence[Entry]):
         return self.make(int(self.order[index]))
 
 
-def is_hidden(part: str) -> bool:
-    """Whether one part of a path is a hidden file or folder (`.` and `..` are not)."""
-    return part.startswith(".") and part not in (".", "..")
-
-
-PATH_COLUMNS: Final = ("path", "image", "file")  # of a manifest, the first that is there
-CHECKED_ROWS: Final = 10_000  # rows of a list or manifest whose files are looked for before anything is read
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Rows:
-    """Where the rows of a list or manifest stand, for those whose files were not looked for."""
-
-    path: File
-    numbers: array[int]
-    """of the line; small integers without an object each"""
-    columns: bytes
-    """index into PATH_COLUMNS"""
-
-    def missing(self, place: int, value: str) -> UsageError:
-        """The error of a row that names no file."""
-        shown = value if is_url(value) else str(self.path.parent / value)
-        return UsageError(
-            f"{self.path}: row {self.numbers[place]}: {PATH_COLUMNS[self.columns[place]]} is {value}; "
-            "there is no such file",
-            f"ls -l {shlex.quote(shown)}  # paths are relative to the folder of {self.path.name}",
-        )
+def file_entries(folder: File, names: Sequence[str]) -> Entries:
+    """List the image files of a folder, by their names relative to it."""
+    return Entries.listed(names, Files(folder, names).entry)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -128,32 +108,47 @@ class Files:
     names: Sequence[str]
     labels: Sequence[str | None] | None = None
     rows: Rows | None = None
-    secret: Mapping[int, str] = field(default_factory=dict)
-    """the whole URLs of places whose name hides a part"""
+    """the rows of a list or manifest that the names come from"""
+    whole_urls: Mapping[int, str] = field(default_factory=dict)
+    """by index, the URLs of which the name shows only a part"""
 
-    def entry(self, place: int) -> Entry:
-        """The image at a place of the names."""
-        name = self.names[place]
-        label = None if self.labels is None else self.labels[place]
+    def entry(self, index: int) -> Entry:
+        """The image at an index of the names."""
+        name = self.names[index]
+        label = None if self.labels is None else self.labels[index]
         if isinstance(self.folder, RemoteFile) or is_url(name):
-            missing = None if self.rows is None else partial(self.rows.missing, place, name)
-            return Entry(name, partial(_read_row, self.folder, self.secret.get(place, name), missing), label)
+            missing = None if self.rows is None else partial(self.rows.missing, index, name)
+            return Entry(name, partial(_read_row, self.folder, self.whole_urls.get(index, name), missing), label)
         path = self.folder / name
         read = partial(_read_file, path)
-        if self.rows is not None and place >= CHECKED_ROWS:
-            read = partial(_read_promised, path, partial(self.rows.missing, place, name))
+        if self.rows is not None and index >= CHECKED_ROWS:
+            read = partial(_read_unchecked, path, partial(self.rows.missing, index, name))
         return Entry(name, read, label, origin=str(path))
 
 
-def file_entries(folder: File, names: Sequence[str]) -> Entries:
-    """Image files of a folder, by their names relative to it."""
-    return Entries.listed(names, Files(folder, names).entry)
+@dataclass(frozen=True, eq=False, repr=False)
+class Rows:
+    """Line and column of each row of a list or manifest, for the error of a row whose file is missing."""
+
+    path: File
+    numbers: array[int]
+    """(row,) line number; an array, as a million int objects take more memory"""
+    columns: bytes
+    """(row,) index into PATH_COLUMNS"""
+
+    def missing(self, index: int, value: str) -> UsageError:
+        """The error of a row that names no file."""
+        shown = value if is_url(value) else str(self.path.parent / value)
+        return UsageError(
+            f"{self.path}: row {self.numbers[index]}: {PATH_COLUMNS[self.columns[index]]} is {value}; "
+            "there is no such file",
+            f"ls -l {shlex.quote(shown)}  # paths are relative to the folder of {self.path.name}",
+        )
 
 
-def _read_promised(path: Path, missing: Callable[[], UsageError]) -> bytes:
-    if not os.path.isfile(path):  # noqa: PTH113 # Path.is_file raises where a name is too long
-        raise missing()
-    return _read_file(path)
+def is_hidden(part: str) -> bool:
+    """Whether one part of a path is a hidden file or folder (`.` and `..` are not)."""
+    return part.startswith(".") and part not in (".", "..")
 
 
 def is_url(name: str) -> bool:
@@ -161,23 +156,8 @@ def is_url(name: str) -> bool:
     return "://" in name
 
 
-def _read_row(folder: File, name: str, missing: Callable[[], UsageError] | None) -> bytes:
-    """An image of a store: by its name in a folder of one, or by its own URL."""
-    if isinstance(folder, RemoteFile):
-        file: str | RemoteFile = folder / name
-    else:
-        place = urls.parse(name)
-        file = place if isinstance(place, str) else open_url(place)
-    try:
-        return _read_file(Path(file)) if isinstance(file, str) else read_remote(file)
-    except FileNotFoundError as fault:
-        if missing is None:
-            raise
-        raise missing() from fault
-
-
 def read_remote(file: RemoteFile) -> bytes:
-    """The bytes of an image in a store. Raises UnreadableImageError where it is too large or the store fails."""
+    """Read an image in a store. Raises UnreadableImageError where it is too large or the store fails."""
     try:
         content = file.read_bytes(MAX_FILE_BYTES)
     except StoreError as fault:
@@ -194,3 +174,23 @@ def _read_file(path: Path) -> bytes:
     if status.st_size > MAX_FILE_BYTES:
         raise UnreadableImageError(f"file of {status.st_size:,} bytes, more than {MAX_FILE_BYTES:,}")
     return path.read_bytes()
+
+
+def _read_unchecked(path: Path, missing: Callable[[], UsageError]) -> bytes:
+    """Read a row's file that was not looked for before."""
+    if not os.path.isfile(path):  # noqa: PTH113 # Path.is_file raises where a name is too long
+        raise missing()
+    return _read_file(path)
+
+
+def _read_row(folder: File, name: str, missing: Callable[[], UsageError] | None) -> bytes:
+    """Read an image of a store, by its name in a folder there, or by its own URL."""
+    file: Url | File = folder / name if isinstance(folder, RemoteFile) else parse_place(name)
+    if isinstance(file, Url):
+        file = open_url(file)
+    try:
+        return _read_file(file) if isinstance(file, Path) else read_remote(file)
+    except FileNotFoundError as fault:
+        if missing is None:
+            raise
+        raise missing() from fault

@@ -1,10 +1,11 @@
-"""Whether two images show parts of one photo: crops, mirrored, turned or zoomed versions share keypoints.
+"""Tell whether two images show parts of one photo: crops, mirrored, turned or zoomed versions share keypoints.
 
-Keypoints are blobs: extremes of the difference of Gaussians over place and scale (Lowe, IJCV 2004). Each is
-described by what does not change when an image is mirrored or turned: its surroundings are sampled on rings whose
-radii follow its scale, and of the Fourier transform along each ring only the mean and the sizes remain. Two images
-are parts of one photo when enough of their points agree in description *and* lie as one similarity maps them (turn,
-zoom, shift, with or without mirror). Constants were chosen by measuring: docs/decisions/image-sanity.md.
+Keypoints are blobs: extremes of the difference of Gaussians over position and scale (Lowe, IJCV 2004). Each is
+described by numbers that do not change when an image is mirrored or turned: grey levels around it are sampled on rings
+whose radii follow its scale, and of the Fourier transform along each ring only the mean and the magnitudes are used.
+Two images show parts of one photo when enough of their keypoints have the same description *and* one similarity
+transform (turn, zoom, shift, with or without mirror) maps their positions. Constants were chosen by measuring:
+docs/decisions/image-sanity.md.
 """
 
 from __future__ import annotations
@@ -18,22 +19,20 @@ from numpy.typing import NDArray
 from PIL import Image
 
 EDGE_PX: Final = 96  # the image is made as large as a square of this edge (never enlarged)
-LONGEST_PX: Final = 255  # of very long images; places are stored as bytes
+LONGEST_PX: Final = 255  # of very long images; positions are stored as bytes
 MIN_EDGE_PX: Final = 16  # of the shorter edge; below it there are no keypoints
 SIGMAS: Final = 1.2 * 2 ** (np.arange(7) / 2)  # px; half an octave apart
 MOST_POINTS: Final = 32  # of an image, the strongest
 MIN_CONTRAST: Final = 1.0  # grey levels of 255
 RINGS: Final = np.array([1.0, 2.0, 3.0, 4.0])  # radii in units of the keypoint's sigma
 ANGLES: Final = 16  # samples on a ring
-HARMONICS: Final = 5  # kept of each ring: the mean and four sizes
+HARMONICS: Final = 5  # used of each ring: the mean and four magnitudes
 MARGIN: Final = 2.0  # sigmas between a keypoint and the image's border
 
 MIN_LIKENESS: Final = 0.95  # cosine of two descriptions
 MIN_SHARED: Final = 6  # points
-PLACE_TOLERANCE_PX: Final = 2.5
-SCALE_TOLERANCE: Final = (
-    0.5  # of ln zoom: between the places' zoom and the points' scales, which are half an octave apart
-)
+POSITION_TOLERANCE_PX: Final = 2.5
+SCALE_TOLERANCE: Final = 0.5  # of ln zoom: between the zoom of positions and of scales, which are half an octave apart
 MIN_BASE_PX: Final = 6.0  # between the two points that give a similarity
 
 SINGLE_THREAD: Final = 200_000  # multiplications; OpenBLAS starts threads at 262,144
@@ -44,11 +43,11 @@ _RING_X: Final = (RINGS[:, None] * np.cos(_TURN)).ravel()
 _RING_Y: Final = (RINGS[:, None] * np.sin(_TURN)).ravel()
 
 Floats = NDArray[np.float64]
-Places = NDArray[np.intp]
+Indices = NDArray[np.intp]
 
 
 def find(image: Image.Image) -> bytes:
-    """The keypoints of a photo, strongest first: rows of 3 + 20 bytes (column, row, level of scale; description).
+    """Find the keypoints of a photo, strongest first: rows of 3 + 20 bytes (column, row, level of scale; description).
 
     image: Pillow, any mode. At most MOST_POINTS rows; none where the image is small, flat or smooth.
     """
@@ -78,7 +77,7 @@ def _times(left: Floats, right: Floats) -> Floats:
     return np.concatenate([left[:, k : k + strip] @ right for k in range(0, left.shape[1], strip)], axis=1)
 
 
-def _strongest(contrast: Floats) -> tuple[Places, Places, Places]:
+def _strongest(contrast: Floats) -> tuple[Indices, Indices, Indices]:
     """Level, row and column of the strongest local maxima of (level, row, column)."""
     inner = contrast[1:-1]
     strength = np.where((inner >= _highest_around(contrast)) & (inner > MIN_CONTRAST), inner, 0.0)
@@ -103,8 +102,8 @@ def _highest_around(values: Floats) -> Floats:
     return np.maximum(np.maximum(values[:-2], values[1:-1]), values[2:])
 
 
-def _describe(blurred: Floats, level: Places, row: Places, column: Places) -> Floats:
-    """(keypoint, 20), each of length 1; no gain or offset of grey levels changes it."""
+def _describe(blurred: Floats, level: Indices, row: Indices, column: Indices) -> Floats:
+    """Describe each keypoint: (keypoint, 20), each row of length 1; gain and offset of grey levels do not change it."""
     sigma = SIGMAS[level, None]
     height, width = blurred.shape[1:]
     y, top = _between(row[:, None] + sigma * _RING_Y, height)
@@ -120,66 +119,66 @@ def _describe(blurred: Floats, level: Places, row: Places, column: Places) -> Fl
     return np.asarray(described / np.maximum(np.linalg.norm(described, axis=1, keepdims=True), 1e-9))
 
 
-def _between(place: Floats, n: int) -> tuple[Floats, Places]:
-    """Part of the way from a pixel to the next one, and that pixel; outside the image its border counts."""
-    place = np.clip(place, 0, n - 1)
-    before = np.minimum(place.astype(np.intp), n - 2)
-    return place - before, before
+def _between(position: Floats, n: int) -> tuple[Floats, Indices]:
+    """Split positions into the pixel before (index) and the fraction of the way to the next; clipped to the image."""
+    position = np.clip(position, 0, n - 1)
+    before = np.minimum(position.astype(np.intp), n - 2)
+    return position - before, before
 
 
 class Gallery:
-    """Up to a number of images, against which others are compared."""
+    """Keypoints of up to `capacity` images, with which other images are compared."""
 
     def __init__(self, capacity: int) -> None:
         self._n = 0
         self._capacity = capacity
         self._descriptions = np.zeros((capacity, MOST_POINTS, _SIZE), np.float32)
-        self._places = np.zeros((capacity, MOST_POINTS, 3))
+        self._positions = np.zeros((capacity, MOST_POINTS, 3))
 
     def add(self, points: bytes) -> None:
-        """Keep an image's keypoints, as found by `find`; nothing happens when the gallery is full."""
+        """Add an image's keypoints, as `find` gives them; nothing happens when the gallery is full."""
         if self._n < self._capacity:
-            self._places[self._n], self._descriptions[self._n] = _unpack(points)
+            self._positions[self._n], self._descriptions[self._n] = _unpack(points)
             self._n += 1
 
     def has_part_of(self, points: bytes) -> bool:
-        """Whether any image kept here shows a part of the same photo."""
-        places, descriptions = _unpack(points)
+        """Whether any image of the gallery shows a part of the same photo."""
+        positions, descriptions = _unpack(points)
         likeness = self._descriptions[: self._n] @ descriptions.T
-        nearest = likeness.argmax(axis=2)  # (image kept, its point): point of the new image
-        back = likeness.argmax(axis=1)  # (image kept, point of the new image): point of the one kept
+        nearest = likeness.argmax(axis=2)  # (gallery image, its point): point of the new image
+        back = likeness.argmax(axis=1)  # (gallery image, point of the new image): point of the gallery image
         mutual = np.take_along_axis(back, nearest, axis=1) == np.arange(MOST_POINTS)
         mutual &= likeness.max(axis=2) >= MIN_LIKENESS
         for index in np.flatnonzero(mutual.sum(axis=1) >= MIN_SHARED):
             pairs = mutual[index]
-            if _share_a_similarity(self._places[index, pairs], places[nearest[index, pairs]]):
+            if _share_a_similarity(self._positions[index, pairs], positions[nearest[index, pairs]]):
                 return True
         return False
 
 
 def _unpack(points: bytes) -> tuple[Floats, NDArray[np.float32]]:
-    """(MOST_POINTS, 3) column, row, ln sigma and (MOST_POINTS, 20); zeros where there are fewer points."""
+    """Unpack (MOST_POINTS, 3) column, row, ln sigma and (MOST_POINTS, 20) descriptions; missing points are zeros."""
     table = np.zeros((MOST_POINTS, 3 + _SIZE))
     table[:, 3:] = 128
-    found = np.frombuffer(points, np.uint8).reshape(-1, 3 + _SIZE)
-    table[: len(found)] = found
-    places, descriptions = table[:, :3], (table[:, 3:] - 128) / 127
-    places[:, 2] = np.log(SIGMAS)[places[:, 2].astype(int)]
-    return places, descriptions.astype(np.float32)
+    rows = np.frombuffer(points, np.uint8).reshape(-1, 3 + _SIZE)
+    table[: len(rows)] = rows
+    positions, descriptions = table[:, :3], (table[:, 3:] - 128) / 127
+    positions[:, 2] = np.log(SIGMAS)[positions[:, 2].astype(int)]
+    return positions, descriptions.astype(np.float32)
 
 
 @lru_cache(maxsize=MOST_POINTS + 1)
-def _twos(n: int) -> tuple[Places, Places]:
-    """Every two of n."""
+def _pairs(n: int) -> tuple[Indices, Indices]:
+    """The indices (first, second) of every pair of n points."""
     return np.triu_indices(n, 1)
 
 
 def _share_a_similarity(one: Floats, other: Floats) -> bool:
-    """Whether MIN_SHARED of these pairs of points, (pair, 3), lie as one similarity maps them.
+    """Whether one similarity transform maps MIN_SHARED of these points of one image to their partners, each (point, 3).
 
-    Tried with every two pairs: they fix turn, zoom and shift, b = αa + β of complex places, or of mirrored ones.
+    Every two points and their partners give one: b = αa + β of complex positions, or of mirrored ones.
     """
-    first, second = _twos(len(one))
+    first, second = _pairs(len(one))
     scale = other[:, 2] - one[:, 2]
     a, b = one[:, 0] + 1j * one[:, 1], other[:, 0] + 1j * other[:, 1]
     base = np.abs(a[second] - a[first])
@@ -193,10 +192,10 @@ def _share_a_similarity(one: Floats, other: Floats) -> bool:
         return False
     first, second, zoom = first[fits], second[fits], zoom[fits]
     same_scale = np.abs(scale - zoom[:, None]) < SCALE_TOLERANCE
-    for places in (a, a.conj()):
-        turn = (b[second] - b[first]) / (places[second] - places[first])
-        mapped = turn[:, None] * (places - places[first][:, None]) + b[first][:, None]
-        near = np.abs(mapped - b) < PLACE_TOLERANCE_PX * np.minimum(1.0, np.abs(turn))[:, None]  # in both images
+    for positions in (a, a.conj()):
+        turn = (b[second] - b[first]) / (positions[second] - positions[first])
+        mapped = turn[:, None] * (positions - positions[first][:, None]) + b[first][:, None]
+        near = np.abs(mapped - b) < POSITION_TOLERANCE_PX * np.minimum(1.0, np.abs(turn))[:, None]  # in both images
         if np.any(np.sum(near & same_scale, axis=1) >= MIN_SHARED):
             return True
     return False

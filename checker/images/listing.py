@@ -1,4 +1,4 @@
-"""The files meant by --images: a folder, a glob, a list, a manifest, or a file that holds many images."""
+"""Find the files of an image set: a folder, a glob, a list, a manifest, or files that hold many images each."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from robustcheck_onnx.checker.errors import UsageError
-from robustcheck_onnx.checker.storage import RemoteFile, local, open_url, unreadable, urls
+from robustcheck_onnx.checker.storage import Place, RemoteFile, Url, open_url, parse_place, unreadable, walk
 
 from . import containers, manifest, tables
 from .decode import SUFFIXES
@@ -28,22 +28,28 @@ _COMPRESSED_TARS: Final = (".tgz", ".tbz2", ".txz", ".tar.gz", ".tar.bz2", ".tar
 
 
 def suffix(name: str) -> str:
-    """The ending by which a file is known: lower case, with its dot."""
+    """The ending that tells what a file is: lower case, with its dot."""
     return os.path.splitext(name)[1].lower()  # noqa: PTH122 # a Path for each of a million names takes seconds
 
 
-def index(spec: str) -> tuple[Kind, Entries, tables.Table | None]:
-    """Everything `spec` names as unread images, not ordered yet; a Parquet table wants a plan before reading.
+def parse_image_set(given: str | Place | None) -> Place | None:
+    """Tell the path of an image set from its URL; None, the bundled photos, stays None.
 
-    Raises UsageError, EnvironmentFaultError, CannotAssessError as images.open_images says.
+    Raises UsageError for blanks, and as `storage.parse_place`.
     """
-    if not spec.strip():  # an empty variable in a script; Path("") would be the current folder
-        raise UsageError(f"--images is {spec!r}; it must be {KINDS}", "leave out --images for the bundled photos")
-    place = urls.parse(spec)
-    if isinstance(place, urls.Url):
+    if isinstance(given, str) and not given.strip():  # an empty variable in a script; Path("") is the current folder
+        raise UsageError(f"--images is {given!r}; it must be {KINDS}", "leave out --images for the bundled photos")
+    return None if given is None else parse_place(given)
+
+
+def list_images(place: Place) -> tuple[Kind, Entries, tables.Table | None]:
+    """List all images of a set, unread and in no order yet; a Parquet table must be given the order before reading.
+
+    Raises UsageError, EnvironmentFaultError, CannotAssessError as `source.open_images`.
+    """
+    if isinstance(place, Url):
         return _index_url(place)
-    spec = place
-    path = Path(spec).expanduser()
+    spec, path = str(place), place.expanduser()
     try:
         mode = path.stat().st_mode
     except (OSError, ValueError) as fault:
@@ -79,8 +85,8 @@ def _of_file(spec: str, path: File) -> tuple[Kind, Entries, tables.Table | None]
     return _by_content(spec, "image", path.parent, [path.name])
 
 
-def _index_url(url: urls.Url) -> tuple[Kind, Entries, tables.Table | None]:
-    """As index, of a URL. Raises StoreError too, where the store can't be reached."""
+def _index_url(url: Url) -> tuple[Kind, Entries, tables.Table | None]:
+    """List the images of a URL as list_images does. Raises StoreError too, where the store can't be reached."""
     file, spec = open_url(url), str(url)
     if url.is_http:
         if file.suffix == "":
@@ -94,7 +100,7 @@ def _index_url(url: urls.Url) -> tuple[Kind, Entries, tables.Table | None]:
     except FileNotFoundError as fault:
         if glob.has_magic(file.path):
             parts = file.path.split("/")
-            first = next(place for place, part in enumerate(parts) if glob.has_magic(part))
+            first = next(index for index, part in enumerate(parts) if glob.has_magic(part))
             folder = file
             for _ in parts[first:]:
                 folder = folder.parent
@@ -122,8 +128,8 @@ def _index_glob(spec: str) -> tuple[Kind, Entries, tables.Table | None]:
     if fault := unreadable(str(Path(*parts)), lambda folder: folder_files(Path(folder)), leaves_out):
         raise _unreadable(fault) from fault
     # Path.glob does not enter symlinked folders with **
-    found = [Path(match) for match in glob.glob(str(Path(*parts)), recursive=True)]  # noqa: PTH207
-    files = [(path.relative_to(fixed).as_posix(), path) for path in found if not path.is_dir()]
+    matches = [Path(match) for match in glob.glob(str(Path(*parts)), recursive=True)]  # noqa: PTH207
+    files = [(path.relative_to(fixed).as_posix(), path) for path in matches if not path.is_dir()]
     once: dict[tuple[str, str], str] = {}
     real: dict[Path, str] = {}
     for name, path in sorted(files, key=lambda file: (file[0].count("/"), file[0])):
@@ -136,7 +142,7 @@ def _index_glob(spec: str) -> tuple[Kind, Entries, tables.Table | None]:
 
 
 def _by_content(spec: str, kind: Kind, folder: File, names: Sequence[str]) -> tuple[Kind, Entries, tables.Table | None]:
-    """Images, else tar shards, else a data set: what the files are decides, and a mixture is refused."""
+    """List files as images, tar shards, or tables, by what they are; a mixture is refused."""
     images: list[str] = []
     others: dict[str, list[tuple[str, File]]] = {".tar": [], ".parquet": [], ".arrow": []}
     for name in names:
@@ -167,7 +173,8 @@ def _by_content(spec: str, kind: Kind, folder: File, names: Sequence[str]) -> tu
     if others[".arrow"]:
         return "arrow", Entries.of(tables.arrow_entries(others[".arrow"])), None
     raise UsageError(
-        f"{spec}: number of images found is 0 of {len(names)} files; it must be {KINDS}",
+        f"{spec}: number of images is 0 among {len(names)} files; at least one is needed: image files, .tar shards, "
+        ".parquet or .arrow files",
         f"ls {spec if glob.has_magic(spec) else shlex.quote(spec)}  # images are known by suffix: .jpg, .png, .webp, …",
     )
 
@@ -182,15 +189,15 @@ def _unreadable(fault: OSError) -> UsageError:
 def folder_files(folder: Path) -> list[str]:
     """The names of all visible files below a folder, relative to it, `/` as separator.
 
-    One reached twice (symlinks) is entered once, in sorted order.
+    A folder that links lead to twice is entered once, by the first name in sorted order.
     """
-    found = []
-    for top, folders, names in local.walk(folder, _unreadable):
+    files = []
+    for top, folders, names in walk(folder, _unreadable):
         folders[:] = sorted(name for name in folders if not _is_ignored(name))
         below = Path(top).relative_to(folder).as_posix()
         prefix = "" if below == "." else f"{below}/"
-        found += [prefix + name for name in names if not _is_ignored(name)]
-    return found
+        files += [prefix + name for name in names if not _is_ignored(name)]
+    return files
 
 
 def _is_ignored(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""The rows of a list (.txt) or manifest (.csv, .jsonl) of images. Each must name a file that is there."""
+"""Read the rows of a list (.txt) or manifest (.csv, .jsonl) of images. Each must name a file that is there."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final, TextIO
 
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
-from robustcheck_onnx.checker.storage import RemoteFile, copied, urls
+from robustcheck_onnx.checker.storage import RemoteFile, Url, copied, parse_place, redact
 
 from . import entries
 from .entries import PATH_COLUMNS, Entries, File, Files, Rows, is_url
@@ -24,16 +24,15 @@ _JSON: Final = json.JSONDecoder()
 
 
 def manifest_entries(path: File, rows_of: Callable[[File, TextIO], Iterable[Row]]) -> Entries:
-    """Every row must name a file that is there: a manifest is a promise, unlike a folder.
+    """List the images that the rows name; a row without its file is an error, unlike a file missing from a folder.
 
-    To look for a million files takes minutes on a network file system, so only the first
-    image_files.CHECKED_ROWS are looked for here; a later row, and one in a store, raises the same error when it is
-    read.
+    To look for a million files takes minutes on a network file system, so only the first `entries.CHECKED_ROWS` are
+    looked for here; a later row, and one in a store, raises the same error when it is read.
     """
     names: list[str] = []
     labels: list[str | None] = []
     shared: dict[str, str] = {}
-    secret: dict[int, str] = {}
+    whole_urls: dict[int, str] = {}
     numbers, columns = array("Q"), bytearray()
     files = path.parent
     with _text(path) as file:
@@ -43,8 +42,8 @@ def manifest_entries(path: File, rows_of: Callable[[File, TextIO], Iterable[Row]
                     f"{path}: row {number}: {PATH_COLUMNS[column]} is {value!r}; it must be the path of an image",
                     _show(path, number),
                 )
-            if is_url(value) and (shown := urls.redact(value)) != value:
-                secret[len(names)] = value
+            if is_url(value) and (shown := redact(value)) != value:
+                whole_urls[len(names)] = value
                 names.append(shown)
             else:
                 names.append(value)
@@ -56,29 +55,29 @@ def manifest_entries(path: File, rows_of: Callable[[File, TextIO], Iterable[Row]
                 labels.append(shared.setdefault(text, text))
             if isinstance(files, RemoteFile) or is_url(value):  # looked for when it is read
                 _check_row(files, value, f"{path}: row {number}: {PATH_COLUMNS[column]} is {names[-1]}")
-            elif len(names) <= entries.CHECKED_ROWS and not os.path.isfile(files / value):  # noqa: PTH113 # as image_files says
+            elif len(names) <= entries.CHECKED_ROWS and not os.path.isfile(files / value):  # noqa: PTH113 # as in entries.py
                 raise Rows(path, numbers, bytes(columns)).missing(len(names) - 1, value)
     if not names:
         raise UsageError(f"{path}: number of images listed is 0; at least one is needed", f"cat {_quoted(path)}")
     if labels:
         labels += [None] * (len(names) - len(labels))
     rows = Rows(path, numbers, bytes(columns))
-    return Entries.listed(names, Files(files, names, labels or None, rows, secret).entry)
+    return Entries.listed(names, Files(files, names, labels or None, rows, whole_urls).entry)
 
 
 def list_rows(path: File, file: TextIO) -> Generator[Row, None, None]:
-    """The rows of a list: a path a line, empty lines left out."""
+    """Read the rows of a list: one path per line, blank lines left out."""
     for number, line in enumerate(file, 1):
         if not line.isspace():
             yield number, 0, line.removesuffix("\n"), None
 
 
 def csv_rows(path: File, file: TextIO) -> Generator[Row, None, None]:
-    """The rows of a CSV file with a header. Raises UsageError (no CSV, too many cells, no column of paths)."""
+    """Read the rows of a CSV file with a header. Raises UsageError (no CSV, too many cells, no column of paths)."""
     reader = csv.reader(file, strict=True)
     try:
         header = next(reader, [])
-        places = {name: place for place, name in enumerate(header)}
+        cells = {name: cell for cell, name in enumerate(header)}
         column = label = None
         for row in reader:
             if len(row) > len(header):
@@ -86,12 +85,12 @@ def csv_rows(path: File, file: TextIO) -> Generator[Row, None, None]:
             if not row:
                 continue
             if column is None:
-                column = _path_column(path, reader.line_num, places)
-                place, label = places[PATH_COLUMNS[column]], places.get("label")
+                column = _path_column(path, reader.line_num, cells)
+                cell, label = cells[PATH_COLUMNS[column]], cells.get("label")
             yield (
                 reader.line_num,
                 column,
-                row[place] if place < len(row) else None,
+                row[cell] if cell < len(row) else None,
                 row[label] if label is not None and label < len(row) else None,
             )
     except csv.Error as fault:
@@ -101,7 +100,7 @@ def csv_rows(path: File, file: TextIO) -> Generator[Row, None, None]:
 
 
 def _json(line: str) -> object:
-    """json.loads of a line, in half of its time where that holds no white space around the value and no fault."""
+    """Parse a line as json.loads does, twice as fast where the line is valid and has no white space at its ends."""
     text = line.removesuffix("\n")
     try:
         row, end = _JSON.raw_decode(text)
@@ -111,7 +110,7 @@ def _json(line: str) -> object:
 
 
 def jsonl_rows(path: File, file: TextIO) -> Generator[Row, None, None]:
-    """The rows of a file with a JSON object a line. Raises UsageError (no object, no key of a path)."""
+    """Read the rows of a file with one JSON object per line. Raises UsageError (no object, no key of a path)."""
     for number, line in enumerate(file, 1):
         if line.isspace():
             continue
@@ -147,9 +146,9 @@ def _path_column(path: File, number: int, names: Iterable[str]) -> int:
 
 
 def _check_row(folder: File, value: str, what: str) -> None:
-    """Refuse a row that this list must not name: a URL while offline; out of the folder of a list in a store."""
+    """Refuse a row that names a URL while offline, or, of a list in a store, a file outside the list's folder."""
     if is_url(value):
-        if isinstance(urls.parse(value), urls.Url) or isinstance(folder, Path):
+        if isinstance(parse_place(value), Url) or isinstance(folder, Path):
             return
     elif not value.startswith("/") and ".." not in value.split("/"):
         return
@@ -167,9 +166,9 @@ def _show(path: File, row: int) -> str:
 
 @contextlib.contextmanager
 def _text(path: File) -> Generator[TextIO, None, None]:
-    """A file of text, opened to be read line by line: only line feeds end one (they do not cut JSON at U+2028)."""
+    """Open a text file to be read line by line; only line feeds end a line, so JSON is not cut at U+2028."""
     try:
-        with copied(path) as here, here.open(encoding="utf-8-sig") as file:
+        with copied(path) as local, local.open(encoding="utf-8-sig") as file:
             yield file
     except EnvironmentFaultError:  # a store's: an OSError too
         raise

@@ -1,4 +1,4 @@
-"""From a decoded photo to the array a model sees: the same pixels as the source library's own transform."""
+"""Turn a decoded photo into the array that a model sees, with the same pixels as the source library's transform."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _FILTERS = {
 
 
 def at_size(preprocessing: Preprocessing, size: tuple[int, int]) -> Preprocessing:
-    """The same preprocessing at another input size (height, width), px.
+    """Change the preprocessing to another input size (height, width), px.
 
     The resize size keeps its proportion to the input size, rounded down as in timm (224 / 0.875 = 256).
     """
@@ -44,11 +44,11 @@ def apply_uint8(preprocessing: Preprocessing, image: Image.Image) -> NDArray[np.
 
 
 def apply(preprocessing: Preprocessing, image: Image.Image) -> NDArray[np.float32]:
-    """The array a float model sees for one photo.
+    """Compute the array that a float model sees for one photo.
 
     (pixels · rescale − mean) / std in float32; equal to torchvision's Resize, CenterCrop, ToTensor, Normalize
     on a Pillow image, and to the Pillow-backed image processors of transformers. The check does the same to the pixels
-    of `apply_uint8` in the graph (`input_graph`).
+    of `apply_uint8` in the graph (`runtime/feed.py`).
     image: Pillow, mode RGB. Returns (height, width, 3), float32, in the preprocessing's colour order.
     Raises CannotAssessError as apply_uint8 does.
     """
@@ -72,7 +72,7 @@ def _scale(preprocessing: Preprocessing, pixels: NDArray[np.uint8]) -> NDArray[n
 
 
 def as_photo(preprocessing: Preprocessing, values: NDArray[np.float32]) -> Image.Image:
-    """The photo that preprocessed values came from, as far as resize and crop left it.
+    """Recover the photo, as resize and crop left it, from preprocessed values.
 
     pixels = (values · std + mean) / rescale, rounded and clipped to 0–255: the inverse of `apply` after its crop.
     values: (height, width, 3) float32, in the preprocessing's colour order. Values that are not finite become 0.
@@ -83,7 +83,7 @@ def as_photo(preprocessing: Preprocessing, values: NDArray[np.float32]) -> Image
 
 
 def resized_size(preprocessing: Preprocessing, height: int, width: int) -> tuple[int, int]:
-    """Height and width (px) after the resize step, by the rounding rule of the libraries.
+    """Compute height and width (px) after the resize step, by the rounding rule of the libraries.
 
     One edge length: the other edge is int(edge · long / short), as in torchvision and transformers.
     A box, or longest: round(edge / ratio), as in timm's and open_clip's ResizeKeepRatio.

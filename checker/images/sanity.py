@@ -1,8 +1,8 @@
-"""Whether an image set is what the check needs: photos, and different ones.
+"""Judge whether an image set is what the check needs: photos that differ from each other.
 
-Noise and synthetic textures make outlier features appear in models that have none on photos, and one image many
-times is one measurement. Cheap statistics of each image are kept (a Sketch); the judgement is over the set, never
-over one image. How the limits were found: docs/decisions/image-sanity.md.
+Noise and synthetic textures make outlier features appear in models that have none on photos, and copies of one image
+are one measurement. A few numbers of each image are stored (a Sketch); the judgement is about the set, never about one
+image. How the limits were found: docs/decisions/image-sanity.md.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ BACKGROUND_LEVELS: Final = 2  # grey levels around the commonest one: the plain 
 MIN_PAIRS: Final = 50  # neighbouring pixel pairs outside the background, below which nothing is measured
 DESCRIBED: Final = 256  # images of a set that are described, the first of its seeded order: a fair sample; describing
 # one takes longer than decoding it, so the others only count as duplicates
-CAPACITY: Final = 4096  # images kept for comparing and medians: about 5 MB
+CAPACITY: Final = 4096  # images stored for comparing and medians: about 5 MB
 GALLERY: Final = 64  # varied images whose keypoints others are compared with, so that the work grows linearly
 THUMBNAIL_PX: Final = 8  # edge; 64 grey levels describe the layout of a photo
 
@@ -51,7 +51,7 @@ _LUMA: Final = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as Pillow's mode
 
 @dataclass(frozen=True)
 class Sketch:
-    """One image in less than 1 KB; None is: could not be measured."""
+    """Numbers of one image, less than 1 KB; None where one could not be measured."""
 
     digest: int
     """64 bits of the decoded pixels and size"""
@@ -84,7 +84,7 @@ def digest_of_pixels(image: Image.Image) -> int:
 
 
 def describe(image: Image.Image) -> Sketch:
-    """The statistics of one photo, from its central square at WORK_PX (never enlarged).
+    """Measure one photo, from its central square at WORK_PX (never enlarged).
 
     neighbour correlation: Pearson, of grey levels one pixel apart, mean of both directions (white noise: about 0).
     gradient kurtosis: mean d⁴ / (mean d²)² of grey differences d between neighbours, both directions together
@@ -126,7 +126,7 @@ def _statistics(rgb: NDArray[np.float64]) -> tuple[float, float | None, float | 
     down = object_pixels[1:] | object_pixels[:-1]
     if min(across.sum(), down.sum()) < MIN_PAIRS:
         return spread, None, None, None
-    pairs = np.flatnonzero(across), np.flatnonzero(down)  # places: looked up faster than a mask
+    pairs = np.flatnonzero(across), np.flatnonzero(down)  # indices: faster than a mask
     neighbours = _mean_or_none(
         _correlation(grey[:, 1:].ravel()[pairs[0]], grey[:, :-1].ravel()[pairs[0]]),
         _correlation(grey[1:].ravel()[pairs[1]], grey[:-1].ravel()[pairs[1]]),
@@ -140,7 +140,7 @@ def _statistics(rgb: NDArray[np.float64]) -> tuple[float, float | None, float | 
 
 
 def _steps(plane: NDArray[np.float64], across: NDArray[np.intp], down: NDArray[np.intp]) -> NDArray[np.float64]:
-    """Differences between neighbours at these places of the flattened differences."""
+    """Differences between neighbouring pixels, across and down, at these indices of the flattened differences."""
     return np.concatenate([np.diff(plane, axis=1).ravel()[across], np.diff(plane, axis=0).ravel()[down]])
 
 
@@ -151,16 +151,16 @@ def _correlation(a: NDArray[np.float64], b: NDArray[np.float64]) -> float | None
 
 
 def _mean_or_none(*values: float | None) -> float | None:
-    """None channels (one colour is constant) do not count."""
+    """The mean of the values that are known: those of a constant colour channel are None."""
     known = [value for value in values if value is not None]
     return math.fsum(known) / len(known) if known else None
 
 
 class ImageSetState:
-    """Sketches of an image set, mergeable: the same images in any order and any split give the same facts.
+    """Sketches of an image set; states merge, and the same images in any order and split give the same facts.
 
-    Of more than CAPACITY different images those with the smallest digests are kept, with the exact number of
-    times each was seen; so memory does not grow.
+    Of more than CAPACITY different images only those with the smallest digests are stored, each with the number of
+    times it was seen; so memory does not grow.
     """
 
     def __init__(self, sketches: Iterable[Sketch | int] = (), *, capacity: int = CAPACITY) -> None:
@@ -173,24 +173,24 @@ class ImageSetState:
     def add(self, sketch: Sketch | int) -> None:
         """Count one image: described, or by its digest alone (`digest_of_pixels`)."""
         digest = sketch if isinstance(sketch, int) else sketch.digest
-        self._times.put(digest, self._times.kept.get(digest, 0) + 1)
+        self._times.put(digest, self._times.by_digest.get(digest, 0) + 1)
         if not isinstance(sketch, int):
             self._sketches.put(digest, sketch)
         self.n_images += 1
 
     def merge(self, other: Self) -> None:
         """Add all that another state has seen; both must have the same capacity."""
-        for digest, times in other._times.kept.items():
-            self._times.put(digest, self._times.kept.get(digest, 0) + times)
-        for digest, sketch in other._sketches.kept.items():
+        for digest, times in other._times.by_digest.items():
+            self._times.put(digest, self._times.by_digest.get(digest, 0) + times)
+        for digest, sketch in other._sketches.by_digest.items():
             self._sketches.put(digest, sketch)
         self.n_images += other.n_images
 
     def facts(self) -> ImageSetFacts:
         """Judge what was seen so far; no image at all gives zeros and no finding."""
-        sketches = [self._sketches.kept[digest] for digest in sorted(self._sketches.kept)]
-        n_compared = sum(self._times.kept.values())
-        n_distinct = len(self._times.kept)
+        sketches = [self._sketches.by_digest[digest] for digest in sorted(self._sketches.by_digest)]
+        n_compared = sum(self._times.by_digest.values())
+        n_distinct = len(self._times.by_digest)
         n_varied = _count_varied(sketches)
         kurtosis = [s.gradient_kurtosis for s in sketches if s.gradient_kurtosis]
         measured = {
@@ -213,25 +213,25 @@ Value = TypeVar("Value")
 
 
 class _Smallest(Generic[Value]):
-    """A dict by digest that keeps the smallest digests only: a uniform sample, the same in any order."""
+    """A dict by digest that stores the smallest digests only: a uniform sample, the same in any order."""
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
-        self.kept: dict[int, Value] = {}
+        self.by_digest: dict[int, Value] = {}
         self._largest: list[int] = []  # heap of negated digests
 
     def put(self, digest: int, value: Value) -> None:
-        if digest not in self.kept:
-            if len(self.kept) >= self._capacity:
+        if digest not in self.by_digest:
+            if len(self.by_digest) >= self._capacity:
                 if digest > -self._largest[0]:
                     return
-                del self.kept[-heapq.heappop(self._largest)]
+                del self.by_digest[-heapq.heappop(self._largest)]
             heapq.heappush(self._largest, -digest)
-        self.kept[digest] = value
+        self.by_digest[digest] = value
 
 
 def _count_varied(sketches: list[Sketch]) -> int:
-    """Images without a near-duplicate among those counted before them, in order of digest.
+    """Count the images without a near-duplicate among those counted before them, in order of digest.
 
     That order depends on the pixels alone, so the count does not depend on how the images came. Near-duplicates:
     nearly the same layout in any of the 8 orientations, or parts of one photo (of the first GALLERY counted).
@@ -258,10 +258,10 @@ def _count_varied(sketches: list[Sketch]) -> int:
 
 
 def _orientations(thumbnails: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.uint64], NDArray[np.bool_]]:
-    """Of (image, 8, 8) grey levels in the 8 orientations of a square, the first as it is.
+    """Describe (image, 8, 8) grey levels in the 8 orientations of a square; the first is the image as it is.
 
-    (image, orientation, 64) layouts: mean 0 and length 1; (image, orientation, 2) steps: bit is whether a pixel is
-    brighter than its left or upper neighbour, 112 bits; (image,) whether there is no layout (all those are alike).
+    Returns (image, orientation, 64) layouts of mean 0 and length 1; (image, orientation, 2) steps, 112 bits that say
+    whether a pixel is brighter than its left or upper neighbour; (image,) whether the thumbnail is flat.
     """
     turned = [np.rot90(flip, k, axes=(1, 2)) for flip in (thumbnails, thumbnails[:, :, ::-1]) for k in range(4)]
     squares = np.stack(turned, axis=1)
@@ -289,24 +289,24 @@ def _spread(values: NDArray[np.float64]) -> float:
 
 def _findings(facts: ImageSetFacts) -> tuple[Finding, ...]:
     n_described = facts.n_near_duplicates + facts.n_varied
-    found: list[Finding] = []
+    findings: list[Finding] = []
     if facts.n_duplicates > MAX_DUPLICATE_SHARE * facts.n_compared:
         seen = f"{facts.n_duplicates} of {facts.n_compared} images repeat another one pixel for pixel"
-        found.append(Finding(id="duplicate_images", seen=seen))
+        findings.append(Finding(id="duplicate_images", seen=seen))
     if facts.n_near_duplicates > MAX_NEAR_DUPLICATE_SHARE * n_described:
         seen = (
             f"{facts.n_near_duplicates} of {n_described} different images show the same photo as another one, or parts "
             "of it, maybe mirrored or turned"
         )
-        found.append(Finding(id="near_duplicate_images", seen=seen))
+        findings.append(Finding(id="near_duplicate_images", seen=seen))
     n_distinct = facts.n_compared - facts.n_duplicates
     if facts.n_varied * n_distinct < MIN_VARIED_SHARE * n_described * facts.n_compared:
         n_seen = round(n_described * facts.n_compared / n_distinct)  # the described ones, with their repetitions
         seen = f"only {facts.n_varied} of {n_seen} images differ clearly from the others"
-        found.append(Finding(id="images_not_varied", seen=seen))
+        findings.append(Finding(id="images_not_varied", seen=seen))
     if facts.unlike_share > MAX_UNLIKE_SHARE:
         seen = f"{100 * facts.unlike_share:.0f} % of the images are flat, noise or unrelated colours, unlike photos"
-        found.append(Finding(id="images_not_photo_like", seen=seen))
+        findings.append(Finding(id="images_not_photo_like", seen=seen))
     elif (
         facts.kurtosis_spread is not None
         and n_described >= MIN_FOR_SPREAD
@@ -316,5 +316,5 @@ def _findings(facts: ImageSetFacts) -> tuple[Finding, ...]:
             f"edges are equally strong in all images, as in one texture (spread of ln gradient kurtosis "
             f"{facts.kurtosis_spread:.2f}; photos: at least {MIN_KURTOSIS_SPREAD})"
         )
-        found.append(Finding(id="images_not_photo_like", seen=seen))
-    return tuple(found)
+        findings.append(Finding(id="images_not_photo_like", seen=seen))
+    return tuple(findings)

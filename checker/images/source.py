@@ -1,4 +1,4 @@
-"""`open_images`: any image set as one seeded, indexed, lazily decoded sequence, and the one digest of its content."""
+"""Open any image set as one sequence in seeded order, decoded when it is read, and digest its content."""
 
 from __future__ import annotations
 
@@ -19,15 +19,18 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
-from robustcheck_onnx.checker.storage import urls
+from robustcheck_onnx.checker.storage import Place
 from robustcheck_onnx.checker.text import sha256_of
 
 from .decode import SUFFIXES, UnreadableImageError, decode
 from .entries import Entries, file_entries
-from .listing import Kind, folder_files, index, suffix
+from .listing import Kind, folder_files, list_images, parse_image_set, suffix
 from .tables import Table
 
 BUNDLED: Final = Path(__file__).parent.parent / "photos"
+_BYTES: Final = 32  # of a sha256
+_PREFIX: Final = "sha256:"
+_DIGEST: Final = re.compile(_PREFIX + "[0-9a-f]{64}")
 
 Result = TypeVar("Result")
 
@@ -69,6 +72,7 @@ class ImageSource:
     """An image set in its seeded order; nothing is decoded before load."""
 
     spec: str
+    """the path, or the URL without its secrets; empty for the bundled photos"""
     kind: Kind
     entries: Entries
     n_found: int
@@ -76,14 +80,14 @@ class ImageSource:
     seed: int
 
     def __len__(self) -> int:
-        """Number of images that load knows."""
+        """Number of images after `limit`."""
         return len(self.entries)
 
     def load(self, index: int) -> Item:
         """Image number index (in the seeded order), read and decoded; safe to call from several threads.
 
         An image that cannot be used is a Skipped with its reason. Raises UsageError for a row of a long list or
-        manifest that names no file (see image_files.CHECKED_ROWS), nothing else.
+        manifest that names no file (see entries.CHECKED_ROWS), nothing else.
         """
         entry = self.entries[index]
         try:
@@ -129,25 +133,26 @@ class ImageSource:
         return map(self.load, range(len(self.entries)))
 
 
-def open_images(spec: str | Path | None, *, seed: int = 0, limit: int | None = None) -> ImageSource:
-    """Index an image set without decoding it, in an order that depends on names and seed only.
+def open_images(images: str | Place | None, *, seed: int = 0, limit: int | None = None) -> ImageSource:
+    """List an image set without decoding it, in an order that depends on names and seed only.
 
     The order is that of sha256(seed, name) over the images sorted bytewise by name: the same on every file
     system and platform, and any first n of them are a fair sample. Names are relative to the folder (for a
     glob: to the part without wildcards; for a manifest: as written), `/` as separator.
-    spec: see listing.KINDS, or a URL of one (docs/remote.md); None is the bundled photos.
-    limit: keep the first so many.
+    images: one of listing.KINDS, or its URL (docs/remote.md); None is the bundled photos.
+    limit: keep only the first so many.
     Hidden files, `@eaDir` and `__MACOSX` are ignored, suffixes compared without case, symlink loops entered
-    once. Of a list or manifest the first image_files.CHECKED_ROWS rows must name files that are there; a later
-    row says so when it is read. Raises UsageError (spec not found, unreadable or empty folder, bad manifest row,
+    once. Of a list or manifest the first entries.CHECKED_ROWS rows must name files that are there; a later
+    row says so when it is read. Raises UsageError (not found, unreadable or empty folder, bad manifest row,
     no image in a tar, limit < 1), EnvironmentFaultError (Parquet or Arrow without pyarrow; the bundled photos are
     missing), CannotAssessError (damaged tar, Parquet or npy). With a URL also UsageError (offline),
     EnvironmentFaultError (fsspec is missing, the store can't be reached).
     """
     if limit is not None and limit < 1:
         raise UsageError(f"limit: number of images is {limit}; it must be at least 1", "leave it out for all images")
+    place = parse_image_set(images)
     table: Table | None = None
-    if spec is None:
+    if place is None:
         kind: Kind = "bundled"
         names = [name for name in folder_files(BUNDLED) if suffix(name) in SUFFIXES] if BUNDLED.is_dir() else []
         entries = file_entries(BUNDLED, names)
@@ -157,17 +162,17 @@ def open_images(spec: str | Path | None, *, seed: int = 0, limit: int | None = N
                 "pip install --force-reinstall robustcheck-onnx, or name your own images",
             )
     else:
-        kind, entries, table = index(str(spec))
+        kind, entries, table = list_images(place)
     chosen = entries.take(_seeded(entries.all_names, seed)[:limit])
     if table is not None:
         table.plan(chosen.order.tolist())
-    return ImageSource("" if spec is None else urls.redact(str(spec)), kind, chosen, len(entries), seed)
+    return ImageSource("" if place is None else str(place), kind, chosen, len(entries), seed)
 
 
 def _seeded(names: Sequence[str], seed: int) -> NDArray[np.int64]:
-    """(image,) int64: places of the names, sorted by sha256(seed, NFC name), then NFC name, then name, then place.
+    """Sort names by sha256(seed, NFC name), then NFC name, then name, then index; (image,) int64: index of the name.
 
-    Numbers are sorted, the first 8 bytes of each digest; where they are the same, the whole keys decide.
+    The first 8 bytes of each digest are sorted as numbers; where they are equal, the whole keys decide.
     """
     start = f"{seed}\0".encode()
     heads = bytearray()
@@ -180,20 +185,49 @@ def _seeded(names: Sequence[str], seed: int) -> NDArray[np.int64]:
     for first, last in edges.reshape(-1, 2).tolist():
         order[first : last + 1] = sorted(
             order[first : last + 1].tolist(),
-            key=lambda place: (
-                hashlib.sha256(start + _nfc(names[place])).digest(),
-                _nfc(names[place]),
-                names[place].encode("utf-8", "surrogateescape"),
+            key=lambda index: (
+                hashlib.sha256(start + _nfc(names[index])).digest(),
+                _nfc(names[index]),
+                names[index].encode("utf-8", "surrogateescape"),
             ),
         )
     return order
 
 
+def _nfc(name: str) -> bytes:
+    """The name in NFC, as bytes: macOS gives decomposed names, Linux gives what was written."""
+    return unicodedata.normalize("NFC", name).encode("utf-8", "surrogateescape")
+
+
 def _digest(content: bytes | NDArray[np.float32]) -> str:
-    """sha256 of a file's bytes, or of a tensor's shape and values."""
+    """Digest a file's bytes, or a tensor's shape and values."""
     if not isinstance(content, bytes):
         content = repr(content.shape).encode() + content.tobytes()
     return sha256_of(content)
+
+
+def prefetch(
+    source: ImageSource, function: Callable[[Item], Result], *, workers: int = 2, window: int = 16
+) -> Generator[Result, None, None]:
+    """Call function(image) for all images of the source in threads, and yield the results in order.
+
+    At most `window` results wait in memory. An exception of the function surfaces at its image's turn.
+    Closing the generator early (or leaving it to the garbage collector) drops what has not started and waits
+    for the at most `workers` images in progress.
+    """
+    ahead = max(1, window)
+    with ThreadPoolExecutor(max(1, workers), thread_name_prefix="decode") as pool:
+        waiting: deque[Future[Result]] = deque()
+        try:
+            for index in range(len(source)):
+                waiting.append(pool.submit(lambda index: function(source.load(index)), index))
+                if len(waiting) >= ahead:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
 
 
 def check_bad(
@@ -215,59 +249,21 @@ def check_bad(
     if not 0 <= limit <= 1:  # NaN too: every comparison with it would let all pass
         raise UsageError(f"share of images that may be unusable is {limit:g}; it must be 0 to 1", "--max-bad 0.01")
     named = "; ".join(f"{bad.name}: {bad.reason}" for bad in examples[:3])
-    seen = f" ({named})" if named else ""
+    names = f" ({named})" if named else ""
     if n_bad == n_read:
         raise CannotAssessError(
-            f"{where}: number of usable images is 0 of {n_read}{seen}; at least one is needed",
+            f"{where}: number of usable images is 0 of {n_read}{names}; at least one is needed",
             "name a set of photos: --images FOLDER",
         )
     if n_bad > (math.ceil(limit * n_read) if sampled else limit * n_read):
         raise CannotAssessError(
-            f"{where}: number of unusable images is {n_bad} of {n_read}{seen}; at most {limit:.2%} may be",
+            f"{where}: number of unusable images is {n_bad} of {n_read}{names}; at most {limit:.2%} may be",
             "repair or remove them, or allow more: --max-bad SHARE",
         )
 
 
-def prefetch(
-    source: ImageSource, function: Callable[[Item], Result], *, workers: int = 2, window: int = 16
-) -> Generator[Result, None, None]:
-    """function(image) for all images of the source, computed by threads, given in order.
-
-    At most `window` results wait in memory. An exception of the function surfaces at its image's turn.
-    Closing the generator early (or leaving it to the garbage collector) drops what has not started and waits
-    for the at most `workers` images in progress.
-    """
-    ahead = max(1, window)
-    with ThreadPoolExecutor(max(1, workers), thread_name_prefix="decode") as pool:
-        waiting: deque[Future[Result]] = deque()
-        try:
-            for index in range(len(source)):
-                waiting.append(pool.submit(_load_and, function, source, index))
-                if len(waiting) >= ahead:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
-
-
-def _load_and(function: Callable[[Item], Result], source: ImageSource, index: int) -> Result:
-    return function(source.load(index))
-
-
-def _nfc(name: str) -> bytes:
-    """NFC: macOS hands out decomposed names, Linux what was written."""
-    return unicodedata.normalize("NFC", name).encode("utf-8", "surrogateescape")
-
-
-_BYTES: Final = 32  # of a sha256
-_PREFIX: Final = "sha256:"
-_DIGEST: Final = re.compile(_PREFIX + "[0-9a-f]{64}")
-
-
 class Digests(Sequence[str]):
-    """Digests ("sha256:…") in the order they were added: 32 bytes each, where a string takes four times that.
+    """Digests ("sha256:…") in the order they were added, 32 bytes each; as strings they would take four times that.
 
     Raises ValueError for anything that is no sha256 with its prefix.
     """
@@ -278,7 +274,7 @@ class Digests(Sequence[str]):
             self.append(digest)
 
     def append(self, digest: str) -> None:
-        """Add one behind the others."""
+        """Add one at the end."""
         if not _DIGEST.fullmatch(digest):
             raise ValueError(f"digest is {digest!r}; it must be sha256: and 64 hexadecimal digits")
         self._content += bytes.fromhex(digest.removeprefix(_PREFIX))
@@ -286,8 +282,8 @@ class Digests(Sequence[str]):
     def sorted(self) -> Iterator[str]:
         """All of them, smallest first."""
         words = np.frombuffer(self._content, ">u8").reshape(-1, _BYTES // 8)
-        for place in np.lexsort(words.T[::-1]):  # its last key is the first to sort by
-            yield self[int(place)]
+        for index in np.lexsort(words.T[::-1]):  # its last key is the first to sort by
+            yield self[int(index)]
 
     def __add__(self, other: Digests) -> Digests:
         joined = Digests()
@@ -308,15 +304,15 @@ class Digests(Sequence[str]):
     def __getitem__(self, index: slice) -> Digests: ...
     def __getitem__(self, index: int | slice) -> str | Digests:
         if isinstance(index, slice):
-            return Digests(self[place] for place in range(*index.indices(len(self))))
+            return Digests(self[position] for position in range(*index.indices(len(self))))
         start = range(len(self))[index] * _BYTES  # IndexError as of any sequence
         return _PREFIX + self._content[start : start + _BYTES].hex()
 
 
 def digest_of_set(digests: Iterable[str]) -> str:
-    """Digest of an image set from the digests of its images: the same for every order and every naming.
+    """Digest an image set from the digests of its images: the same for every order and every naming.
 
-    sha256 over the sorted digests, one a line; an image used twice counts twice.
+    sha256 over the sorted digests, one per line; an image used twice counts twice.
     """
     whole = hashlib.sha256()
     for digest in digests.sorted() if isinstance(digests, Digests) else sorted(digests):

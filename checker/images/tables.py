@@ -1,4 +1,4 @@
-"""Images in the rows of Parquet and Arrow tables (Hugging Face data sets), by pyarrow (the extra `data`)."""
+"""Read images from the rows of Parquet and Arrow tables (Hugging Face data sets) with pyarrow (the extra `data`)."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ WINDOW: Final = 256  # rows of a Parquet file fetched and held together: about 2
 
 
 class Table:
-    """Rows of Parquet files, fetched WINDOW at a time in the order in which they will be asked for.
+    """Rows of Parquet files, read WINDOW at a time in the order in which they will be asked for.
 
-    Parquet gives out whole row groups only, so each window reads the groups it needs once and keeps its own
-    rows: memory is two windows and one row group, whatever the size of the data set.
+    Parquet is read in whole row groups, so a window reads each group it needs once and keeps only its own rows:
+    memory is two windows and one row group, whatever the size of the data set.
     """
 
     def __init__(self, files: Sequence[tuple[str, File]]) -> None:
@@ -62,7 +62,7 @@ class Table:
         return [Entry(name, partial(self._read, row), row=row) for row, name in enumerate(self._names)]
 
     def plan(self, order: Sequence[int]) -> None:
-        """Tell the order in which rows will be read."""
+        """Set the order in which rows will be read; must come before the first read."""
         self._order = list(order)
         self._position = {row: place for place, row in enumerate(order)}
 
@@ -80,7 +80,7 @@ class Table:
         window = self._position[row] // WINDOW
         with self._lock:
             if window not in self._windows:
-                self._windows = {kept: self._windows[kept] for kept in self._windows if kept == window - 1}
+                self._windows = {n: rows for n, rows in self._windows.items() if n == window - 1}
                 self._windows[window] = self._fetch(self._order[window * WINDOW : (window + 1) * WINDOW])
             content = self._windows[window][row]
         if isinstance(content, UnreadableImageError):
@@ -88,12 +88,12 @@ class Table:
         return content
 
     def _fetch(self, rows: Sequence[int]) -> dict[int, bytes | UnreadableImageError]:
-        found: dict[int, bytes | UnreadableImageError] = {}
+        contents: dict[int, bytes | UnreadableImageError] = {}
         starts = [first for first, _, _ in self._groups] + [len(self._names)]
         wanted = sorted(rows)
         for (first, index, group), end in zip(self._groups, starts[1:], strict=True):
-            here = [row for row in wanted if first <= row < end]
-            if not here:
+            in_group = [row for row in wanted if first <= row < end]
+            if not in_group:
                 continue
             path = self._files[index][1]
             try:
@@ -102,18 +102,18 @@ class Table:
                 raise
             except (OSError, ValueError) as fault:
                 raise CannotAssessError(f"{path}: row group {group} is damaged ({fault}); it must be whole") from fault
-            for row in here:
+            for row in in_group:
                 try:
-                    found[row] = _cell(column[row - first].as_py(), path.parent)
+                    contents[row] = _cell(column[row - first].as_py(), path.parent)
                 except UnreadableImageError as fault:
-                    found[row] = fault
+                    contents[row] = fault
                 except OSError as fault:
-                    found[row] = UnreadableImageError(f"cannot be read: {fault.strerror or fault}")
-        return found
+                    contents[row] = UnreadableImageError(f"cannot be read: {fault.strerror or fault}")
+        return contents
 
 
 def arrow_entries(files: Sequence[tuple[str, File]]) -> list[Entry]:
-    """Rows of a data set saved by Hugging Face datasets: `*.arrow`, memory-mapped, no `cache-*`.
+    """List the rows of a data set saved by Hugging Face datasets: `*.arrow`, memory-mapped, without `cache-*`.
 
     Raises UsageError (no image column, no rows), CannotAssessError (damaged), EnvironmentFaultError.
     """
@@ -125,8 +125,8 @@ def arrow_entries(files: Sequence[tuple[str, File]]) -> list[Entry]:
         try:
             import pyarrow  # noqa: PLC0415 (an extra)
 
-            with copied(path) as here:
-                table = ipc.open_stream(pyarrow.memory_map(str(here))).read_all()
+            with copied(path) as local:
+                table = ipc.open_stream(pyarrow.memory_map(str(local))).read_all()
         except EnvironmentFaultError:
             raise
         except (OSError, ValueError) as fault:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from robustcheck_onnx.checker.errors import CannotAssessError, RobustcheckError, UsageError
-from robustcheck_onnx.checker.storage import RemoteFile, Url, download, limit_bytes, open_url, private_folder, urls
+from robustcheck_onnx.checker.storage import Place, RemoteFile, download, limit_bytes, open_url, private_folder
 
 from .configs import OWN_SUFFIX, SIDECAR_NAMES
 from .contract import parse_contract
@@ -27,7 +27,7 @@ class LocalModel:
 
 
 @contextlib.contextmanager
-def on_this_machine(model: str | Path, *, preprocess: str | None = None) -> Iterator[LocalModel]:
+def on_this_machine(model: Place, *, preprocess: str | None = None) -> Iterator[LocalModel]:
     """Give the model as a file of this machine; of a URL, a whole copy in a private folder, removed at the end.
 
     With the model come the files of weights that it names, and, where neither `preprocess` nor a contract in the file
@@ -38,15 +38,14 @@ def on_this_machine(model: str | Path, *, preprocess: str | None = None) -> Iter
     Inside, an error's text names the URL, not the copy.
 
     Raises:
-        UsageError: a URL while offline, no such file.
+        UsageError: no such file behind a URL.
         CannotAssessError: files of weights outside the model's folder or beside a signed URL; otherwise as `read_onnx`.
         EnvironmentFaultError: fsspec or a package is missing, the store can't be reached, no space.
     """
-    place = urls.parse(model)
-    if not isinstance(place, Url):
-        yield LocalModel(Path(place), str(Path(place)), False)
+    if isinstance(model, Path):
+        yield LocalModel(model, str(model), False)
         return
-    file = open_url(place)
+    file = open_url(model)
     with private_folder() as folder:
         path = folder / _local_name(file)
         try:

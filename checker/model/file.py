@@ -13,7 +13,7 @@ import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
-from robustcheck_onnx.checker.storage import urls
+from robustcheck_onnx.checker.storage import local_path
 from robustcheck_onnx.checker.text import sha256_of
 
 from .external import (
@@ -71,10 +71,10 @@ def read_content(path: str | Path) -> Content:
     """Read and digest a model file, whatever it holds.
 
     Raises:
-        UsageError: no such file, or a folder.
+        UsageError: no such file, a folder, or a URL.
         CannotAssessError: unreadable or empty.
     """
-    path = Path(path)
+    path = local_path(path, "model")
     content = _read_bytes(path)
     return Content(path, content, sha256_of(content))
 
@@ -133,7 +133,6 @@ def may_be_model(path: Path) -> bool:
 
 
 def _read_bytes(path: Path) -> bytes:
-    urls.refuse(path, "model")
     try:
         status = path.stat()
         size_bytes = status.st_size

@@ -22,6 +22,7 @@ from robustcheck_onnx.checker.images import ImageSource, Skipped, check_bad
 from robustcheck_onnx.checker.measure import ImagesRead, Job, Prepared, Progress, stack
 from robustcheck_onnx.checker.report import Clock, Time
 from robustcheck_onnx.checker.runtime import SAME_OUTPUT, Array, Runner, RunOutput
+from robustcheck_onnx.checker.storage import local_path
 
 from .depth import Depth
 from .plan import measuring_model, plan_scan
@@ -52,7 +53,7 @@ def scan(
         EnvironmentFaultError: as for a check.
     """
     clock, run = Clock(), Options.of(options, max_images=MAX_IMAGES)
-    inputs = measure.read_inputs(Job(Path(model), run))
+    inputs = measure.read_inputs(Job(local_path(model, "model"), run))
     (opened,), contract = inputs.models, inputs.models[0].contract
     preprocessing = inputs.preprocessing.preprocessing
     read = ImagesRead()

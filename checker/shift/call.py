@@ -6,11 +6,12 @@ import re
 import shlex
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.report import Report, read_one
+from robustcheck_onnx.checker.storage import Place, Url, parse_place
 
 from .robustness import ALIASES, Judged
 
@@ -21,7 +22,7 @@ class Spec(NamedTuple):
     """An image set as the user names it."""
 
     name: str
-    path: str
+    place: Place
     shift: str | None
     """which known set it was said to be: imagenet1k, one of published.SHIFTS, or None"""
 
@@ -35,11 +36,14 @@ def parse_spec(text: str, option: str) -> Spec:
     name, path = (named[1], named[2]) if named else ("", text)
     if not path.strip():
         raise UsageError(f"{option} is {text!r}; it must be a labelled image set, [NAME=]PATH", f"{option} FOLDER")
+    place = parse_place(path)
     if not named:
-        place = Path(path).expanduser().resolve()
-        return Spec((place.name if place.is_dir() else place.stem) or path, path, None)
+        if isinstance(place, Url):
+            return Spec(PurePosixPath(str(place)).stem or str(place), place, None)
+        full = place.expanduser().resolve()
+        return Spec((full.name if full.is_dir() else full.stem) or path, place, None)
     key = re.sub(r"[^a-z0-9]", "", name.lower())
-    return Spec(name, path, next((shift for shift, names in ALIASES.items() if key in names), None))
+    return Spec(name, place, next((shift for shift, names in ALIASES.items() if key in names), None))
 
 
 def parse_call(inside: str, shifted: Sequence[str], classes: Sequence[str]) -> tuple[Spec, list[Spec], dict[str, str]]:
@@ -51,15 +55,15 @@ def parse_call(inside: str, shifted: Sequence[str], classes: Sequence[str]) -> t
     others = [parse_spec(text, "--shifted") for text in shifted]
     if not others:
         raise UsageError("--shifted is missing; at least one shifted set is needed", "--in photos/ --shifted sketches/")
-    places: dict[Path, Spec] = {}
+    places: set[Place] = set()
     for spec in (first, *others):
-        place = Path(spec.path).expanduser().resolve()
+        place = spec.place if isinstance(spec.place, Url) else spec.place.expanduser().resolve()
         if place in places:
             raise UsageError(
-                f"{spec.path}: image set is given twice; every set must be another one",
+                f"{spec.place}: image set is given twice; every set must be another one",
                 "--in photos/ --shifted sketches/",
             )
-        places[place] = spec
+        places.add(place)
     names = Counter(spec.name for spec in (first, *others))
     known = Counter(spec.shift for spec in (first, *others) if spec.shift)
     for what, counts in (("name", names), ("set", known)):

@@ -17,6 +17,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.images import Entry, ImageSource
 from robustcheck_onnx.thresholds import DATA
@@ -305,3 +308,28 @@ def _indices(spec: str, label: str, value: object, scores: Scores) -> tuple[int,
             )
         found.append(index)
     return tuple(sorted(set(found)))
+
+
+def is_correct(
+    scores: npt.NDArray[Any], right: Sequence[tuple[int, ...]], compete: Sequence[int]
+) -> npt.NDArray[np.bool_]:
+    """Tell for each image whether the largest of its competing class scores is one of its right classes.
+
+    scores: (image, class), any real dtype, larger = more likely (logits or probabilities); infinities are fine.
+    right: class indices that count as right, for each image, all among `compete`.
+    A tie between a right and a wrong class is wrong: equal scores are no prediction. Returns (image,) bool.
+    Raises ValueError for a NaN among the competing scores.
+
+    >>> is_correct(np.array([[0.1, 0.9, 2.0]]), [(1,)], (0, 1)).tolist()
+    [True]
+    """
+    chosen = np.asarray(scores, dtype=np.float64)[:, list(compete)]
+    if np.isnan(chosen).any():
+        raise ValueError("class scores hold NaN; a prediction needs numbers")
+    place = {index: column for column, index in enumerate(compete)}
+    mask = np.zeros(chosen.shape, dtype=np.bool_)
+    for row, group in enumerate(right):
+        mask[row, [place[index] for index in group]] = True
+    best_right = np.where(mask, chosen, -np.inf).max(axis=1)
+    best_wrong = np.where(mask, -np.inf, chosen).max(axis=1)
+    return np.asarray(best_right > best_wrong)

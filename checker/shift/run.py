@@ -22,7 +22,8 @@ from robustcheck_onnx.checker.measure import ImagesRead, Inputs, Job, Prepared, 
 from robustcheck_onnx.checker.model import Contract, ModelFile
 from robustcheck_onnx.checker.report import Clock, Time
 from robustcheck_onnx.checker.runtime import Runner
-from robustcheck_onnx.checker.statistics import CONFIDENCE, is_correct, wilson
+from robustcheck_onnx.checker.statistics import CONFIDENCE, wilson
+from robustcheck_onnx.checker.storage import as_typed, local_path
 
 from . import labels
 from .call import Spec, parse_call, read_report, verdict_of
@@ -77,15 +78,15 @@ def measure_shift(
     """
     clock = Clock()
     first, others, maps = parse_call(inside, shifted, classes)
-    run = Options.of({**options, "images": first.path})
-    inputs = measure.read_inputs(Job(Path(model), run))
+    run = Options.of({**options, "images": as_typed(first.place)})
+    inputs = measure.read_inputs(Job(local_path(model, "model"), run))
     (opened,), contract = inputs.models, inputs.models[0].contract
     judged = read_report(report, opened.digest) if report is not None else None
     output = _class_output(opened)
     preprocessing = inputs.preprocessing
     sources = [
         inputs.source,
-        *(open_images(spec.path, seed=run.seed, limit=run.max_images) for spec in others),
+        *(open_images(spec.place, seed=run.seed, limit=run.max_images) for spec in others),
     ]
     read = [labels.labels_of(source) for source in sources]
     runner = Runner(opened, run.device, preprocessing=preprocessing.preprocessing, batch_size=run.batch_size)
@@ -100,7 +101,7 @@ def measure_shift(
                 maps.get(spec.name, maps.get("")),
                 known,
                 scores,
-                where=spec.path,
+                where=str(spec.place),
                 shift=spec.shift,
                 sorted_names=folders,
             ),
@@ -217,7 +218,7 @@ def _measure(
     digests = list(read.digests)
     result = SetResult(
         name=each.spec.name,
-        source=each.spec.path,
+        source=str(each.spec.place),
         shift=each.spec.shift,
         label_set=each.map.label_set,
         labels=each.map.how,
@@ -238,10 +239,10 @@ def _count(runner: Runner, batch: Sequence[_Labelled], each: _LabelledSet) -> in
     output = runner.run(stack(batch)).class_output
     assert output is not None
     try:
-        return int(is_correct(output, [image.right for image in batch], each.map.compete).sum())
+        return int(labels.is_correct(output, [image.right for image in batch], each.map.compete).sum())
     except ValueError as fault:
         raise CannotAssessError(
-            f"{runner.model.path}: class scores on {each.spec.path} are not all numbers; accuracy needs a prediction "
+            f"{runner.model.path}: class scores on {each.spec.place} are not all numbers; accuracy needs a prediction "
             "for every image",
             f"robustcheck inspect {shlex.quote(str(runner.model.path))}",
         ) from fault

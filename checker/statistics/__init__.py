@@ -1,4 +1,4 @@
-"""Arrays in, numbers out: the statistics' definitions, their bounds, and sums that merge. NumPy only.
+"""The statistics: their definitions, their confidence bounds, and sums over images that can be merged. NumPy only.
 
 Comes in: representations (image, feature), float. May import: evidence (the records it fills), text, errors.
 """
@@ -11,24 +11,18 @@ from .definitions import (
     PERSISTENT_SHARE,
     STATISTIC_VERSION,
     TOP_FEATURES,
-    Energies,
-    moments,
     standardise,
-    top_features,
     usable_rows,
 )
 from .intervals import (
     CONFIDENCE,
     LOOK_EVERY,
     Accuracy,
-    Difference,
-    difference,
     grouped_jackknife_sd,
-    is_correct,
     next_look,
     wilson,
 )
-from .state import GROUPS, Measured
+from .state import GROUPS, Measured, jackknife
 
 __all__ = [
     "CONFIDENCE",
@@ -40,16 +34,11 @@ __all__ = [
     "STATISTIC_VERSION",
     "TOP_FEATURES",
     "Accuracy",
-    "Difference",
-    "Energies",
     "Measured",
-    "difference",
     "grouped_jackknife_sd",
-    "is_correct",
-    "moments",
+    "jackknife",
     "next_look",
     "standardise",
-    "top_features",
     "usable_rows",
     "wilson",
 ]

@@ -1,7 +1,7 @@
-"""The statistics of a batch of representations, as pure functions on arrays (float64 throughout).
+"""The definitions of the statistics, as pure functions on arrays (float64 throughout).
 
-`h` is a batch of representations (image, feature); `z` is `h` standardised per image. Everything that
-`evidence.py` keeps is a sum over images of what is computed here.
+`h` is a batch of representations (image, feature); `z` is `h` standardised per image. `state.py` adds up over images
+what is computed here.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Usable(NamedTuple):
 
 
 def usable_rows(h: npt.ArrayLike) -> Usable:
-    """Tell measurable representations from non-finite and constant ones, which must never enter a mean.
+    """Tell which representations can be measured: non-finite and constant ones must never enter a mean.
 
     Args:
         h: (image, feature), any float dtype.
@@ -73,7 +73,7 @@ def standardise(h: npt.ArrayLike) -> Array:
 
 
 def max_median_ratio(h: npt.ArrayLike) -> Array:
-    """Largest over median absolute value of each representation (He et al. 2024).
+    """Divide the largest by the median absolute value of each representation (He et al. 2024).
 
     Args:
         h: (image, feature), finite; any float dtype.
@@ -87,7 +87,7 @@ def max_median_ratio(h: npt.ArrayLike) -> Array:
 
 
 class Moments(NamedTuple):
-    """The statistics that a verdict rests on (but for the outlier frequency), with the two they are made of.
+    """The statistics that decide a verdict (without the outlier frequency), and two they are computed from.
 
     Each is a scalar, or (group,) where the sums that went in had a leading group axis.
     """
@@ -102,7 +102,7 @@ class Moments(NamedTuple):
 
 
 def shares_of_kurtosis(sum_z4: npt.ArrayLike) -> Array:
-    """Each feature's share in the activation kurtosis: mean_i z_ij⁴ / (d·K). They add to 1.
+    """Compute each feature's share in the activation kurtosis: mean_i z_ij⁴ / (d·K). They add to 1.
 
     Args:
         sum_z4: (..., feature) sums of z⁴ over images.
@@ -115,7 +115,7 @@ def shares_of_kurtosis(sum_z4: npt.ArrayLike) -> Array:
 
 
 def top_features(sum_z4: Array) -> npt.NDArray[np.intp]:
-    """Indices of the features with the largest shares in K, strongest first; ties go to the smaller index.
+    """Find the features with the largest shares in K, strongest first; ties go to the smaller index.
 
     Args:
         sum_z4: (feature,) sums of z⁴ over images.
@@ -133,7 +133,7 @@ class Energies(NamedTuple):
 
 
 def energies(h: Array, z: Array) -> tuple[Array, Array, Array, Array]:
-    """What `Energies` sums, for each image: h², min(h, 0)², y², min(y, 0)², with y_ij = z_ij − median_j z_i.
+    """Compute what `Energies` sums: h², min(h, 0)², y², min(y, 0)² of each image, with y_ij = z_ij − median_j z_i.
 
     The median, unlike the mean, does not move when an outlier feature grows, and no offset, no scale moves y's sign.
 
@@ -160,9 +160,8 @@ def moments(n: npt.ArrayLike, powers: Array, energy: Energies, top: npt.NDArray[
         n: number of images: scalar or (group,).
         powers: (4, ..., feature) sums of z, z², z³, z⁴ over images.
         energy: (..., feature) sums of squares.
-        top: the features of the largest shares over all images (`top_features`). They are given, not found here:
-            parts of the images must leave out the same features as the whole, or near-ties would make the
-            jackknife jump.
+        top: the features of the largest shares over all images (`top_features`). Parts of the images must leave out
+            the same features as the whole, or near-ties would make the jackknife jump.
 
     Returns:
         Moments. Degenerate: where every image has the same representation, Kc is 0/0; the ratio is then

@@ -1,7 +1,7 @@
-"""Mergeable state → statistics: sums over images in, numbers with their bounds out.
+"""Add up batches of representations (`State`), and turn the sums into statistics with their bounds.
 
-The state is O(groups · feature) and one number an image; two states merge exactly (up to rounding), in any
-order, so batches, workers and machines can be added up.
+A state takes memory O(groups · features) and one number per image. Two states merge in any order to the same up to
+rounding, so batches, workers and machines can be added up.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ GROUPS = 128  # jackknife groups; by digest, so that 64 images fill about 50 of 
 HISTOGRAM_BINS = 24  # bins of the per-image kurtosis in the report
 SAME_KURTOSIS = 1e-9  # relative: images that differ by less differ by rounding only
 SAME_REPRESENTATION = 1e-6  # the same of one representation computed in two batches, in float32
-COMPARED = 1000  # order statistics of the kurtosis that are compared: with more, those of real encoders get too close
+COMPARED = 1000  # order statistics of the kurtosis that are compared: with more, real encoders' values get too close
 LISTED_FEATURES = 8  # features named in the evidence, strongest first
 
 Array = npt.NDArray[np.float64]
@@ -29,7 +29,7 @@ Array = npt.NDArray[np.float64]
 
 @dataclass
 class State:
-    """Sums over images, in `GROUPS` groups by the image's key."""
+    """Sums over images; those of the jackknife are kept apart for each of `GROUPS` groups of images."""
 
     n_features: int
     n_nonfinite: int = 0
@@ -39,7 +39,7 @@ class State:
         d = self.n_features
         self.sizes = np.zeros(GROUPS)
         self.powers = np.zeros((4, GROUPS, d))  # sums of z, z², z³, z⁴
-        self.energies = np.zeros((4, GROUPS, d))  # sums of h², min(h, 0)², y², min(y, 0)²: `kurtosis.energies`
+        self.energies = np.zeros((4, GROUPS, d))  # sums of h², min(h, 0)², y², min(y, 0)²: `definitions.energies`
         self.total = np.zeros(d)  # sum of h
         self.beyond = np.zeros(d)  # images with abs(z) > 6
         self.far_above = np.zeros(d)  # images with z > 4
@@ -56,10 +56,10 @@ class State:
 
 
 class Measured(NamedTuple):
-    """What `update` computed of a batch, for those who look at single images."""
+    """What `update` computed for each image of a batch."""
 
     usable: npt.NDArray[np.bool_]
-    """(image,) of the batch: neither non-finite nor constant"""
+    """(image,) whether the image is finite and not constant"""
     z: Array
     """(usable image, feature)"""
     kurtosis: Array
@@ -135,6 +135,43 @@ def merge(a: State, b: State) -> State:
     return out
 
 
+class Jackknife(NamedTuple):
+    """The statistics over all images, and over all images but those of one group, for each group that has images."""
+
+    sums: Array
+    """(4, feature) sums of z, z², z³, z⁴ over all images"""
+    energies: Array
+    """(4, feature) sums of h², min(h, 0)², y², min(y, 0)² over all images"""
+    top: npt.NDArray[np.intp]
+    """the features of the largest shares in K, strongest first"""
+    sizes: Array
+    """(group,) number of images of each group"""
+    whole: definitions.Moments
+    """scalars"""
+    without: definitions.Moments
+    """each (group,); NaN where no image is left"""
+
+
+def jackknife(state: State) -> Jackknife:
+    """Leave out each group of images in turn (`intervals.grouped_jackknife_sd` makes an SD of it).
+
+    Args:
+        state: sums over at least one image.
+    """
+    filled = state.sizes > 0
+    sizes, sums, energies = state.sizes[filled], state.powers.sum(axis=1), state.energies.sum(axis=1)
+    top = definitions.top_features(sums[3])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        without = definitions.moments(
+            state.n - sizes,
+            sums[:, None, :] - state.powers[:, filled],
+            definitions.Energies(*(energies[:, None, :] - state.energies[:, filled])),
+            top,
+        )
+    whole = definitions.moments(state.n, sums, definitions.Energies(*energies), top)
+    return Jackknife(sums, energies, top, sizes, whole, without)
+
+
 def _finite(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
@@ -155,7 +192,7 @@ def statistics(state: State, alpha: float) -> Statistics:
     """Turn the state into the measured numbers with their bounds.
 
     The deciding intervals share `alpha` (Bonferroni) and hold at every number of images at once
-    (`sequential.radius`). K's spread comes from the per-image kurtosis, the others' from a delete-a-group
+    (`intervals.radius`). K's spread comes from the per-image kurtosis, the others' from a delete-a-group
     jackknife over the state's groups.
 
     Args:
@@ -169,31 +206,15 @@ def statistics(state: State, alpha: float) -> Statistics:
     if n == 0:
         raise ValueError("no image was measured")
     per_image = np.sort(np.concatenate(state.per_image))  # in an order that the order of the images does not change
-    sums = state.powers.sum(axis=1)
-    energies = state.energies.sum(axis=1)
-    top = definitions.top_features(sums[3])
-    whole = definitions.moments(n, sums, definitions.Energies(*energies), top)
-
-    filled = state.sizes > 0
-    sizes = state.sizes[filled]
-    if len(sizes) > 1:
-        without = definitions.moments(
-            n - sizes,
-            sums[:, None, :] - state.powers[:, filled],
-            definitions.Energies(*(energies[:, None, :] - state.energies[:, filled])),
-            top,
-        )
-
+    sums, energies, top, sizes, whole, without = jackknife(state)
     share = alpha / len(STATISTICS)
 
     def bounds(name: Statistic, ceiling: float) -> Interval:
         estimate = float(getattr(whole, name))
         if name == "kurtosis":
             sd = float(per_image.std(ddof=1)) if n > 1 else float("nan")
-        elif len(sizes) > 1:
-            sd = intervals.grouped_jackknife_sd(estimate, getattr(without, name), sizes)
         else:
-            sd = float("nan")
+            sd = intervals.grouped_jackknife_sd(estimate, getattr(without, name), sizes)
         return _interval(estimate, intervals.radius(n, sd, share), 0.0, ceiling)
 
     quantiles = [float(q) for q in np.quantile(per_image, [0.05, 0.25, 0.5, 0.75, 0.95])]

@@ -1,29 +1,34 @@
 """Paths and URLs: told apart, listed, read, and written whole or not at all.
 
-Comes in: what a user typed as a place. May import: text, errors. Opens a connection only for a URL.
+Comes in: what a user typed as a path or URL. May import: text, errors. Opens a connection only for a URL.
 """
 
 from __future__ import annotations
 
-from .local import copied, download, limit_bytes, private_folder, unreadable
+from .local import copied, download, limit_bytes, private_folder, unreadable, walk
 from .remote import RemoteFile, StoreError, open_url
-from .urls import OFFLINE, Url, redact, redact_text
+from .urls import OFFLINE, Place, Url, as_typed, local_path, parse_place, redact, redact_text
 from .write import is_ours, replace_with_error, write_whole
 
 __all__ = [
     "OFFLINE",
+    "Place",
     "RemoteFile",
     "StoreError",
     "Url",
+    "as_typed",
     "copied",
     "download",
     "is_ours",
     "limit_bytes",
+    "local_path",
     "open_url",
+    "parse_place",
     "private_folder",
     "redact",
     "redact_text",
     "replace_with_error",
     "unreadable",
+    "walk",
     "write_whole",
 ]

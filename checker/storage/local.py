@@ -1,6 +1,6 @@
-"""Folders and files of this machine: globs, whole walks, copies of remote files in private folders.
+"""Walk folders of this machine, find what a glob can't see, and copy remote files here.
 
-A folder that can't be read is an error: nothing is passed by without a word."""
+A folder that can't be read is an error: no file is left out in silence."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ from .remote import LIMIT, LIMIT_BYTES, RemoteFile, StoreError
 
 def limit_bytes() -> int:
     """Most bytes of one download. Raises UsageError where the environment's value is no number."""
-    given = os.environ.get(LIMIT, "")
-    if not given:
+    value = os.environ.get(LIMIT, "")
+    if not value:
         return LIMIT_BYTES
-    if not given.isdecimal() or int(given) < 1:
-        raise UsageError(f"{LIMIT} is {given!r}; it must be a number of bytes", f"export {LIMIT}={LIMIT_BYTES}")
-    return int(given)
+    if not value.isdecimal() or int(value) < 1:
+        raise UsageError(f"{LIMIT} is {value!r}; it must be a number of bytes", f"export {LIMIT}={LIMIT_BYTES}")
+    return int(value)
 
 
 def download(file: RemoteFile, target: Path, limit: int) -> int:
-    """Copy a remote file to this machine; its size in bytes.
+    """Copy a remote file to this machine and return its size in bytes.
 
     limit: most bytes allowed.
-    Raises FileNotFoundError, StoreError, EnvironmentFaultError (larger than the limit, no space). What is half there
-    is for the caller to remove.
+    Raises FileNotFoundError, StoreError, EnvironmentFaultError (larger than the limit, no space). After an error the
+    caller removes what was written.
     """
-    known = {} if file.url.is_http else file.info()
-    if known.get("type") == "directory":
+    info = {} if file.url.is_http else file.info()
+    if info.get("type") == "directory":
         raise FileNotFoundError(errno.ENOENT, "a folder, no file", file.shown)
-    size = known.get("size")
+    size = info.get("size")
     if isinstance(size, int):
         _check_size(file, size, limit, target)
     n_bytes = 0
@@ -50,9 +50,7 @@ def download(file: RemoteFile, target: Path, limit: int) -> int:
                 if n_bytes > limit:
                     _check_size(file, n_bytes, limit, target)
                 out.write(piece)
-    except StoreError:
-        raise
-    except FileNotFoundError:
+    except (StoreError, FileNotFoundError):
         raise
     except OSError as fault:
         raise EnvironmentFaultError(
@@ -79,7 +77,7 @@ def _check_size(file: RemoteFile, size_bytes: int, limit: int, target: Path) -> 
 
 @contextlib.contextmanager
 def private_folder() -> Iterator[Path]:
-    """A temporary folder that only this user can read; gone at the end, however that comes."""
+    """Make a temporary folder that only this user can read; it is removed at the end, after an error too."""
     try:
         folder = tempfile.TemporaryDirectory(prefix="robustcheck-", ignore_cleanup_errors=True)
     except OSError as fault:
@@ -92,7 +90,10 @@ def private_folder() -> Iterator[Path]:
 
 @contextlib.contextmanager
 def copied(file: Path | RemoteFile) -> Iterator[Path]:
-    """A file as one of this machine: itself, or a copy that is removed at the end (a memory map of it stays good)."""
+    """Give a file of this machine: the file itself, or a copy of a remote one.
+
+    The copy is removed at the end; a memory map of it stays valid.
+    """
     if isinstance(file, Path):
         yield file
         return
@@ -106,7 +107,10 @@ def copied(file: Path | RemoteFile) -> Iterator[Path]:
 
 
 def walk(folder: str | Path, error: Callable[[OSError], Exception]) -> Iterator[tuple[str, list[str], list[str]]]:
-    """os.walk that follows links, but enters each folder once; `error` makes what is raised of one it can't read."""
+    """Walk as os.walk does, following links but entering each folder once.
+
+    error: makes the error of a folder that can't be read; it is raised.
+    """
 
     def refuse(fault: OSError) -> None:
         raise error(fault) from fault
@@ -124,18 +128,18 @@ def walk(folder: str | Path, error: Callable[[OSError], Exception]) -> Iterator[
 def unreadable(
     pattern: str, below: Callable[[str], object], leaves_out: Callable[[str], bool] = lambda folder: False
 ) -> OSError | None:
-    """The fault of the first folder that hides matches of a pattern; None where nothing is hidden.
+    """Return the error of the first folder that can't be read and so may hide matches of a glob; None if there is none.
 
-    A wildcard needs a folder's list of names, and the right to pass through. A plain name behind it needs only the
-    latter, and others' home folders often give no more.
+    A wildcard needs the right to list a folder and to enter it. A plain name behind it needs only the right to enter,
+    which is often all that other users' home folders give.
 
     Args:
         pattern: with at least one wildcard.
-        below: called with each folder that `**` enters; it must refuse what it can't read.
-        leaves_out: whether nothing in this folder counts.
+        below: called with each folder that `**` enters; it must raise where it can't read a folder below.
+        leaves_out: whether a folder's files are ignored anyway.
     """
     parts = Path(pattern).parts
-    first = next(place for place, part in enumerate(parts) if glob.has_magic(part))
+    first = next(index for index, part in enumerate(parts) if glob.has_magic(part))
     for end, part in enumerate(parts[first:], first):
         for folder in glob.glob(os.path.join(*parts[:end], "")) if end else ["."]:  # noqa: PTH207, PTH118 # folders only
             if leaves_out(folder):

@@ -1,4 +1,4 @@
-"""Files behind URLs, as far as this package wants files: read whole, in spans, copied here, written whole.
+"""Files behind URLs: listed, read whole or in spans, written whole.
 
 Everything goes through fsspec, which is imported when the first URL is opened. Whatever a store raises becomes
 FileNotFoundError or StoreError, without secrets.
@@ -18,7 +18,7 @@ from urllib.parse import quote, unquote
 
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
 
-from .urls import Url, parse, redact_text, secrets
+from .urls import Url, parse_place, redact_text, secrets
 
 PIECE_BYTES: Final = 16 * 2**20  # of a download: one request each, 16 MiB
 BUFFER_BYTES: Final = 2**18  # read ahead in a file that is read here and there, 256 KiB
@@ -51,10 +51,10 @@ class StoreError(EnvironmentFaultError, OSError):
 
 @dataclass(frozen=True, eq=False)
 class RemoteFile:
-    """A file or folder in a store, with what this package uses of a pathlib.Path."""
+    """A file or folder in a store; it has the methods of a pathlib.Path that this package uses."""
 
     url: Url
-    """the one that was given, of this or of a folder above"""
+    """the URL that was parsed: of this file, or of a folder above it"""
     store: Any = field(repr=False)
     """fsspec's file system"""
     path: str = field(repr=False)
@@ -91,12 +91,12 @@ class RemoteFile:
     def __truediv__(self, name: str) -> RemoteFile:
         """A file below this folder; a name that is a URL stands for itself."""
         if "://" in name:
-            found = parse(name)
-            if isinstance(found, str):
-                raise UsageError(
-                    f"{name}: file is of this machine; a list in another store can't name it", "use a list of this one"
-                )
-            return open_url(found)
+            place = parse_place(name)
+            if isinstance(place, Url):
+                return open_url(place)
+            raise UsageError(
+                f"{name}: file is of this machine; a list in another store can't name it", "use a list of this one"
+            )
         part = quote(name) if self.url.is_http else name
         return RemoteFile(self.url, self.store, f"{self._bare.rstrip('/')}/{part}", f"{self.shown.rstrip('/')}/{name}")
 
@@ -106,44 +106,44 @@ class RemoteFile:
 
     def info(self) -> dict[str, Any]:
         """What the store knows of it (name, size, type). Raises FileNotFoundError, StoreError."""
-        with self._told():
-            found: dict[str, Any] = self.store.info(self.path)
-        return found
+        with self._store_errors():
+            info: dict[str, Any] = self.store.info(self.path)
+        return info
 
     def names_below(self) -> list[str]:
         """Names of all files below this folder, relative to it, sorted."""
-        with self._told():
+        with self._store_errors():
             self.store.invalidate_cache()
             root = self.store.info(self.path)["name"]
-            found = self.store.find(root)
-        return self._relative(root, found)
+            paths = self.store.find(root)
+        return self._relative(root, paths)
 
     def names_beside(self) -> list[str]:
         """Names of the files right in this folder, sorted."""
-        with self._told():
+        with self._store_errors():
             self.store.invalidate_cache()
             root = self.store.info(self.path)["name"]
-            found = [entry["name"] for entry in self.store.ls(root, detail=True) if entry["type"] == "file"]
-        return self._relative(root, found)
+            paths = [entry["name"] for entry in self.store.ls(root, detail=True) if entry["type"] == "file"]
+        return self._relative(root, paths)
 
     def names_like(self, pattern: str) -> list[str]:
         """Names of the files that match a glob relative to this folder, sorted."""
-        with self._told():
+        with self._store_errors():
             self.store.invalidate_cache()
             entries = self.store.glob(f"{self.path}/{pattern}", detail=True)
-            found = [name for name, entry in entries.items() if entry["type"] == "file"]
-        return self._relative(self.path, found)
+            paths = [name for name, entry in entries.items() if entry["type"] == "file"]
+        return self._relative(self.path, paths)
 
-    def _relative(self, root: str, found: list[str]) -> list[str]:
+    def _relative(self, root: str, paths: list[str]) -> list[str]:
         start = root.strip("/") + "/" if root.strip("/") else ""
-        bare = [name.lstrip("/") for name in found if not name.endswith("/")]
+        bare = [path.lstrip("/") for path in paths if not path.endswith("/")]
         if not all(name.startswith(start) for name in bare):
             raise StoreError(self.shown, "its listing names files of another folder")
         return sorted(name.removeprefix(start) for name in bare if name != start)
 
     def read_bytes(self, limit: int) -> bytes:
         """The content; of a longer one the first limit + 1 bytes. Raises FileNotFoundError, StoreError."""
-        with self._told():
+        with self._store_errors():
             if not self.url.is_http:
                 return bytes(self.store.cat_file(self.path, start=0, end=limit + 1))
             content = bytearray()
@@ -162,21 +162,21 @@ class RemoteFile:
             with self.open() as reader:
                 yield from iter(lambda: reader.read(PIECE_BYTES), b"")
             return
-        with self._told():
+        with self._store_errors():
             stream = self._whole()
         with contextlib.closing(stream):
             while True:
-                with self._told():
+                with self._store_errors():
                     piece = stream.read(PIECE_BYTES)
                 if not piece:
                     return
                 yield piece
 
     def read_span(self, start: int, length: int) -> bytes:
-        """So many bytes from a place within the file. Raises FileNotFoundError, StoreError also where fewer come."""
+        """Read `length` bytes from byte `start` on. Raises FileNotFoundError, StoreError (also where fewer come)."""
         if length <= 0:
             return b""
-        with self._told():
+        with self._store_errors():
             content = bytes(self.store.cat_file(self.path, start=start, end=start + length))
         if len(content) != length:  # a server that ignores ranges sends everything
             raise StoreError(self.shown, f"{len(content)} bytes came where {length} at {start} were asked for")
@@ -198,20 +198,20 @@ class RemoteFile:
 
     def write_whole(self, content: bytes) -> None:
         """Put a file there, replacing another. Raises StoreError."""
-        with self._told():
+        with self._store_errors():
             self.store.pipe_file(self.path, content)
 
     @contextlib.contextmanager
-    def _told(self) -> Iterator[None]:
-        with told(self.url, self.shown, self.path):
+    def _store_errors(self) -> Iterator[None]:
+        with store_errors(self.url, self.shown, self.path):
             yield
 
 
 class _Reader(io.RawIOBase):
-    """Spans of a remote file as a stream; each reader has its place of its own."""
+    """A remote file as a seekable stream that fetches the bytes asked for; each reader has its own position."""
 
     def __init__(self, file: RemoteFile, size_bytes: int) -> None:
-        self._file, self._size, self._place = file, size_bytes, 0
+        self._file, self._size, self._position = file, size_bytes, 0
 
     def readable(self) -> bool:
         return True
@@ -220,25 +220,25 @@ class _Reader(io.RawIOBase):
         return True
 
     def tell(self) -> int:
-        return self._place
+        return self._position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._size}[whence]
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
         if base + offset < 0:
-            raise OSError(errno.EINVAL, "place before the start")
-        self._place = base + offset
-        return self._place
+            raise OSError(errno.EINVAL, "position before the start")
+        self._position = base + offset
+        return self._position
 
     def readinto(self, buffer: Any, /) -> int:
-        length = max(0, min(len(buffer), self._size - self._place))
-        buffer[:length] = self._file.read_span(self._place, length)
-        self._place += length
+        length = max(0, min(len(buffer), self._size - self._position))
+        buffer[:length] = self._file.read_span(self._position, length)
+        self._position += length
         return length
 
 
 @contextlib.contextmanager
-def told(url: Url, shown: str, path: str = "") -> Iterator[None]:
-    """Make FileNotFoundError or StoreError, both without secrets, of whatever a store raises."""
+def store_errors(url: Url, shown: str, path: str = "") -> Iterator[None]:
+    """Turn whatever a store raises into FileNotFoundError or StoreError, both without secrets."""
     try:
         yield
     except (EnvironmentFaultError, MemoryError):
@@ -278,7 +278,7 @@ def open_url(url: Url) -> RemoteFile:
             f"{url}: {known}; this URL needs it",
             f"pip install {package}" if package else "pip install the package that brings it to fsspec, or correct it",
         ) from fault
-    with told(url, str(url)):
+    with store_errors(url, str(url)):
         if url.is_http:
             store, path = fsspec.filesystem(url.protocol, **options), url.raw
         else:

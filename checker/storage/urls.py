@@ -1,6 +1,6 @@
-"""URLs where a model, images or a report may be: told from paths, refused offline, shown without their secrets.
+"""A place is a path of this machine or a URL, told apart once (`parse_place`). What is shown of a URL holds no secret.
 
-Light to import and silent: nothing in this module opens anything. `remote_file` does, with fsspec, and only for a URL.
+Light to import: nothing here opens anything; `remote.open_url` does, with fsspec.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ OFFLINE: Final = "ROBUSTCHECK_OFFLINE"  # environment variable: any value but ""
 HUB_OFFLINE: Final = "HF_HUB_OFFLINE"  # the same of huggingface_hub, for hf:// alone
 HIDDEN: Final = "***"  # what stands for a secret
 HTTP: Final = ("http", "https")
-HERE: Final = ("file", "local", "memory")  # protocols that never leave this process's machine
-# a drive letter is no protocol; pathlib makes one slash of two
+ON_THIS_MACHINE: Final = ("file", "local", "memory")  # protocols that --offline allows
+# a protocol has two letters or more, a drive of Windows one; a pathlib.Path makes one slash of two
 _URL: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(/+)(.*)", re.DOTALL)
 _CHAIN: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*::")
 # punctuation behind a URL is the sentence's
 _IN_TEXT: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/+[^\s'\"<>]*[^\s'\"<>:;,.)\]]")
-_NO: Final = ("", "0", "false", "no", "off")
-_ACCOUNTS: Final = ("abfs", "abfss", "az", "wasb", "wasbs")  # container@account: a place, no secret
+_NO: Final = ("", "0", "false", "no", "off")  # values of HF_HUB_OFFLINE that allow the Hub
+_ACCOUNTS: Final = ("abfs", "abfss", "az", "wasb", "wasbs")  # container@account: an address, no secret
 
 
 @dataclass(frozen=True)
@@ -43,37 +43,53 @@ class Url:
         return redact(self.raw)
 
 
+def as_typed(place: Place) -> str:
+    """A place as the user wrote it, with any key that it holds: for opening, never for showing."""
+    return place.raw if isinstance(place, Url) else str(place)
+
+
 def is_offline() -> bool:
     """Whether the environment forbids to open URLs of other machines."""
     return os.environ.get(OFFLINE, "") not in ("", "0")
 
 
-def parse(given: str | Path) -> str | Url:
-    """What was given as a place: a path of this machine as it was, `file:///…` as its path, or another URL.
+Place = Path | Url
+"""where a model, an image set or a report is: a path of this machine, or a URL"""
+
+
+def parse_place(text: str | Place) -> Place:
+    """Tell a path of this machine from a URL; `file:///…` is its path, and what was told apart already stays.
 
     As in fsspec, percent signs in `file://`, `s3://` and the like stand for themselves; those of http are escapes.
     Raises UsageError: a URL while offline, a chain of URLs (`zip://…::s3://…`), `file://` with a host or no absolute
-    path.
+    path, a URL with one slash after its colon, as `Path("s3://bucket/x")` leaves it.
     """
-    text = str(given)
-    found = _URL.fullmatch(text)
-    if found is None:
+    if isinstance(text, Url):
+        return text
+    path, text = Path(text), str(text)
+    match = _URL.fullmatch(text)
+    if match is None:
         if _CHAIN.match(text) and "://" in text:
             raise _chained(text)
-        return text
-    protocol, slashes, rest = found[1].lower(), found[2], found[3]
+        return path
+    protocol, slashes, rest = match[1].lower(), match[2], match[3]
     if len(slashes) == 1 and os.path.lexists(text):
-        return text
+        return path
     if protocol in ("file", "local"):
         if len(slashes) == 2:
             raise UsageError(
                 f"{text}: URL names a host or a relative path; file:// takes an absolute path", f"file:///{rest}"
             )
-        return "/" + rest
+        return Path("/" + rest)
+    if len(slashes) == 1:
+        raise UsageError(
+            f"{redact(text)}: URL has one slash after {match[1]}:, as pathlib.Path leaves it; it must have two",
+            f"give it as text: {redact(f'{match[1]}://{rest}')}",
+        )
     if "::" in text and protocol not in HTTP:  # [::1] is an address
         raise _chained(text)
-    url = Url(text if len(slashes) > 1 else f"{protocol}://{rest}", protocol)
-    if protocol in HERE:
+    url = Url(text, protocol)
+    if protocol in ON_THIS_MACHINE:
         return url
     if is_offline():
         raise UsageError(
@@ -93,15 +109,15 @@ def _chained(text: str) -> UsageError:
     )
 
 
-def refuse(given: str | Path, what: str) -> None:
-    """Refuse a URL where only a file of this machine serves.
+def local_path(text: str | Path, what: str) -> Path:
+    """Take a path where a URL serves nothing; what: the word for it in the message.
 
-    what: the word for it in the message. Raises UsageError.
+    Raises UsageError for a URL, also for one that a pathlib.Path left with one slash.
     """
-    found = _URL.fullmatch(str(given))
-    if found is None or (len(found[2]) == 1 and os.path.lexists(given)):
-        return
-    shown = redact(str(given) if len(found[2]) > 1 else f"{found[1]}://{found[3]}")
+    match = _URL.fullmatch(str(text))
+    if match is None or (len(match[2]) == 1 and os.path.lexists(text)):
+        return Path(text)
+    shown = redact(f"{match[1]}:{match[2] if len(match[2]) > 1 else '//'}{match[3]}")
     raise UsageError(
         f"{shown}: {what} is a URL; here it must be a file of this machine", "copy it here, and name the copy"
     )
@@ -112,10 +128,10 @@ def redact(url: str) -> str:
 
     Names in object stores may hold `?` and `#`: there only `?key=value` is hidden.
     """
-    found = _URL.fullmatch(url)
-    if found is None:
+    match = _URL.fullmatch(url)
+    if match is None:
         return url
-    protocol, slashes, rest = found[1], found[2], found[3]
+    protocol, slashes, rest = match[1], match[2], match[3]
     is_web = protocol.lower() in HTTP
     mark = re.search(r"[?#]" if is_web else r"\?(?=[^/]*=)", rest)
     query = ""
@@ -133,7 +149,7 @@ def redact(url: str) -> str:
 
 def redact_text(text: str) -> str:
     """A text, such as another library's message, with every URL in it redacted."""
-    return _IN_TEXT.sub(lambda found: redact(found[0]), text)
+    return _IN_TEXT.sub(lambda match: redact(match[0]), text)
 
 
 def secrets(url: str) -> tuple[str, ...]:
@@ -142,13 +158,13 @@ def secrets(url: str) -> tuple[str, ...]:
 
     parts = urlsplit(url)
     user, at, _ = parts.netloc.rpartition("@")
-    found = {url}
+    hidden = {url}
     if at and parts.scheme not in ("hf", *_ACCOUNTS):
-        found |= {user, *user.split(":")}
+        hidden |= {user, *user.split(":")}
     if "=" in parts.query:
-        found |= {parts.query, *(value for _, value in parse_qsl(parts.query))}
-        found |= {pair.partition("=")[2] for pair in parts.query.split("&")}
+        hidden |= {parts.query, *(value for _, value in parse_qsl(parts.query))}
+        hidden |= {pair.partition("=")[2] for pair in parts.query.split("&")}
     if parts.scheme in HTTP and parts.fragment:
-        found.add(parts.fragment)
-    found |= {unquote(word) for word in found}
-    return tuple(sorted((word for word in found if len(word) > 3), key=len, reverse=True))
+        hidden.add(parts.fragment)
+    hidden |= {unquote(word) for word in hidden}
+    return tuple(sorted((word for word in hidden if len(word) > 3), key=len, reverse=True))

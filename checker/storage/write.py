@@ -1,4 +1,4 @@
-"""Reports are written whole or not at all, and only over documents of this tool; in files and in object stores."""
+"""Write a document whole or not at all, to a file or an object store; an error replaces documents of this tool only."""
 
 from __future__ import annotations
 
@@ -7,13 +7,11 @@ import errno
 import re
 import secrets
 import shlex
-from pathlib import Path
 
 from robustcheck_onnx.checker.errors import EnvironmentFaultError
 
-from . import urls
 from .remote import open_url
-from .urls import Url
+from .urls import Place, Url
 
 OURS = re.compile(
     rb"""
@@ -37,37 +35,31 @@ OURS_WITHIN_BYTES = 1500
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def is_ours(path: Path) -> bool:
+def is_ours(place: Place) -> bool:
     """Whether a document of this tool lies there; False for what can't be read."""
-    place = urls.parse(path)
     with contextlib.suppress(OSError):
-        if isinstance(place, urls.Url):
-            return OURS.match(start_of(place, OURS_WITHIN_BYTES)) is not None
-        if Path(place).is_file():
-            with Path(place).open("rb") as file:
-                return OURS.match(file.read(OURS_WITHIN_BYTES)) is not None
+        if isinstance(place, Url) or place.is_file():
+            return OURS.match(_start_of(place)) is not None
     return False
 
 
-def write_whole(path: Path, text: str) -> None:
+def write_whole(place: Place, text: str) -> None:
     """Write a file whole or not at all: another name in the same folder, then rename.
 
     A link keeps pointing to the file, which is replaced. A device or a pipe is written to; renaming would put a
-    file in its place. Raises EnvironmentFaultError (no space, no right to write); what was there stays then.
-    A URL's store gets it in one piece.
+    file in its place. A URL's store gets the text in one request.
+    Raises EnvironmentFaultError (no space, no right to write, StoreError); what was there stays then.
     """
-    place = urls.parse(path)
-    if isinstance(place, urls.Url):
-        write_to_store(place, text)
-        return
-    path = Path(place)
     content = text.encode()
+    if isinstance(place, Url):
+        open_url(place).write_whole(content)
+        return
     try:
-        if path.exists() and not path.is_file():
-            with path.open("wb") as device:
+        if place.exists() and not place.is_file():
+            with place.open("wb") as device:
                 device.write(content)
             return
-        final = path.resolve()
+        final = place.resolve()
         # nobody can lay a link under a name that is not known; two containers can have one process number
         temporary = final.with_name(f".{final.name}.{secrets.token_hex(8)}.tmp")
         file = temporary.open("xb")
@@ -80,52 +72,37 @@ def write_whole(path: Path, text: str) -> None:
     except OSError as fault:
         look = "df -h" if fault.errno in FULL else "ls -ld"
         raise EnvironmentFaultError(
-            f"{path}: report is not written ({fault.strerror}); it must be written whole",
-            f"{look} {shlex.quote(str(path.parent))}",
+            f"{place}: report is not written ({fault.strerror}); it must be written whole",
+            f"{look} {shlex.quote(str(place.parent))}",
         ) from fault
 
 
-def replace_with_error(path: Path, document: str) -> None:
+def replace_with_error(place: Place, document: str) -> None:
     """Put an error document where a report was to go, so that no report of an earlier run stands for this one.
 
     Only in place of nothing, of a document of this tool, or into a device or pipe: a run that failed may have
-    been given a wrong path. Raises EnvironmentFaultError as write_whole does; a document of this tool is gone then.
+    been given a wrong path. Raises EnvironmentFaultError as write_whole does; in a file, a document of this tool is
+    gone then: better none than the PASS of an earlier run.
     """
-    place = urls.parse(path)
-    if isinstance(place, urls.Url):
-        replace_in_store(place, document, OURS, OURS_WITHIN_BYTES)
+    if isinstance(place, Url):
+        with contextlib.suppress(FileNotFoundError):
+            if not OURS.match(_start_of(place)):
+                return
+        write_whole(place, document)
         return
-    path = Path(place)
-    if path.is_dir() or not path.parent.is_dir():
-        return
-    if path.is_file() and not is_ours(path):
+    if place.is_dir() or not place.parent.is_dir() or (place.is_file() and not is_ours(place)):
         return
     try:
-        write_whole(path, document)
+        write_whole(place, document)
     except EnvironmentFaultError:
-        if path.is_file():  # no room for the error: better no document than the PASS of an earlier run
-            path.resolve().unlink(missing_ok=True)
+        if place.is_file():
+            place.resolve().unlink(missing_ok=True)
         raise
 
 
-def write_to_store(url: Url, text: str) -> None:
-    """Put a report there in one piece. Raises StoreError, an EnvironmentFaultError."""
-    open_url(url).write_whole(text.encode())
-
-
-def replace_in_store(url: Url, document: str, ours: re.Pattern[bytes], head_bytes: int) -> None:
-    """Put an error document there, in place of nothing or of a document of this tool.
-
-    ours: what the first `head_bytes` of such a document match. Raises StoreError.
-    """
-    try:
-        if not ours.match(start_of(url, head_bytes)):
-            return
-    except FileNotFoundError:
-        pass
-    write_to_store(url, document)
-
-
-def start_of(url: Url, n_bytes: int) -> bytes:
-    """The first bytes of what is there. Raises FileNotFoundError, StoreError."""
-    return open_url(url).read_bytes(n_bytes)[:n_bytes]
+def _start_of(place: Place) -> bytes:
+    """The first bytes of a document, as many as show whose it is. Raises FileNotFoundError, StoreError, OSError."""
+    if isinstance(place, Url):
+        return open_url(place).read_bytes(OURS_WITHIN_BYTES)
+    with place.open("rb") as file:
+        return file.read(OURS_WITHIN_BYTES)
