@@ -1,4 +1,4 @@
-"""Fixtures that several files share; helper modules are found by their names (`pythonpath` in pyproject.toml)."""
+"""Fixtures that several files share; what they are made of is the package `support`."""
 
 from __future__ import annotations
 
@@ -14,21 +14,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from benchmark_scripts import load
+
+pytest.register_assert_rewrite("support")  # before its import: a failed assert there shows its values too
+from support import PHOTOS  # noqa: E402
+from support.benchmark_scripts import load  # noqa: E402
 
 if TYPE_CHECKING:
-    from calibrations import Calibrated
-    from comparisons import Workshop
-
     from robustcheck_onnx.checker.model.open import ModelFile
     from robustcheck_onnx.checker.report.record import Report
+    from support.calibrations import Calibrated
+    from support.comparisons import Workshop
 
-ROOT = Path(__file__).parent.parent
-# a failed assert of these shows its values too
-pytest.register_assert_rewrite(
-    "bad_input", "calibrations", "comparisons", "form_readers", "measuring", "outcomes", "scan_truth", "stores"
-)
-os.environ["ROBUSTCHECK_NO_CACHE"] = "1"  # a test measures; tests/test_cache.py switches it on again
+os.environ["ROBUSTCHECK_NO_CACHE"] = "1"  # a test measures; tests/measure/test_cache.py switches it on again
 
 
 @pytest.fixture(scope="session")
@@ -39,20 +36,20 @@ def lookup() -> ModuleType:
 
 @pytest.fixture(scope="session")
 def onnx_models() -> ModuleType:
-    """tests/onnx_models.py: tiny graphs made with onnx.helper."""
-    return import_module("onnx_models")
+    """tests/support/onnx_models.py: tiny graphs made with onnx.helper."""
+    return import_module("support.onnx_models")
 
 
 @pytest.fixture(scope="session")
 def warm_command() -> ModuleType:
-    """tests/warm_command.py: `WarmCommand`, the command without its start-up."""
-    return import_module("warm_command")
+    """tests/support/warm_command.py: `WarmCommand`, the command without its start-up."""
+    return import_module("support.warm_command")
 
 
 @pytest.fixture(scope="session")
 def commands() -> ModuleType:
-    """tests/commands.py: `read`, `run`, `missing`: the commands of a Markdown page."""
-    return import_module("commands")
+    """tests/support/commands.py: `read`, `run`, `missing`: the commands of a Markdown page."""
+    return import_module("support.commands")
 
 
 @pytest.fixture(scope="session")
@@ -62,7 +59,7 @@ def lookup_pass(tmp_path_factory: pytest.TempPathFactory, lookup: ModuleType) ->
     rng = np.random.default_rng(3)
     h = rng.normal(size=(80, 512)) + rng.normal(0, 0.5, 512)
     h[:, 7] += 20
-    photos = sorted((ROOT / "checker" / "photos").glob("*.jpg"))
+    photos = PHOTOS
     lookup.write_lookup_images(folder / "photos", 80, photos=photos)
     model: Path = lookup.write_lookup_model(folder / "model.onnx", h * rng.uniform(0.5, 2, (80, 1)))
     return model, folder / "photos"
@@ -79,7 +76,7 @@ def passed(lookup_pass: tuple[Path, Path]) -> Report:
 def _exported(folder: Path, factory: str) -> Path:
     from robustcheck_onnx.exporters import run
 
-    photos = sorted((ROOT / "checker" / "photos").glob("*.jpg"))[:5]
+    photos = PHOTOS[:5]
     run.run("torch", f"robustcheck_onnx.exporters.demo:{factory}", folder / f"{factory}.onnx", photos=photos)
     return folder / f"{factory}.onnx"
 
@@ -121,7 +118,7 @@ def skimage_photos() -> list[Path]:
 @pytest.fixture
 def my_vision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A user's own module in the current folder, which is the test's own one."""
-    from user_modules import FACTORIES
+    from support.user_modules import FACTORIES
 
     (tmp_path / "my_vision.py").write_text(FACTORIES)
     monkeypatch.chdir(tmp_path)
@@ -133,14 +130,14 @@ def my_vision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 def photos_80(tmp_path_factory: pytest.TempPathFactory, lookup: ModuleType) -> Path:
     """80 photos for look-up models."""
     folder = tmp_path_factory.mktemp("compare_photos")
-    lookup.write_lookup_images(folder, 80, photos=sorted((ROOT / "checker" / "photos").glob("*.jpg")))
+    lookup.write_lookup_images(folder, 80, photos=PHOTOS)
     return folder
 
 
 @pytest.fixture
 def workshop(tmp_path: Path, photos_80: Path, lookup: ModuleType) -> Workshop:
     """Writes look-up models into the test's folder, and compares them."""
-    from comparisons import Workshop
+    from support.comparisons import Workshop
 
     return Workshop(tmp_path, photos_80, lookup.write_lookup_model)
 
@@ -175,7 +172,7 @@ def mini_suite(lookup: ModuleType) -> ModuleType:  # which it imports
 @pytest.fixture(scope="session")
 def calibrated(tmp_path_factory: pytest.TempPathFactory, mini_suite: ModuleType) -> Calibrated:
     """A suite of look-up models, calibrated by the real command."""
-    from calibrations import Calibrated, calibrate
+    from support.calibrations import Calibrated, calibrate
 
     folder = tmp_path_factory.mktemp("mini")
     suite = mini_suite.write_suite(folder, exported=False)
@@ -192,7 +189,7 @@ def world(
     lookup_pass: tuple[Path, Path],
 ) -> Path:
     """A folder of broken files, and of a model that passes with its photos."""
-    import bad_files
+    from support import bad_files
 
     folder = tmp_path_factory.mktemp("world")
     bad_files.write(folder, *lookup_pass, lookup, onnx_models)
@@ -202,7 +199,7 @@ def world(
 @pytest.fixture(scope="session")
 def warm(warm_command: ModuleType) -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
     """As `bad_input.run`, without start-up."""
-    from bad_input import environment
+    from support.bad_input import environment
 
     command = warm_command.WarmCommand(environment())
     yield command.run
