@@ -22,7 +22,6 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-import lookup
 import numpy as np
 from PIL import Image, ImageOps
 
@@ -35,6 +34,7 @@ from robustcheck_onnx.checker.measure.job import SHARD_IMAGES, Job, merge, nothi
 from robustcheck_onnx.checker.runtime.device import cpu_name, cpu_threads
 from robustcheck_onnx.checker.statistics import state as sums
 from robustcheck_onnx.thresholds import profile
+from support import lookup
 
 ROOT = Path(__file__).parent.parent
 PHOTO_PX, QUALITY = (500, 375), 92  # the commonest size of ImageNet's photos; JPEG

@@ -7,17 +7,15 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
 pytest.register_assert_rewrite("support")  # before its import: a failed assert there shows its values too
-from support import PHOTOS  # noqa: E402
-from support.benchmark_scripts import load  # noqa: E402
+from support import PHOTOS, lookup, mini_suite  # noqa: E402
+from support.warm_command import WarmCommand  # noqa: E402
 
 if TYPE_CHECKING:
     from robustcheck_onnx.checker.model.open import ModelFile
@@ -29,39 +27,14 @@ os.environ["ROBUSTCHECK_NO_CACHE"] = "1"  # a test measures; tests/measure/test_
 
 
 @pytest.fixture(scope="session")
-def lookup() -> ModuleType:
-    """benchmarks/lookup.py: `write_lookup_model`, `write_lookup_images`."""
-    return load("lookup")
-
-
-@pytest.fixture(scope="session")
-def onnx_models() -> ModuleType:
-    """tests/support/onnx_models.py: tiny graphs made with onnx.helper."""
-    return import_module("support.onnx_models")
-
-
-@pytest.fixture(scope="session")
-def warm_command() -> ModuleType:
-    """tests/support/warm_command.py: `WarmCommand`, the command without its start-up."""
-    return import_module("support.warm_command")
-
-
-@pytest.fixture(scope="session")
-def commands() -> ModuleType:
-    """tests/support/commands.py: `read`, `run`, `missing`: the commands of a Markdown page."""
-    return import_module("support.commands")
-
-
-@pytest.fixture(scope="session")
-def lookup_pass(tmp_path_factory: pytest.TempPathFactory, lookup: ModuleType) -> tuple[Path, Path]:
+def lookup_pass(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A look-up model that passes (one planted persistent outlier feature), and 80 photos to check it on."""
     folder = tmp_path_factory.mktemp("pass")
     rng = np.random.default_rng(3)
     h = rng.normal(size=(80, 512)) + rng.normal(0, 0.5, 512)
     h[:, 7] += 20
-    photos = PHOTOS
-    lookup.write_lookup_images(folder / "photos", 80, photos=photos)
-    model: Path = lookup.write_lookup_model(folder / "model.onnx", h * rng.uniform(0.5, 2, (80, 1)))
+    lookup.write_lookup_images(folder / "photos", 80, photos=PHOTOS)
+    model = lookup.write_lookup_model(folder / "model.onnx", h * rng.uniform(0.5, 2, (80, 1)))
     return model, folder / "photos"
 
 
@@ -76,8 +49,7 @@ def passed(lookup_pass: tuple[Path, Path]) -> Report:
 def _exported(folder: Path, factory: str) -> Path:
     from robustcheck_onnx.exporters import run
 
-    photos = PHOTOS[:5]
-    run.run("torch", f"robustcheck_onnx.exporters.demo:{factory}", folder / f"{factory}.onnx", photos=photos)
+    run.run("torch", f"robustcheck_onnx.exporters.demo:{factory}", folder / f"{factory}.onnx", photos=PHOTOS[:5])
     return folder / f"{factory}.onnx"
 
 
@@ -127,7 +99,7 @@ def my_vision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 @pytest.fixture(scope="session")
-def photos_80(tmp_path_factory: pytest.TempPathFactory, lookup: ModuleType) -> Path:
+def photos_80(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """80 photos for look-up models."""
     folder = tmp_path_factory.mktemp("compare_photos")
     lookup.write_lookup_images(folder, 80, photos=PHOTOS)
@@ -135,7 +107,7 @@ def photos_80(tmp_path_factory: pytest.TempPathFactory, lookup: ModuleType) -> P
 
 
 @pytest.fixture
-def workshop(tmp_path: Path, photos_80: Path, lookup: ModuleType) -> Workshop:
+def workshop(tmp_path: Path, photos_80: Path) -> Workshop:
     """Writes look-up models into the test's folder, and compares them."""
     from support.comparisons import Workshop
 
@@ -164,13 +136,7 @@ def own_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 
 
 @pytest.fixture(scope="session")
-def mini_suite(lookup: ModuleType) -> ModuleType:  # which it imports
-    """benchmarks/mini_suite.py: `write_suite`."""
-    return load("mini_suite")
-
-
-@pytest.fixture(scope="session")
-def calibrated(tmp_path_factory: pytest.TempPathFactory, mini_suite: ModuleType) -> Calibrated:
+def calibrated(tmp_path_factory: pytest.TempPathFactory) -> Calibrated:
     """A suite of look-up models, calibrated by the real command."""
     from support.calibrations import Calibrated, calibrate
 
@@ -184,24 +150,22 @@ def calibrated(tmp_path_factory: pytest.TempPathFactory, mini_suite: ModuleType)
 @pytest.fixture(scope="session")
 def world(
     tmp_path_factory: pytest.TempPathFactory,
-    lookup: ModuleType,
-    onnx_models: ModuleType,
     lookup_pass: tuple[Path, Path],
 ) -> Path:
     """A folder of broken files, and of a model that passes with its photos."""
     from support import bad_files
 
     folder = tmp_path_factory.mktemp("world")
-    bad_files.write(folder, *lookup_pass, lookup, onnx_models)
+    bad_files.write(folder, *lookup_pass)
     return folder
 
 
 @pytest.fixture(scope="session")
-def warm(warm_command: ModuleType) -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
+def warm() -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
     """As `bad_input.run`, without start-up."""
     from support.bad_input import environment
 
-    command = warm_command.WarmCommand(environment())
+    command = WarmCommand(environment())
     yield command.run
     command.close()
 

@@ -8,13 +8,12 @@ import signal
 import subprocess
 import time
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
 from robustcheck_onnx.checker.calibrate import tasks as calibration_tasks
 from robustcheck_onnx.thresholds import profile, suite
-from support import ROOT
+from support import ROOT, mini_suite
 from support.calibrations import COMMAND, calibrate, rows, run
 from support.hub_cache import hub_repo
 
@@ -23,7 +22,7 @@ EMBEDDINGS = SHARED / "data" / "embeddings"
 
 
 @pytest.mark.skipif(not EMBEDDINGS.is_dir(), reason="the published embedding vectors are not part of the project")
-def test_real_embeddings_give_thresholds_as_the_reference_table_does(tmp_path: Path, mini_suite: ModuleType) -> None:
+def test_real_embeddings_give_thresholds_as_the_reference_table_does(tmp_path: Path) -> None:
     """Another sample of the same vectors, confidence bounds instead of subsets: the same sets fall on the same side."""
     suite = mini_suite.write_suite(tmp_path, EMBEDDINGS, exported=False)
     out = tmp_path / "real.json"
@@ -53,7 +52,7 @@ def test_the_papers_plan_has_every_model_and_its_size(tmp_path: Path) -> None:
 
 @pytest.mark.export
 def test_the_whole_path_offline_with_stand_in_weights(
-    tmp_path: Path, mini_suite: ModuleType, efficientnet_lite0: Path, planted_outlier: Path
+    tmp_path: Path, efficientnet_lite0: Path, planted_outlier: Path
 ) -> None:
     """Entries of the packaged suite by their own names, from a cache laid out as the hub client does; what is not in
     it fails alone with what to place where; real weights and look-up models beside them."""

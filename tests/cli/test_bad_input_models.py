@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 
+from support import lookup
 from support.bad_input import Done, Row, assert_says, check_row
 
 ENCODER_ALONE = "export the vision encoder alone: robustcheck export --help"
@@ -225,7 +225,7 @@ def test_check(world: Path, row: Row, warm: Callable[..., Done]) -> None:
 
 
 def test_images_that_are_all_alike_to_the_model_are_a_warning(
-    world: Path, tmp_path: Path, lookup: ModuleType, warm: Callable[..., Done]
+    world: Path, tmp_path: Path, warm: Callable[..., Done]
 ) -> None:
     """Their kurtosis differs by rounding only, which numpy.histogram refuses to part into bins."""
     random = np.random.default_rng(0)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator
-from types import ModuleType
 
 import pytest
 from typer.core import TyperGroup
@@ -14,7 +13,7 @@ from typer.main import get_command
 from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.cli.process import with_default_command
 from robustcheck_onnx.checker.errors import UsageError
-from support import ROOT
+from support import ROOT, commands
 
 GROUP = get_command(cli.app)
 assert isinstance(GROUP, TyperGroup)
@@ -64,7 +63,7 @@ def test_where_codes_matter_the_help_lists_them(verb: str, capsys: pytest.Captur
     assert re.search(r"Exit codes: 0 .* · [34] ", " ".join(capsys.readouterr().out.split()))
 
 
-def test_the_commands_of_every_page_are_understood(commands: ModuleType) -> None:
+def test_the_commands_of_every_page_are_understood() -> None:
     seen = set()
     for page in PAGES:
         for command in commands.read(page.read_text(encoding="utf-8")):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from rich.console import Console, RenderableType
 from robustcheck_onnx.checker.cli.inspect_terminal import doctor_json, inspect_json, render_doctor, render_inspect
 from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.checker.runtime.doctor import Finding
+from support import lookup, onnx_models
 
 ORIGINS = [("size", "8 × 8", "model input"), ("mean", "0.485 0.456 0.406", "assumed: ImageNet values")]
 FINDINGS = [
@@ -39,7 +39,7 @@ def squeezed(text: str) -> str:
 
 
 @pytest.mark.parametrize("width", [80, 120])
-def test_everything_is_there_and_nothing_is_cut(tmp_path: Path, onnx_models: ModuleType, width: int) -> None:
+def test_everything_is_there_and_nothing_is_cut(tmp_path: Path, width: int) -> None:
     folder = tmp_path / ("a-long-folder-name-" * 6)
     folder.mkdir()
     path = onnx_models.save(onnx_models.classifier(512, output="output"), folder / "m.onnx", external=True)
@@ -67,7 +67,7 @@ def test_everything_is_there_and_nothing_is_cut(tmp_path: Path, onnx_models: Mod
         assert squeezed(part) in text
 
 
-def test_contract_and_alternatives(tmp_path: Path, lookup: ModuleType, onnx_models: ModuleType) -> None:
+def test_contract_and_alternatives(tmp_path: Path) -> None:
     path = lookup.write_lookup_model(tmp_path / "m.onnx", np.eye(4), source={"random_weights": True})
     text = squeezed(shown(render_inspect(open_model(path), []), 120))
     assert squeezed("schema 1; lookup lookup embedding matrix, random weights, synthetic:") in text
@@ -85,7 +85,7 @@ def test_contract_and_alternatives(tmp_path: Path, lookup: ModuleType, onnx_mode
     ]
 
 
-def test_json_of_inspect(tmp_path: Path, onnx_models: ModuleType) -> None:
+def test_json_of_inspect(tmp_path: Path) -> None:
     model = open_model(onnx_models.save(onnx_models.classifier(), tmp_path / "m.onnx"))
     content: dict[str, Any] = json.loads(json.dumps(inspect_json(model, ORIGINS), allow_nan=False))
     assert content["digest"] == model.digest
@@ -107,7 +107,7 @@ def test_doctor() -> None:
     assert doctor_json(FINDINGS)["findings"][1]["fix"] == FINDINGS[1].fix
 
 
-def test_ascii(tmp_path: Path, onnx_models: ModuleType) -> None:
+def test_ascii(tmp_path: Path) -> None:
     path = onnx_models.save(onnx_models.classifier(), tmp_path / "modèle.onnx")
     text = shown(render_inspect(open_model(path), ORIGINS, ascii_only=True), 120)
     assert text.isascii()

@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -27,12 +26,13 @@ from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.report import summary as report_summary
 from robustcheck_onnx.checker.report.outcome import exit_code_of
 from robustcheck_onnx.checker.report.record import Failed, Report
+from support import lookup, warm_command
 
 COMMAND = str(Path(sys.executable).parent / "robustcheck")
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory, lookup: ModuleType, lookup_pass: tuple[Path, Path]) -> Path:
+def world(tmp_path_factory: pytest.TempPathFactory, lookup_pass: tuple[Path, Path]) -> Path:
     """pass.onnx, warn.onnx, text.onnx (no model), and photos."""
     folder = tmp_path_factory.mktemp("many")
     model, photos = lookup_pass
@@ -44,7 +44,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, lookup: ModuleType, lookup_p
 
 
 @pytest.fixture(scope="module")
-def warm(warm_command: ModuleType) -> Iterator[Any]:
+def warm() -> Iterator[Any]:
     """The command without its start-up."""
     command = warm_command.WarmCommand(dict(os.environ))
     yield command

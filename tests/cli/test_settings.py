@@ -12,7 +12,6 @@ import tomllib
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ import pytest
 from robustcheck_onnx.checker.cli import settings as config
 from robustcheck_onnx.checker.cli.verbs import check as cli_check
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
-from support import ROOT
+from support import ROOT, lookup, warm_command
 
 COMMAND = str(Path(sys.executable).parent / "robustcheck")
 WAIVERS = """
@@ -42,7 +41,7 @@ WARM: list[Any] = []
 
 
 @pytest.fixture(scope="module", autouse=True)
-def warm(warm_command: ModuleType) -> Iterator[None]:
+def warm() -> Iterator[None]:
     """The command without its start-up, for calls that change no variable."""
     WARM.append(warm_command.WarmCommand(dict(os.environ)))
     yield
@@ -67,7 +66,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(scope="module")
-def warn_model(tmp_path_factory: pytest.TempPathFactory, lookup: ModuleType) -> Path:
+def warn_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A look-up model of Gaussian rows: WARN low_kurtosis and no_persistent_outlier_features."""
     model: Path = lookup.write_lookup_model(
         tmp_path_factory.mktemp("warn") / "warn.onnx", np.random.default_rng(3).normal(size=(80, 512))

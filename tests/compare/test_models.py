@@ -6,7 +6,6 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +13,7 @@ import onnx
 import pytest
 from scipy import stats
 
-from support import ROOT
+from support import ROOT, lookup, onnx_models
 from support.comparisons import Array, Workshop, alike, eight_bits, ids, numbers, planted, rotation, run_compare
 
 SHARED = Path(os.environ.get("ROBUSTCHECK_SHARED", ROOT.parent / "shared")) / "data" / "embeddings"
@@ -121,7 +120,7 @@ def test_classifiers_permuted_inside_are_the_same_network_and_agree(workshop: Wo
     assert "not_comparable" in ids(kinds)
 
 
-def test_each_model_has_its_own_preprocessing(workshop: Workshop, lookup: ModuleType) -> None:
+def test_each_model_has_its_own_preprocessing(workshop: Workshop) -> None:
     """The candidate takes BGR: where its own contract is obeyed, it reads the same index and gives the same rows."""
     h = planted()
     b = workshop.model("rgb", h)
@@ -146,7 +145,7 @@ def test_half_precision_passes(workshop: Workshop) -> None:
     assert report.candidate.evidence.execution.precision == "fp16"
 
 
-def network(path: Path, onnx_models: ModuleType, lookup: ModuleType, *, opset: int = 18, seed: int = 0) -> Path:
+def network(path: Path, *, opset: int = 18, seed: int = 0) -> Path:
     """Local contrasts of the photo, normalised, in a Gaussian mix; a bias makes feature 7 stand out."""
     rng = np.random.default_rng(seed)
     kernels = rng.normal(size=(8, 3, 8, 8))
@@ -175,10 +174,10 @@ def network(path: Path, onnx_models: ModuleType, lookup: ModuleType, *, opset: i
     return Path(onnx_models.save(model, path))
 
 
-def test_opsets_and_their_converter(workshop: Workshop, onnx_models: ModuleType, lookup: ModuleType) -> None:
+def test_opsets_and_their_converter(workshop: Workshop) -> None:
     """The same network written for opset 17, for 20, and brought from 17 to 20: equal to rounding."""
-    old = network(workshop.folder / "old.onnx", onnx_models, lookup, opset=17)
-    new = network(workshop.folder / "new.onnx", onnx_models, lookup, opset=20)
+    old = network(workshop.folder / "old.onnx", opset=17)
+    new = network(workshop.folder / "new.onnx", opset=20)
     converted = onnx.version_converter.convert_version(onnx.load(old), 20)
     onnx.helper.set_model_props(converted, {p.key: p.value for p in onnx.load(old).metadata_props})
     onnx_models.save(converted, workshop.folder / "converted.onnx")
@@ -192,12 +191,12 @@ def test_opsets_and_their_converter(workshop: Workshop, onnx_models: ModuleType,
 
 
 @pytest.mark.parametrize("precision", ["int8-qdq", "int8-dynamic"])
-def test_int8_of_a_network(workshop: Workshop, precision: str, onnx_models: ModuleType, lookup: ModuleType) -> None:
+def test_int8_of_a_network(workshop: Workshop, precision: str) -> None:
     """Both int8 forms keep verdict and feature."""
     from robustcheck_onnx.exporters.run import run
 
     photos = sorted(workshop.photos.iterdir())[:40]
-    reference = network(workshop.folder / "fp32.onnx", onnx_models, lookup)
+    reference = network(workshop.folder / "fp32.onnx")
     candidate = workshop.folder / "int8.onnx"
     calibration = photos if precision == "int8-qdq" else []
     run("onnx", str(reference), candidate, precision=precision, photos=photos[:5], calibration=calibration)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.exporters import parity, quantize, write
 from robustcheck_onnx.exporters.errors import ExportError
 from robustcheck_onnx.exporters.run import run
-from support import PHOTOS
+from support import PHOTOS, lookup, onnx_models
 
 BUNDLED = PHOTOS
 PREPROCESSING = {
@@ -34,17 +33,17 @@ PREPROCESSING = {
 Array = npt.NDArray[np.float32]
 
 
-def with_contract(model: onnx.ModelProto, lookup: ModuleType, output: str, **changes: Any) -> onnx.ModelProto:
+def with_contract(model: onnx.ModelProto, output: str, **changes: Any) -> onnx.ModelProto:
     text = json.dumps(lookup.lookup_contract(output=output) | {"preprocessing": PREPROCESSING} | changes)
     onnx.helper.set_model_props(model, {"robustcheck.contract": text})
     return model
 
 
 @pytest.fixture
-def encoder(tmp_path: Path, onnx_models: ModuleType, lookup: ModuleType) -> Path:
+def encoder(tmp_path: Path) -> Path:
     """Conv → ReLU → pooling → linear, as an fp32 file with a contract."""
     model = onnx_models.encoder(64, output="representation")
-    return Path(onnx_models.save(with_contract(model, lookup, "representation"), tmp_path / "fp32.onnx"))
+    return Path(onnx_models.save(with_contract(model, "representation"), tmp_path / "fp32.onnx"))
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +155,7 @@ def test_weights_beside_the_file_stay_beside_it(
     np.testing.assert_array_equal(represent(one_file.path, pixels(photos[:5])), rows)
 
 
-def test_a_source_with_weights_beside_it(encoder: Path, photos: list[Path], onnx_models: ModuleType) -> None:
+def test_a_source_with_weights_beside_it(encoder: Path, photos: list[Path]) -> None:
     whole = represent(made(encoder, photos, "int8-qdq").path, pixels(photos[:5]))
     onnx_models.save(onnx.load(encoder), encoder, external=True)
     np.testing.assert_array_equal(represent(made(encoder, photos, "int8-qdq").path, pixels(photos[:5])), whole)
@@ -174,7 +173,7 @@ def test_a_source_with_weights_beside_it(encoder: Path, photos: list[Path], onnx
 # ------------------------------------------------------------------------------------------------- refusals
 
 
-def spoilt(what: str, encoder: Path, onnx_models: ModuleType, lookup: ModuleType) -> None:
+def spoilt(what: str, encoder: Path) -> None:
     """Change the fp32 file so that it can't be quantised."""
     model = onnx.load(encoder)
     if what == "no contract":
@@ -182,16 +181,16 @@ def spoilt(what: str, encoder: Path, onnx_models: ModuleType, lookup: ModuleType
     elif what == "contract no JSON":
         model.metadata_props[0].value = "{"
     elif what == "newer contract":
-        with_contract(model, lookup, "representation", schema_version=2)
+        with_contract(model, "representation", schema_version=2)
     elif what == "fp16":
-        with_contract(model, lookup, "representation", precision="fp16")
+        with_contract(model, "representation", precision="fp16")
     elif what == "half weights":
         weight = next(w for w in model.graph.initializer if w.name == "proj")
         weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight).astype(np.float16), "proj"))
     elif what == "no layers":
         nodes, _ = onnx_models.pooled()
         nodes = [("Relu", ["image"], ["relu"]), nodes[2], ("Flatten", ["gap"], ["representation"])]
-        model = with_contract(onnx_models.build(nodes, ["representation"]), lookup, "representation")
+        model = with_contract(onnx_models.build(nodes, ["representation"]), "representation")
     elif what == "ruined":
         # a weight that meets only zeros sets the one scale of the matrix: all others are rounded away
         conv, proj = (next(w for w in model.graph.initializer if w.name == n) for n in ("conv.weight", "proj"))
@@ -225,9 +224,13 @@ def spoilt(what: str, encoder: Path, onnx_models: ModuleType, lookup: ModuleType
     ],
 )
 def test_files_that_are_refused_leave_nothing(
-    encoder: Path, photos: list[Path], what: str, code: int, said: str, onnx_models: ModuleType, lookup: ModuleType
+    encoder: Path,
+    photos: list[Path],
+    what: str,
+    code: int,
+    said: str,
 ) -> None:
-    spoilt(what, encoder, onnx_models, lookup)
+    spoilt(what, encoder)
     before = left(encoder.parent)
     with pytest.raises(ExportError) as caught:
         made(encoder, photos, "int8-dynamic")
@@ -329,7 +332,7 @@ def test_a_relu_that_the_quantiser_took_out_is_still_seen(encoder: Path, photos:
     assert open_model(record.path).representation.ends_in == seen[precision]
 
 
-def signed(onnx_models: ModuleType, lookup: ModuleType, folder: Path) -> Path:
+def signed(folder: Path) -> Path:
     """Attention between ReLU and the last layer: the representation is no function of the rectified features alone."""
     nodes, weights = onnx_models.pooled()
     nodes += [
@@ -343,14 +346,15 @@ def signed(onnx_models: ModuleType, lookup: ModuleType, folder: Path) -> Path:
     weights |= {"mix": onnx_models.weight(16, 16), "w": onnx_models.weight(16, 12)}
     weights |= {"last": np.array([2]), "middle": np.array([1])}
     output = ("representation", onnx.TensorProto.FLOAT, ("batch", 12))
-    model = with_contract(onnx_models.build(nodes, [output], weights), lookup, "representation")
+    model = with_contract(onnx_models.build(nodes, [output], weights), "representation")
     return Path(onnx_models.save(model, folder / "signed.onnx"))
 
 
 def test_signed_features_stay_signed(
-    tmp_path: Path, photos: list[Path], onnx_models: ModuleType, lookup: ModuleType
+    tmp_path: Path,
+    photos: list[Path],
 ) -> None:
-    path = signed(onnx_models, lookup, tmp_path)
+    path = signed(tmp_path)
     ends_in = open_model(path).representation.ends_in
     assert ends_in == "linear"
     record = run("onnx", str(path), tmp_path / "q.onnx", precision="int8-qdq", photos=photos[:5], calibration=photos)

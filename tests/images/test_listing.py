@@ -12,7 +12,7 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -30,6 +30,7 @@ from robustcheck_onnx.checker.measure import run as measure
 from robustcheck_onnx.checker.measure.job import Job
 from robustcheck_onnx.checker.measure.workers import run
 from robustcheck_onnx.thresholds import profile
+from support import lookup
 
 
 def order_by_definition(names: Sequence[str], seed: int) -> list[int]:
@@ -232,7 +233,7 @@ def test_rows_of_json_are_read_as_by_json_loads(before: str, after: str) -> None
 
 
 @pytest.fixture
-def late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lookup: ModuleType) -> tuple[Path, Path]:
+def late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
     """A model, and a list of its photos whose last row names no file and isn't looked for."""
     h = np.random.default_rng(0).normal(size=(60, 64))
     model = lookup.write_lookup_model(tmp_path / "model.onnx", h)

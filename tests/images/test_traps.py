@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -16,7 +15,7 @@ from PIL import Image, ImageDraw, ImageEnhance
 
 from robustcheck_onnx.checker import check
 from robustcheck_onnx.checker.errors import CannotAssessError
-from support import PHOTOS
+from support import PHOTOS, lookup
 
 RNG = np.random.default_rng(0)
 N = 64
@@ -120,9 +119,7 @@ def test_no_image_that_decodes_is_an_error(planted_outlier: Path, tmp_path: Path
         check(planted_outlier, images=tmp_path)
 
 
-def test_a_model_that_passes_on_photos_does_not_on_parts_of_one(
-    lookup_pass: tuple[Path, Path], lookup: ModuleType, tmp_path: Path
-) -> None:
+def test_a_model_that_passes_on_photos_does_not_on_parts_of_one(lookup_pass: tuple[Path, Path], tmp_path: Path) -> None:
     model, photos = lookup_pass
     lookup.write_lookup_images(tmp_path, 80, photos=[PHOTOS[3]])
     command = [str(Path(sys.executable).parent / "robustcheck"), str(model), "-o", "json", "--images"]

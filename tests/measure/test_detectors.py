@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -17,7 +16,7 @@ from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.images import source as images
 from robustcheck_onnx.checker.measure import cache, detectors
 from robustcheck_onnx.checker.report.record import Report, to_json
-from support import ROOT
+from support import ROOT, lookup
 from support.measuring import never_decided
 
 COMMAND = Path(sys.executable).parent / "robustcheck"
@@ -171,7 +170,6 @@ def test_only_a_named_detector_is_imported(plug_in: PlugIn, lookup_pass: tuple[P
 
 def test_a_detector_sees_the_usable_representations_in_order(
     plug_in: PlugIn,
-    lookup: ModuleType,
     lookup_pass: tuple[Path, Path],
     tmp_path: Path,
 ) -> None:
@@ -200,7 +198,6 @@ def test_an_ok_changes_nothing_but_what_is_told_of_it(plug_in: PlugIn, lookup_pa
 @pytest.mark.parametrize("finding", ["ok", "warn"])
 def test_no_detector_takes_a_warn_away(
     plug_in: PlugIn,
-    lookup: ModuleType,
     lookup_pass: tuple[Path, Path],
     tmp_path: Path,
     finding: str,

@@ -4,7 +4,6 @@ import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -22,7 +21,7 @@ from robustcheck_onnx.checker.measure.job import Job, conclude, merge
 from robustcheck_onnx.checker.report.record import Report, to_json
 from robustcheck_onnx.checker.statistics import state
 from robustcheck_onnx.thresholds import profile
-from support import PHOTOS
+from support import PHOTOS, lookup, onnx_models
 from support.measuring import never_decided, parts
 
 N_IMAGES, WIDTH, SIZE_PX = 150, 24, 16
@@ -38,7 +37,7 @@ def vectors() -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory, lookup: ModuleType) -> tuple[Path, Path]:
+def model(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A look-up model of `vectors` and its images, one of them damaged."""
     folder = tmp_path_factory.mktemp("gallery")
     paths = lookup.write_lookup_images(folder / "photos", N_IMAGES, photos=PHOTOS, size_px=SIZE_PX)
@@ -108,7 +107,7 @@ def test_shards_merged_are_a_single_run(model: tuple[Path, Path], report: Report
         assert evidence.gallery == report.evidence.gallery
 
 
-def test_several_tensors_have_a_gallery_each(onnx_models: ModuleType, model: tuple[Path, Path], tmp_path: Path) -> None:
+def test_several_tensors_have_a_gallery_each(model: tuple[Path, Path], tmp_path: Path) -> None:
     nodes, weights = onnx_models.pooled(24)
     weights["proj"] = onnx_models.weight(24, 16)
     nodes.append(("MatMul", ["features", "proj"], ["embedding"]))

@@ -10,7 +10,6 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -23,7 +22,7 @@ from robustcheck_onnx.checker.measure.job import SHARD_IMAGES, TRIES, Job, Outco
 from robustcheck_onnx.checker.measure.ray_cluster import plan_workers
 from robustcheck_onnx.checker.measure.workers import run
 from robustcheck_onnx.thresholds import profile
-from support import PHOTOS
+from support import PHOTOS, lookup
 from support.measuring import by_name
 
 RTOL = 1e-12
@@ -37,7 +36,7 @@ needs_ray = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory, lookup: ModuleType) -> Path:
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two shards of photos, two of which are damaged."""
     folder = tmp_path_factory.mktemp("photos")
     paths = lookup.write_lookup_images(folder, N_IMAGES, photos=PHOTOS, size_px=SIZE_PX)
@@ -47,7 +46,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory, lookup: ModuleType) -> Path
 
 
 @pytest.fixture
-def model(lookup: ModuleType, tmp_path: Path) -> Callable[[str], Path]:
+def model(tmp_path: Path) -> Callable[[str], Path]:
     rng = np.random.default_rng(1)
     h = rng.standard_t(5, size=(N_IMAGES, 48)) + rng.normal(0, 0.5, 48)
     h[:, 3] += 12
@@ -152,7 +151,7 @@ assert outcome.error is None, outcome.error
 
 @needs_ray
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
-def test_the_drivers_memory_does_not_grow_with_the_images(lookup: ModuleType, photos: Path, tmp_path: Path) -> None:
+def test_the_drivers_memory_does_not_grow_with_the_images(photos: Path, tmp_path: Path) -> None:
     width, copies = 1024, 10
     state_mib = 8 * 128 * width * 8 / 2**20  # sums of z to z⁴ and of four energies, in 128 groups, float64
     h = np.random.default_rng(0).normal(size=(500, width))
@@ -174,7 +173,7 @@ def test_the_drivers_memory_does_not_grow_with_the_images(lookup: ModuleType, ph
 
 
 def test_shards_of_another_model_or_image_set_are_never_merged(
-    model: Callable[[str], Path], lookup: ModuleType, photos: Path, tmp_path: Path
+    model: Callable[[str], Path], photos: Path, tmp_path: Path
 ) -> None:
     def conclude(job: Job, change: Callable[[], object]) -> Outcome | None:
         course = engine_ray._Course(0, job, nothing_yet(1), begun=True)

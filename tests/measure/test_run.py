@@ -3,7 +3,6 @@
 import json
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from robustcheck_onnx.checker.measure.job import SHARD_IMAGES, Job, Measurement,
 from robustcheck_onnx.checker.runtime.runner import Runner
 from robustcheck_onnx.checker.statistics import state as sums
 from robustcheck_onnx.thresholds import profile
-from support import PHOTOS
+from support import PHOTOS, lookup, onnx_models
 from support.measuring import never_decided, parts
 
 N_IMAGES = SHARD_IMAGES + 150
@@ -61,7 +60,7 @@ def measured(job: Job) -> tuple[tuple[Evidence, ...], Measurement]:
 
 
 @pytest.fixture(scope="session")
-def photos(tmp_path_factory: pytest.TempPathFactory, lookup: ModuleType) -> Path:
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """More photos than one shard holds; two of them are damaged."""
     folder = tmp_path_factory.mktemp("many")
     paths = lookup.write_lookup_images(folder, N_IMAGES, photos=PHOTOS, size_px=SIZE_PX)
@@ -79,7 +78,7 @@ def vectors(n: int = N_IMAGES, d: int = 48) -> np.ndarray:
     return h
 
 
-def two_tensors(lookup: ModuleType, path: Path) -> Path:
+def two_tensors(path: Path) -> Path:
     """Two outputs, the vectors and a part of them, as exports have `representation` and `pooled`."""
     lookup.write_lookup_model(path, vectors(), size_px=SIZE_PX)
     model = onnx.load(path)
@@ -93,7 +92,7 @@ def two_tensors(lookup: ModuleType, path: Path) -> Path:
     return path
 
 
-def test_shards_merged_in_their_order_are_a_single_run(lookup: ModuleType, photos: Path, tmp_path: Path) -> None:
+def test_shards_merged_in_their_order_are_a_single_run(photos: Path, tmp_path: Path) -> None:
     model = lookup.write_lookup_model(tmp_path / "m.onnx", vectors(), size_px=SIZE_PX)
     report = check(model, images=photos, thresholds=never_decided())
     (evidence,), total = measured(Job(model, str(photos)))
@@ -106,7 +105,7 @@ def test_shards_merged_in_their_order_are_a_single_run(lookup: ModuleType, photo
     assert [bad.name for bad in total.skipped] == [item.name for item in loaded if isinstance(item, images.Skipped)]
 
 
-def test_merging_is_associative_and_has_a_neutral_element(lookup: ModuleType, photos: Path, tmp_path: Path) -> None:
+def test_merging_is_associative_and_has_a_neutral_element(photos: Path, tmp_path: Path) -> None:
     opened = measure.open_job(
         Job(lookup.write_lookup_model(tmp_path / "m.onnx", vectors(), size_px=SIZE_PX), str(photos))
     )
@@ -121,9 +120,7 @@ def test_merging_is_associative_and_has_a_neutral_element(lookup: ModuleType, ph
         merge(a, nothing_yet(2))
 
 
-def test_batch_invariance_is_that_of_the_session_that_measures(
-    onnx_models: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_batch_invariance_is_that_of_the_session_that_measures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The model's own outputs are made to differ, so that graph optimisation is lowered."""
     onnx.save(onnx_models.classifier(), tmp_path / "m.onnx")
     other = onnx_models.classifier()
@@ -142,8 +139,8 @@ def test_batch_invariance_is_that_of_the_session_that_measures(
     assert levels == [facts.executions[0].optimization] == ["none"]
 
 
-def test_several_outputs_are_measured_in_one_pass(lookup: ModuleType, photos: Path, tmp_path: Path) -> None:
-    model = two_tensors(lookup, tmp_path / "m.onnx")
+def test_several_outputs_are_measured_in_one_pass(photos: Path, tmp_path: Path) -> None:
+    model = two_tensors(tmp_path / "m.onnx")
     opened = measure.open_job(Job(model, str(photos), tensors=(None, "pooled")))
     assert len(opened.runners) == 1
     assert opened.models[1].graph_bytes is opened.models[0].graph_bytes
@@ -155,9 +152,7 @@ def test_several_outputs_are_measured_in_one_pass(lookup: ModuleType, photos: Pa
         assert alone == found
 
 
-def test_a_tensor_inside_the_graph_is_measured_beside_an_output(
-    onnx_models: ModuleType, photos: Path, tmp_path: Path
-) -> None:
+def test_a_tensor_inside_the_graph_is_measured_beside_an_output(photos: Path, tmp_path: Path) -> None:
     nodes, weights = onnx_models.pooled(24)
     weights["proj"] = onnx_models.weight(24, 16)
     nodes.append(("MatMul", ["features", "proj"], ["embedding"]))
@@ -173,8 +168,8 @@ def test_a_tensor_inside_the_graph_is_measured_beside_an_output(
         assert found.model.output_difference is not None
 
 
-def test_a_tensor_without_a_representation_is_named(lookup: ModuleType, photos: Path, tmp_path: Path) -> None:
-    model = onnx.load(two_tensors(lookup, tmp_path / "m.onnx"))
+def test_a_tensor_without_a_representation_is_named(photos: Path, tmp_path: Path) -> None:
+    model = onnx.load(two_tensors(tmp_path / "m.onnx"))
     model.graph.node[-1].CopyFrom(onnx.helper.make_node("Sub", ["flat", "flat"], ["pooled"]))
     model.graph.node.insert(
         len(model.graph.node) - 1, onnx.helper.make_node("Gather", ["representation", "some"], ["flat"], axis=1)
@@ -184,13 +179,13 @@ def test_a_tensor_without_a_representation_is_named(lookup: ModuleType, photos: 
         measured(Job(tmp_path / "m.onnx", str(photos), tensors=(None, "pooled"), max_images=40))
 
 
-def test_a_share_of_bad_images_is_judged_over_all_shards(lookup: ModuleType, photos: Path, tmp_path: Path) -> None:
+def test_a_share_of_bad_images_is_judged_over_all_shards(photos: Path, tmp_path: Path) -> None:
     model = lookup.write_lookup_model(tmp_path / "m.onnx", vectors(), size_px=SIZE_PX)
     with pytest.raises(CannotAssessError, match=rf"unusable images is 2 of {N_IMAGES}"):
         measured(Job(model, str(photos), max_bad=0.001))
 
 
-def test_a_gpu_is_fed_by_all_cores(lookup: ModuleType, tmp_path: Path) -> None:
+def test_a_gpu_is_fed_by_all_cores(tmp_path: Path) -> None:
     model = lookup.write_lookup_model(tmp_path / "m.onnx", vectors(), size_px=SIZE_PX)
     assert measure.open_job(Job(model), threads=16).runners[0].execution.threads == 16
     assert measure.count_decoders(on_gpu=False, threads=16) == measure.DECODERS

@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -18,21 +17,21 @@ from robustcheck_onnx.checker.errors import CannotAssessError, RobustcheckError,
 from robustcheck_onnx.checker.measure.job import TRIES, Job
 from robustcheck_onnx.checker.measure.workers import run
 from robustcheck_onnx.thresholds import profile
-from support import PHOTOS
+from support import PHOTOS, lookup
 from support.measuring import by_name, never_decided
 
 N_PHOTOS = 40
 
 
 @pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory, lookup: ModuleType) -> Path:
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("photos")
     lookup.write_lookup_images(folder, N_PHOTOS, photos=PHOTOS)
     return folder
 
 
 @pytest.fixture
-def model(lookup: ModuleType, tmp_path: Path) -> Callable[[str], Path]:
+def model(tmp_path: Path) -> Callable[[str], Path]:
     """A look-up model of that name."""
     h = np.random.default_rng(1).normal(size=(N_PHOTOS, 32))
     return lambda name: lookup.write_lookup_model(tmp_path / f"{name}.onnx", h)

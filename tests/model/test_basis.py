@@ -1,7 +1,6 @@
 """A change of basis is told from a learned layer: by its numbers, in every form a weight takes, and as a trap."""
 
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from onnx import numpy_helper
 from robustcheck_onnx.checker import check
 from robustcheck_onnx.checker.model.basis import mutually_orthogonal
 from robustcheck_onnx.checker.model.open import open_model
-from support import PHOTOS
+from support import PHOTOS, onnx_models
 
 
 def rotation(rows: int, columns: int, seed: int = 0) -> np.ndarray:
@@ -54,7 +53,7 @@ def test_nothing_to_compare_is_no_change_of_basis(vectors: np.ndarray) -> None:
     assert not mutually_orthogonal(vectors)
 
 
-def signed_features(onnx_models: ModuleType, width: int = 16) -> tuple[list[Any], dict[str, Any]]:
+def signed_features(width: int = 16) -> tuple[list[Any], dict[str, Any]]:
     """A matrix product of two image tensors, as attention is one: (image, width), named "signed"."""
     nodes, weights = onnx_models.pooled(width)
     nodes += [
@@ -66,9 +65,9 @@ def signed_features(onnx_models: ModuleType, width: int = 16) -> tuple[list[Any]
     return nodes, weights | {"mix": onnx_models.weight(width, width)}
 
 
-def signed_encoder(onnx_models: ModuleType, form: str, weight: np.ndarray) -> onnx.ModelProto:
+def signed_encoder(form: str, weight: np.ndarray) -> onnx.ModelProto:
     """`signed_features`, then one linear layer written in one of the forms that exporters write."""
-    nodes, weights = signed_features(onnx_models)
+    nodes, weights = signed_features()
     w = weight.astype(np.float32)
     end: list[Any] = [("MatMul", ["signed", "w"], ["embedding"])]
     weights["w"] = w
@@ -102,9 +101,9 @@ def signed_encoder(onnx_models: ModuleType, form: str, weight: np.ndarray) -> on
 
 
 @pytest.mark.parametrize("form", ["matmul", "gemm", "conv", "transposed", "int8", "uint8", "fp16", "external"])
-def test_every_form_of_a_weight_is_read(form: str, onnx_models: ModuleType, tmp_path: Path) -> None:
+def test_every_form_of_a_weight_is_read(form: str, tmp_path: Path) -> None:
     for weight, ends in ((rotation(16, 12), "change_of_basis"), (onnx_models.weight(16, 12), "linear")):
-        proto = signed_encoder(onnx_models, form, weight)
+        proto = signed_encoder(form, weight)
         path = onnx_models.save(proto, tmp_path / f"{ends}.onnx", external=form == "external")
         assert open_model(path).representation.ends_in == ends
 
@@ -139,20 +138,20 @@ def quantised(form: str, w: np.ndarray) -> tuple[list[Any], dict[str, Any]]:
 
 
 @pytest.mark.parametrize("form", ["dequantize_by_channel", "dynamic", "qlinear", "fused"])
-def test_zero_points_are_taken_off(form: str, onnx_models: ModuleType, tmp_path: Path) -> None:
+def test_zero_points_are_taken_off(form: str, tmp_path: Path) -> None:
     """Left in, they make all features point the same way, and nothing orthogonal."""
     for weight, ends in ((rotation(16, 12), "change_of_basis"), (onnx_models.weight(16, 12), "linear")):
-        nodes, weights = signed_features(onnx_models)
+        nodes, weights = signed_features()
         more, constants = quantised(form, weight)
         proto = onnx_models.build(nodes + more, ["embedding"], weights | constants, domains=["com.microsoft"])
         assert open_model(onnx_models.save(proto, tmp_path / "m.onnx")).representation.ends_in == ends
 
 
 @pytest.mark.parametrize("form", ["scaled", "low_rank", "sliced", "joined", "product", "packed", "sparse"])
-def test_a_weight_that_the_graph_computes_is_computed(form: str, onnx_models: ModuleType, tmp_path: Path) -> None:
+def test_a_weight_that_the_graph_computes_is_computed(form: str, tmp_path: Path) -> None:
     for weight, ends in ((rotation(32, 12), "change_of_basis"), (onnx_models.weight(32, 12), "linear")):
         w = weight.astype(np.float32)
-        nodes, weights = signed_features(onnx_models, 32)
+        nodes, weights = signed_features(32)
         end: list[Any] = [("MatMul", ["signed", "w"], ["embedding"])]
         if form == "scaled":  # a PCA that whitens, its scales kept apart
             end.insert(0, ("Div", ["v", "scales"], ["w"]))
@@ -189,7 +188,7 @@ def test_a_weight_that_the_graph_computes_is_computed(form: str, onnx_models: Mo
 
 
 @pytest.mark.parametrize("form", ["concat", "sum", "residual", "then_linear"])
-def test_one_turned_layer_among_several_is_enough(form: str, onnx_models: ModuleType, tmp_path: Path) -> None:
+def test_one_turned_layer_among_several_is_enough(form: str, tmp_path: Path) -> None:
     w = rotation(16, 12).astype(np.float32)
     forms: dict[str, list[Any]] = {
         "concat": [("MatMul", ["signed", "w2"], ["b"]), ("Concat", ["a", "b"], ["embedding"], {"axis": -1})],
@@ -198,15 +197,15 @@ def test_one_turned_layer_among_several_is_enough(form: str, onnx_models: Module
         "then_linear": [("MatMul", ["a", "v"], ["embedding"])],
     }
     for first, turned in ((w, True), (onnx_models.weight(16, 12), False)):
-        nodes, weights = signed_features(onnx_models)
+        nodes, weights = signed_features()
         weights |= {"w": first, "w2": onnx_models.weight(16, 12), "v": onnx_models.weight(12, 12)}
         proto = onnx_models.build([*nodes, ("MatMul", ["signed", "w"], ["a"]), *forms[form]], ["embedding"], weights)
         ends = open_model(onnx_models.save(proto, tmp_path / "m.onnx")).representation.ends_in
         assert (ends == "change_of_basis") == turned
 
 
-def test_a_weight_that_is_no_matrix_is_not_read(onnx_models: ModuleType, tmp_path: Path) -> None:
-    nodes, weights = signed_features(onnx_models)
+def test_a_weight_that_is_no_matrix_is_not_read(tmp_path: Path) -> None:
+    nodes, weights = signed_features()
     weights["w"] = onnx_models.weight(16, 4, 4)
     nodes += [
         ("Einsum", ["signed", "w"], ["heads"], {"equation": "bi,ijk->bjk"}),
@@ -216,8 +215,8 @@ def test_a_weight_that_is_no_matrix_is_not_read(onnx_models: ModuleType, tmp_pat
     assert open_model(path).representation.ends_in == "linear_unread"
 
 
-def test_a_weight_computed_from_the_image_is_not_known(onnx_models: ModuleType, tmp_path: Path) -> None:
-    nodes, weights = signed_features(onnx_models)
+def test_a_weight_computed_from_the_image_is_not_known(tmp_path: Path) -> None:
+    nodes, weights = signed_features()
     nodes += [("Transpose", ["features"], ["w"], {"perm": [1, 0]}), ("MatMul", ["signed", "w"], ["embedding"])]
     path = onnx_models.save(onnx_models.build(nodes, ["embedding"], weights), tmp_path / "m.onnx")
     assert open_model(path).representation.ends_in == "other:MatMul"

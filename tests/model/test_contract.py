@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from types import ModuleType
 from typing import Any
 
 import pytest
 
 from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.model.contract import CONTRACT_KEY, parse_contract
+from support import lookup
 
 
 def parse(contract: object) -> Any:
     return parse_contract({CONTRACT_KEY: json.dumps(contract)}, "m.onnx")
 
 
-def test_valid_contract(lookup: ModuleType) -> None:
+def test_valid_contract() -> None:
     contract = parse(lookup.lookup_contract(source={"random_weights": True}))
     assert contract.tensors["representation"].rule == "encoder_output"
     assert contract.preprocessing.size == (64, 64)
@@ -47,7 +47,7 @@ def change(key: str, value: object) -> Callable[[dict[str, Any]], Any]:
         (lambda c: [c], "contract is a JSON list"),
     ],
 )
-def test_refused(lookup: ModuleType, edit: Callable[[dict[str, Any]], Any], message: str) -> None:
+def test_refused(edit: Callable[[dict[str, Any]], Any], message: str) -> None:
     with pytest.raises(CannotAssessError) as caught:
         parse(edit(lookup.lookup_contract()))
     assert caught.value.message.startswith("m.onnx: ")

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import onnx
@@ -21,15 +20,14 @@ from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultE
 from robustcheck_onnx.checker.images import source as images
 from robustcheck_onnx.checker.storage.local import download
 from robustcheck_onnx.checker.storage.remote import LIMIT, open_url
+from support import onnx_models
 from support.stores import ODD, SECRET, put, url_of
 
 pytest.importorskip("fsspec", reason="the extra remote is not installed")
 pytestmark = pytest.mark.usefixtures("own_temporary_folder")
 
 
-def test_weights_and_sidecars_come_with_the_model(
-    onnx_models: ModuleType, tmp_path: Path, memory: Any, own_temporary_folder: Path
-) -> None:
+def test_weights_and_sidecars_come_with_the_model(tmp_path: Path, memory: Any, own_temporary_folder: Path) -> None:
     folder = tmp_path / "m"
     (folder / "weights").mkdir(parents=True)
     proto = onnx_models.encoder()
@@ -61,7 +59,7 @@ def test_weights_and_sidecars_come_with_the_model(
 
 @pytest.mark.parametrize("location", ["../w.bin", "/etc/hostname", "a/../../w.bin", "C:/w.bin"])
 def test_weights_outside_the_folder_are_refused(
-    location: str, onnx_models: ModuleType, tmp_path: Path, memory: Any, own_temporary_folder: Path
+    location: str, tmp_path: Path, memory: Any, own_temporary_folder: Path
 ) -> None:
     path = onnx_models.save(onnx_models.encoder(), tmp_path / "m.onnx", external=True)
     proto = onnx.load(path, load_external_data=False)
@@ -77,7 +75,7 @@ def test_weights_outside_the_folder_are_refused(
 
 
 def test_models_that_cannot_be_had(
-    memory: Any, onnx_models: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_temporary_folder: Path
+    memory: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_temporary_folder: Path
 ) -> None:
     memory.pipe_file("/box/m.onnx", b"\x08" * 1000)
     with pytest.raises(UsageError, match="missing"):

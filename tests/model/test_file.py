@@ -6,7 +6,6 @@ import hashlib
 import os
 import shlex
 from pathlib import Path
-from types import ModuleType
 
 import onnx
 import pytest
@@ -14,6 +13,7 @@ import pytest
 from robustcheck_onnx.checker.errors import CannotAssessError, RobustcheckError, UsageError
 from robustcheck_onnx.checker.model.external import LFS_MARK
 from robustcheck_onnx.checker.model.file import read_onnx
+from support import onnx_models
 
 
 def fails(path: Path, kind: type[RobustcheckError], *parts: str) -> RobustcheckError:
@@ -57,7 +57,7 @@ def test_lfs_hint_is_the_command_to_type(tmp_path: Path) -> None:
     assert fails(path, CannotAssessError).hint == "git lfs pull --include m.onnx"
 
 
-def test_truncated_protobuf(tmp_path: Path, onnx_models: ModuleType) -> None:
+def test_truncated_protobuf(tmp_path: Path) -> None:
     content = onnx_models.classifier().SerializeToString()
     path = tmp_path / "m.onnx"
     for size in (len(content) // 2, len(content) - 1):
@@ -65,12 +65,12 @@ def test_truncated_protobuf(tmp_path: Path, onnx_models: ModuleType) -> None:
         fails(path, CannotAssessError, "truncated")
 
 
-def test_zero_nodes(tmp_path: Path, onnx_models: ModuleType) -> None:
+def test_zero_nodes(tmp_path: Path) -> None:
     path = onnx_models.save(onnx_models.build([], ["image"]), tmp_path / "m.onnx")
     fails(path, CannotAssessError, "graph has 0 nodes")
 
 
-def test_inline_model(tmp_path: Path, onnx_models: ModuleType) -> None:
+def test_inline_model(tmp_path: Path) -> None:
     path = onnx_models.save(onnx_models.classifier(), tmp_path / "m.onnx")
     file = read_onnx(path)
     assert file.model_digest == "sha256:" + hashlib.sha256(path.read_bytes()).hexdigest()
@@ -78,7 +78,7 @@ def test_inline_model(tmp_path: Path, onnx_models: ModuleType) -> None:
     assert (file.external, file.external_folder) == ((), None)
 
 
-def test_external_data_is_measured_and_digested(tmp_path: Path, onnx_models: ModuleType) -> None:
+def test_external_data_is_measured_and_digested(tmp_path: Path) -> None:
     path = onnx_models.save(onnx_models.classifier(), tmp_path / "m.onnx", external=True)
     data = tmp_path / "m.onnx.data"
     (external,) = read_onnx(path).external
@@ -87,14 +87,14 @@ def test_external_data_is_measured_and_digested(tmp_path: Path, onnx_models: Mod
     assert external.digest == "sha256:" + hashlib.sha256(data.read_bytes()).hexdigest()
 
 
-def test_missing_external_data(tmp_path: Path, onnx_models: ModuleType) -> None:
+def test_missing_external_data(tmp_path: Path) -> None:
     path = onnx_models.save(onnx_models.classifier(), tmp_path / "m.onnx", external=True)
     (tmp_path / "m.onnx.data").unlink()
     error = fails(path, CannotAssessError, "weights file m.onnx.data is missing")
     assert error.hint == f"copy m.onnx.data next to the model: {tmp_path / 'm.onnx.data'}"
 
 
-def test_truncated_external_data(tmp_path: Path, onnx_models: ModuleType) -> None:
+def test_truncated_external_data(tmp_path: Path) -> None:
     path = onnx_models.save(onnx_models.classifier(), tmp_path / "m.onnx", external=True)
     data = tmp_path / "m.onnx.data"
     content = data.read_bytes()
@@ -113,7 +113,7 @@ def edit_external(path: Path, key: str, value: str) -> None:
     path.write_bytes(model.SerializeToString())
 
 
-def test_a_hint_can_be_typed_whatever_the_model_calls_its_weights(tmp_path: Path, onnx_models: ModuleType) -> None:
+def test_a_hint_can_be_typed_whatever_the_model_calls_its_weights(tmp_path: Path) -> None:
     """The next command to type must not be one that the model's maker chose."""
     path = onnx_models.save(onnx_models.classifier(), tmp_path / "m.onnx", external=True)
     evil = "w; touch pwned; #"
@@ -128,7 +128,7 @@ def test_a_hint_can_be_typed_whatever_the_model_calls_its_weights(tmp_path: Path
 
 
 @pytest.mark.parametrize("location", ["../secret.data", "/etc/passwd", "a/../../x", "C:\\x.data", "..\\x.data"])
-def test_path_that_leaves_the_folder(tmp_path: Path, onnx_models: ModuleType, location: str) -> None:
+def test_path_that_leaves_the_folder(tmp_path: Path, location: str) -> None:
     path = onnx_models.save(onnx_models.classifier(), tmp_path / "m.onnx", external=True)
     edit_external(path, "location", location)
     fails(path, CannotAssessError, repr(location), "leaves the model's folder")
@@ -137,13 +137,13 @@ def test_path_that_leaves_the_folder(tmp_path: Path, onnx_models: ModuleType, lo
 @pytest.mark.parametrize(
     ("key", "value"), [("length", "4"), ("offset", "-4"), ("length", "9999999999"), ("offset", "x")]
 )
-def test_lying_lengths(tmp_path: Path, onnx_models: ModuleType, key: str, value: str) -> None:
+def test_lying_lengths(tmp_path: Path, key: str, value: str) -> None:
     path = onnx_models.save(onnx_models.classifier(), tmp_path / "m.onnx", external=True)
     edit_external(path, key, value)
     fails(path, CannotAssessError, "external data of tensor 'conv.weight'")
 
 
-def test_symlink_that_leaves_the_folder(tmp_path: Path, onnx_models: ModuleType) -> None:
+def test_symlink_that_leaves_the_folder(tmp_path: Path) -> None:
     (tmp_path / "models").mkdir()
     path = onnx_models.save(onnx_models.classifier(), tmp_path / "models" / "m.onnx", external=True)
     (tmp_path / "models" / "m.onnx.data").rename(tmp_path / "elsewhere.data")
@@ -151,7 +151,7 @@ def test_symlink_that_leaves_the_folder(tmp_path: Path, onnx_models: ModuleType)
     fails(path, CannotAssessError, "leaves the model's folder")
 
 
-def hub_cache(root: Path, onnx_models: ModuleType, blob_of_data: str = "models--x/blobs/b1") -> Path:
+def hub_cache(root: Path, blob_of_data: str = "models--x/blobs/b1") -> Path:
     """A model as the hub client keeps it: links in snapshots, files in blobs."""
     snapshot, blobs = root / "models--x/snapshots/abc/onnx", root / "models--x/blobs"
     snapshot.mkdir(parents=True)
@@ -164,18 +164,18 @@ def hub_cache(root: Path, onnx_models: ModuleType, blob_of_data: str = "models--
     return path
 
 
-def test_hub_cache(tmp_path: Path, onnx_models: ModuleType) -> None:
-    file = read_onnx(hub_cache(tmp_path, onnx_models))
+def test_hub_cache(tmp_path: Path) -> None:
+    file = read_onnx(hub_cache(tmp_path))
     assert file.external_folder == tmp_path / "models--x/blobs"
     assert file.external[0].path.name == "b1"
     assert {entry.value for entry in file.proto.graph.initializer[0].external_data if entry.key == "location"} == {"b1"}
 
 
-def test_blob_of_another_repository_is_refused(tmp_path: Path, onnx_models: ModuleType) -> None:
-    fails(hub_cache(tmp_path, onnx_models, "models--y/blobs/b1"), CannotAssessError, "leaves the model's folder")
+def test_blob_of_another_repository_is_refused(tmp_path: Path) -> None:
+    fails(hub_cache(tmp_path, "models--y/blobs/b1"), CannotAssessError, "leaves the model's folder")
 
 
-def test_link_to_a_model_elsewhere(tmp_path: Path, onnx_models: ModuleType) -> None:
+def test_link_to_a_model_elsewhere(tmp_path: Path) -> None:
     (tmp_path / "store").mkdir()
     onnx_models.save(onnx_models.classifier(), tmp_path / "store" / "v3.onnx", external=True)
     link = tmp_path / "current.onnx"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from robustcheck_onnx.checker.errors import CannotAssessError, RobustcheckError,
 from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.checker.model.supported import supported_versions
 from robustcheck_onnx.checker.runtime.runner import Runner
+from support import onnx_models
 
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 
@@ -29,7 +29,7 @@ def refused(opened: Any, kind: type[RobustcheckError], model: onnx.ModelProto, p
     assert caught.value.hint
 
 
-def test_refused_can_fail(opened: Any, onnx_models: ModuleType) -> None:
+def test_refused_can_fail(opened: Any) -> None:
     model = onnx_models.build([("Reluu", ["image"], ["y"])], ["y"])
     refused(opened, CannotAssessError, model, "Reluu")
     for kind, *parts in ((CannotAssessError, "Reluu", "Gelu"), (CannotAssessError, ""), (UsageError, "Reluu")):
@@ -39,7 +39,7 @@ def test_refused_can_fail(opened: Any, onnx_models: ModuleType) -> None:
         refused(opened, CannotAssessError, onnx_models.classifier(), "Reluu")
 
 
-def flat(onnx_models: ModuleType, inputs: Any, name: str) -> onnx.ModelProto:
+def flat(inputs: Any, name: str) -> onnx.ModelProto:
     model: onnx.ModelProto = onnx_models.build([("Flatten", [name], ["embedding"])], ["embedding"], inputs=inputs)
     return model
 
@@ -60,13 +60,11 @@ def flat(onnx_models: ModuleType, inputs: Any, name: str) -> onnx.ModelProto:
         ([("x", TensorProto.BFLOAT16, (None, 3, 8, 8))], CannotAssessError, "is of type bfloat16; float32, float16"),
     ],
 )
-def test_inputs_that_cannot_be_fed(
-    opened: Any, onnx_models: ModuleType, inputs: Any, kind: type[RobustcheckError], message: str
-) -> None:
-    refused(opened, kind, flat(onnx_models, inputs, inputs[0][0]), message)
+def test_inputs_that_cannot_be_fed(opened: Any, inputs: Any, kind: type[RobustcheckError], message: str) -> None:
+    refused(opened, kind, flat(inputs, inputs[0][0]), message)
 
 
-def test_no_input(opened: Any, onnx_models: ModuleType) -> None:
+def test_no_input(opened: Any) -> None:
     model = onnx_models.build(
         [("Flatten", ["w"], ["embedding"])], ["embedding"], {"w": onnx_models.weight(2, 2)}, inputs=[]
     )
@@ -83,7 +81,7 @@ def test_no_input(opened: Any, onnx_models: ModuleType) -> None:
         ((2, 3, None, 3), False, "NCHW"),
     ],
 )
-def test_layouts(opened: Any, onnx_models: ModuleType, shape: Any, nhwc_first: bool, layout: str) -> None:
+def test_layouts(opened: Any, shape: Any, nhwc_first: bool, layout: str) -> None:
     nodes: list[Any] = [("Flatten", ["x"], ["embedding"])]
     if nhwc_first:
         nodes = [("Transpose", ["image"], ["x"], {"perm": [0, 3, 1, 2]}), *nodes]
@@ -93,14 +91,14 @@ def test_layouts(opened: Any, onnx_models: ModuleType, shape: Any, nhwc_first: b
     assert image.batch == (shape[0] if isinstance(shape[0], int) else None)
 
 
-def test_weights_listed_as_inputs_are_no_inputs(opened: Any, onnx_models: ModuleType) -> None:
+def test_weights_listed_as_inputs_are_no_inputs(opened: Any) -> None:
     model = onnx_models.classifier()
     for weight in model.graph.initializer:  # as files of IR version 3 have it
         model.graph.input.append(helper.make_tensor_value_info(weight.name, weight.data_type, weight.dims))
     assert opened(model).image_input.name == "image"
 
 
-def test_versions_of_the_runtime_are_known(onnx_models: ModuleType) -> None:
+def test_versions_of_the_runtime_are_known() -> None:
     opset, ir_version = supported_versions()
     assert opset is not None
     assert opset >= 20
@@ -109,7 +107,7 @@ def test_versions_of_the_runtime_are_known(onnx_models: ModuleType) -> None:
     ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])  # the limits are allowed
 
 
-def test_opset_too_new(opened: Any, onnx_models: ModuleType) -> None:
+def test_opset_too_new(opened: Any) -> None:
     opset, ir_version = supported_versions()
     model = onnx_models.classifier()
     model.opset_import[0].version = 99
@@ -119,20 +117,20 @@ def test_opset_too_new(opened: Any, onnx_models: ModuleType) -> None:
     refused(opened, CannotAssessError, model, "IR version is 99", f"supports up to {ir_version}")
 
 
-def test_no_opset(opened: Any, onnx_models: ModuleType) -> None:
+def test_no_opset(opened: Any) -> None:
     model = onnx_models.classifier()
     del model.opset_import[:]
     refused(opened, CannotAssessError, model, "opset_import is missing")
 
 
-def test_unknown_operators(opened: Any, onnx_models: ModuleType) -> None:
+def test_unknown_operators(opened: Any) -> None:
     model = onnx_models.build([("com.acme:Foo", ["image"], ["y"])], ["y"], domains=["com.acme"])
     refused(opened, CannotAssessError, model, "node 'y' uses operator com.acme:Foo", "has no such operator")
     model = onnx_models.build([("Reluu", ["image"], ["y"])], ["y"])
     refused(opened, CannotAssessError, model, "uses operator ai.onnx:Reluu", "closest: Relu")
 
 
-def test_local_functions_are_opened_up(opened: Any, onnx_models: ModuleType) -> None:
+def test_local_functions_are_opened_up(opened: Any) -> None:
     model = onnx_models.classifier()
     function = helper.make_function(
         "local", "Scores", ["x", "w", "b"], ["y"],
@@ -148,7 +146,7 @@ def test_local_functions_are_opened_up(opened: Any, onnx_models: ModuleType) -> 
     assert Runner(found, "cpu").run(np.ones((2, 8, 8, 3), np.float32)).representation.shape == (2, 16)
 
 
-def test_detectors(opened: Any, onnx_models: ModuleType) -> None:
+def test_detectors(opened: Any) -> None:
     nodes, weights = onnx_models.pooled()
     model = onnx_models.build([*nodes, ("Identity", ["features"], ["boxes"])], ["boxes"], weights)
     refused(opened, CannotAssessError, model, "output 'boxes' is an object detector's")
@@ -168,13 +166,13 @@ def test_detectors(opened: Any, onnx_models: ModuleType) -> None:
     assert opened(model, tensor="features").representation.rule == "user"
 
 
-def test_output_that_ignores_the_image(opened: Any, onnx_models: ModuleType) -> None:
+def test_output_that_ignores_the_image(opened: Any) -> None:
     weights = {"w": onnx_models.weight(1, 4)}
     model = onnx_models.build([("Identity", ["w"], ["embedding"])], ["embedding"], weights)
     refused(opened, CannotAssessError, model, "outputs embedding do not depend on the image")
 
 
-def test_identity_of_a_model(tmp_path: Path, onnx_models: ModuleType) -> None:
+def test_identity_of_a_model(tmp_path: Path) -> None:
     inline = open_model(onnx_models.save(onnx_models.classifier(), tmp_path / "a.onnx"))
     assert inline.digest == inline.model_digest
     assert inline.external_digests == {}
@@ -192,7 +190,7 @@ def test_identity_of_a_model(tmp_path: Path, onnx_models: ModuleType) -> None:
     assert second.digest != first.digest  # other weights, another model
 
 
-def test_facts(opened: Any, onnx_models: ModuleType) -> None:
+def test_facts(opened: Any) -> None:
     model = opened(onnx_models.classifier())
     assert model.opsets == {"ai.onnx": 18}
     assert model.ir_version == 9
@@ -210,7 +208,7 @@ class _Reader:
 
 
 @pytest.mark.parametrize("kind", ["dynamic", "qdq", "operators"])
-def test_quantised_classifiers(tmp_path: Path, onnx_models: ModuleType, kind: str) -> None:
+def test_quantised_classifiers(tmp_path: Path, kind: str) -> None:
     quantization = pytest.importorskip("onnxruntime.quantization", reason="needs onnxruntime.quantization")
     model = onnx_models.classifier()
     source = onnx_models.save(model, tmp_path / "float.onnx")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from onnx import TensorProto
 
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.model.open import ModelFile, open_model
+from support import lookup, onnx_models
 
 
 def chosen(model: ModelFile) -> tuple[str, str, str, bool]:
@@ -36,7 +36,7 @@ def chosen(model: ModelFile) -> tuple[str, str, str, bool]:
     ],
 )
 def test_classifier_or_encoder(
-    opened: Any, onnx_models: ModuleType, output: str, classes: int, bias: bool, expected: tuple[str, str, str, bool]
+    opened: Any, output: str, classes: int, bias: bool, expected: tuple[str, str, str, bool]
 ) -> None:
     model = opened(onnx_models.classifier(classes, output=output, bias=bias))
     assert chosen(model) == expected
@@ -67,7 +67,7 @@ def test_classifier_or_encoder(
     ],
 )
 def test_class_scores_that_a_contract_calls_a_representation(
-    opened: Any, onnx_models: ModuleType, lookup: ModuleType, rule: str, tail: list[Any], classes: int, doubt: str
+    opened: Any, rule: str, tail: list[Any], classes: int, doubt: str
 ) -> None:
     nodes, weights = onnx_models.pooled()
     weights |= {"w": onnx_models.weight(16, classes), "b": onnx_models.weight(classes)}
@@ -78,7 +78,7 @@ def test_class_scores_that_a_contract_calls_a_representation(
     assert ("assumed" in model.representation.why) == bool(doubt)
 
 
-def test_softmax_makes_a_classifier_of_any_width(opened: Any, onnx_models: ModuleType) -> None:
+def test_softmax_makes_a_classifier_of_any_width(opened: Any) -> None:
     nodes, weights = onnx_models.pooled()
     weights["w"] = onnx_models.weight(16, 512)
     nodes += [("MatMul", ["features", "w"], ["scores"]), ("Softmax", ["scores"], ["output"])]
@@ -88,7 +88,7 @@ def test_softmax_makes_a_classifier_of_any_width(opened: Any, onnx_models: Modul
     assert model.representation.ends_in == "activation:Relu"  # under the pooling
 
 
-def test_convolutional_head_is_pooled_over_space(opened: Any, onnx_models: ModuleType) -> None:
+def test_convolutional_head_is_pooled_over_space(opened: Any) -> None:
     nodes: list[Any] = [
         ("Conv", ["image", "c"], ["conv"]),
         ("Relu", ["conv"], ["relu"]),
@@ -108,7 +108,7 @@ def test_convolutional_head_is_pooled_over_space(opened: Any, onnx_models: Modul
     assert chosen(opened(named)) == ("dropped", "head_input", "spatial_mean", False)
 
 
-def test_lookup_is_an_encoder(tmp_path: Path, lookup: ModuleType) -> None:
+def test_lookup_is_an_encoder(tmp_path: Path) -> None:
     path = lookup.write_lookup_model(tmp_path / "m.onnx", np.eye(8), contract=False, output="output")
     model = open_model(path)
     assert chosen(model) == ("output", "encoder_output", "none", False)
@@ -116,7 +116,7 @@ def test_lookup_is_an_encoder(tmp_path: Path, lookup: ModuleType) -> None:
     assert model.image_input.height == model.image_input.width == 64
 
 
-def test_contract_wins(tmp_path: Path, lookup: ModuleType) -> None:
+def test_contract_wins(tmp_path: Path) -> None:
     path = lookup.write_lookup_model(tmp_path / "m.onnx", np.eye(8), rule="head_input")
     model = open_model(path)
     assert chosen(model) == ("representation", "head_input", "none", False)
@@ -124,13 +124,13 @@ def test_contract_wins(tmp_path: Path, lookup: ModuleType) -> None:
     assert model.contract is not None
 
 
-def test_contract_naming_no_output(tmp_path: Path, lookup: ModuleType) -> None:
+def test_contract_naming_no_output(tmp_path: Path) -> None:
     path = lookup.write_lookup_model(tmp_path / "m.onnx", np.eye(8), output="other", contract=lookup.lookup_contract())
     with pytest.raises(CannotAssessError, match="contract names output 'representation'; the graph has other"):
         open_model(path)
 
 
-def test_tensor_and_rule_ids(opened: Any, onnx_models: ModuleType) -> None:
+def test_tensor_and_rule_ids(opened: Any) -> None:
     assert chosen(opened(onnx_models.classifier(), tensor="features"))[1] == "head_input"
     assert chosen(opened(onnx_models.classifier(), tensor="logits"))[1] == "logits"
     assert chosen(opened(onnx_models.classifier(), tensor="relu")) == ("relu", "user", "spatial_mean", False)
@@ -143,7 +143,7 @@ def test_tensor_and_rule_ids(opened: Any, onnx_models: ModuleType) -> None:
         opened(onnx_models.classifier(), tensor="fc.weight")
 
 
-def test_pool_by_the_user(opened: Any, onnx_models: ModuleType) -> None:
+def test_pool_by_the_user(opened: Any) -> None:
     with pytest.raises(UsageError, match="--pool is 'max'; it must be cls, mean or none"):
         opened(onnx_models.classifier(), pool="max")
     with pytest.raises(UsageError, match=r"--pool is 'cls'; tensor 'features' of shape \(\?, 16\) has other axes"):
@@ -151,7 +151,7 @@ def test_pool_by_the_user(opened: Any, onnx_models: ModuleType) -> None:
     assert chosen(opened(onnx_models.classifier(), pool="none"))[1:3] == ("head_input", "none")
 
 
-def tokens(onnx_models: ModuleType, *, class_token: bool, side: int = 4) -> Any:
+def tokens(*, class_token: bool, side: int = 4) -> Any:
     """A tiny ViT: patches → tokens → LayerNorm, output (batch, token, 16)."""
     nodes: list[Any] = [
         ("Conv", ["image", "patch"], ["grid"], {"strides": [2, 2]}),
@@ -187,23 +187,23 @@ def tokens(onnx_models: ModuleType, *, class_token: bool, side: int = 4) -> Any:
     )
 
 
-def test_token_outputs(opened: Any, onnx_models: ModuleType) -> None:
-    with_class = opened(tokens(onnx_models, class_token=True))
+def test_token_outputs(opened: Any) -> None:
+    with_class = opened(tokens(class_token=True))
     assert chosen(with_class) == ("last_hidden_state", "encoder_output", "token_cls", False)
     assert "class token" in with_class.representation.why
     assert with_class.representation.ends_in == "normalisation"
-    grid = opened(tokens(onnx_models, class_token=False))
+    grid = opened(tokens(class_token=False))
     assert chosen(grid) == ("last_hidden_state", "encoder_output", "token_mean", False)
     assert "mean over 16 tokens" in grid.representation.why
     # another pool than the rule's is the user's own choice
-    assert chosen(opened(tokens(onnx_models, class_token=True), pool="mean"))[1:3] == ("user", "token_mean")
-    assert chosen(opened(tokens(onnx_models, class_token=True), pool="cls"))[1:3] == ("encoder_output", "token_cls")
+    assert chosen(opened(tokens(class_token=True), pool="mean"))[1:3] == ("user", "token_mean")
+    assert chosen(opened(tokens(class_token=True), pool="cls"))[1:3] == ("encoder_output", "token_cls")
 
 
-def test_distillation_heads_fork(opened: Any, onnx_models: ModuleType) -> None:
+def test_distillation_heads_fork(opened: Any) -> None:
     nodes, weights = onnx_models.pooled()
     weights |= {name: onnx_models.weight(16, 10) for name in ("w1", "w2")}
-    weights |= {"b": onnx_models.weight(10), "half": np.float32(0.5).reshape(())}
+    weights |= {"b": onnx_models.weight(10), "half": np.array(0.5, np.float32)}
     nodes += [
         ("Gemm", ["features", "w1", "b"], ["one"]),
         ("Relu", ["features"], ["other_features"]),
@@ -222,9 +222,7 @@ def test_distillation_heads_fork(opened: Any, onnx_models: ModuleType) -> None:
 
 
 @pytest.mark.parametrize("activation", ["relu", "gate"])
-def test_an_activation_behind_the_last_layer_makes_an_encoder(
-    opened: Any, onnx_models: ModuleType, activation: str
-) -> None:
+def test_an_activation_behind_the_last_layer_makes_an_encoder(opened: Any, activation: str) -> None:
     """EfficientNet without its classifier: Conv → SiLU → mean; SqueezeNet's Conv → Relu → mean holds class scores."""
     nodes: list[Any] = [("Conv", ["image", "c", "b"], ["conv"])]
     nodes += (
@@ -239,7 +237,7 @@ def test_an_activation_behind_the_last_layer_makes_an_encoder(
     assert model.representation.ends_in == {"relu": "activation:Relu", "gate": "activation:SiLU"}[activation]
 
 
-def test_projection_of_tokens_is_no_class_head(opened: Any, onnx_models: ModuleType) -> None:
+def test_projection_of_tokens_is_no_class_head(opened: Any) -> None:
     """CLIP's attention pool projects all tokens, with a bias, and takes one afterwards."""
     nodes, weights = onnx_models.pooled()
     weights |= {
@@ -261,7 +259,7 @@ def test_projection_of_tokens_is_no_class_head(opened: Any, onnx_models: ModuleT
     assert "confirmed by --tensor" in settled.representation.why
 
 
-def test_assumed_head_input_is_settled_by_the_user(opened: Any, onnx_models: ModuleType) -> None:
+def test_assumed_head_input_is_settled_by_the_user(opened: Any) -> None:
     model = onnx_models.classifier(512, output="output")
     assert chosen(opened(model)) == ("features", "head_input", "none", True)
     assert chosen(opened(model, tensor="features")) == ("features", "head_input", "none", False)
@@ -269,7 +267,7 @@ def test_assumed_head_input_is_settled_by_the_user(opened: Any, onnx_models: Mod
     assert chosen(opened(model, tensor="output")) == ("output", "user", "none", False)
 
 
-def test_tanh_pooler_is_not_chosen(opened: Any, onnx_models: ModuleType) -> None:
+def test_tanh_pooler_is_not_chosen(opened: Any) -> None:
     nodes, weights = onnx_models.pooled()
     weights |= {"w": onnx_models.weight(16, 16), "b": onnx_models.weight(16)}
     weights |= {"rows": np.array([0, 16, -1], np.int64)}
@@ -287,7 +285,7 @@ def test_tanh_pooler_is_not_chosen(opened: Any, onnx_models: ModuleType) -> None
     assert chosen(model) == ("pooler_output", "encoder_output", "none", False)
 
 
-def test_several_outputs(opened: Any, onnx_models: ModuleType) -> None:
+def test_several_outputs(opened: Any) -> None:
     nodes, weights = onnx_models.pooled()
     weights |= {"w1": onnx_models.weight(16, 10), "w2": onnx_models.weight(16, 24)}
     nodes += [
@@ -429,7 +427,7 @@ def test_several_outputs(opened: Any, onnx_models: ModuleType) -> None:
         ([("MatMul", ["signed", "w"], ["a"]), ("Add", ["a", "signed"], ["e"])], "e", "other:Add"),
     ],
 )
-def test_ends_in(opened: Any, onnx_models: ModuleType, extra: list[Any], last: str, ends: str) -> None:
+def test_ends_in(opened: Any, extra: list[Any], last: str, ends: str) -> None:
     nodes, weights = onnx_models.pooled()
     # two tensors of the image multiplied, as attention does: nothing is known of its sign
     nodes += [("MatMul", ["features", "w"], ["mixed"]), ("Mul", ["mixed", "features"], ["signed"])]

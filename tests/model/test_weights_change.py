@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -19,12 +18,13 @@ from robustcheck_onnx.checker.measure import cache
 from robustcheck_onnx.checker.measure import run as measure
 from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.checker.runtime.runner import Runner
+from support import lookup
 
 SAID = r"model\.onnx: weights file weights\.bin changed during the run; it must stay as it was digested"
 
 
 @pytest.fixture
-def place(tmp_path: Path, lookup: ModuleType, lookup_pass: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> Path:
+def place(tmp_path: Path, lookup_pass: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> Path:
     """model.onnx with weights.bin, which give a WARN; passing.bin, weights that would give a PASS; an empty cache."""
     warning = lookup.write_lookup_model(tmp_path / "inline.onnx", np.random.default_rng(3).normal(size=(80, 512)))
     for source, weights in ((lookup_pass[0], "passing.bin"), (warning, "weights.bin")):

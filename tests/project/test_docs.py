@@ -6,7 +6,6 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
@@ -15,7 +14,7 @@ from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.cli import ending
 from robustcheck_onnx.checker.verdict.reasons import RULES
 from robustcheck_onnx.thresholds import profile, reference
-from support import ROOT
+from support import ROOT, commands
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BIN = Path(sys.executable).parent
@@ -85,9 +84,7 @@ PREPROCESSING = """{"size": [32, 32], "resize_mode": "shortest", "resize_size": 
 
 
 @pytest.mark.export
-def test_the_commands_of_the_readme_do_what_it_says(
-    commands: ModuleType, lookup_pass: tuple[Path, Path], tmp_path: Path
-) -> None:
+def test_the_commands_of_the_readme_do_what_it_says(lookup_pass: tuple[Path, Path], tmp_path: Path) -> None:
     """In the order of the page; a model and photos are there, as a reader has them. The model passes."""
     model, photos = lookup_pass
     (tmp_path / "photos").symlink_to(photos)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import nbclient
 import nbformat
 import pytest
 
-from support import ROOT
+from support import ROOT, commands
 
 PAGE = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
 NOT_RUN = {
@@ -36,7 +35,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def ran(commands: ModuleType, folder: Path, environment: dict[str, str]) -> list[Any]:
+def ran(folder: Path, environment: dict[str, str]) -> list[Any]:
     """Every command of the page but NOT_RUN, with its exit code and output."""
     listed = commands.read(PAGE)
     assert {command.text for command in listed} >= set(NOT_RUN)
@@ -45,7 +44,7 @@ def ran(commands: ModuleType, folder: Path, environment: dict[str, str]) -> list
 
 
 @pytest.mark.export
-def test_the_commands_do_what_the_tutorial_shows(commands: ModuleType, ran: list[Any], folder: Path) -> None:
+def test_the_commands_do_what_the_tutorial_shows(ran: list[Any], folder: Path) -> None:
     for number, (command, code, output) in enumerate(ran):
         assert commands.missing(command, output) is None, (command.text, commands.missing(command, output), output)
         if command.text == "echo $?":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -24,7 +23,7 @@ from robustcheck_onnx.checker.model.image_input import ImageInput
 from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.checker.runtime.feed import IMAGE, PIXELS, input_graph
 from robustcheck_onnx.checker.runtime.runner import Runner
-from support import skimage_data
+from support import onnx_models, skimage_data
 from support.measuring import never_decided
 
 NCHW = ImageInput("x", "NCHW", "float32", None, None, None, None)
@@ -100,7 +99,7 @@ def test_a_check_measures_the_same_on_photos_and_on_values_scaled_before(
     assert of_photos.top3_share.estimate == pytest.approx(of_values.top3_share.estimate, rel=1e-6)
 
 
-def test_values_that_are_not_finite_are_refused_before_a_run(tmp_path: Path, onnx_models: ModuleType) -> None:
+def test_values_that_are_not_finite_are_refused_before_a_run(tmp_path: Path) -> None:
     path = onnx_models.save(onnx_models.encoder(), tmp_path / "m.onnx")
     for change in ({"rescale": 1e38}, {"std": (1.0, 1e-45, 1.0)}):
         with pytest.raises(CannotAssessError, match="preprocessed pixels are not all finite; mean and std must be"):

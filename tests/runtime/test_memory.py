@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -15,11 +14,12 @@ from numpy.typing import NDArray
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError
 from robustcheck_onnx.checker.runtime.runner import Runner
 from robustcheck_onnx.checker.runtime.session import translate
+from support import onnx_models
 
 Pixels = NDArray[Any]
 
 
-def test_memory_errors_are_the_environment(runner: Any, onnx_models: ModuleType) -> None:
+def test_memory_errors_are_the_environment(runner: Any) -> None:
     model = runner(onnx_models.encoder()).model
     for error in (
         MemoryError(),
@@ -49,9 +49,7 @@ def short_of_memory(monkeypatch: pytest.MonkeyPatch, most: int) -> list[int]:
     return tried
 
 
-def test_memory_that_runs_out_halves_the_batch(
-    runner: Any, onnx_models: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_memory_that_runs_out_halves_the_batch(runner: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     pixels = np.random.default_rng(0).normal(size=(32, 8, 8, 3)).astype(np.float32)
     model = runner(onnx_models.encoder())
     expected = model.run(pixels).representation
@@ -66,7 +64,7 @@ def test_memory_that_runs_out_halves_the_batch(
 
 @pytest.mark.parametrize("fixed", [None, 2])
 def test_memory_that_passes_side_by_side_take_is_no_error(
-    runner: Any, onnx_models: ModuleType, monkeypatch: pytest.MonkeyPatch, pixels: Pixels, fixed: int | None
+    runner: Any, monkeypatch: pytest.MonkeyPatch, pixels: Pixels, fixed: int | None
 ) -> None:
     proto = onnx_models.encoder()
     expected = runner(proto).run(pixels).representation
@@ -91,7 +89,7 @@ def test_memory_that_passes_side_by_side_take_is_no_error(
 
 
 def test_short_memory_never_makes_company_of_an_image_alone(
-    runner: Any, onnx_models: ModuleType, monkeypatch: pytest.MonkeyPatch, pixels: Pixels
+    runner: Any, monkeypatch: pytest.MonkeyPatch, pixels: Pixels
 ) -> None:
     """A model that mixes its batch would seem not to, were its company cut into single images."""
     nodes, weights = onnx_models.pooled()
@@ -113,9 +111,7 @@ def test_short_memory_never_makes_company_of_an_image_alone(
     assert runner(model).batch_invariances(pixels[:1]) == (None,)
 
 
-def test_an_interrupt_between_passes_ends_those_that_run(
-    runner: Any, onnx_models: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupt_between_passes_ends_those_that_run(runner: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     ended: list[bool] = []
 
     def endless(self: Runner, session: Any, names: list[str], batch: Pixels, options: Any) -> list[Any]:
@@ -140,7 +136,7 @@ def test_an_interrupt_between_passes_ends_those_that_run(
 
 
 def test_memory_that_one_image_does_not_fit_is_an_error(
-    runner: Any, onnx_models: ModuleType, monkeypatch: pytest.MonkeyPatch, pixels: Pixels
+    runner: Any, monkeypatch: pytest.MonkeyPatch, pixels: Pixels
 ) -> None:
     model = runner(onnx_models.encoder())
     short_of_memory(monkeypatch, 0)

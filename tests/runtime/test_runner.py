@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultE
 from robustcheck_onnx.checker.evidence import IMAGENET
 from robustcheck_onnx.checker.model.open import open_model, own_bytes
 from robustcheck_onnx.checker.runtime.runner import Runner, _relative_difference
+from support import lookup, onnx_models
 
 Pixels = NDArray[Any]
 
@@ -28,7 +28,7 @@ def features_by_hand(pixels: Pixels, weight: Pixels) -> Pixels:
     return np.asarray(np.maximum(maps, 0).mean(axis=(2, 3)))
 
 
-def test_representation_and_class_output(runner: Any, onnx_models: ModuleType, pixels: Pixels) -> None:
+def test_representation_and_class_output(runner: Any, pixels: Pixels) -> None:
     model = onnx_models.classifier()
     weights = {w.name: onnx.numpy_helper.to_array(w) for w in model.graph.initializer}
     output = runner(model).run(pixels)
@@ -40,14 +40,14 @@ def test_representation_and_class_output(runner: Any, onnx_models: ModuleType, p
     )
 
 
-def test_spatial_mean_is_taken(runner: Any, onnx_models: ModuleType, pixels: Pixels) -> None:
+def test_spatial_mean_is_taken(runner: Any, pixels: Pixels) -> None:
     pooled = runner(onnx_models.classifier(), tensor="relu").run(pixels).representation
     np.testing.assert_allclose(pooled, runner(onnx_models.classifier()).run(pixels).representation, rtol=1e-5)
     assert pooled.dtype == np.float64
 
 
 @pytest.mark.parametrize("batch", [1, 2, 4, 5, 8])
-def test_fixed_batch_loses_and_adds_no_image(runner: Any, onnx_models: ModuleType, pixels: Pixels, batch: int) -> None:
+def test_fixed_batch_loses_and_adds_no_image(runner: Any, pixels: Pixels, batch: int) -> None:
     model = onnx_models.encoder()
     expected = runner(model).run(pixels).representation
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = batch
@@ -58,7 +58,7 @@ def test_fixed_batch_loses_and_adds_no_image(runner: Any, onnx_models: ModuleTyp
     assert fixed.batch_invariances(pixels)[0] < 1e-5
 
 
-def test_nhwc_uint8(runner: Any, onnx_models: ModuleType) -> None:
+def test_nhwc_uint8(runner: Any) -> None:
     nodes, weights = onnx_models.pooled()
     front = [
         ("Cast", ["image"], ["float"], {"to": TensorProto.FLOAT}),
@@ -81,7 +81,7 @@ def test_nhwc_uint8(runner: Any, onnx_models: ModuleType) -> None:
         run.run(photo.astype(np.float32) / 255)
 
 
-def test_float16(runner: Any, onnx_models: ModuleType, pixels: Pixels) -> None:
+def test_float16(runner: Any, pixels: Pixels) -> None:
     model = onnx_models.encoder()
     weights = {w.name: onnx.numpy_helper.to_array(w).astype(np.float16) for w in model.graph.initializer}
     half = onnx_models.build(
@@ -97,7 +97,7 @@ def test_float16(runner: Any, onnx_models: ModuleType, pixels: Pixels) -> None:
     np.testing.assert_allclose(output, runner(model).run(pixels).representation, atol=0.02)
 
 
-def test_batch_dependence_is_caught(runner: Any, onnx_models: ModuleType, pixels: Pixels) -> None:
+def test_batch_dependence_is_caught(runner: Any, pixels: Pixels) -> None:
     nodes, weights = onnx_models.pooled()
     weights["first"] = np.array([0], np.int64)
     nodes += [("ReduceMean", ["features", "first"], ["mean"]), ("Sub", ["features", "mean"], ["embedding"])]
@@ -105,9 +105,7 @@ def test_batch_dependence_is_caught(runner: Any, onnx_models: ModuleType, pixels
     assert runner(onnx_models.classifier()).batch_invariances(pixels)[0] < 1e-5
 
 
-def test_what_fails_alone_and_not_in_company_depends_on_its_batch(
-    runner: Any, onnx_models: ModuleType, pixels: Pixels
-) -> None:
+def test_what_fails_alone_and_not_in_company_depends_on_its_batch(runner: Any, pixels: Pixels) -> None:
     """A spread over the batch with n − 1 below it: 0/0 for one image, a number for more."""
     nodes, weights = onnx_models.pooled()
     weights |= {"first": np.array([0], np.int64), "one": np.array(1, np.float32)}
@@ -134,7 +132,7 @@ def test_outputs_with_infinities_are_compared() -> None:
         assert _relative_difference(a, changed) == 1e9
 
 
-def test_added_output_changes_nothing(runner: Any, onnx_models: ModuleType, pixels: Pixels) -> None:
+def test_added_output_changes_nothing(runner: Any, pixels: Pixels) -> None:
     run = runner(onnx_models.classifier())
     check = run.output_unchanged(pixels)
     assert (check.unchanged, check.optimization) == (True, "all")
@@ -145,7 +143,7 @@ def test_added_output_changes_nothing(runner: Any, onnx_models: ModuleType, pixe
 
 
 def test_changed_output_goes_down_to_no_optimisation(
-    runner: Any, onnx_models: ModuleType, pixels: Pixels, monkeypatch: pytest.MonkeyPatch
+    runner: Any, pixels: Pixels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = runner(onnx_models.classifier())
     other = onnx_models.classifier()
@@ -157,7 +155,7 @@ def test_changed_output_goes_down_to_no_optimisation(
     assert check.max_difference > 0.1
 
 
-def test_refused_pixels(runner: Any, onnx_models: ModuleType, pixels: Pixels) -> None:
+def test_refused_pixels(runner: Any, pixels: Pixels) -> None:
     run = runner(onnx_models.classifier())
     with pytest.raises(CannotAssessError, match="number of images is 0; at least one is needed"):
         run.run(pixels[:0])
@@ -171,7 +169,7 @@ def test_refused_pixels(runner: Any, onnx_models: ModuleType, pixels: Pixels) ->
         run.run(np.zeros((1, 8, 8, 3), np.uint8))
 
 
-def test_output_without_image_axis(runner: Any, onnx_models: ModuleType, pixels: Pixels) -> None:
+def test_output_without_image_axis(runner: Any, pixels: Pixels) -> None:
     nodes, weights = onnx_models.pooled()
     weights["first"] = np.array([0], np.int64)
     nodes.append(("ReduceMean", ["features", "first"], ["embedding"]))
@@ -179,7 +177,7 @@ def test_output_without_image_axis(runner: Any, onnx_models: ModuleType, pixels:
         runner(onnx_models.build(nodes, ["embedding"], weights)).run(pixels)
 
 
-def test_execution_facts(runner: Any, onnx_models: ModuleType) -> None:
+def test_execution_facts(runner: Any) -> None:
     execution = runner(onnx_models.classifier()).execution
     assert execution.requested == "cpu"
     assert execution.providers == ("CPUExecutionProvider",)
@@ -191,7 +189,7 @@ def test_execution_facts(runner: Any, onnx_models: ModuleType) -> None:
     assert execution.device
 
 
-def test_device_names(runner: Any, onnx_models: ModuleType) -> None:
+def test_device_names(runner: Any) -> None:
     for device in ("gpu", "cuda:", "cuda:x", "cpu:0"):
         with pytest.raises(UsageError, match=f"--device is '{device}'; it must be auto, cpu, cuda"):
             runner(onnx_models.encoder(), device)
@@ -207,7 +205,7 @@ def gpu_is_there() -> bool:
 
 
 @pytest.mark.skipif(gpu_is_there(), reason="a GPU is here: nothing falls back")
-def test_missing_gpu_is_an_error_or_said(runner: Any, onnx_models: ModuleType) -> None:
+def test_missing_gpu_is_an_error_or_said(runner: Any) -> None:
     for device in ("cuda", "cuda:1", "tensorrt"):
         with pytest.raises(EnvironmentFaultError) as caught:
             runner(onnx_models.encoder(), device)
@@ -219,9 +217,7 @@ def test_missing_gpu_is_an_error_or_said(runner: Any, onnx_models: ModuleType) -
 
 
 @pytest.mark.skipif(gpu_is_there(), reason="a GPU is here: nothing falls back")
-def test_silent_fallback_is_found_in_the_session(
-    runner: Any, onnx_models: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_silent_fallback_is_found_in_the_session(runner: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """ONNX Runtime itself takes the CPU without an exception when CUDA can't start."""
     monkeypatch.setattr("robustcheck_onnx.checker.runtime.device._why_not", lambda provider: "")
     if "CUDAExecutionProvider" not in ort.get_available_providers():
@@ -233,14 +229,14 @@ def test_silent_fallback_is_found_in_the_session(
 
 @pytest.mark.requires_cuda
 @pytest.mark.skipif(not gpu_is_there(), reason="no GPU with ONNX Runtime's CUDA provider on this machine")
-def test_cuda_equals_cpu(runner: Any, onnx_models: ModuleType, pixels: Pixels) -> None:
+def test_cuda_equals_cpu(runner: Any, pixels: Pixels) -> None:
     cuda, cpu = runner(onnx_models.classifier(), "cuda"), runner(onnx_models.classifier(), "cpu")
     assert cuda.execution.providers[0] == "CUDAExecutionProvider"
     assert cuda.execution.nodes["CUDAExecutionProvider"] > 0
     np.testing.assert_allclose(cuda.run(pixels).representation, cpu.run(pixels).representation, rtol=1e-4, atol=1e-6)
 
 
-def test_outputs_that_are_sequences_are_no_obstacle(tmp_path: Path, onnx_models: ModuleType) -> None:
+def test_outputs_that_are_sequences_are_no_obstacle(tmp_path: Path) -> None:
     """The model's own outputs are all fetched to compare them; photos come as bytes."""
     model = onnx_models.classifier()
     model.graph.node.append(onnx.helper.make_node("SplitToSequence", ["logits"], ["pieces"], axis=0))
@@ -257,7 +253,7 @@ def test_outputs_that_are_sequences_are_no_obstacle(tmp_path: Path, onnx_models:
 
 @pytest.mark.parametrize("layout", ["plain", "hard link", "hub", "read-only", "link", "inner link"])
 def test_external_data_runs_in_every_layout(
-    tmp_path: Path, onnx_models: ModuleType, pixels: Pixels, layout: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, pixels: Pixels, layout: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected_path = onnx_models.save(onnx_models.classifier(), tmp_path / "inline.onnx")
     expected = Runner(open_model(expected_path), "cpu").run(pixels).representation
@@ -291,15 +287,13 @@ def test_external_data_runs_in_every_layout(
         folder.chmod(0o755)
 
 
-def test_relative_path_from_the_models_folder(
-    tmp_path: Path, onnx_models: ModuleType, pixels: Pixels, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_relative_path_from_the_models_folder(tmp_path: Path, pixels: Pixels, monkeypatch: pytest.MonkeyPatch) -> None:
     onnx_models.save(onnx_models.classifier(), tmp_path / "m.onnx", external=True)
     monkeypatch.chdir(tmp_path)
     assert Runner(open_model("m.onnx"), "cpu").run(pixels).representation.shape == (5, 16)
 
 
-def test_lookup_runs(tmp_path: Path, lookup: ModuleType) -> None:
+def test_lookup_runs(tmp_path: Path) -> None:
     embeddings = np.random.default_rng(0).normal(size=(12, 6)).astype(np.float32)
     run = Runner(open_model(lookup.write_lookup_model(tmp_path / "m.onnx", embeddings)), "cpu")
     pixels = np.zeros((12, 64, 64, 3), np.float32)

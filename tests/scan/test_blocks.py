@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import ModuleType
-
 import onnx
 
 from robustcheck_onnx.checker.model.layers import build_layers
@@ -14,6 +12,7 @@ from robustcheck_onnx.checker.scan.blocks import (
     residual_blocks,
     stage_blocks,
 )
+from support import onnx_models
 
 
 def blocks_of(proto: onnx.ModelProto, shapes: dict[str, tuple[int, ...]], end: str) -> list[tuple[str, str]]:
@@ -26,7 +25,7 @@ def blocks_of(proto: onnx.ModelProto, shapes: dict[str, tuple[int, ...]], end: s
     return [(block.tensor, block.kind) for block in residual_blocks(layers, kept, order)]
 
 
-def test_residual_blocks_by_rule(onnx_models: ModuleType) -> None:
+def test_residual_blocks_by_rule() -> None:
     w = {name: onnx_models.weight(1) for name in ("w", "bias")}
     stem = [("Conv", ["image", "w"], ["c0"]), ("Relu", ["c0"], ["x0"])]
     resnet = [
@@ -54,7 +53,7 @@ def test_residual_blocks_by_rule(onnx_models: ModuleType) -> None:
     assert found == [("y0", "stem"), ("y1", "convolution"), ("y2", "stage"), ("y3", "convolution")]
 
 
-def test_additions_that_end_no_block(onnx_models: ModuleType) -> None:
+def test_additions_that_end_no_block() -> None:
     w = {name: onnx_models.weight(1) for name in ("w", "table")}
     tokens = [("Conv", ["image", "w"], ["c"]), ("Add", ["c", "table"], ["x"])]  # position embedding
     rope = [
@@ -88,7 +87,7 @@ def test_additions_that_end_no_block(onnx_models: ModuleType) -> None:
     assert blocks_of(proto, {}, "x1") == [("x", "stem"), ("x1", "attention")]
 
 
-def test_an_optimised_graph_has_its_sums_in_fused_norms(onnx_models: ModuleType) -> None:
+def test_an_optimised_graph_has_its_sums_in_fused_norms() -> None:
     w = {"w": onnx_models.weight(1)}
     nodes = [
         ("Conv", ["image", "w"], ["x"]), ("LayerNormalization", ["x", "w"], ["n"]), ("MatMul", ["n", "w"], ["o"]),
@@ -101,7 +100,7 @@ def test_an_optimised_graph_has_its_sums_in_fused_norms(onnx_models: ModuleType)
     assert blocks_of(proto, {}, "end") == [("x", "stem"), ("x1", "mlp"), ("x2", "mlp")]
 
 
-def test_a_quantised_end_is_the_same_end(onnx_models: ModuleType) -> None:
+def test_a_quantised_end_is_the_same_end() -> None:
     w = {"w": onnx_models.weight(1), "s": onnx_models.weight(1)}
     nodes = [
         ("Conv", ["image", "w"], ["x"]), ("Conv", ["x", "w"], ["a"]), ("Add", ["x", "a"], ["x1"]),
@@ -112,7 +111,7 @@ def test_a_quantised_end_is_the_same_end(onnx_models: ModuleType) -> None:
     assert found == [("x", "stem"), ("x1", "convolution"), ("x2", "convolution")]
 
 
-def test_without_residual_blocks_layers_are_cut_where_shapes_change(onnx_models: ModuleType) -> None:
+def test_without_residual_blocks_layers_are_cut_where_shapes_change() -> None:
     w = {"w": onnx_models.weight(1)}
     nodes = [
         ("Conv", ["image", "w"], ["a"]), ("Relu", ["a"], ["b"]), ("MaxPool", ["b"], ["c"], {"kernel_shape": [2, 2]}),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -19,11 +18,12 @@ from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultE
 from robustcheck_onnx.checker.scan import plan as scan_plan
 from robustcheck_onnx.checker.scan import records as scan_records
 from robustcheck_onnx.checker.scan import run as scan
+from support import onnx_models
 from support.scan_truth import assert_close, assert_report_is_truth, scanned
 
 
 @pytest.fixture
-def small(tmp_path: Path, onnx_models: ModuleType) -> Path:
+def small(tmp_path: Path) -> Path:
     """A residual graph without torch, and 60 photos' worth of random input."""
     w = {"w": onnx_models.weight(16, 3, 3, 3), "v": onnx_models.weight(16, 16, 1, 1)}
     nodes = [
@@ -65,7 +65,7 @@ def test_two_documents_of_one_scan_are_equal(small: Path) -> None:
     assert documents[0] == documents[1]
 
 
-def test_errors(small: Path, onnx_models: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+def test_errors(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
     images = small.with_suffix(".npy")
     given = ["--images", images, "--preprocess", "imagenet", "--device", "cpu"]
     flat = small.with_name("flat.onnx")
@@ -127,7 +127,7 @@ def test_a_changed_output_is_said(small: Path, monkeypatch: pytest.MonkeyPatch) 
     assert any("changed the model's own output" in note for note in report.notes)
 
 
-def test_axes_are_read_or_left_out(tmp_path: Path, onnx_models: ModuleType) -> None:
+def test_axes_are_read_or_left_out(tmp_path: Path) -> None:
     """Tokens before images are turned round; windows, and rows that are no images, are left out and counted."""
     w = {"w": onnx_models.weight(16, 3, 2, 2), "v": onnx_models.weight(16, 16)}
     shapes = {"tokens": [0, 16, -1], "rows": [-1, 16], "windows": [0, -1, 2, 16], "back": [-1, 16, 16], "axes": [1, 2]}

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,7 @@ from robustcheck_onnx.checker.shift import labels
 from robustcheck_onnx.checker.shift.run import measure_shift
 from robustcheck_onnx.thresholds import published
 from robustcheck_onnx.thresholds.suite import open_suite
-from support import ROOT
+from support import ROOT, lookup, onnx_models
 from support.benchmark_scripts import load
 
 BIN = Path(sys.executable).parent
@@ -93,7 +92,7 @@ def test_each_prediction_is_torchs_own(real: Any, efficientnet_lite0: Path, shif
 CODED_PX = 4  # edge of the images whose colour tells a class
 
 
-def _coded_model(path: Path, lookup: ModuleType, build: Callable[..., onnx.ModelProto]) -> Path:
+def _coded_model(path: Path, build: Callable[..., onnx.ModelProto]) -> Path:
     """1000 classes told by an image's colour: red = class // 32, green = class % 32, in steps of 8."""
     codes = np.array([[c // 32 * 8 / 255, c % 32 * 8 / 255, 0.0] for c in range(1000)])
     weights = {"w": (2 * codes.T).astype(np.float32), "b": (-(codes**2).sum(axis=1)).astype(np.float32)}
@@ -131,11 +130,9 @@ def _coded_images(folder: Path, share_right: float, copies: int, *, start: int) 
             Image.fromarray(pixels).save(folder / synset / f"{copy}.bmp")
 
 
-def test_effective_robustness_through_the_command(
-    tmp_path: Path, lookup: ModuleType, onnx_models: ModuleType, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_effective_robustness_through_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """2 × 2000 images whose colour tells their class; a known share of them lies."""
-    model = _coded_model(tmp_path / "coded.onnx", lookup, onnx_models.build)
+    model = _coded_model(tmp_path / "coded.onnx", onnx_models.build)
     _coded_images(tmp_path / "val", 0.85, 2, start=1)
     _coded_images(tmp_path / "sk", 0.85, 2, start=5)
     entry, out = tmp_path / "entry.toml", tmp_path / "shift.json"
@@ -168,7 +165,7 @@ def test_effective_robustness_through_the_command(
 
 
 @pytest.fixture
-def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, onnx_models: ModuleType) -> Path:
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A 10-class model, an encoder, one that ends in ArgMax, and small labelled folders, in the current folder."""
     monkeypatch.chdir(tmp_path)
     onnx_models.save(onnx_models.classifier(10), tmp_path / "model.onnx")

@@ -8,7 +8,6 @@ import importlib.util
 import threading
 from collections.abc import Generator
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
@@ -18,6 +17,7 @@ from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.images import source as images
 from robustcheck_onnx.checker.model.fetch import on_this_machine
 from robustcheck_onnx.checker.storage.remote import StoreError, open_url
+from support import onnx_models
 from support.stores import SECRET, contents, url_of
 
 pytest.importorskip("fsspec", reason="the extra remote is not installed")
@@ -81,7 +81,8 @@ def test_a_web_server(
 
 
 def test_a_web_server_that_refuses_or_is_not_there(
-    web: tuple[str, Path, list[str]], capsys: pytest.CaptureFixture[str], onnx_models: ModuleType
+    web: tuple[str, Path, list[str]],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     url, folder, asked = web
     assert main([f"{url}/forbidden.onnx?sig={SECRET}", "--debug", "-o", "json"]) == 4

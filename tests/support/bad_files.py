@@ -8,32 +8,33 @@ import pickle
 import shutil
 import tarfile
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 from onnx import TensorProto, helper, load, save
 
 from robustcheck_onnx.thresholds import profile as profiles
+from support import lookup, onnx_models
 from support.measuring import never_decided
+from support.onnx_models import build, pooled, weight
 
 LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 12\n"
 _LOOP = dict.fromkeys(("x", "next_x"), TensorProto.FLOAT) | dict.fromkeys(("on", "still_on"), TensorProto.BOOL)
 _LOOP |= {"i": TensorProto.INT64}
 
 
-def write(folder: Path, model: Path, photos: Path, lookup: ModuleType, tiny: ModuleType) -> None:
+def write(folder: Path, model: Path, photos: Path) -> None:
     """The whole folder; `model` passes on `photos`."""
     shutil.copy(model, folder / "pass.onnx")
     shutil.copytree(photos, folder / "photos")
     (folder / "folder").mkdir()
     os.mkfifo(folder / "pipe")
-    _write_models(folder, lookup, tiny)
+    _write_models(folder)
     _write_images(folder)
-    _write_settings(folder, lookup)
+    _write_settings(folder)
 
 
-def _write_models(folder: Path, lookup: ModuleType, tiny: ModuleType) -> None:
+def _write_models(folder: Path) -> None:
     whole = (folder / "pass.onnx").read_bytes()
     (folder / "empty.onnx").write_bytes(b"")
     (folder / "text.onnx").write_text("hello world\n" * 20, encoding="utf-8")
@@ -42,11 +43,11 @@ def _write_models(folder: Path, lookup: ModuleType, tiny: ModuleType) -> None:
     (folder / "zip.onnx").write_bytes(b"PK\x03\x04" + bytes(100))
     (folder / "pickle.onnx").write_bytes(pickle.dumps({"weights": Path("x")}, protocol=2))
 
-    text = tiny.classifier().SerializeToString()
+    text = onnx_models.classifier().SerializeToString()
     (folder / "bytes.onnx").write_bytes(text.replace(b"logits", b"log\xeets"))
 
     (folder / "whole").mkdir()
-    tiny.save(tiny.classifier(), folder / "whole" / "m.onnx", external=True)
+    onnx_models.save(onnx_models.classifier(), folder / "whole" / "m.onnx", external=True)
     for name in ("missing", "short", "pointer", "escape"):
         shutil.copytree(folder / "whole", folder / name)
     (folder / "missing" / "m.onnx.data").unlink()
@@ -54,34 +55,39 @@ def _write_models(folder: Path, lookup: ModuleType, tiny: ModuleType) -> None:
     (folder / "short" / "m.onnx.data").write_bytes(data[:-10])
     (folder / "pointer" / "m.onnx.data").write_text(LFS, encoding="utf-8")
     escaping = load(folder / "escape" / "m.onnx", load_external_data=False)
-    for weight in escaping.graph.initializer:
-        for entry in weight.external_data:
+    for initializer in escaping.graph.initializer:
+        for entry in initializer.external_data:
             if entry.key == "location":
                 entry.value = "../whole/m.onnx.data"
     save(escaping, folder / "escape" / "m.onnx")
 
-    nodes, weights = tiny.pooled()
+    nodes, weights = pooled()
     ids = ("input_ids", TensorProto.INT64, ("batch", 77))
     four = ("image", TensorProto.FLOAT, ("batch", 4, 8, 8))
-    boxes = {"w": tiny.weight(16, 400), "s": np.array([1, 100, 4]), "p": tiny.weight(1, 1, 100), "n": np.array([10])}
+    boxes = {
+        "w": weight(16, 400),
+        "s": np.array([1, 100, 4]),
+        "p": weight(1, 1, 100),
+        "n": np.array([10]),
+    }
     elements = np.array([1 << 17, 1 << 17, 16])  # float32: 1 TiB
     models = {
-        "op": tiny.build([*nodes, ("Flour", ["features"], ["out"])], ["out"], weights),
-        "domain": tiny.build([*nodes, ("com.acme:Foo", ["features"], ["out"])], ["out"], weights, domains=["com.acme"]),
-        "opset": tiny.build(nodes, ["features"], weights, opset=99),
-        "ir": tiny.build(nodes, ["features"], weights, ir_version=99),
-        "vector": tiny.build(
+        "op": build([*nodes, ("Flour", ["features"], ["out"])], ["out"], weights),
+        "domain": build([*nodes, ("com.acme:Foo", ["features"], ["out"])], ["out"], weights, domains=["com.acme"]),
+        "opset": build(nodes, ["features"], weights, opset=99),
+        "ir": build(nodes, ["features"], weights, ir_version=99),
+        "vector": build(
             [("Add", ["image", "image"], ["y"])], ["y"], inputs=[("image", TensorProto.FLOAT, ("batch", 10))]
         ),
-        "noinput": tiny.build([("Constant", [], ["y"], {"value_float": 1.0})], ["y"], inputs=[]),
-        "several": tiny.build(
+        "noinput": build([("Constant", [], ["y"], {"value_float": 1.0})], ["y"], inputs=[]),
+        "several": build(
             [*nodes, ("Add", ["features", "t"], ["y"])],
             ["y"],
             weights,
-            inputs=[tiny.IMAGE, ("t", TensorProto.FLOAT, ("batch", 16))],
+            inputs=[onnx_models.IMAGE, ("t", TensorProto.FLOAT, ("batch", 16))],
         ),
-        "words": tiny.build([("Cast", ["input_ids"], ["y"], {"to": 1})], ["y"], inputs=[ids]),
-        "detector": tiny.build(
+        "words": build([("Cast", ["input_ids"], ["y"], {"to": 1})], ["y"], inputs=[ids]),
+        "detector": build(
             [
                 *nodes,
                 ("Gemm", ["features", "w"], ["b"]),
@@ -91,17 +97,17 @@ def _write_models(folder: Path, lookup: ModuleType, tiny: ModuleType) -> None:
             ["dets", "selected"],
             weights | boxes,
         ),
-        "four": tiny.build([("Conv", ["image", "w"], ["y"])], ["y"], {"w": tiny.weight(3, 4, 3, 3)}, inputs=[four]),
-        "infinite": tiny.build(
+        "four": build([("Conv", ["image", "w"], ["y"])], ["y"], {"w": weight(3, 4, 3, 3)}, inputs=[four]),
+        "infinite": build(
             [*nodes, ("Div", ["features", "z"], ["y"])], ["y"], weights | {"z": np.zeros(16, np.float32)}
         ),
-        "constant": tiny.build(
+        "constant": build(
             [*nodes, ("Mul", ["features", "z"], ["y"])], ["y"], weights | {"z": np.zeros(16, np.float32)}
         ),
-        "reshape": tiny.build([("Reshape", ["image", "s"], ["y"])], ["y"], {"s": np.array([-1, 1000003])}),
-        "huge": _asks_for(tiny, elements),
-        "endless": _endless(tiny),
-        "large": _asks_for(tiny, np.array([1 << 30])),  # float32: 4 GiB
+        "reshape": build([("Reshape", ["image", "s"], ["y"])], ["y"], {"s": np.array([-1, 1000003])}),
+        "huge": _asks_for(elements),
+        "endless": _endless(),
+        "large": _asks_for(np.array([1 << 30])),  # float32: 4 GiB
     }
     contract = lookup.lookup_contract()
     entry = contract["tensors"]["representation"]
@@ -113,38 +119,38 @@ def _write_models(folder: Path, lookup: ModuleType, tiny: ModuleType) -> None:
         "c_less": json.dumps({key: value for key, value in contract.items() if key != "preprocessing"}),
         "c_tensor": json.dumps(contract | {"tensors": {"representation": entry, "nope": entry}}),
     }.items():
-        models[name] = tiny.encoder(output="representation")
+        models[name] = onnx_models.encoder(output="representation")
         helper.set_model_props(models[name], {lookup.CONTRACT_KEY: text})
     for name, proto in models.items():
         save(proto, folder / f"{name}.onnx")
     (folder / "side").mkdir()
-    tiny.save(tiny.classifier(), folder / "side" / "m.onnx")
+    onnx_models.save(onnx_models.classifier(), folder / "side" / "m.onnx")
     (folder / "side" / "m.robustcheck.json").write_text("{broken", encoding="utf-8")
 
 
-def _asks_for(tiny: ModuleType, shape: Any) -> Any:
+def _asks_for(shape: Any) -> Any:
     """A model that makes a tensor of `shape` (float32) on its way."""
-    nodes, weights = tiny.pooled()
+    nodes, weights = pooled()
     more = [
         ("ConstantOfShape", ["shape"], ["big"]),
         ("ReduceSum", ["big"], ["sum"], {"keepdims": 0}),
         ("Add", ["features", "sum"], ["y"]),
     ]
-    return tiny.build([*nodes, *more], ["y"], weights | {"shape": shape})
+    return build([*nodes, *more], ["y"], weights | {"shape": shape})
 
 
-def _endless(tiny: ModuleType) -> Any:
+def _endless() -> Any:
     """A model with a loop of 2^62 rounds."""
     scalar = {name: helper.make_tensor_value_info(name, kind, []) for name, kind in _LOOP.items()}
     rounds = [helper.make_node("Identity", ["on"], ["still_on"]), helper.make_node("Add", ["x", "one"], ["next_x"])]
     body = helper.make_graph(
         rounds, "body", [scalar[n] for n in ("i", "on", "x")], [scalar[n] for n in ("still_on", "next_x")]
     )
-    nodes, weights = tiny.pooled()
+    nodes, weights = pooled()
     values = {"one": np.float32(1), "n": np.int64(2**62), "yes": np.bool_(True), "zero": np.float32(0)}
     weights |= {name: np.array(value) for name, value in values.items()}
     loop = ("Loop", ["n", "yes", "zero"], ["end"], {"body": body})
-    return tiny.build([*nodes, loop, ("Add", ["features", "end"], ["y"])], ["y"], weights)
+    return build([*nodes, loop, ("Add", ["features", "end"], ["y"])], ["y"], weights)
 
 
 def _write_images(folder: Path) -> None:
@@ -191,7 +197,7 @@ def _write_images(folder: Path) -> None:
     (folder / "binary.txt").write_bytes(b"\xff\xfe\x00")
 
 
-def _write_settings(folder: Path, lookup: ModuleType) -> None:
+def _write_settings(folder: Path) -> None:
     fields = lookup.lookup_preprocessing()
     default = profiles.load()
     raw = json.loads(profiles.to_json(default))

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 Array = NDArray[Any]
-Node = tuple[str, Sequence[str], Sequence[str]] | tuple[str, Sequence[str], Sequence[str], dict[str, Any]]
-Value = tuple[str, int, Sequence[int | str | None]]
+Node = tuple[Any, ...]  # (op, inputs, outputs) or (op, inputs, outputs, attributes)
+Value = tuple[str, int, Sequence[int | str | None] | None]
 IMAGE: Value = ("image", TensorProto.FLOAT, ("batch", 3, 8, 8))
 
 

@@ -11,7 +11,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -24,13 +23,14 @@ from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.errors import EnvironmentFaultError
 from robustcheck_onnx.checker.storage import write as delivery
 from robustcheck_onnx.checker.verify import signature as signing
+from support import lookup
 from support.bad_input import COMMAND
 
 pytestmark = pytest.mark.usefixtures("capsys")  # the command mends its process's streams: these are the test's own
 
 
 @pytest.fixture
-def here(tmp_path: Path, lookup: ModuleType, lookup_pass: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> Path:
+def here(tmp_path: Path, lookup_pass: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> Path:
     """pass.onnx, warn.onnx, text.onnx (no model), photos, and a pair of keys; the current folder."""
     shutil.copy(lookup_pass[0], tmp_path / "pass.onnx")
     lookup.write_lookup_model(tmp_path / "warn.onnx", np.random.default_rng(3).normal(size=(80, 512)))

@@ -10,7 +10,6 @@ import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -29,6 +28,7 @@ from robustcheck_onnx.checker.verdict import gate
 from robustcheck_onnx.checker.verdict.rule import judge
 from robustcheck_onnx.checker.verify.second_run import disagreements
 from robustcheck_onnx.thresholds import profile
+from support import lookup
 
 Change = Callable[[dict[str, Any]], object]
 
@@ -229,7 +229,7 @@ def test_a_profile_that_nobody_accepted(place: Path, capsys: pytest.CaptureFixtu
 # -------------------------------------------------------------------------------------------- forgeries
 
 
-def warned(place: Path, lookup: ModuleType) -> Report:
+def warned(place: Path) -> Report:
     """The same model without its outlier feature: WARN."""
     h = np.random.default_rng(0).normal(size=(80, 512))
     lookup.write_lookup_model(place / "model.onnx", h)
@@ -239,8 +239,8 @@ def warned(place: Path, lookup: ModuleType) -> Report:
     return report
 
 
-def test_a_warn_is_never_0(place: Path, lookup: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
-    warned(place, lookup)
+def test_a_warn_is_never_0(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    warned(place)
     code, status, document = verify(place, capsys, "--images", str(place / "photos"))
     assert (code, status["rerun"], document["verdict"]) == (1, "agrees", "WARN")
     forge(place, lambda d: d["verdict"].update(verdict="PASS", reasons=[]))
@@ -248,11 +248,9 @@ def test_a_warn_is_never_0(place: Path, lookup: ModuleType, capsys: pytest.Captu
     assert (code, status["report"], status["verdict"]) == (3, "agrees", "differs")
 
 
-def test_evidence_of_a_better_model(
-    place: Path, lookup: ModuleType, passed: Report, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_evidence_of_a_better_model(place: Path, passed: Report, capsys: pytest.CaptureFixture[str]) -> None:
     """Numbers of a passing model under the digest of one that warns: only a second run can tell."""
-    report = warned(place, lookup)
+    report = warned(place)
     stolen = passed.evidence.model_copy(update={"model": report.evidence.model})
     forged = sealed(passed.model_copy(update={"evidence": stolen}))
     (place / "report.json").write_text(to_json(forged), encoding="utf-8")
@@ -261,8 +259,8 @@ def test_evidence_of_a_better_model(
     assert "verdict PASS against WARN" in json.dumps(document)
 
 
-def test_a_rerun_vouches_for_no_waiver(place: Path, lookup: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
-    report = warned(place, lookup)
+def test_a_rerun_vouches_for_no_waiver(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report = warned(place)
     day = datetime.now(UTC).date() + timedelta(days=9)
     forged = [gate.Waiver(reason=r.id, because="none", owner="nobody", expires=day) for r in report.verdict.reasons]
     answer = gate.decide(report.verdict, report.evidence.model.file, waivers=forged, today=day)
@@ -273,10 +271,8 @@ def test_a_rerun_vouches_for_no_waiver(place: Path, lookup: ModuleType, capsys: 
     assert "only a signature vouches" in document["rule"]
 
 
-def test_waivers_count_only_where_they_are_accepted(
-    place: Path, lookup: ModuleType, capsys: pytest.CaptureFixture[str]
-) -> None:
-    report = warned(place, lookup)
+def test_waivers_count_only_where_they_are_accepted(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report = warned(place)
     today = datetime.now(UTC).date()
 
     def written(last_day: int, fail_on: gate.FailOn = "warn") -> None:
@@ -355,11 +351,9 @@ def test_a_rerun_needs_the_images(place: Path, capsys: pytest.CaptureFixture[str
     assert verify(place, capsys, "--images", str(place / "none"))[0] == 2
 
 
-def test_a_document_of_several_models(
-    place: Path, lookup: ModuleType, passed: Report, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_document_of_several_models(place: Path, passed: Report, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.copy(place / "model.onnx", place / "good.onnx")
-    other = warned(place, lookup)
+    other = warned(place)
     failed = Failed(model="x.onnx", message="gone", hint="", exit_code=3)
     (place / "report.json").write_text(formats.render("json", [passed, failed, other]), encoding="utf-8")
     assert len(read(place / "report.json")) == 2
@@ -374,9 +368,7 @@ def test_a_document_of_several_models(
 # --------------------------------------------------------------------------------- bundled photos, tolerance
 
 
-def test_the_bundled_photos_are_those_of_the_package(
-    tmp_path: Path, lookup: ModuleType, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_bundled_photos_are_those_of_the_package(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = lookup.write_lookup_model(tmp_path / "model.onnx", np.random.default_rng(0).normal(size=(80, 512)))
     options = ["--preprocess", "clip", "--max-images", "60"]
     assert cli.main([str(model), *options, "-q", "-o", f"json={tmp_path / 'report.json'}"]) in (1, 3)

@@ -10,13 +10,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 
-from support import PHOTOS, ROOT
+from support import PHOTOS, ROOT, lookup
 
 COMMAND = Path(sys.executable).parent / "robustcheck"
 SHARED = Path(os.environ.get("ROBUSTCHECK_SHARED", ROOT.parent / "shared"))
@@ -43,7 +42,7 @@ def verdict_of(report: dict[str, object]) -> tuple[str, set[str]]:
 
 
 @pytest.fixture(scope="session")
-def photos_300(tmp_path_factory: pytest.TempPathFactory, lookup: ModuleType) -> list[Path]:
+def photos_300(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("photos")
     photos = PHOTOS
     paths: list[Path] = lookup.write_lookup_images(folder, 300, photos=photos)
@@ -97,7 +96,7 @@ def test_every_reference_set_has_an_expectation() -> None:
 
 @pytest.mark.skipif(not EMBEDDINGS.is_dir(), reason="the published embedding vectors are not part of the project")
 @pytest.mark.parametrize("name", EXPECTED)
-def test_real_embeddings(name: str, tmp_path: Path, lookup: ModuleType, photos_300: list[Path]) -> None:
+def test_real_embeddings(name: str, tmp_path: Path, photos_300: list[Path]) -> None:
     x = np.load(EMBEDDINGS / f"{name}.npz", allow_pickle=False)["x"].astype(np.float32)
     rule = "logits" if name == "run_lite0_logits" else "encoder_output"
     model = lookup.write_lookup_model(tmp_path / f"{name}.onnx", x, rule=rule)
@@ -209,7 +208,7 @@ TRAPS = {
 
 
 @pytest.mark.parametrize("trap", TRAPS)
-def test_traps_never_pass(trap: str, tmp_path: Path, lookup: ModuleType, photos_300: list[Path]) -> None:
+def test_traps_never_pass(trap: str, tmp_path: Path, photos_300: list[Path]) -> None:
     make, reason = TRAPS[trap]
     h = make(np.random.default_rng(3)).astype(np.float32)  # type: ignore[no-untyped-call]
     model = lookup.write_lookup_model(tmp_path / "trap.onnx", h)
@@ -218,7 +217,7 @@ def test_traps_never_pass(trap: str, tmp_path: Path, lookup: ModuleType, photos_
     assert reason in reasons
 
 
-def test_the_planted_control_passes(tmp_path: Path, lookup: ModuleType, photos_300: list[Path]) -> None:
+def test_the_planted_control_passes(tmp_path: Path, photos_300: list[Path]) -> None:
     """Without it every trap above could be a WARN for a reason of the harness."""
     model = lookup.write_lookup_model(tmp_path / "planted.onnx", _planted(np.random.default_rng(3)))
     report = run(model, "--images", listed(tmp_path, photos_300), code=0)
@@ -230,9 +229,7 @@ def test_the_planted_control_passes(tmp_path: Path, lookup: ModuleType, photos_3
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 1.0])
-def test_nothing_to_measure_is_an_error(
-    value: float, tmp_path: Path, lookup: ModuleType, photos_300: list[Path]
-) -> None:
+def test_nothing_to_measure_is_an_error(value: float, tmp_path: Path, photos_300: list[Path]) -> None:
     model = lookup.write_lookup_model(tmp_path / "dead.onnx", np.full((300, D), value))
     done = subprocess.run(
         [COMMAND, model, "--images", listed(tmp_path, photos_300), "-o", "json"],
@@ -254,9 +251,7 @@ PASSING_BUT_FOR: dict[str, tuple[dict[str, Any], tuple[str, ...], str]] = {
 
 
 @pytest.mark.parametrize("case", PASSING_BUT_FOR)
-def test_a_planted_outlier_does_not_excuse(
-    case: str, tmp_path: Path, lookup: ModuleType, photos_300: list[Path]
-) -> None:
+def test_a_planted_outlier_does_not_excuse(case: str, tmp_path: Path, photos_300: list[Path]) -> None:
     changes, options, reason = PASSING_BUT_FOR[case]
     h = _planted(np.random.default_rng(3))
     model = lookup.write_lookup_model(tmp_path / "planted.onnx", h, **changes)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import onnx
@@ -12,9 +11,10 @@ import onnxruntime as ort
 from PIL import Image
 
 from robustcheck_onnx.checker.evidence import Preprocessing
+from support import lookup
 
 
-def test_rows_come_back_through_png_files(tmp_path: Path, lookup: ModuleType) -> None:
+def test_rows_come_back_through_png_files(tmp_path: Path) -> None:
     embeddings = np.random.default_rng(0).normal(size=(300, 7)).astype(np.float32)
     model = lookup.write_lookup_model(tmp_path / "lookup.onnx", embeddings)
     paths = lookup.write_lookup_images(tmp_path / "photos", 300)
@@ -25,7 +25,7 @@ def test_rows_come_back_through_png_files(tmp_path: Path, lookup: ModuleType) ->
     np.testing.assert_array_equal(session.run(None, {"image": pixels[order]})[0], embeddings[order])
 
 
-def test_photos_are_varied_and_reproducible(tmp_path: Path, lookup: ModuleType) -> None:
+def test_photos_are_varied_and_reproducible(tmp_path: Path) -> None:
     first = lookup.write_lookup_images(tmp_path / "a", 60)
     again = lookup.write_lookup_images(tmp_path / "b", 60)
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in again]
@@ -34,7 +34,7 @@ def test_photos_are_varied_and_reproducible(tmp_path: Path, lookup: ModuleType) 
     assert distances.min() > 3
 
 
-def test_contract_is_the_documented_one(tmp_path: Path, lookup: ModuleType) -> None:
+def test_contract_is_the_documented_one(tmp_path: Path) -> None:
     path = lookup.write_lookup_model(tmp_path / "m.onnx", np.eye(3), source={"random_weights": True})
     (prop,) = onnx.load(path).metadata_props
     assert prop.key == "robustcheck.contract"

@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 from queue import Queue
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ from robustcheck_onnx.checker.runtime.runner import Runner
 from robustcheck_onnx.checker.verdict import rule as verdict
 from robustcheck_onnx.thresholds import profile
 from robustcheck_onnx.thresholds.profile import STATISTICS
-from support import ROOT
+from support import ROOT, lookup
 from support.measuring import never_decided
 
 PHOTOS = ROOT / "checker" / "photos"
@@ -56,9 +55,7 @@ def test_the_supervised_network_warns_as_measured_before(efficientnet_lite0: Pat
     assert report.evidence.images.bundled
 
 
-def test_photos_are_decoded_while_the_session_opens(
-    lookup: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_photos_are_decoded_while_the_session_opens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     vectors = np.random.default_rng(0).standard_normal((70, 16)).astype(np.float32)
     model = lookup.write_lookup_model(tmp_path / "m.onnx", vectors, size_px=32)
     lookup.write_lookup_images(tmp_path / "photos", len(vectors), photos=sorted(PHOTOS.glob("*.jpg")), size_px=32)
@@ -166,9 +163,7 @@ def test_the_library_is_silent(lookup_pass: tuple[Path, Path], capfd: pytest.Cap
     assert capfd.readouterr() == ("", "")
 
 
-def test_bad_images_are_counted_named_and_tolerated_to_a_limit(
-    lookup: ModuleType, lookup_pass: tuple[Path, Path], tmp_path: Path
-) -> None:
+def test_bad_images_are_counted_named_and_tolerated_to_a_limit(lookup_pass: tuple[Path, Path], tmp_path: Path) -> None:
     model, _ = lookup_pass
     folder = tmp_path / "photos"
     lookup.write_lookup_images(folder, 80, photos=sorted(PHOTOS.glob("*.jpg")))
@@ -183,7 +178,7 @@ def test_bad_images_are_counted_named_and_tolerated_to_a_limit(
 
 
 def test_a_few_representations_again_and_again_never_pass(
-    lookup: ModuleType, lookup_pass: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    lookup_pass: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two representations over 80 varied photos, each with the same strong feature: all six statistics clear."""
     rng = np.random.default_rng(4)
@@ -244,9 +239,7 @@ def test_other_thresholds_and_other_preprocessing_are_said(lookup_pass: tuple[Pa
         assert ("preprocessing_against_contract" in {r.id for r in verdict.reasons}) == said
 
 
-def test_published_robustness_is_context_and_decides_nothing(
-    lookup: ModuleType, lookup_pass: tuple[Path, Path], tmp_path: Path
-) -> None:
+def test_published_robustness_is_context_and_decides_nothing(lookup_pass: tuple[Path, Path], tmp_path: Path) -> None:
     _, photos = lookup_pass
     h = np.random.default_rng(0).normal(size=(80, 512))  # nothing to see: WARN whatever is published
     known = {"library": "open_clip", "name": "ViT-B-32", "weights": "openai", "synthetic": ""}

@@ -7,22 +7,17 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
 
-from support import ROOT
+from support import ROOT, onnx_models
 from support.benchmark_scripts import load
 
 SHARED = Path(os.environ.get("ROBUSTCHECK_SHARED", ROOT.parent / "shared")) / "data" / "embeddings"
-
-
-@pytest.fixture
-def real_cases(lookup: ModuleType) -> ModuleType:  # which it imports
-    return load("real_cases")
+real_cases = load("real_cases")
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data/embeddings is not there: real embeddings stay outside")
@@ -41,7 +36,7 @@ def test_one_real_set_is_answered_as_expected() -> None:
     assert len(seen) == 11
 
 
-def test_an_answer_that_is_not_expected_is_told(real_cases: ModuleType) -> None:
+def test_an_answer_that_is_not_expected_is_told() -> None:
     case = real_cases.Case("a", Path("a"), Path("b"), None, "WARN", frozenset({"statistic_shrank"}), "PASS", "")
     seen = real_cases.Seen("WARN", ("statistic_shrank", "undecided"), "PASS", (), "kept")
     assert real_cases.agrees(case, seen)
@@ -51,7 +46,7 @@ def test_an_answer_that_is_not_expected_is_told(real_cases: ModuleType) -> None:
     assert real_cases.agrees(replace(case, checks=""), replace(seen, checks="WARN"))
 
 
-def test_roundings(real_cases: ModuleType) -> None:
+def test_roundings() -> None:
     ml_dtypes = pytest.importorskip("ml_dtypes", reason="comes with onnx")
     x = np.random.default_rng(0).normal(size=(40, 30)) * 10.0 ** np.arange(-15, 15)
     truth = x.astype(np.float32).astype(ml_dtypes.bfloat16).astype(np.float64)
@@ -61,7 +56,7 @@ def test_roundings(real_cases: ModuleType) -> None:
     assert np.abs(levels).max() == pytest.approx(127)
 
 
-def test_outliers_are_those_beyond_6_sd_in_half_of_the_images(real_cases: ModuleType) -> None:
+def test_outliers_are_those_beyond_6_sd_in_half_of_the_images() -> None:
     x = np.random.default_rng(1).normal(size=(60, 400))
     assert len(real_cases.outliers(x)) == 1
     x[:, 3] -= 12
@@ -70,7 +65,7 @@ def test_outliers_are_those_beyond_6_sd_in_half_of_the_images(real_cases: Module
     assert real_cases.outliers(x) == [3, 8]
 
 
-def test_clipped_ends_at_two_sd_of_each_image(real_cases: ModuleType, onnx_models: ModuleType, tmp_path: Path) -> None:
+def test_clipped_ends_at_two_sd_of_each_image(tmp_path: Path) -> None:
     source = onnx_models.save(onnx_models.encoder(32, output="representation"), tmp_path / "a.onnx")
     target = real_cases.clipped(source, tmp_path / "b.onnx")
     onnx.checker.check_model(str(target))
