@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image
 
 from robustcheck_onnx.checker.evidence import CLIP
-from robustcheck_onnx.checker.images import source as images
+from robustcheck_onnx.checker.images import source
 from robustcheck_onnx.checker.images.preprocess import apply
 from robustcheck_onnx.checker.measure import run as measure
 from robustcheck_onnx.checker.measure.job import Job, nothing_yet
@@ -171,7 +171,7 @@ def throughput(model: Model, photos: Path, n: int, runs: int) -> tuple[float, fl
     opened = replace(measure.open_job(Job(model.onnx, str(photos), max_images=n)), described=frozenset())
     runner, preprocessing = opened.runners[0], opened.preprocessing.preprocessing
     loaded = [opened.source.load(i) for i in range(min(n, 128))]
-    pixels = np.stack([apply(preprocessing, item.image) for item in loaded if isinstance(item, images.Picture)])
+    pixels = np.stack([apply(preprocessing, item.image) for item in loaded if isinstance(item, source.Picture)])
     tensors = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
     graph, name = opened.models[0], opened.models[0].image_input.name
     whole, _ = open_session(graph.graph_bytes, graph, "cpu", threads=cpu_threads())

@@ -10,8 +10,8 @@ from typing import Any, Protocol
 import pytest
 
 from robustcheck_onnx.checker.cli import app as cli
-from robustcheck_onnx.checker.cli import process as cli_process
-from robustcheck_onnx.checker.cli.verbs import calibrate as cli_calibrate
+from robustcheck_onnx.checker.cli import process
+from robustcheck_onnx.checker.cli.verbs import calibrate
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError
 from robustcheck_onnx.thresholds import results
 from robustcheck_onnx.thresholds.results import Result
@@ -28,7 +28,7 @@ class Call(Protocol):
 def call(capfd: pytest.CaptureFixture[str]) -> Call:
     def made_call(*words: str | Path, code: int = 0) -> tuple[str, str]:
         capfd.readouterr()
-        assert cli_process.run(cli.app, list(map(str, words))) == code
+        assert process.run(cli.app, list(map(str, words))) == code
         out, err = capfd.readouterr()
         return out, err
 
@@ -64,12 +64,12 @@ def test_wrong_calls(words: str, message: str, tmp_path: Path, call: Call, monke
 def test_a_cause_is_said_once_for_all_its_models() -> None:
     missing = EnvironmentFaultError("timm: package is missing; it must be there", "pip install timm")
     failed = {f"timm:{name}": missing for name in "abcde"} | {"own.onnx": CannotAssessError("own.onnx: is empty")}
-    assert cli_calibrate.causes(failed) == [
+    assert calibrate.causes(failed) == [
         "timm:a, timm:b, timm:c and 2 more: timm: package is missing; it must be there (pip install timm)",
         "own.onnx: own.onnx: is empty",
     ]
     three = dict.fromkeys("abc", missing)
-    assert cli_calibrate.causes(three) == [
+    assert calibrate.causes(three) == [
         "a, b, c: timm: package is missing; it must be there (pip install timm)",
     ]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from robustcheck_onnx.checker.calibrate import table as calibration_table
+from robustcheck_onnx.checker.calibrate.table import superseded
 from robustcheck_onnx.thresholds import profile
 from support.calibrations import COMMAND, N_MODELS, Calibrated, calibrate, rows, run
 from support.measuring import never_decided
@@ -193,7 +193,7 @@ def test_other_images_do_not_cost_the_rows_that_are_there(calibrated_copy: Calib
     )
     assert f"0 measured before, {N_MODELS} to do" in done.stderr
     assert {row.n_images for row in rows(calibrated_copy.table)} == {60}
-    beside = calibration_table.superseded(calibrated_copy.table)
+    beside = superseded(calibrated_copy.table)
     assert {row.n_images for row in rows(beside)} == {120}
 
 

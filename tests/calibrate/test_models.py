@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from robustcheck_onnx.checker.calibrate import tasks as calibration_tasks
+from robustcheck_onnx.checker.calibrate import tasks
 from robustcheck_onnx.thresholds import profile, suite
 from support import ROOT, mini_suite
 from support.calibrations import COMMAND, calibrate, rows, run
@@ -153,7 +153,7 @@ def test_an_export_that_crashes_fails_alone_and_one_in_progress_ends_with_the_ru
 
 
 def test_a_cached_export_is_known_by_everything_that_influences_it(tmp_path: Path) -> None:
-    settings = calibration_tasks.Settings(images=None, cache=tmp_path / "cache")
+    settings = tasks.Settings(images=None, cache=tmp_path / "cache")
     (tmp_path / "mine.py").write_text("")
     (tmp_path / "p.json").write_text("{}")
     (tmp_path / "w.pt").write_bytes(b"PK")
@@ -167,7 +167,7 @@ def test_a_cached_export_is_known_by_everything_that_influences_it(tmp_path: Pat
     (tmp_path / "s.toml").write_text(text)
 
     def keys() -> list[str]:
-        work = calibration_tasks.tasks(suite.open_suite(tmp_path / "s.toml"), settings, "sha256:images")
+        work = tasks.tasks(suite.open_suite(tmp_path / "s.toml"), settings, "sha256:images")
         assert [task.fault for task in work] == [None, None]
         return [str(task.model) for task in work]
 
@@ -178,6 +178,6 @@ def test_a_cached_export_is_known_by_everything_that_influences_it(tmp_path: Pat
         assert (now[0] == seen[-1][0], now[1] == seen[-1][1]) == (which == 1, which == 0)
         seen.append(now)
     (tmp_path / "w.pt").unlink()
-    task = calibration_tasks.tasks(suite.open_suite(tmp_path / "s.toml"), settings, "sha256:images")[0]
+    task = tasks.tasks(suite.open_suite(tmp_path / "s.toml"), settings, "sha256:images")[0]
     assert task.fault is not None
     assert (task.fault.exit_code, task.fault.hint) == (4, f"place it at {tmp_path / 'w.pt'}")

@@ -10,7 +10,7 @@ import pytest
 
 from robustcheck_onnx.checker import check
 from robustcheck_onnx.checker import demo as demo_model
-from robustcheck_onnx.checker.cli.verbs import demo as cli_demo
+from robustcheck_onnx.checker.cli.verbs.demo import _check_folder
 from robustcheck_onnx.checker.errors import UsageError
 
 COMMAND = str(Path(sys.executable).parent / "robustcheck")
@@ -110,7 +110,7 @@ def test_keep_replaces_nothing(tmp_path: Path) -> None:
     assert "planted.onnx: file is there already" in done.stderr
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("planted.onnx", "mine")]
     with pytest.raises(UsageError, match="--keep is a file"):
-        cli_demo._check_folder(tmp_path / "planted.onnx", ("planted",))
+        _check_folder(tmp_path / "planted.onnx", ("planted",))
 
 
 def test_a_folder_that_cannot_be_made_is_the_environments_fault(tmp_path: Path) -> None:

@@ -21,9 +21,9 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from robustcheck_onnx.checker import pipeline
-from robustcheck_onnx.checker.cli import models as many
+from robustcheck_onnx.checker.cli import models
 from robustcheck_onnx.checker.errors import UsageError
-from robustcheck_onnx.checker.report import summary as report_summary
+from robustcheck_onnx.checker.report import summary
 from robustcheck_onnx.checker.report.outcome import exit_code_of
 from robustcheck_onnx.checker.report.record import Failed, Report
 from support import lookup, warm_command
@@ -65,20 +65,20 @@ def test_folders_globs_and_files_in_the_order_of_the_words(tmp_path: Path, monke
     touch(
         tmp_path, "b.onnx", "m/z.onnx", "m/a/x.ONNX", "m/a/x.onnx.data", "m/.hidden/h.onnx", "odd[1].onnx", "odd1.onnx"
     )
-    assert many.expand(["b.onnx", "m"]) == ["b.onnx", "m/.hidden/h.onnx", "m/a/x.ONNX", "m/z.onnx"]
-    assert many.expand(["m/*.onnx", "m/**/*.ONNX"]) == ["m/z.onnx", "m/a/x.ONNX"]
-    assert many.expand(["odd[1].onnx"]) == ["odd[1].onnx"]  # a file of that name is meant, not odd1.onnx
-    assert many.expand(["m/z.onnx", "./m/z.onnx", "m", "b.onnx"])[0] == "m/z.onnx"
-    assert len(many.expand(["m/z.onnx", "./m/z.onnx", "m", "b.onnx"])) == 4
-    assert many.expand(["absent.onnx", "s3://bucket/*.onnx"]) == ["absent.onnx", "s3://bucket/*.onnx"]
+    assert models.expand(["b.onnx", "m"]) == ["b.onnx", "m/.hidden/h.onnx", "m/a/x.ONNX", "m/z.onnx"]
+    assert models.expand(["m/*.onnx", "m/**/*.ONNX"]) == ["m/z.onnx", "m/a/x.ONNX"]
+    assert models.expand(["odd[1].onnx"]) == ["odd[1].onnx"]  # a file of that name is meant, not odd1.onnx
+    assert models.expand(["m/z.onnx", "./m/z.onnx", "m", "b.onnx"])[0] == "m/z.onnx"
+    assert len(models.expand(["m/z.onnx", "./m/z.onnx", "m", "b.onnx"])) == 4
+    assert models.expand(["absent.onnx", "s3://bucket/*.onnx"]) == ["absent.onnx", "s3://bucket/*.onnx"]
 
 
 def test_a_glob_passes_no_folder_by(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     touch(tmp_path, "m/v1.onnx", "m/v2/model.onnx", "m/v2/deep/other.onnx", "m/notes/readme.md")
-    named = many.expand(["m/v1.onnx", "m/v2"])  # what a shell makes of m/v*
-    assert many.expand(["m/v*"]) == sorted(named)
-    assert many.expand(["m/*"]) == ["m/v1.onnx", "m/v2/deep/other.onnx", "m/v2/model.onnx"]
+    named = models.expand(["m/v1.onnx", "m/v2"])  # what a shell makes of m/v*
+    assert models.expand(["m/v*"]) == sorted(named)
+    assert models.expand(["m/*"]) == ["m/v1.onnx", "m/v2/deep/other.onnx", "m/v2/model.onnx"]
 
 
 def test_a_path_through_a_link_is_another_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,8 +86,8 @@ def test_a_path_through_a_link_is_another_model(tmp_path: Path, monkeypatch: pyt
     monkeypatch.chdir(tmp_path / "here")
     touch(tmp_path, "here/m.onnx", "there/m.onnx", "there/sub/n.onnx")
     (tmp_path / "here" / "link").symlink_to(tmp_path / "there" / "sub")
-    assert many.expand(["m.onnx", "link/../m.onnx"]) == ["m.onnx", "link/../m.onnx"]
-    assert many.expand(["m.onnx", "../here/m.onnx", str(tmp_path / "here" / "m.onnx")]) == ["m.onnx"]
+    assert models.expand(["m.onnx", "link/../m.onnx"]) == ["m.onnx", "link/../m.onnx"]
+    assert models.expand(["m.onnx", "../here/m.onnx", str(tmp_path / "here" / "m.onnx")]) == ["m.onnx"]
 
 
 def test_a_link_to_a_folder_is_followed_once_and_a_dangling_one_stays(tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def test_a_link_to_a_folder_is_followed_once_and_a_dangling_one_stays(tmp_path: 
     touch(tmp_path, "far/b.onnx")
     (tmp_path / "m" / "far").symlink_to(tmp_path / "far")
     (tmp_path / "m" / "gone.onnx").symlink_to("absent")
-    names = [Path(name).name for name in many.expand([str(tmp_path / "m")])]
+    names = [Path(name).name for name in models.expand([str(tmp_path / "m")])]
     assert sorted(names) == ["a.onnx", "b.onnx", "gone.onnx"]
 
 
@@ -104,9 +104,9 @@ def test_no_model_is_an_error_never_an_empty_pass(tmp_path: Path) -> None:
     touch(tmp_path, "empty/readme.md")
     for word in ("empty", "*.onnx", "empty/**/*.onnx"):
         with pytest.raises(UsageError, match="is 0; at least one is needed"):
-            many.expand([str(tmp_path / word)])
+            models.expand([str(tmp_path / word)])
     with pytest.raises(ValueError, match="no model"):
-        many.worst([])
+        models.worst([])
 
 
 def test_a_folder_that_cannot_be_read_is_not_passed_by_under_a_glob(
@@ -132,8 +132,8 @@ def test_a_folder_that_cannot_be_read_is_not_passed_by_under_a_glob(
     deep = ("**/*.onnx", "m/**/*.onnx", "m/**", str(tmp_path / "m" / "**" / "*.onnx"), "m")
     for word in (*deep, "m/*/b.onnx", "*/closed/*.onnx", "?/*/*", str(tmp_path / "*" / "*" / "b.onnx")):
         with pytest.raises(UsageError, match=r"m/closed: folder cannot be read \(Permission denied\)"):
-            many.expand([word])
-    assert many.expand(["m/*.onnx"]) == ["m/a.onnx"]  # lists no folder but m
+            models.expand([word])
+    assert models.expand(["m/*.onnx"]) == ["m/a.onnx"]  # lists no folder but m
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads every folder")
@@ -141,7 +141,7 @@ def test_a_folder_that_cannot_be_read_is_not_passed_by(tmp_path: Path) -> None:
     touch(tmp_path, "m/a.onnx", "m/closed/b.onnx")
     (tmp_path / "m" / "closed").chmod(0)
     with pytest.raises(UsageError, match="folder cannot be read"):
-        many.expand([str(tmp_path / "m")])
+        models.expand([str(tmp_path / "m")])
     (tmp_path / "m" / "closed").chmod(0o755)
 
 
@@ -152,7 +152,7 @@ def failed(code: int) -> Failed:
 @given(st.lists(st.sampled_from([2, 3, 4, 70]), min_size=1))
 def test_the_worst_exit_code_wins(codes: list[int]) -> None:
     rank = {2: 0, 3: 1, 4: 2, 70: 3}
-    assert many.worst([failed(code) for code in codes]) == max(codes, key=rank.__getitem__)
+    assert models.worst([failed(code) for code in codes]) == max(codes, key=rank.__getitem__)
 
 
 def test_one_that_fails_does_not_stop_the_others_but_a_signal_does() -> None:
@@ -162,7 +162,7 @@ def test_one_that_fails_does_not_stop_the_others_but_a_signal_does() -> None:
         seen.append(model)
         raise MemoryError if model == "a" else ValueError
 
-    outcomes = many.check_all(
+    outcomes = models.check_all(
         ["a", "b"], check, lambda model, fault: failed(4 if isinstance(fault, MemoryError) else 70)
     )
     assert [exit_code_of(o) for o in outcomes] == [4, 70]
@@ -172,16 +172,16 @@ def test_one_that_fails_does_not_stop_the_others_but_a_signal_does() -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        many.check_all(["c", "d"], stop, lambda *_: failed(70))
+        models.check_all(["c", "d"], stop, lambda *_: failed(70))
     assert seen == ["a", "b", "c"]
 
 
 def test_two_models_of_one_name_have_no_file_each() -> None:
-    assert many.fill("r/{model}.json", ["a/x.onnx", "y.onnx"]) == ["r/x.json", "r/y.json"]
-    assert many.fill("{model}.json", ["s3://b/x.onnx"]) == ["x.json"]
+    assert models.fill("r/{model}.json", ["a/x.onnx", "y.onnx"]) == ["r/x.json", "r/y.json"]
+    assert models.fill("{model}.json", ["s3://b/x.onnx"]) == ["x.json"]
     for pair in (["a/x.onnx", "b/x.onnx"], ["x.onnx", "X.onnx"], ["x.onnx", "x.ort"]):
         with pytest.raises(UsageError, match="each needs its own file"):
-            many.fill("{model}.json", pair)
+            models.fill("{model}.json", pair)
 
 
 # --------------------------------------------------------------------------------------------- the command
@@ -291,7 +291,7 @@ def test_the_summary_fits_and_is_plain_where_it_must_be() -> None:
     console = Console(width=60, record=True, file=open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, PTH123
     outcomes = [failed(3), failed(70)]
     console.print(
-        report_summary.render(outcomes, models=["long/" * 20 + "ä.onnx", "b\x1b.onnx"], meaning="x", ascii_only=True)
+        summary.render(outcomes, models=["long/" * 20 + "ä.onnx", "b\x1b.onnx"], meaning="x", ascii_only=True)
     )
     text = console.export_text()
     assert text.isascii()

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from robustcheck_onnx.checker.cli import settings as config
-from robustcheck_onnx.checker.cli.verbs import check as cli_check
+from robustcheck_onnx.checker.cli import settings
+from robustcheck_onnx.checker.cli.verbs import check
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
 from support import ROOT, lookup, warm_command
 
@@ -77,7 +77,7 @@ def warn_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def fault_of(text: str, name: str = "robustcheck.toml") -> UsageError:
     Path(name).write_text(text, encoding="utf-8")
     with pytest.raises(UsageError) as fault:
-        config.resolve({}, {})
+        settings.resolve({}, {})
     assert fault.value.exit_code == 2
     return fault.value
 
@@ -87,13 +87,13 @@ def fault_of(text: str, name: str = "robustcheck.toml") -> UsageError:
 
 def test_the_command_line_beats_the_environment_beats_the_file_beats_the_default() -> None:
     Path("robustcheck.toml").write_text("seed = 1\nmax-images = 10\nbatch-size = 4\n", encoding="utf-8")
-    found = config.resolve({"seed": 3}, {"ROBUSTCHECK_SEED": "2", "ROBUSTCHECK_MAX_IMAGES": "20"})
+    found = settings.resolve({"seed": 3}, {"ROBUSTCHECK_SEED": "2", "ROBUSTCHECK_MAX_IMAGES": "20"})
     values = (found.settings.seed, found.settings.max_images, found.settings.batch_size, found.settings.max_bad)
     assert values == (3, 20, 4, 0.01)
     assert [found.source(key) for key in ("seed", "max-images", "batch-size", "max-bad")] == [
         "command line", "ROBUSTCHECK_MAX_IMAGES", "robustcheck.toml", "default",
     ]  # fmt: skip
-    alone = config.resolve({"seed": 3}, {"ROBUSTCHECK_NOPE": "2"}, isolated=True)
+    alone = settings.resolve({"seed": 3}, {"ROBUSTCHECK_NOPE": "2"}, isolated=True)
     assert (alone.settings.seed, alone.settings.max_images, alone.file) == (3, None, None)
 
 
@@ -103,15 +103,15 @@ def test_the_nearest_file_upward_counts_and_its_paths_from_its_folder(here: Path
     below.mkdir(parents=True)
     (here / "a" / "pyproject.toml").write_text("[tool.ruff]\n", encoding="utf-8")
     monkeypatch.chdir(below)
-    assert config.resolve({}, {}).settings.images == "../../far"
+    assert settings.resolve({}, {}).settings.images == "../../far"
     (here / "a" / "pyproject.toml").write_text('[tool.robustcheck]\nimages = "near"\n', encoding="utf-8")
-    assert config.resolve({}, {}).settings.images == "../near"
+    assert settings.resolve({}, {}).settings.images == "../near"
     (here / "a" / "robustcheck.toml").write_text(
         'images = "/abs"\nthresholds = "default"\npreprocess = "p.json"\n'
         'output = ["json=r.json", "csv", "terminal=-", "html=s3://b/r.html"]\n',
         encoding="utf-8",
     )
-    found = config.resolve({}, {})
+    found = settings.resolve({}, {})
     assert found.file == "../robustcheck.toml"
     assert found.settings.images == "/abs"
     assert found.settings.thresholds == "default"
@@ -123,26 +123,26 @@ def test_a_named_file_counts_alone(here: Path) -> None:
     Path("robustcheck.toml").write_text("seed = 1\n", encoding="utf-8")
     Path("other.toml").write_text("max-images = 7\n", encoding="utf-8")
     for found in (
-        config.resolve({}, {}, file="other.toml"),
-        config.resolve({}, {"ROBUSTCHECK_CONFIG": "other.toml"}),
+        settings.resolve({}, {}, file="other.toml"),
+        settings.resolve({}, {"ROBUSTCHECK_CONFIG": "other.toml"}),
     ):
         assert (found.settings.seed, found.settings.max_images, found.file) == (0, 7, "other.toml")
     with pytest.raises(UsageError, match="--isolated reads no file"):
-        config.resolve({}, {}, file="other.toml", isolated=True)
+        settings.resolve({}, {}, file="other.toml", isolated=True)
     Path("pyproject.toml").write_text("[tool.ruff]\n", encoding="utf-8")
     with pytest.raises(UsageError, match=r"\[tool.robustcheck\] is missing"):
-        config.resolve({}, {}, file="pyproject.toml")
+        settings.resolve({}, {}, file="pyproject.toml")
     with pytest.raises(UsageError, match=r"nope.toml: file of settings is missing"):
-        config.resolve({}, {}, file="nope.toml")
+        settings.resolve({}, {}, file="nope.toml")
 
 
 def test_every_option_of_a_check_is_a_setting_with_the_same_default() -> None:
-    options = inspect.signature(cli_check.check).parameters
+    options = inspect.signature(check.check).parameters
     not_set = {"ctx", "models", "exit_zero", "config_file", "isolated", "show_settings", "debug", "offline"}
-    fields = set(config.Settings.model_fields) - {"waivers"}
+    fields = set(settings.Settings.model_fields) - {"waivers"}
     assert set(options) - not_set == fields
     for name in fields:
-        default = config.Settings.model_fields[name].default
+        default = settings.Settings.model_fields[name].default
         assert options[name].default == (None if default == () else default), name
 
 
@@ -186,19 +186,19 @@ def test_no_expiry_is_an_error() -> None:
 def test_a_file_that_is_no_text_no_file_or_not_readable(here: Path) -> None:
     Path("robustcheck.toml").write_bytes(b"seed = 1\n# \xff\n")
     with pytest.raises(UsageError, match="line 2 is not UTF-8"):
-        config.resolve({}, {})
+        settings.resolve({}, {})
     Path("robustcheck.toml").unlink()
     Path("robustcheck.toml").mkdir()
     with pytest.raises(UsageError, match="no regular file"):
-        config.resolve({}, {})
+        settings.resolve({}, {})
     Path("robustcheck.toml").rmdir()
     Path("robustcheck.toml").symlink_to("absent")
     with pytest.raises(UsageError, match="is missing"):
-        config.resolve({}, {})
+        settings.resolve({}, {})
     Path("robustcheck.toml").unlink()
     Path("pyproject.toml").write_text("[tool.robustcheck]\nseeed = 1\n", encoding="utf-8")
     with pytest.raises(UsageError, match=r"^pyproject.toml: key is seeed; the closest is seed"):
-        config.resolve({}, {})
+        settings.resolve({}, {})
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads every file")
@@ -206,7 +206,7 @@ def test_a_file_without_the_right_to_read_is_no_absent_file() -> None:
     Path("robustcheck.toml").write_text("seed = 1\n", encoding="utf-8")
     Path("robustcheck.toml").chmod(0)
     with pytest.raises(EnvironmentFaultError, match="not readable"):
-        config.resolve({}, {})
+        settings.resolve({}, {})
 
 
 @pytest.mark.parametrize(
@@ -221,12 +221,12 @@ def test_a_file_without_the_right_to_read_is_no_absent_file() -> None:
 )
 def test_what_is_wrong_in_the_environment(variables: dict[str, str], message: str) -> None:
     with pytest.raises(UsageError) as fault:
-        config.resolve({}, variables)
+        settings.resolve({}, variables)
     assert message in fault.value.message
 
 
 def test_variables_as_they_are_written() -> None:
-    found = config.resolve(
+    found = settings.resolve(
         {},
         {
             "ROBUSTCHECK_OUTPUT": "json=a.json, terminal", "ROBUSTCHECK_QUIET": "1", "ROBUSTCHECK_TENSOR": "",
@@ -235,32 +235,32 @@ def test_variables_as_they_are_written() -> None:
     ).settings  # fmt: skip
     assert (found.output, found.quiet, found.tensor) == (("json=a.json", "terminal"), True, None)
     assert found.no_cache  # any value but "" and 0, as the cache has it
-    assert not config.resolve({}, {"ROBUSTCHECK_NO_CACHE": "0"}).settings.no_cache
+    assert not settings.resolve({}, {"ROBUSTCHECK_NO_CACHE": "0"}).settings.no_cache
 
 
 # --------------------------------------------------------------------------------------------------- init
 
 
 def uncommented() -> str:
-    return re.sub(r"^#(?! )", "", config.template(), flags=re.MULTILINE)
+    return re.sub(r"^#(?! )", "", settings.template(), flags=re.MULTILINE)
 
 
 def test_the_template_sets_nothing_and_every_line_of_it_is_valid() -> None:
-    assert tomllib.loads(config.template()) == {}
+    assert tomllib.loads(settings.template()) == {}
     document = tomllib.loads(uncommented())
-    assert set(document) == set(config.FIELDS)
+    assert set(document) == set(settings.FIELDS)
     Path("robustcheck.toml").write_text(uncommented(), encoding="utf-8")
-    found = config.resolve({}, {})
+    found = settings.resolve({}, {})
     assert set(found.sources.values()) == {"robustcheck.toml"}
-    for key, name in config.FIELDS.items():
-        default = config.Settings.model_fields[name].default
+    for key, name in settings.FIELDS.items():
+        default = settings.Settings.model_fields[name].default
         if default not in (None, ()):
             assert document[key] == default, key
 
 
 def test_init_writes_it_and_replaces_nothing(here: Path) -> None:
     assert run("init", cwd=here).returncode == 0
-    assert Path("robustcheck.toml").read_text(encoding="utf-8") == config.template()
+    assert Path("robustcheck.toml").read_text(encoding="utf-8") == settings.template()
     Path("robustcheck.toml").write_text("seed = 1\n", encoding="utf-8")
     done = run("init", cwd=here)
     assert (done.returncode, done.stdout) == (2, "")
@@ -294,7 +294,7 @@ def test_show_settings_names_sources_and_checks_nothing(here: Path) -> None:
     assert document["settings"]["seed"] == {"value": 2, "source": "ROBUSTCHECK_SEED"}
     assert document["settings"]["max-images"] == {"value": 5, "source": "command line"}
     assert document["settings"]["max-bad"] == {"value": 0.01, "source": "default"}
-    assert set(document["settings"]) == set(config.FIELDS)
+    assert set(document["settings"]) == set(settings.FIELDS)
     # exit code 0 beside a model would read as PASS
     refused = run("check", "model.onnx", "--show-settings", cwd=here)
     assert (refused.returncode, refused.stdout) == (2, "")
@@ -306,7 +306,7 @@ def test_show_settings_says_what_happens_where_nothing_is_set(here: Path) -> Non
     assert done.returncode == 0
     assert max(map(len, done.stdout.splitlines())) <= 80
     rows = {line.split()[0]: re.split(r"\s{2,}", line.strip())[1:] for line in done.stdout.splitlines()[1:-1]}
-    assert set(rows) == set(config.FIELDS)  # a row is a line
+    assert set(rows) == set(settings.FIELDS)  # a row is a line
     assert rows["images"] == ["photos", "robustcheck.toml"]
     assert rows["pool"] == ["none", "robustcheck.toml"]
     assert {key: row[0] for key, row in rows.items() if row[0].startswith("not set") and row[1] == "default"} == {
@@ -417,17 +417,17 @@ def test_the_table_of_the_docs_is_the_model() -> None:
     page = (ROOT / "docs" / "reference" / "settings.md").read_text(encoding="utf-8")
     table, _ = page.split("## Keys of a waiver")
     rows = re.findall(r"^\| `([a-z-]+)` \| .*? \| `?([^|]*?)`? \| (?:–|`(.*?)`) \| (.*) \|$", table, re.MULTILINE)
-    assert [key for key, *_ in rows] == list(config.FIELDS)
+    assert [key for key, *_ in rows] == list(settings.FIELDS)
     for key, default, variable, about in rows:
         assert variable == ("" if key == "waivers" else f"ROBUSTCHECK_{key.upper().replace('-', '_')}")
-        info = config.Settings.model_fields[config.FIELDS[key]]
-        want = "–" if info.default in (None, ()) else config.toml(info.default)
+        info = settings.Settings.model_fields[settings.FIELDS[key]]
+        want = "–" if info.default in (None, ()) else settings.toml(info.default)
         assert (default, about) == (want, info.description), key
 
 
 def test_the_last_day_of_a_waiver_is_a_date() -> None:
     Path("robustcheck.toml").write_text(WAIVERS.format(expires="2999-01-01"), encoding="utf-8")
-    assert [w.expires for w in config.resolve({}, {}).settings.waivers] == [date(2999, 12, 31), date(2999, 1, 1)]
+    assert [w.expires for w in settings.resolve({}, {}).settings.waivers] == [date(2999, 12, 31), date(2999, 1, 1)]
 
 
 @pytest.mark.parametrize(

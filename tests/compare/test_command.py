@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from robustcheck_onnx.checker.cli import app as cli
-from robustcheck_onnx.checker.compare import terminal as report_compare
+from robustcheck_onnx.checker.compare import terminal
 from robustcheck_onnx.checker.compare.judge import CompareReport
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from support.comparisons import Workshop, eight_bits, planted, rotation, run_compare
@@ -43,7 +43,7 @@ def test_no_line_is_too_wide_and_ascii_is_ascii(workshop: Workshop, width: int, 
     h = planted(features=(7, 40))
     report = workshop.compare(h @ rotation(384), h)
     buffer = io.StringIO()
-    Console(file=buffer, width=width, no_color=True).print(report_compare.render(report, ascii_only=ascii_only))
+    Console(file=buffer, width=width, no_color=True).print(terminal.render(report, ascii_only=ascii_only))
     text = buffer.getvalue()
     assert max(map(len, text.splitlines())) <= width
     assert text.isascii() == ascii_only

@@ -6,20 +6,18 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from robustcheck_onnx.checker.compare import changes as compare_changes
-from robustcheck_onnx.checker.compare import pairs as compare_similarity
-from robustcheck_onnx.checker.compare import pairs as compare_sums
+from robustcheck_onnx.checker.compare import changes, pairs
 from robustcheck_onnx.checker.compare.pairs import Pair
 from robustcheck_onnx.checker.statistics import state
 from support.comparisons import ALPHA, Array, numbers, paired, planted, rotation
 
 
-def sides(pair: Pair) -> tuple[compare_changes.LeftOut, compare_changes.LeftOut]:
-    return compare_changes.left_out(pair.candidate), compare_changes.left_out(pair.reference)
+def sides(pair: Pair) -> tuple[changes.LeftOut, changes.LeftOut]:
+    return changes.left_out(pair.candidate), changes.left_out(pair.reference)
 
 
-def changed(pair: Pair, tolerance: float = 0.2) -> dict[str, compare_changes.StatisticChange]:
-    return {c.name: c for c in compare_changes.changes(*sides(pair), ALPHA, tolerance)}
+def changed(pair: Pair, tolerance: float = 0.2) -> dict[str, changes.StatisticChange]:
+    return {c.name: c for c in changes.changes(*sides(pair), ALPHA, tolerance)}
 
 
 @pytest.mark.parametrize(("d", "other"), [(12, 12), (12, 30), (90, 70)])
@@ -29,7 +27,7 @@ def test_cka_is_kornblith_s_in_the_form_over_features(d: int, other: int) -> Non
     y = np.tanh(x[:, : min(d, other)] @ rng.normal(size=(min(d, other), other))) + rng.normal(size=(50, other))
     a, b = x - x.mean(0), y - y.mean(0)
     truth = np.linalg.norm(b.T @ a) ** 2 / (np.linalg.norm(a.T @ a) * np.linalg.norm(b.T @ b))
-    found = compare_similarity.similarity(x, y)
+    found = pairs.similarity(x, y)
     np.testing.assert_allclose(numbers(found.cka), truth, rtol=1e-12)
     assert found.n_images == 50
 
@@ -37,14 +35,14 @@ def test_cka_is_kornblith_s_in_the_form_over_features(d: int, other: int) -> Non
 def test_cka_does_not_see_rotation_scale_or_offset_and_is_1_for_the_same() -> None:
     x = planted(60)
     for other in (x, 3 * x @ rotation(x.shape[1]) + 2.0, x[:, np.random.default_rng(0).permutation(x.shape[1])]):
-        found = compare_similarity.similarity(x, other)
+        found = pairs.similarity(x, other)
         np.testing.assert_allclose(numbers(found.cka, found.cka_debiased), 1.0, atol=1e-9)
-    assert compare_similarity.similarity(np.ones((8, 4)), x[:8]).cka is None
+    assert pairs.similarity(np.ones((8, 4)), x[:8]).cka is None
 
 
 def test_unrelated_representations_are_alike_only_to_the_biased_form() -> None:
     rng = np.random.default_rng(3)
-    found = [compare_similarity.similarity(rng.normal(size=(60, 512)), rng.normal(size=(60, 512))) for _ in range(20)]
+    found = [pairs.similarity(rng.normal(size=(60, 512)), rng.normal(size=(60, 512))) for _ in range(20)]
     assert min(f.cka or 0 for f in found) > 0.8
     # unbiased: the mean over repetitions is 0
     values = [f.cka_debiased or 0 for f in found]
@@ -60,7 +58,7 @@ def test_hsic_is_the_mean_over_ordered_quadruples() -> None:
     x, y = rng.normal(size=(7, 3)), rng.normal(size=(7, 2))
     k, m = x @ x.T, y @ y.T
     terms = [k[a, b] * (m[a, b] + m[c, d] - 2 * m[a, c]) for a, b, c, d in itertools.permutations(range(7), 4)]
-    np.testing.assert_allclose(compare_similarity._hsic(k, m) / (7 * 4), np.mean(terms), rtol=1e-10)
+    np.testing.assert_allclose(pairs._hsic(k, m) / (7 * 4), np.mean(terms), rtol=1e-10)
 
 
 def test_statistics_are_those_of_the_check() -> None:
@@ -86,15 +84,15 @@ def test_the_paired_spread_is_the_bootstrap_s() -> None:
     change = changed(pair)["kurtosis"]
     assert change.ratio.low is not None
     half = np.log(change.ratio.estimate or 0) - np.log(change.ratio.low)
-    from robustcheck_onnx.checker.statistics import intervals as sequential
+    from robustcheck_onnx.checker.statistics import intervals
 
-    claimed = half / sequential.radius(120, 1.0, ALPHA / 6)  # the SD of the influence function
+    claimed = half / intervals.radius(120, 1.0, ALPHA / 6)  # the SD of the influence function
     x, y = (stats.kurtosis(h, axis=1, fisher=False) for h in (a, b))
     draws = rng.integers(0, 120, (4000, 120))
     spread = np.log(x[draws].mean(1) / y[draws].mean(1)).std() * np.sqrt(120)
     np.testing.assert_allclose(claimed, spread, rtol=0.1)
     # not paired it would be much wider
-    apart = compare_changes.changes(*sides(pair), ALPHA, 0.2, paired=False)[0]
+    apart = changes.changes(*sides(pair), ALPHA, 0.2, paired=False)[0]
     assert apart.ratio.low is not None
     assert np.log(apart.ratio.estimate or 0) - np.log(apart.ratio.low) > 1.3 * half
 
@@ -111,7 +109,7 @@ def test_paired_intervals_cover_the_true_ratio() -> None:
 
     rng = np.random.default_rng(9)
     large = changed(paired(*draw(rng, 40_000)))
-    truth = {name: large[name].ratio.estimate for name in compare_changes.KEEPS}
+    truth = {name: large[name].ratio.estimate for name in changes.KEEPS}
     missed = 0
     for _ in range(300):
         found = changed(paired(*draw(rng, 64)))
@@ -133,8 +131,8 @@ def test_always_in_both_is_no_certainty() -> None:
 def test_other_images_are_not_paired() -> None:
     a, b = sides(paired(planted(), planted()))[0], sides(paired(planted(60), planted(60)))[0]
     with pytest.raises(ValueError, match="not paired"):
-        compare_changes.changes(a, b, ALPHA, 0.2)
-    assert compare_changes.changes(a, b, ALPHA, 0.2, paired=False)[0].ratio.low is not None
+        changes.changes(a, b, ALPHA, 0.2)
+    assert changes.changes(a, b, ALPHA, 0.2, paired=False)[0].ratio.low is not None
 
 
 def test_pairs_that_one_model_cannot_measure_count_at_it_and_nowhere_else() -> None:
@@ -145,7 +143,7 @@ def test_pairs_that_one_model_cannot_measure_count_at_it_and_nowhere_else() -> N
     assert (pair.candidate.state.n_nonfinite, pair.candidate.state.n_constant) == (1, 0)
     assert (pair.reference.state.n_nonfinite, pair.reference.state.n_constant) == (1, 1)
     left = [i for i in range(20) if i not in (3, 5, 6)]
-    np.testing.assert_allclose(pair.candidate.kept_rows, compare_sums.scaled(a[left]), rtol=1e-6)
+    np.testing.assert_allclose(pair.candidate.kept_rows, pairs.scaled(a[left]), rtol=1e-6)
     clean = paired(a[left], b[left], np.array(left))
     np.testing.assert_allclose(pair.reference.state.powers, clean.reference.state.powers)
 
@@ -153,6 +151,6 @@ def test_pairs_that_one_model_cannot_measure_count_at_it_and_nowhere_else() -> N
 def test_a_tie_or_a_nan_agrees_with_nothing() -> None:
     pair = paired(planted(4), planted(4))
     a = np.array([[1.0, 2, 0], [2, 2, 0], [np.nan, 9, 1], [5, 1, 1]])
-    compare_sums.add_predictions(pair, a, a)
-    compare_sums.add_predictions(pair, a[:1], a[3:])
+    pairs.add_predictions(pair, a, a)
+    pairs.add_predictions(pair, a[:1], a[3:])
     assert (pair.n_agreeing, pair.n_predicted) == (2, 5)

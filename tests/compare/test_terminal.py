@@ -7,7 +7,7 @@ import io
 import numpy as np
 from rich.console import Console
 
-from robustcheck_onnx.checker.compare import terminal as report_compare
+from robustcheck_onnx.checker.compare import terminal
 from robustcheck_onnx.checker.text import number_text
 from support.comparisons import Workshop, planted
 
@@ -16,7 +16,7 @@ def test_a_heading_is_one_line_and_a_ratio_without_bounds_is_told(workshop: Work
     h = planted()
     report = workshop.compare(h - (np.arange(384) == 7) * h[:, 7].mean(), h)
     buffer = io.StringIO()
-    Console(file=buffer, width=80, no_color=True).print(report_compare.render(report))
+    Console(file=buffer, width=80, no_color=True).print(terminal.render(report))
     n = report.n_images
     heading = f"Statistics  {n} images, paired; 95 % confidence together; 80 % must be kept"
     assert heading in buffer.getvalue().splitlines()

@@ -12,7 +12,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
-from robustcheck_onnx.exporters import weights as loading
+from robustcheck_onnx.exporters import weights
 from robustcheck_onnx.exporters.errors import ExportError
 from robustcheck_onnx.exporters.run import run
 from support.user_modules import contract_of, images_of, left_in
@@ -30,7 +30,7 @@ def test_factory_with_one_tensor(tmp_path: Path, skimage_photos: list[Path]) -> 
     }
     assert read["source"]["weights"] == "trained by hand"
     assert record.outputs == {"representation": 5}
-    assert record.digest == loading.file_digest(record.path)
+    assert record.digest == weights.file_digest(record.path)
     assert record.size_bytes == record.path.stat().st_size
     assert record.data_path is None
     assert left_in(tmp_path) == ["m.onnx"]
@@ -55,13 +55,13 @@ def test_head_names_the_representation(tmp_path: Path, skimage_photos: list[Path
     import my_vision  # type: ignore[import-not-found]
 
     sys.path.remove(str(tmp_path))
-    with loading.seeded():
+    with weights.seeded():
         network = my_vision._network()
     torch.save(network.state_dict(), tmp_path / "w.pth")
     record = run("torch", "my_vision:encoder", tmp_path / "m.onnx", weights="w.pth", head="6", photos=skimage_photos)
     read = contract_of(record.path)
     assert read["source"]["weights"] == "w.pth"
-    assert read["source"]["weights_digest"] == loading.file_digest(tmp_path / "w.pth")
+    assert read["source"]["weights_digest"] == weights.file_digest(tmp_path / "w.pth")
     assert read["tensors"]["representation"] == {"meaning": "input of 6", "rule": "head_input"}
     images = images_of(skimage_photos, read["preprocessing"])
     session = ort.InferenceSession(str(record.path), providers=["CPUExecutionProvider"])

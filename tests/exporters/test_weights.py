@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from robustcheck_onnx.exporters import weights as loading
+from robustcheck_onnx.exporters import weights
 from robustcheck_onnx.exporters.errors import ExportError
 from robustcheck_onnx.exporters.run import run
 from support.hub_cache import hub_repo
@@ -83,10 +83,10 @@ def test_partial_checkpoints(tmp_path: Path, skimage_photos: list[Path], source:
 def test_weights_that_a_library_leaves_random_are_seen() -> None:
     """A load with strict=False, as some timm models are loaded, does not pass unseen."""
     layer = torch.nn.Linear(2, 2)
-    with loading.recorded_loads() as loads:
+    with weights.recorded_loads() as loads:
         layer.load_state_dict({"weight": torch.zeros(2, 2)}, strict=False)
     with pytest.raises(ExportError, match=r"tiny: 1 weights are missing \(bias\); they would stay random"):
-        loading.refuse_partial("tiny", loads[0].missing_keys)
+        weights.refuse_partial("tiny", loads[0].missing_keys)
     assert torch.nn.Module.load_state_dict.__name__ == "load_state_dict"
 
 
@@ -107,11 +107,11 @@ def test_a_pickle_with_code_is_not_run(tmp_path: Path, skimage_photos: list[Path
 
 def test_state_digest_sees_every_bit() -> None:
     layer = torch.nn.Linear(3, 2)
-    before = loading.state_digest(layer)
-    assert loading.state_digest(layer) == before
+    before = weights.state_digest(layer)
+    assert weights.state_digest(layer) == before
     with torch.no_grad():
         layer.bias[1] = torch.nextafter(layer.bias[1], torch.tensor(9.0))
-    assert loading.state_digest(layer) != before
+    assert weights.state_digest(layer) != before
 
 
 HUB_SCRIPT = """
@@ -174,7 +174,7 @@ def test_hub_cache_offline(tmp_path: Path, skimage_photos: list[Path]) -> None:
     assert names["open_clip"]["name"] == "hf-hub:acme/clip"
     assert names["timm"]["name"] == "hf-hub:acme/resnet"
     assert (names["transformers"]["name"], names["transformers"]["weights"]) == ("acme/dinov2", "0" * 40)
-    assert names["timm"]["weights_digest"] == loading.state_digest(resnet)
+    assert names["timm"]["weights_digest"] == weights.state_digest(resnet)
     lines = [line for line in done.stderr.splitlines() if line.startswith("4 ")]
     assert len(lines) == 4, done.stderr[-2000:]
     assert "ViT-B-32: weights are not on this machine" in lines[0]

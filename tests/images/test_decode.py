@@ -15,8 +15,18 @@ import skimage
 from numpy.typing import NDArray
 from PIL import Image
 
-from robustcheck_onnx.checker.images import decode as decoding
-from robustcheck_onnx.checker.images.decode import UnreadableImageError, decode
+from robustcheck_onnx.checker.images.decode import (
+    ALPHA,
+    ANIMATED,
+    CMYK,
+    EXIF,
+    GREY,
+    MISNAMED,
+    PALETTE,
+    SIXTEEN_BIT,
+    UnreadableImageError,
+    decode,
+)
 
 DATA = Path(skimage.__file__).parent / "data"
 
@@ -42,7 +52,7 @@ def test_sixteen_bit_png_is_rescaled_not_clipped() -> None:
     wide = gradient(65535)
     image, notes = decode(encoded(Image.fromarray(wide), "PNG"), "x.png")
     np.testing.assert_array_equal(np.asarray(image)[..., 1], np.round(wide / 257).astype(np.uint8))
-    assert notes == (decoding.SIXTEEN_BIT, decoding.GREY)
+    assert notes == (SIXTEEN_BIT, GREY)
 
 
 def test_sixteen_bit_big_endian_tiff() -> None:
@@ -72,10 +82,10 @@ def test_pixels_without_a_known_white_level_are_refused(mode: str) -> None:
 def test_alpha_is_composited_on_white() -> None:
     image, notes = decode(encoded(Image.new("RGBA", (4, 4), (200, 0, 100, 51)), "PNG"), "x.png")
     assert image.getpixel((0, 0)) == (244, 204, 224)  # 0.2 · colour + 0.8 · 255
-    assert notes == (decoding.ALPHA,)
+    assert notes == (ALPHA,)
     image, notes = decode(encoded(Image.new("LA", (4, 4), (0, 0)), "PNG"), "x.png")
     assert image.getpixel((0, 0)) == (255, 255, 255)
-    assert notes == (decoding.ALPHA, decoding.GREY)
+    assert notes == (ALPHA, GREY)
 
 
 def test_opaque_alpha_needs_no_note() -> None:
@@ -86,16 +96,16 @@ def test_opaque_alpha_needs_no_note() -> None:
 def test_colour_key_transparency_is_composited_too() -> None:
     data = encoded(Image.new("RGB", (4, 4), (1, 2, 3)), "PNG", transparency=(1, 2, 3))
     image, notes = decode(data, "x.png")
-    assert (image.getpixel((0, 0)), notes) == ((255, 255, 255), (decoding.ALPHA,))
+    assert (image.getpixel((0, 0)), notes) == ((255, 255, 255), (ALPHA,))
 
 
 def test_palette_and_transparent_palette() -> None:
     flat = Image.new("RGB", (4, 4), (10, 200, 30)).quantize(4)
     image, notes = decode(encoded(flat, "PNG"), "x.png")
-    assert (image.getpixel((0, 0)), notes) == ((10, 200, 30), (decoding.PALETTE,))
+    assert (image.getpixel((0, 0)), notes) == ((10, 200, 30), (PALETTE,))
     index = flat.getpixel((0, 0))
     image, notes = decode(encoded(flat, "PNG", transparency=index), "x.png")
-    assert (image.getpixel((0, 0)), notes) == ((255, 255, 255), (decoding.ALPHA, decoding.PALETTE))
+    assert (image.getpixel((0, 0)), notes) == ((255, 255, 255), (ALPHA, PALETTE))
 
 
 def test_cmyk_is_not_inverted() -> None:
@@ -103,7 +113,7 @@ def test_cmyk_is_not_inverted() -> None:
     red, green, blue = np.asarray(image).reshape(-1, 3).mean(axis=0)
     assert red > 250
     assert max(green, blue) < 5
-    assert notes == (decoding.CMYK,)
+    assert notes == (CMYK,)
 
 
 @pytest.mark.parametrize("image_format", ["GIF", "WEBP", "PNG"])
@@ -113,7 +123,7 @@ def test_first_frame_of_an_animation(image_format: str) -> None:
     data = encoded(frames[0], image_format, save_all=True, append_images=frames[1:], **options)
     image, notes = decode(data, "x." + image_format.lower())
     assert image.getpixel((3, 3)) == (250, 0, 0)
-    assert decoding.ANIMATED in notes
+    assert ANIMATED in notes
 
 
 def test_exif_orientation_is_applied() -> None:
@@ -123,19 +133,19 @@ def test_exif_orientation_is_applied() -> None:
     exif[0x0112] = 6  # shown rotated 90° clockwise
     image, notes = decode(encoded(Image.fromarray(upright), "PNG", exif=exif), "x.png")
     np.testing.assert_array_equal(np.asarray(image), np.rot90(upright, k=-1))
-    assert notes == (decoding.EXIF,)
+    assert notes == (EXIF,)
 
 
 def test_content_decides_not_the_suffix() -> None:
     data = encoded(Image.new("RGB", (8, 8), (9, 9, 9)), "PNG")
     image, notes = decode(data, "photo.JPG")
-    assert (image.getpixel((0, 0)), notes) == ((9, 9, 9), (decoding.MISNAMED,))
+    assert (image.getpixel((0, 0)), notes) == ((9, 9, 9), (MISNAMED,))
     assert decode(data, "photo")[1] == ()  # no suffix promises nothing
 
 
 def test_bitmap_and_grey_become_rgb() -> None:
     image, notes = decode(encoded(Image.new("1", (8, 8), 1), "PNG"), "x.png")
-    assert (image.mode, image.getpixel((0, 0)), notes) == ("RGB", (255, 255, 255), (decoding.GREY,))
+    assert (image.mode, image.getpixel((0, 0)), notes) == ("RGB", (255, 255, 255), (GREY,))
 
 
 def chunk(kind: bytes, body: bytes) -> bytes:

@@ -13,7 +13,7 @@ import pytest
 
 from robustcheck_onnx.checker import check
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
-from robustcheck_onnx.checker.images import source as images
+from robustcheck_onnx.checker.images.source import Skipped, open_images
 from robustcheck_onnx.checker.storage.remote import open_url
 from support.stores import ODD, contents, put, url_of
 
@@ -61,13 +61,13 @@ def test_what_is_listed_is_what_would_be_listed_here(
         "{}/s?t/sub/**",
         "{}/set/ü.png",
     ):
-        here = images.open_images(form.format(tmp_path), seed=3)
-        there = images.open_images(form.format("memory://bucket"), seed=3)
+        here = open_images(form.format(tmp_path), seed=3)
+        there = open_images(form.format("memory://bucket"), seed=3)
         assert contents(here) == contents(there)
         assert (here.kind, here.n_found, here.names_digest) == (there.kind, there.n_found, there.names_digest)
-        file = images.open_images(form.format(f"file://{tmp_path}"), seed=3)
+        file = open_images(form.format(f"file://{tmp_path}"), seed=3)
         assert contents(here) == contents(file)
-    assert {name for name, _ in contents(images.open_images("memory://bucket/set"))} == set(names[:5])
+    assert {name for name, _ in contents(open_images("memory://bucket/set"))} == set(names[:5])
 
 
 def test_lists_and_manifests(lookup_pass: tuple[Path, Path], tmp_path: Path, memory: Any) -> None:
@@ -81,14 +81,14 @@ def test_lists_and_manifests(lookup_pass: tuple[Path, Path], tmp_path: Path, mem
     for name in ("list.txt", "set.csv", "set.jsonl", first, second):
         memory.pipe_file(f"/lists/{name}", (tmp_path / name).read_bytes())
     for name in ("list.txt", "set.csv", "set.jsonl"):
-        here, there = images.open_images(tmp_path / name), images.open_images(f"memory://lists/{name}")
+        here, there = open_images(tmp_path / name), open_images(f"memory://lists/{name}")
         assert contents(here) == contents(there)
         assert [entry.label for entry in here.entries] == [entry.label for entry in there.entries]
     (tmp_path / "urls.txt").write_text(f"memory://lists/{first}\n{second}\n")
-    mixed = images.open_images(tmp_path / "urls.txt")
+    mixed = open_images(tmp_path / "urls.txt")
     assert dict(contents(mixed)) == {
-        f"memory://lists/{first}": images.open_images(tmp_path / first).digest(0),
-        second: images.open_images(tmp_path / second).digest(0),
+        f"memory://lists/{first}": open_images(tmp_path / first).digest(0),
+        second: open_images(tmp_path / second).digest(0),
     }
 
 
@@ -96,13 +96,13 @@ def test_lists_and_manifests(lookup_pass: tuple[Path, Path], tmp_path: Path, mem
 def test_a_list_in_a_store_names_no_files_of_this_machine(row: str, memory: Any) -> None:
     memory.pipe_file("/box/list.txt", f"a.jpg\n{row}\n".encode())
     with pytest.raises(UsageError, match="row 2"):
-        images.open_images("memory://box/list.txt")
+        open_images("memory://box/list.txt")
 
 
 def test_a_row_that_names_nothing_ends_the_run(memory: Any) -> None:
     memory.pipe_file("/box/list.txt", b"gone.jpg\n")
     with pytest.raises(UsageError, match=r"memory://box/list.txt: row 1: path is gone.jpg"):
-        images.open_images("memory://box/list.txt").load(0)
+        open_images("memory://box/list.txt").load(0)
 
 
 def test_shards_and_arrays(
@@ -118,13 +118,13 @@ def test_shards_and_arrays(
     for name in ("0.tar", "1.tar", "x.npy", "x.npz"):
         memory.pipe_file(f"/s/{name}", (tmp_path / name).read_bytes())
     for spec, n_images in (("*.tar", 10), ("0.tar", 5), ("x.npy", 4), ("x.npz", 2)):
-        here, there = images.open_images(f"{tmp_path}/{spec}"), images.open_images(f"memory://s/{spec}")
+        here, there = open_images(f"{tmp_path}/{spec}"), open_images(f"memory://s/{spec}")
         assert len(here) == n_images
         assert contents(here) == contents(there)
     assert list(own_temporary_folder.iterdir()) == []
     memory.pipe_file("/bad/0.tar", (tmp_path / "0.tar").read_bytes()[:5000])
     with pytest.raises(CannotAssessError, match="damaged"):
-        images.open_images("memory://bad/0.tar")
+        open_images("memory://bad/0.tar")
 
 
 def test_tables(lookup_pass: tuple[Path, Path], tmp_path: Path, memory: Any) -> None:
@@ -138,7 +138,7 @@ def test_tables(lookup_pass: tuple[Path, Path], tmp_path: Path, memory: Any) -> 
         out.write_table(table)
     for name in ("t.parquet", "t.arrow"):
         memory.pipe_file(f"/t/{name}", (tmp_path / name).read_bytes())
-        here, there = images.open_images(tmp_path / name), images.open_images(f"memory://t/{name}")
+        here, there = open_images(tmp_path / name), open_images(f"memory://t/{name}")
         assert len(contents(here)) == 6
         assert contents(here) == contents(there)
 
@@ -165,10 +165,10 @@ def test_an_image_that_cannot_be_read_is_skipped_and_many_end_the_run(
 ) -> None:
     model, photos = lookup_pass
     put(memory, photos, "p")
-    source = images.open_images("memory://p")
+    source = open_images("memory://p")
     memory.rm(f"/p/{source.entries[0].name}")
     gone = source.load(0)
-    assert isinstance(gone, images.Skipped)
+    assert isinstance(gone, Skipped)
     assert gone.reason == "cannot be read: no such file"
     for name in memory.ls("/p", detail=False)[:20]:
         memory.pipe_file(name, b"no image")
@@ -179,7 +179,7 @@ def test_an_image_that_cannot_be_read_is_skipped_and_many_end_the_run(
 @pytest.mark.parametrize("spec", ["memory://nothing", "memory://nothing/*.jpg", "memory://nothing/x.txt"])
 def test_nothing_there(spec: str, memory: Any) -> None:
     with pytest.raises(UsageError, match=r"memory://nothing"):
-        images.open_images(spec)
+        open_images(spec)
 
 
 def test_readers_read_what_the_file_holds(memory: Any) -> None:

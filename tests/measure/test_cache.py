@@ -21,7 +21,7 @@ from robustcheck_onnx.checker.images.source import open_images
 from robustcheck_onnx.checker.measure import cache
 from robustcheck_onnx.checker.measure import run as measure
 from robustcheck_onnx.checker.report.record import Report, to_json
-from robustcheck_onnx.checker.verdict import rule as verdict
+from robustcheck_onnx.checker.verdict import rule
 from robustcheck_onnx.thresholds import profile
 
 COMMAND = Path(sys.executable).parent / "robustcheck"
@@ -243,9 +243,9 @@ def test_a_damaged_record_is_none(damage: str, place: Path) -> None:
 def test_the_verdict_is_judged_anew(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(place)
     seen = []
-    real = verdict.judge
+    real = rule.judge
 
-    def judge(evidence: Evidence, profile_: profile.Profile) -> verdict.Verdict:
+    def judge(evidence: Evidence, profile_: profile.Profile) -> rule.Verdict:
         seen.append(evidence)
         return real(evidence, profile_)
 

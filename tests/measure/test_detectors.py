@@ -13,7 +13,7 @@ import pytest
 
 from robustcheck_onnx.checker import check
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
-from robustcheck_onnx.checker.images import source as images
+from robustcheck_onnx.checker.images.source import open_images
 from robustcheck_onnx.checker.measure import cache, detectors
 from robustcheck_onnx.checker.report.record import Report, to_json
 from support import ROOT, lookup
@@ -49,7 +49,7 @@ def representations() -> np.ndarray:
 def in_order(folder: Path) -> list[int]:
     """Numbers of the images in the order of a run."""
     names = sorted(path.name for path in folder.iterdir())
-    return [names.index(entry.name) for entry in images.open_images(folder).entries]
+    return [names.index(entry.name) for entry in open_images(folder).entries]
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from robustcheck_onnx.checker import check
 from robustcheck_onnx.checker.evidence import Evidence, Gallery, SeenImage
-from robustcheck_onnx.checker.images import source as images
+from robustcheck_onnx.checker.images.source import Skipped, open_images
 from robustcheck_onnx.checker.measure import cache, gallery
 from robustcheck_onnx.checker.measure import run as measure
 from robustcheck_onnx.checker.measure.gallery import EXTREME, FEATURES, SHOWN, Rows
@@ -49,8 +49,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def order(model: tuple[Path, Path]) -> list[tuple[int, str, str]]:
     """(row of `vectors`, name, digest) of the usable images in the order of a run."""
     in_folder = [path.name for path in sorted(model[1].iterdir())]
-    source = images.open_images(model[1])
-    loaded = [item for item in source.items() if not isinstance(item, images.Skipped)]
+    source = open_images(model[1])
+    loaded = [item for item in source.items() if not isinstance(item, Skipped)]
     found = [(in_folder.index(item.name), item.name, item.digest) for item in loaded]
     return [entry for entry in found if entry[0] not in (CONSTANT, NOT_FINITE)]
 

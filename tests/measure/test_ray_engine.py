@@ -16,8 +16,7 @@ import pytest
 
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.evidence import Evidence
-from robustcheck_onnx.checker.measure import ray_cluster as engine_ray_cluster
-from robustcheck_onnx.checker.measure import ray_engine as engine_ray
+from robustcheck_onnx.checker.measure import ray_cluster, ray_engine
 from robustcheck_onnx.checker.measure.job import SHARD_IMAGES, TRIES, Job, Outcome, nothing_yet
 from robustcheck_onnx.checker.measure.ray_cluster import plan_workers
 from robustcheck_onnx.checker.measure.workers import run
@@ -166,7 +165,7 @@ def test_the_drivers_memory_does_not_grow_with_the_images(photos: Path, tmp_path
     n_done, mib, states = np.array([row.split() for row in done.stdout.splitlines()], dtype=float).T
     n_shards = -(-copies * N_IMAGES // SHARD_IMAGES)
     assert n_done[-1] >= (n_shards - 4) * SHARD_IMAGES  # the last ones may come together
-    assert states.max() <= 2 * engine_ray.AHEAD_SHARDS + 3  # waiting for their turn; the sum, what is added, the result
+    assert states.max() <= 2 * ray_engine.AHEAD_SHARDS + 3  # waiting for their turn; the sum, what is added, the result
     late = n_done >= 4 * SHARD_IMAGES
     growth, _ = np.polyfit(n_done[late] / SHARD_IMAGES, mib[late], 1)  # MiB a shard; one state if every shard stayed
     assert growth < state_mib / 2
@@ -176,21 +175,21 @@ def test_shards_of_another_model_or_image_set_are_never_merged(
     model: Callable[[str], Path], photos: Path, tmp_path: Path
 ) -> None:
     def conclude(job: Job, change: Callable[[], object]) -> Outcome | None:
-        course = engine_ray._Course(0, job, nothing_yet(1), begun=True)
-        first, second = engine_ray.Worker(".", 1), engine_ray.Worker(".", 1)  # as two nodes have them
-        assert engine_ray._take(first.begin(0, job), engine_ray._Task(0, course, -1), 2, profile.load()) is None
+        course = ray_engine._Course(0, job, nothing_yet(1), begun=True)
+        first, second = ray_engine.Worker(".", 1), ray_engine.Worker(".", 1)  # as two nodes have them
+        assert ray_engine._take(first.begin(0, job), ray_engine._Task(0, course, -1), 2, profile.load()) is None
         change()
         result = second.shard(0, job, 1)
-        found = engine_ray._take(result, engine_ray._Task(1, course, 1), 2, profile.load())
+        found = ray_engine._take(result, ray_engine._Task(1, course, 1), 2, profile.load())
         assert found is None or isinstance(found, Outcome)
         return found
 
     same = Job(model("m"), str(photos), max_bad=1)
-    course = engine_ray._Course(0, same, nothing_yet(1), begun=True)
-    worker = engine_ray.Worker(".", 1)
+    course = ray_engine._Course(0, same, nothing_yet(1), begun=True)
+    worker = ray_engine.Worker(".", 1)
     opened = worker._open(0, same)[0]
     for shard, result in ((-1, worker.begin(0, same)), (0, worker.shard(0, same, 0)), (1, worker.shard(0, same, 1))):
-        found = engine_ray._take(result, engine_ray._Task(0, course, shard), 2, profile.load())
+        found = ray_engine._take(result, ray_engine._Task(0, course, shard), 2, profile.load())
     assert isinstance(found, Outcome)
     assert found.error is None
     assert worker._opened is opened  # once a worker and model
@@ -258,7 +257,7 @@ def test_an_address_without_a_cluster_is_refused(monkeypatch: pytest.MonkeyPatch
         with pytest.raises(EnvironmentFaultError, match=f"{closed}; cluster can't be used: .*refused"):
             run([], profile.load(), engine="ray", address=closed)
         other.listen()  # something that is no cluster: it takes the connection and says nothing
-        monkeypatch.setattr(engine_ray_cluster, "REACH_S", 3)
+        monkeypatch.setattr(ray_cluster, "REACH_S", 3)
         with pytest.raises(EnvironmentFaultError, match="no answer within 3 s"):
             run([], profile.load(), engine="ray", address=closed)
     for wrong in ("localhost", "ray://localhost:1", "host:port"):
@@ -305,7 +304,7 @@ def test_the_handler_of_sigterm_outlives_rays_shutdown() -> None:
     """Else a signal in the second that Ray's processes take to end kills this one, and its documents say nothing."""
     code = """
 import contextlib, ctypes, os, signal, sys, time, types
-from robustcheck_onnx.checker.measure import ray_engine as engine_ray
+from robustcheck_onnx.checker.measure import ray_engine
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(77))
 @contextlib.contextmanager
 def cluster(*_):

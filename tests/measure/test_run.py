@@ -12,11 +12,11 @@ import pytest
 from robustcheck_onnx.checker import check
 from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.evidence import Evidence
-from robustcheck_onnx.checker.images import source as images
+from robustcheck_onnx.checker.images.source import Skipped, open_images
 from robustcheck_onnx.checker.measure import run as measure
 from robustcheck_onnx.checker.measure.job import SHARD_IMAGES, Job, Measurement, conclude, merge, nothing_yet
 from robustcheck_onnx.checker.runtime.runner import Runner
-from robustcheck_onnx.checker.statistics import state as sums
+from robustcheck_onnx.checker.statistics import state
 from robustcheck_onnx.thresholds import profile
 from support import PHOTOS, lookup, onnx_models
 from support.measuring import never_decided, parts
@@ -99,10 +99,10 @@ def test_shards_merged_in_their_order_are_a_single_run(photos: Path, tmp_path: P
     assert report.evidence.images.n_skipped == 2
     assert report.evidence.statistics.n_constant == report.evidence.statistics.n_nonfinite == 1
     assert_same_evidence(evidence, report.evidence, execution=True)
-    source = images.open_images(photos)
+    source = open_images(photos)
     loaded = [source.load(index) for index in range(len(source))]
-    assert list(total.digests) == [item.digest for item in loaded if not isinstance(item, images.Skipped)]
-    assert [bad.name for bad in total.skipped] == [item.name for item in loaded if isinstance(item, images.Skipped)]
+    assert list(total.digests) == [item.digest for item in loaded if not isinstance(item, Skipped)]
+    assert [bad.name for bad in total.skipped] == [item.name for item in loaded if isinstance(item, Skipped)]
 
 
 def test_merging_is_associative_and_has_a_neutral_element(photos: Path, tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ def test_merging_is_associative_and_has_a_neutral_element(photos: Path, tmp_path
     for x, y in ((left, right), (merge(nothing_yet(1), left), left)):
         assert (x.digests, x.skipped, x.notes, x.n_good) == (y.digests, y.skipped, y.notes, y.n_good)
         assert x.sanity.facts() == y.sanity.facts()
-        one, two = (sums.statistics(m.states[0], 0.01) for m in (x, y) if m.states[0] is not None)
+        one, two = (state.statistics(m.states[0], 0.01) for m in (x, y) if m.states[0] is not None)
         _assert_same(one.model_dump(), two.model_dump(), "")
     with pytest.raises(ValueError, match="argument 2 is longer"):
         merge(a, nothing_yet(2))

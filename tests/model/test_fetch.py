@@ -17,7 +17,7 @@ import pytest
 from robustcheck_onnx.checker import check
 from robustcheck_onnx.checker.cli.app import main
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
-from robustcheck_onnx.checker.images import source as images
+from robustcheck_onnx.checker.images import source
 from robustcheck_onnx.checker.storage.local import download
 from robustcheck_onnx.checker.storage.remote import LIMIT, open_url
 from support import onnx_models
@@ -130,7 +130,7 @@ def test_the_cache_never_answers_for_a_model_behind_a_url(
 
     assert [is_cached("memory://m.onnx", photos) for _ in range(2)] == [False, False]
     assert [is_cached(model, "memory://p") for _ in range(2)] == [False, True]
-    first, second = (entry.name for entry in images.open_images("memory://p").entries[:2])
+    first, second = (entry.name for entry in source.open_images("memory://p").entries[:2])
     memory.pipe_file(f"/p/{first}", (photos / second).read_bytes())  # the same names, another image
     assert not is_cached(model, "memory://p")
 

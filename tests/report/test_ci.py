@@ -8,8 +8,7 @@ from collections import Counter
 
 import pytest
 
-from robustcheck_onnx.checker.report import github as report_github
-from robustcheck_onnx.checker.report import markdown as report_markdown
+from robustcheck_onnx.checker.report import github, markdown
 from robustcheck_onnx.checker.report.outcome import shown
 from support.outcomes import (
     EVERY,
@@ -50,7 +49,7 @@ def unescaped(text: str) -> str:
 
 
 def test_github_commands_are_one_line_each_and_give_back_their_words() -> None:
-    lines = report_github.commands(EVERY, PLACE)
+    lines = github.commands(EVERY, PLACE)
     for line in lines:
         assert "\n" not in line
         assert re.fullmatch(r"::(error|warning|notice) (file=[^,:]+,line=1,)?title=[^,:]+::.+", line)
@@ -59,8 +58,8 @@ def test_github_commands_are_one_line_each_and_give_back_their_words() -> None:
     assert match
     assert unescaped(match.group(1)) == shown(f"sub/{HOSTILE}").replace("http://a", "http:/a")
     assert unescaped(match.group(2)) == f"{FAILED.message}; hint: {FAILED.hint}"
-    assert report_github.commands([PASSING], PLACE) == []
-    assert Counter(line.split()[0] for line in report_github.commands([WAIVED], PLACE)) == {
+    assert github.commands([PASSING], PLACE) == []
+    assert Counter(line.split()[0] for line in github.commands([WAIVED], PLACE)) == {
         "::warning": 1,
         "::notice": 2,
     }
@@ -68,7 +67,7 @@ def test_github_commands_are_one_line_each_and_give_back_their_words() -> None:
 
 @pytest.mark.parametrize(("n", "lines"), [(10, 10), (11, 10), (30, 10)])
 def test_github_at_most_ten_of_a_kind(n: int, lines: int) -> None:
-    found = report_github.commands([FAILED] * n, PLACE)
+    found = github.commands([FAILED] * n, PLACE)
     assert len(found) == lines
     assert ("more" in found[-1]) == (n > 10)
     if n > 10:
@@ -76,15 +75,15 @@ def test_github_at_most_ten_of_a_kind(n: int, lines: int) -> None:
 
 
 def test_github_summary_is_cut_below_its_limit_with_a_word_about_it() -> None:
-    whole = report_markdown.render(EVERY, PLACE)
-    assert report_github.summary(EVERY, PLACE) == whole
+    whole = markdown.render(EVERY, PLACE)
+    assert github.summary(EVERY, PLACE) == whole
     size = len(whole.encode())
-    assert report_github.summary(EVERY, PLACE, size + 1) == whole
+    assert github.summary(EVERY, PLACE, size + 1) == whole
     for room in (size, 3000, 500):
-        text = report_github.summary(EVERY, PLACE, room)
+        text = github.summary(EVERY, PLACE, room)
         assert len(text.encode()) < room
         assert text.endswith("writes the whole report.*\n")
         assert whole.startswith(text[: text.rfind("\n\n*The rest")])
-    assert report_github.summary(EVERY, PLACE, 20) == ""
-    many = report_github.summary([WARNING] * 600, PLACE)
+    assert github.summary(EVERY, PLACE, 20) == ""
+    many = github.summary([WARNING] * 600, PLACE)
     assert 2**20 - 2000 < len(many.encode()) < 2**20

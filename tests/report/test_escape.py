@@ -13,13 +13,11 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from hypothesis import given
 from hypothesis import strategies as st
 
-from robustcheck_onnx.checker import text as delivery_text
 from robustcheck_onnx.checker import text as escape
 from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.cli import ending
-from robustcheck_onnx.checker.report import forms as formats
-from robustcheck_onnx.checker.report import github as report_github
-from robustcheck_onnx.checker.text import printable
+from robustcheck_onnx.checker.report import forms, github
+from robustcheck_onnx.checker.text import as_json, printable
 from robustcheck_onnx.thresholds import profile
 from support import reports
 from support.outcomes import failed, gated
@@ -60,11 +58,11 @@ def test_the_reading_of_the_runner_can_find_something(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("form", formats.TEXTS)
+@pytest.mark.parametrize("form", forms.TEXTS)
 def test_no_line_of_a_document_is_a_command(form: str, name: str) -> None:
     report = gated(reports.warning(), file=name, tensor=name, synthetic=name)
     for outcome in (report, failed(name, f"{name}: model is bad; it must not be")):
-        lines = formats.render(form, [outcome], formats.Options(here="/repo", root="/repo")).splitlines()
+        lines = forms.render(form, [outcome], forms.Options(here="/repo", root="/repo")).splitlines()
         assert [command_of(line) for line in lines if command_of(line)] == []
 
 
@@ -80,7 +78,7 @@ def test_no_line_of_the_terminal_report_is_a_command_however_it_wraps(name: str,
 @pytest.mark.parametrize("name", NAMES)
 def test_an_annotation_and_an_error_are_no_other_command(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     report = gated(reports.warning(), file=name, tensor=name)
-    told = report_github.commands([report], formats.Options(here="/repo", root="/repo"))
+    told = github.commands([report], forms.Options(here="/repo", root="/repo"))
     assert {command_of(line) for line in told} == {"warning"}
     ending.say(f"{name}: {name}", name)
     assert [command_of(line) for line in capsys.readouterr().err.splitlines()] == ["", ""]
@@ -119,7 +117,7 @@ def test_no_verb_shows_a_name_raw(
 
 def test_json_holds_the_name_itself() -> None:
     for name in NAMES:
-        assert json.loads(delivery_text.as_json({"file": name})) == {"file": name}
+        assert json.loads(as_json({"file": name})) == {"file": name}
 
 
 @given(st.text(alphabet="#[:: seto-u=\n"))

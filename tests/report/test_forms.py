@@ -12,24 +12,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from robustcheck_onnx.checker.errors import UsageError
-from robustcheck_onnx.checker.report import forms as formats
+from robustcheck_onnx.checker.report import forms
 from robustcheck_onnx.checker.report.outcome import located, names_of, shown
 from robustcheck_onnx.checker.report.record import Failed, Outcome, Report
-from robustcheck_onnx.checker.storage import write as delivery
+from robustcheck_onnx.checker.storage import write
 from support import ROOT, reports
 from support.form_readers import junit, metrics, table
 from support.outcomes import FAILED, HOSTILE_REPORT, NAME, NOTHING, PASSING, PLACE, WARNING, failed, text_of
 
 
-@pytest.mark.parametrize("form", formats.TEXTS)
+@pytest.mark.parametrize("form", forms.TEXTS)
 @pytest.mark.parametrize("outcome", [PASSING, WARNING, NOTHING, HOSTILE_REPORT, FAILED], ids=range(5))
 def test_a_document_is_known_as_ours(form: str, outcome: Outcome) -> None:
-    assert delivery.OURS.match(text_of(form, outcome).encode()[: delivery.OURS_WITHIN_BYTES])
+    assert write.OURS.match(text_of(form, outcome).encode()[: write.OURS_WITHIN_BYTES])
 
 
-@pytest.mark.parametrize("form", [f for f in formats.TEXTS if f not in formats.ONE_MODEL])
+@pytest.mark.parametrize("form", [f for f in forms.TEXTS if f not in forms.ONE_MODEL])
 def test_a_document_of_several_models_is_known_as_ours(form: str) -> None:
-    assert delivery.OURS.match(text_of(form, FAILED, HOSTILE_REPORT, PASSING).encode()[: delivery.OURS_WITHIN_BYTES])
+    assert write.OURS.match(text_of(form, FAILED, HOSTILE_REPORT, PASSING).encode()[: write.OURS_WITHIN_BYTES])
 
 
 @pytest.mark.parametrize(
@@ -51,37 +51,37 @@ def test_a_document_of_several_models_is_known_as_ours(form: str) -> None:
     ],
 )
 def test_a_stranger_s_file_is_not_taken_for_ours(stranger: str) -> None:
-    assert not delivery.OURS.match(stranger.encode())
+    assert not write.OURS.match(stranger.encode())
 
 
 @pytest.mark.parametrize("only_ascii", [False, True])
 @pytest.mark.parametrize("report", [PASSING, WARNING], ids=["pass", "warn"])
 def test_a_terminal_report_in_a_file_is_known_as_ours(report: Report, only_ascii: bool) -> None:
-    assert delivery.OURS.match(reports.terminal_text(report, 100, ascii_only=only_ascii).encode())
+    assert write.OURS.match(reports.terminal_text(report, 100, ascii_only=only_ascii).encode())
 
 
-@pytest.mark.parametrize("form", formats.NAMES)
+@pytest.mark.parametrize("form", forms.NAMES)
 def test_an_error_has_a_document_in_every_form_that_says_so_and_no_pass(form: str) -> None:
-    text = formats.render_error(form, "m.onnx: model is bad; it must not be", "ls -l", 3, "m.onnx")
+    text = forms.render_error(form, "m.onnx: model is bad; it must not be", "ls -l", 3, "m.onnx")
     told = 'robustcheck_error{model="m.onnx"} 1' if form == "openmetrics" else "m.onnx: model is bad; it must not be"
     assert told in text
     assert not re.search(r'verdict"?[:=]\s*"?\**PASS', text)
-    assert delivery.OURS.match(text.encode()[: delivery.OURS_WITHIN_BYTES])
+    assert write.OURS.match(text.encode()[: write.OURS_WITHIN_BYTES])
 
 
 def test_every_form_is_documented() -> None:
     page = (ROOT / "docs" / "reports.md").read_text(encoding="utf-8")
-    for form in formats.NAMES:
+    for form in forms.NAMES:
         assert f"\n| `{form}` |" in page
 
 
 def test_a_form_for_one_model_refuses_two() -> None:
-    for form in formats.TEXTS:
-        if form in formats.ONE_MODEL:
+    for form in forms.TEXTS:
+        if form in forms.ONE_MODEL:
             with pytest.raises(UsageError, match="it holds one model only"):
-                formats.render(form, [PASSING, WARNING], PLACE)
+                forms.render(form, [PASSING, WARNING], PLACE)
         else:
-            formats.render(form, [PASSING, WARNING], PLACE)
+            forms.render(form, [PASSING, WARNING], PLACE)
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_the_repository_is_the_nearest_folder_with_git(tmp_path: Path, monkeypat
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "a" / ".git").write_text("gitdir: elsewhere")  # a work tree has a file there
     monkeypatch.chdir(tmp_path / "a" / "b")
-    assert (formats.Options().here, formats.Options().root) == (str(tmp_path / "a" / "b"), str(tmp_path / "a"))
+    assert (forms.Options().here, forms.Options().root) == (str(tmp_path / "a" / "b"), str(tmp_path / "a"))
 
 
 def test_the_same_model_twice_has_two_names() -> None:

@@ -14,10 +14,10 @@ from xml.etree import ElementTree
 import onnx
 import pytest
 
-from robustcheck_onnx.checker import text as delivery_text
 from robustcheck_onnx.checker.cli import app as cli
-from robustcheck_onnx.checker.report import forms as formats
-from robustcheck_onnx.checker.storage import write as delivery
+from robustcheck_onnx.checker.report import forms
+from robustcheck_onnx.checker.storage import write
+from robustcheck_onnx.checker.text import error_json
 from robustcheck_onnx.thresholds import profile as profiles
 from support.bad_input import COMMAND, default_signals
 from support.measuring import never_decided
@@ -39,7 +39,7 @@ def run(folder: Path, *arguments: str | Path, **environment: str) -> subprocess.
 
 
 def everywhere(folder: Path) -> list[str]:
-    return [word for form in formats.NAMES for word in ("-o", f"{form}={folder / form}")]
+    return [word for form in forms.NAMES for word in ("-o", f"{form}={folder / form}")]
 
 
 def test_no_pass_of_an_earlier_run_survives_an_error(lookup_pass: tuple[Path, Path], tmp_path: Path) -> None:
@@ -48,12 +48,12 @@ def test_no_pass_of_an_earlier_run_survives_an_error(lookup_pass: tuple[Path, Pa
     call = ["m.onnx", "--images", str(photos), *everywhere(tmp_path), "-q"]
     done = run(tmp_path, *call)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    before = {form: (tmp_path / form).read_text(encoding="utf-8") for form in formats.NAMES}
+    before = {form: (tmp_path / form).read_text(encoding="utf-8") for form in forms.NAMES}
     assert before["gitlab"] == "[]\n"
     (tmp_path / "m.onnx").write_bytes(b"no model")
     assert run(tmp_path, *call).returncode == 3
-    after = {form: (tmp_path / form).read_text(encoding="utf-8") for form in formats.NAMES}
-    for form in formats.NAMES:
+    after = {form: (tmp_path / form).read_text(encoding="utf-8") for form in forms.NAMES}
+    for form in forms.NAMES:
         assert after[form] != before[form]
         assert "m.onnx" in after[form]
     assert json.loads(after["json"])["error"]["exit_code"] == 3
@@ -61,14 +61,14 @@ def test_no_pass_of_an_earlier_run_survives_an_error(lookup_pass: tuple[Path, Pa
     assert json.loads(after["sarif"])["runs"][0]["invocations"][0]["executionSuccessful"] is False
     assert json.loads(after["gitlab"])[0]["severity"] == "blocker"
     assert after["terminal"].startswith("robustcheck: no verdict (exit code 3)\nerror: m.onnx")
-    for form in formats.NAMES:  # a run that works again replaces them, whatever they hold
+    for form in forms.NAMES:  # a run that works again replaces them, whatever they hold
         (tmp_path / form).write_text(STRANGER)
     assert run(tmp_path, *call).returncode == 3
-    for form in formats.NAMES:  # a run that failed may have been given a wrong path
+    for form in forms.NAMES:  # a run that failed may have been given a wrong path
         assert (tmp_path / form).read_text() == STRANGER
     (tmp_path / "m.onnx").write_bytes(model.read_bytes())
     assert run(tmp_path, *call).returncode == 0
-    assert STRANGER not in {(tmp_path / form).read_text(encoding="utf-8") for form in formats.NAMES}
+    assert STRANGER not in {(tmp_path / form).read_text(encoding="utf-8") for form in forms.NAMES}
 
 
 @pytest.fixture
@@ -106,14 +106,14 @@ def test_no_pass_of_an_earlier_run_survives_a_signal(
     model, photos = lookup_pass
     places = everywhere(tmp_path)
     assert run(tmp_path, model, "--images", photos, "-q", *places).returncode == 0
-    before = {form: (tmp_path / form).read_text(encoding="utf-8") for form in formats.NAMES}
+    before = {form: (tmp_path / form).read_text(encoding="utf-8") for form in forms.NAMES}
     (tmp_path / "csv").unlink()
     (tmp_path / "sarif").write_text(STRANGER, encoding="utf-8")
     assert stopped(tmp_path, [*endless, *places, "-o", "json"], number) == (code, "")
     assert (tmp_path / "sarif").read_text(encoding="utf-8") == STRANGER
-    for form in set(formats.NAMES) - {"csv", "sarif"}:
+    for form in set(forms.NAMES) - {"csv", "sarif"}:
         text = (tmp_path / form).read_text(encoding="utf-8")
-        assert delivery.OURS.match(text.encode())
+        assert write.OURS.match(text.encode())
         assert text != before[form]
         assert ("\nrobustcheck_error{" if form == "openmetrics" else "there is no verdict") in text
         assert "\nrobustcheck_verdict{" not in text
@@ -143,7 +143,7 @@ def test_other_verbs_replace_an_earlier_document_when_their_work_starts(
     """What a killed process leaves is what stood there when the work was under way."""
     model, photos = map(str, lookup_pass)
     place = tmp_path / "r.json"
-    place.write_text(delivery_text.error_json("stands for an earlier PASS", "", 3), encoding="utf-8")
+    place.write_text(error_json("stands for an earlier PASS", "", 3), encoding="utf-8")
     seen: list[int] = []
 
     def work(*_: object, **__: object) -> None:
@@ -215,7 +215,7 @@ def test_an_error_on_stdout_is_one_document(form: str, tmp_path: Path) -> None:
 
 
 def test_a_disk_without_room_for_the_error_keeps_no_pass(tmp_path: Path) -> None:
-    stale = formats.render_error("sarif", "stands for an earlier PASS", "", 3)
+    stale = forms.render_error("sarif", "stands for an earlier PASS", "", 3)
     (tmp_path / "r.sarif").write_text(stale)
     (tmp_path / "mine.sarif").write_text(STRANGER)
     done = subprocess.run(

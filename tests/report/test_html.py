@@ -23,8 +23,8 @@ import numpy as np
 import pytest
 
 from robustcheck_onnx.checker.evidence import Gallery, Interval, SeenImage
-from robustcheck_onnx.checker.report import forms as formats
-from robustcheck_onnx.checker.report.html import charts as report_html_charts
+from robustcheck_onnx.checker.report import forms
+from robustcheck_onnx.checker.report.html import charts
 from robustcheck_onnx.checker.report.html import model as report_html_parts
 from robustcheck_onnx.checker.report.record import Failed, Outcome, Report
 from robustcheck_onnx.checker.verdict import gate
@@ -170,8 +170,8 @@ def pages() -> dict[str, str]:
         "hostile": [hostile(warning), evil],
         "none": [],
     }
-    options = formats.Options(thumbnails={"sha256:0": PIXEL, "d": "https://example.invalid/x.png"})
-    return {name: formats.render("html", found, options) for name, found in outcomes.items()}
+    options = forms.Options(thumbnails={"sha256:0": PIXEL, "d": "https://example.invalid/x.png"})
+    return {name: forms.render("html", found, options) for name, found in outcomes.items()}
 
 
 NAMES = ["pass", "warn", "without gallery", "unmeasured", "failed", "several", "hostile", "none"]
@@ -249,7 +249,7 @@ def test_headings_labels_and_tables_are_accessible(pages: dict[str, str], name: 
 
 def test_a_row_stands_where_the_reference_list_leaves_sets_out() -> None:
     report = reports.report(reports.PASS_STATISTICS, reference=reports.placed_references())
-    root = parse(formats.render("html", [report]))
+    root = parse(forms.render("html", [report]))
     short, everything = (
         next(e for e in root.all("div") if e.attributes.get("aria-labelledby") == f"model-1-{name}")
         for name in ("near", "all")
@@ -378,7 +378,7 @@ def test_a_waived_warning_is_still_a_warning() -> None:
     old = gate.Waiver(reason=ids[0], because="old", owner="owner", expires=date(2025, 1, 1))
     answer = gate.decide(report.verdict, "m", waivers=[*waivers, old], today=TODAY)
     assert answer.exit_code == 0
-    text = words(parse(formats.render("html", [report.model_copy(update={"gate": answer})])))
+    text = words(parse(forms.render("html", [report.model_copy(update={"gate": answer})])))
     assert "▲ WARN" in text
     assert "PASS:" not in text.split("Limits of the claim", maxsplit=1)[0]
     assert "The gate lets this model through although the verdict is WARN." in text
@@ -388,7 +388,7 @@ def test_a_waived_warning_is_still_a_warning() -> None:
 
 def test_a_synthetic_model_is_called_so_beside_its_verdict() -> None:
     report = reports.report(reports.PASS_STATISTICS, synthetic="one feature planted")
-    head = next(e for e in parse(formats.render("html", [report])).all("header") if "PASS" in e.text)
+    head = next(e for e in parse(forms.render("html", [report])).all("header") if "PASS" in e.text)
     assert "Synthetic: one feature planted" in head.text
 
 
@@ -426,35 +426,35 @@ def test_thumbnails_are_shown_where_there_are_some_and_the_page_says_what_it_hol
 
 
 def test_a_bar_lies_right_of_the_middle_exactly_if_it_clears_its_threshold() -> None:
-    middle = report_html_charts.BAR_WIDTH / 2
+    middle = charts.BAR_WIDTH / 2
     rng = np.random.default_rng(0)
     for low, width, minimum in rng.uniform(0.01, 30, (200, 3)):
-        bar = report_html_charts.bar(Interval(estimate=low + width / 2, low=low, high=low + width), minimum)
+        bar = charts.bar(Interval(estimate=low + width / 2, low=low, high=low + width), minimum)
         assert bar is not None
         assert (bar.low > middle) == (low > minimum)
         assert (bar.high < middle) == (low + width < minimum)
-        assert 0 <= bar.low <= bar.estimate <= bar.high <= report_html_charts.BAR_WIDTH
-    assert report_html_charts.bar(Interval(estimate=1, low=None, high=None), 1) is None
-    assert report_html_charts.bar(Interval(estimate=1, low=1, high=1), 0) is None
+        assert 0 <= bar.low <= bar.estimate <= bar.high <= charts.BAR_WIDTH
+    assert charts.bar(Interval(estimate=1, low=None, high=None), 1) is None
+    assert charts.bar(Interval(estimate=1, low=1, high=1), 0) is None
 
 
 def test_the_histogram_is_in_proportion() -> None:
     counts = (1, 0, 4, 2)
-    chart = report_html_charts.histogram((0.0, 1.0, 2.0, 3.0, 4.0), counts, {"mean": 2.0, "outside": 9.0})
+    chart = charts.histogram((0.0, 1.0, 2.0, 3.0, 4.0), counts, {"mean": 2.0, "outside": 9.0})
     assert chart is not None
     heights = np.array([column.height for column in chart.columns])
     np.testing.assert_allclose(heights / heights.max(), np.array(counts) / 4)
     assert all(column.y + column.height == pytest.approx(chart.base) for column in chart.columns)
     assert [(mark.at, mark.text) for mark in chart.marks] == [(chart.width / 2, "mean 2.00")]
-    assert report_html_charts.histogram((), (), {}) is None
-    assert report_html_charts.histogram((1.0, 1.0), (3,), {}) is None
+    assert charts.histogram((), (), {}) is None
+    assert charts.histogram((1.0, 1.0), (3,), {}) is None
 
 
 @pytest.mark.parametrize("values", [(1.0, 1.1), (1.1, 1.0), (3.0, 2.9), (2.9, 3.0), (1.9, 2.2), (2.2, 1.9)])
 def test_no_line_of_a_mark_goes_through_the_words_of_another(values: tuple[float, float]) -> None:
     """The k-th mark's words stand higher than the lines of those before it; only later, taller lines could cross."""
     marks = dict(zip(("mean", "median"), values, strict=True))
-    chart = report_html_charts.histogram((0.0, 2.0, 4.0), (3, 2), marks)
+    chart = charts.histogram((0.0, 2.0, 4.0), (3, 2), marks)
     assert chart is not None
     lower, taller = chart.marks
     assert (taller.at < lower.at) == (chart.anchor == "start")  # on the other side of the lower mark's words
@@ -466,7 +466,7 @@ def test_the_map_counts_what_lies_beyond_six_sd() -> None:
     report = with_gallery(reports.passing())
     kept = report.evidence.gallery
     assert kept is not None
-    drawn = report_html_charts.feature_map(kept, report.evidence.statistics.features)
+    drawn = charts.feature_map(kept, report.evidence.statistics.features)
     assert drawn is not None
     z = np.array([image.z for image in kept.shown])
     for rank, row in enumerate(drawn.rows):
@@ -474,7 +474,7 @@ def test_the_map_counts_what_lies_beyond_six_sd() -> None:
         assert [cell.level == 4 for cell in row.cells] == (np.abs(z[:, rank]) > 6).tolist()
         assert [cell.sign for cell in row.cells] == np.where(z[:, rank] >= 0, "above", "below").tolist()
     assert [row.strong for row in drawn.rows] == [True, True, False, False]
-    svg = next(e for e in parse(formats.render("html", [report])).all("svg") if e.attributes.get("class") == "map")
+    svg = next(e for e in parse(forms.render("html", [report])).all("svg") if e.attributes.get("class") == "map")
     assert len([e for e in svg.all("rect") if e.attributes["class"] == "cell"]) == z.size
 
 
@@ -506,7 +506,7 @@ def test_every_reference_set_is_placed_once_and_only_published_numbers_are_point
     assert sum(dot.x > suite.chart.own for dot in dots) == len(right)
     assert "All of them are zero-shot CLIP models" in suite.remarks[0]
     assert suite.chart.top - 2 - 13 > 14  # 13 px of "this model" stay below the axis's title, whose line is at 14
-    assert report_html_charts.scatter((), (), report.evidence.statistics.kurtosis, 8.0, None) is None
+    assert charts.scatter((), (), report.evidence.statistics.kurtosis, 8.0, None) is None
 
 
 # ---------------------------------------------------------------------------------------------------- whole command

@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 import pytest
 import xmlschema
 
-from robustcheck_onnx.checker.report import forms as formats
+from robustcheck_onnx.checker.report import forms
 from robustcheck_onnx.checker.report.record import Outcome
 from support import reports
 from support.outcomes import HOSTILE, failed, gated
@@ -47,13 +47,13 @@ def schema(tmp_path_factory: pytest.TempPathFactory) -> xmlschema.XMLSchema:
 
 @pytest.mark.parametrize("kind", OUTCOMES)
 def test_junit_is_what_the_schema_allows(schema: xmlschema.XMLSchema, kind: str) -> None:
-    text = formats.render("junit", OUTCOMES[kind], formats.Options(here="/repo", root="/repo"))
+    text = forms.render("junit", OUTCOMES[kind], forms.Options(here="/repo", root="/repo"))
     schema.validate(ElementTree.fromstring(text))
 
 
 def test_the_schema_refuses_what_is_wrong(schema: xmlschema.XMLSchema) -> None:
     """So that the test above can fail."""
-    root = ElementTree.fromstring(formats.render("junit", OUTCOMES["warn"], formats.Options(here="/", root="/")))
+    root = ElementTree.fromstring(forms.render("junit", OUTCOMES["warn"], forms.Options(here="/", root="/")))
     del root[0].attrib["failures"]
     with pytest.raises(xmlschema.XMLSchemaValidationError, match="failures"):
         schema.validate(root)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from robustcheck_onnx.checker.report import markdown as report_markdown
+from robustcheck_onnx.checker.report import markdown
 from robustcheck_onnx.checker.report.outcome import shown
 from support.outcomes import (
     ALL_WAIVED,
@@ -81,13 +81,13 @@ def test_markdown_says_what_a_reader_needs() -> None:
 def test_markdown_any_words_are_literal(name: str) -> None:
     expected = " ".join(shown(name).split())
     for around in ("", "a | b "):
-        assert " ".join(words(around + report_markdown.text(name)).split()) == " ".join((around + expected).split())
-    kinds = {t.type for t in tokens(report_markdown.text(name))}
+        assert " ".join(words(around + markdown.text(name)).split()) == " ".join((around + expected).split())
+    kinds = {t.type for t in tokens(markdown.text(name))}
     assert kinds <= {"paragraph_open", "paragraph_close", "inline", "text", "text_special"}
 
 
 @settings(max_examples=150, deadline=None)
 @given(NAME)
 def test_markdown_any_words_are_code(name: str) -> None:
-    spans = [t.content for t in tokens(f"- x {report_markdown.code(name)}") if t.type == "code_inline"]
+    spans = [t.content for t in tokens(f"- x {markdown.code(name)}") if t.type == "code_inline"]
     assert [" ".join(s.split()) for s in spans] == [" ".join(shown(name).split())]

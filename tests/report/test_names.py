@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from robustcheck_onnx.checker.report import forms as formats
+from robustcheck_onnx.checker.report import forms
 from robustcheck_onnx.checker.report.record import Failed
 
 
@@ -20,8 +20,8 @@ from robustcheck_onnx.checker.report.record import Failed
 )
 def test_a_name_that_is_no_text_has_a_place(name: str, uri: str) -> None:
     failed = Failed(model=name, message=f"{name}: file is empty", hint="", exit_code=3)
-    place = formats.Options(here="/repository", root="/repository")
-    (result,) = json.loads(formats.render("sarif", [failed], place))["runs"][0]["results"]
+    place = forms.Options(here="/repository", root="/repository")
+    (result,) = json.loads(forms.render("sarif", [failed], place))["runs"][0]["results"]
     assert result["locations"][0]["physicalLocation"]["artifactLocation"]["uri"] == uri
-    (issue,) = json.loads(formats.render("gitlab", [failed], place))
+    (issue,) = json.loads(forms.render("gitlab", [failed], place))
     assert len(issue["fingerprint"]) >= 32

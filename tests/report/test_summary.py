@@ -7,7 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
-from robustcheck_onnx.checker.report import summary as report_summary
+from robustcheck_onnx.checker.report import summary
 from robustcheck_onnx.checker.report.record import Failed, Outcome
 from robustcheck_onnx.checker.verdict.reasons import RULES
 from support import reports
@@ -27,7 +27,7 @@ def outcomes() -> list[Outcome]:
 
 def table(outcomes: list[Outcome], width: int) -> str:
     console = Console(width=width, record=True, file=io.StringIO(), legacy_windows=False)
-    console.print(report_summary.render(outcomes, models=NAMES, meaning="exit code 3"))
+    console.print(summary.render(outcomes, models=NAMES, meaning="exit code 3"))
     text = console.export_text()
     assert max(map(len, text.splitlines())) <= width
     return text

@@ -16,9 +16,9 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from robustcheck_onnx.checker import text as parts_text
 from robustcheck_onnx.checker.report.record import CLAIM
 from robustcheck_onnx.checker.report.terminal import one_line, render
+from robustcheck_onnx.checker.text import short_checkpoint
 from robustcheck_onnx.checker.verdict.reasons import RULES
 from robustcheck_onnx.checker.verdict.rule import Reason
 from robustcheck_onnx.thresholds.profile import load
@@ -286,7 +286,7 @@ def test_the_model_stands_in_its_place_in_the_real_table() -> None:
     above = sum(row.persistence_ratio >= 5.218 for row in table)
     assert re.search(rf"▶ +{above + 1} +5\.22 +82\.3 +this model", text)
     last = min(table, key=lambda row: row.persistence_ratio)
-    assert re.search(rf"^ +{len(table) + 1} .*{re.escape(parts_text.short_checkpoint(last.checkpoint))}", text, re.M)
+    assert re.search(rf"^ +{len(table) + 1} .*{re.escape(short_checkpoint(last.checkpoint))}", text, re.M)
     assert "K (kurtosis) moves with the image set: OpenAI CLIP RN50 reads 38.0 on one, 84.7 on another." in text
 
 

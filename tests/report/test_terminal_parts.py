@@ -7,11 +7,22 @@ import random
 
 import pytest
 
-from robustcheck_onnx.checker import text as parts_text
 from robustcheck_onnx.checker.evidence import CLIP, IMAGENET, Interval, Preprocessing
-from robustcheck_onnx.checker.report import words as parts
+from robustcheck_onnx.checker.report import words
 from robustcheck_onnx.checker.report.record import Placed
-from robustcheck_onnx.checker.text import bound_text, number_text
+from robustcheck_onnx.checker.text import (
+    BLOCKS,
+    bars,
+    bound_text,
+    name_text,
+    number_text,
+    percent_text,
+    prose_text,
+    sentence_text,
+    short_checkpoint,
+    short_digest,
+    short_provider,
+)
 from robustcheck_onnx.checker.verdict import reasons
 
 
@@ -29,7 +40,7 @@ def row(ratio: float, k: float = 10.0, checkpoint: str = "c", shows: bool = True
 
 
 def test_examples_in_the_docstrings() -> None:
-    outcome = doctest.testmod(parts)
+    outcome = doctest.testmod(words)
     assert doctest.testmod(reasons) == (0, 2)
     assert outcome.failed == 0
     assert outcome.attempted >= 4
@@ -72,7 +83,7 @@ def test_a_bound_never_reads_on_the_wrong_side_of_its_threshold() -> None:
     [(0.0, "0 %"), (1.0, "100 %"), (0.5, "50.0 %"), (0.9995, "> 99.9 %"), (1e-9, "< 0.1 %"), (None, "not measured")],
 )
 def test_percentages_say_all_and_nothing_only_when_it_is_true(share: float | None, text: str) -> None:
-    assert parts_text.percent_text(share) == text
+    assert percent_text(share) == text
 
 
 @pytest.mark.parametrize(
@@ -87,55 +98,55 @@ def test_percentages_say_all_and_nothing_only_when_it_is_true(share: float | Non
     ],
 )
 def test_clears(low: float | None, high: float | None, answer: str) -> None:
-    assert parts.clears(Interval(estimate=2.0, low=low, high=high), 2.0) == answer
+    assert words.clears(Interval(estimate=2.0, low=low, high=high), 2.0) == answer
 
 
 def test_bars_are_proportional() -> None:
-    assert parts_text.bars([0, 1, 2, 4, 8], 1) == [" ▁▂▄█"]
-    assert parts_text.bars([8, 16, 12, 0], 2) == [" █▄ ", "███ "]
-    assert parts_text.bars([1, 1000], 2) == [" █", "▁█"]
-    assert parts_text.bars([0, 0], 1) == ["  "]
-    assert parts_text.bars([], 2) == ["", ""]
-    heights = [sum(parts_text.BLOCKS.index(line[i]) for line in parts_text.bars(range(101), 5)) for i in range(101)]
+    assert bars([0, 1, 2, 4, 8], 1) == [" ▁▂▄█"]
+    assert bars([8, 16, 12, 0], 2) == [" █▄ ", "███ "]
+    assert bars([1, 1000], 2) == [" █", "▁█"]
+    assert bars([0, 0], 1) == ["  "]
+    assert bars([], 2) == ["", ""]
+    heights = [sum(BLOCKS.index(line[i]) for line in bars(range(101), 5)) for i in range(101)]
     assert heights == [max(round(40 * i / 100), i > 0) for i in range(101)]
 
 
 def test_names_are_shown_exactly_or_escaped() -> None:
-    assert parts_text.name_text("modèle 1.onnx", False) == "modèle 1.onnx"
-    assert parts_text.name_text("modèle→.onnx", True) == r"mod\xe8le\u2192.onnx"
-    assert parts_text.name_text("a\nb\x1b\x9b\u200f\udc80", False) == r"a\nb\x1b\x9b\u200f\udc80"
-    assert parts_text.name_text("\U0001f600", True) == r"\U0001f600"
+    assert name_text("modèle 1.onnx", False) == "modèle 1.onnx"
+    assert name_text("modèle→.onnx", True) == r"mod\xe8le\u2192.onnx"
+    assert name_text("a\nb\x1b\x9b\u200f\udc80", False) == r"a\nb\x1b\x9b\u200f\udc80"
+    assert name_text("\U0001f600", True) == r"\U0001f600"
 
 
 def test_sentences_in_ascii() -> None:
     signs = "✓✗▲▶•·→×…–—−≥≤’“”━─│└▁▂▃▄▅▆▇█"
-    shown = parts_text.sentence_text(signs, True)
+    shown = sentence_text(signs, True)
     assert shown.isascii()
     assert "\\" not in shown
-    assert parts_text.sentence_text("Größe ≥ 3 × 4", True) == r"Gr\xf6\xdfe >= 3 x 4"
-    assert parts_text.prose_text("Crabbé et al. – ☃", True) == r"Crabbe et al. - \u2603"
-    assert parts_text.prose_text("Crabbé – ☃", False) == "Crabbé – ☃"
+    assert sentence_text("Größe ≥ 3 × 4", True) == r"Gr\xf6\xdfe >= 3 x 4"
+    assert prose_text("Crabbé et al. – ☃", True) == r"Crabbe et al. - \u2603"
+    assert prose_text("Crabbé – ☃", False) == "Crabbé – ☃"
 
 
 def test_placed_shows_the_neighbours_and_both_ends() -> None:
     table = [row(float(r)) for r in (9, 1, 8, 2, 7, 3, 6, 4, 5, 10)]
-    shown = parts.placed(table, 5.5)
+    shown = words.placed(table, 5.5)
     assert [p.rank for p in shown] == [1, 4, 5, 6, 7, 8, 11]
     assert [p.reference and p.reference.persistence_ratio for p in shown] == [10, 7, 6, None, 5, 4, 1]
-    assert [p.reference is None for p in parts.placed(table, 99.0)] == [True] + [False] * 5
-    assert [p.rank for p in parts.placed(table, 99.0)] == [1, 2, 3, 4, 5, 11]
-    assert [p.rank for p in parts.placed(table, 0.0)] == [1, 7, 8, 9, 10, 11]
-    assert [p.rank for p in parts.placed(table, 5.5, everything=True)] == list(range(1, 12))
+    assert [p.reference is None for p in words.placed(table, 99.0)] == [True] + [False] * 5
+    assert [p.rank for p in words.placed(table, 99.0)] == [1, 2, 3, 4, 5, 11]
+    assert [p.rank for p in words.placed(table, 0.0)] == [1, 7, 8, 9, 10, 11]
+    assert [p.rank for p in words.placed(table, 5.5, everything=True)] == list(range(1, 12))
     assert [p.left_out for p in shown] == [0, 2, 0, 0, 0, 0, 2]
-    assert not any(p.left_out for p in parts.placed(table, 5.5, everything=True))
-    assert parts.placed([], 1.0) == (parts.Place(1, None),)
-    assert parts.placed([row(1.0)], 1.0) == (parts.Place(1, row(1.0)), parts.Place(2, None))
+    assert not any(p.left_out for p in words.placed(table, 5.5, everything=True))
+    assert words.placed([], 1.0) == (words.Place(1, None),)
+    assert words.placed([row(1.0)], 1.0) == (words.Place(1, row(1.0)), words.Place(2, None))
 
 
 @pytest.mark.parametrize("ratio", [0.0, 3.5, 5.5, 9.5, 99.0])
 def test_every_set_is_listed_or_counted_as_left_out(ratio: float) -> None:
     table = [row(float(r)) for r in range(1, 30)]
-    shown = parts.placed(table, ratio)
+    shown = words.placed(table, ratio)
     assert sum(1 + p.left_out for p in shown) == len(table) + 1
     assert [p.rank for p in shown] == [sum(1 + p.left_out for p in shown[: i + 1]) for i in range(len(shown))]
     assert any(p.left_out for p in shown)
@@ -143,11 +154,11 @@ def test_every_set_is_listed_or_counted_as_left_out(ratio: float) -> None:
 
 def test_widest_kurtosis_compares_one_checkpoint_with_itself() -> None:
     table = [row(1, 10.0, "a"), row(1, 50.0, "b"), row(1, 30.0, "a"), row(1, 60.0, "b"), row(1, 900.0, "c")]
-    assert parts.widest_kurtosis(table) == ("a", 10.0, 30.0)
+    assert words.widest_kurtosis(table) == ("a", 10.0, 30.0)
     logits = [row(1, 7.0, "d", shows=False), row(1, 70.0, "d", shows=False)]
-    assert parts.widest_kurtosis(table + logits) == ("a", 10.0, 30.0)
-    assert parts.widest_kurtosis(table[:2]) is None
-    assert parts.widest_kurtosis([]) is None
+    assert words.widest_kurtosis(table + logits) == ("a", 10.0, 30.0)
+    assert words.widest_kurtosis(table[:2]) is None
+    assert words.widest_kurtosis([]) is None
 
 
 @pytest.mark.parametrize(
@@ -182,13 +193,13 @@ def test_widest_kurtosis_compares_one_checkpoint_with_itself() -> None:
     ],
 )
 def test_preprocessing_in_one_line(preprocessing: Preprocessing, text: str) -> None:
-    assert parts.preprocessing_text(preprocessing) == text
+    assert words.preprocessing_text(preprocessing) == text
 
 
 def test_small_words() -> None:
-    assert parts.group_text("zero_shot_clip") == "zero-shot CLIP"
-    assert parts.group_text("some_new_group") == "some new group"
-    assert parts_text.short_checkpoint("(odd)") == "(odd)"
-    assert parts_text.short_digest("sha256:" + "ab" * 32) == "sha256:abababababab"
-    assert parts_text.short_digest("") == ""
-    assert parts_text.short_provider("TensorrtExecutionProvider") == "Tensorrt"
+    assert words.group_text("zero_shot_clip") == "zero-shot CLIP"
+    assert words.group_text("some_new_group") == "some new group"
+    assert short_checkpoint("(odd)") == "(odd)"
+    assert short_digest("sha256:" + "ab" * 32) == "sha256:abababababab"
+    assert short_digest("") == ""
+    assert short_provider("TensorrtExecutionProvider") == "Tensorrt"

@@ -9,10 +9,9 @@ from dataclasses import replace
 import onnxruntime as ort
 import pytest
 
-from robustcheck_onnx.checker.runtime import device as gpu
-from robustcheck_onnx.checker.runtime import doctor
+from robustcheck_onnx.checker.runtime import device, doctor
 
-H100 = gpu.Gpu(0, "NVIDIA H100", 81559, 80000, "580.1")
+H100 = device.Gpu(0, "NVIDIA H100", 81559, 80000, "580.1")
 HEALTHY = doctor.Facts(
     python="3.11.7",
     packages={"numpy": "2.4.6"},
@@ -98,11 +97,11 @@ def test_this_environment() -> None:
 
 def test_nvidia_smi_rows() -> None:
     rows = "0, NVIDIA H100 80GB HBM3, 81559, 80995, 580.95.05\n1, Tesla, [N/A], [N/A], 580.95.05\ngarbage\n"
-    assert gpu.parse_gpus(rows) == (
-        gpu.Gpu(0, "NVIDIA H100 80GB HBM3", 81559, 80995, "580.95.05"),
-        gpu.Gpu(1, "Tesla", None, None, "580.95.05"),
+    assert device.parse_gpus(rows) == (
+        device.Gpu(0, "NVIDIA H100 80GB HBM3", 81559, 80995, "580.95.05"),
+        device.Gpu(1, "Tesla", None, None, "580.95.05"),
     )
-    assert gpu.parse_gpus("") == ()
+    assert device.parse_gpus("") == ()
 
 
 def test_doctor_never_imports_torch_and_prints_nothing() -> None:

@@ -16,7 +16,7 @@ from torchvision import transforms
 from robustcheck_onnx.checker import check
 from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.evidence import CLIP, IMAGENET, Preprocessing
-from robustcheck_onnx.checker.images import source as images
+from robustcheck_onnx.checker.images import source
 from robustcheck_onnx.checker.images.preprocess import apply, apply_uint8
 from robustcheck_onnx.checker.measure import prepared
 from robustcheck_onnx.checker.model.image_input import ImageInput
@@ -87,7 +87,7 @@ def test_a_check_measures_the_same_on_photos_and_on_values_scaled_before(
 ) -> None:
     model = open_model(efficientnet_lite0)
     assert model.contract is not None
-    found = [item for item in images.open_images(None).items() if isinstance(item, images.Picture)]
+    found = [item for item in source.open_images(None).items() if isinstance(item, source.Picture)]
     values = [apply(model.contract.preprocessing, item.image).transpose(2, 0, 1) for item in found]
     np.save(tmp_path / "values.npy", np.stack(values))
     of_photos, of_values = (

@@ -15,9 +15,9 @@ from onnx import TensorProto
 
 from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
-from robustcheck_onnx.checker.scan import plan as scan_plan
-from robustcheck_onnx.checker.scan import records as scan_records
+from robustcheck_onnx.checker.scan import records
 from robustcheck_onnx.checker.scan import run as scan
+from robustcheck_onnx.checker.scan.plan import Plan, measuring_model
 from support import onnx_models
 from support.scan_truth import assert_close, assert_report_is_truth, scanned
 
@@ -61,7 +61,7 @@ def test_the_command_reports_and_ends_with_0(small: Path, capsys: pytest.Capture
 
 
 def test_two_documents_of_one_scan_are_equal(small: Path) -> None:
-    documents = [scan_records.to_json(scanned(small)[0].model_copy(update={"time": None})) for _ in range(2)]
+    documents = [records.to_json(scanned(small)[0].model_copy(update={"time": None})) for _ in range(2)]
     assert documents[0] == documents[1]
 
 
@@ -111,7 +111,7 @@ def test_named_blocks(small: Path) -> None:
 def test_a_changed_output_is_said(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clean, _ = scanned(small)
     assert clean.model.output_unchanged
-    measuring = scan_plan.measuring_model
+    measuring = measuring_model
 
     def meddle(model: Any, plan: Any) -> Any:
         changed = measuring(model, plan)
@@ -172,9 +172,9 @@ def test_a_gpu_gives_the_same_numbers(small: Path) -> None:
 
 def test_rows_of_another_width_than_planned_are_refused(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As where the number of tokens depends on the images: cut as planned, numbers would stand in others' places."""
-    real = scan_plan.measuring_model
+    real = measuring_model
 
-    def one_less(model: Any, plan: scan_plan.Plan) -> Any:
+    def one_less(model: Any, plan: Plan) -> Any:
         return real(model, dataclasses.replace(plan, taps=plan.taps[1:]))
 
     monkeypatch.setattr(scan, "measuring_model", one_less)

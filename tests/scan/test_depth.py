@@ -12,8 +12,7 @@ import pytest
 import scipy.stats
 from onnx import TensorProto, helper
 
-from robustcheck_onnx.checker.scan import depth
-from robustcheck_onnx.checker.scan import taps as scan_graph
+from robustcheck_onnx.checker.scan import depth, taps
 from robustcheck_onnx.checker.scan.depth import Depth, LayerStatistics
 from robustcheck_onnx.checker.scan.taps import Tap
 from support.scan_truth import Array, assert_close, assert_is_truth
@@ -30,10 +29,10 @@ def measure(values: Array, tap: Tap, opset: int = 18, kind: int = TensorProto.FL
         [helper.make_tensor_value_info("t", kind, dims)],
     )
     proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
-    scan_graph.add_scan(proto, [tap], kind == TensorProto.DOUBLE, opset)
+    taps.add_scan(proto, [tap], kind == TensorProto.DOUBLE, opset)
     onnx.checker.check_model(proto, full_check=True)
     session = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
-    (rows,) = session.run([scan_graph.OUTPUT], {"x": values})
+    (rows,) = session.run([taps.OUTPUT], {"x": values})
     assert rows.shape == (values.shape[1 if tap.form == "tokens_first" else 0], tap.n_numbers)
     state = Depth(tap)
     state.update(rows[:2])

@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto
 
 from robustcheck_onnx.checker.cli.output import plain
-from robustcheck_onnx.checker.scan import terminal as report_scan
+from robustcheck_onnx.checker.scan import terminal
 from support.scan_truth import assert_close, assert_report_is_truth, scanned
 
 
@@ -179,7 +179,7 @@ def test_the_terminal_report(tiny: dict[str, Path], width: int, ascii_only: bool
 
     report, _ = scanned(tiny["vit"])
     shown = io.StringIO()
-    Console(file=shown, width=width, no_color=True).print(report_scan.render(report, ascii_only=ascii_only))
+    Console(file=shown, width=width, no_color=True).print(terminal.render(report, ascii_only=ascii_only))
     text = shown.getvalue()
     assert max(map(len, text.splitlines())) <= width
     assert text.isascii() == ascii_only
@@ -193,4 +193,4 @@ def test_the_terminal_report(tiny: dict[str, Path], width: int, ascii_only: bool
         str(i) for i in range(1, 11)
     ]
     assert ("/blocks/blocks.0/Add" in table) == (width == 120)
-    assert plain(report_scan.render(report))
+    assert plain(terminal.render(report))

@@ -298,13 +298,13 @@ def test_the_terminal_report_fits_and_has_an_ascii_form(
 ) -> None:
     from rich.console import Console
 
-    from robustcheck_onnx.checker.shift import terminal as report_shift
+    from robustcheck_onnx.checker.shift import terminal
 
     result = measure_shift(small / "model.onnx", "val", ["blur"], preprocess="imagenet")
     for ascii_only in (False, True):
         console = Console(width=int(width), no_color=True)
         with console.capture() as captured:
-            console.print(report_shift.render(result, ascii_only=ascii_only))
+            console.print(terminal.render(result, ascii_only=ascii_only))
         text = captured.get()
         assert max(map(len, text.splitlines())) <= int(width)
         assert text.isascii() == ascii_only

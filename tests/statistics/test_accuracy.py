@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from robustcheck_onnx.checker.statistics import intervals as accuracy
+from robustcheck_onnx.checker.statistics import intervals
 from robustcheck_onnx.checker.statistics.intervals import difference, is_correct, wilson
 
 
 def test_examples() -> None:
-    assert doctest.testmod(accuracy) == (0, 2)
+    assert doctest.testmod(intervals) == (0, 2)
 
 
 @pytest.mark.parametrize(("n_correct", "n"), [(0, 1), (1, 1), (0, 40), (33, 40), (7, 40), (25_000, 50_000), (199, 200)])

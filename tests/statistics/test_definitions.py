@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from robustcheck_onnx.checker.statistics import definitions as kurtosis
+from robustcheck_onnx.checker.statistics import definitions
 from robustcheck_onnx.checker.statistics.state import State, update
 
 RNG = np.random.default_rng(7)
@@ -24,11 +24,11 @@ def per_image(h: np.ndarray) -> np.ndarray:
     return update(State(h.shape[1]), h, np.arange(len(h))).kurtosis
 
 
-def moments(h: np.ndarray) -> kurtosis.Moments:
+def moments(h: np.ndarray) -> definitions.Moments:
     state = sums(h)
     powers = state.powers.sum(axis=1)
-    energies = kurtosis.Energies(*state.energies.sum(axis=1))
-    return kurtosis.moments(len(h), powers, energies, kurtosis.top_features(powers[3]))
+    energies = definitions.Energies(*state.energies.sum(axis=1))
+    return definitions.moments(len(h), powers, energies, definitions.top_features(powers[3]))
 
 
 @pytest.mark.parametrize("d", [3, 64, 2048])
@@ -40,7 +40,7 @@ def test_activation_kurtosis_is_scipys_pearson_kurtosis(d: int) -> None:
 
 def test_standardise_is_scipys_zscore() -> None:
     h = RNG.normal(3, 5, size=(10, 33))
-    np.testing.assert_allclose(kurtosis.standardise(h), scipy.stats.zscore(h, axis=1), rtol=1e-11)
+    np.testing.assert_allclose(definitions.standardise(h), scipy.stats.zscore(h, axis=1), rtol=1e-11)
 
 
 def test_plus_minus_one_has_kurtosis_one() -> None:
@@ -74,7 +74,7 @@ def test_float16_outliers_do_not_overflow(size: float) -> None:
 @pytest.mark.parametrize("scale", [1e-300, 1e300])
 def test_extreme_scales_do_not_under_or_overflow(scale: float) -> None:
     h = RNG.normal(size=(3, 50))
-    np.testing.assert_allclose(kurtosis.standardise(h * scale), kurtosis.standardise(h), rtol=1e-9)
+    np.testing.assert_allclose(definitions.standardise(h * scale), definitions.standardise(h), rtol=1e-9)
 
 
 def test_unusable_rows_are_told_apart() -> None:
@@ -84,7 +84,7 @@ def test_unusable_rows_are_told_apart() -> None:
     h[3, 0] = np.inf
     h[4] = 0.0
     h[5] = [1e200, -1e200, 0, 0]
-    rows = kurtosis.usable_rows(h)
+    rows = definitions.usable_rows(h)
     assert rows.usable.tolist() == [False, True, False, False, False, True]
     assert rows.nonfinite.tolist() == [False, False, True, True, False, False]
     assert rows.constant.tolist() == [True, False, False, False, True, False]
@@ -93,18 +93,18 @@ def test_unusable_rows_are_told_apart() -> None:
 @pytest.mark.parametrize("bad", [[1.0, 1.0, 1.0], [1.0, np.nan, 2.0]])
 def test_an_unusable_row_is_an_error_not_a_number(bad: list[float]) -> None:
     with pytest.raises(ValueError, match="constant or not finite"):
-        kurtosis.standardise([bad])
+        definitions.standardise([bad])
 
 
 def test_max_median_ratio() -> None:
-    np.testing.assert_array_equal(kurtosis.max_median_ratio([[1.0, -2.0, 30.0], [0.0, 0.0, 1.0]]), [15.0, np.inf])
+    np.testing.assert_array_equal(definitions.max_median_ratio([[1.0, -2.0, 30.0], [0.0, 0.0, 1.0]]), [15.0, np.inf])
 
 
 def test_shares_decompose_kurtosis_exactly() -> None:
     h = RNG.normal(size=(30, 40)) + 5 * (np.arange(40) == 3)
     state = sums(h)
     sum_z4 = state.powers.sum(axis=1)[3]
-    shares = kurtosis.shares_of_kurtosis(sum_z4)
+    shares = definitions.shares_of_kurtosis(sum_z4)
     np.testing.assert_allclose(shares.sum(), 1.0, rtol=1e-12)
     z = scipy.stats.zscore(h, axis=1)
     k = scipy.stats.kurtosis(h, axis=1, fisher=False).mean()

@@ -5,13 +5,13 @@ import math
 import numpy as np
 import pytest
 
-from robustcheck_onnx.checker.statistics import intervals as sequential
+from robustcheck_onnx.checker.statistics import intervals
 
 ALPHA = 0.05
 
 
 def test_looks_are_multiples_of_32_whatever_the_batch() -> None:
-    assert [sequential.next_look(n) for n in (0, 31, 32, 50, 63, 64)] == [32, 32, 64, 64, 64, 96]
+    assert [intervals.next_look(n) for n in (0, 31, 32, 50, 63, 64)] == [32, 32, 64, 64, 64, 96]
 
 
 def test_radius_is_the_formula_of_the_paper_widened_for_few_images() -> None:
@@ -19,22 +19,22 @@ def test_radius_is_the_formula_of_the_paper_widened_for_few_images() -> None:
     rho = math.sqrt((-2 * math.log(ALPHA) + math.log(-2 * math.log(ALPHA) + 1)) / 64)
     want = sd * math.sqrt(2 * (n * rho**2 + 1) / (n**2 * rho**2) * math.log(math.sqrt(n * rho**2 + 1) / ALPHA))
     want *= 1 + 2 / math.sqrt(n)
-    assert sequential.radius(n, sd, ALPHA) == pytest.approx(want, rel=1e-12)
+    assert intervals.radius(n, sd, ALPHA) == pytest.approx(want, rel=1e-12)
 
 
 def test_radius_is_wider_than_a_fixed_time_interval_and_shrinks() -> None:
-    assert sequential.radius(64, 1.0, ALPHA) > 1.96 / 8
-    assert sequential.radius(6400, 1.0, ALPHA) < sequential.radius(640, 1.0, ALPHA) < sequential.radius(64, 1.0, ALPHA)
+    assert intervals.radius(64, 1.0, ALPHA) > 1.96 / 8
+    assert intervals.radius(6400, 1.0, ALPHA) < intervals.radius(640, 1.0, ALPHA) < intervals.radius(64, 1.0, ALPHA)
 
 
 def test_unknown_spread_gives_no_bound() -> None:
-    assert sequential.radius(64, math.nan, ALPHA) == math.inf
+    assert intervals.radius(64, math.nan, ALPHA) == math.inf
 
 
 def test_jackknife_of_a_mean_with_single_images_is_the_sample_sd() -> None:
     x = np.random.default_rng(0).normal(size=40)
     without = (x.sum() - x) / 39
-    got = sequential.grouped_jackknife_sd(float(x.mean()), without, np.ones(40))
+    got = intervals.grouped_jackknife_sd(float(x.mean()), without, np.ones(40))
     assert got == pytest.approx(float(x.std(ddof=1)), rel=1e-10)
 
 
@@ -46,14 +46,14 @@ def test_jackknife_with_unequal_groups_estimates_the_sd() -> None:
         groups = [rng.normal(0, 3, int(m)) for m in sizes]
         total, n = sum(g.sum() for g in groups), sizes.sum()
         without = np.array([(total - g.sum()) / (n - m) for g, m in zip(groups, sizes, strict=True)])
-        estimates.append(sequential.grouped_jackknife_sd(total / n, without, sizes))
+        estimates.append(intervals.grouped_jackknife_sd(total / n, without, sizes))
     assert np.mean(estimates) == pytest.approx(3.0, rel=0.03)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_jackknife_of_an_undefined_statistic_is_undefined(bad: float) -> None:
-    assert math.isnan(sequential.grouped_jackknife_sd(1.0, np.array([1.0, bad]), np.ones(2)))
-    assert math.isnan(sequential.grouped_jackknife_sd(1.0, np.array([1.0]), np.ones(1)))
+    assert math.isnan(intervals.grouped_jackknife_sd(1.0, np.array([1.0, bad]), np.ones(2)))
+    assert math.isnan(intervals.grouped_jackknife_sd(1.0, np.array([1.0]), np.ones(1)))
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_wrong_stops_stay_below_alpha(name: str, draw: object, mean: float) -> N
     s1, s2 = np.cumsum(x, axis=1)[:, looks - 1], np.cumsum(x**2, axis=1)[:, looks - 1]
     sd = np.sqrt((s2 - s1**2 / n) / (n - 1))
     # one of four statistics gets a quarter of alpha, exactly as in evidence.statistics
-    radius = np.array([sequential.radius(int(m), 1.0, ALPHA / 4) for m in looks]) * sd
+    radius = np.array([intervals.radius(int(m), 1.0, ALPHA / 4) for m in looks]) * sd
     too_high = ((s1 / n - radius) > mean).any(axis=1).mean()  # "above the threshold": the way to a false PASS
     wrong = (np.abs(s1 / n - mean) > radius).any(axis=1).mean()
     assert too_high <= ALPHA / 4

@@ -15,8 +15,8 @@ import pytest
 from robustcheck_onnx.checker import check
 from robustcheck_onnx.checker.cli.app import main
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
-from robustcheck_onnx.checker.images import source as images
-from robustcheck_onnx.checker.storage import urls as remote
+from robustcheck_onnx.checker.images import source
+from robustcheck_onnx.checker.storage import urls
 from support.stores import SECRET, put
 
 pytest.importorskip("fsspec", reason="the extra remote is not installed")
@@ -42,31 +42,31 @@ pytestmark = pytest.mark.usefixtures("own_temporary_folder")
     ],
 )
 def test_what_is_shown_of_a_url(url: str, shown: str) -> None:
-    assert remote.redact(url) == shown
-    assert remote.redact_text(f"see '{url}': no") == f"see '{shown}': no"
-    found = remote.parse(url)
+    assert urls.redact(url) == shown
+    assert urls.redact_text(f"see '{url}': no") == f"see '{shown}': no"
+    found = urls.parse(url)
     assert str(found) == shown
     assert "hunter2" not in repr(found)
 
 
 def test_urls_in_the_words_of_other_libraries_are_redacted() -> None:
     text = "ClientResponseError: 403, url='https://u:hunter2@h/x?sig=hunter2' (https:/u:hunter2@h/x)"
-    assert remote.redact_text(text) == "ClientResponseError: 403, url='https://***@h/x?***' (https:/***@h/x)"
+    assert urls.redact_text(text) == "ClientResponseError: 403, url='https://***@h/x?***' (https:/***@h/x)"
 
 
 def test_paths_are_no_urls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for text in ("model.onnx", "C:/models/x.onnx", "a:b", "./s3", "photos/*.jpg"):
-        assert remote.parse(text) == text
-    assert remote.parse("file:///a b/100%25.onnx") == "/a b/100%25.onnx"
-    assert remote.parse(Path("file:///a/b")) == "/a/b"
+        assert urls.parse(text) == text
+    assert urls.parse("file:///a b/100%25.onnx") == "/a b/100%25.onnx"
+    assert urls.parse(Path("file:///a/b")) == "/a/b"
     (tmp_path / "s3:").mkdir()
     (tmp_path / "s3:" / "x").touch()
     monkeypatch.chdir(tmp_path)
-    assert remote.parse("s3:/x") == "s3:/x"
-    assert isinstance(remote.parse(Path("s3://bucket/x")), remote.Url)
+    assert urls.parse("s3:/x") == "s3:/x"
+    assert isinstance(urls.parse(Path("s3://bucket/x")), urls.Url)
     for text in ("file://host/x", "zip://a.zip::s3://bucket/x", "simplecache::s3://bucket/x"):
         with pytest.raises(UsageError):
-            remote.parse(text)
+            urls.parse(text)
 
 
 def test_offline_refuses_before_anything_is_opened(
@@ -79,19 +79,19 @@ def test_offline_refuses_before_anything_is_opened(
             check(url, images=photos)
         with pytest.raises(UsageError, match="offline"):
             check(model, images=url)
-    assert isinstance(remote.parse("memory://x"), remote.Url)
+    assert isinstance(urls.parse("memory://x"), urls.Url)
     monkeypatch.setenv("ROBUSTCHECK_OFFLINE", "0")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    assert isinstance(remote.parse("s3://bucket/x"), remote.Url)
+    assert isinstance(urls.parse("s3://bucket/x"), urls.Url)
     with pytest.raises(UsageError, match="HF_HUB_OFFLINE"):
-        remote.parse("hf://org/m/x.onnx")
+        urls.parse("hf://org/m/x.onnx")
 
 
 def test_offline_refuses_urls_within_a_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "list.txt").write_text(f"https://u:{SECRET}@h/x.jpg\n")
     monkeypatch.setenv("ROBUSTCHECK_OFFLINE", "1")
     with pytest.raises(UsageError, match="offline") as caught:
-        images.open_images(tmp_path / "list.txt")
+        source.open_images(tmp_path / "list.txt")
     assert SECRET not in caught.value.message + caught.value.hint
 
 
@@ -114,7 +114,7 @@ def test_a_missing_package_is_named(protocol: str) -> None:
     if importlib.util.find_spec(packages.get(protocol, "no_such_module")):
         pytest.skip(f"{packages[protocol]} is installed")
     with pytest.raises(EnvironmentFaultError) as caught:
-        images.open_images(f"{protocol}://key:{SECRET}@bucket/photos")
+        source.open_images(f"{protocol}://key:{SECRET}@bucket/photos")
     assert caught.value.hint.startswith(f"pip install {packages.get(protocol, 'the package')}")
     assert caught.value.exit_code == 4
     assert SECRET not in caught.value.message

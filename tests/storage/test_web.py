@@ -14,7 +14,7 @@ import pytest
 from robustcheck_onnx.checker import check
 from robustcheck_onnx.checker.cli.app import main
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
-from robustcheck_onnx.checker.images import source as images
+from robustcheck_onnx.checker.images import source
 from robustcheck_onnx.checker.model.fetch import on_this_machine
 from robustcheck_onnx.checker.storage.remote import StoreError, open_url
 from support import onnx_models
@@ -70,12 +70,12 @@ def test_a_web_server(
     (folder / "list.txt").write_text("".join(f"ü {name}\n" for name in names))
     report = check(f"{url}/ein Ort/ü%201%25.onnx", images=f"{url}/list.txt")
     assert report.evidence.model.digest == check(model, images=photos).evidence.model.digest
-    there = images.open_images(f"{url}/list.txt")
-    assert dict(contents(there)) == {f"ü {name}": digest for name, digest in contents(images.open_images(photos))}
+    there = source.open_images(f"{url}/list.txt")
+    assert dict(contents(there)) == {f"ü {name}": digest for name, digest in contents(source.open_images(photos))}
     assert report.verdict.verdict == "PASS"
     assert list(own_temporary_folder.iterdir()) == []
     assert not any(path.endswith(".json") for path in asked)  # the model carries a contract
-    one = images.open_images(f"{url}/{names[0]}?token={SECRET}")
+    one = source.open_images(f"{url}/{names[0]}?token={SECRET}")
     assert (one.spec, one.entries[0].name) == (f"{url}/{names[0]}?***", names[0])
     assert getattr(one.load(0), "reason", "") == "cannot be read: no such file"
 
@@ -94,14 +94,14 @@ def test_a_web_server_that_refuses_or_is_not_there(
     assert "403" in said.err
     with pytest.raises(StoreError, match=r"short\.onnx"):  # half of what its length says
         check(f"{url}/short.onnx")
-    short = images.open_images(f"{url}/short.jpg").load(0)
-    assert isinstance(short, images.Skipped)
+    short = source.open_images(f"{url}/short.jpg").load(0)
+    assert isinstance(short, source.Skipped)
     assert "cannot be read" in short.reason
     for shard in ("forbidden.tar", "gone.tar"):
         with pytest.raises((UsageError, StoreError), match="403" if "forb" in shard else "no such file"):
-            images.open_images(f"{url}/{shard}")
+            source.open_images(f"{url}/{shard}")
     with pytest.raises(UsageError, match="can't list"):
-        images.open_images(f"{url}/photos/")
+        source.open_images(f"{url}/photos/")
     # sidecars: only the one that bears the model's name, and nothing beside a signed URL
     onnx_models.save(onnx_models.encoder(), folder / "m.onnx")
     (folder / "config.json").write_text('{"pretrained_cfg": {}}')

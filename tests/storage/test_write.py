@@ -12,7 +12,7 @@ import pytest
 from robustcheck_onnx.checker import text
 from robustcheck_onnx.checker.cli import output
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
-from robustcheck_onnx.checker.storage import write as delivery
+from robustcheck_onnx.checker.storage import write
 
 
 def test_a_report_is_not_written_through_a_link_that_was_laid_for_it(tmp_path: Path) -> None:
@@ -20,7 +20,7 @@ def test_a_report_is_not_written_through_a_link_that_was_laid_for_it(tmp_path: P
     victim = tmp_path / "victim"
     victim.write_text("mine")
     (tmp_path / f".r.json.{os.getpid()}.tmp").symlink_to(victim)
-    delivery.write_whole(tmp_path / "r.json", "{}")
+    write.write_whole(tmp_path / "r.json", "{}")
     assert victim.read_text() == "mine"
     assert (tmp_path / "r.json").read_text() == "{}"
     assert not (tmp_path / "r.json").is_symlink()
@@ -32,10 +32,10 @@ def test_a_name_that_is_taken_is_left_alone(tmp_path: Path, monkeypatch: pytest.
     taken = tmp_path / f".r.json.{'0' * 8}.tmp"
     taken.write_text("theirs")
     with pytest.raises(EnvironmentFaultError, match="report is not written"):
-        delivery.write_whole(tmp_path / "r.json", "{}")
+        write.write_whole(tmp_path / "r.json", "{}")
     assert taken.read_text() == "theirs"
     taken.unlink()
-    delivery.write_whole(tmp_path / "r.json", "{}")
+    write.write_whole(tmp_path / "r.json", "{}")
     assert [path.name for path in tmp_path.iterdir()] == ["r.json"]
 
 

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from robustcheck_onnx.checker.compare import pairs as compare_similarity
-from robustcheck_onnx.checker.compare import pairs as compare_sums
+from robustcheck_onnx.checker.compare import pairs
 from robustcheck_onnx.checker.compare.judge import CompareReport
 from robustcheck_onnx.checker.compare.pairs import Pair, Side
 from robustcheck_onnx.checker.compare.run import compare as run_both
@@ -35,7 +34,7 @@ def paired(candidate: Array, reference: Array, keys: npt.NDArray[np.int64] | Non
     pair = Pair(Side(state.State(candidate.shape[1])), Side(state.State(reference.shape[1])))
     keys = np.arange(len(candidate)) if keys is None else keys
     for rows in np.array_split(np.arange(len(candidate)), 3):
-        compare_sums.update(pair, candidate[rows], reference[rows], keys[rows])
+        pairs.update(pair, candidate[rows], reference[rows], keys[rows])
     return pair
 
 
@@ -57,7 +56,7 @@ def run_compare(candidate: Path, reference: Path | None, **options: Any) -> Comp
     return run_both(candidate, reference, **options)[0]
 
 
-def alike(report: CompareReport) -> compare_similarity.Similarity:
+def alike(report: CompareReport) -> pairs.Similarity:
     assert report.similarity is not None
     return report.similarity
 

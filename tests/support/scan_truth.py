@@ -11,7 +11,7 @@ import onnxruntime as ort
 import scipy.stats
 from numpy.typing import NDArray
 
-from robustcheck_onnx.checker.scan import records as scan_records
+from robustcheck_onnx.checker.scan import records
 from robustcheck_onnx.checker.scan import run as scan
 from robustcheck_onnx.checker.scan.depth import LayerStatistics
 from robustcheck_onnx.checker.scan.taps import Tap
@@ -127,7 +127,7 @@ def activations(model: Path, tensors: list[str], feed: Array) -> dict[str, Array
     return dict(zip(tensors, session.run(tensors, {proto.graph.input[0].name: feed}), strict=True))
 
 
-def assert_report_is_truth(report: scan_records.ScanReport, model: Path, feed: Array) -> None:
+def assert_report_is_truth(report: records.ScanReport, model: Path, feed: Array) -> None:
     found = activations(model, [layer.tensor for layer in report.layers], feed)
     for layer in report.layers:
         rectified = layer.statistics.largest_value is not None and bool((found[layer.tensor] >= 0).all())
@@ -136,7 +136,7 @@ def assert_report_is_truth(report: scan_records.ScanReport, model: Path, feed: A
         assert_is_truth(layer.statistics, found[layer.tensor], tap)
 
 
-def scanned(path: Path, **options: Any) -> tuple[scan_records.ScanReport, Array]:
+def scanned(path: Path, **options: Any) -> tuple[records.ScanReport, Array]:
     """The report of a tiny model, and the input it was run on, in any order."""
     inputs = path.with_suffix(".npy")
     options = {"preprocess": "imagenet", "device": "cpu", "batch_size": 5, **options}

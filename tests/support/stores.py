@@ -5,16 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from robustcheck_onnx.checker.images import source as images
-from robustcheck_onnx.checker.storage import urls as remote
+from robustcheck_onnx.checker.images.source import ImageSource
+from robustcheck_onnx.checker.storage import urls
 
 ODD = "ein Ort/100%/ü €"  # spaces, a percent sign that escapes nothing, letters beyond ASCII
 SECRET = "hunter2hunter2"  # no real one
 
 
-def url_of(text: str) -> remote.Url:
-    found = remote.parse(text)
-    assert isinstance(found, remote.Url)
+def url_of(text: str) -> urls.Url:
+    found = urls.parse(text)
+    assert isinstance(found, urls.Url)
     return found
 
 
@@ -24,5 +24,5 @@ def put(store: Any, folder: Path, at: str) -> None:
             store.pipe_file(f"/{at}/{path.relative_to(folder).as_posix()}", path.read_bytes())
 
 
-def contents(source: images.ImageSource) -> list[tuple[str, str | None]]:
+def contents(source: ImageSource) -> list[tuple[str, str | None]]:
     return [(entry.name, source.digest(place)) for place, entry in enumerate(source.entries)]

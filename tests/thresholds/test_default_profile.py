@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import scipy.stats
 
-from robustcheck_onnx.checker.statistics import definitions as kurtosis
+from robustcheck_onnx.checker.statistics import definitions
 from robustcheck_onnx.thresholds import calibrate, fitting, profile, reference
 from robustcheck_onnx.thresholds.fitting import Rule
 
@@ -20,7 +20,7 @@ def test_the_shipped_profile_is_what_its_command_writes() -> None:
 
 
 def test_the_profile_is_for_the_statistics_of_this_version() -> None:
-    assert profile.load().statistic_version == kurtosis.STATISTIC_VERSION
+    assert profile.load().statistic_version == definitions.STATISTIC_VERSION
 
 
 def test_the_date_belongs_to_the_table() -> None:

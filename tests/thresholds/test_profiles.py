@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from robustcheck_onnx.checker.cli import app as cli
-from robustcheck_onnx.checker.cli import process as cli_process
+from robustcheck_onnx.checker.cli import process
 from robustcheck_onnx.checker.evidence import Interval
 from robustcheck_onnx.checker.pipeline import check
 from robustcheck_onnx.checker.verdict.rule import decided
@@ -36,7 +36,7 @@ def call(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
 
     def made(*words: str | Path, code: int = 0) -> tuple[str, str]:
         capfd.readouterr()
-        assert cli_process.run(cli.app, list(map(str, words))) == code
+        assert process.run(cli.app, list(map(str, words))) == code
         out, err = capfd.readouterr()
         return out, err
 
@@ -328,7 +328,7 @@ def test_a_stronger_outlier_never_turns_pass_into_warn_by_any_fitted_profile(
 ) -> None:
     """A law over fits and strengths: the statistics of planted representations, judged by thresholds fitted to any
     sets. Once all bounds clear, they clear for every stronger outlier."""
-    from robustcheck_onnx.checker.statistics import state as sums
+    from robustcheck_onnx.checker.statistics import state
 
     table = [RECTIFIED, *(made_set(f"p{i}", "present", s) for i, s in enumerate(with_))]
     table += [made_set(f"a{i}", "absent", s) for i, s in enumerate(without)]
@@ -340,9 +340,9 @@ def test_a_stronger_outlier_never_turns_pass_into_warn_by_any_fitted_profile(
     for strength in (3, 6, 10, 15, 25, 60):
         planted = h.copy()
         planted[:, :n_features] += strength
-        total = sums.State(384)
-        sums.update(total, planted, list(range(64)))
-        measured = sums.statistics(total, 0.05)
+        total = state.State(384)
+        state.update(total, planted, list(range(64)))
+        measured = state.statistics(total, 0.05)
         intervals: list[Interval] = [getattr(measured, name) for name in STATISTICS]
         low = [interval.low for interval in intervals]
         clears = all(

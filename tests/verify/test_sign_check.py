@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from robustcheck_onnx.checker import pipeline, storage
 from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.errors import EnvironmentFaultError
-from robustcheck_onnx.checker.storage import write as delivery
+from robustcheck_onnx.checker.storage import write
 from robustcheck_onnx.checker.verify import signature as signing
 from support import lookup
 from support.bad_input import COMMAND
@@ -184,7 +184,7 @@ def _broken_model(here: Path, _: pytest.MonkeyPatch) -> None:
 
 
 def _unwritable_signature(_: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = delivery.write_whole
+    real = write.write_whole
 
     def full(path: Path, text: str) -> None:
         if "sigstore" in str(path):
@@ -202,12 +202,12 @@ def _failing_signer(_: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _failing_stdout(_: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from robustcheck_onnx.checker.cli import output as cli_parts
+    from robustcheck_onnx.checker.cli import output
 
     def fails(*_: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(cli_parts, "print_report", fails)
+    monkeypatch.setattr(output, "print_report", fails)
 
 
 @pytest.mark.parametrize(

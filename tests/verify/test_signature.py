@@ -34,7 +34,6 @@ from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultE
 from robustcheck_onnx.checker.report.record import Report, to_json
 from robustcheck_onnx.checker.verify import model_signing_calls
 from robustcheck_onnx.checker.verify import run as verification
-from robustcheck_onnx.checker.verify import signature as attestation
 from robustcheck_onnx.checker.verify import signature as signing
 from support import ROOT
 
@@ -300,7 +299,7 @@ def test_a_key_that_cannot_sign_ends_it_before_the_rerun(
 STATEMENT = {
     "_type": "https://in-toto.io/Statement/v1",
     "subject": [{"name": "model.onnx", "digest": {"sha256": "ab" * 32}}],
-    "predicateType": attestation.PREDICATE_TYPE,
+    "predicateType": signing.PREDICATE_TYPE,
     "predicate": {"verdict": "PASS", "images": {"count": 64}},
 }
 
@@ -321,7 +320,7 @@ def as_before(payload: bytes, private: ec.EllipticCurvePrivateKey) -> dict[str, 
 
 def test_an_earlier_signature_of_this_package_still_verifies(place: Path, passed: Report) -> None:
     digest = "sha256:" + hashlib.sha256((place / "report.json").read_bytes()).hexdigest()
-    payload = json.dumps(attestation.statement(passed, digest), sort_keys=True).encode()
+    payload = json.dumps(signing.statement(passed, digest), sort_keys=True).encode()
     private = write_keys(place)
     (place / "report.sigstore.json").write_text(json.dumps(as_before(payload, private), indent=2), encoding="utf-8")
     assert verify(place) == 0

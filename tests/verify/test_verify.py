@@ -19,9 +19,9 @@ import pytest
 from robustcheck_onnx.checker import check
 from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.evidence import DetectorResult
-from robustcheck_onnx.checker.measure import job as engine_job
-from robustcheck_onnx.checker.measure import workers as engine
-from robustcheck_onnx.checker.report import forms as formats
+from robustcheck_onnx.checker.measure import workers
+from robustcheck_onnx.checker.measure.job import Job
+from robustcheck_onnx.checker.report import forms
 from robustcheck_onnx.checker.report.reader import read
 from robustcheck_onnx.checker.report.record import Failed, Report, sealed, to_json
 from robustcheck_onnx.checker.verdict import gate
@@ -126,8 +126,8 @@ def test_a_report_of_the_ray_engine_is_run_again_without_ray(
 ) -> None:
     assert passed.binding is not None
     assert passed.evidence.stopped == "decided"
-    job = engine_job.Job(place / "model.onnx", str(place / "photos"))
-    (outcome,) = engine.run([job], passed.profile)  # in another process: as a worker of Ray measures
+    job = Job(place / "model.onnx", str(place / "photos"))
+    (outcome,) = workers.run([job], passed.profile)  # in another process: as a worker of Ray measures
     (evidence,) = outcome.evidence
     ran = evidence.execution.model_copy(update={"engine": "ray", "workers": 2})
     evidence = evidence.model_copy(update={"execution": ran})
@@ -283,7 +283,7 @@ def test_waivers_count_only_where_they_are_accepted(place: Path, capsys: pytest.
         day = today + timedelta(days=min(last_day, 0))
         answer = gate.decide(report.verdict, "m.onnx", waivers=waivers, fail_on=fail_on, today=day)
         outcome = report.model_copy(update={"gate": answer})
-        (place / "report.json").write_text(formats.render("json", [outcome]), encoding="utf-8")
+        (place / "report.json").write_text(forms.render("json", [outcome]), encoding="utf-8")
 
     written(5)
     assert verify(place, capsys)[0] == 1
@@ -355,7 +355,7 @@ def test_a_document_of_several_models(place: Path, passed: Report, capsys: pytes
     shutil.copy(place / "model.onnx", place / "good.onnx")
     other = warned(place)
     failed = Failed(model="x.onnx", message="gone", hint="", exit_code=3)
-    (place / "report.json").write_text(formats.render("json", [passed, failed, other]), encoding="utf-8")
+    (place / "report.json").write_text(forms.render("json", [passed, failed, other]), encoding="utf-8")
     assert len(read(place / "report.json")) == 2
     assert verify(place, capsys)[0] == 1
     shutil.copy(place / "good.onnx", place / "model.onnx")

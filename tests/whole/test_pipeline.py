@@ -16,7 +16,7 @@ from robustcheck_onnx.checker.measure import run as measure
 from robustcheck_onnx.checker.measure.prepared import Prepared
 from robustcheck_onnx.checker.report.record import json_schema, to_json
 from robustcheck_onnx.checker.runtime.runner import Runner
-from robustcheck_onnx.checker.verdict import rule as verdict
+from robustcheck_onnx.checker.verdict import rule
 from robustcheck_onnx.thresholds import profile
 from robustcheck_onnx.thresholds.profile import STATISTICS
 from support import ROOT, lookup
@@ -189,7 +189,7 @@ def test_a_few_representations_again_and_again_never_pass(
     report = check(model, images=lookup_pass[1])
     assert [reason.id for reason in report.verdict.reasons] == ["representations_alike"]
     assert report.evidence.statistics.distinct_share < 0.1
-    monkeypatch.setattr(verdict, "DISTINCT_SHARE", 0.0)
+    monkeypatch.setattr(rule, "DISTINCT_SHARE", 0.0)
     assert check(model, images=lookup_pass[1], cache=False).verdict.verdict == "PASS"  # so this rule is what held it
 
 
