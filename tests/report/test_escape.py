@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import json
 import shutil
 from pathlib import Path
@@ -13,7 +12,6 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from hypothesis import given
 from hypothesis import strategies as st
 
-from robustcheck_onnx.checker import text as escape
 from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.cli import ending
 from robustcheck_onnx.checker.report import forms, github
@@ -46,10 +44,6 @@ def command_of(line: str) -> str:
     _, mark, rest = line.partition("##[")
     name = rest.partition("]")[0].partition(" ")[0]
     return name if mark and "]" in rest and name.lower() in COMMANDS else ""
-
-
-def test_examples_in_the_docstrings() -> None:
-    assert doctest.testmod(escape).failed == 0
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import random
 
 import pytest
@@ -23,7 +22,6 @@ from robustcheck_onnx.checker.text import (
     short_digest,
     short_provider,
 )
-from robustcheck_onnx.checker.verdict import reasons
 
 
 def row(ratio: float, k: float = 10.0, checkpoint: str = "c", shows: bool = True) -> Placed:
@@ -37,13 +35,6 @@ def row(ratio: float, k: float = 10.0, checkpoint: str = "c", shows: bool = True
         shows_outlier_features=shows,
         source="s",
     )
-
-
-def test_examples_in_the_docstrings() -> None:
-    outcome = doctest.testmod(words)
-    assert doctest.testmod(reasons) == (0, 2)
-    assert outcome.failed == 0
-    assert outcome.attempted >= 4
 
 
 @pytest.mark.parametrize(

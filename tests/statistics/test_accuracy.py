@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import doctest
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from robustcheck_onnx.checker.statistics import intervals
 from robustcheck_onnx.checker.statistics.intervals import difference, is_correct, wilson
-
-
-def test_examples() -> None:
-    assert doctest.testmod(intervals) == (0, 2)
 
 
 @pytest.mark.parametrize(("n_correct", "n"), [(0, 1), (1, 1), (0, 40), (33, 40), (7, 40), (25_000, 50_000), (199, 200)])

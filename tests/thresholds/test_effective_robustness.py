@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import re
 
 import numpy as np
@@ -13,12 +12,6 @@ import scipy.stats
 from robustcheck_onnx.thresholds import effective_robustness as er
 
 LINE = er.Baseline(a=1.0, b=0.0, n=10, r2=1.0, residual_sd_pp=0.0, low=0.4, high=0.9)
-
-
-def test_the_examples_in_the_docstrings() -> None:
-    outcome = doctest.testmod(er)
-    assert outcome.failed == 0
-    assert outcome.attempted == 2
 
 
 def test_logit_and_sigmoid_are_scipys() -> None:
