@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,14 @@ if TYPE_CHECKING:
     from support.comparisons import Workshop
 
 os.environ["ROBUSTCHECK_NO_CACHE"] = "1"  # a test measures; tests/measure/test_cache.py switches it on again
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Count the skips by their reason, so that nothing stays untested unseen."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    counted = Counter(str(report.longrepr[2]).removeprefix("Skipped: ") for report in skipped)
+    for reason, n in counted.most_common():
+        terminalreporter.line(f"{n} skipped: {reason}")
 
 
 @pytest.fixture(scope="session")
