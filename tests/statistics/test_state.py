@@ -159,6 +159,7 @@ def test_distinct_share_counts_representations_that_come_again(n_different: int,
     assert s.distinct_share == pytest.approx(min(n_different, compared) / compared, abs=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strength", [0.0, 6.0])
 def test_bounds_cover_the_truth_of_every_statistic(strength: float) -> None:
     """200 samples of 64 images from one population: each interval holds its population value in ≥ 95 %."""
@@ -182,6 +183,7 @@ def test_bounds_cover_the_truth_of_every_statistic(strength: float) -> None:
     assert min(inside.values()) >= (190 if strength else 180), inside
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strength", [5.0, 8.0])
 def test_wrong_stops_of_every_statistic_stay_below_alpha(strength: float) -> None:
     """Thresholds exactly at the truth, looks from 64 to 320 images: any bound that clears its threshold is wrong.

@@ -270,6 +270,7 @@ def test_judge_is_total_and_passes_only_above_every_threshold(
     assert (verdict.reasons == ()) == (verdict.verdict == "PASS")
 
 
+@pytest.mark.slow
 @given(
     st.integers(0, 2**32 - 1),
     st.lists(st.sampled_from([-1, 1]), min_size=1, max_size=3).map(tuple),
