@@ -220,46 +220,40 @@ EXECUTION: dict[str, Any] = {
 }
 
 
-def report(
-    statistics: dict[str, Any],
+def evidence(
+    statistics: Statistics,
     *,
-    file: str = "models/rn50-openai.onnx",
-    source: str = "open_clip RN50 (openai)",
-    synthetic: str = "",
-    notes: tuple[str, ...] = (),
-    skipped: tuple[tuple[str, str], ...] = (),
+    model: dict[str, Any] | None = None,
     preprocessing: Preprocessing = CLIP,
     preprocessing_source: Any = "contract",
+    skipped: tuple[tuple[str, str], ...] = (),
     execution: dict[str, Any] | None = None,
-    findings: tuple[Finding, ...] = (),
-    reference: tuple[Placed, ...] | None = None,
-    with_profile: Profile | None = None,
-    time: Time | None = None,
+    images: ImageSetFacts | None = None,
     stopped: Any = "decided",
-) -> Report:
-    judged_by = with_profile or profile()
-    s = Statistics(**statistics)
-    evidence = Evidence(
-        statistics=s,
-        model=ModelFacts(
-            file=file,
-            digest="sha256:" + "0123456789abcdef" * 4,
-            external_digests={},
-            size_bytes=153_400_000,
-            opset={"": 18},
-            producer="pytorch 2.13.0",
-            tensor="representation",
-            rule="encoder_output",
-            pool="none",
-            ends_in="linear",
-            why="the contract in the file names it",
-            tensor_assumed=False,
-            random_weights=False,
-            source=source,
-            synthetic=synthetic,
-            batch_difference=2e-7,
-            output_difference=0.0,
-        ),
+) -> Evidence:
+    """Evidence with nothing amiss but the statistics; `model` and `execution` change single facts."""
+    facts: dict[str, Any] = {
+        "file": "models/rn50-openai.onnx",
+        "digest": "sha256:" + "0123456789abcdef" * 4,
+        "external_digests": {},
+        "size_bytes": 153_400_000,
+        "opset": {"": 18},
+        "producer": "pytorch 2.13.0",
+        "tensor": "representation",
+        "rule": "encoder_output",
+        "pool": "none",
+        "ends_in": "linear",
+        "why": "the contract in the file names it",
+        "tensor_assumed": False,
+        "random_weights": False,
+        "source": "open_clip RN50 (openai)",
+        "synthetic": "",
+        "batch_difference": 2e-7,
+        "output_difference": 0.0,
+    }
+    return Evidence(
+        statistics=statistics,
+        model=ModelFacts(**(facts | (model or {}))),
         preprocessing=PreprocessingFacts(
             preprocessing=preprocessing,
             source=preprocessing_source,
@@ -269,22 +263,42 @@ def report(
             source="photos/",
             bundled=False,
             n_available=300,
-            n_read=s.n_images,
+            n_read=statistics.n_images,
             n_skipped=len(skipped),
             skipped=skipped,
             notes={"alpha composited": 3} if skipped else {},
             digest="sha256:" + "fedcba9876543210" * 4,
             seed=0,
-            sanity=sanity(s.n_images, findings),
+            sanity=images or sanity(statistics.n_images),
         ),
         execution=Execution(**(EXECUTION | (execution or {}))),
         stopped=stopped,
     )
+
+
+def report(
+    statistics: dict[str, Any],
+    *,
+    file: str = "models/rn50-openai.onnx",
+    source: str = "open_clip RN50 (openai)",
+    synthetic: str = "",
+    notes: tuple[str, ...] = (),
+    findings: tuple[Finding, ...] = (),
+    reference: tuple[Placed, ...] | None = None,
+    with_profile: Profile | None = None,
+    time: Time | None = None,
+    **changes: Any,
+) -> Report:
+    """A report on the statistics; `changes` are those of `evidence`."""
+    judged_by = with_profile or profile()
+    measured = Statistics(**statistics)
+    model = {"file": file, "source": source, "synthetic": synthetic}
+    given = evidence(measured, model=model, images=sanity(measured.n_images, findings), **changes)
     return Report(
         tool_version="0.1.0",
-        verdict=judge(evidence, judged_by),
+        verdict=judge(given, judged_by),
         notes=notes,
-        evidence=evidence,
+        evidence=given,
         profile=judged_by,
         reference=reference_rows() if reference is None else reference,
         claim=CLAIM,

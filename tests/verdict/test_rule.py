@@ -7,22 +7,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from robustcheck_onnx.checker.evidence import (
-    CLIP,
-    Evidence,
-    Execution,
-    Finding,
-    ImageFacts,
-    ImageSetFacts,
-    Interval,
-    ModelFacts,
-    PreprocessingFacts,
-    Statistics,
-)
+from robustcheck_onnx.checker.evidence import Evidence, Finding, ImageSetFacts, Interval, Statistics
 from robustcheck_onnx.checker.statistics.state import State, statistics, update
 from robustcheck_onnx.checker.verdict.reasons import RULES
 from robustcheck_onnx.checker.verdict.rule import Verdict, above, decided, judge
 from robustcheck_onnx.thresholds.profile import STATISTICS, load
+from support import reports
 
 PROFILE = load()
 
@@ -43,77 +33,19 @@ def planted(
 
 
 def sanity(**changes: Any) -> ImageSetFacts:
-    values: dict[str, Any] = {
-        "n_images": 64,
-        "n_compared": 64,
-        "n_duplicates": 0,
-        "n_near_duplicates": 0,
-        "n_varied": 64,
-        "unlike_share": 0.0,
-        "neighbour_correlation": 0.9,
-        "gradient_kurtosis": 10.0,
-        "channel_correlation": 0.9,
-        "kurtosis_spread": 0.5,
-        "findings": (),
-    }
-    return ImageSetFacts(**(values | changes))
+    return reports.sanity(64).model_copy(update=changes)
 
 
 def evidence(
-    h: np.ndarray | Statistics | None = None, *, model: dict[str, Any] | None = None, **changes: Any
+    h: np.ndarray | Statistics | None = None,
+    *,
+    model: dict[str, Any] | None = None,
+    sanity: ImageSetFacts | None = None,
+    preprocessing: str = "contract",
 ) -> Evidence:
     measured = h if isinstance(h, Statistics) else stats(planted() if h is None else h)
-    facts: dict[str, Any] = {
-        "file": "m.onnx",
-        "digest": "sha256:0",
-        "external_digests": {},
-        "size_bytes": 1,
-        "opset": {"ai.onnx": 18},
-        "producer": "test",
-        "tensor": "representation",
-        "rule": "encoder_output",
-        "pool": "none",
-        "ends_in": "linear",
-        "why": "an encoder's output",
-        "tensor_assumed": False,
-        "random_weights": False,
-        "source": "",
-        "synthetic": "",
-        "batch_difference": 0.0,
-        "output_difference": 0.0,
-    }
-    images: dict[str, Any] = {
-        "source": "photos",
-        "bundled": False,
-        "n_available": 64,
-        "n_read": 64,
-        "n_skipped": 0,
-        "skipped": (),
-        "notes": {},
-        "digest": "sha256:0",
-        "seed": 0,
-        "sanity": changes.get("sanity", sanity()),
-    }
-    return Evidence(
-        statistics=measured,
-        model=ModelFacts(**(facts | (model or {}))),
-        preprocessing=PreprocessingFacts(
-            preprocessing=CLIP, source=changes.get("preprocessing", "contract"), fields=()
-        ),
-        images=ImageFacts(**images),
-        execution=Execution(
-            requested="cpu",
-            providers=("CPUExecutionProvider",),
-            heavy_on_cpu={},
-            optimization="all",
-            nodes={"CPUExecutionProvider": 1},
-            runtime="1",
-            device="cpu",
-            threads=1,
-            precision="fp32",
-        ),
-        stopped="all images",
-    )
+    images = sanity or reports.sanity(64)
+    return reports.evidence(measured, model=model, images=images, preprocessing_source=preprocessing)
 
 
 def ids(verdict: Verdict) -> set[str]:
