@@ -41,7 +41,7 @@ test: lint types
 
 # Under a minute: what can be tested without starting much.
 quick: $(VENV)/.dev
-	$(BIN)/pytest --numprocesses auto --quiet -m 'not slow' $(addprefix tests/,$(QUICK))
+	$(BIN)/pytest --numprocesses auto --quiet -m 'not slow and not export' $(addprefix tests/,$(QUICK))
 
 # The same tests with each line traced, which takes longer.
 coverage: $(VENV)/.dev

@@ -188,6 +188,7 @@ def test_one_image_many_times() -> None:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["coffee.png", "chelsea.png", "astronaut.png"])
 def test_versions_of_one_photo_are_near_duplicates(name: str) -> None:
     random = np.random.default_rng(1)

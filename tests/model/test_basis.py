@@ -13,6 +13,8 @@ from robustcheck_onnx.checker.model.basis import mutually_orthogonal
 from robustcheck_onnx.checker.model.open import open_model
 from support import PHOTOS, onnx_models
 
+pytestmark = pytest.mark.slow
+
 
 def rotation(rows: int, columns: int, seed: int = 0) -> np.ndarray:
     """Orthonormal columns (or rows, where there are fewer)."""

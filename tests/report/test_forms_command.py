@@ -22,6 +22,8 @@ from robustcheck_onnx.thresholds import profile as profiles
 from support.bad_input import COMMAND, default_signals
 from support.measuring import never_decided
 
+pytestmark = pytest.mark.slow
+
 STRANGER = "a file of somebody else\n"
 
 

@@ -219,7 +219,7 @@ def test_missing_gpu_is_an_error_or_said(runner: Any) -> None:
 @pytest.mark.skipif(gpu_is_there(), reason="a GPU is here: nothing falls back")
 def test_silent_fallback_is_found_in_the_session(runner: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """ONNX Runtime itself takes the CPU without an exception when CUDA can't start."""
-    monkeypatch.setattr("robustcheck_onnx.checker.runtime.device._why_not", lambda provider: "")
+    monkeypatch.setattr("robustcheck_onnx.checker.runtime.session._why_not", lambda provider: "")
     if "CUDAExecutionProvider" not in ort.get_available_providers():
         pytest.skip("this ONNX Runtime wheel has no CUDA provider that could fail to start")
     with pytest.raises(EnvironmentFaultError, match="could not start CUDAExecutionProvider and took CPU"):

@@ -212,3 +212,34 @@ def test_a_rotation_hides_an_outlier_feature() -> None:
     rotation = scipy.stats.ortho_group.rvs(1024, random_state=0)
     assert per_image(h).mean() > 70
     assert per_image(h @ rotation).mean() < 4
+
+
+def test_shares_of_several_groups_add_to_one_each_and_ties_go_to_the_smaller_index() -> None:
+    sums = np.array([[1, 3, 4], [6, 2, 2]], dtype=np.float32)
+    shares = definitions.shares_of_kurtosis(sums)
+    np.testing.assert_array_equal(shares, [[0.125, 0.375, 0.5], [0.6, 0.2, 0.2]])
+    assert shares.dtype == np.float64
+    ties = np.zeros(64)
+    ties[[40, 9, 50]] = 2.0
+    ties[3] = 5.0
+    np.testing.assert_array_equal(definitions.top_features(ties), [3, 9, 40])
+
+
+def test_the_moments_of_groups_are_those_of_each_group_alone() -> None:
+    def sums(h: np.ndarray) -> tuple[np.ndarray, definitions.Energies]:
+        z = scipy.stats.zscore(h, axis=1)
+        return np.stack([(z**k).sum(axis=0) for k in (1, 2, 3, 4)]), definitions.Energies(
+            *(e.sum(axis=0) for e in definitions.energies(h, z))
+        )
+
+    rng = np.random.default_rng(0)
+    parts = [rng.normal(size=(n, 32)) * scale + rng.normal(size=32) for n, scale in ((7, 1.0), (11, 3.0))]
+    powers, energies = zip(*map(sums, parts), strict=True)
+    top = np.array([0, 1, 2])
+    both = definitions.moments(
+        [7, 11], np.stack(powers, axis=1), definitions.Energies(*map(np.stack, zip(*energies, strict=True))), top
+    )
+    for i, n in enumerate((7, 11)):
+        alone = definitions.moments(n, powers[i], energies[i], top)
+        for name, value in alone._asdict().items():
+            np.testing.assert_allclose(getattr(both, name)[i], value, rtol=1e-12, err_msg=name)
