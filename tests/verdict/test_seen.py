@@ -55,9 +55,10 @@ def test_the_end_of_the_encoder(ends_in: str, words: str) -> None:
 
 
 def test_detectors_that_warn_are_told_and_others_are_not() -> None:
-    results = tuple(
-        DetectorResult(name=name, version="2", values={}, finding=finding, text=f"{name} saw it")
-        for name, finding in (("one", "warn"), ("two", "ok"), ("three", "warn"))
+    results = (
+        DetectorResult(name="one", version="2", values={}, finding="warn", text="one saw it"),
+        DetectorResult(name="two", version="2", values={}, finding="ok", text="two saw it"),
+        DetectorResult(name="three", version="2", values={}, finding="warn", text="three saw it"),
     )
     given = evidence().model_copy(update={"detectors": results})
     assert seen(given) == {"detector_warned": "one 2: one saw it; three 2: three saw it"}
