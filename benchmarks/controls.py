@@ -2,7 +2,7 @@
 
 python benchmarks/controls.py EMBEDDINGS_DIR
 
-Each set becomes an ONNX model that looks a representation up by image index (benchmarks/lookup.py).
+Each set becomes an ONNX model that looks a representation up by image index (tests/support/lookup.py).
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-import lookup
 import numpy as np
 
 from robustcheck_onnx.thresholds.profile import STATISTICS
 from robustcheck_onnx.thresholds.reference import references
+from support import lookup
 
 ROOT = Path(__file__).parent.parent
 COMMAND = Path(sys.executable).parent / "robustcheck"

@@ -15,7 +15,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import lookup
 import numpy as np
 from PIL import Image, ImageOps, features
 
@@ -23,6 +22,7 @@ from robustcheck_onnx.checker.evidence import CLIP
 from robustcheck_onnx.checker.images.decode import decode
 from robustcheck_onnx.checker.images.preprocess import apply_uint8
 from robustcheck_onnx.checker.runtime.device import cpu_name
+from support import lookup
 
 RUNS = 7
 ROOT = Path(__file__).parent.parent

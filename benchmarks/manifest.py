@@ -17,10 +17,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import lookup
 import numpy as np
 
 from robustcheck_onnx.checker.runtime.device import cpu_name, cpu_threads
+from support import lookup
 
 ROWS, FEW = 1_000_000, 100
 PHOTOS = 1000

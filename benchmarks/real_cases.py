@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import lookup
 import numpy as np
 import numpy.typing as npt
 import onnx
@@ -24,6 +23,7 @@ from onnx import helper, numpy_helper
 from robustcheck_onnx import check
 from robustcheck_onnx.checker.compare.run import compare
 from robustcheck_onnx.exporters.run import run
+from support import lookup
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "real-cases.md"

@@ -22,13 +22,13 @@ from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
 
-import lookup
 import manifest
 import numpy as np
 import scan
 import speed
 
 from robustcheck_onnx.checker.runtime.device import cpu_name
+from support import lookup
 
 ROOT = Path(__file__).parent.parent
 COMMAND = speed.COMMAND

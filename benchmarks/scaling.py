@@ -22,12 +22,11 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-import lookup
 import numpy as np
 from PIL import Image, ImageOps
 
 from robustcheck_onnx.checker.evidence import CLIP, Options
-from robustcheck_onnx.checker.images import sanity as imageset
+from robustcheck_onnx.checker.images import sanity
 from robustcheck_onnx.checker.images.decode import decode
 from robustcheck_onnx.checker.images.preprocess import apply
 from robustcheck_onnx.checker.measure import workers as engine
@@ -35,6 +34,7 @@ from robustcheck_onnx.checker.measure.job import SHARD_IMAGES, Job, merge, nothi
 from robustcheck_onnx.checker.runtime.device import cpu_name, cpu_threads
 from robustcheck_onnx.checker.statistics import state as sums
 from robustcheck_onnx.thresholds import profile
+from support import lookup
 
 ROOT = Path(__file__).parent.parent
 PHOTO_PX, QUALITY = (500, 375), 92  # the commonest size of ImageNet's photos; JPEG
@@ -108,7 +108,7 @@ def measure_stages() -> Stages:
         update[d] = cpu_ms(lambda s=state, x=h, k=keys: sums.update(s, x, k), 32)
         shard = nothing_yet(1)
         shard.states[0] = state
-        sketch = imageset.describe(photos[0])
+        sketch = sanity.describe(photos[0])
         for index in range(SHARD_IMAGES):
             shard.images.digests.append(f"sha256:{index:064x}")
             shard.images.sanity.add(type(sketch)(**(vars(sketch) | {"digest": index})))
@@ -117,7 +117,7 @@ def measure_stages() -> Stages:
     return Stages(
         decode=cpu_ms(lambda: [decode(content, "photo") for content in files], n),
         preprocess=cpu_ms(lambda: [apply(CLIP, photo) for photo in photos], n),
-        describe=cpu_ms(lambda: [imageset.describe(photo) for photo in photos], n),
+        describe=cpu_ms(lambda: [sanity.describe(photo) for photo in photos], n),
         update=update,
         kib=sum(map(len, files)) / n / 1024,
         shard_mb=shard_mb,
@@ -132,7 +132,7 @@ def decode_s(files: list[bytes], threads: int) -> float:
     def prepare(index: int) -> None:
         photo, _ = decode(files[index % len(files)], "photo")
         apply(CLIP, photo)
-        imageset.describe(photo)
+        sanity.describe(photo)
 
     times = []
     for _ in range(5):
@@ -157,11 +157,11 @@ def wall_s(jobs: list[Job], *, kind: str, workers: int) -> float:
 
 def measure_engines(folder: Path) -> dict[tuple[str, int, int], float]:
     """(engine, workers, models) → wall s; (engine, 0, 0) → its start."""
-    from robustcheck_onnx.exporters import run as exporter
+    from robustcheck_onnx.exporters import run
 
     photos = sorted((ROOT / "checker" / "photos").glob("*.jpg"))
     model = folder / "m.onnx"
-    exporter.run("torch", "robustcheck_onnx.exporters.demo:efficientnet_lite0", model, photos=photos[:5])
+    run.run("torch", "robustcheck_onnx.exporters.demo:efficientnet_lite0", model, photos=photos[:5])
     many = folder / "photos"
     many.mkdir()
     for index in range(N_IMAGES):

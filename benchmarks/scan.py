@@ -21,8 +21,8 @@ import numpy as np
 from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.checker.runtime.device import cpu_name, cpu_threads
 from robustcheck_onnx.checker.runtime.runner import BATCH_SIZE, Runner
-from robustcheck_onnx.checker.scan import plan as scan_plan
 from robustcheck_onnx.checker.scan.depth import Depth
+from robustcheck_onnx.checker.scan.plan import measuring_model, plan_scan
 
 COMMAND = Path(sys.executable).parent / "robustcheck"
 RUNS = 9  # pairs, after one that is not counted
@@ -58,8 +58,8 @@ def measure(path: Path, device: str = "cpu") -> tuple[float, float, float, int]:
     model = open_model(path)
     height, width = model.image_input.size or (224, 224)
     pixels = np.random.default_rng(0).normal(size=(BATCH_SIZE, height, width, 3)).astype(np.float32)
-    plan = scan_plan.plan_scan(model, pixels[:2])
-    plain, measuring = Runner(model, device), Runner(scan_plan.measuring_model(model, plan), device)
+    plan = plan_scan(model, pixels[:2])
+    plain, measuring = Runner(model, device), Runner(measuring_model(model, plan), device)
     depths = [Depth(tap) for tap in plan.taps]
     ends = np.cumsum([tap.n_numbers for tap in plan.taps])[:-1]
 

@@ -24,7 +24,7 @@ from PIL import Image
 
 from robustcheck_onnx.checker import measure
 from robustcheck_onnx.checker.evidence import CLIP, Options
-from robustcheck_onnx.checker.images import source as images
+from robustcheck_onnx.checker.images import source
 from robustcheck_onnx.checker.images.preprocess import apply
 from robustcheck_onnx.checker.measure import Job
 from robustcheck_onnx.checker.runtime.device import cpu_threads
@@ -175,7 +175,7 @@ def throughput(model: Model, photos: Path, n: int, runs: int) -> tuple[float, fl
     )
     runner, preprocessing = opened.runners[0], opened.preprocessing.preprocessing
     loaded = [opened.source.load(i) for i in range(min(n, 128))]
-    pixels = np.stack([apply(preprocessing, item.image) for item in loaded if isinstance(item, images.Picture)])
+    pixels = np.stack([apply(preprocessing, item.image) for item in loaded if isinstance(item, source.Picture)])
     tensors = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
     graph, name = opened.models[0], opened.models[0].image_input.name
     whole, _ = open_session(graph.graph_bytes, graph, "cpu", threads=cpu_threads())

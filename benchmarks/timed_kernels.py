@@ -18,8 +18,7 @@ import scipy.stats
 from PIL import Image
 
 from robustcheck_onnx.checker import evidence
-from robustcheck_onnx.checker.images import decode, keypoints, preprocess
-from robustcheck_onnx.checker.images import sanity as imageset
+from robustcheck_onnx.checker.images import decode, keypoints, preprocess, sanity
 from robustcheck_onnx.checker.statistics import state
 
 FEATURES = (512, 2048)
@@ -80,7 +79,7 @@ def test_resize_crop_and_scale(benchmark: Any) -> None:
 @pytest.mark.benchmark(group="one photo")
 def test_describe(benchmark: Any) -> None:
     image, _ = decode.decode(photo_of_imagenets_size(), "a.jpg")
-    assert benchmark(imageset.describe, image).grey_sd > 0
+    assert benchmark(sanity.describe, image).grey_sd > 0
 
 
 @pytest.mark.benchmark(group="one photo")

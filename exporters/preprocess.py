@@ -45,7 +45,7 @@ def apply(preprocessing: Mapping[str, Any], image: Image.Image) -> NDArray[np.fl
     """Return a photo as the model sees it: resize → crop or pad → rescale → mean, std → channel order.
 
     Shapes: (channel, height, width), float32. Independent equals: open_clip's, timm's, torchvision's and
-    transformers' own transforms (tests/test_export_preprocessing.py).
+    transformers' own transforms (tests/exporters/test_preprocessing.py).
     """
     image = _resized(image.convert("RGB"), preprocessing)
     if preprocessing["crop"] == "center":

@@ -1,4 +1,4 @@
-"""Fixtures that several files share; helper modules are found by their names (`pythonpath` in pyproject.toml)."""
+"""Fixtures that several files share; what they are made of is the package `support`."""
 
 from __future__ import annotations
 
@@ -6,65 +6,44 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
-from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from benchmark_scripts import load
+
+pytest.register_assert_rewrite("support")  # before its import: a failed assert there shows its values too
+from support import PHOTOS, lookup, mini_suite  # noqa: E402
+from support.warm_command import WarmCommand  # noqa: E402
 
 if TYPE_CHECKING:
-    from calibrations import Calibrated
-    from comparisons import Workshop
-
     from robustcheck_onnx.checker.model.open import ModelFile
     from robustcheck_onnx.checker.report.record import Report
+    from support.calibrations import Calibrated
+    from support.comparisons import Workshop
 
-ROOT = Path(__file__).parent.parent
-# a failed assert of these shows its values too
-pytest.register_assert_rewrite(
-    "bad_input", "calibrations", "comparisons", "form_readers", "measuring", "outcomes", "scan_truth", "stores"
-)
-os.environ["ROBUSTCHECK_NO_CACHE"] = "1"  # a test measures; tests/test_cache.py switches it on again
+os.environ["ROBUSTCHECK_NO_CACHE"] = "1"  # a test measures; tests/measure/test_cache.py switches it on again
 
 
-@pytest.fixture(scope="session")
-def lookup() -> ModuleType:
-    """benchmarks/lookup.py: `write_lookup_model`, `write_lookup_images`."""
-    return load("lookup")
-
-
-@pytest.fixture(scope="session")
-def onnx_models() -> ModuleType:
-    """tests/onnx_models.py: tiny graphs made with onnx.helper."""
-    return import_module("onnx_models")
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Count the skips by their reason, so that nothing stays untested unseen."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    counted = Counter(str(report.longrepr[2]).removeprefix("Skipped: ") for report in skipped)
+    for reason, n in counted.most_common():
+        terminalreporter.line(f"{n} skipped: {reason}")
 
 
 @pytest.fixture(scope="session")
-def warm_command() -> ModuleType:
-    """tests/warm_command.py: `WarmCommand`, the command without its start-up."""
-    return import_module("warm_command")
-
-
-@pytest.fixture(scope="session")
-def commands() -> ModuleType:
-    """tests/commands.py: `read`, `run`, `missing`: the commands of a Markdown page."""
-    return import_module("commands")
-
-
-@pytest.fixture(scope="session")
-def lookup_pass(tmp_path_factory: pytest.TempPathFactory, lookup: ModuleType) -> tuple[Path, Path]:
+def lookup_pass(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A look-up model that passes (one planted persistent outlier feature), and 80 photos to check it on."""
     folder = tmp_path_factory.mktemp("pass")
     rng = np.random.default_rng(3)
     h = rng.normal(size=(80, 512)) + rng.normal(0, 0.5, 512)
     h[:, 7] += 20
-    photos = sorted((ROOT / "checker" / "photos").glob("*.jpg"))
-    lookup.write_lookup_images(folder / "photos", 80, photos=photos)
-    model: Path = lookup.write_lookup_model(folder / "model.onnx", h * rng.uniform(0.5, 2, (80, 1)))
+    lookup.write_lookup_images(folder / "photos", 80, photos=PHOTOS)
+    model = lookup.write_lookup_model(folder / "model.onnx", h * rng.uniform(0.5, 2, (80, 1)))
     return model, folder / "photos"
 
 
@@ -79,8 +58,7 @@ def passed(lookup_pass: tuple[Path, Path]) -> Report:
 def _exported(folder: Path, factory: str) -> Path:
     from robustcheck_onnx.exporters import run
 
-    photos = sorted((ROOT / "checker" / "photos").glob("*.jpg"))[:5]
-    run.run("torch", f"robustcheck_onnx.exporters.demo:{factory}", folder / f"{factory}.onnx", photos=photos)
+    run.run("torch", f"robustcheck_onnx.exporters.demo:{factory}", folder / f"{factory}.onnx", photos=PHOTOS[:5])
     return folder / f"{factory}.onnx"
 
 
@@ -121,7 +99,7 @@ def skimage_photos() -> list[Path]:
 @pytest.fixture
 def my_vision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A user's own module in the current folder, which is the test's own one."""
-    from user_modules import FACTORIES
+    from support.user_modules import FACTORIES
 
     (tmp_path / "my_vision.py").write_text(FACTORIES)
     monkeypatch.chdir(tmp_path)
@@ -130,17 +108,17 @@ def my_vision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 @pytest.fixture(scope="session")
-def photos_80(tmp_path_factory: pytest.TempPathFactory, lookup: ModuleType) -> Path:
+def photos_80(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """80 photos for look-up models."""
     folder = tmp_path_factory.mktemp("compare_photos")
-    lookup.write_lookup_images(folder, 80, photos=sorted((ROOT / "checker" / "photos").glob("*.jpg")))
+    lookup.write_lookup_images(folder, 80, photos=PHOTOS)
     return folder
 
 
 @pytest.fixture
-def workshop(tmp_path: Path, photos_80: Path, lookup: ModuleType) -> Workshop:
+def workshop(tmp_path: Path, photos_80: Path) -> Workshop:
     """Writes look-up models into the test's folder, and compares them."""
-    from comparisons import Workshop
+    from support.comparisons import Workshop
 
     return Workshop(tmp_path, photos_80, lookup.write_lookup_model)
 
@@ -167,15 +145,9 @@ def own_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 
 
 @pytest.fixture(scope="session")
-def mini_suite(lookup: ModuleType) -> ModuleType:  # which it imports
-    """benchmarks/mini_suite.py: `write_suite`."""
-    return load("mini_suite")
-
-
-@pytest.fixture(scope="session")
-def calibrated(tmp_path_factory: pytest.TempPathFactory, mini_suite: ModuleType) -> Calibrated:
+def calibrated(tmp_path_factory: pytest.TempPathFactory) -> Calibrated:
     """A suite of look-up models, calibrated by the real command."""
-    from calibrations import Calibrated, calibrate
+    from support.calibrations import Calibrated, calibrate
 
     folder = tmp_path_factory.mktemp("mini")
     suite = mini_suite.write_suite(folder, exported=False)
@@ -187,24 +159,22 @@ def calibrated(tmp_path_factory: pytest.TempPathFactory, mini_suite: ModuleType)
 @pytest.fixture(scope="session")
 def world(
     tmp_path_factory: pytest.TempPathFactory,
-    lookup: ModuleType,
-    onnx_models: ModuleType,
     lookup_pass: tuple[Path, Path],
 ) -> Path:
     """A folder of broken files, and of a model that passes with its photos."""
-    import bad_files
+    from support import bad_files
 
     folder = tmp_path_factory.mktemp("world")
-    bad_files.write(folder, *lookup_pass, lookup, onnx_models)
+    bad_files.write(folder, *lookup_pass)
     return folder
 
 
 @pytest.fixture(scope="session")
-def warm(warm_command: ModuleType) -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
+def warm() -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
     """As `bad_input.run`, without start-up."""
-    from bad_input import environment
+    from support.bad_input import environment
 
-    command = warm_command.WarmCommand(environment())
+    command = WarmCommand(environment())
     yield command.run
     command.close()
 

@@ -1,0 +1,62 @@
+"""Rows of a results table: which take part in a fit, which tensor wins, and what does not matter to it."""
+
+from __future__ import annotations
+
+import pytest
+
+from robustcheck_onnx.checker.verdict.rule import ALIKE_SPREAD
+from robustcheck_onnx.thresholds import results
+from robustcheck_onnx.thresholds.ends import End
+from robustcheck_onnx.thresholds.make_profile import fitted_profile, rows_of
+from support.calibrations import N_MODELS, Calibrated, rows
+
+
+def test_what_takes_no_part_in_a_fit(calibrated: Calibrated) -> None:
+    row = rows(calibrated.table)[0].model_copy(update={"label": "present"})
+    assert results.ALIKE_SPREAD == ALIKE_SPREAD
+    assert results.excluded(row) == ""
+    unknown = row.statistics | {"kurtosis": results.Measured(estimate=None, low=None, high=None)}
+    for change, why in (
+        ({"n_nonfinite": 1}, "1 representations not finite or constant"),
+        ({"statistics": unknown}, "not measurable: kurtosis"),
+        ({"image_findings": ("images_not_photo_like",)}, "images: images_not_photo_like"),
+        ({"n_varied": 49}, "49 varied images"),
+        ({"preprocessing_source": "assumed"}, "preprocessing was assumed"),
+        ({"context": {"spread": 0.1}}, "representations of all images alike, which never passes"),
+        ({"label": "unlabelled"}, "unlabelled"),
+    ):
+        assert results.excluded(row.model_copy(update=change)) == why
+    assert results.excluded(row.model_copy(update={"label": "absent", "context": {"spread": 0.1}})) == ""
+
+
+def test_the_pooled_tensor_is_compared_where_models_have_it(calibrated: Calibrated) -> None:
+    """Sharper pooled rows win; a classifier, which has no other tensor, stands by its representation."""
+    some = rows(calibrated.table)
+    pooled = []
+    for row in (r for r in some if r.label == "present"):
+        sharper = {
+            name: value.model_copy(
+                update={"estimate": value.estimate * 2, "low": value.low * 2, "high": value.high * 2}
+            )
+            if name in ("kurtosis", "persistence_ratio")
+            else value
+            for name, value in row.statistics.items()
+            if value.estimate is not None and value.low is not None and value.high is not None
+        }
+        change = {"tensor": "pooled", "rule": "pooled", "ends_in": End("normalisation"), "statistics": sharper}
+        pooled.append(row.model_copy(update=change))
+    assert len(rows_of([*some, *pooled], "pooled")) == N_MODELS
+    fitted = fitted_profile([*some, *pooled], id="both")
+    assert (fitted.tensor, fitted.tensor_rules, fitted.ends) == ("pooled", ("pooled",), (End("normalisation"),))
+    gaps = {one.tensor: one.gap for one in fitted.calibration.tensors}
+    assert gaps["pooled"] == pytest.approx(2 * (gaps["representation"] or 0), rel=1e-3)
+    assert fitted_profile([*some, *pooled], id="both", tensor="representation").tensor == "representation"
+
+
+def test_a_table_can_be_read_whatever_engine_and_day_wrote_it(calibrated: Calibrated) -> None:
+    some = rows(calibrated.table)
+    later = [row.model_copy(update={"date": "2030-01-01", "wall_s": 99.0, "execution": {}}) for row in some]
+    assert results.digest_of(later) == results.digest_of(reversed(some))
+    assert results.digest_of(some[1:]) != results.digest_of(some)
+    assert fitted_profile(later, id="x").thresholds == fitted_profile(some, id="x").thresholds
+    assert fitted_profile(later, id="x").calibration.date == "2030-01-01"

@@ -1,0 +1,184 @@
+"""`robustcheck calibrate` with real and exported models: published embeddings, a hub's cache, the user's own code."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from robustcheck_onnx.checker.calibrate import tasks
+from robustcheck_onnx.checker.evidence import Options
+from robustcheck_onnx.thresholds import profile, suite
+from support import ROOT, mini_suite
+from support.calibrations import COMMAND, calibrate, rows, run
+from support.hub_cache import hub_repo
+
+SHARED = Path(os.environ.get("ROBUSTCHECK_SHARED", ROOT.parent / "shared"))
+EMBEDDINGS = SHARED / "data" / "embeddings"
+
+
+@pytest.mark.skipif(not EMBEDDINGS.is_dir(), reason="the published embedding vectors are not part of the project")
+def test_real_embeddings_give_thresholds_as_the_reference_table_does(tmp_path: Path) -> None:
+    """Another sample of the same vectors, confidence bounds instead of subsets: the same sets fall on the same side."""
+    suite = mini_suite.write_suite(tmp_path, EMBEDDINGS, exported=False)
+    out = tmp_path / "real.json"
+    calibrate(suite, tmp_path / "photos", out, "--workers", "2")
+    fitted, default = profile.load(out), profile.load()
+    assert set(fitted.calibration.with_indication) == set(default.calibration.with_indication)
+    assert fitted.calibration.missed == ()
+    assert fitted.calibration.left_out_false_pass == ()
+    for name, threshold in fitted.thresholds.items():
+        assert threshold.minimum == pytest.approx(default.thresholds[name].minimum, rel=0.1)
+
+
+def test_the_papers_plan_has_every_model_and_its_size(tmp_path: Path) -> None:
+    pytest.importorskip("open_clip", reason="extra `export` is not installed")
+    pytest.importorskip("timm", reason="extra `export` is not installed")
+    words = ("calibrate", "--suite", "paper", "--plan", "--cache", tmp_path / "cache")
+    plan = json.loads(run(*words, "-o", "json").stdout)
+    assert len(plan["rows"]) == 81
+    assert {(row["state"], row["fault"]) for row in plan["rows"]} == {("to export", "")}
+    sizes = {row["id"]: (row["download_bytes"], row["disk_bytes"]) for row in plan["rows"]}
+    # as in open_clip's docs/model_profile.csv (151.28 M, image 87.85 M) and in torchvision's documentation (25,557,032)
+    download, disk = sizes["open_clip:ViT-B-32/openai"]
+    assert (round(download / 4e6, 2), round(disk / 4e6, 2)) == (151.28, 87.85)
+    assert sizes["torchvision:resnet50/IMAGENET1K_V1"] == (4 * 25_557_032, 4 * 25_557_032)
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.export
+def test_the_whole_path_offline_with_stand_in_weights(
+    tmp_path: Path, efficientnet_lite0: Path, planted_outlier: Path
+) -> None:
+    """Entries of the packaged suite by their own names, from a cache laid out as the hub client does; what is not in
+    it fails alone with what to place where; real weights and look-up models beside them."""
+    open_clip = pytest.importorskip("open_clip", reason="extra `export` is not installed")
+    timm = pytest.importorskip("timm", reason="extra `export` is not installed")
+    from safetensors.torch import save_file
+
+    cache, name = tmp_path / "hub", "test_resnet.r160_in1k"  # the smallest that timm publishes
+    model = open_clip.create_model("RN50", load_weights=False)
+    save_file(model.state_dict(), hub_repo(cache, "timm/resnet50_clip.openai") / "open_clip_model.safetensors")
+    state = timm.create_model(name, pretrained=False).state_dict()
+    save_file(state, hub_repo(cache, f"timm/{name}") / "model.safetensors")
+    folder = tmp_path / "suite"
+    suite: Path = mini_suite.write_suite(folder, exported=False)
+    own = suite.read_text(encoding="utf-8").split("\n[[models]]\n")
+    paper = (ROOT / "thresholds" / "data" / "paper_suite.toml").read_text(encoding="utf-8").split("\n[[models]]\n")
+    blocks = [b for b in own if "source" not in b]
+    keys = ('name = "RN50"\nweights = "openai"', 'name = "mobilenetv3_large_100.ra_in1k"')
+    blocks.append(f'source = "timm"\nname = "{name}"\ngroup = "supervised"\nlabel = "absent"\n')
+    real = [f'model = "{path}"\ngroup = "supervised"\nlabel = "{label}"\n' for path, label in (
+        (efficientnet_lite0, "absent"), (planted_outlier, "present"))]  # fmt: skip
+    blocks += [*(next(b for b in paper if key in b) for key in keys), *real]
+    suite.write_text("\n[[models]]\n".join(blocks), encoding="utf-8")
+
+    done = run(
+        *("calibrate", "--suite", suite, "--images", folder / "photos", "--out", tmp_path / "p.json", "--workers", "2"),
+        *("--cache", tmp_path / "exports", "--device", "cpu", "--max-images", "60"),
+        code=4,
+        env={"HF_HOME": str(cache), "HF_HUB_OFFLINE": "1"},
+    )
+    assert (
+        "as 1 models could not be measured: timm:mobilenetv3_large_100.ra_in1k: mobilenetv3_large_100.ra_in1k: weights"
+        in done.stderr
+    )
+    assert "copy models--timm--mobilenetv3_large_100.ra_in1k into $HF_HOME/hub" in done.stderr
+    assert not (tmp_path / "p.json").exists()
+    table = tmp_path / "p.results.jsonl"
+    found = {(row.id, row.tensor): row for row in rows(table)}
+    assert found["open_clip:RN50/openai", "representation"].rule == "encoder_output"
+    assert found["open_clip:RN50/openai", "pooled"].rule == "pooled"
+    assert found[f"timm:{name}", "representation"].rule == "head_input"
+    assert found["planted_outlier", "representation"].persistent == (92,)
+    lite0 = found["efficientnet_lite0", "representation"]
+    assert (lite0.n_features, lite0.synthetic, lite0.label) == (1280, "", "absent")
+
+    refit = ("calibrate", "--suite", suite, "--from-evidence", table, "--out", tmp_path / "p.json")
+    assert (
+        "as 1 models could not be measured: timm:mobilenetv3_large_100.ra_in1k: no row of" in run(*refit, code=3).stderr
+    )
+    run(*refit, "--allow-missing")
+    fitted = profile.load(tmp_path / "p.json")
+    assert [one.tensor for one in fitted.calibration.tensors] == ["representation", "pooled"]
+    assert "open_clip:RN50/openai" in {*fitted.calibration.missed, *dict(fitted.calibration.excluded)}
+    assert "planted_outlier" not in fitted.calibration.missed
+    assert [name for name, _ in fitted.calibration.missing] == ["timm:mobilenetv3_large_100.ra_in1k"]
+
+
+MINE = """
+import os, signal, time
+def crash(): os.kill(os.getpid(), signal.SIGKILL)
+def slow():
+    open("running", "w").write(str(os.getpid()))
+    time.sleep(300)
+"""
+
+
+@pytest.mark.export
+def test_an_export_that_crashes_fails_alone_and_one_in_progress_ends_with_the_run(tmp_path: Path) -> None:
+    """The user's own code is found beside the suite; it runs in a process of its own."""
+    pytest.importorskip("torch", reason="extra `export` is not installed")
+    (tmp_path / "mine_for_calibrate.py").write_text(MINE)
+    (tmp_path / "suite.toml").write_text(
+        'schema_version = 1\nname = "x"\n'
+        + "".join(
+            f'[[models]]\nsource = "torch"\nname = "mine_for_calibrate:{name}"\ngroup = "other"\nlabel = "{label}"\n'
+            for name, label in (("crash", "present"), ("slow", "absent"))
+        )
+    )
+    words = (COMMAND, "calibrate", "--suite", "suite.toml", "--out", "p.json", "--cache", "exports")
+    running = tmp_path / "running"
+    with subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        until = time.monotonic() + 120
+        while not (running.exists() and running.read_text()):
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        _, stderr = process.communicate()
+    assert process.returncode == 143
+    assert (
+        "failed torch:mine_for_calibrate:crash: torch:mine_for_calibrate:crash: export was ended by signal 9" in stderr
+    )
+    assert "error: terminated (SIGTERM)" in stderr
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(running.read_text()), 0)
+    assert not {path.name for path in tmp_path.glob("p.*")}
+    assert not list(tmp_path.rglob("*.onnx"))
+
+
+def test_a_cached_export_is_known_by_everything_that_influences_it(tmp_path: Path) -> None:
+    settings = tasks.Settings(options=Options(), cache=tmp_path / "cache")
+    (tmp_path / "mine.py").write_text("")
+    (tmp_path / "p.json").write_text("{}")
+    (tmp_path / "w.pt").write_bytes(b"PK")
+    (tmp_path / "clip").mkdir()
+    (tmp_path / "clip" / "open_clip_model.safetensors").write_bytes(b"1")
+    text = (
+        'schema_version = 1\nname = "x"\n[[models]]\nsource = "torch"\nname = "mine:make"\nweights = "w.pt"\n'
+        'preprocessing = "p.json"\ngroup = "other"\nlabel = "present"\n'
+        '[[models]]\nsource = "open_clip"\nname = "local-dir:clip"\ngroup = "other"\nlabel = "absent"\n'
+    )
+    (tmp_path / "s.toml").write_text(text)
+
+    def keys() -> list[str]:
+        work = tasks.tasks(suite.open_suite(tmp_path / "s.toml"), settings, "sha256:images")
+        assert [task.fault for task in work] == [None, None]
+        return [str(task.model) for task in work]
+
+    seen = [keys()]
+    for file, which in (("mine.py", 0), ("p.json", 0), ("w.pt", 0), ("clip/open_clip_model.safetensors", 1)):
+        (tmp_path / file).write_bytes(b"PK another")
+        now = keys()
+        assert (now[0] == seen[-1][0], now[1] == seen[-1][1]) == (which == 1, which == 0)
+        seen.append(now)
+    (tmp_path / "w.pt").unlink()
+    task = tasks.tasks(suite.open_suite(tmp_path / "s.toml"), settings, "sha256:images")[0]
+    assert task.fault is not None
+    assert (task.fault.exit_code, task.fault.hint) == (4, f"place it at {tmp_path / 'w.pt'}")

@@ -1,0 +1,101 @@
+"""Help: every verb shows an example; every example, in help and in the pages, is a command line that is understood."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+
+import pytest
+from typer.core import TyperGroup
+from typer.main import get_command
+
+from robustcheck_onnx.checker.cli import app as cli
+from robustcheck_onnx.checker.cli.process import with_default_command
+from robustcheck_onnx.checker.errors import UsageError
+from support import ROOT, commands
+
+GROUP = get_command(cli.app)
+assert isinstance(GROUP, TyperGroup)
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def verbs(group: TyperGroup, path: str = "robustcheck") -> Iterator[str]:
+    for name, command in group.commands.items():
+        if isinstance(command, TyperGroup):
+            yield from verbs(command, f"{path} {name}")
+        else:
+            yield f"{path} {name}"
+
+
+VERBS = list(verbs(GROUP))
+
+
+def understood(words: list[str]) -> str:
+    """The verb of a command line that the parser takes, types of options included; raises where it doesn't."""
+    group, path = GROUP, "robustcheck"
+    assert isinstance(group, TyperGroup)
+    words = with_default_command(words, list(group.commands))
+    while True:
+        command = group.commands[words[0]]
+        path, words = f"{path} {words[0]}", words[1:]
+        if not isinstance(command, TyperGroup):
+            command.make_context(path, words)
+            return path
+        group = command
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_shows_an_example_of_itself(
+    verb: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    assert cli.main([*verb.split()[1:], "--help"]) == 0
+    examples = re.findall(r"^ *Examples?: (robustcheck .*?) *$", capsys.readouterr().out, re.MULTILINE)
+    assert examples
+    for example in examples:
+        assert understood(shlex.split(example)[1:]) == verb
+
+
+@pytest.mark.parametrize("verb", ["check", "compare", "export", "calibrate", "doctor", "verify", "mlflow gate"])
+def test_where_codes_matter_the_help_lists_them(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([*verb.split(), "--help"]) == 0
+    assert re.search(r"Exit codes: 0 .* · [34] ", " ".join(capsys.readouterr().out.split()))
+
+
+def test_the_commands_of_every_page_are_understood() -> None:
+    seen = set()
+    for page in PAGES:
+        for command in commands.read(page.read_text(encoding="utf-8")):
+            for part in re.findall(r"^ *(robustcheck .*)$", command.text, re.MULTILINE):
+                words = shlex.split(part, comments=True)[1:]
+                if "[OPTIONS]" in words or words[0] in {"--install-completion", "--show-completion"}:
+                    continue
+                seen.add(understood(words))
+    assert seen >= set(VERBS) - {"robustcheck cache clear"}
+
+
+@pytest.mark.parametrize(
+    "verb",
+    ["check", "compare", "shift", "scan", "calibrate", "demo", "verify", "sign", "inspect", "doctor", "reference"],
+)
+def test_a_colour_that_is_none_is_refused(verb: str) -> None:
+    with pytest.raises(UsageError, match=r"^--color is 'red'; it must be one of auto, always, never$"):
+        understood([verb, "--color", "red"])
+
+
+@pytest.mark.parametrize("verb", ["list", "show", "diff"])
+def test_a_form_that_a_group_does_not_know_is_refused(verb: str) -> None:
+    with pytest.raises(UsageError, match=r"^--output is 'xml'; it must be one of terminal, json$"):
+        understood(["profiles", verb, "-o", "xml"])
+
+
+def test_a_command_that_is_not_understood_is_noticed() -> None:
+    for words in (
+        ["check", "m.onnx", "--imags", "p"],
+        ["explain", "a", "b"],
+        ["compare"],
+        ["check", "m.onnx", "--seed", "x"],
+    ):
+        with pytest.raises(Exception, match=r"imags|unexpected|candidate|seed|integer"):
+            understood(words)

@@ -1,0 +1,488 @@
+"""Settings: which layer counts, what is refused, waivers, and that a loosened gate says so."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from robustcheck_onnx.checker.cli import settings
+from robustcheck_onnx.checker.cli.verbs import check
+from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
+from support import ROOT, lookup, warm_command
+
+COMMAND = str(Path(sys.executable).parent / "robustcheck")
+WAIVERS = """
+[[waivers]]
+reason = "no_persistent_outlier_features"
+because = "the classes are line drawings"
+owner = "vision@example.org"
+expires = 2999-12-31
+[[waivers]]
+reason = "low_kurtosis"
+because = "as above"
+owner = "vision@example.org"
+expires = {expires}
+"""
+
+
+WARM: list[Any] = []
+
+
+@pytest.fixture(scope="module", autouse=True)
+def warm() -> Iterator[None]:
+    """The command without its start-up, for calls that change no variable."""
+    WARM.append(warm_command.WarmCommand(dict(os.environ)))
+    yield
+    WARM.pop().close()
+
+
+def run(*arguments: str | Path, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    words = list(map(str, arguments))
+    if not environment:
+        done: subprocess.CompletedProcess[str] = WARM[0].run(cwd, *words)
+        return done
+    return subprocess.run(
+        [COMMAND, *words], capture_output=True, text=True, check=False, cwd=cwd, env=os.environ | environment
+    )
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty current folder."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def warn_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A look-up model of Gaussian rows: WARN low_kurtosis and no_persistent_outlier_features."""
+    model: Path = lookup.write_lookup_model(
+        tmp_path_factory.mktemp("warn") / "warn.onnx", np.random.default_rng(3).normal(size=(80, 512))
+    )
+    return model
+
+
+def fault_of(text: str, name: str = "robustcheck.toml") -> UsageError:
+    Path(name).write_text(text, encoding="utf-8")
+    with pytest.raises(UsageError) as fault:
+        settings.resolve({}, {})
+    assert fault.value.exit_code == 2
+    return fault.value
+
+
+# ------------------------------------------------------------------------------------------------- layers
+
+
+def test_the_command_line_beats_the_environment_beats_the_file_beats_the_default() -> None:
+    Path("robustcheck.toml").write_text("seed = 1\nmax-images = 10\nbatch-size = 4\n", encoding="utf-8")
+    found = settings.resolve({"seed": 3}, {"ROBUSTCHECK_SEED": "2", "ROBUSTCHECK_MAX_IMAGES": "20"})
+    values = (found.settings.seed, found.settings.max_images, found.settings.batch_size, found.settings.max_bad)
+    assert values == (3, 20, 4, 0.01)
+    assert [found.source(key) for key in ("seed", "max-images", "batch-size", "max-bad")] == [
+        "command line", "ROBUSTCHECK_MAX_IMAGES", "robustcheck.toml", "default",
+    ]  # fmt: skip
+    alone = settings.resolve({"seed": 3}, {"ROBUSTCHECK_NOPE": "2"}, isolated=True)
+    assert (alone.settings.seed, alone.settings.max_images, alone.file) == (3, None, None)
+
+
+def test_the_nearest_file_upward_counts_and_its_paths_from_its_folder(here: Path, monkeypatch: Any) -> None:
+    (here / "pyproject.toml").write_text('[tool.robustcheck]\nimages = "far"\n', encoding="utf-8")
+    below = here / "a" / "b"
+    below.mkdir(parents=True)
+    (here / "a" / "pyproject.toml").write_text("[tool.ruff]\n", encoding="utf-8")
+    monkeypatch.chdir(below)
+    assert settings.resolve({}, {}).settings.images == "../../far"
+    (here / "a" / "pyproject.toml").write_text('[tool.robustcheck]\nimages = "near"\n', encoding="utf-8")
+    assert settings.resolve({}, {}).settings.images == "../near"
+    (here / "a" / "robustcheck.toml").write_text(
+        'images = "/abs"\nthresholds = "default"\npreprocess = "p.json"\n'
+        'output = ["json=r.json", "csv", "terminal=-", "html=s3://b/r.html"]\n',
+        encoding="utf-8",
+    )
+    found = settings.resolve({}, {})
+    assert found.file == "../robustcheck.toml"
+    assert found.settings.images == "/abs"
+    assert found.settings.thresholds == "default"
+    assert found.settings.preprocess == "../p.json"
+    assert found.settings.output == ("json=../r.json", "csv", "terminal=-", "html=s3://b/r.html")
+
+
+def test_a_named_file_counts_alone(here: Path) -> None:
+    Path("robustcheck.toml").write_text("seed = 1\n", encoding="utf-8")
+    Path("other.toml").write_text("max-images = 7\n", encoding="utf-8")
+    for found in (
+        settings.resolve({}, {}, file="other.toml"),
+        settings.resolve({}, {"ROBUSTCHECK_CONFIG": "other.toml"}),
+    ):
+        assert (found.settings.seed, found.settings.max_images, found.file) == (0, 7, "other.toml")
+    with pytest.raises(UsageError, match="--isolated reads no file"):
+        settings.resolve({}, {}, file="other.toml", isolated=True)
+    Path("pyproject.toml").write_text("[tool.ruff]\n", encoding="utf-8")
+    with pytest.raises(UsageError, match=r"\[tool.robustcheck\] is missing"):
+        settings.resolve({}, {}, file="pyproject.toml")
+    with pytest.raises(UsageError, match=r"nope.toml: file of settings is missing"):
+        settings.resolve({}, {}, file="nope.toml")
+
+
+def test_every_option_of_a_check_is_a_setting_with_the_same_default() -> None:
+    options = inspect.signature(check.check).parameters
+    not_set = {"ctx", "models", "exit_zero", "config_file", "isolated", "show_settings", "debug", "offline"}
+    fields = set(settings.Settings.model_fields) - {"waivers"}
+    assert set(options) - not_set == fields
+    for name in fields:
+        default = settings.Settings.model_fields[name].default
+        assert options[name].default == (None if default == () else default), name
+
+
+# ------------------------------------------------------------------------------------------------- faults
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("max-image = 3", "robustcheck.toml: key is max-image; the closest is max-images"),
+        ("exit-zero = true", 'robustcheck.toml: key is exit-zero; it is no setting: write fail-on = "never"'),
+        ('max-images = "3"', "robustcheck.toml: max-images is '3'; it must be a whole number"),
+        ("quiet = 1", "robustcheck.toml: quiet is 1; it must be true or false"),
+        ("verbose = true", "robustcheck.toml: verbose is True; it must be a whole number"),
+        ("max-bad = 2", "robustcheck.toml: max-bad is 2; it must be less than or equal to 1"),
+        ("max-bad = nan", "robustcheck.toml: max-bad is nan; it must be a finite number"),
+        ('fail-on = "error"', "robustcheck.toml: fail-on is 'error'; it must be 'warn' or 'never'"),
+        ('output = "json"', "robustcheck.toml: output is 'json'; it must be a list"),
+        ("[waivers]\nreason = 'rectified'", "waivers is one table; each waiver starts with [[waivers]]"),
+        ("waivers = {}", "robustcheck.toml: waivers is one table; each waiver starts with [[waivers]]"),
+        ("[[waivers]]", "waiver 1: reason is missing; a waiver needs reason, because, owner, expires"),
+        (WAIVERS.format(expires='"2999-01-01"'), "waiver 2: expires is '2999-01-01'; it must be a date without quotes"),
+        (WAIVERS.replace("low_", "lo_").format(expires="2999-01-01"), "reason is 'lo_kurtosis'; the closest is low_k"),
+        (WAIVERS.replace("because", "why").format(expires="2999-01-01"), "waiver 1: because is missing"),
+        (WAIVERS.replace("as above", "  ").format(expires="2999-01-01"), "waiver 2: because is blank"),
+        (WAIVERS.format(expires="2999-01-01") + "model = 'x'", "waiver 2: key is model; the closest is models"),
+        (WAIVERS.format(expires="2999-01-01") + "models = []", "waiver 2: models is []; it must name models"),
+        ("seed = 1\npool == 2", "file is no TOML (Invalid value (at line 2, column 7))"),
+        ("a = " + "[" * 5000, "robustcheck.toml: file is nested too deeply"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_in_a_file(text: str, message: str) -> None:
+    assert message in fault_of(text).message
+
+
+def test_no_expiry_is_an_error() -> None:
+    text = WAIVERS.format(expires="2999-01-01").replace("expires = 2999-12-31\n", "")
+    assert "waiver 1: expires is missing" in fault_of(text).message
+
+
+def test_a_file_that_is_no_text_no_file_or_not_readable(here: Path) -> None:
+    Path("robustcheck.toml").write_bytes(b"seed = 1\n# \xff\n")
+    with pytest.raises(UsageError, match="line 2 is not UTF-8"):
+        settings.resolve({}, {})
+    Path("robustcheck.toml").unlink()
+    Path("robustcheck.toml").mkdir()
+    with pytest.raises(UsageError, match="no regular file"):
+        settings.resolve({}, {})
+    Path("robustcheck.toml").rmdir()
+    Path("robustcheck.toml").symlink_to("absent")
+    with pytest.raises(UsageError, match="is missing"):
+        settings.resolve({}, {})
+    Path("robustcheck.toml").unlink()
+    Path("pyproject.toml").write_text("[tool.robustcheck]\nseeed = 1\n", encoding="utf-8")
+    with pytest.raises(UsageError, match=r"^pyproject.toml: key is seeed; the closest is seed"):
+        settings.resolve({}, {})
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads every file")
+def test_a_file_without_the_right_to_read_is_no_absent_file() -> None:
+    Path("robustcheck.toml").write_text("seed = 1\n", encoding="utf-8")
+    Path("robustcheck.toml").chmod(0)
+    with pytest.raises(EnvironmentFaultError, match="not readable"):
+        settings.resolve({}, {})
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"ROBUSTCHECK_MAX_IMAGE": "3"}, "variable ROBUSTCHECK_MAX_IMAGE is not known; the closest is ROBUSTCHECK_MAX"),
+        ({"ROBUSTCHECK_WAIVERS": "x"}, "variable ROBUSTCHECK_WAIVERS is not known"),
+        ({"ROBUSTCHECK_SEED": "x"}, "environment: ROBUSTCHECK_SEED is 'x'; it must be a whole number"),
+        ({"ROBUSTCHECK_QUIET": "perhaps"}, "environment: ROBUSTCHECK_QUIET is 'perhaps'; it must be 1 or 0"),
+        ({"ROBUSTCHECK_FAIL_ON": "nope"}, "environment: ROBUSTCHECK_FAIL_ON is 'nope'; it must be 'warn' or 'never'"),
+    ],
+)
+def test_what_is_wrong_in_the_environment(variables: dict[str, str], message: str) -> None:
+    with pytest.raises(UsageError) as fault:
+        settings.resolve({}, variables)
+    assert message in fault.value.message
+
+
+def test_variables_as_they_are_written() -> None:
+    found = settings.resolve(
+        {},
+        {
+            "ROBUSTCHECK_OUTPUT": "json=a.json, terminal", "ROBUSTCHECK_QUIET": "1", "ROBUSTCHECK_TENSOR": "",
+            "ROBUSTCHECK_CACHE_DIR": "/x", "_ROBUSTCHECK_COMPLETE": "bash", "ROBUSTCHECK_NO_CACHE": "no",
+        },
+    ).settings  # fmt: skip
+    assert (found.output, found.quiet, found.tensor) == (("json=a.json", "terminal"), True, None)
+    assert found.no_cache  # any value but "" and 0, as the cache has it
+    assert not settings.resolve({}, {"ROBUSTCHECK_NO_CACHE": "0"}).settings.no_cache
+
+
+# --------------------------------------------------------------------------------------------------- init
+
+
+def uncommented() -> str:
+    return re.sub(r"^#(?! )", "", settings.template(), flags=re.MULTILINE)
+
+
+def test_the_template_sets_nothing_and_every_line_of_it_is_valid() -> None:
+    assert tomllib.loads(settings.template()) == {}
+    document = tomllib.loads(uncommented())
+    assert set(document) == set(settings.FIELDS)
+    Path("robustcheck.toml").write_text(uncommented(), encoding="utf-8")
+    found = settings.resolve({}, {})
+    assert set(found.sources.values()) == {"robustcheck.toml"}
+    for key, name in settings.FIELDS.items():
+        default = settings.Settings.model_fields[name].default
+        if default not in (None, ()):
+            assert document[key] == default, key
+
+
+def test_init_writes_it_and_replaces_nothing(here: Path) -> None:
+    assert run("init", cwd=here).returncode == 0
+    assert Path("robustcheck.toml").read_text(encoding="utf-8") == settings.template()
+    Path("robustcheck.toml").write_text("seed = 1\n", encoding="utf-8")
+    done = run("init", cwd=here)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "robustcheck init robustcheck.toml --force" in done.stderr
+    assert Path("robustcheck.toml").read_text(encoding="utf-8") == "seed = 1\n"
+    assert run("init", "--force", cwd=here).returncode == 0
+    assert run("init", "pyproject.toml", cwd=here).returncode == 2
+    assert not Path("pyproject.toml").exists()
+
+
+# ------------------------------------------------------------------------------------------ the command
+
+
+def test_a_table_of_one_waiver_is_told_as_it_is_written_in_each_file(here: Path) -> None:
+    Path("pyproject.toml").write_text("[tool.robustcheck.waivers]\nreason = 'rectified'\n", encoding="utf-8")
+    done = run("check", "--show-settings", cwd=here)
+    assert (done.returncode, done.stderr.splitlines()) == (
+        2,
+        [
+            "error: pyproject.toml: waivers is one table; each waiver starts with [[tool.robustcheck.waivers]]",
+            "hint: [[tool.robustcheck.waivers]]",
+        ],
+    )
+
+
+def test_show_settings_names_sources_and_checks_nothing(here: Path) -> None:
+    Path("robustcheck.toml").write_text("seed = 1\n", encoding="utf-8")
+    done = run("check", "--show-settings", "-o", "json", "--max-images", "5", cwd=here, ROBUSTCHECK_SEED="2")
+    document = json.loads(done.stdout)
+    assert document["file"] == "robustcheck.toml"
+    assert document["settings"]["seed"] == {"value": 2, "source": "ROBUSTCHECK_SEED"}
+    assert document["settings"]["max-images"] == {"value": 5, "source": "command line"}
+    assert document["settings"]["max-bad"] == {"value": 0.01, "source": "default"}
+    assert set(document["settings"]) == set(settings.FIELDS)
+    # exit code 0 beside a model would read as PASS
+    refused = run("check", "model.onnx", "--show-settings", cwd=here)
+    assert (refused.returncode, refused.stdout) == (2, "")
+
+
+def test_show_settings_says_what_happens_where_nothing_is_set(here: Path) -> None:
+    Path("robustcheck.toml").write_text('pool = "none"\nimages = "photos"\n', encoding="utf-8")
+    done = run("check", "--show-settings", cwd=here, COLUMNS="80")
+    assert done.returncode == 0
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    rows = {line.split()[0]: re.split(r"\s{2,}", line.strip())[1:] for line in done.stdout.splitlines()[1:-1]}
+    assert set(rows) == set(settings.FIELDS)  # a row is a line
+    assert rows["images"] == ["photos", "robustcheck.toml"]
+    assert rows["pool"] == ["none", "robustcheck.toml"]
+    assert {key: row[0] for key, row in rows.items() if row[0].startswith("not set") and row[1] == "default"} == {
+        "max-images": "not set: all",
+        "preprocess": "not set: what the model or a sidecar says",
+        "tensor": "not set: the one found by rule",
+        "thresholds": "not set: the packaged one",
+        "workers": "not set: by cores and GPUs",
+        "ray-address": "not set: a cluster of its own",
+        "output": "not set: the terminal report",
+    }
+    assert all(rows[key] == ["none", "default"] for key in ("detector", "log-file", "waivers"))
+
+
+def test_show_settings_writes_values_as_words_not_as_python(here: Path) -> None:
+    waiver = '[[waivers]]\nreason = "{}"\nbecause = "b"\nowner = "o@example.org"\nexpires = 2999-01-01\n'
+    two = waiver.format("rectified") + 'models = ["a.onnx", "b/*.onnx"]\n' + waiver.format("low_kurtosis")
+    Path("robustcheck.toml").write_text(f'quiet = true\noutput = ["terminal", "json=r.json"]\n{two}', encoding="utf-8")
+    done = run("check", "--show-settings", cwd=here, COLUMNS="200")
+    rows = {line.split()[0]: re.split(r"\s{2,}", line.strip())[1:] for line in done.stdout.splitlines()[1:-1]}
+    assert rows["quiet"] == ["true", "robustcheck.toml"]
+    assert rows["no-time"] == ["false", "default"]
+    assert rows["output"] == ["terminal; json=r.json", "robustcheck.toml"]
+    assert rows["waivers"] == [
+        "rectified for a.onnx, b/*.onnx, until 2999-01-01 by o@example.org; "
+        "low_kurtosis, until 2999-01-01 by o@example.org",
+        "robustcheck.toml",
+    ]
+
+
+def test_waivers_open_the_gate_until_they_expire(here: Path, warn_model: Path, lookup_pass: tuple[Path, Path]) -> None:
+    images = ("--images", lookup_pass[1])
+    Path("robustcheck.toml").write_text(WAIVERS.format(expires="2999-01-01"), encoding="utf-8")
+    done = run(warn_model, *images, "-o", "json=r.json", cwd=here)
+    assert done.returncode == 0, done.stderr
+    assert "▲ WARN (waived)" in done.stdout
+    assert "waived low_kurtosis, until 2999-01-01 by vision@example.org: as above" in done.stdout
+    report = json.loads(Path("r.json").read_text(encoding="utf-8"))
+    assert report["verdict"]["verdict"] == "WARN"
+    assert report["gate"]["exit_code"] == 0
+    assert "waived in robustcheck.toml" in report["gate"]["rule"]
+    assert "settings from robustcheck.toml: waivers 2 in all" in report["notes"]
+    Path("robustcheck.toml").write_text(WAIVERS.format(expires="2020-01-01"), encoding="utf-8")
+    done = run(warn_model, *images, cwd=here)
+    assert done.returncode == 1
+    assert "▲ WARN ━" in done.stdout
+    assert "expired low_kurtosis, waived until 2020-01-01" in done.stdout
+    others = WAIVERS.format(expires="2999-01-01") + 'models = ["other/*"]\n'
+    Path("robustcheck.toml").write_text(others, encoding="utf-8")
+    assert run(warn_model, *images, "-q", cwd=here).returncode == 1
+    assert run(warn_model, *images, "-q", "--isolated", cwd=here).returncode == 1
+
+
+def test_fail_on_never_is_told_with_its_source_and_forgives_no_error(
+    here: Path, warn_model: Path, lookup_pass: tuple[Path, Path]
+) -> None:
+    images = ("--images", lookup_pass[1], "-o", "json")
+    done = run(warn_model, *images, cwd=here, ROBUSTCHECK_FAIL_ON="never")
+    report = json.loads(done.stdout)
+    assert (done.returncode, report["verdict"]["verdict"]) == (0, "WARN")
+    assert "ROBUSTCHECK_FAIL_ON" in report["gate"]["rule"]
+    assert "settings from the environment: fail-on never" in report["notes"]
+    assert run(warn_model, *images, "--fail-on", "warn", cwd=here, ROBUSTCHECK_FAIL_ON="never").returncode == 1
+    done = run(warn_model, *images, "--exit-zero", cwd=here)
+    assert (done.returncode, json.loads(done.stdout)["notes"]) == (
+        0,
+        [n for n in report["notes"] if "fail-on" not in n],
+    )
+    assert run(warn_model, "--exit-zero", "--fail-on", "warn", cwd=here).returncode == 2
+    assert run("absent.onnx", "--exit-zero", cwd=here).returncode == 2
+    Path("text.onnx").write_text("no model", encoding="utf-8")
+    assert run("text.onnx", "--exit-zero", cwd=here).returncode == 3
+
+
+def test_a_wrong_file_ends_a_check_and_replaces_the_last_report(here: Path, lookup_pass: tuple[Path, Path]) -> None:
+    model, photos = lookup_pass
+    Path("robustcheck.toml").write_text('output = ["json=r.json"]\nmax-images = 60\n', encoding="utf-8")
+    assert run(model, "--images", photos, "-q", cwd=here).returncode == 0
+    assert json.loads(Path("r.json").read_text(encoding="utf-8"))["verdict"]["verdict"] == "PASS"
+    # the report's place stands in the file only: an error must not leave the PASS of an earlier run there
+    assert run("absent.onnx", cwd=here).returncode == 2
+    assert json.loads(Path("r.json").read_text(encoding="utf-8"))["error"]["exit_code"] == 2
+
+
+def test_the_log_says_what_was_done_and_only_where_it_is_asked_for(here: Path, lookup_pass: tuple[Path, Path]) -> None:
+    model, photos = lookup_pass
+    call = (model, "--images", photos, "-q")
+    done = run(*call, "--log-file", "a.log", cwd=here)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    text = Path("a.log").read_text(encoding="utf-8")
+    for step in ("opening model", "tensor representation", "preprocessing from contract", "session on", "PASS"):
+        assert step in text
+    assert all(re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z (INFO|DEBUG) ", line) for line in text.splitlines())
+    loud = run(*call, "-vv", cwd=here)
+    assert (loud.returncode, loud.stdout) == (0, "")
+    assert "look at 32 images" in loud.stderr
+    assert run(*call, "--log-file", model, cwd=here).returncode == 2  # a log never writes into the model
+    assert run(*call, "--log-file", "no/a.log", cwd=here).returncode == 2
+
+
+def test_what_is_typed_beats_no_color(here: Path, lookup_pass: tuple[Path, Path]) -> None:
+    model, photos = lookup_pass
+    done = run(model, "--images", photos, "--color", "always", cwd=here, NO_COLOR="1", TERM="xterm")
+    assert "\x1b[" in done.stdout
+
+
+def test_the_table_of_the_docs_is_the_model() -> None:
+    page = (ROOT / "docs" / "reference" / "settings.md").read_text(encoding="utf-8")
+    table, _ = page.split("## Keys of a waiver")
+    rows = re.findall(r"^\| `([a-z-]+)` \| .*? \| `?([^|]*?)`? \| (?:–|`(.*?)`) \| (.*) \|$", table, re.MULTILINE)
+    assert [key for key, *_ in rows] == list(settings.FIELDS)
+    for key, default, variable, about in rows:
+        assert variable == ("" if key == "waivers" else f"ROBUSTCHECK_{key.upper().replace('-', '_')}")
+        info = settings.Settings.model_fields[settings.FIELDS[key]]
+        want = "–" if info.default in (None, ()) else settings.toml(info.default)
+        assert (default, about) == (want, info.description), key
+
+
+def test_the_last_day_of_a_waiver_is_a_date() -> None:
+    Path("robustcheck.toml").write_text(WAIVERS.format(expires="2999-01-01"), encoding="utf-8")
+    assert [w.expires for w in settings.resolve({}, {}).settings.waivers] == [date(2999, 12, 31), date(2999, 1, 1)]
+
+
+@pytest.mark.parametrize(
+    ("words", "variables", "lines"),
+    [
+        (["--bogus"], {}, ""),
+        (["--max-bad", "7"], {}, ""),
+        ([], {"ROBUSTCHECK_BOGUS": "1"}, ""),
+        ([], {}, "bogus = 1"),
+        (["--bogus", "--config=settings/robustcheck.toml"], {"ROBUSTCHECK_CONFIG": "none.toml"}, ""),
+        (["--bogus", "--config", "none.toml"], {"ROBUSTCHECK_OUTPUT": "json, json=report.json"}, ""),
+    ],
+)
+def test_what_is_refused_leaves_no_earlier_pass_where_settings_say_the_report_goes(
+    tmp_path: Path, words: list[str], variables: dict[str, str], lines: str
+) -> None:
+    passed = '{"schema_version": 1, "tool": "robustcheck", "verdict": {"verdict": "PASS"}}'
+    (tmp_path / "report.json").write_text(passed, encoding="utf-8")
+    (tmp_path / "other.json").write_text(passed, encoding="utf-8")
+    (tmp_path / "settings").mkdir()
+    for folder, path in ((tmp_path, "report.json"), (tmp_path / "settings", "../report.json")):
+        (folder / "robustcheck.toml").write_text(f'output = ["json={path}"]\n{lines}\n', encoding="utf-8")
+    done = run("m.onnx", *words, cwd=tmp_path, **variables)
+    assert done.returncode == 2, done.stderr
+    assert json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))["error"]["exit_code"] == 2
+    for own in (["--isolated"], ["-o", "json=other.json"]):
+        (tmp_path / "report.json").write_text(passed, encoding="utf-8")
+        assert run("m.onnx", *own, "--bogus", cwd=tmp_path, **variables).returncode == 2
+        assert (tmp_path / "report.json").read_text(encoding="utf-8") == passed  # this run would not write it
+    assert json.loads((tmp_path / "other.json").read_text(encoding="utf-8"))["error"]["exit_code"] == 2
+
+
+def test_a_signal_at_the_start_leaves_no_earlier_pass_there_either(tmp_path: Path) -> None:
+    (tmp_path / "report.json").write_text(
+        '{"schema_version": 1, "tool": "robustcheck", "verdict": {"verdict": "PASS"}}', encoding="utf-8"
+    )
+    (tmp_path / "robustcheck.toml").write_text('output = ["json=report.json"]', encoding="utf-8")
+    for module in ("checker.cli", "pydantic_core", "checker.cli.settings"):
+        script = (
+            "import os, sys\n"
+            "from robustcheck_onnx.checker import __main__\n"
+            f"strike = lambda event, words: event == 'import' and words[0].endswith({module!r}) and "
+            "os.kill(os.getpid(), 15)\n"
+            "sys.addaudithook(strike)\n"
+            "sys.argv[1:] = ['m.onnx']\n"
+            "sys.exit(__main__.main())\n"
+        )
+        call = [sys.executable, "-Pc", script]
+        done = subprocess.run(call, check=False, capture_output=True, text=True, cwd=tmp_path)
+        assert done.returncode == 143, done.stderr
+        assert json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))["error"]["exit_code"] == 143
+
+
+def test_settings_whose_output_is_no_list_end_as_ever(tmp_path: Path) -> None:
+    for content in ("output = 5", "output = [5]", "output =", "[output]"):
+        (tmp_path / "robustcheck.toml").write_text(content, encoding="utf-8")
+        done = run("m.onnx", "--bogus", cwd=tmp_path)
+        assert (done.returncode, done.stderr.splitlines()[0][:29]) == (2, "error: option --bogus is not ")

@@ -1,0 +1,113 @@
+"""Comparisons with a baseline file in place of a reference model: the same numbers; changed, stale and damaged ones."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from robustcheck_onnx.checker import text
+from robustcheck_onnx.checker.cli import app as cli
+from robustcheck_onnx.checker.compare.judge import CompareReport
+from support.comparisons import Workshop, ids, planted, run_compare
+
+
+def edited(path: Path, change: Callable[[dict[str, Any]], object]) -> Path:
+    document = json.loads(path.read_text(encoding="utf-8"))
+    change(document)
+    document["digest"] = text.digest_of({key: value for key, value in document.items() if key != "digest"})
+    changed_path = path.with_name("edited.json")
+    changed_path.write_text(json.dumps(document), encoding="utf-8")
+    return changed_path
+
+
+def test_a_baseline_gives_the_numbers_of_its_model(workshop: Workshop, capsys: pytest.CaptureFixture[str]) -> None:
+    h = planted()
+    weaker = h * (1 - 0.05 * (np.arange(384) == 7))
+    a, b = workshop.model("candidate", weaker), workshop.model("reference", h)
+    file = workshop.folder / "baseline.json"
+    images = ["--images", str(workshop.photos), "--device", "cpu", "-q"]
+    assert cli.main(["compare", str(b), "--write-baseline", str(file), *images]) == 0
+    with_model = run_compare(a, b, images=workshop.photos, device="cpu")
+    with_file = run_compare(a, None, baseline=file, images=workshop.photos, device="cpu")
+    assert (with_file.verdict, with_file.statistics) == (with_model.verdict, with_model.statistics)
+    assert with_file.verdict.verdict == "PASS"
+    assert (with_file.paired, with_file.similarity, with_file.baseline) == (True, None, str(file))
+    assert [(f.fate, f.candidate_frequency) for f in with_file.features] == [
+        (f.fate, f.candidate_frequency) for f in with_model.features
+    ]
+    removed = workshop.model("candidate", h - (np.arange(384) == 7) * h[:, 7].mean())
+    assert cli.main(["compare", str(removed), "--baseline", str(file), *images]) == 1
+    lost = run_compare(removed, None, baseline=file, images=workshop.photos, device="cpu")
+    assert {"statistic_shrank", "outlier_feature_lost"} <= ids(lost)
+    assert cli.main(["compare", str(b), "--baseline", str(file), "--images", str(workshop.photos)]) == 0
+    assert "baseline" in capsys.readouterr().out
+
+
+def test_a_changed_baseline_is_refused(workshop: Workshop, capsys: pytest.CaptureFixture[str]) -> None:
+    b = workshop.model("reference", planted(24))
+    file = workshop.folder / "baseline.json"
+    images = ["--images", str(workshop.photos), "--max-images", "8", "--device", "cpu", "-q"]
+    cli.main(["compare", str(b), "--write-baseline", str(file), *images])
+    document = json.loads(file.read_text(encoding="utf-8"))
+    document["frequencies"][0] /= 2
+    file.write_text(json.dumps(document), encoding="utf-8")
+    assert cli.main(["compare", str(b), "--baseline", str(file), *images]) == 2
+    assert "changed after it was written" in capsys.readouterr().err
+
+
+def test_a_stale_baseline_is_a_reason(workshop: Workshop, capsys: pytest.CaptureFixture[str]) -> None:
+    b = workshop.model("reference", planted())
+    file = workshop.folder / "baseline.json"
+    assert cli.main(
+        ["compare", str(b), "--write-baseline", str(file), "--images", str(workshop.photos), "--max-images", "70", "-q"]
+    ) == 0  # fmt: skip
+
+    def against(baseline: Path, n: int = 70, model: Path = b) -> CompareReport:
+        return run_compare(model, None, baseline=baseline, images=workshop.photos, max_images=n, device="cpu")
+
+    assert against(file).verdict.verdict == "PASS"
+    other_images = against(file, 80)
+    assert ids(other_images) == {"stale_baseline", "undecided"}  # not paired, the intervals are wider
+    assert not other_images.paired
+    assert other_images.statistics[0].ratio.low is not None
+    old = against(edited(file, lambda d: d["evidence"]["statistics"].update(statistic_version=1)))
+    assert {"stale_baseline", "reference_without_indication"} <= ids(old)
+    assert all(s.ratio.estimate is None for s in old.statistics)
+    assert capsys.readouterr().err == ""
+    pixels = against(edited(file, lambda d: d["evidence"]["preprocessing"]["preprocessing"].update(rescale=0.5)))
+    assert ids(pixels) == {"stale_baseline"}
+    assert "rescale" in pixels.verdict.reasons[0].seen
+    rule = against(edited(file, lambda d: d["evidence"]["model"].update(rule="head_input")))
+    assert ids(rule) == {"not_comparable"}
+    wide = against(file, model=workshop.model("wide", planted(d=400)))
+    assert ids(wide) == {"not_comparable"}
+    assert wide.features == ()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda d: d.update(schema_version=2), "schema_version is 2"),
+        (lambda d: d.update(document="compare"), "is no baseline"),
+        (lambda d: d["group_sizes"].pop(), "groups or statistics are missing"),
+        (lambda d: d["images"].pop(), "the images are not those of the evidence"),
+        (lambda d: d["left_out"].pop("kurtosis"), "groups or statistics are missing"),
+        (lambda d: d["left_out"]["kurtosis"]["without"].pop(), "not one value for each group"),
+        (lambda d: d["frequencies"].append(1.0), "differ in number"),
+        (lambda d: d.update(more=1), "wrong more"),
+    ],
+)
+def test_a_damaged_baseline_is_refused(
+    workshop: Workshop, change: Callable[[dict[str, Any]], object], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    b = workshop.model("reference", planted(24))
+    file = workshop.folder / "baseline.json"
+    images = ["--images", str(workshop.photos), "--max-images", "8", "--device", "cpu", "-q"]
+    assert cli.main(["compare", str(b), "--write-baseline", str(file), *images]) == 1  # too few images to pass
+    assert cli.main(["compare", str(b), "--baseline", str(edited(file, change)), *images]) == 2
+    assert said in capsys.readouterr().err

@@ -1,0 +1,87 @@
+"""robustcheck compare as a command: exit codes, documents, the terminal report, bad input."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from robustcheck_onnx.checker.cli import app as cli
+from robustcheck_onnx.checker.compare import terminal
+from robustcheck_onnx.checker.compare.judge import CompareReport
+from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
+from support.comparisons import Workshop, eight_bits, planted, rotation, run_compare
+
+
+def test_the_command_says_it_by_exit_code_and_in_every_format(
+    workshop: Workshop, capsys: pytest.CaptureFixture[str]
+) -> None:
+    h = planted()
+    a, b = workshop.model("candidate", eight_bits(h)), workshop.model("reference", h)
+    out = workshop.folder / "report.json"
+    call = ["compare", str(a), str(b), "--images", str(workshop.photos), "--device", "cpu", "--no-time"]
+    assert cli.main([*call, "-o", f"json={out}"]) == 0
+    shown = capsys.readouterr().out
+    assert "✓ PASS" in shown
+    first = out.read_text(encoding="utf-8")
+    report = CompareReport.model_validate_json(first)
+    assert (report.document, report.verdict.verdict, report.time) == ("compare", "PASS", None)
+    assert cli.main([*call, "-o", "json"]) == 0
+    assert capsys.readouterr().out == first
+    workshop.model("candidate", h @ rotation(384))
+    assert cli.main([*call, "-q"]) == 1
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+@pytest.mark.parametrize("ascii_only", [False, True])
+def test_no_line_is_too_wide_and_ascii_is_ascii(workshop: Workshop, width: int, ascii_only: bool) -> None:
+    h = planted(features=(7, 40))
+    report = workshop.compare(h @ rotation(384), h)
+    buffer = io.StringIO()
+    Console(file=buffer, width=width, no_color=True).print(terminal.render(report, ascii_only=ascii_only))
+    text = buffer.getvalue()
+    assert max(map(len, text.splitlines())) <= width
+    assert text.isascii() == ascii_only
+    assert re.search(r"^ +7 +\+\d+\.\d .*(rotated away)$", text, re.MULTILINE)  # nothing is cut
+    flat = " ".join(text.split())
+    for reason in report.verdict.reasons:
+        assert reason.id in flat
+
+
+def test_bad_input(workshop: Workshop, capsys: pytest.CaptureFixture[str]) -> None:
+    h = planted()
+    a, b = workshop.model("candidate", h), workshop.model("reference", h)
+    images, twice = ["--images", str(workshop.photos), "--device", "cpu"], workshop.folder / "twice.json"
+    for words, code, said in (
+        ([str(a)], 2, "REFERENCE.onnx is missing"),
+        ([str(a), str(workshop.folder / "none.onnx"), *images], 2, "none.onnx"),
+        ([str(a), str(b), *images, "--tolerance", "1"], 2, "--tolerance is 1; it must be at least 0 and less than 1"),
+        ([str(a), str(b), *images, "--tolerance", "-0.1"], 2, "--tolerance is -0.1"),
+        ([str(a), str(b), "--images", str(workshop.folder / "nowhere")], 2, "image set is not readable"),
+        ([str(a), str(b), *images, "-o", f"json={b}"], 2, "must not replace it"),
+        ([str(a), str(b), *images, "-o", "xml"], 2, "--output is 'xml'"),
+        ([str(a), str(b), *images, "--baseline", "b.json"], 2, "only one of them"),
+        ([str(a), *images, "--baseline", str(workshop.folder / "b.json")], 2, "baseline is not readable"),
+        ([str(a), *images, "--baseline", str(b)], 2, "baseline is not JSON"),
+        ([str(a), *images, "--write-baseline", str(a)], 2, "must not replace it"),
+        ([str(a), *images, "--write-baseline", str(twice), "-o", f"json={twice}"], 2, "where a report goes too"),
+    ):
+        assert cli.main(["compare", *words]) == code, words
+        streams = capsys.readouterr()
+        assert said in streams.err
+        assert streams.out == ""
+    broken = workshop.model("broken", np.full((80, 384), np.nan))
+    target = workshop.folder / "report.json"
+    assert cli.main(["compare", str(broken), str(b), *images, "-o", f"json={target}"]) == 3
+    assert "broken.onnx: number of finite, not constant representations is 0 of 80" in capsys.readouterr().err
+    assert json.loads(target.read_text(encoding="utf-8"))["error"]["exit_code"] == 3
+    with pytest.raises(CannotAssessError, match=r"broken\.onnx"):
+        run_compare(b, broken, images=workshop.photos, device="cpu")
+    (workshop.folder / "empty").mkdir()
+    with pytest.raises(UsageError, match="number of images is 0 among"):
+        run_compare(a, b, images=workshop.folder / "empty")

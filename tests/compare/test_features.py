@@ -1,0 +1,78 @@
+"""What became of each outlier feature: kept, moved, rotated away, lost, new."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import optimize, stats
+
+from robustcheck_onnx.checker.compare import fates as compare_fates
+from robustcheck_onnx.checker.statistics import state
+from support.comparisons import ALPHA, Array, numbers, paired, planted, rotation
+
+
+def fates(candidate: Array, reference: Array) -> dict[int, compare_fates.FeatureFate]:
+    pair = paired(candidate, reference)
+    found = compare_fates.fates(pair, state.statistics(pair.reference.state, ALPHA), 0.2)
+    return {fate.index: fate for fate in found}
+
+
+def test_features_are_found_where_a_permutation_put_them() -> None:
+    h = planted(features=(7, 30, 200))
+    order = np.random.default_rng(0).permutation(h.shape[1])
+    for sign in (1.0, -1.0):
+        found = fates(sign * h[:, order], h)
+        assert {i: (f.fate, f.to) for i, f in found.items()} == {
+            i: ("moved", int(np.flatnonzero(order == i)[0])) for i in (7, 30, 200)
+        }
+        assert all(f.correlation is not None and sign * f.correlation > 0.999 for f in found.values())
+
+
+def test_kept_lost_and_new_features() -> None:
+    h = planted(features=(7, 30))
+    candidate = h.copy()
+    candidate[:, 30] -= candidate[:, 30].mean()
+    candidate[:, 99] += 15
+    found = fates(candidate, h)
+    assert {i: (f.fate, f.to) for i, f in found.items()} == {7: ("kept", 7), 30: ("lost", None)}
+    pair = paired(candidate, h)
+    new = compare_fates.new_features(state.statistics(pair.candidate.state, ALPHA), tuple(found.values()))
+    assert new == (99,)
+
+
+def test_a_lost_feature_is_not_found_in_its_twin() -> None:
+    """Outlier features of CLIP ViT-L/14 correlate at −1: the one that stayed does not stand for the one that went."""
+    h = planted(features=(7,))
+    h[:, 30] = -h[:, 7]
+    candidate = h.copy()
+    candidate[:, 7] -= candidate[:, 7].mean()
+    assert {i: f.fate for i, f in fates(candidate, h).items()} == {7: "lost", 30: "kept"}
+
+
+def test_a_rotation_is_told_from_a_loss() -> None:
+    h = planted(120)
+    turned = h @ rotation(h.shape[1])
+    assert fates(turned, h)[7].fate == "rotated"
+    rounded = np.round(turned / turned.max() * 127)
+    assert fates(rounded, h)[7].fate == "rotated"
+    lost = h.copy()
+    lost[:, 7] -= lost[:, 7].mean()
+    assert fates(lost @ rotation(h.shape[1]), h)[7].fate == "lost"
+    kurtosis_after = stats.kurtosis(turned, axis=1, fisher=False).mean()
+    assert abs(kurtosis_after - 3) < 0.2
+
+
+def test_the_direction_is_the_constrained_minimum() -> None:
+    rng = np.random.default_rng(11)
+    x = rng.normal(size=(400, 6))
+    y = x @ np.array([2.0, -1.0, 0.5, 0, 0, 0]) + 0.1 * rng.normal(size=400)
+    fit, held = slice(0, None, 2), slice(1, None, 2)
+    best = optimize.minimize(
+        lambda q: float(((y[fit] - x[fit] @ q) ** 2).sum()),
+        np.full(6, 0.1),
+        constraints={"type": "ineq", "fun": lambda q: 1 - q @ q},
+        tol=1e-12,
+    )
+    truth = 1 - ((y[held] - x[held] @ best.x) ** 2).sum() / (y[held] ** 2).sum()
+    np.testing.assert_allclose(numbers(compare_fates.direction_share(x, y)), truth, atol=1e-5)
+    np.testing.assert_allclose(numbers(compare_fates.direction_share(x, x[:, 2])), 1.0, atol=1e-6)
+    assert compare_fates.direction_share(x[:10], y[:10]) is None

@@ -1,0 +1,257 @@
+"""Comparisons of whole models: what was kept passes, what was not is said; precisions, opsets, real embeddings."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import pytest
+from scipy import stats
+
+from support import ROOT, lookup, onnx_models
+from support.comparisons import Array, Workshop, alike, eight_bits, ids, numbers, planted, rotation, run_compare
+
+SHARED = Path(os.environ.get("ROBUSTCHECK_SHARED", ROOT.parent / "shared")) / "data" / "embeddings"
+
+
+def test_the_same_and_its_8_bit_copy_pass(workshop: Workshop) -> None:
+    h = planted()
+    same = workshop.compare(h, h)
+    assert (same.verdict.verdict, same.n_images) == ("PASS", 80)
+    np.testing.assert_allclose(numbers(alike(same).cka, alike(same).cosine_change), [1.0, 0.0], atol=1e-9)
+    assert any("same file" in note for note in same.notes)
+    rounded = workshop.compare(eight_bits(h), h)
+    assert rounded.verdict.verdict == "PASS"
+    assert [f.fate for f in rounded.features] == ["kept"]
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda h: h - (np.arange(384) == 7) * h[:, 7].mean(), {"statistic_shrank", "outlier_feature_lost"}),
+        (lambda h: h * (1 - 0.4 * (np.arange(384) == 7)), {"statistic_shrank"}),
+        (lambda h: h @ rotation(384), {"statistic_shrank", "representation_rotated", "low_kurtosis"}),
+        (lambda h: np.maximum(h, 0), {"rectified"}),
+        (lambda h: np.roll(h, 5, axis=1), {"representation_permuted"}),
+        (lambda h: planted(d=400), {"not_comparable"}),
+    ],
+    ids=["removed", "scaled down", "rotated", "rectified", "permuted", "another width"],
+)
+def test_what_was_not_kept_is_said(workshop: Workshop, change: Callable[[Array], Array], expected: set[str]) -> None:
+    report = workshop.compare(change(planted()), planted())
+    assert report.verdict.verdict == "WARN"
+    assert expected <= ids(report)
+    assert report.candidate.verdict.verdict == "PASS" or {r.id for r in report.candidate.verdict.reasons} <= ids(report)
+
+
+def test_a_loss_inside_the_tolerance_passes_and_outside_it_warns(workshop: Workshop) -> None:
+    h = planted()
+    weaker = h * (1 - 0.03 * (np.arange(384) == 7))
+    assert workshop.compare(weaker, h).verdict.verdict == "PASS"
+    strict = workshop.compare(weaker, h, tolerance=0.001)
+    assert "statistic_shrank" in ids(strict)
+    assert strict.candidate.verdict.verdict == "PASS"
+
+
+def test_a_reference_without_the_indication_is_said_to_be_that(workshop: Workshop) -> None:
+    h = np.random.default_rng(0).normal(size=(80, 384))
+    assert ids(workshop.compare(h, h)) >= {"reference_without_indication", "low_kurtosis"}
+    better = workshop.compare(planted(), h)
+    assert ids(better) == {"reference_without_indication"}
+    assert better.candidate.verdict.verdict == "PASS"
+    assert better.new_features == (7,)
+
+
+def test_a_candidate_that_warns_alone_never_passes(workshop: Workshop) -> None:
+    h = planted()
+    few = run_compare(
+        workshop.model("a", h), workshop.model("b", h), images=workshop.photos, device="cpu", max_images=20
+    )
+    assert {"too_few_images", "reference_without_indication"} <= ids(few)
+    bad = h.copy()
+    bad[3] = np.nan
+    broken = workshop.compare(bad, h)
+    assert ids(broken) == {"nonfinite_representations"}
+    assert broken.n_images == 79
+    untrained = run_compare(
+        workshop.model("c", h, source={"random_weights": True}), workshop.model("d", h),
+        images=workshop.photos, device="cpu",
+    )  # fmt: skip
+    assert ids(untrained) == {"untrained"}
+
+
+def test_classifiers_permuted_inside_are_the_same_network_and_agree(workshop: Workshop) -> None:
+    """A permutation that the head in the same file takes along changes nothing that anyone reads."""
+    h, order = planted(), np.random.default_rng(1).permutation(384)
+    rng = np.random.default_rng(2)
+    head = (rng.normal(size=(384, 10)) * (np.arange(384) != 7)[:, None]).astype(np.float32)
+
+    def classifier(name: str, rows: Array, weights: npt.NDArray[np.float32]) -> Path:
+        path = workshop.model(name, rows, rule="head_input")
+        model = onnx.load(path)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.ascontiguousarray(weights), "head"))
+        model.graph.node.append(onnx.helper.make_node("MatMul", ["representation", "head"], ["logits"]))
+        model.graph.output.append(onnx.helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, ["batch", 10]))
+        contract = json.loads(model.metadata_props[0].value)
+        contract["tensors"]["logits"] = {"meaning": "class scores", "rule": "logits"}
+        onnx.helper.set_model_props(model, {model.metadata_props[0].key: json.dumps(contract)})
+        onnx.save(model, path)
+        return path
+
+    a = classifier("permuted", h[:, order], head[order])
+    b = classifier("reference", h, head)
+    report = run_compare(a, b, images=workshop.photos, device="cpu")
+    assert (report.verdict.verdict, [f.fate for f in report.features]) == ("PASS", ["moved"])
+    assert report.agreement is not None
+    assert (report.agreement.n, report.agreement.n_same) == (80, 80)
+    truth = stats.binomtest(80, 80).proportion_ci(0.95, method="wilson")
+    np.testing.assert_allclose(numbers(report.agreement.low, report.agreement.high), truth, atol=1e-12)
+    other = run_compare(classifier("other", h, head[:, ::-1]), b, images=workshop.photos, device="cpu")
+    truth_rows = (h[:80].astype(np.float32) @ head).argmax(1)
+    assert other.agreement is not None
+    assert other.agreement.n_same == int((truth_rows == 9 - truth_rows).sum()) == 0
+    assert other.verdict.verdict == "PASS"  # agreement is context
+    kinds = run_compare(workshop.model("encoder", h), b, images=workshop.photos, device="cpu")
+    assert "not_comparable" in ids(kinds)
+
+
+def test_each_model_has_its_own_preprocessing(workshop: Workshop) -> None:
+    """The candidate takes BGR: where its own contract is obeyed, it reads the same index and gives the same rows."""
+    h = planted()
+    b = workshop.model("rgb", h)
+    contract = lookup.lookup_contract()
+    contract["preprocessing"]["color_order"] = "BGR"
+    a = workshop.model("bgr", h, contract=contract)
+    model = onnx.load(a)
+    places = next(w for w in model.graph.initializer if w.name == "places")
+    places.CopyFrom(onnx.numpy_helper.from_array(np.array([65536, 256, 1], np.float32), "places"))
+    onnx.save(model, a)
+    report = run_compare(a, b, images=workshop.photos, device="cpu")
+    assert report.verdict.verdict == "PASS"
+    assert alike(report).cosine_change == pytest.approx(0, abs=1e-9)
+    assert any("preprocess differently (color_order)" in note for note in report.notes)
+
+
+def test_half_precision_passes(workshop: Workshop) -> None:
+    h = planted()
+    a, b = workshop.model("half", h, dtype=np.float16), workshop.model("single", h)
+    report = run_compare(a, b, images=workshop.photos, device="cpu")
+    assert report.verdict.verdict == "PASS"
+    assert report.candidate.evidence.execution.precision == "fp16"
+
+
+def network(path: Path, *, opset: int = 18, seed: int = 0) -> Path:
+    """Local contrasts of the photo, normalised, in a Gaussian mix; a bias makes feature 7 stand out."""
+    rng = np.random.default_rng(seed)
+    kernels = rng.normal(size=(8, 3, 8, 8))
+    bias = np.zeros(384, np.float32)
+    bias[7] = 14
+    weights = {
+        "kernels": (kernels - kernels.mean(axis=(1, 2, 3), keepdims=True)).astype(np.float32),
+        "scale": np.ones(512, np.float32),
+        "mix": (rng.normal(size=(512, 384)) / 512**0.5).astype(np.float32),
+        "bias": bias,
+    }
+    model: onnx.ModelProto = onnx_models.build(
+        [
+            ("Conv", ["image", "kernels"], ["map"], {"strides": [8, 8]}),
+            ("Flatten", ["map"], ["contrasts"]),
+            ("LayerNormalization", ["contrasts", "scale"], ["normed"]),
+            ("MatMul", ["normed", "mix"], ["mixed"]),
+            ("Add", ["mixed", "bias"], ["representation"]),
+        ],
+        [("representation", onnx.TensorProto.FLOAT, ("batch", 384))],
+        weights,
+        inputs=[("image", onnx.TensorProto.FLOAT, ("batch", 3, 64, 64))],
+        opset=opset,
+    )
+    onnx.helper.set_model_props(model, {"robustcheck.contract": json.dumps(lookup.lookup_contract())})
+    return Path(onnx_models.save(model, path))
+
+
+def test_opsets_and_their_converter(workshop: Workshop) -> None:
+    """The same network written for opset 17, for 20, and brought from 17 to 20: equal to rounding."""
+    old = network(workshop.folder / "old.onnx", opset=17)
+    new = network(workshop.folder / "new.onnx", opset=20)
+    converted = onnx.version_converter.convert_version(onnx.load(old), 20)
+    onnx.helper.set_model_props(converted, {p.key: p.value for p in onnx.load(old).metadata_props})
+    onnx_models.save(converted, workshop.folder / "converted.onnx")
+    for candidate, reference in ((new, old), (workshop.folder / "converted.onnx", old)):
+        report = run_compare(candidate, reference, images=workshop.photos, device="cpu")
+        assert report.verdict.verdict == "PASS", report.verdict.reasons
+        opsets = [side.evidence.model.opset["ai.onnx"] for side in (report.candidate, report.reference)]
+        assert opsets == [20, 17]
+        np.testing.assert_allclose(numbers(alike(report).cosine_change), 0, atol=1e-6)
+        assert [(f.index, f.fate) for f in report.features] == [(7, "kept")]
+
+
+@pytest.mark.parametrize("precision", ["int8-qdq", "int8-dynamic"])
+def test_int8_of_a_network(workshop: Workshop, precision: str) -> None:
+    """Both int8 forms keep verdict and feature."""
+    from robustcheck_onnx.exporters.run import run
+
+    photos = sorted(workshop.photos.iterdir())[:40]
+    reference = network(workshop.folder / "fp32.onnx")
+    candidate = workshop.folder / "int8.onnx"
+    calibration = photos if precision == "int8-qdq" else []
+    run("onnx", str(reference), candidate, precision=precision, photos=photos[:5], calibration=calibration)
+    report = run_compare(candidate, reference, images=workshop.photos, device="cpu")
+    assert report.candidate.evidence.execution.precision == "int8"
+    assert [(f.index, f.fate) for f in report.features] == [(7, "kept")]
+    assert 1e-6 < (alike(report).cosine_change or 0) < 0.02
+    # ranges of a whole batch are those of dynamic quantisation: here it moves the result by less than the limit
+    assert report.verdict.verdict == "PASS", report.verdict.reasons
+
+
+def test_bfloat16_weights_pass(workshop: Workshop) -> None:
+    """ONNX Runtime's CPU provider has no bfloat16 layers, but it reads bfloat16 weights and casts them."""
+    h = planted()
+    a, b = workshop.model("bf16", h), workshop.model("single", h)
+    model = onnx.load(a)
+    matrix = next(w for w in model.graph.initializer if w.name == "embeddings")
+    values = onnx.numpy_helper.to_array(matrix).copy()
+    words = (values.view(np.uint32) >> 16).astype(np.uint16)  # cut off, not rounded: a larger change
+    matrix.CopyFrom(
+        onnx.helper.make_tensor("halved", onnx.TensorProto.BFLOAT16, values.shape, words.tobytes(), raw=True)
+    )
+    model.graph.node.insert(0, onnx.helper.make_node("Cast", ["halved"], ["embeddings"], to=onnx.TensorProto.FLOAT))
+    onnx.save(model, a)
+    report = run_compare(a, b, images=workshop.photos, device="cpu")
+    assert report.verdict.verdict == "PASS", report.verdict.reasons
+    assert report.candidate.evidence.execution.precision == "bf16"
+    assert 0 < (alike(report).cosine_change or 0) < 0.01
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data/embeddings is not there: real embeddings stay outside")
+@pytest.mark.parametrize("name", ["ik_clip_l14_openai", "imas_imagenet_b32", "mahlet_openclip_l14_laion2b"])
+def test_real_clip_embeddings(workshop: Workshop, name: str) -> None:
+    x = np.load(SHARED / f"{name}.npz", allow_pickle=False)["x"][:80].astype(np.float64)
+    d = x.shape[1]
+    base = workshop.compare(eight_bits(x), x)
+    assert base.verdict.verdict == "PASS", base.verdict.reasons
+    top = list(base.reference.carrying)
+    removed = x.copy()
+    removed[:, top] -= removed[:, top].mean(axis=0)
+    assert {"statistic_shrank", "outlier_feature_lost"} <= ids(workshop.compare(removed, x))
+    halved = x.copy()
+    halved[:, top] /= 2
+    assert "statistic_shrank" in ids(workshop.compare(halved, x))
+    turned = workshop.compare(x @ rotation(d), x)
+    assert {"representation_rotated", "statistic_shrank"} <= ids(turned)
+    assert "outlier_feature_lost" not in ids(turned)
+    permuted = workshop.compare(x[:, np.random.default_rng(0).permutation(d)], x)
+    assert ids(permuted) == {"representation_permuted"}
+
+
+@pytest.mark.export
+def test_real_weights_without_the_indication(efficientnet_lite0: Path) -> None:
+    report = run_compare(efficientnet_lite0, efficientnet_lite0, device="cpu", max_images=50)
+    assert "reference_without_indication" in ids(report)
+    assert report.agreement is not None
+    assert report.agreement.value == 1
+    assert alike(report).cka == pytest.approx(1)

@@ -1,0 +1,156 @@
+"""The numbers of a comparison against independent truths: CKA, paired statistics, their intervals."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from robustcheck_onnx.checker.compare import changes, pairs
+from robustcheck_onnx.checker.compare.pairs import Pair
+from robustcheck_onnx.checker.statistics import state
+from support.comparisons import ALPHA, Array, numbers, paired, planted, rotation
+
+
+def sides(pair: Pair) -> tuple[changes.LeftOut, changes.LeftOut]:
+    return changes.left_out(pair.candidate), changes.left_out(pair.reference)
+
+
+def changed(pair: Pair, tolerance: float = 0.2) -> dict[str, changes.StatisticChange]:
+    return {c.name: c for c in changes.changes(*sides(pair), ALPHA, tolerance)}
+
+
+@pytest.mark.parametrize(("d", "other"), [(12, 12), (12, 30), (90, 70)])
+def test_cka_is_kornblith_s_in_the_form_over_features(d: int, other: int) -> None:
+    rng = np.random.default_rng(2)
+    x = rng.normal(size=(50, d)) + 3
+    y = np.tanh(x[:, : min(d, other)] @ rng.normal(size=(min(d, other), other))) + rng.normal(size=(50, other))
+    a, b = x - x.mean(0), y - y.mean(0)
+    truth = np.linalg.norm(b.T @ a) ** 2 / (np.linalg.norm(a.T @ a) * np.linalg.norm(b.T @ b))
+    found = pairs.similarity(x, y)
+    np.testing.assert_allclose(numbers(found.cka), truth, rtol=1e-12)
+    assert found.n_images == 50
+
+
+def test_cka_does_not_see_rotation_scale_or_offset_and_is_1_for_the_same() -> None:
+    x = planted(60)
+    for other in (x, 3 * x @ rotation(x.shape[1]) + 2.0, x[:, np.random.default_rng(0).permutation(x.shape[1])]):
+        found = pairs.similarity(x, other)
+        np.testing.assert_allclose(numbers(found.cka, found.cka_debiased), 1.0, atol=1e-9)
+    assert pairs.similarity(np.ones((8, 4)), x[:8]).cka is None
+
+
+def test_unrelated_representations_are_alike_only_to_the_biased_form() -> None:
+    rng = np.random.default_rng(3)
+    found = [pairs.similarity(rng.normal(size=(60, 512)), rng.normal(size=(60, 512))) for _ in range(20)]
+    assert min(f.cka or 0 for f in found) > 0.8
+    # unbiased: the mean over repetitions is 0
+    values = [f.cka_debiased or 0 for f in found]
+    assert abs(np.mean(values)) < 4 * np.std(values) / np.sqrt(len(values)) + 1e-3
+    assert max(map(abs, values)) < 4 * np.sqrt(2) / 60  # SD about √2/n: k and m have n²/2 free entries of equal size
+
+
+def test_hsic_is_the_mean_over_ordered_quadruples() -> None:
+    """Song et al. 2012: the U-statistic K12 (L12 + L34 − 2 L13), by brute force."""
+    import itertools
+
+    rng = np.random.default_rng(4)
+    x, y = rng.normal(size=(7, 3)), rng.normal(size=(7, 2))
+    k, m = x @ x.T, y @ y.T
+    terms = [k[a, b] * (m[a, b] + m[c, d] - 2 * m[a, c]) for a, b, c, d in itertools.permutations(range(7), 4)]
+    np.testing.assert_allclose(pairs._hsic(k, m) / (7 * 4), np.mean(terms), rtol=1e-10)
+
+
+def test_statistics_are_those_of_the_check() -> None:
+    a, b = planted(seed=5), planted(seed=6, strength=9)
+    pair = paired(a, b)
+    ours, theirs = (state.statistics(side.state, ALPHA) for side in (pair.candidate, pair.reference))
+    for name, change in changed(pair).items():
+        x, y = getattr(ours, name).estimate, getattr(theirs, name).estimate
+        np.testing.assert_allclose(numbers(change.candidate, change.reference), [x, y], rtol=1e-12)
+        np.testing.assert_allclose(
+            numbers(change.difference.estimate, change.ratio.estimate), [x - y, x / y], rtol=1e-9
+        )
+    truth = stats.kurtosis(a, axis=1, fisher=False).mean() / stats.kurtosis(b, axis=1, fisher=False).mean()
+    np.testing.assert_allclose(numbers(changed(pair)["kurtosis"].ratio.estimate), truth, rtol=1e-12)
+
+
+def test_the_paired_spread_is_the_bootstrap_s() -> None:
+    """Resampling images, both models alike, gives the spread of the log ratio that the jackknife claims."""
+    rng = np.random.default_rng(7)
+    b = planted(120, 64, seed=8, strength=7)
+    a = b * (1 - 0.3 * (np.arange(64) == 7)) + 0.5 * rng.normal(size=b.shape)
+    pair = paired(a, b, keys=np.arange(120))
+    change = changed(pair)["kurtosis"]
+    assert change.ratio.low is not None
+    half = np.log(change.ratio.estimate or 0) - np.log(change.ratio.low)
+    from robustcheck_onnx.checker.statistics import intervals
+
+    claimed = half / intervals.radius(120, 1.0, ALPHA / 6)  # the SD of the influence function
+    x, y = (stats.kurtosis(h, axis=1, fisher=False) for h in (a, b))
+    draws = rng.integers(0, 120, (4000, 120))
+    spread = np.log(x[draws].mean(1) / y[draws].mean(1)).std() * np.sqrt(120)
+    np.testing.assert_allclose(claimed, spread, rtol=0.1)
+    # not paired it would be much wider
+    apart = changes.changes(*sides(pair), ALPHA, 0.2, paired=False)[0]
+    assert apart.ratio.low is not None
+    assert np.log(apart.ratio.estimate or 0) - np.log(apart.ratio.low) > 1.3 * half
+
+
+def test_paired_intervals_cover_the_true_ratio() -> None:
+    """300 draws of 64 images from two models whose ratios are known from 40,000 images; at most α may miss."""
+
+    def draw(rng: np.random.Generator, n: int) -> tuple[Array, Array]:
+        b = rng.normal(size=(n, 48))
+        b[:, 3] += 6 * rng.lognormal(0, 0.3, n)
+        a = b + 0.4 * rng.normal(size=b.shape)
+        a[:, 3] *= 0.9
+        return a, b
+
+    rng = np.random.default_rng(9)
+    large = changed(paired(*draw(rng, 40_000)))
+    truth = {name: large[name].ratio.estimate for name in changes.KEEPS}
+    missed = 0
+    for _ in range(300):
+        found = changed(paired(*draw(rng, 64)))
+        bounds = [(found[name].ratio.low, value, found[name].ratio.high) for name, value in truth.items()]
+        missed += not all(
+            low is not None and high is not None and low <= value <= high for low, value, high in bounds if value
+        )
+    assert missed <= stats.binom.ppf(0.99, 300, ALPHA)
+
+
+def test_always_in_both_is_no_certainty() -> None:
+    frequency = changed(paired(planted(), planted()))["outlier_frequency"]
+    assert (frequency.candidate, frequency.reference, frequency.ratio.estimate) == (1, 1, 1)
+    assert frequency.ratio.low is not None
+    assert 0.85 < frequency.ratio.low < 0.97
+    assert changed(paired(planted(), planted()), tolerance=0.01)["outlier_frequency"].keeps == "undecided"
+
+
+def test_other_images_are_not_paired() -> None:
+    a, b = sides(paired(planted(), planted()))[0], sides(paired(planted(60), planted(60)))[0]
+    with pytest.raises(ValueError, match="not paired"):
+        changes.changes(a, b, ALPHA, 0.2)
+    assert changes.changes(a, b, ALPHA, 0.2, paired=False)[0].ratio.low is not None
+
+
+def test_pairs_that_one_model_cannot_measure_count_at_it_and_nowhere_else() -> None:
+    a, b = planted(20), planted(20, seed=1)
+    a[3], b[5], b[6] = np.nan, 1.0, np.inf
+    pair = paired(a, b)
+    assert (pair.candidate.state.n, pair.reference.state.n) == (17, 17)
+    assert (pair.candidate.state.n_nonfinite, pair.candidate.state.n_constant) == (1, 0)
+    assert (pair.reference.state.n_nonfinite, pair.reference.state.n_constant) == (1, 1)
+    left = [i for i in range(20) if i not in (3, 5, 6)]
+    np.testing.assert_allclose(pair.candidate.kept_rows, pairs.scaled(a[left]), rtol=1e-6)
+    clean = paired(a[left], b[left], np.array(left))
+    np.testing.assert_allclose(pair.reference.state.powers, clean.reference.state.powers)
+
+
+def test_a_tie_or_a_nan_agrees_with_nothing() -> None:
+    pair = paired(planted(4), planted(4))
+    a = np.array([[1.0, 2, 0], [2, 2, 0], [np.nan, 9, 1], [5, 1, 1]])
+    pairs.add_predictions(pair, a, a)
+    pairs.add_predictions(pair, a[:1], a[3:])
+    assert (pair.n_agreeing, pair.n_predicted) == (2, 5)

@@ -1,0 +1,28 @@
+"""What a comparison says in words, and whether its headings fit 80 columns."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from rich.console import Console
+
+from robustcheck_onnx.checker.compare import terminal
+from robustcheck_onnx.checker.text import number_text
+from support.comparisons import Workshop, planted
+
+
+def test_a_heading_is_one_line_and_a_ratio_without_bounds_is_told(workshop: Workshop) -> None:
+    h = planted()
+    report = workshop.compare(h - (np.arange(384) == 7) * h[:, 7].mean(), h)
+    buffer = io.StringIO()
+    Console(file=buffer, width=80, no_color=True).print(terminal.render(report))
+    n = report.n_images
+    heading = f"Statistics  {n} images, paired; 95 % confidence together; 80 % must be kept"
+    assert heading in buffer.getvalue().splitlines()
+    (seen,) = [reason.seen for reason in report.verdict.reasons if reason.id == "statistic_shrank"]
+    assert seen.startswith("at least 80 % of the reference's must be kept: ")
+    assert "not measured" not in seen
+    (frequency,) = [each.ratio for each in report.statistics if each.name == "outlier_frequency"]
+    assert frequency.low is None
+    assert f"(ratio {number_text(frequency.estimate)}, no bounds)" in seen

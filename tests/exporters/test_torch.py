@@ -1,0 +1,187 @@
+"""Exports of the user's own torch code: what is read of it, refusals, nothing left behind, nothing printed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+
+from robustcheck_onnx.exporters import loading
+from robustcheck_onnx.exporters.errors import ExportError
+from robustcheck_onnx.exporters.run import run
+from support.user_modules import contract_of, images_of, left_in
+
+torch = pytest.importorskip("torch", reason="extra `export` is not installed")
+pytestmark = pytest.mark.usefixtures("my_vision")
+
+
+@pytest.mark.export
+def test_factory_with_one_tensor(tmp_path: Path, skimage_photos: list[Path]) -> None:
+    record = run("torch", "my_vision:encoder", tmp_path / "m.onnx", photos=skimage_photos)
+    read = contract_of(record.path)
+    assert read["tensors"] == {
+        "representation": {"meaning": "representation returned by the module", "rule": "encoder_output"}
+    }
+    assert read["source"]["weights"] == "trained by hand"
+    assert record.outputs == {"representation": 5}
+    assert record.digest == loading.file_digest(record.path)
+    assert record.size_bytes == record.path.stat().st_size
+    assert record.data_path is None
+    assert left_in(tmp_path) == ["m.onnx"]
+
+
+@pytest.mark.export
+def test_factory_with_a_dict(tmp_path: Path, skimage_photos: list[Path]) -> None:
+    record = run("torch", "my_vision:dictionary", tmp_path / "m.onnx", photos=skimage_photos)
+    read = contract_of(record.path)
+    assert {n: t["rule"] for n, t in read["tensors"].items()} == {
+        "representation": "head_input",
+        "logits": "logits",
+    }
+    assert read["source"]["synthetic"] == "nothing planted, only said"
+    assert record.outputs == {"representation": 6, "logits": 5}
+
+
+@pytest.mark.export
+def test_head_names_the_representation(tmp_path: Path, skimage_photos: list[Path]) -> None:
+    """head=6, the last linear layer: its input is the representation, its output the logits."""
+    sys.path.append(str(tmp_path))
+    import my_vision  # type: ignore[import-not-found]
+
+    sys.path.remove(str(tmp_path))
+    with loading.seeded():
+        network = my_vision._network()
+    torch.save(network.state_dict(), tmp_path / "w.pth")
+    record = run("torch", "my_vision:encoder", tmp_path / "m.onnx", weights="w.pth", head="6", photos=skimage_photos)
+    read = contract_of(record.path)
+    assert read["source"]["weights"] == "w.pth"
+    assert read["source"]["weights_digest"] == loading.file_digest(tmp_path / "w.pth")
+    assert read["tensors"]["representation"] == {"meaning": "input of 6", "rule": "head_input"}
+    images = images_of(skimage_photos, read["preprocessing"])
+    session = ort.InferenceSession(str(record.path), providers=["CPUExecutionProvider"])
+    before, logits = session.run(["representation", "logits"], {"image": images})
+    network.eval()
+    with torch.no_grad():
+        truth = network[:-1](torch.from_numpy(images))
+        np.testing.assert_allclose(before, truth.numpy(), atol=1e-5)
+        np.testing.assert_allclose(logits, network[-1](truth).numpy(), atol=1e-5)
+
+
+@pytest.mark.export
+def test_same_model_same_bytes(tmp_path: Path, skimage_photos: list[Path]) -> None:
+    first = run("torch", "my_vision:dictionary", tmp_path / "a.onnx", photos=skimage_photos)
+    second = run("torch", "my_vision:dictionary", tmp_path / "b.onnx", photos=skimage_photos)
+    assert first.digest == second.digest
+
+
+TORCH_REFUSALS = [
+    ("encoder:", {}, 2, "encoder:: name has no colon; package.module:factory"),
+    ("no_such_module:make", {}, 2, "module no_such_module is not found"),
+    ("my_vision:nothing", {}, 2, "my_vision has no function nothing"),
+    ("my_vision:raises", {}, 3, "factory raised KeyError: 'no such thing'"),
+    ("my_vision:not_a_module", {}, 3, "factory returned int; a torch.nn.Module"),
+    ("my_vision:silent_about_weights", {}, 2, "weights are not given; random weights are refused"),
+    ("my_vision:silent_about_preprocessing", {}, 2, "preprocessing is not given"),
+    ("my_vision:encoder", {"head": "fc"}, 2, "head fc is not found; linear layers: 5, 6"),
+    ("my_vision:encoder", {"weights": "absent.pth"}, 4, "absent.pth: weights file is missing"),
+    ("my_vision:encoder", {"weights": "w.pth", "random_weights": True}, 2, "only one of them"),
+    ("my_vision:always_training", {}, 3, "stays in training mode after eval()"),
+    ("my_vision:tokens", {}, 3, "output representation has shape (1, 3, 1024) for one image"),
+    ("my_vision:not_finite", {}, 3, "output representation is not finite on real photos"),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "code", "text"), TORCH_REFUSALS)
+def test_torch_refusals(
+    tmp_path: Path, skimage_photos: list[Path], name: str, options: dict[str, Any], code: int, text: str
+) -> None:
+    with pytest.raises(ExportError) as caught:
+        run("torch", name, tmp_path / "m.onnx", photos=skimage_photos, **options)
+    assert text in caught.value.message
+    assert caught.value.exit_code == code
+    assert left_in(tmp_path) == []
+
+
+CALL_REFUSALS = [
+    (
+        {"source": "openclip"},
+        "source is 'openclip'; it must be one of open_clip, timm, torchvision, transformers, torch, onnx",
+    ),
+    ({"precision": "bf16"}, "precision is bf16; it must be one of fp32, fp16"),
+    ({"out": "m.pt"}, "suffix is '.pt'; it must be .onnx"),
+    ({"out": "absent/m.onnx"}, "absent is missing; models are written into existing folders"),
+    ({"photos": 4}, "number of parity photos is 4; it must be at least 5"),
+    ({"source": "timm", "name": "resnet18", "head": "fc"}, "--head is fc; it is for the source torch only"),
+]
+
+
+@pytest.mark.parametrize(("change", "text"), CALL_REFUSALS)
+def test_call_refusals(tmp_path: Path, skimage_photos: list[Path], change: dict[str, Any], text: str) -> None:
+    call: dict[str, Any] = {"source": "torch", "name": "my_vision:encoder", "out": "m.onnx", "photos": 5}
+    call |= change
+    call |= {"out": tmp_path / call["out"], "photos": skimage_photos[: call["photos"]]}
+    with pytest.raises(ExportError) as caught:
+        run(**call)
+    assert text in caught.value.message
+    assert (caught.value.exit_code, bool(caught.value.hint)) == (2, True)
+    assert left_in(tmp_path) == []
+
+
+def test_unreadable_photo(tmp_path: Path, skimage_photos: list[Path]) -> None:
+    with pytest.raises(ExportError, match=r"my_vision.py: photo is unreadable"):
+        run("torch", "my_vision:encoder", tmp_path / "m.onnx", photos=[*skimage_photos[:4], tmp_path / "my_vision.py"])
+
+
+@pytest.mark.export
+def test_untraceable_model_is_an_error(tmp_path: Path, skimage_photos: list[Path]) -> None:
+    with pytest.raises(ExportError, match="torch could not export it") as caught:
+        run("torch", "my_vision:untraceable", tmp_path / "m.onnx", photos=skimage_photos)
+    assert caught.value.exit_code == 3
+    assert left_in(tmp_path) == []
+
+
+@pytest.mark.export
+def test_nothing_is_printed(
+    tmp_path: Path, skimage_photos: list[Path], capfd: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
+) -> None:
+    record = run("torch", "my_vision:chatty", tmp_path / "m.onnx", photos=skimage_photos)
+    assert capfd.readouterr().out == ""
+    assert not [w for w in recwarn if "warned by the model" in str(w.message)]
+    said = "\n".join(record.messages)
+    for line in ("printed by the model", "warning: logged by the model", "warning: warned by the model"):
+        assert line in said
+
+
+LAZY = "import sys; import robustcheck_onnx.exporters.{0}; sys.exit('torch' in sys.modules)"
+
+
+@pytest.mark.parametrize(
+    ("module", "imports_torch"),
+    [("run", False), ("write", False), ("contract", False), ("parity", False), ("from_torch", True)],
+)
+def test_torch_is_imported_when_used(module: str, imports_torch: bool) -> None:
+    """`from_torch` proves that the probe can fail."""
+    done = subprocess.run([sys.executable, "-c", LAZY.format(module)], check=False, timeout=120)
+    assert bool(done.returncode) is imports_torch
+
+
+def test_quiet_gives_back_what_it_took() -> None:
+    import logging
+
+    from robustcheck_onnx.exporters.messages import quiet
+
+    before = logging.getLogger().handlers[:]
+    with pytest.raises(KeyError), quiet() as said:  # noqa: PT012
+        print("one")  # noqa: T201
+        logging.getLogger().warning("two")
+        warnings.warn("three", stacklevel=1)
+        raise KeyError
+    assert logging.getLogger().handlers == before
+    assert said.lines == ["warning: two", "warning: three", "one"]
+    assert said.tail(2) == "warning: three | one"

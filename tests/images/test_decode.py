@@ -1,0 +1,198 @@
+"""Decoding: the right pixels, or a named reason; every handled case leaves a note."""
+
+from __future__ import annotations
+
+import io
+import struct
+import warnings
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import skimage
+from numpy.typing import NDArray
+from PIL import Image
+
+from robustcheck_onnx.checker.images.decode import (
+    ALPHA,
+    ANIMATED,
+    CMYK,
+    EXIF,
+    GREY,
+    MISNAMED,
+    PALETTE,
+    SIXTEEN_BIT,
+    UnreadableImageError,
+    decode,
+)
+
+DATA = Path(skimage.__file__).parent / "data"
+
+
+def encoded(image: Image.Image, image_format: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, image_format, **options)
+    return buffer.getvalue()
+
+
+def gradient(top: int = 255) -> NDArray[np.uint16]:
+    return np.linspace(0, top, 16 * 16).reshape(16, 16).astype(np.uint16)
+
+
+def test_a_plain_photo_has_no_notes_and_pillows_pixels() -> None:
+    data = (DATA / "rocket.jpg").read_bytes()
+    image, notes = decode(data, "rocket.jpg")
+    assert (image.mode, notes) == ("RGB", ())
+    np.testing.assert_array_equal(np.asarray(image), np.asarray(Image.open(DATA / "rocket.jpg")))
+
+
+def test_sixteen_bit_png_is_rescaled_not_clipped() -> None:
+    wide = gradient(65535)
+    image, notes = decode(encoded(Image.fromarray(wide), "PNG"), "x.png")
+    np.testing.assert_array_equal(np.asarray(image)[..., 1], np.round(wide / 257).astype(np.uint8))
+    assert notes == (SIXTEEN_BIT, GREY)
+
+
+def test_sixteen_bit_big_endian_tiff() -> None:
+    wide = gradient(65535)
+    image, _ = decode(encoded(Image.fromarray(wide.astype(">u2")), "TIFF"), "x.tif")
+    np.testing.assert_array_equal(np.asarray(image)[..., 0], np.round(wide / 257).astype(np.uint8))
+
+
+def test_sixteen_bit_rgb_png_keeps_its_high_byte() -> None:
+    wide = np.stack([gradient(65535)] * 3, axis=-1)
+    raw = b"".join(b"\0" + row.astype(">u2").tobytes() for row in wide)
+
+    header = struct.pack(">IIBBBBB", 16, 16, 16, 2, 0, 0, 0)
+    data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header)
+    data += chunk(b"IDAT", zlib.compress(raw)) + chunk(b"IEND", b"")
+    image, _ = decode(data, "x.png")
+    np.testing.assert_array_equal(np.asarray(image), wide >> 8)
+
+
+@pytest.mark.parametrize("mode", ["I", "F"])
+def test_pixels_without_a_known_white_level_are_refused(mode: str) -> None:
+    data = encoded(Image.new(mode, (16, 16), 1000), "TIFF")
+    with pytest.raises(UnreadableImageError, match=rf"mode {mode} \(32 bit\), whose white level is unknown"):
+        decode(data, "x.tif")
+
+
+def test_alpha_is_composited_on_white() -> None:
+    image, notes = decode(encoded(Image.new("RGBA", (4, 4), (200, 0, 100, 51)), "PNG"), "x.png")
+    assert image.getpixel((0, 0)) == (244, 204, 224)  # 0.2 · colour + 0.8 · 255
+    assert notes == (ALPHA,)
+    image, notes = decode(encoded(Image.new("LA", (4, 4), (0, 0)), "PNG"), "x.png")
+    assert image.getpixel((0, 0)) == (255, 255, 255)
+    assert notes == (ALPHA, GREY)
+
+
+def test_opaque_alpha_needs_no_note() -> None:
+    image, notes = decode(encoded(Image.new("RGBA", (4, 4), (200, 0, 100, 255)), "PNG"), "x.png")
+    assert (image.getpixel((0, 0)), notes) == ((200, 0, 100), ())
+
+
+def test_colour_key_transparency_is_composited_too() -> None:
+    data = encoded(Image.new("RGB", (4, 4), (1, 2, 3)), "PNG", transparency=(1, 2, 3))
+    image, notes = decode(data, "x.png")
+    assert (image.getpixel((0, 0)), notes) == ((255, 255, 255), (ALPHA,))
+
+
+def test_palette_and_transparent_palette() -> None:
+    flat = Image.new("RGB", (4, 4), (10, 200, 30)).quantize(4)
+    image, notes = decode(encoded(flat, "PNG"), "x.png")
+    assert (image.getpixel((0, 0)), notes) == ((10, 200, 30), (PALETTE,))
+    index = flat.getpixel((0, 0))
+    image, notes = decode(encoded(flat, "PNG", transparency=index), "x.png")
+    assert (image.getpixel((0, 0)), notes) == ((255, 255, 255), (ALPHA, PALETTE))
+
+
+def test_cmyk_is_not_inverted() -> None:
+    image, notes = decode(encoded(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "JPEG", quality=95), "x.jpg")
+    red, green, blue = np.asarray(image).reshape(-1, 3).mean(axis=0)
+    assert red > 250
+    assert max(green, blue) < 5
+    assert notes == (CMYK,)
+
+
+@pytest.mark.parametrize("image_format", ["GIF", "WEBP", "PNG"])
+def test_first_frame_of_an_animation(image_format: str) -> None:
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ((250, 0, 0), (0, 250, 0), (0, 0, 250))]
+    options = {"lossless": True} if image_format == "WEBP" else {}
+    data = encoded(frames[0], image_format, save_all=True, append_images=frames[1:], **options)
+    image, notes = decode(data, "x." + image_format.lower())
+    assert image.getpixel((3, 3)) == (250, 0, 0)
+    assert ANIMATED in notes
+
+
+def test_exif_orientation_is_applied() -> None:
+    upright = np.zeros((8, 16, 3), np.uint8)
+    upright[:, :8] = 255  # white left half
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown rotated 90° clockwise
+    image, notes = decode(encoded(Image.fromarray(upright), "PNG", exif=exif), "x.png")
+    np.testing.assert_array_equal(np.asarray(image), np.rot90(upright, k=-1))
+    assert notes == (EXIF,)
+
+
+def test_content_decides_not_the_suffix() -> None:
+    data = encoded(Image.new("RGB", (8, 8), (9, 9, 9)), "PNG")
+    image, notes = decode(data, "photo.JPG")
+    assert (image.getpixel((0, 0)), notes) == ((9, 9, 9), (MISNAMED,))
+    assert decode(data, "photo")[1] == ()  # no suffix promises nothing
+
+
+def test_bitmap_and_grey_become_rgb() -> None:
+    image, notes = decode(encoded(Image.new("1", (8, 8), 1), "PNG"), "x.png")
+    assert (image.mode, image.getpixel((0, 0)), notes) == ("RGB", (255, 255, 255), (GREY,))
+
+
+def chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def bomb(edge: int) -> bytes:
+    """A few bytes of PNG that promise edge × edge pixels."""
+    header = struct.pack(">IIBBBBB", edge, edge, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000)))
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "empty file"),
+        (b"hello, this is text\n", "not an image that Pillow can decode"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "Git LFS pointer"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n", "not an image that Pillow can decode"),
+        ((DATA / "rocket.jpg").read_bytes()[:5000], "damaged: image file is truncated"),
+        ((DATA / "coffee.png").read_bytes()[:50000], "damaged: "),
+        (bomb(20_000), "more than 89,478,485 pixels"),
+        (bomb(10_000), "more than 89,478,485 pixels"),
+        (encoded(Image.new("RGB", (1000, 10)), "PNG"), "1000×10 px, edges more than 64:1"),
+    ],
+    ids=["empty", "text", "lfs", "eps", "truncated-jpeg", "truncated-png", "bomb", "small-bomb", "strip"],
+)
+def test_unusable_files_have_a_reason_and_no_warning(data: bytes, reason: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(UnreadableImageError, match=reason):
+            decode(data, "x.png")
+
+
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF"])
+def test_any_damage_is_a_reason_never_another_exception(image_format: str) -> None:
+    whole = encoded(Image.open(DATA / "chelsea.png").convert("RGB").resize((64, 48)), image_format)
+    random = np.random.default_rng(7)
+    refused = 0
+    for _ in range(60):
+        data = bytearray(whole[: random.integers(1, len(whole))] if random.random() < 0.5 else whole)
+        for place in random.integers(0, len(data), 8):
+            data[place] = random.integers(0, 256)
+        try:
+            image, _ = decode(bytes(data), "x")
+        except UnreadableImageError:
+            refused += 1
+        else:
+            assert image.mode == "RGB"
+    assert refused > 0

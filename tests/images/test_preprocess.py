@@ -1,0 +1,264 @@
+"""Our pixels against the source libraries' own transforms, on real photos."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import ValidationError
+
+from robustcheck_onnx.checker.errors import CannotAssessError
+from robustcheck_onnx.checker.evidence import CLIP, IMAGENET, Preprocessing
+from robustcheck_onnx.checker.images.preprocess import apply, apply_uint8, as_photo, at_size, resized_size
+from support import skimage_data
+
+
+def photos() -> list[Image.Image]:
+    """Landscape, portrait, odd sizes, and one smaller than every model input."""
+    chelsea = skimage_data.photo("chelsea.png")
+    rocket = skimage_data.photo("rocket.jpg")
+    coffee = skimage_data.photo("coffee.png")
+    return [
+        chelsea,
+        rocket,
+        coffee.crop((0, 0, 333, 399)),
+        coffee.crop((101, 7, 376, 390)).transpose(Image.Transpose.ROTATE_90),
+        chelsea.crop((50, 20, 201, 163)),
+    ]
+
+
+Transform = Callable[[Image.Image], NDArray[np.float32]]
+
+
+def worst(ours: Preprocessing, theirs: Transform) -> float:
+    """Largest difference in grey levels of 255, normalisation undone."""
+    levels = 0.0
+    scale = np.asarray(ours.std, np.float64) / ours.rescale
+    for photo in photos():
+        mine = apply(ours, photo)
+        other = theirs(photo)
+        assert mine.dtype == np.float32
+        assert mine.shape == (*ours.size, 3)
+        assert other.shape == mine.shape
+        levels = max(levels, float(np.abs((mine.astype(np.float64) - other) * scale).max()))
+    return levels
+
+
+def hwc(tensor: Any) -> NDArray[np.float32]:
+    array: NDArray[np.float32] = np.asarray(tensor, np.float32)
+    return array.transpose(1, 2, 0)
+
+
+@pytest.mark.parametrize(
+    ("mode", "size", "interpolation"),
+    [
+        ("shortest", (224, 224), "bicubic"),
+        ("shortest", (224, 224), "bilinear"),
+        ("shortest", (160, 256), "bicubic"),
+        ("squash", (224, 224), "bicubic"),
+        ("longest", (224, 224), "bicubic"),
+        ("longest", (224, 192), "bilinear"),
+    ],
+)
+def test_open_clip(mode: Any, size: tuple[int, int], interpolation: Any) -> None:
+    from open_clip.transform import image_transform
+
+    transform = image_transform(size, is_train=False, resize_mode=mode, interpolation=interpolation, fill_color=7)
+    ours = Preprocessing(
+        size=size,
+        resize_mode=mode,
+        resize_size=size,
+        interpolation=interpolation,
+        crop="none" if mode == "squash" else "center",
+        fill=(7, 7, 7),
+        mean=CLIP.mean,
+        std=CLIP.std,
+    )
+    assert worst(ours, lambda photo: hwc(transform(photo))) < 1e-3
+
+
+def test_clip_preset_is_open_clips_openai_transform() -> None:
+    from open_clip.transform import PreprocessCfg, image_transform_v2
+
+    transform = image_transform_v2(PreprocessCfg(), is_train=False)
+    assert worst(CLIP, lambda photo: hwc(transform(photo))) < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("crop_mode", "crop_pct", "size"),
+    [
+        ("center", 0.875, 224),
+        ("center", 0.95, 224),
+        ("center", 0.9, (160, 224)),
+        ("squash", 1.0, 224),
+        ("squash", 0.9, 224),
+        ("border", 1.0, 224),
+        ("border", 0.9, 224),
+    ],
+)
+def test_timm(crop_mode: str, crop_pct: float, size: Any) -> None:
+    from timm.data import create_transform
+
+    height, width = size if isinstance(size, tuple) else (size, size)
+    transform = create_transform(
+        input_size=(3, height, width),
+        is_training=False,
+        interpolation="bicubic",
+        mean=IMAGENET.mean,
+        std=IMAGENET.std,
+        crop_pct=crop_pct,
+        crop_mode=crop_mode,
+    )
+    modes: dict[str, Any] = {"center": "shortest", "squash": "squash", "border": "longest"}
+    ours = Preprocessing(
+        size=(height, width),
+        resize_mode=modes[crop_mode],
+        resize_size=(int(height / crop_pct), int(width / crop_pct)),
+        interpolation="bicubic",
+        fill=(round(255 * 0.485), round(255 * 0.456), round(255 * 0.406)) if crop_mode == "border" else (0, 0, 0),
+        mean=IMAGENET.mean,
+        std=IMAGENET.std,
+    )
+    assert worst(ours, lambda photo: hwc(transform(photo))) < 1e-3
+
+
+def test_imagenet_preset_is_torchvisions() -> None:
+    from torchvision.models import ResNet18_Weights, Swin_T_Weights
+
+    transform = ResNet18_Weights.IMAGENET1K_V1.transforms()
+    assert worst(IMAGENET, lambda photo: hwc(transform(photo))) < 1e-3
+
+    swin = Swin_T_Weights.IMAGENET1K_V1.transforms()  # resize 232, crop 224, bicubic
+    ours = IMAGENET.model_copy(update={"resize_size": (232, 232), "interpolation": "bicubic"})
+    assert worst(ours, lambda photo: hwc(swin(photo))) < 1e-3
+
+
+def transformers_cases() -> list[tuple[str, str, dict[str, Any], Preprocessing]]:
+    half: dict[str, Any] = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+    clip = CLIP.model_copy(update={"crop_rounding": "floor"})
+    dinov2 = clip.model_copy(
+        update={
+            "resize_size": (256, 256),
+            "mean": IMAGENET.mean,
+            "std": IMAGENET.std,
+            "crop_rounding": "floor",
+        }
+    )
+    dinov2_arguments = {
+        "size": {"shortest_edge": 256},
+        "image_mean": list(IMAGENET.mean),
+        "image_std": list(IMAGENET.std),
+    }
+    small_crop = clip.model_copy(update={"size": (257, 231)})
+    square = Preprocessing(
+        size=(224, 224),
+        resize_mode="squash",
+        resize_size=(224, 224),
+        interpolation="bicubic",
+        crop="none",
+        **half,
+    )
+    return [
+        ("clip", "CLIPImageProcessor", {}, clip),
+        ("clip", "CLIPImageProcessor", {"crop_size": {"height": 257, "width": 231}}, small_crop),
+        ("bit", "BitImageProcessor", dinov2_arguments, dinov2),
+        ("siglip", "SiglipImageProcessor", {}, square),
+        ("vit", "ViTImageProcessor", {}, square.model_copy(update={"interpolation": "bilinear"})),
+    ]
+
+
+@pytest.mark.parametrize(("module", "name", "arguments", "ours"), transformers_cases())
+def test_transformers_pillow_processors(module: str, name: str, arguments: dict[str, Any], ours: Preprocessing) -> None:
+    import importlib
+
+    # DINOv2's checkpoints name BitImageProcessor with resize 256
+    library = importlib.import_module(f"transformers.models.{module}.image_processing_pil_{module}")
+    processor = getattr(library, name + "Pil")(**arguments)
+
+    def transform(photo: Image.Image) -> NDArray[np.float32]:
+        return hwc(processor(photo, return_tensors="np")["pixel_values"][0])
+
+    assert worst(ours, transform) < 1e-3
+
+
+def test_transformers_default_processors_resize_tensors_and_stay_close() -> None:
+    """The default of transformers 5 resizes uint8 tensors with torchvision: not bit-equal to Pillow."""
+    from transformers import CLIPImageProcessor
+
+    processor = CLIPImageProcessor()
+    ours = CLIP.model_copy(update={"crop_rounding": "floor"})
+
+    def transform(photo: Image.Image) -> NDArray[np.float32]:
+        return hwc(processor(photo, return_tensors="np")["pixel_values"][0])
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert worst(ours, transform) <= 1.001
+
+
+def test_bgr_reverses_channels_and_keeps_mean_in_rgb() -> None:
+    photo = photos()[0]
+    bgr = CLIP.model_copy(update={"color_order": "BGR"})
+    np.testing.assert_array_equal(apply(bgr, photo), apply(CLIP, photo)[..., ::-1])
+    np.testing.assert_array_equal(apply_uint8(bgr, photo), apply_uint8(CLIP, photo)[..., ::-1])
+
+
+def test_uint8_is_the_float_pixels_before_rescaling() -> None:
+    photo = photos()[1]
+    plain = CLIP.model_copy(update={"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0), "rescale": 1.0})
+    pixels = apply_uint8(CLIP, photo)
+    assert pixels.dtype == np.uint8
+    np.testing.assert_array_equal(pixels.astype(np.float32), apply(plain, photo))
+
+
+def test_no_resize_no_crop_wants_the_right_size() -> None:
+    ours = Preprocessing(
+        size=(224, 224), resize_mode="none", resize_size=(224, 224), interpolation="bicubic", crop="none"
+    )
+    square = Image.new("RGB", (224, 224), (255, 0, 51))
+    np.testing.assert_allclose(apply(ours, square)[0, 0], [1.0, 0.0, 0.2], rtol=1e-6)
+    with pytest.raises(CannotAssessError, match=r"size is 451×300 px; .* must be 224×224 px"):
+        apply(ours, photos()[0])
+
+
+def test_a_strip_that_would_fill_the_memory_is_refused() -> None:
+    with pytest.raises(CannotAssessError, match=r"size is 60000×10 px; resized it would have 301,056,000 pixels"):
+        apply(CLIP, Image.new("RGB", (60000, 10)))
+
+
+def test_at_size_keeps_the_crop_fraction() -> None:
+    assert at_size(IMAGENET, (384, 384)).resize_size == (438, 438)  # timm: floor(384 / 0.875)
+    assert at_size(CLIP, (336, 336)).resize_size == (336, 336)
+    assert at_size(IMAGENET, (224, 224)) == IMAGENET
+    assert resized_size(at_size(CLIP, (336, 336)), 300, 451) == (336, 505)
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"std": (1.0, 0.0, 1.0)}, "std"),
+        ({"size": (0, 224)}, "size"),
+        ({"size": (224, 100_000)}, "size"),
+        ({"fill": (0, 0, 256)}, "fill"),
+        ({"rescale": 0.0}, "rescale"),
+        ({"mean": (float("nan"), 0.0, 0.0)}, "mean"),
+        ({"interpolation": "area"}, "interpolation"),
+        ({"crop": "none"}, "crop none needs"),
+        ({"colour": "RGB"}, "colour"),
+    ],
+)
+def test_impossible_values_are_refused(change: dict[str, Any], field: str) -> None:
+    with pytest.raises(ValidationError, match=field):
+        Preprocessing(**{**CLIP.model_dump(), **change})
+
+
+@pytest.mark.parametrize("record", [CLIP, IMAGENET, CLIP.model_copy(update={"color_order": "BGR"})])
+def test_as_photo_is_the_inverse_after_the_crop(record: Preprocessing) -> None:
+    photo = Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 260, 3), dtype=np.uint8))
+    rgb = record.model_copy(update={"color_order": "RGB"})
+    np.testing.assert_array_equal(np.asarray(as_photo(record, apply(record, photo))), apply_uint8(rgb, photo))

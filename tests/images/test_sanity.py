@@ -1,0 +1,353 @@
+"""Image-set sanity: photos stay unflagged, synthetic and repeated images do not; counts merge exactly."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.stats
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageEnhance, ImageFilter
+
+from robustcheck_onnx.checker.images import keypoints
+from robustcheck_onnx.checker.images.sanity import (
+    GALLERY,
+    MIN_KURTOSIS_SPREAD,
+    ImageSetState,
+    Sketch,
+    describe,
+    digest_of_pixels,
+)
+from support.skimage_data import photo
+
+PHOTOS = ["astronaut.png", "camera.png", "chelsea.png", "coffee.png", "rocket.jpg", "hubble_deep_field.jpg"]
+PHOTOS += ["motorcycle_left.png", "retina.jpg", "coins.png"]
+Generator = np.random.Generator
+
+
+def tiles() -> list[Image.Image]:
+    """Different parts of real photos: the nearest to a varied set of photos that every installation has."""
+    parts = []
+    for name in ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg", "motorcycle_left.png"):
+        whole = photo(name)
+        width, height = whole.width // 3, whole.height // 2
+        for x in range(3):
+            parts += [whole.crop((x * width, y * height, (x + 1) * width, (y + 1) * height)) for y in range(2)]
+    return parts
+
+
+def image(values: np.ndarray) -> Image.Image:
+    return Image.fromarray(np.clip(values, 0, 255).astype(np.uint8))
+
+
+def jpeg(picture: Image.Image, quality: int) -> Image.Image:
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=quality)
+    return Image.open(buffer).convert("RGB")
+
+
+def white_noise(random: Generator) -> Image.Image:
+    return image(random.integers(0, 256, (160, 160, 3)))
+
+
+def grey_noise(random: Generator) -> Image.Image:
+    return image(np.repeat(random.integers(0, 256, (160, 160, 1)), 3, axis=2))
+
+
+def pink_noise(random: Generator) -> Image.Image:
+    frequency = np.hypot(*np.meshgrid(np.fft.fftfreq(160), np.fft.fftfreq(160)))
+    frequency[0, 0] = 1
+    values = np.fft.ifft2(np.fft.fft2(random.normal(size=(160, 160))) / frequency).real
+    return image(np.repeat(128 + 45 * values[..., None] / values.std(), 3, axis=2))
+
+
+def dead_leaves(random: Generator, grey: bool = False, texture: float = 0.0) -> Image.Image:
+    canvas = np.zeros((128, 128, 3))
+    rows, columns = np.mgrid[:128, :128]
+    for _ in range(300):
+        radius = 4 / np.sqrt(1 - random.random() * (1 - (4 / 40) ** 2))  # density of radii: r⁻³, 4 to 40 px
+        y, x = random.uniform(0, 128, 2)
+        box = np.s_[max(0, int(y - radius)) : int(y + radius) + 2, max(0, int(x - radius)) : int(x + radius) + 2]
+        inside = (rows[box] - y) ** 2 + (columns[box] - x) ** 2 <= radius**2
+        colour = np.full(3, random.uniform(0, 255)) if grey else random.uniform(0, 255, 3)
+        canvas[box][inside] = colour + texture * random.normal(size=(int(inside.sum()), 1))
+    return image(canvas)
+
+
+def checkerboard(random: Generator) -> Image.Image:
+    edge = int(random.integers(4, 20))
+    board = (np.add.outer(np.arange(160) // edge, np.arange(160) // edge) % 2)[..., None]
+    return image(board * random.integers(0, 256, 3) + (1 - board) * random.integers(0, 256, 3))
+
+
+def gradient(random: Generator) -> Image.Image:
+    rows, columns = np.mgrid[:160, :160] / 160
+    phases = [rows * random.normal() * 3 + columns * random.normal() * 3 + random.uniform(0, 6) for _ in range(3)]
+    return image(127 + 127 * np.sin(np.stack(phases, axis=2)))
+
+
+def constant(random: Generator) -> Image.Image:
+    return image(np.broadcast_to(random.integers(0, 256, 3), (160, 160, 3)))
+
+
+def findings(pictures: list[Image.Image]) -> list[str]:
+    return [finding.id for finding in ImageSetState(describe(p) for p in pictures).facts().findings]
+
+
+def test_photos_are_not_flagged() -> None:
+    assert findings([photo(name) for name in PHOTOS]) == []
+    parts = tiles()
+    facts = ImageSetState(describe(part) for part in parts).facts()
+    assert (facts.findings, facts.n_images, facts.n_duplicates) == ((), 30, 0)
+    assert facts.n_varied >= 27
+    assert facts.kurtosis_spread is not None
+    assert facts.kurtosis_spread > 2 * MIN_KURTOSIS_SPREAD
+
+
+def smaller(picture: Image.Image) -> Image.Image:
+    return picture.resize((64, 64), Image.Resampling.BICUBIC)
+
+
+def on_white(picture: Image.Image) -> Image.Image:
+    """A product photo: the object fills a part of a white square."""
+    canvas = Image.new("RGB", (400, 400), "white")
+    picture.thumbnail((220, 220))
+    canvas.paste(picture, (90, 90))
+    return canvas
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda p: jpeg(p, 30), smaller, on_white, lambda p: p.convert("L").convert("RGB")],
+    ids=["jpeg-30", "64px", "on-white", "grey"],
+)
+def test_changed_photos_are_still_photos(change: Callable[[Image.Image], Image.Image]) -> None:
+    pictures = [change(part) for part in tiles()]
+    facts = ImageSetState(describe(p) for p in pictures).facts()
+    assert "images_not_photo_like" not in [finding.id for finding in facts.findings]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        white_noise,
+        grey_noise,
+        pink_noise,
+        dead_leaves,
+        lambda r: dead_leaves(r, grey=True),
+        lambda r: dead_leaves(r, texture=15.0),
+        lambda r: dead_leaves(r, grey=True, texture=15.0),
+        lambda r: jpeg(dead_leaves(r), 60),
+        lambda r: jpeg(dead_leaves(r, grey=True), 60),
+        checkerboard,
+        gradient,
+    ],
+    ids=[
+        "white-noise",
+        "grey-noise",
+        "1/f",
+        "leaves",
+        "grey-leaves",
+        "textured-leaves",
+        "grey-textured-leaves",
+        "jpeg-leaves",
+        "jpeg-grey-leaves",
+        "checkerboard",
+        "gradient",
+    ],
+)
+def test_synthetic_images_are_not_photo_like(make: Callable[[Generator], Image.Image]) -> None:
+    random = np.random.default_rng(11)
+    assert "images_not_photo_like" in findings([make(random) for _ in range(30)])
+
+
+def test_half_noise_is_noticed() -> None:
+    random = np.random.default_rng(0)
+    assert "images_not_photo_like" in findings(tiles() + [white_noise(random) for _ in range(30)])
+
+
+def test_constant_images_are_alike_and_not_photos() -> None:
+    random = np.random.default_rng(0)
+    facts = ImageSetState(describe(constant(random)) for _ in range(40)).facts()
+    assert facts.n_varied == 1
+    assert facts.unlike_share == 1.0
+    assert facts.neighbour_correlation is None
+    assert {f.id for f in facts.findings} >= {"images_not_varied", "images_not_photo_like"}
+
+
+def test_one_image_many_times() -> None:
+    facts = ImageSetState([describe(photo("coffee.png"))] * 60).facts()
+    assert (facts.n_images, facts.n_compared, facts.n_duplicates, facts.n_varied) == (60, 60, 59, 1)
+    assert [(f.id, f.seen) for f in facts.findings] == [
+        ("duplicate_images", "59 of 60 images repeat another one pixel for pixel"),
+        ("images_not_varied", "only 1 of 60 images differ clearly from the others"),
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["coffee.png", "chelsea.png", "astronaut.png"])
+def test_versions_of_one_photo_are_near_duplicates(name: str) -> None:
+    random = np.random.default_rng(1)
+    whole = photo(name)
+    crops, tones = [], []
+    for _ in range(40):
+        scale = random.uniform(0.9, 1.0)
+        width, height = int(whole.width * scale), int(whole.height * scale)
+        x, y = random.integers(0, whole.width - width + 1), random.integers(0, whole.height - height + 1)
+        crops.append(whole.crop((int(x), int(y), int(x) + width, int(y) + height)))
+        tones.append(ImageEnhance.Brightness(whole).enhance(random.uniform(0.5, 1.5)))
+    compressed = [jpeg(whole, quality) for quality in range(10, 90, 2)]
+    for versions in (crops, tones, compressed):
+        found = findings(versions)
+        assert {"near_duplicate_images", "images_not_varied"} <= set(found)
+
+
+def wide_parts(wholes: list[Image.Image], n: int, random: Generator) -> list[Image.Image]:
+    """Crops that keep 60 to 100 % of each edge, mirrored and turned at random."""
+    parts = []
+    for index in range(n):
+        whole = wholes[index % len(wholes)]
+        width, height = (int(random.uniform(0.6, 1) * edge) for edge in whole.size)
+        x, y = int(random.integers(whole.width - width + 1)), int(random.integers(whole.height - height + 1))
+        part = whole.crop((x, y, x + width, y + height)).rotate(90 * int(random.integers(4)), expand=True)
+        parts.append(part.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if random.random() < 0.5 else part)
+    return parts
+
+
+@pytest.mark.parametrize("names", [["coffee.png"], ["chelsea.png"], ["astronaut.png", "rocket.jpg", "coffee.png"]])
+def test_wide_parts_of_few_photos_are_not_varied(names: list[str]) -> None:
+    parts = wide_parts([photo(name) for name in names], 64, np.random.default_rng(5))
+    facts = ImageSetState(map(describe, parts)).facts()
+    assert facts.n_duplicates == 0
+    assert len(names) <= facts.n_varied <= 20  # measured: 16 or fewer; a check needs 50
+    assert [f.id for f in facts.findings][:2] == ["near_duplicate_images", "images_not_varied"]
+
+
+@pytest.mark.parametrize("name", ["astronaut.png", "moon.png", "chelsea.png"])
+def test_the_orientations_of_a_photo_are_one_image(name: str) -> None:
+    turned = [photo(name).transpose(turn) for turn in Image.Transpose]
+    assert ImageSetState(map(describe, [photo(name), *turned])).facts().n_varied == 1
+    smooth = [picture.filter(ImageFilter.GaussianBlur(40)) for picture in turned]
+    assert max(len(keypoints.find(picture)) for picture in smooth) < 6 * 23  # too few keypoints: the layout alone
+    assert ImageSetState(map(describe, smooth)).facts().n_varied == 1
+
+
+def test_counting_is_linear_in_the_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[int] = []
+
+    def has_part_of(gallery: keypoints.Gallery, _: bytes) -> bool:
+        compared.append(gallery._n)
+        return False
+
+    monkeypatch.setattr(keypoints.Gallery, "has_part_of", has_part_of)
+    facts = ImageSetState(sketch_of(i) for i in range(200)).facts()
+    assert facts.n_varied > GALLERY
+    assert max(compared) == GALLERY
+    assert len(compared) == facts.n_varied
+
+
+def test_same_pixels_in_another_file_format_are_duplicates() -> None:
+    first = photo("chelsea.png")
+    buffer = io.BytesIO()
+    first.save(buffer, "BMP")
+    facts = ImageSetState([describe(first), describe(Image.open(buffer).convert("RGB"))]).facts()
+    assert facts.n_duplicates == 1
+
+
+def test_statistics_agree_with_scipy() -> None:
+    part = photo("chelsea.png").crop((100, 50, 228, 178))  # 128 px: measured as it is
+    grey = np.asarray(part, dtype=np.float64) @ [0.299, 0.587, 0.114]
+    sketch = describe(part)
+    assert sketch.grey_sd == pytest.approx(grey.std(), rel=1e-12)
+    levels = np.rint(grey).astype(int)
+    away = np.abs(levels - scipy.stats.mode(levels, axis=None).mode) > 2
+    across, down = away[:, 1:] | away[:, :-1], away[1:] | away[:-1]
+    truth = np.mean(
+        [
+            scipy.stats.pearsonr(grey[:, 1:][across], grey[:, :-1][across]).statistic,
+            scipy.stats.pearsonr(grey[1:][down], grey[:-1][down]).statistic,
+        ]
+    )
+    assert sketch.neighbour_correlation == pytest.approx(truth, rel=1e-9)
+    steps = np.concatenate([np.diff(grey, axis=1)[across], np.diff(grey, axis=0)[down]])
+    symmetric = np.concatenate([steps, -steps])  # mean 0, so that SciPy's central moments are the raw ones
+    assert sketch.gradient_kurtosis == pytest.approx(scipy.stats.kurtosis(symmetric, fisher=False), rel=1e-9)
+
+
+def test_gaussian_noise_of_any_spectrum_reads_three() -> None:
+    random = np.random.default_rng(2)
+    gaussian = image(128 + 30 * random.normal(size=(128, 128, 3)))
+    for noise in (gaussian, pink_noise(random)):
+        kurtosis = describe(noise).gradient_kurtosis
+        assert kurtosis is not None
+        assert abs(kurtosis - 3) < 0.2
+
+
+def test_tiny_images_cannot_be_measured() -> None:
+    sketch = describe(photo("coffee.png").resize((15, 15)))
+    assert sketch.neighbour_correlation is None
+    assert sketch.is_unlike_photos
+
+
+def test_no_image_gives_zeros() -> None:
+    facts = ImageSetState().facts()
+    assert (facts.n_images, facts.n_varied, facts.unlike_share, facts.findings) == (0, 0, 0.0, ())
+    assert facts.gradient_kurtosis is None
+
+
+def sketch_of(digest: int) -> Sketch:
+    layout = bytes((digest * k) % 251 for k in range(64))
+    return Sketch(digest, layout, b"", 50.0, 0.9, 5.0 + digest % 7, 0.9)
+
+
+digests = st.lists(st.integers(0, 40), max_size=60)
+
+
+@settings(max_examples=60, deadline=None)
+@given(digests, digests, digests, st.sampled_from([5, 4096]))
+def test_merging_is_the_same_as_seeing_all(a: list[int], b: list[int], c: list[int], capacity: int) -> None:
+    def state(numbers: list[int]) -> ImageSetState:
+        return ImageSetState(map(sketch_of, numbers), capacity=capacity)
+
+    whole = state(a + b + c).facts()
+    left, right = state(a), state(c)
+    left.merge(state(b))
+    left.merge(state(c))
+    right.merge(state(b))
+    right.merge(state(a))
+    assert left.facts() == whole
+    assert right.facts() == whole
+    assert state((a + b + c)[::-1]).facts() == whole
+
+
+def test_capacity_keeps_exact_counts_of_a_fixed_sample() -> None:
+    state = ImageSetState((sketch_of(i) for i in list(range(100)) * 3), capacity=10)
+    facts = state.facts()
+    assert (facts.n_images, facts.n_compared, facts.n_duplicates) == (300, 30, 20)
+
+
+STAMPS = Path("/usr/share/tuxpaint/stamps")
+
+
+@pytest.mark.skipif(not STAMPS.is_dir(), reason="Debian package tuxpaint-stamps-default is not installed")
+def test_cut_out_photos_are_not_flagged() -> None:
+    from robustcheck_onnx.checker.images.decode import decode
+
+    paths = [p for p in sorted(STAMPS.rglob("*.png")) if "cartoon" not in p.parts and "symbols" not in p.parts]
+    assert findings([decode(path.read_bytes(), path.name)[0] for path in paths]) == []
+
+
+def test_images_beyond_the_described_ones_count_as_duplicates_only() -> None:
+    photos = [describe(tile) for tile in tiles()]
+    state = ImageSetState([*photos, *(sketch.digest for sketch in photos), 1, 2])
+    facts = state.facts()
+    assert (facts.n_images, facts.n_compared, facts.n_duplicates) == (62, 62, 30)
+    alone = ImageSetState(photos).facts()
+    for name in ("n_varied", "n_near_duplicates", "unlike_share", "gradient_kurtosis", "kurtosis_spread"):
+        assert getattr(facts, name) == getattr(alone, name)
+    assert [finding.id for finding in facts.findings] == ["duplicate_images"]
+    assert digest_of_pixels(tiles()[0]) == photos[0].digest

@@ -1,0 +1,220 @@
+"""The gallery: which images it keeps, their numbers against SciPy on the raw representations, and its merging."""
+
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.stats
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from robustcheck_onnx import check
+from robustcheck_onnx.checker.evidence import Evidence, Gallery, SeenImage
+from robustcheck_onnx.checker.images.source import Skipped, open_images
+from robustcheck_onnx.checker.measure import cache, gallery
+from robustcheck_onnx.checker.measure import run as measure
+from robustcheck_onnx.checker.measure.gallery import EXTREME, FEATURES, SHOWN, Rows
+from robustcheck_onnx.checker.measure.job import conclude, merge
+from robustcheck_onnx.checker.report.record import Report, to_json
+from robustcheck_onnx.checker.statistics import state
+from robustcheck_onnx.thresholds import profile
+from support import PHOTOS, lookup, onnx_models
+from support.measuring import job as new_job
+from support.measuring import never_decided, parts
+
+N_IMAGES, WIDTH, SIZE_PX = 150, 24, 16
+CONSTANT, NOT_FINITE, DAMAGED = 17, 23, 40  # images that the gallery must leave out
+
+
+def vectors() -> np.ndarray:
+    h = np.random.default_rng(11).standard_t(4, size=(N_IMAGES, WIDTH))
+    h[:, 5] += 6
+    h[CONSTANT] = 2.0
+    h[NOT_FINITE, 3] = np.inf
+    return h.astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A look-up model of `vectors` and its images, one of them damaged."""
+    folder = tmp_path_factory.mktemp("gallery")
+    paths = lookup.write_lookup_images(folder / "photos", N_IMAGES, photos=PHOTOS, size_px=SIZE_PX)
+    paths[DAMAGED].write_bytes(b"\x89PNG\r\n\x1a\n damaged")
+    return lookup.write_lookup_model(folder / "m.onnx", vectors(), size_px=SIZE_PX), folder / "photos"
+
+
+@pytest.fixture(scope="module")
+def order(model: tuple[Path, Path]) -> list[tuple[int, str, str]]:
+    """(row of `vectors`, name, digest) of the usable images in the order of a run."""
+    in_folder = [path.name for path in sorted(model[1].iterdir())]
+    source = open_images(model[1])
+    loaded = [item for item in source.items() if not isinstance(item, Skipped)]
+    found = [(in_folder.index(item.name), item.name, item.digest) for item in loaded]
+    return [entry for entry in found if entry[0] not in (CONSTANT, NOT_FINITE)]
+
+
+def run(model: tuple[Path, Path], batch_size: int = 32) -> Report:
+    return check(model[0], images=model[1], thresholds=never_decided(), max_bad=0.5, batch_size=batch_size)
+
+
+@pytest.fixture(scope="module")
+def report(model: tuple[Path, Path]) -> Report:
+    return run(model)
+
+
+def gallery_of(evidence: Evidence) -> Gallery:
+    assert evidence.gallery is not None
+    return evidence.gallery
+
+
+def test_images_and_numbers_are_those_of_the_raw_representations(
+    report: Report, order: list[tuple[int, str, str]]
+) -> None:
+    found, h = gallery_of(report.evidence), vectors().astype(np.float64)
+    assert len(order) == N_IMAGES - 3
+    rows = [row for row, _, _ in order]
+    z = dict(zip(rows, scipy.stats.zscore(h[rows], axis=1), strict=True))
+    kurtosis = dict(zip(rows, scipy.stats.kurtosis(h[rows], axis=1, fisher=False), strict=True))
+    shares = (scipy.stats.zscore(h[rows], axis=1) ** 4).sum(axis=0)
+    assert found.features == tuple(np.argsort(-shares)[:FEATURES])
+    ranked = sorted(order, key=lambda entry: kurtosis[entry[0]])
+    for got, want in (
+        (found.shown, order[:SHOWN]),
+        (found.least, ranked[:EXTREME]),
+        (found.most, ranked[::-1][:EXTREME]),
+    ):
+        assert [(seen.name, seen.digest) for seen in got] == [(name, digest) for _, name, digest in want]
+        for seen, (row, _, _) in zip(got, want, strict=True):
+            assert seen.kurtosis == pytest.approx(kurtosis[row], rel=1e-9)
+            np.testing.assert_allclose(seen.z, z[row][list(found.features)], atol=5.1e-4)
+            assert seen.z == tuple(round(value, 3) for value in seen.z)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7])
+def test_the_size_of_a_batch_changes_no_image(model: tuple[Path, Path], report: Report, batch_size: int) -> None:
+    assert gallery_of(run(model, batch_size).evidence) == gallery_of(report.evidence)
+
+
+def test_shards_merged_are_a_single_run(model: tuple[Path, Path], report: Report) -> None:
+    job = new_job(model[0], str(model[1]), max_bad=0.5)
+    opened = measure.open_job(job)
+    facts = measure.probe(opened)
+    a, b, c = parts(opened, (0, 30), (30, 100), (100, N_IMAGES))  # the first 64 and the extremes come from several
+    for total in (merge(merge(a, b), c), merge(a, merge(b, c))):
+        (evidence,) = conclude(job, facts, total, profile.load())
+        assert evidence.gallery == report.evidence.gallery
+
+
+def test_several_tensors_have_a_gallery_each(model: tuple[Path, Path], tmp_path: Path) -> None:
+    nodes, weights = onnx_models.pooled(24)
+    weights["proj"] = onnx_models.weight(24, 16)
+    nodes.append(("MatMul", ["features", "proj"], ["embedding"]))
+    path = onnx_models.save(onnx_models.build(nodes, [("embedding", 1, ("batch", 16))], weights), tmp_path / "m.onnx")
+    opened = measure.open_job(
+        new_job(path, str(model[1]), tensors=(None, "features"), preprocess="imagenet", max_bad=0.5)
+    )
+    together = conclude(opened.job, measure.probe(opened), measure.measure_shard(opened, 0), profile.load())
+    for tensor, evidence in zip((None, "features"), together, strict=True):
+        alone = measure.open_job(replace(opened.job, named=(tensor,)))
+        (want,) = conclude(alone.job, measure.probe(alone), measure.measure_shard(alone, 0), profile.load())
+        assert gallery_of(evidence) == gallery_of(want)
+    assert gallery_of(together[0]).features != gallery_of(together[1]).features
+
+
+def kept(kurtosis: list[float], start: int = 0) -> Rows:
+    """What one batch of images of these kurtosis values keeps."""
+    n = len(kurtosis)
+    batch = state.Measured(
+        np.ones(n, dtype=bool), np.arange(start, start + n, dtype=np.float64)[:, None], np.array(kurtosis)
+    )
+    names = [f"{number}.png" for number in range(start, start + n)]
+    return gallery.rows_of(batch, names, names)
+
+
+def names(rows: Rows) -> tuple[list[str], list[str], list[str]]:
+    return tuple([row.name for row in part] for part in (rows.first, rows.most, rows.least))  # type: ignore[return-value]
+
+
+@given(st.lists(st.integers(1, 6).map(float), max_size=90), st.integers(0, 90), st.integers(0, 90))
+@settings(max_examples=60, deadline=None)
+def test_merging_is_associative_and_ties_go_to_the_earlier(values: list[float], i: int, j: int) -> None:
+    i, j = sorted((min(i, len(values)), min(j, len(values))))
+    a, b, c = kept(values[:i]), kept(values[i:j], i), kept(values[j:], j)
+    by_order = range(len(values))
+    want = (
+        [f"{n}.png" for n in by_order[:SHOWN]],
+        [f"{n}.png" for n in sorted(by_order, key=lambda n: (-values[n], n))[:EXTREME]],
+        [f"{n}.png" for n in sorted(by_order, key=lambda n: (values[n], n))[:EXTREME]],
+    )
+    for rows in (gallery.merge(gallery.merge(a, b), c), gallery.merge(a, gallery.merge(b, c)), kept(values)):
+        assert names(rows) == want
+        assert [float(row.z[0]) for row in rows.first] == list(range(len(rows.first)))
+
+
+def test_what_is_kept_does_not_grow_and_holds_no_batch() -> None:
+    total = Rows()
+    for start in range(0, 2000, 50):
+        total = gallery.merge(total, kept([float(n % 37) for n in range(start, start + 50)], start))
+    everything = (*total.first, *total.most, *total.least)
+    assert len(everything) == SHOWN + 2 * EXTREME
+    assert all(row.z.base is None and row.z.dtype == np.float32 for row in everything)
+
+
+def test_no_usable_image_keeps_nothing() -> None:
+    sums = state.State(4)
+    found = state.update(sums, [[1.0, 1, 1, 1], [np.nan, 0, 1, 2]], [0, 1])
+    assert gallery.record(gallery.rows_of(found, ["a", "b"], ["0", "1"]), [0]) is None
+
+
+def test_zero_has_no_sign() -> None:
+    batch = state.Measured(np.ones(1, dtype=bool), np.array([[-1e-4, 1.0]]), np.array([1.0]))
+    found = gallery.record(gallery.rows_of(batch, ["a"], ["0"]), [0, 1])
+    assert found is not None
+    assert str(found.shown[0].z) == "(0.0, 1.0)"
+
+
+def test_a_report_goes_through_json_with_and_without_it(report: Report) -> None:
+    assert Report.model_validate_json(to_json(report)) == report
+    without = report.model_copy(update={"evidence": report.evidence.model_copy(update={"gallery": None})})
+    old = without.model_dump(mode="json")
+    del old["evidence"]["gallery"]  # a report from before there was one
+    assert Report.model_validate_json(to_json(without)) == Report.model_validate(old) == without
+
+
+def test_the_schema_tells_it() -> None:
+    fields = Report.model_json_schema(mode="serialization")["$defs"]
+    assert fields["Gallery"]["properties"].keys() == Gallery.model_fields.keys()
+    assert fields["SeenImage"]["properties"].keys() == SeenImage.model_fields.keys()
+
+
+def test_the_cache_gives_it_back(
+    lookup_pass: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(cache.FOLDER, str(tmp_path / "cache"))
+    monkeypatch.delenv(cache.OFF, raising=False)
+    first, second = (check(lookup_pass[0], images=lookup_pass[1], cache=True) for _ in range(2))
+    assert second.time is not None
+    assert second.time.cached is not None
+    assert gallery_of(second.evidence) == gallery_of(first.evidence)
+
+
+def test_names_that_are_no_text_are_measured_and_not_kept(
+    lookup_pass: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(shutil.copytree(lookup_pass[1], tmp_path / "photos"))
+    first = sorted(folder.iterdir())[0]
+    try:
+        first.rename(folder / os.fsdecode(b"\xff.png"))
+    except OSError:
+        pytest.skip("this file system takes only names that are text")
+    monkeypatch.setenv(cache.FOLDER, str(tmp_path / "cache"))
+    monkeypatch.delenv(cache.OFF, raising=False)
+    for _ in range(2):
+        report = check(lookup_pass[0], images=folder, cache=True)
+        assert report.time is not None
+        assert report.time.cached is None
+    assert os.fsdecode(b"\xff.png") in {seen.name for seen in gallery_of(report.evidence).shown}
+    assert r"\udcff.png" in to_json(report)

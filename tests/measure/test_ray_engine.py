@@ -1,0 +1,322 @@
+"""The Ray engine on a real cluster: the local engine's evidence, killed workers, flat memory, errors."""
+
+import importlib.util
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
+from robustcheck_onnx.checker.evidence import Evidence
+from robustcheck_onnx.checker.measure import ray_cluster, ray_engine
+from robustcheck_onnx.checker.measure.job import SHARD_IMAGES, TRIES, Job, Outcome, nothing_yet
+from robustcheck_onnx.checker.measure.ray_cluster import plan_workers
+from robustcheck_onnx.checker.measure.workers import run_jobs as run
+from robustcheck_onnx.thresholds import profile
+from support import PHOTOS, lookup
+from support.measuring import by_name
+from support.measuring import job as new_job
+
+RTOL = 1e-12
+N_IMAGES = SHARD_IMAGES + 76
+SIZE_PX = 16  # small, since decoding and describing photos is not what is tested
+
+needs_ray = pytest.mark.skipif(
+    importlib.util.find_spec("ray") is None or (sys.platform == "linux" and not Path("/dev/shm").is_dir()),
+    reason="Ray is not installed (pip install 'robustcheck-onnx[ray]'), or there is no /dev/shm for its object store",
+)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two shards of photos, two of which are damaged."""
+    folder = tmp_path_factory.mktemp("photos")
+    paths = lookup.write_lookup_images(folder, N_IMAGES, photos=PHOTOS, size_px=SIZE_PX)
+    for path in (paths[3], paths[500]):
+        path.write_bytes(b"\x89PNG\r\n\x1a\n damaged")
+    return folder
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Callable[[str], Path]:
+    rng = np.random.default_rng(1)
+    h = rng.standard_t(5, size=(N_IMAGES, 48)) + rng.normal(0, 0.5, 48)
+    h[:, 3] += 12
+    return lambda name: lookup.write_lookup_model(tmp_path / f"{name}.onnx", h, size_px=SIZE_PX)
+
+
+def assert_same_but_execution(a: Evidence, b: Evidence) -> None:
+    left, right = a.model_dump(exclude={"execution"}), b.model_dump(exclude={"execution"})
+    numbers: list[tuple[float, float]] = []
+    assert _without_floats(left, right, numbers) == _without_floats(right, left, [])
+    assert len(numbers) > 60
+    np.testing.assert_allclose([x for x, _ in numbers], [y for _, y in numbers], rtol=RTOL, atol=0)
+
+
+def _without_floats(a: object, b: object, numbers: list[tuple[float, float]]) -> object:
+    """`a` with a mark for each float that `b` has there too; the pairs go to `numbers`."""
+    if isinstance(a, float) and isinstance(b, float):
+        numbers.append((a, b))
+        return "a number"
+    if isinstance(a, dict) and isinstance(b, dict):
+        return {key: _without_floats(value, b.get(key), numbers) for key, value in a.items()}
+    if isinstance(a, list | tuple) and isinstance(b, list | tuple) and len(a) == len(b):
+        return [_without_floats(x, y, numbers) for x, y in zip(a, b, strict=True)]
+    return a
+
+
+@needs_ray
+def test_two_workers_give_the_local_engines_evidence(
+    model: Callable[[str], Path], photos: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    damaged = tmp_path / "damaged.onnx"
+    damaged.write_bytes(b"no model")
+    jobs = [new_job(model("a"), str(photos)), new_job(damaged, str(photos)), new_job(model("b"), str(photos), seed=4)]
+    both = (None, "representation")
+    jobs.append(new_job(model("few"), str(photos), tensors=both, max_images=60, max_bad=1))
+    told: list[tuple[int, int]] = []
+    threads = threading.active_count()
+    spread = by_name(
+        list(run(jobs, profile.load(), engine="ray", workers=2, progress=lambda _, n, total: told.append((n, total))))
+    )
+    assert capfd.readouterr() == ("", "")
+    assert threading.active_count() == threads
+    alone = by_name(list(run(jobs, profile.load())))
+    assert spread.keys() == alone.keys() == {"a", "b", "damaged", "few"}
+    for name in ("a", "b", "few"):
+        assert len(spread[name].evidence) == len(spread[name].job.tensors)
+        for one, two in zip(spread[name].evidence, alone[name].evidence, strict=True):
+            assert_same_but_execution(one, two)
+            assert (one.execution.engine, one.execution.workers) == ("ray", 2)
+            assert one.execution.providers == two.execution.providers
+    assert spread["a"].evidence[0].images.n_skipped == 2
+    assert spread["few"].evidence[0].stopped == "image limit"
+    for outcome in (spread["damaged"], alone["damaged"]):
+        assert isinstance(outcome.error, CannotAssessError)
+    assert str(spread["damaged"].error) == str(alone["damaged"].error)
+    assert (SHARD_IMAGES, N_IMAGES) in told
+
+
+@needs_ray
+def test_killed_workers_lose_nothing_and_a_poisoned_model_fails_alone(
+    model: Callable[[str], Path],
+    photos: Path,
+    saboteur: Callable[[dict[str, int]], Path],
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kills = saboteur({"photo_00300.png": TRIES - 1, "poisoned.onnx": 99})
+    jobs = [new_job(model(name), str(photos)) for name in ("a", "poisoned", "b")]
+    found = by_name(list(run(jobs, profile.load(), engine="ray", workers=2)))
+    assert capfd.readouterr().out == ""
+    assert len(list(kills.glob("poisoned.onnx.*"))) == TRIES
+    assert len(list(kills.glob("photo_00300.png.*"))) == TRIES - 1
+    error = found["poisoned"].error
+    assert isinstance(error, CannotAssessError)
+    assert f"worker process ended {TRIES} times" in error.message
+    monkeypatch.delenv("PYTHONPATH")
+    alone = by_name(list(run([new_job(model(name), str(photos)) for name in "ab"], profile.load())))
+    for name in "ab":
+        (evidence,) = found[name].evidence
+        assert evidence.images.n_read == N_IMAGES
+        assert evidence.images.sanity.n_images == N_IMAGES - 2  # each shard once
+        assert_same_but_execution(evidence, alone[name].evidence[0])
+
+
+MEMORY = """
+import gc, sys
+from pathlib import Path
+from robustcheck_onnx.checker.evidence import Options
+from robustcheck_onnx.checker.measure import Job, run_jobs as run
+from robustcheck_onnx.checker.statistics.state import State
+from robustcheck_onnx.thresholds import profile
+
+def look(job, n_done, n_total):
+    # memory of this process's own: Ray's object store is mapped too, and bounded
+    row = next(row for row in Path("/proc/self/status").read_text().splitlines() if row.startswith("RssAnon"))
+    print(n_done, int(row.split()[1]) / 1024, sum(isinstance(held, State) for held in gc.get_objects()))
+
+job = Job(Path(sys.argv[1]), Options(images=sys.argv[2]))
+(outcome,) = run([job], profile.load(), engine="ray", workers=2, progress=look)
+assert outcome.error is None, outcome.error
+"""
+
+
+@needs_ray
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
+def test_the_drivers_memory_does_not_grow_with_the_images(photos: Path, tmp_path: Path) -> None:
+    width, copies = 1024, 10
+    state_mib = 8 * 128 * width * 8 / 2**20  # sums of z to z⁴ and of four energies, in 128 groups, float64
+    h = np.random.default_rng(0).normal(size=(500, width))
+    model = lookup.write_lookup_model(tmp_path / "m.onnx", h, size_px=SIZE_PX)
+    (tmp_path / "many").mkdir()
+    for path in photos.iterdir():
+        for copy in range(copies):
+            (tmp_path / "many" / f"{copy}{path.name}").symlink_to(path)
+    command = [sys.executable, "-Ic", MEMORY, str(model), str(tmp_path / "many")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    n_done, mib, states = np.array([row.split() for row in done.stdout.splitlines()], dtype=float).T
+    n_shards = -(-copies * N_IMAGES // SHARD_IMAGES)
+    assert n_done[-1] >= (n_shards - 4) * SHARD_IMAGES  # the last ones may come together
+    assert states.max() <= 2 * ray_engine.AHEAD_SHARDS + 3  # waiting for their turn; the sum, what is added, the result
+    late = n_done >= 4 * SHARD_IMAGES
+    growth, _ = np.polyfit(n_done[late] / SHARD_IMAGES, mib[late], 1)  # MiB a shard; one state if every shard stayed
+    assert growth < state_mib / 2
+
+
+def test_shards_of_another_model_or_image_set_are_never_merged(
+    model: Callable[[str], Path], photos: Path, tmp_path: Path
+) -> None:
+    def conclude(job: Job, change: Callable[[], object]) -> Outcome | None:
+        course = ray_engine._Course(0, job, nothing_yet(1), begun=True)
+        first, second = ray_engine.Worker(".", 1), ray_engine.Worker(".", 1)  # as two nodes have them
+        assert ray_engine._take(first.begin(0, job), ray_engine._Task(0, course, -1), 2, profile.load()) is None
+        change()
+        result = second.shard(0, job, 1)
+        found = ray_engine._take(result, ray_engine._Task(1, course, 1), 2, profile.load())
+        assert found is None or isinstance(found, Outcome)
+        return found
+
+    same = new_job(model("m"), str(photos), max_bad=1)
+    course = ray_engine._Course(0, same, nothing_yet(1), begun=True)
+    worker = ray_engine.Worker(".", 1)
+    opened = worker._open(0, same)[0]
+    for shard, result in ((-1, worker.begin(0, same)), (0, worker.shard(0, same, 0)), (1, worker.shard(0, same, 1))):
+        found = ray_engine._take(result, ray_engine._Task(0, course, shard), 2, profile.load())
+    assert isinstance(found, Outcome)
+    assert found.error is None
+    assert worker._opened is opened  # once a worker and model
+
+    other = np.random.default_rng(9).normal(size=(20, 48))
+    changes: dict[str, Callable[[], object]] = {
+        "model": lambda: lookup.write_lookup_model(same.model, other, size_px=SIZE_PX),
+        "list of images": (tmp_path / "few" / "photo_00001.png").unlink,
+    }
+    (tmp_path / "few").mkdir()
+    for path in photos.iterdir():
+        (tmp_path / "few" / path.name).symlink_to(path)
+    for what, change in changes.items():
+        outcome = conclude(new_job(same.model, tmp_path / "few", max_bad=1), change)
+        assert outcome is not None
+        assert isinstance(outcome.error, EnvironmentFaultError)
+        assert f"workers differ in {what};" in outcome.error.message
+
+
+def test_workers_take_the_cores_that_fit() -> None:
+    assert plan_workers([(2, 0)], None, wants_gpu=True) == (1, 2, 0)
+    assert plan_workers([(2, 0)], 2, wants_gpu=True) == (2, 1, 0)
+    assert plan_workers([(2, 0)], 1, wants_gpu=True) == (1, 2, 0)
+    assert plan_workers([(3, 0), (3, 0)], 3, wants_gpu=False) == (3, 1, 0)
+    assert plan_workers([(16, 8), (16, 8), (4, 0)], None, wants_gpu=True) == (16, 2, 1)
+    assert plan_workers([(16, 8), (16, 8), (4, 0)], 3, wants_gpu=True) == (3, 8, 1)
+    assert plan_workers([(16, 8), (4, 0)], None, wants_gpu=False) == (5, 4, 0)
+    with pytest.raises(UsageError, match=r"--workers is 9; the cluster has room for 8 \(GPUs\)") as caught:
+        plan_workers([(16, 8)], 9, wants_gpu=True)
+    assert caught.value.hint == "--workers 8"
+    with pytest.raises(UsageError, match="room for 0"):
+        plan_workers([], None, wants_gpu=False)
+
+
+REFUSE_RAY = """
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "ray":
+            raise ModuleNotFoundError("No module named 'ray'", name="ray")
+sys.meta_path.insert(0, Refuse())
+from robustcheck_onnx.checker import cli
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+def test_without_ray_the_extra_is_named(model: Callable[[str], Path], photos: Path) -> None:
+    command = [sys.executable, "-Ic", REFUSE_RAY, str(model("a")), "--images", str(photos), "--engine"]
+    done = subprocess.run([*command, "ray"], capture_output=True, text=True, check=False)
+    assert done.returncode == 4
+    assert done.stdout == ""
+    assert done.stderr.splitlines() == [
+        "error: ray: package is not importable (No module named 'ray'); --engine ray needs it",
+        "hint: pip install 'robustcheck-onnx[ray]'",
+    ]
+    local = subprocess.run([*command, "local", "-q"], capture_output=True, text=True, check=False)
+    assert local.returncode in {0, 1}, local.stderr
+
+
+@needs_ray
+def test_an_address_without_a_cluster_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        closed = f"127.0.0.1:{other.getsockname()[1]}"
+        with pytest.raises(EnvironmentFaultError, match=f"{closed}; cluster can't be used: .*refused"):
+            run([], profile.load(), engine="ray", address=closed)
+        other.listen()  # something that is no cluster: it takes the connection and says nothing
+        monkeypatch.setattr(ray_cluster, "REACH_S", 3)
+        with pytest.raises(EnvironmentFaultError, match="no answer within 3 s"):
+            run([], profile.load(), engine="ray", address=closed)
+    for wrong in ("localhost", "ray://localhost:1", "host:port"):
+        with pytest.raises(UsageError, match="it must be HOST:PORT or auto"):
+            run([], profile.load(), engine="ray", address=wrong)
+
+
+@needs_ray
+def test_a_gpu_is_not_named_where_ray_gives_them_out(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--device is cuda:1; Ray gives out the GPUs"):
+        run([new_job(tmp_path / "m.onnx", device="cuda:1")], profile.load(), engine="ray")
+
+
+@needs_ray
+def test_the_command_gives_the_report_of_a_running_cluster_or_of_its_own(
+    model: Callable[[str], Path], photos: Path, tmp_path: Path
+) -> None:
+    program = Path(sys.executable).parent / "robustcheck"
+    command = [str(part) for part in (program, model("a"), "--images", photos, "--no-time")]
+    done = subprocess.run(
+        [*command, "--engine", "ray", "--workers", "2", "-o", "json"], capture_output=True, check=False
+    )
+    assert done.returncode == 1, done.stderr  # 48 features are fewer than the profile's range, or whatever it judges
+    report = json.loads(done.stdout)
+    assert report["evidence"]["images"]["n_read"] == N_IMAGES
+    assert report["evidence"]["stopped"] == "all images"
+    assert report["evidence"]["execution"]["engine"] == "ray"
+    assert done.stderr == b""
+    env = os.environ | {"COLUMNS": "120"}
+    local = subprocess.run([*command, "-o", f"json={tmp_path}/r.json"], capture_output=True, check=False, env=env)
+    assert local.returncode == done.returncode
+    assert json.loads((tmp_path / "r.json").read_text())["verdict"] == report["verdict"]
+    (tmp_path / "ray.json").write_bytes(done.stdout)
+    blocked = "import sys; sys.modules['ray'] = None\nfrom robustcheck_onnx.checker.cli import main\nsys.exit(main())"
+    again = [sys.executable, "-c", blocked, "verify", f"{tmp_path}/ray.json", command[1], "--images", str(photos)]
+    verified = subprocess.run([*again, "-o", "json"], capture_output=True, check=False)
+    assert verified.returncode == 1, verified.stderr  # as the report's own WARN
+    (rerun,) = (f for f in json.loads(verified.stdout)["findings"] if f["check"] == "rerun")
+    assert rerun["status"] == "agrees", rerun
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGTERM to a process itself on Windows")
+def test_the_handler_of_sigterm_outlives_rays_shutdown() -> None:
+    """Else a signal in the second that Ray's processes take to end kills this one, and its documents say nothing."""
+    code = """
+import contextlib, ctypes, os, signal, sys, time, types
+from robustcheck_onnx.checker.measure import ray_engine
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(77))
+@contextlib.contextmanager
+def cluster(*_):
+    yield
+    ctypes.CDLL(None).signal(15, 0)  # as ray.shutdown does
+    time.sleep(0.5)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(1)
+engine_ray.open_cluster = cluster
+engine_ray._workers = lambda *_: contextlib.nullcontext([])
+ray = types.SimpleNamespace(exceptions=types.SimpleNamespace(RayError=RuntimeError))
+list(engine_ray._run(ray, [], None, 1, None, None))
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 77

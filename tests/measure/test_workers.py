@@ -1,0 +1,171 @@
+"""The local engine: the check's evidence, a killed worker, models that fail alone, the end of the workers."""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from robustcheck_onnx import check
+from robustcheck_onnx.checker.errors import CannotAssessError, RobustcheckError, UsageError
+from robustcheck_onnx.checker.evidence import Options
+from robustcheck_onnx.checker.measure.job import TRIES, Job
+from robustcheck_onnx.checker.measure.workers import run_jobs as run
+from robustcheck_onnx.thresholds import profile
+from support import PHOTOS, lookup
+from support.measuring import by_name, never_decided
+from support.measuring import job as new_job
+
+N_PHOTOS = 40
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    lookup.write_lookup_images(folder, N_PHOTOS, photos=PHOTOS)
+    return folder
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Callable[[str], Path]:
+    """A look-up model of that name."""
+    h = np.random.default_rng(1).normal(size=(N_PHOTOS, 32))
+    return lambda name: lookup.write_lookup_model(tmp_path / f"{name}.onnx", h)
+
+
+def test_the_evidence_is_the_checks(model: Callable[[str], Path], photos: Path, tmp_path: Path) -> None:
+    jobs = [new_job(model(name), str(photos), seed=seed) for seed, name in enumerate("abc")]
+    jobs.append(new_job(tmp_path / "none.onnx", str(photos)))
+    found = by_name(list(run(jobs, never_decided(), workers=2)))
+    assert found.keys() == {"a", "b", "c", "none"}
+    for job in jobs[:3]:
+        outcome = found[job.model.stem]
+        (evidence,) = outcome.evidence
+        direct = check(job.model, images=photos, seed=job.options.seed, thresholds=never_decided()).evidence
+        threads = {"threads": max(1, direct.execution.threads // 2)}
+        execution = direct.execution.model_copy(update=threads)
+        assert evidence == direct.model_copy(update={"execution": execution})
+        assert outcome.error is None
+        assert 0 < outcome.wall_s < 60
+    error = found["none"].error
+    assert isinstance(error, UsageError)  # class, words and hint survive the process
+    assert "none.onnx: model file is missing" in error.message
+    assert error.hint
+    assert found["none"].evidence == ()
+
+
+def test_a_worker_killed_in_the_middle_loses_nothing(
+    model: Callable[[str], Path], photos: Path, saboteur: Callable[[dict[str, int]], Path]
+) -> None:
+    kills = saboteur({"photo_00017.png": TRIES - 1})
+    outcomes = list(
+        run([new_job(model("a"), str(photos)), new_job(model("b"), str(photos))], profile.load(), workers=1)
+    )
+    assert len(list(kills.iterdir())) == TRIES - 1
+    for outcome in outcomes:
+        assert outcome.error is None
+        assert outcome.evidence[0].statistics.n_images == N_PHOTOS
+        again = check(outcome.job.model, images=photos).evidence
+        assert outcome.evidence[0].images == again.images
+        assert outcome.evidence[0].statistics == again.statistics
+
+
+def test_a_model_that_ends_its_process_fails_alone(
+    model: Callable[[str], Path], photos: Path, saboteur: Callable[[dict[str, int]], Path]
+) -> None:
+    jobs = [new_job(model(name), str(photos)) for name in ("a", "poisoned", "b")]
+    kills = saboteur({"poisoned.onnx": 99})
+    found = by_name(list(run(jobs, profile.load(), workers=2)))
+    assert len(list(kills.iterdir())) == TRIES
+    error = found["poisoned"].error
+    assert isinstance(error, CannotAssessError)
+    assert f"poisoned.onnx: worker process ended {TRIES} times" in error.message
+    for name in "ab":
+        assert found[name].error is None
+        assert found[name].evidence[0].statistics.n_images == N_PHOTOS
+
+
+def test_an_unexpected_exception_is_one_jobs_error(model: Callable[[str], Path], photos: Path) -> None:
+    broken = Options.model_construct(images=str(photos), batch_size="many")
+    jobs = [Job(model("a"), broken), new_job(model("b"), str(photos))]
+    found = by_name(list(run(jobs, profile.load())))
+    assert found["b"].error is None
+    error = found["a"].error
+    assert type(error) is RobustcheckError
+    assert error.exit_code == 70
+    assert "internal error: TypeError" in error.message
+
+
+def test_closing_the_iterator_ends_the_workers(model: Callable[[str], Path], photos: Path) -> None:
+    outcomes = run([new_job(model(name), str(photos)) for name in "ab"], profile.load())
+    next(outcomes)
+    workers = multiprocessing.active_children()
+    assert workers
+    outcomes.close()  # type: ignore[attr-defined] # a generator
+    for worker in workers:
+        worker.join(10)
+        assert not worker.is_alive()
+
+
+PARENT = """
+import multiprocessing, sys
+from pathlib import Path
+from robustcheck_onnx.checker.evidence import Options
+from robustcheck_onnx.checker.measure import Job, run_jobs as run
+from robustcheck_onnx.thresholds import profile
+if __name__ == "__main__":
+    outcomes = run([Job(Path({model!r}), Options(images={photos!r})) for _ in range(2)], profile.load())
+    next(outcomes)
+    print(*(child.pid for child in multiprocessing.active_children()), flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="kills by POSIX signal")
+def test_workers_end_with_a_killed_parent(model: Callable[[str], Path], photos: Path, tmp_path: Path) -> None:
+    script = tmp_path / "parent.py"
+    script.write_text(PARENT.format(model=str(model("a")), photos=str(photos)))
+    parent = subprocess.Popen([sys.executable, "-I", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    pids = [int(pid) for pid in parent.stdout.readline().split()]
+    assert pids
+    parent.kill()
+    parent.communicate()
+    deadline = time.monotonic() + 10
+    while any(_is_running(pid) for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(_is_running(pid) for pid in pids)
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    status = Path(f"/proc/{pid}/stat")
+    return not status.exists() or status.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"engine": "rai"}, "--engine is 'rai'; it must be local or ray"),
+        ({"workers": 0}, "--workers is 0; it must be at least 1"),
+        ({"address": "host:1"}, "--ray-address is host:1; it needs the Ray engine"),
+    ],
+)
+def test_wrong_arguments_are_told_before_anything_runs(arguments: dict[str, str], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        run([], profile.load(), **arguments)  # type: ignore[arg-type]
+
+
+def test_no_job_is_no_outcome() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    assert list(run([], profile.load(), workers=3)) == []
+    assert signal.getsignal(signal.SIGINT) is before  # only workers leave Ctrl-C alone

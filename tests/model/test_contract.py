@@ -1,0 +1,60 @@
+"""The contract in the metadata: read, or refused with the reason."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from robustcheck_onnx.checker.errors import CannotAssessError
+from robustcheck_onnx.checker.model.contract import CONTRACT_KEY, parse_contract
+from support import lookup
+
+
+def parse(contract: object) -> Any:
+    return parse_contract({CONTRACT_KEY: json.dumps(contract)}, "m.onnx")
+
+
+def test_valid_contract() -> None:
+    contract = parse(lookup.lookup_contract(source={"random_weights": True}))
+    assert contract.tensors["representation"].rule == "encoder_output"
+    assert contract.preprocessing.size == (64, 64)
+    assert contract.preprocessing.crop_rounding == "round"
+    assert contract.source.random_weights is True
+    assert contract.parity.batches == (1, 2, 5)
+
+
+def test_no_contract() -> None:
+    assert parse_contract({"author": "someone"}, "m.onnx") is None
+
+
+def change(key: str, value: object) -> Callable[[dict[str, Any]], Any]:
+    return lambda contract: contract | {key: value}
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (change("schema_version", 2), "contract has schema version 2; this robustcheck reads up to 1"),
+        (change("schema_version", 0), "contract breaks schema 1 (schema_version: Input should be 1)"),
+        (change("precision", "int4"), "precision: Input should be 'fp32', 'fp16', 'int8-dynamic' or 'int8-qdq'"),
+        (change("colour", "red"), "colour: Extra inputs are not permitted"),
+        (change("tensors", {}), 'there is no entry "representation"'),
+        (lambda c: {k: v for k, v in c.items() if k != "source"}, "source: Field required"),
+        (lambda c: c | {"source": c["source"] | {"random_weights": "no"}}, "source.random_weights"),
+        (lambda c: [c], "contract is a JSON list"),
+    ],
+)
+def test_refused(edit: Callable[[dict[str, Any]], Any], message: str) -> None:
+    with pytest.raises(CannotAssessError) as caught:
+        parse(edit(lookup.lookup_contract()))
+    assert caught.value.message.startswith("m.onnx: ")
+    assert message in caught.value.message
+    assert caught.value.hint
+
+
+def test_not_json() -> None:
+    with pytest.raises(CannotAssessError, match="contract is not JSON"):
+        parse_contract({CONTRACT_KEY: "{"}, "m.onnx")

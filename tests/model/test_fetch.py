@@ -1,0 +1,162 @@
+"""Models behind URLs: weights and sidecars come along, nothing is left on the disk, no cache answers."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+
+from robustcheck_onnx import check
+from robustcheck_onnx.checker.cli.app import main
+from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
+from robustcheck_onnx.checker.images import source
+from robustcheck_onnx.checker.storage.local import download
+from robustcheck_onnx.checker.storage.remote import LIMIT, open_url
+from support import onnx_models
+from support.stores import ODD, SECRET, put, url_of
+
+pytest.importorskip("fsspec", reason="the extra remote is not installed")
+pytestmark = pytest.mark.usefixtures("own_temporary_folder")
+
+
+def test_weights_and_sidecars_come_with_the_model(tmp_path: Path, memory: Any, own_temporary_folder: Path) -> None:
+    folder = tmp_path / "m"
+    (folder / "weights").mkdir(parents=True)
+    proto = onnx_models.encoder()
+    onnx.save(proto, folder / "m.onnx", save_as_external_data=True, location="weights/ü 100%.bin", size_threshold=0)
+    (folder / "config.json").write_text('{"architectures": ["X"]}')
+    clip = {"size": [8, 8], "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
+    (folder / "open_clip_config.json").write_text(json.dumps({"preprocess_cfg": clip}))
+    put(memory, folder, ODD)
+    here = check(folder / "m.onnx", max_images=3).evidence
+    there = check(f"memory://{ODD}/m.onnx", max_images=3).evidence
+    assert there.preprocessing == here.preprocessing
+    assert there.preprocessing.source == "sidecar"
+    assert there.model.external_digests == here.model.external_digests
+    assert set(there.model.external_digests) == {"weights/ü 100%.bin"}
+    assert there.model.digest == here.model.digest
+    assert there.statistics == here.statistics
+    assert list(own_temporary_folder.iterdir()) == []
+
+    memory.pipe_file(f"/{ODD}/other.ONNX", b"")  # whose sidecar is it now?
+    with pytest.raises(UsageError, match="lies beside 2 models") as caught:
+        check(f"memory://{ODD}/m.onnx", max_images=3)
+    assert caught.value.message.startswith(f"memory://{ODD}/open_clip_config.json")
+    assert str(own_temporary_folder) not in caught.value.message + caught.value.hint
+
+    memory.rm(f"/{ODD}/weights/ü 100%.bin")
+    with pytest.raises(CannotAssessError, match="is missing"):
+        check(f"memory://{ODD}/m.onnx", max_images=3, preprocess="clip")
+
+
+@pytest.mark.parametrize("location", ["../w.bin", "/etc/hostname", "a/../../w.bin", "C:/w.bin"])
+def test_weights_outside_the_folder_are_refused(
+    location: str, tmp_path: Path, memory: Any, own_temporary_folder: Path
+) -> None:
+    path = onnx_models.save(onnx_models.encoder(), tmp_path / "m.onnx", external=True)
+    proto = onnx.load(path, load_external_data=False)
+    for weight in proto.graph.initializer:
+        for entry in weight.external_data:
+            entry.value = location if entry.key == "location" else entry.value
+    memory.pipe_file("/box/in/m.onnx", proto.SerializeToString())
+    memory.pipe_file("/box/w.bin", b"0" * 100_000)
+    with pytest.raises(CannotAssessError, match="leaves the model's folder") as caught:
+        check("memory://box/in/m.onnx")
+    assert caught.value.message.startswith("memory://box/in/m.onnx: ")
+    assert list(own_temporary_folder.iterdir()) == []
+
+
+def test_models_that_cannot_be_had(
+    memory: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_temporary_folder: Path
+) -> None:
+    memory.pipe_file("/box/m.onnx", b"\x08" * 1000)
+    with pytest.raises(UsageError, match="missing"):
+        check("memory://box/gone.onnx")
+    with pytest.raises(UsageError, match="missing"):
+        check("memory://box")
+    with pytest.raises(CannotAssessError, match=r"^memory://box/m\.onnx: opset_import is missing"):
+        check("memory://box/m.onnx")
+    whole = onnx_models.save(onnx_models.encoder(), tmp_path / "m.onnx").read_bytes()
+    memory.pipe_file("/box/m.onnx", whole)
+    with pytest.raises(UsageError, match="with Ray"):
+        check("memory://box/m.onnx", engine="ray")
+    monkeypatch.setenv(LIMIT, str(len(whole) - 1))
+    with pytest.raises(EnvironmentFaultError, match="download is more than"):
+        check("memory://box/m.onnx")
+    monkeypatch.setenv(LIMIT, "much")
+    with pytest.raises(UsageError, match=LIMIT):
+        check("memory://box/m.onnx")
+    assert list(own_temporary_folder.iterdir()) == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+def test_a_full_disk_is_the_environments_fault(memory: Any) -> None:
+    memory.pipe_file("/box/m.onnx", b"x" * 10_000)
+    with pytest.raises(EnvironmentFaultError, match="No space left"):
+        download(open_url(url_of("memory://box/m.onnx")), Path("/dev/full"), 10**6)
+
+
+def test_other_verbs_say_that_they_take_no_url(
+    lookup_pass: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for verb in (["inspect"], ["scan"], ["compare", str(lookup_pass[0])]):
+        assert main([*verb, f"https://u:{SECRET}@h/m.onnx"]) == 2
+        said = capsys.readouterr().err
+        assert "https://***@h/m.onnx: model is a URL" in said
+        assert SECRET not in said
+
+
+def test_the_cache_never_answers_for_a_model_behind_a_url(
+    lookup_pass: tuple[Path, Path], memory: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, photos = lookup_pass
+    monkeypatch.setenv("ROBUSTCHECK_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("ROBUSTCHECK_NO_CACHE", "0")
+    memory.pipe_file("/m.onnx", model.read_bytes())
+    put(memory, photos, "p")
+
+    def is_cached(model: str | Path, images: str | Path) -> bool:
+        report = check(model, images=images, cache=True)
+        assert report.time is not None
+        return report.time.cached is not None
+
+    assert [is_cached("memory://m.onnx", photos) for _ in range(2)] == [False, False]
+    assert [is_cached(model, "memory://p") for _ in range(2)] == [False, True]
+    first, second = (entry.name for entry in source.open_images("memory://p").entries[:2])
+    memory.pipe_file(f"/p/{first}", (photos / second).read_bytes())  # the same names, another image
+    assert not is_cached(model, "memory://p")
+
+
+def test_sigterm_leaves_nothing(own_temporary_folder: Path) -> None:
+    """The signal comes while the model is being downloaded: the copy is there, and then it is not."""
+    program = """
+import sys, time, fsspec
+from fsspec.implementations.memory import MemoryFileSystem
+store = fsspec.filesystem("memory")
+store.pipe_file("/m.onnx", b"x" * 40_000_000)
+whole = MemoryFileSystem.cat_file
+def slow(self, path, **more):
+    time.sleep(1)
+    return whole(self, path, **more)
+MemoryFileSystem.cat_file = slow
+from robustcheck_onnx.checker.cli import main
+sys.exit(main(["memory://m.onnx"]))
+"""
+    environment = os.environ | {"TMPDIR": str(own_temporary_folder)}
+    with subprocess.Popen([sys.executable, "-c", program], env=environment, stderr=subprocess.PIPE) as process:
+        until = time.monotonic() + 60
+        while not list(own_temporary_folder.glob("robustcheck-*/m.onnx")):
+            assert process.poll() is None
+            assert time.monotonic() < until
+            time.sleep(0.02)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 143
+    assert list(own_temporary_folder.glob("robustcheck-*")) == []

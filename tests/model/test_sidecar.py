@@ -1,0 +1,282 @@
+"""Sidecars: the libraries' files give the libraries' pixels; a bad value names file, field and rule."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import skimage
+from PIL import Image
+
+from robustcheck_onnx.checker.errors import UsageError
+from robustcheck_onnx.checker.evidence import CLIP, IMAGENET, Preprocessing
+from robustcheck_onnx.checker.images.preprocess import apply, at_size
+from robustcheck_onnx.checker.model.sidecar import find_preprocessing
+
+PHOTO = Path(skimage.__file__).parent / "data" / "chelsea.png"
+
+
+def beside(folder: Path, name: str, content: Any) -> Path:
+    (folder / name).write_text(content if isinstance(content, str) else json.dumps(content))
+    return folder / "model.onnx"
+
+
+def assert_same_pixels(ours: Preprocessing, theirs: Any) -> None:
+    photo = Image.open(PHOTO).convert("RGB")
+    levels = np.asarray(ours.std) / ours.rescale
+    np.testing.assert_allclose(apply(ours, photo) * levels, np.asarray(theirs(photo)) * levels, atol=1e-3)
+
+
+@pytest.mark.slow
+def test_open_clip_config_gives_open_clips_pixels(tmp_path: Path) -> None:
+    from open_clip.transform import PreprocessCfg, image_transform_v2
+
+    given = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize_mode": "squash"}
+    config = {"model_cfg": {"vision_cfg": {"image_size": 256}}, "preprocess_cfg": given}
+    found = find_preprocessing(beside(tmp_path, "open_clip_config.json", config), None, None, (256, 256))
+    transform = image_transform_v2(PreprocessCfg(size=256, **given), is_train=False)
+    assert_same_pixels(found.preprocessing, lambda photo: transform(photo).numpy().transpose(1, 2, 0))
+    assert found.source == "sidecar"
+    assert ("resize_mode", "squash", "open_clip_config.json") in found.fields
+    assert ("fill", "0, 0, 0", "open_clip default") in found.fields
+    assert [field for field, _, _ in found.fields] == list(Preprocessing.model_fields)
+
+
+def test_timm_config_gives_timms_pixels(tmp_path: Path) -> None:
+    from timm.data import create_transform, resolve_data_config
+
+    pretrained = {
+        "input_size": [3, 224, 224],
+        "test_input_size": [3, 288, 288],
+        "test_crop_pct": 1.0,
+        "crop_pct": 0.95,
+        "crop_mode": "border",
+        "interpolation": "bilinear",
+        "mean": [0.4, 0.5, 0.6],
+        "std": [0.2, 0.2, 0.2],
+    }
+    model = beside(tmp_path, "config.json", {"architecture": "x", "pretrained_cfg": pretrained})
+    for size, use_test_size in [((224, 224), False), ((288, 288), True)]:
+        config = resolve_data_config(pretrained_cfg=pretrained, use_test_size=use_test_size)
+        transform = create_transform(**config, is_training=False)
+        ours = find_preprocessing(model, None, None, size).preprocessing
+        assert_same_pixels(ours, lambda photo, t=transform: t(photo).numpy().transpose(1, 2, 0))
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "arguments"),
+    [
+        ("clip", "CLIPImageProcessorPil", {}),
+        ("bit", "BitImageProcessorPil", {"size": {"shortest_edge": 256}}),
+        ("siglip", "SiglipImageProcessorPil", {}),
+        ("vit", "ViTImageProcessorPil", {"size": {"height": 224, "width": 224}}),
+        ("vit", "ViTImageProcessorPil", {"do_normalize": False}),
+    ],
+)
+def test_preprocessor_config_gives_transformers_pixels(
+    tmp_path: Path, module: str, name: str, arguments: dict[str, Any]
+) -> None:
+    import importlib
+
+    library = importlib.import_module(f"transformers.models.{module}.image_processing_pil_{module}")
+    processor = getattr(library, name)(**arguments)
+    processor.save_pretrained(tmp_path)
+    ours = find_preprocessing(tmp_path / "model.onnx", None, None, (224, 224)).preprocessing
+    assert_same_pixels(ours, lambda photo: processor(photo, return_tensors="np")["pixel_values"][0].transpose(1, 2, 0))
+
+
+def test_old_integer_sizes_mean_what_the_processor_says(tmp_path: Path) -> None:
+    old = {
+        "crop_size": 224,
+        "do_center_crop": True,
+        "feature_extractor_type": "CLIPFeatureExtractor",
+        "image_mean": list(CLIP.mean),
+        "image_std": list(CLIP.std),
+        "resample": 3,
+        "size": 224,
+    }
+    found = find_preprocessing(beside(tmp_path, "preprocessor_config.json", old), None, None, (224, 224))
+    assert found.preprocessing == CLIP.model_copy(update={"crop_rounding": "floor"})
+    square = {**old, "feature_extractor_type": "ViTFeatureExtractor", "do_center_crop": False}
+    found = find_preprocessing(beside(tmp_path, "preprocessor_config.json", square), None, None, (224, 224))
+    assert (found.preprocessing.resize_mode, found.preprocessing.crop) == ("squash", "none")
+
+
+def test_own_sidecar_comes_first_and_takes_both_shapes(tmp_path: Path) -> None:
+    own = CLIP.model_copy(update={"color_order": "BGR", "rescale": 1.0})
+    beside(tmp_path, "open_clip_config.json", {"preprocess_cfg": {"size": 224}})
+    for content in (own.model_dump(), {"preprocessing": own.model_dump()}):
+        found = find_preprocessing(beside(tmp_path, "model.robustcheck.json", content), None, None, (224, 224))
+        assert (found.preprocessing, found.source) == (own, "sidecar")
+
+
+def test_precedence_option_contract_sidecar_assumed(tmp_path: Path) -> None:
+    model = beside(tmp_path, "open_clip_config.json", {"preprocess_cfg": {"size": 224, "resize_mode": "longest"}})
+    over_contract = find_preprocessing(model, "imagenet", CLIP, (224, 224))
+    assert (over_contract.preprocessing, over_contract.source) == (IMAGENET, "user")
+    assert over_contract.against_contract
+    contract = find_preprocessing(model, None, CLIP, (224, 224))
+    assert (contract.preprocessing, contract.source) == (CLIP, "contract")
+    assert not contract.against_contract
+    assert find_preprocessing(model, None, None, None).preprocessing.resize_mode == "longest"
+    user = find_preprocessing(model, str(tmp_path / "open_clip_config.json"), CLIP, (224, 224))
+    assert (user.preprocessing.resize_mode, user.source) == ("longest", "user")
+
+    (tmp_path / "open_clip_config.json").unlink()
+    beside(tmp_path, "config.json", {"model_type": "clip"})  # transformers' model configuration: no pixels in it
+    found = find_preprocessing(model, None, None, (384, 384))
+    assert (found.preprocessing, found.source) == (at_size(IMAGENET, (384, 384)), "assumed")
+    assert ("size", "384, 384", "model input") in found.fields
+    assert ("mean", "0.485, 0.456, 0.406", "assumed: ImageNet values") in found.fields
+
+
+def test_presets_take_the_models_size(tmp_path: Path) -> None:
+    found = find_preprocessing(tmp_path / "m.onnx", "clip", None, (336, 336))
+    assert found.preprocessing == at_size(CLIP, (336, 336))
+    assert ("resize_size", "336, 336", "clip, scaled") in found.fields
+    assert find_preprocessing(tmp_path / "m.onnx", "clip", None, None).preprocessing == CLIP
+
+
+OPEN_CLIP = {"size": 224, "resize_mode": "shortest"}
+TIMM = {"input_size": [3, 224, 224]}
+HF = {
+    "size": {"height": 224, "width": 224},
+    "resample": 2,
+    "image_mean": [0.5, 0.5, 0.5],
+    "image_std": [0.5, 0.5, 0.5],
+}
+FILES = {"open_clip": "open_clip_config.json", "timm": "config.json", "hf": "preprocessor_config.json"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "message"),
+    [
+        (
+            "open_clip",
+            {"resize_mode": "fit"},
+            "resize_mode is 'fit'; it must be one of shortest, longest, squash",
+        ),
+        (
+            "open_clip",
+            {"interpolation": "area"},
+            "interpolation is 'area'; it must be one of bicubic, bilinear",
+        ),
+        ("open_clip", {"size": None}, r"size is missing; it must be an integer or \[height, width\]"),
+        ("open_clip", {"size": 0}, "size.0 is 0; Input should be greater than 0"),
+        ("open_clip", {"std": [1, 0, 1]}, r"std.1 is 0.0; Input should be greater than 0"),
+        ("open_clip", {"mean": [1, "x", 1]}, "mean is 'x'; it must be a finite number"),
+        ("open_clip", {"mean": [1, 2]}, r"mean is \[1, 2\]; it must be three numbers"),
+        ("open_clip", {"mode": "L"}, "mode is 'L'; only RGB is supported"),
+        (
+            "timm",
+            {"input_size": [1, 28, 28]},
+            r"input_size is \[1, 28, 28\]; it must be \[3, height, width\]",
+        ),
+        ("timm", {"crop_pct": 1.5}, "crop_pct is 1.5; it must be above 0 and at most 1"),
+        ("timm", {"crop_mode": "random"}, "crop_mode is 'random'; it must be one of center, squash, border"),
+        ("timm", {"interpolation": "random"}, "interpolation is 'random'; Input should be 'nearest'"),
+        ("hf", {"do_pad": True}, "do_pad is True; this step is not supported"),
+        ("hf", {"resample": 9}, "resample is 9; it must be 0 to 5"),
+        ("hf", {"image_mean": None}, "image_mean is missing; it must be three numbers"),
+        ("hf", {"size": 224}, "size is 224 and image_processor_type is missing; size must be"),
+        ("hf", {"size": {"shortest_edge": 224}}, "do_center_crop is false and size is a shortest edge"),
+        (
+            "hf",
+            {"size": {"longest_edge": 224}},
+            r"size is \{'longest_edge': 224\}; it must be \{height, width\}",
+        ),
+    ],
+)
+def test_bad_values_name_file_field_and_rule(tmp_path: Path, kind: str, change: dict[str, Any], message: str) -> None:
+    content: dict[str, Any] = {
+        "open_clip": {"preprocess_cfg": {**OPEN_CLIP, **change}},
+        "timm": {"pretrained_cfg": {**TIMM, **change}},
+        "hf": {**HF, **change},
+    }[kind]
+    model = beside(tmp_path, FILES[kind], content)
+    with pytest.raises(UsageError, match=rf"{FILES[kind]}: {message}"):
+        find_preprocessing(model, None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "content is not readable JSON"),
+        ("[" * 100_000, "content is not readable JSON"),
+        ("[1]", "content is a JSON list; it must be an object"),
+        ('{"size": [224, 224]}', r"resize_mode is missing; Field required"),
+        ('{"preprocessing": 3}', "preprocessing is 3; it must be an object"),
+        (json.dumps({**CLIP.model_dump(), "sized": 1}), "sized is 1; Extra inputs are not permitted"),
+        (
+            json.dumps(CLIP.model_dump()).replace("0.48145466", "NaN"),
+            "mean.0 is nan; Input should be a finite",
+        ),
+    ],
+)
+def test_bad_own_files(tmp_path: Path, content: str, message: str) -> None:
+    model = beside(tmp_path, "model.robustcheck.json", content)
+    with pytest.raises(UsageError, match=rf"model\.robustcheck\.json: {message}"):
+        find_preprocessing(model, None, None, None)
+
+
+@pytest.mark.parametrize(("field", "none"), [("mean", r"\[0, 0, 0\]"), ("std", r"\[1, 1, 1\]")])
+def test_own_files_state_mean_and_std(tmp_path: Path, field: str, none: str) -> None:
+    partial = {name: value for name, value in IMAGENET.model_dump().items() if name != field}
+    model = beside(tmp_path, "model.robustcheck.json", partial)
+    for option in (None, str(tmp_path / "model.robustcheck.json")):
+        with pytest.raises(UsageError, match=rf"{field} is missing; it must be stated, {none} where nothing is done"):
+            find_preprocessing(model, option, None, (224, 224))
+
+
+def test_defaults_of_own_files_are_told_from_stated_values(tmp_path: Path) -> None:
+    partial = {name: value for name, value in IMAGENET.model_dump().items() if name not in ("color_order", "fill")}
+    found = find_preprocessing(beside(tmp_path, "model.robustcheck.json", partial), None, None, (224, 224))
+    assert found.preprocessing == IMAGENET
+    assert ("color_order", "RGB", "robustcheck default") in found.fields
+    assert ("fill", "0, 0, 0", "robustcheck default") in found.fields
+    assert ("mean", "0.485, 0.456, 0.406", "model.robustcheck.json") in found.fields
+
+
+def test_size_that_is_not_the_models_is_an_error(tmp_path: Path) -> None:
+    model = tmp_path / "m.onnx"
+    with pytest.raises(UsageError, match=r"m\.onnx: contract: size is 224×224; the model's input is 336×224"):
+        find_preprocessing(model, None, CLIP, (336, 224))
+    beside(tmp_path, "open_clip_config.json", {"preprocess_cfg": OPEN_CLIP})
+    with pytest.raises(UsageError, match=r"open_clip_config\.json: size is 224×224; the model's input is 336×336"):
+        find_preprocessing(model, None, None, (336, 336))
+
+
+def test_nothing_known_and_dynamic_size(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="preprocessing is not known and the input size is dynamic") as caught:
+        find_preprocessing(tmp_path / "m.onnx", None, None, None)
+    assert "--preprocess clip|imagenet|FILE" in caught.value.hint
+
+
+def test_option_must_be_a_preset_or_a_file(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="value is clipp; it must be clip, imagenet or a JSON file that exists"):
+        find_preprocessing(tmp_path / "m.onnx", "clipp", None, (224, 224))
+
+
+@pytest.mark.parametrize("other", ["b.onnx", "b.ONNX"])
+def test_a_sidecar_beside_several_models_belongs_to_none_until_it_is_said(tmp_path: Path, other: str) -> None:
+    for name in ("a.onnx", other):
+        (tmp_path / name).write_bytes(b"")
+    sidecar = tmp_path / "preprocessor_config.json"
+    config: dict[str, Any] = {
+        "do_resize": True,
+        "size": 224,
+        "resample": 3,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+    }
+    config |= {"do_normalize": True, "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
+    sidecar.write_text(json.dumps(config | {"image_processor_type": "ViTImageProcessor"}), encoding="utf-8")
+    with pytest.raises(UsageError, match=rf"lies beside 2 models \(a\.onnx, {other}, …\)") as caught:
+        find_preprocessing(tmp_path / "a.onnx", None, None, (224, 224))
+    assert caught.value.hint.startswith(f"--preprocess {sidecar}")
+    assert find_preprocessing(tmp_path / "a.onnx", str(sidecar), None, (224, 224)).source == "user"
+    (tmp_path / other).unlink()
+    assert find_preprocessing(tmp_path / "a.onnx", None, None, (224, 224)).source == "sidecar"

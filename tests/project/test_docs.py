@@ -1,0 +1,135 @@
+"""README and docs say what the code does."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from robustcheck_onnx import check
+from robustcheck_onnx.checker.cli import app as cli
+from robustcheck_onnx.checker.errors import EXIT_CODES
+from robustcheck_onnx.checker.verdict.reasons import RULES
+from robustcheck_onnx.thresholds import profile, reference
+from support import ROOT, commands
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BIN = Path(sys.executable).parent
+
+
+def test_links_lead_somewhere() -> None:
+    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]:
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target.replace("\n", " ")).exists(), (page.name, target)
+
+
+def test_the_exit_codes_of_the_readme() -> None:
+    for code, text in EXIT_CODES.items():
+        if code < 70:
+            assert f"| {code} | {text} |" in README
+
+
+def test_the_figures_of_the_readme_are_the_profiles() -> None:
+    made = profile.load().calibration
+    flat = " ".join(README.split())
+    assert f"{made.n_sets} sets of real representations of {made.n_checkpoints} checkpoints" in flat
+    assert f"{len(made.with_indication)} sets have the indication" in flat
+    assert (len(made.left_out_false_pass), len(made.left_out_false_warn)) == (0, 1)
+    assert f"{len(list((ROOT / 'checker' / 'photos').glob('*.jpg')))} bundled photos" in flat
+    assert len(reference.references()) == 29
+    assert f"the false-PASS rate for unseen checkpoints at {100 * made.false_pass_upper:.0f} % only" in flat
+    simulated = (ROOT / "docs" / "operating-characteristic.md").read_text(encoding="utf-8")
+    assert "\n0 false PASS in all." in simulated
+    draws = re.findall(r"^\| [^|]+ \| (\d+) \| 0 \|", simulated, re.MULTILINE)
+    assert f"{sum(map(int, draws)):,} simulated negative runs" in README
+
+
+@pytest.mark.export
+def test_the_demo_table_of_the_readme_is_what_the_command_prints(efficientnet_lite0: Path) -> None:
+    done = subprocess.run(
+        [BIN / "robustcheck", efficientnet_lite0],
+        capture_output=True, text=True, check=False, env=os.environ | {"COLUMNS": "80"},
+    )  # fmt: skip
+    assert done.returncode == 1
+    table = re.findall(
+        r"^  (?:statistic|activation|persistence r|top-3|outlier f|negative energy(?: of z)? {2,}).*",
+        README,
+        re.MULTILINE,
+    )
+    assert len(table) == 7
+    for row in table:
+        assert row in done.stdout
+
+
+NOT_RUN = {
+    "make demo": "its commands are run by the tests of the demo's models and of the tutorial; here: make knows how",
+    "make test": "it is what runs this",
+    "robustcheck export open_clip ViT-B-32 --weights openai -o model.onnx": "weights of a hub; here: understood",
+    "robustcheck export timm vit_base_patch16_clip_224.openai -o model.onnx": "weights of a hub; here: understood",
+}
+MODULE = """
+import torch
+
+def make():
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 8, 8), torch.nn.Flatten(), torch.nn.Linear(128, 32)).eval()
+    module.weights = "seed 0"
+    return module
+"""
+PREPROCESSING = """{"size": [32, 32], "resize_mode": "shortest", "resize_size": [32, 32], "interpolation": "bicubic",
+"crop": "center", "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}"""
+
+
+@pytest.mark.export
+def test_the_commands_of_the_readme_do_what_it_says(lookup_pass: tuple[Path, Path], tmp_path: Path) -> None:
+    """In the order of the page; a model and photos are there, as a reader has them. The model passes."""
+    model, photos = lookup_pass
+    (tmp_path / "photos").symlink_to(photos)
+    (tmp_path / "mypackage").mkdir()
+    (tmp_path / "mypackage" / "models.py").write_text(MODULE)
+    (tmp_path / "preprocessing.json").write_text(PREPROCESSING)
+    listed = [command.text for command in commands.read(README)]
+    assert {*NOT_RUN} < {*listed}
+    environment = os.environ | {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
+    for text in listed:
+        if not text.startswith("robustcheck export"):
+            (tmp_path / "model.onnx").write_bytes(model.read_bytes())
+        if text.startswith("make"):
+            done = subprocess.run([*text.split(), "--dry-run"], cwd=ROOT, capture_output=True, check=False)
+            assert done.returncode == 0, (text, done.stderr)
+        elif text in NOT_RUN:
+            done = subprocess.run(
+                [BIN / "robustcheck", *shlex.split(text)[1:], "--help"], capture_output=True, check=False
+            )
+            assert done.returncode == 0, (text, done.stderr)
+        else:
+            (tmp_path / "report.json").unlink(missing_ok=True)
+            ((_, code, output),) = commands.run([commands.Command(text)], tmp_path, environment)
+            assert code == 0, (text, output)
+            assert ("wrote " if "export" in text else "✓ PASS") in output
+            assert (tmp_path / "report.json").exists() == ("report.json" in text)
+
+
+def test_the_python_of_the_readme_runs(lookup_pass: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    model, _ = lookup_pass
+    (block,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    monkeypatch.chdir(model.parent)
+    scope: dict[str, object] = {}
+    exec(compile(block, "README.md", "exec"), scope)
+    assert scope["report"].verdict == check(model, images="photos").verdict  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("columns", "width"), [("80", 80), ("200", 100), ("0", 40)])
+def test_every_reason_can_be_explained_in_lines_that_fit(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, columns: str, width: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    for name, rule in RULES.items():
+        assert cli.main(["explain", name]) == 0
+        title, *lines = capsys.readouterr().out.splitlines()
+        assert title == f"{name}: {rule.title}"
+        assert " ".join(filter(None, lines)) == f"{rule.explanation} Next step: {rule.next_step}"
+        assert max(map(len, lines)) <= width

@@ -1,0 +1,179 @@
+"""The documentation as a site: it builds, links lead somewhere, no other machine is needed, pages are current."""
+
+from __future__ import annotations
+
+import functools
+import html.parser
+import http.server
+import os
+import queue
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urldefrag, urlsplit
+
+import pytest
+
+from support import ROOT
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+class Page(html.parser.HTMLParser):
+    """What a page links to, what it loads, and its anchors."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.loads: list[str] = []
+        self.anchors: set[str] = set()
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        known = {name: value or "" for name, value in attrs}
+        self.anchors |= {known[name] for name in ("id", "name") if name in known}
+        if tag == "a" and "href" in known:
+            self.links.append(known["href"])
+        elif tag == "link" and known.get("rel") not in {"canonical", "next", "prev"}:
+            self.loads.append(known.get("href", ""))
+        elif "src" in known:
+            self.loads.append(known["src"])
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("site")
+    done = subprocess.run(
+        [Path(sys.executable).parent / "mkdocs", "build", "--strict", "--quiet", "--site-dir", folder],
+        cwd=ROOT, capture_output=True, text=True, check=False, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pages(site: Path) -> dict[Path, Page]:
+    return {path: Page(path.read_text(encoding="utf-8")) for path in site.rglob("*.html") if path.name != "404.html"}
+
+
+def test_every_page_of_the_repository_is_in_the_site(site: Path, pages: dict[Path, Page]) -> None:
+    sources = {path.relative_to(ROOT / "docs").with_suffix(".html") for path in (ROOT / "docs").rglob("*.md")}
+    assert {path.relative_to(site) for path in pages} == sources
+
+
+def test_every_link_of_the_site_leads_to_a_file_and_an_anchor(site: Path, pages: dict[Path, Page]) -> None:
+    seen = 0
+    for path, page in pages.items():
+        for link in page.links + page.loads:
+            address, anchor = urldefrag(link)
+            if urlsplit(address).scheme:
+                continue
+            target = (path.parent / unquote(address)).resolve() if address else path
+            target = target / "index.html" if target.is_dir() else target
+            assert target.is_file(), (path.relative_to(site), link)
+            if anchor and target in pages:
+                assert unquote(anchor) in pages[target].anchors, (path.relative_to(site), link)
+            seen += 1
+    assert seen > 1000
+
+
+def test_nothing_of_a_page_comes_from_another_machine(site: Path, pages: dict[Path, Page]) -> None:
+    for path, page in pages.items():
+        assert not [
+            load for load in page.loads if urlsplit(load).scheme not in {"", "data"} or load.startswith("//")
+        ], path
+    for sheet in site.rglob("*.css"):
+        assert not re.search(r"url\(\s*[\"']?(https?:)?//|@import", sheet.read_text(encoding="utf-8")), sheet.name
+
+
+FRAME = """<!DOCTYPE html><title>frame</title><iframe id="f" src="/index.html" width="1200" height="900"></iframe>
+<script>
+onload = () => {
+  const inner = document.getElementById("f").contentDocument;
+  const box = inner.querySelector("[data-md-component=search-query]");
+  box.focus();
+  setInterval(() => {
+    box.value = "stale_baseline";
+    box.dispatchEvent(new KeyboardEvent("keyup", {bubbles: true}));
+    const found = [...inner.querySelectorAll("a.md-search-result__link")].map(e => new URL(e.href).pathname);
+    if (found.length) fetch("/found?" + found.join(","));
+  }, 200);
+}
+</script>"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
+def test_the_search_finds_a_reason_without_any_other_machine(site: Path, tmp_path: Path) -> None:
+    found: queue.Queue[str] = queue.Queue()
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, format: str, *args: Any) -> None:
+            """Nothing on stderr."""
+
+        def do_GET(self) -> None:
+            if self.path.startswith("/found?"):
+                found.put(self.path)
+            if self.path != "/frame.html":
+                return super().do_GET()
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html")
+            self.end_headers()
+            self.wfile.write(FRAME.encode())
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(site)))
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    log = tmp_path / "log"
+    with log.open("w") as stderr:
+        browser = subprocess.Popen(
+            [
+                *(str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync"),
+                *("--disable-background-networking", "--disable-component-update", "--enable-logging=stderr"),
+                *("--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "--remote-debugging-port=0"),
+                *(f"--user-data-dir={tmp_path / 'profile'}", f"http://127.0.0.1:{server.server_address[1]}/frame.html"),
+            ],
+            stdout=subprocess.DEVNULL, stderr=stderr,
+        )  # fmt: skip
+        try:
+            answer = found.get(timeout=60)
+        finally:
+            browser.terminate()
+            browser.wait()
+            server.shutdown()
+            thread.join()
+            server.server_close()
+    assert "/reference/reasons.html" in answer
+    assert not [line for line in log.read_text().splitlines() if "CONSOLE" in line and "/found?" not in line]
+
+
+def test_the_made_pages_are_current(tmp_path: Path) -> None:
+    made, kept = tmp_path / "reference", ROOT / "docs" / "reference"
+    subprocess.run(
+        [sys.executable, ROOT / "docs" / "generate.py", made], check=True, env=os.environ | {"COLUMNS": "60"}
+    )
+    assert sorted(path.name for path in made.iterdir()) == sorted(path.name for path in kept.iterdir())
+    for page in made.iterdir():
+        assert page.read_bytes() == (kept / page.name).read_bytes(), f"{page.name}: run python docs/generate.py"
+
+
+def test_the_made_pages_name_every_verb_reason_and_setting() -> None:
+    folder = ROOT / "docs" / "reference"
+    helped = subprocess.run(
+        [Path(sys.executable).parent / "robustcheck", "--help"], capture_output=True, text=True, check=True
+    ).stdout
+    verbs = re.findall(r"^│ ([a-z]+)  ", helped.partition("Commands")[2], re.MULTILINE)
+    assert len(verbs) > 15
+    commands = (folder / "cli.md").read_text(encoding="utf-8")
+    for verb in verbs:
+        assert f"\n## `robustcheck {verb}`\n" in commands
+    explained = subprocess.run(
+        [Path(sys.executable).parent / "robustcheck", "explain"], capture_output=True, text=True, check=True
+    ).stdout
+    reasons = (folder / "reasons.md").read_text(encoding="utf-8")
+    for line in explained.splitlines():
+        assert f"\n## {line.split()[0]}\n" in reasons

@@ -1,0 +1,84 @@
+"""The tutorial: every command is run, in order, and what the page shows is what it printed."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import nbclient
+import nbformat
+import pytest
+
+from support import ROOT, commands
+
+PAGE = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
+NOT_RUN = {
+    "python3 -m venv .venv": "the tests run in an environment of their own",
+    ". .venv/bin/activate": "the tests run in an environment of their own",
+    "pip install '.[demo]'": "installed before; needs a package index",
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("tutorial")
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("ROBUSTCHECK_", "GITHUB_"))}
+    cache = str(tmp_path_factory.mktemp("cache"))
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return kept | {"PATH": path, "COLUMNS": "80", "ROBUSTCHECK_CACHE_DIR": cache}
+
+
+@pytest.fixture(scope="module")
+def ran(folder: Path, environment: dict[str, str]) -> list[Any]:
+    """Every command of the page but NOT_RUN, with its exit code and output."""
+    listed = commands.read(PAGE)
+    assert {command.text for command in listed} >= set(NOT_RUN)
+    done: list[Any] = commands.run([c for c in listed if c.text not in NOT_RUN], folder, environment)
+    return done
+
+
+@pytest.mark.export
+def test_the_commands_do_what_the_tutorial_shows(ran: list[Any], folder: Path) -> None:
+    for number, (command, code, output) in enumerate(ran):
+        assert commands.missing(command, output) is None, (command.text, commands.missing(command, output), output)
+        if command.text == "echo $?":
+            assert [output.strip()] == [line.strip() for line in command.shown]
+        else:
+            asked = number + 1 < len(ran) and ran[number + 1][0].text == "echo $?"
+            assert asked or code == 0, (command.text, code, output)
+    # what the words of the page claim
+    gate = folder / "gate"
+    assert {"report.json", "report.html", "junit.xml", "int8.onnx", "gate.json"} <= {p.name for p in gate.iterdir()}
+    verbs = {command.text.split()[1] for command, _, _ in ran if command.text.startswith("robustcheck")}
+    assert verbs >= {"demo", "export", "inspect", "explain", "init", "check", "compare", "verify", "model.onnx"}
+
+
+@pytest.mark.export
+@pytest.mark.usefixtures("ran")
+def test_the_notebook_runs_where_the_tutorial_ended(
+    folder: Path, environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The exports are the tutorial's, and not made twice."""
+    notebook = nbformat.read(ROOT / "docs" / "tutorial.ipynb", as_version=4)  # type: ignore[no-untyped-call]
+    assert not [cell for cell in notebook.cells if cell.get("outputs")]  # kept without outputs
+    exports = [line.strip() for line in "\n".join(cell.source for cell in notebook.cells).splitlines()]
+    for line in (line.removeprefix("!") for line in exports if line.startswith("!robustcheck")):
+        assert f"\n$ {line}\n" in PAGE
+    gate = folder / "gate"
+    assert (gate / "model.onnx").exists()
+    monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path))  # nothing is left in the home folder
+    homes = {name: str(tmp_path / name) for name in ("IPYTHONDIR", "MPLCONFIGDIR")}
+    client = nbclient.NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(gate)}})
+    client.execute(env=environment | homes | {"JUPYTER_RUNTIME_DIR": str(tmp_path)})
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    said = "".join(output.text for output in outputs if output.output_type == "stream" and output.name == "stdout")
+    assert "model.onnx WARN ['rectified', 'no_persistent_outlier_features']" in said
+    assert "demo/planted.onnx PASS []" in said
+    assert "PASS [(92, 'kept')]" in said
+    assert sum("image/png" in output.get("data", {}) for output in outputs) == 3

@@ -1,0 +1,130 @@
+"""Names that would be commands of a pipeline: no form of the report lets GitHub's runner take one for its own."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from hypothesis import given
+from hypothesis import strategies as st
+
+from robustcheck_onnx.checker.cli import app as cli
+from robustcheck_onnx.checker.cli import ending
+from robustcheck_onnx.checker.report import forms, github
+from robustcheck_onnx.checker.text import as_json, printable
+from robustcheck_onnx.thresholds import profile
+from support import reports
+from support.outcomes import failed, gated
+
+COMMANDS = {
+    *("add-mask", "add-matcher", "add-path", "debug", "echo", "endgroup", "error", "group", "notice", "remove-matcher"),
+    *("save-state", "set-env", "set-output", "stop-commands", "warning"),
+}
+NAMES = [
+    "##[set-output name=verdict;]PASS.onnx",
+    "x ##[stop-commands]t.onnx",
+    "::set-output name=verdict::PASS.onnx",
+    "::Stop-Commands::t.onnx",
+    "a:::error file=a::b.onnx",
+    "###[add-mask]WARN.onnx",
+]
+
+
+def command_of(line: str) -> str:
+    """What the runner takes a line for, "" for nothing (actions/runner, src/Runner.Common/ActionCommand.cs)."""
+    start = line.lstrip()
+    if start.startswith("::") and "::" in start[2:]:
+        name = start[2:].partition("::")[0].partition(" ")[0]
+        if name.lower() in COMMANDS:
+            return name
+    _, mark, rest = line.partition("##[")
+    name = rest.partition("]")[0].partition(" ")[0]
+    return name if mark and "]" in rest and name.lower() in COMMANDS else ""
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_reading_of_the_runner_can_find_something(name: str) -> None:
+    assert command_of(name) or command_of(name[2:])  # the form with colons counts where a line starts
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("form", forms.TEXTS)
+def test_no_line_of_a_document_is_a_command(form: str, name: str) -> None:
+    report = gated(reports.warning(), file=name, tensor=name, synthetic=name)
+    for outcome in (report, failed(name, f"{name}: model is bad; it must not be")):
+        lines = forms.render(form, [outcome], forms.Options(here="/repo", root="/repo")).splitlines()
+        assert [command_of(line) for line in lines if command_of(line)] == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("width", [60, 61, 62, 63, 80])
+def test_no_line_of_the_terminal_report_is_a_command_however_it_wraps(name: str, width: int) -> None:
+    for blanks in range(8):
+        report = gated(reports.warning(), file=f"{'d' * (width - blanks - 2)}{name}", tensor=name)
+        lines = reports.terminal_text(report, width).splitlines()
+        assert [command_of(line) for line in lines if command_of(line)] == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_annotation_and_an_error_are_no_other_command(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    report = gated(reports.warning(), file=name, tensor=name)
+    told = github.commands([report], forms.Options(here="/repo", root="/repo"))
+    assert {command_of(line) for line in told} == {"warning"}
+    ending.say(f"{name}: {name}", name)
+    assert [command_of(line) for line in capsys.readouterr().err.splitlines()] == ["", ""]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [NAMES[0], "m\x1b[31m\nPASS.onnx"])
+def test_no_verb_shows_a_name_raw(
+    name: str, lookup_pass: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """An error with its traceback, of one model and of two; a profile that says what it likes; a signature's file."""
+    monkeypatch.chdir(tmp_path)
+    key = ec.generate_private_key(ec.SECP256R1())
+    form = (Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    Path("key.pem").write_bytes(key.private_bytes(*form))
+    shutil.copy(lookup_pass[0], name)
+    Path("edited.json").write_text(profile.to_json(profile.resealed(profile.load(), "mine-1", name)))
+    images = ["--images", str(lookup_pass[1])]
+    calls = {
+        ("check", f"no {name}", "--debug"): 2,
+        ("check", f"no {name}", name, "--debug", *images, "-q"): 2,
+        ("profiles", "validate", "edited.json"): 0,
+        ("profiles", "seal", "edited.json", "--id", "mine-2", "-o", "sealed.json"): 0,
+        ("check", name, *images, "-o", "json=r.json", "-q"): 0,
+        ("sign", "r.json", name, "--key", "key.pem", *images): 0,
+    }
+    for call, code in calls.items():
+        assert cli.main(list(call)) == code, call
+        said = capsys.readouterr()
+        lines = (said.out + said.err).split("\n")
+        assert all(line.isprintable() for line in lines), call
+        assert [line for line in lines if command_of(line)] == [], call
+        if "--debug" not in call:  # a traceback has lines of its own
+            assert [line for line in lines if line.startswith("PASS.onnx")] == [], call
+
+
+def test_json_holds_the_name_itself() -> None:
+    for name in NAMES:
+        assert json.loads(as_json({"file": name})) == {"file": name}
+
+
+@given(st.text(alphabet="#[:: seto-u=\n"))
+def test_any_text_is_one_line_and_no_command(text: str) -> None:
+    shown = printable(text)
+    assert shown.isprintable()
+    assert "##[" not in shown
+    assert printable(text.replace("#", "").replace(":", "")) == text.replace("#", "").replace(":", "").replace(
+        "\n", "\\n"
+    )
+
+
+def test_what_is_no_command_stays() -> None:
+    for text in ("onnx::MatMul_12", "std::vector<int>", "## heading [1]", "#[a]", "a::b", "s3://a/b", "modèle.onnx"):
+        assert printable(text) == text

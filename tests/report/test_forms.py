@@ -1,0 +1,131 @@
+"""What every form of the report keeps to: known as ours, errors told, paths, names, any words."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from robustcheck_onnx.checker.errors import UsageError
+from robustcheck_onnx.checker.report import forms
+from robustcheck_onnx.checker.report.outcome import names_of, path_in_repository
+from robustcheck_onnx.checker.report.record import Failed, Outcome, Report
+from robustcheck_onnx.checker.storage import write
+from robustcheck_onnx.checker.text import printable
+from support import ROOT, reports
+from support.form_readers import junit, metrics, table
+from support.outcomes import FAILED, HOSTILE_REPORT, NAME, NOTHING, PASSING, PLACE, WARNING, failed, text_of
+
+
+@pytest.mark.parametrize("form", forms.TEXTS)
+@pytest.mark.parametrize("outcome", [PASSING, WARNING, NOTHING, HOSTILE_REPORT, FAILED], ids=range(5))
+def test_a_document_is_known_as_ours(form: str, outcome: Outcome) -> None:
+    assert write.OURS.match(text_of(form, outcome).encode()[: write.OURS_WITHIN_BYTES])
+
+
+@pytest.mark.parametrize("form", [f for f in forms.TEXTS if f not in forms.ONE_MODEL])
+def test_a_document_of_several_models_is_known_as_ours(form: str) -> None:
+    assert write.OURS.match(text_of(form, FAILED, HOSTILE_REPORT, PASSING).encode()[: write.OURS_WITHIN_BYTES])
+
+
+@pytest.mark.parametrize(
+    "stranger",
+    [
+        "",
+        "# robustcheck\n\nOur notes about robustcheck: PASS",
+        '{"tools": ["robustcheck"]}',
+        '<?xml version="1.0"?>\n<testsuites name="pytest"><testsuite name="robustcheck"/></testsuites>',
+        '{"$schema": "x", "version": "2.1.0", "runs": [{"tool": {"driver": {"name": "ruff"}}}]}',
+        '[{"check_name": "ruff:E501"}]',
+        "[1]",
+        "model,verdict\nrobustcheck_version,PASS",
+        "---\nlicense: mit\n---\n# robustcheck",
+        "# TYPE up gauge\nup 1\n# EOF",
+        "<!DOCTYPE html><html><head><title>robustcheck</title></head></html>",
+        "== PASS ==",
+        "import robustcheck",
+    ],
+)
+def test_a_stranger_s_file_is_not_taken_for_ours(stranger: str) -> None:
+    assert not write.OURS.match(stranger.encode())
+
+
+@pytest.mark.parametrize("only_ascii", [False, True])
+@pytest.mark.parametrize("report", [PASSING, WARNING], ids=["pass", "warn"])
+def test_a_terminal_report_in_a_file_is_known_as_ours(report: Report, only_ascii: bool) -> None:
+    assert write.OURS.match(reports.terminal_text(report, 100, ascii_only=only_ascii).encode())
+
+
+@pytest.mark.parametrize("form", forms.NAMES)
+def test_an_error_has_a_document_in_every_form_that_says_so_and_no_pass(form: str) -> None:
+    text = forms.render_error(form, "m.onnx: model is bad; it must not be", "ls -l", 3, "m.onnx")
+    told = 'robustcheck_error{model="m.onnx"} 1' if form == "openmetrics" else "m.onnx: model is bad; it must not be"
+    assert told in text
+    assert not re.search(r'verdict"?[:=]\s*"?\**PASS', text)
+    assert write.OURS.match(text.encode()[: write.OURS_WITHIN_BYTES])
+
+
+def test_every_form_is_documented() -> None:
+    page = (ROOT / "docs" / "reports.md").read_text(encoding="utf-8")
+    for form in forms.NAMES:
+        assert f"\n| `{form}` |" in page
+
+
+def test_a_form_for_one_model_refuses_two() -> None:
+    for form in forms.TEXTS:
+        if form in forms.ONE_MODEL:
+            with pytest.raises(UsageError, match="it holds one model only"):
+                forms.render(form, [PASSING, WARNING], PLACE)
+        else:
+            forms.render(form, [PASSING, WARNING], PLACE)
+
+
+@pytest.mark.parametrize(
+    ("model", "here", "root", "expected"),
+    [
+        ("m.onnx", "/repo/sub", "/repo", "sub/m.onnx"),
+        ("../m.onnx", "/repo/sub", "/repo", "m.onnx"),
+        ("/repo/a/m.onnx", "/elsewhere", "/repo", "a/m.onnx"),
+        ("/opt/m.onnx", "/repo", "/repo", "/opt/m.onnx"),
+        ("../../x/m.onnx", "/repo/sub", "/repo", "/x/m.onnx"),
+        ("/repository/m.onnx", "/repo", "/repo", "/repository/m.onnx"),
+        ("hf://a/b/m.onnx", "/repo", "/repo", "hf://a/b/m.onnx"),
+        ("a/http://b.onnx", "/repo", "/repo", "a/http:/b.onnx"),
+        ("", "/repo", "/repo", "robustcheck"),
+    ],
+)
+def test_paths_are_told_from_the_repository(model: str, here: str, root: str, expected: str) -> None:
+    assert path_in_repository(model, here, root) == expected
+
+
+def test_the_repository_is_the_nearest_folder_with_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / ".git").write_text("gitdir: elsewhere")  # a work tree has a file there
+    monkeypatch.chdir(tmp_path / "a" / "b")
+    assert (forms.Options().here, forms.Options().root) == (str(tmp_path / "a" / "b"), str(tmp_path / "a"))
+
+
+def test_the_same_model_twice_has_two_names() -> None:
+    assert names_of([PASSING, PASSING, Failed(model="", message="", hint="", exit_code=3)]) == [
+        "models/rn50-openai.onnx",
+        "models/rn50-openai.onnx (2)",
+        "robustcheck",
+    ]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(NAME, min_size=1, max_size=3))
+def test_any_names_parse_in_every_form(names: Sequence[str]) -> None:
+    outcomes: list[Outcome] = [failed(model=name, message=name) for name in names]
+    assert [s.attrib["name"] for s in junit(*outcomes)] == names_of(outcomes)
+    assert len(metrics(*outcomes)["robustcheck_error"]) == len(names)
+    assert [row["error"].removeprefix("'") for row in table(*outcomes)] == [
+        printable(n).removeprefix("'") for n in names
+    ]
+    json.loads(text_of("sarif", *outcomes))
+    json.loads(text_of("gitlab", *outcomes))

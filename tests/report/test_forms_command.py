@@ -1,0 +1,302 @@
+"""The forms as the command writes them: files, stdout, GitHub Actions; what is left after an error."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import time
+from pathlib import Path
+from xml.etree import ElementTree
+
+import onnx
+import pytest
+
+from robustcheck_onnx.checker.cli import app as cli
+from robustcheck_onnx.checker.report import forms
+from robustcheck_onnx.checker.storage import write
+from robustcheck_onnx.checker.text import error_json
+from robustcheck_onnx.thresholds import profile as profiles
+from support.bad_input import COMMAND, default_signals
+from support.measuring import never_decided
+
+pytestmark = pytest.mark.slow
+
+STRANGER = "a file of somebody else\n"
+
+
+def small_files() -> None:
+    """Files of at most 1 KiB, as on a disk that is full."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, 1024))
+
+
+def run(folder: Path, *arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    plain = {k: v for k, v in os.environ.items() if not k.startswith("GITHUB_")}
+    return subprocess.run(
+        [COMMAND, *map(str, arguments), "--device", "cpu"],
+        capture_output=True, text=True, check=False, cwd=folder, env=plain | environment,
+    )  # fmt: skip
+
+
+def everywhere(folder: Path) -> list[str]:
+    return [word for form in forms.NAMES for word in ("-o", f"{form}={folder / form}")]
+
+
+def test_no_pass_of_an_earlier_run_survives_an_error(lookup_pass: tuple[Path, Path], tmp_path: Path) -> None:
+    model, photos = lookup_pass
+    (tmp_path / "m.onnx").write_bytes(model.read_bytes())
+    call = ["m.onnx", "--images", str(photos), *everywhere(tmp_path), "-q"]
+    done = run(tmp_path, *call)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    before = {form: (tmp_path / form).read_text(encoding="utf-8") for form in forms.NAMES}
+    assert before["gitlab"] == "[]\n"
+    (tmp_path / "m.onnx").write_bytes(b"no model")
+    assert run(tmp_path, *call).returncode == 3
+    after = {form: (tmp_path / form).read_text(encoding="utf-8") for form in forms.NAMES}
+    for form in forms.NAMES:
+        assert after[form] != before[form]
+        assert "m.onnx" in after[form]
+    assert json.loads(after["json"])["error"]["exit_code"] == 3
+    assert ElementTree.fromstring(after["junit"]).attrib["errors"] == "1"
+    assert json.loads(after["sarif"])["runs"][0]["invocations"][0]["executionSuccessful"] is False
+    assert json.loads(after["gitlab"])[0]["severity"] == "blocker"
+    assert after["terminal"].startswith("robustcheck: no verdict (exit code 3)\nerror: m.onnx")
+    for form in forms.NAMES:  # a run that works again replaces them, whatever they hold
+        (tmp_path / form).write_text(STRANGER)
+    assert run(tmp_path, *call).returncode == 3
+    for form in forms.NAMES:  # a run that failed may have been given a wrong path
+        assert (tmp_path / form).read_text() == STRANGER
+    (tmp_path / "m.onnx").write_bytes(model.read_bytes())
+    assert run(tmp_path, *call).returncode == 0
+    assert STRANGER not in {(tmp_path / form).read_text(encoding="utf-8") for form in forms.NAMES}
+
+
+@pytest.fixture
+def endless(lookup_pass: tuple[Path, Path], tmp_path: Path) -> list[str]:
+    """The words of a check that reads 20,000 images and never decides before."""
+    model, photos = lookup_pass
+    (tmp_path / "never.json").write_text(profiles.to_json(never_decided()), encoding="utf-8")
+    names = sorted(path.resolve() for path in photos.iterdir())
+    (tmp_path / "long.txt").write_text("\n".join(str(names[n % len(names)]) for n in range(20_000)), encoding="utf-8")
+    return [str(model), "--images", "long.txt", "--thresholds", "never.json", "-q", "--log-file", "log"]
+
+
+def stopped(folder: Path, words: list[str], number: signal.Signals) -> tuple[int, str]:
+    """Start a check, send it a signal once it measures; its exit code and what it said on stdout."""
+    with subprocess.Popen(
+        [COMMAND, *words, "--device", "cpu"], cwd=folder, stdout=subprocess.PIPE, text=True,
+        preexec_fn=default_signals,  # noqa: PLW1509 # this process has no threads that hold a lock
+    ) as process:  # fmt: skip
+        log, until = folder / "log", time.monotonic() + 60
+        while "session on" not in (log.read_text(encoding="utf-8") if log.exists() else ""):
+            assert process.poll() is None
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        process.send_signal(number)
+        said, _ = process.communicate(timeout=60)
+    return process.returncode, said
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "told"), [(signal.SIGINT, 130, 130), (signal.SIGTERM, 143, 143), (signal.SIGKILL, -9, 137)]
+)
+def test_no_pass_of_an_earlier_run_survives_a_signal(
+    lookup_pass: tuple[Path, Path], endless: list[str], tmp_path: Path, number: signal.Signals, code: int, told: int
+) -> None:
+    model, photos = lookup_pass
+    places = everywhere(tmp_path)
+    assert run(tmp_path, model, "--images", photos, "-q", *places).returncode == 0
+    before = {form: (tmp_path / form).read_text(encoding="utf-8") for form in forms.NAMES}
+    (tmp_path / "csv").unlink()
+    (tmp_path / "sarif").write_text(STRANGER, encoding="utf-8")
+    assert stopped(tmp_path, [*endless, *places, "-o", "json"], number) == (code, "")
+    assert (tmp_path / "sarif").read_text(encoding="utf-8") == STRANGER
+    for form in set(forms.NAMES) - {"csv", "sarif"}:
+        text = (tmp_path / form).read_text(encoding="utf-8")
+        assert write.OURS.match(text.encode())
+        assert text != before[form]
+        assert ("\nrobustcheck_error{" if form == "openmetrics" else "there is no verdict") in text
+        assert "\nrobustcheck_verdict{" not in text
+    assert json.loads((tmp_path / "json").read_text(encoding="utf-8"))["error"]["exit_code"] == told
+    assert ElementTree.parse(tmp_path / "junit").getroot().attrib["errors"] == "1"
+    assert json.loads((tmp_path / "gitlab").read_text(encoding="utf-8"))[0]["severity"] == "blocker"
+    assert (tmp_path / "csv").exists() == (number != signal.SIGKILL)  # who is killed writes nothing new
+    assert not list(tmp_path.glob(".*.tmp"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_reaches_places_that_only_the_settings_name(
+    endless: list[str], tmp_path: Path, number: signal.Signals
+) -> None:
+    (tmp_path / "robustcheck.toml").write_text('output = ["json={model}.json"]\n', encoding="utf-8")
+    code, _ = stopped(tmp_path, endless, number)
+    assert (
+        json.loads((tmp_path / "model.json").read_text(encoding="utf-8"))["error"]["exit_code"] == code == 128 + number
+    )
+
+
+@pytest.mark.parametrize("verb", ["compare", "scan", "shift", "verify"])
+def test_other_verbs_replace_an_earlier_document_when_their_work_starts(
+    verb: str, lookup_pass: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """What a killed process leaves is what stood there when the work was under way."""
+    model, photos = map(str, lookup_pass)
+    place = tmp_path / "r.json"
+    place.write_text(error_json("stands for an earlier PASS", "", 3), encoding="utf-8")
+    seen: list[int] = []
+
+    def work(*_: object, **__: object) -> None:
+        seen.append(json.loads(place.read_text(encoding="utf-8"))["error"]["exit_code"])
+        raise MemoryError
+
+    where = {
+        "compare": "compare.run.compare",
+        "scan": "scan.run.scan",
+        "shift": "shift.measure_shift",
+        "verify": "verify.verify",
+    }
+    monkeypatch.setattr(f"robustcheck_onnx.checker.{where[verb]}", work)
+    words = {
+        "compare": [model, model, "--images", photos],
+        "scan": [model, "--images", photos],
+        "shift": [model, "--in", photos, "--shifted", photos],
+        "verify": ["report.json", model],
+    }
+    assert cli.main([verb, *words[verb], "-o", f"json={place}"]) == 4
+    assert seen == [137]
+    assert "error: memory" in capsys.readouterr().err
+    assert json.loads(place.read_text(encoding="utf-8"))["error"]["exit_code"] == 4
+
+
+def test_no_report_replaces_weights_beside_a_model(
+    lookup_pass: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, photos = lookup_pass
+    store, here = tmp_path / "store", tmp_path / "here"
+    store.mkdir()
+    here.mkdir()
+    onnx.save(onnx.load(model), store / "m.onnx", save_as_external_data=True, location="m.onnx.data")
+    weights = (store / "m.onnx.data").read_bytes()
+    (here / "link").symlink_to(store / "m.onnx.data")
+    (here / "hard").hardlink_to(store / "m.onnx.data")
+    (here / "current.onnx").symlink_to(store / "m.onnx")  # keeps its weights beside the target
+    call = ["--images", str(photos), "-q"]
+    for given, words in [
+        ("store/m.onnx", ["-o", "json=store/m.onnx.data"]),
+        ("store/m.onnx", ["-o", "junit=here/link"]),
+        ("store/m.onnx", ["-o", "junit=here/hard"]),
+        ("store/m.onnx", ["-o", "json=store/{model}.onnx.data"]),
+        ("store/m.onnx", ["--log-file", "store/m.onnx.data"]),
+        ("here/current.onnx", ["-o", "json=store/m.onnx.data"]),
+    ]:
+        done = run(tmp_path, given, *call, *words)
+        assert done.returncode == 2, words
+        assert "is a file that is read; a report must not replace it" in done.stderr
+        assert (store / "m.onnx.data").read_bytes() == weights
+    both = [str(store / "m.onnx"), str(model), *call]
+    assert cli.main(["compare", *both, "-o", f"json={store / 'm.onnx.data'}"]) == 2
+    assert cli.main(["compare", *both[:1], *call, "--write-baseline", str(store / "m.onnx.data")]) == 2
+    assert capsys.readouterr().err.count("a report must not replace it") == 2
+    assert (store / "m.onnx.data").read_bytes() == weights
+    (store / "other.data").write_text(STRANGER)  # a file that the model does not name
+    assert run(tmp_path, "store/m.onnx", *call, "-o", "json=store/other.data").returncode == 0
+
+
+@pytest.mark.parametrize("form", ["junit", "sarif"])
+def test_an_error_on_stdout_is_one_document(form: str, tmp_path: Path) -> None:
+    done = run(tmp_path, "no.onnx", "-o", form)
+    assert done.returncode in {2, 3}
+    if form == "junit":
+        assert ElementTree.fromstring(done.stdout).attrib["errors"] == "1"
+    else:
+        assert json.loads(done.stdout)["runs"][0]["invocations"][0]["exitCode"] == done.returncode
+    assert done.stderr.startswith("error: no.onnx")
+
+
+def test_a_disk_without_room_for_the_error_keeps_no_pass(tmp_path: Path) -> None:
+    stale = forms.render_error("sarif", "stands for an earlier PASS", "", 3)
+    (tmp_path / "r.sarif").write_text(stale)
+    (tmp_path / "mine.sarif").write_text(STRANGER)
+    done = subprocess.run(
+        [COMMAND, "no.onnx", "-o", "sarif=r.sarif", "-o", "gitlab=mine.sarif"],
+        capture_output=True, text=True, check=False, cwd=tmp_path, preexec_fn=small_files,
+    )  # fmt: skip
+    assert done.returncode in {2, 3}
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"mine.sarif": STRANGER}
+
+
+def test_a_report_that_can_not_be_written_or_made_is_exit_4(lookup_pass: tuple[Path, Path], tmp_path: Path) -> None:
+    model, photos = lookup_pass
+    call = [str(model), "--images", str(photos), "-q", "-o", f"markdown={tmp_path / 'r.md'}"]
+    full = run(tmp_path, *call, "-o", "junit=/dev/full")
+    assert full.returncode == 4
+    assert "ERROR" in (tmp_path / "r.md").read_text(encoding="utf-8")  # it was written as a PASS before
+    assert "PASS" not in (tmp_path / "r.md").read_text(encoding="utf-8").replace("That is never a PASS", "")
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "junitparser.py").write_text("raise ImportError('not here', name='junitparser')")
+    (tmp_path / "r.xml").write_text('<testsuites name="robustcheck"><testsuite name="x" failures="0"/></testsuites>')
+    missing = run(tmp_path, *call, "-o", f"junit={tmp_path / 'r.xml'}", PYTHONPATH=str(broken))
+    assert missing.returncode == 4
+    assert (tmp_path / "r.xml").read_text().startswith("robustcheck: no verdict (exit code 4)\n")
+
+
+def test_github_annotations_and_summary(lookup_pass: tuple[Path, Path], tmp_path: Path) -> None:
+    model, photos = lookup_pass
+    summary = tmp_path / "summary.md"
+    summary.write_text("before\n")
+    here = {"GITHUB_ACTIONS": "true", "GITHUB_STEP_SUMMARY": str(summary)}
+    call = [str(model), "--images", str(photos), "--max-images", "40", "--no-time"]
+    done = run(tmp_path, *call, **here)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "▲ WARN" in done.stdout
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("::")]
+    assert line.startswith("::warning file=")
+    assert "title=robustcheck WARN%3A too few varied images::40 varied images were measured" in line
+    text = summary.read_text(encoding="utf-8")
+    assert text.startswith("before\n<!-- robustcheck report -->\n\n## ▲ WARN")
+    assert "::" not in run(tmp_path, *call, "--no-ci", **here).stdout
+    assert summary.read_text(encoding="utf-8") == text
+    document = run(tmp_path, *call, "-o", "json", **here)
+    assert json.loads(document.stdout)["verdict"]["verdict"] == "WARN"
+    assert document.stderr.startswith("::warning file=")
+    error = run(tmp_path, "no.onnx", "-o", "json", **here)
+    assert error.returncode in {2, 3}
+    assert json.loads(error.stdout)["error"]
+    assert "::error file=no.onnx,line=1,title=robustcheck%3A could not assess::no.onnx" in error.stderr
+    assert "✗ ERROR: no.onnx" in summary.read_text(encoding="utf-8")
+
+
+def test_a_summary_that_can_not_be_written_changes_no_verdict(lookup_pass: tuple[Path, Path], tmp_path: Path) -> None:
+    model, photos = lookup_pass
+    call = [str(model), "--images", str(photos), "-q"]
+    for place, word in ((tmp_path / "no" / "summary.md", "is not written"), (tmp_path / "full.md", "is full")):
+        if place.parent.exists():
+            place.write_text("x" * 2**20)
+        done = run(tmp_path, *call, GITHUB_ACTIONS="true", GITHUB_STEP_SUMMARY=str(place))
+        assert done.returncode == 0
+        assert done.stderr.startswith("note: GITHUB_STEP_SUMMARY ")
+        assert word in done.stderr
+    assert (tmp_path / "full.md").stat().st_size == 2**20
+
+
+def test_compare_in_the_forms_for_pipelines(lookup_pass: tuple[Path, Path], tmp_path: Path) -> None:
+    model, photos = lookup_pass
+    call = ["compare", str(model), str(model), "--images", str(photos), "-q", "--no-time"]
+    places = [word for form in ("junit", "sarif", "markdown") for word in ("-o", f"{form}={tmp_path / form}")]
+    assert run(tmp_path, *call, *places).returncode == 0
+    assert ElementTree.fromstring((tmp_path / "junit").read_text()).attrib["failures"] == "0"
+    assert "## ✓ PASS" in (tmp_path / "markdown").read_text(encoding="utf-8")
+    assert run(tmp_path, *call, *places, "--max-images", "40").returncode == 1
+    results = json.loads((tmp_path / "sarif").read_text(encoding="utf-8"))["runs"][0]["results"]
+    failures = ElementTree.fromstring((tmp_path / "junit").read_text()).iter("failure")
+    found = {result["ruleId"] for result in results}
+    assert "too_few_images" in found
+    assert {failure.attrib["type"] for failure in failures} == found
+    assert "## ▲ WARN" in (tmp_path / "markdown").read_text(encoding="utf-8")
+    refused = run(tmp_path, *call, "-o", "csv")
+    assert refused.returncode == 2
+    assert "it must be one of terminal, json, junit, markdown, sarif" in refused.stderr

@@ -1,0 +1,635 @@
+"""The HTML report: well-formed, self-contained, accessible, true to the numbers; hostile names stay text.
+
+The reports are those of tests/test_report_reports.py (made up), the galleries are made here.
+"""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import itertools
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from datetime import date
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+
+from robustcheck_onnx.checker.evidence import Gallery, Interval, SeenImage
+from robustcheck_onnx.checker.report import forms
+from robustcheck_onnx.checker.report.html import charts
+from robustcheck_onnx.checker.report.html import page as report_html_page
+from robustcheck_onnx.checker.report.html.suite import suite_of
+from robustcheck_onnx.checker.report.record import Failed, Outcome, Report
+from robustcheck_onnx.checker.verdict import gate
+from robustcheck_onnx.checker.verdict.rule import judge
+from robustcheck_onnx.thresholds import published
+from robustcheck_onnx.thresholds.profile import DEFINITIONS, STATISTICS
+from robustcheck_onnx.thresholds.reference import references
+from support import reports
+
+VOID = {"meta", "br", "img", "link", "input", "hr"}
+STYLE = report_html_page.TEMPLATES / "style.css"
+PIXEL = "data:image/jpeg;base64,/9j/4AAQSkZJRg=="
+HOSTILE = "<script>alert(1)</script>\"'&\x1b[31m\u202e\udcff{{ 7 * 7 }}"
+TODAY = date(2026, 1, 2)
+
+
+class Element:
+    """One element of a parsed page."""
+
+    def __init__(self, tag: str, attributes: dict[str, str], parent: Element | None) -> None:
+        self.tag, self.attributes, self.parent = tag, attributes, parent
+        self.children: list[Element | str] = []
+
+    def all(self, *tags: str) -> Iterator[Element]:
+        for child in self.children:
+            if isinstance(child, Element):
+                if not tags or child.tag in tags:
+                    yield child
+                yield from child.all(*tags)
+
+    @property
+    def text(self) -> str:
+        return "".join(child if isinstance(child, str) else child.text for child in self.children)
+
+
+class Strict(HTMLParser):
+    """A parser that takes no page whose elements are not closed in order."""
+
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self.root = self.at = Element("", {}, None)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        names = [name for name, _ in attrs]
+        assert len(names) == len(set(names)), f"{tag}: an attribute twice"
+        element = Element(tag, {name: value or "" for name, value in attrs}, self.at)
+        self.at.children.append(element)
+        if tag not in VOID:
+            self.at = element
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.handle_endtag(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert tag == self.at.tag, f"</{tag}> closes <{self.at.tag}>"
+        assert self.at.parent is not None
+        self.at = self.at.parent
+
+    def handle_data(self, data: str) -> None:
+        self.at.children.append(data)
+
+
+def parse(page: str) -> Element:
+    parser = Strict()
+    parser.feed(page)
+    parser.close()
+    assert parser.at is parser.root, f"<{parser.at.tag}> is not closed"
+    return parser.root
+
+
+def seen(name: str, digest: str, z: tuple[float, ...]) -> SeenImage:
+    return SeenImage(name=name, digest=digest, kurtosis=70.0 + sum(map(abs, z)), z=z)
+
+
+def gallery(report: Report, n: int = 6) -> Gallery:
+    features = report.evidence.statistics.features
+    rng = np.random.default_rng(1)
+    rows = [
+        seen(f"photo {i}.jpg", f"sha256:{i}", tuple(float(v) for v in rng.normal([f.mean_z for f in features], 1.0)))
+        for i in range(n)
+    ]
+    return Gallery(features=tuple(f.index for f in features), shown=tuple(rows), most=(rows[0],), least=(rows[1],))
+
+
+def with_gallery(report: Report, kept: Gallery | None = None) -> Report:
+    evidence = report.evidence.model_copy(update={"gallery": kept or gallery(report)})
+    answer = gate.decide(report.verdict, evidence.model.file, today=TODAY)
+    return report.model_copy(update={"evidence": evidence, "gate": answer})
+
+
+def unmeasured(report: Report) -> Report:
+    """The report with nothing in it that may be missing."""
+    nothing = Interval(estimate=None, low=None, high=None)
+    optional = ("centred_kurtosis", "rms_kurtosis", "max_median_ratio", "zero_share", "negative_share", "spread")
+    statistics = report.evidence.statistics.model_copy(
+        update=dict.fromkeys(STATISTICS, nothing)
+        | dict.fromkeys(optional)
+        | {"kurtosis_quantiles": None, "histogram_edges": (), "histogram_counts": (), "features": ()}
+    )
+    model = report.evidence.model.model_copy(
+        update={"random_weights": None, "batch_difference": None, "output_difference": None, "opset": {}}
+    )
+    execution = report.evidence.execution.model_copy(update={"nodes": None})
+    evidence = report.evidence.model_copy(update={"statistics": statistics, "model": model, "execution": execution})
+    return report.model_copy(
+        update={"evidence": evidence, "verdict": judge(evidence, report.profile), "reference": (), "time": None}
+    )
+
+
+def hostile(report: Report) -> Report:
+    evidence = report.evidence
+    kept = Gallery(
+        features=(526,), shown=(seen(HOSTILE, "sha256:0", (9.0,)),), most=(seen(HOSTILE, "d", (9.0,)),), least=()
+    )
+    model = evidence.model.model_copy(
+        update={"file": HOSTILE, "source": HOSTILE, "tensor": HOSTILE, "why": HOSTILE, "producer": HOSTILE}
+        | {"external_digests": {HOSTILE: HOSTILE}, "synthetic": HOSTILE}
+    )
+    images = evidence.images.model_copy(update={"source": HOSTILE, "n_skipped": 1, "skipped": ((HOSTILE, HOSTILE),)})
+    evidence = evidence.model_copy(update={"model": model, "images": images, "gallery": kept})
+    text = HOSTILE.replace("\udcff", "")  # a configuration file is UTF-8
+    waiver = gate.Waiver(reason="rectified", because=text, owner=text, expires=TODAY)
+    answer = gate.decide(report.verdict, HOSTILE, waivers=[waiver], today=TODAY)
+    return report.model_copy(update={"evidence": evidence, "gate": answer, "notes": (HOSTILE,)})
+
+
+FAILED = Failed(model="models/broken.onnx", message="models/broken.onnx: file is empty", hint="ls -l", exit_code=3)
+
+
+@pytest.fixture(scope="module")
+def pages() -> dict[str, str]:
+    passing, warning = reports.passing(), reports.warning()
+    evil = Failed(model=HOSTILE, message=HOSTILE, hint=HOSTILE, exit_code=70)
+    outcomes: dict[str, list[Outcome]] = {
+        "pass": [with_gallery(passing)],
+        "warn": [with_gallery(warning)],
+        "without gallery": [passing],
+        "unmeasured": [unmeasured(warning)],
+        "failed": [FAILED],
+        "several": [FAILED, with_gallery(warning), with_gallery(passing)],
+        "hostile": [hostile(warning), evil],
+        "none": [],
+    }
+    options = forms.Options(thumbnails={"sha256:0": PIXEL, "d": "https://example.invalid/x.png"})
+    return {name: forms.render("html", found, options) for name, found in outcomes.items()}
+
+
+NAMES = ["pass", "warn", "without gallery", "unmeasured", "failed", "several", "hostile", "none"]
+
+
+# ------------------------------------------------------------------------------------------------------- the page
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_page_is_well_formed_and_loads_nothing(pages: dict[str, str], name: str) -> None:
+    page = pages[name]
+    assert page.startswith("<!DOCTYPE html>\n")
+    assert page.endswith("</html>\n")
+    page.encode("utf-8")
+    root = parse(page)
+    elements = list(root.all())
+    assert not [e.tag for e in elements if e.tag in {"script", "link", "iframe", "object", "embed", "base", "form"}]
+    for element in elements:
+        for attribute, value in element.attributes.items():
+            assert not attribute.startswith("on"), (element.tag, attribute)
+            if attribute in {"src", "href", "xlink:href", "srcset", "data", "action", "poster"}:
+                assert value.startswith(("#", "data:image/jpeg;base64,")), (element.tag, value)
+            assert "url(" not in value
+    (style,) = root.all("style")
+    assert "url(" not in style.text
+    assert "@import" not in style.text
+    policies = [e.attributes["content"] for e in root.all("meta") if "http-equiv" in e.attributes]
+    assert policies == ["default-src 'none'; img-src data:; style-src 'unsafe-inline'"]
+    assert not re.search(r"\bNone\b|\bnan\b|Undefined", root.text)
+
+
+def test_a_page_that_is_not_closed_is_told() -> None:
+    with pytest.raises(AssertionError, match="closes"):
+        parse("<div><p></div>")
+    with pytest.raises(AssertionError, match="not closed"):
+        parse("<div><p></p>")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_headings_labels_and_tables_are_accessible(pages: dict[str, str], name: str) -> None:
+    root = parse(pages[name])
+    (html,) = root.all("html")
+    assert html.attributes["lang"] == "en"
+    levels = [int(e.tag[1]) for e in root.all("h1", "h2", "h3", "h4", "h5", "h6")]
+    assert levels.count(1) == 1
+    assert levels[0] == 1
+    assert all(after <= before + 1 for before, after in itertools.pairwise(levels)), levels
+    ids = [e.attributes["id"] for e in root.all() if "id" in e.attributes]
+    assert len(ids) == len(set(ids))
+    for element in root.all():
+        for target in element.attributes.get("aria-labelledby", "").split():
+            assert target in ids, target
+        if element.attributes.get("href", "").startswith("#"):
+            assert element.attributes["href"][1:] in ids
+    for picture in root.all("img", "svg"):
+        if picture.attributes.get("aria-hidden") == "true":
+            continue
+        if picture.tag == "img":
+            assert picture.attributes["alt"].strip()
+        else:
+            assert picture.attributes["role"] == "img"
+            by_id = {e.attributes.get("id"): e.text.strip() for e in picture.all("title", "desc")}
+            labels = [by_id[i] for i in picture.attributes.get("aria-labelledby", "").split()]
+            assert all(labels)
+            assert labels or picture.attributes["aria-label"]
+    assert all(th.attributes.get("scope") in {"row", "col"} for th in root.all("th"))
+    for box in root.all("div"):
+        if box.attributes.get("class") == "scroll":  # a keyboard must reach what scrolls
+            assert box.attributes["tabindex"] == "0"
+            assert box.attributes["role"] == "region"
+    first = next(root.all("a"))
+    assert first.attributes["class"] == "skip"
+    assert first.attributes["href"] == "#content"
+
+
+def test_a_row_stands_where_the_reference_list_leaves_sets_out() -> None:
+    report = reports.report(reports.PASS_STATISTICS, reference=reports.placed_references())
+    root = parse(forms.render("html", [report]))
+    short, everything = (
+        next(e for e in root.all("div") if e.attributes.get("aria-labelledby") == f"model-1-{name}")
+        for name in ("near", "all")
+    )
+    rank = 0
+    for row in list(short.all("tr"))[1:]:
+        if row.attributes.get("class") == "gap":
+            (cell,) = row.all("td")
+            assert cell.attributes["colspan"] == str(len(list(short.all("th", "td"))[:6]))
+            (mark,) = row.all("span")
+            assert (mark.text, mark.attributes) == ("… ", {"aria-hidden": "true"})  # the words are for everybody
+            rank += int(re.fullmatch(r"… (\d+) sets? between", row.text)[1])  # type: ignore[index]
+        else:
+            rank += 1
+            assert next(row.all("td")).text == str(rank)
+    assert rank == len(reports.placed_references()) + 1 == len(list(everything.all("tr"))) - 1
+    assert not [row for row in everything.all("tr") if row.attributes.get("class") == "gap"]
+
+
+def test_what_a_statistic_is_needs_no_mouse(pages: dict[str, str]) -> None:
+    root = parse(pages["pass"])
+    assert not [e for e in root.all("th", "td") if "title" in e.attributes]
+    (told,) = [e for e in root.all("dl") if e.attributes.get("class") == "definitions"]
+    assert [e.text for e in told.all("dd")] == [DEFINITIONS[name] for name in STATISTICS]
+
+
+@pytest.mark.parametrize("name", ["hostile"])
+def test_hostile_names_stay_text(pages: dict[str, str], name: str) -> None:
+    page = pages[name]
+    shown = HOSTILE.replace("\x1b", "\\x1b").replace("\u202e", "\\u202e").replace("\udcff", "\\udcff")
+    root = parse(page)
+    assert "<script" not in page
+    assert "\x1b" not in page
+    assert "\u202e" not in page
+    assert "{{ 7 * 7 }}" in page  # no template of a template
+    names = [e.text for e in root.all("h2") if "alert(1)" in e.text]
+    assert names == [shown, shown]
+    (thumbnail,) = [e for e in root.all("li") if e.parent and e.parent.attributes.get("class") == "thumbs"]
+    assert shown in thumbnail.text
+    assert not list(thumbnail.all("img"))  # an address is no picture
+    assert thumbnail.text.startswith("no preview")
+
+
+# -------------------------------------------------------------------------------------------------------- contrast
+
+
+def palettes() -> dict[str, dict[str, str]]:
+    css = STYLE.read_text(encoding="utf-8")
+    blocks = re.findall(r"(@media [^{]*\{\s*)?:root \{([^}]*)\}", css)
+    assert [bool(media) for media, _ in blocks] == [False, True, True]
+    found = {}
+    for name, (_, body) in zip(("light", "dark", "print"), blocks, strict=True):
+        found[name] = dict(re.findall(r"--([a-z]+): (#[0-9a-f]{6});", body))
+    return found
+
+
+def luminance(colour: str) -> float:
+    """WCAG 2.1 relative luminance."""
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    r, g, b = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b
+
+
+def contrast(one: str, other: str) -> float:
+    dark, light = sorted((luminance(one), luminance(other)))
+    return (light + 0.05) / (dark + 0.05)
+
+
+def mixed(colour: str, ground: str, opacity: float) -> str:
+    """The colour as it is seen through to the ground."""
+    both = [(int(colour[i : i + 2], 16), int(ground[i : i + 2], 16)) for i in (1, 3, 5)]
+    return "#" + "".join(f"{round(opacity * above + (1 - opacity) * below):02x}" for above, below in both)
+
+
+def test_contrast_is_sufficient_in_light_dark_and_print() -> None:
+    assert contrast("#000000", "#ffffff") == pytest.approx(21)
+    assert contrast("#777777", "#ffffff") == pytest.approx(4.48, abs=0.01)  # WCAG's own example of "not enough"
+    themes = palettes()
+    assert len({tuple(sorted(theme)) for theme in themes.values()}) == 1
+    for name, theme in themes.items():
+        for ground in ("paper", "panel"):
+            for text in ("ink", "muted", "data", "pass", "warn", "fail", "above"):
+                ratio = contrast(theme[text], theme[ground])
+                assert ratio >= 4.5, (name, text, ground, ratio)
+        for mark in ("above", "below"):  # pictures: 3 : 1
+            assert contrast(theme[mark], theme["cell"]) >= 3, (name, mark)
+    css = STYLE.read_text(encoding="utf-8")
+    faint = [float(found) for found in re.findall(r"svg \.(?:bar|range) \{[^}]*opacity: ([.\d]+);", css)]
+    assert len(faint) == 2  # intervals, and the lines that join the image sets of a checkpoint
+    for opacity, (name, theme) in itertools.product(faint, themes.items()):
+        for mark in ("pass", "warn", "data"):
+            assert contrast(mixed(theme[mark], theme["paper"], opacity), theme["paper"]) >= 3, (name, mark)
+    used = set(re.findall(r"var\(--([a-z]+)\)", STYLE.read_text(encoding="utf-8")))
+    assert used <= themes["light"].keys()
+
+
+# --------------------------------------------------------------------------------------------------------- content
+
+
+def words(root: Element) -> str:
+    return " ".join(root.text.split())
+
+
+def test_the_verdict_its_reasons_and_its_numbers_are_told(pages: dict[str, str]) -> None:
+    report = reports.warning()
+    text = words(parse(pages["warn"]))
+    assert "▲ WARN" in text
+    assert "✓ PASS" not in text
+    assert "Exit code 1: the verdict is WARN" in text
+    for reason in report.verdict.reasons:
+        assert reason.seen in text
+        assert reason.next_step.replace("`", "") in text
+    for said in ("19.9", "17.4 to 22.5", "> 1.75", report.evidence.model.digest, report.claim, *report.notes):
+        assert said in text
+    for limit in report.profile.limits:
+        assert limit in text
+    passing = words(parse(pages["pass"]))
+    assert "✓ PASS" in passing
+    assert "Thresholds cleared6 of 6" in passing.replace(" 6 of 6", "6 of 6")
+
+
+def test_a_waived_warning_is_still_a_warning() -> None:
+    report = reports.warning()
+    ids = [reason.id for reason in report.verdict.reasons]
+    waivers = [gate.Waiver(reason=i, because="known", owner="owner", expires=date(2026, 3, 1)) for i in ids]
+    old = gate.Waiver(reason=ids[0], because="old", owner="owner", expires=date(2025, 1, 1))
+    answer = gate.decide(report.verdict, "m", waivers=[*waivers, old], today=TODAY)
+    assert answer.exit_code == 0
+    text = words(parse(forms.render("html", [report.model_copy(update={"gate": answer})])))
+    assert "▲ WARN" in text
+    assert "PASS:" not in text.split("Limits of the claim", maxsplit=1)[0]
+    assert "The gate lets this model through although the verdict is WARN." in text
+    assert text.count("Waived by owner until 2026-03-01: known") == len(ids)
+    assert "ended on 2025-01-01 and counts for nothing" in text
+
+
+def test_a_synthetic_model_is_called_so_beside_its_verdict() -> None:
+    report = reports.report(reports.PASS_STATISTICS, synthetic="one feature planted")
+    head = next(e for e in parse(forms.render("html", [report])).all("header") if "PASS" in e.text)
+    assert "Synthetic: one feature planted" in head.text
+
+
+def test_several_models_have_a_table_first_and_a_failed_one_is_an_error(pages: dict[str, str]) -> None:
+    root = parse(pages["several"])
+    assert next(root.all("h2")).text == "3 models: 1 PASS, 1 WARN, 1 ERROR"  # not "checked": one could not be
+    table = next(root.all("table"))
+    rows = [[cell.text for cell in row.all("th", "td")] for row in list(table.all("tr"))[1:]]
+    assert [row[0] for row in rows] == [FAILED.model, "models/efficientnet-lite0.onnx", "models/rn50-openai.onnx"]
+    assert [row[1] for row in rows] == ["✗ ERROR", "▲ WARN", "✓ PASS"]
+    assert [row[5] for row in rows] == ["3", "1", "0"]
+    assert rows[0][2] == "file is empty"  # the row names the model
+    assert [row[3] for row in rows] == ["–", "19.9", "82.3"]
+    articles = list(root.all("article"))
+    assert len(articles) == 3
+    assert "Could not assess" in articles[0].text
+    assert FAILED.message in articles[0].text
+    assert "PASS" not in articles[0].text
+    assert "Nothing was checked, so there is no verdict." in parse(pages["none"]).text
+
+
+def test_thumbnails_are_shown_where_there_are_some_and_the_page_says_what_it_holds(pages: dict[str, str]) -> None:
+    root = parse(pages["pass"])
+    (picture,) = root.all("img")
+    assert picture.attributes["src"] == PIXEL
+    assert picture.attributes["alt"] == "Calibration photo photo 0.jpg"
+    assert "whoever gets the file can see them" in words(root)
+    assert "no preview" in root.text  # photo 1 has none
+    bare = words(parse(pages["without gallery"]))
+    assert "It holds no photos" in bare
+    assert "No single images were kept in this run." in bare
+
+
+# -------------------------------------------------------------------------------------------------------- pictures
+
+
+def test_a_bar_lies_right_of_the_middle_exactly_if_it_clears_its_threshold() -> None:
+    middle = charts.BAR_WIDTH / 2
+    rng = np.random.default_rng(0)
+    for low, width, minimum in rng.uniform(0.01, 30, (200, 3)):
+        bar = charts.bar(Interval(estimate=low + width / 2, low=low, high=low + width), minimum)
+        assert bar is not None
+        assert (bar.low > middle) == (low > minimum)
+        assert (bar.high < middle) == (low + width < minimum)
+        assert 0 <= bar.low <= bar.estimate <= bar.high <= charts.BAR_WIDTH
+    assert charts.bar(Interval(estimate=1, low=None, high=None), 1) is None
+    assert charts.bar(Interval(estimate=1, low=1, high=1), 0) is None
+
+
+def test_the_histogram_is_in_proportion() -> None:
+    counts = (1, 0, 4, 2)
+    chart = charts.histogram((0.0, 1.0, 2.0, 3.0, 4.0), counts, {"mean": 2.0, "outside": 9.0})
+    assert chart is not None
+    heights = np.array([column.height for column in chart.columns])
+    np.testing.assert_allclose(heights / heights.max(), np.array(counts) / 4)
+    assert all(column.y + column.height == pytest.approx(chart.base) for column in chart.columns)
+    assert [(mark.at, mark.text) for mark in chart.marks] == [(chart.width / 2, "mean 2.00")]
+    assert charts.histogram((), (), {}) is None
+    assert charts.histogram((1.0, 1.0), (3,), {}) is None
+
+
+@pytest.mark.parametrize("values", [(1.0, 1.1), (1.1, 1.0), (3.0, 2.9), (2.9, 3.0), (1.9, 2.2), (2.2, 1.9)])
+def test_no_line_of_a_mark_goes_through_the_words_of_another(values: tuple[float, float]) -> None:
+    """The k-th mark's words stand higher than the lines of those before it; only later, taller lines could cross."""
+    marks = dict(zip(("mean", "median"), values, strict=True))
+    chart = charts.histogram((0.0, 2.0, 4.0), (3, 2), marks)
+    assert chart is not None
+    lower, taller = chart.marks
+    assert (taller.at < lower.at) == (chart.anchor == "start")  # on the other side of the lower mark's words
+    room = chart.width - lower.at if chart.anchor == "start" else lower.at
+    assert room >= chart.width / 3
+
+
+def test_the_map_counts_what_lies_beyond_six_sd() -> None:
+    report = with_gallery(reports.passing())
+    kept = report.evidence.gallery
+    assert kept is not None
+    drawn = charts.feature_map(kept, report.evidence.statistics.features)
+    assert drawn is not None
+    z = np.array([image.z for image in kept.shown])
+    for rank, row in enumerate(drawn.rows):
+        assert row.text.endswith(f"beyond 6 SD in {int((np.abs(z[:, rank]) > 6).sum())} of 6 images shown")
+        assert [cell.level == 4 for cell in row.cells] == (np.abs(z[:, rank]) > 6).tolist()
+        assert [cell.sign for cell in row.cells] == np.where(z[:, rank] >= 0, "above", "below").tolist()
+    assert [row.strong for row in drawn.rows] == [True, True, False, False]
+    svg = next(e for e in parse(forms.render("html", [report])).all("svg") if e.attributes.get("class") == "map")
+    assert len([e for e in svg.all("rect") if e.attributes["class"] == "cell"]) == z.size
+
+
+def test_every_reference_set_is_placed_once_and_only_published_numbers_are_points() -> None:
+    from robustcheck_onnx.checker.pipeline import _reference
+
+    report = reports.passing().model_copy(update={"reference": _reference()})
+    suite = suite_of(report)
+    sets = [row for row in references() if not row.excluded]
+    assert suite.chart is not None
+    drawn = sum(len(line.dots) for line in suite.chart.lines) + len(suite.chart.unpublished)
+    assert drawn == len(sets)
+    assert sorted(k for row in suite.checkpoints for k in row.kurtosis) == sorted(
+        row.kurtosis
+        for row in sets
+        if any(p.mean_pp is not None for p in published.find(*published.MEASURED.get(row.set, ("", "", ""))))
+    )
+    points = sorted(
+        (k, dot.x)
+        for row, line in zip(suite.checkpoints, suite.chart.lines, strict=True)
+        for k, dot in zip(row.kurtosis, line.dots, strict=True)
+    )
+    assert points == sorted(points, key=lambda point: point[1])
+    heights = [line.y for line in suite.chart.lines]
+    assert heights == sorted(heights)  # the most robust first, which is the highest
+    assert suite.chart.own is not None
+    right = {row.kurtosis for row in sets if row.kurtosis > 82.31}
+    dots = [dot for line in suite.chart.lines for dot in line.dots] + list(suite.chart.unpublished)
+    assert sum(dot.x > suite.chart.own for dot in dots) == len(right)
+    assert "All of them are zero-shot CLIP models" in suite.remarks[0]
+    assert suite.chart.top - 2 - 13 > 14  # 13 px of "this model" stay below the axis's title, whose line is at 14
+    assert charts.scatter((), (), report.evidence.statistics.kurtosis, 8.0, None) is None
+
+
+# ---------------------------------------------------------------------------------------------------- whole command
+
+
+@pytest.mark.slow
+def test_the_command_writes_a_page_with_or_without_photos(
+    lookup_pass: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from robustcheck_onnx.checker.cli import app as cli
+
+    model, photos = lookup_pass
+    arguments = [str(model), "--images", str(photos), "-q", "-o"]
+    assert cli.main([*arguments, f"html={tmp_path / 'a.html'}"]) == 0
+    root = parse((tmp_path / "a.html").read_text(encoding="utf-8"))
+    assert "✓ PASS" in words(root)
+    pictures = list(root.all("img"))
+    assert len(pictures) == 10
+    assert cli.main([*arguments, "html", "--no-thumbnails"]) == 0
+    bare = parse(capsys.readouterr().out)
+    assert not list(bare.all("img"))
+    assert {e.attributes["alt"].removeprefix("Calibration photo ") for e in pictures} <= {
+        re.sub(r"^K [\d.]+", "", e.text) for e in bare.all("figcaption")
+    }
+
+
+@pytest.mark.slow
+def test_templates_are_loaded_only_for_a_page() -> None:
+    code = "import sys; from robustcheck_onnx.checker import cli, pipeline, report; sys.exit('jinja2' in sys.modules)"
+    assert subprocess.run([sys.executable, "-Ic", code], check=False).returncode == 0
+
+
+# --------------------------------------------------------------------------------------------------------- browser
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+PDFTOTEXT = shutil.which("pdftotext")
+FRAME = """<!DOCTYPE html><title>frame</title><iframe id="f" src="/page.html" width="375" height="800"></iframe><script>
+onload = () => {
+  const inner = document.getElementById("f").contentWindow;
+  const wide = [...inner.document.querySelectorAll("body *")].filter(e =>
+    !e.closest(".scroll") && e.getBoundingClientRect().right > inner.innerWidth + 1 && !e.closest(".skip"));
+  document.title = JSON.stringify([inner.document.documentElement.scrollWidth <= inner.innerWidth,
+    inner.performance.getEntriesByType("resource").filter(e => !e.name.startsWith("data:")).length,
+    wide.map(e => e.tagName + "." + e.getAttribute("class")),
+    [...inner.document.querySelectorAll(".summary td.why")].every(e => e.getBoundingClientRect().width >= 200)]);
+}
+</script>"""
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    asked: ClassVar[list[str]]
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nothing on stderr."""
+
+    def do_GET(self) -> None:
+        Quiet.asked.append(self.path)
+        super().do_GET()
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
+def test_a_browser_asks_for_nothing_complains_of_nothing_and_needs_no_sideways_scrolling(
+    pages: dict[str, str], tmp_path: Path
+) -> None:
+    site = tmp_path / "site"
+    site.mkdir()
+    source = '<p class="meta">torch robustcheck_onnx.exporters.demo:efficientnet_lite0 '  # no blank for 50 characters
+    page = pages["several"].replace('<p class="meta">', source)
+    assert page.count(source) > 1
+    page = page.replace(FAILED.model, "models/" + 30 * "unbroken_")  # nor for 270: words keep their room
+    (site / "page.html").write_text(page, encoding="utf-8")
+    (site / "frame.html").write_text(FRAME, encoding="utf-8")
+    Quiet.asked = []
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(site)))
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        done = subprocess.run(
+            [
+                *(str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+                *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--dump-dom"),
+                *("--enable-logging=stderr", f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1280,1000"),
+                f"http://127.0.0.1:{server.server_address[1]}/frame.html",
+            ],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=True,
+        )
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+    (title,) = re.findall("<title>(.*?)</title>", done.stdout)
+    assert title == "[true,0,[],true]"
+    assert sorted({path for path in Quiet.asked if path != "/favicon.ico"}) == ["/frame.html", "/page.html"]
+    assert "CONSOLE" not in done.stderr
+
+
+@pytest.mark.skipif(CHROMIUM is None or PDFTOTEXT is None, reason="no chromium or no pdftotext on this machine")
+@pytest.mark.parametrize("paper", ["A4", "letter"])
+def test_no_printed_page_holds_the_footer_alone(pages: dict[str, str], tmp_path: Path, paper: str) -> None:
+    sized = pages["pass"].replace("@page { margin", f"@page {{ size: {paper}; margin")
+    assert sized != pages["pass"]
+    for n_lines in range(0, 48, 6):  # a page has some 46 lines, the footer with its margin 6: no break is missed
+        filled = sized.replace('<section class="limits"', f'<p>{n_lines * "line<br>"}</p><section class="limits"')
+        assert filled != sized
+        (tmp_path / "page.html").write_text(filled, encoding="utf-8")
+        subprocess.run(
+            [
+                *(str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"),
+                *("--disable-background-networking", f"--user-data-dir={tmp_path / 'profile'}"),
+                *("--no-pdf-header-footer", f"--print-to-pdf={tmp_path / 'page.pdf'}"),
+                (tmp_path / "page.html").as_uri(),
+            ],
+            capture_output=True,
+            timeout=120,
+            check=True,
+        )
+        printed = subprocess.run(
+            [str(PDFTOTEXT), str(tmp_path / "page.pdf"), "-"], capture_output=True, text=True, timeout=60, check=True
+        )
+        *_, last = printed.stdout.rstrip("\f").split("\f")
+        assert "whoever gets the file can see them" in last
+        assert "Limits of the claim" in last, n_lines

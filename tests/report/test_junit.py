@@ -1,0 +1,99 @@
+"""JUnit: a case for each check, failures and skips for reasons and waivers, errors as errors."""
+
+from __future__ import annotations
+
+from xml.etree import ElementTree
+
+import pytest
+
+from robustcheck_onnx.checker.report.junit import GROUPS
+from robustcheck_onnx.checker.text import printable
+from robustcheck_onnx.checker.verdict.reasons import RULES
+from robustcheck_onnx.checker.verdict.rule import Reason
+from robustcheck_onnx.thresholds.profile import STATISTICS
+from support import reports
+from support.form_readers import junit
+from support.outcomes import (
+    ALL_WAIVED,
+    FAILED,
+    HOSTILE,
+    HOSTILE_REPORT,
+    NOTHING,
+    PASSING,
+    UNDECIDED,
+    WAIVED,
+    WARNING,
+    gated,
+)
+
+WARNING_FILE = WARNING.evidence.model.file
+
+
+def outcomes_of(suite: ElementTree.Element) -> dict[str, str]:
+    return {
+        case.attrib["name"]: f"{child.tag} {child.attrib['type']}" for case in suite.iter("testcase") for child in case
+    }
+
+
+def test_junit_pass_has_no_failure_and_a_case_for_each_check() -> None:
+    root = junit(PASSING)
+    assert outcomes_of(root) == {}
+    names = {case.attrib["name"] for case in root.iter("testcase")}
+    assert names == {"assessed", *STATISTICS, *(name for ids in GROUPS.values() for name in ids)}
+
+
+def test_junit_warn_waived_and_expired() -> None:
+    plain = {
+        "assumed_preprocessing": "failure assumed_preprocessing",
+        "persistence_ratio": "failure no_persistent_outlier_features",
+        "top3_share": "failure no_persistent_outlier_features",
+        "outlier_frequency": "failure no_persistent_outlier_features",
+        "negative_energy": "failure rectified",
+        "negative_z_energy": "failure rectified",
+    }
+    assert outcomes_of(junit(WARNING)) == plain
+    waived = {name: text.replace("failure", "skipped") for name, text in plain.items() if "no_pers" not in text}
+    assert outcomes_of(junit(WAIVED)) == plain | waived
+    told = [child.attrib["message"] for child in junit(WAIVED).iter("skipped")]
+    assert all(m.startswith("waived by vision team until 2026-12-30: known <since> May") for m in told)
+    failures = [child.text or "" for child in junit(WAIVED).iter("failure")]
+    assert all("a waiver by vision team expired on 2026-10-30" in text for text in failures)
+    assert "failure" not in str(outcomes_of(junit(ALL_WAIVED)))
+
+
+def test_junit_undecided_and_not_measured() -> None:
+    assert outcomes_of(junit(UNDECIDED)) == {
+        "kurtosis": "failure undecided",
+        "top3_share": "failure undecided",
+    }
+    assert set(outcomes_of(junit(NOTHING)).values()) >= {"failure not_measurable", "failure representations_alike"}
+    stopped_early = reports.report(reports.WARN_STATISTICS | {"kurtosis": reports.interval(9.0, 7.0, 11.0)})
+    assert outcomes_of(junit(stopped_early))["kurtosis"] == "skipped straddles"
+
+
+@pytest.mark.parametrize("batch", [None, 0.0])
+@pytest.mark.parametrize("output", [None, 0.0])
+def test_junit_what_was_not_compared_is_skipped_never_passed(batch: float | None, output: float | None) -> None:
+    report = gated(reports.passing(), batch_difference=batch, output_difference=output)
+    found = outcomes_of(junit(report))
+    differences = {"batch_dependent": batch, "output_changed": output}
+    assert found == {name: "skipped unchecked" for name, value in differences.items() if value is None}
+
+
+def test_junit_tells_every_reason_that_there_is() -> None:
+    """Also those of verdicts that no list of the form knows."""
+    for ids in [list(RULES), ["a_new_reason"]]:
+        reasons = tuple(Reason(id=i, seen="seen", next_step="do") for i in ids)
+        verdict = PASSING.verdict.model_copy(update={"verdict": "WARN", "reasons": reasons})
+        report = PASSING.model_copy(update={"verdict": verdict, "gate": None})
+        assert {text.split()[1] for text in outcomes_of(junit(report)).values()} == set(ids)
+
+
+def test_junit_an_error_is_an_error_and_names_come_through() -> None:
+    root = junit(FAILED, HOSTILE_REPORT, WARNING)
+    assert [suite.attrib["name"] for suite in root] == [printable(HOSTILE), f"{printable(HOSTILE)} (2)", WARNING_FILE]
+    assert outcomes_of(root[0]) == {"assessed": "error could_not_assess"}
+    (error,) = root[0].iter("error")
+    assert error.attrib["message"] == FAILED.message
+    assert "hint: robustcheck inspect m.onnx" in (error.text or "")
+    assert root[2].attrib["time"] == "12.34"

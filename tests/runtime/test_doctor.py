@@ -1,0 +1,111 @@
+"""The doctor: judged facts, with the command that mends each fault; and this environment as it is."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import onnxruntime as ort
+import pytest
+
+from robustcheck_onnx.checker.runtime import device, doctor
+
+H100 = device.Gpu(0, "NVIDIA H100", 81559, 80000, "580.1")
+HEALTHY = doctor.Facts(
+    python="3.11.7",
+    packages={"numpy": "2.4.6"},
+    wheels={"onnxruntime-gpu": "1.31.1"},
+    runtime="1.31.1",
+    runtime_cuda="13.0",
+    providers=("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"),
+    opset=26,
+    gpus=(H100,),
+    driver_cuda="13.0",
+    cuda_wheels={"nvidia-cuda-runtime": "13.0.1", "nvidia-cudnn-cu13": "9.9.0"},
+    torch="2.13.0+cu130",
+    cuda_fault="",
+    cpu="a processor",
+    threads=2,
+    cores=8,
+)
+CLEAN = "pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'onnxruntime-gpu[cuda,cudnn]'"
+
+
+def finding(facts: doctor.Facts, check: str) -> doctor.Finding:
+    return {found.check: found for found in doctor.examine(facts)}[check]
+
+
+def test_healthy_gpu() -> None:
+    findings = doctor.examine(HEALTHY)
+    assert {found.status for found in findings} == {"ok"}
+    assert {found.fix for found in findings} == {""}
+    assert finding(HEALTHY, "NVIDIA GPU").detail == (
+        "0: NVIDIA H100, 80000 of 81559 MiB free; driver 580.1, CUDA up to 13.0"
+    )
+    assert finding(HEALTHY, "processor").detail == "a processor, 2 of 8 cores for this process"
+
+
+def test_no_gpu_is_no_fault() -> None:
+    facts = replace(HEALTHY, gpus=(), driver_cuda="", cuda_wheels={}, cuda_fault=None)
+    assert {found.status for found in doctor.examine(facts)} == {"ok"}
+    assert "the CPU is used" in finding(facts, "NVIDIA GPU").detail
+    assert "CUDA" not in {found.check for found in doctor.examine(facts)}
+
+
+@pytest.mark.parametrize(
+    ("change", "check", "status", "detail", "fix"),
+    [
+        (
+            {"wheels": {"onnxruntime": "1.32.0", "onnxruntime-gpu": "1.31.1"}},
+            "ONNX Runtime wheels", "fail", "onnxruntime 1.32.0, onnxruntime-gpu 1.31.1: they overwrite", CLEAN,
+        ),
+        ({"wheels": {}}, "ONNX Runtime wheels", "warn", "from none of onnxruntime, onnxruntime-gpu", ""),
+        (
+            {"providers": ("CPUExecutionProvider",), "cuda_fault": None},
+            "NVIDIA GPU", "warn", "this ONNX Runtime has no CUDAExecutionProvider", CLEAN,
+        ),
+        ({"driver_cuda": "12.4"}, "CUDA", "fail", "the driver runs CUDA up to 12.4", "update the NVIDIA driver"),
+        (
+            {"cuda_wheels": {"nvidia-cudnn-cu12": "9.1.0"}},
+            "CUDA", "warn", "nvidia-cudnn-cu12 9.1.0 is for another CUDA", "pip install 'onnxruntime-gpu[cuda,cudnn]'",
+        ),
+        ({"torch": "2.8.0+cu128"}, "torch", "warn", "torch 2.8.0+cu128 is for CUDA 12, ONNX Runtime for 13", "keep"),
+        (
+            {"cuda_fault": "CUDAExecutionProvider did not start, ONNX Runtime took CPUExecutionProvider"},
+            "CUDA run", "fail", "took CPUExecutionProvider", "pip install 'onnxruntime-gpu[cuda,cudnn]'",
+        ),
+    ],
+)  # fmt: skip
+def test_faults(change: dict[str, object], check: str, status: str, detail: str, fix: str) -> None:
+    found = finding(replace(HEALTHY, **change), check)  # type: ignore[arg-type] # each change names fields of Facts
+    assert found.status == status
+    assert detail in found.detail
+    assert found.fix.startswith(fix) if fix else found.fix == ""
+
+
+def test_this_environment() -> None:
+    facts = doctor.gather()
+    assert facts.runtime == ort.__version__
+    assert len(facts.wheels) == 1
+    assert facts.providers[-1] == "CPUExecutionProvider"
+    assert 1 <= facts.threads <= facts.cores
+    assert {"numpy", "onnx", "robustcheck-onnx"} <= set(facts.packages)
+    assert (facts.cuda_fault is None) == (not facts.gpus or "CUDAExecutionProvider" not in facts.providers)
+    assert {found.check for found in doctor.diagnose()} >= {"Python", "ONNX Runtime wheels", "processor"}
+
+
+def test_nvidia_smi_rows() -> None:
+    rows = "0, NVIDIA H100 80GB HBM3, 81559, 80995, 580.95.05\n1, Tesla, [N/A], [N/A], 580.95.05\ngarbage\n"
+    assert device.parse_gpus(rows) == (
+        device.Gpu(0, "NVIDIA H100 80GB HBM3", 81559, 80995, "580.95.05"),
+        device.Gpu(1, "Tesla", None, None, "580.95.05"),
+    )
+    assert device.parse_gpus("") == ()
+
+
+def test_doctor_never_imports_torch_and_prints_nothing() -> None:
+    start = "import sys; from robustcheck_onnx.checker.runtime import doctor; "
+    code = f"{start}doctor.diagnose(); sys.exit('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -1,0 +1,116 @@
+"""Scaling in the graph: bit for bit what NumPy and the libraries' own transforms make of the same photos."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from numpy.typing import NDArray
+from torchvision import transforms
+
+from robustcheck_onnx import check
+from robustcheck_onnx.checker.errors import CannotAssessError
+from robustcheck_onnx.checker.evidence import CLIP, IMAGENET, Preprocessing
+from robustcheck_onnx.checker.images import source
+from robustcheck_onnx.checker.images.preprocess import apply, apply_uint8
+from robustcheck_onnx.checker.measure import prepared
+from robustcheck_onnx.checker.model.image_input import ImageInput
+from robustcheck_onnx.checker.model.open import open_model
+from robustcheck_onnx.checker.runtime.feed import IMAGE, PIXELS, input_graph
+from robustcheck_onnx.checker.runtime.runner import Runner
+from support import onnx_models, skimage_data
+from support.measuring import never_decided
+
+pytestmark = pytest.mark.slow
+
+NCHW = ImageInput("x", "NCHW", "float32", None, None, None, None)
+TFLITE = IMAGENET.model_copy(update={"rescale": 1.0, "mean": (127.0,) * 3, "std": (128.0,) * 3, "color_order": "BGR"})
+BGR = IMAGENET.model_copy(update={"color_order": "BGR"})
+PHOTOS = ("chelsea.png", "rocket.jpg", "coffee.png")
+
+
+def scaled(preprocessing: Preprocessing, image: ImageInput, pixels: NDArray[np.uint8]) -> NDArray[Any]:
+    graph = input_graph(preprocessing, image)
+    onnx.checker.check_model(onnx.ModelProto.FromString(graph), full_check=True)
+    session = ort.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    (values,) = session.run([IMAGE], {PIXELS: pixels})
+    return np.asarray(values)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "float64"])
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("preprocessing", [CLIP, BGR, TFLITE], ids=["clip", "imagenet, BGR", "tflite"])
+def test_the_graph_scales_as_numpy_does(preprocessing: Preprocessing, layout: str, dtype: str) -> None:
+    photos = [skimage_data.photo(name) for name in PHOTOS]
+    found = scaled(
+        preprocessing,
+        replace(NCHW, layout=layout, dtype=dtype),
+        np.stack([apply_uint8(preprocessing, photo) for photo in photos]),
+    )
+    expected = np.stack([apply(preprocessing, photo) for photo in photos]).astype(dtype)
+    np.testing.assert_array_equal(found, expected if layout == "NHWC" else expected.transpose(0, 3, 1, 2))
+    assert found.dtype == np.dtype(dtype)
+
+
+def test_the_graph_scales_as_torchvision_does() -> None:
+    theirs = transforms.Compose(
+        [
+            transforms.Resize(224, transforms.InterpolationMode.BICUBIC),
+            transforms.CenterCrop(224),
+            transforms.ToTensor(),
+            transforms.Normalize(CLIP.mean, CLIP.std),
+        ]
+    )
+    for photo in (skimage_data.photo(name) for name in PHOTOS):
+        found = scaled(CLIP, NCHW, apply_uint8(CLIP, photo)[None])
+        np.testing.assert_allclose(found[0], theirs(photo).numpy(), rtol=0, atol=1e-6)
+
+
+def test_a_runner_gives_the_same_for_bytes_and_for_scaled_values(efficientnet_lite0: Path) -> None:
+    model = open_model(efficientnet_lite0)
+    assert model.contract is not None
+    preprocessing = model.contract.preprocessing
+    photos = [skimage_data.photo(name) for name in PHOTOS] * 3  # more than one pass
+    runner = Runner(model, "cpu", preprocessing=preprocessing)
+    of_bytes = runner.run(np.stack([apply_uint8(preprocessing, photo) for photo in photos]))
+    of_values = Runner(model, "cpu").run(np.stack([apply(preprocessing, photo) for photo in photos]))
+    np.testing.assert_array_equal(of_bytes.representation, of_values.representation)
+    assert of_bytes.class_output is not None
+    np.testing.assert_array_equal(of_bytes.class_output, of_values.class_output)
+
+
+def test_a_check_measures_the_same_on_photos_and_on_values_scaled_before(
+    efficientnet_lite0: Path, tmp_path: Path
+) -> None:
+    model = open_model(efficientnet_lite0)
+    assert model.contract is not None
+    found = [item for item in source.open_images(None).items() if isinstance(item, source.Picture)]
+    values = [apply(model.contract.preprocessing, item.image).transpose(2, 0, 1) for item in found]
+    np.save(tmp_path / "values.npy", np.stack(values))
+    of_photos, of_values = (
+        check(efficientnet_lite0, images=at, thresholds=never_decided()).evidence.statistics
+        for at in (None, tmp_path / "values.npy")
+    )
+    assert of_photos.n_images == of_values.n_images == len(found)
+    assert of_photos.kurtosis.estimate == pytest.approx(of_values.kurtosis.estimate, rel=1e-6)
+    assert of_photos.top3_share.estimate == pytest.approx(of_values.top3_share.estimate, rel=1e-6)
+
+
+def test_values_that_are_not_finite_are_refused_before_a_run(tmp_path: Path) -> None:
+    path = onnx_models.save(onnx_models.encoder(), tmp_path / "m.onnx")
+    for change in ({"rescale": 1e38}, {"std": (1.0, 1e-45, 1.0)}):
+        with pytest.raises(CannotAssessError, match="preprocessed pixels are not all finite; mean and std must be"):
+            Runner(open_model(path), "cpu", preprocessing=IMAGENET.model_copy(update=change))
+
+
+def test_bytes_never_mix_with_scaled_values() -> None:
+    """Stacked as floats they would go to the model unscaled."""
+    photo, tensor = (prepared.Prepared("n", "d", (), np.zeros((2, 2, 3), dtype), 0) for dtype in (np.uint8, np.float32))
+    assert prepared.stack([photo, photo]).dtype == np.uint8
+    with pytest.raises(TypeError):
+        prepared.stack([photo, tensor])

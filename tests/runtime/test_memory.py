@@ -1,0 +1,144 @@
+"""Running models where memory is short or a signal comes: passes side by side, halved, ended."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError
+from robustcheck_onnx.checker.runtime.runner import Runner
+from robustcheck_onnx.checker.runtime.session import translate
+from support import onnx_models
+
+Pixels = NDArray[Any]
+
+
+def test_memory_errors_are_the_environment(runner: Any) -> None:
+    model = runner(onnx_models.encoder()).model
+    for error in (
+        MemoryError(),
+        RuntimeError("BFCArena::AllocateRawInternal Failed to allocate memory for requested buffer of size 12"),
+        RuntimeError("CUDA failure 2: out of memory ; GPU=0"),
+    ):
+        found = translate(error, model)
+        assert isinstance(found, EnvironmentFaultError)
+        assert found.hint.startswith("free -h")
+    assert isinstance(translate(RuntimeError("unknown"), model), CannotAssessError)
+
+
+def short_of_memory(monkeypatch: pytest.MonkeyPatch, most: int) -> list[int]:
+    """Make every pass of more than `most` images fail as ONNX Runtime does; the sizes that were tried."""
+    tried: list[int] = []
+    real = Runner._pass
+
+    def one_pass(self: Runner, session: Any, names: list[str], batch: Pixels, options: Any) -> list[Any]:
+        tried.append(len(batch))
+        if len(batch) > most:
+            raise RuntimeError(
+                "BFCArena::AllocateRawInternal Failed to allocate memory for requested buffer of size 12"
+            )
+        return real(self, session, names, batch, options)
+
+    monkeypatch.setattr(Runner, "_pass", one_pass)
+    return tried
+
+
+def test_memory_that_runs_out_halves_the_batch(runner: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = np.random.default_rng(0).normal(size=(32, 8, 8, 3)).astype(np.float32)
+    model = runner(onnx_models.encoder())
+    expected = model.run(pixels).representation
+    tried = short_of_memory(monkeypatch, 3)
+    np.testing.assert_allclose(model.run(pixels).representation, expected, rtol=1e-5)
+    assert set(tried) == {2, 4}  # 4: the largest pass on a CPU
+    assert tried.count(2) == 16
+    tried.clear()
+    model.run(pixels[:7])
+    assert sorted(tried) == [1, 2, 2, 2]  # it stays halved: memory that ran out once will again
+
+
+@pytest.mark.parametrize("fixed", [None, 2])
+def test_memory_that_passes_side_by_side_take_is_no_error(
+    runner: Any, monkeypatch: pytest.MonkeyPatch, pixels: Pixels, fixed: int | None
+) -> None:
+    proto = onnx_models.encoder()
+    expected = runner(proto).run(pixels).representation
+    if fixed:
+        for value in (proto.graph.input[0], proto.graph.output[0]):
+            value.type.tensor_type.shape.dim[0].dim_value = fixed
+    model = runner(proto, threads=3)
+    real, inside = Runner._pass, threading.Semaphore(1)
+
+    def one_pass(self: Runner, *arguments: Any) -> list[Any]:
+        if not inside.acquire(blocking=False):
+            raise RuntimeError("Failed to allocate memory for requested buffer of size 12")
+        try:
+            time.sleep(0.05)  # so that passes meet
+            return real(self, *arguments)
+        finally:
+            inside.release()
+
+    monkeypatch.setattr(Runner, "_pass", one_pass)
+    np.testing.assert_allclose(model.run(pixels).representation, expected, rtol=1e-5)
+    assert model._n_passes == 1
+
+
+def test_short_memory_never_makes_company_of_an_image_alone(
+    runner: Any, monkeypatch: pytest.MonkeyPatch, pixels: Pixels
+) -> None:
+    """A model that mixes its batch would seem not to, were its company cut into single images."""
+    nodes, weights = onnx_models.pooled()
+    weights["first"] = np.array([0], np.int64)
+    nodes += [("ReduceMean", ["features", "first"], ["mean"]), ("Sub", ["features", "mean"], ["embedding"])]
+    model = onnx_models.build(nodes, ["embedding"], weights)
+    for most, company in ((4, 2), (2, 2), (1, None)):
+        run = runner(model)
+        with monkeypatch.context() as patch:
+            tried = short_of_memory(patch, most)
+            (found,) = run.batch_invariances(pixels)
+            if company is None:
+                assert found is None
+            else:
+                assert found > 0.1
+                tried.clear()
+                run.run(pixels)
+                assert max(tried) == company  # no later pass has more company than was looked at
+    assert runner(model).batch_invariances(pixels[:1]) == (None,)
+
+
+def test_an_interrupt_between_passes_ends_those_that_run(runner: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[bool] = []
+
+    def endless(self: Runner, session: Any, names: list[str], batch: Pixels, options: Any) -> list[Any]:
+        until = time.monotonic() + 20
+        while not options.terminate and time.monotonic() < until:
+            time.sleep(0.005)
+        ended.append(options.terminate)
+        return []
+
+    class Interrupted(ThreadPoolExecutor):
+        def submit(self, *arguments: Any, **options: Any) -> Any:
+            if ended or self._work_queue.qsize() or self._threads:
+                raise KeyboardInterrupt
+            return super().submit(*arguments, **options)
+
+    run = runner(onnx_models.encoder(), threads=2)
+    monkeypatch.setattr(Runner, "_pass", endless)
+    run._passes = Interrupted(2)
+    with pytest.raises(KeyboardInterrupt):
+        run.run(np.zeros((32, 8, 8, 3), np.float32))
+    assert ended == [True]
+
+
+def test_memory_that_one_image_does_not_fit_is_an_error(
+    runner: Any, monkeypatch: pytest.MonkeyPatch, pixels: Pixels
+) -> None:
+    model = runner(onnx_models.encoder())
+    short_of_memory(monkeypatch, 0)
+    with pytest.raises(EnvironmentFaultError, match=r"memory ran out \(12 bytes were asked for"):
+        model.run(pixels)

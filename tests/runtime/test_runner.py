@@ -1,0 +1,302 @@
+"""Running models: layouts, types, batches, pooling, providers, and the proofs about them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from numpy.typing import NDArray
+from onnx import TensorProto
+
+from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
+from robustcheck_onnx.checker.evidence import IMAGENET
+from robustcheck_onnx.checker.model.open import open_model, own_bytes
+from robustcheck_onnx.checker.runtime.runner import Runner, relative_difference
+from support import lookup, onnx_models
+
+Pixels = NDArray[Any]
+
+
+def features_by_hand(pixels: Pixels, weight: Pixels) -> Pixels:
+    """Conv 3×3 → Relu → mean, in NumPy."""
+    windows = np.lib.stride_tricks.sliding_window_view(pixels.transpose(0, 3, 1, 2), (3, 3), axis=(2, 3))
+    maps = np.einsum("nchwij,kcij->nkhw", windows.astype(np.float64), weight)
+    return np.asarray(np.maximum(maps, 0).mean(axis=(2, 3)))
+
+
+def test_representation_and_class_output(runner: Any, pixels: Pixels) -> None:
+    model = onnx_models.classifier()
+    weights = {w.name: onnx.numpy_helper.to_array(w) for w in model.graph.initializer}
+    output = runner(model).run(pixels)
+    expected = features_by_hand(pixels, weights["conv.weight"])
+    np.testing.assert_allclose(output.representation, expected, rtol=1e-5, atol=1e-6)
+    assert output.representation.dtype == np.float32
+    np.testing.assert_allclose(
+        output.class_output, expected @ weights["fc.weight"].T + weights["fc.bias"], rtol=1e-4, atol=1e-5
+    )
+
+
+def test_spatial_mean_is_taken(runner: Any, pixels: Pixels) -> None:
+    pooled = runner(onnx_models.classifier(), tensor="relu").run(pixels).representation
+    np.testing.assert_allclose(pooled, runner(onnx_models.classifier()).run(pixels).representation, rtol=1e-5)
+    assert pooled.dtype == np.float64
+
+
+@pytest.mark.parametrize("batch", [1, 2, 4, 5, 8])
+def test_fixed_batch_loses_and_adds_no_image(runner: Any, pixels: Pixels, batch: int) -> None:
+    model = onnx_models.encoder()
+    expected = runner(model).run(pixels).representation
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = batch
+    model.graph.output[0].type.tensor_type.shape.dim[0].dim_value = batch
+    fixed = runner(model)
+    assert fixed.fixed_batch == batch
+    np.testing.assert_allclose(fixed.run(pixels).representation, expected, rtol=1e-5)
+    assert fixed.batch_invariances(pixels)[0] < 1e-5
+
+
+def test_nhwc_uint8(runner: Any) -> None:
+    nodes, weights = onnx_models.pooled()
+    front = [
+        ("Cast", ["image"], ["float"], {"to": TensorProto.FLOAT}),
+        ("Transpose", ["float"], ["nchw"], {"perm": [0, 3, 1, 2]}),
+        ("Conv", ["nchw", "conv.weight"], ["conv"]),
+    ]
+    model = onnx_models.build(
+        [*front, *nodes[1:], ("Identity", ["features"], ["embedding"])],
+        ["embedding"],
+        weights,
+        inputs=[("image", TensorProto.UINT8, (None, "h", "w", "c"))],
+    )
+    photo = np.random.default_rng(2).integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
+    run = runner(model)
+    assert (run.model.image_input.layout, run.model.image_input.dtype) == ("NHWC", "uint8")
+    expected = features_by_hand(photo, weights["conv.weight"])
+    np.testing.assert_allclose(run.run(photo).representation, expected, rtol=1e-4)
+    np.testing.assert_allclose(run.run(photo.astype(np.float32)).representation, expected, rtol=1e-4)
+    with pytest.raises(UsageError, match="input type is uint8; preprocessing must keep whole numbers"):
+        run.run(photo.astype(np.float32) / 255)
+
+
+def test_float16(runner: Any, pixels: Pixels) -> None:
+    model = onnx_models.encoder()
+    weights = {w.name: onnx.numpy_helper.to_array(w).astype(np.float16) for w in model.graph.initializer}
+    half = onnx_models.build(
+        [(node.op_type, list(node.input), list(node.output)) for node in model.graph.node],
+        [("embedding", TensorProto.FLOAT16, ("batch", 16))],
+        weights,
+        inputs=[("image", TensorProto.FLOAT16, ("batch", 3, 8, 8))],
+    )
+    run = runner(half)
+    assert run.execution.precision == "fp16"
+    output = run.run(pixels).representation
+    assert output.dtype == np.float32
+    np.testing.assert_allclose(output, runner(model).run(pixels).representation, atol=0.02)
+
+
+def test_batch_dependence_is_caught(runner: Any, pixels: Pixels) -> None:
+    nodes, weights = onnx_models.pooled()
+    weights["first"] = np.array([0], np.int64)
+    nodes += [("ReduceMean", ["features", "first"], ["mean"]), ("Sub", ["features", "mean"], ["embedding"])]
+    assert runner(onnx_models.build(nodes, ["embedding"], weights)).batch_invariances(pixels)[0] > 0.1
+    assert runner(onnx_models.classifier()).batch_invariances(pixels)[0] < 1e-5
+
+
+def test_what_fails_alone_and_not_in_company_depends_on_its_batch(runner: Any, pixels: Pixels) -> None:
+    """A spread over the batch with n − 1 below it: 0/0 for one image, a number for more."""
+    nodes, weights = onnx_models.pooled()
+    weights |= {"first": np.array([0], np.int64), "one": np.array(1, np.float32)}
+    nodes += [
+        ("Shape", ["features"], ["shape"]),
+        ("Gather", ["shape", "first"], ["images"]),
+        ("Cast", ["images"], ["n"], {"to": TensorProto.FLOAT}),
+        ("Sub", ["n", "one"], ["freedom"]),
+        ("Div", ["freedom", "freedom"], ["factor"]),
+        ("Mul", ["features", "factor"], ["embedding"]),
+    ]
+    run = runner(onnx_models.build(nodes, ["embedding"], weights))
+    assert np.isnan(run.run(pixels[:1]).representation).all()
+    assert np.isfinite(run.run(pixels[:4]).representation).all()  # one pass
+    assert run.batch_invariances(pixels)[0] == 1e9
+
+
+def test_outputs_with_infinities_are_compared() -> None:
+    """Scores of −∞ for classes that are switched off, and one in the place of another."""
+    a = np.array([[1.0, -np.inf, 2.0], [1.0, -np.inf, 2.0]])
+    assert relative_difference(a, a.copy()) == 0
+    assert relative_difference(a, a + np.array([0, 0, 0.5])) == pytest.approx(0.5 / np.sqrt(5 / 3))
+    for changed in (np.abs(a), np.nan_to_num(a), np.where(np.isinf(a), np.nan, a), a[:, [1, 0, 2]]):
+        assert relative_difference(a, changed) == 1e9
+
+
+def test_added_output_changes_nothing(runner: Any, pixels: Pixels) -> None:
+    run = runner(onnx_models.classifier())
+    check = run.output_unchanged(pixels)
+    assert (check.unchanged, check.optimization) == (True, "all")
+    assert check.max_difference < 1e-6
+    proto = onnx.ModelProto.FromString(own_bytes(run.model))
+    assert [output.name for output in proto.graph.output] == ["logits"]
+    assert runner(onnx_models.encoder()).output_unchanged(pixels).max_difference == 0.0
+
+
+def test_changed_output_goes_down_to_no_optimisation(
+    runner: Any, pixels: Pixels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = runner(onnx_models.classifier())
+    other = onnx_models.classifier()
+    bias = onnx.numpy_helper.from_array(np.full(10, 9, np.float32), "fc.bias")
+    next(w for w in other.graph.initializer if w.name == "fc.bias").CopyFrom(bias)
+    monkeypatch.setattr("robustcheck_onnx.checker.runtime.runner.own_bytes", lambda model: other.SerializeToString())
+    check = run.output_unchanged(pixels)
+    assert (check.unchanged, check.optimization, run.execution.optimization) == (False, "none", "none")
+    assert check.max_difference > 0.1
+
+
+def test_refused_pixels(runner: Any, pixels: Pixels) -> None:
+    run = runner(onnx_models.classifier())
+    with pytest.raises(CannotAssessError, match="number of images is 0; at least one is needed"):
+        run.run(pixels[:0])
+    with pytest.raises(UsageError, match=r"pixels have shape \(5, 8, 8\)"):
+        run.run(pixels[..., 0])
+    with pytest.raises(CannotAssessError, match="preprocessed height is 7 px; the model takes 8 px"):
+        run.run(pixels[:, :7])
+    with pytest.raises(CannotAssessError, match="pixels are not all finite"):
+        run.run(np.where(pixels > 1, np.nan, pixels))
+    with pytest.raises(UsageError, match="pixels are uint8; the model takes float32"):
+        run.run(np.zeros((1, 8, 8, 3), np.uint8))
+
+
+def test_output_without_image_axis(runner: Any, pixels: Pixels) -> None:
+    nodes, weights = onnx_models.pooled()
+    weights["first"] = np.array([0], np.int64)
+    nodes.append(("ReduceMean", ["features", "first"], ["embedding"]))
+    with pytest.raises(CannotAssessError, match=r"output 'embedding' has shape \(1, 16\) for 4 images"):
+        runner(onnx_models.build(nodes, ["embedding"], weights)).run(pixels)
+
+
+def test_execution_facts(runner: Any) -> None:
+    execution = runner(onnx_models.classifier()).execution
+    assert execution.requested == "cpu"
+    assert execution.providers == ("CPUExecutionProvider",)
+    assert set(execution.nodes) == {"CPUExecutionProvider"}
+    assert 1 <= execution.nodes["CPUExecutionProvider"] <= 6
+    assert execution.runtime == ort.__version__
+    assert execution.heavy_on_cpu == {}
+    assert execution.threads >= 1
+    assert execution.device
+
+
+def test_device_names(runner: Any) -> None:
+    for device in ("gpu", "cuda:", "cuda:x", "cpu:0"):
+        with pytest.raises(UsageError, match=f"--device is '{device}'; it must be auto, cpu, cuda"):
+            runner(onnx_models.encoder(), device)
+    with pytest.raises(UsageError) as caught:
+        runner(onnx_models.encoder(), "tensort")
+    assert caught.value.hint == "--device tensorrt"
+
+
+def gpu_is_there() -> bool:
+    from robustcheck_onnx.checker.runtime.device import list_gpus
+
+    return bool(list_gpus()) and "CUDAExecutionProvider" in ort.get_available_providers()
+
+
+@pytest.mark.skipif(gpu_is_there(), reason="a GPU is here: nothing falls back")
+def test_missing_gpu_is_an_error_or_said(runner: Any) -> None:
+    for device in ("cuda", "cuda:1", "tensorrt"):
+        with pytest.raises(EnvironmentFaultError) as caught:
+            runner(onnx_models.encoder(), device)
+        assert caught.value.message.startswith(f"--device is {device}; ")
+        assert "robustcheck doctor" in caught.value.hint
+    execution = runner(onnx_models.encoder(), "auto").execution
+    assert execution.providers == ("CPUExecutionProvider",)
+    assert execution.fallback_reason
+
+
+@pytest.mark.skipif(gpu_is_there(), reason="a GPU is here: nothing falls back")
+def test_silent_fallback_is_found_in_the_session(runner: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ONNX Runtime itself takes the CPU without an exception when CUDA can't start."""
+    monkeypatch.setattr("robustcheck_onnx.checker.runtime.session.why_missing", lambda provider: "")
+    if "CUDAExecutionProvider" not in ort.get_available_providers():
+        pytest.skip("this ONNX Runtime wheel has no CUDA provider that could fail to start")
+    with pytest.raises(EnvironmentFaultError, match="could not start CUDAExecutionProvider and took CPU"):
+        runner(onnx_models.encoder(), "cuda")
+    assert "could not start" in runner(onnx_models.encoder(), "auto").execution.fallback_reason
+
+
+@pytest.mark.requires_cuda
+@pytest.mark.skipif(not gpu_is_there(), reason="no GPU with ONNX Runtime's CUDA provider on this machine")
+def test_cuda_equals_cpu(runner: Any, pixels: Pixels) -> None:
+    cuda, cpu = runner(onnx_models.classifier(), "cuda"), runner(onnx_models.classifier(), "cpu")
+    assert cuda.execution.providers[0] == "CUDAExecutionProvider"
+    assert cuda.execution.nodes["CUDAExecutionProvider"] > 0
+    np.testing.assert_allclose(cuda.run(pixels).representation, cpu.run(pixels).representation, rtol=1e-4, atol=1e-6)
+
+
+def test_outputs_that_are_sequences_are_no_obstacle(tmp_path: Path) -> None:
+    """The model's own outputs are all fetched to compare them; photos come as bytes."""
+    model = onnx_models.classifier()
+    model.graph.node.append(onnx.helper.make_node("SplitToSequence", ["logits"], ["pieces"], axis=0))
+    logits = onnx.helper.make_tensor_type_proto(TensorProto.FLOAT, None)
+    kind = onnx.helper.make_sequence_type_proto(logits)
+    model.graph.output.append(onnx.helper.make_value_info("pieces", kind))
+    onnx.save(model, tmp_path / "m.onnx")
+    opened = open_model(tmp_path / "m.onnx")
+    photos = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
+    run = Runner(opened, "cpu", preprocessing=IMAGENET.model_copy(update={"size": (8, 8)}))
+    check = run.output_unchanged(photos)
+    assert (check.unchanged, check.max_difference < 1e-6) == (True, True)
+
+
+@pytest.mark.parametrize("layout", ["plain", "hard link", "hub", "read-only", "link", "inner link"])
+def test_external_data_runs_in_every_layout(
+    tmp_path: Path, pixels: Pixels, layout: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected_path = onnx_models.save(onnx_models.classifier(), tmp_path / "inline.onnx")
+    expected = Runner(open_model(expected_path), "cpu").run(pixels).representation
+    folder = tmp_path / "models--a--b" / "snapshots" / "0123"
+    folder.mkdir(parents=True)
+    path = onnx_models.save(onnx_models.classifier(), folder / "m.onnx", external=True)
+    data = folder / "m.onnx.data"
+    if layout == "hard link":
+        data.rename(tmp_path / "cache.data")
+        data.hardlink_to(tmp_path / "cache.data")
+    elif layout == "hub":
+        blobs = tmp_path / "models--a--b" / "blobs"
+        blobs.mkdir()
+        for link, blob in ((path, "aa"), (data, "bb")):
+            link.rename(blobs / blob)
+            link.symlink_to(blobs / blob)
+    elif layout == "read-only":
+        folder.chmod(0o555)
+    elif layout == "link":
+        (tmp_path / "current.onnx").symlink_to(path)
+        path = tmp_path / "current.onnx"
+    elif layout == "inner link":
+        data.rename(folder / "real.data")
+        data.symlink_to("real.data")
+    monkeypatch.chdir(tmp_path)
+    try:
+        run = Runner(open_model(path), "cpu")
+        np.testing.assert_array_equal(run.run(pixels).representation, expected)
+        assert run.output_unchanged(pixels).unchanged
+    finally:
+        folder.chmod(0o755)
+
+
+def test_relative_path_from_the_models_folder(tmp_path: Path, pixels: Pixels, monkeypatch: pytest.MonkeyPatch) -> None:
+    onnx_models.save(onnx_models.classifier(), tmp_path / "m.onnx", external=True)
+    monkeypatch.chdir(tmp_path)
+    assert Runner(open_model("m.onnx"), "cpu").run(pixels).representation.shape == (5, 16)
+
+
+def test_lookup_runs(tmp_path: Path) -> None:
+    embeddings = np.random.default_rng(0).normal(size=(12, 6)).astype(np.float32)
+    run = Runner(open_model(lookup.write_lookup_model(tmp_path / "m.onnx", embeddings)), "cpu")
+    pixels = np.zeros((12, 64, 64, 3), np.float32)
+    pixels[:, :4, :4, 0] = (np.arange(12) / 255)[:, None, None]
+    np.testing.assert_array_equal(run.run(pixels).representation, embeddings)
+    assert run.batch_invariances(pixels)[0] == 0.0

@@ -1,0 +1,182 @@
+"""robustcheck scan as a command: documents, errors, named blocks, foreign axes, a changed output, a GPU."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx import TensorProto
+
+from robustcheck_onnx.checker.cli import app as cli
+from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
+from robustcheck_onnx.checker.scan import records
+from robustcheck_onnx.checker.scan import run as scan
+from robustcheck_onnx.checker.scan.plan import Plan, measuring_model
+from support import onnx_models
+from support.scan_truth import assert_close, assert_report_is_truth, scanned
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    """A residual graph without torch, and 60 photos' worth of random input."""
+    w = {"w": onnx_models.weight(16, 3, 3, 3), "v": onnx_models.weight(16, 16, 1, 1)}
+    nodes = [
+        ("Conv", ["image", "w"], ["c"], {"kernel_shape": [3, 3]}), ("Relu", ["c"], ["x"]),
+        ("Conv", ["x", "v"], ["y"]), ("Add", ["x", "y"], ["z"]),
+        ("GlobalAveragePool", ["z"], ["p"]), ("Flatten", ["p"], ["embedding"]),
+    ]  # fmt: skip
+    onnx_models.save(
+        onnx_models.build(nodes, [("embedding", TensorProto.FLOAT, ("batch", 16))], w), tmp_path / "small.onnx"
+    )
+    np.save(tmp_path / "small.npy", np.random.default_rng(0).normal(size=(9, 3, 8, 8)).astype(np.float32))
+    return tmp_path / "small.onnx"
+
+
+def command(*words: object) -> int:
+    return cli.main([str(word) for word in words])
+
+
+def test_the_command_reports_and_ends_with_0(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    call = ["scan", small, "--images", small.with_suffix(".npy"), "--preprocess", "imagenet", "--device", "cpu"]
+    assert command(*call, "-o", "json") == 0
+    document = json.loads(capsys.readouterr().out)
+    assert (document["schema_version"], document["kind"], document["tool"]) == (1, "scan", "robustcheck")
+    assert [layer["tensor"] for layer in document["layers"]] == ["x", "z", "embedding"]
+    report, _ = scanned(small, batch_size=8)
+    stated = report.model_dump(mode="json") | {"time": None}
+    assert document["layers"] == json.loads(json.dumps(stated["layers"]))
+    path = small.with_name("report.txt")
+    assert command(*call, "-o", f"terminal={path}", "-q") == 0
+    assert capsys.readouterr().out == ""
+    text = path.read_text()
+    assert "do not tell effective" in " ".join(text.split())
+    assert report.summary == "No layer has a persistent outlier feature on these 9 images."
+    assert report.summary in text
+
+
+def test_two_documents_of_one_scan_are_equal(small: Path) -> None:
+    documents = [records.to_json(scanned(small)[0].model_copy(update={"time": None})) for _ in range(2)]
+    assert documents[0] == documents[1]
+
+
+def test_errors(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images = small.with_suffix(".npy")
+    given = ["--images", images, "--preprocess", "imagenet", "--device", "cpu"]
+    flat = small.with_name("flat.onnx")
+    reshaped = [("Flatten", ["image"], ["f"]), ("Identity", ["f"], ["embedding"])]
+    onnx_models.save(onnx_models.build(reshaped, [("embedding", TensorProto.FLOAT, ("batch", 192))]), flat)
+    old = small.with_name("old.onnx")
+    proto = onnx.load(small)
+    proto.opset_import[0].version = 10
+    onnx.save(proto, old)
+    broken = small.with_name("broken.onnx")
+    proto = onnx.load(small)
+    proto.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(np.full((16, 3, 3, 3), np.nan, np.float32), "w"))
+    onnx.save(proto, broken)
+    for words, code, said in (
+        ([flat, *given], 3, "number of blocks found is 0"),
+        ([old, *given], 3, "opset is 10; the nodes of a scan need 11"),
+        ([broken, *given], 3, "images with finite, not constant values is 0 of 9"),
+        ([small.with_name("none.onnx"), *given], 2, "model file is missing"),
+        ([small, *given, "--block", "zz"], 2, "--block is 'zz'; no tensor of that name"),
+        ([small, "--images", small.with_name("nowhere")], 2, "nowhere"),
+        ([small, *given, "--device", "gpu"], 2, "--device is 'gpu'"),
+        ([small, *given, "-o", f"json={small}"], 2, "a report must not replace it"),
+        ([small, *given, "-o", "csv"], 2, "--output is 'csv'"),
+        ([small, *given, "--max-images", "0"], 2, "--max-images"),
+    ):
+        assert command("scan", *words) == code, said
+        shown = capsys.readouterr()
+        assert said in shown.err
+        assert shown.out == ""
+    with pytest.raises(CannotAssessError, match="a scan needs residual additions") as caught:
+        scan.scan(flat, images=images, preprocess="imagenet", device="cpu")
+    assert "--block TENSOR" in caught.value.hint
+
+
+def test_named_blocks(small: Path) -> None:
+    report, feed = scanned(small, blocks=["y", "c"])
+    assert [(layer.tensor, layer.kind) for layer in report.layers[:-1]] == [("c", "named"), ("y", "named")]
+    assert_report_is_truth(report, small, feed)
+    with pytest.raises(UsageError, match="no tensor of that name is computed from the image"):
+        scanned(small, blocks=["image"])
+
+
+def test_a_changed_output_is_said(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clean, _ = scanned(small)
+    assert clean.model.output_unchanged
+    measuring = measuring_model
+
+    def meddle(model: Any, plan: Any) -> Any:
+        changed = measuring(model, plan)
+        proto = onnx.ModelProto.FromString(changed.graph_bytes)
+        weight = next(w for w in proto.graph.initializer if w.name == "v")
+        weight.CopyFrom(onnx.numpy_helper.from_array(1.01 * onnx.numpy_helper.to_array(weight), "v"))
+        return dataclasses.replace(changed, graph_bytes=proto.SerializeToString())
+
+    monkeypatch.setattr(scan, "measuring_model", meddle)
+    report, _ = scanned(small)
+    assert not report.model.output_unchanged
+    assert report.model.output_difference > 1e-3
+    assert any("changed the model's own output" in note for note in report.notes)
+
+
+def test_axes_are_read_or_left_out(tmp_path: Path) -> None:
+    """Tokens before images are turned round; windows, and rows that are no images, are left out and counted."""
+    w = {"w": onnx_models.weight(16, 3, 2, 2), "v": onnx_models.weight(16, 16)}
+    shapes = {"tokens": [0, 16, -1], "rows": [-1, 16], "windows": [0, -1, 2, 16], "back": [-1, 16, 16], "axes": [1, 2]}
+    w |= {name: np.array(shape, dtype=np.int64) for name, shape in shapes.items()}
+    nodes = [
+        ("Conv", ["image", "w"], ["c"], {"kernel_shape": [2, 2], "strides": [2, 2]}),
+        ("Reshape", ["c", "tokens"], ["flat"]),
+        ("Transpose", ["flat"], ["first"], {"perm": [2, 0, 1]}),  # (token, image, feature)
+        ("MatMul", ["first", "v"], ["a"]), ("Add", ["first", "a"], ["x1"]),
+        ("Transpose", ["x1"], ["x1t"], {"perm": [1, 0, 2]}),
+        ("Reshape", ["x1t", "rows"], ["r"]), ("MatMul", ["r", "v"], ["b"]), ("Add", ["r", "b"], ["x2"]),
+        ("Reshape", ["x2", "back"], ["r2"]),
+        ("Reshape", ["r2", "windows"], ["win"]), ("MatMul", ["win", "v"], ["d"]), ("Add", ["win", "d"], ["x3"]),
+        ("ReduceMean", ["x3", "axes"], ["embedding"], {"keepdims": 0}),
+    ]  # fmt: skip
+    path = tmp_path / "axes.onnx"
+    onnx_models.save(onnx_models.build(nodes, [("embedding", TensorProto.FLOAT, ("batch", 16))], w), path)
+    np.save(path.with_suffix(".npy"), np.random.default_rng(0).normal(size=(6, 3, 8, 8)).astype(np.float32))
+    report, feed = scanned(path, batch_size=3)
+    forms = {layer.tensor: layer.form for layer in report.layers}
+    assert (forms["first"], forms["x1"]) == ("tokens_first", "tokens_first")
+    assert not {"x2", "x3"} & forms.keys()
+    assert report.model.n_left_out >= 2
+    assert any("left out: the meaning of the axes does not show" in note for note in report.notes)
+    assert_report_is_truth(report, path, feed)
+
+
+@pytest.mark.requires_cuda
+def test_a_gpu_gives_the_same_numbers(small: Path) -> None:
+    if "CUDAExecutionProvider" not in ort.get_available_providers():
+        pytest.skip("this ONNX Runtime has no CUDA provider")
+    cpu, _ = scanned(small)
+    try:
+        cuda, _ = scanned(small, device="cuda")
+    except EnvironmentFaultError as fault:
+        pytest.skip(f"no GPU: {fault.message}")
+    assert cuda.execution.providers[0] == "CUDAExecutionProvider"
+    for a, b in zip(cpu.layers, cuda.layers, strict=True):
+        assert_close(a.statistics.kurtosis, b.statistics.kurtosis, rtol=1e-3)
+        assert_close(a.statistics.rms_kurtosis, b.statistics.rms_kurtosis, rtol=1e-3)
+
+
+def test_rows_of_another_width_than_planned_are_refused(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where the number of tokens depends on the images: cut as planned, numbers would stand in others' places."""
+    real = measuring_model
+
+    def one_less(model: Any, plan: Plan) -> Any:
+        return real(model, dataclasses.replace(plan, taps=plan.taps[1:]))
+
+    monkeypatch.setattr(scan, "measuring_model", one_less)
+    with pytest.raises(CannotAssessError, match=r"statistics of an image are \d+ numbers; \d+ were planned"):
+        scanned(small)

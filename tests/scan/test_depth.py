@@ -1,0 +1,185 @@
+"""The nodes that a scan appends: their statistics of given values, against NumPy and SciPy."""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import scipy.stats
+from onnx import TensorProto, helper
+
+from robustcheck_onnx.checker.scan import depth, taps
+from robustcheck_onnx.checker.scan.depth import Depth, LayerStatistics
+from robustcheck_onnx.checker.scan.taps import Tap
+from support.scan_truth import Array, assert_close, assert_is_truth
+
+
+def measure(values: Array, tap: Tap, opset: int = 18, kind: int = TensorProto.FLOAT) -> LayerStatistics:
+    """Statistics of given values, through the appended nodes."""
+    dims: list[Any] = list(values.shape)
+    dims[1 if tap.form == "tokens_first" else 0] = "batch"
+    graph = helper.make_graph(
+        [helper.make_node("Identity", ["x"], ["t"])],
+        "values",
+        [helper.make_tensor_value_info("x", kind, dims)],
+        [helper.make_tensor_value_info("t", kind, dims)],
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+    taps.add_scan(proto, [tap], kind == TensorProto.DOUBLE, opset)
+    onnx.checker.check_model(proto, full_check=True)
+    session = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    (rows,) = session.run([taps.OUTPUT], {"x": values})
+    assert rows.shape == (values.shape[1 if tap.form == "tokens_first" else 0], tap.n_numbers)
+    state = Depth(tap)
+    state.update(rows[:2])
+    state.update(rows[2:])
+    return state.statistics()
+
+
+def draw(*shape: int, features: int, seed: int = 0) -> Array:
+    """Values with an offset, and in feature 3 an outlier."""
+    rng = np.random.default_rng(seed)
+    values = rng.normal(size=shape).astype(np.float32) + np.float32(rng.normal() * 3)
+    axis = 1 if len(shape) == 4 and shape[1] == features else len(shape) - 1
+    np.moveaxis(values, axis, -1)[..., 3] += 25
+    return values
+
+
+CASES = [
+    ("vector", (5, 96), Tap("t", "vector", 96, ())),
+    ("tokens", (5, 17, 64), Tap("t", "tokens", 64, (17,), class_token=True)),
+    ("odd tokens", (5, 4, 65), Tap("t", "tokens", 65, (4,))),
+    ("tokens first", (10, 5, 64), Tap("t", "tokens_first", 64, (10,), class_token=True)),
+    ("map", (5, 64, 9, 23), Tap("t", "map", 64, (9, 23))),
+    ("small map", (5, 63, 3, 7), Tap("t", "map", 63, (3, 7))),
+    ("map last", (5, 20, 16, 64), Tap("t", "map_last", 64, (20, 16))),
+]
+
+
+@pytest.mark.parametrize("opset", [11, 13, 18, 21])
+@pytest.mark.parametrize(("shape", "tap"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
+def test_the_nodes_give_what_scipy_gives(shape: tuple[int, ...], tap: Tap, opset: int) -> None:
+    values = draw(*shape, features=tap.features)
+    found = measure(values, tap, opset)
+    assert [feature.feature for feature in found.persistent] == [3]
+    assert_is_truth(found, values, tap)
+
+
+def test_a_rectified_map_has_no_ratio_to_its_median() -> None:
+    values = np.maximum(np.random.default_rng(0).normal(-0.5, 1, (5, 64, 9, 9)), 0).astype(np.float32)
+    tap = Tap("t", "map", 64, (9, 9), rectified=True)
+    values[:, 5, 4, 4] = 1e4
+    found = measure(values, tap)
+    assert found.max_median_ratio is None
+    assert found.massive == ()
+    assert_is_truth(found, values, tap)
+
+
+@pytest.mark.parametrize(
+    ("form", "shape", "positions", "at", "where"),
+    [
+        ("tokens", (5, 17, 64), (17,), (slice(None), 0, 7), "class token"),
+        ("tokens", (5, 17, 64), (17,), (slice(None), 11, 7), "token 11"),
+        ("map", (5, 64, 9, 20), (9, 20), (slice(None), 7, 8, 13), "row 8, columns 12–14"),
+        ("map_last", (5, 9, 20, 64), (9, 20), (slice(None), 3, 0, 7), "rows 2–3, columns 0–2"),
+    ],
+)
+@pytest.mark.parametrize("size", [3000.0, -3000.0])
+def test_a_massive_activation_has_its_feature_place_and_sign(
+    form: str, shape: tuple[int, ...], positions: tuple[int, ...], at: tuple[Any, ...], where: str, size: float
+) -> None:
+    values = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    values[at] = size
+    tap = Tap("t", form, 64, positions, class_token=form == "tokens")
+    found = measure(values, tap)
+    (massive,) = found.massive
+    assert (massive.feature, massive.where, massive.frequency, massive.value) == (7, where, 1.0, size)
+    assert massive.over_median >= 1000
+    assert_is_truth(found, values, tap)
+
+
+def test_float16_does_not_overflow_and_float64_keeps_its_digits() -> None:
+    tap = Tap("t", "tokens", 64, (9,))
+    half = draw(4, 9, 64, features=64).astype(np.float16)
+    half[..., 3] = 60000  # its square is infinite in float16
+    assert_is_truth(measure(half, tap, kind=TensorProto.FLOAT16), half, tap, places=False)  # z ties at √63
+    values = np.random.default_rng(1).normal(size=(4, 9, 64)) + 1e8
+    assert_is_truth(measure(values, tap, kind=TensorProto.DOUBLE), values, tap)
+    offset = np.random.default_rng(1).normal(size=(4, 9, 64)).astype(np.float32) + np.float32(1000)
+    assert_is_truth(measure(offset, tap), offset, tap)
+
+
+def test_values_that_cannot_be_measured_never_enter_a_mean() -> None:
+    tap = Tap("t", "tokens", 64, (9,), class_token=True)
+    values = np.random.default_rng(0).normal(size=(6, 9, 64)).astype(np.float32)
+    bad = values.copy()
+    bad[1, 8, 63] = np.nan
+    bad[2, 0, 0] = np.inf
+    bad[3] = 1e6  # constant
+    found = measure(bad, tap)
+    assert (found.n_images, found.n_not_finite, found.n_constant) == (3, 2, 1)
+    assert_is_truth(found, values[[0, 4, 5]], tap)
+    huge = values.copy()
+    huge[5, 2, 2] = 1e25  # its square is infinite in float32
+    assert measure(huge, tap).n_not_finite == 1
+    token = values.copy()
+    token[:, 4] = -7.0  # constant tokens, left out one by one
+    found = measure(token, tap)
+    assert found.n_rows == 6 * 8
+    rest = np.delete(token, 4, axis=1).astype(np.float64)
+    assert_close(found.kurtosis, scipy.stats.kurtosis(rest, axis=2, fisher=False).mean(), rtol=1e-4)
+    nothing = Depth(tap)
+    nothing.update(np.full((2, tap.n_numbers), np.nan))
+    assert nothing.statistics().kurtosis is None
+    assert nothing.statistics().n_not_finite == 2
+
+
+def test_the_state_does_not_grow_with_images() -> None:
+    tap = Tap("t", "tokens", 32, (5,))
+    rng = np.random.default_rng(0)
+    state = Depth(tap)
+    sizes = []
+    for _ in range(3):
+        for _ in range(40):
+            rows = np.abs(rng.normal(size=(50, tap.n_numbers))) + 1
+            ends = np.cumsum([0, *tap.fields.values()])
+            at = dict(zip(tap.fields, ends, strict=False))
+            for name, length in (("feature_z2", 32), ("token_z2", 5)):
+                rows[np.arange(50), at[name] + rng.integers(0, length, 50)] = 99
+            for name, most in (("value_feature", 32), ("value_token", 5)):
+                rows[:, at[name] : at[name] + 3] = rng.integers(0, most, (50, 3))
+            rows[:, at["value"] : at["value"] + 3] = 1e6
+            state.update(rows)
+        sizes.append(len(pickle.dumps(state)))
+    assert sizes[2] <= sizes[0] + 100  # every place of 32 × 5 has been seen by then
+
+
+def test_a_value_that_is_no_number_is_seen_at_positions_that_are_not_measured() -> None:
+    tap = Tap("t", "map", 64, (16, 16))
+    values = np.random.default_rng(0).normal(size=(3, 64, 16, 16)).astype(np.float32)
+    values[1, 2, 3, 5] = np.nan
+    assert tap.strides == (2, 2)
+    assert measure(values, tap).n_not_finite == 1
+
+
+def test_of_two_places_with_the_same_largest_value_none_is_made_up() -> None:
+    """Features 5 and 50 at tokens 3 and 1: (5, 1) is no place of an outlier."""
+    values = np.zeros((4, 4, 64), np.float32)
+    values[:, 3, 5] = values[:, 1, 50] = 9
+    found = measure(values + np.float32(0.5), Tap("t", "tokens", 64, (4,)))
+    assert found.fixed_outlier is None
+    values[:, 1] = 0
+    fixed = measure(values + np.float32(0.5), Tap("t", "tokens", 64, (4,))).fixed_outlier
+    assert fixed is not None
+    assert (fixed.feature, fixed.token) == (5, 3)
+
+
+def test_places_in_words() -> None:
+    assert depth.place_text(Tap("t", "vector", 8, ()), 0) == ""
+    assert depth.place_text(Tap("t", "tokens", 8, (5,), class_token=True), 0) == "class token"
+    assert depth.place_text(Tap("t", "tokens", 8, (5,)), 0) == "token 0"
+    assert depth.place_text(Tap("t", "map", 8, (9, 9)), 24) == "row 8, column 8"

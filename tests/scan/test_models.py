@@ -1,0 +1,196 @@
+"""Scans of whole torch models: numbers against NumPy and SciPy, planted outliers at their depth, the report."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto
+
+from robustcheck_onnx.checker.cli.output import plain
+from robustcheck_onnx.checker.scan import terminal
+from support.scan_truth import assert_close, assert_report_is_truth, scanned
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Tiny torch models with random weights, written by torch's old exporter, and 12 inputs for them.
+
+    vit: class token and 16 tokens of 64 features; its third MLP adds an outlier feature to every token, its second
+    attention block a massive activation to the class token alone.
+    """
+    torch = pytest.importorskip("torch")
+    torchvision = pytest.importorskip("torchvision")
+    nn = torch.nn
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("scan")
+
+    class Block(nn.Module):  # type: ignore[misc, name-defined]
+        def __init__(self, seen: Any, outlier: Any) -> None:
+            super().__init__()
+            self.norm1, self.norm2 = nn.LayerNorm(64), nn.LayerNorm(64)
+            self.qkv, self.out = nn.Linear(64, 192), nn.Linear(64, 64)
+            self.mlp = nn.Sequential(nn.Linear(64, 128), nn.GELU(), nn.Linear(128, 64))
+            self.register_buffer("seen", seen)
+            self.register_buffer("outlier", outlier)
+
+        def forward(self, x: Any) -> Any:
+            q, k, v = self.qkv(self.norm1(x)).chunk(3, dim=-1)
+            weights = (q @ k.transpose(1, 2) / 8).softmax(dim=-1)
+            x = x + (self.out(weights @ v) + self.seen)
+            return x + (self.mlp(self.norm2(x)) + self.outlier)
+
+    class Vit(nn.Module):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.patches = nn.Conv2d(3, 64, 8, 8)
+            self.cls = nn.Parameter(torch.randn(1, 1, 64))
+            self.position = nn.Parameter(torch.randn(1, 17, 64))
+            places = torch.zeros(4, 17, 64)
+            places[1, 0, 21] = -4000.0
+            features = torch.zeros(4, 64)
+            features[2, 40] = 300.0
+            self.blocks = nn.Sequential(*(Block(p, f) for p, f in zip(places, features, strict=True)))
+            self.norm, self.proj = nn.LayerNorm(64), nn.Linear(64, 48, bias=False)
+
+        def forward(self, image: Any) -> Any:
+            x = self.patches(image).flatten(2).transpose(1, 2)
+            x = torch.cat([self.cls.expand(x.shape[0], -1, -1), x], dim=1) + self.position
+            return self.proj(self.norm(self.blocks(x))[:, 0])
+
+    def write(name: str, model: Any, size: int) -> None:
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                nn.init.uniform_(module.weight, 0.5, 1.5)
+                nn.init.normal_(module.bias)
+        torch.onnx.export(
+            model.eval(), (torch.zeros(2, 3, size, size),), folder / f"{name}.onnx", dynamo=False, opset_version=17,
+            input_names=["image"], output_names=["out"], dynamic_axes={"image": {0: "batch"}, "out": {0: "batch"}},
+        )  # fmt: skip
+        np.save(folder / f"{name}.npy", np.random.default_rng(0).normal(size=(12, 3, size, size)).astype(np.float32))
+
+    write("vit", Vit(), 32)
+    resnet = torchvision.models.resnet.ResNet(torchvision.models.resnet.Bottleneck, [1, 2, 1, 1], num_classes=10)
+    write("resnet", resnet, 96)
+    kwargs = {"image_size": 32, "patch_size": 8, "num_layers": 2, "num_heads": 2, "hidden_dim": 32, "mlp_dim": 64}
+    write("foreign_vit", torchvision.models.VisionTransformer(**kwargs, num_classes=10), 32)
+    return {path.stem: path for path in folder.glob("*.onnx")}
+
+
+@pytest.mark.export
+@pytest.mark.parametrize("name", ["vit", "resnet", "foreign_vit"])
+def test_a_whole_model_gives_what_scipy_gives_on_its_activations(tiny: dict[str, Path], name: str) -> None:
+    report, feed = scanned(tiny[name])
+    assert_report_is_truth(report, tiny[name], feed)
+    assert report.model.output_unchanged
+    assert report.model.output_difference < 1e-4
+    kinds = [layer.kind for layer in report.layers]
+    if name == "resnet":
+        assert kinds == ["stem", *["convolution"] * 5, "representation"]
+        assert [layer.width for layer in report.layers] == [64, 256, 512, 512, 1024, 2048, 2048]
+        assert [layer.measured for layer in report.layers][:4] == [(8, 8), (8, 8), (6, 6), (6, 6)]
+    else:
+        n_blocks = 4 if name == "vit" else 2
+        assert kinds == ["stem", *["attention", "mlp"] * n_blocks, "representation"]
+        assert all(layer.class_token and layer.positions == (17,) for layer in report.layers[:-1])
+
+
+@pytest.mark.export
+def test_planted_outliers_are_found_at_their_depth(tiny: dict[str, Path]) -> None:
+    report, _ = scanned(tiny["vit"])
+    layers = report.layers
+    # stem, attention 1, mlp 1, attention 2, mlp 2, attention 3, mlp 3, …
+    assert [40 in {f.feature for f in layer.statistics.persistent} for layer in layers[:-1]] == [False] * 6 + [True] * 3
+    assert report.begins == 6
+    assert layers[6].tensor in report.summary
+    assert "Layer 7 of 10 (mlp" in report.summary
+    assert "feature 40, beyond 6 SD in 94 % of the tokens measured on 12 images." in report.summary
+    assert f"In the class token alone it is layer 4 of 10 (attention, {layers[3].tensor}): feature 21" in report.summary
+    for depth_index, layer in enumerate(layers[:-1]):
+        planted = [m for m in layer.statistics.massive if m.feature == 21]
+        assert bool(planted) == (depth_index >= 3), depth_index
+        for massive in planted:
+            assert (massive.where, massive.frequency, massive.token) == ("class token", 1.0, 0)
+            assert massive.value == pytest.approx(-4000, rel=0.01)
+    fixed = layers[3].statistics.fixed_outlier
+    assert fixed is not None
+    assert (fixed.feature, fixed.where) == (21, "class token")
+    assert [f.feature for f in layers[3].statistics.class_token_persistent] == [21]
+    assert layers[3].statistics.n_persistent == 0  # one token of 17 is no persistent feature
+
+
+@pytest.mark.export
+def test_batches_and_fixed_batches_change_nothing(tiny: dict[str, Path], tmp_path: Path) -> None:
+    whole, feed = scanned(tiny["vit"], batch_size=12)
+    parts, _ = scanned(tiny["vit"], batch_size=5)
+    proto = onnx.load(tiny["vit"])
+    fixed = tmp_path / "fixed.onnx"
+    for value in (*proto.graph.input, *proto.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 5
+    onnx.save(proto, fixed)
+    np.save(fixed.with_suffix(".npy"), feed)
+    padded, _ = scanned(fixed)
+    for other in (parts, padded):
+        for a, b in zip(whole.layers, other.layers, strict=True):
+            left, right = a.statistics.model_dump(), b.statistics.model_dump()
+            assert left["n_rows"] == right["n_rows"]
+            for key in ("kurtosis", "rms_kurtosis", "top3_share", "class_token_kurtosis", "max_median_ratio"):
+                if left[key] is not None:
+                    assert_close(left[key], right[key], rtol=1e-4, note=f"{a.tensor} {key}")
+
+
+def halve(proto: onnx.ModelProto) -> None:
+    """Make a convolutional float32 graph float16."""
+    for index, weight in enumerate(list(proto.graph.initializer)):
+        if weight.data_type == TensorProto.FLOAT:
+            half = onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(weight).astype(np.float16), weight.name)
+            proto.graph.initializer[index].CopyFrom(half)
+    del proto.graph.value_info[:]
+    for value in (*proto.graph.input, *proto.graph.output):
+        value.type.tensor_type.elem_type = TensorProto.FLOAT16
+
+
+@pytest.mark.export
+def test_a_float16_model_is_measured_in_float32(tiny: dict[str, Path], tmp_path: Path) -> None:
+    proto = onnx.load(tiny["resnet"])
+    path = tmp_path / "half.onnx"
+    halve(proto)
+    onnx.save(proto, path)
+    np.save(path.with_suffix(".npy"), np.load(tiny["resnet"].with_suffix(".npy")).astype(np.float16))
+    report, _ = scanned(path)
+    assert report.execution.precision == "fp16"
+    whole, _ = scanned(tiny["resnet"])
+    for a, b in zip(report.layers, whole.layers, strict=True):
+        assert a.tensor == b.tensor
+        assert_close(a.statistics.kurtosis, b.statistics.kurtosis, rtol=0.02)
+
+
+@pytest.mark.export
+@pytest.mark.parametrize("ascii_only", [False, True])
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_terminal_report(tiny: dict[str, Path], width: int, ascii_only: bool) -> None:
+    import io
+
+    from rich.console import Console
+
+    report, _ = scanned(tiny["vit"])
+    shown = io.StringIO()
+    Console(file=shown, width=width, no_color=True).print(terminal.render(report, ascii_only=ascii_only))
+    text = shown.getvalue()
+    assert max(map(len, text.splitlines())) <= width
+    assert text.isascii() == ascii_only
+    flat = " ".join(text.split())
+    assert "feature 40 layers 7" in flat
+    assert "feature 21, class token layers 4" in flat
+    assert "Information, not a verdict" in flat
+    assert ("▲" in text) != ascii_only
+    table = text.split("Layers")[1].split("kurtosis, RMS")[0]
+    assert re.findall(r"^ +(\d+)  (?:stem|attention|mlp|representation) ", table, re.M) == [
+        str(i) for i in range(1, 11)
+    ]
+    assert ("/blocks/blocks.0/Add" in table) == (width == 120)
+    assert plain(terminal.render(report))

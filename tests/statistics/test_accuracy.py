@@ -1,0 +1,63 @@
+"""Top-1 accuracy: intervals against SciPy and Newcombe's own table, predictions against NumPy's argmax."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from robustcheck_onnx.checker.shift.labels import is_correct
+from robustcheck_onnx.checker.shift.robustness import difference
+from robustcheck_onnx.checker.statistics.intervals import wilson
+
+
+@pytest.mark.parametrize(("n_correct", "n"), [(0, 1), (1, 1), (0, 40), (33, 40), (7, 40), (25_000, 50_000), (199, 200)])
+def test_the_interval_is_scipys_wilson(n_correct: int, n: int) -> None:
+    found = wilson(n_correct, n)
+    truth = stats.binomtest(n_correct, n).proportion_ci(0.95, method="wilson")
+    np.testing.assert_allclose([found.low, found.high], [truth.low, truth.high], atol=1e-12)
+    assert found.low <= found.value <= found.high
+    assert found.value == n_correct / n
+
+
+@pytest.mark.parametrize(("n_correct", "n"), [(0, 0), (-1, 3), (4, 3)])
+def test_a_share_of_nothing_is_refused(n_correct: int, n: int) -> None:
+    with pytest.raises(ValueError, match="between 0 and n"):
+        wilson(n_correct, n)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "low", "high"),
+    # Newcombe 1998, Statistics in Medicine 17:873-890, table II, method 10
+    [((56, 70), (48, 80), 0.0524, 0.3339), ((9, 10), (3, 10), 0.1705, 0.8090), ((5, 56), (0, 29), -0.0381, 0.1926)],
+)
+def test_the_difference_is_newcombes(first: tuple[int, int], second: tuple[int, int], low: float, high: float) -> None:
+    found = difference(wilson(*first), wilson(*second))
+    np.testing.assert_allclose([found.low, found.high], [low, high], atol=6e-5)
+
+
+@given(st.integers(1, 12), st.integers(2, 9), st.integers(0, 2**32 - 1))
+def test_a_prediction_is_the_largest_of_the_competing_scores(n: int, classes: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    scores = rng.normal(size=(n, classes))
+    compete = sorted(rng.choice(classes, size=rng.integers(2, classes + 1), replace=False).tolist())
+    truth = [compete[i] for i in scores[:, compete].argmax(axis=1)]  # NumPy's argmax over the columns
+    right = [(int(rng.choice(compete)),) for _ in range(n)]
+    found = is_correct(scores, right, compete)
+    assert found.tolist() == [guess == group[0] for guess, group in zip(truth, right, strict=True)]
+
+
+def test_ties_infinities_and_several_right_classes() -> None:
+    everything = (0, 1, 2)
+    scores = np.array([[1.0, 1.0, 0.0], [np.inf, 1.0, 0.0], [-np.inf, -np.inf, -5.0], [2.0, 2.0, 1.0]])
+    assert is_correct(scores, [(0,), (0,), (2,), (0, 1)], everything).tolist() == [False, True, True, True]
+    with pytest.raises(ValueError, match="NaN"):
+        is_correct(np.array([[np.nan, 1.0, 0.0]]), [(1,)], everything)
+    # a NaN among classes that do not compete says nothing
+    assert is_correct(np.array([[np.nan, 1.0, 0.0]]), [(1,)], (1, 2)).tolist() == [True]
+
+
+def test_an_untrained_model_that_scores_all_classes_alike_gets_nothing() -> None:
+    assert not is_correct(np.zeros((5, 3)), [(i % 3,) for i in range(5)], (0, 1, 2)).any()

@@ -1,0 +1,160 @@
+"""URLs: what is shown of them, what is none, --offline, missing packages, nothing opened without one."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from robustcheck_onnx import check
+from robustcheck_onnx.checker.cli.app import main
+from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
+from robustcheck_onnx.checker.images import source
+from robustcheck_onnx.checker.storage import urls
+from support.stores import SECRET, put
+
+pytest.importorskip("fsspec", reason="the extra remote is not installed")
+pytestmark = pytest.mark.usefixtures("own_temporary_folder")
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("s3://bucket/a b/ü%.onnx", "s3://bucket/a b/ü%.onnx"),
+        ("s3://bucket/img?.jpg", "s3://bucket/img?.jpg"),
+        ("https://u:hunter2@host:8/x.onnx", "https://***@host:8/x.onnx"),
+        ("https://ghp_token@host/x", "https://***@host/x"),
+        ("https://host/x.onnx?X-Amz-Signature=hunter2&a=b", "https://host/x.onnx?***"),
+        ("https://host/x.onnx#hunter2", "https://host/x.onnx#***"),
+        ("https://u:hun/ter2@host/x", "https://***"),
+        ("https://[::1]:80/x", "https://[::1]:80/x"),
+        ("s3://key:hunter2@bucket/x", "s3://***@bucket/x"),
+        ("s3://bucket/x?versionId=hunter2", "s3://bucket/x?***"),
+        ("hf://org/model@main/x.onnx", "hf://org/model@main/x.onnx"),
+        ("abfs://box@account.dfs.core.windows.net/x", "abfs://box@account.dfs.core.windows.net/x"),
+        ("/a/path?with=marks", "/a/path?with=marks"),
+    ],
+)
+def test_what_is_shown_of_a_url(url: str, shown: str) -> None:
+    assert urls.redact(url) == shown
+    assert urls.redact_text(f"see '{url}': no") == f"see '{shown}': no"
+    place = urls.parse_place(url)
+    assert str(place) == shown
+    assert "hunter2" not in repr(place)
+
+
+def test_urls_in_the_words_of_other_libraries_are_redacted() -> None:
+    text = "ClientResponseError: 403, url='https://u:hunter2@h/x?sig=hunter2' (https:/u:hunter2@h/x)"
+    assert urls.redact_text(text) == "ClientResponseError: 403, url='https://***@h/x?***' (https:/***@h/x)"
+
+
+def test_paths_are_no_urls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for text in ("model.onnx", "C:/models/x.onnx", "a:b", "./s3", "photos/*.jpg"):
+        assert urls.parse_place(text) == urls.parse_place(Path(text)) == Path(text)
+    assert urls.parse_place("file:///a b/100%25.onnx") == Path("/a b/100%25.onnx")
+    assert urls.parse_place(Path("file:///a/b")) == Path("/a/b")
+    (tmp_path / "s3:").mkdir()
+    (tmp_path / "s3:" / "x").touch()
+    monkeypatch.chdir(tmp_path)
+    assert urls.parse_place("s3:/x") == Path("s3:/x")
+    url = urls.parse_place("s3://bucket/x")
+    assert isinstance(url, urls.Url)
+    assert urls.parse_place(url) is url
+    for text in ("file://host/x", "zip://a.zip::s3://bucket/x", "simplecache::s3://bucket/x"):
+        with pytest.raises(UsageError):
+            urls.parse_place(text)
+
+
+@pytest.mark.parametrize("given", ["s3:/key:hunter2@bucket/x", Path("s3://key:hunter2@bucket/x")])
+def test_a_url_with_one_slash_is_refused(given: str | Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        urls.parse_place(given)
+    assert caught.value.message == (
+        "s3:/***@bucket/x: URL has one slash after s3:, as pathlib.Path leaves it; it must have two"
+    )
+    assert caught.value.hint == "give it as text: s3://***@bucket/x"
+
+
+@pytest.mark.parametrize("given", ["s3://bucket/x", Path("s3://bucket/x")])
+def test_a_url_is_refused_where_only_a_path_serves(given: str | Path) -> None:
+    with pytest.raises(UsageError, match=r"^s3://bucket/x: model is a URL; here it must be a file of this machine$"):
+        urls.local_path(given, "model")
+    assert urls.local_path("a/x.onnx", "model") == Path("a/x.onnx")
+
+
+def test_offline_refuses_before_anything_is_opened(
+    lookup_pass: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, photos = lookup_pass
+    monkeypatch.setenv("ROBUSTCHECK_OFFLINE", "1")
+    for url in ("https://h/x.onnx", "s3://bucket/x", "hf://org/m/x.onnx"):
+        with pytest.raises(UsageError, match="offline"):
+            check(url, images=photos)
+        with pytest.raises(UsageError, match="offline"):
+            check(model, images=url)
+    assert isinstance(urls.parse_place("memory://x"), urls.Url)
+    monkeypatch.setenv("ROBUSTCHECK_OFFLINE", "0")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert isinstance(urls.parse_place("s3://bucket/x"), urls.Url)
+    with pytest.raises(UsageError, match="HF_HUB_OFFLINE"):
+        urls.parse_place("hf://org/m/x.onnx")
+
+
+def test_offline_refuses_urls_within_a_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "list.txt").write_text(f"https://u:{SECRET}@h/x.jpg\n")
+    monkeypatch.setenv("ROBUSTCHECK_OFFLINE", "1")
+    with pytest.raises(UsageError, match="offline") as caught:
+        source.open_images(tmp_path / "list.txt")
+    assert SECRET not in caught.value.message + caught.value.hint
+
+
+@pytest.mark.slow
+def test_offline_on_the_command_line(
+    lookup_pass: tuple[Path, Path], memory: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, photos = lookup_pass
+    monkeypatch.delenv("ROBUSTCHECK_OFFLINE", raising=False)
+    put(memory, photos, "p")
+    assert main([str(model), "--images", "memory://p", "--offline", "-q", "--no-cache"]) == 0
+    assert main([str(model), "--images", "s3://bucket/p", "--offline"]) == 2
+    assert main([str(model), "-o", "json=s3://bucket/p", "--offline"]) == 2
+    assert "offline" in capsys.readouterr().err
+    assert "ROBUSTCHECK_OFFLINE" not in os.environ  # one run's option is not the next one's
+
+
+@pytest.mark.parametrize("protocol", ["s3", "gs", "nosuch"])
+def test_a_missing_package_is_named(protocol: str) -> None:
+    packages = {"s3": "s3fs", "gs": "gcsfs"}
+    if importlib.util.find_spec(packages.get(protocol, "no_such_module")):
+        pytest.skip(f"{packages[protocol]} is installed")
+    with pytest.raises(EnvironmentFaultError) as caught:
+        source.open_images(f"{protocol}://key:{SECRET}@bucket/photos")
+    assert caught.value.hint.startswith(f"pip install {packages.get(protocol, 'the package')}")
+    assert caught.value.exit_code == 4
+    assert SECRET not in caught.value.message
+
+
+@pytest.mark.slow
+def test_a_check_without_urls_imports_no_fsspec_and_opens_no_socket(lookup_pass: tuple[Path, Path]) -> None:
+    model, photos = lookup_pass
+    program = f"""
+import sys
+if len(sys.argv) > 1: import fsspec, socket; socket.socket()
+opened = []
+sys.addaudithook(lambda name, _: opened.append(name) if name.startswith("socket.") else None)
+if len(sys.argv) > 1: socket.socket()
+from robustcheck_onnx.checker.cli import main
+code = main([{str(model)!r}, "--images", {str(photos)!r}, "-q", "--no-cache"])
+loaded = [name for name in ("fsspec", "aiohttp", "torch", "huggingface_hub") if name in sys.modules]
+sys.stdout.write(repr((code, loaded, opened)))
+"""
+    run = functools.partial(subprocess.run, capture_output=True, text=True, check=True, timeout=120)
+    assert run([sys.executable, "-c", program]).stdout == "(0, [], [])"
+    # the probe can fail
+    assert "['fsspec'], ['socket" in run([sys.executable, "-c", program, "probe"]).stdout

@@ -1,0 +1,134 @@
+"""Models and images on a web server on the loopback interface, one that refuses or ignores ranges too."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import importlib.util
+import threading
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+
+from robustcheck_onnx import check
+from robustcheck_onnx.checker.cli.app import main
+from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
+from robustcheck_onnx.checker.images import source
+from robustcheck_onnx.checker.model.fetch import on_this_machine
+from robustcheck_onnx.checker.storage.remote import StoreError, open_url
+from support import onnx_models
+from support.stores import SECRET, contents, url_of
+
+pytest.importorskip("fsspec", reason="the extra remote is not installed")
+pytestmark = [
+    pytest.mark.usefixtures("own_temporary_folder"),
+    pytest.mark.skipif(
+        importlib.util.find_spec("aiohttp") is None, reason="aiohttp is not installed: no https:// without it"
+    ),
+]
+
+
+@pytest.fixture
+def web(tmp_path: Path) -> Generator[tuple[str, Path, list[str]], None, None]:
+    """A web server on the loopback interface: its URL, its folder, the paths asked for."""
+    folder, asked = tmp_path / "web", list[str]()
+    folder.mkdir()
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            if "forbidden" in self.path:
+                self.send_error(403, "no " + self.path)
+            elif "short" in self.path:
+                self.send_response(200)
+                self.send_header("Content-Length", "1000")
+                self.end_headers()
+                self.wfile.write(b"\x08" * 500)
+            else:
+                super().do_GET()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(folder))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}", folder, asked
+        server.shutdown()
+
+
+def test_a_web_server(
+    lookup_pass: tuple[Path, Path], web: tuple[str, Path, list[str]], own_temporary_folder: Path
+) -> None:
+    model, photos = lookup_pass
+    url, folder, asked = web
+    (folder / "ein Ort").mkdir()
+    (folder / "ein Ort" / "ü 1%.onnx").write_bytes(model.read_bytes())
+    names = sorted(path.name for path in photos.iterdir())
+    for name in names:
+        (folder / f"ü {name}").write_bytes((photos / name).read_bytes())
+    (folder / "list.txt").write_text("".join(f"ü {name}\n" for name in names))
+    report = check(f"{url}/ein Ort/ü%201%25.onnx", images=f"{url}/list.txt")
+    assert report.evidence.model.digest == check(model, images=photos).evidence.model.digest
+    there = source.open_images(f"{url}/list.txt")
+    assert dict(contents(there)) == {f"ü {name}": digest for name, digest in contents(source.open_images(photos))}
+    assert report.verdict.verdict == "PASS"
+    assert list(own_temporary_folder.iterdir()) == []
+    assert not any(path.endswith(".json") for path in asked)  # the model carries a contract
+    one = source.open_images(f"{url}/{names[0]}?token={SECRET}")
+    assert (one.spec, one.entries[0].name) == (f"{url}/{names[0]}?***", names[0])
+    assert getattr(one.load(0), "reason", "") == "cannot be read: no such file"
+
+
+def test_a_web_server_that_refuses_or_is_not_there(
+    web: tuple[str, Path, list[str]],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    url, folder, asked = web
+    assert main([f"{url}/forbidden.onnx?sig={SECRET}", "--debug", "-o", "json"]) == 4
+    host = url.replace("http://", f"http://user:{SECRET}@")
+    assert main([f"{host}/forbidden.onnx", "--debug", "-o", "json"]) == 4
+    assert main([f"http://user:{SECRET}@127.0.0.1:9/m.onnx", "--debug"]) == 4
+    said = capsys.readouterr()
+    assert SECRET not in said.out + said.err
+    assert "403" in said.err
+    with pytest.raises(StoreError, match=r"short\.onnx"):  # half of what its length says
+        check(f"{url}/short.onnx")
+    short = source.open_images(f"{url}/short.jpg").load(0)
+    assert isinstance(short, source.Skipped)
+    assert "cannot be read" in short.reason
+    for shard in ("forbidden.tar", "gone.tar"):
+        with pytest.raises((UsageError, StoreError), match="403" if "forb" in shard else "no such file"):
+            source.open_images(f"{url}/{shard}")
+    with pytest.raises(UsageError, match="can't list"):
+        source.open_images(f"{url}/photos/")
+    # sidecars: only the one that bears the model's name, and nothing beside a signed URL
+    onnx_models.save(onnx_models.encoder(), folder / "m.onnx")
+    (folder / "config.json").write_text('{"pretrained_cfg": {}}')
+    with on_this_machine(url_of(f"{url}/m.onnx")) as here:
+        assert [path.name for path in here.path.parent.iterdir()] == ["m.onnx"]
+    assert "/m.robustcheck.json" in asked
+    (folder / "m.robustcheck.json").write_text("{}")
+    with on_this_machine(url_of(f"{url}/m.onnx")) as here:
+        assert sorted(path.name for path in here.path.parent.iterdir()) == ["m.onnx", "m.robustcheck.json"]
+    with on_this_machine(url_of(f"{url}/m.onnx?sig=1")) as here:
+        assert [path.name for path in here.path.parent.iterdir()] == ["m.onnx"]
+    onnx_models.save(onnx_models.encoder(), folder / "e.onnx", external=True)
+    with pytest.raises(CannotAssessError, match="signed URL"):
+        check(f"{url}/e.onnx?sig=1")
+    with on_this_machine(url_of(f"{url}/e.onnx")) as here:
+        assert (here.path.parent / "e.onnx.data").read_bytes() == (folder / "e.onnx.data").read_bytes()
+
+
+def test_a_server_that_ignores_ranges_gives_no_wrong_bytes(web: tuple[str, Path, list[str]]) -> None:
+    url, folder, _ = web
+    (folder / "x.bin").write_bytes(bytes(range(256)) * 4)
+    file = open_url(url_of(f"{url}/x.bin"))
+    with pytest.raises(StoreError, match="1024 bytes came where 10 at 5"):
+        file.read_span(5, 10)
+    with file.open() as reader:
+        reader.seek(1000)
+        with pytest.raises(StoreError):
+            reader.read(10)
+    assert file.read_bytes(2000) == bytes(range(256)) * 4
+    assert len(file.read_bytes(100)) == 101

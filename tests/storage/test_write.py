@@ -1,0 +1,77 @@
+"""Writing reports: whole or not at all, and nothing but the report."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import onnx
+import pytest
+
+from robustcheck_onnx.checker import text
+from robustcheck_onnx.checker.cli import output
+from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
+from robustcheck_onnx.checker.storage import parse_place, write
+
+
+def test_a_report_is_not_written_through_a_link_that_was_laid_for_it(tmp_path: Path) -> None:
+    """In a shared folder anyone can guess a process number."""
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    (tmp_path / f".r.json.{os.getpid()}.tmp").symlink_to(victim)
+    write.write_whole(tmp_path / "r.json", "{}")
+    assert victim.read_text() == "mine"
+    assert (tmp_path / "r.json").read_text() == "{}"
+    assert not (tmp_path / "r.json").is_symlink()
+
+
+def test_a_name_that_is_taken_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever stands there is another process's."""
+    monkeypatch.setattr("secrets.token_hex", lambda n: "0" * n)
+    taken = tmp_path / f".r.json.{'0' * 8}.tmp"
+    taken.write_text("theirs")
+    with pytest.raises(EnvironmentFaultError, match="report is not written"):
+        write.write_whole(tmp_path / "r.json", "{}")
+    assert taken.read_text() == "theirs"
+    taken.unlink()
+    write.write_whole(tmp_path / "r.json", "{}")
+    assert [path.name for path in tmp_path.iterdir()] == ["r.json"]
+
+
+@pytest.mark.parametrize(
+    "name", ["m.robustcheck.json", "config.json", "preprocessor_config.json", "photo.PNG", "a.jpeg", "other.onnx"]
+)
+def test_a_report_replaces_no_sidecar_no_image_and_no_model(
+    tmp_path: Path, lookup_pass: tuple[Path, Path], name: str
+) -> None:
+    """A slip of the hand: `-o json=m.robustcheck.json` reads like a report of m.onnx."""
+    model = tmp_path / "m.onnx"
+    shutil.copy(lookup_pass[0], model)
+    target = tmp_path / name
+    output.check_target(target, [model])  # nothing is there
+    target.write_text('{"size": [8, 8]}')
+    with pytest.raises(UsageError, match="a report must not replace it") as caught:
+        output.check_target(target, [model])
+    assert caught.value.hint != f"-o json={target}"
+    target.write_text(text.error_json("m", "h", 3))
+    output.check_target(target, [model])  # a document of ours
+
+
+def test_a_file_beside_no_model_is_replaced_as_ever(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    output.check_target(tmp_path / "config.json", [tmp_path / "photos"])
+
+
+@pytest.mark.parametrize("name", ["m.onnx", "weights.bin", "m.robustcheck.json", "list.txt"])
+def test_what_a_file_url_names_is_not_replaced(tmp_path: Path, lookup_pass: tuple[Path, Path], name: str) -> None:
+    proto = onnx.load(lookup_pass[0])
+    onnx.save(proto, tmp_path / "m.onnx", save_as_external_data=True, location="weights.bin", size_threshold=1024)
+    (tmp_path / "m.robustcheck.json").write_text("{}")
+    (tmp_path / "list.txt").write_text("a.jpg\n")
+    named = (f"file://{tmp_path}/m.onnx", f"local://{tmp_path}/list.txt", "memory://m/other.onnx")
+    reads = [parse_place(text) for text in named]
+    for target in (tmp_path / name, parse_place(f"file://{tmp_path}/{name}")):
+        with pytest.raises(UsageError, match="a report must not replace it"):
+            output.check_target(target, reads)
+    output.check_target(tmp_path / "report.json", reads)

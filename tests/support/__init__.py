@@ -1,0 +1,6 @@
+"""What the tests share, imported by its name: `from support import ROOT, measuring`."""
+
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent.parent  # of the repository
+PHOTOS = sorted((ROOT / "checker" / "photos").glob("*.jpg"))  # the bundled ones

@@ -1,0 +1,72 @@
+"""Forms of the report, read by parsers that are not ours and held against their rules."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections import Counter
+from xml.etree import ElementTree
+
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
+
+from robustcheck_onnx.checker.report.record import Outcome
+from support.outcomes import (
+    text_of,
+)
+
+# What Jenkins' schema (xunit plugin) and Ant's allow of each element: attributes, children, and the required ones.
+JUNIT = {
+    "testsuites": ({"name", "time", "tests", "failures", "errors"}, {"testsuite"}, set()),
+    "testsuite": (
+        {"name", "time", "tests", "failures", "errors", "skipped", "timestamp", "hostname", "id", "package"},
+        {"properties", "testcase"},
+        {"name", "tests", "failures", "errors"},
+    ),
+    "properties": (set(), {"property"}, set()),
+    "property": ({"name", "value"}, set(), {"name", "value"}),
+    "testcase": ({"name", "classname", "time"}, {"skipped", "error", "failure"}, {"name", "classname"}),
+    **{kind: ({"message", "type"}, set(), {"type", "message"}) for kind in ("skipped", "error", "failure")},
+}
+
+
+def junit(*outcomes: Outcome) -> ElementTree.Element:
+    root = ElementTree.fromstring(text_of("junit", *outcomes))
+    assert root.tag == "testsuites"
+    for element in root.iter():
+        attributes, children, required = JUNIT[element.tag]
+        assert required <= set(element.attrib) <= attributes
+        assert {child.tag for child in element} <= children
+        for number in {"tests", "failures", "errors", "skipped"} & set(element.attrib):
+            assert int(element.attrib[number]) >= 0
+        if "time" in element.attrib:
+            assert re.fullmatch(r"\d+\.\d*", element.attrib["time"])
+        if element.tag == "testcase":
+            assert len(element) <= 1
+        if element.tag in {"testsuite", "testsuites"}:
+            cases = list(element.iter("testcase"))
+            found = Counter(child.tag for case in cases for child in case)
+            assert int(element.attrib["tests"]) == len(cases)
+            assert int(element.attrib["failures"]) == found["failure"]
+            assert int(element.attrib["errors"]) == found["error"]
+        if element.tag == "testsuite":
+            names = [(case.attrib["classname"], case.attrib["name"]) for case in element.iter("testcase")]
+            assert len(set(names)) == len(names)
+    return root
+
+
+def table(*outcomes: Outcome) -> list[dict[str, str]]:
+    text = text_of("csv", *outcomes)
+    assert not re.search(r"(?<!\r)\n", text)  # RFC 4180: lines end in CR LF
+    rows = list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
+    assert all(None not in row and None not in row.values() for row in rows)
+    return rows
+
+
+def metrics(*outcomes: Outcome) -> dict[str, dict[tuple[str, ...], float]]:
+    text = text_of("openmetrics", *outcomes)
+    assert text.endswith("# EOF\n")
+    return {
+        family.name: {tuple(sample.labels.values()): sample.value for sample in family.samples}
+        for family in text_string_to_metric_families(text)  # type: ignore[no-untyped-call]
+    }

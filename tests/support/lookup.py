@@ -1,0 +1,176 @@
+"""An ONNX model that looks representations up by image index: measured vectors through the real command.
+
+The index is written into the top-left pixel block of each PNG photo (red + 256·green + 65536·blue), read
+back by the graph from the preprocessed pixels, and a row of the embedding matrix is returned. Nothing is
+computed from the photo: the contract says so in `source.synthetic`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
+
+CONTRACT_KEY = "robustcheck.contract"
+BLOCK_PX = 4  # edge of the block that holds the index
+SIZE_PX = 64  # edge of the images, and of the model's input
+# real photographs among the files of scikit-image's wheel (licences: its data/README.txt)
+PHOTOS = (
+    "astronaut.png",
+    "chelsea.png",
+    "coffee.png",
+    "hubble_deep_field.jpg",
+    "motorcycle_left.png",
+    "retina.jpg",
+    "rocket.jpg",
+)
+
+
+def lookup_preprocessing(size_px: int = SIZE_PX) -> dict[str, Any]:
+    """The contract's preprocessing for look-up images: their pixels divided by 255, nothing else."""
+    return {
+        "size": [size_px, size_px],
+        "resize_mode": "none",
+        "resize_size": [size_px, size_px],
+        "interpolation": "nearest",
+        "crop": "none",
+        "rescale": 1 / 255,
+        "mean": [0.0, 0.0, 0.0],
+        "std": [1.0, 1.0, 1.0],
+        "color_order": "RGB",
+    }
+
+
+def lookup_contract(
+    *,
+    output: str = "representation",
+    rule: str = "encoder_output",
+    size_px: int = SIZE_PX,
+    source: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The contract (schema 1) of a look-up model; `source` overrides single entries of its source record."""
+    return {
+        "schema_version": 1,
+        "preprocessing": lookup_preprocessing(size_px),
+        "tensors": {output: {"meaning": "looked up by image index", "rule": rule}},
+        "source": {
+            "library": "lookup",
+            "name": "lookup",
+            "weights": "embedding matrix",
+            "weights_digest": "",
+            "random_weights": False,
+            "synthetic": "representations are looked up by image index, not computed from the photo",
+        }
+        | (source or {}),
+        "versions": {"onnx": version("onnx")},
+        "precision": "fp32",
+        "parity": {"max_abs": 0.0, "max_rel": 0.0, "min_cosine": 1.0, "batches": [1, 2, 5], "photos": 5},
+    }
+
+
+def write_lookup_model(
+    path: str | Path,
+    embeddings: ArrayLike,
+    *,
+    contract: bool | dict[str, Any] = True,
+    output: str = "representation",
+    rule: str = "encoder_output",
+    size_px: int = SIZE_PX,
+    dtype: DTypeLike = np.float32,
+    source: dict[str, Any] | None = None,
+) -> Path:
+    """Write a model (batch, 3, size_px, size_px) → (batch, feature) that returns row `index` of `embeddings`.
+
+    An index beyond the last row wraps around. `contract` True writes `lookup_contract(...)`, False none,
+    and a dict is written as it is.
+    """
+    matrix = np.asarray(embeddings, dtype=dtype)
+    if matrix.ndim != 2 or len(matrix) == 0:
+        raise ValueError(f"embeddings have shape {matrix.shape}; (image, feature) with at least one image is needed")
+    constants: dict[str, NDArray[Any]] = {
+        "starts": np.array([0, 0], np.int64),
+        "ends": np.array([BLOCK_PX, BLOCK_PX], np.int64),
+        "space": np.array([2, 3], np.int64),
+        "colour": np.array([1], np.int64),
+        "levels": np.array(255, np.float32),
+        "places": np.array([1, 256, 65536], np.float32),
+        "rows": np.array(len(matrix), np.int64),
+        "embeddings": matrix,
+    }
+    nodes = [
+        helper.make_node("Slice", ["image", "starts", "ends", "space"], ["block"]),
+        helper.make_node("ReduceMean", ["block", "space"], ["rgb"], keepdims=0),
+        helper.make_node("Mul", ["rgb", "levels"], ["levels_rgb"]),
+        helper.make_node("Round", ["levels_rgb"], ["digits"]),
+        helper.make_node("Mul", ["digits", "places"], ["weighted"]),
+        helper.make_node("ReduceSum", ["weighted", "colour"], ["number"], keepdims=0),
+        helper.make_node("Cast", ["number"], ["whole"], to=TensorProto.INT64),
+        helper.make_node("Mod", ["whole", "rows"], ["index"]),
+        helper.make_node("Gather", ["embeddings", "index"], [output], axis=0),
+    ]
+    element = helper.np_dtype_to_tensor_dtype(matrix.dtype)
+    graph = helper.make_graph(
+        nodes,
+        "lookup",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 3, size_px, size_px])],
+        [helper.make_tensor_value_info(output, element, ["batch", matrix.shape[1]])],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    if contract is True:
+        contract = lookup_contract(output=output, rule=rule, size_px=size_px, source=source)
+    if contract:
+        helper.set_model_props(model, {CONTRACT_KEY: json.dumps(contract)})
+    onnx.save(model, path)
+    return Path(path)
+
+
+def write_lookup_images(
+    folder: str | Path,
+    n: int,
+    *,
+    photos: Sequence[str | Path] | None = None,
+    size_px: int = SIZE_PX,
+) -> list[Path]:
+    """Write `n` PNG crops of real photos, the index (0 to n − 1) in the top-left block; return their paths.
+
+    `photos` are image files; without them scikit-image's photographs serve. Crops differ in place, size
+    and mirroring.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    sources = [Image.open(photo).convert("RGB") for photo in photos or skimage_photos()]
+    rng = np.random.default_rng(0)
+    paths = []
+    for index in range(n):
+        crop = _random_crop(sources[index % len(sources)], size_px, rng)
+        pixels = np.array(crop)
+        pixels[:BLOCK_PX, :BLOCK_PX] = (index % 256, index // 256 % 256, index // 65536)
+        paths.append(folder / f"photo_{index:05d}.png")
+        Image.fromarray(pixels).save(paths[-1])
+    return paths
+
+
+def skimage_photos() -> list[Path]:
+    """The photographs in scikit-image's wheel (it is a dependency of the tests only)."""
+    spec = importlib.util.find_spec("skimage")
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError("scikit-image is not installed; give `photos` or install the group dev")
+    return [Path(spec.origin).parent / "data" / name for name in PHOTOS]
+
+
+def _random_crop(photo: Image.Image, size_px: int, rng: np.random.Generator) -> Image.Image:
+    edge = int(rng.uniform(0.3, 0.9) * min(photo.size))
+    left = int(rng.integers(photo.width - edge + 1))
+    top = int(rng.integers(photo.height - edge + 1))
+    crop = photo.resize((size_px, size_px), Image.Resampling.BICUBIC, (left, top, left + edge, top + edge))
+    return crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if rng.random() < 0.5 else crop

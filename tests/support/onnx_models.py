@@ -1,0 +1,95 @@
+"""Tiny ONNX graphs made with onnx.helper, for the tests of the model side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+Array = NDArray[Any]
+Node = tuple[Any, ...]  # (op, inputs, outputs) or (op, inputs, outputs, attributes)
+Value = tuple[str, int, Sequence[int | str | None] | None]
+IMAGE: Value = ("image", TensorProto.FLOAT, ("batch", 3, 8, 8))
+
+
+def rng() -> np.random.Generator:
+    return np.random.default_rng(7)
+
+
+def weight(*shape: int) -> Array:
+    return rng().normal(size=shape).astype(np.float32)
+
+
+def build(
+    nodes: Sequence[Node],
+    outputs: Sequence[str | Value],
+    weights: dict[str, Array] | None = None,
+    *,
+    inputs: Sequence[Value] = (IMAGE,),
+    opset: int = 18,
+    domains: Sequence[str] = (),
+    ir_version: int = 9,
+    props: dict[str, str] | None = None,
+) -> onnx.ModelProto:
+    """A model from (op, inputs, outputs[, attributes]) tuples; "domain:Op" sets an op's domain."""
+    protos = []
+    for op, node_inputs, node_outputs, *attributes in nodes:
+        domain, _, name = op.rpartition(":")
+        protos.append(helper.make_node(name, node_inputs, node_outputs, domain=domain, **dict(*attributes)))
+    values = [(value, TensorProto.FLOAT, None) if isinstance(value, str) else value for value in outputs]
+    graph = helper.make_graph(
+        protos,
+        "tiny",
+        [helper.make_tensor_value_info(name, kind, shape) for name, kind, shape in inputs],
+        [helper.make_tensor_value_info(name, kind, shape) for name, kind, shape in values],
+        [numpy_helper.from_array(value, name) for name, value in (weights or {}).items()],
+    )
+    opsets = [helper.make_opsetid("", opset), *(helper.make_opsetid(name, 1) for name in domains)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=ir_version)
+    helper.set_model_props(model, props or {})
+    return model
+
+
+def pooled(features: int = 16) -> tuple[list[Node], dict[str, Array]]:
+    """image → Conv → Relu → global mean → (batch, features), the last tensor is "features"."""
+    nodes: list[Node] = [
+        ("Conv", ["image", "conv.weight"], ["conv"], {"kernel_shape": [3, 3]}),
+        ("Relu", ["conv"], ["relu"]),
+        ("GlobalAveragePool", ["relu"], ["gap"]),
+        ("Flatten", ["gap"], ["features"]),
+    ]
+    return nodes, {"conv.weight": weight(features, 3, 3, 3)}
+
+
+def classifier(classes: int = 10, *, output: str = "logits", bias: bool = True, features: int = 16) -> onnx.ModelProto:
+    """`pooled` and a Gemm on "features"."""
+    nodes, weights = pooled(features)
+    weights["fc.weight"] = weight(classes, features)
+    inputs = ["features", "fc.weight"]
+    if bias:
+        weights["fc.bias"] = weight(classes)
+        inputs.append("fc.bias")
+    nodes.append(("Gemm", inputs, [output], {"transB": 1}))
+    return build(nodes, [(output, TensorProto.FLOAT, ("batch", classes))], weights)
+
+
+def encoder(features: int = 16, *, output: str = "embedding") -> onnx.ModelProto:
+    """`pooled` and a bias-free projection."""
+    nodes, weights = pooled(24)
+    weights["proj"] = weight(24, features)
+    nodes.append(("MatMul", ["features", "proj"], [output]))
+    return build(nodes, [(output, TensorProto.FLOAT, ("batch", features))], weights)
+
+
+def save(model: onnx.ModelProto, path: Path, *, external: bool = False) -> Path:
+    """Write the model; `external` keeps every weight in `<name>.data` beside it."""
+    if external:
+        onnx.save(model, path, save_as_external_data=True, location=path.name + ".data", size_threshold=0)
+    else:
+        onnx.save(model, path)
+    return path

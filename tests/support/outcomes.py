@@ -1,0 +1,69 @@
+"""Outcomes for the tests of the report's forms, and their text in each: a PASS, WARNs, a waived one, a failed one."""
+
+from __future__ import annotations
+
+from datetime import date
+from typing import Any
+
+from hypothesis import strategies as st
+
+from robustcheck_onnx.checker.report import forms
+from robustcheck_onnx.checker.report.record import Failed, Outcome, Report
+from robustcheck_onnx.checker.verdict.gate import Waiver, decide
+from robustcheck_onnx.thresholds.profile import STATISTICS
+from support import reports
+
+PLACE = forms.Options(here="/repo/sub", root="/repo")
+HOSTILE = (
+    "=cmd|'/C calc'!A1 \"<b>&amp;\n\r\t`x` **y** [z](http://a) 100%, :: $m$ @all #1 \x1b[31m \u202e \udcff é😀.onnx"
+)
+TODAY = date(2026, 11, 24)
+
+
+def gated(report: Report, *, waived: tuple[str, ...] = (), expired: tuple[str, ...] = (), **changes: Any) -> Report:
+    """The report as the command makes it: with the gate's answer."""
+    model = report.evidence.model.model_copy(update=changes)
+    report = report.model_copy(update={"evidence": report.evidence.model_copy(update={"model": model})})
+    waivers = [
+        Waiver(reason=r, because="known <since> May", owner="vision team", expires=date(2026, month, 30))
+        for month, reasons in ((12, waived), (10, expired))
+        for r in reasons
+    ]
+    gate = decide(report.verdict, report.evidence.model.file, waivers=waivers, today=TODAY)
+    return report.model_copy(update={"gate": gate})
+
+
+def failed(model: str = HOSTILE, message: str = "m.onnx: model is not readable; it must be ONNX") -> Failed:
+    return Failed(model=model, message=message, hint="robustcheck inspect m.onnx", exit_code=3)
+
+
+PASSING = gated(reports.passing())
+WARNING = gated(reports.warning())
+UNDECIDED = gated(reports.undecided())
+WAIVED = gated(
+    reports.warning(), waived=("rectified", "assumed_preprocessing"), expired=("no_persistent_outlier_features",)
+)
+ALL_WAIVED = gated(reports.warning(), waived=("rectified", "assumed_preprocessing", "no_persistent_outlier_features"))
+HOSTILE_REPORT = gated(reports.warning(), file=HOSTILE, tensor=HOSTILE)
+NOTHING = gated(
+    reports.report(
+        reports.WARN_STATISTICS
+        | {name: reports.interval(None, None, None) for name in STATISTICS}
+        | {"kurtosis_quantiles": None, "features": (), "spread": None}
+    )
+)
+FAILED = failed()
+EVERY: list[Outcome] = [PASSING, WARNING, UNDECIDED, WAIVED, ALL_WAIVED, HOSTILE_REPORT, NOTHING, FAILED]
+
+
+def text_of(form: str, *outcomes: Outcome) -> str:
+    text = forms.render(form, outcomes, PLACE)
+    assert text.endswith("\n")
+    text.encode()  # no lone surrogates: it can be written
+    return text
+
+
+# Any words, lone surrogates among them.
+NAME = st.text(
+    st.characters(exclude_categories=[]) | st.sampled_from("`*_|<>&[]()!#\\~$@:-+=. 1"), min_size=1, max_size=30
+)

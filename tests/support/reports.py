@@ -1,0 +1,387 @@
+"""Made-up evidence and reports: a PASS, a WARN and an undecided one, and what they are made of.
+
+The reference rows are from thresholds/data/reference_statistics.csv.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+from rich.console import Console
+
+from robustcheck_onnx.checker.evidence import (
+    CLIP,
+    IMAGENET,
+    Evidence,
+    Execution,
+    Finding,
+    ImageFacts,
+    ImageSetFacts,
+    Interval,
+    ModelFacts,
+    OutlierFeature,
+    Preprocessing,
+    PreprocessingFacts,
+    Statistics,
+)
+from robustcheck_onnx.checker.report.record import CLAIM, Placed, Report, Time
+from robustcheck_onnx.checker.report.terminal import render
+from robustcheck_onnx.checker.verdict.rule import judge
+from robustcheck_onnx.thresholds.ends import End
+from robustcheck_onnx.thresholds.profile import STATISTICS, Calibration, Profile, Threshold, seal
+from robustcheck_onnx.thresholds.reference import references
+
+MINIMUM = {
+    "kurtosis": 8.0,
+    "persistence_ratio": 1.75,
+    "top3_share": 0.5,
+    "outlier_frequency": 0.75,
+    "negative_energy": 0.35,
+    "negative_z_energy": 0.4,
+}
+
+REFERENCE_ROWS = """\
+finetuned_clip|OpenAI CLIP ViT-B/32, contrastively fine-tuned on ~100 captioned images|165.7|32.74|0.9951|yes
+zero_shot_clip|OpenAI CLIP ViT-L/14 (open_clip ViT-L-14/openai)|106.3|17.75|0.9872|yes
+zero_shot_clip|SigLIP SO400M/14-384 (open_clip ViT-SO400M-14-SigLIP-384/webli)|71.38|12.73|0.968|yes
+zero_shot_clip|OpenCLIP ViT-L/14 laion2b_s32b_b82k|29.58|6.522|0.9064|yes
+zero_shot_clip|OpenAI CLIP RN50|84.65|5.129|0.9014|yes
+zero_shot_clip|OpenAI CLIP RN50|38.04|3.498|0.8744|yes
+finetuned_clip|FashionCLIP (HF patrickjohncyh/fashion-clip, B/32)|13.26|3.221|0.7878|yes
+zero_shot_clip|OpenCLIP ViT-B/32 laion2b_s34b_b79k|9.708|2.106|0.6588|yes
+supervised|ResNet50 ImageNet (torchvision pretrained=True)|16.77|1.141|0.2529|no
+zero_shot_clip|OpenCLIP ViT-bigG/14 laion2b_s39b_b160k|4.923|1.076|0.122|no
+supervised|EfficientNet-Lite0 ImageNet (converted from TF)|17.08|1.041|0.03627|no
+face|FaceNet (keras_facenet FaceNet(), Inception-ResNet v1)|2.922|0.9945|0.0299|no
+self_supervised|DINOv2 ViT-S/14 (torch.hub dinov2_vits14)|3.046|0.9412|0.04857|no
+supervised|ViT-B/16 supervised ImageNet-21k (google/vit-base-patch16-224-in21k)|3.037|0.9057|0.03835|no
+"""
+
+LIMITS = (
+    "PASS means that the indication (persistent outlier features) is present; it is no proof of robustness.",
+    "WARN means absent or not established: OpenCLIP ViT-bigG/14 (laion2b_s39b_b160k) shows no outlier features.",
+    "It rests on few checkpoints.",
+    "It is about natural distribution shifts of ImageNet kind, not about adversarial robustness or corruptions.",
+)
+
+
+def reference_rows() -> tuple[Placed, ...]:
+    rows = [line.split("|") for line in REFERENCE_ROWS.splitlines()]
+    return tuple(
+        Placed(
+            checkpoint=checkpoint,
+            group=group,
+            images="300 images",
+            kurtosis=float(k),
+            persistence_ratio=float(ratio),
+            top3_share=float(share),
+            shows_outlier_features=shows == "yes",
+            source="reference_statistics.csv",
+        )
+        for group, checkpoint, k, ratio, share, shows in rows
+    )
+
+
+def profile() -> Profile:
+    thresholds = {
+        name: Threshold(
+            minimum=MINIMUM[name],
+            highest_without=0,
+            highest_without_set="a",
+            lowest_with=9,
+            lowest_with_set="b",
+            bootstrap_low=MINIMUM[name],
+            bootstrap_high=MINIMUM[name],
+        )
+        for name in STATISTICS
+    }
+    return seal(
+        Profile(
+            id="test-1",
+            statistic_version=1,
+            tensor_rules=("encoder_output", "head_input"),
+            pools=("none", "spatial_mean"),
+            ends=(End("linear"),),
+            min_features=384,
+            max_features=2048,
+            min_images=50,
+            alpha=0.05,
+            thresholds=thresholds,
+            calibration=Calibration(
+                command="none",
+                table="reference_statistics.csv",
+                table_digest="sha256:0",
+                rule="chosen by hand for the tests",
+                n_sets=14,
+                n_checkpoints=13,
+                with_indication=(),
+                without_indication=(),
+                excluded=(),
+                left_out_false_pass=(),
+                left_out_false_warn=(),
+                false_pass_upper=0.2,
+                false_warn_upper=0.5,
+                family_out=(),
+                auroc={},
+                auroc_signed={},
+                bootstrap_fits=0,
+                bootstrap_failed=0,
+            ),
+            limits=LIMITS,
+        )
+    )
+
+
+def interval(estimate: float | None, low: float | None, high: float | None) -> Interval:
+    return Interval(estimate=estimate, low=low, high=high)
+
+
+def feature(index: int, share: float, frequency: float, mean_z: float) -> OutlierFeature:
+    return OutlierFeature(
+        index=index,
+        share=share,
+        frequency=frequency,
+        mean_z=mean_z,
+        persistent=frequency >= 0.5,
+        relative_sd=0.2,
+    )
+
+
+PASS_STATISTICS: dict[str, Any] = {
+    "statistic_version": 1,
+    "n_images": 162,
+    "n_nonfinite": 0,
+    "n_constant": 0,
+    "n_features": 1024,
+    "alpha": 0.05,
+    "kurtosis": interval(82.31, 70.94, 93.68),
+    "persistence_ratio": interval(5.218, 4.307, 6.129),
+    "top3_share": interval(0.9014, 0.8733, 0.9295),
+    "outlier_frequency": interval(1.0, 0.91, 1.0),
+    "negative_energy": interval(0.5561, 0.5402, 0.572),
+    "negative_z_energy": interval(0.5229, 0.51, 0.536),
+    "centred_kurtosis": 15.77,
+    "rms_kurtosis": 71.9,
+    "max_median_ratio": 46.2,
+    "zero_share": 0.0,
+    "negative_share": 0.4981,
+    "spread": 0.7431,
+    "distinct_share": 1.0,
+    "kurtosis_quantiles": (38.4, 66.1, 83.2, 99.5, 121.6),
+    "histogram_edges": tuple(21.0 + 5.25 * i for i in range(25)),
+    "histogram_counts": (1, 2, 3, 2, 4, 5, 7, 9, 10, 13, 14, 16, 15, 13, 12, 10, 8, 6, 5, 3, 2, 1, 0, 1),
+    "features": (
+        feature(526, 0.8512, 1.0, 16.71),
+        feature(834, 0.0311, 0.5741, -6.43),
+        feature(9, 0.0191, 0.2469, 5.12),
+        feature(731, 0.0021, 0.0062, 1.93),
+    ),
+}
+
+WARN_STATISTICS: dict[str, Any] = PASS_STATISTICS | {
+    "n_images": 160,
+    "n_features": 1280,
+    "kurtosis": interval(19.95, 17.41, 22.49),
+    "persistence_ratio": interval(1.104, 1.049, 1.159),
+    "top3_share": interval(0.1398, 0.1012, 0.1784),
+    "outlier_frequency": interval(0.1267, 0.01, 0.25),
+    "negative_energy": interval(0.0, 0.0, 0.0),
+    "negative_z_energy": interval(0.1609, 0.15, 0.172),
+    "centred_kurtosis": 18.07,
+    "rms_kurtosis": 2.52,
+    "max_median_ratio": None,
+    "zero_share": 0.6123,
+    "negative_share": 0.0,
+    "spread": 0.8127,
+    "distinct_share": 1.0,
+    "kurtosis_quantiles": (9.87, 13.9, 17.8, 23.6, 38.9),
+    "histogram_edges": tuple(7.0 + 2.5 * i for i in range(25)),
+    "histogram_counts": (14, 23, 31, 26, 19, 14, 9, 7, 5, 3, 3, 1, 2, 1, 0, 1, 0, 0, 0, 0, 0, 0, 0, 1),
+    "features": (
+        feature(1101, 0.0664, 0.1125, 2.31),
+        feature(402, 0.0411, 0.0813, 1.77),
+        feature(77, 0.0323, 0.0625, 1.52),
+        feature(5, 0.0311, 0.05, 1.2),
+    ),
+}
+
+
+EXECUTION: dict[str, Any] = {
+    "requested": "auto",
+    "providers": ("CPUExecutionProvider",),
+    "nodes": {"CPUExecutionProvider": 312},
+    "runtime": "1.32.0",
+    "device": "cpu",
+    "threads": 8,
+    "precision": "fp32",
+    "fallback_reason": "",
+    "heavy_on_cpu": {},
+    "optimization": "all",
+}
+
+
+def evidence(
+    statistics: Statistics,
+    *,
+    model: dict[str, Any] | None = None,
+    preprocessing: Preprocessing = CLIP,
+    preprocessing_source: Any = "contract",
+    skipped: tuple[tuple[str, str], ...] = (),
+    execution: dict[str, Any] | None = None,
+    images: ImageSetFacts | None = None,
+    stopped: Any = "decided",
+) -> Evidence:
+    """Evidence with nothing amiss but the statistics; `model` and `execution` change single facts."""
+    facts: dict[str, Any] = {
+        "file": "models/rn50-openai.onnx",
+        "digest": "sha256:" + "0123456789abcdef" * 4,
+        "external_digests": {},
+        "size_bytes": 153_400_000,
+        "opset": {"": 18},
+        "producer": "pytorch 2.13.0",
+        "tensor": "representation",
+        "rule": "encoder_output",
+        "pool": "none",
+        "ends_in": "linear",
+        "why": "the contract in the file names it",
+        "tensor_assumed": False,
+        "random_weights": False,
+        "source": "open_clip RN50 (openai)",
+        "synthetic": "",
+        "batch_difference": 2e-7,
+        "output_difference": 0.0,
+    }
+    return Evidence(
+        statistics=statistics,
+        model=ModelFacts(**(facts | (model or {}))),
+        preprocessing=PreprocessingFacts(
+            preprocessing=preprocessing,
+            source=preprocessing_source,
+            fields=(("size", "224×224", "contract"), ("interpolation", "bicubic", "contract")),
+        ),
+        images=ImageFacts(
+            source="photos/",
+            bundled=False,
+            n_available=300,
+            n_read=statistics.n_images,
+            n_skipped=len(skipped),
+            skipped=skipped,
+            notes={"alpha composited": 3} if skipped else {},
+            digest="sha256:" + "fedcba9876543210" * 4,
+            seed=0,
+            sanity=images or sanity(statistics.n_images),
+        ),
+        execution=Execution(**(EXECUTION | (execution or {}))),
+        stopped=stopped,
+    )
+
+
+def report(
+    statistics: dict[str, Any],
+    *,
+    file: str = "models/rn50-openai.onnx",
+    source: str = "open_clip RN50 (openai)",
+    synthetic: str = "",
+    notes: tuple[str, ...] = (),
+    findings: tuple[Finding, ...] = (),
+    reference: tuple[Placed, ...] | None = None,
+    with_profile: Profile | None = None,
+    time: Time | None = None,
+    **changes: Any,
+) -> Report:
+    """A report on the statistics; `changes` are those of `evidence`."""
+    judged_by = with_profile or profile()
+    measured = Statistics(**statistics)
+    model = {"file": file, "source": source, "synthetic": synthetic}
+    given = evidence(measured, model=model, images=sanity(measured.n_images, findings), **changes)
+    return Report(
+        tool_version="0.1.0",
+        verdict=judge(given, judged_by),
+        notes=notes,
+        evidence=given,
+        profile=judged_by,
+        reference=reference_rows() if reference is None else reference,
+        claim=CLAIM,
+        time=time,
+    )
+
+
+def sanity(n_varied: int, findings: tuple[Finding, ...] = ()) -> ImageSetFacts:
+    return ImageSetFacts(
+        n_images=n_varied,
+        n_compared=n_varied,
+        n_duplicates=0,
+        n_near_duplicates=0,
+        n_varied=n_varied,
+        unlike_share=0.0,
+        neighbour_correlation=0.95,
+        gradient_kurtosis=9.0,
+        channel_correlation=0.9,
+        kurtosis_spread=0.5,
+        findings=findings,
+    )
+
+
+def passing() -> Report:
+    return report(PASS_STATISTICS)
+
+
+def warning() -> Report:
+    return report(
+        WARN_STATISTICS,
+        file="models/efficientnet-lite0.onnx",
+        source="",
+        preprocessing=IMAGENET,
+        preprocessing_source="assumed",
+        notes=("The bundled photos were used; a release gate wants your own images (`--images DIR`).",),
+        skipped=(("DSC_0001.jpg", "truncated"), ("notes.png", "not an image")),
+        execution={"requested": "auto", "fallback_reason": "libcudart.so.13 was not found"},
+        time=Time(started="2026-01-02T03:04:05Z", wall_s=12.34, images_per_s=13.0),
+    )
+
+
+def undecided() -> Report:
+    close = {
+        "n_images": 300,
+        "kurtosis": interval(9.71, 7.996, 11.42),
+        "persistence_ratio": interval(2.11, 1.92, 2.3),
+        "top3_share": interval(0.6588, 0.4977, 0.82),
+    }
+    return report(
+        PASS_STATISTICS | close,
+        file="models/vit-b-32-laion2b.onnx",
+        source="open_clip ViT-B-32 (laion2b_s34b_b79k)",
+        execution={
+            "requested": "cuda",
+            "providers": ("CUDAExecutionProvider", "CPUExecutionProvider"),
+            "device": "a GPU",
+        }
+        | {"nodes": {"CUDAExecutionProvider": 308, "CPUExecutionProvider": 4}},
+        stopped="all images",
+    )
+
+
+MADE = {"pass": passing, "warn": warning, "undecided": undecided}
+
+
+def terminal_text(shown: Report, width: int = 100, **options: bool) -> str:
+    file = io.StringIO()
+    Console(file=file, width=width, color_system=None).print(render(shown, **options))
+    return file.getvalue()
+
+
+def placed_references() -> tuple[Placed, ...]:
+    return tuple(
+        Placed(
+            checkpoint=row.checkpoint,
+            group=row.group,
+            images=row.set,
+            kurtosis=row.kurtosis,
+            persistence_ratio=row.persistence_ratio,
+            top3_share=row.top3_share,
+            shows_outlier_features=row.expected == "present",
+            source=row.source,
+        )
+        for row in references()
+    )

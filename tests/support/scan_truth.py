@@ -1,0 +1,143 @@
+"""What a scan must give: every number computed again by NumPy and SciPy from activations copied out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import scipy.stats
+from numpy.typing import NDArray
+
+from robustcheck_onnx.checker.scan import records
+from robustcheck_onnx.checker.scan import run as scan
+from robustcheck_onnx.checker.scan.depth import LayerStatistics
+from robustcheck_onnx.checker.scan.taps import Tap
+
+Array = NDArray[Any]
+
+
+def assert_close(found: float | None, expected: Any, rtol: float = 1e-7, atol: float = 0, note: str = "") -> None:
+    """A number that was measured, and near the expected one."""
+    assert found is not None
+    np.testing.assert_allclose(found, expected, rtol=rtol, atol=atol, err_msg=note)
+
+
+def canonical(values: Array, form: str) -> Array:
+    """(image, position, feature), float64, all positions."""
+    x = np.asarray(values, dtype=np.float64)
+    if form == "vector":
+        return x[:, None, :]
+    if form == "tokens_first":
+        return x.transpose(1, 0, 2)
+    if form == "map":
+        return x.reshape(*x.shape[:2], -1).transpose(0, 2, 1)
+    return x.reshape(len(x), -1, x.shape[-1])
+
+
+def measured_rows(values: Array, tap: Tap) -> Array:
+    """(image, row, feature): the positions that the scan measures."""
+    x = np.asarray(values, dtype=np.float64)
+    if tap.form == "map":
+        x = x[:, :, :: tap.strides[0], :: tap.strides[1]]
+    elif tap.form == "map_last":
+        x = x[:, :: tap.strides[0], :: tap.strides[1]]
+    return canonical(x, tap.form)
+
+
+def assert_is_truth(found: LayerStatistics, values: Array, tap: Tap, *, places: bool = True) -> None:
+    """Every number of the statistics, computed again from the activations."""
+    rows, everything = measured_rows(values, tap), canonical(values, tap.form)
+    kurtosis = scipy.stats.kurtosis(rows, axis=2, fisher=False)
+    z = scipy.stats.zscore(rows, axis=2)
+    flat = z.reshape(-1, z.shape[-1])
+    s2 = (flat**2).mean(axis=0)
+    z4 = (flat**4).sum(axis=0)
+    assert_close(found.kurtosis, kurtosis.mean(axis=1).mean(), rtol=1e-4)
+    assert found.n_rows == len(flat)
+    if len(rows) > 1:
+        se = kurtosis.mean(axis=1).std(ddof=1) / np.sqrt(len(rows))
+        assert_close(found.kurtosis_se, se, rtol=1e-3, atol=1e-5)
+    assert_close(found.rms_kurtosis, (s2**2).mean() / s2.mean() ** 2, rtol=1e-4)
+    assert_close(found.top3_share, np.sort(z4)[-3:].sum() / z4.sum(), rtol=1e-4)
+    if tap.positions:
+        mean = scipy.stats.kurtosis(everything.mean(axis=1), axis=1, fisher=False).mean()
+        assert_close(found.mean_token_kurtosis, mean, rtol=1e-4)
+    else:
+        assert found.mean_token_kurtosis is None
+    if tap.class_token:
+        assert_close(found.class_token_kurtosis, kurtosis[:, 0].mean(), rtol=1e-4)
+        own = (np.abs(z[:, 0]) > 6).mean(axis=0)
+        assert {f.feature for f in found.class_token_persistent} == set(np.flatnonzero(own >= 0.5))
+    else:
+        assert found.class_token_kurtosis is None
+        assert found.n_class_token_persistent == 0
+    frequency = (np.abs(flat) > 6).mean(axis=0)
+    assert {f.feature for f in found.persistent} == set(np.flatnonzero(frequency >= 0.5))
+    for feature in found.persistent:
+        assert_close(feature.frequency, frequency[feature.feature])
+        assert_close(feature.kurtosis_share, z4[feature.feature] / z4.sum(), rtol=1e-4)
+    few = np.abs(rows[:, :: tap.median_step])
+    medians = np.median(few, axis=2)
+    if (medians > 0).all():
+        assert_close(found.max_median_ratio, (few.max(axis=2) / medians).mean(), rtol=1e-4)
+    elif (medians > 0).mean() < 0.5:
+        assert found.max_median_ratio is None
+    assert_close(found.largest_value, np.abs(everything).max(), rtol=1e-5)
+    if places:
+        assert_places(found, z, everything, np.median(medians, axis=1), tap)
+
+
+def assert_places(found: LayerStatistics, z: Array, everything: Array, median: Array, tap: Tap) -> None:
+    """Where the largest |z| lies, and massive activations with their positions."""
+    tops = [np.unravel_index(np.abs(image).argmax(), image.shape) for image in z]
+    strong = [(int(f), int(t)) for (t, f), image in zip(tops, z, strict=True) if np.abs(image).max() > 6]
+    common = max(set(strong), key=lambda place: (strong.count(place), place), default=None)
+    if common is not None and strong.count(common) >= 0.5 * len(z):
+        assert found.fixed_outlier is not None
+        assert (found.fixed_outlier.feature, found.fixed_outlier.token or 0) == common
+        assert_close(found.fixed_outlier.frequency, strong.count(common) / len(z))
+    else:
+        assert found.fixed_outlier is None
+    expected: dict[tuple[int, int], int] = {}
+    for image, middle in zip(everything, median, strict=True):
+        size = np.abs(image).max(axis=0)
+        for feature in np.argsort(-size)[:3]:
+            if size[feature] > 100 and middle > 0 and size[feature] >= 1000 * middle:
+                place = (int(feature), cell_of(int(np.abs(image[:, feature]).argmax()), tap))
+                expected[place] = expected.get(place, 0) + 1
+    assert {(m.feature, m.token or 0): round(m.frequency * len(z)) for m in found.massive} == expected
+
+
+def cell_of(position: int, tap: Tap) -> int:
+    if len(tap.positions) != 2:
+        return position
+    row, column = divmod(position, tap.positions[1])
+    return row // tap.strides[0] * tap.measured[1] + column // tap.strides[1]
+
+
+def activations(model: Path, tensors: list[str], feed: Array) -> dict[str, Array]:
+    """Block outputs copied out by another session of the same graph."""
+    proto = onnx.load(model)
+    own = {output.name for output in proto.graph.output}
+    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in tensors if name not in own)
+    session = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    return dict(zip(tensors, session.run(tensors, {proto.graph.input[0].name: feed}), strict=True))
+
+
+def assert_report_is_truth(report: records.ScanReport, model: Path, feed: Array) -> None:
+    found = activations(model, [layer.tensor for layer in report.layers], feed)
+    for layer in report.layers:
+        rectified = layer.statistics.largest_value is not None and bool((found[layer.tensor] >= 0).all())
+        tap = Tap(layer.tensor, layer.form, layer.width, layer.positions, layer.class_token, rectified)
+        assert tap.measured == layer.measured
+        assert_is_truth(layer.statistics, found[layer.tensor], tap)
+
+
+def scanned(path: Path, **options: Any) -> tuple[records.ScanReport, Array]:
+    """The report of a tiny model, and the input it was run on, in any order."""
+    inputs = path.with_suffix(".npy")
+    options = {"preprocess": "imagenet", "device": "cpu", "batch_size": 5, **options}
+    return scan.scan(path, images=inputs, **options), np.load(inputs)

@@ -1,0 +1,371 @@
+"""`robustcheck profiles`, sealing by hand, and what holds for every profile that a fit gives."""
+
+import json
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import pytest
+import scipy.stats
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from robustcheck_onnx.checker.cli import app as cli
+from robustcheck_onnx.checker.cli import process
+from robustcheck_onnx.checker.evidence import Interval
+from robustcheck_onnx.checker.pipeline import check
+from robustcheck_onnx.checker.verdict.rule import decided
+from robustcheck_onnx.thresholds import error_rates, fit, make_profile, profile, reference
+from robustcheck_onnx.thresholds.fit import Rule
+from robustcheck_onnx.thresholds.profile import STATISTICS, Profile
+from robustcheck_onnx.thresholds.reference import Reference
+
+TABLE = reference.references()
+DEFAULT = profile.load()
+
+
+class Call(Protocol):
+    """The command within this process: exit code expected, (stdout, stderr) returned."""
+
+    def __call__(self, *words: str | Path, code: int = 0) -> tuple[str, str]: ...
+
+
+@pytest.fixture
+def call(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Call:
+    monkeypatch.setenv("COLUMNS", "100")
+
+    def made(*words: str | Path, code: int = 0) -> tuple[str, str]:
+        capfd.readouterr()
+        assert process.run(cli.app, list(map(str, words))) == code
+        out, err = capfd.readouterr()
+        return out, err
+
+    return made
+
+
+@pytest.fixture
+def edited(tmp_path: Path) -> Path:
+    """The default profile with a lower threshold, as a text editor leaves it."""
+    raw = json.loads(profile.to_json(DEFAULT))
+    raw["thresholds"]["kurtosis"]["minimum"] = 5.0
+    path = tmp_path / "edited.json"
+    path.write_text(json.dumps(raw), encoding="utf-8")
+    return path
+
+
+# --------------------------------------------------------------------------------------------------- the command
+
+
+def test_the_default_is_written_by_its_command_byte_for_byte(call: Call, tmp_path: Path) -> None:
+    out, _ = call("calibrate", "--from-reference", "--out", tmp_path / "default.json")
+    assert (tmp_path / "default.json").read_bytes() == profile.DEFAULT.read_bytes()
+    assert f"profile default-1 {DEFAULT.digest}" in out
+
+
+@pytest.mark.parametrize("width", ["80", "120"])
+def test_the_page_of_the_default(call: Call, monkeypatch: pytest.MonkeyPatch, width: str) -> None:
+    monkeypatch.setenv("COLUMNS", width)
+    out, _ = call("profiles", "show")
+    assert max(map(len, out.splitlines())) <= int(width)
+    text = " ".join(out.split())
+    for said in (
+        "21 checkpoints: 8 with, 13 without (26 sets)",
+        "8 checkpoints with and 13 without it: too few for narrow bounds",
+        "false PASS 0 sets of 13 checkpoints; at most 21 % with 95 % confidence",
+        "false WARN 1 set of 8 checkpoints (ashirvad_openclip_b32_laion2b); at most 47 %",
+        "the published statistic by itself, its threshold 28.8 chosen with hindsight: 0 false PASS, 2 false WARN",
+        "activation kurtosis > 7.911",
+        "python -m robustcheck_onnx.thresholds.calibrate",
+        "WARN means absent or not established",
+        "384 to 2048 features",
+    ):
+        assert said in text
+    document, _ = call("profiles", "show", "default", "-o", "json")
+    assert Profile.model_validate_json(document) == DEFAULT
+
+
+def test_pages_are_ascii_where_they_must_be() -> None:
+    import io
+
+    from rich.console import Console
+
+    from robustcheck_onnx.checker.calibrate import profiles
+
+    lower = profile.resealed(DEFAULT.model_copy(update={"min_images": 20}), "mine", "fewer photos: café")
+    for page in (
+        profiles.render_profile(lower, ascii_only=True),
+        profiles.render_list([("default", DEFAULT), ("m", lower)], ascii_only=True),
+        profiles.render_diff(("a", "b"), DEFAULT, lower, ascii_only=True),
+    ):
+        buffer = io.StringIO()
+        Console(file=buffer, width=80).print(page)
+        assert buffer.getvalue().isascii()
+
+
+def test_list_names_the_packaged_ones_and_files(call: Call, tmp_path: Path) -> None:
+    mine = profile.resealed(DEFAULT, "mine")
+    path = tmp_path / "m.json"
+    path.write_text(profile.to_json(mine), encoding="utf-8")
+    out, _ = call("profiles", "list", path, "-o", "json")
+    rows = json.loads(out)["profiles"]
+    assert [(row["profile"], row["id"], row["with"], row["without"]) for row in rows] == [
+        ("default", "default-1", 8, 13),
+        (str(path), "mine", 8, 13),
+    ]
+    out, _ = call("profiles", "list")
+    assert "default-1" in out
+    assert "≤ 21 %" in out
+
+
+def test_validate(call: Call, edited: Path, tmp_path: Path) -> None:
+    out, _ = call("profiles", "validate", "default")
+    assert out == f"default: profile default-1 {DEFAULT.digest} is whole\n"
+    _, err = call("profiles", "validate", edited, code=2)
+    assert "digest does not match the content; the profile was changed after it was sealed" in err
+    assert f"hint: robustcheck profiles seal {edited} --id NAME -o OUT" in err
+    older = profile.seal(DEFAULT.model_copy(update={"id": "old", "statistic_version": 1}))
+    (tmp_path / "old.json").write_text(profile.to_json(older), encoding="utf-8")
+    _, err = call("profiles", "validate", tmp_path / "old.json", code=2)
+    assert "statistic_version is 1; this robustcheck measures version 2, so that every verdict by it" in err
+    newer = profile.to_json(DEFAULT).replace('"schema_version": 1', '"schema_version": 2')
+    (tmp_path / "new.json").write_text(newer, encoding="utf-8")
+    _, err = call("profiles", "validate", tmp_path / "new.json", code=2)
+    assert "schema_version is 2; this robustcheck reads 1" in err
+    _, err = call("profiles", "validate", "defualt", code=2)
+    assert "hint: robustcheck profiles show default" in err
+
+
+def test_sealing_by_hand_shows_in_every_report(
+    call: Call, edited: Path, tmp_path: Path, lookup_pass: tuple[Path, Path]
+) -> None:
+    model, photos = lookup_pass
+    for taken in ("default-1", "default"):
+        _, err = call("profiles", "seal", edited, "--id", taken, "-o", tmp_path / "x.json", code=2)
+        assert "are the packaged profiles' own" in err
+    assert not (tmp_path / "x.json").exists()
+    out, _ = call("profiles", "seal", edited, "--id", "mine-1", "-o", tmp_path / "m.json", "--note", "wanted more")
+    assert "changed by hand: made from default-1 (sha256:" in out
+    sealed = profile.load(tmp_path / "m.json")
+    assert sealed.edited.endswith("; kurtosis 7.911 to 5; wanted more")
+    assert sealed.limits[0] == profile.HAND_MADE
+    report = check(model, images=photos, thresholds=tmp_path / "m.json")
+    assert (report.verdict.profile_id, report.verdict.profile_digest) == ("mine-1", sealed.digest)
+    notes = " ".join(report.notes)
+    assert "The profile was changed by hand: made from default-1" in notes
+    assert "looser than the default in places: kurtosis 5 below 7.911." in notes
+    page, _ = call("profiles", "show", tmp_path / "m.json")
+    assert "! changed by hand" in page
+    assert "! looser than the default profile: kurtosis 5 below 7.911" in page
+    again = profile.resealed(sealed, "mine-2")
+    assert again.edited.startswith(sealed.edited)
+    assert again.limits.count(profile.HAND_MADE) == 1
+    _, err = call("profiles", "seal", tmp_path / "none.json", "--id", "a", "-o", tmp_path / "y.json", code=2)
+    assert "none.json: threshold profile cannot be read" in err
+
+
+def test_diff(call: Call, edited: Path, tmp_path: Path) -> None:
+    call("profiles", "seal", edited, "--id", "mine", "-o", tmp_path / "m.json")
+    out, _ = call("profiles", "diff", "default", tmp_path / "m.json", "-o", "json")
+    found = {d["field"]: (d["before"], d["after"]) for d in json.loads(out)["differences"]}
+    assert found["thresholds.kurtosis"] == (7.911, 5.0)
+    assert found["id"] == ("default-1", "mine")
+    assert set(found) == {"thresholds.kurtosis", "id", "edited", "limits"}
+    assert json.loads(out)["looser"] == {"default": [], str(tmp_path / "m.json"): ["kurtosis 5 below 7.911"]}
+    out, _ = call("profiles", "diff", "default", tmp_path / "m.json")
+    assert "7.911 → 5\n" in out
+    assert f"+ {profile.HAND_MADE[:50]}" in out
+    assert "lets more pass: kurtosis 5 below 7.911" in out
+    out, _ = call("profiles", "diff", "default", "default")
+    assert "no difference" in out
+
+
+# --------------------------------------------------------------------------------------------------- fitting
+
+
+def made_set(name: str, expected: str, scale: float, spread: float = 1.1, group: str = "g") -> Reference:
+    """A set whose four strengths all grow with `scale`; signed."""
+    values = {
+        "kurtosis": 3 * scale,
+        "persistence_ratio": scale,
+        "top3_share": 1 - 0.95 / scale,
+        "outlier_frequency": 1 - 0.9 / scale,
+        "negative_energy": 0.5,
+        "negative_z_energy": 0.5,
+    }
+    return Reference(
+        set=name,
+        group=group,
+        checkpoint=name,
+        n=100,
+        d=512,
+        **values,
+        persistent_outlier_features="",
+        expected=expected,
+        excluded="",
+        low={key: value / spread for key, value in values.items()},
+        high={key: value * spread for key, value in values.items()},
+        source="made",
+    )
+
+
+RECTIFIED = made_set("rectified", "absent", 1.2)._replace(
+    negative_energy=0.0,
+    negative_z_energy=0.1,
+    low=made_set("x", "absent", 1.2).low | {"negative_energy": 0.0, "negative_z_energy": 0.09},
+    high=made_set("x", "absent", 1.2).high | {"negative_energy": 0.01, "negative_z_energy": 0.11},
+)
+LOOSE = Rule(all_must_pass=False, fallback=DEFAULT.thresholds)
+
+
+def test_a_set_that_shows_nothing_is_missed_not_averaged_in() -> None:
+    """ViT-bigG's case: robust by its label, and below a set without it. The others keep their margin."""
+    table = [RECTIFIED, *(made_set(f"with{i}", "present", 8 + i) for i in range(4))]
+    table += [made_set(f"without{i}", "absent", 1 + i / 10) for i in range(4)]
+    plain = fit.fit(table, LOOSE)
+    with_weak = fit.fit([*table, made_set("weak", "present", 1.05)], LOOSE)
+    assert with_weak.missed == ("weak",)
+    assert with_weak.thresholds == plain.thresholds
+    with pytest.raises(ValueError, match="overlap: no threshold parts them"):
+        fit.fit([*table, made_set("weak", "present", 1.05)], Rule())
+
+
+def test_a_set_without_that_one_statistic_turns_away_costs_no_power() -> None:
+    """A norm that scales up: kurtosis above all, nothing else. The ratio and the shares turn it away."""
+    table = [RECTIFIED, *(made_set(f"with{i}", "present", 8 + i) for i in range(4))]
+    table += [made_set(f"without{i}", "absent", 1 + i / 10) for i in range(4)]
+    spiky = made_set("spiky", "absent", 1.1)
+    spiky = spiky._replace(kurtosis=90.0, low=spiky.low | {"kurtosis": 80.0}, high=spiky.high | {"kurtosis": 100.0})
+    fitted = fit.fit([*table, spiky], LOOSE)
+    assert fitted.missed == ()
+    assert not fit.passes(spiky, fitted.thresholds)
+    assert fitted.thresholds["persistence_ratio"].highest_without == pytest.approx(1.3 * 1.1)
+
+
+def test_without_rectified_sets_negative_energy_is_borrowed_and_said() -> None:
+    table = [made_set(f"with{i}", "present", 8 + i) for i in range(4)]
+    table += [made_set(f"without{i}", "absent", 1 + i / 10) for i in range(4)]
+    fitted = fit.fit(table, LOOSE)
+    assert fitted.borrowed == ("negative_energy", "negative_z_energy")
+    assert fitted.thresholds["negative_energy"] == DEFAULT.thresholds["negative_energy"]
+    with pytest.raises(ValueError, match="no rectified set lies below"):
+        fit.fit(table, Rule())
+
+
+def test_few_checkpoints_widen_the_margin() -> None:
+    few = [RECTIFIED, *(made_set(f"with{i}", "present", 8 + i) for i in range(4))]
+    few += [made_set(f"without{i}", "absent", 1 + i / 10) for i in range(4)]
+    many = [*few, *(made_set(f"more{i}", "absent", 1 + i / 20) for i in range(8))]
+    assert make_profile.chosen_rule(few, LOOSE).position == make_profile.WIDER[0]
+    assert make_profile.chosen_rule(many, LOOSE).position == fit.GAP_POSITION
+    wide = fit.fit(few, make_profile.chosen_rule(few, LOOSE)).thresholds
+    narrow = fit.fit(many, make_profile.chosen_rule(many, LOOSE)).thresholds
+    for name in fit.STRENGTHS:
+        assert wide[name].minimum > narrow[name].minimum
+
+
+def test_the_margin_widens_until_no_checkpoint_passes_when_left_out() -> None:
+    """The highest without stands alone: left out, the usual margin lets it pass."""
+    table = [RECTIFIED, *(made_set(f"with{i}", "present", 10) for i in range(4))]
+    table += [made_set(f"without{i}", "absent", 1 + i / 100) for i in range(10)]
+    table += [made_set("high", "absent", 5.2)]
+    usual = LOOSE._replace(position=fit.GAP_POSITION)
+    assert error_rates.leave_one_out(table, usual).false_pass == ("high",)
+    chosen = make_profile.chosen_rule(table, LOOSE)
+    assert chosen.position > fit.GAP_POSITION
+    assert error_rates.leave_one_out(table, chosen).false_pass == ()
+
+
+def test_checkpoints_without_which_there_is_no_fit_are_no_trial() -> None:
+    table = [RECTIFIED, made_set("only", "present", 8), made_set("w1", "absent", 1), made_set("w2", "absent", 1.1)]
+    left_out = error_rates.leave_one_out(table, LOOSE)
+    assert left_out.no_fit == ("only",)
+    absent = [r for r in table if r.expected == "absent"]
+    present = [r for r in table if r.expected == "present"]
+    assert error_rates.upper_bound((), present, left_out.no_fit) == 1.0
+    assert error_rates.upper_bound((), absent) == pytest.approx(scipy.stats.beta.ppf(0.95, 1, 3), abs=6e-4)
+
+
+def test_no_fit_names_the_set_that_stands_in_the_way() -> None:
+    table = [RECTIFIED, made_set("a", "present", 8), made_set("b", "absent", 9)]
+    with pytest.raises(ValueError, match="no set with the indication lies above all sets without it; the last was a"):
+        fit.fit(table, LOOSE)
+
+
+SCALES = st.floats(1.0, 30.0)
+
+
+@given(st.lists(SCALES, min_size=1, max_size=8), st.lists(SCALES, min_size=1, max_size=8), st.data())
+@settings(max_examples=60, deadline=None)
+def test_any_fit_passes_no_set_without_and_says_whom_it_misses(
+    with_: list[float], without: list[float], data: st.DataObject
+) -> None:
+    table = [RECTIFIED, *(made_set(f"p{i}", "present", s) for i, s in enumerate(with_))]
+    table += [made_set(f"a{i}", "absent", s) for i, s in enumerate(without)]
+    try:
+        fitted = fit.fit(table, LOOSE)
+    except ValueError:
+        # only where no set with the label is clearly above all without
+        assert max(with_) / 1.1 <= max(without) * 1.1 * (1 + 1e-9) or max(with_) / 1.1 < 1.0
+        return
+    passing = {r.set for r in table if fit.passes(r, fitted.thresholds)}
+    assert not any(name.startswith("a") for name in passing)
+    assert {r.set for r in table if r.expected == "present"} - passing == set(fitted.missed)
+    shuffled = fit.fit(data.draw(st.permutations(table)), LOOSE)
+    assert {n: t.minimum for n, t in shuffled.thresholds.items()} == {
+        n: t.minimum for n, t in fitted.thresholds.items()
+    }
+
+
+@given(
+    st.lists(st.floats(4.0, 30.0), min_size=1, max_size=5),
+    st.lists(st.floats(1.0, 3.0), min_size=1, max_size=5),
+    st.integers(0, 2**32 - 1),
+    st.integers(1, 3),
+)
+@settings(max_examples=25, deadline=None)
+def test_a_stronger_outlier_never_turns_pass_into_warn_by_any_fitted_profile(
+    with_: list[float], without: list[float], seed: int, n_features: int
+) -> None:
+    """A law over fits and strengths: the statistics of planted representations, judged by thresholds fitted to any
+    sets. Once all bounds clear, they clear for every stronger outlier."""
+    from robustcheck_onnx.checker.statistics import state
+
+    table = [RECTIFIED, *(made_set(f"p{i}", "present", s) for i, s in enumerate(with_))]
+    table += [made_set(f"a{i}", "absent", s) for i, s in enumerate(without)]
+    fitted = fit.fit(table, LOOSE).thresholds
+    judge_by = DEFAULT.model_copy(update={"thresholds": fitted})
+    rng = np.random.default_rng(seed)
+    h = rng.normal(size=(64, 384)) + rng.normal(0, 0.3, 384)
+    passed = []
+    for strength in (3, 6, 10, 15, 25, 60):
+        planted = h.copy()
+        planted[:, :n_features] += strength
+        total = state.State(384)
+        state.update(total, planted, list(range(64)))
+        measured = state.statistics(total, 0.05)
+        intervals: list[Interval] = [getattr(measured, name) for name in STATISTICS]
+        low = [interval.low for interval in intervals]
+        clears = all(
+            value is not None and value > fitted[name].minimum for name, value in zip(STATISTICS, low, strict=True)
+        )
+        passed.append(clears)
+        if clears:
+            assert decided(measured, judge_by)
+    assert passed == sorted(passed), passed
+
+
+def test_profile_of_needs_both_sides() -> None:
+    one_sided = tuple(r for r in TABLE if r.expected == "present")
+    with pytest.raises(ValueError, match="with and without"):
+        make_profile.profile_of(
+            one_sided,
+            Rule(),
+            id="x",
+            statistic_version=2,
+            tensor_rules=(),
+            pools=(),
+            ends=(),
+            robustness={},
+            limits=(),
+            says={"command": "", "table": "", "table_digest": "", "rule": ""},
+        )

@@ -1,0 +1,323 @@
+"""The published tables: fits and medians to the printed digits, and which model a contract names."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.special
+import scipy.stats
+
+from robustcheck_onnx.thresholds import DATA, published
+from robustcheck_onnx.thresholds.reference import references
+from support import ROOT
+from support.benchmark_scripts import load
+
+DOCS = (ROOT / "docs" / "published.md").read_text(encoding="utf-8")
+
+
+def rows(library: str) -> list[published.Published]:
+    return [row for row in published.published() if row.library == library]
+
+
+def means(group: str, library: str, lowest: float = 0.55) -> list[float]:
+    found = [r for r in rows(library) if r.group == group and r.accuracy.get("imagenet1k", 0) >= lowest]
+    return [r.mean_pp for r in found if r.mean_pp is not None]
+
+
+# ------------------------------------------------------------------------------------------------ reproduced figures
+
+
+@pytest.mark.parametrize(
+    ("shift", "n", "a", "b", "r2", "sd"),
+    [
+        ("imagenetv2", 1087, "0.9059", "-0.4737", "0.994", "0.44"),
+        ("sketch", 1087, "1.1047", "-2.3965", "0.902", "2.18"),
+        ("imagenet_r", 1087, "0.9553", "-1.6459", "0.882", "2.43"),
+        ("imagenet_a", 1086, "3.3014", "-6.3073", "0.782", "5.58"),
+        ("objectnet", 85, "1.1993", "-2.0242", "0.941", "2.05"),
+    ],
+)
+def test_the_five_baselines_to_the_printed_digits(shift: str, n: int, a: str, b: str, r2: str, sd: str) -> None:
+    line = published.baselines()[shift]
+    assert line.n == n
+    assert (f"{line.a:.4f}", f"{line.b:.4f}", f"{line.r2:.3f}", f"{line.residual_sd_pp:.2f}") == (a, b, r2, sd)
+
+
+@pytest.mark.parametrize("shift", ["imagenetv2", "sketch", "imagenet_r", "imagenet_a"])
+def test_the_baselines_are_scipys_over_the_rows_as_they_ship(shift: str) -> None:
+    with (DATA / "published_timm.csv").open(encoding="utf-8", newline="") as file:
+        pairs = [
+            (float(row["imagenet1k"]), float(row[shift]))
+            for row in csv.DictReader(file)
+            if row["group"] == "in1k_only" and row["imagenet1k"] and row[shift]
+        ]
+    x, y = scipy.special.logit(np.array(pairs)).T
+    truth = scipy.stats.linregress(x, y)
+    line = published.baselines()[shift]
+    np.testing.assert_allclose([line.a, line.b, line.r2], [truth.slope, truth.intercept, truth.rvalue**2], rtol=1e-9)
+    expected = scipy.special.expit(truth.slope * x + truth.intercept)
+    residual = scipy.special.expit(y) - expected
+    np.testing.assert_allclose(line.residual_sd_pp, 100 * residual.std(), rtol=1e-9)
+    assert (line.low, line.high) == (min(pairs)[0], max(pairs)[0])
+
+
+def test_objectnet_is_fitted_without_the_retrained_copies() -> None:
+    standard = [
+        r
+        for r in rows("testbed")
+        if r.group == "standard" and r.accuracy.get("imagenet1k", 0) >= 0.55 and "objectnet" in r.accuracy
+    ]
+    names = {r.model for r in standard}
+    copies = {"resnet50_aws_baseline", "resnet50_imagenet_100percent_batch64_original_images"}
+    assert copies <= names
+    assert len(names) - len(copies) == published.baselines()["objectnet"].n == 85
+
+
+@pytest.mark.parametrize(
+    ("group", "library", "n", "median", "low", "high"),
+    [
+        ("zero_shot_clip", "open_clip", 94, "+34.9", "+26.5", "+39.4"),
+        ("imagenet_finetuned_clip", "timm", 37, "+12.6", "+6.1", "+18.0"),
+        ("more_data", "timm", 308, "+7.0", "-0.2", "+15.6"),
+        ("in1k_only", "timm", 1074, "+0.1", "-2.4", "+4.1"),
+    ],
+)
+def test_the_groups_to_the_printed_digits(group: str, library: str, n: int, median: str, low: str, high: str) -> None:
+    found = published.spread(group, library)
+    assert found.n == n == len(means(group, library))
+    assert tuple(f"{value:+.1f}" for value in found[1:]) == (median, low, high)
+
+
+def test_a_group_without_models_is_an_error() -> None:
+    with pytest.raises(ValueError, match=r"^group is zero_shot_clip of timm; it has no model with a mean"):
+        published.spread("zero_shot_clip", "timm")
+
+
+def test_zero_shot_models_lie_above_every_other_group() -> None:
+    zero_shot = means("zero_shot_clip", "open_clip")
+    for group in ("imagenet_finetuned_clip", "more_data", "in1k_only"):
+        others = means(group, "timm")
+        u = scipy.stats.mannwhitneyu(zero_shot, others).statistic  # AUROC times the number of pairs
+        assert f"{u / (len(zero_shot) * len(others)):.3f}" == "1.000"
+    lowest = min((r for r in rows("open_clip") if r.mean_pp in zero_shot), key=lambda r: r.mean_pp or 0)
+    assert lowest.model.startswith("RN50")  # RN50 and RN50-quickgelu: the same weights
+    assert lowest.weights == "openai"
+    (rn50,) = published.find("open_clip", "RN50", "openai")
+    assert f"{rn50.mean_pp:+.1f}" == "+22.5"
+    assert rn50.mean_pp == min(zero_shot)
+    assert f"{max(means('in1k_only', 'timm')):+.1f}" == "+9.1"
+
+
+def test_small_web_sets_are_flagged_as_extrapolated() -> None:
+    small = [r for r in rows("open_clip") if r.weights in {"yfcc15m", "cc12m"}]
+    assert len(small) == 6
+    values = [r.mean_pp for r in small if r.mean_pp is not None]
+    assert (len(values), f"{min(values):+.1f}", f"{max(values):+.1f}") == (6, "+8.4", "+16.3")
+    assert all(r.extrapolated == set(published.SHIFTS) for r in small)
+    for row in published.published():
+        for shift in row.effective_robustness_pp:
+            line = published.baselines()[shift]
+            inside = max(line.low, 0.55) <= row.accuracy["imagenet1k"] <= line.high
+            assert (shift in row.extrapolated) is not inside
+
+
+def test_one_row_by_hand() -> None:
+    (row,) = published.find("open_clip", "ViT-B-32", "openai")
+    accuracy = {"imagenet1k": 0.6332, "imagenetv2": 0.5592, "imagenet_r": 0.6933}  # of the source
+    assert accuracy.items() <= dict(row.accuracy).items()
+    for shift, a, b in (("imagenetv2", 0.9059, -0.4737), ("imagenet_r", 0.9553, -1.6459)):
+        line = scipy.special.expit(a * scipy.special.logit(0.6332) + b)
+        assert row.effective_robustness_pp[shift] == pytest.approx(100 * (accuracy[shift] - line), abs=0.01)
+    assert row.mean_pp == pytest.approx(np.mean([row.effective_robustness_pp[s] for s in published.MEAN_SHIFTS]))
+    assert row.extrapolated == frozenset()
+
+
+# ---------------------------------------------------------------------------------------------------------- the tables
+
+
+def test_the_tables_are_whole_and_small() -> None:
+    assert [len(rows(library)) for library in published.LIBRARIES] == [121, 1557, 338]
+    for library, entry in published.sources().items():
+        assert entry["rows"] == len(rows(library))
+        assert {row.source for row in rows(library)} == {entry["source"]}
+    assert sum(path.stat().st_size for path in DATA.glob("published_*")) < 400_000
+
+
+def test_what_was_not_published_stays_unknown() -> None:
+    (dino,) = published.find("timm", "resmlp_24_224.fb_dino", "fb_dino")
+    assert dino.accuracy.keys() == {"imagenet_a"}
+    assert (dino.effective_robustness_pp, dino.mean_pp) == ({}, None)
+    (resnet,) = published.find("timm", "resnet50.tv_in1k", "tv_in1k")
+    assert resnet.effective_robustness_pp.keys() == {"imagenetv2", "sketch", "imagenet_r"}
+    assert resnet.mean_pp is None
+    assert not any("objectnet" in row.accuracy for row in rows("timm"))
+
+
+def test_the_shipped_tables_are_what_the_script_makes_of_the_sources(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = ROOT.parent / "shared" / "data"
+    inputs = [folder / f"{name}_shift_accuracy.csv" for name in ("openclip", "timm", "testbed")]
+    if not all(path.is_file() for path in inputs):
+        pytest.skip("the source tables are not beside this checkout")
+    script = load("build_published")
+    monkeypatch.setattr(script, "OUTPUT", tmp_path)
+    script.main([str(path) for path in inputs])
+    made = sorted(tmp_path.iterdir())
+    assert len(made) == 5
+    for path in made:
+        assert path.read_bytes() == (DATA / path.name).read_bytes(), path.name
+
+
+# ------------------------------------------------------------------------------------------------- whose row is it?
+
+HUB = "hf-hub:laion/CLIP-ViT-B-32-laion2B-s34B-b79K"
+COMMIT = "0123456789" * 4  # transformers contracts name the revision that was read; any will do
+
+
+@pytest.mark.parametrize(
+    ("library", "name", "weights", "found"),
+    [
+        ("open_clip", "ViT-B-32", "openai", ["ViT-B-32/openai"]),
+        ("open_clip", "RN101", "yfcc15m", ["RN101/yfcc15m"]),
+        ("open_clip", HUB, HUB, ["ViT-B-32/laion2b_s34b_b79k"]),
+        ("timm", "resnet50.a1_in1k", "a1_in1k", ["resnet50.a1_in1k"] * 2),
+        ("timm", "resnet50", "a1_in1k", ["resnet50.a1_in1k"] * 2),
+        ("timm", "hf-hub:timm/resnet50.a1_in1k", "a1_in1k", ["resnet50.a1_in1k"] * 2),
+        ("timm", "hf-hub:timm/resnet50.a1_in1k", "hf-hub:timm/resnet50.a1_in1k", ["resnet50.a1_in1k"] * 2),
+        ("torchvision", "resnet50", "IMAGENET1K_V1", ["resnet50.tv_in1k"]),
+        ("torchvision", "resnet50", "IMAGENET1K_V2", ["resnet50.tv2_in1k"] * 2),
+        ("transformers", "openai/clip-vit-base-patch32", COMMIT, ["ViT-B-32/openai"]),
+        ("transformers", HUB.removeprefix("hf-hub:"), COMMIT,
+         ["ViT-B-32/laion2b_s34b_b79k"]),
+    ],
+)  # fmt: skip
+def test_a_known_checkpoint_is_found(library: str, name: str, weights: str, found: list[str]) -> None:
+    assert [row.name for row in published.find(library, name, weights)] == found
+
+
+@pytest.mark.parametrize(
+    ("library", "name", "weights"),
+    [
+        ("open_clip", "ViT-B-32", ""),  # random weights
+        ("open_clip", "ViT-B-32", "ViT-B-32.pt"),  # a checkpoint file
+        ("open_clip", "vit-b-32", "openai"),
+        ("open_clip", "local-dir:CLIP-ViT-B-32-laion2B-s34B-b79K", "local-dir:CLIP-ViT-B-32-laion2B-s34B-b79K"),
+        ("open_clip", "hf-hub:someone/CLIP-ViT-B-32-laion2B-s34B-b79K", "hf-hub:someone/CLIP"),
+        ("open_clip", "hf-hub:timm/resnet50_clip.yfcc15m", "hf-hub:timm/resnet50_clip.yfcc15m"),  # of two rows
+        ("open_clip", HUB, ""),
+        ("timm", "resnet50.a1_in1k", "model.safetensors"),
+        ("timm", "resnet50.a1_in1k", ""),
+        ("timm", "resnet50", "resnet50"),
+        ("timm", "hf-hub:someone/resnet50.a1_in1k", "a1_in1k"),
+        ("timm", "vit_base_patch32_clip_224.openai", "openai"),  # timm's own image tower of CLIP: no row of timm's
+        ("torchvision", "resnet50", "resnet50-0676ba61.pth"),
+        ("torchvision", "vgg16", "IMAGENET1K_V1"),  # timm has its own copy: not the same file
+        ("transformers", "clip-vit-base-patch32", "local folder"),
+        ("transformers", "openai/clip-vit-base-patch32", ""),
+        ("transformers", "google/vit-base-patch16-224", "abc"),
+        ("torch", "ViT-B-32", "openai"),
+        ("testbed", "resnet50", "resnet50"),
+    ],
+)
+def test_what_is_not_certain_is_not_found(library: str, name: str, weights: str) -> None:
+    assert published.find(library, name, weights) == ()
+    assert published.context_for(library, name, weights) is None
+
+
+def test_a_users_name_is_found_in_any_case_and_by_its_hub_repository() -> None:
+    assert [row.name for row in published.named("vit-b-32/OPENAI")] == ["ViT-B-32/openai"]
+    assert [row.name for row in published.named("openai/clip-vit-base-patch32")] == ["ViT-B-32/openai"]
+    assert [row.name for row in published.named(HUB.removeprefix("hf-hub:"))] == ["ViT-B-32/laion2b_s34b_b79k"]
+    assert {row.weights for row in published.named("RN50")} == {"openai", "yfcc15m", "cc12m"}
+    assert {row.library for row in published.named("resnet50")} == {"timm", "testbed"}
+    assert published.named("no such model") == ()
+
+
+def test_the_nearest_names() -> None:
+    assert published.nearest("vit-b-32/openia")[0] == "ViT-B-32/openai"
+    assert published.nearest("resnet50.a1_in1")[0] == "resnet50.a1_in1k"
+    assert published.nearest("?") == []
+
+
+def test_measured_checkpoints_have_their_row() -> None:
+    checkpoints = {row.set: row.checkpoint for row in references()}
+    assert published.MEASURED.keys() < checkpoints.keys()
+    shape = {"ViT-B-32": "B/32", "ViT-L-14": "L/14", "ViT-bigG-14": "bigG/14", "RN50": "RN50", "resnet50": "ResNet50"}
+    for name, (library, model, weights) in published.MEASURED.items():
+        assert published.find(library, model, weights)
+        assert shape.get(model, "SigLIP SO400M/14-384") in checkpoints[name]
+        if library == "open_clip" and weights != "webli":
+            assert ("OpenAI" if weights == "openai" else weights) in checkpoints[name]
+
+
+# ----------------------------------------------------------------------------------------------------------- context
+
+
+def test_the_context_of_a_known_checkpoint() -> None:
+    found = published.context_for("open_clip", "ViT-B-32", "openai", image_size_px=224)
+    assert found is not None
+    (row,) = published.find("open_clip", "ViT-B-32", "openai")
+    assert found.mean_pp == round(row.mean_pp or 0, 2)
+    assert not found.extrapolated
+    assert found.sentence == (
+        f"published effective robustness of ViT-B-32/openai (open_clip): {row.mean_pp:+.1f} points on average over V2, "
+        "Sketch, R, A; models trained on ImageNet-1k only have -2.4 to +4.1 on average (5–95 %). "
+        "Source: mlfoundations/open_clip@89fb801f1e60:docs/openclip_results.csv"
+    )
+
+
+def test_the_context_takes_the_row_of_the_models_own_input_size() -> None:
+    def at(size: int | None) -> int | None:
+        found = published.context_for("timm", "resnet50.a1_in1k", "a1_in1k", image_size_px=size)
+        assert found is not None
+        assert f"(timm at {found.image_size_px} px)" in found.sentence
+        return found.image_size_px
+
+    sizes = {row.image_size_px: row.accuracy["imagenet1k"] for row in published.find("timm", "resnet50", "a1_in1k")}
+    assert {size: at(size) for size in sizes} == {size: size for size in sizes}
+    assert at(None) == at(999) == max(sizes, key=lambda size: sizes[size])
+
+
+def test_the_context_says_what_is_missing_and_what_is_extrapolated() -> None:
+    partial = published.context_for("torchvision", "resnet50", "IMAGENET1K_V1")
+    assert partial is not None
+    assert partial.mean_pp is None
+    assert "points; no average, since not all of V2, Sketch, R, A were published" in partial.sentence
+    beyond = published.context_for("open_clip", "RN50", "yfcc15m")
+    assert beyond is not None
+    assert beyond.extrapolated
+    assert "(extrapolated for V2, Sketch, R, A: no baseline at 32.4 % on ImageNet)" in beyond.sentence
+
+
+def test_random_and_synthetic_models_have_no_context() -> None:
+    assert published.context_for("open_clip", "ViT-B-32", "openai", random_weights=True) is None
+    assert published.context_for("open_clip", "ViT-B-32", "openai", synthetic="one feature planted") is None
+    assert (
+        published.context_for("timm", "resmlp_24_224.fb_dino", "fb_dino") is None
+    )  # no shift beside an ImageNet accuracy
+
+
+# ------------------------------------------------------------------------------------------------------- the document
+
+
+def test_the_document_states_the_fits_and_medians_of_the_code() -> None:
+    for shift, line in published.baselines().items():
+        word = published.SHIFT_WORDS[shift]
+        figures = f"| {line.n} | {line.a:.4f} | {line.b:.4f} | {line.r2:.3f} | {line.residual_sd_pp:.2f} |"
+        assert any(row.startswith(f"| {word} |") and figures in row for row in DOCS.splitlines()), word
+    for group, library in (
+        ("zero_shot_clip", "open_clip"),
+        ("imagenet_finetuned_clip", "timm"),
+        ("more_data", "timm"),
+        ("in1k_only", "timm"),
+    ):
+        n, median, low, high = published.spread(group, library)
+        assert f"| {group} | {library} | {n} | {median:+.1f} | {low:+.1f} to {high:+.1f} |" in DOCS
+    for entry in published.sources().values():
+        assert str(entry["source"]) in DOCS
+    for name in {row.group for row in published.published()}:
+        assert f"`{name}`" in DOCS, name

@@ -1,0 +1,180 @@
+"""Suite files: labels follow from published accuracies, and whatever contradicts itself is refused by name."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from robustcheck_onnx.thresholds import published, suite
+from robustcheck_onnx.thresholds.suite import LabelRule, SuiteError, label_from, open_suite
+from support.benchmark_scripts import load
+
+PAPER = open_suite("paper")
+
+HEAD = 'schema_version = 1\nname = "mine"\n'
+ONE = '[[models]]\nmodel = "a.onnx"\ngroup = "other"\nlabel = "present"\n'
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "suite.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.mark.slow
+def test_the_packaged_suite_is_what_its_command_writes() -> None:
+    """Every entry has weights in the installed open_clip or timm, and no tag of the paper's is left out."""
+    pytest.importorskip("open_clip", reason="extra `export` is not installed")
+    build = load("build_paper_suite")
+    assert suite.PACKAGED["paper"].read_text(encoding="utf-8") == build.text()
+
+
+def test_every_exported_entry_exists_in_its_library() -> None:
+    open_clip = pytest.importorskip("open_clip", reason="extra `export` is not installed")
+    timm = pytest.importorskip("timm", reason="extra `export` is not installed")
+    torchvision = pytest.importorskip("torchvision", reason="extra `export` is not installed")
+    tags, names = set(open_clip.list_pretrained()), set(timm.list_pretrained())
+    for member in PAPER.members:
+        entry = member.entry
+        if entry.source == "open_clip":
+            assert (entry.name, entry.weights) in tags, member.id
+        elif entry.source == "timm":
+            assert entry.name in names, member.id
+        else:
+            assert entry.source == "torchvision"
+            assert entry.weights in torchvision.models.get_model_weights(entry.name).__members__, member.id
+
+
+def test_the_packaged_suite_covers_the_papers_encoders_and_controls() -> None:
+    ids = {member.id for member in PAPER.members}
+    for backbone, tags in {
+        "RN50": ("openai", "yfcc15m", "cc12m"),
+        "RN101": ("openai", "yfcc15m"),
+        "ViT-B-32": ("openai", "laion400m_e32", "laion2b_s34b_b79k", "datacomp_xl_s13b_b90k"),
+        "ViT-B-16": ("openai", "laion400m_e32", "laion2b_s34b_b88k", "datacomp_xl_s13b_b90k"),
+        "ViT-L-14": ("openai", "laion400m_e32", "laion2b_s32b_b82k", "datacomp_xl_s13b_b90k"),
+    }.items():
+        assert {f"open_clip:{backbone}/{tag}" for tag in tags} <= ids
+    for model in ("vit_base_patch16_clip_224.openai_ft_in1k", "vit_base_patch14_dinov2.lvd142m", "resnet50.a1_in1k"):
+        assert f"timm:{model}" in ids
+    hard = {member.id for member in PAPER.members if member.entry.hard_case}
+    assert {"open_clip:ViT-bigG-14/laion2b_s39b_b160k", "timm:deit3_base_patch16_224.fb_in1k"} <= hard
+    labels = [member.label for member in PAPER.members]
+    assert labels.count("present") >= 20
+    assert labels.count("absent") >= 30
+
+
+def test_every_published_row_is_the_checkpoints_own() -> None:
+    """Named by hand in the file, found by the exporter's names in the tables."""
+    for member in PAPER.members:
+        entry = member.entry
+        if entry.published is None:
+            assert entry.label is not None
+            continue
+        row = suite.published_row(member.id, entry.published)
+        assert entry.source is not None
+        assert entry.name is not None
+        weights = entry.weights or entry.name.partition(".")[2]
+        found = published.find(entry.source, entry.name, weights)
+        assert row.name in {r.name for r in found}, member.id
+
+
+def test_labels_follow_from_mean_effective_robustness() -> None:
+    for member in PAPER.members:
+        if member.entry.label is None and not member.extrapolated:
+            assert member.effective_robustness_pp is not None
+            assert member.label == label_from(member.effective_robustness_pp, PAPER.suite.labels), member.id
+    rule = LabelRule()
+    assert [label_from(pp, rule) for pp in (20.0, 19.99, 10.0, 9.99, -3.0)] == [
+        "present",
+        "unlabelled",
+        "unlabelled",
+        "absent",
+        "absent",
+    ]
+
+
+def test_the_rule_parts_the_published_groups() -> None:
+    """Every zero-shot CLIP encoder of 55 % or more is present, every ImageNet-1k-only model absent."""
+    rule = LabelRule()
+    for row in published.published():
+        if row.mean_pp is None or row.accuracy[published.IMAGENET] < 0.55:
+            continue
+        if row.group == "zero_shot_clip":
+            assert label_from(row.mean_pp, rule) == "present", row.name
+        if (row.library, row.group) == ("timm", "in1k_only"):
+            assert label_from(row.mean_pp, rule) == "absent", row.name
+
+
+def test_own_accuracies_give_the_label_of_the_row_they_are_copied_from(tmp_path: Path) -> None:
+    for key, label in (("open_clip:ViT-B-32/openai", "present"), ("timm:resnet50.a1_in1k", "absent")):
+        row = suite.published_row("x", key)
+        pairs = ", ".join(f"{name} = {value}" for name, value in row.accuracy.items())
+        opened = open_suite(
+            written(tmp_path, f'{HEAD}[[models]]\nmodel = "a.onnx"\ngroup = "other"\naccuracies = {{ {pairs} }}\n')
+        )
+        member = opened.members[0]
+        assert member.label == label
+        assert member.effective_robustness_pp == pytest.approx(row.mean_pp)
+
+
+def test_ids_and_paths(tmp_path: Path) -> None:
+    text = HEAD + ONE + '[[models]]\nsource = "timm"\nname = "resnet18"\nrandom_weights = true\ngroup = "untrained"\n'
+    opened = open_suite(written(tmp_path, text + 'label = "absent"\ncheckpoint = "r18"\n'))
+    assert [(m.id, m.checkpoint) for m in opened.members] == [("a", "a"), ("timm:resnet18/random", "r18")]
+    assert opened.folder == tmp_path
+
+
+GOOD = 'group = "other"\nlabel = "present"\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x = [", "suite is not TOML"),
+        ('name = "a"', "schema_version is None; this robustcheck reads 1"),
+        ('schema_version = 2\nname = "a"', "schema_version is 2; this robustcheck reads 1"),
+        (HEAD, "models: Field required"),
+        (HEAD + "models = []", "models: Tuple should have at least 1 item"),
+        (HEAD + ONE + 'wieghts = "x"\n', "key models.0.wieghts is unknown; the closest is weights"),
+        (HEAD + "[labels]\npresent_form_pp = 1\n" + ONE, "the closest is present_from_pp"),
+        (HEAD + ONE + ONE, "id a occurs 2 times; ids must differ"),
+        (HEAD + f'[[models]]\nsource = "timm"\n{GOOD}', "it takes either an ONNX file, or source and name"),
+        (HEAD + f'[[models]]\nsource = "tim"\nname = "x"\n{GOOD}', "source is 'tim'; it must be one of open_clip"),
+        (HEAD + ONE.replace('"other"', '"zeroshot_clip"'), "group is 'zeroshot_clip'; it must be one of"),
+        (HEAD + ONE.replace('label = "present"', ""), "label is missing, and no mean effective robustness is known"),
+        (HEAD + ONE.replace('"present"', '"robust"'), "label: Input should be 'present', 'absent' or 'unlabelled'"),
+        (HEAD + ONE + 'id = "a (b)"\n', "it must be printable and have no parenthesis"),
+        (HEAD + ONE + "accuracies = { imagenet1k = 76.1 }\n", "accuracy on imagenet1k is 76.1; it must be a fraction"),
+        (HEAD + ONE + "accuracies = { scetch = 0.3 }\n", "accuracies is 'scetch'; it must be one of imagenet1k"),
+        (HEAD + ONE + "accuracies = { sketch = 0.3 }\n", "accuracies lack imagenet1k"),
+        (
+            HEAD + ONE + 'published = "open_clip:ViT-B-32/opanai"\n',
+            "no row of the published accuracies has that name, closest: open_clip:ViT-B-32/openai",
+        ),
+        (
+            HEAD + ONE + 'published = "timm:resnet50.a1_in1k"\n',
+            "label is present, but mean effective robustness is -2.9 percentage points; present is from +20",
+        ),
+        (
+            HEAD + ONE.replace("present", "absent") + 'published = "open_clip:ViT-B-32/openai"\n',
+            "label is absent, but mean effective robustness is +27.2 percentage points; absent is below +10",
+        ),
+    ],
+)
+def test_bad_suites_are_refused(tmp_path: Path, text: str, message: str) -> None:
+    path = written(tmp_path, text)
+    with pytest.raises(SuiteError, match=re.escape(message)) as caught:
+        open_suite(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_unreadable_suites_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(SuiteError, match="papper: suite cannot be read") as caught:
+        open_suite("papper")
+    assert caught.value.hint == "--suite paper"
+    path = tmp_path / "suite.toml"
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(SuiteError, match="not UTF-8 text"):
+        open_suite(path)

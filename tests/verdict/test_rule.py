@@ -1,0 +1,229 @@
+"""judge: PASS only if everything speaks for it; each reason by itself; monotone in the strength of an outlier."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from robustcheck_onnx.checker.evidence import Evidence, Finding, ImageSetFacts, Interval, Statistics
+from robustcheck_onnx.checker.statistics.state import State, statistics, update
+from robustcheck_onnx.checker.verdict.reasons import RULES
+from robustcheck_onnx.checker.verdict.rule import Verdict, above, decided, judge
+from robustcheck_onnx.thresholds.ends import End
+from robustcheck_onnx.thresholds.profile import STATISTICS, load
+from support import reports
+
+PROFILE = load()
+
+
+def stats(h: np.ndarray) -> Statistics:
+    state = State(h.shape[1])
+    update(state, h, np.arange(len(h)))
+    return statistics(state, PROFILE.alpha)
+
+
+def planted(
+    strength: float = 20.0, n: int = 64, d: int = 512, seed: int = 0, signs: tuple[int, ...] = (1,)
+) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    h = rng.normal(size=(n, d)) + rng.normal(0, 0.5, d)
+    h[:, : len(signs)] += strength * np.array(signs)
+    return h * rng.uniform(0.5, 2, (n, 1))
+
+
+def sanity(**changes: Any) -> ImageSetFacts:
+    return reports.sanity(64).model_copy(update=changes)
+
+
+def evidence(
+    h: np.ndarray | Statistics | None = None,
+    *,
+    model: dict[str, Any] | None = None,
+    sanity: ImageSetFacts | None = None,
+    preprocessing: str = "contract",
+) -> Evidence:
+    measured = h if isinstance(h, Statistics) else stats(planted() if h is None else h)
+    images = sanity or reports.sanity(64)
+    return reports.evidence(measured, model=model, images=images, preprocessing_source=preprocessing)
+
+
+def ids(verdict: Verdict) -> set[str]:
+    return {reason.id for reason in verdict.reasons}
+
+
+def test_a_persistent_outlier_feature_in_a_signed_representation_passes() -> None:
+    verdict = judge(evidence(), PROFILE)
+    assert (verdict.verdict, verdict.reasons) == ("PASS", ())
+    assert (verdict.profile_id, verdict.profile_digest) == (PROFILE.id, PROFILE.digest)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"model": {"random_weights": True}}, "untrained"),
+        ({"model": {"rule": "logits"}}, "tensor_not_calibrated"),
+        ({"model": {"rule": "user"}}, "tensor_not_calibrated"),
+        ({"model": {"pool": "token_mean"}}, "tensor_not_calibrated"),
+        ({"model": {"tensor_assumed": True}}, "assumed_tensor"),
+        ({"model": {"ends_in": "normalisation"}}, "end_not_calibrated"),
+        ({"model": {"ends_in": "activation:Tanh"}}, "end_not_calibrated"),
+        ({"model": {"ends_in": "linear_of:Relu"}}, "end_not_calibrated"),
+        ({"model": {"ends_in": "change_of_basis"}}, "end_not_calibrated"),
+        ({"model": {"ends_in": "linear_unread"}}, "end_not_calibrated"),
+        ({"model": {"ends_in": "pool"}}, "end_not_calibrated"),
+        ({"model": {"ends_in": "other:MatMul"}}, "end_not_calibrated"),
+        ({"model": {"batch_difference": 0.1}}, "batch_dependent"),
+        ({"model": {"batch_difference": None}}, "unchecked"),
+        ({"model": {"output_difference": 0.1}}, "output_changed"),
+        ({"model": {"output_difference": None}}, "unchecked"),
+        ({"preprocessing": "assumed"}, "assumed_preprocessing"),
+        ({"sanity": sanity(n_varied=49)}, "too_few_images"),
+        ({"h": planted(n=49)}, "too_few_images"),
+        ({"h": planted(d=256)}, "width_not_calibrated"),
+        ({"h": planted(d=2049)}, "width_not_calibrated"),
+        ({"h": np.maximum(planted(), 0)}, "rectified"),
+        ({"h": planted(0.0)}, "no_persistent_outlier_features"),
+        ({"h": planted(0.0)}, "low_kurtosis"),
+        ({"h": np.concatenate([planted(), np.full((1, 512), np.nan)])}, "nonfinite_representations"),
+        ({"h": np.concatenate([planted(), np.full((1, 512), 7.0)])}, "constant_representations"),
+        ({"h": np.tile(planted(n=1), (64, 1))}, "representations_alike"),
+        *(
+            ({"sanity": sanity(findings=(Finding(id=name, seen="seen"),))}, name)
+            for name in ("duplicate_images", "near_duplicate_images", "images_not_varied", "images_not_photo_like")
+        ),
+    ],
+)
+def test_one_thing_amiss_is_a_warning_with_its_reason(changes: dict[str, Any], reason: str) -> None:
+    verdict = judge(evidence(**changes), PROFILE)
+    assert verdict.verdict == "WARN"
+    assert reason in ids(verdict)
+    found = next(r for r in verdict.reasons if r.id == reason)
+    assert found.seen
+    assert found.next_step == RULES[reason].next_step
+
+
+def test_a_feature_that_never_changes_is_a_constant_of_the_graph() -> None:
+    h = planted()
+    h[:, 0] = 20.0
+    verdict = judge(evidence(h), PROFILE)
+    assert ids(verdict) == {"constant_feature"}
+    assert verdict.reasons[0].seen == "feature 0 has the same raw value in every image"
+
+
+def test_zero_in_every_image_is_a_constant_too() -> None:
+    h = np.random.default_rng(0).normal(-10, 1, size=(64, 512))
+    h[:, 0] = 0.0  # such as padding: far from all others, and every threshold is cleared
+    assert ids(judge(evidence(h), PROFILE)) == {"constant_feature"}
+
+
+def test_constants_too_weak_to_be_outliers_alone_are_seen_too() -> None:
+    h = np.random.default_rng(0).normal(size=(64, 384))
+    h[:, :3] = 6.6, -6.6, 6.6  # about 5.6 SD each: none is beyond 6, and every threshold is cleared
+    measured = stats(h)
+    assert measured.persistent == ()
+    assert above(measured.kurtosis, PROFILE.thresholds["kurtosis"].minimum)
+    verdict = judge(evidence(measured), PROFILE)
+    assert ids(verdict) == {"constant_feature"}
+    assert sorted(verdict.reasons[0].seen.split(" have ")[0].removeprefix("features ").split(", ")) == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize("ends_in", ["change_of_basis", "linear_of:Relu", "linear_unread"])
+def test_an_end_that_makes_outlier_features_passes_by_no_profile(ends_in: str) -> None:
+    loose = PROFILE.model_copy(update={"ends": (*PROFILE.ends, End.parse(ends_in))})
+    assert ids(judge(evidence(model={"ends_in": ends_in}), loose)) == {"end_not_calibrated"}
+
+
+def test_another_statistic_version_is_not_compared() -> None:
+    other = PROFILE.model_copy(update={"statistic_version": PROFILE.statistic_version + 1})
+    assert ids(judge(evidence(), other)) == {"other_statistic_version"}
+
+
+def test_a_bound_that_straddles_its_threshold_is_undecided() -> None:
+    verdict = judge(evidence(planted(7.5, n=50)), PROFILE)
+    assert ids(verdict) == {"undecided"}
+    assert "activation kurtosis 6.33 to 9.82 (threshold 7.911)" in verdict.reasons[0].seen
+
+
+def test_every_reason_has_words() -> None:
+    for name, rule in RULES.items():
+        assert name == name.lower()
+        assert rule.title
+        assert rule.next_step.endswith(".")
+        assert rule.explanation.endswith(".")
+        assert "not robust" not in rule.title + rule.next_step + rule.explanation
+
+
+def interval(low: float | None, estimate: float | None, high: float | None) -> Interval:
+    return Interval(low=low, estimate=estimate, high=high)
+
+
+def with_bounds(**bounds: Interval) -> Statistics:
+    return stats(planted()).model_copy(update=bounds)
+
+
+@pytest.mark.parametrize("name", STATISTICS)
+def test_the_lower_bound_decides_not_the_estimate(name: str) -> None:
+    minimum = PROFILE.thresholds[name].minimum  # type: ignore[index]
+    just = with_bounds(**{name: interval(minimum * 1.0001, minimum * 2, minimum * 3)})
+    assert judge(evidence(just), PROFILE).verdict == "PASS"
+    for low in (minimum, minimum * 0.9999):
+        short = with_bounds(**{name: interval(low, minimum * 2, minimum * 3)})
+        assert ids(judge(evidence(short), PROFILE)) == {"undecided"}
+
+
+@pytest.mark.parametrize("name", STATISTICS)
+def test_an_unknown_bound_never_passes(name: str) -> None:
+    for unknown in (interval(None, None, None), interval(None, 50.0, None)):
+        assert judge(evidence(with_bounds(**{name: unknown})), PROFILE).verdict == "WARN"
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(STATISTICS),
+        st.tuples(st.floats(0, 200), st.floats(0, 200), st.floats(0, 200)).map(sorted),
+    ),
+    st.integers(0, 100),
+    st.sampled_from(["contract", "sidecar", "user", "assumed", "tensors"]),
+)
+@settings(deadline=None)
+def test_judge_is_total_and_passes_only_above_every_threshold(
+    bounds: dict[str, list[float]], n_varied: int, source: str
+) -> None:
+    s = with_bounds(**{name: interval(*values) for name, values in bounds.items()})
+    verdict = judge(evidence(s, sanity=sanity(n_varied=n_varied), preprocessing=source), PROFILE)
+    lows = {name: getattr(s, name).low for name in STATISTICS}
+    passes = (
+        all(lows[name] > PROFILE.thresholds[name].minimum for name in STATISTICS)
+        and n_varied >= PROFILE.min_images
+        and source != "assumed"
+    )
+    assert verdict.verdict == ("PASS" if passes else "WARN")
+    assert (verdict.reasons == ()) == (verdict.verdict == "PASS")
+
+
+@pytest.mark.slow
+@given(
+    st.integers(0, 2**32 - 1),
+    st.lists(st.sampled_from([-1, 1]), min_size=1, max_size=3).map(tuple),
+    st.sampled_from([384, 512, 1024]),
+)
+@example(seed=0, signs=(-1, -1, -1), d=384)
+@settings(max_examples=20, deadline=None)
+def test_a_stronger_outlier_never_turns_pass_into_warn(seed: int, signs: tuple[int, ...], d: int) -> None:
+    verdicts = [
+        judge(evidence(planted(strength, d=d, seed=seed, signs=signs)), PROFILE).verdict
+        for strength in (0, 3, 6, 9, 12, 15, 20, 40, 100)
+    ]
+    assert verdicts == sorted(verdicts, reverse=True)  # WARN … WARN PASS … PASS
+    assert verdicts[0] == "WARN"
+    assert verdicts[-1] == "PASS"
+
+
+def test_the_run_stops_when_everything_is_above_or_one_thing_is_below() -> None:
+    assert decided(stats(planted()), PROFILE)
+    assert decided(stats(planted(0.0)), PROFILE)
+    assert decided(stats(np.maximum(planted(), 0)), PROFILE)
+    assert not decided(stats(planted(7.5, n=50)), PROFILE)
+    assert not decided(stats(planted(n=49)), PROFILE)

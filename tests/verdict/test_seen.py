@@ -1,0 +1,122 @@
+"""What a reason says was seen: its words and its numbers, one by one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from robustcheck_onnx.checker.evidence import DetectorResult, Evidence, Statistics
+from robustcheck_onnx.checker.verdict.rule import ALIKE_SPREAD, decided, judge
+from support import reports
+from support.reports import feature, interval
+
+PROFILE = reports.profile()
+
+
+def seen(given: Evidence) -> dict[str, str]:
+    return {reason.id: reason.seen for reason in judge(given, PROFILE).reasons}
+
+
+def evidence(**statistics: Any) -> Evidence:
+    return reports.evidence(Statistics(**(reports.PASS_STATISTICS | statistics)))
+
+
+def test_nothing_is_amiss_with_what_the_cases_change() -> None:
+    assert seen(evidence()) == {}
+
+
+@pytest.mark.parametrize(
+    ("ends_in", "words"),
+    [
+        ("normalisation", "the output of a normalisation layer"),
+        ("activation:Tanh", "the output of an activation (Tanh)"),
+        ("linear_of:Relu", "a linear map of what an activation (Relu) gave"),
+        ("linear_unread", "the output of a linear layer whose weight could not be read"),
+        ("change_of_basis", "a change of basis (its last layer's features are orthogonal, as those of a PCA are)"),
+        ("pool", "the output of pooling"),
+        ("other:MatMul", "the output of MatMul"),
+        ("elsewhere", "the output of elsewhere"),
+        (
+            "activation:QuantizeLinear",
+            "what QuantizeLinear wrote without negative values (as quantisers write what a ReLU gave)",
+        ),
+        (
+            "linear_of:QLinearConv",
+            "a linear map of what QLinearConv wrote without negative values (as quantisers write what a ReLU gave)",
+        ),
+        ("other:QLinearConv", "the output of QLinearConv"),
+    ],
+)
+def test_the_end_of_the_encoder(ends_in: str, words: str) -> None:
+    statistics = Statistics(**reports.PASS_STATISTICS)
+    given = reports.evidence(statistics, model={"ends_in": ends_in})
+    assert seen(given) == {"end_not_calibrated": f"`representation` is {words}"}
+
+
+def test_detectors_that_warn_are_told_and_others_are_not() -> None:
+    results = (
+        DetectorResult(name="one", version="2", values={}, finding="warn", text="one saw it"),
+        DetectorResult(name="two", version="2", values={}, finding="ok", text="two saw it"),
+        DetectorResult(name="three", version="2", values={}, finding="warn", text="three saw it"),
+    )
+    given = evidence().model_copy(update={"detectors": results})
+    assert seen(given) == {"detector_warned": "one 2: one saw it; three 2: three saw it"}
+    assert seen(given.model_copy(update={"detectors": results[1:2]})) == {}
+
+
+@pytest.mark.parametrize(
+    ("n_persistent", "words"),
+    [
+        (0, ""),
+        (1, "1 feature is beyond 6 SD in half of the images; "),
+        (2, "2 features are beyond 6 SD in half of the images; "),
+    ],
+)
+def test_weak_outlier_features(n_persistent: int, words: str) -> None:
+    features = tuple(feature(i, 0.2, 0.6 if i < n_persistent else 0.2, 4.0) for i in range(3))
+    weak = {"persistence_ratio": interval(1.104, 1.049, 1.159), "top3_share": interval(0.1398, 0.1012, 0.1784)}
+    assert seen(evidence(features=features, **weak)) == {
+        "no_persistent_outlier_features": f"{words}persistence ratio 1.10 (upper bound 1.16, threshold 1.75), "
+        "top-3 share 0.140 (upper bound 0.178, threshold 0.5)"
+    }
+
+
+def test_rectified_values_and_low_kurtosis_have_their_numbers() -> None:
+    low = {"negative_energy": interval(0.01, 0.0, 0.02), "kurtosis": interval(5.25, 4.0, 6.5)}
+    assert seen(evidence(**low)) == {
+        "rectified": "negative energy 0.0100 (upper bound 0.0200, threshold 0.35)",
+        "low_kurtosis": "activation kurtosis is 5.25 (upper bound 6.50); the threshold is 8",
+    }
+
+
+def test_what_could_not_be_measured_is_named() -> None:
+    unknown = {name: interval(None, None, None) for name in ("kurtosis", "top3_share")}
+    assert seen(evidence(**unknown)) == {"not_measurable": "activation kurtosis, top-3 share could not be measured"}
+
+
+def test_an_undecided_run_tells_each_interval() -> None:
+    straddling = {"kurtosis": interval(9.0, 7.0, 11.0), "top3_share": interval(0.55, 0.45, 0.65)}
+    assert seen(evidence(**straddling)) == {
+        "undecided": "after 162 images the interval does not clear the threshold: "
+        "activation kurtosis 7.00 to 11.0 (threshold 8), top-3 share 0.450 to 0.650 (threshold 0.5)"
+    }
+
+
+def test_a_bound_that_is_unknown_is_told_as_such() -> None:
+    undecided = seen(evidence(kurtosis=interval(5.25, 4.0, None)))["undecided"]
+    assert undecided.endswith("activation kurtosis 4.00 to not measured (threshold 8)")
+
+
+def test_representations_alike_at_the_very_limit() -> None:
+    assert seen(evidence(spread=ALIKE_SPREAD)) == {}
+    assert list(seen(evidence(spread=ALIKE_SPREAD / 2))) == ["representations_alike"]
+    assert seen(evidence(spread=None)) == {
+        "representations_alike": "how much the representation varies between images could not be measured"
+    }
+
+
+def test_as_many_images_as_the_profile_asks_for_are_enough_to_stop() -> None:
+    enough = Statistics(**(reports.PASS_STATISTICS | {"n_images": PROFILE.min_images}))
+    assert decided(enough, PROFILE)
+    assert not decided(enough.model_copy(update={"n_images": PROFILE.min_images - 1}), PROFILE)

@@ -1,0 +1,418 @@
+"""`robustcheck verify`: whatever changes in a report or in what it is about is seen, and nothing else is."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+import shutil
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from robustcheck_onnx import check
+from robustcheck_onnx.checker.cli import app as cli
+from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
+from robustcheck_onnx.checker.evidence import DetectorResult
+from robustcheck_onnx.checker.measure import workers
+from robustcheck_onnx.checker.report import forms
+from robustcheck_onnx.checker.report.reader import edits, read, read_one
+from robustcheck_onnx.checker.report.record import Failed, Report, sealed, to_json
+from robustcheck_onnx.checker.verdict import gate
+from robustcheck_onnx.checker.verdict.rule import judge
+from robustcheck_onnx.checker.verify.second_run import disagreements
+from robustcheck_onnx.thresholds import profile
+from support import lookup
+from support.measuring import job as new_job
+
+Change = Callable[[dict[str, Any]], object]
+
+
+@pytest.fixture
+def place(tmp_path: Path, lookup_pass: tuple[Path, Path], passed: Report) -> Path:
+    """A folder with the model, its photos and its report."""
+    model, photos = lookup_pass
+    shutil.copy(model, tmp_path / "model.onnx")
+    shutil.copytree(photos, tmp_path / "photos")
+    (tmp_path / "report.json").write_text(to_json(passed), encoding="utf-8")
+    return tmp_path
+
+
+def canonical_digest(document: dict[str, Any]) -> str:
+    """The definition in docs/verify.md, written out."""
+    content = {k: v for k, v in document.items() if k != "time"}
+    content["binding"] = {k: v for k, v in content["binding"].items() if k != "result_digest"}
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return "sha256:" + hashlib.sha256(text.encode("ascii")).hexdigest()
+
+
+def forge(place: Path, change: Change) -> None:
+    """Change the report and give it a right digest, as anyone can."""
+    document = json.loads((place / "report.json").read_text(encoding="utf-8"))
+    change(document)
+    document["binding"]["result_digest"] = canonical_digest(document)
+    (place / "report.json").write_text(json.dumps(document), encoding="utf-8")
+
+
+def flip(path: Path, place: int = -1) -> None:
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
+def verify(place: Path, capsys: pytest.CaptureFixture[str], *more: str) -> tuple[int, dict[str, str], dict[str, Any]]:
+    """Exit code, status of each check, and the document; without images it rests on the report."""
+    more = more if {"--images", "--rerun", "--no-rerun"} & set(more) else (*more, "--no-rerun")
+    code = cli.main(["verify", str(place / "report.json"), str(place / "model.onnx"), "-o", "json", *more])
+    document = json.loads(capsys.readouterr().out)
+    return code, {f["check"]: f["status"] for f in document.get("findings", [])}, document
+
+
+def test_a_report_that_holds(place: Path, capsys: pytest.CaptureFixture[str], passed: Report) -> None:
+    code, status, document = verify(place, capsys)
+    assert code == document["exit_code"] == 0
+    assert {name for name, value in status.items() if value == "not checked"} == {"signature", "images", "rerun"}
+    assert {name for name, value in status.items() if value == "agrees"} == {"report", "model", "profile", "verdict"}
+    assert "only the report itself" in document["rests_on"]
+    code, status, document = verify(place, capsys, "--images", str(place / "photos"))
+    assert code == 0
+    assert status["images"] == status["rerun"] == "agrees"
+    assert "measured again" in document["rests_on"]
+    assert passed.binding is not None
+    assert document["result_digest"] == canonical_digest(json.loads(to_json(passed)))
+
+
+def test_one_report_is_read_only_as_a_check_wrote_it(place: Path, passed: Report) -> None:
+    assert read_one(place / "report.json") == passed
+
+    def flipped(document: dict[str, Any]) -> None:
+        document["verdict"]["verdict"] = "WARN"
+
+    forge(place, flipped)
+    (pair,) = read(place / "report.json")
+    assert edits(*pair) == {"verdict": "its evidence gives PASS"}
+    with pytest.raises(CannotAssessError, match=r"is not as a check wrote it \(verdict: its evidence gives PASS\);"):
+        read_one(place / "report.json")
+    (place / "report.json").write_text(forms.render("json", [passed, passed]), encoding="utf-8")
+    with pytest.raises(UsageError, match=r"document holds 2 reports; it must hold one$"):
+        read_one(place / "report.json")
+
+
+def test_the_terminal_says_what_was_not_checked(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["verify", str(place / "report.json"), str(place / "model.onnx"), "--no-rerun"]) == 0
+    shown = capsys.readouterr().out
+    assert "VERIFIED" in shown
+    assert shown.count("– not checked") == 3
+    flip(place / "model.onnx")
+    assert cli.main(["verify", str(place / "report.json"), str(place / "model.onnx")]) == 3
+    assert "DOES NOT HOLD" in capsys.readouterr().out
+
+
+def test_a_report_alone_vouches_for_nothing(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "400")  # a long path of the tests is not folded
+    assert cli.main(["verify", str(place / "report.json"), str(place / "model.onnx")]) == 1
+    said = " ".join(capsys.readouterr().out.split())
+    assert "the report alone vouches" in said
+    assert "NOT VERIFIED" in said  # "VERIFIED, but WARN" would be wrong twice
+    assert "report.json says PASS" in said
+
+
+def test_a_report_chooses_no_code_that_runs(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = DetectorResult(name="theirs", version="1", values={}, finding="ok", text="fine")
+    forge(place, lambda d: d["evidence"].update(detectors=[result.model_dump(mode="json")]))
+    code, _, document = verify(place, capsys, "--images", str(place / "photos"))
+    assert code == 2
+    assert "theirs" in document["error"]["message"]
+    assert document["error"]["hint"] == "--detector theirs"
+    evil = "x; touch pwned"
+    forge(place, lambda d: d["evidence"]["detectors"][0].update(name=evil))
+    _, _, document = verify(place, capsys, "--images", str(place / "photos"))
+    assert shlex.split(document["error"]["hint"]) == ["--detector", evil]
+
+
+def test_a_report_of_the_ray_engine_is_run_again_without_ray(
+    place: Path, capsys: pytest.CaptureFixture[str], passed: Report, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert passed.binding is not None
+    assert passed.evidence.stopped == "decided"
+    job = new_job(place / "model.onnx", str(place / "photos"))
+    (outcome,) = workers.run_jobs([job], passed.profile)  # in another process: as a worker of Ray measures
+    (evidence,) = outcome.evidence
+    ran = evidence.execution.model_copy(update={"engine": "ray", "workers": 2})
+    evidence = evidence.model_copy(update={"execution": ran})
+    settings = passed.binding.settings.model_copy(update={"engine": "ray", "workers": 2})
+    changes = {"evidence": evidence, "verdict": judge(evidence, passed.profile)}
+    changes["binding"] = passed.binding.model_copy(update={"settings": settings})
+    report = sealed(passed.model_copy(update=changes))
+    (place / "report.json").write_text(to_json(report), encoding="utf-8")
+    monkeypatch.setitem(sys.modules, "ray", None)
+    code, status, document = verify(place, capsys, "--images", str(place / "photos"))
+    assert (code, status["rerun"]) == (0, "agrees"), document
+    assert evidence.statistics.n_images == 80
+    assert any(finding["seen"].startswith("80 images measured again") for finding in document["findings"])
+    forge(place, lambda d: d["evidence"]["statistics"].update(zero_share=0.5))
+    code, status, document = verify(place, capsys, "--images", str(place / "photos"))
+    assert (code, status["rerun"]) == (3, "differs"), document
+
+
+# ---------------------------------------------------------------------------------- one byte, anywhere
+
+
+@pytest.mark.parametrize("byte", [0, 1000, -1])
+def test_one_byte_of_the_model(place: Path, capsys: pytest.CaptureFixture[str], byte: int) -> None:
+    flip(place / "model.onnx", byte)
+    code, status, document = verify(place, capsys, "--images", str(place / "photos"))
+    assert (code, status["model"], status["rerun"]) == (3, "differs", "not checked")
+    assert document["rests_on"] == "Nothing rests on these numbers: the report does not hold."
+
+
+def test_one_byte_of_the_external_weights(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    proto = onnx.load(place / "model.onnx")
+    onnx.save(proto, place / "model.onnx", save_as_external_data=True, location="weights.bin", size_threshold=1024)
+    report = check(place / "model.onnx", images=place / "photos")
+    (place / "report.json").write_text(to_json(report), encoding="utf-8")
+    assert verify(place, capsys)[0] == 0
+    forge(place, lambda d: d["evidence"]["model"].update(external_digests={}))
+    assert verify(place, capsys)[1]["model"] == "differs"
+    (place / "report.json").write_text(to_json(report), encoding="utf-8")
+    flip(place / "weights.bin")
+    code, status, document = verify(place, capsys)
+    assert (code, status["model"]) == (3, "differs")
+    assert any("weights.bin" in finding["seen"] for finding in document["findings"])
+
+
+def test_one_byte_of_an_image(place: Path, capsys: pytest.CaptureFixture[str], passed: Report) -> None:
+    assert passed.evidence.gallery is not None
+    flip(place / "photos" / passed.evidence.gallery.shown[0].name)
+    code, status, _ = verify(place, capsys, "--images", str(place / "photos"))
+    assert (code, status["images"]) == (3, "differs")
+
+
+def content(report: bytes) -> object:
+    try:
+        return json.loads(report)
+    except ValueError:
+        return None
+
+
+def test_one_byte_of_the_report(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Anywhere but in the time block: another content is refused or differs; white space is no content, nor is a last
+    digit by which a number does not move."""
+    whole = (place / "report.json").read_bytes()
+    time_starts = whole.index(b'\n  "time": {')
+    time_ends = whole.index(b"\n  }", time_starts)
+    places = [
+        p for p in np.random.default_rng(0).choice(len(whole), 120, replace=False) if not whole[p : p + 1].isspace()
+    ]
+    places = [int(p) for p in places if not time_starts <= p <= time_ends]
+    assert len(places) > 50
+    for byte in places:
+        (place / "report.json").write_bytes(whole)
+        flip(place / "report.json", byte)
+        code = cli.main(["verify", str(place / "report.json"), str(place / "model.onnx"), "-q"])
+        same = content((place / "report.json").read_bytes()) == content(whole)
+        assert code in ((1,) if same else (2, 3)), (byte, whole[byte - 20 : byte + 20])
+    capsys.readouterr()
+
+
+def test_one_value_of_the_profile(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def looser(document: dict[str, Any]) -> None:
+        document["profile"]["thresholds"]["kurtosis"]["minimum"] -= 0.001
+
+    forge(place, looser)
+    code, status, _ = verify(place, capsys)
+    assert (code, status["profile"], status["report"]) == (3, "differs", "agrees")
+
+
+def test_a_profile_that_nobody_accepted(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own = profile.resealed(profile.load().model_copy(update={"min_images": 2}), "mine-1")
+    (place / "mine.json").write_text(profile.to_json(own), encoding="utf-8")
+    report = check(place / "model.onnx", images=place / "photos", thresholds=own)
+    (place / "report.json").write_text(to_json(report), encoding="utf-8")
+    assert verify(place, capsys)[1]["profile"] == "differs"
+    code, status, _ = verify(place, capsys, "--thresholds", str(place / "mine.json"))
+    assert (code, status["profile"]) == (0, "agrees")
+    assert verify(place, capsys, "--thresholds", "default")[0] == 3
+
+
+# -------------------------------------------------------------------------------------------- forgeries
+
+
+def warned(place: Path) -> Report:
+    """The same model without its outlier feature: WARN."""
+    h = np.random.default_rng(0).normal(size=(80, 512))
+    lookup.write_lookup_model(place / "model.onnx", h)
+    report = check(place / "model.onnx", images=place / "photos")
+    (place / "report.json").write_text(to_json(report), encoding="utf-8")
+    assert report.verdict.verdict == "WARN"
+    return report
+
+
+def test_a_warn_is_never_0(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    warned(place)
+    code, status, document = verify(place, capsys, "--images", str(place / "photos"))
+    assert (code, status["rerun"], document["verdict"]) == (1, "agrees", "WARN")
+    forge(place, lambda d: d["verdict"].update(verdict="PASS", reasons=[]))
+    code, status, _ = verify(place, capsys)
+    assert (code, status["report"], status["verdict"]) == (3, "agrees", "differs")
+
+
+def test_evidence_of_a_better_model(place: Path, passed: Report, capsys: pytest.CaptureFixture[str]) -> None:
+    """Numbers of a passing model under the digest of one that warns: only a second run can tell."""
+    report = warned(place)
+    stolen = passed.evidence.model_copy(update={"model": report.evidence.model})
+    forged = sealed(passed.model_copy(update={"evidence": stolen}))
+    (place / "report.json").write_text(to_json(forged), encoding="utf-8")
+    code, status, document = verify(place, capsys, "--images", str(place / "photos"))
+    assert (code, status["report"], status["verdict"], status["rerun"]) == (3, "agrees", "agrees", "differs")
+    assert "verdict PASS against WARN" in json.dumps(document)
+
+
+def test_a_rerun_vouches_for_no_waiver(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report = warned(place)
+    day = datetime.now(UTC).date() + timedelta(days=9)
+    forged = [gate.Waiver(reason=r.id, because="none", owner="nobody", expires=day) for r in report.verdict.reasons]
+    answer = gate.decide(report.verdict, report.evidence.model.file, waivers=forged, today=day)
+    (place / "report.json").write_text(to_json(sealed(report.model_copy(update={"gate": answer}))), encoding="utf-8")
+    photos = ("--images", report.evidence.images.source)
+    code, status, document = verify(place, capsys, *photos, "--accept-waivers")
+    assert (code, status["rerun"]) == (1, "agrees")
+    assert "only a signature vouches" in document["rule"]
+
+
+def test_waivers_count_only_where_they_are_accepted(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report = warned(place)
+    today = datetime.now(UTC).date()
+
+    def written(last_day: int, fail_on: gate.FailOn = "warn") -> None:
+        waivers = [
+            gate.Waiver(reason=r.id, because="known", owner="team", expires=today + timedelta(days=last_day))
+            for r in report.verdict.reasons
+        ]
+        day = today + timedelta(days=min(last_day, 0))
+        answer = gate.decide(report.verdict, "m.onnx", waivers=waivers, fail_on=fail_on, today=day)
+        outcome = report.model_copy(update={"gate": answer})
+        (place / "report.json").write_text(forms.render("json", [outcome]), encoding="utf-8")
+
+    written(5)
+    assert verify(place, capsys)[0] == 1
+    assert verify(place, capsys, "--accept-waivers")[0] == 0
+    written(-1)  # held on the day of the check
+    assert verify(place, capsys, "--accept-waivers")[0] == 1
+    forge(place, lambda d: d["gate"].update(waived=[], fail_on="never", exit_code=0))
+    assert verify(place, capsys, "--accept-waivers")[0] == 1
+
+
+# ------------------------------------------------------------------------------------------ bad documents
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "said"),
+    [
+        (lambda d: d.update(schema_version=2), 2, "schema_version is 2"),
+        (lambda d: d.update(tool_version="99.0"), 2, "tool_version is 99.0"),
+        (lambda d: d.update(tool_version="unknown"), 2, "tool_version is unknown"),
+        (lambda d: d.update(tool="other"), 2, "no report of robustcheck"),
+        (lambda d: d.update(document="compare"), 2, "no report of a check"),
+        (lambda d: d.update(more=1), 2, "wrong more"),
+        (lambda d: d["profile"]["thresholds"].pop("kurtosis"), 2, "lacks kurtosis"),
+    ],
+)
+def test_documents_that_cannot_be_verified(
+    place: Path, capsys: pytest.CaptureFixture[str], change: Change, code: int, said: str
+) -> None:
+    forge(place, change)
+    got, _, document = verify(place, capsys)
+    assert got == code
+    assert said in document["error"]["message"]
+
+
+def test_files_that_are_no_reports(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = (place / "report.json").read_text(encoding="utf-8")
+    twice = text.replace('"tool": "robustcheck",', '"tool": "robustcheck", "tool": "robustcheck",', 1)
+    unbound = {key: value for key, value in json.loads(text).items() if key != "binding"}
+    error = {"schema_version": 1, "tool": "robustcheck", "error": {"message": "no memory", "hint": "", "exit_code": 4}}
+    for content, code, said in (
+        (text[: len(text) // 2], 2, "no whole JSON"),
+        ("", 2, "no whole JSON"),
+        ("[1]", 2, "no report"),
+        (twice, 2, "twice"),
+        (text.replace('"alpha": 0.05', '"alpha": NaN'), 2, "NaN"),
+        (json.dumps(unbound), 2, "no binding"),
+        (json.dumps(error), 3, "no memory"),
+    ):
+        assert content != text
+        (place / "report.json").write_text(content, encoding="utf-8")
+        got, _, document = verify(place, capsys)
+        assert (got, said in document["error"]["message"]) == (code, True), (said, document)
+    (place / "report.json").unlink()
+    assert verify(place, capsys)[0] == 2
+    (place / "report.json").write_text(text, encoding="utf-8")
+    (place / "model.onnx").unlink()
+    assert verify(place, capsys)[0] == 2
+
+
+def test_a_rerun_needs_the_images(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, document = verify(place, capsys, "--rerun")
+    assert code == 2
+    assert "needs the images" in document["error"]["message"]
+    assert verify(place, capsys, "--images", str(place / "photos"), "--no-rerun")[1]["rerun"] == "not checked"
+    assert verify(place, capsys, "--images", str(place / "none"))[0] == 2
+
+
+def test_a_document_of_several_models(place: Path, passed: Report, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copy(place / "model.onnx", place / "good.onnx")
+    other = warned(place)
+    failed = Failed(model="x.onnx", message="gone", hint="", exit_code=3)
+    (place / "report.json").write_text(forms.render("json", [passed, failed, other]), encoding="utf-8")
+    assert len(read(place / "report.json")) == 2
+    assert verify(place, capsys)[0] == 1
+    shutil.copy(place / "good.onnx", place / "model.onnx")
+    assert verify(place, capsys)[0] == 0
+    flip(place / "model.onnx")
+    code, _, document = verify(place, capsys)
+    assert (code, "none of its 2 reports" in document["error"]["message"]) == (3, True)
+
+
+# --------------------------------------------------------------------------------- bundled photos, tolerance
+
+
+def test_the_bundled_photos_are_those_of_the_package(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = lookup.write_lookup_model(tmp_path / "model.onnx", np.random.default_rng(0).normal(size=(80, 512)))
+    options = ["--preprocess", "clip", "--max-images", "60"]
+    assert cli.main([str(model), *options, "-q", "-o", f"json={tmp_path / 'report.json'}"]) in (1, 3)
+    document = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    if "error" in document:  # the look-up model takes 64 px only
+        pytest.fail(document["error"]["message"])
+    code, status, _ = verify(tmp_path, capsys)
+    assert (code, status["images"], status["rerun"]) == (1, "agrees", "not checked")
+    assert verify(tmp_path, capsys, "--rerun")[1]["rerun"] == "agrees"
+    forge(tmp_path, lambda d: d["evidence"]["images"].update(digest="sha256:" + "0" * 64))
+    assert verify(tmp_path, capsys)[1]["images"] == "differs"
+
+
+def test_what_a_second_run_may_differ_by(passed: Report) -> None:
+    def with_kurtosis(factor: float) -> Report:
+        s = passed.evidence.statistics
+        assert s.kurtosis.estimate is not None
+        moved = s.kurtosis.model_copy(update={"estimate": s.kurtosis.estimate * factor})
+        evidence = passed.evidence.model_copy(update={"statistics": s.model_copy(update={"kurtosis": moved})})
+        return passed.model_copy(update={"evidence": evidence})
+
+    extra = DetectorResult(name="other", version="1", values={}, finding="ok", text="fine")
+    with_detector = passed.model_copy(update={"evidence": passed.evidence.model_copy(update={"detectors": (extra,)})})
+    (said,) = disagreements(with_detector, passed, 1e-4)
+    assert said.startswith("detectors")
+    assert disagreements(passed, passed, 1e-4) == ()
+    assert disagreements(passed, with_kurtosis(1 + 0.9e-4), 1e-4) == ()
+    (said,) = disagreements(passed, with_kurtosis(1 + 1.2e-4), 1e-4)
+    assert said.startswith("kurtosis estimate")
+    assert disagreements(passed, with_kurtosis(1 + 1.2e-4), 5e-3) == ()

@@ -1,0 +1,254 @@
+"""The whole check: agreement between batch sizes and orders, images on the edge, what the report holds."""
+
+import json
+from pathlib import Path
+from queue import Queue
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from robustcheck_onnx import Progress, Report, check
+from robustcheck_onnx.checker.errors import CannotAssessError
+from robustcheck_onnx.checker.images.source import Item, Skipped
+from robustcheck_onnx.checker.measure import run as measure
+from robustcheck_onnx.checker.measure.prepared import Prepared
+from robustcheck_onnx.checker.report.record import json_schema, to_json
+from robustcheck_onnx.checker.runtime.runner import Runner
+from robustcheck_onnx.checker.verdict import rule
+from robustcheck_onnx.thresholds import profile
+from robustcheck_onnx.thresholds.profile import STATISTICS
+from support import ROOT, lookup
+from support.measuring import never_decided
+
+PHOTOS = ROOT / "checker" / "photos"
+
+
+def numbers(report: Report) -> dict[str, float]:
+    s = report.evidence.statistics
+    out: dict[str, float] = {}
+    for statistic in STATISTICS:
+        interval = getattr(s, statistic)
+        out |= {f"{statistic}.{part}": getattr(interval, part) for part in ("low", "estimate", "high")}
+    for name in ("centred_kurtosis", "rms_kurtosis", "zero_share", "negative_share", "spread"):
+        out[name] = getattr(s, name)
+    return out
+
+
+def assert_close(a: dict[str, float], b: dict[str, float], rtol: float) -> None:
+    np.testing.assert_allclose(list(a.values()), list(b.values()), rtol=rtol, atol=1e-9)
+
+
+@pytest.mark.export
+def test_the_supervised_network_warns_as_measured_before(efficientnet_lite0: Path) -> None:
+    report = check(efficientnet_lite0)
+    assert report.verdict.verdict == "WARN"
+    assert [r.id for r in report.verdict.reasons] == ["rectified", "no_persistent_outlier_features"]
+    s = report.evidence.statistics
+    assert s.kurtosis.estimate is not None
+    assert 15 < s.kurtosis.estimate < 22  # 17.08 and 19.95 on other photos
+    assert s.negative_energy.estimate == 0
+    assert s.persistent == ()
+    assert report.evidence.stopped == "decided"
+    assert s.n_images == 64
+    assert report.evidence.images.bundled
+
+
+def test_photos_are_decoded_while_the_session_opens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors = np.random.default_rng(0).standard_normal((70, 16)).astype(np.float32)
+    model = lookup.write_lookup_model(tmp_path / "m.onnx", vectors, size_px=32)
+    lookup.write_lookup_images(tmp_path / "photos", len(vectors), photos=sorted(PHOTOS.glob("*.jpg")), size_px=32)
+    ready: Queue[str] = Queue()
+    prepare_item, open_sessions = measure.prepare_item, measure.open_sessions
+
+    def prepared(item: Item, inputs: measure.Inputs) -> Prepared | Skipped:
+        ready.put(item.name)
+        return prepare_item(item, inputs)
+
+    def opened(inputs: measure.Inputs) -> measure.Opened:
+        names = [ready.get(timeout=60) for _ in range(measure.AHEAD)]  # raises where nobody decodes meanwhile
+        assert sorted(names) == sorted(inputs.source.entries[: measure.AHEAD].names())
+        return open_sessions(inputs)
+
+    monkeypatch.setattr(measure, "prepare_item", prepared)
+    monkeypatch.setattr("robustcheck_onnx.checker.measure.open_sessions", opened)
+    report = check(model, images=tmp_path / "photos", thresholds=never_decided())
+    assert report.evidence.statistics.n_images == len(vectors)
+    assert ready.qsize() == len(vectors) - measure.AHEAD  # each is decoded once, those of the probe too
+
+
+@pytest.mark.export
+def test_batch_size_changes_nothing(efficientnet_lite0: Path) -> None:
+    reports = [
+        check(efficientnet_lite0, batch_size=size, max_images=70, thresholds=never_decided()) for size in (1, 7, 32)
+    ]
+    assert len({r.verdict.verdict for r in reports}) == 1
+    for other in reports[1:]:
+        assert_close(numbers(other), numbers(reports[0]), 1e-4)
+        assert other.evidence.images.digest == reports[0].evidence.images.digest
+
+
+@pytest.mark.export
+def test_memory_that_runs_out_changes_no_verdict(
+    lookup_pass: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, photos = lookup_pass
+    whole = check(model, images=photos)
+    real = Runner._pass
+
+    def one_pass(self: Runner, session: Any, names: list[str], batch: Any, options: Any) -> list[Any]:
+        if len(batch) > 3:
+            raise RuntimeError("Failed to allocate memory for requested buffer of size 12")
+        return real(self, session, names, batch, options)
+
+    monkeypatch.setattr(Runner, "_pass", one_pass)
+    short = check(model, images=photos)
+    assert short.verdict == whole.verdict
+    assert short.evidence.statistics.kurtosis.estimate == pytest.approx(
+        whole.evidence.statistics.kurtosis.estimate, rel=1e-12
+    )
+
+
+def test_the_order_of_the_images_changes_nothing(efficientnet_lite0: Path) -> None:
+    a, b = (check(efficientnet_lite0, seed=seed, thresholds=never_decided()) for seed in (0, 1))
+    assert a.evidence.statistics.n_images == b.evidence.statistics.n_images == 141
+    assert_close(numbers(a), numbers(b), 1e-4)
+    assert a.evidence.images.digest == b.evidence.images.digest
+
+
+def test_where_a_run_stops_does_not_depend_on_the_batch(lookup_pass: tuple[Path, Path]) -> None:
+    model, photos = lookup_pass
+    for size in (1, 7, 32):
+        report = check(model, images=photos, batch_size=size)
+        assert report.verdict.verdict == "PASS"
+        assert report.evidence.statistics.n_images == 64
+
+
+def test_the_report_is_the_same_bytes_for_the_same_input(lookup_pass: tuple[Path, Path]) -> None:
+    model, photos = lookup_pass
+    texts = [
+        to_json(check(model, images=photos).model_copy(update={"time": None}))
+        for _ in range(2)
+    ]  # fmt: skip
+    assert texts[0] == texts[1]
+
+
+def test_the_report_survives_json_and_fits_its_schema(lookup_pass: tuple[Path, Path]) -> None:
+    model, photos = lookup_pass
+    report = check(model, images=photos)
+    text = to_json(report)
+    assert Report.model_validate_json(text) == report
+    raw = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    schema = json.loads(json_schema())
+    assert schema["properties"].keys() == raw.keys()
+    assert set(schema["required"]) <= raw.keys()
+    for part in ("Evidence", "Statistics", "ModelFacts", "ImageFacts", "Execution", "Verdict"):
+        assert part in schema["$defs"]
+
+
+def test_progress_is_told_after_every_batch(lookup_pass: tuple[Path, Path]) -> None:
+    model, photos = lookup_pass
+    seen: list[Progress] = []
+    check(model, images=photos, batch_size=16, progress=seen.append, thresholds=never_decided())
+    assert [p.n_done for p in seen] == [16, 32, 48, 64, 80]
+    assert {p.n_total for p in seen} == {80}
+    assert seen[0].interval == ""
+    assert "against" in seen[-1].interval
+
+
+def test_the_library_is_silent(lookup_pass: tuple[Path, Path], capfd: pytest.CaptureFixture[str]) -> None:
+    model, photos = lookup_pass
+    check(model, images=photos)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_bad_images_are_counted_named_and_tolerated_to_a_limit(lookup_pass: tuple[Path, Path], tmp_path: Path) -> None:
+    model, _ = lookup_pass
+    folder = tmp_path / "photos"
+    lookup.write_lookup_images(folder, 80, photos=sorted(PHOTOS.glob("*.jpg")))
+    (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n damaged")
+    (folder / "empty.jpg").write_bytes(b"")
+    report = check(model, images=folder, max_bad=0.05, thresholds=never_decided())
+    assert report.evidence.images.n_skipped == 2
+    assert {name for name, _ in report.evidence.images.skipped} == {"broken.png", "empty.jpg"}
+    assert any("2 of 82 images were skipped" in note for note in report.notes)
+    with pytest.raises(CannotAssessError, match=r"number of unusable images is 2 of 82 .*at most 1.00% may be"):
+        check(model, images=folder, thresholds=never_decided())
+
+
+def test_a_few_representations_again_and_again_never_pass(
+    lookup_pass: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two representations over 80 varied photos, each with the same strong feature: all six statistics clear."""
+    rng = np.random.default_rng(4)
+    two = rng.normal(size=(2, 512))
+    two[:, 7] += 20
+    h = two[rng.integers(0, 2, 80)] * rng.uniform(0.5, 2, (80, 1))
+    model = lookup.write_lookup_model(tmp_path / "two.onnx", h)
+    report = check(model, images=lookup_pass[1])
+    assert [reason.id for reason in report.verdict.reasons] == ["representations_alike"]
+    assert report.evidence.statistics.distinct_share < 0.1
+    monkeypatch.setattr(rule, "DISTINCT_SHARE", 0.0)
+    assert check(model, images=lookup_pass[1], cache=False).verdict.verdict == "PASS"  # so this rule is what held it
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_one_bad_image_in_a_sample_does_not_condemn_the_set(
+    seed: int, lookup_pass: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """81 images, one bad (1.2 %, more than the 1 % allowed): a run that stops early may see it or not, by the seed."""
+    model, photos = lookup_pass
+    for path in photos.iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    (tmp_path / "broken.png").write_bytes(b"")
+    report = check(model, images=tmp_path, seed=seed)
+    assert report.verdict.verdict == "PASS"
+    assert report.evidence.images.n_skipped in {0, 1}
+    with pytest.raises(CannotAssessError, match="1 of 81"):
+        check(model, images=tmp_path, seed=seed, thresholds=never_decided())
+
+
+def test_preprocessed_tensors_are_looked_at_as_photos(lookup_pass: tuple[Path, Path], tmp_path: Path) -> None:
+    model, photos = lookup_pass
+    pixels = [np.asarray(Image.open(path), dtype=np.float32) / 255 for path in sorted(photos.glob("*.png"))]
+    stack = np.stack(pixels).transpose(0, 3, 1, 2)
+    np.save(tmp_path / "x.npy", stack)
+    report = check(model, images=tmp_path / "x.npy")
+    assert report.verdict.verdict == "PASS"
+    assert report.evidence.preprocessing.source == "tensors"
+    noise = np.random.default_rng(0).random(stack.shape, dtype=np.float32)
+    noise[:, :, :4, :4] = stack[:, :, :4, :4]  # the block that holds the index
+    np.save(tmp_path / "noise.npy", noise)
+    noisy = check(model, images=tmp_path / "noise.npy")
+    assert "images_not_photo_like" in {r.id for r in noisy.verdict.reasons}
+
+
+def test_other_thresholds_and_other_preprocessing_are_said(lookup_pass: tuple[Path, Path], tmp_path: Path) -> None:
+    model, photos = lookup_pass
+    plain = check(model, images=photos)
+    assert not any("--thresholds" in note or "--preprocess" in note for note in plain.notes)
+    loose = profile.seal(profile.load().model_copy(update={"min_images": 2}))  # the default's id, other content
+    (note,) = [note for note in check(model, images=photos, thresholds=loose).notes if "--thresholds" in note]
+    assert profile.load().digest[:19] in note
+    assert loose.digest[:19] in note
+    own = plain.evidence.preprocessing.preprocessing
+    for preprocessing, said in ((own, False), (own.model_copy(update={"color_order": "BGR"}), True)):
+        (tmp_path / "p.json").write_text(preprocessing.model_dump_json())
+        verdict = check(model, images=photos, preprocess=str(tmp_path / "p.json")).verdict
+        assert ("preprocessing_against_contract" in {r.id for r in verdict.reasons}) == said
+
+
+def test_published_robustness_is_context_and_decides_nothing(lookup_pass: tuple[Path, Path], tmp_path: Path) -> None:
+    _, photos = lookup_pass
+    h = np.random.default_rng(0).normal(size=(80, 512))  # nothing to see: WARN whatever is published
+    known = {"library": "open_clip", "name": "ViT-B-32", "weights": "openai", "synthetic": ""}
+    report = check(lookup.write_lookup_model(tmp_path / "m.onnx", h, source=known), images=photos)
+    assert report.published is not None
+    assert report.published.mean_pp == pytest.approx(27.2, abs=0.05)  # +5.4, +28.0, +44.8, +30.5
+    assert report.verdict.verdict == "WARN"
+    text = to_json(report)
+    assert Report.model_validate_json(text) == report
+    for changes in ({"weights": "no such tag"}, {"random_weights": True}, {"synthetic": "planted"}):
+        model = lookup.write_lookup_model(tmp_path / "m.onnx", h, source=known | changes)
+        assert check(model, images=photos).published is None
