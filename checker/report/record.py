@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal, Self
 
+from pydantic import ConfigDict
+
 from robustcheck_onnx.checker.evidence import Evidence, Options
 from robustcheck_onnx.checker.text import as_json, digest_of
 from robustcheck_onnx.checker.verdict import Gate, Verdict
@@ -136,6 +138,8 @@ class Settings(Options):
 
     The profile, the preprocessing and the gate's rule stand in the report themselves.
     """
+
+    model_config = ConfigDict(json_schema_serialization_defaults_required=True)  # a report always has all of them
 
     engine: str
     workers: int | None

@@ -1,5 +1,6 @@
 """README and docs say what the code does."""
 
+import hashlib
 import os
 import re
 import shlex
@@ -133,3 +134,27 @@ def test_every_reason_can_be_explained_in_lines_that_fit(
         assert title == f"{name}: {rule.title}"
         assert " ".join(filter(None, lines)) == f"{rule.explanation} Next step: {rule.next_step}"
         assert max(map(len, lines)) <= width
+
+
+def test_the_picture_of_the_rooms_is_of_its_source() -> None:
+    """GitHub draws the source; the site, which loads nothing from other machines, shows the picture."""
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    source = page.split("```mermaid\n")[1].split("\n```")[0]
+    picture = (ROOT / "docs" / "architecture.svg").read_text(encoding="utf-8")
+    assert hashlib.sha256(source.encode()).hexdigest() in picture
+
+
+def test_every_room_stands_in_the_architecture() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rooms = sorted(path.parent.name for path in (ROOT / "checker").glob("*/__init__.py"))
+    assert len(rooms) >= 14
+    for room in rooms:
+        assert f"| `{room}/` |" in page, room
+    named = {
+        name
+        for name in re.findall(r"`([a-z]+/[\w/]+\.py)`", page)
+        if name.split("/")[0] in rooms and "NAME" not in name
+    }
+    assert len(named) >= 25
+    for name in sorted(named):
+        assert (ROOT / "checker" / name).is_file(), name

@@ -1,0 +1,89 @@
+"""One record says what moves a number; what the callers write is compared with it field by field."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import get_type_hints
+
+import pytest
+
+import robustcheck_onnx as rc
+from robustcheck_onnx.checker.cli.settings import Settings
+from robustcheck_onnx.checker.cli.verbs import calibrate, check, compare, scan, shift
+from robustcheck_onnx.checker.evidence import GivenOptions, Options
+from robustcheck_onnx.checker.images import open_images
+from robustcheck_onnx.checker.measure import Job
+from robustcheck_onnx.checker.measure.cache import key_of
+from robustcheck_onnx.checker.report import record
+from robustcheck_onnx.thresholds import profile
+
+DEFAULTS = Options()
+
+
+def test_the_keywords_are_the_record() -> None:
+    given, fields = get_type_hints(GivenOptions), get_type_hints(Options)
+    assert list(given) == list(Options.model_fields)
+    for name, type_ in given.items():
+        assert type_ == (str | Path | None if name == "images" else fields[name]), name
+
+
+def test_keywords_become_the_record() -> None:
+    options = Options.of({"images": Path("photos"), "seed": 3}, max_images=64)
+    assert options == Options(images="photos", seed=3, max_images=64)
+    assert Options.of({"max_images": None}, max_images=64).max_images is None
+    assert Options.of(options.given) == options
+    with pytest.raises(TypeError, match="unexpected keyword argument 'imagess'; options are images, tensor, pool"):
+        Options.of({"imagess": "photos"})  # type: ignore[typeddict-unknown-key]
+
+
+@pytest.mark.parametrize("function", [rc.check, rc.scan])
+def test_a_mistyped_keyword_is_refused_before_anything_is_opened(function: object) -> None:
+    assert callable(function)
+    with pytest.raises(TypeError, match="'sead'"):
+        function("none.onnx", sead=1)
+
+
+def test_settings_have_the_records_defaults() -> None:
+    assert Settings.model_validate({}).options == DEFAULTS
+    assert set(Options.model_fields) < set(Settings.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("verb", "other"),
+    [
+        (check.check, {}),
+        (compare.compare, {"max_images": 1000}),
+        (scan.scan, {"max_images": 64}),
+        (shift.shift, {}),
+        (calibrate.calibrate, {"tensor": "auto"}),  # which tensor to fit, not which to measure
+    ],
+)
+def test_verbs_have_the_records_defaults(verb: object, other: dict[str, object]) -> None:
+    assert callable(verb)
+    parameters = inspect.signature(verb).parameters
+    shared = [name for name in Options.model_fields if name in parameters]
+    assert {"device", "seed", "max_images", "max_bad", "batch_size"} <= set(shared)
+    for name in shared:
+        assert parameters[name].default == other.get(name, getattr(DEFAULTS, name)), name
+
+
+def test_the_binding_holds_all_of_the_record() -> None:
+    settings = record.Settings(**dict(Options(seed=3, images="photos")), engine="ray", workers=2)
+    assert settings.options == Options(seed=3, images="photos")
+    assert list(settings.model_dump()) == [*Options.model_fields, "engine", "workers"]
+
+
+def test_each_option_is_part_of_the_cache_key(tmp_path: Path) -> None:
+    images = open_images(None, limit=2)
+
+    def key(options: Options) -> str:
+        return key_of(Job(tmp_path / "model.onnx", options), "sha256:0", profile.load(), images)
+
+    others = {
+        "images": "photos", "tensor": "t", "pool": "mean", "preprocess": "clip", "device": "cpu", "seed": 1,
+        "max_images": 7, "max_bad": 0.5, "batch_size": 8,
+    }  # fmt: skip
+    assert others.keys() == Options.model_fields.keys()
+    keys = {key(DEFAULTS), *(key(DEFAULTS.model_copy(update={name: value})) for name, value in others.items())}
+    assert len(keys) == 1 + len(others)
