@@ -314,9 +314,9 @@ def cluster(*_):
     time.sleep(0.5)
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(1)
-engine_ray.open_cluster = cluster
-engine_ray._workers = lambda *_: contextlib.nullcontext([])
+ray_engine.open_cluster = cluster
+ray_engine._workers = lambda *_: contextlib.nullcontext([])
 ray = types.SimpleNamespace(exceptions=types.SimpleNamespace(RayError=RuntimeError))
-list(engine_ray._run(ray, [], None, 1, None, None))
+list(ray_engine._run(ray, [], None, 1, None, None))
 """
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 77

@@ -18,7 +18,7 @@ from support import ROOT
 SHARED = Path(os.environ.get("ROBUSTCHECK_SHARED", ROOT.parent / "shared"))
 EMBEDDINGS = SHARED / "data" / "embeddings"
 TABLE = SHARED / "data" / "reference_statistics.csv"
-OURS = Path(__file__).parents[1] / "thresholds" / "data" / "reference_statistics.csv"
+OURS = ROOT / "thresholds" / "data" / "reference_statistics.csv"
 needs_embeddings = pytest.mark.skipif(
     not EMBEDDINGS.is_dir(), reason="the published embedding vectors are not part of the project"
 )
