@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypedDict, cast
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
+from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.thresholds.ends import End
 from robustcheck_onnx.thresholds.frozen import Frozen
 
@@ -234,11 +235,19 @@ class Options(Frozen):
 
     @classmethod
     def of(cls, given: GivenOptions, **defaults: Any) -> Self:
-        """The record of keyword arguments; a path of images becomes text. Raises TypeError for an unknown name."""
+        """The record of keyword arguments; a path becomes text.
+
+        Raises TypeError for a name that is no option, UsageError for a value that is none.
+        """
         if unknown := given.keys() - cls.model_fields.keys():
             raise TypeError(f"unexpected keyword argument {min(unknown)!r}; options are {', '.join(cls.model_fields)}")
-        images = given.get("images")
-        return cls(**{**defaults, **given, "images": None if images is None else str(images)})
+        values = {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}
+        try:
+            return cls(**{**defaults, **values})
+        except ValidationError as fault:
+            error = fault.errors(include_url=False)[0]
+            name, rule = error["loc"][0], error["msg"].replace("Input should be", "it must be")
+            raise UsageError(f"{name} is {values.get(str(name))!r}; {rule}", "robustcheck check --help") from fault
 
     @property
     def given(self) -> GivenOptions:
@@ -252,7 +261,7 @@ class GivenOptions(TypedDict, total=False):
     images: str | Path | None
     tensor: str | None
     pool: str | None
-    preprocess: str | None
+    preprocess: str | Path | None
     device: str
     seed: int
     max_images: int | None

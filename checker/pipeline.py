@@ -135,7 +135,7 @@ def _measured_or_cached(
             if record := records.load(key, job.model, source):
                 LOG.info("%s: evidence taken from the cache, measured %s", job.model, record.measured)
                 return record.evidence, record.published, record.measured
-    LOG.info("%s: opening model, %s", job.model, job.options.images or "bundled photos")
+    LOG.info("%s: opening model, %s", job.model, redact(job.options.images or "bundled photos"))
     inputs = measure.read_inputs(job, source=source, read=read)
     with measure.decode(inputs) as decoded:
         first = measure.to_probe(decoded)  # the next ones are decoded while the session opens

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from robustcheck_onnx.checker.errors import EXIT_CODES, EnvironmentFaultError
+from robustcheck_onnx.checker.errors import EXIT_CODES, EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.text import printable
 
 from .command_line import PLACEHOLDER, Invocation, documents_of
@@ -87,7 +87,7 @@ def run(resolved: Resolved, words: Sequence[str], invocation: Invocation, *, deb
             if debug:
                 ending.write_traceback(fault)
             code, message, hint = ending.explain(fault, invocation.line)
-            message = message or f"{model}: the check ended without a message; a verdict is needed"
+            message = message or f"{redact(model)}: the check ended without a message; a verdict is needed"
             ending.say(message, hint)
             return Failed(model=redact(model), message=message, hint=hint, exit_code=code)
 
@@ -142,8 +142,12 @@ def _files_read(resolved: Resolved, models: Sequence[str]) -> list[Place]:
     from robustcheck_onnx.checker.storage import parse_place
 
     settings = resolved.settings
-    names = [*models, resolved.file, settings.thresholds, settings.preprocess, settings.images, settings.sign]
-    return [parse_place(name) for name in names if name]
+    names = [resolved.file, settings.thresholds, settings.preprocess, settings.images, settings.sign]
+    reads = [parse_place(name) for name in names if name]
+    for model in models:
+        with contextlib.suppress(UsageError):  # a URL that is refused: this model's own error, when its turn comes
+            reads.append(parse_place(model))
+    return reads
 
 
 def _destinations(settings: Settings, models: Sequence[str], reads: Sequence[Place]) -> Destinations:

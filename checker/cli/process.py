@@ -52,19 +52,20 @@ def _run(app: typer.Typer, words: list[str]) -> int:
     stop = _Stop()
     invocation = Invocation(CommandLine())
     try:
+        group = get_command(app)
+        assert isinstance(group, TyperGroup)
+        verbs = list(group.commands)
+        invocation.line = read(words, group)  # first: whatever ends the run must find the documents of an earlier one
         _mend_streams()
         signal.signal(signal.SIGTERM, stop)
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # nohup and `&` have it ignored
             signal.signal(signal.SIGINT, stop)
-        group = get_command(app)
-        assert isinstance(group, TyperGroup)
-        verbs = list(group.commands)
         try:
             if words:
                 os.environ.pop(COMPLETION, None)  # it would end any command with 0, which reads as PASS
                 words = with_default_command(words, verbs)
+                invocation.line = read(words, group)
         finally:
-            invocation.line = read(words, group)
             if hasattr(signal, "pthread_sigmask"):  # those that came since the start (`__main__`) are answered now
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
         if "offline" in invocation.line.options:

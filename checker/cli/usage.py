@@ -51,7 +51,8 @@ def explain(fault: TyperException, line: CommandLine) -> tuple[str, str]:
         name = max(param.opts, key=len)
         rule = re.sub(r", unable to parse.*", "", fault.message).replace("Input should be", "it must be")
         values = line.options.get(param.name)
-        return f"{name} is {repr(values[-1]) if values else 'not valid'}; {rule}", look
+        value = next((value for value in reversed(values or ()) if value), "")
+        return f"{name} is {repr(value) if value else 'not valid'}; {rule}", look
     if context is not None and isinstance(context.command, TyperGroup):
         return _no_verb(context.command, text, line, command)
     extra = re.fullmatch(r"Got unexpected extra argument\(s\) \((.*)\)", text)

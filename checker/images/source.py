@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
-from robustcheck_onnx.checker.storage import Place
+from robustcheck_onnx.checker.storage import Place, redact
 from robustcheck_onnx.checker.text import sha256_of
 
 from .decode import SUFFIXES, UnreadableImageError, decode
@@ -166,7 +166,7 @@ def open_images(images: str | Place | None, *, seed: int = 0, limit: int | None 
     chosen = entries.take(_seeded(entries.all_names, seed)[:limit])
     if table is not None:
         table.plan(chosen.order.tolist())
-    return ImageSource("" if place is None else str(place), kind, chosen, len(entries), seed)
+    return ImageSource("" if images is None else redact(str(images)), kind, chosen, len(entries), seed)
 
 
 def _seeded(names: Sequence[str], seed: int) -> NDArray[np.int64]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal, Self
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, model_validator
 
 from robustcheck_onnx.checker.evidence import Evidence, Options
 from robustcheck_onnx.checker.text import as_json, digest_of
@@ -133,16 +133,32 @@ def json_schema() -> str:
     return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
 
 
+def _without_defaults(schema: dict[str, Any]) -> None:
+    for option in schema["properties"].values():
+        option.pop("default", None)
+
+
 class Settings(Options):
-    """The options of a check, and the engine that ran it.
+    """The options of a run that can move its numbers, as they were given; None = not given.
 
     The profile, the preprocessing and the gate's rule stand in the report themselves.
     """
 
-    model_config = ConfigDict(json_schema_serialization_defaults_required=True)  # a report always has all of them
+    # a report states all of them: a second run must start from no default that nobody wrote down
+    model_config = ConfigDict(
+        json_schema_serialization_defaults_required=True,
+        json_schema_extra=_without_defaults,
+    )
 
     engine: str
     workers: int | None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _are_all_stated(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and (missing := cls.model_fields.keys() - values.keys()):
+            raise ValueError(f"{', '.join(sorted(missing))} is missing")
+        return values
 
     @property
     def options(self) -> Options:

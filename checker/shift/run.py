@@ -76,6 +76,8 @@ def measure_shift(
     Raises:
         UsageError, CannotAssessError, EnvironmentFaultError: see each class; nothing is measured half.
     """
+    if "images" in options:
+        raise TypeError("unexpected keyword argument 'images'; the images are those of inside and shifted")
     clock = Clock()
     first, others, maps = parse_call(inside, shifted, classes)
     run = Options.of({**options, "images": as_typed(first.place)})

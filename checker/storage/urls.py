@@ -105,7 +105,8 @@ def parse_place(text: str | Place) -> Place:
 
 def _chained(text: str) -> UsageError:
     return UsageError(
-        f"{redact_text(text)}: URL is a chain (::); a plain URL of one store is needed", "unpack it, and name the file"
+        f"{'::'.join(map(redact, text.split('::')))}: URL is a chain (::); a plain URL of one store is needed",
+        "unpack it, and name the file",
     )
 
 

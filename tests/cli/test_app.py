@@ -412,3 +412,19 @@ def test_a_broken_installation_is_no_warn() -> None:
     done = subprocess.run([sys.executable, "-Ic", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (70, "")
     assert "ModuleNotFoundError: import of typer halted" in done.stderr
+
+
+def test_what_fails_before_the_verb_replaces_an_earlier_report(tmp_path: Path) -> None:
+    """Outside the main thread no signal can be answered; an earlier PASS must not stand all the same."""
+    report = tmp_path / "report.json"
+    report.write_text('{"schema_version": 1, "tool": "robustcheck", "verdict": {"verdict": "PASS"}}', encoding="utf-8")
+    code = (
+        "import sys, threading\n"
+        "from robustcheck_onnx.checker import cli\n"
+        f"thread = threading.Thread(target=lambda: print(cli.main(['m.onnx', '-o', 'json={report}'])))\n"
+        "thread.start()\n"
+        "thread.join()\n"
+    )
+    done = subprocess.run([sys.executable, "-Ic", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "70\n", done.stderr
+    assert json.loads(report.read_text(encoding="utf-8"))["error"]["exit_code"] == 70

@@ -88,6 +88,17 @@ def test_a_report_that_holds(place: Path, capsys: pytest.CaptureFixture[str], pa
     assert document["result_digest"] == canonical_digest(json.loads(to_json(passed)))
 
 
+def test_a_report_that_does_not_state_its_options_is_none(place: Path) -> None:
+    """The second run would start from defaults that nobody wrote down."""
+
+    def without_a_seed(document: dict[str, Any]) -> None:
+        del document["binding"]["settings"]["seed"]
+
+    forge(place, without_a_seed)
+    with pytest.raises(UsageError, match=r"report has a wrong binding\.settings \(Value error, seed is missing\);"):
+        read(place / "report.json")
+
+
 def test_one_report_is_read_only_as_a_check_wrote_it(place: Path, passed: Report) -> None:
     assert read_one(place / "report.json") == passed
 

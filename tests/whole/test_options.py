@@ -16,6 +16,7 @@ from robustcheck_onnx.checker.images import open_images
 from robustcheck_onnx.checker.measure import Job
 from robustcheck_onnx.checker.measure.cache import key_of
 from robustcheck_onnx.checker.report import record
+from robustcheck_onnx.checker.storage import urls
 from robustcheck_onnx.thresholds import profile
 
 DEFAULTS = Options()
@@ -25,7 +26,7 @@ def test_the_keywords_are_the_record() -> None:
     given, fields = get_type_hints(GivenOptions), get_type_hints(Options)
     assert list(given) == list(Options.model_fields)
     for name, type_ in given.items():
-        assert type_ == (str | Path | None if name == "images" else fields[name]), name
+        assert type_ == (str | Path | None if name in {"images", "preprocess"} else fields[name]), name
 
 
 def test_keywords_become_the_record() -> None:
@@ -35,6 +36,25 @@ def test_keywords_become_the_record() -> None:
     assert Options.of(options.given) == options
     with pytest.raises(TypeError, match="unexpected keyword argument 'imagess'; options are images, tensor, pool"):
         Options.of({"imagess": "photos"})  # type: ignore[typeddict-unknown-key]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"max_bad": float("nan")}, "max_bad is nan; it must be a finite number"),
+        ({"seed": "x"}, "seed is 'x'; it must be a valid integer, unable to parse string as an integer"),
+        ({"images": urls.parse_place("memory://key@bucket/x")}, "images is Url(protocol='memory')"),
+    ],
+)
+def test_a_value_that_is_none_of_an_option(given: dict[str, object], message: str) -> None:
+    with pytest.raises(rc.UsageError) as caught:
+        rc.check("none.onnx", **given)  # type: ignore[arg-type]
+    assert caught.value.message.startswith(message)
+
+
+def test_shift_takes_its_images_by_name_alone() -> None:
+    with pytest.raises(TypeError, match="images"):
+        rc.measure_shift("none.onnx", "photos", ["sketches"], images="other")
 
 
 @pytest.mark.parametrize("function", [rc.check, rc.scan])
