@@ -53,7 +53,7 @@ class Baseline(Frozen):
     """images of each jackknife group, in the order of the groups"""
     left_out: dict[Statistic, Left]
     frequencies: tuple[float, ...]
-    """of the features in `compare_fates.carrying`: share of the images beyond 4 SD on the usual side"""
+    """of the features in `fates.carrying`: share of the images beyond 4 SD on the usual side"""
     digest: str = ""
     """sha256:… over the canonical JSON of all of it but this field"""
 

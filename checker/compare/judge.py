@@ -1,7 +1,7 @@
 """Did a candidate keep what made its reference pass? The report of a comparison, and its verdict; pure.
 
-`compare_run.py` runs the models; `compare_sums.py` adds up what they say; `compare_changes.py`, `compare_fates.py` and
-`compare_similarity.py` make the numbers from the sums; `report_compare.py` shows the result.
+`run.py` runs both models; `pairs.py` adds up their representations; `changes.py` and `fates.py` compute the numbers of
+this report from the sums; `terminal.py` shows it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Jobs on a Ray cluster: one actor a device, a model opened once an actor, its images in shards.
 
 Ray starts the processes, hands out devices, starts a killed actor again and repeats what it was at. Here is only who
-measures which shard next, and the merging of shards in their order; the cluster is `engine_ray_cluster`'s.
+measures which shard next, and the merging of shards in their order; `ray_cluster.py` opens the cluster.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ AHEAD_SHARDS: Final = 2  # a worker; merged only in order, so these may wait in 
 def run_jobs(
     jobs: Sequence[Job], profile: Profile, *, workers: int | None, address: str | None, progress: JobProgress | None
 ) -> Iterator[Outcome]:
-    """As `engine.run` with the Ray engine; models and images must lie under the same paths on every node.
+    """As `workers.run_jobs` with the Ray engine; models and images must lie under the same paths on every node.
 
     Raises:
         UsageError: a job names a GPU by number, which Ray gives out; more workers than devices; no such address.

@@ -37,7 +37,6 @@ from .record import (
     Settings,
     Time,
     json_schema,
-    result_digest_of,
     sealed,
 )
 from .words import SIGNS, meaning_text
@@ -75,7 +74,6 @@ __all__ = [
     "read",
     "read_one",
     "reasons",
-    "result_digest_of",
     "ruling",
     "sealed",
     "section",

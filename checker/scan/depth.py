@@ -127,7 +127,7 @@ class Depth:
         """Add images.
 
         Args:
-            rows: (image, number) float32 or float64 as `scan_graph.add_scan` gives them, pieces as `Tap.fields`
+            rows: (image, number) float32 or float64 as `taps.add_scan` gives them, pieces as `Tap.fields`
                 names them.
         """
         rows = np.asarray(rows)

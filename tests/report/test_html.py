@@ -1,6 +1,6 @@
 """The HTML report: well-formed, self-contained, accessible, true to the numbers; hostile names stay text.
 
-The reports are those of tests/test_report_reports.py (made up), the galleries are made here.
+The reports are those of tests/support/reports.py (made up), the galleries are made here.
 """
 
 from __future__ import annotations
