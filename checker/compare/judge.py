@@ -155,13 +155,13 @@ def _lost(
     """The reasons that speak of what the reference had."""
     least = f"{100 * (1 - tolerance):g} %"
     for keeps, reason in (("shrank", "statistic_shrank"), ("undecided", "undecided")):
-        told = [
+        changed = [
             f"{NAMES[s.name]} {number_text(s.candidate)} of {number_text(s.reference)} (ratio {_bounds(s.ratio)})"
             for s in statistics
             if s.keeps == keeps
         ]
-        if told:
-            say(reason, f"at least {least} of the reference's must be kept: {', '.join(told)}")
+        if changed:
+            say(reason, f"at least {least} of the reference's must be kept: {', '.join(changed)}")
     by_fate: dict[Fate, list[FeatureFate]] = {"kept": [], "moved": [], "rotated": [], "lost": []}
     for feature in features:
         by_fate[feature.fate].append(feature)

@@ -278,8 +278,8 @@ def place_text(tap: Tap, token: int) -> str:
 
 
 def _persistent(beyond: Array, rows: float, shares: Array) -> list[PersistentFeature]:
-    found = np.flatnonzero((beyond >= PERSISTENT_SHARE * rows) & (beyond > 0))
-    ranked = sorted(found, key=lambda feature: (-beyond[feature], feature))
+    persistent = np.flatnonzero((beyond >= PERSISTENT_SHARE * rows) & (beyond > 0))
+    ranked = sorted(persistent, key=lambda feature: (-beyond[feature], feature))
     return [
         PersistentFeature(
             feature=int(feature), frequency=float(beyond[feature] / rows), kurtosis_share=float(shares[feature])

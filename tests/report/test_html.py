@@ -171,7 +171,7 @@ def pages() -> dict[str, str]:
         "hostile": [hostile(warning), evil],
         "none": [],
     }
-    options = forms.Options(thumbnails={"sha256:0": PIXEL, "d": "https://example.invalid/x.png"})
+    options = forms.FormOptions(thumbnails={"sha256:0": PIXEL, "d": "https://example.invalid/x.png"})
     return {name: forms.render("html", found, options) for name, found in outcomes.items()}
 
 
