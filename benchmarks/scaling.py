@@ -223,7 +223,7 @@ Written by `python benchmarks/scaling.py`, which measures the first two sections
 
 ## How the work is cut
 A job is one model on one image set. Its images, in their seeded order, are cut into shards of {SHARD_IMAGES}; a shard's sums
-(`checker/measurement.py`) merge into what one run over all images gives, so every engine gives the same numbers (tested to
+(`checker/measure/job.py`) merge into what one run over all images gives, so every engine gives the same numbers (tested to
 1e-12). All images are measured: there is no early stop.
 
 | engine | spreads | a worker is | when one dies |

@@ -54,7 +54,7 @@ def check(
         model: path or URL (docs/remote.md) of the ONNX file.
         thresholds: a profile or its file; None = the default profile.
         engine: local (this process) or ray (the extra `ray`).
-        workers, ray_address: for ray, see `measure.workers.run`.
+        workers, ray_address: for ray, see `measure.run_jobs`.
         cache: take the evidence of an earlier run if nothing has changed since, and keep this run's
             (`measure/cache.py`); only the local engine does, and only without detectors.
         detectors: names of installed plug-ins to run beside (`measure/detectors.py`), with the local engine only.

@@ -23,8 +23,7 @@ from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.cli import settings as config
 from robustcheck_onnx.checker.errors import EXIT_CODES
 from robustcheck_onnx.checker.report import record as report
-from robustcheck_onnx.checker.verdict.gate import Waiver
-from robustcheck_onnx.checker.verdict.reasons import RULES
+from robustcheck_onnx.checker.verdict import RULES, Waiver
 
 NAME = "robustcheck"
 REFERENCE = Path(__file__).parent / "reference"

@@ -154,14 +154,14 @@ def _check_fp32(path: Path, proto: onnx.ModelProto, read: dict[str, Any]) -> Non
     import onnx
 
     halves = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
-    found = read["precision"]
+    precision = read["precision"]
     if any(node.op_type in _QUANTISED for node in proto.graph.node):
-        found = found if found in contract.INT8 else "int8"
+        precision = precision if precision in contract.INT8 else "int8"
     elif any(weight.data_type in halves for weight in proto.graph.initializer):
-        found = "fp16"
-    if found != "fp32":
+        precision = "fp16"
+    if precision != "fp32":
         raise ExportError(
-            f"{path}: precision is {found}; int8 is made from an fp32 file",
+            f"{path}: precision is {precision}; int8 is made from an fp32 file",
             "export the model again with --precision fp32, and quantise that file",
             exit_code=USAGE,
         )

@@ -174,9 +174,9 @@ def _shape_of(output: object) -> str:
 @contextlib.contextmanager
 def _current_folder_importable() -> Iterator[None]:
     """Put the current folder last on the import path, so that it shadows nothing that is installed."""
-    here = str(Path.cwd())
-    sys.path.append(here)
+    working_folder = str(Path.cwd())
+    sys.path.append(working_folder)
     try:
         yield
     finally:
-        sys.path.remove(here)
+        sys.path.remove(working_folder)

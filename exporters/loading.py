@@ -236,9 +236,9 @@ def load_error(error: Exception, name: str, *, place: str, messages: Messages | 
             place,
             exit_code=ENVIRONMENT,
         )
-    said = messages.quoted(1) if messages else ""
+    last_line = messages.quoted(1) if messages else ""
     return ExportError(
-        f"{name}: weights could not be loaded ({type(error).__name__}: {_first_mismatch(error)}){said}; "
+        f"{name}: weights could not be loaded ({type(error).__name__}: {_first_mismatch(error)}){last_line}; "
         "every weight must fit",
         "check the name and that the checkpoint belongs to it",
         exit_code=NOT_EXPORTED,

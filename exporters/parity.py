@@ -127,7 +127,7 @@ def measure(path: Path, photos: Array, references: Mapping[str, Array], *, preci
         session = ort.InferenceSession(
             str(path), options, providers=["CPUExecutionProvider"], disabled_optimizers=_CRASHES.get(precision, [])
         )
-        found = {n: session.run(list(references), {input_name: photos[:n]}) for n in BATCHES}
+        outputs = {n: session.run(list(references), {input_name: photos[:n]}) for n in BATCHES}
     except Exception as error:  # its exception types are private; all of them mean the same here
         raise ExportError(
             f"{path.name}: ONNX Runtime could not run the exported graph ({str(error).splitlines()[0]})",
@@ -135,7 +135,7 @@ def measure(path: Path, photos: Array, references: Mapping[str, Array], *, preci
         ) from error
     tolerance = TOLERANCES[precision]
     worst: dict[str, Agreement] = {}
-    for batch, arrays in found.items():
+    for batch, arrays in outputs.items():
         for (name, reference), array in zip(references.items(), arrays, strict=True):
             try:
                 seen = agreement(reference[:batch], array)

@@ -88,16 +88,16 @@ def quantise(
     for index, node in enumerate(proto.graph.node):
         node.name = node.name or f"node_{index}"
     draft.write_bytes(proto.SerializeToString())
-    made = draft.parent / "int8" / draft.name
-    made.parent.mkdir()
+    quantised = draft.parent / "int8" / draft.name
+    quantised.parent.mkdir()
     options: dict[str, Any] = {"weight_type": QuantType.QInt8, "use_external_data_format": beside.exists()}
     try:
         if precision == "int8-dynamic":
-            quantize_dynamic(draft, made, nodes_to_exclude=_delicate(proto), **options)
+            quantize_dynamic(draft, quantised, nodes_to_exclude=_delicate(proto), **options)
         else:
             quantize_static(
                 draft,
-                made,
+                quantised,
                 _reader(photos, transform, proto.graph.input[0].name),
                 quant_format=QuantFormat.QDQ,
                 activation_type=QuantType.QUInt8,
@@ -111,19 +111,19 @@ def quantise(
             f"{name}: ONNX Runtime could not quantise it to {precision} ({first_line(error)}){messages.quoted()}",
             "--precision fp16, or another opset: onnx.version_converter",
         ) from error
-    result = onnx.load(made, load_external_data=False)
+    result = onnx.load(quantised, load_external_data=False)
     if not any(node.op_type in QUANTISING_NODES for node in result.graph.node):
         raise ExportError(
             f"{name}: number of layers that ONNX Runtime can quantise is 0; {precision} would be the fp32 model",
             "--precision fp16",
         )
-    kept = [(prop.key, prop.value) for prop in result.metadata_props if prop.key != _INFERRED_KEY]
+    properties = [(prop.key, prop.value) for prop in result.metadata_props if prop.key != _INFERRED_KEY]
     del result.metadata_props[:]
-    for key, value in kept:
+    for key, value in properties:
         result.metadata_props.add(key=key, value=value)
     beside.unlink(missing_ok=True)
-    made.replace(draft)
-    if (weights := made.with_name(beside.name)).exists():
+    quantised.replace(draft)
+    if (weights := quantised.with_name(beside.name)).exists():
         weights.replace(beside)
     draft.write_bytes(result.SerializeToString(deterministic=True))
     onnx.checker.check_model(str(draft))

@@ -30,9 +30,9 @@ def sizes(asked: list[tuple[str, str, str | None]]) -> list[dict[str, Any]]:
         unknown, fault = _unknown(source, name, tag)
         if not (unknown or fault) and (source, name) not in counted:
             counted[source, name] = _counted(source, name)
-        found = unknown or fault or counted[source, name]
-        total, vision = (None, None) if isinstance(found, str) else found
-        fault = found if isinstance(found, str) and not unknown else ""
+        size_or_fault = unknown or fault or counted[source, name]
+        total, vision = (None, None) if isinstance(size_or_fault, str) else size_or_fault
+        fault = size_or_fault if isinstance(size_or_fault, str) and not unknown else ""
         answers.append({"parameters": total, "vision_parameters": vision, "unknown": unknown, "fault": fault})
     return answers
 

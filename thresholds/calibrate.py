@@ -78,12 +78,12 @@ def default_profile(text: str) -> Profile:
 
 def _published_robustness(table: Sequence[Reference]) -> dict[str, float]:
     """Mean effective robustness of the sets whose checkpoint has a published row with one."""
-    found = {}
+    robustness = {}
     for row in table:
         published = find(*MEASURED[row.set]) if row.set in MEASURED else ()
         if means := [entry.mean_pp for entry in published if entry.mean_pp is not None]:
-            found[row.set] = means[0]
-    return found
+            robustness[row.set] = means[0]
+    return robustness
 
 
 if __name__ == "__main__":

@@ -101,10 +101,10 @@ def fit(table: Sequence[Reference], rule: Rule = STRICT_RULE) -> Fit:
     present, absent = with_label("present", signed), with_label("absent", signed)
     if not present or not absent:
         raise ValueError("the table needs signed sets with and without the indication")
-    kept = present if rule.all_must_pass else _that_pass_together(present, absent)
+    passing = present if rule.all_must_pass else _that_pass_together(present, absent)
     for name in STRENGTHS:
-        high = min(kept, key=lambda r: value(r, name))
-        floor = min(r.low[name] for r in kept)
+        high = min(passing, key=lambda r: value(r, name))
+        floor = min(r.low[name] for r in passing)
         below = absent if rule.all_must_pass else [r for r in absent if r.high[name] < floor]
         # where no set without the label lies below, the other statistics turn all of them away
         low = max(((r.set, r.high[name]) for r in below), key=lambda pair: pair[1], default=(NO_SET, GAUSSIAN[name]))
@@ -121,26 +121,28 @@ def _that_pass_together(present: list[Reference], absent: list[Reference]) -> li
     bounds. Of the weakest by each statistic, the one goes whose going leaves the fewest sets that do not, then the one
     with the smallest persistence ratio.
     """
-    kept = list(present)
-    while _n_not_below(kept, absent):
-        if len(kept) == 1:
-            raise ValueError(f"no set with the indication lies above all sets without it; the last was {kept[0].set}")
+    passing = list(present)
+    while _n_not_below(passing, absent):
+        if len(passing) == 1:
+            raise ValueError(
+                f"no set with the indication lies above all sets without it; the last was {passing[0].set}"
+            )
         weakest: dict[str, Reference] = {}
         for name in STRENGTHS:
-            lowest = min(r.low[name] for r in kept)
-            weakest |= {r.set: r for r in kept if r.low[name] == lowest}
+            lowest = min(r.low[name] for r in passing)
+            weakest |= {r.set: r for r in passing if r.low[name] == lowest}
         ranked = []
         for w in weakest.values():
-            left = _n_not_below([r for r in kept if r is not w], absent)
+            left = _n_not_below([r for r in passing if r is not w], absent)
             ranked.append((left, w.persistence_ratio, w.set))
-        gone = min(ranked)[2]
-        kept = [r for r in kept if r.set != gone]
-    return kept
+        dropped = min(ranked)[2]
+        passing = [r for r in passing if r.set != dropped]
+    return passing
 
 
-def _n_not_below(kept: list[Reference], absent: list[Reference]) -> int:
-    """How many sets without the label are not clearly below the kept ones by any statistic."""
-    floor = {name: min(r.low[name] for r in kept) for name in STRENGTHS}
+def _n_not_below(passing: list[Reference], absent: list[Reference]) -> int:
+    """How many sets without the label are not clearly below the passing ones by any statistic."""
+    floor = {name: min(r.low[name] for r in passing) for name in STRENGTHS}
     return sum(all(r.high[name] >= floor[name] for name in STRENGTHS) for r in absent)
 
 

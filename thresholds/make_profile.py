@@ -112,8 +112,8 @@ def rows_of(rows: Sequence[Result], tensor: str) -> list[Result]:
     """One row a model: the tensor's where the model has it, else the representation's (a classifier has no other)."""
     own = {row.id: row for row in rows if row.tensor == tensor}
     others = {row.id: row for row in rows if row.tensor == TENSORS[0]}
-    found = {**others, **own}
-    return [found[name] for name in sorted(found)]
+    by_id = {**others, **own}
+    return [by_id[name] for name in sorted(by_id)]
 
 
 def best_tensor(compared: Sequence[TensorFit]) -> str:

@@ -198,21 +198,21 @@ def joined(tables: Sequence[tuple[Path, Sequence[Result]]]) -> tuple[Result, ...
         ResultsError: no row at all; one model and tensor with other numbers; other statistic versions, confidence
             levels or image sets, which are not comparable.
     """
-    found: dict[tuple[str, str], tuple[Path, Result]] = {}
+    merged: dict[tuple[str, str], tuple[Path, Result]] = {}
     for path, rows in tables:
         for row in rows:
             place = (row.id, row.tensor)
-            if place in found and content(found[place][1]) != content(row):
+            if place in merged and content(merged[place][1]) != content(row):
                 raise ResultsError(
-                    f"{path}: {row.id}, {row.tensor}: row differs from the one in {found[place][0]}; "
+                    f"{path}: {row.id}, {row.tensor}: row differs from the one in {merged[place][0]}; "
                     "one model and tensor has one measurement",
                     "leave out a table, or remove one of the two lines",
                 )
-            found.setdefault(place, (path, row))
+            merged.setdefault(place, (path, row))
     where = ", ".join(str(path) for path, _ in tables)
-    if not found:
+    if not merged:
         raise ResultsError(f"{where}: number of rows is 0; a fit needs measured models", "robustcheck calibrate --help")
-    rows = [row for _, row in sorted(found.values(), key=lambda pair: (pair[1].id, pair[1].tensor))]
+    rows = [row for _, row in sorted(merged.values(), key=lambda pair: (pair[1].id, pair[1].tensor))]
     _same(where, rows, "statistic_version", "statistic version", "measure the older ones again: their table is stale")
     _same(where, rows, "alpha", "error rate of the bounds", "measure them with one version of robustcheck")
     _same(where, rows, "images_digest", "image set", "a fit needs all models on one image set; leave out a table")

@@ -14,7 +14,7 @@ from robustcheck_onnx.checker.errors import UsageError
 from .output import Destination, check_target
 
 if TYPE_CHECKING:
-    from robustcheck_onnx.checker.report import Options, Outcome
+    from robustcheck_onnx.checker.report import FormOptions, Outcome
     from robustcheck_onnx.checker.storage import Place
 
 
@@ -102,7 +102,7 @@ def removed_on_error(signatures: Sequence[Signature]) -> Iterator[None]:
 
 
 def signed(
-    key: str | None, signatures: Sequence[Signature], outcomes: Mapping[str, Outcome], options: Options
+    key: str | None, signatures: Sequence[Signature], outcomes: Mapping[str, Outcome], options: FormOptions
 ) -> dict[Path, str]:
     """The text of each signature, by its file; none for a model without a verdict.
 

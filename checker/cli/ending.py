@@ -153,7 +153,7 @@ def announce(outcomes: Sequence[Outcome], destinations: Sequence[Destination], *
         return
     from robustcheck_onnx.checker.report import SUMMARY_BYTES, forms, github
 
-    options = forms.Options()
+    options = forms.FormOptions()
     document_on_stdout = any(path is None and form != "terminal" for form, path in destinations)
     stream = sys.stderr if document_on_stdout else sys.stdout
     for line in github.commands(outcomes, options):

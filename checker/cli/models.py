@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.report import Failed, Outcome, Report, exit_code_of
-from robustcheck_onnx.checker.storage import local, redact, unreadable
+from robustcheck_onnx.checker.storage import redact, unreadable, walk
 
 from .command_line import PLACEHOLDER
 
@@ -72,7 +72,7 @@ def _unreadable(fault: OSError) -> UsageError:
 
 def _below(folder: str) -> Iterator[str]:
     """All .onnx files below a folder, links to folders followed once. Raises UsageError for an unreadable folder."""
-    for top, folders, names in local.walk(folder, _unreadable):
+    for top, folders, names in walk(folder, _unreadable):
         folders.sort()
         yield from (str(Path(top) / name) for name in names if name.lower().endswith(SUFFIX))
 

@@ -184,7 +184,7 @@ class _Stop:
         raise self.came
 
     def reason(self, fault: BaseException) -> BaseException:
-        """The signal, if one came, else the fault: a compiled module makes an error of its own of a signal."""
+        """Return the signal, if one came, else the fault: a compiled module turns a signal into an error of its own."""
         return fault if self.came is None or isinstance(fault, self.came) else self.came()
 
 

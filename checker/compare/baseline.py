@@ -24,7 +24,7 @@ from robustcheck_onnx.checker.text import as_json, digest_of
 from robustcheck_onnx.thresholds.frozen import Frozen
 from robustcheck_onnx.thresholds.profile import STATISTICS, Statistic
 
-from .changes import LeftOut, StatisticLeftOut, left_out
+from .changes import ModelJackknife, StatisticJackknife, jackknife_of
 from .fates import carrying
 from .pairs import Side, usual_share
 
@@ -32,8 +32,8 @@ SCHEMA_VERSION = 1
 AGAIN = "robustcheck compare MODEL.onnx --images PATH --write-baseline FILE"
 
 
-class Left(Frozen):
-    """A statistic over all images, and without each group that is not empty; None where it could not be measured."""
+class StoredJackknife(Frozen):
+    """`StatisticJackknife` as the file holds it: None where a value could not be measured."""
 
     whole: float | None
     without: tuple[float | None, ...]
@@ -51,9 +51,9 @@ class Baseline(Frozen):
     """digests of the images, in the order of the run"""
     group_sizes: tuple[int, ...]
     """images of each jackknife group, in the order of the groups"""
-    left_out: dict[Statistic, Left]
+    left_out: dict[Statistic, StoredJackknife]
     frequencies: tuple[float, ...]
-    """of the features in `compare_fates.carrying`: share of the images beyond 4 SD on the usual side"""
+    """of the features in `fates.carrying`: share of the images beyond 4 SD on the usual side"""
     digest: str = ""
     """sha256:… over the canonical JSON of all of it but this field"""
 
@@ -62,7 +62,7 @@ class Baseline(Frozen):
         filled = sum(size > 0 for size in self.group_sizes)
         if len(self.group_sizes) != GROUPS or set(self.left_out) != set(STATISTICS):
             raise ValueError("groups or statistics are missing")
-        if any(len(left.without) != filled for left in self.left_out.values()):
+        if any(len(stored.without) != filled for stored in self.left_out.values()):
             raise ValueError("a statistic has not one value for each group")
         if sum(self.group_sizes) != self.evidence.statistics.n_images:
             raise ValueError("groups hold another number of images than the evidence")
@@ -77,13 +77,15 @@ class Baseline(Frozen):
         """The outlier features, each with the share of the images beyond 4 SD on its usual side."""
         return tuple(zip(carrying(self.evidence.statistics).features, self.frequencies, strict=True))
 
-    def numbers(self) -> LeftOut:
-        """What `compare_changes.changes` takes."""
+    def jackknife(self) -> ModelJackknife:
+        """The statistics as `changes.changes` takes them."""
         values = {
-            name: StatisticLeftOut(_number(left.whole), np.array([_number(v) for v in left.without], dtype=np.float64))
-            for name, left in self.left_out.items()
+            name: StatisticJackknife(
+                _number(stored.whole), np.array([_number(v) for v in stored.without], dtype=np.float64)
+            )
+            for name, stored in self.left_out.items()
         }
-        return LeftOut(self.evidence.statistics.n_features, np.array(self.group_sizes, dtype=np.float64), values)
+        return ModelJackknife(self.evidence.statistics.n_features, np.array(self.group_sizes, dtype=np.float64), values)
 
 
 def _number(value: float | None) -> float:
@@ -102,15 +104,15 @@ def make(side: Side, evidence: Evidence, digests: Sequence[str]) -> Baseline:
         evidence: what it concluded to.
         digests: of the images, in the order of the run.
     """
-    left = left_out(side)
+    model = jackknife_of(side)
     return Baseline(
         tool_version=version("robustcheck-onnx"),
         evidence=evidence,
         images=tuple(digests),
-        group_sizes=tuple(int(size) for size in left.sizes),
+        group_sizes=tuple(int(size) for size in model.sizes),
         left_out={
-            name: Left(whole=_known(value.whole), without=tuple(_known(v) for v in value.without))
-            for name, value in left.values.items()
+            name: StoredJackknife(whole=_known(value.whole), without=tuple(_known(v) for v in value.without))
+            for name, value in model.values.items()
         },
         frequencies=tuple(usual_share(side, f.index) for f in carrying(evidence.statistics).features),
     )
@@ -151,10 +153,10 @@ def read(path: Path) -> Baseline:
             f"{AGAIN.replace('FILE', shlex.quote(str(path)))}",
         ) from fault
     try:
-        found = digest_of({key: value for key, value in raw.items() if key != "digest"})
+        computed = digest_of({key: value for key, value in raw.items() if key != "digest"})
     except ValueError:  # a number that is not finite
-        found = ""
-    if found != baseline.digest:
+        computed = ""
+    if computed != baseline.digest:
         raise UsageError(
             f"{path}: digest does not match the content; the baseline was changed after it was written",
             f"{AGAIN.replace('FILE', shlex.quote(str(path)))}",
@@ -163,7 +165,7 @@ def read(path: Path) -> Baseline:
 
 
 def staleness(baseline: Baseline, candidate: Evidence) -> tuple[str, ...]:
-    """In which ways the baseline was measured otherwise than the candidate, in words; empty if in none."""
+    """Say in words how the baseline was measured differently from the candidate; empty if it was not."""
     old = baseline.evidence
     out = []
     versions = old.statistics.statistic_version, candidate.statistics.statistic_version

@@ -38,21 +38,21 @@ class StatisticChange(Frozen):
     keeps: Keeps
 
 
-class StatisticLeftOut(NamedTuple):
-    """A statistic over all images, and without each group of them that is not empty (group,)."""
+class StatisticJackknife(NamedTuple):
+    """One statistic over all images, and with each jackknife group that is not empty left out in turn (group,)."""
 
     whole: float
     without: Array
 
 
 @dataclass(frozen=True)
-class LeftOut:
-    """Every deciding statistic with each group of images left out in turn: all that `changes` needs of a model."""
+class ModelJackknife:
+    """Every deciding statistic of one model with each jackknife group left out in turn: all that `changes` needs."""
 
     n_features: int
     sizes: Array
     """(all groups,) images of each"""
-    values: Mapping[Statistic, StatisticLeftOut]
+    values: Mapping[Statistic, StatisticJackknife]
 
     @property
     def n(self) -> int:
@@ -61,7 +61,7 @@ class LeftOut:
 
 
 def changes(
-    candidate: LeftOut, reference: LeftOut, alpha: float, tolerance: float, *, paired: bool = True
+    candidate: ModelJackknife, reference: ModelJackknife, alpha: float, tolerance: float, *, paired: bool = True
 ) -> tuple[StatisticChange, ...]:
     """Difference and ratio of each deciding statistic, with confidence intervals.
 
@@ -99,8 +99,8 @@ def changes(
 
         def bounds(
             of: Callable[[npt.ArrayLike], Array],
-            a: StatisticLeftOut = a,
-            b: StatisticLeftOut = b,
+            a: StatisticJackknife = a,
+            b: StatisticJackknife = b,
             floor: float = 0.0,
         ) -> tuple[float, float]:
             with np.errstate(divide="ignore", invalid="ignore"):
@@ -169,18 +169,20 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def left_out(side: Side) -> LeftOut:
-    """The deciding statistics as `state.statistics` has them, over all images and without each group of them."""
+def jackknife_of(side: Side) -> ModelJackknife:
+    """Compute the deciding statistics over all images, as `state.statistics` does, and without each jackknife group."""
     state = side.state
     groups = jackknife(state)
     strongest = int(groups.top[0])
     counts = side.far[usual_side(state, strongest)][state.sizes > 0, strongest]
     with np.errstate(divide="ignore", invalid="ignore"):
-        frequency = StatisticLeftOut(float(counts.sum() / state.n), (counts.sum() - counts) / (state.n - groups.sizes))
+        frequency = StatisticJackknife(
+            float(counts.sum() / state.n), (counts.sum() - counts) / (state.n - groups.sizes)
+        )
     values = {
         name: frequency
         if name == "outlier_frequency"
-        else StatisticLeftOut(float(getattr(groups.whole, name)), np.asarray(getattr(groups.without, name)))
+        else StatisticJackknife(float(getattr(groups.whole, name)), np.asarray(getattr(groups.without, name)))
         for name in STATISTICS
     }
-    return LeftOut(state.n_features, state.sizes.copy(), values)
+    return ModelJackknife(state.n_features, state.sizes.copy(), values)

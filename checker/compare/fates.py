@@ -21,7 +21,7 @@ SAME_DIRECTION = 0.9  # share of a feature's energy on held-out images that one 
 # 10 % noise 0.008; with the outlier features taken out 0.037 (the weakest encoder) to 0.35.
 SAME_COSINES = 0.02
 FEW_IMAGES = 16  # below, features are not looked for elsewhere: correlations say nothing
-LISTED = 16  # features whose fate is told
+LISTED = 16  # features whose fate is reported
 
 Fate = Literal["kept", "moved", "rotated", "lost"]
 
@@ -96,10 +96,10 @@ def fates(pair: Pair, reference: Statistics, tolerance: float) -> tuple[FeatureF
 
     places = [usual_side(theirs.state, f.index) for f in features]
     before = [share(theirs, f.index, place) for f, place in zip(features, places, strict=True)]
-    kept = [
+    same_index = [
         same_width and stands_out(f.index, place, was) for f, place, was in zip(features, places, before, strict=True)
     ]
-    claimed = {f.index for f, is_kept in zip(features, kept, strict=True) if is_kept}
+    claimed = {f.index for f, is_kept in zip(features, same_index, strict=True) if is_kept}
     turned_only = len(x) > 1 and cosine_change(x, y) <= SAME_COSINES
 
     def stayed(index: int, where: int) -> bool:
@@ -111,7 +111,7 @@ def fates(pair: Pair, reference: Statistics, tolerance: float) -> tuple[FeatureF
         )
 
     out = []
-    for column, (feature, place, was, is_kept) in enumerate(zip(features, places, before, kept, strict=True)):
+    for column, (feature, place, was, is_kept) in enumerate(zip(features, places, before, same_index, strict=True)):
         fate: Fate = "kept" if is_kept else "lost"
         to = feature.index if is_kept else None
         explained = None
@@ -189,9 +189,9 @@ def fates_by_index(
     return tuple(out)
 
 
-def new_features(candidate: Statistics, found: tuple[FeatureFate, ...]) -> tuple[int, ...]:
+def new_features(candidate: Statistics, reference_fates: tuple[FeatureFate, ...]) -> tuple[int, ...]:
     """The candidate's persistent outlier features that none of the reference's features became."""
-    known = {fate.to for fate in found}
+    known = {fate.to for fate in reference_fates}
     return tuple(f.index for f in candidate.persistent[:LISTED] if f.index not in known)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from robustcheck_onnx.checker.report import SIGNS, Options, Report, junit, markdown, sarif
+from robustcheck_onnx.checker.report import SIGNS, FormOptions, Report, junit, markdown, sarif
 from robustcheck_onnx.checker.text import interval_text, number_text
 from robustcheck_onnx.checker.verdict import NAMES
 
@@ -11,7 +11,7 @@ from .judge import CompareReport, to_json
 FORMS = ("json", "junit", "markdown", "sarif")
 
 
-def render(form: str, report: CompareReport, options: Options) -> str:
+def render(form: str, report: CompareReport, options: FormOptions) -> str:
     """Write the comparison in a form (one of FORMS); it ends in a newline."""
     if form == "json":
         return to_json(report)

@@ -1,7 +1,7 @@
 """Did a candidate keep what made its reference pass? The report of a comparison, and its verdict; pure.
 
-`compare_run.py` runs the models; `compare_sums.py` adds up what they say; `compare_changes.py`, `compare_fates.py` and
-`compare_similarity.py` make the numbers from the sums; `report_compare.py` shows the result.
+`run.py` runs both models; `pairs.py` adds up their representations; `changes.py` and `fates.py` compute the numbers of
+this report from the sums; `terminal.py` shows it.
 """
 
 from __future__ import annotations
@@ -155,13 +155,13 @@ def _lost(
     """The reasons that speak of what the reference had."""
     least = f"{100 * (1 - tolerance):g} %"
     for keeps, reason in (("shrank", "statistic_shrank"), ("undecided", "undecided")):
-        told = [
+        changed = [
             f"{NAMES[s.name]} {number_text(s.candidate)} of {number_text(s.reference)} (ratio {_bounds(s.ratio)})"
             for s in statistics
             if s.keeps == keeps
         ]
-        if told:
-            say(reason, f"at least {least} of the reference's must be kept: {', '.join(told)}")
+        if changed:
+            say(reason, f"at least {least} of the reference's must be kept: {', '.join(changed)}")
     by_fate: dict[Fate, list[FeatureFate]] = {"kept": [], "moved": [], "rotated": [], "lost": []}
     for feature in features:
         by_fate[feature.fate].append(feature)

@@ -83,13 +83,13 @@ def compare(
         for job, fact, side in zip(jobs, facts, (pair.candidate, pair.reference), strict=False)
     ]
     when = Time.until_now(clock, images.n_usable)
-    made = baselines.make(pair.candidate, evidence[0], images.digests)
+    new_baseline = baselines.make(pair.candidate, evidence[0], images.digests)
     ours = _compared(evidence[0], profile)
     if known is None:
-        found = _between(pair, _compared(evidence[-1], profile), profile.alpha, tolerance)
+        comparison = _between(pair, _compared(evidence[-1], profile), profile.alpha, tolerance)
     else:
-        found = _against(pair.candidate, evidence[0], known, profile, tolerance)
-    return _report(ours, found, profile, tolerance, baseline, when), made
+        comparison = _against(pair.candidate, evidence[0], known, profile, tolerance)
+    return _report(ours, comparison, profile, tolerance, baseline, when), new_baseline
 
 
 def _compared(evidence: Evidence, profile: Profile) -> Compared:
@@ -101,7 +101,7 @@ def _compared(evidence: Evidence, profile: Profile) -> Compared:
 
 
 @dataclass(frozen=True)
-class _Found:
+class _Comparison:
     """A reference, and what comparing the candidate with it gave."""
 
     reference: Compared
@@ -113,10 +113,10 @@ class _Found:
     agreement: Agreement | None = None
 
 
-def _between(pair: Pair, reference: Compared, alpha: float, tolerance: float) -> _Found:
+def _between(pair: Pair, reference: Compared, alpha: float, tolerance: float) -> _Comparison:
     """Two models that were run."""
-    numbers = changes.left_out(pair.candidate), changes.left_out(pair.reference)
-    return _Found(
+    numbers = changes.jackknife_of(pair.candidate), changes.jackknife_of(pair.reference)
+    return _Comparison(
         reference,
         statistics=changes.changes(*numbers, alpha, tolerance),
         features=fates.fates(pair, reference.evidence.statistics, tolerance),
@@ -125,10 +125,10 @@ def _between(pair: Pair, reference: Compared, alpha: float, tolerance: float) ->
     )
 
 
-def _against(side: Side, evidence: Evidence, known: Baseline, profile: Profile, tolerance: float) -> _Found:
+def _against(side: Side, evidence: Evidence, known: Baseline, profile: Profile, tolerance: float) -> _Comparison:
     """A model that was run, and the numbers of one that was run before."""
     stale = baselines.staleness(known, evidence)
-    ours, theirs = changes.left_out(side), known.numbers()
+    ours, theirs = changes.jackknife_of(side), known.jackknife()
     same_width = ours.n_features == theirs.n_features
     if known.evidence.statistics.statistic_version != evidence.statistics.statistic_version:
         theirs = replace(theirs, n_features=0)  # other definitions: as with other widths there is no ratio
@@ -136,7 +136,7 @@ def _against(side: Side, evidence: Evidence, known: Baseline, profile: Profile, 
     if not stale and not paired:
         stale = ("the baseline has other images among its usable ones",)
     persistent = fates.carrying(known.evidence.statistics).persistent
-    return _Found(
+    return _Comparison(
         _compared(known.evidence, profile),
         statistics=changes.changes(ours, theirs, profile.alpha, tolerance, paired=paired),
         features=fates.fates_by_index(side, known.features, persistent, tolerance) if same_width else (),
@@ -146,26 +146,32 @@ def _against(side: Side, evidence: Evidence, known: Baseline, profile: Profile, 
 
 
 def _report(
-    candidate: Compared, found: _Found, profile: Profile, tolerance: float, baseline: Path | None, when: Time
+    candidate: Compared, comparison: _Comparison, profile: Profile, tolerance: float, baseline: Path | None, when: Time
 ) -> CompareReport:
     return CompareReport(
         tool_version=version("robustcheck-onnx"),
         verdict=judge_pair(
-            candidate, found.reference, found.statistics, found.features, tolerance, profile, found.stale
+            candidate,
+            comparison.reference,
+            comparison.statistics,
+            comparison.features,
+            tolerance,
+            profile,
+            comparison.stale,
         ),
         tolerance=tolerance,
         baseline="" if baseline is None else str(baseline),
-        paired=found.paired,
+        paired=comparison.paired,
         n_images=candidate.evidence.statistics.n_images,
         candidate=candidate,
-        reference=found.reference,
-        statistics=found.statistics,
+        reference=comparison.reference,
+        statistics=comparison.statistics,
         alpha=profile.alpha,
-        features=found.features,
-        new_features=fates.new_features(candidate.evidence.statistics, found.features),
-        similarity=found.similarity,
-        agreement=found.agreement,
-        notes=_notes(candidate, found.reference, profile),
+        features=comparison.features,
+        new_features=fates.new_features(candidate.evidence.statistics, comparison.features),
+        similarity=comparison.similarity,
+        agreement=comparison.agreement,
+        notes=_notes(candidate, comparison.reference, profile),
         profile=profile,
         claim=CLAIM,
         time=when,
@@ -267,8 +273,8 @@ def _notes(candidate: Compared, reference: Compared, profile: Profile) -> tuple[
     if ours != theirs:
         fields = [name for name in type(ours).model_fields if getattr(ours, name) != getattr(theirs, name)]
         notes.append(f"Candidate and reference preprocess differently ({', '.join(fields)}), each as its file says.")
-    told = [notes_of(each.evidence, profile) for each in (candidate, reference)]
-    notes += [note for note in told[0] if note in told[1]]
-    for name, mine, others in (("candidate", *told), ("reference", *told[::-1])):
+    notes_by_model = [notes_of(each.evidence, profile) for each in (candidate, reference)]
+    notes += [note for note in notes_by_model[0] if note in notes_by_model[1]]
+    for name, mine, others in (("candidate", *notes_by_model), ("reference", *notes_by_model[::-1])):
         notes += [f"Of the {name}: {note}" for note in mine if note not in others]
     return tuple(notes)

@@ -43,7 +43,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture
 def assert_robust(request: pytest.FixtureRequest) -> Callable[..., Report]:
-    """`assert_robust(model, images=..., ...)`: `robustcheck_onnx.checker.assert_robust` with a line in the summary.
+    """`assert_robust(model, images=..., ...)`: `robustcheck_onnx.assert_robust` with a line in the summary.
 
     Without `images` those of `--robustcheck-images` are used, relative to where pytest was started.
     """

@@ -7,12 +7,9 @@ from __future__ import annotations
 
 from .gallery import Rows
 from .job import (
-    TRIES,
     ImagesRead,
     Job,
-    JobProgress,
     Measurement,
-    Outcome,
     Progress,
     conclude,
     job_progress,
@@ -44,14 +41,11 @@ from .workers import measure_all, run_jobs
 
 __all__ = [
     "MAX_FEATURES",
-    "TRIES",
     "ImagesRead",
     "Inputs",
     "Job",
-    "JobProgress",
     "Measurement",
     "Opened",
-    "Outcome",
     "Prepared",
     "Progress",
     "Rows",

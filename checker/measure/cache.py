@@ -1,8 +1,8 @@
 """Evidence of earlier runs, kept so that a second check of the same model on the same images is a look-up.
 
-Nothing is taken on trust that can be checked: a kept record counts only if the model's bytes, its external weights,
-every sidecar, every image that was read, the options, the profile, this package's own code, ONNX Runtime and the
-devices are what they were. Only the evidence is kept; the verdict is judged anew. Whoever can write to the folder
+Nothing is taken on trust that can be checked: a record counts only if the model's bytes, its external weights, every
+sidecar, every image that was read, the options, the profile, this package's own code, ONNX Runtime and the devices are
+what they were. Only the evidence is kept; the verdict is judged anew. Whoever can write to the folder
 could forge evidence, as whoever can write to the package could: keep it as private as the machine's own files, or use
 `--no-cache`.
 """
@@ -47,7 +47,7 @@ OFF = "ROBUSTCHECK_NO_CACHE"  # environment variable: any value but "" and 0 swi
 DEVICES = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")  # environment that changes where and how a model runs
 
 
-class Kept(Frozen):
+class Record(Frozen):
     """One run's evidence and what it depends on beside the key."""
 
     format: int
@@ -118,31 +118,31 @@ def key_of(job: Job, model_digest: str, profile: Profile, source: ImageSource) -
     return _sha256(json.dumps(depends, sort_keys=True, default=str).encode("utf-8", "surrogateescape"))
 
 
-def load(key: str, model: Path, source: ImageSource) -> Kept | None:
+def load(key: str, model: Path, source: ImageSource) -> Record | None:
     """The record of this key, if the external weights and every image that was read are still the same.
 
     Args:
         key: from `key_of`.
         model: the model's file, beside which its external weights are looked for.
-        source: the image set, in the order in which the kept run read it.
+        source: the image set, in the order in which the earlier run read it.
 
     Returns:
         None where there is no such record, where it is damaged or of another format, or where anything changed.
     """
     path = folder() / f"{key}.json"
     try:
-        kept = Kept.model_validate_json(path.read_bytes())
+        record = Record.model_validate_json(path.read_bytes())
     except (OSError, ValidationError):  # none, or none that can be read
         return None
-    if kept.format != FORMAT or kept.key != key or kept.digest != _digest(kept):
+    if record.format != FORMAT or record.key != key or record.digest != _digest(record):
         return None
-    if kept.external != external_digests(model, kept.external) or len(kept.images) > len(source):
+    if record.external != external_digests(model, record.external) or len(record.images) > len(source):
         return None
-    if any(source.digest(index) != digest for index, digest in enumerate(kept.images)):
+    if any(source.digest(index) != digest for index, digest in enumerate(record.images)):
         return None
     with contextlib.suppress(OSError):  # another process may just have cleared it: what was read still holds
         os.utime(path)
-    return kept
+    return record
 
 
 def store(key: str, measured: str, read: Iterable[str], evidence: Evidence, published: Context | None) -> bool:
@@ -159,7 +159,7 @@ def store(key: str, measured: str, read: Iterable[str], evidence: Evidence, publ
     """
     if evidence.images.n_skipped:
         return False
-    kept = Kept(
+    record = Record(
         format=FORMAT,
         key=key,
         measured=measured,
@@ -169,14 +169,14 @@ def store(key: str, measured: str, read: Iterable[str], evidence: Evidence, publ
         published=published,
     )
     try:
-        kept = kept.model_copy(update={"digest": _digest(kept)})
+        record = record.model_copy(update={"digest": _digest(record)})
     except ValueError:  # a file name that is no text: JSON has no such name
         return False
     target = folder()
     temporary = target / f".{key}.{os.getpid()}.tmp"
     try:
         target.mkdir(mode=0o700, parents=True, exist_ok=True)
-        temporary.write_text(kept.model_dump_json(), encoding="utf-8")
+        temporary.write_text(record.model_dump_json(), encoding="utf-8")
         temporary.replace(target / f"{key}.json")
         _bound(target)
     except OSError:  # full, read-only or no home at all: the verdict does not depend on it
@@ -218,13 +218,13 @@ def external_digests(model: Path, locations: Iterable[str]) -> dict[str, str] | 
 
 def _records(where: Path) -> list[tuple[float, int, Path]]:
     """(time of last use, bytes, path) of every record, oldest first."""
-    found = []
+    records = []
     for path in where.glob("*.json") if where.is_dir() else ():
         with contextlib.suppress(FileNotFoundError):
             stat = path.stat()
             if len(path.stem) == 64:  # a sha256: nothing else in the folder is ours
-                found.append((stat.st_mtime, stat.st_size, path))
-    return sorted(found)
+                records.append((stat.st_mtime, stat.st_size, path))
+    return sorted(records)
 
 
 def _bound(where: Path) -> None:
@@ -237,8 +237,8 @@ def _bound(where: Path) -> None:
         total -= bytes_
 
 
-def _digest(kept: Kept) -> str:
-    return _sha256(kept.model_dump_json(exclude={"digest"}).encode())
+def _digest(record: Record) -> str:
+    return _sha256(record.model_dump_json(exclude={"digest"}).encode())
 
 
 def _sha256(content: bytes) -> str:

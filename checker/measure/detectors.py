@@ -85,28 +85,28 @@ def update(loaded: Sequence[Loaded], representations: npt.ArrayLike) -> None:
     rows = np.array(representations, dtype=np.float64)  # a copy: what is measured is nobody else's to change
     rows.setflags(write=False)
     for one in loaded if len(rows) else ():
-        with _told(one.name, one.package):
+        with _calling_detector(one.name, one.package):
             one.detector.update(rows)
 
 
 def results(loaded: Sequence[Loaded]) -> tuple[DetectorResult, ...]:
-    """What the detectors found, in their order.
+    """Return each detector's result, in their order.
 
     Raises:
         CannotAssessError: a detector raised, or what it returned is no sound result of its own.
     """
-    found = []
+    collected = []
     for one in loaded:
-        with _told(one.name, one.package):
+        with _calling_detector(one.name, one.package):
             result = one.detector.result()
             if not isinstance(result, DetectorResult):
                 raise TypeError(f"its result is a {type(result).__name__}; it must be a DetectorResult")
             result = DetectorResult.model_validate(dict(result))  # one made by model_construct is checked by nobody
-            said, own = (result.name, result.version), (one.detector.name, one.detector.version)
-            if said != own or result.name != one.name:
-                raise ValueError(f"its result is of {' '.join(said)}; it must be of {' '.join(own)}")
-            found.append(result)
-    return tuple(found)
+            stated, expected = (result.name, result.version), (one.detector.name, one.detector.version)
+            if stated != expected or result.name != one.name:
+                raise ValueError(f"its result is of {' '.join(stated)}; it must be of {' '.join(expected)}")
+            collected.append(result)
+    return tuple(collected)
 
 
 def _find(name: str, installed: Sequence[EntryPoint]) -> EntryPoint:
@@ -128,7 +128,7 @@ def _find(name: str, installed: Sequence[EntryPoint]) -> EntryPoint:
 
 
 def _make(point: EntryPoint) -> Loaded:
-    with _told(point.name, _package(point)):
+    with _calling_detector(point.name, _package(point)):
         detector = point.load()()
         if not callable(getattr(detector, "update", None)) or not callable(getattr(detector, "result", None)):
             raise TypeError("it has no update and result")
@@ -142,7 +142,7 @@ def _package(point: EntryPoint) -> str:
 
 
 @contextlib.contextmanager
-def _told(name: str, package: str) -> Iterator[None]:
+def _calling_detector(name: str, package: str) -> Iterator[None]:
     """Run a detector's code: what it prints goes to stderr, what it raises is an error that names it.
 
     `sys.exit(0)` too, which would read as PASS.

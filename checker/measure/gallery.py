@@ -19,7 +19,7 @@ from robustcheck_onnx.checker.statistics import Measured
 
 SHOWN: Final = 64  # images of the outlier-feature map
 EXTREME: Final = 5  # images of the largest kurtosis, and of the smallest
-FEATURES: Final = 8  # features whose z is told
+FEATURES: Final = 8  # features whose z is recorded
 DECIMALS: Final = 3  # of z in the report: far finer than a colour or a bar shows
 
 
@@ -90,14 +90,14 @@ def record(rows: Rows, features: Sequence[int]) -> Gallery | None:
     """
     if not rows.first:
         return None
-    told = list(features[:FEATURES])
+    listed = list(features[:FEATURES])
 
     def seen(row: Row) -> SeenImage:
-        z = np.round(row.z[told].astype(np.float64), DECIMALS) + 0.0  # no minus before a zero
+        z = np.round(row.z[listed].astype(np.float64), DECIMALS) + 0.0  # no minus before a zero
         return SeenImage(name=row.name, digest=row.digest, kurtosis=row.kurtosis, z=tuple(map(float, z)))
 
     return Gallery(
-        features=tuple(told),
+        features=tuple(listed),
         shown=tuple(map(seen, rows.first)),
         most=tuple(map(seen, rows.most)),
         least=tuple(map(seen, rows.least)),

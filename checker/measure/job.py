@@ -172,7 +172,7 @@ class Facts:
         return -(-self.n_images // SHARD_IMAGES)
 
     def differs_from(self, other: Facts) -> str:
-        """What makes sums measured under these and under other facts no sums of one measurement; "" if nothing does.
+        """Name what differs between two workers' facts so that their sums must not be merged; "" if nothing does.
 
         Sums must come from the same model, preprocessing and list of images, on the same execution provider.
         """
@@ -264,7 +264,7 @@ class Outcome:
 
 
 def as_error(fault: Exception, job: Job) -> RobustcheckError:
-    """Whatever a worker met, as an error that can be told: one job's fault must not end the others."""
+    """Whatever a worker met, as an error that can be reported: one job's fault must not end the others."""
     if isinstance(fault, RobustcheckError):
         return fault
     if isinstance(fault, MemoryError):
@@ -287,5 +287,6 @@ def versions() -> dict[str, str]:
     import onnxruntime  # noqa: PLC0415 # two distributions hold this package: only it knows its version
 
     names = {"robustcheck": "robustcheck-onnx", "numpy": "numpy", "onnx": "onnx", "Pillow": "Pillow"}
-    found = {name: version(distribution) for name, distribution in names.items()}
-    return dict(sorted((found | {"onnxruntime": onnxruntime.__version__, "python": platform.python_version()}).items()))
+    installed = {name: version(distribution) for name, distribution in names.items()}
+    installed |= {"onnxruntime": onnxruntime.__version__, "python": platform.python_version()}
+    return dict(sorted(installed.items()))

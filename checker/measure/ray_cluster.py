@@ -30,13 +30,13 @@ CORES_A_WORKER: Final = 4  # by default, without GPUs: more workers would hold t
 ENVIRONMENT: Final = {  # Ray reads it when it is imported
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is told to Ray's makers
     "RAY_DEDUP_LOGS": "1",  # the next is a part of it:
-    "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # a dead worker is told on stdout, which is the report's
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # a dead worker is reported on stdout, which is the report's
     "RAY_SCHEDULER_EVENTS": "0",  # the autoscaler's too
 }
 
 
 def import_ray(*, own_cluster: bool) -> ModuleType:
-    """Ray, told to keep quiet; for a cluster of our own also to let in nobody without a key.
+    """Import Ray with quiet settings; a cluster of our own also requires a key.
 
     Raises EnvironmentFaultError: not installed.
     """
@@ -155,7 +155,7 @@ def greet(ray: ModuleType, actors: list[Any], stop: threading.Event) -> None:
             f"ray status, or --workers {max(1, len(there))}",
         )
     try:
-        found = set(ray.get(there))
+        theirs = set(ray.get(there))
     except ray.exceptions.RayError as fault:
         text = " ".join(str(fault).split())[-300:]
         raise EnvironmentFaultError(
@@ -163,8 +163,8 @@ def greet(ray: ModuleType, actors: list[Any], stop: threading.Event) -> None:
             "pip install 'robustcheck-onnx[ray]'",
         ) from fault
     ours = version("robustcheck-onnx")
-    if found != {ours}:
+    if theirs != {ours}:
         raise EnvironmentFaultError(
-            f"Ray: robustcheck-onnx is {', '.join(sorted(found))} on the nodes and {ours} here; they must be the same",
+            f"Ray: robustcheck-onnx is {', '.join(sorted(theirs))} on the nodes and {ours} here; they must be the same",
             f"pip install robustcheck-onnx=={ours}",
         )

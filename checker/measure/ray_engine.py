@@ -1,7 +1,7 @@
 """Jobs on a Ray cluster: one actor a device, a model opened once an actor, its images in shards.
 
 Ray starts the processes, hands out devices, starts a killed actor again and repeats what it was at. Here is only who
-measures which shard next, and the merging of shards in their order; the cluster is `engine_ray_cluster`'s.
+measures which shard next, and the merging of shards in their order; `ray_cluster.py` opens the cluster.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ AHEAD_SHARDS: Final = 2  # a worker; merged only in order, so these may wait in 
 def run_jobs(
     jobs: Sequence[Job], profile: Profile, *, workers: int | None, address: str | None, progress: JobProgress | None
 ) -> Iterator[Outcome]:
-    """As `engine.run` with the Ray engine; models and images must lie under the same paths on every node.
+    """As `workers.run_jobs` with the Ray engine; models and images must lie under the same paths on every node.
 
     Raises:
         UsageError: a job names a GPU by number, which Ray gives out; more workers than devices; no such address.
@@ -81,7 +81,7 @@ class Worker:
         """Open job number `number` and try its model."""
         try:
             return self._open(number, job)[1]
-        except Exception as fault:  # noqa: BLE001 # told as this job's error
+        except Exception as fault:  # noqa: BLE001 # reported as this job's error
             return as_error(fault, job)
 
     def shard(self, number: int, job: Job, index: int) -> tuple[Facts, Measurement] | RobustcheckError:
@@ -89,7 +89,7 @@ class Worker:
         try:
             opened, facts = self._open(number, job)
             return facts, measure.measure_shard(opened, index)
-        except Exception as fault:  # noqa: BLE001 # told as this job's error
+        except Exception as fault:  # noqa: BLE001 # reported as this job's error
             return as_error(fault, job)
 
     def _open(self, number: int, job: Job) -> tuple[measure.Opened, Facts]:
@@ -142,37 +142,37 @@ def _run(
 
     A signal's exception in the middle of Ray's compiled code ends the process; here it meets a queue.
     """
-    told: queue.SimpleQueue[Outcome | tuple[Job, int, int] | BaseException | None] = queue.SimpleQueue()
+    messages: queue.SimpleQueue[Outcome | tuple[Job, int, int] | BaseException | None] = queue.SimpleQueue()
     stop = threading.Event()
 
     def work() -> None:
         try:
             with open_cluster(ray, workers, address), _workers(ray, jobs, workers, stop) as actors:
-                for found in _measure_all(ray, actors, jobs, profile, stop):
-                    told.put(found)
-            told.put(None)
+                for message in _measure_all(ray, actors, jobs, profile, stop):
+                    messages.put(message)
+            messages.put(None)
         except ray.exceptions.RayError as fault:
-            told.put(unreachable(address, str(fault)))
+            messages.put(unreachable(address, str(fault)))
         except BaseException as fault:  # noqa: BLE001 # raised again in the caller's thread
-            told.put(fault)
+            messages.put(fault)
 
     thread = threading.Thread(target=work, name="ray-engine", daemon=True)
     thread.start()
     try:
         while True:
             try:
-                found = told.get(timeout=HANDLER_S)
+                message = messages.get(timeout=HANDLER_S)
             except queue.Empty:
                 _keep_handler()
                 continue
-            if found is None:
+            if message is None:
                 return
-            if isinstance(found, BaseException):
-                raise found
-            if isinstance(found, Outcome):
-                yield found
+            if isinstance(message, BaseException):
+                raise message
+            if isinstance(message, Outcome):
+                yield message
             elif progress is not None:
-                progress(*found)
+                progress(*message)
     finally:
         stop.set()
         while thread.is_alive():
@@ -227,19 +227,23 @@ def _measure_all(
             idle.append(task.worker)
             if task.course not in courses:
                 continue  # it failed while this shard was measured
-            found = _take(_result(ray, call, task.course.job), task, len(actors), profile)
-            if isinstance(found, Outcome):
+            message = _take(_result(ray, call, task.course.job), task, len(actors), profile)
+            if isinstance(message, Outcome):
                 courses.remove(task.course)
-            if found is not None:
-                yield found
+            if message is not None:
+                yield message
 
 
-def _next_task(worker: int, held: _Course | None, courses: list[_Course], ahead: int) -> _Task | None:
+def _next_task(worker: int, current: _Course | None, courses: list[_Course], ahead: int) -> _Task | None:
     """A shard of the model that the worker holds, else a job that has not begun, else the job with most left to do."""
     ready = [course for course in courses if course.has_shard(ahead)]
     new = next((course for course in courses if not course.begun), None)
-    if held in ready or (new is None and ready):
-        course = held if held in ready else max(ready, key=lambda c: (c.facts.n_shards if c.facts else 0) - c.given_out)
+    if current in ready or (new is None and ready):
+        course = (
+            current
+            if current in ready
+            else max(ready, key=lambda c: (c.facts.n_shards if c.facts else 0) - c.given_out)
+        )
         assert course is not None
         course.given_out += 1
         return _Task(worker, course, course.given_out - 1)

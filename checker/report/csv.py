@@ -9,7 +9,7 @@ from importlib.metadata import version
 
 from robustcheck_onnx.checker.text import printable
 
-from .forms import Options
+from .forms import FormOptions
 from .outcome import exit_code_of, findings, model_of
 from .record import Failed, Outcome, Report
 from .words import statistics_of
@@ -23,7 +23,7 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 """what a spreadsheet takes for the start of a formula"""
 
 
-def render(outcomes: Sequence[Outcome], options: Options) -> str:
+def render(outcomes: Sequence[Outcome], options: FormOptions) -> str:
     """Write lines that end in CR LF; the first names the columns, and what could not be measured is an empty cell."""
     del options
     file = io.StringIO()

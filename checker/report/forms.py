@@ -25,7 +25,7 @@ ONE_MODEL = ("modelcard",)
 """forms that hold one model only"""
 
 
-def _here() -> str:
+def _working_folder() -> str:
     try:
         return os.getcwd()  # noqa: PTH109 # a text
     except OSError:  # the folder was removed under the process
@@ -33,25 +33,25 @@ def _here() -> str:
 
 
 def _repository() -> str:
-    here = Path(_here())
-    return str(next((folder for folder in (here, *here.parents) if (folder / ".git").exists()), here))
+    start = Path(_working_folder())
+    return str(next((folder for folder in (start, *start.parents) if (folder / ".git").exists()), start))
 
 
 @dataclass(frozen=True)
-class Options:
+class FormOptions:
     """What a form may need beside the outcomes."""
 
     thumbnails: Mapping[str, str] = field(default_factory=dict)
     """data: URIs of calibration images by their digest (html)"""
     missing: Mapping[str, str] = field(default_factory=dict)
     """why an image has no thumbnail, by its digest (html)"""
-    here: str = field(default_factory=_here)
+    working_folder: str = field(default_factory=_working_folder)
     """absolute folder that models' relative paths start from (sarif, gitlab, annotations)"""
     root: str = field(default_factory=_repository)
     """absolute folder that a pipeline's paths are relative to: the nearest one upward that holds .git"""
 
 
-def render(form: str, outcomes: Sequence[Outcome], options: Options | None = None) -> str:
+def render(form: str, outcomes: Sequence[Outcome], options: FormOptions | None = None) -> str:
     """Write one document about all outcomes, in the order given; it ends in a newline.
 
     form: one of TEXTS. Each report gets the digest of what it holds now: a gate may have been added since it was made.
@@ -61,7 +61,7 @@ def render(form: str, outcomes: Sequence[Outcome], options: Options | None = Non
         one_model(form, len(outcomes))
     module = import_module(f"{__package__}.{MODULES[form]}")
     final = [sealed(outcome) if isinstance(outcome, Report) else outcome for outcome in outcomes]
-    text: str = module.render(final, options or Options())
+    text: str = module.render(final, options or FormOptions())
     return text
 
 

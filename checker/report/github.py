@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from robustcheck_onnx.checker.text import printable
 
 from . import markdown
-from .forms import Options
+from .forms import FormOptions
 from .outcome import finding_text, findings, path_of
 from .record import Failed, Outcome
 
@@ -16,7 +16,7 @@ SUMMARY_BYTES = 1024 * 1024  # GitHub drops a longer summary whole
 _CUT = "\n\n*The rest is cut: GitHub takes 1 MiB for a step. `-o markdown=FILE` writes the whole report.*\n"
 
 
-def commands(outcomes: Sequence[Outcome], options: Options) -> list[str]:
+def commands(outcomes: Sequence[Outcome], options: FormOptions) -> list[str]:
     """Write one command for each reason (warning; notice where it is waived) and each model without a verdict (error).
 
     At most MAX_ANNOTATIONS of a kind; the last one says then how many more there are. Without line breaks.
@@ -53,7 +53,7 @@ def _property(words: str) -> str:
     return _data(words).replace(":", "%3A").replace(",", "%2C")
 
 
-def summary(outcomes: Sequence[Outcome], options: Options, room: int = SUMMARY_BYTES) -> str:
+def summary(outcomes: Sequence[Outcome], options: FormOptions, room: int = SUMMARY_BYTES) -> str:
     """Write the Markdown report in fewer than `room` bytes of UTF-8: whole, or cut after a line and saying so.
 
     Empty where not even that sentence fits.

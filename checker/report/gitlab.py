@@ -9,17 +9,17 @@ from collections.abc import Sequence
 
 from robustcheck_onnx.checker.text import as_json, printable
 
-from .forms import Options
+from .forms import FormOptions
 from .outcome import NOT_ASSESSED, NOT_ASSESSED_TITLE, finding_text, findings, fingerprint, path_of
 from .record import Failed, Outcome
 
 
-def render(outcomes: Sequence[Outcome], options: Options) -> str:
+def render(outcomes: Sequence[Outcome], options: FormOptions) -> str:
     """Write the list: severity major for a reason, info for a waived one, blocker where there is no verdict."""
     return as_json([entry for outcome in outcomes for entry in _entries(outcome, options)])
 
 
-def _entries(outcome: Outcome, options: Options) -> list[dict[str, object]]:
+def _entries(outcome: Outcome, options: FormOptions) -> list[dict[str, object]]:
     path = path_of(outcome, options)
     if isinstance(outcome, Failed):
         words = [printable(text) for text in (outcome.message, outcome.hint) if text]

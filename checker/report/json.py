@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from robustcheck_onnx.checker.text import as_json, error_json
 
-from .forms import Options
+from .forms import FormOptions
 from .record import Failed, Outcome, to_json
 
 
-def render(outcomes: Sequence[Outcome], options: Options) -> str:
+def render(outcomes: Sequence[Outcome], options: FormOptions) -> str:
     """Write one report as it is, several as `{"reports": [...]}` with an error document for each that failed."""
     del options
     if len(outcomes) == 1:

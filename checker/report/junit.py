@@ -13,7 +13,7 @@ from junitparser import Error, Failure, JUnitXml, Skipped, TestCase, TestSuite
 from robustcheck_onnx.checker.text import number_text, printable
 from robustcheck_onnx.checker.verdict import RULES
 
-from .forms import Options
+from .forms import FormOptions
 from .outcome import (
     NOT_ASSESSED,
     NOT_ASSESSED_TITLE,
@@ -53,7 +53,7 @@ _BELOW = {
 }
 
 
-def render(outcomes: Sequence[Outcome], options: Options) -> str:
+def render(outcomes: Sequence[Outcome], options: FormOptions) -> str:
     """Write one document; the `time` of the case `assessed` is the wall clock of a model's whole check, in seconds."""
     del options
     document = JUnitXml("robustcheck")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from robustcheck_onnx.checker.text import number_text, printable
 
-from .forms import Options
+from .forms import FormOptions
 from .outcome import (
     NOT_ASSESSED_HELP,
     Finding,
@@ -27,7 +27,7 @@ _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "@": "&#64;"}
 _START = re.compile(r"^(\d*)([-+=.)])")  # a list, or the line under a heading
 
 
-def render(outcomes: Sequence[Outcome], options: Options) -> str:
+def render(outcomes: Sequence[Outcome], options: FormOptions) -> str:
     """Write a section for each outcome, before them a table where there are several, and last the claim's limits."""
     del options
     parts = [MARK]

@@ -11,7 +11,7 @@ from pathlib import PurePath
 
 from robustcheck_onnx.checker.text import printable
 
-from .forms import Options
+from .forms import FormOptions
 from .markdown import prose, section, text
 from .outcome import findings
 from .record import Failed, Outcome, Report
@@ -21,7 +21,7 @@ MARK = "---\n# robustcheck: model card metadata\n"
 CLAIM = "An indication found on in-distribution images; neither accuracy nor robustness on shifted data was measured."
 
 
-def render(outcomes: Sequence[Outcome], options: Options) -> str:
+def render(outcomes: Sequence[Outcome], options: FormOptions) -> str:
     """Write the card of exactly one model (`forms.render` refuses more): YAML front matter, then Markdown.
 
     A model without a verdict has a card without results.

@@ -7,7 +7,7 @@ from importlib.metadata import version
 
 from robustcheck_onnx.checker.text import printable
 
-from .forms import Options
+from .forms import FormOptions
 from .outcome import exit_code_of, findings, names_of
 from .record import Failed, Outcome, Report
 from .words import statistics_of
@@ -16,7 +16,7 @@ Labels = dict[str, str]
 Sample = tuple[Labels, float]
 
 
-def render(outcomes: Sequence[Outcome], options: Options) -> str:
+def render(outcomes: Sequence[Outcome], options: FormOptions) -> str:
     """Write one family of metrics after another; the last line is `# EOF`.
 
     A model that could not be assessed has `robustcheck_error` 1 and no `robustcheck_verdict`; what could not be

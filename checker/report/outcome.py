@@ -12,7 +12,7 @@ from typing import NamedTuple
 from robustcheck_onnx.checker.text import printable
 from robustcheck_onnx.checker.verdict import RULES, Reason, Waiver
 
-from .forms import Options
+from .forms import FormOptions
 from .record import Failed, Outcome, Report
 
 NOT_ASSESSED = "could_not_assess"
@@ -112,12 +112,12 @@ def is_address(model: str) -> bool:
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", model) is not None
 
 
-def path_in_repository(model: str, here: str, root: str) -> str:
+def path_in_repository(model: str, working_folder: str, root: str) -> str:
     """Return the model's path relative to the repository, with forward slashes, as a pipeline names files.
 
     Args:
         model: as it was given; an address (`scheme://…`) stays as it is.
-        here: absolute folder that a relative path starts from.
+        working_folder: absolute folder that a relative path starts from.
         root: absolute folder of the repository.
 
     Returns:
@@ -125,14 +125,14 @@ def path_in_repository(model: str, here: str, root: str) -> str:
     """
     if not model or is_address(model):
         return model or "robustcheck"
-    path = os.path.normpath(os.path.join(here, model))  # noqa: PTH118 # PurePath keeps `..`, and links stay links
+    path = os.path.normpath(os.path.join(working_folder, model))  # noqa: PTH118 # PurePath keeps `..`, and links stay links
     pure = PurePath(path)
     return (pure.relative_to(root) if pure.is_relative_to(root) else pure).as_posix()
 
 
-def path_of(outcome: Outcome, options: Options) -> str:
+def path_of(outcome: Outcome, options: FormOptions) -> str:
     """Return the model's path as a pipeline names it (`path_in_repository`)."""
-    return path_in_repository(model_of(outcome), options.here, options.root)
+    return path_in_repository(model_of(outcome), options.working_folder, options.root)
 
 
 def fingerprint(path: str, rule: str) -> str:

@@ -12,7 +12,7 @@ from urllib.parse import quote
 from robustcheck_onnx.checker.text import as_json, printable
 from robustcheck_onnx.checker.verdict import RULES
 
-from .forms import Options
+from .forms import FormOptions
 from .outcome import (
     NOT_ASSESSED,
     NOT_ASSESSED_HELP,
@@ -32,7 +32,7 @@ SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sar
 Node = dict[str, Any]
 
 
-def render(outcomes: Sequence[Outcome], options: Options) -> str:
+def render(outcomes: Sequence[Outcome], options: FormOptions) -> str:
     """Write one run. A model that could not be assessed is a notification and a result of level error.
 
     The result beside the notification is there because code-scanning services read results only: without it, a run
@@ -41,7 +41,7 @@ def render(outcomes: Sequence[Outcome], options: Options) -> str:
     return document(outcomes, options, "robustcheck/")
 
 
-def document(outcomes: Sequence[Outcome], options: Options, category: str) -> str:
+def document(outcomes: Sequence[Outcome], options: FormOptions, category: str) -> str:
     """Write the same under a category: an upload replaces what was uploaded under its category before, nothing else."""
     results = [result for outcome in outcomes for result in _results(outcome, options)]
     failed = [o for o in outcomes if isinstance(o, Failed)]
@@ -92,7 +92,7 @@ def _rules(used: set[str]) -> list[Node]:
     ]
 
 
-def _results(outcome: Outcome, options: Options) -> list[Node]:
+def _results(outcome: Outcome, options: FormOptions) -> list[Node]:
     if isinstance(outcome, Failed):
         return [_result(outcome, options, NOT_ASSESSED, "error", _error_text(outcome))]
     results = []
@@ -109,7 +109,7 @@ def _results(outcome: Outcome, options: Options) -> list[Node]:
     return results
 
 
-def _result(outcome: Outcome, options: Options, rule: str, level: str, text: str) -> Node:
+def _result(outcome: Outcome, options: FormOptions, rule: str, level: str, text: str) -> Node:
     path = path_of(outcome, options)
     return {
         "ruleId": rule,
@@ -120,7 +120,7 @@ def _result(outcome: Outcome, options: Options, rule: str, level: str, text: str
     }
 
 
-def _location(outcome: Outcome, options: Options) -> Node:
+def _location(outcome: Outcome, options: FormOptions) -> Node:
     uri = _uri(path_of(outcome, options))
     return {"physicalLocation": {"artifactLocation": {"uri": uri}, "region": {"startLine": 1}}}
 
@@ -139,7 +139,7 @@ def _error_text(failed: Failed) -> str:
     return f"{NOT_ASSESSED_TITLE}: {printable(failed.message)}{hint}"
 
 
-def _model(outcome: Outcome, options: Options) -> Node:
+def _model(outcome: Outcome, options: FormOptions) -> Node:
     place = _uri(path_of(outcome, options))
     if isinstance(outcome, Failed):
         return {"uri": place, "verdict": None, "exitCode": outcome.exit_code}

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from .device import CPU, cpu_name, cpu_threads, expects_gpu, list_gpus
 from .doctor import Finding
-from .runner import BATCH_SIZE, SAME_OUTPUT, Array, Runner, RunOutput
+from .runner import SAME_OUTPUT, Array, Runner, RunOutput
 
 __all__ = [
-    "BATCH_SIZE",
     "CPU",
     "SAME_OUTPUT",
     "Array",

@@ -112,7 +112,7 @@ def find_residuals(layers: Layers, nodes: Sequence[onnx.NodeProto], end: str) ->
     for node in ancestry.nodes:
         for name in ancestry.reads(node):
             consumers.setdefault(name, []).append(node)
-    found: list[Residual] = []
+    residuals: list[Residual] = []
     for node in ancestry.members(ancestry.to_end):
         branches = ancestry.reads(node)[:2]
         if node.op_type not in SUMS or len(branches) < 2 or branches[0] == branches[1]:
@@ -124,7 +124,7 @@ def find_residuals(layers: Layers, nodes: Sequence[onnx.NodeProto], end: str) ->
             total = node.output[SKIP_SUM_AT]
         if meeting := _source(ancestry, branches[0], branches[1]):
             source, inside = meeting
-            found.append(
+            residuals.append(
                 Residual(
                     total=total,
                     output=_after(consumers, total),
@@ -135,7 +135,7 @@ def find_residuals(layers: Layers, nodes: Sequence[onnx.NodeProto], end: str) ->
                     inside=inside,
                 )
             )
-    return found
+    return residuals
 
 
 def keep_residuals(residuals: Iterable[Residual], shapes: Mapping[str, Shape]) -> list[Residual]:
@@ -181,10 +181,10 @@ def find_passages(layers: Layers, nodes: Sequence[onnx.NodeProto], end: str) -> 
     image_read = max((i for n, i in last_read.items() if ancestry.own(n) == 0), default=0)
     reach = image_read
     for i, node in enumerate(members):
-        made = [name for name in node.output if name in last_read]
-        if reach <= i and len(made) == 1 and made[0] != end:
-            passages.append(made[0])
-        reach = max([reach, *(last_read[name] for name in made)])
+        outputs = [name for name in node.output if name in last_read]
+        if reach <= i and len(outputs) == 1 and outputs[0] != end:
+            passages.append(outputs[0])
+        reach = max([reach, *(last_read[name] for name in outputs)])
     return passages
 
 

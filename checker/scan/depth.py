@@ -127,7 +127,7 @@ class Depth:
         """Add images.
 
         Args:
-            rows: (image, number) float32 or float64 as `scan_graph.add_scan` gives them, pieces as `Tap.fields`
+            rows: (image, number) float32 or float64 as `taps.add_scan` gives them, pieces as `Tap.fields`
                 names them.
         """
         rows = np.asarray(rows)
@@ -278,8 +278,8 @@ def place_text(tap: Tap, token: int) -> str:
 
 
 def _persistent(beyond: Array, rows: float, shares: Array) -> list[PersistentFeature]:
-    found = np.flatnonzero((beyond >= PERSISTENT_SHARE * rows) & (beyond > 0))
-    ranked = sorted(found, key=lambda feature: (-beyond[feature], feature))
+    persistent = np.flatnonzero((beyond >= PERSISTENT_SHARE * rows) & (beyond > 0))
+    ranked = sorted(persistent, key=lambda feature: (-beyond[feature], feature))
     return [
         PersistentFeature(
             feature=int(feature), frequency=float(beyond[feature] / rows), kurtosis_share=float(shares[feature])

@@ -91,8 +91,8 @@ def plan_scan(
     read = [
         (block, _tap(layers, block.tensor, shapes.get(block.tensor, ()), batch, pixels.shape[1:3])) for block in blocks
     ]
-    kept = [(block, tap) for block, tap in read if tap is not None]
-    if not any(block.kind != "representation" for block, _ in kept):
+    readable = [(block, tap) for block, tap in read if tap is not None]
+    if not any(block.kind != "representation" for block, _ in readable):
         unread = "; ".join(f"{block.tensor} {show_shape(shapes.get(block.tensor))}" for block, _ in read[:3])
         raise CannotAssessError(
             f"{where}: number of blocks found is 0 (seen: {unread}); a scan needs residual additions or layers that "
@@ -100,10 +100,10 @@ def plan_scan(
             f"robustcheck scan {shlex.quote(where)} --block TENSOR",
         )
     return Plan(
-        blocks=tuple(block for block, _ in kept),
-        taps=tuple(tap for _, tap in kept),
+        blocks=tuple(block for block, _ in readable),
+        taps=tuple(tap for _, tap in readable),
         rule=rule,
-        n_left_out=len(read) - len(kept),
+        n_left_out=len(read) - len(readable),
     )
 
 
@@ -137,7 +137,7 @@ def _shapes(runner: Runner, tensors: Sequence[str], pixels: Array) -> tuple[dict
 
 
 def _tap(layers: Layers, tensor: str, shape: tuple[int, ...], batch: int, size: tuple[int, int]) -> Tap | None:
-    """How a tensor's axes read; None where they can't be told, or it is too narrow.
+    """Find which axes of a tensor are images, places and features; None where that is unclear or features are too few.
 
     batch, size: number of images, and their height and width (px).
     """

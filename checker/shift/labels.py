@@ -78,18 +78,18 @@ def labels_of(source: ImageSource) -> tuple[str, ...]:
             "with a column label",
             "name a folder of class folders, or a .csv with the columns path,label",
         )
-    found = [read(entry) for entry in source.entries]
-    without = [entry.name for entry, label in zip(source.entries, found, strict=True) if not label]
+    labels = [read(entry) for entry in source.entries]
+    without = [entry.name for entry, label in zip(source.entries, labels, strict=True) if not label]
     if without:
         what = "folder of its class" if read is _folder else "cell in the column label"
         raise UsageError(
-            f"{source.spec}: image {min(without)} has no label ({len(without)} of {len(found)} have none); "
+            f"{source.spec}: image {min(without)} has no label ({len(without)} of {len(labels)} have none); "
             f"every image needs a {what}",
             "name the folder whose sub-folders are the classes"
             if read is _folder
             else f"head -3 {shlex.quote(source.spec)}",
         )
-    return tuple(label for label in found if label)
+    return tuple(label for label in labels if label)
 
 
 def class_map(
@@ -124,26 +124,26 @@ def class_map(
     if spec is None and shift in ("imagenet_r", "imagenet_a"):
         spec = shift.replace("_", "-")
     if spec is None:
-        found = _by_labels(labels, scores, where)
+        mapping = _by_labels(labels, scores, where)
     elif spec in BUILT_IN:
-        found = _built_in(BUILT_IN[spec], scores, where)
+        mapping = _built_in(BUILT_IN[spec], scores, where)
     elif spec == "sorted":
-        found = _by_order(sorted_names, scores, where)
+        mapping = _by_order(sorted_names, scores, where)
     elif spec == "names":
-        found = _by_names(scores, where)
+        mapping = _by_names(scores, where)
     else:
-        found = _from_file(spec, scores)
-    unknown = Counter(label for label in labels if label not in found.indices)
+        mapping = _from_file(spec, scores)
+    unknown = Counter(label for label in labels if label not in mapping.indices)
     if unknown:
         label, count = min(unknown.items())
-        near = difflib.get_close_matches(label, found.indices, 1)
+        near = difflib.get_close_matches(label, mapping.indices, 1)
         closest = f"; the closest is {near[0]!r}" if near else ""
         raise UsageError(
             f"{where}: label is {label!r} ({count} images; {len(unknown)} such labels); it must be one of "
-            f"{found.how}{closest}",
+            f"{mapping.how}{closest}",
             _HINT,
         )
-    return found
+    return mapping
 
 
 _HINT = "--classes MAP.json, a JSON object: label → class index or list of class indices"
@@ -286,15 +286,15 @@ def _from_file(spec: str, scores: Scores) -> ClassMap:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    unique = dict(pairs)
+    if len(unique) != len(pairs):
         label, count = Counter(key for key, _ in pairs).most_common(1)[0]
         raise ValueError(f"key {label!r} occurs {count} times")
-    return found
+    return unique
 
 
 def _indices(spec: str, label: str, value: object, scores: Scores) -> tuple[int, ...]:
-    found = []
+    indices = []
     for one in value if isinstance(value, list) and value else [value]:
         if isinstance(one, str) and SYNSET.fullmatch(one) and scores.n_classes == IMAGENET_CLASSES:
             index: object = synset_index().get(one)
@@ -306,8 +306,8 @@ def _indices(spec: str, label: str, value: object, scores: Scores) -> tuple[int,
                 f"{scores.n_classes - 1}",
                 f"robustcheck inspect MODEL.onnx, and correct {shlex.quote(spec)}",
             )
-        found.append(index)
-    return tuple(sorted(set(found)))
+        indices.append(index)
+    return tuple(sorted(set(indices)))
 
 
 def is_correct(

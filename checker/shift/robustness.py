@@ -229,7 +229,7 @@ def effective(inside: SetResult, outside: SetResult, source: str) -> tuple[Effec
     line = baselines_of(source)[outside.shift]
     low, high = _er_bounds(inside, outside, source, 1 - (1 - CONFIDENCE) / 2)
     point = effective_robustness(inside.accuracy.value, outside.accuracy.value, line)
-    found = Effective(
+    robustness = Effective(
         points=float(point.points),
         low=low,
         high=high,
@@ -237,7 +237,7 @@ def effective(inside: SetResult, outside: SetResult, source: str) -> tuple[Effec
         extrapolated=bool(point.extrapolated),
         baseline=FITTED_ON[library_of(source, outside.shift)],
     )
-    return found, ""
+    return robustness, ""
 
 
 def _er_bounds(inside: SetResult, outside: SetResult, source: str, each: float) -> tuple[float, float]:
@@ -268,12 +268,12 @@ def put_beside(
     inner: SetResult, inner_digests: Sequence[str], result: SetResult, digests: Sequence[str], baseline: str
 ) -> Shifted:
     """A shifted set beside the in-distribution set `inner`; digests are of the images of each, in any order."""
-    found, why = effective(inner, result, baseline)
+    robustness, why = effective(inner, result, baseline)
     return Shifted(
         result=result,
         difference=difference(result.accuracy, inner.accuracy),
         in_both=(Counter(inner_digests) & Counter(digests)).total(),
-        effective_robustness=found,
+        effective_robustness=robustness,
         not_applicable=why,
     )
 

@@ -43,7 +43,7 @@ from .robustness import (
 
 
 class _LabelledSet(NamedTuple):
-    """A set whose labels are understood; nothing of it has run."""
+    """An image set with its class map, before the model has run on it."""
 
     spec: Spec
     source: ImageSource

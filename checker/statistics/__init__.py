@@ -19,7 +19,6 @@ from .intervals import (
     LOOK_EVERY,
     Accuracy,
     grouped_jackknife_sd,
-    next_look,
     wilson,
 )
 from .state import GROUPS, Measured, jackknife
@@ -37,7 +36,6 @@ __all__ = [
     "Measured",
     "grouped_jackknife_sd",
     "jackknife",
-    "next_look",
     "standardise",
     "usable_rows",
     "wilson",

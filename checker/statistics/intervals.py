@@ -1,7 +1,7 @@
 """Confidence bounds: of statistics that a run looks at more than once (`radius`), and of accuracies (`wilson`).
 
-A run looks at the evidence after fixed numbers of images (`next_look`), so the batch size never decides where it
-stops. The bounds hold at all looks together.
+A run looks at the evidence after every `LOOK_EVERY` images, so the batch size never decides where it stops.
+The bounds hold at all looks together.
 """
 
 from __future__ import annotations
@@ -18,11 +18,6 @@ CONFIDENCE = 0.95  # of every interval of an accuracy
 LOOK_EVERY = 32  # images between two looks; one batch of the default size
 TUNED_FOR = 64  # images at which the bounds are tightest: the first look that the minimum of 50 allows
 SMALL_SAMPLE = 2.0  # widening by 1 + 2/√n: the sequence is asymptotic; keeps Pareto(3) tails within α (simulated)
-
-
-def next_look(n: int) -> int:
-    """Number of images after which to look again: the next multiple of `LOOK_EVERY` above `n`."""
-    return (n // LOOK_EVERY + 1) * LOOK_EVERY
 
 
 def radius(n: int, influence_sd: float, alpha: float) -> float:

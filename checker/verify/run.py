@@ -164,9 +164,12 @@ def _decide(
     if report.verdict.verdict == "PASS":
         return 0, "everything that was checked agrees, and the verdict is PASS"
     if accept_waivers and report.gate is not None:
-        held = gate.decide(report.verdict, report.evidence.model.file, waivers=report.gate.waived, today=today)
-        if held.exit_code == 0:
-            return 0, f"everything that was checked agrees; {held.rule} in the report, which --accept-waivers accepts"
+        decision = gate.decide(report.verdict, report.evidence.model.file, waivers=report.gate.waived, today=today)
+        if decision.exit_code == 0:
+            return (
+                0,
+                f"everything that was checked agrees; {decision.rule} in the report, which --accept-waivers accepts",
+            )
     return 1, f"everything that was checked agrees, and the verdict is {ruling(report.verdict)}"
 
 

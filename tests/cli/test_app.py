@@ -14,8 +14,7 @@ from typing import Annotated
 import pytest
 import typer
 
-from robustcheck_onnx.checker.cli import process as cli_process
-from robustcheck_onnx.checker.cli import verbs
+from robustcheck_onnx.checker.cli import process, verbs
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.thresholds import profile
 from support import ROOT
@@ -109,10 +108,10 @@ def test_progress_goes_to_a_terminal_on_stderr_only(
     with subprocess.Popen(
         [COMMAND, model, "--images", photos, "--thresholds", tmp_path / "all.json", "-o", "json"],
         stdout=subprocess.PIPE, stderr=terminal, env=os.environ | {"TERM": "xterm", "COLUMNS": str(columns)},
-    ) as process:  # fmt: skip
+    ) as child:  # fmt: skip
         os.close(terminal)
-        assert process.stdout is not None
-        assert json.loads(process.stdout.read())["verdict"]["verdict"] == "WARN"
+        assert child.stdout is not None
+        assert json.loads(child.stdout.read())["verdict"]["verdict"] == "WARN"
         seen = b""
         try:
             while data := os.read(controller, 65536):
@@ -179,7 +178,7 @@ def test_a_verb_beside_a_folder_of_models_hints_at_them(
     monkeypatch.chdir(tmp_path)
     app = grouped()
     app.command()(count)
-    code = cli_process.run(app, words.split())
+    code = process.run(app, words.split())
     out, err = capfd.readouterr()
     hint = "hint: count is a command; for the models in the folder count: robustcheck check count\n"
     assert err == (hint if hinted else "")
@@ -238,7 +237,7 @@ def test_a_signal_that_a_library_turns_into_its_own_error_is_told_as_the_signal(
     """As compiled modules do whose import a signal ends. And nothing that the run held outlives it: threads would."""
     code = """
 import os, signal, sys, time, typer, weakref
-from robustcheck_onnx.checker.cli import process as cli_process
+from robustcheck_onnx.checker.cli import process
 app, held = typer.Typer(), []
 @app.command()
 def check(model: str, output: str = typer.Option("", "-o")) -> int:
@@ -250,7 +249,7 @@ def check(model: str, output: str = typer.Option("", "-o")) -> int:
     except BaseException:
         raise ImportError("initialization failed") from None
 app.command()(lambda: 0)
-code = cli_process.run(app, sys.argv[1:])
+code = process.run(app, sys.argv[1:])
 sys.exit(code if held[0]() is None else 99)
 """
     report = tmp_path / "report.json"
@@ -290,7 +289,7 @@ def test_a_signal_that_is_swallowed_is_no_success(tmp_path: Path) -> None:
     """Python swallows what a destructor raises, and a signal may be answered there."""
     code = """
 import os, signal, sys, typer
-from robustcheck_onnx.checker.cli import process as cli_process
+from robustcheck_onnx.checker.cli import process
 app = typer.Typer()
 class Held:
     def __del__(self):
@@ -301,7 +300,7 @@ def check(model: str, output: str = typer.Option("", "-o")) -> int:
     Held()
     return 0
 app.command()(lambda: 0)
-sys.exit(cli_process.run(app, sys.argv[1:]))
+sys.exit(process.run(app, sys.argv[1:]))
 """
     report = tmp_path / "report.json"
     call = [sys.executable, "-c", code, "model.onnx", "-o", f"json={report}"]
@@ -378,12 +377,12 @@ def check(model: str) -> int:
     ],
 )  # fmt: skip
 def test_groups_of_verbs(words: str, code: int, out: str, err: str, capfd: pytest.CaptureFixture[str]) -> None:
-    assert cli_process.run(grouped(), words.split()) == code
+    assert process.run(grouped(), words.split()) == code
     assert capfd.readouterr() == (out, err)
 
 
 def test_an_error_of_a_group_is_json_too(capfd: pytest.CaptureFixture[str]) -> None:
-    assert cli_process.run(grouped(), ["profiles", "show", "gone", "-o", "json"]) == 2
+    assert process.run(grouped(), ["profiles", "show", "gone", "-o", "json"]) == 2
     assert json.loads(capfd.readouterr().out)["error"]["exit_code"] == 2
 
 

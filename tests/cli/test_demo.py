@@ -9,21 +9,21 @@ import onnxruntime as ort
 import pytest
 
 from robustcheck_onnx import check
-from robustcheck_onnx.checker import demo as demo_model
+from robustcheck_onnx.checker import demo
 from robustcheck_onnx.checker.cli.verbs.demo import _check_folder
 from robustcheck_onnx.checker.errors import UsageError
 
 COMMAND = str(Path(sys.executable).parent / "robustcheck")
 
 
-def demo(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run_demo(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([COMMAND, "demo", *arguments], cwd=folder, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.CompletedProcess[str], Path]:
     folder = tmp_path_factory.mktemp("demo")
-    return demo(folder, "--keep", "models"), folder
+    return run_demo(folder, "--keep", "models"), folder
 
 
 def test_one_warns_and_the_synthetic_one_passes(kept: tuple[subprocess.CompletedProcess[str], Path]) -> None:
@@ -44,10 +44,10 @@ def test_the_kept_files_get_the_same_verdicts(kept: tuple[subprocess.CompletedPr
     assert sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*")) == [
         "models", "models/ordinary.onnx", "models/planted.onnx",
     ]  # fmt: skip
-    warn, ok = (check(folder / "models" / f"{name}.onnx") for name in demo_model.NAMES)
+    warn, ok = (check(folder / "models" / f"{name}.onnx") for name in demo.NAMES)
     assert {reason.id for reason in warn.verdict.reasons} == {"no_persistent_outlier_features", "low_kurtosis"}
     assert ok.verdict.verdict == "PASS"
-    assert [f.index for f in ok.evidence.statistics.persistent] == [demo_model.PLANTED_FEATURE]
+    assert [f.index for f in ok.evidence.statistics.persistent] == [demo.PLANTED_FEATURE]
     assert any("Synthetic model" in note for note in ok.notes)
 
 
@@ -59,9 +59,9 @@ def test_the_graphs_compute_what_they_say(kept: tuple[subprocess.CompletedProces
     photos = np.random.default_rng(0).normal(size=(3, 64, 64, 3)).astype(np.float32)
     outputs = [
         ort.InferenceSession(folder / "models" / f"{name}.onnx").run(None, {"image": photos.transpose(0, 3, 1, 2)})[0]
-        for name in demo_model.NAMES
+        for name in demo.NAMES
     ]
-    weights, mean = demo_model.train()
+    weights, mean = demo.train()
     coarse = block_reduce(photos[:, :32], (1, 4, 4, 1), np.mean).transpose(0, 3, 1, 2).reshape(3, -1)
     expected = (coarse - mean) @ weights
     np.testing.assert_allclose(outputs[0], expected, rtol=1e-4, atol=1e-4)
@@ -74,9 +74,9 @@ def test_fit_is_ridge_regression() -> None:
     """The gradient of its loss is zero at the weights."""
     rng = np.random.default_rng(1)
     x, y = rng.normal(size=(20, 30)), rng.normal(size=(20, 4))
-    w = demo_model.fit(x, y)
+    w = demo.fit(x, y)
     x, y = x - x.mean(0), y - y.mean(0)
-    penalty = demo_model.RIDGE * np.trace(x.T @ x) / 30
+    penalty = demo.RIDGE * np.trace(x.T @ x) / 30
     np.testing.assert_allclose(x.T @ (x @ w - y) + penalty * w, 0, atol=1e-10)
 
 
@@ -97,7 +97,7 @@ def test_a_demo_that_shows_something_else_is_an_internal_error(
 ) -> None:
     from robustcheck_onnx.checker.cli import app as cli
 
-    monkeypatch.setattr(demo_model, "PLANTED_SD", -1.0)
+    monkeypatch.setattr(demo, "PLANTED_SD", -1.0)
     assert cli.main(["demo", "--keep", str(tmp_path / "models")]) == 70
     assert "verdict on the planted encoder is WARN; it must be PASS" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
@@ -105,7 +105,7 @@ def test_a_demo_that_shows_something_else_is_an_internal_error(
 
 def test_keep_replaces_nothing(tmp_path: Path) -> None:
     (tmp_path / "planted.onnx").write_text("mine")
-    done = demo(tmp_path, "--keep", ".")
+    done = run_demo(tmp_path, "--keep", ".")
     assert done.returncode == 2
     assert "planted.onnx: file is there already" in done.stderr
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("planted.onnx", "mine")]
@@ -115,6 +115,6 @@ def test_keep_replaces_nothing(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_made_is_the_environments_fault(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    done = demo(tmp_path, "--keep", "file/below")
+    done = run_demo(tmp_path, "--keep", "file/below")
     assert done.returncode == 4
     assert "models are not kept" in done.stderr

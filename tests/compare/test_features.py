@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 from scipy import optimize, stats
 
-from robustcheck_onnx.checker.compare import fates as compare_fates
+from robustcheck_onnx.checker.compare import fates
 from robustcheck_onnx.checker.statistics import state
 from support.comparisons import ALPHA, Array, numbers, paired, planted, rotation
 
 
-def fates(candidate: Array, reference: Array) -> dict[int, compare_fates.FeatureFate]:
+def fates_of(candidate: Array, reference: Array) -> dict[int, fates.FeatureFate]:
     pair = paired(candidate, reference)
-    found = compare_fates.fates(pair, state.statistics(pair.reference.state, ALPHA), 0.2)
+    found = fates.fates(pair, state.statistics(pair.reference.state, ALPHA), 0.2)
     return {fate.index: fate for fate in found}
 
 
@@ -20,7 +20,7 @@ def test_features_are_found_where_a_permutation_put_them() -> None:
     h = planted(features=(7, 30, 200))
     order = np.random.default_rng(0).permutation(h.shape[1])
     for sign in (1.0, -1.0):
-        found = fates(sign * h[:, order], h)
+        found = fates_of(sign * h[:, order], h)
         assert {i: (f.fate, f.to) for i, f in found.items()} == {
             i: ("moved", int(np.flatnonzero(order == i)[0])) for i in (7, 30, 200)
         }
@@ -32,10 +32,10 @@ def test_kept_lost_and_new_features() -> None:
     candidate = h.copy()
     candidate[:, 30] -= candidate[:, 30].mean()
     candidate[:, 99] += 15
-    found = fates(candidate, h)
+    found = fates_of(candidate, h)
     assert {i: (f.fate, f.to) for i, f in found.items()} == {7: ("kept", 7), 30: ("lost", None)}
     pair = paired(candidate, h)
-    new = compare_fates.new_features(state.statistics(pair.candidate.state, ALPHA), tuple(found.values()))
+    new = fates.new_features(state.statistics(pair.candidate.state, ALPHA), tuple(found.values()))
     assert new == (99,)
 
 
@@ -45,18 +45,18 @@ def test_a_lost_feature_is_not_found_in_its_twin() -> None:
     h[:, 30] = -h[:, 7]
     candidate = h.copy()
     candidate[:, 7] -= candidate[:, 7].mean()
-    assert {i: f.fate for i, f in fates(candidate, h).items()} == {7: "lost", 30: "kept"}
+    assert {i: f.fate for i, f in fates_of(candidate, h).items()} == {7: "lost", 30: "kept"}
 
 
 def test_a_rotation_is_told_from_a_loss() -> None:
     h = planted(120)
     turned = h @ rotation(h.shape[1])
-    assert fates(turned, h)[7].fate == "rotated"
+    assert fates_of(turned, h)[7].fate == "rotated"
     rounded = np.round(turned / turned.max() * 127)
-    assert fates(rounded, h)[7].fate == "rotated"
+    assert fates_of(rounded, h)[7].fate == "rotated"
     lost = h.copy()
     lost[:, 7] -= lost[:, 7].mean()
-    assert fates(lost @ rotation(h.shape[1]), h)[7].fate == "lost"
+    assert fates_of(lost @ rotation(h.shape[1]), h)[7].fate == "lost"
     kurtosis_after = stats.kurtosis(turned, axis=1, fisher=False).mean()
     assert abs(kurtosis_after - 3) < 0.2
 
@@ -73,6 +73,6 @@ def test_the_direction_is_the_constrained_minimum() -> None:
         tol=1e-12,
     )
     truth = 1 - ((y[held] - x[held] @ best.x) ** 2).sum() / (y[held] ** 2).sum()
-    np.testing.assert_allclose(numbers(compare_fates.direction_share(x, y)), truth, atol=1e-5)
-    np.testing.assert_allclose(numbers(compare_fates.direction_share(x, x[:, 2])), 1.0, atol=1e-6)
-    assert compare_fates.direction_share(x[:10], y[:10]) is None
+    np.testing.assert_allclose(numbers(fates.direction_share(x, y)), truth, atol=1e-5)
+    np.testing.assert_allclose(numbers(fates.direction_share(x, x[:, 2])), 1.0, atol=1e-6)
+    assert fates.direction_share(x[:10], y[:10]) is None

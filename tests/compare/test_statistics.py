@@ -12,8 +12,8 @@ from robustcheck_onnx.checker.statistics import state
 from support.comparisons import ALPHA, Array, numbers, paired, planted, rotation
 
 
-def sides(pair: Pair) -> tuple[changes.LeftOut, changes.LeftOut]:
-    return changes.left_out(pair.candidate), changes.left_out(pair.reference)
+def sides(pair: Pair) -> tuple[changes.ModelJackknife, changes.ModelJackknife]:
+    return changes.jackknife_of(pair.candidate), changes.jackknife_of(pair.reference)
 
 
 def changed(pair: Pair, tolerance: float = 0.2) -> dict[str, changes.StatisticChange]:

@@ -20,7 +20,7 @@ from PIL import Image
 
 from robustcheck_onnx import check
 from robustcheck_onnx.checker.errors import UsageError
-from robustcheck_onnx.checker.images import entries as image_files
+from robustcheck_onnx.checker.images import entries as entry_files
 from robustcheck_onnx.checker.images import source as images
 from robustcheck_onnx.checker.images.entries import Entries, Entry
 from robustcheck_onnx.checker.images.manifest import _json
@@ -165,7 +165,7 @@ def test_a_late_row_without_a_file_is_told_when_read_never_skipped(
     column = "image" if kind == "jsonl" else "path"
     with pytest.raises(UsageError) as early:
         open_images(manifest)
-    monkeypatch.setattr(image_files, "CHECKED_ROWS", 12)
+    monkeypatch.setattr(entry_files, "CHECKED_ROWS", 12)
     source = open_images(manifest)
     assert len(source) == 14
     faults = {}
@@ -194,7 +194,7 @@ def test_rows_are_looked_for_up_to_the_limit_and_not_beyond(tmp_path: Path, monk
         return is_file(path)
 
     monkeypatch.setattr(os.path, "isfile", count)
-    monkeypatch.setattr(image_files, "CHECKED_ROWS", 5)
+    monkeypatch.setattr(entry_files, "CHECKED_ROWS", 5)
     source = open_images(write(tmp_path / "m.csv", names))
     assert asked == names[:5]
     places = [index for index, entry in enumerate(source.entries) if entry.name in names[5:]]
@@ -239,7 +239,7 @@ def late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
     model = lookup.write_lookup_model(tmp_path / "model.onnx", h)
     lookup.write_lookup_images(tmp_path / "photos", 60)
     names = sorted(path.name for path in (tmp_path / "photos").iterdir())
-    monkeypatch.setattr(image_files, "CHECKED_ROWS", len(names))
+    monkeypatch.setattr(entry_files, "CHECKED_ROWS", len(names))
     return model, write(tmp_path / "photos" / "all.txt", [*names, "gone.png"])
 
 
@@ -299,7 +299,7 @@ def test_the_cache_key_makes_no_entry(late: tuple[Path, Path], monkeypatch: pyte
 def test_a_long_manifest_takes_little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Peak of Python's own memory; an object a row took more than 1,000 bytes a row."""
     n = 50_000
-    monkeypatch.setattr(image_files, "CHECKED_ROWS", 1)
+    monkeypatch.setattr(entry_files, "CHECKED_ROWS", 1)
     photos(tmp_path, 1)
     names = ["000.png", *(f"photos/n{i % 1000:04d}/ILSVRC_{i:08d}.JPEG" for i in range(1, n))]
     write(tmp_path / "m.csv", names, [i % 1000 for i in range(n)])

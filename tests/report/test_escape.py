@@ -56,7 +56,7 @@ def test_the_reading_of_the_runner_can_find_something(name: str) -> None:
 def test_no_line_of_a_document_is_a_command(form: str, name: str) -> None:
     report = gated(reports.warning(), file=name, tensor=name, synthetic=name)
     for outcome in (report, failed(name, f"{name}: model is bad; it must not be")):
-        lines = forms.render(form, [outcome], forms.Options(here="/repo", root="/repo")).splitlines()
+        lines = forms.render(form, [outcome], forms.FormOptions(working_folder="/repo", root="/repo")).splitlines()
         assert [command_of(line) for line in lines if command_of(line)] == []
 
 
@@ -72,7 +72,7 @@ def test_no_line_of_the_terminal_report_is_a_command_however_it_wraps(name: str,
 @pytest.mark.parametrize("name", NAMES)
 def test_an_annotation_and_an_error_are_no_other_command(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     report = gated(reports.warning(), file=name, tensor=name)
-    told = github.commands([report], forms.Options(here="/repo", root="/repo"))
+    told = github.commands([report], forms.FormOptions(working_folder="/repo", root="/repo"))
     assert {command_of(line) for line in told} == {"warning"}
     ending.say(f"{name}: {name}", name)
     assert [command_of(line) for line in capsys.readouterr().err.splitlines()] == ["", ""]

@@ -86,7 +86,7 @@ def test_a_form_for_one_model_refuses_two() -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "here", "root", "expected"),
+    ("model", "working_folder", "root", "expected"),
     [
         ("m.onnx", "/repo/sub", "/repo", "sub/m.onnx"),
         ("../m.onnx", "/repo/sub", "/repo", "m.onnx"),
@@ -99,15 +99,16 @@ def test_a_form_for_one_model_refuses_two() -> None:
         ("", "/repo", "/repo", "robustcheck"),
     ],
 )
-def test_paths_are_told_from_the_repository(model: str, here: str, root: str, expected: str) -> None:
-    assert path_in_repository(model, here, root) == expected
+def test_paths_are_told_from_the_repository(model: str, working_folder: str, root: str, expected: str) -> None:
+    assert path_in_repository(model, working_folder, root) == expected
 
 
 def test_the_repository_is_the_nearest_folder_with_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "a" / ".git").write_text("gitdir: elsewhere")  # a work tree has a file there
     monkeypatch.chdir(tmp_path / "a" / "b")
-    assert (forms.Options().here, forms.Options().root) == (str(tmp_path / "a" / "b"), str(tmp_path / "a"))
+    options = forms.FormOptions()
+    assert (options.working_folder, options.root) == (str(tmp_path / "a" / "b"), str(tmp_path / "a"))
 
 
 def test_the_same_model_twice_has_two_names() -> None:

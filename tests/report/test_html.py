@@ -1,6 +1,6 @@
 """The HTML report: well-formed, self-contained, accessible, true to the numbers; hostile names stay text.
 
-The reports are those of tests/test_report_reports.py (made up), the galleries are made here.
+The reports are those of tests/support/reports.py (made up), the galleries are made here.
 """
 
 from __future__ import annotations
@@ -171,7 +171,7 @@ def pages() -> dict[str, str]:
         "hostile": [hostile(warning), evil],
         "none": [],
     }
-    options = forms.Options(thumbnails={"sha256:0": PIXEL, "d": "https://example.invalid/x.png"})
+    options = forms.FormOptions(thumbnails={"sha256:0": PIXEL, "d": "https://example.invalid/x.png"})
     return {name: forms.render("html", found, options) for name, found in outcomes.items()}
 
 

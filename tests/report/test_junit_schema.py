@@ -47,13 +47,14 @@ def schema(tmp_path_factory: pytest.TempPathFactory) -> xmlschema.XMLSchema:
 
 @pytest.mark.parametrize("kind", OUTCOMES)
 def test_junit_is_what_the_schema_allows(schema: xmlschema.XMLSchema, kind: str) -> None:
-    text = forms.render("junit", OUTCOMES[kind], forms.Options(here="/repo", root="/repo"))
+    text = forms.render("junit", OUTCOMES[kind], forms.FormOptions(working_folder="/repo", root="/repo"))
     schema.validate(ElementTree.fromstring(text))
 
 
 def test_the_schema_refuses_what_is_wrong(schema: xmlschema.XMLSchema) -> None:
     """So that the test above can fail."""
-    root = ElementTree.fromstring(forms.render("junit", OUTCOMES["warn"], forms.Options(here="/", root="/")))
+    options = forms.FormOptions(working_folder="/", root="/")
+    root = ElementTree.fromstring(forms.render("junit", OUTCOMES["warn"], options))
     del root[0].attrib["failures"]
     with pytest.raises(xmlschema.XMLSchemaValidationError, match="failures"):
         schema.validate(root)

@@ -20,7 +20,7 @@ from robustcheck_onnx.checker.report.record import Failed
 )
 def test_a_name_that_is_no_text_has_a_place(name: str, uri: str) -> None:
     failed = Failed(model=name, message=f"{name}: file is empty", hint="", exit_code=3)
-    place = forms.Options(here="/repository", root="/repository")
+    place = forms.FormOptions(working_folder="/repository", root="/repository")
     (result,) = json.loads(forms.render("sarif", [failed], place))["runs"][0]["results"]
     assert result["locations"][0]["physicalLocation"]["artifactLocation"]["uri"] == uri
     (issue,) = json.loads(forms.render("gitlab", [failed], place))

@@ -13,7 +13,7 @@ from robustcheck_onnx.checker.verdict.gate import Waiver, decide
 from robustcheck_onnx.thresholds.profile import STATISTICS
 from support import reports
 
-PLACE = forms.Options(here="/repo/sub", root="/repo")
+PLACE = forms.FormOptions(working_folder="/repo/sub", root="/repo")
 HOSTILE = (
     "=cmd|'/C calc'!A1 \"<b>&amp;\n\r\t`x` **y** [z](http://a) 100%, :: $m$ @all #1 \x1b[31m \u202e \udcff é😀.onnx"
 )

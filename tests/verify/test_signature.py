@@ -415,19 +415,18 @@ def test_a_signature_of_model_signing_about_files_is_no_verdict(
 
 
 def test_what_is_used_of_model_signing_is_still_there(tmp_path: Path) -> None:
-    """Names that are not public: if this fails, a new release of model-signing needs checker/model_signing_calls.py."""
-    said = (
-        f"model-signing {importlib.metadata.version('model-signing')} has changed: see checker/model_signing_calls.py"
-    )
+    """Names that are not public: if this fails, checker/verify/model_signing_calls.py must follow a new release."""
+    release = f"model-signing {importlib.metadata.version('model-signing')}"
+    changed = f"{release} has changed: see checker/verify/model_signing_calls.py"
     write_keys(tmp_path)
     signer = vars(their_signing.Config().use_elliptic_key_signer(private_key=tmp_path / "key.pem")).get("_signer")
-    assert list(inspect.signature(getattr(signer, "sign", print)).parameters) == ["payload"], said
+    assert list(inspect.signature(getattr(signer, "sign", print)).parameters) == ["payload"], changed
     verifier = vars(their_verifying.Config().use_elliptic_key_verifier(public_key=tmp_path / "key.pub")).get(
         "_verifier"
     )
     asked = getattr(verifier, "_verify_signed_content", print)
-    assert list(inspect.signature(asked).parameters) == ["signature"], said
-    assert list(inspect.signature(sign_sigstore_pb.Signature).parameters) == ["bundle"], said
+    assert list(inspect.signature(asked).parameters) == ["signature"], changed
+    assert list(inspect.signature(sign_sigstore_pb.Signature).parameters) == ["bundle"], changed
 
 
 def test_the_version_range_is_the_same_in_the_code_and_in_the_extra(

@@ -66,10 +66,10 @@ def compare(
     PASS when the candidate passes the check by itself and has kept the outlier features that made the reference pass.
     """
     from robustcheck_onnx.checker.compare import baseline as baselines
+    from robustcheck_onnx.checker.compare import compare as compare_models
     from robustcheck_onnx.checker.compare import forms, terminal
-    from robustcheck_onnx.checker.compare import run as compare_run
     from robustcheck_onnx.checker.errors import UsageError
-    from robustcheck_onnx.checker.report import Options
+    from robustcheck_onnx.checker.report import FormOptions
     from robustcheck_onnx.checker.storage import write_whole
 
     if reference is None and baseline is None and write_baseline is None:
@@ -83,7 +83,7 @@ def compare(
         models = reads[:2] if reference is not None else reads[:1]
         check_extra("--write-baseline", write_baseline, models, destinations, "baseline.json")
     with measuring(destinations, candidate, quiet) as progress:
-        result, made = compare_run.compare(
+        result, new_baseline = compare_models(
             candidate,
             reference,
             baseline=baseline,
@@ -101,10 +101,10 @@ def compare(
     if no_time:
         result = result.model_copy(update={"time": None})
     if write_baseline is not None:
-        write_whole(write_baseline, baselines.to_json(made))
+        write_whole(write_baseline, baselines.to_json(new_baseline))
     deliver(
         destinations,
-        lambda form: forms.render(form, result, Options()),
+        lambda form: forms.render(form, result, FormOptions()),
         partial(terminal.render, result),
         color,
         quiet=quiet,

@@ -29,7 +29,7 @@ from robustcheck_onnx.thresholds.profile import DEFINITIONS
 
 from .. import words
 from ..facts import blocks_of
-from ..forms import Options
+from ..forms import FormOptions
 from ..outcome import findings, model_of, without_model
 from ..record import Failed, Outcome, Report
 from . import charts
@@ -38,7 +38,7 @@ from .suite import suite_of
 TEMPLATES = Path(__file__).parent / "templates"
 
 
-def render(outcomes: Sequence[Outcome], options: Options) -> str:
+def render(outcomes: Sequence[Outcome], options: FormOptions) -> str:
     """Write one page: a table of all models where there are several, then a part for each, in the order given."""
     reports = [outcome for outcome in outcomes if isinstance(outcome, Report)]
     galleries = [report.evidence.gallery for report in reports if report.evidence.gallery]
@@ -64,7 +64,7 @@ def _title(outcomes: Sequence[Outcome]) -> str:
     return count_text(len(outcomes), "model") + (f": {counts}" if counts else "")
 
 
-def photo_of(image: SeenImage, options: Options) -> str:
+def photo_of(image: SeenImage, options: FormOptions) -> str:
     """Return the image's picture as a `data:` URI; empty for any other address, since the page loads nothing."""
     uri = options.thumbnails.get(image.digest, "")
     return uri if uri.startswith(("data:image/jpeg;base64,", "data:image/webp;base64,")) else ""

@@ -10,8 +10,9 @@ from robustcheck_onnx.checker.statistics import intervals
 ALPHA = 0.05
 
 
-def test_looks_are_multiples_of_32_whatever_the_batch() -> None:
-    assert [intervals.next_look(n) for n in (0, 31, 32, 50, 63, 64)] == [32, 32, 64, 64, 64, 96]
+def test_the_bounds_are_tightest_at_a_look() -> None:
+    assert (intervals.LOOK_EVERY, intervals.TUNED_FOR) == (32, 64)
+    assert intervals.TUNED_FOR % intervals.LOOK_EVERY == 0
 
 
 def test_radius_is_the_formula_of_the_paper_widened_for_few_images() -> None:
