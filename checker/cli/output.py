@@ -13,17 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, RobustcheckError, UsageError
-from robustcheck_onnx.checker.storage import (
-    Place,
-    Url,
-    is_ours,
-    local_path,
-    open_url,
-    parse_place,
-    redact,
-    replace_with_error,
-    write_whole,
-)
 from robustcheck_onnx.checker.text import error_json, error_text
 
 from .options import FORMATS, one_of
@@ -32,6 +21,7 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
     from robustcheck_onnx.checker.measure import Progress
+    from robustcheck_onnx.checker.storage import Place, Url
 
 
 class Destination(NamedTuple):
@@ -50,6 +40,8 @@ def destinations_of(
     Raises UsageError (no such format, no path after the equals sign, one file or stdout named twice, a path that no
     report can be written to), EnvironmentFaultError (a folder that can't be written).
     """
+    from robustcheck_onnx.checker.storage import Url, parse_place, redact
+
     destinations: list[Destination] = []
     for text in outputs:
         form, separator, path = text.partition("=")
@@ -83,6 +75,8 @@ def check_target(place: Place, reads: Iterable[Place] = ()) -> None:
     Raises UsageError (a folder, no such folder, a file that is read, an image), EnvironmentFaultError (a folder that
     can't be written); for a URL as `check_url`.
     """
+    from robustcheck_onnx.checker.storage import Url, local_path
+
     if isinstance(place, Url):
         check_url(place, reads)
         return
@@ -124,6 +118,8 @@ def check_target(place: Place, reads: Iterable[Place] = ()) -> None:
 
 def _is_image_or_model(path: Path) -> bool:
     """Whether the path is a file with the suffix of an image or a model, and no document of this tool."""
+    from robustcheck_onnx.checker.storage import is_ours
+
     if not path.is_file() or is_ours(path):
         return False
     from robustcheck_onnx.checker.images import SUFFIXES  # needed only where a report replaces a file
@@ -133,6 +129,8 @@ def _is_image_or_model(path: Path) -> bool:
 
 def _beside(path: Path, reads: Iterable[Path]) -> Iterator[Path]:
     """The weights and sidecars of the models among `reads`; none where `path` is no file that could be one of them."""
+    from robustcheck_onnx.checker.storage import is_ours
+
     if not path.is_file() or is_ours(path):
         return
     from robustcheck_onnx.checker.model import (  # needed only where a report replaces a file
@@ -156,6 +154,8 @@ def check_url(url: Url, reads: Iterable[Place]) -> None:
     reads: what the run reads; a report must not replace one of them.
     Raises UsageError (a web server, a file that is read), EnvironmentFaultError (a package is missing).
     """
+    from robustcheck_onnx.checker.storage import open_url
+
     if url.is_http:
         raise UsageError(
             f"{url}: report's URL is of a web server; reports are put into object stores or files",
@@ -192,6 +192,8 @@ def mark_unfinished(destinations: Sequence[Destination], model: str) -> None:
     model: what the documents are about, as it was typed; empty for several.
     Raises EnvironmentFaultError where an earlier document would stay.
     """
+    from robustcheck_onnx.checker.storage import is_ours, redact, replace_with_error
+
     for form, path in destinations:
         if path is not None and is_ours(path):
             try:
@@ -228,6 +230,8 @@ def deliver(
     quiet: nothing goes to stdout unless a destination says so.
     Raises EnvironmentFaultError where a file can't be written.
     """
+    from robustcheck_onnx.checker.storage import write_whole
+
     for form, path in destinations:
         if path is not None:
             write_whole(path, plain(render(ascii_only=False)) if form == "terminal" else text(form))

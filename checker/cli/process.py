@@ -17,7 +17,6 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from robustcheck_onnx.checker.errors import RobustcheckError, UsageError
-from robustcheck_onnx.checker.storage import OFFLINE
 
 from . import usage
 from .command_line import DEFAULT_VERB, CommandLine, Invocation, read
@@ -38,7 +37,12 @@ def run(app: typer.Typer, words: list[str]) -> int:
     app: with the verb `check`. words: those after the program's name; a first word that is no verb, group or option of
     the app is a model to check.
     """
+    if "--offline" not in words:
+        return _run(app, words)
+    from robustcheck_onnx.checker.storage import OFFLINE  # keeps `--help` fast
+
     offline_before = os.environ.get(OFFLINE)
+    os.environ[OFFLINE] = "1"  # for worker processes, and for what is written after an error
     try:
         return _run(app, words)
     finally:
@@ -68,8 +72,6 @@ def _run(app: typer.Typer, words: list[str]) -> int:
         finally:
             if hasattr(signal, "pthread_sigmask"):  # those that came since the start (`__main__`) are answered now
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
-        if "offline" in invocation.line.options:
-            os.environ[OFFLINE] = "1"  # for worker processes, and for what is written after an error
         if not words and COMPLETION not in os.environ:
             with contextlib.redirect_stdout(sys.stderr):
                 group(args=["--help"], prog_name="robustcheck", standalone_mode=False)
