@@ -144,3 +144,24 @@ def test_shell_completion() -> None:
         env = {"_ROBUSTCHECK_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": cword, "PATH": "/usr/bin"}
         done = subprocess.run([BIN / "robustcheck"], capture_output=True, text=True, check=False, env=env)
         assert want in done.stdout.split()
+
+
+def loaded_after(code: str) -> set[str]:
+    """Names of the modules that a fresh interpreter has loaded after some code."""
+    script = f"import sys\n{code}\nprint(*sys.modules, file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-Ic", script], capture_output=True, text=True, check=True)
+    return set(done.stderr.split())
+
+
+def test_help_loads_no_room_but_the_command_line() -> None:
+    loaded = loaded_after("from robustcheck_onnx.checker import cli; assert cli.main(['--help']) == 0")
+    prefix = "robustcheck_onnx.checker."
+    rooms = {name.removeprefix(prefix).split(".")[0] for name in loaded if name.startswith(prefix)}
+    assert rooms == {"cli", "errors", "text"}
+
+
+@pytest.mark.parametrize("room", ["evidence", "statistics", "text", "verdict", "report"])
+def test_pure_rooms_load_nothing_that_runs_models_or_opens_files(room: str) -> None:
+    heavy = {"onnx", "onnxruntime", "PIL", "fsspec", "ray", "torch"}
+    assert not heavy & loaded_after(f"import robustcheck_onnx.checker.{room}")
+    assert "onnxruntime" in loaded_after("import robustcheck_onnx.checker.runtime")  # the probe can fail
