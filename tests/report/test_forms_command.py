@@ -153,7 +153,7 @@ def test_other_verbs_replace_an_earlier_document_when_their_work_starts(
         raise MemoryError
 
     where = {
-        "compare": "compare.run.compare",
+        "compare": "compare.compare",
         "scan": "scan.run.scan",
         "shift": "shift.measure_shift",
         "verify": "verify.verify",
