@@ -124,9 +124,8 @@ def _that_pass_together(present: list[Reference], absent: list[Reference]) -> li
     passing = list(present)
     while _n_not_below(passing, absent):
         if len(passing) == 1:
-            raise ValueError(
-                f"no set with the indication lies above all sets without it; the last was {passing[0].set}"
-            )
+            last = passing[0].set
+            raise ValueError(f"no set with the indication lies above all sets without it; the last was {last}")
         weakest: dict[str, Reference] = {}
         for name in STRENGTHS:
             lowest = min(r.low[name] for r in passing)

@@ -148,30 +148,25 @@ def _against(side: Side, evidence: Evidence, known: Baseline, profile: Profile, 
 def _report(
     candidate: Compared, comparison: _Comparison, profile: Profile, tolerance: float, baseline: Path | None, when: Time
 ) -> CompareReport:
+    reference = comparison.reference
     return CompareReport(
         tool_version=version("robustcheck-onnx"),
         verdict=judge_pair(
-            candidate,
-            comparison.reference,
-            comparison.statistics,
-            comparison.features,
-            tolerance,
-            profile,
-            comparison.stale,
+            candidate, reference, comparison.statistics, comparison.features, tolerance, profile, comparison.stale
         ),
         tolerance=tolerance,
         baseline="" if baseline is None else str(baseline),
         paired=comparison.paired,
         n_images=candidate.evidence.statistics.n_images,
         candidate=candidate,
-        reference=comparison.reference,
+        reference=reference,
         statistics=comparison.statistics,
         alpha=profile.alpha,
         features=comparison.features,
         new_features=fates.new_features(candidate.evidence.statistics, comparison.features),
         similarity=comparison.similarity,
         agreement=comparison.agreement,
-        notes=_notes(candidate, comparison.reference, profile),
+        notes=_notes(candidate, reference, profile),
         profile=profile,
         claim=CLAIM,
         time=when,

@@ -166,10 +166,8 @@ def _decide(
     if accept_waivers and report.gate is not None:
         decision = gate.decide(report.verdict, report.evidence.model.file, waivers=report.gate.waived, today=today)
         if decision.exit_code == 0:
-            return (
-                0,
-                f"everything that was checked agrees; {decision.rule} in the report, which --accept-waivers accepts",
-            )
+            accepted = f"{decision.rule} in the report, which --accept-waivers accepts"
+            return 0, f"everything that was checked agrees; {accepted}"
     return 1, f"everything that was checked agrees, and the verdict is {ruling(report.verdict)}"
 
 
