@@ -20,7 +20,7 @@ from .output import Destination, check_target, deliver, destinations_of, mark_un
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from robustcheck_onnx.checker.report import Options, Outcome, Report
+    from robustcheck_onnx.checker.report import FormOptions, Outcome, Report
     from robustcheck_onnx.checker.storage import Place
     from robustcheck_onnx.thresholds.profile import Profile
 
@@ -236,16 +236,16 @@ def _full(outcome: Outcome, settings: Settings, ascii_only: bool = False) -> Ren
     return terminal.render(outcome, ascii_only=ascii_only, verbose=settings.verbose > 0)
 
 
-def _form_options(settings: Settings, outcomes: Sequence[Outcome], forms: Sequence[str]) -> Options:
+def _form_options(settings: Settings, outcomes: Sequence[Outcome], forms: Sequence[str]) -> FormOptions:
     """What the forms of this run need beside the outcomes: thumbnails, if one is HTML."""
-    from robustcheck_onnx.checker.report import Options
+    from robustcheck_onnx.checker.report import FormOptions
 
     if "html" not in forms or settings.no_thumbnails:
-        return Options()
+        return FormOptions()
     from robustcheck_onnx.checker.report.html import thumbnails
 
     made = thumbnails.make(outcomes, settings.images, seed=settings.seed, limit=settings.max_images)
-    return Options(thumbnails=made.uris, missing=made.missing)
+    return FormOptions(thumbnails=made.uris, missing=made.missing)
 
 
 class _Lines(logging.Formatter):

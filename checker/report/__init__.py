@@ -41,8 +41,6 @@ from .record import (
 )
 from .words import SIGNS, meaning_text
 
-Options = FormOptions  # the name by which cli/check_run.py knows it
-
 __all__ = [
     "CLAIM",
     "COLOURS",
@@ -53,7 +51,6 @@ __all__ = [
     "Clock",
     "Failed",
     "FormOptions",
-    "Options",
     "Outcome",
     "Pen",
     "Placed",
