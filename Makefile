@@ -47,7 +47,7 @@ quick: $(VENV)/.dev
 coverage: $(VENV)/.dev
 	$(BIN)/pytest --numprocesses auto --dist loadfile --cov --cov-report term
 
-# Is each small fault put into the statistics and the verdict found by their tests? Hours; what lives: `mutmut results`.
+# Is each small fault put into the statistics and the verdict found by their tests? What lives: `mutmut results`.
 mutants: $(VENV)/.dev
 	rm -rf build/mutants
 	mkdir -p build/mutants/src/robustcheck_onnx

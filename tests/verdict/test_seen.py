@@ -120,3 +120,24 @@ def test_as_many_images_as_the_profile_asks_for_are_enough_to_stop() -> None:
     enough = Statistics(**(reports.PASS_STATISTICS | {"n_images": PROFILE.min_images}))
     assert decided(enough, PROFILE)
     assert not decided(enough.model_copy(update={"n_images": PROFILE.min_images - 1}), PROFILE)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("negative_energy", "rectified"),
+        ("negative_z_energy", "rectified"),
+        ("persistence_ratio", "no_persistent_outlier_features"),
+        ("top3_share", "no_persistent_outlier_features"),
+        ("outlier_frequency", "no_persistent_outlier_features"),
+    ],
+)
+def test_each_statistic_alone_is_seen_below_its_threshold(name: str, reason: str) -> None:
+    minimum = PROFILE.thresholds[name].minimum  # type: ignore[index] # a statistic's name
+    given = evidence(**{name: interval(0.5 * minimum, 0.4 * minimum, 0.6 * minimum)})
+    assert set(seen(given)) == {reason}
+
+
+def test_a_few_representations_again_and_again() -> None:
+    words = "40.0 % of the representations differ in kurtosis; at least 50 % must"
+    assert seen(evidence(distinct_share=0.4)) == {"representations_alike": words}
