@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from robustcheck_onnx.checker.errors import UsageError
+
+if TYPE_CHECKING:
+    from robustcheck_onnx.checker.evidence import GivenOptions
 
 FORMATS = ("terminal", "json")
 
@@ -26,6 +29,13 @@ def one_of(option: str, value: str, valid: Sequence[str]) -> None:
             f"{option} is {value!r}; it must be one of {', '.join(valid)}",
             f"{option} {near[0] if near else valid[0]}",
         )
+
+
+def run_options(ctx: typer.Context) -> GivenOptions:
+    """Take what moves the numbers of a run out of the options that a verb was called with."""
+    from robustcheck_onnx.checker.evidence import Options
+
+    return cast("GivenOptions", {name: value for name, value in ctx.params.items() if name in Options.model_fields})
 
 
 def _only(option: str, *valid: str) -> Callable[[str], str]:

@@ -9,7 +9,7 @@ from robustcheck_onnx.checker.evidence import Execution, ImageFacts, Preprocessi
 from robustcheck_onnx.checker.model import ModelFile
 from robustcheck_onnx.checker.report import Time
 from robustcheck_onnx.checker.text import as_json
-from robustcheck_onnx.checker.verdict import fallback_note, skipped_note, synthetic_note
+from robustcheck_onnx.checker.verdict import execution_notes, image_notes, model_notes
 from robustcheck_onnx.thresholds.frozen import Frozen
 
 from .depth import LayerStatistics, PersistentFeature
@@ -128,15 +128,13 @@ def notes_of_scan(
     execution: Execution,
 ) -> tuple[str, ...]:
     """What a reader must know beside the numbers."""
-    notes: list[str] = []
     source = model.contract.source if model.contract else None
-    notes += synthetic_note(source.synthetic if source else "")
-    if source is not None and source.random_weights:
-        notes.append("The model has random weights: it was never trained.")
-    if preprocessing.source == "assumed":
-        notes.append("The preprocessing was assumed: the file does not say it. Wrong pixels give wrong statistics.")
-    if images.bundled:
-        notes.append("The bundled photos were used; your own in-distribution images say more (--images).")
+    notes = model_notes(
+        source.synthetic if source else "",
+        random_weights=bool(source and source.random_weights),
+        preprocessing=preprocessing.source,
+    )
+    notes += image_notes(images)
     n_good = images.n_read - images.n_skipped
     if n_good < FEW_IMAGES:
         notes.append(f"Only {n_good} images: what is alike in few images need not be in many.")
@@ -155,4 +153,4 @@ def notes_of_scan(
             f"The appended nodes changed the model's own output (relative difference {facts.output_difference:.2g}): "
             "ONNX Runtime fuses layers in another way with them, so the numbers are those of a slightly other model."
         )
-    return (*notes, *fallback_note(execution), *skipped_note(images))
+    return (*notes, *execution_notes(execution))

@@ -16,7 +16,7 @@ import numpy as np
 
 from robustcheck_onnx.checker import measure, pipeline
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
-from robustcheck_onnx.checker.evidence import GivenOptions, Options, Preprocessing
+from robustcheck_onnx.checker.evidence import Execution, GivenOptions, Options, Preprocessing
 from robustcheck_onnx.checker.images import ImageSource, Skipped, digest_of_set, open_images
 from robustcheck_onnx.checker.measure import ImagesRead, Inputs, Job, Prepared, Progress, stack
 from robustcheck_onnx.checker.model import Contract, ModelFile
@@ -24,6 +24,7 @@ from robustcheck_onnx.checker.report import Clock, Time
 from robustcheck_onnx.checker.runtime import Runner
 from robustcheck_onnx.checker.statistics import CONFIDENCE, wilson
 from robustcheck_onnx.checker.storage import as_typed, local_path
+from robustcheck_onnx.checker.verdict import execution_notes, model_notes, skipped_note
 
 from . import labels
 from .call import Spec, parse_call, read_report, verdict_of
@@ -145,7 +146,7 @@ def measure_shift(
         preprocessing_source=preprocessing.source,
         execution=runner.execution,
         seed=run.seed,
-        notes=_notes(inner, beside, preprocessing.source, opened),
+        notes=_notes(inner, beside, preprocessing.source, opened, runner.execution),
         claim=CLAIM,
         time=Time.until_now(clock, n_images),
     )
@@ -250,30 +251,32 @@ def _count(runner: Runner, batch: Sequence[_Labelled], each: _LabelledSet) -> in
         ) from fault
 
 
-def _notes(inner: SetResult, beside: Sequence[Shifted], preprocessing: str, opened: ModelFile) -> tuple[str, ...]:
-    notes = []
-    if preprocessing == "assumed":
-        notes.append("preprocessing is not known and was assumed (ImageNet values); accuracies may be too low")
-    if opened.contract and opened.contract.source.random_weights:
-        notes.append("the weights are random: accuracies are those of an untrained model")
-    if opened.contract and opened.contract.source.synthetic:
-        notes.append(f"the model is synthetic: {opened.contract.source.synthetic}")
+def _notes(
+    inner: SetResult, beside: Sequence[Shifted], preprocessing: str, opened: ModelFile, execution: Execution
+) -> tuple[str, ...]:
+    """Write what a reader must know beside the accuracies."""
+    source = opened.contract.source if opened.contract else None
+    notes = model_notes(
+        source.synthetic if source else "",
+        random_weights=bool(source and source.random_weights),
+        preprocessing=preprocessing,
+    )
+    notes += execution_notes(execution)
     results = (inner, *(each.result for each in beside))
     if any(result.label_set in LABEL_SET.values() and result.label_set != "file" for result in results):
-        notes.append("the model's 1000 classes are taken to be in ImageNet-1k's order")
+        notes.append("The model's 1000 classes are taken to be in ImageNet-1k's order.")
     if len({result.n_compete for result in results}) > 1:
-        notes.append("the sets are measured among different numbers of classes; their difference is also due to that")
+        notes.append("The sets are measured among different numbers of classes; their difference is also due to that.")
     for each in beside:
         if each.in_both:
-            notes.append(f"{each.in_both} images are in both {inner.name} and {each.result.name}")
+            notes.append(f"{each.in_both} images are in both {inner.name} and {each.result.name}.")
     for result in results:
         whole = IMAGES.get(result.shift or "", result.n_available)
         if result.n_available != whole:
             notes.append(
-                f"{result.name} has {result.n_available} images; {WORDS[result.shift or '']} as published has {whole}"
+                f"{result.name} has {result.n_available} images; {WORDS[result.shift or '']} as published has {whole}."
             )
-        if result.n_skipped:
-            notes.append(f"{result.n_skipped} images of {result.name} could not be used and are not counted")
+        notes += skipped_note(result.n_skipped, result.n_read, result.skipped, result.name)
         if result.n_read < result.n_available:
-            notes.append(f"{result.name}: {result.n_read} of {result.n_available} images, drawn by seed")
+            notes.append(f"{result.name}: {result.n_read} of {result.n_available} images, drawn by seed.")
     return tuple(notes)

@@ -6,7 +6,8 @@ Comes in: `Evidence` and a threshold profile. May import: evidence, text, errors
 from __future__ import annotations
 
 from .gate import FailOn, Gate, Waiver
-from .reasons import NAMES, RULES, fallback_note, notes_of, skipped_note, synthetic_note
+from .notes import execution_notes, image_notes, model_notes, notes_of, skipped_note
+from .reasons import NAMES, RULES
 from .rule import SAME_NUMBERS, Reason, Verdict, above, below, decided, judge
 
 __all__ = [
@@ -21,9 +22,10 @@ __all__ = [
     "above",
     "below",
     "decided",
-    "fallback_note",
+    "execution_notes",
+    "image_notes",
     "judge",
+    "model_notes",
     "notes_of",
     "skipped_note",
-    "synthetic_note",
 ]

@@ -1,13 +1,10 @@
-"""The words of a verdict: what each reason id means, what to do about it, and the notes beside the reasons."""
+"""The words of a verdict: what each reason id means, and what to do about it."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-from robustcheck_onnx.checker.evidence import Evidence, Execution, ImageFacts
-from robustcheck_onnx.checker.text import short_digest
-from robustcheck_onnx.thresholds import profile as profiles
-from robustcheck_onnx.thresholds.profile import Profile, Statistic
+from robustcheck_onnx.thresholds.profile import Statistic
 
 
 class Rule(NamedTuple):
@@ -237,63 +234,3 @@ NAMES: dict[Statistic, str] = {
     "negative_energy": "negative energy",
     "negative_z_energy": "negative energy of z",
 }
-
-
-def notes_of(evidence: Evidence, profile: Profile) -> tuple[str, ...]:
-    """Write a note for each choice or circumstance that the verdict rests on and that is no reason for WARN.
-
-    Args:
-        evidence: what was measured.
-        profile: what it was judged by.
-    """
-    notes = []
-    default = profiles.load()
-    if profile.digest != default.digest:
-        notes.append(
-            f"The thresholds are not the default profile ({default.id}, {short_digest(default.digest)}) but "
-            f"{profile.id} ({short_digest(profile.digest)}), given with --thresholds: what PASS means is that "
-            "profile's to say."
-        )
-        if profile.edited:
-            notes.append(f"The profile was changed by hand: {profile.edited}.")
-        if looser := profiles.looser_than(profile, default):
-            notes.append(f"The profile is looser than the default in places: {'; '.join(looser)}.")
-        if profile.calibration.missing:
-            n = len(profile.calibration.missing)
-            notes.append(f"The profile's calibration is not complete: {n} models of its suite were not measured.")
-    notes += synthetic_note(evidence.model.synthetic)
-    if evidence.images.bundled:
-        notes.append("The bundled photos were used; a release gate wants your own in-distribution images (--images).")
-    execution = evidence.execution
-    notes += fallback_note(execution)
-    if execution.heavy_on_cpu:
-        heavy = ", ".join(f"{n} {op}" for op, n in execution.heavy_on_cpu.items())
-        notes.append(f"Although a GPU was used, heavy nodes ran on the CPU: {heavy}.")
-    if execution.optimization != "all":
-        notes.append(
-            f"Graph optimisation was lowered to {execution.optimization}: with it, reading the representation changed "
-            "the model's own output."
-        )
-    notes += skipped_note(evidence.images)
-    notes += [
-        f"Detector {d.name} {d.version}, a plug-in, adds no reason for WARN: {d.text}"
-        for d in evidence.detectors
-        if d.finding == "ok"
-    ]
-    return tuple(notes)
-
-
-def synthetic_note(planted: str) -> list[str]:
-    """Note what was planted in a synthetic model by hand; no note on a real model."""
-    return [f"Synthetic model: {planted}."] if planted else []
-
-
-def fallback_note(execution: Execution) -> list[str]:
-    """Note why `--device auto` used the CPU; no note where it did not."""
-    return [f"The CPU was used: {execution.fallback_reason}."] if execution.fallback_reason else []
-
-
-def skipped_note(images: ImageFacts) -> list[str]:
-    """Note how many images were skipped, with the first three and why; no note where none was."""
-    first = "; ".join(f"{name}: {reason}" for name, reason in images.skipped[:3])
-    return [f"{images.n_skipped} of {images.n_read} images were skipped ({first})."] if images.n_skipped else []

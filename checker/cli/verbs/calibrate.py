@@ -12,7 +12,20 @@ import typer
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, RobustcheckError, UsageError
 from robustcheck_onnx.checker.text import printable
 
-from ..options import BatchSize, Color, Debug, Device, Images, MaxBad, MaxImagesOrAll, Output, RayAddress, Seed, one_of
+from ..options import (
+    BatchSize,
+    Color,
+    Debug,
+    Device,
+    Images,
+    MaxBad,
+    MaxImagesOrAll,
+    Output,
+    RayAddress,
+    Seed,
+    one_of,
+    run_options,
+)
 from ..output import ascii_only, check_target, console_for, print_report
 from . import profiles
 
@@ -29,6 +42,7 @@ TENSORS = ("auto", "representation", "pooled")
 
 
 def calibrate(
+    ctx: typer.Context,
     suite: Annotated[
         str | None,
         typer.Option(help="Suite file (TOML, docs/calibration.md), or paper: the packaged one.", metavar="SUITE"),
@@ -102,14 +116,7 @@ def calibrate(
         return _finish(made, failed, out, output, color)
     assert opened is not None
     settings = tasks.Settings(
-        options=Options(
-            images=images,
-            seed=seed,
-            max_images=max_images,
-            max_bad=max_bad,
-            device=device,
-            batch_size=batch_size,
-        ),
+        options=Options.of(run_options(ctx)),
         cache=cache or tasks.cache_folder(),
         engine=engine,
         workers=workers,

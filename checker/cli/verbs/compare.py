@@ -8,11 +8,25 @@ from typing import Annotated
 
 import typer
 
-from ..options import BatchSize, Color, Debug, Device, Images, MaxBad, MaxImages, NoTime, PreprocessOption, Quiet, Seed
+from ..options import (
+    BatchSize,
+    Color,
+    Debug,
+    Device,
+    Images,
+    MaxBad,
+    MaxImages,
+    NoTime,
+    PreprocessOption,
+    Quiet,
+    Seed,
+    run_options,
+)
 from ..output import check_extra, deliver, destinations_of, measuring
 
 
 def compare(
+    ctx: typer.Context,
     candidate: Annotated[
         Path, typer.Argument(help="The ONNX file to release.", metavar="CANDIDATE.onnx", show_default=False)
     ],
@@ -87,16 +101,10 @@ def compare(
             candidate,
             reference,
             baseline=baseline,
-            images=images,
             tolerance=tolerance,
-            preprocess=preprocess,
-            device=device,
-            seed=seed,
-            max_images=max_images,
-            max_bad=max_bad,
-            batch_size=batch_size,
             thresholds=thresholds,
             progress=progress,
+            **run_options(ctx),
         )
     if no_time:
         result = result.model_copy(update={"time": None})

@@ -23,11 +23,13 @@ from ..options import (
     Quiet,
     Seed,
     Tensor,
+    run_options,
 )
 from ..output import deliver, destinations_of, measuring
 
 
 def scan(
+    ctx: typer.Context,
     model: Model,
     images: Images = None,
     max_images: MaxImages = 64,
@@ -59,20 +61,7 @@ def scan(
 
     destinations = destinations_of(output or [], [model])
     with measuring(destinations, model, quiet) as progress:
-        result = scanning.scan(
-            model,
-            images=images,
-            max_images=max_images,
-            max_bad=max_bad,
-            seed=seed,
-            preprocess=preprocess,
-            tensor=tensor,
-            pool=pool,
-            blocks=block or (),
-            device=device,
-            batch_size=batch_size,
-            progress=progress,
-        )
+        result = scanning.scan(model, blocks=block or (), progress=progress, **run_options(ctx))
     if no_time:
         result = result.model_copy(update={"time": None})
     deliver(destinations, lambda _form: records.to_json(result), partial(terminal.render, result), color, quiet=quiet)

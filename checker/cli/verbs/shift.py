@@ -21,11 +21,13 @@ from ..options import (
     Quiet,
     Seed,
     one_of,
+    run_options,
 )
 from ..output import check_extra, deliver, destinations_of, measuring
 
 
 def shift(
+    ctx: typer.Context,
     model: Model,
     inside: Annotated[
         str,
@@ -103,13 +105,8 @@ def shift(
             classes=classes or (),
             baseline=baseline,
             report=report,
-            preprocess=preprocess,
-            device=device,
-            seed=seed,
-            max_images=max_images,
-            max_bad=max_bad,
-            batch_size=batch_size,
             progress=progress,
+            **run_options(ctx),
         )
     if no_time:
         result = result.model_copy(update={"time": None})

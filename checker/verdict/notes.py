@@ -1,0 +1,97 @@
+"""The notes beside a verdict or a measurement: choices and circumstances that numbers rest on, in one wording; pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from robustcheck_onnx.checker.evidence import Evidence, Execution, ImageFacts
+from robustcheck_onnx.checker.text import short_digest
+from robustcheck_onnx.thresholds import profile as profiles
+from robustcheck_onnx.thresholds.profile import Profile
+
+
+def notes_of(evidence: Evidence, profile: Profile) -> tuple[str, ...]:
+    """Write a note for each choice or circumstance that the verdict rests on and that is no reason for WARN.
+
+    Args:
+        evidence: what was measured.
+        profile: what it was judged by.
+    """
+    plugged_in = [
+        f"Detector {d.name} {d.version}, a plug-in, adds no reason for WARN: {d.text}"
+        for d in evidence.detectors
+        if d.finding == "ok"
+    ]
+    return (
+        *_profile_notes(profile),
+        *model_notes(evidence.model.synthetic),
+        *image_notes(evidence.images),
+        *execution_notes(evidence.execution),
+        *plugged_in,
+    )
+
+
+def model_notes(planted: str, *, random_weights: bool = False, preprocessing: str = "") -> list[str]:
+    """Note what a reader must know of a model.
+
+    Args:
+        planted: what was planted in it by hand; empty for a real model.
+        random_weights: whether nobody trained it. A check has a reason for that, and gives no note.
+        preprocessing: where it comes from; a check has a reason for "assumed", too.
+    """
+    notes = [f"Synthetic model: {planted}."] if planted else []
+    if random_weights:
+        notes.append("The model has random weights: it was never trained.")
+    if preprocessing == "assumed":
+        notes.append("The preprocessing was assumed: the file does not say it. Wrong pixels give wrong numbers.")
+    return notes
+
+
+def image_notes(images: ImageFacts) -> list[str]:
+    """Note that the images are the bundled ones, and how many could not be used."""
+    notes = []
+    if images.bundled:
+        notes.append("The bundled photos were used; a release gate wants your own in-distribution images (--images).")
+    return notes + skipped_note(images.n_skipped, images.n_read, images.skipped)
+
+
+def skipped_note(n_skipped: int, n_read: int, skipped: Sequence[tuple[str, str]], name: str = "") -> list[str]:
+    """Note how many images of the set `name` were skipped, with the first three and why; no note where none was."""
+    first = "; ".join(f"{image}: {reason}" for image, reason in skipped[:3])
+    of_set = f" of {name}" if name else ""
+    return [f"{n_skipped} of {n_read} images{of_set} were skipped ({first})."] if n_skipped else []
+
+
+def execution_notes(execution: Execution) -> list[str]:
+    """Note why `--device auto` used the CPU, what a GPU run left there, and a lowered graph optimisation."""
+    notes = []
+    if execution.fallback_reason:
+        notes.append(f"The CPU was used: {execution.fallback_reason}.")
+    if execution.heavy_on_cpu:
+        heavy = ", ".join(f"{n} {op}" for op, n in execution.heavy_on_cpu.items())
+        notes.append(f"Although a GPU was used, heavy nodes ran on the CPU: {heavy}.")
+    if execution.optimization != "all":
+        notes.append(
+            f"Graph optimisation was lowered to {execution.optimization}: with it, reading the representation changed "
+            "the model's own output."
+        )
+    return notes
+
+
+def _profile_notes(profile: Profile) -> list[str]:
+    """Note in what a profile differs from the default one; no note on the default."""
+    default = profiles.load()
+    if profile.digest == default.digest:
+        return []
+    notes = [
+        f"The thresholds are not the default profile ({default.id}, {short_digest(default.digest)}) but "
+        f"{profile.id} ({short_digest(profile.digest)}), given with --thresholds: what PASS means is that "
+        "profile's to say."
+    ]
+    if profile.edited:
+        notes.append(f"The profile was changed by hand: {profile.edited}.")
+    if looser := profiles.looser_than(profile, default):
+        notes.append(f"The profile is looser than the default in places: {'; '.join(looser)}.")
+    if n_missing := len(profile.calibration.missing):
+        notes.append(f"The profile's calibration is not complete: {n_missing} models of its suite were not measured.")
+    return notes

@@ -1,0 +1,93 @@
+"""The notes beside a verdict: each circumstance has one sentence, and nothing is noted where nothing is to be said."""
+
+from __future__ import annotations
+
+import pytest
+
+from robustcheck_onnx.checker.evidence import DetectorResult, Statistics
+from robustcheck_onnx.checker.verdict import execution_notes, image_notes, model_notes, notes_of, skipped_note
+from robustcheck_onnx.thresholds import profile as profiles
+from support import reports
+
+DEFAULT = profiles.load()
+EVIDENCE = reports.evidence(Statistics(**reports.PASS_STATISTICS))
+
+
+def test_a_plain_run_under_the_default_profile_has_no_note() -> None:
+    assert notes_of(EVIDENCE, DEFAULT) == ()
+
+
+def test_notes_come_of_the_profile_the_model_the_images_the_execution_and_the_detectors_in_this_order() -> None:
+    evidence = EVIDENCE.model_copy(
+        update={
+            "model": EVIDENCE.model.model_copy(update={"synthetic": "feature 92 was shifted"}),
+            "images": EVIDENCE.images.model_copy(update={"bundled": True}),
+            "execution": EVIDENCE.execution.model_copy(update={"optimization": "basic"}),
+            "detectors": (
+                DetectorResult(name="one", version="1", finding="ok", text="nothing seen", values={}),
+                DetectorResult(name="two", version="1", finding="warn", text="a reason already", values={}),
+            ),
+        }
+    )
+    synthetic, bundled, lowered, detector = notes_of(evidence, DEFAULT)
+    assert synthetic == "Synthetic model: feature 92 was shifted."
+    assert bundled.startswith("The bundled photos were used;")
+    assert lowered.startswith("Graph optimisation was lowered to basic:")
+    assert detector == "Detector one 1, a plug-in, adds no reason for WARN: nothing seen"
+
+
+def test_another_profile_is_named_with_what_it_loosens_and_lacks() -> None:
+    minimum = DEFAULT.thresholds["kurtosis"].minimum
+    loose = DEFAULT.model_copy(
+        update={
+            "id": "mine",
+            "digest": "sha256:" + "ab" * 32,
+            "edited": "kurtosis 1",
+            "thresholds": DEFAULT.thresholds
+            | {"kurtosis": DEFAULT.thresholds["kurtosis"].model_copy(update={"minimum": minimum / 2})},
+            "calibration": DEFAULT.calibration.model_copy(update={"missing": {"RN50": "no file", "B32": "no file"}}),
+        }
+    )
+    named, edited, looser, incomplete = notes_of(EVIDENCE, loose)
+    assert named.startswith(f"The thresholds are not the default profile ({DEFAULT.id}, ")
+    assert "but mine (" in named
+    assert edited == "The profile was changed by hand: kurtosis 1."
+    assert "kurtosis" in looser
+    assert incomplete == "The profile's calibration is not complete: 2 models of its suite were not measured."
+
+
+@pytest.mark.parametrize(
+    ("facts", "expected"),
+    [
+        ({}, []),
+        ({"random_weights": True}, ["The model has random weights: it was never trained."]),
+        ({"preprocessing": "sidecar"}, []),
+        (
+            {"preprocessing": "assumed"},
+            ["The preprocessing was assumed: the file does not say it. Wrong pixels give wrong numbers."],
+        ),
+    ],
+)
+def test_what_a_reader_must_know_of_a_model(facts: dict[str, object], expected: list[str]) -> None:
+    assert model_notes("", **facts) == expected  # type: ignore[arg-type]
+
+
+def test_skipped_images_are_counted_and_the_first_three_named() -> None:
+    skipped = tuple((f"{i}.png", "truncated") for i in range(4))
+    assert skipped_note(0, 9, ()) == []
+    assert skipped_note(4, 9, skipped, "sketch") == [
+        "4 of 9 images of sketch were skipped (0.png: truncated; 1.png: truncated; 2.png: truncated)."
+    ]
+    images = EVIDENCE.images.model_copy(update={"n_read": 9, "n_skipped": 1, "skipped": skipped[:1]})
+    assert image_notes(images) == ["1 of 9 images were skipped (0.png: truncated)."]
+
+
+def test_the_execution_says_why_it_was_not_as_asked() -> None:
+    assert execution_notes(EVIDENCE.execution) == []
+    fallen = EVIDENCE.execution.model_copy(
+        update={"fallback_reason": "no GPU was found", "heavy_on_cpu": {"Conv": 2, "Gemm": 1}}
+    )
+    assert execution_notes(fallen) == [
+        "The CPU was used: no GPU was found.",
+        "Although a GPU was used, heavy nodes ran on the CPU: 2 Conv, 1 Gemm.",
+    ]
