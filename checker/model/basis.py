@@ -76,7 +76,7 @@ def _weight(
     names = [name for name in (*node.input[at : at + 1], *node.input[:1]) if name not in layers.image_tensors]
     if not names:
         return None
-    if node.op_type == "MatMulNBits":
+    if node.op_type in ("MatMulNBits", "MatMulBnb4"):
         values = _unpacked(proto, layers, node, folder)
     else:
         values = _constant(proto, layers, names[0], folder)
@@ -102,7 +102,7 @@ def _constant(proto: onnx.ModelProto, layers: Layers, name: str, folder: Path | 
 def _unpacked(
     proto: onnx.ModelProto, layers: Layers, node: onnx.NodeProto, folder: Path | None
 ) -> NDArray[np.generic] | None:
-    """Unpack the weight of a MatMulNBits: what the layer gives for each unit vector."""
+    """Unpack a weight of 4 or 8 bits: what the layer gives for each unit vector."""
     scales = _constant(proto, layers, node.input[2], folder)
     size = next((attribute.i for attribute in node.attribute if attribute.name == "K"), 0)
     if scales is None or size < 1:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+from typing import NamedTuple
 
 import onnx
 from onnx import TensorProto
@@ -18,93 +20,124 @@ from .layers import (
     NORMALISATION,
     POOL,
     RESHAPE,
+    SUM_AT,
     UNSIGNED,
     Layers,
-    common_source,
-    data_inputs,
-    elementwise_chain,
-    statistic_op,
-    walk_back,
 )
 
-LINEAR_ENDS = frozenset((End("linear"), End("other", "Add")))  # a linear layer, or a sum of branches (a residual)
+SUMS = frozenset(("Add", "Sum", "Mean", "QLinearAdd"))  # a residual stream, an average of views
+JOINS = SUMS | {"Sub", "Concat", "QLinearConcat"}
+AFTER_LINEAR, AFTER_NORM, AFTER_POOL, INPUT = End("linear"), End("normalisation"), End("pool"), End("other", "input")
+SUM = End("other", "Add")  # of branches that all end in linear layers
+LINEAR_ENDS = frozenset((AFTER_LINEAR, SUM))
 GATES = frozenset(End("activation", op) for op in ("Sigmoid", "HardSigmoid", "Clip", "Softmax"))  # squeeze-and-excite
 COMPARISON = frozenset(("Greater", "GreaterOrEqual", "Less", "LessOrEqual"))
-CONCAT_DEPTH = 2  # nested concatenations that are looked through
+JOIN_DEPTH = 2  # nested joins whose last linear layers count
 
 
-def ends_in(layers: Layers, tensor: str, depth: int = 0) -> End:
+class _Facts(NamedTuple):
+    """What is known of every tensor that carries the image."""
+
+    ends: dict[str, End]
+    rectified: dict[str, str]
+
+
+def ends_in(layers: Layers, tensor: str) -> End:
     """Find the layer that makes `tensor`.
 
-    Looks through reshapes, casts, quantisation, CLS selection, L2 normalisation, biases and scalar factors;
-    through a concatenation of parts that end alike; and through pooling, when an activation or a normalisation
-    lies under it.
+    Looks through reshapes, casts, quantisation, CLS selection, L2 normalisation, biases and scalar factors; and
+    through pooling, when an activation or a normalisation lies under it. A sum, mean or concatenation ends as its
+    branches do: one that ends in an activation, a normalisation or pooling is enough.
     """
-    pooled = False
-    for node in walk_back(layers, tensor):
-        end = _end_of(layers, node)
-        if end == End("other", "Concat") and depth < CONCAT_DEPTH:
-            ends = {ends_in(layers, name, depth + 1) for name in data_inputs(layers, node)}
-            end = ends.pop() if len(ends) == 1 else end
-        if end is None:
-            continue
-        if end.kind == "pool":
-            pooled = True
-        elif end in LINEAR_ENDS and (source := rectified_under(layers, tensor)):
-            return End("linear_of", source)
-        else:
-            return End("pool") if pooled and end.kind not in ("activation", "normalisation") else end
-    return End("other", "input")
+    return _facts(layers).ends.get(tensor, INPUT)
 
 
-def rectified_under(layers: Layers, tensor: str, seen: dict[str, str] | None = None) -> str:
+def rectified_under(layers: Layers, tensor: str) -> str:
     """Name the activation that `tensor` is an affine function of, by its op; "" if there is none.
 
     Follows linear layers, norms, pooling, gates, and whatever else has one data input. A concatenation counts if one
     part does, a sum of branches (a residual stream) only if all do. Attention, where two image tensors are
     multiplied, ends it.
     """
-    seen = {} if seen is None else seen  # branches of a residual stream meet again: each sum is walked once
-    for node in walk_back(layers, tensor):
-        op, names, end = node.op_type, data_inputs(layers, node), _end_of(layers, node)
-        if end is not None and end.kind == "activation":
-            return end.op
-        if op in ("Max", "Min") or (op == "Where" and _maker(layers, node.input[0]) in COMPARISON):
-            return op  # max(x, 0), or x where it is positive
-        if op == "Mul" and len(names) == 2:
-            gated = [name for name in names if ends_in(layers, name) not in GATES]
-            if len(gated) == 1:
-                return rectified_under(layers, gated[0], seen)
-            if not gated:
-                return op  # of two that are never negative
-        if len(names) > 1 and op in ("Add", "Concat"):
-            name = node.output[0]
-            if name not in seen:
-                seen[name] = ""
-                under = [rectified_under(layers, branch, seen) for branch in names]
-                seen[name] = max(under) if op == "Concat" or all(under) else ""
-            return seen[name]
-        if len(names) != 1 or "Attention" in op:
-            return ""
-    return ""
+    return _facts(layers).rectified.get(tensor, "")
 
 
-def last_linears(layers: Layers, tensor: str, depth: int = 0) -> Iterator[onnx.NodeProto]:
+@lru_cache(maxsize=1)
+def _facts(layers: Layers) -> _Facts:
+    """Find both facts of every tensor from those of the tensors that its node reads, in one pass over the graph."""
+    facts = _Facts({}, {})
+    for tensor, names in layers.data.items():
+        node = layers.producers[tensor]
+        op, own = layers.ops[tensor], _end_of(layers, node, tensor)
+        under = [facts.ends.get(name, INPUT) for name in names]
+        facts.rectified[tensor] = source = _rectified(layers, node, op, names, own, facts)
+        linear = op in SUMS and any(end.kind == "linear_of" for end in under)
+        end = _end(op, own, under)
+        facts.ends[tensor] = End("linear_of", source) if source and (linear or end in LINEAR_ENDS) else end
+    return facts
+
+
+def _end(op: str, own: End | None, under: Sequence[End]) -> End:
+    """Say what a tensor ends in: `own` is the end of its node, `under` are those of its data inputs."""
+    if op in JOINS and len(under) > 1 and (own is None or own.kind == "other"):
+        return _end_of_join(op, under)
+    if own is None or own == End("other", "Concat"):
+        return under[0] if len(under) == 1 else own or INPUT
+    if own.kind == "pool" and len(under) == 1:
+        return under[0] if under[0].kind in ("activation", "normalisation", "linear_of") or under[0] == INPUT else own
+    return own
+
+
+def _end_of_join(op: str, under: Sequence[End]) -> End:
+    for kind in ("activation", "normalisation", "pool"):
+        if blocking := [end for end in under if end.kind == kind]:
+            return blocking[0]
+    if op.endswith("Concat"):
+        of_activation = [end for end in under if end.kind == "linear_of"]
+        alike = under[0] if len(set(under)) == 1 else None
+        return alike or (of_activation[0] if of_activation else End("other", "Concat"))
+    unknown = [end for end in under if end not in LINEAR_ENDS and end.kind != "linear_of"]
+    return unknown[0] if unknown else SUM if op in SUMS else End("other", op)
+
+
+def _rectified(
+    layers: Layers, node: onnx.NodeProto, op: str, names: tuple[str, ...], own: End | None, facts: _Facts
+) -> str:
+    under = [facts.rectified.get(name, "") for name in names]
+    if own is not None and own.kind == "activation":
+        return own.op
+    if op in ("Max", "Min") or (op == "Where" and _maker(layers, node.input[0]) in COMPARISON):
+        return op  # max(x, 0), or x where it is positive
+    if op == "Mul" and len(names) == 2:
+        gated = [source for name, source in zip(names, under, strict=True) if facts.ends.get(name) not in GATES]
+        return op if not gated else gated[0] if len(gated) == 1 else ""  # without any: of two that are never negative
+    if len(names) > 1 and (op in JOINS - {"Sub"} or op in SUM_AT):
+        return max(under) if op.endswith("Concat") or all(under) else ""
+    return under[0] if len(names) == 1 and "Attention" not in op else ""
+
+
+def last_linears(layers: Layers, tensor: str) -> Iterator[onnx.NodeProto]:
     """Yield the linear layers that end `tensor`, with nothing between them but what `ends_in` looks through.
 
-    Those of every branch that a concatenation or a sum joins count, nested `CONCAT_DEPTH` times at most.
+    Those of every branch that a concatenation or a sum joins count, nested `JOIN_DEPTH` times at most.
     """
-    for node in walk_back(layers, tensor):
-        names = data_inputs(layers, node)
-        if len(names) > 1 and node.op_type in ("Add", "Concat"):
-            for name in names if depth < CONCAT_DEPTH else ():
-                yield from last_linears(layers, name, depth + 1)
-            return
-        end = _end_of(layers, node)
-        if end == End("linear"):
-            yield node
-        elif end is not None:
-            return
+    seen: set[str] = set()
+    level = [tensor]
+    for _ in range(JOIN_DEPTH + 1):
+        branches: list[str] = []
+        for start in level:
+            name = start
+            while name not in seen and (node := layers.producers.get(name)) is not None:
+                seen.add(name)
+                names, op, end = layers.data.get(name, ()), layers.ops.get(name, ""), _end_of(layers, node, name)
+                if end == AFTER_LINEAR:
+                    yield node
+                if len(names) > 1 and op in JOINS:
+                    branches += names
+                if len(names) != 1 or not (end is None or end == AFTER_LINEAR or op in JOINS):
+                    break
+                name = names[0]
+        level = branches
 
 
 def writes_one_sign(node: onnx.NodeProto, zero_points: Mapping[str, bool]) -> bool:
@@ -133,12 +166,12 @@ def _maker(layers: Layers, tensor: str) -> str:
     return "" if (node := layers.producers.get(tensor)) is None else node.op_type
 
 
-def _end_of(layers: Layers, node: onnx.NodeProto) -> End | None:
-    """Say what `node` is as an end; None to look through it."""
-    op, names = node.op_type, data_inputs(layers, node)
+def _end_of(layers: Layers, node: onnx.NodeProto, tensor: str) -> End | None:
+    """Say what `node` is as the end of one of its outputs; None to look through it."""
+    op, names = layers.ops.get(tensor, node.op_type), layers.data.get(tensor, ())
     if names and writes_one_sign(node, layers.zero_points):
         maker = layers.producers.get(node.input[0])
-        before = None if maker is None else _end_of(layers, maker)
+        before = None if maker is None else _end_of(layers, maker, node.input[0])
         # the image itself has no negative pixels; an activation that still stands before it is the end, by its own name
         look_through = maker is None or (before is not None and before.kind == "activation")
         return None if op == "QuantizeLinear" and look_through else End("activation", op)
@@ -147,35 +180,49 @@ def _end_of(layers: Layers, node: onnx.NodeProto) -> End | None:
     if op in RESHAPE:
         return None
     if op in NORMALISATION:
-        return End("normalisation")
+        return AFTER_NORM
     if op in LINEAR:
         fused = [attribute.s.decode() for attribute in node.attribute if attribute.name == "activation"]
         if fused and fused[0]:
             return End("activation", fused[0])
-        return End("linear") if len(names) == 1 else End("other", op)
+        return AFTER_LINEAR if len(names) == 1 else End("other", op)
     if op in ACTIVATION:
         return End("activation", op)
     if op in POOL:
-        return End("pool")
+        return AFTER_POOL
     if op in AFFINE:
-        return _affine_end(layers, node, names)
+        return _affine_end(layers, node, tensor, names)
     return End("other", op)
 
 
-def _affine_end(layers: Layers, node: onnx.NodeProto, names: tuple[str, ...]) -> End | None:
+def _affine_end(layers: Layers, node: onnx.NodeProto, tensor: str, names: tuple[str, ...]) -> End | None:
     op = node.op_type
     if len(names) > 1:
-        return End("activation", _activation_name(layers, names)) if common_source(layers, names) else End("other", op)
-    statistics = [statistic_op(layers, name) for name in node.input if name not in names]
-    if "ReduceMean" in statistics and op in ("Div", "Mul"):
-        return End("normalisation")  # (x − mean)/sd, or x/rms
-    if "Mul" in op and any(math.prod(layers.constants.get(name, ())) > 1 for name in node.input):
-        return End("normalisation")  # one factor a feature: the scale of a norm, folded or decomposed
+        source = layers.elementwise.parent(tensor)
+        return End("other", op) if source is None else End("activation", _activation_name(layers, names, source))
+    if op not in ("Mul", "Div", "QLinearMul"):
+        return None
+    if "ReduceMean" in (layers.statistics.get(name) for name in node.input if name not in names):
+        return AFTER_NORM  # (x − mean)/sd, or x/rms
+    if any(math.prod(_constant_shape(layers, name)) > 1 for name in node.input):
+        return AFTER_NORM  # one factor a feature: the scale of a norm, folded or decomposed
     return None
 
 
-def _activation_name(layers: Layers, names: tuple[str, ...]) -> str:
+def _constant_shape(layers: Layers, tensor: str) -> tuple[int, ...]:
+    """Give the shape of a constant, a quantised one included; () for anything else."""
+    maker = layers.producers.get(tensor)
+    stored = maker.input[0] if maker is not None and maker.op_type == "DequantizeLinear" else tensor
+    return layers.constants.get(stored, ())
+
+
+def _activation_name(layers: Layers, names: tuple[str, ...], source: str) -> str:
     """Give the usual name of an activation that is made of several ops, by the op that makes its gate."""
-    ops = {_maker(layers, tensor) for name in names for tensor in elementwise_chain(layers, name, 0)[:-1]}
+    ops = set()
+    for name in names:
+        for tensor in layers.elementwise.above(name):
+            if tensor == source:
+                break
+            ops.add(_maker(layers, tensor))
     usual = {"Sigmoid": "SiLU", "HardSigmoid": "HardSwish", "Erf": "Gelu", "Softplus": "Mish", "Tanh": "Gelu"}
     return next((usual[op] for op in usual if op in ops), "HardSwish" if ops & {"Clip", "Relu"} else "Product")

@@ -1,9 +1,10 @@
-"""Walk an ONNX graph back from a tensor: what carries the image, and which linear layer is the last. Pure."""
+"""Index an ONNX graph for walks from a tensor back to the image: what carries it, by which ops. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
 
 import onnx
 from onnx import TensorProto, numpy_helper
@@ -15,7 +16,7 @@ def _ops(names: str) -> frozenset[str]:
 
 LINEAR = _ops(
     "Gemm MatMul Conv Einsum MatMulInteger ConvInteger QLinearMatMul QLinearConv QGemm FusedMatMul FusedGemm "
-    "FusedConv NhwcConv NhwcFusedConv MatMulNBits MatMulIntegerToFloat DynamicQuantizeMatMul"
+    "FusedConv NhwcConv NhwcFusedConv MatMulNBits MatMulBnb4 MatMulIntegerToFloat DynamicQuantizeMatMul"
 )
 NORMALISATION = _ops(
     "LayerNormalization SkipLayerNormalization SimplifiedLayerNormalization SkipSimplifiedLayerNormalization "
@@ -36,7 +37,6 @@ RESHAPE = _ops(
     "LpNormalization QuantizeLinear DequantizeLinear DynamicQuantizeLinear"
 )
 AFFINE = _ops("Add Sub Mul Div QLinearAdd QLinearMul")
-AFTER_HEAD = RESHAPE | POOL | AFFINE | _ops("Softmax LogSoftmax Sigmoid ArgMax TopK Relu Clip Exp Log")
 REDUCE = _ops("ReduceMean ReduceSum ReduceMax ReduceMin ReduceL1 ReduceL2 ReduceSumSquare ReduceLogSumExp")
 ELEMENTWISE = AFFINE | _ops(
     "Sigmoid HardSigmoid Erf Tanh Softplus Clip Pow Exp Neg Min Max Relu Cast Sqrt Abs Reciprocal"
@@ -44,19 +44,75 @@ ELEMENTWISE = AFFINE | _ops(
 OF_A_STATISTIC = AFFINE | _ops("Expand Clip Max Min Sqrt Pow Cast Unsqueeze Squeeze Reshape Identity Reciprocal Exp")
 # the other inputs of these are shapes, bounds, scales
 FIRST_INPUT_ONLY = (RESHAPE | POOL | REDUCE | _ops("Clip Pad Resize Tile TopK")) - {"Gather"}
-GATE = "gate"  # stands among crossed ops for an activation made of several, such as x·sigmoid(x)
-ACTIVATION_DEPTH = 12  # nested activations that are looked through; real ones nest twice (tanh GELU)
 WEIGHT_AT = {"QLinearMatMul": 3, "QLinearConv": 3, "QGemm": 3}  # position of the weight among the inputs, else 1
-_BIAS_AT = {"Gemm": 2, "Conv": 2, "FusedGemm": 2, "FusedConv": 2, "NhwcConv": 2, "NhwcFusedConv": 2}
-_BIAS_AT |= {"QGemm": 6, "QLinearConv": 8, "MatMulNBits": 5, "DynamicQuantizeMatMul": 4, "MatMulIntegerToFloat": 6}
 BITS: dict[int, int] = {TensorProto.INT8: 8, TensorProto.UINT8: 8, TensorProto.INT16: 16}
 BITS |= {TensorProto.UINT16: 16, TensorProto.INT4: 4, TensorProto.UINT4: 4}
+# outputs that hold the sum that a fused norm reads, by position: a residual stream goes on from there
+SUM_AT = {"SkipLayerNormalization": 3, "SkipSimplifiedLayerNormalization": 3, "SkipGroupNorm": 1}
 UNSIGNED: frozenset[int] = frozenset((TensorProto.UINT8, TensorProto.UINT16, TensorProto.UINT4))
 
 
-@dataclass(frozen=True)
+class ElementwiseTree:
+    """A forest over tensors: the parent of each is the nearest tensor that it is an elementwise function of.
+
+    `common` finds the tensor that several are all functions of (x for x·sigmoid(x)): their lowest common ancestor,
+    in O(log depth) by skip pointers (Myers, "An applicative random-access stack", 1983).
+    """
+
+    def __init__(self) -> None:
+        self._parent: dict[str, str] = {}
+        self._depth: dict[str, int] = {}  # a root is not in it: 0
+        self._skip: dict[str, str] = {}
+
+    def add(self, tensor: str, parent: str) -> None:
+        """Hang `tensor`, which must not be in the forest yet, below `parent`."""
+        depth, skip = self._depth.get, self._skip.get
+        over = skip(parent, parent)
+        further = skip(over, over)
+        far = depth(parent, 0) - depth(over, 0) == depth(over, 0) - depth(further, 0)
+        self._parent[tensor] = parent
+        self._depth[tensor] = depth(parent, 0) + 1
+        self._skip[tensor] = further if far else parent
+
+    def common(self, tensors: tuple[str, ...]) -> str | None:
+        """Find the nearest tensor that all `tensors` are elementwise functions of, itself included; None if none."""
+        nearest = tensors[0]
+        for other in tensors[1:]:
+            a, b = nearest, other
+            if self._depth.get(a, 0) < self._depth.get(b, 0):
+                a, b = b, a
+            depth = self._depth.get(b, 0)
+            while self._depth.get(a, 0) > depth:
+                a = self._skip[a] if self._depth.get(self._skip[a], 0) >= depth else self._parent[a]
+            while a != b:
+                if a not in self._parent:
+                    return None
+                a, b = (
+                    (self._skip[a], self._skip[b])
+                    if self._skip[a] != self._skip[b]
+                    else (self._parent[a], self._parent[b])
+                )
+            nearest = a
+        return nearest
+
+    def parent(self, tensor: str) -> str | None:
+        """The nearest tensor that `tensor` is an elementwise function of; None if there is none."""
+        return self._parent.get(tensor)
+
+    def above(self, tensor: str) -> Iterator[str]:
+        """Yield `tensor` and, going back, every tensor that it is an elementwise function of."""
+        yield tensor
+        while (parent := self._parent.get(tensor)) is not None:
+            yield parent
+            tensor = parent
+
+
+@dataclass(frozen=True, eq=False)
 class Layers:
-    """A graph, indexed for walks from a tensor back to the image."""
+    """A graph, indexed for walks from a tensor back to the image; made by `build_layers` in one pass.
+
+    Every fact of a tensor follows from those of the tensors that its node reads, so a walk never branches twice.
+    """
 
     producers: Mapping[str, onnx.NodeProto]
     image_tensors: frozenset[str]
@@ -66,59 +122,63 @@ class Layers:
     """onnx.TensorProto element types"""
     constants: Mapping[str, tuple[int, ...]]
     """initializers and constants: shape"""
-    zero_points: Mapping[str, bool] = field(default_factory=dict)
+    zero_points: Mapping[str, bool]
     """constants of a quantised type: whether `is_extreme` holds for each"""
-
-
-@dataclass(frozen=True)
-class Head:
-    """The last linear layer before an output."""
-
-    op: str
-    tensor: str
-    """its data input, on the float side of a quantisation where there is one"""
-    weight_shape: tuple[int, ...]
-    classes: int | None
-    """width of its output"""
-    has_bias: bool
-    crossed: tuple[str, ...]
-    """ops between the layer and the output, from the output back"""
-    dequantize: tuple[str, ...] = ()
-    """scale and zero point, where the data input has no float side"""
-
-
-@dataclass(frozen=True)
-class Join:
-    """A node that joins several branches: the walk back can't go on in one of them."""
-
-    op: str
-    branches: tuple[str, ...]
+    ops: Mapping[str, str]
+    """of each tensor that depends on the image: the op that makes it; Add for the sum that a fused norm hands on"""
+    data: Mapping[str, tuple[str, ...]]
+    """of each of them: the inputs of its node that carry the image, without shapes, scales and the statistics that a
+    norm divides by"""
+    statistics: Mapping[str, str]
+    """tensors that are a statistic of each image (mean, norm, variance): the Reduce… op"""
+    elementwise: ElementwiseTree
+    """of each tensor: the nearest one that it is an elementwise function of"""
 
 
 def build_layers(graph: onnx.GraphProto, image: str, weights: Mapping[str, tuple[int, ...]]) -> Layers:
-    """Index `graph` for walks back to the input `image`.
+    """Index `graph` for walks back to the input `image`, in one pass over its nodes.
 
-    `graph` carries inferred shapes; `weights` are the shapes of all initializers, those included that were
-    taken out of `graph`.
+    Args:
+        graph: with inferred shapes, its nodes in order (each behind those whose outputs it reads).
+        image: name of the input.
+        weights: shapes of all initializers, those included that were taken out of `graph`.
     """
     producers: dict[str, onnx.NodeProto] = {}
     constants = dict(weights)
     zero_points = {weight.name: is_extreme(weight) for weight in graph.initializer if weight.data_type in BITS}
     reached = {image}
+    ops: dict[str, str] = {}
+    data: dict[str, tuple[str, ...]] = {}
+    statistics: dict[str, str] = {}
+    elementwise = ElementwiseTree()
     for node in graph.node:
-        producers.update((name, node) for name in node.output if name)
-        if node.op_type == "Constant":
+        op, outputs = node.op_type, [name for name in node.output if name]
+        for name in outputs:
+            producers[name] = node
+        if op == "Constant":
             for attribute in node.attribute:
                 constants[node.output[0]] = tuple(attribute.t.dims) if attribute.name == "value" else (1,)
                 if attribute.name == "value" and attribute.t.data_type in BITS:
                     zero_points[node.output[0]] = is_extreme(attribute.t)
-        outputs = node.output
-        if node.op_type in ("Shape", "Size"):
+        of_image = tuple([name for name in node_inputs(node) if name in reached])
+        if not of_image or op in ("Shape", "Size"):
             continue
-        if node.op_type == "DynamicQuantizeLinear":
-            outputs = outputs[:1]  # the others are scale and zero point
-        if any(name in reached for name in node_inputs(node)):
-            reached.update(name for name in outputs if name)
+        # the other outputs of a dynamic quantiser are its scale and zero point
+        outputs = outputs[:1] if op == "DynamicQuantizeLinear" else outputs
+        reached.update(outputs)
+        carriers = _carriers(node, op, of_image, reached, statistics)
+        for name in outputs:
+            ops[name], data[name] = op, carriers
+        if op in SUM_AT and len(node.output) > SUM_AT[op]:
+            ops[node.output[SUM_AT[op]]] = "Add"
+        statistic = op if op in REDUCE else None
+        if op in OF_A_STATISTIC and len(of_image) == len(carriers) == 1:
+            statistic = statistics.get(carriers[0])
+        if statistic is not None:
+            for name in outputs:
+                statistics[name] = statistic
+        if op in ELEMENTWISE and carriers and (source := elementwise.common(carriers)) is not None:
+            elementwise.add(outputs[0], source)
     shapes: dict[str, tuple[int | None, ...]] = {}
     types: dict[str, int] = {}
     for value in (*graph.input, *graph.value_info, *graph.output):
@@ -127,7 +187,22 @@ def build_layers(graph: onnx.GraphProto, image: str, weights: Mapping[str, tuple
             types[value.name] = tensor.elem_type
         if tensor.HasField("shape"):
             shapes[value.name] = tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim)
-    return Layers(producers, frozenset(reached), shapes, types, constants, zero_points)
+    return Layers(
+        producers, frozenset(reached), shapes, types, constants, zero_points, ops, data, statistics, elementwise
+    )
+
+
+def _carriers(
+    node: onnx.NodeProto, op: str, of_image: tuple[str, ...], reached: AbstractSet[str], statistics: Mapping[str, str]
+) -> tuple[str, ...]:
+    """Take those of a node's inputs that carry the image, out of all that depend on it."""
+    if op in FIRST_INPUT_ONLY:
+        return tuple(name for name in node.input[:1] if name in reached)
+    if op == "Gather" and node.input[0] in of_image:
+        return (node.input[0],)
+    if op in ("Div", "Sub", "Mul") and len(of_image) > 1:
+        return tuple(name for name in of_image if name not in statistics) or of_image[:1]
+    return of_image
 
 
 def is_extreme(zero_point: onnx.TensorProto) -> bool:
@@ -154,134 +229,36 @@ def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
 
 def nested_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
     """Yield each node, followed by those of the graphs inside it."""
-    for node in nodes:
-        yield node
-        for graph in subgraphs(node):
-            yield from nested_nodes(graph.node)
+    waiting = [iter(nodes)]
+    while waiting:
+        for node in waiting[-1]:
+            yield node
+            if inner := [iter(graph.node) for graph in subgraphs(node)]:
+                waiting += reversed(inner)
+                break
+        else:
+            waiting.pop()
 
 
-def node_inputs(node: onnx.NodeProto) -> Iterator[str]:
-    """Yield the names that a node reads, those read inside its subgraphs included."""
-    for inner in nested_nodes([node]):
-        yield from (name for name in inner.input if name)
-
-
-def data_inputs(layers: Layers, node: onnx.NodeProto) -> tuple[str, ...]:
-    """Name the inputs that carry the image, without shapes, scales and statistics that a norm divides by."""
-    if node.op_type in FIRST_INPUT_ONLY:
-        return tuple(name for name in node.input[:1] if name in layers.image_tensors)
-    names = tuple(name for name in node_inputs(node) if name in layers.image_tensors)
-    if node.op_type == "Gather" and node.input[0] in names:
-        return (node.input[0],)
-    if node.op_type in ("Div", "Sub", "Mul") and len(names) > 1:
-        plain = tuple(name for name in names if statistic_op(layers, name) is None)
-        return plain or names[:1]
+def node_inputs(node: onnx.NodeProto) -> list[str]:
+    """List the names that a node reads, those read inside its subgraphs included."""
+    names = [name for name in node.input if name]
+    for graph in subgraphs(node):
+        for inner in nested_nodes(graph.node):
+            names += [name for name in inner.input if name]
     return names
 
 
-def statistic_op(layers: Layers, tensor: str) -> str | None:
-    """Name the Reduce… op if `tensor` is a statistic of each image (mean, norm, variance); None if it is none."""
-    for node in walk_back(layers, tensor):
-        if node.op_type in REDUCE:
-            return node.op_type
-        inputs = [name for name in node_inputs(node) if name in layers.image_tensors]
-        if node.op_type not in OF_A_STATISTIC or len(inputs) != 1:
-            return None
-    return None
+def data_inputs(layers: Layers, node: onnx.NodeProto) -> tuple[str, ...]:
+    """Name the inputs of a node that carry the image: `Layers.data` of its first output."""
+    return layers.data.get(node.output[0], ())
 
 
 def walk_back(layers: Layers, tensor: str) -> Iterator[onnx.NodeProto]:
     """Yield the nodes on the way back from `tensor` for as long as there is one data input."""
     while (node := layers.producers.get(tensor)) is not None:
         yield node
-        names = data_inputs(layers, node)
+        names = layers.data.get(tensor, ())
         if len(names) != 1:
             return
         tensor = names[0]
-
-
-def elementwise_chain(layers: Layers, tensor: str, depth: int) -> list[str]:
-    """List `tensor` and, going back, every tensor that it is an elementwise function of."""
-    chain = [tensor]
-    while (node := layers.producers.get(tensor)) is not None and node.op_type in ELEMENTWISE:
-        names = data_inputs(layers, node)
-        source = names[0] if len(names) == 1 else common_source(layers, names, depth) if names else None
-        if source is None:
-            break
-        tensor = source
-        chain.append(tensor)
-    return chain
-
-
-def common_source(layers: Layers, tensors: tuple[str, ...], depth: int = 0) -> str | None:
-    """Find the tensor that all `tensors` are elementwise functions of: x for x·sigmoid(x). None if there is none."""
-    if depth > ACTIVATION_DEPTH:
-        return None
-    chains = [elementwise_chain(layers, tensor, depth + 1) for tensor in tensors]
-    return next((name for name in chains[0] if all(name in chain for chain in chains[1:])), None)
-
-
-def find_head(layers: Layers, output: str) -> Head | Join | None:
-    """Walk back from `output` to the last linear layer, through what may stand after a head.
-
-    That is softmax, reshapes, pooling, biases and casts. None if anything else is met first: then no linear layer
-    ends this output.
-    """
-    crossed: list[str] = []
-    has_bias = False
-    tensor = output
-    while (node := layers.producers.get(tensor)) is not None:
-        names = data_inputs(layers, node)
-        if node.op_type in LINEAR:
-            return _head(layers, node, names, has_bias, tuple(crossed)) if len(names) == 1 else None
-        if node.op_type not in AFTER_HEAD or not names:
-            return None
-        if len(names) > 1:
-            common = common_source(layers, names)
-            if common is None:
-                return Join(node.op_type, names)
-            crossed.append(GATE)
-            names = (common,)
-        if node.op_type in ("Add", "QLinearAdd") and len(names) == 1:
-            has_bias = True
-        if node.op_type == "Gather" and node.input[0] not in layers.image_tensors:
-            return None  # a table looked up by index
-        crossed.append(node.op_type)
-        tensor = names[0]
-    return None
-
-
-def _head(
-    layers: Layers, node: onnx.NodeProto, names: tuple[str, ...], has_bias: bool, crossed: tuple[str, ...]
-) -> Head:
-    at = WEIGHT_AT.get(node.op_type, 1)
-    others = [name for name in node.input[at : at + 1] if name != names[0]] or [node.input[0]]
-    inferred = layers.constants.get(others[0]) or layers.shapes.get(others[0], ())
-    weight_shape = tuple(size or 0 for size in inferred)
-    attributes = {attribute.name: attribute for attribute in node.attribute}
-    classes: int | None = None
-    if "Conv" in node.op_type:
-        classes = weight_shape[0] if weight_shape else None
-    elif "N" in attributes:
-        classes = attributes["N"].i  # MatMulNBits packs its weight
-    elif weight_shape and node.op_type != "Einsum":
-        classes = weight_shape[0 if "transB" in attributes and attributes["transB"].i else -1]
-    bias_at = _BIAS_AT.get(node.op_type)
-    own_bias = bias_at is not None and len(node.input) > bias_at and bool(node.input[bias_at])
-    tensor = float_side(layers, names[0])
-    quantised = node.op_type in ("QLinearMatMul", "QLinearConv", "QGemm") and tensor == names[0]
-    scales = tuple(node.input[1:3]) if quantised else ()
-    return Head(node.op_type, tensor, weight_shape, classes, has_bias or own_bias, crossed, scales)
-
-
-def float_side(layers: Layers, tensor: str) -> str:
-    """Find the float tensor that `tensor` was quantised from; `tensor` itself if there is none."""
-    start = tensor
-    while layers.types.get(tensor) in BITS or layers.types.get(tensor) is None:
-        node = layers.producers.get(tensor)
-        if node is None or node.op_type not in RESHAPE:
-            return start
-        tensor = node.input[0]
-        if node.op_type in ("QuantizeLinear", "DynamicQuantizeLinear"):
-            return tensor
-    return start

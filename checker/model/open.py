@@ -25,8 +25,9 @@ from .contract import Contract, parse_contract
 from .ends import LINEAR_ENDS
 from .external import ExternalFile
 from .file import PROTOBUF_LIMIT_BYTES, Content, OnnxFile, read_onnx
+from .heads import Head
 from .image_input import ImageInput, find_image_input
-from .layers import Head, Layers, build_layers
+from .layers import Layers, build_layers
 from .representation import Candidate, Representation, choose
 from .supported import check_supported, refuse_dense
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +31,7 @@ class Pooling:
 
 
 def choose_pool(
-    layers: Layers, tensor: str, shape: tuple[int | None, ...] | None, crossed: tuple[str, ...] = ()
+    layers: Layers, tensor: str, shape: tuple[int | None, ...] | None, crossed: AbstractSet[str] = frozenset()
 ) -> Pooling:
     """Choose the pooling that a tensor needs: none for (image, feature), a mean over space, class token, or mean.
 
@@ -51,7 +52,7 @@ def choose_pool(
         )
     if "ReduceMean" in crossed:
         return Pooling("token_mean", -1, "mean over tokens, as the model's head does", False)
-    if {"Gather", "Slice"} & set(crossed):
+    if {"Gather", "Slice"} & crossed:
         return Pooling("token_cls", -1, "first token, as the model's head does", False)
     tokens = shape[1]
     if _has_class_token(layers):

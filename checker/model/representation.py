@@ -14,7 +14,8 @@ from robustcheck_onnx.thresholds.ends import End
 
 from .contract import Contract
 from .ends import ends_in
-from .layers import GATE, Head, Join, Layers, find_head
+from .heads import GATE, Head, Join, find_head
+from .layers import Layers
 from .pooling import choose_pool, user_pool
 
 # widths of well-known label sets: binary, CIFAR, Food-101, Tiny ImageNet and ImageNet-R/A, Places365,
@@ -170,7 +171,7 @@ def _role_of(layers: Layers, output: str) -> _OutputRole:
     end, last = find_head(layers, output), ends_in(layers, output)
     head = end if isinstance(end, Head) else None
     activation = {last.op} if last.kind == "activation" else set()
-    score = CLASS_OPS & (set(head.crossed) if head else activation - {"Sigmoid"})
+    score = CLASS_OPS & (head.crossed if head else activation - {"Sigmoid"})
     if score:
         return _OutputRole(output, True, f"it ends in {min(score)}", head)
     class_like, embedding_like = bool(CLASS_NAME.search(output)), bool(EMBEDDING_NAME.search(output))
@@ -190,7 +191,7 @@ def _role_of(layers: Layers, output: str) -> _OutputRole:
         return _OutputRole(output, True, f"its last linear layer has a bias and {head.classes} outputs", head)
     if head.classes and not _has_class_width(head) and not head.has_bias:
         return _OutputRole(output, False, f"a projection without bias to {head.classes} features ends it", head)
-    if not _has_class_width(head) and ACTIVATED & set(head.crossed):
+    if not _has_class_width(head) and ACTIVATED & head.crossed:
         return _OutputRole(output, False, f"an activation stands behind its last linear layer ({head.op})", None)
     last_layer = f"{head.classes or 'an unknown number of'} outputs and {'a' if head.has_bias else 'no'} bias"
     return _OutputRole(output, None, f"its last linear layer has {last_layer}", head)
@@ -202,9 +203,9 @@ def _like_scores(layers: Layers, tensor: str) -> str:
     Logits on images of one category have few extreme classes in every image: only the graph tells them apart.
     """
     head = find_head(layers, tensor)
-    if not isinstance(head, Head) or ACTIVATED & set(head.crossed):
+    if not isinstance(head, Head) or ACTIVATED & head.crossed:
         return ""
-    if score := CLASS_OPS & set(head.crossed):
+    if score := CLASS_OPS & head.crossed:
         return f"it ends in {min(score)}, as class scores do"
     if _has_class_width(head) and head.has_bias:
         return f"its last linear layer has a bias and {head.classes} outputs, as class scores have"
@@ -258,7 +259,7 @@ def _by_rule(
             raise _undecided(where, f"outputs {', '.join(r.output for r in roles)} could each be meant", candidates)
         role = vectors[0]
     if role.is_class is None and role.head is not None:
-        if not {"Gather", "Slice", "Transpose"} & set(role.head.crossed):
+        if not {"Gather", "Slice", "Transpose"} & role.head.crossed:
             return _head_input(layers, role, candidates)
         # that layer works on tokens, of which one is taken later: its input is no vector for each image
         why = f"output; assumed, since it could be class scores or an embedding: {role.why}"
@@ -328,7 +329,7 @@ def _head_input(layers: Layers, role: _OutputRole, candidates: tuple[Candidate, 
 
 def _represent(layers: Layers, tensor: str, rule: str, why: str, head: Head | None = None) -> Representation:
     shape = layers.shapes.get(tensor)
-    pooling = choose_pool(layers, tensor, shape, head.crossed if head else ())
+    pooling = choose_pool(layers, tensor, shape, head.crossed if head else frozenset())
     return Representation(
         tensor=tensor,
         rule=rule,

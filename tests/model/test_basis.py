@@ -189,18 +189,24 @@ def test_a_weight_that_the_graph_computes_is_computed(form: str, tmp_path: Path)
         assert str(open_model(onnx_models.save(proto, tmp_path / "m.onnx")).representation.ends_in) == ends
 
 
-@pytest.mark.parametrize("form", ["concat", "sum", "residual", "then_linear"])
+@pytest.mark.parametrize("form", ["concat", "sum", "residual", "constant", "then_linear"])
 def test_one_turned_layer_among_several_is_enough(form: str, tmp_path: Path) -> None:
     w = rotation(16, 12).astype(np.float32)
     forms: dict[str, list[Any]] = {
         "concat": [("MatMul", ["signed", "w2"], ["b"]), ("Concat", ["a", "b"], ["embedding"], {"axis": -1})],
         "sum": [("MatMul", ["signed", "w2"], ["b"]), ("Add", ["a", "b"], ["embedding"])],
-        "residual": [("MatMul", ["a", "v"], ["b"]), ("Tanh", ["b"], ["c"]), ("Add", ["a", "c"], ["embedding"])],
+        "residual": [("MatMul", ["a", "v"], ["b"]), ("MatMul", ["b", "v"], ["c"]), ("Add", ["a", "c"], ["embedding"])],
+        "constant": [("Concat", ["a", "one"], ["embedding"], {"axis": -1})],
         "then_linear": [("MatMul", ["a", "v"], ["embedding"])],
     }
     for first, turned in ((w, True), (onnx_models.weight(16, 12), False)):
         nodes, weights = signed_features()
-        weights |= {"w": first, "w2": onnx_models.weight(16, 12), "v": onnx_models.weight(12, 12)}
+        weights |= {
+            "w": first,
+            "w2": onnx_models.weight(16, 12),
+            "v": onnx_models.weight(12, 12),
+            "one": np.ones((1, 1), np.float32),
+        }
         proto = onnx_models.build([*nodes, ("MatMul", ["signed", "w"], ["a"]), *forms[form]], ["embedding"], weights)
         end = open_model(onnx_models.save(proto, tmp_path / "m.onnx")).representation.ends_in
         assert (end.kind == "change_of_basis") == turned

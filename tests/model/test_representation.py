@@ -424,7 +424,86 @@ def test_several_outputs(opened: Any) -> None:
         ([("Mul", ["features", "two"], ["e"])], "e", "activation:Relu"),  # a scalar factor
         ([("MaxPool", ["conv"], ["m"], {"kernel_shape": [6, 6]}), ("Flatten", ["m"], ["e"])], "e", "pool"),
         ([("MatMul", ["features", "w"], ["a"]), ("Add", ["a", "features"], ["e"])], "e", "linear_of:Relu"),
-        ([("MatMul", ["signed", "w"], ["a"]), ("Add", ["a", "signed"], ["e"])], "e", "other:Add"),
+        # a sum ends as its branches do: one is enough
+        (
+            [("MatMul", ["signed", "w"], ["a"]), ("MatMul", ["a", "w"], ["b"]), ("Add", ["a", "b"], ["e"])],
+            "e",
+            "other:Add",
+        ),
+        ([("MatMul", ["signed", "w"], ["a"]), ("Add", ["a", "signed"], ["e"])], "e", "other:Mul"),
+        (
+            [("MatMul", ["signed", "w"], ["a"]), ("Tanh", ["a"], ["t"]), ("Add", ["a", "t"], ["e"])],
+            "e",
+            "activation:Gelu",
+        ),
+        (
+            [
+                ("MatMul", ["signed", "w"], ["a"]),
+                ("Tanh", ["a"], ["t"]),
+                ("MatMul", ["a", "w"], ["b"]),
+                ("Add", ["b", "t"], ["e"]),
+            ],
+            "e",
+            "activation:Tanh",
+        ),
+        (
+            [
+                ("MatMul", ["signed", "w"], ["a"]),
+                ("LayerNormalization", ["a", "v"], ["n"]),
+                ("Mean", ["a", "n"], ["e"]),
+            ],
+            "e",
+            "normalisation",
+        ),
+        (
+            [
+                ("LayerNormalization", ["signed", "v"], ["n"]),
+                ("Gather", ["n", "last"], ["cls"], {"axis": 0}),
+                ("Add", ["cls", "n"], ["s"]),
+                ("Div", ["s", "two"], ["e"]),
+            ],
+            "e",
+            "normalisation",
+        ),
+        (
+            [
+                ("MatMul", ["signed", "w"], ["a"]),
+                ("LayerNormalization", ["a", "v"], ["n"]),
+                ("Concat", ["a", "n"], ["e"], {"axis": 1}),
+            ],
+            "e",
+            "normalisation",
+        ),
+        (
+            [
+                ("MatMul", ["signed", "w"], ["a"]),
+                ("GlobalAveragePool", ["conv"], ["m"]),
+                ("Flatten", ["m"], ["p"]),
+                ("Sub", ["a", "p"], ["e"]),
+            ],
+            "e",
+            "pool",
+        ),
+        ([("MatMul", ["signed", "w"], ["a"]), ("Div", ["a", "v"], ["e"])], "e", "normalisation"),  # as Mul by a vector
+        # what a fused norm hands on beside its output is the sum that it reads
+        (
+            [
+                ("MatMul", ["signed", "w"], ["a"]),
+                ("MatMul", ["a", "w"], ["b"]),
+                ("com.microsoft:SkipLayerNormalization", ["a", "b", "v", "v"], ["n", "", "", "e"]),
+            ],
+            "e",
+            "other:Add",
+        ),
+        (
+            [
+                ("MatMul", ["signed", "w"], ["a"]),
+                ("MatMul", ["a", "w"], ["b"]),
+                ("com.microsoft:SkipLayerNormalization", ["a", "b", "v", "v"], ["e"]),
+            ],
+            "e",
+            "normalisation",
+        ),
     ],
 )
 def test_ends_in(opened: Any, extra: list[Any], last: str, ends: str) -> None:
@@ -440,5 +519,7 @@ def test_ends_in(opened: Any, extra: list[Any], last: str, ends: str) -> None:
         "tiny": np.array(1e-6, np.float32),
         "one_one": np.array([1, 1], np.int64),
     }
-    model = onnx_models.build([*nodes, *extra, ("Identity", [last], ["embedding"])], ["embedding"], weights)
+    model = onnx_models.build(
+        [*nodes, *extra, ("Identity", [last], ["embedding"])], ["embedding"], weights, domains=["com.microsoft"]
+    )
     assert str(opened(model).representation.ends_in) == ends

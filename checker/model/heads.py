@@ -1,0 +1,175 @@
+"""Find the last linear layer before an output, through what may stand after a classifier's head. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+
+import onnx
+
+from .layers import AFFINE, BITS, LINEAR, POOL, RESHAPE, WEIGHT_AT, Layers
+
+AFTER_HEAD = RESHAPE | POOL | AFFINE | {"Softmax", "LogSoftmax", "Sigmoid", "ArgMax", "TopK", "Relu", "Clip", "Exp",
+                                        "Log", "Sum", "Mean", "Concat"}  # fmt: skip
+GATE = "gate"  # stands among crossed ops for an activation made of several, such as x·sigmoid(x)
+SCALE = "scale"  # stands among crossed ops for a factor that all outputs share: the temperature of cosine scores
+SCALING = frozenset(("Mul", "Div", "QLinearMul"))
+QUANTISERS = frozenset(("QuantizeLinear", "DynamicQuantizeLinear"))
+L2_STATISTICS = frozenset(("ReduceL2", "ReduceSumSquare", "ReduceSum"))  # what a vector of length 1 was divided by
+_BIAS_AT = {"Gemm": 2, "Conv": 2, "FusedGemm": 2, "FusedConv": 2, "NhwcConv": 2, "NhwcFusedConv": 2}
+_BIAS_AT |= {"QGemm": 6, "QLinearConv": 8, "MatMulNBits": 5, "DynamicQuantizeMatMul": 4, "MatMulIntegerToFloat": 6}
+
+
+@dataclass(frozen=True)
+class Head:
+    """The last linear layer before an output."""
+
+    op: str
+    tensor: str
+    """its data input, on the float side of a quantisation where there is one"""
+    weight_shape: tuple[int, ...]
+    classes: int | None
+    """width of its output"""
+    has_bias: bool
+    crossed: frozenset[str]
+    """ops between the layer and the output"""
+    cosine: bool = False
+    """whether it reads a vector that was divided by its L2 norm: its outputs are cosines"""
+    dequantize: tuple[str, ...] = ()
+    """scale and zero point, where the data input has no float side"""
+
+
+@dataclass(frozen=True)
+class Join:
+    """A node that joins several branches: the walk back can't go on in one of them."""
+
+    op: str
+    branches: tuple[str, ...]
+
+
+class _Tail(NamedTuple):
+    """What stands between a tensor and the linear layer, or the join, that ends it."""
+
+    start: str
+    """the tensor that the layer or the join makes"""
+    crossed: frozenset[str]
+    has_bias: bool
+
+
+class _Facts(NamedTuple):
+    """What is known of tensors that carry the image."""
+
+    tails: dict[str, _Tail]
+    float_sides: dict[str, str]
+    """of a quantised tensor: the float tensor that it was quantised from"""
+    unit_length: set[str]
+    """tensors that were divided by their L2 norm, but for reshapes, casts and factors behind it"""
+
+
+def find_head(layers: Layers, output: str) -> Head | Join | None:
+    """Walk back from `output` to the last linear layer, through what may stand after a head.
+
+    That is softmax, reshapes, pooling, biases, factors and casts. None if anything else is met first: then no linear
+    layer ends this output. A join of heads that all read one tensor (an average of two) counts as the first of them.
+    """
+    tail = _facts(layers).tails.get(output)
+    if tail is None:
+        return None
+    node, names = layers.producers[tail.start], layers.data[tail.start]
+    if node.op_type in LINEAR:
+        return _head(layers, node, names[0], tail)
+    if node.op_type != "Concat" and all(_is_linear(layers, name) for name in names):
+        heads = [find_head(layers, name) for name in names]
+        if len({head.tensor for head in heads if isinstance(head, Head)}) == 1:
+            return heads[0]
+    return Join(node.op_type, names)
+
+
+def _is_linear(layers: Layers, tensor: str) -> bool:
+    """Whether a linear layer ends `tensor`: no further join stands before it."""
+    tail = _facts(layers).tails.get(tensor)
+    return tail is not None and layers.producers[tail.start].op_type in LINEAR
+
+
+@lru_cache(maxsize=1)
+def _facts(layers: Layers) -> _Facts:
+    """Find these facts of every tensor that has them, in one pass over the graph."""
+    facts = _Facts({}, {}, set())
+    for tensor, names in layers.data.items():
+        op = layers.ops[tensor]
+        if (tail := _tail(layers, tensor, op, names, facts.tails)) is not None:
+            facts.tails[tensor] = tail
+        if op in RESHAPE and (layers.types.get(tensor) in BITS or layers.types.get(tensor) is None):
+            source = layers.producers[tensor].input[0]
+            source = source if op in QUANTISERS else facts.float_sides.get(source, "")
+            if source:
+                facts.float_sides[tensor] = source
+        passes_on = (op in RESHAPE or op in SCALING) and len(names) == 1 and names[0] in facts.unit_length
+        if passes_on or op == "LpNormalization" or _divides_by_norm(layers, tensor, op):
+            facts.unit_length.add(tensor)
+    return facts
+
+
+def _tail(layers: Layers, tensor: str, op: str, names: tuple[str, ...], tails: Mapping[str, _Tail]) -> _Tail | None:
+    if op in LINEAR and len(names) == 1:
+        return _Tail(tensor, frozenset(), False)
+    if op not in AFTER_HEAD or not names:
+        return None
+    if op == "Gather" and layers.producers[tensor].input[0] not in layers.image_tensors:
+        return None  # a table looked up by index
+    source = names[0] if len(names) == 1 else layers.elementwise.parent(tensor)
+    if source is None:
+        return _Tail(tensor, frozenset(), False)
+    if (inner := tails.get(source)) is None:
+        return None
+    more = {op}
+    if len(names) > 1:
+        more.add(GATE)
+    elif op in SCALING and _scales(layers, layers.producers[tensor], source, inner):
+        more.add(SCALE)
+    bias = inner.has_bias or (len(names) == 1 and op in ("Add", "QLinearAdd"))
+    return _Tail(inner.start, inner.crossed if more <= inner.crossed else inner.crossed | more, bias)
+
+
+def _divides_by_norm(layers: Layers, tensor: str, op: str) -> bool:
+    if op not in ("Div", "Mul"):
+        return False
+    return any(layers.statistics.get(name, "") in L2_STATISTICS for name in layers.producers[tensor].input)
+
+
+def _scales(layers: Layers, node: onnx.NodeProto, data: str, inner: _Tail) -> bool:
+    """Whether a node multiplies all features by one factor that does not depend on the image."""
+    if layers.producers[inner.start].op_type in ("MatMulInteger", "ConvInteger") and inner.crossed <= {"Cast"}:
+        return False  # the scale of what was quantised
+    others = node.input[::3][:2] if node.op_type == "QLinearMul" else node.input
+    shapes = [layers.constants.get(name, layers.shapes.get(name)) for name in others if name != data]
+    return any(shape is not None and all(size == 1 for size in shape) for shape in shapes)
+
+
+def _head(layers: Layers, node: onnx.NodeProto, data: str, tail: _Tail) -> Head:
+    at = WEIGHT_AT.get(node.op_type, 1)
+    others = [name for name in node.input[at : at + 1] if name != data] or [node.input[0]]
+    inferred = layers.constants.get(others[0]) or layers.shapes.get(others[0], ())
+    weight_shape = tuple(size or 0 for size in inferred)
+    attributes = {attribute.name: attribute for attribute in node.attribute}
+    classes: int | None = None
+    if "Conv" in node.op_type:
+        classes = weight_shape[0] if weight_shape else None
+    elif "N" in attributes:
+        classes = attributes["N"].i  # MatMulNBits and MatMulBnb4 pack their weight
+    elif weight_shape and node.op_type != "Einsum":
+        classes = weight_shape[0 if "transB" in attributes and attributes["transB"].i else -1]
+    bias_at = _BIAS_AT.get(node.op_type)
+    own_bias = bias_at is not None and len(node.input) > bias_at and bool(node.input[bias_at])
+    facts = _facts(layers)
+    tensor = facts.float_sides.get(data, data)
+    quantised = node.op_type in ("QLinearMatMul", "QLinearConv", "QGemm") and tensor == data
+    scales = tuple(node.input[1:3]) if quantised else ()
+    crossed = tail.crossed
+    if "alpha" in attributes and not math.isclose(attributes["alpha"].f, 1):
+        crossed |= {SCALE}
+    cosine = "Conv" not in node.op_type and data in facts.unit_length
+    return Head(node.op_type, tensor, weight_shape, classes, tail.has_bias or own_bias, crossed, cosine, scales)

@@ -1,0 +1,198 @@
+"""Walks over random graphs give what the plain recursive definitions give; deep and wide graphs take linear time."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from robustcheck_onnx.checker.model.ends import ends_in, last_linears, rectified_under
+from robustcheck_onnx.checker.model.heads import GATE, SCALE, Head, Join, find_head
+from robustcheck_onnx.checker.model.layers import Layers, build_layers, nested_nodes
+from robustcheck_onnx.thresholds.ends import End
+from support import onnx_models
+from support.slow_walks import SlowGraph
+
+CONSTANTS = {"w": (16, 16), "v": (16,), "one": (1,), "scalar": ()}
+UNARY = ("Relu", "Sigmoid", "Tanh", "Erf", "Clip", "Flatten", "Identity", "Cast", "GlobalAveragePool", "ReduceMean",
+         "ReduceL2", "Sqrt", "LayerNormalization", "Shape", "Reciprocal", "Softmax", "Expand", "Tile")  # fmt: skip
+WITH_CONSTANT = ("MatMul", "Gemm", "Add", "Sub", "Mul", "Div", "Gather", "Concat", "Max")
+BINARY = ("Add", "Sub", "Mul", "Div", "Concat", "MatMul", "Max", "Sum", "Mean", "Gather", "Where")
+
+
+@st.composite
+def graphs(draw: st.DrawFn) -> onnx.GraphProto:
+    """A graph of up to 14 nodes on the input "image", in order; each node reads any tensors before it."""
+    tensors, nodes = ["image"], []
+    for index in range(draw(st.integers(1, 14))):
+        # the newest tensors more often: deep graphs, whose branches meet again
+        recent = st.sampled_from([*tensors, *tensors[-3:], *tensors[-3:]])
+        op, inputs = draw(
+            st.one_of(
+                st.tuples(st.sampled_from(UNARY), st.tuples(recent)),
+                st.tuples(st.sampled_from(WITH_CONSTANT), st.tuples(recent, st.sampled_from([*CONSTANTS]))),
+                st.tuples(st.sampled_from(WITH_CONSTANT), st.tuples(st.sampled_from([*CONSTANTS]), recent)),
+                st.tuples(st.sampled_from(BINARY), st.tuples(recent, recent)),
+            )
+        )
+        nodes.append(onnx.helper.make_node(op, inputs, [f"t{index}"]))
+        tensors.append(f"t{index}")
+    return onnx.helper.make_graph(nodes, "random", [], [])
+
+
+def tensors_of(graph: onnx.GraphProto) -> list[str]:
+    return ["image", *(node.output[0] for node in graph.node)]
+
+
+@settings(max_examples=400, deadline=None)
+@given(graphs())
+def test_walks_give_what_the_definitions_say(graph: onnx.GraphProto) -> None:
+    slow, layers = SlowGraph(graph, "image", CONSTANTS), build_layers(graph, "image", CONSTANTS)
+    for tensor in tensors_of(graph):
+        assert (tensor in layers.image_tensors) == slow.depends(tensor)
+        assert layers.data.get(tensor, ()) == slow.data(tensor)
+        assert layers.statistics.get(tensor) == slow.statistic(tensor)
+        assert [*layers.elementwise.above(tensor)] == slow.chain(tensor)
+        found, expected = ends_in(layers, tensor), slow.end(tensor)
+        assert found.kind == expected.kind
+        assert found.op == expected.op or (found.kind in ("activation", "linear_of"))
+        assert bool(rectified_under(layers, tensor)) == bool(slow.rectified(tensor))
+
+
+@settings(max_examples=200, deadline=None)
+@given(graphs())
+def test_the_common_source_is_the_nearest_one(graph: onnx.GraphProto) -> None:
+    slow, layers = SlowGraph(graph, "image", CONSTANTS), build_layers(graph, "image", CONSTANTS)
+    tensors = [tensor for tensor in tensors_of(graph) if slow.depends(tensor)]
+    for one in tensors:
+        for other in tensors:
+            assert layers.elementwise.common((one, other)) == slow.common((one, other))
+
+
+@settings(max_examples=300, deadline=None)
+@given(graphs())
+def test_heads_are_those_of_the_definitions(graph: onnx.GraphProto) -> None:
+    slow, layers = SlowGraph(graph, "image", CONSTANTS), build_layers(graph, "image", CONSTANTS)
+    for tensor in tensors_of(graph):
+        found, expected = find_head(layers, tensor), slow.head(tensor)
+        if expected is None:
+            assert found is None
+            continue
+        kind, start, crossed = expected
+        node = layers.producers[start]
+        if isinstance(found, Head) and kind == "head":
+            assert found.op == node.op_type
+            assert found.crossed - {SCALE} == crossed
+        elif isinstance(found, Head):  # an average of heads that read one tensor
+            inner = [slow.head(name) for name in slow.data(start)]
+            assert {slow.data(head[1]) for head in inner if head and head[0] == "head"} == {(found.tensor,)}
+        else:
+            assert isinstance(found, Join)
+            assert (kind, found.branches) == ("join", slow.data(start))
+
+
+def gated_chain(depth: int) -> list[Any]:
+    """A SwiGLU block after the other, each with a residual sum: two branches that meet, `depth` times."""
+    nodes: list[Any] = []
+    for i in range(depth):
+        x = f"x{i}" if i else "image"
+        nodes += [
+            ("MatMul", [x, "w"], [f"a{i}"]),
+            ("MatMul", [x, "w"], [f"b{i}"]),
+            ("Sigmoid", [f"a{i}"], [f"s{i}"]),
+            ("Mul", [f"a{i}", f"s{i}"], [f"silu{i}"]),
+            ("Mul", [f"silu{i}", f"b{i}"], [f"g{i}"]),
+            ("MatMul", [f"g{i}", "w"], [f"o{i}"]),
+            ("Add", [x, f"o{i}"], [f"x{i + 1}"]),
+        ]
+    return nodes
+
+
+def diamonds(op: str, depth: int) -> list[Any]:
+    """A node that joins two branches of the one before, `depth` times."""
+    nodes: list[Any] = []
+    for i in range(depth):
+        x = f"x{i}" if i else "image"
+        nodes += [("Sigmoid", [x], [f"s{i}"]), (op, [x, f"s{i}"], [f"x{i + 1}"])]
+    return nodes
+
+
+def walk_all(layers: Layers, tensor: str) -> End:
+    rectified_under(layers, tensor)
+    find_head(layers, tensor)
+    list(last_linears(layers, tensor))
+    return ends_in(layers, tensor)
+
+
+@pytest.mark.parametrize("op", ["Add", "Mul", "Concat", "Sub", "Max", "Sum"])
+def test_nested_branches_end(op: str) -> None:
+    proto = onnx_models.build(diamonds(op, 3000), ["x3000"])
+    start = time.perf_counter()
+    walk_all(build_layers(proto.graph, "image", {}), "x3000")
+    assert time.perf_counter() - start < 5  # seconds; doubling at every node it would never end
+
+
+def test_a_hundred_gated_blocks_end_in_a_sum() -> None:
+    proto = onnx_models.build(gated_chain(100), ["x100"], {"w": onnx_models.weight(8, 8)})
+    layers = build_layers(proto.graph, "image", {"w": (8, 8)})
+    assert str(walk_all(layers, "o99")) == "linear"
+    assert str(ends_in(layers, "silu99")) == "activation:SiLU"
+
+
+@pytest.mark.parametrize("build", [gated_chain, lambda depth: diamonds("Mul", 4 * depth)])
+def test_time_grows_with_the_graph_not_faster(build: Any) -> None:
+    times = []
+    for depth in (1000, 4000):
+        proto = onnx_models.build(build(depth), ["image"], {"w": onnx_models.weight(8, 8)})
+        last = proto.graph.node[-1].output[0]
+
+        def run(graph: onnx.GraphProto = proto.graph, tensor: str = last) -> float:
+            start = time.process_time()
+            walk_all(build_layers(graph, "image", {"w": (8, 8)}), tensor)
+            return time.process_time() - start
+
+        times.append(min(run() for _ in range(3)))
+    assert times[1] < 4 * 2.5 * times[0]  # linear: 4; quadratic: 16
+
+
+def test_a_tensor_under_many_branches_is_walked_once() -> None:
+    nodes: list[Any] = [("Identity", ["image"], ["x0"])]
+    nodes += [("Identity", [f"x{i}"], [f"x{i + 1}"]) for i in range(2000)]
+    nodes += [("MatMul", ["x2000", "w"], [f"b{i}"]) for i in range(2000)]
+    nodes += [("Concat", [f"b{i}" for i in range(2000)], ["all"], {"axis": 1})]
+    proto = onnx_models.build(nodes, ["all"], {"w": onnx_models.weight(8, 8)})
+    layers = build_layers(proto.graph, "image", {"w": (8, 8)})
+    assert str(walk_all(layers, "all")) == "linear"
+    assert len(list(last_linears(layers, "all"))) == 2000
+
+
+def test_nested_graphs_are_walked_in_order_without_recursion() -> None:
+    def inner(depth: int) -> onnx.GraphProto:
+        nodes = [onnx.helper.make_node("Identity", [f"d{depth}"], [f"e{depth}"])]
+        if depth:
+            nodes.append(onnx.helper.make_node("If", ["c"], [f"f{depth}"], then_branch=inner(depth - 1)))
+        return onnx.helper.make_graph(nodes, "inner", [], [])
+
+    (node,) = [onnx.helper.make_node("If", ["c"], ["y"], then_branch=inner(20), else_branch=inner(0))]
+    read = [each.input[0] for each in nested_nodes([node])]
+    assert [name for name in read if name != "c"] == [
+        "d0",
+        *(f"d{i}" for i in range(20, -1, -1)),
+    ]  # attributes are sorted by name
+
+
+def test_a_gate_is_crossed_by_name() -> None:
+    nodes: list[Any] = [
+        ("MatMul", ["image", "w"], ["a"]),
+        ("Sigmoid", ["a"], ["s"]),
+        ("Mul", ["a", "s"], ["e"]),
+    ]
+    proto = onnx_models.build(nodes, ["e"], {"w": np.zeros((8, 8), np.float32)})
+    head = find_head(build_layers(proto.graph, "image", {"w": (8, 8)}), "e")
+    assert isinstance(head, Head)
+    assert head.crossed == {GATE, "Mul"}
