@@ -71,16 +71,19 @@ def _facts(layers: Layers) -> _Facts:
         op, own = layers.ops[tensor], _end_of(layers, node, tensor)
         under = [facts.ends.get(name, INPUT) for name in names]
         facts.rectified[tensor] = source = _rectified(layers, node, op, names, own, facts)
-        linear = op in SUMS and any(end.kind == "linear_of" for end in under)
-        end = _end(op, own, under)
-        facts.ends[tensor] = End("linear_of", source) if source and (linear or end in LINEAR_ENDS) else end
+        end = _end(op, own, under, source)
+        facts.ends[tensor] = End("linear_of", source) if source and end in LINEAR_ENDS else end
     return facts
 
 
-def _end(op: str, own: End | None, under: Sequence[End]) -> End:
-    """Say what a tensor ends in: `own` is the end of its node, `under` are those of its data inputs."""
+def _end(op: str, own: End | None, under: Sequence[End], source: str) -> End:
+    """Say what a tensor ends in: `own` is the end of its node, `under` are those of its data inputs.
+
+    source: the activation that the tensor is an affine function of; "" for none.
+    """
     if op in JOINS and len(under) > 1 and (own is None or own.kind == "other"):
-        return _end_of_join(op, under)
+        linear = source and op in SUMS and any(end.kind == "linear_of" for end in under)
+        return SUM if linear else _end_of_join(op, under)
     if own is None or own == End("other", "Concat"):
         return under[0] if len(under) == 1 else own or INPUT
     if own.kind == "pool" and len(under) == 1:
