@@ -40,7 +40,7 @@ def choose_pool(
     Raises:
         CannotAssessError: the tensor has 1 axis, or more than 4.
     """
-    if shape is None or len(shape) == 2:
+    if shape is None or len(shape) == 2 or _is_vector(shape):
         return Pooling("none", -1, "", False)
     if len(shape) == 4:
         axis = _channel_axis(layers, tensor)
@@ -64,6 +64,11 @@ def choose_pool(
     return Pooling("token_mean", -1, "mean over tokens: no class token was found", True)
 
 
+def _is_vector(shape: tuple[int | None, ...]) -> bool:
+    """Whether a shape, of an array or known of a tensor, is (image, feature) with further axes of length 1."""
+    return len(shape) >= 2 and sum(size != 1 for size in shape[1:]) == 1 and None not in shape[1:]
+
+
 def user_pool(pool: str, shape: tuple[int | None, ...] | None, tensor: str) -> str:
     """Translate what a user typed (an id of a pool, "cls" or "mean") to the id of a pool.
 
@@ -75,7 +80,7 @@ def user_pool(pool: str, shape: tuple[int | None, ...] | None, tensor: str) -> s
         raise UsageError(f"--pool is {pool!r}; it must be cls, mean or none", "--pool mean")
     if shape is None:
         return choices[-1]
-    fits = [choice for choice in choices if RANKS[choice] == len(shape)]
+    fits = [choice for choice in choices if RANKS[choice] == len(shape) or (choice == "none" and _is_vector(shape))]
     if not fits:
         raise UsageError(
             f"--pool is {pool!r}; tensor {tensor!r} of shape {show_shape(shape)} has other axes",
@@ -87,11 +92,14 @@ def user_pool(pool: str, shape: tuple[int | None, ...] | None, tensor: str) -> s
 def apply_pool(values: NDArray[Any], pool: str, feature_axis: int) -> NDArray[Any]:
     """Pool to (image, feature); means are taken in float64, selections keep the dtype.
 
-    `values` is (image, feature), (image, token, feature) or a feature map with features on `feature_axis`.
+    `values` is (image, feature), with further axes of length 1 or without, (image, token, feature) or a feature map
+    with features on `feature_axis`.
 
     Raises:
         CannotAssessError: the array has another number of axes than the pool needs.
     """
+    if pool == "none" and values.ndim > 2 and _is_vector(values.shape):
+        return np.ascontiguousarray(values.reshape(len(values), -1))
     if values.ndim != RANKS[pool]:
         raise CannotAssessError(
             f"representation has shape {values.shape}; pool {pool} needs {RANKS[pool]} axes",

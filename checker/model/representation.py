@@ -14,7 +14,7 @@ from robustcheck_onnx.thresholds.ends import End
 
 from .contract import Contract
 from .ends import ends_in
-from .heads import GATE, Head, Join, find_head
+from .heads import GATE, SCALE, Head, Join, find_head
 from .layers import Layers
 from .pooling import choose_pool, user_pool
 
@@ -103,7 +103,8 @@ def choose(
     """Choose the representation: the contract's, else a classifier's head input, else an encoder's output.
 
     `outputs` are the graph's output names, `where` names the file in messages; `tensor` and `pool` are the
-    user's. With a tensor that the rule would not choose, or another pool than the rule's, the rule is "user".
+    user's. Where the rule has no sure choice, one of its candidates is as good as a choice of its own. With any
+    other tensor, or another pool than the rule's, the rule is "user", and `why` names the rule's tensor.
 
     Raises:
         UsageError: a node joins several branches, several outputs could be meant, there is no such tensor or pool.
@@ -111,17 +112,20 @@ def choose(
     """
     candidates = find_candidates(layers, outputs)
     choice: Choice | None = None
+    asks = False
     try:
         choice = _by_rule(layers, outputs, where, contract, candidates)
-    except (UsageError, CannotAssessError):
+    except CannotAssessError:
+        if tensor is None:
+            raise
+    except UsageError:
+        asks = True
         if tensor is None:
             raise
     if choice is None or tensor not in (None, choice.representation.tensor):
         assert tensor is not None
-        rules = {} if contract is None else {name: str(entry.rule) for name, entry in contract.tensors.items()}
-        head, class_output = (choice.head, choice.class_output) if choice else (None, None)
-        rule = rules.get(tensor, "logits" if tensor == class_output else "user")
-        choice = Choice(_by_user(layers, where, tensor, rule, candidates), head, class_output, candidates)
+        asks = asks or (contract is None and choice is not None and choice.representation.tensor_assumed)
+        choice = _users_choice(layers, where, tensor, candidates, choice, contract, asks=asks)
     elif tensor is not None:
         chosen = choice.representation
         chosen = replace(chosen, tensor_assumed=False, why=f"{chosen.why}; confirmed by --tensor")
@@ -150,8 +154,8 @@ def find_candidates(layers: Layers, outputs: tuple[str, ...]) -> tuple[Candidate
             continue
         role = _role_of(layers, output)
         end = find_head(layers, output)
-        if role.is_class:
-            add(output, "logits", f"output, class scores: {role.why}")
+        if role.is_class or (role.is_class is None and role.head is not None and SCALE in role.head.crossed):
+            add(output, "logits", f"output, {'class scores' if role.is_class else 'perhaps class scores'}: {role.why}")
         else:
             add(output, "encoder_output", "output")
         if isinstance(end, Head):
@@ -174,6 +178,9 @@ def _role_of(layers: Layers, output: str) -> _OutputRole:
     score = CLASS_OPS & (head.crossed if head else activation - {"Sigmoid"})
     if score:
         return _OutputRole(output, True, f"it ends in {min(score)}", head)
+    if head is not None and head.cosine:
+        why = f"its last linear layer ({head.op}) reads a vector of length 1, as that of a zero-shot head does"
+        return _OutputRole(output, True, why, head)
     class_like, embedding_like = bool(CLASS_NAME.search(output)), bool(EMBEDDING_NAME.search(output))
     if class_like != embedding_like:
         scores = "" if class_like else _like_scores(layers, output)
@@ -181,12 +188,12 @@ def _role_of(layers: Layers, output: str) -> _OutputRole:
         return _OutputRole(output, class_like, f"{why}, but {scores}" if scores else why, head, bool(scores))
     if isinstance(end, Join):
         heads = [find_head(layers, branch) for branch in end.branches]
-        if all(isinstance(h, Head) and "Conv" not in h.op and _has_class_width(h) for h in heads):
-            return _OutputRole(
-                output, True, f"{end.op} joins {len(heads)} linear layers with a class count's width", None
-            )
+        if all(isinstance(h, Head) and "Conv" not in h.op and (h.cosine or _has_class_width(h)) for h in heads):
+            return _OutputRole(output, True, f"{end.op} joins {len(heads)} linear layers as class scores have", None)
     if head is None:
         return _OutputRole(output, False, "no linear layer ends it", None)
+    if SCALE in head.crossed:
+        return _OutputRole(output, None, f"a factor stands behind its last linear layer ({head.op})", head)
     if _has_class_width(head) and head.has_bias:
         return _OutputRole(output, True, f"its last linear layer has a bias and {head.classes} outputs", head)
     if head.classes and not _has_class_width(head) and not head.has_bias:
@@ -195,6 +202,14 @@ def _role_of(layers: Layers, output: str) -> _OutputRole:
         return _OutputRole(output, False, f"an activation stands behind its last linear layer ({head.op})", None)
     last_layer = f"{head.classes or 'an unknown number of'} outputs and {'a' if head.has_bias else 'no'} bias"
     return _OutputRole(output, None, f"its last linear layer has {last_layer}", head)
+
+
+def _heads_joined(layers: Layers, output: str) -> str:
+    """Say which tensors the linear layers read whose outputs are joined; "" where that is not what ends `output`."""
+    end = find_head(layers, output)
+    heads = [find_head(layers, branch) for branch in end.branches] if isinstance(end, Join) else []
+    read = sorted({head.tensor for head in heads if isinstance(head, Head)})
+    return f": {len(heads)} heads are joined, which read {', '.join(read)}" if read else ""
 
 
 def _like_scores(layers: Layers, tensor: str) -> str:
@@ -207,6 +222,10 @@ def _like_scores(layers: Layers, tensor: str) -> str:
         return ""
     if score := CLASS_OPS & head.crossed:
         return f"it ends in {min(score)}, as class scores do"
+    if head.cosine:
+        return "its last linear layer reads a vector of length 1, as that of a zero-shot head does"
+    if SCALE in head.crossed:
+        return "a factor stands behind its last linear layer, as behind a zero-shot head"
     if _has_class_width(head) and head.has_bias:
         return f"its last linear layer has a bias and {head.classes} outputs, as class scores have"
     return ""
@@ -236,7 +255,7 @@ def _by_rule(
     for role in classes:
         if role.head is None:
             raise _undecided(where, f"output {role.output!r} holds class scores ({role.why}), but "
-                        f"no single linear layer ends it", candidates)  # fmt: skip
+                        f"no single linear layer ends it{_heads_joined(layers, role.output)}", candidates)  # fmt: skip
     if classes:
         heads = {role.head.tensor for role in classes if role.head}
         if len(heads) > 1:
@@ -244,16 +263,11 @@ def _by_rule(
                 where, f"outputs {', '.join(r.output for r in classes)} have heads of their own", candidates
             )
         return _head_input(layers, classes[0], candidates)
+    # transformers' pooler of ViT: a layer that most checkpoints hold no weights for
+    roles = [role for role in roles if not _is_untrained_pooler(layers, role.output)] or roles
     role = roles[0]
     if len(roles) > 1:
-        vectors = [
-            r
-            for r in roles
-            if EMBEDDING_NAME.search(r.output)
-            and len(layers.shapes.get(r.output, ())) == 2
-            # transformers' pooler of ViT: a layer that most checkpoints hold no weights for
-            and ends_in(layers, r.output) != End("activation", "Tanh")
-        ]
+        vectors = [r for r in roles if EMBEDDING_NAME.search(r.output) and len(layers.shapes.get(r.output, ())) == 2]
         rest = [r for r in roles if r not in vectors]
         if len(vectors) != 1 or any(len(layers.shapes.get(r.output, (0, 0))) < 3 for r in rest):
             raise _undecided(where, f"outputs {', '.join(r.output for r in roles)} could each be meant", candidates)
@@ -268,6 +282,11 @@ def _by_rule(
     why = f"output of an image encoder{', assumed' if role.doubted else ''}: {role.why}"
     representation = replace(_represent(layers, role.output, "encoder_output", why), tensor_assumed=role.doubted)
     return Choice(representation, None, None, candidates)
+
+
+def _is_untrained_pooler(layers: Layers, output: str) -> bool:
+    vector = EMBEDDING_NAME.search(output) is not None and len(layers.shapes.get(output, ())) == 2
+    return vector and ends_in(layers, output) == End("activation", "Tanh")
 
 
 def _by_contract(
@@ -295,7 +314,35 @@ def _by_contract(
     return Choice(representation, head if isinstance(head, Head) else None, class_output, candidates)
 
 
-def _by_user(layers: Layers, where: str, tensor: str, rule: str, candidates: tuple[Candidate, ...]) -> Representation:
+def _users_choice(
+    layers: Layers,
+    where: str,
+    tensor: str,
+    candidates: tuple[Candidate, ...],
+    choice: Choice | None,
+    contract: Contract | None,
+    *,
+    asks: bool,
+) -> Choice:
+    """Take the tensor of `--tensor`, which is not the rule's `choice`.
+
+    asks: the rule has no sure choice and listed its candidates: one of them is as good as a choice of its own.
+    """
+    head, class_output = (choice.head, choice.class_output) if choice else (None, None)
+    rule, why = "logits" if tensor == class_output else "user", "set by --tensor"
+    if contract is not None and tensor in contract.tensors:
+        rule = str(contract.tensors[tensor].rule)
+    listed = next((candidate for candidate in candidates if candidate.tensor == tensor), None)
+    if asks and listed is not None:
+        rule, why = listed.rule, f"set by --tensor, out of what the graph offers: {listed.why}"
+    elif choice is not None:
+        why = f"set by --tensor; the rule reads {choice.representation.tensor}"
+    return Choice(_by_user(layers, where, tensor, rule, candidates, why), head, class_output, candidates)
+
+
+def _by_user(
+    layers: Layers, where: str, tensor: str, rule: str, candidates: tuple[Candidate, ...], why: str
+) -> Representation:
     names = sorted(layers.image_tensors & layers.producers.keys())
     if tensor not in names:
         close = difflib.get_close_matches(tensor, names, n=3, cutoff=0.5)
@@ -310,7 +357,7 @@ def _by_user(layers: Layers, where: str, tensor: str, rule: str, candidates: tup
             f"{onnx.TensorProto.DataType.Name(layers.types[tensor])}; a representation is a float tensor",
             f"robustcheck inspect {where}",
         )
-    return _represent(layers, tensor, rule, "set by --tensor")
+    return _represent(layers, tensor, rule, why)
 
 
 def _head_input(layers: Layers, role: _OutputRole, candidates: tuple[Candidate, ...]) -> Choice:

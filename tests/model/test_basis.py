@@ -6,7 +6,9 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from numpy.typing import NDArray
 from onnx import numpy_helper
+from onnxruntime.capi._pybind_state import quantize_matmul_bnb4
 
 from robustcheck_onnx import check
 from robustcheck_onnx.checker.model.basis import mutually_orthogonal
@@ -149,7 +151,17 @@ def test_zero_points_are_taken_off(form: str, tmp_path: Path) -> None:
         assert str(open_model(onnx_models.save(proto, tmp_path / "m.onnx")).representation.ends_in) == ends
 
 
-@pytest.mark.parametrize("form", ["scaled", "low_rank", "sliced", "joined", "product", "packed", "sparse"])
+def bnb4(weight: NDArray[np.float32]) -> tuple[list[Any], dict[str, Any]]:
+    """A MatMulBnb4 (NF4, blocks of 16) of `weight`, (input, feature), and its two initializers."""
+    columns, rows = weight.shape
+    packed, absmax = np.zeros(weight.size // 2, np.uint8), np.zeros(weight.size // 16, np.float32)
+    quantize_matmul_bnb4(packed, weight.T.copy(), absmax, 16, 1, rows, columns)
+    attributes = {"K": columns, "N": rows, "block_size": 16, "quant_type": 1}
+    node = ("com.microsoft:MatMulBnb4", ["signed", "w4", "absmax"], ["embedding"], attributes)
+    return [node], {"w4": packed, "absmax": absmax}
+
+
+@pytest.mark.parametrize("form", ["scaled", "low_rank", "sliced", "joined", "product", "packed", "bnb4", "sparse"])
 def test_a_weight_that_the_graph_computes_is_computed(form: str, tmp_path: Path) -> None:
     for weight, ends in ((rotation(32, 12), "change_of_basis"), (onnx_models.weight(32, 12), "linear")):
         w = weight.astype(np.float32)
@@ -181,6 +193,9 @@ def test_a_weight_that_the_graph_computes_is_computed(form: str, tmp_path: Path)
             attributes = {"K": 32, "N": 12, "bits": 8, "block_size": 32}
             end = [("com.microsoft:MatMulNBits", ["signed", "w8", "scales"], ["embedding"], attributes)]
             weights |= {"w8": levels.T[:, None].copy(), "scales": scales.astype(np.float32)}
+        elif form == "bnb4":  # 4 bits, as bitsandbytes packs them
+            end, packed = bnb4(w)
+            weights |= packed
         proto = onnx_models.build(nodes + end, ["embedding"], weights, domains=["com.microsoft"])
         if form == "sparse":
             values = numpy_helper.from_array(w.ravel(), "w")

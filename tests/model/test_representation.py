@@ -12,6 +12,7 @@ from onnx import TensorProto
 
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.model.open import ModelFile, open_model
+from robustcheck_onnx.checker.model.pooling import apply_pool
 from support import lookup, onnx_models
 
 
@@ -218,7 +219,122 @@ def test_distillation_heads_fork(opened: Any) -> None:
     for name in ("features (input of Gemm", "other_features (input of Gemm"):
         assert name in caught.value.message
     assert caught.value.hint.endswith("--tensor features")
-    assert chosen(opened(model, tensor="features")) == ("features", "user", "none", False)
+    assert "2 heads are joined, which read features, other_features" in caught.value.message
+    # the rule asks: what it lists is as good as a choice of its own, anything else is the user's
+    assert chosen(opened(model, tensor="features")) == ("features", "head_input", "none", False)
+    assert chosen(opened(model, tensor="relu")) == ("relu", "user", "spatial_mean", False)
+    assert chosen(opened(model, tensor="output")) == ("output", "logits", "none", False)
+
+
+@pytest.mark.parametrize("join", ["Add", "Mean", "Concat"])
+def test_heads_that_read_one_tensor_are_one(opened: Any, join: str) -> None:
+    nodes, weights = onnx_models.pooled()
+    weights |= {name: onnx_models.weight(16, 10) for name in ("w1", "w2")} | {"b": onnx_models.weight(10)}
+    nodes += [("Gemm", ["features", "w1", "b"], ["one"]), ("Gemm", ["features", "w2", "b"], ["two"])]
+    nodes.append((join, ["one", "two"], ["output"], {"axis": 1} if join == "Concat" else {}))
+    model = onnx_models.build(nodes, ["output"], weights)
+    if join == "Concat":  # scores of two kinds side by side
+        with pytest.raises(UsageError, match="2 heads are joined, which read features"):
+            opened(model)
+    else:
+        assert chosen(opened(model)) == ("features", "head_input", "none", False)
+
+
+def test_stacked_heads_whose_inputs_differ_are_class_scores(opened: Any) -> None:
+    """CrossViT averages the heads of its two branches by stacking them."""
+    nodes, weights = onnx_models.pooled()
+    weights |= {"w1": onnx_models.weight(16, 1000), "w2": onnx_models.weight(16, 1000), "b": onnx_models.weight(1000)}
+    weights |= {"zero": np.array([0], np.int64)}
+    nodes += [
+        ("Tanh", ["features"], ["others"]),
+        ("Gemm", ["features", "w1", "b"], ["one"]),
+        ("Gemm", ["others", "w2", "b"], ["two"]),
+        ("Unsqueeze", ["one", "zero"], ["one_"]),
+        ("Unsqueeze", ["two", "zero"], ["two_"]),
+        ("Concat", ["one_", "two_"], ["stacked"], {"axis": 0}),
+        ("ReduceMean", ["stacked", "zero"], ["output"], {"keepdims": 0}),
+    ]
+    with pytest.raises(UsageError, match="2 heads are joined, which read features, others"):
+        opened(onnx_models.build(nodes, ["output"], weights))
+
+
+L2_NORMS: dict[str, list[Any]] = {
+    "LpNormalization": [("LpNormalization", ["e"], ["unit"], {"axis": 1})],
+    "ReduceL2": [("ReduceL2", ["e", "last"], ["norm"], {"keepdims": 1}), ("Div", ["e", "norm"], ["unit"])],
+    "clipped": [
+        ("ReduceL2", ["e", "last"], ["norm"], {"keepdims": 1}),
+        ("Clip", ["norm", "tiny"], ["safe"]),
+        ("Shape", ["e"], ["shape"]),
+        ("Expand", ["safe", "shape"], ["wide"]),
+        ("Div", ["e", "wide"], ["unit"]),
+    ],
+    "by hand": [
+        ("Mul", ["e", "e"], ["square"]),
+        ("ReduceSum", ["square", "last"], ["sum"], {"keepdims": 1}),
+        ("Sqrt", ["sum"], ["norm"]),
+        ("Reciprocal", ["norm"], ["inverse"]),
+        ("Mul", ["e", "inverse"], ["unit"]),
+    ],
+    "then scaled": [("LpNormalization", ["e"], ["u"], {"axis": 1}), ("Mul", ["u", "hundred"], ["unit"])],
+}
+
+
+@pytest.mark.parametrize("norm", L2_NORMS)
+@pytest.mark.parametrize(("output", "classes"), [("output", 768), ("image_embeds", 768), ("similarity", 512)])
+def test_a_linear_layer_behind_an_l2_norm_is_a_zero_shot_head(
+    opened: Any, norm: str, output: str, classes: int
+) -> None:
+    nodes, weights = onnx_models.pooled()
+    weights |= {"p": onnx_models.weight(16, 32), "t": onnx_models.weight(32, classes)}
+    weights |= {"last": np.array([1]), "hundred": np.array(100, np.float32), "tiny": np.array(1e-12, np.float32)}
+    nodes += [("MatMul", ["features", "p"], ["e"]), *L2_NORMS[norm]]
+    nodes += [("MatMul", ["unit", "t"], ["cosines"]), ("Mul", ["cosines", "hundred"], [output])]
+    model = opened(onnx_models.build(nodes, [output], weights))
+    assert chosen(model) == ("unit", "head_input", "none", False)
+    assert "reads a vector of length 1" in model.representation.why
+    assert model.class_output == output
+
+
+def test_a_factor_behind_the_last_linear_layer_leaves_open_what_it_makes(opened: Any) -> None:
+    nodes, weights = onnx_models.pooled()
+    weights |= {"t": onnx_models.weight(16, 768), "hundred": np.array([100], np.float32)}
+    nodes += [("MatMul", ["features", "t"], ["cosines"]), ("Mul", ["cosines", "hundred"], ["output"])]
+    model = onnx_models.build(nodes, ["output"], weights)
+    assert chosen(opened(model)) == ("features", "head_input", "none", True)
+    # perhaps class scores: no choice of the user's makes them a representation
+    assert chosen(opened(model, tensor="output"))[1] == "logits"
+    gemm = onnx_models.build(
+        [*nodes[:-2], ("Gemm", ["features", "t"], ["output"], {"alpha": 100.0})], ["output"], weights
+    )
+    assert chosen(opened(gemm)) == ("features", "head_input", "none", True)
+
+
+def test_the_scale_of_a_dynamically_quantised_projection_is_no_factor(opened: Any) -> None:
+    nodes, weights = onnx_models.pooled()
+    weights |= {"w8": np.ones((16, 512), np.int8), "w.scale": np.array(0.01, np.float32)}
+    nodes += [
+        ("DynamicQuantizeLinear", ["features"], ["q", "scale", "zero"]),
+        ("MatMulInteger", ["q", "w8", "zero"], ["integers"]),
+        ("Cast", ["integers"], ["floats"], {"to": TensorProto.FLOAT}),
+        ("Mul", ["scale", "w.scale"], ["scales"]),
+        ("Mul", ["floats", "scales"], ["output"]),
+    ]
+    assert chosen(opened(onnx_models.build(nodes, ["output"], weights))) == ("output", "encoder_output", "none", False)
+
+
+@pytest.mark.parametrize(("rows", "shape"), [([0, 1, -1], ("batch", 1, 16)), ([0, -1, 1, 1], ("batch", 16, 1, 1))])
+def test_axes_of_length_1_change_nothing(opened: Any, rows: list[int], shape: tuple[Any, ...]) -> None:
+    nodes, weights = onnx_models.pooled()
+    weights |= {"w": onnx_models.weight(16, 16), "rows": np.array(rows, np.int64)}
+    nodes += [("MatMul", ["features", "w"], ["e"]), ("Reshape", ["e", "rows"], ["embedding"])]
+    proto = onnx_models.build(nodes, [("embedding", TensorProto.FLOAT, shape)], weights)
+    model = opened(proto)
+    assert chosen(model) == ("embedding", "encoder_output", "none", False)
+    values = np.arange(32, dtype=np.float32).reshape(2, *(16 if size == 16 else 1 for size in shape[1:]))
+    pooled = apply_pool(values, "none", -1)
+    assert pooled.tolist() == np.arange(32).reshape(2, 16).tolist()
+    with pytest.raises(CannotAssessError, match=r"shape \(2, 4, 4\); pool none needs 2 axes"):
+        apply_pool(values.reshape(2, 4, 4), "none", -1)
 
 
 @pytest.mark.parametrize("activation", ["relu", "gate"])
@@ -263,8 +379,15 @@ def test_assumed_head_input_is_settled_by_the_user(opened: Any) -> None:
     model = onnx_models.classifier(512, output="output")
     assert chosen(opened(model)) == ("features", "head_input", "none", True)
     assert chosen(opened(model, tensor="features")) == ("features", "head_input", "none", False)
-    # the other reading is the user's own
-    assert chosen(opened(model, tensor="output")) == ("output", "user", "none", False)
+    # the rule is not sure, and the graph offers the other reading, too: a biased projection
+    assert chosen(opened(model, tensor="output")) == ("output", "encoder_output", "none", False)
+    assert chosen(opened(model, tensor="relu"))[1] == "user"
+
+
+def test_where_the_rule_is_sure_another_tensor_is_the_users(opened: Any) -> None:
+    model = opened(onnx_models.classifier(10, output="logits"), tensor="gap")
+    assert chosen(model)[1] == "user"
+    assert model.representation.why.startswith("set by --tensor; the rule reads features")
 
 
 def test_tanh_pooler_is_not_chosen(opened: Any) -> None:
@@ -278,8 +401,11 @@ def test_tanh_pooler_is_not_chosen(opened: Any) -> None:
         ("pooler_output", TensorProto.FLOAT, ("batch", 16)),
     ]
     tanh = ("Tanh", ["dense"], ["pooler_output"])
-    with pytest.raises(UsageError, match="outputs last_hidden_state, pooler_output could each be meant"):
-        opened(onnx_models.build([*nodes, dense, hidden, tanh], outputs, weights))
+    model = opened(onnx_models.build([*nodes, dense, hidden, tanh], outputs, weights))
+    assert chosen(model)[:2] == ("last_hidden_state", "encoder_output")
+    alone = opened(onnx_models.build([*nodes, dense, tanh], outputs[1:], weights))
+    assert chosen(alone) == ("pooler_output", "encoder_output", "none", False)
+    assert str(alone.representation.ends_in) == "activation:Tanh"
     norm = ("LayerNormalization", ["dense", "b"], ["pooler_output"])
     model = opened(onnx_models.build([*nodes, dense, hidden, norm], outputs, weights))
     assert chosen(model) == ("pooler_output", "encoder_output", "none", False)
