@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 import onnx
+import speed
 from onnx import TensorProto, helper, numpy_helper
 
-import speed
 from robustcheck_onnx.checker.model.ends import ends_in, last_linears
 from robustcheck_onnx.checker.model.heads import find_head
 from robustcheck_onnx.checker.model.layers import build_layers
