@@ -29,7 +29,7 @@ from robustcheck_onnx.checker.model import (
     PRESETS,
     file_digest,
     locate_weights,
-    models_in,
+    models_below,
     sidecar_paths,
 )
 from robustcheck_onnx.checker.runtime import cpu_name, cpu_threads, list_gpus
@@ -111,8 +111,8 @@ def key_of(job: Job, model_digest: str, profile: Profile, source: ImageSource) -
         "options": options,
         "profile": profile.digest,
         "model": model_digest,
-        "sidecars": {path.name: file_digest(path) for path in (*beside, *named) if path.is_file()},
-        "models beside": models_in(job.model.parent),
+        "sidecars": {str(path): file_digest(path) for path in (*beside, *named) if path.is_file()},
+        "models beside": [list(map(str, models_below(folder))) for folder in {path.parent: 0 for path in beside}],
         "images": [source.kind, source.n_found, source.seed, source.names_digest],
     }  # fmt: skip
     return _sha256(json.dumps(depends, sort_keys=True, default=str).encode("utf-8", "surrogateescape"))

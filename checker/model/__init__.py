@@ -14,7 +14,7 @@ from .image_input import DTYPES, ImageInput
 from .layers import ACTIVATION, LINEAR, NORMALISATION, POOL, RESHAPE, Layers, build_layers, data_inputs
 from .open import ModelFile, digest_of, open_model, own_bytes, with_shapes
 from .pooling import apply_pool, choose_pool, show_shape
-from .sidecar import PRESETS, find_preprocessing, models_in
+from .sidecar import PRESETS, find_preprocessing, models_below, takes_no_image
 from .supported import supported_versions
 
 __all__ = [
@@ -41,7 +41,7 @@ __all__ = [
     "find_preprocessing",
     "locate_weights",
     "may_be_model",
-    "models_in",
+    "models_below",
     "on_this_machine",
     "open_model",
     "own_bytes",
@@ -52,5 +52,6 @@ __all__ = [
     "show_shape",
     "sidecar_paths",
     "supported_versions",
+    "takes_no_image",
     "with_shapes",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from robustcheck_onnx.checker.evidence import CLIP, IMAGENET, Preprocessing
 
 OWN_SUFFIX: Final = ".robustcheck.json"  # of our own sidecar: model.onnx has model.robustcheck.json
 SIDECAR_NAMES: Final = ("open_clip_config.json", "preprocessor_config.json", "config.json")  # in this order
+HUB_FOLDER: Final = "onnx"  # of a repository on Hugging Face's hub: holds its ONNX files
 _MAX_BYTES: Final = 16 * 2**20  # 16 MiB: no preprocessing file is larger
 _PIL_FILTERS: Final = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # PIL.Image.Resampling 0–5
 # Hugging Face processors whose integer `size` means the shorter edge; for those in _SQUARE it means both
@@ -26,8 +28,16 @@ _UNSUPPORTED: Final = ("do_pad", "rescale_offset", "include_top", "crop_pct")  #
 
 
 def sidecar_paths(model: Path) -> tuple[Path, ...]:
-    """List where a model's sidecar may lie, the first that is there counts: our own, then those of the libraries."""
-    return model.with_suffix(OWN_SUFFIX), *(model.with_name(name) for name in SIDECAR_NAMES)
+    """List where a model's sidecar may lie, the first that is there counts: our own, then those of the libraries.
+
+    Those of the libraries lie beside the model or, as on Hugging Face's hub, above a folder `onnx` that holds it.
+    """
+    folders = [model.parent]
+    if model.parent.absolute().name == HUB_FOLDER:
+        above = model.parent.parent if model.parent.name else Path("..")
+        if os.access(above, os.R_OK | os.X_OK):  # else nobody could tell whose sidecar it is
+            folders.append(above)
+    return model.with_suffix(OWN_SUFFIX), *(folder / name for folder in folders for name in SIDECAR_NAMES)
 
 
 def read_object(path: Path) -> dict[str, Any]:

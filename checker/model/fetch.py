@@ -8,9 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from robustcheck_onnx.checker.errors import CannotAssessError, RobustcheckError, UsageError
-from robustcheck_onnx.checker.storage import Place, RemoteFile, download, limit_bytes, open_url, private_folder
+from robustcheck_onnx.checker.storage import (
+    Place,
+    RemoteFile,
+    StoreError,
+    download,
+    limit_bytes,
+    open_url,
+    private_folder,
+)
 
-from .configs import OWN_SUFFIX, SIDECAR_NAMES
+from .configs import HUB_FOLDER, OWN_SUFFIX, SIDECAR_NAMES
 from .contract import parse_contract
 from .file import external_locations
 
@@ -31,9 +39,9 @@ def on_this_machine(model: Place, *, preprocess: str | None = None) -> Iterator[
     """Give the model as a file of this machine; of a URL, a whole copy in a private folder, removed at the end.
 
     With the model come the files of weights that it names, and, where neither `preprocess` nor a contract in the file
-    says what the pixels are, the sidecars beside it: what `find_preprocessing` would look at. A web server
-    can't list a folder, so that other models beside it are not seen; there only the sidecar that bears the model's
-    name counts. Beside a signed URL nothing is looked for.
+    says what the pixels are, the sidecars beside it or above its folder `onnx`: what `find_preprocessing` would look
+    at. A web server can't list a folder, so that other models beside it are not seen; there only the sidecar that
+    bears the model's name counts. Beside a signed URL nothing is looked for.
 
     Inside, an error's text names the URL, not the copy.
 
@@ -48,6 +56,9 @@ def on_this_machine(model: Place, *, preprocess: str | None = None) -> Iterator[
     file = open_url(model)
     with private_folder() as folder:
         path = folder / _local_name(file)
+        if file.parent.name == HUB_FOLDER:  # where sidecars are looked for above the folder, too
+            path = folder / HUB_FOLDER / path.name
+            path.parent.mkdir()
         try:
             _fetch(file, path, preprocess)
             yield LocalModel(path, str(file), True)
@@ -60,7 +71,8 @@ def on_this_machine(model: Place, *, preprocess: str | None = None) -> Iterator[
 
 
 def _renamed(text: str, path: Path, file: RemoteFile) -> str:
-    return text.replace(str(path), str(file)).replace(str(path.parent), str(file.parent))
+    text = text.replace(str(path), str(file)).replace(str(path.parent), str(file.parent))
+    return text.replace(str(path.parent.parent), str(file.parent.parent)) if path.parent.name == HUB_FOLDER else text
 
 
 def _local_name(file: RemoteFile) -> str:
@@ -99,20 +111,38 @@ def _fetch(file: RemoteFile, path: Path, preprocess: str | None) -> None:
 
 def _fetch_sidecars(file: RemoteFile, path: Path, budget_bytes: int) -> None:
     own = PurePosixPath(file.name).with_suffix(OWN_SUFFIX).name
-    folder = file.parent
-    if file.url.is_http:
-        names = [own]
-    else:
-        present = folder.names_beside()
-        names = [name for name in (own, *SIDECAR_NAMES) if name in present]
-        # sidecars that name no model count beside one model only: empty files stand for the others
-        for name in present:
-            if name.lower().endswith(".onnx") and name != file.name and "\\" not in name:
-                (path.parent / name).touch()
-    for name in names:
-        target = path.with_suffix(OWN_SUFFIX) if name == own else path.with_name(name)
+    wanted = [(file.parent / own, path.with_suffix(OWN_SUFFIX))]
+    if not file.url.is_http:
+        present = _names_in(file.parent, path.parent, own=file.name)
+        names = [name for name in SIDECAR_NAMES if name in present]
+        wanted = wanted * (own in present) + [(file.parent / name, path.with_name(name)) for name in names]
+        if path.parent.name == HUB_FOLDER:
+            above, target = file.parent.parent, path.parent.parent
+            present = []
+            with contextlib.suppress(StoreError):  # a folder that may not be listed has none, as on this machine
+                present = _names_in(above, target)
+            wanted += [(above / name, target / name) for name in SIDECAR_NAMES if name in present]
+        else:
+            _names_in(file.parent / HUB_FOLDER, path.parent / HUB_FOLDER)
+    for sidecar, target in wanted:
         if not target.exists():
             try:
-                budget_bytes -= download(folder / name, target, budget_bytes)
+                budget_bytes -= download(sidecar, target, budget_bytes)
             except FileNotFoundError:  # a web server was asked whether there is one
                 target.unlink(missing_ok=True)
+
+
+def _names_in(folder: RemoteFile, target: Path, own: str = "") -> list[str]:
+    """List the files of a folder in a store; an empty file in `target` stands for each model in it but `own`.
+
+    Sidecars that name no model are refused where they lie beside several.
+    """
+    try:
+        names = folder.names_beside()
+    except FileNotFoundError:  # no such folder
+        return []
+    for name in names:
+        if name.lower().endswith(".onnx") and name != own and "\\" not in name:
+            target.mkdir(exist_ok=True)
+            (target / name).touch()
+    return names

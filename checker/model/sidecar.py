@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, Literal
@@ -10,12 +12,24 @@ from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.evidence import CLIP, IMAGENET, Preprocessing, PreprocessingFacts
 from robustcheck_onnx.checker.images import at_size
 
-from .configs import OWN_SUFFIX, parse_config, read_object, sidecar_paths
+from .configs import HUB_FOLDER, OWN_SUFFIX, parse_config, read_object, sidecar_paths
 
 PRESETS: Final = {"clip": CLIP, "imagenet": IMAGENET}
 Source = Literal["contract", "sidecar", "user", "assumed"]
 # a preprocessing, the kind of its source, where its fields come from, and the fields that come from elsewhere
 Chosen = tuple[Preprocessing, Source, str, Mapping[str, str]]
+
+# what optimum, transformers.js and sentence-transformers append to the name of a model's file for its precision
+PRECISION: Final = re.compile(
+    r"([_.-](fp16|fp32|bf16|q?u?int[48](_(avx2|avx512|avx512_vnni|arm64))?|q[1248](f16)?|uint8f16|bnb4|quantized"
+    r"|optimized|o[1-4]))+$"
+)
+# names of the files that optimum splits a checkpoint into
+TEXT_TOWER: Final = "text_model"
+WHOLE_AND_IMAGE_TOWER: Final = {"model", "vision_model"}
+IMAGELESS_PARTS: Final = frozenset(
+    (TEXT_TOWER, "decoder_model", "decoder_model_merged", "decoder_with_past_model", "embed_tokens")
+)
 
 
 def find_preprocessing(
@@ -27,10 +41,11 @@ def find_preprocessing(
     """Find the preprocessing of a model: from the option, else the contract, else a sidecar, else assumed.
 
     Sidecars, the first that is there: `<model>.robustcheck.json`, `open_clip_config.json`,
-    `preprocessor_config.json` (Hugging Face), `config.json` with `pretrained_cfg` (timm).
+    `preprocessor_config.json` (Hugging Face), `config.json` with `pretrained_cfg` (timm). For a model in a folder
+    `onnx`, as on Hugging Face's hub, then the same three names in the folder above.
 
     Args:
-        model_path: the model; sidecars lie beside it.
+        model_path: the model; sidecars lie beside it, or above its folder `onnx`.
         option: `clip`, `imagenet`, or the path of a JSON file with our fields or in one of the sidecar formats.
         contract_preprocessing: what the model's contract says; None without a contract.
         input_size: height and width (px) of the model's input; None where it leaves them open. Presets and the
@@ -56,9 +71,15 @@ def find_preprocessing(
     )
 
 
-def models_in(folder: Path) -> list[str]:
-    """List the names of the ONNX files in a folder, sorted; the suffix may be in capitals."""
-    return sorted(path.name for path in folder.iterdir() if path.suffix.lower() == ".onnx")
+def models_below(folder: Path) -> list[Path]:
+    """List the ONNX files in a folder and in a folder `onnx` in it, sorted; the suffix may be in capitals."""
+    folders = [each for each in (folder, folder / HUB_FOLDER) if each.is_dir()]
+    return sorted(path for each in folders for path in each.iterdir() if path.suffix.lower() == ".onnx")
+
+
+def takes_no_image(model: Path) -> bool:
+    """Whether a file is, by its name, a part of a split checkpoint that takes no image, as a CLIP's text tower."""
+    return _checkpoint_part(model) in IMAGELESS_PARTS
 
 
 def _from_option(option: str, input_size: tuple[int, int] | None) -> Chosen:
@@ -91,7 +112,8 @@ def _from_sidecar(model_path: Path, input_size: tuple[int, int] | None) -> Chose
                 _check_neighbours(model_path, path)
             preprocessing, defaults = parse_config(path, values, input_size)
             _check_size(str(path), preprocessing, input_size)
-            return preprocessing, "sidecar", path.name, defaults
+            named = path.name if path.parent == model_path.parent else f"../{path.name}"
+            return preprocessing, "sidecar", named, defaults
     if input_size is None:
         raise UsageError(
             f"{model_path}: preprocessing is not known and the input size is dynamic; one of them is needed",
@@ -101,14 +123,23 @@ def _from_sidecar(model_path: Path, input_size: tuple[int, int] | None) -> Chose
 
 
 def _check_neighbours(model_path: Path, sidecar: Path) -> None:
-    """Refuse a sidecar that names no model and lies beside several models."""
-    others = [name for name in models_in(sidecar.parent) if name != model_path.name]
-    if others:
+    """Refuse a sidecar that names no model and lies beside several models, unless they are forms of one checkpoint."""
+    here, own_part = (model_path.parent.resolve(), model_path.name), _checkpoint_part(model_path)
+    others = [path for path in models_below(sidecar.parent) if (path.parent.resolve(), path.name) != here]
+    foreign = [path for path in others if _checkpoint_part(path) not in (own_part, *IMAGELESS_PARTS)]
+    split = {own_part, *map(_checkpoint_part, foreign)} == WHOLE_AND_IMAGE_TOWER
+    if foreign and not (split and TEXT_TOWER in map(_checkpoint_part, others)):
         raise UsageError(
-            f"{sidecar}: sidecar lies beside {len(others) + 1} models ({model_path.name}, {others[0]}, …); "
+            f"{sidecar}: sidecar lies beside {len(others) + 1} models ({model_path.name}, {foreign[0].name}, …); "
             "it must be clear whose preprocessing it is",
-            f"--preprocess {sidecar}, or rename it to {model_path.with_suffix(OWN_SUFFIX).name}",
+            shlex.join(["robustcheck", str(model_path), "--preprocess", str(sidecar)])
+            + f", or copy it to {shlex.quote(str(model_path.with_suffix(OWN_SUFFIX)))}",
         )
+
+
+def _checkpoint_part(model: Path) -> str:
+    """Give the name of a model without what says its precision: files that share it are forms of one model."""
+    return PRECISION.sub("", model.stem.casefold())
 
 
 def _short(value: object) -> str:

@@ -20,6 +20,7 @@ from robustcheck_onnx.checker import measure, pipeline
 from robustcheck_onnx.checker.evidence import Evidence
 from robustcheck_onnx.checker.images.source import open_images
 from robustcheck_onnx.checker.measure import cache
+from robustcheck_onnx.checker.measure.job import Job
 from robustcheck_onnx.checker.report.record import Report, to_json
 from robustcheck_onnx.checker.verdict import rule
 from robustcheck_onnx.thresholds import profile
@@ -135,6 +136,19 @@ def test_another_option_is_another_run(options: dict[str, object], place: Path) 
     run(place)
     assert not is_hit(run(place, **options))
     assert is_hit(run(place))
+
+
+def test_sidecars_and_models_above_a_hubs_folder_count(tmp_path: Path) -> None:
+    (tmp_path / "onnx").mkdir()
+    model, above = tmp_path / "onnx" / "model.onnx", tmp_path / "preprocessor_config.json"
+    source = open_images(None, limit=1)
+    keys = set()
+    for path, content in ((model, b""), (above, b"{}"), (above, b"[]"), (tmp_path / "other.onnx", b"")):
+        path.write_bytes(content)
+        keys.add(cache.key_of(Job(model), "sha256:0", profile.load(), source))
+    above.rename(model.with_name(above.name))  # the same file, nearer
+    keys.add(cache.key_of(Job(model), "sha256:0", profile.load(), source))
+    assert len(keys) == 5
 
 
 def test_a_changed_byte_in_any_room_is_other_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

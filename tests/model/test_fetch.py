@@ -57,6 +57,26 @@ def test_weights_and_sidecars_come_with_the_model(tmp_path: Path, memory: Any, o
         check(f"memory://{ODD}/m.onnx", max_images=3, preprocess="clip")
 
 
+def test_a_hubs_layout_has_its_sidecar_above(tmp_path: Path, memory: Any, own_temporary_folder: Path) -> None:
+    model = onnx_models.save(onnx_models.encoder(), tmp_path / "m.onnx").read_bytes()
+    clip = {"size": [8, 8], "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
+    memory.pipe_file("/hub/open_clip_config.json", json.dumps({"preprocess_cfg": clip}).encode())
+    for name in ("onnx/model.onnx", "onnx/model_fp16.onnx"):
+        memory.pipe_file(f"/hub/{name}", model)
+    preprocessing = check("memory://hub/onnx/model.onnx", max_images=3).evidence.preprocessing
+    assert ("mean", "0.5, 0.5, 0.5", "../open_clip_config.json") in preprocessing.fields
+
+    memory.pipe_file("/hub/other.onnx", b"")
+    with pytest.raises(UsageError, match="lies beside 3 models") as caught:
+        check("memory://hub/onnx/model.onnx", max_images=3)
+    assert caught.value.message.startswith("memory://hub/open_clip_config.json: ")
+    assert str(own_temporary_folder) not in caught.value.message + caught.value.hint
+    memory.pipe_file("/hub/other.onnx", model)  # whose folder `onnx` holds the others
+    with pytest.raises(UsageError, match="lies beside 3 models"):
+        check("memory://hub/other.onnx", max_images=3)
+    assert list(own_temporary_folder.iterdir()) == []
+
+
 @pytest.mark.parametrize("location", ["../w.bin", "/etc/hostname", "a/../../w.bin", "C:/w.bin"])
 def test_weights_outside_the_folder_are_refused(
     location: str, tmp_path: Path, memory: Any, own_temporary_folder: Path

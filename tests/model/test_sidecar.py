@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -260,23 +261,95 @@ def test_option_must_be_a_preset_or_a_file(tmp_path: Path) -> None:
         find_preprocessing(tmp_path / "m.onnx", "clipp", None, (224, 224))
 
 
-@pytest.mark.parametrize("other", ["b.onnx", "b.ONNX"])
+SIGLIP = {
+    "do_resize": True,
+    "size": {"height": 224, "width": 224},
+    "resample": 3,
+    "do_rescale": True,
+    "rescale_factor": 1 / 255,
+    "do_normalize": True,
+    "image_mean": [0.5, 0.5, 0.5],
+    "image_std": [0.5, 0.5, 0.5],
+    "image_processor_type": "SiglipImageProcessor",
+}
+
+
+def repository(folder: Path, *names: str, sidecar: str = "preprocessor_config.json") -> Path:
+    """Files as in a repository on the hub; the models are empty."""
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"")
+    (folder / sidecar).write_text(json.dumps(SIGLIP), encoding="utf-8")
+    return folder
+
+
+@pytest.mark.parametrize("other", ["b.onnx", "b.ONNX", "a_finetuned.onnx", "a_int8_finetuned.onnx", "onnx/model.onnx"])
 def test_a_sidecar_beside_several_models_belongs_to_none_until_it_is_said(tmp_path: Path, other: str) -> None:
-    for name in ("a.onnx", other):
-        (tmp_path / name).write_bytes(b"")
-    sidecar = tmp_path / "preprocessor_config.json"
-    config: dict[str, Any] = {
-        "do_resize": True,
-        "size": 224,
-        "resample": 3,
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-    }
-    config |= {"do_normalize": True, "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
-    sidecar.write_text(json.dumps(config | {"image_processor_type": "ViTImageProcessor"}), encoding="utf-8")
-    with pytest.raises(UsageError, match=rf"lies beside 2 models \(a\.onnx, {other}, …\)") as caught:
-        find_preprocessing(tmp_path / "a.onnx", None, None, (224, 224))
-    assert caught.value.hint.startswith(f"--preprocess {sidecar}")
-    assert find_preprocessing(tmp_path / "a.onnx", str(sidecar), None, (224, 224)).source == "user"
+    repository(tmp_path, "a.onnx", other)
+    model, sidecar = tmp_path / "a.onnx", tmp_path / "preprocessor_config.json"
+    with pytest.raises(UsageError, match=rf"lies beside 2 models \(a\.onnx, {Path(other).name}, …\)") as caught:
+        find_preprocessing(model, None, None, (224, 224))
+    own = tmp_path / "a.robustcheck.json"
+    assert caught.value.hint == f"robustcheck {model} --preprocess {sidecar}, or copy it to {own}"
+    assert find_preprocessing(model, str(sidecar), None, (224, 224)).source == "user"
+    own.write_bytes(sidecar.read_bytes())
+    assert ("mean", "0.5, 0.5, 0.5", "a.robustcheck.json") in find_preprocessing(model, None, None, (224, 224)).fields
+    own.unlink()
     (tmp_path / other).unlink()
-    assert find_preprocessing(tmp_path / "a.onnx", None, None, (224, 224)).source == "sidecar"
+    assert find_preprocessing(model, None, None, (224, 224)).source == "sidecar"
+
+
+FORMS = ("fp16", "quantized", "int8", "uint8", "q4", "q4f16", "bnb4", "O4", "qint8_avx512_vnni", "fp16_optimized")
+
+
+@pytest.mark.parametrize(
+    ("names", "model"),
+    [
+        (["model.onnx", *(f"model_{form}.onnx" for form in FORMS)], "model_q4f16.onnx"),
+        (
+            ["vision_model.onnx", "vision_model_int8.onnx", "text_model.onnx", "text_model_fp16.onnx"],
+            "vision_model.onnx",
+        ),
+        (["model_fp16.onnx", "vision_model.onnx", "text_model.onnx"], "vision_model.onnx"),
+        (["model_fp16.onnx", "vision_model.onnx", "text_model_uint8.onnx"], "model_fp16.onnx"),
+        (["encoder_model.onnx", "decoder_model_merged_int8.onnx"], "encoder_model.onnx"),
+        (["vit.onnx", "vit.fp16.ONNX", "vit-int8.onnx"], "vit.onnx"),
+    ],
+)
+def test_forms_and_parts_of_one_checkpoint_share_its_sidecar(tmp_path: Path, names: list[str], model: str) -> None:
+    repository(tmp_path, *(f"onnx/{name}" for name in names))
+    found = find_preprocessing(tmp_path / "onnx" / model, None, None, (224, 224))
+    assert (found.source, found.preprocessing.mean) == ("sidecar", (0.5, 0.5, 0.5))
+    assert ("mean", "0.5, 0.5, 0.5", "../preprocessor_config.json") in found.fields
+
+
+@pytest.mark.parametrize(
+    ("names", "model", "other"),
+    [
+        (["onnx/model.onnx", "onnx/vision_model.onnx"], "onnx/model.onnx", "vision_model"),  # of one checkpoint?
+        (["onnx/text_model.onnx", "onnx/vision_model.onnx"], "onnx/text_model.onnx", "vision_model"),
+        (["onnx/model.onnx", "resnet.onnx"], "onnx/model.onnx", "resnet"),
+        (["onnx/model.onnx", "onnx/models.onnx"], "onnx/model.onnx", "models"),
+    ],
+)
+def test_a_repository_with_several_models_says_whose_sidecar_it_is(
+    tmp_path: Path, names: list[str], model: str, other: str
+) -> None:
+    repository(tmp_path, *names)
+    with pytest.raises(UsageError, match=rf"{re.escape(str(tmp_path))}/preprocessor_config.json: .*, {other}\.onnx, …"):
+        find_preprocessing(tmp_path / model, None, None, (224, 224))
+
+
+def test_the_nearest_sidecar_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    repository(tmp_path, "onnx/model.onnx")
+    model = tmp_path / "onnx" / "model.onnx"
+    (tmp_path / "onnx" / "config.json").write_text('{"model_type": "siglip"}')  # says nothing about pixels
+    assert find_preprocessing(model, None, None, (224, 224)).fields[0][2] == "../preprocessor_config.json"
+    monkeypatch.chdir(tmp_path / "onnx")
+    assert find_preprocessing(Path("model.onnx"), None, None, (224, 224)).source == "sidecar"
+    near = {**SIGLIP, "image_mean": [0.1, 0.1, 0.1]}
+    (tmp_path / "onnx" / "preprocessor_config.json").write_text(json.dumps(near))
+    assert find_preprocessing(model, None, None, (224, 224)).preprocessing.mean == (0.1, 0.1, 0.1)
+    # only the hub's folder has sidecars above it
+    repository(tmp_path / "other", "models/model.onnx")
+    assert find_preprocessing(tmp_path / "other/models/model.onnx", None, None, (224, 224)).source == "assumed"
