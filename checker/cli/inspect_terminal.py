@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from robustcheck_onnx.checker.errors import RobustcheckError
 from robustcheck_onnx.checker.model import ModelFile, show_shape
-from robustcheck_onnx.checker.report import Pen, Trimmed, columns, hanging, line, section
+from robustcheck_onnx.checker.report import Pen, Trimmed, columns, hanging, line, reasons, section, spaced
 from robustcheck_onnx.checker.runtime import Finding
+from robustcheck_onnx.checker.text import error_json
 
-Origins = Sequence[tuple[str, str, str]]  # (field, value, where the value came from) of the preprocessing
+from .inspection import CanPass, Inspection, cannot_open
 
-INSPECT_SCHEMA = "robustcheck.inspect/1"
+INSPECT_SCHEMA = "robustcheck.inspect/2"
+# reasons that an option of the call takes away
+MENDED_BY_OPTIONS = ("assumed_preprocessing", "preprocessing_against_contract", "assumed_tensor")
 DOCTOR_SCHEMA = "robustcheck.doctor/1"
 _SIGNS = {"ok": ("✓", "green"), "warn": ("▲", "yellow"), "fail": ("✗", "red")}
 
 
-def render_inspect(model: ModelFile, origins: Origins, *, ascii_only: bool = False) -> RenderableType:
+def render_inspect(found: Inspection, *, ascii_only: bool = False) -> RenderableType:
     """What would be measured of a model and why, laid out for the width of the console that prints it."""
+    model, preprocessing = found.model, found.preprocessing
     pen, chosen, head, image = Pen(ascii_only), model.representation, model.head, model.image_input
     size = f"{image.height or '?'} by {image.width or '?'} px (height by width)"
     blocks = [
@@ -50,8 +57,8 @@ def render_inspect(model: ModelFile, origins: Origins, *, ascii_only: bool = Fal
             "batch": str(image.batch or "any"),
         })),
         section(pen, "Preprocessing", "and where each value comes from", _table(
-            pen, ("field", "value", "source"), [tuple(row) for row in origins],
-        )),
+            pen, ("field", "value", "source"), preprocessing.fields,
+        )) if preprocessing else section(pen, "Preprocessing", "", pen.say(f"not known: {found.why_not_known}")),
         section(pen, "File", "", _rows(pen, {
             "size": f"{model.size_bytes} bytes" + (", external data included" if model.external else ""),
             "digest": model.digest,
@@ -67,11 +74,34 @@ def render_inspect(model: ModelFile, origins: Origins, *, ascii_only: bool = Fal
     parts: list[RenderableType] = [pen.name(str(model.path), "bold")]
     for block in blocks:
         parts += [Text(), block]
-    return Trimmed(Group(*parts))
+    return Trimmed(Group(*parts, Text(), _answer(pen, found.can_pass)))
 
 
-def inspect_json(model: ModelFile, origins: Origins) -> dict[str, Any]:
+def render_unopened(path: Path, fault: RobustcheckError, *, ascii_only: bool = False) -> RenderableType:
+    """That a file which can't be opened can't pass, and why."""
+    pen = Pen(ascii_only)
+    return Trimmed(Group(pen.name(str(path), "bold"), Text(), _answer(pen, cannot_open(path, fault))))
+
+
+def _answer(pen: Pen, can_pass: CanPass) -> Group:
+    """Say in one line whether the file can pass; else why not and what would, of the reason that is hardest to mend.
+
+    Several reasons stand in a block before it.
+    """
+    words = "yes: what was found is of the calibrated kinds; the numbers decide"
+    if can_pass.reasons:
+        reason = min(can_pass.reasons, key=lambda each: each.id in MENDED_BY_OPTIONS)
+        words = f"{can_pass.answer}, because {reason.seen}"
+        if step := reason.next_step:
+            # a sentence of the rule, else a command
+            words += f"; what would: {step[0].lower() + step[1:].rstrip('.') if step[0].isupper() else step}"
+    several = reasons(pen, can_pass.reasons) if len(can_pass.reasons) > 1 else []
+    return spaced([*several, line(pen.say("Can this file pass? ", "bold"), pen.say(words))])
+
+
+def inspect_json(found: Inspection) -> dict[str, Any]:
     """The content of `render_inspect` as JSON values."""
+    model, preprocessing = found.model, found.preprocessing
     chosen, head, image = model.representation, model.head, model.image_input
     return {
         "schema": INSPECT_SCHEMA,
@@ -114,9 +144,23 @@ def inspect_json(model: ModelFile, origins: Origins) -> dict[str, Any]:
             {"name": o.name, "dtype": o.dtype, "shape": None if o.shape is None else list(o.shape)}
             for o in model.outputs
         ],
-        "preprocessing": [{"field": field, "value": value, "source": source} for field, value, source in origins],
+        "preprocessing": preprocessing
+        and [{"field": field, "value": value, "source": source} for field, value, source in preprocessing.fields],
+        "preprocessing_not_known": found.why_not_known or None,
         "contract": None if model.contract is None else model.contract.model_dump(mode="json"),
+        "profile": {"id": found.profile.id, "digest": found.profile.digest},
+        "can_pass": _answer_json(found.can_pass),
     }
+
+
+def unopened_json(path: Path, fault: RobustcheckError) -> dict[str, Any]:
+    """The content of `render_unopened` as JSON values: an error document of a run, and the answer."""
+    error = json.loads(error_json(fault.message, fault.hint, fault.exit_code))
+    return {"schema": INSPECT_SCHEMA, "file": str(path), **error, "can_pass": _answer_json(cannot_open(path, fault))}
+
+
+def _answer_json(can_pass: CanPass) -> dict[str, Any]:
+    return {"answer": can_pass.answer, "reasons": [reason.model_dump() for reason in can_pass.reasons]}
 
 
 def render_doctor(findings: Sequence[Finding], *, ascii_only: bool = False) -> RenderableType:

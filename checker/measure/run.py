@@ -169,7 +169,7 @@ def probe(opened: Opened, first: Iterable[Prepared | Skipped] | None = None) -> 
         ]
         batch = [value for runner in opened.runners for value in runner.batch_invariances(pixels)]
     return Facts(
-        models=tuple(_model_facts(*row) for row in zip(opened.models, batch, output, strict=True)),
+        models=tuple(model_facts(*row) for row in zip(opened.models, batch, output, strict=True)),
         executions=tuple(runner.execution for runner in opened.runners for _ in runner.models),
         preprocessing=opened.preprocessing,
         source=replace(opened.source, entries=Entries()),
@@ -316,7 +316,10 @@ def key_of(digest: str) -> int:
     return int(digest[-8:], 16)
 
 
-def _model_facts(opened: ModelFile, batch_difference: float | None, output_difference: float | None) -> ModelFacts:
+def model_facts(
+    opened: ModelFile, batch_difference: float | None = None, output_difference: float | None = None
+) -> ModelFacts:
+    """Write down the model and its tensor; the differences are None until they are measured."""
     chosen, contract = opened.representation, opened.contract
     return ModelFacts(
         file=str(opened.path),

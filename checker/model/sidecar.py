@@ -116,8 +116,9 @@ def _from_sidecar(model_path: Path, input_size: tuple[int, int] | None) -> Chose
             return preprocessing, "sidecar", named, defaults
     if input_size is None:
         raise UsageError(
-            f"{model_path}: preprocessing is not known and the input size is dynamic; one of them is needed",
-            f"robustcheck {model_path} --preprocess clip|imagenet|FILE, or write {own.name} beside it",
+            f"{model_path}: no option or sidecar says the preprocessing, and the input size is dynamic; one is needed",
+            f"robustcheck {shlex.quote(str(model_path))} --preprocess clip (or imagenet, or a JSON file), "
+            f"or write {own.name} beside it",
         )
     return at_size(IMAGENET, input_size), "assumed", "assumed: ImageNet values", {"size": "model input"}
 

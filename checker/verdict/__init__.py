@@ -8,7 +8,7 @@ from __future__ import annotations
 from .gate import FailOn, Gate, Waiver
 from .notes import execution_notes, image_notes, model_notes, notes_of, skipped_note
 from .reasons import NAMES, RULES
-from .rule import SAME_NUMBERS, Reason, Verdict, above, below, decided, judge
+from .rule import SAME_NUMBERS, Reason, Verdict, above, below, decided, foreseen, judge
 
 __all__ = [
     "NAMES",
@@ -23,6 +23,7 @@ __all__ = [
     "below",
     "decided",
     "execution_notes",
+    "foreseen",
     "image_notes",
     "judge",
     "model_notes",

@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal
 
-from robustcheck_onnx.checker.evidence import WRITTEN_ZERO_AT, Evidence, Interval, Statistics
+from robustcheck_onnx.checker.evidence import (
+    WRITTEN_ZERO_AT,
+    Evidence,
+    Interval,
+    ModelFacts,
+    PreprocessingFacts,
+    Statistics,
+)
 from robustcheck_onnx.checker.statistics import TOP_FEATURES
 from robustcheck_onnx.checker.text import bound_text, number_text
 from robustcheck_onnx.thresholds.ends import End
@@ -213,19 +220,24 @@ def _describe(end: End) -> str:
     }.get(end.kind, f"the output of {end.op or end.kind}")
 
 
-def _comparable(e: Evidence, profile: Profile) -> Iterator[tuple[str, str]]:
-    model, s = e.model, e.statistics
-    if s.statistic_version != profile.statistic_version:
-        yield (
-            "other_statistic_version",
-            f"the evidence has statistic version {s.statistic_version}, profile {profile.id} is for "
-            f"{profile.statistic_version}",
-        )
+def foreseen(
+    model: ModelFacts, preprocessing: PreprocessingFacts | None, n_features: int | None, profile: Profile
+) -> Iterator[tuple[str, str]]:
+    """Yield the reasons for WARN that are known before anything is measured: (reason id, what was seen).
+
+    `judge` gives each of them (but for `end_not_calibrated`, where `rectified` says it), and PASS only without any.
+
+    Args:
+        model: the tensor that is read and what it ends in; differences need not be measured.
+        preprocessing: None where it is not known.
+        n_features: of the representation; None where the graph leaves it open, which is no reason.
+        profile: what the thresholds hold for.
+    """
     if model.random_weights:
         yield "untrained", "the file says that its weights are random"
-    if e.preprocessing.source == "assumed":
+    if preprocessing is None or preprocessing.source == "assumed":
         yield "assumed_preprocessing", "neither the file, a sidecar nor an option says how to preprocess"
-    if e.preprocessing.against_contract:
+    elif preprocessing.against_contract:
         yield "preprocessing_against_contract", "--preprocess says otherwise than the contract in the file"
     if model.tensor_assumed:
         yield "assumed_tensor", f"`{model.tensor}` was read: {model.why}"
@@ -235,14 +247,26 @@ def _comparable(e: Evidence, profile: Profile) -> Iterator[tuple[str, str]]:
             "tensor_not_calibrated",
             f"`{model.tensor}` is of the kind {kind}; profile {profile.id} holds for {', '.join(profile.tensor_rules)}",
         )
-    rectified = below(s.negative_energy, profile.thresholds["negative_energy"].minimum)
-    reported = rectified and model.ends_in.kind in ("activation", "pool")
-    calibrated = model.ends_in in profile.ends and not model.ends_in.can_make_outliers
-    if not calibrated and not reported:
+    if model.ends_in not in profile.ends or model.ends_in.can_make_outliers:
         yield "end_not_calibrated", f"`{model.tensor}` is {_describe(model.ends_in)}"
-    if not profile.min_features <= s.n_features <= profile.max_features:
+    if n_features is not None and not profile.min_features <= n_features <= profile.max_features:
         yield (
             "width_not_calibrated",
-            f"the representation has {s.n_features} features; profile {profile.id} holds for "
+            f"the representation has {n_features} features; profile {profile.id} holds for "
             f"{profile.min_features} to {profile.max_features}",
         )
+
+
+def _comparable(e: Evidence, profile: Profile) -> Iterator[tuple[str, str]]:
+    model, s = e.model, e.statistics
+    if s.statistic_version != profile.statistic_version:
+        yield (
+            "other_statistic_version",
+            f"the evidence has statistic version {s.statistic_version}, profile {profile.id} is for "
+            f"{profile.statistic_version}",
+        )
+    rectified = below(s.negative_energy, profile.thresholds["negative_energy"].minimum)
+    reported = rectified and model.ends_in.kind in ("activation", "pool")
+    for reason, seen in foreseen(model, e.preprocessing, s.n_features, profile):
+        if reason != "end_not_calibrated" or not reported:
+            yield reason, seen

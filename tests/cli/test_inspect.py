@@ -1,4 +1,4 @@
-"""What `inspect` and `doctor` show: everything, uncut, at 80 and 120 columns, and as JSON."""
+"""What `inspect` and `doctor` show: everything, uncut, at 80 and 120 columns, and as JSON; can the file pass?"""
 
 from __future__ import annotations
 
@@ -8,15 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto
 from rich.console import Console, RenderableType
 
+from robustcheck_onnx.checker.cli import main
 from robustcheck_onnx.checker.cli.inspect_terminal import doctor_json, inspect_json, render_doctor, render_inspect
+from robustcheck_onnx.checker.cli.inspection import Inspection, inspect_model
 from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.checker.runtime.doctor import Finding
+from robustcheck_onnx.thresholds import profile as profiles
 from support import lookup, onnx_models
 
-ORIGINS = [("size", "8 × 8", "model input"), ("mean", "0.485 0.456 0.406", "assumed: ImageNet values")]
 FINDINGS = [
     Finding(check="Python", status="ok", detail="3.11.7"),
     Finding(
@@ -33,6 +37,20 @@ def shown(renderable: RenderableType, width: int) -> str:
     return text
 
 
+def inspected(path: Path, **options: Any) -> Inspection:
+    return inspect_model(path, profiles.load(), **options)
+
+
+def why(found: Inspection) -> list[str]:
+    return [reason.id for reason in found.can_pass.reasons]
+
+
+def last_sentence(found: Inspection, width: int = 80) -> str:
+    """The answer, without the breaks of the layout."""
+    *_, answer = shown(render_inspect(found), width).rpartition("Can this file pass? ")
+    return " ".join(answer.split())
+
+
 def squeezed(text: str) -> str:
     """Without the blanks and breaks of the layout."""
     return "".join(text.split())
@@ -44,7 +62,7 @@ def test_everything_is_there_and_nothing_is_cut(tmp_path: Path, width: int) -> N
     folder.mkdir()
     path = onnx_models.save(onnx_models.classifier(512, output="output"), folder / "m.onnx", external=True)
     model = open_model(path)
-    text = squeezed(shown(render_inspect(model, ORIGINS), width))
+    text = squeezed(shown(render_inspect(inspected(path)), width))
     for part in (
         str(path),
         model.digest,
@@ -62,19 +80,19 @@ def test_everything_is_there_and_nothing_is_cut(tmp_path: Path, width: int) -> N
         "ai.onnx 18",
         "none: the tensor was found by rule",
         "assumed: ImageNet values",
-        "0.485 0.456 0.406",
+        "0.485, 0.456, 0.406",
     ):
         assert squeezed(part) in text
 
 
 def test_contract_and_alternatives(tmp_path: Path) -> None:
     path = lookup.write_lookup_model(tmp_path / "m.onnx", np.eye(4), source={"random_weights": True})
-    text = squeezed(shown(render_inspect(open_model(path), []), 120))
+    text = squeezed(shown(render_inspect(inspected(path)), 120))
     assert squeezed("schema 1; lookup lookup embedding matrix, random weights, synthetic:") in text
     assert squeezed("Head none found") in text
     assert squeezed("before pooling") not in text  # nothing is pooled
     path = onnx_models.save(onnx_models.encoder(), tmp_path / "e.onnx")
-    rows = inspect_json(open_model(path), [])["alternatives"]
+    rows = inspect_json(inspected(path))["alternatives"]
     assert rows == [
         {
             "tensor": "features",
@@ -86,16 +104,26 @@ def test_contract_and_alternatives(tmp_path: Path) -> None:
 
 
 def test_json_of_inspect(tmp_path: Path) -> None:
-    model = open_model(onnx_models.save(onnx_models.classifier(), tmp_path / "m.onnx"))
-    content: dict[str, Any] = json.loads(json.dumps(inspect_json(model, ORIGINS), allow_nan=False))
-    assert content["digest"] == model.digest
+    found = inspected(onnx_models.save(onnx_models.classifier(), tmp_path / "m.onnx"))
+    content: dict[str, Any] = json.loads(json.dumps(inspect_json(found), allow_nan=False))
+    assert content["schema"] == "robustcheck.inspect/2"
+    assert content["digest"] == found.model.digest
     assert content["representation"]["tensor"] == "features"
     assert content["representation"]["shape"] == [None, 16]
     assert content["head"] == {"op": "Gemm", "weight_shape": [10, 16], "classes": 10}
     assert content["class_output"] == "logits"
     assert content["outputs"] == [{"name": "logits", "dtype": "float", "shape": [None, 10]}]
-    assert content["preprocessing"][1] == {"field": "mean", "value": ORIGINS[1][1], "source": ORIGINS[1][2]}
+    assert content["preprocessing"][0] == {"field": "size", "value": "8, 8", "source": "model input"}
+    assert content["preprocessing_not_known"] is None
     assert content["contract"] is None
+    assert content["profile"]["id"] == profiles.load().id
+    assert content["can_pass"]["answer"] == "no"
+    assert content["can_pass"]["reasons"][1] == {
+        "id": "end_not_calibrated",
+        "seen": "`features` is the output of an activation (Relu)",
+        "next_step": "Measure the projected embedding if the model has one, or use a profile calibrated on such "
+        "representations.",
+    }
 
 
 def test_doctor() -> None:
@@ -109,6 +137,205 @@ def test_doctor() -> None:
 
 def test_ascii(tmp_path: Path) -> None:
     path = onnx_models.save(onnx_models.classifier(), tmp_path / "modèle.onnx")
-    text = shown(render_inspect(open_model(path), ORIGINS, ascii_only=True), 120)
+    text = shown(render_inspect(inspected(path), ascii_only=True), 120)
     assert text.isascii()
     assert "mod\\xe8le.onnx" in text
+
+
+# ------------------------------------------------------------------------------------------- can this file pass?
+
+
+def linear_encoder(
+    path: Path, features: int = 512, *, size: int | None = 8, shape: tuple[Any, ...] | None = ()
+) -> Path:
+    """Write a signed network that a projection ends. `shape` of the output: () = (batch, features)."""
+    nodes: list[onnx_models.Node] = [
+        ("Conv", ["image", "first"], ["one"], {"kernel_shape": [3, 3]}),
+        ("MatMul", ["one", "mix"], ["mixed"]),
+        ("Mul", ["mixed", "one"], ["signed"]),
+        ("ReduceMean", ["signed", "axes"], ["features"], {"keepdims": 0}),
+        ("MatMul", ["features", "proj"], ["embedding"]),
+    ]
+    weights = {"first": onnx_models.weight(24, 3, 3, 3), "mix": onnx_models.weight(6, 6), "axes": np.array([2, 3])}
+    weights["proj"] = onnx_models.weight(24, features)
+    output = ("embedding", TensorProto.FLOAT, ("batch", features) if shape == () else shape)
+    image = ("image", TensorProto.FLOAT, ("batch", 3, size, size))
+    return onnx_models.save(onnx_models.build(nodes, [output], weights, inputs=[image]), path)
+
+
+def test_a_file_of_the_calibrated_kinds_can_pass(tmp_path: Path) -> None:
+    found = inspected(linear_encoder(tmp_path / "m.onnx"), preprocess="clip")
+    assert (found.can_pass.answer, found.can_pass.reasons) == ("yes", ())
+    assert last_sentence(found) == "yes: what was found is of the calibrated kinds; the numbers decide"
+    assert str(found.model.representation.ends_in) == "linear"
+
+
+@pytest.mark.parametrize(
+    ("options", "profile", "expected"),
+    [
+        ({"features": 256}, {}, ["width_not_calibrated"]),
+        ({"features": 256}, {"min_features": 200}, []),
+        ({}, {"ends": ()}, ["end_not_calibrated"]),
+        ({}, {"tensor_rules": ("head_input",)}, ["tensor_not_calibrated"]),
+    ],
+)
+def test_the_answer_is_of_the_profile(
+    tmp_path: Path, options: dict[str, Any], profile: dict[str, Any], expected: list[str]
+) -> None:
+    changed = profiles.load().model_copy(update=profile)
+    found = inspect_model(linear_encoder(tmp_path / "m.onnx", **options), changed, preprocess="clip")
+    assert why(found) == expected
+    assert found.can_pass.answer == ("no" if expected else "yes")
+
+
+def test_one_reason_stands_in_the_last_line_with_what_would(tmp_path: Path) -> None:
+    path = linear_encoder(tmp_path / "m.onnx")
+    assert last_sentence(inspected(path), 1000) == (
+        "no, because neither the file, a sidecar nor an option says how to preprocess; what would: "
+        f"`robustcheck {path} --preprocess clip` (or imagenet, or a JSON file), whichever it was trained with"
+    )
+    assert "Reasons and next steps" not in shown(render_inspect(inspected(path)), 80)
+
+
+def test_of_several_reasons_the_last_line_names_the_one_that_no_option_mends(tmp_path: Path) -> None:
+    path = onnx_models.save(onnx_models.classifier(512, output="output"), tmp_path / "m.onnx")
+    found = inspected(path)
+    assert why(found) == ["assumed_preprocessing", "assumed_tensor", "end_not_calibrated", "width_not_calibrated"]
+    assert last_sentence(found) == (
+        "no, because `features` is the output of an activation (Relu); what would: measure the projected embedding if "
+        "the model has one, or use a profile calibrated on such representations"
+    )
+    assert found.can_pass.reasons[1].next_step == f"`robustcheck {path} --tensor features`, if that is what you deploy"
+    confirmed = inspected(path, tensor="features", preprocess="clip")  # what the steps say takes these reasons away
+    assert why(confirmed) == ["end_not_calibrated", "width_not_calibrated"]
+
+
+def test_a_width_that_the_graph_leaves_open_is_not_known(tmp_path: Path) -> None:
+    path = linear_encoder(tmp_path / "m.onnx", shape=("batch", "features"))
+    model = onnx.load(path)
+    unread = next(node for node in model.graph.node if node.output[0] == "embedding")
+    unread.input[1] = "chosen"  # the projection, cut to a width that no shape inference can tell
+    nodes = [onnx.helper.make_node("Slice", ["proj", "zero", "end", "one_"], ["chosen"])]
+    nodes.insert(0, onnx.helper.make_node("NonZero", ["mix"], ["places"]))
+    nodes.insert(1, onnx.helper.make_node("Shape", ["places"], ["end"], start=1, end=2))
+    for node in reversed(nodes):
+        model.graph.node.insert(0, node)
+    for name, value in (("zero", 0), ("one_", 1)):
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([value]), name))
+    onnx.save(model, path)
+    found = inspected(path, preprocess="clip")
+    assert found.model.representation.shape == (None, None)
+    assert (found.can_pass.answer, why(found)) == ("unknown", ["width_not_calibrated"])
+    assert last_sentence(found, 1000) == (
+        "unknown, because the graph does not say how many features `embedding` has; profile default-1 holds for 384 to "
+        f"2048; what would: `robustcheck {path}` measures it"
+    )
+
+
+def test_random_weights_cannot_pass(tmp_path: Path) -> None:
+    h = np.random.default_rng(0).normal(size=(4, 512))
+    path = lookup.write_lookup_model(tmp_path / "m.onnx", h, source={"random_weights": True})
+    assert why(inspected(path)) == ["untrained"]
+    assert inspected(lookup.write_lookup_model(tmp_path / "t.onnx", h)).can_pass.answer == "yes"
+
+
+def test_nothing_is_needed_where_the_size_is_open(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = linear_encoder(tmp_path / "m.onnx", size=None)
+    assert main(["inspect", str(path)]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "size ? by ? px (height by width)" in text
+    said = "no option or sidecar says the preprocessing, and the input size is dynamic; one is needed"
+    assert f"Preprocessing not known: {said}" in text
+    assert f"Can this file pass? no, because {said}; what would: robustcheck {path} --preprocess clip (or" in text
+    assert main(["inspect", str(path), "--preprocess", "clip"]) == 0
+    assert "Can this file pass? yes" in capsys.readouterr().out
+
+
+def test_a_sidecar_that_is_none_is_shown_and_one_that_was_asked_for_is_an_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = linear_encoder(tmp_path / "m.onnx")
+    sidecar = path.with_suffix(".robustcheck.json")
+    sidecar.write_text("[1]")
+    assert main(["inspect", str(path), "-o", "json"]) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert content["preprocessing"] is None
+    assert content["preprocessing_not_known"] == f"{sidecar}: content is a JSON list; it must be an object"
+    assert content["can_pass"]["answer"] == "no"
+    assert content["can_pass"]["reasons"][0]["id"] == "assumed_preprocessing"
+    assert main(["inspect", str(path), "--preprocess", str(sidecar)]) == 2
+
+
+@pytest.mark.parametrize("name", ["m.onnx", "onnx/m.onnx"])
+def test_a_folder_stands_for_its_model(tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "onnx").mkdir()
+    path = linear_encoder(tmp_path / name)
+    assert main(["inspect", str(tmp_path)]) == 0
+    of_folder = capsys.readouterr().out
+    assert main(["inspect", str(path)]) == 0
+    assert capsys.readouterr().out == of_folder
+    assert of_folder.startswith(str(path)[:60])
+
+
+def test_a_folder_with_several_models_or_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", str(tmp_path)]) == 2
+    assert (
+        f"{tmp_path}: number of .onnx files in the folder, and in a folder onnx in it, is 0" in capsys.readouterr().err
+    )
+    (tmp_path / "onnx").mkdir()
+    for name in ("text_model", "vision_model", "vision_model_fp16"):
+        linear_encoder(tmp_path / "onnx" / f"{name}.onnx")
+    assert main(["inspect", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    listed = "onnx/text_model.onnx, onnx/vision_model.onnx, onnx/vision_model_fp16.onnx"
+    assert f"{tmp_path}: models in the folder are 3 ({listed}); one is inspected at a time" in said
+    assert f"hint: robustcheck inspect {tmp_path}/onnx/vision_model.onnx\n" in said
+
+
+def test_a_file_that_cannot_be_opened_cannot_pass(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "m.onnx"
+    path.write_bytes(b"")
+    assert main(["inspect", str(path)]) == 3
+    shown = capsys.readouterr()
+    assert f"error: {path}: model file is empty" in shown.err
+    assert " ".join(shown.out.split()) == (
+        f"{path} Can this file pass? no, because model file is empty (0 bytes); an ONNX protobuf is needed; "
+        "what would: download or export it again"
+    )
+    assert main(["inspect", str(path), "-o", "json"]) == 3
+    content = json.loads(capsys.readouterr().out)
+    assert content["error"]["exit_code"] == 3
+    assert content["can_pass"] == {
+        "answer": "no",
+        "reasons": [
+            {
+                "id": "not_assessable",
+                "seen": "model file is empty (0 bytes); an ONNX protobuf is needed",
+                "next_step": "download or export it again",
+            }
+        ],
+    }
+
+
+def test_a_wrong_call_says_nothing_about_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = linear_encoder(tmp_path / "m.onnx")
+    for words in ([str(tmp_path / "gone.onnx")], [str(path), "--tensor", "gone"], [str(path), "--preprocess", "gone"]):
+        assert main(["inspect", *words]) == 2
+        assert capsys.readouterr().out == ""
+    two = [("Conv", ["image", "w"], [name], {"kernel_shape": [3, 3]}) for name in ("left", "right")]
+    model = onnx_models.build(two, ["left", "right"], {"w": onnx_models.weight(24, 3, 3, 3)})
+    assert main(["inspect", str(onnx_models.save(model, path))]) == 2  # the file's own fault: nothing was asked for
+    assert "Can this file pass? no, because representation can't be told" in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_profile_of_the_option_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = linear_encoder(tmp_path / "m.onnx", 256)
+    wide = profiles.seal(profiles.load().model_copy(update={"id": "wide", "min_features": 2}))
+    (tmp_path / "wide.json").write_text(profiles.to_json(wide))
+    call = ["inspect", str(path), "--preprocess", "clip", "-o", "json"]
+    answers = []
+    for more in ([], ["--thresholds", str(tmp_path / "wide.json")]):
+        assert main([*call, *more]) == 0
+        answers.append(json.loads(capsys.readouterr().out))
+    assert [content["can_pass"]["answer"] for content in answers] == ["no", "yes"]
+    assert answers[1]["profile"] == {"id": "wide", "digest": wide.digest}

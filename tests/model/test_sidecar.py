@@ -251,9 +251,14 @@ def test_size_that_is_not_the_models_is_an_error(tmp_path: Path) -> None:
 
 
 def test_nothing_known_and_dynamic_size(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="preprocessing is not known and the input size is dynamic") as caught:
+    with pytest.raises(
+        UsageError, match="no option or sidecar says the preprocessing, and the input size is dynamic"
+    ) as caught:
         find_preprocessing(tmp_path / "m.onnx", None, None, None)
-    assert "--preprocess clip|imagenet|FILE" in caught.value.hint
+    assert caught.value.hint == (
+        f"robustcheck {tmp_path}/m.onnx --preprocess clip (or imagenet, or a JSON file), or write m.robustcheck.json "
+        "beside it"
+    )
 
 
 def test_option_must_be_a_preset_or_a_file(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from robustcheck_onnx.checker.evidence import Evidence, Finding, ImageSetFacts, Interval, Statistics
 from robustcheck_onnx.checker.statistics.state import State, statistics, update
 from robustcheck_onnx.checker.verdict.reasons import RULES
-from robustcheck_onnx.checker.verdict.rule import Verdict, above, decided, judge
+from robustcheck_onnx.checker.verdict.rule import Verdict, above, decided, foreseen, judge
 from robustcheck_onnx.thresholds.ends import End
 from robustcheck_onnx.thresholds.profile import STATISTICS, load
 from support import reports
@@ -102,6 +102,34 @@ def test_one_thing_amiss_is_a_warning_with_its_reason(changes: dict[str, Any], r
     found = next(r for r in verdict.reasons if r.id == reason)
     assert found.seen
     assert found.next_step == RULES[reason].next_step
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, []),
+        ({"model": {"random_weights": True, "tensor_assumed": True}}, ["untrained", "assumed_tensor"]),
+        ({"model": {"rule": "user", "ends_in": "normalisation"}}, ["tensor_not_calibrated", "end_not_calibrated"]),
+        ({"preprocessing": "assumed", "h": planted(d=256)}, ["assumed_preprocessing", "width_not_calibrated"]),
+        ({"model": {"ends_in": "activation:Relu"}}, ["end_not_calibrated"]),
+    ],
+)
+def test_what_is_foreseen_is_what_the_verdict_says(changes: dict[str, Any], expected: list[str]) -> None:
+    e = evidence(**changes)
+    before = list(foreseen(e.model, e.preprocessing, e.statistics.n_features, PROFILE))
+    assert [reason for reason, _ in before] == expected
+    assert before == [(reason.id, reason.seen) for reason in judge(e, PROFILE).reasons]
+    # a rectified end is told by its statistics instead
+    rectified = evidence(np.maximum(planted(), 0), model={"ends_in": "activation:Relu"})
+    assert [i for i, _ in foreseen(rectified.model, rectified.preprocessing, 512, PROFILE)] == ["end_not_calibrated"]
+    assert "end_not_calibrated" not in ids(judge(rectified, PROFILE))
+    assert "rectified" in ids(judge(rectified, PROFILE))
+
+
+def test_what_is_not_known_before_measuring() -> None:
+    e = evidence(planted(d=256))
+    assert list(foreseen(e.model, e.preprocessing, None, PROFILE)) == []  # the width
+    assert [reason for reason, _ in foreseen(e.model, None, 512, PROFILE)] == ["assumed_preprocessing"]
 
 
 def test_a_feature_that_never_changes_is_a_constant_of_the_graph() -> None:

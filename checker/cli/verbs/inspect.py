@@ -4,38 +4,63 @@ from __future__ import annotations
 
 import sys
 from functools import partial
+from pathlib import Path
+from typing import Annotated
 
-from ..options import Color, Debug, Model, Output, Pool, PreprocessOption, Tensor
+import typer
+
+from ..options import Color, Debug, Output, Pool, PreprocessOption, Tensor
 from ..output import print_report
 
 
 def inspect(
-    model: Model,
+    ctx: typer.Context,
+    model: Annotated[
+        Path,
+        typer.Argument(
+            help="The ONNX file, or a folder with one in it or in its folder onnx.",
+            metavar="MODEL.onnx",
+            show_default=False,
+            readable=False,
+        ),
+    ],
     tensor: Tensor = None,
     pool: Pool = None,
     preprocess: PreprocessOption = None,
+    thresholds: Annotated[
+        str | None,
+        typer.Option(
+            help="The profile that the file would have to pass. Default: as a check's.", metavar="PROFILE.json"
+        ),
+    ] = None,
     output: Output = "terminal",
     color: Color = "auto",
     debug: Debug = False,
 ) -> int:
-    """Show what would be measured and why: tensor, alternatives, head, preprocessing, opset, sizes."""
-    import json
+    """Show what would be measured and why, and whether the file can pass: tensor, head, preprocessing, opset, sizes."""
+    from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
+    from robustcheck_onnx.checker.pipeline import load_profile
+    from robustcheck_onnx.checker.text import as_json
 
-    from robustcheck_onnx.checker.model import find_preprocessing, open_model
+    from .. import inspect_terminal, inspection
 
-    from .. import inspect_terminal
-
-    opened = open_model(model, tensor=tensor, pool=pool)
-    origins = find_preprocessing(
-        model, preprocess, opened.contract.preprocessing if opened.contract else None, opened.image_input.size
-    ).fields
+    profile = load_profile(None if thresholds is None else Path(thresholds))
+    path = inspection.find_model(model)
+    try:
+        found = inspection.inspect_model(path, profile, tensor=tensor, pool=pool, preprocess=preprocess)
+    except (UsageError, CannotAssessError) as fault:
+        if isinstance(fault, UsageError) and ((tensor, pool, preprocess) != (None,) * 3 or not path.is_file()):
+            raise  # a fault of the call says nothing about the file
+        if output == "json":
+            ctx.obj.documents = []  # the error's own document
+            sys.stdout.write(as_json(inspect_terminal.unopened_json(path, fault)))
+        else:
+            print_report(partial(inspect_terminal.render_unopened, path, fault), color)
+        raise
     if output == "json":
-        sys.stdout.write(json.dumps(inspect_terminal.inspect_json(opened, origins), indent=2) + "\n")
+        sys.stdout.write(as_json(inspect_terminal.inspect_json(found)))
     else:
-        print_report(
-            partial(inspect_terminal.render_inspect, opened, origins),
-            color,
-        )
+        print_report(partial(inspect_terminal.render_inspect, found), color)
     return 0
 
 
