@@ -107,6 +107,9 @@ class ModelFacts(Frozen):
     """what was planted by hand, as the contract says; empty for a real model"""
     batch_difference: float | None
     """largest relative difference of a representation between batches; None = not checked"""
+    fixed_scale_difference: float | None = None
+    """the same with the scales held fixed that quantisers take over the whole batch; only measured where every image
+    ran alone, and then what counts; None = not measured"""
     output_difference: float | None
     """largest relative difference of the model's own output with and without the added output"""
 
@@ -231,7 +234,8 @@ class Options(Frozen):
     max_bad: float = 0.01
     """largest share of images, 0 to 1, that may be unusable"""
     batch_size: int = 32
-    """images that the model gets at once; changes speed and memory, never the verdict"""
+    """images that the model gets at once; changes speed and memory, and a verdict only where a model takes scales over
+    its batch: 1 measures it for batches of one image"""
 
     @classmethod
     def of(cls, given: GivenOptions, **defaults: Any) -> Self:

@@ -89,6 +89,7 @@ def _answer(pen: Pen, can_pass: CanPass) -> Group:
     Several reasons stand in a block before it.
     """
     words = "yes: what was found is of the calibrated kinds; the numbers decide"
+    words += f"; {can_pass.note}" if can_pass.note else ""
     if can_pass.reasons:
         reason = min(can_pass.reasons, key=lambda each: each.id in MENDED_BY_OPTIONS)
         words = f"{can_pass.answer}, because {reason.seen}"
@@ -160,7 +161,8 @@ def unopened_json(path: Path, fault: RobustcheckError) -> dict[str, Any]:
 
 
 def _answer_json(can_pass: CanPass) -> dict[str, Any]:
-    return {"answer": can_pass.answer, "reasons": [reason.model_dump() for reason in can_pass.reasons]}
+    reasons = [reason.model_dump() for reason in can_pass.reasons]
+    return {"answer": can_pass.answer, "reasons": reasons, "note": can_pass.note or None}
 
 
 def render_doctor(findings: Sequence[Finding], *, ascii_only: bool = False) -> RenderableType:

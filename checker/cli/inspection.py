@@ -11,6 +11,7 @@ from robustcheck_onnx.checker.errors import RobustcheckError, UsageError
 from robustcheck_onnx.checker.evidence import ModelFacts, PreprocessingFacts
 from robustcheck_onnx.checker.measure import model_facts
 from robustcheck_onnx.checker.model import ModelFile, find_preprocessing, models_below, open_model, takes_no_image
+from robustcheck_onnx.checker.runtime import scales_over_batch
 from robustcheck_onnx.checker.verdict import RULES, Reason, foreseen
 from robustcheck_onnx.thresholds.profile import Profile
 
@@ -25,6 +26,8 @@ class CanPass:
     """yes: nothing that is known before measuring speaks against it, the numbers decide; no: whatever they are"""
     reasons: tuple[Reason, ...]
     """why not, or what is not known; empty for yes"""
+    note: str = ""
+    """what a yes holds for; empty for any batch"""
 
 
 @dataclass(frozen=True)
@@ -120,6 +123,11 @@ def _can_pass(
             f"{profile.min_features} to {profile.max_features}"
         )
         return CanPass("unknown", (Reason(id="width_not_calibrated", seen=seen, next_step=f"`{check}` measures it"),))
+    if not reasons and model.image_input.batch is None and scales_over_batch(model.graph_bytes):
+        note = (
+            f"its quantisers take their scale over the batch: `{check} --batch-size 1` holds for batches of one image"
+        )
+        return CanPass("yes", (), note)
     return CanPass("no" if reasons else "yes", tuple(reasons))
 
 

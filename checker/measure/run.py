@@ -159,6 +159,7 @@ def probe(opened: Opened, first: Iterable[Prepared | Skipped] | None = None) -> 
         first = to_probe(prepare_item(item, opened) for item in opened.source.items())
     images = usable(first)
     batch: list[float | None] = [None] * len(opened.models)
+    fixed = list(batch)
     output: list[float | None] = [None] * len(opened.models)
     if len(images) > 1:
         pixels = stack(images)
@@ -168,8 +169,10 @@ def probe(opened: Opened, first: Iterable[Prepared | Skipped] | None = None) -> 
             for check in [runner.output_unchanged(pixels)] * len(runner.models)
         ]
         batch = [value for runner in opened.runners for value in runner.batch_invariances(pixels)]
+        if opened.job.options.batch_size == 1:
+            fixed = [value for runner in opened.runners for value in runner.fixed_scale_invariances(pixels)]
     return Facts(
-        models=tuple(model_facts(*row) for row in zip(opened.models, batch, output, strict=True)),
+        models=tuple(model_facts(*row) for row in zip(opened.models, batch, output, fixed, strict=True)),
         executions=tuple(runner.execution for runner in opened.runners for _ in runner.models),
         preprocessing=opened.preprocessing,
         source=replace(opened.source, entries=Entries()),
@@ -317,7 +320,10 @@ def key_of(digest: str) -> int:
 
 
 def model_facts(
-    opened: ModelFile, batch_difference: float | None = None, output_difference: float | None = None
+    opened: ModelFile,
+    batch_difference: float | None = None,
+    output_difference: float | None = None,
+    fixed_scale_difference: float | None = None,
 ) -> ModelFacts:
     """Write down the model and its tensor; the differences are None until they are measured."""
     chosen, contract = opened.representation, opened.contract
@@ -339,5 +345,6 @@ def model_facts(
         source=f"{contract.source.library} {contract.source.name} ({contract.source.weights})" if contract else "",
         synthetic=contract.source.synthetic if contract else "",
         batch_difference=batch_difference,
+        fixed_scale_difference=fixed_scale_difference,
         output_difference=output_difference,
     )

@@ -91,6 +91,11 @@ def _tensor(report: Report) -> tuple[tuple[Fact, ...], tuple[Fact, ...]]:
         Fact("Features", str(n_features), short=count_text(n_features, "feature")),
         Fact("Ends in", str(m.ends_in), short=f"ends in {m.ends_in}" if m.ends_in.kind else ""),
         Fact("Change with the batch", _difference(m.batch_difference), "largest relative difference"),
+        *(
+            [Fact("Change with the batch, scales fixed", _difference(fixed), "largest relative difference")]
+            if (fixed := m.fixed_scale_difference) is not None
+            else []
+        ),
         Fact("Change of the own output", _difference(m.output_difference), "largest relative difference"),
     )
     return facts, (Fact("", "", short=m.why, caution=assumed),)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from .device import CPU, cpu_name, cpu_threads, expects_gpu, list_gpus
 from .doctor import Finding
+from .dynamic import scales_over_batch
 from .runner import SAME_OUTPUT, Array, Runner, RunOutput
 
 __all__ = [
@@ -20,4 +21,5 @@ __all__ = [
     "cpu_threads",
     "expects_gpu",
     "list_gpus",
+    "scales_over_batch",
 ]

@@ -18,6 +18,7 @@ from robustcheck_onnx.checker.images import scales_finitely
 from robustcheck_onnx.checker.model import ModelFile, apply_pool, own_bytes, refuse_changed
 
 from .device import CPU, CUDA, cpu_threads, expects_gpu
+from .dynamic import scales_over_batch, with_fixed_scales, with_scales
 from .feed import IMAGE, PIXELS, feed, input_graph
 from .session import ORT_FATAL, RUN_ERRORS, describe, device_memory, open_session, translate
 
@@ -108,10 +109,11 @@ class Runner:
         self._threads = self._cores - n_passes + 1  # a pass counts its own thread
 
     def _open(self, level: str) -> None:
-        self._session, reason = open_session(
-            self.model.graph_bytes, self.model, self._device, level, threads=self._threads
-        )
+        self._session, reason = self._open_graph(self.model.graph_bytes, level)
         self.execution = describe(self._session, self.model, self._device, level, reason, self._cores)
+
+    def _open_graph(self, graph: bytes, level: str) -> tuple[ort.InferenceSession, str]:
+        return open_session(graph, self.model, self._device, level, threads=self._threads)
 
     def _open_scaling(self, preprocessing: Preprocessing) -> ort.InferenceSession:
         """Open the session that turns uint8 pixels into the model's input, on the device that the model got."""
@@ -193,6 +195,30 @@ class Runner:
             alone = np.concatenate(rows)
             differences.append(max(relative_difference(alone, together), relative_difference(alone, turned[::-1])))
         return tuple(differences)
+
+    def fixed_scale_invariances(self, pixels: Array) -> tuple[float | None, ...]:
+        """Measure `batch_invariances` of the model with the scales held fixed that its quantisers take over the batch.
+
+        They are fixed at what they are for `pixels` together. What is left depends on the batch for another reason.
+        None where the model has no such quantisers, where its batch is fixed, or where it does not run so.
+        """
+        nothing: tuple[float | None, ...] = (None,) * len(self.models)
+        if self.fixed_batch or not scales_over_batch(self.model.graph_bytes):
+            return nothing
+        measured, level = self._session, self.execution.optimization
+        model, names = with_scales(self.model.graph_bytes)
+        try:
+            session, _ = self._open_graph(model.SerializeToString(), level)
+            values = feed(pixels[:INVARIANCE_IMAGES], self.model, scaled_on_device=self._scaling is not None)
+            (scales,) = self._run_session(session, names, [values])
+            if isinstance(scales, Exception):
+                return nothing
+            self._session, _ = self._open_graph(with_fixed_scales(model, names, scales), level)
+            return self.batch_invariances(pixels)
+        except CannotAssessError:
+            return nothing
+        finally:
+            self._session = measured
 
     def output_unchanged(self, pixels: Array) -> OutputCheck:
         """Compare the model's own outputs with and without the added output, on one batch.

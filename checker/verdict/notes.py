@@ -9,6 +9,8 @@ from robustcheck_onnx.checker.text import short_digest
 from robustcheck_onnx.thresholds import profile as profiles
 from robustcheck_onnx.thresholds.profile import Profile
 
+from .rule import limit_of
+
 
 def notes_of(evidence: Evidence, profile: Profile) -> tuple[str, ...]:
     """Write a note for each choice or circumstance that the verdict rests on and that is no reason for WARN.
@@ -25,6 +27,7 @@ def notes_of(evidence: Evidence, profile: Profile) -> tuple[str, ...]:
     return (
         *_profile_notes(profile),
         *model_notes(evidence.model.synthetic),
+        *_batch_note(evidence),
         *image_notes(evidence.images),
         *execution_notes(evidence.execution),
         *plugged_in,
@@ -45,6 +48,18 @@ def model_notes(planted: str, *, random_weights: bool = False, preprocessing: st
     if preprocessing == "assumed":
         notes.append("The preprocessing was assumed: the file does not say it. Wrong pixels give wrong numbers.")
     return notes
+
+
+def _batch_note(evidence: Evidence) -> list[str]:
+    """Note that a verdict holds for batches of one image, where a model that scales over its batch was measured so."""
+    together, fixed = evidence.model.batch_difference, evidence.model.fixed_scale_difference
+    limit = limit_of(evidence)
+    if fixed is None or fixed > limit or together is None or together <= limit:
+        return []
+    return [
+        "The verdict holds for batches of one image: this model's quantisers take their scale over the whole batch. "
+        f"Each image ran alone (--batch-size 1); with others a representation changed by {together:.2g} (relative)."
+    ]
 
 
 def image_notes(images: ImageFacts) -> list[str]:

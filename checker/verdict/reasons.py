@@ -162,9 +162,12 @@ RULES: dict[str, Rule] = {
     ),
     "batch_dependent": Rule(
         "an image's representation depends on its batch",
-        "Export the model in eval mode.",
+        "Export the model in eval mode. A dynamically quantised one (int8-dynamic): `--batch-size 1` gives the verdict "
+        "for batches of one image; quantise statically (int8-qdq) for batches of any size.",
         "The representation of an image changed with the images beside it, as it does for a model exported in "
-        "training mode (batch statistics). Its numbers are not a property of the model.",
+        "training mode (batch statistics), and for one whose quantisers take their scale over the whole batch. Its "
+        "numbers are not a property of the model. Where every image ran alone, the scales saw no other image: the "
+        "verdict then holds for batches of one image, and a note says so, unless something else mixes the batch.",
     ),
     "output_changed": Rule(
         "reading the tensor changed the model's output",

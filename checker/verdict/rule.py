@@ -169,6 +169,11 @@ def _sufficient(e: Evidence, profile: Profile) -> Iterator[tuple[str, str]]:
         )
 
 
+def limit_of(e: Evidence) -> float:
+    """Give the relative difference below which two runs of the evidence's precision count as the same."""
+    return SAME_NUMBERS.get(e.execution.precision, SAME_NUMBERS["fp32"])
+
+
 def _sound(e: Evidence) -> Iterator[tuple[str, str]]:
     s, model = e.statistics, e.model
     total = s.n_images + s.n_nonfinite + s.n_constant
@@ -185,12 +190,12 @@ def _sound(e: Evidence) -> Iterator[tuple[str, str]]:
             f"feature{'s' * (len(dead) > 1)} {', '.join(str(f.index) for f in dead)} "
             f"{'has' if len(dead) == 1 else 'have'} the same raw value in every image",
         )
-    limit = SAME_NUMBERS.get(e.execution.precision, SAME_NUMBERS["fp32"])
-    if model.batch_difference is not None and model.batch_difference > limit:
-        yield (
-            "batch_dependent",
-            f"a representation changed by {model.batch_difference:.2g} (relative) with its batch",
-        )
+    limit = limit_of(e)
+    alone = model.fixed_scale_difference  # measured where every image ran alone, so that no scale saw another image
+    difference = model.batch_difference if alone is None else alone
+    if difference is not None and difference > limit:
+        held = "" if alone is None else ", though the scales of its quantisers were held fixed"
+        yield "batch_dependent", f"a representation changed by {difference:.2g} (relative) with its batch{held}"
     if model.output_difference is not None and model.output_difference > limit:
         yield "output_changed", f"the model's own output changed by {model.output_difference:.2g} (relative)"
     missing = [

@@ -239,6 +239,29 @@ def test_random_weights_cannot_pass(tmp_path: Path) -> None:
     assert inspected(lookup.write_lookup_model(tmp_path / "t.onnx", h)).can_pass.answer == "yes"
 
 
+def test_a_dynamically_quantised_file_can_pass_for_batches_of_one_image(tmp_path: Path) -> None:
+    path = linear_encoder(tmp_path / "m.onnx")
+    plain = onnx.load(path)
+    last = plain.graph.node.pop()
+    proj = next(weight for weight in plain.graph.initializer if weight.name == "proj")
+    proj.CopyFrom(onnx.numpy_helper.from_array((20 * onnx.numpy_helper.to_array(proj)).astype(np.int8), "proj"))
+    for op, inputs, outputs in (
+        ("DynamicQuantizeLinear", [last.input[0]], ["a", "scale", "zero"]),
+        ("MatMulInteger", ["a", "proj", "zero"], ["whole"]),
+        ("Cast", ["whole"], ["float"]),
+        ("Mul", ["float", "scale"], ["embedding"]),
+    ):
+        to: dict[str, Any] = {"to": TensorProto.FLOAT} if op == "Cast" else {}
+        plain.graph.node.append(onnx.helper.make_node(op, inputs, outputs, **to))
+    for noted in (True, False):  # with a batch of any size, and of one
+        dim = plain.graph.input[0].type.tensor_type.shape.dim[0]
+        dim.CopyFrom(onnx.TensorShapeProto.Dimension(dim_param="batch") if noted else type(dim)(dim_value=1))
+        onnx.save(plain, path)
+        found = inspected(path, preprocess="clip")
+        assert found.can_pass.answer == "yes"
+        assert (f"`robustcheck {path} --batch-size 1` holds for batches of one image" in last_sentence(found)) == noted
+
+
 def test_nothing_is_needed_where_the_size_is_open(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = linear_encoder(tmp_path / "m.onnx", size=None)
     assert main(["inspect", str(path)]) == 0
@@ -314,6 +337,7 @@ def test_a_file_that_cannot_be_opened_cannot_pass(tmp_path: Path, capsys: pytest
                 "next_step": "download or export it again",
             }
         ],
+        "note": None,
     }
 
 

@@ -36,6 +36,20 @@ def test_notes_come_of_the_profile_the_model_the_images_the_execution_and_the_de
     assert detector == "Detector one 1, a plug-in, adds no reason for WARN: nothing seen"
 
 
+@pytest.mark.parametrize(
+    ("together", "fixed", "noted"),
+    [(0.3, 1e-5, True), (0.3, 0.2, False), (0.3, None, False), (1e-5, 1e-5, False), (None, None, False)],
+)
+def test_a_verdict_for_batches_of_one_image_says_so(together: float | None, fixed: float | None, noted: bool) -> None:
+    differences = {"batch_difference": together, "fixed_scale_difference": fixed}
+    evidence = EVIDENCE.model_copy(update={"model": EVIDENCE.model.model_copy(update=differences)})
+    notes = notes_of(evidence, DEFAULT)
+    assert len(notes) == noted
+    if noted:
+        assert notes[0].startswith("The verdict holds for batches of one image: ")
+        assert "changed by 0.3 (relative)" in notes[0]
+
+
 def test_another_profile_is_named_with_what_it_loosens_and_lacks() -> None:
     minimum = DEFAULT.thresholds["kurtosis"].minimum
     loose = DEFAULT.model_copy(

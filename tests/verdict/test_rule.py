@@ -75,7 +75,10 @@ def test_a_persistent_outlier_feature_in_a_signed_representation_passes() -> Non
         ({"model": {"ends_in": "pool"}}, "end_not_calibrated"),
         ({"model": {"ends_in": "other:MatMul"}}, "end_not_calibrated"),
         ({"model": {"batch_difference": 0.1}}, "batch_dependent"),
+        ({"model": {"batch_difference": 0.1, "fixed_scale_difference": 0.1}}, "batch_dependent"),
+        ({"model": {"batch_difference": 1e-5, "fixed_scale_difference": 0.1}}, "batch_dependent"),
         ({"model": {"batch_difference": None}}, "unchecked"),
+        ({"model": {"batch_difference": None, "fixed_scale_difference": 0.0}}, "unchecked"),
         ({"model": {"output_difference": 0.1}}, "output_changed"),
         ({"model": {"output_difference": None}}, "unchecked"),
         ({"preprocessing": "assumed"}, "assumed_preprocessing"),
@@ -102,6 +105,10 @@ def test_one_thing_amiss_is_a_warning_with_its_reason(changes: dict[str, Any], r
     found = next(r for r in verdict.reasons if r.id == reason)
     assert found.seen
     assert found.next_step == RULES[reason].next_step
+
+
+def test_scales_over_the_batch_are_no_reason_where_every_image_ran_alone() -> None:
+    assert judge(evidence(model={"batch_difference": 0.3, "fixed_scale_difference": 1e-5}), PROFILE).verdict == "PASS"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,104 @@
+"""Models that take scales over the batch: what is left of their batch dependence once the scales are held fixed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import TensorProto
+
+from robustcheck_onnx.checker.model.open import open_model
+from robustcheck_onnx.checker.runtime.dynamic import scales_over_batch
+from robustcheck_onnx.checker.runtime.runner import Runner
+from support import onnx_models
+
+FEATURES = 24
+Nodes = list[onnx_models.Node]
+
+
+@pytest.fixture
+def pixels() -> Any:
+    """Images whose contrast differs by a factor of 256, so that each would have a scale of its own."""
+    rng = np.random.default_rng(5)
+    contrast = np.array([1, 4, 16, 64, 256], np.float32).reshape(-1, 1, 1, 1) / 256
+    return rng.normal(size=(5, 8, 8, 3)).astype(np.float32) * contrast
+
+
+def integers(form: str) -> tuple[Nodes, dict[str, Any]]:
+    """ "features" → a product with int8 weights whose other factor is quantised in the run → "product"."""
+    weights = {
+        "q": np.random.default_rng(0).integers(-100, 100, (FEATURES, FEATURES)).astype(np.int8),
+        "q.zero": np.array(3, np.int8),
+        "q.scale": np.array(0.01, np.float32),
+        "bias": np.linspace(-1, 1, FEATURES).astype(np.float32),
+    }
+    if form == "fused":
+        inputs = ["features", "q", "q.scale", "q.zero", "bias"]
+        return [("com.microsoft:DynamicQuantizeMatMul", inputs, ["product"])], weights
+    if form == "fused without bias":
+        return [("com.microsoft:DynamicQuantizeMatMul", ["features", "q", "q.scale", "q.zero"], ["product"])], weights
+    return [
+        ("DynamicQuantizeLinear", ["features"], ["a", "a.scale", "a.zero"]),
+        ("MatMulInteger", ["a", "q", "a.zero", "q.zero"], ["whole"]),
+        ("Cast", ["whole"], ["float"], {"to": TensorProto.FLOAT}),
+        ("Mul", ["a.scale", "q.scale"], ["scale"]),
+        ("Mul", ["float", "scale"], ["unbiased"]),
+        ("Add", ["unbiased", "bias"], ["product"]),
+    ], weights
+
+
+def runner(path: Path, form: str, *more: onnx_models.Node, batch: int | str = "batch", **extra: Any) -> Runner:
+    """A quantised encoder, then `more` from "product" to "embedding"."""
+    nodes, weights = onnx_models.pooled(FEATURES)
+    quantised, values = integers(form)
+    nodes += [*quantised, *(more or [("Identity", ["product"], ["embedding"])])]
+    inputs = [("image", TensorProto.FLOAT, (batch, 3, 8, 8))]
+    model = onnx_models.build(nodes, ["embedding"], weights | values | extra, inputs=inputs, domains=["com.microsoft"])
+    return Runner(open_model(onnx_models.save(model, path)), "cpu", batch_size=1)
+
+
+@pytest.mark.parametrize("form", ["apart", "fused", "fused without bias"])
+def test_nothing_is_left_of_dynamic_quantisers_alone(tmp_path: Path, pixels: Any, form: str) -> None:
+    run = runner(tmp_path / "m.onnx", form)
+    assert scales_over_batch(run.model.graph_bytes)
+    before = run.represent(pixels)[0]
+    (together,), (fixed,) = run.batch_invariances(pixels), run.fixed_scale_invariances(pixels)
+    assert together is not None
+    assert fixed is not None
+    assert together > 0.02
+    assert fixed < 1e-3
+    np.testing.assert_array_equal(run.represent(pixels)[0], before)  # the model itself runs on
+
+
+TRAINING: dict[str, onnx_models.Node] = {
+    "a mean over the batch": ("Sub", ["product", "mean"], ["embedding"]),
+    "batch statistics": (
+        "BatchNormalization",
+        ["product", "gain", "shift", "shift", "gain"],
+        ["embedding", "running", "spread"],
+        {"training_mode": 1},
+    ),
+}
+
+
+@pytest.mark.parametrize("other", TRAINING)
+def test_what_else_mixes_the_batch_is_left(tmp_path: Path, pixels: Any, other: str) -> None:
+    extra: dict[str, Any] = {
+        "gain": np.ones(FEATURES, np.float32),
+        "shift": np.zeros(FEATURES, np.float32),
+        "first": np.array([0], np.int64),
+    }
+    mean: Nodes = [("ReduceMean", ["product", "first"], ["mean"])] if "mean" in other else []
+    run = runner(tmp_path / "m.onnx", "apart", *mean, TRAINING[other], **extra)
+    (fixed,) = run.fixed_scale_invariances(pixels)
+    assert fixed is not None
+    assert fixed > 0.3
+
+
+def test_no_answer_without_dynamic_quantisers_or_with_a_fixed_batch(tmp_path: Path, pixels: Any) -> None:
+    plain = Runner(open_model(onnx_models.save(onnx_models.encoder(), tmp_path / "p.onnx")), "cpu")
+    assert not scales_over_batch(plain.model.graph_bytes)
+    assert plain.fixed_scale_invariances(pixels) == (None,)
+    assert runner(tmp_path / "m.onnx", "apart", batch=4).fixed_scale_invariances(pixels) == (None,)

@@ -1,0 +1,133 @@
+"""Dynamic int8: WARN in batches, a verdict for batches of one image with `--batch-size 1`, the same by every way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+from robustcheck_onnx import check
+from robustcheck_onnx.checker.cli import main
+from robustcheck_onnx.checker.evidence import Options
+from robustcheck_onnx.checker.measure import Job, measure_all
+from robustcheck_onnx.checker.report import Report, read_one
+from robustcheck_onnx.checker.verdict import judge, notes_of
+from robustcheck_onnx.checker.verify.second_run import disagreements, measure_again
+from robustcheck_onnx.thresholds import profile
+from support import lookup
+
+HOLDS = "The verdict holds for batches of one image:"
+D = 512
+
+
+def quantised_behind(path: Path, *more: onnx.NodeProto) -> Path:
+    """A look-up model whose rows go through a product that quantises them in the run, then `more` from "product"."""
+    model = onnx.load(path)
+    last = next(node for node in model.graph.node if "representation" in node.output)
+    last.output[list(last.output).index("representation")] = "looked_up"
+    weight = 100 * np.eye(D) + 60 * np.roll(np.eye(D), 1, axis=1)  # features that are not orthogonal
+    for name, value in (
+        ("w", weight.astype(np.int8)),
+        ("w.scale", np.array(0.01, np.float32)),
+        ("first", np.array([0])),
+        ("half", np.array(0.5, np.float32)),
+    ):
+        model.graph.initializer.append(numpy_helper.from_array(value, name))
+    model.graph.node.extend([
+        helper.make_node("DynamicQuantizeLinear", ["looked_up"], ["a", "a.scale", "a.zero"]),
+        helper.make_node("MatMulInteger", ["a", "w", "a.zero"], ["integers"]),
+        helper.make_node("Cast", ["integers"], ["float"], to=onnx.TensorProto.FLOAT),
+        helper.make_node("Mul", ["a.scale", "w.scale"], ["scale"]),
+        helper.make_node("Mul", ["float", "scale"], ["product"]),
+        *(more or [helper.make_node("Identity", ["product"], ["representation"])]),
+    ])  # fmt: skip
+    onnx.save(model, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, lookup_pass: tuple[Path, Path]) -> Path:
+    """Rows with one persistent outlier feature, whose norms differ by a factor of ten."""
+    rng = np.random.default_rng(3)
+    h = rng.normal(size=(80, D)) + rng.normal(0, 0.5, D)
+    h[:, 7] += 20
+    folder = tmp_path_factory.mktemp("dynamic")
+    (folder / "photos").symlink_to(lookup_pass[1])
+    rows = h * rng.uniform(0.2, 2, (80, 1))
+    quantised_behind(lookup.write_lookup_model(folder / "model.onnx", rows))
+    mean = [
+        helper.make_node("ReduceMean", ["product", "first"], ["mean"]),
+        helper.make_node("Mul", ["mean", "half"], ["part"]),  # alone, each image keeps half of itself
+        helper.make_node("Sub", ["product", "part"], ["representation"]),
+    ]
+    quantised_behind(lookup.write_lookup_model(folder / "mixed.onnx", rows), *mean)
+    return folder
+
+
+def run(place: Path, batch_size: int, name: str = "model.onnx", **options: Any) -> Report:
+    return check(place / name, images=place / "photos", device="cpu", batch_size=batch_size, **options)
+
+
+def ids(report: Report) -> list[str]:
+    return [reason.id for reason in report.verdict.reasons]
+
+
+def test_in_batches_it_depends_on_them_and_alone_the_verdict_holds_for_one_image(place: Path) -> None:
+    together, alone = run(place, 32), run(place, 1)
+    assert ids(together) == ["batch_dependent"]
+    assert "`--batch-size 1`" in together.verdict.reasons[0].next_step
+    assert together.evidence.model.fixed_scale_difference is None
+    assert not any(note.startswith(HOLDS) for note in together.notes)
+    assert (alone.verdict.verdict, ids(alone)) == ("PASS", [])
+    model = alone.evidence.model
+    assert model.batch_difference == together.evidence.model.batch_difference
+    assert model.batch_difference is not None
+    assert model.batch_difference > 0.05
+    assert model.fixed_scale_difference is not None
+    assert model.fixed_scale_difference < 1e-3
+    (note,) = [note for note in alone.notes if note.startswith(HOLDS)]
+    assert f"changed by {model.batch_difference:.2g} (relative)" in note
+
+
+def test_what_else_mixes_the_batch_stays_a_warning_at_any_size(place: Path) -> None:
+    for batch_size in (1, 32):
+        report = run(place, batch_size, "mixed.onnx")
+        assert "batch_dependent" in ids(report)
+        assert not any(note.startswith(HOLDS) for note in report.notes)
+        seen = next(reason.seen for reason in report.verdict.reasons if reason.id == "batch_dependent")
+        assert ("though the scales of its quantisers were held fixed" in seen) == (batch_size == 1)
+
+
+def test_every_way_of_measuring_alone_gives_the_same(place: Path) -> None:
+    report = run(place, 1)
+    assert report.evidence.stopped == "decided"  # early
+    again = measure_again(report, place / "model.onnx", str(place / "photos"))
+    assert disagreements(report, again, 1e-6) == ()
+    assert again.notes == report.notes
+    # whole, in shards, as the workers and Ray do
+    whole = profile.seal(profile.load().model_copy(update={"id": "all", "min_images": 80}))
+    options = Options(images=str(place / "photos"), device="cpu", batch_size=1)
+    (evidence,) = measure_all(Job(place / "model.onnx", options), whole)
+    single = run(place, 1, thresholds=whole)
+    assert evidence.statistics == single.evidence.statistics
+    assert evidence.model == single.evidence.model
+    assert notes_of(evidence, whole) == single.notes
+    assert judge(evidence, whole).verdict == single.verdict.verdict
+
+
+def test_the_command_says_it_in_the_report_and_in_json(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [str(place / "model.onnx"), "--images", str(place / "photos"), "--device", "cpu", "--batch-size", "1"]
+    file = place / "report.json"
+    assert main([*words, "-o", "terminal", "-o", f"json={file}"]) == 0
+    assert HOLDS in " ".join(capsys.readouterr().out.split())
+    report = read_one(file)
+    assert any(note.startswith(HOLDS) for note in report.notes)
+    assert main(["verify", str(file), str(place / "model.onnx"), "--images", str(place / "photos")]) == 0
+    capsys.readouterr()
+    compared = [str(place / "model.onnx")] * 2 + words[1:]
+    assert main(["compare", *compared, "-o", "json"]) == 0
+    assert HOLDS in capsys.readouterr().out
