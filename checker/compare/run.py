@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -236,7 +237,7 @@ def _say_none_usable(jobs: Sequence[Job], pair: Pair, n: int) -> None:
         if bad == n:
             raise CannotAssessError(
                 f"{job.model}: number of finite, not constant representations is 0 of {n}; at least one is needed",
-                f"robustcheck inspect {job.model}",
+                f"robustcheck inspect {shlex.quote(str(job.model))}",
             )
     raise CannotAssessError(
         f"{jobs[0].model}, {jobs[1].model}: number of images on which both representations are finite and not constant "

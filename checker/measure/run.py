@@ -6,6 +6,7 @@ The check and every engine add up statistics in it (`add_batch`); compare, scan 
 from __future__ import annotations
 
 import contextlib
+import shlex
 import time
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import AbstractContextManager
@@ -301,9 +302,11 @@ def add_batch(opened: Opened, total: Measurement, batch: Sequence[Prepared], wat
         state = total.states[index]
         if state is None:
             if array.shape[1] > MAX_FEATURES:
+                path = opened.models[index].path
                 raise CannotAssessError(
-                    f"representation has {array.shape[1]} features; more than {MAX_FEATURES} is an unpooled map",
-                    "choose another tensor with --tensor, or --pool",
+                    f"{path}: representation has {array.shape[1]} features; more than {MAX_FEATURES} is an unpooled "
+                    "map",
+                    f"robustcheck inspect {shlex.quote(str(path))}",
                 )
             state = total.states[index] = sums.State(array.shape[1])
         measured = sums.update(state, array, keys)

@@ -92,7 +92,11 @@ def parse_config(
         raise UsageError(f"{path}: preprocess_cfg is missing; an open_clip configuration must have it")
     else:
         reader = _from_own
-    fields, defaults = reader(path, values, input_size)
+    try:
+        fields, defaults = reader(path, values, input_size)
+    except UsageError as fault:
+        fault.hint = fault.hint or f"state it in our fields (docs/onnx-contract.md): --preprocess my{OWN_SUFFIX}"
+        raise
     try:
         return Preprocessing.model_validate(fields), defaults
     except ValidationError as fault:
@@ -196,10 +200,7 @@ def _from_hugging_face(path: Path, values: dict[str, Any], _: object) -> Parsed:
     """Read transformers' image processors: resize, centre crop, rescale, normalise; refuse other steps."""
     for key in _UNSUPPORTED:
         if values.get(key):
-            raise UsageError(
-                f"{path}: {key} is {values[key]}; this step is not supported",
-                f"write the same preprocessing in our fields: --preprocess my{OWN_SUFFIX}",
-            )
+            raise UsageError(f"{path}: {key} is {values[key]}; this step is not supported")
     defaults = {"crop_rounding": "transformers"}
     crops = bool(values.get("do_center_crop", False))
     if values.get("do_resize", True):

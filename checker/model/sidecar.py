@@ -154,5 +154,5 @@ def _check_size(where: str, preprocessing: Preprocessing, input_size: tuple[int,
         (height, width), (rows, columns) = preprocessing.size, input_size
         raise UsageError(
             f"{where}: size is {height}×{width}; the model's input is {rows}×{columns} (height×width)",
-            "give the preprocessing of this model with --preprocess FILE",
+            f"give this model's own preprocessing, of size [{rows}, {columns}], with --preprocess FILE",
         )

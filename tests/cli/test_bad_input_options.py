@@ -44,7 +44,7 @@ def option_rows() -> list[Row]:
             "--preprocess p_size.json",
             2,
             "p_size.json: size is 32×32; the model's input is 64×64 (height×width)",
-            "give the preprocessing of this model with --preprocess FILE",
+            "give this model's own preprocessing, of size [64, 64], with --preprocess FILE",
         ),
         row("--thresholds nope.json", 2, "nope.json: threshold profile cannot be read (…)", DEFAULT_PROFILE),
         row(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -363,3 +364,29 @@ def test_the_profile_of_the_option_answers(tmp_path: Path, capsys: pytest.Captur
         answers.append(json.loads(capsys.readouterr().out))
     assert [content["can_pass"]["answer"] for content in answers] == ["no", "yes"]
     assert answers[1]["profile"] == {"id": "wide", "digest": wide.digest}
+
+
+def test_the_commands_in_hints_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each hint is typed as it stands, up to what it offers besides; of a check its words, with inspect."""
+    (tmp_path / "a hub" / "onnx").mkdir(parents=True)
+    for name in ("onnx/model.onnx", "onnx/text_model.onnx", "other.onnx"):
+        linear_encoder(tmp_path / "a hub" / name, size=None)
+    config = {"preprocess_cfg": {"size": [8, 8], "mean": [0.5] * 3, "std": [0.5] * 3}}
+    (tmp_path / "a hub" / "open_clip_config.json").write_text(json.dumps(config))
+
+    def typed(call: list[str], code: int) -> list[str]:
+        assert main(call) == code
+        text = " ".join(capsys.readouterr().err.split()).partition("hint: ")[2]
+        return shlex.split(text.partition(", or ")[0].partition(" (or ")[0])[1:]
+
+    inspect = typed(["inspect", str(tmp_path / "a hub")], 2)
+    assert inspect == ["inspect", str(tmp_path / "a hub" / "onnx" / "model.onnx")]
+    check = typed(["check", inspect[1]], 2)
+    sidecar = str(tmp_path / "a hub" / "open_clip_config.json")
+    assert check == [inspect[1], "--preprocess", sidecar]
+    assert main(["inspect", *check]) == 0
+    assert "Can this file pass? yes" in capsys.readouterr().out
+    (tmp_path / "a hub" / "open_clip_config.json").unlink()
+    check = typed(["check", inspect[1]], 2)  # nothing says the preprocessing, and the size is open
+    assert check == [inspect[1], "--preprocess", "clip"]
+    assert main(["inspect", *check]) == 0

@@ -390,3 +390,9 @@ def test_real_weights_end_to_end(planted_outlier: Path, tmp_path: Path, capsys: 
         assert [entry["id"] for entry in report["verdict"]["reasons"]] == [reason]
         assert [(feature["index"], feature["fate"]) for feature in report["features"]] == [(92, "kept")]
         assert report["reference"]["verdict"]["verdict"] == "PASS"
+    # one image at a time, the dynamic form has a verdict, which says what it holds for
+    assert cli.main([*call, "--batch-size", "1"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert any(
+        note.startswith("Of the candidate: The verdict holds for batches of one image") for note in report["notes"]
+    )

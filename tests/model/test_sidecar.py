@@ -198,8 +198,9 @@ def test_bad_values_name_file_field_and_rule(tmp_path: Path, kind: str, change: 
         "hf": {**HF, **change},
     }[kind]
     model = beside(tmp_path, FILES[kind], content)
-    with pytest.raises(UsageError, match=rf"{FILES[kind]}: {message}"):
+    with pytest.raises(UsageError, match=rf"{FILES[kind]}: {message}") as caught:
         find_preprocessing(model, None, None, None)
+    assert caught.value.hint  # what to do instead
 
 
 @pytest.mark.parametrize(
