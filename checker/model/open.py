@@ -29,6 +29,7 @@ from .heads import Head
 from .image_input import ImageInput, find_image_input
 from .layers import Layers, build_layers
 from .representation import Candidate, Representation, choose
+from .sort import sort_model
 from .supported import check_supported, refuse_dense
 
 SMALL_ELEMENTS = 1024  # initializers up to this size stay in for shape inference: they may be shapes
@@ -96,10 +97,12 @@ def open_model(
 
     Raises:
         UsageError: no such file; several inputs; several tensors could be the representation; no such tensor or pool.
-        CannotAssessError: unreadable or unsupported model, text encoder, object detector, no image input.
+        CannotAssessError: unreadable or unsupported model, a circle of nodes, a name that is written twice, text
+            encoder, object detector, no image input.
     """
     file = read_onnx(path, read)
     where = str(file.path)
+    moved = sort_model(file.proto, where)
     proto = onnx.inliner.inline_local_functions(file.proto) if file.proto.functions else file.proto
     check_supported(proto, where)
     contract = parse_contract({prop.key: prop.value for prop in proto.metadata_props}, where)
@@ -118,7 +121,7 @@ def open_model(
             end = End("change_of_basis" if orthogonal else "linear_unread")
             representation = replace(representation, ends_in=end)
     fetch, addition = _addition(proto, representation, layers)
-    own = _own_content(proto, file)
+    own = _own_content(proto, file, rewritten=moved or proto is not file.proto)
     return ModelFile(
         path=file.path,
         digest=digest_of(file),
@@ -220,9 +223,9 @@ def _addition(
     return fetch, addition
 
 
-def _own_content(proto: onnx.ModelProto, file: OnnxFile) -> bytes:
+def _own_content(proto: onnx.ModelProto, file: OnnxFile, *, rewritten: bool) -> bytes:
     """Give the model without an added output: the file's own bytes, unless something had to be rewritten in them."""
-    if proto is file.proto and not file.external:
+    if not rewritten and not file.external:
         return file.content
     try:
         content: bytes = proto.SerializeToString()
