@@ -90,6 +90,8 @@ class ModelFacts(Frozen):
     size_bytes: int
     opset: dict[str, int]
     producer: str
+    left_out: tuple[str, ...] = ()
+    """of a file with several inputs, what needs more than the image and was not opened: input NAME, output NAME"""
     tensor: str
     rule: str
     """encoder_output | head_input | pooled | logits | user"""

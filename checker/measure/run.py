@@ -338,6 +338,7 @@ def model_facts(
         size_bytes=opened.size_bytes,
         opset=dict(opened.opsets),
         producer=opened.producer,
+        left_out=opened.left_out,
         tensor=chosen.tensor,
         rule=chosen.rule,
         pool=chosen.pool,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 import onnx
 from onnx import TensorProto
 
-from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
+from robustcheck_onnx.checker.errors import CannotAssessError
 
 from .pooling import show_shape
 
@@ -19,6 +20,9 @@ DTYPES: dict[int, str] = {
     TensorProto.UINT8: "uint8",
 }
 INTEGERS = (TensorProto.INT32, TensorProto.INT64, TensorProto.STRING)
+VISION_ALONE = "export the vision encoder alone: robustcheck export --help"
+TOKEN_NAME = re.compile(r"(^|[^a-z])(input_ids|token_ids|tokens)([^a-z]|$)", re.I)
+RESHAPING_OPS = frozenset(("Cast", "Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose"))
 ELEMENTWISE_OPS = frozenset(("Cast", "Sub", "Mul", "Div", "Add", "Identity", "DequantizeLinear", "QuantizeLinear"))
 
 
@@ -45,25 +49,21 @@ class ImageInput:
 
 
 def find_image_input(graph: onnx.GraphProto, weights: AbstractSet[str], where: str) -> ImageInput:
-    """Find the only input that isn't a weight, and check that it takes RGB images.
+    """Find the image input of a graph of which `keep_image_part` has kept one, and check that it takes RGB images.
 
     Raises:
-        UsageError: several inputs.
         CannotAssessError: no input; a text encoder; no 4-D image input; not 3 colour channels; bfloat16.
     """
     inputs = [value for value in graph.input if value.name not in weights]
-    listed = ", ".join(_describe(value) for value in inputs) or "none"
-    images = [value for value in inputs if len(_shape(value) or ()) == 4 and _kind(value) not in INTEGERS]
-    hint = "export the vision encoder alone: robustcheck export --help"
-    if not images and any(_kind(value) in INTEGERS for value in inputs):
-        raise CannotAssessError(
-            f"{where}: input is {listed}: a text encoder; an image input (batch, 3, height, width) is needed",
-            hint,
-        )
+    listed = ", ".join(describe_input(value) for value in inputs) or "none"
+    images = [value for value in inputs if looks_like_image(value)]
+    hint = VISION_ALONE
     if not images:
-        raise CannotAssessError(f"{where}: input is {listed}; an image input (batch, 3, height, width) is needed", hint)
-    if len(inputs) > 1:
-        raise UsageError(f"{where}: inputs are {listed}; exactly one image input can be fed", hint)
+        text = ": a text encoder" if any(_takes_tokens(graph, value) for value in inputs) else ""
+        are = "inputs are" if len(inputs) > 1 else "input is"
+        raise CannotAssessError(
+            f"{where}: {are} {listed}{text}; an image input (batch, 3, height, width) is needed", hint
+        )
     (value,) = images
     shape = _shape(value) or ()
     layout = _layout(graph, value.name, shape)
@@ -80,6 +80,30 @@ def find_image_input(graph: onnx.GraphProto, weights: AbstractSet[str], where: s
     return ImageInput(value.name, layout, DTYPES[_kind(value)], shape[0], height, width, channels)
 
 
+def looks_like_image(value: onnx.ValueInfoProto) -> bool:
+    """Whether an input may take images: it has four axes and no type that holds tokens."""
+    return len(_shape(value) or ()) == 4 and _kind(value) not in INTEGERS
+
+
+def describe_input(value: onnx.ValueInfoProto) -> str:
+    """Write an input's name, type and shape for a message."""
+    kind = TensorProto.DataType.Name(_kind(value)).lower() if _kind(value) else "unknown"
+    return f"{value.name} {kind} {show_shape(_shape(value))}"
+
+
+def _takes_tokens(graph: onnx.GraphProto, value: onnx.ValueInfoProto) -> bool:
+    """Whether an input is the tokens of texts: integers (text, position), by its name or looked up in a table."""
+    if _kind(value) not in INTEGERS or len(_shape(value) or ()) != 2:
+        return False
+    names = {value.name}
+    for node in graph.node:
+        if node.op_type == "Gather" and names.intersection(node.input[1:2]):
+            return True
+        if node.op_type in RESHAPING_OPS and names.intersection(node.input[:1]):
+            names.update(node.output)
+    return TOKEN_NAME.search(value.name) is not None
+
+
 def _kind(value: onnx.ValueInfoProto) -> int:
     return value.type.tensor_type.elem_type
 
@@ -90,11 +114,6 @@ def _shape(value: onnx.ValueInfoProto) -> tuple[int | None, ...] | None:
         return None
     # some exporters write -1 or 0 for "any"
     return tuple(dim.dim_value if dim.dim_value > 0 else None for dim in tensor.shape.dim)
-
-
-def _describe(value: onnx.ValueInfoProto) -> str:
-    kind = TensorProto.DataType.Name(_kind(value)).lower() if _kind(value) else "unknown"
-    return f"{value.name} {kind} {show_shape(_shape(value))}"
 
 
 def _layout(graph: onnx.GraphProto, name: str, shape: tuple[int | None, ...]) -> str:

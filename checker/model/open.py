@@ -27,6 +27,7 @@ from .external import ExternalFile
 from .file import PROTOBUF_LIMIT_BYTES, Content, OnnxFile, read_onnx
 from .heads import Head
 from .image_input import ImageInput, find_image_input
+from .image_part import keep_image_part
 from .layers import Layers, build_layers
 from .representation import Candidate, Representation, choose
 from .sort import sort_model
@@ -63,6 +64,8 @@ class ModelFile:
     precision: str
     """fp32, fp16, bf16 or int8 (any quantised layer)"""
     image_input: ImageInput
+    left_out: tuple[str, ...]
+    """of a graph with several inputs, each as "input NAME" or "output NAME": what needs more than the image"""
     outputs: tuple[Output, ...]
     contract: Contract | None
     representation: Representation
@@ -96,14 +99,15 @@ def open_model(
         read: the file's content, where that was read already.
 
     Raises:
-        UsageError: no such file; several inputs; several tensors could be the representation; no such tensor or pool.
+        UsageError: no such file; several tensors could be the representation; no such tensor or pool.
         CannotAssessError: unreadable or unsupported model, a circle of nodes, a name that is written twice, text
-            encoder, object detector, no image input.
+            encoder, object detector, no image input, several inputs of which every output needs more than the image.
     """
     file = read_onnx(path, read)
     where = str(file.path)
     moved = sort_model(file.proto, where)
     proto = onnx.inliner.inline_local_functions(file.proto) if file.proto.functions else file.proto
+    left_out = keep_image_part(proto, where)
     check_supported(proto, where)
     contract = parse_contract({prop.key: prop.value for prop in proto.metadata_props}, where)
     graph = with_shapes(proto)
@@ -121,7 +125,7 @@ def open_model(
             end = End("change_of_basis" if orthogonal else "linear_unread")
             representation = replace(representation, ends_in=end)
     fetch, addition = _addition(proto, representation, layers)
-    own = _own_content(proto, file, rewritten=moved or proto is not file.proto)
+    own = _own_content(proto, file, rewritten=moved or bool(left_out) or proto is not file.proto)
     return ModelFile(
         path=file.path,
         digest=digest_of(file),
@@ -133,6 +137,7 @@ def open_model(
         producer=f"{proto.producer_name} {proto.producer_version}".strip(),
         precision=_precision(proto),
         image_input=image_input,
+        left_out=left_out,
         outputs=tuple(_output(layers, name) for name in names),
         contract=contract,
         representation=representation,

@@ -133,6 +133,7 @@ def notes_of_scan(
         source.synthetic if source else "",
         random_weights=bool(source and source.random_weights),
         preprocessing=preprocessing.source,
+        left_out=model.left_out,
     )
     notes += image_notes(images)
     n_good = images.n_read - images.n_skipped

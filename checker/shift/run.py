@@ -260,6 +260,7 @@ def _notes(
         source.synthetic if source else "",
         random_weights=bool(source and source.random_weights),
         preprocessing=preprocessing,
+        left_out=opened.left_out,
     )
     notes += execution_notes(execution)
     results = (inner, *(each.result for each in beside))

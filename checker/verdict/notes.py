@@ -11,6 +11,8 @@ from robustcheck_onnx.thresholds.profile import Profile
 
 from .rule import limit_of
 
+SHOWN = 6  # inputs and outputs that were left out and are named
+
 
 def notes_of(evidence: Evidence, profile: Profile) -> tuple[str, ...]:
     """Write a note for each choice or circumstance that the verdict rests on and that is no reason for WARN.
@@ -26,7 +28,7 @@ def notes_of(evidence: Evidence, profile: Profile) -> tuple[str, ...]:
     ]
     return (
         *_profile_notes(profile),
-        *model_notes(evidence.model.synthetic),
+        *model_notes(evidence.model.synthetic, left_out=evidence.model.left_out),
         *_batch_note(evidence),
         *image_notes(evidence.images),
         *execution_notes(evidence.execution),
@@ -34,15 +36,24 @@ def notes_of(evidence: Evidence, profile: Profile) -> tuple[str, ...]:
     )
 
 
-def model_notes(planted: str, *, random_weights: bool = False, preprocessing: str = "") -> list[str]:
+def model_notes(
+    planted: str, *, random_weights: bool = False, preprocessing: str = "", left_out: Sequence[str] = ()
+) -> list[str]:
     """Note what a reader must know of a model.
 
     Args:
         planted: what was planted in it by hand; empty for a real model.
         random_weights: whether nobody trained it. A check has a reason for that, and gives no note.
         preprocessing: where it comes from; a check has a reason for "assumed", too.
+        left_out: of a file with several inputs, the inputs and outputs that were not opened.
     """
     notes = [f"Synthetic model: {planted}."] if planted else []
+    if left_out:
+        more = f" and {len(left_out) - SHOWN} more" if len(left_out) > SHOWN else ""
+        notes.append(
+            "The file has several inputs; what needs the image alone was measured. Left out: "
+            f"{', '.join(left_out[:SHOWN])}{more}."
+        )
     if random_weights:
         notes.append("The model has random weights: it was never trained.")
     if preprocessing == "assumed":

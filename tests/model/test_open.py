@@ -45,23 +45,18 @@ def flat(inputs: Any, name: str) -> onnx.ModelProto:
 
 
 @pytest.mark.parametrize(
-    ("inputs", "kind", "message"),
+    ("inputs", "message"),
     [
-        (
-            [("image", FLOAT, ("batch", 3, 8, 8)), ("input_ids", INT64, ("batch", 77))],
-            UsageError,
-            "inputs are image float (?, 3, 8, 8), input_ids int64 (?, 77); exactly one image input can be fed",
-        ),
-        ([("input_ids", INT64, (None, 77))], CannotAssessError, "input is input_ids int64 (?, 77): a text encoder"),
-        ([("audio", FLOAT, (None, 16000))], CannotAssessError, "input is audio float (?, 16000); an image input"),
-        ([("x", FLOAT, (3, 8, 8))], CannotAssessError, "input is x float (3, 8, 8); an image input (batch, 3,"),
-        ([("x", FLOAT, None)], CannotAssessError, "input is x float unknown; an image input"),
-        ([("x", FLOAT, (None, 1, 28, 28))], CannotAssessError, "x float (?, 1, 28, 28) has 1 channels; photos have 3"),
-        ([("x", TensorProto.BFLOAT16, (None, 3, 8, 8))], CannotAssessError, "is of type bfloat16; float32, float16"),
+        ([("input_ids", INT64, (None, 77))], "input is input_ids int64 (?, 77): a text encoder"),
+        ([("audio", FLOAT, (None, 16000))], "input is audio float (?, 16000); an image input"),
+        ([("x", FLOAT, (3, 8, 8))], "input is x float (3, 8, 8); an image input (batch, 3,"),
+        ([("x", FLOAT, None)], "input is x float unknown; an image input"),
+        ([("x", FLOAT, (None, 1, 28, 28))], "x float (?, 1, 28, 28) has 1 channels; photos have 3"),
+        ([("x", TensorProto.BFLOAT16, (None, 3, 8, 8))], "is of type bfloat16; float32, float16"),
     ],
 )
-def test_inputs_that_cannot_be_fed(opened: Any, inputs: Any, kind: type[RobustcheckError], message: str) -> None:
-    refused(opened, kind, flat(inputs, inputs[0][0]), message)
+def test_inputs_that_cannot_be_fed(opened: Any, inputs: Any, message: str) -> None:
+    refused(opened, CannotAssessError, flat(inputs, inputs[0][0]), message)
 
 
 def test_no_input(opened: Any) -> None:

@@ -77,6 +77,13 @@ def test_another_profile_is_named_with_what_it_loosens_and_lacks() -> None:
         ({"random_weights": True}, ["The model has random weights: it was never trained."]),
         ({"preprocessing": "sidecar"}, []),
         (
+            {"left_out": [f"input {i}" for i in range(7)]},
+            [
+                "The file has several inputs; what needs the image alone was measured. Left out: input 0, input 1, "
+                "input 2, input 3, input 4, input 5 and 1 more."
+            ],
+        ),
+        (
             {"preprocessing": "assumed"},
             ["The preprocessing was assumed: the file does not say it. Wrong pixels give wrong numbers."],
         ),
