@@ -24,6 +24,7 @@ from pathlib import Path
 
 import manifest
 import numpy as np
+import opening
 import scan
 import speed
 
@@ -134,7 +135,8 @@ def main(arguments: list[str]) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         table = []
-        for row in chain(rows(folder, runs), manifest.rows(folder), scan.rows(folder), speed.rows(folder, runs)):
+        made = (rows(folder, runs), opening.rows(folder), manifest.rows(folder), scan.rows(folder))
+        for row in chain(*made, speed.rows(folder, runs)):
             print(" | ".join(f"{key}: {value}" for key, value in row.items()), flush=True)
             table.append(row)
     machine = {

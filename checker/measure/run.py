@@ -88,7 +88,7 @@ def read_inputs(job: Job, *, source: ImageSource | None = None, read: Content | 
     """
     models = [open_model(job.model, tensor=tensor, pool=job.options.pool, read=read) for tensor in job.tensors]
     if _own_outputs(models):  # the same bytes: kept once, they can be 2 GiB
-        models[1:] = [replace(model, graph_bytes=models[0].graph_bytes) for model in models[1:]]
+        models[1:] = [replace(model, graph=models[0].graph) for model in models[1:]]
     contract = models[0].contract
     preprocessing = find_preprocessing(
         job.model, job.options.preprocess, contract.preprocessing if contract else None, models[0].image_input.size

@@ -12,7 +12,7 @@ from .fetch import on_this_machine
 from .file import Content, external_locations, may_be_model, read_content, read_onnx
 from .image_input import DTYPES, ImageInput
 from .layers import ACTIVATION, LINEAR, NORMALISATION, POOL, RESHAPE, Layers, build_layers, data_inputs
-from .open import ModelFile, digest_of, open_model, own_bytes, with_shapes
+from .open import ModelFile, digest_of, open_model, with_shapes
 from .pooling import apply_pool, choose_pool, show_shape
 from .sidecar import PRESETS, find_preprocessing, models_below, takes_no_image
 from .supported import supported_versions
@@ -44,7 +44,6 @@ __all__ = [
     "models_below",
     "on_this_machine",
     "open_model",
-    "own_bytes",
     "parse_contract",
     "read_content",
     "read_onnx",

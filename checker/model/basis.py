@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import onnx
 import onnxruntime as ort
@@ -12,7 +10,7 @@ from onnx import helper, numpy_helper
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
 from .ends import last_linears
-from .external import values_of
+from .external import Weights, values_of
 from .layers import WEIGHT_AT, Layers, node_inputs
 
 # RMS cosine of two features, in units of 1/√n (random vectors of length n have 1): a rotation has 0, rounded to 4 bits
@@ -24,7 +22,7 @@ ZERO_POINT_AT = {"MatMulInteger": 3, "ConvInteger": 3, "DynamicQuantizeMatMul": 
 ZERO_POINT_AT |= {"QLinearMatMul": 5, "QLinearConv": 5, "QGemm": 5, "MatMulIntegerToFloat": 5}
 
 
-def is_change_of_basis(proto: onnx.ModelProto, layers: Layers, tensor: str, folder: Path | None) -> bool | None:
+def is_change_of_basis(proto: onnx.ModelProto, layers: Layers, tensor: str, folder: Weights) -> bool | None:
     """Whether a linear layer that ends `tensor` has features orthogonal to each other.
 
     Such a layer puts the mean direction of any representation on one axis, where it reads as a persistent outlier
@@ -33,7 +31,7 @@ def is_change_of_basis(proto: onnx.ModelProto, layers: Layers, tensor: str, fold
 
     Args:
         proto: the graph with its initializers. layers: the same graph for walking. tensor: the representation.
-        folder: where external weights lie (`OnnxFile.external_folder`); only these layers' are read.
+        folder: where weights lie (`OnnxFile.weights`); only these layers' are read.
 
     Returns:
         None where a weight could not be read (it is computed from the image, or is no matrix) and no other one is.
@@ -69,7 +67,7 @@ def mutually_orthogonal(weight: NDArray[np.float64]) -> bool:
 
 
 def _weight(
-    proto: onnx.ModelProto, layers: Layers, node: onnx.NodeProto, folder: Path | None
+    proto: onnx.ModelProto, layers: Layers, node: onnx.NodeProto, folder: Weights
 ) -> NDArray[np.float64] | None:
     """Read a layer's weight as (rows, columns); of a quantised one without the scale, which turns no feature."""
     at = WEIGHT_AT.get(node.op_type, 1)
@@ -93,14 +91,14 @@ def _weight(
     return squeezed - (points[:, None] if by_row or "Conv" in node.op_type else points)
 
 
-def _constant(proto: onnx.ModelProto, layers: Layers, name: str, folder: Path | None) -> NDArray[np.generic] | None:
+def _constant(proto: onnx.ModelProto, layers: Layers, name: str, folder: Weights) -> NDArray[np.generic] | None:
     """Read a tensor that does not depend on the image: an initializer, or what the graph computes from some."""
     plain = next((tensor for tensor in proto.graph.initializer if tensor.name == name), None)
     return _computed(proto, layers, name, (), folder) if plain is None else values_of(plain, folder)
 
 
 def _unpacked(
-    proto: onnx.ModelProto, layers: Layers, node: onnx.NodeProto, folder: Path | None
+    proto: onnx.ModelProto, layers: Layers, node: onnx.NodeProto, folder: Weights
 ) -> NDArray[np.generic] | None:
     """Unpack a weight of 4 or 8 bits: what the layer gives for each unit vector."""
     scales = _constant(proto, layers, node.input[2], folder)
@@ -117,7 +115,7 @@ def _unpacked(
 
 
 def _computed(
-    proto: onnx.ModelProto, layers: Layers, name: str, more: tuple[onnx.NodeProto, ...], folder: Path | None
+    proto: onnx.ModelProto, layers: Layers, name: str, more: tuple[onnx.NodeProto, ...], folder: Weights
 ) -> NDArray[np.generic] | None:
     """Compute `name` from constants with ONNX Runtime, by the graph's nodes and `more` behind them."""
     makers = dict(layers.producers) | {out: node for node in more for out in node.output}

@@ -21,6 +21,7 @@ from onnx import helper, numpy_helper
 from robustcheck_onnx.checker.errors import CannotAssessError
 
 from .layers import subgraphs
+from .light import Places
 
 LFS_MARK = b"version https://git-lfs.github.com/spec/"  # first line of a Git LFS pointer file
 CHUNK_BYTES = 1 << 22  # read size for digests, 4 MiB
@@ -37,6 +38,18 @@ class ExternalFile:
     """`stamp` of the file, taken before it was digested"""
     size_bytes: int
     digest: str
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Where the values of weights lie that a parsed model does not hold."""
+
+    folder: Path | None
+    """of external files; None without external data"""
+    content: bytes
+    """of the model's own file"""
+    places: Places
+    """of large weights in `content`"""
 
 
 def external_tensors(proto: onnx.ModelProto) -> list[onnx.TensorProto]:
@@ -136,20 +149,26 @@ def use_resolved_names(folder: Path, targets: dict[str, Path], tensors: list[onn
                 entry.value = targets[entry.value].relative_to(folder).as_posix()
 
 
-def values_of(tensor: onnx.TensorProto, folder: Path | None) -> NDArray[np.generic]:
-    """Read one weight's values; of an external file only this weight's bytes.
+def values_of(tensor: onnx.TensorProto, weights: Weights) -> NDArray[np.generic]:
+    """Read one weight's values; of an external file, or of the model's, only this weight's bytes.
 
     Args:
-        tensor: a weight of a file that `read_onnx` has checked.
-        folder: `OnnxFile.external_folder`.
+        tensor: an initializer of a file that `read_onnx` has checked.
+        weights: `OnnxFile.weights`.
+
+    Raises:
+        ValueError: it has more bytes than its shape needs, or fewer.
     """
-    if tensor.data_location != onnx.TensorProto.EXTERNAL or folder is None:
+    if tensor.data_location == onnx.TensorProto.EXTERNAL and weights.folder is not None:
+        entries = _entries(tensor)
+        with (weights.folder / entries["location"]).open("rb") as file:
+            file.seek(int(entries.get("offset") or 0))
+            item_bytes = helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+            content = file.read(int(entries.get("length") or math.prod(tensor.dims) * item_bytes))
+    elif tensor.name in weights.places:
+        content = weights.content[weights.places[tensor.name]]
+    else:
         return np.asarray(numpy_helper.to_array(tensor))
-    entries = _entries(tensor)
-    with (folder / entries["location"]).open("rb") as file:
-        file.seek(int(entries.get("offset") or 0))
-        item_bytes = helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
-        content = file.read(int(entries.get("length") or math.prod(tensor.dims) * item_bytes))
     inline = onnx.TensorProto(data_type=tensor.data_type, dims=tensor.dims, raw_data=content)
     return np.asarray(numpy_helper.to_array(inline))
 

@@ -19,6 +19,7 @@ from robustcheck_onnx.checker.text import sha256_of
 from .external import (
     LFS_MARK,
     ExternalFile,
+    Weights,
     check_length,
     external_tensors,
     file_digest,
@@ -27,6 +28,7 @@ from .external import (
     stamp,
     use_resolved_names,
 )
+from .light import Places, parse_light
 
 PROTOBUF_LIMIT_BYTES = (1 << 31) - 1  # protobuf's own limit of one message
 OTHER_FORMATS = (  # (offset, mark, what it is): files that people hand over instead of ONNX
@@ -52,7 +54,7 @@ class Content:
 
 @dataclass(frozen=True)
 class OnnxFile:
-    """A parsed model file; `proto` holds no weights of external files."""
+    """A parsed model file; `proto` holds neither weights of external files nor large ones."""
 
     path: Path
     content: bytes
@@ -63,8 +65,13 @@ class OnnxFile:
     model_digest: str
     """sha256:… of the model file alone, as `sha256sum` prints it"""
     external: tuple[ExternalFile, ...]
-    external_folder: Path | None
-    """the folder that ONNX Runtime must look in; None without external data"""
+    weights: Weights
+    """where the values of weights lie that `proto` does not hold"""
+
+    @property
+    def external_folder(self) -> Path | None:
+        """The folder that ONNX Runtime must look in; None without external data."""
+        return self.weights.folder
 
 
 def read_content(path: str | Path) -> Content:
@@ -93,7 +100,7 @@ def read_onnx(path: str | Path, read: Content | None = None) -> OnnxFile:
     """
     read = read or read_content(path)
     path, content = read.path, read.content
-    proto = _parse(path, content)
+    proto, places = _parse(path, content)
     if not proto.graph.node:
         raise CannotAssessError(f"{path}: graph has 0 nodes; a model needs some", "export or download the model again")
     words = [value.name for value in (*proto.graph.input, *proto.graph.output)]
@@ -114,7 +121,7 @@ def read_onnx(path: str | Path, read: Content | None = None) -> OnnxFile:
     )
     if folder is not None:
         use_resolved_names(folder, targets, tensors)
-    return OnnxFile(path, content, proto, len(content), read.digest, external, folder)
+    return OnnxFile(path, content, proto, len(content), read.digest, external, Weights(folder, content, places))
 
 
 def external_locations(path: Path) -> tuple[onnx.ModelProto, list[str]]:
@@ -122,7 +129,7 @@ def external_locations(path: Path) -> tuple[onnx.ModelProto, list[str]]:
 
     Raises as `read_onnx`; of the files of weights, only their names are looked at.
     """
-    proto = _parse(path, _read_bytes(path))
+    proto, _ = _parse(path, _read_bytes(path))
     return proto, sorted({location_of(path, tensor) for tensor in external_tensors(proto)})
 
 
@@ -168,7 +175,7 @@ def _read_bytes(path: Path) -> bytes:
     return content
 
 
-def _parse(path: Path, content: bytes) -> onnx.ModelProto:
+def _parse(path: Path, content: bytes) -> tuple[onnx.ModelProto, Places]:
     if content.startswith(LFS_MARK):
         raise CannotAssessError(
             f"{path}: model file is a Git LFS pointer; the model itself was not downloaded",
@@ -185,7 +192,7 @@ def _parse(path: Path, content: bytes) -> onnx.ModelProto:
             f"{path}: model file is text; an ONNX protobuf is needed", f"head -c 200 {shlex.quote(str(path))}"
         )
     try:
-        proto: onnx.ModelProto = onnx.ModelProto.FromString(content)
+        proto, places = parse_light(content)
     except DecodeError as error:
         raise CannotAssessError(
             f"{path}: model file is no complete ONNX protobuf ({len(content)} bytes); truncated or damaged",
@@ -196,7 +203,7 @@ def _parse(path: Path, content: bytes) -> onnx.ModelProto:
             f"{path}: opset_import is missing; the file is truncated or no ONNX model",
             "download or export it again",
         )
-    return proto
+    return proto, places
 
 
 def _is_text(start: bytes) -> bool:

@@ -13,10 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx.inliner
-from google.protobuf.message import EncodeError  # type: ignore[import-untyped]
 from onnx import TensorProto, helper, shape_inference
 
-from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.text import sha256_of
 from robustcheck_onnx.thresholds.ends import End
 
@@ -24,7 +22,8 @@ from .basis import is_change_of_basis
 from .contract import Contract, parse_contract
 from .ends import LINEAR_ENDS
 from .external import ExternalFile
-from .file import PROTOBUF_LIMIT_BYTES, Content, OnnxFile, read_onnx
+from .file import Content, OnnxFile, read_onnx
+from .graph import Graph
 from .heads import Head
 from .image_input import ImageInput, find_image_input
 from .image_part import keep_image_part
@@ -76,10 +75,8 @@ class ModelFile:
     """the output to ask ONNX Runtime for"""
     added_output: bool
     """whether `fetch` was added to the graph"""
-    graph_bytes: bytes
-    """the graph as its author wrote it, and what was added behind"""
-    own_size: int
-    """bytes of `graph_bytes` before the addition"""
+    graph: Graph
+    """as its author wrote it, and what was added behind"""
     external_folder: Path | None
 
     @property
@@ -120,12 +117,11 @@ def open_model(
     choice = choose(layers, names, where, contract=contract, tensor=tensor, pool=pool)
     representation = choice.representation
     if representation.ends_in in LINEAR_ENDS:
-        orthogonal = is_change_of_basis(proto, layers, representation.tensor, file.external_folder)
+        orthogonal = is_change_of_basis(proto, layers, representation.tensor, file.weights)
         if orthogonal is not False:
             end = End("change_of_basis" if orthogonal else "linear_unread")
             representation = replace(representation, ends_in=end)
     fetch, addition = _addition(proto, representation, layers)
-    own = _own_content(proto, file, rewritten=moved or bool(left_out) or proto is not file.proto)
     return ModelFile(
         path=file.path,
         digest=digest_of(file),
@@ -145,9 +141,13 @@ def open_model(
         head=choice.head,
         class_output=choice.class_output,
         fetch=fetch,
-        added_output=addition is not None,
-        graph_bytes=own if addition is None else _appended(own, addition, where),
-        own_size=len(own),
+        added_output=bool(addition.output),
+        graph=Graph(
+            file,
+            proto,
+            rewritten=moved or bool(left_out) or bool(file.external) or proto is not file.proto,
+            addition=addition,
+        ),
         external_folder=file.external_folder,
     )
 
@@ -179,11 +179,6 @@ def with_shapes(proto: onnx.ModelProto) -> onnx.GraphProto:
         return graph
 
 
-def own_bytes(model: ModelFile) -> bytes:
-    """Give the bytes of the graph without the added output, as its author wrote it."""
-    return model.graph_bytes[: model.own_size]
-
-
 def digest_of(file: OnnxFile) -> str:
     """Digest a model as sha256:…: the file's own digest without external data, else one over all digests."""
     if not file.external:
@@ -208,10 +203,8 @@ def _output(layers: Layers, name: str) -> Output:
     return Output(name, TensorProto.DataType.Name(kind).lower() if kind else "unknown", layers.shapes.get(name))
 
 
-def _addition(
-    proto: onnx.ModelProto, representation: Representation, layers: Layers
-) -> tuple[str, onnx.GraphProto | None]:
-    """Name the output to ask for, and give what must be added to the graph to have it; None if it is there."""
+def _addition(proto: onnx.ModelProto, representation: Representation, layers: Layers) -> tuple[str, onnx.GraphProto]:
+    """Name the output to ask for, and give what must be added to the graph to have it; nothing if it is there."""
     fetch, kind = representation.tensor, layers.types.get(representation.tensor)
     addition = onnx.GraphProto()
     if representation.dequantize:
@@ -220,38 +213,9 @@ def _addition(
             helper.make_node("DequantizeLinear", [representation.tensor, *representation.dequantize], [fetch])
         )
     if any(output.name == fetch for output in proto.graph.output):
-        return fetch, None
+        return fetch, onnx.GraphProto()
     value = onnx.ValueInfoProto(name=fetch)
     if kind:
         value.type.tensor_type.elem_type = kind
     addition.output.append(value)
     return fetch, addition
-
-
-def _own_content(proto: onnx.ModelProto, file: OnnxFile, *, rewritten: bool) -> bytes:
-    """Give the model without an added output: the file's own bytes, unless something had to be rewritten in them."""
-    if not rewritten and not file.external:
-        return file.content
-    try:
-        content: bytes = proto.SerializeToString()
-    except EncodeError as error:
-        raise _too_large(str(file.path)) from error
-    return content
-
-
-def _appended(own: bytes, addition: onnx.GraphProto, where: str) -> bytes:
-    """Append nodes and outputs to the bytes of a model, without writing its weights again.
-
-    Protobuf merges messages that stand one behind the other: it appends repeated fields (nodes, outputs).
-    """
-    merged: bytes = own + onnx.ModelProto(graph=addition).SerializeToString()
-    if len(merged) > PROTOBUF_LIMIT_BYTES:
-        raise _too_large(where)
-    return merged
-
-
-def _too_large(where: str) -> CannotAssessError:
-    return CannotAssessError(
-        f"{where}: model can't be written with one more output; protobuf ends at 2 GiB",
-        "save the weights as external data: onnx.save(model, path, save_as_external_data=True)",
-    )

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError
 from robustcheck_onnx.checker.evidence import Preprocessing
 from robustcheck_onnx.checker.images import scales_finitely
-from robustcheck_onnx.checker.model import ModelFile, apply_pool, own_bytes, refuse_changed
+from robustcheck_onnx.checker.model import ModelFile, apply_pool, refuse_changed
 
 from .device import CPU, CUDA, cpu_threads, expects_gpu
 from .dynamic import scales_over_batch, with_fixed_scales, with_scales
@@ -109,7 +109,7 @@ class Runner:
         self._threads = self._cores - n_passes + 1  # a pass counts its own thread
 
     def _open(self, level: str) -> None:
-        self._session, reason = self._open_graph(self.model.graph_bytes, level)
+        self._session, reason = self._open_graph(self.model.graph.whole(), level)
         self.execution = describe(self._session, self.model, self._device, level, reason, self._cores)
 
     def _open_graph(self, graph: bytes, level: str) -> tuple[ort.InferenceSession, str]:
@@ -230,7 +230,7 @@ class Runner:
             return OutputCheck(True, 0.0, self.execution.optimization)
         names = [output.name for output in self.model.outputs]
         limit = SAME_OUTPUT[self.model.precision]
-        session, _ = open_session(own_bytes(self.model), self.model, self._device, threads=self._threads)
+        session, _ = open_session(self.model.graph.own(), self.model, self._device, threads=self._threads)
         (without,) = self._outputs(session, [pixels], names)
         del session
         difference = LARGEST_DIFFERENCE

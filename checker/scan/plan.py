@@ -58,7 +58,7 @@ def plan_scan(
         CannotAssessError: no block was found; an opset below 11.
     """
     where = str(model.path)
-    proto: onnx.ModelProto = onnx.ModelProto.FromString(model.graph_bytes)
+    proto = model.graph.light()
     opset = model.opsets.get("ai.onnx", 0)
     if opset < MIN_OPSET:
         raise CannotAssessError(
@@ -109,7 +109,7 @@ def plan_scan(
 
 def measuring_model(model: ModelFile, plan: Plan) -> ModelFile:
     """The model with the nodes that measure, to be asked for OUTPUT."""
-    proto: onnx.ModelProto = onnx.ModelProto.FromString(model.graph_bytes)
+    proto = model.graph.light()
     add_scan(proto, plan.taps, model.precision == "fp64", model.opsets["ai.onnx"])
     return _with_output(model, proto)
 
@@ -185,4 +185,4 @@ def _read_last(layers: Layers, tensor: str) -> bool | None:
 
 def _with_output(model: ModelFile, proto: onnx.ModelProto) -> ModelFile:
     rows = replace(model.representation, tensor=OUTPUT, pool="none", feature_axis=-1, dequantize=())
-    return replace(model, graph_bytes=proto.SerializeToString(), fetch=OUTPUT, representation=rows, added_output=False)
+    return replace(model, graph=model.graph.changed(proto), fetch=OUTPUT, representation=rows, added_output=False)

@@ -67,7 +67,7 @@ def scan(
             run.device,
             preprocessing=preprocessing,
             batch_size=run.batch_size,
-            also=(replace(opened, graph_bytes=b"", added_output=False),),
+            also=(replace(opened, added_output=False),),
         )
         difference = _difference_to(own, runner, probe)
         depths = [Depth(tap) for tap in plan.taps]

@@ -15,6 +15,8 @@ from robustcheck_onnx.checker.evidence import Evidence
 from robustcheck_onnx.checker.images.source import Skipped, open_images
 from robustcheck_onnx.checker.measure import run as measure
 from robustcheck_onnx.checker.measure.job import SHARD_IMAGES, Job, Measurement, conclude, merge, nothing_yet
+from robustcheck_onnx.checker.model.graph import Graph
+from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.checker.runtime.runner import Runner
 from robustcheck_onnx.checker.statistics import state
 from robustcheck_onnx.thresholds import profile
@@ -129,7 +131,9 @@ def test_batch_invariance_is_that_of_the_session_that_measures(tmp_path: Path, m
     other = onnx_models.classifier()
     bias = onnx.numpy_helper.from_array(np.full(10, 9, np.float32), "fc.bias")
     next(w for w in other.graph.initializer if w.name == "fc.bias").CopyFrom(bias)
-    monkeypatch.setattr("robustcheck_onnx.checker.runtime.runner.own_bytes", lambda model: other.SerializeToString())
+    with_output = open_model(tmp_path / "m.onnx").graph.whole()
+    monkeypatch.setattr(Graph, "whole", lambda graph: with_output)
+    monkeypatch.setattr(Graph, "own", lambda graph: other.SerializeToString())
     levels = []
     real = Runner.batch_invariances
 
@@ -146,7 +150,7 @@ def test_several_outputs_are_measured_in_one_pass(photos: Path, tmp_path: Path) 
     model = two_tensors(tmp_path / "m.onnx")
     opened = measure.open_job(new_job(model, str(photos), tensors=(None, "pooled")))
     assert len(opened.runners) == 1
-    assert opened.models[1].graph_bytes is opened.models[0].graph_bytes
+    assert opened.models[1].graph is opened.models[0].graph
     together, _ = measured(opened.job)
     assert [found.model.tensor for found in together] == ["representation", "pooled"]
     assert [found.statistics.n_features for found in together] == [48, 20]

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 
 from robustcheck_onnx import check
 from robustcheck_onnx.checker.errors import CannotAssessError
-from robustcheck_onnx.checker.model.open import open_model, own_bytes
+from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.checker.runtime.runner import Runner
 from support import onnx_models
 
@@ -63,7 +63,7 @@ def test_of_a_whole_clip_the_image_encoder_is_opened(opened: Any) -> None:
     assert (found.image_input.name, [output.name for output in found.outputs]) == ("pixel_values", ["image_embeds"])
     assert (found.representation.tensor, found.representation.rule) == ("image_embeds", "encoder_output")
     assert found.left_out == LEFT_OUT
-    graph = onnx.ModelProto.FromString(own_bytes(found)).graph
+    graph = onnx.ModelProto.FromString(found.graph.own()).graph
     assert [node.op_type for node in graph.node] == ["Conv", "Relu", "GlobalAveragePool", "Flatten", "MatMul"]
     assert [value.name for value in graph.input] == ["pixel_values"]
     assert {tensor.name for tensor in graph.initializer} == {"conv.weight", "proj"}
@@ -81,7 +81,7 @@ def test_value_infos_and_weights_of_the_rest_go_and_external_data_stays(tmp_path
         model.graph.value_info.append(helper.make_tensor_value_info(name, FLOAT, None))
     path = onnx_models.save(model, tmp_path / "m.onnx", external=True)
     found = open_model(path)
-    graph = onnx.ModelProto.FromString(own_bytes(found)).graph
+    graph = onnx.ModelProto.FromString(found.graph.own()).graph
     assert [value.name for value in graph.value_info] == ["features"]
     assert found.size_bytes == path.stat().st_size + (tmp_path / "m.onnx.data").stat().st_size
     assert Runner(found, "cpu").run(PIXELS).representation.shape == (3, 16)

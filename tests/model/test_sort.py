@@ -15,7 +15,7 @@ from onnx import TensorProto, helper
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from robustcheck_onnx.checker.errors import CannotAssessError
-from robustcheck_onnx.checker.model.open import open_model, own_bytes
+from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.checker.model.sort import sort_model, sorted_nodes
 from robustcheck_onnx.checker.runtime.runner import Runner
 from support import onnx_models
@@ -121,7 +121,7 @@ def test_a_shuffled_file_is_measured_as_the_sorted_one(opened: Any, seed: int) -
     model = onnx_models.classifier()
     found, expected = opened(shuffled(model, seed)), opened(model)
     assert found.representation == expected.representation
-    assert is_sorted(list(onnx.ModelProto.FromString(own_bytes(found)).graph.node))
+    assert is_sorted(list(onnx.ModelProto.FromString(found.graph.own()).graph.node))
     np.testing.assert_array_equal(
         Runner(found, "cpu").run(PIXELS).representation, Runner(expected, "cpu").run(PIXELS).representation
     )
@@ -150,7 +150,7 @@ def test_graphs_inside_nodes_are_sorted_and_read_names_outside(opened: Any) -> N
     model.graph.node.extend(ordered[::-1])  # the If stands before what only its branches read
     run = Runner(opened(model), "cpu").run(PIXELS)
     assert run.representation.shape == (3, 8)
-    own = onnx.ModelProto.FromString(own_bytes(opened(model)))
+    own = onnx.ModelProto.FromString(opened(model).graph.own())
     assert [node.op_type for node in own.graph.node] == [node.op_type for node in ordered]
     inner = next(node for node in own.graph.node if node.op_type == "If").attribute[0].g
     assert [node.op_type for node in inner.node] == ["Abs", "Relu"]
@@ -176,5 +176,5 @@ def test_functions_are_sorted_before_they_are_opened_up(opened: Any) -> None:
 
 def test_a_sorted_file_goes_to_onnx_runtime_as_it_is(tmp_path: Path) -> None:
     path = onnx_models.save(onnx_models.classifier(), tmp_path / "m.onnx")
-    assert own_bytes(open_model(path)) == path.read_bytes()
+    assert open_model(path).graph.own() == path.read_bytes()
     assert not sort_model(onnx.load(path), "m")

@@ -14,7 +14,8 @@ from onnx import TensorProto
 
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.evidence import IMAGENET
-from robustcheck_onnx.checker.model.open import open_model, own_bytes
+from robustcheck_onnx.checker.model.graph import Graph
+from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.checker.runtime.runner import Runner, relative_difference
 from support import lookup, onnx_models
 
@@ -137,7 +138,7 @@ def test_added_output_changes_nothing(runner: Any, pixels: Pixels) -> None:
     check = run.output_unchanged(pixels)
     assert (check.unchanged, check.optimization) == (True, "all")
     assert check.max_difference < 1e-6
-    proto = onnx.ModelProto.FromString(own_bytes(run.model))
+    proto = onnx.ModelProto.FromString(run.model.graph.own())
     assert [output.name for output in proto.graph.output] == ["logits"]
     assert runner(onnx_models.encoder()).output_unchanged(pixels).max_difference == 0.0
 
@@ -149,7 +150,9 @@ def test_changed_output_goes_down_to_no_optimisation(
     other = onnx_models.classifier()
     bias = onnx.numpy_helper.from_array(np.full(10, 9, np.float32), "fc.bias")
     next(w for w in other.graph.initializer if w.name == "fc.bias").CopyFrom(bias)
-    monkeypatch.setattr("robustcheck_onnx.checker.runtime.runner.own_bytes", lambda model: other.SerializeToString())
+    with_output = run.model.graph.whole()
+    monkeypatch.setattr(Graph, "whole", lambda graph: with_output)
+    monkeypatch.setattr(Graph, "own", lambda graph: other.SerializeToString())
     check = run.output_unchanged(pixels)
     assert (check.unchanged, check.optimization, run.execution.optimization) == (False, "none", "none")
     assert check.max_difference > 0.1

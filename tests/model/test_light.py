@@ -1,0 +1,167 @@
+"""Files are parsed without a copy of their large weights: the same model, the same bytes, the same refusals."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, numpy_helper
+
+from robustcheck_onnx.checker.model import basis, light
+from robustcheck_onnx.checker.model.external import values_of
+from robustcheck_onnx.checker.model.file import read_onnx
+from robustcheck_onnx.checker.model.light import parse_light, restore
+from robustcheck_onnx.checker.model.open import open_model
+from robustcheck_onnx.checker.runtime.runner import Runner
+from robustcheck_onnx.thresholds.ends import End
+from support import onnx_models
+
+PIXELS = np.random.default_rng(5).random((3, 8, 8, 3)).astype(np.float32)
+FEATURES = 400  # the projection has 24 · 400 · 4 bytes
+
+
+@pytest.fixture(autouse=True)
+def small_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights of 20 KB and more stay in the file's content."""
+    monkeypatch.setattr(light, "LARGE_BYTES", 20_000)
+
+
+def test_large_weights_stay_in_the_content(tmp_path: Path) -> None:
+    path = onnx_models.save(onnx_models.encoder(FEATURES), tmp_path / "m.onnx")
+    file = read_onnx(path)
+    whole = onnx.load(path)
+    (place,) = file.weights.places.items()
+    sizes = {tensor.name: len(tensor.raw_data) for tensor in file.proto.graph.initializer}
+    assert sizes == {"conv.weight": 24 * 27 * 4, "proj": 0}
+    assert (place[0], place[1].stop - place[1].start) == ("proj", 24 * FEATURES * 4)
+    assert restore(file.proto, file.content, file.weights.places) == whole
+    for tensor, expected in zip(file.proto.graph.initializer, whole.graph.initializer, strict=True):
+        np.testing.assert_array_equal(values_of(tensor, file.weights), numpy_helper.to_array(expected))
+
+
+def test_what_onnx_runtime_gets_is_the_file_and_the_addition_behind_it(tmp_path: Path) -> None:
+    path = onnx_models.save(onnx_models.classifier(FEATURES), tmp_path / "m.onnx")
+    opened = open_model(path)
+    assert opened.graph.own() == path.read_bytes()
+    assert opened.graph.whole()[: path.stat().st_size] == path.read_bytes()
+    assert [output.name for output in onnx.ModelProto.FromString(opened.graph.whole()).graph.output] == [
+        "logits",
+        "features",
+    ]
+
+
+@pytest.mark.parametrize("external", [False, True])
+def test_what_was_rewritten_has_its_weights_again(tmp_path: Path, external: bool) -> None:
+    model = onnx_models.encoder(FEATURES)
+    expected = Runner(open_model(onnx_models.save(model, tmp_path / "a.onnx")), "cpu").run(PIXELS)
+    nodes = list(model.graph.node)[::-1]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    found = open_model(onnx_models.save(model, tmp_path / "b.onnx", external=external))
+    assert bool(found.graph.file.weights.places) is not external
+    np.testing.assert_array_equal(Runner(found, "cpu").run(PIXELS).representation, expected.representation)
+
+
+def test_weights_left_inside_a_file_with_external_data_are_written_too(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    model = onnx_models.encoder(FEATURES)
+    onnx.external_data_helper.convert_model_to_external_data(model, location="m.data", size_threshold=50_000_000)
+    onnx.external_data_helper.set_external_data(model.graph.initializer[0], "m.data")
+    onnx.save(model, path)
+    opened = open_model(path)
+    assert [*opened.graph.file.weights.places] == ["proj"]
+    assert opened.graph.own() == onnx.load(path, load_external_data=False).SerializeToString()
+
+
+def test_a_rotation_is_read_out_of_the_content(opened: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    rotation, _ = np.linalg.qr(onnx_models.rng().normal(size=(128, 128)))
+    nodes, weights = onnx_models.pooled(128)
+    del nodes[1]  # the end of a rectified map's layer would be told before
+    nodes[1] = ("GlobalAveragePool", ["conv"], ["gap"])
+    nodes.append(("MatMul", ["features", "turn"], ["embedding"]))
+    found = opened(onnx_models.build(nodes, ["embedding"], weights | {"turn": rotation.astype(np.float32)}))
+    assert "turn" in found.graph.file.weights.places
+    assert found.representation.ends_in == End("change_of_basis")
+    monkeypatch.setattr(basis, "mutually_orthogonal", lambda weight: pytest.fail(f"{weight.shape}"))
+    with pytest.raises(pytest.fail.Exception, match=r"\(128, 128\)"):
+        opened(onnx_models.build(nodes, ["embedding"], weights | {"turn": rotation.astype(np.float32)}))
+
+
+def model_bytes() -> bytes:
+    model = onnx_models.encoder(FEATURES, output="embedding")
+    model.doc_string = "d" * 300
+    content: bytes = model.SerializeToString()
+    return content
+
+
+CONTENT = model_bytes()
+
+
+@settings(max_examples=300)
+@given(
+    st.lists(st.tuples(st.integers(0, len(CONTENT) - 1), st.integers(0, 255)), max_size=3), st.integers(0, len(CONTENT))
+)
+def test_damaged_files_are_parsed_as_the_library_parses_them(changes: list[tuple[int, int]], end: int) -> None:
+    damaged = bytearray(CONTENT)
+    for at, value in changes:
+        damaged[at % 500 if value % 2 else at] = value  # half of them among the fields, not in the weights
+    for content in (bytes(damaged), bytes(damaged[:end]), bytes(damaged[: len(damaged) - end % 50])):
+        try:
+            expected = onnx.ModelProto.FromString(content)
+        except DecodeError:
+            with pytest.raises(DecodeError):
+                parse_light(content)
+            continue
+        proto, places = parse_light(content)
+        # serialised, since values that are no number differ from themselves
+        assert restore(proto, content, places).SerializeToString() == expected.SerializeToString()
+
+
+@pytest.mark.parametrize("twice", ["graph", "name", "raw"])
+def test_what_protobuf_merges_is_parsed_whole(twice: str) -> None:
+    tensor = TensorProto(name="w", dims=[6000], data_type=TensorProto.FLOAT, raw_data=b"\1" * 24_000)
+    model = onnx.ModelProto(graph=onnx.GraphProto(initializer=[tensor]))
+    content = model.SerializeToString()
+    assert parse_light(content)[1] != {}
+    if twice == "graph":
+        content += onnx.ModelProto(graph=onnx.GraphProto(name="more")).SerializeToString()
+    elif twice == "name":
+        content = onnx.ModelProto(graph=onnx.GraphProto(initializer=[tensor, tensor])).SerializeToString()
+    else:  # a second raw data field inside the tensor
+        inner = tensor.SerializeToString() + TensorProto(raw_data=b"\2" * 24_000).SerializeToString()
+        graph = light._key(light.INITIALIZER, len(inner)) + inner
+        content = light._key(light.GRAPH, len(graph)) + graph
+    proto, places = parse_light(content)
+    assert places == {}
+    assert proto == onnx.ModelProto.FromString(content)
+
+
+PEAK = """
+import sys
+from pathlib import Path
+from robustcheck_onnx.checker.model import open_model
+open_model(sys.argv[1])
+print(next(line.split()[1] for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak of one process is read in /proc")
+@pytest.mark.slow
+def test_an_open_model_is_in_memory_once(tmp_path: Path) -> None:
+    peaks = []
+    for rows in (24, 60_000):
+        model = onnx_models.encoder()
+        weight = numpy_helper.from_array(np.zeros((rows, 512), np.float32), "unused")
+        model.graph.initializer.append(weight)
+        path = onnx_models.save(model, tmp_path / f"{rows}.onnx")
+        done = subprocess.run([sys.executable, "-c", PEAK, path], capture_output=True, text=True, check=True)
+        peaks.append(1024 * int(done.stdout))
+    assert peaks[1] - peaks[0] < 1.5 * 60_000 * 512 * 4
