@@ -123,7 +123,7 @@ def _can_pass(
             f"{profile.min_features} to {profile.max_features}"
         )
         return CanPass("unknown", (Reason(id="width_not_calibrated", seen=seen, next_step=f"`{check}` measures it"),))
-    if not reasons and model.image_input.batch is None and scales_over_batch(model.graph_bytes):
+    if not reasons and model.image_input.batch is None and scales_over_batch(model.graph.proto):
         note = (
             f"its quantisers take their scale over the batch: `{check} --batch-size 1` holds for batches of one image"
         )

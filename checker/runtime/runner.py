@@ -203,10 +203,10 @@ class Runner:
         None where the model has no such quantisers, where its batch is fixed, or where it does not run so.
         """
         nothing: tuple[float | None, ...] = (None,) * len(self.models)
-        if self.fixed_batch or not scales_over_batch(self.model.graph_bytes):
+        if self.fixed_batch or not scales_over_batch(self.model.graph.proto):
             return nothing
         measured, level = self._session, self.execution.optimization
-        model, names = with_scales(self.model.graph_bytes)
+        model, names = with_scales(self.model.graph.whole())
         try:
             session, _ = self._open_graph(model.SerializeToString(), level)
             values = feed(pixels[:INVARIANCE_IMAGES], self.model, scaled_on_device=self._scaling is not None)

@@ -62,7 +62,7 @@ def runner(path: Path, form: str, *more: onnx_models.Node, batch: int | str = "b
 @pytest.mark.parametrize("form", ["apart", "fused", "fused without bias"])
 def test_nothing_is_left_of_dynamic_quantisers_alone(tmp_path: Path, pixels: Any, form: str) -> None:
     run = runner(tmp_path / "m.onnx", form)
-    assert scales_over_batch(run.model.graph_bytes)
+    assert scales_over_batch(run.model.graph.proto)
     before = run.represent(pixels)[0]
     (together,), (fixed,) = run.batch_invariances(pixels), run.fixed_scale_invariances(pixels)
     assert together is not None
@@ -99,6 +99,6 @@ def test_what_else_mixes_the_batch_is_left(tmp_path: Path, pixels: Any, other: s
 
 def test_no_answer_without_dynamic_quantisers_or_with_a_fixed_batch(tmp_path: Path, pixels: Any) -> None:
     plain = Runner(open_model(onnx_models.save(onnx_models.encoder(), tmp_path / "p.onnx")), "cpu")
-    assert not scales_over_batch(plain.model.graph_bytes)
+    assert not scales_over_batch(plain.model.graph.proto)
     assert plain.fixed_scale_invariances(pixels) == (None,)
     assert runner(tmp_path / "m.onnx", "apart", batch=4).fixed_scale_invariances(pixels) == (None,)
