@@ -88,7 +88,7 @@ def _answer(pen: Pen, can_pass: CanPass) -> Group:
 
     Several reasons stand in a block before it.
     """
-    words = "yes: what was found is of the calibrated kinds; the numbers decide"
+    words = "yes: it is of the calibrated kinds; the numbers decide"
     words += f"; {can_pass.note}" if can_pass.note else ""
     if can_pass.reasons:
         reason = min(can_pass.reasons, key=lambda each: each.id in MENDED_BY_OPTIONS)

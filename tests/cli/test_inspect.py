@@ -167,7 +167,7 @@ def linear_encoder(
 def test_a_file_of_the_calibrated_kinds_can_pass(tmp_path: Path) -> None:
     found = inspected(linear_encoder(tmp_path / "m.onnx"), preprocess="clip")
     assert (found.can_pass.answer, found.can_pass.reasons) == ("yes", ())
-    assert last_sentence(found) == "yes: what was found is of the calibrated kinds; the numbers decide"
+    assert last_sentence(found) == "yes: it is of the calibrated kinds; the numbers decide"
     assert str(found.model.representation.ends_in) == "linear"
 
 
