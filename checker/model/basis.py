@@ -78,6 +78,8 @@ def _weight(
         values = _unpacked(proto, layers, node, folder)
     else:
         values = _constant(proto, layers, names[0], folder)
+    if values is not None and values.ndim == 4 and "Conv" in node.op_type and _groups(node) == 1:
+        values = values.reshape(len(values), -1)  # (feature, channel, row, column): linear in what the kernel covers
     squeezed = None if values is None else np.squeeze(values).astype(np.float64)
     if squeezed is None or squeezed.ndim != 2:
         return None
@@ -89,6 +91,10 @@ def _weight(
     by_row = zero.size > 1 and zero.size == len(squeezed) and zero.size != squeezed.shape[1]
     points = zero.astype(np.float64).ravel()
     return squeezed - (points[:, None] if by_row or "Conv" in node.op_type else points)
+
+
+def _groups(node: onnx.NodeProto) -> int:
+    return next((attribute.i for attribute in node.attribute if attribute.name == "group"), 1)
 
 
 def _constant(proto: onnx.ModelProto, layers: Layers, name: str, folder: Weights) -> NDArray[np.generic] | None:

@@ -144,9 +144,10 @@ def _read_bytes(path: Path) -> bytes:
         status = path.stat()
         size_bytes = status.st_size
         if path.is_dir():
+            there = [*sorted(path.glob("*.onnx")), *sorted(path.glob("onnx/*.onnx"))]
             raise UsageError(
                 f"{path}: model is a folder; one .onnx file is needed",
-                f"robustcheck {shlex.quote(str(path / 'model.onnx'))}",
+                f"robustcheck {shlex.quote(str(there[0]))}" if there else f"ls {shlex.quote(str(path))}",
             )
         if not stat.S_ISREG(status.st_mode):  # a pipe would wait for ever, /dev/zero never end
             raise UsageError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
@@ -31,24 +32,32 @@ class Pooling:
 
 
 def choose_pool(
-    layers: Layers, tensor: str, shape: tuple[int | None, ...] | None, crossed: AbstractSet[str] = frozenset()
+    layers: Layers,
+    tensor: str,
+    shape: tuple[int | None, ...] | None,
+    crossed: AbstractSet[str] = frozenset(),
+    *,
+    where: str = "",
 ) -> Pooling:
     """Choose the pooling that a tensor needs: none for (image, feature), a mean over space, class token, or mean.
 
-    `crossed` are the ops between a linear head and the output: they show what the model itself does.
+    `crossed` are the ops between a linear head and the output: they show what the model itself does; `where` names the
+    file in messages.
 
     Raises:
         CannotAssessError: the tensor has 1 axis, or more than 4.
     """
     if shape is None or len(shape) == 2 or _is_vector(shape):
-        return Pooling("none", -1, "", False)
+        on_axis_1 = shape is not None and len(shape) > 2 and shape[1] != 1
+        return Pooling("none", 1 if on_axis_1 else -1, "", False)
     if len(shape) == 4:
         axis = _channel_axis(layers, tensor)
         where = "the last axis" if axis == -1 else "axis 1"
         return Pooling("spatial_mean", axis or 1, f"mean over height and width, features on {where}", axis is None)
     if len(shape) != 3:
         raise CannotAssessError(
-            f"tensor {tensor!r} has shape {show_shape(shape)}; 2 to 4 axes are needed, the image first"
+            f"{where}: tensor {tensor!r} has shape {show_shape(shape)}; 2 to 4 axes are needed, the image first",
+            f"robustcheck inspect {shlex.quote(where)} names other tensors; choose one with --tensor",
         )
     if "ReduceMean" in crossed:
         return Pooling("token_mean", -1, "mean over tokens, as the model's head does", False)
@@ -69,8 +78,8 @@ def _is_vector(shape: tuple[int | None, ...]) -> bool:
     return len(shape) >= 2 and sum(size != 1 for size in shape[1:]) == 1 and None not in shape[1:]
 
 
-def user_pool(pool: str, shape: tuple[int | None, ...] | None, tensor: str) -> str:
-    """Translate what a user typed (an id of a pool, "cls" or "mean") to the id of a pool.
+def user_pool(pool: str, shape: tuple[int | None, ...] | None, tensor: str, where: str) -> str:
+    """Translate what a user typed (an id of a pool, "cls" or "mean") to the id of a pool; `where` names the file.
 
     Raises:
         UsageError: no such pool, or one that does not fit the tensor's axes.
@@ -83,7 +92,7 @@ def user_pool(pool: str, shape: tuple[int | None, ...] | None, tensor: str) -> s
     fits = [choice for choice in choices if RANKS[choice] == len(shape) or (choice == "none" and _is_vector(shape))]
     if not fits:
         raise UsageError(
-            f"--pool is {pool!r}; tensor {tensor!r} of shape {show_shape(shape)} has other axes",
+            f"{where}: --pool is {pool!r}; tensor {tensor!r} of shape {show_shape(shape)} has other axes",
             {2: "--pool none", 3: "--pool cls or --pool mean", 4: "--pool mean"}.get(len(shape), "leave out --pool"),
         )
     return fits[0]

@@ -132,7 +132,7 @@ def choose(
         choice = replace(choice, representation=chosen)
     if pool is not None:
         chosen = choice.representation
-        wanted = user_pool(pool, chosen.shape, chosen.tensor)
+        wanted = user_pool(pool, chosen.shape, chosen.tensor, where)
         rule = chosen.rule if wanted == chosen.pool else "user"
         chosen = replace(
             chosen, pool=wanted, pool_assumed=False, rule=rule, why=f"{chosen.why}; {wanted} set by --pool"
@@ -262,7 +262,7 @@ def _by_rule(
             raise _undecided(
                 where, f"outputs {', '.join(r.output for r in classes)} have heads of their own", candidates
             )
-        return _head_input(layers, classes[0], candidates)
+        return _head_input(layers, where, classes[0], candidates)
     # transformers' pooler of ViT: a layer that most checkpoints hold no weights for
     roles = [role for role in roles if not _is_untrained_pooler(layers, role.output)] or roles
     role = roles[0]
@@ -274,13 +274,13 @@ def _by_rule(
         role = vectors[0]
     if role.is_class is None and role.head is not None:
         if not {"Gather", "Slice", "Transpose"} & role.head.crossed:
-            return _head_input(layers, role, candidates)
+            return _head_input(layers, where, role, candidates)
         # that layer works on tokens, of which one is taken later: its input is no vector for each image
         why = f"output; assumed, since it could be class scores or an embedding: {role.why}"
-        representation = replace(_represent(layers, role.output, "encoder_output", why), tensor_assumed=True)
+        representation = replace(_represent(layers, where, role.output, "encoder_output", why), tensor_assumed=True)
         return Choice(representation, None, None, candidates)
     why = f"output of an image encoder{', assumed' if role.doubted else ''}: {role.why}"
-    representation = replace(_represent(layers, role.output, "encoder_output", why), tensor_assumed=role.doubted)
+    representation = replace(_represent(layers, where, role.output, "encoder_output", why), tensor_assumed=role.doubted)
     return Choice(representation, None, None, candidates)
 
 
@@ -310,7 +310,7 @@ def _by_contract(
     scores = "" if entry.rule == "logits" else _like_scores(layers, "representation")
     if scores:
         why = f"{why}; assumed, since {scores}"
-    representation = replace(_represent(layers, "representation", entry.rule, why), tensor_assumed=bool(scores))
+    representation = replace(_represent(layers, where, "representation", entry.rule, why), tensor_assumed=bool(scores))
     return Choice(representation, head if isinstance(head, Head) else None, class_output, candidates)
 
 
@@ -346,21 +346,21 @@ def _by_user(
     names = sorted(layers.image_tensors & layers.producers.keys())
     if tensor not in names:
         close = difflib.get_close_matches(tensor, names, n=3, cutoff=0.5)
-        listed = ", ".join(close or [candidate.tensor for candidate in candidates])
+        named = close or [candidate.tensor for candidate in candidates]
         raise UsageError(
             f"{where}: --tensor is {tensor!r}; no tensor of that name is computed from the image",
-            f"--tensor with one of: {listed}",
+            f"robustcheck inspect {shlex.quote(where)} --tensor {shlex.quote(named[0]) if named else 'NAME'}",
         )
     if layers.types.get(tensor, onnx.TensorProto.FLOAT) not in FLOATS:
         raise UsageError(
             f"{where}: --tensor is {tensor!r} of type "
             f"{onnx.TensorProto.DataType.Name(layers.types[tensor])}; a representation is a float tensor",
-            f"robustcheck inspect {where}",
+            f"robustcheck inspect {shlex.quote(where)}",
         )
-    return _represent(layers, tensor, rule, why)
+    return _represent(layers, where, tensor, rule, why)
 
 
-def _head_input(layers: Layers, role: _OutputRole, candidates: tuple[Candidate, ...]) -> Choice:
+def _head_input(layers: Layers, where: str, role: _OutputRole, candidates: tuple[Candidate, ...]) -> Choice:
     head = role.head
     assert head is not None
     why = f"input of the last linear layer ({head.op}) of a classifier: {role.why}"
@@ -369,14 +369,16 @@ def _head_input(layers: Layers, role: _OutputRole, candidates: tuple[Candidate, 
             f"input of the last linear layer ({head.op}); assumed, since {role.output!r} could be class "
             f"scores or an embedding: {role.why}"
         )
-    representation = _represent(layers, head.tensor, "head_input", why, head)
+    representation = _represent(layers, where, head.tensor, "head_input", why, head)
     class_output = role.output if role.is_class else None
     return Choice(replace(representation, tensor_assumed=role.is_class is None), head, class_output, candidates)
 
 
-def _represent(layers: Layers, tensor: str, rule: str, why: str, head: Head | None = None) -> Representation:
+def _represent(
+    layers: Layers, where: str, tensor: str, rule: str, why: str, head: Head | None = None
+) -> Representation:
     shape = layers.shapes.get(tensor)
-    pooling = choose_pool(layers, tensor, shape, head.crossed if head else frozenset())
+    pooling = choose_pool(layers, tensor, shape, head.crossed if head else frozenset(), where=where)
     return Representation(
         tensor=tensor,
         rule=rule,

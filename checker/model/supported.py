@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import shlex
 from collections.abc import Iterable
 from functools import lru_cache
 
@@ -64,7 +65,8 @@ def refuse_dense(nodes: Iterable[onnx.NodeProto], layers: Layers, outputs: tuple
     Raises:
         CannotAssessError: what shows it, and `--tensor` as the way to measure its backbone.
     """
-    hint = f"to look at a tensor of its vision encoder: robustcheck inspect {where} --tensor NAME"
+    backbone = shlex.quote(_deepest_map(layers) or "NAME")
+    hint = f"to look at its vision encoder: robustcheck inspect {shlex.quote(where)} --tensor {backbone}"
     for name in outputs:
         if DETECTOR_NAME.search(name):
             raise CannotAssessError(f"{where}: output {name!r} is an object detector's; {ONE_EACH}", hint)
@@ -86,6 +88,17 @@ def refuse_dense(nodes: Iterable[onnx.NodeProto], layers: Layers, outputs: tuple
                 f"have; {ONE_EACH}",
                 hint,
             )
+
+
+def _deepest_map(layers: Layers) -> str:
+    """Name the last of the feature maps with the most channels: of a detector, the end of its backbone as a rule."""
+    maps = [
+        (shape[1], name)
+        for name in layers.data
+        if len(shape := layers.shapes.get(name, ())) == 4 and shape[1] is not None and layers.ops[name] in LINEAR
+    ]
+    widest = max((channels for channels, _ in maps), default=0)
+    return next((name for channels, name in reversed(maps) if channels == widest), "")
 
 
 @lru_cache(maxsize=1)

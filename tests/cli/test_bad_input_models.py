@@ -147,7 +147,7 @@ def model_rows() -> list[Row]:
             "detector.onnx",
             3,
             "detector.onnx: output 'dets' is an object detector's; one representation for each image is needed",
-            "to look at a tensor of its vision encoder: robustcheck inspect detector.onnx --tensor NAME",
+            "to look at its vision encoder: robustcheck inspect detector.onnx --tensor conv",
         ),
         Row("four.onnx", 3, "four.onnx: input image float (?, 4, 8, 8) has 4 channels; photos have 3", ENCODER_ALONE),
         Row("infinite.onnx", 3, no_number("infinite.onnx"), "robustcheck inspect infinite.onnx"),
@@ -209,7 +209,7 @@ def model_rows() -> list[Row]:
             "inspect pass.onnx --tensor nope",
             2,
             "pass.onnx: --tensor is 'nope'; no tensor of that name is computed from the image",
-            "--tensor with one of: representation",
+            "robustcheck inspect pass.onnx --tensor representation",
         ),
     ]
 

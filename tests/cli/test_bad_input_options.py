@@ -70,7 +70,7 @@ def option_rows() -> list[Row]:
             "--tensor representatoin",
             2,
             "pass.onnx: --tensor is 'representatoin'; no tensor of that name is computed from the image",
-            "--tensor with one of: representation",
+            "robustcheck inspect pass.onnx --tensor representation",
         ),
         row("--pool nonsense", 2, "--pool is 'nonsense'; it must be cls, mean or none", "--pool mean"),
         row("--device nonsense", 2, f"--device is 'nonsense'; {devices}", "--device auto"),

@@ -227,6 +227,16 @@ def test_one_turned_layer_among_several_is_enough(form: str, tmp_path: Path) -> 
         assert (end.kind == "change_of_basis") == turned
 
 
+@pytest.mark.parametrize("turned", [True, False])
+def test_a_convolution_over_the_whole_map_is_a_linear_layer(turned: bool, tmp_path: Path) -> None:
+    w = (rotation(12, 48) if turned else onnx_models.weight(12, 48)).reshape(12, 3, 4, 4).astype(np.float32)
+    nodes = [("Conv", ["image", "w"], ["map"]), ("Flatten", ["map"], ["embedding"])]
+    image = ("image", onnx.TensorProto.FLOAT, ("batch", 3, 4, 4))
+    proto = onnx_models.build(nodes, ["embedding"], {"w": w}, inputs=[image])
+    end = open_model(onnx_models.save(proto, tmp_path / "m.onnx")).representation.ends_in
+    assert str(end) == ("change_of_basis" if turned else "linear")
+
+
 def test_a_weight_that_is_no_matrix_is_not_read(tmp_path: Path) -> None:
     nodes, weights = signed_features()
     weights["w"] = onnx_models.weight(16, 4, 4)

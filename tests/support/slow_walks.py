@@ -14,6 +14,7 @@ from robustcheck_onnx.thresholds.ends import End
 
 BLOCKING = ("activation", "normalisation", "pool")
 INPUT = End("other", "input")
+GATES = [End("activation", op) for op in ("Sigmoid", "HardSigmoid", "Clip", "Softmax")]
 
 
 class SlowGraph:
@@ -126,7 +127,7 @@ class SlowGraph:
         if node.op_type in ("Max", "Min"):
             return str(node.op_type)
         if node.op_type == "Mul" and len(names) == 2:
-            gates = [self.end(name) in (End("activation", "Sigmoid"), End("activation", "Clip")) for name in names]
+            gates = [self.end(name) in GATES for name in names]
             if all(gates):
                 return "Mul"
             return under[gates.index(False)] if any(gates) else ""
