@@ -24,6 +24,19 @@ from .layers import subgraphs
 from .light import Places
 
 LFS_MARK = b"version https://git-lfs.github.com/spec/"  # first line of a Git LFS pointer file
+PACKED_BITS = {  # types of which a byte holds several values, where the installed onnx has them
+    number: bits
+    for name, bits in (
+        ("INT4", 4),
+        ("UINT4", 4),
+        ("FLOAT4E2M1", 4),
+        ("INT2", 2),
+        ("UINT2", 2),
+        ("FLOAT6E2M3", 6),
+        ("FLOAT6E3M2", 6),
+    )
+    if (number := dict(onnx.TensorProto.DataType.items()).get(name)) is not None
+}
 CHUNK_BYTES = 1 << 22  # read size for digests, 4 MiB
 
 
@@ -52,9 +65,13 @@ class Weights:
     """of large weights in `content`"""
 
 
-def external_tensors(proto: onnx.ModelProto) -> list[onnx.TensorProto]:
-    """List the tensors whose values lie in other files, those of functions and nested graphs included."""
-    tensors = [*_graph_tensors(proto.graph), *_node_tensors(node for f in proto.functions for node in f.node)]
+def all_tensors(proto: onnx.ModelProto) -> list[onnx.TensorProto]:
+    """List the tensors of a model that have values, those of functions and nested graphs included."""
+    return [*_graph_tensors(proto.graph), *_node_tensors(node for f in proto.functions for node in f.node)]
+
+
+def external_tensors(tensors: Iterable[onnx.TensorProto]) -> list[onnx.TensorProto]:
+    """List those of which the values lie in other files."""
     return [tensor for tensor in tensors if tensor.data_location == onnx.TensorProto.EXTERNAL]
 
 
@@ -113,10 +130,7 @@ def check_length(path: Path, tensor: onnx.TensorProto, target: Path) -> None:
     entries, name = _entries(tensor), _entries(tensor)["location"]
     try:
         offset = int(entries.get("offset") or 0)
-        item_bytes = helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
-        needed = math.prod(tensor.dims) * item_bytes
-        if tensor.data_type in (onnx.TensorProto.INT4, onnx.TensorProto.UINT4, onnx.TensorProto.FLOAT4E2M1):
-            needed = (math.prod(tensor.dims) + 1) // 2  # two values a byte
+        needed = _needed_bytes(tensor)
         length = int(entries.get("length") or needed)
     except (ValueError, KeyError) as error:
         raise CannotAssessError(
@@ -141,6 +155,44 @@ def check_length(path: Path, tensor: onnx.TensorProto, target: Path) -> None:
         )
 
 
+def check_inline(path: Path, tensor: onnx.TensorProto, places: Places) -> None:
+    """Refuse a tensor of the model's own file that has more or fewer values than its shape needs.
+
+    Args:
+        path: the model's file.
+        tensor: its values are not in another file.
+        places: of the large weights, which the tensor does not hold itself.
+
+    Raises:
+        CannotAssessError.
+    """
+    hint = "download or export it again"
+    try:
+        kind = onnx.TensorProto.DataType.Name(tensor.data_type).lower()
+        field = helper.tensor_dtype_to_field(tensor.data_type)
+        needed, unit = _needed_bytes(tensor), "bytes"
+    except (ValueError, KeyError, TypeError) as error:
+        raise CannotAssessError(
+            f"{path}: type of weight {tensor.name!r} is number {tensor.data_type}; ONNX has no such type", hint
+        ) from error
+    if tensor.HasField("raw_data"):
+        length = len(tensor.raw_data)
+    elif tensor.name in places:
+        length = places[tensor.name].stop - places[tensor.name].start
+    else:  # one number in a field of its own type for each value, two for a complex one, or for each packed byte
+        length, unit = len(getattr(tensor, field)), "values"
+        values = math.prod(tensor.dims) * (2 if kind.startswith("complex") else 1)
+        needed = needed if tensor.data_type in PACKED_BITS and length == needed else values
+    if length != needed or any(size < 0 for size in tensor.dims):
+        raise CannotAssessError(
+            f"{path}: weight {tensor.name!r} has {length} {unit}; its shape {list(tensor.dims)} and type {kind} need "
+            f"{needed}",
+            hint,
+        )
+    if tensor.HasField("segment"):
+        raise CannotAssessError(f"{path}: weight {tensor.name!r} is in segments; it must be whole", hint)
+
+
 def use_resolved_names(folder: Path, targets: dict[str, Path], tensors: list[onnx.TensorProto]) -> None:
     """Let the tensors name resolved files, so that ONNX Runtime meets neither symlinks nor names of another folder."""
     for tensor in tensors:
@@ -155,9 +207,6 @@ def values_of(tensor: onnx.TensorProto, weights: Weights) -> NDArray[np.generic]
     Args:
         tensor: an initializer of a file that `read_onnx` has checked.
         weights: `OnnxFile.weights`.
-
-    Raises:
-        ValueError: it has more bytes than its shape needs, or fewer.
     """
     if tensor.data_location == onnx.TensorProto.EXTERNAL and weights.folder is not None:
         entries = _entries(tensor)
@@ -209,6 +258,13 @@ def refuse_changed(model: Path, external: Iterable[ExternalFile]) -> None:
                 f"{model}: weights file {file.location} changed during the run; it must stay as it was digested",
                 "run again when nothing writes to it any more",
             )
+
+
+def _needed_bytes(tensor: onnx.TensorProto) -> int:
+    """Count the bytes of raw data that a shape and type need. Raises KeyError, TypeError for an unknown type."""
+    bits: int = PACKED_BITS.get(tensor.data_type) or 8 * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    values: int = math.prod(tensor.dims)
+    return (values * bits + 7) // 8
 
 
 def _graph_tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:

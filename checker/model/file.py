@@ -20,6 +20,8 @@ from .external import (
     LFS_MARK,
     ExternalFile,
     Weights,
+    all_tensors,
+    check_inline,
     check_length,
     external_tensors,
     file_digest,
@@ -96,7 +98,8 @@ def read_onnx(path: str | Path, read: Content | None = None) -> OnnxFile:
     Raises:
         UsageError: no such file, or a folder.
         CannotAssessError: unreadable, empty, text, a Git LFS pointer, another format, truncated, without
-            nodes; external data missing, truncated, or outside the model's folder.
+            nodes; weights with fewer or more values than their shape needs; external data missing, truncated,
+            or outside the model's folder.
     """
     read = read or read_content(path)
     path, content = read.path, read.content
@@ -110,7 +113,11 @@ def read_onnx(path: str | Path, read: Content | None = None) -> OnnxFile:
             raise CannotAssessError(
                 f"{path}: name in the graph is {word!r}; names must be UTF-8 text", "download or export it again"
             )
-    tensors = external_tensors(proto)
+    every = all_tensors(proto)
+    tensors = external_tensors(every)
+    for tensor in every:
+        if tensor.data_location != onnx.TensorProto.EXTERNAL:
+            check_inline(path, tensor, places)
     folder, targets = locate_weights(path, sorted({location_of(path, tensor) for tensor in tensors}))
     for tensor in tensors:
         check_length(path, tensor, targets[location_of(path, tensor)])
@@ -130,7 +137,7 @@ def external_locations(path: Path) -> tuple[onnx.ModelProto, list[str]]:
     Raises as `read_onnx`; of the files of weights, only their names are looked at.
     """
     proto, _ = _parse(path, _read_bytes(path))
-    return proto, sorted({location_of(path, tensor) for tensor in external_tensors(proto)})
+    return proto, sorted({location_of(path, tensor) for tensor in external_tensors(all_tensors(proto))})
 
 
 def may_be_model(path: Path) -> bool:
