@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypedDict, cast
 
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.thresholds.ends import End
@@ -325,7 +325,15 @@ class Preprocessing(Frozen):
     """RGB, on the rescaled pixels, whatever `color_order` is"""
     std: tuple[Positive, Positive, Positive] = (1.0, 1.0, 1.0)
     """RGB, on the rescaled pixels, whatever `color_order` is"""
-    color_order: Literal["RGB", "BGR"] = "RGB"
+    color_order: Literal["RGB", "BGR", "grey"] = "RGB"
+    """grey: one channel, the photo's luminance (Pillow's mode L) before the resize; then the three values of `mean` are
+    equal, and those of `std`"""
+
+    @field_validator("mean", "std", mode="before")
+    @classmethod
+    def _one_value_stands_for_three(cls, value: Any) -> Any:
+        values = tuple(value) if isinstance(value, (list, tuple)) else (value,)
+        return values * 3 if len(values) == 1 else values
 
     @model_validator(mode="after")
     def _output_has_one_size(self) -> Self:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from .decode import SUFFIXES
 from .entries import Entries, Entry
 from .listing import parse_image_set
-from .preprocess import apply, apply_uint8, as_photo, at_size, scales_finitely
+from .preprocess import apply, apply_uint8, as_photo, at_size, channels, scales_finitely
 from .sanity import DESCRIBED, ImageSetState, Sketch, digest_of_pixels
 from .source import (
     Digests,
@@ -40,6 +40,7 @@ __all__ = [
     "apply_uint8",
     "as_photo",
     "at_size",
+    "channels",
     "check_bad",
     "digest_of_pixels",
     "digest_of_set",

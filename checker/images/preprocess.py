@@ -32,14 +32,24 @@ def at_size(preprocessing: Preprocessing, size: tuple[int, int]) -> Preprocessin
     return preprocessing.model_copy(update={"size": size, "resize_size": (height, width)})
 
 
+def channels(preprocessing: Preprocessing) -> int:
+    """Count the channels that a model gets: 1 in grey, else 3."""
+    return 1 if preprocessing.color_order == "grey" else 3
+
+
 def apply_uint8(preprocessing: Preprocessing, image: Image.Image) -> NDArray[np.uint8]:
     """Resize and crop only: the pixels for a model whose input is uint8.
 
-    image: Pillow, mode RGB. Returns (height, width, 3), uint8, 0–255, in the preprocessing's colour order.
+    image: Pillow, mode RGB. Returns (height, width, 3), or (height, width, 1) of a grey preprocessing, uint8, 0–255, in
+    the preprocessing's colour order.
     Raises CannotAssessError when the resized image would be larger than Pillow's limit for one image, or when
     there is neither resize nor crop and the image does not have the size of the input.
     """
+    if preprocessing.color_order == "grey":
+        image = image.convert("L")
     pixels = np.asarray(_crop(preprocessing, _resize(preprocessing, image)))
+    if preprocessing.color_order == "grey":
+        return pixels[..., None]
     return pixels[..., ::-1] if preprocessing.color_order == "BGR" else pixels
 
 
@@ -49,25 +59,26 @@ def apply(preprocessing: Preprocessing, image: Image.Image) -> NDArray[np.float3
     (pixels · rescale − mean) / std in float32; equal to torchvision's Resize, CenterCrop, ToTensor, Normalize
     on a Pillow image, and to the Pillow-backed image processors of transformers. The check does the same to the pixels
     of `apply_uint8` in the graph (`runtime/feed.py`).
-    image: Pillow, mode RGB. Returns (height, width, 3), float32, in the preprocessing's colour order.
+    image: Pillow, mode RGB. Returns as apply_uint8 does, in float32.
     Raises CannotAssessError as apply_uint8 does.
     """
-    values = _scale(preprocessing, np.asarray(_crop(preprocessing, _resize(preprocessing, image))))
-    return values[..., ::-1] if preprocessing.color_order == "BGR" else values
+    turned = slice(None, None, -1) if preprocessing.color_order == "BGR" else slice(None)
+    return _scale(preprocessing, apply_uint8(preprocessing, image)[..., turned])[..., turned]
 
 
 def scales_finitely(preprocessing: Preprocessing) -> bool:
     """Whether `apply` gives finite values for every pixel, 0–255."""
-    levels = np.repeat(np.arange(256, dtype=np.uint8)[:, None], 3, axis=1)
+    levels = np.repeat(np.arange(256, dtype=np.uint8)[:, None], channels(preprocessing), axis=1)
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
         return bool(np.isfinite(_scale(preprocessing, levels)).all())
 
 
 def _scale(preprocessing: Preprocessing, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """(…, 3) RGB, 0–255, to the values that a model sees."""
+    """(…, 3) RGB or (…, 1) grey, 0–255, to the values that a model sees."""
+    n = channels(preprocessing)
     values = pixels * np.float32(preprocessing.rescale)
-    values -= np.asarray(preprocessing.mean, dtype=np.float32)
-    values /= np.asarray(preprocessing.std, dtype=np.float32)
+    values -= np.asarray(preprocessing.mean[:n], dtype=np.float32)
+    values /= np.asarray(preprocessing.std[:n], dtype=np.float32)
     return values
 
 
@@ -75,8 +86,10 @@ def as_photo(preprocessing: Preprocessing, values: NDArray[np.float32]) -> Image
     """Recover the photo, as resize and crop left it, from preprocessed values.
 
     pixels = (values · std + mean) / rescale, rounded and clipped to 0–255: the inverse of `apply` after its crop.
-    values: (height, width, 3) float32, in the preprocessing's colour order. Values that are not finite become 0.
+    values: (height, width, 3), or 1, float32, in the preprocessing's colour order. Values that are not finite become 0.
     """
+    if preprocessing.color_order == "grey":
+        values = np.repeat(values, 3, axis=-1)
     rgb = values[..., ::-1] if preprocessing.color_order == "BGR" else values
     pixels = (rgb * np.asarray(preprocessing.std) + np.asarray(preprocessing.mean)) / preprocessing.rescale
     return Image.fromarray(np.clip(np.rint(np.nan_to_num(pixels)), 0, 255).astype(np.uint8))
@@ -127,7 +140,8 @@ def _crop(preprocessing: Preprocessing, image: Image.Image) -> Image.Image:
         )
     left = _offset(image.width - width, preprocessing.crop_rounding)
     top = _offset(image.height - height, preprocessing.crop_rounding)
-    canvas = Image.new("RGB", (width, height), preprocessing.fill)
+    fill = Image.new("RGB", (1, 1), preprocessing.fill).convert(image.mode).getpixel((0, 0))
+    canvas = Image.new(image.mode, (width, height), fill)
     canvas.paste(image, (-left, -top))
     return canvas
 

@@ -33,7 +33,7 @@ class Prepared:
     digest: str
     notes: tuple[str, ...]
     pixels: npt.NDArray[np.generic]
-    """(height, width, 3): uint8 of a photo, as `preprocess.apply_uint8` gives it; a tensor's own float values"""
+    """(height, width, channel): uint8 of a photo, as `preprocess.apply_uint8` gives it; a tensor's own float values"""
     sketch: Sketch | int | None
     """a digest alone past the images that are described; None where the set is not looked at"""
 
@@ -55,7 +55,7 @@ def prepare(
     if isinstance(item, Skipped):
         return item
     if isinstance(item, Tensor):
-        takes = (3, model.image_input.height, model.image_input.width)
+        takes = (model.image_input.channels or 3, model.image_input.height, model.image_input.width)
         if any(want not in (None, size) for want, size in zip(takes, item.values.shape, strict=True)):
             raise UsageError(
                 f"{item.name}: tensor (channel, height, width) is {item.values.shape}; {model.path} takes "

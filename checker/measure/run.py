@@ -20,7 +20,7 @@ import numpy.typing as npt
 from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.evidence import Execution, ModelFacts, PreprocessingFacts
 from robustcheck_onnx.checker.images import DESCRIBED, Entries, ImageSource, Item, Skipped, open_images, prefetch
-from robustcheck_onnx.checker.model import Content, ModelFile, find_preprocessing, open_model
+from robustcheck_onnx.checker.model import Content, ModelFile, fed_as, find_preprocessing, open_model
 from robustcheck_onnx.checker.runtime import CPU, Runner, cpu_threads, expects_gpu
 from robustcheck_onnx.checker.statistics import LOOK_EVERY
 from robustcheck_onnx.checker.statistics import state as sums
@@ -93,6 +93,7 @@ def read_inputs(job: Job, *, source: ImageSource | None = None, read: Content | 
     preprocessing = find_preprocessing(
         job.model, job.options.preprocess, contract.preprocessing if contract else None, models[0].image_input.size
     )
+    preprocessing = fed_as(preprocessing, models[0].image_input, job.model)
     if source is None:
         source = open_images(job.options.images, seed=job.options.seed, limit=job.options.max_images)
     if source.kind == "tensors" and preprocessing.source != "assumed":

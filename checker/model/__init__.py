@@ -10,7 +10,7 @@ from .contract import CONTRACT_KEY, Contract, parse_contract
 from .external import file_digest, locate_weights, refuse_changed
 from .fetch import on_this_machine
 from .file import Content, external_locations, may_be_model, read_content, read_onnx
-from .image_input import DTYPES, ImageInput
+from .image_input import DTYPES, ImageInput, fed_as
 from .layers import ACTIVATION, LINEAR, NORMALISATION, POOL, RESHAPE, Layers, build_layers, data_inputs
 from .open import ModelFile, digest_of, open_model, with_shapes
 from .pooling import apply_pool, choose_pool, show_shape
@@ -37,6 +37,7 @@ __all__ = [
     "data_inputs",
     "digest_of",
     "external_locations",
+    "fed_as",
     "file_digest",
     "find_preprocessing",
     "locate_weights",

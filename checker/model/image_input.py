@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from pathlib import Path
 
 import onnx
 from onnx import TensorProto
 
-from robustcheck_onnx.checker.errors import CannotAssessError
+from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
+from robustcheck_onnx.checker.evidence import PreprocessingFacts
 
 from .pooling import show_shape
 
@@ -18,6 +20,7 @@ DTYPES: dict[int, str] = {
     TensorProto.FLOAT16: "float16",
     TensorProto.DOUBLE: "float64",
     TensorProto.UINT8: "uint8",
+    TensorProto.BFLOAT16: "bfloat16",
 }
 INTEGERS = (TensorProto.INT32, TensorProto.INT64, TensorProto.STRING)
 VISION_ALONE = "export the vision encoder alone: robustcheck export --help"
@@ -34,13 +37,13 @@ class ImageInput:
     layout: str
     """NCHW or NHWC"""
     dtype: str
-    """float32, float16, float64 or uint8"""
+    """float32, float16, float64, bfloat16 or uint8"""
     batch: int | None
     """None: any number of images"""
     height: int | None
     width: int | None
     channels: int | None
-    """3, or None where the file leaves it open"""
+    """3; 1 for grey; None where the file leaves it open"""
 
     @property
     def size(self) -> tuple[int, int] | None:
@@ -49,10 +52,10 @@ class ImageInput:
 
 
 def find_image_input(graph: onnx.GraphProto, weights: AbstractSet[str], where: str) -> ImageInput:
-    """Find the image input of a graph of which `keep_image_part` has kept one, and check that it takes RGB images.
+    """Find the image input of a graph of which `keep_image_part` has kept one, and check that it takes photos.
 
     Raises:
-        CannotAssessError: no input; a text encoder; no 4-D image input; not 3 colour channels; bfloat16.
+        CannotAssessError: no input; a text encoder; no 4-D image input; neither 3 colour channels nor 1; another type.
     """
     inputs = [value for value in graph.input if value.name not in weights]
     listed = ", ".join(describe_input(value) for value in inputs) or "none"
@@ -68,12 +71,12 @@ def find_image_input(graph: onnx.GraphProto, weights: AbstractSet[str], where: s
     shape = _shape(value) or ()
     layout = _layout(graph, value.name, shape)
     channels = shape[1 if layout == "NCHW" else 3]
-    if channels not in (3, None):
-        raise CannotAssessError(f"{where}: input {listed} has {channels} channels; photos have 3", hint)
+    if channels not in (1, 3, None):
+        raise CannotAssessError(f"{where}: input {listed} has {channels} channels; photos have 3, or 1 in grey", hint)
     if _kind(value) not in DTYPES:
         raise CannotAssessError(
             f"{where}: input {listed} is of type {TensorProto.DataType.Name(_kind(value)).lower()}; float32, "
-            "float16, float64 and uint8 can be fed",
+            "float16, bfloat16, float64 and uint8 can be fed",
             "export with float32 inputs",
         )
     height, width = (shape[2], shape[3]) if layout == "NCHW" else (shape[1], shape[2])
@@ -129,3 +132,37 @@ def _layout(graph: onnx.GraphProto, name: str, shape: tuple[int | None, ...]) ->
             if node.op_type in ELEMENTWISE_OPS:
                 names.update(node.output)
     return "NCHW"
+
+
+def fed_as(facts: PreprocessingFacts, image: ImageInput, where: Path) -> PreprocessingFacts:
+    """Adapt a preprocessing to the number of channels that the model takes: one channel gets photos in grey.
+
+    Mean and standard deviation of grey are one value, or three equal ones. Three different ones belong to colours:
+    their means are taken where the preprocessing was assumed anyway, which is never a PASS, and they are refused where
+    somebody gave them.
+
+    Raises:
+        UsageError: three different values; grey for a model that takes three channels.
+    """
+    given = facts.preprocessing
+    if image.channels != 1:
+        if given.color_order == "grey":
+            raise UsageError(
+                f"{where}: color_order is grey; the model takes {image.channels or 3} channels", "color_order RGB"
+            )
+        return facts
+    values = {"mean": given.mean, "std": given.std}
+    different = {name: triple for name, triple in values.items() if len(set(triple)) > 1}
+    if different and facts.source != "assumed":
+        name, triple = next(iter(different.items()))
+        raise UsageError(
+            f"{where}: {name} is {', '.join(f'{value:g}' for value in triple)}; the model takes one grey channel, "
+            "so it must be one value",
+            '--preprocess FILE with, for example, "mean": [0.5], "std": [0.5]',
+        )
+    changes: dict[str, object] = {name: (sum(triple) / 3,) * 3 for name, triple in different.items()}
+    changes["color_order"] = "grey"
+    shown = {name: f"{sum(triple) / 3:.8g}" for name, triple in values.items()} | {"color_order": "grey"}
+    origins = dict.fromkeys(different, "assumed: mean of the colours' values") | {"color_order": "model input"}
+    fields = tuple((name, shown.get(name, value), origins.get(name, origin)) for name, value, origin in facts.fields)
+    return facts.model_copy(update={"preprocessing": given.model_copy(update=changes), "fields": fields})

@@ -19,7 +19,7 @@ from robustcheck_onnx.checker.model import ModelFile, apply_pool, refuse_changed
 
 from .device import CPU, CUDA, cpu_threads, expects_gpu
 from .dynamic import scales_over_batch, with_fixed_scales, with_scales
-from .feed import IMAGE, PIXELS, feed, input_graph
+from .feed import BFLOAT16, IMAGE, PIXELS, as_array, as_ort_value, feed, input_graph
 from .session import ORT_FATAL, RUN_ERRORS, describe, device_memory, open_session, translate
 
 LARGEST_DIFFERENCE = 1e9  # relative; stands for "not finite any more" too, since records hold no infinity
@@ -135,9 +135,9 @@ class Runner:
     def run(self, pixels: Array) -> RunOutput:
         """Compute the representation of images, and the class scores where the model has some.
 
-        `pixels` is (image, height, width, 3): uint8 as `preprocess.apply_uint8` gives it, for a model that takes uint8
-        or a runner that knows the preprocessing; else float32 as `preprocess.apply` gives it. A fixed batch is filled
-        up by repeating the last image; the surplus is dropped, never an image.
+        `pixels` is (image, height, width, channel): uint8 as `preprocess.apply_uint8` gives it, for a model that takes
+        uint8 or a runner that knows the preprocessing; else float32 as `preprocess.apply` gives it. A fixed batch is
+        filled up by repeating the last image; the surplus is dropped, never an image.
 
         Raises:
             UsageError: wrong shape or type of `pixels`.
@@ -334,15 +334,22 @@ class Runner:
         name, missing = self.model.image_input.name, (self.fixed_batch or len(batch)) - len(batch)
         if missing:
             batch = np.concatenate([batch, np.repeat(batch[-1:], missing, axis=0)])
+        kinds = [self.model.image_input.dtype, *(o.type for o in session.get_outputs() if o.name in names)]
+        wide = any(BFLOAT16 in kind for kind in kinds)  # NumPy has no bfloat16: ONNX Runtime's own arrays go in and out
         if self._scaling is None or batch.dtype != np.uint8:
-            return list(session.run(names, {name: batch}, options))
+            if not wide:
+                return list(session.run(names, {name: batch}, options))
+            image = as_ort_value(batch, self.model.image_input)
+            return [as_array(value) for value in session.run_with_ort_values(names, {name: image}, options)]
         binding = self._scaling.io_binding()
         binding.bind_cpu_input(PIXELS, batch)
         binding.bind_output(IMAGE, *device_memory(self._scaling))
         self._scaling.run_with_iobinding(binding, options)
         binding.synchronize_outputs()
         (image,) = binding.get_outputs()
-        return list(session.run(names, {name: image}, options))
+        if not wide:
+            return list(session.run(names, {name: image}, options))
+        return [as_array(value) for value in session.run_with_ort_values(names, {name: image}, options)]
 
 
 def _representation(values: Array, model: ModelFile) -> Array:

@@ -131,9 +131,12 @@ def translate(error: Exception, model: ModelFile) -> CannotAssessError | Environ
     for pattern in SOURCE_NOISE:
         text = pattern.sub("", text)
     text = text.replace("Name:'' ", "").replace("Status Message: ", "")
-    return CannotAssessError(
-        f"{model.path}: ONNX Runtime {ort.__version__} refuses the model: {text[:400]}", f"robustcheck inspect {path}"
+    hint = (
+        "export it in float32, or run it on a GPU: --device cuda"
+        if "bfloat16" in text
+        else f"robustcheck inspect {path}"
     )
+    return CannotAssessError(f"{model.path}: ONNX Runtime {ort.__version__} refuses the model: {text[:400]}", hint)
 
 
 def _session(graph: bytes, model: ModelFile, providers: list[Any], level: str, threads: int) -> ort.InferenceSession:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from robustcheck_onnx.checker.evidence import Evidence, Execution, ImageFacts
+from robustcheck_onnx.checker.evidence import Evidence, Execution, ImageFacts, PreprocessingFacts
 from robustcheck_onnx.checker.text import short_digest
 from robustcheck_onnx.thresholds import profile as profiles
 from robustcheck_onnx.thresholds.profile import Profile
@@ -30,6 +30,7 @@ def notes_of(evidence: Evidence, profile: Profile) -> tuple[str, ...]:
         *_profile_notes(profile),
         *model_notes(evidence.model.synthetic, left_out=evidence.model.left_out),
         *_batch_note(evidence),
+        *grey_note(evidence.preprocessing),
         *image_notes(evidence.images),
         *execution_notes(evidence.execution),
         *plugged_in,
@@ -71,6 +72,13 @@ def _batch_note(evidence: Evidence) -> list[str]:
         "The verdict holds for batches of one image: this model's quantisers take their scale over the whole batch. "
         f"Each image ran alone (--batch-size 1); with others a representation changed by {together:.2g} (relative)."
     ]
+
+
+def grey_note(preprocessing: PreprocessingFacts) -> list[str]:
+    """Note that the model saw no colour."""
+    if preprocessing.preprocessing.color_order != "grey":
+        return []
+    return ["The model takes one channel: photos were fed in grey, as their luminance."]
 
 
 def image_notes(images: ImageFacts) -> list[str]:

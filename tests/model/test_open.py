@@ -51,8 +51,8 @@ def flat(inputs: Any, name: str) -> onnx.ModelProto:
         ([("audio", FLOAT, (None, 16000))], "input is audio float (?, 16000); an image input"),
         ([("x", FLOAT, (3, 8, 8))], "input is x float (3, 8, 8); an image input (batch, 3,"),
         ([("x", FLOAT, None)], "input is x float unknown; an image input"),
-        ([("x", FLOAT, (None, 1, 28, 28))], "x float (?, 1, 28, 28) has 1 channels; photos have 3"),
-        ([("x", TensorProto.BFLOAT16, (None, 3, 8, 8))], "is of type bfloat16; float32, float16"),
+        ([("x", FLOAT, (None, 4, 28, 28))], "x float (?, 4, 28, 28) has 4 channels; photos have 3, or 1 in grey"),
+        ([("x", TensorProto.INT8, (None, 3, 8, 8))], "is of type int8; float32, float16, bfloat16, float64 and uint8"),
     ],
 )
 def test_inputs_that_cannot_be_fed(opened: Any, inputs: Any, message: str) -> None:

@@ -31,6 +31,7 @@ pytestmark = pytest.mark.slow
 NCHW = ImageInput("x", "NCHW", "float32", None, None, None, None)
 TFLITE = IMAGENET.model_copy(update={"rescale": 1.0, "mean": (127.0,) * 3, "std": (128.0,) * 3, "color_order": "BGR"})
 BGR = IMAGENET.model_copy(update={"color_order": "BGR"})
+GREY = CLIP.model_copy(update={"color_order": "grey", "mean": (0.5,) * 3, "std": (0.25,) * 3})
 PHOTOS = ("chelsea.png", "rocket.jpg", "coffee.png")
 
 
@@ -44,7 +45,7 @@ def scaled(preprocessing: Preprocessing, image: ImageInput, pixels: NDArray[np.u
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "float64"])
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
-@pytest.mark.parametrize("preprocessing", [CLIP, BGR, TFLITE], ids=["clip", "imagenet, BGR", "tflite"])
+@pytest.mark.parametrize("preprocessing", [CLIP, BGR, TFLITE, GREY], ids=["clip", "imagenet, BGR", "tflite", "grey"])
 def test_the_graph_scales_as_numpy_does(preprocessing: Preprocessing, layout: str, dtype: str) -> None:
     photos = [skimage_data.photo(name) for name in PHOTOS]
     found = scaled(
