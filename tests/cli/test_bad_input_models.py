@@ -149,7 +149,12 @@ def model_rows() -> list[Row]:
             "detector.onnx: output 'dets' is an object detector's; one representation for each image is needed",
             "to look at its vision encoder: robustcheck inspect detector.onnx --tensor conv",
         ),
-        Row("four.onnx", 3, "four.onnx: input image float (?, 4, 8, 8) has 4 channels; photos have 3, or 1 in grey", ENCODER_ALONE),
+        Row(
+            "four.onnx",
+            3,
+            "four.onnx: input image float (?, 4, 8, 8) has 4 channels; photos have 3, or 1 in grey",
+            ENCODER_ALONE,
+        ),
         Row("infinite.onnx", 3, no_number("infinite.onnx"), "robustcheck inspect infinite.onnx"),
         Row("constant.onnx", 3, no_number("constant.onnx"), "robustcheck inspect constant.onnx"),
         Row(
