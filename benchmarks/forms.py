@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from planted import exports, precisions
+from planted import exports, optimised, precisions, written
 from planted.encoder import FEATURES, PLANTED_FEATURE
 from planted.form import Form
 
@@ -33,7 +33,12 @@ from robustcheck_onnx.checker.runtime.device import cpu_name
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "forms.md"
 COMMAND = Path(sys.executable).parent / "robustcheck"
-KINDS = {"exporters, opsets, inputs": exports, "precisions": precisions}
+KINDS = {
+    "exporters, opsets, inputs": exports,
+    "precisions": precisions,
+    "simplifiers and optimisers": optimised,
+    "ways to write a graph down": written,
+}
 LIMIT_S = 120  # for one check; most take one or two seconds
 WORKERS = 2
 PLAIN_Z = -12.1  # SD: where the planted feature lies in the plain form

@@ -13,7 +13,7 @@ from torch import Tensor
 from robustcheck_onnx.checker.model.supported import supported_versions
 
 from .encoder import PREPROCESSING, SIZE_PX
-from .form import IMAGE, Form, changed, encoder, exported
+from .form import IMAGE, REFUSES, Form, changed, encoder, exported
 
 OLDEST = 11
 LEGACY = range(OLDEST, 21)  # torch's legacy exporter ends at 20
@@ -48,11 +48,15 @@ def _converted(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
 
 def _exporters() -> Iterator[Form]:
     yield Form("legacy, no constant folding", "do_constant_folding=False", exported(do_constant_folding=False))
-    yield Form("legacy, weights as inputs too", "keep_initializers_as_inputs=True",
-               exported(keep_initializers_as_inputs=True))  # fmt: skip
+    yield Form(
+        "legacy, weights as inputs too", "keep_initializers_as_inputs=True", exported(keep_initializers_as_inputs=True)
+    )
     yield Form("dynamo, not optimised", "optimize=False", exported(dynamo=True, optimize=False))
-    yield Form("dynamo, external data", "as dynamo writes it by itself: model.onnx.data",
-               exported(dynamo=True, external_data=True))  # fmt: skip
+    yield Form(
+        "dynamo, external data",
+        "as dynamo writes it by itself: model.onnx.data",
+        exported(dynamo=True, external_data=True),
+    )
     yield Form("dynamo, batch fixed to 2", "no dynamic_shapes", exported(dynamo=True, axes=None))
 
 
@@ -61,14 +65,24 @@ def _batches_and_sizes() -> Iterator[Form]:
         image = torch.zeros(batch, 3, SIZE_PX, SIZE_PX)
         yield Form(f"batch {batch} alone", "no dynamic_axes", exported(axes=None, image=image))
     yield Form("any height and width", "positions interpolated", exported(of=_moving, axes=ANY_SIZE))
-    yield Form("any height and width, dynamo", "positions interpolated",
-               exported(of=_moving, axes=ANY_SIZE, dynamo=True))  # fmt: skip
-    yield Form("batch 1, any height and width", "positions interpolated",
-               exported(of=_moving, axes={2: "height", 3: "width"}, image=torch.zeros(1, 3, SIZE_PX, SIZE_PX)))  # fmt: skip
+    yield Form(
+        "any height and width, dynamo", "positions interpolated", exported(of=_moving, axes=ANY_SIZE, dynamo=True)
+    )
+    yield Form(
+        "batch 1, any height and width",
+        "positions interpolated",
+        exported(of=_moving, axes={2: "height", 3: "width"}, image=torch.zeros(1, 3, SIZE_PX, SIZE_PX)),
+    )
     yield Form("all four axes open", "also the channels", exported(of=_moving, axes={**ANY_SIZE, 1: "channels"}))
     yield Form("sizes of -1", "dim_value −1 for the batch", changed(_minus_one))
-    yield Form("sizes of 0", "dim_value 0 for the batch", changed(_zero), ("exit 3",),
-               "ONNX Runtime takes the 0 at its word", says="ONNX Runtime .* refuses")  # fmt: skip
+    yield Form(
+        "sizes of 0",
+        "dim_value 0 for the batch",
+        changed(_zero),
+        ("exit 3",),
+        "ONNX Runtime takes the 0 at its word",
+        says=REFUSES,
+    )
 
 
 def _moving() -> torch.nn.Module:
@@ -97,28 +111,53 @@ def _inputs() -> Iterator[Form]:
 
     own = {"preprocessing": PIXELS}
     yield Form("NHWC", "a Transpose first", exported(front, image=nhwc))
-    yield Form("NHWC, any size", "a Transpose first, all axes open", exported(
-        front, of=_moving, image=nhwc, axes={0: "n", 1: "h", 2: "w", 3: "c"}))  # fmt: skip
+    yield Form(
+        "NHWC, any size",
+        "a Transpose first, all axes open",
+        exported(front, of=_moving, image=nhwc, axes={0: "n", 1: "h", 2: "w", 3: "c"}),
+    )
     yield Form("uint8", "Cast, Div, Sub, Div in the graph", exported(scaled, image=nchw_bytes), **own)
-    yield Form("uint8, NHWC", "the same behind a Transpose", exported(
-        lambda x: scaled(front(x)), image=nhwc_bytes), **own)  # fmt: skip
-    yield Form("uint8, NHWC, scaled first", "the same before the Transpose", exported(
-        lambda x: front(scaled(x)), image=nhwc_bytes), **own)  # fmt: skip
+    yield Form(
+        "uint8, NHWC", "the same behind a Transpose", exported(lambda x: scaled(front(x)), image=nhwc_bytes), **own
+    )
+    yield Form(
+        "uint8, NHWC, scaled first",
+        "the same before the Transpose",
+        exported(lambda x: front(scaled(x)), image=nhwc_bytes),
+        **own,
+    )
     yield Form("0 to 255, float", "Div, Sub, Div in the graph", exported(scaled), **own)
-    yield Form("0 to 255, float, one Mul and one Add", "the normalisation folded", exported(
-        lambda x: x * (2 / 255) + -1.0), **own)  # fmt: skip
-    yield Form("0 to 1, float", "Sub and Div by channel in the graph", exported(
-        lambda x: (x - torch.full((1, 3, 1, 1), 0.5)) / torch.full((1, 3, 1, 1), 0.5)),
-        preprocessing=PREPROCESSING.model_copy(update={"mean": (0.0,) * 3, "std": (1.0,) * 3}))  # fmt: skip
-    yield Form("BGR", "channels turned in the graph", exported(lambda x: x[:, [2, 1, 0]]),
-               preprocessing=PREPROCESSING.model_copy(update={"color_order": "BGR"}))  # fmt: skip
+    yield Form(
+        "0 to 255, float, one Mul and one Add",
+        "the normalisation folded",
+        exported(lambda x: x * (2 / 255) + -1.0),
+        **own,
+    )
+    yield Form(
+        "0 to 1, float",
+        "Sub and Div by channel in the graph",
+        exported(lambda x: (x - torch.full((1, 3, 1, 1), 0.5)) / torch.full((1, 3, 1, 1), 0.5)),
+        preprocessing=PREPROCESSING.model_copy(update={"mean": (0.0,) * 3, "std": (1.0,) * 3}),
+    )
+    yield Form(
+        "BGR",
+        "channels turned in the graph",
+        exported(lambda x: x[:, [2, 1, 0]]),
+        preprocessing=PREPROCESSING.model_copy(update={"color_order": "BGR"}),
+    )
     grey = torch.zeros(2, 1, SIZE_PX, SIZE_PX)
     yield Form("grey", "one channel", exported(of=lambda: encoder(1), image=grey))
     yield Form("float16 input", "Cast first", exported(lambda x: x.float(), image=torch.zeros(2, 3, 64, 64).half()))
     yield Form("float64 input", "Cast first", exported(lambda x: x.float(), image=torch.zeros(2, 3, 64, 64).double()))
     yield Form("bfloat16 input", "Cast first", changed(_bfloat16_input))
-    yield Form("the image of rank unknown", "the input's shape is left out", changed(_no_shape),
-               ("PASS", "exit 3"), "nothing says that the input is an image", says="image input")  # fmt: skip
+    yield Form(
+        "the image of rank unknown",
+        "the input's shape is left out",
+        changed(_no_shape),
+        ("PASS", "exit 3"),
+        "nothing says that the input is an image",
+        says="image input",
+    )
     yield Form("input called 'input.1'", "as torch names it", exported(image_name="input.1"))
 
 

@@ -23,6 +23,7 @@ from .encoder import PREPROCESSING, SIZE_PX, Encoder, planted_encoder
 OPSET = 18  # of the plain form
 IMAGE, EMBEDDING = "pixel_values", "image_embeds"
 BATCH = {0: "batch"}
+REFUSES = "ONNX Runtime .* refuses"  # the message of exit 3
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def export(
     arguments = (image, *(value for _, value in more))
     dynamic: dict[str, Any] = {}
     if axes is not None and dynamo:
-        by_name = {size: torch.export.Dim.DYNAMIC for size in axes.values()}
+        by_name = dict.fromkeys(axes.values(), torch.export.Dim.DYNAMIC)
         image_axes = {axis: by_name[size] for axis, size in axes.items()}
         dynamic["dynamic_shapes"] = (image_axes, *({0: torch.export.Dim.DYNAMIC} for _ in more))
     elif axes is not None:
@@ -110,10 +111,16 @@ def export(
     with warnings.catch_warnings(), torch.no_grad(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            module.eval(), arguments, path, dynamo=dynamo, opset_version=opset, input_names=names,
-            output_names=list(outputs), verbose=False, **(dynamic | ({"external_data": False} if dynamo else {})
-            | options),
-        )  # fmt: skip
+            module.eval(),
+            arguments,
+            path,
+            dynamo=dynamo,
+            opset_version=opset,
+            input_names=names,
+            output_names=list(outputs),
+            verbose=False,
+            **(dynamic | ({"external_data": False} if dynamo else {}) | options),
+        )
     return path
 
 

@@ -23,12 +23,11 @@ from onnxruntime.quantization import (
 )
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from .encoder import planted_encoder, photos
-from .form import IMAGE, OPSET, Form, changed, export, exported, plain
+from .encoder import photos, planted_encoder
+from .form import IMAGE, OPSET, REFUSES, Form, changed, export, exported, plain
 
 N_CALIBRATION = 16
 NO_KERNEL = "ONNX Runtime's CPU provider has no kernel for it"
-REFUSES = "ONNX Runtime .* refuses"
 OVER_BATCH = "its activations are scaled over the batch: an image's numbers depend on its neighbours"
 
 
@@ -66,20 +65,39 @@ def _float16() -> Iterator[Form]:
     needs = ("onnxconverter_common",)
     tool = "onnxconverter_common.float16"
     yield Form("fp16, onnxconverter_common", tool, common(), needs=needs)
-    yield Form("fp16, onnxconverter_common, float in and out", f"{tool}, keep_io_types", common(keep_io_types=True),
-               needs=needs)  # fmt: skip
-    yield Form("fp16, onnxconverter_common, Softmax in fp32", f"{tool}, op_block_list",
-               common(op_block_list=["Softmax"]), needs=needs)  # fmt: skip
-    yield Form("fp16, onnxconverter_common, LayerNorm in fp32", f"{tool}, op_block_list",
-               common(op_block_list=["LayerNormalization"]), ("exit 3",),
-               "the converter forgets weights that torch shares by Identity: ONNX Runtime refuses mixed types",
-               says=REFUSES, needs=needs)  # fmt: skip
+    yield Form(
+        "fp16, onnxconverter_common, float in and out",
+        f"{tool}, keep_io_types",
+        common(keep_io_types=True),
+        needs=needs,
+    )
+    yield Form(
+        "fp16, onnxconverter_common, Softmax in fp32",
+        f"{tool}, op_block_list",
+        common(op_block_list=["Softmax"]),
+        needs=needs,
+    )
+    yield Form(
+        "fp16, onnxconverter_common, LayerNorm in fp32",
+        f"{tool}, op_block_list",
+        common(op_block_list=["LayerNormalization"]),
+        ("exit 3",),
+        "the converter forgets weights that torch shares by Identity: ONNX Runtime refuses mixed types",
+        says=REFUSES,
+        needs=needs,
+    )
     tool = "onnxruntime.transformers.float16"
     yield Form("fp16, ONNX Runtime", tool, of_transformers())
-    yield Form("fp16, ONNX Runtime, float in and out", f"{tool}, keep_io_types; it leaves the nodes unsorted",
-               of_transformers(keep_io_types=True))  # fmt: skip
-    yield Form("fp16, ONNX Runtime, LayerNorm in fp32", f"{tool}, op_block_list",
-               of_transformers(keep_io_types=True, op_block_list=["LayerNormalization", "Softmax"]))  # fmt: skip
+    yield Form(
+        "fp16, ONNX Runtime, float in and out",
+        f"{tool}, keep_io_types; it leaves the nodes unsorted",
+        of_transformers(keep_io_types=True),
+    )
+    yield Form(
+        "fp16, ONNX Runtime, LayerNorm in fp32",
+        f"{tool}, op_block_list",
+        of_transformers(keep_io_types=True, op_block_list=["LayerNormalization", "Softmax"]),
+    )
     yield Form("fp16, torch", "module.half()", _cast(torch.float16))
     yield Form("fp16 weights, fp32 graph", "each weight behind a Cast", changed(lambda m: _stored(m, np.float16)))
 
@@ -136,7 +154,7 @@ def static(**options: Any) -> Callable[[Path], None]:
     def make(folder: Path) -> None:
         source, target = folder / "source.onnx", folder / "model.onnx"
         onnx.save(plain(opset), source)
-        with _quiet():
+        with quiet():
             if prepared:
                 quant_pre_process(source, source)
             quantize_static(source, target, Photos(), **options)
@@ -146,7 +164,7 @@ def static(**options: Any) -> Callable[[Path], None]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep what the quantiser says off the terminal."""
     logging.disable(logging.WARNING)
     try:
@@ -165,20 +183,33 @@ def _static() -> Iterator[Form]:
                 options = {"quant_format": quant_format, "per_channel": per_channel, "activation_type": activations}
                 what = f"{layout}, {'per channel' if per_channel else 'per tensor'}, {name} activations"
                 yield Form(f"static {what}", "quantize_static, 16 photos", static(**options))
-                yield Form(f"static {what}, reduced range", "quantize_static, reduce_range",
-                           static(**options, reduce_range=True))  # fmt: skip
+                yield Form(
+                    f"static {what}, reduced range",
+                    "quantize_static, reduce_range",
+                    static(**options, reduce_range=True),
+                )
         for method in ("Entropy", "Percentile"):
-            yield Form(f"static {layout}, calibrated by {method}", f"CalibrationMethod.{method}",
-                       static(quant_format=quant_format, calibrate_method=CalibrationMethod[method]))  # fmt: skip
-        yield Form(f"static {layout}, prepared", "quant_pre_process first",
-                   static(quant_format=quant_format, prepared=True))  # fmt: skip
-        yield Form(f"static {layout}, uint8 weights", "weight_type QUInt8",
-                   static(quant_format=quant_format, weight_type=QuantType.QUInt8,
-                          activation_type=QuantType.QUInt8))  # fmt: skip
-        yield Form(f"static {layout}, MatMul alone", "op_types_to_quantize MatMul, Gemm",
-                   static(quant_format=quant_format, op_types_to_quantize=["MatMul", "Gemm"]))  # fmt: skip
-        yield Form(f"static {layout}, opset 13", "LayerNorm in plain operators",
-                   static(quant_format=quant_format, opset=13))  # fmt: skip
+            yield Form(
+                f"static {layout}, calibrated by {method}",
+                f"CalibrationMethod.{method}",
+                static(quant_format=quant_format, calibrate_method=CalibrationMethod[method]),
+            )
+        yield Form(
+            f"static {layout}, prepared", "quant_pre_process first", static(quant_format=quant_format, prepared=True)
+        )
+        yield Form(
+            f"static {layout}, uint8 weights",
+            "weight_type QUInt8",
+            static(quant_format=quant_format, weight_type=QuantType.QUInt8, activation_type=QuantType.QUInt8),
+        )
+        yield Form(
+            f"static {layout}, MatMul alone",
+            "op_types_to_quantize MatMul, Gemm",
+            static(quant_format=quant_format, op_types_to_quantize=["MatMul", "Gemm"]),
+        )
+        yield Form(
+            f"static {layout}, opset 13", "LayerNorm in plain operators", static(quant_format=quant_format, opset=13)
+        )
     for name, options in {
         "symmetric activations": {"ActivationSymmetric": True},
         "a float bias": {"QuantizeBias": False},
@@ -188,10 +219,16 @@ def _static() -> Iterator[Form]:
     }.items():
         yield Form(f"static QDQ, {name}", f"extra_options {', '.join(options)}", static(extra_options=options))
     for name, kind in {"uint16": QuantType.QUInt16, "int16": QuantType.QInt16}.items():
-        yield Form(f"static QDQ, {name} activations", f"activation_type {kind.name}", static(
-            activation_type=kind, weight_type=QuantType.QInt8, extra_options={"UseQDQContribOps": True}))  # fmt: skip
-        yield Form(f"static QDQ, {name} activations, opset 21", f"activation_type {kind.name}", static(
-            activation_type=kind, weight_type=QuantType.QInt8, opset=20))  # fmt: skip
+        yield Form(
+            f"static QDQ, {name} activations",
+            f"activation_type {kind.name}",
+            static(activation_type=kind, weight_type=QuantType.QInt8, extra_options={"UseQDQContribOps": True}),
+        )
+        yield Form(
+            f"static QDQ, {name} activations, opset 21",
+            f"activation_type {kind.name}",
+            static(activation_type=kind, weight_type=QuantType.QInt8, opset=20),
+        )
     for name, kind in {"int4": QuantType.QInt4, "uint4": QuantType.QUInt4}.items():
         yield Form(f"static QDQ, {name} weights", f"weight_type {kind.name}", static(weight_type=kind))
 
@@ -202,17 +239,27 @@ def _dynamic() -> Iterator[Form]:
             what = f"dynamic {name}{', per channel' if per_channel else ''}"
             make = _made_dynamic(weight_type=kind, per_channel=per_channel)
             yield Form(f"{what}, batches of 1", "quantize_dynamic", make, arguments=("--batch-size", "1"))
-            yield Form(f"{what}, batches of 32", "quantize_dynamic", make, ("PASS", "WARN"), OVER_BATCH,
-                       frozenset({"batch_dependent"}))  # fmt: skip
+            yield Form(
+                f"{what}, batches of 32",
+                "quantize_dynamic",
+                make,
+                ("PASS", "WARN"),
+                OVER_BATCH,
+                frozenset({"batch_dependent"}),
+            )
     make = _made_dynamic(op_types_to_quantize=["MatMul"])
-    yield Form("dynamic int8, MatMul alone, batches of 1", "quantize_dynamic, as optimum does", make,
-               arguments=("--batch-size", "1"))  # fmt: skip
+    yield Form(
+        "dynamic int8, MatMul alone, batches of 1",
+        "quantize_dynamic, as optimum does",
+        make,
+        arguments=("--batch-size", "1"),
+    )
 
 
 def _made_dynamic(**options: Any) -> Callable[[Path], None]:
     def make(folder: Path) -> None:
         onnx.save(plain(), folder / "source.onnx")
-        with _quiet():
+        with quiet():
             quantize_dynamic(folder / "source.onnx", folder / "model.onnx", **options)
         (folder / "source.onnx").unlink()
 
@@ -225,14 +272,27 @@ def _made_dynamic(**options: Any) -> Callable[[Path], None]:
 def _few_bits() -> Iterator[Form]:
     for block in (16, 32, 64, 128):
         for symmetric in (True, False):
-            yield Form(f"4-bit weights, blocks of {block}, {'symmetric' if symmetric else 'with zero points'}",
-                       "MatMulNBitsQuantizer, default", _nbits(block_size=block, is_symmetric=symmetric))  # fmt: skip
-    yield Form("4-bit weights, QDQ", "MatMulNBitsQuantizer, quant_format QDQ",
-               _nbits(block_size=32, quant_format=QuantFormat.QDQ, opset=21))  # fmt: skip
-    yield Form("4-bit weights, accuracy level 4", "MatMulNBitsQuantizer, accuracy_level 4",
-               _nbits(block_size=32, accuracy_level=4))  # fmt: skip
-    yield Form("4-bit weights, RTN", "RTNWeightOnlyQuantConfig", _nbits(algorithm="RTNWeightOnlyQuantConfig"),
-               needs=("neural_compressor",))  # fmt: skip
+            yield Form(
+                f"4-bit weights, blocks of {block}, {'symmetric' if symmetric else 'with zero points'}",
+                "MatMulNBitsQuantizer, default",
+                _nbits(block_size=block, is_symmetric=symmetric),
+            )
+    yield Form(
+        "4-bit weights, QDQ",
+        "MatMulNBitsQuantizer, quant_format QDQ",
+        _nbits(block_size=32, quant_format=QuantFormat.QDQ, opset=21),
+    )
+    yield Form(
+        "4-bit weights, accuracy level 4",
+        "MatMulNBitsQuantizer, accuracy_level 4",
+        _nbits(block_size=32, accuracy_level=4),
+    )
+    yield Form(
+        "4-bit weights, RTN",
+        "RTNWeightOnlyQuantConfig",
+        _nbits(algorithm="RTNWeightOnlyQuantConfig"),
+        needs=("neural_compressor",),
+    )
     yield Form("4-bit weights, HQQ", "HQQWeightOnlyQuantConfig", _nbits(algorithm="HQQWeightOnlyQuantConfig"))
     yield Form("8-bit weights, blocks of 32", "MatMulNBitsQuantizer, bits 8", _nbits(bits=8, block_size=32))
     yield Form("8-bit weights, blocks of 128", "MatMulNBitsQuantizer, bits 8", _nbits(bits=8, block_size=128))
@@ -251,7 +311,7 @@ def _nbits(*, algorithm: str = "", **options: Any) -> Callable[[Path], None]:
             model = onnx.version_converter.convert_version(model, opset)
         if algorithm:
             options["algo_config"] = getattr(nbits, algorithm)()
-        with _quiet():
+        with quiet():
             quantizer = nbits.MatMulNBitsQuantizer(model, **options)
             quantizer.process()
             quantizer.model.save_model_to_file(str(folder / "model.onnx"), False)
@@ -263,7 +323,7 @@ def _bnb4(kind: int) -> Callable[[Path], None]:
     def make(folder: Path) -> None:
         from onnxruntime.quantization.matmul_bnb4_quantizer import MatMulBnb4Quantizer
 
-        with _quiet():
+        with quiet():
             quantizer = MatMulBnb4Quantizer(plain(), kind, 64)
             quantizer.process()
             quantizer.model.save_model_to_file(str(folder / "model.onnx"), False)
