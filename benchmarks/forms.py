@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from planted import exports, optimised, precisions, written
+from planted import ends, exports, layouts, negatives, optimised, precisions, written
 from planted.encoder import FEATURES, PLANTED_FEATURE
 from planted.form import Form
 
@@ -38,6 +38,9 @@ KINDS = {
     "precisions": precisions,
     "simplifiers and optimisers": optimised,
     "ways to write a graph down": written,
+    "heads, tails, projections": ends,
+    "layouts of libraries and hubs": layouts,
+    "what must not pass": negatives,
 }
 LIMIT_S = 120  # for one check; most take one or two seconds
 WORKERS = 2

@@ -162,3 +162,13 @@ def exported(
         export(module, folder / "model.onnx", **options)
 
     return make
+
+
+def rename(model: onnx.ModelProto, names: dict[str, str]) -> None:
+    """Give tensors of a graph other names: old → new."""
+    for node in model.graph.node:
+        for listed in (node.input, node.output):
+            for index, name in enumerate(listed):
+                listed[index] = names.get(name, name)
+    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info, *model.graph.initializer):
+        value.name = names.get(value.name, value.name)

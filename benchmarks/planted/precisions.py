@@ -237,7 +237,7 @@ def _dynamic() -> Iterator[Form]:
     for name, kind in {"int8": QuantType.QInt8, "uint8": QuantType.QUInt8}.items():
         for per_channel in (False, True):
             what = f"dynamic {name}{', per channel' if per_channel else ''}"
-            make = _made_dynamic(weight_type=kind, per_channel=per_channel)
+            make = made_dynamic(weight_type=kind, per_channel=per_channel)
             yield Form(f"{what}, batches of 1", "quantize_dynamic", make, arguments=("--batch-size", "1"))
             yield Form(
                 f"{what}, batches of 32",
@@ -247,7 +247,7 @@ def _dynamic() -> Iterator[Form]:
                 OVER_BATCH,
                 frozenset({"batch_dependent"}),
             )
-    make = _made_dynamic(op_types_to_quantize=["MatMul"])
+    make = made_dynamic(op_types_to_quantize=["MatMul"])
     yield Form(
         "dynamic int8, MatMul alone, batches of 1",
         "quantize_dynamic, as optimum does",
@@ -256,7 +256,7 @@ def _dynamic() -> Iterator[Form]:
     )
 
 
-def _made_dynamic(**options: Any) -> Callable[[Path], None]:
+def made_dynamic(**options: Any) -> Callable[[Path], None]:
     def make(folder: Path) -> None:
         onnx.save(plain(), folder / "source.onnx")
         with quiet():

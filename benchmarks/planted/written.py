@@ -13,7 +13,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from .encoder import FEATURES
-from .form import EMBEDDING, IMAGE, OPSET, REFUSES, Form, changed, exported, plain
+from .form import EMBEDDING, IMAGE, OPSET, REFUSES, Form, changed, exported, plain, rename
 from .precisions import static
 
 ODD = 'a "b" /é\\ $(c) --d ☃'
@@ -60,15 +60,6 @@ def _written_down() -> Iterator[Form]:
     )
     yield Form("odd name of the file", f"as {ODD!r}", _odd_file)
     yield Form("suffix in capitals", "MODEL.ONNX", _capitals)
-
-
-def _rename(model: onnx.ModelProto, names: dict[str, str]) -> None:
-    for node in model.graph.node:
-        for listed in (node.input, node.output):
-            for index, name in enumerate(listed):
-                listed[index] = names.get(name, name)
-    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info, *model.graph.initializer):
-        value.name = names.get(value.name, value.name)
 
 
 def _constants(model: onnx.ModelProto) -> None:
@@ -128,11 +119,11 @@ def _sparse(model: onnx.ModelProto) -> None:
 def _odd_tensors(model: onnx.ModelProto) -> None:
     made = [name for node in model.graph.node for name in node.output if name != EMBEDDING]
     names = [*made, *(weight.name for weight in model.graph.initializer)]
-    _rename(model, {name: f"{ODD} {index}" for index, name in enumerate(names)})
+    rename(model, {name: f"{ODD} {index}" for index, name in enumerate(names)})
 
 
 def _odd_input(model: onnx.ModelProto) -> None:
-    _rename(model, {IMAGE: ODD})
+    rename(model, {IMAGE: ODD})
 
 
 def _nameless(model: onnx.ModelProto) -> None:
@@ -160,7 +151,7 @@ def _unused_weight(model: onnx.ModelProto) -> None:
 
 
 def _deep(model: onnx.ModelProto) -> None:
-    _rename(model, {EMBEDDING: "deep_0"})
+    rename(model, {EMBEDDING: "deep_0"})
     model.graph.output[0].name = EMBEDDING
     names = [f"deep_{index}" for index in range(DEEP)] + [EMBEDDING]
     model.graph.node.extend(helper.make_node("Identity", [a], [b]) for a, b in itertools.pairwise(names))
