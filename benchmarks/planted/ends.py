@@ -323,19 +323,16 @@ def _projections() -> Iterator[Form]:
         "mean over tokens, projected",
         "LayerNorm, mean, MatMul",
         exported(of=lambda: _pooled(lambda t: t.mean(1))),
-        planted_z=False,
     )
     yield Form(
         "attention pool, projected",
         "softmax over tokens, as CLIP's ResNets",
         exported(of=lambda: _pooled(_attention_pool())),
-        planted_z=False,
     )
     yield Form(
         "map of 512 features",
         "(batch, 512, 4, 4) from a Conv 1 × 1",
         exported(of=_feature_map, outputs=("features",)),
-        planted_z=False,
     )
     yield Form("average over two views", "(f(image) + f(turned image)) / 2", exported(of=_TwoViews))
 

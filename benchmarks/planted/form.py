@@ -6,7 +6,7 @@ import contextlib
 import io
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from robustcheck_onnx.checker.evidence import Preprocessing
 
-from .encoder import PREPROCESSING, SIZE_PX, Encoder, planted_encoder
+from .encoder import FEATURES, PREPROCESSING, SIZE_PX, Encoder, planted_encoder
 
 OPSET = 18  # of the plain form
 IMAGE, EMBEDDING = "pixel_values", "image_embeds"
@@ -49,8 +49,8 @@ class Form:
     """import packages that make it"""
     preprocessing: Preprocessing | None = PREPROCESSING
     """written beside the model; None: the form brings its own"""
-    planted_z: bool = field(default=True)
-    """whether a PASS must rest on the planted feature, about as far out as in the plain form"""
+    features: int = FEATURES
+    """of the embedding; a PASS must rest on the planted one"""
 
     def missing(self) -> str:
         """The first package that is not installed; "" where all are."""

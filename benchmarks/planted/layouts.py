@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -22,6 +23,7 @@ VISION = ("last_hidden_state", "pooler_output")
 TOKENS = 16  # of a text
 SMALL = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 1, "num_attention_heads": 4}
 TEXT = {"num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 100, "max_position_embeddings": TOKENS}
+TEXT |= {"bos_token_id": 98, "eos_token_id": 99}
 PIXELS = {"image_size": 64, "patch_size": 16, "attn_implementation": "eager"}
 HUB_PREPROCESSING = {
     "image_processor_type": "ViTImageProcessor",
@@ -71,9 +73,11 @@ class _Outputs(nn.Module):
         super().__init__()
         self.model, self.outputs = model, outputs
 
-    def forward(self, pixel_values: Tensor, *text: Tensor) -> tuple[Tensor, ...]:
-        named = dict(zip(("input_ids", "attention_mask"), text, strict=False))
-        made = self.model(pixel_values=pixel_values, **named)
+    def forward(self, pixel_values: Tensor, input_ids: Any = None, attention_mask: Any = None) -> tuple[Tensor, ...]:
+        named = {"input_ids": input_ids, "attention_mask": attention_mask}
+        made = self.model(
+            pixel_values=pixel_values, **{key: value for key, value in named.items() if value is not None}
+        )
         return tuple(made[name] for name in self.outputs)
 
 
@@ -107,14 +111,12 @@ def _dual_encoders() -> Iterator[Form]:
     yield Form(
         "CLIP of transformers, dynamo", f"CLIPModel: {what}", _dual(lambda: _Outputs(_clip(), DUAL), dynamo=True)
     )
-    yield Form(
-        "SigLIP of transformers", f"SiglipModel: {what}", _dual(lambda: _Outputs(_siglip(), DUAL)), planted_z=False
-    )
+    yield Form("SigLIP of transformers", f"SiglipModel: {what}", _dual(lambda: _Outputs(_siglip(), DUAL)), features=384)
     yield Form(
         "SigLIP of transformers, no mask",
         "SiglipModel: pixel_values, input_ids",
         _dual(lambda: _Outputs(_siglip(), DUAL), mask=False),
-        planted_z=False,
+        features=384,
     )
     yield Form("an input that nothing reads", "pixel_values, input_ids", changed(_unread_input))
 
@@ -184,7 +186,7 @@ def _seeded(model: nn.Module) -> nn.Module:
 def _clip() -> nn.Module:
     from transformers import CLIPConfig, CLIPModel
 
-    text = TEXT | {"hidden_size": 64, "intermediate_size": 128, "eos_token_id": 99, "bos_token_id": 98}
+    text = TEXT | {"hidden_size": 64, "intermediate_size": 128}
     configuration = CLIPConfig(
         vision_config=SMALL | PIXELS, text_config=text, projection_dim=FEATURES, attn_implementation="eager"
     )
@@ -229,7 +231,7 @@ def _vision_models() -> Iterator[Form]:
         "SiglipVisionModel",
         tokens,
         exported(of=lambda: _Outputs(_siglip().vision_model, VISION), outputs=VISION),
-        planted_z=False,
+        features=384,
     )
     for name in ("ViTModel", "Dinov2Model"):
         reasons = ("end_not_calibrated",)
@@ -257,15 +259,10 @@ def _vision_models() -> Iterator[Form]:
     yield warns(
         "ViTForImageClassification",
         "logits",
-        exported(None, linear_head, of=lambda: _Outputs(_vision("ViTModel"), VISION[:1]), outputs=("logits",)),
+        exported(of=lambda: _Outputs(_vision("ViTForImageClassification"), ("logits",)), outputs=("logits",)),
         "its head reads a LayerNorm's output",
         "end_not_calibrated",
     )
-
-
-def linear_head(made: tuple[Tensor, ...]) -> Tensor:
-    """Ten classes from the class token."""
-    return made[0][:, 0] @ torch.linspace(-1, 1, 3840).reshape(384, 10) + torch.ones(10)
 
 
 class _Projected(nn.Module):
@@ -278,7 +275,7 @@ class _Projected(nn.Module):
 def _vision(name: str) -> nn.Module:
     import transformers
 
-    configuration = getattr(transformers, name.replace("Model", "Config"))
+    configuration = getattr(transformers, re.split("Model|For", name)[0] + "Config")
     return _seeded(getattr(transformers, name)(configuration(**(SMALL | PIXELS | {"hidden_size": 384}))))
 
 
@@ -291,6 +288,7 @@ def _hub() -> Iterator[Form]:
         more = ("--batch-size", "1") if name == "model_quantized.onnx" else ()
         yield _hub_form(f"a hub's onnx/{name}", root, lambda f, n=name: _repository(f) / n, more)
     yield _hub_form("a hub's onnx/ with model.onnx alone", root, _one_export)
+    yield _hub_form("a hub's repository, given as a folder", "robustcheck check FOLDER", _folder)
     yield _hub_form("a hub's folder with external data", f"{root}; model.onnx_data", _external)
     yield _hub_form("a hub's vision_model.onnx", f"{root}; text_model.onnx beside it", _towers)
     yield _hub_form(
@@ -308,6 +306,11 @@ def _hub() -> Iterator[Form]:
         lambda f: _above(f, _transformers, "p"),
         ("--preprocess", "{folder}/../p/preprocessor_config.json"),
     )
+
+
+def _folder(folder: Path) -> Path:
+    _above(folder / "repository", _transformers)
+    return folder / "repository"
 
 
 def _hub_form(name: str, done: str, make: Callable[[Path], Path], arguments: tuple[str, ...] = ()) -> Form:
@@ -362,7 +365,7 @@ def _beside(folder: Path, configure: Callable[[Path], None]) -> Path:
 
 
 def _above(folder: Path, configure: Callable[[Path], None], config_folder: str = "") -> Path:
-    (folder / "onnx").mkdir()
+    (folder / "onnx").mkdir(parents=True)
     (folder / config_folder).mkdir(exist_ok=True)
     configure(folder / config_folder)
     onnx.save(plain(), folder / "onnx" / "model.onnx")

@@ -55,11 +55,13 @@ def _activated() -> Iterator[Form]:
         )
     yield warns("squashed: tanh", "behind the embedding", _behind(torch.tanh), "bounded", END)
     yield warns("squashed: softmax", "output image_embeds", _behind(lambda x: x.softmax(1)), "probabilities")
+    gate = linear(FEATURES)
     yield warns(
         "gated by a sigmoid",
         "x · sigmoid(W x)",
-        _behind(lambda x, gate=linear(FEATURES): torch.sigmoid(gate(x))),
-        "bounded and positive",
+        _behind(lambda x: x * torch.sigmoid(gate(x))),
+        "no reference representation ends so",
+        END,
     )
     yield warns(
         "a linear map of rectified features",
@@ -175,14 +177,14 @@ def _normalised() -> Iterator[Form]:
     yield warns(
         "pooled branch in a sum",
         "class token's projection + ReduceMax of the tokens'",
-        _of(lambda t: t[:, 0] @ p + (t @ p).amax(1)),
+        _of(lambda t: t[:, 0] @ p + (t @ (0.1 * p)).amax(1)),
         "one pooled branch is enough",
         END,
     )
     yield warns(
         "rectified branch in a sum",
         "class token's projection + ReLU",
-        _of(lambda t: t[:, 0] @ p + torch.relu(-t[:, 0] @ p)),
+        _of(lambda t: t[:, 0] @ p + torch.relu(t[:, 0] @ (-0.1 * p))),
         "one activated branch is enough",
         END,
     )
@@ -223,6 +225,7 @@ class _Views(nn.Module):
 
 
 def _mixed_up() -> Iterator[Form]:
+    narrow, hidden, head = linear(width=WIDTH), linear(768), linear(width=768)
     torch.manual_seed(6)
     turn = torch.linalg.qr(torch.randn(FEATURES, FEATURES))[0]
     turned = encoder().projection @ turn
@@ -247,12 +250,11 @@ def _mixed_up() -> Iterator[Form]:
     yield warns(
         "scores behind a softmax, no projection",
         "a classifier on the class token",
-        exported(of=lambda: Tokens(lambda t, head=linear(width=WIDTH): head(t[:, 0]).softmax(1)), outputs=("probs",)),
+        exported(of=lambda: Tokens(lambda t: narrow(t[:, 0]).softmax(1)), outputs=("probs",)),
         "its features are a LayerNorm's of 128",
         END,
         "width_not_calibrated",
     )
-    hidden, head = linear(768), linear(width=768)
     yield warns(
         "an MLP head",
         "Linear, ReLU, Linear",

@@ -287,13 +287,9 @@ def _few_bits() -> Iterator[Form]:
         "MatMulNBitsQuantizer, accuracy_level 4",
         _nbits(block_size=32, accuracy_level=4),
     )
-    yield Form(
-        "4-bit weights, RTN",
-        "RTNWeightOnlyQuantConfig",
-        _nbits(algorithm="RTNWeightOnlyQuantConfig"),
-        needs=("neural_compressor",),
-    )
-    yield Form("4-bit weights, HQQ", "HQQWeightOnlyQuantConfig", _nbits(algorithm="HQQWeightOnlyQuantConfig"))
+    for name in ("RTN", "KQuant", "HQQ"):
+        algorithm = f"{name}WeightOnlyQuantConfig"
+        yield Form(f"4-bit weights, {name}", algorithm, _nbits(algorithm=algorithm, block_size=32))
     yield Form("8-bit weights, blocks of 32", "MatMulNBitsQuantizer, bits 8", _nbits(bits=8, block_size=32))
     yield Form("8-bit weights, blocks of 128", "MatMulNBitsQuantizer, bits 8", _nbits(bits=8, block_size=128))
     for number, name in enumerate(("FP4", "NF4")):
