@@ -25,7 +25,7 @@ from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 
-from planted import ends, exports, layouts, negatives, optimised, precisions, written
+from planted import ends, exports, hub, layouts, negatives, optimised, precisions, written
 from planted.encoder import PLANTED_FEATURE
 from planted.form import Form
 
@@ -40,7 +40,8 @@ KINDS: dict[str, ModuleType] = {
     "simplifiers and optimisers": optimised,
     "ways to write a graph down": written,
     "heads, tails, projections": ends,
-    "layouts of libraries and hubs": layouts,
+    "inputs and outputs as libraries give them": layouts,
+    "repositories of a hub": hub,
     "what must not pass": negatives,
 }
 LIMIT_S = 120  # for one check; most take one or two seconds

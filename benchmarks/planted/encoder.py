@@ -49,13 +49,27 @@ class Attention(nn.Module):
         return y
 
 
-class Block(nn.Module):
-    """A pre-norm transformer block."""
+class SwiGlu(nn.Module):
+    """The MLP of EVA-02 and DINOv2-g: W₃ (W₁ x · SiLU(W₂ x))."""
 
     def __init__(self) -> None:
         super().__init__()
+        self.value, self.gate = nn.Linear(WIDTH, 2 * WIDTH), nn.Linear(WIDTH, 2 * WIDTH)
+        self.out = nn.Linear(2 * WIDTH, WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.out(self.value(x) * nn.functional.silu(self.gate(x)))
+        return y
+
+
+class Block(nn.Module):
+    """A pre-norm transformer block."""
+
+    def __init__(self, *, gated: bool) -> None:
+        super().__init__()
         self.norm_1, self.norm_2, self.attention = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH), Attention()
-        self.mlp = nn.Sequential(nn.Linear(WIDTH, 2 * WIDTH), nn.GELU(), nn.Linear(2 * WIDTH, WIDTH))
+        plain = (nn.Linear(WIDTH, 2 * WIDTH), nn.GELU(), nn.Linear(2 * WIDTH, WIDTH))
+        self.mlp = SwiGlu() if gated else nn.Sequential(*plain)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attention(self.norm_1(x))
@@ -66,13 +80,13 @@ class Block(nn.Module):
 class Trunk(nn.Module):
     """Image (image, channel, 64, 64) → tokens (image, 1 + patches, 128), the class token first, after a LayerNorm."""
 
-    def __init__(self, channels: int = 3, *, moves: bool = False) -> None:
-        """`moves`: the positions are interpolated to the size of the image."""
+    def __init__(self, channels: int, blocks: int, *, moves: bool, gated: bool) -> None:
+        """`moves`: the positions are interpolated to the size of the image; `gated`: SwiGLU instead of an MLP."""
         super().__init__()
         self.patches = nn.Conv2d(channels, WIDTH, PATCH_PX, PATCH_PX, bias=False)
         self.class_token = nn.Parameter(torch.randn(1, 1, WIDTH) * 0.02)
         self.positions = nn.Parameter(torch.randn(1, WIDTH, SIZE_PX // PATCH_PX, SIZE_PX // PATCH_PX) * 0.1)
-        self.blocks = nn.Sequential(*(Block() for _ in range(BLOCKS)))
+        self.blocks = nn.Sequential(*(Block(gated=gated) for _ in range(blocks)))
         self.norm = nn.LayerNorm(WIDTH)
         self.moves = moves
         nn.init.normal_(self.patches.weight, std=(channels * PATCH_PX**2) ** -0.5)
@@ -117,10 +131,10 @@ def plant(tokens: Tensor, features: int = FEATURES) -> Tensor:
     return projection
 
 
-def planted_encoder(channels: int = 3, *, moves: bool = False) -> Encoder:
+def planted_encoder(channels: int = 3, blocks: int = BLOCKS, *, moves: bool = False, gated: bool = False) -> Encoder:
     """The encoder with seeded weights; the feature is planted on the bundled photos."""
     torch.manual_seed(SEED)
-    trunk = Trunk(channels, moves=moves).eval()
+    trunk = Trunk(channels, blocks, moves=moves, gated=gated).eval()
     pixels = torch.from_numpy(photos())
     with torch.no_grad():
         tokens = trunk(pixels if channels == 3 else pixels.mean(1, keepdim=True))[:, 0]

@@ -1,4 +1,4 @@
-"""Forms by how the file was exported: exporter, opset, batch, size, and what the image input takes."""
+"""Forms by how the file was exported (exporter, opset, batch, size, image input), and by the depth of the trunk."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from robustcheck_onnx.checker.model.supported import supported_versions
 
-from .encoder import PREPROCESSING, SIZE_PX
+from .encoder import PREPROCESSING, SIZE_PX, planted_encoder
 from .form import IMAGE, REFUSES, Form, changed, encoder, exported
 
 OLDEST = 11
@@ -39,6 +39,7 @@ def forms() -> Iterator[Form]:
     yield from _exporters()
     yield from _batches_and_sizes()
     yield from _inputs()
+    yield from _trunks()
 
 
 def _converted(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
@@ -172,3 +173,10 @@ def _bfloat16_input(model: onnx.ModelProto) -> None:
 
 def _no_shape(model: onnx.ModelProto) -> None:
     model.graph.input[0].type.tensor_type.ClearField("shape")
+
+
+def _trunks() -> Iterator[Form]:
+    for blocks, gated in ((12, True), (24, True), (48, False)):
+        name = f"{blocks} blocks{' with SwiGLU' if gated else ''}"
+        deep = exported(of=lambda n=blocks, g=gated: planted_encoder(blocks=n, gated=g))  # type: ignore[misc]
+        yield Form(name, "as EVA-02 and DINOv2-g have" if gated else "deep", deep)

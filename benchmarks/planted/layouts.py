@@ -1,8 +1,7 @@
-"""Forms by the layout that a library or a hub gives: several inputs and outputs, and where the files lie."""
+"""Forms by the inputs and outputs that libraries give: image and text in one file, and the classes of transformers."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
@@ -14,9 +13,9 @@ import torch
 from onnx import TensorProto, helper
 from torch import Tensor, nn
 
-from .encoder import FEATURES, PLANTED_FEATURE, PLANTED_SD, PREPROCESSING, photos, plant
-from .form import EMBEDDING, Form, changed, encoder, export, exported, plain, warns
-from .precisions import made_dynamic, static
+from .encoder import FEATURES, PLANTED_FEATURE, PLANTED_SD, photos, plant
+from .form import EMBEDDING, Form, changed, encoder, export, exported, warns
+from .precisions import static
 
 DUAL = ("logits_per_image", "logits_per_text", "text_embeds", "image_embeds")  # optimum's order
 VISION = ("last_hidden_state", "pooler_output")
@@ -25,24 +24,12 @@ SMALL = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 1, "
 TEXT = {"num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 100, "max_position_embeddings": TOKENS}
 TEXT |= {"bos_token_id": 98, "eos_token_id": 99}
 PIXELS = {"image_size": 64, "patch_size": 16, "attn_implementation": "eager"}
-HUB_PREPROCESSING = {
-    "image_processor_type": "ViTImageProcessor",
-    "do_resize": True,
-    "size": {"height": 64, "width": 64},
-    "resample": 2,
-    "do_rescale": True,
-    "rescale_factor": 1 / 255,
-    "do_normalize": True,
-    "image_mean": [0.5] * 3,
-    "image_std": [0.5] * 3,
-}
 
 
 def forms() -> Iterator[Form]:
     """Every form of this kind."""
     yield from _dual_encoders()
     yield from _vision_models()
-    yield from _hub()
 
 
 # ------------------------------------------------------------------------------- image and text in one file
@@ -129,7 +116,7 @@ def _dual_int8(make: Callable[[Path], None]) -> Callable[[Path], None]:
         model = onnx.load(folder / "model.onnx")
         module = Dual(("text_embeds",))
         ids, mask = torch.zeros(2, TOKENS, dtype=torch.int64), torch.ones(2, TOKENS, dtype=torch.int64)
-        text = _Text(module)
+        text = Text(module)
         export(
             text,
             folder / "text.onnx",
@@ -154,7 +141,9 @@ def _dual_int8(make: Callable[[Path], None]) -> Callable[[Path], None]:
     return both
 
 
-class _Text(nn.Module):
+class Text(nn.Module):
+    """The text encoder alone."""
+
     def __init__(self, dual: Dual) -> None:
         super().__init__()
         self.words = dual.words
@@ -277,124 +266,3 @@ def _vision(name: str) -> nn.Module:
 
     configuration = getattr(transformers, re.split("Model|For", name)[0] + "Config")
     return _seeded(getattr(transformers, name)(configuration(**(SMALL | PIXELS | {"hidden_size": 384}))))
-
-
-# ------------------------------------------------------------------------------------------- a hub's folders
-
-
-def _hub() -> Iterator[Form]:
-    root = "preprocessor_config.json in the root, onnx/ below it"
-    for name in ("model.onnx", "model_fp16.onnx", "model_quantized.onnx"):
-        more = ("--batch-size", "1") if name == "model_quantized.onnx" else ()
-        yield _hub_form(f"a hub's onnx/{name}", root, lambda f, n=name: _repository(f) / n, more)
-    yield _hub_form("a hub's onnx/ with model.onnx alone", root, _one_export)
-    yield _hub_form("a hub's repository, given as a folder", "robustcheck check FOLDER", _folder)
-    yield _hub_form("a hub's folder with external data", f"{root}; model.onnx_data", _external)
-    yield _hub_form("a hub's vision_model.onnx", f"{root}; text_model.onnx beside it", _towers)
-    yield _hub_form(
-        "open_clip's repository", "open_clip_config.json beside the model", lambda f: _beside(f, _open_clip)
-    )
-    yield _hub_form("open_clip's repository, onnx/", "open_clip_config.json above", lambda f: _above(f, _open_clip))
-    yield _hub_form("timm's repository", "config.json beside the model", lambda f: _beside(f, _timm))
-    yield _hub_form("timm's repository, onnx/", "config.json above", lambda f: _above(f, _timm))
-    yield _hub_form(
-        "transformers' repository", "preprocessor_config.json beside the model", lambda f: _beside(f, _transformers)
-    )
-    yield _hub_form(
-        "--preprocess FILE",
-        "preprocessor_config.json elsewhere",
-        lambda f: _above(f, _transformers, "p"),
-        ("--preprocess", "{folder}/../p/preprocessor_config.json"),
-    )
-
-
-def _folder(folder: Path) -> Path:
-    _above(folder / "repository", _transformers)
-    return folder / "repository"
-
-
-def _hub_form(name: str, done: str, make: Callable[[Path], Path], arguments: tuple[str, ...] = ()) -> Form:
-    return Form(name, done, make, arguments=arguments, preprocessing=None)
-
-
-def _repository(folder: Path) -> Path:
-    """Three exports of one model, as a hub's script writes them; gives onnx/."""
-    from onnxruntime.transformers import float16
-
-    _transformers(folder)
-    (folder / "config.json").write_text(json.dumps({"model_type": "clip_vision_model"}), encoding="utf-8")
-    place = folder / "onnx"
-    place.mkdir()
-    made_dynamic(op_types_to_quantize=["MatMul"])(place)
-    (place / "model.onnx").replace(place / "model_quantized.onnx")
-    onnx.save(plain(), place / "model.onnx")
-    onnx.save(float16.convert_float_to_float16(plain()), place / "model_fp16.onnx")
-    return place
-
-
-def _one_export(folder: Path) -> Path:
-    return _above(folder, _transformers)
-
-
-def _external(folder: Path) -> Path:
-    _transformers(folder)
-    (folder / "onnx").mkdir()
-    path = folder / "onnx" / "model.onnx"
-    onnx.save(plain(), path, save_as_external_data=True, location="model.onnx_data")
-    return path
-
-
-def _towers(folder: Path) -> Path:
-    path = _above(folder, _transformers).rename(folder / "onnx" / "vision_model.onnx")
-    ids = torch.zeros(2, TOKENS, dtype=torch.int64)
-    export(
-        _Text(Dual()),
-        folder / "onnx" / "text_model.onnx",
-        outputs=("text_embeds",),
-        image=ids,
-        image_name="input_ids",
-        more=[("attention_mask", torch.ones_like(ids))],
-    )
-    return path
-
-
-def _beside(folder: Path, configure: Callable[[Path], None]) -> Path:
-    configure(folder)
-    onnx.save(plain(), folder / "model.onnx")
-    return folder / "model.onnx"
-
-
-def _above(folder: Path, configure: Callable[[Path], None], config_folder: str = "") -> Path:
-    (folder / "onnx").mkdir(parents=True)
-    (folder / config_folder).mkdir(exist_ok=True)
-    configure(folder / config_folder)
-    onnx.save(plain(), folder / "onnx" / "model.onnx")
-    return folder / "onnx" / "model.onnx"
-
-
-def _transformers(folder: Path) -> None:
-    (folder / "preprocessor_config.json").write_text(json.dumps(HUB_PREPROCESSING), encoding="utf-8")
-
-
-def _open_clip(folder: Path) -> None:
-    values = {"mean": PREPROCESSING.mean, "std": PREPROCESSING.std, "interpolation": "bilinear"}
-    text = json.dumps(
-        {
-            "model_cfg": {"vision_cfg": {"image_size": 64}},
-            "preprocess_cfg": values | {"size": [64, 64], "resize_mode": "squash"},
-        }
-    )
-    (folder / "open_clip_config.json").write_text(text, encoding="utf-8")
-
-
-def _timm(folder: Path) -> None:
-    values = {
-        "input_size": [3, 64, 64],
-        "interpolation": "bilinear",
-        "crop_pct": 1.0,
-        "crop_mode": "squash",
-        "mean": PREPROCESSING.mean,
-        "std": PREPROCESSING.std,
-    }
-    text = json.dumps({"architecture": "vit_tiny", "pretrained_cfg": values})
-    (folder / "config.json").write_text(text, encoding="utf-8")

@@ -8,7 +8,7 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
-from .encoder import FEATURES, PLANTED_FEATURE, WIDTH, Trunk
+from .encoder import BLOCKS, FEATURES, PLANTED_FEATURE, WIDTH, Trunk
 from .ends import Tokens, frozen, linear
 from .form import EMBEDDING, Form, encoder, exported, warns
 
@@ -331,5 +331,5 @@ class _Training(nn.Module):
 def _untrained() -> nn.Module:
     torch.manual_seed(7)
     projection = torch.randn(WIDTH, FEATURES)
-    trunk = Trunk().requires_grad_(False)
+    trunk = Trunk(3, BLOCKS, moves=False, gated=False).requires_grad_(False)
     return nn.Sequential(trunk, _Lambda(lambda t: t[:, 0] @ projection))
