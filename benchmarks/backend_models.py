@@ -95,10 +95,9 @@ def inspect_by_command(name: str, path: Path) -> Answer:
 
 
 def kind(message: str) -> str:
-    """A message without what differs from file to file: names in quotes, numbers, what follows a colon."""
-    text = re.sub(r"'[^']*'|`[^`]*`", "'…'", message.removeprefix("error: "))
-    text = re.sub(r"\d+", "N", re.split(r": |; ", text)[0])
-    return re.sub(r"^((?:inputs|outputs|output|input|operator)) \S+(?:, \S+)*", r"\1 …", text)[:90]
+    """The rule that a message states (behind its first semicolon), else the message, without names in quotes."""
+    parts = message.removeprefix("error: ").split("; ")
+    return re.sub(r"'[^']*'|`[^`]*`", "'…'", parts[1] if len(parts) > 1 else parts[0])[:90]
 
 
 def table(answers: list[Answer]) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -37,6 +38,7 @@ RECORDS = HERE / "results" / "sweep.jsonl"
 LIBRARIES = ("timm", "open_clip", "torchvision")
 EXPORT_S, OPEN_S, RUN_S, CHECK_S = 600, 60, 300, 300  # limits, s
 OTHER_NAME = "output"  # an open_clip export is opened once more with this name of its output
+FAMILY = re.compile(r"(wide_)?[a-z]+")  # of torchvision's names: the first word
 IMAGES = 8  # of the check: it has to get through, its statistics mean nothing
 
 
@@ -58,7 +60,9 @@ def architectures() -> Iterator[Architecture]:
         for family, names in table[library].items():
             yield from (Architecture(library, family, name, options.get(name, {})) for name in names)
     for name in torchvision.models.list_models(module=torchvision.models):
-        yield Architecture("torchvision", name.rstrip("0123456789").split("_")[0].rstrip("0123456789"), name)
+        matched = FAMILY.match(name)
+        assert matched is not None
+        yield Architecture("torchvision", matched[0], name)
 
 
 def measure(architecture: Architecture) -> dict[str, Any]:
@@ -94,9 +98,7 @@ def check(path: Path) -> dict[str, Any]:
     words = ["check", path, "--preprocess", "imagenet", "--max-images", IMAGES, "--device", "cpu", "-o", "json"]
     start = time.perf_counter()
     try:
-        done = subprocess.run(
-            [COMMAND, *map(str, words)], capture_output=True, text=True, check=False, timeout=CHECK_S
-        )
+        done = subprocess.run([COMMAND, *map(str, words)], capture_output=True, text=True, check=False, timeout=CHECK_S)
     except subprocess.TimeoutExpired:
         return {"check_code": "timeout"}
     facts: dict[str, Any] = {"check_code": done.returncode, "check_s": round(time.perf_counter() - start, 1)}
