@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import argparse
 import collections
+import contextlib
 import json
-import os
 import random
 import re
 import subprocess
@@ -139,10 +139,8 @@ def main() -> int:
 
 
 def _verb(path: Path, errors: Path) -> int:
-    os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
-    code = cli.main(["inspect", str(path)])
-    sys.stderr.flush()
-    return code
+    with errors.open("w", encoding="utf-8") as stream, contextlib.redirect_stderr(stream):
+        return cli.main(["inspect", str(path)])
 
 
 def _said(errors: Path, path: Path) -> str:

@@ -79,8 +79,8 @@ def page(records: list[Record], versions: dict[str, str]) -> str:
         max_features=profile.max_features,
         positives=_positives(),
     )
-    parts = [head, _summary(records, versions), "## Families that can pass\n", _table(records, True)]
-    parts += ["## Families that can't pass\n", _table(records, False), _others(records)]
+    parts = [head, _summary(records, versions), "## Families that can pass\n", table(records, can_pass=True)]
+    parts += ["## Families that can't pass\n", table(records, can_pass=False), _others(records)]
     return "\n".join(part for part in parts if part).rstrip() + "\n"
 
 
@@ -116,7 +116,7 @@ def _counts(counts: dict[str, int]) -> str:
     return ", ".join(f"{key}: {n}" for key, n in sorted(counts.items(), key=lambda item: -item[1]))
 
 
-def _table(records: list[Record], can_pass: bool) -> str:
+def table(records: list[Record], *, can_pass: bool) -> str:
     """One row for the members of a family that are read alike."""
     rows: dict[tuple[str, ...], list[Record]] = defaultdict(list)
     for record in records:

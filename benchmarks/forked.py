@@ -49,7 +49,7 @@ def forked(action: Callable[[], object], limit_s: float) -> Ended:
 
 def _answer(action: Callable[[], object], there: Connection) -> None:
     null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, 1)
+    os.dup2(null, 1)  # what torch and the verbs print
     os.dup2(null, 2)
     try:
         there.send((action(), ""))
