@@ -20,6 +20,7 @@ from robustcheck_onnx.checker.runtime.runner import Runner
 from robustcheck_onnx.thresholds import profile as profiles
 
 SAME = 1e-3  # relative difference below which two float32 tensors are the same
+ASSUMED = "the tensor is assumed"
 THREADS = 2
 Array = npt.NDArray[Any]
 
@@ -64,7 +65,7 @@ def obstacles(model: ModelFile) -> list[str]:
     chosen, profile = model.representation, profiles.load()
     out = []
     if chosen.assumed:
-        out.append("the tensor is assumed" if chosen.tensor_assumed else "the pooling is assumed")
+        out.append(ASSUMED if chosen.tensor_assumed else "the pooling is assumed")
     if chosen.rule not in profile.tensor_rules:
         out.append(f"{chosen.rule} is not calibrated")
     if chosen.pool not in profile.pools:

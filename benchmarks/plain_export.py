@@ -5,6 +5,7 @@ Part of benchmarks/sweep.py: no contract, no metadata, torch's legacy exporter (
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -94,8 +95,9 @@ def _open_clip(name: str, options: dict[str, Any]) -> tuple[nn.Module, tuple[int
 
 
 def _wanted_timm(model: Any, name: str, image: torch.Tensor) -> torch.Tensor:
-    if "clip" in name or "_mci_" in name or "_pe_core" in name:
-        return model(image)  # what stands in the classifier's place is CLIP's projection
+    label = f"{name} {model.pretrained_cfg.get('tag')}"
+    if re.search(r"clip|pe_core", label) and not re.search(r"in(1k|12k|21k|22k)", label):
+        return model(image)  # what stands in the classifier's place is the projection of an image-text model
     return model.forward_head(model.forward_features(image), pre_logits=True)
 
 
