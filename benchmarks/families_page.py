@@ -19,39 +19,46 @@ FIELDS = ("library", "family", "name", "options", "exporter", "size_mb", "input"
           "difference", "wanted_tensor", "wanted_pool", "refused", "message", "check_code", "check_s", "reasons",
           "as_output")  # fmt: skip
 MESSAGE_CHARACTERS = 160
-ABOUT_STATISTICS = ("too_few_images", "rectified", "no_persistent_outlier_features", "low_kurtosis", "undecided")
 Record = dict[str, Any]
 
 HEAD = """# Families: what is read of each, and which can pass
 
 Written by `python benchmarks/sweep.py`; the records are in `families.json`. Each architecture was exported as a
 stranger would export it: no contract, no metadata, torch's legacy exporter (its new one where that fails), a dynamic
-batch. **All weights are random**, so nothing here says what a trained model gets: the page says which tensor is read,
-what it ends in, and whether a file of that family could pass at all.
+batch; mostly the smallest member of a family. **All weights are random**: nothing here says what a trained model gets.
+The page says which tensor is read, what makes it, and whether a file of that family could pass at all.
 
-A family *can pass* if the tensor is not assumed and its kind, its pooling and its end are among those of the packaged
-thresholds ({kinds}; pooled by {pools}; ends {ends}). Whether a model of it does is a matter of its weights: they must
-have made persistent outlier features, and its width must lie between {min_features} and {max_features} features (the
-smallest members were taken here; some are narrower).
+## Which can pass
 
-## Why these ends
+A file can pass if its tensor is not assumed, and if the tensor's kind, pooling and end are among those that the
+[packaged thresholds](calibration.md) hold for:
 
-The thresholds hold for what was measured. These published representations of real weights show persistent outlier
-features:
+- kind: {kinds}
+- pooling: {pools}
+- end: {ends} (`other:Gather` is the look-up table that replays published representations)
+- width: {min_features} to {max_features} features; some of the small members taken here are narrower
+
+Whether it does pass is a matter of its weights: they must show persistent outlier features.
+
+The thresholds hold for these ends because the real positives have them. Real positives are published representations,
+of real weights, that show persistent outlier features:
 
 {positives}
 
-All of them are image embeddings of CLIP models or SigLIP's pooled ones: what the last linear layer, or a sum of
-branches, made. For an encoder that ends otherwise there is no such example, so nothing is known about which number
-would be high:
+All are projected image embeddings of CLIP models, or SigLIP's pooled one: the last linear layer, or a sum of branches,
+makes them. An encoder that ends otherwise has no such example, so the thresholds say nothing about it
+([why](decisions/verdict-rule.md)):
 
-- **A normalisation layer** ends most classifiers' and self-supervised encoders' representations (ViT, DeiT, Swin,
-  ConvNeXt, DINO). Its learned gain and bias alone can make a feature large in every image.
-- **An activation** (ReLU, SiLU, GELU) before the pooling makes features one-sided. Their large values are no outliers
-  about a mean, and WARN says `rectified` where that shows in the numbers.
-- **A linear layer on rectified, pooled features** (`linear_of`): an outlier feature there may come from that layer
-  alone.
+- **A normalisation layer** makes the features of most classifiers and self-supervised encoders. Its learned scales make
+  or hide large features.
+- **An activation** (ReLU, SiLU, GELU) makes one-sided features. They have a high kurtosis without any outlier feature.
+- **A linear layer behind rectified features** (`linear_of`): a linear map can turn their mean into one large feature.
+  So ends the head of MobileCLIP2-S, and the two-layer head of the larger CLIP ConvNeXts.
 """
+OTHER_WORDS = {
+    "wrong tensor": "another tensor than the library's own",
+    "assumed another tensor": "another tensor than the library's own, said to be assumed",
+}
 
 
 def write(records: Sequence[Record]) -> None:
@@ -74,13 +81,13 @@ def page(records: list[Record], versions: dict[str, str]) -> str:
     head = HEAD.format(
         kinds=", ".join(profile.tensor_rules),
         pools=", ".join(profile.pools),
-        ends=", ".join(map(str, profile.ends)),
+        ends=", ".join(f"`{end}`" for end in profile.ends),
         min_features=profile.min_features,
         max_features=profile.max_features,
         positives=_positives(),
     )
-    parts = [head, _summary(records, versions), "## Families that can pass\n", table(records, can_pass=True)]
-    parts += ["## Families that can't pass\n", table(records, can_pass=False), _others(records)]
+    parts = [head, _summary(records, versions), "### Families that can pass\n", table(records, can_pass=True)]
+    parts += ["### Families that can't pass\n", table(records, can_pass=False), _others(records)]
     return "\n".join(part for part in parts if part).rstrip() + "\n"
 
 
@@ -122,8 +129,8 @@ def table(records: list[Record], *, can_pass: bool) -> str:
     for record in records:
         if "rule" in record and (not record["obstacles"]) == can_pass:
             kind = record["rule"] + ("" if record["pool"] == "none" else f", {record['pool']}")
-            wrong = ["wrong tensor"] if record["outcome"] == "wrong tensor" else []
-            why_not = "; ".join([*wrong, *record["obstacles"]])
+            other = [OTHER_WORDS[record["outcome"]]] if record["outcome"] in OTHER_WORDS else []
+            why_not = "; ".join([*other, *record["obstacles"]])
             rows[record["family"], record["library"], kind, record["ends_in"], why_not].append(record)
     lines = [
         "| family | library | architectures | representation | ends in | features |"
@@ -146,7 +153,7 @@ def _others(records: list[Record]) -> str:
     for outcome, title in (titles | {"not exported": "Not exported by torch"}).items():
         members = [record for record in records if record["outcome"] == outcome]
         if members:
-            lines += [f"## {title}\n"]
+            lines += [f"### {title}\n"]
             lines += [f"- {m['library']} {m['name']}: {_said(m)}" for m in members]
             lines.append("")
     return "\n".join(lines)
