@@ -32,6 +32,8 @@ def export(library: str, name: str, options: dict[str, Any], folder: Path) -> di
     model, size = MAKERS[library](name, options)
     model.eval()
     _move_off_zero(model)
+    if library == "timm" and _is_projected(model, name, "clip"):
+        _zero_bias(model.get_classifier())
     image = torch.randn(N_IMAGES, 3, *size, generator=torch.Generator().manual_seed(1))
     torch.backends.mha.set_fastpath_enabled(False)
     with torch.no_grad():
@@ -72,6 +74,12 @@ def _timm(name: str, options: dict[str, Any]) -> tuple[nn.Module, tuple[int, int
     return model, (size, size) if isinstance(size, int) else tuple(size)
 
 
+def _is_projected(model: Any, name: str, words: str) -> bool:
+    """Whether timm's name or tag has one of `words` (a pattern) and tells of no finetuning with labels."""
+    label = f"{name} {model.pretrained_cfg.get('tag')}"
+    return bool(re.search(words, label)) and not re.search(r"in(1k|12k|21k|22k)", label)
+
+
 def _torchvision(name: str, options: dict[str, Any]) -> tuple[nn.Module, tuple[int, int]]:
     import torchvision
 
@@ -95,8 +103,7 @@ def _open_clip(name: str, options: dict[str, Any]) -> tuple[nn.Module, tuple[int
 
 
 def _wanted_timm(model: Any, name: str, image: torch.Tensor) -> torch.Tensor:
-    label = f"{name} {model.pretrained_cfg.get('tag')}"
-    if re.search(r"clip|pe_core", label) and not re.search(r"in(1k|12k|21k|22k)", label):
+    if _is_projected(model, name, "clip|pe_core"):
         return model(image)  # what stands in the classifier's place is the projection of an image-text model
     return model.forward_head(model.forward_features(image), pre_logits=True)
 
@@ -134,6 +141,12 @@ def _move_off_zero(model: nn.Module) -> None:
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None:
             module.running_mean += 0.05 * torch.randn(module.running_mean.shape, generator=generator)
             module.running_var *= 1 + 0.2 * torch.rand(module.running_var.shape, generator=generator)
+
+
+def _zero_bias(head: nn.Module | None) -> None:
+    """Give CLIP's projection, which has no bias, the zeros that timm's loader gives it."""
+    if isinstance(head, nn.Linear) and head.bias is not None:
+        nn.init.zeros_(head.bias)
 
 
 def _write(module: nn.Module, image: torch.Tensor, path: Path, output: str) -> tuple[str, str]:
