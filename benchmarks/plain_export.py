@@ -69,8 +69,11 @@ class Encoder(nn.Module):
 def _timm(name: str, options: dict[str, Any]) -> tuple[nn.Module, tuple[int, int]]:
     import timm
 
-    model = timm.create_model(name, pretrained=False, exportable=True, **options)
-    size = options.get("img_size") or timm.data.resolve_model_data_config(model)["input_size"][1:]
+    arguments = {key: value for key, value in options.items() if key != "size"}
+    model = timm.create_model(name, pretrained=False, exportable=True, **arguments)
+    size = (
+        options.get("size") or options.get("img_size") or timm.data.resolve_model_data_config(model)["input_size"][1:]
+    )
     return model, (size, size) if isinstance(size, int) else tuple(size)
 
 
