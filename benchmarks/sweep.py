@@ -161,8 +161,11 @@ def main() -> int:
 
 
 def _read() -> dict[tuple[str, str], dict[str, Any]]:
+    """The records there are, of architectures that are still listed."""
     lines = RECORDS.read_text(encoding="utf-8").splitlines() if RECORDS.exists() else []
-    return {(r["library"], r["name"]): r for r in map(json.loads, lines)}
+    listed = {(a.library, a.name) for a in architectures()}
+    records = {(r["library"], r["name"]): r for r in map(json.loads, lines)}
+    return {key: record for key, record in records.items() if key in listed}
 
 
 if __name__ == "__main__":
