@@ -53,7 +53,7 @@ makes them. An encoder that ends otherwise has no such example, so the threshold
   or hide large features.
 - **An activation** (ReLU, SiLU, GELU) makes one-sided features. They have a high kurtosis without any outlier feature.
 - **A linear layer behind rectified features** (`linear_of`): a linear map can turn their mean into one large feature.
-  So ends the head of MobileCLIP2-S, and the two-layer head of the larger CLIP ConvNeXts.
+  So ends the head of MobileCLIP2-S, and the two-layer head of convnext_large_d.
 """
 OTHER_WORDS = {
     "wrong tensor": "another tensor than the library's own",
@@ -61,8 +61,8 @@ OTHER_WORDS = {
 }
 
 
-def write(records: Sequence[Record]) -> None:
-    """Write both files."""
+def write(records: Sequence[Record], n_listed: int) -> None:
+    """Write both files; `n_listed` architectures should have a record."""
     shown = sorted(({k: r[k] for k in FIELDS if r.get(k) not in (None, {}, [])} for r in records), key=_order)
     for record in shown:
         record.pop("as_output", None) if _same(record) else None
@@ -72,10 +72,10 @@ def write(records: Sequence[Record]) -> None:
     lines = ",\n".join(json.dumps(record, ensure_ascii=False) for record in shown)
     text = f'{{"versions": {json.dumps(versions)},\n"records": [\n{lines}\n]}}\n'
     (DOCS / "families.json").write_text(text, encoding="utf-8")
-    (DOCS / "families.md").write_text(page(list(records), versions), encoding="utf-8")
+    (DOCS / "families.md").write_text(page(list(records), n_listed, versions), encoding="utf-8")
 
 
-def page(records: list[Record], versions: dict[str, str]) -> str:
+def page(records: list[Record], n_listed: int, versions: dict[str, str]) -> str:
     """The page as Markdown."""
     profile = profiles.load()
     head = HEAD.format(
@@ -86,7 +86,7 @@ def page(records: list[Record], versions: dict[str, str]) -> str:
         max_features=profile.max_features,
         positives=_positives(),
     )
-    parts = [head, _summary(records, versions), "### Families that can pass\n", table(records, can_pass=True)]
+    parts = [head, _summary(records, n_listed, versions), "### Families that can pass\n", table(records, can_pass=True)]
     parts += ["### Families that can't pass\n", table(records, can_pass=False), _others(records)]
     return "\n".join(part for part in parts if part).rstrip() + "\n"
 
@@ -96,7 +96,7 @@ def _positives() -> str:
     return "\n".join(f"- {checkpoint}" for checkpoint in sorted({row.checkpoint for row in rows}))
 
 
-def _summary(records: list[Record], versions: dict[str, str]) -> str:
+def _summary(records: list[Record], n_listed: int, versions: dict[str, str]) -> str:
     outcomes: dict[str, int] = defaultdict(int)
     for record in records:
         outcomes[record["outcome"]] += 1
@@ -108,14 +108,14 @@ def _summary(records: list[Record], versions: dict[str, str]) -> str:
     largest = max((r["difference"] for r in records if r["outcome"] == "right"), default=0)
     return f"""## Counts
 
-{len(records)} architectures ({", ".join(f"{package} {number}" for package, number in versions.items())}).
+{len(records)} of the {n_listed} architectures that the script lists ({", ".join(f"{package} {number}" for package, number in versions.items())}).
 
 | | |
 |---|---|
 | tensor that is read, against the library's own on the same input | {_counts(outcomes)} |
 | largest relative difference of a right one | {largest:.1e} |
 | seconds to open the file, as `inspect` does | median {sorted(opened)[len(opened) // 2]:.2f}, most {max(opened):.2f} |
-| exit codes of `check` on 8 bundled photos | {_counts(codes)} |
+| exit codes of `check` on 8 bundled photos, of the {sum(codes.values())} that were checked | {_counts(codes)} |
 """
 
 

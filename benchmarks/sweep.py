@@ -154,7 +154,7 @@ def main() -> int:
         text = "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records.values())
         RECORDS.write_text(text, encoding="utf-8")
     if given.page or len(wanted) == len(list(architectures())):
-        families_page.write(list(records.values()))
+        families_page.write(list(records.values()), len(list(architectures())))
     bad = [record for record in records.values() if failed(record)]
     print(f"{len(records)} architectures; {len(bad)} that must not be: {', '.join(r['name'] for r in bad) or 'none'}")
     return 1 if bad else 0
