@@ -106,9 +106,10 @@ def _summary(records: list[Record], n_listed: int, versions: dict[str, str]) -> 
         if "check_code" in record:
             codes[str(record["check_code"])] += 1
     largest = max((r["difference"] for r in records if r["outcome"] == "right"), default=0)
+    packages = ", ".join(f"{package} {number}" for package, number in versions.items())
     return f"""## Counts
 
-{len(records)} of the {n_listed} architectures that the script lists ({", ".join(f"{package} {number}" for package, number in versions.items())}).
+{len(records)} of the {n_listed} architectures that the script lists ({packages}).
 
 | | |
 |---|---|
