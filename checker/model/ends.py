@@ -27,6 +27,8 @@ from .layers import (
 
 SUMS = frozenset(("Add", "Sum", "Mean", "QLinearAdd"))  # a residual stream, an average of views
 JOINS = SUMS | {"Sub", "Concat", "QLinearConcat"}
+RECTIFIED_JOINS = (JOINS - {"Sub"}) | SUM_AT.keys()  # of branches that are never negative, neither are these
+FUSED = frozenset(("FusedConv", "FusedGemm", "NhwcFusedConv"))  # linear layers that may have an activation in them
 AFTER_LINEAR, AFTER_NORM, AFTER_POOL, INPUT = End("linear"), End("normalisation"), End("pool"), End("other", "input")
 SUM = End("other", "Add")  # of branches that all end in linear layers
 LINEAR_ENDS = frozenset((AFTER_LINEAR, SUM))
@@ -67,12 +69,13 @@ def _facts(layers: Layers) -> _Facts:
     """Find both facts of every tensor from those of the tensors that its node reads, in one pass over the graph."""
     facts = _Facts({}, {})
     for tensor, names in layers.data.items():
-        node = layers.producers[tensor]
-        op, own = layers.ops[tensor], _end_of(layers, node, tensor)
-        under = [facts.ends.get(name, INPUT) for name in names]
-        facts.rectified[tensor] = source = _rectified(layers, node, op, names, own, facts)
-        end = _end(op, own, under, source)
-        facts.ends[tensor] = End("linear_of", source) if source and end in LINEAR_ENDS else end
+        op, own = layers.ops[tensor], _end_of(layers, layers.producers[tensor], tensor)
+        source = _rectified(layers, tensor, op, names, own, facts)
+        end = _end(op, own, [facts.ends.get(name, INPUT) for name in names], source)
+        if source:
+            facts.rectified[tensor] = source
+            end = End("linear_of", source) if end in LINEAR_ENDS else end
+        facts.ends[tensor] = end
     return facts
 
 
@@ -84,7 +87,7 @@ def _end(op: str, own: End | None, under: Sequence[End], source: str) -> End:
     if op in JOINS and len(under) > 1 and (own is None or own.kind == "other"):
         linear = source and op in SUMS and any(end.kind == "linear_of" for end in under)
         return SUM if linear else _end_of_join(op, under)
-    if own is None or own == End("other", "Concat"):
+    if own is None or (op == "Concat" and own.kind == "other"):
         return under[0] if len(under) == 1 else own or INPUT
     if own.kind == "pool" and len(under) == 1:
         return under[0] if under[0].kind in ("activation", "normalisation", "linear_of") or under[0] == INPUT else own
@@ -103,18 +106,18 @@ def _end_of_join(op: str, under: Sequence[End]) -> End:
     return unknown[0] if unknown else SUM if op in SUMS else End("other", op)
 
 
-def _rectified(
-    layers: Layers, node: onnx.NodeProto, op: str, names: tuple[str, ...], own: End | None, facts: _Facts
-) -> str:
+def _rectified(layers: Layers, tensor: str, op: str, names: tuple[str, ...], own: End | None, facts: _Facts) -> str:
+    if len(names) == 1 and own is not None and own.kind == "linear":
+        return facts.rectified.get(names[0], "")
     under = [facts.rectified.get(name, "") for name in names]
     if own is not None and own.kind == "activation":
         return own.op
-    if op in ("Max", "Min") or (op == "Where" and _maker(layers, node.input[0]) in COMPARISON):
+    if op in ("Max", "Min") or (op == "Where" and _maker(layers, layers.producers[tensor].input[0]) in COMPARISON):
         return op  # max(x, 0), or x where it is positive
     if op == "Mul" and len(names) == 2:
         gated = [source for name, source in zip(names, under, strict=True) if facts.ends.get(name) not in GATES]
         return op if not gated else gated[0] if len(gated) == 1 else ""  # without any: of two that are never negative
-    if len(names) > 1 and (op in JOINS - {"Sub"} or op in SUM_AT):
+    if len(names) > 1 and op in RECTIFIED_JOINS:
         return max(under) if op.endswith("Concat") or all(under) else ""
     return under[0] if len(names) == 1 and "Attention" not in op else ""
 
@@ -172,7 +175,9 @@ def _maker(layers: Layers, tensor: str) -> str:
 def _end_of(layers: Layers, node: onnx.NodeProto, tensor: str) -> End | None:
     """Say what `node` is as the end of one of its outputs; None to look through it."""
     op, names = layers.ops.get(tensor, node.op_type), layers.data.get(tensor, ())
-    if names and writes_one_sign(node, layers.zero_points):
+    if op in LINEAR and op not in FUSED and op not in WRITTEN_ZERO_AT:
+        return AFTER_LINEAR if len(names) == 1 else End("other", op)
+    if op in WRITTEN_ZERO_AT and names and writes_one_sign(node, layers.zero_points):
         maker = layers.producers.get(node.input[0])
         before = None if maker is None else _end_of(layers, maker, node.input[0])
         # the image itself has no negative pixels; an activation that still stands before it is the end, by its own name
@@ -185,8 +190,7 @@ def _end_of(layers: Layers, node: onnx.NodeProto, tensor: str) -> End | None:
     if op in NORMALISATION:
         return AFTER_NORM
     if op in LINEAR:
-        fused = [attribute.s.decode() for attribute in node.attribute if attribute.name == "activation"]
-        if fused and fused[0]:
+        if op in FUSED and (fused := [a.s.decode() for a in node.attribute if a.name == "activation" and a.s]):
             return End("activation", fused[0])
         return AFTER_LINEAR if len(names) == 1 else End("other", op)
     if op in ACTIVATION:

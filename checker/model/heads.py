@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
@@ -59,14 +59,14 @@ class _Tail(NamedTuple):
     has_bias: bool
 
 
-class _Facts(NamedTuple):
-    """What is known of tensors that carry the image."""
+class _Known(NamedTuple):
+    """What walks have found of a graph so far: each tensor is walked over once, however many branches lead to it."""
 
-    tails: dict[str, _Tail]
+    tails: dict[str, _Tail | None]
     float_sides: dict[str, str]
-    """of a quantised tensor: the float tensor that it was quantised from"""
-    unit_length: set[str]
-    """tensors that were divided by their L2 norm, but for reshapes, casts and factors behind it"""
+    """the float tensor that a quantised one was made of; "" for none"""
+    unit_length: dict[str, str]
+    """the tensor that was divided by its L2 norm, behind reshapes, casts and factors; "" for none"""
 
 
 def find_head(layers: Layers, output: str) -> Head | Join | None:
@@ -75,7 +75,7 @@ def find_head(layers: Layers, output: str) -> Head | Join | None:
     That is softmax, reshapes, pooling, biases, factors and casts. None if anything else is met first: then no linear
     layer ends this output. A join of heads that all read one tensor (an average of two) counts as the first of them.
     """
-    tail = _facts(layers).tails.get(output)
+    tail = _tail(layers, output)
     if tail is None:
         return None
     node, names = layers.producers[tail.start], layers.data[tail.start]
@@ -90,53 +90,88 @@ def find_head(layers: Layers, output: str) -> Head | Join | None:
 
 def _is_linear(layers: Layers, tensor: str) -> bool:
     """Whether a linear layer ends `tensor`: no further join stands before it."""
-    tail = _facts(layers).tails.get(tensor)
+    tail = _tail(layers, tensor)
     return tail is not None and layers.producers[tail.start].op_type in LINEAR
 
 
 @lru_cache(maxsize=1)
-def _facts(layers: Layers) -> _Facts:
-    """Find these facts of every tensor that has them, in one pass over the graph."""
-    facts = _Facts({}, {}, set())
-    for tensor, names in layers.data.items():
-        op = layers.ops[tensor]
-        if (tail := _tail(layers, tensor, op, names, facts.tails)) is not None:
-            facts.tails[tensor] = tail
-        if op in RESHAPE and (layers.types.get(tensor) in BITS or layers.types.get(tensor) is None):
-            source = layers.producers[tensor].input[0]
-            source = source if op in QUANTISERS else facts.float_sides.get(source, "")
-            if source:
-                facts.float_sides[tensor] = source
-        passes_on = (op in RESHAPE or op in SCALING) and len(names) == 1 and names[0] in facts.unit_length
-        if passes_on or op == "LpNormalization" or _divides_by_norm(layers, tensor, op):
-            facts.unit_length.add(tensor)
-    return facts
+def _known(layers: Layers) -> _Known:
+    return _Known({}, {}, {})
 
 
-def _tail(layers: Layers, tensor: str, op: str, names: tuple[str, ...], tails: Mapping[str, _Tail]) -> _Tail | None:
-    if op in LINEAR and len(names) == 1:
-        return _Tail(tensor, frozenset(), False)
-    if op not in AFTER_HEAD or not names:
-        return None
-    if op == "Gather" and layers.producers[tensor].input[0] not in layers.image_tensors:
-        return None  # a table looked up by index
-    source = names[0] if len(names) == 1 else layers.elementwise.parent(tensor)
-    if source is None:
-        return _Tail(tensor, frozenset(), False)
-    if (inner := tails.get(source)) is None:
-        return None
-    more = {op}
-    if len(names) > 1:
-        more.add(GATE)
-    elif op in SCALING and _scales(layers, layers.producers[tensor], source, inner):
+def _tail(layers: Layers, tensor: str) -> _Tail | None:
+    known, path = _known(layers).tails, []
+    while tensor not in known:
+        op, names = layers.ops.get(tensor, ""), layers.data.get(tensor, ())
+        ends_here = op in LINEAR and len(names) == 1
+        goes_on = op in AFTER_HEAD and names and not _is_look_up(layers, tensor)
+        source = layers.elementwise.parent(tensor) if len(names) > 1 else None if ends_here or not names else names[0]
+        if ends_here or not goes_on or source is None:
+            known[tensor] = _Tail(tensor, frozenset(), False) if ends_here or goes_on else None
+            break
+        path.append((tensor, source))
+        tensor = source
+    tail = known[tensor]
+    for crossed, source in reversed(path):
+        tail = known[crossed] = None if tail is None else _longer(layers, tail, crossed, source)
+    return tail
+
+
+def _longer(layers: Layers, inner: _Tail, tensor: str, source: str) -> _Tail:
+    """Put the node that makes `tensor` behind a tail."""
+    op, several = layers.ops[tensor], len(layers.data[tensor]) > 1
+    more = {op, GATE} if several else {op}
+    if not several and op in SCALING and _scales(layers, layers.producers[tensor], source, inner):
         more.add(SCALE)
-    bias = inner.has_bias or (len(names) == 1 and op in ("Add", "QLinearAdd"))
-    return _Tail(inner.start, inner.crossed if more <= inner.crossed else inner.crossed | more, bias)
+    return _Tail(inner.start, inner.crossed | more, inner.has_bias or (not several and op in ("Add", "QLinearAdd")))
 
 
-def _divides_by_norm(layers: Layers, tensor: str, op: str) -> bool:
-    if op not in ("Div", "Mul"):
-        return False
+def _is_look_up(layers: Layers, tensor: str) -> bool:
+    """Whether a tensor is taken from a table by an index that the image gives."""
+    return layers.ops[tensor] == "Gather" and layers.producers[tensor].input[0] not in layers.image_tensors
+
+
+def _float_side(layers: Layers, tensor: str) -> str:
+    """Find the float tensor that `tensor` was quantised from; "" if there is none."""
+
+    def step(name: str) -> tuple[str, str]:
+        quantised = layers.types.get(name) in BITS or layers.types.get(name) is None
+        if not quantised or layers.ops.get(name) not in RESHAPE:
+            return "", ""
+        source = layers.producers[name].input[0]
+        return (source, "") if layers.ops[name] in QUANTISERS else ("", source)
+
+    return _follow(_known(layers).float_sides, tensor, step)
+
+
+def _unit_length(layers: Layers, tensor: str) -> str:
+    """Find the tensor behind `tensor` that was divided by its L2 norm, but for reshapes, casts and factors; ""."""
+
+    def step(name: str) -> tuple[str, str]:
+        op, names = layers.ops.get(name, ""), layers.data.get(name, ())
+        if op == "LpNormalization" or (op in SCALING and _divides_by_norm(layers, name)):
+            return name, ""
+        return "", names[0] if (op in RESHAPE or op in SCALING) and len(names) == 1 else ""
+
+    return _follow(_known(layers).unit_length, tensor, step)
+
+
+def _follow(known: dict[str, str], tensor: str, step: Callable[[str], tuple[str, str]]) -> str:
+    """Walk from tensor to tensor until one has a result or there is no next; all on the way have that result.
+
+    step: gives a tensor's (result, next tensor), "" for none.
+    """
+    path = []
+    result = ""
+    while tensor and tensor not in known:
+        path.append(tensor)
+        result, tensor = step(tensor)
+    result = known.get(tensor, result)
+    known.update(dict.fromkeys(path, result))
+    return result
+
+
+def _divides_by_norm(layers: Layers, tensor: str) -> bool:
     return any(layers.statistics.get(name, "") in L2_STATISTICS for name in layers.producers[tensor].input)
 
 
@@ -164,12 +199,11 @@ def _head(layers: Layers, node: onnx.NodeProto, data: str, tail: _Tail) -> Head:
         classes = weight_shape[0 if "transB" in attributes and attributes["transB"].i else -1]
     bias_at = _BIAS_AT.get(node.op_type)
     own_bias = bias_at is not None and len(node.input) > bias_at and bool(node.input[bias_at])
-    facts = _facts(layers)
-    tensor = facts.float_sides.get(data, data)
+    tensor = _float_side(layers, data) or data
     quantised = node.op_type in ("QLinearMatMul", "QLinearConv", "QGemm") and tensor == data
     scales = tuple(node.input[1:3]) if quantised else ()
     crossed = tail.crossed
     if "alpha" in attributes and not math.isclose(attributes["alpha"].f, 1):
         crossed |= {SCALE}
-    cosine = "Conv" not in node.op_type and data in facts.unit_length
+    cosine = "Conv" not in node.op_type and bool(_unit_length(layers, data))
     return Head(node.op_type, tensor, weight_shape, classes, tail.has_bias or own_bias, crossed, cosine, scales)

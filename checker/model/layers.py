@@ -44,6 +44,7 @@ ELEMENTWISE = AFFINE | _ops(
 OF_A_STATISTIC = AFFINE | _ops("Expand Clip Max Min Sqrt Pow Cast Unsqueeze Squeeze Reshape Identity Reciprocal Exp")
 # the other inputs of these are shapes, bounds, scales
 FIRST_INPUT_ONLY = (RESHAPE | POOL | REDUCE | _ops("Clip Pad Resize Tile TopK")) - {"Gather"}
+SPECIAL_INPUTS = FIRST_INPUT_ONLY | {"Gather", "Div", "Sub", "Mul"}  # `_carriers`
 WEIGHT_AT = {"QLinearMatMul": 3, "QLinearConv": 3, "QGemm": 3}  # position of the weight among the inputs, else 1
 BITS: dict[int, int] = {TensorProto.INT8: 8, TensorProto.UINT8: 8, TensorProto.INT16: 16}
 BITS |= {TensorProto.UINT16: 16, TensorProto.INT4: 4, TensorProto.UINT4: 4}
@@ -160,23 +161,22 @@ def build_layers(graph: onnx.GraphProto, image: str, weights: Mapping[str, tuple
                 constants[node.output[0]] = tuple(attribute.t.dims) if attribute.name == "value" else (1,)
                 if attribute.name == "value" and attribute.t.data_type in BITS:
                     zero_points[node.output[0]] = is_extreme(attribute.t)
-        of_image = tuple([name for name in node_inputs(node) if name in reached])
+        names = node_inputs(node) if node.attribute else node.input  # a node without attributes has no graph inside
+        of_image = tuple([name for name in names if name in reached])
         if not of_image or op in ("Shape", "Size"):
             continue
         # the other outputs of a dynamic quantiser are its scale and zero point
         outputs = outputs[:1] if op == "DynamicQuantizeLinear" else outputs
         reached.update(outputs)
-        carriers = _carriers(node, op, of_image, reached, statistics)
+        carriers = _carriers(node, op, of_image, reached, statistics) if op in SPECIAL_INPUTS else of_image
         for name in outputs:
             ops[name], data[name] = op, carriers
         if op in SUM_AT and len(node.output) > SUM_AT[op]:
             ops[node.output[SUM_AT[op]]] = "Add"
-        statistic = op if op in REDUCE else None
-        if op in OF_A_STATISTIC and len(of_image) == len(carriers) == 1:
-            statistic = statistics.get(carriers[0])
-        if statistic is not None:
+        passes_on = op in OF_A_STATISTIC and len(of_image) == len(carriers) == 1
+        if op in REDUCE or (passes_on and carriers[0] in statistics):
             for name in outputs:
-                statistics[name] = statistic
+                statistics[name] = op if op in REDUCE else statistics[carriers[0]]
         if op in ELEMENTWISE and carriers and (source := elementwise.common(carriers)) is not None:
             elementwise.add(outputs[0], source)
     shapes: dict[str, tuple[int | None, ...]] = {}
