@@ -80,8 +80,10 @@ def _weight(
         values = _constant(proto, layers, names[0], folder)
     if values is not None and values.ndim == 4 and "Conv" in node.op_type and _groups(node) == 1:
         values = values.reshape(len(values), -1)  # (feature, channel, row, column): linear in what the kernel covers
-    squeezed = None if values is None else np.squeeze(values).astype(np.float64)
-    if squeezed is None or squeezed.ndim != 2:
+    if values is None or values.dtype.kind in "OSU":  # text is no weight
+        return None
+    squeezed = np.squeeze(values).astype(np.float64)
+    if squeezed.ndim != 2:
         return None
     zero_at = ZERO_POINT_AT.get(node.op_type, len(node.input))
     name = node.input[zero_at] if zero_at < len(node.input) else ""
@@ -100,6 +102,9 @@ def _groups(node: onnx.NodeProto) -> int:
 def _constant(proto: onnx.ModelProto, layers: Layers, name: str, folder: Weights) -> NDArray[np.generic] | None:
     """Read a tensor that does not depend on the image: an initializer, or what the graph computes from some."""
     plain = next((tensor for tensor in proto.graph.initializer if tensor.name == name), None)
+    maker = layers.producers.get(name)
+    if plain is None and maker is not None and maker.op_type == "Constant":
+        plain = next((attribute.t for attribute in maker.attribute if attribute.name == "value"), None)
     return _computed(proto, layers, name, (), folder) if plain is None else values_of(plain, folder)
 
 

@@ -123,7 +123,8 @@ def _longer(layers: Layers, inner: _Tail, tensor: str, source: str) -> _Tail:
     more = {op, GATE} if several else {op}
     if not several and op in SCALING and _scales(layers, layers.producers[tensor], source, inner):
         more.add(SCALE)
-    return _Tail(inner.start, inner.crossed | more, inner.has_bias or (not several and op in ("Add", "QLinearAdd")))
+    added = not several and op in ("Add", "QLinearAdd") and not layers.zeros & set(layers.producers[tensor].input)
+    return _Tail(inner.start, inner.crossed | more, inner.has_bias or added)
 
 
 def _is_look_up(layers: Layers, tensor: str) -> bool:
@@ -198,7 +199,7 @@ def _head(layers: Layers, node: onnx.NodeProto, data: str, tail: _Tail) -> Head:
     elif weight_shape and node.op_type != "Einsum":
         classes = weight_shape[0 if "transB" in attributes and attributes["transB"].i else -1]
     bias_at = _BIAS_AT.get(node.op_type)
-    own_bias = bias_at is not None and len(node.input) > bias_at and bool(node.input[bias_at])
+    own_bias = bias_at is not None and len(node.input) > bias_at and node.input[bias_at] not in {"", *layers.zeros}
     tensor = _float_side(layers, data) or data
     quantised = node.op_type in ("QLinearMatMul", "QLinearConv", "QGemm") and tensor == data
     scales = tuple(node.input[1:3]) if quantised else ()

@@ -125,6 +125,8 @@ class Layers:
     """initializers and constants: shape"""
     zero_points: Mapping[str, bool]
     """constants of a quantised type: whether `is_extreme` holds for each"""
+    zeros: AbstractSet[str]
+    """constants that hold zeros alone: a bias of zeros is none (loaders of CLIP's projection write one)"""
     ops: Mapping[str, str]
     """of each tensor that depends on the image: the op that makes it; Add for the sum that a fused norm hands on"""
     data: Mapping[str, tuple[str, ...]]
@@ -136,13 +138,20 @@ class Layers:
     """of each tensor: the nearest one that it is an elementwise function of"""
 
 
-def build_layers(graph: onnx.GraphProto, image: str, weights: Mapping[str, tuple[int, ...]]) -> Layers:
+def build_layers(
+    graph: onnx.GraphProto,
+    image: str,
+    weights: Mapping[str, tuple[int, ...]],
+    *,
+    zeros: AbstractSet[str] = frozenset(),
+) -> Layers:
     """Index `graph` for walks back to the input `image`, in one pass over its nodes.
 
     Args:
         graph: with inferred shapes, its nodes in order (each behind those whose outputs it reads).
         image: name of the input.
         weights: shapes of all initializers, those included that were taken out of `graph`.
+        zeros: names of the vectors among them that hold zeros alone.
     """
     producers: dict[str, onnx.NodeProto] = {}
     constants = dict(weights)
@@ -188,7 +197,7 @@ def build_layers(graph: onnx.GraphProto, image: str, weights: Mapping[str, tuple
         if tensor.HasField("shape"):
             shapes[value.name] = tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim)
     return Layers(
-        producers, frozenset(reached), shapes, types, constants, zero_points, ops, data, statistics, elementwise
+        producers, frozenset(reached), shapes, types, constants, zero_points, zeros, ops, data, statistics, elementwise
     )
 
 

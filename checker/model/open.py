@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx.inliner
-from onnx import TensorProto, helper, shape_inference
+from onnx import TensorProto, helper, numpy_helper, shape_inference
 
 from robustcheck_onnx.checker.text import sha256_of
 from robustcheck_onnx.thresholds.ends import End
@@ -28,10 +28,11 @@ from .heads import Head
 from .image_input import ImageInput, find_image_input
 from .image_part import keep_image_part
 from .layers import Layers, build_layers
-from .representation import Candidate, Representation, choose
+from .representation import FLOATS, Candidate, Representation, choose
 from .sort import sort_model
 from .supported import check_supported, refuse_dense
 
+VECTOR = 4096  # values of a vector that are looked at; a representation is hardly wider, and `parse_light` keeps them
 SMALL_ELEMENTS = 1024  # initializers up to this size stay in for shape inference: they may be shapes
 QUANTISED_OPS = re.compile(r"^(QLinear|QGemm|MatMulInteger|ConvInteger|Dynamic|Quantize|Dequantize|QAttention)")
 
@@ -105,15 +106,15 @@ def open_model(
     moved = sort_model(file.proto, where)
     proto = onnx.inliner.inline_local_functions(file.proto) if file.proto.functions else file.proto
     left_out = keep_image_part(proto, where)
-    check_supported(proto, where)
+    operators = check_supported(proto, where)
     contract = parse_contract({prop.key: prop.value for prop in proto.metadata_props}, where)
     graph = with_shapes(proto)
     weights = {weight.name: tuple(weight.dims) for weight in proto.graph.initializer}
     image_input = find_image_input(graph, weights.keys(), where)
-    layers = build_layers(graph, image_input.name, weights)
+    layers = build_layers(graph, image_input.name, weights, zeros=_zero_vectors(proto))
     names = tuple(output.name for output in proto.graph.output)
     if contract is None and tensor is None:
-        refuse_dense(proto.graph.node, layers, names, where)
+        refuse_dense(operators, layers, names, where)
     choice = choose(layers, names, where, contract=contract, tensor=tensor, pool=pool)
     representation = choice.representation
     if representation.ends_in in LINEAR_ENDS:
@@ -177,6 +178,15 @@ def with_shapes(proto: onnx.ModelProto) -> onnx.GraphProto:
     except shape_inference.InferenceError:
         # a contradiction in the file's own annotations: ONNX Runtime decides, and walks on the graph do without shapes
         return graph
+
+
+def _zero_vectors(proto: onnx.ModelProto) -> frozenset[str]:
+    """Name the vectors that hold zeros alone; those in external files, or larger than a bias is, do not count."""
+    vectors = (weight for weight in proto.graph.initializer if len(weight.dims) == 1 and 0 < weight.dims[0] <= VECTOR)
+    inline = (weight for weight in vectors if weight.data_location != TensorProto.EXTERNAL)
+    return frozenset(
+        weight.name for weight in inline if weight.data_type in FLOATS and not numpy_helper.to_array(weight).any()
+    )
 
 
 def digest_of(file: OnnxFile) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import shlex
-from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
 from functools import lru_cache
 
 import onnx
@@ -27,8 +27,11 @@ DETECTOR_OPS = frozenset(("NonMaxSuppression", "RoiAlign", "MaxRoiPool", "Effici
 UPSAMPLING_OPS = frozenset(("Resize", "Upsample", "ConvTranspose", "DepthToSpace"))
 
 
-def check_supported(proto: onnx.ModelProto, where: str) -> None:
+def check_supported(proto: onnx.ModelProto, where: str) -> frozenset[str]:
     """Refuse what the installed ONNX Runtime can't run, by names and versions, before it is loaded.
+
+    Returns:
+        The names of all operators of the graph, of those inside its nodes too.
 
     Raises:
         CannotAssessError: opset or IR version too new; an operator that ONNX Runtime does not have.
@@ -47,7 +50,8 @@ def check_supported(proto: onnx.ModelProto, where: str) -> None:
             "pip install --upgrade onnxruntime-gpu, or export with an older onnx",
         )
     known = _operators()
-    for node in nested_nodes(proto.graph.node):
+    examples = {(node.domain, node.op_type): node for node in nested_nodes(proto.graph.node)}
+    for node in examples.values():
         domain = "" if node.domain == "ai.onnx" else node.domain
         if known and (domain, node.op_type) not in known:
             close = difflib.get_close_matches(node.op_type, [op for name, op in known if name == domain], n=1)
@@ -57,29 +61,25 @@ def check_supported(proto: onnx.ModelProto, where: str) -> None:
                 + (f" (closest: {close[0]})" if close else ""),
                 "export with standard operators; custom operator libraries are not loaded",
             )
+    return frozenset(op for _, op in examples)
 
 
-def refuse_dense(nodes: Iterable[onnx.NodeProto], layers: Layers, outputs: tuple[str, ...], where: str) -> None:
+def refuse_dense(operators: AbstractSet[str], layers: Layers, outputs: tuple[str, ...], where: str) -> None:
     """Refuse object detectors and models that predict for every pixel.
+
+    operators: as `check_supported` gives them.
 
     Raises:
         CannotAssessError: what shows it, and `--tensor` as the way to measure its backbone.
     """
-    backbone = shlex.quote(_deepest_map(layers) or "NAME")
-    hint = f"to look at its vision encoder: robustcheck inspect {shlex.quote(where)} --tensor {backbone}"
+    command = f"robustcheck inspect {shlex.quote(where)} --tensor {shlex.quote(_deepest_map(layers) or 'NAME')}"
+    hint = f"to look at its vision encoder: {command}"
     for name in outputs:
         if DETECTOR_NAME.search(name):
             raise CannotAssessError(f"{where}: output {name!r} is an object detector's; {ONE_EACH}", hint)
-    deep: set[str] = set()
-    upsampling = ""
-    for node in nested_nodes(nodes):
-        if node.op_type in DETECTOR_OPS:
-            raise CannotAssessError(f"{where}: graph has {node.op_type}, as object detectors have; {ONE_EACH}", hint)
-        of_image = [name for name in node.input[:1] if name in layers.image_tensors]
-        if (of_image and node.op_type in LINEAR) or any(name in deep for name in node.input):
-            if node.op_type in UPSAMPLING_OPS and node.input[0] in deep:
-                upsampling = node.op_type
-            deep.update(name for name in node.output if name in layers.image_tensors)
+    for op in sorted(DETECTOR_OPS & operators):
+        raise CannotAssessError(f"{where}: graph has {op}, as object detectors have; {ONE_EACH}", hint)
+    upsampling = _upsamples(layers) if UPSAMPLING_OPS & operators else ""
     ranks = {name: len(layers.shapes[name]) for name in outputs if name in layers.shapes}
     for name, rank in ranks.items():
         if upsampling and rank > 2 and not EMBEDDING_NAME.search(name):
@@ -88,6 +88,19 @@ def refuse_dense(nodes: Iterable[onnx.NodeProto], layers: Layers, outputs: tuple
                 f"have; {ONE_EACH}",
                 hint,
             )
+
+
+def _upsamples(layers: Layers) -> str:
+    """Name the op that makes what a linear layer gave larger; "" where none does."""
+    deep: set[str] = set()
+    found = ""
+    for tensor, names in layers.data.items():
+        op = layers.ops[tensor]
+        if op in LINEAR or not deep.isdisjoint(names):
+            deep.add(tensor)
+            if op in UPSAMPLING_OPS and names[0] in deep:
+                found = op
+    return found
 
 
 def _deepest_map(layers: Layers) -> str:

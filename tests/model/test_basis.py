@@ -237,6 +237,19 @@ def test_a_convolution_over_the_whole_map_is_a_linear_layer(turned: bool, tmp_pa
     assert str(end) == ("change_of_basis" if turned else "linear")
 
 
+def test_a_constant_nodes_weight_in_an_external_file_is_read(tmp_path: Path) -> None:
+    for weight, ends in ((rotation(16, 12), "change_of_basis"), (onnx_models.weight(16, 12), "linear")):
+        nodes, weights = signed_features()
+        proto = onnx_models.build([*nodes, ("MatMul", ["signed", "w"], ["embedding"])], ["embedding"], weights)
+        tensor = numpy_helper.from_array(weight.astype(np.float32), "w")
+        (tmp_path / "w.bin").write_bytes(tensor.raw_data)
+        onnx.external_data_helper.set_external_data(tensor, "w.bin")
+        tensor.ClearField("raw_data")
+        proto.graph.node.insert(0, onnx.helper.make_node("Constant", [], ["w"], value=tensor))
+        (tmp_path / "m.onnx").write_bytes(proto.SerializeToString())
+        assert str(open_model(tmp_path / "m.onnx").representation.ends_in) == ends
+
+
 def test_a_weight_that_is_no_matrix_is_not_read(tmp_path: Path) -> None:
     nodes, weights = signed_features()
     weights["w"] = onnx_models.weight(16, 4, 4)

@@ -384,6 +384,23 @@ def test_assumed_head_input_is_settled_by_the_user(opened: Any) -> None:
     assert chosen(opened(model, tensor="relu"))[1] == "user"
 
 
+@pytest.mark.parametrize("op", ["Gemm", "Add"])
+@pytest.mark.parametrize("zero", [True, False])
+def test_a_bias_of_zeros_is_none(opened: Any, op: str, zero: bool) -> None:
+    """timm's loaders write one behind CLIP's projection."""
+    nodes, weights = onnx_models.pooled()
+    bias = np.zeros(512, np.float32) if zero else onnx_models.weight(512)
+    weights |= {"w": onnx_models.weight(16, 512), "b": bias}
+    nodes += (
+        [("Gemm", ["features", "w", "b"], ["output0"])]
+        if op == "Gemm"
+        else [("MatMul", ["features", "w"], ["e"]), ("Add", ["e", "b"], ["output0"])]
+    )
+    found = chosen(opened(onnx_models.build(nodes, ["output0"], weights)))
+    expected = ("output0", "encoder_output", "none", False) if zero else ("features", "head_input", "none", True)
+    assert found == expected
+
+
 def test_where_the_rule_is_sure_another_tensor_is_the_users(opened: Any) -> None:
     model = opened(onnx_models.classifier(10, output="logits"), tensor="gap")
     assert chosen(model)[1] == "user"
