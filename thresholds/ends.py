@@ -7,6 +7,10 @@ from dataclasses import dataclass
 
 from pydantic_core import core_schema
 
+# position of the zero point among the inputs of an operator that writes a quantised tensor
+WRITTEN_ZERO_AT = {"QuantizeLinear": 2, "QLinearConv": 7, "QLinearMatMul": 7, "QLinearAdd": 7, "QLinearMul": 7}
+WRITTEN_ZERO_AT |= {"QGemm": 8, "QLinearGlobalAveragePool": 4, "QLinearAveragePool": 4, "QLinearConcat": 1}
+
 
 @dataclass(frozen=True)
 class End:

@@ -10,8 +10,7 @@ from typing import NamedTuple
 import onnx
 from onnx import TensorProto
 
-from robustcheck_onnx.checker.evidence import WRITTEN_ZERO_AT
-from robustcheck_onnx.thresholds.ends import End
+from robustcheck_onnx.thresholds.ends import WRITTEN_ZERO_AT, End
 
 from .layers import (
     ACTIVATION,

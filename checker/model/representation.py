@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import re
 import shlex
 from dataclasses import dataclass, replace
 
@@ -14,20 +13,14 @@ from robustcheck_onnx.thresholds.ends import End
 
 from .contract import Contract
 from .ends import ends_in
-from .heads import GATE, SCALE, Head, Join, find_head
+from .heads import SCALE, Head, Join, find_head
 from .layers import Layers
 from .pooling import choose_pool, user_pool
+from .roles import EMBEDDING_NAME, Role, heads_joined, is_untrained_pooler, like_scores, role_of
 
-# widths of well-known label sets: binary, CIFAR, Food-101, Tiny ImageNet and ImageNet-R/A, Places365,
-# ImageNet-1k (with background), ImageNet-12k, -21k in its usual cuts
-CLASS_COUNTS = frozenset((2, 10, 100, 101, 200, 365, 1000, 1001, 10450, 11221, 11821, 21841, 21843))
-CLASS_NAME = re.compile(r"logit|prob|scores?\b|(^|[^a-z])class(es)?([^a-z]|$)|classif|softmax|predict|label", re.I)
-CLASS_OPS = frozenset(("Softmax", "LogSoftmax", "Sigmoid", "ArgMax", "TopK", "QLinearSoftmax", "QLinearSigmoid"))
-ACTIVATED = frozenset(("Relu", "Clip", GATE))  # class scores go through none of these
 FLOATS = frozenset(
     (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.BFLOAT16)
 )
-EMBEDDING_NAME = re.compile(r"embed|feature|represent|pooler|hidden_state|descriptor|(^|[^a-z])emb([^a-z]|$)", re.I)
 
 
 @dataclass(frozen=True)
@@ -76,19 +69,6 @@ class Choice:
     head: Head | None
     class_output: str | None
     candidates: tuple[Candidate, ...]
-
-
-@dataclass(frozen=True)
-class _OutputRole:
-    """What one output of the graph holds."""
-
-    output: str
-    is_class: bool | None
-    """True: class scores; False: an embedding; None: nothing tells"""
-    why: str
-    head: Head | None
-    doubted: bool = False
-    """its name says embedding, but its last layer says class scores"""
 
 
 def choose(
@@ -152,7 +132,7 @@ def find_candidates(layers: Layers, outputs: tuple[str, ...]) -> tuple[Candidate
     for output in outputs:
         if output not in layers.image_tensors:
             continue
-        role = _role_of(layers, output)
+        role = role_of(layers, output)
         end = find_head(layers, output)
         if role.is_class or (role.is_class is None and role.head is not None and SCALE in role.head.crossed):
             add(output, "logits", f"output, {'class scores' if role.is_class else 'perhaps class scores'}: {role.why}")
@@ -171,71 +151,6 @@ def find_candidates(layers: Layers, outputs: tuple[str, ...]) -> tuple[Candidate
     return tuple(candidates.values())
 
 
-def _role_of(layers: Layers, output: str) -> _OutputRole:
-    end, last = find_head(layers, output), ends_in(layers, output)
-    head = end if isinstance(end, Head) else None
-    activation = {last.op} if last.kind == "activation" else set()
-    score = CLASS_OPS & (head.crossed if head else activation - {"Sigmoid"})
-    if score:
-        return _OutputRole(output, True, f"it ends in {min(score)}", head)
-    if head is not None and head.cosine:
-        why = f"its last linear layer ({head.op}) reads a vector of length 1, as that of a zero-shot head does"
-        return _OutputRole(output, True, why, head)
-    class_like, embedding_like = bool(CLASS_NAME.search(output)), bool(EMBEDDING_NAME.search(output))
-    if class_like != embedding_like:
-        scores = "" if class_like else _like_scores(layers, output)
-        why = f"its name is {output!r}"
-        return _OutputRole(output, class_like, f"{why}, but {scores}" if scores else why, head, bool(scores))
-    if isinstance(end, Join):
-        heads = [find_head(layers, branch) for branch in end.branches]
-        if all(isinstance(h, Head) and "Conv" not in h.op and (h.cosine or _has_class_width(h)) for h in heads):
-            return _OutputRole(output, True, f"{end.op} joins {len(heads)} linear layers as class scores have", None)
-    if head is None:
-        return _OutputRole(output, False, "no linear layer ends it", None)
-    if SCALE in head.crossed:
-        return _OutputRole(output, None, f"a factor stands behind its last linear layer ({head.op})", head)
-    if _has_class_width(head) and head.has_bias:
-        return _OutputRole(output, True, f"its last linear layer has a bias and {head.classes} outputs", head)
-    if head.classes and not _has_class_width(head) and not head.has_bias:
-        return _OutputRole(output, False, f"a projection without bias to {head.classes} features ends it", head)
-    if not _has_class_width(head) and ACTIVATED & head.crossed:
-        return _OutputRole(output, False, f"an activation stands behind its last linear layer ({head.op})", None)
-    last_layer = f"{head.classes or 'an unknown number of'} outputs and {'a' if head.has_bias else 'no'} bias"
-    return _OutputRole(output, None, f"its last linear layer has {last_layer}", head)
-
-
-def _heads_joined(layers: Layers, output: str) -> str:
-    """Say which tensors the linear layers read whose outputs are joined; "" where that is not what ends `output`."""
-    end = find_head(layers, output)
-    heads = [find_head(layers, branch) for branch in end.branches] if isinstance(end, Join) else []
-    read = sorted({head.tensor for head in heads if isinstance(head, Head)})
-    return f": {len(heads)} heads are joined, which read {', '.join(read)}" if read else ""
-
-
-def _like_scores(layers: Layers, tensor: str) -> str:
-    """Say why the layers before `tensor` make class scores, whatever it is called; "" where they do not.
-
-    Logits on images of one category have few extreme classes in every image: only the graph tells them apart.
-    """
-    head = find_head(layers, tensor)
-    if not isinstance(head, Head) or ACTIVATED & head.crossed:
-        return ""
-    if score := CLASS_OPS & head.crossed:
-        return f"it ends in {min(score)}, as class scores do"
-    if head.cosine:
-        return "its last linear layer reads a vector of length 1, as that of a zero-shot head does"
-    if SCALE in head.crossed:
-        return "a factor stands behind its last linear layer, as behind a zero-shot head"
-    if _has_class_width(head) and head.has_bias:
-        return f"its last linear layer has a bias and {head.classes} outputs, as class scores have"
-    return ""
-
-
-def _has_class_width(head: Head) -> bool:
-    """Whether label sets have the head's width and embeddings hardly: a well-known count, or no multiple of 8."""
-    return head.classes is not None and (head.classes in CLASS_COUNTS or head.classes % 8 != 0)
-
-
 def _by_rule(
     layers: Layers,
     outputs: tuple[str, ...],
@@ -245,7 +160,7 @@ def _by_rule(
 ) -> Choice:
     if contract is not None:
         return _by_contract(layers, outputs, where, contract, candidates)
-    roles = [_role_of(layers, name) for name in outputs if name in layers.image_tensors]
+    roles = [role_of(layers, name) for name in outputs if name in layers.image_tensors]
     if not roles:
         raise CannotAssessError(
             f"{where}: outputs {', '.join(outputs)} do not depend on the image; a representation must",
@@ -255,7 +170,7 @@ def _by_rule(
     for role in classes:
         if role.head is None:
             raise _undecided(where, f"output {role.output!r} holds class scores ({role.why}), but "
-                        f"no single linear layer ends it{_heads_joined(layers, role.output)}", candidates)  # fmt: skip
+                        f"no single linear layer ends it{heads_joined(layers, role.output)}", candidates)  # fmt: skip
     if classes:
         heads = {role.head.tensor for role in classes if role.head}
         if len(heads) > 1:
@@ -263,8 +178,7 @@ def _by_rule(
                 where, f"outputs {', '.join(r.output for r in classes)} have heads of their own", candidates
             )
         return _head_input(layers, where, classes[0], candidates)
-    # transformers' pooler of ViT: a layer that most checkpoints hold no weights for
-    roles = [role for role in roles if not _is_untrained_pooler(layers, role.output)] or roles
+    roles = [role for role in roles if not is_untrained_pooler(layers, role.output)] or roles
     role = roles[0]
     if len(roles) > 1:
         vectors = [r for r in roles if EMBEDDING_NAME.search(r.output) and len(layers.shapes.get(r.output, ())) == 2]
@@ -282,11 +196,6 @@ def _by_rule(
     why = f"output of an image encoder{', assumed' if role.doubted else ''}: {role.why}"
     representation = replace(_represent(layers, where, role.output, "encoder_output", why), tensor_assumed=role.doubted)
     return Choice(representation, None, None, candidates)
-
-
-def _is_untrained_pooler(layers: Layers, output: str) -> bool:
-    vector = EMBEDDING_NAME.search(output) is not None and len(layers.shapes.get(output, ())) == 2
-    return vector and ends_in(layers, output) == End("activation", "Tanh")
 
 
 def _by_contract(
@@ -307,7 +216,7 @@ def _by_contract(
     class_output = next((name for name in logits if name != "representation"), None)
     head = find_head(layers, class_output) if class_output else None
     why = f"named by the file's contract: {entry.meaning}"
-    scores = "" if entry.rule == "logits" else _like_scores(layers, "representation")
+    scores = "" if entry.rule == "logits" else like_scores(layers, "representation")
     if scores:
         why = f"{why}; assumed, since {scores}"
     representation = replace(_represent(layers, where, "representation", entry.rule, why), tensor_assumed=bool(scores))
@@ -360,7 +269,7 @@ def _by_user(
     return _represent(layers, where, tensor, rule, why)
 
 
-def _head_input(layers: Layers, where: str, role: _OutputRole, candidates: tuple[Candidate, ...]) -> Choice:
+def _head_input(layers: Layers, where: str, role: Role, candidates: tuple[Candidate, ...]) -> Choice:
     head = role.head
     assert head is not None
     why = f"input of the last linear layer ({head.op}) of a classifier: {role.why}"

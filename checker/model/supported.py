@@ -17,7 +17,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 from robustcheck_onnx.checker.errors import CannotAssessError
 
 from .layers import LINEAR, Layers, nested_nodes
-from .representation import EMBEDDING_NAME
+from .roles import EMBEDDING_NAME
 
 ONE_EACH = "one representation for each image is needed"
 DETECTOR_NAME = re.compile(

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import Literal
 
 from robustcheck_onnx.checker.evidence import (
-    WRITTEN_ZERO_AT,
     Evidence,
     Interval,
     ModelFacts,
@@ -15,7 +14,7 @@ from robustcheck_onnx.checker.evidence import (
 )
 from robustcheck_onnx.checker.statistics import TOP_FEATURES
 from robustcheck_onnx.checker.text import bound_text, number_text
-from robustcheck_onnx.thresholds.ends import End
+from robustcheck_onnx.thresholds.ends import WRITTEN_ZERO_AT, End
 from robustcheck_onnx.thresholds.frozen import Frozen
 from robustcheck_onnx.thresholds.profile import STATISTICS, Profile, Statistic
 
