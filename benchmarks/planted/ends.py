@@ -248,8 +248,10 @@ def _tails() -> Iterator[Form]:
             "Pow, ReduceSum, Add, Sqrt, Reciprocal, Mul", lambda x: x * (x.pow(2).sum(1, keepdim=True) + 1e-12).rsqrt()
         ),
     )
-    yield Form("a scalar factor", *_behind("× 10", lambda x: 10 * x))
-    yield Form("a scalar divisor", *_behind("/ 7", lambda x: x / 7))
+    temperature = "a factor behind the last linear layer may be the temperature of zero-shot scores: --tensor confirms"
+    for name, done, behind in (("factor", "× 10", lambda x: 10 * x), ("divisor", "/ 7", lambda x: x / 7)):
+        yield Form(f"a scalar {name}", *_behind(done, behind), ("WARN",), temperature, frozenset({"assumed_tensor"}))
+        yield Form(f"a scalar {name}, confirmed", *_behind(done, behind), arguments=("--tensor", EMBEDDING))
     for name in ("image_features", "embedding", "features", "pooler_output", "representation", "output", "495"):
         yield Form(
             f"output called {name!r}", "the plain embedding", changed(lambda m, to=name: rename(m, {EMBEDDING: to}))
@@ -286,9 +288,9 @@ def _projections() -> Iterator[Form]:
         "projection with a bias, called 'output'",
         "Gemm",
         exported(of=of(lambda t: biased(t[:, 0])), outputs=("output",)),
-        ("PASS", "exit 2"),
-        "a bias is what class scores have: found, or asked for",
-        says="--tensor",
+        ("WARN",),
+        "a bias is what class scores have: the rule asks, and --tensor answers",
+        frozenset({"assumed_tensor"}),
     )
     yield Form(
         "projection with a bias, called 'output', asked for",
