@@ -22,6 +22,7 @@ from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
 
+import graphs
 import manifest
 import numpy as np
 import opening
@@ -135,7 +136,13 @@ def main(arguments: list[str]) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         table = []
-        made = (rows(folder, runs), opening.rows(folder), manifest.rows(folder), scan.rows(folder))
+        made = (
+            rows(folder, runs),
+            opening.rows(folder),
+            graphs.rows(folder, runs),
+            manifest.rows(folder),
+            scan.rows(folder),
+        )
         for row in chain(*made, speed.rows(folder, runs)):
             print(" | ".join(f"{key}: {value}" for key, value in row.items()), flush=True)
             table.append(row)
