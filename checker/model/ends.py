@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple
@@ -32,6 +31,7 @@ AFTER_LINEAR, AFTER_NORM, AFTER_POOL, INPUT = End("linear"), End("normalisation"
 SUM = End("other", "Add")  # of branches that all end in linear layers
 LINEAR_ENDS = frozenset((AFTER_LINEAR, SUM))
 GATES = frozenset(End("activation", op) for op in ("Sigmoid", "HardSigmoid", "Clip", "Softmax"))  # squeeze-and-excite
+INTEGER_PRODUCTS = frozenset(("MatMulInteger", "ConvInteger"))
 COMPARISON = frozenset(("Greater", "GreaterOrEqual", "Less", "LessOrEqual"))
 JOIN_DEPTH = 2  # nested joins whose last linear layers count
 
@@ -102,6 +102,7 @@ def _end_of_join(op: str, under: Sequence[End]) -> End:
         alike = under[0] if len(set(under)) == 1 else None
         return alike or (of_activation[0] if of_activation else End("other", "Concat"))
     unknown = [end for end in under if end not in LINEAR_ENDS and end.kind != "linear_of"]
+    unknown.sort(key=lambda end: end.op == "Gather")  # a look-up passes alone: whatever else is added counts first
     return unknown[0] if unknown else SUM if op in SUMS else End("other", op)
 
 
@@ -183,7 +184,9 @@ def _end_of(layers: Layers, node: onnx.NodeProto, tensor: str) -> End | None:
         look_through = maker is None or (before is not None and before.kind == "activation")
         return None if op == "QuantizeLinear" and look_through else End("activation", op)
     if op == "Gather" and node.input[0] not in layers.image_tensors:
-        return End("other", op)
+        # a table of vectors gives one of them; a table of numbers is a function of each feature, be it a ReLU
+        table = _fixed_shape(layers, node.input[0]) or ()
+        return End("other" if sum(size != 1 for size in table) > 1 else "activation", op)
     if op in RESHAPE:
         return None
     if op in NORMALISATION:
@@ -208,18 +211,22 @@ def _affine_end(layers: Layers, node: onnx.NodeProto, tensor: str, names: tuple[
         return End("other", op) if source is None else End("activation", _activation_name(layers, names, source))
     if op not in ("Mul", "Div", "QLinearMul"):
         return None
+    if op == "Div" and node.input[0] not in names:
+        return End("other", op)  # c/x is no factor
     if "ReduceMean" in (layers.statistics.get(name) for name in node.input if name not in names):
         return AFTER_NORM  # (x − mean)/sd, or x/rms
-    if any(math.prod(_constant_shape(layers, name)) > 1 for name in node.input):
-        return AFTER_NORM  # one factor a feature: the scale of a norm, folded or decomposed
+    if _maker(layers, names[0]) == "Cast" and _maker(layers, layers.producers[names[0]].input[0]) in INTEGER_PRODUCTS:
+        return None  # the scale of what was quantised, one a feature or one for all
+    factors = [name for name in node.input[:: 3 if op == "QLinearMul" else 1] if name not in layers.image_tensors]
+    shapes = [_fixed_shape(layers, name) for name in factors]
+    if any(shape is None or any(size != 1 for size in shape) for shape in shapes):
+        return AFTER_NORM  # one factor a feature, for all that is known: the scale of a norm, folded or decomposed
     return None
 
 
-def _constant_shape(layers: Layers, tensor: str) -> tuple[int, ...]:
-    """Give the shape of a constant, a quantised one included; () for anything else."""
-    maker = layers.producers.get(tensor)
-    stored = maker.input[0] if maker is not None and maker.op_type == "DequantizeLinear" else tensor
-    return layers.constants.get(stored, ())
+def _fixed_shape(layers: Layers, tensor: str) -> tuple[int | None, ...] | None:
+    """Give the shape of a tensor that does not depend on the image: a constant, or what is computed from some."""
+    return layers.constants.get(tensor, layers.shapes.get(tensor))
 
 
 def _activation_name(layers: Layers, names: tuple[str, ...], source: str) -> str:

@@ -34,6 +34,9 @@ class Head:
     classes: int | None
     """width of its output"""
     has_bias: bool
+    """whether a bias is added that is not all zeros"""
+    writes_bias: bool
+    """whether a bias is added, be it of zeros"""
     crossed: frozenset[str]
     """ops between the layer and the output"""
     cosine: bool = False
@@ -57,6 +60,7 @@ class _Tail(NamedTuple):
     """the tensor that the layer or the join makes"""
     crossed: frozenset[str]
     has_bias: bool
+    writes_bias: bool
 
 
 class _Known(NamedTuple):
@@ -107,7 +111,7 @@ def _tail(layers: Layers, tensor: str) -> _Tail | None:
         goes_on = op in AFTER_HEAD and names and not _is_look_up(layers, tensor)
         source = layers.elementwise.parent(tensor) if len(names) > 1 else None if ends_here or not names else names[0]
         if ends_here or not goes_on or source is None:
-            known[tensor] = _Tail(tensor, frozenset(), False) if ends_here or goes_on else None
+            known[tensor] = _Tail(tensor, frozenset(), False, False) if ends_here or goes_on else None
             break
         path.append((tensor, source))
         tensor = source
@@ -123,8 +127,11 @@ def _longer(layers: Layers, inner: _Tail, tensor: str, source: str) -> _Tail:
     more = {op, GATE} if several else {op}
     if not several and op in SCALING and _scales(layers, layers.producers[tensor], source, inner):
         more.add(SCALE)
-    added = not several and op in ("Add", "QLinearAdd") and not layers.zeros & set(layers.producers[tensor].input)
-    return _Tail(inner.start, inner.crossed | more, inner.has_bias or added)
+    if op == "Sub" and any(layers.statistics.get(name) == "ReduceLogSumExp" for name in layers.producers[tensor].input):
+        more.add("LogSoftmax")
+    added = not several and op in ("Add", "QLinearAdd")
+    not_zero = added and not layers.zeros & set(layers.producers[tensor].input)
+    return _Tail(inner.start, inner.crossed | more, inner.has_bias or not_zero, inner.writes_bias or added)
 
 
 def _is_look_up(layers: Layers, tensor: str) -> bool:
@@ -181,7 +188,8 @@ def _scales(layers: Layers, node: onnx.NodeProto, data: str, inner: _Tail) -> bo
     if layers.producers[inner.start].op_type in ("MatMulInteger", "ConvInteger") and inner.crossed <= {"Cast"}:
         return False  # the scale of what was quantised
     others = node.input[::3][:2] if node.op_type == "QLinearMul" else node.input
-    shapes = [layers.constants.get(name, layers.shapes.get(name)) for name in others if name != data]
+    factors = [name for name in others if name not in layers.image_tensors]
+    shapes = [layers.constants.get(name, layers.shapes.get(name)) for name in factors]
     return any(shape is not None and all(size == 1 for size in shape) for shape in shapes)
 
 
@@ -199,7 +207,7 @@ def _head(layers: Layers, node: onnx.NodeProto, data: str, tail: _Tail) -> Head:
     elif weight_shape and node.op_type != "Einsum":
         classes = weight_shape[0 if "transB" in attributes and attributes["transB"].i else -1]
     bias_at = _BIAS_AT.get(node.op_type)
-    own_bias = bias_at is not None and len(node.input) > bias_at and node.input[bias_at] not in {"", *layers.zeros}
+    bias = node.input[bias_at] if bias_at is not None and len(node.input) > bias_at else ""
     tensor = _float_side(layers, data) or data
     quantised = node.op_type in ("QLinearMatMul", "QLinearConv", "QGemm") and tensor == data
     scales = tuple(node.input[1:3]) if quantised else ()
@@ -207,4 +215,5 @@ def _head(layers: Layers, node: onnx.NodeProto, data: str, tail: _Tail) -> Head:
     if "alpha" in attributes and not math.isclose(attributes["alpha"].f, 1):
         crossed |= {SCALE}
     cosine = "Conv" not in node.op_type and bool(_unit_length(layers, data))
-    return Head(node.op_type, tensor, weight_shape, classes, tail.has_bias or own_bias, crossed, cosine, scales)
+    has_bias, writes_bias = tail.has_bias or bias not in {"", *layers.zeros}, tail.writes_bias or bool(bias)
+    return Head(node.op_type, tensor, weight_shape, classes, has_bias, writes_bias, crossed, cosine, scales)

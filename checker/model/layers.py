@@ -165,14 +165,14 @@ def build_layers(
         op, outputs = node.op_type, [name for name in node.output if name]
         for name in outputs:
             producers[name] = node
-        if op == "Constant":
+        if op == "Constant" and outputs:
             for attribute in node.attribute:
-                constants[node.output[0]] = tuple(attribute.t.dims) if attribute.name == "value" else (1,)
+                constants[node.output[0]] = _constant_shape(attribute)
                 if attribute.name == "value" and attribute.t.data_type in BITS:
                     zero_points[node.output[0]] = is_extreme(attribute.t)
         names = node_inputs(node) if node.attribute else node.input  # a node without attributes has no graph inside
         of_image = tuple([name for name in names if name in reached])
-        if not of_image or op in ("Shape", "Size"):
+        if not of_image or not outputs or op in ("Shape", "Size"):
             continue
         # the other outputs of a dynamic quantiser are its scale and zero point
         outputs = outputs[:1] if op == "DynamicQuantizeLinear" else outputs
@@ -199,6 +199,16 @@ def build_layers(
     return Layers(
         producers, frozenset(reached), shapes, types, constants, zero_points, zeros, ops, data, statistics, elementwise
     )
+
+
+def _constant_shape(attribute: onnx.AttributeProto) -> tuple[int, ...]:
+    """Give the shape of what a Constant makes, by the attribute that holds it: a tensor, a list, or one number."""
+    if attribute.name == "value":
+        return tuple(attribute.t.dims)
+    if attribute.name == "sparse_value":
+        return tuple(attribute.sparse_tensor.dims)
+    lists = {"value_floats": attribute.floats, "value_ints": attribute.ints, "value_strings": attribute.strings}
+    return (len(lists[attribute.name]),) if attribute.name in lists else ()
 
 
 def _carriers(

@@ -108,13 +108,14 @@ def _fields(content: bytes, at: int, end: int) -> Iterator[_Field]:
 def _varint(content: bytes, at: int) -> tuple[int, int]:
     """Read a number of protobuf, seven bits a byte, the lowest first; give what stands behind it, too."""
     value = shift = 0
-    while True:
+    while shift < 70:  # ten bytes hold 64 bits; longer ones are refused by protobuf, too
         byte = content[at]
         at += 1
         value |= (byte & 127) << shift
         if byte < 128:
             return value, at
         shift += 7
+    raise ValueError("a number is longer than ten bytes")
 
 
 def _key(number: int, size: int) -> bytes:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx.inliner
 from onnx import TensorProto, helper, numpy_helper, shape_inference
 
+from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.text import sha256_of
 from robustcheck_onnx.thresholds.ends import End
 
@@ -27,11 +28,12 @@ from .graph import Graph
 from .heads import Head
 from .image_input import ImageInput, find_image_input
 from .image_part import keep_image_part
-from .layers import Layers, build_layers
+from .layers import Layers, build_layers, nested_nodes
 from .representation import FLOATS, Candidate, Representation, choose
 from .sort import sort_model
 from .supported import check_supported, refuse_dense
 
+MOST_NODES = 1_000_000  # that functions may open up to; they can call each other, twice as many a level
 VECTOR = 4096  # values of a vector that are looked at; a representation is hardly wider, and `parse_light` keeps them
 SMALL_ELEMENTS = 1024  # initializers up to this size stay in for shape inference: they may be shapes
 QUANTISED_OPS = re.compile(r"^(QLinear|QGemm|MatMulInteger|ConvInteger|Dynamic|Quantize|Dequantize|QAttention)")
@@ -104,7 +106,7 @@ def open_model(
     file = read_onnx(path, read)
     where = str(file.path)
     moved = sort_model(file.proto, where)
-    proto = onnx.inliner.inline_local_functions(file.proto) if file.proto.functions else file.proto
+    proto = _inlined(file.proto, where) if file.proto.functions else file.proto
     left_out = keep_image_part(proto, where)
     operators = check_supported(proto, where)
     contract = parse_contract({prop.key: prop.value for prop in proto.metadata_props}, where)
@@ -151,6 +153,35 @@ def open_model(
         ),
         external_folder=file.external_folder,
     )
+
+
+def _inlined(proto: onnx.ModelProto, where: str) -> onnx.ModelProto:
+    """Open up the functions of a model.
+
+    Raises:
+        CannotAssessError: a function calls itself, or has another fault; the graph would have too many nodes.
+    """
+    sizes = {(function.domain, function.name): 0 for function in proto.functions}  # nodes, opened up
+
+    def size(nodes: Iterable[onnx.NodeProto]) -> int:
+        return sum(max(1, sizes.get((node.domain, node.op_type), 0)) for node in nested_nodes(nodes))
+
+    for _ in proto.functions:  # each round is right one call deeper
+        rounds = {(f.domain, f.name): min(size(f.node), MOST_NODES + 1) for f in proto.functions}
+        if rounds == sizes:
+            break
+        sizes = rounds
+    if size(proto.graph.node) > MOST_NODES:
+        raise CannotAssessError(
+            f"{where}: functions open up to more than {MOST_NODES:,} nodes; no image model has as many",
+            "export the model again without functions",
+        )
+    try:
+        return onnx.inliner.inline_local_functions(proto)
+    except (onnx.checker.ValidationError, RuntimeError) as error:
+        raise CannotAssessError(
+            f"{where}: functions can't be opened up ({' '.join(str(error).split())[:200]})", "export the model again"
+        ) from error
 
 
 def with_shapes(proto: onnx.ModelProto) -> onnx.GraphProto:

@@ -13,10 +13,10 @@ from robustcheck_onnx.thresholds.ends import End
 
 from .contract import Contract
 from .ends import ends_in
-from .heads import SCALE, Head, Join, find_head
+from .heads import Head, Join, find_head
 from .layers import Layers
 from .pooling import choose_pool, user_pool
-from .roles import EMBEDDING_NAME, Role, heads_joined, is_untrained_pooler, like_scores, role_of
+from .roles import EMBEDDING_NAME, Role, has_class_width, heads_joined, is_untrained_pooler, like_scores, role_of
 
 FLOATS = frozenset(
     (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.BFLOAT16)
@@ -108,7 +108,9 @@ def choose(
         choice = _users_choice(layers, where, tensor, candidates, choice, contract, asks=asks)
     elif tensor is not None:
         chosen = choice.representation
-        chosen = replace(chosen, tensor_assumed=False, why=f"{chosen.why}; confirmed by --tensor")
+        scores = chosen.tensor_assumed and bool(like_scores(layers, tensor))
+        confirmed = "" if scores else "; confirmed by --tensor"  # nobody makes an embedding of what looks like scores
+        chosen = replace(chosen, tensor_assumed=scores, why=f"{chosen.why}{confirmed}")
         choice = replace(choice, representation=chosen)
     if pool is not None:
         chosen = choice.representation
@@ -134,7 +136,8 @@ def find_candidates(layers: Layers, outputs: tuple[str, ...]) -> tuple[Candidate
             continue
         role = role_of(layers, output)
         end = find_head(layers, output)
-        if role.is_class or (role.is_class is None and role.head is not None and SCALE in role.head.crossed):
+        open_width = role.is_class is None and role.head is not None and has_class_width(role.head)
+        if role.is_class or open_width or like_scores(layers, output):
             add(output, "logits", f"output, {'class scores' if role.is_class else 'perhaps class scores'}: {role.why}")
         else:
             add(output, "encoder_output", "output")

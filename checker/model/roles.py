@@ -51,17 +51,17 @@ def role_of(layers: Layers, output: str) -> Role:
         return Role(output, class_like, f"{why}, but {scores}" if scores else why, head, bool(scores))
     if isinstance(end, Join):
         heads = [find_head(layers, branch) for branch in end.branches]
-        if all(isinstance(h, Head) and "Conv" not in h.op and (h.cosine or _has_class_width(h)) for h in heads):
+        if all(isinstance(h, Head) and "Conv" not in h.op and (h.cosine or has_class_width(h)) for h in heads):
             return Role(output, True, f"{end.op} joins {len(heads)} linear layers as class scores have", None)
     if head is None:
         return Role(output, False, "no linear layer ends it", None)
     if SCALE in head.crossed:
         return Role(output, None, f"a factor stands behind its last linear layer ({head.op})", head)
-    if _has_class_width(head) and head.has_bias:
+    if has_class_width(head) and head.writes_bias:
         return Role(output, True, f"its last linear layer has a bias and {head.classes} outputs", head)
-    if head.classes and not _has_class_width(head) and not head.has_bias:
+    if head.classes and not has_class_width(head) and not head.has_bias:
         return Role(output, False, f"a projection without bias to {head.classes} features ends it", head)
-    if not _has_class_width(head) and ACTIVATED & head.crossed:
+    if not has_class_width(head) and ACTIVATED & head.crossed:
         return Role(output, False, f"an activation stands behind its last linear layer ({head.op})", None)
     last_layer = f"{head.classes or 'an unknown number of'} outputs and {'a' if head.has_bias else 'no'} bias"
     return Role(output, None, f"its last linear layer has {last_layer}", head)
@@ -83,7 +83,11 @@ def like_scores(layers: Layers, tensor: str) -> str:
     head = find_head(layers, tensor)
     if isinstance(head, Join):
         heads = [find_head(layers, branch) for branch in head.branches]
-        return COSINE if any(isinstance(h, Head) and h.cosine for h in heads) else ""
+        if any(isinstance(h, Head) and h.cosine for h in heads):
+            return COSINE
+        if all(isinstance(h, Head) and "Conv" not in h.op and has_class_width(h) and h.writes_bias for h in heads):
+            return f"{head.op} joins {len(heads)} linear layers as class scores have"
+        return ""
     if not isinstance(head, Head) or ACTIVATED & head.crossed:
         return ""
     if score := CLASS_OPS & head.crossed:
@@ -92,12 +96,12 @@ def like_scores(layers: Layers, tensor: str) -> str:
         return COSINE
     if SCALE in head.crossed:
         return "a factor stands behind its last linear layer, as behind a zero-shot head"
-    if _has_class_width(head) and head.has_bias:
+    if has_class_width(head) and head.writes_bias:
         return f"its last linear layer has a bias and {head.classes} outputs, as class scores have"
     return ""
 
 
-def _has_class_width(head: Head) -> bool:
+def has_class_width(head: Head) -> bool:
     """Whether label sets have the head's width and embeddings hardly: a well-known count, or no multiple of 8."""
     return head.classes is not None and (head.classes in CLASS_COUNTS or head.classes % 8 != 0)
 

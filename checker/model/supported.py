@@ -56,7 +56,7 @@ def check_supported(proto: onnx.ModelProto, where: str) -> frozenset[str]:
         if known and (domain, node.op_type) not in known:
             close = difflib.get_close_matches(node.op_type, [op for name, op in known if name == domain], n=1)
             raise CannotAssessError(
-                f"{where}: node {node.name or node.output[0]!r} uses operator "
+                f"{where}: node {node.name or ''.join(node.output[:1])!r} uses operator "
                 f"{domain or 'ai.onnx'}:{node.op_type}; {runtime} has no such operator"
                 + (f" (closest: {close[0]})" if close else ""),
                 "export with standard operators; custom operator libraries are not loaded",

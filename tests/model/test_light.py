@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +147,7 @@ def test_what_protobuf_merges_is_parsed_whole(twice: str) -> None:
 
 PEAK = """
 import sys
+import time
 from pathlib import Path
 from robustcheck_onnx.checker.model import open_model
 open_model(sys.argv[1])
@@ -165,3 +167,10 @@ def test_an_open_model_is_in_memory_once(tmp_path: Path) -> None:
         done = subprocess.run([sys.executable, "-c", PEAK, path], capture_output=True, text=True, check=True)
         peaks.append(1024 * int(done.stdout))
     assert peaks[1] - peaks[0] < 1.5 * 60_000 * 512 * 4
+
+
+def test_a_number_without_end_is_refused_at_once() -> None:
+    started = time.perf_counter()
+    with pytest.raises(DecodeError):
+        light.parse_light(b"\x08" + b"\xff" * 1_000_000)
+    assert time.perf_counter() - started < 1

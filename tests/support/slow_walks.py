@@ -95,7 +95,8 @@ class SlowGraph:
         node, names = self.nodes[tensor], self.data(tensor)
         op = node.op_type
         if op == "Gather" and not self.depends(node.input[0]):
-            return End("other", op)
+            vectors = sum(size != 1 for size in self.constants.get(node.input[0], ())) > 1
+            return End("other" if vectors else "activation", op)
         if op in layers.RESHAPE:
             return None
         for kinds, kind in ((layers.NORMALISATION, "normalisation"), (layers.POOL, "pool")):
@@ -111,8 +112,10 @@ class SlowGraph:
             return End("other", op) if self.common(names) is None else End("activation")
         if op not in ("Mul", "Div"):
             return None
+        if op == "Div" and node.input[0] not in names:
+            return End("other", op)
         beside = [name for name in node.input if name not in names]
-        vector = any(math.prod(self.constants.get(name, ())) > 1 for name in beside)
+        vector = any(not self.depends(name) and math.prod(self.constants.get(name, (2,))) > 1 for name in beside)
         scaled = any(self.statistic(name) == "ReduceMean" for name in beside)
         return End("normalisation") if vector or scaled else None
 
@@ -165,7 +168,7 @@ class SlowGraph:
             if len(set(under)) == 1:
                 return under[0]
             return next((end for end in under if end.kind == "linear_of"), End("other", "Concat"))
-        for end in under:
-            if end not in (End("linear"), End("other", "Add")) and end.kind != "linear_of":
-                return end
+        unknown = [e for e in under if e not in (End("linear"), End("other", "Add")) and e.kind != "linear_of"]
+        for end in (*(e for e in unknown if e.op != "Gather"), *unknown):
+            return end
         return End("other", "Sub" if op == "Sub" else "Add")

@@ -1,0 +1,190 @@
+"""What must not pass: factors a feature, look-ups of numbers, class scores by another name or confirmed by a user."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from robustcheck_onnx.checker.errors import CannotAssessError
+from robustcheck_onnx.checker.model import open_model
+from support import onnx_models
+
+D = 512
+
+
+def opened(
+    tmp_path: Path, tail: list[Any], weights: dict[str, Any], *, batch: int | str = "batch", **options: str
+) -> Any:
+    """Open image → Conv → LayerNormalization "h" → `tail`, which reads w (384, 512), and 1000 wide c and b."""
+    nodes = [
+        ("Conv", ["image", "conv"], ["map"], {"kernel_shape": [8, 8]}),
+        ("Flatten", ["map"], ["flat"]),
+        ("LayerNormalization", ["flat", "gain"], ["h"]),
+    ]
+    every = {"conv": onnx_models.weight(384, 3, 8, 8), "gain": np.ones(384, np.float32)}
+    every |= {"w": onnx_models.weight(384, D), "c": onnx_models.weight(384, 1000), "b": onnx_models.weight(1000)}
+    output = (tail[-1][2][0], TensorProto.FLOAT, None)
+    image = ("image", TensorProto.FLOAT, (batch, 3, 8, 8))
+    path = tmp_path / "m.onnx"
+    onnx_models.save(onnx_models.build([*nodes, *tail], [output], every | weights, inputs=[image]), path)
+    return open_model(path, **options)  # type: ignore[arg-type]
+
+
+LINEAR = ("MatMul", ["h", "w"], ["z"])
+VECTOR = onnx_models.weight(D)
+
+
+@pytest.mark.parametrize(
+    "maker",
+    [
+        ("Identity", ["v"], ["f"]),
+        ("Exp", ["v"], ["f"]),
+        ("Cast", ["v"], ["f"], {"to": TensorProto.FLOAT}),
+        ("Constant", [], ["f"], {"value_floats": VECTOR.tolist()}),
+    ],
+)
+@pytest.mark.parametrize("op", ["Mul", "Div"])
+def test_a_factor_a_feature_that_is_computed_is_one(tmp_path: Path, op: str, maker: Any) -> None:
+    model = opened(tmp_path, [LINEAR, maker, (op, ["z", "f"], ["embedding"])], {"v": VECTOR})
+    assert str(model.representation.ends_in) == "normalisation"
+
+
+def test_one_factor_that_is_computed_is_looked_through(tmp_path: Path) -> None:
+    tail = [LINEAR, ("Exp", ["s"], ["f"]), ("Mul", ["z", "f"], ["embedding"])]
+    model = opened(tmp_path, tail, {"s": np.array(2, np.float32)})
+    assert str(model.representation.ends_in) == "linear"
+
+
+def test_a_reciprocal_is_no_factor(tmp_path: Path) -> None:
+    model = opened(tmp_path, [LINEAR, ("Div", ["s", "z"], ["embedding"])], {"s": np.array(2, np.float32)})
+    assert str(model.representation.ends_in) == "other:Div"
+
+
+def test_the_scales_of_a_dynamic_quantiser_are_no_factor_a_feature(tmp_path: Path) -> None:
+    tail = [
+        ("DynamicQuantizeLinear", ["h"], ["q", "scale", "zero"]),
+        ("MatMulInteger", ["q", "wq", "zero"], ["integers"]),
+        ("Cast", ["integers"], ["floats"], {"to": TensorProto.FLOAT}),
+        ("Mul", ["scale", "scales"], ["both"]),
+        ("Mul", ["floats", "both"], ["embedding"]),
+    ]
+    weights = {"wq": (onnx_models.weight(384, D) * 30).astype(np.int8), "scales": np.abs(VECTOR)}
+    assert str(opened(tmp_path, tail, weights).representation.ends_in) == "linear"
+
+
+@pytest.mark.parametrize(
+    ("shape", "end"), [((256,), "activation:Gather"), ((256, 1), "activation:Gather"), ((256, D), "other:Gather")]
+)
+def test_a_table_of_numbers_is_an_activation(tmp_path: Path, shape: tuple[int, ...], end: str) -> None:
+    """A ReLU, or a softmax, of an 8-bit model may be written as a table."""
+    index = ("Cast", ["z"], ["i"], {"to": TensorProto.INT64})
+    if shape[-1] == D:
+        index = ("ArgMax", ["z"], ["i"], {"axis": 1, "keepdims": 0})
+    tail = [LINEAR, index, ("Gather", ["table", "i"], ["embedding"])]
+    model = opened(tmp_path, tail, {"table": onnx_models.weight(*shape)})
+    assert str(model.representation.ends_in) == end
+
+
+def test_a_look_up_does_not_cover_what_is_added_to_it(tmp_path: Path) -> None:
+    tail = [
+        LINEAR,
+        ("ArgMax", ["z"], ["i"], {"axis": 1, "keepdims": 0}),
+        ("Gather", ["table", "i"], ["q"]),
+        ("Max", ["z", "zero"], ["r"]),
+        ("Add", ["q", "r"], ["embedding"]),
+    ]
+    model = opened(tmp_path, tail, {"table": onnx_models.weight(D, D), "zero": np.array(0, np.float32)})
+    assert str(model.representation.ends_in) == "other:Max"
+
+
+SCORES = ("Gemm", ["h", "c", "b"], ["embedding"])
+SCALED = [LINEAR, ("Mul", ["z", "s"], ["embedding"])]
+
+
+@pytest.mark.parametrize("tail", [[SCORES], SCALED], ids=["scores", "scaled"])
+def test_a_user_makes_no_embedding_of_what_looks_like_scores(tmp_path: Path, tail: list[Any]) -> None:
+    weights = {"s": np.array(100, np.float32)}
+    for options in ({}, {"tensor": "embedding"}):
+        found = opened(tmp_path, tail, weights, **options).representation
+        assert (found.tensor, found.tensor_assumed) == ("embedding", True)
+
+
+def test_scores_of_a_layer_without_bias_stay_scores(tmp_path: Path) -> None:
+    model = opened(tmp_path, [("MatMul", ["h", "c"], ["output"])], {}, tensor="output")
+    assert model.representation.rule == "logits"
+
+
+def test_a_bias_of_zeros_does_not_hide_the_width_of_a_label_set(tmp_path: Path) -> None:
+    zeros = {"b": np.zeros(1000, np.float32)}
+    assert opened(tmp_path, [SCORES], zeros).representation.assumed
+    model = opened(tmp_path, [("Gemm", ["h", "c", "b"], ["output"])], zeros)
+    assert (model.representation.tensor, model.class_output) == ("h", "output")
+
+
+@pytest.mark.parametrize(
+    "join", [("Add", ["y1", "y2"], ["embedding"]), ("Concat", ["y1", "y2"], ["embedding"], {"axis": 1})]
+)
+def test_joined_scores_are_doubted_under_an_embeddings_name(tmp_path: Path, join: Any) -> None:
+    tail = [("Gemm", ["h", "c", "b"], ["y1"]), ("Gemm", ["flat", "c", "b"], ["y2"]), join]
+    assert opened(tmp_path, tail, {}).representation.assumed
+
+
+def test_what_is_less_its_log_sum_exp_is_a_log_softmax(tmp_path: Path) -> None:
+    tail = [LINEAR, ("ReduceLogSumExp", ["z", "axis"], ["lse"]), ("Sub", ["z", "lse"], ["output"])]
+    model = opened(tmp_path, tail, {"axis": np.array([1])})
+    assert (model.representation.tensor, model.class_output) == ("h", "output")
+
+
+def test_the_norm_of_one_image_is_no_temperature(tmp_path: Path) -> None:
+    tail = [LINEAR, ("ReduceL2", ["z", "axis"], ["n"]), ("Div", ["z", "n"], ["image_embeds"])]
+    assert not opened(tmp_path, tail, {"axis": np.array([1])}, batch=1).representation.assumed
+
+
+def model_with(nodes: list[onnx.NodeProto], functions: list[onnx.FunctionProto] = []) -> onnx.ModelProto:  # noqa: B006
+    graph = helper.make_graph(
+        [*nodes, helper.make_node("Flatten", ["image"], ["flat"])],
+        "odd",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 3, 8, 8])],
+        [helper.make_tensor_value_info("flat", TensorProto.FLOAT, None)],
+    )
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("my", 1)]
+    return helper.make_model(graph, opset_imports=opsets, functions=functions, ir_version=9)
+
+
+@pytest.mark.parametrize(("op", "refused"), [("Constant", False), ("Relu", False), ("Nope", True)])
+def test_nodes_without_outputs(tmp_path: Path, op: str, refused: bool) -> None:
+    values = {"value_float": 1.0} if op == "Constant" else {}
+    node = helper.make_node(op, [] if values else ["image"], [], **values)
+    path = onnx_models.save(model_with([node]), tmp_path / "m.onnx")
+    if refused:
+        with pytest.raises(CannotAssessError, match="no such operator"):
+            open_model(path)
+    else:
+        assert open_model(path).fetch == "flat"
+
+
+def function(name: str, calls: list[str]) -> onnx.FunctionProto:
+    nodes = [helper.make_node(op, [f"t{i}"], [f"t{i + 1}"], domain="my" * (op != "Relu")) for i, op in enumerate(calls)]
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("my", 1)]
+    return helper.make_function("my", name, ["t0"], [f"t{len(calls)}"], nodes, opsets)
+
+
+@pytest.mark.parametrize(
+    ("functions", "fault"),
+    [
+        ([function("f0", ["f0"])], "can't be opened up"),
+        ([function("f0", ["Relu"]), function("f0", ["Relu"])], "can't be opened up"),
+        ([function("f0", ["Relu"]), *(function(f"f{i}", [f"f{i - 1}"] * 2) for i in range(1, 60))], "1,000,000 nodes"),
+    ],
+    ids=["itself", "twice", "twice as many a level"],
+)
+def test_functions_that_can_not_be_opened_up(tmp_path: Path, functions: list[onnx.FunctionProto], fault: str) -> None:
+    node = helper.make_node(functions[-1].name, ["image"], ["y"], domain="my")
+    path = onnx_models.save(model_with([node], functions), tmp_path / "m.onnx")
+    with pytest.raises(CannotAssessError, match=fault):
+        open_model(path)
