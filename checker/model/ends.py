@@ -29,6 +29,7 @@ RECTIFIED_JOINS = (JOINS - {"Sub"}) | SUM_AT.keys()  # of branches that are neve
 FUSED = frozenset(("FusedConv", "FusedGemm", "NhwcFusedConv"))  # linear layers that may have an activation in them
 AFTER_LINEAR, AFTER_NORM, AFTER_POOL, INPUT = End("linear"), End("normalisation"), End("pool"), End("other", "input")
 SUM = End("other", "Add")  # of branches that all end in linear layers
+SHIFT = End("other", "shift")  # one number an image, times a fixed vector: a bias of that size
 LINEAR_ENDS = frozenset((AFTER_LINEAR, SUM))
 GATES = frozenset(End("activation", op) for op in ("Sigmoid", "HardSigmoid", "Clip", "Softmax"))  # squeeze-and-excite
 INTEGER_PRODUCTS = frozenset(("MatMulInteger", "ConvInteger"))
@@ -94,6 +95,8 @@ def _end(op: str, own: End | None, under: Sequence[End], source: str) -> End:
 
 
 def _end_of_join(op: str, under: Sequence[End]) -> End:
+    if op in SUMS:
+        under = [end for end in under if end != SHIFT] or under  # as a bias does not count
     for kind in ("activation", "normalisation", "pool"):
         if blocking := [end for end in under if end.kind == kind]:
             return blocking[0]
@@ -220,6 +223,9 @@ def _affine_end(layers: Layers, node: onnx.NodeProto, tensor: str, names: tuple[
     factors = [name for name in node.input[:: 3 if op == "QLinearMul" else 1] if name not in layers.image_tensors]
     shapes = [_fixed_shape(layers, name) for name in factors]
     if any(shape is None or any(size != 1 for size in shape) for shape in shapes):
+        one_number = all(size == 1 for size in layers.shapes.get(names[0], (None, None))[1:])
+        if op == "Mul" and names[0] in layers.statistics and one_number:
+            return SHIFT
         return AFTER_NORM  # one factor a feature, for all that is known: the scale of a norm, folded or decomposed
     return None
 

@@ -102,6 +102,15 @@ def test_a_look_up_does_not_cover_what_is_added_to_it(tmp_path: Path) -> None:
     assert str(model.representation.ends_in) == "other:Max"
 
 
+def test_a_shift_by_a_statistic_of_the_image_is_a_bias(tmp_path: Path) -> None:
+    """The demo's planted feature is made so."""
+    statistic = [("ReduceMean", ["squares", "axis"], ["ms"]), ("Sqrt", ["ms"], ["sd"])]
+    shift = [("Mul", ["sd", "v"], ["shift"]), ("Add", ["z", "shift"], ["embedding"])]
+    tail = [LINEAR, ("Mul", ["z", "z"], ["squares"]), *statistic, *shift]
+    model = opened(tmp_path, tail, {"v": VECTOR, "axis": np.array([1])})
+    assert str(model.representation.ends_in) == "other:Add"
+
+
 SCORES = ("Gemm", ["h", "c", "b"], ["embedding"])
 SCALED = [LINEAR, ("Mul", ["z", "s"], ["embedding"])]
 
