@@ -248,10 +248,9 @@ def _tails() -> Iterator[Form]:
             "Pow, ReduceSum, Add, Sqrt, Reciprocal, Mul", lambda x: x * (x.pow(2).sum(1, keepdim=True) + 1e-12).rsqrt()
         ),
     )
-    temperature = "a factor behind the last linear layer may be the temperature of zero-shot scores: --tensor confirms"
+    temperature = "a factor behind the last linear layer may be the temperature of zero-shot scores: export without it"
     for name, done, behind in (("factor", "× 10", lambda x: 10 * x), ("divisor", "/ 7", lambda x: x / 7)):
         yield Form(f"a scalar {name}", *_behind(done, behind), ("WARN",), temperature, frozenset({"assumed_tensor"}))
-        yield Form(f"a scalar {name}, confirmed", *_behind(done, behind), arguments=("--tensor", EMBEDDING))
     for name in ("image_features", "embedding", "features", "pooler_output", "representation", "output", "495"):
         yield Form(
             f"output called {name!r}", "the plain embedding", changed(lambda m, to=name: rename(m, {EMBEDDING: to}))

@@ -21,6 +21,7 @@ from .layers import (
     SUM_AT,
     UNSIGNED,
     Layers,
+    nested_nodes,
 )
 
 SUMS = frozenset(("Add", "Sum", "Mean", "QLinearAdd"))  # a residual stream, an average of views
@@ -33,6 +34,9 @@ SHIFT = End("other", "shift")  # one number an image, times a fixed vector: a bi
 LINEAR_ENDS = frozenset((AFTER_LINEAR, SUM))
 GATES = frozenset(End("activation", op) for op in ("Sigmoid", "HardSigmoid", "Clip", "Softmax"))  # squeeze-and-excite
 INTEGER_PRODUCTS = frozenset(("MatMulInteger", "ConvInteger"))
+HOLDERS = frozenset(("If", "Loop", "Scan", "SequenceMap"))  # of graphs
+# what is never negative, or may be: max(x, 0), norms, powers
+ONE_SIGN = frozenset(("Max", "Min", "Sqrt", "Pow", "ReduceL1", "ReduceL2", "ReduceSumSquare", "LpPool", "GlobalLpPool"))
 COMPARISON = frozenset(("Greater", "GreaterOrEqual", "Less", "LessOrEqual"))
 JOIN_DEPTH = 2  # nested joins whose last linear layers count
 
@@ -115,8 +119,12 @@ def _rectified(layers: Layers, tensor: str, op: str, names: tuple[str, ...], own
     under = [facts.rectified.get(name, "") for name in names]
     if own is not None and own.kind == "activation":
         return own.op
-    if op in ("Max", "Min") or (op == "Where" and _maker(layers, layers.producers[tensor].input[0]) in COMPARISON):
-        return op  # max(x, 0), or x where it is positive
+    if op in HOLDERS:  # whatever the graphs inside it do with an activation
+        inside = {inner.op_type for inner in nested_nodes([layers.producers[tensor]])}
+        return min(inside & (ACTIVATION | ONE_SIGN), default="")
+    where_positive = op == "Where" and _maker(layers, layers.producers[tensor].input[0]) in COMPARISON
+    if op in ONE_SIGN or where_positive:
+        return (under[0] if len(under) == 1 else "") or op
     if op == "Mul" and len(names) == 2:
         gated = [source for name, source in zip(names, under, strict=True) if facts.ends.get(name) not in GATES]
         return op if not gated else gated[0] if len(gated) == 1 else ""  # without any: of two that are never negative
@@ -191,7 +199,7 @@ def _end_of(layers: Layers, node: onnx.NodeProto, tensor: str) -> End | None:
         table = _fixed_shape(layers, node.input[0]) or ()
         return End("other" if sum(size != 1 for size in table) > 1 else "activation", op)
     if op in RESHAPE:
-        return None
+        return AFTER_NORM if op == "DequantizeLinear" and _rescales(layers, node) else None
     if op in NORMALISATION:
         return AFTER_NORM
     if op in LINEAR:
@@ -207,6 +215,14 @@ def _end_of(layers: Layers, node: onnx.NodeProto, tensor: str) -> End | None:
     return End("other", op)
 
 
+def _rescales(layers: Layers, node: onnx.NodeProto) -> bool:
+    """Whether a dequantiser has scales of its own, one a feature, and not those of the quantiser before it."""
+    maker = layers.producers.get(node.input[0])
+    if maker is None or maker.op_type != "QuantizeLinear" or maker.input[1] == node.input[1]:
+        return False
+    return any(size != 1 for size in _fixed_shape(layers, node.input[1]) or ())
+
+
 def _affine_end(layers: Layers, node: onnx.NodeProto, tensor: str, names: tuple[str, ...]) -> End | None:
     op = node.op_type
     if len(names) > 1:
@@ -216,8 +232,10 @@ def _affine_end(layers: Layers, node: onnx.NodeProto, tensor: str, names: tuple[
         return None
     if op == "Div" and node.input[0] not in names:
         return End("other", op)  # c/x is no factor
-    if "ReduceMean" in (layers.statistics.get(name) for name in node.input if name not in names):
-        return AFTER_NORM  # (x − mean)/sd, or x/rms
+    if by := {layers.statistics[name] for name in node.input if name not in names and name in layers.statistics}:
+        sizes = layers.shapes.get(names[0], ())[1:]
+        # (x − mean)/sd, or x/rms; over positions, each feature by its own norm
+        return AFTER_NORM if "ReduceMean" in by or sum(size != 1 for size in sizes) > 1 else None
     if _maker(layers, names[0]) == "Cast" and _maker(layers, layers.producers[names[0]].input[0]) in INTEGER_PRODUCTS:
         return None  # the scale of what was quantised, one a feature or one for all
     factors = [name for name in node.input[:: 3 if op == "QLinearMul" else 1] if name not in layers.image_tensors]

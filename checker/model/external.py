@@ -177,7 +177,7 @@ def check_inline(path: Path, tensor: onnx.TensorProto, places: Places) -> None:
         ) from error
     if tensor.HasField("raw_data"):
         length = len(tensor.raw_data)
-    elif tensor.name in places:
+    elif tensor.name in places and not len(getattr(tensor, field)):
         length = places[tensor.name].stop - places[tensor.name].start
     else:  # one number in a field of its own type for each value, two for a complex one, or for each packed byte
         length, unit = len(getattr(tensor, field)), "values"
@@ -214,7 +214,11 @@ def values_of(tensor: onnx.TensorProto, weights: Weights) -> NDArray[np.generic]
             file.seek(int(entries.get("offset") or 0))
             item_bytes = helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
             content = file.read(int(entries.get("length") or math.prod(tensor.dims) * item_bytes))
-    elif tensor.name in weights.places:
+    elif (
+        tensor.name in weights.places
+        and not tensor.HasField("raw_data")
+        and not len(getattr(tensor, helper.tensor_dtype_to_field(tensor.data_type)))
+    ):
         content = weights.content[weights.places[tensor.name]]
     else:
         return np.asarray(numpy_helper.to_array(tensor))

@@ -159,7 +159,7 @@ def _unit_length(layers: Layers, tensor: str) -> str:
         op, names = layers.ops.get(name, ""), layers.data.get(name, ())
         if op == "LpNormalization" or (op in SCALING and _divides_by_norm(layers, name)):
             return name, ""
-        return "", names[0] if (op in RESHAPE or op in SCALING) and len(names) == 1 else ""
+        return "", names[0] if (op in RESHAPE or op in AFFINE) and len(names) == 1 else ""
 
     return _follow(_known(layers).unit_length, tensor, step)
 
@@ -214,6 +214,7 @@ def _head(layers: Layers, node: onnx.NodeProto, data: str, tail: _Tail) -> Head:
     crossed = tail.crossed
     if "alpha" in attributes and not math.isclose(attributes["alpha"].f, 1):
         crossed |= {SCALE}
-    cosine = "Conv" not in node.op_type and bool(_unit_length(layers, data))
+    on_vectors = "Conv" not in node.op_type or all(size == 1 for size in layers.shapes.get(data, (0, 0, 0))[2:])
+    cosine = on_vectors and bool(_unit_length(layers, data))
     has_bias, writes_bias = tail.has_bias or bias not in {"", *layers.zeros}, tail.writes_bias or bool(bias)
     return Head(node.op_type, tensor, weight_shape, classes, has_bias, writes_bias, crossed, cosine, scales)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import onnx
@@ -16,8 +17,17 @@ from .ends import ends_in
 from .heads import Head, Join, find_head
 from .layers import Layers
 from .pooling import choose_pool, user_pool
-from .roles import EMBEDDING_NAME, Role, has_class_width, heads_joined, is_untrained_pooler, like_scores, role_of
+from .roles import (
+    EMBEDDING_NAME,
+    Role,
+    has_class_width,
+    heads_joined,
+    is_untrained_pooler,
+    like_scores,
+    role_of,
+)
 
+SHOWN = 12  # names that a message lists
 FLOATS = frozenset(
     (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.BFLOAT16)
 )
@@ -90,6 +100,7 @@ def choose(
         UsageError: a node joins several branches, several outputs could be meant, there is no such tensor or pool.
         CannotAssessError: no output depends on the image; an output named by the contract is missing.
     """
+    outputs = tuple(dict.fromkeys(outputs))
     candidates = find_candidates(layers, outputs)
     choice: Choice | None = None
     asks = False
@@ -166,7 +177,7 @@ def _by_rule(
     roles = [role_of(layers, name) for name in outputs if name in layers.image_tensors]
     if not roles:
         raise CannotAssessError(
-            f"{where}: outputs {', '.join(outputs)} do not depend on the image; a representation must",
+            f"{where}: outputs {_listed(outputs) or '(none)'} do not depend on the image; a representation must",
             "export the model again",
         )
     classes = [role for role in roles if role.is_class]
@@ -187,7 +198,7 @@ def _by_rule(
         vectors = [r for r in roles if EMBEDDING_NAME.search(r.output) and len(layers.shapes.get(r.output, ())) == 2]
         rest = [r for r in roles if r not in vectors]
         if len(vectors) != 1 or any(len(layers.shapes.get(r.output, (0, 0))) < 3 for r in rest):
-            raise _undecided(where, f"outputs {', '.join(r.output for r in roles)} could each be meant", candidates)
+            raise _undecided(where, f"outputs {_listed([r.output for r in roles])} could each be meant", candidates)
         role = vectors[0]
     if role.is_class is None and role.head is not None:
         if not {"Gather", "Slice", "Transpose"} & role.head.crossed:
@@ -304,8 +315,13 @@ def _represent(
     )
 
 
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
+
+
 def _undecided(where: str, what: str, candidates: tuple[Candidate, ...]) -> UsageError:
-    listed = ", ".join(f"{c.tensor} ({c.why})" for c in candidates)
+    listed = _listed([f"{c.tensor} ({c.why})" for c in candidates])
     likely = sorted(candidates, key=lambda candidate: candidate.rule != "head_input")
     return UsageError(
         f"{where}: representation can't be told; {what}; candidates: {listed}",

@@ -94,10 +94,10 @@ def like_scores(layers: Layers, tensor: str) -> str:
         return f"it ends in {min(score)}, as class scores do"
     if head.cosine:
         return COSINE
-    if SCALE in head.crossed:
-        return "a factor stands behind its last linear layer, as behind a zero-shot head"
     if has_class_width(head) and head.writes_bias:
         return f"its last linear layer has a bias and {head.classes} outputs, as class scores have"
+    if SCALE in head.crossed:
+        return "a factor stands behind its last linear layer, as behind a zero-shot head"
     return ""
 
 

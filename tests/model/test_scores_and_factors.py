@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from robustcheck_onnx.checker.errors import CannotAssessError
+from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.model import open_model
 from support import onnx_models
 
@@ -35,7 +35,7 @@ def opened(
     return open_model(path, **options)  # type: ignore[arg-type]
 
 
-LINEAR = ("MatMul", ["h", "w"], ["z"])
+LINEAR: Any = ("MatMul", ["h", "w"], ["z"])
 VECTOR = onnx_models.weight(D)
 
 
@@ -78,11 +78,91 @@ def test_the_scales_of_a_dynamic_quantiser_are_no_factor_a_feature(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
+    ("nodes", "end"),
+    [
+        ([("ReduceL2", ["map", "places"], ["r"], {"keepdims": 0})], "linear_of:ReduceL2"),
+        ([("Pow", ["h", "two"], ["r"])], "linear_of:Pow"),
+        ([("LpPool", ["map"], ["m"], {"kernel_shape": [1, 1]}), ("Flatten", ["m"], ["r"])], "linear_of:LpPool"),
+        ([("If", ["yes"], ["r"], {"then_branch": "relu", "else_branch": "relu"})], "linear_of:Relu"),
+        ([("If", ["yes"], ["r"], {"then_branch": "same", "else_branch": "same"})], "linear"),
+    ],
+    ids=["norm over places", "power", "LpPool", "ReLU inside If", "nothing inside If"],
+)
+def test_a_linear_map_of_what_is_never_negative(tmp_path: Path, nodes: list[Any], end: str) -> None:
+    def branch(what: str) -> onnx.GraphProto:
+        node = helper.make_node("Relu" if what == "relu" else "Identity", ["h"], [what])
+        return helper.make_graph([node], what, [], [helper.make_tensor_value_info(what, TensorProto.FLOAT, None)])
+
+    nodes = [
+        (*node[:3], {k: branch(v) if isinstance(v, str) else v for k, v in (node[3] if node[3:] else {}).items()})
+        for node in nodes
+    ]
+    weights = {"places": np.array([2, 3]), "two": np.array(2, np.float32), "yes": np.array(True)}
+    model = opened(tmp_path, [*nodes, ("MatMul", ["r", "w"], ["embedding"])], weights)
+    assert str(model.representation.ends_in) == end
+
+
+@pytest.mark.parametrize("axes", [[2, 3], [1], [1, 2, 3]])
+def test_a_map_divided_by_norms_is_normalised(tmp_path: Path, axes: list[int]) -> None:
+    tail = [
+        ("Conv", ["image", "k"], ["places"], {"kernel_shape": [3, 3]}),
+        ("ReduceL2", ["places", "axes"], ["norm"], {"keepdims": 1}),
+        ("Div", ["places", "norm"], ["embedding"]),
+    ]
+    model = opened(tmp_path, tail, {"k": onnx_models.weight(D, 3, 3, 3), "axes": np.array(axes)})
+    assert str(model.representation.ends_in) == "normalisation"
+
+
+def test_a_dequantiser_with_scales_of_its_own_scales_features(tmp_path: Path) -> None:
+    for scale, end in (("s", "linear"), ("v", "normalisation")):
+        axis = {"axis": 1} if scale == "v" else {}
+        tail = [
+            LINEAR,
+            ("QuantizeLinear", ["z", "s", "zero"], ["q"]),
+            ("DequantizeLinear", ["q", scale], ["embedding"], axis),
+        ]
+        weights = {"s": np.array(0.1, np.float32), "v": np.abs(VECTOR), "zero": np.array(0, np.int8)}
+        assert str(opened(tmp_path, tail, weights).representation.ends_in) == end
+
+
+@pytest.mark.parametrize("form", ["Conv", "shifted"])
+def test_other_zero_shot_heads(tmp_path: Path, form: str) -> None:
+    tail: list[Any] = [LINEAR, ("LpNormalization", ["z"], ["unit"], {"axis": 1})]
+    if form == "Conv":
+        tail += [
+            ("Reshape", ["unit", "as_map"], ["point"]),
+            ("Conv", ["point", "texts"], ["cosines"], {"kernel_shape": [1, 1]}),
+            ("Flatten", ["cosines"], ["output"]),
+        ]
+    else:
+        tail += [("Add", ["unit", "shift"], ["moved"]), ("MatMul", ["moved", "plain"], ["output"])]
+    weights = {
+        "as_map": np.array([0, D, 1, 1]),
+        "texts": onnx_models.weight(768, D, 1, 1),
+        "plain": onnx_models.weight(D, 768),
+        "shift": VECTOR,
+    }
+    model = opened(tmp_path, tail, weights)
+    assert model.representation.rule == "head_input"
+    assert model.class_output == "output"
+
+
+def test_outputs_are_listed_once_and_not_by_the_thousand(tmp_path: Path) -> None:
+    nodes = [("Conv", ["image", "k"], ["map"], {"kernel_shape": [8, 8]}), ("Flatten", ["map"], ["flat"])]
+    names = [f"out{i}" for i in range(50)]
+    nodes += [("Identity", ["flat"], [name]) for name in names]
+    proto = onnx_models.build(nodes, [*names, names[0]], {"k": onnx_models.weight(D, 3, 8, 8)})
+    with pytest.raises(UsageError) as caught:
+        open_model(onnx_models.save(proto, tmp_path / "m.onnx"))
+    assert "out11 and 38 more could each be meant" in caught.value.message
+
+
+@pytest.mark.parametrize(
     ("shape", "end"), [((256,), "activation:Gather"), ((256, 1), "activation:Gather"), ((256, D), "other:Gather")]
 )
 def test_a_table_of_numbers_is_an_activation(tmp_path: Path, shape: tuple[int, ...], end: str) -> None:
     """A ReLU, or a softmax, of an 8-bit model may be written as a table."""
-    index = ("Cast", ["z"], ["i"], {"to": TensorProto.INT64})
+    index: Any = ("Cast", ["z"], ["i"], {"to": TensorProto.INT64})
     if shape[-1] == D:
         index = ("ArgMax", ["z"], ["i"], {"axis": 1, "keepdims": 0})
     tail = [LINEAR, index, ("Gather", ["table", "i"], ["embedding"])]
@@ -167,7 +247,7 @@ def model_with(nodes: list[onnx.NodeProto], functions: list[onnx.FunctionProto] 
 
 @pytest.mark.parametrize(("op", "refused"), [("Constant", False), ("Relu", False), ("Nope", True)])
 def test_nodes_without_outputs(tmp_path: Path, op: str, refused: bool) -> None:
-    values = {"value_float": 1.0} if op == "Constant" else {}
+    values: dict[str, Any] = {"value_float": 1.0} if op == "Constant" else {}
     node = helper.make_node(op, [] if values else ["image"], [], **values)
     path = onnx_models.save(model_with([node]), tmp_path / "m.onnx")
     if refused:

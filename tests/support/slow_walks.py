@@ -127,7 +127,7 @@ class SlowGraph:
         under = [self.rectified(name) for name in names]
         if own is not None and own.kind == "activation":
             return own.op or "made of several"
-        if node.op_type in ("Max", "Min"):
+        if node.op_type in ("Max", "Min", "Sqrt", "ReduceL2", "Pow"):
             return str(node.op_type)
         if node.op_type == "Mul" and len(names) == 2:
             gates = [self.end(name) in GATES for name in names]
