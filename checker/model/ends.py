@@ -91,6 +91,8 @@ def _end(op: str, own: End | None, under: Sequence[End], source: str) -> End:
     if op in JOINS and len(under) > 1 and (own is None or own.kind == "other"):
         linear = source and op in SUMS and any(end.kind == "linear_of" for end in under)
         return SUM if linear else _end_of_join(op, under)
+    if op in WRITTEN_ZERO_AT and under[:1] == [SHIFT]:
+        return SHIFT
     if own is None or (op == "Concat" and own.kind == "other"):
         return under[0] if len(under) == 1 else own or INPUT
     if own.kind == "pool" and len(under) == 1:

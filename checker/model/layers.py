@@ -41,7 +41,10 @@ REDUCE = _ops("ReduceMean ReduceSum ReduceMax ReduceMin ReduceL1 ReduceL2 Reduce
 ELEMENTWISE = AFFINE | _ops(
     "Sigmoid HardSigmoid Erf Tanh Softplus Clip Pow Exp Neg Min Max Relu Cast Sqrt Abs Reciprocal"
 )
-OF_A_STATISTIC = AFFINE | _ops("Expand Clip Max Min Sqrt Pow Cast Unsqueeze Squeeze Reshape Identity Reciprocal Exp")
+OF_A_STATISTIC = AFFINE | _ops(
+    "Expand Clip Max Min Sqrt Pow Cast Unsqueeze Squeeze Reshape Identity Reciprocal Exp "
+    "QuantizeLinear DequantizeLinear"
+)
 # the other inputs of these are shapes, bounds, scales
 FIRST_INPUT_ONLY = (RESHAPE | POOL | REDUCE | _ops("Clip Pad Resize Tile TopK")) - {"Gather"}
 SPECIAL_INPUTS = FIRST_INPUT_ONLY | {"Gather", "Div", "Sub", "Mul"}  # `_carriers`

@@ -182,12 +182,25 @@ def test_a_look_up_does_not_cover_what_is_added_to_it(tmp_path: Path) -> None:
     assert str(model.representation.ends_in) == "other:Max"
 
 
-def test_a_shift_by_a_statistic_of_the_image_is_a_bias(tmp_path: Path) -> None:
-    """The demo's planted feature is made so."""
+@pytest.mark.parametrize("quantised", [False, True])
+def test_a_shift_by_a_statistic_of_the_image_is_a_bias(tmp_path: Path, quantised: bool) -> None:
+    """The demo's planted feature is made so; quantised, the shift may have one sign, as what a ReLU gave has."""
+
+    def stored(name: str) -> list[Any]:
+        scale = ["one", "zero"]
+        return [
+            ("QuantizeLinear", [name, *scale], [f"{name}_q"]),
+            ("DequantizeLinear", [f"{name}_q", *scale], [f"{name}_"]),
+        ]
+
     statistic = [("ReduceMean", ["squares", "axis"], ["ms"]), ("Sqrt", ["ms"], ["sd"])]
-    shift = [("Mul", ["sd", "v"], ["shift"]), ("Add", ["z", "shift"], ["embedding"])]
-    tail = [LINEAR, ("Mul", ["z", "z"], ["squares"]), *statistic, *shift]
-    model = opened(tmp_path, tail, {"v": VECTOR, "axis": np.array([1])})
+    if quantised:
+        shift = [*stored("sd"), ("Mul", ["sd_", "v"], ["shift"]), *stored("shift")]
+    else:
+        shift = [("Mul", ["sd", "v"], ["shift_"])]
+    tail = [LINEAR, ("Mul", ["z", "z"], ["squares"]), *statistic, *shift, ("Add", ["z", "shift_"], ["embedding"])]
+    weights = {"v": VECTOR, "axis": np.array([1]), "one": np.array(1, np.float32), "zero": np.array(0, np.uint8)}
+    model = opened(tmp_path, tail, weights)
     assert str(model.representation.ends_in) == "other:Add"
 
 
