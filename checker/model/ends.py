@@ -218,11 +218,13 @@ def _end_of(layers: Layers, node: onnx.NodeProto, tensor: str) -> End | None:
 
 
 def _rescales(layers: Layers, node: onnx.NodeProto) -> bool:
-    """Whether a dequantiser has scales of its own, one a feature, and not those of the quantiser before it."""
-    maker = layers.producers.get(node.input[0])
-    if maker is None or maker.op_type != "QuantizeLinear" or maker.input[1] == node.input[1]:
+    """Whether a dequantiser has scales of its own, one a feature, and not those of what was quantised before it."""
+    if all(size == 1 for size in _fixed_shape(layers, node.input[1]) or ()):
         return False
-    return any(size != 1 for size in _fixed_shape(layers, node.input[1]) or ())
+    maker = layers.producers.get(node.input[0])
+    while maker is not None and maker.op_type in RESHAPE - {"QuantizeLinear"}:
+        maker = layers.producers.get(maker.input[0])
+    return maker is not None and node.input[1] not in maker.input
 
 
 def _affine_end(layers: Layers, node: onnx.NodeProto, tensor: str, names: tuple[str, ...]) -> End | None:

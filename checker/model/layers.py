@@ -189,6 +189,8 @@ def build_layers(
         if op in REDUCE or (passes_on and carriers[0] in statistics):
             for name in outputs:
                 statistics[name] = op if op in REDUCE else statistics[carriers[0]]
+        elif op == "Einsum" and _sums_squares(node):
+            statistics[outputs[0]] = "ReduceSumSquare"
         if op in ELEMENTWISE and carriers and (source := elementwise.common(carriers)) is not None:
             elementwise.add(outputs[0], source)
     shapes: dict[str, tuple[int | None, ...]] = {}
@@ -202,6 +204,15 @@ def build_layers(
     return Layers(
         producers, frozenset(reached), shapes, types, constants, zero_points, zeros, ops, data, statistics, elementwise
     )
+
+
+def _sums_squares(node: onnx.NodeProto) -> bool:
+    """Whether an Einsum sums the squares of a tensor, as `bi,bi->b` does."""
+    equation = next((attribute.s.decode() for attribute in node.attribute if attribute.name == "equation"), "")
+    terms, _, result = equation.replace(" ", "").partition("->")
+    factors = terms.split(",")
+    same = len(factors) == 2 and factors[0] == factors[1] and len(set(node.input)) == 1
+    return same and len(result) < len(factors[0])
 
 
 def _constant_shape(attribute: onnx.AttributeProto) -> tuple[int, ...]:

@@ -275,6 +275,12 @@ L2_NORMS: dict[str, list[Any]] = {
         ("Reciprocal", ["norm"], ["inverse"]),
         ("Mul", ["e", "inverse"], ["unit"]),
     ],
+    "Einsum": [
+        ("Einsum", ["e", "e"], ["sum"], {"equation": "bi,bi->b"}),
+        ("Sqrt", ["sum"], ["norm"]),
+        ("Unsqueeze", ["norm", "last"], ["column"]),
+        ("Div", ["e", "column"], ["unit"]),
+    ],
     "then scaled": [("LpNormalization", ["e"], ["u"], {"axis": 1}), ("Mul", ["u", "hundred"], ["unit"])],
 }
 

@@ -119,7 +119,8 @@ def test_a_dequantiser_with_scales_of_its_own_scales_features(tmp_path: Path) ->
         tail = [
             LINEAR,
             ("QuantizeLinear", ["z", "s", "zero"], ["q"]),
-            ("DequantizeLinear", ["q", scale], ["embedding"], axis),
+            ("Identity", ["q"], ["stored"]),
+            ("DequantizeLinear", ["stored", scale], ["embedding"], axis),
         ]
         weights = {"s": np.array(0.1, np.float32), "v": np.abs(VECTOR), "zero": np.array(0, np.int8)}
         assert str(opened(tmp_path, tail, weights).representation.ends_in) == end
