@@ -23,7 +23,7 @@ from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.cli import settings as config
 from robustcheck_onnx.checker.errors import EXIT_CODES
 from robustcheck_onnx.checker.report import record as report
-from robustcheck_onnx.checker.verdict import RULES, Waiver
+from robustcheck_onnx.checker.verdict import KINDS, RULES, Waiver
 
 NAME = "robustcheck"
 REFERENCE = Path(__file__).parent / "reference"
@@ -109,10 +109,13 @@ def reasons() -> str:
         "Ids are stable once released. `robustcheck explain REASON` prints the same words.",
         "",
     ]
-    lines += [row("reason", "title"), row("---", "---")]
-    lines += [row(f"[`{name}`](#{name})", rule.title) for name, rule in RULES.items()]
+    lines += [row("kind", "what it says"), row("---", "---")]
+    lines += [row(f"`{kind}`", words) for kind, words in KINDS.items()]
+    lines += ["", row("reason", "kind", "title"), row("---", "---", "---")]
+    lines += [row(f"[`{name}`](#{name})", rule.kind, rule.title) for name, rule in RULES.items()]
     for name, rule in RULES.items():
-        lines += ["", f"## {name}", "", f"**{rule.title}.** {rule.explanation}", "", f"Next step: {rule.next_step}"]
+        words = f"**{rule.title}** ({rule.kind}). {rule.explanation}"
+        lines += ["", f"## {name}", "", words, "", f"Next step: {rule.next_step}"]
     return "\n".join(lines)
 
 

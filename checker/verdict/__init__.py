@@ -7,15 +7,17 @@ from __future__ import annotations
 
 from .gate import FailOn, Gate, Waiver
 from .notes import execution_notes, image_notes, model_notes, notes_of, skipped_note
-from .reasons import NAMES, RULES
+from .reasons import KINDS, NAMES, RULES, Kind
 from .rule import SAME_NUMBERS, Reason, Verdict, above, below, decided, foreseen, judge
 
 __all__ = [
+    "KINDS",
     "NAMES",
     "RULES",
     "SAME_NUMBERS",
     "FailOn",
     "Gate",
+    "Kind",
     "Reason",
     "Verdict",
     "Waiver",

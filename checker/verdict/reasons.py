@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from robustcheck_onnx.thresholds.profile import Statistic
+
+Kind = Literal["absent", "not_applicable", "not_established", "other_signal"]
+KINDS: dict[Kind, str] = {
+    "absent": "the run was sound, and the indication is not there",
+    "not_applicable": "the thresholds do not hold for this kind of representation, or for how the model was trained",
+    "not_established": "the run can be mended: images, preprocessing, export, profile",
+    "other_signal": "another signal than the check's own: a plug-in, or a comparison with a reference",
+}
+"""What a reason says of the indication, in words."""
 
 
 class Rule(NamedTuple):
     """What a reason id means and what to do about it."""
 
+    kind: Kind
     title: str
     next_step: str
     explanation: str
@@ -21,6 +31,7 @@ _EVALUATE = (
 )
 RULES: dict[str, Rule] = {
     "rectified": Rule(
+        "not_applicable",
         "rectified or one-sided representation",
         "Measure a signed representation of this model (`robustcheck inspect MODEL` lists the tensors, "
         "`--tensor NAME` chooses one); for a network that ends in ReLU, SiLU or hard-swish there may be none.",
@@ -30,6 +41,7 @@ RULES: dict[str, Rule] = {
         "do not apply.",
     ),
     "low_kurtosis": Rule(
+        "absent",
         "activation kurtosis below the threshold",
         _EVALUATE,
         "The upper confidence bound of the activation kurtosis lies below the threshold: no feature stands out as "
@@ -37,6 +49,7 @@ RULES: dict[str, Rule] = {
         "show nothing either (OpenCLIP ViT-bigG/14): this is absence of an indication, not evidence of fragility.",
     ),
     "no_persistent_outlier_features": Rule(
+        "absent",
         "no persistent outlier features",
         _EVALUATE,
         "No few features are extreme in every image: the kurtosis does not fall when each feature's mean is removed "
@@ -44,45 +57,53 @@ RULES: dict[str, Rule] = {
         "absent; that is not evidence of fragility.",
     ),
     "undecided": Rule(
+        "not_established",
         "the evidence does not decide",
         "Give more varied in-distribution images (`--images`, `--max-images`).",
         "A confidence interval contains its threshold after all images that were given.",
     ),
     "not_measurable": Rule(
+        "not_established",
         "a deciding statistic could not be measured",
         "Give more and different images; if it stays, look at the model's output for a constant or broken tensor.",
         "A statistic or its bound does not exist for these representations: fewer than two images, identical "
         "representations, or three features or fewer.",
     ),
     "too_few_images": Rule(
+        "not_established",
         "too few varied images",
         "Give more varied in-distribution photos with `--images DIR`.",
         "Statistics over few or one-sided images have passed plainly non-robust models (13 product photos of bags, "
         "20 of shoes). Duplicates and near-duplicates do not count.",
     ),
     "duplicate_images": Rule(
+        "not_established",
         "duplicate images",
         "Remove the duplicates from the calibration images.",
         "The same picture counted twice makes the confidence intervals too narrow.",
     ),
     "near_duplicate_images": Rule(
+        "not_established",
         "near-duplicate images",
         "Remove near-duplicates (video frames, crops, re-encodings) from the calibration images.",
         "Pictures that are almost the same make the confidence intervals too narrow.",
     ),
     "images_not_varied": Rule(
+        "not_established",
         "images are not varied",
         "Use images that cover what the model will see in production.",
         "The images look alike as a set. A feature that is extreme in all of them may say more about the images "
         "than about the model.",
     ),
     "images_not_photo_like": Rule(
+        "not_established",
         "images do not look like photos",
         "Use in-distribution photos; noise and synthetic textures fake outlier features.",
         "Noise images and synthetic textures made a supervised network show persistent outlier features that it "
         "does not have on photos.",
     ),
     "representations_alike": Rule(
+        "not_established",
         "representations are almost all alike",
         "Check the model and its preprocessing: it hardly reacts to the images. Then use more varied images.",
         "Almost all of the representation is the same for every image, or a few representations come again and again. "
@@ -90,23 +111,27 @@ RULES: dict[str, Rule] = {
         "this.",
     ),
     "constant_feature": Rule(
+        "not_established",
         "an outlier feature is a constant",
         "Check the export: a feature that never changes is a constant in the graph, not something the model computes.",
         "The strongest feature has the same raw value in every image. A bad export (a NaN guard, a missing norm, "
         "padding) makes such a feature; outlier features of real encoders vary by 6 % and more.",
     ),
     "nonfinite_representations": Rule(
+        "not_established",
         "non-finite representations",
         "Run the model in fp32, or find the images and the operator that overflow.",
         "NaN or infinity means that the model failed on an image. It is never averaged in, and a model that fails "
         "on calibration images cannot pass.",
     ),
     "constant_representations": Rule(
+        "not_established",
         "constant representations",
         "Check the model and its preprocessing on the images named.",
         "All features had the same value: the statistic does not exist for such a representation.",
     ),
     "detector_warned": Rule(
+        "other_signal",
         "a plug-in detector warned",
         "Read what the detector says and its own documentation; without `--detector NAME` it does not run.",
         "A detector of another package, asked for with `--detector`, found what it warns of. Detectors are signals "
@@ -114,34 +139,40 @@ RULES: dict[str, Rule] = {
         "must say.",
     ),
     "untrained": Rule(
+        "not_established",
         "untrained model",
         "Export the model with its weights.",
         "The file's contract says that the weights are random.",
     ),
     "assumed_preprocessing": Rule(
+        "not_established",
         "preprocessing was assumed",
         "Say what it is: `--preprocess clip|imagenet|FILE`, or put the library's configuration beside the model.",
         "An ONNX file does not say how pixels become inputs. With the wrong mean, size or colour order the model "
         "sees out-of-distribution inputs, and those fake outlier features.",
     ),
     "preprocessing_against_contract": Rule(
+        "not_established",
         "preprocessing is not the contract's",
         "Leave out `--preprocess`, or export the model again with the right preprocessing.",
         "The file says how its model wants its pixels, and another preprocessing was forced on it. Out-of-distribution "
         "inputs fake outlier features.",
     ),
     "assumed_tensor": Rule(
+        "not_established",
         "the representation was assumed",
         "Look at `robustcheck inspect MODEL` and name the tensor with `--tensor NAME`.",
         "The graph does not tell whether it is an encoder or a classifier, so the tensor that was read is a guess.",
     ),
     "tensor_not_calibrated": Rule(
+        "not_applicable",
         "no threshold for this tensor",
         "Measure the representation (leave out `--tensor`/`--pool`), or use a profile calibrated on this tensor.",
         "A threshold holds only for the kind of tensor it was calibrated on: a projection or a rotation changes the "
         "kurtosis.",
     ),
     "end_not_calibrated": Rule(
+        "not_applicable",
         "no threshold for a representation that ends like this",
         "Measure the projected embedding if the model has one, or use a profile calibrated on such representations.",
         "No representation of this kind with the indication was among the reference sets, so the thresholds say "
@@ -150,17 +181,20 @@ RULES: dict[str, Rule] = {
         "on one axis, where it reads as an outlier feature that the encoder does not have.",
     ),
     "width_not_calibrated": Rule(
+        "not_applicable",
         "no threshold for this width",
         "Use a profile calibrated on representations of this width.",
         "Kurtosis is bounded by about the number of features; the thresholds hold for the widths of the reference "
         "sets.",
     ),
     "other_statistic_version": Rule(
+        "not_established",
         "the profile is for another statistic",
         "Use a profile made for this version of robustcheck.",
         "A definition of a statistic changed between the profile and this version; the numbers are not comparable.",
     ),
     "batch_dependent": Rule(
+        "not_established",
         "an image's representation depends on its batch",
         "Export the model in eval mode. A dynamically quantised one (int8-dynamic): `--batch-size 1` gives the verdict "
         "for batches of one image; quantise statically (int8-qdq) for batches of any size.",
@@ -170,17 +204,20 @@ RULES: dict[str, Rule] = {
         "verdict then holds for batches of one image, and a note says so, unless something else mixes the batch.",
     ),
     "output_changed": Rule(
+        "not_established",
         "reading the tensor changed the model's output",
         "Report the model; try another version of ONNX Runtime.",
         "With the representation as an extra output the model's own output came out different, so what was measured "
         "is not the model that will be deployed.",
     ),
     "unchecked": Rule(
+        "not_established",
         "a safety check could not be run",
         "Give at least two images, and a model whose output can be compared.",
         "Batch invariance or the model's own output was not checked, so PASS cannot be given.",
     ),
     "statistic_shrank": Rule(
+        "other_signal",
         "a statistic shrank against the reference",
         "Release the reference, or find the step that cost it (finetuning, pruning, quantisation) by comparing the "
         "model after each; where the loss is meant, `--tolerance` says how much may go.",
@@ -188,6 +225,7 @@ RULES: dict[str, Rule] = {
         "statistic that shows the outlier features. They are weaker than in the reference on the same images.",
     ),
     "outlier_feature_lost": Rule(
+        "other_signal",
         "an outlier feature of the reference is gone",
         "Compare the model after each step of its making, and evaluate it on shifted data before it replaces the "
         "reference.",
@@ -195,12 +233,14 @@ RULES: dict[str, Rule] = {
         "index, nor under another one that correlates with it over the images, nor by a rotation of the whole.",
     ),
     "representation_permuted": Rule(
+        "other_signal",
         "the representation is permuted",
         "Undo the permutation in the export, or make everything anew that reads the representation by index.",
         "`robustcheck compare`: the reference's outlier features are in the candidate under other indices. Kurtosis "
         "does not change, but heads and stored vectors made for the reference do not fit the candidate.",
     ),
     "representation_rotated": Rule(
+        "other_signal",
         "the representation is rotated",
         "Export the representation without the rotation or projection, and compare again.",
         "`robustcheck compare`: an outlier feature of the reference is in the candidate as one direction over many "
@@ -208,12 +248,14 @@ RULES: dict[str, Rule] = {
         "the indication.",
     ),
     "reference_without_indication": Rule(
+        "not_established",
         "the reference itself is WARN",
         "Compare with a reference that passes `robustcheck check` on these images.",
         "`robustcheck compare` asks whether a candidate kept what made its reference pass; this reference does not "
         "pass, so there is nothing that could be kept. The statistics are shown side by side.",
     ),
     "stale_baseline": Rule(
+        "not_established",
         "the baseline was measured otherwise",
         "Write the baseline anew on these images: `robustcheck compare MODEL --images PATH --write-baseline FILE`.",
         "`robustcheck compare --baseline`: the reference's numbers come from other images, another preprocessing, or "
@@ -221,6 +263,7 @@ RULES: dict[str, Rule] = {
         "then, so a difference says little, and a comparison never passes.",
     ),
     "not_comparable": Rule(
+        "not_applicable",
         "candidate and reference are not comparable",
         "Compare representations of the same width and kind (`robustcheck inspect MODEL` shows both).",
         "`robustcheck compare`: the widths differ, or one tensor is an encoder's output and the other a classifier's "

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from robustcheck_onnx.checker.evidence import Evidence, Finding, ImageSetFacts, Interval, Statistics
 from robustcheck_onnx.checker.statistics.state import State, statistics, update
-from robustcheck_onnx.checker.verdict.reasons import RULES
+from robustcheck_onnx.checker.verdict.reasons import KINDS, RULES
 from robustcheck_onnx.checker.verdict.rule import Verdict, above, decided, foreseen, judge
 from robustcheck_onnx.thresholds.ends import End
 from robustcheck_onnx.thresholds.profile import STATISTICS, load
@@ -185,6 +185,7 @@ def test_every_reason_has_words() -> None:
     for name, rule in RULES.items():
         assert name == name.lower()
         assert rule.title
+        assert rule.kind in KINDS
         assert rule.next_step.endswith(".")
         assert rule.explanation.endswith(".")
         assert "not robust" not in rule.title + rule.next_step + rule.explanation

@@ -35,7 +35,7 @@ def explain(
         width = min(max(console_for().width, 40), 100)
         text = textwrap.fill(rule.explanation, width, break_on_hyphens=False)
         step = textwrap.fill("Next step: " + rule.next_step, width, break_on_hyphens=False)
-        sys.stdout.write(f"{topic}: {rule.title}\n\n{text}\n\n{step}\n")
+        sys.stdout.write(f"{topic}: {rule.title} ({rule.kind})\n\n{text}\n\n{step}\n")
     else:
         near = difflib.get_close_matches(topic, [*RULES, "exit-codes", "reasons"], 1)
         raise UsageError(
