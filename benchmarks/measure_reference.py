@@ -1,31 +1,33 @@
-"""Measures published embedding sets and writes thresholds/data/reference_statistics.csv.
+"""Measures published embedding sets and simulated traps: thresholds/data/reference_statistics.csv and traps.csv.
 
-python benchmarks/measure_reference.py EMBEDDINGS_DIR SOURCES.csv
+python benchmarks/measure_reference.py EMBEDDINGS_DIR
 
-EMBEDDINGS_DIR holds one <set>.npz a set (entry x: (image, feature)); SOURCES.csv has the columns set, group,
-checkpoint, source. The vectors are not part of the project (most source repositories carry no licence); the
-statistics are, with the source of each.
+EMBEDDINGS_DIR holds one <set>.npz a set (entry x: (image, feature)). reference_sources.csv says what each set is: kind
+of training, checkpoint, what ends the representation, why it is no evidence, source. The vectors are not part of the
+project (most source repositories carry no licence); the statistics are, with the source of each.
 """
 
 from __future__ import annotations
 
 import csv
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from draws import NEGATIVES
 
 from robustcheck_onnx.checker.statistics.state import State, statistics, update
+from robustcheck_onnx.thresholds.indication import shows_indication
 from robustcheck_onnx.thresholds.profile import STATISTICS
+from robustcheck_onnx.thresholds.reference import TABLE, TRAP, TRAPS
 
 SUBSETS = 200  # random subsets a set, for the smallest and largest value that 50 images can show
 SUBSET_IMAGES = 50  # the least number of images that can PASS
-OUTPUT = Path(__file__).parent.parent / "thresholds" / "data" / "reference_statistics.csv"
-
-# Zero-shot and contrastively finetuned encoders that show no outlier features: robust or not, WARN is right.
-ABSENT = {"ik_openclip_bigG_laion2b", "kruchji_mcip_so400m"}
-PRESENT_GROUPS = {"zero_shot_clip", "finetuned_clip"}
-EXCLUDED = {"run_lite0_logits": "class logits: the thresholds are for representations"}
+SOURCES = Path(__file__).parent / "reference_sources.csv"
+DATA = Path(__file__).parent.parent / "thresholds" / "data"
+TRAP_WIDTHS = (512, 1024, 2048)
+TRAP_IMAGES = 300
 
 
 def sums(x: np.ndarray) -> State:
@@ -61,35 +63,63 @@ def measure(x: np.ndarray) -> dict[str, str]:
     return row
 
 
-def main(folder: Path, sources: Path) -> None:
-    """Measure every set of SOURCES.csv and write the table."""
-    measured_columns = [c for s in STATISTICS for c in (s, f"{s}_low", f"{s}_high")]
-    columns = ["set", "group", "checkpoint", "expected", "excluded", "n", "d", *measured_columns]
-    columns += [
-        "centred_kurtosis",
-        "rms_kurtosis",
-        "persistent_outlier_features",
-        "spread",
-        "negative_share",
-        "source",
-    ]
-    with sources.open(encoding="utf-8", newline="") as handle:
-        listed = list(csv.DictReader(handle))
-    with OUTPUT.open("w", encoding="utf-8", newline="") as handle:
+def columns_of(measured: Sequence[str]) -> list[str]:
+    """The columns of the table, in its order."""
+    statistics_ = [c for s in STATISTICS for c in (s, f"{s}_low", f"{s}_high")]
+    after = ["centred_kurtosis", "rms_kurtosis", "persistent_outlier_features", "spread", "negative_share", "source"]
+    return [*measured, "expected", "excluded", "n", "d", *statistics_, *after]
+
+
+def write(path: Path, rows: Sequence[dict[str, str]]) -> None:
+    """Write a table with the label that each row's estimates give it."""
+    columns = columns_of(["set", "group", "training", "model", "ends_in", "checkpoint"])
+    with path.open("w", encoding="utf-8", newline="") as handle:
         writer = csv.DictWriter(handle, columns, lineterminator="\n")
         writer.writeheader()
-        for entry in listed:
-            name = entry["set"]
-            x = np.load(folder / f"{name}.npz", allow_pickle=False)["x"]
-            present = entry["group"] in PRESENT_GROUPS and name not in ABSENT
-            few = f"{len(x)} images" if len(x) < SUBSET_IMAGES else ""
-            writer.writerow(
-                measure(x)
-                | {k: entry[k] for k in ("set", "group", "checkpoint", "source")}
-                | {"expected": "present" if present else "absent", "excluded": EXCLUDED.get(name, few)}
-            )
-            print(name)
+        for row in rows:
+            label = "present" if shows_indication({name: float(row[name]) for name in STATISTICS}) else "absent"
+            writer.writerow({**row, "expected": label})
+
+
+def real_rows(folder: Path) -> list[dict[str, str]]:
+    """A row a set of `SOURCES`; of one without vectors (faces and persons) the numbers that the table has."""
+    with (DATA / TABLE).open(encoding="utf-8", newline="") as handle:
+        before = {row["set"]: row for row in csv.DictReader(handle)}
+    with SOURCES.open(encoding="utf-8", newline="") as handle:
+        listed = list(csv.DictReader(handle))
+    out = []
+    for entry in listed:
+        said = {key: value for key, value in entry.items() if key != "left_out"} | {"excluded": entry["left_out"]}
+        vectors = folder / f"{entry['set']}.npz"
+        found = vectors.is_file()
+        numbers = measure(np.load(vectors, allow_pickle=False)["x"]) if found else before[entry["set"]]
+        out.append({**numbers, **said})
+        print(entry["set"], "measured" if found else "as in the table")
+    return out
+
+
+def trap_rows() -> list[dict[str, str]]:
+    """A row a family of simulated representations and width, 300 images each."""
+    out = []
+    for name, draw in NEGATIVES.items():
+        for d in TRAP_WIDTHS:
+            rng = np.random.default_rng([d, *name.encode()])
+            said = dict.fromkeys(("training", "ends_in"), "") | {"set": f"{name}, d = {d}", "group": TRAP}
+            said |= {
+                "model": f"simulated: {name}",
+                "checkpoint": name,
+                "excluded": "simulated",
+                "source": "benchmarks/draws.py",
+            }
+            out.append({**measure(draw(rng, TRAP_IMAGES, d)), **said})
+    return out
+
+
+def main(folder: Path) -> None:
+    """Measure every set and every trap, and write the two tables."""
+    write(DATA / TABLE, real_rows(folder))
+    write(DATA / TRAPS, trap_rows())
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(Path(sys.argv[1]))

@@ -2,7 +2,7 @@
 
 python benchmarks/operating_characteristic.py [EMBEDDINGS_DIR] [--draws N]
 
-Each draw is one run of the check: representations in order, a look every 32 images, a stop when the evidence
+Each draw is one run of the check: representations in order, looks as a run has them, a stop when the evidence
 decides, and `judge` on what was measured (model, images and preprocessing taken as sound, so that the statistics
 decide alone). Writes docs/operating-characteristic.md and docs/operating-characteristic.svg.
 """
@@ -10,11 +10,11 @@ decide alone). Writes docs/operating-characteristic.md and docs/operating-charac
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from draws import NEGATIVES, planted
 from scipy.stats import beta
 
 from robustcheck_onnx.checker.evidence import (
@@ -27,7 +27,7 @@ from robustcheck_onnx.checker.evidence import (
     PreprocessingFacts,
     Statistics,
 )
-from robustcheck_onnx.checker.statistics import LOOK_EVERY
+from robustcheck_onnx.checker.statistics import is_look
 from robustcheck_onnx.checker.statistics.state import State, statistics, update
 from robustcheck_onnx.checker.verdict.rule import decided, judge
 from robustcheck_onnx.thresholds import profile
@@ -40,63 +40,12 @@ STRENGTHS = (4, 6, 8, 10, 12, 15, 20)  # SD of an image's features
 NEGATIVE_DRAWS = 10_000  # over all negative families together
 POWER_DRAWS = 200  # a cell
 
-Draw = Callable[[np.random.Generator, int, int], np.ndarray]
-
 
 class Outcome(NamedTuple):
     """One simulated run."""
 
     passed: bool
     n_images: int
-
-
-def signed(rng: np.random.Generator, n: int, d: int) -> np.ndarray:
-    """Gaussian features with their own means and scales, images with their own norm."""
-    h = rng.normal(size=(n, d)) * rng.lognormal(0, 0.3, d) + rng.normal(0, 0.5, d)
-    return h * rng.lognormal(0, 0.3, (n, 1))
-
-
-def planted(rng: np.random.Generator, n: int, d: int, strength: float, features: int = 1) -> np.ndarray:
-    """Signed features, a few of them shifted by `strength` SD in every image."""
-    h = rng.normal(size=(n, d)) + rng.normal(0, 0.5, d)
-    shift = strength * h.std(axis=1, keepdims=True)
-    h[:, rng.choice(d, features, replace=False)] += shift * rng.choice([-1, 1], features)
-    return h * rng.lognormal(0, 0.3, (n, 1))
-
-
-def spike(rng: np.random.Generator, n: int, d: int) -> np.ndarray:
-    """A 20 SD spike in a random feature of each image."""
-    h = signed(rng, n, d)
-    h[np.arange(n), rng.integers(0, d, n)] += 20 * h.std(axis=1)
-    return h
-
-
-def clustered(rng: np.random.Generator, n: int, d: int, clusters: int = 3) -> np.ndarray:
-    """A narrow image set: few kinds of image, small differences within one."""
-    centres = signed(rng, clusters, d)
-    return centres[rng.integers(0, clusters, n)] + 0.5 * rng.normal(size=(n, d))
-
-
-def silu(x: np.ndarray) -> np.ndarray:
-    """x · sigmoid(x)."""
-    return x / (1 + np.exp(-x))
-
-
-NEGATIVES: dict[str, Draw] = {
-    "signed, Gaussian": signed,
-    "signed, Student t(4)": lambda g, n, d: g.standard_t(4, size=(n, d)),
-    "signed, lognormal(0.8) scales": lambda g, n, d: g.normal(size=(n, d)) * g.lognormal(0, 0.8, d),
-    "signed, narrow image set": clustered,
-    "random spike": spike,
-    "ReLU": lambda g, n, d: np.maximum(signed(g, n, d), 0),
-    "ReLU with a planted feature": lambda g, n, d: np.maximum(planted(g, n, d, 20), 0),
-    "ReLU, narrow image set": lambda g, n, d: np.maximum(clustered(g, n, d), 0),
-    "ReLU, sparse": lambda g, n, d: np.maximum(signed(g, n, d) - 1, 0),
-    "ReLU6": lambda g, n, d: np.clip(3 * signed(g, n, d), 0, 6),
-    "SiLU": lambda g, n, d: silu(3 * signed(g, n, d)),
-    "hard-swish": lambda g, n, d: (x := 3 * signed(g, n, d)) * np.clip(x + 3, 0, 6) / 6,
-    "gamma(0.5)": lambda g, n, d: g.gamma(0.5, size=(n, d)),
-}
 
 
 def evidence_of(measured: Statistics) -> Evidence:
@@ -132,15 +81,12 @@ def run(h: np.ndarray, rng: np.random.Generator) -> Outcome:
     """The check's loop over one sequence of representations."""
     state, keys = State(h.shape[1]), rng.integers(0, 2**32, len(h))
     start = 0
-    while start < len(h):
-        stop = min(start + LOOK_EVERY, len(h))
+    for stop in [n for n in range(1, len(h) + 1) if is_look(n, PROFILE.min_images) or n == len(h)]:
         update(state, h[start:stop], keys[start:stop])
         start = stop
-        if start >= PROFILE.min_images:
-            measured = statistics(state, PROFILE.alpha)
-            if decided(measured, PROFILE):
-                break
-    measured = statistics(state, PROFILE.alpha)
+        measured = statistics(state, PROFILE.alpha, PROFILE.bounds)
+        if decided(measured, PROFILE):
+            break
     return Outcome(judge(evidence_of(measured), PROFILE).verdict == "PASS", measured.n_images)
 
 

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field, ValidationError, field_validator, mo
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.thresholds.ends import End
 from robustcheck_onnx.thresholds.frozen import Frozen
+from robustcheck_onnx.thresholds.profile import Bounds
 
 
 class Interval(Frozen):
@@ -27,7 +28,7 @@ class OutlierFeature(Frozen):
     share: float
     """share of the activation kurtosis, 0–1"""
     frequency: float
-    """share of the images in which abs(z) > 6, 0–1"""
+    """share of the images in which z is beyond 4 SD on the feature's usual side, 0–1"""
     mean_z: float
     """mean over images of z (SD units); its sign is the feature's sign"""
     persistent: bool
@@ -45,7 +46,9 @@ class Statistics(Frozen):
     n_constant: int
     n_features: int
     alpha: float
-    """error rate of the deciding intervals together, at all looks together"""
+    """error rate of the deciding bounds, at all looks together"""
+    bounds: Bounds = "together"
+    """each: every lower bound has `alpha` to itself and the upper ones share it; together: all of them share it"""
     kurtosis: Interval
     persistence_ratio: Interval
     top3_share: Interval

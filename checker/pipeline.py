@@ -20,12 +20,12 @@ from robustcheck_onnx.checker.measure import cache as records
 from robustcheck_onnx.checker.measure import detectors as plugins
 from robustcheck_onnx.checker.model import Content, Contract, on_this_machine, open_model, read_content
 from robustcheck_onnx.checker.report import CLAIM, Binding, Clock, Placed, Report, Settings, Time, sealed
-from robustcheck_onnx.checker.statistics import LOOK_EVERY
+from robustcheck_onnx.checker.statistics import is_look
 from robustcheck_onnx.checker.statistics import state as sums
 from robustcheck_onnx.checker.storage import Place, parse_place, redact
 from robustcheck_onnx.checker.verdict import NAMES, decided, judge, notes_of
 from robustcheck_onnx.thresholds import profile as profiles
-from robustcheck_onnx.thresholds.profile import STATISTICS, Profile
+from robustcheck_onnx.thresholds.profile import Profile
 from robustcheck_onnx.thresholds.published import Context, context_for
 from robustcheck_onnx.thresholds.reference import references
 
@@ -180,15 +180,16 @@ def _until_decided(
         total.images,
         opened.job.options.batch_size,
         n_images=len(opened.source),
+        first_look=profile.min_images,
         progress=progress,
         label=lambda: closest[-1],
     )
     for batch in batches:
         measure.add_batch(opened, total, batch, watch)
         state, n_usable = total.states[0], total.images.n_usable
-        if n_usable % LOOK_EVERY or state is None or state.n < 2:
+        if not is_look(n_usable, profile.min_images) or state is None or state.n < 2:
             continue
-        measured = sums.statistics(state, profile.alpha)
+        measured = sums.statistics(state, profile.alpha, profile.bounds)
         closest.append(_closest(measured, profile))
         LOG.debug("%s: look at %d images: %s", opened.job.model, n_usable, closest[-1] or "no bound yet")
         if decided(measured, profile):
@@ -223,11 +224,13 @@ def _on_workers(
 def _closest(statistics: Statistics, profile: Profile) -> str:
     """The statistic whose interval is closest to its threshold, for the progress line."""
     gaps = []
-    for name in STATISTICS:
-        interval, minimum = getattr(statistics, name), profile.thresholds[name].minimum
+    for name in profile.deciding:
+        interval, limits = getattr(statistics, name), profile.limits_of(name)
         if interval.low is not None and interval.high is not None:
-            gap = max(interval.low - minimum, minimum - interval.high) / (interval.high - interval.low + 1e-12)
-            gaps.append((gap, f"{NAMES[name]} {interval.low:.3g}–{interval.high:.3g} against {minimum:g}"))
+            inside = min(interval.low - limits.minimum, limits.maximum - interval.high)
+            outside = max(limits.minimum - interval.high, interval.low - limits.maximum)
+            gap = max(inside, outside) / (interval.high - interval.low + 1e-12)
+            gaps.append((gap, f"{NAMES[name]} {interval.low:.3g}–{interval.high:.3g} against {limits}"))
     return min(gaps)[1] if gaps else ""
 
 

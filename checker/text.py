@@ -117,8 +117,8 @@ def number_text(value: float | None, digits: int = 3, *, missing: str = "not mea
     return text if value else "0"
 
 
-def bound_text(value: float | None, minimum: float) -> str:
-    """A confidence bound with as many digits (3 or more) as show on which side of the threshold it lies.
+def bound_text(value: float | None, *limits: float) -> str:
+    """A confidence bound with as many digits (3 or more) as show on which side of each limit it lies.
 
     >>> bound_text(7.9114, 7.911), bound_text(9.1, 7.911), bound_text(None, 7.911)
     ('7.9114', '9.10', 'not measured')
@@ -127,7 +127,8 @@ def bound_text(value: float | None, minimum: float) -> str:
         return number_text(None)
     for digits in range(3, 17):
         text = number_text(value, digits)
-        if (float(text) > minimum) == (value > minimum) and (float(text) < minimum) == (value < minimum):
+        shown = float(text)
+        if all((shown > limit) == (value > limit) and (shown < limit) == (value < limit) for limit in limits):
             return text
     return repr(value)
 
@@ -135,19 +136,19 @@ def bound_text(value: float | None, minimum: float) -> str:
 def interval_text(
     low: float | None,
     high: float | None,
-    minimum: float | None = None,
+    limits: Sequence[float] = (),
     *,
     between: str = " to ",
     missing: str = "not measured",
 ) -> str:
-    """An interval by its bounds; `missing` where it has none. With a threshold `minimum` as `bound_text` writes them.
+    """An interval by its bounds; `missing` where it has none. Each as `bound_text` writes it beside `limits`.
 
-    >>> interval_text(1.5, 20.25), interval_text(7.9114, 9.1, 7.911, between=" – "), interval_text(None, 2.0)
+    >>> interval_text(1.5, 20.25), interval_text(7.9114, 9.1, [7.911], between=" – "), interval_text(None, 2.0)
     ('1.50 to 20.2', '7.9114 – 9.10', 'not measured')
     """
     if low is None or high is None:
         return missing
-    return between.join(number_text(v) if minimum is None else bound_text(v, minimum) for v in (low, high))
+    return between.join(bound_text(v, *limits) for v in (low, high))
 
 
 def range_text(low: str, high: str, between: str = " to ") -> str:

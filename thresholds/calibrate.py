@@ -10,10 +10,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from . import reference
+from . import choice, reference
 from .ends import End
 from .fit import STRICT_RULE
-from .make_profile import MEANING, SHIFTS_MEANT, profile_of
+from .indication import DEFINITION
+from .make_profile import MEANING, SHIFTS_MEANT, profile_of, with_traps
 from .profile import Profile, to_json
 from .published import MEASURED, find
 from .reference import Reference
@@ -21,13 +22,16 @@ from .reference import Reference
 COMMAND = "python -m robustcheck_onnx.thresholds.calibrate"
 STATISTIC_VERSION = 2  # of the reference table; a test compares it with checker/statistics/definitions.py
 RULE = (
-    "threshold = 2/3 of the way from the largest value without the indication (over random subsets of 50 images) "
-    "to the smallest value with it; logarithmic for kurtosis and persistence ratio; rectified sets are turned away "
-    "by negative energy, whose threshold lies in the widest gap between all sets, and by the same of z"
+    "statistics: of all subsets those that judge sets and traps as rightly as any, with a set's checkpoint or family "
+    "left out of the fit, too; of these the widest margins, then the fewest. threshold: 2/3 of the way from the "
+    "largest value without the indication (over random subsets of 50 images), of the sets and traps that the "
+    "statistic turns away best, to the smallest estimate with it; logarithmic for kurtosis and persistence ratio; of "
+    "the energies so much must lie on either side"
 )
 LABELS = (
-    "with: the representations show persistent outlier features; without: they do not. Absent says nothing about "
-    "robustness: OpenCLIP ViT-bigG/14 is robust and shows none"
+    f"with: the set shows the indication by its estimates: it is {DEFINITION}; without: it does not. The label and the "
+    "rule look at the same numbers, so that they agree on a set is no finding. Absent says nothing about robustness: "
+    "OpenCLIP ViT-bigG/14 is robust and shows none"
 )
 # What ends the sets with the indication: CLIP's projection, the residual sum of SigLIP's attention pool, and the
 # look-up models that replay measured representations of both.
@@ -36,9 +40,9 @@ LIMITS = (
     MEANING,
     "WARN means absent or not established: OpenCLIP ViT-bigG/14 (laion2b_s39b_b160k) has high published accuracy on "
     "shifted data and shows no outlier features.",
-    "It rests on few checkpoints. Not measured: ConvNeXt, Swin, DeiT(-III), BEiT, EfficientNetV2, RegNet, DINO, "
-    "DINOv2 B to g, DINOv3, MAE; LAION-400M, DataComp, YFCC, CC12M, EVA, MobileCLIP, SigLIP 2; any classifier "
-    "finetuned from CLIP on ImageNet.",
+    "It rests on few checkpoints. Not measured: ConvNeXt, DeiT(-III), BEiT, EfficientNetV2, RegNet, DINO, DINOv2 L, "
+    "DINOv3, MAE; LAION-400M, DataComp, YFCC, CC12M, EVA, MobileCLIP, SigLIP 2; any classifier finetuned from CLIP on "
+    "ImageNet.",
     "Every set with the indication is a projected image embedding or SigLIP's pooled one; representations that end "
     "otherwise (in a normalisation layer, in pooling, in a linear map of rectified features, in a PCA or another "
     "change of basis) are not judged by these thresholds.",
@@ -53,10 +57,12 @@ SPREAD = "smallest and largest value over 200 random subsets of 50 images of the
 def default_profile(text: str) -> Profile:
     """The default profile, from the text of the reference table."""
     table = reference.references(text)
+    found = choice.candidates(with_traps(table), STRICT_RULE)
     return profile_of(
         table,
-        STRICT_RULE,
-        id="default-1",
+        STRICT_RULE._replace(statistics=choice.chosen(found).statistics),
+        found=found,
+        id="default-2",
         statistic_version=STATISTIC_VERSION,
         tensor_rules=("encoder_output", "head_input"),
         pools=("none", "spatial_mean"),

@@ -4,93 +4,107 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
 
 import numpy as np
 
-from .fit import (
-    DIGITS,
-    LOGARITHMIC,
-    STRICT_RULE,
-    Rule,
-    checkpoint_of,
-    checkpoints,
-    fit,
-    passes,
-    taking_part,
-    value,
-    with_label,
-)
-from .profile import STATISTICS, KurtosisAlone, Statistic, Threshold
+from . import choice
+from .fit import DIGITS, LOGARITHMIC, Rule, Sets, fit, models, with_label
+from .profile import ENERGIES, KurtosisAlone, Moved, Rate, Statistic, Threshold, Trained
 from .reference import Reference
 
 BOOTSTRAP_FITS = 400  # resamples of the checkpoints
 BOOTSTRAP_SEED = 0
 
 
-class LeftOut(NamedTuple):
-    """What fits to the other checkpoints say of each checkpoint that was left out."""
-
-    false_pass: tuple[str, ...]
-    """sets without the label that would pass"""
-    false_warn: tuple[str, ...]
-    """sets with the label that would not"""
-    no_fit: tuple[str, ...]
-    """checkpoints without which there is no fit: they are no trial"""
-
-
-def leave_one_out(table: Sequence[Reference], rule: Rule = STRICT_RULE) -> LeftOut:
-    """Sets judged wrongly when every set of their checkpoint is left out of the fit."""
-    used = taking_part(table)
-    false_pass: list[str] = []
-    false_warn: list[str] = []
-    no_fit: list[str] = []
-    for checkpoint in checkpoints(used):
-        try:
-            thresholds = fit([r for r in used if checkpoint_of(r) != checkpoint], rule).thresholds
-        except ValueError:
-            no_fit.append(checkpoint)
-            continue
-        for row in used:
-            if checkpoint_of(row) == checkpoint and passes(row, thresholds) != (row.expected == "present"):
-                (false_pass if row.expected == "absent" else false_warn).append(row.set)
-    return LeftOut(tuple(sorted(false_pass)), tuple(sorted(false_warn)), tuple(sorted(no_fit)))
-
-
-def leave_family_out(table: Sequence[Reference], rule: Rule) -> tuple[tuple[str, str], ...]:
-    """What the fit to the other groups says of each group that is left out whole."""
-    used = taking_part(table)
+def by_family(sets: Sets, rule: Rule, *, choosing: bool = False) -> tuple[tuple[str, str], ...]:
+    """What the fit to the other groups says of each group that is left out whole (`choice.judged`), in words."""
+    outcome = choice.judged(sets, rule, "group", choosing=choosing)
     out = []
-    for group in dict.fromkeys(r.group for r in used):
-        members = [r for r in used if r.group == group]
+    for group, _, own in choice.folds(sets, "group"):
+        wrong = [row.set for row in own.rows if row.set in outcome.false_pass + outcome.false_warn]
+        right = f"{len(own.rows) - len(wrong)} of {len(own.rows)} right; wrong: {', '.join(wrong) or 'none'}"
+        out.append((group, "no fit without it" if group in outcome.no_fit else right))
+    return tuple(out)
+
+
+def moves(sets: Sets, rule: Rule, thresholds: Mapping[Statistic, Threshold]) -> tuple[Moved, ...]:
+    """What each checkpoint alone moves: thresholds without it, and the sets whose verdict changes; none: left out.
+
+    The statistics stay those of the rule.
+    """
+    before = sets.passing(thresholds)
+    out = []
+    for model, others, _ in choice.folds(sets, "model"):
         try:
-            thresholds = fit([r for r in used if r.group != group], rule).thresholds
+            without = fit(others, rule).thresholds
         except ValueError as fault:
-            out.append((group, f"no fit without it: {fault}"))
+            out.append(Moved(checkpoint=model, thresholds={}, flips=(), fault=str(fault)))
             continue
-        wrong = [r.set for r in members if passes(r, thresholds) != (r.expected == "present")]
-        out.append((group, f"{len(members) - len(wrong)} of {len(members)} right; wrong: {', '.join(wrong) or 'none'}"))
+        changed = {name: t.minimum for name, t in without.items() if t.minimum != thresholds[name].minimum}
+        flips = (before != sets.passing(without)) & (sets.present | sets.absent)
+        flipped = tuple(sorted(row.set for row, turned in zip(sets.rows, flips, strict=True) if turned))
+        if changed:
+            out.append(Moved(checkpoint=model, thresholds=changed, flips=flipped))
+    return tuple(out)
+
+
+def populations(sets: Sets, left_out: choice.Judged, thresholds: Mapping[Statistic, Threshold]) -> tuple[Rate, ...]:
+    """The false-PASS bound over all checkpoints without the label, over the signed ones, and over each kind of end.
+
+    An end that no set with the label has is turned away as such, and has no row.
+    """
+    energies = [name for name in thresholds if name in ENERGIES]
+
+    def is_signed(row: Reference) -> bool:
+        return all(row.estimate(name) > thresholds[name].minimum for name in energies)
+
+    absent = [row for row, is_absent in zip(sets.rows, sets.absent, strict=True) if is_absent]
+    ends = sorted({row.ends_in for row, shows in zip(sets.rows, sets.present, strict=True) if shows and row.ends_in})
+    groups = [("all", absent), ("signed", [row for row in absent if is_signed(row)])]
+    groups += [(f"signed, ends in {end}", [r for r in absent if is_signed(r) and r.ends_in == end]) for end in ends]
+    out = []
+    for name, rows in groups:
+        trials = {row.model for row in rows} - set(left_out.no_fit)
+        errors = {row.model for row in rows if row.set in left_out.false_pass}
+        out.append(Rate(of=name, n=len(trials), n_wrong=len(errors), upper=upper_bound(len(errors), len(trials))))
+    return tuple(out)
+
+
+def by_training(sets: Sets, thresholds: Mapping[Statistic, Threshold]) -> tuple[Trained, ...]:
+    """How many sets of each kind of training pass, and those that do otherwise than most of their kind."""
+    passing = sets.passing(thresholds)
+    out = []
+    for kind in dict.fromkeys(row.training for row in sets.rows if row.training and not row.excluded):
+        of_kind = [
+            (row.set, bool(passed))
+            for row, passed in zip(sets.rows, passing, strict=True)
+            if row.training == kind and not row.excluded
+        ]
+        n_passing = sum(passed for _, passed in of_kind)
+        rare = n_passing <= len(of_kind) / 2
+        names = tuple(sorted(name for name, passed in of_kind if passed == rare))
+        out.append(Trained(training=kind, n=len(of_kind), n_passing=n_passing, otherwise=names))
     return tuple(out)
 
 
 def with_bootstrap(
-    thresholds: Mapping[Statistic, Threshold], table: Sequence[Reference], rule: Rule
+    thresholds: Mapping[Statistic, Threshold], sets: Sets, rule: Rule
 ) -> tuple[dict[Statistic, Threshold], int]:
     """The thresholds with 5 and 95 % of each over fits to checkpoints drawn with replacement; how many fits failed."""
-    used = taking_part(table)
-    names = checkpoints(used)
+    names = models([row for row in sets.rows if not row.excluded])
+    of_model = np.array([names.index(row.model) if row.model in names else -1 for row in sets.rows])
     rng = np.random.default_rng(BOOTSTRAP_SEED)
-    draws: dict[Statistic, list[float]] = {name: [] for name in STATISTICS}
+    draws: dict[Statistic, list[float]] = {name: [] for name in thresholds}
     failed = 0
     for _ in range(BOOTSTRAP_FITS):
-        chosen = {names[i] for i in rng.integers(0, len(names), len(names))}
+        drawn = rng.integers(0, len(names), len(names))
         try:
-            drawn = fit([r for r in used if checkpoint_of(r) in chosen], rule).thresholds
+            fitted = fit(sets.keep(np.isin(of_model, [-1, *drawn])), rule).thresholds  # simulated traps stay
         except ValueError:  # a resample without one side, or one in which they overlap: counted, and said
             failed += 1
             continue
-        for name in STATISTICS:
-            draws[name].append(drawn[name].minimum)
+        for name in thresholds:
+            draws[name].append(fitted[name].minimum)
     out = {}
     for name, threshold in thresholds.items():
         low, high = np.quantile(draws[name], [0.05, 0.95]) if draws[name] else (threshold.minimum, threshold.minimum)
@@ -99,14 +113,12 @@ def with_bootstrap(
     return out, failed
 
 
-def upper_bound(wrong: Sequence[str], sets: Sequence[Reference], no_fit: Sequence[str] = ()) -> float:
-    """One-sided 95 % Clopper–Pearson bound over checkpoints: sets of one checkpoint are one trial.
+def upper_bound(n_wrong: int, n: int) -> float:
+    """One-sided 95 % Clopper–Pearson bound over checkpoints (sets of one are one trial), rounded up.
 
-    1 where no checkpoint could be left out.
+    1 where there was no trial.
     """
-    trials = {checkpoint_of(r) for r in sets} - set(no_fit)
-    errors = {checkpoint_of(r) for r in sets if r.set in wrong}
-    return round(clopper_pearson_upper(len(errors), len(trials)), DIGITS) if trials else 1.0
+    return math.ceil(clopper_pearson_upper(n_wrong, n) * 10**DIGITS) / 10**DIGITS if n else 1.0
 
 
 def clopper_pearson_upper(k: int, n: int, alpha: float = 0.05) -> float:
@@ -179,7 +191,7 @@ def joint_score(thresholds: Mapping[Statistic, Threshold]) -> Callable[[Referenc
         distances = []
         for name, t in thresholds.items():
             width = scaled(name, t.lowest_with) - scaled(name, t.highest_without)
-            distances.append((scaled(name, value(row, name)) - scaled(name, t.minimum)) / width)
+            distances.append((scaled(name, row.estimate(name)) - scaled(name, t.minimum)) / width)
         return min(distances)
 
     return score

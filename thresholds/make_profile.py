@@ -9,14 +9,27 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
 
-from . import error_rates, results
+from . import choice, error_rates, results
 from .ends import End
-from .fit import DIGITS, GAP_POSITION, Fit, Rule, checkpoints, fit, passes, taking_part, value, with_label
-from .profile import DEFINITIONS, STATISTICS, Calibration, Profile, Statistic, TensorFit, load, seal
-from .reference import Reference
+from .fit import DIGITS, GAP_POSITION, Rule, Sets, fit, models, passes, taking_part, with_label
+from .profile import (
+    DEFINITIONS,
+    ENERGIES,
+    STATISTICS,
+    Calibration,
+    Chosen,
+    Nearest,
+    Profile,
+    Statistic,
+    TensorFit,
+    load,
+    seal,
+)
+from .reference import Reference, derived_traps, traps
 from .results import MIN_IMAGES, TENSORS, Result
 
-ALPHA = 0.05  # error rate of the deciding bounds together
+SHOWN = 8  # sets and traps named as the nearest
+ALPHA = 0.05  # error rate of each lower bound, and of the upper ones together
 WIDER = (5 / 6, 11 / 12)  # where 2/3 is not enough: half of what is left, twice
 FEW_CHECKPOINTS = 10  # without the label; below it the largest of them says little about the next one
 MANY_CHECKPOINTS = 30  # on either side; with 30 and no error the 95 % bound of a rate is 10 %
@@ -65,8 +78,9 @@ def fitted_profile(
         raise CannotFitError(f"{chosen}: no thresholds can be fitted; {fault}")
     some = rows_of(rows, chosen)
     table = results.as_references(some)
-    rule = chosen_rule(table, _base_rule())
-    fitted = fit(table, rule)
+    sets = with_traps(table)
+    rule = chosen_rule(sets, _base_rule())
+    fitted = fit(sets, rule)
     by_id = {row.id: row for row in some}
     passing = [by_id[r.set] for r in with_label("present", taking_part(table)) if r.set not in fitted.missed]
     robustness = {r.id: r.effective_robustness_pp for r in some if r.effective_robustness_pp is not None}
@@ -100,7 +114,7 @@ def fitted_profile(
             "images": f"{first.n_images} images{widest}, seed {first.seed}, {first.images_digest}",
             "labels": labels or RESULT_LABELS,
             "spread": f"confidence bounds over the images, {100 * (1 - first.alpha):g} % for all statistics together",
-            "rule": _rule_text(rule, fitted),
+            "rule": _rule_text(rule),
             "missing": tuple(sorted(missing.items())),
             "hard_cases": tuple(sorted(hard)),
             "tensors": compared if len(compared) > 1 else (),
@@ -141,22 +155,22 @@ def best_tensor(compared: Sequence[TensorFit]) -> str:
 
 
 def _base_rule() -> Rule:
-    return Rule(all_must_pass=False, fallback=load().thresholds)
+    return Rule(statistics=load().deciding, all_must_pass=False)
 
 
 def _tensor_fit(rows: Sequence[Result], tensor: str) -> TensorFit:
     table = results.as_references(rows_of(rows, tensor))
-    used = taking_part(table)
+    sets, used = with_traps(table), taking_part(table)
     n_with = len(with_label("present", used))
     counted = {"tensor": tensor, "n_with": n_with, "n_without": len(used) - n_with}
     try:
-        rule = chosen_rule(table, _base_rule())
+        rule = chosen_rule(sets, _base_rule())
     except ValueError as fault:
         why = sorted({r.excluded for r in table if r.excluded})
         said = f"{fault} (left out: {'; '.join(why)})" if why else str(fault)
         nothing = {"n_passing": 0, "auroc": None, "left_out_false_pass": 0, "left_out_false_warn": 0, "gap": None}
         return TensorFit.model_validate({**counted, **nothing, "fault": said})
-    fitted, left_out = fit(table, rule), error_rates.leave_one_out(table, rule)
+    fitted, left_out = fit(sets, rule), choice.judged(sets, rule, "model")
     ratio = fitted.thresholds["persistence_ratio"]
     return TensorFit.model_validate(
         {
@@ -170,7 +184,12 @@ def _tensor_fit(rows: Sequence[Result], tensor: str) -> TensorFit:
     )
 
 
-def chosen_rule(table: Sequence[Reference], rule: Rule) -> Rule:
+def with_traps(table: Sequence[Reference]) -> Sets:
+    """The sets with those that must not pass: simulated ones, and two of every one-sided set (`derived_traps`)."""
+    return Sets([*table, *traps(), *derived_traps(table)])
+
+
+def chosen_rule(sets: Sets, rule: Rule) -> Rule:
     """The rule with its position raised until leaving checkpoints out gives no false PASS.
 
     It starts wider where few checkpoints are without the label. Where no position is enough, the one with the fewest
@@ -178,26 +197,23 @@ def chosen_rule(table: Sequence[Reference], rule: Rule) -> Rule:
 
     Raises ValueError as `fit` does.
     """
-    fit(table, rule)
-    few = len(checkpoints(with_label("absent", taking_part(table)))) < FEW_CHECKPOINTS
+    fit(sets, rule)
+    few = len(models(with_label("absent", taking_part(sets.rows)))) < FEW_CHECKPOINTS
     positions = WIDER if few else (GAP_POSITION, *WIDER)
-    found = [(len(error_rates.leave_one_out(table, rule._replace(position=p)).false_pass), p) for p in positions]
+    found = [(len(choice.judged(sets, rule._replace(position=p), "model").false_pass), p) for p in positions]
     return rule._replace(position=min(found)[1])
 
 
-def _rule_text(rule: Rule, fitted: Fit) -> str:
+def _rule_text(rule: Rule) -> str:
     wide = ""
     if rule.position != GAP_POSITION:
         wide = ", wider than the usual 2/3: few checkpoints are without, or one of them passed when left out"
-    said = (
-        f"threshold = {_POSITIONS[rule.position]} of the way from the largest upper bound below the passing sets to "
-        f"their smallest estimate{wide}; logarithmic for kurtosis and persistence ratio; no set without the label is "
-        "above all of them, and of those with it as many as possible are; rectified sets are turned away by the two "
-        "negative energies"
+    return (
+        f"threshold = {_POSITIONS[rule.position]} of the way from the largest upper bound below the passing sets, of "
+        f"those that the statistic turns away best, to their smallest estimate{wide}; logarithmic for kurtosis and "
+        "persistence ratio; no set without the label and no trap is above all of them, and of those with it as many as "
+        "possible are; the statistics that decide are those of the default profile"
     )
-    if fitted.borrowed:
-        said += f"; {' and '.join(fitted.borrowed)} as in the default profile: no rectified set says where they belong"
-    return said
 
 
 def _limits(
@@ -237,12 +253,15 @@ def profile_of(
     limits: Sequence[str],
     says: Mapping[str, object],
     tensor: str = TENSORS[0],
+    found: Sequence[choice.Candidate] = (),
 ) -> Profile:
     """Fit, find out how far the fit can be trusted, and seal all of it as a profile.
 
     Args:
         table: measured sets with labels.
-        rule: how thresholds are placed.
+        rule: which statistics decide, and how thresholds are placed.
+        found: the subsets among which these statistics were chosen on this table; then the rates that left checkpoints
+            out have chosen again in each fold. Empty: the statistics were fixed before.
         id, statistic_version, tensor_rules, pools, ends, limits, tensor: as the profile has them.
         robustness: mean effective robustness in percentage points of the sets for which it is known.
         says: the fields of Calibration that are known beforehand.
@@ -250,19 +269,23 @@ def profile_of(
     Raises:
         ValueError: no thresholds can be fitted, and why.
     """
-    used = taking_part(table)
-    fitted = fit(table, rule)
-    thresholds, failed = error_rates.with_bootstrap(fitted.thresholds, table, rule)
-    left_out = error_rates.leave_one_out(table, rule)
+    used, sets = taking_part(table), with_traps(table)
+    fitted = fit(sets, rule)
+    thresholds, failed = error_rates.with_bootstrap(fitted.thresholds, sets, rule)
+    left_out = choice.judged(sets, rule, "model", choosing=bool(found))
     present, absent = with_label("present", used), with_label("absent", used)
-    signed = [r for r in used if r.negative_energy > thresholds["negative_energy"].minimum]
+    signed = [r for r in used if all(r.estimate(name) > thresholds[name].minimum for name in ENERGIES)]
     known = [r for r in used if r.set in robustness]
-    n_with, n_without = len(checkpoints(present)), len(checkpoints(absent))
+    n_with, n_without = len(models(present)), len(models(absent))
+    rates = error_rates.populations(sets, left_out, thresholds)
+    missing_fold = set(left_out.no_fit)
+    with_trials = [r for r in present if r.model not in missing_fold]
+    wrong_with = {r.model for r in present if r.set in left_out.false_warn}
     few = FEW.format(with_=n_with, without=n_without) if min(n_with, n_without) < MANY_CHECKPOINTS else ""
     content: dict[str, object] = {
         "few": few,
         "n_sets": len(used),
-        "n_checkpoints": len(checkpoints(used)),
+        "n_checkpoints": len(models(used)),
         "n_with_checkpoints": n_with,
         "n_without_checkpoints": n_without,
         "with_indication": tuple(sorted(r.set for r in present)),
@@ -275,20 +298,26 @@ def profile_of(
         "left_out_false_pass": left_out.false_pass,
         "left_out_false_warn": left_out.false_warn,
         "not_left_out": left_out.no_fit,
-        "false_pass_upper": error_rates.upper_bound(left_out.false_pass, absent, left_out.no_fit),
-        "false_warn_upper": error_rates.upper_bound(left_out.false_warn, present, left_out.no_fit),
-        "family_out": error_rates.leave_family_out(table, rule),
+        "false_pass_upper": rates[0].upper,
+        "false_warn_upper": error_rates.upper_bound(len(wrong_with), len(models(with_trials))),
+        "family_out": error_rates.by_family(sets, rule, choosing=bool(found)),
         "auroc": _each(used),
         "auroc_signed": _each(signed),
         "auroc_joint": error_rates.separation(used, error_rates.joint_score(thresholds)),
         "kurtosis_alone": error_rates.kurtosis_alone(used),
         "rank_correlation": {
-            name: error_rates.rank_correlation([value(r, name) for r in known], [robustness[r.set] for r in known])
+            name: error_rates.rank_correlation([r.estimate(name) for r in known], [robustness[r.set] for r in known])
             for name in STATISTICS
         },
         "rank_correlation_n": len(known),
         "bootstrap_fits": error_rates.BOOTSTRAP_FITS,
         "bootstrap_failed": failed,
+        "n_traps": int(sets.trap.sum()),
+        "choice": tuple(Chosen(**one._asdict()) for one in found),
+        "nearest": tuple(Nearest(set=of, statistic=by, factor=factor) for of, by, factor in fitted.nearest[:SHOWN]),
+        "rates": rates,
+        "by_training": error_rates.by_training(sets, thresholds),
+        "moves": error_rates.moves(sets, rule, thresholds),
     }
     return seal(
         Profile(
@@ -303,6 +332,7 @@ def profile_of(
             max_features=max(r.d for r in used),
             min_images=MIN_IMAGES,
             alpha=ALPHA,
+            bounds="each",
             thresholds=thresholds,
             calibration=Calibration.model_validate({**content, **says}),
             limits=tuple(limits),
@@ -310,6 +340,10 @@ def profile_of(
     )
 
 
+def _estimate(row: Reference, name: Statistic) -> float:
+    return row.estimate(name)
+
+
 def _each(sets: Sequence[Reference]) -> dict[Statistic, float]:
     """AUROC of each statistic alone."""
-    return {name: error_rates.separation(sets, partial(value, name=name)) for name in STATISTICS}
+    return {name: error_rates.separation(sets, partial(_estimate, name=name)) for name in STATISTICS}

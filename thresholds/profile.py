@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from functools import cache
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 from pydantic import Field, ValidationError
 
@@ -16,13 +17,19 @@ from .frozen import Frozen
 
 SCHEMA_VERSION = 1
 DEFAULT = DATA / "default.json"
-PACKAGED = {"default": DEFAULT}
-"""Profiles that ship with the package, by the name that `--thresholds` takes."""
+PACKAGED = {"default": DEFAULT, "default-2": DEFAULT, "default-1": DATA / "default-1.json"}
+"""Profiles that ship with the package, by the name that `--thresholds` takes; `default` is the newest of them."""
 
 Statistic = Literal[
     "kurtosis", "persistence_ratio", "top3_share", "outlier_frequency", "negative_energy", "negative_z_energy"
 ]
 STATISTICS: tuple[Statistic, ...] = get_args(Statistic)
+ENERGIES: tuple[Statistic, ...] = ("negative_energy", "negative_z_energy")
+"""They tell a signed representation: so much energy must lie on either side, so 1 − minimum is a limit, too."""
+NEEDED: tuple[Statistic, ...] = ("kurtosis", "persistence_ratio", *ENERGIES)
+"""Signed, strong, and strong by what persists: a profile asks for these at least."""
+Bounds = Literal["each", "together"]
+"""How the deciding bounds use a profile's alpha: each lower bound has it to itself, or all bounds share it."""
 DEFINITIONS: dict[Statistic, str] = {
     "kurtosis": "mean over images of the activation kurtosis: the fourth moment of the standardised representation z",
     "persistence_ratio": "kurtosis over the kurtosis of what is left of z without each feature's mean over the images",
@@ -40,6 +47,17 @@ PREPROCESSING_RULE = (
 
 class ProfileError(ValueError):
     """A profile that cannot be used; the message says what and why, in one line."""
+
+
+class Limits(NamedTuple):
+    """Between which values a whole interval must lie for PASS."""
+
+    minimum: float
+    maximum: float = math.inf
+
+    def __str__(self) -> str:
+        """In words for a table: `> 7.5`, `0.35 to 0.65`."""
+        return f"> {self.minimum:g}" if self.maximum == math.inf else f"{self.minimum:g} to {self.maximum:g}"
 
 
 class Threshold(Frozen):
@@ -67,6 +85,60 @@ class KurtosisAlone(Frozen):
     false_warn: tuple[str, ...]
     power_without_false_pass: float
     """share of the sets with the label above all sets without it, 0–1"""
+
+
+class Chosen(Frozen):
+    """A subset of the statistics under which the sets lie apart (`choice.Candidate`)."""
+
+    statistics: tuple[Statistic, ...]
+    margin: float
+    """the least factor by which a set without the label, or a trap, lies below those with it"""
+    false_pass: int
+    false_warn: int
+
+
+class Nearest(Frozen):
+    """A set without the label, or a trap, and what turns it away."""
+
+    set: str
+    statistic: Statistic
+    factor: float
+    """by which it lies below the least of the passing sets"""
+
+
+class Moved(Frozen):
+    """What one checkpoint alone moves: the fit without it."""
+
+    checkpoint: str
+    thresholds: dict[Statistic, float]
+    """those that are not the same without it"""
+    flips: tuple[str, ...]
+    """sets, of whatever checkpoint, whose verdict by point estimates changes without it"""
+    fault: str = ""
+    """why there is no fit without it"""
+
+
+class Rate(Frozen):
+    """False PASS among checkpoints without the label of one population."""
+
+    of: str
+    n: int
+    """checkpoints"""
+    n_wrong: int
+    """of which a set passed when the checkpoint was left out, the choice of statistics included"""
+    upper: float
+    """one-sided 95 % Clopper–Pearson bound, had the rule been fixed before these sets were seen; rounded up"""
+
+
+class Trained(Frozen):
+    """How the sets of one kind of training are judged."""
+
+    training: str
+    n: int
+    """sets"""
+    n_passing: int
+    otherwise: tuple[str, ...]
+    """those that are judged otherwise than most of their kind"""
 
 
 class TensorFit(Frozen):
@@ -149,6 +221,16 @@ class Calibration(Frozen):
     bootstrap_fits: int
     bootstrap_failed: int
     """resamples without any threshold: one side was missing, or the two overlapped"""
+    n_traps: int = 0
+    """simulated and derived sets that must not pass, and sets that are no evidence"""
+    choice: tuple[Chosen, ...] = ()
+    """subsets of the statistics under which the sets lie apart, the best first; empty: they were not chosen here"""
+    nearest: tuple[Nearest, ...] = ()
+    """the sets without the label and the traps that lie nearest to those with it, the nearest first"""
+    rates: tuple[Rate, ...] = ()
+    by_training: tuple[Trained, ...] = ()
+    moves: tuple[Moved, ...] = ()
+    """checkpoints without which a threshold is another"""
 
 
 class Profile(Frozen):
@@ -169,19 +251,42 @@ class Profile(Frozen):
     min_images: int = Field(ge=2)
     """least number of varied images"""
     alpha: float = Field(gt=0, lt=1)
-    """error rate of the deciding confidence bounds together"""
+    """error rate of the deciding confidence bounds"""
+    bounds: Bounds = "together"
     preprocessing: str = PREPROCESSING_RULE
     edited: str = ""
     """what a person changed after the fit, and of which profile; empty for a profile as it was fitted"""
     thresholds: dict[Statistic, Threshold]
+    """of the statistics that decide; the others are context"""
     calibration: Calibration
     limits: tuple[str, ...]
     digest: str = ""
 
+    @property
+    def deciding(self) -> tuple[Statistic, ...]:
+        """The statistics that decide, in the order of `STATISTICS`."""
+        return tuple(name for name in STATISTICS if name in self.thresholds)
+
+    def limits_of(self, name: Statistic) -> Limits:
+        """Between which values the interval of a deciding statistic must lie."""
+        minimum = self.thresholds[name].minimum
+        return Limits(minimum, round(1 - minimum, 6)) if name in ENERGIES else Limits(minimum)
+
+
+ADDED = {"bounds", "n_traps", "choice", "nearest", "rates", "by_training", "moves"}
+"""Fields that the first sealed profiles did not have."""
+
 
 def digest_of(profile: Profile) -> str:
-    """`sha256:` over the canonical JSON of the profile without its digest."""
+    """`sha256:` over the canonical JSON of the profile without its digest.
+
+    Fields that later versions added are left out while they have their default, so that older seals hold.
+    """
     content = profile.model_dump(mode="json", exclude={"digest"})
+    for record, kind in ((content, Profile), (content["calibration"], Calibration)):
+        for name in ADDED & record.keys():
+            if getattr(profile if kind is Profile else profile.calibration, name) == kind.model_fields[name].default:
+                del record[name]
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return "sha256:" + hashlib.sha256(canonical.encode()).hexdigest()
 
@@ -247,16 +352,15 @@ def read(path: Path, name: str = "") -> Profile:
         first = fault.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise ProfileError(f"{name}: {where}: {first['msg']}") from fault
-    missing = [s for s in STATISTICS if s not in profile.thresholds]
-    if missing:
-        raise ProfileError(f"{name}: thresholds lack {', '.join(missing)}; all of {', '.join(STATISTICS)} are needed")
+    if missing := [s for s in NEEDED if s not in profile.thresholds]:
+        raise ProfileError(f"{name}: thresholds lack {', '.join(missing)}; {', '.join(NEEDED)} are needed")
     return profile
 
 
 @cache
 def packaged() -> tuple[Profile, ...]:
     """The profiles that ship with the package."""
-    return tuple(load(name) for name in PACKAGED)
+    return tuple(load(path) for path in dict.fromkeys(PACKAGED.values()))
 
 
 def refuse_borrowed_id(profile: Profile, name: str) -> None:
@@ -284,8 +388,10 @@ def resealed(changed: Profile, new_id: str, note: str = "") -> Profile:
     known = next((p for p in packaged() if p.digest == changed.digest), None)
     moved = [
         f"{name} {known.thresholds[name].minimum:g} to {changed.thresholds[name].minimum:g}"
-        for name in STATISTICS
-        if known is not None and known.thresholds[name].minimum != changed.thresholds[name].minimum
+        for name in changed.deciding
+        if known is not None
+        and name in known.thresholds
+        and known.thresholds[name].minimum != changed.thresholds[name].minimum
     ]
     said = "; ".join(part for part in (changed.edited, origin, *moved, note) if part)
     limits = changed.limits if HAND_MADE in changed.limits else (HAND_MADE, *changed.limits)
@@ -296,13 +402,17 @@ def looser_than(profile: Profile, other: Profile) -> tuple[str, ...]:
     """In which ways a profile lets models pass that another one does not, each in a few words; may be empty."""
     out = [
         f"{name} {profile.thresholds[name].minimum:g} below {other.thresholds[name].minimum:g}"
-        for name in STATISTICS
-        if profile.thresholds[name].minimum < other.thresholds[name].minimum
+        for name in other.deciding
+        if name in profile.thresholds and profile.thresholds[name].minimum < other.thresholds[name].minimum
     ]
+    if not_asked := [name for name in other.deciding if name not in profile.thresholds]:
+        out.append(f"no {', no '.join(not_asked)}")
     if profile.min_images < other.min_images:
         out.append(f"{profile.min_images} images instead of {other.min_images}")
     if profile.alpha > other.alpha:
         out.append(f"error rate of the bounds {profile.alpha:g} instead of {other.alpha:g}")
+    if (profile.bounds, other.bounds) == ("each", "together"):
+        out.append("an error rate for each lower bound instead of one for all together")
     for field in ("tensor_rules", "pools", "ends"):
         if more := sorted(map(str, set(getattr(profile, field)) - set(getattr(other, field)))):
             out.append(f"{field} also {', '.join(more)}")

@@ -42,8 +42,21 @@ MEASURED: dict[str, tuple[str, str, str]] = {
     "ashirvad_openclip_b32_laion2b": ("open_clip", "ViT-B-32", "laion2b_s34b_b79k"),
     "mahlet_openclip_l14_laion2b": ("open_clip", "ViT-L-14", "laion2b_s32b_b82k"),
     "ik_openclip_bigG_laion2b": ("open_clip", "ViT-bigG-14", "laion2b_s39b_b160k"),
+    "michaengeser_b32_drawings": _CLIP_B32,
+    "physicist_b16_pathmnist": ("open_clip", "ViT-B-16", "openai"),
+    "shoezap_b16_shoes": ("open_clip", "ViT-B-16", "openai"),
+    "fairouz_openclip_b32_laion2b": ("open_clip", "ViT-B-32", "laion2b_s34b_b79k"),
+    "shopthelook_openclip_b32_laion2b": ("open_clip", "ViT-B-32", "laion2b_s34b_b79k"),
+    "shopthelook_openclip_l14_laion2b": ("open_clip", "ViT-L-14", "laion2b_s32b_b82k"),
+    "satsight_openclip_h14_laion2b": ("open_clip", "ViT-H-14", "laion2b_s32b_b79k"),
+    "imiz_openclip_h14_laion2b": ("open_clip", "ViT-H-14", "laion2b_s32b_b79k"),
+    "oilpaint_openclip_h14_laion2b": ("open_clip", "ViT-H-14", "laion2b_s32b_b79k"),
+    "hypergallery_swinv2_l": ("timm", "swinv2_large_window12to24_192to384", "ms_in22k_ft_in1k"),
     "brkfst_resnet50_v1": ("timm", "resnet50", "tv_in1k"),  # torchvision's IMAGENET1K_V1
+    "nasir_resnet50_v1": ("timm", "resnet50", "tv_in1k"),
     "cbir_resnet50_v2": ("timm", "resnet50", "tv2_in1k"),  # torchvision's IMAGENET1K_V2
+    "densenet121_histo": ("timm", "densenet121", "tv_in1k"),
+    "aavc_vgg16": ("timm", "vgg16", "tv_in1k"),
 }
 
 

@@ -267,20 +267,23 @@ def as_references(rows: Iterable[Result]) -> tuple[Reference, ...]:
     out = []
     for row in rows:
         values = {name: row.statistics[name] for name in STATISTICS}
+        estimates: dict[str, Any] = {name: value.estimate or 0.0 for name, value in values.items()}
         out.append(
             Reference(
                 set=row.id,
                 group=row.group,
                 checkpoint=row.checkpoint,
+                model=row.checkpoint.split(" (")[0],  # without the note on how it was loaded
                 n=row.n_images,
                 d=row.n_features,
-                **{name: value.estimate or 0.0 for name, value in values.items()},
+                **estimates,
                 persistent_outlier_features=" ".join(map(str, row.persistent)),
                 expected=row.label,
                 excluded=excluded(row),
                 low={name: value.low or 0.0 for name, value in values.items()},
                 high={name: value.high or 0.0 for name, value in values.items()},
                 source=row.model_digest,
+                ends_in=str(row.ends_in),
             )
         )
     return tuple(out)

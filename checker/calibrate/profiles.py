@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -23,9 +24,10 @@ from robustcheck_onnx.checker.report import (
 from robustcheck_onnx.checker.text import count_text, number_text, short_digest
 from robustcheck_onnx.checker.verdict import NAMES
 from robustcheck_onnx.thresholds import profile as profiles
-from robustcheck_onnx.thresholds.profile import STATISTICS, Calibration, Profile
+from robustcheck_onnx.thresholds.profile import STATISTICS, Calibration, Moved, Profile
 
 MAX_NAMES = 6  # sets named in one line
+_BOUNDS = {"each": "each lower bound by itself", "together": "all bounds together"}
 MAX_TEXT = 60  # characters of a value in a list of differences
 
 
@@ -48,6 +50,7 @@ def render_profile(profile: Profile, *, ascii_only: bool = False, where: str = "
         section(pen, "Rests on", checkpoint_counts(profile.calibration), _rests_on(profile.calibration, pen)),
         thresholds_section(profile, pen),
         section(pen, "How often it is wrong", "over checkpoints, each left out", error_rates(profile, pen)),
+        *evidence_sections(profile.calibration, pen),
     ]
     if profile.calibration.tensors:
         sections.append(tensors_section(profile, pen))
@@ -106,12 +109,12 @@ def thresholds_section(profile: Profile, pen: Pen) -> RenderableType:
     c = profile.calibration
     table = columns(pen, "statistic", "=threshold", "=5–95 %", "=without", "=with", ">AUROC", ">rank r")
     table.padding = (0, 1, 0, 0)
-    for name in STATISTICS:
+    for name in profile.deciding:
         t = profile.thresholds[name]
         rank = c.rank_correlation.get(name)
         table.add_row(
             pen.say(NAMES[name]),
-            pen.say(f"> {t.minimum:g}", "bold"),
+            pen.say(str(profile.limits_of(name)), "bold"),
             pen.say(f"{t.bootstrap_low:g} – {t.bootstrap_high:g}"),
             pen.say(f"≤ {number_text(t.highest_without)}"),
             pen.say(f"≥ {number_text(t.lowest_with)}"),
@@ -149,8 +152,57 @@ def _rate(wrong: Sequence[str], n: int, upper: float) -> str:
     named = f" ({_names(wrong)})" if wrong else ""
     return (
         f"{count_text(len(wrong), 'set')} of {count_text(n, 'checkpoint')}{named}; at most "
-        f"{100 * upper:.0f} % with 95 % confidence (Clopper–Pearson)"
+        f"{at_most(upper)} with 95 % confidence (Clopper–Pearson)"
     )
+
+
+def at_most(upper: float) -> str:
+    """Write an upper bound in per cent, rounded up."""
+    return f"{math.ceil(round(1000 * upper, 6)) / 10:g} %"
+
+
+def evidence_sections(c: Calibration, pen: Pen) -> list[RenderableType]:
+    """Show who is judged how, what was chosen, how near the nearest lie, and what each checkpoint alone moves."""
+    out: list[RenderableType] = []
+    if c.rates:
+        rows = [
+            (one.of, f"{one.n_wrong} of {count_text(one.n, 'checkpoint')}; at most {at_most(one.upper)}")
+            for one in c.rates
+        ]
+        out.append(section(pen, "False PASS by population", "had the rule been fixed before", labelled(pen, rows)))
+    if c.by_training:
+        rows = [
+            (
+                one.training.replace("_", "-"),
+                f"{one.n_passing} of {count_text(one.n, 'set')} pass"
+                + (f"; otherwise {_names(one.otherwise)}" if one.otherwise else ""),
+            )
+            for one in c.by_training
+        ]
+        out.append(section(pen, "Against the kind of training", "the label that the sources give", labelled(pen, rows)))
+    if c.choice:
+        table = columns(pen, "statistics", ">margin", ">false PASS", ">false WARN")
+        for one in c.choice:
+            names = ", ".join(NAMES[name] for name in one.statistics)
+            wrong = (pen.say(str(n)) for n in (one.false_pass, one.false_warn))
+            table.add_row(pen.say(names), pen.say(f"× {one.margin:.2f}"), *wrong)
+        remark = "subsets under which sets and traps lie apart; wrong ones counted in all three fits"
+        out.append(section(pen, "Choice of the statistics", remark, table))
+    if c.nearest:
+        rows = [(f"× {one.factor:.2f}", f"{one.set}, by {NAMES[one.statistic]}") for one in c.nearest]
+        remark = f"below the least of the passing sets; {c.n_traps} traps took part"
+        out.append(section(pen, "Nearest without the indication", remark, labelled(pen, rows)))
+    if c.moves:
+        rows = [(one.checkpoint, _moved(one)) for one in c.moves]
+        out.append(section(pen, "What each checkpoint alone moves", "thresholds without it", labelled(pen, rows)))
+    return out
+
+
+def _moved(one: Moved) -> str:
+    if one.fault:
+        return one.fault
+    changed = ", ".join(f"{NAMES[name]} {minimum:g}" for name, minimum in one.thresholds.items())
+    return f"{changed}; turns {_names(one.flips)}" if one.flips else f"{changed}; turns no verdict"
 
 
 def _alone(c: Calibration) -> str:
@@ -188,7 +240,7 @@ def _holds_for(profile: Profile, pen: Pen) -> RenderableType:
         ("that ends in", ", ".join(map(str, profile.ends))),
         ("width", f"{profile.min_features} to {profile.max_features} features"),
         ("images", f"at least {profile.min_images} varied ones"),
-        ("bounds", f"{100 * (1 - profile.alpha):g} % confidence for all statistics together"),
+        ("bounds", f"{100 * (1 - profile.alpha):g} % confidence for {_BOUNDS[profile.bounds]}"),
         ("preprocessing", profile.preprocessing),
         ("statistics", f"version {profile.statistic_version} (docs/statistics.md)"),
     ]
@@ -216,7 +268,7 @@ def render_list(named: Sequence[tuple[str, Profile]], *, ascii_only: bool = Fals
             pen.name(profile.id),
             pen.say(str(c.n_with_checkpoints)),
             pen.say(str(c.n_without_checkpoints)),
-            pen.say(f"≤ {100 * c.false_pass_upper:.0f} %"),
+            pen.say(f"≤ {at_most(c.false_pass_upper)}"),
             pen.name(short_digest(profile.digest)),
         )
         remarks += [(pen.name(name), text) for text in warnings_of(profile, pen)]
@@ -229,7 +281,7 @@ def differences(a: Profile, b: Profile) -> tuple[Difference, ...]:
     """Return the fields in which two profiles differ, thresholds first, as plain JSON values; without the digest."""
     one, other = a.model_dump(mode="json"), b.model_dump(mode="json")
     flat = [
-        {f"thresholds.{name}": p["thresholds"][name]["minimum"] for name in STATISTICS}
+        {f"thresholds.{name}": p["thresholds"].get(name, {}).get("minimum") for name in STATISTICS}
         | {key: value for key, value in p.items() if key not in ("thresholds", "calibration", "digest")}
         | {f"calibration.{key}": value for key, value in p["calibration"].items()}
         for p in (one, other)

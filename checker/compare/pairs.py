@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from robustcheck_onnx.checker.statistics import FREQUENT_SD, GROUPS, standardise, usable_rows
+from robustcheck_onnx.checker.statistics import GROUPS, OUTLIER_SD, standardise, usable_rows
 from robustcheck_onnx.checker.statistics import state as sums
 from robustcheck_onnx.thresholds.frozen import Frozen
 
@@ -46,8 +46,8 @@ class Side:
         if not len(h):
             return
         z, groups = standardise(h), keys % GROUPS
-        np.add.at(self.far[0], groups, z > FREQUENT_SD)
-        np.add.at(self.far[1], groups, z < -FREQUENT_SD)
+        np.add.at(self.far[0], groups, z > OUTLIER_SD)
+        np.add.at(self.far[1], groups, z < -OUTLIER_SD)
         room = KEPT_IMAGES - sum(map(len, self.rows))
         if room > 0:
             self.rows.append(scaled(h[:room]).astype(np.float32))

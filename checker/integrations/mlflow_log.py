@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, RobustcheckError, UsageError
 from robustcheck_onnx.checker.report import Report, forms
 from robustcheck_onnx.checker.verify import Verification, verify
-from robustcheck_onnx.thresholds.profile import STATISTICS
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -147,9 +146,9 @@ def gate_model_version(
 
 
 def metrics_of(report: Report) -> dict[str, float]:
-    """The number of images, and the six statistics with bounds and thresholds; what was not measured is left out."""
+    """The number of images, the deciding statistics with bounds and thresholds; what was not measured is left out."""
     metrics: dict[str, float] = {f"{FOLDER}.n_images": report.evidence.statistics.n_images}
-    for statistic in STATISTICS:
+    for statistic in report.profile.deciding:
         interval = getattr(report.evidence.statistics, statistic)
         for bound in ("estimate", "low", "high"):
             if getattr(interval, bound) is not None:

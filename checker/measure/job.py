@@ -38,7 +38,7 @@ class Progress:
 
 
 NAMED_SKIPS = 20  # skipped images named in the report
-SHARD_IMAGES = 16 * LOOK_EVERY
+SHARD_IMAGES = 32 * LOOK_EVERY
 """Images of a shard, 512: whole looks, so that a shard's batches are those of a single run; some seconds of work, so
 that a lost worker costs little and an opened model, not its loading, is what takes time."""
 
@@ -213,7 +213,7 @@ def conclude(
                 "at least one is needed",
                 f"robustcheck inspect {shlex.quote(model.file)}",
             )
-        statistics.append(sums.statistics(state, profile.alpha))
+        statistics.append(sums.statistics(state, profile.alpha, profile.bounds))
     read.check_usable(facts.source, job.options.max_bad, sampled=decided)
     images = read.facts(facts.source)
     limited = facts.source.n_found > facts.n_images

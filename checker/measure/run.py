@@ -22,7 +22,7 @@ from robustcheck_onnx.checker.evidence import Execution, ModelFacts, Preprocessi
 from robustcheck_onnx.checker.images import DESCRIBED, Entries, ImageSource, Item, Skipped, open_images, prefetch
 from robustcheck_onnx.checker.model import Content, ModelFile, fed_as, find_preprocessing, open_model
 from robustcheck_onnx.checker.runtime import CPU, Runner, cpu_threads, expects_gpu
-from robustcheck_onnx.checker.statistics import LOOK_EVERY
+from robustcheck_onnx.checker.statistics import FIRST_LOOK, is_look
 from robustcheck_onnx.checker.statistics import state as sums
 
 from . import gallery
@@ -223,19 +223,20 @@ def batches(
     batch_size: int,
     *,
     n_images: int = 0,
+    first_look: int = FIRST_LOOK,
     progress: Callable[[Progress], None] | None = None,
     label: Callable[[], str] = str,
 ) -> Generator[list[Ready], None, None]:
     """Put images into batches and count them.
 
-    A batch also ends where the number of usable images is a multiple of `LOOK_EVERY`, so that a shard of whole looks
-    is cut into batches as a single run over all images is.
+    A batch also ends where a run looks at the evidence (`is_look`), so that its size decides nothing.
 
     Args:
         decoded: the images, in order.
         read: of no image yet; every image is counted in it before its batch is given out.
         batch_size: usable images of a batch.
         n_images: images in all, for the progress.
+        first_look: images at the first look.
         progress: called after every batch.
         label: what the progress says beside the numbers.
     """
@@ -253,7 +254,7 @@ def batches(
             continue
         batch.append(item)
         read.add(item)
-        if len(batch) == batch_size or read.n_usable % LOOK_EVERY == 0:
+        if len(batch) == batch_size or is_look(read.n_usable, first_look):
             yield batch
             batch = []
             tell()

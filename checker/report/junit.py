@@ -27,7 +27,7 @@ from .outcome import (
 from .record import Failed, Outcome, Report
 from .words import statistics_of
 
-# What a check looks at beside the six statistics, by what it asks; each reason is a test case of its own, so that
+# What a check looks at beside the deciding statistics, by what it asks; each reason is a test case of its own, so that
 # a pipeline's history shows when it came and went.
 GROUPS = {
     "comparable": (
@@ -132,7 +132,7 @@ def _statistics(suite: TestSuite, report: Report, by_id: dict[str, Finding]) -> 
             reported.add(reason)
         elif reason is not None:
             text = "the verdict rests on other reasons" if s.clears == "straddles" else RULES[reason].title
-            numbers = f"{number_text(s.interval.estimate)} ({s.bounds()}), threshold {s.minimum:g}"
+            numbers = f"{number_text(s.interval.estimate)} ({s.bounds()}), threshold {s.limits}"
             result = Skipped(f"{s.name} {numbers}: {text}", s.clears)
         _case(suite, "statistics", s.id, result)
     return reported

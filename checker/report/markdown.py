@@ -18,7 +18,7 @@ from .outcome import (
     waiver_texts,
 )
 from .record import CLAIM, Failed, Outcome, Report
-from .words import SIGNS, meaning_text, statistics_of
+from .words import SIGNS, confidence_text, meaning_text, statistics_of
 
 MARK = "<!-- robustcheck report -->"
 _CLEARS = {"yes": "✓ yes", "no": "✗ no", "straddles": "? straddles it", "not measured": "not measured"}
@@ -102,16 +102,15 @@ def _reason(finding: Finding) -> str:
 
 
 def _statistics(report: Report) -> str:
-    confidence = 100 * (1 - report.evidence.statistics.alpha)
     rows = [
-        f"### Evidence and thresholds ({confidence:g} % confidence for all together)",
+        f"### Evidence and thresholds ({confidence_text(report.evidence.statistics)})",
         "",
         "| statistic | value | interval | threshold | clears it? |",
         "|---|---:|---:|---:|---|",
     ]
     for s in statistics_of(report):
         interval = s.bounds(between=" – ", missing="–")
-        rows.append(f"| {s.name} | {s.value} | {interval} | > {s.minimum:g} | {_CLEARS[s.clears]} |")
+        rows.append(f"| {s.name} | {s.value} | {interval} | {s.limits} | {_CLEARS[s.clears]} |")
     return "\n".join(rows)
 
 

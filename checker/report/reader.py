@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.text import short_digest
 from robustcheck_onnx.checker.verdict import Verdict, judge
-from robustcheck_onnx.thresholds.profile import STATISTICS
+from robustcheck_onnx.thresholds.profile import NEEDED
 from robustcheck_onnx.thresholds.profile import digest_of as profile_digest_of
 
 from .record import Report, result_digest_of
@@ -136,8 +136,8 @@ def _report(path: Path, raw: Any) -> tuple[Report, dict[str, Any]]:
         ) from fault
     if report.binding is None:
         raise UsageError(f"{path}: report has no binding; only a bound one can be verified", AGAIN)
-    if missing := [name for name in STATISTICS if name not in report.profile.thresholds]:
-        raise UsageError(f"{path}: its profile lacks {', '.join(missing)}; all six thresholds are needed", AGAIN)
+    if missing := [name for name in NEEDED if name not in report.profile.thresholds]:
+        raise UsageError(f"{path}: its profile lacks {', '.join(missing)}; a verdict needs them", AGAIN)
     return report, raw
 
 

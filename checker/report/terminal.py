@@ -125,10 +125,10 @@ def _evidence(report: Report, pen: Pen) -> RenderableType:
             pen.say(s.name),
             pen.say(s.value, "bold"),
             pen.say(f"{low:>{widest}}{dash}{high}" if dash else low),
-            pen.say(f"> {s.minimum:g}"),
+            pen.say(str(s.limits)),
             pen.say(f"{sign} {word}", "green" if s.clears == "yes" else "yellow"),
         )
-    remark = f"{100 * (1 - report.evidence.statistics.alpha):g} % confidence for all together"
+    remark = words.confidence_text(report.evidence.statistics)
     return section(pen, "Evidence and thresholds", remark, table, Text(), _context(report, pen))
 
 
@@ -141,13 +141,14 @@ def _context(report: Report, pen: Pen) -> RenderableType:
         ("negative values", percent_text(s.negative_share)),
         ("max-median ratio", words.max_median_text(s)),
         ("spread over images", percent_text(s.spread)),
+        *words.context_of(report),
     ]
     grid = Table.grid(padding=(0, 2, 0, 0))
     for _ in range(2):
         grid.add_column(overflow="fold")
         grid.add_column(overflow="fold", justify="right")
     cells = [(pen.say(label, "dim"), pen.say(value)) for label, value in values]
-    for i in (0, 2, 4):
+    for i in range(0, len(cells), 2):
         grid.add_row(*(text for pair in cells[i : i + 2] for text in pair))
     return grid
 

@@ -9,8 +9,8 @@ from typing import Literal, NamedTuple
 from robustcheck_onnx.checker.evidence import CLIP, IMAGENET, Interval, OutlierFeature, Preprocessing, Statistics
 from robustcheck_onnx.checker.statistics import TOP_FEATURES
 from robustcheck_onnx.checker.text import interval_text, number_text
-from robustcheck_onnx.checker.verdict import NAMES, Verdict, above, below
-from robustcheck_onnx.thresholds.profile import STATISTICS, Statistic
+from robustcheck_onnx.checker.verdict import NAMES, Verdict, inside, outside
+from robustcheck_onnx.thresholds.profile import STATISTICS, Limits, Statistic
 
 from .record import Placed, Report
 
@@ -22,6 +22,8 @@ _GROUPS = {
     "finetuned_clip": "finetuned CLIP",
     "self_supervised": "self-supervised",
     "face": "face recognition",
+    "reid": "re-identification",
+    "bad_export": "bad export",
 }
 
 Clears = Literal["yes", "no", "straddles", "not measured"]
@@ -52,13 +54,13 @@ def meaning_text(verdict: Verdict) -> str:
     return _MEANING[verdict.verdict]
 
 
-def clears(interval: Interval, minimum: float) -> Clears:
+def clears(interval: Interval, limits: Limits) -> Clears:
     """Tell on which side of the threshold the interval lies, by the verdict's own comparisons."""
     if interval.low is None or interval.high is None:
         return "not measured"
-    if above(interval, minimum):
+    if inside(interval, limits):
         return "yes"
-    return "no" if below(interval, minimum) else "straddles"
+    return "no" if outside(interval, limits) else "straddles"
 
 
 class JudgedStatistic(NamedTuple):
@@ -66,8 +68,13 @@ class JudgedStatistic(NamedTuple):
 
     id: Statistic
     interval: Interval
-    minimum: float
-    """the threshold: PASS needs the whole interval above it"""
+    limits: Limits
+    """PASS needs the whole interval inside"""
+
+    @property
+    def minimum(self) -> float:
+        """The threshold that the interval must lie above."""
+        return self.limits.minimum
 
     @property
     def name(self) -> str:
@@ -82,17 +89,32 @@ class JudgedStatistic(NamedTuple):
     @property
     def clears(self) -> Clears:
         """On which side of the threshold the interval lies."""
-        return clears(self.interval, self.minimum)
+        return clears(self.interval, self.limits)
 
     def bounds(self, between: str = " to ", missing: str = "not measured") -> str:
         """Write the interval, with as many digits as show on which side of the threshold each bound lies."""
-        return interval_text(self.interval.low, self.interval.high, self.minimum, between=between, missing=missing)
+        return interval_text(self.interval.low, self.interval.high, self.limits, between=between, missing=missing)
 
 
 def statistics_of(report: Report) -> list[JudgedStatistic]:
     """Return the deciding statistics, in the profile's order."""
-    evidence, thresholds = report.evidence.statistics, report.profile.thresholds
-    return [JudgedStatistic(name, getattr(evidence, name), thresholds[name].minimum) for name in STATISTICS]
+    evidence, profile = report.evidence.statistics, report.profile
+    return [JudgedStatistic(name, getattr(evidence, name), profile.limits_of(name)) for name in profile.deciding]
+
+
+def context_of(report: Report) -> tuple[tuple[str, str], ...]:
+    """Return the statistics that do not decide under this profile, name and value in words."""
+    evidence = report.evidence.statistics
+    others = [name for name in STATISTICS if name not in report.profile.thresholds]
+    return tuple((NAMES[name], number_text(getattr(evidence, name).estimate, missing="–")) for name in others)
+
+
+def confidence_text(statistics: Statistics) -> str:
+    """Write what the error rate of the bounds covers; in simulations those of the energies do not reach it."""
+    confidence = f"{100 * (1 - statistics.alpha):g} %"
+    if statistics.bounds == "each":
+        return f"{confidence} for each lower bound by itself; less for the energies"
+    return f"{confidence} for all together; less for the energies"
 
 
 def notable_features(statistics: Statistics) -> list[OutlierFeature]:

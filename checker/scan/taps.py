@@ -15,8 +15,6 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from robustcheck_onnx.checker.statistics import OUTLIER_SD
-
 PREFIX = "robustcheck.scan"
 OUTPUT = f"{PREFIX}.rows"
 MIN_OPSET = 11  # GatherElements; TopK of either end
@@ -25,6 +23,7 @@ GRID = 8
 over all positions, and placed in one of the 8 × 8 cells."""
 MEDIAN_TOKENS = 8  # evenly spaced tokens or positions an image that the medians are taken over: sorting is slow
 LARGEST = 3  # features of an image that the largest values are named of
+OUTLIER_SD = 6.0  # SD of a row; Bondarenko et al. 2023, Dettmers et al. 2022: their rows are tokens, too
 MIN_RELATIVE_VARIANCE: dict[int, float] = {TensorProto.FLOAT: 1e-12, TensorProto.DOUBLE: 1e-18}
 """variance / mean² up to which a row counts as constant: ten times the rounding and more, squared"""
 

@@ -6,7 +6,6 @@ Comes in: representations (image, feature), float. May import: evidence (the rec
 from __future__ import annotations
 
 from .definitions import (
-    FREQUENT_SD,
     OUTLIER_SD,
     PERSISTENT_SHARE,
     STATISTIC_VERSION,
@@ -16,16 +15,18 @@ from .definitions import (
 )
 from .intervals import (
     CONFIDENCE,
+    FIRST_LOOK,
     LOOK_EVERY,
     Accuracy,
     grouped_jackknife_sd,
+    is_look,
     wilson,
 )
 from .state import GROUPS, Measured, jackknife
 
 __all__ = [
     "CONFIDENCE",
-    "FREQUENT_SD",
+    "FIRST_LOOK",
     "GROUPS",
     "LOOK_EVERY",
     "OUTLIER_SD",
@@ -35,6 +36,7 @@ __all__ = [
     "Accuracy",
     "Measured",
     "grouped_jackknife_sd",
+    "is_look",
     "jackknife",
     "standardise",
     "usable_rows",

@@ -1,7 +1,7 @@
-"""Confidence bounds: of statistics that a run looks at more than once (`radius`), and of accuracies (`wilson`).
+"""Confidence bounds: of statistics that a run looks at more than once (`radius`, `share_bounds`), and of accuracies.
 
-A run looks at the evidence after every `LOOK_EVERY` images, so the batch size never decides where it stops.
-The bounds hold at all looks together.
+A run looks at the evidence at fixed numbers of images (`is_look`), so the batch size never decides where it stops.
+Each bound holds at all looks together.
 """
 
 from __future__ import annotations
@@ -15,9 +15,15 @@ import numpy.typing as npt
 from robustcheck_onnx.thresholds.frozen import Frozen
 
 CONFIDENCE = 0.95  # of every interval of an accuracy
-LOOK_EVERY = 32  # images between two looks; one batch of the default size
-TUNED_FOR = 64  # images at which the bounds are tightest: the first look that the minimum of 50 allows
+FIRST_LOOK = 50  # images; the least that a profile asks for, unless it asks for more
+LOOK_EVERY = 16  # images between two later looks
+TUNED_FOR = 50  # images at which the bounds are tightest: those of the first look
 SMALL_SAMPLE = 2.0  # widening by 1 + 2/√n: the sequence is asymptotic; keeps Pareto(3) tails within α (simulated)
+
+
+def is_look(n: int, first: int = FIRST_LOOK) -> bool:
+    """Tell whether a run looks at the evidence at `n` usable images: at the first look, then at multiples of 16."""
+    return n == first or (n > first and n % LOOK_EVERY == 0)
 
 
 def radius(n: int, influence_sd: float, alpha: float) -> float:
@@ -43,6 +49,47 @@ def radius(n: int, influence_sd: float, alpha: float) -> float:
     a = n * rho2 + 1
     sequence = math.sqrt(2 * a / (n * n * rho2) * math.log(math.sqrt(a) / alpha))
     return influence_sd * sequence * (1 + SMALL_SAMPLE / math.sqrt(n))
+
+
+def share_bounds(count: int, n: int, alpha: float) -> tuple[float, float]:
+    """Compute an exact confidence sequence for the rate of a Bernoulli sequence, valid at every n at once.
+
+    All p with B(1 + s, 1 + n − s) / (p^s (1 − p)^(n − s)) ≤ 1/α, s = count: the likelihood ratio of the uniform
+    mixture against p is a martingale of mean 1 under p, so it ever exceeds 1/α with probability α at most (Ville).
+    Robbins 1970, "Statistical methods related to the law of the iterated logarithm"; Howard, Ramdas, McAuliffe, Sekhon
+    2021, "Time-uniform, nonparametric, nonasymptotic confidence sequences", section 3 (beta-binomial mixture).
+
+    Args:
+        count: of the n that are so, 0 to n.
+        n: number of images, at least 1.
+        alpha: two-sided error rate over all n together; above 0, below 1.
+
+    Returns:
+        Lower and upper bound, 0 to 1; 0 where count is 0, 1 where it is n.
+
+    Raises:
+        ValueError: count is not within 0 to n, or n is 0.
+
+    >>> [round(bound, 3) for bound in share_bounds(64, 64, 0.05)]
+    [0.894, 1.0]
+    """
+    if not 0 <= count <= n or n < 1:
+        raise ValueError(f"count is {count} of {n}; it must be between 0 and n, and n at least 1")
+    mixture = math.lgamma(1 + count) + math.lgamma(1 + n - count) - math.lgamma(2 + n)
+
+    def beyond(p: float) -> bool:
+        """Whether the martingale exceeds 1/α at p."""
+        log_likelihood = (count * math.log(p) if count else 0.0) + ((n - count) * math.log1p(-p) if n > count else 0.0)
+        return mixture - log_likelihood > -math.log(alpha)
+
+    def edge(inside: float, outside: float) -> float:
+        for _ in range(60):  # bisection: 2^-60 is below float precision
+            middle = (inside + outside) / 2
+            inside, outside = (inside, middle) if beyond(middle) else (middle, outside)
+        return outside  # the wider side
+
+    estimate = count / n
+    return (0.0 if count == 0 else edge(estimate, 0.0)), (1.0 if count == n else edge(estimate, 1.0))
 
 
 def grouped_jackknife_sd(whole: float, without: npt.NDArray[np.float64], sizes: npt.NDArray[np.float64]) -> float:

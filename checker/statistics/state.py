@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from robustcheck_onnx.checker.evidence import Interval, OutlierFeature, Statistics
-from robustcheck_onnx.thresholds.profile import STATISTICS, Statistic
+from robustcheck_onnx.thresholds.profile import STATISTICS, Bounds, Statistic
 
 from . import definitions, intervals
 
@@ -41,7 +41,6 @@ class State:
         self.powers = np.zeros((4, GROUPS, d))  # sums of z, z², z³, z⁴
         self.energies = np.zeros((4, GROUPS, d))  # sums of h², min(h, 0)², y², min(y, 0)²: `definitions.energies`
         self.total = np.zeros(d)  # sum of h
-        self.beyond = np.zeros(d)  # images with abs(z) > 6
         self.far_above = np.zeros(d)  # images with z > 4
         self.far_below = np.zeros(d)  # images with z < −4
         self.zeros = 0
@@ -101,10 +100,9 @@ def update(state: State, h: npt.ArrayLike, keys: npt.ArrayLike) -> Measured:
     state.per_image.append(per_image)
     np.add.at(state.sizes, groups, 1.0)
     _add_to_groups(state.energies, groups, np.stack(definitions.energies(x, z)))
-    state.far_above += (z > definitions.FREQUENT_SD).sum(axis=0)
-    state.far_below += (z < -definitions.FREQUENT_SD).sum(axis=0)
+    state.far_above += (z > definitions.OUTLIER_SD).sum(axis=0)
+    state.far_below += (z < -definitions.OUTLIER_SD).sum(axis=0)
     state.total += x.sum(axis=0)
-    state.beyond += (np.abs(z) > definitions.OUTLIER_SD).sum(axis=0)
     state.zeros += int((x == 0).sum())
     state.below_zero += int((x < 0).sum())
     state.max_median_sum += float(definitions.max_median_ratio(x).sum())
@@ -126,7 +124,7 @@ def merge(a: State, b: State) -> State:
     if a.n_features != b.n_features:
         raise ValueError(f"states have {a.n_features} and {b.n_features} features; they cannot be merged")
     out = State(a.n_features, a.n_nonfinite + b.n_nonfinite, a.n_constant + b.n_constant)
-    for name in ("sizes", "powers", "energies", "total", "beyond", "far_above", "far_below"):
+    for name in ("sizes", "powers", "energies", "total", "far_above", "far_below"):
         setattr(out, name, getattr(a, name) + getattr(b, name))
     out.zeros = a.zeros + b.zeros
     out.below_zero = a.below_zero + b.below_zero
@@ -176,28 +174,26 @@ def _finite(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def _interval(estimate: float, radius: float, floor: float, ceiling: float) -> Interval:
+def _interval(estimate: float, low: float, high: float, floor: float, ceiling: float) -> Interval:
     if not np.isfinite(estimate):
         return Interval(estimate=None, low=None, high=None)
-    if not np.isfinite(radius):
+    if not np.isfinite(low):
         return Interval(estimate=float(estimate), low=None, high=None)
-    return Interval(
-        estimate=float(estimate),
-        low=float(max(estimate - radius, floor)),
-        high=float(min(estimate + radius, ceiling)),
-    )
+    return Interval(estimate=float(estimate), low=float(max(low, floor)), high=float(min(high, ceiling)))
 
 
-def statistics(state: State, alpha: float) -> Statistics:
+def statistics(state: State, alpha: float, bounds: Bounds = "each") -> Statistics:
     """Turn the state into the measured numbers with their bounds.
 
-    The deciding intervals share `alpha` (Bonferroni) and hold at every number of images at once
-    (`intervals.radius`). K's spread comes from the per-image kurtosis, the others' from a delete-a-group
-    jackknife over the state's groups.
+    Every bound holds at every number of images at once (`intervals.radius`; the frequency's exactly,
+    `intervals.share_bounds`). K's spread comes from the per-image kurtosis, the others' from a delete-a-group jackknife
+    over the state's groups.
 
     Args:
         state: sums over at least one image.
-        alpha: error rate of the deciding intervals together.
+        alpha: error rate of the bounds.
+        bounds: each: every lower bound has `alpha` to itself, since PASS needs all of them, and the upper ones share
+            it, since one below its threshold is enough to stop (docs/decisions/stopping.md); together: all share it.
 
     Raises:
         ValueError: no image was measured.
@@ -207,15 +203,17 @@ def statistics(state: State, alpha: float) -> Statistics:
         raise ValueError("no image was measured")
     per_image = np.sort(np.concatenate(state.per_image))  # in an order that the order of the images does not change
     sums, energies, top, sizes, whole, without = jackknife(state)
-    share = alpha / len(STATISTICS)
+    shared = alpha / len(STATISTICS)
+    levels = (alpha if bounds == "each" else shared, shared)
 
-    def bounds(name: Statistic, ceiling: float) -> Interval:
+    def bounded(name: Statistic, ceiling: float) -> Interval:
         estimate = float(getattr(whole, name))
         if name == "kurtosis":
             sd = float(per_image.std(ddof=1)) if n > 1 else float("nan")
         else:
             sd = intervals.grouped_jackknife_sd(estimate, getattr(without, name), sizes)
-        return _interval(estimate, intervals.radius(n, sd, share), 0.0, ceiling)
+        low, high = (intervals.radius(n, sd, level) for level in levels)
+        return _interval(estimate, estimate - low, estimate + high, 0.0, ceiling)
 
     quantiles = [float(q) for q in np.quantile(per_image, [0.05, 0.25, 0.5, 0.75, 0.95])]
     low, high = float(per_image.min()), float(per_image.max())
@@ -233,12 +231,13 @@ def statistics(state: State, alpha: float) -> Statistics:
         n_constant=state.n_constant,
         n_features=d,
         alpha=alpha,
-        kurtosis=bounds("kurtosis", float(d)),
-        persistence_ratio=bounds("persistence_ratio", float("inf")),
-        top3_share=bounds("top3_share", 1.0),
-        outlier_frequency=_frequency(state, sums, int(top[0]), share),
-        negative_energy=bounds("negative_energy", 1.0),
-        negative_z_energy=bounds("negative_z_energy", 1.0),
+        bounds=bounds,
+        kurtosis=bounded("kurtosis", float(d)),
+        persistence_ratio=bounded("persistence_ratio", float("inf")),
+        top3_share=bounded("top3_share", 1.0),
+        outlier_frequency=_frequency(state, sums, int(top[0]), levels),
+        negative_energy=bounded("negative_energy", 1.0),
+        negative_z_energy=bounded("negative_z_energy", 1.0),
         centred_kurtosis=_finite(float(whole.centred_kurtosis)),
         rms_kurtosis=_finite(float(whole.rms_kurtosis)),
         max_median_ratio=_finite(state.max_median_sum / n),
@@ -260,19 +259,24 @@ def _distinct_share(per_image: Array) -> float:
     return float(1 + (np.diff(values) > SAME_REPRESENTATION * values[1:]).sum()) / len(values)
 
 
-def _frequency(state: State, sums: Array, strongest: int, alpha: float) -> Interval:
-    """How often the strongest feature is beyond 4 SD on its usual side; two images added on either side (Agresti
-    and Coull 1998), so that "always" and "never" have a spread too."""
-    side = state.far_above if sums[0, strongest] >= 0 else state.far_below
-    count, n = float(side[strongest]), state.n
-    smooth = (count + 2) / (n + 4)
-    return _interval(count / n, intervals.radius(n, float(np.sqrt(smooth * (1 - smooth))), alpha), 0.0, 1.0)
+def _far(state: State, sums: Array) -> Array:
+    """(feature,) images in which each feature is beyond 4 SD on its usual side, that of its mean."""
+    return np.where(sums[0] >= 0, state.far_above, state.far_below)
+
+
+def _frequency(state: State, sums: Array, strongest: int, levels: tuple[float, float]) -> Interval:
+    """How often the strongest feature is beyond 4 SD on its usual side."""
+    count, n = int(_far(state, sums)[strongest]), state.n
+    if n < 2:
+        return Interval(estimate=count / n, low=None, high=None)
+    low, high = (intervals.share_bounds(count, n, level)[side] for side, level in enumerate(levels))
+    return Interval(estimate=count / n, low=low, high=high)
 
 
 def _features(state: State, sums: Array, energy: Array) -> tuple[OutlierFeature, ...]:
     n = state.n
     shares = definitions.shares_of_kurtosis(sums[3])
-    frequency = state.beyond / n
+    frequency = _far(state, sums) / n
     mean_h = state.total / n
     sd_h = np.sqrt(np.maximum(energy / n - mean_h**2, 0.0))
     by_share = np.argsort(-shares, kind="stable")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from .gate import FailOn, Gate, Waiver
 from .notes import execution_notes, image_notes, model_notes, notes_of, skipped_note
 from .reasons import KINDS, NAMES, RULES, Kind
-from .rule import SAME_NUMBERS, Reason, Verdict, above, below, decided, foreseen, judge
+from .rule import SAME_NUMBERS, Reason, Verdict, decided, foreseen, inside, judge, outside
 
 __all__ = [
     "KINDS",
@@ -21,14 +21,14 @@ __all__ = [
     "Reason",
     "Verdict",
     "Waiver",
-    "above",
-    "below",
     "decided",
     "execution_notes",
     "foreseen",
     "image_notes",
+    "inside",
     "judge",
     "model_notes",
     "notes_of",
+    "outside",
     "skipped_note",
 ]

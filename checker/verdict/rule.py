@@ -12,11 +12,11 @@ from robustcheck_onnx.checker.evidence import (
     PreprocessingFacts,
     Statistics,
 )
-from robustcheck_onnx.checker.statistics import TOP_FEATURES
+from robustcheck_onnx.checker.statistics import OUTLIER_SD, TOP_FEATURES
 from robustcheck_onnx.checker.text import bound_text, number_text
 from robustcheck_onnx.thresholds.ends import WRITTEN_ZERO_AT, End
 from robustcheck_onnx.thresholds.frozen import Frozen
-from robustcheck_onnx.thresholds.profile import STATISTICS, Profile, Statistic
+from robustcheck_onnx.thresholds.profile import ENERGIES, Limits, Profile, Statistic
 
 from .reasons import NAMES, RULES
 
@@ -47,32 +47,41 @@ class Verdict(Frozen):
     profile_digest: str
 
 
-def below(interval: Interval, minimum: float) -> bool:
+def outside(interval: Interval, limits: Limits) -> bool:
+    """Tell whether the whole interval lies outside the limits: no more images would bring it in."""
+    if interval.low is None or interval.high is None:
+        return False
+    return below(interval, limits) or interval.low > limits.maximum
+
+
+def below(interval: Interval, limits: Limits) -> bool:
     """Tell whether the whole interval lies below the threshold."""
-    return interval.high is not None and interval.high < minimum
+    return interval.high is not None and interval.high < limits.minimum
 
 
-def above(interval: Interval, minimum: float) -> bool:
-    """Tell whether the whole interval lies above the threshold: the only thing that counts for PASS."""
-    return interval.low is not None and interval.low > minimum
+def inside(interval: Interval, limits: Limits) -> bool:
+    """Tell whether the whole interval lies inside the limits: the only thing that counts for PASS."""
+    if interval.low is None or interval.high is None:
+        return False
+    return limits.minimum < interval.low and interval.high < limits.maximum
 
 
 def decided(statistics: Statistics, profile: Profile) -> bool:
     """Tell whether more images could not change what the statistics say: the rule that stops the run.
 
-    True once enough images were measured and either every interval lies above its threshold or one lies below.
+    True once enough images were measured and either every interval lies inside its limits or one lies outside.
     (The caller checks that enough of them are varied.)
     """
     if statistics.n_images < profile.min_images:
         return False
-    pairs = [(getattr(statistics, s), profile.thresholds[s].minimum) for s in STATISTICS]
-    return all(above(i, m) for i, m in pairs) or any(below(i, m) for i, m in pairs)
+    pairs = [(getattr(statistics, name), profile.limits_of(name)) for name in profile.deciding]
+    return all(inside(*pair) for pair in pairs) or any(outside(*pair) for pair in pairs)
 
 
 def judge(evidence: Evidence, profile: Profile) -> Verdict:
     """Judge the evidence against the profile.
 
-    PASS needs every confidence bound above its threshold, enough varied photo-like images, and a comparable,
+    PASS needs every deciding interval inside its limits, enough varied photo-like images, and a comparable,
     trained, sound measurement. Everything else is WARN, with each reason that applies.
 
     Args:
@@ -105,39 +114,46 @@ def _plugged_in(e: Evidence) -> Iterator[tuple[str, str]]:
 
 
 def _strength(s: Statistics, profile: Profile) -> Iterator[tuple[str, str]]:
-    minimum = {name: profile.thresholds[name].minimum for name in STATISTICS}
-    intervals: dict[Statistic, Interval] = {name: getattr(s, name) for name in STATISTICS}
+    limits = {name: profile.limits_of(name) for name in profile.deciding}
+    intervals: dict[Statistic, Interval] = {name: getattr(s, name) for name in profile.deciding}
+    out = [name for name in profile.deciding if outside(intervals[name], limits[name])]
 
-    def below_threshold(*names: Statistic) -> str:
+    def too_low(*names: Statistic) -> str:
         return ", ".join(
             f"{NAMES[n]} {number_text(intervals[n].estimate)} (upper bound "
-            f"{bound_text(intervals[n].high, minimum[n])}, threshold {minimum[n]:g})"
+            f"{bound_text(intervals[n].high, limits[n].minimum)}, threshold {limits[n].minimum:g})"
             for n in names
-            if below(intervals[n], minimum[n])
+            if n in out and below(intervals[n], limits[n])
         )
 
-    if rectified := below_threshold("negative_energy", "negative_z_energy"):
-        yield "rectified", rectified
-    if weak := below_threshold("persistence_ratio", "top3_share", "outlier_frequency"):
+    too_high = [
+        f"{NAMES[n]} {number_text(intervals[n].estimate)} (lower bound "
+        f"{bound_text(intervals[n].low, limits[n].maximum)}; at most {limits[n].maximum:g} may lie there)"
+        for n in ENERGIES
+        if n in out and not below(intervals[n], limits[n])
+    ]
+    if one_sided := ", ".join(text for text in (too_low(*ENERGIES), *too_high) if text):
+        yield "rectified", one_sided
+    if weak := too_low("persistence_ratio", "top3_share", "outlier_frequency"):
         extreme = len(s.persistent)
         verb = "feature is" if extreme == 1 else "features are"
-        count = f"{extreme} {verb} beyond 6 SD in half of the images; " if extreme else ""
+        count = f"{extreme} {verb} beyond {OUTLIER_SD:g} SD in half of the images; " if extreme else ""
         yield "no_persistent_outlier_features", count + weak
-    if below(s.kurtosis, minimum["kurtosis"]):
+    if "kurtosis" in out:
         yield (
             "low_kurtosis",
             f"activation kurtosis is {number_text(s.kurtosis.estimate)} "
-            f"(upper bound {bound_text(s.kurtosis.high, minimum['kurtosis'])}); the threshold is "
-            f"{minimum['kurtosis']:g}",
+            f"(upper bound {bound_text(s.kurtosis.high, limits['kurtosis'].minimum)}); the threshold is "
+            f"{limits['kurtosis'].minimum:g}",
         )
-    unknown = [n for n in STATISTICS if intervals[n].low is None]
+    unknown = [n for n in profile.deciding if intervals[n].low is None]
     if unknown:
         yield "not_measurable", f"{', '.join(NAMES[n] for n in unknown)} could not be measured"
-    straddling = [n for n in STATISTICS if n not in unknown and not above(intervals[n], minimum[n])]
-    if straddling and not unknown and not any(below(intervals[n], minimum[n]) for n in STATISTICS):
+    straddling = [n for n in profile.deciding if not inside(intervals[n], limits[n])]
+    if straddling and not unknown and not out:
         numbers = ", ".join(
-            f"{NAMES[n]} {bound_text(intervals[n].low, minimum[n])} to {bound_text(intervals[n].high, minimum[n])} "
-            f"(threshold {minimum[n]:g})"
+            f"{NAMES[n]} {bound_text(intervals[n].low, *limits[n])} to "
+            f"{bound_text(intervals[n].high, *limits[n])} (threshold {str(limits[n]).removeprefix('> ')})"
             for n in straddling
         )
         yield "undecided", f"after {s.n_images} images the interval does not clear the threshold: {numbers}"
@@ -269,7 +285,7 @@ def _comparable(e: Evidence, profile: Profile) -> Iterator[tuple[str, str]]:
             f"the evidence has statistic version {s.statistic_version}, profile {profile.id} is for "
             f"{profile.statistic_version}",
         )
-    rectified = below(s.negative_energy, profile.thresholds["negative_energy"].minimum)
+    rectified = outside(s.negative_energy, profile.limits_of("negative_energy"))
     reported = rectified and model.ends_in.kind in ("activation", "pool")
     for reason, seen in foreseen(model, e.preprocessing, s.n_features, profile):
         if reason != "end_not_calibrated" or not reported:

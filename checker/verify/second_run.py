@@ -130,7 +130,8 @@ def _numbers(report: Report) -> dict[str, tuple[float | None, float]]:
     s = report.evidence.statistics
     out: dict[str, tuple[float | None, float]] = {}
     for name in STATISTICS:
-        interval, scale = getattr(s, name), report.profile.thresholds[name].minimum
+        threshold = report.profile.thresholds.get(name)
+        interval, scale = getattr(s, name), threshold.minimum if threshold else 1.0
         for part in ("estimate", "low", "high"):
             out[f"{name} {part}"] = (getattr(interval, part), scale)
     for field in (

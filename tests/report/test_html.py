@@ -463,7 +463,7 @@ def test_no_line_of_a_mark_goes_through_the_words_of_another(values: tuple[float
     assert room >= chart.width / 3
 
 
-def test_the_map_counts_what_lies_beyond_six_sd() -> None:
+def test_the_map_counts_what_lies_beyond_four_sd() -> None:
     report = with_gallery(reports.passing())
     kept = report.evidence.gallery
     assert kept is not None
@@ -471,7 +471,7 @@ def test_the_map_counts_what_lies_beyond_six_sd() -> None:
     assert drawn is not None
     z = np.array([image.z for image in kept.shown])
     for rank, row in enumerate(drawn.rows):
-        assert row.text.endswith(f"beyond 6 SD in {int((np.abs(z[:, rank]) > 6).sum())} of 6 images shown")
+        assert row.text.endswith(f"beyond 4 SD in {int((np.abs(z[:, rank]) > 4).sum())} of 6 images shown")
         assert [cell.level == 4 for cell in row.cells] == (np.abs(z[:, rank]) > 6).tolist()
         assert [cell.sign for cell in row.cells] == np.where(z[:, rank] >= 0, "above", "below").tolist()
     assert [row.strong for row in drawn.rows] == [True, True, False, False]
@@ -505,7 +505,8 @@ def test_every_reference_set_is_placed_once_and_only_published_numbers_are_point
     right = {row.kurtosis for row in sets if row.kurtosis > 82.31}
     dots = [dot for line in suite.chart.lines for dot in line.dots] + list(suite.chart.unpublished)
     assert sum(dot.x > suite.chart.own for dot in dots) == len(right)
-    assert "All of them are zero-shot CLIP models" in suite.remarks[0]
+    assert "Both numbers are known of 12 checkpoints. Of " in suite.remarks[0]
+    assert {"zero-shot CLIP", "supervised"} == {row.group for row in suite.checkpoints}
     assert suite.chart.top - 2 - 13 > 14  # 13 px of "this model" stay below the axis's title, whose line is at 14
     assert charts.scatter((), (), report.evidence.statistics.kurtosis, 8.0, None) is None
 

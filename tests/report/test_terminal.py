@@ -73,17 +73,17 @@ def test_no_line_is_wider_than_the_console_or_ends_in_blanks(name: str, ascii_on
         (
             "pass",
             "82.3 70.9 93.7 8 5.22 4.31 6.13 1.75 0.901 0.873 0.929 0.5 "
-            "1.00 0.910 1.00 0.75 0.556 0.540 0.572 0.35 0.523 0.510 0.536 0.4",
+            "1.00 0.910 1.00 0.75 0.556 0.540 0.572 0.35 0.65 0.523 0.510 0.536 0.4 0.6",
         ),
         (
             "warn",
             "19.9 17.4 22.5 8 1.10 1.05 1.16 1.75 0.140 0.101 0.178 0.5 "
-            "0.127 0.0100 0.250 0.75 0 0 0 0.35 0.161 0.150 0.172 0.4",
+            "0.127 0.0100 0.250 0.75 0 0 0 0.35 0.65 0.161 0.150 0.172 0.4 0.6",
         ),
         (
             "undecided",
             "9.71 7.996 11.4 8 2.11 1.92 2.30 1.75 0.659 0.498 0.820 0.5 "
-            "1.00 0.910 1.00 0.75 0.556 0.540 0.572 0.35 0.523 0.510 0.536 0.4",
+            "1.00 0.910 1.00 0.75 0.556 0.540 0.572 0.35 0.65 0.523 0.510 0.536 0.4 0.6",
         ),
     ],
     ids=lambda value: value.partition(" ")[0],
@@ -225,7 +225,7 @@ def test_what_could_not_be_measured_is_said() -> None:
     empty = {"histogram_edges": (), "histogram_counts": (), "features": (), "kurtosis_quantiles": None}
     shown = report(PASS_STATISTICS | dict.fromkeys(names, nothing) | dict.fromkeys(others) | empty)
     text = terminal_text(shown)
-    assert len(re.findall(r"–  not measured +> [\d.]+ +\? unknown", text)) == 6
+    assert len(re.findall(r"–  not measured +(?:> [\d.]+|[\d.]+ to [\d.]+) +\? unknown", text)) == 6
     labels = "centred kurtosis|RMS kurtosis|max-median ratio|sparsity \\(zeros\\)|negative values|spread over images"
     assert len(re.findall(rf"(?:{labels}) +not measured", text)) == 6
     assert re.search(r"Outlier features  none persistent, of 1024 features\n  not measured\n", text)
@@ -287,7 +287,7 @@ def test_the_model_stands_in_its_place_in_the_real_table() -> None:
     assert re.search(rf"▶ +{above + 1} +5\.22 +82\.3 +this model", text)
     last = min(table, key=lambda row: row.persistence_ratio)
     assert re.search(rf"^ +{len(table) + 1} .*{re.escape(short_checkpoint(last.checkpoint))}", text, re.M)
-    assert "K (kurtosis) moves with the image set: OpenAI CLIP RN50 reads 38.0 on one, 84.7 on another." in text
+    assert "K (kurtosis) moves with the image set: OpenCLIP ViT-L/14 laion2b_s32b_b82k reads 29.6" in text
 
 
 def test_a_mark_stands_where_the_reference_list_leaves_sets_out() -> None:

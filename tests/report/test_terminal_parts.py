@@ -22,6 +22,7 @@ from robustcheck_onnx.checker.text import (
     short_digest,
     short_provider,
 )
+from robustcheck_onnx.thresholds.profile import Limits
 
 
 def row(ratio: float, k: float = 10.0, checkpoint: str = "c", shows: bool = True) -> Placed:
@@ -89,7 +90,7 @@ def test_percentages_say_all_and_nothing_only_when_it_is_true(share: float | Non
     ],
 )
 def test_clears(low: float | None, high: float | None, answer: str) -> None:
-    assert words.clears(Interval(estimate=2.0, low=low, high=high), 2.0) == answer
+    assert words.clears(Interval(estimate=2.0, low=low, high=high), Limits(2.0)) == answer
 
 
 def test_bars_are_proportional() -> None:

@@ -246,12 +246,14 @@ def test_the_nearest_names() -> None:
 def test_measured_checkpoints_have_their_row() -> None:
     checkpoints = {row.set: row.checkpoint for row in references()}
     assert published.MEASURED.keys() < checkpoints.keys()
-    shape = {"ViT-B-32": "B/32", "ViT-L-14": "L/14", "ViT-bigG-14": "bigG/14", "RN50": "RN50", "resnet50": "ResNet50"}
+    shape = {"ViT-B-32": "B/32", "ViT-B-16": "B/16", "ViT-L-14": "L/14", "ViT-H-14": "H/14", "ViT-bigG-14": "bigG/14"}
+    shape |= {"RN50": "RN50", "resnet50": "ResNet50", "vgg16": "VGG16", "densenet121": "DenseNet121"}
+    shape |= {"swinv2_large_window12to24_192to384": "SwinV2-L"}
     for name, (library, model, weights) in published.MEASURED.items():
         assert published.find(library, model, weights)
         assert shape.get(model, "SigLIP SO400M/14-384") in checkpoints[name]
         if library == "open_clip" and weights != "webli":
-            assert ("OpenAI" if weights == "openai" else weights) in checkpoints[name]
+            assert ("OpenAI" if weights == "openai" else weights.partition("_")[0]) in checkpoints[name]
 
 
 # ----------------------------------------------------------------------------------------------------------- context

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from robustcheck_onnx.checker.evidence import Evidence, Finding, ImageSetFacts, Interval, Statistics
 from robustcheck_onnx.checker.statistics.state import State, statistics, update
 from robustcheck_onnx.checker.verdict.reasons import KINDS, RULES
-from robustcheck_onnx.checker.verdict.rule import Verdict, above, decided, foreseen, judge
+from robustcheck_onnx.checker.verdict.rule import Verdict, decided, foreseen, inside, judge
 from robustcheck_onnx.thresholds.ends import End
-from robustcheck_onnx.thresholds.profile import STATISTICS, load
+from robustcheck_onnx.thresholds.profile import ENERGIES, STATISTICS, Statistic, load
 from support import reports
 
 PROFILE = load()
@@ -149,16 +149,15 @@ def test_a_feature_that_never_changes_is_a_constant_of_the_graph() -> None:
 
 def test_zero_in_every_image_is_a_constant_too() -> None:
     h = np.random.default_rng(0).normal(-10, 1, size=(64, 512))
-    h[:, 0] = 0.0  # such as padding: far from all others, and every threshold is cleared
-    assert ids(judge(evidence(h), PROFILE)) == {"constant_feature"}
+    h[:, 0] = 0.0  # such as padding: far from all others; everything else lies on one side
+    assert ids(judge(evidence(h), PROFILE)) == {"constant_feature", "rectified"}
 
 
-def test_constants_too_weak_to_be_outliers_alone_are_seen_too() -> None:
+def test_several_weak_constants_are_seen_too() -> None:
     h = np.random.default_rng(0).normal(size=(64, 384))
-    h[:, :3] = 6.6, -6.6, 6.6  # about 5.6 SD each: none is beyond 6, and every threshold is cleared
+    h[:, :3] = 6.6, -6.6, 6.6  # about 5.8 SD each: every threshold is cleared
     measured = stats(h)
-    assert measured.persistent == ()
-    assert above(measured.kurtosis, PROFILE.thresholds["kurtosis"].minimum)
+    assert inside(measured.kurtosis, PROFILE.limits_of("kurtosis"))
     verdict = judge(evidence(measured), PROFILE)
     assert ids(verdict) == {"constant_feature"}
     assert sorted(verdict.reasons[0].seen.split(" have ")[0].removeprefix("features ").split(", ")) == ["0", "1", "2"]
@@ -178,7 +177,7 @@ def test_another_statistic_version_is_not_compared() -> None:
 def test_a_bound_that_straddles_its_threshold_is_undecided() -> None:
     verdict = judge(evidence(planted(7.5, n=50)), PROFILE)
     assert ids(verdict) == {"undecided"}
-    assert "activation kurtosis 6.33 to 9.82 (threshold 7.911)" in verdict.reasons[0].seen
+    assert "activation kurtosis 6.62 to 9.82 (threshold 7.858)" in verdict.reasons[0].seen
 
 
 def test_every_reason_has_words() -> None:
@@ -199,17 +198,39 @@ def with_bounds(**bounds: Interval) -> Statistics:
     return stats(planted()).model_copy(update=bounds)
 
 
-@pytest.mark.parametrize("name", STATISTICS)
-def test_the_lower_bound_decides_not_the_estimate(name: str) -> None:
-    minimum = PROFILE.thresholds[name].minimum  # type: ignore[index]
-    just = with_bounds(**{name: interval(minimum * 1.0001, minimum * 2, minimum * 3)})
+@pytest.mark.parametrize("name", PROFILE.deciding)
+def test_the_lower_bound_decides_not_the_estimate(name: Statistic) -> None:
+    minimum = PROFILE.thresholds[name].minimum
+    just = with_bounds(**{name: interval(minimum * 1.0001, minimum * 1.2, minimum * 1.4)})
     assert judge(evidence(just), PROFILE).verdict == "PASS"
     for low in (minimum, minimum * 0.9999):
-        short = with_bounds(**{name: interval(low, minimum * 2, minimum * 3)})
+        short = with_bounds(**{name: interval(low, minimum * 1.2, minimum * 1.4)})
         assert ids(judge(evidence(short), PROFILE)) == {"undecided"}
 
 
-@pytest.mark.parametrize("name", STATISTICS)
+@pytest.mark.parametrize("name", ENERGIES)
+def test_too_much_energy_below_zero_is_one_sided_too(name: Statistic) -> None:
+    """As after a hard-swish on pooled features: 96 % of the energy is negative."""
+    maximum = 1 - PROFILE.thresholds[name].minimum
+    just = with_bounds(**{name: interval(0.5, 0.55, maximum * 0.9999)})
+    assert judge(evidence(just), PROFILE).verdict == "PASS"
+    straddling = with_bounds(**{name: interval(0.5, 0.55, maximum * 1.0001)})
+    assert ids(judge(evidence(straddling), PROFILE)) == {"undecided"}
+    beyond = with_bounds(**{name: interval(maximum * 1.0001, 0.96, 0.97)})
+    verdict = judge(evidence(beyond), PROFILE)
+    assert ids(verdict) == {"rectified"}
+    assert verdict.reasons[0].seen.endswith(f"; at most {maximum:.3g} may lie there)")
+    assert decided(beyond, PROFILE)
+
+
+def test_what_the_profile_does_not_ask_for_decides_nothing() -> None:
+    assert "top3_share" not in PROFILE.deciding
+    low = with_bounds(top3_share=interval(0.0, 0.01, 0.02))
+    assert judge(evidence(low), PROFILE).verdict == "PASS"
+    assert ids(judge(evidence(low), load("default-1"))) == {"no_persistent_outlier_features"}
+
+
+@pytest.mark.parametrize("name", PROFILE.deciding)
 def test_an_unknown_bound_never_passes(name: str) -> None:
     for unknown in (interval(None, None, None), interval(None, 50.0, None)):
         assert judge(evidence(with_bounds(**{name: unknown})), PROFILE).verdict == "WARN"
@@ -229,9 +250,10 @@ def test_judge_is_total_and_passes_only_above_every_threshold(
 ) -> None:
     s = with_bounds(**{name: interval(*values) for name, values in bounds.items()})
     verdict = judge(evidence(s, sanity=sanity(n_varied=n_varied), preprocessing=source), PROFILE)
-    lows = {name: getattr(s, name).low for name in STATISTICS}
+    intervals = {name: getattr(s, name) for name in PROFILE.deciding}
     passes = (
-        all(lows[name] > PROFILE.thresholds[name].minimum for name in STATISTICS)
+        all(i.low > PROFILE.thresholds[name].minimum for name, i in intervals.items())
+        and all(intervals[name].high < 1 - PROFILE.thresholds[name].minimum for name in ENERGIES)
         and n_varied >= PROFILE.min_images
         and source != "assumed"
     )

@@ -69,8 +69,8 @@ def test_detectors_that_warn_are_told_and_others_are_not() -> None:
     ("n_persistent", "words"),
     [
         (0, ""),
-        (1, "1 feature is beyond 6 SD in half of the images; "),
-        (2, "2 features are beyond 6 SD in half of the images; "),
+        (1, "1 feature is beyond 4 SD in half of the images; "),
+        (2, "2 features are beyond 4 SD in half of the images; "),
     ],
 )
 def test_weak_outlier_features(n_persistent: int, words: str) -> None:

@@ -107,7 +107,7 @@ def _copy(models: list[Path], folder: Path) -> None:
 
 
 def _excerpt(name: str, report: Report, pen: Pen) -> RenderableType:
-    """An excerpt of a report: what the encoder is, verdict, reasons, and the six statistics with their thresholds."""
+    """An excerpt of a report: what the encoder is, verdict, reasons, the deciding statistics with their thresholds."""
     from rich.console import Group
     from rich.padding import Padding
     from rich.text import Text
@@ -115,7 +115,6 @@ def _excerpt(name: str, report: Report, pen: Pen) -> RenderableType:
     from robustcheck_onnx.checker.report import columns, hanging, section, words
     from robustcheck_onnx.checker.text import number_text
     from robustcheck_onnx.checker.verdict import NAMES
-    from robustcheck_onnx.thresholds.profile import STATISTICS
 
     verdict, statistics = report.verdict, report.evidence.statistics
     passes = verdict.verdict == "PASS"
@@ -124,13 +123,13 @@ def _excerpt(name: str, report: Report, pen: Pen) -> RenderableType:
         (pen.say("•"), pen.say(note)) for note in report.notes if report.evidence.model.synthetic in note and passes
     ]
     table = columns(pen, "=statistic", ">value", ">threshold", "clears it?")
-    for statistic in STATISTICS:
-        interval, minimum = getattr(statistics, statistic), report.profile.thresholds[statistic].minimum
-        clears = words.clears(interval, minimum)
+    for statistic in report.profile.deciding:
+        interval, limits = getattr(statistics, statistic), report.profile.limits_of(statistic)
+        clears = words.clears(interval, limits)
         table.add_row(
             pen.say(NAMES[statistic]),
             pen.say(number_text(interval.estimate)),
-            pen.say(f"> {minimum:g}"),
+            pen.say(str(limits)),
             pen.say({"yes": "✓ yes", "no": "✗ no"}.get(clears, f"~ {clears}")),
         )
     images = f"{statistics.n_images} bundled photos, {statistics.n_features} features"

@@ -37,7 +37,8 @@ def list_profiles(
     from robustcheck_onnx.checker.text import as_json
     from robustcheck_onnx.thresholds.profile import PACKAGED
 
-    profiles_by_name = [(spec, _loaded(spec)) for spec in [*PACKAGED, *(files or [])]]
+    packaged = {path: name for name, path in reversed(PACKAGED.items())}  # of two names for one, the first
+    profiles_by_name = [(spec, _loaded(spec)) for spec in [*reversed(packaged.values()), *(files or [])]]
     if output == "json":
         rows = [
             {

@@ -16,7 +16,7 @@ from robustcheck_onnx.checker.text import count_text, number_text, range_text, s
 from ..record import Placed
 
 BAR_WIDTH = 260.0
-LEVELS = (1.0, 2.0, 4.0, OUTLIER_SD)
+LEVELS = (1.0, 2.0, OUTLIER_SD, 6.0)
 """SD: the limits between the shades of the map; beyond the last one lies what makes an outlier feature"""
 RATIOS = ((0.0, "0"), (1.0, "threshold"), (2.0, "2×"), (10.0, "10×"))
 """Ticks of the bars: value over threshold, and how it is written."""
