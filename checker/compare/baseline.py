@@ -1,7 +1,8 @@
 """Last release's evidence in a file: what `robustcheck compare --baseline` takes for the reference, no model needed.
 
 It holds numbers only: the evidence, each deciding statistic with each group of images left out in turn (so that a
-comparison on the same images is paired), how often each outlier feature is far out, and the digests of the images.
+comparison on the same images is paired), how often each outlier feature is far out and its values on the first images,
+and the digests of the images.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 from pydantic import ValidationError, model_validator
 
 from robustcheck_onnx.checker.errors import UsageError
@@ -26,9 +28,10 @@ from robustcheck_onnx.thresholds.profile import STATISTICS, Statistic
 
 from .changes import ModelJackknife, StatisticJackknife, jackknife_of
 from .fates import carrying
-from .pairs import Side, usual_share
+from .pairs import KEPT_IMAGES, Side, usual_share
 
 SCHEMA_VERSION = 1
+Array = npt.NDArray[np.float64]
 AGAIN = "robustcheck compare MODEL.onnx --images PATH --write-baseline FILE"
 
 
@@ -54,6 +57,9 @@ class Baseline(Frozen):
     left_out: dict[Statistic, StoredJackknife]
     frequencies: tuple[float, ...]
     """of the features in `fates.carrying`: share of the images beyond 4 SD on the usual side"""
+    values: tuple[tuple[float, ...], ...]
+    """(image, feature) of the same features, each image's representation scaled to length √feature: of the first
+    `pairs.KEPT_IMAGES` usable images, rounded to four decimals"""
     digest: str = ""
     """sha256:… over the canonical JSON of all of it but this field"""
 
@@ -70,12 +76,21 @@ class Baseline(Frozen):
             raise ValueError("the images are not those of the evidence")
         if len(self.frequencies) != len(carrying(self.evidence.statistics).features):
             raise ValueError("features and frequencies differ in number")
+        if len(self.values) != min(sum(self.group_sizes), KEPT_IMAGES):
+            raise ValueError("values are of another number of images")
+        if any(len(row) != len(self.frequencies) for row in self.values):
+            raise ValueError("features and values differ in number")
         return self
 
     @property
     def features(self) -> tuple[tuple[OutlierFeature, float], ...]:
         """The outlier features, each with the share of the images beyond 4 SD on its usual side."""
         return tuple(zip(carrying(self.evidence.statistics).features, self.frequencies, strict=True))
+
+    @property
+    def rows(self) -> Array:
+        """(image, feature) `values` as `fates.fates_by_index` takes them."""
+        return np.array(self.values, dtype=np.float64).reshape(len(self.values), len(self.frequencies))
 
     def jackknife(self) -> ModelJackknife:
         """The statistics as `changes.changes` takes them."""
@@ -105,6 +120,7 @@ def make(side: Side, evidence: Evidence, digests: Sequence[str]) -> Baseline:
         digests: of the images, in the order of the run.
     """
     model = jackknife_of(side)
+    indices = [f.index for f in carrying(evidence.statistics).features]
     return Baseline(
         tool_version=version("robustcheck-onnx"),
         evidence=evidence,
@@ -114,7 +130,9 @@ def make(side: Side, evidence: Evidence, digests: Sequence[str]) -> Baseline:
             name: StoredJackknife(whole=_known(value.whole), without=tuple(_known(v) for v in value.without))
             for name, value in model.values.items()
         },
-        frequencies=tuple(usual_share(side, f.index) for f in carrying(evidence.statistics).features),
+        frequencies=tuple(usual_share(side, index) for index in indices),
+        # rounding: 2e-3 of the smallest SD over images that an outlier feature may have (CONSTANT_SD of about 4)
+        values=tuple(tuple(round(v, 4) for v in row) for row in side.kept_rows[:, indices].tolist()),
     )
 
 

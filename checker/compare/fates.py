@@ -1,4 +1,4 @@
-"""What became of each outlier feature of the reference in the candidate: kept, moved, rotated or lost; pure."""
+"""What became of each outlier feature of the reference in the candidate: kept, moved, rotated, lost …; pure."""
 
 from __future__ import annotations
 
@@ -9,21 +9,27 @@ import numpy as np
 import numpy.typing as npt
 
 from robustcheck_onnx.checker.evidence import OutlierFeature, Statistics
+from robustcheck_onnx.checker.statistics import correlation_bounds
 from robustcheck_onnx.thresholds.frozen import Frozen
 
 from .pairs import Pair, Side, cosine_change, usual_side
 
 Array = npt.NDArray[np.float64]
 
+# r over images that a feature under the same index must keep, by the lower bound. 15 real CLIP and SigLIP sets of 82 to
+# 300 images: rounded to 8 bits 0.999 and more, with noise of half the feature's own SD 0.89 to 0.95, of its whole SD
+# 0.70 to 0.81; paired with another image's vector −0.13 to 0.14. The best of all features of another network on the
+# same images reaches 0.24 to 0.71 (14 pairs).
+KEPT_CORRELATION = 0.5
 SAME_FEATURE = 0.9  # |r| over images; the largest of 1,024 unrelated features over 64 images reaches about 0.45
 SAME_DIRECTION = 0.9  # share of a feature's energy on held-out images that one direction must give back
 # RMS change of the cosines between images. Real CLIP embeddings: rotated and rounded to 8 bits 0.0006, rotated with
 # 10 % noise 0.008; with the outlier features taken out 0.037 (the weakest encoder) to 0.35.
 SAME_COSINES = 0.02
-FEW_IMAGES = 16  # below, features are not looked for elsewhere: correlations say nothing
+FEW_IMAGES = 16  # below, correlations say nothing: no feature is kept, and none is looked for elsewhere
 LISTED = 16  # features whose fate is reported
 
-Fate = Literal["kept", "moved", "rotated", "lost"]
+Fate = Literal["kept", "moved", "rotated", "uncorrelated", "undecided", "lost"]
 
 
 class FeatureFate(Frozen):
@@ -37,7 +43,7 @@ class FeatureFate(Frozen):
     """beyond 6 SD in at least half of the images; else it is the strongest feature of a reference without such"""
     fate: Fate
     to: int | None
-    """the candidate's feature, where kept or moved"""
+    """the candidate's feature, where one stands out: kept, moved, uncorrelated or undecided"""
     candidate_mean_z: float | None
     """of the candidate's feature `to`, else of the one with the same index; None for another width"""
     candidate_frequency: float | None
@@ -69,11 +75,15 @@ def fates(pair: Pair, reference: Statistics, tolerance: float) -> tuple[FeatureF
     """Look for each outlier feature of the reference in the candidate.
 
     kept: the candidate's feature of the same index is beyond 4 SD, on the same side, in at least (1 − tolerance) of
-    the share of images in which the reference's is. moved: another feature is, and correlates with it over the images
-    (|r| ≥ `SAME_FEATURE`; a negative r turns the side), and did not stand out like that in the reference already: two
-    outlier features of one encoder can correlate at −1. rotated: no single feature is, but the cosines between images
-    are the reference's (`SAME_COSINES`), as after any rotation, and one direction gives the feature back
-    (`direction_share` ≥ `SAME_DIRECTION`; alone it would say little, for any constant is easily given back).
+    the share of images in which the reference's is, and correlates with it over the images (lower bound of r ≥
+    `KEPT_CORRELATION`): any model whose representations have the reference's mean stands out there too. moved: another
+    feature is, and correlates with it over the images (|r| ≥ `SAME_FEATURE`; a negative r turns the side), and did not
+    stand out like that in the reference already: two outlier features of one encoder can correlate at −1. rotated: no
+    single feature is, but the cosines between images are the reference's (`SAME_COSINES`), as after any rotation, and
+    one direction gives the feature back (`direction_share` ≥ `SAME_DIRECTION`; alone it would say little, for any
+    constant is easily given back).
+    uncorrelated: the same index stands out, and its r is below the limit (upper bound). undecided: it stands out, and
+    the interval of r contains the limit, or there are fewer than `FEW_IMAGES` images, or one of the two does not vary.
     lost: none of these.
 
     Args:
@@ -96,10 +106,11 @@ def fates(pair: Pair, reference: Statistics, tolerance: float) -> tuple[FeatureF
 
     places = [usual_side(theirs.state, f.index) for f in features]
     before = [share(theirs, f.index, place) for f, place in zip(features, places, strict=True)]
-    same_index = [
-        same_width and stands_out(f.index, place, was) for f, place, was in zip(features, places, before, strict=True)
+    by_index: list[Fate] = [
+        correlated_fate(x[:, f.index], y[:, f.index]) if same_width and stands_out(f.index, place, was) else "lost"
+        for f, place, was in zip(features, places, before, strict=True)
     ]
-    claimed = {f.index for f, is_kept in zip(features, same_index, strict=True) if is_kept}
+    claimed = {f.index for f, fate in zip(features, by_index, strict=True) if fate == "kept"}
     turned_only = len(x) > 1 and cosine_change(x, y) <= SAME_COSINES
 
     def stayed(index: int, where: int) -> bool:
@@ -111,17 +122,17 @@ def fates(pair: Pair, reference: Statistics, tolerance: float) -> tuple[FeatureF
         )
 
     out = []
-    for column, (feature, place, was, is_kept) in enumerate(zip(features, places, before, same_index, strict=True)):
-        fate: Fate = "kept" if is_kept else "lost"
-        to = feature.index if is_kept else None
+    for column, (feature, place, was, found) in enumerate(zip(features, places, before, by_index, strict=True)):
+        fate, to = found, None if found == "lost" else feature.index
         explained = None
         correlated = None if r is None else int(np.argmax(np.abs(r[:, column])))
-        if not is_kept and r is not None:
+        if fate != "kept" and r is not None:
             for other in map(int, np.argsort(-np.abs(r[:, column]), kind="stable")):
                 if abs(r[other, column]) < SAME_FEATURE:
-                    explained = direction_share(x, y[:, feature.index])
-                    if turned_only and explained is not None and explained >= SAME_DIRECTION:
-                        fate = "rotated"
+                    if fate == "lost":
+                        explained = direction_share(x, y[:, feature.index])
+                        if turned_only and explained is not None and explained >= SAME_DIRECTION:
+                            fate = "rotated"
                     break
                 turned = place if r[other, column] > 0 else 1 - place
                 if other not in claimed and stands_out(other, turned, was) and not stayed(other, turned):
@@ -153,36 +164,63 @@ def fates(pair: Pair, reference: Statistics, tolerance: float) -> tuple[FeatureF
     return tuple(out)
 
 
+def correlated_fate(x: Array, y: Array) -> Fate:
+    """Tell by its correlation over the images what a feature is that stands out under the same index.
+
+    Args:
+        x, y: (image,) of the candidate and of the reference, at the scale of `scaled`.
+
+    Returns:
+        kept, uncorrelated or undecided (see `fates`).
+    """
+    r = float(correlations(x[:, None], y[:, None])[0, 0])
+    if len(x) < FEW_IMAGES or r == 0.0:  # exactly 0: one of them does not vary
+        return "undecided"
+    low, high = correlation_bounds(r, len(x))
+    return "kept" if low >= KEPT_CORRELATION else "uncorrelated" if high < KEPT_CORRELATION else "undecided"
+
+
 def fates_by_index(
-    candidate: Side, features: Sequence[tuple[OutlierFeature, float]], persistent: bool, tolerance: float
+    candidate: Side,
+    features: Sequence[tuple[OutlierFeature, float]],
+    values: Array | None,
+    persistent: bool,
+    tolerance: float,
 ) -> tuple[FeatureFate, ...]:
-    """`fates` against a reference of which only numbers are known: kept under the same index, else lost.
+    """`fates` against a reference of which only numbers are known: features are looked for under the same index alone.
 
     Args:
         candidate: its sums; as wide as the reference.
         features: the reference's, each with the share of images in which it is beyond 4 SD on its usual side.
+        values: (image, feature) of these features at the scale of `scaled`, on the images of `candidate.kept_rows`;
+            None where the reference saw other images: then nothing is kept.
         persistent: whether they are persistent outlier features.
         tolerance: as for `fates`.
     """
-    state = candidate.state
+    state, rows = candidate.state, candidate.kept_rows
     out = []
-    for feature, before in features:
+    for column, (feature, before) in enumerate(features):
         mean = float(state.powers[0, :, feature.index].sum() / state.n)
         place = 0 if feature.mean_z >= 0 else 1
         now = float(candidate.far[place, :, feature.index].sum() / state.n)
-        kept = before > 0 and now >= (1 - tolerance) * before
+        fate: Fate = "lost"
+        r = None
+        if values is not None and len(rows) >= FEW_IMAGES:
+            r = float(correlations(rows[:, [feature.index]], values[:, [column]])[0, 0])
+        if before > 0 and now >= (1 - tolerance) * before:
+            fate = "undecided" if values is None else correlated_fate(rows[:, feature.index], values[:, column])
         out.append(
             FeatureFate(
                 index=feature.index,
                 mean_z=feature.mean_z,
                 frequency=before,
                 persistent=persistent,
-                fate="kept" if kept else "lost",
-                to=feature.index if kept else None,
+                fate=fate,
+                to=None if fate == "lost" else feature.index,
                 candidate_mean_z=mean,
                 candidate_frequency=now,
-                correlation=None,
-                correlated=None,
+                correlation=r,
+                correlated=None if r is None else feature.index,
                 explained=None,
             )
         )

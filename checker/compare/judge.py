@@ -6,20 +6,25 @@ this report from the sums; `terminal.py` shows it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Literal
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal, get_args
 
 from robustcheck_onnx.checker.evidence import Evidence, Interval
 from robustcheck_onnx.checker.report import Time
+from robustcheck_onnx.checker.statistics import wilson
 from robustcheck_onnx.checker.text import as_json, number_text
 from robustcheck_onnx.checker.verdict import NAMES, RULES, Reason, Verdict
 from robustcheck_onnx.thresholds.frozen import Frozen
 from robustcheck_onnx.thresholds.profile import Profile
 
 from .changes import StatisticChange
-from .fates import Fate, FeatureFate
+from .fates import KEPT_CORRELATION, Fate, FeatureFate
 from .pairs import Similarity
 
+# Debiased CKA up to which two representations are unrelated. Real CLIP sets paired with another image's vector: SD 0.03
+# and at most 0.11 over 50 images, 0.02 and 0.06 over 80. Noise of each feature's own SD leaves 0.77 and more. Networks
+# that were not made from each other have 0.07 to 0.86 on the same images: this finds what shares next to nothing.
+UNRELATED_CKA = 0.1
 TOLERANCE = 0.2  # share of a statistic that may be lost: one checkpoint's K moves more between image sets
 
 
@@ -32,6 +37,8 @@ class Agreement(Frozen):
     low: float
     high: float
     confidence: float
+    chance: float
+    """share on which independent predictions with these class frequencies would agree"""
 
 
 class Compared(Frozen):
@@ -90,7 +97,10 @@ def judge_pair(
     features: tuple[FeatureFate, ...],
     tolerance: float,
     profile: Profile,
+    *,
     stale: Sequence[str],
+    similarity: Similarity | None,
+    agreement: Agreement | None,
 ) -> Verdict:
     """PASS, or WARN with every reason that applies; never PASS where the candidate alone would be WARN.
 
@@ -104,6 +114,7 @@ def judge_pair(
         tolerance: as for both.
         profile: what they were judged by.
         stale: in which ways the reference, a baseline, was measured otherwise than the candidate.
+        similarity, agreement: of both as wholes; None where they were not measured.
     """
     seen: dict[str, list[str]] = {}
 
@@ -115,6 +126,8 @@ def judge_pair(
         say("not_comparable", "; ".join(different))
     if stale:
         say("stale_baseline", "; ".join(stale))
+    for text in _unrelated(similarity, agreement):
+        say("unrelated", text)
     if reference.verdict.verdict == "WARN":
         ids = ", ".join(reason.id for reason in reference.verdict.reasons)
         say("reference_without_indication", f"the reference by itself is WARN: {ids}")
@@ -145,6 +158,23 @@ def _differences(candidate: Evidence, reference: Evidence) -> list[str]:
     return out
 
 
+def _unrelated(similarity: Similarity | None, agreement: Agreement | None) -> Iterator[str]:
+    """Say in which ways the candidate has no more to do with the reference than a model made by itself.
+
+    Agreement at chance says something only where full agreement would have been told from chance.
+    """
+    if similarity is not None and similarity.cka_debiased is not None and similarity.cka_debiased <= UNRELATED_CKA:
+        yield (
+            f"the debiased CKA of the two representations over {similarity.n_images} images is "
+            f"{similarity.cka_debiased:.2f}; above {UNRELATED_CKA:g} is needed"
+        )
+    if agreement is not None and agreement.low <= agreement.chance < wilson(agreement.n, agreement.n).low:
+        yield (
+            f"both predict the same class on {agreement.n_same} of {agreement.n} images (lower bound "
+            f"{100 * agreement.low:.1f} %), and independent predictions would on {100 * agreement.chance:.1f} %"
+        )
+
+
 def _lost(
     say: Callable[[str, str], None],
     statistics: tuple[StatisticChange, ...],
@@ -162,9 +192,21 @@ def _lost(
         ]
         if changed:
             say(reason, f"at least {least} of the reference's must be kept: {', '.join(changed)}")
-    by_fate: dict[Fate, list[FeatureFate]] = {"kept": [], "moved": [], "rotated": [], "lost": []}
+    by_fate: dict[Fate, list[FeatureFate]] = {fate: [] for fate in get_args(Fate)}
     for feature in features:
         by_fate[feature.fate].append(feature)
+    if other := by_fate["uncorrelated"]:
+        say(
+            "outlier_feature_lost",
+            f"{_named(other)}: what stands out in the candidate does not follow the reference's over the images "
+            f"({_correlations(other)}; {KEPT_CORRELATION:g} is needed)",
+        )
+    if unclear := by_fate["undecided"]:
+        say(
+            "undecided",
+            f"{_named(unclear)}: whether what stands out in the candidate follows the reference's over the images "
+            f"({_correlations(unclear)}; {KEPT_CORRELATION:g} by the lower bound is needed)",
+        )
     if lost := by_fate["lost"]:
         say(
             "outlier_feature_lost",
@@ -184,6 +226,10 @@ def _lost(
 
 def _named(features: list[FeatureFate]) -> str:
     return f"feature{'' if len(features) == 1 else 's'} {', '.join(str(f.index) for f in features)}"
+
+
+def _correlations(features: list[FeatureFate]) -> str:
+    return ", ".join("r not known" if f.correlation is None else f"r = {f.correlation:+.2f}" for f in features)
 
 
 def _bounds(interval: Interval) -> str:

@@ -61,6 +61,8 @@ class Pair:
     reference: Side
     n_predicted: int = 0
     n_agreeing: int = 0
+    predicted: npt.NDArray[np.int64] | None = None
+    """(2, class) how often candidate and reference predict each class; None without predictions"""
 
 
 def update(pair: Pair, h_candidate: npt.ArrayLike, h_reference: npt.ArrayLike, keys: npt.ArrayLike) -> None:
@@ -96,6 +98,21 @@ def add_predictions(pair: Pair, candidate: npt.ArrayLike, reference: npt.ArrayLi
     a, b = _top1(candidate), _top1(reference)
     pair.n_predicted += len(a)
     pair.n_agreeing += int(((a == b) & (a >= 0)).sum())
+    width = np.asarray(candidate).shape[1]
+    counts = np.stack([np.bincount(top[top >= 0], minlength=width) for top in (a, b)])
+    pair.predicted = counts if pair.predicted is None else pair.predicted + counts
+
+
+def chance_agreement(pair: Pair) -> float:
+    """Compute the share of images on which independent predictions with these class frequencies would agree.
+
+    Σ_k p_k q_k with the shares of both models' predictions, as in Cohen's kappa (Cohen 1960, "A coefficient of
+    agreement for nominal scales"); 0 without predictions.
+    """
+    if pair.predicted is None:
+        return 0.0
+    ours, theirs = pair.predicted / pair.n_predicted
+    return float(ours @ theirs)
 
 
 def _top1(scores: npt.ArrayLike) -> npt.NDArray[np.int64]:

@@ -140,7 +140,9 @@ def _against(side: Side, evidence: Evidence, known: Baseline, profile: Profile, 
     return _Comparison(
         _compared(known.evidence, profile),
         statistics=changes.changes(ours, theirs, profile.alpha, tolerance, paired=paired),
-        features=fates.fates_by_index(side, known.features, persistent, tolerance) if same_width else (),
+        features=fates.fates_by_index(side, known.features, known.rows if paired else None, persistent, tolerance)
+        if same_width
+        else (),
         stale=stale,
         paired=paired,
     )
@@ -153,7 +155,15 @@ def _report(
     return CompareReport(
         tool_version=version("robustcheck-onnx"),
         verdict=judge_pair(
-            candidate, reference, comparison.statistics, comparison.features, tolerance, profile, comparison.stale
+            candidate,
+            reference,
+            comparison.statistics,
+            comparison.features,
+            tolerance,
+            profile,
+            stale=comparison.stale,
+            similarity=comparison.similarity,
+            agreement=comparison.agreement,
         ),
         tolerance=tolerance,
         baseline="" if baseline is None else str(baseline),
@@ -167,7 +177,7 @@ def _report(
         new_features=fates.new_features(candidate.evidence.statistics, comparison.features),
         similarity=comparison.similarity,
         agreement=comparison.agreement,
-        notes=_notes(candidate, reference, profile),
+        notes=_notes(candidate, reference, profile, is_baseline=baseline is not None),
         profile=profile,
         claim=CLAIM,
         time=when,
@@ -257,12 +267,19 @@ def _agreement(pair: Pair) -> Agreement | None:
         low=share.low,
         high=share.high,
         confidence=CONFIDENCE,
+        chance=pairs.chance_agreement(pair),
     )
 
 
-def _notes(candidate: Compared, reference: Compared, profile: Profile) -> tuple[str, ...]:
+BASELINE_NOTE = (
+    "A baseline holds the values of the outlier features, not the representations: the rest of the representation "
+    "(CKA) and the predicted classes were not compared."
+)
+
+
+def _notes(candidate: Compared, reference: Compared, profile: Profile, *, is_baseline: bool) -> tuple[str, ...]:
     """What a reader must know beside the verdict: of both models, each sentence once."""
-    notes = []
+    notes = [BASELINE_NOTE] if is_baseline else []
     if candidate.evidence.model.digest == reference.evidence.model.digest:
         notes.append("Candidate and reference are the same file, byte for byte.")
     ours, theirs = (each.evidence.preprocessing.preprocessing for each in (candidate, reference))

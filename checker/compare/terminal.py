@@ -35,7 +35,7 @@ from robustcheck_onnx.checker.text import (
 from robustcheck_onnx.checker.verdict import NAMES
 
 from .fates import FeatureFate
-from .judge import Compared, CompareReport
+from .judge import UNRELATED_CKA, Compared, CompareReport
 
 _MEANING = {
     "PASS": "The candidate has kept what made the reference pass, on the images that were given.",
@@ -52,6 +52,8 @@ _FATES = {
     "kept": ("✓ kept", "green"),
     "moved": ("→ moved", "yellow"),
     "rotated": ("✗ rotated away", "yellow"),
+    "uncorrelated": ("✗ another one", "yellow"),
+    "undecided": ("? undecided", "yellow"),
     "lost": ("✗ lost", "yellow"),
 }
 
@@ -184,7 +186,7 @@ def _feature(pen: Pen, each: FeatureFate) -> tuple[Text, ...]:
 def _whole(pen: Pen, report: CompareReport) -> RenderableType:
     similarity, classes = report.similarity, report.agreement
     if similarity is None:
-        none = pen.say("not compared: a baseline holds numbers, no representations", "dim")
+        none = pen.say("not compared: a baseline holds no representations", "dim")
         return section(pen, "As a whole", "", none)
     cka, debiased, change = (
         number_text(value, missing="–") for value in (similarity.cka, similarity.cka_debiased, similarity.cosine_change)
@@ -195,8 +197,12 @@ def _whole(pen: Pen, report: CompareReport) -> RenderableType:
     ]
     if classes is not None:
         bounds = f"{100 * classes.low:.1f} to {100 * classes.high:.1f} %, Wilson {100 * classes.confidence:g} %"
-        rows.append(("same top-1 class ", f"{percent_text(classes.value)} of {classes.n} images ({bounds})"))
-    return section(pen, "As a whole", "context: decides nothing by itself", labelled(pen, rows))
+        by_chance = f"{100 * classes.chance:.1f} % by chance"
+        rows.append(
+            ("same top-1 class ", f"{percent_text(classes.value)} of {classes.n} images ({bounds}; {by_chance})")
+        )
+    remark = f"context, but for CKA up to {UNRELATED_CKA:g} or agreement by chance: unrelated"
+    return section(pen, "As a whole", remark, labelled(pen, rows))
 
 
 def _measured(pen: Pen, report: CompareReport) -> RenderableType:

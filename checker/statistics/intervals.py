@@ -1,4 +1,5 @@
-"""Confidence bounds: of statistics that a run looks at more than once (`radius`, `share_bounds`), and of accuracies.
+"""Confidence bounds: of statistics that a run looks at more than once (`radius`, `share_bounds`), of accuracies
+(`wilson`), of correlations (`correlation_bounds`).
 
 A run looks at the evidence at fixed numbers of images (`is_look`), so the batch size never decides where it stops.
 Each bound holds at all looks together.
@@ -14,7 +15,7 @@ import numpy.typing as npt
 
 from robustcheck_onnx.thresholds.frozen import Frozen
 
-CONFIDENCE = 0.95  # of every interval of an accuracy
+CONFIDENCE = 0.95  # of every interval of an accuracy or a correlation
 FIRST_LOOK = 50  # images; the least that a profile asks for, unless it asks for more
 LOOK_EVERY = 16  # images between two later looks
 TUNED_FOR = 50  # images at which the bounds are tightest: those of the first look
@@ -146,3 +147,25 @@ def wilson(n_correct: int, n: int, confidence: float = CONFIDENCE) -> Accuracy:
     # rounding must not leave the estimate outside its own interval
     low, high = min(max(centre - half, 0.0), p), max(min(centre + half, 1.0), p)
     return Accuracy(n=n, n_correct=n_correct, value=p, low=0.0 if n_correct == 0 else low, high=high)
+
+
+def correlation_bounds(r: float, n: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """Compute the interval of a Pearson correlation by Fisher's z: tanh(artanh r ± z/√(n − 3)) (Fisher 1921).
+
+    Equal to scipy.stats.pearsonr(x, y).confidence_interval(confidence). Heavy tails make it too narrow around a strong
+    correlation, not around 0 (for independent features the variance of r is about 1/n whatever their distribution).
+
+    Args:
+        r: over n images, −1 to 1.
+        n: number of images.
+        confidence: two-sided.
+
+    Returns:
+        Lower and upper bound; −1 and 1 with three images or fewer, r itself at −1 or 1.
+    """
+    if n <= 3:
+        return -1.0, 1.0
+    if abs(r) >= 1:
+        return r, r
+    half = NormalDist().inv_cdf(0.5 + confidence / 2) / math.sqrt(n - 3)
+    return math.tanh(math.atanh(r) - half), math.tanh(math.atanh(r) + half)

@@ -230,7 +230,9 @@ RULES: dict[str, Rule] = {
         "Compare the model after each step of its making, and evaluate it on shifted data before it replaces the "
         "reference.",
         "`robustcheck compare`: an outlier feature of the reference is one no more in the candidate, neither under its "
-        "index, nor under another one that correlates with it over the images, nor by a rotation of the whole.",
+        "index, nor under another one that correlates with it over the images, nor by a rotation of the whole. A "
+        "feature that stands out under its index and does not follow the reference's over the images is another one: a "
+        "constant added to anything stands out.",
     ),
     "representation_permuted": Rule(
         "other_signal",
@@ -246,6 +248,17 @@ RULES: dict[str, Rule] = {
         "`robustcheck compare`: an outlier feature of the reference is in the candidate as one direction over many "
         "features. A rotation loses no information and hides outlier features, so the candidate cannot show "
         "the indication.",
+    ),
+    "unrelated": Rule(
+        "other_signal",
+        "the candidate is unrelated to the reference",
+        "Check that CANDIDATE was made from REFERENCE, that both get their own preprocessing, and that the classes are "
+        "in the same order.",
+        "`robustcheck compare`: over the images the representations have next to nothing in common (debiased CKA), or "
+        "the predicted classes agree no more often than independent ones would. Kurtosis, shares and frequencies "
+        "describe mostly the mean of a representation, and a model that learned nothing but the reference's mean shows "
+        "them too: it kept no outlier feature, it has others. A candidate with other classes, or the same in another "
+        "order, agrees by chance as well.",
     ),
     "reference_without_indication": Rule(
         "not_established",

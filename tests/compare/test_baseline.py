@@ -13,7 +13,7 @@ import pytest
 from robustcheck_onnx.checker import text
 from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.compare.judge import CompareReport
-from support.comparisons import Workshop, ids, planted, run_compare
+from support.comparisons import Workshop, ids, numbers, planted, run_compare
 
 
 def edited(path: Path, change: Callable[[dict[str, Any]], object]) -> Path:
@@ -40,6 +40,11 @@ def test_a_baseline_gives_the_numbers_of_its_model(workshop: Workshop, capsys: p
     assert [(f.fate, f.candidate_frequency) for f in with_file.features] == [
         (f.fate, f.candidate_frequency) for f in with_model.features
     ]
+    np.testing.assert_allclose(
+        numbers(*(f.correlation for f in with_file.features)),
+        numbers(*(f.correlation for f in with_model.features)),
+        atol=1e-4,
+    )
     removed = workshop.model("candidate", h - (np.arange(384) == 7) * h[:, 7].mean())
     assert cli.main(["compare", str(removed), "--baseline", str(file), *images]) == 1
     lost = run_compare(removed, None, baseline=file, images=workshop.photos, device="cpu")
@@ -99,6 +104,8 @@ def test_a_stale_baseline_is_a_reason(workshop: Workshop, capsys: pytest.Capture
         (lambda d: d["left_out"].pop("kurtosis"), "groups or statistics are missing"),
         (lambda d: d["left_out"]["kurtosis"]["without"].pop(), "not one value for each group"),
         (lambda d: d["frequencies"].append(1.0), "differ in number"),
+        (lambda d: d["values"].pop(), "values are of another number of images"),
+        (lambda d: d["values"][3].append(1.0), "features and values differ in number"),
         (lambda d: d.update(more=1), "wrong more"),
     ],
 )

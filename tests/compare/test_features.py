@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import optimize, stats
 
-from robustcheck_onnx.checker.compare import fates
+from robustcheck_onnx.checker.compare import fates, pairs
 from robustcheck_onnx.checker.statistics import state
-from support.comparisons import ALPHA, Array, numbers, paired, planted, rotation
+from support.comparisons import ALPHA, Array, numbers, paired, planted, rotation, same_mean
 
 
 def fates_of(candidate: Array, reference: Array) -> dict[int, fates.FeatureFate]:
@@ -76,3 +78,35 @@ def test_the_direction_is_the_constrained_minimum() -> None:
     np.testing.assert_allclose(numbers(fates.direction_share(x, y)), truth, atol=1e-5)
     np.testing.assert_allclose(numbers(fates.direction_share(x, x[:, 2])), 1.0, atol=1e-6)
     assert fates.direction_share(x[:10], y[:10]) is None
+
+
+@settings(max_examples=40, deadline=None)
+@given(share=st.floats(0, 1), seed=st.integers(0, 99), n=st.integers(16, 120))
+def test_kept_needs_the_correlation_that_scipy_bounds(share: float, seed: int, n: int) -> None:
+    h = planted(n, d=64)
+    found = fates_of(same_mean(h, share, seed), h)[7]
+    x, y = (pairs.scaled(rows)[:, 7] for rows in (same_mean(h, share, seed), h))
+    truth = stats.pearsonr(x, y)
+    low, high = truth.confidence_interval(0.95)
+    limit = fates.KEPT_CORRELATION
+    np.testing.assert_allclose(numbers(found.correlation), truth.statistic, atol=1e-5)
+    if min(abs(low - limit), abs(high - limit)) > 1e-4:  # the rows are kept in float32
+        assert found.fate == ("kept" if low > limit else "uncorrelated" if high < limit else "undecided")
+    assert found.to == 7
+
+
+def test_a_constant_and_few_images_keep_nothing() -> None:
+    h = planted(60)
+    constant = h.copy()
+    constant[:, 7] = 14
+    assert fates_of(constant, h)[7].fate in ("uncorrelated", "undecided")
+    assert fates_of(planted(15), planted(15))[7].fate == "undecided"
+    assert fates_of(planted(16), planted(16))[7].fate == "kept"
+
+
+def test_two_outlier_features_that_changed_places_have_moved() -> None:
+    h = planted(features=(7, 30))
+    order = np.arange(h.shape[1])
+    order[[7, 30]] = 30, 7
+    found = fates_of(h[:, order], h)
+    assert {i: (f.fate, f.to) for i, f in found.items()} == {7: ("moved", 30), 30: ("moved", 7)}

@@ -13,8 +13,21 @@ import onnx
 import pytest
 from scipy import stats
 
+from robustcheck_onnx.checker.cli import app as cli
+from robustcheck_onnx.checker.compare import pairs
 from support import ROOT, lookup, onnx_models
-from support.comparisons import Array, Workshop, alike, eight_bits, ids, numbers, planted, rotation, run_compare
+from support.comparisons import (
+    Array,
+    Workshop,
+    alike,
+    eight_bits,
+    ids,
+    numbers,
+    planted,
+    rotation,
+    run_compare,
+    same_mean,
+)
 
 SHARED = Path(os.environ.get("ROBUSTCHECK_SHARED", ROOT.parent / "shared")) / "data" / "embeddings"
 
@@ -47,6 +60,52 @@ def test_what_was_not_kept_is_said(workshop: Workshop, change: Callable[[Array],
     assert report.verdict.verdict == "WARN"
     assert expected <= ids(report)
     assert report.candidate.verdict.verdict == "PASS" or {r.id for r in report.candidate.verdict.reasons} <= ids(report)
+
+
+def test_a_candidate_that_only_has_the_mean_is_unrelated(
+    workshop: Workshop, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It shows the sign by itself, and nothing of the reference: a mean vector is not an encoder."""
+    h = planted()
+    other = same_mean(h)
+    report = workshop.compare(other, h)
+    assert report.candidate.verdict.verdict == "PASS"
+    assert ids(report) >= {"unrelated", "outlier_feature_lost"}
+    assert [f.fate for f in report.features] == ["uncorrelated"]
+    assert abs(alike(report).cka_debiased or 1) < 0.1
+    r = stats.pearsonr(other[:, 7], h[:, 7]).statistic
+    np.testing.assert_allclose(numbers(report.features[0].correlation), r, atol=0.05)  # not scaled to length here
+    file = workshop.folder / "baseline.json"
+    a, b = workshop.model("a", other), workshop.model("b", h)
+    words = ["--images", str(workshop.photos), "--device", "cpu", "-q"]
+    assert cli.main(["compare", str(b), "--write-baseline", str(file), *words]) == 0
+    assert cli.main(["compare", str(a), str(b), *words]) == 1
+    assert cli.main(["compare", str(a), "--baseline", str(file), *words]) == 1
+    capsys.readouterr()
+    against = run_compare(a, None, baseline=file, images=workshop.photos, device="cpu")
+    assert "outlier_feature_lost" in ids(against)
+    assert "unrelated" not in ids(against)  # CKA is not known
+    assert [f.fate for f in against.features] == ["uncorrelated"]
+    np.testing.assert_allclose(
+        numbers(against.features[0].correlation), numbers(report.features[0].correlation), atol=1e-4
+    )
+    assert any("holds the values of the outlier features" in note for note in against.notes)
+
+
+@pytest.mark.parametrize("share", [1.0, 0.99, 0.9])
+def test_a_candidate_that_follows_the_reference_passes(workshop: Workshop, share: float) -> None:
+    report = workshop.compare(same_mean(planted(), share), planted())
+    assert (report.verdict.verdict, [f.fate for f in report.features]) == ("PASS", ["kept"])
+
+
+def test_half_of_a_correlation_is_undecided(workshop: Workshop) -> None:
+    report = workshop.compare(same_mean(planted(), 0.4), planted())
+    low, high = stats.pearsonr(
+        *(pairs.scaled(h)[:, 7] for h in (same_mean(planted(), 0.4), planted()))
+    ).confidence_interval()
+    assert low < 0.5 < high
+    assert ids(report) == {"undecided"}
+    assert [f.fate for f in report.features] == ["undecided"]
 
 
 def test_a_loss_inside_the_tolerance_passes_and_outside_it_warns(workshop: Workshop) -> None:
@@ -115,7 +174,17 @@ def test_classifiers_permuted_inside_are_the_same_network_and_agree(workshop: Wo
     truth_rows = (h[:80].astype(np.float32) @ head).argmax(1)
     assert other.agreement is not None
     assert other.agreement.n_same == int((truth_rows == 9 - truth_rows).sum()) == 0
-    assert other.verdict.verdict == "PASS"  # agreement is context
+    assert ids(other) == {"unrelated"}  # the classes are in another order: they agree by chance, the features are kept
+    p, q = (np.bincount(rows, minlength=10) / 80 for rows in (truth_rows, 9 - truth_rows))
+    np.testing.assert_allclose(numbers(other.agreement.chance), p @ q, atol=1e-12)
+    assert f"independent predictions would on {100 * (p @ q):.1f} %" in other.verdict.reasons[0].seen
+    # where both predict one class for everything, agreement says nothing, and is no reason
+    one = head + np.eye(10, dtype=np.float32)[0] * 1e4 * (np.arange(384) == 7)[:, None]
+    alike_by_chance = run_compare(
+        classifier("a", h, one), classifier("b", h, one), images=workshop.photos, device="cpu"
+    )
+    assert alike_by_chance.agreement is not None
+    assert (alike_by_chance.agreement.chance, alike_by_chance.verdict.verdict) == (1, "PASS")
     kinds = run_compare(workshop.model("encoder", h), b, images=workshop.photos, device="cpu")
     assert "not_comparable" in ids(kinds)
 
@@ -244,6 +313,12 @@ def test_real_clip_embeddings(workshop: Workshop, name: str) -> None:
     turned = workshop.compare(x @ rotation(d), x)
     assert {"representation_rotated", "statistic_shrank"} <= ids(turned)
     assert "outlier_feature_lost" not in ids(turned)
+    noisy = workshop.compare(x + 0.3 * x.std(axis=0) * np.random.default_rng(1).normal(size=x.shape), x)
+    assert noisy.verdict.verdict == "PASS", noisy.verdict.reasons
+    assert min(f.correlation or 0 for f in noisy.features) > 0.9
+    shuffled = workshop.compare(x[np.random.default_rng(2).permutation(len(x))], x)
+    assert {"unrelated", "outlier_feature_lost"} <= ids(shuffled)
+    assert "kept" not in [f.fate for f in shuffled.features]
     permuted = workshop.compare(x[:, np.random.default_rng(0).permutation(d)], x)
     assert ids(permuted) == {"representation_permuted"}
 

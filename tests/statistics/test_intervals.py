@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import scipy.special
+from scipy import stats
 
 from robustcheck_onnx.checker.statistics import intervals
 
@@ -120,4 +121,23 @@ def test_how_often_a_bound_passes_the_truth(name: str, draw: object, mean: float
     low, high = (np.array([intervals.radius(int(m), 1.0, a) for m in looks]) * sd for a in (ALPHA, ALPHA / 6))
     too_high = ((s1 / n - low) > mean).any(axis=1).mean()  # "above the threshold": the way to a false PASS
     too_low = ((s1 / n + high) < mean).any(axis=1).mean()
-    assert too_high <= most, (name, too_low)
+    assert too_high <= most, name
+    assert too_low <= ALPHA, name
+
+
+@pytest.mark.parametrize("n", [4, 16, 80])
+def test_bounds_of_a_correlation_are_scipy_s(n: int) -> None:
+    rng = np.random.default_rng(n)
+    x = rng.normal(size=n)
+    for share in (-2.0, 0.0, 0.7):
+        found = stats.pearsonr(x, share * x + rng.normal(size=n))
+        for confidence in (0.9, 0.95):
+            truth = found.confidence_interval(confidence)
+            bounds = intervals.correlation_bounds(float(found.statistic), n, confidence)
+            np.testing.assert_allclose(bounds, (truth.low, truth.high), rtol=1e-9)
+
+
+def test_bounds_of_a_correlation_at_the_ends() -> None:
+    assert intervals.correlation_bounds(0.9, 3) == (-1.0, 1.0)
+    assert intervals.correlation_bounds(1.0, 10) == (1.0, 1.0)
+    assert intervals.correlation_bounds(-1.0, 10) == (-1.0, -1.0)

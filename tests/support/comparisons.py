@@ -47,6 +47,13 @@ def rotation(d: int, seed: int = 1) -> Array:
     return np.asarray(np.linalg.qr(np.random.default_rng(seed).normal(size=(d, d)))[0], dtype=np.float64)
 
 
+def same_mean(h: Array, share: float = 0.0, seed: int = 3) -> Array:
+    """The mean vector of h, and residuals of the same SD of which only a part is h's."""
+    residual = h - h.mean(axis=0)
+    own = residual.std(axis=0) * np.random.default_rng(seed).normal(size=h.shape)
+    return np.asarray(h.mean(axis=0) + share * residual + np.sqrt(1 - share**2) * own)
+
+
 def eight_bits(h: Array) -> Array:
     step = np.abs(h).max() / 127
     return np.asarray(np.round(h / step) * step)
