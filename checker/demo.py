@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from robustcheck_onnx.checker.evidence import Preprocessing
 from robustcheck_onnx.checker.images import Picture, apply, open_images
-from robustcheck_onnx.checker.model import CONTRACT_KEY
+from robustcheck_onnx.checker.model import CONTRACT_KEY, initializers_digest
 
 Name = Literal["ordinary", "planted"]
 NAMES: tuple[Name, ...] = ("ordinary", "planted")
@@ -119,7 +119,8 @@ def write(path: Path, name: Name, weights: Array, mean: Array) -> None:
     )
     # opset 18 and IR 9: what every ONNX Runtime that robustcheck takes can read
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    helper.set_model_props(model, {CONTRACT_KEY: json.dumps(_contract(name))})
+    digest = initializers_digest(model)
+    helper.set_model_props(model, {CONTRACT_KEY: json.dumps(_contract(name) | {"initializers_digest": digest})})
     onnx.save(model, path)
 
 
@@ -139,6 +140,7 @@ def _contract(name: Name) -> dict[str, Any]:
             "weights_digest": "",
             "random_weights": False,
             "synthetic": planted if name == "planted" else "",
+            "matched_to": "none",
         },
         "versions": {"onnx": version("onnx"), "numpy": version("numpy")},
         "precision": "fp32",

@@ -66,6 +66,8 @@ class Source:
 
     `weights_digest` is "sha256:" + hex of the weights file when one file was read, otherwise of the state
     dict in memory (see loading.state_digest). `synthetic` says what was planted by hand; empty when nothing.
+    `matched_to` names the encoder whose vectors the model was trained to give (distillation, feature matching); "none"
+    says that it was not, None is not said.
     """
 
     library: str
@@ -74,6 +76,7 @@ class Source:
     weights_digest: str
     random_weights: bool = False
     synthetic: str = ""
+    matched_to: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +197,7 @@ def build(loaded: Loaded, *, precision: str, parity: Mapping[str, Any]) -> dict[
             "weights_digest": source.weights_digest,
             "random_weights": source.random_weights,
             "synthetic": source.synthetic,
+            **({} if source.matched_to is None else {"matched_to": source.matched_to}),
         },
         "versions": versions(loaded.packages),
         "precision": precision,

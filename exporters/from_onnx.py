@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from . import contract, parity, preprocess, quantize, write
+from . import contract, parity, preprocess, quantize, weights, write
 from .contract import Source
 from .errors import ENVIRONMENT, USAGE, ExportError
 from .messages import quiet
@@ -25,7 +25,13 @@ _QUANTISED = (*quantize.QUANTISING_NODES, "MatMulInteger", "ConvInteger", "QLine
 
 
 def quantise_file(
-    path: Path, out: Path, *, precision: str, photos: Sequence[Path], calibration: Sequence[Path]
+    path: Path,
+    out: Path,
+    *,
+    precision: str,
+    photos: Sequence[Path],
+    calibration: Sequence[Path],
+    matched_to: str | None = None,
 ) -> write.ExportRecord:
     """Write the int8 form of a file that `robustcheck export` wrote as fp32; its contract comes along.
 
@@ -35,6 +41,7 @@ def quantise_file(
         path: the fp32 file. out: another one, ends in .onnx.
         precision: int8-dynamic or int8-qdq.
         photos: at least 5 image files for parity. calibration: image files for int8-qdq.
+        matched_to: as for `run.run`; only where the file's contract does not say otherwise.
 
     Raises:
         ExportError: 2 for the call, 3 when the file can't be read or no faithful int8 file can be made, 4 for the disk.
@@ -49,6 +56,7 @@ def quantise_file(
         )
     chosen = quantize.calibration_photos(precision, calibration, photos)
     proto, read = _opened(path)
+    _say_matched(path, read["source"], matched_to)
     _check_target(path, out, proto)
     _check_fp32(path, proto, read)
     fields = contract.checked_preprocessing(read["preprocessing"], str(path))
@@ -107,8 +115,6 @@ def _opened(path: Path) -> tuple[onnx.ModelProto, dict[str, Any]]:
         ) from error
     except Exception as error:  # protobuf's DecodeError is one of several
         raise ExportError(f"{path}: file is no ONNX model ({str(error).splitlines()[0]})", hint) from error
-    if proto.functions:
-        proto = inliner.inline_local_functions(proto)
     if not proto.graph.input or not proto.graph.output:
         raise ExportError(f"{path}: graph has no input or no output; it must have both", hint)
     texts = [prop.value for prop in proto.metadata_props if prop.key == contract.METADATA_KEY]
@@ -127,7 +133,38 @@ def _opened(path: Path) -> tuple[onnx.ModelProto, dict[str, Any]]:
         raise ExportError(f"{path}: contract is damaged ({type(error).__name__}: {error})", hint) from error
     if not complete:
         raise ExportError(f"{path}: contract breaks schema {contract.SCHEMA_VERSION}", hint)
-    return proto, read
+    _check_weights(path, proto, read.get("initializers_digest"))
+    return inliner.inline_local_functions(proto) if proto.functions else proto, read
+
+
+def _check_weights(path: Path, proto: onnx.ModelProto, said: str | None) -> None:
+    """Refuse weights that the contract was not written for: the new file's contract would hide the change."""
+    if said is None:
+        return
+    try:
+        found = weights.initializers_digest(proto, path.parent)
+    except (OSError, ValueError, KeyError) as error:
+        raise ExportError(
+            f"{path}: weights are unreadable ({error})", f"ls -l {shlex.quote(str(path.parent))}"
+        ) from error
+    if found != said:
+        raise ExportError(
+            f"{path}: weights are not those that its contract was written for; they were changed after the export",
+            "export the model again, or write the contract anew (docs/onnx-contract.md, Changing an exported file)",
+        )
+
+
+def _say_matched(path: Path, source: dict[str, Any], matched_to: str | None) -> None:
+    """Write into the contract what it does not say yet."""
+    already = source.get("matched_to")
+    if matched_to is not None and already not in (None, matched_to):
+        raise ExportError(
+            f"--matched-to is {matched_to}; the contract in {path} says {already}",
+            "leave out --matched-to, or export the model again from its own library",
+            exit_code=USAGE,
+        )
+    if matched_to is not None:
+        source["matched_to"] = matched_to
 
 
 def _external(proto: onnx.ModelProto) -> set[str]:

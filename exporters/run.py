@@ -7,6 +7,7 @@ import importlib
 import json
 import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ def run(
     head: str | None = None,
     zero_shot: str | None = None,
     templates: str | None = None,
+    matched_to: str | None = None,
     photos: Sequence[Path],
     calibration: Sequence[Path] = (),
 ) -> ExportRecord:
@@ -49,6 +51,8 @@ def run(
         zero_shot: open_clip and transformers only: class names of a classifier whose head the text tower makes (see
             zero_shot.read_prompts).
         templates: prompts for the class names.
+        matched_to: the encoder whose vectors the model was trained to give (distillation, feature matching), or "none"
+            where it was trained otherwise; None = not said.
         photos: at least 5 image files on which parity is measured.
         calibration: image files that int8-qdq takes the ranges of activations from.
 
@@ -60,6 +64,12 @@ def run(
         raise ExportError(
             f"source is {source!r}; it must be one of {', '.join(SOURCES)}",
             shlex.join(["robustcheck", "export", close[0] if close else SOURCES[0], name, "-o", str(out)]),
+            exit_code=USAGE,
+        )
+    if matched_to is not None and (not matched_to.strip() or not matched_to.isprintable() or len(matched_to) > 200):
+        raise ExportError(
+            f"--matched-to is {matched_to!r}; it must be one line of 1 to 200 characters",
+            "--matched-to none, or the name of the encoder",
             exit_code=USAGE,
         )
     if source == "onnx":
@@ -75,7 +85,9 @@ def run(
         )
         from .from_onnx import quantise_file
 
-        return quantise_file(Path(name), Path(out), precision=precision, photos=photos, calibration=calibration)
+        return quantise_file(
+            Path(name), Path(out), precision=precision, photos=photos, calibration=calibration, matched_to=matched_to
+        )
     if head and source != "torch":
         raise ExportError(
             f"--head is {head}; it is for the source torch only, {source} models have a known head",
@@ -103,6 +115,8 @@ def run(
         head=head,
         words=words,
     )
+    if matched_to is not None:
+        loaded = replace(loaded, source=replace(loaded.source, matched_to=matched_to))
     return export(loaded, Path(out), precision=precision, photos=photos, calibration=calibration)
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import contract, parity, preprocess, quantize
+from . import contract, parity, preprocess, quantize, weights
 from .contract import Loaded, Source
 from .errors import ENVIRONMENT, USAGE, ExportError, first_line
 from .loading import file_digest
@@ -312,7 +312,7 @@ def finish(
         draft: the exported file, in a folder of its own on the disk of `path`.
         model: its graph. content: of the contract. references: output name → (image, feature).
     """
-    contract.embed(model, content)
+    contract.embed(model, {**content, "initializers_digest": weights.initializers_digest(model, draft.parent)})
     draft.write_bytes(model.SerializeToString(deterministic=True))
     beside = draft.with_name(draft.name + ".data")
     size = sum(p.stat().st_size for p in (draft, beside) if p.exists())

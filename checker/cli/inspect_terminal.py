@@ -206,4 +206,6 @@ def _contract(model: ModelFile) -> str:
     source = model.contract.source
     trained = ", random weights" if source.random_weights else ""
     planted = f", synthetic: {source.synthetic}" if source.synthetic else ""
-    return f"schema {model.contract.schema_version}; {source.library} {source.name} {source.weights}{trained}{planted}"
+    matched = "" if source.matched_to is None else f", trained to match: {source.matched_to}"
+    said = f"{source.library} {source.name} {source.weights}{trained}{planted}{matched}"
+    return f"schema {model.contract.schema_version}; {said}"

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Literal
 
-from pydantic import ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator
 
 from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.evidence import Preprocessing
@@ -37,6 +37,9 @@ class Source(Frozen):
     """True: nobody trained this model"""
     synthetic: str = ""
     """says what was planted by hand; empty for a model as it was trained"""
+    matched_to: str | None = Field(default=None, min_length=1, max_length=200)
+    """the encoder whose vectors it was trained to give (distillation, feature matching); "none": it was not; None: not
+    said"""
 
 
 class Parity(Frozen):
@@ -71,6 +74,8 @@ class Contract(Frozen):
     parity: Parity | None = None
     zero_shot: ZeroShot | None = None
     """only of a file whose logits come from a text tower"""
+    initializers_digest: str | None = Field(default=None, pattern=r"^sha256:[0-9a-f]{64}$")
+    """of the file's tensors when it was written (`digest.initializers_digest`); None: not said"""
 
     @field_validator("tensors")
     @classmethod

@@ -81,7 +81,7 @@ def location_of(path: Path, tensor: onnx.TensorProto) -> str:
     Raises:
         CannotAssessError: there is none, or it lies outside the model's folder.
     """
-    location = _entries(tensor).get("location", "")
+    location = entries_of(tensor).get("location", "")
     posix, windows = PurePosixPath(location), PureWindowsPath(location)
     if not location:
         raise CannotAssessError(
@@ -127,10 +127,10 @@ def check_length(path: Path, tensor: onnx.TensorProto, target: Path) -> None:
     Raises:
         CannotAssessError.
     """
-    entries, name = _entries(tensor), _entries(tensor)["location"]
+    entries, name = entries_of(tensor), entries_of(tensor)["location"]
     try:
         offset = int(entries.get("offset") or 0)
-        needed = _needed_bytes(tensor)
+        needed = needed_bytes(tensor)
         length = int(entries.get("length") or needed)
     except (ValueError, KeyError) as error:
         raise CannotAssessError(
@@ -170,7 +170,7 @@ def check_inline(path: Path, tensor: onnx.TensorProto, places: Places) -> None:
     try:
         kind = onnx.TensorProto.DataType.Name(tensor.data_type).lower()
         field = helper.tensor_dtype_to_field(tensor.data_type)
-        needed, unit = _needed_bytes(tensor), "bytes"
+        needed, unit = needed_bytes(tensor), "bytes"
     except (ValueError, KeyError, TypeError) as error:
         raise CannotAssessError(
             f"{path}: type of weight {tensor.name!r} is number {tensor.data_type}; ONNX has no such type", hint
@@ -209,7 +209,7 @@ def values_of(tensor: onnx.TensorProto, weights: Weights) -> NDArray[np.generic]
         weights: `OnnxFile.weights`.
     """
     if tensor.data_location == onnx.TensorProto.EXTERNAL and weights.folder is not None:
-        entries = _entries(tensor)
+        entries = entries_of(tensor)
         with (weights.folder / entries["location"]).open("rb") as file:
             file.seek(int(entries.get("offset") or 0))
             item_bytes = helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
@@ -264,7 +264,7 @@ def refuse_changed(model: Path, external: Iterable[ExternalFile]) -> None:
             )
 
 
-def _needed_bytes(tensor: onnx.TensorProto) -> int:
+def needed_bytes(tensor: onnx.TensorProto) -> int:
     """Count the bytes of raw data that a shape and type need. Raises KeyError, TypeError for an unknown type."""
     bits: int = PACKED_BITS.get(tensor.data_type) or 8 * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
     values: int = math.prod(tensor.dims)
@@ -288,7 +288,8 @@ def _node_tensors(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.TensorProto]
             yield from _graph_tensors(graph)
 
 
-def _entries(tensor: onnx.TensorProto) -> dict[str, str]:
+def entries_of(tensor: onnx.TensorProto) -> dict[str, str]:
+    """Give what a tensor says of its external data: location, offset, length."""
     return {entry.key: entry.value for entry in tensor.external_data}
 
 

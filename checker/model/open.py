@@ -21,6 +21,7 @@ from robustcheck_onnx.thresholds.ends import End
 
 from .basis import is_change_of_basis
 from .contract import Contract, parse_contract
+from .digest import initializers_digest
 from .ends import LINEAR_ENDS
 from .external import ExternalFile
 from .file import Content, OnnxFile, read_onnx
@@ -70,6 +71,8 @@ class ModelFile:
     """of a graph with several inputs, each as "input NAME" or "output NAME": what needs more than the image"""
     outputs: tuple[Output, ...]
     contract: Contract | None
+    weights_changed: bool | None
+    """whether the tensors' values are others than those the contract was written for; None: no contract says"""
     representation: Representation
     candidates: tuple[Candidate, ...]
     head: Head | None
@@ -105,11 +108,13 @@ def open_model(
     """
     file = read_onnx(path, read)
     where = str(file.path)
+    contract = parse_contract({prop.key: prop.value for prop in file.proto.metadata_props}, where)
+    said = None if contract is None else contract.initializers_digest
+    weights_changed = None if said is None else said != initializers_digest(file.proto, file.weights)
     moved = sort_model(file.proto, where)
     proto = _inlined(file.proto, where) if file.proto.functions else file.proto
     left_out = keep_image_part(proto, where)
     operators = check_supported(proto, where)
-    contract = parse_contract({prop.key: prop.value for prop in proto.metadata_props}, where)
     graph = with_shapes(proto)
     weights = {weight.name: tuple(weight.dims) for weight in proto.graph.initializer}
     image_input = find_image_input(graph, weights.keys(), where)
@@ -139,6 +144,7 @@ def open_model(
         left_out=left_out,
         outputs=tuple(_output(layers, name) for name in names),
         contract=contract,
+        weights_changed=weights_changed,
         representation=representation,
         candidates=choice.candidates,
         head=choice.head,

@@ -144,6 +144,25 @@ RULES: dict[str, Rule] = {
         "Export the model with its weights.",
         "The file's contract says that the weights are random.",
     ),
+    "weights_changed": Rule(
+        "not_established",
+        "the weights are not those that were exported",
+        "Export the model again. Where another tool changed them on purpose, write the contract anew for the new file "
+        "(docs/onnx-contract.md, Changing an exported file).",
+        "The contract holds a digest of the file's tensors, and theirs is another one. A damaged copy looks like this: "
+        "one byte of one bias can make an outlier feature. Tools that rewrite weights (onnxsim, ONNX Runtime's "
+        "quantiser, a conversion to fp16) keep the contract and change what it was measured for, its parity with the "
+        "original included.",
+    ),
+    "trained_to_match": Rule(
+        "not_applicable",
+        "trained to match another encoder's vectors",
+        "Evaluate this model on shifted data (`robustcheck shift`), or compare it with the encoder it was matched to "
+        "(`robustcheck compare`).",
+        "A model trained to give another encoder's vectors (distillation, feature matching) shows that encoder's "
+        "outlier features because they are in the mean of its targets, whatever else it has learned: the less it has "
+        "learned, the clearer. The thresholds were calibrated on encoders that were not trained so.",
+    ),
     "assumed_preprocessing": Rule(
         "not_established",
         "preprocessing was assumed",

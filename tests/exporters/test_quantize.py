@@ -16,7 +16,7 @@ from PIL import Image
 
 from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.model.open import open_model
-from robustcheck_onnx.exporters import parity, quantize, write
+from robustcheck_onnx.exporters import parity, quantize, weights, write
 from robustcheck_onnx.exporters.errors import ExportError
 from robustcheck_onnx.exporters.run import run
 from support import PHOTOS, lookup, onnx_models
@@ -82,6 +82,50 @@ def left(folder: Path) -> list[str]:
 
 
 # ---------------------------------------------------------------------------------------------------- files
+
+
+def contract_of(path: Path) -> dict[str, Any]:
+    (prop,) = [p for p in onnx.load(path, load_external_data=False).metadata_props if p.key == lookup.CONTRACT_KEY]
+    read: dict[str, Any] = json.loads(prop.value)
+    return read
+
+
+def test_the_file_holds_the_digest_of_its_own_weights_and_changed_ones_are_not_quantised(
+    encoder: Path, photos: list[Path]
+) -> None:
+    first = made(encoder, photos, "int8-dynamic")
+    assert open_model(first.path).weights_changed is False
+    digest = weights.initializers_digest(onnx.load(encoder), encoder.parent)
+    assert contract_of(first.path)["initializers_digest"] != digest
+    onnx.save(with_contract(onnx.load(encoder), "representation", initializers_digest=digest), encoder)
+    assert made(encoder, photos, "int8-dynamic").digest == first.digest
+    model = onnx.load(encoder)
+    changed = model.graph.initializer[0]
+    changed.raw_data = bytes([changed.raw_data[0] ^ 1]) + changed.raw_data[1:]
+    onnx.save(model, encoder)
+    with pytest.raises(ExportError, match="weights are not those that its contract was written for") as caught:
+        made(encoder, photos, "int8-dynamic")
+    assert caught.value.exit_code == 3
+
+
+def test_what_a_model_was_matched_to_is_written_once(
+    encoder: Path, photos: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = encoder.with_name("int8.onnx")
+    words = ["export", "onnx", str(encoder), "--precision", "int8-dynamic", "-o", str(out)]
+    assert cli.main([*words, "--parity-images", str(photos[0].parent), "--matched-to", "CLIP ViT-B/32"]) == 0
+    assert contract_of(out)["source"]["matched_to"] == "CLIP ViT-B/32"
+    source = lookup.lookup_contract(source={"matched_to": "CLIP ViT-B/32"})["source"]
+    onnx.save(with_contract(onnx.load(encoder), "representation", source=source), encoder)
+    assert contract_of(made(encoder, photos, "int8-dynamic").path)["source"] == source
+    with pytest.raises(ExportError, match=r"--matched-to is none; the contract in .* says CLIP ViT-B/32") as caught:
+        made(encoder, photos, "int8-dynamic", matched_to="none")
+    assert caught.value.exit_code == 2
+    for wrong in ("", "two\nlines", "x" * 201):
+        with pytest.raises(ExportError, match="must be one line of 1 to 200 characters") as caught:
+            made(encoder, photos, "int8-dynamic", matched_to=wrong)
+        assert caught.value.exit_code == 2
+    capsys.readouterr()
 
 
 @pytest.mark.parametrize("precision", ["int8-dynamic", "int8-qdq"])

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.exporters import loading
 from robustcheck_onnx.exporters.errors import ExportError
 from robustcheck_onnx.exporters.run import run
@@ -25,6 +26,17 @@ def test_random_weights_are_said(tmp_path: Path, skimage_photos: list[Path]) -> 
     record = run("timm", "test_resnet", tmp_path / "m.onnx", random_weights=True, photos=skimage_photos)
     source = contract_of(record.path)["source"]
     assert (source["random_weights"], source["weights"]) == (True, "")
+    assert "matched_to" not in source
+
+
+@pytest.mark.export
+def test_a_file_says_what_it_was_matched_to_and_its_own_digest(tmp_path: Path, skimage_photos: list[Path]) -> None:
+    options: dict[str, Any] = {"random_weights": True, "photos": skimage_photos, "matched_to": "CLIP ViT-B/32"}
+    for precision in ("fp32", "fp16"):
+        record = run("timm", "test_resnet", tmp_path / f"{precision}.onnx", precision=precision, **options)
+        assert record.source.matched_to == contract_of(record.path)["source"]["matched_to"] == "CLIP ViT-B/32"
+        model = open_model(record.path)
+        assert (model.weights_changed, model.contract and model.contract.source.matched_to) == (False, "CLIP ViT-B/32")
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,8 @@ def test_a_persistent_outlier_feature_in_a_signed_representation_passes() -> Non
     ("changes", "reason"),
     [
         ({"model": {"random_weights": True}}, "untrained"),
+        ({"model": {"weights_changed": True}}, "weights_changed"),
+        ({"model": {"matched_to": "CLIP ViT-B/32"}}, "trained_to_match"),
         ({"model": {"rule": "logits"}}, "tensor_not_calibrated"),
         ({"model": {"rule": "user"}}, "tensor_not_calibrated"),
         ({"model": {"pool": "token_mean"}}, "tensor_not_calibrated"),

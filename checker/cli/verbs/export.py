@@ -47,6 +47,14 @@ def export(
             metavar="FILE",
         ),
     ] = None,
+    matched_to: Annotated[
+        str | None,
+        typer.Option(
+            help="The encoder whose vectors the model was trained to give (distillation, feature matching), or none. "
+            "The file says so; a check of a matched model is WARN.",
+            metavar="NAME|none",
+        ),
+    ] = None,
     parity_images: Annotated[
         str | None, typer.Option(help="Photos for the parity check. Default: the bundled ones.", metavar="PATH")
     ] = None,
@@ -78,6 +86,7 @@ def export(
         head=head,
         zero_shot=zero_shot,
         templates=templates,
+        matched_to=matched_to,
         photos=photos,
         calibration=calibration,
     )
