@@ -81,6 +81,31 @@ class Statistics(Frozen):
         return tuple(f for f in self.features if f.persistent)
 
 
+class GraphScaling(Frozen):
+    """What a graph does to its image input before its first layer: each channel is factor · value + offset.
+
+    Equal to (value − mean) / std, the other way to write a normalisation.
+    """
+
+    channels: tuple[int, ...]
+    """which channel of the input each one is: (2, 1, 0) where the graph turns RGB to BGR"""
+    factor: tuple[float, ...]
+    """not 0"""
+    offset: tuple[float, ...]
+    ops: tuple[str, ...]
+    """of the graph, in their order"""
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """The value of the input that becomes 0, a channel."""
+        return tuple(-offset / factor for factor, offset in zip(self.factor, self.offset, strict=True))
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        """The difference of the input that becomes 1, a channel."""
+        return tuple(1 / factor for factor in self.factor)
+
+
 class ModelFacts(Frozen):
     """The model that was measured and the tensor that was read."""
 
@@ -95,6 +120,8 @@ class ModelFacts(Frozen):
     producer: str
     left_out: tuple[str, ...] = ()
     """of a file with several inputs, what needs more than the image and was not opened: input NAME, output NAME"""
+    scaling: GraphScaling | None = None
+    """what the graph itself does to its image input; None: nothing, or nothing that can be told"""
     tensor: str
     rule: str
     """encoder_output | head_input | pooled | logits | user"""

@@ -341,6 +341,7 @@ def model_facts(
         opset=dict(opened.opsets),
         producer=opened.producer,
         left_out=opened.left_out,
+        scaling=opened.scaling,
         tensor=chosen.tensor,
         rule=chosen.rule,
         pool=chosen.pool,

@@ -77,7 +77,7 @@ def _weight(
     if node.op_type in ("MatMulNBits", "MatMulBnb4"):
         values = _unpacked(proto, layers, node, folder)
     else:
-        values = _constant(proto, layers, names[0], folder)
+        values = constant(proto, layers, names[0], folder)
     if values is not None and values.ndim == 4 and "Conv" in node.op_type and _groups(node) == 1:
         values = values.reshape(len(values), -1)  # (feature, channel, row, column): linear in what the kernel covers
     if values is None or values.dtype.kind in "OSU":  # text is no weight
@@ -87,7 +87,7 @@ def _weight(
         return None
     zero_at = ZERO_POINT_AT.get(node.op_type, len(node.input))
     name = node.input[zero_at] if zero_at < len(node.input) else ""
-    zero = _constant(proto, layers, name, folder) if name else None
+    zero = constant(proto, layers, name, folder) if name else None
     if zero is None:
         return squeezed
     by_row = zero.size > 1 and zero.size == len(squeezed) and zero.size != squeezed.shape[1]
@@ -99,7 +99,7 @@ def _groups(node: onnx.NodeProto) -> int:
     return next((attribute.i for attribute in node.attribute if attribute.name == "group"), 1)
 
 
-def _constant(proto: onnx.ModelProto, layers: Layers, name: str, folder: Weights) -> NDArray[np.generic] | None:
+def constant(proto: onnx.ModelProto, layers: Layers, name: str, folder: Weights) -> NDArray[np.generic] | None:
     """Read a tensor that does not depend on the image: an initializer, or what the graph computes from some."""
     plain = next((tensor for tensor in proto.graph.initializer if tensor.name == name), None)
     maker = layers.producers.get(name)
@@ -112,7 +112,7 @@ def _unpacked(
     proto: onnx.ModelProto, layers: Layers, node: onnx.NodeProto, folder: Weights
 ) -> NDArray[np.generic] | None:
     """Unpack a weight of 4 or 8 bits: what the layer gives for each unit vector."""
-    scales = _constant(proto, layers, node.input[2], folder)
+    scales = constant(proto, layers, node.input[2], folder)
     size = next((attribute.i for attribute in node.attribute if attribute.name == "K"), 0)
     if scales is None or size < 1:
         return None

@@ -16,6 +16,7 @@ import onnx.inliner
 from onnx import TensorProto, helper, numpy_helper, shape_inference
 
 from robustcheck_onnx.checker.errors import CannotAssessError
+from robustcheck_onnx.checker.evidence import GraphScaling
 from robustcheck_onnx.checker.text import sha256_of
 from robustcheck_onnx.thresholds.ends import End
 
@@ -31,6 +32,7 @@ from .image_input import ImageInput, find_image_input
 from .image_part import keep_image_part
 from .layers import Layers, build_layers, nested_nodes
 from .representation import FLOATS, Candidate, Representation, choose
+from .scaling import find_scaling
 from .sort import sort_model
 from .supported import check_supported, refuse_dense
 
@@ -67,6 +69,8 @@ class ModelFile:
     precision: str
     """fp32, fp16, bf16 or int8 (any quantised layer)"""
     image_input: ImageInput
+    scaling: GraphScaling | None
+    """what the graph itself does to the image input before its first layer"""
     left_out: tuple[str, ...]
     """of a graph with several inputs, each as "input NAME" or "output NAME": what needs more than the image"""
     outputs: tuple[Output, ...]
@@ -141,6 +145,7 @@ def open_model(
         producer=f"{proto.producer_name} {proto.producer_version}".strip(),
         precision=_precision(proto),
         image_input=image_input,
+        scaling=find_scaling(proto, layers, image_input, file.weights),
         left_out=left_out,
         outputs=tuple(_output(layers, name) for name in names),
         contract=contract,

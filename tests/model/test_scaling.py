@@ -1,0 +1,270 @@
+"""What a graph does to its image input before the first layer, against what ONNX Runtime computes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto
+
+from robustcheck_onnx.checker.evidence import GraphScaling
+from robustcheck_onnx.checker.model.external import Weights
+from robustcheck_onnx.checker.model.image_input import find_image_input
+from robustcheck_onnx.checker.model.layers import build_layers
+from robustcheck_onnx.checker.model.light import parse_light
+from robustcheck_onnx.checker.model.open import with_shapes
+from robustcheck_onnx.checker.model.scaling import find_scaling
+from support import onnx_models
+from support.onnx_models import Array, Node
+
+MEAN = np.array([0.485, 0.456, 0.406], np.float32)
+STD = np.array([0.229, 0.224, 0.225], np.float32)
+NHWC = ("image", TensorProto.FLOAT, ("batch", 8, 8, 3))
+BYTES = ("image", TensorProto.UINT8, ("batch", 3, 8, 8))
+AFFINE_OPS = [
+    "Add",
+    "Sub",
+    "Mul",
+    "Div",
+    "Rsub",
+    "Neg",
+    "Identity",
+    "BatchNormalization",
+    "Conv",
+    "Turn",
+    "Apart",
+    "NHWC",
+]
+
+
+def column(values: Array) -> Array:
+    return values.reshape(-1, 1, 1)
+
+
+def with_layer(
+    nodes: list[Node], weights: dict[str, Array], last: str, *, inputs: Any = (onnx_models.IMAGE,)
+) -> onnx.ModelProto:
+    """The nodes, their last tensor as an output named as it is, and a convolution of 16 outputs that reads it."""
+    layers: list[Node] = [
+        ("Conv", [last, "conv.weight"], ["conv"], {"kernel_shape": [3, 3]}),
+        ("GlobalAveragePool", ["conv"], ["gap"]),
+        ("Flatten", ["gap"], ["embedding"]),
+    ]
+    kinds = {"conv.weight": onnx_models.weight(16, 3, 3, 3)}
+    model: onnx.ModelProto = onnx_models.build([*nodes, *layers], ["embedding"], weights | kinds, inputs=inputs)
+    return model
+
+
+def scaling(model: onnx.ModelProto) -> GraphScaling | None:
+    content = model.SerializeToString()
+    proto, places = parse_light(content)
+    weights = {weight.name: tuple(weight.dims) for weight in proto.graph.initializer}
+    image = find_image_input(proto.graph, weights.keys(), "m.onnx")
+    layers = build_layers(with_shapes(proto), image.name, weights)
+    return find_scaling(proto, layers, image, Weights(None, content, places))
+
+
+def entering(model: onnx.ModelProto, tensor: str, image: Array) -> Array:
+    """What ONNX Runtime feeds the first layer."""
+    seen = onnx.ModelProto()
+    seen.CopyFrom(model)
+    seen.graph.output.append(onnx.ValueInfoProto(name=tensor))
+    session = ort.InferenceSession(seen.SerializeToString(), providers=["CPUExecutionProvider"])
+    return np.asarray(session.run([tensor], {"image": image})[0])
+
+
+def assert_maps(model: onnx.ModelProto, tensor: str, image: Array) -> GraphScaling:
+    """Assert that the record gives what enters the first layer, (batch, channel, height, width), of this image."""
+    found = scaling(model)
+    assert found is not None
+    pixels = image.astype(np.float64)
+    pixels = pixels.transpose(0, 3, 1, 2) if image.shape[-1] == 3 else pixels
+    ours = pixels[:, list(found.channels)] * column(np.array(found.factor)) + column(np.array(found.offset))
+    theirs = entering(model, tensor, image)
+    assert np.allclose(ours, theirs, rtol=1e-4, atol=1e-4 * (1 + np.abs(theirs).max()))
+    by_mean = (pixels[:, list(found.channels)] - column(np.array(found.mean))) / column(np.array(found.std))
+    assert np.allclose(by_mean, ours, rtol=1e-6, atol=1e-6 * (1 + np.abs(ours).max()))
+    return found
+
+
+def photo(shape: tuple[int, ...] = (2, 3, 8, 8)) -> Array:
+    return np.random.default_rng(0).uniform(0, 1, shape).astype(np.float32)
+
+
+def test_a_normalisation_in_the_graph_is_read() -> None:
+    nodes: list[Node] = [("Sub", ["image", "mean"], ["centred"]), ("Div", ["centred", "std"], ["x"])]
+    found = assert_maps(with_layer(nodes, {"mean": column(MEAN), "std": column(STD)}, "x"), "x", photo())
+    assert found.mean == pytest.approx(MEAN)
+    assert found.std == pytest.approx(STD)
+    assert (found.channels, found.ops) == ((0, 1, 2), ("Sub", "Div"))
+
+
+def test_bytes_are_cast_scaled_and_normalised() -> None:
+    nodes: list[Node] = [
+        ("Cast", ["image"], ["float"], {"to": TensorProto.FLOAT}),
+        ("Div", ["float", "levels"], ["unit"]),
+        ("BatchNormalization", ["unit", "gain", "bias", "mean", "var"], ["x"]),
+    ]
+    weights = {"levels": np.array(255, np.float32), "mean": MEAN, "var": STD**2}
+    weights |= {"gain": np.ones(3, np.float32), "bias": np.zeros(3, np.float32)}
+    image = np.random.default_rng(0).integers(0, 256, (2, 3, 8, 8)).astype(np.uint8)
+    found = assert_maps(with_layer(nodes, weights, "x", inputs=(BYTES,)), "x", image)
+    assert found.mean == pytest.approx(255 * MEAN, rel=1e-4)
+
+
+def test_channels_are_followed_through_a_transpose_and_a_turn_to_bgr() -> None:
+    nodes: list[Node] = [
+        ("Sub", ["image", "mean"], ["centred"]),
+        ("Transpose", ["centred"], ["nchw"], {"perm": [0, 3, 1, 2]}),
+        ("Slice", ["nchw", "last", "before", "axis", "back"], ["x"]),
+    ]
+    places = {"last": [2], "before": [-(2**31)], "axis": [1], "back": [-1]}
+    weights = {name: np.array(value, np.int64) for name, value in places.items()} | {"mean": MEAN}
+    found = assert_maps(with_layer(nodes, weights, "x", inputs=(NHWC,)), "x", photo((2, 8, 8, 3)))
+    assert found.channels == (2, 1, 0)
+    assert found.offset == pytest.approx(-MEAN[::-1])
+
+
+def test_channels_that_are_scaled_apart_are_one_map() -> None:
+    """The form of torchvision's `transform_input`: ImageNet's normalisation becomes that of 0.5 and 0.5."""
+    nodes: list[Node] = []
+    weights: dict[str, Array] = {"axis": np.array([1], np.int64)}
+    for i in range(3):
+        weights |= {f"i{i}": np.array(i, np.int64), f"f{i}": STD[i] / 0.5, f"o{i}": (MEAN[i] - 0.5) / 0.5}
+        nodes += [
+            ("Gather", ["image", f"i{i}"], [f"g{i}"], {"axis": 1}),
+            ("Unsqueeze", [f"g{i}", "axis"], [f"u{i}"]),
+            ("Mul", [f"u{i}", f"f{i}"], [f"m{i}"]),
+            ("Add", [f"m{i}", f"o{i}"], [f"a{i}"]),
+        ]
+    nodes.append(("Concat", ["a0", "a1", "a2"], ["x"], {"axis": 1}))
+    weights = {name: np.asarray(value) for name, value in weights.items()}
+    found = assert_maps(with_layer(nodes, weights, "x"), "x", photo())
+    total = STD * np.array(found.std), MEAN + STD * np.array(found.mean)  # both normalisations, of 0–1 pixels
+    assert np.allclose(total, 0.5, atol=1e-6)
+
+
+def test_a_pair_of_quantisers_changes_nothing_and_a_dequantiser_of_bytes_scales() -> None:
+    scale, zero = np.array(0.02, np.float32), np.array(100, np.uint8)
+    pair: list[Node] = [
+        ("Mul", ["image", "two"], ["doubled"]),
+        ("QuantizeLinear", ["doubled", "scale", "zero"], ["q"]),
+        ("DequantizeLinear", ["q", "scale", "zero"], ["x"]),
+    ]
+    found = scaling(with_layer(pair, {"two": np.array(2, np.float32), "scale": scale, "zero": zero}, "x"))
+    assert found is not None
+    assert (found.factor, found.offset) == ((2.0,) * 3, (0.0,) * 3)
+    nodes: list[Node] = [("DequantizeLinear", ["image", "scale", "zero"], ["x"])]
+    image = np.random.default_rng(0).integers(0, 256, (2, 3, 8, 8)).astype(np.uint8)
+    assert_maps(with_layer(nodes, {"scale": scale, "zero": zero}, "x", inputs=(BYTES,)), "x", image)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "weights"),
+    [
+        ([("Identity", ["image"], ["x"])], {}),
+        ([("Conv", ["image", "w"], ["x"], {"kernel_shape": [1, 1]})], {"w": onnx_models.weight(3, 3, 1, 1)}),
+        (
+            [("Conv", ["image", "w"], ["x"], {"kernel_shape": [3, 3], "group": 3})],
+            {"w": onnx_models.weight(3, 1, 3, 3)},
+        ),
+        ([("Mul", ["image", "w"], ["x"])], {"w": np.zeros(3, np.float32).reshape(3, 1, 1)}),
+        ([("Mul", ["image", "w"], ["x"])], {"w": onnx_models.weight(8)}),  # one a column of the image
+        ([("Mul", ["image", "w"], ["x"])], {"w": onnx_models.weight(1, 3, 8, 8)}),
+        ([("Mul", ["image", "image"], ["x"])], {}),
+        ([("Div", ["w", "image"], ["x"])], {"w": np.array(1, np.float32)}),
+        ([("Sigmoid", ["image"], ["x"])], {}),
+        ([("Mul", ["image", "w"], ["y"]), ("Add", ["y", "image"], ["x"])], {"w": np.array(2, np.float32)}),
+    ],
+)
+def test_what_is_no_scaling_is_none(nodes: list[Node], weights: dict[str, Array]) -> None:
+    model = with_layer(nodes, weights, "x")
+    entering(model, "x", photo())  # ONNX Runtime takes it
+    assert scaling(model) is None
+
+
+@st.composite
+def chains(draw: st.DrawFn) -> tuple[list[Node], dict[str, Array], str]:
+    """Up to six steps that act on each channel alone, and the tensor that they end in."""
+    nodes: list[Node] = []
+    weights: dict[str, Array] = {"turned": np.array([2, 0, 1], np.int64)}
+    tensor = "image"
+    number = st.floats(0.25, 4, width=32)
+    for step, op in enumerate(draw(st.lists(st.sampled_from(AFFINE_OPS), min_size=1, max_size=6))):
+        x, w, before = f"x{step}", f"w{step}", tensor
+        values = np.array(draw(st.lists(number, min_size=3, max_size=3)), np.float32)
+        shaped = draw(st.sampled_from([column(values), values.reshape(1, 3, 1, 1), values[0], values[:1]]))
+        tensor = x
+        weights[w] = np.asarray(shaped)
+        if op == "Rsub":
+            nodes.append(("Sub", [w, before], [x]))
+        elif op in ("Neg", "Identity"):
+            nodes.append((op, [before], [x]))
+        elif op == "BatchNormalization":
+            weights[w] = values
+            nodes.append((op, [before, w, w, w, w], [x], {"epsilon": draw(number)}))
+        elif op == "Conv":
+            weights[w] = values.reshape(3, 1, 1, 1)
+            nodes.append((op, [before, w], [x], {"group": 3}))
+        elif op == "Turn":
+            nodes.append(("Gather", [before, "turned"], [x], {"axis": 1}))
+        elif op == "Apart":
+            apart = [f"{x}_{i}" for i in range(3)]
+            nodes.append(("Split", [before], apart, {"axis": 1, "num_outputs": 3}))
+            nodes.append(("Mul", [apart[0], w], [f"{x}_m"])) if shaped.size == 1 else None
+            first = f"{x}_m" if shaped.size == 1 else apart[0]
+            nodes.append(("Concat", [first, *apart[:0:-1]], [x], {"axis": 1}))
+        elif op == "NHWC":
+            weights[w] = values
+            nodes += [
+                ("Transpose", [before], [f"{x}_t"], {"perm": [0, 2, 3, 1]}),
+                ("Mul", [f"{x}_t", w], [f"{x}_m"]),
+                ("Transpose", [f"{x}_m"], [x], {"perm": [0, 3, 1, 2]}),
+            ]
+        else:
+            nodes.append((op, [before, w], [x]))
+    return nodes, weights, tensor
+
+
+@settings(deadline=None, max_examples=100)
+@given(chains())
+def test_wherever_the_steps_stand_the_map_is_what_onnx_runtime_computes(chain: Any) -> None:
+    nodes, weights, tensor = chain
+    model = with_layer(nodes, weights, tensor)
+    if scaling(model) is None:  # then nothing is done to the values; channels may be turned
+        image = photo()
+        assert np.allclose(
+            np.sort(entering(model, tensor, image), axis=1), np.sort(image, axis=1), rtol=1e-5, atol=1e-5
+        )
+    else:
+        assert_maps(model, tensor, photo())
+
+
+@pytest.mark.export
+@pytest.mark.filterwarnings("ignore")  # of torch's two exporters
+@pytest.mark.parametrize("dynamo", [False, True])
+def test_real_architectures(dynamo: bool, tmp_path: Any) -> None:
+    """Random weights of torchvision: a first layer is none, and `transform_input` is the map that its source says."""
+    torch = pytest.importorskip("torch")
+    models = pytest.importorskip("torchvision").models
+    from robustcheck_onnx.checker.model import open_model
+
+    nets = {
+        "shufflenet": models.shufflenet_v2_x0_5(weights=None),
+        "vit": models.VisionTransformer(64, 16, 1, 2, 32, 64),
+        "googlenet": models.googlenet(weights=None, transform_input=True, init_weights=False, aux_logits=False),
+    }
+    found = {}
+    for name, net in nets.items():
+        path, example = tmp_path / f"{name}.onnx", (torch.zeros(2, 3, 64, 64),)
+        torch.onnx.export(net.eval(), example, path, dynamo=dynamo, external_data=False, verbose=False)
+        found[name] = open_model(path).scaling
+    assert (found["shufflenet"], found["vit"]) == (None, None)
+    assert found["googlenet"] is not None
+    assert found["googlenet"].factor == pytest.approx(STD / 0.5)
+    assert found["googlenet"].offset == pytest.approx((MEAN - 0.5) / 0.5)
