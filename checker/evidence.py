@@ -120,6 +120,8 @@ class ModelFacts(Frozen):
     producer: str
     left_out: tuple[str, ...] = ()
     """of a file with several inputs, what needs more than the image and was not opened: input NAME, output NAME"""
+    input_type: str = ""
+    """of the image input; pixels of photos go into uint8 as they are: rescale, mean and std are not applied"""
     scaling: GraphScaling | None = None
     """what the graph itself does to its image input; None: nothing, or nothing that can be told"""
     tensor: str
@@ -176,6 +178,13 @@ class ImageFacts(Frozen):
     digest: str
     seed: int
     sanity: ImageSetFacts
+
+
+class InputLevels(Frozen):
+    """What entered the model: mean and SD of each channel over all values of all usable images, in its own order."""
+
+    mean: tuple[float, ...]
+    sd: tuple[float, ...]
 
 
 class Execution(Frozen):
@@ -318,6 +327,8 @@ class Evidence(Frozen):
     images: ImageFacts
     execution: Execution
     stopped: Literal["decided", "all images", "image limit"]
+    levels: InputLevels | None = None
+    """None in records made before it was measured, and where it is not finite"""
     gallery: Gallery | None = None
     """None where it was not kept"""
     detectors: tuple[DetectorResult, ...] = ()
@@ -375,6 +386,18 @@ class Preprocessing(Frozen):
         if self.crop == "none" and self.resize_mode != "none" and not squashed:
             raise ValueError("crop none needs resize_mode squash with resize_size equal to size, or none")
         return self
+
+    def scaled(self, mean: tuple[float, ...], sd: tuple[float, ...]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Map mean and SD of pixels, 0–255, to those of the model's input: · rescale, − mean, / std.
+
+        mean, sd: one a channel, in this preprocessing's colour order; one alone in grey.
+        """
+        turned = slice(None, None, -1) if self.color_order == "BGR" else slice(None)
+        shift, unit = list(self.mean)[turned][: len(mean)], list(self.std)[turned][: len(mean)]
+        return (
+            tuple((m * self.rescale - a) / s for m, a, s in zip(mean, shift, unit, strict=True)),
+            tuple(d * self.rescale / s for d, s in zip(sd, unit, strict=True)),
+        )
 
 
 CLIP = Preprocessing(

@@ -16,12 +16,16 @@ from robustcheck_onnx.checker.model import ModelFile, show_shape
 from robustcheck_onnx.checker.report import Pen, Trimmed, columns, hanging, line, reasons, section, spaced
 from robustcheck_onnx.checker.runtime import Finding
 from robustcheck_onnx.checker.text import error_json
+from robustcheck_onnx.checker.verdict import steps_text
 
 from .inspection import CanPass, Inspection, cannot_open
 
 INSPECT_SCHEMA = "robustcheck.inspect/2"
 # reasons that an option of the call takes away
-MENDED_BY_OPTIONS = ("assumed_preprocessing", "preprocessing_against_contract", "assumed_tensor")
+MENDED_BY_OPTIONS = (
+    *("assumed_preprocessing", "preprocessing_against_contract", "assumed_tensor"),
+    *("normalised_twice", "unusual_pixels"),
+)
 DOCTOR_SCHEMA = "robustcheck.doctor/1"
 _SIGNS = {"ok": ("✓", "green"), "warn": ("▲", "yellow"), "fail": ("✗", "red")}
 
@@ -55,6 +59,7 @@ def render_inspect(found: Inspection, *, ascii_only: bool = False) -> Renderable
             "layout": f"{image.layout} {image.dtype}",
             "size": size,
             "batch": str(image.batch or "any"),
+            **({"scaled inside": steps_text(model.scaling)} if model.scaling else {}),
         })),
         section(pen, "Preprocessing", "and where each value comes from", _table(
             pen, ("field", "value", "source"), preprocessing.fields,
@@ -141,6 +146,7 @@ def inspect_json(found: Inspection) -> dict[str, Any]:
             "height": image.height,
             "width": image.width,
         },
+        "scaling": None if model.scaling is None else model.scaling.model_dump(mode="json"),
         "outputs": [
             {"name": o.name, "dtype": o.dtype, "shape": None if o.shape is None else list(o.shape)}
             for o in model.outputs

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from .decode import SUFFIXES
 from .entries import Entries, Entry
+from .levels import LevelSums, level_sums
 from .listing import parse_image_set
 from .preprocess import apply, apply_uint8, as_photo, at_size, channels, scales_finitely
 from .sanity import DESCRIBED, ImageSetState, Sketch, digest_of_pixels
@@ -32,6 +33,7 @@ __all__ = [
     "ImageSetState",
     "ImageSource",
     "Item",
+    "LevelSums",
     "Picture",
     "Sketch",
     "Skipped",
@@ -44,6 +46,7 @@ __all__ = [
     "check_bad",
     "digest_of_pixels",
     "digest_of_set",
+    "level_sums",
     "open_images",
     "parse_image_set",
     "prefetch",

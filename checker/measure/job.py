@@ -5,6 +5,7 @@ what one run over all images holds; so one machine or many give the same evidenc
 
 from __future__ import annotations
 
+import math
 import platform
 import shlex
 import time
@@ -16,8 +17,24 @@ from pathlib import Path
 from typing import Final
 
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, RobustcheckError
-from robustcheck_onnx.checker.evidence import Evidence, Execution, ImageFacts, ModelFacts, Options, PreprocessingFacts
-from robustcheck_onnx.checker.images import Digests, ImageSetState, ImageSource, Skipped, check_bad, digest_of_set
+from robustcheck_onnx.checker.evidence import (
+    Evidence,
+    Execution,
+    ImageFacts,
+    InputLevels,
+    ModelFacts,
+    Options,
+    PreprocessingFacts,
+)
+from robustcheck_onnx.checker.images import (
+    Digests,
+    ImageSetState,
+    ImageSource,
+    LevelSums,
+    Skipped,
+    check_bad,
+    digest_of_set,
+)
 from robustcheck_onnx.checker.statistics import LOOK_EVERY
 from robustcheck_onnx.checker.statistics import state as sums
 from robustcheck_onnx.thresholds.profile import Profile
@@ -68,6 +85,8 @@ class ImagesRead:
     skipped: list[Skipped] = field(default_factory=list)
     notes: Counter[str] = field(default_factory=Counter)
     n_usable: int = 0
+    levels: LevelSums = field(default_factory=LevelSums)
+    """of the usable images, as they were prepared"""
 
     @property
     def n_read(self) -> int:
@@ -77,6 +96,7 @@ class ImagesRead:
     def add(self, image: Prepared) -> None:
         """Count a usable image."""
         self.n_usable += 1
+        self.levels += image.levels
         if image.sketch is not None:
             self.sanity.add(image.sketch)
         self.digests.append(image.digest)
@@ -93,6 +113,7 @@ class ImagesRead:
             skipped=self.skipped + later.skipped,
             notes=self.notes + later.notes,
             n_usable=self.n_usable + later.n_usable,
+            levels=self.levels + later.levels,
         )
 
     def check_usable(self, source: ImageSource, max_bad: float = 1.0, *, sampled: bool = False) -> None:
@@ -113,6 +134,21 @@ class ImagesRead:
             seed=source.seed,
             sanity=self.sanity.facts(),
         )
+
+
+def input_levels(levels: LevelSums, facts: Facts) -> InputLevels | None:
+    """The record of what entered the model, to 6 digits, so that no order of sums shows; None if not finite.
+
+    Args:
+        levels: of the pixels, or of tensors.
+        facts: say what was done to the pixels; nothing is to tensors, and to those of a model that takes bytes.
+    """
+    mean, sd = levels.mean, levels.sd
+    if facts.source.kind != "tensors" and facts.models[0].input_type != "uint8":
+        mean, sd = facts.preprocessing.preprocessing.scaled(mean, sd)
+    if not mean or not all(map(math.isfinite, (*mean, *sd))):
+        return None
+    return InputLevels(mean=tuple(float(f"{m:.6g}") for m in mean), sd=tuple(float(f"{s:.6g}") for s in sd))
 
 
 def named_skips(skipped: Sequence[Skipped]) -> tuple[tuple[str, str], ...]:
@@ -215,7 +251,7 @@ def conclude(
             )
         statistics.append(sums.statistics(state, profile.alpha, profile.bounds))
     read.check_usable(facts.source, job.options.max_bad, sampled=decided)
-    images = read.facts(facts.source)
+    images, levels = read.facts(facts.source), input_levels(read.levels, facts)
     limited = facts.source.n_found > facts.n_images
     return tuple(
         Evidence(
@@ -224,6 +260,7 @@ def conclude(
             preprocessing=facts.preprocessing,
             images=images,
             execution=execution,
+            levels=levels,
             stopped="decided" if decided else "image limit" if limited else "all images",
             gallery=gallery.record(rows, [feature.index for feature in numbers.features]),
         )

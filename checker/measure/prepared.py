@@ -14,12 +14,14 @@ from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.evidence import Preprocessing
 from robustcheck_onnx.checker.images import (
     Item,
+    LevelSums,
     Sketch,
     Skipped,
     Tensor,
     apply_uint8,
     as_photo,
     digest_of_pixels,
+    level_sums,
     sanity,
 )
 from robustcheck_onnx.checker.model import ModelFile, show_shape
@@ -36,6 +38,8 @@ class Prepared:
     """(height, width, channel): uint8 of a photo, as `preprocess.apply_uint8` gives it; a tensor's own float values"""
     sketch: Sketch | int | None
     """a digest alone past the images that are described; None where the set is not looked at"""
+    levels: LevelSums
+    """of `pixels`"""
 
 
 def prepare(
@@ -63,14 +67,14 @@ def prepare(
                 f"robustcheck inspect {shlex.quote(str(model.path))}",
             )
         pixels = np.ascontiguousarray(np.moveaxis(item.values, 0, -1))
-        return Prepared(
-            item.name, item.digest, (), pixels, _sketch(as_photo(preprocessing, pixels), item.name, described)
-        )
+        sketch = _sketch(as_photo(preprocessing, pixels), item.name, described)
+        return Prepared(item.name, item.digest, (), pixels, sketch, level_sums(pixels))
     try:
         array = apply_uint8(preprocessing, item.image)
     except CannotAssessError as fault:  # a strip that cannot be resized: this image's fault, not the run's
         return Skipped(item.name, fault.message)
-    return Prepared(item.name, item.digest, item.notes, array, _sketch(item.image, item.name, described))
+    sketch = _sketch(item.image, item.name, described)
+    return Prepared(item.name, item.digest, item.notes, array, sketch, level_sums(array))
 
 
 def stack(images_: Sequence[Prepared]) -> npt.NDArray[np.generic]:

@@ -341,6 +341,7 @@ def model_facts(
         opset=dict(opened.opsets),
         producer=opened.producer,
         left_out=opened.left_out,
+        input_type=opened.image_input.dtype,
         scaling=opened.scaling,
         tensor=chosen.tensor,
         rule=chosen.rule,

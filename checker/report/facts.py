@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from robustcheck_onnx.checker.text import MIB, count_text, number_text, percent_text, short_digest, short_provider
+from robustcheck_onnx.checker.verdict import steps_text
 
 from .record import Report, Time
 from .words import preprocessing_text
@@ -110,14 +111,30 @@ def _difference(value: float | None) -> str:
 def _preprocessing(report: Report) -> tuple[Fact, ...]:
     p = report.evidence.preprocessing
     if p.source == "tensors":
-        return (Fact("Steps", TENSORS, short=TENSORS),)
+        return (Fact("Steps", TENSORS, short=TENSORS), *_entered(report))
     steps, assumed = preprocessing_text(p.preprocessing), p.source == "assumed"
     overruled = "against the contract in the file" if p.against_contract else ""
     return (
         Fact("Steps", steps, short=steps),
         Fact("Said by", p.source, overruled, short="" if assumed else p.source, caution=p.source if assumed else ""),
         *(Fact(field, value, where) for field, value, where in p.fields),
+        *_entered(report),
     )
+
+
+def _entered(report: Report) -> tuple[Fact, ...]:
+    """What the graph does itself, and what was measured at its input."""
+    scaling, levels = report.evidence.model.scaling, report.evidence.levels
+    inside = steps_text(scaling) if scaling else ""
+    seen = f"mean {_values(levels.mean)}, SD {_values(levels.sd)}" if levels else ""
+    return (
+        Fact("Scaled inside", inside, "by the graph itself, before its first layer"),
+        Fact("Input", seen, "over the images, a channel each"),
+    )
+
+
+def _values(values: tuple[float, ...]) -> str:
+    return " ".join(number_text(value) for value in values)
 
 
 def _images(report: Report, verbose: bool) -> tuple[tuple[Fact, ...], tuple[Fact, ...]]:

@@ -32,6 +32,7 @@ from .words import statistics_of
 GROUPS = {
     "comparable": (
         *("other_statistic_version", "untrained", "assumed_preprocessing", "preprocessing_against_contract"),
+        *("normalised_twice", "unusual_pixels"),
         *("assumed_tensor", "tensor_not_calibrated", "end_not_calibrated", "width_not_calibrated"),
     ),
     "sound": (

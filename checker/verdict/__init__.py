@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from .gate import FailOn, Gate, Waiver
 from .notes import execution_notes, image_notes, model_notes, notes_of, skipped_note
+from .pixels import steps_text
 from .reasons import KINDS, NAMES, RULES, Kind
 from .rule import SAME_NUMBERS, Reason, Verdict, decided, foreseen, inside, judge, outside
 
@@ -31,4 +32,5 @@ __all__ = [
     "notes_of",
     "outside",
     "skipped_note",
+    "steps_text",
 ]

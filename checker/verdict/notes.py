@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from robustcheck_onnx.checker.evidence import Evidence, Execution, ImageFacts, PreprocessingFacts
+from robustcheck_onnx.checker.evidence import Evidence, Execution, ImageFacts, ModelFacts, PreprocessingFacts
 from robustcheck_onnx.checker.text import short_digest
 from robustcheck_onnx.thresholds import profile as profiles
 from robustcheck_onnx.thresholds.profile import Profile
 
+from .pixels import expected, is_raw
 from .rule import limit_of
 
 SHOWN = 6  # inputs and outputs that were left out and are named
@@ -31,6 +32,7 @@ def notes_of(evidence: Evidence, profile: Profile) -> tuple[str, ...]:
         *model_notes(evidence.model.synthetic, left_out=evidence.model.left_out),
         *_batch_note(evidence),
         *grey_note(evidence.preprocessing),
+        *_raw_note(evidence.model, evidence.preprocessing),
         *image_notes(evidence.images),
         *execution_notes(evidence.execution),
         *plugged_in,
@@ -79,6 +81,16 @@ def grey_note(preprocessing: PreprocessingFacts) -> list[str]:
     if preprocessing.preprocessing.color_order != "grey":
         return []
     return ["The model takes one channel: photos were fed in grey, as their luminance."]
+
+
+def _raw_note(model: ModelFacts, preprocessing: PreprocessingFacts) -> list[str]:
+    """Note that pixels reach the first layer unscaled, which some models are trained for and most are not."""
+    if preprocessing.source == "tensors" or not is_raw(expected(model, preprocessing)):
+        return []
+    return [
+        "Pixels reach the model's first layer as 0 to 255: neither the preprocessing nor, as far as it can be read, "
+        "the graph scales them. That is right only for a model that was trained so."
+    ]
 
 
 def image_notes(images: ImageFacts) -> list[str]:

@@ -177,6 +177,25 @@ RULES: dict[str, Rule] = {
         "The file says how its model wants its pixels, and another preprocessing was forced on it. Out-of-distribution "
         "inputs fake outlier features.",
     ),
+    "normalised_twice": Rule(
+        "not_established",
+        "pixels are normalised twice",
+        "Leave the normalisation to one of the two: `--preprocess FILE` without what the graph does itself, or export "
+        "the model without it.",
+        "The graph scales its input itself (a mean, a standard deviation or a factor such as 1/255 stands before its "
+        "first layer), the preprocessing does so too, and together they make values of usual photos that no family of "
+        "encoders is given. Out-of-distribution inputs fake outlier features. Two steps that make one sound "
+        "normalisation are no reason.",
+    ),
+    "unusual_pixels": Rule(
+        "not_established",
+        "pixels are scaled as for no known encoder",
+        "Look at `rescale`, `mean` and `std` (`robustcheck inspect MODEL`), or at the tensors that were given; usual "
+        "faults are a factor of 255 and a forgotten mean.",
+        "Encoders get photos in 0 to 1, normalised to about zero mean and a standard deviation of 0.5 to 2, or in 0 to "
+        "255 with or without their mean. The values that the first layer of this model gets are of no such kind. "
+        "Out-of-distribution inputs fake outlier features.",
+    ),
     "assumed_tensor": Rule(
         "not_established",
         "the representation was assumed",

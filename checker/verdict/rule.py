@@ -18,6 +18,7 @@ from robustcheck_onnx.thresholds.ends import WRITTEN_ZERO_AT, End
 from robustcheck_onnx.thresholds.frozen import Frozen
 from robustcheck_onnx.thresholds.profile import ENERGIES, Limits, Profile, Statistic
 
+from . import pixels
 from .reasons import NAMES, RULES
 
 # Relative difference below which two runs give the same numbers, by precision: room for another order of sums and,
@@ -93,6 +94,7 @@ def judge(evidence: Evidence, profile: Profile) -> Verdict:
     """
     applying = [
         *_comparable(evidence, profile),
+        *_pixels(evidence),
         *_sound(evidence),
         *_sufficient(evidence, profile),
         *_strength(evidence.statistics, profile),
@@ -263,6 +265,8 @@ def foreseen(
         yield "assumed_preprocessing", "neither the file, a sidecar nor an option says how to preprocess"
     elif preprocessing.against_contract:
         yield "preprocessing_against_contract", "--preprocess says otherwise than the contract in the file"
+    if preprocessing is not None and (fault := _scaled_oddly(model, preprocessing)):
+        yield fault
     if model.tensor_assumed:
         yield "assumed_tensor", f"`{model.tensor}` was read: {model.why}"
     if model.rule not in profile.tensor_rules or model.pool not in profile.pools:
@@ -279,6 +283,32 @@ def foreseen(
             f"the representation has {n_features} features; profile {profile.id} holds for "
             f"{profile.min_features} to {profile.max_features}",
         )
+
+
+def _scaled_oddly(model: ModelFacts, preprocessing: PreprocessingFacts) -> tuple[str, str] | None:
+    """Judge the whole map from pixels to the first layer by what it makes of usual photos; tensors come without one."""
+    if preprocessing.source == "tensors":
+        return None
+    levels = pixels.expected(model, preprocessing)
+    in_both = pixels.scaled_in_both(model, preprocessing)
+    if pixels.usual(levels, in_both=in_both):
+        return None
+    if in_both and model.scaling is not None:
+        return (
+            "normalised_twice",
+            f"the graph itself computes {pixels.steps_text(model.scaling)} behind the preprocessing; its first layer "
+            f"gets usual photos with {levels}",
+        )
+    return "unusual_pixels", f"the model's first layer gets usual photos with {levels}"
+
+
+def _pixels(e: Evidence) -> Iterator[tuple[str, str]]:
+    """Judge what was measured at the input, where the map that was declared is no reason already."""
+    if e.levels is None or _scaled_oddly(e.model, e.preprocessing):
+        return
+    levels = pixels.behind(e.model.scaling, e.levels.mean, e.levels.sd)
+    if not pixels.possible(levels):
+        yield "unusual_pixels", f"the model's first layer got these images with {levels}"
 
 
 def _comparable(e: Evidence, profile: Profile) -> Iterator[tuple[str, str]]:

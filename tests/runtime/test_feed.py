@@ -17,6 +17,7 @@ from robustcheck_onnx import check
 from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.evidence import CLIP, IMAGENET, Preprocessing
 from robustcheck_onnx.checker.images import source
+from robustcheck_onnx.checker.images.levels import LevelSums
 from robustcheck_onnx.checker.images.preprocess import apply, apply_uint8
 from robustcheck_onnx.checker.measure import prepared
 from robustcheck_onnx.checker.model.image_input import ImageInput
@@ -111,7 +112,9 @@ def test_values_that_are_not_finite_are_refused_before_a_run(tmp_path: Path) -> 
 
 def test_bytes_never_mix_with_scaled_values() -> None:
     """Stacked as floats they would go to the model unscaled."""
-    photo, tensor = (prepared.Prepared("n", "d", (), np.zeros((2, 2, 3), dtype), 0) for dtype in (np.uint8, np.float32))
+    photo, tensor = (
+        prepared.Prepared("n", "d", (), np.zeros((2, 2, 3), dtype), 0, LevelSums()) for dtype in (np.uint8, np.float32)
+    )
     assert prepared.stack([photo, photo]).dtype == np.uint8
     with pytest.raises(TypeError):
         prepared.stack([photo, tensor])

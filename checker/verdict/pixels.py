@@ -1,0 +1,121 @@
+"""Do the values that enter a model's first layer look like a photo's, as encoders are given them? Pure.
+
+docs/decisions/preprocessing-probe.md has the table that the limits stand on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from robustcheck_onnx.checker.evidence import GraphScaling, ModelFacts, PreprocessingFacts
+from robustcheck_onnx.checker.text import number_text
+
+# Mean and SD of the 141 bundled photos, RGB, 0–255, as CLIP's preset resizes and crops them
+PHOTO_MEAN = (123.5, 122.3, 111.9)
+PHOTO_SD = (67.0, 62.9, 70.0)
+PHOTO_GREY = (121.5, 61.4)  # mean and SD of their luminance
+
+
+class Levels(NamedTuple):
+    """Mean and SD of each channel where a layer reads them."""
+
+    mean: tuple[float, ...]
+    sd: tuple[float, ...]
+
+    def __str__(self) -> str:
+        """Write both, a channel each."""
+        return f"mean {_values(self.mean)}, SD {_values(self.sd)}"
+
+
+class Range(NamedTuple):
+    """Means and SDs that a convention allows; both ends belong to it."""
+
+    mean: tuple[float, float]
+    sd: tuple[float, float]
+
+    def holds(self, mean: float, sd: float) -> bool:
+        """Whether a channel lies in it."""
+        return self.mean[0] <= mean <= self.mean[1] and self.sd[0] <= sd <= self.sd[1]
+
+
+# What usual photos may become: every family's channels lie inside, every doubled or forgotten step outside
+UNIT = Range((-0.6, 1.5), (0.05, 3.0))
+BYTES = Range((-60.0, 160.0), (40.0, 110.0))
+# What a set of images may become: dark, pale and flat ones too
+ANY_UNIT = Range((-5.0, 5.0), (0.02, 3.0))
+ANY_BYTES = Range((-130.0, 255.0), (8.0, 130.0))
+CENTRED, LEAST_CENTRED_SD = 0.25, 0.4  # who subtracts a mean divides too: 0.5/0.5, the weakest division, leaves SD 0.49
+RAW_MEAN = 60.0  # bytes from which no mean was subtracted have 112 to 123
+
+
+def expected(model: ModelFacts, preprocessing: PreprocessingFacts) -> Levels:
+    """Mean and SD of usual photos where the model's first layer reads them, by the declared and the graph's own map."""
+    given = preprocessing.preprocessing
+    mean: tuple[float, ...] = PHOTO_MEAN
+    sd: tuple[float, ...] = PHOTO_SD
+    if given.color_order == "grey":
+        mean, sd = PHOTO_GREY[:1], PHOTO_GREY[1:]
+    elif given.color_order == "BGR":
+        mean, sd = mean[::-1], sd[::-1]
+    if model.input_type != "uint8":
+        mean, sd = given.scaled(mean, sd)
+    return behind(model.scaling, mean, sd)
+
+
+def behind(scaling: GraphScaling | None, mean: Sequence[float], sd: Sequence[float]) -> Levels:
+    """Map mean and SD of the model's input to those behind the graph's own scaling.
+
+    Where the record's channels are not the input's, the input itself is given.
+    """
+    if scaling is None or any(channel >= len(mean) for channel in scaling.channels):
+        return Levels(tuple(mean), tuple(sd))
+    maps = list(zip(scaling.channels, scaling.factor, scaling.offset, strict=True))
+    return Levels(
+        tuple(mean[channel] * factor + offset for channel, factor, offset in maps),
+        tuple(sd[channel] * abs(factor) for channel, factor, _ in maps),
+    )
+
+
+def scaled_in_both(model: ModelFacts, preprocessing: PreprocessingFacts) -> bool:
+    """Whether the preprocessing and the graph both change the values of pixels."""
+    given = preprocessing.preprocessing
+    plain = given.rescale == 1 and not any(given.mean) and set(given.std) == {1.0}
+    return model.scaling is not None and model.input_type != "uint8" and not plain
+
+
+def usual(levels: Levels, *, in_both: bool) -> bool:
+    """Whether usual photos may become this: each channel in one and the same range.
+
+    in_both: both the preprocessing and the graph scale; then values about zero must be spread as a normalisation does.
+    """
+    weak = in_both and any(
+        abs(mean) < CENTRED and sd < LEAST_CENTRED_SD for mean, sd in zip(levels.mean, levels.sd, strict=True)
+    )
+    return not weak and _in_one((UNIT, BYTES), levels)
+
+
+def possible(levels: Levels) -> bool:
+    """Whether any set of images may become this, dark, pale and flat ones too."""
+    return _in_one((ANY_UNIT, ANY_BYTES), levels)
+
+
+def is_raw(levels: Levels) -> bool:
+    """Whether usual photos reach the first layer as 0–255, and no mean was subtracted."""
+    return _in_one((BYTES,), levels) and min(levels.mean) > RAW_MEAN
+
+
+def steps_text(scaling: GraphScaling) -> str:
+    """Write what a graph does to its input, as (x − mean) / std."""
+    return f"(x − {_values(scaling.mean)}) / {_values(scaling.std)} ({', '.join(scaling.ops)})"
+
+
+def _in_one(ranges: Sequence[Range], levels: Levels) -> bool:
+    channels = list(zip(levels.mean, levels.sd, strict=True))
+    return any(all(each.holds(mean, sd) for mean, sd in channels) for each in ranges)
+
+
+def _values(values: Sequence[float]) -> str:
+    """Write one value where all are written alike, else one a channel."""
+    texts = [number_text(value) for value in values]
+    return texts[0] if len(set(texts)) == 1 else " ".join(texts)

@@ -1,0 +1,203 @@
+"""What the first layer gets: every family of encoders is usual, every doubled or forgotten step is not."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from robustcheck_onnx.checker.evidence import CLIP, IMAGENET, Evidence, GraphScaling, InputLevels, Preprocessing
+from robustcheck_onnx.checker.images import apply_uint8, level_sums
+from robustcheck_onnx.checker.verdict.notes import notes_of
+from robustcheck_onnx.checker.verdict.pixels import PHOTO_GREY, PHOTO_MEAN, PHOTO_SD, behind, expected
+from robustcheck_onnx.checker.verdict.rule import foreseen, judge
+from robustcheck_onnx.thresholds.profile import load
+from support import PHOTOS, reports
+
+PROFILE = load()
+HALF = CLIP.model_copy(update={"mean": (0.5,) * 3, "std": (0.5,) * 3})
+FAMILIES = {
+    "CLIP": CLIP,
+    "ImageNet": IMAGENET,
+    "Inception": HALF,
+    "0 to 1": CLIP.model_copy(update={"mean": (0.0,) * 3, "std": (1.0,) * 3}),
+    "TensorFlow Lite": CLIP.model_copy(update={"rescale": 1.0, "mean": (127.0,) * 3, "std": (128.0,) * 3}),
+    # Keras, imagenet_utils.preprocess_input, mode caffe: BGR, no division
+    "Caffe": CLIP.model_copy(
+        update={"rescale": 1.0, "mean": (123.68, 116.779, 103.939), "std": (1.0,) * 3, "color_order": "BGR"}
+    ),
+    "grey": HALF.model_copy(update={"color_order": "grey"}),
+}
+RAW = CLIP.model_copy(update={"rescale": 1.0, "mean": (0.0,) * 3, "std": (1.0,) * 3})
+NORMALISING = [FAMILIES[name] for name in ("CLIP", "ImageNet", "Inception")]
+
+
+def in_graph(factor: Any, offset: Any) -> GraphScaling:
+    return GraphScaling(
+        channels=(0, 1, 2), factor=tuple(map(float, factor)), offset=tuple(map(float, offset)), ops=("Mul", "Add")
+    )
+
+
+def as_graph(given: Preprocessing, *, rescale: float = 1.0) -> GraphScaling:
+    """The normalisation of a preprocessing as nodes of the graph."""
+    std = np.array(given.std)
+    return in_graph(rescale / std, -np.array(given.mean) / std)
+
+
+def evidence(
+    given: Preprocessing, scaling: GraphScaling | None = None, *, source: str = "contract", **model: Any
+) -> Evidence:
+    measured = reports.passing().evidence.statistics.model_copy(update={"statistic_version": PROFILE.statistic_version})
+    facts = {"scaling": scaling, "input_type": "float32"} | model
+    return reports.evidence(measured, model=facts, preprocessing=given, preprocessing_source=source)
+
+
+def ids(e: Evidence) -> list[str]:
+    found = [reason.id for reason in judge(e, PROFILE).reasons]
+    assert found == [reason for reason, _ in foreseen(e.model, e.preprocessing, None, PROFILE)]
+    return found
+
+
+def test_usual_photos_are_the_bundled_ones() -> None:
+    from PIL import Image
+
+    sums = [level_sums(apply_uint8(CLIP, Image.open(path).convert("RGB"))) for path in PHOTOS]
+    total = sums[0]
+    for each in sums[1:]:
+        total += each
+    assert total.mean == pytest.approx(PHOTO_MEAN, abs=0.05)
+    assert total.sd == pytest.approx(PHOTO_SD, abs=0.05)
+    grey = CLIP.model_copy(update={"color_order": "grey"})
+    levels = np.concatenate([apply_uint8(grey, Image.open(path).convert("RGB")).ravel() for path in PHOTOS])
+    assert (levels.mean(), levels.std()) == pytest.approx(PHOTO_GREY, abs=0.05)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_alone_is_usual(name: str) -> None:
+    e = evidence(FAMILIES[name])
+    assert ids(e) == []
+    assert notes_of(e, PROFILE) == notes_of(evidence(CLIP), PROFILE) or name == "grey"
+
+
+@pytest.mark.parametrize("name", ["CLIP", "ImageNet", "Inception"])
+def test_a_normalisation_in_the_graph_alone_is_usual(name: str) -> None:
+    assert ids(evidence(FAMILIES["0 to 1"], as_graph(FAMILIES[name]))) == []
+    assert ids(evidence(RAW, as_graph(FAMILIES[name], rescale=1 / 255))) == []
+    # an input of bytes gets them whatever rescale, mean and std say
+    assert ids(evidence(IMAGENET, as_graph(FAMILIES[name], rescale=1 / 255), input_type="uint8")) == []
+
+
+@pytest.mark.parametrize(("outside", "inside"), list(itertools.product(NORMALISING, repeat=2)))
+def test_a_normalisation_behind_another_is_a_reason(outside: Preprocessing, inside: Preprocessing) -> None:
+    assert ids(evidence(outside, as_graph(inside))) == ["normalised_twice"]
+    assert ids(evidence(outside, as_graph(inside, rescale=1 / 255))) == ["normalised_twice"]
+
+
+@pytest.mark.parametrize("name", ["CLIP", "ImageNet", "Inception", "0 to 1", "TensorFlow Lite"])
+def test_a_second_rescale_is_a_reason(name: str) -> None:
+    assert ids(evidence(FAMILIES[name], in_graph([1 / 255] * 3, [0] * 3))) == ["normalised_twice"]
+
+
+def test_the_text_says_what_both_make_of_photos() -> None:
+    (reason,) = judge(evidence(IMAGENET, as_graph(IMAGENET)), PROFILE).reasons
+    assert reason.seen == (
+        "the graph itself computes (x − 0.485 0.456 0.406) / 0.229 0.224 0.225 (Mul, Add) behind the preprocessing; "
+        "its first layer gets usual photos with mean -2.13 -1.57 -1.16, SD 5.01 4.92 5.42"
+    )
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        IMAGENET.model_copy(update={"rescale": 1.0}),
+        HALF.model_copy(update={"rescale": 1.0}),
+        CLIP.model_copy(update={"rescale": 1 / 255**2}),
+        IMAGENET.model_copy(update={"mean": (0.0,) * 3}),
+        IMAGENET.model_copy(update={"mean": tuple(255 * m for m in IMAGENET.mean)}),
+    ],
+)
+def test_a_factor_of_255_or_a_forgotten_mean_is_a_reason(given: Preprocessing) -> None:
+    assert ids(evidence(given)) == ["unusual_pixels"]
+
+
+def test_raw_bytes_are_a_note_and_the_graphs_own_scaling_takes_it_away() -> None:
+    raw, scaled_inside = evidence(RAW), evidence(RAW, as_graph(IMAGENET, rescale=1 / 255))
+    assert (ids(raw), ids(scaled_inside)) == ([], [])
+    (note,) = set(notes_of(raw, PROFILE)) - set(notes_of(scaled_inside, PROFILE))
+    assert note.startswith("Pixels reach the model's first layer as 0 to 255")
+
+
+def test_transform_input_of_torchvision_is_sound_with_its_own_preprocessing_and_not_with_another() -> None:
+    mean, std = np.array(IMAGENET.mean), np.array(IMAGENET.std)
+    transform = in_graph(std / 0.5, (mean - 0.5) / 0.5)
+    assert ids(evidence(IMAGENET, transform)) == []
+    assert ids(evidence(HALF, transform)) == ["normalised_twice"]
+    assert ids(evidence(FAMILIES["0 to 1"], transform)) == ["normalised_twice"]
+
+
+@given(
+    st.sampled_from(NORMALISING),
+    st.floats(-1, 1),
+    st.floats(0.05, 4),
+)
+def test_however_a_sound_map_is_split_it_stays_sound(family: Preprocessing, mean: float, std: float) -> None:
+    """The preprocessing does any first part, the graph the rest: what the first layer gets is the family's own."""
+    outside = family.model_copy(update={"mean": (mean,) * 3, "std": (std,) * 3})
+    own = np.array(family.std)
+    inside = in_graph(std / own, (mean - np.array(family.mean)) / own)
+    levels = expected(evidence(outside, inside).model, evidence(outside).preprocessing)
+    alone = expected(evidence(family).model, evidence(family).preprocessing)
+    assert levels.mean == pytest.approx(alone.mean, abs=1e-6)
+    assert levels.sd == pytest.approx(alone.sd, rel=1e-6)
+    assert ids(evidence(outside, inside)) == []
+
+
+def test_channels_that_the_graph_turns_round_are_followed() -> None:
+    turned = GraphScaling(channels=(2, 0, 1), factor=(2.0, -1.0, 1.0), offset=(1.0, 0.0, 3.0), ops=("Gather",))
+    assert behind(turned, (1.0, 2.0, 3.0), (4.0, 5.0, 6.0)) == ((7.0, -1.0, 5.0), (12.0, 4.0, 5.0))
+    assert behind(turned, (1.0,), (4.0,)) == ((1.0,), (4.0,))  # not of this input
+
+
+@pytest.mark.parametrize(
+    ("mean", "sd", "reason"),
+    [
+        ((0.48,) * 3, (0.26,) * 3, False),
+        ((-1.9,) * 3, (0.3,) * 3, False),  # ImageNet's normalisation of dark photos
+        ((2.3, 2.5, 2.6), (0.4,) * 3, False),  # of products on white
+        ((10.0,) * 3, (12.0,) * 3, False),  # dark photos as bytes
+        ((0.0019,) * 3, (0.001,) * 3, True),  # / 255 twice
+        ((-2.1, -1.6, -1.2), (5.0, 4.9, 5.4), True),  # ImageNet's normalisation twice
+        ((537.0,) * 3, (293.0,) * 3, True),  # of 0 to 255
+        ((0.48, 0.48, 112.0), (0.26, 0.26, 70.0), True),  # no two channels of one image are of different kinds
+    ],
+)
+def test_what_was_measured_of_tensors_is_judged(mean: Any, sd: Any, reason: bool) -> None:
+    doubled = evidence(IMAGENET, as_graph(IMAGENET), source="tensors")  # says nothing of what the user did
+    assert judge(doubled, PROFILE).reasons == ()
+    e = evidence(IMAGENET, source="tensors").model_copy(update={"levels": InputLevels(mean=mean, sd=sd)})
+    assert [r.id for r in judge(e, PROFILE).reasons] == ["unusual_pixels"] * reason
+    # the graph's own scaling counts
+    behind_it = doubled.model_copy(update={"levels": InputLevels(mean=(0.0,) * 3, sd=(1.1,) * 3)})
+    assert [r.id for r in judge(behind_it, PROFILE).reasons] == ["unusual_pixels"]
+
+
+def test_a_fault_that_was_foreseen_is_said_once() -> None:
+    e = evidence(IMAGENET, as_graph(IMAGENET))
+    e = e.model_copy(update={"levels": InputLevels(mean=(0.0,) * 3, sd=(1.1,) * 3)})
+    assert [r.id for r in judge(e, PROFILE).reasons] == ["normalised_twice"]
+
+
+@pytest.mark.export
+def test_every_published_preprocessing_of_timm_and_open_clip_is_usual() -> None:
+    timm = pytest.importorskip("timm", reason="needs the export extra")
+    open_clip = pytest.importorskip("open_clip", reason="needs the export extra")
+    published = {(tuple(c.mean), tuple(c.std)) for n in timm.list_pretrained() if (c := timm.get_pretrained_cfg(n))}
+    configs = (open_clip.get_pretrained_cfg(*pair) for pair in open_clip.list_pretrained())
+    published |= {(tuple(c["mean"]), tuple(c["std"])) for c in configs if c.get("mean")}
+    assert len(published) >= 6
+    for mean, std in published:
+        assert ids(evidence(CLIP.model_copy(update={"mean": mean, "std": std}))) == [], (mean, std)
