@@ -40,8 +40,7 @@ class _Scaled:
 
     def mapped(self, op: str, factor: Floats, offset: Floats) -> _Scaled:
         """This tensor times `factor` plus `offset`, (channel,) each."""
-        with np.errstate(over="ignore", invalid="ignore"):
-            new = self.factor * factor, self.offset * factor + offset
+        new = self.factor * factor, self.offset * factor + offset
         return replace(self, factor=new[0], offset=new[1], ops=(*self.ops, *([op] if op else [])))
 
     def taken(self, op: str, places: NDArray[np.int64], axis: int | None, rank: int) -> _Scaled:
@@ -77,7 +76,8 @@ def find_scaling(proto: onnx.ModelProto, layers: Layers, image: ImageInput, weig
         read = [name for name in (node_inputs(node) if node.attribute else node.input) if name in known]
         if not read or node.op_type in SHAPE_ONLY:
             continue
-        made = _Step(proto, layers, weights, known).of(node)
+        with np.errstate(all="ignore"):  # what is not finite in the end is no scaling
+            made = _Step(proto, layers, weights, known).of(node)
         known |= made
         if not made:
             ends += [known[name] for name in read]
@@ -209,7 +209,7 @@ class _Step:
         n, weight = len(x.channels), self._values(node.input[1])
         attributes = {attribute.name: attribute for attribute in node.attribute}
         groups = attributes["group"].i if "group" in attributes else 1
-        if x.axis != 1 or weight is None or weight.shape != (n, n // groups, 1, 1) or groups not in (1, n):
+        if x.axis != 1 or weight is None or groups not in (1, n) or weight.shape != (n, n // groups, 1, 1):
             return None
         if any(
             set(attributes[name].ints) - {plain} for name, plain in (("strides", 1), ("pads", 0)) if name in attributes
@@ -217,7 +217,7 @@ class _Step:
             return None
         matrix = np.diag(weight.ravel()) if groups == n else weight.reshape(n, n)
         bias = self._values(node.input[2]) if len(node.input) > 2 and node.input[2] else np.zeros(n)
-        if bias is None or not (np.count_nonzero(matrix, axis=1) == 1).all():
+        if bias is None or bias.size != n or not (np.count_nonzero(matrix, axis=1) == 1).all():
             return None
         places = np.argmax(matrix != 0, axis=1)
         if sorted(places) != list(range(n)):  # a learned layer of one channel alone, say
@@ -230,6 +230,8 @@ class _Step:
         if op == "Transpose":
             orders = [tuple(attribute.ints) for attribute in node.attribute if attribute.name == "perm"]
             order = orders[0] if orders else tuple(reversed(range(x.rank)))
+            if sorted(order) != list(range(x.rank)):
+                return None
             return replace(x, axis=None if x.axis is None else order.index(x.axis))
         if op == "Reshape":
             return self._reshaped(node, x)
@@ -239,6 +241,8 @@ class _Step:
         if axes is None:
             return None
         rank = x.rank + len(axes) * (1 if op == "Unsqueeze" else -1)
+        if rank < 1:
+            return None
         at = {axis % (rank if op == "Unsqueeze" else x.rank) for axis in axes}
         if x.axis is None:
             return replace(x, rank=rank)
@@ -276,6 +280,8 @@ class _Step:
         starts, ends = parts[0].ravel(), parts[1].ravel()
         axes = parts[2].ravel() if len(parts) > 2 and parts[2] is not None else np.arange(len(starts))
         steps = parts[3].ravel() if len(parts) > 3 and parts[3] is not None else np.ones(len(starts))
+        if not len(starts) == len(ends) == len(axes) == len(steps) or not steps.all():
+            return None
         places = np.arange(len(x.channels))
         for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
             if x.axis is not None and int(axis) % x.rank == x.axis:
@@ -287,7 +293,7 @@ class _Step:
         """Join channels; every branch must be scaled channels of the image."""
         parts = [self.known.get(name) for name in node.input]
         some = [part for part in parts if part is not None]
-        axis = next(attribute.i for attribute in node.attribute if attribute.name == "axis")
+        axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 1)
         if len(some) < len(parts) or len({(part.rank, part.quantised) for part in some}) != 1:
             return None
         axis %= some[0].rank

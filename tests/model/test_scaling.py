@@ -188,6 +188,27 @@ def test_what_is_no_scaling_is_none(nodes: list[Node], weights: dict[str, Array]
     assert scaling(model) is None
 
 
+@pytest.mark.parametrize(
+    "node",
+    [
+        ("Transpose", ["image"], ["x"], {"perm": [0, 2]}),
+        ("Squeeze", ["image", "many"], ["x"]),
+        ("Slice", ["image", "none", "ends", "axis", "none"], ["x"]),
+        ("Slice", ["image", "ends", "many", "axis"], ["x"]),
+        ("Concat", ["image", "image"], ["x"]),
+        ("Conv", ["image", "kernel"], ["x"], {"group": 0}),
+        ("Conv", ["image", "kernel", "four"], ["x"], {"group": 3}),
+        ("BatchNormalization", ["image", "minus", "minus", "minus", "minus"], ["x"]),
+    ],
+)
+def test_a_node_that_no_runtime_takes_is_no_scaling(node: Node) -> None:
+    weights = {"many": [0, 1, 2, 3, 3], "none": [0], "ends": [2], "axis": [1]}
+    arrays: dict[str, Array] = {name: np.array(value, np.int64) for name, value in weights.items()}
+    arrays |= {"kernel": onnx_models.weight(3, 1, 1, 1), "four": onnx_models.weight(4)}
+    arrays["minus"] = -np.ones(3, np.float32)
+    assert scaling(with_layer([node], arrays, "x")) is None
+
+
 @st.composite
 def chains(draw: st.DrawFn) -> tuple[list[Node], dict[str, Array], str]:
     """Up to six steps that act on each channel alone, and the tensor that they end in."""
