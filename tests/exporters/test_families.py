@@ -401,6 +401,16 @@ def test_how_the_representation_ends(case: Case, request: pytest.FixtureRequest)
     assert str(open_model(case.record.path).representation.ends_in) == ENDS[family]
 
 
+def test_pixels_are_scaled_once(case: Case) -> None:
+    """No first layer is taken for a normalisation, and the contract's own is a usual one."""
+    from robustcheck_onnx.checker.cli.inspection import inspect_model
+    from robustcheck_onnx.thresholds import profile
+
+    found = inspect_model(case.record.path, profile.load())
+    assert found.model.scaling is None
+    assert not {reason.id for reason in found.can_pass.reasons} & {"normalised_twice", "unusual_pixels"}
+
+
 def test_checker_pixels_are_the_librarys_own(case: Case, photos: list[Path]) -> None:
     """One grey level of 255 at most, on six real photos, through the contract in the file."""
     from robustcheck_onnx.checker.images.preprocess import apply
