@@ -84,7 +84,7 @@ def test_a_stale_baseline_is_a_reason(workshop: Workshop, capsys: pytest.Capture
     assert {"stale_baseline", "reference_without_indication"} <= ids(old)
     assert all(s.ratio.estimate is None for s in old.statistics)
     assert capsys.readouterr().err == ""
-    pixels = against(edited(file, lambda d: d["evidence"]["preprocessing"]["preprocessing"].update(rescale=0.5)))
+    pixels = against(edited(file, lambda d: d["evidence"]["preprocessing"]["preprocessing"].update(rescale=1 / 256)))
     assert ids(pixels) == {"stale_baseline"}
     assert "rescale" in pixels.verdict.reasons[0].seen
     rule = against(edited(file, lambda d: d["evidence"]["model"].update(rule="head_input")))
