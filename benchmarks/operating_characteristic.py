@@ -1,6 +1,6 @@
-"""How often the verdict is wrong: false PASS over negative draws, power over planted and real outlier features.
+"""How often the verdict is wrong: false PASS over negative draws, power over planted outlier features.
 
-python benchmarks/operating_characteristic.py [EMBEDDINGS_DIR] [--draws N]
+python benchmarks/operating_characteristic.py [--draws N]
 
 Each draw is one run of the check: representations in order, looks as a run has them, a stop when the evidence
 decides, and `judge` on what was measured (model, images and preprocessing taken as sound, so that the statistics
@@ -31,13 +31,12 @@ from robustcheck_onnx.checker.statistics import is_look
 from robustcheck_onnx.checker.statistics.state import State, statistics, update
 from robustcheck_onnx.checker.verdict.rule import decided, judge
 from robustcheck_onnx.thresholds import profile
-from robustcheck_onnx.thresholds.reference import references
 
 ROOT = Path(__file__).parent.parent
 PROFILE = profile.load()
 WIDTHS = (384, 512, 768, 1024, 2048)  # features
 STRENGTHS = (4, 6, 8, 10, 12, 15, 20)  # SD of an image's features
-NEGATIVE_DRAWS = 10_000  # over all negative families together
+NEGATIVE_DRAWS = 20_000  # over all negative families together
 POWER_DRAWS = 200  # a cell
 
 
@@ -131,24 +130,6 @@ def power_rows(rng: np.random.Generator, draws: int) -> tuple[list[str], dict[tu
     return lines, curves
 
 
-def real_rows(rng: np.random.Generator, folder: Path, draws: int) -> list[str]:
-    """Bootstrap subsets of the real sets: share of PASS."""
-    lines = []
-    for row in references():
-        if row.n < PROFILE.min_images:
-            continue
-        x = np.load(folder / f"{row.set}.npz", allow_pickle=False)["x"].astype(np.float64)
-        passed, used = 0, []
-        for _ in range(draws):
-            n = int(rng.integers(50, min(300, row.n) + 1))
-            outcome = run(x[rng.choice(row.n, n, replace=False)], rng)
-            passed += outcome.passed
-            used.append(outcome.n_images)
-        lines.append(f"| {row.set} | {row.group} | {row.expected} | {rate(passed, draws)} | {np.median(used):.0f} |")
-        print(lines[-1], flush=True)
-    return lines
-
-
 def plot(curves: dict[tuple[int, int], list[float]]) -> str:
     """Power against strength as SVG: one line a width, one feature planted."""
     left, top, width, height = 50, 20, 420, 240
@@ -190,14 +171,14 @@ def main(arguments: list[str]) -> None:
     rng = np.random.default_rng(0)
     negatives, wrong = negative_rows(rng, draws)
     power, curves = power_rows(rng, cell)
-    real = real_rows(rng, Path(arguments[0]), cell) if arguments and not arguments[0].startswith("-") else []
     minimum = ", ".join(f"{name} {t.minimum:g}" for name, t in PROFILE.thresholds.items())
     head = " | ".join(f"{s} SD" for s in STRENGTHS)
     text = f"""# How often the verdict is wrong
 
-Written by `python benchmarks/operating_characteristic.py EMBEDDINGS_DIR`, profile {PROFILE.id}: {minimum}.
+Written by `python benchmarks/operating_characteristic.py`, profile {PROFILE.id}: {minimum}.
 Each draw is one run of 50 to 300 images with early stopping; only the statistics can speak against PASS. Rates in per
-cent with 95 % Clopper–Pearson intervals. Real representations are rated on the sets that the thresholds were fitted on.
+cent with 95 % Clopper–Pearson intervals. Real representations:
+[images needed](images-needed.md).
 
 ## Negative draws: false PASS
 {wrong} false PASS in all. Widths are drawn from {", ".join(map(str, WIDTHS))}.
@@ -214,11 +195,6 @@ Signed Gaussian features, some of them shifted in every image; {cell} draws a ce
 | features | d | {head} |
 |---|---|{"---|" * len(STRENGTHS)}
 {chr(10).join(power)}
-
-## Real representations: share of PASS over random subsets of 50 to 300 images
-| set | group | indication | per cent | images used (median) |
-|---|---|---|---|---|
-{chr(10).join(real)}
 """
     (ROOT / "docs" / "operating-characteristic.md").write_text(text, encoding="utf-8")
     (ROOT / "docs" / "operating-characteristic.svg").write_text(plot(curves), encoding="utf-8")

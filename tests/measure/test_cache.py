@@ -242,7 +242,7 @@ def test_a_damaged_record_is_none(damage: str, place: Path) -> None:
     text = record.read_text(encoding="utf-8")
     changed = {
         "cut": text[: len(text) // 2],
-        "forged": text.replace('"n_images":64', '"n_images":65'),
+        "forged": text.replace('"n_images":50', '"n_images":51'),
         "empty": "",
         "of another format": text.replace('"format":1', '"format":2', 1),
     }[damage]

@@ -38,10 +38,13 @@ def test_the_figures_of_the_readme_are_the_profiles() -> None:
     flat = " ".join(README.split())
     assert f"{made.n_sets} sets of real representations of {made.n_checkpoints} checkpoints" in flat
     assert f"{len(made.with_indication)} sets have the indication" in flat
-    assert (len(made.left_out_false_pass), len(made.left_out_false_warn)) == (0, 1)
+    assert (len(made.left_out_false_pass), len(made.left_out_false_warn)) == (0, 2)
     assert f"{len(list((ROOT / 'checker' / 'photos').glob('*.jpg')))} bundled photos" in flat
-    assert len(reference.references()) == 29
-    assert f"the false-PASS rate for unseen checkpoints at {100 * made.false_pass_upper:.0f} % only" in flat
+    assert len(reference.references()) == 84
+    every, signed, linear, _ = made.rates
+    assert f"the false-PASS rate at {100 * every.upper:.1f} % over all {every.n} checkpoints" in flat
+    assert f"at {100 * signed.upper:.1f} % over the {signed.n} signed ones" in flat
+    assert f"at {100 * linear.upper:.1f} % over the {linear.n} that end in a linear layer" in flat
     simulated = (ROOT / "docs" / "operating-characteristic.md").read_text(encoding="utf-8")
     assert "\n0 false PASS in all." in simulated
     draws = re.findall(r"^\| [^|]+ \| (\d+) \| 0 \|", simulated, re.MULTILINE)
@@ -131,7 +134,7 @@ def test_every_reason_can_be_explained_in_lines_that_fit(
     for name, rule in RULES.items():
         assert cli.main(["explain", name]) == 0
         title, *lines = capsys.readouterr().out.splitlines()
-        assert title == f"{name}: {rule.title}"
+        assert title == f"{name}: {rule.title} ({rule.kind})"
         assert " ".join(filter(None, lines)) == f"{rule.explanation} Next step: {rule.next_step}"
         assert max(map(len, lines)) <= width
 

@@ -116,6 +116,16 @@ def test_the_joint_score_is_above_zero_exactly_for_what_passes() -> None:
         assert (score(row) > 0) == fit.passes(row, DEFAULT.thresholds)
 
 
+def test_the_table_does_not_support_a_strict_profile() -> None:
+    """OpenAI's and SigLIP's encoders do not lie apart from LAION's: that is why none is shipped."""
+    strong = {
+        r.set for r in TABLE if r.expected == "present" and ("OpenAI" in r.checkpoint or "SigLIP" in r.checkpoint)
+    }
+    table = tuple(r._replace(expected="present" if r.set in strong else "absent") for r in TABLE)
+    with pytest.raises(ValueError, match=r" overlap: no threshold parts them"):
+        fit.fit(table)
+
+
 def test_the_profile_names_the_table_it_rests_on() -> None:
     assert DEFAULT.calibration.table_digest == reference.table_digest(reference.table_text())
 
