@@ -5,6 +5,7 @@ Comes in: representations (image, feature), float. May import: evidence (the rec
 
 from __future__ import annotations
 
+from .content import CONTENT_IMAGES, effective_rank, relative_variance, unit_rows
 from .definitions import (
     OUTLIER_SD,
     PERSISTENT_SHARE,
@@ -27,6 +28,7 @@ from .state import GROUPS, Measured, jackknife
 
 __all__ = [
     "CONFIDENCE",
+    "CONTENT_IMAGES",
     "FIRST_LOOK",
     "GROUPS",
     "LOOK_EVERY",
@@ -37,10 +39,13 @@ __all__ = [
     "Accuracy",
     "Measured",
     "correlation_bounds",
+    "effective_rank",
     "grouped_jackknife_sd",
     "is_look",
     "jackknife",
+    "relative_variance",
     "standardise",
+    "unit_rows",
     "usable_rows",
     "wilson",
 ]

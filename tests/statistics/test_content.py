@@ -1,0 +1,91 @@
+"""Effective rank and relative variance against numpy's SVD and closed forms."""
+
+import numpy as np
+import pytest
+import scipy.linalg
+import scipy.stats
+
+from robustcheck_onnx.checker.statistics.content import SAME, effective_rank, relative_variance, unit_rows
+
+
+def by_svd(h: np.ndarray) -> tuple[float, float]:
+    u = h / np.linalg.norm(h, axis=1, keepdims=True)
+    squares = np.linalg.svd(u - u.mean(axis=0), compute_uv=False) ** 2
+    return float(np.exp(scipy.stats.entropy(squares))), float(squares.sum() / len(u))
+
+
+@pytest.mark.parametrize(("n", "d"), [(50, 512), (50, 20), (2, 7), (7, 2)])
+@pytest.mark.parametrize("offset", [0.0, 30.0])
+def test_both_are_what_the_singular_values_say(n: int, d: int, offset: float) -> None:
+    h = np.random.default_rng(n * d).standard_t(5, size=(n, d)) + offset
+    rank, variance = by_svd(h)
+    assert effective_rank(h) == pytest.approx(rank, rel=1e-8)
+    assert relative_variance(h) == pytest.approx(variance, rel=1e-9)
+
+
+def test_relative_variance_is_one_less_the_squared_length_of_the_mean() -> None:
+    h = np.random.default_rng(1).normal(1, 1, size=(50, 64))
+    mean = (h / np.linalg.norm(h, axis=1, keepdims=True)).mean(axis=0)
+    assert relative_variance(h) == pytest.approx(1 - mean @ mean, rel=1e-12)
+
+
+@pytest.mark.parametrize("n", [2, 5, 50])
+def test_n_orthogonal_representations_vary_in_n_less_one_directions(n: int) -> None:
+    h = scipy.linalg.hadamard(64)[:n].astype(float)
+    assert effective_rank(h) == pytest.approx(n - 1, rel=1e-12)
+    assert relative_variance(h) == pytest.approx(1 - 1 / n, rel=1e-12)
+
+
+def test_two_clusters_are_one_direction_and_a_weak_second_one_counts_by_its_entropy() -> None:
+    a, b = np.eye(3)[:2]
+    assert effective_rank([a, b, a, b]) == pytest.approx(1.0, abs=1e-9)
+    # unit vectors (±cos t, ±sin t): variances cos² t and sin² t along the axes
+    t = 0.3
+    h = np.array([[np.cos(t) * x, np.sin(t) * y] for x in (1, -1) for y in (1, -1)])
+    shares = np.array([np.cos(t) ** 2, np.sin(t) ** 2])
+    assert effective_rank(h) == pytest.approx(np.prod(shares**-shares), rel=1e-12)
+    assert relative_variance(h) == pytest.approx(1.0, rel=1e-12)
+
+
+def test_scales_of_images_and_rotations_change_nothing() -> None:
+    rng = np.random.default_rng(2)
+    h = rng.normal(0.5, 1, size=(50, 32))
+    rotation = scipy.stats.ortho_group.rvs(32, random_state=3)
+    for changed in (h * rng.lognormal(0, 3, (50, 1)), h @ rotation, h * 1e200):
+        assert effective_rank(changed) == pytest.approx(effective_rank(h), rel=1e-9)
+        assert relative_variance(changed) == pytest.approx(relative_variance(h), rel=1e-9)
+
+
+def test_float16_near_its_end_does_not_overflow() -> None:
+    h = np.random.default_rng(4).normal(size=(10, 300)) * 1e4
+    assert relative_variance(h.astype(np.float16)) == pytest.approx(relative_variance(h), rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "h",
+    [
+        np.zeros((0, 5)),
+        np.ones((1, 5)),
+        np.tile([1.0, -2.0, 3.0], (50, 1)),
+        np.outer(np.arange(1.0, 51.0), [1.0, 2.0, -0.3]),
+        np.tile(np.random.default_rng(5).normal(size=64).astype(np.float32), (50, 1)),
+    ],
+)
+def test_nothing_varies(h: np.ndarray) -> None:
+    assert (effective_rank(h), relative_variance(h)) == (0.0, 0.0)
+
+
+def test_what_float32_rounding_leaves_is_below_the_limit() -> None:
+    h = np.tile(np.random.default_rng(6).normal(size=512), (50, 1)) * np.linspace(1, 3, 50)[:, None]
+    rounded = unit_rows(h).astype(np.float32)
+    noise = np.nextafter(rounded, np.float32(1), dtype=np.float32)
+    assert relative_variance(np.vstack([rounded, noise])) < SAME
+
+
+def test_the_mean_of_the_representations_does_not_count() -> None:
+    """u_i = m + s·o_i, m and all o_i orthonormal: the share that varies shrinks with s, its directions stay."""
+    m, *own = scipy.linalg.hadamard(64)[:51] / 8
+    for s in (1.0, 0.3, 0.1, 0.01):
+        h = m + s * np.array(own)
+        assert relative_variance(h) == pytest.approx(s**2 * (1 - 1 / 50) / (1 + s**2), rel=1e-9)
+        assert effective_rank(h) == pytest.approx(49, rel=1e-9)
