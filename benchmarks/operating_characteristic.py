@@ -19,6 +19,7 @@ from scipy.stats import beta
 
 from robustcheck_onnx.checker.evidence import (
     CLIP,
+    Content,
     Evidence,
     Execution,
     ImageFacts,
@@ -73,6 +74,7 @@ def evidence_of(measured: Statistics) -> Evidence:
             threads=1, precision="fp32", optimization="all",
         ),
         stopped="all images",
+        content=Content(n=50, effective_rank=49.0, relative_variance=1.0),
     )  # fmt: skip
 
 

@@ -106,6 +106,18 @@ class GraphScaling(Frozen):
         return tuple(1 / factor for factor in self.factor)
 
 
+class Content(Frozen):
+    """How much the representations of the first varied images differ, and in how many directions."""
+
+    n: int
+    """images: the first 50 of the seeded order that are no duplicates and no near-duplicates of earlier ones; fewer
+    where there are fewer"""
+    effective_rank: float
+    """directions in which the L2-normalised representations vary: 1 to n − 1; 0 = they do not"""
+    relative_variance: float
+    """share of their energy that varies between images, 0–1"""
+
+
 class ModelFacts(Frozen):
     """The model that was measured and the tensor that was read."""
 
@@ -329,6 +341,8 @@ class Evidence(Frozen):
     stopped: Literal["decided", "all images", "image limit"]
     levels: InputLevels | None = None
     """None in records made before it was measured, and where it is not finite"""
+    content: Content | None = None
+    """None where it was not measured, as in records of earlier versions"""
     gallery: Gallery | None = None
     """None where it was not kept"""
     detectors: tuple[DetectorResult, ...] = ()

@@ -194,7 +194,10 @@ def _until_decided(
         LOG.debug("%s: look at %d images: %s", opened.job.model, n_usable, closest[-1] or "no bound yet")
         if decided(measured, profile):
             # asked last, and only until it holds: counting varied images compares all pairs
-            enough_varied = enough_varied or total.images.sanity.facts().n_varied >= profile.min_images
+            enough_varied = enough_varied or (
+                total.images.sanity.facts().n_varied >= profile.min_images
+                and measure.content.is_complete(total.contents[0])
+            )
             if enough_varied:
                 return total, True
     return total, False

@@ -65,8 +65,10 @@ class Pair:
     """(2, class) how often candidate and reference predict each class; None without predictions"""
 
 
-def update(pair: Pair, h_candidate: npt.ArrayLike, h_reference: npt.ArrayLike, keys: npt.ArrayLike) -> None:
-    """Add the representations of the same images, in place.
+def update(
+    pair: Pair, h_candidate: npt.ArrayLike, h_reference: npt.ArrayLike, keys: npt.ArrayLike
+) -> npt.NDArray[np.bool_]:
+    """Add the representations of the same images, in place; tell which of them counted, (image,).
 
     A pair counts only where both can be measured; what can't is counted at its own model.
 
@@ -85,6 +87,7 @@ def update(pair: Pair, h_candidate: npt.ArrayLike, h_reference: npt.ArrayLike, k
     for (side, h), own in zip(pairs, usable, strict=True):
         side.add(h[both], key[both])
         sums.update(side.state, h[~own], key[~own])  # counts them, adds nothing
+    return np.asarray(both)
 
 
 def add_predictions(pair: Pair, candidate: npt.ArrayLike, reference: npt.ArrayLike) -> None:

@@ -15,7 +15,17 @@ from robustcheck_onnx.checker import measure
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.evidence import Evidence, GivenOptions, Options
 from robustcheck_onnx.checker.images import Item, Picture, Skipped
-from robustcheck_onnx.checker.measure import ImagesRead, Job, Measurement, Opened, Prepared, Progress, Rows, stack
+from robustcheck_onnx.checker.measure import (
+    ImagesRead,
+    Job,
+    Measurement,
+    Opened,
+    Prepared,
+    Progress,
+    Rows,
+    content,
+    stack,
+)
 from robustcheck_onnx.checker.pipeline import load_profile
 from robustcheck_onnx.checker.report import Clock, Time
 from robustcheck_onnx.checker.runtime import RunOutput
@@ -76,12 +86,12 @@ def compare(
     opened = [measure.open_job(jobs[0])]
     opened += [replace(measure.open_job(job, source=opened[0].source), described=None) for job in jobs[1:]]
     facts = [measure.probe(each) for each in opened]
-    pair, images = _run(opened[0], opened[-1], progress)
+    pair, images, described = _run(opened[0], opened[-1], progress)
     if pair.candidate.state.n == 0:
         _say_none_usable(jobs, pair, images.n_usable)
     evidence = [
-        measure.conclude(job, fact, Measurement([side.state], [Rows()], images), profile)[0]
-        for job, fact, side in zip(jobs, facts, (pair.candidate, pair.reference), strict=False)
+        measure.conclude(job, fact, Measurement([side.state], [Rows()], [rows], images), profile)[0]
+        for job, fact, side, rows in zip(jobs, facts, (pair.candidate, pair.reference), described, strict=False)
     ]
     when = Time.until_now(clock, images.n_usable)
     new_baseline = baselines.make(pair.candidate, evidence[0], images.digests)
@@ -192,9 +202,15 @@ class _Both(Prepared):
     """for the reference"""
 
 
-def _run(first: Opened, second: Opened, progress: Callable[[Progress], None] | None) -> tuple[Pair, ImagesRead]:
-    """Run every usable image through both models. The same model twice is run once."""
+def _run(
+    first: Opened, second: Opened, progress: Callable[[Progress], None] | None
+) -> tuple[Pair, ImagesRead, list[content.Rows]]:
+    """Run every usable image through both models. The same model twice is run once.
+
+    Returns their sums, the images, and of each model the rows that its content is measured on.
+    """
     read = ImagesRead()
+    described: list[content.Rows] = [(), ()]
     same_pixels = first.preprocessing.preprocessing == second.preprocessing.preprocessing
 
     def prepare(item: Item) -> _Both | Skipped:
@@ -209,21 +225,27 @@ def _run(first: Opened, second: Opened, progress: Callable[[Progress], None] | N
         for batch in measure.batches(
             decoded, read, first.job.options.batch_size, n_images=len(first.source), progress=progress
         ):
-            pair = _add(first, second, batch, pair)
+            pair = _add(first, second, batch, pair, described)
     if pair is None:
         read.check_usable(first.source)
         raise AssertionError("check_usable refuses a set without a usable image")
-    return pair, read
+    return pair, read, described
 
 
-def _add(first: Opened, second: Opened, batch: Sequence[_Both], pair: Pair | None) -> Pair:
+def _add(
+    first: Opened, second: Opened, batch: Sequence[_Both], pair: Pair | None, described: list[content.Rows]
+) -> Pair:
     """Run one batch through both models and add what comes out."""
     ours = first.runners[0].run(stack(batch))
     theirs = ours if second is first else second.runners[0].run(stack([both.other for both in batch]))
     if pair is None:
         pair = Pair(_side(first, ours), _side(second, theirs))
     keys = [measure.key_of(both.digest) for both in batch]
-    pairs.update(pair, ours.representation, theirs.representation, keys)
+    both_usable = pairs.update(pair, ours.representation, theirs.representation, keys)
+    sketches = [both.sketch for both, used in zip(batch, both_usable, strict=True) if used]
+    for index, output in enumerate((ours, theirs)):
+        rows = content.rows_of(output.representation[both_usable], sketches)
+        described[index] = content.merge(described[index], rows)
     a, b = ours.class_output, theirs.class_output
     if a is not None and b is not None and a.shape == b.shape and a.shape[1] > 1:
         pairs.add_predictions(pair, a, b)

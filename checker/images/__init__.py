@@ -10,7 +10,7 @@ from .entries import Entries, Entry
 from .levels import LevelSums, level_sums
 from .listing import parse_image_set
 from .preprocess import apply, apply_uint8, as_photo, at_size, channels, scales_finitely
-from .sanity import DESCRIBED, ImageSetState, Sketch, digest_of_pixels
+from .sanity import DESCRIBED, ImageSetState, Sketch, digest_of_pixels, varied
 from .source import (
     Digests,
     ImageSource,
@@ -51,4 +51,5 @@ __all__ = [
     "parse_image_set",
     "prefetch",
     "scales_finitely",
+    "varied",
 ]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Generic, Self, TypeVar
 
@@ -191,7 +191,7 @@ class ImageSetState:
         sketches = [self._sketches.by_digest[digest] for digest in sorted(self._sketches.by_digest)]
         n_compared = sum(self._times.by_digest.values())
         n_distinct = len(self._times.by_digest)
-        n_varied = _count_varied(sketches)
+        n_varied = len(varied(sketches))  # by digest, so that the count does not depend on how the images came
         kurtosis = [s.gradient_kurtosis for s in sketches if s.gradient_kurtosis]
         measured = {
             "n_images": self.n_images,
@@ -230,31 +230,40 @@ class _Smallest(Generic[Value]):
         self.by_digest[digest] = value
 
 
-def _count_varied(sketches: list[Sketch]) -> int:
-    """Count the images without a near-duplicate among those counted before them, in order of digest.
+def varied(sketches: Sequence[Sketch], limit: int | None = None) -> list[int]:
+    """Find the images without a duplicate or near-duplicate among those found before them, in the order given.
 
-    That order depends on the pixels alone, so the count does not depend on how the images came. Near-duplicates:
-    nearly the same layout in any of the 8 orientations, or parts of one photo (of the first GALLERY counted).
+    Near-duplicates: nearly the same layout in any of the 8 orientations, or parts of one photo (of the first GALLERY
+    found). What comes later changes nothing about what is found before it.
+
+    Args:
+        sketches: of the images.
+        limit: ends at so many; None = all.
+
+    Returns:
+        Their places, rising.
     """
     if not sketches:
-        return 0
+        return []
     thumbnails = np.array([list(s.thumbnail) for s in sketches], dtype=np.int64)
     layouts, steps, flat = _orientations(thumbnails.reshape(-1, THUMBNAIL_PX, THUMBNAIL_PX))
     gallery = keypoints.Gallery(GALLERY)
-    varied = np.zeros(len(sketches), dtype=np.int64)
-    n_varied = 0
+    found = np.zeros(len(sketches), dtype=np.int64)
+    n_found = 0
     for index, sketch in enumerate(sketches):
-        before = varied[:n_varied]
+        if n_found == limit:
+            break
+        before = found[:n_found]
         differing = np.bitwise_count(steps[before, :1] ^ steps[index])
         other, orientation = np.nonzero(differing[..., 0] + differing[..., 1] <= MAX_STEP_DISTANCE)  # few
         other = before[other]
         alike = np.sum(layouts[other, 0] * layouts[index, orientation], axis=1) >= MIN_LAYOUT_CORRELATION
         if np.any(alike | (flat[other] & flat[index])) or gallery.has_part_of(sketch.keypoints):
             continue
-        varied[n_varied] = index
-        n_varied += 1
+        found[n_found] = index
+        n_found += 1
         gallery.add(sketch.keypoints)
-    return n_varied
+    return [int(place) for place in found[:n_found]]
 
 
 def _orientations(thumbnails: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.uint64], NDArray[np.bool_]]:

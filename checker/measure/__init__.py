@@ -5,6 +5,7 @@ Comes in: a `Job`. May import: runtime, verdict (when to stop), and what is belo
 
 from __future__ import annotations
 
+from . import content
 from .gallery import Rows
 from .job import (
     ImagesRead,
@@ -54,6 +55,7 @@ __all__ = [
     "add_batch",
     "batches",
     "conclude",
+    "content",
     "decode",
     "decode_with",
     "job_progress",

@@ -39,7 +39,7 @@ from robustcheck_onnx.checker.statistics import LOOK_EVERY
 from robustcheck_onnx.checker.statistics import state as sums
 from robustcheck_onnx.thresholds.profile import Profile
 
-from . import gallery
+from . import content, gallery
 from .prepared import Prepared
 
 
@@ -164,12 +164,14 @@ class Measurement:
     """one a tensor, in the job's order; None before the first image"""
     galleries: list[gallery.Rows]
     """one a tensor; empty where nobody keeps any"""
+    contents: list[content.Rows]
+    """one a tensor"""
     images: ImagesRead = field(default_factory=ImagesRead)
 
 
 def nothing_yet(n_tensors: int) -> Measurement:
     """The measurement of no image."""
-    return Measurement([None] * n_tensors, [gallery.Rows()] * n_tensors)
+    return Measurement([None] * n_tensors, [gallery.Rows()] * n_tensors, [()] * n_tensors)
 
 
 def merge(a: Measurement, b: Measurement) -> Measurement:
@@ -183,6 +185,7 @@ def merge(a: Measurement, b: Measurement) -> Measurement:
     return Measurement(
         states=[sums.merge(x, y) if x and y else x or y for x, y in zip(a.states, b.states, strict=True)],
         galleries=[gallery.merge(x, y) for x, y in zip(a.galleries, b.galleries, strict=True)],
+        contents=[content.merge(x, y) for x, y in zip(a.contents, b.contents, strict=True)],
         images=a.images.merged(b.images),
     )
 
@@ -262,10 +265,11 @@ def conclude(
             execution=execution,
             levels=levels,
             stopped="decided" if decided else "image limit" if limited else "all images",
+            content=content.record(described),
             gallery=gallery.record(rows, [feature.index for feature in numbers.features]),
         )
-        for numbers, rows, model, execution in zip(
-            statistics, measurement.galleries, facts.models, facts.executions, strict=True
+        for numbers, rows, described, model, execution in zip(
+            statistics, measurement.galleries, measurement.contents, facts.models, facts.executions, strict=True
         )
     )
 

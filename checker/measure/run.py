@@ -25,7 +25,7 @@ from robustcheck_onnx.checker.runtime import CPU, Runner, cpu_threads, expects_g
 from robustcheck_onnx.checker.statistics import FIRST_LOOK, is_look
 from robustcheck_onnx.checker.statistics import state as sums
 
-from . import gallery
+from . import content, gallery
 from .job import SHARD_IMAGES, Facts, ImagesRead, Job, Measurement, Progress, nothing_yet
 from .prepared import Prepared, prepare, stack
 
@@ -315,8 +315,11 @@ def add_batch(opened: Opened, total: Measurement, batch: Sequence[Prepared], wat
         rows = total.galleries[index]
         new = gallery.rows_of(measured, names, digests, room=gallery.SHOWN - len(rows.first))
         total.galleries[index] = gallery.merge(rows, new)
+        shown = array[measured.usable]
+        sketches = [item.sketch for item, used in zip(batch, measured.usable, strict=True) if used]
+        total.contents[index] = content.merge(total.contents[index], content.rows_of(shown, sketches))
         if watch is not None and index == 0:
-            watch(array[measured.usable])
+            watch(shown)
 
 
 def key_of(digest: str) -> int:

@@ -109,7 +109,8 @@ Outcome = Report | Failed
 CLAIM = (
     "Outlier features in the representation indicate robustness to natural distribution shifts (Crabbé et al., TMLR "
     "2024). The sign is one-sided: PASS says that it is present on the images that were given, WARN that it is absent "
-    "or was not established."
+    "or was not established. It is mostly the mean of the representations and follows the contrastive objective: it "
+    "says nothing of a model that does not do its task, so check its accuracy first."
 )
 
 

@@ -141,6 +141,8 @@ def _context(report: Report, pen: Pen) -> RenderableType:
         ("negative values", percent_text(s.negative_share)),
         ("max-median ratio", words.max_median_text(s)),
         ("spread over images", percent_text(s.spread)),
+        ("effective rank", words.rank_text(report.evidence.content)),
+        ("relative variance", words.variance_text(report.evidence.content)),
         *words.context_of(report),
     ]
     grid = Table.grid(padding=(0, 2, 0, 0))

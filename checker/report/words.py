@@ -6,9 +6,17 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Literal, NamedTuple
 
-from robustcheck_onnx.checker.evidence import CLIP, IMAGENET, Interval, OutlierFeature, Preprocessing, Statistics
+from robustcheck_onnx.checker.evidence import (
+    CLIP,
+    IMAGENET,
+    Content,
+    Interval,
+    OutlierFeature,
+    Preprocessing,
+    Statistics,
+)
 from robustcheck_onnx.checker.statistics import TOP_FEATURES
-from robustcheck_onnx.checker.text import interval_text, number_text
+from robustcheck_onnx.checker.text import interval_text, number_text, percent_text
 from robustcheck_onnx.checker.verdict import NAMES, Verdict, inside, outside
 from robustcheck_onnx.thresholds.profile import STATISTICS, Limits, Statistic
 
@@ -120,6 +128,16 @@ def confidence_text(statistics: Statistics) -> str:
 def notable_features(statistics: Statistics) -> list[OutlierFeature]:
     """Return the strongest three, which make up the top-3 share, and every persistent outlier feature."""
     return [f for rank, f in enumerate(statistics.features) if f.persistent or rank < TOP_FEATURES]
+
+
+def rank_text(content: Content | None) -> str:
+    """Write the effective rank with the number of images that it is of at most."""
+    return "not measured" if content is None else f"{number_text(content.effective_rank)} of {content.n}"
+
+
+def variance_text(content: Content | None) -> str:
+    """Write the relative variance in per cent."""
+    return "not measured" if content is None else percent_text(content.relative_variance)
 
 
 def max_median_text(statistics: Statistics) -> str:

@@ -110,12 +110,21 @@ RULES: dict[str, Rule] = {
         "Any large feature is then constant, whatever the model has learned; an untrained or broken model looks like "
         "this.",
     ),
+    "little_content": Rule(
+        "absent",
+        "the representation holds little but its mean",
+        "Measure the model's accuracy on its own task first. A model that was trained to match another encoder's "
+        "vectors shows the outlier features of their mean before it has learned anything else.",
+        "The representations of varied photos hardly differ from their mean, or in few directions only (relative "
+        "variance, effective rank). Outlier features lie in that mean, so a network that learned no more of another "
+        "encoder than the mean of its vectors has them too. One that learned to match single vectors is not found so.",
+    ),
     "constant_feature": Rule(
         "not_established",
         "an outlier feature is a constant",
         "Check the export: a feature that never changes is a constant in the graph, not something the model computes.",
         "The strongest feature has the same raw value in every image. A bad export (a NaN guard, a missing norm, "
-        "padding) makes such a feature; outlier features of real encoders vary by 6 % and more.",
+        "padding) makes such a feature; outlier features of real encoders vary by 4 % and more on photos.",
     ),
     "nonfinite_representations": Rule(
         "not_established",
@@ -252,7 +261,8 @@ RULES: dict[str, Rule] = {
         "not_established",
         "a safety check could not be run",
         "Give at least two images, and a model whose output can be compared.",
-        "Batch invariance or the model's own output was not checked, so PASS cannot be given.",
+        "Batch invariance, the model's own output or the content of the representation was not checked (a record of an "
+        "earlier version has no content), so PASS cannot be given.",
     ),
     "statistic_shrank": Rule(
         "other_signal",

@@ -121,6 +121,7 @@ def _exact(evidence: Evidence) -> dict[str, object]:
         "origin": (m.random_weights, m.source, m.synthetic, m.matched_to, m.weights_changed),
         "preprocessing": (p.preprocessing, p.source, p.against_contract),
         "end": evidence.stopped,
+        "images of the content": evidence.content and evidence.content.n,
         "detectors": tuple((d.name, d.version, d.finding) for d in evidence.detectors),
     }
 
@@ -144,4 +145,9 @@ def _numbers(report: Report) -> dict[str, tuple[float | None, float]]:
         "distinct_share",
     ):
         out[field] = (getattr(s, field), 1.0)
+    if content := report.evidence.content:
+        out["effective_rank"], out["relative_variance"] = (
+            (content.effective_rank, 1.0),
+            (content.relative_variance, 1.0),
+        )
     return out

@@ -21,6 +21,7 @@ from robustcheck_onnx.checker.images.sanity import (
     Sketch,
     describe,
     digest_of_pixels,
+    varied,
 )
 from support.skimage_data import photo
 
@@ -351,3 +352,18 @@ def test_images_beyond_the_described_ones_count_as_duplicates_only() -> None:
         assert getattr(facts, name) == getattr(alone, name)
     assert [finding.id for finding in facts.findings] == ["duplicate_images"]
     assert digest_of_pixels(tiles()[0]) == photos[0].digest
+
+
+def test_varied_images_are_found_in_the_order_given_and_what_comes_later_changes_nothing() -> None:
+    parts = tiles()
+    # a copy, a mirrored one and a turned one, each right behind the image it is of
+    shown = [parts[0], parts[0].copy(), *parts[1:4], parts[3].transpose(Image.Transpose.FLIP_LEFT_RIGHT)]
+    shown += [*parts[4:8], parts[5].transpose(Image.Transpose.ROTATE_90)]
+    sketches = [describe(part) for part in shown]
+    assert varied(sketches) == [0, 2, 3, 4, 6, 7, 8, 9]
+    for end in range(len(shown) + 1):
+        assert varied(sketches[:end]) == [place for place in [0, 2, 3, 4, 6, 7, 8, 9] if place < end]
+    assert varied(sketches, 3) == [0, 2, 3]
+    assert varied(sketches[::-1]) == [0, 1, 2, 4, 5, 7, 8, 9]  # backwards the turned one comes first
+    assert varied([]) == []
+    assert ImageSetState(sketches).facts().n_varied == 8

@@ -131,7 +131,9 @@ def unmeasured(report: Report) -> Report:
         update={"random_weights": None, "batch_difference": None, "output_difference": None, "opset": {}}
     )
     execution = report.evidence.execution.model_copy(update={"nodes": None})
-    evidence = report.evidence.model_copy(update={"statistics": statistics, "model": model, "execution": execution})
+    evidence = report.evidence.model_copy(
+        update={"statistics": statistics, "model": model, "execution": execution, "content": None}
+    )
     return report.model_copy(
         update={"evidence": evidence, "verdict": judge(evidence, report.profile), "reference": (), "time": None}
     )

@@ -13,6 +13,7 @@ from rich.console import Console
 from robustcheck_onnx.checker.evidence import (
     CLIP,
     IMAGENET,
+    Content,
     Evidence,
     Execution,
     Finding,
@@ -221,6 +222,10 @@ EXECUTION: dict[str, Any] = {
 }
 
 
+CONTENT = Content(n=50, effective_rank=33.5, relative_variance=0.516)
+"""about what CLIP's vectors of varied photos have"""
+
+
 def evidence(
     statistics: Statistics,
     *,
@@ -231,6 +236,7 @@ def evidence(
     execution: dict[str, Any] | None = None,
     images: ImageSetFacts | None = None,
     stopped: Any = "decided",
+    content: Content | None = CONTENT,
 ) -> Evidence:
     """Evidence with nothing amiss but the statistics; `model` and `execution` change single facts."""
     facts: dict[str, Any] = {
@@ -274,6 +280,7 @@ def evidence(
         ),
         execution=Execution(**(EXECUTION | (execution or {}))),
         stopped=stopped,
+        content=content,
     )
 
 

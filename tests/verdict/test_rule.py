@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from robustcheck_onnx.checker.evidence import Evidence, Finding, ImageSetFacts, Interval, Statistics
+from robustcheck_onnx.checker.evidence import Content, Evidence, Finding, ImageSetFacts, Interval, Statistics
 from robustcheck_onnx.checker.statistics.state import State, statistics, update
 from robustcheck_onnx.checker.verdict.reasons import KINDS, RULES
 from robustcheck_onnx.checker.verdict.rule import Verdict, decided, foreseen, inside, judge
@@ -43,10 +43,11 @@ def evidence(
     model: dict[str, Any] | None = None,
     sanity: ImageSetFacts | None = None,
     preprocessing: str = "contract",
+    content: Content | None = reports.CONTENT,
 ) -> Evidence:
     measured = h if isinstance(h, Statistics) else stats(planted() if h is None else h)
     images = sanity or reports.sanity(64)
-    return reports.evidence(measured, model=model, images=images, preprocessing_source=preprocessing)
+    return reports.evidence(measured, model=model, images=images, preprocessing_source=preprocessing, content=content)
 
 
 def ids(verdict: Verdict) -> set[str]:
@@ -84,6 +85,10 @@ def test_a_persistent_outlier_feature_in_a_signed_representation_passes() -> Non
         ({"model": {"output_difference": 0.1}}, "output_changed"),
         ({"model": {"output_difference": None}}, "unchecked"),
         ({"preprocessing": "assumed"}, "assumed_preprocessing"),
+        ({"content": None}, "unchecked"),
+        ({"content": reports.CONTENT.model_copy(update={"effective_rank": 3.9})}, "little_content"),
+        ({"content": reports.CONTENT.model_copy(update={"relative_variance": 0.03})}, "little_content"),
+        ({"content": Content(n=1, effective_rank=0.0, relative_variance=0.0)}, "little_content"),
         ({"sanity": sanity(n_varied=49)}, "too_few_images"),
         ({"h": planted(n=49)}, "too_few_images"),
         ({"h": planted(d=256)}, "width_not_calibrated"),

@@ -7,7 +7,13 @@ from typing import Any
 import pytest
 
 from robustcheck_onnx.checker.evidence import DetectorResult, Evidence, Statistics
-from robustcheck_onnx.checker.verdict.rule import ALIKE_SPREAD, decided, judge
+from robustcheck_onnx.checker.verdict.rule import (
+    ALIKE_SPREAD,
+    MIN_EFFECTIVE_RANK,
+    MIN_RELATIVE_VARIANCE,
+    decided,
+    judge,
+)
 from support import reports
 from support.reports import feature, interval
 
@@ -114,6 +120,29 @@ def test_representations_alike_at_the_very_limit() -> None:
     assert seen(evidence(spread=None)) == {
         "representations_alike": "how much the representation varies between images could not be measured"
     }
+
+
+def content(n: int = 50, **changes: float) -> Evidence:
+    measured = Statistics(**reports.PASS_STATISTICS)
+    return reports.evidence(measured, content=reports.CONTENT.model_copy(update={"n": n, **changes}))
+
+
+def test_content_at_the_very_limits() -> None:
+    assert seen(content(effective_rank=MIN_EFFECTIVE_RANK, relative_variance=MIN_RELATIVE_VARIANCE)) == {}
+    rank = f"the effective rank is 3.90; at least {MIN_EFFECTIVE_RANK:g} is needed over 50 images"
+    variance = f"0.310 % of the energy varies between images; at least {100 * MIN_RELATIVE_VARIANCE:g} % must"
+    assert seen(content(effective_rank=3.9)) == {"little_content": f"over 50 varied images {rank}"}
+    assert seen(content(relative_variance=0.0031)) == {"little_content": f"over 50 varied images {variance}"}
+    assert seen(content(n=49, effective_rank=3.9, relative_variance=0.0031)) == {
+        "little_content": f"over 49 varied images {rank}, and {variance}"
+    }
+
+
+def test_of_too_few_images_nothing_is_said_about_content() -> None:
+    few = content(n=20, effective_rank=3.9).model_copy(
+        update={"images": reports.evidence(Statistics(**reports.PASS_STATISTICS), images=reports.sanity(20)).images}
+    )
+    assert list(seen(few)) == ["too_few_images"]
 
 
 def test_as_many_images_as_the_profile_asks_for_are_enough_to_stop() -> None:

@@ -187,10 +187,15 @@ def test_a_few_representations_again_and_again_never_pass(
     h = two[rng.integers(0, 2, 80)] * rng.uniform(0.5, 2, (80, 1))
     model = lookup.write_lookup_model(tmp_path / "two.onnx", h)
     report = check(model, images=lookup_pass[1])
-    assert [reason.id for reason in report.verdict.reasons] == ["representations_alike"]
+    assert [reason.id for reason in report.verdict.reasons] == ["representations_alike", "little_content"]
     assert report.evidence.statistics.distinct_share < 0.1
+    assert report.evidence.content is not None
+    assert report.evidence.content.effective_rank == pytest.approx(1, abs=1e-4)  # the line between the two
+    # so these two rules are what held it
     monkeypatch.setattr(rule, "DISTINCT_SHARE", 0.0)
-    assert check(model, images=lookup_pass[1], cache=False).verdict.verdict == "PASS"  # so this rule is what held it
+    assert [reason.id for reason in rule.judge(report.evidence, report.profile).reasons] == ["little_content"]
+    monkeypatch.setattr(rule, "MIN_EFFECTIVE_RANK", 0.0)
+    assert check(model, images=lookup_pass[1], cache=False).verdict.verdict == "PASS"
 
 
 @pytest.mark.parametrize("seed", range(4))

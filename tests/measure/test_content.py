@@ -1,0 +1,186 @@
+"""The content of a run: of which images, its numbers against numpy's SVD, and the same however the run is cut."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.stats
+from PIL import Image
+
+from robustcheck_onnx import check
+from robustcheck_onnx.checker.compare.run import compare
+from robustcheck_onnx.checker.evidence import Content, Evidence
+from robustcheck_onnx.checker.images.sanity import describe
+from robustcheck_onnx.checker.images.source import open_images
+from robustcheck_onnx.checker.measure import content
+from robustcheck_onnx.checker.measure import run as measure
+from robustcheck_onnx.checker.measure.content import KEPT, Row, merge, record, rows_of
+from robustcheck_onnx.checker.measure.job import conclude
+from robustcheck_onnx.checker.measure.job import merge as merged
+from robustcheck_onnx.checker.report.record import Report
+from robustcheck_onnx.checker.verdict.rule import judge
+from robustcheck_onnx.thresholds import profile
+from support import PHOTOS, lookup
+from support.measuring import job as new_job
+from support.measuring import never_decided, parts
+
+N_IMAGES, WIDTH = 96, 512
+COPIES, MIRRORED = range(4), range(4, 16)  # of these images there is another one, which no content may count
+NOT_FINITE = 25
+
+
+def vectors() -> np.ndarray:
+    """Signed, with one outlier feature that varies: clear of every threshold."""
+    rng = np.random.default_rng(3)
+    h = rng.normal(size=(N_IMAGES, WIDTH)) + rng.normal(0, 0.5, WIDTH)
+    h[:, 92] += 15 * rng.uniform(0.8, 1.2, N_IMAGES)
+    return h.astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Look-up images of different photos, copies of some and mirrored ones of others."""
+    folder = tmp_path_factory.mktemp("content")
+    paths = lookup.write_lookup_images(folder / "photos", N_IMAGES, photos=PHOTOS)
+    for index in COPIES:
+        Image.open(paths[index]).save(folder / "photos" / f"copy_{index:05d}.png")
+    for index in MIRRORED:
+        turned = np.array(Image.open(paths[index]).transpose(Image.Transpose.FLIP_LEFT_RIGHT))
+        # the same row as the image it mirrors
+        turned[: lookup.BLOCK_PX, : lookup.BLOCK_PX] = (index, 0, 0)
+        Image.fromarray(turned).save(folder / "photos" / f"mirrored_{index:05d}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path) -> Path:
+    return lookup.write_lookup_model(folder / "m.onnx", vectors())
+
+
+def expected(images: Path, n: int = 50, without: Sequence[int] = ()) -> Content:
+    """Numbers of the first n different photos of the seeded order."""
+    rows: list[int] = []
+    for item in open_images(images).items():
+        row = int(item.name.rpartition("_")[2].removesuffix(".png"))
+        if row not in rows and row not in without:
+            rows.append(row)
+    h = vectors()[rows[:n]].astype(np.float64)
+    u = h / np.linalg.norm(h, axis=1, keepdims=True)
+    squares = np.linalg.svd(u - u.mean(axis=0), compute_uv=False) ** 2
+    return Content(
+        n=len(h),
+        effective_rank=float(np.exp(scipy.stats.entropy(squares))),
+        relative_variance=float(squares.sum() / len(h)),
+    )
+
+
+def assert_same(found: Content | None, wanted: Content, rtol: float = 1e-5) -> None:
+    """rtol: the rows are kept in float32."""
+    assert found is not None
+    assert found.n == wanted.n
+    assert found.effective_rank == pytest.approx(wanted.effective_rank, rel=rtol)
+    assert found.relative_variance == pytest.approx(wanted.relative_variance, rel=rtol)
+
+
+@pytest.fixture(scope="module")
+def report(model: Path, folder: Path) -> Report:
+    """All images, in one go."""
+    return check(model, images=folder / "photos", thresholds=never_decided())
+
+
+def test_it_is_measured_on_the_first_fifty_different_photos(report: Report, folder: Path) -> None:
+    sanity = report.evidence.images.sanity
+    assert (sanity.n_duplicates, sanity.n_near_duplicates) == (len(COPIES), len(MIRRORED))  # and no other
+    assert sanity.n_varied == N_IMAGES
+    assert_same(report.evidence.content, expected(folder / "photos"))
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 64])
+def test_batches_change_nothing(report: Report, model: Path, folder: Path, batch_size: int) -> None:
+    other = check(model, images=folder / "photos", thresholds=never_decided(), batch_size=batch_size)
+    assert report.evidence.content is not None
+    assert_same(other.evidence.content, report.evidence.content, rtol=1e-12)
+
+
+def test_pieces_merged_in_their_order_change_nothing(report: Report, model: Path, folder: Path) -> None:
+    job = new_job(model, folder / "photos")
+    opened = measure.open_job(job)
+    facts = measure.probe(opened)
+    a, b, c = parts(opened, (0, 13), (13, 40), (40, N_IMAGES + 16))
+    for total in (merged(merged(a, b), c), merged(a, merged(b, c))):
+        (evidence,) = conclude(job, facts, total, never_decided())
+        assert evidence.content == report.evidence.content
+
+
+def test_an_early_stop_changes_nothing(report: Report, model: Path, folder: Path) -> None:
+    stopped = check(model, images=folder / "photos").evidence
+    assert (stopped.stopped, stopped.statistics.n_images) == ("decided", 64)
+    assert stopped.content == report.evidence.content
+
+
+def test_a_run_goes_on_until_there_are_fifty(model: Path, folder: Path) -> None:
+    """With a profile that asks for fewer images, the evidence decides earlier than the content is complete."""
+    early = profile.seal(profile.load().model_copy(update={"id": "early", "min_images": 20}))
+    found = check(model, images=folder / "photos", thresholds=early)
+    assert found.evidence.content is not None
+    assert found.evidence.content.n == 50
+
+
+def test_fewer_images_are_said(model: Path, folder: Path) -> None:
+    found = check(model, images=folder / "photos", max_images=20)
+    some = [item.name.rpartition("_")[2] for item in open_images(folder / "photos", limit=20).items()]
+    assert found.evidence.content is not None
+    assert found.evidence.content.n == len(set(some)) <= 20
+    assert "little_content" not in {reason.id for reason in found.verdict.reasons}
+
+
+def test_a_representation_that_is_not_finite_is_left_out(folder: Path, tmp_path: Path) -> None:
+    h = vectors()
+    h[NOT_FINITE, 3] = np.nan
+    broken = lookup.write_lookup_model(tmp_path / "m.onnx", h)
+    found = check(broken, images=folder / "photos", thresholds=never_decided())
+    assert found.evidence.statistics.n_nonfinite == 1
+    assert_same(found.evidence.content, expected(folder / "photos", without=[NOT_FINITE]))
+
+
+def test_compare_measures_it_of_both(report: Report, model: Path, folder: Path, tmp_path: Path) -> None:
+    alike = lookup.write_lookup_model(tmp_path / "alike.onnx", vectors().mean(axis=0) + 0.05 * vectors())
+    compared, baseline = compare(alike, model, images=folder / "photos")
+    assert compared.reference.evidence.content == report.evidence.content
+    assert compared.reference.verdict.verdict == "PASS"
+    assert compared.candidate.evidence.content == baseline.evidence.content
+    assert compared.candidate.evidence.content is not None
+    assert compared.candidate.evidence.content.relative_variance < 0.01
+    assert "little_content" in {reason.id for reason in compared.verdict.reasons}
+
+
+def test_evidence_of_an_earlier_version_is_read_and_never_passes(model: Path, folder: Path) -> None:
+    passed = check(model, images=folder / "photos")
+    assert passed.verdict.verdict == "PASS"
+    earlier = Evidence.model_validate(passed.evidence.model_dump(exclude={"content"}))
+    assert earlier.content is None
+    verdict = judge(earlier, passed.profile)
+    assert [(reason.id, reason.seen) for reason in verdict.reasons] == [
+        ("unchecked", "not checked: content of the representation")
+    ]
+
+
+def test_only_described_images_are_kept_and_no_more_than_there_can_be() -> None:
+    sketch = describe(Image.open(PHOTOS[0]).convert("RGB"))
+    h = np.random.default_rng(0).normal(size=(3, 8)).astype(np.float16)
+    rows = rows_of(h, [sketch, 12345, None])
+    assert len(rows) == 1
+    np.testing.assert_allclose(rows[0].u, h[0] / np.linalg.norm(h[0].astype(float)), rtol=1e-3)
+    assert rows[0].u.base is None  # a view would keep the batch
+    many = tuple(Row(sketch, np.full(2, i, np.float32)) for i in range(KEPT + 5))
+    assert merge(many[:3], many[3:]) == many[:KEPT]
+    assert rows_of(h, [None] * 3) == ()
+    assert record(()) is None
+
+
+def test_copies_of_one_image_have_no_content() -> None:
+    sketch = describe(Image.open(PHOTOS[0]).convert("RGB"))
+    rows = rows_of(np.random.default_rng(0).normal(size=(60, 8)), [sketch] * 60)
+    assert record(rows) == Content(n=1, effective_rank=0.0, relative_variance=0.0)
+    assert not content.is_complete(rows)
