@@ -366,4 +366,4 @@ def test_one_line() -> None:
 
 def test_the_report_stays_short() -> None:
     assert len(terminal_text(passing(), 100).splitlines()) <= 61
-    assert len(terminal_text(warning(), 100).splitlines()) <= 82
+    assert len(terminal_text(warning(), 100).splitlines()) <= 85
