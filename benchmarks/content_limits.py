@@ -334,11 +334,10 @@ the other half; a few checks run out of photos before the six statistics are dec
 ## The limits
 Each lies two thirds of the way, on a logarithmic scale, from the highest untaught model to the lowest published set
 of photos with the indication (the least over {subsets} random subsets of 50), rounded down. Untaught: R² at most
-{untaught_r2}. That is a choice, made with these numbers in view: at 0.2 the highest aligner varies as much as the lowest
-published set, so that no limit
-parts them. The limit of the effective rank comes from the students, that of the relative variance from the aligners
-below: an aligner's rank can be that of any 50 vectors, a student's variance that of a real encoder, so each limit
-finds what the other does not.
+{untaught_r2}. That is a choice, made with these numbers in view: at 0.2 the highest aligner varies as much as the
+lowest published set, so that no limit parts them. The limit of the effective rank comes from the students, that of
+the relative variance from the aligners below: an aligner's rank can be that of any 50 vectors, a student's variance
+that of a real encoder, so each limit finds what the other does not.
 
 Beside stands what the same procedure makes of two older limits. They stay as they are: every untaught aligner is
 stopped by the relative variance already, higher limits would stop real sets, and for the relative SD there is no room
