@@ -49,14 +49,16 @@ def halves(photos: NDArray[np.float32]) -> tuple[Array, Array]:
 
     Returns:
         The upper half averaged over 4 × 4 px, (image, 384), channel first; the lower half in grey over 2 × 2 px,
-        about the mean of each photo, (image, 512).
+        about the mean of each photo, every other block with its sign turned, (image, 512). The signs make neighbours,
+        which are alike, lie on either side of zero: photos are mostly dark with a few bright places, or the reverse.
     """
     n, height, width, channels = photos.shape
     upper, lower = photos[:, : height // 2].astype(np.float64), photos[:, height // 2 :].astype(np.float64)
     coarse = upper.reshape(n, -1, COARSE_PX, width // COARSE_PX, COARSE_PX, channels).mean((2, 4))
     fine = lower.mean(3).reshape(n, -1, FINE_PX, width // FINE_PX, FINE_PX).mean((2, 4))
-    grey = fine.reshape(n, -1)
-    return np.moveaxis(coarse, 3, 1).reshape(n, -1), grey - grey.mean(1, keepdims=True)
+    sign = 1 - 2 * (np.indices(fine.shape[1:]).sum(0) % 2)
+    grey = (fine - fine.mean((1, 2), keepdims=True)) * sign
+    return np.moveaxis(coarse, 3, 1).reshape(n, -1), grey.reshape(n, -1)
 
 
 def fit(inputs: Array, targets: Array) -> Array:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
@@ -275,7 +276,8 @@ def profile_of(
     left_out = choice.judged(sets, rule, "model", choosing=bool(found))
     present, absent = with_label("present", used), with_label("absent", used)
     signed = [r for r in used if all(r.estimate(name) > thresholds[name].minimum for name in ENERGIES)]
-    known = [r for r in used if r.set in robustness]
+    known = [[r for r in used if r.model == model and r.set in robustness] for model in models(used)]
+    known = [rows for rows in known if rows]
     n_with, n_without = len(models(present)), len(models(absent))
     rates = error_rates.populations(sets, left_out, thresholds)
     missing_fold = set(left_out.no_fit)
@@ -306,7 +308,10 @@ def profile_of(
         "auroc_joint": error_rates.separation(used, error_rates.joint_score(thresholds)),
         "kurtosis_alone": error_rates.kurtosis_alone(used),
         "rank_correlation": {
-            name: error_rates.rank_correlation([r.estimate(name) for r in known], [robustness[r.set] for r in known])
+            name: error_rates.rank_correlation(
+                [statistics.median(r.estimate(name) for r in rows) for rows in known],
+                [robustness[rows[0].set] for rows in known],
+            )
             for name in STATISTICS
         },
         "rank_correlation_n": len(known),

@@ -214,7 +214,8 @@ class Calibration(Frozen):
     """of the whole rule: the smallest distance to a threshold, over the sets it was fitted to"""
     kurtosis_alone: KurtosisAlone | None = None
     rank_correlation: dict[Statistic, float | None] = Field(default_factory=dict)
-    """Spearman's, with mean effective robustness, over the sets for which it is known"""
+    """Spearman's, with mean effective robustness, over the checkpoints for which it is known: medians of their sets
+    (`default-1`: over the sets)"""
     rank_correlation_n: int = 0
     tensors: tuple[TensorFit, ...] = ()
     """the tensors that were compared; empty where there was one"""
