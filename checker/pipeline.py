@@ -233,7 +233,9 @@ def _closest(statistics: Statistics, profile: Profile) -> str:
             inside = min(interval.low - limits.minimum, limits.maximum - interval.high)
             outside = max(limits.minimum - interval.high, interval.low - limits.maximum)
             gap = max(inside, outside) / (interval.high - interval.low + 1e-12)
-            gaps.append((gap, f"{NAMES[name]} {interval.low:.3g}–{interval.high:.3g} against {limits}"))
+            gaps.append(
+                (gap, f"{NAMES[name]} {interval.low:.3g}–{interval.high:.3g} against {str(limits).removeprefix('> ')}")
+            )
     return min(gaps)[1] if gaps else ""
 
 

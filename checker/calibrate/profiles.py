@@ -126,9 +126,7 @@ def thresholds_section(profile: Profile, pen: Pen) -> RenderableType:
         "statistic alone over all sets"
     )
     if c.rank_correlation_n:
-        legend += (
-            f". rank r: Spearman's, with effective robustness, {c.rank_correlation_n} checkpoints"
-        )
+        legend += f". rank r: Spearman's, with effective robustness, {c.rank_correlation_n} checkpoints"
     return section(pen, "Thresholds", "", table, Text(), pen.say(f"{legend}.", "dim"))
 
 

@@ -48,7 +48,7 @@ def image_rows() -> list[Row]:
         row(
             "some",
             3,
-            "some: number of unusable images is 5 of … (bad….png: damaged: …); at most 1.00% may be",
+            "some: number of unusable images is 4 of … (bad….png: damaged: …); at most 1.00% may be",
             "repair or remove them, or allow more: --max-bad SHARE",
         ),
         row(

@@ -402,7 +402,7 @@ def test_the_log_says_what_was_done_and_only_where_it_is_asked_for(here: Path, l
     assert all(re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z (INFO|DEBUG) ", line) for line in text.splitlines())
     loud = run(*call, "-vv", cwd=here)
     assert (loud.returncode, loud.stdout) == (0, "")
-    assert "look at 32 images" in loud.stderr
+    assert "look at 50 images" in loud.stderr
     assert run(*call, "--log-file", model, cwd=here).returncode == 2  # a log never writes into the model
     assert run(*call, "--log-file", "no/a.log", cwd=here).returncode == 2
 

@@ -143,7 +143,7 @@ def check_id(name: str) -> None:
     """Raise UsageError for the id of a packaged profile."""
     from robustcheck_onnx.thresholds import profile
 
-    if name in (known := [p.id for p in profile.packaged()] + list(profile.PACKAGED)):
+    if name in (known := list(profile.PACKAGED)):  # the ids of packaged profiles are names, too
         raise UsageError(f"--id is {name!r}; {', '.join(known)} are the packaged profiles' own", "--id mine-1")
 
 
