@@ -140,7 +140,7 @@ def computed(folder: Path, refused: list[str]) -> Iterator[File]:
     from robustcheck_onnx.exporters.run import run
 
     sources = {
-        "planted ViT (seeded weights, one outlier feature planted by hand)": ("torch", "stability:planted_vit"),
+        "ViT, planted (seeded weights, one outlier feature planted by hand)": ("torch", "stability:planted_vit"),
         "EfficientNet-Lite0, planted (real ImageNet weights, one outlier feature planted by hand)": (
             "torch",
             "robustcheck_onnx.exporters.demo:planted_outlier",

@@ -178,7 +178,7 @@ def page(table: list[Row], refused: list[str], *, skipped: bool) -> str:
         )
     ]
     for model in dict.fromkeys(row.file.model for row in table):
-        parts.append(f"\n## {model[0].upper()}{model[1:]}\n\n" + line(COLUMNS) + "|---" * len(COLUMNS) + "|\n")
+        parts.append(f"\n## {model}\n\n" + line(COLUMNS) + "|---" * len(COLUMNS) + "|\n")
         parts += [line(row.cells) for row in table if row.file.model == model]
     return "".join(parts)
 
