@@ -107,7 +107,7 @@ def over_subsets(h: np.ndarray) -> Range:
 
 
 def clears_all_six(s: Statistics) -> bool:
-    """Whether the six statistics alone would pass."""
+    """Whether the deciding statistics alone would pass."""
     return all(rule.above(getattr(s, name), PROFILE.thresholds[name].minimum) for name in STATISTICS)
 
 
@@ -327,7 +327,7 @@ than their teacher. What no check of outlier features replaces: measure the accu
 random. R²: explained share of the targets' variance on the training photos; below 0 a student is worse than the
 mean. Cosine: to the targets of photos not trained on, in brackets that of the training targets' mean alone; with
 random pairs to what other photos have. Checked on the half of the bundled photos that was not trained on, and on
-the other half; a few checks run out of photos before the six statistics are decided (`undecided`).
+the other half; a few checks run out of photos before the statistics decide (`undecided`).
 
 {students}
 
@@ -348,7 +348,7 @@ tissue (`physicist_b16_pathmnist`) and drawings (`michaengeser_b32_drawings`) ar
 
 ## Ridge aligners
 From signed sets without the indication to CLIP's vectors, pairs at random (benchmarks/aligners.py): {n_ridge}
-regressions, of which {n_ridge_clear} clear the six statistics and {n_ridge_stopped} of those fall below the limit
+regressions, of which {n_ridge_clear} clear the thresholds and {n_ridge_stopped} of those fall below the limit
 of the relative variance in every subset. The others have an R² of {ridge_r2} and more. Listed are those to two of the
 six targets: least and largest over random subsets of 50; R² in the sample.
 

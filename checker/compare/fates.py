@@ -40,7 +40,7 @@ class FeatureFate(Frozen):
     frequency: float
     """share of the images in which it is beyond 4 SD on its usual side, in the reference"""
     persistent: bool
-    """beyond 6 SD in at least half of the images; else it is the strongest feature of a reference without such"""
+    """beyond 4 SD on its usual side in at least half of the images; else the strongest of a reference without such"""
     fate: Fate
     to: int | None
     """the candidate's feature, where one stands out: kept, moved, uncorrelated or undecided"""

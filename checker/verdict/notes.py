@@ -30,6 +30,7 @@ def notes_of(evidence: Evidence, profile: Profile) -> tuple[str, ...]:
     return (
         *_profile_notes(profile),
         *model_notes(evidence.model.synthetic, left_out=evidence.model.left_out),
+        *_head_note(evidence),
         *_batch_note(evidence),
         *grey_note(evidence.preprocessing),
         *_raw_note(evidence.model, evidence.preprocessing),
@@ -62,6 +63,13 @@ def model_notes(
     if preprocessing == "assumed":
         notes.append("The preprocessing was assumed: the file does not say it. Wrong pixels give wrong numbers.")
     return notes
+
+
+def _head_note(evidence: Evidence) -> list[str]:
+    """Note that of a classifier the features were measured, not what its last layer makes of them."""
+    if evidence.model.rule != "head_input":
+        return []
+    return ["The classifier's last layer was not looked at: the verdict is about the features that it reads."]
 
 
 def _batch_note(evidence: Evidence) -> list[str]:

@@ -222,7 +222,7 @@ def _sound(e: Evidence) -> Iterator[tuple[str, str]]:
         yield "nonfinite_representations", f"{s.n_nonfinite} of {total} representations hold NaN or infinity"
     if s.n_constant:
         yield "constant_representations", f"{s.n_constant} of {total} representations are constant"
-    # the features that the evidence rests on, below 6 SD too: three weaker constants clear every threshold together
+    # the features that the evidence rests on, weak ones too: three weaker constants clear every threshold together
     carrying = [f for rank, f in enumerate(s.features) if rank < TOP_FEATURES or f.persistent]
     dead = [f for f in carrying if f.relative_sd is not None and f.relative_sd < CONSTANT_SD]
     if dead:

@@ -17,6 +17,12 @@ def test_a_plain_run_under_the_default_profile_has_no_note() -> None:
     assert notes_of(EVIDENCE, DEFAULT) == ()
 
 
+def test_that_a_classifiers_last_layer_was_not_looked_at_is_said() -> None:
+    model = EVIDENCE.model.model_copy(update={"rule": "head_input"})
+    (note,) = notes_of(EVIDENCE.model_copy(update={"model": model}), DEFAULT)
+    assert note.startswith("The classifier's last layer was not looked at")
+
+
 def test_notes_come_of_the_profile_the_model_the_images_the_execution_and_the_detectors_in_this_order() -> None:
     evidence = EVIDENCE.model_copy(
         update={
