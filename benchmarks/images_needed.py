@@ -108,7 +108,7 @@ With a threshold exactly at the set's own value, a run in which the lower bound 
 falsely by this statistic. Per cent of the runs, the largest over the sets with the indication (which set); α is
 {100 * PROFILES[1].alpha:g} per cent.
 
-PASS needs all statistics at once, so its rate is at most the smallest of these. The energies leave out the three
+A PASS where one truth lies at its threshold is at most as frequent as that row says. The energies leave out the three
 strongest features of the images at hand: where the third nearly ties with others, a sample leaves out another one than
 the population, and its energy is another by some hundredths, which no bound covers ([statistics](statistics.md)).
 

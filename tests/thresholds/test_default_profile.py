@@ -211,6 +211,15 @@ def test_bounds_are_over_checkpoints_by_population_and_never_rounded_down() -> N
         exact = scipy.stats.beta.ppf(0.95, 1, rate.n)
         assert exact <= rate.upper <= exact + 1e-3
     assert made.false_pass_upper == made.rates[0].upper
+    _, signed, linear, _ = made.rates
+    (said,) = [text for text in DEFAULT.limits if "none passes when left out" in text]
+    for number in (
+        f"Of {signed.n} signed",
+        f"{100 * signed.upper:.1f} %",
+        f"{100 * linear.upper:.1f} %",
+        f"{linear.n} that",
+    ):
+        assert number in said
     assert made.false_warn_upper == pytest.approx(scipy.stats.beta.ppf(0.95, 2, 12), abs=1e-3)
 
 
