@@ -40,9 +40,9 @@ LIMITS = (
     MEANING,
     "WARN means absent or not established: OpenCLIP ViT-bigG/14 (laion2b_s39b_b160k) has high published accuracy on "
     "shifted data and shows no outlier features.",
-    "Of 17 signed checkpoints without the indication none passes when left out. Had the rule been fixed before, that would "
-    "bound the false-PASS rate at 16.2 % (95 % confidence), and at 31.3 % for the 8 that end in a linear layer; it was "
-    "chosen on them.",
+    "Of 17 signed checkpoints without the indication none passes when left out. Had the rule been fixed before, that "
+    "would bound the false-PASS rate at 16.2 % (95 % confidence), and at 31.3 % for the 8 that end in a linear layer; "
+    "it was chosen on them.",
     "It rests on few checkpoints. Not measured: ConvNeXt, DeiT(-III), BEiT, EfficientNetV2, RegNet, DINO, DINOv2 L, "
     "DINOv3, MAE; LAION-400M, DataComp, YFCC, CC12M, EVA, MobileCLIP, SigLIP 2; any classifier finetuned from CLIP on "
     "ImageNet.",
