@@ -73,6 +73,13 @@ def many(rng: np.random.Generator, n: int, d: int) -> np.ndarray:
     return h
 
 
+def crowd(rng: np.random.Generator, n: int, d: int) -> np.ndarray:
+    """A twenty-fifth of the features at 4.6 SD of each image: all beyond 4 SD in nearly all images, and not a few."""
+    h = rng.normal(size=(n, d))
+    h[:, : d // 25] += 12 * rng.choice([-1, 1], d // 25)
+    return h
+
+
 def hard_swish(x: np.ndarray) -> np.ndarray:
     """x · ReLU6(x + 3) / 6."""
     return np.asarray(x * np.clip(x + 3, 0, 6) / 6)
@@ -96,5 +103,6 @@ NEGATIVES: dict[str, Draw] = {
     "random 12 SD spikes, one 5 SD feature": spikes,
     "20 SD feature in a quarter of the images": sometimes,
     "many features of 3.2 SD": many,
+    "a twenty-fifth of the features beyond 4 SD": crowd,
     "hard-swish below zero, planted feature": lambda g, n, d: hard_swish(planted(g, n, d, 20) - 1.5),
 }

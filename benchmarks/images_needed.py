@@ -96,8 +96,8 @@ def main(folder: Path, runs: int) -> None:
 Written by `python benchmarks/images_needed.py EMBEDDINGS_DIR`. Each reference set with vectors is a population: its
 representations are drawn with replacement, {IMAGES} at most, looked at after {", ".join(map(str, LOOKS[:3]))}, … images
 and judged by both packaged profiles; a run that does not decide ends at {IMAGES} as WARN. The thresholds are those in
-the profiles: none was looked for on these runs. `default-1` shares its error rate between all bounds and asks for six
-statistics, `default-2` tests each lower bound by itself and asks for five.
+the profiles: none was looked for on these runs. `default-1` shares its error rate between all bounds, `default-2` tests
+each lower bound by itself.
 
 | set | indication | runs | {head} |
 |---|---|---|---|---|---|---|

@@ -87,6 +87,14 @@ def sha256_of(content: bytes) -> str:
     return "sha256:" + hashlib.sha256(content).hexdigest()
 
 
+def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of these keys and values. Raises ValueError for a key twice: readers differ in the value they take."""
+    content = dict(pairs)
+    if len(content) != len(pairs):
+        raise ValueError("a key stands in it twice")
+    return content
+
+
 def digest_of(document: Mapping[str, Any]) -> str:
     """The digest of a JSON document in canonical form: sorted keys, no spaces, ASCII, finite numbers.
 

@@ -8,13 +8,14 @@ from .profile import ENERGIES, Statistic
 
 DEFINITION = (
     "signed (at least a third of the energy lies on either side of zero, and of each image's median, without the three "
-    "strongest features), strong (activation kurtosis of 7.5 or more; Gaussian features have 3) and persistent (1.5 "
-    "times the kurtosis that is left without each feature's mean, or more; and the strongest feature is beyond 4 SD on "
-    "one side in at least half of the images)"
+    "strongest features), strong (activation kurtosis of 7.5 or more; Gaussian features have 3), persistent (1.5 times "
+    "the kurtosis that is left without each feature's mean, or more; and the strongest feature is beyond 4 SD on one "
+    "side in at least half of the images) and carried by few features (a third of the kurtosis or more by three)"
 )
 LEAST: dict[Statistic, float] = {
     "kurtosis": 7.5,
     "persistence_ratio": 1.5,
+    "top3_share": 1 / 3,
     "outlier_frequency": 0.5,
     "negative_energy": 1 / 3,
     "negative_z_energy": 1 / 3,

@@ -26,8 +26,8 @@ Statistic = Literal[
 STATISTICS: tuple[Statistic, ...] = get_args(Statistic)
 ENERGIES: tuple[Statistic, ...] = ("negative_energy", "negative_z_energy")
 """They tell a signed representation: so much energy must lie on either side, so 1 − minimum is a limit, too."""
-NEEDED: tuple[Statistic, ...] = ("kurtosis", "persistence_ratio", *ENERGIES)
-"""Signed, strong, and strong by what persists: a profile asks for these at least."""
+NEEDED: tuple[Statistic, ...] = ("kurtosis", "persistence_ratio", "outlier_frequency", *ENERGIES)
+"""Signed, strong and persistent: a profile asks for these at least."""
 Bounds = Literal["each", "together"]
 """How the deciding bounds use a profile's alpha: each lower bound has it to itself, or all bounds share it."""
 DEFINITIONS: dict[Statistic, str] = {
@@ -394,9 +394,18 @@ def resealed(changed: Profile, new_id: str, note: str = "") -> Profile:
         and name in known.thresholds
         and known.thresholds[name].minimum != changed.thresholds[name].minimum
     ]
+    if known is not None:
+        moved += [f"without {name}" for name in known.deciding if name not in changed.thresholds]
+        for field in ("min_images", "alpha", "bounds", "ends", "min_features", "max_features"):
+            if (before := getattr(known, field)) != (after := getattr(changed, field)):
+                moved.append(f"{field} {_listed(before)} to {_listed(after)}")
     said = "; ".join(part for part in (changed.edited, origin, *moved, note) if part)
     limits = changed.limits if HAND_MADE in changed.limits else (HAND_MADE, *changed.limits)
     return seal(changed.model_copy(update={"id": new_id, "edited": said, "limits": limits}))
+
+
+def _listed(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def looser_than(profile: Profile, other: Profile) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, RobustcheckError, UsageError
 from robustcheck_onnx.checker.measure import Job, run_jobs
-from robustcheck_onnx.checker.model import parse_contract, read_onnx
+from robustcheck_onnx.checker.model import parse_contract, properties, read_onnx
 from robustcheck_onnx.checker.storage import write_whole
 from robustcheck_onnx.thresholds import profile as profiles
 from robustcheck_onnx.thresholds.results import TENSORS, Result
@@ -147,7 +147,7 @@ def _job(folder: Path, task: Task, settings: Settings) -> Job:
     """The job that measures all tensors that the model's contract names; without a contract, the one found by rule."""
     entry = task.member.entry
     file = read_onnx(task.model)
-    contract = parse_contract({p.key: p.value for p in file.proto.metadata_props}, str(task.model))
+    contract = parse_contract(properties(file.proto.metadata_props, str(task.model)), str(task.model))
     tensors: tuple[str | None, ...] = (None,)
     if contract is not None:
         # None: the representation by rule, as a check finds it; the other by its name

@@ -6,7 +6,7 @@ Comes in: a path or a URL. May import: images (preprocessing), storage, evidence
 from __future__ import annotations
 
 from .configs import sidecar_paths
-from .contract import CONTRACT_KEY, Contract, parse_contract
+from .contract import CONTRACT_KEY, Contract, parse_contract, properties
 from .digest import initializers_digest
 from .external import file_digest, locate_weights, refuse_changed
 from .fetch import on_this_machine
@@ -48,6 +48,7 @@ __all__ = [
     "on_this_machine",
     "open_model",
     "parse_contract",
+    "properties",
     "read_content",
     "read_onnx",
     "refuse_changed",

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Iterable, Mapping
+from typing import Literal, Protocol
 
 from pydantic import Field, ValidationError, field_validator
 
 from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.evidence import Preprocessing
+from robustcheck_onnx.checker.text import once
 from robustcheck_onnx.thresholds.frozen import Frozen
 
 CONTRACT_KEY = "robustcheck.contract"
@@ -85,6 +86,28 @@ class Contract(Frozen):
         return tensors
 
 
+class _Property(Protocol):
+    """An entry of `metadata_props`."""
+
+    key: str
+    value: str
+
+
+def properties(entries: Iterable[_Property], where: str) -> dict[str, str]:
+    """A model's metadata properties by key; of other keys that stand twice the last counts, as everywhere.
+
+    Raises CannotAssessError: two contracts.
+    """
+    pairs = [(entry.key, entry.value) for entry in entries]
+    n_contracts = sum(key == CONTRACT_KEY for key, _ in pairs)
+    if n_contracts > 1:
+        raise CannotAssessError(
+            f"{where}: number of contracts is {n_contracts}; metadata {CONTRACT_KEY} must stand in a file once",
+            "export the model again with `robustcheck export`",
+        )
+    return dict(pairs)
+
+
 def parse_contract(metadata: Mapping[str, str], where: str) -> Contract | None:
     """Read the contract among a model's metadata properties; None when the model carries none.
 
@@ -98,7 +121,7 @@ def parse_contract(metadata: Mapping[str, str], where: str) -> Contract | None:
         return None
     hint = "export the model again with `robustcheck export`"
     try:
-        raw = json.loads(metadata[CONTRACT_KEY])
+        raw = json.loads(metadata[CONTRACT_KEY], object_pairs_hook=once)
     except RecursionError as error:
         raise CannotAssessError(
             f"{where}: contract is nested too deeply; metadata {CONTRACT_KEY} must hold one JSON object", hint
@@ -107,6 +130,11 @@ def parse_contract(metadata: Mapping[str, str], where: str) -> Contract | None:
         raise CannotAssessError(
             f"{where}: contract is not JSON ({error.msg} at character {error.pos}); "
             f"metadata {CONTRACT_KEY} must hold one JSON object",
+            hint,
+        ) from error
+    except ValueError as error:
+        raise CannotAssessError(
+            f"{where}: contract is ambiguous ({error}); every key of metadata {CONTRACT_KEY} must stand in it once",
             hint,
         ) from error
     if not isinstance(raw, dict):

@@ -19,7 +19,7 @@ from robustcheck_onnx.checker.storage import (
 )
 
 from .configs import HUB_FOLDER, OWN_SUFFIX, SIDECAR_NAMES
-from .contract import parse_contract
+from .contract import parse_contract, properties
 from .file import external_locations
 
 
@@ -91,7 +91,7 @@ def _fetch(file: RemoteFile, path: Path, preprocess: str | None) -> None:
             f"{file}: model file is missing; no such file, or a folder", "look at the URL: one .onnx file is needed"
         ) from fault
     proto, locations = external_locations(path)
-    contract = parse_contract({entry.key: entry.value for entry in proto.metadata_props}, str(path))
+    contract = parse_contract(properties(proto.metadata_props, str(path)), str(path))
     if locations and file.is_signed:
         raise CannotAssessError(
             f"{file}: model keeps weights in {locations[0]}; a signed URL opens one file alone",

@@ -21,7 +21,7 @@ from robustcheck_onnx.checker.text import sha256_of
 from robustcheck_onnx.thresholds.ends import End
 
 from .basis import is_change_of_basis
-from .contract import Contract, parse_contract
+from .contract import Contract, parse_contract, properties
 from .digest import initializers_digest
 from .ends import LINEAR_ENDS
 from .external import ExternalFile
@@ -112,7 +112,7 @@ def open_model(
     """
     file = read_onnx(path, read)
     where = str(file.path)
-    contract = parse_contract({prop.key: prop.value for prop in file.proto.metadata_props}, where)
+    contract = parse_contract(properties(file.proto.metadata_props, where), where)
     said = None if contract is None else contract.initializers_digest
     weights_changed = None if said is None else said != initializers_digest(file.proto, file.weights)
     moved = sort_model(file.proto, where)

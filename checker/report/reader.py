@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
-from robustcheck_onnx.checker.text import short_digest
+from robustcheck_onnx.checker.text import once, short_digest
 from robustcheck_onnx.checker.verdict import Verdict, judge
 from robustcheck_onnx.thresholds.profile import NEEDED
 from robustcheck_onnx.thresholds.profile import digest_of as profile_digest_of
@@ -32,7 +32,7 @@ def read(path: Path, *, whole: bool = False) -> list[tuple[Report, dict[str, Any
         CannotAssessError: the document holds only errors; with `whole`, also where it holds an error beside reports.
     """
     try:
-        raw = json.loads(path.read_bytes(), object_pairs_hook=_once, parse_constant=_no_constant)
+        raw = json.loads(path.read_bytes(), object_pairs_hook=once, parse_constant=_no_constant)
     except OSError as fault:
         raise UsageError(f"{path}: report is not readable ({fault.strerror}); it must be a file", AGAIN) from fault
     except (ValueError, RecursionError) as fault:
@@ -139,14 +139,6 @@ def _report(path: Path, raw: Any) -> tuple[Report, dict[str, Any]]:
     if missing := [name for name in NEEDED if name not in report.profile.thresholds]:
         raise UsageError(f"{path}: its profile lacks {', '.join(missing)}; a verdict needs them", AGAIN)
     return report, raw
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """The object of these keys and values. Raises ValueError for a key twice: readers differ in the value they take."""
-    content = dict(pairs)
-    if len(content) != len(pairs):
-        raise ValueError("a key stands in it twice")
-    return content
 
 
 def _no_constant(name: str) -> None:

@@ -141,7 +141,10 @@ def _strength(s: Statistics, profile: Profile) -> Iterator[tuple[str, str]]:
     ]
     if one_sided := ", ".join(text for text in (too_low(*ENERGIES), *too_high) if text):
         yield "rectified", one_sided
-    if weak := too_low("persistence_ratio", "top3_share", "outlier_frequency"):
+    weak = too_low("persistence_ratio", "top3_share", "outlier_frequency")
+    if not weak and not s.persistent:  # a profile may ask for less: without one there is no indication by any
+        weak = f"no feature is beyond {OUTLIER_SD:g} SD on one side in half of the images"
+    if weak:
         extreme = len(s.persistent)
         verb = "feature is" if extreme == 1 else "features are"
         count = f"{extreme} {verb} beyond {OUTLIER_SD:g} SD in half of the images; " if extreme else ""
@@ -195,6 +198,8 @@ def _content(e: Evidence, profile: Profile) -> Iterator[tuple[str, str]]:
     content = e.content
     if content is None or min(e.images.sanity.n_varied, e.statistics.n_images) < profile.min_images:
         return  # said already: `unchecked`, `too_few_images`
+    if content.n < CONTENT_IMAGES:
+        yield "too_few_images", f"the content was measured on {content.n} varied images; it needs {CONTENT_IMAGES}"
     low = []
     if content.effective_rank < MIN_EFFECTIVE_RANK:
         low.append(

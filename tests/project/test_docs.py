@@ -63,7 +63,7 @@ def test_the_demo_table_of_the_readme_is_what_the_command_prints(efficientnet_li
         README,
         re.MULTILINE,
     )
-    assert len(table) == 6
+    assert len(table) == 7
     for row in table:
         assert row in done.stdout
 

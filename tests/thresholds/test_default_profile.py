@@ -51,6 +51,7 @@ def test_the_first_profile_stays_as_it_was_sealed() -> None:
     old = profile.load("default-1")
     assert old.digest == "sha256:3df6122f414cb331e21b5fd5059153dd6dfbff33c1d63886f8a06a4950f24c02"
     assert (old.id, old.deciding, old.bounds) == ("default-1", STATISTICS, "together")
+    assert (DEFAULT.id, DEFAULT.deciding, DEFAULT.bounds) == ("default-2", STATISTICS, "each")  # nothing could go
     assert profile.load("default-2") == profile.load("default") == DEFAULT
 
 
@@ -58,8 +59,11 @@ def test_the_label_is_the_definition_of_the_indication() -> None:
     for row in (*TABLE, *reference.traps()):
         estimates: dict[Statistic, float] = {name: float(getattr(row, name)) for name in STATISTICS}
         assert (row.expected == "present") == indication.shows_indication(estimates), row.set
-    on_the_other_side: dict[Statistic, float] = {"kurtosis": 30.0, "persistence_ratio": 9.0, "outlier_frequency": 1.0}
-    assert not indication.shows_indication({**on_the_other_side, "negative_energy": 0.96, "negative_z_energy": 0.5})
+    strong: dict[Statistic, float] = {"kurtosis": 30.0, "persistence_ratio": 9.0, "outlier_frequency": 1.0}
+    signed: dict[Statistic, float] = {"negative_energy": 0.5, "negative_z_energy": 0.5}
+    assert indication.shows_indication({**strong, **signed, "top3_share": 0.9})
+    assert not indication.shows_indication({**strong, **signed, "top3_share": 0.1})  # by a crowd, not by a few
+    assert not indication.shows_indication({**strong, **signed, "top3_share": 0.9, "negative_energy": 0.96})
 
 
 def test_no_checkpoint_counts_twice_and_what_is_none_counts_not_at_all() -> None:
@@ -158,7 +162,7 @@ def test_every_reference_set_falls_on_its_side_by_its_point_estimates() -> None:
 
 def test_no_trap_passes_by_its_point_estimates() -> None:
     sets = make_profile.with_traps(TABLE)
-    assert DEFAULT.calibration.n_traps == sets.trap.sum() == 135
+    assert DEFAULT.calibration.n_traps == sets.trap.sum() == 138
     assert not sets.passing(DEFAULT.thresholds)[sets.trap].any()
 
 
@@ -182,7 +186,10 @@ def test_the_statistics_are_the_fewest_of_the_widest_that_are_right() -> None:
     # the three words of the simplest candidate let a feature pass that is there in a quarter of the images
     simple = {"kurtosis": 7.5, "persistence_ratio": 1.5, "negative_energy": 1 / 3, "negative_z_energy": 1 / 3}
     let_through = {r.checkpoint for r in reference.traps() if all(r.estimate(n) > m for n, m in simple.items())}  # type: ignore[arg-type]
-    assert let_through == {"20 SD feature in a quarter of the images"}
+    assert let_through == {
+        "20 SD feature in a quarter of the images",
+        "a twenty-fifth of the features beyond 4 SD",
+    }
 
 
 def test_no_reference_set_passes_falsely_when_its_checkpoint_or_family_is_left_out() -> None:

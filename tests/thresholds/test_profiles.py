@@ -76,6 +76,7 @@ def test_the_page_of_the_default(call: Call, monkeypatch: pytest.MonkeyPatch, wi
         "the published statistic by itself, its threshold 28.8 chosen with hindsight: 5 false PASS",
         "activation kurtosis > 7.858",
         "negative energy 0.323 to 0.677",
+        "top-3 share > 0.522",
         "had the rule been fixed before",
         "signed 0 of 17 checkpoints; at most 16.2 %",
         "signed, ends in linear 0 of 8 checkpoints; at most 31.3 %",

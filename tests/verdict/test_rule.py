@@ -231,10 +231,33 @@ def test_too_much_energy_below_zero_is_one_sided_too(name: Statistic) -> None:
 
 
 def test_what_the_profile_does_not_ask_for_decides_nothing() -> None:
-    assert "top3_share" not in PROFILE.deciding
+    thresholds = {name: t for name, t in PROFILE.thresholds.items() if name != "top3_share"}
+    loose = PROFILE.model_copy(update={"thresholds": thresholds})
     low = with_bounds(top3_share=interval(0.0, 0.01, 0.02))
-    assert judge(evidence(low), PROFILE).verdict == "PASS"
-    assert ids(judge(evidence(low), load("default-1"))) == {"no_persistent_outlier_features"}
+    assert judge(evidence(low), loose).verdict == "PASS"
+    assert ids(judge(evidence(low), PROFILE)) == {"no_persistent_outlier_features"}
+
+
+def test_no_profile_passes_without_a_persistent_outlier_feature() -> None:
+    """One that asks for less than half of the images: the report would say PASS, and "none persistent"."""
+    frequency = PROFILE.thresholds["outlier_frequency"].model_copy(update={"minimum": 0.1})
+    loose = PROFILE.model_copy(update={"thresholds": PROFILE.thresholds | {"outlier_frequency": frequency}})
+    none = with_bounds(outlier_frequency=interval(0.2, 0.3, 0.4))
+    none = none.model_copy(
+        update={"features": tuple(f.model_copy(update={"persistent": False}) for f in none.features)}
+    )
+    assert none.persistent == ()
+    verdict = judge(evidence(none), loose)
+    assert ids(verdict) == {"no_persistent_outlier_features"}
+    assert verdict.reasons[0].seen == "no feature is beyond 4 SD on one side in half of the images"
+
+
+def test_content_of_fewer_images_than_its_limits_are_for_never_passes() -> None:
+    few = PROFILE.model_copy(update={"min_images": 2})
+    e = evidence(planted(n=22))
+    assert e.content is not None
+    short = e.model_copy(update={"content": e.content.model_copy(update={"n": 22})})
+    assert "too_few_images" in ids(judge(short, few))
 
 
 @pytest.mark.parametrize("name", PROFILE.deciding)

@@ -134,7 +134,8 @@ def test_content_at_the_very_limits() -> None:
     assert seen(content(effective_rank=3.9)) == {"little_content": f"over 50 varied images {rank}"}
     assert seen(content(relative_variance=0.0031)) == {"little_content": f"over 50 varied images {variance}"}
     assert seen(content(n=49, effective_rank=3.9, relative_variance=0.0031)) == {
-        "little_content": f"over 49 varied images {rank}, and {variance}"
+        "too_few_images": "the content was measured on 49 varied images; it needs 50",
+        "little_content": f"over 49 varied images {rank}, and {variance}",
     }
 
 
