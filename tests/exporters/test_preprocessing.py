@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -144,21 +145,39 @@ def test_grey_levels_apart() -> None:
     assert preprocess.grey_levels_apart(fields, zero, one[:, :1]) == np.inf
 
 
-def test_documented_example_is_what_the_checker_reads(tmp_path: Path) -> None:
-    """The page's code runs, and the checker reads what it writes."""
-    from onnx import TensorProto, helper
+def test_documented_examples_are_what_the_checker_reads() -> None:
+    """The page's code runs: the digest is the checker's, and the checker reads the contracts that the page writes."""
+    from onnx import TensorProto, helper, numpy_helper
 
     from robustcheck_onnx.checker.model.contract import parse_contract
+    from robustcheck_onnx.checker.model.open import open_model
 
     page = (ROOT / "docs" / "onnx-contract.md").read_text(encoding="utf-8")
-    code = page.split("```python\n")[1].split("```")[0]
+    digest, after_a_change, by_hand = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 3, 4, 4])
     rows = helper.make_tensor_value_info("representation", TensorProto.FLOAT, ["batch", 48])
-    graph = helper.make_graph([helper.make_node("Flatten", ["image"], ["representation"])], "g", [image], [rows])
-    onnx.save(helper.make_model(graph), "encoder.onnx")  # the current folder is tmp_path
-    exec(code, {})
+    bias = numpy_helper.from_array(np.arange(48, dtype=np.float32), "bias")
+    nodes = [helper.make_node("Flatten", ["image"], ["flat"]), helper.make_node("Add", ["flat", "bias"], [rows.name])]
+    graph = helper.make_graph(nodes, "g", [image], [rows], [bias])
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), "encoder.onnx"
+    )  # the current folder is a temporary one
+    computed: dict[str, Any] = {}
+    exec(digest, computed)
+    exec(by_hand, {})
     model = onnx.load("encoder.onnx")
-    read = parse_contract({p.key: p.value for p in model.metadata_props}, "encoder.onnx")
+    assert open_model(Path("encoder.onnx")).weights_changed is None  # the contract does not say what they were
+    (prop,) = model.metadata_props
+    read = parse_contract({prop.key: prop.value}, "encoder.onnx")
+    said = json.loads(prop.value)
+    prop.value = json.dumps(said | {"initializers_digest": computed["digest"]})
+    onnx.save(model, "encoder.onnx")
+    assert open_model(Path("encoder.onnx")).weights_changed is False
+    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.ones(48, dtype=np.float32), "bias"))
+    onnx.save(model, "simplified.onnx")
+    assert open_model(Path("simplified.onnx")).weights_changed is True
+    exec(after_a_change, {})
+    assert open_model(Path("simplified.onnx")).weights_changed is False
     assert read is not None
     assert read.preprocessing.resize_size == (256, 256)
     for field in contract.PREPROCESSING_FIELDS:
