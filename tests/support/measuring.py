@@ -24,6 +24,11 @@ def never_decided() -> profile.Profile:
     return profile.seal(profile.load().model_copy(update={"id": "all", "min_images": 10**6}))
 
 
+def never_narrow() -> profile.Profile:
+    """The default profile with bounds so wide that no look decides: all images are measured, and looked at."""
+    return profile.seal(profile.load().model_copy(update={"id": "wide", "alpha": 1e-60}))
+
+
 def parts(opened: measure.Opened, *spans: tuple[int, int]) -> list[Measurement]:
     """A measurement of one tensor for each span of the images."""
     return [

@@ -16,11 +16,12 @@ from robustcheck_onnx.checker.measure import run as measure
 from robustcheck_onnx.checker.measure.prepared import Prepared
 from robustcheck_onnx.checker.report.record import json_schema, to_json
 from robustcheck_onnx.checker.runtime.runner import Runner
+from robustcheck_onnx.checker.statistics.intervals import FIRST_LOOK
 from robustcheck_onnx.checker.verdict import rule
 from robustcheck_onnx.thresholds import profile
 from robustcheck_onnx.thresholds.profile import STATISTICS
 from support import ROOT, lookup
-from support.measuring import never_decided
+from support.measuring import never_decided, never_narrow
 
 PHOTOS = ROOT / "checker" / "photos"
 
@@ -51,7 +52,7 @@ def test_the_supervised_network_warns_as_measured_before(efficientnet_lite0: Pat
     assert s.negative_energy.estimate == 0
     assert s.persistent == ()
     assert report.evidence.stopped == "decided"
-    assert s.n_images == 64
+    assert s.n_images == FIRST_LOOK
     assert report.evidence.images.bundled
 
 
@@ -122,7 +123,7 @@ def test_where_a_run_stops_does_not_depend_on_the_batch(lookup_pass: tuple[Path,
     for size in (1, 7, 32):
         report = check(model, images=photos, batch_size=size)
         assert report.verdict.verdict == "PASS"
-        assert report.evidence.statistics.n_images == 64
+        assert report.evidence.statistics.n_images == FIRST_LOOK
 
 
 def test_the_report_is_the_same_bytes_for_the_same_input(lookup_pass: tuple[Path, Path]) -> None:
@@ -150,11 +151,11 @@ def test_the_report_survives_json_and_fits_its_schema(lookup_pass: tuple[Path, P
 def test_progress_is_told_after_every_batch(lookup_pass: tuple[Path, Path]) -> None:
     model, photos = lookup_pass
     seen: list[Progress] = []
-    check(model, images=photos, batch_size=16, progress=seen.append, thresholds=never_decided())
-    assert [p.n_done for p in seen] == [16, 32, 48, 64, 80]
+    check(model, images=photos, batch_size=16, progress=seen.append, thresholds=never_narrow())
+    assert [p.n_done for p in seen] == [16, 32, 48, 50, 64, 80]  # a batch ends where the run looks
     assert {p.n_total for p in seen} == {80}
-    assert seen[0].interval == ""
-    assert "against" in seen[-1].interval
+    looked = ["against" in p.interval for p in seen]
+    assert looked == [n >= 50 for n in (p.n_done for p in seen)]
 
 
 def test_the_library_is_silent(lookup_pass: tuple[Path, Path], capfd: pytest.CaptureFixture[str]) -> None:
