@@ -2,6 +2,8 @@
 
 import csv
 import os
+from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from robustcheck_onnx.checker.evidence import Statistics
+from robustcheck_onnx.checker.statistics import intervals
 from robustcheck_onnx.checker.statistics.state import State, merge, statistics, update
 from robustcheck_onnx.thresholds.profile import STATISTICS
 from support import ROOT
@@ -164,7 +167,10 @@ def test_distinct_share_counts_representations_that_come_again(n_different: int,
 @pytest.mark.slow
 @pytest.mark.parametrize("strength", [0.0, 6.0])
 def test_bounds_cover_the_truth_of_every_statistic(strength: float) -> None:
-    """200 samples of 64 images from one population: each interval holds its population value in ≥ 95 %."""
+    """1,000 samples of 64 images: how often each lower bound by itself, or any upper one, passes the population.
+
+    Seen: a lower bound in at most 3 of 1,000 (outlier frequency, negative energy of z), an upper one in at most 1.
+    """
     rng = np.random.default_rng(5)
     scale = rng.lognormal(0, 0.4, 128)
     shift = rng.normal(0, 0.5, 128) + strength * (np.arange(128) == 11)
@@ -173,22 +179,25 @@ def test_bounds_cover_the_truth_of_every_statistic(strength: float) -> None:
         h = rng.normal(size=(n, 128)) * scale + shift
         return np.asarray(h * rng.gamma(4, size=(n, 1)))
 
-    truth = statistics(state_of(draw(40_000)), 0.05)
-    names = STATISTICS
-    inside = dict.fromkeys(names, 0)
-    for _ in range(200):
+    whole = statistics(state_of(draw(40_000)), 0.05)
+    truth = {name: getattr(whole, name).estimate for name in STATISTICS}
+    above, below = Counter[str](), 0
+    for _ in range(1000):
         s = statistics(state_of(draw(64)), 0.05)
-        for name in names:
-            interval = getattr(s, name)
-            inside[name] += interval.low <= getattr(truth, name).estimate <= interval.high
-    # top-3 share without a strong feature is a maximum over features: biased up at 64 images, so covered less
-    assert min(inside.values()) >= (190 if strength else 180), inside
+        above.update(name for name in STATISTICS if getattr(s, name).low > truth[name])
+        below += any(getattr(s, name).high < truth[name] for name in STATISTICS)
+    assert max(above.values(), default=0) <= 50, above  # α of 1,000
+    assert below <= 50, below
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("strength", [5.0, 8.0])
-def test_wrong_stops_of_every_statistic_stay_below_alpha(strength: float) -> None:
-    """Thresholds exactly at the truth, looks from 64 to 320 images: any bound that clears its threshold is wrong.
+def test_how_often_a_bound_of_any_statistic_passes_the_truth(strength: float) -> None:
+    """Thresholds exactly at the truth, looks as a run has them, from 50 to 192 images: a bound that clears is wrong.
+
+    Each lower bound has α to itself (PASS needs all of them), the upper ones share it. Seen in 200 runs: a lower bound
+    in at most 2 (the negative energies), any upper one in at most 1; α would be 10. An interval for one look only
+    (1.645 standard errors) is found out here: five of its lower bounds pass the truth in 10 to 30 % of the runs.
 
     Behind the planted feature several nearly tie, so samples disagree on the three largest; the truth of negative
     energy is then that of the features which the sample left out (docs/statistics.md).
@@ -200,28 +209,27 @@ def test_wrong_stops_of_every_statistic_stay_below_alpha(strength: float) -> Non
         h = rng.normal(size=(n, 96)) * scale + shift
         return np.asarray(h * rng.gamma(2, size=(n, 1)))  # heavy-tailed norms: energies weigh images unequally
 
-    names = STATISTICS
     population = state_of(draw(100_000))
     whole = statistics(population, 0.05)
-    truth = {name: getattr(whole, name).estimate for name in names}
+    truth = {name: getattr(whole, name).estimate for name in STATISTICS}
     energy, negative, energy_y, negative_y = population.energies.sum(axis=1)
-    runs, wrong = 200, 0
+    looks = [n for n in range(1, 193) if intervals.is_look(n)]
+    runs, above, below = 200, Counter[str](), 0
     for _ in range(runs):
-        state, h = State(96), draw(320)
-        keys = rng.integers(0, 2**32, 320)
-        stopped = False
-        for start in range(0, 320, 32):
-            update(state, h[start : start + 32], keys[start : start + 32])
-            if start >= 32 and not stopped:
-                s = statistics(state, 0.05)
-                rest = np.delete(np.arange(96), [f.index for f in s.features[:3]])
-                truth["negative_energy"] = negative[rest].sum() / energy[rest].sum()
-                truth["negative_z_energy"] = negative_y[rest].sum() / energy_y[rest].sum()
-                stopped = any(
-                    getattr(s, name).low > truth[name] or getattr(s, name).high < truth[name] for name in names
-                )
-        wrong += stopped
-    assert wrong / runs <= 0.05, wrong
+        state, h, keys = State(96), draw(192), rng.integers(0, 2**32, 192)
+        too_high, too_low = set[str](), False
+        for start, end in pairwise([0, *looks]):
+            update(state, h[start:end], keys[start:end])
+            s = statistics(state, 0.05)
+            rest = np.delete(np.arange(96), [f.index for f in s.features[:3]])
+            truth["negative_energy"] = negative[rest].sum() / energy[rest].sum()
+            truth["negative_z_energy"] = negative_y[rest].sum() / energy_y[rest].sum()
+            too_high.update(name for name in STATISTICS if getattr(s, name).low > truth[name])
+            too_low |= any(getattr(s, name).high < truth[name] for name in STATISTICS)
+        above.update(too_high)
+        below += too_low
+    assert max(above.values(), default=0) / runs <= 0.05, above
+    assert below / runs <= 0.05, below
 
 
 @needs_embeddings
