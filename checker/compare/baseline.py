@@ -1,22 +1,23 @@
 """Last release's evidence in a file: what `robustcheck compare --baseline` takes for the reference, no model needed.
 
-It holds numbers only: the evidence, each deciding statistic with each group of images left out in turn (so that a
+It holds numbers only: the evidence, each statistic with each group of images left out in turn (so that a
 comparison on the same images is paired), how often each outlier feature is far out and its values on the first images,
-and the digests of the images.
+the cosines between the first images, and the digests of the images.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import shlex
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.evidence import Evidence, OutlierFeature
@@ -28,10 +29,15 @@ from robustcheck_onnx.thresholds.profile import STATISTICS, Statistic
 
 from .changes import ModelJackknife, StatisticJackknife, jackknife_of
 from .fates import carrying
-from .pairs import KEPT_IMAGES, Side, usual_share
+from .pairs import KEPT_IMAGES, Side, cosines, usual_share
 
 SCHEMA_VERSION = 1
 Array = npt.NDArray[np.float64]
+# Images of which the cosines are kept. 67 sets of real representations, each paired 20 times with another image's: the
+# debiased CKA has an SD of 0.023 over 64 images and reaches 0.10 (`judge.UNRELATED_CKA`); over 80, 0.018 and 0.07.
+COSINE_IMAGES = 80
+COSINE_DECIMALS = 7  # rounding, SD 3e-8, stays below what `pairs.similarity_of` takes for no variation (1e-7)
+Cosine = Annotated[float, Field(ge=-1, le=1)]
 AGAIN = "robustcheck compare MODEL.onnx --images PATH --write-baseline FILE"
 
 
@@ -60,6 +66,9 @@ class Baseline(Frozen):
     values: tuple[tuple[float, ...], ...]
     """(image, feature) of the same features, each image's representation scaled to length √feature: of the first
     `pairs.KEPT_IMAGES` usable images, rounded to four decimals"""
+    cosines: tuple[Cosine, ...]
+    """between the representations of the first `COSINE_IMAGES` usable images: above the diagonal, row by row, rounded
+    to seven decimals"""
     digest: str = ""
     """sha256:… over the canonical JSON of all of it but this field"""
 
@@ -80,7 +89,14 @@ class Baseline(Frozen):
             raise ValueError("values are of another number of images")
         if any(len(row) != len(self.frequencies) for row in self.values):
             raise ValueError("features and values differ in number")
+        if len(self.cosines) != math.comb(self.n_cosine_images, 2):
+            raise ValueError("cosines are of another number of images")
         return self
+
+    @property
+    def n_cosine_images(self) -> int:
+        """Images of which the cosines are kept."""
+        return min(sum(self.group_sizes), COSINE_IMAGES)
 
     @property
     def features(self) -> tuple[tuple[OutlierFeature, float], ...]:
@@ -91,6 +107,13 @@ class Baseline(Frozen):
     def rows(self) -> Array:
         """(image, feature) `values` as `fates.fates_by_index` takes them."""
         return np.array(self.values, dtype=np.float64).reshape(len(self.values), len(self.frequencies))
+
+    @property
+    def cosine_matrix(self) -> Array:
+        """(image, image) `cosines`, 1 on the diagonal, as `pairs.similarity_of` takes them."""
+        matrix = np.eye(self.n_cosine_images)
+        matrix[np.triu_indices(self.n_cosine_images, 1)] = self.cosines
+        return np.asarray(matrix + np.triu(matrix, 1).T, dtype=np.float64)
 
     def jackknife(self) -> ModelJackknife:
         """The statistics as `changes.changes` takes them."""
@@ -121,6 +144,9 @@ def make(side: Side, evidence: Evidence, digests: Sequence[str]) -> Baseline:
     """
     model = jackknife_of(side)
     indices = [f.index for f in carrying(evidence.statistics).features]
+    rows = side.kept_rows
+    first = rows[:COSINE_IMAGES]
+    between = np.clip(cosines(first), -1.0, 1.0)[np.triu_indices(len(first), 1)]
     return Baseline(
         tool_version=version("robustcheck-onnx"),
         evidence=evidence,
@@ -132,7 +158,8 @@ def make(side: Side, evidence: Evidence, digests: Sequence[str]) -> Baseline:
         },
         frequencies=tuple(usual_share(side, index) for index in indices),
         # rounding: 2e-3 of the smallest SD over images that an outlier feature may have (CONSTANT_SD of about 4)
-        values=tuple(tuple(round(v, 4) for v in row) for row in side.kept_rows[:, indices].tolist()),
+        values=tuple(tuple(round(v, 4) for v in row) for row in rows[:, indices].tolist()),
+        cosines=tuple(round(v, COSINE_DECIMALS) for v in between.tolist()),
     )
 
 

@@ -1,9 +1,9 @@
-"""Difference and ratio of each deciding statistic between two models, with confidence intervals; pure."""
+"""Difference and ratio of each statistic between two models, with confidence intervals; pure."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -13,14 +13,15 @@ import numpy.typing as npt
 from robustcheck_onnx.checker.evidence import Interval
 from robustcheck_onnx.checker.statistics import grouped_jackknife_sd, intervals, jackknife
 from robustcheck_onnx.thresholds.frozen import Frozen
-from robustcheck_onnx.thresholds.profile import STATISTICS, Statistic
+from robustcheck_onnx.thresholds.profile import STATISTICS, Profile, Statistic
 
 from .pairs import Side, usual_side
 
 Array = npt.NDArray[np.float64]
 
 KEEPS: tuple[Statistic, ...] = ("kurtosis", "persistence_ratio", "top3_share", "outlier_frequency")
-"""What shows the outlier features, and must be kept; negative energy only says that the thresholds apply."""
+"""What shows the outlier features, and must be kept where the profile asks for it; negative energy only says that the
+thresholds apply."""
 
 Keeps = Literal["kept", "shrank", "undecided", "not required"]
 
@@ -36,6 +37,7 @@ class StatisticChange(Frozen):
     ratio: Interval
     """candidate / reference; None where either is not positive or the widths differ"""
     keeps: Keeps
+    """`not required`: shown as context, its interval at the same level as those that must be kept"""
 
 
 class StatisticJackknife(NamedTuple):
@@ -47,7 +49,7 @@ class StatisticJackknife(NamedTuple):
 
 @dataclass(frozen=True)
 class ModelJackknife:
-    """Every deciding statistic of one model with each jackknife group left out in turn: all that `changes` needs."""
+    """Every statistic of one model with each jackknife group left out in turn: all that `changes` needs."""
 
     n_features: int
     sizes: Array
@@ -60,15 +62,26 @@ class ModelJackknife:
         return int(self.sizes.sum())
 
 
+def required_by(profile: Profile) -> tuple[Statistic, ...]:
+    """The statistics of which the reference's value must be kept: what shows outlier features and decides a check."""
+    return tuple(name for name in KEEPS if name in profile.deciding)
+
+
 def changes(
-    candidate: ModelJackknife, reference: ModelJackknife, alpha: float, tolerance: float, *, paired: bool = True
+    candidate: ModelJackknife,
+    reference: ModelJackknife,
+    required: Sequence[Statistic],
+    alpha: float,
+    tolerance: float,
+    *,
+    paired: bool = True,
 ) -> tuple[StatisticChange, ...]:
-    """Difference and ratio of each deciding statistic, with confidence intervals.
+    """Difference and ratio of each statistic, with confidence intervals.
 
     Paired: the delete-a-group jackknife (`intervals.grouped_jackknife_sd`) of the difference, and of the difference of
     the logarithms, over the same groups of images in both models, so that what the images do to both cancels. The
     intervals are those of `intervals.radius`: they hold at every number of images at once, so running again with more
-    images is no cheating. `alpha` is shared by the statistics (Bonferroni).
+    images is no cheating. `alpha` is shared by the required statistics (Bonferroni).
 
     The outlier frequency's spread is at least that of one image more that only the candidate has far out and one that
     only the reference has (Agresti and Min 2005 add half an image to each of the four cells): "in every image" of both
@@ -77,7 +90,8 @@ def changes(
     Args:
         candidate, reference: over the same images if `paired`, over any images else: then the squares of the two
             half-widths add.
-        alpha: error rate of all differences together, and of all ratios together.
+        required: of which 1 − tolerance must be kept (`required_by`), at least one; the others are context.
+        alpha: error rate of the required ratios together, and of their differences together.
         tolerance: share of the reference's value that may be lost, 0 to 1.
 
     Raises:
@@ -85,7 +99,7 @@ def changes(
     """
     if paired and not np.array_equal(candidate.sizes, reference.sizes):
         raise ValueError("the groups of candidate and reference hold other numbers of images; they are not paired")
-    share = alpha / len(STATISTICS)
+    share = alpha / len(required)
     same_width = candidate.n_features == reference.n_features
     out = []
     for name in STATISTICS:
@@ -132,7 +146,7 @@ def changes(
                 reference=_finite(b.whole),
                 difference=apart,
                 ratio=ratio,
-                keeps=_keeps(ratio, apart, b.whole, tolerance) if name in KEEPS and same_width else "not required",
+                keeps=_keeps(ratio, apart, b.whole, tolerance) if name in required and same_width else "not required",
             )
         )
     return tuple(out)
@@ -170,7 +184,7 @@ def _finite(value: float) -> float | None:
 
 
 def jackknife_of(side: Side) -> ModelJackknife:
-    """Compute the deciding statistics over all images, as `state.statistics` does, and without each jackknife group."""
+    """Compute the statistics over all images, as `state.statistics` does, and without each jackknife group."""
     state = side.state
     groups = jackknife(state)
     strongest = int(groups.top[0])

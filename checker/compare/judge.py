@@ -69,14 +69,14 @@ class CompareReport(Frozen):
     reference: Compared
     statistics: tuple[StatisticChange, ...]
     alpha: float
-    """error rate of all ratios together, and of all differences together"""
+    """error rate of the ratios that must be kept together, and of their differences together"""
     features: tuple[FeatureFate, ...]
     new_features: tuple[int, ...]
     """outlier features of the candidate that none of the reference's became"""
     similarity: Similarity | None
-    """None against a baseline, which holds no representations"""
+    """None against a baseline that was measured on other images, or on the same in another order"""
     agreement: Agreement | None
-    """None unless both have class scores of equal width"""
+    """None unless both have class scores of equal width; None against a baseline, which holds no classes"""
     notes: tuple[str, ...]
     profile: Profile
     claim: str

@@ -170,14 +170,23 @@ def similarity(x: Array, y: Array) -> Similarity:
     Returns:
         None where a representation does not vary, and, debiased, with fewer than four images.
     """
-    k, m = x @ x.T, y @ y.T
+    return similarity_of(cosines(x), cosines(y))
+
+
+def cosines(x: Array) -> Array:
+    """(image, image) cosines between representations (image, feature) at the scale of `scaled`."""
+    return np.asarray(x @ x.T / x.shape[1], dtype=np.float64)
+
+
+def similarity_of(k: Array, m: Array) -> Similarity:
+    """`similarity` from the cosines between the images, (image, image), of both: CKA needs nothing else."""
     kc, mc = (_centred(gram) for gram in (k, m))
     biased = _alignment(float((kc * mc).sum()), float((kc * kc).sum()), float((mc * mc).sum()), float((k * k).sum()))
     debiased = None
-    if len(x) >= 4:
+    if len(k) >= 4:
         debiased = _alignment(_hsic(k, m), _hsic(k, k), _hsic(m, m), float((k * k).sum()))
-    change = cosine_change(x, y) if len(x) > 1 else None
-    return Similarity(n_images=len(x), cka=biased, cka_debiased=debiased, cosine_change=change)
+    change = _rms_off_diagonal(k - m) if len(k) > 1 else None
+    return Similarity(n_images=len(k), cka=biased, cka_debiased=debiased, cosine_change=change)
 
 
 def cosine_change(x: Array, y: Array) -> float:
@@ -186,9 +195,12 @@ def cosine_change(x: Array, y: Array) -> float:
     Args:
         x: (image, feature); y: (image, other); at the scale of `scaled`, of at least two images.
     """
-    off = ~np.eye(len(x), dtype=bool)
-    change = (x @ x.T / x.shape[1] - y @ y.T / y.shape[1])[off]
-    return float(np.sqrt(np.mean(change**2)))
+    return _rms_off_diagonal(cosines(x) - cosines(y))
+
+
+def _rms_off_diagonal(change: Array) -> float:
+    off = ~np.eye(len(change), dtype=bool)
+    return float(np.sqrt(np.mean(change[off] ** 2)))
 
 
 def _centred(gram: Array) -> Array:

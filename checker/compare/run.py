@@ -36,11 +36,11 @@ from robustcheck_onnx.thresholds.profile import Profile
 
 from . import baseline as baselines
 from . import changes, fates, pairs
-from .baseline import Baseline
+from .baseline import COSINE_IMAGES, Baseline
 from .changes import StatisticChange
 from .fates import FeatureFate
 from .judge import CLAIM, TOLERANCE, Agreement, Compared, CompareReport, judge_pair
-from .pairs import Pair, Side, Similarity, similarity
+from .pairs import Pair, Side, Similarity, cosines, similarity, similarity_of
 
 MAX_IMAGES = 1000  # by default; the intervals then reach 13 % of an SD
 
@@ -97,9 +97,9 @@ def compare(
     new_baseline = baselines.make(pair.candidate, evidence[0], images.digests)
     ours = _compared(evidence[0], profile)
     if known is None:
-        comparison = _between(pair, _compared(evidence[-1], profile), profile.alpha, tolerance)
+        comparison = _between(pair, _compared(evidence[-1], profile), profile, tolerance)
     else:
-        comparison = _against(pair.candidate, evidence[0], known, profile, tolerance)
+        comparison = _against(pair.candidate, evidence[0], images.digests, known, profile, tolerance)
     return _report(ours, comparison, profile, tolerance, baseline, when), new_baseline
 
 
@@ -124,19 +124,21 @@ class _Comparison:
     agreement: Agreement | None = None
 
 
-def _between(pair: Pair, reference: Compared, alpha: float, tolerance: float) -> _Comparison:
+def _between(pair: Pair, reference: Compared, profile: Profile, tolerance: float) -> _Comparison:
     """Two models that were run."""
     numbers = changes.jackknife_of(pair.candidate), changes.jackknife_of(pair.reference)
     return _Comparison(
         reference,
-        statistics=changes.changes(*numbers, alpha, tolerance),
+        statistics=changes.changes(*numbers, changes.required_by(profile), profile.alpha, tolerance),
         features=fates.fates(pair, reference.evidence.statistics, tolerance),
         similarity=similarity(pair.candidate.kept_rows, pair.reference.kept_rows),
         agreement=_agreement(pair),
     )
 
 
-def _against(side: Side, evidence: Evidence, known: Baseline, profile: Profile, tolerance: float) -> _Comparison:
+def _against(
+    side: Side, evidence: Evidence, digests: Sequence[str], known: Baseline, profile: Profile, tolerance: float
+) -> _Comparison:
     """A model that was run, and the numbers of one that was run before."""
     stale = baselines.staleness(known, evidence)
     ours, theirs = changes.jackknife_of(side), known.jackknife()
@@ -146,15 +148,19 @@ def _against(side: Side, evidence: Evidence, known: Baseline, profile: Profile, 
     paired = known.evidence.images.digest == evidence.images.digest and np.array_equal(ours.sizes, theirs.sizes)
     if not stale and not paired:
         stale = ("the baseline has other images among its usable ones",)
+    same_rows = paired and tuple(digests) == known.images
+    if not stale and not same_rows:
+        stale = ("the baseline took the same images in another order (--seed, or their names)",)
     persistent = fates.carrying(known.evidence.statistics).persistent
     return _Comparison(
         _compared(known.evidence, profile),
-        statistics=changes.changes(ours, theirs, profile.alpha, tolerance, paired=paired),
-        features=fates.fates_by_index(side, known.features, known.rows if paired else None, persistent, tolerance)
+        statistics=changes.changes(ours, theirs, changes.required_by(profile), profile.alpha, tolerance, paired=paired),
+        features=fates.fates_by_index(side, known.features, known.rows if same_rows else None, persistent, tolerance)
         if same_width
         else (),
         stale=stale,
         paired=paired,
+        similarity=similarity_of(cosines(side.kept_rows[:COSINE_IMAGES]), known.cosine_matrix) if same_rows else None,
     )
 
 
@@ -293,10 +299,7 @@ def _agreement(pair: Pair) -> Agreement | None:
     )
 
 
-BASELINE_NOTE = (
-    "A baseline holds the values of the outlier features, not the representations: the rest of the representation "
-    "(CKA) and the predicted classes were not compared."
-)
+BASELINE_NOTE = "A baseline holds no predicted classes: whether both models predict the same ones was not compared."
 
 
 def _notes(candidate: Compared, reference: Compared, profile: Profile, *, is_baseline: bool) -> tuple[str, ...]:

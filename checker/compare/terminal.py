@@ -140,7 +140,7 @@ def _statistics(pen: Pen, report: CompareReport) -> RenderableType:
     least = 100 * (1 - report.tolerance)
     remark = (
         f"{report.n_images} images, {'paired' if report.paired else 'not paired'}; "
-        f"{100 * (1 - report.alpha):g} % confidence together; {least:g} % must be kept"
+        f"{least:g} % must be kept, {100 * (1 - report.alpha):g} % confidence together"
     )
     return section(pen, "Statistics", remark, table)
 
@@ -186,7 +186,7 @@ def _feature(pen: Pen, each: FeatureFate) -> tuple[Text, ...]:
 def _whole(pen: Pen, report: CompareReport) -> RenderableType:
     similarity, classes = report.similarity, report.agreement
     if similarity is None:
-        none = pen.say("not compared: a baseline holds no representations", "dim")
+        none = pen.say("not compared: the baseline's images, or their order, are not the candidate's", "dim")
         return section(pen, "As a whole", "", none)
     cka, debiased, change = (
         number_text(value, missing="–") for value in (similarity.cka, similarity.cka_debiased, similarity.cosine_change)

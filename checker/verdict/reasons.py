@@ -271,7 +271,8 @@ RULES: dict[str, Rule] = {
         "Release the reference, or find the step that cost it (finetuning, pruning, quantisation) by comparing the "
         "model after each; where the loss is meant, `--tolerance` says how much may go.",
         "`robustcheck compare`: the whole interval of the ratio candidate / reference lies below 1 − tolerance, for a "
-        "statistic that shows the outlier features. They are weaker than in the reference on the same images.",
+        "statistic that shows the outlier features and that the profile asks for. They are weaker than in the "
+        "reference on the same images.",
     ),
     "outlier_feature_lost": Rule(
         "other_signal",
@@ -320,9 +321,9 @@ RULES: dict[str, Rule] = {
         "not_established",
         "the baseline was measured otherwise",
         "Write the baseline anew on these images: `robustcheck compare MODEL --images PATH --write-baseline FILE`.",
-        "`robustcheck compare --baseline`: the reference's numbers come from other images, another preprocessing, or "
-        "another version of the statistics than the candidate's. What the images do to the numbers does not cancel "
-        "then, so a difference says little, and a comparison never passes.",
+        "`robustcheck compare --baseline`: the reference's numbers come from other images, the same in another order "
+        "(`--seed`), another preprocessing, or another version of the statistics than the candidate's. What the images "
+        "do to the numbers does not cancel then, so a difference says little, and a comparison never passes.",
     ),
     "not_comparable": Rule(
         "not_applicable",

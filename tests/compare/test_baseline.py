@@ -12,8 +12,11 @@ import pytest
 
 from robustcheck_onnx.checker import text
 from robustcheck_onnx.checker.cli import app as cli
+from robustcheck_onnx.checker.compare import baseline, pairs
 from robustcheck_onnx.checker.compare.judge import CompareReport
-from support.comparisons import Workshop, ids, numbers, planted, run_compare
+from support.comparisons import Workshop, alike, ids, numbers, planted, run_compare
+
+OUTLIERS = (7, 50, 90)
 
 
 def edited(path: Path, change: Callable[[dict[str, Any]], object]) -> Path:
@@ -36,7 +39,14 @@ def test_a_baseline_gives_the_numbers_of_its_model(workshop: Workshop, capsys: p
     with_file = run_compare(a, None, baseline=file, images=workshop.photos, device="cpu")
     assert (with_file.verdict, with_file.statistics) == (with_model.verdict, with_model.statistics)
     assert with_file.verdict.verdict == "PASS"
-    assert (with_file.paired, with_file.similarity, with_file.baseline) == (True, None, str(file))
+    assert (with_file.paired, with_file.baseline) == (True, str(file))
+    truth, found = alike(with_model), alike(with_file)
+    assert found.n_images == truth.n_images == 80
+    np.testing.assert_allclose(
+        numbers(found.cka, found.cka_debiased, found.cosine_change),
+        numbers(truth.cka, truth.cka_debiased, truth.cosine_change),
+        atol=1e-6,
+    )
     assert [(f.fate, f.candidate_frequency) for f in with_file.features] == [
         (f.fate, f.candidate_frequency) for f in with_model.features
     ]
@@ -51,6 +61,57 @@ def test_a_baseline_gives_the_numbers_of_its_model(workshop: Workshop, capsys: p
     assert {"statistic_shrank", "outlier_feature_lost"} <= ids(lost)
     assert cli.main(["compare", str(b), "--baseline", str(file), "--images", str(workshop.photos)]) == 0
     assert "baseline" in capsys.readouterr().out
+
+
+def test_a_candidate_with_the_outlier_features_alone_is_unrelated_by_both_routes(
+    workshop: Workshop, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Three features are the reference's and everything else comes from other images: the whole tells, no feature."""
+    h = planted(features=OUTLIERS)
+    candidate = planted(seed=1, features=OUTLIERS)
+    candidate[:, OUTLIERS] = h[:, OUTLIERS]
+    a, b = workshop.model("candidate", candidate), workshop.model("reference", h)
+    file = workshop.folder / "baseline.json"
+    images = ["--images", str(workshop.photos), "--device", "cpu", "-q"]
+    assert cli.main(["compare", str(b), "--write-baseline", str(file), *images]) == 0
+    for options in ({"reference": b}, {"reference": None, "baseline": file}):
+        report = run_compare(a, **options, images=workshop.photos, device="cpu")
+        assert report.candidate.verdict.verdict == "PASS"
+        assert {f.index: f.fate for f in report.features} == dict.fromkeys(OUTLIERS, "kept")
+        assert ids(report) == {"unrelated"}
+        assert abs(alike(report).cka_debiased or 1) < 0.1
+    assert cli.main(["compare", str(a), "--baseline", str(file), *images[:-1]]) == 1
+    out = capsys.readouterr().out
+    assert "linear CKA" in out
+    assert "unrelated" in out
+
+
+def test_of_many_images_the_first_cosines_are_kept() -> None:
+    """The CKA from the file is that of the same images computed from features (Kornblith et al. 2019)."""
+    x, y = planted(200, 48, seed=2), planted(200, 48, seed=3)
+    y[:, :30] = x[:, :30]
+    first = pairs.scaled(x)[: baseline.COSINE_IMAGES]
+    rounded = np.round(pairs.cosines(first), baseline.COSINE_DECIMALS)
+    other = pairs.scaled(y)[: baseline.COSINE_IMAGES]
+    a, b = first - first.mean(0), other - other.mean(0)
+    truth = np.linalg.norm(b.T @ a) ** 2 / (np.linalg.norm(a.T @ a) * np.linalg.norm(b.T @ b))
+    np.testing.assert_allclose(numbers(pairs.similarity_of(rounded, pairs.cosines(other)).cka), truth, atol=1e-6)
+    same = np.round(pairs.cosines(pairs.scaled(np.tile(x[0], (80, 1)))), baseline.COSINE_DECIMALS)
+    assert pairs.similarity_of(same, pairs.cosines(other)).cka_debiased is None
+
+
+def test_another_order_of_the_images_is_stale(workshop: Workshop, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is compared image by image would be compared between different images."""
+    b = workshop.model("reference", planted())
+    file = workshop.folder / "baseline.json"
+    images = ["--images", str(workshop.photos), "--device", "cpu", "-q"]
+    assert cli.main(["compare", str(b), "--write-baseline", str(file), *images]) == 0
+    capsys.readouterr()
+    report = run_compare(b, None, baseline=file, images=workshop.photos, device="cpu", seed=1)
+    assert ids(report) == {"stale_baseline", "undecided"}
+    assert "another order" in report.verdict.reasons[0].seen
+    assert report.paired  # the groups go by digest
+    assert report.similarity is None
 
 
 def test_a_changed_baseline_is_refused(workshop: Workshop, capsys: pytest.CaptureFixture[str]) -> None:
@@ -90,7 +151,7 @@ def test_a_stale_baseline_is_a_reason(workshop: Workshop, capsys: pytest.Capture
     rule = against(edited(file, lambda d: d["evidence"]["model"].update(rule="head_input")))
     assert ids(rule) == {"not_comparable"}
     wide = against(file, model=workshop.model("wide", planted(d=400)))
-    assert ids(wide) == {"not_comparable"}
+    assert ids(wide) == {"not_comparable", "unrelated"}  # other values, too: CKA needs no equal width
     assert wide.features == ()
 
 
@@ -106,6 +167,9 @@ def test_a_stale_baseline_is_a_reason(workshop: Workshop, capsys: pytest.Capture
         (lambda d: d["frequencies"].append(1.0), "differ in number"),
         (lambda d: d["values"].pop(), "values are of another number of images"),
         (lambda d: d["values"][3].append(1.0), "features and values differ in number"),
+        (lambda d: d["cosines"].pop(), "cosines are of another number of images"),
+        (lambda d: d["cosines"].__setitem__(0, 1.5), "wrong cosines.0"),
+        (lambda d: d.pop("cosines"), "wrong cosines (Field required)"),
         (lambda d: d.update(more=1), "wrong more"),
     ],
 )

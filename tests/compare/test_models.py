@@ -84,12 +84,12 @@ def test_a_candidate_that_only_has_the_mean_is_unrelated(
     capsys.readouterr()
     against = run_compare(a, None, baseline=file, images=workshop.photos, device="cpu")
     assert "outlier_feature_lost" in ids(against)
-    assert "unrelated" not in ids(against)  # CKA is not known
+    assert "unrelated" in ids(against)
     assert [f.fate for f in against.features] == ["uncorrelated"]
     np.testing.assert_allclose(
         numbers(against.features[0].correlation), numbers(report.features[0].correlation), atol=1e-4
     )
-    assert any("holds the values of the outlier features" in note for note in against.notes)
+    assert any("holds no predicted classes" in note for note in against.notes)
 
 
 @pytest.mark.parametrize("share", [1.0, 0.99, 0.9])
@@ -115,6 +115,21 @@ def test_a_loss_inside_the_tolerance_passes_and_outside_it_warns(workshop: Works
     strict = workshop.compare(weaker, h, tolerance=0.001)
     assert "statistic_shrank" in ids(strict)
     assert strict.candidate.verdict.verdict == "PASS"
+
+
+def test_a_statistic_that_the_profile_does_not_ask_for_is_context(workshop: Workshop) -> None:
+    """Three more outlier features: the top-3 share falls to half, and nothing else that shows them does."""
+    h = planted(strength=9.0, features=(7, 50, 90))
+    h[:, 50] *= -1
+    more = h.copy()
+    more[:, [120, 200, 300]] += np.array([-8.5, 8.5, -8.5]) * np.random.default_rng(5).uniform(0.8, 1.2, (len(h), 3))
+    for name, keeps, reasons in (("default-2", "not required", set()), ("default-1", "shrank", {"statistic_shrank"})):
+        report = workshop.compare(more, h, thresholds=Path(name))
+        (share,) = [s for s in report.statistics if s.name == "top3_share"]
+        assert share.ratio.high is not None
+        assert share.ratio.high < 0.8
+        assert share.keeps == keeps
+        assert ids(report) == reasons
 
 
 def test_a_reference_without_the_indication_is_said_to_be_that(workshop: Workshop) -> None:

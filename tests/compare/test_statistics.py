@@ -9,6 +9,7 @@ from scipy import stats
 from robustcheck_onnx.checker.compare import changes, pairs
 from robustcheck_onnx.checker.compare.pairs import Pair
 from robustcheck_onnx.checker.statistics import state
+from robustcheck_onnx.thresholds.profile import PACKAGED, load
 from support.comparisons import ALPHA, Array, numbers, paired, planted, rotation
 
 
@@ -17,7 +18,7 @@ def sides(pair: Pair) -> tuple[changes.ModelJackknife, changes.ModelJackknife]:
 
 
 def changed(pair: Pair, tolerance: float = 0.2) -> dict[str, changes.StatisticChange]:
-    return {c.name: c for c in changes.changes(*sides(pair), ALPHA, tolerance)}
+    return {c.name: c for c in changes.changes(*sides(pair), changes.KEEPS, ALPHA, tolerance)}
 
 
 @pytest.mark.parametrize(("d", "other"), [(12, 12), (12, 30), (90, 70)])
@@ -86,13 +87,13 @@ def test_the_paired_spread_is_the_bootstrap_s() -> None:
     half = np.log(change.ratio.estimate or 0) - np.log(change.ratio.low)
     from robustcheck_onnx.checker.statistics import intervals
 
-    claimed = half / intervals.radius(120, 1.0, ALPHA / 6)  # the SD of the influence function
+    claimed = half / intervals.radius(120, 1.0, ALPHA / 4)  # the SD of the influence function
     x, y = (stats.kurtosis(h, axis=1, fisher=False) for h in (a, b))
     draws = rng.integers(0, 120, (4000, 120))
     spread = np.log(x[draws].mean(1) / y[draws].mean(1)).std() * np.sqrt(120)
     np.testing.assert_allclose(claimed, spread, rtol=0.1)
     # not paired it would be much wider
-    apart = changes.changes(*sides(pair), ALPHA, 0.2, paired=False)[0]
+    apart = changes.changes(*sides(pair), changes.KEEPS, ALPHA, 0.2, paired=False)[0]
     assert apart.ratio.low is not None
     assert np.log(apart.ratio.estimate or 0) - np.log(apart.ratio.low) > 1.3 * half
 
@@ -120,6 +121,19 @@ def test_paired_intervals_cover_the_true_ratio() -> None:
     assert missed <= stats.binom.ppf(0.99, 300, ALPHA)
 
 
+def test_what_must_be_kept_is_what_the_profile_asks_for_and_alpha_is_theirs() -> None:
+    required = changes.required_by(load())
+    assert required == tuple(name for name in changes.KEEPS if name in load().deciding)
+    assert "top3_share" not in required
+    assert changes.required_by(load(PACKAGED["default-1"])) == changes.KEEPS
+    models = sides(paired(planted(), planted(strength=13)))
+    for names in (required, required[:2], changes.KEEPS):
+        found = changes.changes(*models, names, ALPHA, 0.2)
+        alone = changes.changes(*models, required[:1], ALPHA / len(names), 0.2)
+        assert [s.ratio for s in found] == [s.ratio for s in alone]
+        assert {s.name for s in found if s.keeps != "not required"} == set(names)
+
+
 def test_always_in_both_is_no_certainty() -> None:
     frequency = changed(paired(planted(), planted()))["outlier_frequency"]
     assert (frequency.candidate, frequency.reference, frequency.ratio.estimate) == (1, 1, 1)
@@ -131,8 +145,8 @@ def test_always_in_both_is_no_certainty() -> None:
 def test_other_images_are_not_paired() -> None:
     a, b = sides(paired(planted(), planted()))[0], sides(paired(planted(60), planted(60)))[0]
     with pytest.raises(ValueError, match="not paired"):
-        changes.changes(a, b, ALPHA, 0.2)
-    assert changes.changes(a, b, ALPHA, 0.2, paired=False)[0].ratio.low is not None
+        changes.changes(a, b, changes.KEEPS, ALPHA, 0.2)
+    assert changes.changes(a, b, changes.KEEPS, ALPHA, 0.2, paired=False)[0].ratio.low is not None
 
 
 def test_pairs_that_one_model_cannot_measure_count_at_it_and_nowhere_else() -> None:

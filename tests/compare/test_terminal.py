@@ -18,7 +18,7 @@ def test_a_heading_is_one_line_and_a_ratio_without_bounds_is_told(workshop: Work
     buffer = io.StringIO()
     Console(file=buffer, width=80, no_color=True).print(terminal.render(report))
     n = report.n_images
-    heading = f"Statistics  {n} images, paired; 95 % confidence together; 80 % must be kept"
+    heading = f"Statistics  {n} images, paired; 80 % must be kept, 95 % confidence together"
     assert heading in buffer.getvalue().splitlines()
     (seen,) = [reason.seen for reason in report.verdict.reasons if reason.id == "statistic_shrank"]
     assert seen.startswith("at least 80 % of the reference's must be kept: ")
