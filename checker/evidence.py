@@ -136,6 +136,8 @@ class ModelFacts(Frozen):
     """of the image input; pixels of photos go into uint8 as they are: rescale, mean and std are not applied"""
     scaling: GraphScaling | None = None
     """what the graph itself does to its image input; None: nothing, or nothing that can be told"""
+    other_scalings: tuple[GraphScaling, ...] = ()
+    """what its other branches do, where they scale the image in another way; factor 1 and offset 0 for nothing"""
     tensor: str
     rule: str
     """encoder_output | head_input | pooled | logits | user"""

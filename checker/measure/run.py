@@ -346,6 +346,7 @@ def model_facts(
         left_out=opened.left_out,
         input_type=opened.image_input.dtype,
         scaling=opened.scaling,
+        other_scalings=opened.scalings[1:],
         tensor=chosen.tensor,
         rule=chosen.rule,
         pool=chosen.pool,

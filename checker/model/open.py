@@ -32,7 +32,7 @@ from .image_input import ImageInput, find_image_input
 from .image_part import keep_image_part
 from .layers import Layers, build_layers, nested_nodes
 from .representation import FLOATS, Candidate, Representation, choose
-from .scaling import find_scaling
+from .scaling import find_scalings
 from .sort import sort_model
 from .supported import check_supported, refuse_dense
 
@@ -69,8 +69,8 @@ class ModelFile:
     precision: str
     """fp32, fp16, bf16 or int8 (any quantised layer)"""
     image_input: ImageInput
-    scaling: GraphScaling | None
-    """what the graph itself does to the image input before its first layer"""
+    scalings: tuple[GraphScaling, ...]
+    """what the graph itself does to the image input before its first layer: several where branches differ"""
     left_out: tuple[str, ...]
     """of a graph with several inputs, each as "input NAME" or "output NAME": what needs more than the image"""
     outputs: tuple[Output, ...]
@@ -88,6 +88,11 @@ class ModelFile:
     graph: Graph
     """as its author wrote it, and what was added behind"""
     external_folder: Path | None
+
+    @property
+    def scaling(self) -> GraphScaling | None:
+        """The first of `scalings`; None where the graph does nothing to the values, or it can't be told."""
+        return self.scalings[0] if self.scalings else None
 
     @property
     def external_digests(self) -> dict[str, str]:
@@ -145,7 +150,7 @@ def open_model(
         producer=f"{proto.producer_name} {proto.producer_version}".strip(),
         precision=_precision(proto),
         image_input=image_input,
-        scaling=find_scaling(proto, layers, image_input, file.weights),
+        scalings=find_scalings(proto, layers, image_input, file.weights, representation.tensor),
         left_out=left_out,
         outputs=tuple(_output(layers, name) for name in names),
         contract=contract,

@@ -41,6 +41,10 @@ class Range(NamedTuple):
 
 # What usual photos may become: every family's channels lie inside, every doubled or forgotten step outside
 UNIT = Range((-0.6, 1.5), (0.05, 3.0))
+# By the preprocessing alone: the mean and SD of stained tissue (H-optimus-0) make -1.49 of a photo's blue
+OUTSIDE = Range((-1.6, 1.5), (0.05, 3.0))
+# Where both subtract a mean: a normalisation comes out, or 0 to 1; a mean subtracted twice is below -0.3 somewhere
+TWO_MEANS = (Range((-0.3, 0.3), (0.4, 3.0)), Range((0.3, 0.7), (0.2, 0.35)))
 BYTES = Range((-60.0, 160.0), (40.0, 110.0))
 # What a set of images may become: dark, pale and flat ones too
 ANY_UNIT = Range((-5.0, 5.0), (0.02, 3.0))
@@ -49,8 +53,8 @@ CENTRED, LEAST_CENTRED_SD = 0.25, 0.4  # who subtracts a mean divides too: 0.5/0
 RAW_MEAN = 60.0  # bytes from which no mean was subtracted have 112 to 123
 
 
-def expected(model: ModelFacts, preprocessing: PreprocessingFacts) -> Levels:
-    """Mean and SD of usual photos where the model's first layer reads them, by the declared and the graph's own map."""
+def at_input(model: ModelFacts, preprocessing: PreprocessingFacts) -> Levels:
+    """Mean and SD of usual photos at the model's input, by the declared preprocessing."""
     given = preprocessing.preprocessing
     mean: tuple[float, ...] = PHOTO_MEAN
     sd: tuple[float, ...] = PHOTO_SD
@@ -58,9 +62,17 @@ def expected(model: ModelFacts, preprocessing: PreprocessingFacts) -> Levels:
         mean, sd = PHOTO_GREY[:1], PHOTO_GREY[1:]
     elif given.color_order == "BGR":
         mean, sd = mean[::-1], sd[::-1]
-    if model.input_type != "uint8":
-        mean, sd = given.scaled(mean, sd)
-    return behind(model.scaling, mean, sd)
+    return Levels(mean, sd) if model.input_type == "uint8" else Levels(*given.scaled(mean, sd))
+
+
+def expected(model: ModelFacts, preprocessing: PreprocessingFacts) -> Levels:
+    """Mean and SD of usual photos where the model's first layer reads them, by the declared and the graph's own map."""
+    return behind(model.scaling, *at_input(model, preprocessing))
+
+
+def branches(model: ModelFacts) -> tuple[GraphScaling | None, ...]:
+    """What the graph does to its input: one map, or one a branch where branches differ."""
+    return (model.scaling, *model.other_scalings)
 
 
 def behind(scaling: GraphScaling | None, mean: Sequence[float], sd: Sequence[float]) -> Levels:
@@ -77,22 +89,26 @@ def behind(scaling: GraphScaling | None, mean: Sequence[float], sd: Sequence[flo
     )
 
 
-def scaled_in_both(model: ModelFacts, preprocessing: PreprocessingFacts) -> bool:
-    """Whether the preprocessing and the graph both change the values of pixels."""
+def scaled_in_both(model: ModelFacts, preprocessing: PreprocessingFacts, scaling: GraphScaling | None) -> bool:
+    """Whether the preprocessing and the graph, by `scaling`, both change the values of pixels."""
     given = preprocessing.preprocessing
     plain = given.rescale == 1 and not any(given.mean) and set(given.std) == {1.0}
-    return model.scaling is not None and model.input_type != "uint8" and not plain
+    return _scales(scaling) and model.input_type != "uint8" and not plain
 
 
-def usual(levels: Levels, *, in_both: bool) -> bool:
-    """Whether usual photos may become this: each channel in one and the same range.
+def usual(model: ModelFacts, preprocessing: PreprocessingFacts, scaling: GraphScaling | None) -> bool:
+    """Whether usual photos may become what a first layer behind `scaling` reads, each channel in the same range.
 
-    in_both: both the preprocessing and the graph scale; then values about zero must be spread as a normalisation does.
+    The preprocessing alone may be made for other images than photos. Where both scale, values about zero must be
+    spread as a normalisation does; where both subtract a mean, the mean of photos must be about zero, or all be 0 to 1.
     """
-    weak = in_both and any(
-        abs(mean) < CENTRED and sd < LEAST_CENTRED_SD for mean, sd in zip(levels.mean, levels.sd, strict=True)
-    )
-    return not weak and _in_one((UNIT, BYTES), levels)
+    levels = behind(scaling, *at_input(model, preprocessing))
+    if not scaled_in_both(model, preprocessing, scaling):
+        return _in_one((UNIT if _scales(scaling) else OUTSIDE, BYTES), levels)
+    if any(abs(mean) < CENTRED and sd < LEAST_CENTRED_SD for mean, sd in zip(levels.mean, levels.sd, strict=True)):
+        return False
+    two_means = scaling is not None and any(scaling.offset) and any(preprocessing.preprocessing.mean)
+    return _in_one((*(TWO_MEANS if two_means else (UNIT,)), BYTES), levels)
 
 
 def possible(levels: Levels) -> bool:
@@ -108,6 +124,10 @@ def is_raw(levels: Levels) -> bool:
 def steps_text(scaling: GraphScaling) -> str:
     """Write what a graph does to its input, as (x − mean) / std."""
     return f"(x − {_values(scaling.mean)}) / {_values(scaling.std)} ({', '.join(scaling.ops)})"
+
+
+def _scales(scaling: GraphScaling | None) -> bool:
+    return scaling is not None and (any(scaling.offset) or set(scaling.factor) != {1.0})
 
 
 def _in_one(ranges: Sequence[Range], levels: Levels) -> bool:

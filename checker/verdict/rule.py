@@ -319,26 +319,29 @@ def _scaled_oddly(model: ModelFacts, preprocessing: PreprocessingFacts) -> tuple
     """Judge the whole map from pixels to the first layer by what it makes of usual photos; tensors come without one."""
     if preprocessing.source == "tensors":
         return None
-    levels = pixels.expected(model, preprocessing)
-    in_both = pixels.scaled_in_both(model, preprocessing)
-    if pixels.usual(levels, in_both=in_both):
-        return None
-    if in_both and model.scaling is not None:
-        return (
-            "normalised_twice",
-            f"the graph itself computes {pixels.steps_text(model.scaling)} behind the preprocessing; its first layer "
-            f"gets usual photos with {levels}",
-        )
-    return "unusual_pixels", f"the model's first layer gets usual photos with {levels}"
+    at_input = pixels.at_input(model, preprocessing)
+    for scaling in pixels.branches(model):
+        if pixels.usual(model, preprocessing, scaling):
+            continue
+        levels = pixels.behind(scaling, *at_input)
+        if scaling is not None and pixels.scaled_in_both(model, preprocessing, scaling):
+            return (
+                "normalised_twice",
+                f"the graph itself computes {pixels.steps_text(scaling)} behind the preprocessing; its first layer "
+                f"gets usual photos with {levels}",
+            )
+        return "unusual_pixels", f"the model's first layer gets usual photos with {levels}"
+    return None
 
 
 def _pixels(e: Evidence) -> Iterator[tuple[str, str]]:
     """Judge what was measured at the input, where the map that was declared is no reason already."""
     if e.levels is None or _scaled_oddly(e.model, e.preprocessing):
         return
-    levels = pixels.behind(e.model.scaling, e.levels.mean, e.levels.sd)
-    if not pixels.possible(levels):
-        yield "unusual_pixels", f"the model's first layer got these images with {levels}"
+    seen = [pixels.behind(scaling, e.levels.mean, e.levels.sd) for scaling in pixels.branches(e.model)]
+    worst = next((levels for levels in seen if not pixels.possible(levels)), None)
+    if worst is not None:
+        yield "unusual_pixels", f"the model's first layer got these images with {worst}"
 
 
 def _comparable(e: Evidence, profile: Profile) -> Iterator[tuple[str, str]]:

@@ -18,7 +18,7 @@ from robustcheck_onnx.checker.model.image_input import find_image_input
 from robustcheck_onnx.checker.model.layers import build_layers
 from robustcheck_onnx.checker.model.light import parse_light
 from robustcheck_onnx.checker.model.open import with_shapes
-from robustcheck_onnx.checker.model.scaling import find_scaling
+from robustcheck_onnx.checker.model.scaling import find_scalings
 from support import onnx_models
 from support.onnx_models import Array, Node
 
@@ -60,13 +60,19 @@ def with_layer(
     return model
 
 
-def scaling(model: onnx.ModelProto) -> GraphScaling | None:
+def scalings(model: onnx.ModelProto) -> tuple[GraphScaling, ...]:
     content = model.SerializeToString()
     proto, places = parse_light(content)
     weights = {weight.name: tuple(weight.dims) for weight in proto.graph.initializer}
     image = find_image_input(proto.graph, weights.keys(), "m.onnx")
     layers = build_layers(with_shapes(proto), image.name, weights)
-    return find_scaling(proto, layers, image, Weights(None, content, places))
+    return find_scalings(proto, layers, image, Weights(None, content, places), "embedding")
+
+
+def scaling(model: onnx.ModelProto) -> GraphScaling | None:
+    found = scalings(model)
+    assert len(found) < 2
+    return found[0] if found else None
 
 
 def entering(model: onnx.ModelProto, tensor: str, image: Array) -> Array:
@@ -164,6 +170,163 @@ def test_a_pair_of_quantisers_changes_nothing_and_a_dequantiser_of_bytes_scales(
     assert_maps(with_layer(nodes, {"scale": scale, "zero": zero}, "x", inputs=(BYTES,)), "x", image)
 
 
+def nearly_one_tap() -> Array:
+    kernel = np.zeros((3, 1, 3, 3), np.float32)
+    kernel[:, 0, 1, 1] = 1
+    kernel[1, 0, 0, 1] = 0.01
+    return kernel
+
+
+def mixed_condition() -> Array:
+    condition = np.ones((1, 1, 8, 8), bool)
+    condition[..., 3] = False
+    return condition
+
+
+def channel_pad() -> dict[str, Array]:
+    """One channel more in front, and bounds that take the first three of the four."""
+    places = {"w": [0, 1, 0, 0, 0, 0, 0, 0], "i0": [0], "i1": [1], "i3": [3]}
+    return {name: np.array(value, np.int64) for name, value in places.items()}
+
+
+def full(values: Array) -> Array:
+    return np.broadcast_to(values.reshape(1, 3, 1, 1), (1, 3, 8, 8)).astype(np.float32)
+
+
+def taps(matrix: Array, *, depthwise: bool) -> Array:
+    kernel = np.zeros((3, 1 if depthwise else 3, 3, 3), np.float32)
+    kernel[:, :, 1, 1] = np.diag(matrix)[:, None] if depthwise else matrix
+    return kernel
+
+
+NORMALISED: list[Node] = [("Sub", ["start", "mean"], ["centred"]), ("Div", ["centred", "std"], ["x"])]
+CONSTANTS: dict[str, Array] = {"mean": column(MEAN), "std": column(STD)}
+PADS = {"pads": np.zeros(8, np.int64)}
+BORDER = {"pads": np.array([1, 2, 1, 0], np.int64), "axes": np.array([2, -1], np.int64)}
+FORMS: dict[str, tuple[list[Node], dict[str, Array]]] = {
+    "constants as large as the image": (
+        [("Sub", ["image", "mean"], ["centred"]), ("Div", ["centred", "std"], ["x"])],
+        {"mean": full(MEAN), "std": full(STD)},
+    ),
+    "a mean as large as one channel": (
+        [("Sub", ["image", "mean"], ["x"])],
+        {"mean": np.full((8, 8), 0.5, np.float32)},
+    ),
+    "Expand of a constant": (
+        [
+            ("Shape", ["image"], ["shape"]),
+            ("Expand", ["std", "shape"], ["expanded"]),
+            ("Sub", ["image", "mean"], ["centred"]),
+            ("Div", ["centred", "expanded"], ["x"]),
+        ],
+        CONSTANTS,
+    ),
+    "a constant of the image's type": (
+        [
+            ("CastLike", ["mean", "image"], ["alike"]),
+            ("Sub", ["image", "alike"], ["centred"]),
+            ("Div", ["centred", "std"], ["x"]),
+        ],
+        CONSTANTS,
+    ),
+    "Expand of the image": (
+        [("Shape", ["image"], ["shape"]), ("Expand", ["image", "shape"], ["start"]), *NORMALISED],
+        CONSTANTS,
+    ),
+    "Sum": (
+        [("Sum", ["minus", "image", "one"], ["centred"]), ("Div", ["centred", "std"], ["x"])],
+        {"minus": column(-MEAN - 1), "one": np.array(1, np.float32), "std": column(STD)},
+    ),
+    "a Pad of nothing": ([("Pad", ["image", "pads"], ["start"]), *NORMALISED], CONSTANTS | PADS),
+    "Where of a constant": (
+        [("Where", ["yes", "image", "zero"], ["start"]), *NORMALISED],
+        CONSTANTS | {"yes": np.array(True), "zero": np.array(0, np.float32)},
+    ),
+    "Where of a constant as large as the image": (
+        [("Where", ["no", "zero", "image"], ["start"]), *NORMALISED],
+        CONSTANTS | {"no": np.zeros((1, 1, 8, 8), bool), "zero": np.array(0, np.float32)},
+    ),
+    "a depthwise centre tap": (
+        [("Conv", ["image", "kernel", "bias"], ["x"], {"group": 3, "pads": [1, 1, 1, 1]})],
+        {"kernel": taps(np.diag(1 / STD), depthwise=True), "bias": -MEAN / STD},
+    ),
+    "a centre tap that turns the channels round": (
+        [("Conv", ["image", "kernel", "bias"], ["x"], {"pads": [1, 1, 1, 1]})],
+        {"kernel": taps(np.diag(1 / STD)[::-1], depthwise=False), "bias": -MEAN / STD},
+    ),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_other_forms_of_a_normalisation_are_read(form: str) -> None:
+    nodes, weights = FORMS[form]
+    found = assert_maps(with_layer(nodes, weights, "x"), "x", photo())
+    assert found.offset != (0.0,) * 3
+
+
+def test_a_border_is_no_pixel() -> None:
+    nodes: list[Node] = [("Pad", ["image", "pads", "", "axes"], ["start"]), *NORMALISED]
+    model = with_layer(nodes, CONSTANTS | BORDER, "x")
+    found = scaling(model)
+    assert found is not None
+    image = photo()
+    ours = image * column(np.array(found.factor)) + column(np.array(found.offset))
+    assert np.allclose(ours, entering(model, "x", image)[:, :, 1:9, 2:10], atol=1e-5)
+
+
+def test_grey_that_becomes_three_channels_keeps_its_map() -> None:
+    grey = ("image", TensorProto.FLOAT, ("batch", 1, 8, 8))
+    nodes: list[Node] = [("Expand", ["image", "shape"], ["start"]), *NORMALISED]
+    weights = CONSTANTS | {"shape": np.array([1, 3, 1, 1], np.int64)}
+    found = assert_maps(with_layer(nodes, weights, "x", inputs=(grey,)), "x", photo((2, 1, 8, 8)))
+    assert found.channels == (0, 0, 0)
+
+
+BRANCHED: list[Node] = [("Sub", ["image", "mean"], ["centred"]), ("Div", ["centred", "std"], ["x"])]
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        [("ReduceMean", ["image"], ["unused"], {"keepdims": 1})],
+        [("Mul", ["image", "two"], ["unused"])],
+        [("Mul", ["image", "two"], ["doubled"]), ("Shape", ["doubled"], ["unused"])],
+    ],
+)
+def test_what_never_reaches_the_representation_says_nothing(beside: list[Node]) -> None:
+    weights = CONSTANTS | {"two": np.array(2, np.float32)}
+    model = with_layer([*beside, *BRANCHED], weights, "x")
+    alone = scaling(with_layer(BRANCHED, CONSTANTS, "x"))
+    assert scaling(model) == alone
+    model.graph.output.append(onnx.ValueInfoProto(name="unused"))  # an output that is not the representation
+    assert scaling(model) == alone
+
+
+def test_branches_that_differ_are_all_given_and_those_that_scale_come_first() -> None:
+    beside: list[Node] = [
+        ("GlobalMaxPool", ["image"], ["highest"]),
+        *BRANCHED,
+        ("Mul", ["image", "two"], ["doubled"]),
+        ("Sigmoid", ["doubled"], ["gate"]),
+        ("Mul", ["image", "nothing"], ["zeros"]),
+        ("Sigmoid", ["zeros"], ["half"]),
+        ("Gather", ["image", "first"], ["red"], {"axis": 1}),
+        ("Mul", ["red", "two"], ["red2"]),
+        ("Sigmoid", ["red2"], ["red3"]),
+        ("Mul", ["gate", "half"], ["a"]),
+        ("Mul", ["red3", "highest"], ["b"]),
+        ("Add", ["x", "a"], ["c"]),
+        ("Add", ["c", "b"], ["y"]),
+    ]
+    weights = CONSTANTS | {"two": np.array(2, np.float32), "nothing": np.array(0, np.float32)}
+    model = with_layer(beside, weights | {"first": np.array([0], np.int64)}, "y")
+    entering(model, "y", photo())
+    found = scalings(model)
+    assert [each.ops for each in found] == [("Mul",), ("Sub", "Div"), ()]
+    assert found[1] == scaling(with_layer(BRANCHED, CONSTANTS, "x"))
+    assert (found[2].factor, found[2].offset) == ((1.0,) * 3, (0.0,) * 3)
+
+
 @pytest.mark.parametrize(
     ("nodes", "weights"),
     [
@@ -179,7 +342,10 @@ def test_a_pair_of_quantisers_changes_nothing_and_a_dequantiser_of_bytes_scales(
         ([("Mul", ["image", "image"], ["x"])], {}),
         ([("Div", ["w", "image"], ["x"])], {"w": np.array(1, np.float32)}),
         ([("Sigmoid", ["image"], ["x"])], {}),
-        ([("Mul", ["image", "w"], ["y"]), ("Add", ["y", "image"], ["x"])], {"w": np.array(2, np.float32)}),
+        ([("Conv", ["image", "w"], ["x"], {"group": 3, "pads": [1, 1, 1, 1]})], {"w": nearly_one_tap()}),
+        ([("Where", ["w", "image", "other"], ["x"])], {"w": mixed_condition(), "other": np.float32(0)}),
+        ([("Pad", ["image", "w"], ["y"]), ("Slice", ["y", "i0", "i3", "i1"], ["x"])], channel_pad()),
+        ([("Add", ["image", "w"], ["x"])], {"w": np.linspace(0, 1, 64, dtype=np.float32).reshape(1, 1, 8, 8)}),
     ],
 )
 def test_what_is_no_scaling_is_none(nodes: list[Node], weights: dict[str, Array]) -> None:

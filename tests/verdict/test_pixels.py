@@ -139,6 +139,55 @@ def test_transform_input_of_torchvision_is_sound_with_its_own_preprocessing_and_
     assert ids(evidence(FAMILIES["0 to 1"], transform)) == ["normalised_twice"]
 
 
+@pytest.mark.parametrize(("outside", "inside"), list(itertools.product(NORMALISING, repeat=2)))
+def test_a_mean_that_is_subtracted_again_is_a_reason(outside: Preprocessing, inside: Preprocessing) -> None:
+    only_mean = in_graph([1.0] * 3, -np.array(inside.mean))
+    assert ids(evidence(outside, only_mean)) == ["normalised_twice"]
+    assert ids(evidence(outside, in_graph([1.0] * 3, -255 * np.array(inside.mean)))) == ["normalised_twice"]
+
+
+@pytest.mark.parametrize("given", NORMALISING)
+def test_a_graph_that_undoes_a_normalisation_is_sound(given: Preprocessing) -> None:
+    assert ids(evidence(given, in_graph(given.std, given.mean))) == []
+    to_bytes = in_graph(255 * np.array(given.std), 255 * np.array(given.mean))
+    assert ids(evidence(given, to_bytes)) == []
+
+
+# huggingface.co/bioptimus/H-optimus-0, model card
+TISSUE = CLIP.model_copy(update={"mean": (0.707223, 0.578729, 0.703617), "std": (0.211883, 0.230117, 0.177517)})
+# timm, vit_7b_patch16_dinov3.sat493m
+SATELLITES = CLIP.model_copy(update={"mean": (0.43, 0.411, 0.296), "std": (0.213, 0.156, 0.143)})
+
+
+@pytest.mark.parametrize("given", [TISSUE, SATELLITES])
+def test_a_published_normalisation_for_other_images_is_usual_and_twice_it_is_not(given: Preprocessing) -> None:
+    assert ids(evidence(given)) == []
+    assert ids(evidence(given, as_graph(given))) == ["normalised_twice"]
+    assert ids(evidence(given.model_copy(update={"rescale": 1.0}))) == ["unusual_pixels"]
+
+
+def test_satellites_normalised_in_the_graph_are_usual() -> None:
+    assert ids(evidence(FAMILIES["0 to 1"], as_graph(SATELLITES))) == []
+
+
+def test_the_worst_of_branches_that_differ_is_judged() -> None:
+    plain, sound = in_graph([1.0] * 3, [0.0] * 3), in_graph([1.0] * 3, [0.1] * 3)
+    doubled = as_graph(IMAGENET)
+    for first, others in [(doubled, (plain,)), (sound, (doubled, plain)), (sound, (plain, doubled))]:
+        e = evidence(IMAGENET, first, other_scalings=others)
+        assert ids(e) == ["normalised_twice"]
+        assert "(x − 0.485 0.456 0.406) / 0.229" in judge(e, PROFILE).reasons[0].seen
+    assert ids(evidence(IMAGENET, sound, other_scalings=(plain,))) == []
+    # the branch that does nothing is the preprocessing's alone
+    forgotten = IMAGENET.model_copy(update={"mean": (0.0,) * 3})
+    mended = in_graph([1.0] * 3, -np.array(IMAGENET.mean) / np.array(IMAGENET.std))
+    assert ids(evidence(forgotten, mended)) == []
+    assert ids(evidence(forgotten, mended, other_scalings=(plain,))) == ["unusual_pixels"]
+    tensors = evidence(IMAGENET, sound, other_scalings=(doubled,), source="tensors")
+    measured = tensors.model_copy(update={"levels": InputLevels(mean=(0.0,) * 3, sd=(1.1,) * 3)})
+    assert [r.id for r in judge(measured, PROFILE).reasons] == ["unusual_pixels"]
+
+
 @given(
     st.sampled_from(NORMALISING),
     st.floats(-1, 1),

@@ -33,19 +33,31 @@ def embeddings() -> np.ndarray:
     return np.asarray(h * rng.uniform(0.5, 2, (N, 1)))
 
 
-def model(path: Path, *, baked: bool, **preprocessing: Any) -> Path:
+def model(path: Path, *, baked: bool, beside: bool = False, **preprocessing: Any) -> Path:
     """A look-up model of photos in 0–1; `baked`: its graph normalises them first.
 
-    Its first layer, a 3×3 convolution, undoes ImageNet's normalisation, as a learned one might: no walk sees that.
+    Its first two layers, with six outputs between them, undo ImageNet's normalisation, as learned ones might: no walk
+    sees that. `beside`: a branch that reads the image as it is, and adds nothing.
     """
     contract = lookup.lookup_contract()
     contract["preprocessing"] |= preprocessing
     lookup.write_lookup_model(path, embeddings(), contract=contract)
     proto = onnx.load(path)
-    kernel = np.zeros((3, 3, 3, 3), np.float32)
-    kernel[range(3), range(3), 1, 1] = STD
-    constants = {"kernel": kernel, "bias": MEAN, "mean": MEAN.reshape(3, 1, 1), "std": STD.reshape(3, 1, 1)}
-    nodes = [helper.make_node("Conv", ["normalised", "kernel", "bias"], ["unit"], pads=[1] * 4)]
+    kernel = np.zeros((6, 3, 3, 3), np.float32)
+    kernel[range(6), [0, 1, 2] * 2, 1, 1] = np.tile(STD, 2)
+    halves = np.tile(np.eye(3, dtype=np.float32) / 2, 2).reshape(3, 6, 1, 1)
+    constants = {"kernel": kernel, "bias": np.tile(MEAN, 2), "halves": halves, "nothing": np.float32(0)}
+    constants |= {"mean": MEAN.reshape(3, 1, 1), "std": STD.reshape(3, 1, 1)}
+    nodes = [
+        helper.make_node("Conv", ["normalised", "kernel", "bias"], ["six"], pads=[1] * 4),
+        helper.make_node("Conv", ["six", "halves"], ["three" if beside else "unit"]),
+    ]
+    if beside:
+        nodes += [
+            helper.make_node("ReduceMean", ["image"], ["level"], keepdims=1),
+            helper.make_node("Mul", ["level", "nothing"], ["zero"]),
+            helper.make_node("Add", ["three", "zero"], ["unit"]),
+        ]
     if baked:
         nodes[:0] = [
             helper.make_node("Sub", ["image", "mean"], ["centred"]),
@@ -53,7 +65,9 @@ def model(path: Path, *, baked: bool, **preprocessing: Any) -> Path:
         ]
     else:
         nodes[0].input[0] = "image"
-    proto.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in constants.items())
+    proto.graph.initializer.extend(
+        numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()
+    )
     own = list(proto.graph.node)
     own[0].input[0] = "unit"
     del proto.graph.node[:]
@@ -91,6 +105,16 @@ def test_a_model_that_passes_is_warn_with_pixels_scaled_twice_or_not_at_all(
     before = inspect_model(path, profile.load()).can_pass
     assert {reason.id for reason in before.reasons} == reasons
     assert before.answer == ("no" if reasons else "yes")
+
+
+def test_a_branch_beside_a_normalisation_hides_nothing(tmp_path: Path, photos_80: Path) -> None:
+    sound = check(model(tmp_path / "sound.onnx", baked=True, beside=True), images=photos_80)
+    assert (sound.verdict.verdict, ids(sound)) == ("PASS", set())
+    facts = sound.evidence.model
+    assert facts.scaling is not None
+    assert [facts.scaling.ops, *(other.ops for other in facts.other_scalings)] == [("Sub", "Div"), ()]
+    twice = check(model(tmp_path / "twice.onnx", baked=True, beside=True, **NORMALISE), images=photos_80)
+    assert (twice.verdict.verdict, "normalised_twice" in ids(twice)) == ("WARN", True)
 
 
 @pytest.mark.export
