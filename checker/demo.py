@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from robustcheck_onnx.checker.evidence import Preprocessing
 from robustcheck_onnx.checker.images import Picture, apply, open_images
-from robustcheck_onnx.checker.model import CONTRACT_KEY, initializers_digest
+from robustcheck_onnx.checker.model import CONTRACT_KEY, graph_digest
 
 Name = Literal["ordinary", "planted"]
 NAMES: tuple[Name, ...] = ("ordinary", "planted")
@@ -121,8 +121,8 @@ def write(path: Path, name: Name, weights: Array, mean: Array) -> None:
     )
     # opset 18 and IR 9: what every ONNX Runtime that robustcheck takes can read
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    digest = initializers_digest(model)
-    helper.set_model_props(model, {CONTRACT_KEY: json.dumps(_contract(name) | {"initializers_digest": digest})})
+    digest = graph_digest(model)
+    helper.set_model_props(model, {CONTRACT_KEY: json.dumps(_contract(name) | {"graph_digest": digest})})
     onnx.save(model, path)
 
 

@@ -155,8 +155,8 @@ class ModelFacts(Frozen):
     """what was planted by hand, as the contract says; empty for a real model"""
     matched_to: str | None = None
     """the encoder whose vectors it was trained to give, as the contract says; "none": it was not; None: not said"""
-    weights_changed: bool | None = None
-    """whether the tensors' values are others than those the contract was written for; None: no contract says"""
+    file_changed: bool | None = None
+    """whether the graph or weights are others than those the contract was written for; None: no contract says"""
     batch_difference: float | None
     """largest relative difference of a representation between batches; None = not checked"""
     fixed_scale_difference: float | None = None

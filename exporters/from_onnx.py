@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from . import contract, parity, preprocess, quantize, weights, write
+from . import contract, parity, preprocess, quantize, write
 from .contract import Source
+from .digest import graph_digest
 from .errors import ENVIRONMENT, USAGE, ExportError
 from .messages import quiet
 
@@ -133,23 +134,23 @@ def _opened(path: Path) -> tuple[onnx.ModelProto, dict[str, Any]]:
         raise ExportError(f"{path}: contract is damaged ({type(error).__name__}: {error})", hint) from error
     if not complete:
         raise ExportError(f"{path}: contract breaks schema {contract.SCHEMA_VERSION}", hint)
-    _check_weights(path, proto, read.get("initializers_digest"))
+    _check_unchanged(path, proto, read.get("graph_digest"))
     return inliner.inline_local_functions(proto) if proto.functions else proto, read
 
 
-def _check_weights(path: Path, proto: onnx.ModelProto, said: str | None) -> None:
-    """Refuse weights that the contract was not written for: the new file's contract would hide the change."""
+def _check_unchanged(path: Path, proto: onnx.ModelProto, said: str | None) -> None:
+    """Refuse what the contract was not written for: the new file's contract would hide the change."""
     if said is None:
         return
     try:
-        found = weights.initializers_digest(proto, path.parent)
+        found = graph_digest(proto, path.parent)
     except (OSError, ValueError, KeyError) as error:
         raise ExportError(
             f"{path}: weights are unreadable ({error})", f"ls -l {shlex.quote(str(path.parent))}"
         ) from error
     if found != said:
         raise ExportError(
-            f"{path}: weights are not those that its contract was written for; they were changed after the export",
+            f"{path}: graph or weights are not those that its contract was written for; changed after the export",
             "export the model again, or write the contract anew (docs/onnx-contract.md, Changing an exported file)",
         )
 

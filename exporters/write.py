@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import contract, parity, preprocess, quantize, weights
+from . import contract, parity, preprocess, quantize
 from .contract import Loaded, Source
+from .digest import graph_digest
 from .errors import ENVIRONMENT, USAGE, ExportError, first_line
 from .loading import file_digest
 from .messages import Messages, quiet
@@ -312,7 +313,7 @@ def finish(
         draft: the exported file, in a folder of its own on the disk of `path`.
         model: its graph. content: of the contract. references: output name → (image, feature).
     """
-    contract.embed(model, {**content, "initializers_digest": weights.initializers_digest(model, draft.parent)})
+    contract.embed(model, {**content, "graph_digest": graph_digest(model, draft.parent)})
     draft.write_bytes(model.SerializeToString(deterministic=True))
     beside = draft.with_name(draft.name + ".data")
     size = sum(p.stat().st_size for p in (draft, beside) if p.exists())

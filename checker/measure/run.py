@@ -357,7 +357,7 @@ def model_facts(
         source=f"{contract.source.library} {contract.source.name} ({contract.source.weights})" if contract else "",
         synthetic=contract.source.synthetic if contract else "",
         matched_to=contract.source.matched_to if contract else None,
-        weights_changed=opened.weights_changed,
+        file_changed=opened.file_changed,
         batch_difference=batch_difference,
         fixed_scale_difference=fixed_scale_difference,
         output_difference=output_difference,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from .configs import sidecar_paths
 from .contract import CONTRACT_KEY, Contract, parse_contract, properties
-from .digest import initializers_digest
+from .digest import graph_digest
 from .external import file_digest, locate_weights, refuse_changed
 from .fetch import on_this_machine
 from .file import Content, external_locations, may_be_model, read_content, read_onnx
@@ -41,7 +41,7 @@ __all__ = [
     "fed_as",
     "file_digest",
     "find_preprocessing",
-    "initializers_digest",
+    "graph_digest",
     "locate_weights",
     "may_be_model",
     "models_below",

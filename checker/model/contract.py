@@ -75,8 +75,8 @@ class Contract(Frozen):
     parity: Parity | None = None
     zero_shot: ZeroShot | None = None
     """only of a file whose logits come from a text tower"""
-    initializers_digest: str | None = Field(default=None, pattern=r"^sha256:[0-9a-f]{64}$")
-    """of the file's tensors when it was written (`digest.initializers_digest`); None: not said"""
+    graph_digest: str | None = Field(default=None, pattern=r"^sha256:[0-9a-f]{64}$")
+    """of the file's graph and weights when it was written (`digest.graph_digest`); None: not said"""
 
     @field_validator("tensors")
     @classmethod

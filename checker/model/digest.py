@@ -1,55 +1,91 @@
-"""One digest over the values of every tensor in a model file: what a contract says of its weights, computed anew.
+"""One digest of a model's graph and weights: what a contract says of its file, computed anew.
 
-`exporters/weights.py` computes the same when it writes a file; docs/onnx-contract.md defines it.
+`exporters/digest.py` computes the same when it writes a file; docs/onnx-contract.md defines it.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
 
 import onnx
-from onnx import helper, numpy_helper
+from google.protobuf.message import Message  # type: ignore[import-untyped]
+from onnx import numpy_helper
 
-from robustcheck_onnx.checker.text import sha256_of
+from robustcheck_onnx.checker.text import digest_of
 
-from .external import CHUNK_BYTES, Weights, all_tensors, entries_of, needed_bytes
+from .external import CHUNK_BYTES, Weights, entries_of, needed_bytes
 
 NONE = Weights(folder=None, content=b"", places={})
+# What no value depends on; any other field counts, also one that a later ONNX adds.
+LEFT_OUT_EVERYWHERE = {"doc_string", "metadata_props"}
+LEFT_OUT = {
+    "onnx.ModelProto.ir_version",
+    "onnx.ModelProto.producer_name",
+    "onnx.ModelProto.producer_version",
+    "onnx.ModelProto.domain",
+    "onnx.ModelProto.model_version",
+    "onnx.ModelProto.training_info",
+    "onnx.GraphProto.name",
+    "onnx.GraphProto.value_info",
+    "onnx.FunctionProto.value_info",
+    "onnx.NodeProto.name",
+}
 
 
-def initializers_digest(proto: onnx.ModelProto, weights: Weights = NONE) -> str:
-    """Digest the tensors of a model as sha256:…; no weight is copied, and external ones are read in pieces.
+def graph_digest(proto: onnx.ModelProto, weights: Weights = NONE) -> str:
+    """Digest a model's nodes, attributes, inputs, outputs, opsets, functions and weights as sha256:….
 
-    Each tensor (initializers and tensors in attributes, those of nested graphs and of functions too) is one line of
-    JSON, [name, data type, dims, hex of the SHA-256 of its raw little-endian bytes]; the digest is over these lines,
-    sorted.
+    The digest is over canonical JSON of the model: an object for each message with the fields that are set, without
+    what no value depends on (names of nodes, metadata, doc strings, …). A tensor is [name, data type, dims, hex of the
+    SHA-256 of its raw little-endian bytes]. No weight is copied, and external ones are read in pieces.
 
     Args:
         proto: as `read_onnx` gives it, before anything of it is left out or opened up.
         weights: `OnnxFile.weights`; left out for a model that holds all values itself.
     """
-    lines = sorted(_line(tensor, weights) for tensor in all_tensors(proto))
-    return sha256_of("\n".join(lines).encode())
+    return digest_of(_form(proto, weights))
 
 
-def _line(tensor: onnx.TensorProto, weights: Weights) -> str:
-    digest = hashlib.sha256()
+def _form(value: Any, weights: Weights) -> Any:
+    """Give the JSON form of a field's value."""
+    if isinstance(value, onnx.TensorProto):
+        digest = hashlib.sha256()
+        for piece in _pieces(value, weights):
+            digest.update(piece)
+        return [value.name, value.data_type, list(value.dims), digest.hexdigest()]
+    if isinstance(value, Message):
+        if not isinstance(value, onnx.ModelProto | onnx.GraphProto):  # places are of the main graph's initializers
+            weights = replace(weights, places={})
+        return {
+            field.name: _form(inner, weights)
+            for field, inner in value.ListFields()
+            if field.name not in LEFT_OUT_EVERYWHERE and field.full_name not in LEFT_OUT
+        }
+    if isinstance(value, float):
+        return repr(value)  # JSON has no NaN
+    if isinstance(value, bytes):
+        return value.hex()
+    return value if isinstance(value, str | int) else [_form(item, weights) for item in value]
+
+
+def _pieces(tensor: onnx.TensorProto, weights: Weights) -> Iterator[bytes | memoryview]:
     if tensor.data_location == onnx.TensorProto.EXTERNAL and weights.folder is not None:
         entries = entries_of(tensor)
         left = needed_bytes(tensor)
         with (weights.folder / entries["location"]).open("rb") as file:
             file.seek(int(entries.get("offset") or 0))
             while left and (piece := file.read(min(CHUNK_BYTES, left))):
-                digest.update(piece)
+                yield piece
                 left -= len(piece)
     elif tensor.HasField("raw_data"):
-        digest.update(tensor.raw_data)
-    elif tensor.name in weights.places and not len(getattr(tensor, helper.tensor_dtype_to_field(tensor.data_type))):
-        digest.update(memoryview(weights.content)[weights.places[tensor.name]])
+        yield tensor.raw_data
+    elif tensor.name in weights.places:
+        yield memoryview(weights.content)[weights.places[tensor.name]]
     elif tensor.data_type == onnx.TensorProto.STRING:
         for text in tensor.string_data:
-            digest.update(len(text).to_bytes(8, "little") + text)
+            yield len(text).to_bytes(8, "little") + text
     else:  # values in a field of their own type
-        digest.update(numpy_helper.from_array(numpy_helper.to_array(tensor)).raw_data)
-    return json.dumps([tensor.name, tensor.data_type, list(tensor.dims), digest.hexdigest()])
+        yield numpy_helper.from_array(numpy_helper.to_array(tensor)).raw_data

@@ -20,7 +20,6 @@ from onnx import helper, numpy_helper
 
 from robustcheck_onnx.checker.errors import CannotAssessError
 
-from .layers import subgraphs
 from .light import Places
 
 LFS_MARK = b"version https://git-lfs.github.com/spec/"  # first line of a Git LFS pointer file
@@ -66,8 +65,12 @@ class Weights:
 
 
 def all_tensors(proto: onnx.ModelProto) -> list[onnx.TensorProto]:
-    """List the tensors of a model that have values, those of functions and nested graphs included."""
-    return [*_graph_tensors(proto.graph), *_node_tensors(node for f in proto.functions for node in f.node)]
+    """List the tensors of a model that have values, the main graph's initializers first, functions and all included."""
+    found = list(_graph_tensors(proto.graph))
+    for function in proto.functions:
+        for attributes in (function.attribute_proto, *(node.attribute for node in function.node)):
+            found += _attribute_tensors(attributes)
+    return found
 
 
 def external_tensors(tensors: Iterable[onnx.TensorProto]) -> list[onnx.TensorProto]:
@@ -161,7 +164,7 @@ def check_inline(path: Path, tensor: onnx.TensorProto, places: Places) -> None:
     Args:
         path: the model's file.
         tensor: its values are not in another file.
-        places: of the large weights, which the tensor does not hold itself.
+        places: of the large weights, which the tensor does not hold itself; none unless it is of the main graph.
 
     Raises:
         CannotAssessError.
@@ -175,9 +178,13 @@ def check_inline(path: Path, tensor: onnx.TensorProto, places: Places) -> None:
         raise CannotAssessError(
             f"{path}: type of weight {tensor.name!r} is number {tensor.data_type}; ONNX has no such type", hint
         ) from error
+    if len(getattr(tensor, field)) and (tensor.HasField("raw_data") or tensor.name in places):
+        raise CannotAssessError(
+            f"{path}: weight {tensor.name!r} has values in raw_data and in {field}; they must be in one place", hint
+        )
     if tensor.HasField("raw_data"):
         length = len(tensor.raw_data)
-    elif tensor.name in places and not len(getattr(tensor, field)):
+    elif tensor.name in places:
         length = places[tensor.name].stop - places[tensor.name].start
     else:  # one number in a field of its own type for each value, two for a complex one, or for each packed byte
         length, unit = len(getattr(tensor, field)), "values"
@@ -275,16 +282,22 @@ def _graph_tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
     yield from graph.initializer
     for sparse in graph.sparse_initializer:
         yield from (sparse.values, sparse.indices)
-    yield from _node_tensors(graph.node)
+    for node in graph.node:
+        yield from _attribute_tensors(node.attribute)
 
 
-def _node_tensors(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.TensorProto]:
-    for node in nodes:
-        for attribute in node.attribute:
-            if attribute.HasField("t"):
-                yield attribute.t
-            yield from attribute.tensors
-        for graph in subgraphs(node):
+def _attribute_tensors(attributes: Iterable[onnx.AttributeProto]) -> Iterator[onnx.TensorProto]:
+    for attribute in attributes:
+        if attribute.HasField("t"):
+            yield attribute.t
+        yield from attribute.tensors
+        if attribute.HasField("sparse_tensor"):
+            yield from (attribute.sparse_tensor.values, attribute.sparse_tensor.indices)
+        for sparse in attribute.sparse_tensors:
+            yield from (sparse.values, sparse.indices)
+        if attribute.HasField("g"):
+            yield from _graph_tensors(attribute.g)
+        for graph in attribute.graphs:
             yield from _graph_tensors(graph)
 
 

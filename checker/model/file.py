@@ -115,9 +115,9 @@ def read_onnx(path: str | Path, read: Content | None = None) -> OnnxFile:
             )
     every = all_tensors(proto)
     tensors = external_tensors(every)
-    for tensor in every:
+    for index, tensor in enumerate(every):
         if tensor.data_location != onnx.TensorProto.EXTERNAL:
-            check_inline(path, tensor, places)
+            check_inline(path, tensor, places if index < len(proto.graph.initializer) else {})
     folder, targets = locate_weights(path, sorted({location_of(path, tensor) for tensor in tensors}))
     for tensor in tensors:
         check_length(path, tensor, targets[location_of(path, tensor)])

@@ -22,7 +22,7 @@ from robustcheck_onnx.thresholds.ends import End
 
 from .basis import is_change_of_basis
 from .contract import Contract, parse_contract, properties
-from .digest import initializers_digest
+from .digest import graph_digest
 from .ends import LINEAR_ENDS
 from .external import ExternalFile
 from .file import Content, OnnxFile, read_onnx
@@ -75,8 +75,8 @@ class ModelFile:
     """of a graph with several inputs, each as "input NAME" or "output NAME": what needs more than the image"""
     outputs: tuple[Output, ...]
     contract: Contract | None
-    weights_changed: bool | None
-    """whether the tensors' values are others than those the contract was written for; None: no contract says"""
+    file_changed: bool | None
+    """whether the graph or weights are others than those the contract was written for; None: no contract says"""
     representation: Representation
     candidates: tuple[Candidate, ...]
     head: Head | None
@@ -118,8 +118,8 @@ def open_model(
     file = read_onnx(path, read)
     where = str(file.path)
     contract = parse_contract(properties(file.proto.metadata_props, where), where)
-    said = None if contract is None else contract.initializers_digest
-    weights_changed = None if said is None else said != initializers_digest(file.proto, file.weights)
+    said = None if contract is None else contract.graph_digest
+    file_changed = None if said is None else said != graph_digest(file.proto, file.weights)
     moved = sort_model(file.proto, where)
     proto = _inlined(file.proto, where) if file.proto.functions else file.proto
     left_out = keep_image_part(proto, where)
@@ -154,7 +154,7 @@ def open_model(
         left_out=left_out,
         outputs=tuple(_output(layers, name) for name in names),
         contract=contract,
-        weights_changed=weights_changed,
+        file_changed=file_changed,
         representation=representation,
         candidates=choice.candidates,
         head=choice.head,

@@ -68,7 +68,7 @@ def _model(report: Report) -> tuple[Fact, ...]:
     size = f"{m.size_bytes / MIB:.1f} MiB"
     opsets = [f"{version}" + (f" ({domain})" if domain else "") for domain, version in m.opset.items()]
     weights = {None: "no contract says", True: "random", False: "trained, says the contract"}[m.random_weights]
-    weights += "; changed since its contract was written" if m.weights_changed else ""
+    weights += "; graph or weights changed since the contract was written" if m.file_changed else ""
     return (
         Fact("File", m.file, kind="code"),
         Fact("Digest", m.digest, kind="code"),

@@ -154,15 +154,15 @@ RULES: dict[str, Rule] = {
         "Export the model with its weights.",
         "The file's contract says that the weights are random.",
     ),
-    "weights_changed": Rule(
+    "file_changed": Rule(
         "not_established",
-        "the weights are not those that were exported",
-        "Export the model again. Where another tool changed them on purpose, write the contract anew for the new file "
+        "the graph or the weights are not those that were exported",
+        "Export the model again. Where another tool changed it on purpose, write the contract anew for the new file "
         "(docs/onnx-contract.md, Changing an exported file).",
-        "The contract holds a digest of the file's tensors, and theirs is another one. A damaged copy looks like this: "
-        "one byte of one bias can make an outlier feature. Tools that rewrite weights (onnxsim, ONNX Runtime's "
-        "quantiser, a conversion to fp16) keep the contract and change what it was measured for, its parity with the "
-        "original included.",
+        "The contract holds a digest of the file's graph and weights, and theirs is another one. A damaged copy looks "
+        "like this: one byte of one bias, or one attribute of a node, can make an outlier feature. Tools that rewrite "
+        "a file (onnxsim, ONNX Runtime's quantiser, a conversion to fp16) keep the contract and change what it was "
+        "measured for, its parity with the original included.",
     ),
     "trained_to_match": Rule(
         "not_applicable",

@@ -287,8 +287,8 @@ def foreseen(
     """
     if model.random_weights:
         yield "untrained", "the file says that its weights are random"
-    if model.weights_changed:
-        yield "weights_changed", "the values of its tensors are not those that its contract was written for"
+    if model.file_changed:
+        yield "file_changed", "its graph or its weights are not those that its contract was written for"
     if model.matched_to is not None and model.matched_to != "none":
         yield "trained_to_match", f"the file says that it was trained to match the vectors of {model.matched_to}"
     if preprocessing is None or preprocessing.source == "assumed":

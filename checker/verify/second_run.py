@@ -118,7 +118,7 @@ def _exact(evidence: Evidence) -> dict[str, object]:
         "persistent features": tuple(sorted(f.index for f in s.persistent)),
         "model": (m.digest, m.file_digest, *sorted(m.external_digests.items())),
         "tensor": (m.tensor, m.rule, m.pool, str(m.ends_in), m.tensor_assumed),
-        "origin": (m.random_weights, m.source, m.synthetic, m.matched_to, m.weights_changed),
+        "origin": (m.random_weights, m.source, m.synthetic, m.matched_to, m.file_changed),
         "preprocessing": (p.preprocessing, p.source, p.against_contract),
         "end": evidence.stopped,
         "images of the content": evidence.content and evidence.content.n,

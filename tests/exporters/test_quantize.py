@@ -15,8 +15,11 @@ from onnx import numpy_helper
 from PIL import Image
 
 from robustcheck_onnx.checker.cli import app as cli
+from robustcheck_onnx.checker.model.digest import graph_digest as checked_digest
+from robustcheck_onnx.checker.model.file import read_onnx
 from robustcheck_onnx.checker.model.open import open_model
-from robustcheck_onnx.exporters import parity, quantize, weights, write
+from robustcheck_onnx.exporters import parity, quantize, write
+from robustcheck_onnx.exporters.digest import graph_digest
 from robustcheck_onnx.exporters.errors import ExportError
 from robustcheck_onnx.exporters.run import run
 from support import PHOTOS, lookup, onnx_models
@@ -90,22 +93,32 @@ def contract_of(path: Path) -> dict[str, Any]:
     return read
 
 
-def test_the_file_holds_the_digest_of_its_own_weights_and_changed_ones_are_not_quantised(
-    encoder: Path, photos: list[Path]
+@pytest.mark.parametrize("precision", ["int8-dynamic", "int8-qdq"])
+def test_the_file_holds_the_digest_of_its_own_graph_and_a_changed_file_is_not_quantised(
+    encoder: Path, photos: list[Path], precision: str
 ) -> None:
-    first = made(encoder, photos, "int8-dynamic")
-    assert open_model(first.path).weights_changed is False
-    digest = weights.initializers_digest(onnx.load(encoder), encoder.parent)
-    assert contract_of(first.path)["initializers_digest"] != digest
-    onnx.save(with_contract(onnx.load(encoder), "representation", initializers_digest=digest), encoder)
-    assert made(encoder, photos, "int8-dynamic").digest == first.digest
+    first = made(encoder, photos, precision)
+    assert open_model(first.path).file_changed is False
+    file = read_onnx(first.path)
+    quantised = onnx.load(first.path, load_external_data=False)
+    assert checked_digest(file.proto, file.weights) == graph_digest(quantised, first.path.parent)
+    digest = graph_digest(onnx.load(encoder), encoder.parent)
+    assert contract_of(first.path)["graph_digest"] != digest
+    onnx.save(with_contract(onnx.load(encoder), "representation", graph_digest=digest), encoder)
+    assert made(encoder, photos, precision).digest == first.digest
     model = onnx.load(encoder)
     changed = model.graph.initializer[0]
     changed.raw_data = bytes([changed.raw_data[0] ^ 1]) + changed.raw_data[1:]
     onnx.save(model, encoder)
-    with pytest.raises(ExportError, match="weights are not those that its contract was written for") as caught:
-        made(encoder, photos, "int8-dynamic")
+    with pytest.raises(ExportError, match="graph or weights are not those that its contract was written for") as caught:
+        made(encoder, photos, precision)
     assert caught.value.exit_code == 3
+    (conv,) = [node for node in model.graph.node if node.op_type == "Conv"]
+    changed.raw_data = bytes([changed.raw_data[0] ^ 1]) + changed.raw_data[1:]  # as it was
+    conv.attribute.append(onnx.helper.make_attribute("strides", [2, 2]))
+    onnx.save(model, encoder)
+    with pytest.raises(ExportError, match="graph or weights are not those that its contract was written for"):
+        made(encoder, photos, precision)
 
 
 def test_what_a_model_was_matched_to_is_written_once(

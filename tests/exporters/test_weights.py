@@ -36,7 +36,7 @@ def test_a_file_says_what_it_was_matched_to_and_its_own_digest(tmp_path: Path, s
         record = run("timm", "test_resnet", tmp_path / f"{precision}.onnx", precision=precision, **options)
         assert record.source.matched_to == contract_of(record.path)["source"]["matched_to"] == "CLIP ViT-B/32"
         model = open_model(record.path)
-        assert (model.weights_changed, model.contract and model.contract.source.matched_to) == (False, "CLIP ViT-B/32")
+        assert (model.file_changed, model.contract and model.contract.source.matched_to) == (False, "CLIP ViT-B/32")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The digest of a file's tensors: the same on both sides of the contract and in every way to store them."""
+"""The digest of a file's graph and weights: the same on both sides of the contract; all that counts is in it."""
 
 from __future__ import annotations
 
@@ -16,26 +16,50 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from robustcheck_onnx.checker.model.digest import initializers_digest
+from robustcheck_onnx.checker.model.digest import graph_digest
 from robustcheck_onnx.checker.model.file import read_onnx
 from robustcheck_onnx.checker.model.open import open_model
-from robustcheck_onnx.exporters import weights
+from robustcheck_onnx.exporters import digest
 from support import lookup, onnx_models
 
 
 def of_file(path: Path) -> str:
     file = read_onnx(path)
-    return initializers_digest(file.proto, file.weights)
+    return graph_digest(file.proto, file.weights)
 
 
 def of_exporter(path: Path) -> str:
-    return weights.initializers_digest(onnx.load(path, load_external_data=False), path.parent)
+    return digest.graph_digest(onnx.load(path, load_external_data=False), path.parent)
 
 
-def written_out(*tensors: tuple[str, int, tuple[int, ...], bytes]) -> str:
-    """The definition of docs/onnx-contract.md, by hand."""
-    lines = sorted(json.dumps([n, kind, list(dims), hashlib.sha256(raw).hexdigest()]) for n, kind, dims, raw in tensors)
-    return "sha256:" + hashlib.sha256("\n".join(lines).encode()).hexdigest()
+Raw = tuple[str, int, tuple[int, ...], bytes]
+
+
+def written_out(*initializers: Raw) -> str:
+    """The definition of docs/onnx-contract.md, by hand, for `wide` with these initializers."""
+
+    def node(op: str, inputs: list[str], output: str) -> dict[str, Any]:
+        return {"op_type": op, "domain": "", "input": inputs, "output": [output]}
+
+    def value(name: str, *dims: dict[str, Any]) -> dict[str, Any]:
+        return {"name": name, "type": {"tensor_type": {"elem_type": 1, "shape": {"dim": dims}}}}
+
+    graph = {
+        "node": [
+            node("GlobalAveragePool", ["image"], "gap"),
+            node("Flatten", ["gap"], "flat"),
+            node("Gemm", ["flat", "up", "bias"], "up_out"),
+            node("MatMul", ["up_out", "large"], "representation")
+            | {"attribute": [{"name": "note", "type": 1, "f": "0.10000000149011612"}]},
+        ],
+        "input": [value("image", {"dim_param": "batch"}, {"dim_value": 3}, {"dim_value": 8}, {"dim_value": 8})],
+        "output": [value("representation", {"dim_param": "batch"}, {"dim_value": 512})],
+        "initializer": [[name, kind, dims, hashlib.sha256(raw).hexdigest()] for name, kind, dims, raw in initializers],
+    }
+    text = json.dumps(
+        {"graph": graph, "opset_import": [{"domain": "", "version": 18}]}, sort_keys=True, separators=(",", ":")
+    )
+    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
 
 
 def wide() -> onnx.ModelProto:
@@ -55,7 +79,14 @@ def wide() -> onnx.ModelProto:
     return onnx_models.build(nodes, [("representation", TensorProto.FLOAT, ("batch", 512))], values)
 
 
-def raw_of(model: onnx.ModelProto) -> list[tuple[str, int, tuple[int, ...], bytes]]:
+def noted() -> onnx.ModelProto:
+    """`wide` with an attribute of a fraction."""
+    model = wide()
+    model.graph.node[3].attribute.append(helper.make_attribute("note", 0.1))
+    return model
+
+
+def raw_of(model: onnx.ModelProto) -> list[Raw]:
     return [
         (w.name, w.data_type, tuple(w.dims), numpy_helper.to_array(w).astype("<f4").tobytes())
         for w in model.graph.initializer
@@ -63,25 +94,18 @@ def raw_of(model: onnx.ModelProto) -> list[tuple[str, int, tuple[int, ...], byte
 
 
 def test_every_way_to_store_the_values_gives_the_digest_of_the_definition(tmp_path: Path) -> None:
-    model = wide()
+    model = noted()
     truth = written_out(*raw_of(model))
     paths = [
         onnx_models.save(model, tmp_path / "inline.onnx"),
-        onnx_models.save(wide(), tmp_path / "beside.onnx", external=True),
+        onnx_models.save(noted(), tmp_path / "beside.onnx", external=True),
     ]
-    typed = wide()
+    typed = noted()
     for weight in typed.graph.initializer:
         values = numpy_helper.to_array(weight).ravel()
         weight.ClearField("raw_data")
         weight.float_data.extend(values.tolist())
-    shuffled = wide()
-    order = list(shuffled.graph.initializer)[::-1]
-    del shuffled.graph.initializer[:]
-    shuffled.graph.initializer.extend(order)
-    paths += [
-        onnx_models.save(typed, tmp_path / "typed.onnx"),
-        onnx_models.save(shuffled, tmp_path / "shuffled.onnx"),
-    ]
+    paths.append(onnx_models.save(typed, tmp_path / "typed.onnx"))
     assert len(read_onnx(paths[0]).weights.places) == 1  # the large one was never parsed
     for path in paths:
         assert (of_file(path), of_exporter(path)) == (truth, truth), path.name
@@ -132,6 +156,21 @@ def everything() -> onnx.ModelProto:
             [4],
         )
     )
+    default = helper.make_attribute("default", numpy_helper.from_array(np.ones(2, np.float32)))
+    model.functions[0].attribute_proto.append(default)
+    few = helper.make_sparse_tensor(
+        numpy_helper.from_array(np.array([6.0], np.float32)), numpy_helper.from_array(np.array([1], np.int64)), [3]
+    )
+    constants: list[dict[str, Any]] = [
+        {"sparse_value": few},
+        {"value_float": 0.1},
+        {"value_floats": [1.0, float("nan")]},
+        {"value_ints": [1, 2]},
+        {"value_string": "one"},
+        {"value_strings": ["one", "two"]},
+    ]
+    for index, attribute in enumerate(constants):
+        model.graph.node.append(helper.make_node("Constant", [], [f"constant_{index}"], name="c", **attribute))
     packed = np.array([1, -2, 3], ml_dtypes.int4)
     model.graph.initializer.append(numpy_helper.from_array(packed, "packed"))
     typed = helper.make_tensor("bf16", TensorProto.BFLOAT16, [2], [1.5, -2.0])
@@ -158,7 +197,7 @@ def test_tensors_in_every_place_count_on_both_sides(tmp_path: Path) -> None:
     first = of_file(path)
     assert of_exporter(path) == first
     tensors = list(all_of(everything()))
-    assert len(tensors) == 10
+    assert len(tensors) == 13
     seen = {first}
     for index in range(len(tensors)):
         model = everything()
@@ -172,14 +211,67 @@ def test_tensors_in_every_place_count_on_both_sides(tmp_path: Path) -> None:
         onnx_models.save(model, path)
         assert of_exporter(path) == of_file(path)
         seen.add(of_file(path))
-    assert len(seen) == 11  # each change gives another digest
+    assert len(seen) == 14  # each change gives another digest
+
+
+UNSAID = {"doc_string", "metadata_props"} | {
+    *("ModelProto.ir_version", "ModelProto.producer_name", "ModelProto.producer_version", "ModelProto.domain"),
+    *("ModelProto.model_version", "GraphProto.name", "GraphProto.value_info", "NodeProto.name"),
+}
+
+
+def changes(message: Any, said: bool = True) -> Iterator[tuple[str, bool]]:
+    """Change one text, number or list of a model at a time, but no tensor's values; yield its name, whether it counts.
+
+    A list loses its last entry. What was changed is set back before the next.
+    """
+    for field, value in message.ListFields():
+        name = f"{message.DESCRIPTOR.name}.{field.name}"
+        counts = said and not {field.name, name} & UNSAID
+        if isinstance(message, TensorProto) and field.name != "name":
+            continue
+        if hasattr(value, "append"):
+            last = list(value)[-1:]
+            value.pop()
+            yield name, counts
+            value.extend(last)
+        if field.message_type is not None:
+            for inner in value if hasattr(value, "append") else [value]:
+                yield from changes(inner, counts)
+        elif isinstance(value, str | bytes | int | float) and field.enum_type is None:
+            more: Any = "x" if isinstance(value, str) else b"x" if isinstance(value, bytes) else 1
+            setattr(message, field.name, value + more)
+            yield name, counts
+            setattr(message, field.name, value)
+
+
+def test_everything_but_names_of_nodes_and_what_the_file_says_of_itself_counts(tmp_path: Path) -> None:
+    model = everything()
+    model.doc_string = model.graph.doc_string = model.graph.node[0].doc_string = "words"
+    model.producer_version, model.domain, model.model_version = "1", "here", 1
+    helper.set_model_props(model, {"key": "value"})
+    model.graph.value_info.append(helper.make_tensor_value_info("gap", TensorProto.FLOAT, ["batch", 3, 1, 1]))
+    before = graph_digest(model)
+    names = set()
+    for name, counts in changes(model):
+        after = graph_digest(model)
+        assert (after != before) is counts, name
+        assert digest.graph_digest(model, tmp_path) == after
+        names.add(name)
+    assert graph_digest(model) == before
+    assert {
+        *("AttributeProto.f", "AttributeProto.floats", "AttributeProto.ints", "AttributeProto.s"),
+        *("AttributeProto.strings", "NodeProto.op_type", "NodeProto.domain", "NodeProto.input", "NodeProto.output"),
+        *("NodeProto.name", "Dimension.dim_param", "Dimension.dim_value", "OperatorSetIdProto.version"),
+        *("FunctionProto.name", "SparseTensorProto.dims", "ValueInfoProto.name", "GraphProto.node"),
+    } <= names
 
 
 def test_the_bytes_of_packed_and_cast_values(tmp_path: Path) -> None:
     """int4: the first value in the low half of the byte; bfloat16: the upper half of a float32."""
     model = everything()
     kept = [w for w in model.graph.initializer if w.name in ("packed", "bf16", "words")]
-    bare = onnx_models.encoder(4)
+    bare = noted()
     floats = raw_of(bare)
     bare.graph.initializer.extend(kept)
     path = onnx_models.save(bare, tmp_path / "m.onnx")
@@ -195,9 +287,9 @@ def test_the_bytes_of_packed_and_cast_values(tmp_path: Path) -> None:
 
 
 def sealed(path: Path, *, external: bool = False) -> Path:
-    """`wide` with a contract that holds its digest."""
-    model = wide()
-    contract = lookup.lookup_contract(size_px=8) | {"initializers_digest": written_out(*raw_of(model))}
+    """`noted` with a contract that holds its digest."""
+    model = noted()
+    contract = lookup.lookup_contract(size_px=8) | {"graph_digest": written_out(*raw_of(model))}
     helper.set_model_props(model, {lookup.CONTRACT_KEY: json.dumps(contract)})
     return onnx_models.save(model, path, external=external)
 
@@ -237,13 +329,13 @@ def test_any_changed_bit_of_a_weight_is_seen(
     model = path.with_suffix("") if where == "external" else path
     at = data.draw(st.sampled_from(places))
     path.write_bytes(content)
-    assert open_model(model).weights_changed is False
+    assert open_model(model).file_changed is False
     path.write_bytes(content[:at] + bytes([content[at] ^ (1 << bit)]) + content[at + 1 :])
-    assert open_model(model).weights_changed is True
+    assert open_model(model).file_changed is True
     path.write_bytes(content)
 
 
 def test_a_contract_without_the_digest_says_nothing(tmp_path: Path) -> None:
     path = lookup.write_lookup_model(tmp_path / "m.onnx", np.eye(8, 400))
-    assert open_model(path).weights_changed is None
-    assert open_model(onnx_models.save(wide(), tmp_path / "bare.onnx")).weights_changed is None
+    assert open_model(path).file_changed is None
+    assert open_model(onnx_models.save(wide(), tmp_path / "bare.onnx")).file_changed is None

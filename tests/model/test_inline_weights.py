@@ -91,6 +91,28 @@ def test_constants_of_nodes_are_looked_at_too(tmp_path: Path) -> None:
         read_onnx(onnx_models.save(model, tmp_path / "m.onnx"))
 
 
+@pytest.mark.parametrize("large_bytes", [100, 1 << 16])
+def test_values_in_two_fields_are_refused(tmp_path: Path, large_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The digest of one and the values of the other could be taken, whether the raw ones were parsed or not."""
+    monkeypatch.setattr(light, "LARGE_BYTES", large_bytes)
+    model = onnx_models.encoder()
+    (proj,) = [w for w in model.graph.initializer if w.name == "proj"]
+    proj.float_data.extend(np.frombuffer(proj.raw_data, np.float32))
+    with pytest.raises(CannotAssessError, match="weight 'proj' has values in raw_data and in float_data; they must be"):
+        read_onnx(onnx_models.save(model, tmp_path / "m.onnx"))
+
+
+def test_a_constant_of_the_name_of_a_large_weight_does_not_get_its_values(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(light, "LARGE_BYTES", 100)
+    model = onnx_models.encoder()
+    empty = onnx.TensorProto(name="proj", data_type=TensorProto.FLOAT, dims=[24, 16])
+    model.graph.node.append(helper.make_node("Constant", [], ["other"], value=empty))
+    with pytest.raises(CannotAssessError, match="weight 'proj' has 0 values"):
+        read_onnx(onnx_models.save(model, tmp_path / "m.onnx"))
+
+
 @pytest.mark.parametrize("raw", [False, True])
 @pytest.mark.parametrize("kind", sorted(set(TensorProto.DataType.values()) - {TensorProto.UNDEFINED}))
 def test_every_type_is_counted_as_onnx_writes_it(kind: int, raw: bool) -> None:

@@ -64,7 +64,7 @@ def test_a_persistent_outlier_feature_in_a_signed_representation_passes() -> Non
     ("changes", "reason"),
     [
         ({"model": {"random_weights": True}}, "untrained"),
-        ({"model": {"weights_changed": True}}, "weights_changed"),
+        ({"model": {"file_changed": True}}, "file_changed"),
         ({"model": {"matched_to": "CLIP ViT-B/32"}}, "trained_to_match"),
         ({"model": {"rule": "logits"}}, "tensor_not_calibrated"),
         ({"model": {"rule": "user"}}, "tensor_not_calibrated"),
