@@ -166,18 +166,18 @@ def test_documented_examples_are_what_the_checker_reads() -> None:
     exec(digest, computed)
     exec(by_hand, {})
     model = onnx.load("encoder.onnx")
-    assert open_model(Path("encoder.onnx")).weights_changed is None  # the contract does not say what they were
+    assert open_model(Path("encoder.onnx")).file_changed is None  # the contract does not say what they were
     (prop,) = model.metadata_props
     read = parse_contract({prop.key: prop.value}, "encoder.onnx")
     said = json.loads(prop.value)
-    prop.value = json.dumps(said | {"initializers_digest": computed["digest"]})
+    prop.value = json.dumps(said | {"graph_digest": computed["digest"]})
     onnx.save(model, "encoder.onnx")
-    assert open_model(Path("encoder.onnx")).weights_changed is False
+    assert open_model(Path("encoder.onnx")).file_changed is False
     model.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.ones(48, dtype=np.float32), "bias"))
     onnx.save(model, "simplified.onnx")
-    assert open_model(Path("simplified.onnx")).weights_changed is True
+    assert open_model(Path("simplified.onnx")).file_changed is True
     exec(after_a_change, {})
-    assert open_model(Path("simplified.onnx")).weights_changed is False
+    assert open_model(Path("simplified.onnx")).file_changed is False
     assert read is not None
     assert read.preprocessing.resize_size == (256, 256)
     for field in contract.PREPROCESSING_FIELDS:
