@@ -9,7 +9,7 @@ from scipy import stats
 from robustcheck_onnx.checker.compare import changes, pairs
 from robustcheck_onnx.checker.compare.pairs import Pair
 from robustcheck_onnx.checker.statistics import state
-from robustcheck_onnx.thresholds.profile import PACKAGED, load
+from robustcheck_onnx.thresholds.profile import load
 from support.comparisons import ALPHA, Array, numbers, paired, planted, rotation
 
 
@@ -122,10 +122,10 @@ def test_paired_intervals_cover_the_true_ratio() -> None:
 
 
 def test_what_must_be_kept_is_what_the_profile_asks_for_and_alpha_is_theirs() -> None:
-    required = changes.required_by(load())
-    assert required == tuple(name for name in changes.KEEPS if name in load().deciding)
-    assert "top3_share" not in required
-    assert changes.required_by(load(PACKAGED["default-1"])) == changes.KEEPS
+    thresholds = {name: t for name, t in load().thresholds.items() if name != "top3_share"}
+    required = changes.required_by(load().model_copy(update={"thresholds": thresholds}))
+    assert required == tuple(name for name in changes.KEEPS if name != "top3_share")
+    assert changes.required_by(load()) == changes.KEEPS
     models = sides(paired(planted(), planted(strength=13)))
     for names in (required, required[:2], changes.KEEPS):
         found = changes.changes(*models, names, ALPHA, 0.2)
