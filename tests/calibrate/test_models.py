@@ -35,7 +35,10 @@ def test_real_embeddings_give_thresholds_as_the_reference_table_does(tmp_path: P
     assert fitted.calibration.missed == ()
     assert fitted.calibration.left_out_false_pass == ()
     for name, threshold in fitted.thresholds.items():
-        assert threshold.minimum == pytest.approx(default.thresholds[name].minimum, rel=0.1)
+        gap = default.thresholds[name]
+        assert gap.highest_without < threshold.minimum < gap.lowest_with
+        if name not in profile.ENERGIES:  # theirs lie in wide gaps, whose lower end is another set here
+            assert threshold.minimum == pytest.approx(gap.minimum, rel=0.1)
 
 
 def test_the_papers_plan_has_every_model_and_its_size(tmp_path: Path) -> None:

@@ -303,7 +303,9 @@ def test_the_planted_control_passes(tmp_path: Path, photos_300: list[Path]) -> N
     evidence = report["evidence"]
     assert isinstance(evidence, dict)
     assert evidence["stopped"] == "decided"
-    assert evidence["statistics"]["n_images"] == 50
+    # the first look, or the second where two of the first fifty photos are nearly the same (the order is the folder's)
+    assert evidence["statistics"]["n_images"] in (50, 64)
+    assert evidence["content"]["n"] == 50
     assert [f["index"] for f in evidence["statistics"]["features"] if f["persistent"]] == [7]
 
 

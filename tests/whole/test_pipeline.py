@@ -69,7 +69,10 @@ def test_photos_are_decoded_while_the_session_opens(tmp_path: Path, monkeypatch:
 
     def opened(inputs: measure.Inputs) -> measure.Opened:
         names = [ready.get(timeout=60) for _ in range(measure.AHEAD)]  # raises where nobody decodes meanwhile
-        assert sorted(names) == sorted(inputs.source.entries[: measure.AHEAD].names())
+        # the probe took some out of the window already, and two threads decode: later ones may be among them
+        first = inputs.source.entries[: measure.AHEAD + measure.PROBE_IMAGES].names()
+        assert len(set(names)) == measure.AHEAD
+        assert set(names) <= set(first)
         return open_sessions(inputs)
 
     monkeypatch.setattr(measure, "prepare_item", prepared)
