@@ -52,10 +52,10 @@ RULES: dict[str, Rule] = {
         "absent",
         "no persistent outlier features",
         _EVALUATE,
-        "No features are extreme in every image: the kurtosis does not fall when each feature's mean is removed "
-        "(persistence ratio), or the strongest feature is beyond 4 SD in too few of the images (outlier frequency); "
-        "under `default-1` also where the kurtosis is spread over many features (top-3 share). The indication of "
-        "robustness is absent; that is not evidence of fragility.",
+        "No few features are extreme in every image: the kurtosis does not fall when each feature's mean is removed "
+        "(persistence ratio), it is spread over many features (top-3 share), or the strongest feature is beyond 4 SD "
+        "in too few of the images (outlier frequency). The indication of robustness is absent; that is not evidence of "
+        "fragility.",
     ),
     "undecided": Rule(
         "not_established",

@@ -135,14 +135,14 @@ def _strength(s: Statistics, profile: Profile) -> Iterator[tuple[str, str]]:
 
     too_high = [
         f"{NAMES[n]} {number_text(intervals[n].estimate)} (lower bound "
-        f"{bound_text(intervals[n].low, limits[n].maximum)}; at most {limits[n].maximum:g} may lie there)"
+        f"{bound_text(intervals[n].low, limits[n].maximum)}; at most {limits[n].maximum:g} of the energy may lie below)"
         for n in ENERGIES
         if n in out and not below(intervals[n], limits[n])
     ]
     if one_sided := ", ".join(text for text in (too_low(*ENERGIES), *too_high) if text):
         yield "rectified", one_sided
     weak = too_low("persistence_ratio", "top3_share", "outlier_frequency")
-    if not weak and not s.persistent:  # a profile may ask for less: without one there is no indication by any
+    if not weak and not s.persistent:  # whatever the profile asks for: without one there is no indication
         weak = f"no feature is beyond {OUTLIER_SD:g} SD on one side in half of the images"
     if weak:
         extreme = len(s.persistent)

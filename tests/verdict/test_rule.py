@@ -226,7 +226,7 @@ def test_too_much_energy_below_zero_is_one_sided_too(name: Statistic) -> None:
     beyond = with_bounds(**{name: interval(maximum * 1.0001, 0.96, 0.97)})
     verdict = judge(evidence(beyond), PROFILE)
     assert ids(verdict) == {"rectified"}
-    assert verdict.reasons[0].seen.endswith(f"; at most {maximum:.3g} may lie there)")
+    assert verdict.reasons[0].seen.endswith(f"; at most {maximum:.3g} of the energy may lie below)")
     assert decided(beyond, PROFILE)
 
 
