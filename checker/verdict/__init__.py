@@ -5,11 +5,12 @@ Comes in: `Evidence` and a threshold profile. May import: evidence, text, errors
 
 from __future__ import annotations
 
+from .foreseen import foreseen
 from .gate import FailOn, Gate, Waiver
 from .notes import execution_notes, image_notes, model_notes, notes_of, skipped_note
 from .pixels import steps_text
 from .reasons import KINDS, NAMES, RULES, Kind
-from .rule import SAME_NUMBERS, Reason, Verdict, decided, foreseen, inside, judge, outside
+from .rule import SAME_NUMBERS, Reason, Verdict, decided, inside, judge, outside
 
 __all__ = [
     "KINDS",
