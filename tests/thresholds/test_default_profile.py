@@ -160,6 +160,11 @@ def test_every_reference_set_falls_on_its_side_by_its_point_estimates() -> None:
         assert missed == (set() if name == "default" else {"fairouz_openclip_b32_laion2b"})
 
 
+def test_no_simulated_trap_is_labelled_as_showing_the_indication() -> None:
+    assert {row.expected for row in reference.traps()} == {"absent"}
+    assert all(row.trap for row in reference.traps())
+
+
 def test_no_trap_passes_by_its_point_estimates() -> None:
     sets = make_profile.with_traps(TABLE)
     assert DEFAULT.calibration.n_traps == sets.trap.sum() == 138
