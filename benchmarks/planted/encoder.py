@@ -16,8 +16,7 @@ FEATURES = 512  # of the embedding
 PLANTED_FEATURE = 92
 PLANTED_SD = -15.0  # where it lies, in standard deviations of the other features
 SEED = 0
-EVENED = 0.75  # power by which the directions of the tokens are made alike: 0 = left as they are, 1 = all the same
-EVEN = 0.01  # of the largest singular value, added to each: what is only rounding is not made large
+SHARP = 10.0  # factor of queries and keys: with a random layer's own the class token sees the mean of the patches alone
 PREPROCESSING = Preprocessing(
     size=(SIZE_PX, SIZE_PX),
     resize_mode="squash",
@@ -95,6 +94,7 @@ class Trunk(nn.Module):
         nn.init.normal_(self.norm.bias, std=1.0)  # the mean that the planted feature reads
         for block in self.blocks:
             assert isinstance(block, Block)
+            block.attention.qkv.weight.data[: 2 * WIDTH] *= SHARP
             nn.init.normal_(block.attention.out.weight, std=3 * WIDTH**-0.5)  # so that the class token sees the image
 
     def forward(self, image: Tensor) -> Tensor:
@@ -122,15 +122,11 @@ class Encoder(nn.Module):
 def plant(tokens: Tensor, features: int = FEATURES) -> Tensor:
     """A projection (width, features): random at right angles to the mean of `tokens` (image, width), but for one.
 
-    That one reads the mean: it lies about `PLANTED_SD` standard deviations of the others from 0 in every image. For the
-    others the directions in which the tokens vary are made nearly alike: a random trunk varies in 5 (effective rank),
-    CLIP's encoders in about 30.
+    That one reads the mean: it lies about `PLANTED_SD` standard deviations of the others from 0 in every image.
     """
     mean = tokens.mean(0)
     direction = mean / mean.norm()
-    _, sizes, directions = torch.linalg.svd(tokens - (tokens @ direction)[:, None] * direction, full_matrices=False)
-    scaled = (directions.T * (sizes + EVEN * sizes[0]) ** -EVENED) @ directions
-    projection = scaled @ torch.randn(tokens.shape[1], features) / tokens.shape[1] ** 0.5
+    projection = torch.randn(tokens.shape[1], features) / tokens.shape[1] ** 0.5
     projection -= direction[:, None] * (direction @ projection)
     sd = (tokens @ projection).std(1).mean()
     projection[:, PLANTED_FEATURE] = direction * PLANTED_SD * sd / mean.norm()

@@ -13,14 +13,14 @@ import torch
 from onnx import TensorProto, helper
 from torch import Tensor, nn
 
-from .encoder import FEATURES, PLANTED_FEATURE, PLANTED_SD, photos, plant
+from .encoder import FEATURES, PLANTED_FEATURE, PLANTED_SD, SHARP, photos, plant
 from .form import EMBEDDING, Form, changed, encoder, export, exported, warns
 from .precisions import static
 
 DUAL = ("logits_per_image", "logits_per_text", "text_embeds", "image_embeds")  # optimum's order
 VISION = ("last_hidden_state", "pooler_output")
 TOKENS = 16  # of a text
-SMALL = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 1, "num_attention_heads": 4}
+SMALL = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4}
 TEXT = {"num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 100, "max_position_embeddings": TOKENS}
 TEXT |= {"bos_token_id": 98, "eos_token_id": 99}
 PIXELS = {"image_size": 64, "patch_size": 16, "attn_implementation": "eager"}
@@ -163,11 +163,12 @@ def _unread_input(model: onnx.ModelProto) -> None:
 def _seeded(model: nn.Module) -> nn.Module:
     """Give a model weights at which its representation depends on the image; transformers' own are too small."""
     torch.manual_seed(0)
-    for module in model.modules():
+    for name, module in model.named_modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
-            nn.init.normal_(module.weight, std=module.weight[0].numel() ** -0.5)
+            factor = SHARP if name.endswith(("q_proj", "k_proj")) else 1.0
+            nn.init.normal_(module.weight, std=factor * module.weight[0].numel() ** -0.5)
         elif isinstance(module, nn.LayerNorm):
-            nn.init.normal_(module.bias, std=0.5)
+            nn.init.normal_(module.bias, std=0.1)
     return model.eval().requires_grad_(False)
 
 
@@ -255,9 +256,13 @@ def _vision_models() -> Iterator[Form]:
 
 
 class _Projected(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.clip = _clip()
+
     def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
-        made = _clip().vision_model(pixel_values=pixel_values)
-        return _clip().visual_projection(made.pooler_output), made.last_hidden_state
+        made = self.clip.vision_model(pixel_values=pixel_values)
+        return self.clip.visual_projection(made.pooler_output), made.last_hidden_state
 
 
 @cache
