@@ -108,7 +108,7 @@ def over_subsets(h: np.ndarray) -> Range:
 
 def clears_all_six(s: Statistics) -> bool:
     """Whether the deciding statistics alone would pass."""
-    return all(rule.above(getattr(s, name), PROFILE.thresholds[name].minimum) for name in STATISTICS)
+    return all(rule.inside(getattr(s, name), PROFILE.limits_of(name)) for name in PROFILE.deciding)
 
 
 def shows_the_sign(s: Statistics) -> bool:

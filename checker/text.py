@@ -7,8 +7,9 @@ import math
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
+SCHEMA_VERSION: Final = 2  # of the JSON documents of a check; 2: reasons and verdict have a kind
 MIB = 2**20  # bytes in 1 MiB
 SHORT_DIGEST = 12  # hexadecimal digits, as `git log --abbrev` shows for large repositories
 BLOCKS = " ▁▂▃▄▅▆▇█"
@@ -71,7 +72,7 @@ def as_json(document: object) -> str:
 def error_json(message: str, hint: str, code: int) -> str:
     """The JSON document of a run that ended without a verdict."""
     error = {"message": message, "hint": hint, "exit_code": code}
-    return as_json({"schema_version": 1, "tool": "robustcheck", "error": error})
+    return as_json({"schema_version": SCHEMA_VERSION, "tool": "robustcheck", "error": error})
 
 
 def error_text(message: str, hint: str, code: int) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from robustcheck_onnx.checker.errors import EXIT_CODES, EnvironmentFaultError, UsageError
+from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.text import printable
 
 from .command_line import PLACEHOLDER, Invocation, documents_of
@@ -131,6 +131,8 @@ def _check(resolved: Resolved, model: str, profile: Profile) -> Report:
         waived_in=resolved.source("waivers"),
         fail_on=settings.fail_on,
         fail_on_from=resolved.source("fail-on"),
+        accept=settings.accept,
+        accept_from=resolved.source("accept"),
         today=datetime.now(UTC).date(),
     )
     LOG.info("%s: %s; exit code %d: %s", model, result.verdict.verdict, decision.exit_code, decision.rule)
@@ -193,17 +195,19 @@ def _deliver(
             assert path is not None
             text = plain(_full(outcome, settings)) if form == "terminal" else forms.render(form, [outcome], options)
             write_whole(path, text)
-    code = worst(outcomes)
-    meaning = f"exit code {code}: {_meaning(code, len(outcomes))}"
     files = [f"{form}: {path}" for form, path in destinations.all() if path]
     files += [f"signature: {bundle}" for bundle in bundles]
 
     def terminal(*, ascii_only: bool) -> RenderableType:
         if len(outcomes) == 1:
-            written = [Text(f"  signature: {printable(str(bundle))}") for bundle in bundles]
-            return Group(_full(outcomes[0], settings, ascii_only), *written)
+            written = [Text(f"signature: {printable(str(bundle))}") for bundle in bundles]
+            return Group(*written, _full(outcomes[0], settings, ascii_only))
         table = summary.render(
-            outcomes, models=list(map(redact, models)), meaning=meaning, places=files, ascii_only=ascii_only
+            outcomes,
+            models=list(map(redact, models)),
+            code=worst(outcomes),
+            places=files,
+            ascii_only=ascii_only,
         )
         reports = [_full(outcome, settings, ascii_only) for outcome in outcomes] if settings.verbose else []
         return Group(*reports, table)
@@ -213,16 +217,11 @@ def _deliver(
 
     in_files = [each for each in destinations.shared if each.path is not None]
     on_stdout = [each for each in destinations.shared if each.path is None]
-    deliver(in_files, rendered, terminal, settings.color, quiet=True)
+    deliver(in_files, rendered, terminal, settings.color, quiet=2, line="")
     for bundle, content in bundles.items():
         write_whole(bundle, content)
-    deliver(on_stdout, rendered, terminal, settings.color, quiet=settings.quiet)
-
-
-def _meaning(code: int, n: int) -> str:
-    if code == 0:
-        return f"each of the {n} models is let through"
-    return f"the worst of {n} models. {EXIT_CODES.get(code, 'an error')}"
+    lines = "\n".join(summary.one_line(outcome) for outcome in outcomes)
+    deliver(on_stdout, rendered, terminal, settings.color, quiet=settings.quiet, line=lines)
 
 
 def _full(outcome: Outcome, settings: Settings, ascii_only: bool = False) -> RenderableType:

@@ -12,7 +12,7 @@ from robustcheck_onnx.checker.evidence import ModelFacts, PreprocessingFacts
 from robustcheck_onnx.checker.measure import model_facts
 from robustcheck_onnx.checker.model import ModelFile, find_preprocessing, models_below, open_model, takes_no_image
 from robustcheck_onnx.checker.runtime import scales_over_batch
-from robustcheck_onnx.checker.verdict import RULES, Reason, foreseen
+from robustcheck_onnx.checker.verdict import RULES, Reason, foreseen, reason
 from robustcheck_onnx.thresholds.profile import Profile
 
 LISTED = 8  # models of a folder that an error names
@@ -90,7 +90,8 @@ def inspect_model(
 
 def cannot_open(path: Path, fault: RobustcheckError) -> CanPass:
     """Say that a file which can't be opened can't pass; the reason's id, `not_assessable`, is of no verdict."""
-    return CanPass("no", (Reason(id="not_assessable", seen=_said_of(path, fault), next_step=fault.hint),))
+    seen = _said_of(path, fault)
+    return CanPass("no", (Reason(id="not_assessable", kind="not_established", seen=seen, next_step=fault.hint),))
 
 
 def _said_of(path: Path, fault: RobustcheckError) -> str:
@@ -111,18 +112,18 @@ def _can_pass(
     n_features = None if chosen.shape is None else chosen.shape[chosen.feature_axis]
     check = f"robustcheck {shlex.quote(str(model.path))}"
     reasons = []
-    for reason, seen in foreseen(facts, preprocessing, n_features, profile):
-        if reason == "assumed_preprocessing" and fault is not None:
-            reasons.append(Reason(id=reason, seen=_said_of(model.path, fault), next_step=fault.hint))
+    for name, seen in foreseen(facts, preprocessing, n_features, profile):
+        if name == "assumed_preprocessing" and fault is not None:
+            reasons.append(reason(name, _said_of(model.path, fault), fault.hint))
         else:
-            next_step = _next_step(reason, model, facts, check, own_choice=own_choice)
-            reasons.append(Reason(id=reason, seen=seen, next_step=next_step))
+            next_step = _next_step(name, model, facts, check, own_choice=own_choice)
+            reasons.append(reason(name, seen, next_step))
     if not reasons and n_features is None:
         seen = (
             f"the graph does not say how many features `{facts.tensor}` has; profile {profile.id} holds for "
             f"{profile.min_features} to {profile.max_features}"
         )
-        return CanPass("unknown", (Reason(id="width_not_calibrated", seen=seen, next_step=f"`{check}` measures it"),))
+        return CanPass("unknown", (reason("width_not_calibrated", seen, f"`{check}` measures it"),))
     if not reasons and model.image_input.batch is None and scales_over_batch(model.graph.proto):
         note = (
             f"its quantisers take their scale over the batch: `{check} --batch-size 1` holds for batches of one image"
@@ -131,16 +132,16 @@ def _can_pass(
     return CanPass("no" if reasons else "yes", tuple(reasons))
 
 
-def _next_step(reason: str, model: ModelFile, facts: ModelFacts, check: str, *, own_choice: bool) -> str:
+def _next_step(name: str, model: ModelFile, facts: ModelFacts, check: str, *, own_choice: bool) -> str:
     """Say what takes a reason away, as a command with this file's own names where one does."""
     chosen = model.representation
-    if reason == "assumed_preprocessing":
+    if name == "assumed_preprocessing":
         return f"`{check} --preprocess clip` (or imagenet, or a JSON file), whichever it was trained with"
-    if reason == "assumed_tensor":
+    if name == "assumed_tensor":
         tensor = f" --tensor {shlex.quote(chosen.tensor)}" if chosen.tensor_assumed else ""
         return f"`{check}{tensor}{f' --pool {chosen.pool}' if chosen.pool_assumed else ''}`, if that is what you deploy"
-    if reason in ("tensor_not_calibrated", "preprocessing_against_contract") and not own_choice:
+    if name in ("tensor_not_calibrated", "preprocessing_against_contract") and not own_choice:
         return f"`robustcheck inspect {shlex.quote(str(model.path))}`, without --tensor and --pool"
-    if reason == "end_not_calibrated" and facts.ends_in.can_make_outliers:
+    if name == "end_not_calibrated" and facts.ends_in.can_make_outliers:
         return "Another export: no profile can hold for such an end."
-    return RULES[reason].next_step
+    return RULES[name].next_step

@@ -116,7 +116,10 @@ Outputs = Annotated[  # on stdout and in files: `output.destinations_of`
     list[str] | None,
     typer.Option("--output", "-o", help="terminal or json, each with =PATH to write a file.", metavar="FORMAT[=PATH]"),
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No report on stdout unless -o asks for one.")]
+Quiet = Annotated[
+    int, typer.Option("--quiet", "-q", count=True, max=2, help="One line a model instead of the report. -qq: nothing.")
+]
+Verbose = Annotated[int, typer.Option("--verbose", "-v", count=True, max=1, help="The whole report.")]
 NoTime = Annotated[bool, typer.Option("--no-time", help="Leave the time block out of the report.")]
 Color = Annotated[
     str,

@@ -221,13 +221,14 @@ def deliver(
     render: Callable[..., RenderableType],
     color: str,
     *,
-    quiet: bool,
+    quiet: int,
+    line: str,
 ) -> None:
     """Write a verb's result to every destination, files first; the terminal report goes to stdout if nothing else does.
 
     text: gives the result as a document of the form that it is called with; not called for `terminal`.
     render: gives the terminal report; called with `ascii_only`.
-    quiet: nothing goes to stdout unless a destination says so.
+    quiet: 1: `line` instead of the report, unless a destination says so; 2: nothing.
     Raises EnvironmentFaultError where a file can't be written.
     """
     from robustcheck_onnx.checker.storage import write_whole
@@ -240,6 +241,8 @@ def deliver(
         sys.stdout.write(text(on_stdout[0]))
     elif on_stdout or not quiet:
         print_report(render, color)
+    elif quiet == 1:
+        sys.stdout.write(f"{line}\n")
 
 
 def print_report(render: Callable[..., RenderableType], color: str) -> None:
@@ -287,7 +290,7 @@ PROGRESS_WITH_BAR = 110  # columns from which a bar and the time left fit beside
 
 
 @contextlib.contextmanager
-def progress_line(quiet: bool) -> Iterator[Callable[[Progress], None] | None]:
+def progress_line(quiet: int) -> Iterator[Callable[[Progress], None] | None]:
     """Show a progress line on stderr while the block runs: images, rate, and how close the decision is.
 
     Yields the callback that updates it; None where stderr is no terminal or `quiet` is set.
@@ -320,7 +323,7 @@ def progress_line(quiet: bool) -> Iterator[Callable[[Progress], None] | None]:
 
 @contextlib.contextmanager
 def measuring(
-    destinations: Sequence[Destination], model: Path, quiet: bool
+    destinations: Sequence[Destination], model: Path, quiet: int
 ) -> Iterator[Callable[[Progress], None] | None]:
     """Mark a verb's documents as unfinished, then show its progress as `progress_line` does, while the block runs."""
     mark_unfinished(destinations, str(model))

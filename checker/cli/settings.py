@@ -17,7 +17,7 @@ from pydantic import ConfigDict, Field, ValidationError
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.evidence import Options
 from robustcheck_onnx.checker.storage import redact_text
-from robustcheck_onnx.checker.verdict import RULES, FailOn, Waiver
+from robustcheck_onnx.checker.verdict import RULES, Accept, FailOn, Waiver
 from robustcheck_onnx.thresholds.frozen import Frozen
 from robustcheck_onnx.thresholds.profile import PACKAGED
 
@@ -81,10 +81,13 @@ class Settings(Frozen):
     ray_address: str | None = Field(None, description="Ray: HOST:PORT or auto. Default: a cluster of its own.")
     detector: tuple[str, ...] = Field((), description="Installed plug-ins to run beside; they can only add a WARN.")
     fail_on: FailOn = Field("warn", description="warn: WARN exits with 1. never: a verdict exits with 0.")
+    accept: Accept | None = Field(
+        None, description="not_applicable: WARN exits with 0 where every reason is of that kind."
+    )
     output: tuple[str, ...] = Field((), description="FORMAT or FORMAT=PATH, as -o. Default: the terminal report.")
     sign: str | None = Field(None, description="Private key that signs the JSON report; see --sign. Default: none.")
-    quiet: bool = Field(False, description="No report on stdout unless output asks for one.")
-    verbose: Annotated[int, Field(ge=0, le=2)] = Field(0, description="1: full digests, all limits. 2: also the log.")
+    quiet: Annotated[int, Field(ge=0, le=2)] = Field(0, description="1: one line a model. 2: nothing on stdout.")
+    verbose: Annotated[int, Field(ge=0, le=2)] = Field(0, description="1: the whole report. 2: also the log.")
     no_cache: bool = Field(False, description="Measure, whatever an earlier run of the same check found.")
     no_thumbnails: bool = Field(False, description="html: no small copies of calibration photos.")
     no_time: bool = Field(False, description="Leave the time block out of the report.")
@@ -318,6 +321,7 @@ EXAMPLES: dict[str, object] = {
     "pool": "none",
     "thresholds": "default",
     "detector": ("NAME",),
+    "accept": "not_applicable",
     "workers": 4,
     "ray-address": "auto",
     "output": ("terminal", "json=report.json"),

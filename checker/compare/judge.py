@@ -13,7 +13,7 @@ from robustcheck_onnx.checker.evidence import Evidence, Interval
 from robustcheck_onnx.checker.report import Time
 from robustcheck_onnx.checker.statistics import wilson
 from robustcheck_onnx.checker.text import as_json, number_text
-from robustcheck_onnx.checker.verdict import NAMES, RULES, Reason, Verdict
+from robustcheck_onnx.checker.verdict import NAMES, Kind, Verdict, reason, verdict_for
 from robustcheck_onnx.thresholds.frozen import Frozen
 from robustcheck_onnx.thresholds.profile import Profile
 
@@ -53,7 +53,7 @@ class Compared(Frozen):
 class CompareReport(Frozen):
     """Everything that `robustcheck compare` found."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     tool: str = "robustcheck"
     document: Literal["compare"] = "compare"
     tool_version: str
@@ -81,6 +81,20 @@ class CompareReport(Frozen):
     profile: Profile
     claim: str
     time: Time | None
+
+    @property
+    def passed(self) -> bool:
+        """Whether the verdict is PASS."""
+        return self.verdict.passed
+
+    @property
+    def kind(self) -> Kind | None:
+        """The kind of a WARN; None for PASS."""
+        return self.verdict.kind
+
+    def __bool__(self) -> bool:
+        """`if compare(...)` is true for PASS alone."""
+        return self.passed
 
 
 CLAIM = (
@@ -118,8 +132,8 @@ def judge_pair(
     """
     seen: dict[str, list[str]] = {}
 
-    def say(reason: str, text: str) -> None:
-        seen.setdefault(reason, []).append(text)
+    def say(name: str, text: str) -> None:
+        seen.setdefault(name, []).append(text)
 
     different = _differences(candidate.evidence, reference.evidence)
     if different:
@@ -129,21 +143,13 @@ def judge_pair(
     for text in _unrelated(similarity, agreement):
         say("unrelated", text)
     if reference.verdict.verdict == "WARN":
-        ids = ", ".join(reason.id for reason in reference.verdict.reasons)
+        ids = ", ".join(each.id for each in reference.verdict.reasons)
         say("reference_without_indication", f"the reference by itself is WARN: {ids}")
     elif not different:
         _lost(say, statistics, features, tolerance, candidate.evidence.model.rule)
-    for reason in candidate.verdict.reasons:
-        say(reason.id, f"the candidate by itself: {reason.seen}")
-    reasons = tuple(
-        Reason(id=name, seen="; ".join(texts), next_step=RULES[name].next_step) for name, texts in seen.items()
-    )
-    return Verdict(
-        verdict="WARN" if reasons else "PASS",
-        reasons=reasons,
-        profile_id=profile.id,
-        profile_digest=profile.digest,
-    )
+    for own in candidate.verdict.reasons:
+        say(own.id, f"the candidate by itself: {own.seen}")
+    return verdict_for((reason(name, "; ".join(texts)) for name, texts in seen.items()), profile)
 
 
 def _differences(candidate: Evidence, reference: Evidence) -> list[str]:
@@ -184,14 +190,14 @@ def _lost(
 ) -> None:
     """The reasons that speak of what the reference had."""
     least = f"{100 * (1 - tolerance):g} %"
-    for keeps, reason in (("shrank", "statistic_shrank"), ("undecided", "undecided")):
+    for keeps, name in (("shrank", "statistic_shrank"), ("undecided", "undecided")):
         changed = [
             f"{NAMES[s.name]} {number_text(s.candidate)} of {number_text(s.reference)} (ratio {_bounds(s.ratio)})"
             for s in statistics
             if s.keeps == keeps
         ]
         if changed:
-            say(reason, f"at least {least} of the reference's must be kept: {', '.join(changed)}")
+            say(name, f"at least {least} of the reference's must be kept: {', '.join(changed)}")
     by_fate: dict[Fate, list[FeatureFate]] = {fate: [] for fate in get_args(Fate)}
     for feature in features:
         by_fate[feature.fate].append(feature)

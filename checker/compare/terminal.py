@@ -6,33 +6,34 @@ from dataclasses import dataclass
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.measure import Measurement
-from rich.padding import Padding
 from rich.text import Text
 
 from robustcheck_onnx.checker.evidence import Interval
 from robustcheck_onnx.checker.report import (
     COLOURS,
-    INDENT,
     Pen,
+    ShortReasons,
     Trimmed,
     columns,
     hanging,
-    headline,
     labelled,
     notes,
     reasons,
     section,
     spaced,
+    verdict_line,
+    verdict_text,
 )
 from robustcheck_onnx.checker.text import (
     count_text,
     interval_text,
+    name_text,
     number_text,
     percent_text,
     short_digest,
     short_provider,
 )
-from robustcheck_onnx.checker.verdict import NAMES
+from robustcheck_onnx.checker.verdict import BUNDLED_NOTE, NAMES, fallback_note
 
 from .fates import FeatureFate
 from .judge import UNRELATED_CKA, Compared, CompareReport
@@ -58,28 +59,36 @@ _FATES = {
 }
 
 
-def render(report: CompareReport, *, ascii_only: bool = False) -> RenderableType:
-    """Lay out the report for the width of the console that prints it."""
+def render(report: CompareReport, *, ascii_only: bool = False, verbose: bool = False) -> RenderableType:
+    """Lay out the short report, or the whole, for the width of the console that prints it; the verdict comes last."""
     pen = Pen(ascii_only)
-    blocks = [
-        _headline(pen, report),
-        *reasons(pen, report.verdict.reasons),
-        *notes(pen, report.notes),
-        _statistics(pen, report),
-        _features(pen, report),
-        _whole(pen, report),
-        _measured(pen, report),
-        pen.prose(report.claim, "dim"),
-    ]
-    return Trimmed(Group(Text(), spaced(blocks)))
+    usual = {BUNDLED_NOTE, *fallback_note(report.candidate.evidence.execution)}
+    said = [note for note in report.notes if verbose or note not in usual]
+    sides = hanging([(pen.say(f"{name} ", "dim"), _side(pen, side)) for name, side in _sides(report)])
+    meaning = pen.prose(_MEANING[report.verdict.verdict])
+    if verbose:
+        blocks = [
+            Group(sides, meaning),
+            *reasons(pen, report.verdict.reasons),
+            *notes(pen, said),
+            _statistics(pen, report),
+            _features(pen, report),
+            _whole(pen, report),
+            _measured(pen, report),
+            pen.prose(report.claim, "dim"),
+        ]
+    else:
+        below = ShortReasons(pen, report.verdict.reasons) if report.verdict.reasons else meaning
+        blocks = [Group(sides, *notes(pen, said)), _statistics(pen, report), below]
+    last = verdict_line(pen, report.verdict, 0 if report.passed else 1)
+    return Trimmed(Group(pen.say(f"robustcheck {report.tool_version}", "dim"), spaced([*blocks, last])))
 
 
-def _headline(pen: Pen, report: CompareReport) -> RenderableType:
-    verdict = report.verdict.verdict
-    sides = hanging(
-        [(pen.say(f"{name} ", "dim"), _side(pen, side)) for name, side in _sides(report)],
-    )
-    return Group(headline(pen, verdict), Padding(Group(sides, pen.prose(_MEANING[verdict])), (0, 0, 0, INDENT)))
+def one_line(report: CompareReport) -> str:
+    """Write the verdict in one line, for `-q`."""
+    reasons = ", ".join(reason.id for reason in report.verdict.reasons)
+    file = name_text(report.candidate.evidence.model.file, ascii_only=False)
+    return f"{verdict_text(report.verdict)} {file}" + (f": {reasons}" if reasons else "")
 
 
 def _sides(report: CompareReport) -> tuple[tuple[str, Compared], ...]:

@@ -11,18 +11,20 @@ from .layout import (
     COLOURS,
     INDENT,
     Pen,
+    Ruled,
+    ShortReasons,
     Trimmed,
     bar_chart,
     bullets,
     columns,
     hanging,
-    headline,
     labelled,
     line,
     notes,
     reasons,
     section,
     spaced,
+    verdict_line,
 )
 from .outcome import exit_code_of
 from .reader import edits, read, read_one, ruling
@@ -39,7 +41,7 @@ from .record import (
     json_schema,
     sealed,
 )
-from .words import SIGNS, meaning_text
+from .words import SIGNS, meaning_text, verdict_text
 
 __all__ = [
     "CLAIM",
@@ -55,7 +57,9 @@ __all__ = [
     "Pen",
     "Placed",
     "Report",
+    "Ruled",
     "Settings",
+    "ShortReasons",
     "Time",
     "Trimmed",
     "bar_chart",
@@ -64,7 +68,6 @@ __all__ = [
     "edits",
     "exit_code_of",
     "hanging",
-    "headline",
     "json_schema",
     "labelled",
     "line",
@@ -78,4 +81,6 @@ __all__ = [
     "sealed",
     "section",
     "spaced",
+    "verdict_line",
+    "verdict_text",
 ]

@@ -15,7 +15,7 @@ from .record import Failed, Outcome, Report
 from .words import statistics_of
 
 COLUMNS = (
-    *("robustcheck_version", "model", "verdict", "exit_code", "reasons", "waived", "error", "hint"),
+    *("robustcheck_version", "model", "verdict", "kind", "exit_code", "reasons", "waived", "error", "hint"),
     *("statistic", "estimate", "low", "high", "threshold", "clears"),
     *("images", "features", "model_digest", "images_digest", "profile", "profile_digest", "started", "wall_s"),
 )
@@ -64,6 +64,7 @@ def _rows(report: Report) -> list[dict[str, object]]:
         "robustcheck_version": report.tool_version,
         "model": model_of(report),
         "verdict": report.verdict.verdict,
+        "kind": report.verdict.kind,
         "exit_code": exit_code_of(report),
         "reasons": " ".join(f.reason.id for f in reasons),
         "waived": " ".join(f.reason.id for f in reasons if f.waiver),

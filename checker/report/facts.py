@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from robustcheck_onnx.checker.text import MIB, count_text, number_text, percent_text, short_digest, short_provider
+from robustcheck_onnx.checker.text import MIB, count_text, number_text, percent_text, short_provider
 from robustcheck_onnx.checker.verdict import steps_text
 
 from .record import Report, Time
@@ -51,15 +51,15 @@ class Block:
     """facts for the end of the terminal's line; the page says the same elsewhere"""
 
 
-def blocks_of(report: Report, *, verbose: bool = False) -> tuple[Block, ...]:
-    """Return all facts of a report in the page's order. verbose: the terminal shows full digests."""
+def blocks_of(report: Report) -> tuple[Block, ...]:
+    """Return all facts of a report in the page's order."""
     return (
         Block("Model", "model", _model(report)),
         Block("Representation", "tensor", *_tensor(report)),
         Block("Preprocessing", "preprocessing", _preprocessing(report)),
-        Block("Images", "images", *_images(report, verbose)),
+        Block("Images", "images", *_images(report)),
         Block("Execution", "ran on", _execution(report)),
-        Block("Judged by", "judged by", _judged(report, verbose)),
+        Block("Judged by", "judged by", _judged(report)),
     )
 
 
@@ -137,7 +137,7 @@ def _values(values: tuple[float, ...]) -> str:
     return " ".join(number_text(value) for value in values)
 
 
-def _images(report: Report, verbose: bool) -> tuple[tuple[Fact, ...], tuple[Fact, ...]]:
+def _images(report: Report) -> tuple[tuple[Fact, ...], tuple[Fact, ...]]:
     i, s = report.evidence.images, report.evidence.statistics
     sanity = i.sanity
     stopped, until = _STOPPED[report.evidence.stopped]
@@ -155,7 +155,7 @@ def _images(report: Report, verbose: bool) -> tuple[tuple[Fact, ...], tuple[Fact
         Fact("Not usable", f"{s.n_nonfinite} not finite, {s.n_constant} constant", "representations"),
         Fact("Converted", ", ".join(f"{what}: {n}" for what, n in i.notes.items())),
     )
-    digest = i.digest if verbose else short_digest(i.digest)
+    digest = i.digest
     return facts, (Fact("", "", short=seed), Fact("", "", kind="code", short=digest))
 
 
@@ -196,9 +196,9 @@ def speed_text(time: Time) -> str:
     return "" if time.images_per_s is None else f"{number_text(time.images_per_s)} images/s"
 
 
-def _judged(report: Report, verbose: bool) -> tuple[Fact, ...]:
+def _judged(report: Report) -> tuple[Fact, ...]:
     verdict, c, binding = report.verdict, report.profile.calibration, report.binding
-    digest = verdict.profile_digest if verbose else short_digest(verdict.profile_digest)
+    digest = verdict.profile_digest
     versions = ", ".join(f"{name} {version}" for name, version in binding.versions.items()) if binding else ""
     sets = f"{c.n_sets} sets of {count_text(c.n_checkpoints, 'checkpoint')}"
     return (

@@ -8,7 +8,7 @@ from robustcheck_onnx.checker.text import printable
 
 from . import markdown
 from .forms import FormOptions
-from .outcome import finding_text, findings, path_of
+from .outcome import finding_text, findings, names_of, path_of
 from .record import Failed, Outcome
 
 MAX_ANNOTATIONS = 10  # of each kind: GitHub shows no more for a step
@@ -22,15 +22,16 @@ def commands(outcomes: Sequence[Outcome], options: FormOptions) -> list[str]:
     At most MAX_ANNOTATIONS of a kind; the last one says then how many more there are. Without line breaks.
     """
     kinds: dict[str, list[tuple[str, str, str]]] = {"error": [], "warning": [], "notice": []}
-    for outcome in outcomes:
+    names = [f"{name}: " for name in names_of(outcomes)] if len(outcomes) > 1 else [""]
+    for name, outcome in zip(names, outcomes, strict=False):
         path = printable(path_of(outcome, options))
         if isinstance(outcome, Failed):
             hint = f"; hint: {outcome.hint}" if outcome.hint else ""
             kinds["error"].append((path, "robustcheck: could not assess", printable(outcome.message + hint)))
             continue
         for f in findings(outcome):
-            title = f"robustcheck {outcome.verdict.verdict}: {f.title}"
-            words = f"{finding_text(f)}. Next step: {f.reason.next_step}"
+            title = f"robustcheck {outcome.verdict.verdict} · {f.reason.kind}: {f.title}"
+            words = f"{name}{finding_text(f)}. Next step: {f.reason.next_step}"
             kinds["notice" if f.waiver else "warning"].append((path, title, words))
     lines = []
     for kind, of_kind in kinds.items():

@@ -25,7 +25,7 @@ def _entries(outcome: Outcome, options: FormOptions) -> list[dict[str, object]]:
         words = [printable(text) for text in (outcome.message, outcome.hint) if text]
         return [_entry(path, NOT_ASSESSED, f"{NOT_ASSESSED_TITLE}: {'; hint: '.join(words)}", "blocker")]
     return [
-        _entry(path, f.reason.id, f"{f.title}: {finding_text(f)}", "info" if f.waiver else "major")
+        _entry(path, f.reason.id, f"{f.title} ({f.reason.kind}): {finding_text(f)}", "info" if f.waiver else "major")
         for f in findings(outcome)
     ]
 

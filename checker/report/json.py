@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from robustcheck_onnx.checker.text import as_json, error_json
+from robustcheck_onnx.checker.text import SCHEMA_VERSION, as_json, error_json
 
 from .forms import FormOptions
 from .record import Failed, Outcome, to_json
@@ -24,4 +24,4 @@ def render(outcomes: Sequence[Outcome], options: FormOptions) -> str:
         else o.model_dump(mode="json")
         for o in outcomes
     ]
-    return as_json({"schema_version": 1, "tool": "robustcheck", "reports": documents})
+    return as_json({"schema_version": SCHEMA_VERSION, "tool": "robustcheck", "reports": documents})

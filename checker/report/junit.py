@@ -91,6 +91,7 @@ def _assessed(suite: TestSuite, report: Report) -> None:
     model = report.evidence.model
     for name, value in (
         ("verdict", report.verdict.verdict),
+        ("kind", report.verdict.kind or ""),
         ("gate", rule_of(report)),
         ("robustcheck", report.tool_version),
         ("model", model.file),
@@ -143,5 +144,5 @@ def _result(finding: Finding) -> Failure | Skipped:
     if finding.waiver is not None:
         return Skipped(f"{waiver_text(finding.waiver)} ({printable(finding.reason.seen)})", finding.reason.id)
     failure = Failure(f"{finding.title}: {printable(finding.reason.seen)}", printable(finding.reason.id))
-    failure.text = f"{finding_text(finding)}\nNext step: {finding.reason.next_step}"
+    failure.text = f"{finding_text(finding)}\nKind: {finding.reason.kind}\nNext step: {finding.reason.next_step}"
     return failure

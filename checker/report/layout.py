@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.measure import Measurement
 from rich.padding import Padding
@@ -18,12 +19,16 @@ from rich.table import Table
 from rich.text import Text
 
 from robustcheck_onnx.checker.text import bars, name_text, prose_text, sentence_text
-from robustcheck_onnx.checker.verdict import RULES, Reason
+from robustcheck_onnx.checker.verdict import KINDS, RULES, Reason, Verdict
 
-from .words import SIGNS
+from .words import SIGNS, verdict_text
 
 INDENT = 2  # columns
 GAP = 3  # columns between blocks that stand side by side
+MAX_REASONS = 4  # in a line each; of more the first three, and the ids of some others
+NAMED = 3  # of the others
+IN_THE_TABLE = frozenset({"low_kurtosis", "no_persistent_outlier_features", "rectified", "undecided", "not_measurable"})
+"""reasons whose numbers the table shows"""
 COLOURS = {"PASS": "green", "WARN": "yellow"}
 """Colour of each verdict."""
 
@@ -154,15 +159,29 @@ def notes(pen: Pen, sentences: Sequence[str]) -> list[RenderableType]:
     return [hanging((pen.say("note", "bold"), pen.say(note)) for note in sentences)] if sentences else []
 
 
-def headline(pen: Pen, verdict: str, remark: str = "") -> Rule:
-    """Draw a rule over the whole width with the verdict in it."""
-    colour = COLOURS[verdict]
-    return Rule(
-        line(pen.say("━━ ", colour), pen.say(f"{SIGNS[verdict]} {verdict}{remark}", f"bold {colour}")),
-        characters=sentence_text("━", pen.ascii_only),
-        style=colour,
-        align="left",
-    )
+def verdict_line(pen: Pen, verdict: Verdict, exit_code: int | None, remark: str = "") -> Ruled:
+    """Draw a rule over the whole width with the verdict, its kind and the exit code in it; the last line of a report.
+
+    exit_code: None for a report from Python, which has none.
+    """
+    code = "" if exit_code is None else f" · exit code {exit_code}"
+    return Ruled(pen, f"{SIGNS[verdict.verdict]} {verdict_text(verdict)}{remark}{code}", COLOURS[verdict.verdict])
+
+
+@dataclass(frozen=True)
+class Ruled:
+    """A line of words in a rule over the whole width; where they fill the line, the words alone, which wrap."""
+
+    pen: Pen
+    words: str
+    colour: str
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Rich's protocol."""
+        pen = self.pen
+        title = line(pen.say("━━ ", self.colour), pen.say(self.words, f"bold {self.colour}"))
+        rule = Rule(title, characters=sentence_text("━", pen.ascii_only), style=self.colour, align="left")
+        yield rule if title.cell_len + 2 <= options.max_width else title
 
 
 def reasons(pen: Pen, of_verdict: Sequence[Reason], *, command_style: str = "") -> list[RenderableType]:
@@ -172,7 +191,11 @@ def reasons(pen: Pen, of_verdict: Sequence[Reason], *, command_style: str = "") 
     """
     rows: list[tuple[Text, Text]] = []
     first_with: dict[str, str] = {}  # next step → the first reason that names it
+    before = None
     for reason in of_verdict:
+        if reason.kind != before:
+            rows.append((Text(), pen.say(f"{reason.kind}: {KINDS[reason.kind]}", "dim")))
+            before = reason.kind
         rule = RULES.get(reason.id)
         first = first_with.setdefault(reason.next_step, reason.id)
         step = pen.say(f"→ {reason.next_step if first == reason.id else f'The same as for {first}.'}")
@@ -181,6 +204,38 @@ def reasons(pen: Pen, of_verdict: Sequence[Reason], *, command_style: str = "") 
         rows += [(pen.say("✗", "yellow"), title), (Text(), pen.say(reason.seen)), (Text(), step)]
     remark = "`robustcheck explain REASON` tells more"
     return [section(pen, "Reasons and next steps", remark, hanging(rows))] if rows else []
+
+
+@dataclass(frozen=True)
+class ShortReasons:
+    """The reasons for WARN in a line each, by kind, and what to do first."""
+
+    pen: Pen
+    reasons: tuple[Reason, ...]
+    steps: bool = True
+    """whether to say what to do first"""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Rich's protocol."""
+        n = len(self.reasons)
+        shown, left_out = (self.reasons, ()) if n <= MAX_REASONS else (self.reasons[:3], self.reasons[3:])
+        for reason in shown:
+            yield self._line(reason, options.max_width)
+        if left_out:
+            ids = ", ".join(reason.id for reason in left_out[:NAMED]) + ", …" * (len(left_out) > NAMED)
+            yield line(self.pen.say("✗ ", "yellow"), self.pen.say(f"and {len(left_out)} more: {ids}"))
+        if shown and self.steps:
+            step = self.pen.say(f"→ {shown[0].next_step}")
+            step.highlight_regex(r"`[^`]*`", "cyan")
+            yield step
+            yield self.pen.say(f"-v shows every step; robustcheck explain {shown[0].id} tells more", "dim")
+
+    def _line(self, reason: Reason, width: int) -> Text:
+        """Write what was seen where it fits and does not repeat the table above, else the reason's title."""
+        rule = RULES.get(reason.id)
+        repeats = reason.id in IN_THE_TABLE or cell_len(f"✗ {reason.id}  {reason.seen}") > width
+        said = rule.title if rule and repeats else reason.seen
+        return line(self.pen.say("✗ ", "yellow"), self.pen.say(f"{reason.id}  ", "bold"), self.pen.say(said))
 
 
 def bar_chart(

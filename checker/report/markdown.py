@@ -18,7 +18,7 @@ from .outcome import (
     waiver_texts,
 )
 from .record import CLAIM, Failed, Outcome, Report
-from .words import SIGNS, confidence_text, meaning_text, statistics_of
+from .words import SIGNS, confidence_text, meaning_text, statistics_of, verdict_text
 
 MARK = "<!-- robustcheck report -->"
 _CLEARS = {"yes": "✓ yes", "no": "✗ no", "straddles": "? straddles it", "not measured": "not measured"}
@@ -50,7 +50,7 @@ def overview(outcomes: Sequence[Outcome]) -> str:
         if isinstance(outcome, Failed):
             verdict, why = "**ERROR**", text(outcome.message)
         else:
-            verdict = f"**{outcome.verdict.verdict}**"
+            verdict = f"**{text(verdict_text(outcome.verdict))}**"
             why = ", ".join(text(f.reason.id) + (" (waived)" if f.waiver else "") for f in findings(outcome))
         rows.append(f"| {text(model_of(outcome))} | {verdict} | {exit_code_of(outcome)} | {why} |")
     return "\n".join(rows)
@@ -70,7 +70,7 @@ def section(outcome: Outcome) -> str:
         return "\n".join([*lines, f"Exit code {outcome.exit_code}. {NOT_ASSESSED_HELP}"])
     verdict, model = outcome.verdict.verdict, outcome.evidence.model
     blocks = [
-        f"## {SIGNS[verdict]} {verdict}: {text(model.file)}",
+        f"## {SIGNS[verdict]} {text(verdict_text(outcome.verdict))}: {text(model.file)}",
         meaning_text(outcome.verdict),
         f"**Gate:** exit code {exit_code_of(outcome)}, because {text(rule_of(outcome))}.",
         *reasons(outcome),
@@ -95,7 +95,7 @@ def notes(sentences: Sequence[str]) -> list[str]:
 def _reason(finding: Finding) -> str:
     reason = finding.reason
     lines = [
-        f"- **{text(finding.title)}** ({text(reason.id)}): {text(reason.seen)}  ",
+        f"- **{text(finding.title)}** ({text(reason.id)}, {text(reason.kind)}): {text(reason.seen)}  ",
         f"  → {prose(reason.next_step)}",
     ]
     return "  \n  ".join(["\n".join(lines), *map(text, waiver_texts(finding))])

@@ -15,7 +15,7 @@ from .forms import FormOptions
 from .markdown import prose, section, text
 from .outcome import findings
 from .record import Failed, Outcome, Report
-from .words import statistics_of
+from .words import statistics_of, verdict_text
 
 MARK = "---\n# robustcheck: model card metadata\n"
 CLAIM = "An indication found on in-distribution images; neither accuracy nor robustness on shifted data was measured."
@@ -53,6 +53,7 @@ def _index(report: Report) -> str:
     reasons = " ".join(f.reason.id for f in findings(report))
     args = {
         "claim": CLAIM,
+        "kind": report.verdict.kind or "",
         "reasons": reasons,
         "model_digest": report.evidence.model.digest,
         "profile": report.verdict.profile_id,
@@ -92,7 +93,7 @@ def _words(report: Report) -> str:
     lines = [
         "## robustcheck",
         "",
-        f"Verdict: **{report.verdict.verdict}**. {CLAIM}",
+        f"Verdict: **{text(verdict_text(report.verdict))}**. {CLAIM}",
         "",
         text(report.claim),
     ]

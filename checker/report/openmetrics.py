@@ -39,6 +39,7 @@ def render(outcomes: Sequence[Outcome], options: FormOptions) -> str:
         lines.extend(f"robustcheck_{name}{_labels(labels)} {value!r}" for labels, value in samples)
 
     family("verdict", "1 = PASS (the indication is present), 0 = WARN.", [_verdict(n, r) for n, r in reports])
+    family("warn_kind", "1 for the kind of a WARN.", [({"model": n, "kind": r.kind}, 1) for n, r in reports if r.kind])
     family(
         "error", "1 = the model could not be assessed.", [({"model": n}, int(isinstance(o, Failed))) for n, o in named]
     )
@@ -47,7 +48,11 @@ def render(outcomes: Sequence[Outcome], options: FormOptions) -> str:
         "reason",
         "1 for each reason for WARN.",
         [
-            ({"model": n, "reason": printable(f.reason.id), "waived": "yes" if f.waiver else "no"}, 1)
+            (
+                {"model": n, "reason": printable(f.reason.id), "kind": f.reason.kind}
+                | {"waived": "yes" if f.waiver else "no"},
+                1,
+            )
             for n, r in reports
             for f in findings(r)
         ],

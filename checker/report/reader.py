@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
-from robustcheck_onnx.checker.text import once, short_digest
+from robustcheck_onnx.checker.text import SCHEMA_VERSION, once, short_digest
 from robustcheck_onnx.checker.verdict import Verdict, judge
 from robustcheck_onnx.thresholds.profile import NEEDED
 from robustcheck_onnx.thresholds.profile import digest_of as profile_digest_of
@@ -39,11 +39,9 @@ def read(path: Path, *, whole: bool = False) -> list[tuple[Report, dict[str, Any
         raise UsageError(f"{path}: report is no whole JSON document ({fault}); write it again", AGAIN) from fault
     if not isinstance(raw, dict) or raw.get("tool") != "robustcheck":
         raise UsageError(f"{path}: file is no report of robustcheck; `-o json=PATH` of a check writes one", AGAIN)
-    if raw.get("schema_version") != 1:
-        raise UsageError(
-            f"{path}: schema_version is {raw.get('schema_version')!r}; this robustcheck reads 1",
-            "pip install --upgrade robustcheck-onnx",
-        )
+    if (stated := raw.get("schema_version")) != SCHEMA_VERSION:
+        hint = AGAIN if stated == 1 else "pip install --upgrade robustcheck-onnx"
+        raise UsageError(f"{path}: schema_version is {stated!r}; this robustcheck reads {SCHEMA_VERSION}", hint)
     several = raw.get("reports")
     parts = several if isinstance(several, list) else [raw]
     errors = [part["error"] for part in parts if isinstance(part, dict) and "error" in part]

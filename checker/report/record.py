@@ -15,13 +15,13 @@ from typing import Any, Literal, Self
 from pydantic import ConfigDict, model_validator
 
 from robustcheck_onnx.checker.evidence import Evidence, Options
-from robustcheck_onnx.checker.text import as_json, digest_of
-from robustcheck_onnx.checker.verdict import Gate, Verdict
+from robustcheck_onnx.checker.text import SCHEMA_VERSION, as_json, digest_of
+from robustcheck_onnx.checker.verdict import Gate, Kind, Verdict
 from robustcheck_onnx.thresholds.frozen import Frozen
 from robustcheck_onnx.thresholds.profile import Profile
 from robustcheck_onnx.thresholds.published import Context
 
-SCHEMA_ID = "https://robustcheck-onnx.invalid/schema/report-1.json"  # a name, not an address: nothing is fetched
+SCHEMA_ID = "https://robustcheck-onnx.invalid/schema/report-2.json"  # a name, not an address: nothing is fetched
 
 
 class Placed(Frozen):
@@ -72,7 +72,7 @@ class Clock:
 class Report(Frozen):
     """Verdict, evidence, what it was judged by, and the limits of the claim."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = SCHEMA_VERSION
     tool: str = "robustcheck"
     tool_version: str
     verdict: Verdict
@@ -91,6 +91,20 @@ class Report(Frozen):
     """None where the caller asked for no time block"""
     binding: Binding | None = None
     """options, versions and a digest of all this but `time`: what `robustcheck verify` goes by"""
+
+    @property
+    def passed(self) -> bool:
+        """Whether the verdict is PASS."""
+        return self.verdict.passed
+
+    @property
+    def kind(self) -> Kind | None:
+        """The kind of a WARN: not_established, not_applicable, absent or other_signal; None for PASS."""
+        return self.verdict.kind
+
+    def __bool__(self) -> bool:
+        """`if check(...)` is true for PASS alone."""
+        return self.passed
 
 
 class Failed(Frozen):

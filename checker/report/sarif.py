@@ -22,6 +22,7 @@ from .outcome import (
     fingerprint,
     is_address,
     name_bytes,
+    names_of,
     path_of,
     rule_of,
     waiver_text,
@@ -43,7 +44,8 @@ def render(outcomes: Sequence[Outcome], options: FormOptions) -> str:
 
 def document(outcomes: Sequence[Outcome], options: FormOptions, category: str) -> str:
     """Write the same under a category: an upload replaces what was uploaded under its category before, nothing else."""
-    results = [result for outcome in outcomes for result in _results(outcome, options)]
+    names = [f"{name}: " for name in names_of(outcomes)] if len(outcomes) > 1 else [""]
+    results = [r for name, outcome in zip(names, outcomes, strict=False) for r in _results(outcome, options, name)]
     failed = [o for o in outcomes if isinstance(o, Failed)]
     invocation: Node = {"executionSuccessful": not failed, "exitCode": max(map(exit_code_of, outcomes), default=70)}
     if failed:
@@ -92,16 +94,18 @@ def _rules(used: set[str]) -> list[Node]:
     ]
 
 
-def _results(outcome: Outcome, options: FormOptions) -> list[Node]:
+def _results(outcome: Outcome, options: FormOptions, name: str) -> list[Node]:
+    """Write the results of one model; name: stands before each message, to tell several models apart."""
     if isinstance(outcome, Failed):
         return [_result(outcome, options, NOT_ASSESSED, "error", _error_text(outcome))]
     results = []
     for finding in findings(outcome):
         reason = finding.reason
-        text = f"{finding.title}: {printable(reason.seen)}\nNext step: {reason.next_step}"
+        text = f"{name}{finding.title}: {printable(reason.seen)}\nNext step: {reason.next_step}"
         if finding.expired:
             text += f"\n{waiver_text(finding.expired, expired=True)}"
         result = _result(outcome, options, printable(reason.id), "warning", text)
+        result["properties"] = {"kind": reason.kind}
         if finding.waiver:
             justification = waiver_text(finding.waiver)
             result["suppressions"] = [{"kind": "external", "status": "accepted", "justification": justification}]
@@ -143,11 +147,13 @@ def _model(outcome: Outcome, options: FormOptions) -> Node:
     place = _uri(path_of(outcome, options))
     if isinstance(outcome, Failed):
         return {"uri": place, "verdict": None, "exitCode": outcome.exit_code}
-    return {"uri": place, "verdict": outcome.verdict.verdict, "exitCode": exit_code_of(outcome)} | _facts(outcome)
+    return {"uri": place, "exitCode": exit_code_of(outcome)} | _facts(outcome)
 
 
 def _facts(report: Report) -> Node:
     return {
+        "verdict": report.verdict.verdict,
+        "kind": report.verdict.kind,
         "gate": rule_of(report),
         "digest": printable(report.evidence.model.digest),
         "imagesDigest": printable(report.evidence.images.digest),

@@ -1,65 +1,78 @@
-"""The summary of several models: one line each, the worst first. Pure: outcomes in, a rich renderable out."""
+"""The summary of several models: a line each, the worst first, then each WARN's reasons. Pure: outcomes in, a rich
+renderable out.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from importlib.metadata import version
 
-from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
-from rich.padding import Padding
+from rich.console import Group, RenderableType
 from rich.text import Text
 
-from robustcheck_onnx.checker.text import number_text
-from robustcheck_onnx.checker.verdict import RULES
+from robustcheck_onnx.checker.text import number_text, printable
 
-from .layout import INDENT, Pen, Trimmed, columns
+from . import terminal
+from .layout import COLOURS, Pen, Ruled, ShortReasons, Trimmed, columns, hanging, spaced
 from .outcome import exit_code_of, without_model
 from .record import Failed, Outcome, Report
+from .words import SIGNS, verdict_text
 
-WIDE = 108  # columns beside the indent; from there on a reason's title, images and seconds stand in the table
-OTHERS = 58  # columns of all but the model's path in a narrower table; with the rest for it no reason's id is divided
+
+def one_line(outcome: Outcome) -> str:
+    """Write an outcome in one line, for `-q`: verdict, model, reasons; or the error."""
+    if isinstance(outcome, Failed):
+        return printable(f"ERROR {outcome.model}: {without_model(outcome)}")
+    return terminal.one_line(outcome)
 
 
 def render(
     outcomes: Sequence[Outcome],
     *,
     models: Sequence[str],
-    meaning: str,
+    code: int,
     places: Sequence[str] = (),
     ascii_only: bool = False,
 ) -> RenderableType:
-    """Lay out the table, the exit code with its meaning, and where reports went.
+    """Lay out the table, what is behind each WARN and error, where reports went, and last the exit code.
 
     Args:
         outcomes: in the order of the call; those of one rank stay in it.
         models: their paths as they were given, in the same order.
-        meaning: the exit code of all together and what it means.
+        code: the exit code of all together.
         places: one line each, what was written where.
         ascii_only: no character above 127.
     """
     pen = Pen(ascii_only)
-    table = _Table(pen, tuple(sorted(zip(models, outcomes, strict=True), key=lambda pair: _rank(pair[1]))))
-    lines = [pen.say(meaning, "bold"), *(pen.name(place) for place in places)]
-    return Trimmed(Group(Text(), Padding(Group(table, Text(), *lines), (0, 0, 0, INDENT))))
+    rows = sorted(zip(models, outcomes, strict=True), key=lambda pair: _rank(pair[1]))
+    table = columns(pen, "=verdict", "model", ">kurtosis", ">images", ">seconds")
+    for model, outcome in rows:
+        table.add_row(*_row(model, outcome, pen))
+    details = [_details(model, outcome, pen) for model, outcome in rows if not _passed(outcome)]
+    where = [Group(*(pen.name(place) for place in places))] if places else []
+    counts = Counter("ERROR" if isinstance(o, Failed) else o.verdict.verdict for o in outcomes)
+    said = ", ".join(f"{counts[word]} {word}" for word in SIGNS if counts[word])
+    word = {0: "PASS", 1: "WARN"}.get(code, "ERROR")
+    last = Ruled(pen, f"{SIGNS[word]} {len(outcomes)} models: {said} · exit code {code}", COLOURS.get(word, "red"))
+    first = pen.say(f"robustcheck {version('robustcheck-onnx')}", "dim")
+    return Trimmed(Group(first, spaced([table, *details, *where, last])))
 
 
-@dataclass(frozen=True)
-class _Table:
-    """A table with one row for each model; a narrow screen leaves out what the reports say too."""
+def _passed(outcome: Outcome) -> bool:
+    return isinstance(outcome, Report) and outcome.passed
 
-    pen: Pen
-    rows: tuple[tuple[str, Outcome], ...]
 
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Rich's protocol."""
-        wide = options.max_width >= WIDE
-        more = (">images", ">seconds") if wide else ()
-        table = columns(self.pen, "=verdict", "model", "main reason", ">kurtosis", *more)
-        if not wide:
-            table.columns[1].max_width = max(options.max_width - OTHERS, 1)
-        for model, outcome in self.rows:
-            table.add_row(*_row(model, outcome, self.pen, wide=wide)[: len(table.columns)])
-        yield table
+def _details(model: str, outcome: Outcome, pen: Pen) -> RenderableType:
+    """Name a model, and why it is no PASS."""
+    if isinstance(outcome, Failed):
+        hint = [pen.say(f"hint: {outcome.hint}", "dim")] if outcome.hint else []
+        return Group(pen.name(model, "bold"), hanging([(pen.say("✗", "red"), pen.say(without_model(outcome)))]), *hint)
+    return Group(
+        pen.name(model, "bold"),
+        *terminal.loosened(outcome, pen),
+        ShortReasons(pen, outcome.verdict.reasons, steps=False),
+    )
 
 
 def _rank(outcome: Outcome) -> tuple[int, bool]:
@@ -67,38 +80,17 @@ def _rank(outcome: Outcome) -> tuple[int, bool]:
     return -exit_code_of(outcome), isinstance(outcome, Report) and outcome.verdict.verdict == "PASS"
 
 
-def _row(model: str, outcome: Outcome, pen: Pen, *, wide: bool) -> tuple[Text, ...]:
+def _row(model: str, outcome: Outcome, pen: Pen) -> tuple[Text, ...]:
     none = pen.say("–", "dim")
     if isinstance(outcome, Failed):
-        message = pen.say(without_model(outcome))
-        return pen.say(f"✗ error {outcome.exit_code}", "red"), pen.name(model), message, none, none, none
+        return pen.say(f"✗ error {outcome.exit_code}", "red"), pen.name(model), none, none, none
     images, kurtosis = outcome.evidence.images, outcome.evidence.statistics.kurtosis.estimate
+    verdict, time = outcome.verdict, outcome.time
+    words = f"{SIGNS[verdict.verdict]} {verdict_text(verdict)}{terminal.passed_by(outcome)}"
     return (
-        _verdict(outcome, pen),
+        pen.say(words, COLOURS[verdict.verdict]),
         pen.name(model),
-        pen.say(_main_reason(outcome, titled=wide)),
         none if kurtosis is None else pen.say(number_text(kurtosis)),
         pen.say(str(images.n_read - images.n_skipped)),
-        none if outcome.time is None else pen.say(f"{outcome.time.wall_s:.1f}"),
+        none if time is None else pen.say(f"{time.wall_s:.1f}"),
     )
-
-
-def _verdict(report: Report, pen: Pen) -> Text:
-    if report.verdict.verdict == "PASS":
-        return pen.say("✓ PASS", "green")
-    # a WARN that lets the run through is still a WARN
-    passed_by = " (let through)" if exit_code_of(report) == 0 else ""
-    return pen.say(f"▲ WARN{passed_by}", "yellow")
-
-
-def _main_reason(report: Report, *, titled: bool) -> str:
-    """Name the first reason that nobody has waived, else the first, and count the others. titled: with its title."""
-    reasons = [reason.id for reason in report.verdict.reasons]
-    if not reasons:
-        return ""
-    waived = {waiver.reason for waiver in report.gate.waived} if report.gate is not None else set()
-    not_waived = [reason for reason in reasons if reason not in waived]
-    main = (not_waived or reasons)[0]
-    rule = RULES.get(main) if titled else None
-    more = f" (+{len(reasons) - 1})" if len(reasons) > 1 else ""
-    return f"{main}{more}" + (f": {rule.title}" if rule else "") + ("" if not_waived else ", waived")

@@ -1,49 +1,26 @@
-"""The report for people: what was decided, why, what to do next, and what it rests on.
+"""The report for people: at most 20 lines at 80 columns, or the whole (`-v`); the verdict is the last line of both.
 
 Pure: a report comes in, a rich renderable goes out; nothing is printed here.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from rich.console import Group, RenderableType
-from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from robustcheck_onnx.checker.evidence import OutlierFeature
-from robustcheck_onnx.checker.statistics import OUTLIER_SD
-from robustcheck_onnx.checker.text import (
-    count_text,
-    gap_text,
-    name_text,
-    number_text,
-    percent_text,
-    short_checkpoint,
-)
+from robustcheck_onnx.checker.text import name_text
+from robustcheck_onnx.checker.verdict import BUNDLED_NOTE, HEAD_NOTE, fallback_note
 
-from . import words
-from .facts import Fact, blocks_of, speed_text
-from .layout import (
-    INDENT,
-    Flow,
-    Pen,
-    Trimmed,
-    bar_chart,
-    columns,
-    hanging,
-    headline,
-    line,
-    notes,
-    reasons,
-    section,
-    spaced,
-)
+from . import terminal_whole, words
+from .layout import Pen, ShortReasons, Trimmed, columns, notes, spaced, verdict_line
+from .outcome import exit_code_of, waiver_text
 from .record import Report
 
-BAR_ROWS = 4
-MAX_FEATURES = 8  # rows
-MAX_SKIPPED = 3  # skipped images named; all that the evidence names with `verbose`
-MAX_LIMITS = 2  # of the profile, beside the claim; all with `verbose`
+LIMITS = "An indication, not a proof. It says nothing of accuracy: check that first."
+"""stands in every short report of a PASS"""
 
 
 def render(report: Report, *, ascii_only: bool = False, verbose: bool = False) -> RenderableType:
@@ -52,247 +29,78 @@ def render(report: Report, *, ascii_only: bool = False, verbose: bool = False) -
     Args:
         report: what to show.
         ascii_only: no character above 127, for output that is not Unicode.
-        verbose: full digests, every preprocessing field, the whole reference table and all limits too.
+        verbose: the whole report instead of the short one.
 
     Returns:
-        Lines without trailing blanks, none wider than the console (60 columns or more).
+        Lines without trailing blanks, none wider than the console (60 columns or more); the last one is the verdict.
     """
     pen = Pen(ascii_only)
-    sections = [
-        _headline(report, pen),
-        *reasons(pen, report.verdict.reasons, command_style="cyan"),
-        *notes(pen, report.notes),
-        *_gate(report, pen),
-        Flow((_evidence(report, pen), _histogram(report, pen), _features(report, pen, verbose))),
-        _reference(report, pen, verbose),
-        _measured(report, pen, verbose),
-        _limits(report, pen, verbose),
-    ]
-    return Trimmed(Group(Text(), spaced(sections)))
+    blocks = terminal_whole.blocks(report, pen) if verbose else _short(report, pen)
+    exit_code = None if report.gate is None else report.gate.exit_code
+    last = verdict_line(pen, report.verdict, exit_code, passed_by(report))
+    return Trimmed(Group(_first(report, pen), spaced([*blocks, last])))
 
 
 def one_line(report: Report) -> str:
-    """Write the verdict in one line, for logs and tables of many models: "WARN model.onnx: rectified"."""
+    """Write the verdict in one line, for `-q` and logs: "WARN · absent model.onnx: low_kurtosis"."""
     reasons = ", ".join(reason.id for reason in report.verdict.reasons)
     file = name_text(report.evidence.model.file, ascii_only=False)
-    return f"{report.verdict.verdict} {file}" + (f": {reasons}" if reasons else "")
+    return f"{words.verdict_text(report.verdict)} {file}" + (f": {reasons}" if reasons else "")
 
 
-def _headline(report: Report, pen: Pen) -> RenderableType:
-    model = report.evidence.model
-    planted = "" if _noted(report, model.synthetic) else f": {model.synthetic}"
-    synthetic = pen.say(f"synthetic{planted}" if model.synthetic else "", "yellow")
-    what = pen.facts([pen.name(model.file, "bold"), pen.name(model.source), synthetic])
-    below = Group(what, pen.name(model.digest, "dim"), pen.prose(words.meaning_text(report.verdict)))
-    return Group(headline(pen, report.verdict.verdict, _passed_by(report)), Padding(below, (0, 0, 0, INDENT)))
-
-
-def _noted(report: Report, text: str) -> bool:
-    """Tell whether a note of the report holds this text."""
-    return any(text in note for note in report.notes)
-
-
-def _passed_by(report: Report) -> str:
-    """Write what the headline adds to a WARN that does not fail the run."""
-    if report.verdict.verdict == "PASS" or report.gate is None or report.gate.exit_code != 0:
+def passed_by(report: Report) -> str:
+    """Write what is added to a WARN that does not fail the run: " (waived)", " (accepted)" or " (let through)"."""
+    if report.verdict.passed or exit_code_of(report) != 0 or report.gate is None:
         return ""
     waived = {waiver.reason for waiver in report.gate.waived}
-    return " (waived)" if all(r.id in waived for r in report.verdict.reasons) else " (let through)"
+    if all(reason.id in waived for reason in report.verdict.reasons):
+        return " (waived)"
+    return " (accepted)" if report.gate.accept == report.verdict.kind else " (let through)"
 
 
-def _gate(report: Report, pen: Pen) -> list[RenderableType]:
-    """Show exit code, rule and waivers; no block for a report from Python, which has no gate."""
+def _first(report: Report, pen: Pen) -> Text:
+    """Write the line that every report starts with: it tells our own files from others."""
+    return pen.say(f"robustcheck {report.tool_version}", "dim")
+
+
+def _short(report: Report, pen: Pen) -> list[RenderableType]:
+    verdict = report.verdict
+    usual = {BUNDLED_NOTE, HEAD_NOTE, *fallback_note(report.evidence.execution)}
+    said = [note for note in report.notes if note not in usual]
+    below: RenderableType = ShortReasons(pen, verdict.reasons)
+    if verdict.passed:
+        head = [pen.prose(HEAD_NOTE)] if HEAD_NOTE in report.notes else []
+        below = Group(*head, pen.prose(LIMITS))
+    return [Group(*loosened(report, pen), _what(report, pen), *notes(pen, said)), _evidence(report, pen), below]
+
+
+def loosened(report: Report, pen: Pen) -> Iterator[Text]:
+    """Say first what lets a WARN through, and what no longer does."""
     gate = report.gate
     if gate is None:
-        return []
-    rows = [(pen.say("gate", "bold"), pen.say(f"exit code {gate.exit_code}: {gate.rule}"))]
-    rows += [
-        (pen.say(label, "bold"), pen.say(f"{w.reason}, {until} {w.expires} by {w.owner}: {w.because}"))
-        for label, until, waivers in (("waived", "until", gate.waived), ("expired", "waived until", gate.expired))
-        for w in waivers
-    ]
-    return [hanging(rows)]
+        return
+    if not report.verdict.passed and gate.exit_code == 0:
+        yield pen.say(f"! {gate.rule}", "yellow")
+    yield from (pen.say(f"! {w.reason}: {waiver_text(w)}", "yellow") for w in gate.waived)
+    yield from (pen.say(f"! {w.reason}: {waiver_text(w, expired=True)}", "yellow") for w in gate.expired)
 
 
-def _evidence(report: Report, pen: Pen) -> RenderableType:
-    statistics = words.statistics_of(report)
-    bounds = [s.bounds(between=" – ").partition(" – ") for s in statistics]
-    widest = max((len(low) for low, dash, _ in bounds if dash), default=0)  # so that the dashes stand in line
-    table = columns(pen, "statistic", ">value", "=interval", "=threshold", "=clears it?")
-    for s, (low, dash, high) in zip(statistics, bounds, strict=True):
+def _what(report: Report, pen: Pen) -> Text:
+    """Name the model and the images in a line."""
+    model, images = report.evidence.model, report.evidence.images
+    count = f"{report.evidence.statistics.n_images} of {images.n_available} images"
+    where = "the bundled photos, not yours" if images.bundled else ""
+    what = [pen.name(model.file, "bold"), pen.say("synthetic" if model.synthetic else "", "yellow"), pen.say(count)]
+    cached = pen.say("from the cache" if report.time is not None and report.time.cached else "")
+    return pen.facts([*what, pen.say(where, "yellow") if where else pen.name(images.source), cached])
+
+
+def _evidence(report: Report, pen: Pen) -> Table:
+    """Lay out the deciding statistics beside their thresholds."""
+    table = columns(pen, f"profile {report.profile.id}", ">value", "=interval", "=threshold", "")
+    for s in words.statistics_of(report):
         sign, word = words.CLEARS[s.clears]
-        table.add_row(
-            pen.say(s.name),
-            pen.say(s.value, "bold"),
-            pen.say(f"{low:>{widest}}{dash}{high}" if dash else low),
-            pen.say(str(s.limits)),
-            pen.say(f"{sign} {word}", "green" if s.clears == "yes" else "yellow"),
-        )
-    remark = words.confidence_text(report.evidence.statistics)
-    return section(pen, "Evidence and thresholds", remark, table, Text(), _context(report, pen))
-
-
-def _context(report: Report, pen: Pen) -> RenderableType:
-    s = report.evidence.statistics
-    values = [
-        ("centred kurtosis", number_text(s.centred_kurtosis)),
-        ("sparsity (zeros)", percent_text(s.zero_share)),
-        ("RMS kurtosis", number_text(s.rms_kurtosis)),
-        ("negative values", percent_text(s.negative_share)),
-        ("max-median ratio", words.max_median_text(s)),
-        ("spread over images", percent_text(s.spread)),
-        ("effective rank", words.rank_text(report.evidence.content)),
-        ("relative variance", words.variance_text(report.evidence.content)),
-        *words.context_of(report),
-    ]
-    grid = Table.grid(padding=(0, 2, 0, 0))
-    for _ in range(2):
-        grid.add_column(overflow="fold")
-        grid.add_column(overflow="fold", justify="right")
-    cells = [(pen.say(label, "dim"), pen.say(value)) for label, value in values]
-    for i in range(0, len(cells), 2):
-        grid.add_row(*(text for pair in cells[i : i + 2] for text in pair))
-    return grid
-
-
-def _histogram(report: Report, pen: Pen) -> RenderableType:
-    s = report.evidence.statistics
-    title = "Kurtosis per image"
-    if not s.histogram_counts or s.kurtosis_quantiles is None:
-        return section(pen, title, "", pen.say("not measured"))
-    low, high = (number_text(edge) for edge in (s.histogram_edges[0], s.histogram_edges[-1]))
-    top = str(max(s.histogram_counts))
-    lines = bar_chart(pen, s.histogram_counts, BAR_ROWS, top=top, ends=(low, high))
-    return section(pen, title, f"median {number_text(s.kurtosis_quantiles[2])}", *lines)
-
-
-def _features(report: Report, pen: Pen, verbose: bool) -> RenderableType:
-    s = report.evidence.statistics
-    persistent = len(s.persistent)
-    features = list(s.features) if verbose else words.notable_features(s)
-    title = "Outlier features"
-    remark = f"{persistent or 'none'} persistent, of {count_text(s.n_features, 'feature')}"
-    if not features:
-        return section(pen, title, remark, pen.say("not measured"))
-    table = columns(pen, ">feature", ">share of K", f">beyond {OUTLIER_SD:g} SD", ">mean z", "persistent")
-    for feature in features[:MAX_FEATURES]:
-        table.add_row(*_feature_row(feature, pen))
-    more = len(features) - MAX_FEATURES
-    return section(pen, title, remark, table, *([pen.say(f"and {more} more", "dim")] if more > 0 else []))
-
-
-def _feature_row(feature: OutlierFeature, pen: Pen) -> list[Text]:
-    return [
-        pen.say(str(feature.index), "bold" if feature.persistent else ""),
-        pen.say(percent_text(feature.share)),
-        pen.say(percent_text(feature.frequency)),
-        pen.say(f"{feature.mean_z:+z.1f}"),
-        pen.say("✓ yes", "green") if feature.persistent else pen.say("– no"),
-    ]
-
-
-def _reference(report: Report, pen: Pen, verbose: bool) -> RenderableType:
-    s = report.evidence.statistics
-    ratio = s.persistence_ratio.estimate
-    title = "Place among the reference sets"
-    remark = "by persistence ratio; ✓ = shows the indication"
-    if ratio is None or not report.reference:
-        return section(pen, title, remark, pen.say("not placed: no persistence ratio or no table"))
-    table = columns(pen, "", ">rank", ">ratio", ">K", "", "group", "checkpoint")
-    for rank, row, left_out in words.reference_lines(report.reference, ratio, everything=verbose):
-        if left_out:
-            gap = pen.say(gap_text(left_out), "dim")
-            table.add_row(Text(), pen.say("…", "dim"), Text(), Text(), Text(), Text(), gap)
-        if row is None:
-            own = (str(rank), number_text(ratio), number_text(s.kurtosis.estimate))
-            table.add_row(pen.say("▶"), *(pen.say(t) for t in own), Text(), pen.say("this model"), style="bold")
-            continue
-        # what comes after a comma, how it was finetuned, takes a second line; its group says that it was
-        checkpoint = row.checkpoint if verbose else short_checkpoint(row.checkpoint).partition(", ")[0]
-        detail = f"  {row.images}; {row.source}" if verbose else ""
-        table.add_row(
-            Text(),
-            pen.say(str(rank), "dim"),
-            pen.say(number_text(row.persistence_ratio)),
-            pen.say(number_text(row.kurtosis)),
-            pen.say("✓", "green") if row.shows_outlier_features else pen.say("–", "dim"),
-            pen.say(words.group_text(row.group)),
-            line(pen.name(checkpoint), pen.say(detail, "dim")),
-        )
-    moves = "K (kurtosis) moves with the image set"
-    if widest := words.widest_kurtosis(report.reference):
-        name, least, most = widest
-        moves += f": {name} reads {number_text(least)} on one, {number_text(most)} on another"
-    return section(pen, title, remark, table, pen.say(f"{moves}.", "dim"))
-
-
-def _measured(report: Report, pen: Pen, verbose: bool) -> RenderableType:
-    below = {
-        "model": [pen.name(f"{file} {digest}") for file, digest in report.evidence.model.external_digests.items()],
-        "preprocessing": _fields(report, pen) if verbose else [],
-        "images": _skipped_and_converted(report, pen, verbose),
-        "ran on": _fallback_and_time(report, pen),
-    }
-    blocks = [
-        (
-            block.label,
-            [pen.facts([_fact(fact, pen) for fact in (*block.facts, *block.more)]), *below.get(block.label, [])],
-        )
-        for block in blocks_of(report, verbose=verbose)
-    ]
-    if report.published is not None:
-        context = f"{report.published.sentence} Context only: it decides nothing."
-        blocks.insert(1, ("published", [pen.say(context)]))
-    rows = [(pen.say(f"{'' if i else label} ", "dim"), text) for label, texts in blocks for i, text in enumerate(texts)]
-    return section(pen, "What was measured", "", hanging(rows))
-
-
-def _fact(fact: Fact, pen: Pen) -> Text:
-    text = pen.say(fact.short) if fact.kind == "text" else pen.name(fact.short)
-    return line(pen.say(fact.caution, "yellow"), text)
-
-
-def _fields(report: Report, pen: Pen) -> list[Text]:
-    """List every field of the preprocessing with the place that says it."""
-    p = report.evidence.preprocessing
-    if p.source == "tensors":
-        return []
-    return [
-        line(pen.say(f"{field}: ", "dim"), pen.name(value), pen.say(f" ({where})", "dim"))
-        for field, value, where in p.fields
-    ]
-
-
-def _skipped_and_converted(report: Report, pen: Pen, verbose: bool) -> list[Text]:
-    images, lines = report.evidence.images, []
-    if images.n_skipped and (verbose or not all(_noted(report, name) for name, _ in images.skipped[:1])):
-        named = images.skipped if verbose else images.skipped[:MAX_SKIPPED]
-        listed = [line(pen.name(name), pen.say(f" ({why})")) for name, why in named]
-        if images.n_skipped > len(named):
-            listed.append(pen.say(f"and {images.n_skipped - len(named)} more"))
-        lines.append(line(pen.say(f"{images.n_skipped} skipped: ", "yellow"), pen.say(", ").join(listed)))
-    if images.notes:
-        lines.append(pen.say("converted: " + ", ".join(f"{what} {n}" for what, n in images.notes.items())))
-    return lines
-
-
-def _fallback_and_time(report: Report, pen: Pen) -> list[Text]:
-    reason, time, lines = report.evidence.execution.fallback_reason, report.time, []
-    if reason and not _noted(report, reason):
-        lines.append(line(pen.say("fallback: ", "yellow"), pen.say(reason)))
-    if time is not None:
-        speed = ", ".join(text for text in (f"{number_text(time.wall_s)} s", speed_text(time)) if text)
-        cached = f" · from the cache: measured {time.cached}, nothing has changed since" if time.cached else ""
-        lines.append(pen.say(f"{time.started}, {speed}{cached}"))
-    return lines
-
-
-def _limits(report: Report, pen: Pen, verbose: bool) -> RenderableType:
-    limits = list(report.profile.limits)
-    if not verbose:  # the sentence on the other verdict is not about this report
-        other = "PASS" if report.verdict.verdict == "WARN" else "WARN"
-        limits = [limit for limit in limits if not limit.startswith(f"{other} ")][:MAX_LIMITS]
-    rows = [(pen.say("•"), pen.prose(text)) for text in (report.claim, *limits)]
-    hidden = len(report.profile.limits) - len(limits)
-    more = f"{hidden} more with --verbose" if hidden else ""
-    return section(pen, "Limits of the claim", more, hanging(rows))
+        colour = "green" if s.clears == "yes" else "yellow"
+        cells = [pen.say(s.name), pen.say(s.value, "bold"), pen.say(s.bounds(between=" – ")), pen.say(str(s.limits))]
+        table.add_row(*cells, pen.say(f"{sign} {word}", colour))
+    return table

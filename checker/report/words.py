@@ -17,7 +17,7 @@ from robustcheck_onnx.checker.evidence import (
 )
 from robustcheck_onnx.checker.statistics import TOP_FEATURES
 from robustcheck_onnx.checker.text import interval_text, number_text, percent_text
-from robustcheck_onnx.checker.verdict import NAMES, Verdict, inside, outside
+from robustcheck_onnx.checker.verdict import NAMES, Kind, Verdict, inside, outside
 from robustcheck_onnx.thresholds.profile import STATISTICS, Limits, Statistic
 
 from .record import Placed, Report
@@ -43,23 +43,28 @@ CLEARS: dict[Clears, tuple[str, str]] = {
 }
 """Sign and word of each answer to "clears it?"."""
 
-_MEANING = {
-    "PASS": "The indication of robustness to natural distribution shifts is present on the images that were given. "
+_MEANING: dict[Kind | None, str] = {
+    None: "The indication of robustness to natural distribution shifts is present on the images that were given. "
     "It is an indication, not a proof.",
-    "WARN": "The indication of robustness to natural distribution shifts is absent or was not established on the "
-    "images that were given. That is no evidence of fragility.",
+    "not_established": "Whether the indication of robustness to natural distribution shifts is there was not "
+    "established. Do the next steps, and check again.",
+    "not_applicable": "The thresholds do not hold for this model, so the check says nothing of its robustness. That is "
+    "no evidence of fragility.",
+    "absent": "The indication of robustness to natural distribution shifts is absent on the images that were given. "
+    "That is no evidence of fragility.",
+    "other_signal": "The indication of robustness to natural distribution shifts is present on the images that were "
+    "given, but another signal warns.",
 }
-_ONLY_A_DETECTOR = (
-    "The indication of robustness to natural distribution shifts is present on the images that were given, but a "
-    "detector that was asked for warns."
-)
 
 
 def meaning_text(verdict: Verdict) -> str:
     """Say in a sentence or two what a verdict means."""
-    if [reason.id for reason in verdict.reasons] == ["detector_warned"]:
-        return _ONLY_A_DETECTOR
-    return _MEANING[verdict.verdict]
+    return _MEANING[verdict.kind]
+
+
+def verdict_text(verdict: Verdict) -> str:
+    """Write the verdict with its kind, such as "WARN · absent"."""
+    return f"{verdict.verdict} · {verdict.kind}" if verdict.kind else verdict.verdict
 
 
 def clears(interval: Interval, limits: Limits) -> Clears:

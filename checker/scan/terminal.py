@@ -12,6 +12,7 @@ from rich.text import Text
 from robustcheck_onnx.checker.report import Pen, Trimmed, bar_chart, bullets, columns, hanging, line, section, spaced
 from robustcheck_onnx.checker.text import (
     count_text,
+    name_text,
     number_text,
     percent_text,
     range_text,
@@ -45,6 +46,11 @@ def render(report: ScanReport, *, ascii_only: bool = False) -> RenderableType:
         section(pen, "Limits", "", pen.prose(report.limits)),
     ]
     return Trimmed(spaced(blocks))
+
+
+def one_line(report: ScanReport) -> str:
+    """Write where outlier features begin in one line, for `-q`."""
+    return f"{name_text(report.model.file, ascii_only=False)}: {report.summary}"
 
 
 def _headline(pen: Pen, report: ScanReport) -> RenderableType:

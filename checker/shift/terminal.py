@@ -12,7 +12,7 @@ from rich.text import Text
 
 from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.report import Pen, Trimmed, bullets, columns, labelled, line, section, spaced
-from robustcheck_onnx.checker.text import percent_text
+from robustcheck_onnx.checker.text import name_text, percent_text
 from robustcheck_onnx.thresholds.published import IMAGENET, SHIFT_WORDS
 
 from .robustness import WORDS, SetResult, Shifted, ShiftReport, not_comparable
@@ -39,6 +39,12 @@ def render(report: ShiftReport, *, ascii_only: bool = False) -> RenderableType:
         pen.prose(report.claim, "dim"),
     ]
     return Trimmed(spaced(blocks))
+
+
+def one_line(report: ShiftReport) -> str:
+    """Write whether the accuracies agree with the verdict in one line, for `-q`."""
+    file = name_text(report.model.file, ascii_only=False)
+    return f"{report.verdict.verdict} {file}: {report.agreement.outcome}: {report.agreement.sentence}"
 
 
 def suite_entry(report: ShiftReport, folder: Path) -> str:

@@ -6,17 +6,29 @@ Comes in: `Evidence` and a threshold profile. May import: evidence, text, errors
 from __future__ import annotations
 
 from .foreseen import foreseen
-from .gate import FailOn, Gate, Waiver
-from .notes import execution_notes, image_notes, model_notes, notes_of, skipped_note
+from .gate import Accept, FailOn, Gate, Waiver
+from .notes import (
+    BUNDLED_NOTE,
+    HEAD_NOTE,
+    execution_notes,
+    fallback_note,
+    image_notes,
+    model_notes,
+    notes_of,
+    skipped_note,
+)
 from .pixels import steps_text
 from .reasons import KINDS, NAMES, RULES, Kind
-from .rule import SAME_NUMBERS, Reason, Verdict, decided, inside, judge, outside
+from .rule import SAME_NUMBERS, Reason, Verdict, decided, inside, judge, outside, reason, verdict_for
 
 __all__ = [
+    "BUNDLED_NOTE",
+    "HEAD_NOTE",
     "KINDS",
     "NAMES",
     "RULES",
     "SAME_NUMBERS",
+    "Accept",
     "FailOn",
     "Gate",
     "Kind",
@@ -25,6 +37,7 @@ __all__ = [
     "Waiver",
     "decided",
     "execution_notes",
+    "fallback_note",
     "foreseen",
     "image_notes",
     "inside",
@@ -32,6 +45,8 @@ __all__ = [
     "model_notes",
     "notes_of",
     "outside",
+    "reason",
     "skipped_note",
     "steps_text",
+    "verdict_for",
 ]

@@ -18,6 +18,7 @@ from robustcheck_onnx.thresholds.frozen import Frozen
 from .rule import Verdict
 
 FailOn = Literal["warn", "never"]
+Accept = Literal["not_applicable"]
 
 
 class Waiver(Frozen):
@@ -40,6 +41,8 @@ class Gate(Frozen):
     fail_on: FailOn
     rule: str
     """one sentence: what decided"""
+    accept: Accept | None = None
+    """the kind of WARN that is let through where every reason is of that kind"""
     waived: tuple[Waiver, ...] = ()
     """waivers that hold for reasons of this verdict"""
     expired: tuple[Waiver, ...] = ()
@@ -54,11 +57,15 @@ def decide(
     waived_in: str = "",
     fail_on: FailOn = "warn",
     fail_on_from: str = "command line",
+    accept: Accept | None = None,
+    accept_from: str = "command line",
     today: date,
 ) -> Gate:
-    """Decide the exit code: 0 for PASS, for WARN with every reason waived, and always with fail_on "never".
+    """Decide the exit code: 0 for PASS, for WARN with every reason waived or accepted, and with fail_on "never".
 
-    waived_in, fail_on_from: where waivers and fail_on were set, for the rule's sentence.
+    A reason of another kind beside the accepted one fails, though a waiver accepts it: the two are not added up.
+
+    waived_in, fail_on_from, accept_from: where waivers, fail_on and accept were set, for the rule's sentence.
     """
     reasons = {reason.id for reason in verdict.reasons}
     about = [w for w in waivers if w.reason in reasons and any(fnmatchcase(model, glob) for glob in w.models)]
@@ -71,8 +78,11 @@ def decide(
     elif reasons and not not_waived:
         where = f" in {waived_in}" if waived_in else ""
         code, rule = 0, f"every reason for WARN is waived{where} ({', '.join(sorted(reasons))})"
+    elif reasons and accept is not None and all(reason.kind == accept for reason in verdict.reasons):
+        code = 0
+        rule = f"{accept} is accepted ({accept_from}), and every reason is of that kind ({', '.join(sorted(reasons))})"
     elif fail_on == "never":
         code, rule = 0, f"--fail-on is never ({fail_on_from}): WARN does not fail this run"
     else:
         rule = f"the verdict is WARN ({', '.join(not_waived)})"
-    return Gate(exit_code=code, fail_on=fail_on, rule=rule, waived=holding, expired=expired)
+    return Gate(exit_code=code, fail_on=fail_on, rule=rule, accept=accept, waived=holding, expired=expired)

@@ -12,6 +12,8 @@ from robustcheck_onnx.thresholds.profile import Profile
 from .pixels import expected, is_raw
 from .rule import limit_of
 
+HEAD_NOTE = "The classifier's last layer was not looked at: the verdict is about the features that it reads."
+BUNDLED_NOTE = "The bundled photos were used; a release gate wants your own in-distribution images (--images)."
 SHOWN = 6  # inputs and outputs that were left out and are named
 
 
@@ -67,9 +69,7 @@ def model_notes(
 
 def _head_note(evidence: Evidence) -> list[str]:
     """Note that of a classifier the features were measured, not what its last layer makes of them."""
-    if evidence.model.rule != "head_input":
-        return []
-    return ["The classifier's last layer was not looked at: the verdict is about the features that it reads."]
+    return [HEAD_NOTE] if evidence.model.rule == "head_input" else []
 
 
 def _batch_note(evidence: Evidence) -> list[str]:
@@ -103,9 +103,7 @@ def _raw_note(model: ModelFacts, preprocessing: PreprocessingFacts) -> list[str]
 
 def image_notes(images: ImageFacts) -> list[str]:
     """Note that the images are the bundled ones, and how many could not be used."""
-    notes = []
-    if images.bundled:
-        notes.append("The bundled photos were used; a release gate wants your own in-distribution images (--images).")
+    notes = [BUNDLED_NOTE] if images.bundled else []
     return notes + skipped_note(images.n_skipped, images.n_read, images.skipped)
 
 
@@ -116,11 +114,14 @@ def skipped_note(n_skipped: int, n_read: int, skipped: Sequence[tuple[str, str]]
     return [f"{n_skipped} of {n_read} images{of_set} were skipped ({first})."] if n_skipped else []
 
 
+def fallback_note(execution: Execution) -> list[str]:
+    """Note why `--device auto` used the CPU."""
+    return [f"The CPU was used: {execution.fallback_reason}."] if execution.fallback_reason else []
+
+
 def execution_notes(execution: Execution) -> list[str]:
     """Note why `--device auto` used the CPU, what a GPU run left there, and a lowered graph optimisation."""
-    notes = []
-    if execution.fallback_reason:
-        notes.append(f"The CPU was used: {execution.fallback_reason}.")
+    notes = fallback_note(execution)
     if execution.heavy_on_cpu:
         heavy = ", ".join(f"{n} {op}" for op, n in execution.heavy_on_cpu.items())
         notes.append(f"Although a GPU was used, heavy nodes ran on the CPU: {heavy}.")

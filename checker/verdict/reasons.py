@@ -8,12 +8,12 @@ from robustcheck_onnx.thresholds.profile import Statistic
 
 Kind = Literal["absent", "not_applicable", "not_established", "other_signal"]
 KINDS: dict[Kind, str] = {
-    "absent": "the run was sound, and the indication is not there",
-    "not_applicable": "the thresholds do not hold for this kind of representation, or for how the model was trained",
     "not_established": "the run can be mended: images, preprocessing, export, profile",
+    "not_applicable": "the thresholds do not hold for this kind of representation, or for how the model was trained",
+    "absent": "the run was sound, and the indication is not there",
     "other_signal": "another signal than the check's own: a plug-in, or a comparison with a reference",
 }
-"""What a reason says of the indication, in words."""
+"""What a reason says of the indication, in words; the first kind among the reasons is the verdict's."""
 
 
 class Rule(NamedTuple):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Literal
 
 from robustcheck_onnx.checker.evidence import (
@@ -17,7 +17,7 @@ from robustcheck_onnx.thresholds.profile import ENERGIES, Limits, Profile, Stati
 
 from . import pixels
 from .foreseen import foreseen, scaled_oddly
-from .reasons import NAMES, RULES
+from .reasons import KINDS, NAMES, RULES, Kind
 
 # Relative difference below which two runs give the same numbers, by precision: room for another order of sums and,
 # quantised, for a step of rounding (dynamic int8 scales over the batch). A model in training mode is off by about 1.
@@ -34,20 +34,47 @@ MIN_RELATIVE_VARIANCE = 0.16  # 0.21 or more | ridge regressions 0.11 or less
 
 
 class Reason(Frozen):
-    """Why the verdict is WARN: a stable id, what was seen, what to do next."""
+    """Why the verdict is WARN: a stable id and its kind, what was seen, what to do next."""
 
     id: str
+    kind: Kind
     seen: str
     next_step: str
 
 
 class Verdict(Frozen):
-    """PASS, or WARN with every reason that applies."""
+    """PASS, or WARN of a kind with every reason that applies."""
 
     verdict: Literal["PASS", "WARN"]
+    kind: Kind | None
+    """the first kind among the reasons in the order of `KINDS`; None for PASS"""
     reasons: tuple[Reason, ...]
     profile_id: str
     profile_digest: str
+
+    @property
+    def passed(self) -> bool:
+        """Whether the verdict is PASS."""
+        return self.verdict == "PASS"
+
+
+def reason(name: str, seen: str, next_step: str | None = None) -> Reason:
+    """Write a reason of this version by its id; next_step: instead of its rule's own."""
+    rule = RULES[name]
+    return Reason(id=name, kind=rule.kind, seen=seen, next_step=rule.next_step if next_step is None else next_step)
+
+
+def verdict_for(reasons: Iterable[Reason], profile: Profile) -> Verdict:
+    """Give PASS where there is no reason, else WARN; the reasons are sorted by kind, and the first kind is its own."""
+    order = list(KINDS)
+    found = tuple(sorted(reasons, key=lambda each: order.index(each.kind)))
+    return Verdict(
+        verdict="WARN" if found else "PASS",
+        kind=found[0].kind if found else None,
+        reasons=found,
+        profile_id=profile.id,
+        profile_digest=profile.digest,
+    )
 
 
 def outside(interval: Interval, limits: Limits) -> bool:
@@ -103,13 +130,7 @@ def judge(evidence: Evidence, profile: Profile) -> Verdict:
         *_strength(evidence.statistics, profile),
         *_plugged_in(evidence),
     ]
-    reasons = tuple(Reason(id=i, seen=text, next_step=RULES[i].next_step) for i, text in applying)
-    return Verdict(
-        verdict="WARN" if reasons else "PASS",
-        reasons=reasons,
-        profile_id=profile.id,
-        profile_digest=profile.digest,
-    )
+    return verdict_for((reason(name, seen) for name, seen in applying), profile)
 
 
 def _plugged_in(e: Evidence) -> Iterator[tuple[str, str]]:

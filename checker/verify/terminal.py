@@ -6,34 +6,49 @@ from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.text import Text
 
-from robustcheck_onnx.checker.report import INDENT, Pen, Trimmed, columns, line
+from robustcheck_onnx.checker.report import INDENT, Pen, Ruled, Trimmed, columns
+from robustcheck_onnx.checker.text import name_text
 
 from .run import Verification
 
 _SIGNS = {"agrees": ("✓ agrees", "green"), "differs": ("✗ differs", "red"), "not checked": ("– not checked", "dim")}
 
 
+def one_line(verification: Verification) -> str:
+    """Write the result in one line, for `-q`."""
+    result, _ = _result(verification)
+    return f"{result} {name_text(verification.report, ascii_only=False)}: {verification.rule}"
+
+
 def render(verification: Verification, *, ascii_only: bool = False) -> RenderableType:
-    """Lay out the verification for the width of the console that prints it."""
+    """Lay out the verification for the width of the console that prints it; the result and exit code come last."""
     pen = Pen(ascii_only)
-    head = {0: ("✓ VERIFIED", "green"), 1: ("▲ VERIFIED, but WARN", "yellow"), 3: ("✗ DOES NOT HOLD", "red")}
-    result, colour = head[verification.exit_code]
-    if verification.exit_code == 0 and verification.verdict == "WARN":
-        result = "✓ VERIFIED, WARN waived"
-    if verification.exit_code == 1 and verification.verdict == "PASS":
-        result = "▲ NOT VERIFIED: nothing but the report vouches for it"
+    result, colour = _result(verification)
+    sign = "✓" if verification.exit_code == 0 else "✗" if verification.exit_code == 3 else "▲"
     table = columns(pen, "=check", "=result", "what was seen")
     for finding in verification.findings:
-        sign, style = _SIGNS[finding.status]
-        table.add_row(pen.say(finding.check), pen.say(sign, style), pen.say(finding.seen))
+        mark, style = _SIGNS[finding.status]
+        table.add_row(pen.say(finding.check), pen.say(mark, style), pen.say(finding.seen))
     verdict = " ".join([verification.verdict, *([f"({', '.join(verification.reasons)})"] * bool(verification.reasons))])
     return Trimmed(
         Group(
-            line(pen.say(result, f"bold {colour}"), pen.say(f"  {verification.report} says {verdict}", "dim")),
+            pen.say(f"{verification.report} says {verdict}"),
             Text(),
             Padding(table, (0, 0, 0, INDENT)),
             Text(),
             pen.say(verification.rests_on),
-            pen.say(f"exit {verification.exit_code}: {verification.rule}"),
+            pen.say(verification.rule),
+            Text(),
+            Ruled(pen, f"{sign} {result} · exit code {verification.exit_code}", colour),
         )
     )
+
+
+def _result(verification: Verification) -> tuple[str, str]:
+    """Name the result, and its colour."""
+    passed = verification.verdict == "PASS"
+    if verification.exit_code == 0:
+        return ("VERIFIED" if passed else "VERIFIED, WARN waived"), "green"
+    if verification.exit_code == 3:
+        return "DOES NOT HOLD", "red"
+    return ("NOT VERIFIED: nothing but the report vouches for it" if passed else "VERIFIED, but WARN"), "yellow"

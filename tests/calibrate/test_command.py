@@ -75,7 +75,7 @@ def test_the_profile_parts_the_suite_and_says_what_it_rests_on(calibrated: Calib
     assert fitted.ends == (End("other", "Gather"),)
     for name, code in (("made_with_2", 0), ("made_without_2", 1), ("made_rectified_2", 1)):
         model = calibrated.folder / f"{name}.onnx"
-        run(model, "--images", calibrated.photos, "--thresholds", calibrated.profile, "-q", code=code)
+        run(model, "--images", calibrated.photos, "--thresholds", calibrated.profile, "-qq", code=code)
 
 
 def test_a_rerun_measures_nothing_and_writes_the_same_bytes(calibrated: Calibrated) -> None:

@@ -16,6 +16,7 @@ import typer
 
 from robustcheck_onnx.checker.cli import process, verbs
 from robustcheck_onnx.checker.errors import UsageError
+from robustcheck_onnx.checker.report.terminal import LIMITS
 from robustcheck_onnx.thresholds import profile
 from support import ROOT
 from support.measuring import never_narrow
@@ -34,8 +35,11 @@ def test_pass_exits_0_with_the_report_on_stdout_alone(lookup_pass: tuple[Path, P
     model, photos = lookup_pass
     done = run(model, "--images", photos)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "✓ PASS" in done.stdout
-    assert "Limits of the claim" in done.stdout
+    assert done.stdout.splitlines()[-1].startswith("━━ ✓ PASS · exit code 0 ━")
+    assert LIMITS in done.stdout
+    whole = run(model, "--images", photos, "-v").stdout
+    assert "Limits of the claim" in whole
+    assert whole.splitlines()[-1] == done.stdout.splitlines()[-1]
 
 
 def test_warn_exits_1_and_check_is_the_default_verb(lookup_pass: tuple[Path, Path]) -> None:
@@ -60,9 +64,10 @@ def test_several_formats_in_one_run(lookup_pass: tuple[Path, Path], tmp_path: Pa
 def test_json_on_stdout_is_one_document_and_quiet_is_quiet(lookup_pass: tuple[Path, Path]) -> None:
     model, photos = lookup_pass
     done = run(model, "--images", photos, "-o", "json")
-    assert json.loads(done.stdout)["schema_version"] == 1
-    assert done.stdout.count('"schema_version": 1,\n  "tool"') == 1
-    assert run(model, "--images", photos, "-q").stdout == ""
+    assert json.loads(done.stdout)["schema_version"] == 2
+    assert done.stdout.count('"schema_version": 2,\n  "tool"') == 1
+    assert run(model, "--images", photos, "-qq").stdout == ""
+    assert run(model, "--images", photos, "-q").stdout == f"PASS {model}\n"
 
 
 def test_two_runs_differ_in_the_time_block_only(lookup_pass: tuple[Path, Path]) -> None:
@@ -147,7 +152,7 @@ def test_a_file_with_a_verbs_name_is_reached_by_its_path(lookup_pass: tuple[Path
     model, photos = lookup_pass
     (tmp_path / "doctor").write_bytes(model.read_bytes())
     done = subprocess.run(
-        [COMMAND, "./doctor", "--images", photos, "-q"], cwd=tmp_path, capture_output=True, check=False
+        [COMMAND, "./doctor", "--images", photos, "-qq"], cwd=tmp_path, capture_output=True, check=False
     )
     assert done.returncode == 0
 

@@ -46,7 +46,7 @@ threading.stack_size(8 << 30)  # of Python's threads: more than there is
 from robustcheck_onnx.checker import cli
 sys.exit(cli.main(sys.argv[1:]))
 """
-    call = [sys.executable, "-c", code, "pass.onnx", "--images", "five", "-q"]
+    call = [sys.executable, "-c", code, "pass.onnx", "--images", "five", "-qq"]
     done = subprocess.run(call, cwd=world, env=environment(), capture_output=True, text=True, check=False)
     said = "threads: no more can be started; memory and the number of processes must allow some"
     assert (done.returncode, done.stderr) == (4, f"error: {said}\nhint: ulimit -v -u\n")

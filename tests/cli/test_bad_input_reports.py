@@ -31,7 +31,7 @@ def test_json_errors_are_one_document_on_stdout(world: Path, row: Row, warm: Cal
     document = json.loads(done.stdout)
     lines = done.stderr.splitlines()
     expected = {
-        "schema_version": 1,
+        "schema_version": 2,
         "tool": "robustcheck",
         "error": {
             "message": lines[0].removeprefix("error: "),
@@ -51,7 +51,7 @@ def test_an_error_replaces_an_earlier_report_and_nothing_else(
     world: Path, tmp_path: Path, warm: Callable[..., Done]
 ) -> None:
     report, other = tmp_path / "r.json", tmp_path / "mine.json"
-    assert warm(world, "pass.onnx", "--images", "photos", "-q", "-o", f"json={report}").returncode == 0
+    assert warm(world, "pass.onnx", "--images", "photos", "-qq", "-o", f"json={report}").returncode == 0
     assert json.loads(report.read_text(encoding="utf-8"))["verdict"]["verdict"] == "PASS"
     assert warm(world, "text.onnx", "-o", f"json={report}").returncode == 3
     document = json.loads(report.read_text(encoding="utf-8"))
@@ -65,7 +65,7 @@ def test_an_error_replaces_an_earlier_report_and_nothing_else(
 @pytest.mark.parametrize("form", ["json", "terminal"])
 def test_a_full_disk_leaves_nothing(world: Path, tmp_path: Path, form: str) -> None:
     report = tmp_path / "report"
-    done = run(world, "pass.onnx", "--images", "photos", "-o", f"{form}={report}", before=small_files)
+    done = run(world, "pass.onnx", "--images", "photos", "-v", "-o", f"{form}={report}", before=small_files)
     assert_says(
         done, 4, f"{report}: report is not written (File too large); it must be written whole", f"df -h {tmp_path}"
     )
@@ -77,7 +77,9 @@ def test_a_full_disk_leaves_nothing(world: Path, tmp_path: Path, form: str) -> N
 
 
 @pytest.mark.parametrize("buffering", ["", "1"])
-@pytest.mark.parametrize("call", ["pass.onnx --images photos -o json", "pass.onnx --images photos", "schema", "--help"])
+@pytest.mark.parametrize(
+    "call", ["pass.onnx --images photos -o json", "pass.onnx --images photos -v", "schema", "--help"]
+)
 def test_what_stdout_cannot_take_is_no_success(world: Path, tmp_path: Path, call: str, buffering: str) -> None:
     """With PYTHONUNBUFFERED, Python itself drops the rest of a short write without a word."""
     if call == "--help" and buffering:
@@ -126,8 +128,8 @@ def test_a_reader_that_went_away_is_told_nothing(world: Path, call: str) -> None
     ("call", "closed", "code"),
     [
         ("pass.onnx --images photos", ">&-", 4),
-        ("pass.onnx --images photos -q", ">&-", 0),
-        ("pass.onnx --images photos -q", "2>&-", 0),
+        ("pass.onnx --images photos -qq", ">&-", 0),
+        ("pass.onnx --images photos -qq", "2>&-", 0),
         ("nope.onnx", "2>&-", 2),
         ("nope.onnx", "<&- >&- 2>&-", 2),
     ],
@@ -147,7 +149,7 @@ def test_a_pipe_is_written_to_and_stays_a_pipe(world: Path, tmp_path: Path, warm
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     with subprocess.Popen(["cat", fifo], stdout=subprocess.PIPE) as reader:
-        done = warm(world, "pass.onnx", "--images", "photos", "-q", "-o", f"json={fifo}")
+        done = warm(world, "pass.onnx", "--images", "photos", "-qq", "-o", f"json={fifo}")
         received, _ = reader.communicate(timeout=20)
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads(received)["verdict"]["verdict"] == "PASS"
@@ -156,7 +158,7 @@ def test_a_pipe_is_written_to_and_stays_a_pipe(world: Path, tmp_path: Path, warm
 
 def test_a_link_stays_a_link(world: Path, tmp_path: Path, warm: Callable[..., Done]) -> None:
     (tmp_path / "link.json").symlink_to("target.json")
-    assert warm(world, "pass.onnx", "--images", "photos", "-q", "-o", f"json={tmp_path / 'link.json'}").returncode == 0
+    assert warm(world, "pass.onnx", "--images", "photos", "-qq", "-o", f"json={tmp_path / 'link.json'}").returncode == 0
     assert (tmp_path / "link.json").is_symlink()
     assert json.loads((tmp_path / "target.json").read_text(encoding="utf-8"))["tool"] == "robustcheck"
 

@@ -121,6 +121,7 @@ def test_json_of_inspect(tmp_path: Path) -> None:
     assert content["can_pass"]["answer"] == "no"
     assert content["can_pass"]["reasons"][1] == {
         "id": "end_not_calibrated",
+        "kind": "not_applicable",
         "seen": "`features` is the output of an activation (Relu)",
         "next_step": "Measure the projected embedding if the model has one, or use a profile calibrated on such "
         "representations.",
@@ -334,6 +335,7 @@ def test_a_file_that_cannot_be_opened_cannot_pass(tmp_path: Path, capsys: pytest
         "reasons": [
             {
                 "id": "not_assessable",
+                "kind": "not_established",
                 "seen": "model file is empty (0 bytes); an ONNX protobuf is needed",
                 "next_step": "download or export it again",
             }

@@ -191,7 +191,8 @@ def test_a_table_with_the_worst_first_and_the_worst_exit_code(world: Path, warm:
     done = warm.run(world, "pass.onnx", "warn.onnx", "text.onnx", "--images", "photos")
     assert done.returncode == 3
     assert done.stderr.splitlines()[0] == "error: text.onnx: model file is text; an ONNX protobuf is needed"
-    rows = [line.split() for line in done.stdout.splitlines() if ".onnx" in line]
+    table = done.stdout.partition("\n\n")[0]
+    rows = [line.split() for line in table.splitlines() if ".onnx" in line]
     assert [(row[1], next(word for word in row if word.endswith(".onnx"))) for row in rows] == [
         ("error", "text.onnx"), ("WARN", "warn.onnx"), ("PASS", "pass.onnx"),
     ]  # fmt: skip
@@ -199,12 +200,12 @@ def test_a_table_with_the_worst_first_and_the_worst_exit_code(world: Path, warm:
     kurtosis = report.evidence.statistics.kurtosis.estimate
     assert kurtosis is not None
     assert f"{kurtosis:.1f}" in rows[-1]
-    assert "exit code 3: the worst of 3 models" in done.stdout
-    assert warm.run(world, "pass.onnx", "warn.onnx", "--images", "photos", "-q").returncode == 1
+    assert "✗ 3 models: 1 PASS, 1 WARN, 1 ERROR · exit code 3" in done.stdout
+    assert warm.run(world, "pass.onnx", "warn.onnx", "--images", "photos", "-qq").returncode == 1
     both = warm.run(world, "pass.onnx", "warn.onnx", "--images", "photos", "--exit-zero")
     assert both.returncode == 0
-    assert "WARN (let through)" in both.stdout
-    assert warm.run(world, "pass.onnx", "text.onnx", "--images", "photos", "-q", "--exit-zero").returncode == 3
+    assert "WARN · absent (let through)" in both.stdout
+    assert warm.run(world, "pass.onnx", "text.onnx", "--images", "photos", "-qq", "--exit-zero").returncode == 3
 
 
 def test_one_document_about_all_and_one_for_each(world: Path, warm: Any, tmp_path: Path) -> None:
@@ -290,9 +291,7 @@ def test_an_interrupted_run_leaves_no_report_of_a_part(world: Path, tmp_path: Pa
 def test_the_summary_fits_and_is_plain_where_it_must_be() -> None:
     console = Console(width=60, record=True, file=open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, PTH123
     outcomes = [failed(3), failed(70)]
-    console.print(
-        summary.render(outcomes, models=["long/" * 20 + "ä.onnx", "b\x1b.onnx"], meaning="x", ascii_only=True)
-    )
+    console.print(summary.render(outcomes, models=["long/" * 20 + "ä.onnx", "b\x1b.onnx"], code=70, ascii_only=True))
     text = console.export_text()
     assert text.isascii()
     assert "\x1b" not in text

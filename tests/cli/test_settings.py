@@ -155,7 +155,7 @@ def test_every_option_of_a_check_is_a_setting_with_the_same_default() -> None:
         ("max-image = 3", "robustcheck.toml: key is max-image; the closest is max-images"),
         ("exit-zero = true", 'robustcheck.toml: key is exit-zero; it is no setting: write fail-on = "never"'),
         ('max-images = "3"', "robustcheck.toml: max-images is '3'; it must be a whole number"),
-        ("quiet = 1", "robustcheck.toml: quiet is 1; it must be true or false"),
+        ("quiet = 3", "robustcheck.toml: quiet is 3; it must be less than or equal to 2"),
         ("verbose = true", "robustcheck.toml: verbose is True; it must be a whole number"),
         ("max-bad = 2", "robustcheck.toml: max-bad is 2; it must be less than or equal to 1"),
         ("max-bad = nan", "robustcheck.toml: max-bad is nan; it must be a finite number"),
@@ -215,7 +215,7 @@ def test_a_file_without_the_right_to_read_is_no_absent_file() -> None:
         ({"ROBUSTCHECK_MAX_IMAGE": "3"}, "variable ROBUSTCHECK_MAX_IMAGE is not known; the closest is ROBUSTCHECK_MAX"),
         ({"ROBUSTCHECK_WAIVERS": "x"}, "variable ROBUSTCHECK_WAIVERS is not known"),
         ({"ROBUSTCHECK_SEED": "x"}, "environment: ROBUSTCHECK_SEED is 'x'; it must be a whole number"),
-        ({"ROBUSTCHECK_QUIET": "perhaps"}, "environment: ROBUSTCHECK_QUIET is 'perhaps'; it must be 1 or 0"),
+        ({"ROBUSTCHECK_NO_TIME": "perhaps"}, "environment: ROBUSTCHECK_NO_TIME is 'perhaps'; it must be 1 or 0"),
         ({"ROBUSTCHECK_FAIL_ON": "nope"}, "environment: ROBUSTCHECK_FAIL_ON is 'nope'; it must be 'warn' or 'never'"),
     ],
 )
@@ -233,7 +233,7 @@ def test_variables_as_they_are_written() -> None:
             "ROBUSTCHECK_CACHE_DIR": "/x", "_ROBUSTCHECK_COMPLETE": "bash", "ROBUSTCHECK_NO_CACHE": "no",
         },
     ).settings  # fmt: skip
-    assert (found.output, found.quiet, found.tensor) == (("json=a.json", "terminal"), True, None)
+    assert (found.output, found.quiet, found.tensor) == (("json=a.json", "terminal"), 1, None)
     assert found.no_cache  # any value but "" and 0, as the cache has it
     assert not settings.resolve({}, {"ROBUSTCHECK_NO_CACHE": "0"}).settings.no_cache
 
@@ -324,10 +324,12 @@ def test_show_settings_says_what_happens_where_nothing_is_set(here: Path) -> Non
 def test_show_settings_writes_values_as_words_not_as_python(here: Path) -> None:
     waiver = '[[waivers]]\nreason = "{}"\nbecause = "b"\nowner = "o@example.org"\nexpires = 2999-01-01\n'
     two = waiver.format("rectified") + 'models = ["a.onnx", "b/*.onnx"]\n' + waiver.format("low_kurtosis")
-    Path("robustcheck.toml").write_text(f'quiet = true\noutput = ["terminal", "json=r.json"]\n{two}', encoding="utf-8")
+    head = 'no-ci = true\nquiet = 2\noutput = ["terminal", "json=r.json"]\n'
+    Path("robustcheck.toml").write_text(head + two, encoding="utf-8")
     done = run("check", "--show-settings", cwd=here, COLUMNS="200")
     rows = {line.split()[0]: re.split(r"\s{2,}", line.strip())[1:] for line in done.stdout.splitlines()[1:-1]}
-    assert rows["quiet"] == ["true", "robustcheck.toml"]
+    assert rows["no-ci"] == ["true", "robustcheck.toml"]
+    assert rows["quiet"] == ["2", "robustcheck.toml"]
     assert rows["no-time"] == ["false", "default"]
     assert rows["output"] == ["terminal; json=r.json", "robustcheck.toml"]
     assert rows["waivers"] == [
@@ -342,8 +344,8 @@ def test_waivers_open_the_gate_until_they_expire(here: Path, warn_model: Path, l
     Path("robustcheck.toml").write_text(WAIVERS.format(expires="2999-01-01"), encoding="utf-8")
     done = run(warn_model, *images, "-o", "json=r.json", cwd=here)
     assert done.returncode == 0, done.stderr
-    assert "▲ WARN (waived)" in done.stdout
-    assert "waived low_kurtosis, until 2999-01-01 by vision@example.org: as above" in done.stdout
+    assert "▲ WARN · absent (waived) · exit code 0" in done.stdout
+    assert "! low_kurtosis: waived by vision@example.org until 2999-01-01: as above" in done.stdout
     report = json.loads(Path("r.json").read_text(encoding="utf-8"))
     assert report["verdict"]["verdict"] == "WARN"
     assert report["gate"]["exit_code"] == 0
@@ -352,12 +354,12 @@ def test_waivers_open_the_gate_until_they_expire(here: Path, warn_model: Path, l
     Path("robustcheck.toml").write_text(WAIVERS.format(expires="2020-01-01"), encoding="utf-8")
     done = run(warn_model, *images, cwd=here)
     assert done.returncode == 1
-    assert "▲ WARN ━" in done.stdout
-    assert "expired low_kurtosis, waived until 2020-01-01" in done.stdout
+    assert "▲ WARN · absent · exit code 1" in done.stdout
+    assert "! low_kurtosis: a waiver by vision@example.org expired on 2020-01-01" in done.stdout
     others = WAIVERS.format(expires="2999-01-01") + 'models = ["other/*"]\n'
     Path("robustcheck.toml").write_text(others, encoding="utf-8")
-    assert run(warn_model, *images, "-q", cwd=here).returncode == 1
-    assert run(warn_model, *images, "-q", "--isolated", cwd=here).returncode == 1
+    assert run(warn_model, *images, "-qq", cwd=here).returncode == 1
+    assert run(warn_model, *images, "-qq", "--isolated", cwd=here).returncode == 1
 
 
 def test_fail_on_never_is_told_with_its_source_and_forgives_no_error(
@@ -384,7 +386,7 @@ def test_fail_on_never_is_told_with_its_source_and_forgives_no_error(
 def test_a_wrong_file_ends_a_check_and_replaces_the_last_report(here: Path, lookup_pass: tuple[Path, Path]) -> None:
     model, photos = lookup_pass
     Path("robustcheck.toml").write_text('output = ["json=r.json"]\nmax-images = 60\n', encoding="utf-8")
-    assert run(model, "--images", photos, "-q", cwd=here).returncode == 0
+    assert run(model, "--images", photos, "-qq", cwd=here).returncode == 0
     assert json.loads(Path("r.json").read_text(encoding="utf-8"))["verdict"]["verdict"] == "PASS"
     # the report's place stands in the file only: an error must not leave the PASS of an earlier run there
     assert run("absent.onnx", cwd=here).returncode == 2
@@ -393,7 +395,7 @@ def test_a_wrong_file_ends_a_check_and_replaces_the_last_report(here: Path, look
 
 def test_the_log_says_what_was_done_and_only_where_it_is_asked_for(here: Path, lookup_pass: tuple[Path, Path]) -> None:
     model, photos = lookup_pass
-    call = (model, "--images", photos, "-q")
+    call = (model, "--images", photos, "-qq")
     done = run(*call, "--log-file", "a.log", cwd=here)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     text = Path("a.log").read_text(encoding="utf-8")

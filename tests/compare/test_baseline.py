@@ -33,7 +33,7 @@ def test_a_baseline_gives_the_numbers_of_its_model(workshop: Workshop, capsys: p
     weaker = h * (1 - 0.05 * (np.arange(384) == 7))
     a, b = workshop.model("candidate", weaker), workshop.model("reference", h)
     file = workshop.folder / "baseline.json"
-    images = ["--images", str(workshop.photos), "--device", "cpu", "-q"]
+    images = ["--images", str(workshop.photos), "--device", "cpu", "-qq"]
     assert cli.main(["compare", str(b), "--write-baseline", str(file), *images]) == 0
     with_model = run_compare(a, b, images=workshop.photos, device="cpu")
     with_file = run_compare(a, None, baseline=file, images=workshop.photos, device="cpu")
@@ -72,7 +72,7 @@ def test_a_candidate_with_the_outlier_features_alone_is_unrelated_by_both_routes
     candidate[:, OUTLIERS] = h[:, OUTLIERS]
     a, b = workshop.model("candidate", candidate), workshop.model("reference", h)
     file = workshop.folder / "baseline.json"
-    images = ["--images", str(workshop.photos), "--device", "cpu", "-q"]
+    images = ["--images", str(workshop.photos), "--device", "cpu", "-qq"]
     assert cli.main(["compare", str(b), "--write-baseline", str(file), *images]) == 0
     for options in ({"reference": b}, {"reference": None, "baseline": file}):
         report = run_compare(a, **options, images=workshop.photos, device="cpu")
@@ -80,7 +80,7 @@ def test_a_candidate_with_the_outlier_features_alone_is_unrelated_by_both_routes
         assert {f.index: f.fate for f in report.features} == dict.fromkeys(OUTLIERS, "kept")
         assert ids(report) == {"unrelated"}
         assert abs(alike(report).cka_debiased or 1) < 0.1
-    assert cli.main(["compare", str(a), "--baseline", str(file), *images[:-1]]) == 1
+    assert cli.main(["compare", str(a), "--baseline", str(file), *images[:-1], "-v"]) == 1
     out = capsys.readouterr().out
     assert "linear CKA" in out
     assert "unrelated" in out
@@ -104,7 +104,7 @@ def test_another_order_of_the_images_is_stale(workshop: Workshop, capsys: pytest
     """What is compared image by image would be compared between different images."""
     b = workshop.model("reference", planted())
     file = workshop.folder / "baseline.json"
-    images = ["--images", str(workshop.photos), "--device", "cpu", "-q"]
+    images = ["--images", str(workshop.photos), "--device", "cpu", "-qq"]
     assert cli.main(["compare", str(b), "--write-baseline", str(file), *images]) == 0
     capsys.readouterr()
     report = run_compare(b, None, baseline=file, images=workshop.photos, device="cpu", seed=1)
@@ -117,7 +117,7 @@ def test_another_order_of_the_images_is_stale(workshop: Workshop, capsys: pytest
 def test_a_changed_baseline_is_refused(workshop: Workshop, capsys: pytest.CaptureFixture[str]) -> None:
     b = workshop.model("reference", planted(24))
     file = workshop.folder / "baseline.json"
-    images = ["--images", str(workshop.photos), "--max-images", "8", "--device", "cpu", "-q"]
+    images = ["--images", str(workshop.photos), "--max-images", "8", "--device", "cpu", "-qq"]
     cli.main(["compare", str(b), "--write-baseline", str(file), *images])
     document = json.loads(file.read_text(encoding="utf-8"))
     document["frequencies"][0] /= 2
@@ -130,7 +130,7 @@ def test_a_stale_baseline_is_a_reason(workshop: Workshop, capsys: pytest.Capture
     b = workshop.model("reference", planted())
     file = workshop.folder / "baseline.json"
     assert cli.main(
-        ["compare", str(b), "--write-baseline", str(file), "--images", str(workshop.photos), "--max-images", "70", "-q"]
+        ["compare", str(b), "--write-baseline", str(file), "--images", str(workshop.photos), "--max-images=70", "-qq"]
     ) == 0  # fmt: skip
 
     def against(baseline: Path, n: int = 70, model: Path = b) -> CompareReport:
@@ -178,7 +178,7 @@ def test_a_damaged_baseline_is_refused(
 ) -> None:
     b = workshop.model("reference", planted(24))
     file = workshop.folder / "baseline.json"
-    images = ["--images", str(workshop.photos), "--max-images", "8", "--device", "cpu", "-q"]
+    images = ["--images", str(workshop.photos), "--max-images", "8", "--device", "cpu", "-qq"]
     assert cli.main(["compare", str(b), "--write-baseline", str(file), *images]) == 1  # too few images to pass
     assert cli.main(["compare", str(b), "--baseline", str(edited(file, change)), *images]) == 2
     assert said in capsys.readouterr().err

@@ -33,8 +33,10 @@ def test_the_command_says_it_by_exit_code_and_in_every_format(
     assert cli.main([*call, "-o", "json"]) == 0
     assert capsys.readouterr().out == first
     workshop.model("candidate", h @ rotation(384))
-    assert cli.main([*call, "-q"]) == 1
+    assert cli.main([*call, "-qq"]) == 1
     assert capsys.readouterr().out == ""
+    assert cli.main([*call, "-q"]) == 1
+    assert re.fullmatch(rf"WARN · \w+ {re.escape(str(a))}: [\w, ]+\n", capsys.readouterr().out)
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])
@@ -43,7 +45,7 @@ def test_no_line_is_too_wide_and_ascii_is_ascii(workshop: Workshop, width: int, 
     h = planted(features=(7, 40))
     report = workshop.compare(h @ rotation(384), h)
     buffer = io.StringIO()
-    Console(file=buffer, width=width, no_color=True).print(terminal.render(report, ascii_only=ascii_only))
+    Console(file=buffer, width=width, no_color=True).print(terminal.render(report, ascii_only=ascii_only, verbose=True))
     text = buffer.getvalue()
     assert max(map(len, text.splitlines())) <= width
     assert text.isascii() == ascii_only

@@ -78,7 +78,7 @@ def test_a_candidate_that_only_has_the_mean_is_unrelated(
     np.testing.assert_allclose(numbers(report.features[0].correlation), r, atol=0.05)  # not scaled to length here
     file = workshop.folder / "baseline.json"
     a, b = workshop.model("a", other), workshop.model("b", h)
-    words = ["--images", str(workshop.photos), "--device", "cpu", "-q"]
+    words = ["--images", str(workshop.photos), "--device", "cpu", "-qq"]
     assert cli.main(["compare", str(b), "--write-baseline", str(file), *words]) == 0
     assert cli.main(["compare", str(a), str(b), *words]) == 1
     assert cli.main(["compare", str(a), "--baseline", str(file), *words]) == 1

@@ -441,7 +441,7 @@ def test_real_weights_end_to_end(planted_outlier: Path, tmp_path: Path, capsys: 
         shown = capsys.readouterr().out
         assert f"{precision}, outputs representation" in shown
         assert (f"photos ({folder})" in shown) == (precision == "int8-qdq")
-        call = ["compare", str(out), str(planted_outlier), "--max-images", "50", "--device", "cpu", "-o", "json", "-q"]
+        call = ["compare", str(out), str(planted_outlier), "--max-images", "50", "--device", "cpu", "-o", "json", "-qq"]
         assert cli.main(call) == 1
         report = json.loads(capsys.readouterr().out)
         assert [entry["id"] for entry in report["verdict"]["reasons"]] == [reason]

@@ -101,7 +101,7 @@ def test_of_something_else():
     assert "hint: " in done.stdout
     summary = done.stdout.split("= robustcheck =")[1]
     assert f"PASS {model}  (test_model.py::test_pass)\n" in summary
-    assert f"WARN {model}: too_few_images" in summary
+    assert f"WARN · not_established {model}: too_few_images" in summary
     assert "no verdict (exit code 3): broken.onnx" in summary
     parallel = run_pytest(tmp_path, "--robustcheck-images", "photos", "-n", "1", "-k", "pass")
     assert f"PASS {model}  (test_model.py::test_pass)\n" in parallel.stdout

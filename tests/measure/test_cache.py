@@ -313,10 +313,11 @@ def test_the_verbs(place: Path) -> None:
         return done.stdout
 
     for options in ((), ("--no-cache",), ()):
-        command("model.onnx", "--images", "photos", "-q", *options)
+        command("model.onnx", "--images", "photos", "-qq", *options)
     report = json.loads(command("model.onnx", "--images", "photos", "-o", "json"))
     assert report["time"]["cached"] is not None
-    assert "from the cache: measured" in command("model.onnx", "--images", "photos")
+    assert "· from the cache\n" in command("model.onnx", "--images", "photos")
+    assert "from the cache: measured" in command("model.onnx", "--images", "photos", "-v")
     assert json.loads(command("model.onnx", "--images", "photos", "-o", "json", "--no-cache"))["time"]["cached"] is None
     assert "\n1 records, " in command("cache", "info")
     size = json.loads(command("cache", "info", "-o", "json"))

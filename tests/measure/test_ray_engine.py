@@ -246,7 +246,7 @@ def test_without_ray_the_extra_is_named(model: Callable[[str], Path], photos: Pa
         "error: ray: package is not importable (No module named 'ray'); --engine ray needs it",
         "hint: pip install 'robustcheck-onnx[ray]'",
     ]
-    local = subprocess.run([*command, "local", "-q"], capture_output=True, text=True, check=False)
+    local = subprocess.run([*command, "local", "-qq"], capture_output=True, text=True, check=False)
     assert local.returncode in {0, 1}, local.stderr
 
 

@@ -67,7 +67,7 @@ def test_weights_that_are_replaced_before_the_session_reads_them_give_no_verdict
     monkeypatch.chdir(place)
     with monkeypatch.context() as changed:
         changed.setattr(measure, "open_sessions", opened)
-        assert cli.main(["model.onnx", "--images", "photos", "-q"]) == 3
+        assert cli.main(["model.onnx", "--images", "photos", "-qq"]) == 3
     error, hint = capsys.readouterr().err.splitlines()
     assert error == "error: " + SAID.replace("\\", "")
     assert hint == "hint: run again when nothing writes to it any more"

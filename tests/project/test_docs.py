@@ -59,11 +59,11 @@ def test_the_demo_table_of_the_readme_is_what_the_command_prints(efficientnet_li
     )  # fmt: skip
     assert done.returncode == 1
     table = re.findall(
-        r"^  (?:statistic|activation|persistence r|top-3|outlier f|negative energy(?: of z)? {2,}).*",
+        r"^(?:profile d|activation|persistence r|top-3|outlier f|negative energy(?: of z)? {2,}|✗|━━).*",
         README,
         re.MULTILINE,
     )
-    assert len(table) == 7
+    assert len(table) == 10
     for row in table:
         assert row in done.stdout
 

@@ -67,7 +67,7 @@ sys.exit(cli.main({arguments!r}))
 
 def test_a_check_opens_no_connection(lookup_pass: tuple[Path, Path]) -> None:
     model, photos = lookup_pass
-    code = NO_NETWORK.format(arguments=[str(model), "--images", str(photos), "-q"])
+    code = NO_NETWORK.format(arguments=[str(model), "--images", str(photos), "-qq"])
     done = subprocess.run([sys.executable, "-Ic", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     bad = NO_NETWORK.split("from robustcheck", maxsplit=1)[0] + "socket.create_connection(('127.0.0.1', 9))"
@@ -96,7 +96,7 @@ def test_the_wheel_holds_every_module_and_data_file(tmp_path: Path) -> None:
         "-m",
         "pip",
         "wheel",
-        "-q",
+        "-qq",
         "--no-deps",
         "--no-build-isolation",
         "-w",

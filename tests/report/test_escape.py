@@ -94,10 +94,10 @@ def test_no_verb_shows_a_name_raw(
     images = ["--images", str(lookup_pass[1])]
     calls = {
         ("check", f"no {name}", "--debug"): 2,
-        ("check", f"no {name}", name, "--debug", *images, "-q"): 2,
+        ("check", f"no {name}", name, "--debug", *images, "-qq"): 2,
         ("profiles", "validate", "edited.json"): 0,
         ("profiles", "seal", "edited.json", "--id", "mine-2", "-o", "sealed.json"): 0,
-        ("check", name, *images, "-o", "json=r.json", "-q"): 0,
+        ("check", name, *images, "-o", "json=r.json", "-qq"): 0,
         ("sign", "r.json", name, "--key", "key.pem", *images): 0,
     }
     for call, code in calls.items():

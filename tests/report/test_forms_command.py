@@ -47,7 +47,7 @@ def everywhere(folder: Path) -> list[str]:
 def test_no_pass_of_an_earlier_run_survives_an_error(lookup_pass: tuple[Path, Path], tmp_path: Path) -> None:
     model, photos = lookup_pass
     (tmp_path / "m.onnx").write_bytes(model.read_bytes())
-    call = ["m.onnx", "--images", str(photos), *everywhere(tmp_path), "-q"]
+    call = ["m.onnx", "--images", str(photos), *everywhere(tmp_path), "-qq"]
     done = run(tmp_path, *call)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     before = {form: (tmp_path / form).read_text(encoding="utf-8") for form in forms.NAMES}
@@ -80,7 +80,7 @@ def endless(lookup_pass: tuple[Path, Path], tmp_path: Path) -> list[str]:
     (tmp_path / "never.json").write_text(profiles.to_json(never_decided()), encoding="utf-8")
     names = sorted(path.resolve() for path in photos.iterdir())
     (tmp_path / "long.txt").write_text("\n".join(str(names[n % len(names)]) for n in range(20_000)), encoding="utf-8")
-    return [str(model), "--images", "long.txt", "--thresholds", "never.json", "-q", "--log-file", "log"]
+    return [str(model), "--images", "long.txt", "--thresholds", "never.json", "-qq", "--log-file", "log"]
 
 
 def stopped(folder: Path, words: list[str], number: signal.Signals) -> tuple[int, str]:
@@ -107,7 +107,7 @@ def test_no_pass_of_an_earlier_run_survives_a_signal(
 ) -> None:
     model, photos = lookup_pass
     places = everywhere(tmp_path)
-    assert run(tmp_path, model, "--images", photos, "-q", *places).returncode == 0
+    assert run(tmp_path, model, "--images", photos, "-qq", *places).returncode == 0
     before = {form: (tmp_path / form).read_text(encoding="utf-8") for form in forms.NAMES}
     (tmp_path / "csv").unlink()
     (tmp_path / "sarif").write_text(STRANGER, encoding="utf-8")
@@ -183,7 +183,7 @@ def test_no_report_replaces_weights_beside_a_model(
     (here / "link").symlink_to(store / "m.onnx.data")
     (here / "hard").hardlink_to(store / "m.onnx.data")
     (here / "current.onnx").symlink_to(store / "m.onnx")  # keeps its weights beside the target
-    call = ["--images", str(photos), "-q"]
+    call = ["--images", str(photos), "-qq"]
     for given, words in [
         ("store/m.onnx", ["-o", "json=store/m.onnx.data"]),
         ("store/m.onnx", ["-o", "junit=here/link"]),
@@ -230,7 +230,7 @@ def test_a_disk_without_room_for_the_error_keeps_no_pass(tmp_path: Path) -> None
 
 def test_a_report_that_can_not_be_written_or_made_is_exit_4(lookup_pass: tuple[Path, Path], tmp_path: Path) -> None:
     model, photos = lookup_pass
-    call = [str(model), "--images", str(photos), "-q", "-o", f"markdown={tmp_path / 'r.md'}"]
+    call = [str(model), "--images", str(photos), "-qq", "-o", f"markdown={tmp_path / 'r.md'}"]
     full = run(tmp_path, *call, "-o", "junit=/dev/full")
     assert full.returncode == 4
     assert "ERROR" in (tmp_path / "r.md").read_text(encoding="utf-8")  # it was written as a PASS before
@@ -255,7 +255,7 @@ def test_github_annotations_and_summary(lookup_pass: tuple[Path, Path], tmp_path
     assert "▲ WARN" in done.stdout
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("::")]
     assert line.startswith("::warning file=")
-    assert "title=robustcheck WARN%3A too few varied images::40 varied images were measured" in line
+    assert "title=robustcheck WARN · not_established%3A too few varied images::40 varied images were measured" in line
     text = summary.read_text(encoding="utf-8")
     assert text.startswith("before\n<!-- robustcheck report -->\n\n## ▲ WARN")
     assert "::" not in run(tmp_path, *call, "--no-ci", **here).stdout
@@ -272,7 +272,7 @@ def test_github_annotations_and_summary(lookup_pass: tuple[Path, Path], tmp_path
 
 def test_a_summary_that_can_not_be_written_changes_no_verdict(lookup_pass: tuple[Path, Path], tmp_path: Path) -> None:
     model, photos = lookup_pass
-    call = [str(model), "--images", str(photos), "-q"]
+    call = [str(model), "--images", str(photos), "-qq"]
     for place, word in ((tmp_path / "no" / "summary.md", "is not written"), (tmp_path / "full.md", "is full")):
         if place.parent.exists():
             place.write_text("x" * 2**20)
@@ -285,7 +285,7 @@ def test_a_summary_that_can_not_be_written_changes_no_verdict(lookup_pass: tuple
 
 def test_compare_in_the_forms_for_pipelines(lookup_pass: tuple[Path, Path], tmp_path: Path) -> None:
     model, photos = lookup_pass
-    call = ["compare", str(model), str(model), "--images", str(photos), "-q", "--no-time"]
+    call = ["compare", str(model), str(model), "--images", str(photos), "-qq", "--no-time"]
     places = [word for form in ("junit", "sarif", "markdown") for word in ("-o", f"{form}={tmp_path / form}")]
     assert run(tmp_path, *call, *places).returncode == 0
     assert ElementTree.fromstring((tmp_path / "junit").read_text()).attrib["failures"] == "0"

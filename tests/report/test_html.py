@@ -401,7 +401,7 @@ def test_several_models_have_a_table_first_and_a_failed_one_is_an_error(pages: d
     table = next(root.all("table"))
     rows = [[cell.text for cell in row.all("th", "td")] for row in list(table.all("tr"))[1:]]
     assert [row[0] for row in rows] == [FAILED.model, "models/efficientnet-lite0.onnx", "models/rn50-openai.onnx"]
-    assert [row[1] for row in rows] == ["✗ ERROR", "▲ WARN", "✓ PASS"]
+    assert [row[1] for row in rows] == ["✗ ERROR", "▲ WARN · not_established", "✓ PASS"]
     assert [row[5] for row in rows] == ["3", "1", "0"]
     assert rows[0][2] == "file is empty"  # the row names the model
     assert [row[3] for row in rows] == ["–", "19.9", "82.3"]
@@ -523,7 +523,7 @@ def test_the_command_writes_a_page_with_or_without_photos(
     from robustcheck_onnx.checker.cli import app as cli
 
     model, photos = lookup_pass
-    arguments = [str(model), "--images", str(photos), "-q", "-o"]
+    arguments = [str(model), "--images", str(photos), "-qq", "-o"]
     assert cli.main([*arguments, f"html={tmp_path / 'a.html'}"]) == 0
     root = parse((tmp_path / "a.html").read_text(encoding="utf-8"))
     assert "✓ PASS" in words(root)

@@ -83,7 +83,7 @@ def test_junit_what_was_not_compared_is_skipped_never_passed(batch: float | None
 def test_junit_tells_every_reason_that_there_is() -> None:
     """Also those of verdicts that no list of the form knows."""
     for ids in [list(RULES), ["a_new_reason"]]:
-        reasons = tuple(Reason(id=i, seen="seen", next_step="do") for i in ids)
+        reasons = tuple(Reason(id=i, kind="absent", seen="seen", next_step="do") for i in ids)
         verdict = PASSING.verdict.model_copy(update={"verdict": "WARN", "reasons": reasons})
         report = PASSING.model_copy(update={"verdict": verdict, "gate": None})
         assert {text.split()[1] for text in outcomes_of(junit(report)).values()} == set(ids)

@@ -20,7 +20,7 @@ def test_reports_are_put_into_stores(
     lookup_pass: tuple[Path, Path], memory: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model, photos = lookup_pass
-    args = [str(model), "--images", str(photos), "-q", "--no-time", "--no-cache"]
+    args = [str(model), "--images", str(photos), "-qq", "--no-time", "--no-cache"]
     outputs = [f"json=memory://{ODD}/r.json", f"json=file://{tmp_path}/f.json", f"json={tmp_path}/p.json"]
     assert main([*args, *(word for output in outputs for word in ("-o", output))]) == 0
     content = memory.cat_file(f"/{ODD}/r.json")
@@ -40,7 +40,7 @@ def test_a_store_holds_no_earlier_pass_while_a_check_runs(
     lookup_pass: tuple[Path, Path], memory: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Who is killed leaves what stands there; who is stopped by a signal does not wait for a store."""
-    call = [str(lookup_pass[0]), "--images", str(lookup_pass[1]), "-q", "-o", "json=memory://r.json"]
+    call = [str(lookup_pass[0]), "--images", str(lookup_pass[1]), "-qq", "-o", "json=memory://r.json"]
 
     def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
@@ -60,7 +60,7 @@ def test_reports_that_cannot_be_put_there(
     lookup_pass: tuple[Path, Path], memory: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model, photos = lookup_pass
-    args = [str(model), "--images", str(photos), "-q", "--no-cache", "-o"]
+    args = [str(model), "--images", str(photos), "-qq", "--no-cache", "-o"]
     assert main([*args, f"json=https://u:{SECRET}@h/r.json"]) == 2
     assert main([*args, "json=memory://folder/"]) == 2
     assert main([*args, "json=memory://a//b.json"]) == 2

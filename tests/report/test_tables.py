@@ -38,6 +38,7 @@ def test_openmetrics() -> None:
     names = [printable(o.model) if isinstance(o, Failed) else o.evidence.model.file for o in (PASSING, WAIVED, FAILED)]
     again = f"{names[0]} (2)"
     assert found["robustcheck_verdict"] == {(names[0],): 1, (names[1],): 0, (again,): 0}
+    assert found["robustcheck_warn_kind"] == {(n, "not_established"): 1 for n in (names[1], again)}
     assert found["robustcheck_error"] == {(names[0],): 0, (names[1],): 0, (again,): 0, (names[2],): 1}
     assert found["robustcheck_exit_code"][(names[2],)] == 3
     for part, value in {"estimate": 19.95, "low": 17.41, "high": 22.49, "threshold": 8.0}.items():
@@ -45,8 +46,8 @@ def test_openmetrics() -> None:
     assert (again, "kurtosis") not in found["robustcheck_statistic_low"]  # not measured: no sample
     assert found["robustcheck_images"][(names[0],)] == 162
     assert found["robustcheck_wall_seconds"] == {(names[1],): 12.34}
-    assert found["robustcheck_reason"][(names[1], "rectified", "yes")] == 1
-    assert found["robustcheck_reason"][(names[1], "no_persistent_outlier_features", "no")] == 1
+    assert found["robustcheck_reason"][(names[1], "rectified", "not_applicable", "yes")] == 1
+    assert found["robustcheck_reason"][(names[1], "no_persistent_outlier_features", "absent", "no")] == 1
 
 
 @pytest.mark.filterwarnings("ignore")

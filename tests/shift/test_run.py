@@ -42,7 +42,7 @@ def real(efficientnet_lite0: Path, shifted_photos: dict[str, Path], tmp_path_fac
     """The real classifier through the real command, on labelled real photos and four shifted versions."""
     out = tmp_path_factory.mktemp("real") / "shift.json"
     words = [word for path in shifted_photos.values() for word in ("--shifted", str(path))]
-    command = [str(BIN / "robustcheck"), "shift", str(efficientnet_lite0), "--in", str(PHOTOS), *words, "-q"]
+    command = [str(BIN / "robustcheck"), "shift", str(efficientnet_lite0), "--in", str(PHOTOS), *words, "-qq"]
     command += ["-o", f"json={out}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
@@ -234,7 +234,7 @@ BAD: list[tuple[list[str], int, str]] = [
 @pytest.mark.parametrize(("words", "code", "said"), BAD, ids=[" ".join(words) for words, _, _ in BAD])
 def test_bad_input(small: Path, capsys: pytest.CaptureFixture[str], words: list[str], code: int, said: str) -> None:
     before = sorted(small.rglob("*"))
-    assert cli.main(["shift", *words, "--preprocess", "imagenet", "-q", "-o", "json=out.json"]) == code
+    assert cli.main(["shift", *words, "--preprocess", "imagenet", "-qq", "-o", "json=out.json"]) == code
     told = capsys.readouterr().err
     assert said in told
     assert told.startswith("error: ")
@@ -247,7 +247,7 @@ def test_bad_input(small: Path, capsys: pytest.CaptureFixture[str], words: list[
 def test_an_image_that_cannot_be_used_is_counted_or_refused(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (small / "blur" / "3" / "broken.png").write_bytes(b"\x89PNG not really")
     words = ["shift", "model.onnx", *BASE, "--preprocess", "imagenet"]
-    assert cli.main([*words, "-q"]) == 3
+    assert cli.main([*words, "-qq"]) == 3
     assert "blur: number of unusable images is 1 of 3" in capsys.readouterr().err
     assert cli.main([*words, "-o", "json", "--max-bad", "0.5"]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -257,7 +257,7 @@ def test_an_image_that_cannot_be_used_is_counted_or_refused(small: Path, capsys:
 
 
 def test_a_suite_entry_that_cannot_be_made_leaves_the_report(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["shift", "model.onnx", *BASE, "--preprocess", "imagenet", "-q", "-o", "json=out.json"]
+    words = ["shift", "model.onnx", *BASE, "--preprocess", "imagenet", "-qq", "-o", "json=out.json"]
     assert cli.main([*words, "--suite-entry", "entry.toml"]) == 3
     assert "suite entry has accuracies on 0 sets" in capsys.readouterr().err
     assert not (small / "entry.toml").exists()
@@ -268,7 +268,7 @@ def test_a_report_of_the_same_model_is_taken_and_of_another_refused(
     small: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert (
-        cli.main(["thousand.onnx", "--images", "val", "--preprocess", "imagenet", "-q", "-o", "json=check.json"]) == 1
+        cli.main(["thousand.onnx", "--images", "val", "--preprocess", "imagenet", "-qq", "-o", "json=check.json"]) == 1
     )
     words = ["--in", "val", "--shifted", "blur", "--preprocess", "imagenet", "--report", "check.json", "-o", "json"]
     assert cli.main(["shift", "thousand.onnx", *words]) == 0

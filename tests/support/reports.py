@@ -28,6 +28,7 @@ from robustcheck_onnx.checker.evidence import (
 )
 from robustcheck_onnx.checker.report.record import CLAIM, Placed, Report, Time
 from robustcheck_onnx.checker.report.terminal import render
+from robustcheck_onnx.checker.verdict.notes import BUNDLED_NOTE
 from robustcheck_onnx.checker.verdict.rule import judge
 from robustcheck_onnx.thresholds.ends import End
 from robustcheck_onnx.thresholds.profile import STATISTICS, Calibration, Profile, Threshold, seal
@@ -302,6 +303,8 @@ def report(
     measured = Statistics(**statistics)
     model = {"file": file, "source": source, "synthetic": synthetic}
     given = evidence(measured, model=model, images=sanity(measured.n_images, findings), **changes)
+    images = given.images.model_copy(update={"bundled": BUNDLED_NOTE in notes})
+    given = given.model_copy(update={"images": images})
     return Report(
         tool_version="0.1.0",
         verdict=judge(given, judged_by),
@@ -341,7 +344,7 @@ def warning() -> Report:
         source="",
         preprocessing=IMAGENET,
         preprocessing_source="assumed",
-        notes=("The bundled photos were used; a release gate wants your own images (`--images DIR`).",),
+        notes=(BUNDLED_NOTE,),
         skipped=(("DSC_0001.jpg", "truncated"), ("notes.png", "not an image")),
         execution={"requested": "auto", "fallback_reason": "libcudart.so.13 was not found"},
         time=Time(started="2026-01-02T03:04:05Z", wall_s=12.34, images_per_s=13.0),

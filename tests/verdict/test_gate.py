@@ -5,14 +5,16 @@ from datetime import date
 import pytest
 
 from robustcheck_onnx.checker.verdict.gate import Waiver, decide
-from robustcheck_onnx.checker.verdict.rule import Reason, Verdict
+from robustcheck_onnx.checker.verdict.reasons import KINDS, RULES
+from robustcheck_onnx.checker.verdict.rule import Verdict, reason, verdict_for
+from robustcheck_onnx.thresholds import profile
 
+DEFAULT = profile.load()
 TODAY = date(2026, 11, 24)
 
 
 def warn(*ids: str) -> Verdict:
-    reasons = tuple(Reason(id=i, seen="x", next_step="y") for i in ids)
-    return Verdict(verdict="WARN" if ids else "PASS", reasons=reasons, profile_id="p", profile_digest="d")
+    return verdict_for((reason(name, "x") for name in ids), DEFAULT)
 
 
 def waiver(reason: str, expires: date = TODAY, models: tuple[str, ...] = ("*",)) -> Waiver:
@@ -51,7 +53,7 @@ def test_a_waiver_of_another_model_or_reason_counts_for_nothing() -> None:
 
 
 def test_a_warn_without_reasons_fails() -> None:
-    odd = Verdict(verdict="WARN", reasons=(), profile_id="p", profile_digest="d")
+    odd = Verdict(verdict="WARN", kind=None, reasons=(), profile_id="p", profile_digest="d")
     assert decide(odd, "m.onnx", waivers=[waiver("rectified")], today=TODAY).exit_code == 1
 
 
@@ -67,3 +69,33 @@ def test_a_waiver_needs_all_its_fields(field: str) -> None:
     del values[field]
     with pytest.raises(ValueError, match=field):
         Waiver.model_validate(values)
+
+
+def test_the_kind_of_a_verdict_is_the_first_that_a_reader_must_see_to() -> None:
+    assert warn().kind is None
+    assert warn("low_kurtosis", "rectified", "undecided").kind == "not_established"
+    assert warn("low_kurtosis", "rectified").kind == "not_applicable"
+    assert warn("detector_warned", "low_kurtosis").kind == "absent"
+    assert warn("detector_warned").kind == "other_signal"
+    assert {rule.kind for rule in RULES.values()} == set(KINDS)
+
+
+def test_accept_lets_through_only_where_every_reason_is_of_that_kind() -> None:
+    answer = decide(warn("rectified", "end_not_calibrated"), "m.onnx", accept="not_applicable", today=TODAY)
+    assert (answer.exit_code, answer.accept) == (0, "not_applicable")
+    assert answer.rule == (
+        "not_applicable is accepted (command line), and every reason is of that kind (end_not_calibrated, rectified)"
+    )
+    for others in RULES:  # a second reason of another kind fails, waived or not
+        verdict = warn(*{"rectified", others})
+        code = 0 if RULES[others].kind == "not_applicable" else 1
+        for waivers in ([], [waiver(others)]):
+            waived_whole = waivers and others == "rectified"
+            given = decide(verdict, "m.onnx", accept="not_applicable", waivers=waivers, today=TODAY)
+            assert given.exit_code == (0 if waived_whole else code), others
+
+
+def test_accept_changes_nothing_at_a_pass_or_without_reasons() -> None:
+    assert decide(warn(), "m.onnx", accept="not_applicable", today=TODAY).rule == "the verdict is PASS"
+    odd = Verdict(verdict="WARN", kind=None, reasons=(), profile_id="p", profile_digest="d")
+    assert decide(odd, "m.onnx", accept="not_applicable", today=TODAY).exit_code == 1

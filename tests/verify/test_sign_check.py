@@ -53,7 +53,7 @@ def check(*words: str, images: str = "photos") -> int:
 
 
 def verify(report: str, model: str) -> int:
-    return cli.main(["verify", report, model, "--verify-signature", "--public-key", "key.pub", "-q"])
+    return cli.main(["verify", report, model, "--verify-signature", "--public-key", "key.pub", "-qq"])
 
 
 def never_measured(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,27 +70,27 @@ def document(name: str) -> dict[str, Any]:
 
 def test_a_signed_pass_verifies(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert check("pass.onnx", "-o", "json=report.json", "--sign", "key.pem") == 0
-    assert capsys.readouterr().out.splitlines()[-1].split() == ["signature:", "report.sigstore.json"]
+    assert capsys.readouterr().out.splitlines()[0].split() == ["signature:", "report.sigstore.json"]
     assert verify("report.json", "pass.onnx") == 0
     (here / "report.json").write_text((here / "report.json").read_text(encoding="utf-8") + " ", encoding="utf-8")
     assert verify("report.json", "pass.onnx") == 3
 
 
 def test_it_is_what_the_verb_sign_would_sign(here: Path) -> None:
-    assert check("pass.onnx", "-o", "json=report.json", "--sign", "key.pem", "-q") == 0
+    assert check("pass.onnx", "-o", "json=report.json", "--sign", "key.pem", "-qq") == 0
     ours = document("report.sigstore.json")["dsseEnvelope"]["payload"]
-    assert cli.main(["sign", "report.json", "pass.onnx", "--key", "key.pem", "--no-rerun", "-q"]) == 0
+    assert cli.main(["sign", "report.json", "pass.onnx", "--key", "key.pem", "--no-rerun", "-qq"]) == 0
     again = document("report.sigstore.json")["dsseEnvelope"]["payload"]
     assert json.loads(base64.b64decode(ours)) == json.loads(base64.b64decode(again))
 
 
 def test_a_warn_is_signed_as_one_and_still_fails(here: Path) -> None:
-    assert check("warn.onnx", "-o", "json=report.json", "--sign", "key.pem", "-q") == 1
+    assert check("warn.onnx", "-o", "json=report.json", "--sign", "key.pem", "-qq") == 1
     assert verify("report.json", "warn.onnx") == 1
     payload = json.loads(base64.b64decode(document("report.sigstore.json")["dsseEnvelope"]["payload"]))
     assert payload["predicate"]["verdict"] == "WARN"
     assert "no_persistent_outlier_features" in payload["predicate"]["reasons"]
-    assert check("warn.onnx", "-o", "json=report.json", "--sign", "key.pem", "-q", "--fail-on", "never") == 0
+    assert check("warn.onnx", "-o", "json=report.json", "--sign", "key.pem", "-qq", "--fail-on", "never") == 0
     assert verify("report.json", "warn.onnx") == 1  # the one who deploys has not said so
 
 
@@ -120,7 +120,7 @@ def test_several_models_each_with_its_own_report(here: Path, capsys: pytest.Capt
 
 def signed_before(here: Path) -> str:
     """The signature of an earlier run."""
-    assert check("pass.onnx", "-o", "json=report.json", "--sign", "key.pem", "-q") == 0
+    assert check("pass.onnx", "-o", "json=report.json", "--sign", "key.pem", "-qq") == 0
     return (here / "report.sigstore.json").read_text(encoding="utf-8")
 
 
@@ -158,7 +158,7 @@ def test_what_cannot_be_signed_is_refused_before_anything_is_measured(
         shutil.copy("key.pem", "r.sigstore.json")
     never_measured(monkeypatch)
     key = (here / "key.pem").read_bytes()
-    assert check(*words, "-q") == 2
+    assert check(*words, "-qq") == 2
     error, hint = capsys.readouterr().err.splitlines()
     assert said in error
     assert hint.startswith("hint: ")
@@ -279,7 +279,7 @@ def test_a_file_of_another_kind_is_not_removed_by_a_run_that_fails(here: Path) -
     about_files = {"mediaType": signing.MEDIA_TYPE, "dsseEnvelope": {"payload": base64.b64encode(b"{}").decode()}}
     for content in ("mine", "{}", "[]", json.dumps(about_files), "[" * 100_000):
         (here / "report.sigstore.json").write_text(content, encoding="utf-8")
-        assert check("text.onnx", "-o", "json=report.json", "--sign", "key.pem", "-q") == 3
+        assert check("text.onnx", "-o", "json=report.json", "--sign", "key.pem", "-qq") == 3
         assert (here / "report.sigstore.json").read_text(encoding="utf-8") == content
 
 
@@ -307,7 +307,7 @@ def test_an_earlier_signature_that_cannot_be_removed_ends_the_run(
 def test_as_a_setting_in_a_file_and_in_the_environment(here: Path) -> None:
     (here / "sub").mkdir()
     (here / "robustcheck.toml").write_text('sign = "key.pem"\noutput = ["json=report.json"]\n', encoding="utf-8")
-    call = [COMMAND, "../pass.onnx", "--images", "../photos", "-q"]
+    call = [COMMAND, "../pass.onnx", "--images", "../photos", "-qq"]
     assert subprocess.run(call, cwd="sub", check=False).returncode == 0  # paths count from the file's folder
     assert verify("report.json", "pass.onnx") == 0
     assert not any("settings from" in note and "sign" in note for note in document("report.json")["notes"])

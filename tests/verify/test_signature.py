@@ -64,12 +64,12 @@ def place(tmp_path: Path, lookup_pass: tuple[Path, Path], passed: Report) -> Pat
 
 def sign(place: Path, *more: str) -> int:
     files = [str(place / "report.json"), str(place / "model.onnx"), "--key", str(place / "key.pem")]
-    return cli.main(["sign", *files, "-q", "--no-rerun", *more])
+    return cli.main(["sign", *files, "-qq", "--no-rerun", *more])
 
 
 def verify(place: Path, *more: str, key: str = "key.pub") -> int:
     files = [str(place / "report.json"), str(place / "model.onnx"), "--public-key", str(place / key)]
-    return cli.main(["verify", *files, "--verify-signature", "-q", *more])
+    return cli.main(["verify", *files, "--verify-signature", "-qq", *more])
 
 
 def bundle_of(place: Path) -> dict[str, Any]:
@@ -118,7 +118,7 @@ def test_every_byte_of_the_report_is_covered(place: Path) -> None:
     assert text.count('"wall_s": ') == 1
     for other in (text.replace('"wall_s": ', '"wall_s": 1'), text + " "):
         (place / "report.json").write_text(other, encoding="utf-8")
-        assert cli.main(["verify", str(place / "report.json"), str(place / "model.onnx"), "--no-rerun", "-q"]) == 0
+        assert cli.main(["verify", str(place / "report.json"), str(place / "model.onnx"), "--no-rerun", "-qq"]) == 0
         assert verify(place) == 3
 
 
@@ -269,9 +269,9 @@ def test_without_the_extra(place: Path, package: str) -> None:
     assert sign(place) == 0
     files = [str(place / "report.json"), str(place / "model.onnx")]
     for arguments, code in (
-        (["verify", *files, "--no-rerun", "-q"], 0),
-        (["verify", *files, "--public-key", str(place / "key.pub"), "-q"], 4),
-        (["sign", *files, "--key", str(place / "key.pem"), "-o", str(place / "new.json"), "-q", "--no-rerun"], 4),
+        (["verify", *files, "--no-rerun", "-qq"], 0),
+        (["verify", *files, "--public-key", str(place / "key.pub"), "-qq"], 4),
+        (["sign", *files, "--key", str(place / "key.pem"), "-o", str(place / "new.json"), "-qq", "--no-rerun"], 4),
     ):
         script = WITHOUT.format(package=package, arguments=arguments)
         done = subprocess.run([sys.executable, "-Pc", script], capture_output=True, text=True, check=False)
@@ -462,10 +462,10 @@ def test_nothing_of_the_extra_is_loaded_by_a_check_and_signing_opens_no_connecti
     files = [str(place / "report.json"), str(place / "model.onnx")]
     every = "model_signing sigstore securesystemslib cryptography"
     for arguments, said in (
-        (["check", files[1], "--images", str(lookup_pass[1]), "-q"], "0"),
-        (["verify", *files, "--no-rerun", "-q"], "0"),
-        (["sign", *files, "--key", str(place / "key.pem"), "--no-rerun", "-q"], f"0 {every}"),
-        (["verify", *files, "--public-key", str(place / "key.pub"), "-q"], f"0 {every}"),
+        (["check", files[1], "--images", str(lookup_pass[1]), "-qq"], "0"),
+        (["verify", *files, "--no-rerun", "-qq"], "0"),
+        (["sign", *files, "--key", str(place / "key.pem"), "--no-rerun", "-qq"], f"0 {every}"),
+        (["verify", *files, "--public-key", str(place / "key.pub"), "-qq"], f"0 {every}"),
     ):
         script = OFFLINE.format(arguments=arguments)
         done = subprocess.run([sys.executable, "-Pc", script], capture_output=True, text=True, check=False)

@@ -77,6 +77,14 @@ def check(
         str, typer.Option(help="warn: WARN exits with 1. never: a verdict exits with 0; an error never does.")
     ] = "warn",
     exit_zero: Annotated[bool, typer.Option("--exit-zero", help="Short for --fail-on never.")] = False,
+    accept: Annotated[
+        str | None,
+        typer.Option(
+            help="not_applicable: WARN exits with 0 where every reason is of that kind: the thresholds do not hold for "
+            "this model. No other kind can be accepted.",
+            metavar="KIND",
+        ),
+    ] = None,
     output: Annotated[
         list[str] | None,
         typer.Option(
@@ -96,7 +104,7 @@ def check(
             metavar="KEY",
         ),
     ] = None,
-    quiet: Quiet = False,
+    quiet: Quiet = 0,
     verbose: Annotated[
         int,
         typer.Option(
@@ -104,7 +112,7 @@ def check(
             "-v",
             count=True,
             max=2,
-            help="Full digests, all limits; several models: each report in full. -vv: also the log, on stderr.",
+            help="The whole report, of several models too. -vv: also the log, on stderr.",
         ),
     ] = 0,
     log_file: Annotated[
@@ -172,6 +180,8 @@ def check(
             raise UsageError("--fail-on is warn; --exit-zero says never", "leave out one of them")
         given["fail_on"] = "never"
     one_of("--fail-on", given.get("fail_on", "warn"), ("warn", "never"))
+    if "accept" in given:
+        one_of("--accept", given["accept"], ("not_applicable",))
     if show_settings and models:
         raise UsageError(
             f"MODEL.onnx is {models[0]}; --show-settings checks no model, and its exit code 0 is no PASS",

@@ -20,6 +20,7 @@ from ..options import (
     PreprocessOption,
     Quiet,
     Seed,
+    Verbose,
     run_options,
 )
 from ..output import check_extra, deliver, destinations_of, measuring
@@ -70,7 +71,8 @@ def compare(
             metavar="FORMAT[=PATH]",
         ),
     ] = None,
-    quiet: Quiet = False,
+    quiet: Quiet = 0,
+    verbose: Verbose = 0,
     no_time: NoTime = False,
     color: Color = "auto",
     debug: Debug = False,
@@ -113,8 +115,9 @@ def compare(
     deliver(
         destinations,
         lambda form: forms.render(form, result, FormOptions()),
-        partial(terminal.render, result),
+        partial(terminal.render, result, verbose=verbose > 0),
         color,
         quiet=quiet,
+        line=terminal.one_line(result),
     )
     return 0 if result.verdict.verdict == "PASS" else 1

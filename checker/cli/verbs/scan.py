@@ -47,7 +47,7 @@ def scan(
     device: Device = "auto",
     batch_size: BatchSize = 32,
     output: Outputs = None,
-    quiet: Quiet = False,
+    quiet: Quiet = 0,
     no_time: NoTime = False,
     color: Color = "auto",
     debug: Debug = False,
@@ -64,5 +64,12 @@ def scan(
         result = scanning.scan(model, blocks=block or (), progress=progress, **run_options(ctx))
     if no_time:
         result = result.model_copy(update={"time": None})
-    deliver(destinations, lambda _form: records.to_json(result), partial(terminal.render, result), color, quiet=quiet)
+    deliver(
+        destinations,
+        lambda _form: records.to_json(result),
+        partial(terminal.render, result),
+        color,
+        quiet=quiet,
+        line=terminal.one_line(result),
+    )
     return 0

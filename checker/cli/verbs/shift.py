@@ -76,7 +76,7 @@ def shift(
     device: Device = "auto",
     batch_size: BatchSize = 32,
     output: Outputs = None,
-    quiet: Quiet = False,
+    quiet: Quiet = 0,
     no_time: NoTime = False,
     color: Color = "auto",
     debug: Debug = False,
@@ -110,7 +110,14 @@ def shift(
         )
     if no_time:
         result = result.model_copy(update={"time": None})
-    deliver(destinations, lambda _form: to_json(result), partial(terminal.render, result), color, quiet=quiet)
+    deliver(
+        destinations,
+        lambda _form: to_json(result),
+        partial(terminal.render, result),
+        color,
+        quiet=quiet,
+        line=terminal.one_line(result),
+    )
     if suite_entry is not None:
         try:
             entry = terminal.suite_entry(result, suite_entry.resolve().parent)

@@ -54,7 +54,7 @@ def verify(
     device: RerunDevice = None,
     detector: Detectors = None,
     output: Outputs = None,
-    quiet: Quiet = False,
+    quiet: Quiet = 0,
     color: Color = "auto",
     debug: Debug = False,
 ) -> int:
@@ -113,7 +113,7 @@ def sign(
     thresholds: Thresholds = None,
     device: RerunDevice = None,
     detector: Detectors = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Nothing on stdout.")] = False,
+    quiet: Quiet = 0,
     color: Color = "auto",
     debug: Debug = False,
 ) -> int:
@@ -153,12 +153,12 @@ def sign(
     if file_digest(report) != digest:
         raise CannotAssessError(f"{report}: report changed while it was signed; nothing was written", "sign it again")
     write_whole(bundle, content)
-    if not quiet:
+    if quiet < 2:
         typer.echo(printable(f"wrote {bundle}: {about.verdict.verdict} attested for {model}"))
     return result.exit_code
 
 
-def _show(result: Verification, destinations: Sequence[Destination], color: str, *, quiet: bool) -> None:
+def _show(result: Verification, destinations: Sequence[Destination], color: str, *, quiet: int) -> None:
     from robustcheck_onnx.checker.text import as_json
     from robustcheck_onnx.checker.verify import terminal
 
@@ -168,4 +168,5 @@ def _show(result: Verification, destinations: Sequence[Destination], color: str,
         partial(terminal.render, result),
         color,
         quiet=quiet,
+        line=terminal.one_line(result),
     )
