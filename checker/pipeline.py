@@ -240,8 +240,13 @@ def _closest(statistics: Statistics, profile: Profile) -> str:
 
 
 def load_profile(thresholds: Path | Profile | None) -> Profile:
-    """The profile that `thresholds` of `check` means. Raises UsageError for a file that is none."""
+    """The profile that `thresholds` of `check` means. Raises UsageError for a file that is none, or without its seal."""
     if isinstance(thresholds, Profile):
+        if thresholds.digest != profiles.digest_of(thresholds):  # reports and the cache know a profile by its digest
+            raise UsageError(
+                f"profile {thresholds.id}: digest does not match the content; a changed profile must be sealed",
+                "robustcheck profiles seal FILE --id NAME -o OUT",
+            )
         return thresholds
     try:
         return profiles.load(thresholds)

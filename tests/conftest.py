@@ -223,9 +223,11 @@ def runner(tmp_path: Path) -> Any:
     from robustcheck_onnx.checker.model.open import open_model
     from robustcheck_onnx.checker.runtime.runner import Runner
 
-    def make(model: onnx.ModelProto, device: str = "cpu", *, threads: int | None = None, **options: Any) -> Runner:
+    def make(
+        model: onnx.ModelProto, device: str = "cpu", *, threads: int | None = None, batch_size: int = 32, **options: Any
+    ) -> Runner:
         onnx.save(model, tmp_path / "m.onnx")
-        return Runner(open_model(tmp_path / "m.onnx", **options), device, threads=threads)
+        return Runner(open_model(tmp_path / "m.onnx", **options), device, threads=threads, batch_size=batch_size)
 
     return make
 

@@ -88,7 +88,7 @@ class Runner:
         self.model = model
         self.models = (model, *also)
         assert not also or not any(opened.added_output for opened in self.models)
-        self._device = device
+        self._device, self._batch_size = device, batch_size
         self._cores = threads or cpu_threads()
         side_by_side = max(1, min(self._cores, batch_size // (self.fixed_batch or MOST_IMAGES_ON_CPU)))
         # one pass at a time on a GPU, and in one thread for good: CUDA keeps a context a thread
@@ -171,29 +171,36 @@ class Runner:
     def batch_invariances(self, pixels: Array) -> tuple[float | None, ...]:
         """Measure how far an image's representation depends on the others in its pass, for each of `models`.
 
-        max |alone − together| / rms(alone) over the first images of `pixels`, which run each alone, together in order
-        and together reversed; where the batch is fixed, a batch of one image repeated stands for "alone". 0 means that
-        no representation depends on its batch; with a fixed batch of 1 it can't; 1e9 at most, also where a value is
-        finite together and not alone, or the other way round. Together is one pass: where memory is short it has
-        fewer images, and no later pass has more; None where it is a single image, which says nothing.
+        max |alone − together| / rms(alone) over the first images of `pixels`, which run each alone, together in order,
+        and reversed in a pass of as many images as `represent` gives the model at once; where the batch is fixed, a
+        batch of one image repeated stands for "alone". 0 means that no representation depends on its batch; with a
+        fixed batch of 1 it can't; 1e9 at most, also where a value is finite together and not alone, or the other way
+        round. Together is one pass: where memory is short it has fewer images, and no later pass has more; None where
+        it is a single image, which says nothing.
         """
         images = pixels[:INVARIANCE_IMAGES]
         while len(images) > 1:
-            sets = [*(images[i : i + 1] for i in range(len(images))), images, images[::-1]]
+            usual = min(self._batch_size, self._pass_images)  # what a model makes of 5 images it may not make of 4
+            turned = np.resize(np.arange(len(images))[::-1], len(images) if self.fixed_batch or usual < 2 else usual)
+            sets = [*(images[i : i + 1] for i in range(len(images))), images, images[turned]]
             try:
                 *single, in_order, reversed_ = self._represent(sets, whole=True)
                 break
             except EnvironmentFaultError:
                 if self.fixed_batch:
                     raise
-                images = images[: len(images) // 2]
-                self._pass_images = min(self._pass_images, len(images))
+                if len(turned) > len(images):
+                    self._pass_images = len(turned) // 2
+                else:
+                    images = images[: len(images) // 2]
+                    self._pass_images = min(self._pass_images, len(images))
         else:
             return (None,) * len(self.models)
         differences: list[float | None] = []
-        for rows, together, turned in zip(zip(*single, strict=True), in_order, reversed_, strict=True):
+        for rows, together, as_usual in zip(zip(*single, strict=True), in_order, reversed_, strict=True):
             alone = np.concatenate(rows)
-            differences.append(max(relative_difference(alone, together), relative_difference(alone, turned[::-1])))
+            pairs = ((alone, together), (alone[turned], as_usual))
+            differences.append(max(relative_difference(*pair) for pair in pairs))
         return tuple(differences)
 
     def fixed_scale_invariances(self, pixels: Array) -> tuple[float | None, ...]:

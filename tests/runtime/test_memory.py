@@ -111,6 +111,19 @@ def test_short_memory_never_makes_company_of_an_image_alone(
     assert runner(model).batch_invariances(pixels[:1]) == (None,)
 
 
+def test_memory_that_is_short_for_the_usual_pass_is_not_short_for_company(
+    runner: Any, monkeypatch: pytest.MonkeyPatch, pixels: Pixels
+) -> None:
+    run = runner(onnx_models.encoder(), threads=1)
+    run._pass_images = 32  # as on a GPU
+    tried = short_of_memory(monkeypatch, 8)
+    assert run.batch_invariances(pixels)[0] < 1e-5
+    assert [size for size in tried if size > 1] == [5, 32, 5, 16, 5, 8]
+    tried.clear()
+    run.run(np.resize(pixels, (20, *pixels.shape[1:])))
+    assert sorted(tried) == [4, 8, 8]
+
+
 def test_an_interrupt_between_passes_ends_those_that_run(runner: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     ended: list[bool] = []
 

@@ -106,6 +106,26 @@ def test_batch_dependence_is_caught(runner: Any, pixels: Pixels) -> None:
     assert runner(onnx_models.classifier()).batch_invariances(pixels)[0] < 1e-5
 
 
+def test_what_depends_on_the_size_of_the_usual_pass_alone_is_caught(runner: Any, pixels: Pixels) -> None:
+    """Even numbers of images get another result: 1 and 5, which are tried together, do not."""
+    nodes, weights = onnx_models.pooled()
+    weights |= {"first": np.array([0], np.int64), "two": np.array([2], np.int64), "seven": np.array([7], np.float32)}
+    nodes += [
+        ("Shape", ["features"], ["shape"]),
+        ("Gather", ["shape", "first"], ["images"]),
+        ("Mod", ["images", "two"], ["odd"]),
+        ("Cast", ["odd"], ["is_odd"], {"to": TensorProto.FLOAT}),
+        ("Mul", ["is_odd", "seven"], ["shift"]),
+        ("Add", ["features", "shift"], ["embedding"]),
+    ]
+    model = onnx_models.build(nodes, ["embedding"], weights)
+    alone, usual = (runner(model).run(pixels[:n]).representation[0] for n in (1, 4))
+    np.testing.assert_allclose(alone - usual, 7, rtol=1e-4)
+    assert runner(model).batch_invariances(pixels[:5])[0] > 0.1
+    single = runner(model, batch_size=1)  # no pass has company: five together are odd as well
+    assert single.batch_invariances(pixels[:5])[0] < 1e-5
+
+
 def test_what_fails_alone_and_not_in_company_depends_on_its_batch(runner: Any, pixels: Pixels) -> None:
     """A spread over the batch with n − 1 below it: 0/0 for one image, a number for more."""
     nodes, weights = onnx_models.pooled()

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from robustcheck_onnx import Progress, Report, check
-from robustcheck_onnx.checker.errors import CannotAssessError
+from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.images.source import Item, Skipped
 from robustcheck_onnx.checker.measure import run as measure
 from robustcheck_onnx.checker.measure.prepared import Prepared
@@ -246,6 +246,15 @@ def test_other_thresholds_and_other_preprocessing_are_said(lookup_pass: tuple[Pa
         (tmp_path / "p.json").write_text(preprocessing.model_dump_json())
         verdict = check(model, images=photos, preprocess=str(tmp_path / "p.json")).verdict
         assert ("preprocessing_against_contract" in {r.id for r in verdict.reasons}) == said
+
+
+def test_a_changed_profile_without_a_new_seal_is_refused(lookup_pass: tuple[Path, Path]) -> None:
+    """Its digest would say that the packaged thresholds had judged, and the cache would take it for them."""
+    model, photos = lookup_pass
+    loose = profile.load().model_copy(update={"min_images": 2})
+    assert loose.digest == profile.load().digest
+    with pytest.raises(UsageError, match="profile default-2: digest does not match the content"):
+        check(model, images=photos, thresholds=loose)
 
 
 def test_published_robustness_is_context_and_decides_nothing(lookup_pass: tuple[Path, Path], tmp_path: Path) -> None:
