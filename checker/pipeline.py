@@ -240,7 +240,7 @@ def _closest(statistics: Statistics, profile: Profile) -> str:
 
 
 def load_profile(thresholds: Path | Profile | None) -> Profile:
-    """The profile that `thresholds` of `check` means. Raises UsageError for a file that is none, or without its seal."""
+    """The profile that `thresholds` of `check` means. Raises UsageError for one without its seal."""
     if isinstance(thresholds, Profile):
         if thresholds.digest != profiles.digest_of(thresholds):  # reports and the cache know a profile by its digest
             raise UsageError(

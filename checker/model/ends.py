@@ -14,6 +14,7 @@ from robustcheck_onnx.thresholds.ends import WRITTEN_ZERO_AT, End
 from .layers import (
     ACTIVATION,
     AFFINE,
+    COMPARISON,
     LINEAR,
     NORMALISATION,
     POOL,
@@ -37,7 +38,6 @@ INTEGER_PRODUCTS = frozenset(("MatMulInteger", "ConvInteger"))
 HOLDERS = frozenset(("If", "Loop", "Scan", "SequenceMap"))  # of graphs
 # what is never negative, or may be: max(x, 0), norms, powers
 ONE_SIGN = frozenset(("Max", "Min", "Sqrt", "Pow", "ReduceL1", "ReduceL2", "ReduceSumSquare", "LpPool", "GlobalLpPool"))
-COMPARISON = frozenset(("Greater", "GreaterOrEqual", "Less", "LessOrEqual"))
 JOIN_DEPTH = 2  # nested joins whose last linear layers count
 
 
@@ -124,12 +124,15 @@ def _rectified(layers: Layers, tensor: str, op: str, names: tuple[str, ...], own
     if op in HOLDERS:  # whatever the graphs inside it do with an activation
         inside = {inner.op_type for inner in nested_nodes([layers.producers[tensor]])}
         return min(inside & (ACTIVATION | ONE_SIGN), default="")
-    where_positive = op == "Where" and _maker(layers, layers.producers[tensor].input[0]) in COMPARISON
-    if op in ONE_SIGN or where_positive:
+    chosen = op == "Where" and _is_comparison(layers, layers.producers[tensor].input[0])
+    if op in ONE_SIGN or op in COMPARISON or chosen:
         return (under[0] if len(under) == 1 else "") or op
     if op == "Mul" and len(names) == 2:
-        gated = [source for name, source in zip(names, under, strict=True) if facts.ends.get(name) not in GATES]
-        return op if not gated else gated[0] if len(gated) == 1 else ""  # without any: of two that are never negative
+        ends = [(facts.ends.get(name, INPUT), source) for name, source in zip(names, under, strict=True)]
+        gated = [(end, source) for end, source in ends if end not in GATES]
+        if len(gated) == 1:
+            return gated[0][1]
+        return op if all(end.kind == "activation" for end, _ in gated) else ""  # of two that are never negative
     if len(names) > 1 and op in RECTIFIED_JOINS:
         return max(under) if op.endswith("Concat") or all(under) else ""
     return under[0] if len(names) == 1 and "Attention" not in op else ""
@@ -178,6 +181,13 @@ def writes_one_sign(node: onnx.NodeProto, zero_points: Mapping[str, bool]) -> bo
         return False  # writes floats then
     types = [attribute.i for attribute in node.attribute if attribute.name == "output_dtype" and attribute.i]
     return (types[0] if types else TensorProto.UINT8) in UNSIGNED  # the zero point is 0
+
+
+def _is_comparison(layers: Layers, condition: str) -> bool:
+    """Whether a condition is a comparison, be it turned round or cast."""
+    while _maker(layers, condition) in ("Not", "Cast"):
+        condition = layers.producers[condition].input[0]
+    return _maker(layers, condition) in COMPARISON
 
 
 def _maker(layers: Layers, tensor: str) -> str:

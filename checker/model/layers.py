@@ -37,9 +37,12 @@ RESHAPE = _ops(
     "LpNormalization QuantizeLinear DequantizeLinear DynamicQuantizeLinear"
 )
 AFFINE = _ops("Add Sub Mul Div QLinearAdd QLinearMul")
+COMPARISON = _ops("Greater GreaterOrEqual Less LessOrEqual")
 REDUCE = _ops("ReduceMean ReduceSum ReduceMax ReduceMin ReduceL1 ReduceL2 ReduceSumSquare ReduceLogSumExp")
-ELEMENTWISE = AFFINE | _ops(
-    "Sigmoid HardSigmoid Erf Tanh Softplus Clip Pow Exp Neg Min Max Relu Cast Sqrt Abs Reciprocal"
+ELEMENTWISE = (
+    AFFINE
+    | COMPARISON
+    | _ops("Sigmoid HardSigmoid Erf Tanh Softplus Clip Pow Exp Neg Min Max Relu Cast Sqrt Abs Reciprocal Not Sign")
 )
 OF_A_STATISTIC = AFFINE | _ops(
     "Expand Clip Max Min Sqrt Pow Cast Unsqueeze Squeeze Reshape Identity Reciprocal Exp "

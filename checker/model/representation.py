@@ -28,6 +28,8 @@ from .roles import (
 )
 
 SHOWN = 12  # names that a message lists
+# what a contract may call a tensor beside its representation; by any other rule there is that one
+BESIDE = frozenset(("pooled", "logits"))
 FLOATS = frozenset(
     (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.BFLOAT16)
 )
@@ -253,7 +255,7 @@ def _users_choice(
     """
     head, class_output = (choice.head, choice.class_output) if choice else (None, None)
     rule, why = "logits" if tensor == class_output else "user", "set by --tensor"
-    if contract is not None and tensor in contract.tensors:
+    if contract is not None and tensor in contract.tensors and contract.tensors[tensor].rule in BESIDE:
         rule = str(contract.tensors[tensor].rule)
     listed = next((candidate for candidate in candidates if candidate.tensor == tensor), None)
     if asks and listed is not None:

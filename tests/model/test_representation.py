@@ -413,6 +413,22 @@ def test_where_the_rule_is_sure_another_tensor_is_the_users(opened: Any) -> None
     assert model.representation.why.startswith("set by --tensor; the rule reads features")
 
 
+@pytest.mark.parametrize(("named", "rule"), [("encoder_output", "user"), ("head_input", "user"), ("pooled", "pooled")])
+def test_a_contract_has_one_representation(opened: Any, named: str, rule: str) -> None:
+    """Another tensor that it names may be chosen, but not as one that the thresholds hold for."""
+    nodes, weights = onnx_models.pooled()
+    nodes += [("Identity", ["features"], ["representation"]), ("Mul", ["features", "two"], ["other"])]
+    contract = lookup.lookup_contract(size_px=8)
+    contract["tensors"]["other"] = {"meaning": "another", "rule": named}
+    weights["two"] = np.array(2, np.float32)
+    props = {"robustcheck.contract": json.dumps(contract)}
+    model = onnx_models.build(nodes, ["representation", "other"], weights, props=props)
+    assert chosen(opened(model))[:2] == ("representation", "encoder_output")
+    found = opened(model, tensor="other")
+    assert chosen(found)[:2] == ("other", rule)
+    assert found.representation.why == "set by --tensor; the rule reads representation"
+
+
 def test_tanh_pooler_is_not_chosen(opened: Any) -> None:
     nodes, weights = onnx_models.pooled()
     weights |= {"w": onnx_models.weight(16, 16), "b": onnx_models.weight(16)}
@@ -490,6 +506,59 @@ def test_several_outputs(opened: Any) -> None:
             ],
             "e",
             "linear_of:Where",
+        ),
+        (  # the same before opset 12: x ≥ 0 is "not x < 0"
+            [
+                ("Less", ["signed", "tiny"], ["down"]),
+                ("Not", ["down"], ["up"]),
+                ("Where", ["up", "signed", "tiny"], ["r"]),
+                ("MatMul", ["r", "w"], ["e"]),
+            ],
+            "e",
+            "linear_of:Where",
+        ),
+        (  # x · (x > 0)
+            [
+                ("Greater", ["signed", "tiny"], ["up"]),
+                ("Cast", ["up"], ["mask"], {"to": TensorProto.FLOAT}),
+                ("Mul", ["signed", "mask"], ["r"]),
+                ("MatMul", ["r", "w"], ["e"]),
+            ],
+            "e",
+            "linear_of:Product",
+        ),
+        (
+            [
+                ("Greater", ["signed", "tiny"], ["up"]),
+                ("Cast", ["up"], ["mask"], {"to": TensorProto.FLOAT}),
+                ("MatMul", ["mask", "w"], ["e"]),
+            ],
+            "e",
+            "linear_of:Greater",
+        ),
+        (  # |x|
+            [("Sign", ["signed"], ["side"]), ("Mul", ["signed", "side"], ["r"]), ("MatMul", ["r", "w"], ["e"])],
+            "e",
+            "linear_of:Product",
+        ),
+        (  # of two activations, neither of them a gate
+            [
+                ("MatMul", ["signed", "w"], ["a"]),
+                ("Relu", ["a"], ["other"]),
+                ("Mul", ["features", "other"], ["product"]),
+                ("MatMul", ["product", "w"], ["e"]),
+            ],
+            "e",
+            "linear_of:Mul",
+        ),
+        (  # SwiGLU: of an activation and a linear layer
+            [
+                ("MatMul", ["signed", "w"], ["a"]),
+                ("Mul", ["features", "a"], ["product"]),
+                ("MatMul", ["product", "w"], ["e"]),
+            ],
+            "e",
+            "linear",
         ),
         (  # squeeze-and-excite
             [

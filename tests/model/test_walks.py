@@ -20,9 +20,10 @@ from support.slow_walks import SlowGraph
 
 CONSTANTS = {"w": (16, 16), "v": (16,), "one": (1,), "scalar": ()}
 UNARY = ("Relu", "Sigmoid", "Tanh", "Erf", "Clip", "Flatten", "Identity", "Cast", "GlobalAveragePool", "ReduceMean",
-         "ReduceL2", "Sqrt", "LayerNormalization", "Shape", "Reciprocal", "Softmax", "Expand", "Tile")  # fmt: skip
-WITH_CONSTANT = ("MatMul", "Gemm", "Add", "Sub", "Mul", "Div", "Gather", "Concat", "Max")
-BINARY = ("Add", "Sub", "Mul", "Div", "Concat", "MatMul", "Max", "Sum", "Mean", "Gather", "Where")
+         "ReduceL2", "Sqrt", "LayerNormalization", "Shape", "Reciprocal", "Softmax", "Expand", "Tile",
+         "Not", "Sign")  # fmt: skip
+WITH_CONSTANT = ("MatMul", "Gemm", "Add", "Sub", "Mul", "Div", "Gather", "Concat", "Max", "Greater")
+BINARY = ("Add", "Sub", "Mul", "Div", "Concat", "MatMul", "Max", "Sum", "Mean", "Gather", "Where", "Greater")
 
 
 @st.composite

@@ -119,6 +119,13 @@ class SlowGraph:
         scaled = any(self.statistic(name) == "ReduceMean" for name in beside)
         return End("normalisation") if vector or scaled else None
 
+    def is_comparison(self, tensor: str) -> bool:
+        """Whether a condition is a comparison, be it turned round or cast."""
+        node = self.nodes.get(tensor)
+        if node is None or node.op_type == "Greater":
+            return node is not None
+        return node.op_type in ("Not", "Cast") and self.is_comparison(node.input[0])
+
     def rectified(self, tensor: str) -> str:
         """The activation that a tensor is an affine function of; "" for none."""
         if tensor not in self.nodes or not self.depends(tensor):
@@ -127,13 +134,15 @@ class SlowGraph:
         under = [self.rectified(name) for name in names]
         if own is not None and own.kind == "activation":
             return own.op or "made of several"
-        if node.op_type in ("Max", "Min", "Sqrt", "ReduceL2", "Pow"):
+        if node.op_type in ("Max", "Min", "Sqrt", "ReduceL2", "Pow", "Greater"):
             return str(node.op_type)
+        if node.op_type == "Where" and self.is_comparison(node.input[0]):
+            return "Where"
         if node.op_type == "Mul" and len(names) == 2:
             gates = [self.end(name) in GATES for name in names]
-            if all(gates):
-                return "Mul"
-            return under[gates.index(False)] if any(gates) else ""
+            if sum(gates) == 1:
+                return under[gates.index(False)]
+            return "Mul" if all(self.end(name).kind == "activation" for name in names) else ""
         if len(names) > 1 and node.op_type == "Concat":
             return max(under)
         if len(names) > 1 and node.op_type in ("Add", "Sum", "Mean"):
