@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import onnx
 import onnxruntime as ort
@@ -69,7 +71,10 @@ def mutually_orthogonal(weight: NDArray[np.float64]) -> bool:
 def _weight(
     proto: onnx.ModelProto, layers: Layers, node: onnx.NodeProto, folder: Weights
 ) -> NDArray[np.float64] | None:
-    """Read a layer's weight as (rows, columns); of a quantised one without the scale, which turns no feature."""
+    """Read a layer's weight as (rows, columns); of a quantised one without the scale, which turns no feature.
+
+    None of one that can't be read, or is several matrices, each for features of its own: to a factor for each feature.
+    """
     at = WEIGHT_AT.get(node.op_type, 1)
     names = [name for name in (*node.input[at : at + 1], *node.input[:1]) if name not in layers.image_tensors]
     if not names:
@@ -82,6 +87,8 @@ def _weight(
         values = values.reshape(len(values), -1)  # (feature, channel, row, column): linear in what the kernel covers
     if values is None or values.dtype.kind in "OSU":  # text is no weight
         return None
+    if _groups(node) != 1 or _keeps_axis(node) or ("Conv" not in node.op_type and math.prod(values.shape[:-2]) != 1):
+        return None
     squeezed = np.squeeze(values).astype(np.float64)
     if squeezed.ndim != 2:
         return None
@@ -93,6 +100,15 @@ def _weight(
     by_row = zero.size > 1 and zero.size == len(squeezed) and zero.size != squeezed.shape[1]
     points = zero.astype(np.float64).ravel()
     return squeezed - (points[:, None] if by_row or "Conv" in node.op_type else points)
+
+
+def _keeps_axis(node: onnx.NodeProto) -> bool:
+    """Whether an Einsum leaves an axis of its weight that the other input has, too, as `bi,ij->bi` does."""
+    if node.op_type != "Einsum":
+        return False
+    equation = next((attribute.s.decode() for attribute in node.attribute if attribute.name == "equation"), "")
+    terms, _, result = equation.replace(" ", "").partition("->")
+    return bool(set.intersection(*map(set, terms.replace(".", "").split(",")), set(result)))
 
 
 def _groups(node: onnx.NodeProto) -> int:

@@ -19,7 +19,7 @@ def _describe(end: End) -> str:
         "normalisation": "the output of a normalisation layer",
         "activation": f"the output of an activation ({end.op})",
         "linear_of": f"a linear map of what an activation ({end.op}) gave",
-        "linear_unread": "the output of a linear layer whose weight could not be read",
+        "linear_unread": "the output of a linear layer whose weight could not be read as one matrix",
         "change_of_basis": "a change of basis (its last layer's features are orthogonal, as those of a PCA are)",
         "pool": "the output of pooling",
         "linear": "the output of a linear layer",

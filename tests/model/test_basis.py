@@ -261,6 +261,54 @@ def test_a_weight_that_is_no_matrix_is_not_read(tmp_path: Path) -> None:
     assert str(open_model(path).representation.ends_in) == "linear_unread"
 
 
+SHIFTS = {"w": onnx_models.weight(16, 1, 3), "axis": np.array([2], np.int64)}
+
+
+@pytest.mark.parametrize(
+    ("weights", "nodes", "end"),
+    [
+        (
+            SHIFTS,
+            [
+                ("Unsqueeze", ["norm", "axis"], ["row"]),
+                ("Conv", ["row", "w"], ["map"], {"group": 16, "pads": [1, 1]}),
+                ("Squeeze", ["map", "axis"], ["embedding"]),
+            ],
+            "linear_unread",
+        ),
+        (
+            SHIFTS,
+            [
+                ("Unsqueeze", ["norm", "pair"], ["row"]),
+                ("MatMul", ["row", "w"], ["map"]),
+                ("Flatten", ["map"], ["embedding"]),
+            ],
+            "linear_unread",
+        ),
+        (
+            {"w": onnx_models.weight(16, 4)},
+            [("Einsum", ["norm", "w"], ["embedding"], {"equation": "bi,ij->bi"})],
+            "linear_unread",
+        ),
+        (
+            {"w": onnx_models.weight(12, 16)},
+            [("Einsum", ["norm", "w"], ["embedding"], {"equation": "bi, oi -> bo"})],
+            "linear",
+        ),
+    ],
+    ids=["depthwise", "a matrix a feature", "a factor a feature", "a matrix"],
+)
+def test_factors_of_features_are_no_linear_layer(
+    weights: dict[str, Any], nodes: list[Any], end: str, tmp_path: Path
+) -> None:
+    """Behind a norm they would hide it: the outlier features that its scales make would pass."""
+    before, constants = signed_features()
+    constants |= {"scale": onnx_models.weight(16), "pair": np.array([2, 3], np.int64), **weights}
+    norm = ("LayerNormalization", ["signed", "scale"], ["norm"])
+    path = onnx_models.save(onnx_models.build([*before, norm, *nodes], ["embedding"], constants), tmp_path / "m.onnx")
+    assert str(open_model(path).representation.ends_in) == end
+
+
 def test_a_weight_computed_from_the_image_is_not_known(tmp_path: Path) -> None:
     nodes, weights = signed_features()
     nodes += [("Transpose", ["features"], ["w"], {"perm": [1, 0]}), ("MatMul", ["signed", "w"], ["embedding"])]

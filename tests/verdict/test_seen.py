@@ -38,7 +38,7 @@ def test_nothing_is_amiss_with_what_the_cases_change() -> None:
         ("normalisation", "the output of a normalisation layer"),
         ("activation:Tanh", "the output of an activation (Tanh)"),
         ("linear_of:Relu", "a linear map of what an activation (Relu) gave"),
-        ("linear_unread", "the output of a linear layer whose weight could not be read"),
+        ("linear_unread", "the output of a linear layer whose weight could not be read as one matrix"),
         ("change_of_basis", "a change of basis (its last layer's features are orthogonal, as those of a PCA are)"),
         ("pool", "the output of pooling"),
         ("other:MatMul", "the output of MatMul"),
