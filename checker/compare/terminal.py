@@ -64,7 +64,7 @@ def render(report: CompareReport, *, ascii_only: bool = False, verbose: bool = F
     pen = Pen(ascii_only)
     usual = {BUNDLED_NOTE, *fallback_note(report.candidate.evidence.execution)}
     said = [note for note in report.notes if verbose or note not in usual]
-    sides = hanging([(pen.say(f"{name} ", "dim"), _side(pen, side)) for name, side in _sides(report)])
+    sides = hanging([(pen.say(f"{name} ", "dim"), _side(pen, side, verbose=verbose)) for name, side in _sides(report)])
     meaning = pen.prose(_MEANING[report.verdict.verdict])
     if verbose:
         blocks = [
@@ -95,12 +95,12 @@ def _sides(report: CompareReport) -> tuple[tuple[str, Compared], ...]:
     return ("candidate", report.candidate), ("baseline" if report.baseline else "reference", report.reference)
 
 
-def _side(pen: Pen, side: Compared) -> Text:
+def _side(pen: Pen, side: Compared, *, verbose: bool) -> Text:
     model = side.evidence.model
     return pen.facts(
         [
             pen.name(model.file, "bold"),
-            pen.name(model.source),
+            pen.name(model.source if verbose else ""),
             pen.say(side.evidence.execution.precision),
             pen.say(f"by itself {side.verdict.verdict}", COLOURS[side.verdict.verdict]),
         ]

@@ -228,7 +228,7 @@ class ShortReasons:
             step = self.pen.say(f"→ {shown[0].next_step}")
             step.highlight_regex(r"`[^`]*`", "cyan")
             yield step
-            yield self.pen.say(f"-v shows every step; robustcheck explain {shown[0].id} tells more", "dim")
+            yield self.pen.say(f"-v shows all; robustcheck explain {shown[0].id} tells more", "dim")
 
     def _line(self, reason: Reason, width: int) -> Text:
         """Write what was seen where it fits and does not repeat the table above, else the reason's title."""

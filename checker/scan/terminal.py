@@ -33,19 +33,20 @@ _ByName = dict[str, list[tuple[int, float, float]]]
 """By the name of a feature, or of a feature at a place: layer number, share of the rows or images, largest value."""
 
 
-def render(report: ScanReport, *, ascii_only: bool = False) -> RenderableType:
-    """Lay out the report for the width of the console that prints it."""
+def render(report: ScanReport, *, ascii_only: bool = False, verbose: bool = False) -> RenderableType:
+    """Lay out the short report, or the whole, for the width of the console; where outlier features begin is last."""
     pen = Pen(ascii_only)
-    blocks = [
-        _headline(pen, report),
-        section(pen, "Where outlier features begin", "", pen.say(report.summary)),
-        _Plot(pen, report.layers),
-        _Table(pen, report),
-        *_features_through_depth(pen, report),
-        *([section(pen, "Notes", "", bullets(pen, report.notes))] if report.notes else []),
-        section(pen, "Limits", "", pen.prose(report.limits)),
-    ]
-    return Trimmed(spaced(blocks))
+    blocks = [_headline(pen, report), _Plot(pen, report.layers)]
+    if verbose:
+        blocks += [
+            _Table(pen, report),
+            *_features_through_depth(pen, report),
+            *([section(pen, "Notes", "", bullets(pen, report.notes))] if report.notes else []),
+            section(pen, "Limits", "", pen.prose(report.limits)),
+        ]
+    else:
+        blocks.append(pen.say("Information, not a verdict. -v shows each layer, notes and limits.", "dim"))
+    return Trimmed(spaced([*blocks, pen.say(report.summary, "bold")]))
 
 
 def one_line(report: ScanReport) -> str:

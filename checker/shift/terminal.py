@@ -20,8 +20,8 @@ from .robustness import WORDS, SetResult, Shifted, ShiftReport, not_comparable
 _COLOURS = {"agree": "green", "disagree": "red"}
 
 
-def render(report: ShiftReport, *, ascii_only: bool = False) -> RenderableType:
-    """Lay out the report for the width of the console that prints it."""
+def render(report: ShiftReport, *, ascii_only: bool = False, verbose: bool = False) -> RenderableType:
+    """Lay out the short report, or the whole, for the width of the console; the agreement with the verdict is last."""
     pen = Pen(ascii_only)
     model = report.model
     blocks = [
@@ -34,9 +34,9 @@ def render(report: ShiftReport, *, ascii_only: bool = False) -> RenderableType:
         _accuracies(pen, report),
         *([_effective(pen, report)] if any(each.effective_robustness for each in report.shifted) else []),
         *([_without(pen, report)] if any(each.not_applicable for each in report.shifted) else []),
-        _agreement(pen, report),
         *([section(pen, "Notes", "", bullets(pen, report.notes))] if report.notes else []),
-        pen.prose(report.claim, "dim"),
+        *([pen.prose(report.claim, "dim")] if verbose else []),
+        _agreement(pen, report),
     ]
     return Trimmed(spaced(blocks))
 

@@ -52,7 +52,7 @@ def test_the_command_reports_and_ends_with_0(small: Path, capsys: pytest.Capture
     stated = report.model_dump(mode="json") | {"time": None}
     assert document["layers"] == json.loads(json.dumps(stated["layers"]))
     path = small.with_name("report.txt")
-    assert command(*call, "-o", f"terminal={path}", "-qq") == 0
+    assert command(*call, "-o", f"terminal={path}", "-v", "-qq") == 0
     assert capsys.readouterr().out == ""
     text = path.read_text()
     assert "do not tell effective" in " ".join(text.split())

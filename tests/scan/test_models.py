@@ -179,7 +179,7 @@ def test_the_terminal_report(tiny: dict[str, Path], width: int, ascii_only: bool
 
     report, _ = scanned(tiny["vit"])
     shown = io.StringIO()
-    Console(file=shown, width=width, no_color=True).print(terminal.render(report, ascii_only=ascii_only))
+    Console(file=shown, width=width, no_color=True).print(terminal.render(report, ascii_only=ascii_only, verbose=True))
     text = shown.getvalue()
     assert max(map(len, text.splitlines())) <= width
     assert text.isascii() == ascii_only
@@ -193,4 +193,7 @@ def test_the_terminal_report(tiny: dict[str, Path], width: int, ascii_only: bool
         str(i) for i in range(1, 11)
     ]
     assert ("/blocks/blocks.0/Add" in table) == (width == 120)
+    short = plain(terminal.render(report)).splitlines()
+    assert len(short) <= 20
+    assert short[-1] in report.summary
     assert plain(terminal.render(report))

@@ -23,6 +23,7 @@ from ..options import (
     Quiet,
     Seed,
     Tensor,
+    Verbose,
     run_options,
 )
 from ..output import deliver, destinations_of, measuring
@@ -48,6 +49,7 @@ def scan(
     batch_size: BatchSize = 32,
     output: Outputs = None,
     quiet: Quiet = 0,
+    verbose: Verbose = 0,
     no_time: NoTime = False,
     color: Color = "auto",
     debug: Debug = False,
@@ -67,7 +69,7 @@ def scan(
     deliver(
         destinations,
         lambda _form: records.to_json(result),
-        partial(terminal.render, result),
+        partial(terminal.render, result, verbose=verbose > 0),
         color,
         quiet=quiet,
         line=terminal.one_line(result),

@@ -20,6 +20,7 @@ from ..options import (
     PreprocessOption,
     Quiet,
     Seed,
+    Verbose,
     one_of,
     run_options,
 )
@@ -77,6 +78,7 @@ def shift(
     batch_size: BatchSize = 32,
     output: Outputs = None,
     quiet: Quiet = 0,
+    verbose: Verbose = 0,
     no_time: NoTime = False,
     color: Color = "auto",
     debug: Debug = False,
@@ -113,7 +115,7 @@ def shift(
     deliver(
         destinations,
         lambda _form: to_json(result),
-        partial(terminal.render, result),
+        partial(terminal.render, result, verbose=verbose > 0),
         color,
         quiet=quiet,
         line=terminal.one_line(result),
