@@ -9,7 +9,7 @@ EXTRAS := export,data,demo,ray,sign,remote,mlflow
 # the rooms whose tests need no torch, Ray, browser or processes, but for those marked `slow`
 QUICK := images model reference report runtime statistics storage thresholds verdict
 
-.PHONY: demo test quick mutants coverage lint types docs bench wheel clean
+.PHONY: demo test quick fuzz mutants coverage lint types docs bench wheel clean
 .DELETE_ON_ERROR:
 
 $(BIN)/python:
@@ -42,6 +42,11 @@ test: lint types
 # Under a minute: what can be tested without starting much.
 quick: $(VENV)/.dev
 	$(BIN)/pytest --numprocesses auto --quiet -m 'not slow and not export' $(addprefix tests/,$(QUICK))
+
+# Changed files for as long as you like: what breaks is kept in build/fuzz.
+MINUTES = 10
+fuzz: $(VENV)/.dev
+	cd tests && ../$(BIN)/python -m fuzz.run --minutes $(MINUTES)
 
 # The same tests with each line traced, which takes longer.
 coverage: $(VENV)/.dev

@@ -75,6 +75,7 @@ _DAMAGE: Final = (
     KeyError,
     TypeError,
     OverflowError,
+    RuntimeError,  # AVIF
     struct.error,
     zlib.error,
     Image.DecompressionBombError,

@@ -120,7 +120,7 @@ class Files:
             missing = None if self.rows is None else partial(self.rows.missing, index, name)
             return Entry(name, partial(_read_row, self.folder, self.whole_urls.get(index, name), missing), label)
         path = self.folder / name
-        read = partial(_read_file, path)
+        read = partial(read_file, path)
         if self.rows is not None and index >= CHECKED_ROWS:
             read = partial(_read_unchecked, path, partial(self.rows.missing, index, name))
         return Entry(name, read, label, origin=str(path))
@@ -167,7 +167,8 @@ def read_remote(file: RemoteFile) -> bytes:
     return content
 
 
-def _read_file(path: Path) -> bytes:
+def read_file(path: Path) -> bytes:
+    """Read a file of a set. Raises UnreadableImageError where it is no regular file, or too large."""
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):  # a pipe would wait for ever
         raise UnreadableImageError("not a regular file")
@@ -180,7 +181,7 @@ def _read_unchecked(path: Path, missing: Callable[[], UsageError]) -> bytes:
     """Read a row's file that was not looked for before."""
     if not os.path.isfile(path):  # noqa: PTH113 # Path.is_file raises where a name is too long
         raise missing()
-    return _read_file(path)
+    return read_file(path)
 
 
 def _read_row(folder: File, name: str, missing: Callable[[], UsageError] | None) -> bytes:
@@ -189,7 +190,7 @@ def _read_row(folder: File, name: str, missing: Callable[[], UsageError] | None)
     if isinstance(file, Url):
         file = open_url(file)
     try:
-        return _read_file(file) if isinstance(file, Path) else read_remote(file)
+        return read_file(file) if isinstance(file, Path) else read_remote(file)
     except FileNotFoundError as fault:
         if missing is None:
             raise

@@ -13,7 +13,7 @@ from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultE
 from robustcheck_onnx.checker.storage import copied
 
 from .decode import MAX_FILE_BYTES, UnreadableImageError
-from .entries import Entry, File
+from .entries import Entry, File, read_file
 
 IMAGE_COLUMNS: Final = (
     "image",
@@ -25,6 +25,7 @@ IMAGE_COLUMNS: Final = (
     "webp",
     "bytes",
 )  # usual names, in order
+_DAMAGE = (OSError, ValueError, LookupError, TypeError, NotImplementedError)  # what pyarrow raises on a damaged file
 WINDOW: Final = 256  # rows of a Parquet file fetched and held together: about 25 MB of 100 kB photos
 
 
@@ -71,7 +72,7 @@ class Table:
             return self._parquet.ParquetFile(path if isinstance(path, Path) else path.open())
         except EnvironmentFaultError:
             raise
-        except (OSError, ValueError) as fault:  # ArrowInvalid is a ValueError
+        except _DAMAGE as fault:
             raise CannotAssessError(
                 f"{path}: Parquet file is damaged ({fault}); it must be whole", "copy or download it again"
             ) from fault
@@ -100,11 +101,11 @@ class Table:
                 column = self._open(path).read_row_group(group, columns=[self._columns[index]]).column(0)
             except EnvironmentFaultError:
                 raise
-            except (OSError, ValueError) as fault:
+            except _DAMAGE as fault:
                 raise CannotAssessError(f"{path}: row group {group} is damaged ({fault}); it must be whole") from fault
             for row in in_group:
                 try:
-                    contents[row] = _cell(column[row - first].as_py(), path.parent)
+                    contents[row] = _cell(_value(column, row - first), path.parent)
                 except UnreadableImageError as fault:
                     contents[row] = fault
                 except OSError as fault:
@@ -129,7 +130,7 @@ def arrow_entries(files: Sequence[tuple[str, File]]) -> list[Entry]:
                 table = ipc.open_stream(pyarrow.memory_map(str(local))).read_all()
         except EnvironmentFaultError:
             raise
-        except (OSError, ValueError) as fault:
+        except _DAMAGE as fault:
             raise CannotAssessError(
                 f"{path}: Arrow file is damaged ({fault}); it must be whole", "copy or download it again"
             ) from fault
@@ -143,7 +144,15 @@ def arrow_entries(files: Sequence[tuple[str, File]]) -> list[Entry]:
 
 
 def _arrow_cell(column: Any, row: int, folder: File) -> bytes:
-    return _cell(column[row].as_py(), folder)
+    return _cell(_value(column, row), folder)
+
+
+def _value(column: Any, row: int) -> Any:
+    """Read a cell; a damaged file may have fewer rows than it says, or text that is none."""
+    try:
+        return column[row].as_py()
+    except _DAMAGE as fault:
+        raise UnreadableImageError(f"damaged cell ({fault})") from fault
 
 
 def _arrow(module: str, path: File) -> ModuleType:
@@ -183,10 +192,12 @@ def _cell(value: Any, folder: File) -> bytes:
     if isinstance(value, dict):
         content, where = value.get("bytes"), value.get("path")
         if content is None and where:
+            if not isinstance(where, str) or "\0" in where:
+                raise UnreadableImageError("the row's path is no text that a file may be named")
             if PurePosixPath(where).is_absolute() or ".." in PurePosixPath(where).parts:
                 raise UnreadableImageError(f"path {where} leaves the data set's folder")
             file = folder / str(where)
-            return file.read_bytes() if isinstance(file, Path) else file.read_bytes(MAX_FILE_BYTES)
+            return read_file(file) if isinstance(file, Path) else file.read_bytes(MAX_FILE_BYTES)
         value = content
     if not isinstance(value, bytes):
         raise UnreadableImageError("no bytes in this row")

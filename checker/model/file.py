@@ -31,6 +31,7 @@ from .external import (
     use_resolved_names,
 )
 from .light import Places, parse_light
+from .well_formed import check_well_formed
 
 PROTOBUF_LIMIT_BYTES = (1 << 31) - 1  # protobuf's own limit of one message
 OTHER_FORMATS = (  # (offset, mark, what it is): files that people hand over instead of ONNX
@@ -106,13 +107,7 @@ def read_onnx(path: str | Path, read: Content | None = None) -> OnnxFile:
     proto, places = _parse(path, content)
     if not proto.graph.node:
         raise CannotAssessError(f"{path}: graph has 0 nodes; a model needs some", "export or download the model again")
-    words = [value.name for value in (*proto.graph.input, *proto.graph.output)]
-    words += [word for node in proto.graph.node for word in (node.op_type, node.domain, *node.output)]
-    for word in words:
-        if not isinstance(word, str):  # protobuf gives bytes where a name is no UTF-8
-            raise CannotAssessError(
-                f"{path}: name in the graph is {word!r}; names must be UTF-8 text", "download or export it again"
-            )
+    check_well_formed(str(path), proto)
     every = all_tensors(proto)
     tensors = external_tensors(every)
     for index, tensor in enumerate(every):

@@ -1,0 +1,120 @@
+"""Changes sound files at random, by a seed: protobufs field by field, everything else byte by byte."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from typing import Any
+
+from google.protobuf.descriptor import FieldDescriptor  # type: ignore[import-untyped]
+from google.protobuf.message import Message  # type: ignore[import-untyped]
+
+INTEGERS = (0, 1, -1, 2, 7, 255, 999, 2**31 - 1, -(2**31), 2**62, -(2**63))
+TEXTS = (
+    "",
+    "x",
+    "../../etc/passwd",
+    "a" * 5000,
+    "a.h" * 300,
+    "é\0\n",
+    "9" * 5000,
+    "image_embeds",
+    "%s{0}",
+    "::error::",
+)
+BYTES = (b"", b"\0", b"\xff\xfe", b"\xff" * 5000, b"{}", b"[" * 5000)
+FLOATS = (0.0, -1.0, float("nan"), float("inf"), 1e38)
+MAX_FIELDS = 20_000
+
+
+def fields_of(message: Message) -> Iterator[tuple[Message, FieldDescriptor]]:
+    """Every field of a message and of those inside it, set or not, at most `MAX_FIELDS`."""
+    waiting, n = [message], 0
+    while waiting and n < MAX_FIELDS:
+        current = waiting.pop()
+        for field in current.DESCRIPTOR.fields:
+            n += 1
+            yield current, field
+            if field.type != FieldDescriptor.TYPE_MESSAGE:
+                continue
+            value = getattr(current, field.name)
+            waiting += list(value) if field.is_repeated else [value] if current.HasField(field.name) else []
+
+
+def change(message: Message, rng: random.Random, times: int) -> None:
+    """Change `times` random fields of a message in place."""
+    for _ in range(times):
+        owner, field = rng.choice(list(fields_of(message)))
+        (_change_many if field.is_repeated else _change_one)(owner, field, rng)
+
+
+def _change_many(owner: Message, field: FieldDescriptor, rng: random.Random) -> None:
+    values: Any = getattr(owner, field.name)
+    kind = rng.choice(("delete", "double", "swap", "empty", "new", "new"))
+    if kind == "new" and field.type != FieldDescriptor.TYPE_MESSAGE:
+        values.append(_value(field, rng))
+    elif kind == "new":
+        values.add()
+    elif not values:
+        return
+    elif kind == "delete":
+        del values[rng.randrange(len(values))]
+    elif kind == "empty":
+        del values[:]
+    elif kind == "double":
+        one = values[rng.randrange(len(values))]
+        values.append(one)
+    elif field.type == FieldDescriptor.TYPE_MESSAGE:
+        a, b = (values[rng.randrange(len(values))] for _ in range(2))
+        kept = type(a)()
+        kept.CopyFrom(a)
+        a.CopyFrom(b)
+        b.CopyFrom(kept)
+    else:
+        values[rng.randrange(len(values))] = _value(field, rng)
+
+
+def _change_one(owner: Message, field: FieldDescriptor, rng: random.Random) -> None:
+    if rng.random() < 0.2:
+        owner.ClearField(field.name)
+    elif field.type == FieldDescriptor.TYPE_MESSAGE:
+        getattr(owner, field.name).SetInParent()
+    else:
+        setattr(owner, field.name, _value(field, rng))
+
+
+def _value(field: FieldDescriptor, rng: random.Random) -> Any:
+    if field.type == FieldDescriptor.TYPE_ENUM:
+        return rng.choice([value.number for value in field.enum_type.values])
+    if field.type == FieldDescriptor.TYPE_STRING:
+        return rng.choice(TEXTS)
+    if field.type == FieldDescriptor.TYPE_BYTES:
+        return rng.choice(BYTES)
+    if field.type in (FieldDescriptor.TYPE_FLOAT, FieldDescriptor.TYPE_DOUBLE):
+        return rng.choice(FLOATS)
+    fits = 2**31 if field.type == FieldDescriptor.TYPE_INT32 else 2**63
+    unsigned = field.type in (FieldDescriptor.TYPE_UINT64, FieldDescriptor.TYPE_UINT32)
+    return rng.choice([n for n in INTEGERS if (0 if unsigned else -fits) <= n < fits])
+
+
+def change_bytes(content: bytes, rng: random.Random, times: int) -> bytes:
+    """Change bytes: other values, cut ends, doubled, moved or removed stretches."""
+    made = bytearray(content)
+    for _ in range(times):
+        if not made:
+            break
+        at, length = rng.randrange(len(made)), rng.choice((1, 2, 4, 8, 64))
+        kind = rng.choice(("set", "set", "flip", "cut", "remove", "double", "extreme"))
+        if kind == "set":
+            made[at : at + length] = rng.randbytes(length)
+        elif kind == "flip":
+            made[at] ^= 1 << rng.randrange(8)
+        elif kind == "cut":
+            del made[at:]
+        elif kind == "remove":
+            del made[at : at + length]
+        elif kind == "double":
+            made[at:at] = made[at : at + length]
+        else:
+            made[at : at + length] = rng.choice((b"\0", b"\xff", b"\x7f")) * length
+    return bytes(made)
