@@ -10,6 +10,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 SCHEMA_VERSION: Final = 2  # of the JSON documents of a check; 2: reasons and verdict have a kind
+HOME: Final = ""
+"""where the project lives, such as https://github.com/OWNER/robustcheck; empty until that is decided.
+`python docs/generate.py` makes README's links from it, so that they lead somewhere on a package index, too"""
 MIB = 2**20  # bytes in 1 MiB
 SHORT_DIGEST = 12  # hexadecimal digits, as `git log --abbrev` shows for large repositories
 BLOCKS = " ▁▂▃▄▅▆▇█"

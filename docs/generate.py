@@ -2,6 +2,8 @@
 
     python docs/generate.py [FOLDER]
 
+Without FOLDER also README's links, from the constant that says where the project lives (HOME in checker/text.py).
+
 Tests compare the pages in the repository with what this makes, so a page that is not current fails there.
 """
 
@@ -23,10 +25,12 @@ from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.cli import settings as config
 from robustcheck_onnx.checker.errors import EXIT_CODES
 from robustcheck_onnx.checker.report import record as report
+from robustcheck_onnx.checker.text import HOME
 from robustcheck_onnx.checker.verdict import KINDS, RULES, Waiver
 
 NAME = "robustcheck"
 REFERENCE = Path(__file__).parent / "reference"
+README = REFERENCE.parents[1] / "README.md"
 MADE = "<!-- made by `python docs/generate.py`; not to be edited by hand -->\n"
 MEANING = {
     0: "the only code that lets a release through",
@@ -198,6 +202,24 @@ def settings() -> str:
     return "\n".join(lines)
 
 
+# ------------------------------------------------------------------------------------------------- README
+
+
+def linked(page: str, home: str) -> str:
+    """The page with its relative links made from the project's home; as it is where no home is known.
+
+    Links to other sites and to headings of the page itself stay. A second call changes nothing.
+    """
+    if not home:
+        return page
+
+    def absolute(link: re.Match[str]) -> str:
+        picture, words, target = link.groups()
+        return f"{picture}[{words}]({home.rstrip('/')}/{'raw' if picture else 'blob'}/main/{target})"
+
+    return re.sub(r"(!?)\[([^\]]*)\]\((?![a-z]+:|#)([^)]+)\)", absolute, page)
+
+
 def write(folder: Path) -> None:
     """Write every page that is not current."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -209,3 +231,5 @@ def write(folder: Path) -> None:
 
 if __name__ == "__main__":
     write(Path(sys.argv[1]) if len(sys.argv) > 1 else REFERENCE)
+    if len(sys.argv) == 1:
+        README.write_text(linked(README.read_text(encoding="utf-8"), HOME), encoding="utf-8")
