@@ -62,6 +62,39 @@ def meaning_text(verdict: Verdict) -> str:
     return _MEANING[verdict.kind]
 
 
+_PLAIN: dict[Kind | None, tuple[str, str]] = {
+    None: (
+        "On the {images}, this model shows the outlier features that robust CLIP encoders show.",
+        "That is a sign of robustness to natural distribution shifts, not a proof, and it says nothing of accuracy.",
+    ),
+    "not_established": (
+        "The check came to no result on this model: something about the run, not about the model, stands in the way.",
+        "Do the next steps below and check again.",
+    ),
+    "not_applicable": (
+        "The check cannot judge this model: its thresholds were made for models of another kind.",
+        "That says nothing of how robust the model is; measure its accuracy on shifted images to find out.",
+    ),
+    "absent": (
+        "On the {images}, this model does not show the outlier features that robust CLIP encoders show.",
+        "It may be robust all the same: measure its accuracy on shifted images before you decide.",
+    ),
+    "other_signal": (
+        "On the {images}, this model shows the outlier features that robust CLIP encoders show; another signal warns.",
+        "Read the reasons below before you release it.",
+    ),
+}
+
+
+def plain_text(verdict: Verdict, n_images: int) -> str:
+    """Say in two sentences, to a reader who knows no statistic, what a verdict means and what to do.
+
+    n_images: how many images were measured.
+    """
+    images = f"{n_images:,} {'photo that was' if n_images == 1 else 'photos that were'} measured"
+    return " ".join(_PLAIN[verdict.kind]).format(images=images)
+
+
 def verdict_text(verdict: Verdict) -> str:
     """Write the verdict with its kind, such as "WARN · absent"."""
     return f"{verdict.verdict} · {verdict.kind}" if verdict.kind else verdict.verdict

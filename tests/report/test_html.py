@@ -22,13 +22,15 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
+from robustcheck_onnx.checker import verdict as verdicts
 from robustcheck_onnx.checker.evidence import Gallery, Interval, SeenImage
 from robustcheck_onnx.checker.report import forms
 from robustcheck_onnx.checker.report.html import charts
 from robustcheck_onnx.checker.report.html import page as report_html_page
-from robustcheck_onnx.checker.report.html.suite import suite_of
+from robustcheck_onnx.checker.report.html.suite import PublishedCheckpoint, scatter, suite_of
 from robustcheck_onnx.checker.report.record import Failed, Outcome, Report
-from robustcheck_onnx.checker.verdict import gate
+from robustcheck_onnx.checker.report.words import plain_text
+from robustcheck_onnx.checker.verdict import KINDS, RULES, Kind, gate
 from robustcheck_onnx.checker.verdict.rule import judge
 from robustcheck_onnx.thresholds import published
 from robustcheck_onnx.thresholds.profile import DEFINITIONS, STATISTICS
@@ -374,6 +376,85 @@ def test_the_verdict_its_reasons_and_its_numbers_are_told(pages: dict[str, str])
     assert "Thresholds cleared6 of 6" in passing.replace(" 6 of 6", "6 of 6")
 
 
+def of_kinds(*kinds: Kind) -> Report:
+    """A report whose reasons are of these kinds, in this order."""
+    report = reports.warning()
+    by_kind = {rule.kind: name for name, rule in reversed(RULES.items())}
+    found = [verdicts.reason(by_kind[kind], f"seen of {kind}") for kind in kinds]
+    return report.model_copy(update={"verdict": verdicts.verdict_for(found, report.profile)})
+
+
+@pytest.mark.parametrize(
+    ("kinds", "said"),
+    [
+        ((), "On the 128 photos that were measured, this model shows the outlier features"),
+        (("absent",), "On the 128 photos that were measured, this model does not show the outlier features"),
+        (("absent", "not_applicable"), "The check cannot judge this model"),
+        (("not_applicable", "not_established"), "The check came to no result on this model"),
+        (
+            ("other_signal",),
+            "this model shows the outlier features that robust CLIP encoders show; another signal warns.",
+        ),
+    ],
+)
+def test_two_sentences_of_plain_english_stand_above_the_numbers(kinds: tuple[Kind, ...], said: str) -> None:
+    report = of_kinds(*kinds)
+    head = next(
+        e for e in parse(forms.render("html", [report])).all("header") if "verdict" in e.attributes.get("class", "")
+    )
+    (lead,) = [e.text for e in head.all("p") if e.attributes["class"] == "lead"]
+    n_images = report.evidence.statistics.n_images
+    assert said.replace("128", str(n_images)) in lead
+    assert len(re.findall(r"[.](?: |$)", lead)) == 2
+    assert lead == plain_text(report.verdict, n_images)
+    (word,) = [e.text for e in head.all("p") if e.attributes["class"] == "word"]
+    assert word.split(" · ")[1:] == ([report.verdict.kind] if kinds else [])
+
+
+def test_one_photo_is_written_in_the_singular() -> None:
+    assert plain_text(of_kinds("absent").verdict, 1).startswith("On the 1 photo that was measured, ")
+    assert plain_text(of_kinds("absent").verdict, 1200).startswith("On the 1,200 photos that were measured, ")
+
+
+def test_reasons_are_grouped_by_kind_in_the_order_of_what_to_do_first() -> None:
+    root = parse(forms.render("html", [of_kinds("other_signal", "absent", "not_established", "absent")]))
+    groups = [e for e in root.all("div") if e.attributes.get("class") == "kind"]
+    assert [next(e.all("h4")).text for e in groups] == [
+        f"{kind} {KINDS[kind]}" for kind in ("not_established", "absent", "other_signal")
+    ]
+    assert [[p.text for p in e.all("p") if "seen of" in p.text] for e in groups] == [
+        ["seen of not_established"],
+        ["seen of absent", "seen of absent"],
+        ["seen of other_signal"],
+    ]
+
+
+def test_on_a_phone_each_value_has_the_word_that_heads_its_column(pages: dict[str, str]) -> None:
+    table = next(e for e in parse(pages["warn"]).all("table") if "cards" in e.attributes.get("class", "").split())
+    parent: Element | None = table
+    while parent is not None:
+        assert parent.attributes.get("class") != "scroll"  # nothing of it is beyond the edge
+        parent = parent.parent
+    heads, *rows = table.all("tr")
+    names = [cell.text.strip() for cell in heads.all("th")]
+    assert len(rows) == len(STATISTICS)
+    for row in rows:
+        labels = [cell.attributes.get("data-label") for cell in row.all("th", "td")]
+        assert labels == [None, names[1], None, *names[3:]]  # its name, and the bar, need none
+
+
+def test_what_is_rarely_read_is_folded_and_the_verdict_is_not(pages: dict[str, str]) -> None:
+    root = parse(pages["warn"])
+    folded = {h.text for fold in root.all("details") for h in fold.all("h3")}
+    assert folded == {
+        "Single images: the outlier features in each, and the most and least extreme",
+        "Place among known checkpoints",
+        "What was measured, and how",
+    }
+    shown = {h.text for h in root.all("h3")} - folded
+    assert {"Reasons and next steps", "Notes", "Evidence against thresholds", "Limits of the claim"} <= shown
+
+
 def test_a_waived_warning_is_still_a_warning() -> None:
     report = reports.warning()
     ids = [reason.id for reason in report.verdict.reasons]
@@ -439,6 +520,26 @@ def test_a_bar_lies_right_of_the_middle_exactly_if_it_clears_its_threshold() -> 
         assert 0 <= bar.low <= bar.estimate <= bar.high <= charts.BAR_WIDTH
     assert charts.bar(Interval(estimate=1, low=None, high=None), 1) is None
     assert charts.bar(Interval(estimate=1, low=1, high=1), 0) is None
+
+
+def test_no_word_of_the_bars_axis_touches_another() -> None:
+    ticks = charts.ratio_ticks()
+    assert [tick.text for tick in ticks] == ["0", "threshold", "10×"]
+    widths = [7.5 * len(tick.text) for tick in ticks]  # 13 px sans: a character has some 7 px
+    starts = [tick.at if tick.at < 10 else tick.at - width / 2 for tick, width in zip(ticks, widths, strict=True)]
+    for start, width, following in zip(starts, widths, starts[1:], strict=False):
+        assert start + width + 8 <= following
+    assert starts[-1] + widths[-1] <= charts.BAR_WIDTH
+
+
+def test_the_number_of_a_checkpoint_stands_where_no_other_dot_is() -> None:
+    one = PublishedCheckpoint(1, "a", "supervised", (10.0, 20.0), 10.0, True)
+    near = PublishedCheckpoint(2, "b", "supervised", (21.0,), 10.5, True)
+    suite = scatter((one, near), (), Interval(estimate=None, low=None, high=None), 8.0, None)
+    assert suite is not None
+    first, second = suite.lines
+    assert (first.anchor, first.at) == ("end", first.left - 10)  # the other dot stands right of it
+    assert (second.anchor, second.at) == ("start", second.right + 10)
 
 
 def test_the_histogram_is_in_proportion() -> None:
@@ -507,10 +608,10 @@ def test_every_reference_set_is_placed_once_and_only_published_numbers_are_point
     right = {row.kurtosis for row in sets if row.kurtosis > 82.31}
     dots = [dot for line in suite.chart.lines for dot in line.dots] + list(suite.chart.unpublished)
     assert sum(dot.x > suite.chart.own for dot in dots) == len(right)
-    assert "Both numbers are known of 12 checkpoints. Of " in suite.remarks[0]
+    assert "Both numbers are known for 12 checkpoints. For 47 other reference sets " in suite.remarks[0]
     assert {"zero-shot CLIP", "supervised"} == {row.group for row in suite.checkpoints}
     assert suite.chart.top - 2 - 13 > 14  # 13 px of "this model" stay below the axis's title, whose line is at 14
-    assert charts.scatter((), (), report.evidence.statistics.kurtosis, 8.0, None) is None
+    assert scatter((), (), report.evidence.statistics.kurtosis, 8.0, None) is None
 
 
 # ---------------------------------------------------------------------------------------------------- whole command

@@ -11,15 +11,13 @@ from typing import NamedTuple
 
 from robustcheck_onnx.checker.evidence import Gallery, Interval, OutlierFeature, Statistics
 from robustcheck_onnx.checker.statistics import OUTLIER_SD
-from robustcheck_onnx.checker.text import count_text, number_text, range_text, short_checkpoint
-
-from ..record import Placed
+from robustcheck_onnx.checker.text import count_text, number_text
 
 BAR_WIDTH = 260.0
 LEVELS = (1.0, 2.0, OUTLIER_SD, 6.0)
 """SD: the limits between the shades of the map; beyond the last one lies what makes an outlier feature"""
-RATIOS = ((0.0, "0"), (1.0, "threshold"), (2.0, "2×"), (10.0, "10×"))
-"""Ticks of the bars: value over threshold, and how it is written."""
+RATIOS = ((0.0, "0"), (1.0, "threshold"), (10.0, "10×"))
+"""Ticks of the bars: value over threshold, and how it is written; far enough apart that no word touches another."""
 
 
 class Tick(NamedTuple):
@@ -95,73 +93,6 @@ class Map(NamedTuple):
     cell_height: float
     rows: tuple[MapRow, ...]
     n_images: int
-
-
-class PublishedCheckpoint(NamedTuple):
-    """A reference checkpoint whose kurtosis was measured and whose effective robustness is published."""
-
-    number: int
-    checkpoint: str
-    group: str
-    kurtosis: tuple[float, ...]
-    """of its image sets, rising"""
-    mean_pp: float
-    shows: bool
-
-    @property
-    def pp(self) -> str:
-        """Effective robustness as text."""
-        return f"{self.mean_pp:+.1f}"
-
-    @property
-    def k(self) -> str:
-        """The kurtosis of its sets as text."""
-        return range_text(number_text(self.kurtosis[0]), number_text(self.kurtosis[-1]))
-
-
-class Dot(NamedTuple):
-    """A mark in the picture."""
-
-    x: float
-    y: float
-    shows: bool
-    text: str
-
-
-class Line(NamedTuple):
-    """One checkpoint: its image sets on one height."""
-
-    y: float
-    left: float
-    right: float
-    number: int
-    dots: tuple[Dot, ...]
-
-
-class Scatter(NamedTuple):
-    """Kurtosis (logarithmic) against published effective robustness; below, the sets for which none is published."""
-
-    width: float
-    height: float
-    left: float
-    right: float
-    top: float
-    base: float
-    strip: float
-    """height of the strip of sets without a published number"""
-    lines: tuple[Line, ...]
-    unpublished: tuple[Dot, ...]
-    x_ticks: tuple[Tick, ...]
-    y_ticks: tuple[Tick, ...]
-    zero: float | None
-    """y of 0 percentage points"""
-    threshold: float
-    own: float | None
-    """x of this model; None = its kurtosis was not measured"""
-    own_low: float | None
-    own_high: float | None
-    own_y: float | None
-    """y of what is published of the checkpoint that this model's contract names"""
 
 
 def position(value: float, minimum: float) -> float:
@@ -287,82 +218,3 @@ def feature_map(gallery: Gallery | None, features: Sequence[OutlierFeature]) -> 
     width = label_width + cell_width * len(gallery.shown)
     height = len(rows) * (cell_height + gap) - gap
     return Map(width, height, label_width, cell_width, cell_height, tuple(rows), len(gallery.shown))
-
-
-def scatter(
-    published: Sequence[PublishedCheckpoint],
-    unpublished: Sequence[Placed],
-    own: Interval,
-    threshold: float,
-    own_pp: float | None,
-) -> Scatter | None:
-    """Draw the model's kurtosis among the reference sets.
-
-    published, unpublished: sets with and without a published effective robustness. own: this model's kurtosis.
-    threshold: the kurtosis threshold. own_pp: what is published of it, percentage points; None = nothing.
-    Returns None where there is no reference set to stand among.
-    """
-    if not published and not unpublished:
-        return None
-    width, height, left, right, top, base, strip = 720.0, 380.0, 64.0, 704.0, 34.0, 262.0, 300.0
-    own_values = [v for v in (own.estimate, own.low, own.high) if v is not None]
-    values = (
-        [k for row in published for k in row.kurtosis]
-        + [row.kurtosis for row in unpublished]
-        + own_values
-        + [threshold]
-    )
-    positive = [v for v in values if v > 0]
-    low, high = math.log(max(min(positive) / 1.25, 0.5)), math.log(max(positive) * 1.25)
-
-    def x(value: float) -> float:
-        place = (math.log(max(value, math.exp(low))) - low) / (high - low)
-        return left + place * (right - left)
-
-    points = [row.mean_pp for row in published] + ([] if own_pp is None else [own_pp])
-    floor, ceiling = min([0.0, *points]) - 4, max([10.0, *points]) + 6
-
-    def y(pp: float) -> float:
-        return base - (pp - floor) / (ceiling - floor) * (base - top)
-
-    lines = []
-    for row in published:
-        dots = tuple(
-            Dot(x(k), y(row.mean_pp), row.shows, f"{row.checkpoint}: K {number_text(k)}, {row.mean_pp:+.1f} points")
-            for k in row.kurtosis
-        )
-        lines.append(Line(y(row.mean_pp), dots[0].x, dots[-1].x, row.number, dots))
-    rug = tuple(
-        Dot(
-            x(row.kurtosis),
-            strip,
-            row.shows_outlier_features,
-            f"{short_checkpoint(row.checkpoint)}: K {number_text(row.kurtosis)}",
-        )
-        for row in unpublished
-    )
-    return Scatter(
-        width=width,
-        height=height,
-        left=left,
-        right=right,
-        top=top,
-        base=base,
-        strip=strip,
-        lines=tuple(lines),
-        unpublished=rug,
-        x_ticks=tuple(Tick(x(v), f"{v:g}") for v in _decades(math.exp(low), math.exp(high))),
-        y_ticks=tuple(Tick(y(v), f"{v:+g}" if v else "0") for v in round_values(floor, ceiling, 6)),
-        zero=y(0.0),
-        threshold=x(threshold),
-        own=None if own.estimate is None else x(own.estimate),
-        own_low=None if own.low is None else x(own.low),
-        own_high=None if own.high is None else x(own.high),
-        own_y=None if own_pp is None else y(own_pp),
-    )
-
-
-def _decades(low: float, high: float) -> list[float]:
-    """Return 1, 2, 5, 10, 20, … from low to high."""
-    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    return [m * 10.0**p for p in powers for m in (1, 2, 5) if low <= m * 10.0**p <= high]

@@ -25,6 +25,7 @@ from robustcheck_onnx.checker.text import (
     printable,
     short_checkpoint,
 )
+from robustcheck_onnx.checker.verdict import KINDS, NAMES
 from robustcheck_onnx.thresholds.profile import DEFINITIONS
 
 from .. import words
@@ -42,17 +43,23 @@ def render(outcomes: Sequence[Outcome], options: FormOptions) -> str:
     """Write one page: a table of all models where there are several, then a part for each, in the order given."""
     reports = [outcome for outcome in outcomes if isinstance(outcome, Report)]
     galleries = [report.evidence.gallery for report in reports if report.evidence.gallery]
-    return (
-        _environment()
-        .get_template("page.html.j2")
-        .render(
-            title=_title(outcomes),
-            versions=sorted({report.tool_version for report in reports}),
-            outcomes=outcomes,
-            options=options,
-            has_photos=any(photo_of(image, options) for g in galleries for image in (*g.most, *g.least)),
-        )
+    return written(
+        "page.html.j2",
+        title=_title(outcomes),
+        versions=sorted({report.tool_version for report in reports}),
+        outcomes=outcomes,
+        options=options,
+        has_photos=any(photo_of(image, options) for g in galleries for image in (*g.most, *g.least)),
     )
+
+
+def written(template: str, folder: Path | None = None, **values: object) -> str:
+    """Write a page from a template that extends base.html.j2: the page's frame, style and rules are this room's.
+
+    folder: another room's templates, looked at first. values: what the template reads; `title` and `versions` at least.
+    """
+    text: str = _environment(folder).get_template(template).render(**values)
+    return text
 
 
 def _title(outcomes: Sequence[Outcome]) -> str:
@@ -71,9 +78,9 @@ def photo_of(image: SeenImage, options: FormOptions) -> str:
 
 
 @cache
-def _environment() -> Environment:
+def _environment(folder: Path | None) -> Environment:
     environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
+        loader=FileSystemLoader([TEMPLATES] if folder is None else [folder, TEMPLATES]),
         autoescape=True,
         undefined=StrictUndefined,
         finalize=_written,
@@ -90,7 +97,8 @@ def _environment() -> Environment:
     }
     helpers = (blocks_of, findings, gap_text, interval_text, photo_of, short_checkpoint, suite_of, without_model)
     environment.globals |= {helper.__name__: helper for helper in helpers}
-    environment.globals |= {"words": words, "drawn": charts, "EXIT_CODES": EXIT_CODES, "DEFINITIONS": DEFINITIONS}
+    environment.globals |= {"words": words, "drawn": charts, "EXIT_CODES": EXIT_CODES}
+    environment.globals |= {"DEFINITIONS": DEFINITIONS, "KINDS": KINDS, "NAMES": NAMES}
     return environment
 
 
