@@ -1,44 +1,32 @@
-"""`robustcheck compare` in the forms for pipelines: JUnit, SARIF and Markdown; pure."""
+"""`robustcheck compare` in the forms for pipelines and people: JUnit, SARIF, Markdown and HTML; pure."""
 
 from __future__ import annotations
+
+from importlib import import_module
 
 from robustcheck_onnx.checker.report import SIGNS, FormOptions, Report, junit, markdown, sarif
 from robustcheck_onnx.checker.text import interval_text, number_text
 from robustcheck_onnx.checker.verdict import NAMES
 
 from .judge import CompareReport, to_json
+from .words import as_side, reference_name
 
-FORMS = ("json", "junit", "markdown", "sarif")
+FORMS = ("json", "junit", "markdown", "sarif", "html")
 
 
 def render(form: str, report: CompareReport, options: FormOptions) -> str:
     """Write the comparison in a form (one of FORMS); it ends in a newline."""
     if form == "json":
         return to_json(report)
-    outcome = as_outcome(report)
+    if form == "html":  # needs a template engine, which nothing else here does
+        text: str = import_module(f"{__package__}.html").render(report)
+        return text
+    outcome = as_side(report, report.candidate)
     if form == "junit":
         return junit.render([outcome], options)
     if form == "sarif":
         return sarif.document([outcome], options, "robustcheck-compare/")
     return _markdown(report, outcome)
-
-
-def as_outcome(report: CompareReport) -> Report:
-    """Return the candidate's report with the comparison's verdict, reasons and claim instead of its own."""
-    return Report(
-        tool_version=report.tool_version,
-        verdict=report.verdict,
-        notes=(*report.notes, f"compared with {_reference(report)}"),
-        evidence=report.candidate.evidence,
-        profile=report.profile,
-        reference=(),
-        claim=report.claim,
-        time=report.time,
-    )
-
-
-def _reference(report: CompareReport) -> str:
-    return report.baseline or report.reference.evidence.model.file
 
 
 def _markdown(report: CompareReport, outcome: Report) -> str:
@@ -53,7 +41,7 @@ def _markdown(report: CompareReport, outcome: Report) -> str:
     blocks = [
         markdown.MARK,
         f"## {SIGNS[verdict]} {verdict}: {markdown.text(report.candidate.evidence.model.file)} compared with "
-        f"{markdown.text(_reference(report))}",
+        f"{markdown.text(reference_name(report))}",
         "\n".join(facts),
         *markdown.reasons(outcome),
         *markdown.notes(report.notes),

@@ -37,26 +37,14 @@ from robustcheck_onnx.checker.verdict import BUNDLED_NOTE, NAMES, fallback_note
 
 from .fates import FeatureFate
 from .judge import UNRELATED_CKA, Compared, CompareReport
+from .words import FATES, KEEPS, Colour
 
 _MEANING = {
     "PASS": "The candidate has kept what made the reference pass, on the images that were given.",
     "WARN": "That the candidate has kept what made the reference pass was not established on the images that were "
     "given. That is no evidence of fragility.",
 }
-_KEEPS = {
-    "kept": ("✓ kept", "green"),
-    "shrank": ("✗ shrank", "yellow"),
-    "undecided": ("? undecided", "yellow"),
-    "not required": ("–", "dim"),
-}
-_FATES = {
-    "kept": ("✓ kept", "green"),
-    "moved": ("→ moved", "yellow"),
-    "rotated": ("✗ rotated away", "yellow"),
-    "uncorrelated": ("✗ another one", "yellow"),
-    "undecided": ("? undecided", "yellow"),
-    "lost": ("✗ lost", "yellow"),
-}
+_COLOURS: dict[Colour, str] = {"pass": "green", "warn": "yellow", "muted": "dim"}
 
 
 def render(report: CompareReport, *, ascii_only: bool = False, verbose: bool = False) -> RenderableType:
@@ -123,14 +111,14 @@ class _Fitting:
 def _table(pen: Pen, report: CompareReport, headers: tuple[str, ...], *, differences: bool) -> RenderableType:
     table = columns(pen, *headers)
     for each in report.statistics:
-        word, colour = _KEEPS[each.keeps]
+        sign, word, colour = KEEPS[each.keeps]
         table.add_row(
             pen.say(NAMES[each.name]),
             pen.say(number_text(each.candidate, missing="–"), "bold"),
             pen.say(number_text(each.reference, missing="–")),
             *([pen.say(_range(each.difference))] if differences else []),
             pen.say(_range(each.ratio)),
-            pen.say(word, colour),
+            pen.say(f"{sign} {word}".strip(), _COLOURS[colour]),
         )
     return table
 
@@ -177,7 +165,7 @@ def _features(pen: Pen, report: CompareReport) -> RenderableType:
 
 
 def _feature(pen: Pen, each: FeatureFate) -> tuple[Text, ...]:
-    word, colour = _FATES[each.fate]
+    sign, word, colour = FATES[each.fate]
     is_in_candidate = each.to is not None or each.candidate_mean_z is not None
     at = "–" if not is_in_candidate else str(each.to if each.to is not None else each.index)
     r = "" if each.correlation is None or each.to is None else f" (r = {each.correlation:+.2f})"
@@ -188,7 +176,7 @@ def _feature(pen: Pen, each: FeatureFate) -> tuple[Text, ...]:
         pen.say(at),
         pen.say("–" if each.candidate_mean_z is None else f"{each.candidate_mean_z:+z.1f}"),
         pen.say("–" if each.candidate_frequency is None else percent_text(each.candidate_frequency)),
-        pen.say(word + r, colour),
+        pen.say(f"{sign} {word}{r}", _COLOURS[colour]),
     )
 
 

@@ -120,9 +120,10 @@ def test_the_wheel_holds_every_module_and_data_file(tmp_path: Path) -> None:
     assert "robustcheck_onnx/thresholds/data/default.json" in names
     assert {"robustcheck_onnx/py.typed", "robustcheck_onnx/checker/py.typed"} <= names
     assert "robustcheck_onnx/checker/photos/ATTRIBUTION.md" in names
-    templates = [path.name for path in (ROOT / "checker" / "report" / "html" / "templates").iterdir()]
-    assert templates
-    assert {f"robustcheck_onnx/checker/report/html/templates/{name}" for name in templates} <= names
+    for room in ("compare", "report/html", "scan"):
+        templates = [path.name for path in (ROOT / "checker" / room / "templates").iterdir()]
+        assert templates
+        assert {f"robustcheck_onnx/checker/{room}/templates/{name}" for name in templates} <= names
     photos = [name for name in names if name.endswith(".jpg")]
     assert len(photos) == len(list((ROOT / "checker" / "photos").glob("*.jpg"))) >= 50
     top = {name.split("/")[0] for name in names}

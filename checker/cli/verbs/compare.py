@@ -67,7 +67,7 @@ def compare(
         typer.Option(
             "--output",
             "-o",
-            help="terminal, json, junit, markdown or sarif, each with =PATH to write a file.",
+            help="terminal, json, junit, markdown, sarif or html, each with =PATH to write a file.",
             metavar="FORMAT[=PATH]",
         ),
     ] = None,

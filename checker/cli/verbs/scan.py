@@ -17,7 +17,6 @@ from ..options import (
     MaxImages,
     Model,
     NoTime,
-    Outputs,
     Pool,
     PreprocessOption,
     Quiet,
@@ -47,7 +46,15 @@ def scan(
     ] = None,
     device: Device = "auto",
     batch_size: BatchSize = 32,
-    output: Outputs = None,
+    output: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="terminal, json or html, each with =PATH to write a file.",
+            metavar="FORMAT[=PATH]",
+        ),
+    ] = None,
     quiet: Quiet = 0,
     verbose: Verbose = 0,
     no_time: NoTime = False,
@@ -58,17 +65,17 @@ def scan(
 
     Information, not a gate: the exit code is 0 when it was measured, whatever came out, and never 1.
     """
-    from robustcheck_onnx.checker.scan import records, terminal
+    from robustcheck_onnx.checker.scan import forms, terminal
     from robustcheck_onnx.checker.scan import run as scanning
 
-    destinations = destinations_of(output or [], [model])
+    destinations = destinations_of(output or [], [model], ("terminal", *forms.FORMS))
     with measuring(destinations, model, quiet) as progress:
         result = scanning.scan(model, blocks=block or (), progress=progress, **run_options(ctx))
     if no_time:
         result = result.model_copy(update={"time": None})
     deliver(
         destinations,
-        lambda _form: records.to_json(result),
+        lambda form: forms.render(form, result),
         partial(terminal.render, result, verbose=verbose > 0),
         color,
         quiet=quiet,

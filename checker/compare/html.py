@@ -1,0 +1,116 @@
+"""`robustcheck compare` as an HTML page: the frame, style and rules of a check's page, with what a pair has; pure."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from robustcheck_onnx.checker.evidence import Interval
+from robustcheck_onnx.checker.report.html import page
+from robustcheck_onnx.checker.text import interval_text, number_text, percent_text
+from robustcheck_onnx.checker.verdict import NAMES, Kind
+
+from .changes import StatisticChange
+from .fates import FeatureFate
+from .judge import CompareReport
+from .words import FATES, KEEPS, as_side, reference_name
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+_PLAIN: dict[Kind | None, tuple[str, str]] = {
+    None: (
+        "On the {images}, the candidate has kept the outlier features that made its reference pass.",
+        "They are a sign of robustness to natural distribution shifts, not a proof; no accuracy was measured.",
+    ),
+    "not_established": (
+        "The comparison came to no result: something about the run or the reference stands in the way.",
+        "Do the next steps below and compare again.",
+    ),
+    "not_applicable": (
+        "The comparison cannot judge these two models: the thresholds, or the pair, do not fit.",
+        "That says nothing of how robust the candidate is; measure its accuracy on shifted images to find out.",
+    ),
+    "absent": (
+        "On the {images}, the candidate does not show the outlier features that robust CLIP encoders show.",
+        "If its reference shows them, they were lost: look at how the candidate was made before you release it.",
+    ),
+    "other_signal": (
+        "On the {images}, the candidate differs from its reference in what made the reference pass.",
+        "Read the reasons below, and look at how the candidate was made before you release it.",
+    ),
+}
+
+
+def plain_text(report: CompareReport) -> str:
+    """Say in two sentences, to a reader who knows no statistic, what the verdict means and what to do."""
+    images = f"{report.n_images:,} {'photo that was' if report.n_images == 1 else 'photos that were'} measured"
+    return " ".join(_PLAIN[report.verdict.kind]).format(images=images)
+
+
+class StatisticRow(NamedTuple):
+    """One statistic of both models, as the page writes it."""
+
+    name: str
+    candidate: str
+    reference: str
+    bounds: str
+    """of the ratio"""
+    ratio: Interval
+    sign: str
+    word: str
+    colour: str
+
+
+class FeatureRow(NamedTuple):
+    """One outlier feature of the reference, as the page writes it."""
+
+    feature: int
+    reference: str
+    """mean z, and the share of the images beyond 4 SD"""
+    at: str
+    """its index in the candidate"""
+    candidate: str
+    sign: str
+    word: str
+    colour: str
+
+
+def statistic_row(change: StatisticChange) -> StatisticRow:
+    """Write one statistic; "–" where a number is missing."""
+    sign, word, colour = KEEPS[change.keeps]
+    estimate = "–" if change.ratio.estimate is None else f"{number_text(change.ratio.estimate)} (no bounds)"
+    bounds = interval_text(change.ratio.low, change.ratio.high, missing=estimate)
+    candidate, reference = (number_text(value, missing="–") for value in (change.candidate, change.reference))
+    return StatisticRow(NAMES[change.name], candidate, reference, bounds, change.ratio, sign, word, colour)
+
+
+def feature_row(fate: FeatureFate) -> FeatureRow:
+    """Write one outlier feature of the reference, and what became of it."""
+    sign, word, colour = FATES[fate.fate]
+    there = fate.to is not None or fate.candidate_mean_z is not None
+    at = "–" if not there else str(fate.to if fate.to is not None else fate.index)
+    z = "–" if fate.candidate_mean_z is None else f"{fate.candidate_mean_z:+z.1f}"
+    share = "" if fate.candidate_frequency is None else f" in {percent_text(fate.candidate_frequency)}"
+    old = f"{fate.mean_z:+z.1f} in {percent_text(fate.frequency)}"
+    return FeatureRow(fate.index, old, at, z + share, sign, word, colour)
+
+
+def render(report: CompareReport) -> str:
+    """Write one page that needs nothing but itself; it ends in a newline."""
+    candidate = as_side(report, report.candidate)
+    return page.written(
+        "compare.html.j2",
+        TEMPLATES,
+        title=f"{report.verdict.verdict}: {report.candidate.evidence.model.file} compared",
+        versions=[report.tool_version],
+        report=report,
+        outcome=candidate,
+        plain=plain_text(report),
+        against=reference_name(report),
+        rows=[statistic_row(change) for change in report.statistics],
+        features=[feature_row(fate) for fate in report.features],
+        sides=[("Candidate", candidate), ("Reference", as_side(report, report.reference))],
+        least=1 - report.tolerance,
+        least_text=f"{1 - report.tolerance:g}",
+        confidence=f"{100 * (1 - report.alpha):g} %",
+    )

@@ -1,0 +1,116 @@
+"""The HTML page of a comparison: the rules of a check's page, true to the numbers, hostile names stay text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from robustcheck_onnx.checker import verdict as verdicts
+from robustcheck_onnx.checker.cli import app as cli
+from robustcheck_onnx.checker.compare import forms, html
+from robustcheck_onnx.checker.compare.judge import CompareReport
+from robustcheck_onnx.checker.report import FormOptions
+from robustcheck_onnx.checker.text import number_text
+from robustcheck_onnx.checker.verdict import NAMES, RULES, Kind
+from support.comparisons import Workshop, planted, rotation
+from support.pages import Element, assert_it_is_accessible, assert_it_loads_nothing, parse, words
+
+HOSTILE = "<script>alert(1)</script>\"'&{{ 7 * 7 }}\x1b[31m"
+
+
+@pytest.fixture
+def kept(workshop: Workshop) -> CompareReport:
+    return workshop.compare(planted(), planted())
+
+
+@pytest.fixture
+def rotated(workshop: Workshop) -> CompareReport:
+    return workshop.compare(planted() @ rotation(384), planted())
+
+
+def page_of(report: CompareReport) -> str:
+    page = forms.render("html", report, FormOptions())
+    assert_it_loads_nothing(page)
+    assert_it_is_accessible(page)
+    return page
+
+
+def rows_of(root: Element, number: int) -> list[list[str]]:
+    table = list(root.all("table"))[number]
+    return [[cell.text.strip() for cell in row.all("th", "td")] for row in list(table.all("tr"))[1:]]
+
+
+def test_what_was_kept_is_told(kept: CompareReport) -> None:
+    page = page_of(kept)
+    assert page.startswith("<!DOCTYPE html>\n")
+    text = words(parse(page))
+    assert "✓ PASS" in text
+    assert "WARN" not in text
+    assert f"compared with {kept.reference.evidence.model.file}" in text
+    assert "On the 80 photos that were measured, the candidate has kept the outlier features" in text
+    assert "Statistics kept4 of 4" in text
+    assert "Outlier features kept1 of 1" in text
+    assert kept.claim in text
+    assert "Exit code 0" in text
+
+
+def test_every_number_of_the_tables_is_the_reports(rotated: CompareReport) -> None:
+    root = parse(page_of(rotated))
+    statistics, features = rows_of(root, 0), rows_of(root, 1)
+    assert [row[0] for row in statistics] == [NAMES[each.name] for each in rotated.statistics]
+    for row, each in zip(statistics, rotated.statistics, strict=True):
+        assert row[1:3] == [number_text(each.candidate), number_text(each.reference)]
+        assert row[5].split()[-1] == {"not required": "–"}.get(each.keeps, each.keeps)
+    assert [(row[0], row[4]) for row in features] == [("7", "✗ rotated away")]
+    text = words(root)
+    assert "▲ WARN" in text
+    assert "✓ PASS" not in text
+    for reason in rotated.verdict.reasons:
+        assert reason.id in text
+        assert reason.seen in text
+
+
+@pytest.mark.parametrize("kind", [None, *verdicts.KINDS])
+def test_two_sentences_say_what_the_verdict_means(kept: CompareReport, kind: Kind | None) -> None:
+    found = [verdicts.reason(next(name for name, rule in RULES.items() if rule.kind == kind), "")] if kind else []
+    report = kept.model_copy(update={"verdict": verdicts.verdict_for(found, kept.profile)})
+    said = html.plain_text(report)
+    assert said.count(". ") == 1
+    assert said.endswith(".")
+    assert ("has kept" in said) == (kind is None)
+
+
+def test_hostile_names_stay_text(kept: CompareReport) -> None:
+    model = kept.candidate.evidence.model.model_copy(update={"file": HOSTILE, "source": HOSTILE})
+    evidence = kept.candidate.evidence.model_copy(update={"model": model})
+    candidate = kept.candidate.model_copy(update={"evidence": evidence})
+    page = page_of(kept.model_copy(update={"candidate": candidate, "baseline": HOSTILE, "notes": (HOSTILE,)}))
+    assert "<script" not in page
+    assert "\x1b" not in page
+    assert "{{ 7 * 7 }}" in page
+    assert HOSTILE.replace("\x1b", "\\x1b") in [e.text for e in parse(page).all("h2")]
+
+
+def test_nothing_that_may_be_missing_is_written(kept: CompareReport) -> None:
+    bare = kept.model_copy(
+        update={"similarity": None, "agreement": None, "features": (), "paired": False, "time": None}
+    )
+    text = words(parse(page_of(bare)))
+    assert "Not compared: the baseline's images" in text
+    assert "not in pairs" in text
+
+
+def test_the_command_writes_the_page(workshop: Workshop, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    a, b = workshop.model("candidate", planted()), workshop.model("reference", planted())
+    out = tmp_path / "report.html"
+    call = ["compare", str(a), str(b), "--images", str(workshop.photos), "--device", "cpu", "-qq", "-o", f"html={out}"]
+    assert cli.main(call) == 0
+    text = out.read_text(encoding="utf-8")
+    assert_it_loads_nothing(text)
+    assert "✓ PASS" in words(parse(text))
+    b.unlink()
+    assert cli.main(call) == 2
+    assert "model file is missing" in capsys.readouterr().err
+    # what stood there is replaced: no PASS of an earlier run is left
+    assert "✓ PASS" not in words(parse(out.read_text(encoding="utf-8")))

@@ -1,0 +1,135 @@
+"""The HTML page of a scan: the rules of a check's page, one bar and one row a layer, hostile names stay text."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx import TensorProto
+
+from robustcheck_onnx.checker.cli import app as cli
+from robustcheck_onnx.checker.scan import forms, html
+from robustcheck_onnx.checker.scan.depth import PersistentFeature
+from robustcheck_onnx.checker.scan.records import ScanReport
+from robustcheck_onnx.checker.text import number_text
+from support import onnx_models
+from support.pages import assert_it_is_accessible, assert_it_loads_nothing, parse, words
+from support.scan_truth import scanned
+
+HOSTILE = "<script>alert(1)</script>\"'&{{ 7 * 7 }}\x1b[31m"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("scan")
+    w = {"w": onnx_models.weight(16, 3, 3, 3), "v": onnx_models.weight(16, 16, 1, 1)}
+    nodes = [
+        ("Conv", ["image", "w"], ["c"], {"kernel_shape": [3, 3]}), ("Relu", ["c"], ["x"]),
+        ("Conv", ["x", "v"], ["y"]), ("Add", ["x", "y"], ["z"]),
+        ("GlobalAveragePool", ["z"], ["p"]), ("Flatten", ["p"], ["embedding"]),
+    ]  # fmt: skip
+    onnx_models.save(
+        onnx_models.build(nodes, [("embedding", TensorProto.FLOAT, ("batch", 16))], w), folder / "small.onnx"
+    )
+    np.save(folder / "small.npy", np.random.default_rng(0).normal(size=(9, 3, 8, 8)).astype(np.float32))
+    return folder / "small.onnx"
+
+
+@pytest.fixture(scope="module")
+def report(model: Path) -> ScanReport:
+    found, _ = scanned(model, batch_size=8)
+    return found
+
+
+def with_outliers(report: ScanReport, at: int) -> ScanReport:
+    """The report with five persistent features in one layer."""
+    features = tuple(PersistentFeature(feature=i, frequency=1.0, kurtosis_share=0.1) for i in range(5))
+    layer = report.layers[at]
+    statistics = layer.statistics.model_copy(update={"n_persistent": 5, "persistent": features})
+    layers = list(report.layers)
+    layers[at] = layer.model_copy(update={"statistics": statistics})
+    return report.model_copy(update={"layers": tuple(layers), "begins": at})
+
+
+def page_of(report: ScanReport) -> str:
+    page = forms.render("html", report)
+    assert_it_loads_nothing(page)
+    assert_it_is_accessible(page)
+    return page
+
+
+def test_every_layer_has_a_row_and_a_bar_in_proportion(report: ScanReport) -> None:
+    root = parse(page_of(report))
+    rows = list(next(root.all("table")).all("tr"))[1:]
+    assert [next(row.all("th")).text.split()[0] for row in rows] == ["1", "2", "3"]
+    for row, layer in zip(rows, report.layers, strict=True):
+        cells = {cell.attributes["data-label"]: cell.text for cell in row.all("td")}
+        assert layer.tensor in next(row.all("th")).text
+        assert cells["Kurtosis"] == number_text(layer.statistics.kurtosis)
+        assert cells["RMS"] == number_text(layer.statistics.rms_kurtosis)
+        assert cells["Persistent"] == "–"
+    chart = html.profile(report.layers)
+    assert chart is not None
+    values = np.array([layer.statistics.kurtosis for layer in report.layers], dtype=float)
+    np.testing.assert_allclose([bar.height for bar in chart.bars], html.ROOM * values / values.max())
+    assert all(bar.y + bar.height == pytest.approx(html.BASE) for bar in chart.bars)
+    assert chart.top == number_text(float(values.max()))
+    text = words(root)
+    assert report.summary in text
+    assert report.limits in text
+    assert "PASS" not in text
+    assert "WARN" not in text  # it is no verdict
+
+
+def test_a_layer_with_outlier_features_is_marked_and_named(report: ScanReport) -> None:
+    root = parse(page_of(with_outliers(report, 1)))
+    (picture,) = [e for e in root.all("svg") if e.attributes["class"].startswith("picture")]
+    assert [e.attributes["class"] for e in picture.all("rect")] == ["fill", "above", "fill"]
+    assert sum(e.text == "▲" for e in picture.all("text")) == 1
+    text = words(root)
+    assert "0, 1, 2 + 2 more" in text
+    assert "feature 4layer 2, 100 %" in text
+    assert "With persistent outlier features1of 3" in text
+
+
+def test_the_words_below_the_axis_keep_apart_and_name_the_last_layer(report: ScanReport) -> None:
+    for n in (1, 2, 3, 15, 16, 40, 97):
+        chart = html.profile(report.layers[:1] * n)
+        assert chart is not None
+        places, names = zip(*chart.ticks, strict=True)
+        assert names[-1] == str(n)
+        assert all(after - before >= html.TICK for before, after in itertools.pairwise(places))
+        assert html.NARROWEST <= chart.width <= html.WIDEST
+        assert chart.bars[-1].x + chart.bars[-1].width <= chart.width
+
+
+def test_without_any_kurtosis_there_is_no_picture(report: ScanReport) -> None:
+    layers = tuple(
+        layer.model_copy(update={"statistics": layer.statistics.model_copy(update={"kurtosis": None})})
+        for layer in report.layers
+    )
+    assert html.profile(layers) is None
+    assert "No layer has a kurtosis." in words(parse(page_of(report.model_copy(update={"layers": layers}))))
+
+
+def test_hostile_names_stay_text(report: ScanReport) -> None:
+    model = report.model.model_copy(update={"file": HOSTILE, "source": HOSTILE, "tensor": HOSTILE})
+    layers = tuple(layer.model_copy(update={"tensor": HOSTILE}) for layer in report.layers)
+    page = page_of(report.model_copy(update={"model": model, "layers": layers, "notes": (HOSTILE,), "time": None}))
+    assert "<script" not in page
+    assert "\x1b" not in page
+    assert "{{ 7 * 7 }}" in page
+    assert [e.text for e in parse(page).all("h2")] == [HOSTILE.replace("\x1b", "\\x1b")]
+
+
+def test_the_command_writes_the_page(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "scan.html"
+    call = ["scan", str(model), "--images", str(model.with_suffix(".npy")), "--preprocess", "imagenet", "-qq"]
+    assert cli.main([*call, "--device", "cpu", "-o", f"html={out}"]) == 0
+    page = out.read_text(encoding="utf-8")
+    assert_it_loads_nothing(page)
+    assert "Layers measured3" in words(parse(page))
+    assert cli.main([*call, "-o", "sarif"]) == 2
+    assert "it must be one of terminal, json, html" in capsys.readouterr().err
