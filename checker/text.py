@@ -13,6 +13,7 @@ SCHEMA_VERSION: Final = 2  # of the JSON documents of a check; 2: reasons and ve
 HOME: Final = ""
 """where the project lives, such as https://github.com/OWNER/robustcheck; empty until that is decided.
 `python docs/generate.py` makes README's links from it, so that they lead somewhere on a package index, too"""
+DOCUMENTATION: Final = f"{HOME}/blob/main/docs/" if HOME else ""  # where its pages can be read
 MIB = 2**20  # bytes in 1 MiB
 SHORT_DIGEST = 12  # hexadecimal digits, as `git log --abbrev` shows for large repositories
 BLOCKS = " ▁▂▃▄▅▆▇█"
@@ -30,6 +31,24 @@ _ASCII_SIGNS = str.maketrans(
         **dict(zip(BLOCKS[1:], "..:::###", strict=True)),
     }
 )
+
+
+PAGES: Final = {
+    "calibration": "Calibrating thresholds",
+    "onnx-contract": "The ONNX contract",
+    "published": "Published robustness",
+    "statistics": "What is measured",
+}
+"""Title of each page of the documentation that a message names."""
+
+
+def page(name: str) -> str:
+    """Where a page of the documentation can be read: its address, or its title while there is none.
+
+    >>> page("statistics")
+    'the page "What is measured"'
+    """
+    return f"{DOCUMENTATION}{name}.html" if DOCUMENTATION else f'the page "{PAGES[name]}"'
 
 
 def printable(text: str) -> str:

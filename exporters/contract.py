@@ -116,7 +116,7 @@ def checked_preprocessing(values: Mapping[str, Any], where: str) -> dict[str, An
     """
 
     def wrong(what: str) -> ExportError:
-        hint = f"fields: {', '.join(PREPROCESSING_FIELDS)} (see docs/onnx-contract.md)"
+        hint = f'fields: {", ".join(PREPROCESSING_FIELDS)} (see the page "The ONNX contract")'
         return ExportError(f"{where}: {what}", hint, exit_code=USAGE)
 
     if unknown := sorted(set(values) - set(PREPROCESSING_FIELDS)):
@@ -172,7 +172,7 @@ def shared_preprocessing(candidates: Mapping[str, Mapping[str, Any]], name: str)
     )
     raise ExportError(
         f"{name}: preprocessing of this checkpoint is not known; {why}",
-        "say it with --preprocessing FILE (see docs/onnx-contract.md)",
+        'say it with --preprocessing FILE (see the page "The ONNX contract")',
         exit_code=USAGE,
     )
 

@@ -122,7 +122,7 @@ def _opened(path: Path) -> tuple[onnx.ModelProto, dict[str, Any]]:
     if not texts:
         raise ExportError(
             f"{path}: contract is missing; how photos become its input must be known to quantise it",
-            "export it with `robustcheck export`, or write the contract as docs/onnx-contract.md says",
+            'export it with `robustcheck export`, or write the contract as the page "The ONNX contract" says',
         )
     try:
         read = json.loads(texts[-1])
@@ -151,7 +151,7 @@ def _check_unchanged(path: Path, proto: onnx.ModelProto, said: str | None) -> No
     if found != said:
         raise ExportError(
             f"{path}: graph or weights are not those that its contract was written for; changed after the export",
-            "export the model again, or write the contract anew (docs/onnx-contract.md, Changing an exported file)",
+            "export the model again, or write the contract anew (the page 'The ONNX contract' says how)",
         )
 
 

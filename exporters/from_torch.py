@@ -69,7 +69,7 @@ def load(
     if not isinstance(fields, dict):
         raise ExportError(
             f"{name}: preprocessing is not given; the module has no attribute `preprocessing`",
-            "give --preprocessing FILE (a JSON object, see docs/onnx-contract.md)",
+            'give --preprocessing FILE (a JSON object, see the page "The ONNX contract")',
             exit_code=USAGE,
         )
     fields = checked_preprocessing(fields, name)

@@ -272,7 +272,7 @@ def as_contract(processor: Any, name: str) -> dict[str, Any]:
     )
 
 
-_FILE = "say it with --preprocessing FILE (see docs/onnx-contract.md)"
+_FILE = 'say it with --preprocessing FILE (see the page "The ONNX contract")'
 
 
 def _revision(name: str) -> str:

@@ -171,7 +171,7 @@ def read_preprocessing(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ExportError(
             f"{path}: preprocessing is a JSON {type(values).__name__}; it must be an object",
-            "its fields are in docs/onnx-contract.md",
+            'its fields are on the page "The ONNX contract"',
             exit_code=USAGE,
         )
     return checked_preprocessing(values, str(path))

@@ -21,7 +21,7 @@ from robustcheck_onnx.checker.report import (
     section,
     spaced,
 )
-from robustcheck_onnx.checker.text import count_text, number_text, short_digest
+from robustcheck_onnx.checker.text import count_text, number_text, page, short_digest
 from robustcheck_onnx.checker.verdict import NAMES
 from robustcheck_onnx.thresholds import profile as profiles
 from robustcheck_onnx.thresholds.profile import STATISTICS, Calibration, Moved, Profile
@@ -242,7 +242,7 @@ def _holds_for(profile: Profile, pen: Pen) -> RenderableType:
         ("images", f"at least {profile.min_images} varied ones"),
         ("bounds", f"{100 * (1 - profile.alpha):g} % confidence for {_BOUNDS[profile.bounds]}"),
         ("preprocessing", profile.preprocessing),
-        ("statistics", f"version {profile.statistic_version} (docs/statistics.md)"),
+        ("statistics", f"version {profile.statistic_version} ({page('statistics')})"),
     ]
     return labelled(pen, facts)
 

@@ -10,6 +10,8 @@ from typing import Annotated
 
 import typer
 
+from .help import Verbs
+from .panels import EVIDENCE, GATE, PREPARE, SET_UP, UNDERSTAND
 from .process import importing_native, run
 from .verbs import (
     calibrate,
@@ -28,18 +30,19 @@ from .verbs import (
 )
 
 VERDICT_CODES = "Exit codes: 0 PASS · 1 WARN · 2 usage · 3 could not assess · 4 environment · 70 internal error. "
-app = typer.Typer(
+INFORMATION = "Exit codes: 0 measured, which is no PASS · 2 usage · 3 could not measure · 4 environment."
+app = Verbs(
     name="robustcheck",
     help="Deployment gate for vision encoders: looks for the outlier features that indicate robustness to "
     "distribution shift, on in-distribution photos, in any ONNX file.\n\n"
     "`robustcheck MODEL.onnx` is short for `robustcheck check MODEL.onnx`. A folder or file with the name of a command "
     "needs the long form, or `./NAME`.",
-    epilog=f"{VERDICT_CODES}Only 0 lets a release through.",
+    epilog="Example: robustcheck model.onnx --images photos/\n\n"
+    "Example: robustcheck help compare\n\n"
+    f"{VERDICT_CODES}Only 0 lets a release through.",
     add_completion=True,
     pretty_exceptions_enable=False,
     pretty_exceptions_show_locals=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    rich_markup_mode="markdown",
 )
 
 
@@ -60,49 +63,79 @@ def _group(
     pass
 
 
-# in the order of `--help`
-app.command(
-    epilog="Example: robustcheck export open_clip ViT-B-32 --weights openai -o model.onnx\n\n"
-    "Example: robustcheck export torch mypackage.models:make --preprocessing preprocessing.json -o model.onnx\n\n"
-    "Example: robustcheck export onnx model.onnx --precision int8-qdq --calibration-images photos/ -o int8.onnx\n\n"
-    "Exit codes: 0 written, and it agrees with the original · 2 usage · 3 not exported · 4 environment."
-)(export.export)
-app.command(epilog="Example: robustcheck inspect model.onnx")(inspect.inspect)
-app.command(
-    epilog="Example: robustcheck doctor\n\n"
-    "Exit codes: 0 nothing is broken · 2 usage · 4 something is, and what to type stands beside it."
-)(inspect.doctor)
-app.command(epilog="Example: robustcheck explain rectified")(look_up.explain)
-app.command(epilog="Example: robustcheck reference ViT-B-32/openai")(look_up.reference)
-app.command(epilog="Example: robustcheck schema")(look_up.schema)
-app.command(
-    epilog="Example: robustcheck model.onnx --images photos/ -o json=report.json\n\n"
-    "Example: robustcheck check models/ --images photos/ -o terminal -o 'html={model}.html'\n\n"
-    f"{VERDICT_CODES}"
+# Panel by panel, in the order of `--help`: what is typed most stands first.
+app.verb(
+    panel=GATE,
+    examples=(
+        "robustcheck model.onnx --images photos/ -o json=report.json",
+        "robustcheck check models/ --images photos/ -o terminal -o 'html={model}.html'",
+    ),
+    codes=VERDICT_CODES,
 )(importing_native(check.check))
-app.command(
-    epilog="Example: robustcheck compare int8.onnx fp32.onnx --images photos/\n\n"
-    "Example: robustcheck compare v2.onnx --images photos/ --baseline v1.json\n\n"
-    f"{VERDICT_CODES}"
+app.verb(
+    panel=GATE,
+    examples=(
+        "robustcheck compare int8.onnx fp32.onnx --images photos/",
+        "robustcheck compare v2.onnx --images photos/ --baseline v1.json",
+    ),
+    codes=VERDICT_CODES,
 )(importing_native(compare.compare))
-app.command(epilog="Example: robustcheck shift model.onnx --in photos/ --shifted sketches/")(
-    importing_native(shift.shift)
+app.verb(
+    panel=GATE,
+    examples=("robustcheck verify report.json model.onnx --images photos/",),
+    codes="Exit codes: 0 all that was checked agrees, and the verdict is PASS · 1 it agrees, but the verdict is WARN, "
+    "or the report alone vouches for it · 2 usage, no whole report, or one of a newer robustcheck · 3 something "
+    "differs: the report is not about this · 4 environment.",
+)(importing_native(verify.verify))
+app.verb(panel=UNDERSTAND, examples=("robustcheck inspect model.onnx",))(inspect.inspect)
+app.verb(
+    panel=UNDERSTAND,
+    examples=("robustcheck explain rectified", "robustcheck explain", "robustcheck explain exit-codes"),
+)(look_up.explain)
+app.verb(panel=UNDERSTAND, examples=("robustcheck scan model.onnx --images photos/",), codes=INFORMATION)(
+    importing_native(scan.scan)
 )
-app.command(epilog="Example: robustcheck scan model.onnx --images photos/")(importing_native(scan.scan))
-app.command(
-    epilog="Example: robustcheck calibrate --suite paper --images photos/ --plan\n\n"
-    "Exit codes: 0 the profile is written · 2 usage · 3 a model failed: no profile, unless --allow-missing · "
-    "4 environment."
+app.verb(
+    panel=UNDERSTAND, examples=("robustcheck shift model.onnx --in photos/ --shifted sketches/",), codes=INFORMATION
+)(importing_native(shift.shift))
+app.verb(
+    panel=UNDERSTAND,
+    examples=("robustcheck reference siglip", "robustcheck reference ViT-B-32/openai", "robustcheck reference --all"),
+)(look_up.reference)
+app.verb(
+    panel=PREPARE,
+    examples=(
+        "robustcheck export open_clip ViT-B-32 --weights openai -o model.onnx",
+        "robustcheck export torch mypackage.models:make --preprocessing preprocessing.json -o model.onnx",
+        "robustcheck export onnx model.onnx --precision int8-qdq --calibration-images photos/ -o int8.onnx",
+    ),
+    codes="Exit codes: 0 written, and it agrees with the original · 2 usage · 3 not exported · 4 environment.",
+)(export.export)
+app.verb(
+    panel=PREPARE,
+    examples=(
+        "robustcheck calibrate --suite paper --images photos/ --plan",
+        "robustcheck calibrate --suite mine.toml --images photos/ --out mine.json",
+    ),
+    codes="Exit codes: 0 the profile is written · 2 usage · 3 a model failed: no profile, unless --allow-missing · "
+    "4 environment.",
 )(calibrate.calibrate)
-app.command(epilog="Example: robustcheck demo")(demo.demo)
-app.command(epilog="Example: robustcheck verify report.json model.onnx --images photos/")(
-    importing_native(verify.verify)
-)
-app.command(epilog="Example: robustcheck sign report.json model.onnx --key key.pem")(verify.sign)
-app.command(epilog="Example: robustcheck init")(set_up.init)
-app.add_typer(profiles.profiles, name="profiles")
-app.add_typer(set_up.cache, name="cache")
-app.add_typer(registry.mlflow, name="mlflow")
+app.add_typer(profiles.profiles, rich_help_panel=PREPARE)
+app.verb(
+    panel=EVIDENCE,
+    examples=("robustcheck sign report.json model.onnx --key key.pem",),
+    codes="Exit codes: as for robustcheck verify.",
+)(verify.sign)
+app.add_typer(registry.mlflow, rich_help_panel=EVIDENCE)
+app.verb(panel=EVIDENCE, examples=("robustcheck schema",))(look_up.schema)
+app.verb(panel=SET_UP, examples=("robustcheck demo",))(demo.demo)
+app.verb(
+    panel=SET_UP,
+    examples=("robustcheck doctor",),
+    codes="Exit codes: 0 nothing is broken · 2 usage · 4 something is, and what to type stands beside it.",
+)(inspect.doctor)
+app.verb(panel=SET_UP, examples=("robustcheck init",))(set_up.init)
+app.add_typer(set_up.cache, rich_help_panel=SET_UP)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -13,6 +13,8 @@ import typer
 
 from robustcheck_onnx.checker.errors import UsageError
 
+from .panels import IMAGES, MODEL, OUTPUT, SPEED, VERDICT
+
 if TYPE_CHECKING:
     from robustcheck_onnx.checker.evidence import GivenOptions
 
@@ -51,32 +53,84 @@ def _only(option: str, *valid: str) -> Callable[[str], str]:
 # What is measured:
 
 Model = Annotated[Path, typer.Argument(help="The ONNX file.", metavar="MODEL.onnx", show_default=False, readable=False)]
-Tensor = Annotated[str | None, typer.Option(help="Measure this tensor of the graph instead of the one found by rule.")]
+Tensor = Annotated[
+    str | None,
+    typer.Option(
+        help="Measure this tensor of the graph instead of the one found by rule.",
+        metavar="NAME",
+        rich_help_panel=MODEL,
+    ),
+]
 Pool = Annotated[
     str | None,
-    typer.Option(help="How to pool: none, cls, mean, token_cls, token_mean or spatial_mean.", metavar="POOL"),
+    typer.Option(
+        help="How a map or tokens become one vector: none, cls, mean, token_cls, token_mean or spatial_mean.",
+        metavar="POOL",
+        rich_help_panel=MODEL,
+    ),
 ]
 PreprocessOption = Annotated[
     str | None,
-    typer.Option(help="clip, imagenet, or a JSON file; overrides the file's contract and sidecars.", metavar="WHAT"),
+    typer.Option(
+        help="How pixels become inputs: clip, imagenet, or a JSON file. Counts before what the model's file or a file "
+        "beside it says.",
+        metavar="WHAT",
+        rich_help_panel=MODEL,
+    ),
 ]
 Images = Annotated[
     str | None,
-    typer.Option(help="In-distribution photos, as for a check. Default: the bundled photos.", metavar="PATH"),
+    typer.Option(
+        help="In-distribution photos, as for a check. Default: the bundled photos.",
+        metavar="PATH",
+        rich_help_panel=IMAGES,
+    ),
 ]
-_MAX_IMAGES = typer.Option(min=1, help="Use at most so many images.")
+_MAX_IMAGES = typer.Option(min=1, help="Stop after this many images.", metavar="N", rich_help_panel=IMAGES)
 MaxImages = Annotated[int, _MAX_IMAGES]
 MaxImagesOrAll = Annotated[int | None, _MAX_IMAGES]
-MaxBad = Annotated[float, typer.Option(min=0, max=1, help="Largest share of images that may be unusable.")]
-Seed = Annotated[int, typer.Option(help="Seed of the order in which images are taken.")]
+MaxBad = Annotated[
+    float,
+    typer.Option(
+        min=0,
+        max=1,
+        help="Largest share of images that may be unusable, such as 0.01.",
+        metavar="SHARE",
+        rich_help_panel=IMAGES,
+    ),
+]
+Seed = Annotated[
+    int,
+    typer.Option(
+        help="Images are taken in a random order; another number gives another order.",
+        metavar="N",
+        rich_help_panel=IMAGES,
+    ),
+]
 
 # How it is measured:
 
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or tensorrt; auto may fall back to the CPU.")]
-BatchSize = Annotated[int, typer.Option(min=1, max=32, help="Images that the model gets at once.")]
+Device = Annotated[
+    str,
+    typer.Option(
+        help="auto, cpu, cuda, cuda:N or tensorrt. auto takes a GPU if there is one that works.",
+        metavar="DEVICE",
+        rich_help_panel=SPEED,
+    ),
+]
+BatchSize = Annotated[
+    int,
+    typer.Option(
+        min=1, max=32, help="Images that the model gets at once, 1 to 32.", metavar="N", rich_help_panel=SPEED
+    ),
+]
 RayAddress = Annotated[
     str | None,
-    typer.Option(help="HOST:PORT or auto: a running Ray cluster instead of one on this machine.", metavar="ADDRESS"),
+    typer.Option(
+        help="HOST:PORT of a running Ray cluster, or auto. Default: a cluster on this machine.",
+        metavar="ADDRESS",
+        rich_help_panel=SPEED,
+    ),
 ]
 
 # A report that is read:
@@ -86,7 +140,11 @@ ReportFile = Annotated[
 ]
 ReportImages = Annotated[
     str | None,
-    typer.Option(help="Where the images of the check are; not needed for the bundled photos.", metavar="PATH"),
+    typer.Option(
+        help="Where the images of the check are; not needed for the bundled photos.",
+        metavar="PATH",
+        rich_help_panel=IMAGES,
+    ),
 ]
 Rerun = Annotated[
     bool | None,
@@ -95,36 +153,82 @@ Rerun = Annotated[
         help="Measure again with the report's settings; every statistic must agree. Default: where the images are at "
         "hand. With --no-rerun and no signature a PASS rests on the report alone.",
         show_default=False,
+        rich_help_panel=VERDICT,
     ),
 ]
 PublicKey = Annotated[
-    Path | None, typer.Option(help="PEM file of the key that you trust; needs a signature.", metavar="FILE")
+    Path | None,
+    typer.Option(
+        help="PEM file of the key that you trust; needs a signature.", metavar="FILE", rich_help_panel=VERDICT
+    ),
 ]
 Signature = Annotated[
     Path | None,
     typer.Option(
-        help="What `robustcheck sign` or `--sign` of a check wrote. Default: REPORT.sigstore.json.", metavar="FILE"
+        help="What `robustcheck sign` or `--sign` of a check wrote. Default: REPORT.sigstore.json.",
+        metavar="FILE",
+        rich_help_panel=VERDICT,
     ),
 ]
 
 # What is shown:
 
+
+def completing(forms: Callable[[], Sequence[str]] = lambda: FORMATS) -> Callable[[str], list[str]]:
+    """What a shell offers for a word of `-o`: the forms that it may become."""
+    return lambda incomplete: [form for form in forms() if form.startswith(incomplete)]
+
+
 Output = Annotated[  # on stdout
-    str, typer.Option("--output", "-o", help="terminal or json.", callback=_only("--output", *FORMATS))
+    str,
+    typer.Option(
+        "--output",
+        "-o",
+        help="terminal or json.",
+        metavar="FORMAT",
+        callback=_only("--output", *FORMATS),
+        autocompletion=completing(),
+        rich_help_panel=OUTPUT,
+    ),
 ]
 Outputs = Annotated[  # on stdout and in files: `output.destinations_of`
     list[str] | None,
-    typer.Option("--output", "-o", help="terminal or json, each with =PATH to write a file.", metavar="FORMAT[=PATH]"),
+    typer.Option(
+        "--output",
+        "-o",
+        help="terminal or json, each with =PATH to write a file.",
+        metavar="FORMAT[=PATH]",
+        autocompletion=completing(),
+        rich_help_panel=OUTPUT,
+    ),
 ]
 Quiet = Annotated[
-    int, typer.Option("--quiet", "-q", count=True, max=2, help="One line a model instead of the report. -qq: nothing.")
+    int,
+    typer.Option(
+        "--quiet",
+        "-q",
+        count=True,
+        max=2,
+        help="One line a model instead of the report, and no progress. -qq: nothing.",
+        rich_help_panel=OUTPUT,
+    ),
 ]
-Verbose = Annotated[int, typer.Option("--verbose", "-v", count=True, max=1, help="The whole report.")]
-NoTime = Annotated[bool, typer.Option("--no-time", help="Leave the time block out of the report.")]
+Verbose = Annotated[
+    int, typer.Option("--verbose", "-v", count=True, max=1, help="The whole report.", rich_help_panel=OUTPUT)
+]
+NoTime = Annotated[
+    bool,
+    typer.Option(
+        "--no-time", help="Leave out how long it took, so that two reports can be compared.", rich_help_panel=OUTPUT
+    ),
+]
 Color = Annotated[
     str,
     typer.Option(
-        help="auto, always or never (NO_COLOR is honoured).", callback=_only("--color", "auto", "always", "never")
+        help="auto, always or never. auto: on a terminal, unless NO_COLOR is set.",
+        metavar="WHEN",
+        callback=_only("--color", "auto", "always", "never"),
+        rich_help_panel=OUTPUT,
     ),
 ]
-Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback with an error.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback with an error.", rich_help_panel=OUTPUT)]

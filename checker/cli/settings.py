@@ -65,9 +65,9 @@ class Settings(Frozen):
     model_config = ConfigDict(alias_generator=_key)
 
     images: str | None = Field(None, description="In-distribution photos. Default: the bundled photos.")
-    max_images: Positive | None = Field(None, description="Use at most so many images. Default: all.")
+    max_images: Positive | None = Field(None, description="Stop after this many images. Default: all.")
     max_bad: Share = Field(0.01, description="Largest share of images that may be unusable.")
-    seed: int = Field(0, description="Seed of the order in which images are taken.")
+    seed: int = Field(0, description="Images are taken in a random order; another number gives another order.")
     preprocess: str | None = Field(
         None, description="clip, imagenet or a JSON file. Default: what the model or a sidecar says."
     )
@@ -77,9 +77,9 @@ class Settings(Frozen):
     batch_size: Annotated[int, Field(ge=1, le=32)] = Field(32, description="Images that the model gets at once.")
     thresholds: str | None = Field(None, description="A threshold profile. Default: the packaged one.")
     engine: str = Field("local", description="local or ray.")
-    workers: Positive | None = Field(None, description="Ray: so many workers. Default: by cores and GPUs.")
+    workers: Positive | None = Field(None, description="Workers of the Ray engine. Default: by cores and GPUs.")
     ray_address: str | None = Field(None, description="Ray: HOST:PORT or auto. Default: a cluster of its own.")
-    detector: tuple[str, ...] = Field((), description="Installed plug-ins to run beside; they can only add a WARN.")
+    detector: tuple[str, ...] = Field((), description="Installed plug-ins to run too; they can only add a WARN.")
     fail_on: FailOn = Field("warn", description="warn: WARN exits with 1. never: a verdict exits with 0.")
     accept: Accept | None = Field(
         None, description="not_applicable: WARN exits with 0 where every reason is of that kind."
@@ -88,11 +88,11 @@ class Settings(Frozen):
     sign: str | None = Field(None, description="Private key that signs the JSON report; see --sign. Default: none.")
     quiet: Annotated[int, Field(ge=0, le=2)] = Field(0, description="1: one line a model. 2: nothing on stdout.")
     verbose: Annotated[int, Field(ge=0, le=2)] = Field(0, description="1: the whole report. 2: also the log.")
-    no_cache: bool = Field(False, description="Measure, whatever an earlier run of the same check found.")
+    no_cache: bool = Field(False, description="Measure again, even if the same check was made before.")
     no_thumbnails: bool = Field(False, description="html: no small copies of calibration photos.")
-    no_time: bool = Field(False, description="Leave the time block out of the report.")
+    no_time: bool = Field(False, description="Leave out how long it took.")
     color: Literal["auto", "always", "never"] = Field("auto", description="auto, always or never.")
-    log_file: str | None = Field(None, description="Append what is done, and when, to this file. Default: none.")
+    log_file: str | None = Field(None, description="Append to this file what is done, and when. Default: none.")
     no_ci: bool = Field(False, description="No annotations for the CI system that runs the check.")
     waivers: tuple[Waiver, ...] = Field((), description="Accepted reasons for WARN; in a file only.")
 
@@ -334,8 +334,8 @@ EXAMPLES: dict[str, object] = {
 def template() -> str:
     """A commented robustcheck.toml: every key with its default or an example, and one line about it."""
     lines = [
-        "# Settings of `robustcheck check`. Lines that start with # and a blank are prose; take the # away from one of",
-        "# the others to set it. The command line and variables (ROBUSTCHECK_MAX_IMAGES=…) count before this file.",
+        "# Settings of `robustcheck check`. To change one, remove the # in front of its name. The command line and",
+        "# variables (ROBUSTCHECK_MAX_IMAGES=…) count before this file.",
         "# Paths count from this file's folder. `robustcheck check --show-settings` shows what holds, and from where.",
     ]
     for key, name in FIELDS.items():

@@ -116,7 +116,7 @@ def _find(name: str, installed: Sequence[EntryPoint]) -> EntryPoint:
         near = difflib.get_close_matches(name, others, 1)
         raise UsageError(
             f"--detector is {name!r}; it must be an installed detector ({', '.join(others) or 'there is none'})",
-            f"--detector {near[0]}" if near else "pip install the package that has it (docs/detectors.md)",
+            f"--detector {near[0]}" if near else "pip install the package that has it",
         )
     if len(having) > 1:
         packages = sorted(_package(point) for point in having)

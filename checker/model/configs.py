@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.evidence import CLIP, IMAGENET, Preprocessing
+from robustcheck_onnx.checker.text import page
 
 OWN_SUFFIX: Final = ".robustcheck.json"  # of our own sidecar: model.onnx has model.robustcheck.json
 SIDECAR_NAMES: Final = ("open_clip_config.json", "preprocessor_config.json", "config.json")  # in this order
@@ -95,7 +96,7 @@ def parse_config(
     try:
         fields, defaults = reader(path, values, input_size)
     except UsageError as fault:
-        fault.hint = fault.hint or f"state it in our fields (docs/onnx-contract.md): --preprocess my{OWN_SUFFIX}"
+        fault.hint = fault.hint or f"state it in our fields ({page('onnx-contract')}): --preprocess my{OWN_SUFFIX}"
         raise
     try:
         return Preprocessing.model_validate(fields), defaults

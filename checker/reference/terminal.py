@@ -17,7 +17,7 @@ from rich.segment import Segment, Segments
 from rich.text import Text
 
 from robustcheck_onnx.checker.report import Pen, Trimmed, columns, hanging, line, section, spaced
-from robustcheck_onnx.checker.text import number_text, range_text, short_checkpoint
+from robustcheck_onnx.checker.text import number_text, page, range_text, short_checkpoint
 from robustcheck_onnx.thresholds import published as tables
 from robustcheck_onnx.thresholds.effective_robustness import expected_accuracy
 from robustcheck_onnx.thresholds.published import IMAGENET, MEAN_SHIFTS, SHIFT_WORDS, SHIFTS
@@ -52,7 +52,7 @@ _HEADERS = (
     "n × d: images × features; K, K/Kc: activation kurtosis and persistence ratio; top-3: share of the kurtosis that "
     "the three strongest features carry; neg.: negative energy."
 )
-_CONTEXT = "Context: none of it decides a verdict. Sources: docs/published.md, docs/data.md."
+_CONTEXT = f"Context: none of it decides a verdict. Sources: {page('published')}."
 
 
 @dataclass(frozen=True)

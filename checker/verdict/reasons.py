@@ -158,7 +158,7 @@ RULES: dict[str, Rule] = {
         "not_established",
         "the graph or the weights are not those that were exported",
         "Export the model again. Where another tool changed it on purpose, write the contract anew for the new file "
-        "(docs/onnx-contract.md, Changing an exported file).",
+        '(the page "The ONNX contract", Changing an exported file).',
         "The contract holds a digest of the file's graph and weights, and theirs is another one. A damaged copy looks "
         "like this: one byte of one bias, or one attribute of a node, can make an outlier feature. Tools that rewrite "
         "a file (onnxsim, ONNX Runtime's quantiser, a conversion to fp16) keep the contract and change what it was "

@@ -49,9 +49,12 @@ def understood(words: list[str]) -> str:
 def test_every_verb_shows_an_example_of_itself(
     verb: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("COLUMNS", "80")
     assert cli.main([*verb.split()[1:], "--help"]) == 0
-    examples = re.findall(r"^ *Examples?: (robustcheck .*?) *$", capsys.readouterr().out, re.MULTILINE)
+    shown = capsys.readouterr().out.replace("\\\n", "")  # as a shell reads it
+    before, _, rest = shown.partition("\nExample")
+    assert "Options\n" not in before
+    examples = re.findall(r"^  (robustcheck .*?)$", rest.partition("\n\n")[0], re.MULTILINE)
     assert examples
     for example in examples:
         assert understood(shlex.split(example)[1:]) == verb
@@ -61,6 +64,52 @@ def test_every_verb_shows_an_example_of_itself(
 def test_where_codes_matter_the_help_lists_them(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([*verb.split(), "--help"]) == 0
     assert re.search(r"Exit codes: 0 .* · [34] ", " ".join(capsys.readouterr().out.split()))
+
+
+@pytest.mark.parametrize("verb", ["robustcheck", *VERBS])
+@pytest.mark.parametrize("columns", ["80", "120"])
+def test_help_names_no_type_and_no_page_that_a_package_lacks_and_fits(
+    verb: str, columns: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    assert cli.main([*verb.split()[1:], "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= int(columns)
+    assert not re.search(r"<\w+.*?>|docs/", shown)
+    assert not re.search(
+        r"--(debug|no-time|no-ci|exit-zero|plan|force|help|version) \S", shown
+    )  # a flag takes no value
+
+
+def test_the_help_of_all_has_a_line_a_verb_in_groups_and_check_first(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert cli.main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    groups = {
+        block.splitlines()[0]: [re.fullmatch(r"  (\S+) +\S.*[.)]", line) for line in block.splitlines()[1:]]
+        for block in shown.strip().split("\n\n")
+    }
+    listed = {
+        title: [row.group(1) if row else "a row of two lines" for row in groups[title]]
+        for title in ("Gate", "Understand", "Prepare", "Evidence", "Set-up")
+    }
+    assert listed == {
+        "Gate": ["check", "compare", "verify"],
+        "Understand": ["inspect", "explain", "scan", "shift", "reference"],
+        "Prepare": ["export", "calibrate", "profiles"],
+        "Evidence": ["sign", "schema", "mlflow"],
+        "Set-up": ["demo", "doctor", "init", "cache"],
+    }
+    titles = list(groups)
+    assert titles.index("Examples") < titles.index("Gate") < titles.index("Set-up") < titles.index("Options")
+
+
+def test_the_options_of_a_check_stand_in_panels(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["check", "--help"]) == 0
+    titles = re.findall(r"^(\w+)$", capsys.readouterr().out, re.MULTILINE)
+    assert titles == ["Examples", "Arguments", "Images", "Model", "Verdict", "Output", "Speed", "CI"]
 
 
 def test_the_commands_of_every_page_are_understood() -> None:

@@ -1,6 +1,8 @@
 """Rooms, the import-free check path, the wheel, and the command's start."""
 
+import ast
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -9,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from robustcheck_onnx.checker.text import PAGES
 from support import ROOT
 
 BIN = Path(sys.executable).parent
@@ -145,6 +148,27 @@ def test_shell_completion() -> None:
         env = {"_ROBUSTCHECK_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": cword, "PATH": "/usr/bin"}
         done = subprocess.run([BIN / "robustcheck"], capture_output=True, text=True, check=False, env=env)
         assert want in done.stdout.split()
+
+
+def test_no_message_names_a_page_that_the_package_lacks() -> None:
+    """The pages of docs/ are not in the wheel; what a message names is its title (`text.page`)."""
+    named = []
+    for room in ("checker", "exporters", "thresholds"):
+        for path in (ROOT / room).rglob("*.py"):
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            prose = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}  # docstrings
+            named += [
+                f"{path.name}: {node.value}"
+                for node in ast.walk(tree)
+                if isinstance(node, ast.Constant) and id(node) not in prose
+                if isinstance(node.value, str) and re.search(r"docs/[a-z-]+\.md", node.value)
+            ]
+    assert named == []
+
+
+def test_titles_of_pages_are_theirs() -> None:
+    for name, title in PAGES.items():
+        assert (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8").startswith(f"# {title}")
 
 
 def loaded_after(code: str) -> set[str]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, RobustcheckError, UsageError
-from robustcheck_onnx.checker.text import printable
+from robustcheck_onnx.checker.text import page, printable
 
 from ..options import (
     BatchSize,
@@ -27,6 +27,7 @@ from ..options import (
     run_options,
 )
 from ..output import ascii_only, check_target, console_for, print_report
+from ..panels import MODEL, OUTPUT, SPEED, VERDICT
 from . import profiles
 
 if TYPE_CHECKING:
@@ -45,46 +46,103 @@ def calibrate(
     ctx: typer.Context,
     suite: Annotated[
         str | None,
-        typer.Option(help="Suite file (TOML, docs/calibration.md), or paper: the packaged one.", metavar="SUITE"),
+        typer.Option(
+            help="The models: a suite file (TOML), or paper, the packaged one.",
+            metavar="SUITE",
+            rich_help_panel=MODEL,
+        ),
     ] = None,
     images: Images = None,
-    out: Annotated[Path | None, typer.Option("--out", help="The profile to write.", metavar="PROFILE.json")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="The profile to write.", metavar="PROFILE.json", rich_help_panel=OUTPUT),
+    ] = None,
     results: Annotated[
         Path | None,
-        typer.Option(help="Table of result rows, added to. Default: OUT with .results.jsonl.", metavar="TABLE.jsonl"),
+        typer.Option(
+            help="Keep what was measured in this table, which later runs go on with. Default: OUT with .results.jsonl.",
+            metavar="TABLE.jsonl",
+            rich_help_panel=OUTPUT,
+        ),
     ] = None,
-    plan: Annotated[bool, typer.Option("--plan", help="Show what would be done, and how large it is; do nothing.")] = (
-        False
-    ),
+    plan: Annotated[
+        bool,
+        typer.Option("--plan", help="Show what would be done and how large it is; do nothing.", rich_help_panel=OUTPUT),
+    ] = False,
     from_evidence: Annotated[
         list[str] | None,
-        typer.Option(help="Fit to this results table, without any model; repeatable.", metavar="TABLE.jsonl"),
+        typer.Option(
+            help="Fit to a table of results, without any model. May be given several times.",
+            metavar="TABLE.jsonl",
+            rich_help_panel=MODEL,
+        ),
     ] = None,
     from_reference: Annotated[
-        bool, typer.Option("--from-reference", help="Write the default profile, from the packaged reference table.")
+        bool,
+        typer.Option(
+            "--from-reference",
+            help="Write the default profile again, from the packaged reference table.",
+            rich_help_panel=MODEL,
+        ),
     ] = False,
-    tensor: Annotated[str, typer.Option(help="Fit to: representation, pooled, or auto (what parts better).")] = "auto",
-    profile_id: Annotated[str, typer.Option("--id", help="The profile's id. Default: the name of OUT.")] = "",
+    tensor: Annotated[
+        str,
+        typer.Option(
+            help="What to fit to: representation, pooled, or auto (the one that tells robust models from others "
+            "better).",
+            metavar="TENSOR",
+            rich_help_panel=MODEL,
+        ),
+    ] = "auto",
+    profile_id: Annotated[
+        str,
+        typer.Option("--id", help="The profile's id. Default: the name of OUT.", metavar="ID", rich_help_panel=OUTPUT),
+    ] = "",
     allow_missing: Annotated[
-        bool, typer.Option("--allow-missing", help="Write a profile although models failed; it says which.")
+        bool,
+        typer.Option(
+            "--allow-missing",
+            help="Write a profile even if models failed; it says which.",
+            rich_help_panel=VERDICT,
+        ),
     ] = False,
-    engine: Annotated[str, typer.Option(help="local (processes) or ray (extra `ray`).")] = "local",
-    workers: Annotated[int | None, typer.Option(min=1, help="Worker processes. Default: 1; ray: one a device.")] = None,
+    engine: Annotated[
+        str,
+        typer.Option(
+            help="local: processes of this machine. ray: a Ray cluster (extra `ray`).",
+            metavar="ENGINE",
+            rich_help_panel=SPEED,
+        ),
+    ] = "local",
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Worker processes. Default: 1; with ray, one for each device.",
+            metavar="N",
+            rich_help_panel=SPEED,
+        ),
+    ] = None,
     ray_address: RayAddress = None,
     device: Device = "auto",
     cache: Annotated[
-        Path | None, typer.Option(help="Folder for exports. Default: exports/ in the cache folder.", metavar="DIR")
+        Path | None,
+        typer.Option(
+            help="Folder for exported models. Default: exports/ in the cache folder.",
+            metavar="FOLDER",
+            rich_help_panel=OUTPUT,
+        ),
     ] = None,
     max_images: MaxImagesOrAll = None,
     max_bad: MaxBad = 0.01,
     seed: Seed = 0,
     batch_size: BatchSize = 32,
     output: Output = "terminal",
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.", rich_help_panel=OUTPUT)] = False,
     color: Color = "auto",
     debug: Debug = False,
 ) -> int:
-    """Fit a threshold profile to the models of a suite, or to what was measured of them before."""
+    """Fit thresholds to a suite of models, or to earlier measurements."""
     from robustcheck_onnx.checker.calibrate import check_labels, open_table, refuse_unknown, relabelled, tasks
     from robustcheck_onnx.checker.calibrate.run import measure
     from robustcheck_onnx.checker.calibrate.table import done
@@ -162,7 +220,7 @@ def _opened(spec: str) -> Opened:
     try:
         return open_suite(spec)
     except SuiteError as fault:
-        raise UsageError(str(fault), fault.hint or "docs/calibration.md shows a suite file") from fault
+        raise UsageError(str(fault), fault.hint or f"{page('calibration')} shows a suite file") from fault
 
 
 def _write_line(text: str) -> None:

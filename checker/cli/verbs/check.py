@@ -25,12 +25,21 @@ from ..options import (
     RayAddress,
     Seed,
     Tensor,
+    completing,
     one_of,
 )
 from ..output import ascii_only, console_for
+from ..panels import CI, IMAGES, OUTPUT, SPEED, VERDICT
 
 if TYPE_CHECKING:
     from ..settings import Resolved
+
+
+def _forms() -> Sequence[str]:
+    """The forms of `-o`, for a shell that completes them."""
+    from robustcheck_onnx.checker.report import forms
+
+    return forms.NAMES
 
 
 def check(
@@ -38,7 +47,7 @@ def check(
     models: Annotated[
         list[str] | None,
         typer.Argument(
-            help="ONNX files, folders (all .onnx files below) or quoted globs; several: one after the other.",
+            help="ONNX files, folders (every .onnx file below) or quoted globs.",
             metavar="MODEL.onnx...",
             show_default=False,
         ),
@@ -49,6 +58,7 @@ def check(
             help="In-distribution photos: a folder, a quoted glob, a list (.txt), a manifest (.csv, .jsonl), .tar "
             "shards, .parquet, or preprocessed tensors (.npy, .npz). Default: the bundled photos.",
             metavar="PATH",
+            rich_help_panel=IMAGES,
         ),
     ] = None,
     max_images: MaxImagesOrAll = None,
@@ -60,29 +70,50 @@ def check(
     device: Device = "auto",
     batch_size: BatchSize = 32,
     thresholds: Annotated[
-        str | None, typer.Option(help="A threshold profile instead of the default.", metavar="PROFILE.json")
+        str | None,
+        typer.Option(
+            help="Judge by this threshold profile. Default: the packaged one.",
+            metavar="PROFILE",
+            rich_help_panel=VERDICT,
+        ),
     ] = None,
     engine: Annotated[
         str,
         typer.Option(
-            help="local stops as soon as the evidence decides; ray spreads huge image sets over the devices of a Ray "
-            "cluster and measures every image (extra `ray`)."
+            help="local: stops as soon as the verdict is clear. ray: measures every image, on all devices of a Ray "
+            "cluster, for huge image sets (extra `ray`).",
+            metavar="ENGINE",
+            rich_help_panel=SPEED,
         ),
     ] = "local",
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Ray: so many workers. Default: one a GPU, else one for every 4 cores.")
+        int | None,
+        typer.Option(
+            min=1,
+            help="Workers of the Ray engine. Default: one for each GPU, else one for every 4 cores.",
+            metavar="N",
+            rich_help_panel=SPEED,
+        ),
     ] = None,
     ray_address: RayAddress = None,
     fail_on: Annotated[
-        str, typer.Option(help="warn: WARN exits with 1. never: a verdict exits with 0; an error never does.")
+        str,
+        typer.Option(
+            help="warn: a WARN exits with 1. never: every verdict exits with 0; an error never does.",
+            metavar="WHEN",
+            rich_help_panel=VERDICT,
+        ),
     ] = "warn",
-    exit_zero: Annotated[bool, typer.Option("--exit-zero", help="Short for --fail-on never.")] = False,
+    exit_zero: Annotated[
+        bool, typer.Option("--exit-zero", help="The same as --fail-on never.", rich_help_panel=VERDICT)
+    ] = False,
     accept: Annotated[
         str | None,
         typer.Option(
-            help="not_applicable: WARN exits with 0 where every reason is of that kind: the thresholds do not hold for "
-            "this model. No other kind can be accepted.",
+            help="not_applicable: a WARN exits with 0 where every reason is of that kind (the thresholds do not hold "
+            "for this model). No other kind can be accepted.",
             metavar="KIND",
+            rich_help_panel=VERDICT,
         ),
     ] = None,
     output: Annotated[
@@ -90,18 +121,21 @@ def check(
         typer.Option(
             "--output",
             "-o",
-            help="terminal, json, junit, sarif, markdown, html, openmetrics, modelcard, csv or gitlab, each with =PATH "
-            "to write a file; repeatable. Without a format on stdout the terminal report goes there. "
-            "{model} in PATH: one file for each model.",
+            help="terminal, json, junit, sarif, markdown, html, openmetrics, modelcard, csv or gitlab; with =PATH into "
+            "a file. May be given several times. {model} in PATH: one file for each model. The terminal report goes to "
+            "stdout unless another form does.",
             metavar="FORMAT[=PATH]",
+            autocompletion=completing(_forms),
+            rich_help_panel=OUTPUT,
         ),
     ] = None,
     sign: Annotated[
         str | None,
         typer.Option(
-            help="Sign the report of -o json=PATH with this private key, a PEM file as for `robustcheck sign`; the "
-            "signature goes to PATH's name with .sigstore.json (extra `sign`). A WARN is signed as a WARN.",
+            help="Sign the report of -o json=PATH with this private key (PEM); the signature is written beside it, "
+            "with .sigstore.json at the end (extra `sign`). A WARN is signed as a WARN.",
             metavar="KEY",
+            rich_help_panel=OUTPUT,
         ),
     ] = None,
     quiet: Quiet = 0,
@@ -112,32 +146,43 @@ def check(
             "-v",
             count=True,
             max=2,
-            help="The whole report, of several models too. -vv: also the log, on stderr.",
+            help="The whole report of every model. -vv: also the log, on stderr.",
+            rich_help_panel=OUTPUT,
         ),
     ] = 0,
     log_file: Annotated[
-        str | None, typer.Option(help="Append what is done, and when, to this file.", metavar="FILE")
+        str | None,
+        typer.Option(help="Append to this file what is done, and when.", metavar="FILE", rich_help_panel=OUTPUT),
     ] = None,
     no_cache: Annotated[
-        bool, typer.Option("--no-cache", help="Measure, whatever an earlier run of the same check found.")
+        bool,
+        typer.Option(
+            "--no-cache",
+            help="Measure again, even if the same check was made before.",
+            rich_help_panel=SPEED,
+        ),
     ] = False,
     no_thumbnails: Annotated[
         bool,
         typer.Option(
             "--no-thumbnails",
-            help="html: names instead of small copies of the most and least extreme calibration photos. With the "
-            "copies, whoever gets the page sees those photos.",
+            help="html: no small copies of your photos in the page, which whoever gets it can see; names instead.",
+            rich_help_panel=OUTPUT,
         ),
     ] = False,
     no_ci: Annotated[
-        bool, typer.Option("--no-ci", help="On GitHub Actions: no annotations, nothing in the step's summary.")
+        bool,
+        typer.Option(
+            "--no-ci", help="On GitHub Actions: no annotations, and no summary of the step.", rich_help_panel=CI
+        ),
     ] = False,
     detector: Annotated[
         list[str] | None,
         typer.Option(
-            help="Run this installed plug-in too (docs/detectors.md); repeatable. It can add a WARN, never take one "
-            "away.",
+            help="Also run this installed plug-in. It can add a WARN and never take one away. May be given several "
+            "times.",
             metavar="NAME",
+            rich_help_panel=VERDICT,
         ),
     ] = None,
     no_time: NoTime = False,
@@ -146,26 +191,33 @@ def check(
         str | None,
         typer.Option(
             "--config",
-            help="Settings from this file. Default: the nearest robustcheck.toml, or pyproject.toml with "
-            "[tool.robustcheck], from the current folder upward.",
+            help="Read settings from this file. Default: the nearest robustcheck.toml, or pyproject.toml with "
+            "[tool.robustcheck], in this folder or one above.",
             metavar="FILE",
+            rich_help_panel=CI,
         ),
     ] = None,
     isolated: Annotated[
-        bool, typer.Option("--isolated", help="No settings from a file or from ROBUSTCHECK_… variables.")
+        bool,
+        typer.Option("--isolated", help="Read no settings file and no ROBUSTCHECK_… variables.", rich_help_panel=CI),
     ] = False,
     show_settings: Annotated[
-        bool, typer.Option("--show-settings", help="Show each setting, its value and its source; check nothing.")
+        bool,
+        typer.Option(
+            "--show-settings",
+            help="Show each setting, its value and where it comes from; check nothing.",
+            rich_help_panel=CI,
+        ),
     ] = False,
     offline: Annotated[
         bool,
         typer.Option(
-            "--offline", help="Refuse URLs of other machines (docs/remote.md); so does ROBUSTCHECK_OFFLINE=1."
+            "--offline", help="Refuse URLs of other machines, as ROBUSTCHECK_OFFLINE=1 does.", rich_help_panel=CI
         ),
     ] = False,
     debug: Debug = False,
 ) -> int:
-    """Check models: PASS, or WARN with reasons (the default command)."""
+    """Check models: PASS, or WARN with reasons. The default command."""
     from .. import check_run, settings
 
     given: dict[str, Any] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -21,9 +22,18 @@ from ..options import (
     Quiet,
     Seed,
     Verbose,
+    completing,
     run_options,
 )
 from ..output import check_extra, deliver, destinations_of, measuring
+from ..panels import OUTPUT, VERDICT
+
+
+def _forms() -> Sequence[str]:
+    """The forms of `-o`, for a shell that completes them."""
+    from robustcheck_onnx.checker.compare import forms
+
+    return ("terminal", *forms.FORMS)
 
 
 def compare(
@@ -33,25 +43,32 @@ def compare(
     ],
     reference: Annotated[
         Path | None,
-        typer.Argument(help="The one that it was made from.", metavar="REFERENCE.onnx", show_default=False),
+        typer.Argument(help="The model that it was made from.", metavar="REFERENCE.onnx", show_default=False),
     ] = None,
     baseline: Annotated[
         Path | None,
         typer.Option(
             help="Instead of REFERENCE.onnx: the file that --write-baseline of an earlier release wrote.",
             metavar="FILE",
+            rich_help_panel=VERDICT,
         ),
     ] = None,
     write_baseline: Annotated[
         Path | None,
         typer.Option(
-            help="Write the candidate's numbers, to compare later releases with; may stand without a reference.",
+            help="Write the candidate's numbers, to compare later releases with; needs no reference.",
             metavar="FILE",
+            rich_help_panel=OUTPUT,
         ),
     ] = None,
     images: Images = None,
     tolerance: Annotated[
-        float, typer.Option(help="Share of each statistic of the reference that may be lost, 0 or more, below 1.")
+        float,
+        typer.Option(
+            help="Largest share of each statistic of the reference that may be lost, from 0 to below 1.",
+            metavar="SHARE",
+            rich_help_panel=VERDICT,
+        ),
     ] = 0.2,
     max_images: MaxImages = 1000,
     max_bad: MaxBad = 0.01,
@@ -60,15 +77,22 @@ def compare(
     device: Device = "auto",
     batch_size: BatchSize = 32,
     thresholds: Annotated[
-        Path | None, typer.Option(help="A threshold profile instead of the default.", metavar="PROFILE.json")
+        Path | None,
+        typer.Option(
+            help="Judge by this threshold profile. Default: the packaged one.",
+            metavar="PROFILE",
+            rich_help_panel=VERDICT,
+        ),
     ] = None,
     output: Annotated[
         list[str] | None,
         typer.Option(
             "--output",
             "-o",
-            help="terminal, json, junit, markdown, sarif or html, each with =PATH to write a file.",
+            help="terminal, json, junit, markdown, sarif or html; with =PATH into a file. May be given several times.",
             metavar="FORMAT[=PATH]",
+            autocompletion=completing(_forms),
+            rich_help_panel=OUTPUT,
         ),
     ] = None,
     quiet: Quiet = 0,
@@ -77,9 +101,10 @@ def compare(
     color: Color = "auto",
     debug: Debug = False,
 ) -> int:
-    """Compare a finetuned, pruned, quantised or converted model with what it was made from: PASS or WARN.
+    """Compare a model with the one that it was made from: PASS or WARN.
 
-    PASS when the candidate passes the check by itself and has kept the outlier features that made the reference pass.
+    For finetuned, pruned, quantised or converted models. PASS when the candidate passes the check by itself and has
+    kept the outlier features that made the reference pass.
     """
     from robustcheck_onnx.checker.compare import baseline as baselines
     from robustcheck_onnx.checker.compare import compare as compare_models

@@ -35,13 +35,15 @@ def demo(
     keep: Annotated[
         Path | None,
         typer.Option(
-            help="Keep the two ONNX files in this folder; else nothing is left.", metavar="FOLDER", show_default=False
+            help="Keep the two ONNX files in this folder; without it nothing is left.",
+            metavar="FOLDER",
+            show_default=False,
         ),
     ] = None,
     color: Color = "auto",
     debug: Debug = False,
 ) -> int:
-    """Make two tiny encoders, check both on the bundled photos, and say what the verdicts mean.
+    """Make two tiny models, check both, and say what the verdicts mean.
 
     The exit code is no verdict: 0 when the demo showed what it should (WARN, and PASS of a synthetic model), 70 if not.
     """

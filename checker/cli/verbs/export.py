@@ -11,33 +11,59 @@ import typer
 from robustcheck_onnx.checker.errors import UsageError
 
 from ..options import Debug
+from ..panels import IMAGES, MODEL, OUTPUT
 
 
 def export(
-    source: Annotated[str, typer.Argument(help="open_clip, timm, torchvision, transformers, torch, or onnx.")],
+    source: Annotated[
+        str,
+        typer.Argument(help="open_clip, timm, torchvision, transformers, torch, or onnx.", metavar="SOURCE"),
+    ],
     name: Annotated[
         str,
         typer.Argument(
-            help="The library's name of the model; for torch: package.module:factory; for onnx: an fp32 file with a "
-            "contract, to be quantised."
+            help="The model's name in that library. torch: package.module:factory. onnx: an fp32 file with a contract, "
+            "to be quantised.",
+            metavar="NAME",
         ),
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The ONNX file to write.", metavar="MODEL.onnx")],
-    weights: Annotated[str | None, typer.Option(help="Pretrained tag of the library, or a checkpoint file.")] = None,
-    precision: Annotated[str, typer.Option(help="fp32, fp16, int8-dynamic or int8-qdq.")] = "fp32",
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", help="The ONNX file to write.", metavar="MODEL.onnx", rich_help_panel=OUTPUT),
+    ],
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            help="The library's name of the pretrained weights, or a checkpoint file.",
+            metavar="NAME",
+            rich_help_panel=MODEL,
+        ),
+    ] = None,
+    precision: Annotated[
+        str,
+        typer.Option(help="fp32, fp16, int8-dynamic or int8-qdq.", metavar="PRECISION", rich_help_panel=MODEL),
+    ] = "fp32",
     random_weights: Annotated[
-        bool, typer.Option("--random-weights", help="Allow an untrained model; the file says so.")
+        bool,
+        typer.Option("--random-weights", help="Allow an untrained model; the file says so.", rich_help_panel=MODEL),
     ] = False,
     preprocessing: Annotated[
-        Path | None, typer.Option(help="JSON file with the preprocessing (source torch).", metavar="FILE")
+        Path | None,
+        typer.Option(
+            help="torch: JSON file that says how pixels become inputs.", metavar="FILE", rich_help_panel=MODEL
+        ),
     ] = None,
-    head: Annotated[str | None, typer.Option(help="torch: name of the last linear layer, such as fc.")] = None,
+    head: Annotated[
+        str | None,
+        typer.Option(help="torch: name of the last linear layer, such as fc.", metavar="LAYER", rich_help_panel=MODEL),
+    ] = None,
     zero_shot: Annotated[
         str | None,
         typer.Option(
             help="open_clip, transformers CLIP: add a classifier's head of these class names, one a line (or the word "
-            "imagenet); the measured representation stays the same.",
+            "imagenet). The measured representation stays the same.",
             metavar="CLASSES.txt",
+            rich_help_panel=MODEL,
         ),
     ] = None,
     templates: Annotated[
@@ -45,6 +71,7 @@ def export(
         typer.Option(
             help="Prompts of --zero-shot, one a line with {}, or the word openai. Default: a photo of a {}.",
             metavar="FILE",
+            rich_help_panel=MODEL,
         ),
     ] = None,
     matched_to: Annotated[
@@ -52,23 +79,34 @@ def export(
         typer.Option(
             help="The encoder whose vectors the model was trained to give (distillation, feature matching), or none. "
             "The file says so; a check of a matched model is WARN.",
-            metavar="NAME|none",
+            metavar="NAME",
+            rich_help_panel=MODEL,
         ),
     ] = None,
     parity_images: Annotated[
-        str | None, typer.Option(help="Photos for the parity check. Default: the bundled ones.", metavar="PATH")
+        str | None,
+        typer.Option(
+            help="Photos on which the file is compared with the original. Default: the bundled ones.",
+            metavar="PATH",
+            rich_help_panel=IMAGES,
+        ),
     ] = None,
     calibration_images: Annotated[
         str | None,
         typer.Option(
-            help="int8-qdq: in-distribution photos that the ranges of activations are taken from (128 at most, without "
-            "those of the parity check). Default: the bundled ones.",
+            help="int8-qdq: in-distribution photos that the ranges of activations are taken from, at most 128 that are "
+            "not compared on. Default: the bundled ones.",
             metavar="PATH",
+            rich_help_panel=IMAGES,
         ),
     ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.", rich_help_panel=OUTPUT)] = False,
     debug: Debug = False,
 ) -> int:
-    """Write an ONNX file that carries its preprocessing and meaning, and prove that it agrees with the original."""
+    """Write a model as ONNX with its preprocessing, and prove it equal.
+
+    The file says how pixels become inputs, and which tensor is what.
+    """
     from robustcheck_onnx.exporters import run as exporter
     from robustcheck_onnx.exporters.quantize import CALIBRATION_PHOTOS
 

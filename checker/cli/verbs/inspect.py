@@ -11,6 +11,7 @@ import typer
 
 from ..options import Color, Debug, Output, Pool, PreprocessOption, Tensor
 from ..output import print_report
+from ..panels import VERDICT
 
 
 def inspect(
@@ -30,14 +31,19 @@ def inspect(
     thresholds: Annotated[
         str | None,
         typer.Option(
-            help="The profile that the file would have to pass. Default: as a check's.", metavar="PROFILE.json"
+            help="The threshold profile that the file would have to pass. Default: the packaged one.",
+            metavar="PROFILE",
+            rich_help_panel=VERDICT,
         ),
     ] = None,
     output: Output = "terminal",
     color: Color = "auto",
     debug: Debug = False,
 ) -> int:
-    """Show what would be measured and why, and whether the file can pass: tensor, head, preprocessing, opset, sizes."""
+    """Show what a check would measure in a file, and whether it can pass.
+
+    Tensor, head, preprocessing, opset and sizes, each with where it comes from.
+    """
     from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
     from robustcheck_onnx.checker.pipeline import load_profile
     from robustcheck_onnx.checker.text import as_json
@@ -69,7 +75,7 @@ def doctor(
     color: Color = "auto",
     debug: Debug = False,
 ) -> int:
-    """Explain the environment: ONNX Runtime wheels, execution providers, CUDA, GPU, versions, and what to fix."""
+    """Show what models can run on here, and how to fix what is broken."""
     import json
 
     from robustcheck_onnx.checker.runtime import doctor as diagnosis

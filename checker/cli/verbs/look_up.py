@@ -58,7 +58,10 @@ def reference(
     color: Color = "auto",
     debug: Debug = False,
 ) -> int:
-    """Show published effective robustness and measured statistics of known checkpoints."""
+    """Show published and measured numbers of known checkpoints.
+
+    Effective robustness of 2,000 published rows, and the statistics of those that were measured.
+    """
     from robustcheck_onnx.checker.reference import render_named, render_table, terminal
     from robustcheck_onnx.checker.reference.rows import named, select
 

@@ -12,6 +12,7 @@ import typer
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.text import printable
 
+from ..help import Verbs
 from ..options import Color, Debug, Output
 from ..output import check_target, print_report
 
@@ -19,13 +20,11 @@ if TYPE_CHECKING:
     from robustcheck_onnx.thresholds.profile import Profile
 
 
-profiles = typer.Typer(
-    name="profiles", help="List, show, validate, compare and seal threshold profiles.", no_args_is_help=False
-)
+profiles = Verbs(name="profiles", help="List, show, validate, compare and seal threshold profiles.")
 Named = Annotated[str, typer.Argument(help="A profile file, or the name of a packaged one.", metavar="PROFILE")]
 
 
-@profiles.command("list", epilog="Example: robustcheck profiles list mine.json")
+@profiles.verb("list", examples=("robustcheck profiles list mine.json",))
 def list_profiles(
     files: Annotated[list[str] | None, typer.Argument(help="Further profile files.", metavar="PROFILE…")] = None,
     output: Output = "terminal",
@@ -59,7 +58,7 @@ def list_profiles(
     return 0
 
 
-@profiles.command(epilog="Example: robustcheck profiles show default")
+@profiles.verb(examples=("robustcheck profiles show default",))
 def show(name: Named = "default", output: Output = "terminal", color: Color = "auto", debug: Debug = False) -> int:
     """Show what a profile rests on, how often it is wrong, and what it holds for."""
     from robustcheck_onnx.checker.calibrate import render_profile
@@ -74,9 +73,12 @@ def show(name: Named = "default", output: Output = "terminal", color: Color = "a
     return 0
 
 
-@profiles.command(epilog="Example: robustcheck profiles validate mine.json")
+@profiles.verb(examples=("robustcheck profiles validate mine.json",))
 def validate(name: Named, debug: Debug = False) -> int:
-    """Check that a file is a sealed profile that this version can judge by (exit 0), or say what is wrong (exit 2)."""
+    """Check that a file is a sealed profile that this version can judge by.
+
+    Exit code 0, or 2 with what is wrong.
+    """
     from robustcheck_onnx.checker.statistics import STATISTIC_VERSION
 
     loaded = _loaded(name)
@@ -91,7 +93,7 @@ def validate(name: Named, debug: Debug = False) -> int:
     return 0
 
 
-@profiles.command(epilog="Example: robustcheck profiles diff default mine.json")
+@profiles.verb(examples=("robustcheck profiles diff default mine.json",))
 def diff(
     before: Annotated[str, typer.Argument(help="A profile.", metavar="A")],
     after: Annotated[str, typer.Argument(help="Another.", metavar="B")],
@@ -99,7 +101,10 @@ def diff(
     color: Color = "auto",
     debug: Debug = False,
 ) -> int:
-    """Show what differs between two profiles, and which lets more pass (exit 0 either way)."""
+    """Show what differs between two profiles, and which lets more pass.
+
+    The exit code is 0 either way.
+    """
     from robustcheck_onnx.checker.calibrate import render_diff
     from robustcheck_onnx.checker.calibrate.profiles import differences
     from robustcheck_onnx.checker.text import as_json
@@ -115,12 +120,12 @@ def diff(
     return 0
 
 
-@profiles.command(epilog="Example: robustcheck profiles seal edited.json --id mine-1 -o mine.json")
+@profiles.verb(examples=("robustcheck profiles seal edited.json --id mine-1 -o mine.json",))
 def seal(
     file: Annotated[Path, typer.Argument(help="A profile that was changed by hand.", metavar="PROFILE.json")],
-    profile_id: Annotated[str, typer.Option("--id", help="An id of its own.")],
+    profile_id: Annotated[str, typer.Option("--id", help="An id of its own.", metavar="ID")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The sealed profile.", metavar="PROFILE.json")],
-    note: Annotated[str, typer.Option(help="What was changed and why; stands in every report.")] = "",
+    note: Annotated[str, typer.Option(help="What was changed and why; every report says it.", metavar="TEXT")] = "",
     debug: Debug = False,
 ) -> int:
     """Seal a profile that was changed by hand; it says so in every report."""

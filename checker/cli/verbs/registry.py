@@ -11,26 +11,28 @@ import typer
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.text import printable
 
+from ..help import Verbs
 from ..options import Debug, PublicKey, ReportFile, ReportImages, Rerun, Signature
 
-mlflow = typer.Typer(
-    name="mlflow", help="Log reports to MLflow; gate its model registry (extra `mlflow`).", no_args_is_help=False
-)
+mlflow = Verbs(name="mlflow", help="Log reports to MLflow; gate its model registry (extra `mlflow`).")
 Server = Annotated[
     str | None, typer.Option(help="The tracking server. Default: MLFLOW_TRACKING_URI.", metavar="ADDRESS")
 ]
 
 
-@mlflow.command(epilog="Example: robustcheck mlflow log report.json --tracking-uri http://mlflow:5000")
+@mlflow.verb(examples=("robustcheck mlflow log report.json --tracking-uri http://mlflow:5000",))
 def log(
     report: ReportFile,
-    run_id: Annotated[str | None, typer.Option(help="Log to this run instead of a new one.")] = None,
-    experiment: Annotated[str, typer.Option(help="Experiment of a new run.")] = "robustcheck",
+    run_id: Annotated[str | None, typer.Option(help="Log to this run instead of a new one.", metavar="ID")] = None,
+    experiment: Annotated[str, typer.Option(help="Experiment of a new run.", metavar="NAME")] = "robustcheck",
     html: Annotated[Path | None, typer.Option(help="A report in HTML, kept with the others.", metavar="FILE")] = None,
     tracking_uri: Server = None,
     debug: Debug = False,
 ) -> int:
-    """Log a report: metrics, tags, artifacts. The exit code is no verdict: 0 = it is logged, also a WARN."""
+    """Log a report: metrics, tags and files.
+
+    The exit code is no verdict: 0 means that it is logged, also a WARN.
+    """
     from robustcheck_onnx.checker.integrations.mlflow_log import log_report
     from robustcheck_onnx.checker.report import read_one
 
@@ -42,12 +44,18 @@ def log(
     return 0
 
 
-@mlflow.command(epilog="Example: robustcheck mlflow gate encoder 3 report.json --alias champion")
+@mlflow.verb(
+    examples=("robustcheck mlflow gate encoder 3 report.json --alias champion",),
+    codes="Exit codes: 0 open: verified, PASS · 1 closed: WARN, or nothing vouches for the PASS · 2 usage · 3 closed: "
+    "the report is not about this file · 4 the server does not answer.",
+)
 def gate(
-    name: Annotated[str, typer.Argument(help="Name in the model registry.", show_default=False)],
-    version: Annotated[str, typer.Argument(help="Its version.", show_default=False)],
+    name: Annotated[str, typer.Argument(help="Name in the model registry.", metavar="NAME", show_default=False)],
+    version: Annotated[str, typer.Argument(help="Its version.", metavar="VERSION", show_default=False)],
     report: ReportFile,
-    alias: Annotated[str | None, typer.Option(help="Give this alias to the version if the gate is open.")] = None,
+    alias: Annotated[
+        str | None, typer.Option(help="Give this alias to the version if the gate is open.", metavar="NAME")
+    ] = None,
     images: ReportImages = None,
     rerun: Rerun = None,
     public_key: PublicKey = None,
@@ -55,11 +63,9 @@ def gate(
     tracking_uri: Server = None,
     debug: Debug = False,
 ) -> int:
-    """Let a registered version through only if the report is about its file, holds, and says PASS.
+    """Let a registered version through only if its report holds and says PASS.
 
-    Exit codes: 0 open: verified, PASS · 1 closed: WARN, or nothing vouches for the PASS · 2 usage · 3 closed: the
-    report is not about this file · 4 the server does not answer. The alias is set with 0 only; anything else takes it,
-    and what an earlier call gave, from this version.
+    The alias is set with exit code 0 only; anything else takes it, and what an earlier call gave, from this version.
     """
     from robustcheck_onnx.checker.integrations.mlflow_log import gate_model_version
 

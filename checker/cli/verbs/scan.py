@@ -26,6 +26,7 @@ from ..options import (
     run_options,
 )
 from ..output import deliver, destinations_of, measuring
+from ..panels import MODEL
 
 
 def scan(
@@ -41,7 +42,9 @@ def scan(
     block: Annotated[
         list[str] | None,
         typer.Option(
-            help="Measure this tensor instead of the ends of blocks found by rule; repeatable.", metavar="TENSOR"
+            help="Measure this tensor instead of the ends of blocks found by rule. May be given several times.",
+            metavar="TENSOR",
+            rich_help_panel=MODEL,
         ),
     ] = None,
     device: Device = "auto",
@@ -61,7 +64,7 @@ def scan(
     color: Color = "auto",
     debug: Debug = False,
 ) -> int:
-    """Show outlier features through the depth of a model: at the end of every block, and at the representation.
+    """Show outlier features block by block through the depth of a model.
 
     Information, not a gate: the exit code is 0 when it was measured, whatever came out, and never 1.
     """

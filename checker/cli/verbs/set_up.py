@@ -11,13 +11,14 @@ import typer
 
 from robustcheck_onnx.checker.errors import UsageError
 
+from ..help import Verbs
 from ..options import Debug, Output
 from ..output import check_target
 
-cache = typer.Typer(name="cache", help="Show or clear what is kept of earlier checks.", no_args_is_help=False)
+cache = Verbs(name="cache", help="Show or clear what is kept of earlier checks.")
 
 
-@cache.command(epilog="Example: robustcheck cache info")
+@cache.verb(examples=("robustcheck cache info",))
 def info(output: Output = "terminal", debug: Debug = False) -> int:
     """Show where records are kept, how many, and how large they are."""
     from robustcheck_onnx.checker.measure import cache as records
@@ -35,7 +36,7 @@ def info(output: Output = "terminal", debug: Debug = False) -> int:
     return 0
 
 
-@cache.command(epilog="Example: robustcheck cache clear")
+@cache.verb(examples=("robustcheck cache clear",))
 def clear(debug: Debug = False) -> int:
     """Remove every record."""
     from robustcheck_onnx.checker.measure import cache as records
@@ -49,7 +50,7 @@ def init(
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
     debug: Debug = False,
 ) -> int:
-    """Write a commented robustcheck.toml: every setting of a check, with its default and one line about it."""
+    """Write a settings file with every setting, its default and meaning."""
     import os
 
     from robustcheck_onnx.checker.storage import write_whole
@@ -67,5 +68,5 @@ def init(
             f"{path}: file is there already; init replaces none", f"robustcheck init {shlex.quote(str(path))} --force"
         )
     write_whole(path, settings.template())
-    sys.stdout.write(f"wrote {path}; nothing in it is set yet: take the # away from the lines that you want\n")
+    sys.stdout.write(f"wrote {path}; nothing in it is set yet: remove the # in front of what you want to set\n")
     return 0

@@ -25,6 +25,7 @@ from ..options import (
     run_options,
 )
 from ..output import check_extra, deliver, destinations_of, measuring
+from ..panels import IMAGES, OUTPUT, VERDICT
 
 
 def shift(
@@ -37,13 +38,16 @@ def shift(
             help="In-distribution images with labels: a folder of class folders, or a manifest (.csv, .jsonl) with a "
             "column label. imagenet=PATH says that it is ImageNet.",
             metavar="[NAME=]PATH",
+            rich_help_panel=IMAGES,
         ),
     ],
     shifted: Annotated[
         list[str],
         typer.Option(
-            help="The same for a shifted set; repeatable. v2=, sketch=, r=, a= and objectnet= name the known ones.",
+            help="A shifted set, with labels too. v2=, sketch=, r=, a= and objectnet= name the known ones. May be "
+            "given several times.",
             metavar="[NAME=]PATH",
+            rich_help_panel=IMAGES,
         ),
     ],
     more: Annotated[
@@ -56,21 +60,37 @@ def shift(
             "folders in order), or a JSON file label → class index or indices; for one set with NAME=. Default: synset "
             "ids, indices and class names are recognised.",
             metavar="[NAME=]MAP",
+            rich_help_panel=IMAGES,
         ),
     ] = None,
-    baseline: Annotated[str, typer.Option(help="Baseline of effective robustness: timm or testbed.")] = "timm",
+    baseline: Annotated[
+        str,
+        typer.Option(
+            help="Published models that effective robustness is measured against: timm or testbed.",
+            metavar="NAME",
+            rich_help_panel=VERDICT,
+        ),
+    ] = "timm",
     report: Annotated[
         Path | None,
         typer.Option(
             help="JSON report of a check of this model. Default: the check runs on the images of --in.",
             metavar="REPORT.json",
+            rich_help_panel=VERDICT,
         ),
     ] = None,
     suite_entry: Annotated[
         Path | None,
-        typer.Option(help="Also write the accuracies as a model of a suite file (TOML).", metavar="ENTRY.toml"),
+        typer.Option(
+            help="Also write the accuracies as a model of a suite file (TOML).",
+            metavar="ENTRY.toml",
+            rich_help_panel=OUTPUT,
+        ),
     ] = None,
-    max_images: Annotated[int | None, typer.Option(min=1, help="Use at most so many images of each set.")] = None,
+    max_images: Annotated[
+        int | None,
+        typer.Option(min=1, help="Stop after this many images of each set.", metavar="N", rich_help_panel=IMAGES),
+    ] = None,
     max_bad: MaxBad = 0.01,
     seed: Seed = 0,
     preprocess: PreprocessOption = None,
@@ -83,7 +103,7 @@ def shift(
     color: Color = "auto",
     debug: Debug = False,
 ) -> int:
-    """Measure accuracy on labelled shifted images, and say whether it agrees with the verdict.
+    """Measure accuracy on labelled shifted images, beside the verdict.
 
     Information, not a gate: the exit code is 0 when it was measured, whatever came out, and never 1.
     """

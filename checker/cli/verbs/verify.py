@@ -13,6 +13,7 @@ from robustcheck_onnx.checker.text import printable
 
 from ..options import Color, Debug, Model, Outputs, PublicKey, Quiet, ReportFile, ReportImages, Rerun, Signature
 from ..output import Destination, check_target, deliver, destinations_of, measuring
+from ..panels import OUTPUT, SPEED, VERDICT
 
 if TYPE_CHECKING:
     from robustcheck_onnx.checker.verify import Verification
@@ -21,16 +22,24 @@ if TYPE_CHECKING:
 Thresholds = Annotated[
     Path | None,
     typer.Option(
-        help="The profile that you accept. Default: the packaged profile of the report's id.", metavar="PROFILE.json"
+        help="The threshold profile that you accept. Default: the packaged one of the report's id.",
+        metavar="PROFILE",
+        rich_help_panel=VERDICT,
     ),
 ]
 RerunDevice = Annotated[
-    str | None, typer.Option(help="Device of the rerun. Default: what the report's run was asked for.")
+    str | None,
+    typer.Option(
+        help="Where the rerun measures. Default: as the report's run.", metavar="DEVICE", rich_help_panel=SPEED
+    ),
 ]
 Detectors = Annotated[
     list[str] | None,
     typer.Option(
-        "--detector", help="A detector that the rerun may load; each one of the report needs it.", metavar="NAME"
+        "--detector",
+        help="A plug-in that the rerun may load. Name each one that the report has.",
+        metavar="NAME",
+        rich_help_panel=VERDICT,
     ),
 ]
 
@@ -43,13 +52,21 @@ def verify(
     thresholds: Thresholds = None,
     verify_signature: Annotated[
         bool,
-        typer.Option("--verify-signature", help="Check a signature of the report; needs --public-key (extra `sign`)."),
+        typer.Option(
+            "--verify-signature",
+            help="Check the report's signature; needs --public-key (extra `sign`).",
+            rich_help_panel=VERDICT,
+        ),
     ] = False,
     public_key: PublicKey = None,
     signature: Signature = None,
     accept_waivers: Annotated[
         bool,
-        typer.Option("--accept-waivers", help="Let waivers count that stand in the report and hold today."),
+        typer.Option(
+            "--accept-waivers",
+            help="Let the report's waivers count, where they hold today.",
+            rich_help_panel=VERDICT,
+        ),
     ] = False,
     device: RerunDevice = None,
     detector: Detectors = None,
@@ -58,12 +75,9 @@ def verify(
     color: Color = "auto",
     debug: Debug = False,
 ) -> int:
-    """Verify a report before a release: is it whole, and is it about this model, profile and these images?
+    """Check that a report is whole and about this model and these images.
 
-    Exit codes: 0 all that was checked agrees and the verdict is PASS · 1 it agrees, but the verdict is WARN, or the
-    report alone vouches for it · 2 usage,
-    no whole report, or one of a newer robustcheck · 3 something differs: the report is not about this. What was not
-    checked is listed as such.
+    For a release. What was not checked is listed as such.
     """
     from datetime import UTC, datetime
 
@@ -102,11 +116,18 @@ def sign(
             "one is read from ROBUSTCHECK_KEY_PASSWORD.",
             metavar="FILE",
             show_default=False,
+            rich_help_panel=VERDICT,
         ),
     ],
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="The file to write. Default: REPORT.sigstore.json.", metavar="FILE"),
+        typer.Option(
+            "--out",
+            "-o",
+            help="The file to write. Default: REPORT.sigstore.json.",
+            metavar="FILE",
+            rich_help_panel=OUTPUT,
+        ),
     ] = None,
     images: ReportImages = None,
     rerun: Rerun = None,
@@ -117,10 +138,10 @@ def sign(
     color: Color = "auto",
     debug: Debug = False,
 ) -> int:
-    """Verify a report, then sign its verdict as an in-toto statement with a local key (extra `sign`, offline).
+    """Verify a report, then sign its verdict with your key.
 
-    A report that does not hold is not signed (exit 3), nor one that nothing but itself vouches for (exit 1). A WARN
-    is signed as a WARN (exit 1).
+    The signature is an in-toto statement, made offline (extra `sign`). A report that does not hold is not signed (exit
+    3), nor one that nothing but itself vouches for (exit 1). A WARN is signed as a WARN (exit 1).
     """
     from datetime import UTC, datetime
 
