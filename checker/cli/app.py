@@ -14,6 +14,7 @@ from .help import Verbs
 from .panels import EVIDENCE, GATE, PREPARE, SET_UP, UNDERSTAND
 from .process import importing_native, run
 from .verbs import (
+    about,
     calibrate,
     check,
     compare,
@@ -48,16 +49,20 @@ app = Verbs(
 
 def _version(value: bool) -> None:
     if value:
-        from importlib.metadata import version
-
-        sys.stdout.write(f"robustcheck {version('robustcheck-onnx')}\n")
-        raise typer.Exit
+        raise typer.Exit(about.version())
 
 
 @app.callback()
 def _group(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+        bool,
+        typer.Option(
+            "--version",
+            "-V",
+            callback=_version,
+            is_eager=True,
+            help="Show the version; with --json also those of what it measures with.",
+        ),
     ] = False,
 ) -> None:
     pass
@@ -135,6 +140,8 @@ app.verb(
     codes="Exit codes: 0 nothing is broken · 2 usage · 4 something is, and what to type stands beside it.",
 )(inspect.doctor)
 app.verb(panel=SET_UP, examples=("robustcheck init",))(set_up.init)
+app.verb("help", hidden=True, examples=("robustcheck help compare",))(about.help_)
+app.verb(hidden=True, examples=("robustcheck version --json",))(about.version)
 app.add_typer(set_up.cache, rich_help_panel=SET_UP)
 
 

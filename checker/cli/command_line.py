@@ -15,7 +15,10 @@ from robustcheck_onnx.checker.errors import RobustcheckError
 
 DEFAULT_VERB = "check"
 PLACEHOLDER = "{model}"  # in a report's path: the model's name without its suffix
-ONLY_JSON = ("reference", "scan", "shift", "inspect", "doctor", "calibrate", "profiles", "verify", "mlflow", "cache")
+ONLY_JSON = (
+    *("explain", "reference", "scan", "shift", "inspect", "doctor"),
+    *("calibrate", "profiles", "verify", "mlflow", "cache"),
+)
 """Verbs whose only document is JSON; the csv of `reference` is a table of its own."""
 
 

@@ -19,7 +19,8 @@ from robustcheck_onnx.checker.errors import UsageError
 from .command_line import CommandLine
 from .options import one_of
 
-GROUP_OPTIONS = ("--help", "-h", "--version", "--install-completion", "--show-completion")
+VERSION_OPTIONS = ("--version", "-V")
+GROUP_OPTIONS = ("--help", "-h", *VERSION_OPTIONS, "--install-completion", "--show-completion")
 
 
 def explain(fault: TyperException, line: CommandLine) -> tuple[str, str]:
@@ -79,7 +80,7 @@ def refuse_near_verb(words: Sequence[str], verbs: Sequence[str]) -> None:
     """Raise UsageError if the first word is a mistyped verb rather than a model."""
     word = words[0]
     near = difflib.get_close_matches(word, verbs, 1)
-    if near and "." not in word and "/" not in word and not Path(word).exists():
+    if near and not word.startswith("-") and not {".", "/"} & set(word) and not Path(word).exists():
         again = shlex.join(["robustcheck", near[0], *words[1:]])
         raise UsageError(f"command is {word!r}; the closest is {near[0]}", again)
 

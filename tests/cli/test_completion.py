@@ -47,6 +47,12 @@ def completed(line: str, folder: Path) -> list[str]:
         ("robustcheck check model.onnx --max-", ["--max-images", "--max-bad"]),
         ("robustcheck model.onnx --max-", ["--max-images", "--max-bad"]),  # short for check
         ("robustcheck model.onnx --images photos --thr", ["--thresholds"]),
+        ("robustcheck explain recti", ["rectified"]),
+        ("robustcheck explain exit", ["exit-codes"]),
+        ("robustcheck check model.onnx -o j", ["json", "junit"]),
+        ("robustcheck model.onnx -o op", ["openmetrics"]),
+        ("robustcheck compare a.onnx b.onnx -o ", ["terminal", "json", "junit", "markdown", "sarif"]),
+        ("robustcheck scan model.onnx -o t", ["terminal"]),
         ("robustcheck model.on", []),  # then bash completes names of files
     ],
 )

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections.abc import Iterator
 
+import numpy
 import pytest
 from typer.core import TyperGroup
 from typer.main import get_command
 
 from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.cli.process import with_default_command
-from robustcheck_onnx.checker.errors import UsageError
+from robustcheck_onnx.checker.errors import EXIT_CODES, UsageError
+from robustcheck_onnx.checker.statistics import STATISTIC_VERSION
+from robustcheck_onnx.checker.verdict import KINDS, RULES
 from support import ROOT, commands
 
 GROUP = get_command(cli.app)
@@ -148,3 +152,58 @@ def test_a_command_that_is_not_understood_is_noticed() -> None:
     ):
         with pytest.raises(Exception, match=r"imags|unexpected|candidate|seed|integer"):
             understood(words)
+
+
+def printed(words: str, capsys: pytest.CaptureFixture[str]) -> str:
+    assert cli.main(words.split()) == 0
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("verb", ["check", "mlflow gate", "cache", ""])
+def test_help_of_a_verb_is_what_the_verb_shows(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = printed(f"help {verb}", capsys)
+    assert f"Usage: robustcheck {verb}".strip() in asked
+    assert printed(f"{verb} --help", capsys).rstrip() == asked.rstrip()
+
+
+@pytest.mark.parametrize(
+    ("words", "message", "hint"),
+    [
+        ("help chek", "command is 'chek'; robustcheck has no such command", "robustcheck help check"),
+        ("help mlflow gat", "command is 'gat'; robustcheck mlflow has no such command", "robustcheck help mlflow gate"),
+        ("help check x", "command is 'x'; robustcheck check has no such command", "robustcheck help check"),
+        ("--version --jsn", "option --jsn is not known; the closest is --json", "robustcheck version --json"),
+    ],
+)
+def test_a_question_about_no_verb(words: str, message: str, hint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(words.split()) == 2
+    assert capsys.readouterr().err == f"error: {message}\nhint: {hint}\n"
+
+
+def test_versions(capsys: pytest.CaptureFixture[str]) -> None:
+    assert {printed(words, capsys) for words in ("-V", "--version", "version")} == {"robustcheck 0.1.0\n"}
+    document = json.loads(printed("--version --json", capsys))
+    assert (document["version"], document["statistic_version"]) == ("0.1.0", STATISTIC_VERSION)
+    assert document["packages"]["numpy"] == numpy.__version__
+    assert document == json.loads(printed("version --json", capsys))
+
+
+def test_reasons_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    document = json.loads(printed("explain -o json", capsys))
+    assert list(document["kinds"]) == list(KINDS)
+    assert [reason["id"] for reason in document["reasons"]] == list(RULES)
+    one = json.loads(printed("explain rectified -o json", capsys))
+    rule = RULES["rectified"]
+    assert (one["id"], one["kind"], one["title"]) == ("rectified", "not_applicable", rule.title)
+    assert (one["explanation"], one["next_step"]) == (rule.explanation, rule.next_step)
+    absent = json.loads(printed("explain absent -o json", capsys))["reasons"]
+    assert {reason["kind"] for reason in absent} == {"absent"}
+    assert json.loads(printed("explain exit-codes -o json", capsys))["exit_codes"]["0"] == EXIT_CODES[0]
+
+
+def test_reasons_are_listed_by_kind(capsys: pytest.CaptureFixture[str]) -> None:
+    blocks = printed("explain", capsys).split("\n\n")
+    assert [block.split(":")[0] for block in blocks[:-1]] == list(KINDS)
+    for block, kind in zip(blocks, KINDS, strict=False):
+        listed = re.findall(r"^  (\w+)  ", block, re.MULTILINE)
+        assert listed == [name for name, rule in RULES.items() if rule.kind == kind]

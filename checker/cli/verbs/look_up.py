@@ -4,45 +4,102 @@ from __future__ import annotations
 
 import sys
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from robustcheck_onnx.checker.errors import EXIT_CODES, UsageError
 
-from ..options import Color, Debug, one_of
+from ..options import Color, Debug, Output, one_of
 from ..output import console_for, print_report
+
+TOPICS = ("exit-codes", "reasons")
+
+
+def _topics(incomplete: str) -> list[str]:
+    """What a shell offers for a topic."""
+    from robustcheck_onnx.checker.verdict import KINDS, RULES
+
+    return [topic for topic in (*RULES, *KINDS, *TOPICS) if topic.startswith(incomplete)]
 
 
 def explain(
-    topic: Annotated[str, typer.Argument(help="A reason id, exit-codes, or reasons.")] = "reasons",
+    topic: Annotated[
+        str,
+        typer.Argument(
+            help="A reason for WARN, a kind of reasons, exit-codes, or reasons: all of them.",
+            metavar="TOPIC",
+            autocompletion=_topics,
+        ),
+    ] = "reasons",
+    output: Output = "terminal",
     debug: Debug = False,
 ) -> int:
-    """Explain a reason or the exit codes."""
+    """Explain a reason for WARN, or the exit codes."""
     import difflib
-    import textwrap
 
-    from robustcheck_onnx.checker.verdict import RULES
+    from robustcheck_onnx.checker.text import as_json
+    from robustcheck_onnx.checker.verdict import KINDS, RULES
 
-    if topic == "exit-codes":
-        sys.stdout.write("".join(f"{code:>4}  {text}\n" for code, text in EXIT_CODES.items()))
-        sys.stdout.write("      Only 0 lets a release through.\n")
-    elif topic == "reasons":
-        column = max(map(len, RULES))
-        sys.stdout.write("".join(f"{name:<{column}}  {rule.title}\n" for name, rule in RULES.items()))
-    elif topic in RULES:
-        rule = RULES[topic]
-        width = min(max(console_for().width, 40), 100)
-        text = textwrap.fill(rule.explanation, width, break_on_hyphens=False)
-        step = textwrap.fill("Next step: " + rule.next_step, width, break_on_hyphens=False)
-        sys.stdout.write(f"{topic}: {rule.title} ({rule.kind})\n\n{text}\n\n{step}\n")
-    else:
-        near = difflib.get_close_matches(topic, [*RULES, "exit-codes", "reasons"], 1)
+    if topic not in (*RULES, *KINDS, *TOPICS):
+        near = difflib.get_close_matches(topic, [*RULES, *KINDS, *TOPICS], 1)
         raise UsageError(
-            f"topic is {topic!r}; it must be a reason id, exit-codes or reasons",
+            f"topic is {topic!r}; it must be a reason, a kind of reasons, exit-codes or reasons",
             f"robustcheck explain {near[0] if near else 'reasons'}",
         )
+    if output == "json":
+        sys.stdout.write(as_json({"schema_version": 1, "tool": "robustcheck"} | _as_document(topic)))
+    elif topic == "exit-codes":
+        sys.stdout.write("".join(f"{code:>4}  {text}\n" for code, text in EXIT_CODES.items()))
+        sys.stdout.write("      Only 0 lets a release through.\n")
+    else:
+        sys.stdout.write("\n".join(_reason(topic) if topic in RULES else _reasons(topic)) + "\n")
     return 0
+
+
+def _as_document(topic: str) -> dict[str, Any]:
+    """What `explain` says of a topic, for JSON."""
+    from robustcheck_onnx.checker.verdict import KINDS, RULES
+
+    if topic == "exit-codes":
+        return {"exit_codes": {str(code): text for code, text in EXIT_CODES.items()}}
+    reasons: list[dict[str, Any]] = [
+        {"id": name} | rule._asdict() for name, rule in RULES.items() if topic in (name, rule.kind, "reasons")
+    ]
+    if topic in RULES:
+        return reasons[0]
+    return {"kinds": {kind: words for kind, words in KINDS.items() if topic in (kind, "reasons")}, "reasons": reasons}
+
+
+def _reason(name: str) -> list[str]:
+    """One reason: title, kind, explanation and next step."""
+    from robustcheck_onnx.checker.verdict import KINDS, RULES
+
+    rule = RULES[name]
+    lines = [f"{name}: {rule.title}", ""]
+    for text in (rule.explanation, f"Next step: {rule.next_step}", f"Kind: {rule.kind}, {KINDS[rule.kind]}."):
+        lines += [*_wrapped(text), ""]
+    return lines[:-1]
+
+
+def _reasons(topic: str) -> list[str]:
+    """The reasons of a kind, or of every kind in the order in which they count."""
+    from robustcheck_onnx.checker.verdict import KINDS, RULES
+
+    column = max(map(len, RULES))
+    lines: list[str] = []
+    for kind, words in KINDS.items():
+        if topic in (kind, "reasons"):
+            lines += _wrapped(f"{kind}: {words}")
+            lines += [f"  {name:<{column}}  {rule.title}" for name, rule in RULES.items() if rule.kind == kind]
+            lines.append("")
+    return [*lines, "robustcheck explain REASON says what one means and what to do."]
+
+
+def _wrapped(text: str) -> list[str]:
+    import textwrap
+
+    return textwrap.wrap(text, min(max(console_for().width, 40), 100), break_on_hyphens=False)
 
 
 def reference(
