@@ -4,7 +4,8 @@
 
 ASKED.json: a list of [source, name, tag or null]. ANSWERS.json: a list of the same length of objects with
 `parameters` (of all that is downloaded: a CLIP checkpoint holds the text tower too) and `vision_parameters` (of what
-is exported), null where they can't be known, `fault` (why), and `unknown` (a name or tag that the library has not).
+is exported), null where they can't be known, `fault` (why), `unknown` (a name or tag that the library has not), and
+`missing` (the package that is not installed, without which nothing is known).
 """
 
 from __future__ import annotations
@@ -27,36 +28,46 @@ def sizes(asked: list[tuple[str, str, str | None]]) -> list[dict[str, Any]]:
     counted: dict[tuple[str, str], tuple[int, int] | str] = {}
     answers = []
     for source, name, tag in asked:
-        unknown, fault = _unknown(source, name, tag)
-        if not (unknown or fault) and (source, name) not in counted:
-            counted[source, name] = _counted(source, name)
-        size_or_fault = unknown or fault or counted[source, name]
-        total, vision = (None, None) if isinstance(size_or_fault, str) else size_or_fault
-        fault = size_or_fault if isinstance(size_or_fault, str) and not unknown else ""
-        answers.append({"parameters": total, "vision_parameters": vision, "unknown": unknown, "fault": fault})
+        answer: dict[str, Any] = {"parameters": None, "vision_parameters": None}
+        answer |= {"unknown": "", "fault": "", "missing": ""}
+        answers.append(answer)
+        try:
+            answer["unknown"] = _unknown(source, name, tag)
+            if not answer["unknown"] and (source, name) not in counted:
+                counted[source, name] = _counted(source, name)
+        except ImportError as error:
+            answer["missing"] = error.name or source
+            continue
+        if answer["unknown"]:
+            continue
+        size_or_fault = counted[source, name]
+        if isinstance(size_or_fault, str):
+            answer["fault"] = size_or_fault
+        else:
+            answer["parameters"], answer["vision_parameters"] = size_or_fault
     return answers
 
 
-def _unknown(source: str, name: str, tag: str | None) -> tuple[str, str]:
-    """What the exporter says of a name or tag that its library does not have, or why that can't be told."""
+def _unknown(source: str, name: str, tag: str | None) -> str:
+    """What the exporter says of a name or tag that its library does not have; raises ImportError without the library."""
     if ":" in name or source not in ("open_clip", "timm", "torchvision"):
-        return "", ""  # the hub's or the user's own
+        return ""  # the hub's or the user's own
     try:
         importlib.import_module(f"robustcheck_onnx.exporters.from_{source}").check_name(name, tag)
     except ExportError as error:
-        return f"{error.message}; {error.hint}", ""
-    except ImportError as error:
-        return "", f"package {error.name} is not importable: pip install 'robustcheck-onnx[export]'"
-    return "", ""
+        return f"{error.message}; {error.hint}"
+    return ""
 
 
 def _counted(source: str, name: str) -> tuple[int, int] | str:
-    """(all parameters, those of the vision encoder), or why they are not known."""
+    """(all parameters, those of the vision encoder), or why they are not known; ImportError without the library."""
     if ":" in name or source not in ("open_clip", "timm", "torchvision"):
         return f"the size of {source} {name} is not known before it is loaded"
     try:
         with quiet():
             model = _shell(source, name)
+    except ImportError:
+        raise
     except Exception as error:  # noqa: BLE001 # a library's own fault: the size is not known, and why is said
         return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
     vision = model.visual if source == "open_clip" else model

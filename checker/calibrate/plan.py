@@ -7,15 +7,16 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from robustcheck_onnx.checker.errors import UsageError
+from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.runtime import cpu_name, list_gpus
+from robustcheck_onnx.checker.text import count_text
 from robustcheck_onnx.thresholds.results import Result
 
 from .table import done
@@ -67,8 +68,11 @@ def plan(work: Sequence[Task], rows: Sequence[Result], settings: Settings, n_ima
         rows: what was measured before.
         settings: what the calibration measures with.
         n_images, digest: of its image set.
+
+    Raises EnvironmentFaultError where a library that knows models of the suite is not installed.
     """
     sizes = _sizes([t for t in work if t.export is not None and not t.fault and not t.is_exported])
+    _refuse_missing([task for task in work if not done(task, rows)], sizes)
     device = device_name(settings.options.device)
     rate, how = _rate(rows, device)
     planned = []
@@ -103,6 +107,18 @@ def plan(work: Sequence[Task], rows: Sequence[Result], settings: Settings, n_ima
             )
         )
     return Plan(n_images, digest, settings.cache, _free_bytes(settings.cache), device, tuple(planned), how)
+
+
+def _refuse_missing(to_do: Sequence[Task], sizes: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise EnvironmentFaultError once for all models whose library is not installed: a plan of question marks is none."""
+    missing = [package for task in to_do if (package := sizes.get(task.member.id, {}).get("missing"))]
+    if missing:
+        packages = ", ".join(sorted(set(missing)))
+        raise EnvironmentFaultError(
+            f"{len(missing)} of {count_text(len(to_do), 'model')} can't be planned: {packages} not installed, which "
+            "would say how large they are",
+            "pip install 'robustcheck-onnx[export]'",
+        )
 
 
 def device_name(device: str) -> str:

@@ -20,7 +20,8 @@ HOUR_S = 3600
 def render_plan(plan: Plan, *, ascii_only: bool = False) -> RenderableType:
     """Show what a calibration will do, model by model, and in all."""
     pen = Pen(ascii_only)
-    table = columns(pen, "model", "=label", "=state", ">download", ">disk", ">passes", ">time")
+    timed = any(row.estimate_s is not None for row in plan.rows)  # else a column of question marks
+    table = columns(pen, "model", "=label", "=state", ">download", ">disk", ">passes", *([">time"] if timed else []))
     table.padding = (0, 1, 0, 0)
     for row in plan.rows:
         table.add_row(
@@ -30,7 +31,7 @@ def render_plan(plan: Plan, *, ascii_only: bool = False) -> RenderableType:
             pen.say(_bytes(row.download_bytes)),
             pen.say(_bytes(row.disk_bytes)),
             pen.say(str(row.passes or "–")),
-            pen.say(_duration(row.estimate_s) if row.passes else "–"),
+            *([pen.say(_duration(row.estimate_s) if row.passes else "–")] if timed else []),
         )
     faults = [(pen.say("✗", "yellow"), line(pen.name(r.id), pen.say(f": {r.fault}"))) for r in plan.rows if r.fault]
     blocks: list[RenderableType] = [

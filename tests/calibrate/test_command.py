@@ -216,8 +216,26 @@ def test_the_plan_does_nothing_and_says_how_much_there_is(calibrated: Calibrated
     assert "from 4 models measured on this device" in plan["how_estimated"]
     assert sorted(path.name for path in calibrated.folder.iterdir()) == before
     text = run(*words).stdout
+    assert "?" not in text
     assert f"{N_MODELS} ready file; 4 present, 8 absent" in text
     assert "1 440 forward passes" in text
+
+
+def test_without_the_libraries_a_plan_is_one_error_with_a_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("open_clip", "timm", "torchvision", "torch"):
+        (tmp_path / f"{name}.py").write_text(f"raise ModuleNotFoundError('not installed', name={name!r})\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    done = run("calibrate", "--suite", "paper", "--plan", "--cache", tmp_path / "cache", code=4)
+    assert done.stdout == ""
+    message, hint = done.stderr.splitlines()
+    assert re.fullmatch(
+        r"error: 81 of 81 models can't be planned: open_clip, timm, torch(vision)? not installed, "
+        r"which would say how large they are",
+        message,
+    )
+    assert hint == "hint: pip install 'robustcheck-onnx[export]'"
 
 
 @pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="Ray needs /dev/shm")
