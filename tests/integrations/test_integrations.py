@@ -285,6 +285,49 @@ def test_inputs_are_never_run(tmp_path: Path, evil: str) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["github_output", "robustcheck.json"]
 
 
+STUB = r"""#!/bin/sh
+printf '%s\n' "$@" > words
+exit 3
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("", []),
+        ("--max-images 40 --seed=1", ["--max-images", "40", "--seed=1"]),
+        ("--max-images\n40\n\n--no-time\n", ["--max-images", "40", "--no-time"]),  # one a line, as before
+        ("--tensor 'a b' -o \"html=my report.html\"", ["--tensor", "a b", "-o", "html=my report.html"]),
+        ("--tensor a\\ b", ["--tensor", "a b"]),
+        ("--seed 1 # the second seed\n--no-time", ["--seed", "1", "--no-time"]),
+        ("--tensor '' --no-time", ["--tensor", "", "--no-time"]),
+        ("$HOME `id` $(id) *.py ; id | id", ["$HOME", "`id`", "$(id)", "*.py", ";", "id", "|", "id"]),
+    ],
+)
+def test_the_actions_args_are_split_as_a_shell_splits_and_never_run(
+    tmp_path: Path, arguments: str, words: list[str]
+) -> None:
+    stub = tmp_path / "bin" / "robustcheck"
+    stub.parent.mkdir()
+    stub.write_text(STUB)
+    stub.chmod(0o755)
+    (tmp_path / "glob.py").touch()
+    done = bash(
+        step("check")["run"], tmp_path, PATH=f"{stub.parent}:{BIN}:/usr/bin:/bin", MODEL="m.onnx", IMAGES="my photos",
+        ARGS=arguments, REPORT="r.json", GITHUB_OUTPUT=str(tmp_path / "github_output"),
+    )  # fmt: skip
+    assert done.returncode == 3, done.stderr
+    typed = (tmp_path / "words").read_text().split("\n")[:-1]
+    assert typed == ["check", "-o", "json=r.json", "--images=my photos", *words, "-o", "terminal", "--", "m.onnx"]
+
+
+def test_args_with_an_open_quote_end_the_step(tmp_path: Path) -> None:
+    done, outputs = run_check_step(tmp_path, MODEL="m.onnx", ARGS="--tensor 'a")
+    assert (done.returncode, outputs["verdict"], outputs["exit-code"]) == (2, "NONE", "2")
+    assert not (tmp_path / "robustcheck.json").exists()
+    assert "args can't be split as a shell splits words (No closing quotation)" in done.stderr
+
+
 def test_a_report_path_of_two_lines_forges_no_output(tmp_path: Path) -> None:
     done, outputs = run_check_step(tmp_path, MODEL="m.onnx", REPORT="r.json\nverdict=PASS")
     assert (done.returncode, outputs) == (2, {})
