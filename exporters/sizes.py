@@ -49,7 +49,7 @@ def sizes(asked: list[tuple[str, str, str | None]]) -> list[dict[str, Any]]:
 
 
 def _unknown(source: str, name: str, tag: str | None) -> str:
-    """What the exporter says of a name or tag that its library does not have; raises ImportError without the library."""
+    """What the exporter says of a name or tag that its library does not have; ImportError without the library."""
     if ":" in name or source not in ("open_clip", "timm", "torchvision"):
         return ""  # the hub's or the user's own
     try:

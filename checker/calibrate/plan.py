@@ -110,7 +110,7 @@ def plan(work: Sequence[Task], rows: Sequence[Result], settings: Settings, n_ima
 
 
 def _refuse_missing(to_do: Sequence[Task], sizes: Mapping[str, Mapping[str, Any]]) -> None:
-    """Raise EnvironmentFaultError once for all models whose library is not installed: a plan of question marks is none."""
+    """Raise EnvironmentFaultError once for all models whose library is not installed."""
     missing = [package for task in to_do if (package := sizes.get(task.member.id, {}).get("missing"))]
     if missing:
         packages = ", ".join(sorted(set(missing)))

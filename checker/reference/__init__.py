@@ -5,6 +5,6 @@ Comes in: names of checkpoints. May import: report and what is below it, thresho
 
 from __future__ import annotations
 
-from .terminal import render_named, render_table
+from .terminal import AT_MOST, render_named, render_table
 
-__all__ = ["render_named", "render_table"]
+__all__ = ["AT_MOST", "render_named", "render_table"]

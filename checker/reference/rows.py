@@ -60,7 +60,7 @@ def select(
         text: words that must all occur in library, name, group or measured checkpoint; case does not matter.
         group: rows of this group only.
         sort: a key of SORTS.
-        reverse: sort the other way round; unknown values stay last.
+        reverse: numbers ascending, names descending; unknown values stay last.
         everything: all rows, not only the default ones.
 
     Raises:
@@ -84,7 +84,8 @@ def select(
         where = f" in group {group}" if group else ""
         near = tables.nearest(text, 1)
         raise UsageError(
-            f"filter is {text!r}; no name{where} of the {len(rows)} reference rows has all of its words",
+            f"reference name is {text!r}; no name{where} of the {len(rows)} rows is or has this"
+            + (f", closest: {', '.join(tables.nearest(text))}" if near else ""),
             f"robustcheck reference {near[0]}" if near else "robustcheck reference --all",
         )
     key = SORTS[sort]
@@ -95,12 +96,9 @@ def select(
 
 
 def named(name: str) -> tuple[Row, ...]:
-    """The rows that a name selects: of a checkpoint, of all weights of a model, or of a measured set.
-
-    Raises UsageError with the nearest names when there is none.
-    """
+    """The rows whose name it is: of a checkpoint, of all weights of a model, or of a measured set; may be empty."""
     published, wanted = tables.named(name), name.lower()
-    rows = tuple(
+    return tuple(
         row
         for row in reference_rows()
         if row.entry in published
@@ -108,14 +106,6 @@ def named(name: str) -> tuple[Row, ...]:
             wanted in {s.set.lower(), s.checkpoint.lower(), short_checkpoint(s.checkpoint).lower()}
             for s in row.measured
         )
-    )
-    if rows:
-        return rows
-    near = tables.nearest(name)
-    raise UsageError(
-        f"reference name is {name!r}; it must be a published checkpoint or model"
-        + (f", closest: {', '.join(near)}" if near else ""),
-        f"robustcheck reference {near[0]}" if near else "robustcheck reference --all",
     )
 
 

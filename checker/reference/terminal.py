@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
-from rich.segment import Segment, Segments
 from rich.text import Text
 
 from robustcheck_onnx.checker.report import Pen, Trimmed, columns, hanging, line, section, spaced
@@ -25,7 +24,8 @@ from robustcheck_onnx.thresholds.published import IMAGENET, MEAN_SHIFTS, SHIFT_W
 from .rows import Row, counted, reference_rows
 
 SCHEMA = "robustcheck.reference/1"
-WIDE = 140  # columns from which published names fit beside the numbers; narrower, they stand on a line of their own
+WIDE = 140  # columns from which every shift has a column; narrower, their mean alone
+AT_MOST = 20  # rows that are shown unless all are asked for
 EXTRAPOLATED = "*"
 
 _GROUPS = {
@@ -41,8 +41,9 @@ _GROUPS = {
 }
 _EXTRAPOLATED = f"{EXTRAPOLATED} extrapolated: ImageNet accuracy below 55 %, or outside what that line was fitted on."
 _POINTS = (
-    "V2 … mean: published effective robustness in percentage points, accuracy beyond the line of models trained on "
-    "ImageNet-1k only; ObjN: ObjectNet; mean over V2, Sketch, R, A."
+    "mean: published effective robustness in percentage points (accuracy beyond the line of models trained on "
+    "ImageNet-1k only), over ImageNet-V2, Sketch, R and A; each of them, and ObjectNet: `robustcheck reference NAME`, "
+    f"or {WIDE} columns."
 )
 _MEASURED = (
     "K, K/Kc: activation kurtosis and persistence ratio, measured on published representations, smallest to largest "
@@ -57,7 +58,7 @@ _CONTEXT = f"Context: none of it decides a verdict. Sources: {page('published')}
 
 @dataclass(frozen=True)
 class _Table:
-    """A table that fits the console; where it is narrow, a name stands on a line above its numbers."""
+    """A line a row: where it is narrow, with the mean over the shifts alone, and long names are cut."""
 
     rows: Sequence[Row]
     pen: Pen
@@ -65,43 +66,47 @@ class _Table:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Rich's protocol."""
         pen, wide = self.pen, options.max_width >= WIDE
-        several = len({row.entry.group for row in self.rows}) > 1
-        headers = ["checkpoint" if wide else "=", *(["=group"] if several and wide else []), ">IN"]
-        headers += [f">{'ObjN' if shift == 'objectnet' else SHIFT_WORDS[shift]} " for shift in SHIFTS]
-        table = columns(pen, *headers, ">mean ", ">K", ">K/Kc")
+        grouped = wide and len({row.entry.group for row in self.rows}) > 1
+        shifts = SHIFTS if wide else ()
+        headers = ["=checkpoint", *(["=group"] if grouped else []), ">IN"]
+        headers += [f">{'ObjN' if shift == 'objectnet' else SHIFT_WORDS[shift]} " for shift in shifts]
+        headers += [">mean ", ">K", ">K/Kc"]
+        table = columns(pen, *headers)
+        lines = []
         for row in self.rows:
-            cells = [_checkpoint(row, pen, group=False) if wide else Text()]
-            if several and wide:
-                cells.append(pen.say(_group(row), "dim"))
+            cells = [pen.say(_group(row), "dim")] if grouped else []
             cells.append(pen.say(_percent(row.entry.accuracy.get(IMAGENET))))
-            cells += [_points_cell(row, shift, pen) for shift in SHIFTS]
+            cells += [_points_cell(row, shift, pen) for shift in shifts]
             cells.append(_mean_cell(row, pen))
             cells += [_range_cell(row, statistic, pen) for statistic in ("kurtosis", "persistence_ratio")]
-            table.add_row(*cells)
-        if wide:
-            yield table
-            return
-        header, *numbers = console.render_lines(table, options, pad=False)  # a line a row: no cell can wrap
-        yield Segments([*header, Segment.line()])
-        for row, segments in zip(self.rows, numbers, strict=True):
-            yield _checkpoint(row, pen, group=several)
-            yield Segments([*segments, Segment.line()])
+            lines.append(cells)
+        widths = [max(len(text) for text in column) for column in zip(headers[1:], *lines, strict=True)]
+        room = max(options.max_width - sum(width + 2 for width in widths), 8)
+        for row, cells in zip(self.rows, lines, strict=True):
+            table.add_row(_cut(_checkpoint(row, pen), room, pen), *cells)
+        yield table
 
 
-def render_table(rows: Sequence[Row], *, ascii_only: bool = False) -> RenderableType:
-    """Lay out rows as a table with its legend, for the width of the console that prints it.
+def render_table(rows: Sequence[Row], *, at_most: int | None = None, ascii_only: bool = False) -> RenderableType:
+    """Lay out rows as a table, a line each, with its legend, for the width of the console that prints it.
 
-    Returns lines without trailing blanks, none wider than the console (80 columns or more).
+    at_most: rows to show; None = all. Below the table it is said how many are left out.
+    Returns lines without trailing blanks, none wider than the console (60 columns or more).
     """
-    pen = Pen(ascii_only)
+    pen, shown = Pen(ascii_only), rows[:at_most]
     legend = [_POINTS]
-    if any(row.entry.extrapolated for row in rows):
+    if any(row.entry.extrapolated for row in shown):
         legend.append(_EXTRAPOLATED)
-    if any(row.measured for row in rows):
+    if any(row.measured for row in shown):
         legend.append(_MEASURED)
     notes = [pen.say(text, "dim") for text in (*legend, _CONTEXT)]
-    remark = f"{len(rows)} of {len(reference_rows())} rows; IN: ImageNet top-1 in per cent"
-    return Trimmed(section(pen, "Reference suite", remark, _Table(rows, pen), Text(), *notes))
+    more = (
+        [pen.say(f"{len(rows) - len(shown)} more rows; --all shows every one", "bold")]
+        if len(shown) < len(rows)
+        else []
+    )
+    remark = f"{len(shown)} of {len(reference_rows())} rows; IN: ImageNet top-1 in per cent"
+    return Trimmed(section(pen, "Reference suite", remark, _Table(shown, pen), *more, Text(), *notes))
 
 
 def render_one(row: Row, *, ascii_only: bool = False) -> RenderableType:
@@ -119,10 +124,10 @@ def render_one(row: Row, *, ascii_only: bool = False) -> RenderableType:
     return Trimmed(spaced(blocks))
 
 
-def render_named(rows: Sequence[Row], *, ascii_only: bool = False) -> RenderableType:
+def render_named(rows: Sequence[Row], *, at_most: int | None = None, ascii_only: bool = False) -> RenderableType:
     """Show what `robustcheck reference NAME` found: one checkpoint in detail (at every size), or a table of several."""
     if len({(row.entry.library, row.entry.name) for row in rows}) > 1:
-        return render_table(rows, ascii_only=ascii_only)
+        return render_table(rows, at_most=at_most, ascii_only=ascii_only)
     return spaced(render_one(row, ascii_only=ascii_only) for row in rows)
 
 
@@ -178,12 +183,16 @@ def _measured_sources(row: Row, pen: Pen) -> RenderableType:
     return hanging(lines)
 
 
-def _checkpoint(row: Row, pen: Pen, *, group: bool) -> Text:
+def _checkpoint(row: Row, pen: Pen) -> Text:
     entry = row.entry
     name = entry.name if entry.library else short_checkpoint(entry.model)
     remark = f" {entry.image_size_px}px" if entry.image_size_px else " testbed" if entry.library == "testbed" else ""
-    named = line(pen.name(name), pen.say(remark, "dim"))
-    return pen.facts([named, pen.say(_group(row), "dim")]) if group else named
+    return line(pen.name(name), pen.say(remark, "dim"))
+
+
+def _cut(name: Text, room: int, pen: Pen) -> Text:
+    """The name, cut where it is longer than its column."""
+    return name if len(name) <= room else line(name[: room - 3], pen.say("…"))
 
 
 def _points_cell(row: Row, shift: str, pen: Pen) -> Text:

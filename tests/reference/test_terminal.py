@@ -10,9 +10,11 @@ import re
 import pytest
 from rich.console import Console, RenderableType
 
+from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.reference import terminal
 from robustcheck_onnx.checker.reference.rows import SORTS, Row, named, reference_rows, select
+from robustcheck_onnx.checker.text import short_checkpoint
 from robustcheck_onnx.thresholds import published as tables
 from robustcheck_onnx.thresholds.reference import references
 
@@ -123,10 +125,14 @@ def test_every_column_sorts_all_rows(column: str) -> None:
         ({"sort": "men"}, "--sort is 'men'; it must be one of mean, model, ", "--sort mean"),
         (
             {"text": "ViT-B-32/opena1"},
-            "filter is 'ViT-B-32/opena1'; no name of the ",
+            "reference name is 'ViT-B-32/opena1'; no name of the ",
             "robustcheck reference ViT-B-32/openai",
         ),
-        ({"text": "clip", "group": "face"}, "filter is 'clip'; no name in group face of the ", "robustcheck reference"),
+        (
+            {"text": "clip", "group": "face"},
+            "reference name is 'clip'; no name in group face of the ",
+            "robustcheck reference",
+        ),
     ],
 )
 def test_bad_filters_are_named_with_the_next_step(arguments: dict[str, str], message: str, hint: str) -> None:
@@ -145,14 +151,15 @@ def test_a_name_is_a_checkpoint_a_model_or_a_measured_set() -> None:
 
 
 def test_an_unknown_name_lists_the_nearest() -> None:
+    assert named("vit-b-32/openia") == ()
     with pytest.raises(UsageError) as fault:
-        named("vit-b-32/openia")
+        select("vit-b-32/openia")
     assert fault.value.message.startswith(
-        "reference name is 'vit-b-32/openia'; it must be a published checkpoint or model, closest: ViT-B-32/openai, "
+        "reference name is 'vit-b-32/openia'; no name of the 2073 rows is or has this, closest: ViT-B-32/openai, "
     )
     assert fault.value.hint == "robustcheck reference ViT-B-32/openai"
     with pytest.raises(UsageError) as fault:
-        named("?")
+        select("?")
     assert fault.value.hint == "robustcheck reference --all"
 
 
@@ -166,12 +173,13 @@ def test_no_line_is_wider_than_the_console_and_nothing_is_lost(width: int, ascii
     shown = text(terminal.render_table(rows, ascii_only=ascii_only), width)
     assert max(map(len, shown.splitlines())) <= width
     assert all(line == line.rstrip() for line in shown.splitlines())
-    assert "…" not in shown.replace("V2 … mean", "")
     assert shown.isascii() is ascii_only
-    flat = re.sub(r"\s", "", shown)
-    for row in rows:
+    table = shown.splitlines()[2 : 2 + len(rows)]  # a line a row
+    for row, line in zip(rows, table, strict=True):
+        name = (row.entry.name if row.entry.library else short_checkpoint(row.entry.model)).encode("ascii", "ignore")
+        assert line.strip().startswith(name.decode()[:12])
         if row.entry.mean_pp is not None:
-            assert f"{row.entry.mean_pp:+.1f}" in flat
+            assert f"{row.entry.mean_pp:+.1f}" in line
 
 
 def test_a_row_of_the_wide_table() -> None:
@@ -183,29 +191,48 @@ def test_a_row_of_the_wide_table() -> None:
 
 
 def test_the_group_is_a_column_only_where_groups_differ() -> None:
-    assert "zero-shot" not in text(terminal.render_table(select(group="zero_shot_clip")))
-    mixed = text(terminal.render_table(select()))
+    assert "zero-shot" not in text(terminal.render_table(select(group="zero_shot_clip")), 160)
+    mixed = text(terminal.render_table(select()), 160)
     assert "zero-shot" in mixed
     assert "supervised" in mixed
-    narrow = text(terminal.render_table(select("ViT-L-14 openai")), 80)
-    assert "\n  ViT-L-14/openai\n" in narrow
-    assert "zero-shot" not in narrow
 
 
-def test_a_name_in_the_narrow_table_is_whole_and_its_numbers_stand_below() -> None:
-    rows = select("ViT-B-32 openai", group="zero_shot_clip", sort="model")
-    lines = text(terminal.render_table(rows), 80).splitlines()
-    below = lines[lines.index("  ViT-B-32/openai") + 1]
-    assert below.split() == ["63.3", "+5.4", "+28.0", "+44.8", "+30.5", "+24.0", "+27.2", "35.8–140", "8.27–22.3"]
-    header = lines[1]
-    assert header.split() == ["IN", "V2", "Sketch", "R", "A", "ObjN", "mean", "K", "K/Kc"]
-    assert [m.end() for m in re.finditer(r"IN|V2|Sketch|mean", header)] == [
-        below.index(value) + len(value) for value in ("63.3", "+5.4", "+28.0", "+27.2")
-    ]
-    mixed = text(terminal.render_table(select()), 80).splitlines()
-    assert "  ViT-B-32/openai · zero-shot" in mixed
+def test_the_narrow_table_has_the_mean_alone_and_cuts_long_names() -> None:
+    shown = text(terminal.render_table(select("ViT-B-32 openai", group="zero_shot_clip", sort="model")), 80)
+    header, *lines = [line.split() for line in shown.splitlines()[1:]]
+    assert header == ["checkpoint", "IN", "mean", "K", "K/Kc"]
+    assert ["ViT-B-32/openai", "63.3", "+27.2", "35.8–140", "8.27–22.3"] in lines
+    (long,) = [line for line in text(terminal.render_table(select()), 80).splitlines() if "contrastively" in line]
+    assert long.split("…")[0] == "  OpenAI CLIP ViT-B/32, contrastively fin"
+    assert long.split("…")[1].split()[0] == "–"
     for width in (1, 10, 20, 40, 60):
         assert text(terminal.render_table(select()), width)  # cropped, but no error
+
+
+def test_rows_that_are_left_out_are_counted() -> None:
+    rows = select()
+    shown = text(terminal.render_table(rows, at_most=20), 80)
+    assert shown.splitlines()[0] == "Reference suite  20 of 2073 rows; IN: ImageNet top-1 in per cent"
+    assert f"  {len(rows) - 20} more rows; --all shows every one\n" in shown
+    assert "more rows" not in text(terminal.render_table(rows[:20], at_most=20), 80)
+
+
+def test_the_command_shows_twenty_rows_or_those_of_a_name(capsys: pytest.CaptureFixture[str]) -> None:
+    def rows_of(*words: str) -> list[str]:
+        assert cli.main(["reference", *words]) == 0
+        out = capsys.readouterr().out
+        return re.findall(r"^  (\S.*?)  +(?:\d\d\.\d|–)  ", out, re.MULTILINE)
+
+    assert len(rows_of()) == 20
+    assert len(rows_of("--all")) == len(reference_rows())
+    assert len(rows_of("clip")) == 20
+    assert all("siglip" in name.lower() for name in rows_of("siglip"))
+    assert rows_of("siglip", "webli") == rows_of("siglip webli")
+    assert len(rows_of("clip", "--all")) > 100
+    assert cli.main(["reference", "ViT-B-32/openai"]) == 0
+    assert capsys.readouterr().out.startswith("ViT-B-32/openai · open_clip · group zero_shot_clip\n")
+    assert cli.main(["reference", "-o", "json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["rows"]) == len(select())
 
 
 def test_extrapolated_values_are_marked_and_the_mark_is_explained() -> None:

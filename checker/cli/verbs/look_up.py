@@ -10,8 +10,9 @@ import typer
 
 from robustcheck_onnx.checker.errors import EXIT_CODES, UsageError
 
-from ..options import Color, Debug, Output, one_of
+from ..options import Color, Debug, Output, completing, one_of
 from ..output import console_for, print_report
+from ..panels import OUTPUT
 
 TOPICS = ("exit-codes", "reasons")
 
@@ -73,11 +74,11 @@ def _as_document(topic: str) -> dict[str, Any]:
 
 def _reason(name: str) -> list[str]:
     """One reason: title, kind, explanation and next step."""
-    from robustcheck_onnx.checker.verdict import KINDS, RULES
+    from robustcheck_onnx.checker.verdict import RULES
 
     rule = RULES[name]
-    lines = [f"{name}: {rule.title}", ""]
-    for text in (rule.explanation, f"Next step: {rule.next_step}", f"Kind: {rule.kind}, {KINDS[rule.kind]}."):
+    lines = [f"{name}: {rule.title} ({rule.kind})", ""]
+    for text in (rule.explanation, f"Next step: {rule.next_step}"):
         lines += [*_wrapped(text), ""]
     return lines[:-1]
 
@@ -103,38 +104,58 @@ def _wrapped(text: str) -> list[str]:
 
 
 def reference(
-    name: Annotated[str, typer.Argument(help="A checkpoint, a model or a measured set; without it, the table.")] = "",
-    text: Annotated[str, typer.Option("--filter", help="Words that must all occur in a row's names.")] = "",
-    group: Annotated[str | None, typer.Option(help="Rows of this group only.")] = None,
-    sort: Annotated[str, typer.Option(help="Column to sort by: mean, model, weights, imagenet, v2, ….")] = "mean",
-    reverse: Annotated[bool, typer.Option("--reverse", help="The other way round.")] = False,
-    everything: Annotated[
-        bool, typer.Option("--all", help="All rows, not only zero-shot and measured models.")
-    ] = False,
-    output: Annotated[str, typer.Option("--output", "-o", help="terminal, json or csv.")] = "terminal",
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="A checkpoint, a model or a measured set; or words that must all occur in a row's names. Without it: "
+            "zero-shot models, and what was measured.",
+            metavar="NAME...",
+        ),
+    ] = None,
+    group: Annotated[
+        str | None, typer.Option(help="Only rows of this group, such as zero_shot_clip.", metavar="GROUP")
+    ] = None,
+    sort: Annotated[
+        str,
+        typer.Option(help="Sort by this column: mean, model, weights, imagenet, v2, kurtosis, ….", metavar="COLUMN"),
+    ] = "mean",
+    reverse: Annotated[bool, typer.Option("--reverse", help="Smallest numbers first, names from Z to A.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Every row, not only the first 20.")] = False,
+    output: Annotated[
+        str,
+        typer.Option(
+            "--output",
+            "-o",
+            help="terminal, json or csv; the last two hold every row of the answer.",
+            metavar="FORMAT",
+            autocompletion=completing(lambda: REFERENCE_FORMS),
+            rich_help_panel=OUTPUT,
+        ),
+    ] = "terminal",
     color: Color = "auto",
     debug: Debug = False,
 ) -> int:
     """Show published and measured numbers of known checkpoints.
 
-    Effective robustness of 2,000 published rows, and the statistics of those that were measured.
+    Effective robustness of some 2,000 published checkpoints, and the statistics of those that were measured.
     """
-    from robustcheck_onnx.checker.reference import render_named, render_table, terminal
+    from robustcheck_onnx.checker.reference import AT_MOST, render_named, render_table, terminal
     from robustcheck_onnx.checker.reference.rows import named, select
 
-    one_of("--output", output, ("terminal", "json", "csv"))
-    if name and (text or group or reverse or everything or sort != "mean"):
-        raise UsageError(
-            f"NAME is {name!r}; --filter, --group, --sort, --reverse and --all are for the table",
-            f"robustcheck reference {name}",
-        )
-    rows = named(name) if name else select(text, group, sort, reverse=reverse, everything=everything)
+    one_of("--output", output, REFERENCE_FORMS)
+    name = " ".join(names or [])
+    plain = group is None and sort == "mean" and not reverse
+    exact = named(name) if name and plain else ()
+    rows = exact or select(name, group, sort, reverse=reverse, everything=everything)
     if output == "terminal":
         render = render_named if name else render_table
-        print_report(partial(render, rows), color)
+        print_report(partial(render, rows, at_most=None if everything else AT_MOST), color)
     else:
         sys.stdout.write(terminal.to_json(rows) if output == "json" else terminal.to_csv(rows))
     return 0
+
+
+REFERENCE_FORMS = ("terminal", "json", "csv")
 
 
 def schema(debug: Debug = False) -> int:
