@@ -89,7 +89,7 @@ app.verb(
     panel=GATE,
     examples=("robustcheck verify report.json model.onnx --images photos/",),
     codes="Exit codes: 0 all that was checked agrees, and the verdict is PASS · 1 it agrees, but the verdict is WARN, "
-    "or the report alone vouches for it · 2 usage, no whole report, or one of a newer robustcheck · 3 something "
+    "or nothing but the report supports it · 2 usage, no whole report, or one of a newer robustcheck · 3 something "
     "differs: the report is not about this · 4 environment.",
 )(importing_native(verify.verify))
 app.verb(panel=UNDERSTAND, examples=("robustcheck inspect model.onnx",))(inspect.inspect)
@@ -137,7 +137,7 @@ app.verb(panel=SET_UP, examples=("robustcheck demo",))(demo.demo)
 app.verb(
     panel=SET_UP,
     examples=("robustcheck doctor",),
-    codes="Exit codes: 0 nothing is broken · 2 usage · 4 something is, and what to type stands beside it.",
+    codes="Exit codes: 0 nothing is broken · 2 usage · 4 something is; the report says what to type.",
 )(inspect.doctor)
 app.verb(panel=SET_UP, examples=("robustcheck init",))(set_up.init)
 app.verb("help", hidden=True, examples=("robustcheck help compare",))(about.help_)

@@ -72,8 +72,8 @@ Pool = Annotated[
 PreprocessOption = Annotated[
     str | None,
     typer.Option(
-        help="How pixels become inputs: clip, imagenet, or a JSON file. Counts before what the model's file or a file "
-        "beside it says.",
+        help="How pixels become inputs: clip, imagenet, or a JSON file. Overrides what the model's file or a "
+        "file beside it says.",
         metavar="WHAT",
         rich_help_panel=MODEL,
     ),
@@ -136,7 +136,7 @@ RayAddress = Annotated[
 # A report that is read:
 
 ReportFile = Annotated[
-    Path, typer.Argument(help="What `-o json=PATH` of a check wrote.", metavar="REPORT.json", show_default=False)
+    Path, typer.Argument(help="The report of a check, from `-o json=PATH`.", metavar="REPORT.json", show_default=False)
 ]
 ReportImages = Annotated[
     str | None,
@@ -150,8 +150,8 @@ Rerun = Annotated[
     bool | None,
     typer.Option(
         "--rerun/--no-rerun",
-        help="Measure again with the report's settings; every statistic must agree. Default: where the images are at "
-        "hand. With --no-rerun and no signature a PASS rests on the report alone.",
+        help="Measure again with the report's settings; every statistic must agree. Default: where the images can be "
+        "read. With --no-rerun and no signature a PASS rests on the report alone.",
         show_default=False,
         rich_help_panel=VERDICT,
     ),
@@ -165,7 +165,7 @@ PublicKey = Annotated[
 Signature = Annotated[
     Path | None,
     typer.Option(
-        help="What `robustcheck sign` or `--sign` of a check wrote. Default: REPORT.sigstore.json.",
+        help="The signature that `robustcheck sign` or `check --sign` wrote. Default: REPORT.sigstore.json.",
         metavar="FILE",
         rich_help_panel=VERDICT,
     ),

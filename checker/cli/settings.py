@@ -78,7 +78,9 @@ class Settings(Frozen):
     thresholds: str | None = Field(None, description="A threshold profile. Default: the packaged one.")
     engine: str = Field("local", description="local or ray.")
     workers: Positive | None = Field(None, description="Workers of the Ray engine. Default: by cores and GPUs.")
-    ray_address: str | None = Field(None, description="Ray: HOST:PORT or auto. Default: a cluster of its own.")
+    ray_address: str | None = Field(
+        None, description="HOST:PORT of a Ray cluster, or auto. Default: one on this machine."
+    )
     detector: tuple[str, ...] = Field((), description="Installed plug-ins to run too; they can only add a WARN.")
     fail_on: FailOn = Field("warn", description="warn: WARN exits with 1. never: a verdict exits with 0.")
     accept: Accept | None = Field(

@@ -124,17 +124,20 @@ def verify(
     if not again:
         findings.append(unchecked("rerun", "nothing was measured; --rerun measures again"))
     elif any(finding.status == "differs" for finding in findings):
-        findings.append(unchecked("rerun", "not worth it: something differs already"))
+        findings.append(unchecked("rerun", "not measured again, since something differs already"))
     else:
         findings.append(check_rerun(report, model, image_set, device, detectors, progress))
     # a rerun vouches for the numbers, not for who waived what
     waivers_hold = accept_waivers and (rerun is False or agreed(findings, "signature"))
     code, rule = _decide(report, findings, accept_waivers=waivers_hold, today=today)
     if code == 1 and accept_waivers and not waivers_hold and report.gate is not None and report.gate.waived:
-        rule += "; only a signature vouches for the waivers in the report"
+        rule += "; the waivers in the report count only with a signature"
     if code == 0 and rerun is None and not has_witness(findings):
         code = 1
-        rule = "the report alone vouches for its numbers; --images or --public-key, or --no-rerun to rest on it"
+        rule = (
+            "nothing but the report says that its numbers are right: measure again (--images), check a signature "
+            "(--public-key), or rely on the report (--no-rerun)"
+        )
     assert report.binding is not None
     return Verification(
         tool_version=version("robustcheck-onnx"),

@@ -315,7 +315,7 @@ def test_show_settings_says_what_happens_where_nothing_is_set(here: Path) -> Non
         "tensor": "not set: the one found by rule",
         "thresholds": "not set: the packaged one",
         "workers": "not set: by cores and GPUs",
-        "ray-address": "not set: a cluster of its own",
+        "ray-address": "not set: one on this machine",
         "output": "not set: the terminal report",
     }
     assert all(rows[key] == ["none", "default"] for key in ("detector", "log-file", "waivers"))

@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 EXPECTED = {"ordinary": "WARN", "planted": "PASS"}
 SHOWN = {
-    "ordinary": "Least squares on the bundled photos: it predicts a photo's lower half from its upper half. A real, if "
-    "tiny, encoder; nothing was planted.",
+    "ordinary": "Least squares on the bundled photos: it predicts a photo's lower half from its upper half. A real "
+    "encoder, if a tiny one; nothing was planted.",
     "planted": "The same encoder, with one feature shifted by hand so that it is extreme in every image.",
 }
 MEANS = {
-    "ordinary": "WARN: the sign is absent. That is no evidence of fragility.",
+    "ordinary": "WARN: the indication is absent. That does not mean that the encoder is fragile.",
     "planted": "PASS, of a SYNTHETIC model: it shows what the check looks for, not that this encoder is robust. Only "
     "the contract in the file tells that the feature was planted.",
 }

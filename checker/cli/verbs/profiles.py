@@ -123,7 +123,7 @@ def diff(
 @profiles.verb(examples=("robustcheck profiles seal edited.json --id mine-1 -o mine.json",))
 def seal(
     file: Annotated[Path, typer.Argument(help="A profile that was changed by hand.", metavar="PROFILE.json")],
-    profile_id: Annotated[str, typer.Option("--id", help="An id of its own.", metavar="ID")],
+    profile_id: Annotated[str, typer.Option("--id", help="The sealed profile's id, which no other has.", metavar="ID")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The sealed profile.", metavar="PROFILE.json")],
     note: Annotated[str, typer.Option(help="What was changed and why; every report says it.", metavar="TEXT")] = "",
     debug: Debug = False,

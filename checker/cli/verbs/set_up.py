@@ -31,7 +31,7 @@ def info(output: Output = "terminal", debug: Debug = False) -> int:
         off = f"switched off by {records.OFF}\n" if records.is_off() else ""
         sys.stdout.write(
             f"{size.folder}\n{size.records} records, {size.size_bytes / 2**20:.1f} MiB of at most "
-            f"{size.limit_bytes / 2**20:.0f} MiB; the ones not used for the longest time go first\n{off}"
+            f"{size.limit_bytes / 2**20:.0f} MiB; when full, those unused for the longest time are removed\n{off}"
         )
     return 0
 
