@@ -13,7 +13,6 @@ SCHEMA_VERSION: Final = 2  # of the JSON documents of a check; 2: reasons and ve
 HOME: Final = ""
 """where the project lives, such as https://github.com/OWNER/robustcheck; empty until that is decided.
 `python docs/generate.py` makes README's links from it, so that they lead somewhere on a package index, too"""
-DOCUMENTATION: Final = f"{HOME}/blob/main/docs/" if HOME else ""  # where its pages can be read
 MIB = 2**20  # bytes in 1 MiB
 SHORT_DIGEST = 12  # hexadecimal digits, as `git log --abbrev` shows for large repositories
 BLOCKS = " ▁▂▃▄▅▆▇█"
@@ -48,7 +47,7 @@ def page(name: str) -> str:
     >>> page("statistics")
     'the page "What is measured"'
     """
-    return f"{DOCUMENTATION}{name}.html" if DOCUMENTATION else f'the page "{PAGES[name]}"'
+    return f"{HOME}/blob/main/docs/{name}.md" if HOME else f'the page "{PAGES[name]}"'
 
 
 def printable(text: str) -> str:
