@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self, TypedDict, cast
 from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
 from robustcheck_onnx.checker.errors import UsageError
+from robustcheck_onnx.checker.text import type_name
 from robustcheck_onnx.thresholds.ends import End
 from robustcheck_onnx.thresholds.frozen import Frozen
 from robustcheck_onnx.thresholds.profile import Bounds
@@ -192,6 +193,9 @@ class ImageFacts(Frozen):
     digest: str
     seed: int
     sanity: ImageSetFacts
+    given: bool = False
+    """whether Python handed them over as objects (a list of paths, pictures, arrays): then `source` is no name that can
+    be opened again"""
 
 
 class InputLevels(Frozen):
@@ -273,6 +277,9 @@ class DetectorResult(Frozen):
     """what it saw, in a sentence"""
 
 
+MOST_SHOWN = 120  # characters of a value in a message
+
+
 class Options(Frozen):
     """What moves the numbers of a run, as it was given; None = not given. The threshold profile stands beside it."""
 
@@ -310,7 +317,9 @@ class Options(Frozen):
         except ValidationError as fault:
             error = fault.errors(include_url=False)[0]
             name, rule = error["loc"][0], error["msg"].replace("Input should be", "it must be")
-            raise UsageError(f"{name} is {values.get(str(name))!r}; {rule}", "robustcheck check --help") from fault
+            raise UsageError(
+                f"{name} is {_shown(values.get(str(name)))}; {rule}", "robustcheck check --help"
+            ) from fault
 
     @property
     def given(self) -> GivenOptions:
@@ -318,10 +327,15 @@ class Options(Frozen):
         return cast(GivenOptions, {name: getattr(self, name) for name in Options.model_fields})
 
 
-class GivenOptions(TypedDict, total=False):
-    """`Options` as keyword arguments of `check`, `compare`, `scan` and `measure_shift`."""
+def _shown(value: object) -> str:
+    """A short value as Python writes it; of any other its type alone."""
+    short = value is None or (isinstance(value, (str, int, float)) and len(repr(value)) <= MOST_SHOWN)
+    return repr(value) if short else f"of type {type_name(value)}"
 
-    images: str | Path | None
+
+class RunOptions(TypedDict, total=False):
+    """`Options` but the images, as keyword arguments of `check`, `compare`, `scan` and `measure_shift`."""
+
     tensor: str | None
     pool: str | None
     preprocess: str | Path | None
@@ -330,6 +344,12 @@ class GivenOptions(TypedDict, total=False):
     max_images: int | None
     max_bad: float
     batch_size: int
+
+
+class GivenOptions(RunOptions, total=False):
+    """All of `Options` as keyword arguments."""
+
+    images: str | Path | None
 
 
 class Evidence(Frozen):

@@ -13,17 +13,25 @@ from typing import Unpack
 
 from robustcheck_onnx.checker import measure
 from robustcheck_onnx.checker.errors import RobustcheckError, UsageError
-from robustcheck_onnx.checker.evidence import Evidence, GivenOptions, Options, Statistics
-from robustcheck_onnx.checker.images import ImageSource, Skipped, open_images, parse_image_set
+from robustcheck_onnx.checker.evidence import Evidence, RunOptions, Statistics
+from robustcheck_onnx.checker.images import Images, ImageSource, Skipped, open_images, parse_image_set
 from robustcheck_onnx.checker.measure import Job, Measurement, Prepared, Progress
 from robustcheck_onnx.checker.measure import cache as records
 from robustcheck_onnx.checker.measure import detectors as plugins
-from robustcheck_onnx.checker.model import Content, Contract, on_this_machine, open_model, read_content
+from robustcheck_onnx.checker.model import (
+    Content,
+    Contract,
+    Model,
+    on_this_machine,
+    open_model,
+    parse_model,
+    read_content,
+)
 from robustcheck_onnx.checker.report import CLAIM, Binding, Clock, Placed, Report, Settings, Time, sealed
 from robustcheck_onnx.checker.statistics import is_look
 from robustcheck_onnx.checker.statistics import state as sums
-from robustcheck_onnx.checker.storage import Place, parse_place, redact
-from robustcheck_onnx.checker.verdict import NAMES, decided, judge, notes_of
+from robustcheck_onnx.checker.storage import redact
+from robustcheck_onnx.checker.verdict import NAMES, decided, judge, memory_note, notes_of
 from robustcheck_onnx.thresholds import profile as profiles
 from robustcheck_onnx.thresholds.profile import Profile
 from robustcheck_onnx.thresholds.published import Context, context_for
@@ -34,8 +42,9 @@ LOG.addHandler(logging.NullHandler())
 
 
 def check(
-    model: str | Place,
+    model: Model,
     *,
+    images: Images | None = None,
     thresholds: Path | Profile | None = None,
     engine: str = "local",
     workers: int | None = None,
@@ -43,7 +52,7 @@ def check(
     cache: bool = False,
     detectors: Sequence[str] = (),
     progress: Callable[[Progress], None] | None = None,
-    **options: Unpack[GivenOptions],
+    **options: Unpack[RunOptions],
 ) -> Report:
     """Check one ONNX model on in-distribution images and judge it.
 
@@ -51,15 +60,20 @@ def check(
     all of them.
 
     Args:
-        model: path or URL (docs/remote.md) of the ONNX file.
+        model: path or URL (docs/remote.md) of the ONNX file; or the model itself, as `bytes` or `onnx.ModelProto`. Then
+            no sidecar is looked for: its contract, or `preprocess`, must say what the pixels are.
+        images: in-distribution photos: the path or URL of a set; or an iterable of paths, of PIL images, of uint8
+            arrays (height, width, 3), or of preprocessed float arrays (channel, height, width), of NumPy or any library
+            whose arrays NumPy can read. What is handed over so is measured in this process, and a note of the report
+            says so. None = the bundled photos.
         thresholds: a profile or its file; None = the default profile.
         engine: local (this process) or ray (the extra `ray`).
         workers, ray_address: for ray, see `measure.run_jobs`.
         cache: take the evidence of an earlier run if nothing has changed since, and keep this run's
-            (`measure/cache.py`); only the local engine does, and only without detectors.
+            (`measure/cache.py`); only the local engine does, only of files, and only without detectors.
         detectors: names of installed plug-ins to run beside (`measure/detectors.py`), with the local engine only.
         progress: called after every batch; by ray after every shard, without an interval.
-        options: what moves the numbers: images, tensor, pool, preprocess, device, seed, max_images, max_bad, batch_size
+        options: what else moves the numbers: tensor, pool, preprocess, device, seed, max_images, max_bad, batch_size
             (see `evidence.Options`).
 
     Returns:
@@ -67,8 +81,9 @@ def check(
 
     Raises:
         UsageError, CannotAssessError, EnvironmentFaultError: no verdict is possible; see each class.
+        TypeError: the model, the images or an option are of a type that is not taken; the message names it.
     """
-    clock, run = Clock(), Options.of(options)
+    clock, (run, given) = Clock(), measure.settle(images, options)
     profile = load_profile(thresholds)
     on_ray = (engine, workers, ray_address) != ("local", None, None)
     if detectors and on_ray:
@@ -76,21 +91,24 @@ def check(
     if engine == "local" and workers is not None:
         raise UsageError(f"--workers is {workers}; one process checks one model, unless with Ray", "--engine ray")
     loaded = plugins.load(detectors)
-    parse_image_set(run.images)  # what is refused offline is refused before anything is opened
-    with on_this_machine(parse_place(model), preprocess=run.preprocess) as here:
+    if given is None:
+        parse_image_set(run.images)  # what is refused offline is refused before anything is opened
+    elif on_ray:
+        raise UsageError(f"images are {given.named}; with Ray every worker must find them", "name a folder or a list")
+    with on_this_machine(parse_model(model), preprocess=run.preprocess) as here:
         job = Job(here.path, run)
         if on_ray:
             if here.fetched:
                 raise UsageError(
-                    f"{here.name}: model is behind a URL; with Ray every worker must find the file",
+                    f"{here.name}: model is no file of this machine; with Ray every worker must find it",
                     "copy it to all nodes",
                 )
             evidence, published = _on_workers(job, profile, engine, workers, ray_address, progress)
             cached = None
         else:
-            use_cache = cache and not here.fetched and not loaded and not records.is_off()
+            use_cache = cache and not here.fetched and given is None and not loaded and not records.is_off()
             evidence, published, cached = _measured_or_cached(
-                job, profile, clock, progress, loaded, use_cache=use_cache
+                job, profile, clock, progress, loaded, given, use_cache=use_cache
             )
     if here.fetched:
         named = evidence.model.model_copy(update={"file": here.name})
@@ -99,7 +117,7 @@ def check(
     report = Report(
         tool_version=version("robustcheck-onnx"),
         verdict=judge(evidence, profile),
-        notes=notes_of(evidence, profile),
+        notes=(*notes_of(evidence, profile), *(memory_note(here.name) if here.in_memory else ())),
         evidence=evidence,
         profile=profile,
         published=published,
@@ -117,6 +135,7 @@ def _measured_or_cached(
     clock: Clock,
     progress: Callable[[Progress], None] | None,
     loaded: Sequence[plugins.Loaded],
+    given: ImageSource | None,
     *,
     use_cache: bool,
 ) -> tuple[Evidence, Context | None, str | None]:
@@ -126,7 +145,7 @@ def _measured_or_cached(
     """
     key = ""
     read: Content | None = None
-    source: ImageSource | None = None
+    source = given
     if use_cache:
         with contextlib.suppress(OSError, RobustcheckError):  # a faulty model or image set: the run itself says so
             read = read_content(job.model)

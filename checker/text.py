@@ -258,3 +258,9 @@ def bars(counts: Sequence[int], height: int) -> list[str]:
     top = max(counts, default=0)
     eighths = [max(1, round(8 * height * c / top)) if c else 0 for c in counts]
     return ["".join(BLOCKS[min(max(e - 8 * row, 0), 8)] for e in eighths) for row in reversed(range(height))]
+
+
+def type_name(value: object) -> str:
+    """The type of a value as an import would name it, never the value: "int", "torch.nn.modules.linear.Linear"."""
+    kind = type(value)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"

@@ -13,8 +13,8 @@ import numpy as np
 
 from robustcheck_onnx.checker import measure
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
-from robustcheck_onnx.checker.evidence import Evidence, GivenOptions, Options
-from robustcheck_onnx.checker.images import Item, Picture, Skipped
+from robustcheck_onnx.checker.evidence import Evidence, RunOptions
+from robustcheck_onnx.checker.images import Images, Item, Picture, Skipped
 from robustcheck_onnx.checker.measure import (
     ImagesRead,
     Job,
@@ -52,8 +52,9 @@ def compare(
     baseline: Path | None = None,
     tolerance: float = TOLERANCE,
     thresholds: Path | Profile | None = None,
+    images: Images | None = None,
     progress: Callable[[Progress], None] | None = None,
-    **options: Unpack[GivenOptions],
+    **options: Unpack[RunOptions],
 ) -> tuple[CompareReport, Baseline]:
     """Compare a candidate with its reference on all images, each with its own preprocessing.
 
@@ -62,7 +63,7 @@ def compare(
         reference: another one; None = the baseline, or without that the candidate itself (to make its baseline).
         baseline: a file written from an earlier run's second result, in place of a reference.
         tolerance: share of each statistic that may be lost, 0 ≤ tolerance < 1.
-        thresholds, progress: as in `pipeline.check`.
+        thresholds, images, progress: as in `pipeline.check`.
         options: as in `pipeline.check`, for both models; max_images is `MAX_IMAGES` unless it is given. An image that
             one of the two can't use counts as unusable for both.
 
@@ -79,27 +80,27 @@ def compare(
             f"REFERENCE is {reference} and --baseline is {baseline}; only one of them can be compared with",
             "leave out one of them",
         )
-    clock, run = Clock(), Options.of(options, max_images=MAX_IMAGES)
+    clock, (run, given) = Clock(), measure.settle(images, options, max_images=MAX_IMAGES)
     profile = load_profile(thresholds)
     known = None if baseline is None else baselines.read(baseline)
     jobs = [Job(local_path(model, "model"), run) for model in (candidate, reference) if model is not None]
-    opened = [measure.open_job(jobs[0])]
+    opened = [measure.open_job(jobs[0], source=given)]
     opened += [replace(measure.open_job(job, source=opened[0].source), described=None) for job in jobs[1:]]
     facts = [measure.probe(each) for each in opened]
-    pair, images, described = _run(opened[0], opened[-1], progress)
+    pair, read, described = _run(opened[0], opened[-1], progress)
     if pair.candidate.state.n == 0:
-        _say_none_usable(jobs, pair, images.n_usable)
+        _say_none_usable(jobs, pair, read.n_usable)
     evidence = [
-        measure.conclude(job, fact, Measurement([side.state], [Rows()], [rows], images), profile)[0]
+        measure.conclude(job, fact, Measurement([side.state], [Rows()], [rows], read), profile)[0]
         for job, fact, side, rows in zip(jobs, facts, (pair.candidate, pair.reference), described, strict=False)
     ]
-    when = Time.until_now(clock, images.n_usable)
-    new_baseline = baselines.make(pair.candidate, evidence[0], images.digests)
+    when = Time.until_now(clock, read.n_usable)
+    new_baseline = baselines.make(pair.candidate, evidence[0], read.digests)
     ours = _compared(evidence[0], profile)
     if known is None:
         comparison = _between(pair, _compared(evidence[-1], profile), profile, tolerance)
     else:
-        comparison = _against(pair.candidate, evidence[0], images.digests, known, profile, tolerance)
+        comparison = _against(pair.candidate, evidence[0], read.digests, known, profile, tolerance)
     return _report(ours, comparison, profile, tolerance, baseline, when), new_baseline
 
 

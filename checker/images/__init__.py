@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from .decode import SUFFIXES
 from .entries import Entries, Entry
+from .given import Images, open_given
 from .levels import LevelSums, level_sums
 from .listing import parse_image_set
 from .preprocess import apply, apply_uint8, as_photo, at_size, channels, scales_finitely
@@ -32,6 +33,7 @@ __all__ = [
     "Entry",
     "ImageSetState",
     "ImageSource",
+    "Images",
     "Item",
     "LevelSums",
     "Picture",
@@ -47,6 +49,7 @@ __all__ = [
     "digest_of_pixels",
     "digest_of_set",
     "level_sums",
+    "open_given",
     "open_images",
     "parse_image_set",
     "prefetch",

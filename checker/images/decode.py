@@ -64,6 +64,7 @@ _ORIENTATION: Final = 0x0112  # EXIF tag
 _WIDE_MODES: Final = ("I;16", "I;16B", "I;16L", "I;16N")
 _LFS: Final = b"version https://git-lfs"  # first bytes of a Git LFS pointer
 _HEADER_LOCK: Final = threading.Lock()  # warnings.catch_warnings is not thread-safe before Python 3.14
+_PICTURE_LOCK: Final = threading.Lock()  # Pillow loads on first use, and one image may stand twice in a set
 
 # What Pillow's decoders raise on damaged files (Pillow's own fuzz tests list the same kinds).
 _DAMAGE: Final = (
@@ -117,11 +118,7 @@ def _decode(data: bytes, name: str) -> tuple[Image.Image, tuple[str, ...]]:
         warnings.simplefilter("ignore")  # Pillow's remarks on odd EXIF blocks would reach stderr
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         image: Image.Image = Image.open(io.BytesIO(data), formats=_available_decoders())
-        width, height = image.size
-        if width * height > MAX_PIXELS:
-            raise UnreadableImageError(f"{width}×{height} px, more than {MAX_PIXELS:,} pixels")
-        if max(width, height) > MAX_ASPECT * min(width, height):
-            raise UnreadableImageError(f"{width}×{height} px, edges more than {MAX_ASPECT}:1")
+        _check_size(image)
         image_format = image.format
         orientation = image.getexif().get(_ORIENTATION, 1)
         if getattr(image, "n_frames", 1) > 1:
@@ -135,6 +132,32 @@ def _decode(data: bytes, name: str) -> tuple[Image.Image, tuple[str, ...]]:
         image = ImageOps.exif_transpose(image)
         notes.add(EXIF)
     return _to_rgb(image, notes), tuple(sorted(notes))
+
+
+def from_picture(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
+    """Make of an image that Pillow holds already what `decode` makes of a file; its current frame counts.
+
+    The image is loaded if it was not, and else left as it is.
+    Returns and raises as `decode`.
+    """
+    notes = set()
+    try:
+        with _PICTURE_LOCK:
+            _check_size(image)
+            if image.getexif().get(_ORIENTATION, 1) in range(2, 9):
+                notes.add(EXIF)
+            own = ImageOps.exif_transpose(image)  # a copy, turned or not
+        return _to_rgb(own, notes), tuple(sorted(notes))
+    except _DAMAGE as fault:
+        raise UnreadableImageError(f"damaged: {fault}") from fault
+
+
+def _check_size(image: Image.Image) -> None:
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise UnreadableImageError(f"{width}×{height} px, more than {MAX_PIXELS:,} pixels")
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise UnreadableImageError(f"{width}×{height} px, edges more than {MAX_ASPECT}:1")
 
 
 def _to_rgb(image: Image.Image, notes: set[str]) -> Image.Image:

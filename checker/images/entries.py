@@ -15,6 +15,7 @@ from typing import Any, Final, overload
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.storage import RemoteFile, StoreError, Url, open_url, parse_place
@@ -30,10 +31,10 @@ _CHUNK: Final = 4096  # names looked up together: a list of all indices would be
 
 @dataclass(frozen=True, eq=False)
 class Entry:
-    """One image, not read yet: read gives the file's bytes, or a (channel, height, width) array."""
+    """One image, not read yet: read gives the file's bytes, a (channel, height, width) array, or a picture."""
 
     name: str
-    read: Callable[[], bytes | NDArray[Any]]
+    read: Callable[[], bytes | NDArray[Any] | Image.Image]
     label: str | None = None
     origin: str = ""
     """path of the file on this machine; empty where there is none"""

@@ -18,7 +18,9 @@ from . import containers, manifest, tables
 from .decode import SUFFIXES
 from .entries import Entries, Entry, File, file_entries, is_hidden, read_remote
 
-Kind = Literal["bundled", "image", "folder", "glob", "list", "manifest", "tar", "parquet", "arrow", "tensors"]
+Kind = Literal[
+    "bundled", "image", "folder", "glob", "list", "manifest", "tar", "parquet", "arrow", "tensors", "paths", "pictures"
+]
 
 KINDS: Final = (
     "a folder, a glob, an image, a list (.txt), a manifest (.csv, .jsonl), .tar shards, .parquet, .arrow, .npy or .npz"

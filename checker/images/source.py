@@ -22,7 +22,7 @@ from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultE
 from robustcheck_onnx.checker.storage import Place, redact
 from robustcheck_onnx.checker.text import sha256_of
 
-from .decode import SUFFIXES, UnreadableImageError, decode
+from .decode import SUFFIXES, UnreadableImageError, decode, from_picture
 from .entries import Entries, file_entries
 from .listing import Kind, folder_files, list_images, parse_image_set, suffix
 from .tables import Table
@@ -78,6 +78,8 @@ class ImageSource:
     n_found: int
     """images found, before `limit`"""
     seed: int
+    given: bool = False
+    """whether Python handed the images over as objects (given.py)"""
 
     def __len__(self) -> int:
         """Number of images after `limit`."""
@@ -95,6 +97,9 @@ class ImageSource:
             if isinstance(content, bytes):
                 image, notes = decode(content, entry.name)
                 return Picture(entry.name, image, _digest(content), notes, entry.label)
+            if isinstance(content, Image.Image):
+                image, notes = from_picture(content)
+                return Picture(entry.name, image, _digest(image), notes, entry.label)
             values = np.ascontiguousarray(content, dtype=np.float32)
         except UnreadableImageError as fault:
             return Skipped(entry.name, str(fault))
@@ -113,6 +118,9 @@ class ImageSource:
             content = self.entries[index].read()
         except (UnreadableImageError, OSError):
             return None
+        if isinstance(content, Image.Image):
+            item = self.load(index)
+            return None if isinstance(item, Skipped) else item.digest
         return _digest(content if isinstance(content, bytes) else np.ascontiguousarray(content, dtype=np.float32))
 
     @property
@@ -163,13 +171,13 @@ def open_images(images: str | Place | None, *, seed: int = 0, limit: int | None 
             )
     else:
         kind, entries, table = list_images(place)
-    chosen = entries.take(_seeded(entries.all_names, seed)[:limit])
+    chosen = entries.take(seeded(entries.all_names, seed)[:limit])
     if table is not None:
         table.plan(chosen.order.tolist())
     return ImageSource("" if images is None else redact(str(images)), kind, chosen, len(entries), seed)
 
 
-def _seeded(names: Sequence[str], seed: int) -> NDArray[np.int64]:
+def seeded(names: Sequence[str], seed: int) -> NDArray[np.int64]:
     """Sort names by sha256(seed, NFC name), then NFC name, then name, then index; (image,) int64: index of the name.
 
     The first 8 bytes of each digest are sorted as numbers; where they are equal, the whole keys decide.
@@ -199,8 +207,10 @@ def _nfc(name: str) -> bytes:
     return unicodedata.normalize("NFC", name).encode("utf-8", "surrogateescape")
 
 
-def _digest(content: bytes | NDArray[np.float32]) -> str:
-    """Digest a file's bytes, or a tensor's shape and values."""
+def _digest(content: bytes | NDArray[np.float32] | Image.Image) -> str:
+    """Digest a file's bytes, a tensor's shape and values, or a picture's size and pixels."""
+    if isinstance(content, Image.Image):
+        content = repr(content.size).encode() + content.tobytes()
     if not isinstance(content, bytes):
         content = repr(content.shape).encode() + content.tobytes()
     return sha256_of(content)

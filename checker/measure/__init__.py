@@ -6,6 +6,7 @@ Comes in: a `Job`. May import: runtime, verdict (when to stop), and what is belo
 from __future__ import annotations
 
 from . import content
+from .call import settle
 from .gallery import Rows
 from .job import (
     ImagesRead,
@@ -71,6 +72,7 @@ __all__ = [
     "probe",
     "read_inputs",
     "run_jobs",
+    "settle",
     "stack",
     "to_probe",
     "usable",

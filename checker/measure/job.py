@@ -133,6 +133,7 @@ class ImagesRead:
             digest=digest_of_set(self.digests),
             seed=source.seed,
             sanity=self.sanity.facts(),
+            given=source.given,
         )
 
 

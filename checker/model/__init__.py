@@ -1,6 +1,6 @@
 """An ONNX file: fetched, read and understood (input, representation, contract, preprocessing), never run.
 
-Comes in: a path or a URL. May import: images (preprocessing), storage, evidence, text, errors.
+Comes in: a path, a URL, or the model itself. May import: images (preprocessing), storage, evidence, text, errors.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from .configs import sidecar_paths
 from .contract import CONTRACT_KEY, Contract, parse_contract, properties
 from .digest import graph_digest
 from .external import file_digest, locate_weights, refuse_changed
-from .fetch import on_this_machine
+from .fetch import Model, on_this_machine, parse_model
 from .file import Content, external_locations, may_be_model, read_content, read_onnx
 from .image_input import DTYPES, ImageInput, fed_as
 from .layers import ACTIVATION, LINEAR, NORMALISATION, POOL, RESHAPE, Layers, build_layers, data_inputs
@@ -31,6 +31,7 @@ __all__ = [
     "Contract",
     "ImageInput",
     "Layers",
+    "Model",
     "ModelFile",
     "apply_pool",
     "build_layers",
@@ -48,6 +49,7 @@ __all__ = [
     "on_this_machine",
     "open_model",
     "parse_contract",
+    "parse_model",
     "properties",
     "read_content",
     "read_onnx",

@@ -1,26 +1,37 @@
-"""Copy a model behind a URL to this machine for one run, with everything that belongs to it."""
+"""A model behind a URL, or in memory, as a file of this machine for one run, with everything that belongs to it."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from robustcheck_onnx.checker.errors import CannotAssessError, RobustcheckError, UsageError
+import onnx
+from google.protobuf.message import EncodeError  # type: ignore[import-untyped]
+
+from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, RobustcheckError, UsageError
 from robustcheck_onnx.checker.storage import (
     Place,
     RemoteFile,
     StoreError,
+    Url,
     download,
     limit_bytes,
     open_url,
+    parse_place,
     private_folder,
 )
+from robustcheck_onnx.checker.text import type_name
 
 from .configs import HUB_FOLDER, OWN_SUFFIX, SIDECAR_NAMES
 from .contract import parse_contract, properties
 from .file import external_locations
+
+Model = str | os.PathLike[str] | Url | bytes | onnx.ModelProto
+"""what `check` takes: a path, a URL, a file's bytes, or the parsed message"""
+IN_MEMORY = "model.onnx"  # its name in the private folder, which no report shows
 
 
 @dataclass(frozen=True)
@@ -29,14 +40,32 @@ class LocalModel:
 
     path: Path
     name: str
-    """as reports name it: the path, or the URL without its secrets"""
+    """as reports name it: the path, the URL without its secrets, <bytes> or <ModelProto>"""
     fetched: bool
     """whether the file is a copy that goes away"""
+    in_memory: bool = False
+    """whether it was never a file"""
+
+
+def parse_model(model: Model) -> Place | bytes | onnx.ModelProto:
+    """Tell a path from a URL; what is no name of a file stays.
+
+    Raises:
+        TypeError: another type, which the message names.
+        UsageError: as `storage.parse_place`.
+    """
+    if isinstance(model, (str, os.PathLike)):
+        return parse_place(os.fspath(model))
+    if isinstance(model, (Url, bytes, onnx.ModelProto)):
+        return model
+    raise TypeError(f"model: type is {type_name(model)}; it must be a path, a URL, bytes or an onnx.ModelProto")
 
 
 @contextlib.contextmanager
-def on_this_machine(model: Place, *, preprocess: str | None = None) -> Iterator[LocalModel]:
+def on_this_machine(model: Place | bytes | onnx.ModelProto, *, preprocess: str | None = None) -> Iterator[LocalModel]:
     """Give the model as a file of this machine; of a URL, a whole copy in a private folder, removed at the end.
+
+    So are bytes, and the serialised bytes of a ModelProto. They have no sidecar, and no weights beside them.
 
     With the model come the files of weights that it names, and, where neither `preprocess` nor a contract in the file
     says what the pixels are, the sidecars beside it or above its folder `onnx`: what `find_preprocessing` would look
@@ -53,6 +82,10 @@ def on_this_machine(model: Place, *, preprocess: str | None = None) -> Iterator[
     if isinstance(model, Path):
         yield LocalModel(model, str(model), False)
         return
+    if isinstance(model, (bytes, onnx.ModelProto)):
+        with _written(model) as here:
+            yield here
+        return
     file = open_url(model)
     with private_folder() as folder:
         path = folder / _local_name(file)
@@ -66,6 +99,35 @@ def on_this_machine(model: Place, *, preprocess: str | None = None) -> Iterator[
             # the copy's name would help nobody
             fault.message = _renamed(fault.message, path, file)
             fault.hint = _renamed(fault.hint, path, file)
+            fault.args = (fault.message,)
+            raise
+
+
+@contextlib.contextmanager
+def _written(model: bytes | onnx.ModelProto) -> Iterator[LocalModel]:
+    name = "<bytes>" if isinstance(model, bytes) else "<ModelProto>"
+    try:
+        content = model if isinstance(model, bytes) else model.SerializeToString()
+    except (EncodeError, ValueError) as fault:
+        raise CannotAssessError(
+            f"{name}: model can't be serialised ({' '.join(str(fault).split())[:200]}); protobuf ends at 2 GiB",
+            "save it with its weights as external data, and name the file",
+        ) from fault
+    with private_folder() as folder:
+        path = folder / IN_MEMORY
+        try:
+            path.write_bytes(content)
+        except OSError as fault:
+            raise EnvironmentFaultError(
+                f"{name}: temporary file can't be written ({fault.strerror}); ONNX Runtime reads a file",
+                "df -h; export TMPDIR=FOLDER",
+            ) from fault
+        try:
+            yield LocalModel(path, name, fetched=True, in_memory=True)
+        except RobustcheckError as fault:
+            fault.message = fault.message.replace(str(path), name).replace(str(folder), f"the folder of {name}")
+            if str(folder) in fault.hint:  # a command on a file that goes away
+                fault.hint = "save the model with its weights to a file, and name that file"
             fault.args = (fault.message,)
             raise
 

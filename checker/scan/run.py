@@ -17,8 +17,8 @@ import numpy as np
 
 from robustcheck_onnx.checker import measure
 from robustcheck_onnx.checker.errors import CannotAssessError
-from robustcheck_onnx.checker.evidence import GivenOptions, Options
-from robustcheck_onnx.checker.images import ImageSource, Skipped, check_bad
+from robustcheck_onnx.checker.evidence import RunOptions
+from robustcheck_onnx.checker.images import Images, ImageSource, Skipped, check_bad
 from robustcheck_onnx.checker.measure import ImagesRead, Job, Prepared, Progress, stack
 from robustcheck_onnx.checker.report import Clock, Time
 from robustcheck_onnx.checker.runtime import SAME_OUTPUT, Array, Runner, RunOutput
@@ -35,15 +35,16 @@ def scan(
     model: str | Path,
     *,
     blocks: Sequence[str] = (),
+    images: Images | None = None,
     progress: Callable[[Progress], None] | None = None,
-    **options: Unpack[GivenOptions],
+    **options: Unpack[RunOptions],
 ) -> ScanReport:
     """Measure outlier features at the end of every block of a model, and at its representation.
 
     Args:
         model: path of the ONNX file.
         blocks: measure these tensors instead of the ends of blocks found by rule.
-        progress: called after every batch.
+        images, progress: as in `pipeline.check`.
         options: as in `pipeline.check`; tensor and pool are the representation's, max_images is `MAX_IMAGES` unless it
             is given.
 
@@ -52,8 +53,8 @@ def scan(
         CannotAssessError: as for a check; no block was found; an opset below 11; nothing finite to measure.
         EnvironmentFaultError: as for a check.
     """
-    clock, run = Clock(), Options.of(options, max_images=MAX_IMAGES)
-    inputs = measure.read_inputs(Job(local_path(model, "model"), run))
+    clock, (run, given) = Clock(), measure.settle(images, options, max_images=MAX_IMAGES)
+    inputs = measure.read_inputs(Job(local_path(model, "model"), run), source=given)
     (opened,), contract = inputs.models, inputs.models[0].contract
     preprocessing = inputs.preprocessing.preprocessing
     read = ImagesRead()
@@ -76,7 +77,7 @@ def scan(
         ):
             _add(runner, depths, batch)
     read.check_usable(inputs.source, run.max_bad, sampled=inputs.source.n_found > len(inputs.source))
-    images = read.facts(inputs.source)
+    facts_of_images = read.facts(inputs.source)
     layers = tuple(
         Layer(
             kind=block.kind,
@@ -115,9 +116,9 @@ def scan(
         begins=begins,
         summary=summary(layers, begins),
         preprocessing=inputs.preprocessing,
-        images=images,
+        images=facts_of_images,
         execution=runner.execution,
-        notes=notes_of_scan(opened, facts, layers, inputs.preprocessing, images, runner.execution),
+        notes=notes_of_scan(opened, facts, layers, inputs.preprocessing, facts_of_images, runner.execution),
         time=Time.until_now(clock, read.n_usable),
     )
 

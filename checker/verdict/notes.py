@@ -102,9 +102,19 @@ def _raw_note(model: ModelFacts, preprocessing: PreprocessingFacts) -> list[str]
 
 
 def image_notes(images: ImageFacts) -> list[str]:
-    """Note that the images are the bundled ones, and how many could not be used."""
+    """Note that the images are the bundled ones or have no name, and how many could not be used."""
     notes = [BUNDLED_NOTE] if images.bundled else []
+    if images.given:
+        notes.append(
+            f"The images were handed over in Python ({images.source}) and measured in that process; this report names "
+            "no files that could be measured again."
+        )
     return notes + skipped_note(images.n_skipped, images.n_read, images.skipped)
+
+
+def memory_note(name: str) -> list[str]:
+    """Note that the model was no file but what `name` says."""
+    return [f"The model was handed over in Python ({name}), not as a file; no sidecar of it was looked for."]
 
 
 def skipped_note(n_skipped: int, n_read: int, skipped: Sequence[tuple[str, str]], name: str = "") -> list[str]:

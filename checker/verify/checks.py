@@ -167,6 +167,8 @@ def check_verdict(report: Report, faults: Mapping[str, str]) -> Finding:
 def check_images(report: Report, image_set: str | None, *, at_hand: bool) -> Finding:
     """Check that the images that the run read, the first ones of its seeded order, are the same. None is decoded."""
     recorded = report.evidence.images
+    if recorded.given:
+        return unchecked("images", f"{recorded.source}, handed over in Python, can't be opened again")
     if not at_hand:
         return unchecked("images", f"--images was not given; measured were {recorded.n_read} of {recorded.source}")
     assert report.binding is not None

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Collection
-from datetime import date
+from datetime import UTC, date, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
@@ -61,7 +61,7 @@ def verify(
     report_file: Path,
     model: Path,
     *,
-    image_set: str | None = None,
+    images: str | Path | None = None,
     thresholds: Path | None = None,
     rerun: bool | None = None,
     device: str | None = None,
@@ -69,7 +69,7 @@ def verify(
     public_key: Path | None = None,
     accept_waivers: bool = False,
     detectors: Collection[str] = (),
-    today: date,
+    today: date | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> Verification:
     """Verify a report about a model.
@@ -77,7 +77,7 @@ def verify(
     Args:
         report_file: a check's JSON; of a document of several models, the report about this one.
         model: the ONNX file that is to be released.
-        image_set: where the images are, as `--images` of a check; not needed for the bundled photos.
+        images: where they are, the path or URL of a set; not needed for the bundled photos.
         thresholds: the profile that is accepted; None = the packaged profile of the same id.
         rerun: measure again with the report's settings; None = where the images are at hand, and then a PASS needs
             that rerun or a signature as its witness; False = rest on the report alone.
@@ -86,7 +86,7 @@ def verify(
         accept_waivers: let waivers count that stand in the report and hold today; a signature must vouch for them, or
             `rerun` be False.
         detectors: those of the report that a rerun may load.
-        today: for waivers.
+        today: for waivers; None = the day of this machine's clock, UTC.
         progress: of the rerun.
 
     Raises:
@@ -112,6 +112,13 @@ def verify(
         check_profile(report, faults, accepted),
         check_verdict(report, faults),
     ]
+    image_set = None if images is None else str(images)
+    if report.evidence.images.given and (rerun or image_set is not None):
+        raise UsageError(
+            f"{report_file}: its images were {report.evidence.images.source}, handed over in Python; they can't be "
+            "opened again, so nothing can be measured again",
+            "--no-rerun, with --signature and --public-key; or check a folder or list, and verify that report",
+        )
     at_hand = report.evidence.images.bundled or image_set is not None
     again = at_hand if rerun is None else rerun
     if again and not at_hand:
@@ -129,14 +136,15 @@ def verify(
         findings.append(check_rerun(report, model, image_set, device, detectors, progress))
     # a rerun vouches for the numbers, not for who waived what
     waivers_hold = accept_waivers and (rerun is False or agreed(findings, "signature"))
-    code, rule = _decide(report, findings, accept_waivers=waivers_hold, today=today)
+    code, rule = _decide(report, findings, accept_waivers=waivers_hold, today=today or datetime.now(UTC).date())
     if code == 1 and accept_waivers and not waivers_hold and report.gate is not None and report.gate.waived:
         rule += "; the waivers in the report count only with a signature"
     if code == 0 and rerun is None and not has_witness(findings):
         code = 1
+        again = "" if report.evidence.images.given else "measure again (--images), "
         rule = (
-            "nothing but the report says that its numbers are right: measure again (--images), check a signature "
-            "(--public-key), or rely on the report (--no-rerun)"
+            f"nothing but the report says that its numbers are right: {again}check a signature (--public-key), or rely "
+            "on the report (--no-rerun)"
         )
     assert report.binding is not None
     return Verification(

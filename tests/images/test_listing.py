@@ -49,9 +49,9 @@ AWKWARD = ["é.png", "e\u0301.png", "é.png", "b", "b", "a\udc80.jpg", "ｚ.png"
 @pytest.mark.parametrize("seed", [0, 1, -7, 2**40])
 def test_order_is_the_definition(seed: int) -> None:
     names = AWKWARD + [f"n{i % 97:03d}/{i}.JPEG" for i in range(3000)] + AWKWARD[::-1]
-    assert images._seeded(names, seed).tolist() == order_by_definition(names, seed)
-    assert images._seeded([], seed).tolist() == []
-    assert images._seeded(["one"], seed).tolist() == [0]
+    assert images.seeded(names, seed).tolist() == order_by_definition(names, seed)
+    assert images.seeded([], seed).tolist() == []
+    assert images.seeded(["one"], seed).tolist() == [0]
 
 
 def test_digests_that_begin_alike_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,7 +65,7 @@ def test_digests_that_begin_alike_are_told_apart(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(images.hashlib, "sha256", weak)  # type: ignore[attr-defined] # the module, here and there
     names = AWKWARD + [f"{i}.png" for i in range(200)]
     expected = order_by_definition(names, 5)
-    assert images._seeded(names, 5).tolist() == expected
+    assert images.seeded(names, 5).tolist() == expected
     monkeypatch.undo()
     assert expected != order_by_definition(names, 5)
 
@@ -250,7 +250,7 @@ def test_a_check_that_reads_a_late_row_without_a_file_has_no_verdict(
     monkeypatch.setenv("ROBUSTCHECK_CACHE_DIR", str(tmp_path / "cache"))
     fault = r"all\.txt: row 61: path is gone\.png; there is no such file"
     names = manifest.read_text().splitlines()
-    seed = next(seed for seed in range(10_000) if images._seeded(names, seed)[20] == 60)
+    seed = next(seed for seed in range(10_000) if images.seeded(names, seed)[20] == 60)
     with pytest.raises(UsageError, match=fault):
         check(model, images=str(manifest), seed=seed)
     with pytest.raises(UsageError, match=fault):

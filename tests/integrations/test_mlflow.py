@@ -129,7 +129,7 @@ def test_the_gate_opens_for_a_verified_pass_only(
     report = write(passed, tmp_path / "pass.json")
     photos = str(lookup_pass[1])
     result = mlflow_log.gate_model_version(
-        "encoder", version, report, alias="champion", tracking_uri=store, image_set=photos
+        "encoder", version, report, alias="champion", tracking_uri=store, images=photos
     )
     assert result.exit_code == 0
     found = client.get_model_version_by_alias("encoder", "champion")

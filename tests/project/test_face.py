@@ -109,7 +109,7 @@ def test_it_lists_the_names_that_type_checkers_see() -> None:
 def test_it_hands_on_the_functions_themselves() -> None:
     assert rc.check is check
     assert {"thresholds", "options"} <= inspect.signature(rc.check).parameters.keys()
-    assert "GivenOptions" in str(inspect.signature(rc.check).parameters["options"].annotation)
+    assert "RunOptions" in str(inspect.signature(rc.check).parameters["options"].annotation)
     assert issubclass(rc.VerdictError, AssertionError)
     assert [error.exit_code for error in (rc.UsageError, rc.CannotAssessError, rc.EnvironmentFaultError)] == [2, 3, 4]
 

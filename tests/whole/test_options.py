@@ -11,7 +11,7 @@ import pytest
 import robustcheck_onnx as rc
 from robustcheck_onnx.checker.cli.settings import Settings
 from robustcheck_onnx.checker.cli.verbs import calibrate, check, compare, scan, shift
-from robustcheck_onnx.checker.evidence import GivenOptions, Options
+from robustcheck_onnx.checker.evidence import GivenOptions, Options, RunOptions
 from robustcheck_onnx.checker.images import open_images
 from robustcheck_onnx.checker.measure import Job
 from robustcheck_onnx.checker.measure.cache import key_of
@@ -24,7 +24,8 @@ DEFAULTS = Options()
 
 def test_the_keywords_are_the_record() -> None:
     given, fields = get_type_hints(GivenOptions), get_type_hints(Options)
-    assert list(given) == list(Options.model_fields)
+    assert given.keys() == Options.model_fields.keys()
+    assert given.keys() - get_type_hints(RunOptions).keys() == {"images"}
     for name, type_ in given.items():
         assert type_ == (str | Path | None if name in {"images", "preprocess"} else fields[name]), name
 
@@ -43,13 +44,21 @@ def test_keywords_become_the_record() -> None:
     [
         ({"max_bad": float("nan")}, "max_bad is nan; it must be a finite number"),
         ({"seed": "x"}, "seed is 'x'; it must be a valid integer, unable to parse string as an integer"),
-        ({"images": urls.parse_place("memory://key@bucket/x")}, "images is Url(protocol='memory')"),
+        (
+            {"tensor": urls.parse_place("memory://key@bucket/x")},
+            "tensor is of type robustcheck_onnx.checker.storage.urls.Url",
+        ),
     ],
 )
 def test_a_value_that_is_none_of_an_option(given: dict[str, object], message: str) -> None:
     with pytest.raises(rc.UsageError) as caught:
         rc.check("none.onnx", **given)  # type: ignore[arg-type]
     assert caught.value.message.startswith(message)
+
+
+def test_a_url_that_was_told_apart_is_no_set_and_not_shown() -> None:
+    with pytest.raises(TypeError, match=r"^images: type is robustcheck_onnx\.checker\.storage\.urls\.Url; it must be"):
+        rc.check("none.onnx", images=urls.parse_place("memory://key@bucket/x"))  # type: ignore[arg-type]
 
 
 def test_shift_takes_its_images_by_name_alone() -> None:

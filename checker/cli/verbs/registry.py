@@ -75,7 +75,7 @@ def gate(
         report,
         alias=alias,
         tracking_uri=tracking_uri,
-        image_set=images,
+        images=images,
         rerun=rerun,
         public_key=public_key,
         signature=(signature or report.with_suffix(".sigstore.json")) if public_key else signature,

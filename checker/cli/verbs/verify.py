@@ -91,7 +91,7 @@ def verify(
         result = verify(
             report,
             model,
-            image_set=images,
+            images=images,
             thresholds=thresholds,
             rerun=rerun,
             device=device,
@@ -158,7 +158,7 @@ def sign(
         result = verify(
             report,
             model,
-            image_set=images,
+            images=images,
             thresholds=thresholds,
             rerun=rerun,
             device=device,

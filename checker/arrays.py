@@ -1,0 +1,54 @@
+"""Arrays of any library become NumPy arrays, without importing the library."""
+
+from __future__ import annotations
+
+from typing import Protocol, cast, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+from robustcheck_onnx.checker.text import type_name
+
+
+@runtime_checkable
+class SupportsArray(Protocol):
+    """What NumPy can read: its own arrays, and the tensors of torch and other libraries."""
+
+    def __array__(self) -> npt.NDArray[np.generic]:
+        """NumPy's protocol."""
+        ...
+
+
+def is_array(value: object) -> bool:
+    """Whether a value says that it is an array, by `__array__` or DLPack."""
+    return isinstance(value, SupportsArray) or hasattr(value, "__dlpack__")
+
+
+def as_array(value: object, what: str) -> npt.NDArray[np.generic]:
+    """Read an array or tensor, without a copy where that is possible.
+
+    A tensor is taken out of its graph of gradients and to the CPU first (its own `detach` and `cpu`), and bfloat16,
+    which NumPy does not have, becomes float32 (its own `float`).
+
+    Args:
+        value: a NumPy array, or what has `__array__` or DLPack.
+        what: the word for it in the message.
+
+    Raises:
+        TypeError: it is neither, or its library can't give it to NumPy.
+    """
+    if isinstance(value, np.ndarray):
+        return value
+    if not is_array(value):
+        raise TypeError(f"{what}: type is {type_name(value)}; it must be a NumPy array or a tensor")
+    for method in ("detach", "cpu"):
+        if callable(step := getattr(value, method, None)):
+            value = step()
+    if "bfloat16" in str(getattr(value, "dtype", "")) and callable(widen := getattr(value, "float", None)):
+        value = widen()
+    try:
+        if isinstance(value, SupportsArray):
+            return np.asarray(value)
+        return cast(npt.NDArray[np.generic], np.from_dlpack(value))  # type: ignore[arg-type] # looked for above
+    except (TypeError, ValueError, RuntimeError, BufferError) as fault:
+        raise TypeError(f"{what}: type is {type_name(value)}, which NumPy can't read; give it as an array") from fault
