@@ -22,6 +22,8 @@ if TYPE_CHECKING:  # the same names as in _HOMES, for type checkers
     from robustcheck_onnx.checker.errors import UsageError as UsageError
     from robustcheck_onnx.checker.evidence import DetectorResult as DetectorResult
     from robustcheck_onnx.checker.evidence import Evidence as Evidence
+    from robustcheck_onnx.checker.evidence import Interval as Interval
+    from robustcheck_onnx.checker.evidence import Statistics as Statistics
     from robustcheck_onnx.checker.integrations.assertions import VerdictError as VerdictError
     from robustcheck_onnx.checker.integrations.assertions import assert_robust as assert_robust
     from robustcheck_onnx.checker.integrations.mlflow_log import gate_model_version as gate_model_version
@@ -31,6 +33,8 @@ if TYPE_CHECKING:  # the same names as in _HOMES, for type checkers
     from robustcheck_onnx.checker.report import Report as Report
     from robustcheck_onnx.checker.scan import scan as scan
     from robustcheck_onnx.checker.shift import measure_shift as measure_shift
+    from robustcheck_onnx.checker.statistics import Accumulator as Accumulator
+    from robustcheck_onnx.checker.statistics import measure as measure
     from robustcheck_onnx.checker.verdict import Reason as Reason
     from robustcheck_onnx.checker.verdict import Verdict as Verdict
     from robustcheck_onnx.checker.verdict import judge as judge
@@ -43,14 +47,17 @@ if TYPE_CHECKING:  # the same names as in _HOMES, for type checkers
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _HOMES = {  # name → module of robustcheck_onnx.checker
+    "Accumulator": "statistics",
     "CannotAssessError": "errors",
     "DetectorResult": "evidence",
     "EnvironmentFaultError": "errors",
     "Evidence": "evidence",
+    "Interval": "evidence",
     "Progress": "measure",
     "Reason": "verdict",
     "Report": "report",
     "RobustcheckError": "errors",
+    "Statistics": "evidence",
     "UsageError": "errors",
     "Verdict": "verdict",
     "VerdictError": "integrations.assertions",
@@ -60,6 +67,7 @@ _HOMES = {  # name → module of robustcheck_onnx.checker
     "gate_model_version": "integrations.mlflow_log",
     "judge": "verdict",
     "log_report": "integrations.mlflow_log",
+    "measure": "statistics",
     "measure_shift": "shift",
     "scan": "scan",
     "verify": "verify",

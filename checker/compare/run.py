@@ -29,7 +29,7 @@ from robustcheck_onnx.checker.measure import (
 from robustcheck_onnx.checker.pipeline import load_profile
 from robustcheck_onnx.checker.report import Clock, Time
 from robustcheck_onnx.checker.runtime import RunOutput
-from robustcheck_onnx.checker.statistics import CONFIDENCE, state, wilson
+from robustcheck_onnx.checker.statistics import CONFIDENCE, MAX_FEATURES, state, wilson
 from robustcheck_onnx.checker.storage import local_path
 from robustcheck_onnx.checker.verdict import judge, notes_of
 from robustcheck_onnx.thresholds.profile import Profile
@@ -261,9 +261,9 @@ def _add(
 
 def _side(opened: Opened, output: RunOutput) -> Side:
     width = output.representation.shape[1]
-    if width > measure.MAX_FEATURES:
+    if width > MAX_FEATURES:
         raise CannotAssessError(
-            f"{opened.models[0].path}: representation has {width} features; more than {measure.MAX_FEATURES} is an "
+            f"{opened.models[0].path}: representation has {width} features; more than {MAX_FEATURES} is an "
             "unpooled map",
             "export the model with a pooled representation",
         )

@@ -21,7 +21,6 @@ from .job import (
 )
 from .prepared import Prepared, stack
 from .run import (
-    MAX_FEATURES,
     Inputs,
     Opened,
     Watch,
@@ -43,7 +42,6 @@ from .run import (
 from .workers import measure_all, run_jobs
 
 __all__ = [
-    "MAX_FEATURES",
     "ImagesRead",
     "Inputs",
     "Job",

@@ -22,14 +22,13 @@ from robustcheck_onnx.checker.evidence import Execution, ModelFacts, Preprocessi
 from robustcheck_onnx.checker.images import DESCRIBED, Entries, ImageSource, Item, Skipped, open_images, prefetch
 from robustcheck_onnx.checker.model import Content, ModelFile, fed_as, find_preprocessing, open_model
 from robustcheck_onnx.checker.runtime import CPU, Runner, cpu_threads, expects_gpu
-from robustcheck_onnx.checker.statistics import FIRST_LOOK, is_look
+from robustcheck_onnx.checker.statistics import FIRST_LOOK, MAX_FEATURES, is_look
 from robustcheck_onnx.checker.statistics import state as sums
 
 from . import content, gallery
 from .job import SHARD_IMAGES, Facts, ImagesRead, Job, Measurement, Progress, nothing_yet
 from .prepared import Prepared, prepare, stack
 
-MAX_FEATURES = 16384  # widest vision representation in use is below 5,000; wider means an unpooled map
 PROBE_IMAGES = 5  # images that batch invariance is checked on, before anything is measured
 DECODERS = 2  # threads that decode ahead of a model on the CPU, which wants the cores itself
 AHEAD = 64  # decoded images that may wait: two batches of the default size

@@ -5,6 +5,7 @@ Comes in: representations (image, feature), float. May import: evidence (the rec
 
 from __future__ import annotations
 
+from .accumulate import Accumulator, measure
 from .content import CONTENT_IMAGES, effective_rank, relative_variance, unit_rows
 from .definitions import (
     OUTLIER_SD,
@@ -24,7 +25,7 @@ from .intervals import (
     is_look,
     wilson,
 )
-from .state import GROUPS, Measured, jackknife
+from .state import GROUPS, MAX_FEATURES, Measured, jackknife
 
 __all__ = [
     "CONFIDENCE",
@@ -32,10 +33,12 @@ __all__ = [
     "FIRST_LOOK",
     "GROUPS",
     "LOOK_EVERY",
+    "MAX_FEATURES",
     "OUTLIER_SD",
     "PERSISTENT_SHARE",
     "STATISTIC_VERSION",
     "TOP_FEATURES",
+    "Accumulator",
     "Accuracy",
     "Measured",
     "correlation_bounds",
@@ -43,6 +46,7 @@ __all__ = [
     "grouped_jackknife_sd",
     "is_look",
     "jackknife",
+    "measure",
     "relative_variance",
     "standardise",
     "unit_rows",

@@ -22,6 +22,7 @@ HISTOGRAM_BINS = 24  # bins of the per-image kurtosis in the report
 SAME_KURTOSIS = 1e-9  # relative: images that differ by less differ by rounding only
 SAME_REPRESENTATION = 1e-6  # the same of one representation computed in two batches, in float32
 COMPARED = 1000  # order statistics of the kurtosis that are compared: with more, real encoders' values get too close
+MAX_FEATURES = 16384  # widest vision representation in use is below 5,000; wider means an unpooled map
 LISTED_FEATURES = 8  # features named in the evidence, strongest first
 
 Array = npt.NDArray[np.float64]

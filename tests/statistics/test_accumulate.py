@@ -1,0 +1,163 @@
+"""`measure` and `Accumulator`: SciPy's numbers, the check's numbers, and the same whatever the batches."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.stats
+
+import robustcheck_onnx as rc
+from robustcheck_onnx.checker.statistics import intervals
+from robustcheck_onnx.thresholds import profile
+from support import PHOTOS, lookup
+
+
+def vectors(n: int = 80, d: int = 64) -> np.ndarray[Any, np.dtype[np.float32]]:
+    rng = np.random.default_rng(5)
+    h = rng.normal(size=(n, d)) + rng.normal(0, 0.5, d)
+    h[:, 7] += 12
+    h[: n // 4, 7] -= 9
+    return (h * rng.uniform(0.5, 2, (n, 1))).astype(np.float32)
+
+
+def test_the_numbers_are_scipys() -> None:
+    h = vectors()
+    found = rc.measure(h)
+    per_image = scipy.stats.kurtosis(h.astype(np.float64), axis=1, fisher=False)
+    assert found.kurtosis.estimate == pytest.approx(per_image.mean(), rel=1e-12)
+    default = profile.load()
+    assert (found.alpha, found.bounds) == (default.alpha, default.bounds) == (0.05, "each")
+    below = intervals.radius(len(h), per_image.std(ddof=1), 0.05)
+    assert found.kurtosis.low == pytest.approx(per_image.mean() - below, rel=1e-12)
+    z = scipy.stats.zscore(h.astype(np.float64), axis=1)
+    shares = np.sort((z**4).sum(axis=0) / (z**4).sum())[::-1]
+    assert found.top3_share.estimate == pytest.approx(shares[:3].sum(), rel=1e-12)
+    assert found.features[0].index == 7
+    count = int((z[:, 7] > 4).sum())
+    assert 0 < count < 80
+    assert found.outlier_frequency.estimate == count / 80
+    assert found.outlier_frequency.low == intervals.share_bounds(count, 80, 0.05)[0]
+    assert (found.n_images, found.n_features, found.n_nonfinite, found.n_constant) == (80, 64, 0, 0)
+
+
+def test_the_numbers_are_those_of_a_check_on_the_same_vectors(tmp_path: Path) -> None:
+    h = vectors()
+    photos = tmp_path / "photos"
+    lookup.write_lookup_images(photos, len(h), photos=PHOTOS)
+    model = lookup.write_lookup_model(tmp_path / "model.onnx", h)
+    checked = rc.check(model, images=photos).evidence.statistics
+    assert checked.n_images == len(h)
+    found = rc.measure(h)
+    # which images share a jackknife group differs, and with it the bounds that rest on groups
+    grouped = {"persistence_ratio", "top3_share", "negative_energy", "negative_z_energy"}
+    for name in ("statistic_version", "n_images", "n_features", "alpha", "bounds", "histogram_counts"):
+        assert getattr(found, name) == getattr(checked, name), name
+    assert [f.index for f in found.features] == [f.index for f in checked.features]
+    for name in ("kurtosis", "outlier_frequency"):
+        a, b = getattr(found, name), getattr(checked, name)
+        assert (a.estimate, a.low, a.high) == pytest.approx((b.estimate, b.low, b.high), rel=1e-5)
+    for name in grouped:
+        a, b = getattr(found, name), getattr(checked, name)
+        assert a.estimate == pytest.approx(b.estimate, rel=1e-5, abs=1e-9), name
+        assert a.high - a.low == pytest.approx(b.high - b.low, rel=0.25), name
+
+
+def test_batches_merging_and_order_change_nothing() -> None:
+    h = vectors(97)
+    whole = rc.measure(h)
+    first, second, none = rc.Accumulator(), rc.Accumulator(), rc.Accumulator()
+    for start in range(0, 40, 7):
+        first.update(h[start : min(start + 7, 40)])
+    second.update(h[40:][::-1])
+    second.update(h[:0])
+    merged = none.merge(first).merge(pickle.loads(pickle.dumps(second)))
+    assert (first.n, second.n, merged.n, none.n) == (40, 57, 97, 0)
+    assert repr(merged) == "<Accumulator: 97 images, 64 features>"
+    for name in ("kurtosis", "persistence_ratio", "top3_share", "outlier_frequency", "negative_z_energy"):
+        a, b = getattr(merged.result(), name), getattr(whole, name)
+        assert (a.estimate, a.low, a.high) == pytest.approx((b.estimate, b.low, b.high), rel=1e-9), name
+    copy = none.merge(first)
+    copy.update(h[40:])
+    assert (copy.n, first.n) == (97, 40)
+
+
+def test_copies_of_one_image_do_not_narrow_the_bounds() -> None:
+    h = vectors(40)
+    copies = rc.measure(np.repeat(h, 10, axis=0)).top3_share
+    once = rc.measure(h).top3_share
+    assert copies.low is not None
+    assert once.low is not None
+    assert copies.estimate == pytest.approx(once.estimate)
+    fresh = rc.measure(vectors(400)).top3_share
+    assert fresh.low is not None
+    assert fresh.estimate is not None
+    assert copies.estimate is not None
+    # ten times the rows, one group each: far wider than of ten times the images
+    assert copies.estimate - copies.low > 1.5 * (fresh.estimate - fresh.low)
+
+
+class Tensor:
+    """Another library's array: DLPack alone."""
+
+    def __init__(self, values: np.ndarray[Any, Any]) -> None:
+        self.values = values
+
+    def __dlpack__(self, **options: object) -> Any:
+        return self.values.__dlpack__()
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return (1, 0)
+
+
+def test_tensors_of_other_libraries() -> None:
+    h = vectors()
+    assert rc.measure(Tensor(h)) == rc.measure(h)  # type: ignore[arg-type] # DLPack has no __array__
+    torch = pytest.importorskip("torch")
+    assert rc.measure(torch.tensor(h, requires_grad=True)) == rc.measure(h)
+    half = torch.tensor(h).to(torch.bfloat16)
+    assert rc.measure(half) == rc.measure(half.float().numpy())
+    assert rc.measure(h.astype(np.float16)) == rc.measure(h.astype(np.float16).astype(np.float64))
+
+
+def test_rows_that_cannot_be_used_are_counted() -> None:
+    h = vectors(6)
+    h[0, 3], h[1] = np.nan, 2.0
+    found = rc.measure(h)
+    assert (found.n_images, found.n_nonfinite, found.n_constant) == (4, 1, 1)
+    one = rc.measure(h[2:3])
+    assert one.kurtosis.estimate is not None
+    assert (one.kurtosis.low, one.top3_share.high) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "said"),
+    [
+        ([[1.0, 2.0]], TypeError, r"^representations: type is list; it must be a NumPy array or a tensor$"),
+        (np.zeros(5), rc.UsageError, r"^representations: shape is \(5,\); it must be \(image, feature\)$"),
+        (np.zeros((2, 3, 4, 4)), rc.UsageError, r"^representations: shape is \(2, 3, 4, 4\); it must be"),
+        (np.zeros((2, 3), complex), rc.UsageError, r"^representations: dtype is complex128; they must be real"),
+        (np.zeros((1, 16385)), rc.UsageError, r"^representations: number of features is 16385; more than 16384 is"),
+        (np.zeros((3, 4)), rc.CannotAssessError, r"number that is finite and not constant is 0 of 3; one is needed$"),
+        (np.zeros((0, 4)), rc.CannotAssessError, r"number that is finite and not constant is 0 of 0; one is needed$"),
+    ],
+)
+def test_what_is_refused(given: Any, error: type[Exception], said: str) -> None:
+    with pytest.raises(error, match=said):
+        rc.measure(given)
+
+
+def test_widths_must_agree() -> None:
+    one, other = rc.Accumulator(), rc.Accumulator()
+    with pytest.raises(rc.CannotAssessError):
+        one.result()
+    one.update(vectors(4, 16))
+    other.update(vectors(4, 17))
+    with pytest.raises(rc.UsageError, match=r"number of features is 17; before it was 16$"):
+        one.update(vectors(4, 17))
+    assert one.n == 4
+    with pytest.raises(rc.UsageError, match=r"numbers of features are 16 and 17; they must be the same$"):
+        one.merge(other)
+    with pytest.raises(TypeError, match=r"^other: type is NoneType; it must be an Accumulator$"):
+        one.merge(None)  # type: ignore[arg-type]
