@@ -370,6 +370,10 @@ class Evidence(Frozen):
     detectors: tuple[DetectorResult, ...] = ()
     """of the plug-ins that were asked for"""
 
+    def __repr_args__(self) -> list[tuple[str, object]]:
+        """What repr, str and rich show: a line, not the whole record."""
+        return [("model", self.model.file), ("images", self.statistics.n_images), ("source", self.images.source)]
+
 
 MAX_EDGE_PX = 8192  # no image model in use has a larger input; refuses a sidecar that asks for gigabytes
 

@@ -15,6 +15,8 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # the same names as in _HOMES, for type checkers
+    from robustcheck_onnx.checker.compare import Baseline as Baseline
+    from robustcheck_onnx.checker.compare import CompareReport as CompareReport
     from robustcheck_onnx.checker.compare import compare as compare
     from robustcheck_onnx.checker.errors import CannotAssessError as CannotAssessError
     from robustcheck_onnx.checker.errors import EnvironmentFaultError as EnvironmentFaultError
@@ -31,13 +33,16 @@ if TYPE_CHECKING:  # the same names as in _HOMES, for type checkers
     from robustcheck_onnx.checker.measure import Progress as Progress
     from robustcheck_onnx.checker.pipeline import check as check
     from robustcheck_onnx.checker.report import Report as Report
+    from robustcheck_onnx.checker.scan import ScanReport as ScanReport
     from robustcheck_onnx.checker.scan import scan as scan
+    from robustcheck_onnx.checker.shift import ShiftReport as ShiftReport
     from robustcheck_onnx.checker.shift import measure_shift as measure_shift
     from robustcheck_onnx.checker.statistics import Accumulator as Accumulator
     from robustcheck_onnx.checker.statistics import measure as measure
     from robustcheck_onnx.checker.verdict import Reason as Reason
     from robustcheck_onnx.checker.verdict import Verdict as Verdict
     from robustcheck_onnx.checker.verdict import judge as judge
+    from robustcheck_onnx.checker.verify import Verification as Verification
     from robustcheck_onnx.checker.verify import verify as verify
 
     __version__: str
@@ -48,7 +53,9 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _HOMES = {  # name → module of robustcheck_onnx.checker
     "Accumulator": "statistics",
+    "Baseline": "compare",
     "CannotAssessError": "errors",
+    "CompareReport": "compare",
     "DetectorResult": "evidence",
     "EnvironmentFaultError": "errors",
     "Evidence": "evidence",
@@ -57,9 +64,12 @@ _HOMES = {  # name → module of robustcheck_onnx.checker
     "Reason": "verdict",
     "Report": "report",
     "RobustcheckError": "errors",
+    "ScanReport": "scan",
+    "ShiftReport": "shift",
     "Statistics": "evidence",
     "UsageError": "errors",
     "Verdict": "verdict",
+    "Verification": "verify",
     "VerdictError": "integrations.assertions",
     "assert_robust": "integrations.assertions",
     "check": "pipeline",

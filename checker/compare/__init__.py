@@ -5,6 +5,8 @@ Comes in: two models. May import: measure, report and what is below them.
 
 from __future__ import annotations
 
+from .baseline import Baseline
+from .judge import CompareReport
 from .run import compare
 
-__all__ = ["compare"]
+__all__ = ["Baseline", "CompareReport", "compare"]

@@ -72,6 +72,10 @@ class Baseline(Frozen):
     digest: str = ""
     """sha256:… over the canonical JSON of all of it but this field"""
 
+    def __repr_args__(self) -> list[tuple[str, object]]:
+        """What repr, str and rich show: a line, not the whole record."""
+        return [("model", self.evidence.model.file), ("images", len(self.images)), ("digest", self.digest)]
+
     @model_validator(mode="after")
     def _is_whole(self) -> Baseline:
         filled = sum(size > 0 for size in self.group_sizes)
@@ -147,7 +151,7 @@ def make(side: Side, evidence: Evidence, digests: Sequence[str]) -> Baseline:
     rows = side.kept_rows
     first = rows[:COSINE_IMAGES]
     between = np.clip(cosines(first), -1.0, 1.0)[np.triu_indices(len(first), 1)]
-    return Baseline(
+    made = Baseline(
         tool_version=version("robustcheck-onnx"),
         evidence=evidence,
         images=tuple(digests),
@@ -161,12 +165,12 @@ def make(side: Side, evidence: Evidence, digests: Sequence[str]) -> Baseline:
         values=tuple(tuple(round(v, 4) for v in row) for row in rows[:, indices].tolist()),
         cosines=tuple(round(v, COSINE_DECIMALS) for v in between.tolist()),
     )
+    return made.model_copy(update={"digest": digest_of(made.model_dump(mode="json", exclude={"digest"}))})
 
 
 def to_json(baseline: Baseline) -> str:
     """The baseline as the text of a file, with its digest."""
-    content = baseline.model_dump(mode="json", exclude={"digest"})
-    return as_json(content | {"digest": digest_of(content)})
+    return as_json(baseline.model_dump(mode="json"))
 
 
 def read(path: Path) -> Baseline:
@@ -207,6 +211,25 @@ def read(path: Path) -> Baseline:
             f"{AGAIN.replace('FILE', shlex.quote(str(path)))}",
         )
     return baseline
+
+
+def known(given: str | Path | Baseline) -> Baseline:
+    """The baseline that a caller names, or holds.
+
+    Raises UsageError as `read`; also for an object that was changed after it was made.
+    """
+    if not isinstance(given, Baseline):
+        return read(Path(given))
+    if digest_of(given.model_dump(mode="json", exclude={"digest"})) != given.digest:
+        raise UsageError("baseline: digest does not match the content; it was changed after it was made", AGAIN)
+    return given
+
+
+def name_of(given: str | Path | Baseline | None) -> str:
+    """What reports call a baseline: its file, or the model that it is of; empty for none."""
+    if isinstance(given, Baseline):
+        return f"<baseline of {given.evidence.model.file}>"
+    return "" if given is None else str(given)
 
 
 def staleness(baseline: Baseline, candidate: Evidence) -> tuple[str, ...]:

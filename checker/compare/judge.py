@@ -7,19 +7,27 @@ this report from the sums; `terminal.py` shows it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal, get_args
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Literal, get_args
+
+from pydantic import PrivateAttr
 
 from robustcheck_onnx.checker.evidence import Evidence, Interval
-from robustcheck_onnx.checker.report import Time
+from robustcheck_onnx.checker.report import Time, notebook, plots
 from robustcheck_onnx.checker.statistics import wilson
 from robustcheck_onnx.checker.text import as_json, number_text
 from robustcheck_onnx.checker.verdict import NAMES, Kind, Verdict, reason, verdict_for
 from robustcheck_onnx.thresholds.frozen import Frozen
 from robustcheck_onnx.thresholds.profile import Profile
 
+from .baseline import Baseline
 from .changes import StatisticChange
 from .fates import KEPT_CORRELATION, Fate, FeatureFate
 from .pairs import Similarity
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
 
 # Debiased CKA up to which two representations are unrelated. Real CLIP sets paired with another image's vector: SD 0.03
 # and at most 0.11 over 50 images, 0.02 and 0.06 over 80. Noise of each feature's own SD leaves 0.77 and more. Networks
@@ -82,6 +90,19 @@ class CompareReport(Frozen):
     claim: str
     time: Time | None
 
+    _next_baseline: Baseline | None = PrivateAttr(None)
+
+    @property
+    def next_baseline(self) -> Baseline | None:
+        """The candidate's numbers, for `baseline=` of the next release; None in a report that was read from a file."""
+        return self._next_baseline
+
+    def with_baseline(self, baseline: Baseline) -> CompareReport:
+        """The same report with the candidate's numbers."""
+        report = self.model_copy()
+        report._next_baseline = baseline
+        return report
+
     @property
     def passed(self) -> bool:
         """Whether the verdict is PASS."""
@@ -95,6 +116,75 @@ class CompareReport(Frozen):
     def __bool__(self) -> bool:
         """`if compare(...)` is true for PASS alone."""
         return self.passed
+
+    def __repr_args__(self) -> list[tuple[str, object]]:
+        """What repr, str and rich show: a line, not the whole record."""
+        return [
+            ("verdict", self.verdict.verdict),
+            ("kind", self.kind),
+            ("candidate", self.candidate.evidence.model.file),
+            ("reference", self.reference.evidence.model.file),
+            ("images", self.n_images),
+        ]
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: verdict, kind, reasons, and what was kept of each statistic."""
+        rows = [
+            [
+                NAMES[change.name],
+                number_text(change.candidate, missing="–"),
+                number_text(change.reference, missing="–"),
+                _bounds(change.ratio),
+                change.keeps,
+            ]
+            for change in self.statistics
+        ]
+        lines = [*notebook.verdict_lines(self.verdict), *self.notes]
+        header = ["statistic", "candidate", "reference", "ratio", "kept?"]
+        table = notebook.table(header, rows)
+        return notebook.block(self._title(str), lines, table, verdict=self.verdict.verdict)
+
+    def to_frame(self) -> pd.DataFrame:
+        """The statistics of both models as a pandas data frame, a row each, with the interval of their ratio.
+
+        Raises:
+            EnvironmentFaultError: pandas is not installed.
+        """
+        rows: list[notebook.Row] = [
+            {
+                "statistic": change.name,
+                "name": NAMES[change.name],
+                "candidate": change.candidate,
+                "reference": change.reference,
+                "ratio": change.ratio.estimate,
+                "ratio_low": change.ratio.low,
+                "ratio_high": change.ratio.high,
+                "keeps": change.keeps,
+            }
+            for change in self.statistics
+        ]
+        return notebook.frame(rows, "statistic")
+
+    def plot(self) -> Figure:
+        """Draw both models: kurtosis of the images, what was kept of each statistic, the outlier features.
+
+        Returns:
+            A figure of matplotlib: the last value of a notebook's cell, or `.savefig(PATH)`.
+
+        Raises:
+            EnvironmentFaultError: matplotlib (the extra `plot`) is not installed.
+        """
+        pairs = plots.Pairs(
+            [(NAMES[each.name], each.ratio, each.keeps in ("kept", "not required")) for each in self.statistics],
+            1 - self.tolerance,
+            [(each.index, each.mean_z, each.candidate_mean_z) for each in self.features],
+        )
+        ours, theirs = self.candidate.evidence.statistics, self.reference.evidence.statistics
+        return plots.pair_figure(self._title(lambda file: PurePath(file).name), ours, theirs, pairs)
+
+    def _title(self, shown: Callable[[str], str]) -> str:
+        ours, theirs = self.candidate.evidence.model.file, self.reference.evidence.model.file
+        return notebook.headline(self.verdict, f"{shown(ours)} against {shown(theirs)}", self.n_images)
 
 
 CLAIM = (

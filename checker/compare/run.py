@@ -49,26 +49,26 @@ def compare(
     candidate: str | Path,
     reference: str | Path | None = None,
     *,
-    baseline: Path | None = None,
+    baseline: str | Path | Baseline | None = None,
     tolerance: float = TOLERANCE,
     thresholds: Path | Profile | None = None,
     images: Images | None = None,
     progress: Callable[[Progress], None] | None = None,
     **options: Unpack[RunOptions],
-) -> tuple[CompareReport, Baseline]:
+) -> CompareReport:
     """Compare a candidate with its reference on all images, each with its own preprocessing.
 
     Args:
         candidate: path of an ONNX file.
         reference: another one; None = the baseline, or without that the candidate itself (to make its baseline).
-        baseline: a file written from an earlier run's second result, in place of a reference.
+        baseline: in place of a reference, the `next_baseline` of an earlier run, or the file that it was written to.
         tolerance: share of each statistic that may be lost, 0 ≤ tolerance < 1.
         thresholds, images, progress: as in `pipeline.check`.
         options: as in `pipeline.check`, for both models; max_images is `MAX_IMAGES` unless it is given. An image that
             one of the two can't use counts as unusable for both.
 
     Returns:
-        The report, and the candidate's numbers as a baseline for the next release.
+        The report; its `next_baseline` holds the candidate's numbers for the next release.
 
     Raises:
         UsageError, CannotAssessError, EnvironmentFaultError: no verdict is possible; see each class.
@@ -77,12 +77,13 @@ def compare(
         raise UsageError(f"--tolerance is {tolerance:g}; it must be at least 0 and less than 1", "--tolerance 0.2")
     if reference is not None and baseline is not None:
         raise UsageError(
-            f"REFERENCE is {reference} and --baseline is {baseline}; only one of them can be compared with",
+            f"REFERENCE is {reference} and --baseline is {baselines.name_of(baseline)}; only one of them can be "
+            "compared with",
             "leave out one of them",
         )
     clock, (run, given) = Clock(), measure.settle(images, options, max_images=MAX_IMAGES)
     profile = load_profile(thresholds)
-    known = None if baseline is None else baselines.read(baseline)
+    known = None if baseline is None else baselines.known(baseline)
     jobs = [Job(local_path(model, "model"), run) for model in (candidate, reference) if model is not None]
     opened = [measure.open_job(jobs[0], source=given)]
     opened += [replace(measure.open_job(job, source=opened[0].source), described=None) for job in jobs[1:]]
@@ -101,7 +102,7 @@ def compare(
         comparison = _between(pair, _compared(evidence[-1], profile), profile, tolerance)
     else:
         comparison = _against(pair.candidate, evidence[0], read.digests, known, profile, tolerance)
-    return _report(ours, comparison, profile, tolerance, baseline, when), new_baseline
+    return _report(ours, comparison, profile, tolerance, baselines.name_of(baseline), when).with_baseline(new_baseline)
 
 
 def _compared(evidence: Evidence, profile: Profile) -> Compared:
@@ -166,7 +167,7 @@ def _against(
 
 
 def _report(
-    candidate: Compared, comparison: _Comparison, profile: Profile, tolerance: float, baseline: Path | None, when: Time
+    candidate: Compared, comparison: _Comparison, profile: Profile, tolerance: float, baseline: str, when: Time
 ) -> CompareReport:
     reference = comparison.reference
     return CompareReport(
@@ -183,7 +184,7 @@ def _report(
             agreement=comparison.agreement,
         ),
         tolerance=tolerance,
-        baseline="" if baseline is None else str(baseline),
+        baseline=baseline,
         paired=comparison.paired,
         n_images=candidate.evidence.statistics.n_images,
         candidate=candidate,
@@ -194,7 +195,7 @@ def _report(
         new_features=fates.new_features(candidate.evidence.statistics, comparison.features),
         similarity=comparison.similarity,
         agreement=comparison.agreement,
-        notes=_notes(candidate, reference, profile, is_baseline=baseline is not None),
+        notes=_notes(candidate, reference, profile, is_baseline=baseline != ""),
         profile=profile,
         claim=CLAIM,
         time=when,

@@ -10,7 +10,8 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Literal, Self
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import ConfigDict, model_validator
 
@@ -20,6 +21,10 @@ from robustcheck_onnx.checker.verdict import Gate, Kind, Verdict
 from robustcheck_onnx.thresholds.frozen import Frozen
 from robustcheck_onnx.thresholds.profile import Profile
 from robustcheck_onnx.thresholds.published import Context
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
 
 SCHEMA_ID = "https://robustcheck-onnx.invalid/schema/report-2.json"  # a name, not an address: nothing is fetched
 
@@ -105,6 +110,47 @@ class Report(Frozen):
     def __bool__(self) -> bool:
         """`if check(...)` is true for PASS alone."""
         return self.passed
+
+    def __repr_args__(self) -> list[tuple[str, object]]:
+        """What repr, str and rich show: a line, not the whole record (`to_json` has it)."""
+        return [
+            ("verdict", self.verdict.verdict),
+            ("kind", self.kind),
+            ("model", self.evidence.model.file),
+            ("images", self.evidence.statistics.n_images),
+        ]
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: verdict, kind, reasons, and the deciding statistics beside their thresholds."""
+        from .notebook import check_html  # noqa: PLC0415 # no check needs it
+
+        return check_html(self.verdict, self.evidence, self.profile, self.notes)
+
+    def to_frame(self) -> pd.DataFrame:
+        """The six statistics as a pandas data frame, a row each: estimate, interval, threshold where it decides.
+
+        Raises:
+            EnvironmentFaultError: pandas is not installed.
+        """
+        from .notebook import check_rows, frame  # noqa: PLC0415 # no check needs it
+
+        return frame(check_rows(self.evidence, self.profile), "statistic")
+
+    def plot(self) -> Figure:
+        """Draw the kurtosis of the images, the evidence against the thresholds, and the place in the reference suite.
+
+        Returns:
+            A figure of matplotlib: the last value of a notebook's cell, or `.savefig(PATH)`.
+
+        Raises:
+            EnvironmentFaultError: matplotlib (the extra `plot`) is not installed.
+        """
+        from .notebook import headline  # noqa: PLC0415 # no check needs it
+        from .plots import Neighbour, check_figure  # noqa: PLC0415
+
+        title = headline(self.verdict, PurePath(self.evidence.model.file).name, self.evidence.statistics.n_images)
+        suite = [Neighbour(r.kurtosis, r.persistence_ratio, r.shows_outlier_features) for r in self.reference]
+        return check_figure(title, self.evidence.statistics, self.profile, suite)
 
 
 class Failed(Frozen):

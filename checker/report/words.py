@@ -4,25 +4,48 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import groupby
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from robustcheck_onnx.checker.evidence import (
     CLIP,
     IMAGENET,
     Content,
-    Interval,
     OutlierFeature,
     Preprocessing,
     Statistics,
 )
 from robustcheck_onnx.checker.statistics import TOP_FEATURES
-from robustcheck_onnx.checker.text import interval_text, number_text, percent_text
-from robustcheck_onnx.checker.verdict import NAMES, Kind, Verdict, inside, outside
-from robustcheck_onnx.thresholds.profile import STATISTICS, Limits, Statistic
+from robustcheck_onnx.checker.text import number_text, percent_text
+from robustcheck_onnx.checker.verdict import NAMES
+from robustcheck_onnx.thresholds.profile import STATISTICS
 
+from .judged import CLEARS, SIGNS, Clears, JudgedStatistic, clears, judged, meaning_text, plain_text, verdict_text
 from .record import Placed, Report
 
-SIGNS = {"PASS": "✓", "WARN": "▲", "ERROR": "✗"}
+__all__ = [
+    "CLEARS",
+    "NEIGHBOURS",
+    "SIGNS",
+    "Clears",
+    "JudgedStatistic",
+    "ReferenceLine",
+    "clears",
+    "confidence_text",
+    "context_of",
+    "group_text",
+    "max_median_text",
+    "meaning_text",
+    "notable_features",
+    "plain_text",
+    "preprocessing_text",
+    "rank_text",
+    "reference_lines",
+    "statistics_of",
+    "variance_text",
+    "verdict_text",
+    "widest_kurtosis",
+]
+
 NEIGHBOURS = 4  # reference sets listed around the model, beside the two ends of the table
 
 _GROUPS = {
@@ -34,118 +57,10 @@ _GROUPS = {
     "bad_export": "bad export",
 }
 
-Clears = Literal["yes", "no", "straddles", "not measured"]
-CLEARS: dict[Clears, tuple[str, str]] = {
-    "yes": ("✓", "yes"),
-    "no": ("✗", "no"),
-    "straddles": ("~", "straddles"),
-    "not measured": ("?", "unknown"),
-}
-"""Sign and word of each answer to "clears it?"."""
-
-_MEANING: dict[Kind | None, str] = {
-    None: "The indication of robustness to natural distribution shifts is present on the images that were given. "
-    "It is an indication, not a proof.",
-    "not_established": "Whether the indication of robustness to natural distribution shifts is there was not "
-    "established. Do the next steps, and check again.",
-    "not_applicable": "The thresholds do not hold for this model, so the check says nothing of its robustness. That is "
-    "no evidence of fragility.",
-    "absent": "The indication of robustness to natural distribution shifts is absent on the images that were given. "
-    "That is no evidence of fragility.",
-    "other_signal": "The indication of robustness to natural distribution shifts is present on the images that were "
-    "given, but another signal warns.",
-}
-
-
-def meaning_text(verdict: Verdict) -> str:
-    """Say in a sentence or two what a verdict means."""
-    return _MEANING[verdict.kind]
-
-
-_PLAIN: dict[Kind | None, tuple[str, str]] = {
-    None: (
-        "On the {images}, this model shows the outlier features that robust CLIP encoders show.",
-        "That is a sign of robustness to natural distribution shifts, not a proof, and it says nothing of accuracy.",
-    ),
-    "not_established": (
-        "The check came to no result on this model: something about the run, not about the model, stands in the way.",
-        "Do the next steps below and check again.",
-    ),
-    "not_applicable": (
-        "The check cannot judge this model: its thresholds were made for models of another kind.",
-        "That says nothing of how robust the model is; measure its accuracy on shifted images to find out.",
-    ),
-    "absent": (
-        "On the {images}, this model does not show the outlier features that robust CLIP encoders show.",
-        "It may be robust all the same: measure its accuracy on shifted images before you decide.",
-    ),
-    "other_signal": (
-        "On the {images}, this model shows the outlier features that robust CLIP encoders show; another signal warns.",
-        "Read the reasons below before you release it.",
-    ),
-}
-
-
-def plain_text(verdict: Verdict, n_images: int) -> str:
-    """Say in two sentences, to a reader who knows no statistic, what a verdict means and what to do.
-
-    n_images: how many images were measured.
-    """
-    images = f"{n_images:,} {'photo that was' if n_images == 1 else 'photos that were'} measured"
-    return " ".join(_PLAIN[verdict.kind]).format(images=images)
-
-
-def verdict_text(verdict: Verdict) -> str:
-    """Write the verdict with its kind, such as "WARN · absent"."""
-    return f"{verdict.verdict} · {verdict.kind}" if verdict.kind else verdict.verdict
-
-
-def clears(interval: Interval, limits: Limits) -> Clears:
-    """Tell on which side of the threshold the interval lies, by the verdict's own comparisons."""
-    if interval.low is None or interval.high is None:
-        return "not measured"
-    if inside(interval, limits):
-        return "yes"
-    return "no" if outside(interval, limits) else "straddles"
-
-
-class JudgedStatistic(NamedTuple):
-    """One of the deciding statistics beside its threshold."""
-
-    id: Statistic
-    interval: Interval
-    limits: Limits
-    """PASS needs the whole interval inside"""
-
-    @property
-    def minimum(self) -> float:
-        """The threshold that the interval must lie above."""
-        return self.limits.minimum
-
-    @property
-    def name(self) -> str:
-        """The statistic in words."""
-        return NAMES[self.id]
-
-    @property
-    def value(self) -> str:
-        """The estimate; a dash where it could not be measured."""
-        return number_text(self.interval.estimate, missing="–")
-
-    @property
-    def clears(self) -> Clears:
-        """On which side of the threshold the interval lies."""
-        return clears(self.interval, self.limits)
-
-    def bounds(self, between: str = " to ", missing: str = "not measured") -> str:
-        """Write the interval, with as many digits as show on which side of the threshold each bound lies."""
-        return interval_text(self.interval.low, self.interval.high, self.limits, between=between, missing=missing)
-
 
 def statistics_of(report: Report) -> list[JudgedStatistic]:
     """Return the deciding statistics, in the profile's order."""
-    evidence, profile = report.evidence.statistics, report.profile
-    return [JudgedStatistic(name, getattr(evidence, name), profile.limits_of(name)) for name in profile.deciding]
+    return judged(report.evidence.statistics, report.profile)
 
 
 def context_of(report: Report) -> tuple[tuple[str, str], ...]:

@@ -5,6 +5,7 @@ Comes in: one model. May import: measure, report and what is below them.
 
 from __future__ import annotations
 
+from .records import ScanReport
 from .run import scan
 
-__all__ = ["scan"]
+__all__ = ["ScanReport", "scan"]

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Literal
 
 from robustcheck_onnx.checker.evidence import Execution, ImageFacts, PreprocessingFacts
 from robustcheck_onnx.checker.model import ModelFile
-from robustcheck_onnx.checker.report import Time
-from robustcheck_onnx.checker.text import as_json
+from robustcheck_onnx.checker.report import Time, notebook, plots
+from robustcheck_onnx.checker.text import as_json, count_text, number_text
 from robustcheck_onnx.checker.verdict import execution_notes, image_notes, model_notes
 from robustcheck_onnx.thresholds.frozen import Frozen
 
 from .depth import LayerStatistics, PersistentFeature
 from .taps import GRID
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
 
 FEW_IMAGES = 50  # a check needs as many; fewer make persistent features unreliable (docs/statistics.md)
 LIMITS = (
@@ -80,6 +85,68 @@ class ScanReport(Frozen):
     limits: str = LIMITS
     time: Time | None
     """None where the caller asked for no time block"""
+
+    def __repr_args__(self) -> list[tuple[str, object]]:
+        """What repr, str and rich show: a line, not the whole record."""
+        n_images = self.images.n_read - self.images.n_skipped
+        begins = None if self.begins is None else self.begins + 1
+        return [("model", self.model.file), ("layers", len(self.layers)), ("begins", begins), ("images", n_images)]
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: where outlier features begin, and a row a layer."""
+        rows = [
+            [
+                f"{index}. {layer.kind} {layer.tensor}",
+                number_text(layer.statistics.kurtosis, missing="–"),
+                number_text(layer.statistics.top3_share, missing="–"),
+                str(layer.statistics.n_persistent),
+            ]
+            for index, layer in enumerate(self.layers, 1)
+        ]
+        header = ["layer", "kurtosis", "top-3 share", "persistent outlier features"]
+        return notebook.block(
+            self._title(self.model.file), [self.summary, *self.notes, self.limits], notebook.table(header, rows)
+        )
+
+    def to_frame(self) -> pd.DataFrame:
+        """A pandas data frame with a row a layer, in the order of the graph, numbered from 1.
+
+        Raises:
+            EnvironmentFaultError: pandas is not installed.
+        """
+        rows: list[notebook.Row] = [
+            {
+                "layer": index,
+                "kind": layer.kind,
+                "tensor": layer.tensor,
+                "width": layer.width,
+                "n_images": layer.statistics.n_images,
+                "kurtosis": layer.statistics.kurtosis,
+                "kurtosis_se": layer.statistics.kurtosis_se,
+                "top3_share": layer.statistics.top3_share,
+                "n_persistent": layer.statistics.n_persistent,
+                "max_median_ratio": layer.statistics.max_median_ratio,
+            }
+            for index, layer in enumerate(self.layers, 1)
+        ]
+        return notebook.frame(rows, "layer")
+
+    def plot(self) -> Figure:
+        """Draw kurtosis and the share of the three strongest features over depth.
+
+        Returns:
+            A figure of matplotlib: the last value of a notebook's cell, or `.savefig(PATH)`.
+
+        Raises:
+            EnvironmentFaultError: matplotlib (the extra `plot`) is not installed.
+        """
+        measured = [(layer.statistics, layer.kind) for layer in self.layers]
+        points = [plots.Point(s.kurtosis, s.kurtosis_se, s.top3_share, s.n_persistent, kind) for s, kind in measured]
+        return plots.depth_figure(self._title(PurePath(self.model.file).name), points)
+
+    def _title(self, file: str) -> str:
+        n_images = self.images.n_read - self.images.n_skipped
+        return f"scan · {file} · {count_text(len(self.layers), 'layer')} · {count_text(n_images, 'image')}"
 
 
 def to_json(report: ScanReport) -> str:

@@ -13,7 +13,8 @@ import pytest
 from robustcheck_onnx.checker import text
 from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.compare import baseline, pairs
-from robustcheck_onnx.checker.compare.judge import CompareReport
+from robustcheck_onnx.checker.compare.judge import CompareReport, to_json
+from robustcheck_onnx.checker.errors import UsageError
 from support.comparisons import Workshop, alike, ids, numbers, planted, run_compare
 
 OUTLIERS = (7, 50, 90)
@@ -182,3 +183,22 @@ def test_a_damaged_baseline_is_refused(
     assert cli.main(["compare", str(b), "--write-baseline", str(file), *images]) == 1  # too few images to pass
     assert cli.main(["compare", str(b), "--baseline", str(edited(file, change)), *images]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_a_baseline_of_python_needs_no_file(workshop: Workshop) -> None:
+    h = planted()
+    a, b = workshop.model("a", h), workshop.model("b", h)
+    first = run_compare(b, None, images=workshop.photos, device="cpu")
+    made = first.next_baseline
+    assert made is not None
+    file = workshop.folder / "baseline.json"
+    file.write_text(baseline.to_json(made), encoding="utf-8")
+    of_file = run_compare(a, None, baseline=file, images=workshop.photos, device="cpu")
+    of_object = run_compare(a, None, baseline=made, images=workshop.photos, device="cpu")
+    assert of_object.passed
+    assert of_object.baseline == f"<baseline of {b}>"
+    assert of_object.statistics == of_file.statistics
+    assert of_object.features == of_file.features
+    assert CompareReport.model_validate_json(to_json(of_object)).next_baseline is None
+    with pytest.raises(UsageError, match=r"^baseline: digest does not match the content"):
+        run_compare(a, None, baseline=made.model_copy(update={"frequencies": (0.1,)}), images=workshop.photos)

@@ -60,7 +60,7 @@ def eight_bits(h: Array) -> Array:
 
 
 def run_compare(candidate: Path, reference: Path | None, **options: Any) -> CompareReport:
-    return run_both(candidate, reference, **options)[0]
+    return run_both(candidate, reference, **options)
 
 
 def alike(report: CompareReport) -> pairs.Similarity:

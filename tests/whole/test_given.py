@@ -266,7 +266,7 @@ def test_other_values_are_not_written_out(lookup_pass: Place) -> None:
 
 def test_compare_and_scan_take_them_too(lookup_pass: Place) -> None:
     model, photos = lookup_pass
-    report, _ = rc.compare(model, model, images=pictures(photos))
+    report = rc.compare(model, model, images=pictures(photos))
     assert report.candidate.evidence.images.source == "80 images in memory"
     assert report.passed
     with pytest.raises(TypeError, match="image 0: type is int"):

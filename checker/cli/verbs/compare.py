@@ -124,7 +124,7 @@ def compare(
         models = reads[:2] if reference is not None else reads[:1]
         check_extra("--write-baseline", write_baseline, models, destinations, "baseline.json")
     with measuring(destinations, candidate, quiet) as progress:
-        result, new_baseline = compare_models(
+        result = compare_models(
             candidate,
             reference,
             baseline=baseline,
@@ -135,8 +135,8 @@ def compare(
         )
     if no_time:
         result = result.model_copy(update={"time": None})
-    if write_baseline is not None:
-        write_whole(write_baseline, baselines.to_json(new_baseline))
+    if write_baseline is not None and result.next_baseline is not None:
+        write_whole(write_baseline, baselines.to_json(result.next_baseline))
     deliver(
         destinations,
         lambda form: forms.render(form, result, FormOptions()),
