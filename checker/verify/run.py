@@ -141,10 +141,10 @@ def verify(
         rule += "; the waivers in the report count only with a signature"
     if code == 0 and rerun is None and not has_witness(findings):
         code = 1
-        once_more = "" if report.evidence.images.given else "measure once_more (--images), "
+        rerun_too = "" if report.evidence.images.given else "measure again (--images), "
         rule = (
-            f"nothing but the report says that its numbers are right: {once_more}check a signature (--public-key), or rely "
-            "on the report (--no-rerun)"
+            f"nothing but the report says that its numbers are right: {rerun_too}check a signature (--public-key), or "
+            "rely on the report (--no-rerun)"
         )
     assert report.binding is not None
     return Verification(
