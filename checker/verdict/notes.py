@@ -13,7 +13,9 @@ from .pixels import expected, is_raw
 from .rule import limit_of
 
 HEAD_NOTE = "The classifier's last layer was not looked at: the verdict is about the features that it reads."
-BUNDLED_NOTE = "The bundled photos were used; a release gate wants your own in-distribution images (--images)."
+BUNDLED_NOTE = (
+    "The bundled photos were used; for a release gate, give photos of the kind that your model will see (--images)."
+)
 SHOWN = 6  # inputs and outputs that were left out and are named
 
 

@@ -66,6 +66,27 @@ def test_every_page_of_the_repository_is_in_the_site(site: Path, pages: dict[Pat
     assert {path.relative_to(site) for path in pages} == sources
 
 
+def test_the_menu_has_four_groups_and_the_first_page_says_how_to_install(site: Path, pages: dict[Path, Page]) -> None:
+    text = (site / "index.html").read_text(encoding="utf-8")
+    tabs = re.findall(r'<a href="[^"]*" class="md-tabs__link">\s*([^<]*?)\s*</a>', text)
+    assert tabs == ["Start", "Guides", "Reference", "Background"]
+    assert "pip install ." in re.sub(r"<[^>]+>", "", text)
+    assert "that name belongs to another" in text
+    assert "report.svg" in pages[site / "index.html"].loads
+
+
+def test_there_is_one_way_to_install() -> None:
+    """From a clone: the package is on no index. What a hint of the command says is explained on one page."""
+    found = {
+        (path.name, said)
+        for path in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+        for said in re.findall(r"pip install ([^`\n]+)", path.read_text(encoding="utf-8"))
+    }
+    assert len(found) > 8
+    others = {each for each in found if not re.match(r"'?\.(?:$|/|\[| )|--group |\.$", each[1])}
+    assert others == {("gate.md", "'robustcheck-onnx[NAME]'")}
+
+
 def test_every_link_of_the_site_leads_to_a_file_and_an_anchor(site: Path, pages: dict[Path, Page]) -> None:
     seen = 0
     for path, page in pages.items():
