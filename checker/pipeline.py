@@ -72,7 +72,7 @@ def check(
         cache: take the evidence of an earlier run if nothing has changed since, and keep this run's
             (`measure/cache.py`); only the local engine does, only of files, and only without detectors.
         detectors: names of installed plug-ins to run beside (`measure/detectors.py`), with the local engine only.
-        progress: called after every batch; by ray after every shard, without an interval.
+        progress: called when a stage begins and after every batch; by ray after every shard, without an interval.
         options: what else moves the numbers: tensor, pool, preprocess, device, seed, max_images, max_bad, batch_size
             (see `evidence.Options`).
 
@@ -147,6 +147,7 @@ def _measured_or_cached(
     read: Content | None = None
     source = given
     if use_cache:
+        measure.tell_stage(progress, "reading the model")
         with contextlib.suppress(OSError, RobustcheckError):  # a faulty model or image set: the run itself says so
             read = read_content(job.model)
             source = open_images(job.options.images, seed=job.options.seed, limit=job.options.max_images)
@@ -155,11 +156,14 @@ def _measured_or_cached(
                 LOG.info("%s: evidence taken from the cache, measured %s", job.model, record.measured)
                 return record.evidence, record.published, record.measured
     LOG.info("%s: opening model, %s", job.model, redact(job.options.images or "bundled photos"))
+    measure.tell_stage(progress, "opening the model and the images")
     inputs = measure.read_inputs(job, source=source, read=read)
     with measure.decode(inputs) as decoded:
+        measure.tell_stage(progress, "loading the model")
         first = measure.to_probe(decoded)  # the next ones are decoded while the session opens
         opened = measure.open_sessions(inputs)
         _log_opened(opened)
+        measure.tell_stage(progress, "trying the model on a few images")
         facts = measure.probe(opened, first)
         LOG.debug("%s: batch invariance and output were tried", job.model)
         watch = partial(plugins.update, loaded) if loaded else None
@@ -231,6 +235,7 @@ def _on_workers(
     progress: Callable[[Progress], None] | None,
 ) -> tuple[Evidence, Context | None]:
     """Measure all images; evidence and published context."""
+    measure.tell_stage(progress, "opening the model and starting the workers")
     # its faults are told before a cluster starts
     contract = open_model(job.model, tensor=job.options.tensor, pool=job.options.pool).contract
     outcomes = measure.run_jobs(

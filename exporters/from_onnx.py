@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from . import contract, parity, preprocess, quantize, write
 from .contract import Source
 from .digest import graph_digest
 from .errors import ENVIRONMENT, USAGE, ExportError
-from .messages import quiet
+from .messages import quiet, untold
 
 if TYPE_CHECKING:
     import onnx
@@ -33,6 +33,7 @@ def quantise_file(
     photos: Sequence[Path],
     calibration: Sequence[Path],
     matched_to: str | None = None,
+    tell: Callable[[str], None] = untold,
 ) -> write.ExportRecord:
     """Write the int8 form of a file that `robustcheck export` wrote as fp32; its contract comes along.
 
@@ -42,6 +43,7 @@ def quantise_file(
         path: the fp32 file. out: another one, ends in .onnx.
         precision: int8-dynamic or int8-qdq.
         photos: at least 5 image files for parity. calibration: image files for int8-qdq.
+        tell: as for `run.run`.
         matched_to: as for `run.run`; only where the file's contract does not say otherwise.
 
     Raises:
@@ -56,6 +58,7 @@ def quantise_file(
             exit_code=USAGE,
         )
     chosen = quantize.calibration_photos(precision, calibration, photos)
+    tell(f"opening {path.name}")
     proto, read = _opened(path)
     _say_matched(path, read["source"], matched_to)
     _check_target(path, out, proto)
@@ -77,6 +80,7 @@ def quantise_file(
             f"robustcheck inspect {shlex.quote(str(path))}",
         )
     outputs = sorted(read["tensors"], key=there.index)
+    tell("running the original on the photos")
     references = _references(path, proto.graph.input[0].name, images, outputs)
     try:
         with tempfile.TemporaryDirectory(prefix=".robustcheck-export-", dir=out.parent) as folder, quiet() as messages:
@@ -86,8 +90,10 @@ def quantise_file(
             def transform(image: Image.Image) -> NDArray[np.float32]:
                 return preprocess.apply(fields, image)
 
+            tell("quantising")
             model = quantize.quantise(draft, precision, chosen, transform, name=str(path), messages=messages)
             input_name = model.graph.input[0].name
+            tell("comparing the file with the original")
             agreed = parity.measure(draft, images, references, precision=precision, input_name=input_name)
             read |= {"precision": precision, "parity": agreed.for_contract()}
             read["versions"] = {**read["versions"], **contract.versions((), libraries=())}

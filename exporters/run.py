@@ -6,7 +6,7 @@ import difflib
 import importlib
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 from . import zero_shot as prompts
 from .contract import Loaded, checked_preprocessing
 from .errors import ENVIRONMENT, USAGE, ExportError
+from .messages import untold
 from .quantize import calibration_photos
 from .write import ExportRecord, check_call, export
 from .zero_shot import Prompts
@@ -36,6 +37,7 @@ def run(
     matched_to: str | None = None,
     photos: Sequence[Path],
     calibration: Sequence[Path] = (),
+    tell: Callable[[str], None] = untold,
 ) -> ExportRecord:
     """Load a model from its own library and write it as an ONNX file with the contract.
 
@@ -55,6 +57,7 @@ def run(
             where it was trained otherwise; None = not said.
         photos: at least 5 image files on which parity is measured.
         calibration: image files that int8-qdq takes the ranges of activations from.
+        tell: called with what is done, when each stage begins.
 
     Raises:
         ExportError: see its exit codes. Nothing is left behind.
@@ -86,7 +89,13 @@ def run(
         from .from_onnx import quantise_file
 
         return quantise_file(
-            Path(name), Path(out), precision=precision, photos=photos, calibration=calibration, matched_to=matched_to
+            Path(name),
+            Path(out),
+            precision=precision,
+            photos=photos,
+            calibration=calibration,
+            matched_to=matched_to,
+            tell=tell,
         )
     if head and source != "torch":
         raise ExportError(
@@ -106,6 +115,7 @@ def run(
     calibration_photos(precision, calibration, photos)  # before a model is loaded
     fields = read_preprocessing(preprocessing) if preprocessing else None
     words = None if zero_shot is None else prompts.read_prompts(zero_shot, templates)
+    tell(f"loading {name} from {source}")
     loaded = _load(
         source,
         name,
@@ -117,7 +127,7 @@ def run(
     )
     if matched_to is not None:
         loaded = replace(loaded, source=replace(loaded.source, matched_to=matched_to))
-    return export(loaded, Path(out), precision=precision, photos=photos, calibration=calibration)
+    return export(loaded, Path(out), precision=precision, photos=photos, calibration=calibration, tell=tell)
 
 
 def _check_onnx_options(name: str, out: Path, **options: Any) -> None:

@@ -7,7 +7,7 @@ import difflib
 import os
 import shlex
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ from .contract import Loaded, Source
 from .digest import graph_digest
 from .errors import ENVIRONMENT, USAGE, ExportError, first_line
 from .loading import file_digest
-from .messages import Messages, quiet
+from .messages import Messages, quiet, untold
 
 if TYPE_CHECKING:
     import onnx
@@ -63,6 +63,7 @@ def export(
     precision: str = "fp32",
     photos: Sequence[Path],
     calibration: Sequence[Path] = (),
+    tell: Callable[[str], None] = untold,
 ) -> ExportRecord:
     """Export a loaded model to ONNX, prove that ONNX Runtime agrees with it, and only then show the file.
 
@@ -76,6 +77,7 @@ def export(
         path: ends in .onnx; an existing file is replaced. More than 2 GB of weights go to `path` + ".data".
         photos: at least 5 image files.
         calibration: image files for int8-qdq.
+        tell: called with what is done, when each stage begins.
 
     Raises:
         ExportError: 2 for the call, 3 when no faithful file can be made, 4 for the disk. Nothing is left.
@@ -86,18 +88,23 @@ def export(
     name = f"{loaded.source.library} {loaded.source.name}"
     images = _photos(loaded, photos)
     with quiet() as messages, _own_attention():
+        tell("running the original on the photos")
         references = _references(loaded, images, name)
+        tell("exporting")
         program = _traced(loaded, images, precision, name, messages)
     try:
         with tempfile.TemporaryDirectory(prefix=".robustcheck-export-", dir=path.parent) as folder:
             draft = Path(folder) / path.name
+            tell("writing the file")
             model = _saved(program, draft, name)
             if precision in contract.INT8:
+                tell("quantising")
                 with quiet() as quantiser:
                     model = quantize.quantise(
                         draft, precision, chosen, lambda i: loaded.transform(i).numpy(), name=name, messages=quantiser
                     )
                 messages.lines += quantiser.lines
+            tell("comparing the file with the original")
             agreed = parity.measure(draft, images, references, precision=precision, input_name=contract.INPUT_NAME)
             content = contract.build(loaded, precision=precision, parity=agreed.for_contract())
             return finish(draft, path, model, content, references, agreed, messages, calibrated_on=len(chosen))

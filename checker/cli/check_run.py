@@ -15,7 +15,8 @@ from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.text import printable
 
 from .command_line import PLACEHOLDER, Invocation, documents_of
-from .output import Destination, check_target, deliver, destinations_of, mark_unfinished, plain, progress_line
+from .output import Destination, check_target, deliver, destinations_of, mark_unfinished, plain
+from .progress import progress_line
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -109,10 +110,11 @@ def _check(resolved: Resolved, model: str, profile: Profile) -> Report:
     from robustcheck_onnx.checker import pipeline
     from robustcheck_onnx.checker.pipeline import LOG
     from robustcheck_onnx.checker.report import sealed
+    from robustcheck_onnx.checker.storage import redact
     from robustcheck_onnx.checker.verdict import gate
 
     settings = resolved.settings
-    with progress_line(settings.quiet) as progress:
+    with progress_line(settings.quiet, redact(model)) as progress:
         result = pipeline.check(
             model,
             thresholds=profile,

@@ -1,4 +1,4 @@
-"""Where results go: the destinations of `-o`, checked before the work starts; consoles; the progress line.
+"""Where results go: the destinations of `-o`, checked before the work starts; consoles.
 
 Every module of verbs imports this one, so it imports nothing heavy at the top."""
 
@@ -16,11 +16,11 @@ from robustcheck_onnx.checker.errors import EnvironmentFaultError, RobustcheckEr
 from robustcheck_onnx.checker.text import error_json, error_text
 
 from .options import FORMATS, one_of
+from .progress import Line, progress_line
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-    from robustcheck_onnx.checker.measure import Progress
     from robustcheck_onnx.checker.storage import Place, Url
 
 
@@ -286,46 +286,9 @@ def ascii_only(console: Console) -> bool:
     return not encoding.lower().replace("-", "").startswith("utf")
 
 
-PROGRESS_WITH_BAR = 110  # columns from which a bar and the time left fit beside the words
-
-
 @contextlib.contextmanager
-def progress_line(quiet: int) -> Iterator[Callable[[Progress], None] | None]:
-    """Show a progress line on stderr while the block runs: images, rate, and how close the decision is.
-
-    Yields the callback that updates it; None where stderr is no terminal or `quiet` is set.
-    """
-    if quiet or not sys.stderr.isatty():
-        yield None
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bars
-
-    console = console_for(stderr=True)
-    columns = [TextColumn("{task.description}"), MofNCompleteColumn(), TextColumn("{task.fields[rate]}")]
-    if console.width >= PROGRESS_WITH_BAR:
-        columns = [columns[0], BarColumn(bar_width=24), *columns[1:], TimeRemainingColumn()]
-    with Bars(*columns, TextColumn("{task.fields[interval]}"), console=console, transient=True) as bars:
-        task = bars.add_task("loading model", total=None, rate="", interval="")
-
-        def show(now: Progress) -> None:
-            bars.update(
-                task,
-                description="checking",
-                total=now.n_total,
-                completed=now.n_done,
-                rate=f"{now.images_per_s:.1f} images/s",
-                interval=now.interval,
-            )
-
-        yield show
-
-
-@contextlib.contextmanager
-def measuring(
-    destinations: Sequence[Destination], model: Path, quiet: int
-) -> Iterator[Callable[[Progress], None] | None]:
+def measuring(destinations: Sequence[Destination], model: Path, quiet: int) -> Iterator[Line | None]:
     """Mark a verb's documents as unfinished, then show its progress as `progress_line` does, while the block runs."""
     mark_unfinished(destinations, str(model))
-    with progress_line(quiet) as progress:
+    with progress_line(quiet, str(model)) as progress:
         yield progress

@@ -85,8 +85,12 @@ def compare(
     profile = load_profile(thresholds)
     known = None if baseline is None else baselines.known(baseline)
     jobs = [Job(local_path(model, "model"), run) for model in (candidate, reference) if model is not None]
+    measure.tell_stage(progress, "loading the candidate")
     opened = [measure.open_job(jobs[0], source=given)]
+    if reference is not None:
+        measure.tell_stage(progress, "loading the reference")
     opened += [replace(measure.open_job(job, source=opened[0].source), described=None) for job in jobs[1:]]
+    measure.tell_stage(progress, "trying the models on a few images")
     facts = [measure.probe(each) for each in opened]
     pair, read, described = _run(opened[0], opened[-1], progress)
     if pair.candidate.state.n == 0:

@@ -17,6 +17,7 @@ from .job import (
     job_progress,
     named_skips,
     nothing_yet,
+    tell_stage,
     versions,
 )
 from .prepared import Prepared, stack
@@ -72,6 +73,7 @@ __all__ = [
     "run_jobs",
     "settle",
     "stack",
+    "tell_stage",
     "to_probe",
     "usable",
     "versions",

@@ -31,6 +31,7 @@ from .prepared import Prepared, prepare, stack
 
 PROBE_IMAGES = 5  # images that batch invariance is checked on, before anything is measured
 DECODERS = 2  # threads that decode ahead of a model on the CPU, which wants the cores itself
+FIRST_IMAGES = "first images"  # the stage before the first batch is through
 AHEAD = 64  # decoded images that may wait: two batches of the default size
 
 Ready = TypeVar("Ready", bound=Prepared)
@@ -236,26 +237,32 @@ def batches(
         batch_size: usable images of a batch.
         n_images: images in all, for the progress.
         first_look: images at the first look.
-        progress: called after every batch.
+        progress: called after every batch; before the first one is through, after every image.
         label: what the progress says beside the numbers.
     """
-    clock = time.perf_counter()
+    clock, is_first = time.perf_counter(), True
 
     def tell() -> None:
         if progress is not None:
             rate = read.n_read / (time.perf_counter() - clock)
             progress(Progress(read.n_read, n_images, rate, label()))
 
+    def tick() -> None:
+        if progress is not None and is_first:
+            progress(Progress(read.n_read, n_images, 0.0, "", FIRST_IMAGES))
+
     batch: list[Ready] = []
     for item in decoded:
         if isinstance(item, Skipped):
             read.skipped.append(item)
+            tick()
             continue
         batch.append(item)
         read.add(item)
+        tick()
         if len(batch) == batch_size or is_look(read.n_usable, first_look):
             yield batch
-            batch = []
+            batch, is_first = [], False
             tell()
     if batch:
         yield batch

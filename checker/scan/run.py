@@ -44,7 +44,8 @@ def scan(
     Args:
         model: path of the ONNX file.
         blocks: measure these tensors instead of the ends of blocks found by rule.
-        images, progress: as in `pipeline.check`.
+        images: as in `pipeline.check`.
+        progress: called when a stage begins and after every batch.
         options: as in `pipeline.check`; tensor and pool are the representation's, max_images is `MAX_IMAGES` unless it
             is given.
 
@@ -54,15 +55,18 @@ def scan(
         EnvironmentFaultError: as for a check.
     """
     clock, (run, given) = Clock(), measure.settle(images, options, max_images=MAX_IMAGES)
+    measure.tell_stage(progress, "opening the model and the images")
     inputs = measure.read_inputs(Job(local_path(model, "model"), run), source=given)
     (opened,), contract = inputs.models, inputs.models[0].contract
     preprocessing = inputs.preprocessing.preprocessing
     read = ImagesRead()
     with measure.decode(inputs) as decoded:
+        measure.tell_stage(progress, "finding the blocks")
         first = measure.to_probe(decoded)  # the next ones are decoded while the sessions open
         probe = _stacked(first, inputs.source)
         plan = plan_scan(opened, probe, run.device, blocks, preprocessing=preprocessing)
         own = Runner(opened, run.device, preprocessing=preprocessing).run(probe)
+        measure.tell_stage(progress, "loading the model")
         runner = Runner(
             measuring_model(opened, plan),
             run.device,

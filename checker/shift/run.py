@@ -82,6 +82,7 @@ def measure_shift(
     clock = Clock()
     first, others, maps = parse_call(inside, shifted, classes)
     run = Options.of({**options, "images": as_typed(first.place)})
+    measure.tell_stage(progress, "opening the model and the images")
     inputs = measure.read_inputs(Job(local_path(model, "model"), run))
     (opened,), contract = inputs.models, inputs.models[0].contract
     judged = read_report(report, opened.digest) if report is not None else None
@@ -92,6 +93,7 @@ def measure_shift(
         *(open_images(spec.place, seed=run.seed, limit=run.max_images) for spec in others),
     ]
     read = [labels.labels_of(source) for source in sources]
+    measure.tell_stage(progress, "loading the model")
     runner = Runner(opened, run.device, preprocessing=preprocessing.preprocessing, batch_size=run.batch_size)
     scores = _scores(runner, preprocessing.preprocessing)
     folders = sorted(set(read[0]))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from robustcheck_onnx.checker.errors import UsageError
-from robustcheck_onnx.checker.measure import Progress
+from robustcheck_onnx.checker.measure import Progress, tell_stage
 from robustcheck_onnx.checker.model import file_digest
 from robustcheck_onnx.checker.pipeline import load_profile
 from robustcheck_onnx.checker.report import Report, edits, read, ruling
@@ -98,6 +98,7 @@ def verify(
             "--signature and --public-key belong together; a signature is checked by a key that you trust",
             "--signature report.sigstore.json --public-key key.pub",
         )
+    tell_stage(progress, "reading the report and the model")
     content_digest = file_digest(report_file) if report_file.is_file() else ""
     reports = read(report_file)
     digest = model_digest(model)
@@ -127,6 +128,7 @@ def verify(
             f"{report.evidence.images.source}",
             f"--images {shlex.quote(report.evidence.images.source)}",
         )
+    tell_stage(progress, "comparing the images")
     findings.append(check_images(report, image_set, at_hand=at_hand))
     if not again:
         findings.append(unchecked("rerun", "nothing was measured; --rerun measures again"))

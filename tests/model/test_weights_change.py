@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import pytest
 
-from robustcheck_onnx import check
+from robustcheck_onnx import Progress, check
 from robustcheck_onnx.checker import measure
 from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.errors import CannotAssessError
@@ -80,8 +80,8 @@ def test_weights_that_change_while_images_are_measured_give_no_verdict(
 ) -> None:
     changed: list[int] = []
 
-    def first_batch(_: object) -> None:
-        if not changed:
+    def first_batch(now: Progress) -> None:
+        if not now.stage and not changed:
             change(place)
             changed.append(1)
 

@@ -155,6 +155,16 @@ def test_progress_is_told_after_every_batch(lookup_pass: tuple[Path, Path]) -> N
     model, photos = lookup_pass
     seen: list[Progress] = []
     check(model, images=photos, batch_size=16, progress=seen.append, thresholds=never_narrow())
+    told = [p for p in seen if p.stage]
+    assert seen[: len(told)] == told  # all of them before the first batch is through
+    assert [p.stage for p in told] == [
+        "opening the model and the images",
+        "loading the model",
+        "trying the model on a few images",
+        *["first images"] * 16,
+    ]
+    assert [(p.n_done, p.n_total) for p in told] == [(0, 0)] * 3 + [(n, 80) for n in range(1, 17)]
+    seen = seen[len(told) :]
     assert [p.n_done for p in seen] == [16, 32, 48, 50, 64, 80]  # a batch ends where the run looks
     assert {p.n_total for p in seen} == {80}
     looked = ["against" in p.interval for p in seen]

@@ -12,6 +12,7 @@ from robustcheck_onnx.checker.errors import UsageError
 
 from ..options import Debug
 from ..panels import IMAGES, MODEL, OUTPUT
+from ..progress import progress_line
 
 
 def export(
@@ -108,26 +109,29 @@ def export(
     The file says how pixels become inputs, and which tensor is what.
     """
     from robustcheck_onnx.exporters import run as exporter
+    from robustcheck_onnx.exporters.messages import untold
     from robustcheck_onnx.exporters.quantize import CALIBRATION_PHOTOS
 
     photos = _photo_files("parity", parity_images, 8)
     calibrated = precision == "int8-qdq" or calibration_images is not None
     calibration = _photo_files("calibration", calibration_images, CALIBRATION_PHOTOS + 8) if calibrated else []
-    record = exporter.run(
-        source,
-        name,
-        out,
-        weights=weights,
-        precision=precision,
-        random_weights=random_weights,
-        preprocessing=preprocessing,
-        head=head,
-        zero_shot=zero_shot,
-        templates=templates,
-        matched_to=matched_to,
-        photos=photos,
-        calibration=calibration,
-    )
+    with progress_line(quiet=int(quiet)) as progress:
+        record = exporter.run(
+            source,
+            name,
+            out,
+            weights=weights,
+            precision=precision,
+            random_weights=random_weights,
+            preprocessing=preprocessing,
+            head=head,
+            zero_shot=zero_shot,
+            templates=templates,
+            matched_to=matched_to,
+            photos=photos,
+            calibration=calibration,
+            tell=untold if progress is None else progress.stage,
+        )
     parity = record.parity
     if record.calibrated_on:
         where = calibration_images or "bundled"

@@ -1,0 +1,154 @@
+"""What a run is doing, on stderr: a line that moves on a terminal, else a plain line every ten seconds.
+
+Every module of verbs may import this one, so it imports nothing heavy at the top."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, TextIO
+
+from robustcheck_onnx.checker.text import printable
+
+if TYPE_CHECKING:
+    from rich.progress import ProgressColumn
+
+    from robustcheck_onnx.checker.measure import Progress
+
+EVERY_S = 10.0  # seconds between two plain lines, and before the first one
+WITH_BAR = 110  # columns from which a bar and the time left fit beside the words
+STARTING = "starting"
+
+
+class Line(Protocol):
+    """What shows progress: call it with a `Progress`, or tell it a stage in words."""
+
+    def __call__(self, now: Progress) -> None:
+        """Show where the run is."""
+
+    def stage(self, words: str) -> None:
+        """Show what is done now, where no images are counted."""
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """What a line says."""
+
+    words: str
+    n_done: int = 0
+    n_total: int = 0
+    rate: str = ""
+    interval: str = ""
+
+    @classmethod
+    def of(cls, now: Progress) -> _Shown:
+        """What to say of a run's progress."""
+        rate = f"{now.images_per_s:.1f} images/s" if now.images_per_s else ""
+        return cls(now.stage or "measuring", now.n_done, now.n_total, rate, now.interval)
+
+
+@contextlib.contextmanager
+def progress_line(quiet: int, name: str = "") -> Iterator[Line | None]:
+    """Show on stderr what is done while the block runs: stages, images, rate, and how close the decision is.
+
+    On a terminal a line that moves and goes away at the end. Elsewhere, as in the log of a pipeline, a plain line at
+    most every `EVERY_S` seconds, also while a stage takes long; a run that is shorter than that says nothing.
+
+    quiet: 1 or more: nothing is shown, and None is given out. name: of the model, for the plain lines.
+    """
+    if quiet:
+        yield None
+    elif sys.stderr.isatty():
+        with _moving(sys.stderr) as line:
+            yield line
+    else:
+        with _plain(sys.stderr, name) as line:
+            yield line
+
+
+class _Moving:
+    """A line of a terminal."""
+
+    def __init__(self, show: Callable[[_Shown], None]) -> None:
+        self._show = show
+
+    def __call__(self, now: Progress) -> None:
+        self._show(_Shown.of(now))
+
+    def stage(self, words: str) -> None:
+        self._show(_Shown(words))
+
+
+@contextlib.contextmanager
+def _moving(stream: TextIO) -> Iterator[Line]:
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    # the stream itself: while a library works, sys.stderr may be another one
+    console = Console(file=stream, highlight=False)
+    columns: list[ProgressColumn] = [TextColumn("{task.description}"), TextColumn("{task.fields[count]}")]
+    columns.append(TextColumn("{task.fields[rate]}"))
+    if console.width >= WITH_BAR:
+        columns = [columns[0], BarColumn(bar_width=24), *columns[1:], TimeRemainingColumn()]
+    with Bars(*columns, TextColumn("{task.fields[interval]}"), console=console, transient=True) as bars:
+        task = bars.add_task(STARTING, total=None, count="", rate="", interval="")
+
+        def show(now: _Shown) -> None:
+            count = f"{now.n_done}/{now.n_total}" if now.n_total else ""
+            is_new = now.words != bars.tasks[task].description
+            bars.update(
+                task,
+                description=now.words,
+                total=now.n_total or None,
+                completed=now.n_done,
+                count=count,
+                rate=now.rate,
+                interval=now.interval,
+                refresh=is_new,  # however short the stage is
+            )
+
+        yield _Moving(show)
+
+
+class _Latest:
+    """Keeps what was told last, and since when."""
+
+    def __init__(self) -> None:
+        self.shown = _Shown(STARTING)
+
+    def __call__(self, now: Progress) -> None:
+        self.shown = _Shown.of(now)
+
+    def stage(self, words: str) -> None:
+        self.shown = _Shown(words)
+
+
+@contextlib.contextmanager
+def _plain(stream: TextIO, name: str) -> Iterator[Line]:
+    latest, ended, clock = _Latest(), threading.Event(), time.monotonic()
+
+    def speak() -> None:
+        with contextlib.suppress(OSError, ValueError):  # stderr is full or closed: the run itself goes on
+            while not ended.wait(EVERY_S):
+                stream.write(f"{plain_line(latest.shown, name, time.monotonic() - clock)}\n")
+                stream.flush()
+
+    speaker = threading.Thread(target=speak, name="robustcheck-progress", daemon=True)
+    speaker.start()
+    try:
+        yield latest
+    finally:
+        ended.set()
+        speaker.join()
+
+
+def plain_line(now: _Shown, name: str, seconds: float) -> str:
+    """One line of a log: the model, how long it has run, and what it does."""
+    count = f"{now.n_done} of {now.n_total} images" if now.n_total else ""
+    parts = [f"{f'{name}: ' if name else ''}{seconds:.0f} s: {now.words}", count, now.rate, now.interval]
+    return printable(", ".join(filter(None, parts)))
