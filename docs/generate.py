@@ -131,7 +131,7 @@ def schema() -> str:
     document = json.loads(report.json_schema())
     lines = ["# Schema of the JSON report", ""]
     lines += [
-        f"`robustcheck schema` prints the JSON Schema (`{document['$id']}`,",
+        f"`robustcheck explain schema` prints the JSON Schema (`{document['$id']}`,",
         "a name, nothing is fetched). Numbers are finite or null. Keys that are not listed do not occur. With",
         "`-o json` an error is one document too: `error` with message, hint and exit code; of several models it is",
         "one with a list, `reports`: a report, or `model` and `error`, for each.",

@@ -132,7 +132,7 @@ app.verb(
     codes="Exit codes: as for robustcheck verify.",
 )(verify.sign)
 app.add_typer(registry.mlflow, rich_help_panel=EVIDENCE)
-app.verb(panel=EVIDENCE, examples=("robustcheck schema",))(look_up.schema)
+app.verb(hidden=True, examples=("robustcheck schema",))(look_up.schema)
 app.verb(panel=SET_UP, examples=("robustcheck demo",))(demo.demo)
 app.verb(
     panel=SET_UP,

@@ -142,7 +142,7 @@ def call_rows() -> list[Row]:
         Row(
             "explain rectifed",
             2,
-            "topic is 'rectifed'; it must be a reason, a kind of reasons, exit-codes or reasons",
+            "topic is 'rectifed'; it must be a reason, a kind of reasons, exit-codes, schema or reasons",
             "robustcheck explain rectified",
         ),
     ]  # fmt: skip

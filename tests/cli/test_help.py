@@ -103,7 +103,7 @@ def test_the_help_of_all_has_a_line_a_verb_in_groups_and_check_first(
         "Gate": ["check", "compare", "verify"],
         "Understand": ["inspect", "explain", "scan", "shift", "reference"],
         "Prepare": ["export", "calibrate", "profiles"],
-        "Evidence": ["sign", "schema", "mlflow"],
+        "Evidence": ["sign", "mlflow"],
         "Set-up": ["demo", "doctor", "init", "cache"],
     }
     titles = list(groups)
@@ -199,6 +199,12 @@ def test_reasons_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     absent = json.loads(printed("explain absent -o json", capsys))["reasons"]
     assert {reason["kind"] for reason in absent} == {"absent"}
     assert json.loads(printed("explain exit-codes -o json", capsys))["exit_codes"]["0"] == EXIT_CODES[0]
+
+
+def test_the_schema_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    schema = printed("explain schema", capsys)
+    assert json.loads(schema)["title"] == "Report"
+    assert printed("schema", capsys) == printed("explain schema -o json", capsys) == schema
 
 
 def test_reasons_are_listed_by_kind(capsys: pytest.CaptureFixture[str]) -> None:

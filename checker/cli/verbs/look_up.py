@@ -14,7 +14,7 @@ from ..options import Color, Debug, Output, completing, one_of
 from ..output import console_for, print_report
 from ..panels import OUTPUT
 
-TOPICS = ("exit-codes", "reasons")
+TOPICS = ("exit-codes", "reasons", "schema")
 
 
 def _topics(incomplete: str) -> list[str]:
@@ -28,7 +28,7 @@ def explain(
     topic: Annotated[
         str,
         typer.Argument(
-            help="A reason for WARN, a kind of reasons, exit-codes, or reasons: all of them.",
+            help="A reason for WARN, a kind of reasons, exit-codes, schema (of the JSON report), or reasons (all).",
             metavar="TOPIC",
             autocompletion=_topics,
         ),
@@ -36,7 +36,7 @@ def explain(
     output: Output = "terminal",
     debug: Debug = False,
 ) -> int:
-    """Explain a reason for WARN, or the exit codes."""
+    """Explain a reason for WARN, the exit codes, or the JSON report."""
     import difflib
 
     from robustcheck_onnx.checker.text import as_json
@@ -45,9 +45,11 @@ def explain(
     if topic not in (*RULES, *KINDS, *TOPICS):
         near = difflib.get_close_matches(topic, [*RULES, *KINDS, *TOPICS], 1)
         raise UsageError(
-            f"topic is {topic!r}; it must be a reason, a kind of reasons, exit-codes or reasons",
+            f"topic is {topic!r}; it must be a reason, a kind of reasons, exit-codes, schema or reasons",
             f"robustcheck explain {near[0] if near else 'reasons'}",
         )
+    if topic == "schema":
+        return schema()
     if output == "json":
         sys.stdout.write(as_json({"schema_version": 1, "tool": "robustcheck"} | _as_document(topic)))
     elif topic == "exit-codes":
@@ -159,7 +161,7 @@ REFERENCE_FORMS = ("terminal", "json", "csv")
 
 
 def schema(debug: Debug = False) -> int:
-    """Print the JSON Schema of the JSON report."""
+    """Print the JSON Schema of the JSON report, as `robustcheck explain schema` does."""
     from robustcheck_onnx.checker.report import json_schema
 
     sys.stdout.write(json_schema())
