@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
+from robustcheck_onnx.checker.text import sentence_text
+
 from .panels import OPTION_PANELS, OPTIONS, OUTPUT, VERB_PANELS
 
 if TYPE_CHECKING:
@@ -88,11 +90,12 @@ class Panel(NamedTuple):
 
 def show(command: AnyCommand, ctx: Context) -> None:
     """Print the help of a verb or a group, as wide as the terminal, `WIDEST` columns at most."""
-    from .output import console_for
+    from .output import ascii_only, console_for
 
     console = console_for()
-    for line in lines(command, ctx, min(console.width, WIDEST)):
-        console.print(line, soft_wrap=True)
+    plain = ascii_only(console)
+    for line in lines(command, ctx, min(console.width, WIDEST) - (len("...") if plain else 0)):
+        console.print(sentence_text(line.plain, plain) if plain else line, soft_wrap=True, markup=False)
 
 
 def lines(command: AnyCommand, ctx: Context, width: int) -> list[Text]:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import numpy
@@ -213,3 +216,15 @@ def test_reasons_are_listed_by_kind(capsys: pytest.CaptureFixture[str]) -> None:
     for block, kind in zip(blocks, KINDS, strict=False):
         listed = re.findall(r"^  (\w+)  ", block, re.MULTILINE)
         assert listed == [name for name, rule in RULES.items() if rule.kind == kind]
+
+
+@pytest.mark.parametrize("words", ["--help", "shift --help"])
+def test_a_locale_without_utf_8_gets_help_in_ascii(words: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "robustcheck_onnx.checker", *words.split()], capture_output=True, text=True, check=True,
+        env=os.environ | {"PYTHONIOENCODING": "ascii", "COLUMNS": "80"},
+    )  # fmt: skip
+    assert done.stdout.isascii()
+    assert "\\" not in done.stdout  # no sign as its number
+    assert "[NAME=]PATH..." in done.stdout or "0 PASS | 1 WARN | 2 usage" in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 80

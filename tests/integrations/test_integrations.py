@@ -432,7 +432,8 @@ def test_the_examples_of_the_docs_run(
     progress, assertion, fixture = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     exec(compile(progress, "integrations.md", "exec"), {})
     shown = capsys.readouterr().out
-    assert re.search(r"^\d+ of 80 images, \d+ a second; ", shown)
+    assert shown.startswith("opening the model and the images\n")
+    assert re.search(r"^\d+ of 80 images, \d+ a second; ", shown, re.MULTILINE)
     assert shown.splitlines()[-1].startswith("PASS estimate=")
     exec(compile(assertion, "integrations.md", "exec"), {})
     assert "too_few_images: " in capsys.readouterr().out
