@@ -41,11 +41,22 @@ LOG = logging.getLogger("robustcheck")
 LOG.addHandler(logging.NullHandler())
 
 
+class CheckOptions(RunOptions, total=False):
+    """The keyword arguments of `check` but the images and the callback."""
+
+    thresholds: str | Path | Profile | None
+    engine: str
+    workers: int | None
+    ray_address: str | None
+    cache: bool
+    detectors: Sequence[str]
+
+
 def check(
     model: Model,
     *,
     images: Images | None = None,
-    thresholds: Path | Profile | None = None,
+    thresholds: str | Path | Profile | None = None,
     engine: str = "local",
     workers: int | None = None,
     ray_address: str | None = None,
@@ -66,7 +77,7 @@ def check(
             arrays (height, width, 3), or of preprocessed float arrays (channel, height, width), of NumPy or any library
             whose arrays NumPy can read. What is handed over so is measured in this process, and a note of the report
             says so. None = the bundled photos.
-        thresholds: a profile or its file; None = the default profile.
+        thresholds: a profile, its file, or the name of a packaged one; None = the default profile.
         engine: local (this process) or ray (the extra `ray`).
         workers, ray_address: for ray, see `measure.run_jobs`.
         cache: take the evidence of an earlier run if nothing has changed since, and keep this run's
@@ -263,7 +274,7 @@ def _closest(statistics: Statistics, profile: Profile) -> str:
     return min(gaps)[1] if gaps else ""
 
 
-def load_profile(thresholds: Path | Profile | None) -> Profile:
+def load_profile(thresholds: str | Path | Profile | None) -> Profile:
     """The profile that `thresholds` of `check` means. Raises UsageError for one without its seal."""
     if isinstance(thresholds, Profile):
         if thresholds.digest != profiles.digest_of(thresholds):  # reports and the cache know a profile by its digest

@@ -12,7 +12,7 @@ loads neither ONNX Runtime nor NumPy.
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # the same names as in _HOMES, for type checkers
     from robustcheck_onnx.checker.compare import Baseline as Baseline
@@ -26,11 +26,13 @@ if TYPE_CHECKING:  # the same names as in _HOMES, for type checkers
     from robustcheck_onnx.checker.evidence import Evidence as Evidence
     from robustcheck_onnx.checker.evidence import Interval as Interval
     from robustcheck_onnx.checker.evidence import Statistics as Statistics
+    from robustcheck_onnx.checker.integrations.assertions import AssertRobust as AssertRobust
     from robustcheck_onnx.checker.integrations.assertions import VerdictError as VerdictError
     from robustcheck_onnx.checker.integrations.assertions import assert_robust as assert_robust
     from robustcheck_onnx.checker.integrations.mlflow_log import gate_model_version as gate_model_version
     from robustcheck_onnx.checker.integrations.mlflow_log import log_report as log_report
     from robustcheck_onnx.checker.measure import Progress as Progress
+    from robustcheck_onnx.checker.pipeline import CheckOptions as CheckOptions
     from robustcheck_onnx.checker.pipeline import check as check
     from robustcheck_onnx.checker.report import Report as Report
     from robustcheck_onnx.checker.scan import ScanReport as ScanReport
@@ -53,8 +55,10 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _HOMES = {  # name → module of robustcheck_onnx.checker
     "Accumulator": "statistics",
+    "AssertRobust": "integrations.assertions",
     "Baseline": "compare",
     "CannotAssessError": "errors",
+    "CheckOptions": "pipeline",
     "CompareReport": "compare",
     "DetectorResult": "evidence",
     "EnvironmentFaultError": "errors",
@@ -89,14 +93,16 @@ def __dir__() -> list[str]:
     return sorted(__all__)
 
 
-def __getattr__(name: str) -> Any:
-    """Import a name on first use; `__version__` is the installed distribution's."""
-    import importlib  # noqa: PLC0415 # only when something is used
+if not TYPE_CHECKING:  # for a type checker every name would exist, and be Any
 
-    if name == "__version__":
-        from importlib.metadata import version  # noqa: PLC0415 # slow to import
+    def __getattr__(name: str) -> object:
+        """Import a name on first use; `__version__` is the installed distribution's."""
+        import importlib  # noqa: PLC0415 # only when something is used
 
-        return version("robustcheck-onnx")
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.checker.{_HOMES[name]}"), name)
+        if name == "__version__":
+            from importlib.metadata import version  # noqa: PLC0415 # slow to import
+
+            return version("robustcheck-onnx")
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(importlib.import_module(f"{__name__}.checker.{_HOMES[name]}"), name)

@@ -51,7 +51,7 @@ def compare(
     *,
     baseline: str | Path | Baseline | None = None,
     tolerance: float = TOLERANCE,
-    thresholds: Path | Profile | None = None,
+    thresholds: str | Path | Profile | None = None,
     images: Images | None = None,
     progress: Callable[[Progress], None] | None = None,
     **options: Unpack[RunOptions],

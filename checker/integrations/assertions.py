@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from typing import Protocol, Unpack
 
 from robustcheck_onnx.checker.errors import RobustcheckError
+from robustcheck_onnx.checker.images import Images
 from robustcheck_onnx.checker.measure import Progress
-from robustcheck_onnx.checker.pipeline import check
+from robustcheck_onnx.checker.model import Model
+from robustcheck_onnx.checker.pipeline import CheckOptions, check
 from robustcheck_onnx.checker.report import Report, meaning_text
 from robustcheck_onnx.checker.text import printable
 
@@ -21,12 +22,27 @@ class VerdictError(AssertionError):
         self.report = report
 
 
+class AssertRobust(Protocol):
+    """What pytest's fixture `assert_robust` is, for annotations: `assert_robust`, with a line in pytest's summary."""
+
+    def __call__(
+        self,
+        model: Model,
+        *,
+        images: Images | None = None,
+        progress: Callable[[Progress], None] | None = None,
+        **options: Unpack[CheckOptions],
+    ) -> Report:
+        """Check a model and raise unless the verdict is PASS."""
+        ...
+
+
 def assert_robust(
-    model: str | Path,
+    model: Model,
     *,
-    images: str | Path | None = None,
+    images: Images | None = None,
     progress: Callable[[Progress], None] | None = None,
-    **options: Any,
+    **options: Unpack[CheckOptions],
 ) -> Report:
     """Check a model and raise unless the verdict is PASS, also under `python -O`.
 

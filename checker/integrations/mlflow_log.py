@@ -10,13 +10,12 @@ import contextlib
 import os
 import tempfile
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Unpack
 
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, RobustcheckError, UsageError
 from robustcheck_onnx.checker.report import Report, forms
-from robustcheck_onnx.checker.verify import Verification, verify
+from robustcheck_onnx.checker.verify import Verification, VerifyOptions, verify
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -41,7 +40,7 @@ def log_report(
     run_id: str | None = None,
     experiment: str = "robustcheck",
     tracking_uri: str | None = None,
-    html: Path | None = None,
+    html: str | Path | None = None,
 ) -> str:
     """Log a report: numbers as metrics, verdict and digests as tags, the report itself as artifacts.
 
@@ -87,11 +86,11 @@ def log_report(
 def gate_model_version(
     name: str,
     model_version: str | int,
-    report_file: Path,
+    report_file: str | Path,
     *,
     alias: str | None = None,
     tracking_uri: str | None = None,
-    **verify_options: Any,
+    **verify_options: Unpack[VerifyOptions],
 ) -> Verification:
     """Verify a report about a registered model version; set the alias only if the report holds and says PASS.
 
@@ -125,7 +124,7 @@ def gate_model_version(
         tag("gate", "closed")  # it stays so, whatever fails from here on
         try:
             model = _fetch(client, name, identity, Path(folder))
-            result = verify(report_file, model, today=datetime.now(UTC).date(), **verify_options)
+            result = verify(report_file, model, **verify_options)
             stands = result.exit_code == 0 or (result.exit_code == 1 and result.verdict == "WARN")
             tag("verdict", result.verdict if stands else "none")
             tag("reasons", ", ".join(result.reasons))

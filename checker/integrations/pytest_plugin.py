@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING, Unpack
 
 import pytest
 
 if TYPE_CHECKING:
+    from robustcheck_onnx.checker.images import Images
+    from robustcheck_onnx.checker.measure import Progress
+    from robustcheck_onnx.checker.model import Model
+    from robustcheck_onnx.checker.pipeline import CheckOptions
     from robustcheck_onnx.checker.report import Report
+
+    from .assertions import AssertRobust
 
 
 PROPERTY = "robustcheck"  # of a test: a line for each model that it checked; also in pytest's JUnit files
@@ -42,7 +47,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture
-def assert_robust(request: pytest.FixtureRequest) -> Callable[..., Report]:
+def assert_robust(request: pytest.FixtureRequest) -> AssertRobust:
     """`assert_robust(model, images=..., ...)`: `robustcheck_onnx.assert_robust` with a line in the summary.
 
     Without `images` those of `--robustcheck-images` are used, relative to where pytest was started.
@@ -51,7 +56,13 @@ def assert_robust(request: pytest.FixtureRequest) -> Callable[..., Report]:
     # "" stays, and is refused as --images "" is: an unset variable must not mean the bundled photos
     default = given and str(request.config.invocation_params.dir / given)
 
-    def assert_robust(model: str | Path, *, images: str | Path | None = None, **options: Any) -> Report:
+    def assert_robust(
+        model: Model,
+        *,
+        images: Images | None = None,
+        progress: Callable[[Progress], None] | None = None,
+        **options: Unpack[CheckOptions],
+    ) -> Report:
         __tracebackhide__ = True
         from robustcheck_onnx.checker.errors import RobustcheckError  # noqa: PLC0415
         from robustcheck_onnx.checker.report import terminal  # noqa: PLC0415
@@ -63,7 +74,9 @@ def assert_robust(request: pytest.FixtureRequest) -> Callable[..., Report]:
             request.node.user_properties.append((PROPERTY, printable(line)))
 
         try:
-            report = assertions.assert_robust(model, images=default if images is None else images, **options)
+            report = assertions.assert_robust(
+                model, images=default if images is None else images, progress=progress, **options
+            )
         except assertions.VerdictError as warning:
             add_line(terminal.one_line(warning.report))
             raise
@@ -74,6 +87,23 @@ def assert_robust(request: pytest.FixtureRequest) -> Callable[..., Report]:
         return report
 
     return assert_robust
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Write three lines, not a traceback, where `assert_robust` has no verdict; all of it with `--full-trace`."""
+    report = yield
+    if "assert_robust" in getattr(item, "fixturenames", ()) and call.excinfo is not None:
+        from robustcheck_onnx.checker.errors import RobustcheckError  # noqa: PLC0415
+        from robustcheck_onnx.checker.text import printable  # noqa: PLC0415
+
+        fault = call.excinfo.value
+        if isinstance(fault, RobustcheckError) and not item.config.getoption("fulltrace"):
+            lines = [f"error: {fault.message}", f"hint: {fault.hint}", f"no verdict (exit code {fault.exit_code})"]
+            report.longrepr = "\n".join(printable(line) for line in lines if line != "hint: ")
+    return report
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

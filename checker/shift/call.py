@@ -89,19 +89,20 @@ def parse_call(inside: str, shifted: Sequence[str], classes: Sequence[str]) -> t
     return first, others, maps
 
 
-def read_report(path: Path, digest: str) -> Judged:
-    """The verdict in the report of an earlier check of the same model.
+def judged_before(given: str | Path | Report, digest: str) -> Judged:
+    """The verdict in the report of an earlier check of the same model, or in its file.
 
     Raises as `report.read_one`, and UsageError for a report about a model with another digest.
     """
-    report = read_one(path)
+    report = given if isinstance(given, Report) else read_one(Path(given))
+    where = "report" if isinstance(given, Report) else f"report {given}"
     of_report = report.evidence.model.digest
     if of_report != digest:
         raise UsageError(
-            f"{path}: model of the report has digest {of_report}; this model has {digest}, and they must be the same",
+            f"{where}: model of the report has digest {of_report}; this model has {digest}, and they must be the same",
             "robustcheck model.onnx --images photos/ -o json=report.json",
         )
-    return verdict_of(report, f"report {path}")
+    return verdict_of(report, where)
 
 
 def verdict_of(report: Report, where: str) -> Judged:

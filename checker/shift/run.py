@@ -16,18 +16,18 @@ import numpy as np
 
 from robustcheck_onnx.checker import measure, pipeline
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
-from robustcheck_onnx.checker.evidence import Execution, GivenOptions, Options, Preprocessing
+from robustcheck_onnx.checker.evidence import Execution, Options, Preprocessing, RunOptions
 from robustcheck_onnx.checker.images import ImageSource, Skipped, digest_of_set, open_images
 from robustcheck_onnx.checker.measure import ImagesRead, Inputs, Job, Prepared, Progress, stack
 from robustcheck_onnx.checker.model import Contract, ModelFile
-from robustcheck_onnx.checker.report import Clock, Time
+from robustcheck_onnx.checker.report import Clock, Report, Time
 from robustcheck_onnx.checker.runtime import Runner
 from robustcheck_onnx.checker.statistics import CONFIDENCE, wilson
 from robustcheck_onnx.checker.storage import as_typed, local_path
 from robustcheck_onnx.checker.verdict import execution_notes, model_notes, skipped_note
 
 from . import labels
-from .call import Spec, parse_call, read_report, verdict_of
+from .call import Spec, judged_before, parse_call, verdict_of
 from .robustness import (
     CLAIM,
     IMAGES,
@@ -54,38 +54,38 @@ class _LabelledSet(NamedTuple):
 
 def measure_shift(
     model: str | Path,
-    inside: str,
-    shifted: Sequence[str],
+    images: str | Path,
+    shifted: str | Path | Sequence[str | Path],
     *,
     classes: Sequence[str] = (),
     baseline: str = "timm",
-    report: Path | None = None,
+    report: str | Path | Report | None = None,
     progress: Callable[[Progress], None] | None = None,
-    **options: Unpack[GivenOptions],
+    **options: Unpack[RunOptions],
 ) -> ShiftReport:
     """Measure a classifier's top-1 accuracy on labelled sets, and compare with the verdict of the check.
 
     Args:
         model: ONNX file with class scores.
-        inside, shifted: labelled image sets, `[NAME=]PATH`; a folder of class folders, or a manifest with labels.
+        images: the labelled in-distribution set, `[NAME=]PATH`: a folder of class folders, or a manifest with labels.
+        shifted: one labelled shifted set, or several, written in the same way.
         classes: class maps, `[NAME=]MAP` (see labels.class_map).
         baseline: one of thresholds/baselines.py SOURCES.
-        report: JSON report of an earlier check of this model; None = the check runs on the images of `inside`.
+        report: of an earlier check of this model, or its JSON file; None = the check runs on `images`.
         progress: as in `pipeline.check`.
-        options: as in `pipeline.check`; images are those of `inside`, and max_images is of each set.
+        options: as in `pipeline.check`; max_images is of each set.
 
     Raises:
         UsageError, CannotAssessError, EnvironmentFaultError: see each class; nothing is measured half.
     """
-    if "images" in options:
-        raise TypeError("unexpected keyword argument 'images'; the images are those of inside and shifted")
     clock = Clock()
-    first, others, maps = parse_call(inside, shifted, classes)
+    several = [shifted] if isinstance(shifted, (str, Path)) else shifted
+    first, others, maps = parse_call(str(images), [str(each) for each in several], classes)
     run = Options.of({**options, "images": as_typed(first.place)})
     measure.tell_stage(progress, "opening the model and the images")
     inputs = measure.read_inputs(Job(local_path(model, "model"), run))
     (opened,), contract = inputs.models, inputs.models[0].contract
-    judged = read_report(report, opened.digest) if report is not None else None
+    judged = None if report is None else judged_before(report, opened.digest)
     output = _class_output(opened)
     preprocessing = inputs.preprocessing
     sources = [

@@ -5,7 +5,7 @@ Comes in: a JSON report. May import: pipeline and what is below it.
 
 from __future__ import annotations
 
-from .run import Verification, report_about, verify
+from .run import Verification, VerifyOptions, report_about, verify
 from .signature import bundle_of, check_key, remove_verdict
 
-__all__ = ["Verification", "bundle_of", "check_key", "remove_verdict", "report_about", "verify"]
+__all__ = ["Verification", "VerifyOptions", "bundle_of", "check_key", "remove_verdict", "report_about", "verify"]

@@ -9,13 +9,14 @@ from collections.abc import Callable, Collection
 from datetime import UTC, date, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypedDict
 
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.measure import Progress, tell_stage
 from robustcheck_onnx.checker.model import file_digest
 from robustcheck_onnx.checker.pipeline import load_profile
 from robustcheck_onnx.checker.report import Report, edits, read, ruling
+from robustcheck_onnx.checker.storage import local_path
 from robustcheck_onnx.checker.verdict import gate
 from robustcheck_onnx.thresholds.frozen import Frozen
 
@@ -57,16 +58,30 @@ class Verification(Frozen):
     """one sentence: what decided the exit code"""
 
 
+class VerifyOptions(TypedDict, total=False):
+    """The keyword arguments of `verify` but `today`."""
+
+    images: str | Path | None
+    thresholds: str | Path | None
+    rerun: bool | None
+    device: str | None
+    signature: str | Path | None
+    public_key: str | Path | None
+    accept_waivers: bool
+    detectors: Collection[str]
+    progress: Callable[[Progress], None] | None
+
+
 def verify(
-    report_file: Path,
-    model: Path,
+    report_file: str | Path,
+    model: str | Path,
     *,
     images: str | Path | None = None,
-    thresholds: Path | None = None,
+    thresholds: str | Path | None = None,
     rerun: bool | None = None,
     device: str | None = None,
-    signature: Path | None = None,
-    public_key: Path | None = None,
+    signature: str | Path | None = None,
+    public_key: str | Path | None = None,
     accept_waivers: bool = False,
     detectors: Collection[str] = (),
     today: date | None = None,
@@ -99,6 +114,7 @@ def verify(
             "--signature report.sigstore.json --public-key key.pub",
         )
     tell_stage(progress, "reading the report and the model")
+    report_file, model = local_path(report_file, "report"), local_path(model, "model")
     content_digest = file_digest(report_file) if report_file.is_file() else ""
     reports = read(report_file)
     digest = model_digest(model)
@@ -108,7 +124,7 @@ def verify(
     about_model = check_model(report, model, digest)  # first: a model that can't be read ends the verification
     findings = [
         check_report(report, faults),
-        check_signature(report, content_digest, signature, public_key),
+        check_signature(report, content_digest, _path(signature), _path(public_key)),
         about_model,
         check_profile(report, faults, accepted),
         check_verdict(report, faults),
@@ -161,6 +177,10 @@ def verify(
         exit_code=code,
         rule=rule,
     )
+
+
+def _path(given: str | Path | None) -> Path | None:
+    return None if given is None else Path(given)
 
 
 def report_about(report_file: Path, model: Path) -> Report:

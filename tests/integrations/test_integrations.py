@@ -115,6 +115,34 @@ def test_the_plugins_empty_images_are_not_the_bundled_ones(lookup_pass: tuple[Pa
     assert "no verdict (exit code 2): --images is ''" in done.stdout
 
 
+def test_without_a_verdict_the_plugin_writes_three_lines(tmp_path: Path) -> None:
+    (tmp_path / "test_model.py").write_text(
+        """
+def test_missing(assert_robust):
+    assert_robust("missing.onnx")
+
+def test_own_error(assert_robust):
+    raise ValueError("mine")
+"""
+    )
+    done = run_pytest(tmp_path, "-q")
+    assert done.returncode == 1
+    _, missing, own = re.split("_{5,} test_.* _{5,}\n", done.stdout)
+    assert missing == (
+        "error: missing.onnx: model file is missing; no such file\nhint: ls .\nno verdict (exit code 2)\n"
+    )
+    assert "Traceback" not in done.stdout
+    assert '>       raise ValueError("mine")' in own
+    full = run_pytest(tmp_path, "--full-trace", "-k", "missing").stdout
+    assert "def _read_bytes" in full
+    (tmp_path / "test_model.py").write_text(
+        "import pytest, robustcheck_onnx as rc\n"
+        "def test_it(assert_robust: rc.AssertRobust) -> None:\n"
+        "    with pytest.raises(rc.UsageError):\n        assert_robust('missing.onnx')\n"
+    )
+    assert run_pytest(tmp_path).returncode == 0
+
+
 @pytest.mark.parametrize(("use", "loaded"), [("", False), ("assert_robust('missing.onnx')", True)])
 def test_the_plugin_costs_nothing_until_it_is_used(tmp_path: Path, use: str, loaded: bool) -> None:
     (tmp_path / "test_it.py").write_text(

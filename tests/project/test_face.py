@@ -116,4 +116,4 @@ def test_it_hands_on_the_functions_themselves() -> None:
 
 def test_an_unknown_name_is_no_attribute() -> None:
     with pytest.raises(AttributeError, match="module 'robustcheck_onnx' has no attribute 'chekc'"):
-        rc.chekc  # noqa: B018
+        rc.chekc  # type: ignore[attr-defined]  # noqa: B018

@@ -63,7 +63,7 @@ def test_a_url_that_was_told_apart_is_no_set_and_not_shown() -> None:
 
 def test_shift_takes_its_images_by_name_alone() -> None:
     with pytest.raises(TypeError, match="images"):
-        rc.measure_shift("none.onnx", "photos", ["sketches"], images="other")
+        rc.measure_shift("none.onnx", "photos", ["sketches"], images="other")  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("function", [rc.check, rc.scan])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -26,6 +26,9 @@ from ..options import (
 )
 from ..output import check_extra, deliver, destinations_of, measuring
 from ..panels import IMAGES, OUTPUT, VERDICT
+
+if TYPE_CHECKING:
+    from robustcheck_onnx.checker.evidence import RunOptions
 
 
 def shift(
@@ -128,7 +131,7 @@ def shift(
             baseline=baseline,
             report=report,
             progress=progress,
-            **run_options(ctx),
+            **cast("RunOptions", run_options(ctx)),  # its images have another name
         )
     if no_time:
         result = result.model_copy(update={"time": None})
