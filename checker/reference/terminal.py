@@ -100,11 +100,7 @@ def render_table(rows: Sequence[Row], *, at_most: int | None = None, ascii_only:
     if any(row.measured for row in shown):
         legend.append(_MEASURED)
     notes = [pen.say(text, "dim") for text in (*legend, _CONTEXT)]
-    more = (
-        [pen.say(f"{len(rows) - len(shown)} more rows; --all shows every one", "bold")]
-        if len(shown) < len(rows)
-        else []
-    )
+    more = [pen.say("--all shows every row", "bold")] if len(shown) < len(rows) else []
     remark = f"{len(shown)} of {len(reference_rows())} rows; IN: ImageNet top-1 in per cent"
     return Trimmed(section(pen, "Reference suite", remark, _Table(shown, pen), *more, Text(), *notes))
 
