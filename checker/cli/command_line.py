@@ -22,6 +22,10 @@ ONLY_JSON = (
 """Verbs whose only document is JSON; the csv of `reference` is a table of its own."""
 
 
+LOOK_UPS = ("explain", "reference", "help", "version")
+"""verbs that judge nothing: the exit code is 0 though the reader of their text goes away"""
+
+
 @dataclass(frozen=True)
 class CommandLine:
     """A command line with its verb. Options that the verb does not declare are left out; refusing them is typer's."""
@@ -37,6 +41,12 @@ class CommandLine:
     def verb(self) -> str:
         """The verb, or the group that it belongs to; "" where nothing was typed."""
         return self.words[0] if self.words else ""
+
+    @property
+    def only_informs(self) -> bool:
+        """Whether the call looks something up and judges nothing: `explain`, or the help of a verb."""
+        help_alone = self.words[1:] in (("--help",), ("-h",)) or self.words in (("--help",), ("-h",))
+        return help_alone or self.verb in LOOK_UPS
 
     @property
     def model(self) -> str:

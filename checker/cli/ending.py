@@ -54,7 +54,8 @@ def _explain(fault: BaseException, line: CommandLine) -> tuple[int, str, str]:
     if isinstance(fault, Terminated):
         return 143, "terminated (SIGTERM); there is no verdict, and nothing half-written is left", ""
     if isinstance(fault, BrokenPipeError) or isinstance(fault.__context__, BrokenPipeError):
-        return 4, "", ""  # rich and typer make SystemExit(1) of it, which would read as WARN
+        # rich and typer make SystemExit(1) of it, which would read as WARN; what holds no verdict may be cut short
+        return 0 if line.only_informs else 4, "", ""
     code = getattr(fault, "exit_code", None)
     if isinstance(code, int) and code > 1:
         return code, getattr(fault, "message", str(fault)), getattr(fault, "hint", "")

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final, Literal
 
-from robustcheck_onnx.checker.errors import UsageError
+from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.storage import Place, RemoteFile, Url, open_url, parse_place, unreadable, walk
 
 from . import containers, manifest, tables
@@ -174,7 +174,7 @@ def _by_content(spec: str, kind: Kind, folder: File, names: Sequence[str]) -> tu
         return "parquet", Entries.of(table.entries()), table
     if others[".arrow"]:
         return "arrow", Entries.of(tables.arrow_entries(others[".arrow"])), None
-    raise UsageError(
+    raise CannotAssessError(
         f"{spec}: number of images is 0 among {len(names)} files; at least one is needed: image files, .tar shards, "
         ".parquet or .arrow files",
         f"ls {spec if glob.has_magic(spec) else shlex.quote(spec)}  # images are known by suffix: .jpg, .png, .webp, …",

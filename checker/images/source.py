@@ -151,9 +151,9 @@ def open_images(images: str | Place | None, *, seed: int = 0, limit: int | None 
     limit: keep only the first so many.
     Hidden files, `@eaDir` and `__MACOSX` are ignored, suffixes compared without case, symlink loops entered
     once. Of a list or manifest the first entries.CHECKED_ROWS rows must name files that are there; a later
-    row says so when it is read. Raises UsageError (not found, unreadable or empty folder, bad manifest row,
-    no image in a tar, limit < 1), EnvironmentFaultError (Parquet or Arrow without pyarrow; the bundled photos are
-    missing), CannotAssessError (damaged tar, Parquet or npy). With a URL also UsageError (offline),
+    row says so when it is read. Raises UsageError (not found, unreadable folder, bad manifest row, no image in a tar,
+    limit < 1), EnvironmentFaultError (Parquet or Arrow without pyarrow; the bundled photos are
+    missing), CannotAssessError (no image; damaged tar, Parquet or npy). With a URL also UsageError (offline),
     EnvironmentFaultError (fsspec is missing, the store can't be reached).
     """
     if limit is not None and limit < 1:

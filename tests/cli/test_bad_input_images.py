@@ -31,12 +31,12 @@ def image_rows() -> list[Row]:
         ),
         row(
             "nope/*.jpg",
-            2,
+            3,
             f"nope/*.jpg: number of images is 0 among 0 files; {NEEDED}",
             f"ls nope/*.jpg{suffixes}",
         ),
-        row("texts", 2, f"texts: number of images is 0 among 3 files; {NEEDED}", f"ls texts{suffixes}"),
-        row("folder", 2, f"folder: number of images is 0 among 0 files; {NEEDED}", f"ls folder{suffixes}"),
+        row("texts", 3, f"texts: number of images is 0 among 3 files; {NEEDED}", f"ls texts{suffixes}"),
+        row("folder", 3, f"folder: number of images is 0 among 0 files; {NEEDED}", f"ls folder{suffixes}"),
         row("pipe", 2, f"pipe: image set is not a regular file or folder; it must be {KINDS}", "--images FOLDER"),
         row(
             "corrupt",

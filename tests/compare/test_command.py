@@ -13,7 +13,7 @@ from rich.console import Console
 from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.compare import terminal
 from robustcheck_onnx.checker.compare.judge import CompareReport
-from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
+from robustcheck_onnx.checker.errors import CannotAssessError
 from support.comparisons import Workshop, eight_bits, planted, rotation, run_compare
 
 
@@ -85,5 +85,5 @@ def test_bad_input(workshop: Workshop, capsys: pytest.CaptureFixture[str]) -> No
     with pytest.raises(CannotAssessError, match=r"broken\.onnx"):
         run_compare(b, broken, images=workshop.photos, device="cpu")
     (workshop.folder / "empty").mkdir()
-    with pytest.raises(UsageError, match="number of images is 0 among"):
+    with pytest.raises(CannotAssessError, match="number of images is 0 among"):
         run_compare(a, b, images=workshop.folder / "empty")

@@ -344,12 +344,12 @@ def test_an_empty_name_is_not_the_current_folder(tmp_path: Path, monkeypatch: py
 def test_missing_empty_mixed_and_unreadable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match=r"nowhere: image set is not readable \(No such file or directory\)"):
         open_images(tmp_path / "nowhere")
-    with pytest.raises(UsageError, match="number of images is 0 among 0 files"):
+    with pytest.raises(CannotAssessError, match="number of images is 0 among 0 files"):
         open_images(tmp_path)
-    with pytest.raises(UsageError, match="number of images is 0 among 0 files"):
+    with pytest.raises(CannotAssessError, match="number of images is 0 among 0 files"):
         open_images(f"{tmp_path}/*.png")
     fill(tmp_path, ["notes.md"])
-    with pytest.raises(UsageError, match="number of images is 0 among 1 files"):
+    with pytest.raises(CannotAssessError, match="number of images is 0 among 1 files"):
         open_images(tmp_path / "notes.md")
     with pytest.raises(UsageError, match="limit: number of images is 0; it must be at least 1"):
         open_images(tmp_path, limit=0)

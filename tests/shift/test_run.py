@@ -206,7 +206,7 @@ BAD: list[tuple[list[str], int, str]] = [
     (["model.onnx", "--shifted", "val"], 2, "--in is missing"),
     (["model.onnx", "--in", "val", "--shifted", "again"], 2, "again: image set is given twice"),
     (["model.onnx", "--in", "val", "--shifted", "copy"], 2, "copy: images are those of val"),
-    (["model.onnx", "--in", "val", "--shifted", "empty"], 2, "empty: number of images is 0 among"),
+    (["model.onnx", "--in", "val", "--shifted", "empty"], 3, "empty: number of images is 0 among"),
     (["model.onnx", "--in", "val", "--shifted", "gone"], 2, "gone: image set is not readable"),
     (["model.onnx", "--in", "val", "--shifted", "loose"], 2, "loose: image a.png has no label (1 of 1 have none)"),
     (["model.onnx", "--in", "manifest.csv", "--shifted", "blur"], 2, "manifest.csv: image val/3/a.png has no label"),
