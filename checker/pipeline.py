@@ -74,9 +74,9 @@ def check(
         model: path or URL (docs/remote.md) of the ONNX file; or the model itself, as `bytes` or `onnx.ModelProto`. Then
             no sidecar is looked for: its contract, or `preprocess`, must say what the pixels are.
         images: in-distribution photos: the path or URL of a set; or an iterable of paths, of PIL images, of uint8
-            arrays (height, width, 3), or of preprocessed float arrays (channel, height, width), of NumPy or any library
-            whose arrays NumPy can read. What is handed over so is measured in this process, and a note of the report
-            says so. None = the bundled photos.
+            arrays (height, width, RGB), or of preprocessed float arrays (channel, height, width), of NumPy or any
+            library whose arrays NumPy can read. What is handed over so is measured in this process, and a note of the
+            report says so. None = the bundled photos.
         thresholds: a profile, its file, or the name of a packaged one; None = the default profile.
         engine: local (this process) or ray (the extra `ray`).
         workers, ray_address: for ray, see `measure.run_jobs`.

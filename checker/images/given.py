@@ -13,7 +13,7 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageFile
 
 from robustcheck_onnx.checker.arrays import SupportsArray, as_array, is_array
 from robustcheck_onnx.checker.errors import UsageError
@@ -45,7 +45,7 @@ def open_given(images: Iterable[Given], *, seed: int = 0, limit: int | None = No
 
     Paths keep their names; pictures and arrays are "image 0", "image 1", … as they come. Nothing is decoded yet: the
     caller's images must stay as they are until the run ends. Of an iterator, which may use one buffer again and again,
-    each image is copied; all of them are held in memory.
+    arrays and frames are copied; all images are held until then.
 
     Args:
         images: all of one kind. An array of four dimensions is an iterable of images, too.
@@ -79,10 +79,23 @@ def _listed(images: Iterable[object]) -> tuple[Kind, Sequence[Taken]]:
         kind = its_kind
         if its_kind == "tensors" and items and _shape(item) != _shape(items[0]):
             raise UsageError(f"{name}: shape is {_shape(item)}, image 0's is {_shape(items[0])}; all must be the same")
-        items.append(item if isinstance(item, str) or not reused else item.copy())
+        items.append(_own(item) if reused else item)
     if kind is None:
         raise UsageError("images: number of images is 0; at least one is needed", "leave it out for the bundled photos")
     return kind, items
+
+
+def _own(item: Taken) -> Taken:
+    """A copy of what an iterator may change afterwards: an array, a picture in memory, a frame of several.
+
+    A photo that Pillow has opened and not read yet stays so: a copy would hold all of them decoded.
+    """
+    if isinstance(item, str) or (isinstance(item, ImageFile.ImageFile) and getattr(item, "n_frames", 1) == 1):
+        return item
+    try:
+        return item.copy()
+    except (OSError, SyntaxError, ValueError):  # damaged: it is skipped, with its reason, when it is read
+        return item
 
 
 def _shape(item: Taken) -> tuple[int, ...]:

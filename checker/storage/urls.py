@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from robustcheck_onnx.checker.errors import UsageError
+from robustcheck_onnx.checker.text import type_name
 
 OFFLINE: Final = "ROBUSTCHECK_OFFLINE"  # environment variable: any value but "" and 0 refuses URLs of other machines
 HUB_OFFLINE: Final = "HF_HUB_OFFLINE"  # the same of huggingface_hub, for hf:// alone
@@ -113,8 +114,10 @@ def _chained(text: str) -> UsageError:
 def local_path(text: str | Path, what: str) -> Path:
     """Take a path where a URL serves nothing; what: the word for it in the message.
 
-    Raises UsageError for a URL, also for one that a pathlib.Path left with one slash.
+    Raises UsageError for a URL, also for one that a pathlib.Path left with one slash; TypeError for what is no path.
     """
+    if not isinstance(text, (str, os.PathLike)):
+        raise TypeError(f"{what}: type is {type_name(text)}; here it must be the path of a file")
     match = _URL.fullmatch(str(text))
     if match is None or (len(match[2]) == 1 and os.path.lexists(text)):
         return Path(text)

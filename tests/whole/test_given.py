@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from PIL import Image
+from PIL import Image, ImageSequence
 
 import robustcheck_onnx as rc
 from robustcheck_onnx.checker.images import Picture, Skipped, Tensor, open_given, open_images
@@ -174,6 +174,20 @@ def test_a_buffer_that_is_used_again_is_copied() -> None:
     assert levels == {(level,) * 3 for level in range(4)}
 
 
+def test_frames_are_copied_and_damaged_photos_are_skipped(tmp_path: Path, lookup_pass: Place) -> None:
+    frames = [Image.new("RGB", (8, 8), (50 * index, 0, 0)) for index in range(4)]
+    frames[0].save(tmp_path / "film.png", save_all=True, append_images=frames[1:])
+    film = open_given(ImageSequence.Iterator(Image.open(tmp_path / "film.png")))
+    assert {item.image.getpixel((0, 0)) for item in film.items() if isinstance(item, Picture)} == {
+        (50 * index, 0, 0) for index in range(4)
+    }
+    whole = files(lookup_pass[1])[0].read_bytes()
+    (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (damaged,) = open_given(Image.open(path) for path in [tmp_path / "cut.png"]).items()
+    assert isinstance(damaged, Skipped)
+    assert damaged.reason.startswith("damaged: ")
+
+
 def test_pictures_are_turned_and_composited_as_files_are(tmp_path: Path) -> None:
     tall = Image.new("RGB", (8, 4), "red")
     exif = Image.Exif()
@@ -269,6 +283,9 @@ def test_compare_and_scan_take_them_too(lookup_pass: Place) -> None:
     report = rc.compare(model, model, images=pictures(photos))
     assert report.candidate.evidence.images.source == "80 images in memory"
     assert report.passed
+    for call in (rc.scan, rc.compare):
+        with pytest.raises(TypeError, match=r"^model: type is bytes; here it must be the path of a file$"):
+            call(b"x" * 1000)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="image 0: type is int"):
         rc.scan(model, images=[1])  # type: ignore[list-item]
 
