@@ -76,10 +76,11 @@ def run(resolved: Resolved, words: Sequence[str], invocation: Invocation, *, deb
         check_key(Path(settings.sign))
     for form, _ in destinations.shared:
         one_model(form, len(models))
-    mark_unfinished(destinations.shared, "" if several else models[0])
-    for model, own in destinations.own.items():
-        mark_unfinished(own, model)
     with check_sign.removed_on_error(signatures), _logging(settings, reads):
+        # the old signatures are gone by now: a kill leaves none beside a document that it is not about
+        mark_unfinished(destinations.shared, "" if several else models[0])
+        for model, own in destinations.own.items():
+            mark_unfinished(own, model)
         profile = load_profile(None if settings.thresholds is None else Path(settings.thresholds))
         if several:  # an image set that can't be opened is the call's fault, not each model's
             open_images(settings.images, seed=settings.seed, limit=settings.max_images)
@@ -121,7 +122,7 @@ def _check(resolved: Resolved, model: str, profile: Profile) -> Report:
             engine=settings.engine,
             workers=settings.workers,
             ray_address=settings.ray_address,
-            cache=not settings.no_cache,
+            cache=not settings.no_cache and settings.sign is None,  # what is signed was measured here and now
             detectors=settings.detector,
             progress=progress,
             **settings.options.given,

@@ -243,9 +243,12 @@ def file_digest(path: Path) -> str:
 
 
 def stamp(path: Path) -> tuple[int, ...]:
-    """Give numbers of which one differs once a file was written, or another was put in its place. Raises OSError."""
+    """Give numbers of which one differs once a file was written, or another was put in its place. Raises OSError.
+
+    The time of the last change of the file's status is among them: unlike that of its content, nobody can set it back.
+    """
     status = path.stat()
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def refuse_changed(model: Path, external: Iterable[ExternalFile]) -> None:

@@ -12,7 +12,7 @@ from robustcheck_onnx.checker.evidence import Evidence
 from robustcheck_onnx.checker.measure import Job, Progress, job_progress, measure_all
 from robustcheck_onnx.checker.model import PRESETS
 from robustcheck_onnx.checker.report import Report, ruling
-from robustcheck_onnx.checker.verdict import SAME_NUMBERS, judge
+from robustcheck_onnx.checker.verdict import SAME_NUMBERS, execution_notes, judge
 from robustcheck_onnx.thresholds.profile import STATISTICS
 
 SAME_ENVIRONMENT = 1e-4
@@ -93,6 +93,7 @@ def disagreements(first: Report, second: Report, tolerance: float) -> tuple[str,
         differences.append(f"verdict {ruling(first.verdict)} against {ruling(second.verdict)}")
     a, b = _exact(first.evidence), _exact(second.evidence)
     differences += [f"{name} {a[name]} against {b[name]}" for name in a if a[name] != b[name]]
+    differences += _said_otherwise(first, second)
     numbers, others = _numbers(first), _numbers(second)
     for name, (value, scale) in numbers.items():
         other = others[name][0]
@@ -103,6 +104,20 @@ def disagreements(first: Report, second: Report, tolerance: float) -> tuple[str,
         if not same:
             differences.append(f"{name} {value} against {other}")
     return tuple(differences)
+
+
+def _said_otherwise(first: Report, second: Report) -> list[str]:
+    """What the first report does not say, or says otherwise, beside its numbers; of one version alone: words change.
+
+    A note on the machine is about the machine.
+    """
+    if first.tool_version != second.tool_version:
+        return []
+    parts = ("claim", "published", "reference")
+    changed = [f"{part} is not what a check writes" for part in parts if getattr(first, part) != getattr(second, part)]
+    about_machine = execution_notes(second.evidence.execution)
+    lost = [note for note in second.notes if note not in first.notes and note not in about_machine]
+    return changed + [f"a note is missing ({note})" for note in lost]
 
 
 def _exact(evidence: Evidence) -> dict[str, object]:

@@ -51,7 +51,7 @@ def completed(line: str, folder: Path) -> list[str]:
         ("robustcheck explain exit", ["exit-codes"]),
         ("robustcheck check model.onnx -o j", ["json", "junit"]),
         ("robustcheck model.onnx -o op", ["openmetrics"]),
-        ("robustcheck compare a.onnx b.onnx -o ", ["terminal", "json", "junit", "markdown", "sarif"]),
+        ("robustcheck compare a.onnx b.onnx -o ", ["terminal", "json", "junit", "markdown", "sarif", "html"]),
         ("robustcheck scan model.onnx -o t", ["terminal"]),
         ("robustcheck model.on", []),  # then bash completes names of files
     ],

@@ -16,6 +16,7 @@ from robustcheck_onnx.checker import measure
 from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.measure import cache
+from robustcheck_onnx.checker.model.external import stamp
 from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.checker.runtime.runner import Runner
 from support import lookup
@@ -105,3 +106,13 @@ def test_every_run_of_a_model_looks(place: Path) -> None:
         runner.represent(pixels)
     again = Runner(open_model(place / "model.onnx"), "cpu").represent(pixels)[0]
     assert not np.array_equal(again, before)
+
+
+def test_a_stamp_tells_other_bytes_though_their_time_was_set_back(tmp_path: Path) -> None:
+    path = tmp_path / "weights.bin"
+    path.write_bytes(b"one")
+    before, status = stamp(path), path.stat()
+    path.write_bytes(b"two")
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert path.stat().st_mtime_ns == status.st_mtime_ns
+    assert stamp(path) != before

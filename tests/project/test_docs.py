@@ -34,6 +34,8 @@ def test_links_lead_somewhere() -> None:
 
 def script(name: str) -> Any:
     """A script of docs/ as a module."""
+    if str(ROOT / "docs") not in sys.path:
+        sys.path.append(str(ROOT / "docs"))  # scripts there import each other
     spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None

@@ -79,7 +79,7 @@ def test_a_signed_pass_verifies(here: Path, capsys: pytest.CaptureFixture[str]) 
 def test_it_is_what_the_verb_sign_would_sign(here: Path) -> None:
     assert check("pass.onnx", "-o", "json=report.json", "--sign", "key.pem", "-qq") == 0
     ours = document("report.sigstore.json")["dsseEnvelope"]["payload"]
-    assert cli.main(["sign", "report.json", "pass.onnx", "--key", "key.pem", "--no-rerun", "-qq"]) == 0
+    assert cli.main(["sign", "report.json", "pass.onnx", "--key", "key.pem", "--images", "photos", "-qq"]) == 0
     again = document("report.sigstore.json")["dsseEnvelope"]["payload"]
     assert json.loads(base64.b64decode(ours)) == json.loads(base64.b64decode(again))
 
@@ -318,3 +318,21 @@ def test_as_a_setting_in_a_file_and_in_the_environment(here: Path) -> None:
     (here / "other.sigstore.json").unlink()
     assert subprocess.run([*words, "--isolated"], cwd="sub", check=False, env=environment).returncode == 0
     assert not (here / "other.sigstore.json").exists()
+
+
+def test_what_is_signed_was_measured_in_this_run(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever can write to the cache could otherwise have a verdict signed."""
+    monkeypatch.delenv("ROBUSTCHECK_NO_CACHE", raising=False)
+    monkeypatch.setenv("ROBUSTCHECK_CACHE_DIR", str(here / "cache"))
+    for _ in range(2):
+        assert check("pass.onnx", "-o", "json=report.json", "-qq") == 0
+    assert document("report.json")["time"]["cached"] is not None
+    assert check("pass.onnx", "-o", "json=report.json", "--sign", "key.pem", "-qq") == 0
+    assert document("report.json")["time"]["cached"] is None
+
+
+def test_a_report_that_is_not_measured_again_is_not_signed(here: Path) -> None:
+    assert check("pass.onnx", "-o", "json=report.json", "-qq") == 0
+    assert cli.main(["sign", "report.json", "pass.onnx", "--key", "key.pem", "-qq"]) == 1
+    assert cli.main(["sign", "report.json", "pass.onnx", "--key", "key.pem", "--no-rerun", "-qq"]) == 2
+    assert not (here / "report.sigstore.json").exists()

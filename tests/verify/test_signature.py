@@ -57,6 +57,7 @@ def write_keys(
 @pytest.fixture
 def place(tmp_path: Path, lookup_pass: tuple[Path, Path], passed: Report) -> Path:
     shutil.copy(lookup_pass[0], tmp_path / "model.onnx")
+    (tmp_path / "photos").symlink_to(lookup_pass[1])
     (tmp_path / "report.json").write_text(to_json(passed), encoding="utf-8")
     write_keys(tmp_path)
     return tmp_path
@@ -64,7 +65,7 @@ def place(tmp_path: Path, lookup_pass: tuple[Path, Path], passed: Report) -> Pat
 
 def sign(place: Path, *more: str) -> int:
     files = [str(place / "report.json"), str(place / "model.onnx"), "--key", str(place / "key.pem")]
-    return cli.main(["sign", *files, "-qq", "--no-rerun", *more])
+    return cli.main(["sign", *files, "--images", str(place / "photos"), "-qq", *more])
 
 
 def verify(place: Path, *more: str, key: str = "key.pub") -> int:
@@ -207,7 +208,7 @@ def test_what_does_not_hold_is_not_signed(place: Path) -> None:
 
 
 def test_a_warn_is_signed_as_one(place: Path) -> None:
-    report = check(place / "model.onnx", preprocess="clip", max_images=3)
+    report = check(place / "model.onnx", images=place / "photos", preprocess="clip", max_images=3)
     (place / "report.json").write_text(to_json(report), encoding="utf-8")
     assert report.verdict.verdict == "WARN"
     assert sign(place) == 1
@@ -271,7 +272,7 @@ def test_without_the_extra(place: Path, package: str) -> None:
     for arguments, code in (
         (["verify", *files, "--no-rerun", "-qq"], 0),
         (["verify", *files, "--public-key", str(place / "key.pub"), "-qq"], 4),
-        (["sign", *files, "--key", str(place / "key.pem"), "-o", str(place / "new.json"), "-qq", "--no-rerun"], 4),
+        (["sign", *files, "--key", str(place / "key.pem"), "-o", str(place / "new.json"), "-qq"], 4),
     ):
         script = WITHOUT.format(package=package, arguments=arguments)
         done = subprocess.run([sys.executable, "-Pc", script], capture_output=True, text=True, check=False)
@@ -464,7 +465,7 @@ def test_nothing_of_the_extra_is_loaded_by_a_check_and_signing_opens_no_connecti
     for arguments, said in (
         (["check", files[1], "--images", str(lookup_pass[1]), "-qq"], "0"),
         (["verify", *files, "--no-rerun", "-qq"], "0"),
-        (["sign", *files, "--key", str(place / "key.pem"), "--no-rerun", "-qq"], f"0 {every}"),
+        (["sign", *files, "--key", str(place / "key.pem"), "--images", str(lookup_pass[1]), "-qq"], f"0 {every}"),
         (["verify", *files, "--public-key", str(place / "key.pub"), "-qq"], f"0 {every}"),
     ):
         script = OFFLINE.format(arguments=arguments)

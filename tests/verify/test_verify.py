@@ -427,3 +427,21 @@ def test_what_a_second_run_may_differ_by(passed: Report) -> None:
     (said,) = disagreements(passed, with_kurtosis(1 + 1.2e-4), 1e-4)
     assert said.startswith("kurtosis estimate")
     assert disagreements(passed, with_kurtosis(1 + 1.2e-4), 5e-3) == ()
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("notes", [], "a note is missing (Synthetic model"),
+        ("claim", "It is robust.", "claim is not what a check writes"),
+        ("reference", [], "reference is not what a check writes"),
+    ],
+)
+def test_a_second_run_finds_words_that_were_changed(
+    place: Path, capsys: pytest.CaptureFixture[str], field: str, value: Any, said: str
+) -> None:
+    """The word synthetic could be taken out of a report, with a digest that is right."""
+    forge(place, lambda document: document.update({field: value}))
+    code, status, document = verify(place, capsys, "--images", str(place / "photos"), "--rerun")
+    assert (code, status["rerun"]) == (3, "differs")
+    assert said in json.dumps(document["findings"])

@@ -304,7 +304,8 @@ def test_a_report_of_images_in_memory_is_never_measured_again(lookup_pass: Place
     alone = rc.verify(file, model)
     assert (alone.exit_code, alone.rule) == (
         1,
-        "the report alone vouches for its numbers; --public-key, or --no-rerun to rest on it",
+        "nothing but the report says that its numbers are right: check a signature (--public-key), or "
+        "rely on the report (--no-rerun)",
     )
     rested = rc.verify(file, model, rerun=False, today=date(2026, 1, 1))
     assert rested.exit_code == 0

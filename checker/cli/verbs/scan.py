@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Annotated
 
@@ -23,10 +24,18 @@ from ..options import (
     Seed,
     Tensor,
     Verbose,
+    completing,
     run_options,
 )
 from ..output import deliver, destinations_of, measuring
-from ..panels import MODEL
+from ..panels import MODEL, OUTPUT
+
+
+def _forms() -> Sequence[str]:
+    """The forms of `-o`, for a shell that completes them."""
+    from robustcheck_onnx.checker.scan import forms
+
+    return ("terminal", *forms.FORMS)
 
 
 def scan(
@@ -54,8 +63,10 @@ def scan(
         typer.Option(
             "--output",
             "-o",
-            help="terminal, json or html, each with =PATH to write a file.",
+            help="terminal, json or html; with =PATH into a file. May be given several times.",
             metavar="FORMAT[=PATH]",
+            autocompletion=completing(_forms),
+            rich_help_panel=OUTPUT,
         ),
     ] = None,
     quiet: Quiet = 0,

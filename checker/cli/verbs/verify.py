@@ -130,7 +130,6 @@ def sign(
         ),
     ] = None,
     images: ReportImages = None,
-    rerun: Rerun = None,
     thresholds: Thresholds = None,
     device: RerunDevice = None,
     detector: Detectors = None,
@@ -138,10 +137,11 @@ def sign(
     color: Color = "auto",
     debug: Debug = False,
 ) -> int:
-    """Verify a report, then sign its verdict with your key.
+    """Measure a report's numbers again, then sign its verdict.
 
     The signature is an in-toto statement, made offline (extra `sign`). A report that does not hold is not signed (exit
-    3), nor one that nothing but itself vouches for (exit 1). A WARN is signed as a WARN (exit 1).
+    3), nor one whose images were not measured again (exit 1): name them with --images. A WARN is signed as a WARN
+    (exit 1). `robustcheck check --sign KEY` signs what it measures itself.
     """
     from datetime import UTC, datetime
 
@@ -160,15 +160,15 @@ def sign(
             model,
             images=images,
             thresholds=thresholds,
-            rerun=rerun,
             device=device,
             detectors=detector or [],
             today=datetime.now(UTC).date(),
             progress=progress,
         )
     _show(result, [], color, quiet=quiet)
-    if result.exit_code == 3 or (result.exit_code == 1 and result.verdict == "PASS"):
-        return result.exit_code
+    measured = any(finding.check == "rerun" and finding.status == "agrees" for finding in result.findings)
+    if result.exit_code == 3 or not measured:
+        return max(result.exit_code, 1)
     about = report_about(report, model)
     content = signature.sign(signature.statement(about, digest), key)
     if file_digest(report) != digest:
