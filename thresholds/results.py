@@ -178,7 +178,7 @@ def _row(path: Path, number: int, line: str) -> Result:
         newer = isinstance(version, int) and version > SCHEMA_VERSION
         raise ResultsError(
             f"{where}: schema_version is {version!r}; this robustcheck reads {SCHEMA_VERSION}",
-            "pip install --upgrade robustcheck-onnx" if newer else "give a table that `robustcheck calibrate` wrote",
+            "git pull && pip install .  # in a clone" if newer else "give a table that `robustcheck calibrate` wrote",
         )
     try:
         result = Result.model_validate(raw)

@@ -155,7 +155,7 @@ def open_suite(spec: str | Path) -> Opened:
     if version != SCHEMA_VERSION:
         rule = f"this robustcheck reads {SCHEMA_VERSION}"
         newer = isinstance(version, int) and version > SCHEMA_VERSION
-        hint = "pip install --upgrade robustcheck-onnx" if newer else f"schema_version = {SCHEMA_VERSION}"
+        hint = "git pull && pip install .  # in a clone" if newer else f"schema_version = {SCHEMA_VERSION}"
         raise SuiteError(f"{path}: schema_version is {version!r}; {rule}", hint)
     try:
         suite = Suite.model_validate(raw)

@@ -117,7 +117,7 @@ def _refuse_missing(to_do: Sequence[Task], sizes: Mapping[str, Mapping[str, Any]
         raise EnvironmentFaultError(
             f"{len(missing)} of {count_text(len(to_do), 'model')} can't be planned: {packages} not installed, which "
             "would say how large they are",
-            "pip install 'robustcheck-onnx[export]'",
+            "pip install '.[export]'  # in a clone",
         )
 
 

@@ -190,7 +190,7 @@ def read(path: Path) -> Baseline:
     if raw.get("schema_version") != SCHEMA_VERSION:
         raise UsageError(
             f"{path}: schema_version is {raw.get('schema_version')!r}; this robustcheck reads {SCHEMA_VERSION}",
-            f"pip install --upgrade robustcheck-onnx, or write it anew: {AGAIN}",
+            f"{AGAIN}  # or a newer robustcheck: git pull && pip install . in its clone",
         )
     try:
         baseline = Baseline.model_validate_json(text)

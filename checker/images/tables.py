@@ -164,7 +164,7 @@ def _arrow(module: str, path: File) -> ModuleType:
     except ModuleNotFoundError as fault:
         raise EnvironmentFaultError(
             f"{path}: package pyarrow is not installed; Parquet and Arrow data sets need it",
-            "pip install 'robustcheck-onnx[data]'",
+            "pip install '.[data]'  # in a clone",
         ) from fault
     return cast(ModuleType, loaded)
 

@@ -223,7 +223,7 @@ def _client(tracking_uri: str | None) -> Iterator[MlflowClient]:
         except ImportError as fault:
             raise EnvironmentFaultError(
                 "mlflow: package is not installed; the extra `mlflow` brings it",
-                "pip install 'robustcheck-onnx[mlflow]'",
+                "pip install '.[mlflow]'  # in a clone",
             ) from fault
         try:
             yield MlflowClient(tracking_uri=server, registry_uri=server)

@@ -50,7 +50,8 @@ def import_ray(*, own_cluster: bool) -> ModuleType:
         import ray  # noqa: PLC0415 # an extra
     except ImportError as fault:
         raise EnvironmentFaultError(
-            f"ray: package is not importable ({fault}); --engine ray needs it", "pip install 'robustcheck-onnx[ray]'"
+            f"ray: package is not importable ({fault}); --engine ray needs it",
+            "pip install '.[ray]'  # in a clone",
         ) from fault
     module: ModuleType = ray
     return module
@@ -160,7 +161,7 @@ def greet(ray: ModuleType, actors: list[Any], stop: threading.Event) -> None:
         text = " ".join(str(fault).split())[-300:]
         raise EnvironmentFaultError(
             f"Ray: a worker can't be started ({text}); every node needs robustcheck-onnx",
-            "pip install 'robustcheck-onnx[ray]'",
+            "pip install '.[ray]'  # in a clone",
         ) from fault
     ours = version("robustcheck-onnx")
     if theirs != {ours}:

@@ -146,7 +146,7 @@ def parse_contract(metadata: Mapping[str, str], where: str) -> Contract | None:
     if isinstance(version, int) and version > SCHEMA_VERSION:
         raise CannotAssessError(
             f"{where}: contract has schema version {version}; this robustcheck reads up to {SCHEMA_VERSION}",
-            "upgrade with `pip install --upgrade robustcheck-onnx`",
+            "git pull && pip install .  # in a clone",
         )
     try:
         return Contract.model_validate_json(metadata[CONTRACT_KEY], strict=True)

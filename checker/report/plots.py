@@ -46,7 +46,8 @@ def figure(title: str, n_panels: int, rows: int = 1) -> tuple[Figure, list[Axes]
         from matplotlib import pyplot  # noqa: PLC0415 # an extra
     except ModuleNotFoundError as fault:
         raise EnvironmentFaultError(
-            "package matplotlib is not installed; a picture needs it", "pip install 'robustcheck-onnx[plot]'"
+            "package matplotlib is not installed; a picture needs it",
+            "pip install '.[plot]'  # in a clone",
         ) from fault
     made, axes = pyplot.subplots(
         rows, n_panels, figsize=(PANEL[0] * n_panels, PANEL[1] * rows), layout="constrained", squeeze=False

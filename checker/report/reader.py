@@ -40,7 +40,7 @@ def read(path: Path, *, whole: bool = False) -> list[tuple[Report, dict[str, Any
     if not isinstance(raw, dict) or raw.get("tool") != "robustcheck":
         raise UsageError(f"{path}: file is no report of robustcheck; `-o json=PATH` of a check writes one", AGAIN)
     if (stated := raw.get("schema_version")) != SCHEMA_VERSION:
-        hint = AGAIN if stated == 1 else "pip install --upgrade robustcheck-onnx"
+        hint = AGAIN if stated == 1 else "git pull && pip install .  # in a clone"
         raise UsageError(f"{path}: schema_version is {stated!r}; this robustcheck reads {SCHEMA_VERSION}", hint)
     several = raw.get("reports")
     parts = several if isinstance(several, list) else [raw]
@@ -121,7 +121,7 @@ def _report(path: Path, raw: Any) -> tuple[Report, dict[str, Any]]:
     if _release(theirs) > _release(ours):
         raise UsageError(
             f"{path}: tool_version is {theirs}; this is robustcheck {ours}, which can't know what a newer one means",
-            "pip install --upgrade robustcheck-onnx",
+            "git pull && pip install .  # in a clone",
         )
     try:
         report = Report.model_validate(raw)

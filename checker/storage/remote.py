@@ -261,7 +261,8 @@ def open_url(url: Url) -> RemoteFile:
         import fsspec  # noqa: PLC0415 # an extra, only where there is a URL
     except ModuleNotFoundError as fault:
         raise EnvironmentFaultError(
-            f"{url}: package fsspec is not installed; URLs need it", "pip install 'robustcheck-onnx[remote]'"
+            f"{url}: package fsspec is not installed; URLs need it",
+            "pip install '.[remote]'  # in a clone",
         ) from fault
     options: dict[str, Any] = {}
     try:

@@ -194,7 +194,7 @@ def remove_verdict(bundle: Path) -> None:
 
 
 def _need_extra() -> None:
-    hint = "pip install 'robustcheck-onnx[sign]'"
+    hint = "pip install '.[sign]'  # in a clone"
     try:
         import cryptography.hazmat.primitives.asymmetric.ec  # noqa: F401, PLC0415
         import model_signing  # noqa: F401, PLC0415

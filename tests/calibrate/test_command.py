@@ -235,7 +235,7 @@ def test_without_the_libraries_a_plan_is_one_error_with_a_count(
         r"which would say how large they are",
         message,
     )
-    assert hint == "hint: pip install 'robustcheck-onnx[export]'"
+    assert hint == "hint: pip install '.[export]'  # in a clone"
 
 
 @pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="Ray needs /dev/shm")

@@ -159,6 +159,6 @@ def test_a_missing_extra_is_the_environment(world: Path, tmp_path: Path, package
         done,
         4,
         f"{source}: package {package} is not importable (No module named {package}); exporting needs it",
-        "pip install 'robustcheck-onnx[export]'",
+        "pip install '.[export]'  # in a clone",
     )
     assert done.stdout == ""

@@ -194,7 +194,7 @@ def model_rows() -> list[Row]:
             "c_newer.onnx",
             3,
             "c_newer.onnx: contract has schema version 2; this robustcheck reads up to 1",
-            "upgrade with `pip install --upgrade robustcheck-onnx`",
+            "git pull && pip install .  # in a clone",
         ),
         Row("c_less.onnx", 3, "c_less.onnx: contract breaks schema 1 (preprocessing: Field required)", EXPORT_AGAIN),
         Row(

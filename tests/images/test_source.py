@@ -262,7 +262,7 @@ def test_data_sets_without_pyarrow_name_the_extra(tmp_path: Path, monkeypatch: p
         monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(EnvironmentFaultError, match="package pyarrow is not installed") as caught:
         open_images(tmp_path / "t.parquet")
-    assert caught.value.hint == "pip install 'robustcheck-onnx[data]'"
+    assert caught.value.hint == "pip install '.[data]'  # in a clone"
 
 
 def test_bad_parquet(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ SIZE_PX = 16  # small, since decoding and describing photos is not what is teste
 
 needs_ray = pytest.mark.skipif(
     importlib.util.find_spec("ray") is None or (sys.platform == "linux" and not Path("/dev/shm").is_dir()),
-    reason="Ray is not installed (pip install 'robustcheck-onnx[ray]'), or there is no /dev/shm for its object store",
+    reason="Ray is not installed (pip install '.[ray]' in a clone), or there is no /dev/shm for its object store",
 )
 
 
@@ -244,7 +244,7 @@ def test_without_ray_the_extra_is_named(model: Callable[[str], Path], photos: Pa
     assert done.stdout == ""
     assert done.stderr.splitlines() == [
         "error: ray: package is not importable (No module named 'ray'); --engine ray needs it",
-        "hint: pip install 'robustcheck-onnx[ray]'",
+        "hint: pip install '.[ray]'  # in a clone",
     ]
     local = subprocess.run([*command, "local", "-qq"], capture_output=True, text=True, check=False)
     assert local.returncode in {0, 1}, local.stderr

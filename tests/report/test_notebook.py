@@ -216,7 +216,7 @@ def test_without_the_libraries_there_is_a_hint(monkeypatch: pytest.MonkeyPatch) 
         reports.passing().to_frame()
     with pytest.raises(rc.EnvironmentFaultError, match=r"^package matplotlib is not installed; a picture") as caught:
         reports.passing().plot()
-    assert caught.value.hint == "pip install 'robustcheck-onnx[plot]'"
+    assert caught.value.hint == "pip install '.[plot]'  # in a clone"
 
 
 def test_a_check_loads_neither(lookup_pass: tuple[Path, Path]) -> None:

@@ -172,7 +172,7 @@ def test_without_the_extra_nothing_is_measured(
     never_measured(monkeypatch)
     monkeypatch.setitem(sys.modules, "model_signing", None)
     assert check("pass.onnx", "-o", "json=report.json", "--sign", "key.pem") == 4
-    assert "pip install 'robustcheck-onnx[sign]'" in capsys.readouterr().err
+    assert "pip install '.[sign]'  # in a clone" in capsys.readouterr().err
     assert document("report.json")["error"]["exit_code"] == 4
 
 
