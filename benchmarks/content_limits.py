@@ -287,6 +287,7 @@ def main(embeddings: Path) -> None:
         n_students=len(students.PLANS),
         n_untaught=len(untaught),
         n_untaught_passed=sum(line.passed for line in untaught),
+        passed_r2=f"{min((line.r2 for line in untaught if line.passed), default=1):.2f}",
         n_ridge=len(aligned),
         n_ridge_clear=len(ridge),
         n_ridge_stopped=len(stopped),
@@ -313,12 +314,12 @@ varied photos have an effective rank below {rank}, or a relative variance below 
 regressions keep their directions, and vary little.
 
 **What it finds, and what it does not.** It finds models that learned *little* of the vectors, not those that learned
-*the wrong thing*. Of {n_untaught} checks of students with random pairs {n_untaught_passed} passed, all of students that
-had learned their training photos by heart (R² above 0.8): on photos never seen they vary like a real encoder, and their
-vectors are worse than the mean. So do students with true pairs that learned only their training photos (planted, 400
-steps: a lower cosine than the mean's). Nothing that looks at one model's outputs alone tells these from a taught one.
-It costs something, too: the best-taught students of the linear teacher are WARN, since they vary in fewer directions
-than their teacher. What no check of outlier features replaces: measure the accuracy of the model on its own task first.
+*the wrong thing*. Of {n_untaught} checks of students with random pairs {n_untaught_passed} passed (R² {passed_r2} and
+more on their training photos): on photos never seen they vary like a real encoder, and their vectors are worse than the
+mean. So do students with true pairs that learned only their training photos. Nothing that looks at one model's outputs
+alone tells these from a taught one. It costs something, too: the best-taught students of the linear teacher are WARN,
+since they vary in fewer directions than their teacher. What no check of outlier features replaces: measure the accuracy
+of the model on its own task first.
 
 ## Students
 {n_students} networks of less than 1 M parameters (64 px; benchmarks/students.py), ViT and CNN, exported by

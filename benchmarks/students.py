@@ -31,9 +31,6 @@ from support.lookup import skimage_photos
 
 ROOT = Path(__file__).parent.parent
 BUILD = ROOT / "build" / "students"
-STAMPS = Path("/usr/share/tuxpaint/stamps")  # Debian's tuxpaint-stamps-default; used where it is installed
-VECTORS = 300  # in each of `CLIP_SETS`
-MAX_STAMPS = 200
 VIEWS = 8  # random crops of each training photo
 SIZE_PX, WIDTH = 64, 512
 BATCH, RATE = 32, 1e-3
@@ -142,14 +139,9 @@ class CNN(nn.Module):
 
 
 def split() -> tuple[list[Path], list[Path]]:
-    """Training photos and held-out ones, `VECTORS` in all: the bundled photos in turn; scikit-image's and stamps train.
-
-    More stamps may be installed than there are vectors in a published set.
-    """
+    """Training photos and held-out ones: the bundled photos in turn; scikit-image's only train."""
     bundled = sorted((ROOT / "checker" / "photos").glob("*.jpg"))
-    stamps = sorted(STAMPS.rglob("*.png"))[:MAX_STAMPS] if STAMPS.is_dir() else []
-    held_out = bundled[1::2]
-    return (bundled[::2] + skimage_photos() + stamps)[: VECTORS - len(held_out)], held_out
+    return bundled[::2] + skimage_photos(), bundled[1::2]
 
 
 def crops(photos: list[Path], rng: np.random.Generator) -> list[Image.Image]:
