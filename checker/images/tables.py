@@ -25,7 +25,7 @@ IMAGE_COLUMNS: Final = (
     "webp",
     "bytes",
 )  # usual names, in order
-_DAMAGE = (OSError, ValueError, LookupError, TypeError, NotImplementedError)  # what pyarrow raises on a damaged file
+_DAMAGE: Final = (OSError, ValueError, LookupError, TypeError, NotImplementedError)  # pyarrow, of a damaged file
 WINDOW: Final = 256  # rows of a Parquet file fetched and held together: about 25 MB of 100 kB photos
 
 
