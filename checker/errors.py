@@ -6,13 +6,17 @@ usage", "could not assess" and "environment" are never confused with a verdict (
 
 from __future__ import annotations
 
+import errno
 from typing import ClassVar
+
+SCARCE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EMFILE, errno.ENFILE, errno.EACCES, errno.EROFS)
+"""Errors of the operating system that are no fault of the call: disk, quota or file table full, no rights."""
 
 EXIT_CODES = {
     0: "PASS: the indication is present",
     1: "WARN: absent or not established; the report says why",
     2: "usage: an argument or a configuration file is wrong",
-    3: "could not assess: no readable model, no usable image, no finite representation",
+    3: "could not assess: no readable model, no usable image, no finite representation, or it took too long",
     4: "environment: an execution provider, memory, disk space or an extra is missing",
     70: "internal error: please report it",
     130: "interrupted (SIGINT)",
@@ -53,3 +57,29 @@ class EnvironmentFaultError(RobustcheckError):
     """What was asked for is not there: an execution provider, memory, disk space, an extra (exit 4)."""
 
     exit_code = 4
+
+
+def as_error(fault: BaseException) -> RobustcheckError:
+    """Whatever was raised, as an error that can be reported: exit code 4 for what the machine lacks, else 70."""
+    if isinstance(fault, RobustcheckError):
+        return fault
+    if isinstance(fault, MemoryError) or (isinstance(fault, OSError) and fault.errno == errno.ENOMEM):
+        return EnvironmentFaultError("memory: the process ran out of it; model and batch must fit", "free -h")
+    if isinstance(fault, RuntimeError) and str(fault) == "can't start new thread":  # CPython has no class for it
+        return EnvironmentFaultError(
+            "threads: no more can be started; memory and the number of processes must allow some", "ulimit -v -u"
+        )
+    if isinstance(fault, ImportError):
+        name = fault.name or "a package"
+        return EnvironmentFaultError(
+            f"{name}: package is not importable ({fault}); the installation must be whole", "pip check"
+        )
+    if isinstance(fault, OSError) and fault.errno == errno.EBADF:
+        return EnvironmentFaultError(
+            "stdout is closed; a report must have somewhere to go", "robustcheck model.onnx -o json=report.json -q"
+        )
+    if isinstance(fault, OSError) and fault.errno in SCARCE:
+        where, rule = fault.filename or "stdout", "space, quota, open files and rights must suffice"
+        return EnvironmentFaultError(f"{where}: system says {fault.strerror}; {rule}", "df -h; ulimit -a")
+    text = " ".join(f"{type(fault).__name__}: {fault}".split())[:300]
+    return RobustcheckError(f"internal error: {text}", "run again with --debug and report the traceback")

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Unpack
 
-from robustcheck_onnx.checker import measure
+from onnx import ModelProto
+
+from robustcheck_onnx.checker import isolated, isolation, measure
 from robustcheck_onnx.checker.errors import RobustcheckError, UsageError
 from robustcheck_onnx.checker.evidence import Evidence, RunOptions, Statistics
 from robustcheck_onnx.checker.images import Images, ImageSource, Skipped, open_images, parse_image_set
+from robustcheck_onnx.checker.isolation import LOG, NO_LIMITS, Limits
 from robustcheck_onnx.checker.measure import Job, Measurement, Prepared, Progress
 from robustcheck_onnx.checker.measure import cache as records
 from robustcheck_onnx.checker.measure import detectors as plugins
@@ -30,15 +32,11 @@ from robustcheck_onnx.checker.model import (
 from robustcheck_onnx.checker.report import CLAIM, Binding, Clock, Placed, Report, Settings, Time, sealed
 from robustcheck_onnx.checker.statistics import is_look
 from robustcheck_onnx.checker.statistics import state as sums
-from robustcheck_onnx.checker.storage import redact
-from robustcheck_onnx.checker.verdict import NAMES, decided, judge, memory_note, notes_of
-from robustcheck_onnx.thresholds import profile as profiles
+from robustcheck_onnx.checker.storage import Place, Url, as_typed, redact
+from robustcheck_onnx.checker.verdict import NAMES, decided, judge, load_profile, memory_note, notes_of
 from robustcheck_onnx.thresholds.profile import Profile
 from robustcheck_onnx.thresholds.published import Context, context_for
 from robustcheck_onnx.thresholds.reference import references
-
-LOG = logging.getLogger("robustcheck")
-LOG.addHandler(logging.NullHandler())
 
 
 class CheckOptions(RunOptions, total=False):
@@ -50,6 +48,8 @@ class CheckOptions(RunOptions, total=False):
     ray_address: str | None
     cache: bool
     detectors: Sequence[str]
+    isolate: bool
+    limits: Limits
 
 
 def check(
@@ -62,6 +62,8 @@ def check(
     ray_address: str | None = None,
     cache: bool = False,
     detectors: Sequence[str] = (),
+    isolate: bool = True,
+    limits: Limits = NO_LIMITS,
     progress: Callable[[Progress], None] | None = None,
     **options: Unpack[RunOptions],
 ) -> Report:
@@ -83,6 +85,9 @@ def check(
         cache: take the evidence of an earlier run if nothing has changed since, and keep this run's
             (`measure/cache.py`); only the local engine does, only of files, and only without detectors.
         detectors: names of installed plug-ins to run beside (`measure/detectors.py`), with the local engine only.
+        isolate: read model and images in a child process, so that no file can end this one, whatever it holds
+            (docs/decisions/wall.md). False, and images that are handed over: in this process.
+        limits: what the child may take.
         progress: called when a stage begins and after every batch; by ray after every shard, without an interval.
         options: what else moves the numbers: tensor, pool, preprocess, device, seed, max_images, max_bad, batch_size
             (see `evidence.Options`).
@@ -101,12 +106,29 @@ def check(
         raise UsageError(f"--detector is {detectors[0]}; detectors need the local engine", "--engine local")
     if engine == "local" and workers is not None:
         raise UsageError(f"--workers is {workers}; one process checks one model, unless with Ray", "--engine ray")
-    loaded = plugins.load(detectors)
+    place = parse_model(model)
     if given is None:
         parse_image_set(run.images)  # what is refused offline is refused before anything is opened
     elif on_ray:
         raise UsageError(f"images are {given.named}; with Ray every worker must find them", "name a folder or a list")
-    with on_this_machine(parse_model(model), preprocess=run.preprocess) as here:
+    if isolate and isolated.is_possible(given, run.images, as_typed(place) if isinstance(place, Url) else None):
+        with isolation.Wall(limits) as wall, _as_file(place) as (name, from_memory):
+            return isolated.check(
+                wall,
+                name,
+                from_memory=from_memory,
+                profile=profile,
+                options=run.given,
+                engine=engine,
+                workers=workers,
+                ray_address=ray_address,
+                cache=cache,
+                detectors=detectors,
+                progress=progress,
+            )
+    limits.refuse_here()
+    loaded = plugins.load(detectors)
+    with on_this_machine(place, preprocess=run.preprocess) as here:
         job = Job(here.path, run)
         if on_ray:
             if here.fetched:
@@ -138,6 +160,16 @@ def check(
         binding=Binding(settings=Settings(**dict(shown), engine=engine, workers=workers), versions=measure.versions()),
     )
     return sealed(report)
+
+
+@contextlib.contextmanager
+def _as_file(model: Place | bytes | ModelProto) -> Iterator[tuple[str, str]]:
+    """The model's name for a child, and what it was in memory: a file has it then."""
+    if isinstance(model, Path | Url):
+        yield as_typed(model), ""
+        return
+    with on_this_machine(model) as here:
+        yield str(here.path), here.name.strip("<>")
 
 
 def _measured_or_cached(
@@ -272,26 +304,6 @@ def _closest(statistics: Statistics, profile: Profile) -> str:
                 (gap, f"{NAMES[name]} {interval.low:.3g}–{interval.high:.3g} against {str(limits).removeprefix('> ')}")
             )
     return min(gaps)[1] if gaps else ""
-
-
-def load_profile(thresholds: str | Path | Profile | None) -> Profile:
-    """The profile that `thresholds` of `check` means. Raises UsageError for one without its seal."""
-    if isinstance(thresholds, Profile):
-        if thresholds.digest != profiles.digest_of(thresholds):  # reports and the cache know a profile by its digest
-            raise UsageError(
-                f"profile {thresholds.id}: digest does not match the content; a changed profile must be sealed",
-                "robustcheck profiles seal FILE --id NAME -o OUT",
-            )
-        return thresholds
-    try:
-        return profiles.load(thresholds)
-    except profiles.ProfileError as fault:
-        raise UsageError(str(fault), "leave out --thresholds for the default profile") from fault
-    except RecursionError as fault:
-        raise UsageError(
-            f"{thresholds}: threshold profile is nested too deeply; it must be a sealed profile",
-            "leave out --thresholds for the default profile",
-        ) from fault
 
 
 def _published(contract: Contract | None) -> Context | None:

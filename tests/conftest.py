@@ -15,8 +15,12 @@ import numpy as np
 import pytest
 
 pytest.register_assert_rewrite("support")  # before its import: a failed assert there shows its values too
+from robustcheck_onnx.checker import isolation  # noqa: E402
 from support import PHOTOS, lookup, mini_suite  # noqa: E402
+from support.no_wall import NoWall  # noqa: E402
 from support.warm_command import WarmCommand  # noqa: E402
+
+REAL_WALL = isolation.Wall
 
 if TYPE_CHECKING:
     from robustcheck_onnx.checker.model.open import ModelFile
@@ -33,6 +37,23 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     counted = Counter(str(report.longrepr[2]).removeprefix("Skipped: ") for report in skipped)
     for reason, n in counted.most_common():
         terminalreporter.line(f"{n} skipped: {reason}")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_wall() -> Iterator[None]:
+    """Read models in this process: a child for each of thousands of checks takes long, and no test could look into it.
+
+    The fixture `wall` puts the child process back; so does every test that types the command in a process of its own.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(isolation, "Wall", NoWall)
+        yield
+
+
+@pytest.fixture
+def wall(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read models in a child process, as users do."""
+    monkeypatch.setattr(isolation, "Wall", REAL_WALL)
 
 
 @pytest.fixture(scope="session")

@@ -76,7 +76,7 @@ app.verb(
         "robustcheck check models/ --images photos/ -o terminal -o 'html={model}.html'",
     ),
     codes=VERDICT_CODES,
-)(importing_native(check.check))
+)(check.check)
 app.verb(
     panel=GATE,
     examples=(

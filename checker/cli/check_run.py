@@ -21,6 +21,7 @@ from .progress import progress_line
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from robustcheck_onnx.checker.isolation import Wall
     from robustcheck_onnx.checker.report import FormOptions, Outcome, Report
     from robustcheck_onnx.checker.storage import Place
     from robustcheck_onnx.thresholds.profile import Profile
@@ -43,13 +44,14 @@ class Destinations:
         return [*self.shared, *(each for some in self.own.values() for each in some)]
 
 
-def run(resolved: Resolved, words: Sequence[str], invocation: Invocation, *, debug: bool) -> int:
+def run(resolved: Resolved, words: Sequence[str], invocation: Invocation, wall: Wall, *, debug: bool) -> int:
     """Check the models that the words name and deliver the reports; the exit code of the worst.
 
     Of one model, an error ends the run. Of several, a model that can't be assessed gets its error on stderr and counts,
     and the next one is checked; only what is wrong with the call itself ends the run, before anything is measured.
 
     invocation: is told where documents go, since the settings may come from a file, and each model may have its own.
+    wall: has the child processes that read models and images.
     """
     from .models import check_all, expand, stem, worst
 
@@ -60,19 +62,21 @@ def run(resolved: Resolved, words: Sequence[str], invocation: Invocation, *, deb
     invocation.documents = documents_of(settings.output, [stem(model) for model in models])
 
     # only now: these imports take long, and a signal may end them
-    from robustcheck_onnx.checker.images import open_images
-    from robustcheck_onnx.checker.pipeline import load_profile
+    from robustcheck_onnx.checker import isolated
     from robustcheck_onnx.checker.report import Failed, one_model
     from robustcheck_onnx.checker.storage import redact
-    from robustcheck_onnx.checker.verify import check_key
+    from robustcheck_onnx.checker.verdict import load_profile
 
     from . import check_sign, ending
 
+    wall.limits = settings.limits
     several = len(models) > 1
     reads = _files_read(resolved, models)
     destinations = _destinations(settings, models, reads)
     signatures = check_sign.planned(settings.sign, destinations.shared, destinations.own, reads)
     if settings.sign is not None:
+        from robustcheck_onnx.checker.verify import check_key
+
         check_key(Path(settings.sign))
     for form, _ in destinations.shared:
         one_model(form, len(models))
@@ -83,7 +87,7 @@ def run(resolved: Resolved, words: Sequence[str], invocation: Invocation, *, deb
             mark_unfinished(own, model)
         profile = load_profile(None if settings.thresholds is None else Path(settings.thresholds))
         if several:  # an image set that can't be opened is the call's fault, not each model's
-            open_images(settings.images, seed=settings.seed, limit=settings.max_images)
+            isolated.open_images(wall, settings.images, seed=settings.seed, limit=settings.max_images)
 
         def failed(model: str, fault: Exception) -> Failed:
             if debug:
@@ -93,39 +97,43 @@ def run(resolved: Resolved, words: Sequence[str], invocation: Invocation, *, deb
             ending.say(message, hint)
             return Failed(model=redact(model), message=message, hint=hint, exit_code=code)
 
+        in_html = any(form == "html" for form, _ in destinations.all())
+
         def check(model: str) -> Report:
-            return _check(resolved, model, profile)
+            return _check(resolved, model, profile, wall, is_last=model == models[-1] and not in_html)
 
         outcomes = check_all(models, check, failed) if several else [check(models[0])]
         if settings.no_time:
             outcomes = [o if isinstance(o, Failed) else o.model_copy(update={"time": None}) for o in outcomes]
-        _deliver(settings, models, outcomes, destinations, signatures)
+        _deliver(settings, models, outcomes, destinations, signatures, wall)
         ending.announce(outcomes, destinations.shared, enabled=not settings.no_ci)
     return worst(outcomes)
 
 
-def _check(resolved: Resolved, model: str, profile: Profile) -> Report:
+def _check(resolved: Resolved, model: str, profile: Profile, wall: Wall, *, is_last: bool) -> Report:
     """Check one model and let the gate decide on its exit code."""
     from datetime import UTC, datetime
 
-    from robustcheck_onnx.checker import pipeline
-    from robustcheck_onnx.checker.pipeline import LOG
+    from robustcheck_onnx.checker import isolated
+    from robustcheck_onnx.checker.isolation import LOG
     from robustcheck_onnx.checker.report import sealed
     from robustcheck_onnx.checker.storage import redact
     from robustcheck_onnx.checker.verdict import gate
 
     settings = resolved.settings
     with progress_line(settings.quiet, redact(model)) as progress:
-        result = pipeline.check(
+        result = isolated.check(
+            wall,
             model,
-            thresholds=profile,
+            profile=profile,
             engine=settings.engine,
             workers=settings.workers,
             ray_address=settings.ray_address,
             cache=not settings.no_cache and settings.sign is None,  # what is signed was measured here and now
             detectors=settings.detector,
+            options=settings.options.given,
+            is_last=is_last,
             progress=progress,
-            **settings.options.given,
         )
     decision = gate.decide(
         result.verdict,
@@ -180,6 +188,7 @@ def _deliver(
     outcomes: Sequence[Outcome],
     destinations: Destinations,
     signatures: Sequence[Signature],
+    wall: Wall,
 ) -> None:
     """Write every report and signature; all at the end, so that a run that ends early leaves no part of them."""
     from rich.console import Group
@@ -191,7 +200,7 @@ def _deliver(
     from . import check_sign
     from .models import worst
 
-    options = _form_options(settings, outcomes, [form for form, _ in destinations.all()])
+    options = _form_options(settings, outcomes, [form for form, _ in destinations.all()], wall)
     bundles = check_sign.signed(settings.sign, signatures, dict(zip(models, outcomes, strict=True)), options)
     for model, outcome in zip(models, outcomes, strict=True):
         for form, path in destinations.own[model]:
@@ -238,16 +247,15 @@ def _full(outcome: Outcome, settings: Settings, ascii_only: bool = False) -> Ren
     return terminal.render(outcome, ascii_only=ascii_only, verbose=settings.verbose > 0)
 
 
-def _form_options(settings: Settings, outcomes: Sequence[Outcome], forms: Sequence[str]) -> FormOptions:
+def _form_options(settings: Settings, outcomes: Sequence[Outcome], forms: Sequence[str], wall: Wall) -> FormOptions:
     """What the forms of this run need beside the outcomes: thumbnails, if one is HTML."""
+    from robustcheck_onnx.checker import isolated
     from robustcheck_onnx.checker.report import FormOptions
 
     if "html" not in forms or settings.no_thumbnails:
         return FormOptions()
-    from robustcheck_onnx.checker.report.html import thumbnails
-
-    made = thumbnails.make(outcomes, settings.images, seed=settings.seed, limit=settings.max_images)
-    return FormOptions(thumbnails=made.uris, missing=made.missing)
+    made = isolated.thumbnails(wall, outcomes, settings.images, seed=settings.seed, limit=settings.max_images)
+    return FormOptions(thumbnails=made["uris"], missing=made["missing"])
 
 
 class _Lines(logging.Formatter):
@@ -266,7 +274,7 @@ class _Lines(logging.Formatter):
 @contextlib.contextmanager
 def _logging(settings: Settings, reads: Sequence[Place]) -> Iterator[None]:
     """Write the package's log to stderr (-vv) and to a file while the block runs."""
-    from robustcheck_onnx.checker.pipeline import LOG
+    from robustcheck_onnx.checker.isolation import LOG
 
     handlers: list[logging.Handler] = []
     if settings.verbose > 1:

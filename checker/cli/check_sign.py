@@ -42,11 +42,11 @@ def planned(
             file that the run writes or reads.
         EnvironmentFaultError: the folder can't be written.
     """
-    from robustcheck_onnx.checker.storage import Url
-    from robustcheck_onnx.checker.verify import bundle_of
-
     if key is None:
         return []
+    from robustcheck_onnx.checker.report.signature_file import bundle_of
+    from robustcheck_onnx.checker.storage import Url
+
     again = f"--sign {shlex.quote(key)}"
     models = list(own)
     reports = [(models[0], each) for each in shared]
@@ -88,7 +88,10 @@ def removed_on_error(signatures: Sequence[Signature]) -> Iterator[None]:
 
     Raises EnvironmentFaultError where an earlier one can't be removed.
     """
-    from robustcheck_onnx.checker.verify import remove_verdict
+    if not signatures:
+        yield
+        return
+    from robustcheck_onnx.checker.report.signature_file import remove_verdict
 
     for each in signatures:
         remove_verdict(each.bundle)
@@ -114,6 +117,8 @@ def signed(
 
     Raises as `signature.sign`.
     """
+    if not signatures:
+        return {}
     from robustcheck_onnx.checker.report import Report, forms, sealed
     from robustcheck_onnx.checker.text import sha256_of
     from robustcheck_onnx.checker.verify import signature

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import sys
 import traceback
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from typer.exceptions import TyperException
 
-from robustcheck_onnx.checker.errors import RobustcheckError
+from robustcheck_onnx.checker.errors import RobustcheckError, as_error
 from robustcheck_onnx.checker.text import printable
 
 from .command_line import DEFAULT_VERB, CommandLine, Invocation
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
 
 
 FIRST_SIGNAL_CODE = 128  # of a shell's exit codes: 128 + the signal's number
-SCARCE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EMFILE, errno.ENFILE, errno.EACCES, errno.EROFS)
-"""Errors of the operating system that are no fault of the call: disk, quota or file table full, no rights."""
 
 
 class Interrupted(BaseException):
@@ -59,24 +56,8 @@ def _explain(fault: BaseException, line: CommandLine) -> tuple[int, str, str]:
     code = getattr(fault, "exit_code", None)
     if isinstance(code, int) and code > 1:
         return code, getattr(fault, "message", str(fault)), getattr(fault, "hint", "")
-    if isinstance(fault, MemoryError) or (isinstance(fault, OSError) and fault.errno == errno.ENOMEM):
-        return 4, "memory: the process ran out of it; model and batch must fit", "free -h"
-    if isinstance(fault, RuntimeError) and str(fault) == "can't start new thread":  # CPython has no class for it
-        return 4, "threads: no more can be started; memory and the number of processes must allow some", "ulimit -v -u"
-    if isinstance(fault, ImportError):
-        name = fault.name or "a package"
-        return 4, f"{name}: package is not importable ({fault}); the installation must be whole", "pip check"
-    if isinstance(fault, OSError) and fault.errno == errno.EBADF:
-        return (
-            4,
-            "stdout is closed; a report must have somewhere to go",
-            "robustcheck model.onnx -o json=report.json -q",
-        )
-    if isinstance(fault, OSError) and fault.errno in SCARCE:
-        where, rule = fault.filename or "stdout", "space, quota, open files and rights must suffice"
-        return 4, f"{where}: system says {fault.strerror}; {rule}", "df -h; ulimit -a"
-    text = " ".join(f"{type(fault).__name__}: {fault}".split())[:300]
-    return 70, f"internal error: {text}", "run again with --debug and report the traceback"
+    error = as_error(fault)
+    return error.exit_code, error.message, error.hint
 
 
 def say(message: str, hint: str) -> None:
@@ -131,8 +112,8 @@ def leave_documents(invocation: Invocation, message: str, hint: str, code: int) 
 
 def _remove_signature(report: Path) -> None:
     """Remove the signed verdict beside a report that an error document replaces."""
+    from robustcheck_onnx.checker.report.signature_file import bundle_of, remove_verdict
     from robustcheck_onnx.checker.storage import is_ours
-    from robustcheck_onnx.checker.verify import bundle_of, remove_verdict
 
     with contextlib.suppress(RobustcheckError, OSError):  # the error itself is on stderr
         if is_ours(report) or not report.exists():  # else nothing is replaced

@@ -13,12 +13,14 @@ import typer
 
 from robustcheck_onnx.checker.errors import UsageError
 
-from .panels import IMAGES, MODEL, OUTPUT, SPEED, VERDICT
+from .panels import IMAGES, LIMITS, MODEL, OUTPUT, SPEED, VERDICT
 
 if TYPE_CHECKING:
     from robustcheck_onnx.checker.evidence import GivenOptions
+    from robustcheck_onnx.checker.isolation import Limits
 
 FORMATS = ("terminal", "json")
+TIMEOUT_S = 7200.0  # of one model, unless it runs on Ray or another is given
 
 
 def one_of(option: str, value: str, valid: Sequence[str]) -> None:
@@ -38,6 +40,35 @@ def run_options(ctx: typer.Context) -> GivenOptions:
     from robustcheck_onnx.checker.evidence import Options
 
     return cast("GivenOptions", {name: value for name, value in ctx.params.items() if name in Options.model_fields})
+
+
+def limits_of(
+    timeout_s: float | None, memory_bytes: int | None, model_bytes: int | None, *, is_long: bool = False
+) -> Limits:
+    """The limits of each child process, from `--timeout`, `--max-memory` and `--max-model-size`. Raises as `Limits`.
+
+    is_long: a run that is meant to take long; it has no limit of time by default.
+    """
+    from robustcheck_onnx.checker.isolation import Limits
+
+    if timeout_s is None:
+        timeout_s = None if is_long else TIMEOUT_S
+    return Limits(timeout_s or None, memory_bytes, model_bytes)
+
+
+def limits_in(ctx: typer.Context) -> Limits:
+    """`limits_of` the options that a verb was called with."""
+    return limits_of(*(ctx.params[name] for name in ("timeout", "max_memory", "max_model_size")))
+
+
+def _size(text: str) -> int:
+    """A number of bytes, such as 8GiB or 500MB, read as settings files are."""
+    from pydantic import ByteSize, TypeAdapter, ValidationError
+
+    try:
+        return int(TypeAdapter(ByteSize).validate_python(text))
+    except ValidationError as fault:
+        raise typer.BadParameter(f"{text!r} is no size; write it as 8GiB or 500MB") from fault
 
 
 def _only(option: str, *valid: str) -> Callable[[str], str]:
@@ -232,3 +263,33 @@ Color = Annotated[
     ),
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback with an error.", rich_help_panel=OUTPUT)]
+
+# What it may take:
+
+Timeout = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        help="Longest time that one model may take; 0: no limit. Default: two hours; with Ray no limit.",
+        metavar="SECONDS",
+        rich_help_panel=LIMITS,
+    ),
+]
+MaxMemory = Annotated[
+    int | None,
+    typer.Option(
+        parser=_size,
+        help="Most memory that the process of one model may take, such as 8GiB (Linux). Default: no limit.",
+        metavar="SIZE",
+        rich_help_panel=LIMITS,
+    ),
+]
+MaxModelSize = Annotated[
+    int | None,
+    typer.Option(
+        parser=_size,
+        help="Largest size of a model with its external data, such as 2GiB. Default: no limit.",
+        metavar="SIZE",
+        rich_help_panel=LIMITS,
+    ),
+]

@@ -17,7 +17,7 @@ from robustcheck_onnx.checker.text import printable
 if TYPE_CHECKING:
     from rich.progress import ProgressColumn
 
-    from robustcheck_onnx.checker.measure import Progress
+    from robustcheck_onnx.checker.progress import Progress
 
 EVERY_S = 10.0  # seconds between two plain lines, and before the first one
 WITH_BAR = 110  # columns from which a bar and the time left fit beside the words

@@ -12,15 +12,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import ByteSize, ConfigDict, Field, ValidationError
 
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.evidence import Options
+from robustcheck_onnx.checker.isolation import Limits
 from robustcheck_onnx.checker.storage import redact_text
 from robustcheck_onnx.checker.verdict import RULES, Accept, FailOn, Waiver
 from robustcheck_onnx.thresholds.frozen import Frozen
 from robustcheck_onnx.thresholds.profile import PACKAGED
 
+from .options import limits_of
 from .settings_file import CONFIG, SHARED_FILE, TABLE, find_named, read_table, rebased, rebased_outputs
 
 PREFIX = "ROBUSTCHECK_"
@@ -46,8 +48,9 @@ NOT_SETTINGS = {
 """Options that can't stand in a file, with what to do instead."""
 PRESENTATION = (
     *("output", "sign", "quiet", "verbose", "no-time", "color", "log-file", "no-ci", "no-cache", "no-thumbnails"),
+    *("timeout", "max-memory", "max-model-size"),
 )
-"""Settings that change neither a number nor an exit code; the report names all others."""
+"""Settings that change neither a number nor a verdict's exit code; the report names all others."""
 LOOK = "robustcheck check --show-settings --isolated  # shows every key"
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -96,12 +99,24 @@ class Settings(Frozen):
     color: Literal["auto", "always", "never"] = Field("auto", description="auto, always or never.")
     log_file: str | None = Field(None, description="Append to this file what is done, and when. Default: none.")
     no_ci: bool = Field(False, description="No annotations for the CI system that runs the check.")
+    timeout: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = Field(
+        None, description="Seconds that one model may take; 0: no limit. Default: 7200, with Ray no limit."
+    )
+    max_memory: ByteSize | None = Field(None, description="Memory that one model may take, as 8GiB. Default: no limit.")
+    max_model_size: ByteSize | None = Field(
+        None, description="Largest size of a model with its external data, as 2GiB. Default: no limit."
+    )
     waivers: tuple[Waiver, ...] = Field((), description="Accepted reasons for WARN; in a file only.")
 
     @property
     def options(self) -> Options:
         """Those that move the numbers, beside the profile."""
         return Options(**{name: getattr(self, name) for name in Options.model_fields})
+
+    @property
+    def limits(self) -> Limits:
+        """What one model may take. Raises as `Limits`."""
+        return limits_of(self.timeout, self.max_memory, self.max_model_size, is_long=self.engine != "local")
 
 
 FIELDS = {_key(name): name for name in Settings.model_fields}
@@ -316,6 +331,9 @@ def settings_json(resolved: Resolved) -> dict[str, Any]:
 
 
 EXAMPLES: dict[str, object] = {
+    "timeout": 600,
+    "max-memory": "8GiB",
+    "max-model-size": "2GiB",
     "images": "photos/",
     "max-images": 500,
     "preprocess": "clip",

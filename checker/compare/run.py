@@ -11,10 +11,11 @@ from typing import Unpack
 
 import numpy as np
 
-from robustcheck_onnx.checker import measure
+from robustcheck_onnx.checker import isolated, measure
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.evidence import Evidence, RunOptions
 from robustcheck_onnx.checker.images import Images, Item, Picture, Skipped
+from robustcheck_onnx.checker.isolation import NO_LIMITS, Limits
 from robustcheck_onnx.checker.measure import (
     ImagesRead,
     Job,
@@ -26,12 +27,11 @@ from robustcheck_onnx.checker.measure import (
     content,
     stack,
 )
-from robustcheck_onnx.checker.pipeline import load_profile
 from robustcheck_onnx.checker.report import Clock, Time
 from robustcheck_onnx.checker.runtime import RunOutput
 from robustcheck_onnx.checker.statistics import CONFIDENCE, MAX_FEATURES, state, wilson
 from robustcheck_onnx.checker.storage import local_path
-from robustcheck_onnx.checker.verdict import judge, notes_of
+from robustcheck_onnx.checker.verdict import judge, load_profile, notes_of
 from robustcheck_onnx.thresholds.profile import Profile
 
 from . import baseline as baselines
@@ -53,6 +53,8 @@ def compare(
     tolerance: float = TOLERANCE,
     thresholds: str | Path | Profile | None = None,
     images: Images | None = None,
+    isolate: bool = True,
+    limits: Limits = NO_LIMITS,
     progress: Callable[[Progress], None] | None = None,
     **options: Unpack[RunOptions],
 ) -> CompareReport:
@@ -63,7 +65,7 @@ def compare(
         reference: another one; None = the baseline, or without that the candidate itself (to make its baseline).
         baseline: in place of a reference, the `next_baseline` of an earlier run, or the file that it was written to.
         tolerance: share of each statistic that may be lost, 0 ≤ tolerance < 1.
-        thresholds, images, progress: as in `pipeline.check`.
+        thresholds, images, isolate, limits, progress: as in `pipeline.check`; one child reads both models.
         options: as in `pipeline.check`, for both models; max_images is `MAX_IMAGES` unless it is given. An image that
             one of the two can't use counts as unusable for both.
 
@@ -83,6 +85,24 @@ def compare(
         )
     clock, (run, given) = Clock(), measure.settle(images, options, max_images=MAX_IMAGES)
     profile = load_profile(thresholds)
+    if isolate and isolated.is_possible(given, run.images):
+        answer = isolated.call(
+            "compare",
+            {
+                "candidate": str(candidate),
+                "reference": _name(reference),
+                "baseline": baseline.model_dump(mode="json") if isinstance(baseline, Baseline) else _name(baseline),
+                "tolerance": tolerance,
+                "thresholds": profile.model_dump(mode="json"),
+                "options": run.given,
+            },
+            about=str(candidate),
+            limits=limits,
+            progress=progress,
+        )
+        report = CompareReport.model_validate(answer["report"])
+        return report.with_baseline(Baseline.model_validate(answer["next_baseline"]))
+    limits.refuse_here()
     known = None if baseline is None else baselines.known(baseline)
     jobs = [Job(local_path(model, "model"), run) for model in (candidate, reference) if model is not None]
     measure.tell_stage(progress, "loading the candidate")
@@ -107,6 +127,10 @@ def compare(
     else:
         comparison = _against(pair.candidate, evidence[0], read.digests, known, profile, tolerance)
     return _report(ours, comparison, profile, tolerance, baselines.name_of(baseline), when).with_baseline(new_baseline)
+
+
+def _name(file: str | Path | None) -> str | None:
+    return None if file is None else str(file)
 
 
 def _compared(evidence: Evidence, profile: Profile) -> Compared:

@@ -5,6 +5,8 @@ Comes in: a `Job`. May import: runtime, verdict (when to stop), and what is belo
 
 from __future__ import annotations
 
+from robustcheck_onnx.checker.progress import Progress, tell_stage
+
 from . import content
 from .call import settle
 from .gallery import Rows
@@ -12,12 +14,10 @@ from .job import (
     ImagesRead,
     Job,
     Measurement,
-    Progress,
     conclude,
     job_progress,
     named_skips,
     nothing_yet,
-    tell_stage,
     versions,
 )
 from .prepared import Prepared, stack

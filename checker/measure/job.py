@@ -16,7 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
-from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, RobustcheckError
+from robustcheck_onnx.checker.errors import CannotAssessError, RobustcheckError
 from robustcheck_onnx.checker.evidence import (
     Evidence,
     Execution,
@@ -35,37 +35,13 @@ from robustcheck_onnx.checker.images import (
     check_bad,
     digest_of_set,
 )
+from robustcheck_onnx.checker.progress import Progress
 from robustcheck_onnx.checker.statistics import LOOK_EVERY
 from robustcheck_onnx.checker.statistics import state as sums
 from robustcheck_onnx.thresholds.profile import Profile
 
 from . import content, gallery
 from .prepared import Prepared
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a run is; given to the callback after every batch, and when a stage without one begins."""
-
-    n_done: int
-    n_total: int
-    """images in all; 0 in a stage that counts none"""
-    images_per_s: float
-    interval: str
-    """the statistic that is closest to its threshold, in words; empty before the first look"""
-    stage: str = ""
-    """what is done before the first batch is through, in words; empty from then on"""
-
-
-Tell = Callable[[Progress], None]
-"""takes a run's progress"""
-
-
-def tell_stage(progress: Tell | None, words: str) -> None:
-    """Say what is done now, where no images are counted."""
-    if progress is not None:
-        progress(Progress(0, 0, 0.0, "", words))
-
 
 NAMED_SKIPS = 20  # skipped images named in the report
 SHARD_IMAGES = 32 * LOOK_EVERY
@@ -316,16 +292,6 @@ class Outcome:
     error: RobustcheckError | None
     wall_s: float
     """from the job's start to its end"""
-
-
-def as_error(fault: Exception, job: Job) -> RobustcheckError:
-    """Whatever a worker met, as an error that can be reported: one job's fault must not end the others."""
-    if isinstance(fault, RobustcheckError):
-        return fault
-    if isinstance(fault, MemoryError):
-        return EnvironmentFaultError(f"{job.model}: memory ran out; model and batch must fit", "free -h")
-    text = " ".join(f"{type(fault).__name__}: {fault}".split())[:300]
-    return RobustcheckError(f"{job.model}: internal error: {text}", f"robustcheck {job.model} --debug")
 
 
 def died(job: Job) -> CannotAssessError:

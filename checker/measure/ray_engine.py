@@ -20,11 +20,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
-from robustcheck_onnx.checker.errors import EnvironmentFaultError, RobustcheckError, UsageError
+from robustcheck_onnx.checker.errors import EnvironmentFaultError, RobustcheckError, UsageError, as_error
 from robustcheck_onnx.thresholds.profile import Profile
 
 from . import run as measure
-from .job import TRIES, Facts, Job, JobProgress, Measurement, Outcome, as_error, conclude, died, merge, nothing_yet
+from .job import TRIES, Facts, Job, JobProgress, Measurement, Outcome, conclude, died, merge, nothing_yet
 from .ray_cluster import (
     PATIENCE_S,
     check_address,
@@ -82,7 +82,7 @@ class Worker:
         try:
             return self._open(number, job)[1]
         except Exception as fault:  # noqa: BLE001 # reported as this job's error
-            return as_error(fault, job)
+            return as_error(fault)
 
     def shard(self, number: int, job: Job, index: int) -> tuple[Facts, Measurement] | RobustcheckError:
         """One shard, and what it was measured under."""
@@ -90,7 +90,7 @@ class Worker:
             opened, facts = self._open(number, job)
             return facts, measure.measure_shard(opened, index)
         except Exception as fault:  # noqa: BLE001 # reported as this job's error
-            return as_error(fault, job)
+            return as_error(fault)
 
     def _open(self, number: int, job: Job) -> tuple[measure.Opened, Facts]:
         if self._number != number or self._opened is None or self._facts is None:
@@ -260,7 +260,7 @@ def _result(ray: ModuleType, call: Any, job: Job) -> _Result:
     except ray.exceptions.RayActorError:
         return died(job)  # Ray has tried again already
     except ray.exceptions.RayError as fault:
-        return as_error(fault, job)
+        return as_error(fault)
     return result
 
 

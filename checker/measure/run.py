@@ -21,12 +21,13 @@ from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.evidence import Execution, ModelFacts, PreprocessingFacts
 from robustcheck_onnx.checker.images import DESCRIBED, Entries, ImageSource, Item, Skipped, open_images, prefetch
 from robustcheck_onnx.checker.model import Content, ModelFile, fed_as, find_preprocessing, open_model
+from robustcheck_onnx.checker.progress import Progress
 from robustcheck_onnx.checker.runtime import CPU, Runner, cpu_threads, expects_gpu
 from robustcheck_onnx.checker.statistics import FIRST_LOOK, MAX_FEATURES, is_look
 from robustcheck_onnx.checker.statistics import state as sums
 
 from . import content, gallery
-from .job import SHARD_IMAGES, Facts, ImagesRead, Job, Measurement, Progress, nothing_yet
+from .job import SHARD_IMAGES, Facts, ImagesRead, Job, Measurement, nothing_yet
 from .prepared import Prepared, prepare, stack
 
 PROBE_IMAGES = 5  # images that batch invariance is checked on, before anything is measured

@@ -5,26 +5,20 @@ same numbers. The local engine measures one model a process; Ray spreads the sha
 
 from __future__ import annotations
 
-import contextlib
-import os
-import signal
 import threading
 import time
-from collections import deque
 from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
-from multiprocessing.connection import Connection
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Final
 
-from robustcheck_onnx.checker.errors import UsageError
+from robustcheck_onnx.checker import isolation
+from robustcheck_onnx.checker.errors import UsageError, as_error
 from robustcheck_onnx.checker.evidence import Evidence
 from robustcheck_onnx.checker.runtime import cpu_threads
 from robustcheck_onnx.thresholds.profile import Profile
 
 from . import run as measure
-from .job import TRIES, Job, JobProgress, Outcome, as_error, conclude, died, merge, nothing_yet
+from .job import TRIES, Job, JobProgress, Outcome, conclude, merge, nothing_yet
 
 ENGINES: Final = ("local", "ray")
 
@@ -42,8 +36,6 @@ def run_jobs(
 
     A job that fails, even by ending its process, fails alone. A worker that dies loses nothing: what it was at is
     done again, `TRIES` times at most. Closing the iterator ends the workers.
-
-    A script that calls this must guard its own start with `if __name__ == "__main__":`, as worker processes import it.
 
     Args:
         jobs: what to measure.
@@ -73,75 +65,39 @@ def run_jobs(
 def _run_local(jobs: Sequence[Job], profile: Profile, workers: int) -> Generator[Outcome, None, None]:
     n_workers = max(1, min(workers, len(jobs)))
     threads = max(1, cpu_threads() // n_workers)
-    waiting = deque((job, 1) for job in jobs)
-    # a pool for each worker: when a process dies it is known which job it was at, and no other is touched
-    idle = [_Worker() for _ in range(n_workers)]
-    running: dict[Future[Outcome], tuple[_Worker, Job, int, float]] = {}
+    walls: list[isolation.Wall] = []
+    stopping = threading.Event()
+
+    def measured(job: Job) -> Outcome:
+        started = time.perf_counter()
+        arguments = {
+            "model": str(job.model),
+            "options": job.options.given,
+            "named": job.named,
+            "thresholds": profile.model_dump(mode="json"),
+            "threads": threads,
+        }
+        try:
+            with isolation.Wall() as wall:
+                walls.append(wall)
+                if stopping.is_set():
+                    wall.stop()
+                answer = wall.run("measure_all", arguments, about=str(job.model), tries=TRIES)
+            evidence, error = tuple(Evidence.model_validate(each) for each in answer), None
+        except Exception as fault:  # noqa: BLE001 # whatever it is: one job's fault must not end the others
+            evidence, error = (), as_error(fault)
+        return Outcome(job, evidence, error, time.perf_counter() - started)
+
+    pool = ThreadPoolExecutor(n_workers)
     try:
-        while waiting or running:
-            while waiting and idle:
-                worker, (job, tried) = idle.pop(), waiting.popleft()
-                try:
-                    future = worker.pool.submit(_measure, job, profile, threads)
-                except BrokenProcessPool:  # it died while it had nothing to do
-                    worker.dismiss()
-                    idle.append(_Worker())
-                    waiting.appendleft((job, tried))
-                    continue
-                running[future] = (worker, job, tried, time.perf_counter())
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                worker, job, tried, started = running.pop(future)
-                try:
-                    outcome = future.result()
-                except BrokenProcessPool:
-                    worker.dismiss()
-                    idle.append(_Worker())
-                    if tried < TRIES:
-                        waiting.appendleft((job, tried + 1))
-                        continue
-                    outcome = Outcome(job, (), died(job), time.perf_counter() - started)
-                else:
-                    idle.append(worker)
-                yield outcome
+        for future in as_completed([pool.submit(measured, job) for job in jobs]):
+            yield future.result()
     finally:
-        for worker in [*idle, *(entry[0] for entry in running.values())]:
-            worker.dismiss()
-
-
-class _Worker:
-    """One process; it ends when it is dismissed, and when this process ends, however that happens."""
-
-    def __init__(self) -> None:
-        context = get_context("spawn")  # a fork would copy locks that other threads hold
-        lifeline, self._held = context.Pipe(duplex=False)
-        self.pool = ProcessPoolExecutor(1, context, initializer=_begin, initargs=(lifeline,))
-
-    def dismiss(self) -> None:
-        self._held.close()
-        self.pool.shutdown(cancel_futures=True)
-
-
-def _begin(lifeline: Connection) -> None:
-    """In the worker: leave Ctrl-C to the parent, keep stdout for it, and end with it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.dup2(2, 1)
-
-    def end_with_parent() -> None:
-        with contextlib.suppress(EOFError, OSError):
-            lifeline.recv_bytes()
-        os._exit(1)
-
-    threading.Thread(target=end_with_parent, daemon=True).start()
-
-
-def _measure(job: Job, profile: Profile, threads: int) -> Outcome:
-    """In the worker: whatever it meets is this job's error."""
-    started = time.perf_counter()
-    try:
-        evidence = measure_all(job, profile, threads=threads)
-    except Exception as fault:  # noqa: BLE001 # told as this job's error
-        return Outcome(job, (), as_error(fault, job), time.perf_counter() - started)
-    return Outcome(job, evidence, None, time.perf_counter() - started)
+        stopping.set()
+        pool.shutdown(wait=False, cancel_futures=True)
+        for wall in walls:
+            wall.stop()
+        pool.shutdown()
 
 
 def measure_all(

@@ -13,6 +13,7 @@ import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
+from robustcheck_onnx.checker.isolation import max_model_bytes
 from robustcheck_onnx.checker.storage import local_path
 from robustcheck_onnx.checker.text import sha256_of
 
@@ -114,6 +115,7 @@ def read_onnx(path: str | Path, read: Content | None = None) -> OnnxFile:
         if tensor.data_location != onnx.TensorProto.EXTERNAL:
             check_inline(path, tensor, places if index < len(proto.graph.initializer) else {})
     folder, targets = locate_weights(path, sorted({location_of(path, tensor) for tensor in tensors}))
+    _check_size(path, len(content) + sum(target.stat().st_size for target in targets.values()))
     for tensor in tensors:
         check_length(path, tensor, targets[location_of(path, tensor)])
     external = tuple(
@@ -141,6 +143,16 @@ def may_be_model(path: Path) -> bool:
         return file.read(1) == b"\x08"
 
 
+def _check_size(path: Path, size_bytes: int) -> None:
+    """Refuse a model that is larger than the caller allows, before it is read."""
+    limit_bytes = max_model_bytes()
+    if limit_bytes is not None and size_bytes > limit_bytes:
+        raise CannotAssessError(
+            f"{path}: model with its external data is {size_bytes:,} bytes; --max-model-size is {limit_bytes:,}",
+            f"--max-model-size {size_bytes}",
+        )
+
+
 def _read_bytes(path: Path) -> bytes:
     try:
         status = path.stat()
@@ -155,6 +167,7 @@ def _read_bytes(path: Path) -> bytes:
             raise UsageError(
                 f"{path}: model is a device or pipe; a regular file is needed", f"ls -lL {shlex.quote(str(path))}"
             )
+        _check_size(path, size_bytes)
         if size_bytes > PROTOBUF_LIMIT_BYTES:
             raise CannotAssessError(
                 f"{path}: model file is {size_bytes} bytes; protobuf ends at {PROTOBUF_LIMIT_BYTES}",

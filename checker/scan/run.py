@@ -15,10 +15,11 @@ from typing import Unpack
 
 import numpy as np
 
-from robustcheck_onnx.checker import measure
+from robustcheck_onnx.checker import isolated, measure
 from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.evidence import RunOptions
 from robustcheck_onnx.checker.images import Images, ImageSource, Skipped, check_bad
+from robustcheck_onnx.checker.isolation import NO_LIMITS, Limits
 from robustcheck_onnx.checker.measure import ImagesRead, Job, Prepared, Progress, stack
 from robustcheck_onnx.checker.report import Clock, Time
 from robustcheck_onnx.checker.runtime import SAME_OUTPUT, Array, Runner, RunOutput
@@ -36,6 +37,8 @@ def scan(
     *,
     blocks: Sequence[str] = (),
     images: Images | None = None,
+    isolate: bool = True,
+    limits: Limits = NO_LIMITS,
     progress: Callable[[Progress], None] | None = None,
     **options: Unpack[RunOptions],
 ) -> ScanReport:
@@ -44,7 +47,7 @@ def scan(
     Args:
         model: path of the ONNX file.
         blocks: measure these tensors instead of the ends of blocks found by rule.
-        images: as in `pipeline.check`.
+        images, isolate, limits: as in `pipeline.check`.
         progress: called when a stage begins and after every batch.
         options: as in `pipeline.check`; tensor and pool are the representation's, max_images is `MAX_IMAGES` unless it
             is given.
@@ -55,6 +58,11 @@ def scan(
         EnvironmentFaultError: as for a check.
     """
     clock, (run, given) = Clock(), measure.settle(images, options, max_images=MAX_IMAGES)
+    if isolate and isolated.is_possible(given, run.images):
+        arguments = {"model": str(model), "blocks": list(blocks), "options": run.given}
+        answer = isolated.call("scan", arguments, about=str(model), limits=limits, progress=progress)
+        return ScanReport.model_validate(answer)
+    limits.refuse_here()
     measure.tell_stage(progress, "opening the model and the images")
     inputs = measure.read_inputs(Job(local_path(model, "model"), run), source=given)
     (opened,), contract = inputs.models, inputs.models[0].contract

@@ -14,10 +14,11 @@ from typing import NamedTuple, Unpack
 
 import numpy as np
 
-from robustcheck_onnx.checker import measure, pipeline
+from robustcheck_onnx.checker import isolated, measure, pipeline
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.evidence import Execution, Options, Preprocessing, RunOptions
 from robustcheck_onnx.checker.images import ImageSource, Skipped, digest_of_set, open_images
+from robustcheck_onnx.checker.isolation import NO_LIMITS, Limits
 from robustcheck_onnx.checker.measure import ImagesRead, Inputs, Job, Prepared, Progress, stack
 from robustcheck_onnx.checker.model import Contract, ModelFile
 from robustcheck_onnx.checker.report import Clock, Report, Time
@@ -60,6 +61,8 @@ def measure_shift(
     classes: Sequence[str] = (),
     baseline: str = "timm",
     report: str | Path | Report | None = None,
+    isolate: bool = True,
+    limits: Limits = NO_LIMITS,
     progress: Callable[[Progress], None] | None = None,
     **options: Unpack[RunOptions],
 ) -> ShiftReport:
@@ -72,7 +75,7 @@ def measure_shift(
         classes: class maps, `[NAME=]MAP` (see labels.class_map).
         baseline: one of thresholds/baselines.py SOURCES.
         report: of an earlier check of this model, or its JSON file; None = the check runs on `images`.
-        progress: as in `pipeline.check`.
+        isolate, limits, progress: as in `pipeline.check`; one child reads the model and all sets.
         options: as in `pipeline.check`; max_images is of each set.
 
     Raises:
@@ -82,6 +85,19 @@ def measure_shift(
     several = [shifted] if isinstance(shifted, (str, Path)) else shifted
     first, others, maps = parse_call(str(images), [str(each) for each in several], classes)
     run = Options.of({**options, "images": as_typed(first.place)})
+    if isolate and isolated.is_possible(None, run.images, *(as_typed(spec.place) for spec in others)):
+        arguments = {
+            "model": str(model),
+            "images": str(images),
+            "shifted": [str(each) for each in several],
+            "classes": list(classes),
+            "baseline": baseline,
+            "report": report.model_dump(mode="json") if isinstance(report, Report) else report and str(report),
+            "options": {name: value for name, value in run.given.items() if name != "images"},
+        }
+        answer = isolated.call("shift", arguments, about=str(model), limits=limits, progress=progress)
+        return ShiftReport.model_validate(answer)
+    limits.refuse_here()
     measure.tell_stage(progress, "opening the model and the images")
     inputs = measure.read_inputs(Job(local_path(model, "model"), run))
     (opened,), contract = inputs.models, inputs.models[0].contract
@@ -122,7 +138,7 @@ def measure_shift(
                 "--in photos/ --shifted sketches/",
             )
     if judged is None:
-        checked = pipeline.check(model, progress=progress, **run.given)
+        checked = pipeline.check(model, isolate=False, progress=progress, **run.given)
         judged = verdict_of(checked, "checked now on the images of --in")
     beside = tuple(put_beside(inner, inner_digests, result, digests, baseline) for result, digests in rest)
     n_images = inner.accuracy.n + sum(each.result.accuracy.n for each in beside)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from .foreseen import foreseen
 from .gate import Accept, FailOn, Gate, Waiver
+from .given import load_profile
 from .notes import (
     BUNDLED_NOTE,
     HEAD_NOTE,
@@ -43,6 +44,7 @@ __all__ = [
     "image_notes",
     "inside",
     "judge",
+    "load_profile",
     "memory_note",
     "model_notes",
     "notes_of",

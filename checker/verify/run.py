@@ -14,10 +14,9 @@ from typing import Literal, TypedDict
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.measure import Progress, tell_stage
 from robustcheck_onnx.checker.model import file_digest
-from robustcheck_onnx.checker.pipeline import load_profile
 from robustcheck_onnx.checker.report import Report, edits, read, ruling
 from robustcheck_onnx.checker.storage import local_path
-from robustcheck_onnx.checker.verdict import gate
+from robustcheck_onnx.checker.verdict import gate, load_profile
 from robustcheck_onnx.thresholds.frozen import Frozen
 
 from .checks import (

@@ -15,6 +15,7 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
+from robustcheck_onnx.checker.report.signature_file import LARGEST_BYTES, MEDIA_TYPE, PREDICATE_TYPE
 from robustcheck_onnx.checker.text import as_json
 
 from . import model_signing_calls
@@ -26,11 +27,8 @@ if TYPE_CHECKING:
 
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
-PREDICATE_TYPE = "https://robustcheck-onnx.invalid/attestation/verdict-1"  # a name, not an address
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
-MEDIA_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 PASSWORD = "ROBUSTCHECK_KEY_PASSWORD"  # noqa: S105 # the environment variable's name: of an encrypted private key
-LARGEST_BYTES = 1 << 20  # of a key or bundle file; usual ones have some KB
 CURVES = {"secp256r1": "SHA256", "secp384r1": "SHA384", "secp521r1": "SHA512"}
 """The hash that is signed, by the key's curve (names of cryptography)."""
 RULE = "it must be on the elliptic curve P-256, P-384 or P-521"
@@ -39,11 +37,6 @@ NEW_KEY = "openssl ecparam -name prime256v1 -genkey -noout -out key.pem"
 
 class SignatureError(ValueError):
     """A signature does not hold; the message says why."""
-
-
-def bundle_of(report: Path) -> Path:
-    """The file of a report's signature where no other is named."""
-    return report.with_suffix(".sigstore.json")
 
 
 def check_key(key: Path) -> None:
@@ -171,26 +164,6 @@ def key_id(public_key: Path) -> str:
     """sha256 of the public key's PEM text, hexadecimal, as bundles name it. Raises as `signed_payload`."""
     _need_extra()
     return _id(_public_key(public_key))
-
-
-def remove_verdict(bundle: Path) -> None:
-    """Remove a file that is a signed verdict; any other file stays.
-
-    Raises EnvironmentFaultError where it can't be removed.
-    """
-    try:
-        if bundle.is_file() and bundle.stat().st_size <= LARGEST_BYTES:
-            document = json.loads(bundle.read_bytes())
-            statement = json.loads(base64.b64decode(document["dsseEnvelope"]["payload"]))
-            if document["mediaType"] == MEDIA_TYPE and statement["predicateType"] == PREDICATE_TYPE:
-                bundle.unlink()
-    except OSError as fault:
-        raise EnvironmentFaultError(
-            f"{bundle}: earlier signature is not removed ({fault.strerror}); none may outlive its report",
-            f"ls -ld {shlex.quote(str(bundle))}",
-        ) from fault
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return  # another file
 
 
 def _need_extra() -> None:

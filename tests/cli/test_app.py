@@ -266,7 +266,7 @@ sys.exit(code if held[0]() is None else 99)
 
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="signals can't wait on Windows")
-@pytest.mark.parametrize("verb", [["check"], ["compare", "other.onnx"]])
+@pytest.mark.parametrize("verb", [["verify", "report.json"], ["compare", "other.onnx"]])
 def test_a_signal_that_meets_the_import_of_a_compiled_module_ends_with_its_code(
     tmp_path: Path, verb: list[str]
 ) -> None:

@@ -39,13 +39,19 @@ def completed(line: str, folder: Path) -> list[str]:
     return done.stdout.split()
 
 
+MAXIMA = ["--max-images", "--max-bad", "--max-memory", "--max-model-size"]
+
+
 @pytest.mark.parametrize(
     ("line", "offered"),
     [
         ("robustcheck che", ["check"]),
         ("robustcheck profiles va", ["validate"]),
-        ("robustcheck check model.onnx --max-", ["--max-images", "--max-bad"]),
-        ("robustcheck model.onnx --max-", ["--max-images", "--max-bad"]),  # short for check
+        ("robustcheck check model.onnx --max-", ["--max-images", "--max-bad", "--max-memory", "--max-model-size"]),
+        (
+            "robustcheck model.onnx --max-",
+            ["--max-images", "--max-bad", "--max-memory", "--max-model-size"],
+        ),  # short for check
         ("robustcheck model.onnx --images photos --thr", ["--thresholds"]),
         ("robustcheck explain recti", ["rectified"]),
         ("robustcheck explain exit", ["exit-codes"]),

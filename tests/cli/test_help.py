@@ -116,7 +116,7 @@ def test_the_help_of_all_has_a_line_a_verb_in_groups_and_check_first(
 def test_the_options_of_a_check_stand_in_panels(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["check", "--help"]) == 0
     titles = re.findall(r"^(\w+)$", capsys.readouterr().out, re.MULTILINE)
-    assert titles == ["Examples", "Arguments", "Images", "Model", "Verdict", "Output", "Speed", "CI"]
+    assert titles == ["Examples", "Arguments", "Images", "Model", "Verdict", "Output", "Speed", "Limits", "CI"]
 
 
 def test_the_commands_of_every_page_are_understood() -> None:

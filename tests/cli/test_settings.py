@@ -316,6 +316,9 @@ def test_show_settings_says_what_happens_where_nothing_is_set(here: Path) -> Non
         "thresholds": "not set: the packaged one",
         "workers": "not set: by cores and GPUs",
         "ray-address": "not set: one on this machine",
+        "timeout": "not set: 7200, with Ray no limit",
+        "max-memory": "not set: no limit",
+        "max-model-size": "not set: no limit",
         "output": "not set: the terminal report",
     }
     assert all(rows[key] == ["none", "default"] for key in ("detector", "log-file", "waivers"))

@@ -227,18 +227,15 @@ def test_workers_take_the_cores_that_fit() -> None:
 
 REFUSE_RAY = """
 import sys
-class Refuse:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "ray":
-            raise ModuleNotFoundError("No module named 'ray'", name="ray")
-sys.meta_path.insert(0, Refuse())
+sys.path.insert(0, sys.argv[1])  # the child process has the same path
 from robustcheck_onnx.checker import cli
-sys.exit(cli.main(sys.argv[1:]))
+sys.exit(cli.main(sys.argv[2:]))
 """
 
 
-def test_without_ray_the_extra_is_named(model: Callable[[str], Path], photos: Path) -> None:
-    command = [sys.executable, "-Ic", REFUSE_RAY, str(model("a")), "--images", str(photos), "--engine"]
+def test_without_ray_the_extra_is_named(model: Callable[[str], Path], photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "ray.py").write_text("raise ModuleNotFoundError(\"No module named 'ray'\", name='ray')")
+    command = [sys.executable, "-Ic", REFUSE_RAY, str(tmp_path), str(model("a")), "--images", str(photos), "--engine"]
     done = subprocess.run([*command, "ray"], capture_output=True, text=True, check=False)
     assert done.returncode == 4
     assert done.stdout == ""
@@ -286,7 +283,7 @@ def test_the_command_gives_the_report_of_a_running_cluster_or_of_its_own(
     assert report["evidence"]["images"]["n_read"] == N_IMAGES
     assert report["evidence"]["stopped"] == "all images"
     assert report["evidence"]["execution"]["engine"] == "ray"
-    assert done.stderr == b""
+    assert all(b" s: " in line for line in done.stderr.splitlines())  # progress, where the cluster starts slowly
     env = os.environ | {"COLUMNS": "120"}
     local = subprocess.run([*command, "-o", f"json={tmp_path}/r.json"], capture_output=True, check=False, env=env)
     assert local.returncode == done.returncode

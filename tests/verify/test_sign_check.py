@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from robustcheck_onnx.checker import pipeline, storage
 from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.errors import EnvironmentFaultError
+from robustcheck_onnx.checker.report.signature_file import MEDIA_TYPE
 from robustcheck_onnx.checker.storage import write
 from robustcheck_onnx.checker.verify import signature as signing
 from support import lookup
@@ -265,8 +266,8 @@ def test_a_signal_leaves_no_signature(here: Path) -> None:
     signed_before(here)
     script = (
         "import os, signal, sys\n"
-        "from robustcheck_onnx.checker import cli, pipeline\n"
-        "pipeline.check = lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM)\n"
+        "from robustcheck_onnx.checker import cli, isolated\n"
+        "isolated.check = lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM)\n"
         "sys.exit(cli.main(['pass.onnx', '--images', 'photos', '-o', 'json=report.json', '--sign', 'key.pem']))\n"
     )
     done = subprocess.run([sys.executable, "-Pc", script], check=False, capture_output=True)
@@ -276,7 +277,7 @@ def test_a_signal_leaves_no_signature(here: Path) -> None:
 
 
 def test_a_file_of_another_kind_is_not_removed_by_a_run_that_fails(here: Path) -> None:
-    about_files = {"mediaType": signing.MEDIA_TYPE, "dsseEnvelope": {"payload": base64.b64encode(b"{}").decode()}}
+    about_files = {"mediaType": MEDIA_TYPE, "dsseEnvelope": {"payload": base64.b64encode(b"{}").decode()}}
     for content in ("mine", "{}", "[]", json.dumps(about_files), "[" * 100_000):
         (here / "report.sigstore.json").write_text(content, encoding="utf-8")
         assert check("text.onnx", "-o", "json=report.json", "--sign", "key.pem", "-qq") == 3

@@ -32,6 +32,7 @@ from robustcheck_onnx import check
 from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.report.record import Report, to_json
+from robustcheck_onnx.checker.report.signature_file import PREDICATE_TYPE
 from robustcheck_onnx.checker.verify import model_signing_calls
 from robustcheck_onnx.checker.verify import run as verification
 from robustcheck_onnx.checker.verify import signature as signing
@@ -300,7 +301,7 @@ def test_a_key_that_cannot_sign_ends_it_before_the_rerun(
 STATEMENT = {
     "_type": "https://in-toto.io/Statement/v1",
     "subject": [{"name": "model.onnx", "digest": {"sha256": "ab" * 32}}],
-    "predicateType": signing.PREDICATE_TYPE,
+    "predicateType": PREDICATE_TYPE,
     "predicate": {"verdict": "PASS", "images": {"count": 64}},
 }
 
@@ -446,6 +447,10 @@ def test_the_version_range_is_the_same_in_the_code_and_in_the_extra(
 
 OFFLINE = """
 import sys
+sys.path.insert(0, {tests!r})
+from robustcheck_onnx.checker import isolation
+from support.no_wall import NoWall
+isolation.Wall = NoWall  # in this process, which is watched
 def watch(event, arguments):
     if event in ("socket.connect", "socket.getaddrinfo", "subprocess.Popen"):
         raise SystemExit(99)
@@ -468,6 +473,6 @@ def test_nothing_of_the_extra_is_loaded_by_a_check_and_signing_opens_no_connecti
         (["sign", *files, "--key", str(place / "key.pem"), "--images", str(lookup_pass[1]), "-qq"], f"0 {every}"),
         (["verify", *files, "--public-key", str(place / "key.pub"), "-qq"], f"0 {every}"),
     ):
-        script = OFFLINE.format(arguments=arguments)
+        script = OFFLINE.format(arguments=arguments, tests=str(ROOT / "tests"))
         done = subprocess.run([sys.executable, "-Pc", script], capture_output=True, text=True, check=False)
         assert done.stdout.strip() == said, done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
@@ -18,6 +19,8 @@ from ..options import (
     Device,
     MaxBad,
     MaxImagesOrAll,
+    MaxMemory,
+    MaxModelSize,
     NoTime,
     Pool,
     PreprocessOption,
@@ -25,6 +28,7 @@ from ..options import (
     RayAddress,
     Seed,
     Tensor,
+    Timeout,
     completing,
     one_of,
 )
@@ -187,6 +191,9 @@ def check(
     ] = None,
     no_time: NoTime = False,
     color: Color = "auto",
+    timeout: Timeout = None,
+    max_memory: MaxMemory = None,
+    max_model_size: MaxModelSize = None,
     config_file: Annotated[
         str | None,
         typer.Option(
@@ -218,7 +225,27 @@ def check(
     debug: Debug = False,
 ) -> int:
     """Check models: PASS, or WARN with reasons. The default command."""
-    from .. import check_run, settings
+    from robustcheck_onnx.checker import isolation
+
+    if show_settings and models:
+        raise UsageError(
+            f"MODEL.onnx is {models[0]}; --show-settings checks no model, and its exit code 0 is no PASS",
+            "robustcheck check --show-settings",
+        )
+    if not models and not show_settings:
+        raise UsageError("MODEL.onnx is missing; robustcheck check needs it", "robustcheck check --help")
+    with isolation.Wall() if models else contextlib.nullcontext() as wall:
+        from .. import check_run  # while the child process starts
+
+        resolved = _resolved(ctx, exit_zero=exit_zero, file=config_file, isolated=isolated)
+        if wall is None:
+            return _show_settings(resolved, (output or [])[-1:])
+        return check_run.run(resolved, models or [], ctx.obj, wall, debug=debug)
+
+
+def _resolved(ctx: typer.Context, *, exit_zero: bool, file: str | None, isolated: bool) -> Resolved:
+    """The settings, with those of the command line above all others."""
+    from .. import settings
 
     given: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list | tuple) else value
@@ -234,17 +261,7 @@ def check(
     one_of("--fail-on", given.get("fail_on", "warn"), ("warn", "never"))
     if "accept" in given:
         one_of("--accept", given["accept"], ("not_applicable",))
-    if show_settings and models:
-        raise UsageError(
-            f"MODEL.onnx is {models[0]}; --show-settings checks no model, and its exit code 0 is no PASS",
-            "robustcheck check --show-settings",
-        )
-    if not models and not show_settings:
-        raise UsageError("MODEL.onnx is missing; robustcheck check needs it", "robustcheck check --help")
-    resolved = settings.resolve(given, os.environ, file=config_file, isolated=isolated)
-    if show_settings:
-        return _show_settings(resolved, given.get("output", ()))
-    return check_run.run(resolved, models or [], ctx.obj, debug=debug)
+    return settings.resolve(given, os.environ, file=file, isolated=isolated)
 
 
 def _show_settings(resolved: Resolved, output: Sequence[str]) -> int:

@@ -45,8 +45,8 @@ def inspect(
     Tensor, head, preprocessing, opset and sizes, each with where it comes from.
     """
     from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
-    from robustcheck_onnx.checker.pipeline import load_profile
     from robustcheck_onnx.checker.text import as_json
+    from robustcheck_onnx.checker.verdict import load_profile
 
     from .. import inspect_terminal, inspection
 

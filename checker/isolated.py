@@ -1,0 +1,99 @@
+"""What a child behind the wall is asked (`isolation`), and its answers as records. Light: it opens nothing itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from . import isolation
+from .errors import RobustcheckError
+from .isolation import Limits, Wall
+from .report import Failed, Outcome, Report
+from .storage import redact
+
+if TYPE_CHECKING:
+    from robustcheck_onnx.checker.progress import Tell
+    from robustcheck_onnx.thresholds.profile import Profile
+
+
+def check(
+    wall: Wall,
+    model: str,
+    *,
+    profile: Profile,
+    options: Mapping[str, Any],
+    engine: str,
+    workers: int | None,
+    ray_address: str | None,
+    cache: bool,
+    detectors: Sequence[str],
+    from_memory: str = "",
+    is_last: bool = True,
+    progress: Tell | None,
+) -> Report:
+    """`pipeline.check` in a child.
+
+    Args:
+        wall: has the children.
+        model: path or URL, as it was given.
+        options: those of `evidence.Options` that were given, as JSON values.
+        from_memory: bytes or ModelProto, where the file holds what was given in memory.
+        is_last: see `Wall.run`.
+        profile, engine, workers, ray_address, cache, detectors, progress: as of `pipeline.check`.
+
+    Raises as `pipeline.check` and `Wall.run`.
+    """
+    arguments = {
+        "model": model,
+        "thresholds": profile.model_dump(mode="json"),
+        "options": dict(options),
+        "engine": engine,
+        "workers": workers,
+        "ray_address": ray_address,
+        "cache": cache,
+        "detectors": list(detectors),
+        "from_memory": from_memory,
+    }
+    about = f"<{from_memory}>" if from_memory else redact(model)
+    answer = wall.run("check", arguments, about=about, tell=progress, gently=engine != "local", is_last=is_last)
+    return Report.model_validate(answer)
+
+
+def call(
+    task: str,
+    arguments: Mapping[str, Any],
+    *,
+    about: str,
+    limits: Limits,
+    progress: Tell | None,
+) -> Any:
+    """Another task of `child.TASKS`: its answer as JSON values. Raises as that task and `Wall.run`."""
+    with isolation.Wall(limits) as wall:
+        return wall.run(task, arguments, about=about, tell=progress)
+
+
+def is_possible(given: object, *places: str | None) -> bool:
+    """Whether a child can see what is read: neither images that were handed over, nor fsspec's memory."""
+    return given is None and not any((place or "").startswith("memory:") for place in places)
+
+
+def open_images(wall: Wall, images: str | None, *, seed: int, limit: int | None) -> None:
+    """`images.open_images` in a child, for its errors."""
+    arguments = {"images": images, "seed": seed, "limit": limit}
+    wall.run("open_images", arguments, about=redact(images or "bundled photos"), is_last=False)
+
+
+def thumbnails(
+    wall: Wall, outcomes: Sequence[Outcome], images: str | None, *, seed: int, limit: int | None
+) -> dict[str, dict[str, str]]:
+    """`thumbnails.make` in a child: the fields of `Thumbnails`. A child that fails costs the thumbnails alone."""
+    reports = [outcome.model_dump(mode="json") for outcome in outcomes if not isinstance(outcome, Failed)]
+    arguments = {"reports": reports, "images": images, "seed": seed, "limit": limit}
+    made: dict[str, dict[str, str]]
+    try:
+        made = wall.run("thumbnails", arguments, about=redact(images or "bundled photos"))
+    except RobustcheckError as fault:
+        galleries = [report["evidence"]["gallery"] or {} for report in reports]
+        seen = [image for gallery in galleries for image in (*gallery.get("most", ()), *gallery.get("least", ()))]
+        return {"uris": {}, "missing": {image["digest"]: fault.message for image in seen}}
+    return made

@@ -1,0 +1,355 @@
+"""The wall: what strangers wrote is read in a child process, one a model; this process gets data back, or an error.
+
+A file that ends, blocks or fills the process that reads it ends, blocks or fills the child alone. The child is an
+interpreter of its own, started while this process still imports what it needs; no process with threads is forked. What
+comes back is JSON. The wall is no sandbox: the child may do what the user may.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import math
+import os
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+from .errors import CannotAssessError, EnvironmentFaultError, RobustcheckError, UsageError
+from .progress import Progress, Tell
+
+LOG = logging.getLogger("robustcheck")
+LOG.addHandler(logging.NullHandler())
+
+LOOK_S: Final = 0.05  # between two looks at a child's memory and time
+GRACE_S: Final = 10.0  # for a child that is told to end: a Ray cluster takes some seconds
+ANSWER_BYTES: Final = 1 << 28  # a longer line of a child is no answer
+START: Final = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+    "from robustcheck_onnx.checker.child import main; sys.exit(main())"
+)
+MAX_MODEL_SIZE: Final = "ROBUSTCHECK_MAX_MODEL_SIZE"
+"""Variable of the environment: most bytes of a model with its external data. Processes below this one heed it, too."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one child may take; None = no limit.
+
+    Raises UsageError for a limit that is not a positive number.
+    """
+
+    timeout_s: float | None = None
+    """seconds of one model, from its start to its end"""
+    memory_bytes: int | None = None
+    """memory of the child's own at any time, without the files that it maps (Linux only)"""
+    model_bytes: int | None = None
+    """size of the model file with its external data"""
+
+    def __post_init__(self) -> None:
+        for option, value in (
+            ("--timeout", self.timeout_s),
+            ("--max-memory", self.memory_bytes),
+            ("--max-model-size", self.model_bytes),
+        ):
+            if value is not None and not (value > 0 and math.isfinite(value)):
+                raise UsageError(f"{option} is {value}; it must be more than 0", f"leave out {option} for no limit")
+        if self.memory_bytes is not None and not STATUS.exists():
+            raise EnvironmentFaultError(
+                "--max-memory is not possible here; the memory of a process is read from /proc, as on Linux",
+                "leave out --max-memory",
+            )
+
+    def refuse_here(self) -> None:
+        """Raise UsageError where there is a limit but no child to hold to it."""
+        if self != NO_LIMITS:
+            raise UsageError(f"limits are {self}; only a child process has them", "isolate=True, and images in files")
+
+
+STATUS: Final = Path("/proc/self/status")
+NO_LIMITS: Final = Limits()
+
+
+class Wall:
+    """Children for some tasks, one for each. As a context: whatever still runs at its end is ended."""
+
+    def __init__(self, limits: Limits = NO_LIMITS) -> None:
+        """Start the first child. limits: of each child, for each task."""
+        self.limits = limits
+        self._is_stopped = False
+        self._running: _Child | None = None
+        self._waiting: _Child | None = _Child()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._waiting is not None:
+            self._waiting.close()
+            self._waiting = None
+
+    def run(
+        self,
+        task: str,
+        arguments: Mapping[str, Any],
+        *,
+        about: str,
+        tell: Tell | None = None,
+        gently: bool = False,
+        is_last: bool = True,
+        tries: int = 1,
+    ) -> Any:
+        """Have a child do a task, and return its answer.
+
+        Args:
+            task: one of `child.TASKS`.
+            arguments: JSON values for it.
+            about: names the model, or what else is read, in errors.
+            tell: called with the progress of the child.
+            gently: for a task that starts processes of its own (Ray): it is told to end before it is killed, and its
+                temporary files lie where all do, as names of sockets must be short.
+            is_last: False where another task comes: its child starts while this one works.
+            tries: times that the task is begun where a child ends by itself.
+
+        Raises:
+            RobustcheckError: what the child raised, as it was.
+            CannotAssessError: the child ended by itself, or took longer than `Limits.timeout_s`.
+            EnvironmentFaultError: it took more than `Limits.memory_bytes`, or the system killed it.
+        """
+        for left in reversed(range(tries)):
+            child, self._waiting = self._waiting or _Child(), None
+            self._running = child
+            if self._is_stopped:
+                child.kill()
+            with contextlib.closing(child):
+                messages = child.ask(task, arguments, about=about, gently=gently, limits=self.limits)
+                if not is_last:
+                    self._waiting = _Child()
+                try:
+                    return _answer(messages, tell)
+                except _EndedError as ended:
+                    if left == 0 or self._is_stopped:
+                        raise ended.error from None
+        raise AssertionError("tries is less than 1")
+
+    def stop(self) -> None:
+        """From another thread: kill the child; `run` raises as if it had ended by itself."""
+        self._is_stopped = True
+        if self._running is not None:
+            self._running.kill()
+
+
+def _answer(messages: Iterable[tuple[str, Any]], tell: Tell | None) -> Any:
+    for kind, content in messages:
+        if kind == "answer":
+            return content
+        if kind == "error":
+            raise _error(content)
+        if kind == "log":
+            LOG.log(int(content["level"]), "%s", content["text"])
+        elif tell is not None:
+            tell(Progress(**content))
+    raise AssertionError("a child's messages end with an answer or an error")
+
+
+def run(
+    task: str,
+    arguments: Mapping[str, Any],
+    *,
+    about: str,
+    limits: Limits = NO_LIMITS,
+    tell: Tell | None = None,
+    gently: bool = False,
+) -> Any:
+    """`Wall.run` with a child for this task alone."""
+    with Wall(limits) as wall:
+        return wall.run(task, arguments, about=about, tell=tell, gently=gently)
+
+
+class _EndedError(Exception):
+    """A child ended without an answer."""
+
+    def __init__(self, error: RobustcheckError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+class _ToldError(Exception):
+    """What a child raised, as the text of its traceback: the cause of the error, for `--debug`."""
+
+
+def _error(content: Mapping[str, Any]) -> RobustcheckError:
+    kinds = {kind.exit_code: kind for kind in (UsageError, CannotAssessError, EnvironmentFaultError)}
+    error = kinds.get(content["exit_code"], RobustcheckError)(str(content["message"]), str(content["hint"]))
+    error.__cause__ = _ToldError(f"in the child process\n{content['traceback']}")
+    return error
+
+
+class _Child:
+    """A process that waits for one task."""
+
+    def __init__(self) -> None:
+        self._limits = NO_LIMITS
+        self._busy = self._gently = False
+        try:
+            self._folder = tempfile.TemporaryDirectory(prefix="robustcheck-", ignore_cleanup_errors=True)
+            with _signals_wait():  # the child inherits that, until it answers them itself
+                self._process = subprocess.Popen(  # noqa: S603
+                    [sys.executable, "-P", "-c", START, json.dumps(sys.path)],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                )
+        except OSError as fault:
+            raise EnvironmentFaultError(
+                f"child process is not possible ({fault.strerror}); each model is read in one",
+                "df -h; ulimit -u",
+            ) from fault
+        self._lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        threading.Thread(target=self._read, name="robustcheck-child", daemon=True).start()
+
+    def _read(self) -> None:
+        """Hand the child's lines on; an empty one is its end."""
+        assert self._process.stdout is not None
+        line = b"-"
+        while line:
+            try:
+                line = self._process.stdout.readline(ANSWER_BYTES)
+            except (OSError, ValueError):  # closed
+                line = b""
+            self._lines.put(line)
+
+    def ask(
+        self, task: str, arguments: Mapping[str, Any], *, about: str, gently: bool, limits: Limits
+    ) -> Iterator[tuple[str, Any]]:
+        """Send the task now; then give what comes back: kind and content of each message, the answer or error last."""
+        request = {
+            "task": task,
+            "arguments": arguments,
+            "log": LOG.getEffectiveLevel(),
+            "folder": None if gently else self._folder.name,
+            "variables": {} if limits.model_bytes is None else {MAX_MODEL_SIZE: str(limits.model_bytes)},
+        }
+        assert self._process.stdin is not None
+        self._busy, self._gently = True, gently
+        self._limits = limits
+        with contextlib.suppress(OSError):  # it has ended already: that shows where its answer is awaited
+            self._process.stdin.write(json.dumps(request).encode("ascii") + b"\n")
+            self._process.stdin.flush()
+        return self._messages(about, time.monotonic())
+
+    def _messages(self, about: str, started_s: float) -> Iterator[tuple[str, Any]]:
+        while True:
+            try:
+                line = self._lines.get(timeout=LOOK_S)
+            except queue.Empty:
+                line = None
+            self._look(about, started_s)
+            if line is None:
+                continue
+            try:
+                if not line.endswith(b"\n"):
+                    raise _EndedError(self._ended(about))
+                ((kind, content),) = json.loads(line).items()
+            except (ValueError, AttributeError) as fault:
+                raise CannotAssessError(
+                    f"{about}: the process that reads it gave no answer that can be read"
+                ) from fault
+            self._busy = kind not in ("answer", "error")
+            yield kind, content
+
+    def _look(self, about: str, started_s: float) -> None:
+        """End a child that is beyond a limit."""
+        timeout_s, memory_bytes = self._limits.timeout_s, self._limits.memory_bytes
+        if timeout_s is not None and time.monotonic() - started_s > timeout_s:
+            self._process.kill()
+            raise CannotAssessError(
+                f"{about}: reading and measuring it took longer than {timeout_s:g} s; --timeout ends it there",
+                f"--timeout {2 * timeout_s:g}, or --max-images for a smaller set",
+            )
+        if memory_bytes is not None and (used_bytes := _own_bytes(self._process.pid)) > memory_bytes:
+            self._process.kill()
+            raise EnvironmentFaultError(
+                f"{about}: the process that reads it took {used_bytes:,} bytes of memory; --max-memory is "
+                f"{memory_bytes:,}",
+                "--batch-size 1, or a larger --max-memory",
+            )
+
+    def _ended(self, about: str) -> RobustcheckError:
+        """The error of a child that ended without an answer."""
+        code = self._process.wait()
+        if code == -signal.SIGKILL:
+            return EnvironmentFaultError(
+                f"{about}: the process that read it was killed; too little memory does that", "free -h; --batch-size 1"
+            )
+        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        return CannotAssessError(
+            f"{about}: the process that read it ended by {how}; a file that native code can't read does that",
+            "export the model again; try other images",
+        )
+
+    def kill(self) -> None:
+        """Kill the child, whatever it is at."""
+        self._process.kill()
+
+    def close(self) -> None:
+        """End the child, and remove its temporary files."""
+        assert self._process.stdin is not None
+        if self._busy:  # an error here, or a signal: the child still works
+            (self._process.terminate if self._gently else self._process.kill)()
+        with contextlib.suppress(OSError):
+            self._process.stdin.close()  # an idle child ends by that
+        try:
+            self._process.wait(GRACE_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._folder.cleanup()
+
+
+def max_model_bytes() -> int | None:
+    """Most bytes of a model with its external data, by the environment (`MAX_MODEL_SIZE`); None = no limit.
+
+    Raises UsageError for a value that is no size.
+    """
+    text = os.environ.get(MAX_MODEL_SIZE, "")
+    if text.isdecimal() or not text:
+        return int(text) if text else None
+    from pydantic import ByteSize, TypeAdapter, ValidationError  # noqa: PLC0415 # where a person wrote the value
+
+    try:
+        return int(TypeAdapter(ByteSize).validate_python(text))
+    except ValidationError as fault:
+        raise UsageError(f"{MAX_MODEL_SIZE} is {text!r}; it must be a size", f"export {MAX_MODEL_SIZE}=2GiB") from fault
+
+
+@contextlib.contextmanager
+def _signals_wait() -> Iterator[None]:
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _own_bytes(pid: int) -> int:
+    """Memory of a process that is no file's, in bytes; 0 for one that has ended."""
+    try:
+        fields = Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()
+    except OSError:
+        return 0
+    return (int(fields[1]) - int(fields[2])) * os.sysconf("SC_PAGE_SIZE")

@@ -1,0 +1,30 @@
+"""Where a run is: what a caller is told while it goes on; light to import."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run is; given to the callback after every batch, and when a stage without one begins."""
+
+    n_done: int
+    n_total: int
+    """images in all; 0 in a stage that counts none"""
+    images_per_s: float
+    interval: str
+    """the statistic that is closest to its threshold, in words; empty before the first look"""
+    stage: str = ""
+    """what is done before the first batch is through, in words; empty from then on"""
+
+
+Tell = Callable[[Progress], None]
+"""takes a run's progress"""
+
+
+def tell_stage(progress: Tell | None, words: str) -> None:
+    """Say what is done now, where no images are counted."""
+    if progress is not None:
+        progress(Progress(0, 0, 0.0, "", words))

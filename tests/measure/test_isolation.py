@@ -1,0 +1,140 @@
+"""The wall: what a child process does to a check, and what it can't do. Real children, real models, real signals."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import onnx
+import pytest
+
+import robustcheck_onnx as rc
+from robustcheck_onnx.checker import cli, isolation
+from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, RobustcheckError, UsageError
+from robustcheck_onnx.checker.isolation import Limits
+from robustcheck_onnx.checker.progress import Progress
+from support.children import all_end, children, first_children
+
+pytestmark = pytest.mark.usefixtures("wall")
+needs_proc = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc (Linux)")
+
+
+def test_a_child_gives_the_report_that_this_process_gives(lookup_pass: tuple[Path, Path]) -> None:
+    model, photos = lookup_pass
+    seen: list[Progress] = []
+    apart = rc.check(model, images=photos, progress=seen.append)
+    here = rc.check(model, images=photos, isolate=False)
+    assert apart.model_dump(exclude={"time"}) == here.model_dump(exclude={"time"})
+    assert seen[0].stage == "opening the model and the images"
+    assert seen[-1].n_done == 32  # of a batch
+
+
+@pytest.mark.parametrize("form", [bytes, onnx.ModelProto])
+def test_a_model_in_memory_goes_to_a_child_too(form: type, lookup_pass: tuple[Path, Path]) -> None:
+    model, photos = lookup_pass
+    content = model.read_bytes()
+    given = content if form is bytes else onnx.load_from_string(content)
+    apart, here = (rc.check(given, images=photos, isolate=isolate) for isolate in (True, False))
+    assert apart.model_dump(exclude={"time"}) == here.model_dump(exclude={"time"})
+    assert apart.evidence.model.file == f"<{form.__name__}>"
+
+
+def test_an_error_of_the_child_is_the_error(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"nothing\.onnx: model file is missing") as caught:
+        rc.check(tmp_path / "nothing.onnx")
+    assert "read_content" in str(caught.value.__cause__)  # the child's traceback, for --debug
+
+
+@needs_proc
+@pytest.mark.parametrize(
+    ("limits", "error", "message"),
+    [
+        (Limits(timeout_s=0.05), CannotAssessError, "took longer than 0.05 s; --timeout ends it there"),
+        (Limits(memory_bytes=30 << 20), EnvironmentFaultError, "bytes of memory; --max-memory is 31,457,280"),
+        (Limits(model_bytes=1000), CannotAssessError, "model with its external data is .* --max-model-size is 1,000"),
+    ],
+)
+def test_limits(limits: Limits, error: type[RobustcheckError], message: str, lookup_pass: tuple[Path, Path]) -> None:
+    model, photos = lookup_pass
+    with pytest.raises(error, match=message) as caught:
+        rc.check(model, images=photos, limits=limits)
+    assert str(model) in caught.value.message
+
+
+@pytest.mark.parametrize("limits", [{"timeout_s": 0.0}, {"memory_bytes": -1}, {"timeout_s": float("nan")}])
+def test_a_limit_must_be_positive(limits: dict[str, float]) -> None:
+    with pytest.raises(UsageError, match="it must be more than 0"):
+        Limits(**limits)  # type: ignore[arg-type]
+
+
+def test_limits_need_a_child(lookup_pass: tuple[Path, Path]) -> None:
+    with pytest.raises(UsageError, match="only a child process has them"):
+        rc.check(lookup_pass[0], isolate=False, limits=Limits(timeout_s=1))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
+@pytest.mark.parametrize(
+    ("number", "error", "message"),
+    [
+        (signal.SIGSEGV, CannotAssessError, "ended by signal SIGSEGV"),
+        (signal.SIGABRT, CannotAssessError, "ended by signal SIGABRT"),
+        (signal.SIGKILL, EnvironmentFaultError, "was killed; too little memory does that"),
+    ],
+)
+def test_a_child_that_dies_is_an_error(
+    number: signal.Signals, error: type[RobustcheckError], message: str, lookup_pass: tuple[Path, Path]
+) -> None:
+    model, photos = lookup_pass
+
+    def strike(now: Progress) -> None:
+        del now
+        for pid in children(os.getpid()):
+            os.kill(pid, number)
+
+    with pytest.raises(error, match=message):
+        rc.check(model, images=photos, progress=strike)
+
+
+@needs_proc
+def test_models_beside_one_that_kills_its_process_get_their_verdicts(
+    lookup_pass: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    model, photos = lookup_pass
+    killed = model.with_name("killed.onnx")
+    killed.write_bytes(model.read_bytes())
+    run = isolation.Wall.run
+
+    def strike(self: isolation.Wall, task: str, arguments: dict[str, object], **others: object) -> object:
+        if arguments.get("model") == str(killed):
+            others["tell"] = lambda now: os.kill(children(os.getpid())[0], signal.SIGSEGV)
+        return run(self, task, arguments, **others)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(isolation.Wall, "run", strike)
+    assert cli.main([str(killed), str(model), "--images", str(photos), "-q"]) == 3
+    out, err = capfd.readouterr()
+    assert out.splitlines()[1] == f"PASS {model}"
+    assert "ended by signal SIGSEGV" in err
+
+
+def test_the_process_that_reports_reads_no_model_and_no_image(lookup_pass: tuple[Path, Path]) -> None:
+    model, photos = lookup_pass
+    code = (
+        "import sys; from robustcheck_onnx.checker import cli; code = cli.main(sys.argv[1:]); "
+        "print(code, [m for m in ('onnx', 'onnxruntime', 'PIL', 'pyarrow', 'tarfile') if m in sys.modules])"
+    )
+    call = [sys.executable, "-c", code, str(model), "--images", str(photos), "-qq", "-o", "html=x.html"]
+    done = subprocess.run(call, capture_output=True, text=True, check=False, cwd=model.parent)
+    assert done.stdout == "0 []\n", done.stderr
+
+
+@needs_proc
+def test_the_child_ends_with_a_process_that_is_killed(lookup_pass: tuple[Path, Path]) -> None:
+    model, photos = lookup_pass
+    command = Path(sys.executable).parent / "robustcheck"
+    with subprocess.Popen([command, str(model), "--images", str(photos), "-qq"]) as process:
+        started = first_children(process.pid)
+        process.kill()
+    assert all_end(started)

@@ -1,0 +1,42 @@
+"""The child processes behind the wall, as Linux lists them."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from pathlib import Path
+
+
+def children(pid: int) -> list[int]:
+    """Those of a process that read models: a fork server of other tests is none."""
+    found = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # it ends just now
+            for child in (task / "children").read_text(encoding="utf-8").split():
+                if b"checker.child" in Path(f"/proc/{child}/cmdline").read_bytes():
+                    found.append(int(child))
+    return sorted(found)
+
+
+def first_children(pid: int, within_s: float = 20) -> list[int]:
+    """`children`, once there are some."""
+    end = time.monotonic() + within_s
+    while not (found := children(pid)) and time.monotonic() < end:
+        time.sleep(0.01)
+    assert found
+    return found
+
+
+def all_end(pids: list[int], within_s: float = 10) -> bool:
+    """Whether all these processes end in time; one that nobody has waited for yet has ended."""
+    end = time.monotonic() + within_s
+    while any(map(_runs, pids)) and time.monotonic() < end:
+        time.sleep(0.01)
+    return not any(map(_runs, pids))
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
