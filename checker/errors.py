@@ -29,7 +29,7 @@ class RobustcheckError(Exception):
     """An error a user can act on.
 
     Args:
-        message: one line, "<file>: <thing> is <value>; <rule>" (no trailing full stop).
+        message: one line, `FILE: THING is VALUE; RULE` (no full stop at its end).
         hint: the next step, best of all a command to type; empty when there is none.
     """
 

@@ -281,27 +281,21 @@ MOST_SHOWN = 120  # characters of a value in a message
 
 
 class Options(Frozen):
-    """What moves the numbers of a run, as it was given; None = not given. The threshold profile stands beside it."""
+    """What moves the numbers of a run, as it was given; None = not given. The threshold profile stands beside it.
+
+    What each of the others is: `RunOptions`.
+    """
 
     images: str | None = None
     """folder, glob, list, manifest, shards or tensors, or the URL of one; None = the bundled photos"""
     tensor: str | None = None
-    """measures this tensor instead of the one found by rule"""
     pool: str | None = None
-    """pools it this way instead of the way found by rule"""
     preprocess: str | None = None
-    """clip, imagenet or a JSON file; None = the file's contract, else a sidecar, else assumed (WARN)"""
     device: str = "auto"
-    """auto, cpu, cuda, cuda:N or tensorrt"""
     seed: int = 0
-    """fixes the order in which images are taken"""
     max_images: int | None = None
-    """uses at most so many images"""
     max_bad: float = 0.01
-    """largest share of images, 0 to 1, that may be unusable"""
     batch_size: int = 32
-    """images that the model gets at once; changes speed and memory, and a verdict only where a model takes scales over
-    its batch: 1 measures it for batches of one image"""
 
     @classmethod
     def of(cls, given: GivenOptions, **defaults: Any) -> Self:
@@ -334,16 +328,25 @@ def _shown(value: object) -> str:
 
 
 class RunOptions(TypedDict, total=False):
-    """`Options` but the images, as keyword arguments of `check`, `compare`, `scan` and `measure_shift`."""
+    """Further keyword arguments of `check`, `compare`, `scan` and `measure_shift`."""
 
     tensor: str | None
+    """measure this tensor; None = the one found by rule"""
     pool: str | None
+    """pool the tensor in this way; None = the way found by rule"""
     preprocess: str | Path | None
+    """clip, imagenet or a JSON file; None = the file's contract, else a sidecar, else assumed (WARN)"""
     device: str
+    """auto (the default), cpu, cuda, cuda:N or tensorrt"""
     seed: int
+    """fixes the order in which images are taken; 0 unless it is given"""
     max_images: int | None
+    """stop after this many images; None = all of them"""
     max_bad: float
+    """largest share of images, 0 to 1, that may be unusable; 0.01 unless it is given"""
     batch_size: int
+    """images that the model gets at once, 32 unless it is given. It changes speed and memory; it changes a verdict only
+    where a model takes scales over its batch: 1 measures such a model for batches of one image"""
 
 
 class GivenOptions(RunOptions, total=False):

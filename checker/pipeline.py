@@ -40,7 +40,7 @@ from robustcheck_onnx.thresholds.reference import references
 
 
 class CheckOptions(RunOptions, total=False):
-    """The keyword arguments of `check` but the images and the callback."""
+    """The keyword arguments of `check` but `images` and `progress`; those of `RunOptions` are among them."""
 
     thresholds: str | Path | Profile | None
     engine: str
@@ -73,24 +73,25 @@ def check(
     all of them.
 
     Args:
-        model: path or URL (docs/remote.md) of the ONNX file; or the model itself, as `bytes` or `onnx.ModelProto`. Then
-            no sidecar is looked for: its contract, or `preprocess`, must say what the pixels are.
+        model: path or URL of the ONNX file; or the model itself, as `bytes` or `onnx.ModelProto`. Then no sidecar is
+            looked for: its contract, or `preprocess`, must say what the pixels are.
         images: in-distribution photos: the path or URL of a set; or an iterable of paths, of PIL images, of uint8
             arrays (height, width, RGB), or of preprocessed float arrays (channel, height, width), of NumPy or any
             library whose arrays NumPy can read. What is handed over so is measured in this process, and a note of the
             report says so. None = the bundled photos.
         thresholds: a profile, its file, or the name of a packaged one; None = the default profile.
         engine: local (this process) or ray (the extra `ray`).
-        workers, ray_address: for ray, see `measure.run_jobs`.
-        cache: take the evidence of an earlier run if nothing has changed since, and keep this run's
-            (`measure/cache.py`); only the local engine does, only of files, and only without detectors.
-        detectors: names of installed plug-ins to run beside (`measure/detectors.py`), with the local engine only.
+        workers: with ray, the number of worker processes; None = one a GPU of the cluster, or one for every four cores.
+        ray_address: with ray, the address of a running cluster; None = one on this machine, for this run only.
+        cache: take the evidence of an earlier run if nothing has changed since, and keep this run's; only the local
+            engine does, only of files, and only without detectors.
+        detectors: names of installed plug-ins to run beside the check, with the local engine only.
         isolate: read model and images in a child process, so that no file can end this one, whatever it holds
             (docs/decisions/wall.md). False, and images that are handed over: in this process.
         limits: what the child may take.
         progress: called when a stage begins and after every batch; by ray after every shard, without an interval.
         options: what else moves the numbers: tensor, pool, preprocess, device, seed, max_images, max_bad, batch_size
-            (see `evidence.Options`).
+            (see `RunOptions`).
 
     Returns:
         The report; `report.verdict.verdict` is "PASS" or "WARN".

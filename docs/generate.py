@@ -1,4 +1,4 @@
-"""Write docs/reference/: commands, settings, reasons, exit codes, schema of the report and Python, from the code.
+"""Write docs/reference/: commands, settings, reasons, exit codes and the schema of the report, from the code.
 
     python docs/generate.py [FOLDER]
 
@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, get_args
 
 import typer
-from generate_python import python_api
 from typer.cli import get_docs_for_click
 from typer.core import TyperGroup
 from typer.main import get_command
@@ -50,7 +49,6 @@ def pages() -> dict[str, str]:
     made = {
         "cli.md": commands(),
         "exit-codes.md": exit_codes(),
-        "python-api.md": python_api(),
         "reasons.md": reasons(),
         "report-schema.md": schema(),
         "settings.md": settings(),

@@ -64,10 +64,14 @@ def compare(
         candidate: path of an ONNX file.
         reference: another one; None = the baseline, or without that the candidate itself (to make its baseline).
         baseline: in place of a reference, the `next_baseline` of an earlier run, or the file that it was written to.
-        tolerance: share of each statistic that may be lost, 0 ≤ tolerance < 1.
-        thresholds, images, isolate, limits, progress: as in `pipeline.check`; one child reads both models.
-        options: as in `pipeline.check`, for both models; max_images is `MAX_IMAGES` unless it is given. An image that
-            one of the two can't use counts as unusable for both.
+        tolerance: share of each statistic that may be lost, 0 ≤ tolerance < 1; 0.2 unless it is given.
+        thresholds: as in `check`.
+        images: as in `check`.
+        isolate: as in `check`; one child reads both models.
+        limits: as in `check`.
+        progress: as in `check`.
+        options: as in `check`, for both models; max_images is 1,000 unless it is given. An image that one of the two
+            can't use counts as unusable for both.
 
     Returns:
         The report; its `next_baseline` holds the candidate's numbers for the next release.

@@ -47,7 +47,9 @@ def assert_robust(
     """Check a model and raise unless the verdict is PASS, also under `python -O`.
 
     Args:
-        model, images, progress: as `check`.
+        model: as in `check`.
+        images: as in `check`.
+        progress: as in `check`.
         options: every other option of `check`.
 
     Returns:

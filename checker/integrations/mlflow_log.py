@@ -101,11 +101,12 @@ def gate_model_version(
     earlier call gave it (tags `robustcheck.alias.NAME`); other versions and other aliases stay as they are.
 
     Args:
-        name, model_version: of the model registry.
+        name: of the registered model.
+        model_version: of the registered model.
         report_file: the JSON report of a check.
         alias: set to this version if the gate is open, such as "champion".
         tracking_uri: the server; None = MLFLOW_TRACKING_URI.
-        verify_options: as `verify.verify`: images, rerun, public_key, signature, thresholds, device, …
+        verify_options: as in `verify`: images, rerun, public_key, signature, thresholds, device, …
 
     Returns:
         The verification; `exit_code` 0 = open; 1 = WARN, or nothing vouches for the PASS; 3 = not about this file.

@@ -47,10 +47,11 @@ def scan(
     Args:
         model: path of the ONNX file.
         blocks: measure these tensors instead of the ends of blocks found by rule.
-        images, isolate, limits: as in `pipeline.check`.
+        images: as in `check`.
+        isolate: as in `check`.
+        limits: as in `check`.
         progress: called when a stage begins and after every batch.
-        options: as in `pipeline.check`; tensor and pool are the representation's, max_images is `MAX_IMAGES` unless it
-            is given.
+        options: as in `check`; tensor and pool are the representation's, max_images is 64 unless it is given.
 
     Raises:
         UsageError: as for a check; no such tensor among `blocks`.

@@ -72,11 +72,13 @@ def measure_shift(
         model: ONNX file with class scores.
         images: the labelled in-distribution set, `[NAME=]PATH`: a folder of class folders, or a manifest with labels.
         shifted: one labelled shifted set, or several, written in the same way.
-        classes: class maps, `[NAME=]MAP` (see labels.class_map).
-        baseline: one of thresholds/baselines.py SOURCES.
+        classes: which score belongs to which label, `[NAME=]MAP`, as `robustcheck shift --classes` takes them.
+        baseline: timm or testbed: the models whose accuracies the shifted accuracy is compared with.
         report: of an earlier check of this model, or its JSON file; None = the check runs on `images`.
-        isolate, limits, progress: as in `pipeline.check`; one child reads the model and all sets.
-        options: as in `pipeline.check`; max_images is of each set.
+        isolate: as in `check`; one child reads the model and all sets.
+        limits: as in `check`.
+        progress: as in `check`.
+        options: as in `check`; max_images is of each set.
 
     Raises:
         UsageError, CannotAssessError, EnvironmentFaultError: see each class; nothing is measured half.

@@ -96,7 +96,8 @@ def verify(
         rerun: measure again with the report's settings; None = where the images are at hand, and then a PASS needs
             that rerun or a signature as its witness; False = rest on the report alone.
         device: for the rerun; None = the one that the report's run was asked for.
-        signature, public_key: bundle and key, both or none.
+        signature: the bundle that `sign` wrote; needs `public_key`.
+        public_key: the key that you trust; needs `signature`.
         accept_waivers: let waivers count that stand in the report and hold today; a signature must vouch for them, or
             `rerun` be False.
         detectors: those of the report that a rerun may load.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import html
 import html.parser
 import http.server
 import os
@@ -18,6 +19,7 @@ from urllib.parse import unquote, urldefrag, urlsplit
 
 import pytest
 
+import robustcheck_onnx as rc
 from support import ROOT
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -110,6 +112,17 @@ def test_nothing_of_a_page_comes_from_another_machine(site: Path, pages: dict[Pa
         ], path
     for sheet in site.rglob("*.css"):
         assert not re.search(r"url\(\s*[\"']?(https?:)?//|@import", sheet.read_text(encoding="utf-8")), sheet.name
+
+
+def test_the_page_of_the_python_api_has_every_name_with_its_words(site: Path, pages: dict[Path, Page]) -> None:
+    anchors = pages[site / "python-api.html"].anchors
+    names = {match[1] for anchor in anchors if (match := re.fullmatch(r"robustcheck_onnx\.(\w+)", anchor))}
+    assert names == set(rc.__all__) - {"__version__"}
+    assert {f"robustcheck_onnx.Report.{name}" for name in (*rc.Report.model_fields, "passed", "to_frame")} <= anchors
+    text = html.unescape(re.sub(r"<[^>]+>", "", (site / "python-api.html").read_text(encoding="utf-8")))
+    assert 'engine: str = "local",' in text  # a signature
+    assert re.search(r"max_images\s+int \| None\s+stop after this many images; None = all of them", text)  # a field
+    assert re.search(r"EnvironmentFaultError\s+–\s+pandas is not installed\.", text)  # an error
 
 
 FRAME = """<!DOCTYPE html><title>frame</title><iframe id="f" src="/index.html" width="1200" height="900"></iframe>

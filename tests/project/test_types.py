@@ -137,14 +137,6 @@ def test_options_of_assert_robust_are_those_of_check() -> None:
     assert all(get_type_hints(CheckOptions)[name] == hints[name] for name in own)
 
 
-def test_every_name_is_on_the_page_of_the_python_api() -> None:
-    page = (ROOT / "docs" / "reference" / "python-api.md").read_text(encoding="utf-8")
-    assert set(re.findall(r"^### (\w+)$", page, re.MULTILINE)) == set(rc.__all__) - {"__version__"}
-    assert "engine: str = 'local'," in page
-    assert "| `max_images` | `int \\| None` |" in page
-    assert "- `EnvironmentFaultError`: pandas is not installed." in page
-
-
 def test_options_of_gate_model_version_are_those_of_verify() -> None:
     import inspect
     from typing import get_type_hints
