@@ -43,11 +43,11 @@ def block(head: str, lines: Sequence[str], table: str = "", *, verdict: str = ""
     return f'<div style="{style}"><div><b>{_text(head)}</b></div>{said}{table}</div>'
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Lay out a table; the first column is text, the others are numbers. All of it is escaped."""
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, n_text: int = 1) -> str:
+    """Lay out a table; the first `n_text` columns are text, the others numbers. All of it is escaped."""
 
     def line(cells: Sequence[str], tag: str) -> str:
-        sides = ("left", *["right"] * (len(cells) - 1))
+        sides = ["left"] * n_text + ["right"] * (len(cells) - n_text)
         styled = (
             f'<{tag} style="text-align:{side};padding:.1em .6em">{_text(cell)}</{tag}>'
             for side, cell in zip(sides, cells, strict=True)

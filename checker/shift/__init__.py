@@ -5,7 +5,7 @@ Comes in: a model with a head and labelled image sets. May import: measure, repo
 
 from __future__ import annotations
 
-from .robustness import ShiftReport, to_json
+from .records import ShiftReport, to_json
 from .run import measure_shift
 
 __all__ = ["ShiftReport", "measure_shift", "to_json"]

@@ -13,7 +13,8 @@ from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.report import Report, read_one
 from robustcheck_onnx.checker.storage import Place, Url, parse_place
 
-from .robustness import ALIASES, Judged
+from .records import Judged
+from .robustness import ALIASES
 
 NAMED = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.\-]*)=(.+)", re.S)
 

@@ -1,4 +1,4 @@
-"""What `shift` measured, as frozen records, and whether its effective robustness agrees with the verdict; pure.
+"""Effective robustness from measured accuracies, and whether it agrees with the verdict; pure.
 
 Also the image sets with published accuracies: what each is called, and the classes and images that it has."""
 
@@ -7,16 +7,13 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
-from robustcheck_onnx.checker.evidence import Execution, Preprocessing
-from robustcheck_onnx.checker.report import Time
 from robustcheck_onnx.checker.statistics import CONFIDENCE, Accuracy, wilson
-from robustcheck_onnx.checker.text import as_json
 from robustcheck_onnx.thresholds.baselines import FITTED_ON, baselines_of, library_of, usual_robustness
 from robustcheck_onnx.thresholds.effective_robustness import PERCENTAGE_POINTS, effective_robustness, expected_accuracy
-from robustcheck_onnx.thresholds.frozen import Frozen
 from robustcheck_onnx.thresholds.published import IMAGENET, MEAN_SHIFTS, MIDDLE, SHIFT_WORDS, SHIFTS
+
+from .records import Agreement, Difference, Effective, Judged, Outcome, SetResult, Shifted
 
 CLASSES = {IMAGENET: 1000, "imagenetv2": 1000, "sketch": 1000, "imagenet_r": 200, "imagenet_a": 200, "objectnet": 113}
 """Number of classes that each named image set has."""
@@ -48,133 +45,6 @@ CLAIM = (
     "on ImageNet leads one to expect of models trained on ImageNet alone (Taori et al. 2020). Nothing here changes a "
     "verdict."
 )
-
-Outcome = Literal["agree", "disagree", "no contradiction", "undecided", "nothing to compare"]
-
-
-class Difference(Frozen):
-    """Accuracy on a shifted set minus accuracy on the in-distribution set (fractions)."""
-
-    value: float
-    low: float
-    high: float
-
-
-class SetResult(Frozen):
-    """One labelled image set, measured."""
-
-    name: str
-    source: str
-    shift: str | None
-    """which known set it was said to be"""
-    label_set: str
-    labels: str
-    """how labels were read, in words"""
-    n_labels: int
-    """classes that occur"""
-    n_compete: int
-    """classes among which the prediction is made"""
-    n_available: int
-    n_read: int
-    n_skipped: int
-    skipped: tuple[tuple[str, str], ...]
-    digest: str
-    accuracy: Accuracy
-
-
-class Effective(Frozen):
-    """Effective robustness on one named shift, percentage points."""
-
-    points: float
-    low: float
-    high: float
-    expected: float
-    """accuracy that the baseline leads one to expect (fraction)"""
-    extrapolated: bool
-    baseline: str
-    """what the line is fitted on, in words"""
-
-
-class Shifted(Frozen):
-    """A shifted set beside the in-distribution set."""
-
-    result: SetResult
-    difference: Difference
-    in_both: int
-    """images that are in both sets"""
-    effective_robustness: Effective | None
-    not_applicable: str
-    """why there is no effective robustness; empty where there is"""
-
-
-class Judged(Frozen):
-    """The verdict that the accuracies are compared with."""
-
-    verdict: Literal["PASS", "WARN"]
-    reasons: tuple[str, ...]
-    profile: str
-    n_images: int
-    tensor: str
-    origin: str
-    """where it comes from, in words"""
-
-
-class Agreement(Frozen):
-    """Whether the measured robustness agrees with the verdict."""
-
-    outcome: Outcome
-    sentence: str
-    mean_pp: float | None
-    """mean effective robustness over `shifts`, percentage points"""
-    low_pp: float | None
-    high_pp: float | None
-    shifts: tuple[str, ...]
-    usual_low_pp: float | None
-    """5 and 95 % of that mean over the models of the baseline"""
-    usual_high_pp: float | None
-
-
-class ModelUsed(Frozen):
-    """The model whose class scores were read."""
-
-    file: str
-    digest: str
-    source: str
-    class_output: str
-    n_classes: int
-    random_weights: bool | None
-    synthetic: str
-
-
-class ShiftReport(Frozen):
-    """Everything that `robustcheck shift` measured."""
-
-    schema_version: Literal[1] = 1
-    tool: str = "robustcheck"
-    document: Literal["shift"] = "shift"
-    tool_version: str
-    model: ModelUsed
-    confidence: float
-    in_distribution: SetResult
-    shifted: tuple[Shifted, ...]
-    accuracies: dict[str, float]
-    """of the sets that are whole and precise enough for effective robustness; keys of a suite entry, fractions"""
-    baseline: str
-    verdict: Judged
-    agreement: Agreement
-    preprocessing: Preprocessing
-    preprocessing_source: str
-    execution: Execution
-    seed: int
-    notes: tuple[str, ...]
-    claim: str
-    time: Time | None
-
-
-def to_json(report: ShiftReport) -> str:
-    """The report as one JSON document: numbers finite or null, ending in a newline."""
-    return as_json(report.model_dump(mode="json"))
-
 
 MAX_HALF_WIDTH_PP = 2.0  # of an accuracy: about the scatter of the models that the baselines are fitted on
 

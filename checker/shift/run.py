@@ -29,19 +29,8 @@ from robustcheck_onnx.checker.verdict import execution_notes, model_notes, skipp
 
 from . import labels
 from .call import Spec, judged_before, parse_call, verdict_of
-from .robustness import (
-    CLAIM,
-    IMAGES,
-    LABEL_SET,
-    WORDS,
-    ModelUsed,
-    SetResult,
-    Shifted,
-    ShiftReport,
-    agree,
-    comparable_accuracies,
-    put_beside,
-)
+from .records import ModelUsed, SetResult, Shifted, ShiftReport
+from .robustness import CLAIM, IMAGES, LABEL_SET, WORDS, agree, comparable_accuracies, put_beside
 
 
 class _LabelledSet(NamedTuple):

@@ -15,7 +15,8 @@ from robustcheck_onnx.checker.report import Pen, Trimmed, bullets, columns, labe
 from robustcheck_onnx.checker.text import name_text, percent_text
 from robustcheck_onnx.thresholds.published import IMAGENET, SHIFT_WORDS
 
-from .robustness import WORDS, SetResult, Shifted, ShiftReport, not_comparable
+from .records import SetResult, Shifted, ShiftReport
+from .robustness import WORDS, not_comparable
 
 _COLOURS = {"agree": "green", "disagree": "red"}
 

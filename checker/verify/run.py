@@ -14,7 +14,7 @@ from typing import Literal, TypedDict
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.measure import Progress, tell_stage
 from robustcheck_onnx.checker.model import file_digest
-from robustcheck_onnx.checker.report import Report, edits, read, ruling
+from robustcheck_onnx.checker.report import Report, edits, notebook, read, ruling
 from robustcheck_onnx.checker.storage import local_path
 from robustcheck_onnx.checker.verdict import gate, load_profile
 from robustcheck_onnx.thresholds.frozen import Frozen
@@ -55,6 +55,40 @@ class Verification(Frozen):
     exit_code: Literal[0, 1, 3]
     rule: str
     """one sentence: what decided the exit code"""
+
+    @property
+    def result(self) -> str:
+        """The result in words, such as VERIFIED or DOES NOT HOLD."""
+        passed = self.verdict == "PASS"
+        if self.exit_code == 0:
+            return "VERIFIED" if passed else "VERIFIED, WARN waived"
+        if self.exit_code == 3:
+            return "DOES NOT HOLD"
+        return "NOT VERIFIED: nothing but the report vouches for it" if passed else "VERIFIED, but WARN"
+
+    @property
+    def says(self) -> str:
+        """What the report says: its verdict with the reasons."""
+        reasons = f" ({', '.join(self.reasons)})" if self.reasons else ""
+        return f"{self.report} says {self.verdict}{reasons}"
+
+    def __bool__(self) -> bool:
+        """`if verify(...)` is true for exit code 0 alone."""
+        return self.exit_code == 0
+
+    def __repr_args__(self) -> list[tuple[str, object]]:
+        """What repr, str and rich show: a line, not the whole record."""
+        return [(name, getattr(self, name)) for name in ("result", "exit_code", "report", "model")]
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the result, what it rests on, and a row a check."""
+        rows = [[each.check, each.status, each.seen] for each in self.findings]
+        return notebook.block(
+            f"{self.result} · exit code {self.exit_code}",
+            [self.says, self.rests_on, self.rule],
+            notebook.table(["check", "result", "what was seen"], rows, n_text=3),
+            verdict="PASS" if self else "WARN",
+        )
 
 
 class VerifyOptions(TypedDict, total=False):

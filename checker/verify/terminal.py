@@ -16,39 +16,26 @@ _SIGNS = {"agrees": ("✓ agrees", "green"), "differs": ("✗ differs", "red"), 
 
 def one_line(verification: Verification) -> str:
     """Write the result in one line, for `-q`."""
-    result, _ = _result(verification)
-    return f"{result} {name_text(verification.report, ascii_only=False)}: {verification.rule}"
+    return f"{verification.result} {name_text(verification.report, ascii_only=False)}: {verification.rule}"
 
 
 def render(verification: Verification, *, ascii_only: bool = False) -> RenderableType:
     """Lay out the verification for the width of the console that prints it; the result and exit code come last."""
     pen = Pen(ascii_only)
-    result, colour = _result(verification)
-    sign = "✓" if verification.exit_code == 0 else "✗" if verification.exit_code == 3 else "▲"
+    sign, colour = {0: ("✓", "green"), 1: ("▲", "yellow"), 3: ("✗", "red")}[verification.exit_code]
     table = columns(pen, "=check", "=result", "what was seen")
     for finding in verification.findings:
         mark, style = _SIGNS[finding.status]
         table.add_row(pen.say(finding.check), pen.say(mark, style), pen.say(finding.seen))
-    verdict = " ".join([verification.verdict, *([f"({', '.join(verification.reasons)})"] * bool(verification.reasons))])
     return Trimmed(
         Group(
-            pen.say(f"{verification.report} says {verdict}"),
+            pen.say(verification.says),
             Text(),
             Padding(table, (0, 0, 0, INDENT)),
             Text(),
             pen.say(verification.rests_on),
             pen.say(verification.rule),
             Text(),
-            Ruled(pen, f"{sign} {result} · exit code {verification.exit_code}", colour),
+            Ruled(pen, f"{sign} {verification.result} · exit code {verification.exit_code}", colour),
         )
     )
-
-
-def _result(verification: Verification) -> tuple[str, str]:
-    """Name the result, and its colour."""
-    passed = verification.verdict == "PASS"
-    if verification.exit_code == 0:
-        return ("VERIFIED" if passed else "VERIFIED, WARN waived"), "green"
-    if verification.exit_code == 3:
-        return "DOES NOT HOLD", "red"
-    return ("NOT VERIFIED: nothing but the report vouches for it" if passed else "VERIFIED, but WARN"), "yellow"

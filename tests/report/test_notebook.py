@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 from onnx import TensorProto
+from PIL import Image
 from rich.console import Console
 
 import robustcheck_onnx as rc
 from robustcheck_onnx.checker.report.words import statistics_of
+from robustcheck_onnx.checker.shift.records import Effective
 from robustcheck_onnx.checker.verdict import NAMES
 from robustcheck_onnx.thresholds.profile import STATISTICS
 from support import onnx_models, reports
@@ -81,6 +83,24 @@ def compared(workshop: Workshop) -> rc.CompareReport:
     return workshop.compare(h - (np.arange(384) == 50) * h[:, 50].mean(), h)
 
 
+@pytest.fixture
+def shifted(tmp_path: Path) -> rc.ShiftReport:
+    """Ten classes, of which two occur, and 16 images in each set."""
+    rng = np.random.default_rng(0)
+    for folder in ("val/0", "val/3", "blur/0", "blur/3"):
+        (tmp_path / folder).mkdir(parents=True)
+        for i in range(8):
+            Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(tmp_path / folder / f"{i}.png")
+    onnx_models.save(onnx_models.classifier(10), tmp_path / "classes.onnx")
+    return rc.measure_shift(tmp_path / "classes.onnx", tmp_path / "val", tmp_path / "blur", preprocess="imagenet")
+
+
+@pytest.fixture
+def written(passed: rc.Report, tmp_path: Path) -> Path:
+    (tmp_path / "report.json").write_text(passed.model_dump_json(), encoding="utf-8")
+    return tmp_path / "report.json"
+
+
 # ------------------------------------------------------------------------------------------------------ a line
 
 
@@ -105,6 +125,28 @@ def test_a_scan_and_a_comparison_are_one_line(scanned: rc.ScanReport, compared: 
     assert repr(compared).endswith("reference.onnx', images=80)")
     assert len(repr(compared)) < 600
     assert len(repr(compared.next_baseline)) < 400
+
+
+def test_a_shift_is_one_line(shifted: rc.ShiftReport) -> None:
+    inside, blur = (s.accuracy.value for s in (shifted.in_distribution, shifted.shifted[0].result))
+    assert repr(shifted) == (
+        f"ShiftReport(model='{shifted.model.file}', verdict='WARN', agreement='nothing to compare', "
+        f"accuracies={{'val': {inside:.4g}, 'blur': {blur:.4g}}})"
+    )
+
+
+def test_a_verification_is_one_line_and_true_for_exit_code_0_alone(
+    written: Path, lookup_pass: tuple[Path, Path], tmp_path: Path
+) -> None:
+    model, photos = lookup_pass
+    holds = rc.verify(written, model, images=photos)
+    assert repr(holds) == f"Verification(result='VERIFIED', exit_code=0, report='{written}', model='{model}')"
+    alone = rc.verify(written, model)
+    assert alone.result == "NOT VERIFIED: nothing but the report vouches for it"
+    onnx_models.save(onnx_models.encoder(), tmp_path / "other.onnx")
+    other = rc.verify(written, tmp_path / "other.onnx", rerun=False)
+    assert other.result == "DOES NOT HOLD"
+    assert [(each.exit_code, bool(each)) for each in (holds, alone, other)] == [(0, True), (1, False), (3, False)]
 
 
 # -------------------------------------------------------------------------------------------------------- HTML
@@ -138,6 +180,29 @@ def test_html_of_a_scan_and_a_comparison(scanned: rc.ScanReport, compared: rc.Co
     assert compared.verdict.reasons
     assert all(f"{r.id} ({r.kind}): {r.seen}" in page.text for r in compared.verdict.reasons)
     assert all(f"\n{change.keeps}\n" in page.text for change in compared.statistics)
+
+
+def test_html_of_a_shift(shifted: rc.ShiftReport) -> None:
+    page = html_of(shifted)
+    assert page.text.startswith(f"Accuracy under distribution shift · {shifted.model.file}\n")
+    assert f"WARN · nothing to compare: {shifted.agreement.sentence}" in page.text
+    assert all(note in page.text for note in (*shifted.notes, shifted.claim))
+    inside, blur = (s.accuracy for s in (shifted.in_distribution, shifted.shifted[0].result))
+    gap = shifted.shifted[0].difference
+    bounds = [f"{100 * each.low:.1f} – {100 * each.high:.1f}" for each in (inside, blur)]
+    assert f"val\n16\n{100 * inside.value:.1f} %\n{bounds[0]}\nin-distribution\n" in page.text
+    change = f"{100 * gap.value:+.1f} ({100 * gap.low:+.1f} to {100 * gap.high:+.1f})"
+    assert f"blur\n16\n{100 * blur.value:.1f} %\n{bounds[1]}\n{change}\n–\n" in page.text
+    beyond = Effective(points=3.25, low=1, high=5.5, expected=0.5, extrapolated=False, baseline="timm")
+    first = shifted.shifted[0].model_copy(update={"effective_robustness": beyond})
+    assert "+3.2 (+1.0 to +5.5)" in html_of(shifted.model_copy(update={"shifted": (first,)})).text
+
+
+def test_html_of_a_verification(written: Path, lookup_pass: tuple[Path, Path]) -> None:
+    shown = rc.verify(written, lookup_pass[0], rerun=False)
+    page = html_of(shown)
+    assert page.text.startswith(f"VERIFIED · exit code 0\n{written} says PASS\n{shown.rests_on}\n{shown.rule}\n")
+    assert all(f"{each.check}\n{each.status}\n{each.seen}\n" in page.text for each in shown.findings)
 
 
 # -------------------------------------------------------------------------------------------------- data frames

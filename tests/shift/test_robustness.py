@@ -9,16 +9,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from robustcheck_onnx.checker.shift.robustness import (
-    CLASSES,
-    LABEL_SET,
-    Judged,
-    SetResult,
-    Shifted,
-    agree,
-    effective,
-    put_beside,
-)
+from robustcheck_onnx.checker.shift.records import Judged, SetResult, Shifted
+from robustcheck_onnx.checker.shift.robustness import CLASSES, LABEL_SET, agree, effective, put_beside
 from robustcheck_onnx.checker.statistics.intervals import wilson
 from robustcheck_onnx.thresholds import DATA, baselines, published
 from robustcheck_onnx.thresholds.published import IMAGENET

@@ -1,0 +1,178 @@
+"""What `shift` measured, as frozen records; pure."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from robustcheck_onnx.checker.evidence import Execution, Preprocessing
+from robustcheck_onnx.checker.report import Time, notebook
+from robustcheck_onnx.checker.statistics import Accuracy
+from robustcheck_onnx.checker.text import as_json, percent_text
+from robustcheck_onnx.thresholds.frozen import Frozen
+
+Outcome = Literal["agree", "disagree", "no contradiction", "undecided", "nothing to compare"]
+
+
+class Difference(Frozen):
+    """Accuracy on a shifted set minus accuracy on the in-distribution set (fractions)."""
+
+    value: float
+    low: float
+    high: float
+
+
+class SetResult(Frozen):
+    """One labelled image set, measured."""
+
+    name: str
+    source: str
+    shift: str | None
+    """which known set it was said to be"""
+    label_set: str
+    labels: str
+    """how labels were read, in words"""
+    n_labels: int
+    """classes that occur"""
+    n_compete: int
+    """classes among which the prediction is made"""
+    n_available: int
+    n_read: int
+    n_skipped: int
+    skipped: tuple[tuple[str, str], ...]
+    digest: str
+    accuracy: Accuracy
+
+
+class Effective(Frozen):
+    """Effective robustness on one named shift, percentage points."""
+
+    points: float
+    low: float
+    high: float
+    expected: float
+    """accuracy that the baseline leads one to expect (fraction)"""
+    extrapolated: bool
+    baseline: str
+    """what the line is fitted on, in words"""
+
+
+class Shifted(Frozen):
+    """A shifted set beside the in-distribution set."""
+
+    result: SetResult
+    difference: Difference
+    in_both: int
+    """images that are in both sets"""
+    effective_robustness: Effective | None
+    not_applicable: str
+    """why there is no effective robustness; empty where there is"""
+
+
+class Judged(Frozen):
+    """The verdict that the accuracies are compared with."""
+
+    verdict: Literal["PASS", "WARN"]
+    reasons: tuple[str, ...]
+    profile: str
+    n_images: int
+    tensor: str
+    origin: str
+    """where it comes from, in words"""
+
+
+class Agreement(Frozen):
+    """Whether the measured robustness agrees with the verdict."""
+
+    outcome: Outcome
+    sentence: str
+    mean_pp: float | None
+    """mean effective robustness over `shifts`, percentage points"""
+    low_pp: float | None
+    high_pp: float | None
+    shifts: tuple[str, ...]
+    usual_low_pp: float | None
+    """5 and 95 % of that mean over the models of the baseline"""
+    usual_high_pp: float | None
+
+
+class ModelUsed(Frozen):
+    """The model whose class scores were read."""
+
+    file: str
+    digest: str
+    source: str
+    class_output: str
+    n_classes: int
+    random_weights: bool | None
+    synthetic: str
+
+
+class ShiftReport(Frozen):
+    """Everything that `robustcheck shift` measured."""
+
+    schema_version: Literal[1] = 1
+    tool: str = "robustcheck"
+    document: Literal["shift"] = "shift"
+    tool_version: str
+    model: ModelUsed
+    confidence: float
+    in_distribution: SetResult
+    shifted: tuple[Shifted, ...]
+    accuracies: dict[str, float]
+    """of the sets that are whole and precise enough for effective robustness; keys of a suite entry, fractions"""
+    baseline: str
+    verdict: Judged
+    agreement: Agreement
+    preprocessing: Preprocessing
+    preprocessing_source: str
+    execution: Execution
+    seed: int
+    notes: tuple[str, ...]
+    claim: str
+    time: Time | None
+
+    def __repr_args__(self) -> list[tuple[str, object]]:
+        """What repr, str and rich show: a line, not the whole record."""
+        sets = (self.in_distribution, *(each.result for each in self.shifted))
+        return [
+            ("model", self.model.file),
+            ("verdict", self.verdict.verdict),
+            ("agreement", self.agreement.outcome),
+            ("accuracies", {each.name: round(each.accuracy.value, 4) for each in sets}),
+        ]
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: whether the accuracies agree with the verdict, and a row an image set."""
+        inside = self.in_distribution
+        rows = [
+            [*_cells(inside), "in-distribution", ""],
+            *(
+                [*_cells(each.result), _points(each.difference, 100), _points(each.effective_robustness)]
+                for each in self.shifted
+            ),
+        ]
+        header = ["image set", "images", "top-1", "interval", "difference, points", "effective robustness, points"]
+        said = f"{self.verdict.verdict} · {self.agreement.outcome}: {self.agreement.sentence}"
+        return notebook.block(
+            f"Accuracy under distribution shift · {self.model.file}",
+            [said, *self.notes, self.claim],
+            notebook.table(header, rows),
+        )
+
+
+def _cells(result: SetResult) -> list[str]:
+    accuracy = result.accuracy
+    bounds = f"{100 * accuracy.low:.1f} – {100 * accuracy.high:.1f}"
+    return [result.name, str(accuracy.n), percent_text(accuracy.value), bounds]
+
+
+def _points(value: Difference | Effective | None, scale: float = 1) -> str:
+    if value is None:
+        return "–"
+    middle = value.value if isinstance(value, Difference) else value.points
+    return f"{scale * middle:+.1f} ({scale * value.low:+.1f} to {scale * value.high:+.1f})"
+
+
+def to_json(report: ShiftReport) -> str:
+    """The report as one JSON document: numbers finite or null, ending in a newline."""
+    return as_json(report.model_dump(mode="json"))
