@@ -9,10 +9,11 @@ from .plan import refuse_unknown
 from .profiles import render_diff, render_list, render_profile
 from .table import open_table, relabelled
 from .tasks import Settings, check_labels
-from .terminal import plan_json, render_plan, render_summary
+from .terminal import causes, plan_json, render_plan, render_summary
 
 __all__ = [
     "Settings",
+    "causes",
     "check_labels",
     "open_table",
     "plan_json",

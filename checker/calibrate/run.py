@@ -1,7 +1,7 @@
 """Exports and measures the models of a calibration that have no result row yet, one at a time.
 
 Each export runs in a process of its own, so that this one never loads torch and survives an export that crashes or runs
-out of memory. Measuring runs in the engine's processes. Progress goes to a callback.
+out of memory. Measuring runs in the engine's processes. What is done, and what was done, go to callbacks.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, RobustcheckError, UsageError
-from robustcheck_onnx.checker.measure import Job, run_jobs
+from robustcheck_onnx.checker.measure import Job, Progress, run_jobs, tell_stage
 from robustcheck_onnx.checker.model import parse_contract, properties, read_onnx
 from robustcheck_onnx.checker.storage import write_whole
 from robustcheck_onnx.thresholds import profile as profiles
@@ -27,7 +27,7 @@ from .tasks import RECORD, Settings, Task, weights_path
 EXPORT_END_S = 10  # time for a terminated export to remove its temporary files, which can be gigabytes
 
 Tell = Callable[[str], None]
-"""Called with one line of progress, without a line end."""
+"""Called with a line about what was done, without a line end."""
 
 
 def check_engine(settings: Settings) -> None:
@@ -37,7 +37,13 @@ def check_engine(settings: Settings) -> None:
 
 
 def measure(
-    suite: Opened, work: Sequence[Task], rows: list[Result], settings: Settings, table: Path, tell: Tell
+    suite: Opened,
+    work: Sequence[Task],
+    rows: list[Result],
+    settings: Settings,
+    table: Path,
+    tell: Tell,
+    progress: Callable[[Progress], None] | None = None,
 ) -> dict[str, RobustcheckError]:
     """Export and measure every model that has no rows yet; its rows are added to the table as soon as it is measured.
 
@@ -46,7 +52,8 @@ def measure(
         rows: those of the table; new ones are appended to this list.
         settings: what to measure with.
         table: the results table.
-        tell: called with each line of progress.
+        tell: called with a line for each model that was measured or failed.
+        progress: called with what is done now.
 
     Returns:
         The error of each model that failed, by id.
@@ -62,12 +69,14 @@ def measure(
     for number, task in enumerate(todo, 1):
         try:
             if not task.is_exported:
-                tell(f"export {number}/{len(todo)} {task.member.id}")
+                tell_stage(progress, f"exporting model {number} of {len(todo)}, {task.member.id}")
                 _export(suite.folder, task)
             jobs.setdefault(_job(suite.folder, task, settings), []).append(task)
         except RobustcheckError as fault:
             failed[task.member.id] = fault
             tell(f"failed {task.member.id}: {fault.message}")
+    n_done = 0
+    tell_stage(progress, f"measuring, 0 of {len(jobs)} models done")
     for outcome in (
         run_jobs(
             tuple(jobs),
@@ -79,6 +88,8 @@ def measure(
         if jobs
         else ()
     ):
+        n_done += 1
+        tell_stage(progress, f"measuring, {n_done} of {len(jobs)} models done")
         for task in jobs[outcome.job]:
             if outcome.error is not None:
                 failed[task.member.id] = outcome.error

@@ -1,12 +1,13 @@
-"""What `calibrate` shows: the plan and the summary (pure)."""
+"""What `calibrate` shows: the plan, the summary, why models failed (pure)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Group, RenderableType
 
+from robustcheck_onnx.checker.errors import RobustcheckError
 from robustcheck_onnx.checker.report import Pen, Trimmed, columns, hanging, labelled, line, section, spaced
 from robustcheck_onnx.thresholds.profile import Profile
 
@@ -104,3 +105,18 @@ def render_summary(profile: Profile, *, ascii_only: bool = False) -> RenderableT
     if profile.calibration.tensors:
         blocks.append(tensors_section(profile, pen))
     return Trimmed(spaced(blocks))
+
+
+def causes(failed: Mapping[str, RobustcheckError]) -> list[str]:
+    """A text for each cause, with the models that it failed: one missing package can fail every model of a suite."""
+    names: dict[str, list[str]] = {}
+    for name, fault in failed.items():
+        names.setdefault(_cause(fault), []).append(name)
+    return [
+        f"{', '.join(of[:3])}{f' and {len(of) - 3} more' if len(of) > 3 else ''}: {cause}"
+        for cause, of in names.items()
+    ]
+
+
+def _cause(fault: RobustcheckError) -> str:
+    return f"{fault.message} ({fault.hint})" if fault.hint else fault.message

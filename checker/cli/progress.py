@@ -91,7 +91,7 @@ def _moving(stream: TextIO) -> Iterator[Line]:
 
     # the stream itself: while a library works, sys.stderr may be another one
     console = Console(file=stream, highlight=False)
-    columns: list[ProgressColumn] = [TextColumn("{task.description}"), TextColumn("{task.fields[count]}")]
+    columns: list[ProgressColumn] = [TextColumn("{task.description}", markup=False), TextColumn("{task.fields[count]}")]
     columns.append(TextColumn("{task.fields[rate]}"))
     if console.width >= WITH_BAR:
         columns = [columns[0], BarColumn(bar_width=24), *columns[1:], TimeRemainingColumn()]
@@ -100,10 +100,11 @@ def _moving(stream: TextIO) -> Iterator[Line]:
 
         def show(now: _Shown) -> None:
             count = f"{now.n_done}/{now.n_total}" if now.n_total else ""
-            is_new = now.words != bars.tasks[task].description
+            words = printable(now.words)
+            is_new = words != bars.tasks[task].description
             bars.update(
                 task,
-                description=now.words,
+                description=words,
                 total=now.n_total or None,
                 completed=now.n_done,
                 count=count,

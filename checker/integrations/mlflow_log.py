@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, RobustcheckError, UsageError
+from robustcheck_onnx.checker.measure import tell_stage
 from robustcheck_onnx.checker.report import Report, forms
 from robustcheck_onnx.checker.verify import Verification, VerifyOptions, verify
 
@@ -124,6 +125,7 @@ def gate_model_version(
 
         tag("gate", "closed")  # it stays so, whatever fails from here on
         try:
+            tell_stage(verify_options.get("progress"), "fetching the model from the registry")
             model = _fetch(client, name, identity, Path(folder))
             result = verify(report_file, model, **verify_options)
             stands = result.exit_code == 0 or (result.exit_code == 1 and result.verdict == "WARN")

@@ -9,9 +9,9 @@ from typing import Any, Protocol
 
 import pytest
 
+from robustcheck_onnx.checker.calibrate import causes
 from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.cli import process
-from robustcheck_onnx.checker.cli.verbs import calibrate
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError
 from robustcheck_onnx.thresholds import results
 from robustcheck_onnx.thresholds.results import Result
@@ -67,12 +67,12 @@ def test_wrong_calls(words: str, message: str, tmp_path: Path, call: Call, monke
 def test_a_cause_is_said_once_for_all_its_models() -> None:
     missing = EnvironmentFaultError("timm: package is missing; it must be there", "pip install timm")
     failed = {f"timm:{name}": missing for name in "abcde"} | {"own.onnx": CannotAssessError("own.onnx: is empty")}
-    assert calibrate.causes(failed) == [
+    assert causes(failed) == [
         "timm:a, timm:b, timm:c and 2 more: timm: package is missing; it must be there (pip install timm)",
         "own.onnx: own.onnx: is empty",
     ]
     three = dict.fromkeys("abc", missing)
-    assert calibrate.causes(three) == [
+    assert causes(three) == [
         "a, b, c: timm: package is missing; it must be there (pip install timm)",
     ]
 

@@ -17,6 +17,7 @@ import pytest
 from robustcheck_onnx.checker.cli import progress
 from robustcheck_onnx.checker.measure import Progress
 from robustcheck_onnx.thresholds import profile
+from support.calibrations import N_MODELS, Calibrated
 from support.measuring import never_narrow
 
 COMMAND = Path(sys.executable).parent / "robustcheck"
@@ -133,3 +134,26 @@ def test_other_verbs_show_their_work(verb: str, lookup_pass: tuple[Path, Path], 
     assert code == 0 if verb != "scan" else code in {0, 3}  # this model has no blocks
     stages = {re.sub(r"  .*| *\d.*", "", line) for line in lines}
     assert stages >= STAGES[verb]
+
+
+def test_the_demo_shows_its_work() -> None:
+    code, lines = on_a_terminal("demo")
+    shown = list(dict.fromkeys(re.sub(r"  .*| *\d.*", "", line) for line in lines))
+    stages = ["starting", "making two tiny encoders from the bundled photos", "opening the model and the images"]
+    assert (code, shown[:3]) == (0, stages)
+
+
+def test_a_calibration_shows_what_it_does_and_keeps_what_it_did(calibrated: Calibrated, tmp_path: Path) -> None:
+    where = ("--suite", calibrated.suite, "--images", calibrated.photos, "--cache", tmp_path / "cache")
+    rows = calibrated.table.read_text(encoding="utf-8").splitlines(keepends=True)
+    (tmp_path / "some.jsonl").write_text("".join(rows[:-2]), encoding="utf-8")
+    some = ("--results", tmp_path / "some.jsonl", "--out", tmp_path / "p.json", "--device", "cpu")
+    code, lines = on_a_terminal("calibrate", *where, *some, columns=110)
+    assert code == 0
+    bare = [re.sub(r"(  | [━╸╺]).*", "", line) for line in lines]
+    activity = [line for line in dict.fromkeys(bare) if line.startswith(("reading", "measuring"))]
+    assert activity == ["reading images and models", *(f"measuring, {n} of 2 models done" for n in (0, 1, 2))]
+    assert f"{N_MODELS} models: {N_MODELS - 2} measured before, 2 to do" in bare
+    assert sum(line.startswith("measured made_") for line in bare) == 2
+    code, lines = on_a_terminal("calibrate", *where, *some, "-q")
+    assert (code, lines) == (0, [])

@@ -14,6 +14,7 @@ from mlflow import MlflowClient
 
 from robustcheck_onnx import Report, check
 from robustcheck_onnx.checker.cli import app as cli
+from robustcheck_onnx.checker.cli import progress
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.integrations import mlflow_log
 from robustcheck_onnx.checker.report.record import result_digest_of, to_json
@@ -232,8 +233,9 @@ def test_a_version_must_hold_one_onnx_file(
 
 def test_the_command_gates_and_logs(
     passed: Report, store: str, client: MlflowClient, register: Register, tmp_path: Path,
-    lookup_pass: tuple[Path, Path], capsys: pytest.CaptureFixture[str],
+    lookup_pass: tuple[Path, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
+    monkeypatch.setattr(progress, "EVERY_S", 0.001)
     version = register(lookup_pass[0])
     report = str(write(passed, tmp_path / "r.json"))
     words = ["mlflow", "gate", "encoder", version, report, "--tracking-uri", store]
@@ -241,7 +243,10 @@ def test_the_command_gates_and_logs(
     assert "gate is closed" in capsys.readouterr().out
     assert client.get_model_version("encoder", version).tags["robustcheck.verdict"] == "none"
     assert cli.main([*words, "--images", str(lookup_pass[1])]) == 0
-    assert "encoder version 1: gate is open" in capsys.readouterr().out
+    shown = capsys.readouterr()
+    assert "encoder version 1: gate is open" in shown.out
+    for stage in ("fetching the model from the registry", "comparing the images"):
+        assert re.search(rf"^encoder version 1: \d s: {stage}", shown.err, re.MULTILINE)
     assert cli.main(["mlflow", "log", report, "--tracking-uri", store]) == 0
     assert re.fullmatch(r"logged PASS to run [0-9a-f]{32}\n", capsys.readouterr().out)
     assert cli.main(["mlflow", "gate", "encoder", "9", report, "--tracking-uri", store]) == 2

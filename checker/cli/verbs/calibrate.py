@@ -28,11 +28,10 @@ from ..options import (
 )
 from ..output import ascii_only, check_target, console_for, print_report
 from ..panels import MODEL, OUTPUT, SPEED, VERDICT
+from ..progress import progress_line
 from . import profiles
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from robustcheck_onnx.checker.calibrate import Settings
     from robustcheck_onnx.thresholds.profile import Profile
     from robustcheck_onnx.thresholds.results import Result
@@ -147,6 +146,7 @@ def calibrate(
     from robustcheck_onnx.checker.calibrate.run import measure
     from robustcheck_onnx.checker.calibrate.table import done
     from robustcheck_onnx.checker.evidence import Options
+    from robustcheck_onnx.checker.measure import tell_stage
     from robustcheck_onnx.checker.storage import write_whole
     from robustcheck_onnx.thresholds import reference
     from robustcheck_onnx.thresholds.calibrate import default_profile
@@ -189,11 +189,14 @@ def calibrate(
     if table.resolve() == out.resolve():
         raise UsageError(f"{out}: --results and --out are one file; they must be two", "leave out --results")
     check_target(table, [Path(suite or "")])
-    digest, _ = tasks.image_set(settings)
-    work = tasks.tasks(opened, settings, digest)
-    refuse_unknown(work)
-    rows = open_table(table, work)
-    failed = measure(opened, work, rows, settings, table, (lambda _line: None) if quiet else _write_line)
+    with progress_line(quiet, opened.suite.name) as progress:
+        tell_stage(progress, "reading images and models")
+        digest, _ = tasks.image_set(settings)
+        work = tasks.tasks(opened, settings, digest)
+        refuse_unknown(work)
+        rows = open_table(table, work)
+        tell = (lambda _line: None) if quiet else _write_line
+        failed = measure(opened, work, rows, settings, table, tell, progress)
     used = relabelled([row for task in work for row in done(task, rows)], opened)
     _refuse_failed(failed, out, table, allow_missing)
     made = _fitted(used, name, tensor, failed, opened)
@@ -224,7 +227,7 @@ def _opened(spec: str) -> Opened:
 
 
 def _write_line(text: str) -> None:
-    """Write one line of progress to stderr."""
+    """Write a line to stderr; the line of progress stays below it."""
     sys.stderr.write(f"{printable(text)}\n")
     sys.stderr.flush()
 
@@ -297,28 +300,15 @@ def _fitted(
         ) from fault
 
 
-def causes(failed: Mapping[str, RobustcheckError]) -> list[str]:
-    """A text for each cause, with the models that it failed: one missing package can fail every model of a suite."""
-    names: dict[str, list[str]] = {}
-    for name, fault in failed.items():
-        names.setdefault(_cause(fault), []).append(name)
-    return [
-        f"{', '.join(of[:3])}{f' and {len(of) - 3} more' if len(of) > 3 else ''}: {cause}"
-        for cause, of in names.items()
-    ]
-
-
-def _cause(fault: RobustcheckError) -> str:
-    return f"{fault.message} ({fault.hint})" if fault.hint else fault.message
-
-
 def _refuse_failed(failed: dict[str, RobustcheckError], out: Path, table: Path, allow_missing: bool) -> None:
     """Raise if models failed, so that no profile is written; with `allow_missing`, list them on stderr instead."""
+    from robustcheck_onnx.checker.calibrate import causes
+
     if not failed:
         return
     if allow_missing:
         for name, fault in failed.items():
-            _write_line(f"missing {name}: {_cause(fault)}")
+            _write_line(f"missing {causes({name: fault})[0]}")
         return
     kind = EnvironmentFaultError if any(fault.exit_code == 4 for fault in failed.values()) else CannotAssessError
     raise kind(

@@ -11,6 +11,7 @@ from robustcheck_onnx.checker.errors import EnvironmentFaultError, RobustcheckEr
 
 from ..options import Color, Debug
 from ..output import ascii_only, console_for
+from ..progress import progress_line
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -51,18 +52,22 @@ def demo(
 
     from robustcheck_onnx.checker import pipeline
     from robustcheck_onnx.checker.demo import NAMES, train, write
+    from robustcheck_onnx.checker.measure import tell_stage
     from robustcheck_onnx.checker.report import Pen, Trimmed
 
     if keep is not None:
         _check_folder(keep, NAMES)
     console = console_for(color)
     pen = Pen(ascii_only(console))
-    weights, mean = train()
     with tempfile.TemporaryDirectory(prefix="robustcheck-demo-") as folder:
         models = [Path(folder) / f"{name}.onnx" for name in NAMES]
-        for name, model in zip(NAMES, models, strict=True):
-            write(model, name, weights, mean)
-            report = pipeline.check(model, device="cpu")
+        with progress_line(0) as progress:
+            tell_stage(progress, "making two tiny encoders from the bundled photos")
+            weights, mean = train()
+            for name, model in zip(NAMES, models, strict=True):
+                write(model, name, weights, mean)
+            reports = [pipeline.check(model, device="cpu", progress=progress) for model in models]
+        for name, report in zip(NAMES, reports, strict=True):
             console.print(Trimmed(_excerpt(name, report, pen)))
             if report.verdict.verdict != EXPECTED[name]:
                 raise RobustcheckError(

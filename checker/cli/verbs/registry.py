@@ -13,6 +13,7 @@ from robustcheck_onnx.checker.text import printable
 
 from ..help import Verbs
 from ..options import Debug, PublicKey, ReportFile, ReportImages, Rerun, Signature
+from ..progress import progress_line
 
 mlflow = Verbs(name="mlflow", help="Log reports to MLflow; gate its model registry (extra `mlflow`).")
 Server = Annotated[
@@ -69,17 +70,19 @@ def gate(
     """
     from robustcheck_onnx.checker.integrations.mlflow_log import gate_model_version
 
-    result = gate_model_version(
-        name,
-        version,
-        report,
-        alias=alias,
-        tracking_uri=tracking_uri,
-        images=images,
-        rerun=rerun,
-        public_key=public_key,
-        signature=(signature or report.with_suffix(".sigstore.json")) if public_key else signature,
-    )
+    with progress_line(0, f"{name} version {version}") as progress:
+        result = gate_model_version(
+            name,
+            version,
+            report,
+            alias=alias,
+            tracking_uri=tracking_uri,
+            images=images,
+            rerun=rerun,
+            public_key=public_key,
+            signature=(signature or report.with_suffix(".sigstore.json")) if public_key else signature,
+            progress=progress,
+        )
     sys.stdout.write(f"{name} version {version}: gate is {'closed' if result.exit_code else 'open'}; {result.rule}\n")
     sys.stdout.write("".join(f"  {f.check}: {f.status}; {printable(f.seen)}\n" for f in result.findings))
     if alias:
