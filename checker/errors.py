@@ -67,19 +67,19 @@ def as_error(fault: BaseException) -> RobustcheckError:
         return EnvironmentFaultError("memory: the process ran out of it; model and batch must fit", "free -h")
     if isinstance(fault, RuntimeError) and str(fault) == "can't start new thread":  # CPython has no class for it
         return EnvironmentFaultError(
-            "threads: no more can be started; memory and the number of processes must allow some", "ulimit -v -u"
+            "threads: no more can be started; memory, or the limit of processes, is too low", "ulimit -v -u"
         )
     if isinstance(fault, ImportError):
         name = fault.name or "a package"
         return EnvironmentFaultError(
-            f"{name}: package is not importable ({fault}); the installation must be whole", "pip check"
+            f"{name}: package is not importable ({fault}); the installation must be complete", "pip check"
         )
     if isinstance(fault, OSError) and fault.errno == errno.EBADF:
         return EnvironmentFaultError(
             "stdout is closed; a report must have somewhere to go", "robustcheck model.onnx -o json=report.json -q"
         )
     if isinstance(fault, OSError) and fault.errno in SCARCE:
-        where, rule = fault.filename or "stdout", "space, quota, open files and rights must suffice"
+        where, rule = fault.filename or "stdout", "space, quota, file handles and rights must be there"
         return EnvironmentFaultError(f"{where}: system says {fault.strerror}; {rule}", "df -h; ulimit -a")
     text = " ".join(f"{type(fault).__name__}: {fault}".split())[:300]
     return RobustcheckError(f"internal error: {text}", "run again with --debug and report the traceback")

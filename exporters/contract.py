@@ -126,27 +126,30 @@ def checked_preprocessing(values: Mapping[str, Any], where: str) -> dict[str, An
         raise wrong(f"preprocessing field {missing[0]} is missing")
     for name, choices in _CHOICES.items():
         if complete[name] not in choices:
-            raise wrong(f"preprocessing field {name} is {complete[name]!r}; one of {', '.join(choices)}")
+            raise wrong(f"preprocessing field {name} is {complete[name]!r}; it must be one of {', '.join(choices)}")
     for name, length in _LENGTHS.items():
         value = complete[name]
         if isinstance(value, str) or not isinstance(value, Sequence) or len(value) != length:
-            raise wrong(f"preprocessing field {name} is {value!r}; {length} numbers")
+            raise wrong(f"preprocessing field {name} is {value!r}; it must be {length} numbers")
         if not all(_is_number(v) for v in value):
-            raise wrong(f"preprocessing field {name} is {value!r}; finite numbers")
+            raise wrong(f"preprocessing field {name} is {value!r}; it must be finite numbers")
         whole = name in ("size", "resize_size", "fill")
         if whole and not all(float(v).is_integer() and v >= (0 if name == "fill" else 1) for v in value):
-            raise wrong(f"preprocessing field {name} is {value!r}; positive whole numbers")
+            raise wrong(f"preprocessing field {name} is {value!r}; it must be positive whole numbers")
         complete[name] = [int(v) if whole else float(v) for v in value]
     if max(complete["fill"]) > 255:
-        raise wrong(f"preprocessing field fill is {complete['fill']!r}; 0 to 255")
+        raise wrong(f"preprocessing field fill is {complete['fill']!r}; it must be 0 to 255")
     if min(complete["std"]) <= 0:
-        raise wrong(f"preprocessing field std is {complete['std']!r}; above 0")
+        raise wrong(f"preprocessing field std is {complete['std']!r}; it must be above 0")
     if not _is_number(complete["rescale"]) or complete["rescale"] <= 0:
-        raise wrong(f"preprocessing field rescale is {complete['rescale']!r}; a number above 0")
+        raise wrong(f"preprocessing field rescale is {complete['rescale']!r}; it must be a number above 0")
     complete["rescale"] = float(complete["rescale"])
     squashed = complete["resize_mode"] == "squash" and complete["resize_size"] == complete["size"]
     if complete["crop"] == "none" and complete["resize_mode"] != "none" and not squashed:
-        raise wrong("preprocessing field crop is 'none'; then resize_mode is none, or squash to size")
+        raise wrong(
+            "preprocessing field crop is 'none'; then resize_mode must be none, or squash with resize_size "
+            "equal to size"
+        )
     return {name: complete[name] for name in PREPROCESSING_FIELDS}
 
 
@@ -172,7 +175,7 @@ def shared_preprocessing(candidates: Mapping[str, Mapping[str, Any]], name: str)
     )
     raise ExportError(
         f"{name}: preprocessing of this checkpoint is not known; {why}",
-        'say it with --preprocessing FILE (see the page "The ONNX contract")',
+        'give it with --preprocessing FILE (see the page "The ONNX contract")',
         exit_code=USAGE,
     )
 

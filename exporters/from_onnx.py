@@ -69,7 +69,8 @@ def quantise_file(
     ]
     if len(sizes := {image.shape for image in prepared}) > 1:
         raise ExportError(
-            f"{path}: preprocessing leaves photos in {len(sizes)} sizes; parity is measured on batches, which have one",
+            f"{path}: preprocessing leaves photos in {len(sizes)} sizes; parity is measured on batches, which need "
+            "one size",
             f"robustcheck export onnx {shlex.quote(str(path))} --parity-images FOLDER_OF_PHOTOS_OF_ONE_SIZE",
         )
     images = np.stack(prepared)
@@ -127,7 +128,7 @@ def _opened(path: Path) -> tuple[onnx.ModelProto, dict[str, Any]]:
     texts = [prop.value for prop in proto.metadata_props if prop.key == contract.METADATA_KEY]
     if not texts:
         raise ExportError(
-            f"{path}: contract is missing; how photos become its input must be known to quantise it",
+            f"{path}: contract is missing; to quantise it, robustcheck must know how photos become its input",
             'export it with `robustcheck export`, or write the contract as the page "The ONNX contract" says',
         )
     try:
@@ -157,7 +158,7 @@ def _check_unchanged(path: Path, proto: onnx.ModelProto, said: str | None) -> No
     if found != said:
         raise ExportError(
             f"{path}: graph or weights are not those that its contract was written for; changed after the export",
-            "export the model again, or write the contract anew (the page 'The ONNX contract' says how)",
+            "export the model again, or write a new contract (the page 'The ONNX contract' says how)",
         )
 
 
@@ -188,7 +189,7 @@ def _check_target(path: Path, out: Path, proto: onnx.ModelProto) -> None:
         there = written.exists() and any(each.exists() and written.samefile(each) for each in read)
         if there or written.resolve() in read:
             raise ExportError(
-                f"{out}: target is the file that is quantised, or its weights; it must be another one",
+                f"{out}: target is the file that is quantised, or its weights; it must be another file",
                 f"-o {shlex.quote(str(path.with_name(path.stem + '-int8.onnx')))}",
                 exit_code=USAGE,
             )
@@ -232,7 +233,9 @@ def _references(
     rows = {name: np.concatenate(values) for name, values in zip(outputs, zip(*runs, strict=True), strict=True)}
     for name, values in rows.items():
         if values.ndim != 2 or not np.isfinite(values).all():
-            raise ExportError(f"{path}: output {name} is not finite or no (image, feature) array", "check the weights")
+            raise ExportError(
+                f"{path}: output {name} is not finite, or not an array (image, feature)", "check the weights"
+            )
     return rows
 
 

@@ -207,14 +207,15 @@ def check_name(name: str, tag: str | None) -> None:
     if name not in models:
         close = difflib.get_close_matches(name, models, 3)
         raise ExportError(
-            f"{name}: model name is unknown to open_clip {open_clip.__version__}; a name of list_models()",
+            f"{name}: model name is unknown to open_clip {open_clip.__version__}; it must be in "
+            "open_clip.list_models()",
             f"closest: {', '.join(close)}" if close else "hf-hub:ORG/REPO loads from the hub",
             exit_code=USAGE,
         )
     tags = open_clip.list_pretrained_tags_by_model(name)
     if tag and not open_clip.is_pretrained_cfg(name, tag):
         raise ExportError(
-            f"{name}: weights is {tag}; one of {', '.join(tags) or 'none published'}, or an existing file",
+            f"{name}: weights is {tag}; it must be one of {', '.join(tags) or 'none published'}, or an existing file",
             f"--weights {(difflib.get_close_matches(tag, tags, 1) or tags or ['FILE'])[0]}",
             exit_code=USAGE,
         )

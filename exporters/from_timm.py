@@ -45,7 +45,7 @@ def load(
     if weights and path is None:
         if has_schema or "." in name:
             raise ExportError(
-                f"{name}: weights is {weights}; the name says already which weights",
+                f"{name}: weights is {weights}; the name already says which weights",
                 "drop --weights, or give a checkpoint file",
                 exit_code=USAGE,
             )
@@ -88,7 +88,7 @@ def as_contract(config: Mapping[str, Any], name: str) -> dict[str, Any]:
     mode = {"center": "shortest", "squash": "squash", "border": "longest"}.get(config["crop_mode"])
     if mode is None:
         raise ExportError(
-            f"{name}: crop mode is {config['crop_mode']}; center, squash or border",
+            f"{name}: crop mode is {config['crop_mode']}; it must be center, squash or border",
             "give --preprocessing FILE",
             exit_code=USAGE,
         )
@@ -115,7 +115,7 @@ def check_name(name: str, tag: str | None = None) -> None:
     if not timm.is_model(architecture):
         close = difflib.get_close_matches(architecture, timm.list_models(), 3)
         raise ExportError(
-            f"{name}: model name is unknown to timm {timm.__version__}; a name of timm.list_models()",
+            f"{name}: model name is unknown to timm {timm.__version__}; it must be in timm.list_models()",
             f"closest: {', '.join(close)}" if close else "hf-hub:ORG/REPO loads from the hub",
             exit_code=USAGE,
         )
@@ -123,7 +123,7 @@ def check_name(name: str, tag: str | None = None) -> None:
     full = [t.partition(".")[2] for t in tags]
     if tag and tag not in full:
         raise ExportError(
-            f"{name}: tag is {tag}; one of {', '.join(t for t in full if t) or 'none published'}",
+            f"{name}: tag is {tag}; it must be one of {', '.join(t for t in full if t) or 'none published'}",
             f"robustcheck export timm {architecture}.{(difflib.get_close_matches(tag, full, 1) or full)[0]}",
             exit_code=USAGE,
         )
@@ -179,7 +179,7 @@ def _wrapped(model: Any, name: str) -> tuple[nn.Module, tuple[Output, ...]]:
     head = model.get_classifier()
     if isinstance(head, (tuple, list)):
         raise ExportError(
-            f"{name}: classifier is {len(head)} heads; cannot tell which one the representation belongs to",
+            f"{name}: classifier is {len(head)} heads; it is not clear which one the representation belongs to",
             "export it with `robustcheck export torch package.module:factory --head NAME`",
         )
     if isinstance(head, nn.Identity):

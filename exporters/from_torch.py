@@ -95,7 +95,7 @@ def _made(name: str) -> torch.nn.Module:
     where, separator, factory = name.partition(":")
     if not (where and separator and factory):
         raise ExportError(
-            f"{name}: name has no colon; package.module:factory", "my_models.vision:build", exit_code=USAGE
+            f"{name}: name has no colon; it must be package.module:factory", "my_models.vision:build", exit_code=USAGE
         )
     with _current_folder_importable():
         try:
@@ -122,7 +122,7 @@ def _made(name: str) -> torch.nn.Module:
                     f"call {factory}() yourself",
                 ) from error
     if not isinstance(module, torch.nn.Module):
-        raise ExportError(f"{name}: factory returned {type(module).__name__}; a torch.nn.Module")
+        raise ExportError(f"{name}: factory returned {type(module).__name__}; it must return a torch.nn.Module")
     return module
 
 
@@ -155,8 +155,8 @@ def _wrapped(
         return Named(module), (Output("representation", *MEANINGS["representation"]),)
     if not isinstance(output, dict) or "representation" not in output or set(output) - set(MEANINGS):
         raise ExportError(
-            f"{name}: forward returned {_shape_of(output)}; a tensor or a dict with representation and, "
-            "if there are any, pooled and logits",
+            f"{name}: forward returned {_shape_of(output)}; it must return a tensor, or a dict with representation "
+            "and, if there are any, pooled and logits",
             "or name the last linear layer: --head NAME",
         )
     names = [n for n in MEANINGS if n in output]

@@ -92,7 +92,8 @@ def check_name(name: str, weights: str | None = None) -> None:
     if name not in models:
         close = difflib.get_close_matches(name, models, 3)
         raise ExportError(
-            f"{name}: model name is unknown to torchvision {torchvision.__version__}; a classification model",
+            f"{name}: model name is unknown to torchvision {torchvision.__version__}; it must be a classification "
+            "model of it",
             f"closest: {', '.join(close)}" if close else "list them: torchvision.models.list_models()",
             exit_code=USAGE,
         )
@@ -122,7 +123,7 @@ def _entry(entries: Any, name: str, weights: str | None) -> Any:
     if weights and weights not in known:
         close = difflib.get_close_matches(weights, known, 1)
         raise ExportError(
-            f"{name}: weights is {weights}; one of {', '.join(known)}, or an existing file",
+            f"{name}: weights is {weights}; it must be one of {', '.join(known)}, or an existing file",
             f"--weights {close[0] if close else next(iter(known))}",
             exit_code=USAGE,
         )

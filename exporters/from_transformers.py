@@ -140,7 +140,7 @@ def load(
         )
     if name.startswith((".", "/", "~")) and not Path(name).is_dir():
         raise ExportError(
-            f"{name}: folder is missing; a folder made by save_pretrained, or org/repo",
+            f"{name}: folder is missing; the name must be a folder made by save_pretrained, or org/repo",
             f"place config.json, model.safetensors and preprocessor_config.json in {name}",
             exit_code=ENVIRONMENT,
         )
@@ -248,13 +248,17 @@ def as_contract(processor: Any, name: str) -> dict[str, Any]:
     elif given == {"height", "width"}:
         mode, resized = "squash", [size["height"], size["width"]]
     else:
-        raise ExportError(f"{name}: size is {size}; shortest_edge, or height and width", _FILE, exit_code=USAGE)
+        raise ExportError(
+            f"{name}: size is {size}; it must have shortest_edge, or height and width", _FILE, exit_code=USAGE
+        )
     needed = {"do_resize": processor.do_resize, "do_rescale": processor.do_rescale}
     if off := [step for step, on in needed.items() if not on]:
-        raise ExportError(f"{name}: {off[0]} is off; the contract describes it", _FILE, exit_code=USAGE)
+        raise ExportError(f"{name}: {off[0]} is off; the contract can only say that it is on", _FILE, exit_code=USAGE)
     crops = bool(getattr(processor, "do_center_crop", False))
     if not crops and mode == "shortest":
-        raise ExportError(f"{name}: do_center_crop is off; image size would vary", _FILE, exit_code=USAGE)
+        raise ExportError(
+            f"{name}: do_center_crop is off; it must be on, or image sizes would vary", _FILE, exit_code=USAGE
+        )
     normalises = bool(processor.do_normalize)
     return checked_preprocessing(
         {
@@ -272,7 +276,7 @@ def as_contract(processor: Any, name: str) -> dict[str, Any]:
     )
 
 
-_FILE = 'say it with --preprocessing FILE (see the page "The ONNX contract")'
+_FILE = 'give it with --preprocessing FILE (see the page "The ONNX contract")'
 
 
 def _revision(name: str) -> str:
@@ -293,7 +297,7 @@ def _family(config: Any, name: str) -> Family:
     family = FAMILIES.get(config.model_type)
     if family is None:
         raise ExportError(
-            f"{name}: model type is {config.model_type}; one of {', '.join(FAMILIES)}",
+            f"{name}: model type is {config.model_type}; it must be one of {', '.join(FAMILIES)}",
             "export it with `robustcheck export torch package.module:factory`",
             exit_code=USAGE,
         )

@@ -122,7 +122,7 @@ def refuse_both(name: str, weights: str | None, random_weights: bool) -> None:
     """Raise when weights and random weights are asked for together (exit 2)."""
     if weights and random_weights:
         raise ExportError(
-            f"{name}: weights is {weights} and random weights are asked for; only one of them",
+            f"{name}: weights is {weights} and --random-weights is given; use one of them",
             "drop --random-weights or --weights",
             exit_code=USAGE,
         )
@@ -148,7 +148,7 @@ def weights_file(weights: str | None) -> Path | None:
         return path
     if "/" in weights or path.suffix in {".pt", ".pth", ".bin", ".safetensors", ".npz", ".ckpt"}:
         raise ExportError(
-            f"{weights}: weights file is missing; an existing file or a tag",
+            f"{weights}: weights file is missing; it must be an existing file or a tag",
             f"place the checkpoint at {weights}",
             exit_code=ENVIRONMENT,
         )
@@ -177,7 +177,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         state = state["state_dict"]
     if not isinstance(state, dict) or not state or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise ExportError(
-            f"{path}: checkpoint is not a state dict; names and tensors only",
+            f"{path}: checkpoint is not a state dict; it must hold names and tensors only",
             "save it again with torch.save(model.state_dict(), …)",
         )
     return state
@@ -195,7 +195,7 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
 
 def _unreadable(path: Path, reason: str) -> ExportError:
     return ExportError(
-        f"{path}: checkpoint is unreadable ({reason}); a .safetensors file or a torch state dict",
+        f"{path}: checkpoint is unreadable ({reason}); it must be a .safetensors file or a torch state dict",
         "save it again with torch.save(model.state_dict(), …) or safetensors",
     )
 
@@ -232,7 +232,7 @@ def load_error(error: Exception, name: str, *, place: str, messages: Messages | 
         cause = cause.__cause__ or cause.__context__
     if any(type(c).__name__ in _NOT_REACHABLE or isinstance(c, FileNotFoundError) for c in causes):
         return ExportError(
-            f"{name}: weights are not on this machine and could not be fetched; a local copy or a network is needed",
+            f"{name}: weights are not on this machine and could not be downloaded; a local copy or a network is needed",
             place,
             exit_code=ENVIRONMENT,
         )

@@ -94,7 +94,7 @@ def agreement(reference: Array, other: Array) -> Agreement:
     """
     a, b = reference.astype(np.float64), other.astype(np.float64)
     if a.shape != b.shape or a.ndim != 2 or a.size == 0:
-        raise ValueError(f"shapes are {a.shape} and {b.shape}; two equal (image, feature) arrays")
+        raise ValueError(f"shapes are {a.shape} and {b.shape}; both must be the same (image, feature)")
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
         raise ValueError("values are not finite")
     difference = np.abs(a - b).max(axis=1)

@@ -40,7 +40,8 @@ def calibration_photos(precision: str, given: Sequence[Path], parity_photos: Seq
     if precision != "int8-qdq":
         if given:
             raise ExportError(
-                f"number of calibration photos is {len(given)}; they are for int8-qdq, the precision is {precision}",
+                f"number of calibration photos is {len(given)}; only int8-qdq uses them, and the precision is "
+                f"{precision}",
                 "--precision int8-qdq",
                 exit_code=USAGE,
             )

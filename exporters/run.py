@@ -99,7 +99,7 @@ def run(
         )
     if head and source != "torch":
         raise ExportError(
-            f"--head is {head}; it is for the source torch only, {source} models have a known head",
+            f"--head is {head}; it is for the source torch only; the head of {source} models is known",
             shlex.join(["robustcheck", "export", source, name, "-o", str(out)]),
             exit_code=USAGE,
         )

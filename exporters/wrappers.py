@@ -44,7 +44,8 @@ class HeadTap(nn.Module):
             handle.remove()
         if len(seen) != 1:
             raise ExportError(
-                f"{self.head}: head was called {len(seen)} times; once for an image", "choose another --head"
+                f"{self.head}: head was called {len(seen)} times; it must be called once for an image",
+                "choose another --head",
             )
         before, after = seen[0]
         return as_rows(before), as_rows(after)
@@ -157,7 +158,8 @@ def find_head(model: nn.Module, size: tuple[int, int]) -> str:
     pooled_after = is_tensor and output.ndim == 4 and output.shape[1] == logits.shape[1]
     if not (direct or pooled_after) or sum(called == name for called, _ in calls) != 1:
         raise ExportError(
-            f"{type(model).__name__}: last linear layer is not found; cannot tell which tensor the logits come from",
+            f"{type(model).__name__}: last linear layer is not found; it is not clear which tensor the logits come "
+            "from",
             "export it with `robustcheck export torch package.module:factory --head NAME`",
         )
     return name
@@ -191,5 +193,5 @@ def _ran(module: nn.Module, image: Tensor) -> Any:
         raise ExportError(
             f"{type(module).__name__}: model cannot run on {list(image.shape[2:])} px input "
             f"({type(error).__name__}: {error}); the preprocessing's size must be the model's",
-            "check size in the preprocessing",
+            "check the size in the preprocessing",
         ) from error

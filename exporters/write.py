@@ -171,7 +171,7 @@ def check_call(path: Path, precision: str, photos: Sequence[Path]) -> None:
 def _check_loaded(loaded: Loaded) -> None:
     names = [output.name for output in loaded.outputs]
     if "representation" not in names or len(set(names)) != len(names):
-        raise ExportError(f"outputs are {names}; distinct names with representation among them")
+        raise ExportError(f"outputs are {names}; the names must differ, and representation must be one of them")
     contract.checked_preprocessing(loaded.preprocessing, loaded.source.name)
 
 
@@ -194,7 +194,7 @@ def _photos(loaded: Loaded, paths: Sequence[Path]) -> NDArray[np.float32]:
             raise ExportError(
                 f"{loaded.source.name}: preprocessing in the contract is {apart:.3g} grey levels from the "
                 f"library's own on {path.name}; at most {MAX_GREY_LEVELS:g}",
-                "the contract cannot say this model's preprocessing; give one with --preprocessing FILE",
+                "the contract cannot describe this model's preprocessing; give another with --preprocessing FILE",
             )
         arrays.append(theirs)
     return np.stack(arrays).astype(np.float32)
@@ -219,7 +219,7 @@ def _references(loaded: Loaded, images: NDArray[np.float32], name: str) -> dict[
         raise ExportError(
             f"{name}: model cannot run on {list(images.shape[2:])} px input ({type(error).__name__}: {error}); "
             "the preprocessing's size must be the model's",
-            "check size in the preprocessing",
+            "check the size in the preprocessing",
         ) from error
     references = {}
     for index, output in enumerate(loaded.outputs):
@@ -228,7 +228,8 @@ def _references(loaded: Loaded, images: NDArray[np.float32], name: str) -> dict[
         rows = np.concatenate([run[index].float().numpy() for run in runs])
         if rows.ndim != 2 or len(rows) != len(images):
             raise ExportError(
-                f"{name}: output {output.name} has shape {tuple(runs[0][index].shape)} for one image; (1, feature)",
+                f"{name}: output {output.name} has shape {tuple(runs[0][index].shape)} for one image; it must be (1, "
+                "feature)",
                 "pool tokens or maps before returning them",
             )
         if not np.isfinite(rows).all():

@@ -123,8 +123,8 @@ def tokenizer_error(error: Exception, name: str, messages: Messages) -> ExportEr
     """Return the error for a tokenizer that is not on this machine (exit 4)."""
     why = f"({first_line(error)[:200]}){messages.quoted(1)}"
     return ExportError(
-        f"{name}: tokenizer of the text tower is not on this machine and could not be fetched {why}; "
-        "--zero-shot needs it",
+        f"{name}: tokenizer of the text tower is not on this machine and could not be downloaded {why}; --zero-shot "
+        "needs it",
         "run the export once where there is a network, and copy $HF_HOME/hub here; or place tokenizer.json and "
         "tokenizer_config.json in the checkpoint's folder",
         exit_code=ENVIRONMENT,

@@ -115,8 +115,8 @@ def _refuse_missing(to_do: Sequence[Task], sizes: Mapping[str, Mapping[str, Any]
     if missing:
         packages = ", ".join(sorted(set(missing)))
         raise EnvironmentFaultError(
-            f"{len(missing)} of {count_text(len(to_do), 'model')} can't be planned: {packages} not installed, which "
-            "would say how large they are",
+            f"{len(missing)} of {count_text(len(to_do), 'model')} can't be planned: how large they are is known only "
+            f"with {packages} installed",
             "pip install '.[export]'  # in a clone",
         )
 
@@ -135,8 +135,8 @@ def _rate(rows: Sequence[Result], device: str) -> tuple[float | None, str]:
         return None, "no model was measured on this device yet: measure one and plan again"
     spread = rates[-1] / rates[0]
     return float(np.median(rates)), (
-        f"from {len(rates)} models measured on this device, one process, by their size; by that rule they differ "
-        f"{spread:.1f}-fold among themselves, and exporting is not in it"
+        f"from {len(rates)} models measured on this device in one process, by their size; their rates differ up to "
+        f"{spread:.1f}-fold, and exporting is not included"
     )
 
 

@@ -49,7 +49,7 @@ def render_profile(profile: Profile, *, ascii_only: bool = False, where: str = "
     sections += [
         section(pen, "Rests on", checkpoint_counts(profile.calibration), _rests_on(profile.calibration, pen)),
         thresholds_section(profile, pen),
-        section(pen, "How often it is wrong", "over checkpoints, each left out", error_rates(profile, pen)),
+        section(pen, "How often it is wrong", "each checkpoint left out in turn", error_rates(profile, pen)),
         *evidence_sections(profile.calibration, pen),
     ]
     if profile.calibration.tensors:
@@ -122,8 +122,8 @@ def thresholds_section(profile: Profile, pen: Pen) -> RenderableType:
             pen.say("–" if rank is None else f"{rank:+.2f}"),
         )
     legend = (
-        "5–95 %: of the threshold over resampled checkpoints. without, with: the gap it was placed in. AUROC: of the "
-        "statistic alone over all sets"
+        "5–95 %: where the threshold lies when the checkpoints are drawn again. without, with: the gap that it lies "
+        "in. AUROC: of the statistic by itself, over all sets"
     )
     if c.rank_correlation_n:
         legend += f". rank r: Spearman's, with effective robustness, {c.rank_correlation_n} checkpoints"
@@ -136,8 +136,11 @@ def error_rates(profile: Profile, pen: Pen) -> RenderableType:
     rates = [
         ("false PASS", _rate(c.left_out_false_pass, c.n_without_checkpoints, c.false_pass_upper)),
         ("false WARN", _rate(c.left_out_false_warn, c.n_with_checkpoints, c.false_warn_upper)),
-        ("not left out", f"no fit without {_names(c.not_left_out)}: no part of the rates" if c.not_left_out else ""),
-        ("missed", f"{_names(c.missed)}: with the label, and does not pass" if c.missed else ""),
+        (
+            "not left out",
+            f"without {_names(c.not_left_out)} there is no fit; not counted in the rates" if c.not_left_out else "",
+        ),
+        ("missed", f"{_names(c.missed)}: with the label, but without a pass" if c.missed else ""),
         ("hard cases", "; ".join(f"{name}: {what}" for name, what in c.hard_cases)),
         ("unlabelled", f"{_names(c.unlabelled_passing)} would pass" if c.unlabelled_passing else ""),
         *(("family out" if i == 0 else "", f"{group}: {what}") for i, (group, what) in enumerate(c.family_out)),
@@ -169,7 +172,9 @@ def evidence_sections(c: Calibration, pen: Pen) -> list[RenderableType]:
             (one.of, f"{one.n_wrong} of {count_text(one.n, 'checkpoint')}; at most {at_most(one.upper)}")
             for one in c.rates
         ]
-        out.append(section(pen, "False PASS by population", "had the rule been fixed before", labelled(pen, rows)))
+        out.append(
+            section(pen, "False PASS by population", "if the rule had been fixed beforehand", labelled(pen, rows))
+        )
     if c.by_training:
         rows = [
             (
@@ -179,22 +184,24 @@ def evidence_sections(c: Calibration, pen: Pen) -> list[RenderableType]:
             )
             for one in c.by_training
         ]
-        out.append(section(pen, "Against the kind of training", "the label that the sources give", labelled(pen, rows)))
+        out.append(
+            section(pen, "Compared with the kind of training", "the label that the sources give", labelled(pen, rows))
+        )
     if c.choice:
         table = columns(pen, "statistics", ">margin", ">false PASS", ">false WARN")
         for one in c.choice:
             names = ", ".join(NAMES[name] for name in one.statistics)
             wrong = (pen.say(str(n)) for n in (one.false_pass, one.false_warn))
             table.add_row(pen.say(names), pen.say(f"× {one.margin:.2f}"), *wrong)
-        remark = "subsets under which sets and traps lie apart; wrong ones counted in all three fits"
+        remark = "subsets that separate the sets and the traps; errors counted over all three fits"
         out.append(section(pen, "Choice of the statistics", remark, table))
     if c.nearest:
         rows = [(f"× {one.factor:.2f}", f"{one.set}, by {NAMES[one.statistic]}") for one in c.nearest]
-        remark = f"below the least of the passing sets; {c.n_traps} traps took part"
+        remark = f"factor below the lowest passing set; {c.n_traps} traps included"
         out.append(section(pen, "Nearest without the indication", remark, labelled(pen, rows)))
     if c.moves:
         rows = [(one.checkpoint, _moved(one)) for one in c.moves]
-        out.append(section(pen, "What each checkpoint alone moves", "thresholds without it", labelled(pen, rows)))
+        out.append(section(pen, "What one checkpoint changes", "the thresholds without it", labelled(pen, rows)))
     return out
 
 
@@ -202,7 +209,7 @@ def _moved(one: Moved) -> str:
     if one.fault:
         return one.fault
     changed = ", ".join(f"{NAMES[name]} {minimum:g}" for name, minimum in one.thresholds.items())
-    return f"{changed}; turns {_names(one.flips)}" if one.flips else f"{changed}; turns no verdict"
+    return f"{changed}; changes the verdict of {_names(one.flips)}" if one.flips else f"{changed}; changes no verdict"
 
 
 def _alone(c: Calibration) -> str:
@@ -230,7 +237,7 @@ def tensors_section(profile: Profile, pen: Pen) -> RenderableType:
             pen.say("–" if one.gap is None else f"× {one.gap:.2f}"),
         )
     faults = [pen.say(f"{one.tensor}: {one.fault}", "dim") for one in profile.calibration.tensors if one.fault]
-    legend = pen.say("false PASS, false WARN: each checkpoint left out. gap: in persistence ratio.", "dim")
+    legend = pen.say("false PASS, false WARN: each checkpoint left out in turn. gap: of the persistence ratio.", "dim")
     return section(pen, "Tensors compared", "", table, *faults, legend)
 
 
@@ -272,7 +279,7 @@ def render_list(named: Sequence[tuple[str, Profile]], *, ascii_only: bool = Fals
             pen.name(short_digest(profile.digest)),
         )
         remarks += [(pen.name(name), text) for text in warnings_of(profile, pen)]
-    legend = "with, without: checkpoints it was fitted to. false PASS: 95 % bound, each checkpoint left out."
+    legend = "with, without: checkpoints it was fitted to. false PASS: 95 % bound, each checkpoint left out in turn."
     more: list[RenderableType] = [Text(), hanging(remarks)] if remarks else []
     return Trimmed(section(pen, "Profiles", "", table, *more, Text(), pen.say(legend, "dim")))
 

@@ -145,10 +145,10 @@ def _export(folder: Path, task: Task) -> None:
         write_whole(cache / RECORD, json.dumps(dict(task.export or {}), indent=1, sort_keys=True) + "\n")
         return
     labelled = {line.partition(": ")[0]: line.partition(": ")[2] for line in stderr.splitlines()}
-    message = labelled.get("error", (stderr.strip().splitlines() or ["it said nothing"])[-1][:200])
+    message = labelled.get("error", (stderr.strip().splitlines() or ["the export said nothing"])[-1][:200])
     hint = labelled.get("hint", shlex.join(["robustcheck", "export", *call]))
     if process.returncode < 0:
-        message = f"{task.member.id}: export was ended by signal {-process.returncode}; too little memory does that"
+        message = f"{task.member.id}: export was ended by signal {-process.returncode}; often for lack of memory"
         hint = "free -h"
     kind = {2: UsageError, 4: EnvironmentFaultError}.get(process.returncode, CannotAssessError)
     raise kind(message, hint)

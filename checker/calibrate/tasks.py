@@ -74,7 +74,7 @@ def check_labels(suite: Opened) -> None:
     for label in ("present", "absent"):
         if not any(member.label == label for member in suite.members):
             raise UsageError(
-                f"suite {suite.suite.name}: number of models labelled {label} is 0; a fit needs both sides",
+                f"suite {suite.suite.name}: number of models labelled {label} is 0; a fit needs models of both labels",
                 "add models, or look at the labels: robustcheck calibrate --plan",
             )
 

@@ -89,8 +89,8 @@ app.verb(
     panel=GATE,
     examples=("robustcheck verify report.json model.onnx --images photos/",),
     codes="Exit codes: 0 all that was checked agrees, and the verdict is PASS · 1 it agrees, but the verdict is WARN, "
-    "or nothing but the report supports it · 2 usage, no whole report, or one of a newer robustcheck · 3 something "
-    "differs: the report is not about this · 4 environment.",
+    "or nothing but the report supports it · 2 usage, or a report that is incomplete or of a newer robustcheck · 3 "
+    "something differs: the report does not hold · 4 environment.",
 )(importing_native(verify.verify))
 app.verb(panel=UNDERSTAND, examples=("robustcheck inspect model.onnx",))(inspect.inspect)
 app.verb(

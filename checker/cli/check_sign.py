@@ -62,7 +62,7 @@ def planned(
             )
         if isinstance(report, Url) or (report.exists() and not report.is_file()):
             raise UsageError(
-                f"--output is json={report}; a report that is signed must go to a file here",
+                f"--output is json={report}; a report that is signed must go to a file of this machine",
                 f"-o json=report.json {again}",
             )
         signatures.append(Signature(model, report, bundle_of(report)))
@@ -76,7 +76,7 @@ def planned(
         check_target(each.bundle, reads)
         if written.count(each.bundle.resolve()) > 1:
             raise UsageError(
-                f"{each.bundle}: signature of {each.report} has no place; another file of this run goes there",
+                f"{each.bundle}: signature of {each.report} can't be written here; another file of this run goes there",
                 f"-o json=report.json {again}",
             )
     return signatures

@@ -39,7 +39,7 @@ def render_inspect(found: Inspection, *, ascii_only: bool = False) -> Renderable
         section(pen, "Representation", "what the check reads", _rows(pen, {
             "tensor": chosen.tensor,
             "shape": show_shape(chosen.shape) + ("" if chosen.pool == "none" else " before pooling"),
-            "rule": chosen.rule + (", assumed: the graph does not settle it" if chosen.assumed else ""),
+            "rule": chosen.rule + (", assumed: the graph does not say" if chosen.assumed else ""),
             "pool": chosen.pool,
             "ends in": str(chosen.ends_in),
             "why": chosen.why,
@@ -93,14 +93,14 @@ def _answer(pen: Pen, can_pass: CanPass) -> Group:
 
     Several reasons stand in a block before it.
     """
-    words = "yes: it is of the calibrated kinds; the numbers decide"
+    words = "yes: the thresholds are for models like this one; the numbers decide"
     words += f"; {can_pass.note}" if can_pass.note else ""
     if can_pass.reasons:
         reason = min(can_pass.reasons, key=lambda each: each.id in MENDED_BY_OPTIONS)
         words = f"{can_pass.answer}, because {reason.seen}"
         if step := reason.next_step:
             # a sentence of the rule, else a command
-            words += f"; what would: {step[0].lower() + step[1:].rstrip('.') if step[0].isupper() else step}"
+            words += f"; what helps: {step[0].lower() + step[1:].rstrip('.') if step[0].isupper() else step}"
     several = reasons(pen, can_pass.reasons) if len(can_pass.reasons) > 1 else []
     return spaced([*several, line(pen.say("Can this file pass? ", "bold"), pen.say(words))])
 

@@ -62,7 +62,7 @@ def find_model(place: Path) -> Path:
     listed = ", ".join(str(path.relative_to(place)) for path in models[:LISTED]) + ", …" * (len(models) > LISTED)
     likely = min(models, key=lambda path: (takes_no_image(path), len(path.name)))
     raise UsageError(
-        f"{place}: models in the folder are {len(models)} ({listed}); one is inspected at a time",
+        f"{place}: number of models in the folder is {len(models)} ({listed}); inspect takes one",
         f"robustcheck inspect {shlex.quote(str(likely))}",
     )
 
@@ -126,7 +126,8 @@ def _can_pass(
         return CanPass("unknown", (reason("width_not_calibrated", seen, f"`{check}` measures it"),))
     if not reasons and model.image_input.batch is None and scales_over_batch(model.graph.proto):
         note = (
-            f"its quantisers take their scale over the batch: `{check} --batch-size 1` holds for batches of one image"
+            f"its quantisers take their scale over the batch: `{check} --batch-size 1` gives a verdict for batches of "
+            "one image"
         )
         return CanPass("yes", (), note)
     return CanPass("no" if reasons else "yes", tuple(reasons))
@@ -143,5 +144,5 @@ def _next_step(name: str, model: ModelFile, facts: ModelFacts, check: str, *, ow
     if name in ("tensor_not_calibrated", "preprocessing_against_contract") and not own_choice:
         return f"`robustcheck inspect {shlex.quote(str(model.path))}`, without --tensor and --pool"
     if name == "end_not_calibrated" and facts.ends_in.can_make_outliers:
-        return "Another export: no profile can hold for such an end."
+        return "Export it in another way: no profile can hold for a model that ends like this."
     return RULES[name].next_step

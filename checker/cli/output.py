@@ -51,7 +51,7 @@ def destinations_of(
         place = None if path in {"", "-"} else parse_place(path)
         if isinstance(place, Url) and (path.endswith("/") or "//" in path.partition("://")[2]):
             raise UsageError(
-                f"--output is {form}={redact(path)}; a report's URL must name a file, with no empty part before",
+                f"--output is {form}={redact(path)}; a report's URL must name a file, and have no empty part (//)",
                 f"-o {form}=s3://bucket/report.{form}",
             )
         if place is not None:
@@ -98,12 +98,12 @@ def check_target(place: Place, reads: Iterable[Place] = ()) -> None:
         for read in (*files, *_beside(path, files)):
             if path.exists() and read.exists() and path.samefile(read):
                 raise UsageError(
-                    f"{path}: report path is a file that is read; a report must not replace it",
+                    f"{path}: report path is a file that this run reads; a report must not replace it",
                     f"-o json={shlex.quote(str(other))}",
                 )
         if _is_image_or_model(path):
             raise UsageError(
-                f"{path}: report path is an image or a model that is there; a report must not replace it",
+                f"{path}: report path is an existing image or model; a report must not replace it",
                 f"-o json={shlex.quote(str(other))}",
             )
     except OSError as fault:
@@ -158,12 +158,12 @@ def check_url(url: Url, reads: Iterable[Place]) -> None:
 
     if url.is_http:
         raise UsageError(
-            f"{url}: report's URL is of a web server; reports are put into object stores or files",
+            f"{url}: report's URL is of a web server; a report can only be written to an object store or a file",
             "-o json=report.json, and upload it",
         )
     if url in reads:
         raise UsageError(
-            f"{url}: report's URL is a file that is read; a report must not replace it", f"-o json={url}.json"
+            f"{url}: report's URL is a file that this run reads; a report must not replace it", f"-o json={url}.json"
         )
     open_url(url)
 

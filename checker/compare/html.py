@@ -27,7 +27,7 @@ _PLAIN: dict[Kind | None, tuple[str, str]] = {
         "Do the next steps below and compare again.",
     ),
     "not_applicable": (
-        "The comparison cannot judge these two models: the thresholds, or the pair, do not fit.",
+        "The comparison cannot judge these two models: the thresholds do not hold for them, or they are too different.",
         "That says nothing of how robust the candidate is; measure its accuracy on shifted images to find out.",
     ),
     "absent": (

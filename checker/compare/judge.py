@@ -267,7 +267,7 @@ def _unrelated(similarity: Similarity | None, agreement: Agreement | None) -> It
     if agreement is not None and agreement.low <= agreement.chance < wilson(agreement.n, agreement.n).low:
         yield (
             f"both predict the same class on {agreement.n_same} of {agreement.n} images (lower bound "
-            f"{100 * agreement.low:.1f} %), and independent predictions would on {100 * agreement.chance:.1f} %"
+            f"{100 * agreement.low:.1f} %); by chance it would be {100 * agreement.chance:.1f} %"
         )
 
 
@@ -287,26 +287,26 @@ def _lost(
             if s.keeps == keeps
         ]
         if changed:
-            say(name, f"at least {least} of the reference's must be kept: {', '.join(changed)}")
+            say(name, f"at least {least} of the reference's value must be kept: {', '.join(changed)}")
     by_fate: dict[Fate, list[FeatureFate]] = {fate: [] for fate in get_args(Fate)}
     for feature in features:
         by_fate[feature.fate].append(feature)
     if other := by_fate["uncorrelated"]:
         say(
             "outlier_feature_lost",
-            f"{_named(other)}: what stands out in the candidate does not follow the reference's over the images "
+            f"{_named(other)}: there in the candidate, but not in step with the reference's over the images "
             f"({_correlations(other)}; {KEPT_CORRELATION:g} is needed)",
         )
     if unclear := by_fate["undecided"]:
         say(
             "undecided",
-            f"{_named(unclear)}: whether what stands out in the candidate follows the reference's over the images "
-            f"({_correlations(unclear)}; {KEPT_CORRELATION:g} by the lower bound is needed)",
+            f"{_named(unclear)}: not clear whether in step with the reference's over the images "
+            f"({_correlations(unclear)}; a lower bound of {KEPT_CORRELATION:g} is needed)",
         )
     if lost := by_fate["lost"]:
         say(
             "outlier_feature_lost",
-            f"{_named(lost)}: no feature of the candidate takes the place, nor is it a rotated representation",
+            f"{_named(lost)}: not found in the candidate, neither as a feature nor as a direction",
         )
     # inside a file the head moves along; an encoder's output is read by others, by index
     if (moved := by_fate["moved"]) and rule == "encoder_output":
@@ -316,7 +316,7 @@ def _lost(
         shares = ", ".join(f"{100 * (f.explained or 0):.0f} %" for f in rotated)
         say(
             "representation_rotated",
-            f"{_named(rotated)}: spread over other features; one direction gives back {shares} of its energy",
+            f"{_named(rotated)}: spread over other features; one direction holds {shares} of its energy",
         )
 
 

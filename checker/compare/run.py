@@ -83,8 +83,8 @@ def compare(
         raise UsageError(f"--tolerance is {tolerance:g}; it must be at least 0 and less than 1", "--tolerance 0.2")
     if reference is not None and baseline is not None:
         raise UsageError(
-            f"REFERENCE is {reference} and --baseline is {baselines.name_of(baseline)}; only one of them can be "
-            "compared with",
+            f"REFERENCE is {reference} and --baseline is {baselines.name_of(baseline)}; the candidate is compared "
+            "with one of them",
             "leave out one of them",
         )
     clock, (run, given) = Clock(), measure.settle(images, options, max_images=MAX_IMAGES)

@@ -41,8 +41,8 @@ from .words import FATES, KEEPS, Colour
 
 _MEANING = {
     "PASS": "The candidate has kept what made the reference pass, on the images that were given.",
-    "WARN": "That the candidate has kept what made the reference pass was not established on the images that were "
-    "given. That is no evidence of fragility.",
+    "WARN": "It was not established, on the images that were given, that the candidate has kept what made the "
+    "reference pass. That is no evidence of fragility.",
 }
 _COLOURS: dict[Colour, str] = {"pass": "green", "warn": "yellow", "muted": "dim"}
 
@@ -198,7 +198,7 @@ def _whole(pen: Pen, report: CompareReport) -> RenderableType:
         rows.append(
             ("same top-1 class ", f"{percent_text(classes.value)} of {classes.n} images ({bounds}; {by_chance})")
         )
-    remark = f"context, but for CKA up to {UNRELATED_CKA:g} or agreement by chance: unrelated"
+    remark = f"decides only if unrelated: CKA up to {UNRELATED_CKA:g}, or agreement as by chance"
     return section(pen, "As a whole", remark, labelled(pen, rows))
 
 

@@ -167,5 +167,5 @@ def greet(ray: ModuleType, actors: list[Any], stop: threading.Event) -> None:
     if theirs != {ours}:
         raise EnvironmentFaultError(
             f"Ray: robustcheck-onnx is {', '.join(sorted(theirs))} on the nodes and {ours} here; they must be the same",
-            f"pip install robustcheck-onnx=={ours}",
+            "pip install '.[ray]'  # in the same clone, on every node",
         )

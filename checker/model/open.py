@@ -189,14 +189,14 @@ def _inlined(proto: onnx.ModelProto, where: str) -> onnx.ModelProto:
         sizes = rounds
     if size(proto.graph.node) > MOST_NODES:
         raise CannotAssessError(
-            f"{where}: functions open up to more than {MOST_NODES:,} nodes; no image model has as many",
+            f"{where}: functions expand to more than {MOST_NODES:,} nodes; no image model has so many",
             "export the model again without functions",
         )
     try:
         return onnx.inliner.inline_local_functions(proto)
     except (onnx.checker.ValidationError, RuntimeError) as error:
         raise CannotAssessError(
-            f"{where}: functions can't be opened up ({' '.join(str(error).split())[:200]})", "export the model again"
+            f"{where}: functions can't be expanded ({' '.join(str(error).split())[:200]})", "export the model again"
         ) from error
 
 

@@ -179,7 +179,7 @@ def _by_rule(
     roles = [role_of(layers, name) for name in outputs if name in layers.image_tensors]
     if not roles:
         raise CannotAssessError(
-            f"{where}: outputs {_listed(outputs) or '(none)'} do not depend on the image; a representation must",
+            f"{where}: outputs {_listed(outputs) or '(none)'} do not depend on the image; a representation must do so",
             "export the model again",
         )
     classes = [role for role in roles if role.is_class]
@@ -200,7 +200,9 @@ def _by_rule(
         vectors = [r for r in roles if EMBEDDING_NAME.search(r.output) and len(layers.shapes.get(r.output, ())) == 2]
         rest = [r for r in roles if r not in vectors]
         if len(vectors) != 1 or any(len(layers.shapes.get(r.output, (0, 0))) < 3 for r in rest):
-            raise _undecided(where, f"outputs {_listed([r.output for r in roles])} could each be meant", candidates)
+            raise _undecided(
+                where, f"outputs {_listed([r.output for r in roles])} could each be the representation", candidates
+            )
         role = vectors[0]
     if role.is_class is None and role.head is not None:
         if not {"Gather", "Slice", "Transpose"} & role.head.crossed:

@@ -42,7 +42,9 @@ def check_well_formed(where: str, proto: onnx.ModelProto) -> None:
             raise CannotAssessError(f"{where}: name in the graph is {word!r:.80}; names must be UTF-8 text", AGAIN)
     twice = [name for name, n in Counter(value.name for value in proto.graph.input).items() if n > 1]
     if twice:
-        raise CannotAssessError(f"{where}: inputs named '{twice[0]:.80}' are several; a name is for one input", AGAIN)
+        raise CannotAssessError(
+            f"{where}: several inputs are named '{twice[0]:.80}'; each needs a name of its own", AGAIN
+        )
 
 
 def _graphs(proto: onnx.ModelProto) -> Iterator[onnx.GraphProto]:
@@ -61,7 +63,7 @@ def _check_type(where: str, value: onnx.ValueInfoProto) -> None:
     tensor = value.type.tensor_type
     if tensor.elem_type not in TYPES:
         raise CannotAssessError(
-            f"{where}: type of '{value.name!s:.80}' is {tensor.elem_type}; ONNX knows no such", AGAIN
+            f"{where}: type of '{value.name!s:.80}' is {tensor.elem_type}; ONNX has no such type", AGAIN
         )
     for size in tensor.shape.dim:
         if size.dim_value < 0:

@@ -84,7 +84,7 @@ def select(
         where = f" in group {group}" if group else ""
         near = tables.nearest(text, 1)
         raise UsageError(
-            f"reference name is {text!r}; no name{where} of the {len(rows)} rows is or has this"
+            f"reference name is {text!r}; none of the {len(rows)} rows{where} has this in its name"
             + (f", closest: {', '.join(tables.nearest(text))}" if near else ""),
             f"robustcheck reference {near[0]}" if near else "robustcheck reference --all",
         )

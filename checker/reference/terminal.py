@@ -47,7 +47,7 @@ _POINTS = (
 )
 _MEASURED = (
     "K, K/Kc: activation kurtosis and persistence ratio, measured on published representations, smallest to largest "
-    "over the image sets; in parentheses where no set takes part in fitting thresholds."
+    "over the image sets; in parentheses where no set was used for the thresholds."
 )
 _HEADERS = (
     "n × d: images × features; K, K/Kc: activation kurtosis and persistence ratio; top-3: share of the kurtosis that "
@@ -174,7 +174,7 @@ def _measured(row: Row, pen: Pen) -> RenderableType:
 def _measured_sources(row: Row, pen: Pen) -> RenderableType:
     lines = []
     for s in row.measured:
-        why = pen.say(f" (takes no part in fitting thresholds: {s.excluded})" if s.excluded else "")
+        why = pen.say(f" (not used for the thresholds: {s.excluded})" if s.excluded else "")
         lines.append((pen.say("•"), line(pen.name(f"{s.set}: {s.checkpoint}"), why, pen.name(f"; {s.source}", "dim"))))
     return hanging(lines)
 

@@ -99,7 +99,7 @@ def _tensor(report: Report) -> tuple[tuple[Fact, ...], tuple[Fact, ...]]:
             if (fixed := m.fixed_scale_difference) is not None
             else []
         ),
-        Fact("Change of the own output", _difference(m.output_difference), "largest relative difference"),
+        Fact("Change of the model's output", _difference(m.output_difference), "largest relative difference"),
     )
     return facts, (Fact("", "", short=m.why, caution=assumed),)
 

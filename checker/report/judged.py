@@ -23,8 +23,8 @@ CLEARS: dict[Clears, tuple[str, str]] = {
 _MEANING: dict[Kind | None, str] = {
     None: "The indication of robustness to natural distribution shifts is present on the images that were given. "
     "It is an indication, not a proof.",
-    "not_established": "Whether the indication of robustness to natural distribution shifts is there was not "
-    "established. Do the next steps, and check again.",
+    "not_established": "It was not established whether the indication of robustness to natural distribution shifts is "
+    "there. Do the next steps, and check again.",
     "not_applicable": "The thresholds do not hold for this model, so the check says nothing of its robustness. That is "
     "no evidence of fragility.",
     "absent": "The indication of robustness to natural distribution shifts is absent on the images that were given. "

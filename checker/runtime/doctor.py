@@ -113,7 +113,7 @@ def _wheels(facts: Facts) -> Finding:
         detail = f"{listed}: they overwrite each other's files, so CUDA may be missing"
         return Finding(check=check, status="fail", detail=detail, fix=CLEAN_INSTALL)
     if not facts.wheels:
-        detail = f"ONNX Runtime {facts.runtime} is there, but from none of {', '.join(WHEELS)}"
+        detail = f"ONNX Runtime {facts.runtime} is installed, but by none of {', '.join(WHEELS)}"
         return Finding(check=check, status="warn", detail=detail)
     return Finding(check=check, status="ok", detail=listed)
 

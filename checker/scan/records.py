@@ -205,20 +205,21 @@ def notes_of_scan(
     notes += image_notes(images)
     n_good = images.n_read - images.n_skipped
     if n_good < FEW_IMAGES:
-        notes.append(f"Only {n_good} images: what is alike in few images need not be in many.")
+        notes.append(f"Only {n_good} images: a feature that persists over few images need not persist over many.")
     notes += [f"Image set: {finding.seen}." for finding in images.sanity.findings]
     if facts.rule == "stages":
         notes.append("No residual block was found: layers are cut where width or resolution changes.")
     if facts.n_left_out:
         what = "1 tensor was" if facts.n_left_out == 1 else f"{facts.n_left_out} tensors were"
-        notes.append(f"{what} left out: the meaning of the axes does not show, or there are too few features.")
+        notes.append(f"{what} left out: their axes could not be told apart, or they have too few features.")
     if any(layer.measured != layer.positions for layer in layers):
         notes.append(f"Feature maps are measured at up to {GRID} × {GRID} evenly spaced positions of each image.")
     if n_not_finite := max(layer.statistics.n_not_finite for layer in layers):
         notes.append(f"At some layer {n_not_finite} images were left out: their values are not finite.")
     if not facts.output_unchanged:
         notes.append(
-            f"The appended nodes changed the model's own output (relative difference {facts.output_difference:.2g}): "
-            "ONNX Runtime fuses layers in another way with them, so the numbers are those of a slightly other model."
+            "The nodes that a scan adds changed the model's own output (relative difference "
+            f"{facts.output_difference:.2g}): with them ONNX Runtime fuses layers in another way, so the numbers are "
+            "of a slightly different model."
         )
     return (*notes, *execution_notes(execution))

@@ -52,7 +52,7 @@ MAX_HALF_WIDTH_PP = 2.0  # of an accuracy: about the scatter of the models that 
 def not_comparable(result: SetResult) -> str:
     """Why the accuracy of a set is not the published kind: other labels, not all classes, too few images. Else ""."""
     if result.shift is None:
-        return f"{result.name} was not said to be one of {', '.join(WORDS.values())}"
+        return f"{result.name} was not named as one of {', '.join(WORDS.values())}"
     word, classes = WORDS[result.shift], CLASSES[result.shift]
     if result.label_set != LABEL_SET[result.shift]:
         return f"the labels of {result.name} are not {word}'s"
@@ -88,11 +88,11 @@ def effective(inside: SetResult, outside: SetResult, source: str) -> tuple[Effec
     """
     if outside.shift not in SHIFTS:
         return None, (
-            f"not said to be one of {', '.join(SHIFT_WORDS.values())}, and only these have a published baseline; where "
-            "it is that very set: --shifted v2=PATH"
+            f"not named as one of {', '.join(SHIFT_WORDS.values())}; only these have a published baseline. To name "
+            "it: --shifted v2=PATH"
         )
     if inside.shift != IMAGENET:
-        return None, "the in-distribution set was not said to be ImageNet, which all baselines start from"
+        return None, "the in-distribution set was not named as ImageNet, from which all baselines start"
     for result in (inside, outside):
         if why := not_comparable(result):
             return None, why
@@ -191,7 +191,7 @@ def agree(judged: Judged, inside: SetResult, shifted: Sequence[Shifted], source:
     if any(one.effective_robustness.extrapolated for one in known if one.effective_robustness):
         return result("nothing to compare", f"{what}; the baseline is extrapolated at this ImageNet accuracy")
     if low <= middle.high < high:
-        return result("undecided", f"{what}: the images do not settle whether it is above them")
+        return result("undecided", f"{what}: the images do not show clearly whether it is above them")
     above = low > middle.high
     if judged.verdict == "PASS":
         if above:
@@ -200,6 +200,7 @@ def agree(judged: Judged, inside: SetResult, shifted: Sequence[Shifted], source:
     if above:
         return result(
             "no contradiction",
-            f"{what}: above them. WARN does not deny it: it says that the indication is absent or was not established",
+            f"{what}: above them. That is no contradiction: WARN says that the indication is absent or was not "
+            "established",
         )
     return result("agree", f"{what}: not above them, and the verdict is WARN")

@@ -276,7 +276,9 @@ def _notes(
     if any(result.label_set in LABEL_SET.values() and result.label_set != "file" for result in results):
         notes.append("The model's 1000 classes are taken to be in ImageNet-1k's order.")
     if len({result.n_compete for result in results}) > 1:
-        notes.append("The sets are measured among different numbers of classes; their difference is also due to that.")
+        notes.append(
+            "The sets are measured with different numbers of classes; part of their difference comes from that."
+        )
     for each in beside:
         if each.in_both:
             notes.append(f"{each.in_both} images are in both {inner.name} and {each.result.name}.")

@@ -54,11 +54,11 @@ def download(file: RemoteFile, target: Path, limit: int) -> int:
         raise
     except OSError as fault:
         raise EnvironmentFaultError(
-            f"{file}: download is not possible ({fault.strerror}); {target.parent} must have space for it",
+            f"{file}: download can't be written ({fault.strerror}); {target.parent} must have space for it",
             "df -h; export TMPDIR=a folder with more space",
         ) from fault
     if isinstance(size, int) and n_bytes != size:  # a web server's stream that ends early is an error of its own
-        raise StoreError(file.shown, f"{n_bytes} bytes came, and its size is {size}")
+        raise StoreError(file.shown, f"{n_bytes} of {size} bytes came")
     return n_bytes
 
 
@@ -82,7 +82,7 @@ def private_folder() -> Iterator[Path]:
         folder = tempfile.TemporaryDirectory(prefix="robustcheck-", ignore_cleanup_errors=True)
     except OSError as fault:
         raise EnvironmentFaultError(
-            f"temporary folder is not possible ({fault.strerror}); downloads need one", "df -h; export TMPDIR=FOLDER"
+            f"temporary folder can't be made ({fault.strerror}); downloads need one", "df -h; export TMPDIR=FOLDER"
         ) from fault
     with folder as name:
         yield Path(name).resolve()

@@ -13,12 +13,12 @@ from . import pixels
 
 def _describe(end: End) -> str:
     if end.op in WRITTEN_ZERO_AT and end.kind in ("activation", "linear_of"):
-        left = f"what {end.op} wrote without negative values (as quantisers write what a ReLU gave)"
+        left = f"the output of {end.op}, which has no negative values (as a quantised output of a ReLU)"
         return left if end.kind == "activation" else f"a linear map of {left}"
     return {
         "normalisation": "the output of a normalisation layer",
         "activation": f"the output of an activation ({end.op})",
-        "linear_of": f"a linear map of what an activation ({end.op}) gave",
+        "linear_of": f"a linear map of the output of an activation ({end.op})",
         "linear_unread": "the output of a linear layer whose weight could not be read as one matrix",
         "change_of_basis": "a change of basis (its last layer's features are orthogonal, as those of a PCA are)",
         "pool": "the output of pooling",
@@ -81,8 +81,8 @@ def scaled_oddly(model: ModelFacts, preprocessing: PreprocessingFacts) -> tuple[
         if scaling is not None and pixels.scaled_in_both(model, preprocessing, scaling):
             return (
                 "normalised_twice",
-                f"the graph itself computes {pixels.steps_text(scaling)} behind the preprocessing; its first layer "
-                f"gets usual photos with {levels}",
+                f"the graph itself computes {pixels.steps_text(scaling)} after the preprocessing, so its first layer "
+                f"gets ordinary photos with {levels}",
             )
-        return "unusual_pixels", f"the model's first layer gets usual photos with {levels}"
+        return "unusual_pixels", f"the model's first layer gets ordinary photos with {levels}"
     return None

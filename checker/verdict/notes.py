@@ -98,8 +98,8 @@ def _raw_note(model: ModelFacts, preprocessing: PreprocessingFacts) -> list[str]
     if preprocessing.source == "tensors" or not is_raw(expected(model, preprocessing)):
         return []
     return [
-        "Pixels reach the model's first layer as 0 to 255: neither the preprocessing nor, as far as it can be read, "
-        "the graph scales them. That is right only for a model that was trained so."
+        "Pixels reach the model's first layer as 0 to 255: the preprocessing does not scale them, nor does the graph, "
+        "as far as it can be read. That is right only for a model that was trained like that."
     ]
 
 
@@ -139,8 +139,8 @@ def execution_notes(execution: Execution) -> list[str]:
         notes.append(f"Although a GPU was used, heavy nodes ran on the CPU: {heavy}.")
     if execution.optimization != "all":
         notes.append(
-            f"Graph optimisation was lowered to {execution.optimization}: with it, reading the representation changed "
-            "the model's own output."
+            f"Graph optimisation was lowered to {execution.optimization}: at a higher level, reading the "
+            "representation changed the model's own output."
         )
     return notes
 
@@ -151,9 +151,8 @@ def _profile_notes(profile: Profile) -> list[str]:
     if profile.digest == default.digest:
         return []
     notes = [
-        f"The thresholds are not the default profile ({default.id}, {short_digest(default.digest)}) but "
-        f"{profile.id} ({short_digest(profile.digest)}), given with --thresholds: what PASS means is that "
-        "profile's to say."
+        f"The thresholds are not the default profile ({default.id}, {short_digest(default.digest)}) but {profile.id} "
+        f"({short_digest(profile.digest)}), given with --thresholds: PASS means what that profile says."
     ]
     if profile.edited:
         notes.append(f"The profile was changed by hand: {profile.edited}.")

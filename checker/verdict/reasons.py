@@ -66,7 +66,8 @@ RULES: dict[str, Rule] = {
     "not_measurable": Rule(
         "not_established",
         "a deciding statistic could not be measured",
-        "Give more and different images; if it stays, look at the model's output for a constant or broken tensor.",
+        "Give more and different images; if that does not help, look at the model's output for a constant or broken "
+        "tensor.",
         "A statistic or its bound does not exist for these representations: fewer than two images, identical "
         "representations, or three features or fewer.",
     ),
@@ -107,9 +108,9 @@ RULES: dict[str, Rule] = {
         "not_established",
         "representations are almost all alike",
         "Check the model and its preprocessing: it hardly reacts to the images. Then use more varied images.",
-        "Almost all of the representation is the same for every image, or a few representations come again and again. "
-        "Any large feature is then constant, whatever the model has learned; an untrained or broken model looks like "
-        "this.",
+        "Almost all of the representation is the same for every image, or the same few representations come again and "
+        "again. Any large feature is then constant, whatever the model has learned; an untrained or broken model "
+        "looks like this.",
     ),
     "little_content": Rule(
         "absent",
@@ -118,7 +119,8 @@ RULES: dict[str, Rule] = {
         "vectors shows the outlier features of their mean before it has learned anything else.",
         "The representations of varied photos hardly differ from their mean, or in few directions only (relative "
         "variance, effective rank). Outlier features lie in that mean, so a network that learned no more of another "
-        "encoder than the mean of its vectors has them too. One that learned to match single vectors is not found so.",
+        "encoder than the mean of its vectors has them too. A network that learned to match single vectors is not "
+        "found in this way.",
     ),
     "constant_feature": Rule(
         "not_established",
@@ -145,8 +147,8 @@ RULES: dict[str, Rule] = {
         "a plug-in detector warned",
         "Read what the detector says and its own documentation; without `--detector NAME` it does not run.",
         "A detector of another package, asked for with `--detector`, found what it warns of. Detectors are signals "
-        "beside this tool's own: they can add a WARN and never take one away. What such a signal is worth, its package "
-        "must say.",
+        "beside this tool's own: they can add a WARN and never take one away. Its package must say what the signal "
+        "is worth.",
     ),
     "untrained": Rule(
         "not_established",
@@ -157,12 +159,12 @@ RULES: dict[str, Rule] = {
     "file_changed": Rule(
         "not_established",
         "the graph or the weights are not those that were exported",
-        "Export the model again. Where another tool changed it on purpose, write the contract anew for the new file "
-        '(the page "The ONNX contract", Changing an exported file).',
-        "The contract holds a digest of the file's graph and weights, and theirs is another one. A damaged copy looks "
-        "like this: one byte of one bias, or one attribute of a node, can make an outlier feature. Tools that rewrite "
-        "a file (onnxsim, ONNX Runtime's quantiser, a conversion to fp16) keep the contract and change what it was "
-        "measured for, its parity with the original included.",
+        "Export the model again. Where another tool changed it on purpose, write a new contract for the new file (the "
+        'page "The ONNX contract", Changing an exported file).',
+        "The contract holds a digest of the graph and the weights, and the file does not match it. A damaged copy "
+        "looks like this: one byte of one bias, or one attribute of a node, can make an outlier feature. Tools that "
+        "rewrite a file (onnxsim, ONNX Runtime's quantiser, a conversion to fp16) keep the contract, although what "
+        "was measured for it, such as the parity with the original, no longer holds.",
     ),
     "trained_to_match": Rule(
         "not_applicable",
@@ -171,7 +173,7 @@ RULES: dict[str, Rule] = {
         "(`robustcheck compare`).",
         "A model trained to give another encoder's vectors (distillation, feature matching) shows that encoder's "
         "outlier features because they are in the mean of its targets, whatever else it has learned: the less it has "
-        "learned, the clearer. The thresholds were calibrated on encoders that were not trained so.",
+        "learned, the clearer they are. The thresholds were calibrated on encoders that were not trained in this way.",
     ),
     "assumed_preprocessing": Rule(
         "not_established",
@@ -192,19 +194,19 @@ RULES: dict[str, Rule] = {
         "pixels are normalised twice",
         "Leave the normalisation to one of the two: `--preprocess FILE` without what the graph does itself, or export "
         "the model without it.",
-        "The graph scales its input itself (a mean, a standard deviation or a factor such as 1/255 stands before its "
-        "first layer), the preprocessing does so too, and together they make values of usual photos that no family of "
-        "encoders is given. Out-of-distribution inputs fake outlier features. Two steps that make one sound "
-        "normalisation are no reason.",
+        "Both the preprocessing and the graph scale the pixels (a mean, a standard deviation or a factor such as "
+        "1/255 stands before the graph's first layer), and together they make of ordinary photos values that no "
+        "family of encoders is given. Out-of-distribution inputs fake outlier features. Two steps that add up to one "
+        "sound normalisation do not give this reason.",
     ),
     "unusual_pixels": Rule(
         "not_established",
         "pixels are scaled as for no known encoder",
-        "Look at `rescale`, `mean` and `std` (`robustcheck inspect MODEL`), or at the tensors that were given; usual "
+        "Look at `rescale`, `mean` and `std` (`robustcheck inspect MODEL`), or at the tensors that were given; common "
         "faults are a factor of 255 and a forgotten mean.",
-        "Encoders get photos in 0 to 1, normalised to about zero mean and a standard deviation of 0.5 to 2, or in 0 to "
-        "255 with or without their mean. The values that the first layer of this model gets are of no such kind. "
-        "Out-of-distribution inputs fake outlier features.",
+        "Encoders get photos in 0 to 1, normalised to about zero mean and a standard deviation of 0.5 to 2, or in 0 "
+        "to 255 with or without their mean. The first layer of this model gets neither. Out-of-distribution inputs "
+        "fake outlier features.",
     ),
     "assumed_tensor": Rule(
         "not_established",
@@ -255,8 +257,8 @@ RULES: dict[str, Rule] = {
         "not_established",
         "reading the tensor changed the model's output",
         "Report the model; try another version of ONNX Runtime.",
-        "With the representation as an extra output the model's own output came out different, so what was measured "
-        "is not the model that will be deployed.",
+        "With the representation as an extra output the model's own output changed, so what was measured is not the "
+        "model that will be deployed.",
     ),
     "unchecked": Rule(
         "not_established",
@@ -268,8 +270,8 @@ RULES: dict[str, Rule] = {
     "statistic_shrank": Rule(
         "other_signal",
         "a statistic shrank against the reference",
-        "Release the reference, or find the step that cost it (finetuning, pruning, quantisation) by comparing the "
-        "model after each; where the loss is meant, `--tolerance` says how much may go.",
+        "Release the reference, or find the step that caused it (finetuning, pruning, quantisation) by comparing the "
+        "model after each; where the loss is intended, `--tolerance` says how much may be lost.",
         "`robustcheck compare`: the whole interval of the ratio candidate / reference lies below 1 − tolerance, for a "
         "statistic that shows the outlier features and that the profile asks for. They are weaker than in the "
         "reference on the same images.",
@@ -277,17 +279,17 @@ RULES: dict[str, Rule] = {
     "outlier_feature_lost": Rule(
         "other_signal",
         "an outlier feature of the reference is gone",
-        "Compare the model after each step of its making, and evaluate it on shifted data before it replaces the "
+        "Compare the model after each step that made it, and evaluate it on shifted data before it replaces the "
         "reference.",
-        "`robustcheck compare`: an outlier feature of the reference is one no more in the candidate, neither under its "
-        "index, nor under another one that correlates with it over the images, nor by a rotation of the whole. A "
-        "feature that stands out under its index and does not follow the reference's over the images is another one: a "
-        "constant added to anything stands out.",
+        "`robustcheck compare`: the candidate no longer has an outlier feature of the reference: not under its index, "
+        "not under another index that correlates with it over the images, and not in a rotated representation. A "
+        "feature that stands out under the same index but is not in step with the reference's over the images does "
+        "not count: a constant added to anything stands out.",
     ),
     "representation_permuted": Rule(
         "other_signal",
         "the representation is permuted",
-        "Undo the permutation in the export, or make everything anew that reads the representation by index.",
+        "Undo the permutation in the export, or make everything again that reads the representation by index.",
         "`robustcheck compare`: the reference's outlier features are in the candidate under other indices. Kurtosis "
         "does not change, but heads and stored vectors made for the reference do not fit the candidate.",
     ),
@@ -304,11 +306,11 @@ RULES: dict[str, Rule] = {
         "the candidate is unrelated to the reference",
         "Check that CANDIDATE was made from REFERENCE, that both get their own preprocessing, and that the classes are "
         "in the same order.",
-        "`robustcheck compare`: over the images the representations have next to nothing in common (debiased CKA), or "
-        "the predicted classes agree no more often than independent ones would. Kurtosis, shares and frequencies "
-        "describe mostly the mean of a representation, and a model that learned nothing but the reference's mean shows "
-        "them too: it kept no outlier feature, it has others. A candidate with other classes, or the same in another "
-        "order, agrees by chance as well.",
+        "`robustcheck compare`: over the images the representations have almost nothing in common (debiased CKA), or "
+        "the predicted classes agree no more often than by chance. Kurtosis, shares and frequencies describe mostly "
+        "the mean of a representation, and a model that learned nothing but the reference's mean shows them too: it "
+        "kept no outlier feature, it has others. A candidate with other classes, or the same in another order, "
+        "agrees by chance as well.",
     ),
     "reference_without_indication": Rule(
         "not_established",
@@ -319,11 +321,11 @@ RULES: dict[str, Rule] = {
     ),
     "stale_baseline": Rule(
         "not_established",
-        "the baseline was measured otherwise",
-        "Write the baseline anew on these images: `robustcheck compare MODEL --images PATH --write-baseline FILE`.",
+        "the baseline was measured in another way",
+        "Write the baseline again on these images: `robustcheck compare MODEL --images PATH --write-baseline FILE`.",
         "`robustcheck compare --baseline`: the reference's numbers come from other images, the same in another order "
-        "(`--seed`), another preprocessing, or another version of the statistics than the candidate's. What the images "
-        "do to the numbers does not cancel then, so a difference says little, and a comparison never passes.",
+        "(`--seed`), another preprocessing, or another version of the statistics than the candidate's. The effect of "
+        "the images on the numbers then does not cancel, so a difference says little, and a comparison never passes.",
     ),
     "not_comparable": Rule(
         "not_applicable",

@@ -38,14 +38,14 @@ def call(capfd: pytest.CaptureFixture[str]) -> Call:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("", "--suite, --from-evidence and --from-reference say what to fit to; one of them is needed"),
-        ("--suite a --from-reference", "one of them is needed"),
+        ("", "--suite, --from-evidence and --from-reference: one is needed"),
+        ("--suite a --from-reference", "--from-reference: one is needed"),
         ("--from-reference --plan", "--plan is for a suite"),
         ("--suite paper", "--out is missing; a calibration writes a profile"),
         ("--suite papr --out p.json", "papr: suite cannot be read"),
         (
             "--suite paper --out default.json --id default-1",
-            "--id is 'default-1'; default, default-2, default-1 are the packaged",
+            "--id is 'default-1'; default, default-2, default-1 are ids of packaged profiles",
         ),
         ("--suite paper --out nowhere/p.json", "nowhere is missing; reports are written into existing folders"),
         ("--suite paper --out p.json --results ./p.json", "p.json: --results and --out are one file; they must be two"),
@@ -86,7 +86,9 @@ def test_a_name_that_the_library_does_not_have_ends_it_before_anything_runs(tmp_
         '[[models]]\nmodel = "a.onnx"\ngroup = "other"\nlabel = "absent"\n'
     )
     done = run("calibrate", "--suite", suite, "--out", tmp_path / "p.json", "--cache", tmp_path / "c", code=2)
-    assert "suite entry timm:resnet50.a1_in2k: resnet50.a1_in2k: tag is a1_in2k; one of a1_in1k" in done.stderr
+    assert (
+        "suite entry timm:resnet50.a1_in2k: resnet50.a1_in2k: tag is a1_in2k; it must be one of a1_in1k" in done.stderr
+    )
     assert "hint: robustcheck export timm resnet50.a1_in1k" in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["suite.toml"]
 
@@ -99,7 +101,7 @@ def test_a_suite_with_one_side_only(label: str, tmp_path: Path, call: Call) -> N
     )
     _, err = call("calibrate", "--suite", suite, "--out", tmp_path / "p.json", code=2)
     other = "absent" if label == "present" else "present"
-    assert f"suite x: number of models labelled {other} is 0; a fit needs both sides" in err
+    assert f"suite x: number of models labelled {other} is 0; a fit needs models of both labels" in err
 
 
 def refused(call: Call, folder: Path, tables: Sequence[Path], code: int) -> str:

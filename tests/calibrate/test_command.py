@@ -231,8 +231,8 @@ def test_without_the_libraries_a_plan_is_one_error_with_a_count(
     assert done.stdout == ""
     message, hint = done.stderr.splitlines()
     assert re.fullmatch(
-        r"error: 81 of 81 models can't be planned: open_clip, timm, torch(vision)? not installed, "
-        r"which would say how large they are",
+        r"error: 81 of 81 models can't be planned: how large they are is known only with open_clip, timm, "
+        r"torch(vision)? installed",
         message,
     )
     assert hint == "hint: pip install '.[export]'  # in a clone"

@@ -46,7 +46,7 @@ def export_rows() -> list[Row]:
         Row(
             "export timm x -o m.onnx --head fc",
             2,
-            "--head is fc; it is for the source torch only, timm models have a known head",
+            "--head is fc; it is for the source torch only; the head of timm models is known",
             call,
         ),
         Row(
@@ -78,8 +78,8 @@ def export_rows() -> list[Row]:
         Row(
             "export transformers openai/clip-nope -o m.onnx",
             4,
-            "openai/clip-nope: weights are not on this machine and could not be fetched; a local copy or a network is "
-            "needed",
+            "openai/clip-nope: weights are not on this machine and could not be downloaded; a local copy or a network "
+            "is needed",
             "run `hf download openai/clip-nope` where there is a network and copy models--openai--clip-nope into "
             "$HF_HOME/hub here, or give a folder made by save_pretrained as the name",
         ),

@@ -48,7 +48,7 @@ sys.exit(cli.main(sys.argv[1:]))
 """
     call = [sys.executable, "-c", code, "pass.onnx", "--images", "five", "-qq"]
     done = subprocess.run(call, cwd=world, env=environment(), capture_output=True, text=True, check=False)
-    said = "threads: no more can be started; memory and the number of processes must allow some"
+    said = "threads: no more can be started; memory, or the limit of processes, is too low"
     assert (done.returncode, done.stderr) == (4, f"error: {said}\nhint: ulimit -v -u\n")
 
 

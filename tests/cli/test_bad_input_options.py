@@ -116,7 +116,7 @@ def option_rows() -> list[Row]:
         row(
             "-o json=./pass.onnx",
             2,
-            "pass.onnx: report path is a file that is read; a report must not replace it",
+            "pass.onnx: report path is a file that this run reads; a report must not replace it",
             "-o json=pass.json",
         ),
     ]  # fmt: skip

@@ -98,7 +98,7 @@ def test_what_stdout_cannot_take_is_no_success(world: Path, tmp_path: Path, call
     assert_says(
         done,
         4,
-        "stdout: system says File too large; space, quota, open files and rights must suffice",
+        "stdout: system says File too large; space, quota, file handles and rights must be there",
         "df -h; ulimit -a",
     )
 

@@ -107,7 +107,7 @@ def test_keep_replaces_nothing(tmp_path: Path) -> None:
     (tmp_path / "planted.onnx").write_text("mine")
     done = run_demo(tmp_path, "--keep", ".")
     assert done.returncode == 2
-    assert "planted.onnx: file is there already" in done.stderr
+    assert "planted.onnx: file exists already" in done.stderr
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("planted.onnx", "mine")]
     with pytest.raises(UsageError, match="--keep is a file"):
         _check_folder(tmp_path / "planted.onnx", ("planted",))

@@ -71,7 +71,7 @@ def test_everything_is_there_and_nothing_is_cut(tmp_path: Path, width: int) -> N
         *model.external_digests.values(),
         f"{model.size_bytes} bytes",
         "tensor features",
-        "head_input, assumed: the graph does not settle it",
+        "head_input, assumed: the graph does not say",
         "activation:Relu",
         model.representation.why,
         "set one with --tensor NAME",
@@ -168,7 +168,7 @@ def linear_encoder(
 def test_a_file_of_the_calibrated_kinds_can_pass(tmp_path: Path) -> None:
     found = inspected(linear_encoder(tmp_path / "m.onnx"), preprocess="clip")
     assert (found.can_pass.answer, found.can_pass.reasons) == ("yes", ())
-    assert last_sentence(found) == "yes: it is of the calibrated kinds; the numbers decide"
+    assert last_sentence(found) == "yes: the thresholds are for models like this one; the numbers decide"
     assert str(found.model.representation.ends_in) == "linear"
 
 
@@ -193,7 +193,7 @@ def test_the_answer_is_of_the_profile(
 def test_one_reason_stands_in_the_last_line_with_what_would(tmp_path: Path) -> None:
     path = linear_encoder(tmp_path / "m.onnx")
     assert last_sentence(inspected(path), 1000) == (
-        "no, because neither the file, a sidecar nor an option says how to preprocess; what would: "
+        "no, because neither the file, a sidecar nor an option says how to preprocess; what helps: "
         f"`robustcheck {path} --preprocess clip` (or imagenet, or a JSON file), whichever it was trained with"
     )
     assert "Reasons and next steps" not in shown(render_inspect(inspected(path)), 80)
@@ -204,7 +204,7 @@ def test_of_several_reasons_the_last_line_names_the_one_that_no_option_mends(tmp
     found = inspected(path)
     assert why(found) == ["assumed_preprocessing", "assumed_tensor", "end_not_calibrated", "width_not_calibrated"]
     assert last_sentence(found) == (
-        "no, because `features` is the output of an activation (Relu); what would: measure the projected embedding if "
+        "no, because `features` is the output of an activation (Relu); what helps: measure the projected embedding if "
         "the model has one, or use a profile calibrated on such representations"
     )
     assert found.can_pass.reasons[1].next_step == f"`robustcheck {path} --tensor features`, if that is what you deploy"
@@ -230,7 +230,7 @@ def test_a_width_that_the_graph_leaves_open_is_not_known(tmp_path: Path) -> None
     assert (found.can_pass.answer, why(found)) == ("unknown", ["width_not_calibrated"])
     assert last_sentence(found, 1000) == (
         "unknown, because the graph does not say how many features `embedding` has; profile default-2 holds for 384 to "
-        f"2048; what would: `robustcheck {path}` measures it"
+        f"2048; what helps: `robustcheck {path}` measures it"
     )
 
 
@@ -261,7 +261,9 @@ def test_a_dynamically_quantised_file_can_pass_for_batches_of_one_image(tmp_path
         onnx.save(plain, path)
         found = inspected(path, preprocess="clip")
         assert found.can_pass.answer == "yes"
-        assert (f"`robustcheck {path} --batch-size 1` holds for batches of one image" in last_sentence(found)) == noted
+        assert (
+            f"`robustcheck {path} --batch-size 1` gives a verdict for batches of one image" in last_sentence(found)
+        ) == noted
 
 
 def test_nothing_is_needed_where_the_size_is_open(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -271,7 +273,7 @@ def test_nothing_is_needed_where_the_size_is_open(tmp_path: Path, capsys: pytest
     assert "size ? by ? px (height by width)" in text
     said = "no option or sidecar says the preprocessing, and the input size is dynamic; one is needed"
     assert f"Preprocessing not known: {said}" in text
-    assert f"Can this file pass? no, because {said}; what would: robustcheck {path} --preprocess clip (or" in text
+    assert f"Can this file pass? no, because {said}; what helps: robustcheck {path} --preprocess clip (or" in text
     assert main(["inspect", str(path), "--preprocess", "clip"]) == 0
     assert "Can this file pass? yes" in capsys.readouterr().out
 
@@ -313,7 +315,7 @@ def test_a_folder_with_several_models_or_none(tmp_path: Path, capsys: pytest.Cap
     assert main(["inspect", str(tmp_path)]) == 2
     said = capsys.readouterr().err
     listed = "onnx/text_model.onnx, onnx/vision_model.onnx, onnx/vision_model_fp16.onnx"
-    assert f"{tmp_path}: models in the folder are 3 ({listed}); one is inspected at a time" in said
+    assert f"{tmp_path}: number of models in the folder is 3 ({listed}); inspect takes one" in said
     assert f"hint: robustcheck inspect {tmp_path}/onnx/vision_model.onnx\n" in said
 
 
@@ -325,7 +327,7 @@ def test_a_file_that_cannot_be_opened_cannot_pass(tmp_path: Path, capsys: pytest
     assert f"error: {path}: model file is empty" in shown.err
     assert " ".join(shown.out.split()) == (
         f"{path} Can this file pass? no, because model file is empty (0 bytes); an ONNX protobuf is needed; "
-        "what would: download or export it again"
+        "what helps: download or export it again"
     )
     assert main(["inspect", str(path), "-o", "json"]) == 3
     content = json.loads(capsys.readouterr().out)

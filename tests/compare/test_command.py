@@ -67,7 +67,7 @@ def test_bad_input(workshop: Workshop, capsys: pytest.CaptureFixture[str]) -> No
         ([str(a), str(b), "--images", str(workshop.folder / "nowhere")], 2, "image set is not readable"),
         ([str(a), str(b), *images, "-o", f"json={b}"], 2, "must not replace it"),
         ([str(a), str(b), *images, "-o", "xml"], 2, "--output is 'xml'"),
-        ([str(a), str(b), *images, "--baseline", "b.json"], 2, "only one of them"),
+        ([str(a), str(b), *images, "--baseline", "b.json"], 2, "compared with one of them"),
         ([str(a), *images, "--baseline", str(workshop.folder / "b.json")], 2, "baseline is not readable"),
         ([str(a), *images, "--baseline", str(b)], 2, "baseline is not JSON"),
         ([str(a), *images, "--write-baseline", str(a)], 2, "must not replace it"),

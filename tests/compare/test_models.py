@@ -197,7 +197,7 @@ def test_classifiers_permuted_inside_are_the_same_network_and_agree(workshop: Wo
     assert ids(other) == {"unrelated"}  # the classes are in another order: they agree by chance, the features are kept
     p, q = (np.bincount(rows, minlength=10) / 80 for rows in (truth_rows, 9 - truth_rows))
     np.testing.assert_allclose(numbers(other.agreement.chance), p @ q, atol=1e-12)
-    assert f"independent predictions would on {100 * (p @ q):.1f} %" in other.verdict.reasons[0].seen
+    assert f"by chance it would be {100 * (p @ q):.1f} %" in other.verdict.reasons[0].seen
     # where both predict one class for everything, agreement says nothing, and is no reason
     one = head + np.eye(10, dtype=np.float32)[0] * 1e4 * (np.arange(384) == 7)[:, None]
     alike_by_chance = run_compare(

@@ -21,7 +21,7 @@ def test_a_heading_is_one_line_and_a_ratio_without_bounds_is_told(workshop: Work
     heading = f"Statistics  {n} images, paired; 80 % must be kept, 95 % confidence together"
     assert heading in buffer.getvalue().splitlines()
     (seen,) = [reason.seen for reason in report.verdict.reasons if reason.id == "statistic_shrank"]
-    assert seen.startswith("at least 80 % of the reference's must be kept: ")
+    assert seen.startswith("at least 80 % of the reference's value must be kept: ")
     assert "not measured" not in seen
     (frequency,) = [each.ratio for each in report.statistics if each.name == "outlier_frequency"]
     assert frequency.low is None

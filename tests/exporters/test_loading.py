@@ -111,7 +111,7 @@ def test_published_preprocessing_of_open_clip() -> None:
 
 
 def test_every_open_clip_tag_can_be_written() -> None:
-    """No published tag has a preprocessing that the contract cannot say."""
+    """No published tag has a preprocessing that the contract cannot describe."""
     from robustcheck_onnx.exporters import from_open_clip
 
     pairs = open_clip.list_pretrained()
@@ -192,9 +192,9 @@ def test_two_heads_are_not_guessed_at() -> None:
     from robustcheck_onnx.exporters import from_timm
     from robustcheck_onnx.exporters.wrappers import find_head
 
-    with pytest.raises(ExportError, match="cannot tell which tensor the logits come from"):
+    with pytest.raises(ExportError, match="it is not clear which tensor the logits come from"):
         find_head(_two_heads(), (8, 8))
-    with pytest.raises(ExportError, match="classifier is 2 heads; cannot tell which one"):
+    with pytest.raises(ExportError, match="classifier is 2 heads; it is not clear which one"):
         from_timm.load("deit_tiny_distilled_patch16_224", random_weights=True)
 
 
@@ -219,7 +219,7 @@ def test_a_clip_projection_is_no_classifier(name: str, rules: dict[str, str]) ->
     ("change", "text"),
     [
         ({"do_resize": False}, "do_resize is off"),
-        ({"do_center_crop": False}, "do_center_crop is off; image size would vary"),
+        ({"do_center_crop": False}, "do_center_crop is off; it must be on, or image sizes would vary"),
         ({"size": {"shortest_edge": 32, "longest_edge": 64}}, "size is"),
     ],
 )
@@ -245,7 +245,7 @@ def test_transformers_missing_weights_and_other_types(tmp_path: Path) -> None:
         from_transformers.load(str(tmp_path / "dinov2"), preprocessing=CLIP_32)
     assert caught.value.exit_code == 3
     transformers.BertConfig().save_pretrained(tmp_path / "bert")
-    with pytest.raises(ExportError, match="model type is bert; one of clip") as caught:
+    with pytest.raises(ExportError, match="model type is bert; it must be one of clip") as caught:
         from_transformers.load(str(tmp_path / "bert"), preprocessing=CLIP_32)
     assert caught.value.exit_code == 2
 

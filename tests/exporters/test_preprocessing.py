@@ -68,16 +68,16 @@ def test_fields_are_the_checkers() -> None:
 
 WRONG_FIELDS = [
     ({"sise": [1, 1]}, "preprocessing field sise is unknown"),
-    ({"size": None}, "preprocessing field size is None; 2 numbers"),
-    ({"size": [0, 32]}, "preprocessing field size is [0, 32]; positive whole numbers"),
-    ({"size": "32"}, "preprocessing field size is '32'; 2 numbers"),
-    ({"resize_mode": "stretch"}, "preprocessing field resize_mode is 'stretch'; one of shortest"),
-    ({"interpolation": "cubic"}, "preprocessing field interpolation is 'cubic'; one of nearest"),
-    ({"mean": [0.5]}, "preprocessing field mean is [0.5]; 3 numbers"),
-    ({"std": [1, 0, 1]}, "preprocessing field std is [1.0, 0.0, 1.0]; above 0"),
-    ({"mean": [0, float("nan"), 0]}, "preprocessing field mean is [0, nan, 0]; finite numbers"),
-    ({"rescale": -1}, "preprocessing field rescale is -1; a number above 0"),
-    ({"fill": [0, 0, 300]}, "preprocessing field fill is [0, 0, 300]; 0 to 255"),
+    ({"size": None}, "preprocessing field size is None; it must be 2 numbers"),
+    ({"size": [0, 32]}, "preprocessing field size is [0, 32]; it must be positive whole numbers"),
+    ({"size": "32"}, "preprocessing field size is '32'; it must be 2 numbers"),
+    ({"resize_mode": "stretch"}, "preprocessing field resize_mode is 'stretch'; it must be one of shortest"),
+    ({"interpolation": "cubic"}, "preprocessing field interpolation is 'cubic'; it must be one of nearest"),
+    ({"mean": [0.5]}, "preprocessing field mean is [0.5]; it must be 3 numbers"),
+    ({"std": [1, 0, 1]}, "preprocessing field std is [1.0, 0.0, 1.0]; it must be above 0"),
+    ({"mean": [0, float("nan"), 0]}, "preprocessing field mean is [0, nan, 0]; it must be finite numbers"),
+    ({"rescale": -1}, "preprocessing field rescale is -1; it must be a number above 0"),
+    ({"fill": [0, 0, 300]}, "preprocessing field fill is [0, 0, 300]; it must be 0 to 255"),
     ({"crop": "none", "resize_mode": "shortest"}, "preprocessing field crop is 'none'; then"),
 ]
 

@@ -270,7 +270,7 @@ def spoilt(what: str, encoder: Path) -> None:
     [
         ("missing", 2, "ONNX file is missing"),
         ("no model", 3, "file is no ONNX model"),
-        ("no contract", 3, "contract is missing; how photos become its input must be known"),
+        ("no contract", 3, "contract is missing; to quantise it, robustcheck must know how photos become its input"),
         ("contract no JSON", 3, "contract is damaged (JSONDecodeError"),
         ("newer contract", 3, "contract breaks schema 1"),
         ("fp16", 2, "precision is fp16; int8 is made from an fp32 file"),
@@ -325,7 +325,7 @@ def test_an_int8_file_is_not_quantised_again(encoder: Path, photos: list[Path]) 
         ),
         (["--precision", "int8-qdq", "--calibration-images", "nowhere"], 2, "nowhere", ""),
         (["--precision", "int8-qdq", "--calibration-images", "FEW"], 2, "number of calibration photos is 10", "--cal"),
-        (["--precision", "int8-dynamic", "--calibration-images", "FEW"], 2, "they are for int8-qdq", "int8-qdq"),
+        (["--precision", "int8-dynamic", "--calibration-images", "FEW"], 2, "only int8-qdq uses them", "int8-qdq"),
         (["--precision", "int8-qdq", "--calibration-images", "BROKEN"], 2, "calibration photo is unreadable", "ls -l"),
         (["--precision", "int8-qdq", "-o", "fp32.onnx"], 2, "target is the file that is quantised", "fp32-int8.onnx"),
     ],

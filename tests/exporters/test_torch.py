@@ -81,16 +81,16 @@ def test_same_model_same_bytes(tmp_path: Path, skimage_photos: list[Path]) -> No
 
 
 TORCH_REFUSALS = [
-    ("encoder:", {}, 2, "encoder:: name has no colon; package.module:factory"),
+    ("encoder:", {}, 2, "encoder:: name has no colon; it must be package.module:factory"),
     ("no_such_module:make", {}, 2, "module no_such_module is not found"),
     ("my_vision:nothing", {}, 2, "my_vision has no function nothing"),
     ("my_vision:raises", {}, 3, "factory raised KeyError: 'no such thing'"),
-    ("my_vision:not_a_module", {}, 3, "factory returned int; a torch.nn.Module"),
+    ("my_vision:not_a_module", {}, 3, "factory returned int; it must return a torch.nn.Module"),
     ("my_vision:silent_about_weights", {}, 2, "weights are not given; random weights are refused"),
     ("my_vision:silent_about_preprocessing", {}, 2, "preprocessing is not given"),
     ("my_vision:encoder", {"head": "fc"}, 2, "head fc is not found; linear layers: 5, 6"),
     ("my_vision:encoder", {"weights": "absent.pth"}, 4, "absent.pth: weights file is missing"),
-    ("my_vision:encoder", {"weights": "w.pth", "random_weights": True}, 2, "only one of them"),
+    ("my_vision:encoder", {"weights": "w.pth", "random_weights": True}, 2, "use one of them"),
     ("my_vision:always_training", {}, 3, "stays in training mode after eval()"),
     ("my_vision:tokens", {}, 3, "output representation has shape (1, 3, 1024) for one image"),
     ("my_vision:not_finite", {}, 3, "output representation is not finite on real photos"),

@@ -44,12 +44,12 @@ def test_a_file_says_what_it_was_matched_to_and_its_own_digest(tmp_path: Path, s
     [
         ("open_clip", "ViT-B-32", {}, 2, "ViT-B-32: weights are not given; random weights are refused"),
         ("open_clip", "ViT-B-23", {}, 2, "ViT-B-23: model name is unknown to open_clip"),
-        ("open_clip", "ViT-B-32", {"weights": "opneai"}, 2, "ViT-B-32: weights is opneai; one of openai"),
+        ("open_clip", "ViT-B-32", {"weights": "opneai"}, 2, "ViT-B-32: weights is opneai; it must be one of openai"),
         ("open_clip", "local-dir:absent", {}, 4, "local-dir:absent: weights are not on this machine"),
         ("timm", "restnet18", {}, 2, "restnet18: model name is unknown to timm"),
-        ("timm", "resnet18.a9_in1k", {}, 2, "resnet18.a9_in1k: tag is a9_in1k; one of a1_in1k"),
+        ("timm", "resnet18.a9_in1k", {}, 2, "resnet18.a9_in1k: tag is a9_in1k; it must be one of a1_in1k"),
         ("torchvision", "resnet19", {}, 2, "resnet19: model name is unknown to torchvision"),
-        ("torchvision", "resnet18", {"weights": "V9"}, 2, "resnet18: weights is V9; one of IMAGENET1K_V1"),
+        ("torchvision", "resnet18", {"weights": "V9"}, 2, "resnet18: weights is V9; it must be one of IMAGENET1K_V1"),
         ("transformers", "./absent", {}, 4, "./absent: folder is missing"),
     ],
 )

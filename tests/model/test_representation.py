@@ -463,7 +463,7 @@ def test_several_outputs(opened: Any) -> None:
     assert chosen(both) == ("features", "head_input", "none", False)
     assert {candidate.tensor for candidate in both.candidates} == {"logits", "probabilities", "features"}
     # two vectors that could both be meant
-    with pytest.raises(UsageError, match="outputs features, second could each be meant"):
+    with pytest.raises(UsageError, match="outputs features, second could each be the representation"):
         opened(onnx_models.build(nodes, ["features", "second"], weights))
     # an embedding and a map: the vector
     shape = ("batch", 16)

@@ -155,7 +155,7 @@ def test_outputs_are_listed_once_and_not_by_the_thousand(tmp_path: Path) -> None
     proto = onnx_models.build(nodes, [*names, names[0]], {"k": onnx_models.weight(D, 3, 8, 8)})
     with pytest.raises(UsageError) as caught:
         open_model(onnx_models.save(proto, tmp_path / "m.onnx"))
-    assert "out11 and 38 more could each be meant" in caught.value.message
+    assert "out11 and 38 more could each be the representation" in caught.value.message
 
 
 @pytest.mark.parametrize(
@@ -280,8 +280,8 @@ def function(name: str, calls: list[str]) -> onnx.FunctionProto:
 @pytest.mark.parametrize(
     ("functions", "fault"),
     [
-        ([function("f0", ["f0"])], "can't be opened up"),
-        ([function("f0", ["Relu"]), function("f0", ["Relu"])], "can't be opened up"),
+        ([function("f0", ["f0"])], "can't be expanded"),
+        ([function("f0", ["Relu"]), function("f0", ["Relu"])], "can't be expanded"),
         ([function("f0", ["Relu"]), *(function(f"f{i}", [f"f{i - 1}"] * 2) for i in range(1, 60))], "1,000,000 nodes"),
     ],
     ids=["itself", "twice", "twice as many a level"],

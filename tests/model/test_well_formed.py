@@ -34,7 +34,7 @@ def _no_weight(model: onnx.ModelProto) -> None:
     ("change", "said"),
     [
         (_bytes_for_a_name, "name in the graph is b'log\\xffts'; names must be UTF-8 text"),
-        (_changed(lambda m: m.graph.input.append(m.graph.input[0])), "inputs named 'image' are several"),
+        (_changed(lambda m: m.graph.input.append(m.graph.input[0])), "several inputs are named 'image'"),
         (_changed(lambda m: setattr(m.graph.input[0].type.tensor_type, "elem_type", 999)), "type of 'image' is 999"),
         (_changed(_no_weight), "node Conv has 1 inputs; it needs at least 2"),
     ],

@@ -125,12 +125,12 @@ def test_every_column_sorts_all_rows(column: str) -> None:
         ({"sort": "men"}, "--sort is 'men'; it must be one of mean, model, ", "--sort mean"),
         (
             {"text": "ViT-B-32/opena1"},
-            "reference name is 'ViT-B-32/opena1'; no name of the ",
+            "reference name is 'ViT-B-32/opena1'; none of the ",
             "robustcheck reference ViT-B-32/openai",
         ),
         (
             {"text": "clip", "group": "face"},
-            "reference name is 'clip'; no name in group face of the ",
+            "reference name is 'clip'; none of the ",
             "robustcheck reference",
         ),
     ],
@@ -155,7 +155,7 @@ def test_an_unknown_name_lists_the_nearest() -> None:
     with pytest.raises(UsageError) as fault:
         select("vit-b-32/openia")
     assert fault.value.message.startswith(
-        "reference name is 'vit-b-32/openia'; no name of the 2073 rows is or has this, closest: ViT-B-32/openai, "
+        "reference name is 'vit-b-32/openia'; none of the 2073 rows has this in its name, closest: ViT-B-32/openai, "
     )
     assert fault.value.hint == "robustcheck reference ViT-B-32/openai"
     with pytest.raises(UsageError) as fault:
@@ -247,7 +247,7 @@ def test_measurements_that_take_no_part_are_in_parentheses() -> None:
     shown = text(terminal.render_table(named("cbir_resnet50_v2")))
     assert "(273)" in shown
     assert "(1.51)" in shown
-    assert "in parentheses where no set takes part" in shown
+    assert "in parentheses where no set was used" in shown
     assert "parentheses" not in text(terminal.render_table(named(SMALL)))
 
 

@@ -194,7 +194,7 @@ def test_no_report_replaces_weights_beside_a_model(
     ]:
         done = run(tmp_path, given, *call, *words)
         assert done.returncode == 2, words
-        assert "is a file that is read; a report must not replace it" in done.stderr
+        assert "is a file that this run reads; a report must not replace it" in done.stderr
         assert (store / "m.onnx.data").read_bytes() == weights
     both = [str(store / "m.onnx"), str(model), *call]
     assert cli.main(["compare", *both, "-o", f"json={store / 'm.onnx.data'}"]) == 2

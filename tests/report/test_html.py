@@ -355,7 +355,7 @@ def test_a_waived_warning_is_still_a_warning() -> None:
     assert "PASS:" not in text.split("Limits of the claim", maxsplit=1)[0]
     assert "The gate lets this model through although the verdict is WARN." in text
     assert text.count("Waived by owner until 2026-03-01: known") == len(ids)
-    assert "ended on 2025-01-01 and counts for nothing" in text
+    assert "ended on 2025-01-01 and no longer counts" in text
 
 
 def test_a_synthetic_model_is_called_so_beside_its_verdict() -> None:
@@ -387,7 +387,7 @@ def test_thumbnails_are_shown_where_there_are_some_and_the_page_says_what_it_hol
     (picture,) = root.all("img")
     assert picture.attributes["src"] == PIXEL
     assert picture.attributes["alt"] == "Calibration photo photo 0.jpg"
-    assert "whoever gets the file can see them" in words(root)
+    assert "everyone who gets the file can see them" in words(root)
     assert "no preview" in root.text  # photo 1 has none
     bare = words(parse(pages["without gallery"]))
     assert "It holds no photos" in bare
@@ -623,5 +623,5 @@ def test_no_printed_page_holds_the_footer_alone(pages: dict[str, str], tmp_path:
             [str(PDFTOTEXT), str(tmp_path / "page.pdf"), "-"], capture_output=True, text=True, timeout=60, check=True
         )
         *_, last = printed.stdout.rstrip("\f").split("\f")
-        assert "whoever gets the file can see them" in last
+        assert "everyone who gets the file can see them" in last
         assert "Limits of the claim" in last, n_lines

@@ -60,7 +60,7 @@ def test_no_gpu_is_no_fault() -> None:
             {"wheels": {"onnxruntime": "1.32.0", "onnxruntime-gpu": "1.31.1"}},
             "ONNX Runtime wheels", "fail", "onnxruntime 1.32.0, onnxruntime-gpu 1.31.1: they overwrite", CLEAN,
         ),
-        ({"wheels": {}}, "ONNX Runtime wheels", "warn", "from none of onnxruntime, onnxruntime-gpu", ""),
+        ({"wheels": {}}, "ONNX Runtime wheels", "warn", "by none of onnxruntime, onnxruntime-gpu", ""),
         (
             {"providers": ("CPUExecutionProvider",), "cuda_fault": None},
             "NVIDIA GPU", "warn", "this ONNX Runtime has no CUDAExecutionProvider", CLEAN,

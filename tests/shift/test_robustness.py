@@ -97,8 +97,8 @@ def test_a_published_checkpoint_gets_its_published_value() -> None:
 
 
 NOT_APPLICABLE = [
-    (_set(IMAGENET, 0.76), _set(None, 0.5), "not said to be one of V2, Sketch, R, A, ObjectNet"),
-    (_set(None, 0.76), _set("sketch", 0.5), "not said to be ImageNet"),
+    (_set(IMAGENET, 0.76), _set(None, 0.5), "not named as one of V2, Sketch, R, A, ObjectNet"),
+    (_set(None, 0.76), _set("sketch", 0.5), "not named as ImageNet"),
     (_set(IMAGENET, 0.76, 400), _set("sketch", 0.5), "the 400 images of imagenet1k give its accuracy to within 4."),
     (_set(IMAGENET, 0.76), _set("sketch", 0.5, 400), "the 400 images of sketch"),
     (_set(IMAGENET, 0.76, n_labels=999), _set("sketch", 0.5), "999 of ImageNet's 1000 classes"),

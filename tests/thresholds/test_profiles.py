@@ -77,13 +77,13 @@ def test_the_page_of_the_default(call: Call, monkeypatch: pytest.MonkeyPatch, wi
         "activation kurtosis > 7.858",
         "negative energy 0.323 to 0.677",
         "top-3 share > 0.522",
-        "had the rule been fixed before",
+        "if the rule had been fixed beforehand",
         "signed 0 of 17 checkpoints; at most 16.2 %",
         "signed, ends in linear 0 of 8 checkpoints; at most 31.3 %",
         "image-text 23 of 26 sets pass; otherwise ik_openclip_bigG_laion2b, kruchji_mcip_so400m, medclip_roco_b32",
         "that they agree on a set is no finding",
         "× 1.13 michaengeser_dinov2_b14_drawings, by activation kurtosis",
-        "BiomedCLIP activation kurtosis 8.077; turns no verdict",
+        "BiomedCLIP activation kurtosis 8.077; changes no verdict",
         "python -m robustcheck_onnx.thresholds.calibrate",
         "WARN means absent or not established",
         "384 to 2048 features",
@@ -151,7 +151,7 @@ def test_sealing_by_hand_shows_in_every_report(
     model, photos = lookup_pass
     for taken in ("default-1", "default-2", "default"):
         _, err = call("profiles", "seal", edited, "--id", taken, "-o", tmp_path / "x.json", code=2)
-        assert "are the packaged profiles' own" in err
+        assert "are ids of packaged profiles" in err
     assert not (tmp_path / "x.json").exists()
     out, _ = call("profiles", "seal", edited, "--id", "mine-1", "-o", tmp_path / "m.json", "--note", "wanted more")
     assert "changed by hand: made from default-2 (sha256:" in out

@@ -37,7 +37,7 @@ def test_nothing_is_amiss_with_what_the_cases_change() -> None:
     [
         ("normalisation", "the output of a normalisation layer"),
         ("activation:Tanh", "the output of an activation (Tanh)"),
-        ("linear_of:Relu", "a linear map of what an activation (Relu) gave"),
+        ("linear_of:Relu", "a linear map of the output of an activation (Relu)"),
         ("linear_unread", "the output of a linear layer whose weight could not be read as one matrix"),
         ("change_of_basis", "a change of basis (its last layer's features are orthogonal, as those of a PCA are)"),
         ("pool", "the output of pooling"),
@@ -45,11 +45,11 @@ def test_nothing_is_amiss_with_what_the_cases_change() -> None:
         ("elsewhere", "the output of elsewhere"),
         (
             "activation:QuantizeLinear",
-            "what QuantizeLinear wrote without negative values (as quantisers write what a ReLU gave)",
+            "the output of QuantizeLinear, which has no negative values (as a quantised output of a ReLU)",
         ),
         (
             "linear_of:QLinearConv",
-            "a linear map of what QLinearConv wrote without negative values (as quantisers write what a ReLU gave)",
+            "a linear map of the output of QLinearConv, which has no negative values (as a quantised output of a ReLU)",
         ),
         ("other:QLinearConv", "the output of QLinearConv"),
     ],

@@ -59,7 +59,7 @@ def calibrate(
     results: Annotated[
         Path | None,
         typer.Option(
-            help="Keep what was measured in this table, which later runs go on with. Default: OUT with .results.jsonl.",
+            help="Keep what was measured in this table; later runs continue from it. Default: OUT with .results.jsonl.",
             metavar="TABLE.jsonl",
             rich_help_panel=OUTPUT,
         ),
@@ -87,7 +87,7 @@ def calibrate(
     tensor: Annotated[
         str,
         typer.Option(
-            help="What to fit to: representation, pooled, or auto (the one that tells robust models from others "
+            help="What to fit to: representation, pooled, or auto (the one that separates robust models from others "
             "better).",
             metavar="TENSOR",
             rich_help_panel=MODEL,
@@ -207,8 +207,8 @@ def calibrate(
 def _check_call(suite: str | None, tables: list[str] | None, reference: bool, plan: bool, out: Path | None) -> None:
     if sum((suite is not None or bool(tables), reference)) != 1:
         raise UsageError(
-            "--suite, --from-evidence and --from-reference say what to fit to; one of them is needed, and only a "
-            "suite goes with --from-evidence",
+            "--suite, --from-evidence and --from-reference: one is needed, and only --suite and --from-evidence go "
+            "together",
             "robustcheck calibrate --suite paper --images photos/ --plan",
         )
     if plan and (tables or reference):

@@ -170,7 +170,7 @@ def check(
         bool,
         typer.Option(
             "--no-thumbnails",
-            help="html: no small copies of your photos in the page, which whoever gets it can see; names instead.",
+            help="html: names instead of small copies of your photos, which everyone who gets the page can see.",
             rich_help_panel=OUTPUT,
         ),
     ] = False,

@@ -36,7 +36,7 @@ def demo(
     keep: Annotated[
         Path | None,
         typer.Option(
-            help="Keep the two ONNX files in this folder; without it nothing is left.",
+            help="Keep the two ONNX files in this folder. Default: they are deleted.",
             metavar="FOLDER",
             show_default=False,
         ),
@@ -87,7 +87,7 @@ def _check_folder(folder: Path, names: tuple[str, ...]) -> None:
     for name in names:
         if (folder / f"{name}.onnx").exists():
             raise UsageError(
-                f"{folder / f'{name}.onnx'}: file is there already; the demo replaces none",
+                f"{folder / f'{name}.onnx'}: file exists already; the demo does not replace it",
                 "robustcheck demo --keep ANOTHER_FOLDER",
             )
 

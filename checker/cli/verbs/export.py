@@ -95,8 +95,8 @@ def export(
     calibration_images: Annotated[
         str | None,
         typer.Option(
-            help="int8-qdq: in-distribution photos that the ranges of activations are taken from, at most 128 that are "
-            "not compared on. Default: the bundled ones.",
+            help="int8-qdq: in-distribution photos that give the ranges of activations, at most 128; those that the "
+            "file is compared on are left out. Default: the bundled ones.",
             metavar="PATH",
             rich_help_panel=IMAGES,
         ),
@@ -104,7 +104,7 @@ def export(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.", rich_help_panel=OUTPUT)] = False,
     debug: Debug = False,
 ) -> int:
-    """Write a model as ONNX with its preprocessing, and prove it equal.
+    """Write a model as ONNX, and prove that it equals the original.
 
     The file says how pixels become inputs, and which tensor is what.
     """

@@ -123,7 +123,9 @@ def diff(
 @profiles.verb(examples=("robustcheck profiles seal edited.json --id mine-1 -o mine.json",))
 def seal(
     file: Annotated[Path, typer.Argument(help="A profile that was changed by hand.", metavar="PROFILE.json")],
-    profile_id: Annotated[str, typer.Option("--id", help="The sealed profile's id, which no other has.", metavar="ID")],
+    profile_id: Annotated[
+        str, typer.Option("--id", help="An id for the sealed profile that no other profile has.", metavar="ID")
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="The sealed profile.", metavar="PROFILE.json")],
     note: Annotated[str, typer.Option(help="What was changed and why; every report says it.", metavar="TEXT")] = "",
     debug: Debug = False,
@@ -149,7 +151,7 @@ def check_id(name: str) -> None:
     from robustcheck_onnx.thresholds import profile
 
     if name in (known := list(profile.PACKAGED)):  # the ids of packaged profiles are names, too
-        raise UsageError(f"--id is {name!r}; {', '.join(known)} are the packaged profiles' own", "--id mine-1")
+        raise UsageError(f"--id is {name!r}; {', '.join(known)} are ids of packaged profiles", "--id mine-1")
 
 
 def _loaded(spec: str) -> Profile:

@@ -66,7 +66,7 @@ def gate(
 ) -> int:
     """Let a registered version through only if its report holds and says PASS.
 
-    The alias is set with exit code 0 only; anything else takes it, and what an earlier call gave, from this version.
+    The alias is set with exit code 0 only. Otherwise this version loses it, and every alias of an earlier call.
     """
     from robustcheck_onnx.checker.integrations.mlflow_log import gate_model_version
 

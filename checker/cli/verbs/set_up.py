@@ -65,7 +65,8 @@ def init(
     check_target(path)
     if os.path.lexists(path) and not force:
         raise UsageError(
-            f"{path}: file is there already; init replaces none", f"robustcheck init {shlex.quote(str(path))} --force"
+            f"{path}: file exists already; init does not replace it",
+            f"robustcheck init {shlex.quote(str(path))} --force",
         )
     write_whole(path, settings.template())
     sys.stdout.write(f"wrote {path}; nothing in it is set yet: remove the # in front of what you want to set\n")

@@ -60,8 +60,8 @@ def shift(
         list[str] | None,
         typer.Option(
             help="What labels mean: imagenet, imagenet-r, imagenet-a, names (of the file's contract), sorted (class "
-            "folders in order), or a JSON file label → class index or indices; for one set with NAME=. Default: synset "
-            "ids, indices and class names are recognised.",
+            "folders in order), or a JSON file that maps labels to class indices. With NAME= for one set only. "
+            "Default: synset ids, indices and class names are recognised.",
             metavar="[NAME=]MAP",
             rich_help_panel=IMAGES,
         ),

@@ -29,15 +29,13 @@ Thresholds = Annotated[
 ]
 RerunDevice = Annotated[
     str | None,
-    typer.Option(
-        help="Where the rerun measures. Default: as the report's run.", metavar="DEVICE", rich_help_panel=SPEED
-    ),
+    typer.Option(help="Device of the rerun. Default: the one of the report.", metavar="DEVICE", rich_help_panel=SPEED),
 ]
 Detectors = Annotated[
     list[str] | None,
     typer.Option(
         "--detector",
-        help="A plug-in that the rerun may load. Name each one that the report has.",
+        help="A plug-in that the rerun may load. Name every plug-in of the report.",
         metavar="NAME",
         rich_help_panel=VERDICT,
     ),
