@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, RobustcheckError, UsageError
-from robustcheck_onnx.checker.measure import Job, Progress, run_jobs, tell_stage
+from robustcheck_onnx.checker.measure import Job, Progress, own_files, run_jobs, tell_stage
 from robustcheck_onnx.checker.model import parse_contract, properties, read_onnx
 from robustcheck_onnx.checker.storage import write_whole
 from robustcheck_onnx.thresholds import profile as profiles
@@ -114,6 +114,8 @@ def _export(folder: Path, task: Task) -> None:
     assert entry.source is not None
     assert entry.name is not None
     try:
+        if cache.is_relative_to(own_files.folder()):
+            own_files.make_folder(own_files.folder())
         cache.mkdir(parents=True, exist_ok=True)
     except OSError as fault:
         raise EnvironmentFaultError(

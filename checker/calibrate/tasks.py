@@ -17,7 +17,7 @@ from typing import Any
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, RobustcheckError, UsageError
 from robustcheck_onnx.checker.evidence import Options
 from robustcheck_onnx.checker.images import digest_of_set, open_images
-from robustcheck_onnx.checker.measure import cache
+from robustcheck_onnx.checker.measure import own_files
 from robustcheck_onnx.checker.model import file_digest, read_onnx
 from robustcheck_onnx.checker.statistics import STATISTIC_VERSION
 from robustcheck_onnx.thresholds import profile as profiles
@@ -66,7 +66,7 @@ class Task:
 
 def cache_folder() -> Path:
     """The default folder of exports: in the cache folder of checks."""
-    return cache.folder() / "exports"
+    return own_files.folder() / "exports"
 
 
 def check_labels(suite: Opened) -> None:

@@ -67,11 +67,12 @@ def run(resolved: Resolved, words: Sequence[str], invocation: Invocation, wall: 
     from robustcheck_onnx.checker.storage import redact
     from robustcheck_onnx.checker.verdict import load_profile
 
-    from . import check_sign, ending
+    from . import check_cache, check_sign, ending
 
     wall.limits = settings.limits
     several = len(models) > 1
     reads = _files_read(resolved, models)
+    check_cache.say_whether_used(settings, resolved.file)
     destinations = _destinations(settings, models, reads)
     signatures = check_sign.planned(settings.sign, destinations.shared, destinations.own, reads)
     if settings.sign is not None:

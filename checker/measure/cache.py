@@ -2,15 +2,15 @@
 
 Nothing is taken on trust that can be checked: a record counts only if the model's bytes, its external weights, every
 sidecar, every image that was read, the options, the profile, this package's own code, ONNX Runtime and the devices are
-what they were. Only the evidence is kept; the verdict is judged anew. Whoever can write to the folder
-could forge evidence, as whoever can write to the package could: keep it as private as the machine's own files, or use
-`--no-cache`.
+what they were. Only the evidence is kept; the verdict is judged anew. A record that another user could have written is
+not read (`own_files.py`), nor one without the right code of authentication (HMAC-SHA256) by the key beside it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import hmac
 import json
 import os
 import platform
@@ -19,7 +19,6 @@ from functools import lru_cache
 from pathlib import Path
 
 import onnxruntime as ort
-import platformdirs
 from pydantic import ValidationError
 
 from robustcheck_onnx.checker.errors import RobustcheckError
@@ -39,10 +38,10 @@ from robustcheck_onnx.thresholds.profile import Profile
 from robustcheck_onnx.thresholds.published import Context
 
 from .job import Job, versions
+from .own_files import KEY, TEMPORARY, NotOwn, folder, own_folder, read_own, why_unused, write_own
 
-FORMAT = 1  # of a record
+FORMAT = 2  # of a record
 LIMIT_BYTES = 64 * 2**20  # 64 MiB for all records; the ones not used for the longest time go first
-FOLDER = "ROBUSTCHECK_CACHE_DIR"  # environment variable: where records are kept
 OFF = "ROBUSTCHECK_NO_CACHE"  # environment variable: any value but "" and 0 switches the cache off
 DEVICES = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")  # environment that changes where and how a model runs
 
@@ -60,23 +59,19 @@ class Record(Frozen):
     """sha256 of each image that was read, in order"""
     evidence: Evidence
     published: Context | None
-    digest: str = ""
-    """of the record without this field: a torn or damaged record is none"""
+    mac: str = ""
+    """HMAC-SHA256 of the record without this field: one that was damaged, or written without the key, is none"""
 
 
 class Size(Frozen):
     """What is in the cache."""
 
     folder: str
+    unused: str
+    """why it is not used, with the next step; empty where it is"""
     records: int
     size_bytes: int
     limit_bytes: int
-
-
-def folder() -> Path:
-    """Where records are kept: ROBUSTCHECK_CACHE_DIR, else the user's cache folder of the system."""
-    given = os.environ.get(FOLDER)
-    return Path(given) if given else Path(platformdirs.user_cache_dir("robustcheck"))
 
 
 def is_off() -> bool:
@@ -127,14 +122,18 @@ def load(key: str, model: Path, source: ImageSource) -> Record | None:
         source: the image set, in the order in which the earlier run read it.
 
     Returns:
-        None where there is no such record, where it is damaged or of another format, or where anything changed.
+        None where there is no such record, where others could have written it, where it is damaged or of another
+        format, or where anything changed.
     """
-    path = folder() / f"{key}.json"
-    try:
-        record = Record.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError):  # none, or none that can be read
+    own = own_folder(make=False)
+    if own is None:
         return None
-    if record.format != FORMAT or record.key != key or record.digest != _digest(record):
+    path = own.path / f"{key}.json"
+    try:
+        record = Record.model_validate_json(read_own(path))
+    except (OSError, NotOwn, ValidationError):  # none, or none that can be read
+        return None
+    if record.format != FORMAT or record.key != key or not hmac.compare_digest(record.mac, _mac(record, own.key)):
         return None
     if record.external != external_digests(model, record.external) or len(record.images) > len(source):
         return None
@@ -168,20 +167,14 @@ def store(key: str, measured: str, read: Iterable[str], evidence: Evidence, publ
         evidence=evidence,
         published=published,
     )
-    try:
-        record = record.model_copy(update={"digest": _digest(record)})
-    except ValueError:  # a file name that is no text: JSON has no such name
+    own = own_folder(make=True)  # None where it is read-only, or others can write to it
+    if own is None:
         return False
-    target = folder()
-    temporary = target / f".{key}.{os.getpid()}.tmp"
     try:
-        target.mkdir(mode=0o700, parents=True, exist_ok=True)
-        temporary.write_text(record.model_dump_json(), encoding="utf-8")
-        temporary.replace(target / f"{key}.json")
-        _bound(target)
-    except OSError:  # full, read-only or no home at all: the verdict does not depend on it
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+        record = record.model_copy(update={"mac": _mac(record, own.key)})
+        write_own(own.path / f"{key}.json", record.model_dump_json().encode())
+        _bound(own.path)
+    except (OSError, ValueError):  # a full disk; a file name that is no text: JSON has no such name
         return False
     return True
 
@@ -191,6 +184,7 @@ def size() -> Size:
     records = _records(folder())
     return Size(
         folder=str(folder()),
+        unused=why_unused(),
         records=len(records),
         size_bytes=sum(bytes_ for _, bytes_, _ in records),
         limit_bytes=LIMIT_BYTES,
@@ -198,12 +192,18 @@ def size() -> Size:
 
 
 def clear() -> int:
-    """Remove all records; the number removed. Other files in the folder are left alone."""
+    """Remove all records, the key, and files that a killed process left; the number of records removed.
+
+    Other files in the folder are left alone.
+    """
     removed = 0
     for _, _, path in _records(folder()):
         with contextlib.suppress(FileNotFoundError):  # another process was faster
             path.unlink()
             removed += 1
+    if folder().is_dir():
+        for path in (folder() / KEY, *folder().glob(TEMPORARY.format("?" * 32))):
+            path.unlink(missing_ok=True)
     return removed
 
 
@@ -237,8 +237,8 @@ def _bound(where: Path) -> None:
         total -= bytes_
 
 
-def _digest(record: Record) -> str:
-    return _sha256(record.model_dump_json(exclude={"digest"}).encode())
+def _mac(record: Record, key: bytes) -> str:
+    return hmac.new(key, record.model_dump_json(exclude={"mac"}).encode(), hashlib.sha256).hexdigest()
 
 
 def _sha256(content: bytes) -> str:

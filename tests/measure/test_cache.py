@@ -19,7 +19,7 @@ from robustcheck_onnx import check
 from robustcheck_onnx.checker import measure, pipeline
 from robustcheck_onnx.checker.evidence import Evidence
 from robustcheck_onnx.checker.images.source import open_images
-from robustcheck_onnx.checker.measure import cache
+from robustcheck_onnx.checker.measure import cache, own_files
 from robustcheck_onnx.checker.measure.job import Job
 from robustcheck_onnx.checker.report.record import Report, to_json
 from robustcheck_onnx.checker.verdict import rule
@@ -34,7 +34,7 @@ def place(tmp_path: Path, lookup_pass: tuple[Path, Path], monkeypatch: pytest.Mo
     model, photos = lookup_pass
     shutil.copy(model, tmp_path / "model.onnx")
     shutil.copytree(photos, tmp_path / "photos")
-    monkeypatch.setenv(cache.FOLDER, str(tmp_path / "cache"))
+    monkeypatch.setenv(own_files.FOLDER, str(tmp_path / "cache"))
     monkeypatch.delenv(cache.OFF, raising=False)
     return tmp_path
 
@@ -236,7 +236,7 @@ def test_a_model_that_changes_during_a_run_is_measured_as_it_was_read(
 
 @pytest.mark.parametrize("damage", ["cut", "forged", "empty", "of another format"])
 def test_a_damaged_record_is_none(damage: str, place: Path) -> None:
-    """Forged: evidence that was changed without its digest, which any tool that edits the file would leave behind."""
+    """Forged: evidence that was changed by somebody without the key."""
     first = run(place)
     (record,) = (place / "cache").glob("*.json")
     text = record.read_text(encoding="utf-8")
@@ -244,7 +244,7 @@ def test_a_damaged_record_is_none(damage: str, place: Path) -> None:
         "cut": text[: len(text) // 2],
         "forged": text.replace('"n_images":50', '"n_images":51'),
         "empty": "",
-        "of another format": text.replace('"format":1', '"format":2', 1),
+        "of another format": text.replace('"format":2', '"format":1', 1),
     }[damage]
     assert changed != text
     record.write_text(changed, encoding="utf-8")
@@ -276,7 +276,7 @@ def test_a_run_with_skipped_images_is_not_kept(place: Path) -> None:
 
 def test_a_folder_that_cannot_be_written_harms_no_check(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (place / "file").write_text("", encoding="utf-8")
-    monkeypatch.setenv(cache.FOLDER, str(place / "file" / "below"))
+    monkeypatch.setenv(own_files.FOLDER, str(place / "file" / "below"))
     assert run(place).verdict.verdict == "PASS"
     assert cache.size().records == 0
 
@@ -303,7 +303,7 @@ def test_two_processes_at_once(place: Path) -> None:
         done = list(pool.map(lambda _: subprocess.run(command, capture_output=True, check=False), range(3)))
     assert {d.returncode for d in done} == {0}
     assert len({d.stdout for d in done}) == 1
-    assert sorted(path.suffix for path in (place / "cache").iterdir()) == [".json"]
+    assert sorted(path.suffix for path in (place / "cache").iterdir()) == [".json", ".key"]
 
 
 def test_the_verbs(place: Path) -> None:
@@ -322,7 +322,7 @@ def test_the_verbs(place: Path) -> None:
     assert "\n1 records, " in command("cache", "info")
     size = json.loads(command("cache", "info", "-o", "json"))
     assert size["records"] == 1
-    assert size["size_bytes"] == sum(path.stat().st_size for path in (place / "cache").iterdir())
+    assert size["size_bytes"] == sum(path.stat().st_size for path in (place / "cache").glob("*.json"))
     (place / "cache" / "other.json").write_text("{}", encoding="utf-8")
     assert command("cache", "clear").startswith("removed 1 records from ")
     assert [path.name for path in (place / "cache").iterdir()] == ["other.json"]

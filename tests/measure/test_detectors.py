@@ -14,7 +14,7 @@ import pytest
 from robustcheck_onnx import check
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.images.source import open_images
-from robustcheck_onnx.checker.measure import cache, detectors
+from robustcheck_onnx.checker.measure import cache, detectors, own_files
 from robustcheck_onnx.checker.report.record import Report, to_json
 from support import ROOT, lookup
 from support.measuring import never_decided
@@ -230,7 +230,7 @@ def test_a_run_with_a_detector_is_neither_kept_nor_taken(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv(cache.FOLDER, str(tmp_path / "cache"))
+    monkeypatch.setenv(own_files.FOLDER, str(tmp_path / "cache"))
     monkeypatch.delenv(cache.OFF, raising=False)
     plug_in("")
     for kept in (0, 1):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from robustcheck_onnx import check
 from robustcheck_onnx.checker.evidence import Evidence, Gallery, SeenImage
 from robustcheck_onnx.checker.images.source import Skipped, open_images
-from robustcheck_onnx.checker.measure import cache, gallery
+from robustcheck_onnx.checker.measure import cache, gallery, own_files
 from robustcheck_onnx.checker.measure import run as measure
 from robustcheck_onnx.checker.measure.gallery import EXTREME, FEATURES, SHOWN, Rows
 from robustcheck_onnx.checker.measure.job import conclude, merge
@@ -193,7 +193,7 @@ def test_the_schema_tells_it() -> None:
 def test_the_cache_gives_it_back(
     lookup_pass: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(cache.FOLDER, str(tmp_path / "cache"))
+    monkeypatch.setenv(own_files.FOLDER, str(tmp_path / "cache"))
     monkeypatch.delenv(cache.OFF, raising=False)
     first, second = (check(lookup_pass[0], images=lookup_pass[1], cache=True) for _ in range(2))
     assert second.time is not None
@@ -210,7 +210,7 @@ def test_names_that_are_no_text_are_measured_and_not_kept(
         first.rename(folder / os.fsdecode(b"\xff.png"))
     except OSError:
         pytest.skip("this file system takes only names that are text")
-    monkeypatch.setenv(cache.FOLDER, str(tmp_path / "cache"))
+    monkeypatch.setenv(own_files.FOLDER, str(tmp_path / "cache"))
     monkeypatch.delenv(cache.OFF, raising=False)
     for _ in range(2):
         report = check(lookup_pass[0], images=folder, cache=True)

@@ -15,7 +15,7 @@ from robustcheck_onnx import Progress, check
 from robustcheck_onnx.checker import measure
 from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.errors import CannotAssessError
-from robustcheck_onnx.checker.measure import cache
+from robustcheck_onnx.checker.measure import cache, own_files
 from robustcheck_onnx.checker.model.external import stamp
 from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.checker.runtime.runner import Runner
@@ -37,7 +37,7 @@ def place(tmp_path: Path, lookup_pass: tuple[Path, Path], monkeypatch: pytest.Mo
         (tmp_path / "weights.bin").rename(tmp_path / weights)
         os.utime(tmp_path / weights, (1e9, 1e9))  # some clocks of file systems tick every 4 ms only
     (tmp_path / "photos").symlink_to(lookup_pass[1])
-    monkeypatch.setenv(cache.FOLDER, str(tmp_path / "cache"))
+    monkeypatch.setenv(own_files.FOLDER, str(tmp_path / "cache"))
     monkeypatch.delenv(cache.OFF, raising=False)
     return tmp_path
 

@@ -12,7 +12,7 @@ from PIL import Image, ImageSequence
 
 import robustcheck_onnx as rc
 from robustcheck_onnx.checker.images import Picture, Skipped, Tensor, open_given, open_images
-from robustcheck_onnx.checker.measure import cache
+from robustcheck_onnx.checker.measure import cache, own_files
 from robustcheck_onnx.checker.report.record import to_json
 
 Place = tuple[Path, Path]
@@ -58,7 +58,7 @@ def test_a_model_in_memory_leaves_nothing_behind(
     lookup_pass: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(cache.OFF, "")
-    monkeypatch.setenv(cache.FOLDER, str(tmp_path / "cache"))
+    monkeypatch.setenv(own_files.FOLDER, str(tmp_path / "cache"))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     rc.check(lookup_pass[0].read_bytes(), images=lookup_pass[1], cache=True, max_images=3)
     rc.check(lookup_pass[0], images=files(lookup_pass[1]), cache=True, max_images=3)

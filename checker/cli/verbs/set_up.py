@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from robustcheck_onnx.checker.errors import UsageError
+from robustcheck_onnx.checker.text import printable
 
 from ..help import Verbs
 from ..options import Debug, Output
@@ -29,6 +30,7 @@ def info(output: Output = "terminal", debug: Debug = False) -> int:
         sys.stdout.write(as_json(size.model_dump(mode="json")))
     else:
         off = f"switched off by {records.OFF}\n" if records.is_off() else ""
+        off += f"not used: {printable(size.unused)}\n" if size.unused else ""
         sys.stdout.write(
             f"{size.folder}\n{size.records} records, {size.size_bytes / 2**20:.1f} MiB of at most "
             f"{size.limit_bytes / 2**20:.0f} MiB; when full, those unused for the longest time are removed\n{off}"
@@ -40,8 +42,9 @@ def info(output: Output = "terminal", debug: Debug = False) -> int:
 def clear(debug: Debug = False) -> int:
     """Remove every record."""
     from robustcheck_onnx.checker.measure import cache as records
+    from robustcheck_onnx.checker.measure import own_files
 
-    sys.stdout.write(f"removed {records.clear()} records from {records.folder()}\n")
+    sys.stdout.write(f"removed {records.clear()} records from {own_files.folder()}\n")
     return 0
 
 
