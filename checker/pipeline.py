@@ -147,18 +147,38 @@ def check(
     if here.fetched:
         named = evidence.model.model_copy(update={"file": here.name})
         evidence = evidence.model_copy(update={"model": named})
-    shown = run.model_copy(update={"images": None if run.images is None else redact(run.images)})
+    return report_of(
+        evidence,
+        profile,
+        published,
+        Settings(**dict(run), engine=engine, workers=workers),
+        time=Time.until_now(clock, evidence.images.n_read - evidence.images.n_skipped, cached),
+        notes=memory_note(here.name) if here.in_memory else (),
+    )
+
+
+def report_of(
+    evidence: Evidence,
+    profile: Profile,
+    published: Context | None,
+    settings: Settings,
+    *,
+    time: Time | None = None,
+    notes: Iterable[str] = (),
+) -> Report:
+    """The report on evidence, judged by a profile; `notes` are those beside the ones on the evidence."""
+    shown = settings.model_copy(update={"images": None if settings.images is None else redact(settings.images)})
     report = Report(
         tool_version=version("robustcheck-onnx"),
         verdict=judge(evidence, profile),
-        notes=(*notes_of(evidence, profile), *(memory_note(here.name) if here.in_memory else ())),
+        notes=(*notes_of(evidence, profile), *notes),
         evidence=evidence,
         profile=profile,
         published=published,
         reference=_reference(),
         claim=CLAIM,
-        time=Time.until_now(clock, evidence.images.n_read - evidence.images.n_skipped, cached),
-        binding=Binding(settings=Settings(**dict(shown), engine=engine, workers=workers), versions=measure.versions()),
+        time=time,
+        binding=Binding(settings=shown, versions=measure.versions()),
     )
     return sealed(report)
 
@@ -215,7 +235,7 @@ def _measured_or_cached(
     (evidence,) = measure.conclude(job, facts, total, profile, decided=is_decided)
     if loaded:
         evidence = evidence.model_copy(update={"detectors": plugins.results(loaded)})
-    published = _published(opened.models[0].contract)
+    published = published_of(opened.models[0].contract)
     with contextlib.suppress(OSError):  # a sidecar that is gone: nothing is kept
         # sidecars were read twice; a run during which one changed is not kept
         if key and read is not None and key == records.key_of(job, read.digest, profile, opened.source):
@@ -289,7 +309,7 @@ def _on_workers(
     if outcome.error is not None:
         raise outcome.error
     (evidence,) = outcome.evidence
-    return evidence, _published(contract)
+    return evidence, published_of(contract)
 
 
 def _closest(statistics: Statistics, profile: Profile) -> str:
@@ -307,7 +327,8 @@ def _closest(statistics: Statistics, profile: Profile) -> str:
     return min(gaps)[1] if gaps else ""
 
 
-def _published(contract: Contract | None) -> Context | None:
+def published_of(contract: Contract | None) -> Context | None:
+    """What is published of the checkpoint that a model's contract names; None where nothing is."""
     if contract is None:
         return None
     source = contract.source

@@ -133,7 +133,8 @@ def _opened(path: Path) -> tuple[onnx.ModelProto, dict[str, Any]]:
         )
     try:
         read = json.loads(texts[-1])
-        complete = read["schema_version"] == contract.SCHEMA_VERSION and "representation" in read["tensors"]
+        stated = read["schema_version"]
+        complete = type(stated) is int and stated == contract.SCHEMA_VERSION and "representation" in read["tensors"]
         Source(**read["source"])
         preprocessing, versions, precision = read["preprocessing"], read["versions"], read["precision"]
         complete &= isinstance(preprocessing, dict) and isinstance(versions, dict) and isinstance(precision, str)

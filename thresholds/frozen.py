@@ -12,3 +12,12 @@ class Frozen(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def is_version(stated: object, wanted: int) -> bool:
+    """Whether a document states this version of its schema: a whole number, neither true nor 1.0.
+
+    >>> is_version(1, 1), is_version(True, 1), is_version(1.0, 1)
+    (True, False, False)
+    """
+    return type(stated) is int and stated == wanted

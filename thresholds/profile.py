@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError
 
 from . import DATA
 from .ends import End
-from .frozen import Frozen
+from .frozen import Frozen, is_version
 
 SCHEMA_VERSION = 1
 DEFAULT = DATA / "default.json"
@@ -345,7 +345,7 @@ def read(path: Path, name: str = "") -> Profile:
     except json.JSONDecodeError as fault:
         raise ProfileError(f"{name}: threshold profile is not JSON (line {fault.lineno}: {fault.msg})") from fault
     version = raw.get("schema_version") if isinstance(raw, dict) else None
-    if version != SCHEMA_VERSION:
+    if not is_version(version, SCHEMA_VERSION):
         raise ProfileError(f"{name}: schema_version is {version!r}; this robustcheck reads {SCHEMA_VERSION}")
     try:
         profile = Profile.model_validate(raw)

@@ -15,7 +15,7 @@ from typing import Any, Literal, Self
 from pydantic import ValidationError, model_validator
 
 from .ends import End
-from .frozen import Frozen
+from .frozen import Frozen, is_version
 from .profile import STATISTICS, Statistic
 from .reference import Reference
 
@@ -174,7 +174,7 @@ def _row(path: Path, number: int, line: str) -> Result:
             f"{where}: row is not JSON ({fault}); one row of a results table a line", f"sed -i {number}d {path}"
         ) from fault
     version = raw.get("schema_version") if isinstance(raw, dict) else None
-    if version != SCHEMA_VERSION:
+    if not is_version(version, SCHEMA_VERSION):
         newer = isinstance(version, int) and version > SCHEMA_VERSION
         raise ResultsError(
             f"{where}: schema_version is {version!r}; this robustcheck reads {SCHEMA_VERSION}",

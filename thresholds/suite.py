@@ -17,7 +17,7 @@ from pydantic import Field, ValidationError
 
 from . import DATA, published
 from .effective_robustness import effective_robustness
-from .frozen import Frozen
+from .frozen import Frozen, is_version
 from .published import IMAGENET, MEAN_SHIFTS, SHIFTS
 
 SCHEMA_VERSION = 1
@@ -152,7 +152,7 @@ def open_suite(spec: str | Path) -> Opened:
     except tomllib.TOMLDecodeError as fault:
         raise SuiteError(f'{path}: suite is not TOML ({fault}); see the page "Calibrating thresholds"') from fault
     version = raw.get("schema_version")
-    if version != SCHEMA_VERSION:
+    if not is_version(version, SCHEMA_VERSION):
         rule = f"this robustcheck reads {SCHEMA_VERSION}"
         newer = isinstance(version, int) and version > SCHEMA_VERSION
         hint = "git pull && pip install .  # in a clone" if newer else f"schema_version = {SCHEMA_VERSION}"

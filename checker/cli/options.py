@@ -187,6 +187,14 @@ Rerun = Annotated[
         rich_help_panel=VERDICT,
     ),
 ]
+Elsewhere = Annotated[
+    bool,
+    typer.Option(
+        "--elsewhere",
+        help="The report is from another machine or by other versions: a rerun may differ by as much.",
+        rich_help_panel=VERDICT,
+    ),
+]
 PublicKey = Annotated[
     Path | None,
     typer.Option(

@@ -24,7 +24,7 @@ from robustcheck_onnx.checker.evidence import Evidence, OutlierFeature
 from robustcheck_onnx.checker.images import digest_of_set
 from robustcheck_onnx.checker.statistics import GROUPS
 from robustcheck_onnx.checker.text import as_json, digest_of
-from robustcheck_onnx.thresholds.frozen import Frozen
+from robustcheck_onnx.thresholds.frozen import Frozen, is_version
 from robustcheck_onnx.thresholds.profile import STATISTICS, Statistic
 
 from .changes import ModelJackknife, StatisticJackknife, jackknife_of
@@ -187,7 +187,7 @@ def read(path: Path) -> Baseline:
         raise UsageError(f"{path}: baseline is not JSON ({fault}); it must be one document", AGAIN) from fault
     if not isinstance(raw, dict) or raw.get("document") != "baseline":
         raise UsageError(f"{path}: file is no baseline; `--write-baseline` writes one", AGAIN)
-    if raw.get("schema_version") != SCHEMA_VERSION:
+    if not is_version(raw.get("schema_version"), SCHEMA_VERSION):
         raise UsageError(
             f"{path}: schema_version is {raw.get('schema_version')!r}; this robustcheck reads {SCHEMA_VERSION}",
             f"{AGAIN}  # or a newer robustcheck: git pull && pip install . in its clone",

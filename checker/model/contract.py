@@ -148,6 +148,11 @@ def parse_contract(metadata: Mapping[str, str], where: str) -> Contract | None:
             f"{where}: contract has schema version {version}; this robustcheck reads up to {SCHEMA_VERSION}",
             "git pull && pip install .  # in a clone",
         )
+    if isinstance(version, bool | float):  # equal to 1, to pydantic, too
+        raise CannotAssessError(
+            f"{where}: contract breaks schema {SCHEMA_VERSION} (schema_version: {json.dumps(version)} is no version)",
+            hint,
+        )
     try:
         return Contract.model_validate_json(metadata[CONTRACT_KEY], strict=True)
     except ValidationError as error:

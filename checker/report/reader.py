@@ -13,7 +13,8 @@ from pydantic import ValidationError
 
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.text import SCHEMA_VERSION, once, short_digest
-from robustcheck_onnx.checker.verdict import Verdict, judge
+from robustcheck_onnx.checker.verdict import Verdict, gate, judge
+from robustcheck_onnx.thresholds.frozen import is_version
 from robustcheck_onnx.thresholds.profile import NEEDED
 from robustcheck_onnx.thresholds.profile import digest_of as profile_digest_of
 
@@ -39,7 +40,7 @@ def read(path: Path, *, whole: bool = False) -> list[tuple[Report, dict[str, Any
         raise UsageError(f"{path}: report is no whole JSON document ({fault}); write it again", AGAIN) from fault
     if not isinstance(raw, dict) or raw.get("tool") != "robustcheck":
         raise UsageError(f"{path}: file is no report of robustcheck; `-o json=PATH` of a check writes one", AGAIN)
-    if (stated := raw.get("schema_version")) != SCHEMA_VERSION:
+    if not is_version(stated := raw.get("schema_version"), SCHEMA_VERSION):
         hint = AGAIN if stated == 1 else "git pull && pip install .  # in a clone"
         raise UsageError(f"{path}: schema_version is {stated!r}; this robustcheck reads {SCHEMA_VERSION}", hint)
     several = raw.get("reports")
@@ -88,12 +89,16 @@ def edits(report: Report, raw: Mapping[str, Any]) -> dict[str, str]:
     """
     assert report.binding is not None
     faults: dict[str, str] = {}
+    # an older robustcheck may have had fewer fields, and other words for the same reasons
+    same_tool = report.tool_version == version("robustcheck-onnx")
     digest, stated = result_digest_of(raw), report.binding.result_digest
     bound_version = report.binding.versions.get("robustcheck")
     if digest != stated:
         faults["report"] = f"content has {short_digest(digest)}…, the report says {short_digest(stated)}…"
     elif bound_version != report.tool_version:
         faults["report"] = f"tool_version is {report.tool_version}, its binding says {bound_version}"
+    elif where := _otherwise(raw, report.model_dump(mode="json"), every_key=same_tool):
+        faults["report"] = f"{where} is not written as a check writes it"
     profile = report.profile
     if not profile_digest_of(profile) == profile.digest == report.verdict.profile_digest:
         faults["profile"] = f"{profile.id} was changed after it was sealed"
@@ -101,10 +106,10 @@ def edits(report: Report, raw: Mapping[str, Any]) -> dict[str, str]:
         verdict = judge(report.evidence, profile)
     except (KeyError, TypeError, ValueError, ArithmeticError) as fault:
         return faults | {"verdict": f"its evidence can't be judged ({type(fault).__name__})"}
-    # an older robustcheck may have had other words for the same reasons
-    same_tool = report.tool_version == version("robustcheck-onnx")
     if (same_tool and verdict != report.verdict) or ruling(verdict) != ruling(report.verdict):
         faults["verdict"] = f"its evidence gives {ruling(verdict)}"
+    elif report.gate is not None and not gate.fits(report.gate, report.verdict, words=same_tool):
+        faults["verdict"] = f"{ruling(verdict)} does not give exit code {report.gate.exit_code} by its gate"
     return faults
 
 
@@ -112,6 +117,28 @@ def ruling(verdict: Verdict) -> str:
     """A verdict with the ids of its reasons, such as "WARN (rectified, too_few_images)"."""
     reasons = ", ".join(reason.id for reason in verdict.reasons)
     return f"{verdict.verdict} ({reasons})" if reasons else verdict.verdict
+
+
+def _otherwise(raw: Any, form: Any, path: str = "", *, every_key: bool) -> str:
+    """Where a JSON value is not what its record is in JSON, as its path; "" if nowhere. True is not 1, nor is 1 1.0.
+
+    every_key: whether the value must have every key that the record has.
+    """
+    if type(raw) is not type(form):
+        return path
+    if isinstance(raw, dict):
+        if every_key and (missing := form.keys() - raw.keys()):
+            return f"{path}.{min(missing)}".removeprefix(".")
+        parts = [(raw[name], form[name], f"{path}.{name}".removeprefix(".")) for name in raw]
+    elif isinstance(raw, list):
+        if len(raw) != len(form):
+            return path
+        parts = [(one, other, f"{path}[{index}]") for index, (one, other) in enumerate(zip(raw, form, strict=True))]
+    else:
+        return "" if raw == form else path
+    return next(
+        (found for one, other, inner in parts if (found := _otherwise(one, other, inner, every_key=every_key))), ""
+    )
 
 
 def _report(path: Path, raw: Any) -> tuple[Report, dict[str, Any]]:

@@ -6,6 +6,7 @@ still says WARN, and says who accepted it, why and until when.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from datetime import date
 from fnmatch import fnmatchcase
@@ -19,6 +20,7 @@ from .rule import Verdict
 
 FailOn = Literal["warn", "never"]
 Accept = Literal["not_applicable"]
+_PLACE = "<PLACE>"  # stands in a rule where a settings file, variable or the command line would be named
 
 
 class Waiver(Frozen):
@@ -86,3 +88,23 @@ def decide(
     else:
         rule = f"the verdict is WARN ({', '.join(not_waived)})"
     return Gate(exit_code=code, fail_on=fail_on, rule=rule, accept=accept, waived=holding, expired=expired)
+
+
+def fits(gate: Gate, verdict: Verdict, *, words: bool) -> bool:
+    """Whether this gate can be the answer to a verdict: its exit code, its waivers and its rule belong together.
+
+    Where waivers, fail_on and accept were set, which its rule says too, is the caller's to know.
+
+    words: whether the rule must be in the words of this version.
+    """
+    days = [waiver.expires for waiver in gate.waived]
+    today = min(days) if days else max((waiver.expires for waiver in gate.expired), default=date.min)
+    if not days and gate.expired:
+        today = date.fromordinal(min(today.toordinal() + 1, date.max.toordinal()))
+    listed = [waiver.model_copy(update={"models": ("*",)}) for waiver in (*gate.waived, *gate.expired)]
+    places = dict.fromkeys(("waived_in", "fail_on_from", "accept_from"), _PLACE)
+    made = decide(verdict, "", waivers=listed, fail_on=gate.fail_on, accept=gate.accept, today=today, **places)
+    if (made.exit_code, len(made.waived), len(made.expired)) != (gate.exit_code, len(gate.waived), len(gate.expired)):
+        return False
+    rule = re.escape(made.rule).replace(re.escape(f" in {_PLACE}"), "( in .+)?").replace(re.escape(_PLACE), ".+")
+    return not words or re.fullmatch(rule, gate.rule) is not None

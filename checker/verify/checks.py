@@ -19,9 +19,12 @@ from robustcheck_onnx.thresholds import profile as profiles
 from robustcheck_onnx.thresholds.frozen import Frozen
 from robustcheck_onnx.thresholds.profile import Profile
 
-from .second_run import disagreements, measure_again, tolerance_between
+from .differences import disagreements, tolerance_of
+from .second_run import measure_again
 from .signature import SignatureError, differences, key_id, signed_payload, statement
 
+NAMED = 5  # differences that are named
+ELSEWHERE = "; --elsewhere accepts that, if you know that the report was made on another machine or by other versions"
 Status = Literal["agrees", "differs", "not checked"]
 
 
@@ -198,8 +201,13 @@ def check_rerun(
     device: str | None,
     detectors: Collection[str],
     progress: Callable[[Progress], None] | None,
+    *,
+    elsewhere: bool,
 ) -> Finding:
-    """Measure again and check that the second run agrees. Raises UsageError: it needs detectors that are not named."""
+    """Measure again and check that the second run agrees; `elsewhere` as for `disagreements`.
+
+    Raises UsageError: it needs detectors that are not named.
+    """
     named = [detector.name for detector in report.evidence.detectors]
     if unasked := sorted(set(named) - set(detectors)):  # a document must not choose which code runs here
         raise UsageError(
@@ -207,9 +215,12 @@ def check_rerun(
             " ".join(f"--detector {shlex.quote(name)}" for name in unasked),
         )
     second = measure_again(report, model, image_set, device=device, detectors=named, progress=progress)
-    tolerance = tolerance_between(report.evidence, second.evidence)
-    if different := disagreements(report, second, tolerance):
-        return _differs("rerun", f"a second run differs: {'; '.join(different[:5])}")
+    tolerance = tolerance_of(second, elsewhere=elsewhere)
+    if different := disagreements(report, second, tolerance, elsewhere=elsewhere):
+        more = f"; and {len(different) - NAMED} more" if len(different) > NAMED else ""
+        wider = tolerance_of(second, elsewhere=True)
+        hint = "" if elsewhere or disagreements(report, second, wider, elsewhere=True) else ELSEWHERE
+        return _differs("rerun", f"a second run differs: {'; '.join(different[:NAMED])}{more}{hint}")
     execution = second.evidence.execution
     return _agrees(
         "rerun",

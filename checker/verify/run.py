@@ -101,6 +101,7 @@ class VerifyOptions(TypedDict, total=False):
     signature: str | Path | None
     public_key: str | Path | None
     accept_waivers: bool
+    elsewhere: bool
     detectors: Collection[str]
     progress: Callable[[Progress], None] | None
 
@@ -116,6 +117,7 @@ def verify(
     signature: str | Path | None = None,
     public_key: str | Path | None = None,
     accept_waivers: bool = False,
+    elsewhere: bool = False,
     detectors: Collection[str] = (),
     today: date | None = None,
     progress: Callable[[Progress], None] | None = None,
@@ -134,6 +136,9 @@ def verify(
         public_key: the key that you trust; needs `signature`.
         accept_waivers: let waivers count that stand in the report and hold today; a signature must vouch for them, or
             `rerun` be False.
+        elsewhere: let a rerun agree with a report of another machine, version, or name of the image set: those are not
+            compared, and numbers may differ by more (docs/verify.md). So it is with a signature that holds, or where
+            `device` is not the report's. A report itself never loosens what a rerun compares.
         detectors: those of the report that a rerun may load.
         today: for waivers; None = the day of this machine's clock, UTC.
         progress: of the rerun.
@@ -185,7 +190,9 @@ def verify(
     elif any(finding.status == "differs" for finding in findings):
         findings.append(unchecked("rerun", "not measured again, since something differs already"))
     else:
-        findings.append(check_rerun(report, model, image_set, device, detectors, progress))
+        assert report.binding is not None
+        elsewhere |= agreed(findings, "signature") or device not in (None, report.binding.settings.device)
+        findings.append(check_rerun(report, model, image_set, device, detectors, progress, elsewhere=elsewhere))
     # a rerun vouches for the numbers, not for who waived what
     waivers_hold = accept_waivers and (rerun is False or agreed(findings, "signature"))
     code, rule = _decide(report, findings, accept_waivers=waivers_hold, today=today or datetime.now(UTC).date())

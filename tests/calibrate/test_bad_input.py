@@ -104,6 +104,12 @@ def test_a_suite_with_one_side_only(label: str, tmp_path: Path, call: Call) -> N
     assert f"suite x: number of models labelled {other} is 0; a fit needs models of both labels" in err
 
 
+def test_true_is_no_version_of_a_suite(tmp_path: Path, call: Call) -> None:
+    (tmp_path / "suite.toml").write_text('schema_version = true\nname = "x"\n')
+    _, err = call("calibrate", "--suite", tmp_path / "suite.toml", "--out", tmp_path / "p.json", code=2)
+    assert "schema_version is True; this robustcheck reads 1" in err
+
+
 def refused(call: Call, folder: Path, tables: Sequence[Path], code: int) -> str:
     words = [word for table in tables for word in ("--from-evidence", table)]
     _, err = call("calibrate", *words, "--out", folder / "p.json", code=code)
@@ -168,6 +174,7 @@ def test_one_model_measured_twice(calibrated: Calibrated, tmp_path: Path, call: 
         ("", "number of rows is 0; a fit needs measured models"),
         ("x\n", "line 1: row is not JSON"),
         ('{"schema_version": 2}\n', "line 1: schema_version is 2; this robustcheck reads 1"),
+        ('{"schema_version": true}\n', "line 1: schema_version is True"),
         ("[]\n", "line 1: schema_version is None"),
         ('{"schema_version": 1}\n', "line 1: id: Field required"),
     ],

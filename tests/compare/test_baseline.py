@@ -160,6 +160,7 @@ def test_a_stale_baseline_is_a_reason(workshop: Workshop, capsys: pytest.Capture
     ("change", "said"),
     [
         (lambda d: d.update(schema_version=2), "schema_version is 2"),
+        (lambda d: d.update(schema_version=True), "schema_version is True"),
         (lambda d: d.update(document="compare"), "is no baseline"),
         (lambda d: d["group_sizes"].pop(), "groups or statistics are missing"),
         (lambda d: d["images"].pop(), "the images are not those of the evidence"),

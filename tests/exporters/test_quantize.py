@@ -239,6 +239,8 @@ def spoilt(what: str, encoder: Path) -> None:
         model.metadata_props[0].value = "{"
     elif what == "newer contract":
         with_contract(model, "representation", schema_version=2)
+    elif what == "true contract":
+        with_contract(model, "representation", schema_version=True)
     elif what == "fp16":
         with_contract(model, "representation", precision="fp16")
     elif what == "half weights":
@@ -273,6 +275,7 @@ def spoilt(what: str, encoder: Path) -> None:
         ("no contract", 3, "contract is missing; to quantise it, robustcheck must know how photos become its input"),
         ("contract no JSON", 3, "contract is damaged (JSONDecodeError"),
         ("newer contract", 3, "contract breaks schema 1"),
+        ("true contract", 3, "contract breaks schema 1"),
         ("fp16", 2, "precision is fp16; int8 is made from an fp32 file"),
         ("half weights", 2, "precision is fp16; int8 is made from an fp32 file"),
         ("no tensor", 3, "names the output representation, which the graph does not have"),

@@ -39,6 +39,8 @@ def change(key: str, value: object) -> Callable[[dict[str, Any]], Any]:
     [
         (change("schema_version", 2), "contract has schema version 2; this robustcheck reads up to 1"),
         (change("schema_version", 0), "contract breaks schema 1 (schema_version: Input should be 1)"),
+        (change("schema_version", True), "contract breaks schema 1 (schema_version: true is no version)"),
+        (change("schema_version", 1.0), "contract breaks schema 1 (schema_version: 1.0 is no version)"),
         (change("precision", "int4"), "precision: Input should be 'fp32', 'fp16', 'int8-dynamic' or 'int8-qdq'"),
         (change("colour", "red"), "colour: Extra inputs are not permitted"),
         (change("tensors", {}), 'there is no entry "representation"'),

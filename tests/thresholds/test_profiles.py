@@ -137,10 +137,11 @@ def test_validate(call: Call, edited: Path, tmp_path: Path) -> None:
     (tmp_path / "old.json").write_text(profile.to_json(older), encoding="utf-8")
     _, err = call("profiles", "validate", tmp_path / "old.json", code=2)
     assert "statistic_version is 1; this robustcheck measures version 2, so that every verdict by it" in err
-    newer = profile.to_json(DEFAULT).replace('"schema_version": 1', '"schema_version": 2')
-    (tmp_path / "new.json").write_text(newer, encoding="utf-8")
-    _, err = call("profiles", "validate", tmp_path / "new.json", code=2)
-    assert "schema_version is 2; this robustcheck reads 1" in err
+    for stated, shown in (("2", "2"), ("true", "True"), ("1.0", "1.0")):
+        newer = profile.to_json(DEFAULT).replace('"schema_version": 1', f'"schema_version": {stated}')
+        (tmp_path / "new.json").write_text(newer, encoding="utf-8")
+        _, err = call("profiles", "validate", tmp_path / "new.json", code=2)
+        assert f"schema_version is {shown}; this robustcheck reads 1" in err
     _, err = call("profiles", "validate", "defualt", code=2)
     assert "hint: robustcheck profiles show default" in err
 

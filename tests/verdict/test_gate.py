@@ -1,10 +1,12 @@
 """From verdict to exit code."""
 
-from datetime import date
+from datetime import date, timedelta
+from itertools import product
+from typing import Any
 
 import pytest
 
-from robustcheck_onnx.checker.verdict.gate import Waiver, decide
+from robustcheck_onnx.checker.verdict.gate import Accept, FailOn, Gate, Waiver, decide, fits
 from robustcheck_onnx.checker.verdict.reasons import KINDS, RULES
 from robustcheck_onnx.checker.verdict.rule import Verdict, reason, verdict_for
 from robustcheck_onnx.thresholds import profile
@@ -99,3 +101,48 @@ def test_accept_changes_nothing_at_a_pass_or_without_reasons() -> None:
     assert decide(warn(), "m.onnx", accept="not_applicable", today=TODAY).rule == "the verdict is PASS"
     odd = Verdict(verdict="WARN", kind=None, reasons=(), profile_id="p", profile_digest="d")
     assert decide(odd, "m.onnx", accept="not_applicable", today=TODAY).exit_code == 1
+
+
+def answers() -> list[tuple[Verdict, Gate]]:
+    """What the gate says to several verdicts under every setting."""
+    sets = [(), (waiver("rectified"),), (waiver("rectified"), waiver("low_kurtosis", TODAY - timedelta(days=1)))]
+    sets += [(waiver("rectified", date.max), waiver("low_kurtosis", TODAY + timedelta(days=9)))]
+    verdicts = [warn(), warn("rectified"), warn("rectified", "low_kurtosis"), warn("end_not_calibrated")]
+    fails: tuple[FailOn, ...] = ("warn", "never")
+    accepts: tuple[Accept | None, ...] = (None, "not_applicable")
+    return [
+        (verdict, decide(verdict, "m.onnx", waivers=w, waived_in=place, fail_on=f, accept=a, today=TODAY))
+        for verdict, w, place, f, a in product(verdicts, sets, ("", "robustcheck.toml"), fails, accepts)
+    ]
+
+
+def test_every_answer_of_the_gate_fits_its_verdict() -> None:
+    made = answers()
+    assert {gate.exit_code for _, gate in made} == {0, 1}
+    assert any(gate.waived and gate.expired for _, gate in made)
+    for verdict, gate in made:
+        assert fits(gate, verdict, words=True), gate
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"exit_code": 0, "rule": "the verdict is PASS"},
+        {"rule": "an expert has looked at it"},
+        {"waived": (waiver("low_kurtosis"),)},
+        {"waived": (waiver("rectified"),)},
+        {"expired": (waiver("low_kurtosis"),)},
+        {"fail_on": "never"},
+    ],
+)
+def test_an_edited_gate_does_not_fit(change: dict[str, Any]) -> None:
+    verdict = warn("rectified")
+    gate = decide(verdict, "m.onnx", today=TODAY)
+    assert fits(gate, verdict, words=True)
+    assert not fits(gate.model_copy(update=change), verdict, words=True)
+
+
+def test_words_of_another_version_need_not_fit() -> None:
+    gate = decide(warn("rectified"), "m.onnx", today=TODAY).model_copy(update={"rule": "WARN (rectified)"})
+    assert fits(gate, warn("rectified"), words=False)
+    assert not fits(gate.model_copy(update={"exit_code": 0}), warn("rectified"), words=False)

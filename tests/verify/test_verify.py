@@ -26,7 +26,7 @@ from robustcheck_onnx.checker.report.reader import edits, read, read_one
 from robustcheck_onnx.checker.report.record import Failed, Report, sealed, to_json
 from robustcheck_onnx.checker.verdict import gate
 from robustcheck_onnx.checker.verdict.rule import judge
-from robustcheck_onnx.checker.verify.second_run import disagreements
+from robustcheck_onnx.checker.verify.differences import disagreements
 from robustcheck_onnx.thresholds import profile
 from support import lookup
 from support.measuring import job as new_job
@@ -318,8 +318,11 @@ def test_waivers_count_only_where_they_are_accepted(place: Path, capsys: pytest.
     assert verify(place, capsys, "--accept-waivers")[0] == 0
     written(-1)  # held on the day of the check
     assert verify(place, capsys, "--accept-waivers")[0] == 1
-    forge(place, lambda d: d["gate"].update(waived=[], fail_on="never", exit_code=0))
+    written(-1, fail_on="never")
     assert verify(place, capsys, "--accept-waivers")[0] == 1
+    forge(place, lambda d: d["gate"].update(waived=[], exit_code=1))
+    code, status, _ = verify(place, capsys, "--accept-waivers")
+    assert (code, status["verdict"]) == (3, "differs")  # fail_on "never" gives 0: somebody has edited the gate
 
 
 # ------------------------------------------------------------------------------------------ bad documents
@@ -421,20 +424,20 @@ def test_what_a_second_run_may_differ_by(passed: Report) -> None:
     extra = DetectorResult(name="other", version="1", values={}, finding="ok", text="fine")
     with_detector = passed.model_copy(update={"evidence": passed.evidence.model_copy(update={"detectors": (extra,)})})
     (said,) = disagreements(with_detector, passed, 1e-4)
-    assert said.startswith("detectors")
+    assert said.startswith("evidence.detectors ")
     assert disagreements(passed, passed, 1e-4) == ()
     assert disagreements(passed, with_kurtosis(1 + 0.9e-4), 1e-4) == ()
     (said,) = disagreements(passed, with_kurtosis(1 + 1.2e-4), 1e-4)
-    assert said.startswith("kurtosis estimate")
+    assert said.startswith("evidence.statistics.kurtosis.estimate 8")
     assert disagreements(passed, with_kurtosis(1 + 1.2e-4), 5e-3) == ()
 
 
 @pytest.mark.parametrize(
     ("field", "value", "said"),
     [
-        ("notes", [], "a note is missing (Synthetic model"),
-        ("claim", "It is robust.", "claim is not what a check writes"),
-        ("reference", [], "reference is not what a check writes"),
+        ("notes", [], "notes has 0 entries against "),
+        ("claim", "It is robust.", 'claim "It is robust." against "Outlier features'),
+        ("reference", [], "reference has 0 entries against 69"),
     ],
 )
 def test_a_second_run_finds_words_that_were_changed(
@@ -444,4 +447,5 @@ def test_a_second_run_finds_words_that_were_changed(
     forge(place, lambda document: document.update({field: value}))
     code, status, document = verify(place, capsys, "--images", str(place / "photos"), "--rerun")
     assert (code, status["rerun"]) == (3, "differs")
-    assert said in json.dumps(document["findings"])
+    (finding,) = (each for each in document["findings"] if each["check"] == "rerun")
+    assert said in finding["seen"]

@@ -16,7 +16,8 @@ from robustcheck_onnx.checker.evidence import Options
 from robustcheck_onnx.checker.measure import Job, measure_all
 from robustcheck_onnx.checker.report import Report, read_one
 from robustcheck_onnx.checker.verdict import judge, notes_of
-from robustcheck_onnx.checker.verify.second_run import disagreements, measure_again
+from robustcheck_onnx.checker.verify.differences import disagreements
+from robustcheck_onnx.checker.verify.second_run import measure_again
 from robustcheck_onnx.thresholds import profile
 from support import lookup
 

@@ -12,7 +12,7 @@ from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.text import printable
 
 from ..help import Verbs
-from ..options import Debug, PublicKey, ReportFile, ReportImages, Rerun, Signature
+from ..options import Debug, Elsewhere, PublicKey, ReportFile, ReportImages, Rerun, Signature
 from ..progress import progress_line
 
 mlflow = Verbs(name="mlflow", help="Log reports to MLflow; gate its model registry (extra `mlflow`).")
@@ -59,6 +59,7 @@ def gate(
     ] = None,
     images: ReportImages = None,
     rerun: Rerun = None,
+    elsewhere: Elsewhere = False,
     public_key: PublicKey = None,
     signature: Signature = None,
     tracking_uri: Server = None,
@@ -79,6 +80,7 @@ def gate(
             tracking_uri=tracking_uri,
             images=images,
             rerun=rerun,
+            elsewhere=elsewhere,
             public_key=public_key,
             signature=(signature or report.with_suffix(".sigstore.json")) if public_key else signature,
             progress=progress,

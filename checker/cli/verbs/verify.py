@@ -11,7 +11,19 @@ import typer
 
 from robustcheck_onnx.checker.text import printable
 
-from ..options import Color, Debug, Model, Outputs, PublicKey, Quiet, ReportFile, ReportImages, Rerun, Signature
+from ..options import (
+    Color,
+    Debug,
+    Elsewhere,
+    Model,
+    Outputs,
+    PublicKey,
+    Quiet,
+    ReportFile,
+    ReportImages,
+    Rerun,
+    Signature,
+)
 from ..output import Destination, check_target, deliver, destinations_of, measuring
 from ..panels import OUTPUT, SPEED, VERDICT
 
@@ -66,6 +78,7 @@ def verify(
             rich_help_panel=VERDICT,
         ),
     ] = False,
+    elsewhere: Elsewhere = False,
     device: RerunDevice = None,
     detector: Detectors = None,
     output: Outputs = None,
@@ -92,6 +105,7 @@ def verify(
             images=images,
             thresholds=thresholds,
             rerun=rerun,
+            elsewhere=elsewhere,
             device=device,
             detectors=detector or [],
             signature=signature,
@@ -129,6 +143,7 @@ def sign(
     ] = None,
     images: ReportImages = None,
     thresholds: Thresholds = None,
+    elsewhere: Elsewhere = False,
     device: RerunDevice = None,
     detector: Detectors = None,
     quiet: Quiet = 0,
@@ -158,6 +173,7 @@ def sign(
             model,
             images=images,
             thresholds=thresholds,
+            elsewhere=elsewhere,
             device=device,
             detectors=detector or [],
             today=datetime.now(UTC).date(),
