@@ -202,7 +202,9 @@ def _deliver(
     from .models import worst
 
     options = _form_options(settings, outcomes, [form for form, _ in destinations.all()], wall)
-    bundles = check_sign.signed(settings.sign, signatures, dict(zip(models, outcomes, strict=True)), options)
+    bundles = check_sign.signed(
+        settings.sign, signatures, dict(zip(models, outcomes, strict=True)), options, settings.quiet
+    )
     for model, outcome in zip(models, outcomes, strict=True):
         for form, path in destinations.own[model]:
             assert path is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shlex
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,7 +106,11 @@ def removed_on_error(signatures: Sequence[Signature]) -> Iterator[None]:
 
 
 def signed(
-    key: str | None, signatures: Sequence[Signature], outcomes: Mapping[str, Outcome], options: FormOptions
+    key: str | None,
+    signatures: Sequence[Signature],
+    outcomes: Mapping[str, Outcome],
+    options: FormOptions,
+    quiet: int = 0,
 ) -> dict[Path, str]:
     """The text of each signature, by its file; none for a model without a verdict.
 
@@ -114,6 +119,7 @@ def signed(
         signatures: from `planned`.
         outcomes: by model.
         options: what the reports are rendered with.
+        quiet: 2: no note on stderr.
 
     Raises as `signature.sign`.
     """
@@ -131,4 +137,14 @@ def signed(
         assert key is not None
         digest = sha256_of(forms.render("json", [outcome], options).encode())
         texts[each.bundle] = signature.sign(signature.statement(sealed(outcome), digest), Path(key))
+    if texts:
+        say_home(quiet)
     return texts
+
+
+def say_home(quiet: int) -> None:
+    """Say on stderr that nobody has decided yet where the project lives, by which the kind of statement is named."""
+    from robustcheck_onnx.checker.report.predicate import HOME_NOTE
+
+    if HOME_NOTE and quiet < 2:
+        sys.stderr.write(f"note: {HOME_NOTE}\n")

@@ -17,11 +17,11 @@ from robustcheck_onnx.checker.text import error_text
 
 from .record import Failed, Outcome, Report, sealed
 
-TEXTS = ("json", "junit", "sarif", "markdown", "html", "openmetrics", "modelcard", "csv", "gitlab")
+TEXTS = ("json", "junit", "sarif", "markdown", "html", "openmetrics", "modelcard", "csv", "gitlab", "predicate")
 NAMES = ("terminal", *TEXTS)
 MODULES = {**{form: form for form in TEXTS}, "html": "html.page"}
 """where a form's `render` is"""
-ONE_MODEL = ("modelcard",)
+ONE_MODEL = ("modelcard", "predicate")
 """forms that hold one model only"""
 
 

@@ -10,8 +10,9 @@ from typing import Final
 
 from robustcheck_onnx.checker.errors import EnvironmentFaultError
 
+from .predicate import KNOWN_TYPES
+
 MEDIA_TYPE: Final = "application/vnd.dev.sigstore.bundle.v0.3+json"
-PREDICATE_TYPE: Final = "https://robustcheck-onnx.invalid/attestation/verdict-1"  # a name, not an address
 LARGEST_BYTES: Final = 1 << 20  # of a bundle file; usual ones have some KB
 
 
@@ -29,7 +30,7 @@ def remove_verdict(bundle: Path) -> None:
         if bundle.is_file() and bundle.stat().st_size <= LARGEST_BYTES:
             document = json.loads(bundle.read_bytes())
             statement = json.loads(base64.b64decode(document["dsseEnvelope"]["payload"]))
-            if document["mediaType"] == MEDIA_TYPE and statement["predicateType"] == PREDICATE_TYPE:
+            if document["mediaType"] == MEDIA_TYPE and statement["predicateType"] in KNOWN_TYPES:
                 bundle.unlink()
     except OSError as fault:
         raise EnvironmentFaultError(

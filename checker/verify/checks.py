@@ -19,9 +19,10 @@ from robustcheck_onnx.thresholds import profile as profiles
 from robustcheck_onnx.thresholds.frozen import Frozen
 from robustcheck_onnx.thresholds.profile import Profile
 
+from .bundle import SignatureError
 from .differences import disagreements, tolerance_of
 from .second_run import measure_again
-from .signature import SignatureError, differences, key_id, signed_payload, statement
+from .signature import differences, key_id, signed_payload, statement
 
 NAMED = 5  # differences that are named
 ELSEWHERE = "; --elsewhere accepts that, if you know that the report was made on another machine or by other versions"

@@ -1,24 +1,22 @@
 """Signs a verdict as an in-toto statement with a local key, and checks such a signature, offline (extra `sign`).
 
-The statement is in a DSSE envelope in a Sigstore bundle, as in model-signing's own signatures by a key. The key is an
-elliptic-curve key in a PEM file of the user; this module makes, keeps and sends none."""
+The key is an elliptic-curve key in a PEM file of the user; this module makes, keeps and sends none."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 import os
 import shlex
-from importlib.metadata import version
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
-from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
-from robustcheck_onnx.checker.report.signature_file import LARGEST_BYTES, MEDIA_TYPE, PREDICATE_TYPE
-from robustcheck_onnx.checker.text import as_json
+from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
+from robustcheck_onnx.checker.report.predicate import KNOWN_TYPES, PREDICATE_TYPE, predicate_of, sha256_set
+from robustcheck_onnx.checker.report.signature_file import LARGEST_BYTES
+from robustcheck_onnx.checker.text import as_json, once
 
-from . import model_signing_calls
+from .bundle import SignatureError, opened, sealed
+from .bundle import key_id as id_of
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey, EllipticCurvePublicKey
@@ -27,16 +25,10 @@ if TYPE_CHECKING:
 
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
-PAYLOAD_TYPE = "application/vnd.in-toto+json"
 PASSWORD = "ROBUSTCHECK_KEY_PASSWORD"  # noqa: S105 # the environment variable's name: of an encrypted private key
-CURVES = {"secp256r1": "SHA256", "secp384r1": "SHA384", "secp521r1": "SHA512"}
-"""The hash that is signed, by the key's curve (names of cryptography)."""
+CURVES = ("secp256r1", "secp384r1", "secp521r1")  # names of cryptography
 RULE = "it must be on the elliptic curve P-256, P-384 or P-521"
 NEW_KEY = "openssl ecparam -name prime256v1 -genkey -noout -out key.pem"
-
-
-class SignatureError(ValueError):
-    """A signature does not hold; the message says why."""
 
 
 def check_key(key: Path) -> None:
@@ -54,23 +46,13 @@ def statement(report: Report, report_digest: str) -> dict[str, Any]:
         report: with a binding.
         report_digest: sha256:… of the file that holds the report, every byte of it.
     """
-    assert report.binding is not None
-    evidence = report.evidence
-    files = [(PurePath(evidence.model.file).name, evidence.model.file_digest), *evidence.model.external_digests.items()]
+    model = report.evidence.model
+    files = [(PurePath(model.file).name, model.file_digest), *model.external_digests.items()]
     return {
         "_type": STATEMENT_TYPE,
-        "subject": [{"name": name, "digest": _sha256(digest)} for name, digest in files],
+        "subject": [{"name": name, "digest": sha256_set(digest)} for name, digest in files],
         "predicateType": PREDICATE_TYPE,
-        "predicate": {
-            "verdict": report.verdict.verdict,
-            "reasons": [reason.id for reason in report.verdict.reasons],
-            "report": {"digest": _sha256(report_digest)},
-            "result": {"digest": _sha256(report.binding.result_digest)},
-            "profile": {"id": report.profile.id, "digest": _sha256(report.profile.digest)},
-            "images": {"digest": _sha256(evidence.images.digest), "count": evidence.statistics.n_images},
-            "tool": {"name": report.tool, "version": report.tool_version},
-            "time": report.time.started if report.time else None,
-        },
+        "predicate": predicate_of(report, report_digest),
     }
 
 
@@ -82,6 +64,8 @@ def differences(signed: bytes, expected: dict[str, Any]) -> tuple[str, ...]:
         return ("it is no JSON",)
     if not isinstance(payload, dict):
         return ("it is no statement",)
+    if payload.get("predicateType") in KNOWN_TYPES:  # one of before HOME was set, or of an earlier version
+        expected = expected | {"predicateType": payload["predicateType"]}
     out = [
         f"its {key} is another one"
         for key in ("_type", "predicateType", "subject")
@@ -109,121 +93,58 @@ def sign(statement: dict[str, Any], key: Path) -> str:
     Raises:
         UsageError: the key file is not readable, no PEM, encrypted without its password, or on another curve; or a
             file that the statement is about has a name that is no text.
-        CannotAssessError: the signed form would not say what the statement says.
-        EnvironmentFaultError: the extra `sign` is missing, or of another version.
+        EnvironmentFaultError: the extra `sign` is missing.
     """
     _need_extra()
-    public = _private_key(key).public_key()
+    private = _private_key(key)
     try:
-        bundle = model_signing_calls.sign(statement, key, _password())
+        payload = json.dumps(statement, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
     except UnicodeEncodeError as fault:
+        names = [subject["name"] for subject in statement["subject"]]
+        name = next((each for each in names if not each.isprintable()), names[0])
         raise UsageError(
-            f"{fault.object!r}: file name is no text; in-toto names what a statement is about in UTF-8",
+            f"{name!r}: file name is no text; in-toto names what a statement is about in UTF-8",
             "rename the file and check it again",
         ) from fault
-    try:
-        signed = _payload(bundle, public)
-    except SignatureError as fault:
-        raise UsageError(f"{key}: private key changed while it signed; it must stay the same", "sign again") from fault
-    if json.loads(signed) != statement:  # its numbers are floats there: a count above 2**53 would be another one
-        raise CannotAssessError(
-            f"{PREDICATE_TYPE}: statement is changed by its signed form; what is signed must be exact", "pip check"
-        )
-    return as_json(bundle)
+    return as_json(sealed(payload, private))
 
 
 def signed_payload(bundle: Path, public_key: Path) -> bytes:
-    """The payload of a bundle, checked to be signed by this key: by the DSSE v1 rule and by model-signing.
+    """The payload of a bundle, checked to be signed by this key.
 
     Raises:
         SignatureError: the file is no bundle with a statement, or this key has not signed it.
         UsageError: a file is not readable; the key is no PEM or on another curve.
-        EnvironmentFaultError: the extra `sign` is missing, or of another version.
+        EnvironmentFaultError: the extra `sign` is missing.
     """
     _need_extra()
-    from cryptography.exceptions import InvalidSignature  # noqa: PLC0415 # the extra
-
     key = _public_key(public_key)
     content = _read(bundle, "signature", f"robustcheck sign REPORT.json MODEL.onnx --key key.pem -o {bundle}")
     try:
-        document = json.loads(content)
+        document = json.loads(content, object_pairs_hook=once)
     except (ValueError, RecursionError) as fault:
         raise SignatureError(f"{bundle} is no JSON") from fault
     try:
-        payload = _payload(document, key)
-        if model_signing_calls.verify(document, public_key) != (PAYLOAD_TYPE, payload):
-            raise SignatureError("holds something else for model-signing")
+        return opened(document, key)
     except SignatureError as fault:
         raise SignatureError(f"{bundle} {fault} ({public_key})") from fault
-    except (ValueError, InvalidSignature) as fault:
-        raise SignatureError(f"{bundle} is refused by model-signing ({type(fault).__name__})") from fault
-    return payload
 
 
 def key_id(public_key: Path) -> str:
     """sha256 of the public key's PEM text, hexadecimal, as bundles name it. Raises as `signed_payload`."""
     _need_extra()
-    return _id(_public_key(public_key))
+    return id_of(_public_key(public_key))
 
 
 def _need_extra() -> None:
-    hint = "pip install '.[sign]'  # in a clone"
     try:
         import cryptography.hazmat.primitives.asymmetric.ec  # noqa: F401, PLC0415
-        import model_signing  # noqa: F401, PLC0415
+        import securesystemslib.signer  # noqa: F401, PLC0415
     except ImportError as fault:
         raise EnvironmentFaultError(
-            f"{fault.name or 'model-signing'}: package is missing; signatures need the extra `sign`", hint
+            f"{fault.name or 'securesystemslib'}: package is missing; signatures need the extra `sign`",
+            "pip install '.[sign]'  # in a clone",
         ) from fault
-    installed = version("model-signing")
-    if not model_signing_calls.usable(installed):
-        raise EnvironmentFaultError(f"model-signing: version is {installed}; it must be >=1.1,<1.2", hint)
-
-
-def _payload(document: Any, key: EllipticCurvePublicKey) -> bytes:
-    """The payload of a bundle, checked to be signed by this key by the DSSE v1 rule.
-
-    Raises SignatureError, whose message continues a sentence that starts with the bundle's name.
-    """
-    from cryptography.exceptions import InvalidSignature  # noqa: PLC0415
-    from cryptography.hazmat.primitives import hashes  # noqa: PLC0415
-    from cryptography.hazmat.primitives.asymmetric.ec import ECDSA  # noqa: PLC0415
-
-    try:
-        media, envelope = document["mediaType"], document["dsseEnvelope"]
-        kind, payload = envelope["payloadType"], _decoded(envelope["payload"])
-        (signature,) = envelope["signatures"]
-        signed = _decoded(signature["sig"])
-        hint = document["verificationMaterial"]["publicKey"]["hint"]
-        named = {hint, signature.get("keyid") or hint}  # model-signing leaves the second one empty
-    except (ValueError, KeyError, TypeError, AttributeError) as fault:
-        raise SignatureError("is no whole Sigstore bundle with a DSSE envelope and one signature by a key") from fault
-    if media != MEDIA_TYPE:
-        raise SignatureError(f"is a bundle of another kind, {media}")
-    if kind != PAYLOAD_TYPE:
-        raise SignatureError(f"holds no in-toto statement but {kind}")
-    if named != {_id(key)}:
-        raise SignatureError("was not signed by this key")
-    encoded = f"DSSEv1 {len(kind)} {kind} {len(payload)} ".encode() + payload
-    try:
-        key.verify(signed, encoded, ECDSA(getattr(hashes, CURVES[key.curve.name])()))
-    except InvalidSignature as fault:
-        raise SignatureError("has a signature that does not hold for this key") from fault
-    return payload
-
-
-def _decoded(text: str) -> bytes:
-    """Decode base64; only its standard spelling is taken. Raises ValueError, TypeError."""
-    content = base64.b64decode(text, validate=True)
-    if base64.b64encode(content).decode() != text:
-        raise ValueError("not in its standard spelling")
-    return content
-
-
-def _id(key: EllipticCurvePublicKey) -> str:
-    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat  # noqa: PLC0415
-
-    return hashlib.sha256(key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
 
 
 def _password() -> bytes | None:
@@ -280,10 +201,6 @@ def _public_key(path: Path) -> EllipticCurvePublicKey:
     if not isinstance(key, EllipticCurvePublicKey) or key.curve.name not in CURVES:
         raise UsageError(f"{path}: public key is of another kind; {RULE}", hint)
     return key
-
-
-def _sha256(digest: str) -> dict[str, str]:
-    return {"sha256": digest.removeprefix("sha256:")}
 
 
 def _shown(value: object) -> str:

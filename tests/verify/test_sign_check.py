@@ -21,8 +21,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from robustcheck_onnx.checker import pipeline, storage
 from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.errors import EnvironmentFaultError
-from robustcheck_onnx.checker.report.signature_file import MEDIA_TYPE
 from robustcheck_onnx.checker.storage import write
+from robustcheck_onnx.checker.verify import bundle
 from robustcheck_onnx.checker.verify import signature as signing
 from support import lookup
 from support.bad_input import COMMAND
@@ -177,7 +177,7 @@ def test_without_the_extra_nothing_is_measured(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     never_measured(monkeypatch)
-    monkeypatch.setitem(sys.modules, "model_signing", None)
+    monkeypatch.setitem(sys.modules, "securesystemslib.signer", None)
     assert check("pass.onnx", "-o", "json=report.json", "--sign", "key.pem") == 4
     assert "pip install '.[sign]'  # in a clone" in capsys.readouterr().err
     assert document("report.json")["error"]["exit_code"] == 4
@@ -283,7 +283,7 @@ def test_a_signal_leaves_no_signature(here: Path) -> None:
 
 
 def test_a_file_of_another_kind_is_not_removed_by_a_run_that_fails(here: Path) -> None:
-    about_files = {"mediaType": MEDIA_TYPE, "dsseEnvelope": {"payload": base64.b64encode(b"{}").decode()}}
+    about_files = {"mediaType": bundle.MEDIA_TYPE, "dsseEnvelope": {"payload": base64.b64encode(b"{}").decode()}}
     for content in ("mine", "{}", "[]", json.dumps(about_files), "[" * 100_000):
         (here / "report.sigstore.json").write_text(content, encoding="utf-8")
         assert check("text.onnx", "-o", "json=report.json", "--sign", "key.pem", "-qq") == 3

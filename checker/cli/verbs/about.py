@@ -56,6 +56,7 @@ def version(
         return 0
     import platform
 
+    from robustcheck_onnx.checker.report.predicate import PREDICATE_TYPE
     from robustcheck_onnx.checker.statistics import STATISTIC_VERSION
     from robustcheck_onnx.checker.text import SCHEMA_VERSION
     from robustcheck_onnx.checker.text import as_json as json_text
@@ -68,6 +69,7 @@ def version(
                 "version": version_of("robustcheck-onnx"),
                 "report_schema_version": SCHEMA_VERSION,
                 "statistic_version": STATISTIC_VERSION,
+                "predicate_type": PREDICATE_TYPE,
                 "python": platform.python_version(),
                 "packages": {name: _installed(name) for name in PACKAGES},
             }

@@ -11,6 +11,7 @@ import typer
 
 from robustcheck_onnx.checker.text import printable
 
+from ..check_sign import say_home
 from ..options import (
     Color,
     Debug,
@@ -188,6 +189,7 @@ def sign(
     if file_digest(report) != digest:
         raise CannotAssessError(f"{report}: report changed while it was signed; nothing was written", "sign it again")
     write_whole(bundle, content)
+    say_home(quiet)
     if quiet < 2:
         typer.echo(printable(f"wrote {bundle}: {about.verdict.verdict} attested for {model}"))
     return result.exit_code
