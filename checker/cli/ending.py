@@ -16,7 +16,7 @@ from robustcheck_onnx.checker.errors import RobustcheckError, as_error
 from robustcheck_onnx.checker.text import printable
 
 from .command_line import DEFAULT_VERB, CommandLine, Invocation
-from .output import Destination, error_document
+from .output import Destination, error_document, remove_signature
 
 if TYPE_CHECKING:
     from robustcheck_onnx.checker.report import Outcome
@@ -94,8 +94,8 @@ def leave_documents(invocation: Invocation, message: str, hint: str, code: int) 
                 continue
             # a terminal report is for people, who have read stderr: only one of an earlier run is replaced
             if place and (form != "terminal" or (isinstance(place, Path) and place.is_file())):
-                if form == "json" and isinstance(place, Path):  # none is signed in a store
-                    _remove_signature(place)
+                with contextlib.suppress(RobustcheckError, OSError):  # the error itself is on stderr
+                    remove_signature(form, place)
                 replace_with_error(place, document)
             elif not place and form != "terminal" and stdout_is_free:  # it holds one document
                 sys.stdout.write(document)
@@ -108,16 +108,6 @@ def leave_documents(invocation: Invocation, message: str, hint: str, code: int) 
             failed = Failed(model=line.model, message=message, hint=hint, exit_code=code)
             enabled = "no_ci" not in line.options if invocation.annotates is None else invocation.annotates
             announce([failed], [Destination("json", None)], enabled=enabled)  # to stderr, like the error itself
-
-
-def _remove_signature(report: Path) -> None:
-    """Remove the signed verdict beside a report that an error document replaces."""
-    from robustcheck_onnx.checker.report.signature_file import bundle_of, remove_verdict
-    from robustcheck_onnx.checker.storage import is_ours
-
-    with contextlib.suppress(RobustcheckError, OSError):  # the error itself is on stderr
-        if is_ours(report) or not report.exists():  # else nothing is replaced
-            remove_verdict(bundle_of(report))
 
 
 def announce(outcomes: Sequence[Outcome], destinations: Sequence[Destination], *, enabled: bool = True) -> None:

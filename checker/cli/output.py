@@ -187,13 +187,17 @@ UNFINISHED = ("the run was killed, or has not ended yet; there is no verdict", "
 def mark_unfinished(destinations: Sequence[Destination], model: str) -> None:
     """Replace the documents of an earlier run by one that says "not finished": a process that is killed can't.
 
-    Called when the work starts. A file that is not there, or that is no document of this tool, stays as it is.
+    Called when the work starts. A file that is not there, or that is no document of this tool, stays as it is. Before
+    the first document, the signatures beside all of them go: whenever a kill comes, none stands beside an error.
 
     model: what the documents are about, as it was typed; empty for several.
-    Raises EnvironmentFaultError where an earlier document would stay.
+    Raises EnvironmentFaultError where an earlier document or signature would stay.
     """
     from robustcheck_onnx.checker.storage import is_ours, redact, replace_with_error
 
+    for form, path in destinations:
+        if path is not None and is_ours(path):
+            remove_signature(form, path)
     for form, path in destinations:
         if path is not None and is_ours(path):
             try:
@@ -201,6 +205,20 @@ def mark_unfinished(destinations: Sequence[Destination], model: str) -> None:
             except EnvironmentFaultError:
                 if is_ours(path):  # else there is no room, and the earlier document is gone at least
                     raise
+
+
+def remove_signature(form: str, report: Place) -> None:
+    """Remove the signed verdict beside a report that is replaced, or would be if it were there; none is in a store.
+
+    Raises EnvironmentFaultError where it can't be removed.
+    """
+    if form != "json" or not isinstance(report, Path):
+        return
+    from robustcheck_onnx.checker.report.signature_file import bundle_of, remove_verdict
+    from robustcheck_onnx.checker.storage import is_ours
+
+    if is_ours(report) or not report.exists():  # else nothing is replaced
+        remove_verdict(bundle_of(report))
 
 
 def error_document(form: str, message: str, hint: str, code: int, model: str) -> str:

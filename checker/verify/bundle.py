@@ -10,7 +10,7 @@ import base64
 import hashlib
 from typing import TYPE_CHECKING, Any
 
-from robustcheck_onnx.checker.report.signature_file import MEDIA_TYPE as MEDIA_TYPE
+from robustcheck_onnx.checker.report.signature_file import MEDIA_TYPE
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey, EllipticCurvePublicKey

@@ -21,8 +21,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from robustcheck_onnx.checker import pipeline, storage
 from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.errors import EnvironmentFaultError
+from robustcheck_onnx.checker.report import signature_file
 from robustcheck_onnx.checker.storage import write
-from robustcheck_onnx.checker.verify import bundle
 from robustcheck_onnx.checker.verify import signature as signing
 from support import lookup
 from support.bad_input import COMMAND
@@ -282,8 +282,44 @@ def test_a_signal_leaves_no_signature(here: Path) -> None:
     assert document("report.json")["error"]["exit_code"] == 143
 
 
+@pytest.mark.parametrize("signs", [True, False])
+@pytest.mark.parametrize("replaced", [0, 1, 2])
+def test_a_kill_between_two_places_leaves_no_signature_beside_an_error(here: Path, signs: bool, replaced: int) -> None:
+    """SIGKILL after none, one or both of two reports were marked as unfinished; nothing can be tidied after it."""
+    words = ["pass.onnx", "-o", "json=a.json", "-o", "json=b.json", "-qq"]
+    assert check(*words, "--sign", "key.pem") == 0
+    before = {name: (here / name).read_text(encoding="utf-8") for name in ("a.json", "b.json")}
+    assert {path.name for path in here.glob("*.sigstore.json")} == {"a.sigstore.json", "b.sigstore.json"}
+    again = [*words, "--images", "photos", *(["--sign", "key.pem"] if signs else [])]
+    script = (
+        "import os, signal, sys\n"
+        "from robustcheck_onnx.checker import cli, storage\n"
+        f"real, left = storage.replace_with_error, [{replaced}]\n"
+        "def replace(*words):\n"
+        "    if not left[0]:\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    real(*words)\n"
+        "    left[0] -= 1\n"
+        "storage.replace_with_error = replace\n"
+        "from robustcheck_onnx.checker import pipeline\n"
+        "pipeline.check = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"sys.exit(cli.main({again!r}))\n"
+    )
+    done = subprocess.run([sys.executable, "-Pc", script], check=False, capture_output=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert list(here.glob("*.sigstore.json")) == []
+    for index, name in enumerate(("a.json", "b.json")):
+        if index < replaced:
+            assert document(name)["error"]["exit_code"] == 137
+        else:
+            assert (here / name).read_text(encoding="utf-8") == before[name]
+
+
 def test_a_file_of_another_kind_is_not_removed_by_a_run_that_fails(here: Path) -> None:
-    about_files = {"mediaType": bundle.MEDIA_TYPE, "dsseEnvelope": {"payload": base64.b64encode(b"{}").decode()}}
+    about_files = {
+        "mediaType": signature_file.MEDIA_TYPE,
+        "dsseEnvelope": {"payload": base64.b64encode(b"{}").decode()},
+    }
     for content in ("mine", "{}", "[]", json.dumps(about_files), "[" * 100_000):
         (here / "report.sigstore.json").write_text(content, encoding="utf-8")
         assert check("text.onnx", "-o", "json=report.json", "--sign", "key.pem", "-qq") == 3
