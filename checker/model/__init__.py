@@ -8,9 +8,10 @@ from __future__ import annotations
 from .configs import sidecar_paths
 from .contract import CONTRACT_KEY, Contract, parse_contract, properties
 from .digest import graph_digest
-from .external import file_digest, locate_weights, refuse_changed
+from .external import locate_weights
 from .fetch import Model, on_this_machine, parse_model
 from .file import Content, external_locations, may_be_model, read_content, read_onnx
+from .held import file_digest, refuse_changed
 from .image_input import DTYPES, ImageInput, fed_as
 from .layers import ACTIVATION, LINEAR, NORMALISATION, POOL, RESHAPE, Layers, build_layers, data_inputs
 from .open import ModelFile, digest_of, open_model, with_shapes

@@ -16,9 +16,10 @@ from onnx import numpy_helper
 
 from robustcheck_onnx.checker.text import digest_of
 
-from .external import CHUNK_BYTES, Weights, entries_of, needed_bytes
+from .external import Weights, entries_of, needed_bytes
+from .held import CHUNK_BYTES
 
-NONE = Weights(folder=None, content=b"", places={})
+NONE = Weights(held=None, content=b"", places={})
 # What no value depends on; any other field counts, also one that a later ONNX adds.
 LEFT_OUT_EVERYWHERE = {"doc_string", "metadata_props"}
 LEFT_OUT = {

@@ -1,4 +1,4 @@
-"""External data of an ONNX file: locate, measure and digest the files of weights beside it, and watch for changes.
+"""External data of an ONNX file: locate and measure the files of weights beside it (`held.py` digests them).
 
 `onnx.checker` calls truncated external data fine and `onnx.load` refuses hard links, so this module checks locations
 and lengths itself.
@@ -6,7 +6,6 @@ and lengths itself.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import shlex
 from collections.abc import Iterable, Iterator
@@ -20,6 +19,7 @@ from onnx import helper, numpy_helper
 
 from robustcheck_onnx.checker.errors import CannotAssessError
 
+from .held import Held
 from .light import Places
 
 LFS_MARK = b"version https://git-lfs.github.com/spec/"  # first line of a Git LFS pointer file
@@ -36,32 +36,23 @@ PACKED_BITS = {  # types of which a byte holds several values, where the install
     )
     if (number := dict(onnx.TensorProto.DataType.items()).get(name)) is not None
 }
-CHUNK_BYTES = 1 << 22  # read size for digests, 4 MiB
-
-
-@dataclass(frozen=True)
-class ExternalFile:
-    """One file of weights beside the model."""
-
-    location: str
-    """as the model names it"""
-    path: Path
-    stamp: tuple[int, ...]
-    """`stamp` of the file, taken before it was digested"""
-    size_bytes: int
-    digest: str
 
 
 @dataclass(frozen=True)
 class Weights:
     """Where the values of weights lie that a parsed model does not hold."""
 
-    folder: Path | None
-    """of external files; None without external data"""
+    held: Held | None
+    """the folder of external files; None without external data"""
     content: bytes
     """of the model's own file"""
     places: Places
     """of large weights in `content`"""
+
+    @property
+    def folder(self) -> Path | None:
+        """What external files are looked for in, a name of the folder that no renaming changes (`held.py`)."""
+        return None if self.held is None else self.held.path
 
 
 def all_tensors(proto: onnx.ModelProto) -> list[onnx.TensorProto]:
@@ -231,47 +222,6 @@ def values_of(tensor: onnx.TensorProto, weights: Weights) -> NDArray[np.generic]
         return np.asarray(numpy_helper.to_array(tensor))
     inline = onnx.TensorProto(data_type=tensor.data_type, dims=tensor.dims, raw_data=content)
     return np.asarray(numpy_helper.to_array(inline))
-
-
-def file_digest(path: Path) -> str:
-    """Digest a file, read in pieces, as sha256:…"""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(CHUNK_BYTES):
-            digest.update(piece)
-    return "sha256:" + digest.hexdigest()
-
-
-def stamp(path: Path) -> tuple[int, ...]:
-    """Give numbers of which one differs once a file was written, or another was put in its place. Raises OSError.
-
-    The time of the last change of the file's status is among them: unlike that of its content, nobody can set it back.
-    """
-    status = path.stat()
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
-
-
-def refuse_changed(model: Path, external: Iterable[ExternalFile]) -> None:
-    """Refuse weights that were written or replaced since they were digested: nobody knows which ones have run.
-
-    ONNX Runtime reads them later than the digest does, and what it maps into memory changes with the file.
-
-    Args:
-        model: that they belong to.
-        external: from `read_onnx`.
-
-    Raises CannotAssessError.
-    """
-    for file in external:
-        try:
-            same = stamp(file.path) == file.stamp
-        except OSError:  # gone
-            same = False
-        if not same:
-            raise CannotAssessError(
-                f"{model}: weights file {file.location} changed during the run; it must stay as it was digested",
-                "run again when nothing writes to it any more",
-            )
 
 
 def needed_bytes(tensor: onnx.TensorProto) -> int:

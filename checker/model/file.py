@@ -19,18 +19,16 @@ from robustcheck_onnx.checker.text import sha256_of
 
 from .external import (
     LFS_MARK,
-    ExternalFile,
     Weights,
     all_tensors,
     check_inline,
     check_length,
     external_tensors,
-    file_digest,
     locate_weights,
     location_of,
-    stamp,
     use_resolved_names,
 )
+from .held import ExternalFile, Held, read_file
 from .light import Places, parse_light
 from .well_formed import check_well_formed
 
@@ -74,7 +72,7 @@ class OnnxFile:
 
     @property
     def external_folder(self) -> Path | None:
-        """The folder that ONNX Runtime must look in; None without external data."""
+        """What ONNX Runtime must look in, a name of the folder beside the model; None without external data."""
         return self.weights.folder
 
 
@@ -118,14 +116,13 @@ def read_onnx(path: str | Path, read: Content | None = None) -> OnnxFile:
     _check_size(path, len(content) + sum(target.stat().st_size for target in targets.values()))
     for tensor in tensors:
         check_length(path, tensor, targets[location_of(path, tensor)])
-    external = tuple(
-        # the stamp first: whatever is written after it shows
-        ExternalFile(location, target, stamp(target), target.stat().st_size, file_digest(target))
-        for location, target in targets.items()
-    )
+    held = None
+    external: tuple[ExternalFile, ...] = ()
     if folder is not None:
+        held = Held(folder)
+        external = tuple(read_file(location, target, folder, held) for location, target in targets.items())
         use_resolved_names(folder, targets, tensors)
-    return OnnxFile(path, content, proto, len(content), read.digest, external, Weights(folder, content, places))
+    return OnnxFile(path, content, proto, len(content), read.digest, external, Weights(held, content, places))
 
 
 def external_locations(path: Path) -> tuple[onnx.ModelProto, list[str]]:

@@ -24,10 +24,10 @@ from .basis import is_change_of_basis
 from .contract import Contract, parse_contract, properties
 from .digest import graph_digest
 from .ends import LINEAR_ENDS
-from .external import ExternalFile
 from .file import Content, OnnxFile, read_onnx
 from .graph import Graph
 from .heads import Head
+from .held import ExternalFile
 from .image_input import ImageInput, find_image_input
 from .image_part import keep_image_part
 from .layers import Layers, build_layers, nested_nodes

@@ -131,6 +131,8 @@ def translate(error: Exception, model: ModelFile) -> CannotAssessError | Environ
     for pattern in SOURCE_NOISE:
         text = pattern.sub("", text)
     text = text.replace("Name:'' ", "").replace("Status Message: ", "")
+    if model.external_folder is not None:  # the name of an open folder says nothing to anybody
+        text = text.replace(str(model.external_folder), str(model.external_folder.resolve()))
     hint = (
         "export it in float32, or run it on a GPU: --device cuda"
         if "bfloat16" in text

@@ -1,0 +1,120 @@
+"""Files of weights beside a model: digested, watched for changes, and read from a folder that is looked up once.
+
+Weights are digested first and read by ONNX Runtime some time later, by name. Whoever can rename their folder in between
+can have others read, and put the first ones back before anybody looks again: their stamps have not changed. On Linux an
+open folder has a name of its own, which leads to it wherever it was moved to; that name is handed on. Inside the folder
+no file can be exchanged unseen: renaming one changes its status (`stamp`). Elsewhere the stamps alone are looked at.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import weakref
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from robustcheck_onnx.checker.errors import CannotAssessError
+
+CHUNK_BYTES = 1 << 22  # read size for digests, 4 MiB
+
+
+@dataclass(frozen=True)
+class ExternalFile:
+    """One file of weights beside the model."""
+
+    location: str
+    """as the model names it"""
+    path: Path
+    stamps: dict[Path, tuple[int, ...]]
+    """`stamp` of the file, taken before it was digested, and of the folders between the model's and it"""
+    size_bytes: int
+    digest: str
+
+
+class Held:
+    """A folder, held open for as long as this object lives, where the system can do that.
+
+    Args:
+        folder: it must be there.
+
+    Raises OSError.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder
+        """what to look for files in"""
+        names = Path("/proc/self/fd")
+        if hasattr(os, "O_PATH") and names.is_dir():  # Linux
+            number = os.open(folder, os.O_PATH | os.O_DIRECTORY)
+            weakref.finalize(self, os.close, number)
+            self.path = names / str(number)
+
+
+def read_file(location: str, target: Path, folder: Path, held: Held) -> ExternalFile:
+    """Digest a file of weights: stamp, size and digest of one and the same, which later reads get, too.
+
+    Args:
+        location: as the model names it.
+        target: its resolved path.
+        folder: the resolved folder that `held` holds.
+
+    Raises OSError.
+    """
+    below = target.relative_to(folder)
+    between = [folder / part for part in below.parents if part != Path()]
+    stamps = {each: stamp(each) for each in between}
+    with (held.path / below).open("rb") as file:
+        status = os.fstat(file.fileno())
+        stamps[target] = _stamp_of(status)  # first: whatever is written from here on shows
+        return ExternalFile(location, target, stamps, status.st_size, _digest_of(file))
+
+
+def file_digest(path: Path) -> str:
+    """Digest a file, read in pieces, as sha256:…"""
+    with path.open("rb") as file:
+        return _digest_of(file)
+
+
+def _digest_of(file: BinaryIO) -> str:
+    digest = hashlib.sha256()
+    while piece := file.read(CHUNK_BYTES):
+        digest.update(piece)
+    return "sha256:" + digest.hexdigest()
+
+
+def stamp(path: Path) -> tuple[int, ...]:
+    """Give numbers of which one differs once a file was written, or another was put in its place. Raises OSError.
+
+    The time of the last change of the file's status is among them: unlike that of its content, nobody can set it back.
+    """
+    return _stamp_of(path.stat())
+
+
+def _stamp_of(status: os.stat_result) -> tuple[int, ...]:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def refuse_changed(model: Path, external: Iterable[ExternalFile]) -> None:
+    """Refuse weights that were written or replaced since they were digested: nobody knows which ones have run.
+
+    ONNX Runtime reads them later than the digest does, and what it maps into memory changes with the file.
+
+    Args:
+        model: that they belong to.
+        external: from `read_onnx`.
+
+    Raises CannotAssessError.
+    """
+    for file in external:
+        try:
+            same = all(stamp(path) == before for path, before in file.stamps.items())
+        except OSError:  # gone
+            same = False
+        if not same:
+            raise CannotAssessError(
+                f"{model}: weights file {file.location} changed during the run; it must stay as it was digested",
+                "run again when nothing writes to it any more",
+            )
