@@ -278,6 +278,7 @@ class DetectorResult(Frozen):
 
 
 MOST_SHOWN = 120  # characters of a value in a message
+STOCK = "bundled"  # the word for the bundled photos where images are named; a folder of that name is ./bundled
 
 
 class Options(Frozen):
@@ -287,7 +288,7 @@ class Options(Frozen):
     """
 
     images: str | None = None
-    """folder, glob, list, manifest, shards or tensors, or the URL of one; None = the bundled photos"""
+    """folder, glob, list, manifest, shards or tensors, or the URL of one; None, or `bundled` = the bundled photos"""
     tensor: str | None = None
     pool: str | None = None
     preprocess: str | None = None
@@ -296,6 +297,11 @@ class Options(Frozen):
     max_images: int | None = None
     max_bad: float = 0.01
     batch_size: int = 32
+
+    @field_validator("images")
+    @classmethod
+    def _word_for_the_bundled_photos(cls, images: str | None) -> str | None:
+        return None if images == STOCK else images
 
     @classmethod
     def of(cls, given: GivenOptions, **defaults: Any) -> Self:

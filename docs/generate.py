@@ -23,6 +23,7 @@ from typer.main import get_command
 
 from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.cli import settings as config
+from robustcheck_onnx.checker.cli.powers import HARMLESS, POWERS
 from robustcheck_onnx.checker.errors import EXIT_CODES
 from robustcheck_onnx.checker.report import record as report
 from robustcheck_onnx.checker.text import HOME
@@ -199,6 +200,13 @@ def settings() -> str:
     for key, about in Waiver.model_fields.items():
         kind = "list of text" if get_args(about.annotation) else getattr(about.annotation, "__name__", "text")
         lines.append(row(f"`{key}`", {"str": "text"}.get(kind, kind), "yes" if about.is_required() else "no"))
+    lines += ["", "## What each key can do to the gate", ""]
+    lines += ["`--strict` takes what loosens the gate or hands the check over from the command line alone. Reports say"]
+    lines += ["first what loosens it, and who says so.", ""]
+    lines += [row("key", "what it can do", "how", "with `--strict`"), row(*["---"] * 4)]
+    for key, rule in POWERS.items():
+        allowed = "as ever" if rule.power == HARMLESS else "command line only"
+        lines.append(row(f"`{key}`", rule.power, rule.why, allowed))
     return "\n".join(lines)
 
 

@@ -8,12 +8,14 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.text import printable
 
+from . import check_places, confine
 from .command_line import PLACEHOLDER, Invocation, documents_of
 from .output import Destination, check_target, deliver, destinations_of, mark_unfinished, plain
 from .progress import progress_line
@@ -44,7 +46,9 @@ class Destinations:
         return [*self.shared, *(each for some in self.own.values() for each in some)]
 
 
-def run(resolved: Resolved, words: Sequence[str], invocation: Invocation, wall: Wall, *, debug: bool) -> int:
+def run(
+    resolved: Resolved, words: Sequence[str], invocation: Invocation, wall: Wall, *, strict: bool, debug: bool
+) -> int:
     """Check the models that the words name and deliver the reports; the exit code of the worst.
 
     Of one model, an error ends the run. Of several, a model that can't be assessed gets its error on stderr and counts,
@@ -52,14 +56,17 @@ def run(resolved: Resolved, words: Sequence[str], invocation: Invocation, wall: 
 
     invocation: is told where documents go, since the settings may come from a file, and each model may have its own.
     wall: has the child processes that read models and images.
+    strict: as `--strict` says; the settings were looked at already (`strict.refuse`).
     """
     from .models import check_all, expand, stem, worst
 
     settings = resolved.settings
     invocation.annotates = not settings.no_ci
-    invocation.documents = documents_of(settings.output, ())
+    folder = check_places.folder_of(resolved, "output")
+    invocation.documents = confine.safe_documents(documents_of(settings.output, ()), folder, strict=strict)
     models = expand(words)
-    invocation.documents = documents_of(settings.output, [stem(model) for model in models])
+    filled = documents_of(settings.output, [stem(model) for model in models])
+    invocation.documents = confine.safe_documents(filled, folder, strict=strict)
 
     # only now: these imports take long, and a signal may end them
     from robustcheck_onnx.checker import isolated
@@ -73,8 +80,10 @@ def run(resolved: Resolved, words: Sequence[str], invocation: Invocation, wall: 
     several = len(models) > 1
     reads = _files_read(resolved, models)
     check_cache.say_whether_used(settings, resolved.file)
-    destinations = _destinations(settings, models, reads)
+    destinations = _destinations(resolved, models, reads, strict=strict)
     signatures = check_sign.planned(settings.sign, destinations.shared, destinations.own, reads)
+    check_places.check_bundles(resolved, [each.bundle for each in signatures], strict=strict)
+    check_places.check_log(resolved, strict=strict)
     if settings.sign is not None:
         from robustcheck_onnx.checker.verify import check_key
 
@@ -108,6 +117,7 @@ def run(resolved: Resolved, words: Sequence[str], invocation: Invocation, wall: 
             outcomes = [o if isinstance(o, Failed) else o.model_copy(update={"time": None}) for o in outcomes]
         _deliver(settings, models, outcomes, destinations, signatures, wall)
         ending.announce(outcomes, destinations.shared, enabled=not settings.no_ci)
+    invocation.judged = True
     return worst(outcomes)
 
 
@@ -145,6 +155,7 @@ def _check(resolved: Resolved, model: str, profile: Profile, wall: Wall, *, is_l
         fail_on_from=resolved.source("fail-on"),
         accept=settings.accept,
         accept_from=resolved.source("accept"),
+        loosening=resolved.loosening(),
         today=datetime.now(UTC).date(),
     )
     LOG.info("%s: %s; exit code %d: %s", model, result.verdict.verdict, decision.exit_code, decision.rule)
@@ -157,6 +168,7 @@ def _files_read(resolved: Resolved, models: Sequence[str]) -> list[Place]:
 
     settings = resolved.settings
     names = [resolved.file, settings.thresholds, settings.preprocess, settings.images, settings.sign]
+    names += [resolved.source("waivers")] if "waivers" in resolved.typed else []
     reads = [parse_place(name) for name in names if name]
     for model in models:
         with contextlib.suppress(UsageError):  # a URL that is refused: this model's own error, when its turn comes
@@ -164,19 +176,20 @@ def _files_read(resolved: Resolved, models: Sequence[str]) -> list[Place]:
     return reads
 
 
-def _destinations(settings: Settings, models: Sequence[str], reads: Sequence[Place]) -> Destinations:
-    """Where the documents of `-o` go. Raises as `destinations_of` and `models.fill`."""
+def _destinations(resolved: Resolved, models: Sequence[str], reads: Sequence[Place], *, strict: bool) -> Destinations:
+    """Where the documents of `-o` go. Raises as `destinations_of`, `models.fill` and `check_outputs`."""
     from robustcheck_onnx.checker.report import forms
 
     from .models import fill
 
     outputs: list[str] = []  # as if each file were typed
     about: list[str] = []  # the model that each is about; "" for all
-    for text in settings.output:
+    for text in resolved.settings.output:
         form, sign, path = text.partition("=")
         own = PLACEHOLDER in path
         outputs += [f"{form}{sign}{name}" for name in fill(path, models)] if own else [text]
         about += models if own else [""]
+    check_places.check_outputs(resolved, outputs, strict=strict)
     destinations = Destinations([], {model: [] for model in models})
     for destination, model in zip(destinations_of(outputs, reads, forms.NAMES), about, strict=True):
         (destinations.own[model] if model else destinations.shared).append(destination)
@@ -298,6 +311,7 @@ def _logging(settings: Settings, reads: Sequence[Place]) -> Iterator[None]:
             LOG.addHandler(handler)
         if handlers:
             LOG.setLevel(logging.DEBUG)
+            LOG.info("robustcheck %s", version("robustcheck-onnx"))  # `check_log` knows it by this
         yield
     finally:
         for handler in handlers:

@@ -13,6 +13,8 @@ from typer.core import TyperGroup, TyperOption
 
 from robustcheck_onnx.checker.errors import RobustcheckError
 
+from . import confine
+
 DEFAULT_VERB = "check"
 PLACEHOLDER = "{model}"  # in a report's path: the model's name without its suffix
 ONLY_JSON = (
@@ -34,6 +36,8 @@ class CommandLine:
     """all of it, without the program's name; the verb is the first one"""
     arguments: tuple[str, ...] = ()
     """what follows the verb and is no option; the first one after a group is its verb"""
+    behind_dashes: tuple[str, ...] = ()
+    """those of the arguments that follow `--`, which ends the options"""
     options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """by parameter, such as no_ci: each value that was typed; "" for a flag"""
 
@@ -66,7 +70,7 @@ class CommandLine:
 
             with contextlib.suppress(RobustcheckError, OSError, TypeError, AttributeError):
                 outputs = settings_file.outputs(os.environ, self.options.get("config_file", (None,))[-1])
-        documents = documents_of(outputs, ())
+        documents = confine.safe_documents(documents_of(outputs, ()), None, strict="strict" in self.options)
         return [each for each in documents if each[0] == "json"] if self.verb in ONLY_JSON else documents
 
 
@@ -82,6 +86,8 @@ class Invocation:
     """as `CommandLine.documents`; None until a verb has read its settings"""
     annotates: bool | None = None
     """whether to annotate on GitHub Actions; None until a verb has read its settings"""
+    judged: bool = False
+    """whether models were checked to the end: with `--strict` nothing else ends with 0"""
 
 
 def documents_of(outputs: Sequence[str], stems: Sequence[str]) -> list[tuple[str, str]]:
@@ -117,12 +123,14 @@ def read(words: Sequence[str], group: TyperGroup) -> CommandLine:
         for name in (*option.opts, *option.secondary_opts)
     }
     arguments: list[str] = []
+    behind: tuple[str, ...] = ()
     options: dict[str, tuple[str, ...]] = {}
     rest = list(words[1:])
     while rest:
         word = rest.pop(0)
         if word == "--":
             arguments += rest
+            behind = tuple(rest)
             break
         if not word.startswith("-") or word == "-":
             arguments.append(word)
@@ -136,4 +144,4 @@ def read(words: Sequence[str], group: TyperGroup) -> CommandLine:
             rest.insert(0, f"-{attached}")  # `-qo` is `-q -o`
         if option is not None and option.name is not None:
             options[option.name] = (*options.get(option.name, ()), value)
-    return CommandLine(tuple(words), tuple(arguments), options)
+    return CommandLine(tuple(words), tuple(arguments), behind, options)

@@ -89,6 +89,8 @@ def _run(app: typer.Typer, words: list[str]) -> int:
         if stop.came is not None:  # swallowed on its way, as Python swallows what a destructor raises
             raise stop.came
         sys.stdout.flush()
+        if not code and "strict" in invocation.line.options and not invocation.judged:
+            raise usage.nothing_judged()
         return int(code or 0)
     except BaseException as fault:  # noqa: BLE001 # the one place where errors become words and exit codes
         if isinstance(fault, SystemExit) and fault.code == 0 and (not words or words[0].startswith("--")):

@@ -15,14 +15,15 @@ from typing import Annotated, Any, Literal
 from pydantic import ByteSize, ConfigDict, Field, ValidationError
 
 from robustcheck_onnx.checker.errors import UsageError
-from robustcheck_onnx.checker.evidence import Options
+from robustcheck_onnx.checker.evidence import STOCK, Options
 from robustcheck_onnx.checker.isolation import Limits
 from robustcheck_onnx.checker.storage import redact_text
-from robustcheck_onnx.checker.verdict import RULES, Accept, FailOn, Waiver
+from robustcheck_onnx.checker.verdict import RULES, Accept, FailOn, Loosening, Waiver
 from robustcheck_onnx.thresholds.frozen import Frozen
 from robustcheck_onnx.thresholds.profile import PACKAGED
 
 from .options import limits_of
+from .powers import LOOSENS, POWERS
 from .settings_file import CONFIG, SHARED_FILE, TABLE, find_named, read_table, rebased, rebased_outputs
 
 PREFIX = "ROBUSTCHECK_"
@@ -42,6 +43,7 @@ NOT_SETTINGS = {
     "isolated": "it is for the command line",
     "show-settings": "it is for the command line",
     "debug": "it is for the command line",
+    "strict": "it is for the command line, which says whom it trusts",
     "offline": "set the variable ROBUSTCHECK_OFFLINE=1",
     "models": "models are named on the command line",
 }
@@ -132,26 +134,57 @@ class Resolved:
     """by key: DEFAULT, COMMAND_LINE, a variable's name, or the file"""
     file: str | None = None
     """the file that was used, as it can be typed"""
+    typed: frozenset[str] = frozenset()
+    """keys that the command line says, `waivers` of a file that it names among them"""
+    in_file: frozenset[str] = frozenset()
+    """keys whose value is that of the settings file"""
 
     def source(self, key: str) -> str:
         """Where a setting came from."""
         return self.sources.get(key, DEFAULT)
 
     def notes(self) -> tuple[str, ...]:
-        """Sentences for the report: what a file or the environment set that can change numbers or the exit code."""
+        """Sentences for the report: what a file or the environment set that can change numbers or the exit code.
+
+        What can loosen the gate is no note: the report says it first (`Gate.loosening`).
+        """
+        first = {each.setting for each in self.loosening()}
         facts_by_source: dict[str, list[str]] = {}
         for key, source in self.sources.items():
-            if key in PRESENTATION or source == COMMAND_LINE:
+            if key in PRESENTATION or key in self.typed or key in first:
                 continue
-            value = getattr(self.settings, FIELDS[key])
-            shown = f"{len(value)} in all" if key == "waivers" else redact_text(str(value))
-            where = "the environment" if source.startswith(PREFIX) else source
-            facts_by_source.setdefault(where, []).append(f"{key} {shown}")
+            where = source if key in self.in_file else "the environment"
+            facts_by_source.setdefault(where, []).append(f"{key} {self.shown(key)}")
         return tuple(f"settings from {where}: {', '.join(facts)}" for where, facts in facts_by_source.items())
+
+    def loosening(self) -> tuple[Loosening, ...]:
+        """What can loosen the gate, and who says it; that the command line names photos is what a gate asks for."""
+        return tuple(
+            Loosening(setting=key, value=self.shown(key), source=source)
+            for key, source in self.sources.items()
+            if POWERS[key].power == LOOSENS and self.is_other(key) and not (key == "images" and key in self.typed)
+        )
+
+    def is_other(self, key: str) -> bool:
+        """Whether a setting has another value than its default; of the share of unusable images, a larger one."""
+        value, default = getattr(self.settings, FIELDS[key]), Settings.model_fields[FIELDS[key]].default
+        return bool(value > default if key == "max-bad" else value != default)
+
+    def shown(self, key: str) -> str:
+        """A setting's value in a few words, without secrets."""
+        value = getattr(self.settings, FIELDS[key])
+        if key == "waivers":
+            return f"{len(value)} in all"
+        return ", ".join(map(redact_text, value)) if isinstance(value, tuple) else redact_text(str(value))
 
 
 def resolve(
-    given: Mapping[str, Any], environment: Mapping[str, str], *, file: str | None = None, isolated: bool = False
+    given: Mapping[str, Any],
+    environment: Mapping[str, str],
+    *,
+    file: str | None = None,
+    isolated: bool = False,
+    waivers_file: str | None = None,
 ) -> Resolved:
     """Put defaults, file, environment and command line over each other.
 
@@ -160,12 +193,14 @@ def resolve(
         environment: the variables.
         file: of --config; None = ROBUSTCHECK_CONFIG, else the nearest one upward from the current folder.
         isolated: read neither file nor environment.
+        waivers_file: of --waivers; its waivers count, and none of a settings file.
 
     Raises:
         UsageError: a file or variable is wrong; EnvironmentFaultError: a file can't be read.
     """
     settings, sources = Settings.model_validate({}), dict[str, str]()
     used: Path | None = None
+    in_file = frozenset[str]()
     if isolated and file is not None:
         raise UsageError(f"--config is {file!r}; --isolated reads no file", "leave out --config or --isolated")
     if not isolated:
@@ -176,13 +211,33 @@ def resolve(
             layer = _rebased(layer, used.parent)
             settings = settings.model_copy(update=layer)
             sources |= {_key(name): str(used) for name in layer}
+            in_file = frozenset(layer) - frozenset(from_environment)
         settings = settings.model_copy(update=from_environment)
         sources |= {_key(name): PREFIX + name.upper() for name in from_environment}
     # not validated again: typer has checked these, and a path that is no valid text must stay as it is
     settings = settings.model_copy(update=dict(given))
     sources |= {_key(name): COMMAND_LINE for name in given}
+    typed = frozenset(given)
+    if waivers_file is not None:
+        settings = settings.model_copy(update={"waivers": _waivers_of(waivers_file)})
+        sources["waivers"], typed = waivers_file, typed | {"waivers"}
     ordered = {key: sources[key] for key in FIELDS if key in sources}
-    return Resolved(settings, ordered, None if used is None else str(used))
+    return Resolved(
+        settings,
+        ordered,
+        None if used is None else str(used),
+        typed=frozenset(map(_key, typed)),
+        in_file=frozenset(map(_key, in_file - typed)),
+    )
+
+
+def _waivers_of(file: str) -> tuple[Waiver, ...]:
+    """The waivers of a file that holds nothing else. Raises as `resolve`."""
+    table = read_table(Path(file), required=True) or {}
+    if others := sorted(table.keys() - {"waivers"}):
+        raise UsageError(f"{file}: key is {others[0]}; a file of --waivers holds waivers alone", f"--config {file}")
+    waivers: tuple[Waiver, ...] = _layer(table, file, strict=True).get("waivers", ())
+    return waivers
 
 
 def _environment(environment: Mapping[str, str]) -> dict[str, Any]:
@@ -290,7 +345,7 @@ def _check_waiver(waiver: Waiver, where: str) -> None:
 
 def _rebased(layer: dict[str, Any], folder: Path) -> dict[str, Any]:
     """The settings of a file with its relative paths joined to its folder."""
-    names = {"thresholds": tuple(PACKAGED), "preprocess": ("clip", "imagenet")}
+    names = {"thresholds": tuple(PACKAGED), "preprocess": ("clip", "imagenet"), "images": (STOCK,)}
     joined: dict[str, Any] = {
         name: rebased(layer[name], folder)
         for name in ("images", "thresholds", "preprocess", "sign", "log_file")
@@ -299,92 +354,3 @@ def _rebased(layer: dict[str, Any], folder: Path) -> dict[str, Any]:
     if "output" in layer:
         joined["output"] = rebased_outputs(layer["output"], folder)
     return layer | joined
-
-
-def _in_short(waiver: dict[str, Any]) -> str:
-    of = "" if waiver["models"] == ["*"] else f" for {', '.join(waiver['models'])}"
-    return f"{waiver['reason']}{of}, until {waiver['expires']} by {waiver['owner']}"
-
-
-def value_text(key: str, value: object) -> str:
-    """A setting's value as text; for one that is not set, what happens instead."""
-    if isinstance(value, bool):
-        return str(value).lower()  # as it is written in a file
-    if isinstance(value, list) and value:
-        return "; ".join(_in_short(entry) if isinstance(entry, dict) else str(entry) for entry in value)
-    if value not in (None, []):
-        return str(value)
-    about = Settings.model_fields[FIELDS[key]].description or ""
-    _, _, instead = about.partition("Default: ")
-    return "none" if instead in ("", "none.") else f"not set: {instead.removesuffix('.')}"
-
-
-def settings_json(resolved: Resolved) -> dict[str, Any]:
-    """Every setting with its value and source, as a JSON document."""
-    values = resolved.settings.model_dump(mode="json", by_alias=True)
-    for key in ("images", "preprocess", "thresholds", "output"):  # a URL shows no key
-        values[key] = (
-            list(map(redact_text, values[key])) if key == "output" else values[key] and redact_text(values[key])
-        )
-    settings = {key: {"value": value, "source": resolved.source(key)} for key, value in values.items()}
-    return {"schema_version": 1, "tool": "robustcheck", "file": resolved.file, "settings": settings}
-
-
-EXAMPLES: dict[str, object] = {
-    "timeout": 600,
-    "max-memory": "8GiB",
-    "max-model-size": "2GiB",
-    "images": "photos/",
-    "max-images": 500,
-    "preprocess": "clip",
-    "tensor": "image_embedding",
-    "pool": "none",
-    "thresholds": "default",
-    "detector": ("NAME",),
-    "accept": "not_applicable",
-    "workers": 4,
-    "ray-address": "auto",
-    "output": ("terminal", "json=report.json"),
-    "sign": "key.pem",
-    "log-file": "robustcheck.log",
-}
-"""What `init` writes for settings without a default value."""
-
-
-def template() -> str:
-    """A commented robustcheck.toml: every key with its default or an example, and one line about it."""
-    lines = [
-        "# Settings of `robustcheck check`. To change one, remove the # in front of its name. The command line and",
-        "# variables (ROBUSTCHECK_MAX_IMAGES=…) count before this file.",
-        "# Paths count from this file's folder. `robustcheck check --show-settings` shows what holds, and from where.",
-    ]
-    for key, name in FIELDS.items():
-        if name == "waivers":
-            continue
-        about = Settings.model_fields[name]
-        value = EXAMPLES.get(key, about.default)
-        lines += ["", f"# {about.description}", f"#{key} = {toml(value)}"]
-    return "\n".join(lines) + "\n" + WAIVER_TEMPLATE
-
-
-WAIVER_TEMPLATE = """
-# An accepted reason for WARN: it no longer fails the run, up to and with the day in `expires`. The report still says
-# WARN, and who accepted what. `models`: globs of the model's path as it is typed. One such table for each reason.
-#[[waivers]]
-#reason = "too_few_images"
-#because = "the model sees ten scenes in all"
-#owner = "name@example.org"
-#expires = 2026-12-31
-#models = ["*"]
-"""
-
-
-def toml(value: object) -> str:
-    """A value as TOML writes it."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, tuple):
-        return "[" + ", ".join(map(toml, value)) + "]"
-    if isinstance(value, int | float):
-        return str(value)
-    return '"' + str(value) + '"'

@@ -13,13 +13,15 @@ from typing import Any
 
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
 
+from .confine import is_inside
+
 OWN_FILE, SHARED_FILE, TABLE = "robustcheck.toml", "pyproject.toml", "robustcheck"
 CONFIG = "ROBUSTCHECK_CONFIG"  # environment variable: the file, as --config
 OUTPUT = "ROBUSTCHECK_OUTPUT"  # environment variable: the setting `output`
 
 
 def outputs(environment: Mapping[str, str], file: str | None) -> tuple[str, ...]:
-    """The value of `output` in the environment or a file, whatever else is wrong there.
+    """The value of `output` in the environment or a file, whatever else is wrong there; of a file, what it may name.
 
     Args:
         environment: the variables.
@@ -32,7 +34,11 @@ def outputs(environment: Mapping[str, str], file: str | None) -> tuple[str, ...]
     path = find_named(environment, file)
     if path is None:
         return ()
-    return rebased_outputs((read_table(path, required=True) or {}).get("output", ()), path.parent)
+    named = rebased_outputs((read_table(path, required=True) or {}).get("output", ()), path.parent)
+    places = [text.partition("=")[2] for text in named]
+    return tuple(
+        text for text, place in zip(named, places, strict=True) if place in ("", "-") or is_inside(place, path.parent)
+    )
 
 
 def find_named(environment: Mapping[str, str], file: str | None) -> Path | None:

@@ -134,6 +134,14 @@ def unknown_shell(option: str) -> UsageError:
     )
 
 
+def nothing_judged() -> UsageError:
+    """The error where `--strict` would end with 0 though no model was checked: for `--help`, which is no PASS."""
+    return UsageError(
+        "--strict: no model was checked; with it exit code 0 is a verdict's alone, and help is shown without it",
+        "robustcheck check --help",
+    )
+
+
 def complete_as_check(environment: MutableMapping[str, str], verbs: Sequence[str]) -> None:
     """Insert `check` into the line that a shell wants completed, if its first word is a model.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib import import_module
 
-from robustcheck_onnx.checker.report import SIGNS, FormOptions, Report, junit, markdown, sarif
+from robustcheck_onnx.checker.report import SIGNS, FormOptions, Report, cautions, junit, markdown, sarif
 from robustcheck_onnx.checker.text import interval_text, number_text
 from robustcheck_onnx.checker.verdict import NAMES
 
@@ -42,6 +42,7 @@ def _markdown(report: CompareReport, outcome: Report) -> str:
         markdown.MARK,
         f"## {SIGNS[verdict]} {verdict}: {markdown.text(report.candidate.evidence.model.file)} compared with "
         f"{markdown.text(reference_name(report))}",
+        *(f"**!** {caution}" for caution in cautions(outcome)),
         "\n".join(facts),
         *markdown.reasons(outcome),
         *markdown.notes(report.notes),

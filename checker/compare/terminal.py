@@ -33,7 +33,7 @@ from robustcheck_onnx.checker.text import (
     short_digest,
     short_provider,
 )
-from robustcheck_onnx.checker.verdict import BUNDLED_NOTE, NAMES, fallback_note
+from robustcheck_onnx.checker.verdict import BUNDLED_NOTE, NAMES, ON_BUNDLED, fallback_note
 
 from .fates import FeatureFate
 from .judge import UNRELATED_CKA, Compared, CompareReport
@@ -69,14 +69,16 @@ def render(report: CompareReport, *, ascii_only: bool = False, verbose: bool = F
         below = ShortReasons(pen, report.verdict.reasons) if report.verdict.reasons else meaning
         blocks = [Group(sides, *notes(pen, said)), _statistics(pen, report), below]
     last = verdict_line(pen, report.verdict, 0 if report.passed else 1)
-    return Trimmed(Group(pen.say(f"robustcheck {report.tool_version}", "dim"), spaced([*blocks, last])))
+    photos = [pen.say(f"! {ON_BUNDLED}", "yellow")] if report.candidate.evidence.images.bundled else []
+    return Trimmed(Group(pen.say(f"robustcheck {report.tool_version}", "dim"), *photos, spaced([*blocks, last])))
 
 
 def one_line(report: CompareReport) -> str:
     """Write the verdict in one line, for `-q`."""
     reasons = ", ".join(reason.id for reason in report.verdict.reasons)
     file = name_text(report.candidate.evidence.model.file, ascii_only=False)
-    return f"{verdict_text(report.verdict)} {file}" + (f": {reasons}" if reasons else "")
+    photos = f" ({ON_BUNDLED})" if report.candidate.evidence.images.bundled else ""
+    return f"{verdict_text(report.verdict)} {file}{photos}" + (f": {reasons}" if reasons else "")
 
 
 def _sides(report: CompareReport) -> tuple[tuple[str, Compared], ...]:

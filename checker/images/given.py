@@ -81,7 +81,7 @@ def _listed(images: Iterable[object]) -> tuple[Kind, Sequence[Taken]]:
             raise UsageError(f"{name}: shape is {_shape(item)}, image 0's is {_shape(items[0])}; all must be the same")
         items.append(_own(item) if reused else item)
     if kind is None:
-        raise UsageError("images: number of images is 0; at least one is needed", "leave it out for the bundled photos")
+        raise UsageError("images: number of images is 0; at least one is needed", "give some, or a folder of them")
     return kind, items
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
+from robustcheck_onnx.checker.evidence import STOCK
 from robustcheck_onnx.checker.storage import Place, RemoteFile, Url, open_url, parse_place, unreadable, walk
 
 from . import containers, manifest, tables
@@ -35,13 +36,13 @@ def suffix(name: str) -> str:
 
 
 def parse_image_set(given: str | Place | None) -> Place | None:
-    """Tell the path of an image set from its URL; None, the bundled photos, stays None.
+    """Tell the path of an image set from its URL; None, and the word `bundled`, are the bundled photos: None.
 
     Raises UsageError for blanks, and as `storage.parse_place`.
     """
     if isinstance(given, str) and not given.strip():  # an empty variable in a script; Path("") is the current folder
-        raise UsageError(f"--images is {given!r}; it must be {KINDS}", "leave out --images for the bundled photos")
-    return None if given is None else parse_place(given)
+        raise UsageError(f"--images is {given!r}; it must be {KINDS}", "--images photos/")
+    return None if given is None or given == STOCK else parse_place(given)
 
 
 def list_images(place: Place) -> tuple[Kind, Entries, tables.Table | None]:

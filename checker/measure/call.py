@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from robustcheck_onnx.checker.evidence import GivenOptions, Options, RunOptions
+from robustcheck_onnx.checker.evidence import STOCK, GivenOptions, Options, RunOptions
 from robustcheck_onnx.checker.images import Images, ImageSource, open_given
 
 
@@ -15,7 +15,10 @@ def settle(images: Images | None, given: RunOptions, **defaults: int) -> tuple[O
         TypeError, UsageError: as `Options.of` and `images.open_given`.
     """
     if images is None or isinstance(images, (str, os.PathLike)):
-        named: GivenOptions = {**given, "images": images if images is None else os.fspath(images)}
+        path = images if images is None else os.fspath(images)
+        if path == STOCK and not isinstance(images, str):
+            path = os.path.join(os.curdir, path)  # noqa: PTH118 # a Path is a folder, whatever its name
+        named: GivenOptions = {**given, "images": path}
         return Options.of(named, **defaults), None
     run = Options.of({**given, "images": None}, **defaults)
     source = open_given(images, seed=run.seed, limit=run.max_images)

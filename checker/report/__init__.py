@@ -26,7 +26,7 @@ from .layout import (
     spaced,
     verdict_line,
 )
-from .outcome import exit_code_of
+from .outcome import cautions, exit_code_of
 from .reader import edits, read, read_one, ruling
 from .record import (
     CLAIM,
@@ -64,6 +64,7 @@ __all__ = [
     "Trimmed",
     "bar_chart",
     "bullets",
+    "cautions",
     "columns",
     "edits",
     "exit_code_of",

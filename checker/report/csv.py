@@ -10,12 +10,12 @@ from importlib.metadata import version
 from robustcheck_onnx.checker.text import printable
 
 from .forms import FormOptions
-from .outcome import exit_code_of, findings, model_of
+from .outcome import cautions, exit_code_of, findings, model_of
 from .record import Failed, Outcome, Report
 from .words import statistics_of
 
 COLUMNS = (
-    *("robustcheck_version", "model", "verdict", "kind", "exit_code", "reasons", "waived", "error", "hint"),
+    *("robustcheck_version", "model", "verdict", "kind", "exit_code", "reasons", "waived", "cautions", "error", "hint"),
     *("statistic", "estimate", "low", "high", "threshold", "clears"),
     *("images", "features", "model_digest", "images_digest", "profile", "profile_digest", "started", "wall_s"),
 )
@@ -68,6 +68,7 @@ def _rows(report: Report) -> list[dict[str, object]]:
         "exit_code": exit_code_of(report),
         "reasons": " ".join(f.reason.id for f in reasons),
         "waived": " ".join(f.reason.id for f in reasons if f.waiver),
+        "cautions": "; ".join(cautions(report)),
         "images": evidence.statistics.n_images,
         "features": evidence.statistics.n_features,
         "model_digest": evidence.model.digest,

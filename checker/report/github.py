@@ -8,7 +8,7 @@ from robustcheck_onnx.checker.text import printable
 
 from . import markdown
 from .forms import FormOptions
-from .outcome import finding_text, findings, names_of, path_of
+from .outcome import cautions, finding_text, findings, names_of, path_of
 from .record import Failed, Outcome
 
 MAX_ANNOTATIONS = 10  # of each kind: GitHub shows no more for a step
@@ -18,6 +18,8 @@ _CUT = "\n\n*The rest is cut: GitHub takes 1 MiB for a step. `-o markdown=FILE` 
 
 def commands(outcomes: Sequence[Outcome], options: FormOptions) -> list[str]:
     """Write one command for each reason (warning; notice where it is waived) and each model without a verdict (error).
+
+    Notices also say what can loosen the gate, and that the photos were the bundled ones.
 
     At most MAX_ANNOTATIONS of a kind; the last one says then how many more there are. Without line breaks.
     """
@@ -29,6 +31,8 @@ def commands(outcomes: Sequence[Outcome], options: FormOptions) -> list[str]:
             hint = f"; hint: {outcome.hint}" if outcome.hint else ""
             kinds["error"].append((path, "robustcheck: could not assess", printable(outcome.message + hint)))
             continue
+        for caution in cautions(outcome):
+            kinds["notice"].append((path, "robustcheck", f"{name}{caution}"))
         for f in findings(outcome):
             title = f"robustcheck {outcome.verdict.verdict} · {f.reason.kind}: {f.title}"
             words = f"{name}{finding_text(f)}. Next step: {f.reason.next_step}"

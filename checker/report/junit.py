@@ -6,7 +6,7 @@ A reason for WARN is a failure, a waived one is skipped, a model that could not 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from xml.etree.ElementTree import tostring
+from xml.etree.ElementTree import SubElement, tostring
 
 from junitparser import Error, Failure, JUnitXml, Skipped, TestCase, TestSuite
 
@@ -18,6 +18,7 @@ from .outcome import (
     NOT_ASSESSED,
     NOT_ASSESSED_TITLE,
     Finding,
+    cautions,
     finding_text,
     findings,
     names_of,
@@ -98,6 +99,7 @@ def _assessed(suite: TestSuite, report: Report) -> None:
         ("model_digest", model.digest),
         ("images_digest", report.evidence.images.digest),
         ("images", str(report.evidence.statistics.n_images)),
+        ("cautions", "; ".join(cautions(report))),
         ("profile", report.verdict.profile_id),
         ("profile_digest", report.verdict.profile_digest),
         ("claim", " ".join((report.claim, *report.profile.limits))),
@@ -121,6 +123,8 @@ def _assessed(suite: TestSuite, report: Report) -> None:
     for name, finding in by_id.items():  # every reason has a test case, whether the lists above hold it or not
         if name not in reported:
             _case(suite, "other", printable(name), _result(finding))
+    if said := cautions(report):  # viewers show the output of a suite, and not its properties
+        SubElement(suite._elem, "system-out").text = "\n".join(said)
 
 
 def _statistics(suite: TestSuite, report: Report, by_id: dict[str, Finding]) -> set[str]:

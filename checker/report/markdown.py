@@ -11,6 +11,7 @@ from .forms import FormOptions
 from .outcome import (
     NOT_ASSESSED_HELP,
     Finding,
+    cautions,
     exit_code_of,
     findings,
     model_of,
@@ -71,6 +72,7 @@ def section(outcome: Outcome) -> str:
     verdict, model = outcome.verdict.verdict, outcome.evidence.model
     blocks = [
         f"## {SIGNS[verdict]} {text(verdict_text(outcome.verdict))}: {text(model.file)}",
+        *(f"**!** {text(caution)}" for caution in cautions(outcome)),
         meaning_text(outcome.verdict),
         f"**Gate:** exit code {exit_code_of(outcome)}, because {text(rule_of(outcome))}.",
         *reasons(outcome),

@@ -13,7 +13,7 @@ from robustcheck_onnx.checker.text import printable
 
 from .forms import FormOptions
 from .markdown import prose, section, text
-from .outcome import findings
+from .outcome import cautions, findings
 from .record import Failed, Outcome, Report
 from .words import statistics_of, verdict_text
 
@@ -95,6 +95,7 @@ def _words(report: Report) -> str:
         "",
         f"Verdict: **{text(verdict_text(report.verdict))}**. {CLAIM}",
         "",
+        *(f"**!** {text(caution)}\n" for caution in cautions(report)),
         text(report.claim),
     ]
     if reasons := findings(report):

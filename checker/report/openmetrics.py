@@ -8,7 +8,7 @@ from importlib.metadata import version
 from robustcheck_onnx.checker.text import printable
 
 from .forms import FormOptions
-from .outcome import exit_code_of, findings, names_of
+from .outcome import cautions, exit_code_of, findings, names_of
 from .record import Failed, Outcome, Report
 from .words import statistics_of
 
@@ -56,6 +56,11 @@ def render(outcomes: Sequence[Outcome], options: FormOptions) -> str:
             for n, r in reports
             for f in findings(r)
         ],
+    )
+    family(
+        "caution",
+        "1 for what can loosen the gate, and for photos that are not the user's.",
+        [({"model": n, "caution": text}, 1) for n, r in reports for text in cautions(r)],
     )
     statistics = [({"model": name, "statistic": s.id}, s) for name, report in reports for s in statistics_of(report)]
     for part, text in (

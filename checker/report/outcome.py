@@ -10,7 +10,7 @@ from pathlib import PurePath
 from typing import NamedTuple
 
 from robustcheck_onnx.checker.text import printable
-from robustcheck_onnx.checker.verdict import RULES, Reason, Waiver
+from robustcheck_onnx.checker.verdict import ON_BUNDLED, RULES, Reason, Waiver
 
 from .forms import FormOptions
 from .record import Failed, Outcome, Report
@@ -64,6 +64,23 @@ def waiver_text(waiver: Waiver, *, expired: bool = False) -> str:
     """Write on one line who accepted a reason, why, and until when."""
     state, until = ("a waiver", "expired on") if expired else ("waived", "until")
     return printable(f"{state} by {waiver.owner} {until} {waiver.expires.isoformat()}: {waiver.because}")
+
+
+def loosening_text(report: Report) -> str:
+    """Write what can loosen the gate, and who says so, on one line; empty where nothing does."""
+    settings_by_source: dict[str, list[str]] = {}
+    for each in report.gate.loosening if report.gate else ():
+        settings_by_source.setdefault(each.source, []).append(f"{each.setting} {each.value}")
+    facts = [f"{', '.join(settings)} ({source})" for source, settings in settings_by_source.items()]
+    return printable(f"can loosen the gate: {'; '.join(facts)}") if facts else ""
+
+
+def cautions(report: Report) -> list[str]:
+    """Write what a reader must know before the verdict, a line each: what can loosen it, and photos not the reader's.
+
+    A report from Python has no gate, and says nothing of the first.
+    """
+    return list(filter(None, [loosening_text(report), ON_BUNDLED if report.evidence.images.bundled else ""]))
 
 
 def exit_code_of(outcome: Outcome) -> int:

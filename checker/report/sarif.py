@@ -17,6 +17,7 @@ from .outcome import (
     NOT_ASSESSED,
     NOT_ASSESSED_HELP,
     NOT_ASSESSED_TITLE,
+    cautions,
     exit_code_of,
     findings,
     fingerprint,
@@ -58,6 +59,9 @@ def document(outcomes: Sequence[Outcome], options: FormOptions, category: str) -
             }
             for o in failed
         ]
+    said = dict.fromkeys(text for o in outcomes if isinstance(o, Report) for text in cautions(o))
+    if said:
+        invocation["toolConfigurationNotifications"] = [{"level": "note", "message": {"text": text}} for text in said]
     driver = {
         "name": "robustcheck",
         "version": version("robustcheck-onnx"),
@@ -155,6 +159,7 @@ def _facts(report: Report) -> Node:
         "verdict": report.verdict.verdict,
         "kind": report.verdict.kind,
         "gate": rule_of(report),
+        "cautions": cautions(report),
         "digest": printable(report.evidence.model.digest),
         "imagesDigest": printable(report.evidence.images.digest),
         "profile": printable(report.verdict.profile_id),

@@ -27,15 +27,22 @@ def remove_verdict(bundle: Path) -> None:
     Raises EnvironmentFaultError where it can't be removed.
     """
     try:
-        if bundle.is_file() and bundle.stat().st_size <= LARGEST_BYTES:
-            document = json.loads(bundle.read_bytes())
-            statement = json.loads(base64.b64decode(document["dsseEnvelope"]["payload"]))
-            if document["mediaType"] == MEDIA_TYPE and statement["predicateType"] in KNOWN_TYPES:
-                bundle.unlink()
+        if is_verdict(bundle):
+            bundle.unlink()
     except OSError as fault:
         raise EnvironmentFaultError(
             f"{bundle}: earlier signature is not removed ({fault.strerror}); none may outlive its report",
             f"ls -ld {shlex.quote(str(bundle))}",
         ) from fault
+
+
+def is_verdict(bundle: Path) -> bool:
+    """Whether a file is a signed verdict, whoever signed it. Raises OSError where it can't be read."""
+    try:
+        if not bundle.is_file() or bundle.stat().st_size > LARGEST_BYTES:
+            return False
+        document = json.loads(bundle.read_bytes())
+        statement = json.loads(base64.b64decode(document["dsseEnvelope"]["payload"]))
+        return bool(document["mediaType"] == MEDIA_TYPE and statement["predicateType"] in KNOWN_TYPES)
     except (ValueError, KeyError, TypeError, RecursionError):
-        return  # another file
+        return False  # another file

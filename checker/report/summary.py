@@ -15,7 +15,7 @@ from robustcheck_onnx.checker.text import number_text, printable
 
 from . import terminal
 from .layout import COLOURS, Pen, Ruled, ShortReasons, Trimmed, columns, hanging, spaced
-from .outcome import exit_code_of, without_model
+from .outcome import cautions, exit_code_of, without_model
 from .record import Failed, Outcome, Report
 from .words import SIGNS, verdict_text
 
@@ -56,7 +56,13 @@ def render(
     word = {0: "PASS", 1: "WARN"}.get(code, "ERROR")
     last = Ruled(pen, f"{SIGNS[word]} {len(outcomes)} models: {said} · exit code {code}", COLOURS.get(word, "red"))
     first = pen.say(f"robustcheck {version('robustcheck-onnx')}", "dim")
-    return Trimmed(Group(first, spaced([table, *details, *where, last])))
+    return Trimmed(Group(first, *_cautions(outcomes, pen), spaced([table, *details, *where, last])))
+
+
+def _cautions(outcomes: Sequence[Outcome], pen: Pen) -> list[Text]:
+    """Say once what holds for all models: what can loosen the gate, and photos that are not the reader's."""
+    texts = dict.fromkeys(text for o in outcomes if isinstance(o, Report) for text in cautions(o))
+    return [pen.say(f"! {text}", "yellow") for text in texts]
 
 
 def _passed(outcome: Outcome) -> bool:

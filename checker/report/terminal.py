@@ -12,11 +12,11 @@ from rich.table import Table
 from rich.text import Text
 
 from robustcheck_onnx.checker.text import name_text
-from robustcheck_onnx.checker.verdict import BUNDLED_NOTE, HEAD_NOTE, fallback_note
+from robustcheck_onnx.checker.verdict import BUNDLED_NOTE, HEAD_NOTE, ON_BUNDLED, fallback_note
 
 from . import terminal_whole, words
 from .layout import Pen, ShortReasons, Trimmed, columns, notes, spaced, verdict_line
-from .outcome import exit_code_of, waiver_text
+from .outcome import exit_code_of, loosening_text, waiver_text
 from .record import Report
 
 LIMITS = "An indication, not a proof. It says nothing of accuracy: check that first."
@@ -38,14 +38,15 @@ def render(report: Report, *, ascii_only: bool = False, verbose: bool = False) -
     blocks = terminal_whole.blocks(report, pen) if verbose else _short(report, pen)
     exit_code = None if report.gate is None else report.gate.exit_code
     last = verdict_line(pen, report.verdict, exit_code, passed_by(report))
-    return Trimmed(Group(_first(report, pen), spaced([*blocks, last])))
+    return Trimmed(Group(_first(report, pen), *settings_line(report, pen), spaced([*blocks, last])))
 
 
 def one_line(report: Report) -> str:
     """Write the verdict in one line, for `-q` and logs: "WARN · absent model.onnx: low_kurtosis"."""
     reasons = ", ".join(reason.id for reason in report.verdict.reasons)
     file = name_text(report.evidence.model.file, ascii_only=False)
-    return f"{words.verdict_text(report.verdict)} {file}" + (f": {reasons}" if reasons else "")
+    photos = f" ({ON_BUNDLED})" if report.evidence.images.bundled else ""
+    return f"{words.verdict_text(report.verdict)} {file}{photos}" + (f": {reasons}" if reasons else "")
 
 
 def passed_by(report: Report) -> str:
@@ -74,6 +75,12 @@ def _short(report: Report, pen: Pen) -> list[RenderableType]:
     return [Group(*loosened(report, pen), _what(report, pen), *notes(pen, said)), _evidence(report, pen), below]
 
 
+def settings_line(report: Report, pen: Pen) -> list[Text]:
+    """Say which settings can loosen the gate, and who says so; no line where none does."""
+    text = loosening_text(report)
+    return [pen.say(f"! {text}", "yellow")] if text else []
+
+
 def loosened(report: Report, pen: Pen) -> Iterator[Text]:
     """Say first what lets a WARN through, and what no longer does."""
     gate = report.gate
@@ -89,7 +96,7 @@ def _what(report: Report, pen: Pen) -> Text:
     """Name the model and the images in a line."""
     model, images = report.evidence.model, report.evidence.images
     count = f"{report.evidence.statistics.n_images} of {images.n_available} images"
-    where = "the bundled photos, not yours" if images.bundled else ""
+    where = ON_BUNDLED.removeprefix("on ") if images.bundled else ""
     what = [pen.name(model.file, "bold"), pen.say("synthetic" if model.synthetic else "", "yellow"), pen.say(count)]
     cached = pen.say("from the cache" if report.time is not None and report.time.cached else "")
     return pen.facts([*what, pen.say(where, "yellow") if where else pen.name(images.source), cached])

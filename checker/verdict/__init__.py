@@ -6,11 +6,12 @@ Comes in: `Evidence` and a threshold profile. May import: evidence, text, errors
 from __future__ import annotations
 
 from .foreseen import foreseen
-from .gate import Accept, FailOn, Gate, Waiver
+from .gate import Accept, FailOn, Gate, Loosening, Waiver
 from .given import load_profile
 from .notes import (
     BUNDLED_NOTE,
     HEAD_NOTE,
+    ON_BUNDLED,
     execution_notes,
     fallback_note,
     image_notes,
@@ -28,12 +29,14 @@ __all__ = [
     "HEAD_NOTE",
     "KINDS",
     "NAMES",
+    "ON_BUNDLED",
     "RULES",
     "SAME_NUMBERS",
     "Accept",
     "FailOn",
     "Gate",
     "Kind",
+    "Loosening",
     "Reason",
     "Verdict",
     "Waiver",

@@ -36,6 +36,16 @@ class Waiver(Frozen):
     """globs of the model's path as it was given; any of them"""
 
 
+class Loosening(Frozen):
+    """A setting that can loosen the gate and has not its default value."""
+
+    setting: str
+    value: str
+    """in a few words; waivers are counted"""
+    source: str
+    """who says so: a settings file, a variable, or the command line"""
+
+
 class Gate(Frozen):
     """Which rule turned the verdict into an exit code."""
 
@@ -49,6 +59,8 @@ class Gate(Frozen):
     """waivers that hold for reasons of this verdict"""
     expired: tuple[Waiver, ...] = ()
     """waivers for reasons of this verdict that ended before this day: they count for nothing"""
+    loosening: tuple[Loosening, ...] = ()
+    """what can let a model through where the defaults would not, but for photos that the command line names"""
 
 
 def decide(
@@ -61,6 +73,7 @@ def decide(
     fail_on_from: str = "command line",
     accept: Accept | None = None,
     accept_from: str = "command line",
+    loosening: Sequence[Loosening] = (),
     today: date,
 ) -> Gate:
     """Decide the exit code: 0 for PASS, for WARN with every reason waived or accepted, and with fail_on "never".
@@ -68,6 +81,7 @@ def decide(
     A reason of another kind beside the accepted one fails, though a waiver accepts it: the two are not added up.
 
     waived_in, fail_on_from, accept_from: where waivers, fail_on and accept were set, for the rule's sentence.
+    loosening: told as it is; it decides nothing here.
     """
     reasons = {reason.id for reason in verdict.reasons}
     about = [w for w in waivers if w.reason in reasons and any(fnmatchcase(model, glob) for glob in w.models)]
@@ -87,7 +101,15 @@ def decide(
         code, rule = 0, f"--fail-on is never ({fail_on_from}): WARN does not fail this run"
     else:
         rule = f"the verdict is WARN ({', '.join(not_waived)})"
-    return Gate(exit_code=code, fail_on=fail_on, rule=rule, accept=accept, waived=holding, expired=expired)
+    return Gate(
+        exit_code=code,
+        fail_on=fail_on,
+        rule=rule,
+        accept=accept,
+        waived=holding,
+        expired=expired,
+        loosening=tuple(loosening),
+    )
 
 
 def fits(gate: Gate, verdict: Verdict, *, words: bool) -> bool:
@@ -102,8 +124,17 @@ def fits(gate: Gate, verdict: Verdict, *, words: bool) -> bool:
     if not days and gate.expired:
         today = date.fromordinal(min(today.toordinal() + 1, date.max.toordinal()))
     listed = [waiver.model_copy(update={"models": ("*",)}) for waiver in (*gate.waived, *gate.expired)]
-    places = dict.fromkeys(("waived_in", "fail_on_from", "accept_from"), _PLACE)
-    made = decide(verdict, "", waivers=listed, fail_on=gate.fail_on, accept=gate.accept, today=today, **places)
+    made = decide(
+        verdict,
+        "",
+        waivers=listed,
+        waived_in=_PLACE,
+        fail_on=gate.fail_on,
+        fail_on_from=_PLACE,
+        accept=gate.accept,
+        accept_from=_PLACE,
+        today=today,
+    )
     if (made.exit_code, len(made.waived), len(made.expired)) != (gate.exit_code, len(gate.waived), len(gate.expired)):
         return False
     rule = re.escape(made.rule).replace(re.escape(f" in {_PLACE}"), "( in .+)?").replace(re.escape(_PLACE), ".+")

@@ -13,8 +13,9 @@ from .pixels import expected, is_raw
 from .rule import limit_of
 
 HEAD_NOTE = "The classifier's last layer was not looked at: the verdict is about the features that it reads."
+ON_BUNDLED = "on the bundled photos, not yours"
 BUNDLED_NOTE = (
-    "The bundled photos were used; for a release gate, give photos of the kind that your model will see (--images)."
+    f"Measured {ON_BUNDLED}: for a release gate, give photos of the kind that your model will see (--images)."
 )
 SHOWN = 6  # inputs and outputs that were left out and are named
 

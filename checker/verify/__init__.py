@@ -5,9 +5,18 @@ Comes in: a JSON report. May import: pipeline and what is below it.
 
 from __future__ import annotations
 
-from robustcheck_onnx.checker.report.signature_file import bundle_of, remove_verdict
+from robustcheck_onnx.checker.report.signature_file import bundle_of, is_verdict, remove_verdict
 
 from .run import Verification, VerifyOptions, report_about, verify
 from .signature import check_key
 
-__all__ = ["Verification", "VerifyOptions", "bundle_of", "check_key", "remove_verdict", "report_about", "verify"]
+__all__ = [
+    "Verification",
+    "VerifyOptions",
+    "bundle_of",
+    "check_key",
+    "is_verdict",
+    "remove_verdict",
+    "report_about",
+    "verify",
+]

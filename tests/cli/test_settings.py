@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from robustcheck_onnx.checker.cli import settings
+from robustcheck_onnx.checker.cli import settings, settings_text
 from robustcheck_onnx.checker.cli.verbs import check
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
 from support import ROOT, lookup, warm_command
@@ -139,6 +139,7 @@ def test_a_named_file_counts_alone(here: Path) -> None:
 def test_every_option_of_a_check_is_a_setting_with_the_same_default() -> None:
     options = inspect.signature(check.check).parameters
     not_set = {"ctx", "models", "exit_zero", "config_file", "isolated", "show_settings", "debug", "offline"}
+    not_set |= {"strict", "waivers_file"}
     fields = set(settings.Settings.model_fields) - {"waivers"}
     assert set(options) - not_set == fields
     for name in fields:
@@ -242,11 +243,11 @@ def test_variables_as_they_are_written() -> None:
 
 
 def uncommented() -> str:
-    return re.sub(r"^#(?! )", "", settings.template(), flags=re.MULTILINE)
+    return re.sub(r"^#(?! )", "", settings_text.template(), flags=re.MULTILINE)
 
 
 def test_the_template_sets_nothing_and_every_line_of_it_is_valid() -> None:
-    assert tomllib.loads(settings.template()) == {}
+    assert tomllib.loads(settings_text.template()) == {}
     document = tomllib.loads(uncommented())
     assert set(document) == set(settings.FIELDS)
     Path("robustcheck.toml").write_text(uncommented(), encoding="utf-8")
@@ -260,7 +261,7 @@ def test_the_template_sets_nothing_and_every_line_of_it_is_valid() -> None:
 
 def test_init_writes_it_and_replaces_nothing(here: Path) -> None:
     assert run("init", cwd=here).returncode == 0
-    assert Path("robustcheck.toml").read_text(encoding="utf-8") == settings.template()
+    assert Path("robustcheck.toml").read_text(encoding="utf-8") == settings_text.template()
     Path("robustcheck.toml").write_text("seed = 1\n", encoding="utf-8")
     done = run("init", cwd=here)
     assert (done.returncode, done.stdout) == (2, "")
@@ -353,7 +354,7 @@ def test_waivers_open_the_gate_until_they_expire(here: Path, warn_model: Path, l
     assert report["verdict"]["verdict"] == "WARN"
     assert report["gate"]["exit_code"] == 0
     assert "waived in robustcheck.toml" in report["gate"]["rule"]
-    assert "settings from robustcheck.toml: waivers 2 in all" in report["notes"]
+    assert report["gate"]["loosening"] == [{"setting": "waivers", "value": "2 in all", "source": "robustcheck.toml"}]
     Path("robustcheck.toml").write_text(WAIVERS.format(expires="2020-01-01"), encoding="utf-8")
     done = run(warn_model, *images, cwd=here)
     assert done.returncode == 1
@@ -373,13 +374,13 @@ def test_fail_on_never_is_told_with_its_source_and_forgives_no_error(
     report = json.loads(done.stdout)
     assert (done.returncode, report["verdict"]["verdict"]) == (0, "WARN")
     assert "ROBUSTCHECK_FAIL_ON" in report["gate"]["rule"]
-    assert "settings from the environment: fail-on never" in report["notes"]
+    told = {"setting": "fail-on", "value": "never"}
+    assert report["gate"]["loosening"] == [told | {"source": "ROBUSTCHECK_FAIL_ON"}]
     assert run(warn_model, *images, "--fail-on", "warn", cwd=here, ROBUSTCHECK_FAIL_ON="never").returncode == 1
     done = run(warn_model, *images, "--exit-zero", cwd=here)
-    assert (done.returncode, json.loads(done.stdout)["notes"]) == (
-        0,
-        [n for n in report["notes"] if "fail-on" not in n],
-    )
+    typed = json.loads(done.stdout)
+    assert (done.returncode, typed["notes"]) == (0, report["notes"])
+    assert typed["gate"]["loosening"] == [told | {"source": "command line"}]
     assert run(warn_model, "--exit-zero", "--fail-on", "warn", cwd=here).returncode == 2
     assert run("absent.onnx", "--exit-zero", cwd=here).returncode == 2
     Path("text.onnx").write_text("no model", encoding="utf-8")
@@ -426,7 +427,7 @@ def test_the_table_of_the_docs_is_the_model() -> None:
     for key, default, variable, about in rows:
         assert variable == ("" if key == "waivers" else f"ROBUSTCHECK_{key.upper().replace('-', '_')}")
         info = settings.Settings.model_fields[settings.FIELDS[key]]
-        want = "–" if info.default in (None, ()) else settings.toml(info.default)
+        want = "–" if info.default in (None, ()) else settings_text.toml(info.default)
         assert (default, about) == (want, info.description), key
 
 
@@ -450,18 +451,19 @@ def test_what_is_refused_leaves_no_earlier_pass_where_settings_say_the_report_go
     tmp_path: Path, words: list[str], variables: dict[str, str], lines: str
 ) -> None:
     passed = '{"schema_version": 1, "tool": "robustcheck", "verdict": {"verdict": "PASS"}}'
-    (tmp_path / "report.json").write_text(passed, encoding="utf-8")
     (tmp_path / "other.json").write_text(passed, encoding="utf-8")
     (tmp_path / "settings").mkdir()
-    for folder, path in ((tmp_path, "report.json"), (tmp_path / "settings", "../report.json")):
-        (folder / "robustcheck.toml").write_text(f'output = ["json={path}"]\n{lines}\n', encoding="utf-8")
+    for folder in (tmp_path, tmp_path / "settings"):
+        (folder / "report.json").write_text(passed, encoding="utf-8")
+        (folder / "robustcheck.toml").write_text(f'output = ["json=report.json"]\n{lines}\n', encoding="utf-8")
+    report = tmp_path / ("settings/report.json" if "settings" in str(words) else "report.json")
     done = run("m.onnx", *words, cwd=tmp_path, **variables)
     assert done.returncode == 2, done.stderr
-    assert json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))["error"]["exit_code"] == 2
+    assert json.loads(report.read_text(encoding="utf-8"))["error"]["exit_code"] == 2
     for own in (["--isolated"], ["-o", "json=other.json"]):
-        (tmp_path / "report.json").write_text(passed, encoding="utf-8")
+        report.write_text(passed, encoding="utf-8")
         assert run("m.onnx", *own, "--bogus", cwd=tmp_path, **variables).returncode == 2
-        assert (tmp_path / "report.json").read_text(encoding="utf-8") == passed  # this run would not write it
+        assert report.read_text(encoding="utf-8") == passed  # this run would not write it
     assert json.loads((tmp_path / "other.json").read_text(encoding="utf-8"))["error"]["exit_code"] == 2
 
 

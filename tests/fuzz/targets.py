@@ -20,7 +20,7 @@ import onnx
 from PIL import Image
 
 from robustcheck_onnx.checker import demo, report
-from robustcheck_onnx.checker.cli import settings
+from robustcheck_onnx.checker.cli import settings, settings_text
 from robustcheck_onnx.checker.cli.inspection import inspect_model
 from robustcheck_onnx.checker.images import open_images
 from robustcheck_onnx.checker.pipeline import check
@@ -188,7 +188,7 @@ TARGETS = {
     "profile": Target("profile.json", lambda: (DEFAULT.read_bytes(),), profile.read, by_bytes),
     "report": Target("report.json", reports, report.read, by_bytes),
     "settings": Target(
-        "robustcheck.toml", lambda: (settings.template().replace("\n#", "\n").encode(),), configured, by_bytes
+        "robustcheck.toml", lambda: (settings_text.template().replace("\n#", "\n").encode(),), configured, by_bytes
     ),
     "suite": Target("suite.toml", lambda: (SUITE,), suite.open_suite, by_bytes),
     "list": Target("images.csv", lambda: (LIST,), seen, by_bytes),

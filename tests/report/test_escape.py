@@ -73,7 +73,7 @@ def test_no_line_of_the_terminal_report_is_a_command_however_it_wraps(name: str,
 def test_an_annotation_and_an_error_are_no_other_command(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     report = gated(reports.warning(), file=name, tensor=name)
     told = github.commands([report], forms.FormOptions(working_folder="/repo", root="/repo"))
-    assert {command_of(line) for line in told} == {"warning"}
+    assert {command_of(line) for line in told} == {"warning", "notice"}
     ending.say(f"{name}: {name}", name)
     assert [command_of(line) for line in capsys.readouterr().err.splitlines()] == ["", ""]
 

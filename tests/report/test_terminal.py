@@ -379,7 +379,7 @@ def test_tensors_need_no_preprocessing() -> None:
 def test_one_line() -> None:
     assert one_line(passing()) == "PASS models/rn50-openai.onnx"
     assert one_line(warning()) == (
-        "WARN · not_established models/efficientnet-lite0.onnx: "
+        "WARN · not_established models/efficientnet-lite0.onnx (on the bundled photos, not yours): "
         "assumed_preprocessing, rectified, no_persistent_outlier_features"
     )
     assert one_line(undecided()) == "WARN · not_established models/vit-b-32-laion2b.onnx: undecided"

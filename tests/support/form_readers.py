@@ -20,10 +20,11 @@ JUNIT = {
     "testsuites": ({"name", "time", "tests", "failures", "errors"}, {"testsuite"}, set()),
     "testsuite": (
         {"name", "time", "tests", "failures", "errors", "skipped", "timestamp", "hostname", "id", "package"},
-        {"properties", "testcase"},
+        {"properties", "testcase", "system-out"},
         {"name", "tests", "failures", "errors"},
     ),
     "properties": (set(), {"property"}, set()),
+    "system-out": (set(), set(), set()),
     "property": ({"name", "value"}, set(), {"name", "value"}),
     "testcase": ({"name", "classname", "time"}, {"skipped", "error", "failure"}, {"name", "classname"}),
     **{kind: ({"message", "type"}, set(), {"type", "message"}) for kind in ("skipped", "error", "failure")},

@@ -37,7 +37,7 @@ def test_notes_come_of_the_profile_the_model_the_images_the_execution_and_the_de
     )
     synthetic, bundled, lowered, detector = notes_of(evidence, DEFAULT)
     assert synthetic == "Synthetic model: feature 92 was shifted."
-    assert bundled.startswith("The bundled photos were used;")
+    assert bundled.startswith("Measured on the bundled photos, not yours: for a release gate, give photos")
     assert lowered.startswith("Graph optimisation was lowered to basic:")
     assert detector == "Detector one 1, a plug-in, adds no reason for WARN: nothing seen"
 

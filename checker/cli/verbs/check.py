@@ -60,7 +60,8 @@ def check(
         str | None,
         typer.Option(
             help="In-distribution photos: a folder, a quoted glob, a list (.txt), a manifest (.csv, .jsonl), .tar "
-            "shards, .parquet, or preprocessed tensors (.npy, .npz). Default: the bundled photos.",
+            "shards, .parquet, preprocessed tensors (.npy, .npz), or the word bundled. Default: the bundled photos, "
+            "which are not yours.",
             metavar="PATH",
             rich_help_panel=IMAGES,
         ),
@@ -117,6 +118,15 @@ def check(
             help="not_applicable: a WARN exits with 0 where every reason is of that kind (the thresholds do not hold "
             "for this model). No other kind can be accepted.",
             metavar="KIND",
+            rich_help_panel=VERDICT,
+        ),
+    ] = None,
+    waivers_file: Annotated[
+        str | None,
+        typer.Option(
+            "--waivers",
+            help="Read the waivers from this file, and none from a settings file.",
+            metavar="FILE",
             rich_help_panel=VERDICT,
         ),
     ] = None,
@@ -208,6 +218,15 @@ def check(
         bool,
         typer.Option("--isolated", help="Read no settings file and no ROBUSTCHECK_… variables.", rich_help_panel=CI),
     ] = False,
+    strict: Annotated[
+        bool,
+        typer.Option(
+            "--strict",
+            help="For a pipeline that checks what it does not trust: only the command line may loosen the gate, no "
+            "settings file and no variable. Needs --images, and -- before the models.",
+            rich_help_panel=CI,
+        ),
+    ] = False,
     show_settings: Annotated[
         bool,
         typer.Option(
@@ -232,18 +251,28 @@ def check(
             f"MODEL.onnx is {models[0]}; --show-settings checks no model, and its exit code 0 is no PASS",
             "robustcheck check --show-settings",
         )
+    if show_settings and strict:
+        raise UsageError(
+            "--show-settings is given with --strict, with which exit code 0 is a verdict's alone; it checks no model",
+            "robustcheck check --show-settings",
+        )
     if not models and not show_settings:
         raise UsageError("MODEL.onnx is missing; robustcheck check needs it", "robustcheck check --help")
     with isolation.Wall() if models else contextlib.nullcontext() as wall:
         from .. import check_run  # while the child process starts
+        from ..strict import refuse
 
-        resolved = _resolved(ctx, exit_zero=exit_zero, file=config_file, isolated=isolated)
+        resolved = _resolved(ctx, exit_zero=exit_zero, file=config_file, isolated=isolated, waivers_file=waivers_file)
         if wall is None:
             return _show_settings(resolved, (output or [])[-1:])
-        return check_run.run(resolved, models or [], ctx.obj, wall, debug=debug)
+        if strict:
+            refuse(resolved, ctx.obj.line)
+        return check_run.run(resolved, models or [], ctx.obj, wall, strict=strict, debug=debug)
 
 
-def _resolved(ctx: typer.Context, *, exit_zero: bool, file: str | None, isolated: bool) -> Resolved:
+def _resolved(
+    ctx: typer.Context, *, exit_zero: bool, file: str | None, isolated: bool, waivers_file: str | None
+) -> Resolved:
     """The settings, with those of the command line above all others."""
     from .. import settings
 
@@ -261,7 +290,7 @@ def _resolved(ctx: typer.Context, *, exit_zero: bool, file: str | None, isolated
     one_of("--fail-on", given.get("fail_on", "warn"), ("warn", "never"))
     if "accept" in given:
         one_of("--accept", given["accept"], ("not_applicable",))
-    return settings.resolve(given, os.environ, file=file, isolated=isolated)
+    return settings.resolve(given, os.environ, file=file, isolated=isolated, waivers_file=waivers_file)
 
 
 def _show_settings(resolved: Resolved, output: Sequence[str]) -> int:
@@ -271,11 +300,11 @@ def _show_settings(resolved: Resolved, output: Sequence[str]) -> int:
     from robustcheck_onnx.checker.report import Pen, Trimmed, columns
     from robustcheck_onnx.checker.text import as_json
 
-    from .. import settings
+    from .. import settings, settings_text
 
     form = output[-1] if output else "terminal"
     one_of("--output", form, ("terminal", "json"))
-    document = settings.settings_json(resolved)
+    document = settings_text.settings_json(resolved)
     if form == "json":
         sys.stdout.write(as_json(document))
         return 0
@@ -284,7 +313,7 @@ def _show_settings(resolved: Resolved, output: Sequence[str]) -> int:
     table = columns(pen, "=setting", "value", "source")
     for key, entry in document["settings"].items():
         value, source = entry["value"], entry["source"]
-        text = settings.value_text(key, value)
+        text = settings_text.value_text(key, value)
         table.add_row(pen.say(key), pen.name(text), pen.name(source, "dim" if source == settings.DEFAULT else "bold"))
     where = f"file: {resolved.file}" if resolved.file else "file: none"
     console.print(Trimmed(Group(table, pen.name(where))))

@@ -58,7 +58,7 @@ def init(
 
     from robustcheck_onnx.checker.storage import write_whole
 
-    from .. import settings, settings_file
+    from .. import settings_file, settings_text
 
     if path.name == settings_file.SHARED_FILE:
         raise UsageError(
@@ -71,6 +71,6 @@ def init(
             f"{path}: file exists already; init does not replace it",
             f"robustcheck init {shlex.quote(str(path))} --force",
         )
-    write_whole(path, settings.template())
+    write_whole(path, settings_text.template())
     sys.stdout.write(f"wrote {path}; nothing in it is set yet: remove the # in front of what you want to set\n")
     return 0

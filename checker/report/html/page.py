@@ -31,7 +31,7 @@ from robustcheck_onnx.thresholds.profile import DEFINITIONS
 from .. import words
 from ..facts import blocks_of
 from ..forms import FormOptions
-from ..outcome import findings, model_of, without_model
+from ..outcome import cautions, findings, model_of, without_model
 from ..record import Failed, Outcome, Report
 from . import charts
 from .suite import suite_of
@@ -97,7 +97,7 @@ def _environment(folder: Path | None) -> Environment:
     }
     helpers = (blocks_of, findings, gap_text, interval_text, photo_of, short_checkpoint, suite_of, without_model)
     environment.globals |= {helper.__name__: helper for helper in helpers}
-    environment.globals |= {"words": words, "drawn": charts, "EXIT_CODES": EXIT_CODES}
+    environment.globals |= {"cautions": cautions, "words": words, "drawn": charts, "EXIT_CODES": EXIT_CODES}
     environment.globals |= {"DEFINITIONS": DEFINITIONS, "KINDS": KINDS, "NAMES": NAMES}
     return environment
 
