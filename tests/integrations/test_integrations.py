@@ -160,14 +160,16 @@ def test_the_plugin_costs_nothing_until_it_is_used(tmp_path: Path, use: str, loa
 def test_the_pre_commit_hook_checks_models_that_are_committed(lookup_pass: tuple[Path, Path], tmp_path: Path) -> None:
     """The manifest's own entry, files and types, run by pre-commit in a repository (from the environment at hand)."""
     (hook,) = yaml.safe_load((ROOT / ".pre-commit-hooks.yaml").read_text())
-    hook |= {"language": "system", "entry": str(BIN / hook["entry"]), "args": ["--images", str(lookup_pass[1])]}
-    config = {"repos": [{"repo": "local", "hooks": [hook]}]}
-    (tmp_path / ".pre-commit-config.yaml").write_text(yaml.safe_dump(config))
+    (example,) = re.findall(r"- id: robustcheck\n +args: (\[.*\])", (ROOT / "docs" / "integrations.md").read_text())
+    args = [str(lookup_pass[1]) if word == "photos/" else word for word in yaml.safe_load(example)]
+    hook |= {"language": "system", "entry": str(BIN / hook["entry"])}
     shutil.copy(lookup_pass[0], tmp_path / "one.onnx")
     (tmp_path / "notes.txt").write_text("no model")
     environment = ENVIRONMENT | {"PRE_COMMIT_HOME": str(tmp_path.parent / f"{tmp_path.name}-home")}
 
-    def pre_commit() -> subprocess.CompletedProcess[str]:
+    def pre_commit(args: list[str] = args) -> subprocess.CompletedProcess[str]:
+        config = {"repos": [{"repo": "local", "hooks": [hook | {"args": args}]}]}
+        (tmp_path / ".pre-commit-config.yaml").write_text(yaml.safe_dump(config))
         subprocess.run(["git", "add", "-A"], cwd=tmp_path, check=True)
         return subprocess.run(
             [BIN / "pre-commit", "run", "--verbose"],
@@ -178,11 +180,23 @@ def test_the_pre_commit_hook_checks_models_that_are_committed(lookup_pass: tuple
     done = pre_commit()
     assert done.returncode == 0, done.stdout + done.stderr
     assert "PASS" in done.stdout
+    done = pre_commit(hook["args"])  # without photos
+    assert "exit code: 2" in done.stdout
+    assert "--images is missing; with --strict" in done.stdout
+    done = pre_commit(args[:-1])
+    assert "exit code: 2" in done.stdout
+    assert "MODEL.onnx is 'one.onnx', before --;" in done.stdout
+    (tmp_path / "robustcheck.toml").write_text('fail-on = "never"')
+    assert "robustcheck.toml: fail-on is never; with --strict" in pre_commit().stdout
+    (tmp_path / "robustcheck.toml").unlink()
+    (tmp_path / ".evil.onnx").write_text('fail-on = "never"')
+    (tmp_path / "--config=.evil.onnx").write_text("no model")
     (tmp_path / "two.onnx").write_bytes(b"no model")
     done = pre_commit()
     assert done.returncode == 1
     assert "exit code: 3" in done.stdout
-    assert "two.onnx" in done.stdout
+    for name in (".evil.onnx", "--config=.evil.onnx", "two.onnx"):
+        assert f"\n{name}\n✗ " in done.stdout
 
 
 def test_the_hooks_manifest_is_valid() -> None:
@@ -305,6 +319,69 @@ def test_modules_of_the_repository_are_no_part_of_the_action(lookup_pass: tuple[
     assert (done.returncode, outputs["verdict"]) == (1, "WARN")
 
 
+EVIL = ["--help", "--show-settings", "--exit-zero", "--config=.evil.onnx", "-qh", "--"]
+"""names of models that are words of the command line"""
+
+
+@pytest.mark.parametrize("name", EVIL)
+def test_no_name_of_a_model_is_a_word_of_the_command_line(
+    lookup_pass: tuple[Path, Path], tmp_path: Path, name: str
+) -> None:
+    (tmp_path / ".evil.onnx").write_text('fail-on = "never"')
+    if name.endswith(".onnx"):
+        (tmp_path / name).write_text("no model")
+    done, outputs = run_check_step(tmp_path, MODEL=name, IMAGES=str(lookup_pass[1]))
+    assert done.returncode == (3 if name.endswith(".onnx") else 2), done.stderr
+    assert outputs == {"verdict": "NONE", "exit-code": str(done.returncode), "report": "robustcheck.json"}
+    assert f"error: {name}: " in done.stderr
+    for script, variables in (
+        (gitlab_script(), {"RC_MODEL": name, "RC_IMAGES": str(lookup_pass[1])}),
+        (jenkins_script(), {"MODEL": name, "IMAGES": str(lookup_pass[1])}),
+    ):
+        again = bash(script, tmp_path, **variables)
+        assert (again.returncode, f"error: {name}: " in again.stderr) == (done.returncode, True), again.stderr
+
+
+@pytest.mark.parametrize("images", ["", "--help", "--exit-zero"])
+def test_no_photos_are_no_bundled_photos(lookup_pass: tuple[Path, Path], tmp_path: Path, images: str) -> None:
+    model = str(lookup_pass[0])
+    done, outputs = run_check_step(tmp_path, MODEL=model, IMAGES=images)
+    assert (done.returncode, outputs["verdict"]) == (2, "NONE")
+    assert ("--images is missing; with --strict" in done.stderr) == (images == "")
+    for script, variables in (
+        (gitlab_script(), {"RC_MODEL": model, "RC_IMAGES": images}),
+        (jenkins_script(), {"MODEL": model, "IMAGES": images}),
+    ):
+        assert bash(script, tmp_path, **variables).returncode == 2
+
+
+def test_a_checkout_loosens_no_gate_of_a_pipeline(lookup_pass: tuple[Path, Path], tmp_path: Path) -> None:
+    """Its settings are refused, and its links are not followed, in the action and in both templates."""
+    model, photos = map(str, lookup_pass)
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    calls = [
+        (gitlab_script(), {"RC_MODEL": model, "RC_IMAGES": photos}),
+        (jenkins_script(), {"MODEL": model, "IMAGES": photos}),
+    ]
+    for line in ('fail-on = "never"', 'output = ["terminal=../victim"]\nlog-file = "../victim"', "max-images = 60"):
+        checkout = tmp_path / f"checkout {len(line)}"
+        checkout.mkdir()
+        (checkout / "robustcheck.toml").write_text(line)
+        done, outputs = run_check_step(checkout, MODEL=model, IMAGES=photos)
+        assert (done.returncode, outputs["verdict"]) == (2, "NONE"), done.stderr
+        for script, variables in calls:
+            assert bash(script, checkout, **variables).returncode == 2
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    (linked / "robustcheck.json").symlink_to(victim)
+    done, outputs = run_check_step(linked, MODEL=model, IMAGES=photos)
+    assert (done.returncode, outputs["verdict"]) == (2, "NONE")
+    for script, variables in calls:
+        assert bash(script, linked, **variables).returncode == 2
+    assert victim.read_text() == "mine"
+
+
 @pytest.mark.parametrize("evil", ["$(touch pwned)", '"; touch pwned; "', "-x"])
 def test_inputs_are_never_run(tmp_path: Path, evil: str) -> None:
     done, outputs = run_check_step(tmp_path, MODEL=evil, IMAGES=evil, ARGS=f"--device\n{evil}")
@@ -346,7 +423,8 @@ def test_the_actions_args_are_split_as_a_shell_splits_and_never_run(
     )  # fmt: skip
     assert done.returncode == 3, done.stderr
     typed = (tmp_path / "words").read_text().split("\n")[:-1]
-    assert typed == ["check", "-o", "json=r.json", "--images=my photos", *words, "-o", "terminal", "--", "m.onnx"]
+    first = ["check", "--strict", "-o", "json=r.json", "--images=my photos"]
+    assert typed == [*first, *words, "-o", "terminal", "--", "m.onnx"]
 
 
 def test_args_with_an_open_quote_end_the_step(tmp_path: Path) -> None:
@@ -378,12 +456,29 @@ def test_what_the_action_installs(tmp_path: Path, version: str, installed: str) 
     assert bash(script, tmp_path, VERSION="--index-url=http://x", HERE="").returncode == 2
 
 
+def gitlab_job() -> dict[str, Any]:
+    return dict(yaml.safe_load((ROOT / "docs/ci/robustcheck.gitlab-ci.yml").read_text())["robustcheck"])
+
+
+def gitlab_script() -> str:
+    (script,) = gitlab_job()["script"]
+    return str(script)
+
+
+def jenkins_script() -> str:
+    """The one of the file, which the page shows, too."""
+    found = re.compile(r"^ *sh '([^'\n]*)'$", re.MULTILINE)
+    (script,) = found.findall((ROOT / "docs/ci/Jenkinsfile").read_text())
+    assert found.findall((ROOT / "docs/howto/jenkins.md").read_text()) == [script]
+    return str(script)
+
+
 def test_the_gitlab_job_leaves_the_artifacts_that_it_names(lookup_pass: tuple[Path, Path], tmp_path: Path) -> None:
     model, photos = lookup_pass
-    job = yaml.safe_load((ROOT / "docs/ci/robustcheck.gitlab-ci.yml").read_text())["robustcheck"]
+    job = gitlab_job()
     artifacts = job["artifacts"]
     named = {*artifacts["paths"], *artifacts["reports"].values()}
-    (script,) = job["script"]
+    script = gitlab_script()
     done = bash(script, tmp_path, RC_MODEL=str(model), RC_IMAGES=str(photos))
     assert done.returncode == 0, done.stderr
     assert {p.name for p in tmp_path.iterdir()} == named
@@ -394,7 +489,7 @@ def test_the_gitlab_job_leaves_the_artifacts_that_it_names(lookup_pass: tuple[Pa
 
 def test_the_jenkins_stage_runs(lookup_pass: tuple[Path, Path], tmp_path: Path) -> None:
     model, photos = lookup_pass
-    (script,) = re.findall(r"^ *sh '([^'\n]*)'$", (ROOT / "docs/ci/Jenkinsfile").read_text(), re.MULTILINE)
+    script = jenkins_script()
     done = bash(script, tmp_path, MODEL=str(model), IMAGES=str(photos))
     assert done.returncode == 0, done.stderr
     assert {p.name for p in tmp_path.iterdir()} == {"robustcheck.json", "robustcheck.junit.xml"}

@@ -230,3 +230,23 @@ def test_every_room_stands_in_the_architecture() -> None:
     assert len(named) >= 25
     for name in sorted(named):
         assert (ROOT / "checker" / name).is_file(), name
+
+
+def test_the_threat_model_names_tests_that_there_are() -> None:
+    page = (ROOT / "docs" / "threat-model.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(tests/[\w/.]+)`", page)
+    assert len(named) >= 15
+    assert [name for name in named if not (ROOT / name).exists()] == []
+    for said in ("There is no defence against the supplier", "The PASS of `robustcheck demo` is such a model"):
+        assert said in page
+    assert "There is no defence against a supplier who plants the sign" in README
+
+
+def test_examples_of_a_pipeline_trust_neither_checkout_nor_names() -> None:
+    """Where a variable names the model, or a container gets it: the steps themselves are run in tests/integrations/."""
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "docs" / "ci").iterdir()]
+    lines = [line for page in pages for line in page.read_text(encoding="utf-8").splitlines()]
+    examples = [line for line in lines if re.search(r'docker run|robustcheck.*"\$MODEL"', line)]
+    assert len(examples) >= 8
+    for line in examples:
+        assert re.search(r'check --strict .*-- ("\$MODEL"|model\.onnx)', line), line
