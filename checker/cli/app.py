@@ -74,6 +74,7 @@ app.verb(
     examples=(
         "robustcheck model.onnx --images photos/ -o json=report.json",
         "robustcheck check models/ --images photos/ -o terminal -o 'html={model}.html'",
+        "robustcheck check --strict --images photos/ -- model.onnx  # in a pipeline",
     ),
     codes=VERDICT_CODES,
 )(check.check)

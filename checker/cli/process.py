@@ -75,7 +75,10 @@ def _run(app: typer.Typer, words: list[str]) -> int:
         if not words and COMPLETION not in os.environ:
             with contextlib.redirect_stdout(sys.stderr):
                 group(args=["--help"], prog_name="robustcheck", standalone_mode=False)
-            raise UsageError("MODEL.onnx is missing; robustcheck needs a model or a command", "robustcheck model.onnx")
+            raise UsageError(
+                "MODEL.onnx is missing; robustcheck needs a model or a command",
+                "robustcheck model.onnx --images photos/",
+            )
         if not words:
             usage.complete_as_check(os.environ, verbs)
         _say("", usage.verb_over_models(invocation.line, verbs))

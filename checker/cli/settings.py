@@ -69,7 +69,7 @@ class Settings(Frozen):
 
     model_config = ConfigDict(alias_generator=_key)
 
-    images: str | None = Field(None, description="In-distribution photos. Default: the bundled photos.")
+    images: str | None = Field(None, description="In-distribution photos, or bundled. Default: the bundled photos.")
     max_images: Positive | None = Field(None, description="Stop after this many images. Default: all.")
     max_bad: Share = Field(0.01, description="Largest share of images that may be unusable.")
     seed: int = Field(0, description="Images are taken in a random order; another number gives another order.")

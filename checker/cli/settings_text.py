@@ -65,6 +65,7 @@ def template() -> str:
         "# Settings of `robustcheck check`. To change one, remove the # in front of its name. The command line and",
         "# variables (ROBUSTCHECK_MAX_IMAGES=…) count before this file.",
         "# Paths count from this file's folder. `robustcheck check --show-settings` shows what holds, and from where.",
+        "# With --strict, as in pipelines, what loosens the gate counts from the command line alone.",
     ]
     for key, name in FIELDS.items():
         if name == "waivers":

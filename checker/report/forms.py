@@ -69,7 +69,8 @@ def one_model(form: str, models: int) -> None:
     """Raise UsageError where a form holds one model only and there are several; to be called before measuring."""
     if form in ONE_MODEL and models != 1:
         raise UsageError(
-            f"--output is {form} for {models} models; it holds one model only", f"robustcheck model.onnx -o {form}"
+            f"--output is {form} for {models} models; it holds one model only",
+            f"robustcheck model.onnx --images photos/ -o {form}",
         )
 
 

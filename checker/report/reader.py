@@ -70,7 +70,7 @@ def read_one(path: Path) -> Report:
         listed = "; ".join(f"{part}: {fault}" for part, fault in faults.items())
         raise CannotAssessError(
             f"{path}: report is not as a check wrote it ({listed}); a verdict that was edited is none",
-            "robustcheck model.onnx -o json=report.json",
+            "robustcheck model.onnx --images photos/ -o json=report.json",
         )
     return report
 

@@ -159,7 +159,7 @@ def test_no_word_at_all_is_the_help_and_an_error(world: Path, warm: Callable[...
     assert (done.returncode, done.stdout) == (2, "")
     assert "Usage: robustcheck" in "\n".join(words)
     assert error == "error: MODEL.onnx is missing; robustcheck needs a model or a command"
-    assert hint == "hint: robustcheck model.onnx"
+    assert hint == "hint: robustcheck model.onnx --images photos/"
 
 
 @pytest.mark.skipif(

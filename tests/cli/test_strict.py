@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from robustcheck_onnx.checker.cli import powers, settings, strict
 from robustcheck_onnx.checker.cli.command_line import CommandLine
 from robustcheck_onnx.checker.cli.verbs import check, compare, scan, shift, verify
 from robustcheck_onnx.checker.errors import UsageError
-from support import lookup, warm_command
+from support import ROOT, lookup, warm_command
 
 COMMAND = str(Path(sys.executable).parent / "robustcheck")
 WAIVER = '[[waivers]]\nreason = "{}"\nbecause = "known"\nowner = "o@example.org"\nexpires = 2999-01-01\n'
@@ -175,6 +176,18 @@ def test_only_the_verb_that_reads_settings_has_it() -> None:
     assert "strict" in inspect.signature(check.check).parameters
     for verb in (compare.compare, scan.scan, shift.shift, verify.verify):
         assert not {"strict", "config_file"} & set(inspect.signature(verb).parameters)
+
+
+def test_no_hint_leaves_the_photos_out() -> None:
+    """Neither in words, nor by an example of a check without them."""
+    sources = {path: path.read_text(encoding="utf-8") for path in sorted((ROOT / "checker").rglob("*.py"))}
+    assert len(sources) > 100
+    for path, text in sources.items():
+        assert not re.search(r"leave out --images|leave (it|them) out for the bundled", text), path
+        for example in re.findall(r'"(robustcheck (?:check )?[^"]*\.onnx[^"]*)"', text):
+            verb = example.split()[1]
+            if verb == "check" or verb.endswith(".onnx"):
+                assert "--images" in example, (path, example)
 
 
 # -------------------------------------------------------------------------------------------------- waivers

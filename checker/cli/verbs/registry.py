@@ -39,7 +39,9 @@ def log(
 
     logged = read_one(report)
     if html is not None and not html.is_file():
-        raise UsageError(f"{html}: HTML report is missing; no such file", f"robustcheck model.onnx -o html={html}")
+        raise UsageError(
+            f"{html}: HTML report is missing; no such file", f"robustcheck model.onnx --images photos/ -o html={html}"
+        )
     run = log_report(logged, run_id=run_id, experiment=experiment, tracking_uri=tracking_uri, html=html)
     sys.stdout.write(f"logged {logged.verdict.verdict} to run {run}\n")
     return 0
