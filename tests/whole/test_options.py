@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import get_type_hints
 
 import pytest
+from PIL import Image
 
 import robustcheck_onnx as rc
 from robustcheck_onnx.checker.cli.settings import Settings
@@ -15,6 +16,7 @@ from robustcheck_onnx.checker.evidence import GivenOptions, Options, RunOptions
 from robustcheck_onnx.checker.images import open_images
 from robustcheck_onnx.checker.measure import Job
 from robustcheck_onnx.checker.measure.cache import key_of
+from robustcheck_onnx.checker.measure.call import settle
 from robustcheck_onnx.checker.report import record
 from robustcheck_onnx.checker.storage import urls
 from robustcheck_onnx.thresholds import profile
@@ -37,6 +39,21 @@ def test_keywords_become_the_record() -> None:
     assert Options.of(options.given) == options
     with pytest.raises(TypeError, match="unexpected keyword argument 'imagess'; options are images, tensor, pool"):
         Options.of({"imagess": "photos"})  # type: ignore[typeddict-unknown-key]
+
+
+def test_the_word_for_the_bundled_photos_is_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even where a folder has that name; a Path is always a folder."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bundled").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "bundled" / "own.png")
+    stock = open_images(None)
+    for source in (open_images("bundled"), open_images(settle("bundled", {})[0].images)):
+        assert (source.kind, source.spec, source.names_digest) == ("bundled", "", stock.names_digest)
+    for named in ("./bundled", settle(Path("bundled"), {})[0].images):
+        assert named is not None
+        own = open_images(named)
+        assert (own.kind, len(own)) == ("folder", 1)
+    assert Options(images="bundled") == Options()
 
 
 @pytest.mark.parametrize(
