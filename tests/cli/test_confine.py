@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from robustcheck_onnx.checker.cli import confine
 from robustcheck_onnx.checker.cli.settings_file import outputs
+from robustcheck_onnx.checker.report import forms
 from support import warm_command
 
 WARM: list[Any] = []
@@ -167,9 +168,7 @@ def test_a_settings_file_replaces_nothing_that_is_not_ours(
     assert run(*call, "--", lookup_pass[0], cwd=checkout).returncode == 0  # now it is ours
 
 
-@pytest.mark.parametrize(
-    "form", ["terminal", "json", "junit", "sarif", "markdown", "html", "openmetrics", "modelcard", "csv", "gitlab"]
-)
+@pytest.mark.parametrize("form", forms.NAMES)
 def test_every_form_is_known_as_ours(checkout: Path, lookup_pass: tuple[Path, Path], form: str) -> None:
     say(f'output = ["{form}=out/report"]')
     (checkout / "out").mkdir()
