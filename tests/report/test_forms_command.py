@@ -253,8 +253,10 @@ def test_github_annotations_and_summary(lookup_pass: tuple[Path, Path], tmp_path
     done = run(tmp_path, *call, **here)
     assert (done.returncode, done.stderr) == (1, "")
     assert "▲ WARN" in done.stdout
-    (line,) = [line for line in done.stdout.splitlines() if line.startswith("::")]
+    line, notice = [line for line in done.stdout.splitlines() if line.startswith("::")]
     assert line.startswith("::warning file=")
+    assert notice.startswith("::notice file=")
+    assert notice.endswith("title=robustcheck::can loosen the gate: max-images 40 (command line)")
     assert "title=robustcheck WARN · not_established%3A too few varied images::40 varied images were measured" in line
     text = summary.read_text(encoding="utf-8")
     assert text.startswith("before\n<!-- robustcheck report -->\n\n## ▲ WARN")
