@@ -76,7 +76,8 @@ def as_error(fault: BaseException) -> RobustcheckError:
         )
     if isinstance(fault, OSError) and fault.errno == errno.EBADF:
         return EnvironmentFaultError(
-            "stdout is closed; a report must have somewhere to go", "robustcheck model.onnx --images photos/ -o json=report.json -q"
+            "stdout is closed; a report must have somewhere to go",
+            "robustcheck model.onnx --images photos/ -o json=report.json -q",
         )
     if isinstance(fault, OSError) and fault.errno in SCARCE:
         where, rule = fault.filename or "stdout", "space, quota, file handles and rights must be there"
