@@ -18,6 +18,7 @@ import threading
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -179,6 +180,21 @@ def _shift(arguments: dict[str, Any], tell: Tell) -> Any:
     return measure_shift(**arguments, report=report, isolate=False, progress=tell, **options).model_dump(mode="json")
 
 
+def _verify(arguments: dict[str, Any], tell: Tell) -> Any:
+    from robustcheck_onnx.checker.verify import verify  # noqa: PLC0415
+
+    today = date.fromisoformat(arguments.pop("today"))
+    return verify(**arguments, today=today, isolate=False, progress=tell).model_dump(mode="json")
+
+
+def _report_about(arguments: dict[str, Any], tell: Tell) -> Any:
+    from robustcheck_onnx.checker.verify import report_about  # noqa: PLC0415
+
+    del tell
+    report = report_about(Path(arguments["report_file"]), Path(arguments["model"]), isolate=False)
+    return report.model_dump(mode="json")
+
+
 def _measure_all(arguments: dict[str, Any], tell: Tell) -> Any:
     from robustcheck_onnx.checker.evidence import Options  # noqa: PLC0415
     from robustcheck_onnx.checker.measure import Job, job_progress, measure_all  # noqa: PLC0415
@@ -215,8 +231,10 @@ TASKS: Mapping[str, Callable[[dict[str, Any], Tell], Any]] = {
     "check": _check,
     "compare": _compare,
     "measure_all": _measure_all,
+    "report_about": _report_about,
     "scan": _scan,
     "shift": _shift,
+    "verify": _verify,
     "open_images": _open_images,
     "thumbnails": _thumbnails,
 }

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from . import isolation
 from .errors import RobustcheckError
-from .isolation import Limits, Wall
+from .isolation import Wall
+from .limits import Limits
 from .report import Failed, Outcome, Report
 from .storage import redact
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import math
 import os
 import queue
 import signal
@@ -20,12 +19,12 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
 from .errors import CannotAssessError, EnvironmentFaultError, RobustcheckError, UsageError
+from .limits import MAX_MODEL_SIZE, NO_LIMITS, Limits
 from .progress import Progress, Tell
 
 LOG = logging.getLogger("robustcheck")
@@ -38,46 +37,6 @@ START: Final = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
     "from robustcheck_onnx.checker.child import main; sys.exit(main())"
 )
-MAX_MODEL_SIZE: Final = "ROBUSTCHECK_MAX_MODEL_SIZE"
-"""Variable of the environment: most bytes of a model with its external data. Processes below this one heed it, too."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What one child may take; None = no limit.
-
-    Raises UsageError for a limit that is not a positive number.
-    """
-
-    timeout_s: float | None = None
-    """seconds of one model, from its start to its end"""
-    memory_bytes: int | None = None
-    """memory of the child's own at any time, without the files that it maps (Linux only)"""
-    model_bytes: int | None = None
-    """size of the model file with its external data"""
-
-    def __post_init__(self) -> None:
-        for option, value in (
-            ("--timeout", self.timeout_s),
-            ("--max-memory", self.memory_bytes),
-            ("--max-model-size", self.model_bytes),
-        ):
-            if value is not None and not (value > 0 and math.isfinite(value)):
-                raise UsageError(f"{option} is {value}; it must be more than 0", f"leave out {option} for no limit")
-        if self.memory_bytes is not None and not STATUS.exists():
-            raise EnvironmentFaultError(
-                "--max-memory is not possible here; the memory of a process is read from /proc, as on Linux",
-                "leave out --max-memory",
-            )
-
-    def refuse_here(self) -> None:
-        """Raise UsageError where there is a limit but no child to hold to it."""
-        if self != NO_LIMITS:
-            raise UsageError(f"limits are {self}; only a child process has them", "isolate=True, and images in files")
-
-
-STATUS: Final = Path("/proc/self/status")
-NO_LIMITS: Final = Limits()
 
 
 class Wall:
@@ -316,22 +275,6 @@ class _Child:
             self._process.kill()
             self._process.wait()
         self._folder.cleanup()
-
-
-def max_model_bytes() -> int | None:
-    """Most bytes of a model with its external data, by the environment (`MAX_MODEL_SIZE`); None = no limit.
-
-    Raises UsageError for a value that is no size.
-    """
-    text = os.environ.get(MAX_MODEL_SIZE, "")
-    if text.isdecimal() or not text:
-        return int(text) if text else None
-    from pydantic import ByteSize, TypeAdapter, ValidationError  # noqa: PLC0415 # where a person wrote the value
-
-    try:
-        return int(TypeAdapter(ByteSize).validate_python(text))
-    except ValidationError as fault:
-        raise UsageError(f"{MAX_MODEL_SIZE} is {text!r}; it must be a size", f"export {MAX_MODEL_SIZE}=2GiB") from fault
 
 
 @contextlib.contextmanager

@@ -16,7 +16,8 @@ from robustcheck_onnx.checker import isolated, isolation, measure
 from robustcheck_onnx.checker.errors import RobustcheckError, UsageError
 from robustcheck_onnx.checker.evidence import Evidence, RunOptions, Statistics
 from robustcheck_onnx.checker.images import Images, ImageSource, Skipped, open_images, parse_image_set
-from robustcheck_onnx.checker.isolation import LOG, NO_LIMITS, Limits
+from robustcheck_onnx.checker.isolation import LOG
+from robustcheck_onnx.checker.limits import NO_LIMITS, Limits
 from robustcheck_onnx.checker.measure import Job, Measurement, Prepared, Progress
 from robustcheck_onnx.checker.measure import cache as records
 from robustcheck_onnx.checker.measure import detectors as plugins

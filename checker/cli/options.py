@@ -17,7 +17,7 @@ from .panels import IMAGES, LIMITS, MODEL, OUTPUT, SPEED, VERDICT
 
 if TYPE_CHECKING:
     from robustcheck_onnx.checker.evidence import GivenOptions
-    from robustcheck_onnx.checker.isolation import Limits
+    from robustcheck_onnx.checker.limits import Limits
 
 FORMATS = ("terminal", "json")
 TIMEOUT_S = 7200.0  # of one model, unless it runs on Ray or another is given
@@ -49,16 +49,11 @@ def limits_of(
 
     is_long: a run that is meant to take long; it has no limit of time by default.
     """
-    from robustcheck_onnx.checker.isolation import Limits
+    from robustcheck_onnx.checker.limits import Limits
 
     if timeout_s is None:
         timeout_s = None if is_long else TIMEOUT_S
     return Limits(timeout_s or None, memory_bytes, model_bytes)
-
-
-def limits_in(ctx: typer.Context) -> Limits:
-    """`limits_of` the options that a verb was called with."""
-    return limits_of(*(ctx.params[name] for name in ("timeout", "max_memory", "max_model_size")))
 
 
 def _size(text: str) -> int:

@@ -13,7 +13,7 @@ import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
-from robustcheck_onnx.checker.isolation import max_model_bytes
+from robustcheck_onnx.checker.limits import max_model_bytes
 from robustcheck_onnx.checker.storage import local_path
 from robustcheck_onnx.checker.text import sha256_of
 

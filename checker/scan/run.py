@@ -19,7 +19,7 @@ from robustcheck_onnx.checker import isolated, measure
 from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.evidence import RunOptions
 from robustcheck_onnx.checker.images import Images, ImageSource, Skipped, check_bad
-from robustcheck_onnx.checker.isolation import NO_LIMITS, Limits
+from robustcheck_onnx.checker.limits import NO_LIMITS, Limits
 from robustcheck_onnx.checker.measure import ImagesRead, Job, Prepared, Progress, stack
 from robustcheck_onnx.checker.report import Clock, Time
 from robustcheck_onnx.checker.runtime import SAME_OUTPUT, Array, Runner, RunOutput

@@ -18,7 +18,7 @@ from robustcheck_onnx.checker import isolated, measure, pipeline
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.evidence import Execution, Options, Preprocessing, RunOptions
 from robustcheck_onnx.checker.images import ImageSource, Skipped, digest_of_set, open_images
-from robustcheck_onnx.checker.isolation import NO_LIMITS, Limits
+from robustcheck_onnx.checker.limits import NO_LIMITS, Limits
 from robustcheck_onnx.checker.measure import ImagesRead, Inputs, Job, Prepared, Progress, stack
 from robustcheck_onnx.checker.model import Contract, ModelFile
 from robustcheck_onnx.checker.report import Clock, Report, Time

@@ -11,7 +11,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Literal, TypedDict
 
+from robustcheck_onnx.checker import isolated
 from robustcheck_onnx.checker.errors import UsageError
+from robustcheck_onnx.checker.limits import NO_LIMITS, Limits
 from robustcheck_onnx.checker.measure import Progress, tell_stage
 from robustcheck_onnx.checker.model import file_digest
 from robustcheck_onnx.checker.report import Report, edits, notebook, read, ruling
@@ -103,6 +105,8 @@ class VerifyOptions(TypedDict, total=False):
     accept_waivers: bool
     elsewhere: bool
     detectors: Collection[str]
+    isolate: bool
+    limits: Limits
     progress: Callable[[Progress], None] | None
 
 
@@ -120,6 +124,8 @@ def verify(
     elsewhere: bool = False,
     detectors: Collection[str] = (),
     today: date | None = None,
+    isolate: bool = True,
+    limits: Limits = NO_LIMITS,
     progress: Callable[[Progress], None] | None = None,
 ) -> Verification:
     """Verify a report about a model.
@@ -141,6 +147,8 @@ def verify(
             `device` is not the report's. A report itself never loosens what a rerun compares.
         detectors: those of the report that a rerun may load.
         today: for waivers; None = the day of this machine's clock, UTC.
+        isolate: read report, model and images in a child process, as in `check`.
+        limits: what the child may take.
         progress: of the rerun.
 
     Raises:
@@ -152,6 +160,24 @@ def verify(
             "--signature and --public-key belong together; a signature is checked by a key that you trust",
             "--signature report.sigstore.json --public-key key.pub",
         )
+    if isolate and isolated.is_possible(None, None if images is None else str(images)):
+        arguments = {
+            "report_file": str(report_file),
+            "model": str(model),
+            "images": _text(images),
+            "thresholds": _text(thresholds),
+            "rerun": rerun,
+            "device": device,
+            "signature": _text(signature),
+            "public_key": _text(public_key),
+            "accept_waivers": accept_waivers,
+            "elsewhere": elsewhere,
+            "detectors": list(detectors),
+            "today": (today or datetime.now(UTC).date()).isoformat(),
+        }
+        answer = isolated.call("verify", arguments, about=str(model), limits=limits, progress=progress)
+        return Verification.model_validate(answer)
+    limits.refuse_here()
     tell_stage(progress, "reading the report and the model")
     report_file, model = local_path(report_file, "report"), local_path(model, "model")
     content_digest = file_digest(report_file) if report_file.is_file() else ""
@@ -224,8 +250,16 @@ def _path(given: str | Path | None) -> Path | None:
     return None if given is None else Path(given)
 
 
-def report_about(report_file: Path, model: Path) -> Report:
-    """The report about a model that a file holds. Raises as `verify`."""
+def _text(given: str | Path | None) -> str | None:
+    return None if given is None else str(given)
+
+
+def report_about(report_file: Path, model: Path, *, isolate: bool = True) -> Report:
+    """The report about a model that a file holds. isolate: read both in a child process. Raises as `verify`."""
+    if isolate:
+        arguments = {"report_file": str(report_file), "model": str(model)}
+        answer = isolated.call("report_about", arguments, about=str(model), limits=NO_LIMITS, progress=None)
+        return Report.model_validate(answer)
     return report_of(read(report_file), model_digest(model), model, report_file)[0]
 
 

@@ -58,6 +58,7 @@ def measure_again(
             engine=settings.engine,
             workers=settings.workers,
             detectors=detectors,
+            isolate=False,
             progress=progress,
             **options.given,
         )

@@ -14,8 +14,10 @@ import pytest
 import robustcheck_onnx as rc
 from robustcheck_onnx.checker import cli, isolation
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, RobustcheckError, UsageError
-from robustcheck_onnx.checker.isolation import Limits
+from robustcheck_onnx.checker.limits import Limits
 from robustcheck_onnx.checker.progress import Progress
+from robustcheck_onnx.checker.text import as_json
+from support import onnx_models
 from support.children import all_end, children, first_children
 
 pytestmark = pytest.mark.usefixtures("wall")
@@ -138,3 +140,22 @@ def test_the_child_ends_with_a_process_that_is_killed(lookup_pass: tuple[Path, P
         started = first_children(process.pid)
         process.kill()
     assert all_end(started)
+
+
+def test_the_other_verbs_read_in_a_child_and_answer_as_here(lookup_pass: tuple[Path, Path], tmp_path: Path) -> None:
+    model, photos = lookup_pass
+    report = rc.check(model, images=photos)
+    blocks = onnx_models.save(onnx_models.classifier(), tmp_path / "blocks.onnx")
+    (tmp_path / "report.json").write_text(as_json(report.model_dump(mode="json")))
+    apart, here = (
+        (
+            rc.compare(model, model, images=photos, isolate=isolate),
+            rc.scan(blocks, images=photos, preprocess="imagenet", isolate=isolate),
+            rc.verify(tmp_path / "report.json", model, images=photos, isolate=isolate),
+        )
+        for isolate in (True, False)
+    )
+    for first, second in zip(apart, here, strict=True):
+        assert first.model_dump(exclude={"time"}) == second.model_dump(exclude={"time"})
+    assert apart[0].next_baseline == here[0].next_baseline
+    assert apart[2].exit_code == 0

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from robustcheck_onnx.checker import child
-from robustcheck_onnx.checker.isolation import NO_LIMITS, Limits
+from robustcheck_onnx.checker.limits import NO_LIMITS, Limits
 from robustcheck_onnx.checker.progress import Progress, Tell
 
 

@@ -17,12 +17,16 @@ from ..options import (
     Images,
     MaxBad,
     MaxImages,
+    MaxMemory,
+    MaxModelSize,
     NoTime,
     PreprocessOption,
     Quiet,
     Seed,
+    Timeout,
     Verbose,
     completing,
+    limits_of,
     run_options,
 )
 from ..output import check_extra, deliver, destinations_of, measuring
@@ -99,6 +103,9 @@ def compare(
     verbose: Verbose = 0,
     no_time: NoTime = False,
     color: Color = "auto",
+    timeout: Timeout = None,
+    max_memory: MaxMemory = None,
+    max_model_size: MaxModelSize = None,
     debug: Debug = False,
 ) -> int:
     """Compare a model with the one that it was made from: PASS or WARN.
@@ -130,6 +137,7 @@ def compare(
             baseline=baseline,
             tolerance=tolerance,
             thresholds=thresholds,
+            limits=limits_of(timeout, max_memory, max_model_size),
             progress=progress,
             **run_options(ctx),
         )

@@ -66,7 +66,7 @@ def demo(
             weights, mean = train()
             for name, model in zip(NAMES, models, strict=True):
                 write(model, name, weights, mean)
-            reports = [pipeline.check(model, device="cpu", progress=progress) for model in models]
+            reports = [pipeline.check(model, device="cpu", isolate=False, progress=progress) for model in models]
         for name, report in zip(NAMES, reports, strict=True):
             console.print(Trimmed(_excerpt(name, report, pen)))
             if report.verdict.verdict != EXPECTED[name]:

@@ -16,6 +16,8 @@ from ..options import (
     Images,
     MaxBad,
     MaxImages,
+    MaxMemory,
+    MaxModelSize,
     Model,
     NoTime,
     Pool,
@@ -23,8 +25,10 @@ from ..options import (
     Quiet,
     Seed,
     Tensor,
+    Timeout,
     Verbose,
     completing,
+    limits_of,
     run_options,
 )
 from ..output import deliver, destinations_of, measuring
@@ -73,6 +77,9 @@ def scan(
     verbose: Verbose = 0,
     no_time: NoTime = False,
     color: Color = "auto",
+    timeout: Timeout = None,
+    max_memory: MaxMemory = None,
+    max_model_size: MaxModelSize = None,
     debug: Debug = False,
 ) -> int:
     """Show outlier features block by block through the depth of a model.
@@ -84,7 +91,13 @@ def scan(
 
     destinations = destinations_of(output or [], [model], ("terminal", *forms.FORMS))
     with measuring(destinations, model, quiet) as progress:
-        result = scanning.scan(model, blocks=block or (), progress=progress, **run_options(ctx))
+        result = scanning.scan(
+            model,
+            blocks=block or (),
+            limits=limits_of(timeout, max_memory, max_model_size),
+            progress=progress,
+            **run_options(ctx),
+        )
     if no_time:
         result = result.model_copy(update={"time": None})
     deliver(

@@ -14,13 +14,17 @@ from ..options import (
     Debug,
     Device,
     MaxBad,
+    MaxMemory,
+    MaxModelSize,
     Model,
     NoTime,
     Outputs,
     PreprocessOption,
     Quiet,
     Seed,
+    Timeout,
     Verbose,
+    limits_of,
     one_of,
     run_options,
 )
@@ -104,6 +108,9 @@ def shift(
     verbose: Verbose = 0,
     no_time: NoTime = False,
     color: Color = "auto",
+    timeout: Timeout = None,
+    max_memory: MaxMemory = None,
+    max_model_size: MaxModelSize = None,
     debug: Debug = False,
 ) -> int:
     """Measure accuracy on labelled shifted images, beside the verdict.
@@ -130,6 +137,7 @@ def shift(
             classes=classes or (),
             baseline=baseline,
             report=report,
+            limits=limits_of(timeout, max_memory, max_model_size),
             progress=progress,
             **cast("RunOptions", run_options(ctx)),  # its images have another name
         )

@@ -16,6 +16,8 @@ from ..options import (
     Color,
     Debug,
     Elsewhere,
+    MaxMemory,
+    MaxModelSize,
     Model,
     Outputs,
     PublicKey,
@@ -24,6 +26,8 @@ from ..options import (
     ReportImages,
     Rerun,
     Signature,
+    Timeout,
+    limits_of,
 )
 from ..output import Destination, check_target, deliver, destinations_of, measuring
 from ..panels import OUTPUT, SPEED, VERDICT
@@ -85,6 +89,9 @@ def verify(
     output: Outputs = None,
     quiet: Quiet = 0,
     color: Color = "auto",
+    timeout: Timeout = None,
+    max_memory: MaxMemory = None,
+    max_model_size: MaxModelSize = None,
     debug: Debug = False,
 ) -> int:
     """Check that a report is whole and about this model and these images.
@@ -113,6 +120,7 @@ def verify(
             public_key=public_key,
             accept_waivers=accept_waivers,
             today=datetime.now(UTC).date(),
+            limits=limits_of(timeout, max_memory, max_model_size),
             progress=progress,
         )
     _show(result, destinations, color, quiet=quiet)
@@ -149,6 +157,9 @@ def sign(
     detector: Detectors = None,
     quiet: Quiet = 0,
     color: Color = "auto",
+    timeout: Timeout = None,
+    max_memory: MaxMemory = None,
+    max_model_size: MaxModelSize = None,
     debug: Debug = False,
 ) -> int:
     """Measure a report's numbers again, then sign its verdict.
@@ -178,6 +189,7 @@ def sign(
             device=device,
             detectors=detector or [],
             today=datetime.now(UTC).date(),
+            limits=limits_of(timeout, max_memory, max_model_size),
             progress=progress,
         )
     _show(result, [], color, quiet=quiet)
