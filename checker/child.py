@@ -180,6 +180,15 @@ def _shift(arguments: dict[str, Any], tell: Tell) -> Any:
     return measure_shift(**arguments, report=report, isolate=False, progress=tell, **options).model_dump(mode="json")
 
 
+def _inspect(arguments: dict[str, Any], tell: Tell) -> Any:
+    from robustcheck_onnx.checker.inspection import inspect_json, inspect_model  # noqa: PLC0415
+    from robustcheck_onnx.thresholds.profile import Profile  # noqa: PLC0415
+
+    del tell
+    path, profile = Path(arguments.pop("path")), Profile.model_validate(arguments.pop("profile"))
+    return inspect_json(inspect_model(path, profile, **arguments))
+
+
 def _verify(arguments: dict[str, Any], tell: Tell) -> Any:
     from robustcheck_onnx.checker.verify import verify  # noqa: PLC0415
 
@@ -230,6 +239,7 @@ def _thumbnails(arguments: dict[str, Any], tell: Tell) -> Any:
 TASKS: Mapping[str, Callable[[dict[str, Any], Tell], Any]] = {
     "check": _check,
     "compare": _compare,
+    "inspect": _inspect,
     "measure_all": _measure_all,
     "report_about": _report_about,
     "scan": _scan,

@@ -403,7 +403,7 @@ def test_how_the_representation_ends(case: Case, request: pytest.FixtureRequest)
 
 def test_pixels_are_scaled_once(case: Case) -> None:
     """No first layer is taken for a normalisation, and the contract's own is a usual one."""
-    from robustcheck_onnx.checker.cli.inspection import inspect_model
+    from robustcheck_onnx.checker.inspection import inspect_model
     from robustcheck_onnx.thresholds import profile
 
     found = inspect_model(case.record.path, profile.load())

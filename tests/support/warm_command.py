@@ -16,7 +16,8 @@ from pathlib import Path
 SERVER = """
 import json, os, sys
 from robustcheck_onnx.checker import cli, pipeline, report, verify
-from robustcheck_onnx.checker.cli import check_run, inspect_terminal, usage
+from robustcheck_onnx.checker import child, inspection
+from robustcheck_onnx.checker.cli import check_run, usage
 from robustcheck_onnx.checker.report import terminal
 from robustcheck_onnx.checker.runtime import doctor
 for line in sys.stdin:

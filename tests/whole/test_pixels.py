@@ -13,8 +13,8 @@ from onnx import helper, numpy_helper
 from PIL import Image
 
 from robustcheck_onnx import check
-from robustcheck_onnx.checker.cli.inspection import inspect_model
 from robustcheck_onnx.checker.evidence import IMAGENET
+from robustcheck_onnx.checker.inspection import inspect_model
 from robustcheck_onnx.checker.measure import run as measure
 from robustcheck_onnx.checker.measure.job import conclude, merge
 from robustcheck_onnx.checker.model.contract import CONTRACT_KEY

@@ -9,7 +9,18 @@ from typing import Annotated
 
 import typer
 
-from ..options import Color, Debug, Output, Pool, PreprocessOption, Tensor
+from ..options import (
+    Color,
+    Debug,
+    MaxMemory,
+    MaxModelSize,
+    Output,
+    Pool,
+    PreprocessOption,
+    Tensor,
+    Timeout,
+    limits_of,
+)
 from ..output import print_report
 from ..panels import VERDICT
 
@@ -38,35 +49,46 @@ def inspect(
     ] = None,
     output: Output = "terminal",
     color: Color = "auto",
+    timeout: Timeout = None,
+    max_memory: MaxMemory = None,
+    max_model_size: MaxModelSize = None,
     debug: Debug = False,
 ) -> int:
     """Show what a check would measure in a file, and whether it can pass.
 
     Tensor, head, preprocessing, opset and sizes, each with where it comes from.
     """
+    from robustcheck_onnx.checker import isolated
     from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
+    from robustcheck_onnx.checker.inspection import find_model, terminal, unopened_json
     from robustcheck_onnx.checker.text import as_json
     from robustcheck_onnx.checker.verdict import load_profile
 
-    from .. import inspect_terminal, inspection
-
     profile = load_profile(None if thresholds is None else Path(thresholds))
-    path = inspection.find_model(model)
+    path = find_model(model)
+    arguments = {
+        "path": str(path),
+        "profile": profile.model_dump(mode="json"),
+        "tensor": tensor,
+        "pool": pool,
+        "preprocess": preprocess,
+    }
+    limits = limits_of(timeout, max_memory, max_model_size)
     try:
-        found = inspection.inspect_model(path, profile, tensor=tensor, pool=pool, preprocess=preprocess)
+        found = isolated.call("inspect", arguments, about=str(path), limits=limits, progress=None)
     except (UsageError, CannotAssessError) as fault:
         if isinstance(fault, UsageError) and ((tensor, pool, preprocess) != (None,) * 3 or not path.is_file()):
             raise  # a fault of the call says nothing about the file
         if output == "json":
             ctx.obj.documents = []  # the error's own document
-            sys.stdout.write(as_json(inspect_terminal.unopened_json(path, fault)))
+            sys.stdout.write(as_json(unopened_json(path, fault)))
         else:
-            print_report(partial(inspect_terminal.render_unopened, path, fault), color)
+            print_report(partial(terminal.render_unopened, path, fault), color)
         raise
     if output == "json":
-        sys.stdout.write(as_json(inspect_terminal.inspect_json(found)))
+        sys.stdout.write(as_json(found))
     else:
-        print_report(partial(inspect_terminal.render_inspect, found), color)
+        print_report(partial(terminal.render_inspect, found), color)
     return 0
 
 
@@ -80,11 +102,11 @@ def doctor(
 
     from robustcheck_onnx.checker.runtime import doctor as diagnosis
 
-    from .. import inspect_terminal
+    from .. import doctor_terminal
 
     findings = diagnosis.diagnose()
     if output == "json":
-        sys.stdout.write(json.dumps(inspect_terminal.doctor_json(findings), indent=2) + "\n")
+        sys.stdout.write(json.dumps(doctor_terminal.doctor_json(findings), indent=2) + "\n")
     else:
-        print_report(partial(inspect_terminal.render_doctor, findings), color)
+        print_report(partial(doctor_terminal.render_doctor, findings), color)
     return 4 if any(finding.status == "fail" for finding in findings) else 0

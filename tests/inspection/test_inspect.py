@@ -15,8 +15,9 @@ from onnx import TensorProto
 from rich.console import Console, RenderableType
 
 from robustcheck_onnx.checker.cli import main
-from robustcheck_onnx.checker.cli.inspect_terminal import doctor_json, inspect_json, render_doctor, render_inspect
-from robustcheck_onnx.checker.cli.inspection import Inspection, inspect_model
+from robustcheck_onnx.checker.cli.doctor_terminal import doctor_json, render_doctor
+from robustcheck_onnx.checker.inspection import Inspection, inspect_json, inspect_model
+from robustcheck_onnx.checker.inspection.terminal import render_inspect
 from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.checker.runtime.doctor import Finding
 from robustcheck_onnx.thresholds import profile as profiles
@@ -48,7 +49,7 @@ def why(found: Inspection) -> list[str]:
 
 def last_sentence(found: Inspection, width: int = 80) -> str:
     """The answer, without the breaks of the layout."""
-    *_, answer = shown(render_inspect(found), width).rpartition("Can this file pass? ")
+    *_, answer = shown(render_inspect(inspect_json(found)), width).rpartition("Can this file pass? ")
     return " ".join(answer.split())
 
 
@@ -63,7 +64,7 @@ def test_everything_is_there_and_nothing_is_cut(tmp_path: Path, width: int) -> N
     folder.mkdir()
     path = onnx_models.save(onnx_models.classifier(512, output="output"), folder / "m.onnx", external=True)
     model = open_model(path)
-    text = squeezed(shown(render_inspect(inspected(path)), width))
+    text = squeezed(shown(render_inspect(inspect_json(inspected(path))), width))
     for part in (
         str(path),
         model.digest,
@@ -88,7 +89,7 @@ def test_everything_is_there_and_nothing_is_cut(tmp_path: Path, width: int) -> N
 
 def test_contract_and_alternatives(tmp_path: Path) -> None:
     path = lookup.write_lookup_model(tmp_path / "m.onnx", np.eye(4), source={"random_weights": True})
-    text = squeezed(shown(render_inspect(inspected(path)), 120))
+    text = squeezed(shown(render_inspect(inspect_json(inspected(path))), 120))
     assert squeezed("schema 1; lookup lookup embedding matrix, random weights, synthetic:") in text
     assert squeezed("Head none found") in text
     assert squeezed("before pooling") not in text  # nothing is pooled
@@ -139,7 +140,7 @@ def test_doctor() -> None:
 
 def test_ascii(tmp_path: Path) -> None:
     path = onnx_models.save(onnx_models.classifier(), tmp_path / "modèle.onnx")
-    text = shown(render_inspect(inspected(path), ascii_only=True), 120)
+    text = shown(render_inspect(inspect_json(inspected(path)), ascii_only=True), 120)
     assert text.isascii()
     assert "mod\\xe8le.onnx" in text
 
@@ -196,7 +197,7 @@ def test_one_reason_stands_in_the_last_line_with_what_would(tmp_path: Path) -> N
         "no, because neither the file, a sidecar nor an option says how to preprocess; what helps: "
         f"`robustcheck {path} --preprocess clip` (or imagenet, or a JSON file), whichever it was trained with"
     )
-    assert "Reasons and next steps" not in shown(render_inspect(inspected(path)), 80)
+    assert "Reasons and next steps" not in shown(render_inspect(inspect_json(inspected(path))), 80)
 
 
 def test_of_several_reasons_the_last_line_names_the_one_that_no_option_mends(tmp_path: Path) -> None:

@@ -1,0 +1,136 @@
+"""What `inspect` shows, made from its document; pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from robustcheck_onnx.checker.errors import RobustcheckError
+from robustcheck_onnx.checker.evidence import GraphScaling
+from robustcheck_onnx.checker.model import show_shape
+from robustcheck_onnx.checker.report import Pen, Trimmed, columns, hanging, line, reasons, section, spaced
+from robustcheck_onnx.checker.verdict import Reason, steps_text
+
+from .run import CanPass, cannot_open
+
+# reasons that an option of the call takes away
+MENDED_BY_OPTIONS = (
+    *("assumed_preprocessing", "preprocessing_against_contract", "assumed_tensor"),
+    *("normalised_twice", "unusual_pixels"),
+)
+
+
+def render_inspect(document: Mapping[str, Any], *, ascii_only: bool = False) -> RenderableType:
+    """What would be measured of a model and why, laid out for the width of the console that prints it.
+
+    document: of `inspect_json`.
+    """
+    pen, chosen, head, image = Pen(ascii_only), *(document[key] for key in ("representation", "head", "image_input"))
+    size = f"{image['height'] or '?'} by {image['width'] or '?'} px (height by width)"
+    scaling, external = document["scaling"], document["external"]
+    blocks = [
+        section(pen, "Representation", "what the check reads", _rows(pen, {
+            "tensor": chosen["tensor"],
+            "shape": show_shape(chosen["shape"]) + ("" if chosen["pool"] == "none" else " before pooling"),
+            "rule": chosen["rule"] + (", assumed: the graph does not say" if chosen["assumed"] else ""),
+            "pool": chosen["pool"],
+            "ends in": chosen["ends_in"],
+            "why": chosen["why"],
+        })),
+        section(pen, "Alternatives", "set one with --tensor NAME", _table(
+            pen, ("tensor", "made by", "rule", "what it is"),
+            [tuple(other[key] for key in ("tensor", "op", "rule", "why")) for other in document["alternatives"]],
+        )),
+        section(pen, "Head", "" if head else "none found", _rows(pen, {
+            "layer": head["op"],
+            "weight": show_shape(head["weight_shape"]),
+            "classes": str(head["classes"] or "unknown"),
+            "class scores": document["class_output"] or "no output",
+        } if head else {})),
+        section(pen, "Image input", "", _rows(pen, {
+            "name": image["name"],
+            "layout": f"{image['layout']} {image['dtype']}",
+            "size": size,
+            "batch": str(image["batch"] or "any"),
+            **({"scaled inside": steps_text(GraphScaling.model_validate(scaling))} if scaling else {}),
+        })),
+        section(pen, "Preprocessing", "and where each value comes from", _table(
+            pen, ("field", "value", "source"), [tuple(row.values()) for row in document["preprocessing"]],
+        )) if document["preprocessing"] else section(
+            pen, "Preprocessing", "", pen.say(f"not known: {document['preprocessing_not_known']}")
+        ),
+        section(pen, "File", "", _rows(pen, {
+            "size": f"{document['size_bytes']} bytes" + (", external data included" if external else ""),
+            "digest": document["digest"],
+            **({"model file": document["model_digest"]} if external else {}),
+            **{f"data {each['location']}": f"{each['size_bytes']} bytes, {each['digest']}" for each in external},
+            "opsets": ", ".join(f"{domain} {number}" for domain, number in document["opsets"].items()),
+            "IR version": str(document["ir_version"]),
+            "precision": document["precision"],
+            "producer": document["producer"] or "not named",
+            "contract": _contract(document["contract"]),
+        })),
+    ]  # fmt: skip
+    parts: list[RenderableType] = [pen.name(document["file"], "bold")]
+    for block in blocks:
+        parts += [Text(), block]
+    return Trimmed(Group(*parts, Text(), _answer(pen, can_pass_of(document))))
+
+
+def can_pass_of(document: Mapping[str, Any]) -> CanPass:
+    """The answer that a document holds."""
+    said = document["can_pass"]
+    return CanPass(said["answer"], tuple(map(Reason.model_validate, said["reasons"])), said["note"] or "")
+
+
+def render_unopened(path: Path, fault: RobustcheckError, *, ascii_only: bool = False) -> RenderableType:
+    """That a file which can't be opened can't pass, and why."""
+    pen = Pen(ascii_only)
+    return Trimmed(Group(pen.name(str(path), "bold"), Text(), _answer(pen, cannot_open(path, fault))))
+
+
+def _answer(pen: Pen, can_pass: CanPass) -> Group:
+    """Say in one line whether the file can pass; else why not and what would, of the reason that is hardest to mend.
+
+    Several reasons stand in a block before it.
+    """
+    words = "yes: the thresholds are for models like this one; the numbers decide"
+    words += f"; {can_pass.note}" if can_pass.note else ""
+    if can_pass.reasons:
+        reason = min(can_pass.reasons, key=lambda each: each.id in MENDED_BY_OPTIONS)
+        words = f"{can_pass.answer}, because {reason.seen}"
+        if step := reason.next_step:
+            # a sentence of the rule, else a command
+            words += f"; what helps: {step[0].lower() + step[1:].rstrip('.') if step[0].isupper() else step}"
+    several = reasons(pen, can_pass.reasons) if len(can_pass.reasons) > 1 else []
+    return spaced([*several, line(pen.say("Can this file pass? ", "bold"), pen.say(words))])
+
+
+def _rows(pen: Pen, rows: dict[str, str]) -> Table:
+    return hanging([(pen.say(label, "dim"), pen.name(value)) for label, value in rows.items()])
+
+
+def _table(pen: Pen, headers: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> RenderableType:
+    if not rows:
+        return pen.say("none")
+    table = columns(pen, *headers)
+    for row in rows:
+        # the last cell is a sentence, the others are names
+        table.add_row(*(pen.name(cell) for cell in row[:-1]), pen.say(row[-1]))
+    return table
+
+
+def _contract(contract: Mapping[str, Any] | None) -> str:
+    if contract is None:
+        return "none: the tensor was found by rule"
+    source = contract["source"]
+    trained = ", random weights" if source["random_weights"] else ""
+    planted = f", synthetic: {source['synthetic']}" if source["synthetic"] else ""
+    matched = "" if source["matched_to"] is None else f", trained to match: {source['matched_to']}"
+    said = f"{source['library']} {source['name']} {source['weights']}{trained}{planted}{matched}"
+    return f"schema {contract['schema_version']}; {said}"
