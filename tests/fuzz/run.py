@@ -34,12 +34,12 @@ def made(kind: str, seed: int) -> bytes:
 
 
 def read(kind: str, content: bytes, folder: Path) -> str:
-    """Read a changed file: "read", "refused N" with the exit code, or what broke."""
+    """Read a changed file: "read" with what came of it, "refused N" with the exit code, or what broke."""
     target = TARGETS[kind]
     path = folder / target.name
     path.write_bytes(content)
     try:
-        target.read(path)
+        result = target.read(path)
     except MemoryError:
         return "refused 4"
     except Exception as fault:  # noqa: BLE001 # that is what is looked for
@@ -56,7 +56,7 @@ def read(kind: str, content: bytes, folder: Path) -> str:
             places.append(f"{Path(code.co_filename).name}:{tb.tb_lineno}")
             tb = tb.tb_next
         return f"broke {type(fault).__name__}: {str(fault)[:120]!r} at {' < '.join(reversed(places[-6:]))}"
-    return "read"
+    return f"read {result}" if isinstance(result, str) else "read"
 
 
 def work(kind: str, first: int, minutes: float) -> None:

@@ -5,9 +5,13 @@ A call may return or raise an error of this package. Anything else is a finding.
 
 from __future__ import annotations
 
+import atexit
 import io
 import os
 import random
+import shutil
+import subprocess
+import sys
 import tarfile
 import tempfile
 from collections.abc import Callable
@@ -72,6 +76,26 @@ def models() -> tuple[bytes, ...]:
     return (planted, *(made.SerializeToString() for made in (onnx_models.classifier(), onnx_models.encoder())))
 
 
+@cache
+def refused() -> tuple[bytes, ...]:
+    """Models that get WARN: the demo's ordinary encoder, which has a contract, and two without one."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "ordinary.onnx"
+        demo.write(path, "ordinary", *demo.train())
+        return (path.read_bytes(), *models()[1:])
+
+
+@cache
+def small_photos() -> Path:
+    """A folder of 64 small photos; it stays until the process ends."""
+    folder = Path(tempfile.mkdtemp(prefix="fuzz-photos-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    for file in sorted(BUNDLED.glob("*.jpg"))[:64]:
+        with Image.open(file) as image:
+            image.resize((64, 64)).save(folder / file.name)
+    return folder
+
+
 def photo(form: str) -> bytes:
     """A bundled photo as a file of a form."""
     made = io.BytesIO()
@@ -132,7 +156,8 @@ def reports() -> tuple[bytes, ...]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "planted.onnx"
         path.write_bytes(models()[0])
-        return (check(path, max_images=PASSES, device="cpu", cache=False).model_dump_json().encode(),)
+        report = check(path, max_images=PASSES, device="cpu", cache=False, isolate=False)
+        return (report.model_dump_json().encode(),)
 
 
 # -------------------------------------------------------------------------------------------------- calls
@@ -145,7 +170,24 @@ def opened(path: Path) -> object:
 
 def checked(path: Path) -> object:
     """What a check of a few images does."""
-    return check(path, max_images=PASSES, device="cpu", cache=False, preprocess="imagenet")
+    return check(path, max_images=PASSES, device="cpu", cache=False, preprocess="imagenet", isolate=False)
+
+
+def judged(path: Path) -> str:
+    """The verdict of a changed model that did not pass before. A file with a contract must never pass by a change."""
+    report = check(path, images=str(small_photos()), device="cpu", cache=False, preprocess="imagenet", isolate=False)
+    has_contract = b"robustcheck" in path.read_bytes()
+    assert not (report.passed and has_contract), "a changed model with a contract passes"
+    return report.verdict.verdict
+
+
+def commanded(path: Path) -> str:
+    """The exit code of the command, whose child process reads the model; a PASS, a signal or 70 is a finding."""
+    call = [sys.executable, "-P", "-m", "robustcheck_onnx.checker", str(path), "--images", str(small_photos()), "-qq"]
+    call += ["--no-cache", "--isolated", "--timeout", "10", "--max-memory", "3GiB", "--preprocess", "imagenet"]
+    done = subprocess.run(call, check=False, capture_output=True, text=True)
+    assert done.returncode in (1, 2, 3, 4), f"exit code {done.returncode}: {done.stderr[-200:]}"
+    return f"exit {done.returncode}"
 
 
 def seen(path: Path) -> object:
@@ -181,6 +223,8 @@ TARGETS = {
     SELF_TEST: Target("any", lambda: (bytes(99),), breaks, by_bytes),
     "model": Target("model.onnx", models, opened, by_fields),
     "check": Target("model.onnx", models, checked, by_fields),
+    "verdict": Target("model.onnx", refused, judged, by_fields),
+    "command": Target("model.onnx", refused, commanded, by_fields),
     **{form.lower(): Target(f"photo.{form.lower()}", partial(one_photo, form), seen, by_bytes) for form in FORMS},
     "tar": Target("images.tar", tars, seen, by_bytes),
     "arrays": Target("images.npz", arrays, seen, by_bytes),
