@@ -45,7 +45,9 @@ class Limits:
     def refuse_here(self) -> None:
         """Raise UsageError where there is a limit but no child to hold to it."""
         if self != NO_LIMITS:
-            raise UsageError(f"limits are {self}; only a child process has them", "isolate=True, and images in files")
+            raise UsageError(
+                f"limits are {self}; only a local child process has them", "isolate=True, images in files, no Ray"
+            )
 
 
 STATUS: Final = Path("/proc/self/status")

@@ -33,7 +33,14 @@ Tell = Callable[[str], None]
 def check_engine(settings: Settings) -> None:
     """Raise what the engine would raise, before hours of exporting: Ray missing or not reachable, a wrong device."""
     job = Job(Path("none.onnx"), settings.options)
-    run_jobs((job,), profiles.load(), engine=settings.engine, workers=settings.workers, address=settings.address)
+    run_jobs(
+        (job,),
+        profiles.load(),
+        engine=settings.engine,
+        workers=settings.workers,
+        address=settings.address,
+        limits=settings.limits,
+    )
 
 
 def measure(
@@ -84,6 +91,7 @@ def measure(
             engine=settings.engine,
             workers=settings.workers,
             address=settings.address,
+            limits=settings.limits,
         )
         if jobs
         else ()

@@ -17,6 +17,7 @@ from typing import Any
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, RobustcheckError, UsageError
 from robustcheck_onnx.checker.evidence import Options
 from robustcheck_onnx.checker.images import digest_of_set, open_images
+from robustcheck_onnx.checker.limits import NO_LIMITS, Limits
 from robustcheck_onnx.checker.measure import own_files
 from robustcheck_onnx.checker.model import file_digest, read_onnx
 from robustcheck_onnx.checker.statistics import STATISTIC_VERSION
@@ -44,6 +45,8 @@ class Settings:
     engine: str = "local"
     workers: int | None = None
     address: str | None = None
+    limits: Limits = NO_LIMITS
+    """of the measurement of each model, with the local engine"""
 
 
 @dataclass(frozen=True)

@@ -278,6 +278,15 @@ Timeout = Annotated[
         rich_help_panel=LIMITS,
     ),
 ]
+TimeoutIfAsked = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        help="Longest time that the measurement of one model may take. Default: no limit.",
+        metavar="SECONDS",
+        rich_help_panel=LIMITS,
+    ),
+]
 MaxMemory = Annotated[
     int | None,
     typer.Option(

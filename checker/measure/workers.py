@@ -14,6 +14,7 @@ from typing import Final
 from robustcheck_onnx.checker import isolation
 from robustcheck_onnx.checker.errors import UsageError, as_error
 from robustcheck_onnx.checker.evidence import Evidence
+from robustcheck_onnx.checker.limits import NO_LIMITS, Limits
 from robustcheck_onnx.checker.runtime import cpu_threads
 from robustcheck_onnx.thresholds.profile import Profile
 
@@ -30,6 +31,7 @@ def run_jobs(
     engine: str = "local",
     workers: int | None = None,
     address: str | None = None,
+    limits: Limits = NO_LIMITS,
     progress: JobProgress | None = None,
 ) -> Iterator[Outcome]:
     """Measure jobs on all of their images and give the outcomes as they come, in any order.
@@ -43,10 +45,11 @@ def run_jobs(
         engine: local (processes of this machine, one model each) or ray (the extra `ray`).
         workers: processes; None = one for local; for ray one a GPU of the cluster, or one for every four cores.
         address: of a running Ray cluster; None = one on this machine for as long as this runs.
+        limits: of each job, of the local engine alone.
         progress: called when a shard is done; by ray only.
 
     Raises:
-        UsageError: no such engine, less than one worker, an address without ray.
+        UsageError: no such engine, less than one worker, an address without ray, limits with ray.
         EnvironmentFaultError: Ray is not installed, or its cluster can't be reached.
     """
     if engine not in ENGINES:
@@ -54,15 +57,16 @@ def run_jobs(
     if workers is not None and workers < 1:
         raise UsageError(f"--workers is {workers}; it must be at least 1", "--workers 1")
     if engine == "ray":
+        limits.refuse_here()
         from .ray_engine import run_jobs as run_on_ray  # noqa: PLC0415 # an extra
 
         return run_on_ray(jobs, profile, workers=workers, address=address, progress=progress)
     if address is not None:
         raise UsageError(f"--ray-address is {address}; it needs the Ray engine", "--engine ray")
-    return _run_local(jobs, profile, workers or 1)
+    return _run_local(jobs, profile, workers or 1, limits)
 
 
-def _run_local(jobs: Sequence[Job], profile: Profile, workers: int) -> Generator[Outcome, None, None]:
+def _run_local(jobs: Sequence[Job], profile: Profile, workers: int, limits: Limits) -> Generator[Outcome, None, None]:
     n_workers = max(1, min(workers, len(jobs)))
     threads = max(1, cpu_threads() // n_workers)
     walls: list[isolation.Wall] = []
@@ -78,7 +82,7 @@ def _run_local(jobs: Sequence[Job], profile: Profile, workers: int) -> Generator
             "threads": threads,
         }
         try:
-            with isolation.Wall() as wall:
+            with isolation.Wall(limits) as wall:
                 walls.append(wall)
                 if stopping.is_set():
                     wall.stop()

@@ -73,7 +73,7 @@ def test_a_limit_must_be_positive(limits: dict[str, float]) -> None:
 
 
 def test_limits_need_a_child(lookup_pass: tuple[Path, Path]) -> None:
-    with pytest.raises(UsageError, match="only a child process has them"):
+    with pytest.raises(UsageError, match="only a local child process has them"):
         rc.check(lookup_pass[0], isolate=False, limits=Limits(timeout_s=1))
 
 

@@ -20,9 +20,12 @@ from ..options import (
     Images,
     MaxBad,
     MaxImagesOrAll,
+    MaxMemory,
     Output,
     RayAddress,
     Seed,
+    TimeoutIfAsked,
+    limits_of,
     one_of,
     run_options,
 )
@@ -139,6 +142,8 @@ def calibrate(
     output: Output = "terminal",
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.", rich_help_panel=OUTPUT)] = False,
     color: Color = "auto",
+    timeout: TimeoutIfAsked = None,
+    max_memory: MaxMemory = None,
     debug: Debug = False,
 ) -> int:
     """Fit thresholds to a suite of models, or to earlier measurements."""
@@ -179,6 +184,7 @@ def calibrate(
         engine=engine,
         workers=workers,
         address=ray_address,
+        limits=limits_of(timeout, max_memory, None, is_long=True),
     )
     table = results or (out.with_suffix(".results.jsonl") if out else None)
     if plan:
