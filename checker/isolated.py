@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import isolation
 from .errors import RobustcheckError
 from .isolation import Wall
-from .limits import Limits
+from .limits import NO_LIMITS, Limits
 from .report import Failed, Outcome, Report
 from .storage import redact
 
 if TYPE_CHECKING:
     from robustcheck_onnx.checker.progress import Tell
     from robustcheck_onnx.thresholds.profile import Profile
+
+Answer = TypeVar("Answer")
 
 
 def check(
@@ -57,20 +59,32 @@ def check(
     }
     about = f"<{from_memory}>" if from_memory else redact(model)
     answer = wall.run("check", arguments, about=about, tell=progress, gently=engine != "local", is_last=is_last)
-    return Report.model_validate(answer)
+    return _made(Report.model_validate, answer, about)
 
 
 def call(
     task: str,
     arguments: Mapping[str, Any],
+    record: Callable[[Any], Answer],
     *,
     about: str,
-    limits: Limits,
-    progress: Tell | None,
-) -> Any:
-    """Another task of `child.TASKS`: its answer as JSON values. Raises as that task and `Wall.run`."""
+    limits: Limits = NO_LIMITS,
+    progress: Tell | None = None,
+) -> Answer:
+    """Another task of `child.TASKS`.
+
+    record: makes the result of the child's answer, which is of JSON values; ValueError where it can't.
+    Raises as that task and `Wall.run`.
+    """
     with isolation.Wall(limits) as wall:
-        return wall.run(task, arguments, about=about, tell=progress)
+        return _made(record, wall.run(task, arguments, about=about, tell=progress), about)
+
+
+def _made(record: Callable[[Any], Answer], answer: Any, about: str) -> Answer:
+    try:
+        return record(answer)
+    except (ValueError, TypeError, KeyError) as fault:  # pydantic's error is a ValueError
+        raise isolation.unreadable(about) from fault
 
 
 def is_possible(given: object, *places: str | None) -> bool:

@@ -19,6 +19,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -37,6 +38,10 @@ START: Final = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
     "from robustcheck_onnx.checker.child import main; sys.exit(main())"
 )
+
+
+FLAGS: Final = ("-I",) if sys.flags.isolated else ("-P", "-E") if sys.flags.ignore_environment else ("-P",)
+"""Of the interpreter: it takes no module from the current folder, and heeds no variable that this process ignores."""
 
 
 class Wall:
@@ -110,31 +115,50 @@ class Wall:
             self._running.kill()
 
 
-def _answer(messages: Iterable[tuple[str, Any]], tell: Tell | None) -> Any:
-    for kind, content in messages:
-        if kind == "answer":
-            return content
-        if kind == "error":
-            raise _error(content)
-        if kind == "log":
-            LOG.log(int(content["level"]), "%s", content["text"])
-        elif tell is not None:
-            tell(Progress(**content))
+def unreadable(about: str) -> CannotAssessError:
+    """The error of a child whose answer is not what was asked for: what it read has broken it."""
+    return CannotAssessError(
+        f"{about}: the process that reads it gave no answer that can be read",
+        "export the model again; try other images",
+    )
+
+
+def _answer(messages: Iterable[_Message], tell: Tell | None) -> Any:
+    for message in messages:
+        if isinstance(message, Progress):
+            if tell is not None:
+                tell(message)
+        elif isinstance(message, _Log):
+            LOG.log(message.level, "%s", message.text)
+        elif isinstance(message, RobustcheckError):
+            raise message
+        else:
+            return message.value
     raise AssertionError("a child's messages end with an answer or an error")
 
 
-def run(
-    task: str,
-    arguments: Mapping[str, Any],
-    *,
-    about: str,
-    limits: Limits = NO_LIMITS,
-    tell: Tell | None = None,
-    gently: bool = False,
-) -> Any:
-    """`Wall.run` with a child for this task alone."""
-    with Wall(limits) as wall:
-        return wall.run(task, arguments, about=about, tell=tell, gently=gently)
+@dataclass(frozen=True)
+class _Log:
+    level: int
+    text: str
+
+
+@dataclass(frozen=True)
+class _Answered:
+    value: Any
+
+
+_Message = Progress | _Log | RobustcheckError | _Answered
+
+
+def _message(line: bytes) -> _Message:
+    """What a line of a child says. Raises ValueError, TypeError, KeyError, AttributeError, RecursionError: nothing."""
+    ((kind, content),) = dict(json.loads(line)).items()
+    if kind == "answer":
+        return _Answered(content)
+    if kind == "error":
+        return _error(content)
+    return Progress(**content) if kind == "progress" else _Log(int(content["level"]), str(content["text"]))
 
 
 class _EndedError(Exception):
@@ -166,7 +190,7 @@ class _Child:
             self._folder = tempfile.TemporaryDirectory(prefix="robustcheck-", ignore_cleanup_errors=True)
             with _signals_wait():  # the child inherits that, until it answers them itself
                 self._process = subprocess.Popen(  # noqa: S603
-                    [sys.executable, "-P", "-c", START, json.dumps(sys.path)],
+                    [sys.executable or "python", *FLAGS, "-c", START, json.dumps(sys.path)],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                 )
@@ -191,8 +215,8 @@ class _Child:
 
     def ask(
         self, task: str, arguments: Mapping[str, Any], *, about: str, gently: bool, limits: Limits
-    ) -> Iterator[tuple[str, Any]]:
-        """Send the task now; then give what comes back: kind and content of each message, the answer or error last."""
+    ) -> Iterator[_Message]:
+        """Send the task now; then give what comes back, the answer or error last."""
         request = {
             "task": task,
             "arguments": arguments,
@@ -208,7 +232,7 @@ class _Child:
             self._process.stdin.flush()
         return self._messages(about, time.monotonic())
 
-    def _messages(self, about: str, started_s: float) -> Iterator[tuple[str, Any]]:
+    def _messages(self, about: str, started_s: float) -> Iterator[_Message]:
         while True:
             try:
                 line = self._lines.get(timeout=LOOK_S)
@@ -217,16 +241,14 @@ class _Child:
             self._look(about, started_s)
             if line is None:
                 continue
+            if not line.endswith(b"\n"):
+                raise _EndedError(self._ended(about))
             try:
-                if not line.endswith(b"\n"):
-                    raise _EndedError(self._ended(about))
-                ((kind, content),) = json.loads(line).items()
-            except (ValueError, AttributeError) as fault:
-                raise CannotAssessError(
-                    f"{about}: the process that reads it gave no answer that can be read"
-                ) from fault
-            self._busy = kind not in ("answer", "error")
-            yield kind, content
+                message = _message(line)
+            except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as fault:
+                raise unreadable(about) from fault
+            self._busy = not isinstance(message, _Answered | RobustcheckError)
+            yield message
 
     def _look(self, about: str, started_s: float) -> None:
         """End a child that is beyond a limit."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack
 
 import numpy as np
 
@@ -90,7 +90,7 @@ def compare(
     clock, (run, given) = Clock(), measure.settle(images, options, max_images=MAX_IMAGES)
     profile = load_profile(thresholds)
     if isolate and isolated.is_possible(given, run.images):
-        answer = isolated.call(
+        return isolated.call(
             "compare",
             {
                 "candidate": str(candidate),
@@ -100,12 +100,11 @@ def compare(
                 "thresholds": profile.model_dump(mode="json"),
                 "options": run.given,
             },
+            _with_baseline,
             about=str(candidate),
             limits=limits,
             progress=progress,
         )
-        report = CompareReport.model_validate(answer["report"])
-        return report.with_baseline(Baseline.model_validate(answer["next_baseline"]))
     limits.refuse_here()
     known = None if baseline is None else baselines.known(baseline)
     jobs = [Job(local_path(model, "model"), run) for model in (candidate, reference) if model is not None]
@@ -131,6 +130,11 @@ def compare(
     else:
         comparison = _against(pair.candidate, evidence[0], read.digests, known, profile, tolerance)
     return _report(ours, comparison, profile, tolerance, baselines.name_of(baseline), when).with_baseline(new_baseline)
+
+
+def _with_baseline(answer: Mapping[str, Any]) -> CompareReport:
+    report = CompareReport.model_validate(answer["report"])
+    return report.with_baseline(Baseline.model_validate(answer["next_baseline"]))
 
 
 def _name(file: str | Path | None) -> str | None:

@@ -61,8 +61,8 @@ def scan(
     clock, (run, given) = Clock(), measure.settle(images, options, max_images=MAX_IMAGES)
     if isolate and isolated.is_possible(given, run.images):
         arguments = {"model": str(model), "blocks": list(blocks), "options": run.given}
-        answer = isolated.call("scan", arguments, about=str(model), limits=limits, progress=progress)
-        return ScanReport.model_validate(answer)
+        record = ScanReport.model_validate
+        return isolated.call("scan", arguments, record, about=str(model), limits=limits, progress=progress)
     limits.refuse_here()
     measure.tell_stage(progress, "opening the model and the images")
     inputs = measure.read_inputs(Job(local_path(model, "model"), run), source=given)

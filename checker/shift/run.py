@@ -86,8 +86,8 @@ def measure_shift(
             "report": report.model_dump(mode="json") if isinstance(report, Report) else report and str(report),
             "options": {name: value for name, value in run.given.items() if name != "images"},
         }
-        answer = isolated.call("shift", arguments, about=str(model), limits=limits, progress=progress)
-        return ShiftReport.model_validate(answer)
+        record = ShiftReport.model_validate
+        return isolated.call("shift", arguments, record, about=str(model), limits=limits, progress=progress)
     limits.refuse_here()
     measure.tell_stage(progress, "opening the model and the images")
     inputs = measure.read_inputs(Job(local_path(model, "model"), run))

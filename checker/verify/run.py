@@ -175,8 +175,8 @@ def verify(
             "detectors": list(detectors),
             "today": (today or datetime.now(UTC).date()).isoformat(),
         }
-        answer = isolated.call("verify", arguments, about=str(model), limits=limits, progress=progress)
-        return Verification.model_validate(answer)
+        record = Verification.model_validate
+        return isolated.call("verify", arguments, record, about=str(model), limits=limits, progress=progress)
     limits.refuse_here()
     tell_stage(progress, "reading the report and the model")
     report_file, model = local_path(report_file, "report"), local_path(model, "model")
@@ -258,8 +258,7 @@ def report_about(report_file: Path, model: Path, *, isolate: bool = True) -> Rep
     """The report about a model that a file holds. isolate: read both in a child process. Raises as `verify`."""
     if isolate:
         arguments = {"report_file": str(report_file), "model": str(model)}
-        answer = isolated.call("report_about", arguments, about=str(model), limits=NO_LIMITS, progress=None)
-        return Report.model_validate(answer)
+        return isolated.call("report_about", arguments, Report.model_validate, about=str(model))
     return report_of(read(report_file), model_digest(model), model, report_file)[0]
 
 

@@ -121,6 +121,33 @@ def test_models_beside_one_that_kills_its_process_get_their_verdicts(
     assert "ended by signal SIGSEGV" in err
 
 
+@pytest.mark.parametrize(
+    "line",
+    [b"", b"no JSON", b"[1]", b'{"answer": 1, "error": 2}', b'{"progress": {"n": 1}}', b"[" * 100_000, b'{"log": 3}'],
+)
+def test_a_child_that_answers_nonsense_is_an_error(line: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    start = f"import sys; sys.stdin.readline(); sys.stdout.buffer.write({line + chr(10).encode()!r})"
+    monkeypatch.setattr(isolation, "START", start)
+    with pytest.raises(CannotAssessError, match=r"m\.onnx: the process that reads it gave no answer"):
+        rc.check("m.onnx")
+
+
+def test_an_answer_that_is_no_report_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    start = 'import sys; sys.stdin.readline(); sys.stdout.write(\'{"answer": {"verdict": "PASS"}}\\n\')'
+    monkeypatch.setattr(isolation, "START", start)
+    with pytest.raises(CannotAssessError, match=r"m\.onnx: the process that reads it gave no answer"):
+        rc.check("m.onnx")
+
+
+def test_a_callback_that_raises_is_the_callers_error(lookup_pass: tuple[Path, Path]) -> None:
+    def fails(now: Progress) -> None:
+        raise ValueError(f"mine, at {now.stage}")
+
+    with pytest.raises(ValueError, match="mine, at opening"):
+        rc.check(lookup_pass[0], images=lookup_pass[1], progress=fails)
+    assert not children(os.getpid())
+
+
 def test_the_process_that_reports_reads_no_model_and_no_image(lookup_pass: tuple[Path, Path]) -> None:
     model, photos = lookup_pass
     code = (

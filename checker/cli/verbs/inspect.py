@@ -75,7 +75,7 @@ def inspect(
     }
     limits = limits_of(timeout, max_memory, max_model_size)
     try:
-        found = isolated.call("inspect", arguments, about=str(path), limits=limits, progress=None)
+        found = isolated.call("inspect", arguments, dict, about=str(path), limits=limits)
     except (UsageError, CannotAssessError) as fault:
         if isinstance(fault, UsageError) and ((tensor, pool, preprocess) != (None,) * 3 or not path.is_file()):
             raise  # a fault of the call says nothing about the file
