@@ -342,8 +342,9 @@ def read(path: Path, name: str = "") -> Profile:
         raise ProfileError(f"{name}: threshold profile cannot be read ({fault})") from fault
     try:
         raw = json.loads(text)
-    except json.JSONDecodeError as fault:
-        raise ProfileError(f"{name}: threshold profile is not JSON (line {fault.lineno}: {fault.msg})") from fault
+    except ValueError as fault:  # an integer of thousands of digits, too
+        where = f"line {fault.lineno}: {fault.msg}" if isinstance(fault, json.JSONDecodeError) else str(fault)
+        raise ProfileError(f"{name}: threshold profile is not JSON ({where})") from fault
     version = raw.get("schema_version") if isinstance(raw, dict) else None
     if not is_version(version, SCHEMA_VERSION):
         raise ProfileError(f"{name}: schema_version is {version!r}; this robustcheck reads {SCHEMA_VERSION}")

@@ -169,7 +169,7 @@ def _row(path: Path, number: int, line: str) -> Result:
     where = f"{path}: line {number}"
     try:
         raw = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as fault:
+    except (ValueError, RecursionError) as fault:
         raise ResultsError(
             f"{where}: row is not JSON ({fault}); one row of a results table a line", f"sed -i {number}d {path}"
         ) from fault

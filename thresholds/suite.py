@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from pydantic import Field, ValidationError
 
-from . import DATA, published
+from . import DATA, published, toml
 from .effective_robustness import effective_robustness
 from .frozen import Frozen, is_version
 from .published import IMAGENET, MEAN_SHIFTS, SHIFTS
@@ -142,14 +141,14 @@ def open_suite(spec: str | Path) -> Opened:
     path = PACKAGED.get(str(spec), Path(spec))
     try:
         content = path.read_bytes()
-        raw = tomllib.loads(content.decode("utf-8"))
+        raw = toml.read(content)
     except OSError as fault:
         near = difflib.get_close_matches(str(spec), PACKAGED, 1)
         hint = f"--suite {near[0]}" if near else f"packaged suites: {', '.join(PACKAGED)}"
         raise SuiteError(f"{spec}: suite cannot be read ({fault.strerror or fault}); a TOML file", hint) from fault
     except UnicodeDecodeError as fault:
         raise SuiteError(f"{path}: suite is not UTF-8 text; it must be a TOML file") from fault
-    except tomllib.TOMLDecodeError as fault:
+    except (ValueError, RecursionError) as fault:
         raise SuiteError(f'{path}: suite is not TOML ({fault}); see the page "Calibrating thresholds"') from fault
     version = raw.get("schema_version")
     if not is_version(version, SCHEMA_VERSION):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import os
 import re
 import shlex
@@ -11,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.report import Failed, Outcome, Report, exit_code_of
-from robustcheck_onnx.checker.storage import redact, unreadable, walk
+from robustcheck_onnx.checker.storage import matches, redact, unreadable, walk
 
 from .command_line import PLACEHOLDER
 
@@ -53,13 +52,12 @@ def _models_of(word: str) -> list[str]:
     if re.search(r"[*?]|\[.+\]", word):  # a lone bracket is part of a name
         if fault := unreadable(word, lambda folder: list(_below(folder))):
             raise _unreadable(fault) from fault
-        matches: list[str] = []
-        for path in glob.glob(word, recursive=True):  # noqa: PTH207
-            matches += _below(path) if os.path.isdir(path) else [path]  # noqa: PTH112
-        matches.sort()
-        if not matches:
+        models = []
+        for path in matches(word):
+            models += _below(path) if os.path.isdir(path) else [path]  # noqa: PTH112
+        if not models:
             raise UsageError(f"{word}: number of files that match is 0; at least one is needed", f"ls {word}")
-        return matches
+        return sorted(models)
     return [word]
 
 

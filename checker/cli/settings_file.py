@@ -6,12 +6,12 @@ Imports only Python's own library: it is needed even where a signal has ended th
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
+from robustcheck_onnx.thresholds import toml
 
 from .confine import is_inside
 
@@ -95,11 +95,11 @@ def read_table(path: Path, *, required: bool) -> dict[str, Any] | None:
             f"{path}: file of settings is not readable ({fault.strerror}); settings must not be passed by", look
         ) from fault
     try:
-        document = tomllib.loads(content.decode())
+        document = toml.read(content)
     except UnicodeDecodeError as fault:
         line = content[: fault.start].count(b"\n") + 1
         raise UsageError(f"{path}: line {line} is not UTF-8; TOML is", f"file {path}") from fault
-    except tomllib.TOMLDecodeError as fault:
+    except ValueError as fault:
         raise UsageError(f"{path}: file is no TOML ({fault}); it must be", f"cat -A {path}") from fault
     except RecursionError as fault:
         raise UsageError(f"{path}: file is nested too deeply; it must be plain TOML", f"cat {path}") from fault

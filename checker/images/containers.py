@@ -91,9 +91,9 @@ def _tar_members(path: File) -> list[tarfile.TarInfo]:
         raise
     except OSError as fault:
         raise UsageError(f"{path}: file cannot be read ({fault.strerror or fault}); shards must be") from fault
-    except tarfile.TarError as fault:
+    except (tarfile.TarError, ValueError, OverflowError, RecursionError) as fault:  # sizes, and headers of headers
         raise CannotAssessError(
-            f"{path}: tar file is damaged ({fault}); shards must be whole, plain tar files",
+            f"{path}: tar file is damaged ({fault!s:.200}); shards must be whole, plain tar files",
             f"tar tf {shlex.quote(str(path))}",
         ) from fault
     with path.open("rb") as file:  # tarfile stops without a word at a damaged header
@@ -145,6 +145,8 @@ def tensor_entries(path: File) -> list[Entry]:
     shapes: dict[tuple[int, ...], str] = {}  # of an image: the first array that has it
     for key, array in sorted(arrays.items()):
         where = f"{path}: array {key}" if key else f"{path}: array"
+        if not isinstance(array, np.ndarray):  # numpy gives the bytes of a member that is none
+            raise CannotAssessError(f"{path}: member {key:.200} is no array; all must be", hint)
         if array.ndim != 4 or array.shape[1] not in (1, 3) or 0 in array.shape:
             raise UsageError(
                 f"{where}: shape is {array.shape}; it must be (batch, 1 or 3 channels, height, width)",

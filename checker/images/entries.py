@@ -24,6 +24,7 @@ from .decode import MAX_FILE_BYTES, UnreadableImageError
 
 File = Path | RemoteFile
 """where an image, or a file of many images, is: on this machine, or in a store"""
+SHOWN: Final = 1000  # characters of a name in a message
 PATH_COLUMNS: Final = ("path", "image", "file")  # of a manifest; the first that is there names the image
 CHECKED_ROWS: Final = 10_000  # rows of a list or manifest whose files are looked for before anything is read
 _CHUNK: Final = 4096  # names looked up together: a list of all indices would be 40 bytes an image
@@ -141,9 +142,9 @@ class Rows:
         """The error of a row that names no file."""
         shown = value if is_url(value) else str(self.path.parent / value)
         return UsageError(
-            f"{self.path}: row {self.numbers[index]}: {PATH_COLUMNS[self.columns[index]]} is {value}; "
+            f"{self.path}: row {self.numbers[index]}: {PATH_COLUMNS[self.columns[index]]} is {value:.{SHOWN}}; "
             "there is no such file",
-            f"ls -l {shlex.quote(shown)}  # paths are relative to the folder of {self.path.name}",
+            f"ls -l {shlex.quote(shown):.{SHOWN}}  # paths are relative to the folder of {self.path.name}",
         )
 
 

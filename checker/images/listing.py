@@ -13,7 +13,7 @@ from typing import Final, Literal
 
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.evidence import STOCK
-from robustcheck_onnx.checker.storage import Place, RemoteFile, Url, open_url, parse_place, unreadable, walk
+from robustcheck_onnx.checker.storage import Place, RemoteFile, Url, matches, open_url, parse_place, unreadable, walk
 
 from . import containers, manifest, tables
 from .decode import SUFFIXES
@@ -130,9 +130,8 @@ def _index_glob(spec: str) -> tuple[Kind, Entries, tables.Table | None]:
 
     if fault := unreadable(str(Path(*parts)), lambda folder: folder_files(Path(folder)), leaves_out):
         raise _unreadable(fault) from fault
-    # Path.glob does not enter symlinked folders with **
-    matches = [Path(match) for match in glob.glob(str(Path(*parts)), recursive=True)]  # noqa: PTH207
-    files = [(path.relative_to(fixed).as_posix(), path) for path in matches if not path.is_dir()]
+    found = [Path(match) for match in matches(str(Path(*parts)))]
+    files = [(path.relative_to(fixed).as_posix(), path) for path in found if not path.is_dir()]
     once: dict[tuple[str, str], str] = {}
     real: dict[Path, str] = {}
     for name, path in sorted(files, key=lambda file: (file[0].count("/"), file[0])):

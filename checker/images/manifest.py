@@ -16,7 +16,7 @@ from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.storage import RemoteFile, Url, copied, parse_place, redact
 
 from . import entries
-from .entries import PATH_COLUMNS, Entries, File, Files, Rows, is_url
+from .entries import PATH_COLUMNS, SHOWN, Entries, File, Files, Rows, is_url
 
 Row = tuple[int, int, object, object]
 """line number, index into PATH_COLUMNS, path, label"""
@@ -39,7 +39,8 @@ def manifest_entries(path: File, rows_of: Callable[[File, TextIO], Iterable[Row]
         for number, column, value, label in rows_of(path, file):
             if not isinstance(value, str) or not value or "\0" in value:
                 raise UsageError(
-                    f"{path}: row {number}: {PATH_COLUMNS[column]} is {value!r}; it must be the path of an image",
+                    f"{path}: row {number}: {PATH_COLUMNS[column]} is {value!r:.{SHOWN}}; it must be the path of an "
+                    "image",
                     _show(path, number),
                 )
             if is_url(value) and (shown := redact(value)) != value:
@@ -54,7 +55,7 @@ def manifest_entries(path: File, rows_of: Callable[[File, TextIO], Iterable[Row]
                 labels += [None] * (len(names) - 1 - len(labels))
                 labels.append(shared.setdefault(text, text))
             if isinstance(files, RemoteFile) or is_url(value):  # looked for when it is read
-                _check_row(files, value, f"{path}: row {number}: {PATH_COLUMNS[column]} is {names[-1]}")
+                _check_row(files, value, f"{path}: row {number}: {PATH_COLUMNS[column]} is {names[-1]:.{SHOWN}}")
             elif len(names) <= entries.CHECKED_ROWS and not os.path.isfile(files / value):  # noqa: PTH113 # as in entries.py
                 raise Rows(path, numbers, bytes(columns)).missing(len(names) - 1, value)
     if not names:
@@ -104,7 +105,7 @@ def _json(line: str) -> object:
     text = line.removesuffix("\n")
     try:
         row, end = _JSON.raw_decode(text)
-    except json.JSONDecodeError:
+    except ValueError:
         return json.loads(text)
     return row if end == len(text) else json.loads(text)
 
@@ -116,7 +117,7 @@ def jsonl_rows(path: File, file: TextIO) -> Generator[Row, None, None]:
             continue
         try:
             row = _json(line)
-        except (json.JSONDecodeError, RecursionError) as fault:
+        except (ValueError, RecursionError) as fault:
             raise UsageError(
                 f"{path}: row {number} is not JSON ({fault}); each row must be an object", _show(path, number)
             ) from fault
@@ -139,7 +140,7 @@ def _path_column(path: File, number: int, names: Iterable[str]) -> int:
         if name in names:
             return column
     raise UsageError(
-        f"{path}: row {number} has the columns {', '.join(names)}; "
+        f"{path}: row {number} has the columns {', '.join(names):.{SHOWN}}; "
         f"one of {', '.join(PATH_COLUMNS)} must name the image",
         _show(path, 1),
     )

@@ -23,6 +23,8 @@ from .held import Held
 from .light import Places
 
 LFS_MARK = b"version https://git-lfs.github.com/spec/"  # first line of a Git LFS pointer file
+AGAIN = "download or export it again"
+MOST_DIMENSIONS = 64  # of an array of NumPy
 PACKED_BITS = {  # types of which a byte holds several values, where the installed onnx has them
     number: bits
     for name, bits in (
@@ -73,14 +75,23 @@ def location_of(path: Path, tensor: onnx.TensorProto) -> str:
     """Read the name of the file that holds a tensor's values, as the model gives it.
 
     Raises:
-        CannotAssessError: there is none, or it lies outside the model's folder.
+        CannotAssessError: there is none, or it lies outside the model's folder; an entry is there twice or is no text.
     """
+    words = [word for entry in tensor.external_data for word in (entry.key, entry.value)]
+    odd = next((word for word in words if not isinstance(word, str)), None)  # protobuf gives bytes for no UTF-8
+    if odd is not None:
+        raise CannotAssessError(
+            f"{path}: external data of tensor {tensor.name!r:.80} says {odd!r:.80}; it must be UTF-8 text", AGAIN
+        )
+    if len(words) != 2 * len(entries_of(tensor)):  # readers differ in the one that they take
+        raise CannotAssessError(
+            f"{path}: external data of tensor {tensor.name!r:.80} has an entry twice; each must be there once", AGAIN
+        )
     location = entries_of(tensor).get("location", "")
     posix, windows = PurePosixPath(location), PureWindowsPath(location)
     if not location:
         raise CannotAssessError(
-            f"{path}: external data of tensor {tensor.name!r} has no location; the model is damaged",
-            "download or export it again",
+            f"{path}: external data of tensor {tensor.name!r:.80} has no location; the model is damaged", AGAIN
         )
     if posix.is_absolute() or windows.is_absolute() or windows.drive or ".." in windows.parts:
         raise _outside_folder(path, location)
@@ -97,12 +108,12 @@ def locate_weights(path: Path, locations: list[str]) -> tuple[Path | None, dict[
         return None, {}
     # a model reached through a link (current.onnx -> store/v3.onnx) keeps its weights beside the target
     folders = [path.parent, path.resolve().parent]
-    folder = next((f for f in folders if all((f / name).exists() for name in locations)), folders[0])
+    folder = next((f for f in folders if all(_is_file(f / name) for name in locations)), folders[0])
     for name in locations:
-        if not (folder / name).is_file():
+        if not _is_file(folder / name):
             raise CannotAssessError(
-                f"{path}: weights file {name} is missing; the model keeps its weights in it",
-                f"copy {name} next to the model: {folder / name}",
+                f"{path}: weights file {name:.1000} is missing; the model keeps its weights in it",
+                f"copy {name:.1000} next to the model: {folder / name!s:.1000}",
             )
     folder = folder.resolve()
     targets = {name: (folder / name).resolve() for name in locations}
@@ -115,6 +126,13 @@ def locate_weights(path: Path, locations: list[str]) -> tuple[Path | None, dict[
     return blobs, targets
 
 
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is longer than any can be
+        return False
+
+
 def check_length(path: Path, tensor: onnx.TensorProto, target: Path) -> None:
     """Refuse a tensor whose values do not lie whole in `target`, or are not as many as its shape needs.
 
@@ -122,19 +140,20 @@ def check_length(path: Path, tensor: onnx.TensorProto, target: Path) -> None:
         CannotAssessError.
     """
     entries, name = entries_of(tensor), entries_of(tensor)["location"]
+    _check_dims(path, tensor)
     try:
         offset = int(entries.get("offset") or 0)
         needed = needed_bytes(tensor)
         length = int(entries.get("length") or needed)
     except (ValueError, KeyError) as error:
         raise CannotAssessError(
-            f"{path}: external data of tensor {tensor.name!r} is described by {entries}; "
+            f"{path}: external data of tensor {tensor.name!r:.80} is described by {entries!s:.200}; "
             "offset, length and type must be known",
             "export the model again",
         ) from error
     if offset < 0 or any(size < 0 for size in tensor.dims) or length != needed:
         raise CannotAssessError(
-            f"{path}: external data of tensor {tensor.name!r} is {length} bytes at {offset} in {name}; "
+            f"{path}: external data of tensor {tensor.name!r:.80} is {length} bytes at {offset} in {name:.200}; "
             f"its shape {list(tensor.dims)} needs {needed}",
             "export the model again",
         )
@@ -160,7 +179,8 @@ def check_inline(path: Path, tensor: onnx.TensorProto, places: Places) -> None:
     Raises:
         CannotAssessError.
     """
-    hint = "download or export it again"
+    hint = AGAIN
+    _check_dims(path, tensor)
     try:
         kind = onnx.TensorProto.DataType.Name(tensor.data_type).lower()
         field = helper.tensor_dtype_to_field(tensor.data_type)
@@ -189,6 +209,15 @@ def check_inline(path: Path, tensor: onnx.TensorProto, places: Places) -> None:
         )
     if tensor.HasField("segment"):
         raise CannotAssessError(f"{path}: weight {tensor.name!r} is in segments; it must be whole", hint)
+
+
+def _check_dims(path: Path, tensor: onnx.TensorProto) -> None:
+    """Refuse a shape that no array has, before its sizes are multiplied. Raises CannotAssessError."""
+    n = len(tensor.dims)
+    if n > MOST_DIMENSIONS:
+        raise CannotAssessError(
+            f"{path}: weight {tensor.name!r:.80} has {n} dimensions; arrays have {MOST_DIMENSIONS} at most", AGAIN
+        )
 
 
 def use_resolved_names(folder: Path, targets: dict[str, Path], tensors: list[onnx.TensorProto]) -> None:

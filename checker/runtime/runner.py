@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shlex
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -360,7 +361,12 @@ class Runner:
 
 
 def _representation(values: Array, model: ModelFile) -> Array:
-    """Pool to (image, feature), float32 or float64."""
+    """Pool to (image, feature), float32 or float64. Raises CannotAssessError: there is no value an image."""
+    if values.size == 0 and len(values):
+        raise CannotAssessError(
+            f"{model.path}: shape of {model.representation.tensor} is {tuple(values.shape)}; it must have features",
+            f"robustcheck inspect {shlex.quote(str(model.path))}",
+        )
     representation = apply_pool(values, model.representation.pool, model.representation.feature_axis)
     return representation if representation.dtype in (np.float32, np.float64) else representation.astype(np.float32)
 

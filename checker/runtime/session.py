@@ -143,6 +143,7 @@ def translate(error: Exception, model: ModelFile) -> CannotAssessError | Environ
 
 def _session(graph: bytes, model: ModelFile, providers: list[Any], level: str, threads: int) -> ort.InferenceSession:
     ort.disable_telemetry_events()  # nothing of a check leaves the machine
+    ort.set_default_logger_severity(ORT_FATAL)  # of allocators: a session's own level does not hold for them
     options = ort.SessionOptions()
     options.log_severity_level = ORT_FATAL
     options.graph_optimization_level = LEVELS[level]

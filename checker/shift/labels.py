@@ -31,6 +31,7 @@ INDEX = re.compile(r"\d{1,6}")
 BUILT_IN = {"imagenet": IMAGENET, "imagenet-r": "imagenet_r", "imagenet-a": "imagenet_a"}
 """Words of --classes that mean a table of the package → its set."""
 WORDS = (*BUILT_IN, "sorted", "names")
+SHOWN = 200  # characters of a label in a message
 MAX_FILE_BYTES = 16_000_000  # a map of ImageNet-21k takes less than one
 
 
@@ -136,10 +137,10 @@ def class_map(
     unknown = Counter(label for label in labels if label not in mapping.indices)
     if unknown:
         label, count = min(unknown.items())
-        near = difflib.get_close_matches(label, mapping.indices, 1)
+        near = difflib.get_close_matches(label[:SHOWN], mapping.indices, 1)
         closest = f"; the closest is {near[0]!r}" if near else ""
         raise UsageError(
-            f"{where}: label is {label!r} ({count} images; {len(unknown)} such labels); it must be one of "
+            f"{where}: label is {label!r:.{SHOWN}} ({count} images; {len(unknown)} such labels); it must be one of "
             f"{mapping.how}{closest}",
             _HINT,
         )
@@ -171,18 +172,18 @@ def _by_labels(labels: Sequence[str], scores: Scores, where: str) -> ClassMap:
         beyond = sorted(label for label in distinct if int(label) >= scores.n_classes)
         if beyond:
             raise UsageError(
-                f"{where}: label is {beyond[0]!r}; the model has {scores.n_classes} classes, 0 to "
+                f"{where}: label is {beyond[0]!r:.{SHOWN}}; the model has {scores.n_classes} classes, 0 to "
                 f"{scores.n_classes - 1}",
                 _HINT,
             )
         every = {label: (int(label),) for label in distinct}
         return ClassMap(every, tuple(range(scores.n_classes)), "class indices", "")
     odd = min(label for label in distinct if not (SYNSET.fullmatch(label) or INDEX.fullmatch(label)))
-    near = difflib.get_close_matches(odd, scores.names, 1)
+    near = difflib.get_close_matches(odd[:SHOWN], scores.names, 1)
     closest = f" (the closest of the file's class names is {near[0]!r})" if near else ""
     raise UsageError(
-        f"{where}: label is {odd!r}{closest}; without a class map labels must all be synset ids (n01440764), class "
-        "indices, or the class names in the file's contract",
+        f"{where}: label is {odd!r:.{SHOWN}}{closest}; without a class map labels must all be synset ids (n01440764), "
+        "class indices, or the class names in the file's contract",
         _HINT + ("" if scores.names else ", or --classes sorted for class folders in alphabetical order"),
     )
 
@@ -302,8 +303,8 @@ def _indices(spec: str, label: str, value: object, scores: Scores) -> tuple[int,
             index = one
         if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < scores.n_classes:
             raise UsageError(
-                f"{spec}: class of {label!r} is {one!r}; the model has {scores.n_classes} classes, 0 to "
-                f"{scores.n_classes - 1}",
+                f"{spec}: class of {label!r:.{SHOWN}} is {one!r:.{SHOWN}}; the model has {scores.n_classes} classes, "
+                f"0 to {scores.n_classes - 1}",
                 f"robustcheck inspect MODEL.onnx, and correct {shlex.quote(spec)}",
             )
         indices.append(index)

@@ -18,14 +18,16 @@ from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
 
 from .remote import LIMIT, LIMIT_BYTES, RemoteFile, StoreError
 
+MOST_DIGITS = 18  # of a number of bytes
+
 
 def limit_bytes() -> int:
     """Most bytes of one download. Raises UsageError where the environment's value is no number."""
     value = os.environ.get(LIMIT, "")
     if not value:
         return LIMIT_BYTES
-    if not value.isdecimal() or int(value) < 1:
-        raise UsageError(f"{LIMIT} is {value!r}; it must be a number of bytes", f"export {LIMIT}={LIMIT_BYTES}")
+    if not value.isdecimal() or len(value) > MOST_DIGITS or int(value) < 1:
+        raise UsageError(f"{LIMIT} is {value!r:.40}; it must be a number of bytes", f"export {LIMIT}={LIMIT_BYTES}")
     return int(value)
 
 
@@ -112,17 +114,63 @@ def walk(folder: str | Path, error: Callable[[OSError], Exception]) -> Iterator[
     error: makes the error of a folder that can't be read; it is raised.
     """
 
-    def refuse(fault: OSError) -> None:
-        raise error(fault) from fault
-
     seen: set[tuple[int, int]] = set()
-    for top, folders, names in os.walk(folder, followlinks=True, onerror=refuse):
-        status = Path(top).stat()
-        if (status.st_dev, status.st_ino) in seen:
-            folders.clear()
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        yield top, folders, names
+    waiting = [os.fspath(folder)]
+    while waiting:  # os.walk calls itself for each level, and ends at a thousand
+        top = waiting.pop()
+        try:
+            status = os.stat(top)  # noqa: PTH116 # a Path for each folder takes time
+            if (status.st_dev, status.st_ino) in seen:
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            with os.scandir(top) as entries:
+                is_folder = {entry.name: entry.is_dir() for entry in entries}
+        except OSError as fault:
+            raise error(fault) from fault
+        folders = [name for name, yes in is_folder.items() if yes]
+        yield top, folders, [name for name, yes in is_folder.items() if not yes]
+        waiting += [os.path.join(top, name) for name in reversed(folders)]  # noqa: PTH118
+
+
+def matches(pattern: str) -> list[str]:
+    """What a glob matches, in any order; `**` enters each folder once, whatever links lead to it, by its shortest name.
+
+    Hidden folders are not entered by `**`. A folder that can't be read has no files; see `unreadable`.
+    """
+    parts = Path(pattern).parts
+    if "**" not in parts:
+        return glob.glob(pattern)  # noqa: PTH207
+    at = parts.index("**")
+    found: list[str] = []
+    rest = parts[at + 1 :]
+    for base in glob.glob(os.path.join(*parts[:at], "")) if at else [""]:  # noqa: PTH207, PTH118 # folders only
+        for folder, names in _each_folder_once(base):
+            if rest:
+                found += matches(os.path.join(glob.escape(folder), *rest))  # noqa: PTH118
+            else:
+                found += [os.path.join(folder, name) for name in names]  # noqa: PTH118
+    return found
+
+
+def _each_folder_once(base: str) -> Iterator[tuple[str, list[str]]]:
+    """A folder and every visible one below it, with the visible names in it, level by level."""
+    seen: set[tuple[int, int]] = set()
+    level = [base]
+    while level:
+        below: list[str] = []
+        for folder in level:
+            try:
+                status = os.stat(folder or ".")  # noqa: PTH116
+                if (status.st_dev, status.st_ino) in seen:
+                    continue
+                seen.add((status.st_dev, status.st_ino))
+                with os.scandir(folder or ".") as entries:
+                    inner = {entry.name: entry.is_dir() for entry in entries if not entry.name.startswith(".")}
+            except OSError:
+                continue
+            yield folder, sorted(inner)
+            below += [os.path.join(folder, name) for name, is_folder in sorted(inner.items()) if is_folder]  # noqa: PTH118
+        level = below
 
 
 def unreadable(

@@ -1,0 +1,38 @@
+"""Read TOML that somebody else may have written: whatever is in it, reading ends soon, with a value or an error.
+
+Imports only Python's own library: settings are needed even where a signal has ended the import of everything else.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from typing import Any
+
+MOST_BYTES = 1 << 20  # a file of settings has some KB
+MOST_DOTS = 500  # in a line: the time of a dotted key grows with the square of its length
+MOST_BITS = 63  # of an integer, beside its sign: TOML asks for no more
+
+
+def read(content: bytes) -> dict[str, Any]:
+    """The document in a TOML file.
+
+    Raises:
+        UnicodeDecodeError: it is not UTF-8.
+        ValueError: it is no TOML (tomllib.TOMLDecodeError), too large, or has a larger integer than TOML's.
+        RecursionError: it is nested too deeply.
+    """
+    if len(content) > MOST_BYTES:
+        raise ValueError(f"it has {len(content)} bytes, more than {MOST_BYTES}")
+    text = content.decode("utf-8")
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.count(".") > MOST_DOTS:
+            raise ValueError(f"line {number} has more than {MOST_DOTS} dots")
+    document = tomllib.loads(text)
+    waiting: list[Any] = [document]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict | list):
+            waiting += value.values() if isinstance(value, dict) else value
+        elif isinstance(value, int) and value.bit_length() > MOST_BITS:
+            raise ValueError(f"an integer has {value.bit_length()} bits; TOML's have {MOST_BITS} and a sign")
+    return document
