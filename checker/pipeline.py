@@ -35,8 +35,9 @@ from robustcheck_onnx.checker.statistics import is_look
 from robustcheck_onnx.checker.statistics import state as sums
 from robustcheck_onnx.checker.storage import Place, Url, as_typed, redact
 from robustcheck_onnx.checker.verdict import NAMES, decided, judge, load_profile, memory_note, notes_of
+from robustcheck_onnx.thresholds.context import Context
 from robustcheck_onnx.thresholds.profile import Profile
-from robustcheck_onnx.thresholds.published import Context, context_for
+from robustcheck_onnx.thresholds.published import context_for
 from robustcheck_onnx.thresholds.reference import references
 
 

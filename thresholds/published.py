@@ -16,8 +16,8 @@ from typing import NamedTuple
 import numpy as np
 
 from . import DATA
+from .context import Context
 from .effective_robustness import LOWEST_ACCURACY, PERCENTAGE_POINTS, Baseline, effective_robustness, fit_baseline
-from .frozen import Frozen
 
 IMAGENET = "imagenet1k"
 SHIFTS = ("imagenetv2", "sketch", "imagenet_r", "imagenet_a", "objectnet")
@@ -87,21 +87,6 @@ class Published(NamedTuple):
         """The name of the checkpoint: model/weights for open_clip, model.weights for timm, as these write it."""
         separator = {"open_clip": "/", "timm": "."}.get(self.library, " ")
         return f"{self.model}{separator}{self.weights}" if self.weights else self.model
-
-
-class Context(Frozen):
-    """What is published about the checkpoint that an export names; beside the evidence, it never decides."""
-
-    library: str
-    model: str
-    weights: str
-    image_size_px: int | None
-    effective_robustness_pp: dict[str, float]
-    mean_pp: float | None
-    extrapolated: bool
-    """of any shift shown"""
-    source: str
-    sentence: str
 
 
 class Spread(NamedTuple):

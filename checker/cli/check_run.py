@@ -84,10 +84,6 @@ def run(
     signatures = check_sign.planned(settings.sign, destinations.shared, destinations.own, reads)
     check_places.check_bundles(resolved, [each.bundle for each in signatures], strict=strict)
     check_places.check_log(resolved, strict=strict)
-    if settings.sign is not None:
-        from robustcheck_onnx.checker.verify import check_key
-
-        check_key(Path(settings.sign))
     for form, _ in destinations.shared:
         one_model(form, len(models))
     with check_sign.removed_on_error(signatures), _logging(settings, reads):
@@ -95,6 +91,10 @@ def run(
         mark_unfinished(destinations.shared, "" if several else models[0])
         for model, own in destinations.own.items():
             mark_unfinished(own, model)
+        if settings.sign is not None:  # its import takes long: the documents are marked by now
+            from robustcheck_onnx.checker.verify import check_key
+
+            check_key(Path(settings.sign))
         profile = load_profile(None if settings.thresholds is None else Path(settings.thresholds))
         if several:  # an image set that can't be opened is the call's fault, not each model's
             isolated.open_images(wall, settings.images, seed=settings.seed, limit=settings.max_images)

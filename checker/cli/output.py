@@ -116,11 +116,17 @@ def check_target(place: Place, reads: Iterable[Place] = ()) -> None:
         )
 
 
-def _is_image_or_model(path: Path) -> bool:
-    """Whether the path is a file with the suffix of an image or a model, and no document of this tool."""
+def _is_document(path: Path) -> bool:
+    """Whether a file is a report or a signature of this tool, so that no model has to be read to know what it is."""
+    from robustcheck_onnx.checker.report.signature_file import is_verdict
     from robustcheck_onnx.checker.storage import is_ours
 
-    if not path.is_file() or is_ours(path):
+    return is_ours(path) or is_verdict(path)
+
+
+def _is_image_or_model(path: Path) -> bool:
+    """Whether the path is a file with the suffix of an image or a model, and no document of this tool."""
+    if not path.is_file() or _is_document(path):
         return False
     from robustcheck_onnx.checker.images import SUFFIXES  # needed only where a report replaces a file
 
@@ -129,9 +135,7 @@ def _is_image_or_model(path: Path) -> bool:
 
 def _beside(path: Path, reads: Iterable[Path]) -> Iterator[Path]:
     """The weights and sidecars of the models among `reads`; none where `path` is no file that could be one of them."""
-    from robustcheck_onnx.checker.storage import is_ours
-
-    if not path.is_file() or is_ours(path):
+    if not path.is_file() or _is_document(path):
         return
     from robustcheck_onnx.checker.model import (  # needed only where a report replaces a file
         external_locations,

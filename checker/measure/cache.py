@@ -33,9 +33,9 @@ from robustcheck_onnx.checker.model import (
 )
 from robustcheck_onnx.checker.runtime import cpu_name, cpu_threads, list_gpus
 from robustcheck_onnx.thresholds import profile as profiles
+from robustcheck_onnx.thresholds.context import Context
 from robustcheck_onnx.thresholds.frozen import Frozen
 from robustcheck_onnx.thresholds.profile import Profile
-from robustcheck_onnx.thresholds.published import Context
 
 from .job import Job, versions
 from .own_files import KEY, TEMPORARY, NotOwn, folder, own_folder, read_own, why_unused, write_own

@@ -18,9 +18,9 @@ from pydantic import ConfigDict, model_validator
 from robustcheck_onnx.checker.evidence import Evidence, Options
 from robustcheck_onnx.checker.text import SCHEMA_VERSION, as_json, digest_of
 from robustcheck_onnx.checker.verdict import Gate, Kind, Verdict
+from robustcheck_onnx.thresholds.context import Context
 from robustcheck_onnx.thresholds.frozen import Frozen
 from robustcheck_onnx.thresholds.profile import Profile
-from robustcheck_onnx.thresholds.published import Context
 
 if TYPE_CHECKING:
     import pandas as pd

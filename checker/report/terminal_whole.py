@@ -6,8 +6,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from robustcheck_onnx.checker.evidence import OutlierFeature
-from robustcheck_onnx.checker.statistics import OUTLIER_SD
+from robustcheck_onnx.checker.evidence import OUTLIER_SD, OutlierFeature
 from robustcheck_onnx.checker.text import (
     count_text,
     gap_text,

@@ -9,12 +9,12 @@ from typing import NamedTuple
 from robustcheck_onnx.checker.evidence import (
     CLIP,
     IMAGENET,
+    TOP_FEATURES,
     Content,
     OutlierFeature,
     Preprocessing,
     Statistics,
 )
-from robustcheck_onnx.checker.statistics import TOP_FEATURES
 from robustcheck_onnx.checker.text import number_text, percent_text
 from robustcheck_onnx.checker.verdict import NAMES
 from robustcheck_onnx.thresholds.profile import STATISTICS

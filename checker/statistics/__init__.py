@@ -5,13 +5,13 @@ Comes in: representations (image, feature), float. May import: evidence (the rec
 
 from __future__ import annotations
 
+from robustcheck_onnx.checker.evidence import CONTENT_IMAGES, OUTLIER_SD, TOP_FEATURES
+
 from .accumulate import Accumulator, measure
-from .content import CONTENT_IMAGES, effective_rank, relative_variance, unit_rows
+from .content import effective_rank, relative_variance, unit_rows
 from .definitions import (
-    OUTLIER_SD,
     PERSISTENT_SHARE,
     STATISTIC_VERSION,
-    TOP_FEATURES,
     standardise,
     usable_rows,
 )

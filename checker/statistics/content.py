@@ -11,7 +11,6 @@ import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
 
-CONTENT_IMAGES = 50  # varied images that content is measured on: the effective rank grows with their number
 
 SAME = 1e-12  # share of the energy below which nothing varies: float64 rounding of a Gram matrix is 1e-16 · rows
 

@@ -11,14 +11,12 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from robustcheck_onnx.checker.evidence import TOP_FEATURES
+
 Array = npt.NDArray[np.float64]
 
 STATISTIC_VERSION = 2  # raise it whenever a definition below changes: thresholds hold for one version only
-# SD of an image's features. The literature on quantisation has 6 (Bondarenko et al. 2023, Dettmers et al. 2022); the
-# strongest feature of the weakest encoder that shows the indication is beyond 6 in 27 % of the images, beyond 4 in 76 %
-OUTLIER_SD = 4.0
 PERSISTENT_SHARE = 0.5  # share of the images in which a persistent outlier feature is beyond OUTLIER_SD, on one side
-TOP_FEATURES = 3  # features counted in the top-3 share: real encoders had one to three (reference table)
 MIN_RELATIVE_SD = 1e-9  # SD / max|h| below which a representation counts as constant (float64 rounding is 1e-16)
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from robustcheck_onnx.checker.evidence import Interval, OutlierFeature, Statistics
+from robustcheck_onnx.checker.evidence import OUTLIER_SD, Interval, OutlierFeature, Statistics
 from robustcheck_onnx.thresholds.profile import STATISTICS, Bounds, Statistic
 
 from . import definitions, intervals
@@ -101,8 +101,8 @@ def update(state: State, h: npt.ArrayLike, keys: npt.ArrayLike) -> Measured:
     state.per_image.append(per_image)
     np.add.at(state.sizes, groups, 1.0)
     _add_to_groups(state.energies, groups, np.stack(definitions.energies(x, z)))
-    state.far_above += (z > definitions.OUTLIER_SD).sum(axis=0)
-    state.far_below += (z < -definitions.OUTLIER_SD).sum(axis=0)
+    state.far_above += (z > OUTLIER_SD).sum(axis=0)
+    state.far_below += (z < -OUTLIER_SD).sum(axis=0)
     state.total += x.sum(axis=0)
     state.zeros += int((x == 0).sum())
     state.below_zero += int((x < 0).sum())

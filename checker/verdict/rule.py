@@ -6,11 +6,13 @@ from collections.abc import Iterable, Iterator
 from typing import Literal
 
 from robustcheck_onnx.checker.evidence import (
+    CONTENT_IMAGES,
+    OUTLIER_SD,
+    TOP_FEATURES,
     Evidence,
     Interval,
     Statistics,
 )
-from robustcheck_onnx.checker.statistics import CONTENT_IMAGES, OUTLIER_SD, TOP_FEATURES
 from robustcheck_onnx.checker.text import bound_text, number_text
 from robustcheck_onnx.thresholds.frozen import Frozen
 from robustcheck_onnx.thresholds.profile import ENERGIES, Limits, Profile, Statistic

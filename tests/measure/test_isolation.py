@@ -148,13 +148,17 @@ def test_a_callback_that_raises_is_the_callers_error(lookup_pass: tuple[Path, Pa
     assert not children(os.getpid())
 
 
-def test_the_process_that_reports_reads_no_model_and_no_image(lookup_pass: tuple[Path, Path]) -> None:
+@pytest.mark.parametrize(("form", "none"), [("html", ""), ("junit", "'numpy', ")])
+def test_the_process_that_reports_reads_no_model_and_no_image(
+    lookup_pass: tuple[Path, Path], form: str, none: str
+) -> None:
+    """Nor does it need NumPy, except for the page's picture of the reference checkpoints."""
     model, photos = lookup_pass
     code = (
         "import sys; from robustcheck_onnx.checker import cli; code = cli.main(sys.argv[1:]); "
-        "print(code, [m for m in ('onnx', 'onnxruntime', 'PIL', 'pyarrow', 'tarfile') if m in sys.modules])"
+        f"print(code, [m for m in ({none}'onnx', 'onnxruntime', 'PIL', 'pyarrow', 'tarfile') if m in sys.modules])"
     )
-    call = [sys.executable, "-c", code, str(model), "--images", str(photos), "-qq", "-o", "html=x.html"]
+    call = [sys.executable, "-c", code, str(model), "--images", str(photos), "-qq", "-o", f"{form}=x.{form}"]
     done = subprocess.run(call, capture_output=True, text=True, check=False, cwd=model.parent)
     assert done.stdout == "0 []\n", done.stderr
 

@@ -151,7 +151,7 @@ def test_axes_are_read_or_left_out(tmp_path: Path) -> None:
     assert (forms["first"], forms["x1"]) == ("tokens_first", "tokens_first")
     assert not {"x2", "x3"} & forms.keys()
     assert report.model.n_left_out >= 2
-    assert any("left out: their axes could not show" in note for note in report.notes)
+    assert any("left out: their axes could not be told apart" in note for note in report.notes)
     assert_report_is_truth(report, path, feed)
 
 

@@ -301,8 +301,8 @@ def test_a_kill_between_two_places_leaves_no_signature_beside_an_error(here: Pat
         "    real(*words)\n"
         "    left[0] -= 1\n"
         "storage.replace_with_error = replace\n"
-        "from robustcheck_onnx.checker import pipeline\n"
-        "pipeline.check = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "from robustcheck_onnx.checker import isolated\n"
+        "isolated.check = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)\n"
         f"sys.exit(cli.main({again!r}))\n"
     )
     done = subprocess.run([sys.executable, "-Pc", script], check=False, capture_output=True)

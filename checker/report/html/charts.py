@@ -9,8 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from robustcheck_onnx.checker.evidence import Gallery, Interval, OutlierFeature, Statistics
-from robustcheck_onnx.checker.statistics import OUTLIER_SD
+from robustcheck_onnx.checker.evidence import OUTLIER_SD, Gallery, Interval, OutlierFeature, Statistics
 from robustcheck_onnx.checker.text import count_text, number_text
 
 BAR_WIDTH = 260.0

@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 from robustcheck_onnx.checker.evidence import Interval
 from robustcheck_onnx.checker.text import count_text, number_text, range_text, short_checkpoint
-from robustcheck_onnx.thresholds import published as tables
 
 from ..record import Placed, Report
 from ..words import group_text, widest_kurtosis
@@ -108,6 +107,8 @@ def suite_of(report: Report) -> Suite:
 
 def _by_checkpoint(reference: Sequence[Placed]) -> tuple[tuple[PublishedCheckpoint, ...], tuple[Placed, ...]]:
     """Group the reference sets by checkpoint where effective robustness is published, best first; return the others."""
+    from robustcheck_onnx.thresholds import published as tables  # noqa: PLC0415 # takes NumPy; an error needs none
+
     rows = {(row.library, row.model, row.weights): row for row in tables.published()}
     sets: dict[tuple[str, str, str], list[Placed]] = {}
     others = []
