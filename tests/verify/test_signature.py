@@ -278,6 +278,10 @@ def test_keys_that_cannot_serve(
 
 WITHOUT = """
 import sys
+sys.path.insert(0, {tests!r})
+from robustcheck_onnx.checker import isolation
+from support.no_wall import NoWall
+isolation.Wall = NoWall  # in this process, which lacks the package
 sys.modules[{package!r}] = None
 from robustcheck_onnx.checker import cli
 sys.exit(cli.main({arguments!r}))
@@ -293,7 +297,7 @@ def test_without_the_extra(place: Path, package: str) -> None:
         (["verify", *files, "--public-key", str(place / "key.pub"), "-qq"], 4),
         (["sign", *files, "--key", str(place / "key.pem"), "-o", str(place / "new.json"), "-qq"], 4),
     ):
-        script = WITHOUT.format(package=package, arguments=arguments)
+        script = WITHOUT.format(package=package, arguments=arguments, tests=str(ROOT / "tests"))
         done = subprocess.run([sys.executable, "-Pc", script], capture_output=True, text=True, check=False)
         assert done.returncode == code, done.stderr
         assert (".[sign]" in done.stderr) == (code == 4)
