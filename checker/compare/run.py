@@ -89,6 +89,7 @@ def compare(
         )
     clock, (run, given) = Clock(), measure.settle(images, options, max_images=MAX_IMAGES)
     profile = load_profile(thresholds)
+    models = [local_path(model, "model") for model in (candidate, reference) if model is not None]
     if isolate and isolated.is_possible(given, run.images):
         return isolated.call(
             "compare",
@@ -107,7 +108,7 @@ def compare(
         )
     limits.refuse_here()
     known = None if baseline is None else baselines.known(baseline)
-    jobs = [Job(local_path(model, "model"), run) for model in (candidate, reference) if model is not None]
+    jobs = [Job(model, run) for model in models]
     measure.tell_stage(progress, "loading the candidate")
     opened = [measure.open_job(jobs[0], source=given)]
     if reference is not None:

@@ -59,13 +59,14 @@ def scan(
         EnvironmentFaultError: as for a check.
     """
     clock, (run, given) = Clock(), measure.settle(images, options, max_images=MAX_IMAGES)
+    path = local_path(model, "model")
     if isolate and isolated.is_possible(given, run.images):
         arguments = {"model": str(model), "blocks": list(blocks), "options": run.given}
         record = ScanReport.model_validate
         return isolated.call("scan", arguments, record, about=str(model), limits=limits, progress=progress)
     limits.refuse_here()
     measure.tell_stage(progress, "opening the model and the images")
-    inputs = measure.read_inputs(Job(local_path(model, "model"), run), source=given)
+    inputs = measure.read_inputs(Job(path, run), source=given)
     (opened,), contract = inputs.models, inputs.models[0].contract
     preprocessing = inputs.preprocessing.preprocessing
     read = ImagesRead()

@@ -76,6 +76,7 @@ def measure_shift(
     several = [shifted] if isinstance(shifted, (str, Path)) else shifted
     first, others, maps = parse_call(str(images), [str(each) for each in several], classes)
     run = Options.of({**options, "images": as_typed(first.place)})
+    path = local_path(model, "model")
     if isolate and isolated.is_possible(None, run.images, *(as_typed(spec.place) for spec in others)):
         arguments = {
             "model": str(model),
@@ -90,7 +91,7 @@ def measure_shift(
         return isolated.call("shift", arguments, record, about=str(model), limits=limits, progress=progress)
     limits.refuse_here()
     measure.tell_stage(progress, "opening the model and the images")
-    inputs = measure.read_inputs(Job(local_path(model, "model"), run))
+    inputs = measure.read_inputs(Job(path, run))
     (opened,), contract = inputs.models, inputs.models[0].contract
     judged = None if report is None else judged_before(report, opened.digest)
     output = _class_output(opened)

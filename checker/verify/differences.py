@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from robustcheck_onnx.checker.model import PRESETS
 from robustcheck_onnx.checker.report import Report, ruling
-from robustcheck_onnx.checker.verdict import SAME_NUMBERS, execution_notes
+from robustcheck_onnx.checker.verdict import SAME_NUMBERS, execution_notes, memory_note
 from robustcheck_onnx.thresholds.profile import STATISTICS, Profile
 
 SAME_ENVIRONMENT: Final = 1e-4
@@ -84,7 +84,8 @@ def _compared(report: Report, second: Report) -> dict[str, Any]:
     for name in ("time", "gate", "verdict"):  # of the verdict its ruling counts here; `edits` judges the evidence anew
         del form[name]
     del form["binding"]["result_digest"], evidence["model"]["file"]
-    form["notes"] = [note for note in form["notes"] if not note.startswith(SETTINGS_NOTE)]
+    own = memory_note(report.evidence.model.file)  # the second run has a file
+    form["notes"] = [note for note in form["notes"] if not note.startswith(SETTINGS_NOTE) and note not in own]
     evidence["images"]["source"] = _last_part(evidence["images"]["source"])
     settings["images"] = _last_part(settings["images"])
     if settings["preprocess"] is not None and settings["preprocess"] not in PRESETS:  # a file that lies there, not here

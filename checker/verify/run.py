@@ -160,6 +160,7 @@ def verify(
             "--signature and --public-key belong together; a signature is checked by a key that you trust",
             "--signature report.sigstore.json --public-key key.pub",
         )
+    report_file, model = local_path(report_file, "report"), local_path(model, "model")
     if isolate and isolated.is_possible(None, None if images is None else str(images)):
         arguments = {
             "report_file": str(report_file),
@@ -179,7 +180,6 @@ def verify(
         return isolated.call("verify", arguments, record, about=str(model), limits=limits, progress=progress)
     limits.refuse_here()
     tell_stage(progress, "reading the report and the model")
-    report_file, model = local_path(report_file, "report"), local_path(model, "model")
     content_digest = file_digest(report_file) if report_file.is_file() else ""
     reports = read(report_file)
     digest = model_digest(model)

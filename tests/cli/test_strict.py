@@ -56,6 +56,9 @@ HARMLESS: dict[str, str] = {
     "color": '"never"',
     "log-file": '"a.log"',
     "no-ci": "true",
+    "timeout": "600",
+    "max-memory": '"8GiB"',
+    "max-model-size": '"2GiB"',
 }
 
 

@@ -158,7 +158,8 @@ def test_the_cache_never_answers_for_a_model_behind_a_url(
 def test_sigterm_leaves_nothing(own_temporary_folder: Path) -> None:
     """The signal comes while the model is being downloaded: the copy is there, and then it is not."""
     program = """
-import sys, time, fsspec
+STORE = '''
+import time, fsspec
 from fsspec.implementations.memory import MemoryFileSystem
 store = fsspec.filesystem("memory")
 store.pipe_file("/m.onnx", b"x" * 40_000_000)
@@ -167,13 +168,17 @@ def slow(self, path, **more):
     time.sleep(1)
     return whole(self, path, **more)
 MemoryFileSystem.cat_file = slow
+'''
+import sys
+from robustcheck_onnx.checker import isolation
 from robustcheck_onnx.checker.cli import main
+isolation.START = f"exec({STORE!r}); {isolation.START}"  # the child has the store
 sys.exit(main(["memory://m.onnx"]))
 """
     environment = os.environ | {"TMPDIR": str(own_temporary_folder)}
     with subprocess.Popen([sys.executable, "-c", program], env=environment, stderr=subprocess.PIPE) as process:
         until = time.monotonic() + 60
-        while not list(own_temporary_folder.glob("robustcheck-*/m.onnx")):
+        while not list(own_temporary_folder.glob("robustcheck-*/robustcheck-*/m.onnx")):
             assert process.poll() is None
             assert time.monotonic() < until
             time.sleep(0.02)
