@@ -291,7 +291,7 @@ def test_the_report_says_what_the_command_line_loosens(
 def test_without_it_the_report_says_who_loosens(here: Path, warn_model: Path, lookup_pass: tuple[Path, Path]) -> None:
     (here / "photos").symlink_to(lookup_pass[1])
     Path("robustcheck.toml").write_text('images = "photos"\nfail-on = "never"\ndevice = "cpu"\n', encoding="utf-8")
-    done = run(warn_model, "-o", "terminal", "-o", "json=r.json", cwd=here, ROBUSTCHECK_SEED="3")
+    done = run(warn_model, "-o", "terminal", "-o", "json=r.json", cwd=here, ROBUSTCHECK_SEED="3", COLUMNS="120")
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[1] == (
         "! can loosen the gate: images photos, fail-on never (robustcheck.toml); seed 3 (ROBUSTCHECK_SEED)"
