@@ -48,7 +48,10 @@ class Table:
         self._lock = threading.Lock()
         for index, (name, path) in enumerate(files):
             file = self._open(path)
-            self._columns.append(_image_column(path, file.schema_arrow))
+            try:
+                self._columns.append(_image_column(path, file.schema_arrow))
+            except _DAMAGE as fault:
+                raise _damaged(path, "Parquet", fault) from fault
             first = 0
             for group in range(file.num_row_groups):
                 self._groups.append((len(self._names), index, group))
@@ -73,9 +76,7 @@ class Table:
         except EnvironmentFaultError:
             raise
         except _DAMAGE as fault:
-            raise CannotAssessError(
-                f"{path}: Parquet file is damaged ({fault}); it must be whole", "copy or download it again"
-            ) from fault
+            raise _damaged(path, "Parquet", fault) from fault
 
     def _read(self, row: int) -> bytes:
         window = self._position[row] // WINDOW
@@ -127,20 +128,32 @@ def arrow_entries(files: Sequence[tuple[str, File]]) -> list[Entry]:
             import pyarrow  # noqa: PLC0415 (an extra)
 
             with copied(path) as local:
-                table = ipc.open_stream(pyarrow.memory_map(str(local))).read_all()
+                reader = ipc.open_stream(pyarrow.memory_map(str(local)))
+            name_of_column = _image_column(path, reader.schema)
+            column = pyarrow.chunked_array(
+                [_sound(batch.column(name_of_column)) for batch in reader],
+                type=reader.schema.field(name_of_column).type,
+            )
         except EnvironmentFaultError:
             raise
         except _DAMAGE as fault:
-            raise CannotAssessError(
-                f"{path}: Arrow file is damaged ({fault}); it must be whole", "copy or download it again"
-            ) from fault
-        column = table.column(_image_column(path, table.schema))
+            raise _damaged(path, "Arrow", fault) from fault
         entries += [
             Entry(f"{name}#{row:08d}", partial(_arrow_cell, column, row, path.parent)) for row in range(len(column))
         ]
     if not entries:
         raise UsageError(f"{files[0][1]}: number of rows is 0; at least one image is needed")
     return entries
+
+
+def _damaged(path: File, kind: str, fault: Exception) -> CannotAssessError:
+    return CannotAssessError(f"{path}: {kind} file is damaged ({fault}); it must be whole", "copy or download it again")
+
+
+def _sound(array: Any) -> Any:
+    """Check the lengths and offsets of an array: pyarrow trusts them, and ends the process at wrong ones."""
+    array.validate(full=True)
+    return array
 
 
 def _arrow_cell(column: Any, row: int, folder: File) -> bytes:

@@ -151,6 +151,20 @@ def parquet() -> tuple[bytes, ...]:
 
 
 @cache
+def arrow() -> tuple[bytes, ...]:
+    """An Arrow stream of small images in two batches: most bytes say how it is made."""
+    import pyarrow as pa
+
+    small = io.BytesIO()
+    Image.new("RGB", (1, 1)).save(small, "PNG")
+    table = pa.Table.from_pylist([{"image": {"bytes": small.getvalue(), "path": f"{i}.png"}} for i in range(4)])
+    file = io.BytesIO()
+    with pa.ipc.new_stream(file, table.schema) as writer:
+        writer.write_table(table, max_chunksize=2)
+    return (file.getvalue(),)
+
+
+@cache
 def reports() -> tuple[bytes, ...]:
     """The report of a real check."""
     with tempfile.TemporaryDirectory() as folder:
@@ -229,6 +243,7 @@ TARGETS = {
     "tar": Target("images.tar", tars, seen, by_bytes),
     "arrays": Target("images.npz", arrays, seen, by_bytes),
     "parquet": Target("images.parquet", parquet, seen, by_bytes),
+    "arrow": Target("images.arrow", arrow, seen, by_bytes),
     "profile": Target("profile.json", lambda: (DEFAULT.read_bytes(),), profile.read, by_bytes),
     "report": Target("report.json", reports, report.read, by_bytes),
     "settings": Target(
