@@ -10,7 +10,8 @@ from pathlib import Path, PurePosixPath
 
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.report import Failed, Outcome, Report, exit_code_of
-from robustcheck_onnx.checker.storage import matches, redact, unreadable, walk
+from robustcheck_onnx.checker.storage import expand as expand_glob
+from robustcheck_onnx.checker.storage import redact, unreadable, walk
 
 from .command_line import PLACEHOLDER
 
@@ -53,7 +54,7 @@ def _models_of(word: str) -> list[str]:
         if fault := unreadable(word, lambda folder: list(_below(folder))):
             raise _unreadable(fault) from fault
         models = []
-        for path in matches(word):
+        for path in map(str, expand_glob(Path(word).parts)):
             models += _below(path) if os.path.isdir(path) else [path]  # noqa: PTH112
         if not models:
             raise UsageError(f"{word}: number of files that match is 0; at least one is needed", f"ls {word}")

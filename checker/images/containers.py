@@ -85,7 +85,12 @@ def _is_plain(member: str) -> bool:
 def _tar_members(path: File) -> list[tarfile.TarInfo]:
     try:
         with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as archive:
-            members = archive.getmembers()
+            members, before = [], -1
+            for member in archive:
+                if archive.offset <= before:  # a negative size: some Pythons would read the same header for ever
+                    raise tarfile.ReadError(f"size of member {member.name!r:.80} is {member.size}")
+                members.append(member)
+                before = archive.offset
             end = archive.offset
     except EnvironmentFaultError:  # a store's: an OSError too
         raise

@@ -13,7 +13,7 @@ from typing import Final, Literal
 
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.evidence import STOCK
-from robustcheck_onnx.checker.storage import Place, RemoteFile, Url, matches, open_url, parse_place, unreadable, walk
+from robustcheck_onnx.checker.storage import Place, RemoteFile, Url, expand, open_url, parse_place, unreadable, walk
 
 from . import containers, manifest, tables
 from .decode import SUFFIXES
@@ -130,8 +130,7 @@ def _index_glob(spec: str) -> tuple[Kind, Entries, tables.Table | None]:
 
     if fault := unreadable(str(Path(*parts)), lambda folder: folder_files(Path(folder)), leaves_out):
         raise _unreadable(fault) from fault
-    found = [Path(match) for match in matches(str(Path(*parts)))]
-    files = [(path.relative_to(fixed).as_posix(), path) for path in found if not path.is_dir()]
+    files = [(path.relative_to(fixed).as_posix(), path) for path in expand(parts) if not path.is_dir()]
     once: dict[tuple[str, str], str] = {}
     real: dict[Path, str] = {}
     for name, path in sorted(files, key=lambda file: (file[0].count("/"), file[0])):
@@ -152,7 +151,9 @@ def _by_content(spec: str, kind: Kind, folder: File, names: Sequence[str]) -> tu
         if ending in SUFFIXES:
             images.append(name)
         elif ending in others:
-            others[ending].append((name, folder / name))
+            file = folder / name
+            _refuse_pipe(file)
+            others[ending].append((name, file))
         elif name.lower().endswith(_COMPRESSED_TARS):
             raise UsageError(
                 f"{name}: shard is compressed; shards must be plain .tar so that images can be read in any order",
@@ -179,6 +180,14 @@ def _by_content(spec: str, kind: Kind, folder: File, names: Sequence[str]) -> tu
         ".parquet or .arrow files",
         f"ls {spec if glob.has_magic(spec) else shlex.quote(spec)}  # images are known by suffix: .jpg, .png, .webp, …",
     )
+
+
+def _refuse_pipe(file: File) -> None:
+    """Refuse what would be opened here and never end."""
+    if isinstance(file, Path) and file.exists() and not file.is_file():
+        raise UsageError(
+            f"{file}: file is a device, pipe or folder; a regular file is needed", f"ls -lL {shlex.quote(str(file))}"
+        )
 
 
 def _unreadable(fault: OSError) -> UsageError:

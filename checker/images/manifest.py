@@ -21,6 +21,7 @@ from .entries import PATH_COLUMNS, SHOWN, Entries, File, Files, Rows, is_url
 Row = tuple[int, int, object, object]
 """line number, index into PATH_COLUMNS, path, label"""
 _JSON: Final = json.JSONDecoder()
+ROW_LETTERS: Final = 1 << 20  # of the longest row; one that holds a path and some columns has some hundred
 
 
 def manifest_entries(path: File, rows_of: Callable[[File, TextIO], Iterable[Row]]) -> Entries:
@@ -68,19 +69,31 @@ def manifest_entries(path: File, rows_of: Callable[[File, TextIO], Iterable[Row]
 
 def list_rows(path: File, file: TextIO) -> Generator[Row, None, None]:
     """Read the rows of a list: one path per line, blank lines left out."""
-    for number, line in enumerate(file, 1):
+    for number, line in enumerate(_lines(path, file), 1):
         if not line.isspace():
             yield number, 0, line.removesuffix("\n"), None
 
 
 def csv_rows(path: File, file: TextIO) -> Generator[Row, None, None]:
     """Read the rows of a CSV file with a header. Raises UsageError (no CSV, too many cells, no column of paths)."""
-    reader = csv.reader(file, strict=True)
+    letters = 0  # of this row, which may have several lines
+
+    def lines() -> Generator[str, None, None]:
+        nonlocal letters
+        for number, line in enumerate(_lines(path, file), 1):
+            letters += len(line)
+            if letters > ROW_LETTERS:
+                raise _too_long(path, number)
+            yield line
+
+    reader = csv.reader(lines(), strict=True)
     try:
         header = next(reader, [])
+        letters = 0
         cells = {name: cell for cell, name in enumerate(header)}
         column = label = None
         for row in reader:
+            letters = 0
             if len(row) > len(header):
                 raise _too_many_cells(path, reader.line_num)
             if not row:
@@ -100,6 +113,23 @@ def csv_rows(path: File, file: TextIO) -> Generator[Row, None, None]:
         ) from fault
 
 
+def _lines(path: File, file: TextIO) -> Generator[str, None, None]:
+    """Read lines; a file may be one line of any size. Raises UsageError for one longer than `ROW_LETTERS`."""
+    number = 0
+    while line := file.readline(ROW_LETTERS + 1):
+        number += 1
+        if len(line) > ROW_LETTERS:
+            raise _too_long(path, number)
+        yield line
+
+
+def _too_long(path: File, number: int) -> UsageError:
+    return UsageError(
+        f"{path}: row {number} is longer than {ROW_LETTERS:,} letters; a list or manifest has a row for each image",
+        f"head -c 200 {_quoted(path)}",
+    )
+
+
 def _json(line: str) -> object:
     """Parse a line as json.loads does, twice as fast where the line is valid and has no white space at its ends."""
     text = line.removesuffix("\n")
@@ -112,7 +142,7 @@ def _json(line: str) -> object:
 
 def jsonl_rows(path: File, file: TextIO) -> Generator[Row, None, None]:
     """Read the rows of a file with one JSON object per line. Raises UsageError (no object, no key of a path)."""
-    for number, line in enumerate(file, 1):
+    for number, line in enumerate(_lines(path, file), 1):
         if line.isspace():
             continue
         try:

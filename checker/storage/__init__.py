@@ -5,7 +5,7 @@ Comes in: what a user typed as a path or URL. May import: text, errors. Opens a 
 
 from __future__ import annotations
 
-from .local import copied, download, limit_bytes, matches, private_folder, unreadable, walk
+from .local import copied, download, expand, limit_bytes, private_folder, unreadable, walk
 from .remote import RemoteFile, StoreError, open_url
 from .urls import OFFLINE, Place, Url, as_typed, local_path, parse_place, redact, redact_text
 from .write import is_ours, replace_with_error, write_whole
@@ -19,10 +19,10 @@ __all__ = [
     "as_typed",
     "copied",
     "download",
+    "expand",
     "is_ours",
     "limit_bytes",
     "local_path",
-    "matches",
     "open_url",
     "parse_place",
     "private_folder",

@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
@@ -132,45 +132,51 @@ def walk(folder: str | Path, error: Callable[[OSError], Exception]) -> Iterator[
         waiting += [os.path.join(top, name) for name in reversed(folders)]  # noqa: PTH118
 
 
-def matches(pattern: str) -> list[str]:
-    """What a glob matches, in any order; `**` enters each folder once, whatever links lead to it, by its shortest name.
+def expand(parts: Sequence[str]) -> list[Path]:
+    """Give what a glob names, with `**` for folders at any depth, links to folders included.
 
-    Hidden folders are not entered by `**`. A folder that can't be read has no files; see `unreadable`.
+    Each `**` enters a folder once, by its shortest path: two links to their own folder would be 2^40 paths to it, of
+    which `glob.glob` follows each. As there, hidden folders and those that can't be read are passed by.
+
+    parts: of the pattern's path.
     """
-    parts = Path(pattern).parts
-    if "**" not in parts:
-        return glob.glob(pattern)  # noqa: PTH207
-    at = parts.index("**")
-    found: list[str] = []
-    rest = parts[at + 1 :]
-    for base in glob.glob(os.path.join(*parts[:at], "")) if at else [""]:  # noqa: PTH207, PTH118 # folders only
-        for folder, names in _each_folder_once(base):
-            if rest:
-                found += matches(os.path.join(glob.escape(folder), *rest))  # noqa: PTH118
-            else:
-                found += [os.path.join(folder, name) for name in names]  # noqa: PTH118
-    return found
+    start, found = 0, [""]
+    for at, part in enumerate(parts):
+        if part == "**":
+            found = _folders_below(_named(found, parts[start:at]))
+            start = at + 1
+    return [Path(path) for path in _named(found, parts[start:] or ["*"])]
 
 
-def _each_folder_once(base: str) -> Iterator[tuple[str, list[str]]]:
-    """A folder and every visible one below it, with the visible names in it, level by level."""
+def _named(folders: Iterable[str], parts: Sequence[str]) -> list[str]:
+    """Give what a pattern names in each of some folders; the folders themselves where it has no part."""
+    if not parts:
+        return list(folders)
+    # Path.glob passes by what glob.glob finds through links
+    return [path for folder in folders for path in glob.glob(os.path.join(glob.escape(folder), *parts))]  # noqa: PTH118, PTH207
+
+
+def _folders_below(tops: Iterable[str]) -> list[str]:
+    """Give some folders ("" is the current one) and all below them, each once, the shortest paths first."""
     seen: set[tuple[int, int]] = set()
-    level = [base]
+    every: list[str] = []
+    level = [top for top in tops if os.path.isdir(top or ".")]  # noqa: PTH112
     while level:
-        below: list[str] = []
-        for folder in level:
+        deeper: list[str] = []
+        for folder in sorted(level, key=lambda path: path + "/"):
             try:
                 status = os.stat(folder or ".")  # noqa: PTH116
                 if (status.st_dev, status.st_ino) in seen:
                     continue
                 seen.add((status.st_dev, status.st_ino))
-                with os.scandir(folder or ".") as entries:
-                    inner = {entry.name: entry.is_dir() for entry in entries if not entry.name.startswith(".")}
-            except OSError:
+                with os.scandir(folder or ".") as listed:
+                    names = [entry.name for entry in listed if not entry.name.startswith(".") and entry.is_dir()]
+            except OSError:  # `unreadable` tells of those that count
                 continue
-            yield folder, sorted(inner)
-            below += [os.path.join(folder, name) for name, is_folder in sorted(inner.items()) if is_folder]  # noqa: PTH118
-        level = below
+            every.append(folder)
+            deeper += [os.path.join(folder, name) for name in names]  # noqa: PTH118
+        level = deeper
+    return every
 
 
 def unreadable(
