@@ -36,12 +36,16 @@ RUN_ERRORS: tuple[type[Exception], ...] = (  # what loading or running a model r
     RuntimeError,
     ValueError,
 )
-# Places in ONNX Runtime's own source, and the C++ functions and conditions that failed there.
+# Places in ONNX Runtime's own source, and the C++ functions and conditions that failed there. A node's name stands in
+# the message, too, and may look like a hundred such places: a pattern reads on once from each word, and no more.
 SOURCE_NOISE = (
-    re.compile(r"\S+\.(?:cc|h|cu|cuh)\S* (?:(?!\.(?:cc|h|cu)\b).)*? was (?:false|true)\. ?"),
-    re.compile(r"\S+\.(?:cc|h|cu|cuh)\S* [^()]*::[^()]*\([^()]*\)(?: const)?(?: \[with [^\]]*\])? ?"),
-    re.compile(r"\S+\.(?:cc|h|cu|cuh)\b\S* (?:[A-Z]\w+ (?=[A-Z]))?"),
+    re.compile(r"(?<!\S)(?=\S+?\.(?:cc|h|cu|cuh))\S++ (?:(?!\.(?:cc|h|cu)\b).)*? was (?:false|true)\. ?"),
+    re.compile(
+        r"(?<!\S)(?=\S+?\.(?:cc|h|cu|cuh))\S++ (?=[^()]*?::)[^()]*+\([^()]*+\)(?: const)?(?: \[with [^\]]*+\])? ?"
+    ),
+    re.compile(r"(?<!\S)(?=\S+?\.(?:cc|h|cu|cuh)\b)\S++ (?:[A-Z]\w+ (?=[A-Z]))?"),
 )
+READ_LETTERS = 4000  # of a message of ONNX Runtime; 400 of what is left are shown
 OUT_OF_MEMORY = re.compile(r"out of memory|failed to allocate|bad_alloc|bad allocation|BFCArena|CUDA failure 2\b", re.I)
 
 
@@ -119,15 +123,16 @@ def translate(error: Exception, model: ModelFile) -> CannotAssessError | Environ
     """Turn ONNX Runtime's exception into an error that names the file and the next step."""
     # a name in the model that is no text makes the message a UnicodeDecodeError, which holds its bytes
     message = error.object.decode(errors="backslashreplace") if isinstance(error, UnicodeDecodeError) else str(error)
-    text = re.sub(r"\s+", " ", re.sub(r"\[ONNXRuntimeError\] : \d+ : \w+ : ", "", message)).strip()
+    text = " ".join(re.sub(r"\[ONNXRuntimeError\] : \d+ : \w+ : ", "", message).split())
     path = shlex.quote(str(model.path))
     if isinstance(error, MemoryError) or OUT_OF_MEMORY.search(text):
-        asked = re.search(r"failed to allocate.*?(\d+)", text, re.I)
+        asked = re.search(r"failed to allocate.*?(\d+)", text[:READ_LETTERS], re.I)
         what = f"{asked.group(1)} bytes were asked for" if asked else "no size was given"
         return EnvironmentFaultError(
             f"{model.path}: memory ran out ({what}); the model must fit with one image at least",
             "free -h, or nvidia-smi for a GPU; --device cpu where the GPU is the smaller one",
         )
+    text = text[:READ_LETTERS]
     for pattern in SOURCE_NOISE:
         text = pattern.sub("", text)
     text = text.replace("Name:'' ", "").replace("Status Message: ", "")

@@ -23,7 +23,9 @@ ON_THIS_MACHINE: Final = ("file", "local", "memory")  # protocols that --offline
 _URL: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(/+)(.*)", re.DOTALL)
 _CHAIN: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*::")
 # punctuation behind a URL is the sentence's
-_IN_TEXT: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/+[^\s'\"<>]*[^\s'\"<>:;,.)\]]")
+_IN_TEXT: Final = re.compile(
+    r"(?<![A-Za-z0-9+.-])([0-9+.-]*+)([A-Za-z][A-Za-z0-9+.-]++:/+[^\s'\"<>]*[^\s'\"<>:;,.)\]])"
+)
 _NO: Final = ("", "0", "false", "no", "off")  # values of HF_HUB_OFFLINE that allow the Hub
 _ACCOUNTS: Final = ("abfs", "abfss", "az", "wasb", "wasbs")  # container@account: an address, no secret
 
@@ -137,10 +139,12 @@ def redact(url: str) -> str:
         return url
     protocol, slashes, rest = match[1], match[2], match[3]
     is_web = protocol.lower() in HTTP
-    mark = re.search(r"[?#]" if is_web else r"\?(?=[^/]*=)", rest)
+    # of each part between slashes, the first `?` counts: to look from every one on would take quadratic time
+    mark = re.search(r"[?#]" if is_web else r"(?<![^/])[^/?]*+(\?)[^/=]*+=", rest)
     query = ""
     if mark:
-        rest, query = rest[: mark.start()], rest[mark.start()] + HIDDEN
+        end = mark.end() - 1 if is_web else mark.start(1)
+        rest, query = rest[:end], rest[end] + HIDDEN
     authority, slash, path = rest.partition("/")
     user, at, host = authority.rpartition("@")
     port = host.rpartition(":")[2] if ":" in host and not host.startswith("[") else ""
@@ -153,7 +157,7 @@ def redact(url: str) -> str:
 
 def redact_text(text: str) -> str:
     """A text, such as another library's message, with every URL in it redacted."""
-    return _IN_TEXT.sub(lambda match: redact(match[0]), text)
+    return _IN_TEXT.sub(lambda match: match[1] + redact(match[2]), text)
 
 
 def secrets(url: str) -> tuple[str, ...]:
