@@ -30,7 +30,7 @@ from .external import (
 )
 from .held import ExternalFile, Held, read_file
 from .light import Places, parse_light
-from .well_formed import check_well_formed
+from .well_formed import check_dimensions, check_well_formed
 
 PROTOBUF_LIMIT_BYTES = (1 << 31) - 1  # protobuf's own limit of one message
 OTHER_FORMATS = (  # (offset, mark, what it is): files that people hand over instead of ONNX
@@ -110,6 +110,7 @@ def read_onnx(path: str | Path, read: Content | None = None) -> OnnxFile:
     every = all_tensors(proto)
     tensors = external_tensors(every)
     for index, tensor in enumerate(every):
+        check_dimensions(str(path), f"weight '{tensor.name!s:.80}'", len(tensor.dims))
         if tensor.data_location != onnx.TensorProto.EXTERNAL:
             check_inline(path, tensor, places if index < len(proto.graph.initializer) else {})
     folder, targets = locate_weights(path, sorted({location_of(path, tensor) for tensor in tensors}))

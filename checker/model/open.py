@@ -21,6 +21,7 @@ from robustcheck_onnx.checker.text import sha256_of
 from robustcheck_onnx.thresholds.ends import End
 
 from .basis import is_change_of_basis
+from .constants import bodies, computed_constants, refuse_giants
 from .contract import Contract, parse_contract, properties
 from .digest import graph_digest
 from .ends import LINEAR_ENDS
@@ -125,6 +126,7 @@ def open_model(
     left_out = keep_image_part(proto, where)
     operators = check_supported(proto, where)
     graph = with_shapes(proto)
+    refuse_giants(proto, graph, where)
     weights = {weight.name: tuple(weight.dims) for weight in proto.graph.initializer}
     image_input = find_image_input(graph, weights.keys(), where)
     layers = build_layers(graph, image_input.name, weights, zeros=_zero_vectors(proto))
@@ -206,8 +208,11 @@ def with_shapes(proto: onnx.ModelProto) -> onnx.GraphProto:
     graph = light.graph
     graph.name = "shapes"
     graph.node.extend(proto.graph.node)
-    graph.output.extend(proto.graph.output)
-    graph.value_info.extend(proto.graph.value_info)
+    computed = computed_constants(proto)  # inference believes what a file says of a shape: not of these
+    graph.output.extend(value for value in proto.graph.output if value.name not in computed)
+    graph.value_info.extend(value for value in proto.graph.value_info if value.name not in computed)
+    for body in bodies(graph):
+        del body.value_info[:]
     weights = {weight.name for weight in proto.graph.initializer}
     graph.input.extend(value for value in proto.graph.input if value.name not in weights)
     inline = [
@@ -222,8 +227,13 @@ def with_shapes(proto: onnx.ModelProto) -> onnx.GraphProto:
             graph.input.append(helper.make_tensor_value_info(weight.name, weight.data_type, weight.dims))
     try:
         return shape_inference.infer_shapes(light, data_prop=True).graph
-    except shape_inference.InferenceError:
-        # a contradiction in the file's own annotations: ONNX Runtime decides, and walks on the graph do without shapes
+    except shape_inference.InferenceError:  # a contradiction in what the file says of shapes
+        del graph.value_info[:]
+        for value in graph.output:
+            value.ClearField("type")
+    try:
+        return shape_inference.infer_shapes(light, data_prop=True).graph
+    except shape_inference.InferenceError:  # ONNX Runtime decides, and walks on the graph do without shapes
         return graph
 
 

@@ -13,6 +13,7 @@ from robustcheck_onnx.checker.errors import CannotAssessError
 
 AGAIN = "download or export it again"
 MOST_VERSION = 2**31  # ONNX's schemas take no larger one
+MOST_DIMENSIONS = 32  # NumPy's own limit was that for long; models have up to eight
 TYPES = frozenset(TensorProto.DataType.values())
 
 
@@ -47,6 +48,16 @@ def check_well_formed(where: str, proto: onnx.ModelProto) -> None:
         )
 
 
+def check_dimensions(where: str, what: str, n: int) -> None:
+    """Refuse a tensor of many dimensions: their product is a number of as many digits as there is memory for.
+
+    Raises:
+        CannotAssessError.
+    """
+    if n > MOST_DIMENSIONS:
+        raise CannotAssessError(f"{where}: {what} has {n:,} dimensions; at most {MOST_DIMENSIONS} are possible", AGAIN)
+
+
 def _graphs(proto: onnx.ModelProto) -> Iterator[onnx.GraphProto]:
     """The graph, and those inside its nodes and functions, in any order."""
     waiting = [proto.graph]
@@ -65,6 +76,7 @@ def _check_type(where: str, value: onnx.ValueInfoProto) -> None:
         raise CannotAssessError(
             f"{where}: type of '{value.name!s:.80}' is {tensor.elem_type}; ONNX has no such type", AGAIN
         )
+    check_dimensions(where, f"'{value.name!s:.80}'", len(tensor.shape.dim))
     for size in tensor.shape.dim:
         if size.dim_value < 0:
             size.ClearField("dim_value")

@@ -129,14 +129,18 @@ def _write_models(folder: Path) -> None:
 
 
 def _asks_for(shape: Any) -> Any:
-    """A model that makes a tensor of `shape` (float32) on its way."""
+    """A model that makes a tensor of `shape` (float32) on its way, known only when an image comes."""
     nodes, weights = pooled()
     more = [
-        ("ConstantOfShape", ["shape"], ["big"]),
+        ("ReduceSum", ["features"], ["any"], {"keepdims": 0}),
+        ("Mul", ["any", "zero"], ["nothing"]),
+        ("Cast", ["nothing"], ["none"], {"to": TensorProto.INT64}),
+        ("Add", ["shape", "none"], ["of_this_image"]),
+        ("ConstantOfShape", ["of_this_image"], ["big"]),
         ("ReduceSum", ["big"], ["sum"], {"keepdims": 0}),
         ("Add", ["features", "sum"], ["y"]),
     ]
-    return build([*nodes, *more], ["y"], weights | {"shape": shape})
+    return build([*nodes, *more], ["y"], weights | {"shape": shape, "zero": np.array(0, np.float32)})
 
 
 def _endless() -> Any:

@@ -1,0 +1,181 @@
+"""What ended, blocked or filled the process that reads it is refused where it is read, without the wall, and soon."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import tarfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+
+import pytest
+from onnx import helper
+
+import robustcheck_onnx as rc
+from robustcheck_onnx.checker import cli
+from robustcheck_onnx.checker.errors import CannotAssessError, RobustcheckError, UsageError
+from robustcheck_onnx.checker.images import open_images
+from robustcheck_onnx.checker.model import open_model
+from robustcheck_onnx.checker.runtime import session
+from robustcheck_onnx.checker.storage import redact_text
+from support import PHOTOS, hostile, onnx_models
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
+SOON_S = 10  # what takes a second here took minutes, or for ever
+
+
+@pytest.fixture(autouse=True)
+def _soon() -> Iterator[None]:
+    def late(number: int, frame: FrameType | None) -> None:
+        raise TimeoutError(f"it took more than {SOON_S} s")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(SOON_S)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+TOO_LARGE = "constants that the graph computes hold {:,} values, the file "
+MODELS = {
+    "doubling_functions": "functions expand to more than 1,000,000 nodes",
+    "constant_of_shape": TOO_LARGE.format(2**40 + 2),  # the mean of it is computed, too, and cast
+    "expanded": TOO_LARGE.format(2**40 + 2),
+    "tiled": TOO_LARGE.format(2**40 + 2),
+    "counted": TOO_LARGE.format(2**40 + 2),
+    "many_large": TOO_LARGE.format(7 * 2**28 + 2),
+    "joined": TOO_LARGE.format(2**31 - 2 + 2**30 + 2),
+    "outer_product": TOO_LARGE.format(2**34 + 2),
+    "one_name_twice": "tensor 'relu' is written twice, by two nodes",
+    "name_of_source_files": "refuses the model: Non-zero status code returned while running Gemm node. Name:'a.ha.ha.h",
+    "many_dimensions": "weight 'wide' has 16,000 dimensions; at most 32 are possible",
+    "many_dimensions_inside": "'scores' has 16,000 dimensions; at most 32 are possible",
+}
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for photo in PHOTOS[:4]:
+        (folder / photo.name).write_bytes(photo.read_bytes())
+    return folder
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_is_refused(name: str, tmp_path: Path, photos: Path) -> None:
+    path = onnx_models.save(hostile.MODELS[name](), tmp_path / "m.onnx")
+    with pytest.raises(CannotAssessError) as caught:
+        rc.check(path, images=photos, isolate=False, preprocess="imagenet", device="cpu")
+    assert MODELS[name] in caught.value.message
+
+
+@pytest.mark.parametrize("lie", [(1,), (1, 2, 3)])
+def test_what_a_file_says_of_its_constants_is_not_believed(lie: tuple[int, ...], tmp_path: Path) -> None:
+    model = hostile.constant_of_shape()
+    say = helper.make_tensor_value_info
+    model.graph.value_info.extend([say("giant", hostile.FLOAT, lie), say("conv", hostile.FLOAT, lie)])
+    with pytest.raises(CannotAssessError, match="constants that the graph computes hold"):
+        open_model(onnx_models.save(model, tmp_path / "m.onnx"))
+
+
+def test_constants_that_fit_are_none_of_its_business(tmp_path: Path) -> None:
+    path = onnx_models.save(hostile.constant_of_shape(1 << 20), tmp_path / "m.onnx")
+    assert open_model(path).representation.tensor == "features"
+
+
+@pytest.mark.parametrize("make", [hostile.negative_sizes, hostile.nested_gates])
+def test_a_model_is_opened(make: object, tmp_path: Path) -> None:
+    assert callable(make)
+    assert open_model(onnx_models.save(make(), tmp_path / "m.onnx")).image_input.name == "image"
+
+
+PIPE = "file is a device, pipe or folder; a regular file is needed"
+LONG = "row 1 is longer than 1,048,576 letters"
+IMAGES: dict[str, tuple[type[RobustcheckError], str]] = {
+    "negative_member": (CannotAssessError, "tar file is damaged"),
+    "pipe_in_folder": (CannotAssessError, "number of unusable images is 1 of 9 (a.jpg: not a regular file)"),
+    "pipe_in_late_row": (UsageError, "row 10002: path is pipe.jpg; there is no such file"),
+    "device_in_table": (CannotAssessError, "number of usable images is 0 of 2 (images.parquet#00000000: not a regular"),
+    "pipe.tar": (UsageError, PIPE),
+    "pipe.parquet": (UsageError, PIPE),
+    "pipe.arrow": (UsageError, PIPE),
+    "one_line.txt": (UsageError, LONG),
+    "one_line.csv": (UsageError, LONG),
+    "one_line.jsonl": (UsageError, LONG),
+    "row_of_many_lines": (UsageError, "row 209716 is longer than 1,048,576 letters"),
+}
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_an_image_set_is_refused(name: str, tmp_path: Path) -> None:
+    if name.endswith(("table", "parquet", "arrow")):
+        pytest.importorskip("pyarrow")
+    error, said = IMAGES[name]
+    path = onnx_models.save(onnx_models.classifier(), tmp_path / "m.onnx")
+    (tmp_path / "set").mkdir()
+    images = hostile.IMAGES[name](tmp_path / "set")
+    with pytest.raises(error) as caught:
+        rc.check(path, images=images, isolate=False, preprocess="imagenet", device="cpu", max_images=20_000)
+    assert said in caught.value.message
+
+
+def test_a_negative_member_on_any_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Newer Pythons refuse it themselves; here they count blocks as the older ones."""
+    monkeypatch.setattr(tarfile.TarInfo, "_block", lambda self, count: -(-count // 512) * 512)
+    with pytest.raises(CannotAssessError, match=r"size of member 'b\.jpg' is -512"):
+        open_images(hostile.negative_member(tmp_path))
+
+
+def test_a_glob_enters_a_folder_once(tmp_path: Path) -> None:
+    images = open_images(hostile.doubled_links(tmp_path))
+    assert sorted(images.entries.names()) == [photo.name for photo in PHOTOS[:8]]
+
+
+def test_pipes_beside_a_model_are_no_sidecars(tmp_path: Path, photos: Path) -> None:
+    path = onnx_models.save(onnx_models.classifier(), tmp_path / "m.onnx")
+    (tmp_path / "preprocessor_config.json").symlink_to("/dev/zero")
+    os.mkfifo(tmp_path / "m.robustcheck.json")
+    assert rc.check(path, images=photos, isolate=False, device="cpu").evidence.preprocessing.source == "assumed"
+
+
+@pytest.mark.usefixtures("wall")
+def test_an_arrow_file_with_changed_bytes_is_refused_and_ends_nothing(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    path = onnx_models.save(onnx_models.classifier(), tmp_path / "m.onnx")
+    with pytest.raises(CannotAssessError, match=r"images\.arrow: Arrow file is damaged .*[Oo]ffset"):
+        rc.check(path, images=hostile.wrong_offsets(tmp_path), preprocess="imagenet", device="cpu")
+
+
+@pytest.mark.usefixtures("wall")
+def test_a_loop_without_end_ends_at_the_limit(tmp_path: Path, photos: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    signal.alarm(60)
+    path = onnx_models.save(hostile.endless_loop(), tmp_path / "m.onnx")
+    started_s = time.monotonic()
+    code = cli.main([str(path), "--images", str(photos), "--timeout", "3", "--preprocess", "imagenet", "-q"])
+    assert code == 3
+    assert time.monotonic() - started_s >= 3
+    assert "reading and measuring it took longer than 3 s; --timeout ends it there" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["a" * 1_000_000, "a.-" * 300_000, "s3://a/" + "?" * 1_000_000, "ab:/" * 200_000])
+def test_long_texts_are_redacted_soon(text: str) -> None:
+    assert redact_text(text) == text
+
+
+def test_of_a_part_of_a_name_the_first_question_counts() -> None:
+    assert redact_text("at s3://b/a?b/c?d?key=1/e") == "at s3://b/a?b/c?***"
+
+
+PLACES = ("a.h", "a.h ", "a.hx ", "a.h ::", "a.h ::(", "a.h ::()[with ", "a.h A", "a.h was ", "::")
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_messages_full_of_source_files_are_read_soon(place: str, tmp_path: Path) -> None:
+    model = open_model(onnx_models.save(onnx_models.classifier(), tmp_path / "m.onnx"))
+    error = session.translate(RuntimeError(place * 200_000 + "failed to"), model)
+    assert isinstance(error, CannotAssessError)
+    assert len(error.message) < 600 + len(str(model.path))
