@@ -24,7 +24,6 @@ from .light import Places
 
 LFS_MARK = b"version https://git-lfs.github.com/spec/"  # first line of a Git LFS pointer file
 AGAIN = "download or export it again"
-MOST_DIMENSIONS = 64  # of an array of NumPy
 PACKED_BITS = {  # types of which a byte holds several values, where the installed onnx has them
     number: bits
     for name, bits in (
@@ -140,7 +139,6 @@ def check_length(path: Path, tensor: onnx.TensorProto, target: Path) -> None:
         CannotAssessError.
     """
     entries, name = entries_of(tensor), entries_of(tensor)["location"]
-    _check_dims(path, tensor)
     try:
         offset = int(entries.get("offset") or 0)
         needed = needed_bytes(tensor)
@@ -180,7 +178,6 @@ def check_inline(path: Path, tensor: onnx.TensorProto, places: Places) -> None:
         CannotAssessError.
     """
     hint = AGAIN
-    _check_dims(path, tensor)
     try:
         kind = onnx.TensorProto.DataType.Name(tensor.data_type).lower()
         field = helper.tensor_dtype_to_field(tensor.data_type)
@@ -209,15 +206,6 @@ def check_inline(path: Path, tensor: onnx.TensorProto, places: Places) -> None:
         )
     if tensor.HasField("segment"):
         raise CannotAssessError(f"{path}: weight {tensor.name!r} is in segments; it must be whole", hint)
-
-
-def _check_dims(path: Path, tensor: onnx.TensorProto) -> None:
-    """Refuse a shape that no array has, before its sizes are multiplied. Raises CannotAssessError."""
-    n = len(tensor.dims)
-    if n > MOST_DIMENSIONS:
-        raise CannotAssessError(
-            f"{path}: weight {tensor.name!r:.80} has {n} dimensions; arrays have {MOST_DIMENSIONS} at most", AGAIN
-        )
 
 
 def use_resolved_names(folder: Path, targets: dict[str, Path], tensors: list[onnx.TensorProto]) -> None:

@@ -38,6 +38,7 @@ from .sort import sort_model
 from .supported import check_supported, refuse_dense
 
 MOST_NODES = 1_000_000  # that functions may open up to; they can call each other, twice as many a level
+DEEPEST_CALL = 101  # onnx refuses calls of functions that are deeper than 100
 VECTOR = 4096  # values of a vector that are looked at; a representation is hardly wider, and `parse_light` keeps them
 SMALL_ELEMENTS = 1024  # initializers up to this size stay in for shape inference: they may be shapes
 QUANTISED_OPS = re.compile(r"^(QLinear|QGemm|MatMulInteger|ConvInteger|Dynamic|Quantize|Dequantize|QAttention)")
@@ -184,7 +185,7 @@ def _inlined(proto: onnx.ModelProto, where: str) -> onnx.ModelProto:
     def size(nodes: Iterable[onnx.NodeProto]) -> int:
         return sum(max(1, sizes.get((node.domain, node.op_type), 0)) for node in nested_nodes(nodes))
 
-    for _ in proto.functions:  # each round is right one call deeper
+    for _ in range(min(len(proto.functions), DEEPEST_CALL)):  # each round is right one call deeper
         rounds = {(f.domain, f.name): min(size(f.node), MOST_NODES + 1) for f in proto.functions}
         if rounds == sizes:
             break
