@@ -56,20 +56,21 @@ def main() -> int:
         _answer(request, fault, answers)
 
 
-def _import_all() -> ImportError | None:
+def _import_all() -> Exception | None:
     """Import what every task needs, before one comes. What can't be imported is the task's error."""
     try:
         import onnxruntime  # noqa: F401, PLC0415
 
         from robustcheck_onnx.checker import pipeline  # noqa: F401, PLC0415
-    except ImportError as fault:
+    except Exception as fault:  # noqa: BLE001 # a broken installation is told as the task's error
         return fault
     return None
 
 
 def _read(requests: queue.SimpleQueue[bytes], folders: list[str]) -> None:
-    while line := sys.stdin.buffer.readline():
-        requests.put(line)
+    with os.fdopen(os.dup(0), "rb") as lines:  # of its own: Python can't end while a thread holds that of sys.stdin
+        while line := lines.readline():
+            requests.put(line)
     for folder in folders:
         shutil.rmtree(folder, ignore_errors=True)
     os._exit(0)  # at once, whatever the main thread is at: nobody waits for its answer
@@ -88,7 +89,7 @@ def _end_with_parent() -> None:
         ctypes.CDLL(None).prctl(LIFETIME, signal.SIGKILL)
 
 
-def _answer(request: Mapping[str, Any], fault: ImportError | None, answers: BinaryIO) -> None:
+def _answer(request: Mapping[str, Any], fault: Exception | None, answers: BinaryIO) -> None:
     lock = threading.Lock()
 
     def send(kind: str, content: object) -> None:
@@ -106,14 +107,12 @@ def _answer(request: Mapping[str, Any], fault: ImportError | None, answers: Bina
     try:
         if fault is not None:
             raise fault
-        answer = TASKS[request["task"]](request["arguments"], tell)
+        send("answer", TASKS[request["task"]](request["arguments"], tell))
     except Exception as error:  # noqa: BLE001 # told as the task's error
         told = as_error(error)
         text = traceback.format_exc()
         kind, content = "error", {"exit_code": told.exit_code, "message": told.message, "hint": told.hint}
         send(kind, {**content, "traceback": text})
-    else:
-        send("answer", answer)
     finally:
         LOG.removeHandler(handler)
 

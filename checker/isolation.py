@@ -33,7 +33,7 @@ LOG.addHandler(logging.NullHandler())
 
 LOOK_S: Final = 0.05  # between two looks at a child's memory and time
 GRACE_S: Final = 10.0  # for a child that is told to end: a Ray cluster takes some seconds
-ANSWER_BYTES: Final = 1 << 28  # a longer line of a child is no answer
+ANSWER_BYTES: Final = 1 << 26  # a longer line of a child is no answer
 START: Final = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
     "from robustcheck_onnx.checker.child import main; sys.exit(main())"
@@ -115,9 +115,13 @@ class Wall:
             self._running.kill()
 
 
-def unreadable(about: str) -> CannotAssessError:
+class NotReadError(CannotAssessError):
+    """The process that was to read a file ended, took too long, or gave no answer: nothing is known of the file."""
+
+
+def unreadable(about: str) -> NotReadError:
     """The error of a child whose answer is not what was asked for: what it read has broken it."""
-    return CannotAssessError(
+    return NotReadError(
         f"{about}: the process that reads it gave no answer that can be read",
         "export the model again; try other images",
     )
@@ -205,13 +209,12 @@ class _Child:
     def _read(self) -> None:
         """Hand the child's lines on; an empty one is its end."""
         assert self._process.stdout is not None
-        line = b"-"
-        while line:
-            try:
-                line = self._process.stdout.readline(ANSWER_BYTES)
-            except (OSError, ValueError):  # closed
-                line = b""
-            self._lines.put(line)
+        try:
+            with contextlib.suppress(OSError, ValueError), self._process.stdout as lines:  # ValueError: closed
+                while line := lines.readline(ANSWER_BYTES):
+                    self._lines.put(line)
+        finally:
+            self._lines.put(b"")
 
     def ask(
         self, task: str, arguments: Mapping[str, Any], *, about: str, gently: bool, limits: Limits
@@ -255,7 +258,7 @@ class _Child:
         timeout_s, memory_bytes = self._limits.timeout_s, self._limits.memory_bytes
         if timeout_s is not None and time.monotonic() - started_s > timeout_s:
             self._process.kill()
-            raise CannotAssessError(
+            raise NotReadError(
                 f"{about}: reading and measuring it took longer than {timeout_s:g} s; --timeout ends it there",
                 f"--timeout {2 * timeout_s:g}, or --max-images for a smaller set",
             )
@@ -269,13 +272,18 @@ class _Child:
 
     def _ended(self, about: str) -> RobustcheckError:
         """The error of a child that ended without an answer."""
-        code = self._process.wait()
-        if code == -signal.SIGKILL:
+        try:
+            code = self._process.wait(GRACE_S)
+        except subprocess.TimeoutExpired:  # it has not ended: its line is too long, or it closed its end
+            self._process.kill()
+            return unreadable(about)
+        if code == -9:  # SIGKILL, which Windows does not have
             return EnvironmentFaultError(
                 f"{about}: the process that read it was killed; too little memory does that", "free -h; --batch-size 1"
             )
-        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        return CannotAssessError(
+        names = {number.value: number.name for number in signal.Signals}
+        how = f"signal {names.get(-code, -code)}" if code < 0 else f"exit code {code}"
+        return NotReadError(
             f"{about}: the process that read it ended by {how}; a file that native code can't read does that",
             "export the model again; try other images",
         )

@@ -33,7 +33,7 @@ from robustcheck_onnx.checker.model import (
 from robustcheck_onnx.checker.report import CLAIM, Binding, Clock, Placed, Report, Settings, Time, sealed
 from robustcheck_onnx.checker.statistics import is_look
 from robustcheck_onnx.checker.statistics import state as sums
-from robustcheck_onnx.checker.storage import Place, Url, as_typed, redact
+from robustcheck_onnx.checker.storage import Place, Url, as_typed, own_files, redact
 from robustcheck_onnx.checker.verdict import NAMES, decided, judge, load_profile, memory_note, notes_of
 from robustcheck_onnx.thresholds.context import Context
 from robustcheck_onnx.thresholds.profile import Profile
@@ -142,7 +142,7 @@ def check(
             evidence, published = _on_workers(job, profile, engine, workers, ray_address, progress)
             cached = None
         else:
-            use_cache = cache and not here.fetched and given is None and not loaded and not records.is_off()
+            use_cache = cache and not here.fetched and given is None and not loaded and not own_files.is_off()
             evidence, published, cached = _measured_or_cached(
                 job, profile, clock, progress, loaded, given, use_cache=use_cache
             )

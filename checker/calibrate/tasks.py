@@ -18,9 +18,9 @@ from robustcheck_onnx.checker.errors import EnvironmentFaultError, RobustcheckEr
 from robustcheck_onnx.checker.evidence import Options
 from robustcheck_onnx.checker.images import digest_of_set, open_images
 from robustcheck_onnx.checker.limits import NO_LIMITS, Limits
-from robustcheck_onnx.checker.measure import own_files
 from robustcheck_onnx.checker.model import file_digest, read_onnx
 from robustcheck_onnx.checker.statistics import STATISTIC_VERSION
+from robustcheck_onnx.checker.storage import own_files
 from robustcheck_onnx.thresholds import profile as profiles
 from robustcheck_onnx.thresholds.suite import CHECKPOINT_SUFFIXES, Entry, Member, Opened
 

@@ -20,9 +20,9 @@ def say_whether_used(settings: Settings, settings_file: str | None) -> None:
     """
     if settings.no_cache or settings.sign is not None or settings.detector or settings.engine != "local":
         return
-    from robustcheck_onnx.checker.measure import cache, own_files
+    from robustcheck_onnx.checker.storage import own_files
 
-    if cache.is_off():
+    if own_files.is_off():
         return
     own_files.refuse_in_checkout(settings_file)
     why = own_files.why_unused()

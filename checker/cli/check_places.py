@@ -17,16 +17,21 @@ _LOG: Final = re.compile(rb"\d{4}-\d\d-\d\dT[\d:.]+Z INFO robustcheck \d")
 """how a log of ours starts: `check_run` writes this line first"""
 
 
-def folder_of(resolved: Resolved, key: str) -> Path | None:
-    """The folder that the outputs or the log must stay in: the settings file's, where that file names them."""
-    return Path(resolved.file).parent if key in resolved.in_file and resolved.file is not None else None
+def folder_of(resolved: Resolved, key: str, *, strict: bool) -> Path | None:
+    """The folder that the outputs or the log must stay in: the settings file's, where that file names them.
+
+    With `strict`, where a variable names them, the current folder.
+    """
+    if key in resolved.in_file and resolved.file is not None:
+        return Path(resolved.file).parent
+    return Path() if strict and key in resolved.sources and key not in resolved.typed else None
 
 
 def check_outputs(resolved: Resolved, outputs: Iterable[str], *, strict: bool) -> None:
     """Refuse places for documents, each FORM[=PATH], before anything is opened. Raises UsageError."""
     from robustcheck_onnx.checker.storage import is_ours, parse_place, redact
 
-    folder = folder_of(resolved, "output")
+    folder = folder_of(resolved, "output", strict=strict)
     for text in outputs:
         form, _, path = text.partition("=")
         if path in ("", "-"):
@@ -44,7 +49,9 @@ def check_bundles(resolved: Resolved, bundles: Iterable[Path], *, strict: bool) 
     is_named = bool({"output", "sign"} & resolved.in_file)
     for bundle in bundles:
         what, again = f"signature is {bundle}", "-o json=report.json --sign KEY"
-        _check(resolved, what, again, str(bundle), folder_of(resolved, "output"), strict=strict or is_named)
+        _check(
+            resolved, what, again, str(bundle), folder_of(resolved, "output", strict=strict), strict=strict or is_named
+        )
         if is_named and bundle.exists() and not is_verdict(bundle):
             raise _not_ours(resolved, what, "no signature of robustcheck", again)
 
@@ -55,7 +62,7 @@ def check_log(resolved: Resolved, *, strict: bool) -> None:
     if name is None:
         return
     what, again = f"log-file is {name}", f"--log-file {shlex.quote(name)}"
-    folder = folder_of(resolved, "log-file")
+    folder = folder_of(resolved, "log-file", strict=strict)
     _check(resolved, what, again, name, folder, strict=strict)
     if folder is not None and Path(name).exists() and not _is_log(Path(name)):
         raise _not_ours(resolved, what, "no log of robustcheck", again)

@@ -62,8 +62,9 @@ def run(
 
     settings = resolved.settings
     invocation.annotates = not settings.no_ci
-    folder = check_places.folder_of(resolved, "output")
-    invocation.documents = confine.safe_documents(documents_of(settings.output, ()), folder, strict=strict)
+    folder = check_places.folder_of(resolved, "output", strict=strict)
+    typed = documents_of(settings.output, invocation.line.stems())
+    invocation.documents = confine.safe_documents(typed, folder, strict=strict)
     models = expand(words)
     filled = documents_of(settings.output, [stem(model) for model in models])
     invocation.documents = confine.safe_documents(filled, folder, strict=strict)

@@ -70,8 +70,18 @@ class CommandLine:
 
             with contextlib.suppress(RobustcheckError, OSError, TypeError, AttributeError):
                 outputs = settings_file.outputs(os.environ, self.options.get("config_file", (None,))[-1])
-        documents = confine.safe_documents(documents_of(outputs, ()), None, strict="strict" in self.options)
+        documents = confine.safe_documents(documents_of(outputs, self.stems()), None, strict="strict" in self.options)
         return [each for each in documents if each[0] == "json"] if self.verb in ONLY_JSON else documents
+
+    def stems(self) -> list[str]:
+        """What `{model}` may stand for: the stems of the models that were typed, as far as they can be found."""
+        from . import models  # keeps `--help` fast
+
+        stems: list[str] = []
+        for word in self.arguments if self.verb == DEFAULT_VERB else ():
+            with contextlib.suppress(RobustcheckError, OSError, ValueError):
+                stems += map(models.stem, models.expand([word]))
+        return stems
 
 
 @dataclass

@@ -32,17 +32,25 @@ from robustcheck_onnx.checker.model import (
     sidecar_paths,
 )
 from robustcheck_onnx.checker.runtime import cpu_name, cpu_threads, list_gpus
+from robustcheck_onnx.checker.storage.own_files import (
+    KEY,
+    TEMPORARY,
+    NotOwn,
+    folder,
+    own_folder,
+    read_own,
+    why_unused,
+    write_own,
+)
 from robustcheck_onnx.thresholds import profile as profiles
 from robustcheck_onnx.thresholds.context import Context
 from robustcheck_onnx.thresholds.frozen import Frozen
 from robustcheck_onnx.thresholds.profile import Profile
 
 from .job import Job, versions
-from .own_files import KEY, TEMPORARY, NotOwn, folder, own_folder, read_own, why_unused, write_own
 
 FORMAT = 2  # of a record
 LIMIT_BYTES = 64 * 2**20  # 64 MiB for all records; the ones not used for the longest time go first
-OFF = "ROBUSTCHECK_NO_CACHE"  # environment variable: any value but "" and 0 switches the cache off
 DEVICES = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")  # environment that changes where and how a model runs
 
 
@@ -72,11 +80,6 @@ class Size(Frozen):
     records: int
     size_bytes: int
     limit_bytes: int
-
-
-def is_off() -> bool:
-    """Whether the environment switches the cache off."""
-    return os.environ.get(OFF, "") not in ("", "0")
 
 
 def key_of(job: Job, model_digest: str, profile: Profile, source: ImageSource) -> str:

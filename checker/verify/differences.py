@@ -31,7 +31,7 @@ MEASURED: Final = (
     "evidence.content.",
     "evidence.levels.",
     "evidence.gallery.",
-    "evidence.detectors.",
+    "evidence.detectors[",
     "evidence.images.sanity.",
     "evidence.model.batch_difference",
     "evidence.model.fixed_scale_difference",

@@ -19,9 +19,10 @@ from robustcheck_onnx import check
 from robustcheck_onnx.checker import measure, pipeline
 from robustcheck_onnx.checker.evidence import Evidence
 from robustcheck_onnx.checker.images.source import open_images
-from robustcheck_onnx.checker.measure import cache, own_files
+from robustcheck_onnx.checker.measure import cache
 from robustcheck_onnx.checker.measure.job import Job
 from robustcheck_onnx.checker.report.record import Report, to_json
+from robustcheck_onnx.checker.storage import own_files
 from robustcheck_onnx.checker.verdict import rule
 from robustcheck_onnx.thresholds import profile
 
@@ -35,7 +36,7 @@ def place(tmp_path: Path, lookup_pass: tuple[Path, Path], monkeypatch: pytest.Mo
     shutil.copy(model, tmp_path / "model.onnx")
     shutil.copytree(photos, tmp_path / "photos")
     monkeypatch.setenv(own_files.FOLDER, str(tmp_path / "cache"))
-    monkeypatch.delenv(cache.OFF, raising=False)
+    monkeypatch.delenv(own_files.OFF, raising=False)
     return tmp_path
 
 
@@ -69,7 +70,7 @@ def test_a_hit_is_the_identical_report_and_says_so(place: Path, monkeypatch: pyt
 def test_it_is_off_unless_asked_for(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(place)
     assert not is_hit(check(place / "model.onnx", images=place / "photos"))
-    monkeypatch.setenv(cache.OFF, "1")
+    monkeypatch.setenv(own_files.OFF, "1")
     assert not is_hit(run(place))
 
 

@@ -14,8 +14,9 @@ import pytest
 from robustcheck_onnx import check
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.images.source import open_images
-from robustcheck_onnx.checker.measure import cache, detectors, own_files
+from robustcheck_onnx.checker.measure import cache, detectors
 from robustcheck_onnx.checker.report.record import Report, to_json
+from robustcheck_onnx.checker.storage import own_files
 from support import ROOT, lookup
 from support.measuring import never_decided
 
@@ -231,7 +232,7 @@ def test_a_run_with_a_detector_is_neither_kept_nor_taken(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv(own_files.FOLDER, str(tmp_path / "cache"))
-    monkeypatch.delenv(cache.OFF, raising=False)
+    monkeypatch.delenv(own_files.OFF, raising=False)
     plug_in("")
     for kept in (0, 1):
         report = run(lookup_pass, "one", cache=True)

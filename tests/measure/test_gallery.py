@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 from robustcheck_onnx import check
 from robustcheck_onnx.checker.evidence import Evidence, Gallery, SeenImage
 from robustcheck_onnx.checker.images.source import Skipped, open_images
-from robustcheck_onnx.checker.measure import cache, gallery, own_files
+from robustcheck_onnx.checker.measure import gallery
 from robustcheck_onnx.checker.measure import run as measure
 from robustcheck_onnx.checker.measure.gallery import EXTREME, FEATURES, SHOWN, Rows
 from robustcheck_onnx.checker.measure.job import conclude, merge
 from robustcheck_onnx.checker.report.record import Report, to_json
 from robustcheck_onnx.checker.statistics import state
+from robustcheck_onnx.checker.storage import own_files
 from robustcheck_onnx.thresholds import profile
 from support import PHOTOS, lookup, onnx_models
 from support.measuring import job as new_job
@@ -194,7 +195,7 @@ def test_the_cache_gives_it_back(
     lookup_pass: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(own_files.FOLDER, str(tmp_path / "cache"))
-    monkeypatch.delenv(cache.OFF, raising=False)
+    monkeypatch.delenv(own_files.OFF, raising=False)
     first, second = (check(lookup_pass[0], images=lookup_pass[1], cache=True) for _ in range(2))
     assert second.time is not None
     assert second.time.cached is not None
@@ -211,7 +212,7 @@ def test_names_that_are_no_text_are_measured_and_not_kept(
     except OSError:
         pytest.skip("this file system takes only names that are text")
     monkeypatch.setenv(own_files.FOLDER, str(tmp_path / "cache"))
-    monkeypatch.delenv(cache.OFF, raising=False)
+    monkeypatch.delenv(own_files.OFF, raising=False)
     for _ in range(2):
         report = check(lookup_pass[0], images=folder, cache=True)
         assert report.time is not None

@@ -132,6 +132,16 @@ def test_a_child_that_answers_nonsense_is_an_error(line: bytes, monkeypatch: pyt
         rc.check("m.onnx")
 
 
+def test_a_line_without_end_of_a_child_that_lives_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    start = "import sys, time; sys.stdin.readline(); sys.stdout.write('x' * 5000); sys.stdout.flush(); time.sleep(60)"
+    monkeypatch.setattr(isolation, "START", start)
+    monkeypatch.setattr(isolation, "ANSWER_BYTES", 1000)
+    monkeypatch.setattr(isolation, "GRACE_S", 0.5)
+    with pytest.raises(CannotAssessError, match=r"m\.onnx: the process that reads it gave no answer"):
+        rc.check("m.onnx")
+    assert not children(os.getpid())
+
+
 def test_an_answer_that_is_no_report_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     start = 'import sys; sys.stdin.readline(); sys.stdout.write(\'{"answer": {"verdict": "PASS"}}\\n\')'
     monkeypatch.setattr(isolation, "START", start)

@@ -17,10 +17,11 @@ import pytest
 from robustcheck_onnx import check
 from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.images import open_images
-from robustcheck_onnx.checker.measure import cache, own_files
+from robustcheck_onnx.checker.measure import cache
 from robustcheck_onnx.checker.measure.job import Job
 from robustcheck_onnx.checker.model import read_content
 from robustcheck_onnx.checker.report.record import Report
+from robustcheck_onnx.checker.storage import own_files
 from robustcheck_onnx.thresholds import profile
 from support import lookup
 from support.measuring import job as new_job
@@ -37,7 +38,7 @@ def place(tmp_path: Path, lookup_pass: tuple[Path, Path], monkeypatch: pytest.Mo
     lookup.write_lookup_model(tmp_path / "warn.onnx", np.random.default_rng(3).normal(size=(80, 512)))
     (tmp_path / "photos").symlink_to(lookup_pass[1])
     monkeypatch.setenv(own_files.FOLDER, str(tmp_path / "cache"))
-    monkeypatch.delenv(cache.OFF, raising=False)
+    monkeypatch.delenv(own_files.OFF, raising=False)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -21,10 +21,11 @@ from robustcheck_onnx import Progress, check
 from robustcheck_onnx.checker import measure
 from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.errors import CannotAssessError
-from robustcheck_onnx.checker.measure import cache, own_files
+from robustcheck_onnx.checker.measure import cache
 from robustcheck_onnx.checker.model.held import stamp
 from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.checker.runtime.runner import Runner
+from robustcheck_onnx.checker.storage import own_files
 from support import lookup
 
 SAID = r"model\.onnx: weights file weights\.bin changed during the run; it must stay as it was digested"
@@ -44,7 +45,7 @@ def place(tmp_path: Path, lookup_pass: tuple[Path, Path], monkeypatch: pytest.Mo
         os.utime(tmp_path / weights, (1e9, 1e9))  # some clocks of file systems tick every 4 ms only
     (tmp_path / "photos").symlink_to(lookup_pass[1])
     monkeypatch.setenv(own_files.FOLDER, str(tmp_path / "cache"))
-    monkeypatch.delenv(cache.OFF, raising=False)
+    monkeypatch.delenv(own_files.OFF, raising=False)
     return tmp_path
 
 

@@ -304,6 +304,22 @@ def test_without_the_extra(place: Path, package: str) -> None:
     assert not (place / "new.json").exists()
 
 
+def test_a_report_that_is_another_one_after_the_rerun_is_not_signed(
+    place: Path, lookup_pass: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Put in the place of the report that was measured, and taken away again: the digest of the file shows nothing."""
+    (report,) = (each for each, _ in read(place / "report.json"))
+    assert report.binding is not None
+    forged = report.model_copy(update={"notes": ()})  # it still states the digest of the other
+    from robustcheck_onnx.checker import verify
+
+    monkeypatch.setattr(verify, "report_about", lambda *_: forged)
+    (place / "report.sigstore.json").unlink(missing_ok=True)
+    assert sign(place, "--images", str(lookup_pass[1])) == 3
+    assert "report changed while it was signed; nothing was written" in capsys.readouterr().err
+    assert not (place / "report.sigstore.json").exists()
+
+
 def test_a_key_that_cannot_sign_ends_it_before_the_rerun(
     place: Path, lookup_pass: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

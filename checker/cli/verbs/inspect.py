@@ -61,6 +61,7 @@ def inspect(
     from robustcheck_onnx.checker import isolated
     from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
     from robustcheck_onnx.checker.inspection import find_model, terminal, unopened_json
+    from robustcheck_onnx.checker.isolation import NotReadError
     from robustcheck_onnx.checker.text import as_json
     from robustcheck_onnx.checker.verdict import load_profile
 
@@ -76,6 +77,8 @@ def inspect(
     limits = limits_of(timeout, max_memory, max_model_size)
     try:
         found = isolated.call("inspect", arguments, dict, about=str(path), limits=limits)
+    except NotReadError:
+        raise  # that says nothing about the file
     except (UsageError, CannotAssessError) as fault:
         if isinstance(fault, UsageError) and ((tensor, pool, preprocess) != (None,) * 3 or not path.is_file()):
             raise  # a fault of the call says nothing about the file

@@ -23,13 +23,14 @@ cache = Verbs(name="cache", help="Show or clear what is kept of earlier checks."
 def info(output: Output = "terminal", debug: Debug = False) -> int:
     """Show where records are kept, how many, and how large they are."""
     from robustcheck_onnx.checker.measure import cache as records
+    from robustcheck_onnx.checker.storage import own_files
     from robustcheck_onnx.checker.text import as_json
 
     size = records.size()
     if output == "json":
         sys.stdout.write(as_json(size.model_dump(mode="json")))
     else:
-        off = f"switched off by {records.OFF}\n" if records.is_off() else ""
+        off = f"switched off by {own_files.OFF}\n" if own_files.is_off() else ""
         off += f"not used: {printable(size.unused)}\n" if size.unused else ""
         sys.stdout.write(
             f"{size.folder}\n{size.records} records, {size.size_bytes / 2**20:.1f} MiB of at most "
@@ -42,7 +43,7 @@ def info(output: Output = "terminal", debug: Debug = False) -> int:
 def clear(debug: Debug = False) -> int:
     """Remove every record."""
     from robustcheck_onnx.checker.measure import cache as records
-    from robustcheck_onnx.checker.measure import own_files
+    from robustcheck_onnx.checker.storage import own_files
 
     sys.stdout.write(f"removed {records.clear()} records from {own_files.folder()}\n")
     return 0

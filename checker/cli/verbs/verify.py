@@ -172,6 +172,7 @@ def sign(
 
     from robustcheck_onnx.checker.errors import CannotAssessError
     from robustcheck_onnx.checker.model import file_digest
+    from robustcheck_onnx.checker.report import sealed
     from robustcheck_onnx.checker.storage import write_whole
     from robustcheck_onnx.checker.verify import bundle_of, check_key, report_about, signature, verify
 
@@ -196,7 +197,9 @@ def sign(
     measured = any(finding.check == "rerun" and finding.status == "agrees" for finding in result.findings)
     if result.exit_code == 3 or not measured:
         return max(result.exit_code, 1)
-    about = report_about(report, model)
+    about = sealed(report_about(report, model))
+    if about.binding is None or about.binding.result_digest != result.result_digest:  # not what was measured
+        raise CannotAssessError(f"{report}: report changed while it was signed; nothing was written", "sign it again")
     content = signature.sign(signature.statement(about, digest), key)
     if file_digest(report) != digest:
         raise CannotAssessError(f"{report}: report changed while it was signed; nothing was written", "sign it again")

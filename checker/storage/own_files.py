@@ -21,6 +21,7 @@ import platformdirs
 from robustcheck_onnx.checker.errors import UsageError
 
 FOLDER = "ROBUSTCHECK_CACHE_DIR"  # environment variable: where records are kept
+OFF = "ROBUSTCHECK_NO_CACHE"  # environment variable: any value but "" and 0 switches the cache off
 KEY = "records.key"  # the name of the file of the key
 KEY_BYTES = 32
 TEMPORARY = ".{}.tmp"  # a file that is being written; the name is random
@@ -39,6 +40,11 @@ class OwnFolder:
 
     path: Path
     key: bytes
+
+
+def is_off() -> bool:
+    """Whether the environment switches the cache off."""
+    return os.environ.get(OFF, "") not in ("", "0")
 
 
 def folder() -> Path:
