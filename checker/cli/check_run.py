@@ -16,7 +16,8 @@ from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.text import printable
 
 from . import check_places, confine
-from .command_line import PLACEHOLDER, Invocation, documents_of
+from .command_line import Invocation, documents_of
+from .options import PLACEHOLDER
 from .output import Destination, check_target, deliver, destinations_of, mark_unfinished, plain
 from .progress import progress_line
 

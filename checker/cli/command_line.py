@@ -14,9 +14,9 @@ from typer.core import TyperGroup, TyperOption
 from robustcheck_onnx.checker.errors import RobustcheckError
 
 from . import confine
+from .options import PLACEHOLDER
 
 DEFAULT_VERB = "check"
-PLACEHOLDER = "{model}"  # in a report's path: the model's name without its suffix
 ONLY_JSON = (
     *("explain", "reference", "scan", "shift", "inspect", "doctor"),
     *("calibrate", "profiles", "verify", "mlflow", "cache"),

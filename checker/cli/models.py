@@ -13,7 +13,7 @@ from robustcheck_onnx.checker.report import Failed, Outcome, Report, exit_code_o
 from robustcheck_onnx.checker.storage import expand as expand_glob
 from robustcheck_onnx.checker.storage import redact, unreadable, walk
 
-from .command_line import PLACEHOLDER
+from .options import PLACEHOLDER
 
 SUFFIX = ".onnx"
 

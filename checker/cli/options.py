@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from robustcheck_onnx.checker.limits import Limits
 
 FORMATS = ("terminal", "json")
+PLACEHOLDER = "{model}"  # in a report's path: the model's name without its suffix
 TIMEOUT_S = 7200.0  # of one model, unless it runs on Ray or another is given
 
 
