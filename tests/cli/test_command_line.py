@@ -28,7 +28,7 @@ def line(words: str) -> CommandLine:
         ("check m.onnx -qo json=r.json -ohtml=r --output=csv=-", [("json", "r.json"), ("html", "r"), ("csv", "")]),
         ("check --bogus m.onnx --no-time=3 -xo json=r.json --max-bad", [("json", "r.json")]),
         ("check --images -o m.onnx -o json", [("json", "")]),  # the first -o is a path of images
-        ("check -o json -o json=- -o 'json={model}.json' m.onnx", [("json", "")]),
+        ("check -o json -o json=- -o 'json={model}.json' m.onnx", [("json", ""), ("json", "m.json")]),
         ("check -- -o json=r.json", []),
         ("scan m.onnx -o terminal=r.txt -o json=r.json", [("json", "r.json")]),
         ("profiles show default -o json", [("json", "")]),
