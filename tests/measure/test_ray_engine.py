@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.evidence import Evidence
@@ -168,7 +169,8 @@ def test_the_drivers_memory_does_not_grow_with_the_images(photos: Path, tmp_path
     assert n_done[-1] >= (n_shards - 4) * SHARD_IMAGES  # the last ones may come together
     assert states.max() <= 2 * ray_engine.AHEAD_SHARDS + 3  # waiting for their turn; the sum, what is added, the result
     late = n_done >= 4 * SHARD_IMAGES
-    growth, _ = np.polyfit(n_done[late] / SHARD_IMAGES, mib[late], 1)  # MiB a shard; one state if every shard stayed
+    # MiB a shard, one state if every shard stayed; the median of all pairs, as a busy machine's memory has outliers
+    growth = stats.theilslopes(mib[late], n_done[late] / SHARD_IMAGES).slope
     assert growth < state_mib / 2
 
 
