@@ -71,7 +71,7 @@ def check_log(resolved: Resolved, *, strict: bool) -> None:
 def _check(resolved: Resolved, what: str, again: str, path: str, folder: Path | None, *, strict: bool) -> None:
     if folder is not None and not is_inside(path, folder):
         raise UsageError(
-            f"{resolved.file}: {what}; what a settings file names must lie in its folder, and no link may lead out",
+            f"{_where(resolved)}: {what}; what a settings file names must lie in its folder, and no link may lead out",
             f"{again}  # the command line may name any place",
         )
     if folder is None and strict and follows_link(path):
@@ -81,9 +81,13 @@ def _check(resolved: Resolved, what: str, again: str, path: str, folder: Path | 
         )
 
 
+def _where(resolved: Resolved) -> str:
+    return resolved.file or "environment"
+
+
 def _not_ours(resolved: Resolved, what: str, kind: str, again: str) -> UsageError:
     return UsageError(
-        f"{resolved.file}: {what}; the file that is there is {kind}, and a settings file replaces no other",
+        f"{_where(resolved)}: {what}; the file that is there is {kind}, and a settings file replaces no other",
         f"{again}  # the command line may replace it",
     )
 
