@@ -9,6 +9,7 @@ from robustcheck_onnx.checker.progress import Progress, tell_stage
 
 from . import content
 from .call import settle
+from .collect import Collected, collect, read_head_input
 from .gallery import Rows
 from .job import (
     ImagesRead,
@@ -43,6 +44,7 @@ from .run import (
 from .workers import measure_all, run_jobs
 
 __all__ = [
+    "Collected",
     "ImagesRead",
     "Inputs",
     "Job",
@@ -54,6 +56,7 @@ __all__ = [
     "Watch",
     "add_batch",
     "batches",
+    "collect",
     "conclude",
     "content",
     "decode",
@@ -69,6 +72,7 @@ __all__ = [
     "open_sessions",
     "prepare_item",
     "probe",
+    "read_head_input",
     "read_inputs",
     "run_jobs",
     "settle",

@@ -11,6 +11,7 @@ from .digest import graph_digest
 from .external import locate_weights
 from .fetch import Model, on_this_machine, parse_model
 from .file import Content, external_locations, may_be_model, read_content, read_onnx
+from .head_part import HeadPart, head_part
 from .held import file_digest, refuse_changed
 from .image_input import DTYPES, ImageInput, fed_as
 from .layers import ACTIVATION, LINEAR, NORMALISATION, POOL, RESHAPE, Layers, build_layers, data_inputs
@@ -30,6 +31,7 @@ __all__ = [
     "RESHAPE",
     "Content",
     "Contract",
+    "HeadPart",
     "ImageInput",
     "Layers",
     "Model",
@@ -44,6 +46,7 @@ __all__ = [
     "file_digest",
     "find_preprocessing",
     "graph_digest",
+    "head_part",
     "locate_weights",
     "may_be_model",
     "models_below",

@@ -8,6 +8,7 @@ from __future__ import annotations
 from .device import CPU, cpu_name, cpu_threads, expects_gpu, list_gpus
 from .doctor import Finding
 from .dynamic import scales_over_batch
+from .head import LinearHead, head_from_file, read_head, score_difference
 from .runner import SAME_OUTPUT, Array, Runner, RunOutput
 
 __all__ = [
@@ -15,11 +16,15 @@ __all__ = [
     "SAME_OUTPUT",
     "Array",
     "Finding",
+    "LinearHead",
     "RunOutput",
     "Runner",
     "cpu_name",
     "cpu_threads",
     "expects_gpu",
+    "head_from_file",
     "list_gpus",
+    "read_head",
     "scales_over_batch",
+    "score_difference",
 ]

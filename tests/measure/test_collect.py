@@ -1,0 +1,77 @@
+"""One pass that keeps every representation and all scores, against the runner and the weights themselves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import TensorProto
+
+from robustcheck_onnx.checker import measure
+from robustcheck_onnx.checker.errors import CannotAssessError
+from robustcheck_onnx.checker.evidence import Options
+from robustcheck_onnx.checker.measure import Job
+from robustcheck_onnx.checker.runtime import Runner, read_head, score_difference
+from support import onnx_models
+
+CLASSES, FEATURES = 10, 16
+
+
+def collected(path: Path, **options: Any) -> tuple[measure.Inputs, measure.Collected, list[measure.Progress]]:
+    told: list[measure.Progress] = []
+    inputs = measure.read_head_input(Job(path, Options(device="cpu", max_images=11, **options)))
+    runner = Runner(inputs.models[0], "cpu", preprocessing=inputs.preprocessing.preprocessing, batch_size=4)
+    return inputs, measure.collect(runner, inputs, progress=told.append, label="photos"), told
+
+
+def test_rows_are_those_of_the_images_in_their_order(tmp_path: Path) -> None:
+    path = onnx_models.save(onnx_models.classifier(), tmp_path / "model.onnx")
+    inputs, found, told = collected(path, batch_size=4)
+    assert found.representations.shape == (11, FEATURES)
+    assert found.names == tuple(inputs.source.entries.names())
+    assert len(set(found.digests)) == 11
+    assert found.scores is not None
+    head = read_head(inputs.models[0])
+    np.testing.assert_allclose(head.scores(found.representations), found.scores, rtol=1e-4, atol=1e-5)
+    assert told[-1].n_done == 11
+    assert {each.interval for each in told if not each.stage} == {"photos"}
+
+
+def test_a_zero_shot_head_is_read_at_the_vector_of_length_one(tmp_path: Path) -> None:
+    nodes, weights = onnx_models.pooled(FEATURES)
+    nodes += [
+        ("MatMul", ["features", "projection"], ["embedding"]),
+        ("ReduceL2", ["embedding", "axis"], ["norm"]),
+        ("Div", ["embedding", "norm"], ["unit"]),
+        ("MatMul", ["unit", "text"], ["cosines"]),
+        ("Mul", ["cosines", "hundred"], ["logits"]),
+    ]
+    text = onnx_models.weight(FEATURES, CLASSES)
+    weights |= {"projection": onnx_models.weight(FEATURES, FEATURES), "text": text, "axis": np.array([1])}
+    weights["hundred"] = np.array(100, np.float32)
+    outputs: list[onnx_models.Value | str] = ["embedding", ("logits", TensorProto.FLOAT, ("batch", CLASSES))]
+    path = onnx_models.save(onnx_models.build(nodes, outputs, weights), tmp_path / "zero-shot.onnx")
+    inputs, found, _ = collected(path)
+    assert inputs.models[0].representation.tensor == "unit"
+    np.testing.assert_allclose(np.linalg.norm(found.representations, axis=1), 1, rtol=1e-5)
+    head = read_head(inputs.models[0])
+    np.testing.assert_allclose(head.weight, 100 * text.T, rtol=1e-5, atol=1e-4)
+    assert found.scores is not None
+    assert score_difference(head, found.representations, found.scores) < 1e-5
+
+
+def test_an_encoder_has_no_scores(tmp_path: Path) -> None:
+    _, found, _ = collected(onnx_models.save(onnx_models.encoder(), tmp_path / "encoder.onnx"))
+    assert found.scores is None
+    assert found.representations.shape == (11, FEATURES)
+
+
+def test_values_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    nodes, weights = onnx_models.pooled(FEATURES)
+    nodes.append(("MatMul", ["features", "projection"], ["embedding"]))
+    weights["projection"] = np.full((FEATURES, FEATURES), np.nan, np.float32)
+    model = onnx_models.build(nodes, [("embedding", TensorProto.FLOAT, ("batch", FEATURES))], weights)
+    with pytest.raises(CannotAssessError, match="representation has values that are not finite"):
+        collected(onnx_models.save(model, tmp_path / "nan.onnx"))
