@@ -30,6 +30,7 @@ def check(
     ray_address: str | None,
     cache: bool,
     detectors: Sequence[str],
+    save_representations: str | None = None,
     from_memory: str = "",
     is_last: bool = True,
     progress: Tell | None,
@@ -42,7 +43,7 @@ def check(
         options: those of `evidence.Options` that were given, as JSON values.
         from_memory: bytes or ModelProto, where the file holds what was given in memory.
         is_last: see `Wall.run`.
-        profile, engine, workers, ray_address, cache, detectors, progress: as of `pipeline.check`.
+        profile, engine, workers, ray_address, cache, detectors, save_representations, progress: as of `pipeline.check`.
 
     Raises as `pipeline.check` and `Wall.run`.
     """
@@ -55,6 +56,7 @@ def check(
         "ray_address": ray_address,
         "cache": cache,
         "detectors": list(detectors),
+        "save_representations": save_representations,
         "from_memory": from_memory,
     }
     about = f"<{from_memory}>" if from_memory else redact(model)

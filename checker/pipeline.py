@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack
 
+import numpy.typing as npt
 from onnx import ModelProto
 
 from robustcheck_onnx.checker import isolated, isolation, measure
@@ -31,6 +32,7 @@ from robustcheck_onnx.checker.model import (
     read_content,
 )
 from robustcheck_onnx.checker.report import CLAIM, Binding, Clock, Placed, Report, Settings, Time, sealed
+from robustcheck_onnx.checker.representations import MadeWith, Saver, checked_path, saving
 from robustcheck_onnx.checker.statistics import is_look
 from robustcheck_onnx.checker.statistics import state as sums
 from robustcheck_onnx.checker.storage import Place, Url, as_typed, own_files, redact
@@ -50,6 +52,7 @@ class CheckOptions(RunOptions, total=False):
     ray_address: str | None
     cache: bool
     detectors: Sequence[str]
+    save_representations: str | Path | None
     isolate: bool
     limits: Limits
 
@@ -64,6 +67,7 @@ def check(
     ray_address: str | None = None,
     cache: bool = False,
     detectors: Sequence[str] = (),
+    save_representations: str | Path | None = None,
     isolate: bool = True,
     limits: Limits = NO_LIMITS,
     progress: Callable[[Progress], None] | None = None,
@@ -88,6 +92,8 @@ def check(
         cache: take the evidence of an earlier run if nothing has changed since, and keep this run's; only the local
             engine does, only of files, and only without detectors.
         detectors: names of installed plug-ins to run beside the check, with the local engine only.
+        save_representations: a .npz, .safetensors or .parquet file that the measured representations are written to,
+            for `load_representations`; with the local engine only, and without the cache.
         isolate: read model and images in a child process, so that no file can end this one, whatever it holds
             (docs/decisions/wall.md). False, and images that are handed over: in this process.
         limits: what the child may take.
@@ -107,6 +113,12 @@ def check(
     on_ray = (engine, workers, ray_address) != ("local", None, None)
     if detectors and on_ray:
         raise UsageError(f"--detector is {detectors[0]}; detectors need the local engine", "--engine local")
+    if save_representations is not None:
+        save_representations = str(checked_path(save_representations))
+        if on_ray:
+            raise UsageError(
+                f"--save-representations is {save_representations}; that needs the local engine", "--engine local"
+            )
     if engine == "local" and workers is not None:
         raise UsageError(f"--workers is {workers}; one process checks one model, unless with Ray", "--engine ray")
     place = parse_model(model)
@@ -127,6 +139,7 @@ def check(
                 ray_address=ray_address,
                 cache=cache,
                 detectors=detectors,
+                save_representations=save_representations,
                 progress=progress,
             )
     limits.refuse_here()
@@ -143,9 +156,13 @@ def check(
             cached = None
         else:
             use_cache = cache and not here.fetched and given is None and not loaded and not own_files.is_off()
-            evidence, published, cached = _measured_or_cached(
-                job, profile, clock, progress, loaded, given, use_cache=use_cache
-            )
+            use_cache = use_cache and save_representations is None
+            with saving(save_representations) as saver:
+                evidence, published, cached = _measured_or_cached(
+                    job, profile, clock, progress, loaded, given, saver, use_cache=use_cache
+                )
+                if saver is not None:
+                    saver.write(_made_with(evidence, here.name))
     if here.fetched:
         named = evidence.model.model_copy(update={"file": here.name})
         evidence = evidence.model_copy(update={"model": named})
@@ -185,6 +202,18 @@ def report_of(
     return sealed(report)
 
 
+def _made_with(evidence: Evidence, model: str) -> MadeWith:
+    return MadeWith(
+        model=model,
+        model_digest=evidence.model.digest,
+        tensor=evidence.model.tensor,
+        pool=evidence.model.pool,
+        preprocessing=evidence.preprocessing,
+        images=evidence.images.source,
+        seed=evidence.images.seed,
+    )
+
+
 @contextlib.contextmanager
 def _as_file(model: Place | bytes | ModelProto) -> Iterator[tuple[str, str]]:
     """The model's name for a child, and what it was in memory: a file has it then."""
@@ -202,6 +231,7 @@ def _measured_or_cached(
     progress: Callable[[Progress], None] | None,
     loaded: Sequence[plugins.Loaded],
     given: ImageSource | None,
+    saver: Saver | None,
     *,
     use_cache: bool,
 ) -> tuple[Evidence, Context | None, str | None]:
@@ -232,7 +262,7 @@ def _measured_or_cached(
         measure.tell_stage(progress, "trying the model on a few images")
         facts = measure.probe(opened, first)
         LOG.debug("%s: batch invariance and output were tried", job.model)
-        watch = partial(plugins.update, loaded) if loaded else None
+        watch = partial(_show, loaded, saver) if loaded or saver else None
         total, is_decided = _until_decided(opened, profile, itertools.chain(first, decoded), progress, watch)
     (evidence,) = measure.conclude(job, facts, total, profile, decided=is_decided)
     if loaded:
@@ -243,6 +273,15 @@ def _measured_or_cached(
         if key and read is not None and key == records.key_of(job, read.digest, profile, opened.source):
             records.store(key, clock.started.isoformat(timespec="seconds"), total.images.digests, evidence, published)
     return evidence, published, None
+
+
+def _show(
+    loaded: Sequence[plugins.Loaded], saver: Saver | None, rows: npt.NDArray[Any], images: Sequence[Prepared]
+) -> None:
+    """Hand one batch of representations to the detectors and to the file."""
+    plugins.update(loaded, rows)
+    if saver is not None:
+        saver.add(rows, [image.name for image in images], [image.digest for image in images])
 
 
 def _log_opened(opened: measure.Opened) -> None:

@@ -35,6 +35,8 @@ if TYPE_CHECKING:  # the same names as in _HOMES, for type checkers
     from robustcheck_onnx.checker.pipeline import CheckOptions as CheckOptions
     from robustcheck_onnx.checker.pipeline import check as check
     from robustcheck_onnx.checker.report import Report as Report
+    from robustcheck_onnx.checker.representations import Representations as Representations
+    from robustcheck_onnx.checker.representations import load_representations as load_representations
     from robustcheck_onnx.checker.scan import ScanReport as ScanReport
     from robustcheck_onnx.checker.scan import scan as scan
     from robustcheck_onnx.checker.shift import ShiftReport as ShiftReport
@@ -67,6 +69,7 @@ _HOMES = {  # name → module of robustcheck_onnx.checker
     "Progress": "measure",
     "Reason": "verdict",
     "Report": "report",
+    "Representations": "representations",
     "RobustcheckError": "errors",
     "ScanReport": "scan",
     "ShiftReport": "shift",
@@ -80,6 +83,7 @@ _HOMES = {  # name → module of robustcheck_onnx.checker
     "compare": "compare",
     "gate_model_version": "integrations.mlflow_log",
     "judge": "verdict",
+    "load_representations": "representations",
     "log_report": "integrations.mlflow_log",
     "measure": "statistics",
     "measure_shift": "shift",

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from robustcheck_onnx.checker.errors import UsageError
 
 from .confine import follows_link, is_inside
+from .options import PLACEHOLDER
+from .output import Destination, check_extra
 from .settings import Resolved
+
+if TYPE_CHECKING:
+    from robustcheck_onnx.checker.storage import Place
 
 _LOG: Final = re.compile(rb"\d{4}-\d\d-\d\dT[\d:.]+Z INFO robustcheck \d")
 """how a log of ours starts: `check_run` writes this line first"""
@@ -54,6 +59,33 @@ def check_bundles(resolved: Resolved, bundles: Iterable[Path], *, strict: bool) 
         )
         if is_named and bundle.exists() and not is_verdict(bundle):
             raise _not_ours(resolved, what, "no signature of robustcheck", again)
+
+
+def files_of_representations(
+    path: str | None, models: Sequence[str], reads: Sequence[Place], destinations: Sequence[Destination]
+) -> dict[str, str]:
+    """The file of `--save-representations` for each model, checked before anything is opened; empty where none is.
+
+    Raises as `models.fill`, `output.check_extra` and `representations.checked_path`; UsageError for one file and
+    several models.
+    """
+    if path is None:
+        return {}
+    from robustcheck_onnx.checker.representations import checked_path
+
+    from .models import fill
+
+    option = "--save-representations"
+    if len(models) > 1 and PLACEHOLDER not in path:
+        raise UsageError(
+            f"{option} is {path}, and {len(models)} models are checked; each needs its own file",
+            f"{option} {shlex.quote(str(Path(path).with_suffix('')))}-{PLACEHOLDER}{Path(path).suffix}",
+        )
+    files = dict(zip(models, fill(path, models, option), strict=True))
+    for each in files.values():
+        checked_path(each)
+        check_extra(option, Path(each), reads, destinations, "rows.npz")
+    return files
 
 
 def check_log(resolved: Resolved, *, strict: bool) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -48,7 +48,14 @@ class Destinations:
 
 
 def run(
-    resolved: Resolved, words: Sequence[str], invocation: Invocation, wall: Wall, *, strict: bool, debug: bool
+    resolved: Resolved,
+    words: Sequence[str],
+    invocation: Invocation,
+    wall: Wall,
+    *,
+    strict: bool,
+    save_representations: str | None,
+    debug: bool,
 ) -> int:
     """Check the models that the words name and deliver the reports; the exit code of the worst.
 
@@ -57,6 +64,7 @@ def run(
 
     invocation: is told where documents go, since the settings may come from a file, and each model may have its own.
     wall: has the child processes that read models and images.
+    save_representations: as the option says, {model} included.
     strict: as `--strict` says; the settings were looked at already (`strict.refuse`).
     """
     from .models import check_all, expand, stem, worst
@@ -83,6 +91,7 @@ def run(
     reads = _files_read(resolved, models)
     check_cache.say_whether_used(settings, resolved.file)
     destinations = _destinations(resolved, models, reads, strict=strict)
+    saved = check_places.files_of_representations(save_representations, models, reads, destinations.all())
     signatures = check_sign.planned(settings.sign, destinations.shared, destinations.own, reads)
     check_places.check_bundles(resolved, [each.bundle for each in signatures], strict=strict)
     check_places.check_log(resolved, strict=strict)
@@ -112,18 +121,19 @@ def run(
         in_html = any(form == "html" for form, _ in destinations.all())
 
         def check(model: str) -> Report:
-            return _check(resolved, model, profile, wall, is_last=model == models[-1] and not in_html)
+            is_last = model == models[-1] and not in_html
+            return _check(resolved, model, profile, wall, saved=saved.get(model), is_last=is_last)
 
         outcomes = check_all(models, check, failed) if several else [check(models[0])]
         if settings.no_time:
             outcomes = [o if isinstance(o, Failed) else o.model_copy(update={"time": None}) for o in outcomes]
-        _deliver(settings, models, outcomes, destinations, signatures, wall)
+        _deliver(settings, models, outcomes, destinations, signatures, saved, wall)
         ending.announce(outcomes, destinations.shared, enabled=not settings.no_ci)
     invocation.judged = True
     return worst(outcomes)
 
 
-def _check(resolved: Resolved, model: str, profile: Profile, wall: Wall, *, is_last: bool) -> Report:
+def _check(resolved: Resolved, model: str, profile: Profile, wall: Wall, *, saved: str | None, is_last: bool) -> Report:
     """Check one model and let the gate decide on its exit code."""
     from datetime import UTC, datetime
 
@@ -144,6 +154,7 @@ def _check(resolved: Resolved, model: str, profile: Profile, wall: Wall, *, is_l
             ray_address=settings.ray_address,
             cache=not settings.no_cache and settings.sign is None,  # what is signed was measured here and now
             detectors=settings.detector,
+            save_representations=saved,
             options=settings.options.given,
             is_last=is_last,
             progress=progress,
@@ -204,13 +215,14 @@ def _deliver(
     outcomes: Sequence[Outcome],
     destinations: Destinations,
     signatures: Sequence[Signature],
+    saved: Mapping[str, str],
     wall: Wall,
 ) -> None:
     """Write every report and signature; all at the end, so that a run that ends early leaves no part of them."""
     from rich.console import Group
     from rich.text import Text
 
-    from robustcheck_onnx.checker.report import forms, summary
+    from robustcheck_onnx.checker.report import Failed, forms, summary
     from robustcheck_onnx.checker.storage import redact, write_whole
 
     from . import check_sign
@@ -226,11 +238,14 @@ def _deliver(
             text = plain(_full(outcome, settings)) if form == "terminal" else forms.render(form, [outcome], options)
             write_whole(path, text)
     files = [f"{form}: {path}" for form, path in destinations.all() if path]
-    files += [f"signature: {bundle}" for bundle in bundles]
+    beside = [f"signature: {bundle}" for bundle in bundles]
+    measured = {model for model, outcome in zip(models, outcomes, strict=True) if not isinstance(outcome, Failed)}
+    beside += [f"representations: {path}" for model, path in saved.items() if model in measured]
+    files += beside
 
     def terminal(*, ascii_only: bool) -> RenderableType:
         if len(outcomes) == 1:
-            written = [Text(f"signature: {printable(str(bundle))}") for bundle in bundles]
+            written = [Text(printable(each)) for each in beside]
             return Group(*written, _full(outcomes[0], settings, ascii_only))
         table = summary.render(
             outcomes,

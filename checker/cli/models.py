@@ -104,8 +104,8 @@ def stem(model: str) -> str:
     return PurePosixPath(redact(model).rstrip("/")).stem if "://" in model else Path(model).stem
 
 
-def fill(path: str, models: Sequence[str]) -> list[str]:
-    """A report's path for each model, with `{model}` replaced.
+def fill(path: str, models: Sequence[str], option: str = "--output") -> list[str]:
+    """A file's path for each model, with `{model}` replaced; `option` names it.
 
     Raises UsageError where two models would share one file, also on a file system that ignores case.
     """
@@ -115,7 +115,7 @@ def fill(path: str, models: Sequence[str]) -> list[str]:
         other = model_by_name.setdefault(name.casefold(), model)
         if other != model:
             raise UsageError(
-                f"--output is {path}; {other} and {model} would both be {name}, and each needs its own file",
+                f"{option} is {path}; {other} and {model} would both be {name}, and each needs its own file",
                 "check them in two runs, or leave out {model} for one document",
             )
     return [path.replace(PLACEHOLDER, stem(model)) for model in models]

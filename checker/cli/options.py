@@ -57,6 +57,17 @@ def limits_of(
     return Limits(timeout_s or None, memory_bytes, model_bytes)
 
 
+SaveRepresentations = Annotated[
+    str | None,
+    typer.Option(
+        help="Also write the measured representations to this file: .npz, .safetensors or .parquet (extra `data`). "
+        "robustcheck_onnx.load_representations reads it.",
+        metavar="FILE",
+        rich_help_panel=OUTPUT,
+    ),
+]
+
+
 def _size(text: str) -> int:
     """A number of bytes, such as 8GiB or 500MB, read as settings files are."""
     from pydantic import ByteSize, TypeAdapter, ValidationError

@@ -12,9 +12,8 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
-import numpy as np
 import numpy.typing as npt
 
 from robustcheck_onnx.checker.errors import CannotAssessError
@@ -37,8 +36,8 @@ AHEAD = 64  # decoded images that may wait: two batches of the default size
 
 Ready = TypeVar("Ready", bound=Prepared)
 
-Watch = Callable[[npt.NDArray[np.generic]], None]
-"""shown (image, feature) representations"""
+Watch = Callable[[npt.NDArray[Any], Sequence["Prepared"]], None]
+"""shown (image, feature) representations, finite and not constant, and the images that they are of"""
 
 
 @dataclass(frozen=True)
@@ -323,10 +322,11 @@ def add_batch(opened: Opened, total: Measurement, batch: Sequence[Prepared], wat
         new = gallery.rows_of(measured, names, digests, room=gallery.SHOWN - len(rows.first))
         total.galleries[index] = gallery.merge(rows, new)
         shown = array[measured.usable]
-        sketches = [item.sketch for item, used in zip(batch, measured.usable, strict=True) if used]
+        used = [item for item, is_usable in zip(batch, measured.usable, strict=True) if is_usable]
+        sketches = [item.sketch for item in used]
         total.contents[index] = content.merge(total.contents[index], content.rows_of(shown, sketches))
         if watch is not None and index == 0:
-            watch(shown)
+            watch(shown, used)
 
 
 def key_of(digest: str) -> int:

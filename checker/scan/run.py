@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack
 
 import numpy as np
 
@@ -22,7 +22,9 @@ from robustcheck_onnx.checker.images import Images, ImageSource, Skipped, check_
 from robustcheck_onnx.checker.limits import NO_LIMITS, Limits
 from robustcheck_onnx.checker.measure import ImagesRead, Job, Prepared, Progress, stack
 from robustcheck_onnx.checker.report import Clock, Time
+from robustcheck_onnx.checker.representations import MadeWith, Saver, checked_path, saving
 from robustcheck_onnx.checker.runtime import SAME_OUTPUT, Array, Runner, RunOutput
+from robustcheck_onnx.checker.statistics import usable_rows
 from robustcheck_onnx.checker.storage import local_path
 
 from .depth import Depth
@@ -37,6 +39,7 @@ def scan(
     *,
     blocks: Sequence[str] = (),
     images: Images | None = None,
+    save_representations: str | Path | None = None,
     isolate: bool = True,
     limits: Limits = NO_LIMITS,
     progress: Callable[[Progress], None] | None = None,
@@ -48,6 +51,7 @@ def scan(
         model: path of the ONNX file.
         blocks: measure these tensors instead of the ends of blocks found by rule.
         images: as in `check`.
+        save_representations: as in `check`: of the representation, not of the blocks.
         isolate: as in `check`.
         limits: as in `check`.
         progress: called when a stage begins and after every batch.
@@ -60,13 +64,28 @@ def scan(
     """
     clock, (run, given) = Clock(), measure.settle(images, options, max_images=MAX_IMAGES)
     path = local_path(model, "model")
+    save_representations = None if save_representations is None else str(checked_path(save_representations))
     if isolate and isolated.is_possible(given, run.images):
-        arguments = {"model": str(model), "blocks": list(blocks), "options": run.given}
+        arguments: dict[str, Any] = {"model": str(model), "blocks": list(blocks), "options": run.given}
+        arguments["save_representations"] = save_representations
         record = ScanReport.model_validate
         return isolated.call("scan", arguments, record, about=str(model), limits=limits, progress=progress)
     limits.refuse_here()
+    with saving(save_representations) as saver:
+        return _scan(Job(path, run), given, blocks, saver, clock, progress)
+
+
+def _scan(
+    job: Job,
+    given: ImageSource | None,
+    blocks: Sequence[str],
+    saver: Saver | None,
+    clock: Clock,
+    progress: Callable[[Progress], None] | None,
+) -> ScanReport:
+    run = job.options
     measure.tell_stage(progress, "opening the model and the images")
-    inputs = measure.read_inputs(Job(path, run), source=given)
+    inputs = measure.read_inputs(job, source=given)
     (opened,), contract = inputs.models, inputs.models[0].contract
     preprocessing = inputs.preprocessing.preprocessing
     read = ImagesRead()
@@ -89,7 +108,7 @@ def scan(
         for batch in measure.batches(
             itertools.chain(first, decoded), read, run.batch_size, n_images=len(inputs.source), progress=progress
         ):
-            _add(runner, depths, batch)
+            _add(runner, depths, batch, saver)
     read.check_usable(inputs.source, run.max_bad, sampled=inputs.source.n_found > len(inputs.source))
     facts_of_images = read.facts(inputs.source)
     layers = tuple(
@@ -110,6 +129,18 @@ def scan(
             f"{opened.path}: number of images with finite, not constant values is 0 of {read.n_usable} "
             "at every block; at least one is needed",
             f"robustcheck inspect {shlex.quote(str(opened.path))}",
+        )
+    if saver is not None:
+        saver.write(
+            MadeWith(
+                model=str(opened.path),
+                model_digest=opened.digest,
+                tensor=opened.representation.tensor,
+                pool=opened.representation.pool,
+                preprocessing=inputs.preprocessing,
+                images=inputs.source.named,
+                seed=inputs.source.seed,
+            )
         )
     facts = ScanModel(
         file=str(opened.path),
@@ -156,10 +187,14 @@ def _difference_to(own: RunOutput, runner: Runner, pixels: Array) -> float:
     return max(differences)
 
 
-def _add(runner: Runner, depths: Sequence[Depth], batch: Sequence[Prepared]) -> None:
-    """Run one batch and add its numbers to each block's."""
+def _add(runner: Runner, depths: Sequence[Depth], batch: Sequence[Prepared], saver: Saver | None) -> None:
+    """Run one batch and add its numbers to each block's, and its representations to the file."""
     *ends, n_numbers = np.cumsum([depth.tap.n_numbers for depth in depths])
-    rows = runner.run(stack(batch)).representation
+    rows, representations = runner.represent(stack(batch))
+    if saver is not None:
+        usable = usable_rows(representations).usable
+        images = [image for image, is_usable in zip(batch, usable, strict=True) if is_usable]
+        saver.add(representations[usable], [image.name for image in images], [image.digest for image in images])
     if rows.shape[1] != n_numbers:
         raise CannotAssessError(
             f"{runner.model.path}: statistics of an image are {rows.shape[1]} numbers; {n_numbers} were planned from "

@@ -26,6 +26,7 @@ from ..options import (
     PreprocessOption,
     Quiet,
     RayAddress,
+    SaveRepresentations,
     Seed,
     Tensor,
     Timeout,
@@ -152,6 +153,7 @@ def check(
             rich_help_panel=OUTPUT,
         ),
     ] = None,
+    save_representations: SaveRepresentations = None,
     quiet: Quiet = 0,
     verbose: Annotated[
         int,
@@ -267,7 +269,9 @@ def check(
             return _show_settings(resolved, (output or [])[-1:])
         if strict:
             refuse(resolved, ctx.obj.line)
-        return check_run.run(resolved, models or [], ctx.obj, wall, strict=strict, debug=debug)
+        return check_run.run(
+            resolved, models or [], ctx.obj, wall, strict=strict, save_representations=save_representations, debug=debug
+        )
 
 
 def _resolved(

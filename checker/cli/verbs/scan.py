@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -23,6 +24,7 @@ from ..options import (
     Pool,
     PreprocessOption,
     Quiet,
+    SaveRepresentations,
     Seed,
     Tensor,
     Timeout,
@@ -31,7 +33,7 @@ from ..options import (
     limits_of,
     run_options,
 )
-from ..output import deliver, destinations_of, measuring
+from ..output import check_extra, deliver, destinations_of, measuring
 from ..panels import MODEL, OUTPUT
 
 
@@ -73,6 +75,7 @@ def scan(
             rich_help_panel=OUTPUT,
         ),
     ] = None,
+    save_representations: SaveRepresentations = None,
     quiet: Quiet = 0,
     verbose: Verbose = 0,
     no_time: NoTime = False,
@@ -90,10 +93,13 @@ def scan(
     from robustcheck_onnx.checker.scan import run as scanning
 
     destinations = destinations_of(output or [], [model], ("terminal", *forms.FORMS))
+    if save_representations is not None:
+        check_extra("--save-representations", Path(save_representations), [model], destinations, "rows.npz")
     with measuring(destinations, model, quiet) as progress:
         result = scanning.scan(
             model,
             blocks=block or (),
+            save_representations=save_representations,
             limits=limits_of(timeout, max_memory, max_model_size),
             progress=progress,
             **run_options(ctx),

@@ -1,0 +1,227 @@
+"""Representations in a file: written by check and scan, read again, equal to what the model gave."""
+
+from __future__ import annotations
+
+import sys
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+from PIL import Image
+
+from robustcheck_onnx import Representations, check, load_representations, measure, scan
+from robustcheck_onnx.checker.cli import main
+from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
+from robustcheck_onnx.checker.representations import MadeWith, Saver
+from support import lookup, onnx_models
+
+FORMS = ["npz", "safetensors", "parquet"]
+
+
+def read_by_others(path: Path) -> Any:
+    """The rows of a file, read by the package that each form belongs to."""
+    if path.suffix == ".npz":
+        return np.load(path)["representations"]
+    if path.suffix == ".safetensors":
+        return pytest.importorskip("safetensors.numpy", reason="needs safetensors").load_file(path)["representations"]
+    parquet = pytest.importorskip("pyarrow.parquet", reason="needs pyarrow")
+    return np.array(parquet.read_table(path).column("representation").to_pylist(), np.float32)
+
+
+def index_of(path: Path) -> int:
+    """The row that a look-up photo stands for."""
+    red, green, _ = np.array(Image.open(path).convert("RGB"))[0, 0]
+    return int(red) + 256 * int(green)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_check_saves_what_it_measured(lookup_pass: tuple[Path, Path], tmp_path: Path, form: str) -> None:
+    model, photos = lookup_pass
+    path = tmp_path / f"rows.{form}"
+    report = check(model, images=photos, save_representations=path)
+    saved = load_representations(path)
+    statistics = report.evidence.statistics
+    assert len(saved) == statistics.n_images == len(set(saved.digests))
+    weights = onnx.load(model).graph.initializer
+    embeddings = numpy_helper.to_array(next(each for each in weights if each.name == "embeddings"))
+    for name, value in zip(saved.names, saved.values, strict=True):
+        np.testing.assert_array_equal(value, embeddings[index_of(photos / name)])
+    np.testing.assert_array_equal(read_by_others(path), saved.values)
+    again = measure(saved)
+    for name in ("kurtosis", "persistence_ratio", "top3_share", "negative_energy"):
+        assert getattr(again, name).estimate == pytest.approx(getattr(statistics, name).estimate, rel=1e-12)
+    assert saved.made_with.model_digest == report.evidence.model.digest
+    assert saved.made_with.tensor == report.evidence.model.tensor
+    assert saved.made_with.preprocessing == report.evidence.preprocessing
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_scan_saves_the_representation(tmp_path: Path) -> None:
+    nodes, weights = onnx_models.pooled(16)
+    nodes.insert(2, ("Conv", ["relu", "more.weight"], ["more"], {"kernel_shape": [3, 3]}))
+    nodes[3] = ("GlobalAveragePool", ["more"], ["gap"])
+    weights["more.weight"] = onnx_models.weight(32, 16, 3, 3)
+    model = onnx_models.save(onnx_models.build(nodes, ["features"], weights), tmp_path / "model.onnx")
+    scan(model, max_images=9, save_representations=tmp_path / "scan.npz")
+    check(model, max_images=9, save_representations=tmp_path / "check.npz")
+    of_scan, of_check = (load_representations(tmp_path / f"{verb}.npz") for verb in ("scan", "check"))
+    assert of_scan.names == of_check.names
+    np.testing.assert_allclose(of_scan.values, of_check.values, rtol=1e-5)
+    assert of_scan.made_with == of_check.made_with
+
+
+def test_images_that_cannot_be_measured_are_left_out(tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).normal(size=(60, 32)).astype(np.float32)
+    rows[3], rows[7, 5] = 1.0, np.nan
+    model = lookup.write_lookup_model(tmp_path / "model.onnx", rows)
+    photos = lookup.write_lookup_images(tmp_path / "photos", 60)
+    report = check(model, images=tmp_path / "photos", save_representations=tmp_path / "rows.npz")
+    saved = load_representations(tmp_path / "rows.npz")
+    assert set(saved.names) == {path.name for path in photos} - {photos[3].name, photos[7].name}
+    assert len(saved) == report.evidence.statistics.n_images == 58
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_memory_is_flat_while_a_file_is_written(tmp_path: Path, passed: Any, form: str) -> None:
+    rows = np.random.default_rng(0).normal(size=(256, 1024)).astype(np.float32)  # 1 MiB
+    about = MadeWith(
+        model="m",
+        model_digest="sha256:0",
+        tensor="t",
+        pool="none",
+        preprocessing=passed.evidence.preprocessing,
+        images="i",
+        seed=0,
+    )
+    path = tmp_path / f"rows.{form}"
+    with Saver(path) as saver:  # imports its package
+        saver.add(rows, ["a"] * 256, ["b"] * 256)
+        saver.write(about)
+    tracemalloc.start()
+    try:
+        with Saver(path) as saver:
+            for _ in range(80):
+                saver.add(rows, ["a"] * 256, ["b"] * 256)
+            saver.write(about)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 40 << 20  # of 80 MiB
+    assert len(load_representations(path)) == 80 * 256
+
+
+def test_a_run_that_fails_leaves_no_file_and_an_earlier_one_as_it_was(
+    lookup_pass: tuple[Path, Path], tmp_path: Path
+) -> None:
+    path = tmp_path / "rows.npz"
+    path.write_bytes(b"earlier")
+    broken = onnx_models.encoder()
+    next(t for t in broken.graph.initializer if t.name == "proj").raw_data = b"\xff" * (24 * 16 * 4)
+    model = onnx_models.save(broken, tmp_path / "nan.onnx")
+    with pytest.raises(CannotAssessError):
+        check(model, images=lookup_pass[1], save_representations=path)
+    assert path.read_bytes() == b"earlier"
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["nan.onnx", "rows.npz"]
+
+
+def test_a_kept_run_is_measured_anew(
+    lookup_pass: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ROBUSTCHECK_CACHE_DIR", str(tmp_path / "cache"))
+    model, photos = lookup_pass
+    for _ in range(2):
+        check(model, images=photos, cache=True)
+    check(model, images=photos, cache=True, save_representations=tmp_path / "rows.npz")
+    assert len(load_representations(tmp_path / "rows.npz")) >= 50
+
+
+def test_the_command_names_the_file_and_wants_one_for_each_model(
+    lookup_pass: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], wall: None
+) -> None:
+    model, photos = lookup_pass
+    (tmp_path / "a.onnx").symlink_to(model)
+    (tmp_path / "b.onnx").symlink_to(model)
+    models = [str(tmp_path / "a.onnx"), str(tmp_path / "b.onnx")]
+    base = [*models, "--images", str(photos), "--save-representations"]
+    assert main([*base, str(tmp_path / "rows.npz")]) == 2
+    assert "each needs its own file" in capsys.readouterr().err
+    assert main([*base, str(tmp_path / "{model}.npz")]) == 0
+    assert f"representations:{tmp_path / 'b.npz'}" in "".join(capsys.readouterr().out.split())
+    assert np.array_equal(load_representations(tmp_path / "a.npz"), load_representations(tmp_path / "b.npz"))
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "said"),
+    [
+        (["--save-representations", "rows.csv"], 2, "must be one of .npz, .safetensors, .parquet"),
+        (["--save-representations", "missing/rows.npz"], 2, "folder missing is missing"),
+        (["--save-representations", "model.onnx.npz", "--engine", "ray"], 2, "needs the local engine"),
+        (["--save-representations", "rows.npz", "-o", "json=rows.npz"], 2, "must be another file"),
+    ],
+)
+def test_places_that_no_representations_go_to(
+    lookup_pass: tuple[Path, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    code: int,
+    said: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    model, photos = lookup_pass
+    assert main([str(model), "--images", str(photos), *options]) == code
+    assert said in capsys.readouterr().err
+    assert not [each for each in tmp_path.iterdir() if each.name != "rows.npz"]  # an error document, as asked for
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("none.npz", None),
+        ("text.npz", b"no archive"),
+        ("other.npz", {"a": np.zeros(3)}),
+        ("pickle.npz", {"representations": np.zeros((1, 2)), "names": np.array([{}], dtype=object)}),
+        ("text.safetensors", b"no tensors, but long enough"),
+        ("text.parquet", b"no table"),
+        ("rows.txt", b""),
+    ],
+)
+def test_files_that_hold_no_representations(tmp_path: Path, name: str, content: Any) -> None:
+    path = tmp_path / name
+    if isinstance(content, dict):
+        np.savez(path, **content)
+    elif content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UsageError, match="file of representations"):
+        load_representations(path)
+
+
+def test_a_cut_off_file_is_refused(lookup_pass: tuple[Path, Path], tmp_path: Path) -> None:
+    for form in FORMS:
+        path = tmp_path / f"rows.{form}"
+        check(lookup_pass[0], images=lookup_pass[1], save_representations=path)
+        path.write_bytes(path.read_bytes()[:-2000])
+        with pytest.raises(UsageError, match="not readable"):
+            load_representations(path)
+
+
+def test_a_missing_package_is_named_before_anything_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    with pytest.raises(EnvironmentFaultError, match="pyarrow is not installed"):
+        Saver(tmp_path / "rows.parquet")
+
+
+def test_repr_says_what_is_in_it(lookup_pass: tuple[Path, Path], tmp_path: Path) -> None:
+    check(lookup_pass[0], images=lookup_pass[1], save_representations=tmp_path / "rows.npz")
+    saved = load_representations(tmp_path / "rows.npz")
+    assert isinstance(saved, Representations)
+    assert repr(saved).startswith("<Representations: ")
+    assert "512 features" in repr(saved)
