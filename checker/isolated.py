@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from robustcheck_onnx.thresholds.frozen import Frozen
+
 from . import isolation
 from .errors import RobustcheckError
 from .isolation import Wall
@@ -17,6 +19,13 @@ if TYPE_CHECKING:
     from robustcheck_onnx.thresholds.profile import Profile
 
 Answer = TypeVar("Answer")
+
+
+class _Thumbnails(Frozen):
+    """The fields of `Thumbnails`."""
+
+    uris: dict[str, str]
+    missing: dict[str, str]
 
 
 def check(
@@ -106,11 +115,10 @@ def thumbnails(
     """`thumbnails.make` in a child: the fields of `Thumbnails`. A child that fails costs the thumbnails alone."""
     reports = [outcome.model_dump(mode="json") for outcome in outcomes if not isinstance(outcome, Failed)]
     arguments = {"reports": reports, "images": images, "seed": seed, "limit": limit}
-    made: dict[str, dict[str, str]]
+    about = redact(images or "bundled photos")
     try:
-        made = wall.run("thumbnails", arguments, about=redact(images or "bundled photos"))
+        return _made(_Thumbnails.model_validate, wall.run("thumbnails", arguments, about=about), about).model_dump()
     except RobustcheckError as fault:
         galleries = [report["evidence"]["gallery"] or {} for report in reports]
         seen = [image for gallery in galleries for image in (*gallery.get("most", ()), *gallery.get("least", ()))]
         return {"uris": {}, "missing": {image["digest"]: fault.message for image in seen}}
-    return made

@@ -259,15 +259,15 @@ class _Child:
         if timeout_s is not None and time.monotonic() - started_s > timeout_s:
             self._process.kill()
             raise NotReadError(
-                f"{about}: reading and measuring it took longer than {timeout_s:g} s; --timeout ends it there",
+                f"{about}: reading and measuring it took longer than {timeout_s:g} s, its limit of time (--timeout)",
                 f"--timeout {2 * timeout_s:g}, or --max-images for a smaller set",
             )
         if memory_bytes is not None and (used_bytes := _own_bytes(self._process.pid)) > memory_bytes:
             self._process.kill()
             raise EnvironmentFaultError(
-                f"{about}: the process that reads it took {used_bytes:,} bytes of memory; --max-memory is "
-                f"{memory_bytes:,}",
-                "--batch-size 1, or a larger --max-memory",
+                f"{about}: the process that reads it took {used_bytes >> 20:,} MiB of memory; its limit, --max-memory, "
+                f"is {memory_bytes >> 20:,} MiB",
+                "--batch-size 1, or a larger --max-memory: before it reads anything, the process takes some 50 MiB",
             )
 
     def _ended(self, about: str) -> RobustcheckError:

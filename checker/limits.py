@@ -29,12 +29,8 @@ class Limits:
     """size of the model file with its external data"""
 
     def __post_init__(self) -> None:
-        for option, value in (
-            ("--timeout", self.timeout_s),
-            ("--max-memory", self.memory_bytes),
-            ("--max-model-size", self.model_bytes),
-        ):
-            if value is not None and not (value > 0 and math.isfinite(value)):
+        for option, value in self.given.items():
+            if not (value > 0 and math.isfinite(value)):
                 raise UsageError(f"{option} is {value}; it must be more than 0", f"leave out {option} for no limit")
         if self.memory_bytes is not None and not STATUS.exists():
             raise EnvironmentFaultError(
@@ -42,11 +38,23 @@ class Limits:
                 "leave out --max-memory",
             )
 
+    @property
+    def given(self) -> dict[str, float]:
+        """The limits that there are, by the option that sets each."""
+        all_of_them = {
+            "--timeout": self.timeout_s,
+            "--max-memory": self.memory_bytes,
+            "--max-model-size": self.model_bytes,
+        }
+        return {option: value for option, value in all_of_them.items() if value is not None}
+
     def refuse_here(self) -> None:
         """Raise UsageError where there is a limit but no child to hold to it."""
-        if self != NO_LIMITS:
+        if self.given:
+            said = ", ".join(f"{option} {value:g}" for option, value in self.given.items())
             raise UsageError(
-                f"limits are {self}; only a local child process has them", "isolate=True, images in files, no Ray"
+                f"limits are {said}; only a local child process has them",
+                "isolate=True with images in files; no limits with Ray",
             )
 
 

@@ -54,8 +54,8 @@ def test_an_error_of_the_child_is_the_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("limits", "error", "message"),
     [
-        (Limits(timeout_s=0.05), CannotAssessError, "took longer than 0.05 s; --timeout ends it there"),
-        (Limits(memory_bytes=30 << 20), EnvironmentFaultError, "bytes of memory; --max-memory is 31,457,280"),
+        (Limits(timeout_s=0.05), CannotAssessError, "took longer than 0.05 s, its limit of time"),
+        (Limits(memory_bytes=30 << 20), EnvironmentFaultError, "MiB of memory; its limit, --max-memory, is 30 MiB"),
         (Limits(model_bytes=1000), CannotAssessError, "model with its external data is .* --max-model-size is 1,000"),
     ],
 )

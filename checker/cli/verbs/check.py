@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from robustcheck_onnx.checker.errors import UsageError
+from robustcheck_onnx.checker.limits import MAX_MODEL_SIZE
 
 from ..options import (
     BatchSize,
@@ -260,6 +261,8 @@ def check(
         )
     if not models and not show_settings:
         raise UsageError("MODEL.onnx is missing; robustcheck check needs it", "robustcheck check --help")
+    if isolated:
+        os.environ.pop(MAX_MODEL_SIZE, None)  # the child would heed it
     with isolation.Wall() if models else contextlib.nullcontext() as wall:
         from .. import check_run  # while the child process starts
         from ..strict import refuse
