@@ -216,7 +216,7 @@ class Execution(Frozen):
     """What was asked for, what was obtained, and what ran where."""
 
     requested: str
-    """auto, cpu, cuda, cuda:N or tensorrt"""
+    """auto, or a device, with the options of its provider behind commas"""
     providers: tuple[str, ...]
     """of the session, in its order of preference"""
     nodes: dict[str, int] | None
@@ -350,7 +350,8 @@ class RunOptions(TypedDict, total=False):
     preprocess: str | Path | None
     """clip, imagenet or a JSON file; None = the file's contract, else a sidecar, else assumed (WARN)"""
     device: str
-    """auto (the default), cpu, cuda, cuda:N or tensorrt"""
+    """auto (the default), cpu, cuda, cuda:N or tensorrt; or another execution provider of the installed ONNX Runtime,
+    such as openvino. Options of the provider stand behind commas: cuda,use_tf32=1"""
     seed: int
     """fixes the order in which images are taken; 0 unless it is given"""
     max_images: int | None

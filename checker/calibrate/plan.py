@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
-from robustcheck_onnx.checker.runtime import cpu_name, list_gpus
+from robustcheck_onnx.checker.runtime import cpu_name, list_gpus, parse_device
 from robustcheck_onnx.checker.text import count_text
 from robustcheck_onnx.thresholds.results import Result
 
@@ -123,7 +123,7 @@ def _refuse_missing(to_do: Sequence[Task], sizes: Mapping[str, Mapping[str, Any]
 
 def device_name(device: str) -> str:
     """The name, as evidence has it, of the device that `--device` selects; for auto the GPU, if there is one."""
-    gpus = () if device == "cpu" else list_gpus()
+    gpus = list_gpus() if parse_device(device).is_gpu else ()
     return gpus[0].name if gpus else cpu_name()
 
 

@@ -37,10 +37,26 @@ def one_of(option: str, value: str, valid: Sequence[str]) -> None:
 
 
 def run_options(ctx: typer.Context) -> GivenOptions:
-    """Take what moves the numbers of a run out of the options that a verb was called with."""
+    """Take what moves the numbers of a run out of the options that a verb was called with. Raises as `device_of`."""
     from robustcheck_onnx.checker.evidence import Options
 
-    return cast("GivenOptions", {name: value for name, value in ctx.params.items() if name in Options.model_fields})
+    given = {name: value for name, value in ctx.params.items() if name in Options.model_fields}
+    return cast("GivenOptions", given | {"device": device_of(given["device"], ctx.params["provider_option"] or ())})
+
+
+def device_of(device: str, options: Sequence[str]) -> str:
+    """The device with the options of its provider behind it, as the record of a run has it.
+
+    Raises UsageError for an option that is not KEY=VALUE.
+    """
+    for option in options:
+        key, sign, value = option.partition("=")
+        if not (key.isidentifier() and sign and value) or "," in option or "=" in value:
+            raise UsageError(
+                f"--provider-option is {option!r}; it must be KEY=VALUE, without a comma",
+                "--device cuda --provider-option use_tf32=1",
+            )
+    return ",".join((device, *options))
 
 
 def limits_of(
@@ -151,8 +167,17 @@ Seed = Annotated[
 Device = Annotated[
     str,
     typer.Option(
-        help="auto, cpu, cuda, cuda:N or tensorrt. auto takes a GPU if there is one that works.",
+        help="auto, cpu, cuda, cuda:N or tensorrt; or another execution provider of the installed ONNX Runtime, such "
+        "as openvino. auto takes an NVIDIA GPU if there is one that works.",
         metavar="DEVICE",
+        rich_help_panel=SPEED,
+    ),
+]
+ProviderOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="An option of that execution provider, as ONNX Runtime names it. May be given several times.",
+        metavar="KEY=VALUE",
         rich_help_panel=SPEED,
     ),
 ]

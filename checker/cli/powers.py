@@ -29,6 +29,7 @@ POWERS: Final[Mapping[str, Rule]] = {
     "tensor": Rule(LOOSENS, "another tensor is measured"),
     "pool": Rule(LOOSENS, "another representation is measured"),
     "device": Rule(HARMLESS, "numbers differ by rounding; a device that is missing is an error"),
+    "provider-option": Rule(LOOSENS, "the provider may compute less exactly, in half precision for example"),
     "batch-size": Rule(LOOSENS, "a model is tried with other numbers of images at once; with 1, alone"),
     "thresholds": Rule(LOOSENS, "another profile judges"),
     "engine": Rule(HANDS_OVER, "a cluster measures"),

@@ -22,7 +22,7 @@ from robustcheck_onnx.checker.verdict import RULES, Accept, FailOn, Loosening, W
 from robustcheck_onnx.thresholds.frozen import Frozen
 from robustcheck_onnx.thresholds.profile import PACKAGED
 
-from .options import limits_of
+from .options import device_of, limits_of
 from .powers import LOOSENS, POWERS
 from .settings_file import CONFIG, SHARED_FILE, TABLE, find_named, read_table, rebased, rebased_outputs
 
@@ -44,6 +44,7 @@ NOT_SETTINGS = {
     "show-settings": "it is for the command line",
     "debug": "it is for the command line",
     "strict": "it is for the command line, which says whom it trusts",
+    "save-representations": "it is for the command line",
     "offline": "set the variable ROBUSTCHECK_OFFLINE=1",
     "models": "models are named on the command line",
 }
@@ -78,7 +79,10 @@ class Settings(Frozen):
     )
     tensor: str | None = Field(None, description="Tensor to measure. Default: the one found by rule.")
     pool: str | None = Field(None, description="How to pool it. Default: by rule.")
-    device: str = Field("auto", description="auto, cpu, cuda, cuda:N or tensorrt.")
+    device: Annotated[str, Field(pattern="^[^,]*$")] = Field(
+        "auto", description="auto, cpu, cuda, cuda:N, tensorrt or another execution provider."
+    )
+    provider_option: tuple[str, ...] = Field((), description="KEY=VALUE: options of that provider. Default: none.")
     batch_size: Annotated[int, Field(ge=1, le=32)] = Field(32, description="Images that the model gets at once.")
     thresholds: str | None = Field(None, description="A threshold profile. Default: the packaged one.")
     engine: str = Field("local", description="local or ray.")
@@ -113,7 +117,8 @@ class Settings(Frozen):
     @property
     def options(self) -> Options:
         """Those that move the numbers, beside the profile."""
-        return Options(**{name: getattr(self, name) for name in Options.model_fields})
+        values = {name: getattr(self, name) for name in Options.model_fields}
+        return Options(**values | {"device": device_of(self.device, self.provider_option)})
 
     @property
     def limits(self) -> Limits:
@@ -260,7 +265,7 @@ def _environment(environment: Mapping[str, str]) -> dict[str, Any]:
         value: object = text
         if key == "no-cache":  # as the cache itself reads it
             value = text != "0"
-        elif key in ("output", "detector"):
+        elif key in ("output", "detector", "provider-option"):
             value = tuple(part.strip() for part in text.split(","))
         values |= _layer({key: value}, "environment", strict=False)
     return values

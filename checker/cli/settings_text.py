@@ -48,6 +48,7 @@ EXAMPLES: dict[str, object] = {
     "tensor": "image_embedding",
     "pool": "none",
     "thresholds": "default",
+    "provider-option": ("use_tf32=1",),
     "detector": ("NAME",),
     "accept": "not_applicable",
     "workers": 4,

@@ -21,6 +21,7 @@ from types import ModuleType
 from typing import Any, Final
 
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, RobustcheckError, UsageError, as_error
+from robustcheck_onnx.checker.runtime import parse_device
 from robustcheck_onnx.thresholds.profile import Profile
 
 from . import run as measure
@@ -50,7 +51,8 @@ def run_jobs(
         EnvironmentFaultError: Ray is not installed, its cluster can't be reached, its nodes hold another robustcheck.
     """
     for job in jobs:
-        if job.options.device.startswith("cuda:"):
+        device = parse_device(job.options.device)
+        if device.is_gpu and device.place:
             raise UsageError(f"--device is {job.options.device}; Ray gives out the GPUs", "--device cuda")
     ray = import_ray(own_cluster=address is None)
     if address is not None and not ray.is_initialized():
@@ -190,7 +192,7 @@ def _keep_handler() -> None:
 @contextlib.contextmanager
 def _workers(ray: ModuleType, jobs: Sequence[Job], workers: int | None, stop: threading.Event) -> Iterator[list[Any]]:
     """The actors, all there."""
-    wants_gpu = any(job.options.device != "cpu" for job in jobs)
+    wants_gpu = any(parse_device(job.options.device).is_gpu for job in jobs)
     n_workers, cpus, gpus = plan_workers(node_devices(ray), workers, wants_gpu=wants_gpu)
     # a restarted actor begins its call again: Ray's own retry, with nothing lost and nothing twice
     actor = ray.remote(Worker).options(num_cpus=cpus, num_gpus=gpus, max_restarts=-1, max_task_retries=TRIES - 1)

@@ -21,7 +21,7 @@ from robustcheck_onnx.checker.evidence import Execution, ModelFacts, Preprocessi
 from robustcheck_onnx.checker.images import DESCRIBED, Entries, ImageSource, Item, Skipped, open_images, prefetch
 from robustcheck_onnx.checker.model import Content, ModelFile, fed_as, find_preprocessing, open_model
 from robustcheck_onnx.checker.progress import Progress
-from robustcheck_onnx.checker.runtime import CPU, Runner, cpu_threads, expects_gpu
+from robustcheck_onnx.checker.runtime import CPU, Runner, cpu_threads, expects_accelerator
 from robustcheck_onnx.checker.statistics import FIRST_LOOK, MAX_FEATURES, is_look
 from robustcheck_onnx.checker.statistics import state as sums
 
@@ -205,7 +205,7 @@ def decode_with(
         source: a piece of its images, or another set; None = the job's.
         execution: how the model runs; None = as the job's device says, while no session is open.
     """
-    on_gpu = expects_gpu(inputs.job.options.device) if execution is None else execution.providers[0] != CPU
+    on_gpu = expects_accelerator(inputs.job.options.device) if execution is None else execution.providers[0] != CPU
     threads = cpu_threads() if execution is None else execution.threads
     workers = count_decoders(on_gpu=on_gpu, threads=threads)
     images = inputs.source if source is None else source

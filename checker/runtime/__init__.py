@@ -5,10 +5,11 @@ Comes in: an opened model and pixels; out go representations (image, feature). M
 
 from __future__ import annotations
 
-from .device import CPU, cpu_name, cpu_threads, expects_gpu, list_gpus
+from .device import cpu_name, cpu_threads, list_gpus
 from .doctor import Finding
 from .dynamic import scales_over_batch
 from .head import LinearHead, head_from_file, read_head, score_difference
+from .providers import CPU, expects_accelerator, parse_device
 from .runner import SAME_OUTPUT, Array, Runner, RunOutput
 
 __all__ = [
@@ -21,9 +22,10 @@ __all__ = [
     "Runner",
     "cpu_name",
     "cpu_threads",
-    "expects_gpu",
+    "expects_accelerator",
     "head_from_file",
     "list_gpus",
+    "parse_device",
     "read_head",
     "scales_over_batch",
     "score_difference",

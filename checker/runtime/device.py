@@ -1,10 +1,8 @@
-"""Look at devices: execution providers, cores, and what the NVIDIA driver says of GPUs, without torch and CUDA."""
+"""Look at the hardware: cores, and what the NVIDIA driver says of GPUs, without torch and CUDA."""
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import difflib
 import io
 import os
 import platform
@@ -15,10 +13,6 @@ from pathlib import Path
 
 import onnxruntime as ort
 
-from robustcheck_onnx.checker.errors import UsageError
-
-CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
-DEVICES = ("auto", "cpu", "cuda", "cuda:0", "tensorrt")
 TIMEOUT_S = 10  # a driver that is being reset can hang nvidia-smi
 
 
@@ -31,49 +25,6 @@ class Gpu:
     memory_mib: int | None
     memory_free_mib: int | None
     driver: str
-
-
-def device_providers(device: str) -> list[str | tuple[str, dict[str, str]]]:
-    """List ONNX Runtime's providers for a device, with options that make results repeatable.
-
-    Raises:
-        UsageError: no such device.
-    """
-    name, _, index = device.partition(":")
-    if device in ("cpu", "tensorrt", "auto", "cuda") or (name == "cuda" and index.isdigit()):
-        options = {"device_id": index or "0"}
-        # the default, EXHAUSTIVE, picks convolution kernels by timing them: another pick, another sum
-        cuda = (CUDA, options | {"cudnn_conv_algo_search": "DEFAULT", "use_tf32": "0"})
-        gpu = [(TENSORRT, options), cuda] if name == "tensorrt" else [cuda]
-        return [CPU] if device == "cpu" else [*gpu, CPU]
-    close = difflib.get_close_matches(device, DEVICES, n=1)
-    raise UsageError(
-        f"--device is {device!r}; it must be auto, cpu, cuda, cuda:N or tensorrt",
-        f"--device {close[0] if close else 'auto'}",
-    )
-
-
-def provider_of(device: str) -> str:
-    """Name the provider that a device means. Raises UsageError: no such device."""
-    first = device_providers(device)[0]
-    return first if isinstance(first, str) else first[0]
-
-
-def expects_gpu(device: str) -> bool:
-    """Whether a session on `device` should get a GPU; only the session proves it. Raises UsageError: no such device."""
-    return provider_of(device) != CPU and not why_missing(provider_of(device))
-
-
-def why_missing(provider: str) -> str:
-    """Say why a GPU provider can't be there; "" where that does not show before a session is made."""
-    if provider not in ort.get_available_providers():
-        return f"the installed ONNX Runtime {ort.__version__} has no {provider} (pip install onnxruntime-gpu)"
-    library = "nvcuda.dll" if platform.system() == "Windows" else "libcuda.so.1"
-    try:
-        ctypes.CDLL(library)
-    except OSError:
-        return f"no NVIDIA driver is there ({library} can't be loaded)"
-    return ""
 
 
 def preload_cuda() -> None:
@@ -117,9 +68,8 @@ def parse_gpus(lines: str) -> tuple[Gpu, ...]:
     return tuple(gpus)
 
 
-def gpu_name(device: str) -> str:
-    """Name the GPU that a device means, as the driver does."""
-    index = int(device.partition(":")[2] or 0)
+def gpu_name(index: int) -> str:
+    """Name the GPU of this number among those that this process may see, as the driver does."""
     visible = [part.strip() for part in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if part.strip()]
     if visible and index < len(visible) and visible[index].isdigit():
         index = int(visible[index])

@@ -7,7 +7,8 @@ import os
 import platform
 import re
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, distributions, version
+from pathlib import PurePosixPath
 from typing import Literal
 
 import onnxruntime as ort
@@ -16,15 +17,15 @@ from onnx import TensorProto, helper
 from robustcheck_onnx.checker.model import supported_versions
 from robustcheck_onnx.thresholds.frozen import Frozen
 
-from .device import CUDA, Gpu, ask_nvidia_smi, cpu_name, cpu_threads, device_providers, list_gpus, preload_cuda
+from .device import Gpu, ask_nvidia_smi, cpu_name, cpu_threads, list_gpus, preload_cuda
+from .providers import CUDA, parse_device
 from .session import ORT_FATAL, RUN_ERRORS
 
 PACKAGES = ("robustcheck-onnx", "numpy", "onnx", "Pillow", "pydantic", "rich", "typer")
-WHEELS = ("onnxruntime", "onnxruntime-gpu")  # they share one import package
 CUDA_WHEELS = ("nvidia-cuda-runtime", "nvidia-cuda-runtime-cu12", "nvidia-cuda-runtime-cu13")
 CUDNN_WHEELS = ("nvidia-cudnn-cu12", "nvidia-cudnn-cu13")
-GPU_INSTALL = "pip install 'onnxruntime-gpu[cuda,cudnn]'"
-CLEAN_INSTALL = f"pip uninstall -y onnxruntime onnxruntime-gpu && {GPU_INSTALL}"
+WITH_CUDA = "onnxruntime-gpu[cuda,cudnn]"
+GPU_INSTALL = f"pip install '{WITH_CUDA}'"
 
 
 class Finding(Frozen):
@@ -44,6 +45,7 @@ class Facts:
     python: str
     packages: dict[str, str]
     wheels: dict[str, str]
+    """distributions that hold the import package onnxruntime: it has several flavours, of which one can be there"""
     runtime: str
     runtime_cuda: str
     """CUDA that ONNX Runtime was built for"""
@@ -74,7 +76,7 @@ def gather() -> Facts:
     return Facts(
         python=platform.python_version(),
         packages=_versions(PACKAGES),
-        wheels=_versions(WHEELS),
+        wheels=_runtimes(),
         runtime=ort.__version__,
         runtime_cuda=_runtime_cuda(),
         providers=providers,
@@ -110,10 +112,12 @@ def examine(facts: Facts) -> tuple[Finding, ...]:
 def _wheels(facts: Facts) -> Finding:
     check, listed = "ONNX Runtime wheels", ", ".join(f"{name} {number}" for name, number in facts.wheels.items())
     if len(facts.wheels) > 1:
-        detail = f"{listed}: they overwrite each other's files, so CUDA may be missing"
-        return Finding(check=check, status="fail", detail=detail, fix=CLEAN_INSTALL)
+        keep = _flavour_to_keep(facts)
+        where = "an NVIDIA GPU is" if facts.gpus else "no NVIDIA GPU is"
+        detail = f"{listed}: they overwrite each other's files; {where} here: keep {keep.partition('[')[0]}"
+        return Finding(check=check, status="fail", detail=detail, fix=_reinstall(facts, keep))
     if not facts.wheels:
-        detail = f"ONNX Runtime {facts.runtime} is installed, but by none of {', '.join(WHEELS)}"
+        detail = f"ONNX Runtime {facts.runtime} is installed, but by no package that pip knows"
         return Finding(check=check, status="warn", detail=detail)
     return Finding(check=check, status="ok", detail=listed)
 
@@ -128,8 +132,20 @@ def _gpu(facts: Facts) -> Finding:
     driver = f"driver {facts.gpus[0].driver}" + (f", CUDA up to {facts.driver_cuda}" if facts.driver_cuda else "")
     if CUDA not in facts.providers:
         detail = f"{listed}; {driver}; this ONNX Runtime has no {CUDA}"
-        return Finding(check=check, status="warn", detail=detail, fix=CLEAN_INSTALL)
+        return Finding(check=check, status="warn", detail=detail, fix=_reinstall(facts, WITH_CUDA))
     return Finding(check=check, status="ok", detail=f"{listed}; {driver}")
+
+
+def _flavour_to_keep(facts: Facts) -> str:
+    """The one for the hardware: CUDA's with an NVIDIA GPU, else the one for other hardware, else the smallest."""
+    if facts.gpus:
+        return WITH_CUDA
+    return next((name for name in facts.wheels if name not in ("onnxruntime", "onnxruntime-gpu")), "onnxruntime")
+
+
+def _reinstall(facts: Facts, keep: str) -> str:
+    quoted = f"'{keep}'" if "[" in keep else keep
+    return f"pip uninstall -y {' '.join(facts.wheels)} && pip install {quoted}"
 
 
 def _cuda(facts: Facts) -> list[Finding]:
@@ -173,6 +189,16 @@ def _versions(names: tuple[str, ...]) -> dict[str, str]:
     return versions
 
 
+def _runtimes() -> dict[str, str]:
+    own_file = PurePosixPath("onnxruntime/__init__.py")
+    found = {
+        each.name.lower(): each.version
+        for each in distributions()
+        if each.name.lower().startswith("onnxruntime") and own_file in (each.files or ())
+    }
+    return dict(sorted(found.items()))
+
+
 def _major(number: str) -> int | None:
     match = re.match(r"\d+", number)
     return int(match.group()) if match else None
@@ -202,7 +228,7 @@ def _try_cuda() -> str:
     options.log_severity_level = ORT_FATAL
     preload_cuda()
     try:
-        session = ort.InferenceSession(proto.SerializeToString(), options, providers=device_providers("cuda"))
+        session = ort.InferenceSession(proto.SerializeToString(), options, providers=parse_device("cuda").providers)
     except RUN_ERRORS as error:
         return f"CUDA did not start: {' '.join(str(error).split())[:300]}"
     obtained = session.get_providers()[0]

@@ -18,9 +18,10 @@ from robustcheck_onnx.checker.evidence import Preprocessing
 from robustcheck_onnx.checker.images import scales_finitely
 from robustcheck_onnx.checker.model import ModelFile, apply_pool, refuse_changed
 
-from .device import CPU, CUDA, cpu_threads, expects_gpu
+from .device import cpu_threads
 from .dynamic import scales_over_batch, with_fixed_scales, with_scales
 from .feed import BFLOAT16, IMAGE, PIXELS, as_array, as_ort_value, feed, input_graph
+from .providers import CPU, CUDA, TENSORRT, expects_accelerator
 from .session import ORT_FATAL, RUN_ERRORS, describe, device_memory, open_session, translate
 
 LARGEST_DIFFERENCE = 1e9  # relative; stands for "not finite any more" too, since records hold no infinity
@@ -63,7 +64,7 @@ class Runner:
 
     Args:
         model: from `open_model`.
-        device: auto, cpu, cuda, cuda:N or tensorrt.
+        device: as `parse_device` reads it.
         preprocessing: scales the uint8 pixels of photos, on the device; None = pixels come as the model takes them.
         also: the same file opened for further tensors, to be read in the same forward pass: each of them, and the
             one of `model`, must be an output of the graph as its author wrote it.
@@ -93,7 +94,7 @@ class Runner:
         self._cores = threads or cpu_threads()
         side_by_side = max(1, min(self._cores, batch_size // (self.fixed_batch or MOST_IMAGES_ON_CPU)))
         # one pass at a time on a GPU, and in one thread for good: CUDA keeps a context a thread
-        self._run_side_by_side(1 if expects_gpu(device) else side_by_side)
+        self._run_side_by_side(1 if expects_accelerator(device) else side_by_side)
         self._open("all")
         if self.execution.providers[0] == CPU and self._n_passes != side_by_side:  # a GPU that could not start
             self._run_side_by_side(side_by_side)
@@ -124,7 +125,7 @@ class Runner:
             )
         first, device = self.execution.providers[0], self._device
         if first != CUDA:  # no engine is built for five operators
-            device = "cpu" if first == CPU else "cuda"
+            device = "cuda" if first == TENSORRT else "cpu"
         graph = input_graph(preprocessing, self.model.image_input)
         return open_session(graph, self.model, device, threads=self._threads)[0]
 

@@ -15,7 +15,8 @@ from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultE
 from robustcheck_onnx.checker.evidence import Execution
 from robustcheck_onnx.checker.model import LINEAR, ModelFile
 
-from .device import CPU, cpu_name, device_providers, gpu_name, preload_cuda, provider_of, why_missing
+from .device import cpu_name, gpu_name, preload_cuda
+from .providers import CPU, CUDA, TENSORRT, Device, parse_device, why_missing
 
 # ONNX Runtime 1.31 ends the process (microsoft/onnxruntime#28392) when this one meets a float16 ViT on the CPU.
 CRASHING = {"fp16": ["NchwcTransformer"]}
@@ -61,13 +62,15 @@ def open_session(
         EnvironmentFaultError: the device asked for is not there, or memory ran out.
         CannotAssessError: ONNX Runtime can't load the model.
     """
-    providers, wanted = device_providers(device), provider_of(device)
+    asked = parse_device(device)
+    providers, wanted = asked.providers, asked.provider
     if wanted == CPU:
         return _session(graph, model, providers, level, threads), ""
     reason = why_missing(wanted)
     session = None
     if not reason:
-        preload_cuda()
+        if wanted in (CUDA, TENSORRT):
+            preload_cuda()
         try:
             session = _session(graph, model, providers, level, threads)
             if session.get_providers()[0] == wanted:
@@ -76,7 +79,7 @@ def open_session(
         except CannotAssessError as error:
             # a provider that can't start sometimes raises instead of falling back: the CPU tells which it was
             reason = error.message
-    if device != "auto":
+    if not asked.is_auto:
         raise EnvironmentFaultError(f"--device is {device}; {reason}", "robustcheck doctor, or --device cpu")
     return _session(graph, model, [CPU], level, threads), reason
 
@@ -103,7 +106,7 @@ def describe(
         nodes=nodes,
         heavy_on_cpu=heavy,
         runtime=ort.__version__,
-        device=cpu_name() if obtained[0] == CPU else gpu_name(device),
+        device=_device_name(obtained[0], parse_device(device)),
         threads=threads,
         precision=model.precision,
         optimization=level,
@@ -111,10 +114,18 @@ def describe(
     )
 
 
+def _device_name(obtained: str, asked: Device) -> str:
+    if obtained in (CUDA, TENSORRT):
+        return gpu_name(int(asked.options["device_id"]))
+    kind = asked.options.get("device_type", "CPU")
+    on_cpu = obtained == CPU or (obtained == asked.provider and kind == "CPU")
+    return cpu_name() if on_cpu else f"{obtained} {asked.place}".strip()
+
+
 def device_memory(session: ort.InferenceSession) -> tuple[str, int]:
     """Say where a session keeps its tensors, as ONNX Runtime's binding names it: kind of device and its number."""
     first = session.get_providers()[0]
-    if first == CPU:
+    if first not in (CUDA, TENSORRT):  # it takes arrays from the processor's memory
         return "cpu", 0
     return "cuda", int(session.get_provider_options()[first].get("device_id", 0))
 

@@ -21,7 +21,7 @@ def option_rows() -> list[Row]:
         return Row(f"pass.onnx --images photos {options}", code, message, hint)
 
     check_help = "robustcheck check --help"
-    devices = "it must be auto, cpu, cuda, cuda:N or tensorrt"
+    devices = "it must be auto, cpu, cuda, cuda:N or tensorrt, or another execution provider that the installed ONNX …"
     equals = "a path must follow the equals sign"
     return [
         row(
@@ -74,7 +74,13 @@ def option_rows() -> list[Row]:
         ),
         row("--pool nonsense", 2, "--pool is 'nonsense'; it must be cls, mean or none", "--pool mean"),
         row("--device nonsense", 2, f"--device is 'nonsense'; {devices}", "--device auto"),
-        row("--device cuda:x", 2, f"--device is 'cuda:x'; {devices}", "--device cuda:0"),
+        row(
+            "--device cuda --provider-option use_tf32",
+            2,
+            "--provider-option is 'use_tf32'; it must be KEY=VALUE, without a comma",
+            "--device cuda --provider-option use_tf32=1",
+        ),
+        row("--device cuda:x", 2, "--device is 'cuda:x'; behind the colon stands a device's number", "--device cuda:0"),
         row("--max-bad 2", 2, "--max-bad is '2'; it must be less than or equal to 1", check_help),
         row("--max-bad=nan", 2, "--max-bad is 'nan'; …", check_help),
         row("--max-images 0", 2, "--max-images is '0'; it must be greater than or equal to 1", check_help),

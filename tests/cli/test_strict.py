@@ -35,6 +35,7 @@ OTHER: dict[str, tuple[str, str]] = {
     "preprocess": ('"clip"', "clip"),
     "tensor": ('"t"', "t"),
     "pool": ('"mean"', "mean"),
+    "provider-option": ('["use_tf32=1"]', "use_tf32=1"),
     "batch-size": ("1", "1"),
     "thresholds": ('"default-1"', "default-1"),
     "engine": ('"ray"', "ray"),

@@ -29,7 +29,9 @@ HEALTHY = doctor.Facts(
     threads=2,
     cores=8,
 )
-CLEAN = "pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'onnxruntime-gpu[cuda,cudnn]'"
+BOTH = {"onnxruntime": "1.32.0", "onnxruntime-gpu": "1.31.1"}
+OPENVINO = {"onnxruntime": "1.32.0", "onnxruntime-openvino": "1.24.1"}
+GPU_ALONE = "pip uninstall -y onnxruntime-gpu && pip install 'onnxruntime-gpu[cuda,cudnn]'"
 
 
 def finding(facts: doctor.Facts, check: str) -> doctor.Finding:
@@ -57,13 +59,23 @@ def test_no_gpu_is_no_fault() -> None:
     ("change", "check", "status", "detail", "fix"),
     [
         (
-            {"wheels": {"onnxruntime": "1.32.0", "onnxruntime-gpu": "1.31.1"}},
-            "ONNX Runtime wheels", "fail", "onnxruntime 1.32.0, onnxruntime-gpu 1.31.1: they overwrite", CLEAN,
+            {"wheels": BOTH}, "ONNX Runtime wheels", "fail",
+            "they overwrite each other's files; an NVIDIA GPU is here: keep onnxruntime-gpu",
+            "pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'onnxruntime-gpu[cuda,cudnn]'",
         ),
-        ({"wheels": {}}, "ONNX Runtime wheels", "warn", "by none of onnxruntime, onnxruntime-gpu", ""),
+        (
+            {"wheels": BOTH, "gpus": ()}, "ONNX Runtime wheels", "fail",
+            "no NVIDIA GPU is here: keep onnxruntime",
+            "pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime",
+        ),
+        (
+            {"wheels": OPENVINO, "gpus": ()}, "ONNX Runtime wheels", "fail", "keep onnxruntime-openvino",
+            "pip uninstall -y onnxruntime onnxruntime-openvino && pip install onnxruntime-openvino",
+        ),
+        ({"wheels": {}}, "ONNX Runtime wheels", "warn", "by no package that pip knows", ""),
         (
             {"providers": ("CPUExecutionProvider",), "cuda_fault": None},
-            "NVIDIA GPU", "warn", "this ONNX Runtime has no CUDAExecutionProvider", CLEAN,
+            "NVIDIA GPU", "warn", "this ONNX Runtime has no CUDAExecutionProvider", GPU_ALONE,
         ),
         ({"driver_cuda": "12.4"}, "CUDA", "fail", "the driver runs CUDA up to 12.4", "update the NVIDIA driver"),
         (

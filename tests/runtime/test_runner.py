@@ -214,7 +214,7 @@ def test_execution_facts(runner: Any) -> None:
 
 def test_device_names(runner: Any) -> None:
     for device in ("gpu", "cuda:", "cuda:x", "cpu:0"):
-        with pytest.raises(UsageError, match=f"--device is '{device}'; it must be auto, cpu, cuda"):
+        with pytest.raises(UsageError, match=f"--device is '{device}'; "):
             runner(onnx_models.encoder(), device)
     with pytest.raises(UsageError) as caught:
         runner(onnx_models.encoder(), "tensort")

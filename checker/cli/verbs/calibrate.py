@@ -22,6 +22,7 @@ from ..options import (
     MaxImagesOrAll,
     MaxMemory,
     Output,
+    ProviderOption,
     RayAddress,
     Seed,
     TimeoutIfAsked,
@@ -127,6 +128,7 @@ def calibrate(
     ] = None,
     ray_address: RayAddress = None,
     device: Device = "auto",
+    provider_option: ProviderOption = None,
     cache: Annotated[
         Path | None,
         typer.Option(

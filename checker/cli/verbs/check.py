@@ -25,6 +25,7 @@ from ..options import (
     NoTime,
     Pool,
     PreprocessOption,
+    ProviderOption,
     Quiet,
     RayAddress,
     SaveRepresentations,
@@ -75,6 +76,7 @@ def check(
     tensor: Tensor = None,
     pool: Pool = None,
     device: Device = "auto",
+    provider_option: ProviderOption = None,
     batch_size: BatchSize = 32,
     thresholds: Annotated[
         str | None,

@@ -21,6 +21,7 @@ from ..options import (
     MaxModelSize,
     NoTime,
     PreprocessOption,
+    ProviderOption,
     Quiet,
     Seed,
     Timeout,
@@ -79,6 +80,7 @@ def compare(
     seed: Seed = 0,
     preprocess: PreprocessOption = None,
     device: Device = "auto",
+    provider_option: ProviderOption = None,
     batch_size: BatchSize = 32,
     thresholds: Annotated[
         Path | None,

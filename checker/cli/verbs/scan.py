@@ -23,6 +23,7 @@ from ..options import (
     NoTime,
     Pool,
     PreprocessOption,
+    ProviderOption,
     Quiet,
     SaveRepresentations,
     Seed,
@@ -63,6 +64,7 @@ def scan(
         ),
     ] = None,
     device: Device = "auto",
+    provider_option: ProviderOption = None,
     batch_size: BatchSize = 32,
     output: Annotated[
         list[str] | None,

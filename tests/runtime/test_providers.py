@@ -1,0 +1,108 @@
+"""What --device names: providers, their options, and what is refused."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+
+from robustcheck_onnx.checker.cli.options import device_of
+from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
+from robustcheck_onnx.checker.model.open import open_model
+from robustcheck_onnx.checker.runtime import providers
+from robustcheck_onnx.checker.runtime.providers import CPU, CUDA, TENSORRT, parse_device
+from robustcheck_onnx.checker.runtime.runner import Runner
+from support import onnx_models
+
+OPENVINO = "OpenVINOExecutionProvider"
+EXACT = {"cudnn_conv_algo_search": "DEFAULT", "use_tf32": "0"}
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("cpu", [CPU]),
+        ("auto", [(CUDA, {"device_id": "0"} | EXACT), CPU]),
+        ("CUDA:1", [(CUDA, {"device_id": "1"} | EXACT), CPU]),
+        ("cuda,use_tf32=1", [(CUDA, {"device_id": "0"} | EXACT | {"use_tf32": "1"}), CPU]),
+        (
+            "tensorrt:1,trt_fp16_enable=1",
+            [(TENSORRT, {"device_id": "1", "trt_fp16_enable": "1"}), (CUDA, {"device_id": "1"} | EXACT), CPU],
+        ),
+        ("openvino", [(OPENVINO, {"device_type": "CPU", "precision": "FP32"}), CPU]),
+        ("openvino:GPU.1", [(OPENVINO, {"device_type": "GPU.1", "precision": "FP32"}), CPU]),
+        ("directml:1", [("DmlExecutionProvider", {"device_id": "1"}), CPU]),
+        ("coreml,MLComputeUnits=CPUOnly", [("CoreMLExecutionProvider", {"MLComputeUnits": "CPUOnly"}), CPU]),
+    ],
+)
+def test_providers_and_options(text: str, wanted: Any) -> None:
+    assert parse_device(text).providers == wanted
+
+
+def test_further_providers_of_the_installed_package_go_by_their_own_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = ["XnnpackExecutionProvider", "AzureExecutionProvider", CPU]
+    monkeypatch.setattr(ort, "get_available_providers", lambda: there)
+    assert parse_device("xnnpack,intra_op_num_threads=2").provider == there[0]
+    for remote in ("azure", "nonsense"):  # one sends the images to another machine
+        with pytest.raises(UsageError, match=r"provider that the installed ONNX Runtime has \(xnnpack\)"):
+            parse_device(remote)
+
+
+@pytest.mark.parametrize(
+    ("text", "said", "hint"),
+    [
+        ("cudaa", "must be auto, cpu, cuda, cuda:N or tensorrt", "--device cuda"),
+        ("openvno", "must be auto", "--device openvino"),
+        ("cuda:x", "behind the colon stands a device's number", "--device cuda:0"),
+        ("cuda:", "must be auto", "--device cuda"),
+        ("cpu:1", "cpu has no number and no options", "--device cpu, or --device cuda"),
+        ("auto,use_tf32=1", "auto has no number and no options", "--device auto, or --device cuda"),
+        ("cuda,use_tf32", "must be auto", "--device cuda"),
+        ("", "must be auto", "--device auto"),
+    ],
+)
+def test_what_is_no_device(text: str, said: str, hint: str) -> None:
+    with pytest.raises(UsageError, match=said) as caught:
+        parse_device(text)
+    assert caught.value.hint == hint
+
+
+def test_options_stand_behind_the_device() -> None:
+    assert device_of("cuda:1", ("use_tf32=1", "gpu_mem_limit=2")) == "cuda:1,use_tf32=1,gpu_mem_limit=2"
+    assert parse_device(device_of("openvino", ["num_of_threads=2"])).options["num_of_threads"] == "2"
+    for wrong in ("use_tf32", "=1", "a b=1", "a=1,b=2", "a==1", "a="):
+        with pytest.raises(UsageError, match="must be KEY=VALUE"):
+            device_of("cuda", [wrong])
+
+
+def test_a_provider_that_is_not_installed_names_its_package(tmp_path: Path) -> None:
+    if OPENVINO in ort.get_available_providers():
+        pytest.skip("this ONNX Runtime has OpenVINO")
+    opened = open_model(onnx_models.save(onnx_models.encoder(), tmp_path / "m.onnx"))
+    with pytest.raises(EnvironmentFaultError, match=r"has no OpenVINOExecutionProvider \(pip install onnx"):
+        Runner(opened, "openvino")
+
+
+@pytest.mark.skipif(OPENVINO not in ort.get_available_providers(), reason="this ONNX Runtime has no OpenVINO")
+def test_openvino_equals_the_cpu(tmp_path: Path) -> None:
+    opened = open_model(onnx_models.save(onnx_models.classifier(), tmp_path / "m.onnx"))
+    pixels = np.random.default_rng(0).normal(size=(7, 8, 8, 3)).astype(np.float32)
+    here, there = (Runner(opened, device) for device in ("cpu", "openvino,num_of_threads=1"))
+    assert there.execution.providers[0] == OPENVINO
+    assert there.execution.nodes is not None
+    assert there.execution.nodes[OPENVINO] > 0
+    assert there.execution.device == here.execution.device
+    expected, found = here.run(pixels), there.run(pixels)
+    np.testing.assert_allclose(found.representation, expected.representation, rtol=1e-4, atol=1e-6)
+    assert max(each or 0 for each in there.batch_invariances(pixels)) < 1e-4
+
+
+def test_a_driver_is_asked_of_nvidia_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ort, "get_available_providers", lambda: [OPENVINO, CPU])
+    assert providers.why_missing(OPENVINO) == ""
+    assert "onnxruntime-gpu" in providers.why_missing(CUDA)
+    assert sys.platform != "linux" or not providers.expects_accelerator("auto")
