@@ -91,7 +91,8 @@ def check(
         ray_address: with ray, the address of a running cluster; None = one on this machine, for this run only.
         cache: take the evidence of an earlier run if nothing has changed since, and keep this run's; only the local
             engine does, only of files, and only without detectors.
-        detectors: names of installed plug-ins to run beside the check, with the local engine only.
+        detectors: names of installed plug-ins to run beside the check, `NAME` or `NAME=TEXT` for one that takes a
+            text, with the local engine only.
         save_representations: a .npz, .safetensors or .parquet file that the measured representations are written to,
             for `load_representations`; with the local engine only, and without the cache.
         isolate: read model and images in a child process, so that no file can end this one, whatever it holds
@@ -112,7 +113,9 @@ def check(
     profile = load_profile(thresholds)
     on_ray = (engine, workers, ray_address) != ("local", None, None)
     if detectors and on_ray:
-        raise UsageError(f"--detector is {detectors[0]}; detectors need the local engine", "--engine local")
+        raise UsageError(
+            f"--detector is {plugins.name_of(detectors[0])}; detectors need the local engine", "--engine local"
+        )
     if save_representations is not None:
         save_representations = str(checked_path(save_representations))
         if on_ray:
@@ -259,6 +262,7 @@ def _measured_or_cached(
         first = measure.to_probe(decoded)  # the next ones are decoded while the session opens
         opened = measure.open_sessions(inputs)
         _log_opened(opened)
+        plugins.begin(loaded, opened.models[0].digest)
         measure.tell_stage(progress, "trying the model on a few images")
         facts = measure.probe(opened, first)
         LOG.debug("%s: batch invariance and output were tried", job.model)

@@ -26,6 +26,7 @@ from robustcheck_onnx.checker.cli import settings as config
 from robustcheck_onnx.checker.cli.powers import HARMLESS, POWERS
 from robustcheck_onnx.checker.errors import EXIT_CODES
 from robustcheck_onnx.checker.report import record as report
+from robustcheck_onnx.checker.shift import ShiftReport
 from robustcheck_onnx.checker.text import HOME
 from robustcheck_onnx.checker.verdict import KINDS, RULES, Waiver
 
@@ -53,6 +54,7 @@ def pages() -> dict[str, str]:
         "reasons.md": reasons(),
         "report-schema.md": schema(),
         "settings.md": settings(),
+        "shift-schema.md": shift_schema(),
     }
     return {name: f"{MADE}{text.rstrip()}\n" for name, text in made.items()}
 
@@ -138,7 +140,24 @@ def schema() -> str:
         "one with a list, `reports`: a report, or `model` and `error`, for each.",
         "",
     ]
-    for name, record in {"Report": document, **document["$defs"]}.items():
+    return "\n".join([*lines, *_records({"Report": document, **document["$defs"]})])
+
+
+def shift_schema() -> str:
+    """The records of the JSON document of `shift`."""
+    document = ShiftReport.model_json_schema(mode="serialization")
+    lines = ["# Schema of `shift`'s JSON document", ""]
+    lines += [
+        "What `robustcheck shift … -o json` writes. Accuracies are fractions; `predicted` is null where no target"
+    ]
+    lines += ["was given.", ""]
+    return "\n".join([*lines, *_records({"ShiftReport": document, **document["$defs"]})])
+
+
+def _records(records: dict[str, Any]) -> list[str]:
+    """Records of JSON Schema, each with its fields."""
+    lines = []
+    for name, record in records.items():
         lines += [f"## {name}", "", _inline(record.get("description", "")), ""]
         if "properties" not in record:
             lines += [_type(record), ""]
@@ -148,7 +167,7 @@ def schema() -> str:
         for field, kind in record["properties"].items():
             lines.append(row(f"`{field}`", _type(kind), "yes" if field in required or "const" in kind else "–"))
         lines.append("")
-    return "\n".join(lines)
+    return lines
 
 
 def _type(kind: dict[str, Any]) -> str:

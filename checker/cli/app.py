@@ -102,7 +102,12 @@ app.verb(panel=UNDERSTAND, examples=("robustcheck scan model.onnx --images photo
     importing_native(scan.scan)
 )
 app.verb(
-    panel=UNDERSTAND, examples=("robustcheck shift model.onnx --in photos/ --shifted sketches/",), codes=INFORMATION
+    panel=UNDERSTAND,
+    examples=(
+        "robustcheck shift model.onnx --in photos/ --shifted sketches/",
+        "robustcheck shift model.onnx --in photos/ --target new-photos/",
+    ),
+    codes=INFORMATION,
 )(importing_native(shift.shift))
 app.verb(
     panel=UNDERSTAND,

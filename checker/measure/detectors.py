@@ -18,10 +18,10 @@ from typing import Final, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
+from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.evidence import DetectorResult
 
-__all__ = ["GROUP", "Detector", "DetectorResult", "Loaded", "load", "results", "update"]
+__all__ = ["GROUP", "Detector", "DetectorResult", "Loaded", "begin", "load", "name_of", "results", "update"]
 
 GROUP: Final = "robustcheck.detectors"
 
@@ -29,7 +29,12 @@ Array = npt.NDArray[np.float64]
 
 
 class Detector(Protocol):
-    """What an entry point's class makes, without arguments: one object a run."""
+    """What an entry point's class makes: one object a run.
+
+    It is called without arguments, or with the text that the user gave behind the name (`--detector NAME=TEXT`). Where
+    the object has a method `begin(model_digest: str)`, it is called before the first images, with the digest of the
+    model as reports have it.
+    """
 
     name: str
     """the entry point's"""
@@ -57,19 +62,41 @@ class Loaded:
     detector: Detector
 
 
-def load(names: Sequence[str]) -> tuple[Loaded, ...]:
+def name_of(spec: str) -> str:
+    """The name in `NAME` or `NAME=TEXT`."""
+    return spec.partition("=")[0]
+
+
+def load(specs: Sequence[str]) -> tuple[Loaded, ...]:
     """Make the named detectors; nothing is imported for any other.
+
+    Args:
+        specs: `NAME`, or `NAME=TEXT` for a detector that takes a text.
 
     Raises:
         UsageError: a name that no installed package has, or several have; a name given twice.
         CannotAssessError: a detector that can't be loaded, or is none.
+        Whatever of our own errors a detector raises.
     """
+    names = [name_of(spec) for spec in specs]
     if repeated := [name for place, name in enumerate(names) if name in names[:place]]:
         raise UsageError(
             f"--detector names {repeated[0]} twice; a detector runs once", f"leave out one --detector {repeated[0]}"
         )
     installed = entry_points(group=GROUP) if names else ()
-    return tuple(_make(_find(name, installed)) for name in names)
+    return tuple(_make(_find(name, installed), spec) for name, spec in zip(names, specs, strict=True))
+
+
+def begin(loaded: Sequence[Loaded], model_digest: str) -> None:
+    """Tell every detector that asks for it (a method `begin`) which model is measured.
+
+    Raises CannotAssessError: a detector raised.
+    """
+    for one in loaded:
+        with _calling_detector(one.name, one.package):
+            start = getattr(one.detector, "begin", None)
+            if start is not None:
+                start(model_digest)
 
 
 def update(loaded: Sequence[Loaded], representations: npt.ArrayLike) -> None:
@@ -127,9 +154,10 @@ def _find(name: str, installed: Sequence[EntryPoint]) -> EntryPoint:
     return having[0]
 
 
-def _make(point: EntryPoint) -> Loaded:
+def _make(point: EntryPoint, spec: str) -> Loaded:
+    _, has_text, text = spec.partition("=")
     with _calling_detector(point.name, _package(point)):
-        detector = point.load()()
+        detector = point.load()(*([text] if has_text else []))
         if not callable(getattr(detector, "update", None)) or not callable(getattr(detector, "result", None)):
             raise TypeError("it has no update and result")
         if detector.name != point.name or not isinstance(detector.version, str):
@@ -145,14 +173,22 @@ def _package(point: EntryPoint) -> str:
 def _calling_detector(name: str, package: str) -> Iterator[None]:
     """Run a detector's code: what it prints goes to stderr, what it raises is an error that names it.
 
-    `sys.exit(0)` too, which would read as PASS.
+    `sys.exit(0)` too, which would read as PASS. Our own errors, which say what is wrong and what to do, stay.
     """
     try:
         with contextlib.redirect_stdout(sys.stderr):
             yield
+    except (UsageError, CannotAssessError, EnvironmentFaultError) as fault:
+        if type(fault) in (UsageError, CannotAssessError, EnvironmentFaultError):  # the exit code is the class's own
+            raise
+        raise _failed(name, package, fault) from fault
     except (Exception, SystemExit) as fault:  # other people's code may raise anything
-        text = " ".join(f"{type(fault).__name__}: {fault}".split())[:300]
-        raise CannotAssessError(
-            f"{name}: detector of {package} failed ({text}); a check needs every detector that was named",
-            f"leave out --detector {name}, or tell the makers of {package}",
-        ) from fault
+        raise _failed(name, package, fault) from fault
+
+
+def _failed(name: str, package: str, fault: BaseException) -> CannotAssessError:
+    text = " ".join(f"{type(fault).__name__}: {fault}".split())[:300]
+    return CannotAssessError(
+        f"{name}: detector of {package} failed ({text}); a check needs every detector that was named",
+        f"leave out --detector {name}, or tell the makers of {package}",
+    )

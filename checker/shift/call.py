@@ -28,7 +28,7 @@ class Spec(NamedTuple):
     """which known set it was said to be: imagenet1k, one of published.SHIFTS, or None"""
 
 
-def parse_spec(text: str, option: str) -> Spec:
+def parse_spec(text: str, option: str, what: str = "a labelled image set") -> Spec:
     """`[NAME=]PATH` → name, path, and which known set the name means; without a name, the path's last part.
 
     A path that exists is a path, whatever signs it has. Raises UsageError for an empty path.
@@ -36,7 +36,7 @@ def parse_spec(text: str, option: str) -> Spec:
     named = None if Path(text).exists() else NAMED.fullmatch(text)
     name, path = (named[1], named[2]) if named else ("", text)
     if not path.strip():
-        raise UsageError(f"{option} is {text!r}; it must be a labelled image set, [NAME=]PATH", f"{option} FOLDER")
+        raise UsageError(f"{option} is {text!r}; it must be {what}, [NAME=]PATH", f"{option} FOLDER")
     place = parse_place(path)
     if not named:
         if isinstance(place, Url):
@@ -47,27 +47,40 @@ def parse_spec(text: str, option: str) -> Spec:
     return Spec(name, place, next((shift for shift, names in ALIASES.items() if key in names), None))
 
 
-def parse_call(inside: str, shifted: Sequence[str], classes: Sequence[str]) -> tuple[Spec, list[Spec], dict[str, str]]:
-    """The sets of a call, and the class map of each by name ("" = of those without an own one).
+class Call(NamedTuple):
+    """The image sets of a call, and the class map of each labelled one by name ("" = of those without an own one)."""
 
-    Raises UsageError: no shifted set, one set twice, two sets of one name, two maps for one set, a map for none.
+    inside: Spec
+    shifted: list[Spec]
+    maps: dict[str, str]
+    targets: list[Spec]
+
+
+def parse_call(inside: str, shifted: Sequence[str], classes: Sequence[str], targets: Sequence[str] = ()) -> Call:
+    """What a call names.
+
+    A target may be one of the shifted sets: then its accuracy is both measured and predicted.
+
+    Raises UsageError: neither a shifted nor a target set, one set twice, two sets of one name, two maps for one set, a
+    map for none.
     """
     first = parse_spec(inside, "--in")
     others = [parse_spec(text, "--shifted") for text in shifted]
-    if not others:
-        raise UsageError("--shifted is missing; at least one shifted set is needed", "--in photos/ --shifted sketches/")
-    places: set[Place] = set()
-    for spec in (first, *others):
-        place = spec.place if isinstance(spec.place, Url) else spec.place.expanduser().resolve()
-        if place in places:
-            raise UsageError(
-                f"{spec.place}: image set is given twice; every set must be another one",
-                "--in photos/ --shifted sketches/",
-            )
-        places.add(place)
+    unlabelled = [parse_spec(text, "--target", "an image set") for text in targets]
+    if not others and not unlabelled:
+        raise UsageError(
+            "--shifted is missing; at least one shifted set is needed, or a --target",
+            "--in photos/ --shifted sketches/",
+        )
+    _refuse_same_place((first, *others), "--in photos/ --shifted sketches/")
+    _refuse_same_place((first, *unlabelled), "--in photos/ --target new-photos/")
+    own = [
+        spec for spec in unlabelled if (same_place(spec), spec.name) not in {(same_place(o), o.name) for o in others}
+    ]
     names = Counter(spec.name for spec in (first, *others))
+    every = names + Counter(spec.name for spec in own)
     known = Counter(spec.shift for spec in (first, *others) if spec.shift)
-    for what, counts in (("name", names), ("set", known)):
+    for what, counts in (("name", every), ("set", known)):
         if double := [each for each, count in counts.items() if count > 1]:
             raise UsageError(
                 f"{what} of {counts[double[0]]} image sets is {double[0]!r}; it must be another one for each",
@@ -87,7 +100,20 @@ def parse_call(inside: str, shifted: Sequence[str], classes: Sequence[str]) -> t
                 f"--classes names a map for {name or 'all sets'} twice; one is enough", f"--classes {value}"
             )
         maps[name] = value
-    return first, others, maps
+    return Call(first, others, maps, unlabelled)
+
+
+def same_place(spec: Spec) -> Place:
+    """The place of a set, one for all ways to write it."""
+    return spec.place if isinstance(spec.place, Url) else spec.place.expanduser().resolve()
+
+
+def _refuse_same_place(specs: Sequence[Spec], hint: str) -> None:
+    places: set[Place] = set()
+    for spec in specs:
+        if same_place(spec) in places:
+            raise UsageError(f"{spec.place}: image set is given twice; every set must be another one", hint)
+        places.add(same_place(spec))
 
 
 def judged_before(given: str | Path | Report, digest: str) -> Judged:

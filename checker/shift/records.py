@@ -10,6 +10,8 @@ from robustcheck_onnx.checker.statistics import Accuracy
 from robustcheck_onnx.checker.text import as_json, percent_text
 from robustcheck_onnx.thresholds.frozen import Frozen
 
+from .predictions import NAMES, Predicted, Target, estimate_text
+
 Outcome = Literal["agree", "disagree", "no contradiction", "undecided", "nothing to compare"]
 
 
@@ -120,6 +122,8 @@ class ShiftReport(Frozen):
     shifted: tuple[Shifted, ...]
     accuracies: dict[str, float]
     """of the sets that are whole and precise enough for effective robustness; keys of a suite entry, fractions"""
+    predicted: Predicted | None = None
+    """accuracy predicted without labels; None where no target set was given"""
     baseline: str
     verdict: Judged
     agreement: Agreement
@@ -134,12 +138,15 @@ class ShiftReport(Frozen):
     def __repr_args__(self) -> list[tuple[str, object]]:
         """What repr, str and rich show: a line, not the whole record."""
         sets = (self.in_distribution, *(each.result for each in self.shifted))
-        return [
+        shown: list[tuple[str, object]] = [
             ("model", self.model.file),
             ("verdict", self.verdict.verdict),
             ("agreement", self.agreement.outcome),
             ("accuracies", {each.name: round(each.accuracy.value, 4) for each in sets}),
         ]
+        if self.predicted is not None:
+            shown.append(("predicted", {each.name: predicted_words(each) for each in self.predicted.targets}))
+        return shown
 
     def _repr_html_(self) -> str:
         """What a notebook shows: whether the accuracies agree with the verdict, and a row an image set."""
@@ -155,8 +162,8 @@ class ShiftReport(Frozen):
         said = f"{self.verdict.verdict} · {self.agreement.outcome}: {self.agreement.sentence}"
         return notebook.block(
             f"Accuracy under distribution shift · {self.model.file}",
-            [said, *self.notes, self.claim],
-            notebook.table(header, rows),
+            [said, *self.notes, self.claim, *([self.predicted.claim] if self.predicted else [])],
+            notebook.table(header, rows) + ("" if self.predicted is None else _predicted_table(self.predicted)),
         )
 
 
@@ -171,6 +178,32 @@ def _points(value: Difference | Effective | None, scale: float = 1) -> str:
         return "–"
     middle = value.value if isinstance(value, Difference) else value.points
     return f"{scale * middle:+.1f} ({scale * value.low:+.1f} to {scale * value.high:+.1f})"
+
+
+def predicted_words(target: Target) -> str:
+    """The predicted accuracies of a target in a few words: their range over the methods, or that there is none."""
+    values = [each.accuracy for each in target.estimates if each.accuracy is not None]
+    if not values:
+        return "not established"
+    low, high = percent_text(min(values)), percent_text(max(values))
+    return low if low == high else f"{low} to {high}"
+
+
+def _predicted_table(predicted: Predicted) -> str:
+    rows = [
+        [
+            each.name,
+            NAMES[estimate.method],
+            estimate.not_established or estimate.assumes,
+            str(each.n_images),
+            estimate_text(estimate),
+            "–" if each.measured is None else percent_text(each.measured.value),
+        ]
+        for each in predicted.targets
+        for estimate in each.estimates
+    ]
+    header = ["target", "method", "assumes", "images", "predicted top-1", "measured"]
+    return notebook.table(header, rows, n_text=3)
 
 
 def to_json(report: ShiftReport) -> str:

@@ -5,48 +5,44 @@ One loop runs the model. Silent; progress goes to a callback.
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple, Unpack
-
-import numpy as np
+from typing import Unpack
 
 from robustcheck_onnx.checker import isolated, measure, pipeline
-from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
-from robustcheck_onnx.checker.evidence import Execution, Options, Preprocessing, RunOptions
-from robustcheck_onnx.checker.images import ImageSource, Skipped, digest_of_set, open_images
+from robustcheck_onnx.checker.errors import UsageError
+from robustcheck_onnx.checker.evidence import Options, RunOptions
+from robustcheck_onnx.checker.images import open_images
 from robustcheck_onnx.checker.limits import NO_LIMITS, Limits
-from robustcheck_onnx.checker.measure import ImagesRead, Inputs, Job, Prepared, Progress, stack
-from robustcheck_onnx.checker.model import Contract, ModelFile
+from robustcheck_onnx.checker.measure import Job, Progress
+from robustcheck_onnx.checker.model import Contract
 from robustcheck_onnx.checker.report import Clock, Report, Time
 from robustcheck_onnx.checker.runtime import Runner
-from robustcheck_onnx.checker.statistics import CONFIDENCE, wilson
+from robustcheck_onnx.checker.statistics import CONFIDENCE
 from robustcheck_onnx.checker.storage import as_typed, local_path
-from robustcheck_onnx.checker.verdict import execution_notes, model_notes, skipped_note
 
 from . import labels
-from .call import Spec, judged_before, parse_call, verdict_of
-from .records import ModelUsed, SetResult, Shifted, ShiftReport
-from .robustness import CLAIM, IMAGES, LABEL_SET, WORDS, agree, comparable_accuracies, put_beside
+from .aline import MIN_MODELS
+from .call import judged_before, parse_call, verdict_of
+from .collect import Collector
+from .notes import notes_of
+from .records import ModelUsed, ShiftReport
+from .robustness import CLAIM, agree, comparable_accuracies, put_beside
+from .sets import LabelledSet, UnlabelledSet, class_output, class_scores, measure_labelled
+from .target import Measured, predict_targets
 
-
-class _LabelledSet(NamedTuple):
-    """An image set with its class map, before the model has run on it."""
-
-    spec: Spec
-    source: ImageSource
-    labels: tuple[str, ...]
-    map: labels.ClassMap
+Several = str | Path | Sequence[str | Path]
 
 
 def measure_shift(
     model: str | Path,
     images: str | Path,
-    shifted: str | Path | Sequence[str | Path],
+    shifted: Several = (),
     *,
+    target: Several = (),
+    beside: Several = (),
+    temperature: bool = False,
     classes: Sequence[str] = (),
     baseline: str = "timm",
     report: str | Path | Report | None = None,
@@ -55,12 +51,16 @@ def measure_shift(
     progress: Callable[[Progress], None] | None = None,
     **options: Unpack[RunOptions],
 ) -> ShiftReport:
-    """Measure a classifier's top-1 accuracy on labelled sets, and compare with the verdict of the check.
+    """Measure a classifier's top-1 accuracy on labelled sets and predict it on unlabelled ones, beside the verdict.
 
     Args:
         model: ONNX file with class scores.
         images: the labelled in-distribution set, `[NAME=]PATH`: a folder of class folders, or a manifest with labels.
         shifted: one labelled shifted set, or several, written in the same way.
+        target: one unlabelled image set of any kind, or several, `[NAME=]PATH`; labels that one has are not read.
+            Accuracy on it is predicted from the scores on it and on `images`.
+        beside: further models with the same classes, none or at least two, for the agreement on the line.
+        temperature: whether confidences are of logits divided by a temperature that is fitted on `images`.
         classes: which score belongs to which label, `[NAME=]MAP`, as `robustcheck shift --classes` takes them.
         baseline: timm or testbed: the models whose accuracies the shifted accuracy is compared with.
         report: of an earlier check of this model, or its JSON file; None = the check runs on `images`.
@@ -73,15 +73,19 @@ def measure_shift(
         UsageError, CannotAssessError, EnvironmentFaultError: see each class; nothing is measured half.
     """
     clock = Clock()
-    several = [shifted] if isinstance(shifted, (str, Path)) else shifted
-    first, others, maps = parse_call(str(images), [str(each) for each in several], classes)
+    several, unlabelled, models = _texts(shifted), _texts(target), _texts(beside)
+    first, others, maps, targets = parse_call(str(images), several, classes, unlabelled)
+    _refuse_without_target(targets, models, temperature=temperature)
     run = Options.of({**options, "images": as_typed(first.place)})
-    path = local_path(model, "model")
-    if isolate and isolated.is_possible(None, run.images, *(as_typed(spec.place) for spec in others)):
+    path, paths = local_path(model, "model"), [local_path(each, "--beside") for each in models]
+    if isolate and isolated.is_possible(None, run.images, *(as_typed(spec.place) for spec in (*others, *targets))):
         arguments = {
             "model": str(model),
             "images": str(images),
-            "shifted": [str(each) for each in several],
+            "shifted": several,
+            "target": unlabelled,
+            "beside": models,
+            "temperature": temperature,
             "classes": list(classes),
             "baseline": baseline,
             "report": report.model_dump(mode="json") if isinstance(report, Report) else report and str(report),
@@ -94,19 +98,20 @@ def measure_shift(
     inputs = measure.read_inputs(Job(path, run))
     (opened,), contract = inputs.models, inputs.models[0].contract
     judged = None if report is None else judged_before(report, opened.digest)
-    output = _class_output(opened)
+    output = class_output(opened)
     preprocessing = inputs.preprocessing
     sources = [
         inputs.source,
         *(open_images(spec.place, seed=run.seed, limit=run.max_images) for spec in others),
     ]
+    to_predict = [UnlabelledSet(spec, open_images(spec.place, seed=run.seed, limit=run.max_images)) for spec in targets]
     read = [labels.labels_of(source) for source in sources]
     measure.tell_stage(progress, "loading the model")
     runner = Runner(opened, run.device, preprocessing=preprocessing.preprocessing, batch_size=run.batch_size)
-    scores = _scores(runner, preprocessing.preprocessing)
+    scores = class_scores(runner, preprocessing.preprocessing)
     folders = sorted(set(read[0]))
     sets = [
-        _LabelledSet(
+        LabelledSet(
             spec,
             source,
             known,
@@ -121,19 +126,35 @@ def measure_shift(
         )
         for spec, source, known in zip((first, *others), sources, read, strict=True)
     ]
-    measured = [_measure(runner, each, inputs, progress) for each in sets]
-    (inner, inner_digests), *rest = measured
+    collector = Collector(runner, str(first.place), sets[0].map.compete, keeps_logits=temperature)
+    collect = collector.add_labelled if to_predict else None
+    inner, inner_digests = measure_labelled(runner, sets[0], inputs, progress, collect)
+    rest = [measure_labelled(runner, each, inputs, progress) for each in sets[1:]]
     for result, _ in rest:
         if result.digest == inner.digest:
             raise UsageError(
                 f"{result.source}: images are those of {inner.source}; a shifted set must have other images",
                 "--in photos/ --shifted sketches/",
             )
+    predicted = None
+    if to_predict:
+        predicted = predict_targets(
+            runner,
+            inputs,
+            Measured(sets[0], inner, inner_digests, collector),
+            to_predict,
+            [result for result, _ in rest],
+            paths,
+            with_temperature=temperature,
+            n_classes=scores.n_classes,
+            progress=progress,
+        )
     if judged is None:
         checked = pipeline.check(model, isolate=False, progress=progress, **run.given)
         judged = verdict_of(checked, "checked now on the images of --in")
-    beside = tuple(put_beside(inner, inner_digests, result, digests, baseline) for result, digests in rest)
-    n_images = inner.accuracy.n + sum(each.result.accuracy.n for each in beside)
+    compared = tuple(put_beside(inner, inner_digests, result, digests, baseline) for result, digests in rest)
+    n_images = inner.accuracy.n + sum(each.result.accuracy.n for each in compared)
+    n_images += sum(each.n_images for each in predicted.targets) if predicted else 0
     return ShiftReport(
         tool_version=version("robustcheck-onnx"),
         model=ModelUsed(
@@ -147,16 +168,17 @@ def measure_shift(
         ),
         confidence=CONFIDENCE,
         in_distribution=inner,
-        shifted=beside,
-        accuracies=comparable_accuracies(inner, beside),
+        shifted=compared,
+        accuracies=comparable_accuracies(inner, compared),
+        predicted=predicted,
         baseline=baseline,
         verdict=judged,
-        agreement=agree(judged, inner, beside, baseline),
+        agreement=agree(judged, inner, compared, baseline),
         preprocessing=preprocessing.preprocessing,
         preprocessing_source=preprocessing.source,
         execution=runner.execution,
         seed=run.seed,
-        notes=_notes(inner, beside, preprocessing.source, opened, runner.execution),
+        notes=notes_of(inner, compared, predicted, preprocessing.source, opened, runner.execution),
         claim=CLAIM,
         time=Time.until_now(clock, n_images),
     )
@@ -169,127 +191,17 @@ def _source(contract: Contract | None) -> str:
     return f"{source.library} {source.name} ({'random weights' if source.random_weights else source.weights})"
 
 
-def _class_output(opened: ModelFile) -> str:
-    if opened.class_output is None:
-        raise CannotAssessError(
-            f"{opened.path}: class output is missing; accuracy needs a model with class scores",
-            "robustcheck export … --zero-shot CLASSES.txt gives an image-text encoder a head, and --head NAME a torch "
-            "model",
+def _texts(given: Several) -> list[str]:
+    return [str(each) for each in ([given] if isinstance(given, (str, Path)) else given)]
+
+
+def _refuse_without_target(targets: Sequence[object], beside: Sequence[str], *, temperature: bool) -> None:
+    """Refuse options of a prediction where none is asked for, and too few models for a line."""
+    if not targets and (beside or temperature):
+        option = "--beside" if beside else "--temperature"
+        raise UsageError(f"{option} is given without --target; it is for predictions alone", "--target new-photos/")
+    if beside and len(beside) < MIN_MODELS - 1:
+        raise UsageError(
+            f"--beside is given {len(beside)} time; agreement on the line needs {MIN_MODELS} models or more",
+            "--beside SECOND.onnx --beside THIRD.onnx",
         )
-    return opened.class_output
-
-
-def _scores(runner: Runner, preprocessing: Preprocessing) -> labels.Scores:
-    """How many classes the model scores, asked of the model itself with one black image."""
-    opened = runner.model
-    black = np.zeros((1, *preprocessing.size, 3), dtype=np.float32)
-    output = runner.run(black).class_output
-    assert output is not None
-    columns, head = output.shape[1], opened.head.classes if opened.head else None
-    if columns < 2 or head not in (None, columns):
-        raise CannotAssessError(
-            f"{opened.path}: class output {opened.class_output!r} has {columns} values an image"
-            + (f", its last linear layer {head}" if head else "")
-            + "; one score for each of at least two classes is needed",
-            "export the model without ArgMax or TopK at its end",
-        )
-    names = opened.contract.zero_shot.classes if opened.contract and opened.contract.zero_shot else ()
-    if names and len(names) != columns:
-        raise CannotAssessError(
-            f"{opened.path}: number of class names in the contract is {len(names)}; the model has {columns} classes",
-            "export the model again with `robustcheck export`",
-        )
-    return labels.Scores(columns, names)
-
-
-@dataclass(frozen=True)
-class _Labelled(Prepared):
-    """One image, ready for the model."""
-
-    right: tuple[int, ...]
-    """the classes that are right for it"""
-
-
-def _measure(
-    runner: Runner, each: _LabelledSet, inputs: Inputs, progress: Callable[[Progress], None] | None
-) -> tuple[SetResult, list[str]]:
-    """Run one set through the model: its accuracy, and the digests of its images."""
-    run, read = inputs.job.options, ImagesRead()
-    n_correct = 0
-    seen: set[tuple[int, ...]] = set()
-    with measure.decode(replace(inputs, described=None), each.source, execution=runner.execution) as decoded:
-        labelled = (
-            image if isinstance(image, Skipped) else _Labelled(**vars(image), right=each.map.indices[label])
-            for image, label in zip(decoded, each.labels, strict=True)
-        )
-        for batch in measure.batches(
-            labelled, read, run.batch_size, n_images=len(each.source), progress=progress, label=lambda: each.spec.name
-        ):
-            seen.update(image.right for image in batch)
-            n_correct += _count(runner, batch, each)
-    read.check_usable(each.source, run.max_bad, sampled=each.source.n_found > len(each.source))
-    digests = list(read.digests)
-    result = SetResult(
-        name=each.spec.name,
-        source=str(each.spec.place),
-        shift=each.spec.shift,
-        label_set=each.map.label_set,
-        labels=each.map.how,
-        n_labels=len(seen),
-        n_compete=len(each.map.compete),
-        n_available=each.source.n_found,
-        n_read=read.n_read,
-        n_skipped=len(read.skipped),
-        skipped=measure.named_skips(read.skipped),
-        digest=digest_of_set(digests),
-        accuracy=wilson(n_correct, len(digests)),
-    )
-    return result, digests
-
-
-def _count(runner: Runner, batch: Sequence[_Labelled], each: _LabelledSet) -> int:
-    """How many images of a batch are predicted right."""
-    output = runner.run(stack(batch)).class_output
-    assert output is not None
-    try:
-        return int(labels.is_correct(output, [image.right for image in batch], each.map.compete).sum())
-    except ValueError as fault:
-        raise CannotAssessError(
-            f"{runner.model.path}: class scores on {each.spec.place} are not all numbers; accuracy needs a prediction "
-            "for every image",
-            f"robustcheck inspect {shlex.quote(str(runner.model.path))}",
-        ) from fault
-
-
-def _notes(
-    inner: SetResult, beside: Sequence[Shifted], preprocessing: str, opened: ModelFile, execution: Execution
-) -> tuple[str, ...]:
-    """Write what a reader must know beside the accuracies."""
-    source = opened.contract.source if opened.contract else None
-    notes = model_notes(
-        source.synthetic if source else "",
-        random_weights=bool(source and source.random_weights),
-        preprocessing=preprocessing,
-        left_out=opened.left_out,
-    )
-    notes += execution_notes(execution)
-    results = (inner, *(each.result for each in beside))
-    if any(result.label_set in LABEL_SET.values() and result.label_set != "file" for result in results):
-        notes.append("The model's 1000 classes are taken to be in ImageNet-1k's order.")
-    if len({result.n_compete for result in results}) > 1:
-        notes.append(
-            "The sets are measured with different numbers of classes; part of their difference comes from that."
-        )
-    for each in beside:
-        if each.in_both:
-            notes.append(f"{each.in_both} images are in both {inner.name} and {each.result.name}.")
-    for result in results:
-        whole = IMAGES.get(result.shift or "", result.n_available)
-        if result.n_available != whole:
-            notes.append(
-                f"{result.name} has {result.n_available} images; {WORDS[result.shift or '']} as published has {whole}."
-            )
-        notes += skipped_note(result.n_skipped, result.n_read, result.skipped, result.name)
-        if result.n_read < result.n_available:
-            notes.append(f"{result.name}: {result.n_read} of {result.n_available} images, drawn by seed.")
-    return tuple(notes)

@@ -15,7 +15,8 @@ from robustcheck_onnx.checker.report import Pen, Trimmed, bullets, columns, labe
 from robustcheck_onnx.checker.text import name_text, percent_text
 from robustcheck_onnx.thresholds.published import IMAGENET, SHIFT_WORDS
 
-from .records import SetResult, Shifted, ShiftReport
+from . import target_terminal
+from .records import SetResult, Shifted, ShiftReport, predicted_words
 from .robustness import WORDS, not_comparable
 
 _COLOURS = {"agree": "green", "disagree": "red"}
@@ -35,6 +36,7 @@ def render(report: ShiftReport, *, ascii_only: bool = False, verbose: bool = Fal
         _accuracies(pen, report),
         *([_effective(pen, report)] if any(each.effective_robustness for each in report.shifted) else []),
         *([_without(pen, report)] if any(each.not_applicable for each in report.shifted) else []),
+        *(target_terminal.blocks(pen, report.predicted, report.in_distribution) if report.predicted else []),
         *([section(pen, "Notes", "", bullets(pen, report.notes))] if report.notes else []),
         *([pen.prose(report.claim, "dim")] if verbose else []),
         _agreement(pen, report),
@@ -45,7 +47,11 @@ def render(report: ShiftReport, *, ascii_only: bool = False, verbose: bool = Fal
 def one_line(report: ShiftReport) -> str:
     """Write whether the accuracies agree with the verdict in one line, for `-q`."""
     file = name_text(report.model.file, ascii_only=False)
-    return f"{report.verdict.verdict} {file}: {report.agreement.outcome}: {report.agreement.sentence}"
+    predicted = "".join(
+        f"; predicted accuracy on {name_text(each.name, ascii_only=False)}: {predicted_words(each)}"
+        for each in (report.predicted.targets if report.predicted else ())
+    )
+    return f"{report.verdict.verdict} {file}: {report.agreement.outcome}: {report.agreement.sentence}{predicted}"
 
 
 def suite_entry(report: ShiftReport, folder: Path) -> str:

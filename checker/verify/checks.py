@@ -12,6 +12,7 @@ from typing import Any, Literal
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.images import digest_of_set, open_images
 from robustcheck_onnx.checker.measure import Progress
+from robustcheck_onnx.checker.measure import detectors as plugins
 from robustcheck_onnx.checker.model import digest_of, file_digest, read_onnx
 from robustcheck_onnx.checker.report import Report, ruling
 from robustcheck_onnx.checker.text import short_digest
@@ -210,12 +211,15 @@ def check_rerun(
     Raises UsageError: it needs detectors that are not named.
     """
     named = [detector.name for detector in report.evidence.detectors]
-    if unasked := sorted(set(named) - set(detectors)):  # a document must not choose which code runs here
+    asked = {plugins.name_of(spec): spec for spec in detectors}
+    if unasked := sorted(set(named) - set(asked)):  # a document must not choose which code runs here
         raise UsageError(
             f"report names detectors {', '.join(unasked)}; a rerun runs other packages' code only if it is asked for",
             " ".join(f"--detector {shlex.quote(name)}" for name in unasked),
         )
-    second = measure_again(report, model, image_set, device=device, detectors=named, progress=progress)
+    second = measure_again(
+        report, model, image_set, device=device, detectors=[asked[name] for name in named], progress=progress
+    )
     tolerance = tolerance_of(second, elsewhere=elsewhere)
     if different := disagreements(report, second, tolerance, elsewhere=elsewhere):
         more = f"; and {len(different) - NAMED} more" if len(different) > NAMED else ""

@@ -145,7 +145,7 @@ def verify(
         elsewhere: let a rerun agree with a report of another machine, version, or name of the image set: those are not
             compared, and numbers may differ by more (docs/verify.md). So it is with a signature that holds, or where
             `device` is not the report's. A report itself never loosens what a rerun compares.
-        detectors: those of the report that a rerun may load.
+        detectors: those of the report that a rerun may load, `NAME` or `NAME=TEXT` as for the check.
         today: for waivers; None = the day of this machine's clock, UTC.
         isolate: read report, model and images in a child process, as in `check`.
         limits: what the child may take.

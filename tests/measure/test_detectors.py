@@ -142,7 +142,7 @@ def test_the_command_names_what_is_installed(command: Command) -> None:
     done = command("--detector", "spektrum")
     assert done.returncode == 2
     assert json.loads(done.stdout)["error"] == {
-        "message": "--detector is 'spektrum'; it must be an installed detector (spectrum)",
+        "message": "--detector is 'spektrum'; it must be an installed detector (predicted-drop, spectrum)",
         "hint": "--detector spectrum",
         "exit_code": 2,
     }
@@ -293,7 +293,7 @@ def test_an_entry_point_to_nothing_is_no_verdict(plug_in: PlugIn, lookup_pass: t
 
 
 def test_names_must_be_one_installed_detector_each(plug_in: PlugIn, lookup_pass: tuple[Path, Path]) -> None:
-    with pytest.raises(UsageError, match=r"--detector is 'one'; .* \(there is none\)"):
+    with pytest.raises(UsageError, match=r"--detector is 'one'; .* \(predicted-drop\)"):
         run(lookup_pass, "one")
     plug_in("")
     with pytest.raises(UsageError, match="--detector names one twice"):
@@ -307,3 +307,68 @@ def test_names_must_be_one_installed_detector_each(plug_in: PlugIn, lookup_pass:
 def test_detectors_need_the_local_engine(lookup_pass: tuple[Path, Path], options: dict[str, object]) -> None:
     with pytest.raises(UsageError, match="--detector is one; detectors need the local engine"):
         run(lookup_pass, "one", **options)
+
+
+# --------------------------------------------------------------------------------------- a text, and the model's digest
+
+TAKES_TEXT = """
+class One(One):
+    def __init__(self, text='nothing'): self.text = text
+    def result(self): return sound(text=f'text is {self.text}')
+"""
+
+
+@pytest.mark.parametrize(("spec", "text"), [("one", "nothing"), ("one=a=b,c", "a=b,c"), ("one=", "")])
+def test_a_detector_gets_the_text_behind_its_name(
+    plug_in: PlugIn, lookup_pass: tuple[Path, Path], spec: str, text: str
+) -> None:
+    plug_in(TAKES_TEXT)
+    (found,) = run(lookup_pass, spec).evidence.detectors
+    assert found.name == "one"
+    assert found.text == f"text is {text}"
+
+
+def test_a_text_for_a_detector_that_takes_none_is_no_verdict(plug_in: PlugIn, lookup_pass: tuple[Path, Path]) -> None:
+    plug_in("")
+    with pytest.raises(CannotAssessError, match=r"one: detector of plug 2\.5 failed \(TypeError"):
+        run(lookup_pass, "one=text")
+    with pytest.raises(UsageError, match="--detector names one twice"):
+        run(lookup_pass, "one", "one=text")
+    with pytest.raises(UsageError, match="--detector is one; detectors need the local engine"):
+        run(lookup_pass, "one=text", engine="ray")
+
+
+def test_a_detector_that_asks_for_it_learns_the_models_digest_first(
+    plug_in: PlugIn, lookup_pass: tuple[Path, Path]
+) -> None:
+    plug_in(
+        "class One(One):\n"
+        "    def __init__(self): self.seen = []\n"
+        "    def begin(self, model_digest): self.seen.append(model_digest)\n"
+        "    def update(self, h): self.seen.append('images')\n"
+        "    def result(self): return sound(text=' '.join(self.seen[:2]))\n"
+    )
+    report = run(lookup_pass, "one")
+    assert report.evidence.detectors[0].text == f"{report.evidence.model.digest} images"
+
+
+@pytest.mark.parametrize(
+    ("raised", "kind", "said"),
+    [
+        ("UsageError('ours: it is wrong')", UsageError, "ours: it is wrong"),
+        ("CannotAssessError('ours: it is wrong')", CannotAssessError, "ours: it is wrong"),
+        ("RobustcheckError('x')", CannotAssessError, r"failed \(RobustcheckError: x"),
+        ("Zero('x')", CannotAssessError, r"failed \(Zero: x"),  # its exit code would read as PASS
+        ("ValueError('x')", CannotAssessError, r"failed \(ValueError: x"),
+    ],
+)
+def test_our_own_errors_of_a_detector_stay(
+    plug_in: PlugIn, lookup_pass: tuple[Path, Path], raised: str, kind: type[Exception], said: str
+) -> None:
+    plug_in(
+        "from robustcheck_onnx.checker.errors import CannotAssessError, RobustcheckError, UsageError\n"
+        "class Zero(UsageError): exit_code = 0\n"
+        f"class One(One):\n    def begin(self, model_digest): raise {raised}\n"
+    )
+    with pytest.raises(kind, match=said):
+        run(lookup_pass, "one")

@@ -12,7 +12,7 @@ from robustcheck_onnx.thresholds.published import IMAGENET
 
 
 def test_the_names_of_a_call() -> None:
-    inside, others, maps = parse_call(
+    inside, others, maps, targets = parse_call(
         "imagenet=val", ["ImageNet-V2=v2", "r=art", "some/blur"], ["r=map.json", "imagenet"]
     )
     assert inside == Spec("imagenet", Path("val"), IMAGENET)
@@ -22,6 +22,7 @@ def test_the_names_of_a_call() -> None:
         Spec("blur", Path("some/blur"), None),
     ]
     assert maps == {"r": "map.json", "": "imagenet"}
+    assert targets == []
 
 
 def test_no_key_of_a_url_is_shown() -> None:

@@ -198,9 +198,9 @@ def check(
     detector: Annotated[
         list[str] | None,
         typer.Option(
-            help="Also run this installed plug-in. It can add a WARN and never take one away. May be given several "
-            "times.",
-            metavar="NAME",
+            help="Also run this installed plug-in, with a text for one that takes one. It can add a WARN and never "
+            "take one away. May be given several times.",
+            metavar="NAME[=TEXT]",
             rich_help_panel=VERDICT,
         ),
     ] = None,

@@ -1,4 +1,4 @@
-"""The verb `shift`: accuracy under a distribution shift, for a user who has labelled images."""
+"""The verb `shift`: accuracy under a distribution shift, measured with labels or predicted without."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from ..options import (
     run_options,
 )
 from ..output import check_extra, deliver, destinations_of, measuring
-from ..panels import IMAGES, OUTPUT, VERDICT
+from ..panels import IMAGES, MODEL, OUTPUT, VERDICT
 
 if TYPE_CHECKING:
     from robustcheck_onnx.checker.evidence import RunOptions
@@ -50,17 +50,44 @@ def shift(
         ),
     ],
     shifted: Annotated[
-        list[str],
+        list[str] | None,
         typer.Option(
             help="A shifted set, with labels too. v2=, sketch=, r=, a= and objectnet= name the known ones. May be "
             "given several times.",
             metavar="[NAME=]PATH",
             rich_help_panel=IMAGES,
         ),
-    ],
-    more: Annotated[
-        list[str] | None, typer.Argument(help="Further shifted sets.", metavar="[NAME=]PATH…", show_default=False)
     ] = None,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A set without labels: accuracy on it is predicted from the model's scores. May be given several "
+            "times.",
+            metavar="[NAME=]PATH",
+            rich_help_panel=IMAGES,
+        ),
+    ] = None,
+    more: Annotated[
+        list[str] | None,
+        typer.Argument(help="Further sets of the one kind that is given.", metavar="[NAME=]PATH…", show_default=False),
+    ] = None,
+    beside: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="With --target: a further model with the same classes, for agreement on the line. At least two; each "
+            "is fed by its own contract or sidecar.",
+            metavar="OTHER.onnx",
+            rich_help_panel=MODEL,
+        ),
+    ] = None,
+    temperature: Annotated[
+        bool,
+        typer.Option(
+            "--temperature",
+            help="With --target: take confidences at a temperature that is fitted on the images of --in.",
+            rich_help_panel=MODEL,
+        ),
+    ] = False,
     classes: Annotated[
         list[str] | None,
         typer.Option(
@@ -115,7 +142,7 @@ def shift(
     max_model_size: MaxModelSize = None,
     debug: Debug = False,
 ) -> int:
-    """Measure accuracy on labelled shifted images, beside the verdict.
+    """Measure accuracy on shifted images, or predict it without labels.
 
     Information, not a gate: the exit code is 0 when it was measured, whatever came out, and never 1.
     """
@@ -127,7 +154,8 @@ def shift(
     from .. import ending
 
     one_of("--baseline", baseline, SOURCES)
-    reads = [model, *([report] if report else [])]
+    labelled, unlabelled = _with_further(shifted or [], target or [], more or [])
+    reads = [model, *([report] if report else []), *map(Path, beside or [])]
     destinations = destinations_of(output or [], reads)
     if suite_entry is not None:
         check_extra("--suite-entry", suite_entry, reads, destinations, "entry.toml")
@@ -135,7 +163,10 @@ def shift(
         result = measure_shift(
             model,
             inside,
-            [*shifted, *(more or [])],
+            labelled,
+            target=unlabelled,
+            beside=beside or (),
+            temperature=temperature,
             classes=classes or (),
             baseline=baseline,
             report=report,
@@ -161,3 +192,18 @@ def shift(
             return fault.exit_code
         write_whole(suite_entry, entry)
     return 0
+
+
+def _with_further(shifted: list[str], targets: list[str], more: list[str]) -> tuple[list[str], list[str]]:
+    """Add the words that follow an option's first set to the sets of that option.
+
+    Raises UsageError where both options are given: which of them the words follow is not known here.
+    """
+    from robustcheck_onnx.checker.errors import UsageError
+
+    if more and shifted and targets:
+        raise UsageError(
+            f"{more[0]}: set is given without an option; beside --shifted and --target each needs its own",
+            f"--shifted {more[0]}, or --target {more[0]}",
+        )
+    return (shifted, targets + more) if targets else (shifted + more, targets)

@@ -52,8 +52,8 @@ Detectors = Annotated[
     list[str] | None,
     typer.Option(
         "--detector",
-        help="A plug-in that the rerun may load. Name every plug-in of the report.",
-        metavar="NAME",
+        help="A plug-in that the rerun may load, as for the check. Name every plug-in of the report.",
+        metavar="NAME[=TEXT]",
         rich_help_panel=VERDICT,
     ),
 ]

@@ -1,0 +1,206 @@
+"""Predicted accuracy: ATC, DoC, their bootstrap, temperature; each against a closed form, SciPy or plain NumPy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import optimize, special, stats
+
+from robustcheck_onnx.checker.shift import predicted, scores
+from robustcheck_onnx.checker.shift.predicted import atc, atc_threshold, doc
+
+N = 400
+
+
+def _images(confidence: np.ndarray) -> scores.ImageScores:
+    """Two classes with a given confidence in the first or second."""
+    p = np.stack([confidence, 1 - confidence], axis=1)
+    return scores.describe(scores.as_logits(p, "probabilities"), (0, 1))
+
+
+# ------------------------------------------------------------------------------------------------- ATC and DoC
+
+
+def test_atc_on_scores_that_tell_right_from_wrong_is_the_share_above_their_border() -> None:
+    """Closed form: right images score above 0.5, wrong ones below; then ATC is P(score ≥ 0.5) on the target."""
+    rng = np.random.default_rng(0)
+    inside = np.concatenate([rng.uniform(0.5, 1, 300), rng.uniform(0, 0.5, 100)])
+    correct = inside >= 0.5
+    assert 0.5 <= atc_threshold(inside, correct) < 0.51
+    outside = (np.arange(1000) + 0.5) / 1000 * 0.8  # uniform to 0.8: three eighths are above 0.5
+    assert atc(inside, correct, outside) == pytest.approx(0.375, abs=0.01)
+    assert atc(inside, correct, inside) == pytest.approx(0.75)  # of the same images it is their accuracy
+
+
+def test_atcs_threshold_balances_the_wrong_images_with_those_below() -> None:
+    rng = np.random.default_rng(1)
+    values, correct = rng.random(501), rng.random(501) < 0.3
+    threshold = atc_threshold(values, correct)
+    assert (values < threshold).mean() == pytest.approx((~correct).mean())
+    assert atc_threshold(values, np.ones(501, bool)) == values.min()
+    assert atc(values, np.zeros(501, bool), values) == 0
+    # equal scores can't be split: all of them count as right
+    assert atc([1.0, 1.0, 1.0], [True, False, True], [1.0, 0.9]) == 0.5
+
+
+def test_doc_is_accuracy_less_the_fall_of_confidence() -> None:
+    assert doc([0.9, 0.7], [True, True], [0.5, 0.6]) == pytest.approx(1 - (0.8 - 0.55))
+    assert doc([0.9, 0.9], [True, False], [0.1, 0.1]) == 0  # never below
+    assert doc([0.1, 0.1], [True, True], [0.9, 0.9]) == 1
+
+
+def test_scores_of_an_image_are_those_of_scipys_softmax() -> None:
+    logits = np.random.default_rng(2).normal(0, 4, (30, 7))
+    found = scores.describe(logits, (3, 5, 8, 9, 10, 11, 12), 1.7)
+    p = special.softmax(logits / 1.7, axis=1)
+    np.testing.assert_allclose(found.confidence, p.max(axis=1))
+    np.testing.assert_allclose(found.negative_entropy, -special.entr(p).sum(axis=1), atol=1e-12)
+    assert found.predicted.tolist() == [(3, 5, 8, 9, 10, 11, 12)[place] for place in logits.argmax(axis=1)]
+    # huge logits neither overflow nor make a NaN
+    huge = scores.describe(np.array([[1e5, -1e5], [0.0, 0.0]]), (0, 1))
+    assert huge.confidence.tolist() == [1.0, 0.5]
+    assert np.isfinite(huge.negative_entropy).all()
+
+
+# --------------------------------------------------------------------------------------------------- bootstrap
+
+
+def test_resamples_are_what_a_loop_over_images_gives() -> None:
+    """The vectorised bootstrap against one that draws images and calls `atc` and `doc` on them."""
+    rng = np.random.default_rng(3)
+    inside, outside = _images(rng.uniform(0.5, 1, 60)), _images(rng.uniform(0.5, 0.9, 50))
+    correct = rng.random(60) < inside.confidence
+    resamples = predicted.resample_inside(inside, correct, 7, 40)
+    found = predicted.predict(resamples, outside, (7, 1, 1))
+    ours, theirs = (
+        np.concatenate(list(predicted.resampled(n, seed, 40))) for n, seed in ((60, (7, 0)), (50, (7, 1, 1)))
+    )
+    assert ours.sum(axis=1).tolist() == [60] * 40
+    by_hand: dict[str, list[float]] = {"atc_confidence": [], "atc_entropy": [], "doc": []}
+    for counts, target in zip(ours, theirs, strict=True):
+        i, j = np.repeat(np.arange(60), counts), np.repeat(np.arange(50), target)
+        by_hand["atc_confidence"].append(atc(inside.confidence[i], correct[i], outside.confidence[j]))
+        by_hand["atc_entropy"].append(atc(inside.negative_entropy[i], correct[i], outside.negative_entropy[j]))
+        by_hand["doc"].append(doc(inside.confidence[i], correct[i], outside.confidence[j]))
+    low, high = np.quantile(by_hand["doc"], [0.025, 0.975])
+    assert (found["doc"].low, found["doc"].high) == pytest.approx((low, high))
+    for method in ("atc_confidence", "atc_entropy"):  # or Wilson's interval of the target alone, where that is wider
+        low, high = np.quantile(by_hand[method], [0.025, 0.975])
+        n_above = round(found[method].value * 50)
+        alone = stats.binomtest(n_above, 50).proportion_ci(0.95, method="wilson")
+        assert found[method].low == pytest.approx(min(low, alone.low))
+        assert found[method].high == pytest.approx(max(high, alone.high))
+
+
+@pytest.mark.parametrize("method", ["atc_confidence", "doc"])
+def test_intervals_cover_what_the_method_would_give_with_endless_images(method: predicted.Method) -> None:
+    """Calibrated scores, target of another mix: 300 simulated pairs of sets, 95 % must hold in at least 90 %."""
+    rng = np.random.default_rng(4)
+
+    def draw(n: int, power: float) -> tuple[scores.ImageScores, np.ndarray]:
+        confidence = 0.5 + 0.5 * rng.random(n) ** power
+        return _images(confidence), rng.random(n) < confidence
+
+    big_in, big_right = draw(200_000, 1.0)
+    big_out, _ = draw(200_000, 2.0)
+    truth = (
+        atc(big_in.confidence, big_right, big_out.confidence)
+        if method == "atc_confidence"
+        else doc(big_in.confidence, big_right, big_out.confidence)
+    )
+    held = []
+    for number in range(300):
+        inside, correct = draw(150, 1.0)
+        outside, _ = draw(100, 2.0)
+        resamples = predicted.resample_inside(inside, correct, number, 200)
+        found = predicted.predict(resamples, outside, (number, 1))[method]
+        held.append(found.low <= truth <= found.high)
+    assert 0.9 <= np.mean(held) <= 1.0
+    assert method != "doc" or np.mean(held) <= 0.985  # nor is it much too wide
+
+
+def test_a_share_of_one_still_has_an_interval() -> None:
+    inside = _images(np.linspace(0.5, 1, 100))
+    correct = inside.confidence >= 0.6
+    found = predicted.predict(predicted.resample_inside(inside, correct, 0), _images(np.full(60, 0.99)), (0, 1))
+    assert found["atc_confidence"].value == 1
+    assert found["atc_confidence"].low < 0.95
+
+
+def test_the_same_seed_gives_the_same_numbers() -> None:
+    inside, outside = _images(np.linspace(0.5, 1, 80)), _images(np.linspace(0.5, 0.8, 90))
+    correct = np.arange(80) % 3 > 0
+    one, two, other = (
+        predicted.predict(predicted.resample_inside(inside, correct, seed), outside, (seed, 1)) for seed in (1, 1, 2)
+    )
+    assert one == two
+    assert one["doc"].value == other["doc"].value
+    assert one["doc"].low != other["doc"].low
+
+
+def test_blocks_hold_all_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(predicted, "_AT_ONCE", 1000)
+    blocks = list(predicted.resampled(300, (0,), 100))
+    assert {len(block) for block in blocks} == {3, 1}
+    assert sum(map(len, blocks)) == 100
+
+
+# ------------------------------------------------------------------------------------------------- temperature
+
+
+@pytest.mark.parametrize("sharpened", [0.3, 1.0, 4.0])
+def test_temperature_is_scipys_minimum(sharpened: float) -> None:
+    rng = np.random.default_rng(5)
+    logits = rng.normal(0, 2, (N, 6))
+    label = np.array([rng.choice(6, p=p) for p in special.softmax(logits, axis=1)])
+    given = (sharpened * logits).astype(np.float32)
+
+    def loss(log_t: float) -> float:
+        return float(-special.log_softmax(given / np.exp(log_t), axis=1)[np.arange(N), label].mean())
+
+    truth = optimize.minimize_scalar(loss, bounds=(-4, 4), method="bounded", options={"xatol": 1e-9})
+    found = scores.fit_temperature(given, [[each] for each in label])
+    assert found.value == pytest.approx(np.exp(truth.x), rel=1e-4)
+    assert found.log_loss_after == pytest.approx(truth.fun, rel=1e-6)
+    assert found.log_loss_before == pytest.approx(loss(0.0), rel=1e-6)
+    assert not found.at_bound
+    assert found.value == pytest.approx(sharpened, rel=0.3)  # what was done to them is undone
+
+
+def test_several_right_classes_add_up_and_no_best_temperature_is_told() -> None:
+    logits = np.log(np.array([[0.2, 0.3, 0.5]], dtype=np.float32))
+    assert scores.fit_temperature(logits, [[0, 1]]).log_loss_before == pytest.approx(-np.log(0.5))
+    assert scores.fit_temperature(np.array([[5.0, 0.0]] * 3, np.float32), [[0]] * 3).at_bound
+
+
+# ---------------------------------------------------------------------------------------------- kinds of scores
+
+
+def test_what_the_class_output_holds() -> None:
+    logits = np.random.default_rng(6).normal(size=(9, 4))
+    p = special.softmax(logits, axis=1)
+    nothing: frozenset[str] = frozenset()
+    assert scores.kind_of(logits, nothing).kind == "logits"
+    assert scores.kind_of(p, nothing) == ("probabilities", "each row adds up to 1")
+    assert scores.kind_of(p.astype(np.float16), frozenset({"Softmax"})) == ("probabilities", "it ends in Softmax")
+    assert scores.kind_of(np.log(p), nothing).kind == "log-probabilities"
+    assert scores.kind_of(np.full((2, 4), 0.3), nothing, cosine=True) == ("logits", scores.COSINES)
+    for values, crossed, said in (
+        (p, {"Sigmoid"}, "it ends in Sigmoid"),
+        (special.expit(logits), set(), "as after a sigmoid"),
+        (2 * p, {"Softmax"}, "a row adds up to 2"),
+    ):
+        with pytest.raises(scores.NoScoresError, match=said):
+            scores.kind_of(values, frozenset(crossed))
+    # probabilities are taken as they are, and zeros do no harm
+    np.testing.assert_allclose(
+        scores.describe(scores.as_logits(p, "probabilities"), range(4)).confidence, p.max(axis=1)
+    )
+    sure = scores.describe(scores.as_logits(np.eye(3), "probabilities"), range(3))
+    np.testing.assert_allclose(sure.confidence, 1)
+    np.testing.assert_allclose(sure.negative_entropy, 0, atol=1e-12)
+    for odd in (logits, np.zeros((1, 4))):
+        with pytest.raises(ValueError, match="of others are not"):
+            scores.as_logits(odd, "probabilities")
+    with pytest.raises(ValueError, match="not all finite"):
+        scores.as_logits(np.array([[0.0, np.inf]]), "logits")
