@@ -179,6 +179,13 @@ def _shift(arguments: dict[str, Any], tell: Tell) -> Any:
     return measure_shift(**arguments, report=report, isolate=False, progress=tell, **options).model_dump(mode="json")
 
 
+def _concepts(arguments: dict[str, Any], tell: Tell) -> Any:
+    from robustcheck_onnx.checker.concepts import concepts  # noqa: PLC0415
+
+    options = arguments.pop("options")
+    return concepts(**arguments, isolate=False, progress=tell, **options).model_dump(mode="json")
+
+
 def _inspect(arguments: dict[str, Any], tell: Tell) -> Any:
     from robustcheck_onnx.checker.inspection import inspect_json, inspect_model  # noqa: PLC0415
     from robustcheck_onnx.thresholds.profile import Profile  # noqa: PLC0415
@@ -238,6 +245,7 @@ def _thumbnails(arguments: dict[str, Any], tell: Tell) -> Any:
 TASKS: Mapping[str, Callable[[dict[str, Any], Tell], Any]] = {
     "check": _check,
     "compare": _compare,
+    "concepts": _concepts,
     "inspect": _inspect,
     "measure_all": _measure_all,
     "report_about": _report_about,

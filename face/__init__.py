@@ -18,6 +18,8 @@ if TYPE_CHECKING:  # the same names as in _HOMES, for type checkers
     from robustcheck_onnx.checker.compare import Baseline as Baseline
     from robustcheck_onnx.checker.compare import CompareReport as CompareReport
     from robustcheck_onnx.checker.compare import compare as compare
+    from robustcheck_onnx.checker.concepts import ConceptsReport as ConceptsReport
+    from robustcheck_onnx.checker.concepts import concepts as concepts
     from robustcheck_onnx.checker.errors import CannotAssessError as CannotAssessError
     from robustcheck_onnx.checker.errors import EnvironmentFaultError as EnvironmentFaultError
     from robustcheck_onnx.checker.errors import RobustcheckError as RobustcheckError
@@ -62,6 +64,7 @@ _HOMES = {  # name → module of robustcheck_onnx.checker
     "CannotAssessError": "errors",
     "CheckOptions": "pipeline",
     "CompareReport": "compare",
+    "ConceptsReport": "concepts",
     "DetectorResult": "evidence",
     "EnvironmentFaultError": "errors",
     "Evidence": "evidence",
@@ -81,6 +84,7 @@ _HOMES = {  # name → module of robustcheck_onnx.checker
     "assert_robust": "integrations.assertions",
     "check": "pipeline",
     "compare": "compare",
+    "concepts": "concepts",
     "gate_model_version": "integrations.mlflow_log",
     "judge": "verdict",
     "load_representations": "representations",

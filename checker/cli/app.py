@@ -18,6 +18,7 @@ from .verbs import (
     calibrate,
     check,
     compare,
+    concepts,
     demo,
     export,
     inspect,
@@ -109,6 +110,11 @@ app.verb(
     ),
     codes=INFORMATION,
 )(importing_native(shift.shift))
+app.verb(
+    panel=UNDERSTAND,
+    examples=("robustcheck concepts model.onnx --concepts concepts/ -o html=concepts.html",),
+    codes=INFORMATION,
+)(importing_native(concepts.concepts))
 app.verb(
     panel=UNDERSTAND,
     examples=("robustcheck reference siglip", "robustcheck reference ViT-B-32/openai", "robustcheck reference --all"),

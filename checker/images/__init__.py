@@ -9,7 +9,8 @@ from .decode import SUFFIXES
 from .entries import Entries, Entry
 from .given import Images, open_given
 from .levels import LevelSums, level_sums
-from .listing import parse_image_set
+from .listing import image_files, is_ignored, parse_image_set
+from .manifest import label_column
 from .preprocess import apply, apply_uint8, as_photo, at_size, channels, scales_finitely
 from .sanity import DESCRIBED, ImageSetState, Sketch, digest_of_pixels, varied
 from .source import (
@@ -21,6 +22,7 @@ from .source import (
     Tensor,
     check_bad,
     digest_of_set,
+    open_files,
     open_images,
     prefetch,
 )
@@ -48,7 +50,11 @@ __all__ = [
     "check_bad",
     "digest_of_pixels",
     "digest_of_set",
+    "image_files",
+    "is_ignored",
+    "label_column",
     "level_sums",
+    "open_files",
     "open_given",
     "open_images",
     "parse_image_set",

@@ -117,7 +117,7 @@ def _index_url(url: Url) -> tuple[Kind, Entries, tables.Table | None]:
 
 
 def _visible(names: Iterable[str]) -> list[str]:
-    return [name for name in names if not _is_ignored(name)]
+    return [name for name in names if not is_ignored(name)]
 
 
 def _index_glob(spec: str) -> tuple[Kind, Entries, tables.Table | None]:
@@ -126,7 +126,7 @@ def _index_glob(spec: str) -> tuple[Kind, Entries, tables.Table | None]:
 
     def leaves_out(folder: str) -> bool:
         below = Path(folder).relative_to(fixed)
-        return below != Path() and _is_ignored(below.as_posix())
+        return below != Path() and is_ignored(below.as_posix())
 
     if fault := unreadable(str(Path(*parts)), lambda folder: folder_files(Path(folder)), leaves_out):
         raise _unreadable(fault) from fault
@@ -134,7 +134,7 @@ def _index_glob(spec: str) -> tuple[Kind, Entries, tables.Table | None]:
     once: dict[tuple[str, str], str] = {}
     real: dict[Path, str] = {}
     for name, path in sorted(files, key=lambda file: (file[0].count("/"), file[0])):
-        if not _is_ignored(name):
+        if not is_ignored(name):
             folder = path.parent
             if folder not in real:
                 real[folder] = os.path.realpath(folder)
@@ -197,6 +197,11 @@ def _unreadable(fault: OSError) -> UsageError:
     )
 
 
+def image_files(folder: Path) -> list[str]:
+    """Those of `folder_files` that are images by their suffix."""
+    return [name for name in folder_files(folder) if suffix(name) in SUFFIXES]
+
+
 def folder_files(folder: Path) -> list[str]:
     """The names of all visible files below a folder, relative to it, `/` as separator.
 
@@ -204,12 +209,13 @@ def folder_files(folder: Path) -> list[str]:
     """
     files = []
     for top, folders, names in walk(folder, _unreadable):
-        folders[:] = sorted(name for name in folders if not _is_ignored(name))
+        folders[:] = sorted(name for name in folders if not is_ignored(name))
         below = Path(top).relative_to(folder).as_posix()
         prefix = "" if below == "." else f"{below}/"
-        files += [prefix + name for name in names if not _is_ignored(name)]
+        files += [prefix + name for name in names if not is_ignored(name)]
     return files
 
 
-def _is_ignored(name: str) -> bool:
+def is_ignored(name: str) -> bool:
+    """Whether a path has a hidden part, or one that systems add."""
     return any(is_hidden(part) or part in _IGNORED_PARTS for part in name.split("/"))

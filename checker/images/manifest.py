@@ -74,7 +74,18 @@ def list_rows(path: File, file: TextIO) -> Generator[Row, None, None]:
             yield number, 0, line.removesuffix("\n"), None
 
 
-def csv_rows(path: File, file: TextIO) -> Generator[Row, None, None]:
+def label_column(path: File, column: str) -> list[tuple[int, str, object]]:
+    """Read line number, path and the cell of one column of every row of a manifest; None where a row has no such cell.
+
+    A path is written as `manifest_entries` names the image. Raises UsageError as that does for rows, not for files.
+    """
+    rows_of = csv_rows if path.suffix.lower() == ".csv" else jsonl_rows
+    with _text(path) as file:
+        rows = [(number, str(value), label) for number, _, value, label in rows_of(path, file, column)]
+    return [(number, redact(value) if is_url(value) else value, label) for number, value, label in rows]
+
+
+def csv_rows(path: File, file: TextIO, label_name: str = "label") -> Generator[Row, None, None]:
     """Read the rows of a CSV file with a header. Raises UsageError (no CSV, too many cells, no column of paths)."""
     letters = 0  # of this row, which may have several lines
 
@@ -100,7 +111,7 @@ def csv_rows(path: File, file: TextIO) -> Generator[Row, None, None]:
                 continue
             if column is None:
                 column = _path_column(path, reader.line_num, cells)
-                cell, label = cells[PATH_COLUMNS[column]], cells.get("label")
+                cell, label = cells[PATH_COLUMNS[column]], cells.get(label_name)
             yield (
                 reader.line_num,
                 column,
@@ -140,7 +151,7 @@ def _json(line: str) -> object:
     return row if end == len(text) else json.loads(text)
 
 
-def jsonl_rows(path: File, file: TextIO) -> Generator[Row, None, None]:
+def jsonl_rows(path: File, file: TextIO, label_name: str = "label") -> Generator[Row, None, None]:
     """Read the rows of a file with one JSON object per line. Raises UsageError (no object, no key of a path)."""
     for number, line in enumerate(_lines(path, file), 1):
         if line.isspace():
@@ -156,7 +167,7 @@ def jsonl_rows(path: File, file: TextIO) -> Generator[Row, None, None]:
                 f"{path}: row {number} is {line.strip()[:60]}; each row must be a JSON object", _show(path, number)
             )
         column = _path_column(path, number, row)
-        yield number, column, row[PATH_COLUMNS[column]], row.get("label")
+        yield number, column, row[PATH_COLUMNS[column]], row.get(label_name)
 
 
 def _too_many_cells(path: File, number: int) -> UsageError:

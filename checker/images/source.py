@@ -22,9 +22,9 @@ from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultE
 from robustcheck_onnx.checker.storage import Place, redact
 from robustcheck_onnx.checker.text import sha256_of
 
-from .decode import SUFFIXES, UnreadableImageError, decode, from_picture
+from .decode import UnreadableImageError, decode, from_picture
 from .entries import Entries, file_entries
-from .listing import Kind, folder_files, list_images, parse_image_set, suffix
+from .listing import Kind, image_files, list_images, parse_image_set
 from .tables import Table
 
 BUNDLED: Final = Path(__file__).parent.parent / "photos"
@@ -162,7 +162,7 @@ def open_images(images: str | Place | None, *, seed: int = 0, limit: int | None 
     table: Table | None = None
     if place is None:
         kind: Kind = "bundled"
-        names = [name for name in folder_files(BUNDLED) if suffix(name) in SUFFIXES] if BUNDLED.is_dir() else []
+        names = image_files(BUNDLED) if BUNDLED.is_dir() else []
         entries = file_entries(BUNDLED, names)
         if not names:
             raise EnvironmentFaultError(
@@ -175,6 +175,15 @@ def open_images(images: str | Place | None, *, seed: int = 0, limit: int | None 
     if table is not None:
         table.plan(chosen.order.tolist())
     return ImageSource("" if place is None else redact(str(images)), kind, chosen, len(entries), seed)
+
+
+def open_files(folder: Path, names: Sequence[str], *, spec: str, seed: int = 0) -> ImageSource:
+    """Image files of a folder by their names relative to it, in the order that `open_images` gives these names.
+
+    None is looked at before it is read. spec: names the set for people.
+    """
+    entries = file_entries(folder, names)
+    return ImageSource(spec, "list", entries.take(seeded(names, seed)), len(entries), seed)
 
 
 def seeded(names: Sequence[str], seed: int) -> NDArray[np.int64]:

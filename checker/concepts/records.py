@@ -1,0 +1,222 @@
+"""What `robustcheck concepts` measured, as frozen records; pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from robustcheck_onnx.checker.evidence import Execution, ImageFacts, PreprocessingFacts
+from robustcheck_onnx.checker.report import Time, notebook
+from robustcheck_onnx.checker.text import as_json, count_text, number_text
+from robustcheck_onnx.thresholds.frozen import Frozen
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+ENCODED_AP = 0.9  # Crabbé et al., TMLR 2024, eq. 5
+CLAIM = (
+    "The number of concepts is not an indicator of robustness: it goes with language supervision (Crabbé et al., TMLR "
+    "2024, arXiv 2310.13040 v2)."
+)
+LIMITS = (
+    "Information, not a verdict. A concept that is established is one that a single direction tells from these other "
+    "images; the same number on another concept set, or with other images, means something else. That a concept is not "
+    "found along one direction does not say that the model lacks it: several directions together may hold it. Concepts "
+    "that stand for each other in the set (sky and blue) cannot be told apart."
+)
+
+
+class Along(Frozen):
+    """A direction that tells a concept."""
+
+    direction: int
+    """its number, from 0, by falling strength; of features the feature's own"""
+    sign: Literal[1, -1]
+    """whether the concept is where h·v is large (1) or small (−1)"""
+    ap: float
+    """average precision"""
+
+
+class Concept(Frozen):
+    """One concept, judged."""
+
+    name: str
+    n_images: int
+    """images that have it"""
+    ap: float
+    """the largest average precision over all directions and signs"""
+    encoded: bool
+    """AP ≥ 0.9: what the paper counts"""
+    established: bool
+    """AP ≥ 0.9 and beyond chance, corrected over concepts"""
+    needed: float | None
+    """AP that a direction must exceed to be beyond chance; None: none can"""
+    p: float
+    """of the best direction, corrected over directions, signs and concepts; at least 1 / (1 + shuffles)"""
+    chance: tuple[float, float, float]
+    """median, 95 % and largest of the best AP over all shuffles"""
+    n_directions: int
+    """directions that tell it: AP ≥ 0.9 and beyond chance"""
+    best: tuple[Along, ...]
+    """the first few directions by AP, whether they reach 0.9 or not"""
+
+
+class NotJudged(Frozen):
+    """A concept that was left out."""
+
+    name: str
+    n_images: int
+    reason: str
+
+
+class Told(Frozen):
+    """A direction that tells at least one established concept."""
+
+    direction: int
+    strength: float | None
+    """singular value of the head's weight, or SD along a principal axis; None of a feature"""
+    concepts: tuple[str, ...]
+    """by falling AP"""
+
+
+class DirectionFacts(Frozen):
+    """The directions that were looked at, each with both signs."""
+
+    of: Literal["head", "features", "axes"]
+    source: str
+    """what they are, in words"""
+    n: int
+    n_telling: int
+    """that tell at least one established concept"""
+    n_polysemantic: int
+    """that tell two or more"""
+    telling: tuple[Told, ...]
+    """most concepts first"""
+
+
+class ChanceFacts(Frozen):
+    """How chance was measured."""
+
+    shuffles: int
+    seed: int
+    error_rate: float
+    """at which a concept without any relation to the representation is established, over all judged concepts"""
+    correction: str = (
+        "Westfall–Young max-T: a concept's best AP, standardised by its own shuffles, must exceed the largest over all "
+        "judged concepts and both signs of all directions in 95 % of the shuffles"
+    )
+    edges: tuple[float, ...]
+    """of the bins of AP below"""
+    shuffled: tuple[int, ...]
+    """best APs of all concepts in all shuffles, a bin"""
+    measured: tuple[int, ...]
+    """best APs of the concepts as they are, a bin"""
+
+
+class ConceptSetFacts(Frozen):
+    """The concept set."""
+
+    source: str
+    layout: Literal["folders", "manifest", "broden"]
+    rule: str
+    """when a concept counts as present, in words"""
+    n_concepts: int
+    n_without: int
+    """usable images without any concept"""
+    min_positives: int
+    """images with a concept, and without it, that are needed to judge it"""
+
+
+class ConceptsModel(Frozen):
+    """The model, and the tensor that was read."""
+
+    file: str
+    digest: str
+    source: str
+    """what the contract says it is; empty without a contract"""
+    tensor: str
+    pool: str
+    n_features: int
+
+
+class ConceptsReport(Frozen):
+    """The concepts that single directions of a model's representation tell."""
+
+    claim: str = CLAIM
+    schema_version: Literal[1] = 1
+    tool: str = "robustcheck"
+    kind: Literal["concepts"] = "concepts"
+    tool_version: str
+    model: ConceptsModel
+    concept_set: ConceptSetFacts
+    encoded_ap: float = ENCODED_AP
+    n_encoded: int
+    """unique concepts as the paper counts them: some direction reaches AP ≥ 0.9"""
+    n_established: int
+    """of these, beyond chance"""
+    summary: str
+    concepts: tuple[Concept, ...]
+    """judged: established first, then by AP"""
+    not_judged: tuple[NotJudged, ...]
+    directions: DirectionFacts
+    chance: ChanceFacts
+    preprocessing: PreprocessingFacts
+    images: ImageFacts
+    execution: Execution
+    notes: tuple[str, ...]
+    limits: str = LIMITS
+    time: Time | None
+    """None where the caller asked for no time block"""
+
+    def __repr_args__(self) -> list[tuple[str, object]]:
+        """What repr, str and rich show: a line, not the whole record."""
+        return [
+            ("model", self.model.file),
+            ("established", self.n_established),
+            ("encoded", self.n_encoded),
+            ("judged", len(self.concepts)),
+            ("images", self.images.n_read - self.images.n_skipped),
+        ]
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the claim, how many concepts, and a row a concept."""
+        header = ["concept", "images", "best AP", "by chance (95 %)", "directions", "established"]
+        rows = [
+            [
+                each.name,
+                str(each.n_images),
+                number_text(each.ap),
+                number_text(each.chance[1]),
+                str(each.n_directions),
+                "yes" if each.established else "no",
+            ]
+            for each in self.concepts
+        ]
+        n_images = self.images.n_read - self.images.n_skipped
+        head = f"concepts · {self.model.file} · {count_text(n_images, 'image')}"
+        return notebook.block(head, [self.claim, self.summary, *self.notes, self.limits], notebook.table(header, rows))
+
+    def to_frame(self) -> pd.DataFrame:
+        """A pandas data frame with a row a judged concept.
+
+        Raises:
+            EnvironmentFaultError: pandas is not installed.
+        """
+        rows: list[notebook.Row] = [
+            {
+                "concept": each.name,
+                "n_images": each.n_images,
+                "ap": each.ap,
+                "chance_95": each.chance[1],
+                "p": each.p,
+                "n_directions": each.n_directions,
+                "encoded": each.encoded,
+                "established": each.established,
+            }
+            for each in self.concepts
+        ]
+        return notebook.frame(rows, "concept")
+
+
+def to_json(report: ConceptsReport) -> str:
+    """The report as one JSON document."""
+    return as_json(report.model_dump(mode="json"))

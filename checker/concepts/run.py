@@ -1,0 +1,278 @@
+"""The concepts of a labelled set that single directions of a model's representation tell.
+
+One pass over the images, then linear algebra. Information, not a verdict. Silent; progress goes to a callback.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import NamedTuple, Unpack
+
+import numpy as np
+import numpy.typing as npt
+
+from robustcheck_onnx.checker import isolated, measure
+from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
+from robustcheck_onnx.checker.evidence import Options, RunOptions
+from robustcheck_onnx.checker.limits import NO_LIMITS, Limits
+from robustcheck_onnx.checker.measure import Collected, Inputs, Job, Progress
+from robustcheck_onnx.checker.model import ModelFile
+from robustcheck_onnx.checker.report import Clock, Time
+from robustcheck_onnx.checker.runtime import LinearHead, Runner, head_from_file, read_head
+from robustcheck_onnx.checker.storage import local_path
+from robustcheck_onnx.checker.verdict import execution_notes, image_notes, model_notes
+
+from . import directions as axes
+from . import judge, null
+from .directions import OF, Directions
+from .records import Concept, ConceptSetFacts, ConceptsModel, ConceptsReport
+from .search import search
+from .sets import ConceptSet, open_concepts
+
+MIN_POSITIVES = 10
+SHUFFLES = 200
+
+
+class _Chosen(NamedTuple):
+    """The directions of a call, before the images are read."""
+
+    of: str
+    head: LinearHead | None
+    why: str
+    """a note on the choice; empty where the user made it"""
+
+
+def concepts(
+    model: str | Path,
+    concept_set: str | Path,
+    *,
+    of: str | None = None,
+    head: str | Path | None = None,
+    min_positives: int = MIN_POSITIVES,
+    min_coverage: float = 0.0,
+    shuffles: int = SHUFFLES,
+    isolate: bool = True,
+    limits: Limits = NO_LIMITS,
+    progress: Callable[[Progress], None] | None = None,
+    **options: Unpack[RunOptions],
+) -> ConceptsReport:
+    """Count the concepts that single directions of a representation tell, and compare with shuffled labels.
+
+    A concept is encoded where h·v or −h·v, for some direction v, has average precision 0.9 or more as a score for
+    "this image has it" (Crabbé et al., TMLR 2024, eq. 5), and established where that is beyond chance as well.
+
+    Args:
+        model: path of the ONNX file.
+        concept_set: a folder of folders named after concepts, a manifest (.csv, .jsonl) with the columns path and
+            concept (and perhaps score), or a Broden-layout folder.
+        of: the directions: head (right singular vectors of its weight), features, or axes (principal axes of these
+            representations); None = those of the head where there is one, else axes.
+        head: .npy or .safetensors with the weight (class, feature) of a head that acts on the representation.
+        min_positives: a concept is judged where at least as many images have it, and as many do not; 2 or more.
+        min_coverage: of Broden masks: share of the pixels, 0 to 1, from which a concept is present; 0 = any pixel.
+        shuffles: how often labels are shuffled to see what chance gives, at least 19; the seed is that of the images.
+        isolate: as in `check`.
+        limits: as in `check`.
+        progress: called when a stage begins and after every batch.
+        options: as in `check`; max_images counts different images.
+
+    Raises:
+        UsageError: as for a check; a concept set or head that can't be read; a value that is none of those above.
+        CannotAssessError: as for a check; no head where it was asked for; values that are not finite; no concept with
+            enough images; no direction along which the images differ.
+        EnvironmentFaultError: as for a check.
+    """
+    clock, run = Clock(), Options.of({**options, "images": None})
+    if of not in (None, *OF):
+        raise UsageError(f"of is {of!r}; it must be one of {', '.join(OF)}", f"--of {OF[0]}")
+    if head is not None and of not in (None, "head"):
+        raise UsageError(f"of is {of!r}, and a head is given; its directions are --of head", "leave out --of")
+    if min_positives < 2:
+        raise UsageError(f"min_positives is {min_positives}; it must be at least 2", "--min-positives 10")
+    if shuffles < null.MIN_SHUFFLES:
+        raise UsageError(
+            f"shuffles is {shuffles}; at least {null.MIN_SHUFFLES} are needed to be beyond chance at "
+            f"{null.ERROR_RATE:.0%}",
+            f"--shuffles {SHUFFLES}",
+        )
+    path = local_path(model, "model")
+    if isolate:
+        arguments = {
+            "model": str(model),
+            "concept_set": str(concept_set),
+            "of": of,
+            "head": head and str(head),
+            "min_positives": min_positives,
+            "min_coverage": min_coverage,
+            "shuffles": shuffles,
+            "options": {name: value for name, value in run.given.items() if name != "images"},
+        }
+        record = ConceptsReport.model_validate
+        return isolated.call("concepts", arguments, record, about=str(model), limits=limits, progress=progress)
+    limits.refuse_here()
+    measure.tell_stage(progress, "opening the model and the concept set")
+    found = open_concepts(concept_set, seed=run.seed, max_images=run.max_images, min_coverage=min_coverage)
+    inputs, chosen = _open(Job(path, run), found, of, head)
+    (opened,) = inputs.models
+    measure.tell_stage(progress, "loading the model")
+    runner = Runner(opened, run.device, preprocessing=inputs.preprocessing.preprocessing, batch_size=run.batch_size)
+    if head is not None:  # before minutes of images
+        chosen = chosen._replace(head=head_from_file(local_path(head, "head"), _width(runner, inputs)))
+    collected = measure.collect(runner, inputs, progress=progress)
+    h = collected.representations
+    present = _labels(collected, found)
+    judged, left_out = judge.split(present, found.names, min_positives)
+    if not judged:
+        raise CannotAssessError(
+            f"{concept_set}: number of concepts with at least {min_positives} images with it, and as many without, is "
+            f"0 of {len(found.names)}, over {len(h)} images; one at least is needed",
+            "add images, of the concepts and without them; or --min-positives N, the report says what chance gives",
+        )
+    names = [found.names[index] for index in judged]
+    positives = [np.flatnonzero(present[:, index]) for index in judged]
+    looked_at, source = _directions(chosen, h, opened)
+    measure.tell_stage(progress, "ranking the images along each direction")
+    measured = search(h, looked_at, positives, n_shuffles=shuffles, seed=run.seed)
+    concepts_ = judge.judge(measured, names, [len(each) for each in positives])
+    contract, facts = opened.contract, collected.read.facts(inputs.source)
+    return ConceptsReport(
+        tool_version=version("robustcheck-onnx"),
+        model=ConceptsModel(
+            file=str(opened.path),
+            digest=opened.digest,
+            source=f"{contract.source.library} {contract.source.name} ({contract.source.weights})" if contract else "",
+            tensor=opened.representation.tensor,
+            pool=opened.representation.pool,
+            n_features=h.shape[1],
+        ),
+        concept_set=ConceptSetFacts(
+            source=str(concept_set),
+            layout=found.layout,
+            rule=found.rule,
+            n_concepts=len(found.names),
+            n_without=int((~present.any(axis=1)).sum()),
+            min_positives=min_positives,
+        ),
+        n_encoded=sum(each.encoded for each in concepts_),
+        n_established=sum(each.established for each in concepts_),
+        summary=_summary(concepts_),
+        concepts=concepts_,
+        not_judged=left_out,
+        directions=judge.directions_told(measured, names, looked_at, source),
+        chance=judge.chance_facts(measured, run.seed),
+        preprocessing=inputs.preprocessing,
+        images=facts,
+        execution=runner.execution,
+        notes=(
+            *_model_notes(inputs),
+            *image_notes(facts),
+            *(f"Image set: {finding.seen}." for finding in facts.sanity.findings),
+            *_set_notes(found, looked_at, chosen, positives),
+            *execution_notes(runner.execution),
+        ),
+        time=Time.until_now(clock, len(h)),
+    )
+
+
+def _open(job: Job, found: ConceptSet, of: str | None, head: str | Path | None) -> tuple[Inputs, _Chosen]:
+    """Open the model, with the input of its head as the tensor where its head gives the directions."""
+    inputs = measure.read_inputs(job, source=found.source)
+    if of in ("features", "axes") or head is not None:
+        return inputs, _Chosen(of or "head", None, "")
+    (opened,) = inputs.models
+    try:
+        read = read_head(opened)
+    except CannotAssessError as fault:
+        if of == "head":
+            raise
+        return inputs, _Chosen("axes", None, f"No head was read ({fault.message}): principal axes are looked at.")
+    if job.options.tensor is None:
+        return measure.read_head_input(job, source=found.source), _Chosen("head", read, "")
+    if opened.head is None or opened.head.tensor != opened.representation.tensor:
+        if of == "head":
+            raise UsageError(
+                f"{opened.path}: --tensor is {opened.representation.tensor}; the head of the model acts on another one",
+                "leave out --tensor, or --of axes",
+            )
+        return inputs, _Chosen("axes", None, "The head acts on another tensor: principal axes are looked at.")
+    return inputs, _Chosen("head", read, "")
+
+
+def _labels(collected: Collected, found: ConceptSet) -> npt.NDArray[np.bool_]:
+    """(image, concept): whether it is present."""
+    column = {name: index for index, name in enumerate(found.names)}
+    present = np.zeros((len(collected.digests), len(column)), bool)
+    for row, digest in enumerate(collected.digests):
+        present[row, [column[name] for name in found.concepts[digest]]] = True
+    return present
+
+
+def _width(runner: Runner, inputs: Inputs) -> int:
+    """The number of features, asked of the model itself with one black image."""
+    black = np.zeros((1, *inputs.preprocessing.preprocessing.size, 3), dtype=np.uint8)
+    return int(runner.run(black).representation.shape[1])
+
+
+def _directions(chosen: _Chosen, h: npt.NDArray[np.float32], opened: ModelFile) -> tuple[Directions, str]:
+    """The directions, and what they are in words."""
+    width, tensor, read = h.shape[1], opened.representation.tensor, chosen.head
+    if read is None:
+        made = axes.of_features(width) if chosen.of == "features" else axes.of_axes(h)
+        source = f"the features of {tensor}" if chosen.of == "features" else f"principal axes of {tensor}, these images"
+    elif read.weight.shape[1] == width:
+        made, source = axes.of_head(read.weight), f"right singular vectors of the weight of {read.source}"
+    else:
+        raise CannotAssessError(
+            f"{opened.path}: weight of the head has {read.weight.shape[1]} columns; the representation {tensor} has "
+            f"{width} features, and they must be the same",
+            f"robustcheck inspect {shlex.quote(str(opened.path))}",
+        )
+    if made.n == 0:
+        raise CannotAssessError(
+            f"{opened.path}: number of directions is 0 ({source}); the head must have a weight other than 0, or the "
+            "representations must differ",
+            f"robustcheck inspect {shlex.quote(str(opened.path))}",
+        )
+    return made, source
+
+
+def _summary(judged: Sequence[Concept]) -> str:
+    n, encoded = len(judged), sum(each.encoded for each in judged)
+    established = sum(each.established for each in judged)
+    return (
+        f"{established} of {n} judged concepts {'is' if established == 1 else 'are'} established: a single direction "
+        f"tells {'it' if established == 1 else 'them'} with average precision 0.9 or more, beyond chance; {encoded} "
+        f"{'reaches' if encoded == 1 else 'reach'} 0.9."
+    )
+
+
+def _model_notes(inputs: Inputs) -> list[str]:
+    (opened,) = inputs.models
+    source = opened.contract.source if opened.contract else None
+    return model_notes(
+        source.synthetic if source else "",
+        random_weights=bool(source and source.random_weights),
+        preprocessing=inputs.preprocessing.source,
+        left_out=opened.left_out,
+    )
+
+
+def _set_notes(
+    found: ConceptSet, looked_at: Directions, chosen: _Chosen, positives: Sequence[npt.NDArray[np.integer]]
+) -> list[str]:
+    """Write what a reader must know of the directions and the concept set."""
+    notes = [chosen.why] if chosen.why else []
+    if looked_at.of != "head":
+        notes.append("The paper counts concepts along right singular vectors of a head; these are other directions.")
+    if found.layout == "broden":
+        notes.append("An image without labels of a category counts as one without each of its concepts.")
+    alike = sum(count - 1 for count in Counter(each.tobytes() for each in positives).values())
+    if alike:
+        notes.append(
+            f"{alike} of the concepts have the same images as another one: they are counted, but are not told apart."
+        )
+    return notes

@@ -1,0 +1,143 @@
+"""What `robustcheck concepts` shows: the claim, concepts beside chance, and the directions that tell them (pure)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from robustcheck_onnx.checker.report import Pen, Trimmed, bar_chart, bullets, columns, hanging, line, section, spaced
+from robustcheck_onnx.checker.text import count_text, name_text, number_text, short_digest, short_provider
+
+from .records import Concept, ConceptsReport
+
+SHORT = 10  # concepts in the short report
+IN_A_LIST = 12  # directions, and concepts that were not judged
+PLOT_ROWS = 3
+
+
+def render(report: ConceptsReport, *, ascii_only: bool = False, verbose: bool = False) -> RenderableType:
+    """Lay out the short report, or the whole, for the width of the console; how many are established is last."""
+    pen = Pen(ascii_only)
+    blocks = [
+        Group(pen.say(report.claim, "bold"), *_headline(pen, report)),
+        _concepts(pen, report, len(report.concepts) if verbose else SHORT),
+    ]
+    if verbose:
+        blocks += [
+            _chance(pen, report),
+            *_told(pen, report),
+            *_not_judged(pen, report),
+            *([section(pen, "Notes", "", bullets(pen, report.notes))] if report.notes else []),
+            section(pen, "Limits", "", pen.prose(report.limits)),
+        ]
+    else:
+        left_out = len(report.not_judged)
+        few = f"{count_text(left_out, 'concept')} not judged. " if left_out else ""
+        blocks.append(pen.say(f"{few}Information, not a verdict. -v shows all, notes and limits.", "dim"))
+    return Trimmed(spaced([*blocks, pen.say(report.summary, "bold")]))
+
+
+def one_line(report: ConceptsReport) -> str:
+    """Write how many concepts are established in one line, for `-q`."""
+    return (
+        f"{name_text(report.model.file, ascii_only=False)}: {report.n_established} of {len(report.concepts)} concepts "
+        f"established, {report.n_encoded} with AP ≥ {report.encoded_ap:g}; not an indicator of robustness"
+    )
+
+
+def _headline(pen: Pen, report: ConceptsReport) -> list[Text]:
+    run, images, model = report.execution, report.images, report.model
+    facts = [
+        pen.say(count_text(images.n_read - images.n_skipped, "image")),
+        pen.name(report.concept_set.source),
+        pen.say(f"{report.directions.n} directions, both signs"),
+        pen.name(short_digest(model.digest)),
+        pen.say(f"{run.requested} → {short_provider(run.providers[0])}"),
+    ]
+    if report.time is not None:
+        facts.append(pen.say(f"{number_text(report.time.wall_s)} s"))
+    return [
+        line(pen.say("Concepts", "bold"), pen.say("  "), pen.name(model.file)),
+        *([pen.name(model.source, "dim")] if model.source else []),
+        pen.facts(facts),
+        pen.say(report.directions.source, "dim"),
+    ]
+
+
+def _concepts(pen: Pen, report: ConceptsReport, n_shown: int) -> RenderableType:
+    table = columns(pen, "concept", ">images", ">AP", ">chance", ">needed", ">p", ">directions", "=best", "=")
+    for each in report.concepts[:n_shown]:
+        best = each.best[0]
+        table.add_row(
+            pen.name(each.name),
+            pen.say(str(each.n_images)),
+            pen.say(_ap(each.ap), "bold"),
+            pen.say(_ap(each.chance[1])),
+            pen.say("none" if each.needed is None else _ap(each.needed)),
+            pen.say(number_text(each.p, 2)),
+            pen.say(str(each.n_directions)),
+            pen.say(f"{'+' if best.sign > 0 else '−'}{best.direction}"),
+            _found(pen, each),
+        )
+    more = len(report.concepts) - n_shown
+    rest = [pen.say(f"and {count_text(more, 'concept')} more", "dim")] if more > 0 else []
+    legend = pen.prose(
+        f"AP: the best average precision of a direction; chance: 95 % of {report.chance.shuffles} shuffles stay at or "
+        "below; needed: what is beyond chance, corrected over concepts; directions: those that tell it",
+        "dim",
+    )
+    return section(pen, "Concepts", "beside what shuffled labels give", table, *rest, Text(), legend)
+
+
+def _found(pen: Pen, concept: Concept) -> Text:
+    if concept.established:
+        return pen.say("established", "green")
+    return pen.say("within chance", "yellow") if concept.encoded else pen.say("–", "dim")
+
+
+def _ap(value: float) -> str:
+    """An AP to 3 places, rounded down: 0.8999 is not 0.900."""
+    return f"{int(value * 1000 + 1e-9) / 1000:.3f}"
+
+
+def _chance(pen: Pen, report: ConceptsReport) -> RenderableType:
+    chance = report.chance
+    charts = [
+        line_
+        for words, counts in (
+            (f"{count_text(chance.shuffles, 'shuffle')} of all concepts", chance.shuffled),
+            ("concepts as they are", chance.measured),
+        )
+        for line_ in (
+            pen.say(words, "dim"),
+            *bar_chart(pen, counts, PLOT_ROWS, top=str(max(counts)), ends=("0", "1"), width=2),
+        )
+    ]
+    remark = f"best AP, bins of {chance.edges[1]:g}; seed {chance.seed}"
+    return section(pen, "Chance", remark, *charts, Text(), pen.prose(chance.correction + ".", "dim"))
+
+
+def _told(pen: Pen, report: ConceptsReport) -> list[RenderableType]:
+    facts = report.directions
+    if not facts.telling:
+        return []
+    rows = [(pen.say(f"{each.direction}"), _names(pen, each.concepts)) for each in facts.telling[:IN_A_LIST]]
+    if (more := facts.n_telling - len(rows)) > 0:
+        rows.append((pen.say(""), pen.say(f"and {count_text(more, 'direction')} more", "dim")))
+    remark = f"{facts.n_telling} of {facts.n} tell a concept, {facts.n_polysemantic} tell several"
+    return [section(pen, "Directions", remark, hanging(rows))]
+
+
+def _not_judged(pen: Pen, report: ConceptsReport) -> list[RenderableType]:
+    if not report.not_judged:
+        return []
+    rows = [(pen.name(each.name), pen.say(each.reason)) for each in report.not_judged[:IN_A_LIST]]
+    if (more := len(report.not_judged) - len(rows)) > 0:
+        rows.append((pen.say(""), pen.say(f"and {count_text(more, 'concept')} more", "dim")))
+    return [section(pen, "Not judged", "", hanging(rows))]
+
+
+def _names(pen: Pen, names: Sequence[str]) -> Text:
+    return pen.say(", ").join(pen.name(name) for name in names)
