@@ -14,7 +14,7 @@ from .precision import average_precisions, rank
 
 Array = npt.NDArray[np.float64]
 
-AT_ONCE = 1_000_000  # numbers that shuffles are ranked in at once
+AT_ONCE = 100_000  # numbers that shuffles are ranked in at once: they stay in the cache
 
 
 class Measured(NamedTuple):

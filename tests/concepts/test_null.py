@@ -1,0 +1,95 @@
+"""What chance gives: the error rate on pure noise, the correction against a plain script, sets too small to tell."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from robustcheck_onnx.checker.concepts import judge, null
+from robustcheck_onnx.checker.concepts.directions import of_features
+from robustcheck_onnx.checker.concepts.search import Measured, search
+
+Array = npt.NDArray[np.float64]
+
+
+def noise(seed: int, n: int, d: int, counts: list[int], n_shuffles: int = 99) -> Measured:
+    """Representations and labels that have nothing to do with each other."""
+    rng = np.random.default_rng(seed)
+    positives = [rng.permutation(n)[:count] for count in counts]
+    return search(rng.normal(size=(n, d)), of_features(d), positives, n_shuffles=n_shuffles, seed=seed)
+
+
+def test_the_error_rate_on_noise_is_the_nominal_one() -> None:
+    """5 % of sets without any relation have a concept beyond chance: rare, common and frequent ones together."""
+    runs = 500
+    wrong = sum(bool((noise(seed, 50, 6, [5, 12, 40]).chance.p <= null.ERROR_RATE).any()) for seed in range(runs))
+    assert abs(wrong / runs - 0.05) < 3.3 * np.sqrt(0.05 * 0.95 / runs), wrong  # three in a thousand such tests fail
+
+
+def test_concepts_that_share_images_keep_the_rate() -> None:
+    """One concept six times is one question: a correction that counts it as six would be far below the rate."""
+    runs = 300
+    wrong = 0
+    for seed in range(runs):
+        rng = np.random.default_rng(seed)
+        positives = [rng.permutation(40)[:10]] * 6
+        chance = search(rng.normal(size=(40, 4)), of_features(4), positives, n_shuffles=99, seed=seed).chance
+        wrong += bool((chance.p <= null.ERROR_RATE).any())
+    assert abs(wrong / runs - 0.05) < 3.3 * np.sqrt(0.05 * 0.95 / runs), wrong
+
+
+def by_hand(best: Array, shuffled: Array) -> tuple[list[float], list[float]]:
+    """p-values and what is needed, row by row."""
+    rows = [best, *shuffled]
+    largest = []
+    for i, row in enumerate(rows):
+        others = np.array([other for j, other in enumerate(rows) if j != i])
+        largest.append((row - others.mean(axis=0)) / others.std(axis=0))
+    most = sorted((max(t) for t in largest[1:]), reverse=True)
+    p = [(1 + sum(m >= t for m in most)) / len(rows) for t in largest[0]]
+    limit = most[int(0.05 * len(rows)) - 1]
+    return p, (shuffled.mean(axis=0) + limit * shuffled.std(axis=0)).tolist()
+
+
+@pytest.mark.parametrize("n_shuffles", [19, 39, 200])
+def test_p_values_and_needed_are_those_of_a_plain_script(n_shuffles: int) -> None:
+    rng = np.random.default_rng(n_shuffles)
+    for _ in range(20):
+        best, shuffled = rng.beta(5, 3, 4), rng.beta(4, 4, (n_shuffles, 4))
+        chance = null.compare(best, shuffled)
+        p, needed = by_hand(best, shuffled)
+        np.testing.assert_allclose(chance.p, p)
+        np.testing.assert_allclose(chance.needed, needed)
+        assert ((best > chance.needed) == (chance.p <= 0.05)).all()
+
+
+def test_an_ap_that_no_shuffle_moves() -> None:
+    """Every image is like every other: chance gives one AP, and only more than that is beyond it."""
+    shuffled = np.full((19, 2), 0.5)
+    chance = null.compare(np.array([0.5, 0.9]), shuffled)
+    assert chance.needed.tolist() == [0.5, 0.5]
+    assert chance.p.tolist() == [1.0, 0.05]
+
+
+def test_too_few_shuffles_are_refused() -> None:
+    with pytest.raises(ValueError, match="number of shuffles is 18; at least 19"):
+        null.compare(np.zeros(1), np.zeros((18, 1)))
+
+
+def test_shuffles_are_permutations_and_depend_on_the_seed_alone() -> None:
+    shuffles = null.permutations(30, 50, 4)
+    assert (np.sort(shuffles, axis=1) == np.arange(30)).all()
+    assert (shuffles == null.permutations(30, 50, 4)).all()
+    assert not (shuffles == null.permutations(30, 50, 5)).all()
+    assert len(np.unique(shuffles, axis=0)) == 50
+
+
+def test_a_small_set_makes_no_discoveries() -> None:
+    """6 of 14 images and 3000 directions of noise: AP 0.9 is easy, and nothing is beyond chance."""
+    measured = noise(1, 14, 3000, [6, 6, 7], n_shuffles=40)
+    found = judge.judge(measured, ["a", "b", "c"], [6, 6, 7])
+    assert [each.encoded for each in found] == [True] * 3  # what a count without chance would print
+    assert not any(each.established for each in found)
+    assert all(each.chance[0] >= 0.9 and each.p > 0.05 for each in found)
+    assert judge.directions_told(measured, ["a", "b", "c"], of_features(3000), "").telling == ()

@@ -1,0 +1,114 @@
+"""Directions, and planted concepts found along them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from robustcheck_onnx.checker.concepts import directions, judge
+from robustcheck_onnx.checker.concepts.precision import average_precisions, rank
+from robustcheck_onnx.checker.concepts.search import search
+
+
+def test_right_singular_vectors_of_a_head() -> None:
+    rng = np.random.default_rng(0)
+    q = np.linalg.qr(rng.normal(size=(8, 8)))[0]
+    weight = np.linalg.qr(rng.normal(size=(5, 5)))[0] @ np.diag([5.0, 4, 3, 2, 1]) @ q[:5]
+    found = directions.of_head(weight)
+    assert (found.of, found.n) == ("head", 5)
+    assert found.vectors is not None
+    assert found.strengths is not None
+    np.testing.assert_allclose(found.strengths, [5, 4, 3, 2, 1])
+    np.testing.assert_allclose(np.abs(np.einsum("fd,df->d", found.vectors, q[:5])), 1)
+    # rows that repeat each other give no direction of their own
+    assert directions.of_head(np.vstack([weight, weight])).n == 5
+    assert directions.of_head(np.zeros((3, 8))).n == 0
+
+
+def test_principal_axes_and_features() -> None:
+    rng = np.random.default_rng(1)
+    h = (rng.normal(size=(60, 4)) * [9, 5, 2, 1] @ np.linalg.qr(rng.normal(size=(4, 4)))[0] + 7).astype(np.float32)
+    found = directions.of_axes(h)
+    _, values, rows = np.linalg.svd(h - h.mean(axis=0), full_matrices=False)
+    assert found.vectors is not None
+    assert found.strengths is not None
+    np.testing.assert_allclose(found.strengths, values / np.sqrt(60), rtol=1e-4)
+    np.testing.assert_allclose(np.abs(np.einsum("fd,df->d", found.vectors, rows)), 1, rtol=1e-4)
+    assert directions.of_axes(h[:3]).n == 2  # three images lie in a plane
+    assert directions.of_axes(np.ones((5, 4), np.float32)).n == 0
+    (first,) = directions.of_features(4).blocks(h)
+    np.testing.assert_array_equal(first[1], h.T.astype(np.float64))
+
+
+def test_scores_of_all_blocks_are_the_projections(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(directions, "BLOCK", 3)
+    monkeypatch.setattr(directions, "ROWS", 4)
+    rng = np.random.default_rng(2)
+    h, weight = rng.normal(size=(10, 8)).astype(np.float32), rng.normal(size=(7, 8))
+    found = directions.of_head(weight)
+    blocks = list(found.blocks(h))
+    assert [start for start, _ in blocks] == [0, 3, 6]
+    assert found.vectors is not None
+    np.testing.assert_allclose(np.vstack([scores for _, scores in blocks]), (h.astype(float) @ found.vectors).T)
+
+
+@pytest.mark.parametrize("at_once", [100, 100_000])
+def test_planted_concepts_are_found_where_they_are(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two concepts along feature 3 (one against it), one along 5, one nowhere; blocks of any size give the same."""
+    monkeypatch.setattr("robustcheck_onnx.checker.concepts.search.AT_ONCE", at_once)
+    rng = np.random.default_rng(3)
+    h = rng.normal(size=(120, 70))
+    names = ["high", "low", "other", "nothing"]
+    positives = [np.arange(20), np.arange(30, 55), rng.permutation(120)[:15], rng.permutation(120)[:40]]
+    h[positives[0], 3] += 12
+    h[positives[1], 3] -= 12
+    h[positives[2], 5] += 12
+    done: list[int] = []
+    measured = search(h, directions.of_features(70), positives, n_shuffles=60, seed=0, progress=done.append)
+    assert done == [64, 70]
+    found = {each.name: each for each in judge.judge(measured, names, [20, 25, 15, 40])}
+    assert [name for name in found if found[name].established] == ["high", "low", "other"]
+    assert {name: (found[name].best[0].direction, found[name].best[0].sign) for name in names[:3]} == {
+        "high": (3, 1), "low": (3, -1), "other": (5, 1),
+    }  # fmt: skip
+    assert found["high"].ap == 1.0
+    assert found["high"].p == 1 / 61
+    assert found["high"].n_directions == 1
+    assert not found["nothing"].encoded
+    assert found["nothing"].p > 0.05
+    told = judge.directions_told(measured, names, directions.of_features(70), "the features")
+    assert [(each.direction, set(each.concepts)) for each in told.telling] == [(3, {"high", "low"}), (5, {"other"})]
+    assert (told.n, told.n_telling, told.n_polysemantic) == (70, 2, 1)
+    # the same numbers without blocks
+    along, against = average_precisions(rank(h.T.copy()), positives[3][np.newaxis])
+    np.testing.assert_array_equal(measured.ap[3], np.maximum(along, against)[:, 0])
+
+
+def test_shuffled_labels_of_a_planted_representation_find_nothing() -> None:
+    rng = np.random.default_rng(4)
+    h = rng.normal(size=(100, 30))
+    h[:25, 3] += 12
+    measured = search(h, directions.of_features(30), [rng.permutation(100)[:25]], n_shuffles=60, seed=0)
+    (found,) = judge.judge(measured, ["dealt anew"], [25])
+    assert not found.established
+    assert found.ap < 0.9
+
+
+def test_histograms_count_every_concept_and_shuffle() -> None:
+    rng = np.random.default_rng(5)
+    measured = search(rng.normal(size=(40, 3)), directions.of_features(3), [np.arange(10)] * 2, n_shuffles=19, seed=7)
+    facts = judge.chance_facts(measured, 7)
+    assert (sum(facts.shuffled), sum(facts.measured), facts.shuffles, facts.seed) == (38, 2, 19, 7)
+    assert len(facts.edges) == len(facts.shuffled) + 1 == 21
+
+
+def test_concepts_that_cannot_be_judged() -> None:
+    present = np.zeros((30, 4), bool)
+    present[:10, 0] = present[:9, 1] = present[:25, 2] = present[:, 3] = True
+    judged, others = judge.split(present, ["ten", "nine", "most", "all"], 10)
+    assert judged == [0]
+    assert [(each.name, each.n_images, each.reason) for each in others] == [
+        ("nine", 9, "9 images with it; 10 are needed"),
+        ("most", 25, "5 without it; 10 are needed"),
+        ("all", 30, "0 without it; 10 are needed"),
+    ]
