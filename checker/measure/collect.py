@@ -47,7 +47,7 @@ def read_head_input(job: Job, *, source: ImageSource | None = None) -> Inputs:
     (opened,) = inputs.models
     if opened.head is None or opened.class_output is None or opened.head.tensor == opened.representation.tensor:
         return inputs
-    job = replace(job, options=replace(job.options, tensor=opened.head.tensor))
+    job = replace(job, options=job.options.model_copy(update={"tensor": opened.head.tensor}))
     return read_inputs(job, source=inputs.source)
 
 

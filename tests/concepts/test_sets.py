@@ -1,0 +1,245 @@
+"""Concept sets: folders, manifests, Broden's layout; each image once; what can't be read is said."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from robustcheck_onnx.checker.concepts.sets import ConceptSet, open_concepts
+from robustcheck_onnx.checker.errors import UsageError
+from robustcheck_onnx.checker.images import Picture
+from support import broden
+
+
+def picture(path: Path, seed: int) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (8, 8, 3)).astype(np.uint8)).save(path)
+    return path
+
+
+def by_seed(found: ConceptSet, pictures: dict[int, Path]) -> dict[int, set[str]]:
+    """The concepts of each picture, found by its pixels."""
+    pixels = {np.asarray(Image.open(path)).tobytes(): seed for seed, path in pictures.items()}
+    result = {}
+    for item in found.source.items():
+        assert isinstance(item, Picture)
+        result[pixels[item.image.tobytes()]] = set(found.concepts[item.digest])
+    assert len(result) == len(found.source) == len(found.concepts)
+    return result
+
+
+def test_folders_with_copies_links_and_negatives(tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    pictures = {
+        0: picture(folder / "dog/a.png", 0),
+        1: picture(folder / "dog/deep/b.png", 1),
+        2: picture(folder / "grass/c.png", 2),
+        3: picture(folder / "nothing.png", 3),
+    }
+    shutil.copy(pictures[0], folder / "grass/copy.png")  # the same bytes by another name
+    (folder / "grass/link.png").symlink_to(pictures[1])
+    (folder / "animal").symlink_to(folder / "dog")  # a whole folder under another name
+    picture(folder / ".hidden/d.png", 4)
+    (folder / "read me.txt").write_text("no image")
+    found = open_concepts(folder)
+    assert (found.layout, found.names) == ("folders", ("animal", "dog", "grass"))
+    assert by_seed(found, pictures) == {
+        0: {"dog", "grass", "animal"}, 1: {"dog", "grass", "animal"}, 2: {"grass"}, 3: set(),
+    }  # fmt: skip
+    assert found.source.n_found == 4
+
+
+def test_fewer_images_keep_all_their_concepts(tmp_path: Path) -> None:
+    """Copies are joined before the first images are taken: else a copy left out would be a missing concept."""
+    pictures = {i: picture(tmp_path / f"set/one/{i}.png", i) for i in range(8)}
+    for i, path in pictures.items():
+        picture(tmp_path / f"set/two/{7 - i}.png", i)
+        assert path.read_bytes() == (tmp_path / f"set/two/{7 - i}.png").read_bytes()
+    for seed in range(4):
+        found = open_concepts(tmp_path / "set", seed=seed, max_images=3)
+        assert list(by_seed(found, pictures).values()) == [{"one", "two"}] * 3
+        assert (len(found.source), found.source.n_found) == (3, 8)
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_manifests_with_scores_and_several_rows(tmp_path: Path, kind: str) -> None:
+    pictures = {i: picture(tmp_path / f"{i}.png", i) for i in range(4)}
+    rows: list[tuple[str, str | None, float | str | None]] = [
+        ("0.png", "sky", 0.5), ("0.png", " sea", None), ("1.png", "sky", 0.49), ("1.png", "sea", "1"),
+        ("1.png", "sea", 0), ("2.png", "", None), ("3.png", "rare", 0.1),
+    ]  # fmt: skip
+    path = tmp_path / f"concepts.{kind}"
+    if kind == "csv":
+        path.write_text("path,concept,score\n" + "".join(f"{n},{c},{'' if s is None else s}\n" for n, c, s in rows))
+    else:
+        path.write_text("".join(json.dumps({"path": n, "concept": c, "score": s}) + "\n" for n, c, s in rows))
+    found = open_concepts(path)
+    assert (found.layout, found.names) == ("manifest", ("rare", "sea", "sky"))
+    assert "0.5 or more" in found.rule
+    assert by_seed(found, pictures) == {0: {"sky", "sea"}, 1: {"sea"}, 2: set(), 3: set()}
+
+
+def test_a_manifest_without_scores(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png", 0)
+    (tmp_path / "m.csv").write_text("image,concept\na.png,7\na.png,sky\n")
+    found = open_concepts(tmp_path / "m.csv")
+    assert list(found.concepts.values()) == [{"7", "sky"}]
+
+
+def test_broden_layout(tmp_path: Path) -> None:
+    truth = broden.write(tmp_path / "broden")
+    found = open_concepts(tmp_path / "broden", seed=3)
+    assert found.layout == "broden"
+    assert found.names == ("door", "knob", "sky", "street", "woven (301)", "woven (302)")
+    assert {item.name: found.concepts[getattr(item, "digest", "")] for item in found.source.items()} == truth
+    few = open_concepts(tmp_path / "broden", max_images=5)
+    assert (len(few.source), len(few.concepts), few.source.n_found) == (5, 5, 12)
+
+
+def test_coverage_of_broden_masks(tmp_path: Path) -> None:
+    """1 % of each object mask is a door, 5 % of a part mask a knob; labels of whole images need no mask."""
+    broden.write(tmp_path / "broden")
+
+    def names(share: float) -> set[str]:
+        return set(open_concepts(tmp_path / "broden", min_coverage=share).names)
+
+    whole = {"street", "woven (301)", "woven (302)"}
+    assert names(0.01) == {"door", "knob", "sky", *whole}
+    assert names(0.011) == {"knob", "sky", *whole}
+    assert names(0.3) == {"sky", *whole}
+    assert names(0.31) == whole
+    assert "at least 31.00% of the pixels" in open_concepts(tmp_path / "broden", min_coverage=0.31).rule
+
+
+def test_an_unreadable_image_stays_to_be_skipped(tmp_path: Path) -> None:
+    picture(tmp_path / "set/dog/a.png", 0)
+    (tmp_path / "set/dog/gone.png").symlink_to(tmp_path / "nowhere.png")
+    found = open_concepts(tmp_path / "set")
+    assert (len(found.source), len(found.concepts)) == (2, 1)
+
+
+def no_rows(folder: Path) -> None:
+    (folder / "label.csv").write_text("number,name\n")
+
+
+def not_text(folder: Path) -> None:
+    (folder / "label.csv").write_bytes(b"number,name\n\xff,x\n")
+
+
+def no_mask(folder: Path) -> None:
+    (folder / "images/set/photo_1_object.png").unlink()
+
+
+def twice(folder: Path) -> None:
+    with (folder / "label.csv").open("a") as file:
+        file.write("1,again,object(1),1,0,\n")
+
+
+def strange_number(folder: Path) -> None:
+    broden.mask(folder / "images/set/photo_1_object.png", {999: 4})
+
+
+def strange_scene(folder: Path) -> None:
+    path = folder / "index.csv"
+    path.write_text(path.read_text().replace(",300,301;302", ",300,301;77", 1))
+
+
+def grey_mask(folder: Path) -> None:
+    Image.new("L", (10, 10), 1).save(folder / "images/set/photo_1_object.png")
+
+
+def no_column(folder: Path) -> None:
+    with (folder / "category.csv").open("a") as file:
+        file.write("smell,1,2,3,4\n")
+
+
+def same_image(folder: Path) -> None:
+    with (folder / "index.csv").open("a") as file:
+        file.write("set/photo_0.png,train,16,16,10,10,,,,\n")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda folder: (folder / "index.csv").unlink(), "index.csv: table is not readable (No such file"),
+        (lambda folder: (folder / "label.csv").unlink(), "label.csv: table is not readable (No such file"),
+        (lambda folder: (folder / "category.csv").unlink(), "category.csv: table is not readable"),
+        (not_text, "label.csv: table is not readable"),
+        (lambda folder: (folder / "label.csv").write_text("number\n1\n"), "label.csv: column name is missing"),
+        (no_rows, "label.csv: number of rows is 0"),
+        (twice, "label.csv: row 8 is number '1', name 'again'; each must have its own number"),
+        (no_column, "index.csv: column smell is missing"),
+        (same_image, "row 14: image is 'set/photo_0.png'; each row must name another image"),
+        (no_mask, "row 3: object is set/photo_1_object.png; the mask must be"),
+        (grey_mask, "the mask must be a PNG with red, green and blue (greyscale)"),
+        (strange_number, "999 is no number of label.csv"),
+        (strange_scene, "row 2: texture is 77; 77 is no number of label.csv"),
+    ],
+)  # fmt: skip
+def test_broken_broden_folders(tmp_path: Path, change: Callable[[Path], object], said: str) -> None:
+    broden.write(tmp_path / "broden")
+    change(tmp_path / "broden")
+    with pytest.raises(UsageError) as caught:
+        open_concepts(tmp_path / "broden")
+    assert said in caught.value.message
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ("path\na.png\n", "column concept is missing"),
+        ("concept\nsky\n", "row 2 has the columns concept; one of path, image, file must name the image"),
+        ("path,concept\na.png,\n", "number of concepts is 0 among 1 images"),
+        ("path,concept\nb.png,sky\n", "row 2: path is b.png; there is no such file"),
+        ("path,concept,score\na.png,sky,high\n", "row 2: score is 'high'; it must be a number, 0 to 1"),
+        ("path,concept,score\na.png,sky,87\n", "row 2: score is '87'; it must be a number, 0 to 1"),
+        ("path,concept,score\na.png,sky,nan\n", "row 2: score is 'nan'"),
+        ("path,concept\na.png,  \n", "row 2: concept is '  '; it must be a name"),
+        ("path,concept\na.png,sky,x\n", "more cells than columns"),
+        ("", "number of images listed is 0"),
+    ],
+)
+def test_broken_manifests(tmp_path: Path, rows: str, said: str) -> None:
+    picture(tmp_path / "a.png", 0)
+    (tmp_path / "m.csv").write_text(rows)
+    with pytest.raises(UsageError) as caught:
+        open_concepts(tmp_path / "m.csv")
+    assert said in caught.value.message
+
+
+def test_broken_rows_of_json(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png", 0)
+    for concept in (["sky"], True, 1.5):
+        (tmp_path / "m.jsonl").write_text(json.dumps({"path": "a.png", "concept": concept}))
+        with pytest.raises(UsageError, match="row 1: concept is .*; it must be a name"):
+            open_concepts(tmp_path / "m.jsonl")
+
+
+def test_what_is_no_concept_set(tmp_path: Path) -> None:
+    picture(tmp_path / "flat/a.png", 0)
+    (tmp_path / "with/empty").mkdir(parents=True)
+    (tmp_path / "words.txt").write_text("a.png\n")
+    for spec, said in (
+        (tmp_path / "nowhere", "concept set is missing; it must be a folder of folders"),
+        (tmp_path / "words.txt", "concept set is of no known layout"),
+        (tmp_path / "flat", "number of concepts is 0 among 1 images"),
+        (tmp_path / "with", "empty: number of images is 0; each folder"),
+        ("s3://bucket/concepts/", "concept set is a URL"),
+    ):
+        with pytest.raises(UsageError) as caught:
+            open_concepts(spec)
+        assert said in caught.value.message
+        assert caught.value.hint
+    with pytest.raises(UsageError, match="--min-coverage is for the masks"):
+        open_concepts(tmp_path / "flat", min_coverage=0.1)
+    with pytest.raises(UsageError, match="min_coverage is nan"):
+        open_concepts(tmp_path / "flat", min_coverage=float("nan"))
+    with pytest.raises(UsageError, match="max_images is 0"):
+        open_concepts(tmp_path / "flat", max_images=0)
