@@ -341,7 +341,7 @@ def _shown(value: object) -> str:
 
 
 class RunOptions(TypedDict, total=False):
-    """Further keyword arguments of `check`, `compare`, `scan` and `measure_shift`."""
+    """Further keyword arguments of `check`, `compare`, `scan`, `concepts` and `measure_shift`."""
 
     tensor: str | None
     """measure this tensor; None = the one found by rule"""

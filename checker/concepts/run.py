@@ -86,7 +86,9 @@ def concepts(
             enough images; no direction along which the images differ.
         EnvironmentFaultError: as for a check.
     """
-    clock, run = Clock(), Options.of({**options, "images": None})
+    if "images" in options:
+        raise TypeError("unexpected keyword argument 'images'; the images are those of the concept set")
+    clock, run = Clock(), Options.of(options)
     if of not in (None, *OF):
         raise UsageError(f"of is {of!r}; it must be one of {', '.join(OF)}", f"--of {OF[0]}")
     if head is not None and of not in (None, "head"):

@@ -104,7 +104,7 @@ def test_the_help_of_all_has_a_line_a_verb_in_groups_and_check_first(
     }
     assert listed == {
         "Gate": ["check", "compare", "verify"],
-        "Understand": ["inspect", "explain", "scan", "shift", "reference"],
+        "Understand": ["inspect", "explain", "scan", "shift", "concepts", "reference"],
         "Prepare": ["export", "calibrate", "profiles"],
         "Evidence": ["sign", "mlflow"],
         "Set-up": ["demo", "doctor", "init", "cache"],
@@ -133,7 +133,20 @@ def test_the_commands_of_every_page_are_understood() -> None:
 
 @pytest.mark.parametrize(
     "verb",
-    ["check", "compare", "shift", "scan", "calibrate", "demo", "verify", "sign", "inspect", "doctor", "reference"],
+    [
+        "check",
+        "compare",
+        "shift",
+        "scan",
+        "concepts",
+        "calibrate",
+        "demo",
+        "verify",
+        "sign",
+        "inspect",
+        "doctor",
+        "reference",
+    ],
 )
 def test_a_colour_that_is_none_is_refused(verb: str) -> None:
     with pytest.raises(UsageError, match=r"^--color is 'red'; it must be one of auto, always, never$"):

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import numpy as np
 import onnx
 import pytest
@@ -194,6 +195,7 @@ def test_the_command_and_its_forms(colours: Path, tmp_path: Path, capsys: pytest
     assert next(iter(document)) == "claim"
     assert document["claim"] == CLAIM
     assert (document["schema_version"], document["kind"]) == (1, "concepts")
+    jsonschema.validate(document, ConceptsReport.model_json_schema(mode="serialization"))
     report = ConceptsReport.model_validate(document)
     assert forms.render("json", report) == text
     assert command(*call, "-q") == 0

@@ -218,7 +218,7 @@ def test_broken_rows_of_json(tmp_path: Path) -> None:
     picture(tmp_path / "a.png", 0)
     for concept in (["sky"], True, 1.5):
         (tmp_path / "m.jsonl").write_text(json.dumps({"path": "a.png", "concept": concept}))
-        with pytest.raises(UsageError, match="row 1: concept is .*; it must be a name"):
+        with pytest.raises(UsageError, match=r"row 1: concept is .*; it must be a name"):
             open_concepts(tmp_path / "m.jsonl")
 
 

@@ -103,7 +103,16 @@ def test_it_lists_the_names_that_type_checkers_see() -> None:
     assert dir(rc) == sorted(rc.__all__) == sorted(homes.keys() | declared)
     for name, home in homes.items():
         assert getattr(rc, name) is getattr(sys.modules[str(home)], name)  # both say where it is
-    assert set(dir(rc)) >= {"check", "compare", "scan", "measure_shift", "verify", "Report", "RobustcheckError"}
+    assert set(dir(rc)) >= {
+        "check",
+        "compare",
+        "scan",
+        "concepts",
+        "measure_shift",
+        "verify",
+        "Report",
+        "RobustcheckError",
+    }
 
 
 def test_it_hands_on_the_functions_themselves() -> None:

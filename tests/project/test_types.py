@@ -25,6 +25,8 @@ REVEALED = {
     "rc.compare('a.onnx', 'b.onnx', images='photos/')": "CompareReport",
     "rc.compare('a.onnx', baseline='b.json').next_baseline": "Baseline | None",
     "rc.scan('m.onnx', images='photos/', blocks=['x'])": "ScanReport",
+    "rc.concepts('m.onnx', 'concepts/', of='axes', seed=3)": "ConceptsReport",
+    "rc.concepts('m.onnx', 'concepts.csv').to_frame()": "DataFrame",
     "rc.measure_shift('m.onnx', images='photos/', shifted='sketches/')": "ShiftReport",
     "rc.verify('report.json', 'm.onnx', images='photos/')": "Verification",
     "rc.measure(np.zeros((4, 8)))": "Statistics",

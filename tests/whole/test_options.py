@@ -11,7 +11,7 @@ from PIL import Image
 
 import robustcheck_onnx as rc
 from robustcheck_onnx.checker.cli.settings import Settings
-from robustcheck_onnx.checker.cli.verbs import calibrate, check, compare, scan, shift
+from robustcheck_onnx.checker.cli.verbs import calibrate, check, compare, concepts, scan, shift
 from robustcheck_onnx.checker.evidence import GivenOptions, Options, RunOptions
 from robustcheck_onnx.checker.images import open_images
 from robustcheck_onnx.checker.measure import Job
@@ -78,9 +78,11 @@ def test_a_url_that_was_told_apart_is_no_set_and_not_shown() -> None:
         rc.check("none.onnx", images=urls.parse_place("memory://key@bucket/x"))  # type: ignore[arg-type]
 
 
-def test_shift_takes_its_images_by_name_alone() -> None:
+def test_shift_and_concepts_take_their_images_by_name_alone() -> None:
     with pytest.raises(TypeError, match="images"):
         rc.measure_shift("none.onnx", "photos", ["sketches"], images="other")  # type: ignore[misc]
+    with pytest.raises(TypeError, match="images"):
+        rc.concepts("none.onnx", "concepts", images="other")  # type: ignore[call-arg]
 
 
 @pytest.mark.parametrize("function", [rc.check, rc.scan])
@@ -102,6 +104,7 @@ def test_settings_have_the_records_defaults() -> None:
         (compare.compare, {"max_images": 1000}),
         (scan.scan, {"max_images": 64}),
         (shift.shift, {}),
+        (concepts.concepts, {}),
         (calibrate.calibrate, {"tensor": "auto"}),  # which tensor to fit, not which to measure
     ],
 )

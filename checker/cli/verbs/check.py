@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from robustcheck_onnx.checker.errors import UsageError
-from robustcheck_onnx.checker.limits import MAX_MODEL_SIZE
 
 from ..options import (
     BatchSize,
@@ -250,6 +249,7 @@ def check(
 ) -> int:
     """Check models: PASS, or WARN with reasons. The default command."""
     from robustcheck_onnx.checker import isolation
+    from robustcheck_onnx.checker.limits import MAX_MODEL_SIZE
 
     if show_settings and models:
         raise UsageError(
