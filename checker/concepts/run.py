@@ -88,7 +88,7 @@ def concepts(
     """
     if "images" in options:
         raise TypeError("unexpected keyword argument 'images'; the images are those of the concept set")
-    clock, run = Clock(), Options.of(options)
+    clock, run = Clock(), Options.of({**options, "images": None})
     if of not in (None, *OF):
         raise UsageError(f"of is {of!r}; it must be one of {', '.join(OF)}", f"--of {OF[0]}")
     if head is not None and of not in (None, "head"):

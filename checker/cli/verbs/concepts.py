@@ -128,9 +128,10 @@ def concepts(
     max_model_size: MaxModelSize = None,
     debug: Debug = False,
 ) -> int:
-    """Count the concepts that single directions of a representation tell, beside what chance gives.
+    """Count the concepts that single directions tell, beside chance.
 
-    The number of concepts is not an indicator of robustness. Information, not a gate: the exit code is 0 when it was
+    A direction of the representation tells a concept where it ranks the images that have it before the others. The
+    number of concepts is not an indicator of robustness. Information, not a gate: the exit code is 0 when it was
     measured, whatever came out, and never 1.
     """
     from robustcheck_onnx.checker.concepts import concepts as measure_concepts
