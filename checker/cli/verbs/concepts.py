@@ -22,6 +22,7 @@ from ..options import (
     NoTime,
     Pool,
     PreprocessOption,
+    ProviderOption,
     Quiet,
     Seed,
     Tensor,
@@ -107,6 +108,7 @@ def concepts(
     tensor: Tensor = None,
     pool: Pool = None,
     device: Device = "auto",
+    provider_option: ProviderOption = None,
     batch_size: BatchSize = 32,
     output: Annotated[
         list[str] | None,
