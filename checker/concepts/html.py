@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from robustcheck_onnx.checker.report.html import page
 
-from .records import ConceptsReport
+from .records import ConceptsReport, ap_text
 
 TEMPLATES = Path(__file__).parent / "templates"
 WIDTH, BASE, ROOM = 400.0, 110.0, 90.0
@@ -50,6 +50,7 @@ def render(report: ConceptsReport) -> str:
         title=f"concepts: {report.model.file}",
         versions=[report.tool_version],
         report=report,
+        ap_text=ap_text,
         charts=(
             (
                 "shuffled",

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from robustcheck_onnx.checker.evidence import Execution, ImageFacts, PreprocessingFacts
 from robustcheck_onnx.checker.report import Time, notebook
-from robustcheck_onnx.checker.text import as_json, count_text, number_text
+from robustcheck_onnx.checker.text import as_json, count_text
 from robustcheck_onnx.thresholds.frozen import Frozen
 
 if TYPE_CHECKING:
@@ -184,8 +184,8 @@ class ConceptsReport(Frozen):
             [
                 each.name,
                 str(each.n_images),
-                number_text(each.ap),
-                number_text(each.chance[1]),
+                ap_text(each.ap),
+                ap_text(each.chance[1]),
                 str(each.n_directions),
                 "yes" if each.established else "no",
             ]
@@ -215,6 +215,15 @@ class ConceptsReport(Frozen):
             for each in self.concepts
         ]
         return notebook.frame(rows, "concept")
+
+
+def ap_text(value: float) -> str:
+    """An average precision to 3 places, rounded down.
+
+    >>> ap_text(0.89999), ap_text(0.9)
+    ('0.899', '0.900')
+    """
+    return f"{int(value * 1000 + 1e-9) / 1000:.3f}"
 
 
 def to_json(report: ConceptsReport) -> str:

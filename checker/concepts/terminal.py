@@ -10,7 +10,7 @@ from rich.text import Text
 from robustcheck_onnx.checker.report import Pen, Trimmed, bar_chart, bullets, columns, hanging, line, section, spaced
 from robustcheck_onnx.checker.text import count_text, name_text, number_text, short_digest, short_provider
 
-from .records import Concept, ConceptsReport
+from .records import Concept, ConceptsReport, ap_text
 
 SHORT = 10  # concepts in the short report
 IN_A_LIST = 12  # directions, and concepts that were not judged
@@ -73,9 +73,9 @@ def _concepts(pen: Pen, report: ConceptsReport, n_shown: int) -> RenderableType:
         table.add_row(
             pen.name(each.name),
             pen.say(str(each.n_images)),
-            pen.say(_ap(each.ap), "bold"),
-            pen.say(_ap(each.chance[1])),
-            pen.say("none" if each.needed is None else _ap(each.needed)),
+            pen.say(ap_text(each.ap), "bold"),
+            pen.say(ap_text(each.chance[1])),
+            pen.say("none" if each.needed is None else ap_text(each.needed)),
             pen.say(number_text(each.p, 2)),
             pen.say(str(each.n_directions)),
             pen.say(f"{'+' if best.sign > 0 else '−'}{best.direction}"),
@@ -95,11 +95,6 @@ def _found(pen: Pen, concept: Concept) -> Text:
     if concept.established:
         return pen.say("established", "green")
     return pen.say("within chance", "yellow") if concept.encoded else pen.say("–", "dim")
-
-
-def _ap(value: float) -> str:
-    """An AP to 3 places, rounded down: 0.8999 is not 0.900."""
-    return f"{int(value * 1000 + 1e-9) / 1000:.3f}"
 
 
 def _chance(pen: Pen, report: ConceptsReport) -> RenderableType:

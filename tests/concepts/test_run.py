@@ -74,17 +74,20 @@ def cosine_classifier(folder: Path) -> Path:
 
 
 def zero_shot(folder: Path) -> Path:
-    """An encoder's output that was not divided by its norm, and scores of cosines beside it."""
+    """An encoder whose contract names its output before it is divided by its norm, and scores of cosines beside it."""
     nodes: list[onnx_models.Node] = [
-        ("Identity", ["colour"], ["embedding"]),
-        ("LpNormalization", ["embedding"], ["unit"], {"axis": 1}),
+        ("Identity", ["colour"], ["representation"]),
+        ("LpNormalization", ["representation"], ["unit"], {"axis": 1}),
         ("MatMul", ["unit", "w"], ["logits"]),
     ]
     outputs: list[str | onnx_models.Value] = [
-        ("embedding", TensorProto.FLOAT, ("batch", 3)),
+        ("representation", TensorProto.FLOAT, ("batch", 3)),
         ("logits", TensorProto.FLOAT, ("batch", 3)),
     ]
-    built = onnx_models.build([*MEAN, *nodes], outputs, {"w": HEAD.T.copy()})
+    contract = lookup.lookup_contract(size_px=EDGE_PX)
+    contract["tensors"]["logits"] = {"meaning": "cosines", "rule": "logits"}
+    props = {lookup.CONTRACT_KEY: json.dumps(contract)}
+    built = onnx_models.build([*MEAN, *nodes], outputs, {"w": HEAD.T.copy()}, props=props)
     return onnx_models.save(built, folder / "zero_shot.onnx")
 
 
