@@ -186,6 +186,13 @@ def _concepts(arguments: dict[str, Any], tell: Tell) -> Any:
     return concepts(**arguments, isolate=False, progress=tell, **options).model_dump(mode="json")
 
 
+def _directions(arguments: dict[str, Any], tell: Tell) -> Any:
+    from robustcheck_onnx.checker.directions import directions  # noqa: PLC0415
+
+    options = arguments.pop("options")
+    return directions(**arguments, isolate=False, progress=tell, **options).model_dump(mode="json")
+
+
 def _inspect(arguments: dict[str, Any], tell: Tell) -> Any:
     from robustcheck_onnx.checker.inspection import inspect_json, inspect_model  # noqa: PLC0415
     from robustcheck_onnx.thresholds.profile import Profile  # noqa: PLC0415
@@ -246,6 +253,7 @@ TASKS: Mapping[str, Callable[[dict[str, Any], Tell], Any]] = {
     "check": _check,
     "compare": _compare,
     "concepts": _concepts,
+    "directions": _directions,
     "inspect": _inspect,
     "measure_all": _measure_all,
     "report_about": _report_about,

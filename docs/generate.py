@@ -102,8 +102,8 @@ def exit_codes() -> str:
     lines += [
         "",
         "Of many models the largest code counts. `--fail-on never` and [waivers](../configuration.md#waivers) make",
-        "a WARN exit with 0, and the report says so; they change no error. `scan`, `shift`, `concepts`, `inspect`,",
-        "`reference` and `demo` give no verdict: their 0 is no PASS.",
+        "a WARN exit with 0, and the report says so; they change no error. `scan`, `shift`, `concepts`, `directions`,",
+        "`inspect`, `reference` and `demo` give no verdict: their 0 is no PASS.",
     ]
     return "\n".join(lines)
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:  # the same names as in _HOMES, for type checkers
     from robustcheck_onnx.checker.compare import compare as compare
     from robustcheck_onnx.checker.concepts import ConceptsReport as ConceptsReport
     from robustcheck_onnx.checker.concepts import concepts as concepts
+    from robustcheck_onnx.checker.directions import DirectionsReport as DirectionsReport
+    from robustcheck_onnx.checker.directions import directions as directions
     from robustcheck_onnx.checker.errors import CannotAssessError as CannotAssessError
     from robustcheck_onnx.checker.errors import EnvironmentFaultError as EnvironmentFaultError
     from robustcheck_onnx.checker.errors import RobustcheckError as RobustcheckError
@@ -66,6 +68,7 @@ _HOMES = {  # name → module of robustcheck_onnx.checker
     "CompareReport": "compare",
     "ConceptsReport": "concepts",
     "DetectorResult": "evidence",
+    "DirectionsReport": "directions",
     "EnvironmentFaultError": "errors",
     "Evidence": "evidence",
     "Interval": "evidence",
@@ -85,6 +88,7 @@ _HOMES = {  # name → module of robustcheck_onnx.checker
     "check": "pipeline",
     "compare": "compare",
     "concepts": "concepts",
+    "directions": "directions",
     "gate_model_version": "integrations.mlflow_log",
     "judge": "verdict",
     "load_representations": "representations",

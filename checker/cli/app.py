@@ -20,6 +20,7 @@ from .verbs import (
     compare,
     concepts,
     demo,
+    directions,
     export,
     inspect,
     look_up,
@@ -115,6 +116,15 @@ app.verb(
     examples=("robustcheck concepts model.onnx --concepts concepts/ -o html=concepts.html",),
     codes=INFORMATION,
 )(importing_native(concepts.concepts))
+app.verb(
+    panel=UNDERSTAND,
+    examples=(
+        "robustcheck directions model.onnx --images photos/",
+        "robustcheck directions model.onnx --in photos/ --shifted sketches/ -o html=directions.html",
+        "robustcheck directions encoder.onnx --head head.npy --images photos/",
+    ),
+    codes=INFORMATION,
+)(importing_native(directions.directions))
 app.verb(
     panel=UNDERSTAND,
     examples=("robustcheck reference siglip", "robustcheck reference ViT-B-32/openai", "robustcheck reference --all"),

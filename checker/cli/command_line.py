@@ -18,7 +18,7 @@ from .options import PLACEHOLDER
 
 DEFAULT_VERB = "check"
 ONLY_JSON = (
-    *("explain", "reference", "scan", "shift", "concepts", "inspect", "doctor"),
+    *("explain", "reference", "scan", "shift", "concepts", "directions", "inspect", "doctor"),
     *("calibrate", "profiles", "verify", "mlflow", "cache"),
 )
 """Verbs whose only document is JSON; the csv of `reference` is a table of its own."""

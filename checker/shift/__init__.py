@@ -5,7 +5,8 @@ Comes in: a model with a head and labelled image sets. May import: measure, repo
 
 from __future__ import annotations
 
-from .records import ShiftReport, to_json
+from . import call, labels, robustness
+from .records import SetResult, Shifted, ShiftReport, to_json
 from .run import measure_shift
 
-__all__ = ["ShiftReport", "measure_shift", "to_json"]
+__all__ = ["SetResult", "ShiftReport", "Shifted", "call", "labels", "measure_shift", "robustness", "to_json"]

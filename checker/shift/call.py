@@ -56,18 +56,21 @@ class Call(NamedTuple):
     targets: list[Spec]
 
 
-def parse_call(inside: str, shifted: Sequence[str], classes: Sequence[str], targets: Sequence[str] = ()) -> Call:
+def parse_call(
+    inside: str, shifted: Sequence[str], classes: Sequence[str], targets: Sequence[str] = (), *, alone: bool = False
+) -> Call:
     """What a call names.
 
     A target may be one of the shifted sets: then its accuracy is both measured and predicted.
 
-    Raises UsageError: neither a shifted nor a target set, one set twice, two sets of one name, two maps for one set, a
-    map for none.
+    alone: whether the in-distribution set may stand without a shifted and a target one.
+    Raises UsageError: neither a shifted nor a target set where one is needed, one set twice, two sets of one name,
+    two maps for one set, a map for none.
     """
     first = parse_spec(inside, "--in")
     others = [parse_spec(text, "--shifted") for text in shifted]
     unlabelled = [parse_spec(text, "--target", "an image set") for text in targets]
-    if not others and not unlabelled:
+    if not others and not unlabelled and not alone:
         raise UsageError(
             "--shifted is missing; at least one shifted set is needed, or a --target",
             "--in photos/ --shifted sketches/",

@@ -60,6 +60,7 @@ MAXIMA = ["--max-images", "--max-bad", "--max-memory", "--max-model-size"]
         ("robustcheck compare a.onnx b.onnx -o ", ["terminal", "json", "junit", "markdown", "sarif", "html"]),
         ("robustcheck scan model.onnx -o t", ["terminal"]),
         ("robustcheck concepts model.onnx -o h", ["html"]),
+        ("robustcheck directions model.onnx -o h", ["html"]),
         ("robustcheck model.on", []),  # then bash completes names of files
     ],
 )

@@ -104,7 +104,7 @@ def test_the_help_of_all_has_a_line_a_verb_in_groups_and_check_first(
     }
     assert listed == {
         "Gate": ["check", "compare", "verify"],
-        "Understand": ["inspect", "explain", "scan", "shift", "concepts", "reference"],
+        "Understand": ["inspect", "explain", "scan", "shift", "concepts", "directions", "reference"],
         "Prepare": ["export", "calibrate", "profiles"],
         "Evidence": ["sign", "mlflow"],
         "Set-up": ["demo", "doctor", "init", "cache"],
@@ -139,6 +139,7 @@ def test_the_commands_of_every_page_are_understood() -> None:
         "shift",
         "scan",
         "concepts",
+        "directions",
         "calibrate",
         "demo",
         "verify",

@@ -18,7 +18,7 @@ import pytest
 from robustcheck_onnx.checker import demo
 from robustcheck_onnx.checker.cli import powers, settings, strict
 from robustcheck_onnx.checker.cli.command_line import CommandLine
-from robustcheck_onnx.checker.cli.verbs import check, compare, concepts, scan, shift, verify
+from robustcheck_onnx.checker.cli.verbs import check, compare, concepts, directions, scan, shift, verify
 from robustcheck_onnx.checker.errors import UsageError
 from support import ROOT, lookup, warm_command
 
@@ -178,7 +178,7 @@ def test_strict_is_no_setting() -> None:
 
 def test_only_the_verb_that_reads_settings_has_it() -> None:
     assert "strict" in inspect.signature(check.check).parameters
-    for verb in (compare.compare, scan.scan, shift.shift, concepts.concepts, verify.verify):
+    for verb in (compare.compare, scan.scan, shift.shift, concepts.concepts, directions.directions, verify.verify):
         assert not {"strict", "config_file"} & set(inspect.signature(verb).parameters)
 
 

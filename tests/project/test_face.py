@@ -108,6 +108,7 @@ def test_it_lists_the_names_that_type_checkers_see() -> None:
         "compare",
         "scan",
         "concepts",
+        "directions",
         "measure_shift",
         "verify",
         "Report",

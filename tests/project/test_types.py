@@ -22,6 +22,8 @@ REVEALED = {
     "rc.check('m.onnx').to_frame()": "DataFrame",
     "rc.compare('a.onnx', 'b.onnx').to_frame()": "DataFrame",
     "rc.scan('m.onnx').to_frame()": "DataFrame",
+    "rc.directions('m.onnx', head='head.npy', seed=3)": "DirectionsReport",
+    "rc.directions('m.onnx', labelled='photos/').to_frame()": "DataFrame",
     "rc.compare('a.onnx', 'b.onnx', images='photos/')": "CompareReport",
     "rc.compare('a.onnx', baseline='b.json').next_baseline": "Baseline | None",
     "rc.scan('m.onnx', images='photos/', blocks=['x'])": "ScanReport",

@@ -137,7 +137,7 @@ def test_a_signal_reaches_places_that_only_the_settings_name(
     )
 
 
-@pytest.mark.parametrize("verb", ["compare", "scan", "shift", "verify"])
+@pytest.mark.parametrize("verb", ["compare", "directions", "scan", "shift", "verify"])
 def test_other_verbs_replace_an_earlier_document_when_their_work_starts(
     verb: str, lookup_pass: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -154,6 +154,7 @@ def test_other_verbs_replace_an_earlier_document_when_their_work_starts(
 
     where = {
         "compare": "compare.compare",
+        "directions": "directions.run.directions",
         "scan": "scan.run.scan",
         "shift": "shift.measure_shift",
         "verify": "verify.verify",
@@ -161,6 +162,7 @@ def test_other_verbs_replace_an_earlier_document_when_their_work_starts(
     monkeypatch.setattr(f"robustcheck_onnx.checker.{where[verb]}", work)
     words = {
         "compare": [model, model, "--images", photos],
+        "directions": [model, "--images", photos],
         "scan": [model, "--images", photos],
         "shift": [model, "--in", photos, "--shifted", photos],
         "verify": ["report.json", model],

@@ -11,7 +11,7 @@ from PIL import Image
 
 import robustcheck_onnx as rc
 from robustcheck_onnx.checker.cli.settings import Settings
-from robustcheck_onnx.checker.cli.verbs import calibrate, check, compare, concepts, scan, shift
+from robustcheck_onnx.checker.cli.verbs import calibrate, check, compare, concepts, directions, scan, shift
 from robustcheck_onnx.checker.evidence import GivenOptions, Options, RunOptions
 from robustcheck_onnx.checker.images import open_images
 from robustcheck_onnx.checker.measure import Job
@@ -103,6 +103,7 @@ def test_settings_have_the_records_defaults() -> None:
         (check.check, {}),
         (compare.compare, {"max_images": 1000}),
         (scan.scan, {"max_images": 64}),
+        (directions.directions, {"max_images": 300}),
         (shift.shift, {}),
         (concepts.concepts, {}),
         (calibrate.calibrate, {"tensor": "auto"}),  # which tensor to fit, not which to measure

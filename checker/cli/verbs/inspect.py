@@ -54,7 +54,7 @@ def inspect(
     max_model_size: MaxModelSize = None,
     debug: Debug = False,
 ) -> int:
-    """Show what a check would measure in a file, and whether it can pass.
+    """Show what a check would measure in a file, and if it can pass.
 
     Tensor, head, preprocessing, opset and sizes, each with where it comes from.
     """

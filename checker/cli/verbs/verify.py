@@ -94,7 +94,7 @@ def verify(
     max_model_size: MaxModelSize = None,
     debug: Debug = False,
 ) -> int:
-    """Check that a report is whole and about this model and these images.
+    """Check that a report is whole, about this model and these images.
 
     For a release. What was not checked is listed as such.
     """

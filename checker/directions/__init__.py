@@ -1,0 +1,12 @@
+"""The directions of a classifier's linear head: which ones weigh most, and what is left without the others.
+
+Comes in: a model with a head, or with the head's file, and images. May import: shift (labels, effective robustness),
+measure, report and what is below them.
+"""
+
+from __future__ import annotations
+
+from .records import DirectionsReport
+from .run import directions
+
+__all__ = ["DirectionsReport", "directions"]

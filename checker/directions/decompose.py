@@ -1,0 +1,171 @@
+"""The directions of a linear head, and how much each one weighs on some images; pure.
+
+Directions are the right singular vectors of the head's weight matrix W (class, feature): W = U Σ Vᵀ. Source: Crabbé,
+Rodríguez, Shankar, Zappella, Blaas, "Interpreting CLIP: Insights on the Robustness to ImageNet Distribution Shifts",
+TMLR 2024. Where singular values are equal, their directions are no more than one choice among many.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float64]
+
+CLASSES_AT_ONCE = 2048  # rows of W in one step of the decomposition
+AT_ONCE = 2**22  # values of a table that is worked on at once: 32 MiB
+Z = 1.959963984540054  # normal quantile of a two-sided 95 % interval
+TOP = (1, 3, 10)  # numbers of directions whose share of the importance is reported
+
+
+def in_pieces(n_images: int, n_columns: int, work: Callable[[slice], None], values: int = AT_ONCE) -> None:
+    """Call `work` for one piece of the images after the other: one image at least, `values` values of a table at most.
+
+    n_columns: values of the table for each image.
+    """
+    step = max(1, values // n_columns)
+    for start in range(0, n_images, step):
+        work(slice(start, min(start + step, n_images)))
+
+
+@dataclass(frozen=True)
+class Directions:
+    """The right singular vectors of W, or of W less its mean over classes."""
+
+    mean: Array
+    """(feature,) what was taken from each class's weights: zeros, or their mean over classes"""
+    sigma: Array
+    """(direction,) singular values, falling"""
+    v: Array
+    """(feature, direction) unit vectors; their signs mean nothing"""
+
+    @property
+    def n(self) -> int:
+        """Number of directions."""
+        return len(self.sigma)
+
+    def columns(self, weight: Array) -> Array:
+        """(U Σ)ᵀ: the weights of each class in the coordinates of the directions, (direction, class).
+
+        weight: (class, feature) W as it was decomposed.
+        """
+        columns = self.v.T @ weight.T
+        columns -= (self.v.T @ self.mean)[:, None]
+        return np.asarray(columns, dtype=np.float64)
+
+    def project(self, h: npt.NDArray[np.floating]) -> Array:
+        """h V, (image, direction) of (image, feature)."""
+        out = np.empty((len(h), self.n))
+
+        def piece(images: slice) -> None:
+            out[images] = h[images].astype(np.float64) @ self.v
+
+        in_pieces(len(h), len(self.v), piece)
+        return out
+
+
+def decompose(weight: Array) -> tuple[Directions, Directions]:
+    """Find the singular values and right singular vectors of a head: of W, and of W less its mean over classes.
+
+    Softmax and the predicted class can't see that mean. One QR decomposition of [1 W] gives both: below its first row
+    stands R of the centred W, and with the row R of W itself. It goes piece by piece, R of the pieces so far on top of
+    the next one, which is exact and copies nothing of W's size.
+
+    Args:
+        weight: (class, feature), finite, at least two classes.
+
+    Returns:
+        Raw, then centred: min(classes, features) and min(classes − 1, features) directions.
+    """
+    n_classes, d = weight.shape
+    r = np.empty((0, d + 1))
+    for start in range(0, n_classes, CLASSES_AT_ONCE):
+        piece = weight[start : start + CLASSES_AT_ONCE]
+        r = np.asarray(np.linalg.qr(np.concatenate([r, np.c_[np.ones(len(piece)), piece]]), mode="r"))
+    return _directions(r[:, 1:], np.zeros(d)), _directions(r[1:, 1:], weight.mean(axis=0))
+
+
+def _directions(r: Array, mean: Array) -> Directions:
+    _, sigma, vt = np.linalg.svd(r, full_matrices=False)
+    return Directions(mean, sigma, np.ascontiguousarray(vt.T))
+
+
+class Estimate(NamedTuple):
+    """A number over images, with its normal 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Importance:
+    """How much each direction weighs: σᵢ / Σσ × the mean over images of |cos(vᵢ, h)|."""
+
+    values: Array
+    """(direction,) in the order of the singular values"""
+    se: Array
+    """(direction,) standard errors over images"""
+    cosines: Array
+    """(direction,) mean over images of |cos(vᵢ, h)|"""
+    order: npt.NDArray[np.intp]
+    """(direction,) from the most to the least important; ties in the order of the singular values"""
+    participation_ratio: Estimate
+    effective_rank: Estimate
+    top_shares: tuple[Estimate, ...]
+    """share of all importance that the first 1, 3 and 10 directions (`TOP`) have"""
+
+
+def importance(directions: Directions, projected: Array, norms: Array) -> Importance:
+    """Weigh the directions on some images.
+
+    Intervals are normal ones over images: of a function of the mean importances by the delta method, its gradient times
+    each image's importances standing for the image.
+
+    Args:
+        directions: of a head whose singular values are not all 0.
+        projected: (image, direction) h V.
+        norms: (image,) |h|, above 0.
+    """
+    scale = directions.sigma / directions.sigma.sum()
+    n = len(projected)
+    absolute = np.abs(projected) / norms[:, None]
+    cosines = absolute.mean(axis=0)
+    se = scale * (absolute.std(axis=0, ddof=1) if n > 1 else np.full(directions.n, np.nan)) / np.sqrt(n)
+    values = scale * cosines
+    order = np.argsort(-values, kind="stable")
+
+    def estimate(value: float, gradient: Array, ceiling: float) -> Estimate:
+        """With the interval by the delta method; gradient: of the value, by each direction's importance."""
+        influence = absolute @ (scale * gradient)
+        half = Z * influence.std(ddof=1) / np.sqrt(n) if n > 1 else np.inf
+        return Estimate(value, max(value - half, 0.0), min(value + half, ceiling))
+
+    total = values.sum()
+    shares = values / total
+    squares = float((values**2).sum())
+    ratio = float(total**2 / squares)
+    logs = np.log(shares, where=shares > 0, out=np.zeros_like(shares))
+    entropy = -float((shares * logs).sum())
+    rank = float(np.exp(entropy))
+    tops = []
+    for k in TOP:
+        held = np.zeros(directions.n)
+        held[order[:k]] = 1.0
+        share = min(float(shares @ held), 1.0) if k < directions.n else 1.0
+        tops.append(estimate(share, (held - share) / total, 1.0))
+    return Importance(
+        values=values,
+        se=se,
+        cosines=cosines,
+        order=order,
+        participation_ratio=estimate(
+            ratio, 2 * total / squares - 2 * total**2 * values / squares**2, float(directions.n)
+        ),
+        effective_rank=estimate(rank, np.where(shares > 0, -rank * (logs + entropy) / total, 0.0), float(directions.n)),
+        top_shares=tuple(tops),
+    )

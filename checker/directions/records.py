@@ -1,0 +1,263 @@
+"""What `robustcheck directions` measured, as frozen records; pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from robustcheck_onnx.checker.evidence import Execution, ImageFacts, Interval, PreprocessingFacts
+from robustcheck_onnx.checker.report import Time, notebook
+from robustcheck_onnx.checker.shift import SetResult, Shifted
+from robustcheck_onnx.checker.shift.records import Effective
+from robustcheck_onnx.checker.statistics import Accuracy
+from robustcheck_onnx.checker.text import as_json, count_text, interval_text, number_text, percent_text
+from robustcheck_onnx.thresholds.frozen import Frozen
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Order = Literal["importance", "singular value", "random"]
+
+NORMALISER = "singular value / sum of all singular values × mean over images of |cos(direction, representation)|"
+CLAIM = (
+    "Information, not a verdict. Importance and pruning of directions are an analysis of Crabbé et al. (TMLR 2024), "
+    "who could remove up to 80 % of the directions of robust CLIP models without harm. No threshold is known that "
+    "tells robust models from others, and the paper's own normaliser of the importance is not known to us. The numbers "
+    "hold for this head and these images."
+)
+
+
+class Direction(Frozen):
+    """One direction of the head."""
+
+    index: int
+    """place among the singular values, from 0 for the largest"""
+    singular_value: float
+    cosine: float
+    """mean over images of |cos| between the direction and the representation"""
+    importance: Interval
+    largest_feature: int
+    """the feature with the largest |component| in the direction"""
+    largest_component: float
+    """that |component|; 1 = the direction is that feature alone"""
+    on_features: tuple[float, ...]
+    """|component| on each of `Outliers.features`, in their order"""
+
+
+class TopShare(Frozen):
+    """How much of all importance the first directions hold."""
+
+    directions: int
+    share: Interval
+
+
+class Point(Frozen):
+    """The head with some of its directions."""
+
+    percent: int
+    """of the directions that are kept"""
+    kept: int
+    importance: float
+    """share of all importance that they hold, 0–1"""
+    same: Accuracy
+    """share of the images whose predicted class is that of the whole head"""
+    same_confident: Accuracy
+    """the same of the confident images: the half with the largest margin of the whole head"""
+    accuracy: dict[str, Accuracy]
+    """top-1 on each labelled set, by its name"""
+    effective_robustness: dict[str, Effective]
+    """on each shifted set that has one"""
+
+
+class Curve(Frozen):
+    """Predictions against the number of directions kept."""
+
+    order: Order
+    """which directions are kept first"""
+    points: tuple[Point, ...]
+
+
+class Fewest(Frozen):
+    """The fewest directions, most important first, that keep a share of the predictions."""
+
+    share: float
+    directions: int
+    percent: float
+    """of all directions, 0–100"""
+
+
+class Analysis(Frozen):
+    """The directions of W, or of W less its mean over classes."""
+
+    n_directions: int
+    singular_values: tuple[float, ...]
+    """falling"""
+    importances: tuple[float, ...]
+    """in the order of the singular values"""
+    participation_ratio: Interval
+    """of the importances p: (Σp)² / Σp²; 1 = one direction has all, `n_directions` = all have the same"""
+    effective_rank: Interval
+    """exp of the entropy of the importances' shares; the same range"""
+    top: tuple[TopShare, ...]
+    leading: tuple[Direction, ...]
+    """the most important directions"""
+    curves: tuple[Curve, ...]
+    fewest: tuple[Fewest, ...]
+
+
+class HeadFeature(Frozen):
+    """A feature of the representation."""
+
+    index: int
+    frequency: float
+    """share of the images with |z| > 6"""
+    kurtosis_share: float
+    """its share of the activation kurtosis"""
+
+
+class Replacement(Frozen):
+    """What happens when the features are set to one value in every image."""
+
+    value: Literal["mean over images", "zero"]
+    changed: Accuracy
+    """share of the images whose predicted class becomes another one"""
+    margin_share: Interval
+    """part of the margin between the first two classes that what is replaced gives: the sum over images of
+    Σ_j (W_aj − W_bj)·(h_j − replacement) over the sum of the margins, a and b the classes of the two largest scores"""
+
+
+class Outliers(Frozen):
+    """Outlier features of the representation, and whether the head uses them."""
+
+    persistent: bool
+    """|z| > 6 in at least half of the images; where no feature is so, the one with most of the kurtosis stands here"""
+    n_features: int
+    """how many are replaced"""
+    features: tuple[HeadFeature, ...]
+    """the first of them by their share of the kurtosis"""
+    replacements: tuple[Replacement, ...]
+
+
+class HeadModel(Frozen):
+    """The model and its head."""
+
+    file: str
+    digest: str
+    source: str
+    """what the contract says it is; empty without a contract"""
+    tensor: str
+    """what the head acts on"""
+    pool: str
+    head: str
+    """where the head's weights come from"""
+    n_classes: int
+    n_features: int
+    score_difference: float | None
+    """largest relative difference between W·h + b and the model's own class output, up to a softmax; None: the head is
+    not the model's own"""
+
+
+class DirectionsReport(Frozen):
+    """The privileged directions of a linear head, and what pruning does to its predictions."""
+
+    schema_version: Literal[1] = 1
+    tool: str = "robustcheck"
+    kind: Literal["directions"] = "directions"
+    tool_version: str
+    model: HeadModel
+    n_images: int
+    """measured"""
+    n_left_out: int
+    """images whose representation is constant: it has no direction"""
+    shown: Literal["raw"] = "raw"
+    """which of the two analyses the short report shows: that of W as it is, as in the paper"""
+    raw: Analysis
+    centred: Analysis
+    """of W less its mean over classes, which softmax and the predicted class can't see"""
+    outliers: Outliers
+    normaliser: str = NORMALISER
+    confidence: float
+    """of every interval; normal over images (by the delta method), shares Wilson's"""
+    in_distribution: SetResult | None
+    """accuracy of the whole head where labels were given"""
+    shifted: tuple[Shifted, ...]
+    baseline: str
+    summary: str
+    preprocessing: PreprocessingFacts
+    images: ImageFacts
+    execution: Execution
+    notes: tuple[str, ...]
+    claim: str = CLAIM
+    time: Time | None
+    """None where the caller asked for no time block"""
+
+    def __repr_args__(self) -> list[tuple[str, object]]:
+        """What repr, str and rich show: a line, not the whole record."""
+        rank = self.raw.effective_rank.estimate
+        return [
+            ("model", self.model.file),
+            ("classes", self.model.n_classes),
+            ("features", self.model.n_features),
+            ("effective_rank", None if rank is None else round(rank, 2)),
+            ("images", self.n_images),
+        ]
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the summary, and what is kept of the predictions with fewer directions."""
+        header = ["directions kept", "share of importance", "same prediction", "interval", "confident images"]
+        rows = [
+            [
+                f"{point.percent} % ({point.kept})",
+                percent_text(point.importance),
+                percent_text(point.same.value),
+                f"{100 * point.same.low:.1f} – {100 * point.same.high:.1f}",
+                percent_text(point.same_confident.value),
+            ]
+            for point in self.raw.curves[0].points
+        ]
+        title = f"directions · {self.model.file} · {count_text(self.n_images, 'image')}"
+        return notebook.block(title, [self.summary, *self.notes, self.claim], notebook.table(header, rows))
+
+    def to_frame(self) -> pd.DataFrame:
+        """A pandas data frame with a row for each point of each curve.
+
+        Raises:
+            EnvironmentFaultError: pandas is not installed.
+        """
+        rows: list[notebook.Row] = [
+            {
+                "decomposition": name,
+                "order": curve.order,
+                "percent": point.percent,
+                "kept": point.kept,
+                "importance": point.importance,
+                "same": point.same.value,
+                "same_low": point.same.low,
+                "same_high": point.same.high,
+                "same_confident": point.same_confident.value,
+                **{f"accuracy of {each}": accuracy.value for each, accuracy in point.accuracy.items()},
+            }
+            for name, analysis in (("raw", self.raw), ("centred", self.centred))
+            for curve in analysis.curves
+            for point in curve.points
+        ]
+        return notebook.frame(rows, "decomposition")
+
+
+def to_json(report: DirectionsReport) -> str:
+    """The report as one JSON document."""
+    return as_json(report.model_dump(mode="json"))
+
+
+def summary_of(raw: Analysis) -> str:
+    """What was found, in two sentences."""
+    first, last = raw.top[0].share.estimate, raw.top[-1]
+    twenty = next(point for point in raw.curves[0].points if point.percent == 20)
+    keeps = raw.fewest[-1]
+    rank, same = number_text(raw.effective_rank.estimate), twenty.same
+    return (
+        f"Of {raw.n_directions} directions the most important holds {percent_text(first)} of the importance, the "
+        f"first {min(last.directions, raw.n_directions)} hold {percent_text(last.share.estimate)}; the effective rank "
+        f"is {rank}. The most important 20 % keep {percent_text(same.value)} of the predictions "
+        f"({interval_text(100 * same.low, 100 * same.high)} %); "
+        f"{percent_text(keeps.share)} need {keeps.directions} directions ({keeps.percent:.0f} %)."
+    )

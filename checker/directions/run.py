@@ -1,0 +1,259 @@
+"""The directions of a model's linear head: one pass over the images, then linear algebra.
+
+Information, not a verdict. Silent; progress goes to a callback.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Unpack
+
+from robustcheck_onnx.checker import isolated, measure
+from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
+from robustcheck_onnx.checker.evidence import ImageFacts, RunOptions
+from robustcheck_onnx.checker.images import Images, Skipped, check_bad
+from robustcheck_onnx.checker.limits import NO_LIMITS, Limits
+from robustcheck_onnx.checker.measure import Collected, Inputs, Job, Progress
+from robustcheck_onnx.checker.model import ModelFile
+from robustcheck_onnx.checker.report import Clock, Time
+from robustcheck_onnx.checker.runtime import (
+    SAME_OUTPUT,
+    LinearHead,
+    Runner,
+    head_from_file,
+    read_head,
+    score_difference,
+)
+from robustcheck_onnx.checker.shift import SetResult, robustness
+from robustcheck_onnx.checker.statistics import CONFIDENCE, usable_rows
+from robustcheck_onnx.checker.storage import as_typed, local_path
+from robustcheck_onnx.checker.verdict import execution_notes, image_notes, model_notes, skipped_note
+
+from .analysis import Labelled, SameWeightsError, Sets, analyse
+from .decompose import in_pieces
+from .labelled import parse_sets, put_labels, result_of, with_maps
+from .records import DirectionsReport, HeadModel, summary_of
+
+MAX_IMAGES = 300  # of each set by default: intervals of a share are then 6 points to each side at most
+MIN_IMAGES = 2  # fewer have no mean to be replaced by, and no interval
+FEW_IMAGES = 50  # a check needs as many
+COMPARED = 2**20  # scores that are compared with the model's own at once
+
+
+def directions(
+    model: str | Path,
+    *,
+    images: Images | None = None,
+    head: str | Path | None = None,
+    labelled: str | Path | None = None,
+    shifted: Sequence[str | Path] = (),
+    classes: Sequence[str] = (),
+    baseline: str = "timm",
+    isolate: bool = True,
+    limits: Limits = NO_LIMITS,
+    progress: Callable[[Progress], None] | None = None,
+    **options: Unpack[RunOptions],
+) -> DirectionsReport:
+    """Measure which directions of a classifier's head weigh most, and what is left of its predictions without others.
+
+    Args:
+        model: path of the ONNX file: a classifier, or an encoder with `head`.
+        images: as in `check`; those of `labelled` where only these are given.
+        head: file with the weights of a linear head: .npy (class, feature), or .safetensors with weight and bias.
+        labelled: in-distribution images with labels, as in `measure_shift`: accuracy is measured on them, too.
+        shifted: shifted sets with labels, as in `measure_shift`.
+        classes: what labels mean, as in `measure_shift`.
+        baseline: timm or testbed, as in `measure_shift`.
+        isolate: as in `check`.
+        limits: as in `check`.
+        progress: called when a stage begins and after every batch.
+        options: as in `check`; max_images is of each set, and 300 unless it is given; tensor and pool belong to `head`.
+
+    Raises:
+        UsageError: as for a check and `measure_shift`; a head file of another kind, shape or width; tensor
+            without head.
+        CannotAssessError: as for a check; no head, or several; scores that are not W·h + b; fewer than two images;
+            values that are not finite; classes with the same weights.
+        EnvironmentFaultError: as for a check.
+    """
+    clock = Clock()
+    sets, maps = parse_sets(labelled, shifted, classes)
+    if images is None and sets:
+        images = as_typed(sets[0].place)
+    run, given = measure.settle(images, options, max_images=MAX_IMAGES)
+    path = local_path(model, "model")
+    if head is None and (run.tensor is not None or run.pool is not None):
+        raise UsageError(
+            "--tensor or --pool is given without --head; the model's own head says what it acts on",
+            "--head FILE.npy, or leave --tensor and --pool out",
+        )
+    if isolate and isolated.is_possible(given, run.images, *(as_typed(each.place) for each in sets)):
+        arguments = {
+            "model": str(model),
+            "head": None if head is None else str(head),
+            "labelled": None if labelled is None else str(labelled),
+            "shifted": [str(each) for each in shifted],
+            "classes": list(classes),
+            "baseline": baseline,
+            "options": run.given,
+        }
+        record = DirectionsReport.model_validate
+        return isolated.call("directions", arguments, record, about=str(model), limits=limits, progress=progress)
+    limits.refuse_here()
+    measure.tell_stage(progress, "opening the model and the images")
+    job = Job(path, run)
+    inputs = measure.read_head_input(job, source=given) if head is None else measure.read_inputs(job, source=given)
+    (opened,) = inputs.models
+    own = None if head is not None else read_head(opened)
+    measure.tell_stage(progress, "loading the model")
+    are_photos = inputs.source.kind != "tensors"
+    runner = _runner(inputs, photos=are_photos)
+    linear = own or head_from_file(Path(str(head)), _width(runner, inputs))
+    prepared = with_maps(sets, inputs, run, maps, linear, opened)
+    collected = measure.collect(runner, inputs, progress=progress)
+    difference = None if own is None else _difference(own, collected, opened)
+    h = collected.representations[usable_rows(collected.representations).usable]
+    if len(h) < MIN_IMAGES:
+        raise CannotAssessError(
+            f"{opened.path}: number of images with a representation that is not constant is {len(h)}; at least "
+            f"{MIN_IMAGES} are needed",
+            "--images FOLDER with photos",
+        )
+    for_labels = runner if are_photos or not prepared else _runner(inputs, photos=True)
+    measured, results, digests = list[Labelled](), list[SetResult](), list[tuple[str, ...]]()
+    for each in prepared:
+        of_set = collected
+        if each.source is not inputs.source:
+            of_set = measure.collect(for_labels, inputs, each.source, progress=progress, label=each.spec.name)
+        measured.append(put_labels(each, of_set))
+        results.append(result_of(each, of_set, measured[-1], linear))
+        digests.append(of_set.digests)
+    measure.tell_stage(progress, "decomposing the head")
+    inner = results[0] if results else None
+    beside = tuple(
+        robustness.put_beside(results[0], digests[0], result, of_result, baseline)
+        for result, of_result in zip(results[1:], digests[1:], strict=True)
+    )
+    try:
+        of_sets = Sets(inner, tuple(results[1:]), baseline)
+        raw, centred, outliers = analyse(linear, h, labelled=measured, sets=of_sets, seed=run.seed)
+    except SameWeightsError as fault:
+        raise CannotAssessError(
+            f"{opened.path}: weights of {linear.source} are the same for all classes; a prediction must depend on "
+            "the image",
+            _inspect(opened),
+        ) from fault
+    contract = opened.contract
+    facts = collected.read.facts(inputs.source)
+    n_left_out = len(collected.representations) - len(h)
+    return DirectionsReport(
+        tool_version=version("robustcheck-onnx"),
+        model=HeadModel(
+            file=str(opened.path),
+            digest=opened.digest,
+            source=f"{contract.source.library} {contract.source.name} ({contract.source.weights})" if contract else "",
+            tensor=opened.representation.tensor,
+            pool=opened.representation.pool,
+            head=linear.source,
+            n_classes=len(linear.bias),
+            n_features=linear.weight.shape[1],
+            score_difference=difference,
+        ),
+        n_images=len(h),
+        n_left_out=n_left_out,
+        raw=raw,
+        centred=centred,
+        outliers=outliers,
+        confidence=CONFIDENCE,
+        in_distribution=inner,
+        shifted=beside,
+        baseline=baseline,
+        summary=summary_of(raw),
+        preprocessing=inputs.preprocessing,
+        images=facts,
+        execution=runner.execution,
+        notes=_notes(opened, inputs, facts, len(h), n_left_out, results, runner),
+        time=Time.until_now(clock, collected.read.n_usable),
+    )
+
+
+def _inspect(opened: ModelFile) -> str:
+    return f"robustcheck inspect {shlex.quote(str(opened.path))}"
+
+
+def _runner(inputs: Inputs, *, photos: bool) -> Runner:
+    """Open a session for photos, which it preprocesses, or for tensors, which are preprocessed already."""
+    run = inputs.job.options
+    preprocessing = inputs.preprocessing.preprocessing if photos else None
+    return Runner(inputs.models[0], run.device, preprocessing=preprocessing, batch_size=run.batch_size)
+
+
+def _width(runner: Runner, inputs: Inputs) -> int:
+    """How many features the representation has, asked of the model itself with the first usable image."""
+    items = measure.to_probe(measure.prepare_item(item, inputs) for item in inputs.source.items())
+    usable = measure.usable(items)
+    if not usable:
+        skipped = [item for item in items if isinstance(item, Skipped)]
+        check_bad(len(items), len(skipped), 1.0, skipped, inputs.source.named)
+    return int(runner.run(measure.stack(usable[:1])).representation.shape[1])
+
+
+def _difference(head: LinearHead, collected: Collected, opened: ModelFile) -> float:
+    """How far W·h + b is from the model's own class output. Raises CannotAssessError where it is another function."""
+    scores, differences = collected.scores, [0.0]
+    assert scores is not None
+    if head.weight.shape[1] != collected.representations.shape[1]:
+        raise CannotAssessError(
+            f"{opened.path}: head takes {head.weight.shape[1]} features; its input {opened.representation.tensor!r} "
+            f"has {collected.representations.shape[1]}, and they must be the same",
+            _inspect(opened),
+        )
+
+    def piece(images: slice) -> None:
+        differences.append(score_difference(head, collected.representations[images], scores[images]))
+
+    in_pieces(len(scores), len(head.bias), piece, COMPARED)
+    difference = max(differences)
+    allowed = SAME_OUTPUT[opened.precision]
+    if not difference <= allowed:
+        raise CannotAssessError(
+            f"{opened.path}: class output differs from W·h + b by {difference:.2g} (relative), softmax counted in; "
+            f"{allowed:g} or less is needed for the head to be what decides",
+            "--head FILE.npy, a matrix (class, feature) that acts on --tensor NAME",
+        )
+    return difference
+
+
+def _notes(
+    opened: ModelFile,
+    inputs: Inputs,
+    images: ImageFacts,
+    n_images: int,
+    n_left_out: int,
+    labelled: Sequence[SetResult],
+    runner: Runner,
+) -> tuple[str, ...]:
+    """Write what a reader must know beside the numbers."""
+    source = opened.contract.source if opened.contract else None
+    notes = model_notes(
+        source.synthetic if source else "",
+        random_weights=bool(source and source.random_weights),
+        preprocessing=inputs.preprocessing.source,
+        left_out=opened.left_out,
+    )
+    notes += image_notes(images)
+    if n_images < FEW_IMAGES:
+        notes.append(f"Only {n_images} images: intervals are wide, and the order of the directions can change.")
+    if n_left_out:
+        notes.append(f"{n_left_out} images were left out: their representation is the same in all features.")
+    notes += [f"Image set: {finding.seen}." for finding in images.sanity.findings]
+    for result in labelled:
+        if result.n_labels < result.n_compete:
+            notes.append(f"{result.name}: {result.n_labels} of {result.n_compete} classes have images.")
+        if result.n_read < result.n_available:
+            notes.append(f"{result.name}: {result.n_read} of {result.n_available} images, drawn by seed.")
+        notes += skipped_note(result.n_skipped, result.n_read, result.skipped, result.name)
+    return (*notes, *execution_notes(runner.execution))

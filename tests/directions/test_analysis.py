@@ -1,0 +1,255 @@
+"""The numbers of a head's directions: an independent NumPy script, closed forms, and the bootstrap."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from robustcheck_onnx.checker.directions import prune
+from robustcheck_onnx.checker.directions.analysis import Labelled, SameWeightsError, Sets, analyse, whole_head
+from robustcheck_onnx.checker.directions.decompose import decompose, importance, in_pieces
+from robustcheck_onnx.checker.runtime import LinearHead
+from robustcheck_onnx.checker.shift import SetResult, robustness
+from robustcheck_onnx.checker.statistics import Accuracy, wilson
+from robustcheck_onnx.thresholds.published import IMAGENET
+from support import directions_truth
+
+Array = NDArray[Any]
+
+
+def rng(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def head_of(weight: Array, bias: Array | None = None) -> LinearHead:
+    return LinearHead(
+        np.asarray(weight, np.float64),
+        np.zeros(len(weight)) if bias is None else np.asarray(bias, np.float64),
+        "a test",
+    )
+
+
+@pytest.mark.parametrize(("n_classes", "d"), [(60, 24), (24, 60), (2, 5), (30, 30), (5000, 12)])
+def test_every_number_is_that_of_an_independent_script(n_classes: int, d: int) -> None:
+    weight = rng(1).normal(size=(n_classes, d)) * rng(2).lognormal(0, 1, d) + rng(3).normal(size=d)
+    bias, h = rng(4).normal(size=n_classes), (rng(5).normal(size=(91, d)) + rng(6).normal(size=d)).astype(np.float32)
+    raw, centred, outliers = analyse(head_of(weight, bias), h, seed=3)
+    for found, is_centred in ((raw, False), (centred, True)):
+        expected = directions_truth.truth(weight, bias, h, centred=is_centred, seed=3)
+        assert found.n_directions == len(expected["sigma"]) == min(n_classes - is_centred, d)
+        directions_truth.assert_is_truth(found, expected, len(h))
+        for fewest in found.fewest:  # every number of directions, one after the other
+            shares = [(expected["predicted"](expected["order"][:k]) == expected["first"]).mean()
+                      for k in range(1, found.n_directions)]  # fmt: skip
+            n = found.n_directions
+            steps = {int(np.ceil(n * step / 50)) for step in range(1, 50)}
+            tried = sorted(steps | {int(np.ceil(n * percent / 100)) for percent in directions_truth.PERCENT})
+            bad = [k for k in tried if k < n and shares[k - 1] < fewest.share]
+            assert fewest.directions == min([k for k in [*tried, n] if not bad or k > bad[-1]])
+            assert fewest.percent == 100 * fewest.directions / n
+    x = np.asarray(h, np.float64)
+    z = (x - x.mean(1, keepdims=True)) / x.std(1, keepdims=True)
+    (feature,) = outliers.features
+    assert not outliers.persistent
+    assert feature.index == (z**4).sum(0).argmax()
+    for replacement, value in zip(outliers.replacements, (x[:, feature.index].mean(), 0.0), strict=True):
+        n_changed, share = directions_truth.changed(weight, bias, h, [feature.index], value)
+        assert replacement.changed == wilson(n_changed, len(h))
+        assert replacement.margin_share.estimate == pytest.approx(share, rel=1e-6)
+
+
+def test_the_importance_of_a_head_with_known_directions() -> None:
+    """W = diag(s) Qᵀ: the directions are the columns of Q, and h = Q c has the cosines c / |c|."""
+    d = 6
+    q, _ = np.linalg.qr(rng().normal(size=(d, d)))
+    s = np.array([6.0, 5.0, 4.0, 3.0, 2.0, 1.0])
+    c = np.array([[0.0, 0, 3, 0, 0, 4], [0, 0, 0, 0, 0, -2]])
+    raw, _, _ = analyse(head_of(np.diag(s) @ q.T), c @ q.T)
+    np.testing.assert_allclose(raw.singular_values, s)
+    expected = s / 21 * np.array([0, 0, 0.6, 0, 0, 1.8]) / 2
+    np.testing.assert_allclose(raw.importances, expected, atol=1e-15)
+    p = expected[expected > 1e-9]
+    assert raw.participation_ratio.estimate == pytest.approx(p.sum() ** 2 / (p**2).sum())
+    assert [each.index for each in raw.leading[:2]] == [2, 5]
+    # two images, so the normal interval is the mean ± 1.96 · half their difference
+    half = 1.959963984540054 * 4 / 21 * 0.6 / 2
+    assert raw.leading[0].importance.low == 0
+    assert raw.leading[0].importance.high == pytest.approx(expected[2] + half)
+
+
+def test_a_head_of_rank_one_needs_one_direction() -> None:
+    direction = rng().normal(size=8)
+    h = rng(2).normal(size=(60, 8))
+    raw, centred, _ = analyse(head_of(np.outer(np.linspace(-1, 3, 12), direction)), h)
+    for found in (raw, centred):
+        assert found.participation_ratio.estimate == pytest.approx(1)
+        assert found.effective_rank.estimate == pytest.approx(1)
+        assert [top.share.estimate for top in found.top] == pytest.approx([1, 1, 1])
+        by_importance = found.curves[0]
+        assert {point.same.value for point in by_importance.points} == {1.0}
+        assert {each.directions for each in found.fewest} == {1}
+    cosines = np.abs(h @ direction) / np.linalg.norm(h, axis=1) / np.linalg.norm(direction)
+    assert raw.importances[0] == pytest.approx(cosines.mean())  # σ/Σσ is 1
+
+
+def planted(uses_it: bool) -> tuple[Array, Array]:
+    """A head and representations with one feature that is 30 in every image; the head has weights on it or none."""
+    h = rng(5).normal(size=(80, 64))
+    h[:, 7] = 30 + rng(6).normal(size=80)
+    weight = rng(7).normal(size=(10, 64))
+    weight[:, 7] = np.linspace(-20, 20, 10) if uses_it else 0.0
+    return weight, h
+
+
+def test_an_outlier_feature_that_the_head_ignores() -> None:
+    raw, _, outliers = analyse(head_of(planted(False)[0]), planted(False)[1])
+    assert outliers.persistent
+    assert [(feature.index, feature.frequency) for feature in outliers.features] == [(7, 1.0)]
+    for replacement in outliers.replacements:
+        assert replacement.changed.n_correct == 0
+        assert replacement.margin_share.estimate == pytest.approx(0, abs=1e-12)
+    assert all(each.on_features == pytest.approx((0,), abs=1e-12) for each in raw.leading)
+
+
+def test_an_outlier_feature_that_the_head_uses() -> None:
+    weight, h = planted(True)
+    raw, _, outliers = analyse(head_of(weight), h)
+    by_mean, by_zero = outliers.replacements
+    assert by_zero.changed.value > 0.7  # the last class won by that feature alone
+    assert by_zero.margin_share.estimate is not None
+    assert by_zero.margin_share.estimate > 0.9
+    assert by_mean.changed.value == 0  # its mean decides as well as itself
+    n_changed, share = directions_truth.changed(weight, np.zeros(10), h, [7], 0.0)
+    assert by_zero.changed.n_correct == n_changed
+    assert by_zero.margin_share.estimate == pytest.approx(share, rel=1e-9)
+    assert raw.leading[0].largest_feature == 7
+    assert raw.leading[0].on_features[0] > 0.9
+
+
+def test_intervals_are_those_of_the_bootstrap() -> None:
+    weight = rng(1).normal(size=(40, 20)) * rng(2).lognormal(0, 1, 20)
+    h = rng(5).normal(size=(200, 20)) * rng(6).lognormal(0, 0.5, (200, 1)) + 2 * rng(7).normal(size=20)
+    raw, _, outliers = analyse(head_of(weight), h)
+    v = decompose(np.asarray(weight, np.float64))[0]
+    scale = v.sigma / v.sigma.sum()
+    cos = np.abs(h @ v.v) / np.linalg.norm(h, axis=1)[:, None]
+    draws: list[list[float]] = []
+    for _ in range(2000):
+        p = scale * cos[rng(len(draws)).integers(0, 200, 200)].mean(0)
+        q = p / p.sum()
+        draws.append([p.sum() ** 2 / (p**2).sum(), np.exp(-(q * np.log(q)).sum()), np.sort(q)[-3:].sum()])
+    for interval, sd in zip(
+        (raw.participation_ratio, raw.effective_rank, raw.top[1].share), np.std(draws, 0), strict=True
+    ):
+        assert interval.low is not None
+        assert interval.high is not None
+        assert (interval.high - interval.low) / 2 / 1.96 == pytest.approx(sd, rel=0.1)
+    scores = h @ weight.T
+    best = np.argsort(-scores, axis=1)[:, :2]
+    (feature,) = outliers.features
+    given = (weight[best[:, 0], feature.index] - weight[best[:, 1], feature.index]) * h[:, feature.index]
+    margin = np.sort(scores, 1)[:, -1] - np.sort(scores, 1)[:, -2]
+    resampled = [rng(i).integers(0, 200, 200) for i in range(2000)]
+    sd = np.std([given[i].sum() / margin[i].sum() for i in resampled])
+    share = outliers.replacements[1].margin_share
+    assert share.low is not None
+    assert share.high is not None
+    assert (share.high - share.low) / 2 / 1.96 == pytest.approx(sd, rel=0.1)
+
+
+def test_pieces_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scores of a few images at once, weights of a few classes at once."""
+    weight, h = rng().normal(size=(50, 8)), rng(1).normal(size=(33, 8))
+    right = [(int(label),) for label in rng(2).integers(0, 50, 33)]
+    labelled = [Labelled("a", h, right, range(50))]
+    whole = analyse(head_of(weight), h, labelled=labelled)
+    module = "robustcheck_onnx.checker.directions.decompose"
+    monkeypatch.setattr(f"{module}.CLASSES_AT_ONCE", 7)
+    monkeypatch.setattr(f"{module}.in_pieces.__defaults__", (120,))
+    seen: list[slice] = []
+    in_pieces(33, 50, seen.append)
+    assert [(piece.start, piece.stop) for piece in seen][-2:] == [(30, 32), (32, 33)]
+    again = analyse(head_of(weight), h, labelled=labelled)
+    for before, after in zip(whole[:2], again[:2], strict=True):
+        for one, other in zip(before.curves, after.curves, strict=True):
+            for a, b in zip(one.points, other.points, strict=True):
+                assert (a.same, a.same_confident, a.accuracy) == (b.same, b.same_confident, b.accuracy)
+        np.testing.assert_allclose(before.singular_values, after.singular_values, rtol=1e-12)
+
+
+def test_accuracy_of_a_pruned_head_is_that_of_its_matrix() -> None:
+    weight, bias, h = rng().normal(size=(9, 6)), rng(1).normal(size=9), rng(2).normal(size=(70, 6))
+    right = [(int(a), int(b)) for a, b in rng(3).integers(0, 6, (70, 2))]
+    compete = range(6)  # of nine classes
+    raw, _, _ = analyse(head_of(weight, bias), h, labelled=[Labelled("a", h, right, compete)])
+    _, _, vt = np.linalg.svd(weight)
+    for curve in raw.curves:
+        for point in curve.points:
+            assert list(point.accuracy) == ["a"]
+    order = [each.index for each in raw.leading]
+    for point in raw.curves[0].points:
+        kept = vt[order[: point.kept]]
+        best = (h @ (weight @ kept.T @ kept).T + bias)[:, :6].argmax(1)
+        n_right = sum(int(label) in group for label, group in zip(best, right, strict=True))
+        assert point.accuracy["a"] == wilson(n_right, 70)
+
+
+def result(name: str, shift: str, accuracy: Accuracy) -> SetResult:
+    return SetResult(
+        name=name, source=name, shift=shift, label_set=IMAGENET, labels="", n_labels=1000, n_compete=1000,
+        n_available=4000, n_read=4000, n_skipped=0, skipped=(), digest="", accuracy=accuracy,
+    )  # fmt: skip
+
+
+def test_effective_robustness_is_shifts_own() -> None:
+    """Of whole, precise ImageNet sets; with few directions as with all."""
+    n, weight = 2500, rng().normal(size=(1000, 3))
+    inside = [result("imagenet", IMAGENET, wilson(2000, n)), result("v2", "imagenetv2", wilson(1500, n))]
+    h = {each.name: (weight[np.arange(n) % 1000] + rng(1 + i).normal(0, (0.1, 0.4)[i], (n, 3))).astype(np.float32)
+         for i, each in enumerate(inside)}  # fmt: skip
+    right = [(i % 1000,) for i in range(n)]
+    labelled = [Labelled(name, of_set, right, range(1000)) for name, of_set in h.items()]
+    raw, _, _ = analyse(head_of(weight), h["v2"][:100], labelled=labelled, sets=Sets(inside[0], (inside[1],)))
+    first = raw.curves[0].points[0]  # all three directions
+    assert first.kept == 3
+    inner, outer = (each.model_copy(update={"accuracy": first.accuracy[each.name]}) for each in inside)
+    expected, why = robustness.effective(inner, outer, "timm")
+    assert why == ""
+    assert first.effective_robustness == {"v2": expected}
+    accuracy = np.mean(
+        [(x @ weight.T).argmax() == r[0] for x, r in zip(np.asarray(h["v2"], np.float64), right, strict=True)]
+    )
+    assert first.accuracy["v2"].value == pytest.approx(accuracy)
+
+
+def test_confident_images_are_the_half_with_the_largest_margin() -> None:
+    whole = whole_head(head_of(np.eye(3)), np.array([[3.0, 1, 0], [5, 0, 1], [0, 0, 9], [2, 2, 0], [0, 1, 2]]))
+    assert whole.first.tolist() == [0, 0, 2, 0, 2]
+    assert whole.second.tolist() == [1, 2, 0, 1, 1]
+    assert whole.margins.tolist() == [2, 4, 9, 0, 1]
+    assert whole.confident.tolist() == [2, 1, 0]
+
+
+def test_classes_with_the_same_weights_are_refused() -> None:
+    for weight in (np.ones((4, 5)), np.zeros((4, 5))):
+        with pytest.raises(SameWeightsError):
+            analyse(head_of(weight, np.arange(4.0)), rng().normal(size=(9, 5)))
+
+
+def test_how_many_directions_are_a_share_and_the_fewest() -> None:
+    assert [prune.n_kept(percent, 7) for percent in (90, 50, 2)] == [7, 4, 1]
+    assert prune.steps_of(3) == [2, 1]
+    assert len(prune.steps_of(768)) == 49
+    assert prune.fewest([(1, 0.2), (5, 0.96), (3, 0.97), (4, 0.9)], 6, 0.95) == 5  # 3 does, 4 does not
+    assert prune.fewest([(5, 0.5)], 6, 0.95) == 6
+
+
+def test_one_image_has_no_interval() -> None:
+    """Of one image there is a value and no bound that excludes anything."""
+    v = decompose(rng().normal(size=(6, 4)))[0]
+    h = rng(1).normal(size=(1, 4))
+    found = importance(v, v.project(h), np.linalg.norm(h, axis=1))
+    assert (found.effective_rank.low, found.effective_rank.high) == (0.0, 4.0)

@@ -1,0 +1,407 @@
+"""robustcheck directions as a whole: real and made heads against an independent script, documents, and bad input."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
+from rich.console import Console
+
+import robustcheck_onnx as rc
+from robustcheck_onnx.checker.cli import app as cli
+from robustcheck_onnx.checker.directions import records, terminal
+from robustcheck_onnx.checker.directions.records import DirectionsReport
+from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
+from robustcheck_onnx.checker.images import open_images
+from robustcheck_onnx.checker.progress import Progress
+from robustcheck_onnx.checker.statistics import wilson
+from support import PHOTOS, ROOT, directions_truth, lookup, onnx_models
+
+Array = NDArray[Any]
+LABELLED = ROOT / "tests" / "shift" / "labelled_photos.csv"
+N, CLASSES, FEATURES = 60, 10, 16
+
+
+def onnx_matrix(path: Path, name: str) -> Array:
+    return next(numpy_helper.to_array(w) for w in onnx.load(path).graph.initializer if w.name == name)
+
+
+def run_model(path: Path, feed: Array, tensor: str) -> Array:
+    """A tensor of the graph, by a session of its own."""
+    proto = onnx.load(path)
+    if tensor not in {output.name for output in proto.graph.output}:
+        proto.graph.output.append(onnx.ValueInfoProto(name=tensor))
+    session = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    return np.asarray(session.run([tensor], {proto.graph.input[0].name: feed})[0])
+
+
+def save(folder: Path, model: onnx.ModelProto, name: str = "model.onnx") -> Path:
+    """The model, and beside it 60 random images as tensors."""
+    onnx_models.save(model, folder / name)
+    np.save(folder / "images.npy", np.random.default_rng(0).normal(size=(N, 3, 8, 8)).astype(np.float32))
+    return folder / name
+
+
+def measured(model: Path, **options: Any) -> DirectionsReport:
+    options = {"images": model.with_name("images.npy"), "preprocess": "imagenet", "device": "cpu", **options}
+    return rc.directions(model, **options)
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    return save(tmp_path, onnx_models.classifier(CLASSES))
+
+
+def in_seeded_order(model: Path) -> Array:
+    """The images as the run takes them."""
+    entries = open_images(str(model.with_name("images.npy")), seed=0, limit=None)
+    return np.stack([item.values for item in entries.items()])  # type: ignore[union-attr]
+
+
+def test_a_classifier_is_measured_as_an_independent_script_does(small: Path) -> None:
+    report = measured(small, seed=0)
+    h = run_model(small, in_seeded_order(small), "features")
+    weight, bias = onnx_matrix(small, "fc.weight"), onnx_matrix(small, "fc.bias")
+    assert (report.model.n_classes, report.model.n_features, report.model.tensor) == (CLASSES, FEATURES, "features")
+    assert report.model.score_difference is not None
+    assert report.model.score_difference < 1e-5
+    for found, centred in ((report.raw, False), (report.centred, True)):
+        directions_truth.assert_is_truth(found, directions_truth.truth(weight, bias, h, centred=centred), N)
+    assert report.n_images == N
+    assert report.notes[-1:] != ()
+
+
+def softmax(model: onnx.ModelProto) -> onnx.ModelProto:
+    (node,) = [node for node in model.graph.node if node.op_type == "Gemm"]
+    node.output[0] = "linear"
+    model.graph.node.append(helper.make_node("Softmax", ["linear"], ["logits"], axis=-1))
+    return model
+
+
+def test_probabilities_are_traced_to_the_linear_scores(small: Path, tmp_path: Path) -> None:
+    """A model that ends in a softmax has the same directions; one whose scores are another function is refused."""
+    plain = measured(small)
+    probabilities = measured(save(tmp_path, softmax(onnx_models.classifier(CLASSES)), "softmax.onnx"))
+    assert probabilities.raw == plain.raw
+    assert probabilities.model.score_difference is not None
+    assert probabilities.model.score_difference < 1e-5
+    other = onnx_models.classifier(CLASSES)
+    (node,) = [node for node in other.graph.node if node.op_type == "Gemm"]
+    node.output[0] = "linear"
+    other.graph.node.append(helper.make_node("Exp", ["linear"], ["logits"]))
+    with pytest.raises(CannotAssessError, match=r"class output differs from W·h \+ b by .*softmax counted in"):
+        measured(save(tmp_path, other, "exp.onnx"))
+
+
+def test_a_look_up_model_of_vectors_with_a_made_head(tmp_path: Path) -> None:
+    """An encoder of known vectors with one planted outlier feature, and a made zero-shot head in a file."""
+    rng = np.random.default_rng(3)
+    centres = rng.normal(size=(5, 64))
+    h = np.asarray(centres[np.arange(N) % 5] + 0.7 * rng.normal(size=(N, 64)), np.float32)
+    h[:, 9] += 25
+    lookup.write_lookup_images(tmp_path / "photos", N, photos=PHOTOS)
+    model = lookup.write_lookup_model(tmp_path / "model.onnx", h)
+    weight = centres / np.linalg.norm(centres, axis=1, keepdims=True)
+    np.save(tmp_path / "head.npy", weight)
+    report = rc.directions(model, images=tmp_path / "photos", head=tmp_path / "head.npy", device="cpu")
+    names = [item.name for item in open_images(str(tmp_path / "photos"), seed=0).entries]
+    order = [int(re.findall(r"\d+", name)[-1]) for name in names]
+    assert report.model.head == "head.npy"
+    assert report.model.score_difference is None
+    expected = directions_truth.truth(weight, np.zeros(5), h[order])
+    directions_truth.assert_is_truth(report.raw, expected, N)
+    assert report.outliers.persistent
+    assert [feature.index for feature in report.outliers.features] == [9]
+    for each, value in zip(report.outliers.replacements, (np.asarray(h[:, 9], np.float64).mean(), 0.0), strict=True):
+        n_changed, share = directions_truth.changed(weight, np.zeros(5), h, [9], value)
+        assert each.changed == wilson(n_changed, N)
+        assert each.margin_share.estimate == pytest.approx(share, rel=1e-6)
+    assert any("Synthetic model" in note for note in report.notes)
+
+
+@pytest.mark.export
+def test_the_real_head_of_efficientnet_lite0(efficientnet_lite0: Path) -> None:
+    pytest.importorskip("torch", reason="extra `export` is not installed")
+    from robustcheck_onnx.exporters import contract, demo, preprocess
+
+    report = rc.directions(efficientnet_lite0, labelled=LABELLED, device="cpu")
+    fields = contract.checked_preprocessing(demo.EFFICIENTNET_LITE0_PREPROCESSING, "test")
+    photos = open_images(str(LABELLED)).entries
+    feed = np.stack([preprocess.apply(fields, Image.open(str(photo.origin))) for photo in photos])
+    h = run_model(efficientnet_lite0, feed, "representation")
+    model = onnx.load(efficientnet_lite0)
+    (gemm,) = [node for node in model.graph.node if node.op_type == "Gemm"]
+    weight, bias = (onnx_matrix(efficientnet_lite0, name) for name in gemm.input[1:])
+    assert weight.shape == (1000, 1280)
+    expected = directions_truth.truth(weight, bias, h)
+    directions_truth.assert_is_truth(report.raw, expected, 40, rtol=1e-4)  # float32 of two sessions
+    assert report.in_distribution is not None
+    assert report.in_distribution.accuracy.n_correct == 33  # as `shift` measures on these 40 photos
+    assert report.raw.curves[0].points[0].accuracy["labelled_photos"].n == 40
+
+
+def coloured(folder: Path, *, names: tuple[str, ...] = ("0", "1", "2"), n: int = 20, seed: int = 0) -> Path:
+    """Images in folders that are class indices."""
+    rng = np.random.default_rng(seed)
+    for name in names:
+        (folder / name).mkdir(parents=True)
+        for i in range(n):
+            Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(folder / name / f"{i}.png")
+    return folder
+
+
+def test_accuracy_where_labels_are_given(small: Path, tmp_path: Path) -> None:
+    inside, outside = coloured(tmp_path / "in"), coloured(tmp_path / "out", seed=1)
+    call = {"labelled": inside, "shifted": [outside], "preprocess": "imagenet", "device": "cpu"}
+    report = rc.directions(small, **call)  # type: ignore[arg-type]
+    assert report.images.source == str(inside)
+    assert report.in_distribution is not None
+    truth = rc.measure_shift(small, inside, outside, preprocess="imagenet", device="cpu")
+    assert report.in_distribution == truth.in_distribution
+    assert report.shifted == truth.shifted
+    for point in report.raw.curves[0].points:
+        assert set(point.accuracy) == {"in", "out"}
+        assert point.effective_robustness == {}
+    last = report.raw.curves[0].points[0]  # 90 % of 10 directions: 9
+    assert last.kept == 9
+    assert "in: 3 of 10 classes have images." in report.notes
+    apart = rc.directions(small, images=small.with_name("images.npy"), **call)  # type: ignore[arg-type]
+    assert apart.images.source != str(inside)
+    assert apart.in_distribution == report.in_distribution
+
+
+def test_images_that_cannot_be_read_take_no_label(small: Path, tmp_path: Path) -> None:
+    inside = coloured(tmp_path / "in")
+    whole = rc.directions(small, labelled=inside, preprocess="imagenet", device="cpu")
+    (inside / "1" / "3.png").write_bytes(b"no image")
+    found = rc.directions(small, labelled=inside, preprocess="imagenet", device="cpu", max_bad=0.1)
+    truth = rc.measure_shift(small, inside, coloured(tmp_path / "o", seed=2), preprocess="imagenet", max_bad=0.1)
+    assert whole.in_distribution is not None
+    assert found.in_distribution == truth.in_distribution
+    assert found.in_distribution.n_skipped == 1
+    assert any("1 of 60 images of in were skipped" in note for note in found.notes)
+
+
+# ------------------------------------------------------------------------------------------------ documents
+
+
+def command(model: Path, *words: object) -> int:
+    images = ["--images", model.with_name("images.npy"), "--preprocess", "imagenet", "--device", "cpu"]
+    return cli.main([str(word) for word in ("directions", model, *images, *words)])
+
+
+def test_the_command_reports_and_ends_with_0(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(small, "-o", "json", "--no-time") == 0
+    document = json.loads(capsys.readouterr().out)
+    assert (document["schema_version"], document["kind"], document["shown"]) == (1, "directions", "raw")
+    report = DirectionsReport.model_validate(document)
+    assert report == measured(small).model_copy(update={"time": None})
+    assert json.loads(records.to_json(report)) == document
+    assert command(small, "-q") == 0
+    assert capsys.readouterr().out == f"{small}: {report.summary}\n"
+    assert "the effective rank is" in report.summary
+    assert command(small, "-qq", "-o", f"terminal={small.with_name('r.txt')}", "-v") == 0
+    assert capsys.readouterr().out == ""
+    text = " ".join(small.with_name("r.txt").read_text().split())
+    assert report.summary in text
+    assert "Information, not a verdict." in text
+    assert "PASS" not in text
+    assert "WARN" not in text
+
+
+@pytest.mark.parametrize("width", [80, 120])
+@pytest.mark.parametrize("ascii_only", [False, True])
+def test_the_terminal_fits(small: Path, width: int, ascii_only: bool, tmp_path: Path) -> None:
+    report = rc.directions(small, labelled=coloured(tmp_path / "in"), preprocess="imagenet", device="cpu")
+    console = Console(
+        width=width, record=True, color_system=None, force_terminal=False, file=(tmp_path / "o").open("w")
+    )
+    console.print(terminal.render(report, ascii_only=ascii_only, verbose=True))
+    text = console.export_text()
+    assert all(len(line) <= width for line in text.splitlines())
+    assert text.isascii() or not ascii_only
+    rows = re.findall(r"^ *(\d+) % +(\d+) +\S+ % ", text, re.MULTILINE)
+    points = report.raw.curves[0].points
+    assert [(int(a), int(b)) for a, b in rows[:11]] == [(point.percent, point.kept) for point in points]
+    assert ("by singular value" in text) == (width == 120)
+    assert "top-1 by directions kept" in text
+    short = Console(width=width, record=True, file=io.StringIO())
+    short.print(terminal.render(report, ascii_only=ascii_only))
+    assert "Pruning" not in short.export_text()
+
+
+def test_a_notebook_shows_it(small: Path) -> None:
+    report = measured(small)
+    html = report._repr_html_()
+    assert report.summary in html
+    assert html.count("<tr>") == 12
+    assert repr(report).startswith("DirectionsReport(model=")
+    pandas = pytest.importorskip("pandas")
+    frame = report.to_frame()
+    assert isinstance(frame, pandas.DataFrame)
+    assert len(frame) == 66
+    assert frame.loc["raw"].iloc[0]["same"] == report.raw.curves[0].points[0].same.value
+
+
+def test_progress_and_a_child_behind_the_wall(small: Path, wall: None) -> None:
+    del wall
+    seen: list[Progress] = []
+    through = measured(small, progress=seen.append)
+    here = measured(small, isolate=False)
+    assert through.model_copy(update={"time": None}) == here.model_copy(update={"time": None})
+    assert {"opening the model and the images", "loading the model", "decomposing the head"} <= {
+        now.stage for now in seen
+    }
+    assert any(now.n_done == N for now in seen)
+
+
+def test_images_that_are_handed_over(small: Path) -> None:
+    rng = np.random.default_rng(1)
+    report = measured(small, images=[rng.integers(0, 256, (8, 8, 3), dtype=np.uint8) for _ in range(12)])
+    assert report.n_images == 12
+    assert any("Only 12 images" in note for note in report.notes)
+
+
+# ------------------------------------------------------------------------------------------------ bad input
+
+
+def joined(tail: list[onnx_models.Node], weights: dict[str, Array]) -> onnx.ModelProto:
+    nodes, own = onnx_models.pooled()
+    return onnx_models.build([*nodes, *tail], [("logits", TensorProto.FLOAT, ("batch", 10))], own | weights)
+
+
+def two_heads() -> onnx.ModelProto:
+    """The average of two layers that read different tensors."""
+    nodes: list[onnx_models.Node] = [
+        ("Gemm", ["features", "a"], ["one"]), ("Sigmoid", ["features"], ["bent"]),
+        ("Gemm", ["bent", "b"], ["two"]), ("Add", ["one", "two"], ["logits"]),
+    ]  # fmt: skip
+    return joined(nodes, {"a": onnx_models.weight(16, 10), "b": onnx_models.weight(16, 10)})
+
+
+def broken() -> onnx.ModelProto:
+    model = onnx_models.classifier(CLASSES)
+    weight = next(each for each in model.graph.initializer if each.name == "conv.weight")
+    weight.CopyFrom(numpy_helper.from_array(np.full((16, 3, 3, 3), np.nan, np.float32), "conv.weight"))
+    return model
+
+
+def bad_head_weights() -> onnx.ModelProto:
+    model = onnx_models.classifier(CLASSES)
+    weight = next(each for each in model.graph.initializer if each.name == "fc.weight")
+    weight.CopyFrom(numpy_helper.from_array(np.full((CLASSES, 16), np.inf, np.float32), "fc.weight"))
+    return model
+
+
+def same_classes() -> onnx.ModelProto:
+    model = onnx_models.classifier(CLASSES)
+    weight = next(each for each in model.graph.initializer if each.name == "fc.weight")
+    weight.CopyFrom(numpy_helper.from_array(np.ones((CLASSES, 16), np.float32), "fc.weight"))
+    return model
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (onnx_models.encoder, "head is missing; the file has no class scores"),
+        (broken, "representation has values that are not finite"),
+        (bad_head_weights, "weights of the head are not all finite"),
+        (same_classes, "are the same for all classes; a prediction must depend on the image"),
+    ],
+)
+def test_models_that_cannot_be_measured(
+    make: Callable[[], onnx.ModelProto], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = save(tmp_path, make())
+    with pytest.raises(CannotAssessError, match=said):
+        measured(model)
+    out = tmp_path / "out.json"
+    assert command(model, "-qq", "-o", f"json={out}") == 3
+    assert json.loads(out.read_text())["error"]["exit_code"] == 3
+    assert re.search(said, capsys.readouterr().err)
+
+
+def test_several_heads_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By the rule that finds the representation; with a head of the caller's own, its tensor is named."""
+    model = save(tmp_path, two_heads())
+    assert command(model) == 2
+    assert "no single linear layer ends it: 2 heads are joined, which read bent, features" in capsys.readouterr().err
+    np.save(tmp_path / "head.npy", np.random.default_rng(0).normal(size=(5, 16)))
+    assert command(model, "--head", tmp_path / "head.npy", "--tensor", "features", "-qq") == 0
+
+
+def test_bad_head_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = save(tmp_path, onnx_models.encoder(16))
+    head = tmp_path / "head.npy"
+    np.save(head, np.random.default_rng(0).normal(size=(5, 16)))
+    assert command(model, "--head", head, "-qq") == 0
+    (tmp_path / "head.txt").write_text("1 2 3")
+    (tmp_path / "torn.npy").write_bytes(head.read_bytes()[:90])
+    np.save(tmp_path / "narrow.npy", np.ones((5, 15)))
+    np.save(tmp_path / "cube.npy", np.ones((5, 16, 1)))
+    np.save(tmp_path / "nan.npy", np.full((5, 16), np.nan))
+    np.save(tmp_path / "same.npy", np.ones((5, 16)))
+    for name, code, said in (
+        ("none.npy", 2, "head is missing; no such file"),
+        ("head.txt", 2, r"head is a .txt file; it must be .npy or .safetensors"),
+        ("torn.npy", 2, "head is not readable"),
+        ("narrow.npy", 2, r"weight has shape \(5, 15\)"),
+        ("cube.npy", 2, "2 axes of floats are"),
+        ("nan.npy", 2, "holds values that are not finite"),
+        ("same.npy", 3, "are the same for all classes"),
+    ):
+        assert command(model, "--head", tmp_path / name, "-qq") == code, name
+        assert re.search(said, " ".join(capsys.readouterr().err.split())), name
+
+
+def test_bad_calls(small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    inside = coloured(tmp_path / "in")
+    odd = coloured(tmp_path / "odd", names=("0", "11"))
+    for words, code, said in (
+        (["--shifted", inside], 2, "--shifted is given without --in"),
+        (["--classes", "sorted"], 2, "--classes is given without --in"),
+        (["--in", odd], 2, "label is '11'; the model has 10 classes, 0 to 9"),
+        (["--in", inside, "--classes", "sorted"], 2, "needs as many class folders"),
+        (["--in", inside, "--shifted", inside], 2, "image set is given twice"),
+        (["--in", inside, "--baseline", "timn"], 2, "--baseline is 'timn'"),
+        (["--tensor", "features"], 2, "--tensor or --pool is given without --head"),
+        (["--max-images", "1"], 3, "number of images with a representation that is not constant is 1; at least 2"),
+        (["-o", "csv"], 2, "--output is 'csv'; it must be one of terminal, json, html"),
+        (["-o", f"json={small}"], 2, "a report must not replace it"),
+        (["--device", "gpu"], 2, "--device is 'gpu'"),
+    ):
+        assert command(small, *words) == code, words
+        shown = capsys.readouterr()
+        assert said in " ".join(shown.err.split()), words
+        assert shown.out == ""
+    with pytest.raises(UsageError, match="model file is missing"):
+        measured(small.with_name("none.onnx"))
+
+
+def test_no_report_replaces_the_head(small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    head = tmp_path / "head.npy"
+    np.save(head, np.random.default_rng(0).normal(size=(5, 16)))
+    assert command(small, "--head", head, "-o", f"json={head}") == 2
+    assert "a report must not replace it" in capsys.readouterr().err
+
+
+def test_images_without_a_direction_are_left_out(tmp_path: Path) -> None:
+    """A black image of a rectified classifier without a bias: all features are zero."""
+    model = save(tmp_path, onnx_models.classifier(CLASSES, bias=False))
+    images = np.load(tmp_path / "images.npy")
+    images[3] = 0
+    np.save(tmp_path / "images.npy", images)
+    report = measured(model)
+    assert (report.n_images, report.n_left_out) == (N - 1, 1)
+    assert any("1 images were left out" in note for note in report.notes)
