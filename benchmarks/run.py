@@ -22,6 +22,7 @@ from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
 
+import directions
 import graphs
 import manifest
 import numpy as np
@@ -142,6 +143,7 @@ def main(arguments: list[str]) -> None:
             graphs.rows(folder, runs),
             manifest.rows(folder),
             scan.rows(folder),
+            directions.rows(runs),
         )
         for row in chain(*made, speed.rows(folder, runs)):
             print(" | ".join(f"{key}: {value}" for key, value in row.items()), flush=True)
