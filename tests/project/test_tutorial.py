@@ -23,7 +23,11 @@ NOT_RUN = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("tutorial")
+    """As a clone: the tutorial's own folder is made in it."""
+    clone = tmp_path_factory.mktemp("tutorial")
+    for name in ("benchmarks", "tests"):
+        (clone / name).symlink_to(ROOT / name)
+    return clone
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +61,7 @@ def test_the_commands_do_what_the_tutorial_shows(ran: list[Any], folder: Path) -
     assert {"report.json", "report.html", "junit.xml", "int8.onnx", "gate.json"} <= {p.name for p in gate.iterdir()}
     verbs = {command.text.split()[1] for command, _, _ in ran if command.text.startswith("robustcheck")}
     assert verbs >= {"demo", "export", "inspect", "explain", "init", "check", "compare", "verify", "model.onnx"}
+    assert verbs >= {"directions", "concepts", "shift"}
 
 
 @pytest.mark.export
@@ -81,4 +86,6 @@ def test_the_notebook_runs_where_the_tutorial_ended(
     assert "model.onnx WARN ['rectified', 'no_persistent_outlier_features']" in said
     assert "demo/planted.onnx PASS []" in said
     assert "PASS [(92, 'kept')]" in said
-    assert sum("image/png" in output.get("data", {}) for output in outputs) == 3
+    assert sum("image/png" in output.get("data", {}) for output in outputs) == 4
+    assert "['chequers', 'dots', 'stripes', 'triangle']" in said
+    assert "<Representations: 50 images, 512 features, representation of demo/planted.onnx>" in said
