@@ -15,11 +15,11 @@ from onnx import ModelProto
 
 from robustcheck_onnx.checker import isolated, isolation, measure
 from robustcheck_onnx.checker.errors import RobustcheckError, UsageError
-from robustcheck_onnx.checker.evidence import Evidence, RunOptions, Statistics
-from robustcheck_onnx.checker.images import Images, ImageSource, Skipped, open_images, parse_image_set
+from robustcheck_onnx.checker.evidence import Evidence, RunOptions
+from robustcheck_onnx.checker.images import Images, ImageSource, open_images, parse_image_set
 from robustcheck_onnx.checker.isolation import LOG
 from robustcheck_onnx.checker.limits import NO_LIMITS, Limits
-from robustcheck_onnx.checker.measure import Job, Measurement, Prepared, Progress
+from robustcheck_onnx.checker.measure import Job, Prepared, Progress
 from robustcheck_onnx.checker.measure import cache as records
 from robustcheck_onnx.checker.measure import detectors as plugins
 from robustcheck_onnx.checker.model import (
@@ -33,10 +33,8 @@ from robustcheck_onnx.checker.model import (
 )
 from robustcheck_onnx.checker.report import CLAIM, Binding, Clock, Placed, Report, Settings, Time, sealed
 from robustcheck_onnx.checker.representations import MadeWith, Saver, checked_path, saving
-from robustcheck_onnx.checker.statistics import is_look
-from robustcheck_onnx.checker.statistics import state as sums
 from robustcheck_onnx.checker.storage import Place, Url, as_typed, own_files, redact
-from robustcheck_onnx.checker.verdict import NAMES, decided, judge, load_profile, memory_note, notes_of
+from robustcheck_onnx.checker.verdict import judge, load_profile, memory_note, notes_of
 from robustcheck_onnx.thresholds.context import Context
 from robustcheck_onnx.thresholds.profile import Profile
 from robustcheck_onnx.thresholds.published import context_for
@@ -267,7 +265,7 @@ def _measured_or_cached(
         facts = measure.probe(opened, first)
         LOG.debug("%s: batch invariance and output were tried", job.model)
         watch = partial(_show, loaded, saver) if loaded or saver else None
-        total, is_decided = _until_decided(opened, profile, itertools.chain(first, decoded), progress, watch)
+        total, is_decided = measure.until_decided(opened, profile, itertools.chain(first, decoded), progress, watch)
     (evidence,) = measure.conclude(job, facts, total, profile, decided=is_decided)
     if loaded:
         evidence = evidence.model_copy(update={"detectors": plugins.results(loaded)})
@@ -296,45 +294,6 @@ def _log_opened(opened: measure.Opened) -> None:
     LOG.info("%s: session on %s, %d images", model.path, ", ".join(runner.execution.providers), len(opened.source))
 
 
-def _until_decided(
-    opened: measure.Opened,
-    profile: Profile,
-    decoded: Iterable[Prepared | Skipped],
-    progress: Callable[[Progress], None] | None,
-    watch: measure.Watch | None,
-) -> tuple[Measurement, bool]:
-    """Measure until the evidence decides (True) or the images end (False)."""
-    total = measure.nothing_yet(1)
-    enough_varied = False
-    closest = [""]  # of the last look, for the progress
-    batches = measure.batches(
-        decoded,
-        total.images,
-        opened.job.options.batch_size,
-        n_images=len(opened.source),
-        first_look=profile.min_images,
-        progress=progress,
-        label=lambda: closest[-1],
-    )
-    for batch in batches:
-        measure.add_batch(opened, total, batch, watch)
-        state, n_usable = total.states[0], total.images.n_usable
-        if not is_look(n_usable, profile.min_images) or state is None or state.n < 2:
-            continue
-        measured = sums.statistics(state, profile.alpha, profile.bounds)
-        closest.append(_closest(measured, profile))
-        LOG.debug("%s: look at %d images: %s", opened.job.model, n_usable, closest[-1] or "no bound yet")
-        if decided(measured, profile):
-            # asked last, and only until it holds: counting varied images compares all pairs
-            enough_varied = enough_varied or (
-                total.images.sanity.facts().n_varied >= profile.min_images
-                and measure.content.is_complete(total.contents[0])
-            )
-            if enough_varied:
-                return total, True
-    return total, False
-
-
 def _on_workers(
     job: Job,
     profile: Profile,
@@ -355,21 +314,6 @@ def _on_workers(
         raise outcome.error
     (evidence,) = outcome.evidence
     return evidence, published_of(contract)
-
-
-def _closest(statistics: Statistics, profile: Profile) -> str:
-    """The statistic whose interval is closest to its threshold, for the progress line."""
-    gaps = []
-    for name in profile.deciding:
-        interval, limits = getattr(statistics, name), profile.limits_of(name)
-        if interval.low is not None and interval.high is not None:
-            inside = min(interval.low - limits.minimum, limits.maximum - interval.high)
-            outside = max(limits.minimum - interval.high, interval.low - limits.maximum)
-            gap = max(inside, outside) / (interval.high - interval.low + 1e-12)
-            gaps.append(
-                (gap, f"{NAMES[name]} {interval.low:.3g}–{interval.high:.3g} against {str(limits).removeprefix('> ')}")
-            )
-    return min(gaps)[1] if gaps else ""
 
 
 def published_of(contract: Contract | None) -> Context | None:

@@ -10,6 +10,7 @@ from robustcheck_onnx.checker.progress import Progress, tell_stage
 from . import content
 from .call import settle
 from .collect import Collected, collect, read_head_input
+from .decide import until_decided
 from .gallery import Rows
 from .job import (
     ImagesRead,
@@ -79,6 +80,7 @@ __all__ = [
     "stack",
     "tell_stage",
     "to_probe",
+    "until_decided",
     "usable",
     "versions",
 ]
