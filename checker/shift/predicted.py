@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -29,23 +29,37 @@ SCORES: dict[Method, str] = {"atc_confidence": "confidence", "atc_entropy": "neg
 """ATC's methods and the score of `ImageScores` that each thresholds"""
 
 
-def atc_threshold(scores: npt.ArrayLike, correct: npt.ArrayLike) -> float:
+class Threshold(NamedTuple):
+    """ATC's threshold."""
+
+    score: float
+    share_right: float
+    """the share of the images with exactly this score that counts as right, 0 to 1; without equal scores it is 1"""
+
+
+def atc_threshold(scores: npt.ArrayLike, correct: npt.ArrayLike) -> Threshold:
     """The score below which as many labelled images lie as are predicted wrong (Garg et al. 2022, eq. 1).
 
     t such that mean(scores < t) = mean(not correct): of n sorted scores, the one at place "number of wrong images".
-    Equal scores at t all count as right, so the share below t may then be smaller. Without a wrong image it is the
-    smallest score; infinity where all are wrong.
+    Where several images have the score t, no score has that property: then only a share of them counts as right, so
+    that ATC of the labelled images is their accuracy (ours; the authors' code takes all as right, which is too high
+    where many confidences are exactly 1). Without a wrong image t is the smallest score; infinity where all are wrong.
 
     Args:
         scores: (image,), larger = more certain.
         correct: (image,) bool.
     """
     ordered, n_wrong = np.sort(np.asarray(scores, dtype=np.float64)), int((~np.asarray(correct, dtype=np.bool_)).sum())
-    return float(ordered[n_wrong]) if n_wrong < len(ordered) else float("inf")
+    if n_wrong == len(ordered):
+        return Threshold(float("inf"), 1.0)
+    first, behind = (int(np.searchsorted(ordered, ordered[n_wrong], side)) for side in ("left", "right"))
+    return Threshold(float(ordered[n_wrong]), (behind - n_wrong) / (behind - first))
 
 
 def atc(inside: npt.ArrayLike, correct: npt.ArrayLike, outside: npt.ArrayLike) -> float:
     """Average thresholded confidence: the share of target images at or above the labelled images' threshold.
+
+    Of the images exactly at it, the share that `atc_threshold` gives counts.
 
     Garg et al. 2022, "Leveraging unlabeled data to predict out-of-distribution performance", eq. 2. Arguments are
     scores (image,) of both sets, and for the labelled ones whether they are right. Returns a fraction.
@@ -53,7 +67,8 @@ def atc(inside: npt.ArrayLike, correct: npt.ArrayLike, outside: npt.ArrayLike) -
     >>> atc([0.2, 0.5, 0.7, 0.9], [False, True, True, True], [0.1, 0.4, 0.6, 0.8])
     0.5
     """
-    return float((np.asarray(outside, dtype=np.float64) >= atc_threshold(inside, correct)).mean())
+    threshold, scores = atc_threshold(inside, correct), np.asarray(outside, dtype=np.float64)
+    return float((scores > threshold.score).mean() + threshold.share_right * (scores == threshold.score).mean())
 
 
 def doc(inside: npt.ArrayLike, correct: npt.ArrayLike, outside: npt.ArrayLike) -> float:
@@ -89,6 +104,8 @@ class Inside:
     """(image,)"""
     thresholds: dict[Method, Array]
     """of ATC, by method"""
+    shares_right: dict[Method, Array]
+    """of the images at the threshold, by method"""
     accuracy: Array
     confidence: Array
 
@@ -98,22 +115,38 @@ def resample_inside(scores: ImageScores, correct: Bools, seed: int, resamples: i
     n = len(correct)
     orders = {method: np.argsort(getattr(scores, name), kind="stable") for method, name in SCORES.items()}
     thresholds: dict[Method, list[Array]] = {method: [] for method in SCORES}
+    shares_right: dict[Method, list[Array]] = {method: [] for method in SCORES}
     accuracy, confidence = [], []
     for counts in resampled(n, (seed, 0), resamples):
         n_wrong = counts @ (~correct).astype(np.int64)
         accuracy.append(1 - n_wrong / n)
         confidence.append(counts @ scores.confidence / n)
         for method, order in orders.items():
-            place = (np.cumsum(counts[:, order], axis=1) <= n_wrong[:, None]).sum(axis=1)
+            below = _counted_below(counts[:, order])
             values = np.append(getattr(scores, SCORES[method])[order], np.inf)
-            thresholds[method].append(values[place])
+            chosen = values[(below[:, 1:] <= n_wrong[:, None]).sum(axis=1)]
+            up_to, first = (_at(below, np.searchsorted(values[:-1], chosen, side)) for side in ("right", "left"))
+            thresholds[method].append(chosen)
+            with np.errstate(invalid="ignore"):  # all wrong: no image is at the threshold
+                shares_right[method].append(np.nan_to_num((up_to - n_wrong) / (up_to - first), nan=1.0))
     return Inside(
         scores,
         correct,
         {method: np.concatenate(parts) for method, parts in thresholds.items()},
+        {method: np.concatenate(parts) for method, parts in shares_right.items()},
         np.concatenate(accuracy),
         np.concatenate(confidence),
     )
+
+
+def _counted_below(counts: Counts) -> Counts:
+    """How many images each resample has before each place: (resample, image + 1), for counts of ordered images."""
+    return np.concatenate([np.zeros((len(counts), 1), dtype=np.int64), np.cumsum(counts, axis=1)], axis=1)
+
+
+def _at(rows: Counts, place: npt.NDArray[np.intp]) -> Counts:
+    """One value of each row."""
+    return np.asarray(rows[np.arange(len(rows)), place])
 
 
 @dataclass(frozen=True)
@@ -128,9 +161,10 @@ class Interval:
 def predict(inside: Inside, outside: ImageScores, seed: tuple[int, ...]) -> dict[Method, Interval]:
     """Predict the accuracy on target images by ATC (two scores) and DoC.
 
-    Intervals are percentiles of the bootstrap over the images of both sets, CONFIDENCE wide. ATC's is never narrower
-    than Wilson's for the share of the target images alone (ours): where that share is 0 or 1 a bootstrap has no width.
-    A temperature is taken as fixed.
+    Intervals are percentiles of the bootstrap over the images of both sets, CONFIDENCE wide. A bootstrap of a share of
+    0 or 1 has no width. So ATC's is never narrower than Wilson's for the share of the target images alone, and DoC's,
+    where all labelled images are right or all are wrong, than Wilson's for their accuracy (both ours). A temperature is
+    taken as fixed.
 
     Args:
         inside: from `resample_inside`.
@@ -147,10 +181,10 @@ def predict(inside: Inside, outside: ImageScores, seed: tuple[int, ...]) -> dict
         start += len(counts)
         confidence.append(counts @ outside.confidence / n)
         for method, order in ordered.items():
-            below = np.concatenate([np.zeros((len(counts), 1)), np.cumsum(counts[:, order], axis=1)], axis=1)
-            values = getattr(outside, SCORES[method])[order]
-            place = np.searchsorted(values, inside.thresholds[method][rows], side="left")
-            shares[method].append(1 - below[np.arange(len(counts)), place] / n)
+            below, values = _counted_below(counts[:, order]), getattr(outside, SCORES[method])[order]
+            chosen, share_right = inside.thresholds[method][rows], inside.shares_right[method][rows]
+            up_to, first = (_at(below, np.searchsorted(values, chosen, side)) for side in ("right", "left"))
+            shares[method].append(1 - (first + (1 - share_right) * (up_to - first)) / n)
     found: dict[Method, Interval] = {}
     for method, name in SCORES.items():
         value = atc(getattr(inside.scores, name), correct, getattr(outside, name))
@@ -159,6 +193,12 @@ def predict(inside: Inside, outside: ImageScores, seed: tuple[int, ...]) -> dict
         found[method] = Interval(value, min(low, alone.low), max(high, alone.high))
     value = doc(inside.scores.confidence, correct, outside.confidence)
     low, high = percentiles(np.clip(inside.accuracy - inside.confidence + np.concatenate(confidence), 0, 1))
+    if correct.all() or not correct.any():
+        alone = wilson(int(correct.sum()), len(correct))
+        low, high = (
+            max(min(low, value + alone.low - alone.value), 0),
+            min(max(high, value + alone.high - alone.value), 1),
+        )
     found["doc"] = Interval(value, min(low, value), max(high, value))
     return found
 

@@ -26,7 +26,7 @@ def test_atc_on_scores_that_tell_right_from_wrong_is_the_share_above_their_borde
     rng = np.random.default_rng(0)
     inside = np.concatenate([rng.uniform(0.5, 1, 300), rng.uniform(0, 0.5, 100)])
     correct = inside >= 0.5
-    assert 0.5 <= atc_threshold(inside, correct) < 0.51
+    assert 0.5 <= atc_threshold(inside, correct).score < 0.51
     outside = (np.arange(1000) + 0.5) / 1000 * 0.8  # uniform to 0.8: three eighths are above 0.5
     assert atc(inside, correct, outside) == pytest.approx(0.375, abs=0.01)
     assert atc(inside, correct, inside) == pytest.approx(0.75)  # of the same images it is their accuracy
@@ -36,11 +36,26 @@ def test_atcs_threshold_balances_the_wrong_images_with_those_below() -> None:
     rng = np.random.default_rng(1)
     values, correct = rng.random(501), rng.random(501) < 0.3
     threshold = atc_threshold(values, correct)
-    assert (values < threshold).mean() == pytest.approx((~correct).mean())
-    assert atc_threshold(values, np.ones(501, bool)) == values.min()
+    assert (values < threshold.score).mean() == pytest.approx((~correct).mean())
+    assert threshold.share_right == 1
+    assert atc_threshold(values, np.ones(501, bool)) == (values.min(), 1)
     assert atc(values, np.zeros(501, bool), values) == 0
-    # equal scores can't be split: all of them count as right
-    assert atc([1.0, 1.0, 1.0], [True, False, True], [1.0, 0.9]) == 0.5
+    # equal scores: as large a share of them counts as right as makes the labelled images' accuracy
+    assert atc([1.0, 1.0, 1.0], [True, False, True], [1.0, 0.9]) == pytest.approx(2 / 3 / 2)
+
+
+def test_atc_is_not_too_high_where_many_confidences_are_exactly_1() -> None:
+    """Four fifths have confidence 1, as after a softmax in half precision; 70 % are right, in both sets."""
+    rng = np.random.default_rng(8)
+    inside, outside = (_images(np.where(rng.random(n) < 0.8, 1.0, rng.uniform(0.5, 0.9, n))) for n in (3000, 2000))
+    correct = rng.random(3000) < 0.7
+    resamples = predicted.resample_inside(inside, correct, 0, 200)
+    for method in ("atc_confidence", "atc_entropy"):
+        name = predicted.SCORES[method]
+        assert atc(getattr(inside, name), correct, getattr(inside, name)) == pytest.approx(correct.mean())
+        found = predicted.predict(resamples, outside, (0, 1))[method]
+        assert found.value == pytest.approx(0.7, abs=0.03)
+        assert found.low < 0.7 < found.high < 0.75
 
 
 def test_doc_is_accuracy_less_the_fall_of_confidence() -> None:
@@ -65,10 +80,12 @@ def test_scores_of_an_image_are_those_of_scipys_softmax() -> None:
 # --------------------------------------------------------------------------------------------------- bootstrap
 
 
-def test_resamples_are_what_a_loop_over_images_gives() -> None:
+@pytest.mark.parametrize("ties", [False, True])
+def test_resamples_are_what_a_loop_over_images_gives(ties: bool) -> None:
     """The vectorised bootstrap against one that draws images and calls `atc` and `doc` on them."""
     rng = np.random.default_rng(3)
-    inside, outside = _images(rng.uniform(0.5, 1, 60)), _images(rng.uniform(0.5, 0.9, 50))
+    places = 1 if ties else 9
+    inside, outside = (_images(rng.uniform(0.5, high, n).round(places)) for n, high in ((60, 1), (50, 0.9)))
     correct = rng.random(60) < inside.confidence
     resamples = predicted.resample_inside(inside, correct, 7, 40)
     found = predicted.predict(resamples, outside, (7, 1, 1))
@@ -125,6 +142,17 @@ def test_a_share_of_one_still_has_an_interval() -> None:
     found = predicted.predict(predicted.resample_inside(inside, correct, 0), _images(np.full(60, 0.99)), (0, 1))
     assert found["atc_confidence"].value == 1
     assert found["atc_confidence"].low < 0.95
+
+
+def test_all_right_labelled_images_do_not_make_doc_certain() -> None:
+    """Of 60 images without an error, the accuracy may be 94 %: SciPy's Wilson interval."""
+    inside, outside = _images(np.full(60, 0.9)), _images(np.full(80, 0.8))
+    for correct, value in ((np.ones(60, bool), 0.9), (np.zeros(60, bool), 0.0)):
+        found = predicted.predict(predicted.resample_inside(inside, correct, 0), outside, (0, 1))["doc"]
+        alone = stats.binomtest(int(correct.sum()), 60).proportion_ci(0.95, method="wilson")
+        assert found.value == pytest.approx(value)
+        assert found.low == pytest.approx(max(value + alone.low - correct[0], 0))
+        assert found.high == pytest.approx(min(value + alone.high - correct[0], 1))
 
 
 def test_the_same_seed_gives_the_same_numbers() -> None:
