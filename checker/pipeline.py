@@ -260,7 +260,7 @@ def _measured_or_cached(
         first = measure.to_probe(decoded)  # the next ones are decoded while the session opens
         opened = measure.open_sessions(inputs)
         _log_opened(opened)
-        plugins.begin(loaded, opened.models[0].digest)
+        plugins.begin(loaded, opened.models[0].digest, opened.preprocessing.preprocessing)
         measure.tell_stage(progress, "trying the model on a few images")
         facts = measure.probe(opened, first)
         LOG.debug("%s: batch invariance and output were tried", job.model)

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
-from robustcheck_onnx.checker.evidence import DetectorResult
+from robustcheck_onnx.checker.evidence import DetectorResult, Preprocessing
 
 __all__ = ["GROUP", "Detector", "DetectorResult", "Loaded", "begin", "load", "name_of", "results", "update"]
 
@@ -32,8 +32,8 @@ class Detector(Protocol):
     """What an entry point's class makes: one object a run.
 
     It is called without arguments, or with the text that the user gave behind the name (`--detector NAME=TEXT`). Where
-    the object has a method `begin(model_digest: str)`, it is called before the first images, with the digest of the
-    model as reports have it.
+    the object has a method `begin(model_digest: str, preprocessing: Preprocessing)`, it is called before the first
+    images, with the digest of the model and the preprocessing as reports have them.
     """
 
     name: str
@@ -87,8 +87,8 @@ def load(specs: Sequence[str]) -> tuple[Loaded, ...]:
     return tuple(_make(_find(name, installed), spec) for name, spec in zip(names, specs, strict=True))
 
 
-def begin(loaded: Sequence[Loaded], model_digest: str) -> None:
-    """Tell every detector that asks for it (a method `begin`) which model is measured.
+def begin(loaded: Sequence[Loaded], model_digest: str, preprocessing: Preprocessing) -> None:
+    """Tell every detector that asks for it (a method `begin`) which model is measured, and how pixels become inputs.
 
     Raises CannotAssessError: a detector raised.
     """
@@ -96,7 +96,7 @@ def begin(loaded: Sequence[Loaded], model_digest: str) -> None:
         with _calling_detector(one.name, one.package):
             start = getattr(one.detector, "begin", None)
             if start is not None:
-                start(model_digest)
+                start(model_digest, preprocessing)
 
 
 def update(loaded: Sequence[Loaded], representations: npt.ArrayLike) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
 from robustcheck_onnx.checker.statistics import Accuracy
 from robustcheck_onnx.checker.text import percent_text
 from robustcheck_onnx.thresholds.frozen import Frozen
@@ -30,20 +34,33 @@ CLAIM = (
 )
 
 
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
 class Estimate(Frozen):
     """The accuracy that one method predicts for one target set (fractions)."""
 
     method: Method
-    accuracy: float | None
+    accuracy: Share | None
     """None where it was not established"""
-    low: float | None
-    high: float | None
+    low: Share | None
+    high: Share | None
     drop_points: float | None
     """in-distribution accuracy less the predicted one, percentage points"""
     not_established: str
     """why there is no number; empty where there is one"""
     assumes: str
     """what must hold for the number to be right, in words"""
+
+    @model_validator(mode="after")
+    def _has_all_or_says_why(self) -> Self:
+        """An interval holds its number; where there is none, a reason stands in its place."""
+        if self.accuracy is None or self.low is None or self.high is None:
+            if not self.not_established or (self.accuracy, self.low, self.high) != (None, None, None):
+                raise ValueError("a prediction has its interval, or a reason why it is not established")
+        elif self.not_established or not self.low <= self.accuracy <= self.high:
+            raise ValueError("a prediction lies in its interval")
+        return self
 
 
 class PredictedClasses(Frozen):

@@ -80,7 +80,7 @@ def predict_targets(
         UsageError: a target with the images of the in-distribution set or of another target; a further model twice.
         CannotAssessError: class scores that no confidence can be read from, or that are not finite.
     """
-    seed = inputs.job.options.seed
+    seed = inputs.job.options.seed % 2**64  # NumPy takes no negative one
     fitted = inner.scores.fit() if with_temperature else None
     inside, kind = inner.scores.scored(), inner.scores.kind
     assert kind is not None

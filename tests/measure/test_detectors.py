@@ -344,12 +344,13 @@ def test_a_detector_that_asks_for_it_learns_the_models_digest_first(
     plug_in(
         "class One(One):\n"
         "    def __init__(self): self.seen = []\n"
-        "    def begin(self, model_digest): self.seen.append(model_digest)\n"
+        "    def begin(self, model_digest, preprocessing): self.seen += [model_digest, str(preprocessing.size)]\n"
         "    def update(self, h): self.seen.append('images')\n"
-        "    def result(self): return sound(text=' '.join(self.seen[:2]))\n"
+        "    def result(self): return sound(text='; '.join(self.seen[:3]))\n"
     )
     report = run(lookup_pass, "one")
-    assert report.evidence.detectors[0].text == f"{report.evidence.model.digest} images"
+    size = report.evidence.preprocessing.preprocessing.size
+    assert report.evidence.detectors[0].text == f"{report.evidence.model.digest}; {size}; images"
 
 
 @pytest.mark.parametrize(
@@ -368,7 +369,7 @@ def test_our_own_errors_of_a_detector_stay(
     plug_in(
         "from robustcheck_onnx.checker.errors import CannotAssessError, RobustcheckError, UsageError\n"
         "class Zero(UsageError): exit_code = 0\n"
-        f"class One(One):\n    def begin(self, model_digest): raise {raised}\n"
+        f"class One(One):\n    def begin(self, model_digest, preprocessing): raise {raised}\n"
     )
     with pytest.raises(kind, match=said):
         run(lookup_pass, "one")

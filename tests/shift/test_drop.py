@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,9 +14,11 @@ import pytest
 from robustcheck_onnx import check, verify
 from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
+from robustcheck_onnx.checker.evidence import Preprocessing
 from robustcheck_onnx.checker.report import Report
 from robustcheck_onnx.checker.report.record import to_json
 from robustcheck_onnx.checker.shift.drop import PredictedDrop
+from robustcheck_onnx.checker.statistics import wilson
 
 Made = Callable[..., Path]
 
@@ -30,7 +34,7 @@ def _estimate(accuracy: float | None, low: float | None, why: str = "") -> dict[
 
 def _document(digest: str, estimates: list[dict[str, Any]] | None) -> dict[str, Any]:
     """A report of `shift` with an in-distribution accuracy of 80 % and one target."""
-    accuracy = {"n": 100, "n_correct": 80, "value": 0.8, "low": 0.71, "high": 0.87}
+    accuracy = wilson(80, 100).model_dump()
     counted = {"n_available": 100, "n_read": 100, "n_skipped": 0, "skipped": [], "digest": "ab"}
     predicted = estimates and {
         "scores": "logits", "scores_why": "", "mean_confidence": 0.8, "temperature": None, "n_resamples": 1000,
@@ -66,12 +70,23 @@ def _document(digest: str, estimates: list[dict[str, Any]] | None) -> dict[str, 
     }  # fmt: skip
 
 
+def _preprocessing() -> Preprocessing:
+    return Preprocessing(
+        size=(4, 4), resize_mode="squash", resize_size=(4, 4), interpolation="bicubic", crop="none", mean=(0, 0, 0),
+        std=(1, 1, 1),
+    )  # fmt: skip
+
+
 @pytest.fixture
 def made(tmp_path: Path, passed: Report) -> Made:
     """`made(estimates)`: a report of the model that passes."""
 
-    def write(*estimates: dict[str, Any], digest: str = passed.evidence.model.digest) -> Path:
+    def write(
+        *estimates: dict[str, Any], digest: str = passed.evidence.model.digest, of_target: dict[str, Any] | None = None
+    ) -> Path:
         document = _document(digest, list(estimates) or None)
+        for target in document["predicted"]["targets"] if of_target else ():
+            target.update(of_target)
         document |= {
             "preprocessing": passed.evidence.preprocessing.preprocessing.model_dump(mode="json"),
             "execution": passed.evidence.execution.model_dump(mode="json"),
@@ -123,13 +138,57 @@ def test_a_report_of_another_model_is_no_verdict(
     assert "report predicts nothing; it must be of a shift with --target" in capsys.readouterr().err
 
 
+MEASURED = wilson(40, 100).model_dump()
+TOLD = {"n_classes": 3, "top_share": 0.9, "distance": 0.5, "expected_distance": 0.1, "p_value": 0.001}
+
+
+@pytest.mark.parametrize(
+    ("of_target", "said"),
+    [
+        ({"in_both": 7}, "blur: 7 of 100 images are in-distribution images"),
+        ({"measured": MEASURED}, "blur: 40.0 % was measured, up to 49.1 points below"),
+        ({"classes": TOLD}, "blur: predicted classes have other frequencies than the in-distribution ones"),
+        ({"estimates": []}, "blur: nothing was predicted"),
+    ],
+)
+def test_what_the_report_itself_says_against_its_predictions_warns(
+    made: Made, lookup_pass: tuple[Path, Path], of_target: dict[str, Any], said: str
+) -> None:
+    file = made(_estimate(0.8, 0.79), of_target=of_target)
+    report = check(lookup_pass[0], images=lookup_pass[1], detectors=[f"predicted-drop={file},40"])
+    (reason,) = report.verdict.reasons
+    assert said in reason.seen
+
+
+def test_the_text_says_which_file_it_was(made: Made, lookup_pass: tuple[Path, Path]) -> None:
+    file = made(_estimate(0.8, 0.79))
+    report = check(lookup_pass[0], images=lookup_pass[1], detectors=[f"predicted-drop={file},40"])
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    assert report.evidence.detectors[0].text.endswith(f"; shift sha256:{digest[:12]}")
+
+
+def test_points_that_nothing_could_exceed_are_no_verdict(made: Made, lookup_pass: tuple[Path, Path]) -> None:
+    """80 % in distribution: no accuracy is more than 80 points below."""
+    file = made(_estimate(0.8, 0.79))
+    with pytest.raises(
+        CannotAssessError, match=r"accuracy is 80\.0 %; with 80 points below allowed nothing could warn"
+    ):
+        check(lookup_pass[0], images=lookup_pass[1], detectors=[f"predicted-drop={file},80"])
+
+
+def test_other_preprocessing_is_no_verdict(made: Made, passed: Report) -> None:
+    detector = PredictedDrop(f"{made(_estimate(0.8, 0.79))},40")
+    with pytest.raises(CannotAssessError, match="preprocessing of the report is another one"):
+        detector.begin(passed.evidence.model.digest, _preprocessing())
+
+
 @pytest.mark.parametrize("text", ["", "shift.json", ",5", "x.json,many", "x.json,-1", "x.json,nan", "x.json,101"])
 def test_bad_texts(text: str) -> None:
     with pytest.raises(UsageError, match=r"it must be REPORT\.json,POINTS with points from 0 to 100"):
         PredictedDrop(text)
 
 
-def test_bad_files(tmp_path: Path, passed: Report) -> None:
+def test_bad_files(tmp_path: Path, passed: Report, made: Made) -> None:
     file = tmp_path / "x.json"
     with pytest.raises(UsageError, match="report is not readable"):
         PredictedDrop(f"{file},5")
@@ -137,6 +196,19 @@ def test_bad_files(tmp_path: Path, passed: Report) -> None:
         file.write_text(content)
         with pytest.raises(UsageError, match=said):
             PredictedDrop(f"{file},5")
+    for estimate, said in (
+        (_estimate(0.8, 0.9), r"estimates\.0 is missing or wrong"),
+        (_estimate(0.8, 1.5), r"low is missing or wrong"),
+        (_estimate(0.8, math.nan), r"JSON is missing or wrong|low is missing or wrong"),
+        (_estimate(None, None), r"estimates\.0 is missing or wrong"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            PredictedDrop(f"{made(estimate)},5")
+    edited = json.loads(made(_estimate(0.8, 0.79)).read_text())
+    edited["in_distribution"]["accuracy"]["value"] = 0.5
+    file.write_text(json.dumps(edited))
+    with pytest.raises(UsageError, match=r"in_distribution\.accuracy is wrong; it must follow from n and n_correct"):
+        PredictedDrop(f"{file},5")
     file.write_text("[" * 100_000)
     with pytest.raises(UsageError):
         PredictedDrop(f"{file},5")
@@ -147,7 +219,7 @@ def test_without_a_model_it_has_no_result(made: Made) -> None:
     with pytest.raises(RuntimeError, match="begin was not called"):
         detector.result()
     with pytest.raises(CannotAssessError):
-        detector.begin("another")
+        detector.begin("another", _preprocessing())
 
 
 def test_its_errors_are_its_own_through_the_command(

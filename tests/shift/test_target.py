@@ -288,6 +288,13 @@ def test_bad_input(
     assert json.loads(out.read_text())["error"]["exit_code"] == code
 
 
+def test_a_negative_seed_is_a_seed(place: Path) -> None:
+    report = _run(place, "hard", seed=-1)
+    assert report.seed == -1
+    assert report.predicted is not None
+    assert report.predicted.targets[0].estimates[0].accuracy is not None
+
+
 def test_a_model_without_class_scores_cannot_predict(place: Path) -> None:
     with pytest.raises(CannotAssessError, match=r"encoder\.onnx: class output is missing"):
         _run(place, "hard", model="encoder.onnx", preprocess="imagenet")
