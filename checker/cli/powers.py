@@ -28,7 +28,7 @@ POWERS: Final[Mapping[str, Rule]] = {
     "preprocess": Rule(LOOSENS, "the model gets other pixels than its file says"),
     "tensor": Rule(LOOSENS, "another tensor is measured"),
     "pool": Rule(LOOSENS, "another representation is measured"),
-    "device": Rule(HARMLESS, "numbers differ by rounding; a device that is missing is an error"),
+    "device": Rule(LOOSENS, "another provider than cpu and cuda may compute less exactly"),
     "provider-option": Rule(LOOSENS, "the provider may compute less exactly, in half precision for example"),
     "batch-size": Rule(LOOSENS, "a model is tried with other numbers of images at once; with 1, alone"),
     "thresholds": Rule(LOOSENS, "another profile judges"),

@@ -54,6 +54,7 @@ PRESENTATION = (
     *("timeout", "max-memory", "max-model-size"),
 )
 """Settings that change neither a number nor a verdict's exit code; the report names all others."""
+EXACT_DEVICES = ("auto", "cpu", "cuda")  # TF32 is off there; TensorRT may take it
 LOOK = "robustcheck check --show-settings --isolated  # shows every key"
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -171,7 +172,12 @@ class Resolved:
         )
 
     def is_other(self, key: str) -> bool:
-        """Whether a setting has another value than its default; of the share of unusable images, a larger one."""
+        """Whether a setting has another value than its default that can do what its rule says.
+
+        Of the share of unusable images that is a larger one, of the device none of EXACT_DEVICES.
+        """
+        if key == "device":
+            return self.settings.device.partition(":")[0].lower() not in EXACT_DEVICES
         value, default = getattr(self.settings, FIELDS[key]), Settings.model_fields[FIELDS[key]].default
         return bool(value > default if key == "max-bad" else value != default)
 

@@ -35,6 +35,7 @@ OTHER: dict[str, tuple[str, str]] = {
     "preprocess": ('"clip"', "clip"),
     "tensor": ('"t"', "t"),
     "pool": ('"mean"', "mean"),
+    "device": ('"coreml"', "coreml"),
     "provider-option": ('["use_tf32=1"]', "use_tf32=1"),
     "batch-size": ("1", "1"),
     "thresholds": ('"default-1"', "default-1"),
@@ -46,7 +47,6 @@ OTHER: dict[str, tuple[str, str]] = {
     "sign": ('"key.pem"', "key.pem"),
 }
 HARMLESS: dict[str, str] = {
-    "device": '"cpu"',
     "workers": "2",
     "output": '["json=r.json"]',
     "quiet": "1",
@@ -132,6 +132,23 @@ def test_a_file_may_not_say_it_and_the_command_line_may(key: str) -> None:
     field = settings.FIELDS[key]
     assert refused(given | {field: getattr(named, field)}, {}) is None
     assert refused({"images": "bundled"}, {}, isolated=True) is None
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu", "CUDA:1"])
+def test_a_file_may_name_a_device_that_computes_exactly(device: str) -> None:
+    Path("robustcheck.toml").write_text(f'device = "{device}"\n', encoding="utf-8")
+    assert refused({"images": "bundled"}, {}) is None
+    assert settings.resolve({}, {}).loosening() == ()
+
+
+@pytest.mark.parametrize("device", ["cuda,use_tf32=1", "cuda:0,use_tf32=1", "cuda\\n,use_tf32=1"])
+def test_no_file_or_variable_hides_options_behind_a_device(device: str) -> None:
+    Path("robustcheck.toml").write_text(f'device = "{device}"\n', encoding="utf-8")
+    with pytest.raises(UsageError, match=r"^robustcheck\.toml: device is "):
+        settings.resolve({}, {})
+    Path("robustcheck.toml").unlink()
+    with pytest.raises(UsageError, match=r"^environment: ROBUSTCHECK_DEVICE is "):
+        settings.resolve({}, {"ROBUSTCHECK_DEVICE": device})
 
 
 @pytest.mark.parametrize("key", OTHER)
