@@ -8,11 +8,14 @@ from robustcheck_onnx.checker.evidence import Execution
 from robustcheck_onnx.checker.model import ModelFile
 from robustcheck_onnx.checker.verdict import execution_notes, model_notes, skipped_note
 
+from .aline import MIN_MODELS
 from .dispersion import ClassShift
 from .predictions import Predicted
 from .records import SetResult, Shifted
 from .robustness import IMAGES, LABEL_SET, WORDS
 from .scores import COSINES
+
+FEWEST_BESIDE = MIN_MODELS - 1
 
 
 def notes_of(
@@ -76,6 +79,11 @@ def predicted_notes(inner: SetResult, predicted: Predicted) -> list[str]:
         notes.append(
             f"The labelled images of {inner.name} are of {inner.n_labels} of {inner.n_compete} classes; what is "
             "predicted holds for images of these classes only."
+        )
+    if len(predicted.beside) == FEWEST_BESIDE:
+        notes.append(
+            "Agreement on the line: three models give three points, and three unrelated points lie on a rising line as "
+            "well as is asked for one time in fourteen. Five models or more say something."
         )
     for each in predicted.targets:
         classes = each.classes

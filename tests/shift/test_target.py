@@ -14,7 +14,7 @@ from rich.console import Console
 
 from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
-from robustcheck_onnx.checker.shift import ShiftReport, measure_shift, predicted, terminal
+from robustcheck_onnx.checker.shift import ShiftReport, aline, measure_shift, predicted, terminal
 from support import onnx_models
 
 PX, CLASSES = 4, 4
@@ -320,6 +320,12 @@ def _shown(report: ShiftReport, width: int, *, ascii_only: bool = False) -> str:
 def report(place: Path) -> ShiftReport:
     others = [str(place / f"other{number}.onnx") for number in (1, 2)]
     return _run(place, "hard", "few", shifted=[str(place / "hard")], beside=others, temperature=True, isolate=False)
+
+
+def test_a_line_of_three_points_is_told(report: ShiftReport) -> None:
+    """The correlation of three unrelated normal points is the cosine of a uniform angle, 0 to π."""
+    assert np.arccos(np.sqrt(aline.FITS)) / np.pi == pytest.approx(1 / 14, abs=0.001)
+    assert any("one time in fourteen" in note for note in report.notes)
 
 
 @pytest.mark.parametrize("width", [80, 120])
