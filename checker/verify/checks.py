@@ -196,6 +196,16 @@ def check_images(report: Report, image_set: str | None, *, at_hand: bool) -> Fin
     )
 
 
+def check_asked(report: Report, detectors: Collection[str]) -> None:
+    """Raise UsageError for a detector that is asked for and took no part in the check: no rerun would run it."""
+    absent = {plugins.name_of(spec) for spec in detectors} - {each.name for each in report.evidence.detectors}
+    if absent:
+        raise UsageError(
+            f"--detector names {', '.join(sorted(absent))}; the check of this report ran without it",
+            "make the report again with --detector, or leave it out here",
+        )
+
+
 def check_rerun(
     report: Report,
     model: Path,

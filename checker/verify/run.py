@@ -24,6 +24,7 @@ from robustcheck_onnx.thresholds.frozen import Frozen
 from .checks import (
     Finding,
     agreed,
+    check_asked,
     check_images,
     check_model,
     check_profile,
@@ -195,6 +196,7 @@ def verify(
         check_verdict(report, faults),
     ]
     image_set = None if images is None else str(images)
+    check_asked(report, detectors)
     if report.evidence.images.given and (rerun or image_set is not None):
         raise UsageError(
             f"{report_file}: its images were {report.evidence.images.source}, handed over in Python; they can't be "

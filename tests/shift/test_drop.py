@@ -234,7 +234,9 @@ def test_its_errors_are_its_own_through_the_command(
     assert "--detector names predicted-drop twice" in capsys.readouterr().err
 
 
-def test_a_second_run_takes_the_text_again(made: Made, lookup_pass: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_second_run_takes_the_text_again(
+    made: Made, lookup_pass: tuple[Path, Path], passed: Report, tmp_path: Path
+) -> None:
     spec = f"predicted-drop={made(_estimate(0.7, 0.6))},30"
     report = check(lookup_pass[0], images=lookup_pass[1], detectors=[spec])
     kept = tmp_path / "report.json"
@@ -243,6 +245,10 @@ def test_a_second_run_takes_the_text_again(made: Made, lookup_pass: tuple[Path, 
         verify(kept, lookup_pass[0], images=lookup_pass[1], rerun=True)
     again = verify(kept, lookup_pass[0], images=lookup_pass[1], rerun=True, detectors=[spec])
     assert {each.check: each.status for each in again.findings}["rerun"] == "agrees"
+    kept.write_text(to_json(passed))  # its check ran without
+    with pytest.raises(UsageError, match="--detector names predicted-drop; the check of this report ran without it"):
+        verify(kept, lookup_pass[0], images=lookup_pass[1], detectors=[spec])
+    kept.write_text(to_json(report))
     other = f"{spec.removesuffix(',30')},10"  # now it warns
     again = verify(kept, lookup_pass[0], images=lookup_pass[1], rerun=True, detectors=[other])
     assert {each.check: each.status for each in again.findings}["rerun"] == "differs"
