@@ -10,13 +10,14 @@ import contextlib
 import json
 import secrets
 import shlex
+import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, BinaryIO, Final, Literal, Self
+from typing import Any, BinaryIO, Final, Literal, Self, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -87,19 +88,18 @@ class Saver:
 
     def __init__(self, path: str | Path) -> None:
         self._path = checked_path(path)
-        self._spool = self._path.with_name(f".{self._path.name}.{secrets.token_hex(8)}.tmp")
         self._width, self._dtype = 0, np.dtype(np.float32)
         self._names: list[str] = []
         self._digests: list[str] = []
         with self._errors():
-            self._file: BinaryIO = self._spool.open("xb")
+            # without a name: it goes with a run that is killed, too
+            self._file = cast("BinaryIO", tempfile.TemporaryFile(dir=self._path.parent))  # noqa: SIM115 # closed on exit
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
-        self._spool.unlink(missing_ok=True)
 
     def add(self, rows: Rows, names: Sequence[str], digests: Sequence[str]) -> None:
         """Add rows (image, feature) of one width and dtype, with the name and digest of each image."""
@@ -114,9 +114,9 @@ class Saver:
         made = self._path.with_name(f".{self._path.name}.{secrets.token_hex(8)}.tmp")
         try:
             with self._errors():
-                self._file.close()
+                self._file.flush()
                 shape = (len(self._names), self._width)
-                rows = np.memmap(self._spool, dtype=self._dtype, mode="r", shape=shape)
+                rows = np.memmap(self._file, dtype=self._dtype, mode="r", shape=shape)
                 with made.open("xb") as file:
                     _WRITERS[self._path.suffix](file, rows, self._names, self._digests, made_with.model_dump_json())
                 made.replace(self._path)
@@ -144,12 +144,19 @@ def checked_path(path: str | Path) -> Path:
 
     Raises UsageError, EnvironmentFaultError.
     """
-    local = local_path(path, "file of representations").resolve()
+    given = local_path(path, "file of representations")
+    try:
+        local = given.resolve()
+    except (OSError, RuntimeError) as fault:  # links in a circle
+        raise UsageError(
+            f"{given}: file of representations is a link that leads nowhere; it must lead to a file",
+            f"ls -l {shlex.quote(str(given))}",
+        ) from fault
     if local.suffix not in _WRITERS:
         raise UsageError(
-            f"{local.name}: file of representations has the suffix {local.suffix or '(none)'}; it must be one of "
+            f"{given}: file of representations has the suffix {local.suffix or '(none)'}; it must be one of "
             f"{', '.join(_WRITERS)}",
-            f"--save-representations {shlex.quote(local.stem)}.npz",
+            "--save-representations rows.npz",
         )
     if local.suffix == ".parquet":
         _pyarrow(local)
@@ -179,14 +186,21 @@ def load_representations(path: str | Path) -> Representations:
         made_with = MadeWith.model_validate_json(str(about))
         if values.ndim != 2 or values.dtype.kind != "f" or not len(values) == len(names) == len(digests):
             raise ValueError(f"{len(names)} names and {len(digests)} digests for an array of shape {values.shape}")
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as fault:
+        if not all(isinstance(each, str) for each in (*names, *digests)):
+            raise ValueError("a name or digest is no text")
+        if not np.isfinite(values).all():
+            raise ValueError("a value is not finite")
+    except (OSError, *_DAMAGE) as fault:
         raise UsageError(
             f"{local}: file of representations is not readable ({' '.join(str(fault).split())[:200]}); it must be one "
             "that this tool wrote",
             "robustcheck model.onnx --images photos/ --save-representations rows.npz",
         ) from fault
-    return Representations(values, tuple(map(str, names)), tuple(map(str, digests)), made_with)
+    return Representations(values, tuple(names), tuple(digests), made_with)
 
+
+_DAMAGE: Final = (ValueError, KeyError, TypeError, EOFError, MemoryError, RecursionError, zipfile.BadZipFile)
+"""what a reader raises where a file claims what it does not hold"""
 
 Read = tuple[Rows, Sequence[Any], Sequence[Any], object]
 """values, names, digests, and JSON of `MadeWith`"""
@@ -203,6 +217,8 @@ def _write_npz(file: BinaryIO, rows: Rows, names: list[str], digests: list[str],
 
 def _read_npz(path: Path) -> Read:
     with np.load(path, allow_pickle=False) as archive:
+        if any(each.compress_type != zipfile.ZIP_STORED for each in archive.zip.infolist()):
+            raise ValueError("an array is compressed, which this tool does not write")
         return (
             archive["representations"],
             archive["names"].tolist(),
@@ -262,6 +278,12 @@ def _write_parquet(file: BinaryIO, rows: Rows, names: list[str], digests: list[s
 def _read_parquet(path: Path) -> Read:
     table = _pyarrow(path).read_table(path)
     column = table.column("representation").combine_chunks()
+    kind = str(column.type)
+    if "list<" not in kind or column.null_count or column.flatten().null_count:
+        raise ValueError(f"column representation is of type {kind}, with {column.null_count} rows missing")
+    widths = column.value_lengths().unique()
+    if len(widths) > 1:
+        raise ValueError(f"column representation has rows of {len(widths)} lengths")
     values = column.flatten().to_numpy(zero_copy_only=False).reshape(len(table), -1)
     about = (table.schema.metadata or {})[b"robustcheck"].decode()
     return values, table.column("name").to_pylist(), table.column("digest").to_pylist(), about

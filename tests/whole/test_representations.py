@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import json
 import sys
 import tracemalloc
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -85,28 +88,28 @@ def test_images_that_cannot_be_measured_are_left_out(tmp_path: Path) -> None:
     assert len(saved) == report.evidence.statistics.n_images == 58
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_memory_is_flat_while_a_file_is_written(tmp_path: Path, passed: Any, form: str) -> None:
-    rows = np.random.default_rng(0).normal(size=(256, 1024)).astype(np.float32)  # 1 MiB
-    about = MadeWith(
-        model="m",
-        model_digest="sha256:0",
-        tensor="t",
-        pool="none",
-        preprocessing=passed.evidence.preprocessing,
-        images="i",
-        seed=0,
+@pytest.fixture
+def made_with(passed: Any) -> MadeWith:
+    """Made up, but for the preprocessing."""
+    preprocessing = passed.evidence.preprocessing
+    return MadeWith(
+        model="m", model_digest="sha256:0", tensor="t", pool="none", preprocessing=preprocessing, images="i", seed=0
     )
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_memory_is_flat_while_a_file_is_written(tmp_path: Path, made_with: MadeWith, form: str) -> None:
+    rows = np.random.default_rng(0).normal(size=(256, 1024)).astype(np.float32)  # 1 MiB
     path = tmp_path / f"rows.{form}"
     with Saver(path) as saver:  # imports its package
         saver.add(rows, ["a"] * 256, ["b"] * 256)
-        saver.write(about)
+        saver.write(made_with)
     tracemalloc.start()
     try:
         with Saver(path) as saver:
             for _ in range(80):
                 saver.add(rows, ["a"] * 256, ["b"] * 256)
-            saver.write(about)
+            saver.write(made_with)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -199,6 +202,69 @@ def test_files_that_hold_no_representations(tmp_path: Path, name: str, content: 
         path.write_bytes(content)
     with pytest.raises(UsageError, match="file of representations"):
         load_representations(path)
+
+
+def parquet(path: Path, rows: Any, made_with: str, names: Any = ("a", "b")) -> None:
+    pyarrow = pytest.importorskip("pyarrow", reason="needs pyarrow")
+    table = pyarrow.table({"name": list(names), "digest": ["c", "d"], "representation": rows})
+    pytest.importorskip("pyarrow.parquet").write_table(table.replace_schema_metadata({"robustcheck": made_with}), path)
+
+
+@pytest.mark.parametrize(
+    ("rows", "names", "said"),
+    [
+        ([[1.0, 2.0, 3.0], [4.0]], ("a", "b"), "rows of 2 lengths"),  # as many numbers as 2 × 2
+        ([[1.0, 2.0], None], ("a", "b"), "1 rows missing"),
+        ([[1.0, None], [1.0, 2.0]], ("a", "b"), "not readable"),
+        ([1.0, 2.0], ("a", "b"), "of type double"),
+        ([[1.0], [2.0]], (None, "b"), "is no text"),
+        ([[1.0], [float("nan")]], ("a", "b"), "not finite"),
+    ],
+)
+def test_tables_with_rows_that_are_none(tmp_path: Path, made_with: MadeWith, rows: Any, names: Any, said: str) -> None:
+    path = tmp_path / "rows.parquet"
+    parquet(path, rows, made_with.model_dump_json(), names)
+    with pytest.raises(UsageError, match=said):
+        load_representations(path)
+
+
+def test_archives_that_claim_more_than_they_hold(tmp_path: Path, made_with: MadeWith) -> None:
+    about = np.array(made_with.model_dump_json())
+    names = np.array(["a"])
+    np.savez_compressed(tmp_path / "bomb.npz", representations=np.zeros((1, 1 << 20)), names=names, made_with=about)
+    with pytest.raises(UsageError, match="compressed"):
+        load_representations(tmp_path / "bomb.npz")
+    header = io.BytesIO()
+    claim = {"descr": "<f4", "fortran_order": False, "shape": (10**9, 10**9)}
+    np.lib.format.write_array_header_1_0(header, claim)
+    with zipfile.ZipFile(tmp_path / "claim.npz", "w") as archive:
+        archive.writestr("representations.npy", header.getvalue())
+    with pytest.raises(UsageError, match="not readable"):
+        load_representations(tmp_path / "claim.npz")
+
+
+def test_nested_names_are_refused(tmp_path: Path, made_with: MadeWith) -> None:
+    pytest.importorskip("safetensors", reason="needs safetensors")
+    about = {"names": "[" * 100_000, "digests": '["d"]', "made_with": made_with.model_dump_json()}
+    header = json.dumps(
+        {"__metadata__": about, "representations": {"dtype": "F32", "shape": [1, 1], "data_offsets": [0, 4]}}
+    ).encode()
+    path = tmp_path / "rows.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    with pytest.raises(UsageError, match="not readable"):
+        load_representations(path)
+
+
+def test_links_in_a_circle_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "rows.npz").symlink_to("rows.npz")
+    with pytest.raises(UsageError, match="leads nowhere"):
+        Saver(tmp_path / "rows.npz")
+
+
+def test_rows_that_are_collected_have_no_file_that_a_kill_would_leave(tmp_path: Path) -> None:
+    with Saver(tmp_path / "rows.npz") as saver:
+        saver.add(np.ones((1, 4), np.float32), ["a"], ["b"])
+        assert not list(tmp_path.iterdir())
 
 
 def test_a_cut_off_file_is_refused(lookup_pass: tuple[Path, Path], tmp_path: Path) -> None:
