@@ -22,6 +22,8 @@ from robustcheck_onnx.checker.images import Picture, open_files
 IMAGES = "images"
 TABLES = ("index.csv", "category.csv", "label.csv")
 NUMBER = re.compile(r"[0-9]{1,9}")
+BELOW = re.compile(r"(?!/)(?!.*://)(?!(.*/)?\.\.(/|$)).+")  # a path below a folder: no URL, none from the root, no ..
+SHOWN = 200  # characters of a cell in a message
 Row = tuple[int, dict[str, str]]
 """line number, and cells by column"""
 
@@ -49,7 +51,7 @@ class Index:
         numbers: set[int] = set()
         for category in self.categories:
             for part in filter(None, map(str.strip, cells[category].split(";"))):
-                where = f"{self.folder / 'index.csv'}: row {line}: {category} is {part}"
+                where = f"{self.folder / 'index.csv'}: row {line}: {category} is {part:.{SHOWN}}"
                 found = {int(part)} if NUMBER.fullmatch(part) else self._in_mask(part, where)
                 if unknown := found - self.labels.keys():
                     raise UsageError(
@@ -61,6 +63,11 @@ class Index:
 
     def _in_mask(self, name: str, where: str) -> set[int]:
         """The numbers that have enough of a mask's pixels."""
+        if not BELOW.fullmatch(name) or not name.lower().endswith(".png"):
+            raise UsageError(
+                f"{where}; it must be a number of label.csv, or a PNG below {IMAGES}/",
+                f"ls {shlex.quote(str(self.folder / IMAGES))}",
+            )
         mask = open_files(self.folder / IMAGES, [name], spec=name).load(0)
         if not isinstance(mask, Picture) or mask.notes:
             why = ", ".join(mask.notes) if isinstance(mask, Picture) else getattr(mask, "reason", "")
@@ -88,9 +95,10 @@ def read(folder: Path, min_coverage: float = 0.0) -> Index:
     categories = tuple(cells["name"] for _, cells in _table(folder / "category.csv", ["name"]))
     rows: dict[str, Row] = {}
     for line, cells in _table(folder / "index.csv", ["image", *categories]):
-        if not cells["image"] or cells["image"] in rows:
+        if not BELOW.fullmatch(cells["image"]) or cells["image"] in rows:
             raise UsageError(
-                f"{folder / 'index.csv'}: row {line}: image is {cells['image']!r}; each row must name another image",
+                f"{folder / 'index.csv'}: row {line}: image is {cells['image']!r:.{SHOWN}}; each row must name another "
+                f"image below {IMAGES}/",
                 f"sed -n {line}p {shlex.quote(str(folder / 'index.csv'))}",
             )
         rows[cells["image"]] = (line, cells)
@@ -102,8 +110,8 @@ def _labels(path: Path) -> dict[int, str]:
     for line, cells in _table(path, ["number", "name"]):
         if not NUMBER.fullmatch(cells["number"]) or int(cells["number"]) in labels or not cells["name"]:
             raise UsageError(
-                f"{path}: row {line} is number {cells['number']!r}, name {cells['name']!r}; each must have "
-                "its own number and a name",
+                f"{path}: row {line} is number {cells['number']!r:.{SHOWN}}, name {cells['name']!r:.{SHOWN}}; each "
+                "must have its own number and a name",
                 f"sed -n {line}p {shlex.quote(str(path))}",
             )
         labels[int(cells["number"])] = cells["name"]

@@ -24,6 +24,7 @@ from robustcheck_onnx.checker.images import (
 from robustcheck_onnx.checker.storage import local_path
 
 from . import broden
+from .broden import SHOWN
 
 Layout = Literal["folders", "manifest", "broden"]
 LAYOUTS = (
@@ -32,7 +33,6 @@ LAYOUTS = (
 )
 PRESENT = 0.5  # a manifest's score from which a concept counts as present
 MANIFESTS = (".csv", ".jsonl", ".ndjson")
-SHOWN = 200  # characters of a cell in a message
 
 LabelsOf = Callable[[str], Iterable[str]]
 """the concepts of an image by its name"""

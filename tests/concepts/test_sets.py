@@ -159,6 +159,17 @@ def no_column(folder: Path) -> None:
         file.write("smell,1,2,3,4\n")
 
 
+def replaced(name: str, old: str, new: str) -> Callable[[Path], object]:
+    """In the table of a folder, once."""
+
+    def change(folder: Path) -> None:
+        text = (folder / name).read_text()
+        assert old in text
+        (folder / name).write_text(text.replace(old, new, 1))
+
+    return change
+
+
 def same_image(folder: Path) -> None:
     with (folder / "index.csv").open("a") as file:
         file.write("set/photo_0.png,train,16,16,10,10,,,,\n")
@@ -179,6 +190,11 @@ def same_image(folder: Path) -> None:
         (no_mask, "row 3: object is set/photo_1_object.png; the mask must be"),
         (grey_mask, "the mask must be a PNG with red, green and blue (greyscale)"),
         (strange_number, "999 is no number of label.csv"),
+        (replaced("index.csv", "set/photo_0.png", "https://photos.invalid/0.png"), "another image below images/"),
+        (replaced("index.csv", "set/photo_0.png", "../photo_0.png"), "another image below images/"),
+        (replaced("index.csv", "set/photo_1_object.png", "https://photos.invalid/1.png"), "a PNG below images/"),
+        (replaced("index.csv", "set/photo_1_object.png", "/photo_1.png"), "a PNG below images/"),
+        (replaced("index.csv", "set/photo_1_object.png", "set/photo_1_object.jpg"), "a PNG below images/"),
         (strange_scene, "row 2: texture is 77; 77 is no number of label.csv"),
     ],
 )  # fmt: skip
