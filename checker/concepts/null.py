@@ -16,6 +16,7 @@ import numpy.typing as npt
 Array = npt.NDArray[np.float64]
 
 ERROR_RATE = 0.05  # at which a concept without any relation to the representation is called beyond chance, over all
+BISECTIONS = 50  # halvings of 0 to 1: to about the rounding of an AP
 MIN_SHUFFLES = 19  # with fewer no result can be beyond chance at that rate: 1 / (1 + 19) = 0.05
 
 
@@ -23,7 +24,7 @@ class Chance(NamedTuple):
     """What chance gives each concept."""
 
     needed: Array
-    """(concept,) AP that a direction has to exceed; inf where chance gave the same AP in every shuffle and more"""
+    """(concept,) AP that a direction has to exceed to be beyond chance, whatever the best one reached; inf: none can"""
     p: Array
     """(concept,) p-value of the best direction, corrected over concepts: at least 1 / (1 + shuffles)"""
 
@@ -48,14 +49,37 @@ def compare(best: Array, shuffled: Array) -> Chance:
     n_shuffles = len(shuffled)
     if n_shuffles < MIN_SHUFFLES:
         raise ValueError(f"number of shuffles is {n_shuffles}; at least {MIN_SHUFFLES} are needed")
-    largest = _by_the_others(np.vstack([best, shuffled]))
-    mine, chance = largest[0], np.sort(largest[1:].max(axis=1))
-    p = (1 + n_shuffles - np.searchsorted(chance, mine, side="left")) / (1 + n_shuffles)
-    limit = chance[n_shuffles - int(ERROR_RATE * (1 + n_shuffles) + 1e-9)]
-    sd = shuffled.std(axis=0)
-    with np.errstate(invalid="ignore"):
-        needed = np.where(sd > 0, shuffled.mean(axis=0) + limit * sd, shuffled.max(axis=0))
-    return Chance(needed, p)
+    t = _by_the_others(np.vstack([best, shuffled]))
+    chance = np.sort(t[1:].max(axis=1))
+    p = (1 + n_shuffles - np.searchsorted(chance, t[0], side="left")) / (1 + n_shuffles)
+    return Chance(np.where(shuffled.std(axis=0) > 0, _needed(t, shuffled), shuffled.max(axis=0)), p)
+
+
+def _needed(t: Array, shuffled: Array) -> Array:
+    """The AP of each concept from which its p-value is at most `ERROR_RATE`, the other concepts as they are.
+
+    By bisection: an AP counts among its own shuffles, so one far beyond them would lower the bar for others.
+    t: (1 + shuffle, concept) the standardised APs, those of the labels as they are first.
+    """
+    n_shuffles, n_concepts = shuffled.shape
+    allowed = int(ERROR_RATE * (1 + n_shuffles) + 1e-9) - 1  # shuffles that may reach the AP
+    elsewhere = np.full(shuffled.shape, -np.inf)  # the largest over the other concepts
+    if n_concepts > 1:
+        top = np.partition(t[1:], n_concepts - 2, axis=1)[:, -2:]
+        elsewhere[:] = np.where(t[1:] < top[:, 1:], top[:, 1:], top[:, :1])
+
+    def is_beyond(ap: Array) -> npt.NDArray[np.bool_]:
+        own = _by_the_others(np.vstack([ap, shuffled]))
+        enough: npt.NDArray[np.bool_] = (np.maximum(own[1:], elsewhere) >= own[0]).sum(axis=0) <= allowed
+        return enough
+
+    low, high = np.zeros(n_concepts), np.ones(n_concepts)
+    possible = is_beyond(high)
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        beyond = is_beyond(middle)
+        low, high = np.where(beyond, low, middle), np.where(beyond, middle, high)
+    return np.where(possible, high, np.inf)
 
 
 def _by_the_others(values: Array) -> Array:

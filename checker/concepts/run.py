@@ -24,12 +24,13 @@ from robustcheck_onnx.checker.model import ModelFile
 from robustcheck_onnx.checker.report import Clock, Time
 from robustcheck_onnx.checker.runtime import LinearHead, Runner, head_from_file, read_head
 from robustcheck_onnx.checker.storage import local_path
+from robustcheck_onnx.checker.text import count_text
 from robustcheck_onnx.checker.verdict import execution_notes, image_notes, model_notes
 
 from . import directions as axes
 from . import judge, null
 from .directions import OF, Directions
-from .records import Concept, ConceptSetFacts, ConceptsModel, ConceptsReport
+from .records import ENCODED_AP, Concept, ConceptSetFacts, ConceptsModel, ConceptsReport
 from .search import search
 from .sets import ConceptSet, open_concepts
 
@@ -137,8 +138,13 @@ def concepts(
     names = [found.names[index] for index in judged]
     positives = [np.flatnonzero(present[:, index]) for index in judged]
     looked_at, source = _directions(chosen, h, opened)
-    measure.tell_stage(progress, "ranking the images along each direction")
-    measured = search(h, looked_at, positives, n_shuffles=shuffles, seed=run.seed)
+    stage = "ranking the images along each direction"
+    measure.tell_stage(progress, stage)
+
+    def tell(done: int) -> None:
+        measure.tell_stage(progress, f"{stage}, {done} of {looked_at.n} done")
+
+    measured = search(h, looked_at, positives, n_shuffles=shuffles, seed=run.seed, progress=tell)
     concepts_ = judge.judge(measured, names, [len(each) for each in positives])
     contract, facts = opened.contract, collected.read.facts(inputs.source)
     return ConceptsReport(
@@ -173,7 +179,7 @@ def concepts(
             *_model_notes(inputs),
             *image_notes(facts),
             *(f"Image set: {finding.seen}." for finding in facts.sanity.findings),
-            *_set_notes(found, looked_at, chosen, positives),
+            *_set_notes(found, looked_at, chosen, present[:, judged], concepts_),
             *execution_notes(runner.execution),
         ),
         time=Time.until_now(clock, len(h)),
@@ -209,6 +215,12 @@ def _labels(collected: Collected, found: ConceptSet) -> npt.NDArray[np.bool_]:
     column = {name: index for index, name in enumerate(found.names)}
     present = np.zeros((len(collected.digests), len(column)), bool)
     for row, digest in enumerate(collected.digests):
+        if digest not in found.concepts:
+            raise CannotAssessError(
+                f"{collected.names[row]}: image has other bytes than when its concepts were read; images must not "
+                "change during a run",
+                "run again when nothing writes to the concept set",
+            )
         present[row, [column[name] for name in found.concepts[digest]]] = True
     return present
 
@@ -264,17 +276,28 @@ def _model_notes(inputs: Inputs) -> list[str]:
 
 
 def _set_notes(
-    found: ConceptSet, looked_at: Directions, chosen: _Chosen, positives: Sequence[npt.NDArray[np.integer]]
+    found: ConceptSet,
+    looked_at: Directions,
+    chosen: _Chosen,
+    present: npt.NDArray[np.bool_],
+    judged: Sequence[Concept],
 ) -> list[str]:
-    """Write what a reader must know of the directions and the concept set."""
+    """Write what a reader must know of the directions and the concept set; present: (image, judged concept)."""
     notes = [chosen.why] if chosen.why else []
     if looked_at.of != "head":
         notes.append("The paper counts concepts along right singular vectors of a head; these are other directions.")
     if found.layout == "broden":
         notes.append("An image without labels of a category counts as one without each of its concepts.")
-    alike = sum(count - 1 for count in Counter(each.tobytes() for each in positives).values())
+    alike = sum(count - 1 for count in Counter((each ^ each[0]).tobytes() for each in present.T).values())
     if alike:
         notes.append(
-            f"{alike} of the concepts have the same images as another one: they are counted, but are not told apart."
+            f"{alike} of the concepts have the same images as another one, or just the others: they are counted, but "
+            "are one question."
+        )
+    by_chance = sum(each.chance[0] >= ENCODED_AP for each in judged)
+    if by_chance:
+        notes.append(
+            f"{count_text(by_chance, 'concept')} of {len(judged)} had AP {ENCODED_AP:g} or more in half of the "
+            "shuffles: most images have them, or there are few images, and AP 0.9 says little of them."
         )
     return notes

@@ -20,6 +20,7 @@ PLOT_ROWS = 3
 def render(report: ConceptsReport, *, ascii_only: bool = False, verbose: bool = False) -> RenderableType:
     """Lay out the short report, or the whole, for the width of the console; how many are established is last."""
     pen = Pen(ascii_only)
+    notes = [section(pen, "Notes", "", bullets(pen, report.notes))] if report.notes else []
     blocks = [
         Group(pen.say(report.claim, "bold"), *_headline(pen, report)),
         _concepts(pen, report, len(report.concepts) if verbose else SHORT),
@@ -29,13 +30,13 @@ def render(report: ConceptsReport, *, ascii_only: bool = False, verbose: bool = 
             _chance(pen, report),
             *_told(pen, report),
             *_not_judged(pen, report),
-            *([section(pen, "Notes", "", bullets(pen, report.notes))] if report.notes else []),
+            *notes,
             section(pen, "Limits", "", pen.prose(report.limits)),
         ]
     else:
         left_out = len(report.not_judged)
         few = f"{count_text(left_out, 'concept')} not judged. " if left_out else ""
-        blocks.append(pen.say(f"{few}Information, not a verdict. -v shows all, notes and limits.", "dim"))
+        blocks += [*notes, pen.say(f"{few}Information, not a verdict. -v shows all, and limits.", "dim")]
     return Trimmed(spaced([*blocks, pen.say(report.summary, "bold")]))
 
 

@@ -39,29 +39,46 @@ def test_concepts_that_share_images_keep_the_rate() -> None:
     assert abs(wrong / runs - 0.05) < 3.3 * np.sqrt(0.05 * 0.95 / runs), wrong
 
 
-def by_hand(best: Array, shuffled: Array) -> tuple[list[float], list[float]]:
-    """p-values and what is needed, row by row."""
+def by_hand(best: Array, shuffled: Array) -> list[float]:
+    """p-values, row by row."""
     rows = [best, *shuffled]
     largest = []
     for i, row in enumerate(rows):
         others = np.array([other for j, other in enumerate(rows) if j != i])
         largest.append((row - others.mean(axis=0)) / others.std(axis=0))
-    most = sorted((max(t) for t in largest[1:]), reverse=True)
-    p = [(1 + sum(m >= t for m in most)) / len(rows) for t in largest[0]]
-    limit = most[int(0.05 * len(rows)) - 1]
-    return p, (shuffled.mean(axis=0) + limit * shuffled.std(axis=0)).tolist()
+    most = [max(t) for t in largest[1:]]
+    return [(1 + sum(m >= t for m in most)) / len(rows) for t in largest[0]]
 
 
 @pytest.mark.parametrize("n_shuffles", [19, 39, 200])
-def test_p_values_and_needed_are_those_of_a_plain_script(n_shuffles: int) -> None:
+@pytest.mark.parametrize("n_concepts", [1, 4])
+def test_p_values_and_needed_are_those_of_a_plain_script(n_shuffles: int, n_concepts: int) -> None:
+    """What is needed is where the p-value of a plain script falls to 0.05, were it the AP of that concept."""
     rng = np.random.default_rng(n_shuffles)
-    for _ in range(20):
-        best, shuffled = rng.beta(5, 3, 4), rng.beta(4, 4, (n_shuffles, 4))
+    for _ in range(5):
+        best, shuffled = rng.beta(5, 3, n_concepts), rng.beta(4, 8, (n_shuffles, n_concepts))
         chance = null.compare(best, shuffled)
-        p, needed = by_hand(best, shuffled)
-        np.testing.assert_allclose(chance.p, p)
-        np.testing.assert_allclose(chance.needed, needed)
+        np.testing.assert_allclose(chance.p, by_hand(best, shuffled))
         assert ((best > chance.needed) == (chance.p <= 0.05)).all()
+        for index, needed in enumerate(chance.needed):
+
+            def p_if(ap: float, index: int = index, best: Array = best, shuffled: Array = shuffled) -> float:
+                return by_hand(np.where(np.arange(n_concepts) == index, ap, best), shuffled)[index]
+
+            assert p_if(min(needed, 1.0) - 1e-9) > 0.05
+            assert p_if(needed + 1e-9) <= 0.05 if needed <= 1.0 else p_if(1.0) > 0.05
+
+
+def test_one_strong_direction_does_not_lower_the_bar_for_the_others() -> None:
+    """A concept that direction 0 tells perfectly: 49 directions of noise are beyond chance in 5 % of the sets."""
+    runs, wrong = 300, 0
+    for seed in range(runs):
+        h = np.random.default_rng(seed).normal(size=(60, 50))
+        h[:20, 0] += 20
+        measured = search(h, of_features(50), [np.arange(20)], n_shuffles=39, seed=seed)
+        assert measured.ap[0, 0] == 1.0
+        wrong += bool((measured.ap[0, 1:] > measured.chance.needed[0]).any())
+    assert wrong / runs < 0.05 + 3.3 * np.sqrt(0.05 * 0.95 / runs), wrong
 
 
 def test_an_ap_that_no_shuffle_moves() -> None:

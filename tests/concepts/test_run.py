@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import robustcheck_onnx as rc
 from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.concepts import ConceptsReport, forms, terminal
 from robustcheck_onnx.checker.concepts.records import CLAIM
+from robustcheck_onnx.checker.concepts.sets import open_concepts
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from support import lookup, onnx_models
 from support.benchmark_scripts import load
@@ -276,12 +278,36 @@ def test_the_same_seed_gives_the_same_document(colours: Path, tmp_path: Path) ->
     assert once != other
 
 
+def test_notes_on_concepts_that_are_no_discovery(colours: Path, tmp_path: Path) -> None:
+    """`warm` and the images without it are one question; any order gives all but 3 of 60 images AP 0.9."""
+    rows = (colours / "concepts.csv").read_text().splitlines()
+    warm = {row.split(",")[0] for row in rows if row.endswith(",warm")}
+    rows += [f"{i}.png,not warm" for i in range(N) if f"{i}.png" not in warm]
+    rows += [f"{i}.png,most" for i in range(N - 3)]
+    (tmp_path / "concepts.csv").write_text("\n".join([rows[0], *(f"{colours}/{row}" for row in rows[1:])]) + "\n")
+    report = measured(classifier(tmp_path), colours, concept_set=tmp_path / "concepts.csv", min_positives=3)
+    notes = " ".join(report.notes)
+    assert "1 of the concepts have the same images as another one, or just the others" in notes
+    assert f"1 concept of {len(report.concepts)} had AP 0.9 or more in half of the shuffles" in notes
+
+
+def test_images_that_change_during_the_run(colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def changed(*args: Any, **options: Any) -> Any:
+        found = open_concepts(*args, **options)
+        return replace(found, concepts=dict(list(found.concepts.items())[1:]))
+
+    monkeypatch.setattr("robustcheck_onnx.checker.concepts.run.open_concepts", changed)
+    with pytest.raises(CannotAssessError, match="other bytes than when its concepts were read"):
+        measured(classifier(tmp_path), colours)
+
+
 def test_behind_the_wall(colours: Path, tmp_path: Path, wall: None) -> None:
     path = classifier(tmp_path)
     told: list[rc.Progress] = []
     inside = measured(path, colours, isolate=True, progress=told.append)
     assert inside.model_copy(update={"time": None}) == measured(path, colours).model_copy(update={"time": None})
-    assert {each.stage for each in told} >= {"loading the model", "ranking the images along each direction"}
+    ranking = "ranking the images along each direction"
+    assert {each.stage for each in told} >= {"loading the model", ranking, f"{ranking}, 3 of 3 done"}
 
 
 def not_finite(folder: Path) -> Path:
