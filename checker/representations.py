@@ -158,6 +158,11 @@ def checked_path(path: str | Path) -> Path:
             f"{', '.join(_WRITERS)}",
             "--save-representations rows.npz",
         )
+    if local.exists() and not local.is_file():
+        raise UsageError(
+            f"{given}: file of representations is a folder, device or pipe; it must be a file",
+            f"ls -ld {shlex.quote(str(given))}",
+        )
     if local.suffix == ".parquet":
         _pyarrow(local)
     return local

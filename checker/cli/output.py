@@ -65,13 +65,15 @@ def destinations_of(
     return destinations
 
 
-def check_target(place: Place, reads: Iterable[Place] = ()) -> None:
+def check_target(
+    place: Place, reads: Iterable[Place] = (), what: str = "report path", option: str = "-o json="
+) -> None:
     """Check before the work starts that a report can be written to a place.
 
     A report must not replace a file that the run reads, nor the weights and sidecars beside a model that it reads, nor
     any image or ONNX file. Devices, pipes and links are fine.
 
-    reads: what the run reads.
+    reads: what the run reads. what, option: name the place in errors, and write it in hints.
     Raises UsageError (a folder, no such folder, a file that is read, an image), EnvironmentFaultError (a folder that
     can't be written); for a URL as `check_url`.
     """
@@ -80,14 +82,14 @@ def check_target(place: Place, reads: Iterable[Place] = ()) -> None:
     if isinstance(place, Url):
         check_url(place, reads)
         return
-    path = local_path(place, "report path")
+    path = local_path(place, what)
     files = [read for read in reads if isinstance(read, Path)]
     where = shlex.quote(str(path.parent))
     try:
         if path.is_dir():
             raise UsageError(
-                f"{path}: report path is a folder; it must be a file",
-                f"-o json={shlex.quote(str(path / 'report.json'))}",
+                f"{path}: {what} is a folder; it must be a file",
+                f"{option}{shlex.quote(str(path / 'report.json'))}",
             )
         if not path.parent.is_dir():
             raise UsageError(
@@ -98,17 +100,17 @@ def check_target(place: Place, reads: Iterable[Place] = ()) -> None:
         for read in (*files, *_beside(path, files)):
             if path.exists() and read.exists() and path.samefile(read):
                 raise UsageError(
-                    f"{path}: report path is a file that this run reads; a report must not replace it",
-                    f"-o json={shlex.quote(str(other))}",
+                    f"{path}: {what} is a file that this run reads; a report must not replace it",
+                    f"{option}{shlex.quote(str(other))}",
                 )
         if _is_image_or_model(path):
             raise UsageError(
-                f"{path}: report path is an existing image or model; a report must not replace it",
-                f"-o json={shlex.quote(str(other))}",
+                f"{path}: {what} is an existing image or model; a report must not replace it",
+                f"{option}{shlex.quote(str(other))}",
             )
     except OSError as fault:
         raise UsageError(
-            f"{path}: report path is not usable ({fault.strerror}); it must be a file", f"ls -ld {where}"
+            f"{path}: {what} is not usable ({fault.strerror}); it must be a file", f"ls -ld {where}"
         ) from fault
     if not path.exists() and not os.access(path.parent, os.W_OK):
         raise EnvironmentFaultError(
@@ -179,7 +181,7 @@ def check_extra(
 
     example: a path for the hint. Raises as `check_target`, and UsageError where one of the reports goes there.
     """
-    check_target(path, reads)
+    check_target(path, reads, f"path of {option}", f"{option} ")
     if any(isinstance(report, Path) and report.resolve() == path.resolve() for _, report in destinations):
         raise UsageError(f"{option} is {path}, where a report goes too; it must be another file", f"{option} {example}")
 

@@ -225,7 +225,7 @@ BAD: list[tuple[list[str], int, str]] = [
     ),
     (["model.onnx", *BASE, "--report", "gone.json"], 2, "gone.json: report is not readable"),
     (["model.onnx", *BASE, "--suite-entry", "gone/entry.toml"], 2, "folder gone is missing"),
-    (["model.onnx", *BASE, "--suite-entry", "model.onnx"], 2, "report path is a file that this run reads"),
+    (["model.onnx", *BASE, "--suite-entry", "model.onnx"], 2, "path of --suite-entry is a file that this run reads"),
     (["model.onnx", *BASE, "--suite-entry", "out.json"], 2, "where a report goes too"),
     (["model.onnx", *BASE, "--device", "cuda:99"], 4, "cuda"),
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
 import tracemalloc
 import zipfile
@@ -180,6 +181,13 @@ def test_places_that_no_representations_go_to(
     assert main([str(model), "--images", str(photos), *options]) == code
     assert said in capsys.readouterr().err
     assert not [each for each in tmp_path.iterdir() if each.name != "rows.npz"]  # an error document, as asked for
+
+
+def test_a_pipe_is_no_file_of_representations(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.npz")
+    for read_or_write in (load_representations, Saver):
+        with pytest.raises(UsageError, match="is a folder, device or pipe"):
+            read_or_write(tmp_path / "pipe.npz")
 
 
 @pytest.mark.parametrize(
