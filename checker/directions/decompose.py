@@ -17,7 +17,7 @@ import numpy.typing as npt
 Array = npt.NDArray[np.float64]
 
 CLASSES_AT_ONCE = 2048  # rows of W in one step of the decomposition
-AT_ONCE = 2**22  # values of a table that is worked on at once: 32 MiB
+AT_ONCE = 2**20  # values of a table that is worked on at once: 8 MiB, so that it stays in a cache
 Z = 1.959963984540054  # normal quantile of a two-sided 95 % interval
 TOP = (1, 3, 10)  # numbers of directions whose share of the importance is reported
 

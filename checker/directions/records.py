@@ -152,8 +152,8 @@ class HeadModel(Frozen):
     n_classes: int
     n_features: int
     score_difference: float | None
-    """largest relative difference between W·h + b and the model's own class output, up to a softmax; None: the head is
-    not the model's own"""
+    """largest relative difference between W·h + b and the model's own class output, up to a softmax or a sigmoid; None:
+    the head is not the model's own"""
 
 
 class DirectionsReport(Frozen):

@@ -220,8 +220,8 @@ def _difference(head: LinearHead, collected: Collected, opened: ModelFile) -> fl
     allowed = SAME_OUTPUT[opened.precision]
     if not difference <= allowed:
         raise CannotAssessError(
-            f"{opened.path}: class output differs from W·h + b by {difference:.2g} (relative), softmax counted in; "
-            f"{allowed:g} or less is needed for the head to be what decides",
+            f"{opened.path}: class output differs from W·h + b by {difference:.2g} (relative), softmax or sigmoid "
+            f"counted in; {allowed:g} or less is needed for the head to be what decides",
             "--head FILE.npy, a matrix (class, feature) that acts on --tensor NAME",
         )
     return difference

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,8 @@ from .session import RUN_ERRORS, open_session, translate
 
 Matrix = npt.NDArray[np.float64]
 
-LENGTH = 256.0  # of the vectors that are run: against b, W·h is large enough to lose no digit; a power of 2 is exact
+LENGTH = 256.0  # of the vectors that are run, or so many times max |b|: W·h loses no digit to b; a power of 2 is exact
+LONGEST = 2.0**96  # W of 1e9 is still finite
 ROWS = 256  # vectors of a run
 
 
@@ -42,10 +44,11 @@ def read_head(opened: ModelFile) -> LinearHead:
     """Read the head of a model by running it on vectors: W·(c·eⱼ) + b for each feature j, and b for the zero vector.
 
     The weights may be held in any way; what is read is what ONNX Runtime computes with, to float32's (float16's)
-    precision. It acts on the tensor `opened.head.tensor`; factors and biases behind the layer are in W and b.
+    precision. It acts on the tensor `opened.head.tensor`; factors and biases behind the layer are in W and b. c grows
+    with the largest bias: beside a bias of -1e9, which shuts a class out, W·(256·eⱼ) would be rounded away.
 
     Raises:
-        CannotAssessError: as `model.head_part`; ONNX Runtime can't run that part; a weight is not finite.
+        CannotAssessError: as `model.head_part`; ONNX Runtime can't run that part; a weight is not finite; one class.
         EnvironmentFaultError: memory ran out.
     """
     part = head_part(opened)
@@ -53,9 +56,9 @@ def read_head(opened: ModelFile) -> LinearHead:
     n_features = part.shape[part.feature_axis - 1]
     rows = opened.image_input.batch or ROWS
 
-    def run(first: int, size: int) -> Matrix:
-        """Run c·eⱼ for `rows` features j from `first` on; features below 0 or beyond the last stand for zero."""
-        vectors = LENGTH * np.eye(rows, n_features, k=first, dtype=np.float32)
+    def run(first: int, length: float) -> Matrix:
+        """Run length·eⱼ for `rows` features j from `first` on; features beyond the last stand for zero."""
+        vectors = length * np.eye(rows, n_features, k=first, dtype=np.float32)
         aligned = vectors.reshape(
             rows, *(n_features if axis == part.feature_axis - 1 else 1 for axis in range(len(part.shape)))
         )
@@ -64,11 +67,25 @@ def read_head(opened: ModelFile) -> LinearHead:
             (scores,) = session.run(None, {session.get_inputs()[0].name: values})
         except RUN_ERRORS as error:
             raise translate(error, opened) from error
-        return np.asarray(scores, dtype=np.float64).reshape(rows, -1)[:size]
+        return np.asarray(scores, dtype=np.float64).reshape(rows, -1)
 
-    bias = run(n_features, 1)[0]
-    columns = [(run(first, min(rows, n_features - first)) - bias) / LENGTH for first in range(0, n_features, rows)]
-    weight = np.ascontiguousarray(np.concatenate(columns).T)
+    def read(length: float) -> Matrix:
+        weight = np.empty((len(bias), n_features))
+        for first in range(0, n_features, rows):
+            columns = weight[:, first : first + rows]
+            columns[:] = ((run(first, length)[: columns.shape[1]] - bias) / length).T
+        return weight
+
+    bias = run(n_features, LENGTH)[0]
+    if len(bias) < 2:
+        raise CannotAssessError(
+            f"{opened.path}: number of scores of the head is 1; a prediction is made among two classes or more",
+            f"robustcheck inspect {shlex.quote(str(opened.path))}",
+        )
+    largest = float(np.abs(bias[np.isfinite(bias)]).max(initial=1.0))
+    weight = read(min(LENGTH * 2.0 ** math.ceil(math.log2(largest)), LONGEST))
+    if not np.isfinite(weight).all():  # too long for float16
+        weight = read(LENGTH)
     if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
         raise CannotAssessError(
             f"{opened.path}: weights of the head are not all finite; a head is a matrix of numbers",
@@ -144,21 +161,26 @@ def _safetensors(path: Path) -> dict[str, npt.NDArray[np.generic]]:
 
 
 def score_difference(head: LinearHead, representations: npt.ArrayLike, scores: npt.NDArray[np.generic]) -> float:
-    """Say how far W·h + b is from the model's own scores, `relative_difference`; 0 where it reproduces them.
+    """Say how far W·h + b is from the model's own scores: 0 where it reproduces them.
 
     What the scores are does not matter: W·h + b itself, or its softmax, logarithm of the softmax, or sigmoid. The one
-    that comes nearest counts.
+    that comes nearest counts. The difference of probabilities is `relative_difference`. That of scores is relative to
+    the root mean square of all W·h, without the bias, so that no large bias hides a wrong W; of a class whose score is
+    further below the image's largest one, relative to that distance (float32 keeps no digit of W·h beside a
+    bias of -1e9). Probabilities near 0 and 1 tell little of the scores behind them.
 
     Args:
         head: of the model.
         representations: (image, feature), what the head acts on.
         scores: (image, class) of the same images.
     """
-    linear = head.scores(representations)
-    if linear.shape != scores.shape:
+    linear, own = head.scores(representations), np.asarray(scores, dtype=np.float64)
+    if linear.shape != own.shape:
         return float("inf")
-    shifted = linear - linear.max(axis=1, keepdims=True)
-    logarithm = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    with np.errstate(over="ignore"):
-        forms = (linear, np.exp(logarithm), logarithm, 1 / (1 + np.exp(-linear)))
-    return min(relative_difference(np.asarray(scores, dtype=np.float64), form) for form in forms)
+    below = linear.max(axis=1, keepdims=True) - linear
+    logarithm = -below - np.log(np.exp(-below).sum(axis=1, keepdims=True))
+    scale = np.maximum(np.sqrt(((linear - head.bias) ** 2).mean()), below)
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+        of_scores = [np.nan_to_num(np.abs(own - form) / scale, nan=0.0).max() for form in (linear, logarithm)]
+        probabilities = (np.exp(logarithm), 1 / (1 + np.exp(-linear)))
+    return float(min(*of_scores, *(relative_difference(own, form) for form in probabilities)))

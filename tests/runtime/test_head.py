@@ -13,7 +13,7 @@ from onnx import TensorProto
 
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.model.open import open_model
-from robustcheck_onnx.checker.runtime import Runner, head_from_file, read_head, score_difference
+from robustcheck_onnx.checker.runtime import LinearHead, Runner, head_from_file, read_head, score_difference
 from support import onnx_models
 
 CLASSES, FEATURES = 10, 16
@@ -162,6 +162,55 @@ def test_scores_that_are_no_linear_function_are_not_reproduced(tmp_path: Path, i
     output = Runner(opened, "cpu").run(images.transpose(0, 2, 3, 1))
     assert output.class_output is not None
     assert score_difference(read_head(opened), output.representation, output.class_output) > 0.01
+
+
+@pytest.mark.parametrize("shut_out", [-1e5, -1e9, -1e20])
+def test_a_class_that_a_bias_shuts_out_hides_nothing(tmp_path: Path, images: Any, shut_out: float) -> None:
+    """Its own weights are read, too, and those of the other classes must be right."""
+    nodes, weights = gemm()
+    bias = np.where(np.arange(CLASSES) == 4, np.float32(shut_out), B)
+    opened = open_model(written(tmp_path / "shut.onnx", nodes, weights | {"b": bias}))
+    head = read_head(opened)
+    np.testing.assert_allclose(head.weight, W, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(head.bias, bias)
+    output = Runner(opened, "cpu").run(images.transpose(0, 2, 3, 1))
+    assert output.class_output is not None
+    assert score_difference(head, output.representation, output.class_output) < 1e-5
+    other = LinearHead(head.weight[::-1], head.bias, "")
+    assert score_difference(other, output.representation, output.class_output) > 0.1
+
+
+def test_a_bias_is_no_excuse_for_other_scores(tmp_path: Path, images: Any) -> None:
+    """An activation inside the head's own operator, and one class with a bias that dwarfs all scores."""
+    attributes = {"transB": 1, "activation": "LeakyRelu", "activation_alpha": 0.1}
+    nodes: Nodes = [("com.microsoft:FusedGemm", ["features", "w", "b"], ["logits"], attributes)]
+    first, more = onnx_models.pooled(FEATURES)
+    bias = np.where(np.arange(CLASSES) == 4, np.float32(-1e9), B)
+    model = onnx_models.build(first + nodes, SCORES, more | {"w": W, "b": bias}, domains=["com.microsoft"])
+    opened = open_model(onnx_models.save(model, tmp_path / "leaky.onnx"))
+    output = Runner(opened, "cpu").run(images.transpose(0, 2, 3, 1))
+    assert output.class_output is not None
+    assert score_difference(read_head(opened), output.representation, output.class_output) > 0.1
+
+
+def test_an_image_without_a_representation_is_compared_with_the_others() -> None:
+    head = LinearHead(W.astype(np.float64), B.astype(np.float64), "")
+    h = np.random.default_rng(0).normal(size=(5, FEATURES))
+    h[2] = 0
+    assert score_difference(head, h, head.scores(h) + 1e-6) == pytest.approx(1e-6 / np.sqrt(((h @ W.T) ** 2).mean()))
+
+
+@pytest.mark.parametrize("end", ["linear", "sigmoid"])
+def test_one_score_is_no_head(tmp_path: Path, end: str) -> None:
+    nodes: Nodes = [("Gemm", ["features", "w", "b"], ["one" if end == "sigmoid" else "logits"], {"transB": 1})]
+    if end == "sigmoid":
+        nodes.append(("Sigmoid", ["one"], ["logits"]))
+    first, more = onnx_models.pooled(FEATURES)
+    model = onnx_models.build(
+        first + nodes, [("logits", TensorProto.FLOAT, ("batch", 1))], more | {"w": W[:1], "b": B[:1]}
+    )
+    with pytest.raises(CannotAssessError, match="number of scores of the head is 1"):
+        read_head(open_model(onnx_models.save(model, tmp_path / "one.onnx")))
 
 
 def test_an_encoder_has_no_head_and_weights_must_be_finite(tmp_path: Path) -> None:
