@@ -16,6 +16,7 @@ from robustcheck_onnx.checker.statistics import wilson
 from . import features, prune
 from .decompose import TOP, Array, Directions, Estimate, Importance, Z, decompose, importance, in_pieces
 from .records import (
+    SAME,
     Analysis,
     Curve,
     Direction,
@@ -27,32 +28,13 @@ from .records import (
     Replacement,
     TopShare,
 )
+from .whole import Indices, Whole, predicted, whole_head
 
 LEADING = 10  # directions that are listed
-SAME_WEIGHTS = 1e-6  # of the largest singular values, centred over raw: below, classes differ by rounding of float32
-
-Indices = npt.NDArray[np.intp]
 
 
 class SameWeightsError(ValueError):
     """All classes of a head have the same weights."""
-
-
-@dataclass(frozen=True)
-class Whole:
-    """What the whole head makes of some images."""
-
-    first: Indices
-    """(image,) class of the largest score; a tie goes to the smaller index"""
-    second: Indices
-    """(image,) class of the largest score of the others"""
-    margins: Array
-    """(image,) the first score less the second"""
-
-    @property
-    def confident(self) -> Indices:
-        """The half of the images with the largest margins, the middle one included."""
-        return np.argsort(-self.margins, kind="stable")[: -(-len(self.margins) // 2)]
 
 
 @dataclass(frozen=True)
@@ -75,27 +57,6 @@ class Sets:
     inner: SetResult | None = None
     shifted: tuple[SetResult, ...] = ()
     baseline: str = "timm"
-
-
-def whole_head(head: LinearHead, h: npt.NDArray[np.floating]) -> Whole:
-    """Predict with the whole head.
-
-    h: (image, feature).
-    """
-    n = len(h)
-    first, second, margins = np.empty(n, np.intp), np.empty(n, np.intp), np.empty(n)
-
-    def piece(images: slice) -> None:
-        scores = head.scores(h[images])
-        rows = np.arange(len(scores))
-        first[images] = scores.argmax(axis=1)
-        best = scores[rows, first[images]]
-        scores[rows, first[images]] = -np.inf
-        second[images] = scores.argmax(axis=1)
-        margins[images] = best - scores[rows, second[images]]
-
-    in_pieces(n, len(head.bias), piece)
-    return Whole(first, second, margins)
 
 
 def correct(head: LinearHead, each: Labelled) -> int:
@@ -135,7 +96,7 @@ def analyse(
         SameWeightsError: all classes have the same weights, so that no prediction depends on the image.
     """
     raw, centred = decompose(head.weight)
-    if not centred.sigma[0] > SAME_WEIGHTS * raw.sigma[0]:
+    if not centred.sigma[0] > SAME * raw.sigma[0]:
         raise SameWeightsError
     whole, found = whole_head(head, h), features.outlier_features(h)
     norms = np.sqrt(np.einsum("ij,ij->i", h, h, dtype=np.float64))
@@ -173,7 +134,7 @@ def _analysis(
     curves, same = [], dict[int, float]()
     for name, order in orders.items():
         tried = [*kept.values(), *(steps if name == "importance" else ())]
-        agrees = {k: found == whole.first for k, found in prune.predictions(pruned, order, tried).items()}
+        agrees = {k: whole.agrees(found) for k, found in prune.predictions(pruned, order, tried).items()}
         if name == "importance":
             same = {k: float(agree.mean()) for k, agree in agrees.items()}
         rights = {each.name: _n_right(of_set, each, order, list(kept.values())) for each, of_set in others}
@@ -264,7 +225,7 @@ def _outliers(head: LinearHead, h: npt.NDArray[np.floating], whole: Whole, found
     difference = head.weight[whole.first][:, chosen] - head.weight[whole.second][:, chosen]
     replacements = []
     for name, values in (("mean over images", x[:, chosen].mean(axis=0)), ("zero", np.zeros(len(chosen)))):
-        changed = whole_head(head, features.replaced(x, chosen, values)).first != whole.first
+        changed = ~whole.agrees(predicted(head, features.replaced(x, chosen, values)))
         given = (difference * (x[:, chosen] - values)).sum(axis=1)
         share = features.margin_share(given, whole.margins)
         replacements.append(

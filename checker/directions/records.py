@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Literal
 
 from robustcheck_onnx.checker.evidence import Execution, ImageFacts, Interval, PreprocessingFacts
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 Order = Literal["importance", "singular value", "random"]
 
+SAME = 1e-6  # of the largest singular value: below, two differ, or one differs from 0, by rounding of float32
 NORMALISER = "singular value / sum of all singular values × mean over images of |cos(direction, representation)|"
 CLAIM = (
     "Information, not a verdict. Importance and pruning of directions are an analysis of Crabbé et al. (TMLR 2024), "
@@ -248,6 +250,25 @@ def to_json(report: DirectionsReport) -> str:
     return as_json(report.model_dump(mode="json"))
 
 
+def spectrum_notes(raw: Analysis) -> list[str]:
+    """What the singular values say of how far single directions mean anything."""
+    sigma = raw.singular_values
+    rounding = SAME * sigma[0]
+    rank = sum(value > rounding for value in sigma)
+    n_equal = sum(a - b <= rounding for a, b in itertools.pairwise(sigma[:rank]))
+    notes = []
+    if rank < len(sigma):
+        notes.append(
+            f"{len(sigma) - rank} of {len(sigma)} directions weigh nothing: the head's matrix has rank {rank}."
+        )
+    if n_equal:
+        notes.append(
+            f"{count_text(n_equal, 'singular value')} equal to the one before (to 1e-6 of the largest): such "
+            "directions are one choice among many, and so is every number of a single one, of the order and the rank."
+        )
+    return notes
+
+
 def summary_of(raw: Analysis) -> str:
     """What was found, in two sentences."""
     first, last = raw.top[0].share.estimate, raw.top[-1]
@@ -257,7 +278,7 @@ def summary_of(raw: Analysis) -> str:
     return (
         f"Of {raw.n_directions} directions the most important holds {percent_text(first)} of the importance, the "
         f"first {min(last.directions, raw.n_directions)} hold {percent_text(last.share.estimate)}; the effective rank "
-        f"is {rank}. The most important 20 % keep {percent_text(same.value)} of the predictions "
-        f"({interval_text(100 * same.low, 100 * same.high)} %); "
-        f"{percent_text(keeps.share)} need {keeps.directions} directions ({keeps.percent:.0f} %)."
+        f"is {rank}. The most important 20 % ({twenty.kept}) keep {percent_text(same.value)} of the predictions "
+        f"({interval_text(100 * same.low, 100 * same.high)} %); {keeps.directions} or more "
+        f"({keeps.percent:.0f} %) keep {100 * keeps.share:.0f} %."
     )

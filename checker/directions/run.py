@@ -30,12 +30,13 @@ from robustcheck_onnx.checker.runtime import (
 from robustcheck_onnx.checker.shift import SetResult, robustness
 from robustcheck_onnx.checker.statistics import CONFIDENCE, usable_rows
 from robustcheck_onnx.checker.storage import as_typed, local_path
+from robustcheck_onnx.checker.text import count_text
 from robustcheck_onnx.checker.verdict import execution_notes, image_notes, model_notes, skipped_note
 
 from .analysis import Labelled, SameWeightsError, Sets, analyse
 from .decompose import in_pieces
 from .labelled import parse_sets, put_labels, result_of, with_maps
-from .records import DirectionsReport, HeadModel, summary_of
+from .records import Analysis, DirectionsReport, HeadModel, spectrum_notes, summary_of
 
 MAX_IMAGES = 300  # of each set by default: intervals of a share are then 6 points to each side at most
 MIN_IMAGES = 2  # fewer have no mean to be replaced by, and no interval
@@ -175,7 +176,7 @@ def directions(
         preprocessing=inputs.preprocessing,
         images=facts,
         execution=runner.execution,
-        notes=_notes(opened, inputs, facts, len(h), n_left_out, results, runner),
+        notes=_notes(opened, inputs, facts, len(h), n_left_out, raw, results, runner),
         time=Time.until_now(clock, collected.read.n_usable),
     )
 
@@ -233,6 +234,7 @@ def _notes(
     images: ImageFacts,
     n_images: int,
     n_left_out: int,
+    raw: Analysis,
     labelled: Sequence[SetResult],
     runner: Runner,
 ) -> tuple[str, ...]:
@@ -248,7 +250,8 @@ def _notes(
     if n_images < FEW_IMAGES:
         notes.append(f"Only {n_images} images: intervals are wide, and the order of the directions can change.")
     if n_left_out:
-        notes.append(f"{n_left_out} images were left out: their representation is the same in all features.")
+        notes.append(f"{count_text(n_left_out, 'image')} left out: the representation is the same in all features.")
+    notes += spectrum_notes(raw)
     notes += [f"Image set: {finding.seen}." for finding in images.sanity.findings]
     for result in labelled:
         if result.n_labels < result.n_compete:

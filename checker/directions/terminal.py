@@ -54,13 +54,13 @@ def outliers_text(outliers: Outliers) -> str:
     """Say which features are replaced, and what becomes of the predictions, in whole sentences."""
     shown = ", ".join(str(feature.index) for feature in outliers.features)
     more = outliers.n_features - len(outliers.features)
-    which = f"Persistent outlier features: {shown}" + (f" and {more} more." if more else ".")
+    which = f"Features with |z| > 6 in at least half of the images: {shown}" + (f" and {more} more." if more else ".")
     if not outliers.persistent:
-        which = f"No feature is a persistent outlier feature; feature {shown} has most of the kurtosis."
+        which = f"No feature has |z| > 6 in at least half of the images; feature {shown} has most of the kurtosis."
     effects = "; ".join(
         f"set to {'the mean' if each.value == 'mean over images' else 'zero'}, "
         f"{percent_text(each.changed.value)} of the predictions change ({_bounds(each.changed)} %) and "
-        f"{_percent(each.margin_share)} of the margin goes"
+        f"{_percent(each.margin_share)} of the margin between the first two classes goes"
         for each in outliers.replacements
     )
     return f"{which} {effects[:1].upper()}{effects[1:]}."
@@ -92,7 +92,7 @@ def _curve(pen: Pen, analysis: Analysis) -> RenderableType:
     top = percent_text(max(point.same.value for point in points))
     ends = (f"{points[0].percent} %", f"{points[-1].percent} %")
     lines = bar_chart(pen, counts, PLOT_ROWS, top=top, ends=ends, width=BAR)
-    return section(pen, "Same prediction", "by share of directions kept, most important first", *lines)
+    return section(pen, "Same prediction", "with the most important 2, 5, 10, 20 to 90 % of the directions", *lines)
 
 
 def _facts(pen: Pen, report: DirectionsReport) -> RenderableType:
@@ -108,7 +108,7 @@ def _facts(pen: Pen, report: DirectionsReport) -> RenderableType:
             )
         )
     rows.append(("outlier features", outliers_text(report.outliers)))
-    return section(pen, "Importance of directions", "", labelled(pen, rows))
+    return section(pen, "Importance of directions", "singular value × mean |cos| to the images", labelled(pen, rows))
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ class _Table:
         )
         legend = (
             "same: predicted class as with all directions, Wilson intervals; confident: of the half of the images with "
-            f"the largest margin between first and second score; kept: {keeps}"
+            f"the largest margin between first and second score; kept from there on, in steps of 2 %: {keeps}"
         )
         yield section(pen, self.title, self.remark, table, Text(), pen.say(legend, "dim"))
 

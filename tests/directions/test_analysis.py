@@ -9,8 +9,9 @@ import pytest
 from numpy.typing import NDArray
 
 from robustcheck_onnx.checker.directions import prune
-from robustcheck_onnx.checker.directions.analysis import Labelled, SameWeightsError, Sets, analyse, whole_head
+from robustcheck_onnx.checker.directions.analysis import Labelled, SameWeightsError, Sets, analyse
 from robustcheck_onnx.checker.directions.decompose import decompose, importance, in_pieces
+from robustcheck_onnx.checker.directions.whole import whole_head
 from robustcheck_onnx.checker.runtime import LinearHead
 from robustcheck_onnx.checker.shift import SetResult, robustness
 from robustcheck_onnx.checker.statistics import Accuracy, wilson
@@ -237,6 +238,16 @@ def test_classes_with_the_same_weights_are_refused() -> None:
     for weight in (np.ones((4, 5)), np.zeros((4, 5))):
         with pytest.raises(SameWeightsError):
             analyse(head_of(weight, np.arange(4.0)), rng().normal(size=(9, 5)))
+
+
+def test_classes_that_are_copies_of_each_other_change_nothing() -> None:
+    """With two copies of every class rounding settles which of them wins: that is no other prediction."""
+    weight, h = rng(1).normal(size=(333, 128)), rng(2).normal(size=(300, 128)).astype(np.float32)
+    one, _, outliers = analyse(head_of(weight), h)
+    three, _, of_three = analyse(head_of(np.tile(weight, (3, 1))), h)
+    for curve, other in zip(one.curves, three.curves, strict=True):
+        assert [point.same for point in curve.points] == [point.same for point in other.points]
+    assert [each.changed for each in outliers.replacements] == [each.changed for each in of_three.replacements]
 
 
 def test_how_many_directions_are_a_share_and_the_fewest() -> None:

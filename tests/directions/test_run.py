@@ -404,4 +404,19 @@ def test_images_without_a_direction_are_left_out(tmp_path: Path) -> None:
     np.save(tmp_path / "images.npy", images)
     report = measured(model)
     assert (report.n_images, report.n_left_out) == (N - 1, 1)
-    assert any("1 images were left out" in note for note in report.notes)
+    assert any("1 image left out" in note for note in report.notes)
+
+
+def test_notes_say_where_single_directions_mean_little(tmp_path: Path, small: Path) -> None:
+    def notes(weight: Array) -> list[str]:
+        np.save(tmp_path / "head.npy", weight)
+        report = measured(small, head=tmp_path / "head.npy", tensor="features")
+        return [note for note in report.notes if "direction" in note and "Only" not in note]
+
+    rng = np.random.default_rng(0)
+    assert notes(rng.normal(size=(8, 16))) == []
+    of_rank_3 = rng.normal(size=(8, 3)) @ rng.normal(size=(3, 16))
+    assert notes(of_rank_3) == ["5 of 8 directions weigh nothing: the head's matrix has rank 3."]
+    orthogonal, _ = np.linalg.qr(rng.normal(size=(16, 16)))
+    (note,) = notes(2 * orthogonal[:6])
+    assert note.startswith("5 singular values equal to the one before")

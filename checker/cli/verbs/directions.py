@@ -88,7 +88,7 @@ def directions(
         Path | None,
         typer.Option(
             help="Weights of a linear head on the representation, instead of the model's own: .npy (class, feature), "
-            "or .safetensors with weight and bias.",
+            "or .safetensors with weight and bias. --tensor and --pool may only be given with it.",
             metavar="FILE",
             rich_help_panel=MODEL,
         ),
