@@ -26,6 +26,7 @@ AFTER = (RESHAPE - {"DynamicQuantizeLinear", "LpNormalization"}) | frozenset(
     ("Add", "Sub", "Mul", "Div", "QLinearAdd", "GlobalAveragePool", "AveragePool", "ReduceMean", "ReduceSum")
 )
 """What may stand behind a linear layer and leaves W·h + b what it is: a linear function of h, but for rounding."""
+PROBABILITIES = frozenset(("Softmax", "LogSoftmax", "Sigmoid", "QLinearSoftmax", "QLinearSigmoid"))
 FIXED_SCALES = frozenset(("QLinearMatMul", "QLinearConv", "QGemm"))
 
 
@@ -42,6 +43,8 @@ class HeadPart:
     """the linear layer's"""
     scores: str
     """the tensor whose values the part gives, as the model names it"""
+    gives_probabilities: bool
+    """whether nothing but a softmax or a sigmoid stands between these scores and the class output"""
 
 
 def head_part(opened: ModelFile) -> HeadPart:
@@ -67,7 +70,10 @@ def head_part(opened: ModelFile) -> HeadPart:
     start = layers.data[path[0]][0]
     if layers.types.get(start, TensorProto.FLOAT) not in FLOATS and not in_integers:
         start = head.tensor  # a dynamic quantiser stands between
-    path = path[: _linear_end(layers, path) + 1]
+    end = _linear_end(layers, path)
+    is_bent = any(attribute.name == "activation" and attribute.s for attribute in layer.attribute)  # FusedGemm, …
+    gives_probabilities = not is_bent and _is_probability([layers.ops[name] for name in path[end + 1 :]])
+    path = path[: end + 1]
     graph = onnx.GraphProto(name="head")
     if not in_integers:
         kind = layers.types.get(start, TensorProto.FLOAT)
@@ -82,7 +88,7 @@ def head_part(opened: ModelFile) -> HeadPart:
     graph.input.append(helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ["images", *shape]))
     graph.output.append(onnx.ValueInfoProto(name=OUTPUT))
     part = onnx.ModelProto(ir_version=proto.ir_version, opset_import=proto.opset_import, graph=graph)
-    return HeadPart(opened.graph.changed(part), shape, axis, layer.op_type, path[-1])
+    return HeadPart(opened.graph.changed(part), shape, axis, layer.op_type, path[-1], gives_probabilities)
 
 
 def _path(layers: Layers, output: str, where: str) -> list[str]:
@@ -107,6 +113,12 @@ def _linear_end(layers: Layers, path: Sequence[str]) -> int:
         if layers.ops[name] not in AFTER or len(of_image) != 1:
             return index
     return len(path) - 1
+
+
+def _is_probability(ops: Sequence[str]) -> bool:
+    """Whether operators behind the scores are a softmax or a sigmoid, the former perhaps as exp(x - max) / sum."""
+    ops = [op for op in ops if op not in RESHAPE - {"LpNormalization"}]
+    return (len(ops) == 1 and ops[0] in PROBABILITIES) or ops in (["Sub", "Exp", "Div"], ["Exp", "Div"])
 
 
 def _nodes_between(proto: onnx.ModelProto, start: str, end: str, image: str, where: str) -> list[onnx.NodeProto]:

@@ -34,6 +34,8 @@ class LinearHead:
     """(class,) float64, zeros where there is none"""
     source: str
     """where it comes from, in words"""
+    gives_probabilities: bool = False
+    """whether the model's class output is a softmax or a sigmoid of the scores, by its graph"""
 
     def scores(self, representations: npt.ArrayLike) -> Matrix:
         """Compute (image, class) float64 of (image, feature)."""
@@ -91,7 +93,8 @@ def read_head(opened: ModelFile) -> LinearHead:
             f"{opened.path}: weights of the head are not all finite; a head is a matrix of numbers",
             f"robustcheck inspect {shlex.quote(str(opened.path))}",
         )
-    return LinearHead(weight, bias, f"{part.op} that gives {part.scores} in {opened.path.name}")
+    source = f"{part.op} that gives {part.scores} in {opened.path.name}"
+    return LinearHead(weight, bias, source, part.gives_probabilities)
 
 
 def head_from_file(path: Path, n_features: int) -> LinearHead:
@@ -167,7 +170,8 @@ def score_difference(head: LinearHead, representations: npt.ArrayLike, scores: n
     that comes nearest counts. The difference of probabilities is `relative_difference`. That of scores is relative to
     the root mean square of all W·h, without the bias, so that no large bias hides a wrong W; of a class whose score is
     further below the image's largest one, relative to that distance (float32 keeps no digit of W·h beside a
-    bias of -1e9). Probabilities near 0 and 1 tell little of the scores behind them.
+    bias of -1e9). Probabilities near 0 and 1 tell little of the scores behind them: they count only where the graph
+    says that they are a softmax or a sigmoid of W·h + b, `LinearHead.gives_probabilities`.
 
     Args:
         head: of the model.
@@ -181,6 +185,8 @@ def score_difference(head: LinearHead, representations: npt.ArrayLike, scores: n
     logarithm = -below - np.log(np.exp(-below).sum(axis=1, keepdims=True))
     scale = np.maximum(np.sqrt(((linear - head.bias) ** 2).mean()), below)
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
-        of_scores = [np.nan_to_num(np.abs(own - form) / scale, nan=0.0).max() for form in (linear, logarithm)]
-        probabilities = (np.exp(logarithm), 1 / (1 + np.exp(-linear)))
-    return float(min(*of_scores, *(relative_difference(own, form) for form in probabilities)))
+        differences = [np.nan_to_num(np.abs(own - form) / scale, nan=0.0).max() for form in (linear, logarithm)]
+        if head.gives_probabilities:
+            forms = (np.exp(logarithm), 1 / (1 + np.exp(-linear)))
+            differences += [relative_difference(own, form) for form in forms]
+    return float(min(differences))

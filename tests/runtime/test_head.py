@@ -193,6 +193,47 @@ def test_a_bias_is_no_excuse_for_other_scores(tmp_path: Path, images: Any) -> No
     assert score_difference(read_head(opened), output.representation, output.class_output) > 0.1
 
 
+SATURATED = 3e4 * W  # all probabilities are 0 or 1: only the largest score can be told
+
+
+@pytest.mark.parametrize(
+    ("between", "same"),
+    [
+        ([("Identity", ["linear"], ["x"])], True),
+        ([("ReduceMax", ["linear", "axis"], ["n"], {"keepdims": 1}), ("Sub", ["linear", "n"], ["x"])], False),
+        ([("ReduceL2", ["features"], ["n"], {"keepdims": 1}), ("Mul", ["linear", "n"], ["x"])], False),
+        ([("ReduceL2", ["linear", "axis"], ["n"], {"keepdims": 1}), ("Div", ["linear", "n"], ["y"]),
+          ("Mul", ["y", "c"], ["x"])], False),
+    ],
+)  # fmt: skip
+def test_saturated_probabilities_excuse_nothing(tmp_path: Path, images: Any, between: Nodes, same: bool) -> None:
+    nodes: Nodes = [
+        ("Gemm", ["features", "w", "b"], ["linear"], {"transB": 1}),
+        *between,
+        ("Softmax", ["x"], ["logits"], {"axis": -1}),
+    ]
+    weights = {"w": SATURATED, "b": B, "axis": np.array([1]), "c": np.array(3e4, np.float32)}
+    opened = open_model(written(tmp_path / "saturated.onnx", nodes, weights))
+    output = Runner(opened, "cpu").run(images.transpose(0, 2, 3, 1))
+    assert output.class_output is not None
+    assert (score_difference(read_head(opened), output.representation, output.class_output) < 1e-4) == same
+
+
+def test_a_softmax_of_single_operators(tmp_path: Path, images: Any) -> None:
+    nodes: Nodes = [
+        ("Gemm", ["features", "w", "b"], ["linear"], {"transB": 1}),
+        ("ReduceMax", ["linear", "axis"], ["largest"], {"keepdims": 1}),
+        ("Sub", ["linear", "largest"], ["below"]),
+        ("Exp", ["below"], ["e"]),
+        ("ReduceSum", ["e", "axis"], ["sum"], {"keepdims": 1}),
+        ("Div", ["e", "sum"], ["logits"]),
+    ]
+    opened = open_model(written(tmp_path / "soft.onnx", nodes, {"w": W, "b": B, "axis": np.array([1])}))
+    output = Runner(opened, "cpu").run(images.transpose(0, 2, 3, 1))
+    assert output.class_output is not None
+    assert score_difference(read_head(opened), output.representation, output.class_output) < 1e-5
+
+
 def test_an_image_without_a_representation_is_compared_with_the_others() -> None:
     head = LinearHead(W.astype(np.float64), B.astype(np.float64), "")
     h = np.random.default_rng(0).normal(size=(5, FEATURES))
