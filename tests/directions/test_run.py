@@ -131,7 +131,7 @@ def test_a_look_up_model_of_vectors_with_a_made_head(tmp_path: Path) -> None:
 
 
 @pytest.mark.export
-def test_the_real_head_of_efficientnet_lite0(efficientnet_lite0: Path) -> None:
+def test_the_real_head_of_efficientnet_lite0(efficientnet_lite0: Path, tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="extra `export` is not installed")
     from robustcheck_onnx.exporters import contract, demo, preprocess
 
@@ -146,6 +146,10 @@ def test_the_real_head_of_efficientnet_lite0(efficientnet_lite0: Path) -> None:
     assert weight.shape == (1000, 1280)
     expected = directions_truth.truth(weight, bias, h)
     directions_truth.assert_is_truth(report.raw, expected, 40, rtol=1e-4)  # float32 of two sessions
+    rc.check(efficientnet_lite0, images=LABELLED, device="cpu", save_representations=tmp_path / "rows.npz")
+    rows = rc.load_representations(tmp_path / "rows.npz").values  # what one session gives
+    exact = directions_truth.truth(weight, bias, rows)
+    directions_truth.assert_is_truth(report.raw, exact, 40, rtol=1e-6, of_largest=1e-6)
     assert report.in_distribution is not None
     assert report.in_distribution.accuracy.n_correct == 33  # as `shift` measures on these 40 photos
     assert report.raw.curves[0].points[0].accuracy["labelled_photos"].n == 40

@@ -60,11 +60,18 @@ def changed(weight: Array, bias: Array, h: Array, features: list[int], value: Ar
     return int((before.argmax(1) != after.argmax(1)).sum()), float((margin[0] - margin[1]).sum() / margin[0].sum())
 
 
-def assert_is_truth(analysis: Any, expected: dict[str, Any], n_images: int, rtol: float = 1e-6) -> None:
-    """Every number of an `Analysis` against `truth`."""
+def assert_is_truth(
+    analysis: Any, expected: dict[str, Any], n_images: int, rtol: float = 1e-6, of_largest: float = 0
+) -> None:
+    """Every number of an `Analysis` against `truth`.
+
+    of_largest: difference of importances, over the largest one, that is allowed as well: directions of nearly equal
+        singular values turn into each other by the last digits of W, which is read in float32.
+    """
     scale = expected["sigma"][0]
     np.testing.assert_allclose(analysis.singular_values, expected["sigma"], rtol=rtol, atol=1e-12 * scale)
-    np.testing.assert_allclose(analysis.importances, expected["importance"], rtol=rtol, atol=1e-12)
+    allowed = max(of_largest * max(expected["importance"]), 1e-12)
+    np.testing.assert_allclose(analysis.importances, expected["importance"], rtol=rtol, atol=allowed)
     np.testing.assert_allclose(analysis.participation_ratio.estimate, expected["participation"], rtol=rtol)
     np.testing.assert_allclose(analysis.effective_rank.estimate, expected["rank"], rtol=rtol)
     np.testing.assert_allclose([top.share.estimate for top in analysis.top], expected["top"], rtol=rtol)
