@@ -126,6 +126,8 @@ def concepts(
     if head is not None:  # before minutes of images
         chosen = chosen._replace(head=head_from_file(local_path(head, "head"), _width(runner, inputs)))
     collected = measure.collect(runner, inputs, progress=progress)
+    if chosen.head is not None and head is None:
+        measure.difference_of_head(chosen.head, collected, opened)
     h = collected.representations
     present = _labels(collected, found)
     judged, left_out = judge.split(present, found.names, min_positives)

@@ -16,16 +16,13 @@ from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.evidence import ImageFacts, RunOptions
 from robustcheck_onnx.checker.images import Images, Skipped, check_bad
 from robustcheck_onnx.checker.limits import NO_LIMITS, Limits
-from robustcheck_onnx.checker.measure import Collected, Inputs, Job, Progress
+from robustcheck_onnx.checker.measure import Inputs, Job, Progress
 from robustcheck_onnx.checker.model import ModelFile
 from robustcheck_onnx.checker.report import Clock, Time
 from robustcheck_onnx.checker.runtime import (
-    SAME_OUTPUT,
-    LinearHead,
     Runner,
     head_from_file,
     read_head,
-    score_difference,
 )
 from robustcheck_onnx.checker.shift import SetResult, robustness
 from robustcheck_onnx.checker.statistics import CONFIDENCE, usable_rows
@@ -34,14 +31,12 @@ from robustcheck_onnx.checker.text import count_text
 from robustcheck_onnx.checker.verdict import execution_notes, image_notes, model_notes, skipped_note
 
 from .analysis import Labelled, SameWeightsError, Sets, analyse
-from .decompose import in_pieces
 from .labelled import parse_sets, put_labels, result_of, with_maps
 from .records import Analysis, DirectionsReport, HeadModel, spectrum_notes, summary_of
 
 MAX_IMAGES = 300  # of each set by default: intervals of a share are then 6 points to each side at most
 MIN_IMAGES = 2  # fewer have no mean to be replaced by, and no interval
 FEW_IMAGES = 50  # a check needs as many
-COMPARED = 2**20  # scores that are compared with the model's own at once
 
 
 def directions(
@@ -115,7 +110,7 @@ def directions(
     linear = own or head_from_file(Path(str(head)), _width(runner, inputs))
     prepared = with_maps(sets, inputs, run, maps, linear, opened)
     collected = measure.collect(runner, inputs, progress=progress)
-    difference = None if own is None else _difference(own, collected, opened)
+    difference = None if own is None else measure.difference_of_head(own, collected, opened)
     h = collected.representations[usable_rows(collected.representations).usable]
     if len(h) < MIN_IMAGES:
         raise CannotAssessError(
@@ -200,32 +195,6 @@ def _width(runner: Runner, inputs: Inputs) -> int:
         skipped = [item for item in items if isinstance(item, Skipped)]
         check_bad(len(items), len(skipped), 1.0, skipped, inputs.source.named)
     return int(runner.run(measure.stack(usable[:1])).representation.shape[1])
-
-
-def _difference(head: LinearHead, collected: Collected, opened: ModelFile) -> float:
-    """How far W·h + b is from the model's own class output. Raises CannotAssessError where it is another function."""
-    scores, differences = collected.scores, [0.0]
-    assert scores is not None
-    if head.weight.shape[1] != collected.representations.shape[1]:
-        raise CannotAssessError(
-            f"{opened.path}: head takes {head.weight.shape[1]} features; its input {opened.representation.tensor!r} "
-            f"has {collected.representations.shape[1]}, and they must be the same",
-            _inspect(opened),
-        )
-
-    def piece(images: slice) -> None:
-        differences.append(score_difference(head, collected.representations[images], scores[images]))
-
-    in_pieces(len(scores), len(head.bias), piece, COMPARED)
-    difference = max(differences)
-    allowed = SAME_OUTPUT[opened.precision]
-    if not difference <= allowed:
-        raise CannotAssessError(
-            f"{opened.path}: class output differs from W·h + b by {difference:.2g} (relative), softmax or sigmoid "
-            f"counted in; {allowed:g} or less is needed for the head to be what decides",
-            "--head FILE.npy, a matrix (class, feature) that acts on --tensor NAME",
-        )
-    return difference
 
 
 def _notes(

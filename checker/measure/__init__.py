@@ -9,7 +9,7 @@ from robustcheck_onnx.checker.progress import Progress, tell_stage
 
 from . import content
 from .call import settle
-from .collect import Collected, collect, read_head_input
+from .collect import Collected, collect, difference_of_head, read_head_input
 from .decide import until_decided
 from .gallery import Rows
 from .job import (
@@ -62,6 +62,7 @@ __all__ = [
     "content",
     "decode",
     "decode_with",
+    "difference_of_head",
     "job_progress",
     "key_of",
     "measure_all",

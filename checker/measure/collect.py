@@ -11,12 +11,15 @@ import numpy.typing as npt
 
 from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.images import ImageSource
+from robustcheck_onnx.checker.model import ModelFile
 from robustcheck_onnx.checker.progress import Progress
-from robustcheck_onnx.checker.runtime import Runner
+from robustcheck_onnx.checker.runtime import SAME_OUTPUT, LinearHead, Runner, score_difference
 
 from .job import ImagesRead, Job
 from .prepared import stack
 from .run import Inputs, batches, decode, read_inputs
+
+COMPARED = 2**20  # scores that are compared with the model's own at once
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,37 @@ def collect(
     return Collected(
         np.concatenate(rows), np.concatenate(scores) if scores else None, tuple(names), tuple(read.digests), read
     )
+
+
+def difference_of_head(head: LinearHead, collected: Collected, opened: ModelFile) -> float:
+    """Prove that a head is the model's own: say how far W·h + b is from its class output (`score_difference`).
+
+    Args:
+        head: from `read_head`.
+        collected: with scores, of the tensor that the head acts on.
+        opened: the model.
+
+    Raises CannotAssessError where the class output is another function, or of another width.
+    """
+    scores = collected.scores
+    assert scores is not None
+    if head.weight.shape[1] != collected.representations.shape[1]:
+        raise CannotAssessError(
+            f"{opened.path}: head takes {head.weight.shape[1]} features; its input {opened.representation.tensor!r} "
+            f"has {collected.representations.shape[1]}, and they must be the same",
+            f"robustcheck inspect {shlex.quote(str(opened.path))}",
+        )
+    step = max(1, COMPARED // len(head.bias))
+    pieces = [slice(start, start + step) for start in range(0, len(scores), step)]
+    difference = max(score_difference(head, collected.representations[piece], scores[piece]) for piece in pieces)
+    allowed = SAME_OUTPUT[opened.precision]
+    if not difference <= allowed:
+        raise CannotAssessError(
+            f"{opened.path}: class output differs from W·h + b by {difference:.2g} (relative), softmax or sigmoid "
+            f"counted in; {allowed:g} or less is needed for the head to be what decides",
+            "--head FILE.npy, a matrix (class, feature) that acts on --tensor NAME",
+        )
+    return difference
 
 
 def _finite(values: npt.NDArray[np.generic], runner: Runner, what: str) -> npt.NDArray[np.float32]:

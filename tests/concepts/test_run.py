@@ -318,6 +318,15 @@ def not_finite(folder: Path) -> Path:
     )
 
 
+def exponential(folder: Path) -> Path:
+    """The class scores are another function than W·h + b."""
+    nodes: list[onnx_models.Node] = [
+        ("Gemm", ["colour", "w"], ["linear"], {"transB": 1}),
+        ("Exp", ["linear"], ["logits"]),
+    ]
+    return model(folder / "exponential.onnx", nodes, {"w": HEAD}, "logits", 3)
+
+
 def constant(folder: Path) -> Path:
     nodes: list[onnx_models.Node] = [("Mul", ["colour", "zero"], ["embedding"])]
     return model(folder / "constant.onnx", nodes, {"zero": np.zeros(3, np.float32)}, "embedding", 3)
@@ -337,6 +346,7 @@ def constant(folder: Path) -> Path:
         (encoder, {"min_coverage": 0.5}, UsageError, "--min-coverage is for the masks"),
         (encoder, {"max_images": 15}, CannotAssessError, "is 0 of 5, over 15 images; one at least is needed"),
         (encoder, {"concept_set": "all.csv"}, CannotAssessError, "10 images with it, and as many without, is 0 of 1"),
+        (exponential, {"of": "head"}, CannotAssessError, "class output differs from W·h + b by"),
         (not_finite, {}, CannotAssessError, "values that are not finite"),
         (constant, {}, CannotAssessError, "number of directions is 0 (principal axes"),
     ],
