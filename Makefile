@@ -9,7 +9,7 @@ EXTRAS := export,data,demo,ray,sign,remote,mlflow
 # the rooms whose tests need no torch, Ray, browser or processes, but for those marked `slow`
 QUICK := images model reference report runtime statistics storage thresholds verdict
 
-.PHONY: demo test quick fuzz mutants coverage lint types docs bench wheel clean
+.PHONY: demo test pytest quick fuzz mutants coverage lint types docs bench wheel clean
 .DELETE_ON_ERROR:
 
 $(BIN)/python:
@@ -39,8 +39,12 @@ demo: $(VENV)/.demo demo-out/efficientnet_lite0.onnx demo-out/planted_outlier.on
 	$(BIN)/robustcheck demo-out/efficientnet_lite0.onnx || test $$? -eq 1
 	$(BIN)/robustcheck demo-out/planted_outlier.onnx
 
-test: lint types
-	$(BIN)/pytest --numprocesses auto --dist loadfile
+# All that must hold, side by side: types are checked on one core while the tests run.
+test: $(VENV)/.dev
+	$(MAKE) --jobs 3 --no-print-directory lint types pytest
+
+pytest: $(VENV)/.dev
+	$(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 # Under a minute: what can be tested without starting much.
 quick: $(VENV)/.dev

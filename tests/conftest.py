@@ -39,6 +39,29 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.line(f"{n} skipped: {reason}")
 
 
+LONGEST = (
+    "exporters/test_families.py",
+    "integrations/test_integrations.py",
+    "cli/test_kills.py",
+    "whole/test_controls.py",
+    "verify/test_every_field.py",
+    "calibrate/test_models.py",
+    "project/test_tutorial.py",
+    "project/test_types.py",
+    "calibrate/test_command.py",
+    "measure/test_ray_engine.py",
+    "shift/test_run.py",
+    "shift/test_target.py",
+)
+"""Files that take longest: they come first, so that no process is left with one of them while the others are done."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files that take longest first; the others stay in their order."""
+    places = {str(Path(__file__).parent / name): place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(str(item.path), len(places)))
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _no_wall() -> Iterator[None]:
     """Read models in this process: a child for each of thousands of checks takes long, and no test could look into it.
