@@ -43,8 +43,9 @@ demo: $(VENV)/.demo demo-out/efficientnet_lite0.onnx demo-out/planted_outlier.on
 test: $(VENV)/.dev
 	$(MAKE) --jobs 3 --no-print-directory lint types pytest
 
+# One thread for each process: there are as many processes as cores, and threads that wait for a core take its time.
 pytest: $(VENV)/.dev
-	$(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 # Under a minute: what can be tested without starting much.
 quick: $(VENV)/.dev
