@@ -138,7 +138,15 @@ def test_an_interrupted_export_leaves_nothing(
 
 @pytest.mark.export
 def test_an_export_on_a_full_disk_leaves_nothing(world: Path, tmp_path: Path) -> None:
-    call = ["export", "torch", "net:build", "--preprocessing", "p_net.json", "--random-weights"]
+    call = [
+        "export",
+        "torch",
+        "net:build",
+        "--preprocessing",
+        "p_net.json",
+        "--random-weights",
+        "-q",
+    ]  # no line of progress where it takes long
     done = run(world, *call, "-o", str(tmp_path / "m.onnx"), before=small_files)
     assert_says(
         done,
