@@ -330,6 +330,7 @@ def _explained(fault: ValidationError, where: str) -> UsageError:
         "float_parsing": "it must be a number",
         "date_type": "it must be a date without quotes, such as 2026-12-31",
         "string_too_short": "it must say something",
+        "string_pattern_mismatch": "it must be a device alone; its provider's options are the setting provider-option",
         "model_type": "it must be a table",
         "model_attributes_type": "it must be a table",
     }
