@@ -126,10 +126,23 @@ class Content(Frozen):
     """share of their energy that varies between images, 0–1"""
 
 
+class Origin(Frozen):
+    """Where a model was fetched from: what its address stood for at that time."""
+
+    address: str
+    """as it was given, without secrets"""
+    revision: str
+    """the commit of a repository, the version of a registered model, or the run"""
+    file: str
+    """path of the ONNX file there"""
+
+
 class ModelFacts(Frozen):
     """The model that was measured and the tensor that was read."""
 
     file: str
+    origin: Origin | None = None
+    """of a model that a hub or a registry holds; None: a file of this machine, or a plain URL"""
     digest: str
     """sha256:… of the model file, or over its digest and those of its external files"""
     file_digest: str = ""

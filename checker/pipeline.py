@@ -145,7 +145,7 @@ def check(
             )
     limits.refuse_here()
     loaded = plugins.load(detectors)
-    with on_this_machine(place, preprocess=run.preprocess) as here:
+    with on_this_machine(place, preprocess=run.preprocess, tell=partial(measure.tell_stage, progress)) as here:
         job = Job(here.path, run)
         if on_ray:
             if here.fetched:
@@ -165,7 +165,7 @@ def check(
                 if saver is not None:
                     saver.write(_made_with(evidence, here.name))
     if here.fetched:
-        named = evidence.model.model_copy(update={"file": here.name})
+        named = evidence.model.model_copy(update={"file": here.name, "origin": here.origin})
         evidence = evidence.model_copy(update={"model": named})
     return report_of(
         evidence,

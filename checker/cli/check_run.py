@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -47,15 +48,20 @@ class Destinations:
         return [*self.shared, *(each for some in self.own.values() for each in some)]
 
 
+@dataclass(frozen=True)
+class Once:
+    """What the command line alone says, of this one call."""
+
+    strict: bool
+    save_representations: str | None
+    """as the option says, {model} included"""
+    export: bool
+    log: bool
+    alias: str | None
+
+
 def run(
-    resolved: Resolved,
-    words: Sequence[str],
-    invocation: Invocation,
-    wall: Wall,
-    *,
-    strict: bool,
-    save_representations: str | None,
-    debug: bool,
+    resolved: Resolved, words: Sequence[str], invocation: Invocation, wall: Wall, once: Once, *, debug: bool
 ) -> int:
     """Check the models that the words name and deliver the reports; the exit code of the worst.
 
@@ -64,12 +70,11 @@ def run(
 
     invocation: is told where documents go, since the settings may come from a file, and each model may have its own.
     wall: has the child processes that read models and images.
-    save_representations: as the option says, {model} included.
-    strict: as `--strict` says; the settings were looked at already (`strict.refuse`).
+    once: with `strict`, the settings were looked at already (`strict.refuse`).
     """
     from .models import check_all, expand, stem, worst
 
-    settings = resolved.settings
+    settings, strict = resolved.settings, once.strict
     invocation.annotates = not settings.no_ci
     folder = check_places.folder_of(resolved, "output", strict=strict)
     typed = documents_of(settings.output, invocation.line.stems())
@@ -84,20 +89,21 @@ def run(
     from robustcheck_onnx.checker.storage import redact
     from robustcheck_onnx.checker.verdict import load_profile
 
-    from . import check_cache, check_sign, ending
+    from . import check_cache, check_registry, check_sign, ending
 
     wall.limits = settings.limits
     several = len(models) > 1
     reads = _files_read(resolved, models)
     check_cache.say_whether_used(settings, resolved.file)
     destinations = _destinations(resolved, models, reads, strict=strict)
-    saved = check_places.files_of_representations(save_representations, models, reads, destinations.all())
+    saved = check_places.files_of_representations(once.save_representations, models, reads, destinations.all())
     signatures = check_sign.planned(settings.sign, destinations.shared, destinations.own, reads)
     check_places.check_bundles(resolved, [each.bundle for each in signatures], strict=strict)
     check_places.check_log(resolved, strict=strict)
     for form, _ in destinations.shared:
         one_model(form, len(models))
-    with check_sign.removed_on_error(signatures), _logging(settings, reads):
+    back = check_registry.closed(models, log=once.log, alias=once.alias)
+    with check_sign.removed_on_error(signatures), _logging(settings, reads), back:
         # the old signatures are gone by now: a kill leaves none beside a document that it is not about
         mark_unfinished(destinations.shared, "" if several else models[0])
         for model, own in destinations.own.items():
@@ -122,32 +128,43 @@ def run(
 
         def check(model: str) -> Report:
             is_last = model == models[-1] and not in_html
-            return _check(resolved, model, profile, wall, saved=saved.get(model), is_last=is_last)
+            return _check(resolved, model, profile, wall, once, saved=saved.get(model), is_last=is_last)
 
         outcomes = check_all(models, check, failed) if several else [check(models[0])]
         if settings.no_time:
             outcomes = [o if isinstance(o, Failed) else o.model_copy(update={"time": None}) for o in outcomes]
         _deliver(settings, models, outcomes, destinations, signatures, saved, wall)
         ending.announce(outcomes, destinations.shared, enabled=not settings.no_ci)
-    invocation.judged = True
+        invocation.judged = True
+        if once.log:
+            check_registry.log(models, outcomes, alias=once.alias, quiet=settings.quiet)
     return worst(outcomes)
 
 
-def _check(resolved: Resolved, model: str, profile: Profile, wall: Wall, *, saved: str | None, is_last: bool) -> Report:
-    """Check one model and let the gate decide on its exit code."""
+def _check(
+    resolved: Resolved, model: str, profile: Profile, wall: Wall, once: Once, *, saved: str | None, is_last: bool
+) -> Report:
+    """Check one model, exported first where it must be, and let the gate decide on its exit code."""
     from datetime import UTC, datetime
 
     from robustcheck_onnx.checker import isolated
     from robustcheck_onnx.checker.isolation import LOG
+    from robustcheck_onnx.checker.progress import tell_stage
     from robustcheck_onnx.checker.report import sealed
     from robustcheck_onnx.checker.storage import redact
     from robustcheck_onnx.checker.verdict import gate
 
+    from . import exported
+
     settings = resolved.settings
-    with progress_line(settings.quiet, redact(model)) as progress:
+    with progress_line(settings.quiet, redact(model)) as progress, contextlib.ExitStack() as stack:
+        file, origin = model, None
+        if export := exported.planned(model, allowed=once.export):
+            tell = partial(tell_stage, progress)
+            file, origin = stack.enter_context(exported.on_disk(export, settings.limits, tell))
         result = isolated.check(
             wall,
-            model,
+            file,
             profile=profile,
             engine=settings.engine,
             workers=settings.workers,
@@ -159,6 +176,9 @@ def _check(resolved: Resolved, model: str, profile: Profile, wall: Wall, *, save
             is_last=is_last,
             progress=progress,
         )
+    if origin is not None:
+        facts = result.evidence.model.model_copy(update={"file": origin.address, "origin": origin})
+        result = result.model_copy(update={"evidence": result.evidence.model_copy(update={"model": facts})})
     decision = gate.decide(
         result.verdict,
         model,

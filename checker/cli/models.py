@@ -16,6 +16,7 @@ from robustcheck_onnx.checker.storage import redact, unreadable, walk
 from .options import PLACEHOLDER
 
 SUFFIX = ".onnx"
+_ADDRESS = re.compile(r"(models|runs):/[^/]|(open_clip|timm|torchvision|transformers):[^/]")
 
 
 def expand(words: Sequence[str]) -> list[str]:
@@ -29,8 +30,13 @@ def expand(words: Sequence[str]) -> list[str]:
     models: dict[str, str] = {}
     for word in words:
         for path in _models_of(word):
-            models.setdefault(path if "://" in path else _resolved(path), path)
+            models.setdefault(path if is_address(path) else _resolved(path), path)
     return list(models.values())
+
+
+def is_address(word: str) -> bool:
+    """Whether a word is a URL, or an address such as `models:/name/3` or `timm:NAME`, and no file."""
+    return "://" in word or (_ADDRESS.match(word) is not None and not os.path.lexists(word))
 
 
 def _resolved(path: str) -> str:
@@ -40,7 +46,7 @@ def _resolved(path: str) -> str:
 
 
 def _models_of(word: str) -> list[str]:
-    if "://" in word or os.path.isfile(word):  # noqa: PTH113 # a Path would change the word
+    if is_address(word) or os.path.isfile(word):  # noqa: PTH113 # a Path would change the word
         return [word]
     if os.path.isdir(word):  # noqa: PTH112
         models = sorted(_below(word))
@@ -100,8 +106,17 @@ def worst(outcomes: Sequence[Outcome]) -> int:
 
 
 def stem(model: str) -> str:
-    """What replaces `{model}` in a report's path: the name of the model's file without its suffix."""
-    return PurePosixPath(redact(model).rstrip("/")).stem if "://" in model else Path(model).stem
+    """What replaces `{model}` in a report's path: the name of the model's file without its suffix.
+
+    Of an address it is what names the model: `repo@v1`, `encoder-3`, `resnet50.a1_in1k`.
+    """
+    if not is_address(model):
+        return Path(model).stem
+    if model.startswith("hf://") or "://" not in model:
+        words = redact(model).partition(":")[2].strip("/")
+        name = words.rpartition("/")[2] if model.startswith("hf://") else words.replace("/", "-")
+        return name[: -len(SUFFIX)] if name.lower().endswith(SUFFIX) else name
+    return PurePosixPath(redact(model).rstrip("/")).stem
 
 
 def fill(path: str, models: Sequence[str], option: str = "--output") -> list[str]:

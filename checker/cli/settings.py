@@ -45,6 +45,9 @@ NOT_SETTINGS = {
     "debug": "it is for the command line",
     "strict": "it is for the command line, which says whom it trusts",
     "save-representations": "it is for the command line",
+    "export": "it is for the command line",
+    "log": "it is for the command line",
+    "alias": "it is for the command line",
     "offline": "set the variable ROBUSTCHECK_OFFLINE=1",
     "models": "models are named on the command line",
 }

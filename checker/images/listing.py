@@ -13,9 +13,19 @@ from typing import Final, Literal
 
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.evidence import STOCK
-from robustcheck_onnx.checker.storage import Place, RemoteFile, Url, expand, open_url, parse_place, unreadable, walk
+from robustcheck_onnx.checker.storage import (
+    Place,
+    RemoteFile,
+    Url,
+    as_typed,
+    expand,
+    open_url,
+    parse_place,
+    unreadable,
+    walk,
+)
 
-from . import containers, manifest, tables
+from . import braces, containers, manifest, tables
 from .decode import SUFFIXES
 from .entries import Entries, Entry, File, file_entries, is_hidden, read_remote
 
@@ -50,6 +60,8 @@ def list_images(place: Place) -> tuple[Kind, Entries, tables.Table | None]:
 
     Raises UsageError, EnvironmentFaultError, CannotAssessError as `source.open_images`.
     """
+    if braces.is_pattern(as_typed(place)) and not (isinstance(place, Path) and os.path.lexists(place)):
+        return _index_pattern(place)
     if isinstance(place, Url):
         return _index_url(place)
     spec, path = str(place), place.expanduser()
@@ -114,6 +126,24 @@ def _index_url(url: Url) -> tuple[Kind, Entries, tables.Table | None]:
     if kind == "directory":
         return _by_content(spec, "folder", file, _visible(file.names_below()))
     return _of_file(spec, file)
+
+
+def _index_pattern(place: Place) -> tuple[Kind, Entries, tables.Table | None]:
+    """List what numbered names stand for; those of this machine must all be there before anything is read."""
+    start, slash, rest = as_typed(place).partition("{")
+    above, slash, name = start.rpartition("/")
+    names = braces.expand(f"{name}{{{rest}")
+    if isinstance(place, Url):
+        if "?" in rest:
+            raise UsageError(f"{place}: a key opens one file; numbered names need a store without it", "copy them here")
+        return _by_content(str(place), "glob", open_url(Url(above, place.protocol)), names)
+    folder = Path(above + slash).expanduser()
+    if missing := next((each for each in names if not (folder / each).exists()), None):
+        raise UsageError(
+            f"{place}: file {folder / missing} is missing; all {len(names)} names of a pattern must be there",
+            f"ls {shlex.quote(str(folder))}",
+        )
+    return _by_content(str(place), "glob", folder, names)
 
 
 def _visible(names: Iterable[str]) -> list[str]:

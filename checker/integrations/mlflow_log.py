@@ -7,15 +7,14 @@ names; MLflow's telemetry is switched off meanwhile.
 from __future__ import annotations
 
 import contextlib
-import os
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
-from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, RobustcheckError, UsageError
+from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.measure import tell_stage
 from robustcheck_onnx.checker.report import Report, forms
+from robustcheck_onnx.checker.storage import registry
 from robustcheck_onnx.checker.verify import Verification, VerifyOptions, verify
 
 if TYPE_CHECKING:
@@ -24,15 +23,6 @@ if TYPE_CHECKING:
 
 FOLDER = "robustcheck"  # of the artifacts; also the first part of every metric's and tag's name
 TAG_CHARACTERS = 500  # length of a tag that every MLflow back end takes
-# Set where the user's environment does not: by default MLflow retries for minutes, sends telemetry, and prints.
-ENVIRONMENT = {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-}
 
 
 def log_report(
@@ -42,6 +32,7 @@ def log_report(
     experiment: str = "robustcheck",
     tracking_uri: str | None = None,
     html: str | Path | None = None,
+    model_id: str | None = None,
 ) -> str:
     """Log a report: numbers as metrics, verdict and digests as tags, the report itself as artifacts.
 
@@ -52,6 +43,7 @@ def log_report(
         run_id: the run to log to; None = a new one in `experiment`, which is made if it is not there.
         tracking_uri: the server; None = MLFLOW_TRACKING_URI.
         html: a report that `-o html=PATH` wrote, to be kept with the others.
+        model_id: the logged model that the metrics are about, where the server knows one.
 
     Returns:
         The id of the run.
@@ -60,7 +52,7 @@ def log_report(
         UsageError: no server is named, no such run.
         EnvironmentFaultError: MLflow is not installed, the server does not answer or refuses.
     """
-    with _client(tracking_uri) as client:
+    with registry.connected(tracking_uri) as client:
         run = client.get_run(run_id).info.run_id if run_id else _new_run(client, experiment, report)
         try:
             client.set_tag(run, f"{FOLDER}.verdict", "none")  # it stays so if logging fails half-way
@@ -71,7 +63,7 @@ def log_report(
             if html is not None:
                 client.log_artifact(run, str(html), FOLDER)
             for name, value in metrics_of(report).items():
-                client.log_metric(run, name, value)
+                client.log_metric(run, name, value, model_id=model_id)
             for name, text in tags_of(report).items():
                 client.set_tag(run, name, text)
         except BaseException:
@@ -118,7 +110,7 @@ def gate_model_version(
         EnvironmentFaultError: MLflow is not installed, the server does not answer or refuses.
     """
     identity = str(model_version)
-    with _client(tracking_uri) as client, tempfile.TemporaryDirectory(prefix="robustcheck-") as folder:
+    with registry.connected(tracking_uri) as client, tempfile.TemporaryDirectory(prefix="robustcheck-") as folder:
 
         def tag(what: str, text: str) -> None:
             client.set_model_version_tag(name, identity, f"{FOLDER}.{what}", text[:TAG_CHARACTERS])
@@ -126,25 +118,79 @@ def gate_model_version(
         tag("gate", "closed")  # it stays so, whatever fails from here on
         try:
             tell_stage(verify_options.get("progress"), "fetching the model from the registry")
-            model = _fetch(client, name, identity, Path(folder))
+            entry = registry.Entry(f"{name} version {identity}", client.get_model_version_download_uri(name, identity))
+            model = _only_model(registry.fetch(client, entry, Path(folder)), entry.shown)
             result = verify(report_file, model, **verify_options)
             stands = result.exit_code == 0 or (result.exit_code == 1 and result.verdict == "WARN")
-            tag("verdict", result.verdict if stands else "none")
-            tag("reasons", ", ".join(result.reasons))
-            tag("rule", result.rule)
-            tag("result_digest", result.result_digest)
-            if result.exit_code != 0:
-                _take_aliases(client, name, identity, alias)
-            else:
-                if alias is not None:
-                    tag(f"alias.{alias}", "given")  # before it is: a later call must know of it
-                    client.set_registered_model_alias(name, alias, identity)
-                tag("gate", "open")
+            found = {
+                "verdict": result.verdict if stands else "none",
+                "reasons": ", ".join(result.reasons),
+                "rule": result.rule,
+                "result_digest": result.result_digest,
+            }
+            _mark(client, name, identity, found, alias, is_open=result.exit_code == 0)
         except BaseException:
             with contextlib.suppress(Exception):  # the first error is the one to report
                 _take_aliases(client, name, identity, alias)
             raise
         return result
+
+
+def log_checked(report: Report, address: str, *, alias: str | None = None) -> tuple[str, bool]:
+    """Write a report back to where its model came from, right after its check (`robustcheck models:/… --log`).
+
+    Metrics, tags and files go to a run: that of an address `runs:/…`, else a new one in the experiment `robustcheck`.
+    The registered version gets the tags of `gate_model_version`: nothing needs to be verified, as this process measured
+    it. `open` means PASS and exit code 0; a WARN that is let through stays closed.
+
+    Args:
+        report: of a check of that address; its `origin` says which version was measured, whatever the address means by
+            now.
+        address: `models:/…` or `runs:/…`.
+        alias: moved to the version if the gate is open; else taken from it.
+
+    Returns:
+        The id of the run, and whether the gate is open.
+
+    Raises as `gate_model_version`.
+    """
+    origin, gate = report.evidence.model.origin, report.gate
+    assert origin is not None
+    with registry.connected() as client:
+        entry = registry.entry_of(client, address, origin.revision)
+        is_open = report.verdict.passed and gate is not None and gate.exit_code == 0
+        found = {
+            "verdict": report.verdict.verdict,
+            "reasons": ", ".join(reason.id for reason in report.verdict.reasons),
+            "rule": "" if gate is None else gate.rule,
+            "result_digest": "" if report.binding is None else report.binding.result_digest,
+        }
+        if entry.version:
+            _tag(client, entry, "gate", "closed")
+        try:
+            run = log_report(report, run_id=entry.run_id or None, model_id=entry.model_id or None)
+            if entry.model_id:
+                client.set_logged_model_tags(entry.model_id, tags_of(report))
+            if entry.version:
+                _mark(client, entry.name, entry.version, found, alias, is_open=is_open)
+        except BaseException:
+            _close(client, entry, alias)
+            raise
+        return run, is_open
+
+
+def close_gate(address: str, *, take_aliases: bool = False, alias: str | None = None) -> None:
+    """Close the gate of the version that an address stands for; a run has none. Raises as `gate_model_version`.
+
+    take_aliases: take those away that an earlier call gave, and `alias`.
+    """
+    with registry.connected() as client:
+        entry = registry.entry_of(client, address)
+        if entry.version:
+            _tag(client, entry, "gate", "closed")
+            _tag(client, entry, "verdict", "none")
+            if take_aliases:
+                _take_aliases(client, entry.name, entry.version, alias)
 
 
 def metrics_of(report: Report) -> dict[str, float]:
@@ -181,20 +227,42 @@ def _new_run(client: MlflowClient, experiment: str, report: Report) -> str:
     return str(run.info.run_id)
 
 
-def _fetch(client: MlflowClient, name: str, model_version: str, folder: Path) -> Path:
-    """Download a registered version into a folder; its ONNX file there."""
-    from mlflow.artifacts import download_artifacts  # noqa: PLC0415 # an extra
+def _mark(
+    client: MlflowClient, name: str, identity: str, found: dict[str, str], alias: str | None, *, is_open: bool
+) -> None:
+    """Tag a version with what was found, and give it the alias where the gate is open; else take it away."""
+    for what, text in found.items():
+        client.set_model_version_tag(name, identity, f"{FOLDER}.{what}", text[:TAG_CHARACTERS])
+    if not is_open:
+        _take_aliases(client, name, identity, alias)
+        return
+    if alias is not None:
+        # before it is: a later call must know of it
+        client.set_model_version_tag(name, identity, f"{FOLDER}.alias.{alias}", "given")
+        client.set_registered_model_alias(name, alias, identity)
+    client.set_model_version_tag(name, identity, f"{FOLDER}.gate", "open")
 
-    source = client.get_model_version_download_uri(name, model_version)
-    local = Path(download_artifacts(artifact_uri=source, dst_path=str(folder), tracking_uri=client.tracking_uri))
-    models = [local] if local.is_file() else sorted(p for p in local.rglob("*") if p.suffix.lower() == ".onnx")
-    if len(models) != 1:
-        names = ", ".join(path.name for path in models[:5]) or "none"
+
+def _tag(client: MlflowClient, entry: registry.Entry, what: str, text: str) -> None:
+    client.set_model_version_tag(entry.name, entry.version, f"{FOLDER}.{what}", text)
+
+
+def _close(client: MlflowClient, entry: registry.Entry, alias: str | None) -> None:
+    """After an error: the version has no alias of ours; the first error is the one to report."""
+    if entry.version:
+        with contextlib.suppress(Exception):
+            _take_aliases(client, entry.name, entry.version, alias)
+
+
+def _only_model(found: registry.Found, shown: str) -> Path:
+    """The one ONNX file of a registered version. Raises CannotAssessError where it holds none or several."""
+    if len(found.models) != 1:
+        names = ", ".join(path.rpartition("/")[2] for path in found.models[:5]) or "none"
         raise CannotAssessError(
-            f"{name} version {model_version}: registered ONNX files are {names}; it must hold exactly one",
-            f"mlflow artifacts download --artifact-uri models:/{name}/{model_version}",
+            f"{shown}: registered ONNX files are {names}; it must hold exactly one",
+            "register the model's own file, with its weights, and no other",
         )
-    return models[0]
+    return found.folder / found.models[0]
 
 
 def _take_aliases(client: MlflowClient, name: str, model_version: str, alias: str | None) -> None:
@@ -206,43 +274,3 @@ def _take_aliases(client: MlflowClient, name: str, model_version: str, alias: st
             client.delete_registered_model_alias(name, current)
         if tag in registered.tags:
             client.delete_model_version_tag(name, model_version, tag)
-
-
-@contextlib.contextmanager
-def _client(tracking_uri: str | None) -> Iterator[MlflowClient]:
-    """A client whose errors are raised as RobustcheckError, without MLflow's minutes of retries."""
-    server = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI", "")
-    if not server:
-        raise UsageError(
-            "tracking server is not named; MLflow would start a database in this folder",
-            "--tracking-uri http://HOST:5000, or MLFLOW_TRACKING_URI",
-        )
-    missing = {key: value for key, value in ENVIRONMENT.items() if key not in os.environ}
-    os.environ.update(missing)
-    try:
-        try:
-            from mlflow import MlflowClient  # noqa: PLC0415 # an extra
-            from mlflow.exceptions import MlflowException  # noqa: PLC0415
-        except ImportError as fault:
-            raise EnvironmentFaultError(
-                "mlflow: package is not installed; the extra `mlflow` brings it",
-                "pip install '.[mlflow]'  # in a clone",
-            ) from fault
-        try:
-            yield MlflowClient(tracking_uri=server, registry_uri=server)
-        except RobustcheckError:
-            raise
-        except MlflowException as fault:
-            message = " ".join(str(fault).split())[:300]
-            if fault.error_code in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:
-                raise UsageError(f"{server}: MLflow says {message}", "look up run, model and version there") from fault
-            raise EnvironmentFaultError(
-                f"{server}: MLflow's server does not do what was asked ({message})", f"curl -sS {server}/health"
-            ) from fault
-        except OSError as fault:  # of requests, or of a disk
-            raise EnvironmentFaultError(
-                f"{server}: MLflow's server or the disk fails ({fault})", f"curl -sS {server}/health; df -h"
-            ) from fault
-    finally:
-        for key in missing:
-            os.environ.pop(key, None)

@@ -33,6 +33,7 @@ from robustcheck_onnx.checker.model import (
 )
 from robustcheck_onnx.checker.runtime import cpu_name, cpu_threads, list_gpus
 from robustcheck_onnx.checker.storage.own_files import (
+    EXPORTS,
     KEY,
     TEMPORARY,
     NotOwn,
@@ -195,7 +196,7 @@ def size() -> Size:
 
 
 def clear() -> int:
-    """Remove all records, the key, and files that a killed process left; the number of records removed.
+    """Remove all records, the key, exported models, and what a killed process left; the number of records removed.
 
     Other files in the folder are left alone.
     """
@@ -205,7 +206,9 @@ def clear() -> int:
             path.unlink()
             removed += 1
     if folder().is_dir():
-        for path in (folder() / KEY, *folder().glob(TEMPORARY.format("?" * 32))):
+        exports = folder() / EXPORTS
+        left = [*folder().glob(TEMPORARY.format("?" * 32)), *exports.glob("*.onnx*"), *exports.glob("*.mac")]
+        for path in (folder() / KEY, *left):
             path.unlink(missing_ok=True)
     return removed
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -12,19 +12,23 @@ import onnx
 from google.protobuf.message import EncodeError  # type: ignore[import-untyped]
 
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, RobustcheckError, UsageError
+from robustcheck_onnx.checker.evidence import Origin
 from robustcheck_onnx.checker.storage import (
     Place,
     RemoteFile,
     StoreError,
     Url,
     download,
+    hub,
     limit_bytes,
     open_url,
     parse_place,
     private_folder,
 )
+from robustcheck_onnx.checker.storage.urls import HUB_OFFLINE, REGISTRY
 from robustcheck_onnx.checker.text import type_name
 
+from .addresses import from_registry, in_repository, refuse_unknown
 from .configs import HUB_FOLDER, OWN_SUFFIX, SIDECAR_NAMES
 from .contract import parse_contract, properties
 from .file import external_locations
@@ -45,6 +49,8 @@ class LocalModel:
     """whether the file is a copy that goes away"""
     in_memory: bool = False
     """whether it was never a file"""
+    origin: Origin | None = None
+    """what its address stood for, of a hub or a registry"""
 
 
 def parse_model(model: Model) -> Place | bytes | onnx.ModelProto:
@@ -52,17 +58,21 @@ def parse_model(model: Model) -> Place | bytes | onnx.ModelProto:
 
     Raises:
         TypeError: another type, which the message names.
-        UsageError: as `storage.parse_place`.
+        UsageError: as `storage.parse_place`; a scheme that is not known.
     """
     if isinstance(model, (str, os.PathLike)):
-        return parse_place(os.fspath(model))
+        text = os.fspath(model)
+        refuse_unknown(text)
+        return parse_place(text, is_model=True)
     if isinstance(model, (Url, bytes, onnx.ModelProto)):
         return model
     raise TypeError(f"model: type is {type_name(model)}; it must be a path, a URL, bytes or an onnx.ModelProto")
 
 
 @contextlib.contextmanager
-def on_this_machine(model: Place | bytes | onnx.ModelProto, *, preprocess: str | None = None) -> Iterator[LocalModel]:
+def on_this_machine(
+    model: Place | bytes | onnx.ModelProto, *, preprocess: str | None = None, tell: Callable[[str], None] | None = None
+) -> Iterator[LocalModel]:
     """Give the model as a file of this machine; of a URL, a whole copy in a private folder, removed at the end.
 
     So are bytes, and the serialised bytes of a ModelProto. They have no sidecar, and no weights beside them.
@@ -72,7 +82,12 @@ def on_this_machine(model: Place | bytes | onnx.ModelProto, *, preprocess: str |
     at. A web server can't list a folder, so that other models beside it are not seen; there only the sidecar that
     bears the model's name counts. Beside a signed URL nothing is looked for.
 
+    Of a repository on the hub, and of an entry of MLflow's registry, the one encoder is taken (`choose_model`), and
+    `origin` says what the address stood for.
+
     Inside, an error's text names the URL, not the copy.
+
+    tell: called with how far a fetch is.
 
     Raises:
         UsageError: no such file behind a URL.
@@ -86,7 +101,17 @@ def on_this_machine(model: Place | bytes | onnx.ModelProto, *, preprocess: str |
         with _written(model) as here:
             yield here
         return
-    file = open_url(model)
+    if model.protocol in REGISTRY:
+        with from_registry(model, tell) as (path, entry), _said_of(model, path):
+            yield LocalModel(path, str(model), fetched=True, origin=entry)
+        return
+    address = hub.parse_hub(model)
+    file: RemoteFile
+    origin: Origin | None = None
+    if address is None:
+        file = open_url(model)
+    else:
+        file, origin = in_repository(address, tell)
     with private_folder() as folder:
         path = folder / _local_name(file)
         if file.parent.name == HUB_FOLDER:  # where sidecars are looked for above the folder, too
@@ -94,13 +119,25 @@ def on_this_machine(model: Place | bytes | onnx.ModelProto, *, preprocess: str |
             path.parent.mkdir()
         try:
             _fetch(file, path, preprocess)
-            yield LocalModel(path, str(file), True)
+            yield LocalModel(path, str(file), True, origin=origin)
         except RobustcheckError as fault:
             # the copy's name would help nobody
             fault.message = _renamed(fault.message, path, file)
             fault.hint = _renamed(fault.hint, path, file)
             fault.args = (fault.message,)
             raise
+
+
+@contextlib.contextmanager
+def _said_of(url: Url, path: Path) -> Iterator[None]:
+    """Name the address, not the copy, in errors."""
+    try:
+        yield
+    except RobustcheckError as fault:
+        for copy in (path, path.parent):
+            fault.message, fault.hint = (text.replace(str(copy), str(url)) for text in (fault.message, fault.hint))
+        fault.args = (fault.message,)
+        raise
 
 
 @contextlib.contextmanager
@@ -186,12 +223,31 @@ def _fetch_sidecars(file: RemoteFile, path: Path, budget_bytes: int) -> None:
             wanted += [(above / name, target / name) for name in SIDECAR_NAMES if name in present]
         else:
             _names_in(file.parent / HUB_FOLDER, path.parent / HUB_FOLDER)
+        if not wanted and isinstance(file, hub.HubFile):
+            wanted = _upward(file.parent, path.parent)
+        unclear = [sidecar for sidecar, target in wanted if target.name in SIDECAR_NAMES]
+        if unclear and isinstance(file, hub.HubFile) and not file.store.is_whole:
+            raise UsageError(
+                f"{unclear[0]}: sidecar lies in a cache that does not list the models beside it; it must be clear "
+                "whose preprocessing it is",
+                f"unset {HUB_OFFLINE} once, or give --preprocess",
+            )
     for sidecar, target in wanted:
         if not target.exists():
             try:
                 budget_bytes -= download(sidecar, target, budget_bytes)
             except FileNotFoundError:  # a web server was asked whether there is one
                 target.unlink(missing_ok=True)
+
+
+def _upward(folder: hub.HubFile, target: Path) -> list[tuple[RemoteFile, Path]]:
+    """The sidecars of a repository that lie nearest above a folder, to be put beside the model."""
+    while folder.path:
+        folder = folder.parent
+        present = _names_in(folder, target)
+        if names := [name for name in SIDECAR_NAMES if name in present]:
+            return [(folder / name, target / name) for name in names]
+    return []
 
 
 def _names_in(folder: RemoteFile, target: Path, own: str = "") -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Final, Literal
 
 from robustcheck_onnx.checker.errors import UsageError
@@ -26,7 +26,8 @@ PRECISION: Final = re.compile(
 )
 # names of the files that optimum splits a checkpoint into
 TEXT_TOWER: Final = "text_model"
-WHOLE_AND_IMAGE_TOWER: Final = {"model", "vision_model"}
+IMAGE_TOWER: Final = "vision_model"
+WHOLE_AND_IMAGE_TOWER: Final = {"model", IMAGE_TOWER}
 IMAGELESS_PARTS: Final = frozenset(
     (TEXT_TOWER, "decoder_model", "decoder_model_merged", "decoder_with_past_model", "embed_tokens")
 )
@@ -77,9 +78,9 @@ def models_below(folder: Path) -> list[Path]:
     return sorted(path for each in folders for path in each.iterdir() if path.suffix.lower() == ".onnx")
 
 
-def takes_no_image(model: Path) -> bool:
+def takes_no_image(model: PurePath) -> bool:
     """Whether a file is, by its name, a part of a split checkpoint that takes no image, as a CLIP's text tower."""
-    return _checkpoint_part(model) in IMAGELESS_PARTS
+    return checkpoint_part(model) in IMAGELESS_PARTS
 
 
 def _from_option(option: str, input_size: tuple[int, int] | None) -> Chosen:
@@ -125,11 +126,11 @@ def _from_sidecar(model_path: Path, input_size: tuple[int, int] | None) -> Chose
 
 def _check_neighbours(model_path: Path, sidecar: Path) -> None:
     """Refuse a sidecar that names no model and lies beside several models, unless they are forms of one checkpoint."""
-    here, own_part = (model_path.parent.resolve(), model_path.name), _checkpoint_part(model_path)
+    here, own_part = (model_path.parent.resolve(), model_path.name), checkpoint_part(model_path)
     others = [path for path in models_below(sidecar.parent) if (path.parent.resolve(), path.name) != here]
-    foreign = [path for path in others if _checkpoint_part(path) not in (own_part, *IMAGELESS_PARTS)]
-    split = {own_part, *map(_checkpoint_part, foreign)} == WHOLE_AND_IMAGE_TOWER
-    if foreign and not (split and TEXT_TOWER in map(_checkpoint_part, others)):
+    foreign = [path for path in others if checkpoint_part(path) not in (own_part, *IMAGELESS_PARTS)]
+    split = {own_part, *map(checkpoint_part, foreign)} == WHOLE_AND_IMAGE_TOWER
+    if foreign and not (split and TEXT_TOWER in map(checkpoint_part, others)):
         raise UsageError(
             f"{sidecar}: sidecar lies beside {len(others) + 1} models ({model_path.name}, {foreign[0].name}, …); "
             "it must be clear whose preprocessing it is",
@@ -138,7 +139,7 @@ def _check_neighbours(model_path: Path, sidecar: Path) -> None:
         )
 
 
-def _checkpoint_part(model: Path) -> str:
+def checkpoint_part(model: PurePath) -> str:
     """Give the name of a model without what says its precision: files that share it are forms of one model."""
     return PRECISION.sub("", model.stem.casefold())
 

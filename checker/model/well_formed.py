@@ -94,10 +94,15 @@ def _check_nodes(where: str, nodes: Iterable[onnx.NodeProto], versions: dict[str
 
 @cache
 def _least_inputs(op: object, domain: object, version: int) -> int:
-    """How many inputs an operator needs; 0 for one that ONNX does not know."""
-    if not isinstance(op, str) or not isinstance(domain, str) or not 0 <= version < MOST_VERSION:
+    """How many inputs an operator needs; 0 for one that ONNX does not know.
+
+    version: of its domain; below 1, as where the model names none, the newest.
+    """
+    if not isinstance(op, str) or not isinstance(domain, str) or version >= MOST_VERSION:
         return 0
     try:
+        if version < 1:
+            return int(onnx.defs.get_schema(op, domain).min_input)
         return int(onnx.defs.get_schema(op, version, domain).min_input)
     except onnx.defs.SchemaError:
         return 0

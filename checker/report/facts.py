@@ -64,13 +64,14 @@ def blocks_of(report: Report) -> tuple[Block, ...]:
 
 
 def _model(report: Report) -> tuple[Fact, ...]:
-    m = report.evidence.model
+    m, origin = report.evidence.model, report.evidence.model.origin
     size = f"{m.size_bytes / MIB:.1f} MiB"
     opsets = [f"{version}" + (f" ({domain})" if domain else "") for domain, version in m.opset.items()]
     weights = {None: "no contract says", True: "random", False: "trained, says the contract"}[m.random_weights]
     weights += "; graph or weights changed since the contract was written" if m.file_changed else ""
     return (
         Fact("File", m.file, kind="code"),
+        *([Fact("Fetched from", origin.address, f"{origin.revision}, {origin.file}", "code")] if origin else []),
         Fact("Digest", m.digest, kind="code"),
         *(Fact("External data", digest, file, kind="code") for file, digest in m.external_digests.items()),
         Fact("Size", size, short=size),

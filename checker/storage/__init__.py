@@ -5,6 +5,7 @@ Comes in: what a user typed as a path or URL. May import: text, errors. Opens a 
 
 from __future__ import annotations
 
+from . import hub, registry
 from .local import copied, download, expand, limit_bytes, private_folder, unreadable, walk
 from .remote import RemoteFile, StoreError, open_url
 from .urls import OFFLINE, Place, Url, as_typed, local_path, parse_place, redact, redact_text
@@ -20,6 +21,7 @@ __all__ = [
     "copied",
     "download",
     "expand",
+    "hub",
     "is_ours",
     "limit_bytes",
     "local_path",
@@ -28,6 +30,7 @@ __all__ = [
     "private_folder",
     "redact",
     "redact_text",
+    "registry",
     "replace_with_error",
     "unreadable",
     "walk",

@@ -7,17 +7,19 @@ FileNotFoundError or StoreError, without secrets.
 from __future__ import annotations
 
 import contextlib
+import difflib
 import errno
 import io
 import os
 import re
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 from urllib.parse import quote, unquote
 
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
 
+from . import hub_client
 from .urls import Url, parse_place, redact_text, secrets
 
 PIECE_BYTES: Final = 16 * 2**20  # of a download: one request each, 16 MiB
@@ -86,7 +88,7 @@ class RemoteFile:
         """The folder."""
         shown = re.split(r"[?#]", self.shown)[0] if self.url.is_http else self.shown
         up = self._bare.rstrip("/").rpartition("/")[0]
-        return RemoteFile(self.url, self.store, up, shown.rstrip("/").rpartition("/")[0])
+        return replace(self, path=up, shown=shown.rstrip("/").rpartition("/")[0])
 
     def __truediv__(self, name: str) -> RemoteFile:
         """A file below this folder; a name that is a URL stands for itself."""
@@ -98,7 +100,7 @@ class RemoteFile:
                 f"{name}: file is of this machine; a list in another store can't name it", "use a list of this one"
             )
         part = quote(name) if self.url.is_http else name
-        return RemoteFile(self.url, self.store, f"{self._bare.rstrip('/')}/{part}", f"{self.shown.rstrip('/')}/{name}")
+        return replace(self, path=f"{self._bare.rstrip('/')}/{part}", shown=f"{self.shown.rstrip('/')}/{name}")
 
     @property
     def _bare(self) -> str:
@@ -265,6 +267,9 @@ def open_url(url: Url) -> RemoteFile:
             "pip install '.[remote]'  # in a clone",
         ) from fault
     options: dict[str, Any] = {}
+    if url.protocol == "hf":
+        hub_client.load(url)
+        options["endpoint"] = os.environ.get(hub_client.ENDPOINT) or None
     try:
         fsspec.get_filesystem_class(url.protocol)
         if url.is_http:
@@ -274,14 +279,18 @@ def open_url(url: Url) -> RemoteFile:
             options["client_kwargs"] = {"timeout": silence, "trust_env": True}  # HTTPS_PROXY
     except (ImportError, ValueError) as fault:
         package = _PACKAGES.get(url.protocol)
-        known = f"package {package} is not importable" if package else f"protocol {url.protocol} is not known to fsspec"
+        if package is None:
+            near = difflib.get_close_matches(url.protocol, [*_PACKAGES, *fsspec.available_protocols()], 1)
+            raise UsageError(
+                f"{url}: protocol {url.protocol} is not known to fsspec; this URL needs it",
+                f"{near[0]}{str(url)[len(url.protocol) :]}" if near else "install the package that brings it to fsspec",
+            ) from fault
         raise EnvironmentFaultError(
-            f"{url}: {known}; this URL needs it",
-            f"pip install {package}" if package else "pip install the package that brings it to fsspec, or correct it",
+            f"{url}: package {package} is not importable; this URL needs it", f"pip install {package}"
         ) from fault
     with store_errors(url, str(url)):
         if url.is_http:
             store, path = fsspec.filesystem(url.protocol, **options), url.raw
         else:
-            store, path = fsspec.url_to_fs(url.raw)
+            store, path = fsspec.url_to_fs(url.raw, **options)
     return RemoteFile(url, store, path, str(url))

@@ -18,6 +18,7 @@ OFFLINE: Final = "ROBUSTCHECK_OFFLINE"  # environment variable: any value but ""
 HUB_OFFLINE: Final = "HF_HUB_OFFLINE"  # the same of huggingface_hub, for hf:// alone
 HIDDEN: Final = "***"  # what stands for a secret
 HTTP: Final = ("http", "https")
+REGISTRY: Final = ("models", "runs")  # MLflow's own addresses, models:/name/3: one slash
 ON_THIS_MACHINE: Final = ("file", "local", "memory")  # protocols that --offline allows
 # a protocol has two letters or more, a drive of Windows one; a pathlib.Path makes one slash of two
 _URL: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(/+)(.*)", re.DOTALL)
@@ -27,7 +28,7 @@ _IN_TEXT: Final = re.compile(
     r"(?<![A-Za-z0-9+.-])([0-9+.-]*+)([A-Za-z][A-Za-z0-9+.-]++:/+[^\s'\"<>]*[^\s'\"<>:;,.)\]])"
 )
 _NO: Final = ("", "0", "false", "no", "off")  # values of HF_HUB_OFFLINE that allow the Hub
-_ACCOUNTS: Final = ("abfs", "abfss", "az", "wasb", "wasbs")  # container@account: an address, no secret
+_ADDRESSES: Final = ("hf", *REGISTRY, "abfs", "abfss", "az", "wasb", "wasbs")  # where what stands before @ is no secret
 
 
 @dataclass(frozen=True)
@@ -56,12 +57,19 @@ def is_offline() -> bool:
     return os.environ.get(OFFLINE, "") not in ("", "0")
 
 
+def is_hub_offline() -> bool:
+    """Whether the environment forbids the hub's client to connect; its cache may answer."""
+    return os.environ.get(HUB_OFFLINE, "").lower() not in _NO
+
+
 Place = Path | Url
 """where a model, an image set or a report is: a path of this machine, or a URL"""
 
 
-def parse_place(text: str | Place) -> Place:
+def parse_place(text: str | Place, *, is_model: bool = False) -> Place:
     """Tell a path of this machine from a URL; `file:///…` is its path, and what was told apart already stays.
+
+    is_model: an address of MLflow counts, too, and HF_HUB_OFFLINE does not forbid `hf://`: the client's cache answers.
 
     As in fsspec, percent signs in `file://`, `s3://` and the like stand for themselves; those of http are escapes.
     Raises UsageError: a URL while offline, a chain of URLs (`zip://…::s3://…`), `file://` with a host or no absolute
@@ -84,7 +92,7 @@ def parse_place(text: str | Place) -> Place:
                 f"{text}: URL names a host or a relative path; file:// takes an absolute path", f"file:///{rest}"
             )
         return Path("/" + rest)
-    if len(slashes) == 1:
+    if len(slashes) == 1 and not (is_model and protocol in REGISTRY):
         raise UsageError(
             f"{redact(text)}: URL has one slash after {match[1]}:, as pathlib.Path leaves it; it must have two",
             f"give it as text: {redact(f'{match[1]}://{rest}')}",
@@ -99,7 +107,7 @@ def parse_place(text: str | Place) -> Place:
             f"{url}: URL is of another machine; offline ({OFFLINE} or --offline) only files of this one are read",
             "copy it here first, or leave out --offline",
         )
-    if protocol == "hf" and os.environ.get(HUB_OFFLINE, "").lower() not in _NO:
+    if protocol == "hf" and not is_model and is_hub_offline():
         raise UsageError(
             f"{url}: URL is of the Hugging Face Hub; {HUB_OFFLINE} forbids to open it", f"unset {HUB_OFFLINE}"
         )
@@ -150,7 +158,7 @@ def redact(url: str) -> str:
     port = host.rpartition(":")[2] if ":" in host and not host.startswith("[") else ""
     if port and not port.isdigit() and protocol.lower() != "memory":
         return f"{protocol}:{slashes}{HIDDEN}"  # a password that holds a slash: no telling where it ends
-    if at and user and protocol.lower() not in ("hf", *_ACCOUNTS):
+    if at and user and protocol.lower() not in _ADDRESSES:
         authority = f"{HIDDEN}@{host}"
     return f"{protocol}:{slashes}{authority}{slash}{path}{query}"
 
@@ -167,7 +175,7 @@ def secrets(url: str) -> tuple[str, ...]:
     parts = urlsplit(url)
     user, at, _ = parts.netloc.rpartition("@")
     hidden = {url}
-    if at and parts.scheme not in ("hf", *_ACCOUNTS):
+    if at and parts.scheme not in _ADDRESSES:
         hidden |= {user, *user.split(":")}
     if "=" in parts.query:
         hidden |= {parts.query, *(value for _, value in parse_qsl(parts.query))}

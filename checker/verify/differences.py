@@ -1,8 +1,8 @@
 """What differs between a report and a second run of it: every field is compared, and what is not is listed here.
 
 Not compared is what no second run can know: `time`; `gate`, which says what the caller let through (`report.edits`
-looks whether it fits the verdict); where settings came from; under which name the model's file lay. The numbers that
-are measured may differ by a tolerance, which is given, never read from the report. Pure.
+looks whether it fits the verdict); where settings came from; under which name the model's file lay, and from where it
+was fetched. The numbers that are measured may differ by a tolerance, which is given, never read from the report. Pure.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def _compared(report: Report, second: Report) -> dict[str, Any]:
     evidence, settings = form["evidence"], form["binding"]["settings"]
     for name in ("time", "gate", "verdict"):  # of the verdict its ruling counts here; `edits` judges the evidence anew
         del form[name]
-    del form["binding"]["result_digest"], evidence["model"]["file"]
+    del form["binding"]["result_digest"], evidence["model"]["file"], evidence["model"]["origin"]
     own = memory_note(report.evidence.model.file)  # the second run has a file
     form["notes"] = [note for note in form["notes"] if not note.startswith(SETTINGS_NOTE) and note not in own]
     evidence["images"]["source"] = _last_part(evidence["images"]["source"])

@@ -284,3 +284,120 @@ def test_without_the_extra_it_says_what_to_install(passed: Report, tmp_path: Pat
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 4
     assert ".[mlflow]" in done.stderr
+
+
+# ---------------------------------------------------------------------------- robustcheck models:/… --alias champion
+
+
+@pytest.fixture
+def server_named(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+
+
+@pytest.mark.usefixtures("server_named")
+def test_a_registered_model_is_checked_logged_and_gets_its_alias(
+    register: Register, client: MlflowClient, lookup_pass: tuple[Path, Path], tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    model, photos = lookup_pass
+    version = register(model)
+    words = ["--images", str(photos), "-o", "json={model}.json", "-q"]
+    assert cli.main([f"models:/encoder/{version}", *words, "--alias", "champion"]) == 0
+    said = capsys.readouterr()
+    assert said.err.endswith("alias champion is set\n")
+    report = json.loads((tmp_path / f"encoder-{version}.json").read_text())
+    origin = {"address": f"models:/encoder/{version}", "revision": f"version {version}", "file": "model.onnx"}
+    assert report["evidence"]["model"]["origin"] == origin
+    assert report["evidence"]["model"]["file"] == f"models:/encoder/{version}"
+    registered = client.get_model_version("encoder", version)
+    assert registered.tags["robustcheck.gate"] == "open"
+    assert registered.tags["robustcheck.verdict"] == "PASS"
+    assert registered.tags["robustcheck.result_digest"] == report["binding"]["result_digest"]
+    run = client.get_run(said.err.split()[4].rstrip(";"))
+    estimate = report["evidence"]["statistics"]["kurtosis"]["estimate"]
+    assert run.data.metrics["robustcheck.kurtosis.estimate"] == pytest.approx(estimate)
+    assert run.data.tags["robustcheck.verdict"] == "PASS"
+
+    # by its alias: the version that it stands for now; a WARN closes the gate, and an accepted one does, too
+    assert cli.main(["models:/encoder@champion", *words, "--max-images", "40", "--fail-on", "never", "--log"]) == 0
+    registered = client.get_model_version("encoder", version)
+    assert registered.tags["robustcheck.gate"] == "closed"
+    assert registered.tags["robustcheck.verdict"] == "WARN"
+    assert client.get_registered_model("encoder").aliases == {}
+    assert cli.main(["models:/encoder@champion", *words]) == 2
+    assert "champion not found" in capsys.readouterr().err
+
+    # of a run: its own
+    trained = client.create_run("0").info.run_id
+    client.log_artifact(trained, str(model), "m")
+    assert cli.main([f"runs:/{trained}/m", *words, "--log"]) == 0
+    assert client.get_run(trained).data.tags["robustcheck.verdict"] == "PASS"
+    assert (tmp_path / f"{trained}-m.json").is_file()
+
+
+@pytest.mark.usefixtures("server_named")
+def test_a_check_that_fails_leaves_the_gate_closed_and_no_alias(
+    register: Register, client: MlflowClient, lookup_pass: tuple[Path, Path], tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    model, photos = lookup_pass
+    version = register(model)
+    words = [f"models:/encoder/{version}", "-q", "--alias", "champion"]
+    assert cli.main([*words, "--images", str(photos)]) == 0
+    registered = Path(client.get_model_version_download_uri("encoder", version).removeprefix("file://"))
+    (registered / "model.onnx").write_bytes(b"\x08\x07" * 9)
+    assert cli.main([*words, "--images", str(photos)]) == 3
+    assert client.get_model_version("encoder", version).tags["robustcheck.gate"] == "closed"
+    assert client.get_model_version("encoder", version).tags["robustcheck.verdict"] == "none"
+    assert client.get_registered_model("encoder").aliases == {}
+    said = capsys.readouterr().err
+    assert f"models:/encoder/{version}" in said
+    assert str(tmp_path / "robustcheck-") not in said
+    # an alias that MLflow keeps for itself: PASS, and an error, and a gate that stays closed
+    shutil.copy(model, registered)
+    assert cli.main([*words[:2], "--images", str(photos), "--alias", "latest"]) == 2
+    assert client.get_model_version("encoder", version).tags["robustcheck.gate"] == "closed"
+
+
+@pytest.mark.usefixtures("server_named")
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["models:/encoder/9"], "not found"),
+        (["models:/nix/1"], "not found"),
+        (["models:/encoder"], "must be models:/NAME/VERSION, models:/NAME@ALIAS"),
+        (["models:/encoder/Production"], "must be a number, or latest"),
+        (["runs:/nothing/m"], "must be models:/NAME/VERSION"),
+        (["model.onnx", "--log"], "model.onnx is not of MLflow"),
+        (["models:/encoder/1", "models:/encoder/2", "--alias", "a"], "needs one model"),
+        (["runs:/0123456789abcdef", "--alias", "a"], "needs one model"),
+    ],
+)
+def test_what_is_no_registered_model(
+    register: Register, lookup_pass: tuple[Path, Path], words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    register(lookup_pass[0])
+    assert cli.main([*words, "--images", str(lookup_pass[1])]) == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("server_named")
+def test_a_version_of_several_files(
+    register: Register, client: MlflowClient, lookup_pass: tuple[Path, Path], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    model, photos = lookup_pass
+    other = tmp_path / "other.onnx"
+    shutil.copy(model, other)
+    version = register(model, other)
+    with pytest.raises(UsageError, match=r"number of encoders is 2 \(model\.onnx, other\.onnx\)"):
+        check(f"models:/encoder/{version}", images=photos)
+    source = Path(client.get_model_version_download_uri("encoder", version).removeprefix("file://"))
+    (source / "other.onnx").rename(source / "model_fp16.onnx")
+    assert check(f"models:/encoder/{version}", images=photos).passed
+    monkeypatch.setenv("ROBUSTCHECK_MAX_DOWNLOAD_BYTES", "1000")
+    with pytest.raises(EnvironmentFaultError, match="more than 1,000 bytes"):
+        check(f"models:/encoder/{version}", images=photos)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    with pytest.raises(UsageError, match="tracking server is not named"):
+        check(f"models:/encoder/{version}", images=photos)

@@ -30,6 +30,11 @@ def _no_weight(model: onnx.ModelProto) -> None:
     del conv.input[1:]
 
 
+def _no_weight_no_version(model: onnx.ModelProto) -> None:
+    _no_weight(model)
+    model.opset_import[0].domain = "elsewhere"
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -37,6 +42,7 @@ def _no_weight(model: onnx.ModelProto) -> None:
         (_changed(lambda m: m.graph.input.append(m.graph.input[0])), "several inputs are named 'image'"),
         (_changed(lambda m: setattr(m.graph.input[0].type.tensor_type, "elem_type", 999)), "type of 'image' is 999"),
         (_changed(_no_weight), "node Conv has 1 inputs; it needs at least 2"),
+        (_changed(_no_weight_no_version), "node Conv has 1 inputs; it needs at least 2"),
     ],
 )
 def test_what_is_refused(change: Callable[[onnx.ModelProto], bytes], said: str, tmp_path: Path) -> None:

@@ -128,14 +128,22 @@ def test_offline_on_the_command_line(
     assert "ROBUSTCHECK_OFFLINE" not in os.environ  # one run's option is not the next one's
 
 
-@pytest.mark.parametrize("protocol", ["s3", "gs", "nosuch"])
+@pytest.mark.parametrize(("protocol", "hint"), [("ss3", "s3://***@bucket/photos"), ("nosuch", "install the package")])
+def test_an_unknown_protocol_has_its_nearest(protocol: str, hint: str) -> None:
+    with pytest.raises(UsageError, match=f"protocol {protocol} is not known") as caught:
+        source.open_images(f"{protocol}://key:{SECRET}@bucket/photos")
+    assert caught.value.hint.startswith(hint)
+    assert SECRET not in caught.value.message + caught.value.hint
+
+
+@pytest.mark.parametrize("protocol", ["s3", "gs"])
 def test_a_missing_package_is_named(protocol: str) -> None:
     packages = {"s3": "s3fs", "gs": "gcsfs"}
-    if importlib.util.find_spec(packages.get(protocol, "no_such_module")):
+    if importlib.util.find_spec(packages[protocol]):
         pytest.skip(f"{packages[protocol]} is installed")
     with pytest.raises(EnvironmentFaultError) as caught:
         source.open_images(f"{protocol}://key:{SECRET}@bucket/photos")
-    assert caught.value.hint.startswith(f"pip install {packages.get(protocol, 'the package')}")
+    assert caught.value.hint.startswith(f"pip install {packages[protocol]}")
     assert caught.value.exit_code == 4
     assert SECRET not in caught.value.message
 

@@ -35,7 +35,7 @@ from ..options import (
     one_of,
 )
 from ..output import ascii_only, console_for
-from ..panels import CI, IMAGES, OUTPUT, SPEED, VERDICT
+from ..panels import CI, IMAGES, MODEL, OUTPUT, SPEED, VERDICT
 
 if TYPE_CHECKING:
     from ..settings import Resolved
@@ -53,7 +53,8 @@ def check(
     models: Annotated[
         list[str] | None,
         typer.Argument(
-            help="ONNX files, folders (every .onnx file below) or quoted globs.",
+            help="ONNX files, folders (every .onnx file below), quoted globs, or addresses: hf://org/repo, "
+            "models:/name/3, timm:NAME and others.",
             metavar="MODEL.onnx...",
             show_default=False,
         ),
@@ -156,6 +157,31 @@ def check(
         ),
     ] = None,
     save_representations: SaveRepresentations = None,
+    export: Annotated[
+        bool,
+        typer.Option(
+            "--export",
+            help="Of a repository of the hub that holds a checkpoint and no ONNX file: export it (extra `export`) and "
+            "check that.",
+            rich_help_panel=MODEL,
+        ),
+    ] = False,
+    log: Annotated[
+        bool,
+        typer.Option(
+            "--log",
+            help="Write report, metrics and tags back to MLflow, for models:/… and runs:/… (extra `mlflow`).",
+            rich_help_panel=CI,
+        ),
+    ] = False,
+    alias: Annotated[
+        str | None,
+        typer.Option(
+            help="The same as --log, and move this alias to the version if the verdict is PASS; else take it away.",
+            metavar="NAME",
+            rich_help_panel=CI,
+        ),
+    ] = None,
     quiet: Quiet = 0,
     verbose: Annotated[
         int,
@@ -274,9 +300,8 @@ def check(
             return _show_settings(resolved, (output or [])[-1:])
         if strict:
             refuse(resolved, ctx.obj.line)
-        return check_run.run(
-            resolved, models or [], ctx.obj, wall, strict=strict, save_representations=save_representations, debug=debug
-        )
+        once = check_run.Once(strict, save_representations, export, log or alias is not None, alias)
+        return check_run.run(resolved, models or [], ctx.obj, wall, once, debug=debug)
 
 
 def _resolved(

@@ -1,0 +1,222 @@
+"""Addresses that name a checkpoint of a library: exported in a process of its own, and kept for the next check.
+
+`open_clip:ViT-B-32/openai`, `timm:NAME`, `torchvision:NAME`, `transformers:NAME`; with --export also a repository of
+the hub without an ONNX file. What is kept is as safe as the cache's records are (`storage.own_files`): another user, or
+a commit, can't put a file in its place.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import hmac
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from robustcheck_onnx.checker.errors import (
+    CannotAssessError,
+    EnvironmentFaultError,
+    RobustcheckError,
+    UsageError,
+)
+
+if TYPE_CHECKING:
+    from robustcheck_onnx.checker.evidence import Origin
+    from robustcheck_onnx.checker.limits import Limits
+
+_ADDRESS: Final = re.compile(r"(open_clip|timm|torchvision|transformers):(?!//)(.+)")
+_TAGGED: Final = ("open_clip", "torchvision")  # libraries whose weights have names of their own: NAME/WEIGHTS
+_SCHEMA: Final = ("hf-hub:", "hf_hub:", "local-dir:")  # names that bring their weights
+_PACKAGES: Final = {"open_clip": "open_clip_torch"}
+_ERRORS: Final = {2: UsageError, 3: CannotAssessError}
+
+
+@dataclass(frozen=True)
+class Export:
+    """A checkpoint, and where its address pointed."""
+
+    address: str
+    source: str
+    """the library"""
+    name: str
+    weights: str | None
+    commit: str
+    """of the hub's repository; empty for a name of the library"""
+
+
+def planned(word: str, *, allowed: bool) -> Export | None:
+    """What must be exported before a word can be checked; None where it names an ONNX file, or something else.
+
+    allowed: whether a repository of the hub may be exported (--export).
+
+    Raises UsageError: offline; a revision that the library can't load; otherwise as `storage.hub.open_repository`.
+    """
+    from robustcheck_onnx.checker.storage import Url, hub, parse_place
+
+    named = _ADDRESS.fullmatch(word)
+    if named is not None and not os.path.lexists(word):
+        _refuse_offline(word)
+        source, name = named[1], named[2]
+        weights = None
+        if source in _TAGGED and not name.startswith(_SCHEMA):
+            name, _, weights = name.partition("/")
+        return Export(word, source, name, weights or None, "")
+    if not allowed:
+        return None
+    place = parse_place(word, is_model=True) if "://" in word else None
+    address = hub.parse_hub(place) if isinstance(place, Url) else None
+    if address is None:
+        return None
+    repository = hub.open_repository(address)
+    if any(name.lower().endswith(".onnx") for name in repository.files):
+        return None
+    library = hub.library_of(repository)
+    if library is None or address.path:
+        return None  # `on_this_machine` says what is wrong
+    if library != "timm" and address.revision is not None:
+        raise UsageError(
+            f"{address}: revision is {address.revision}; {library} loads the main one only",
+            f"robustcheck hf://{address.repo} --export",
+        )
+    name = f"hf-hub:{address.repo}" if library != "transformers" else address.repo
+    return Export(
+        str(address), library, name if library != "timm" else f"{name}@{repository.commit}", None, repository.commit
+    )
+
+
+@contextlib.contextmanager
+def on_disk(export: Export, limits: Limits, tell: Callable[[str], None]) -> Iterator[tuple[str, Origin]]:
+    """The ONNX file of a checkpoint: kept from an earlier call, or exported now.
+
+    Where nothing can be kept it is a file for this block.
+
+    Raises the exporter's error; CannotAssessError: it took longer than `limits.timeout_s`, or the repository's revision
+    moved meanwhile.
+    """
+    from robustcheck_onnx.checker.evidence import Origin
+    from robustcheck_onnx.checker.storage import own_files, private_folder
+
+    own = None if own_files.is_off() else own_files.own_folder(make=True)
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(private_folder()) if own is None else own.path / own_files.EXPORTS
+        path = folder / f"{_slug(export)}-{_key(export)}.onnx"
+        if own is None or not _is_kept(path, own.key):
+            tell(f"exporting {export.address}")
+            own_files.make_folder(folder)
+            _exported(export, path, limits)
+            _refuse_moved(export)
+            if own is not None:
+                own_files.write_own(path.with_suffix(".mac"), _mac(path, own.key))
+        library = f"{export.source} {_version(export.source)}"
+        revision = export.commit or library
+        yield str(path), Origin(address=export.address, revision=revision, file=str(path))
+
+
+def _exported(export: Export, path: Path, limits: Limits) -> None:
+    """Run `robustcheck export` in a process, as it would be typed; its error becomes this process's."""
+    from robustcheck_onnx.checker.storage import hub_client
+
+    words = [export.source, export.name, "-o", str(path), "--quiet"]
+    words += ["--weights", export.weights] if export.weights else []
+    command = [sys.executable, "-P", "-m", "robustcheck_onnx.checker", "export", *words]
+    for old in (path, path.with_suffix(".mac")):
+        old.unlink(missing_ok=True)
+    try:
+        done = subprocess.run(  # noqa: S603 # this Python, and words that its own parser reads
+            command,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=limits.timeout_s,
+            env=hub_client.ENVIRONMENT | os.environ,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as fault:
+        raise CannotAssessError(
+            f"{export.address}: export took more than {limits.timeout_s:g} s; --timeout is that long",
+            "--timeout SECONDS",
+        ) from fault
+    if done.returncode != 0:
+        raise _told(export, done.returncode, done.stderr)
+
+
+def _told(export: Export, code: int, said: str) -> RobustcheckError:
+    """The exporter's own error: its last line `error: …`, and the hint behind it."""
+    lines = said.splitlines()
+    error = next((line.removeprefix("error: ") for line in reversed(lines) if line.startswith("error: ")), "")
+    hint = next((line.removeprefix("hint: ") for line in reversed(lines) if line.startswith("hint: ")), "")
+    message = error or f"export ended with {code}: {' '.join(said.split())[-300:]}"
+    return _ERRORS.get(code, EnvironmentFaultError)(f"{export.address}: {message}", hint)
+
+
+def _refuse_moved(export: Export) -> None:
+    """Refuse an export of a repository that got another commit while the library loaded it."""
+    if not export.commit or export.source == "timm":  # timm is told the commit
+        return
+    from robustcheck_onnx.checker.storage import Url, hub
+
+    address = hub.parse_hub(Url(export.address, "hf"))
+    assert address is not None
+    if (now := hub.open_repository(address).commit) != export.commit:
+        raise CannotAssessError(
+            f"{address}: its revision moved from commit {export.commit} to {now} during the export", "try again"
+        )
+
+
+def _is_kept(path: Path, key: bytes) -> bool:
+    """Whether a file is there that this user's own tool exported, unchanged."""
+    from robustcheck_onnx.checker.storage import own_files
+
+    try:
+        return hmac.compare_digest(own_files.read_own(path.with_suffix(".mac")), _mac(path, key))
+    except (OSError, own_files.NotOwn):
+        return False
+
+
+def _mac(path: Path, key: bytes) -> bytes:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").digest()
+    return hmac.digest(key, b"export\0" + path.name.encode() + b"\0" + digest, "sha256")
+
+
+def _key(export: Export) -> str:
+    """Names an export by everything that makes its bytes: source, name, weights, commit, versions."""
+    versions = {name: _version(name) for name in (export.source, "torch", "robustcheck-onnx")}
+    file = None
+    if export.weights and Path(export.weights).is_file():
+        with Path(export.weights).open("rb") as weights:
+            file = hashlib.file_digest(weights, "sha256").hexdigest()
+    parts = [export.source, export.name, export.weights, export.commit, file, versions]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _slug(export: Export) -> str:
+    text = f"{export.source}-{export.name}" + (f"-{export.weights}" if export.weights else "")
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text)[:80]
+
+
+def _version(package: str) -> str:
+    try:
+        return version(_PACKAGES.get(package, package))
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _refuse_offline(word: str) -> None:
+    from robustcheck_onnx.checker.storage import OFFLINE
+    from robustcheck_onnx.checker.storage.urls import is_offline
+
+    if is_offline():
+        raise UsageError(
+            f"{word}: library may have to download weights; offline ({OFFLINE} or --offline) only files of this "
+            "machine are read",
+            "robustcheck export first, or leave out --offline",
+        )

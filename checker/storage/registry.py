@@ -1,0 +1,191 @@
+"""MLflow's tracking server and model registry, through MLflow's own client (extra `mlflow`): addresses, and files.
+
+Nothing is imported or connected to before an address of MLflow is used, or a caller names a server; MLflow's telemetry
+is switched off meanwhile.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from robustcheck_onnx.checker.errors import EnvironmentFaultError, RobustcheckError, UsageError
+
+from .local import limit_bytes
+from .remote import LIMIT
+from .urls import Url, parse_place
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+# Set where the user's environment does not: by default MLflow retries for minutes, sends telemetry, and prints.
+ENVIRONMENT: Final = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
+
+MOST_FILES: Final = 10_000  # of a run or version that are listed before it is fetched
+_MODELS: Final = re.compile(r"models:/(?P<name>[^/@:]+)(/(?P<version>[^/@]+)|@(?P<alias>[^/@]+))?")
+_LOGGED: Final = re.compile(r"models:/(m-[0-9a-f]+)")  # the source of a version that is a logged model
+_RUNS: Final = re.compile(r"runs:/(?P<run>[0-9a-f]{8,64})(/(?P<path>.+?))?/?")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What an address of MLflow stands for now."""
+
+    shown: str
+    uri: str
+    """where MLflow's client fetches it from"""
+    name: str = ""
+    """of the registered model; empty for a run"""
+    version: str = ""
+    run_id: str = ""
+    """the run that an address `runs:/…` names"""
+    model_id: str = ""
+    """of the logged model, where the server knows one"""
+
+    @property
+    def revision(self) -> str:
+        """What the address stands for now, in words."""
+        return f"version {self.version}" if self.version else f"run {self.run_id}" if self.run_id else self.model_id
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was fetched: a folder, and the paths of the ONNX files in it, sorted."""
+
+    folder: Path
+    models: tuple[str, ...]
+
+
+def resolve(client: MlflowClient, url: Url) -> Entry:
+    """What `models:/name/version`, `models:/name@alias`, `models:/m-…` or `runs:/id[/path]` stands for now.
+
+    Raises UsageError: an address of another form; MLflow's own errors (no such model, version, alias or run).
+    """
+    shown = str(url)
+    if run := _RUNS.fullmatch(url.raw):
+        client.get_run(run["run"])  # its error names the run; a fetch's would name a path
+        return Entry(shown, url.raw.rstrip("/"), run_id=run["run"])
+    named = _MODELS.fullmatch(url.raw)
+    is_logged = _LOGGED.fullmatch(url.raw) is not None
+    if named is None or not (is_logged or named["version"] or named["alias"]):
+        raise UsageError(
+            f"{shown}: address is none of MLflow; it must be models:/NAME/VERSION, models:/NAME@ALIAS or runs:/ID/PATH",
+            "robustcheck models:/encoder/3 --images photos/",
+        )
+    name, version = named["name"], named["version"]
+    if is_logged:
+        return Entry(shown, url.raw, model_id=client.get_logged_model(name).model_id)
+    if named["alias"]:
+        registered = client.get_model_version_by_alias(name, named["alias"])
+    elif version == "latest":
+        versions = client.search_model_versions(f"name = '{name}'")
+        if not versions:
+            raise UsageError(f"{shown}: number of versions is 0; at least one is needed", f"models:/{name}/1")
+        registered = max(versions, key=lambda each: int(each.version))
+    elif version.isdecimal():
+        registered = client.get_model_version(name, version)
+    else:
+        raise UsageError(f"{shown}: version is {version}; it must be a number, or latest", f"models:/{name}/1")
+    identity = str(registered.version)
+    uri = client.get_model_version_download_uri(name, identity)
+    logged = _LOGGED.fullmatch(str(registered.source).rstrip("/"))
+    return Entry(shown, uri, name, identity, model_id=logged[1] if logged else "")
+
+
+def entry_of(client: MlflowClient, address: str, revision: str = "") -> Entry:
+    """What an address stands for, or stood for when `revision` (see `Entry.revision`) was fetched."""
+    url = parse_place(address, is_model=True)
+    assert isinstance(url, Url)
+    named, version = _MODELS.fullmatch(url.raw), revision.removeprefix("version ")
+    if named is not None and version != revision:
+        return resolve(client, Url(f"models:/{named['name']}/{version}", "models"))
+    return resolve(client, url)
+
+
+def fetch(client: MlflowClient, entry: Entry, folder: Path) -> Found:
+    """Download what an entry holds into a folder.
+
+    Raises EnvironmentFaultError: more bytes than a download may have; otherwise as MLflow's client.
+    """
+    from mlflow.artifacts import download_artifacts  # noqa: PLC0415 # an extra
+
+    total_bytes, limit = _listed_bytes(entry.uri, client.tracking_uri), limit_bytes()
+    if total_bytes > limit:
+        raise EnvironmentFaultError(
+            f"{entry.shown}: download is more than {limit:,} bytes; that is the limit", f"export {LIMIT}=BYTES"
+        )
+    local = Path(download_artifacts(artifact_uri=entry.uri, dst_path=str(folder), tracking_uri=client.tracking_uri))
+    root = local.parent if local.is_file() else local
+    files = [local] if local.is_file() else [path for path in sorted(local.rglob("*")) if path.is_file()]
+    return Found(root, tuple(path.relative_to(root).as_posix() for path in files if path.suffix.lower() == ".onnx"))
+
+
+def _listed_bytes(uri: str, tracking_uri: str) -> int:
+    """The size of all that lies below an address, as the server lists it. 0 where it is a file."""
+    from mlflow.artifacts import list_artifacts  # noqa: PLC0415 # an extra
+
+    total, waiting, seen = 0, [uri.rstrip("/")], 0
+    while waiting:
+        place = waiting.pop()
+        for each in list_artifacts(artifact_uri=place, tracking_uri=tracking_uri):
+            seen += 1
+            if seen > MOST_FILES:
+                raise EnvironmentFaultError(
+                    f"{uri}: number of files is more than {MOST_FILES:,}; that is the limit", "name the model's folder"
+                )
+            total += each.file_size or 0
+            if each.is_dir:
+                waiting.append(f"{place}/{each.path.rpartition('/')[2]}")  # its path may start at the run, or here
+    return total
+
+
+@contextlib.contextmanager
+def connected(tracking_uri: str | None = None) -> Iterator[MlflowClient]:
+    """A client whose errors are raised as RobustcheckError, without MLflow's minutes of retries."""
+    server = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI", "")
+    if not server:
+        raise UsageError(
+            "tracking server is not named; MLflow would start a database in this folder",
+            "--tracking-uri http://HOST:5000, or MLFLOW_TRACKING_URI",
+        )
+    missing = {key: value for key, value in ENVIRONMENT.items() if key not in os.environ}
+    os.environ.update(missing)
+    try:
+        try:
+            from mlflow import MlflowClient  # noqa: PLC0415 # an extra
+            from mlflow.exceptions import MlflowException  # noqa: PLC0415
+        except ImportError as fault:
+            raise EnvironmentFaultError(
+                "mlflow: package is not installed; the extra `mlflow` brings it",
+                "pip install '.[mlflow]'  # in a clone",
+            ) from fault
+        try:
+            yield MlflowClient(tracking_uri=server, registry_uri=server)
+        except RobustcheckError:
+            raise
+        except MlflowException as fault:
+            message = " ".join(str(fault).split())[:300]
+            if fault.error_code in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:
+                raise UsageError(f"{server}: MLflow says {message}", "look up run, model and version there") from fault
+            raise EnvironmentFaultError(
+                f"{server}: MLflow's server does not do what was asked ({message})", f"curl -sS {server}/health"
+            ) from fault
+        except OSError as fault:  # of requests, or of a disk
+            raise EnvironmentFaultError(
+                f"{server}: MLflow's server or the disk fails ({fault})", f"curl -sS {server}/health; df -h"
+            ) from fault
+    finally:
+        for key in missing:
+            os.environ.pop(key, None)

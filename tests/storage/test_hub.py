@@ -1,0 +1,316 @@
+"""Addresses of the hub, with its unmodified client, against a hub on the loopback interface."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+
+from robustcheck_onnx import check
+from robustcheck_onnx.checker.cli import app as cli
+from robustcheck_onnx.checker.errors import EnvironmentFaultError, RobustcheckError, UsageError
+from robustcheck_onnx.checker.model.choose import choose_model
+from robustcheck_onnx.checker.storage import Url, hub
+from robustcheck_onnx.checker.storage.remote import StoreError
+from support import mock_hub, onnx_models
+from support.hub_cache import hub_repo
+from support.mock_hub import MockHub
+from support.stores import SECRET
+
+constants = pytest.importorskip("huggingface_hub.constants", reason="the extra hub is not installed")
+CLIP = {"size": [8, 8], "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
+
+
+@pytest.fixture
+def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MockHub]:
+    """A hub, and a cache of the client that is empty. The client has read its other variables when it was imported."""
+    with mock_hub.running() as running:
+        monkeypatch.setenv("HF_ENDPOINT", running.url)
+        monkeypatch.setenv("HF_TOKEN", SECRET)
+        monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)
+        yield running
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A model without a contract: what its pixels are, a sidecar must say."""
+    return onnx_models.save(onnx_models.encoder(), tmp_path_factory.mktemp("m") / "m.onnx").read_bytes()
+
+
+def go_offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+
+
+def test_the_one_encoder_of_a_repository_is_checked_at_its_commit(
+    served: MockHub, lookup_pass: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, photos = lookup_pass
+    commit = served.put(
+        "org/one", {"README.md": b"x", "onnx/model.onnx": model.read_bytes(), "a/text_model.onnx": b"x"}
+    )
+    report = check("hf://org/one", images=photos)
+    here = check(model, images=photos)
+    assert report.verdict == here.verdict
+    assert report.evidence.statistics == here.evidence.statistics
+    facts = report.evidence.model
+    assert facts.file == "hf://org/one/onnx/model.onnx"
+    assert facts.file_digest == here.evidence.model.file_digest
+    assert facts.origin is not None
+    assert facts.origin.model_dump() == {"address": "hf://org/one", "revision": commit, "file": "onnx/model.onnx"}
+    assert served.tokens == {f"Bearer {SECRET}"}
+    assert not any("text_model" in asked for asked in served.asked)
+
+    for address in (
+        f"hf://org/one@{commit}/onnx",
+        "hf://org/one@main/onnx/model.onnx",
+        f"{served.url}/org/one",
+        f"{served.url}/org/one/blob/main/onnx/model.onnx?download=true",
+        f"{served.url}/org/one/tree/{commit}/onnx",
+    ):
+        same = check(address, images=photos, max_images=3).evidence.model.origin
+        assert same is not None
+        assert (same.revision, same.file) == (commit, "onnx/model.onnx")
+
+    served.asked.clear()
+    go_offline(monkeypatch)
+    again = check("hf://org/one", images=photos)
+    assert again.evidence.model.origin == facts.origin
+    assert again.verdict == report.verdict
+    assert served.asked == []
+
+
+def test_weights_come_with_the_model_and_the_nearest_sidecar_above(
+    served: MockHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "w" / "m.onnx"
+    path.parent.mkdir()
+    onnx.save(onnx_models.encoder(), path, save_as_external_data=True, location="m.data", size_threshold=0)
+    sidecar = json.dumps({"preprocess_cfg": CLIP}).encode()
+    files = {"open_clip_config.json": sidecar, "config.json": b'{"architectures": ["X"]}'}
+    deep = {f"onnx/fp/{name}": (path.parent / name).read_bytes() for name in ("m.onnx", "m.data")}
+    served.put("org/deep", files | deep | {"onnx/fp/m_fp16.onnx": b"x", "unused.bin": b"y"})
+    evidence = check("hf://org/deep", max_images=3).evidence
+    assert set(evidence.model.external_digests) == {"m.data"}
+    assert ("mean", "0.5, 0.5, 0.5", "open_clip_config.json") in evidence.preprocessing.fields
+    assert not any("unused" in asked or "fp16" in asked for asked in served.asked)
+
+    served.put("org/deep", files | deep | {"other.onnx": b"z"})  # whose sidecar is it now?
+    with pytest.raises(UsageError, match="lies beside 2 models"):
+        check("hf://org/deep/onnx/fp/m.onnx", max_images=3)
+    go_offline(monkeypatch)  # the cache holds the one model, and knows of the other
+    with pytest.raises(UsageError, match="lies beside 2 models"):
+        check("hf://org/deep/onnx/fp/m.onnx", max_images=3)
+    snapshot = hub_repo(tmp_path, "org/hand")  # fetched by other means: nobody kept the listing
+    for name, content in (files | deep).items():
+        (snapshot / name).parent.mkdir(parents=True, exist_ok=True)
+        (snapshot / name).write_bytes(content)
+    with pytest.raises(UsageError, match="a cache that does not list the models beside it"):
+        check("hf://org/hand", max_images=3)
+    assert check("hf://org/hand", max_images=3, preprocess="clip").evidence.model.origin is not None
+
+
+@pytest.mark.parametrize(
+    ("paths", "chosen"),
+    [
+        (["onnx/model.onnx", "onnx/model_fp16.onnx", "onnx/model_quantized.onnx"], "onnx/model.onnx"),
+        (["m_fp16.onnx", "m_fp32.onnx"], "m_fp32.onnx"),
+        (["onnx/model.onnx", "onnx/text_model.onnx", "onnx/vision_model.onnx"], "onnx/vision_model.onnx"),
+        (["vision_model_fp16.onnx", "text_model.onnx"], "vision_model_fp16.onnx"),
+        (["a.onnx", "b.onnx"], None),
+        (["m_fp16.onnx", "m_int8.onnx"], None),
+        (["a/model.onnx", "b/model.onnx"], None),
+    ],
+)
+def test_which_file_is_meant(paths: list[str], chosen: str | None) -> None:
+    if chosen is not None:
+        assert choose_model(paths, "hf://o/r", lambda path: f"hf://o/r/{path}") == chosen
+        return
+    with pytest.raises(UsageError, match=f"number of encoders is {len(paths)}") as caught:
+        choose_model(paths, "hf://o/r", lambda path: f"hf://o/r/{path}")
+    assert caught.value.hint == f"robustcheck hf://o/r/{paths[0]}"
+
+
+@pytest.mark.parametrize(
+    ("files", "said", "hint"),
+    [
+        ({"open_clip_config.json": b"{}"}, "is 0; it holds a checkpoint of open_clip", "hf://org/x --export"),
+        ({"config.json": b'{"architecture": "vit", "num_features": 3}'}, "of timm", "--export"),
+        ({"config.json": b'{"model_type": "clip"}'}, "of transformers", "--export"),
+        ({"config.json": b"[" * 9, "x.bin": b""}, "it holds 2 other files", "export it"),
+        ({"a.onnx": b"x", "b.onnx": b"y"}, "number of encoders is 2", "robustcheck hf://org/x/a.onnx"),
+    ],
+)
+def test_a_repository_that_can_not_be_checked(served: MockHub, files: dict[str, bytes], said: str, hint: str) -> None:
+    served.put("org/x", files)
+    with pytest.raises(UsageError, match=said) as caught:
+        check("hf://org/x", max_images=3)
+    assert hint in caught.value.hint
+    if "a.onnx" in files:
+        with pytest.raises(UsageError, match="has no ONNX file there; it has 2") as caught:
+            check("hf://org/x/onnx/c.onnx", max_images=3)
+        assert caught.value.hint.startswith("robustcheck hf://org/x/")
+
+
+@pytest.mark.parametrize(
+    ("address", "kind", "said"),
+    [
+        ("hf://org/nix", UsageError, "is not on the hub, or may not be read"),
+        ("hf://org/one@v9", UsageError, "revision v9 is not in the repository"),
+        ("hf://org/gated", EnvironmentFaultError, "is gated; its owner must give access"),
+        ("hf://datasets/org/one", UsageError, "is of the hub's datasets"),
+        ("hf://org", UsageError, "names no repository"),
+        ("hf://org/../x", UsageError, "names no repository"),
+        ("hf://org/one/../x.onnx", UsageError, r"path has a part \.\."),
+    ],
+)
+def test_what_is_no_repository(
+    served: MockHub, encoder: bytes, address: str, kind: type[RobustcheckError], said: str
+) -> None:
+    for repo in ("org/one", "org/gated"):
+        served.put(repo, {"m.onnx": encoder})
+    served.gated.add("org/gated")
+    with pytest.raises(kind, match=said) as caught:
+        check(address, max_images=3)
+    assert SECRET not in caught.value.message + caught.value.hint
+
+
+def test_a_download_that_breaks_off_is_resumed(served: MockHub, lookup_pass: tuple[Path, Path]) -> None:
+    model, photos = lookup_pass
+    served.put("org/one", {"m.onnx": model.read_bytes()})
+    served.cut = 1
+    assert check("hf://org/one", images=photos).passed
+    assert len([asked for asked in served.asked if asked.startswith("GET /cdn/")]) == 2
+
+
+def test_a_hub_that_is_asked_too_often_or_is_not_there(
+    served: MockHub, encoder: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served.put("org/one", {"m.onnx": encoder})
+    served.busy = 1
+    with pytest.raises(EnvironmentFaultError, match="asked too often"):
+        check("hf://org/one", max_images=3)
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(StoreError, match="ConnectError"):
+        check("hf://org/one", max_images=3)
+    go_offline(monkeypatch)
+    with pytest.raises(EnvironmentFaultError, match="HF_HUB_OFFLINE"):
+        check("hf://org/two", max_images=3)
+
+
+def test_bytes_that_are_not_those_that_the_hub_lists(
+    served: MockHub, lookup_pass: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, photos = lookup_pass
+    served.put("org/one", {"m.onnx": model.read_bytes()})
+    served.spoiled.add("m.onnx")
+    with pytest.raises(EnvironmentFaultError, match="another digest than the hub lists") as caught:
+        check("hf://org/one", images=photos)
+    served.spoiled.clear()
+    (blob,) = (tmp_path / "hub" / "models--org--one" / "blobs").iterdir()
+    assert str(blob) in caught.value.hint
+    blob.unlink()
+    assert check("hf://org/one", images=photos).passed
+    blob.write_bytes(model.read_bytes()[:-1] + b"\0")  # somebody changed the cache
+    go_offline(monkeypatch)
+    with pytest.raises(EnvironmentFaultError, match="another digest"):
+        check("hf://org/one", images=photos)
+
+
+def test_a_revision_that_moves_meanwhile(served: MockHub, encoder: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    served.put("org/one", {"m.onnx": encoder})
+    address = hub.parse_hub(Url("hf://org/one", "hf"))
+    assert address is not None
+    repository = hub.open_repository(address)
+    served.put("org/one", {"m.onnx": encoder, "new.txt": b"x"})
+    with pytest.raises(StoreError, match="its revision moved from commit"):
+        repository.read("m.onnx")
+
+
+def test_a_limit_of_bytes_and_names_that_leave_the_folder(
+    served: MockHub, encoder: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served.put("org/one", {"m.onnx": encoder})
+    monkeypatch.setenv("ROBUSTCHECK_MAX_DOWNLOAD_BYTES", "10")
+    with pytest.raises(EnvironmentFaultError, match="more than 10 bytes"):
+        check("hf://org/one", max_images=3)
+    assert not any("/cdn/" in asked for asked in served.asked)
+    served.put("org/odd", {"../m.onnx": encoder, "/m.onnx": encoder, "a/../../m.onnx": encoder, "a\\m.onnx": encoder})
+    with pytest.raises(UsageError, match="number of ONNX files in the repository is 0"):
+        check("hf://org/odd", max_images=3)
+
+
+def test_nothing_is_asked_offline(served: MockHub, encoder: bytes, capsys: pytest.CaptureFixture[str]) -> None:
+    served.put("org/one", {"m.onnx": encoder})
+    assert cli.main(["hf://org/one", "--offline"]) == 2
+    assert "offline" in capsys.readouterr().err
+    assert served.asked == []
+
+
+@pytest.mark.parametrize(
+    ("word", "hint"),
+    [
+        ("timn:resnet50", "timm:resnet50"),
+        ("model:/encoder/3", "models:/encoder/3"),
+        ("wandb:org/run/model:v1", "wandb artifact get …"),
+        ("nosuchscheme:x", "hf://org/repo, models:/name/1"),
+    ],
+)
+def test_a_scheme_that_is_not_known_has_its_nearest(word: str, hint: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        check(word)
+    assert caught.value.hint == hint
+
+
+def test_a_data_set_by_its_name(served: MockHub, lookup_pass: tuple[Path, Path], tmp_path: Path) -> None:
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    model, photos = lookup_pass
+    files = sorted(photos.iterdir())
+    shards = {"README.md": b"# photos"}
+    for number in range(2):
+        rows = [{"bytes": path.read_bytes(), "path": path.name} for path in files[number::2]]
+        pq.write_table(pa.table({"image": rows}), tmp_path / "shard.parquet", row_group_size=10)
+        shards[f"data/train-{number:05d}-of-00002.parquet"] = (tmp_path / "shard.parquet").read_bytes()
+    served.put("datasets/org/photos", shards)
+    report = check(model, images="hf://datasets/org/photos")
+    assert report.passed
+    assert report.evidence.images.n_available == len(files)
+    numbered = check(model, images="hf://datasets/org/photos/data/train-{00000..00001}-of-00002.parquet")
+    assert numbered.evidence.images.n_available == len(files)
+    with pytest.raises(UsageError, match="no such file or folder"):
+        check(model, images="hf://datasets/org/nix")
+
+
+@pytest.mark.usefixtures("wall")
+def test_the_command_as_a_user_types_it(served: MockHub, lookup_pass: tuple[Path, Path], tmp_path: Path) -> None:
+    """In processes of their own: the client reads its environment, fetches, says how far it is, and reports nothing."""
+    model, photos = lookup_pass
+    served.put("org/one", {"m.onnx": model.read_bytes()})
+    environment: dict[str, Any] = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    environment |= {"HF_ENDPOINT": served.url, "HF_HOME": str(tmp_path / "home"), "HF_TOKEN": SECRET}
+    words = [sys.executable, "-m", "robustcheck_onnx.checker", "check", "hf://org/one", "--images", str(photos)]
+    done = subprocess.run(
+        [*words, "-o", "json=one-{model}.json"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert json.loads((tmp_path / "one-one.json").read_text())["evidence"]["model"]["origin"]["file"] == "m.onnx"
+    assert {asked.split("/")[1] for asked in served.asked} == {"api", "org", "cdn"}
+    assert not any("harness" in asked or "telemetry" in asked for asked in served.asked)
+    assert (tmp_path / "home" / "hub" / "models--org--one").is_dir()
+    assert SECRET not in done.stdout + done.stderr + (tmp_path / "one-one.json").read_text()

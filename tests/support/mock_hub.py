@@ -1,0 +1,243 @@
+"""A hub on the loopback interface: what the unmodified client asks of Hugging Face's, for repositories of a dictionary.
+
+Small files are git blobs; `.onnx`, `.data`, `.bin`, `.parquet` are large ones, behind a redirect to another path, with
+byte ranges. What was asked for is kept, and faults can be planted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import http.server
+import json
+import re
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+LARGE = (".onnx", ".data", ".bin", ".parquet", ".safetensors")
+DATE = "2026-01-01T00:00:00.000Z"
+
+
+@dataclass
+class MockHub:
+    url: str = ""
+    storage: str = ""
+    """where large files are: another host's name, as the real hub has it"""
+    repositories: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    """`org/name`, or `datasets/org/name`: files by path"""
+    commits: dict[str, str] = field(default_factory=dict)
+    revisions: dict[str, dict[str, str]] = field(default_factory=dict)
+    """of a repository: revision → `org/name` of the repository that stands for it"""
+    gated: set[str] = field(default_factory=set)
+    asked: list[str] = field(default_factory=list)
+    tokens: set[str] = field(default_factory=set)
+    busy: int = 0
+    """answers of 429 that are still to come"""
+    cut: int = 0
+    """downloads of large files that are still to break off half-way"""
+    spoiled: set[str] = field(default_factory=set)
+    """paths whose bytes are others than the listing says"""
+
+    def put(self, repo: str, files: dict[str, bytes]) -> str:
+        """Make or replace a repository; gives its commit, which is another for other files."""
+        self.repositories[repo] = files
+        text = repr(sorted((name, hashlib.sha256(content).hexdigest()) for name, content in files.items()))
+        self.commits[repo] = hashlib.sha1(f"{repo}{text}".encode(), usedforsecurity=False).hexdigest()
+        return self.commits[repo]
+
+
+def is_large(name: str) -> bool:
+    return name.endswith(LARGE)
+
+
+def blob_id(content: bytes) -> str:
+    return hashlib.sha1(f"blob {len(content)}\0".encode() + content, usedforsecurity=False).hexdigest()
+
+
+def entry(name: str, content: bytes) -> dict[str, Any]:
+    one: dict[str, Any] = {"type": "file", "path": name, "size": len(content), "oid": blob_id(content)}
+    if is_large(name):
+        one["lfs"] = {"oid": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 134}
+    return one
+
+
+def directory(path: str) -> dict[str, Any]:
+    return {"type": "directory", "path": path, "size": 0, "oid": "0" * 40}
+
+
+def sibling(name: str, content: bytes) -> dict[str, Any]:
+    """The same in the answer about a whole repository."""
+    one: dict[str, Any] = {"rfilename": name, "size": len(content), "blobId": blob_id(content)}
+    if is_large(name):
+        one["lfs"] = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 134}
+    return one
+
+
+@contextlib.contextmanager
+def running() -> Iterator[MockHub]:
+    hub = MockHub()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+        def answer(self, code: int, body: bytes, **headers: str) -> None:
+            self.send_response(code)
+            for name, value in headers.items():
+                self.send_header(name.replace("_", "-"), value)
+            if "Content_Length" not in headers:
+                self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(body)
+
+        def json(self, content: object) -> None:
+            self.answer(200, json.dumps(content).encode(), Content_Type="application/json")
+
+        def refuse(self, code: int, kind: str) -> None:
+            self.answer(code, json.dumps({"error": kind}).encode(), X_Error_Code=kind, X_Error_Message=kind)
+
+        def found(self, repo: str, revision: str) -> tuple[str, dict[str, bytes]] | None:
+            """The commit and files of a revision; None after an answer of its own."""
+            if repo not in hub.repositories:
+                self.refuse(401 if "Authorization" not in self.headers else 404, "RepoNotFound")
+                return None
+            if repo in hub.gated:
+                self.refuse(403, "GatedRepo")
+                return None
+            for name in (repo, *hub.revisions.get(repo, {}).values()):
+                if revision in ("main", hub.commits[name]) and (revision != "main" or name == repo):
+                    return hub.commits[name], hub.repositories[name]
+            if revision in hub.revisions.get(repo, {}):
+                name = hub.revisions[repo][revision]
+                return hub.commits[name], hub.repositories[name]
+            self.refuse(404, "RevisionNotFound")
+            return None
+
+        def do_HEAD(self) -> None:
+            self.do_GET()
+
+        def do_POST(self) -> None:
+            length = int(self.headers.get("Content-Length", 0))
+            body = json.loads(self.rfile.read(length) or b"{}")
+            self.route(body)
+
+        def do_GET(self) -> None:
+            self.route({})
+
+        def route(self, body: dict[str, Any]) -> None:
+            parts = urlsplit(self.path)
+            path = unquote(parts.path)
+            hub.asked.append(f"{self.command} {path}")
+            hub.tokens |= {self.headers.get("Authorization", "")} - {""}
+            if hub.busy:
+                hub.busy -= 1
+                return self.answer(429, b"busy", Retry_After="0")
+            if match := re.fullmatch(r"/cdn/(.+)", path):
+                return self.large(match[1])
+            if match := re.fullmatch(r"/api/(models|datasets)/([^/]+/[^/]+)(?:/(.*))?", path):
+                repo = match[2] if match[1] == "models" else f"datasets/{match[2]}"
+                return self.api(repo, match[2], match[3] or "", parse_qs(parts.query), body)
+            if match := re.fullmatch(r"/((?:datasets/)?[^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
+                return self.resolve(match[1], match[2], match[3])
+            return self.refuse(404, "NotFound")
+
+        def api(self, repo: str, name: str, rest: str, query: dict[str, list[str]], body: dict[str, Any]) -> None:
+            kind, _, more = rest.partition("/")
+            revision, _, below = (more or "main").partition("/")
+            got = self.found(repo, revision)
+            if got is None:
+                return None
+            commit, files = got
+            if kind in ("", "revision"):
+                siblings = [sibling(path, content) for path, content in files.items()]
+                about = {"id": name, "modelId": name, "sha": commit, "private": False, "tags": [], "downloads": 0}
+                return self.json(about | {"likes": 0, "siblings": siblings, "lastModified": DATE, "createdAt": DATE})
+            start = f"{below}/" if below else ""
+            if kind == "tree":
+                inside = {path: content for path, content in files.items() if path.startswith(start)}
+                if below and not inside:
+                    return self.refuse(404, "EntryNotFound")
+                recursive = query.get("recursive", ["False"])[0].lower() in ("true", "1")
+                flat = [entry(path, content) for path, content in inside.items()]
+                folders = sorted(
+                    {
+                        path[: place.start()]
+                        for path in inside
+                        for place in re.finditer("/", path)
+                        if place.start() > len(start) - 1
+                    }
+                )
+                listed = [
+                    {"type": "directory", "path": folder, "size": 0, "oid": "0" * 40} for folder in folders
+                ] + flat
+                if not recursive:
+                    listed = [each for each in listed if "/" not in each["path"][len(start) :]]
+                return self.json(listed)
+            if kind == "paths-info":
+                wanted = body.get("paths", [])
+                known = [entry(path, files[path]) for path in wanted if path in files]
+                known += [
+                    directory(path)
+                    for path in wanted
+                    if path not in files and any(each.startswith(f"{path}/") for each in files)
+                ]
+                return self.json(known)
+            return self.refuse(404, "NotFound")
+
+        def resolve(self, repo: str, revision: str, path: str) -> None:
+            got = self.found(repo, revision)
+            if got is None:
+                return None
+            commit, files = got
+            if path not in files:
+                return self.refuse(404, "EntryNotFound")
+            content = files[path]
+            common = {"X_Repo_Commit": commit, "Accept_Ranges": "bytes"}
+            if not is_large(path):
+                return self.span(content, ETag=f'"{blob_id(content)}"', **common)
+            oid = hashlib.sha256(content).hexdigest()
+            return self.answer(
+                302, b"", Location=f"{hub.storage}/cdn/{repo}/{commit}/{path}", X_Linked_Etag=f'"{oid}"',
+                X_Linked_Size=str(len(content)), ETag=f'"{oid}"', **common,
+            )  # fmt: skip
+
+        def large(self, rest: str) -> None:
+            found = re.fullmatch(r"(?:datasets/)?[^/]+/[^/]+/([0-9a-f]{40})/(.+)", rest)
+            assert found is not None
+            commit, path = found.groups()
+            (name,) = [name for name in hub.repositories if hub.commits[name] == commit]
+            content = hub.repositories[name][path]
+            if path in hub.spoiled:
+                content = content[:-1] + bytes([content[-1] ^ 1])
+            if hub.cut and self.command == "GET":
+                hub.cut -= 1
+                half = content[: len(content) // 2]
+                self.answer(200, half, Content_Length=str(len(content)))
+                self.close_connection = True
+                return None
+            return self.span(content, ETag=f'"{hashlib.sha256(content).hexdigest()}"', Accept_Ranges="bytes")
+
+        def span(self, content: bytes, **headers: str) -> None:
+            wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+            if wanted is None:
+                return self.answer(200, content, **headers)
+            first, last = int(wanted[1]), min(int(wanted[2] or len(content) - 1), len(content) - 1)
+            where = f"bytes {first}-{last}/{len(content)}"
+            return self.answer(206, content[first : last + 1], Content_Range=where, **headers)
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        hub.url = f"http://127.0.0.1:{server.server_port}"
+        hub.storage = f"http://localhost:{server.server_port}"
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        try:
+            yield hub
+        finally:
+            server.shutdown()
+            thread.join()
