@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
 # all that the tests use
-EXTRAS := export,data,demo,ray,sign,remote,hub,mlflow
+EXTRAS := export,data,demo,ray,sign,keyless,remote,hub,mlflow
 # the rooms whose tests need no torch, Ray, browser or processes, but for those marked `slow`
 QUICK := images model reference report runtime statistics storage thresholds verdict
 

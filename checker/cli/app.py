@@ -150,7 +150,10 @@ app.verb(
 app.add_typer(profiles.profiles, rich_help_panel=PREPARE)
 app.verb(
     panel=EVIDENCE,
-    examples=("robustcheck sign report.json model.onnx --key key.pem",),
+    examples=(
+        "robustcheck sign report.json model.onnx --key key.pem",
+        "robustcheck sign report.json model.onnx --keyless",
+    ),
     codes="Exit codes: as for robustcheck verify.",
 )(verify.sign)
 app.add_typer(registry.mlflow, rich_help_panel=EVIDENCE)

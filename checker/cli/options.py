@@ -13,7 +13,7 @@ import typer
 
 from robustcheck_onnx.checker.errors import UsageError
 
-from .panels import IMAGES, LIMITS, MODEL, OUTPUT, SPEED, VERDICT
+from .panels import CI, IMAGES, LIMITS, MODEL, OUTPUT, SPEED, VERDICT
 
 if TYPE_CHECKING:
     from robustcheck_onnx.checker.evidence import GivenOptions
@@ -341,4 +341,8 @@ MaxModelSize = Annotated[
         metavar="SIZE",
         rich_help_panel=LIMITS,
     ),
+]
+Offline = Annotated[  # `process.run` reads it
+    bool,
+    typer.Option("--offline", help="Refuse to open connections, as ROBUSTCHECK_OFFLINE=1 does.", rich_help_panel=CI),
 ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from . import hub, registry
 from .local import copied, download, expand, limit_bytes, private_folder, unreadable, walk
 from .remote import RemoteFile, StoreError, open_url
-from .urls import OFFLINE, Place, Url, as_typed, local_path, parse_place, redact, redact_text
+from .urls import OFFLINE, Place, Url, as_typed, is_offline, local_path, parse_place, redact, redact_text
 from .write import is_ours, replace_with_error, write_whole
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "download",
     "expand",
     "hub",
+    "is_offline",
     "is_ours",
     "limit_bytes",
     "local_path",

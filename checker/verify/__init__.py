@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from robustcheck_onnx.checker.report.signature_file import bundle_of, is_verdict, remove_verdict
 
-from .run import Verification, VerifyOptions, report_about, verify
+from .record import Verification
+from .run import VerifyOptions, report_about, verify
 from .signature import check_key
 
 __all__ = [

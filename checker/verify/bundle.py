@@ -49,6 +49,8 @@ def opened(document: Any, key: EllipticCurvePublicKey) -> bytes:
     from securesystemslib.exceptions import UnverifiedSignatureError, VerificationError  # noqa: PLC0415
     from securesystemslib.signer import Signature, SSlibKey  # noqa: PLC0415
 
+    if has_certificate(document):
+        raise SignatureError("was signed by an identity, not by a key; --certificate-identity checks it")
     try:
         media, kind, payload, signed, named = _parts(document)
     except (ValueError, KeyError, TypeError, AttributeError) as fault:
@@ -66,6 +68,12 @@ def opened(document: Any, key: EllipticCurvePublicKey) -> bytes:
     except (VerificationError, UnverifiedSignatureError) as fault:
         raise SignatureError("has a signature that does not hold for this key") from fault
     return payload
+
+
+def has_certificate(document: Any) -> bool:
+    """Whether a document looks like a bundle of an identity, not of a key."""
+    material = document.get("verificationMaterial") if isinstance(document, dict) else None
+    return isinstance(material, dict) and ("certificate" in material or "x509CertificateChain" in material)
 
 
 def key_id(key: EllipticCurvePublicKey) -> str:

@@ -20,8 +20,10 @@ from robustcheck_onnx.thresholds import profile as profiles
 from robustcheck_onnx.thresholds.frozen import Frozen
 from robustcheck_onnx.thresholds.profile import Profile
 
+from . import keyless
 from .bundle import SignatureError
 from .differences import disagreements, tolerance_of
+from .keyless import Identity
 from .second_run import measure_again
 from .signature import differences, key_id, signed_payload, statement
 
@@ -109,17 +111,24 @@ def check_report(report: Report, faults: Mapping[str, str]) -> Finding:
     return _unless_edited("report", faults, f"content is what its digest says ({digest}…)")
 
 
-def check_signature(report: Report, digest: str, signature: Path | None, public_key: Path | None) -> Finding:
-    """Check a signature of a report, of whose file `digest` is the sha256:…; both files or none."""
-    if signature is None or public_key is None:
+def check_signature(report: Report, digest: str, signature: Path | None, signer: Path | Identity | None) -> Finding:
+    """Check a signature of a report, of whose file `digest` is the sha256:…; both or none.
+
+    signer: the file of the public key that must have signed, or the identity.
+    """
+    if signature is None or signer is None:
         return unchecked("signature", "none was given; anyone can write a report with a right digest")
     try:
-        payload = signed_payload(signature, public_key)
+        if isinstance(signer, Path):
+            payload = signed_payload(signature, signer)
+        else:
+            payload = keyless.signed_payload(signature, signer)
     except SignatureError as fault:
         return _differs("signature", str(fault))
     if different := differences(payload, statement(report, digest)):
         return _differs("signature", f"{signature} is about another report: {'; '.join(different)}")
-    return _agrees("signature", f"every byte of the report is signed by key {key_id(public_key)[:16]}…")
+    who = f"key {key_id(signer)[:16]}…" if isinstance(signer, Path) else keyless.words_of(signer)
+    return _agrees("signature", f"every byte of the report is signed by {who}")
 
 
 def check_model(report: Report, model: Path, digest: str) -> Finding:

@@ -16,10 +16,9 @@ from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.limits import NO_LIMITS, Limits
 from robustcheck_onnx.checker.measure import Progress, tell_stage
 from robustcheck_onnx.checker.model import file_digest
-from robustcheck_onnx.checker.report import Report, edits, notebook, read, ruling
+from robustcheck_onnx.checker.report import Report, edits, read, ruling
 from robustcheck_onnx.checker.storage import local_path
 from robustcheck_onnx.checker.verdict import gate, load_profile
-from robustcheck_onnx.thresholds.frozen import Frozen
 
 from .checks import (
     Finding,
@@ -37,61 +36,8 @@ from .checks import (
     report_of,
     unchecked,
 )
-
-
-class Verification(Frozen):
-    """What was verified about one report, and the exit code that follows."""
-
-    schema_version: Literal[1] = 1
-    tool: str = "robustcheck"
-    document: Literal["verification"] = "verification"
-    tool_version: str
-    report: str
-    model: str
-    verdict: Literal["PASS", "WARN"]
-    """the report's own"""
-    reasons: tuple[str, ...]
-    result_digest: str
-    findings: tuple[Finding, ...]
-    rests_on: str
-    """one sentence: what vouches for the numbers"""
-    exit_code: Literal[0, 1, 3]
-    rule: str
-    """one sentence: what decided the exit code"""
-
-    @property
-    def result(self) -> str:
-        """The result in words, such as VERIFIED or DOES NOT HOLD."""
-        passed = self.verdict == "PASS"
-        if self.exit_code == 0:
-            return "VERIFIED" if passed else "VERIFIED, WARN waived"
-        if self.exit_code == 3:
-            return "DOES NOT HOLD"
-        return "NOT VERIFIED: nothing but the report vouches for it" if passed else "VERIFIED, but WARN"
-
-    @property
-    def says(self) -> str:
-        """What the report says: its verdict with the reasons."""
-        reasons = f" ({', '.join(self.reasons)})" if self.reasons else ""
-        return f"{self.report} says {self.verdict}{reasons}"
-
-    def __bool__(self) -> bool:
-        """`if verify(...)` is true for exit code 0 alone."""
-        return self.exit_code == 0
-
-    def __repr_args__(self) -> list[tuple[str, object]]:
-        """What repr, str and rich show: a line, not the whole record."""
-        return [(name, getattr(self, name)) for name in ("result", "exit_code", "report", "model")]
-
-    def _repr_html_(self) -> str:
-        """What a notebook shows: the result, what it rests on, and a row a check."""
-        rows = [[each.check, each.status, each.seen] for each in self.findings]
-        return notebook.block(
-            f"{self.result} · exit code {self.exit_code}",
-            [self.says, self.rests_on, self.rule],
-            notebook.table(["check", "result", "what was seen"], rows, n_text=3),
-            verdict="PASS" if self else "WARN",
-        )
+from .keyless import Identity, identity_of
+from .record import Verification
 
 
 class VerifyOptions(TypedDict, total=False):
@@ -103,6 +49,9 @@ class VerifyOptions(TypedDict, total=False):
     device: str | None
     signature: str | Path | None
     public_key: str | Path | None
+    certificate_identity: str | None
+    certificate_oidc_issuer: str | None
+    trust_config: str | Path | None
     accept_waivers: bool
     elsewhere: bool
     detectors: Collection[str]
@@ -121,6 +70,9 @@ def verify(
     device: str | None = None,
     signature: str | Path | None = None,
     public_key: str | Path | None = None,
+    certificate_identity: str | None = None,
+    certificate_oidc_issuer: str | None = None,
+    trust_config: str | Path | None = None,
     accept_waivers: bool = False,
     elsewhere: bool = False,
     detectors: Collection[str] = (),
@@ -139,8 +91,13 @@ def verify(
         rerun: measure again with the report's settings; None = where the images are at hand, and then a PASS needs
             that rerun or a signature as its witness; False = rest on the report alone.
         device: for the rerun; None = the one that the report's run was asked for.
-        signature: the bundle that `sign` wrote; needs `public_key`.
+        signature: the bundle that `sign` wrote; needs `public_key` or an identity.
         public_key: the key that you trust; needs `signature`.
+        certificate_identity: who must have signed, in place of a key: the very name in the certificate; needs
+            `signature` and `certificate_oidc_issuer`.
+        certificate_oidc_issuer: URL of the identity provider that must vouch for that name.
+        trust_config: client trust config of the Sigstore instance; None = the public one, whose keys are brought up to
+            date over the network, unless ROBUSTCHECK_OFFLINE forbids it.
         accept_waivers: let waivers count that stand in the report and hold today; a signature must vouch for them, or
             `rerun` be False.
         elsewhere: let a rerun agree with a report of another machine, version, or name of the image set: those are not
@@ -156,11 +113,8 @@ def verify(
         UsageError, CannotAssessError, EnvironmentFaultError: nothing can be verified. What does not agree is no error
             but a finding.
     """
-    if (signature is None) != (public_key is None):
-        raise UsageError(
-            "--signature and --public-key belong together; a signature is checked by a key that you trust",
-            "--signature report.sigstore.json --public-key key.pub",
-        )
+    identity = identity_of(certificate_identity, certificate_oidc_issuer, _path(trust_config))
+    signer = _signer(_path(signature), _path(public_key), identity)
     report_file, model = local_path(report_file, "report"), local_path(model, "model")
     if isolate and isolated.is_possible(None, None if images is None else str(images)):
         arguments = {
@@ -172,6 +126,9 @@ def verify(
             "device": device,
             "signature": _text(signature),
             "public_key": _text(public_key),
+            "certificate_identity": certificate_identity,
+            "certificate_oidc_issuer": certificate_oidc_issuer,
+            "trust_config": _text(trust_config),
             "accept_waivers": accept_waivers,
             "elsewhere": elsewhere,
             "detectors": list(detectors),
@@ -190,7 +147,7 @@ def verify(
     about_model = check_model(report, model, digest)  # first: a model that can't be read ends the verification
     findings = [
         check_report(report, faults),
-        check_signature(report, content_digest, _path(signature), _path(public_key)),
+        check_signature(report, content_digest, _path(signature), signer),
         about_model,
         check_profile(report, faults, accepted),
         check_verdict(report, faults),
@@ -242,10 +199,27 @@ def verify(
         reasons=tuple(reason.id for reason in report.verdict.reasons),
         result_digest=report.binding.result_digest,
         findings=tuple(findings),
-        rests_on=_rests_on(findings),
+        rests_on=_rests_on(findings, signer),
         exit_code=code,
         rule=rule,
     )
+
+
+def _signer(signature: Path | None, public_key: Path | None, identity: Identity | None) -> Path | Identity | None:
+    """Who must have signed. Raises UsageError: two are named, or a signature without its signer, or the other way."""
+    if public_key is not None and identity is not None:
+        raise UsageError(
+            "--public-key and --certificate-identity exclude each other; a signature is by a key or by an identity",
+            "leave out --public-key",
+        )
+    signer = public_key or identity
+    if (signature is None) != (signer is None):
+        raise UsageError(
+            "--signature and --public-key (or --certificate-identity) belong together; a signature is checked by a key "
+            "or an identity that you trust",
+            "--signature report.sigstore.json --public-key key.pub",
+        )
+    return signer
 
 
 def _path(given: str | Path | None) -> Path | None:
@@ -280,7 +254,7 @@ def _decide(
     return 1, f"everything that was checked agrees, and the verdict is {ruling(report.verdict)}"
 
 
-def _rests_on(findings: list[Finding]) -> str:
+def _rests_on(findings: list[Finding], signer: Path | Identity | None) -> str:
     status = {finding.check: finding.status for finding in findings}
     if "differs" in status.values():
         return "Nothing rests on these numbers: the report does not hold."
@@ -288,7 +262,7 @@ def _rests_on(findings: list[Finding]) -> str:
     if status["rerun"] == "agrees":
         parts.append("they were measured again")
     if status["signature"] == "agrees":
-        parts.append("the holder of the key signed them")
+        parts.append(f"{signer.name if isinstance(signer, Identity) else 'the holder of the key'} signed them")
     if parts:
         return f"The numbers: {' and '.join(parts)}."
     return (

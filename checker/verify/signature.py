@@ -97,8 +97,13 @@ def sign(statement: dict[str, Any], key: Path) -> str:
     """
     _need_extra()
     private = _private_key(key)
+    return as_json(sealed(payload_of(statement), private))
+
+
+def payload_of(statement: dict[str, Any]) -> bytes:
+    """The bytes of a statement that are signed. Raises UsageError: a file name in it is no text."""
     try:
-        payload = json.dumps(statement, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+        return json.dumps(statement, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
     except UnicodeEncodeError as fault:
         names = [subject["name"] for subject in statement["subject"]]
         name = next((each for each in names if not each.isprintable()), names[0])
@@ -106,7 +111,6 @@ def sign(statement: dict[str, Any], key: Path) -> str:
             f"{name!r}: file name is no text; in-toto names what a statement is about in UTF-8",
             "rename the file and check it again",
         ) from fault
-    return as_json(sealed(payload, private))
 
 
 def signed_payload(bundle: Path, public_key: Path) -> bytes:
@@ -119,7 +123,7 @@ def signed_payload(bundle: Path, public_key: Path) -> bytes:
     """
     _need_extra()
     key = _public_key(public_key)
-    content = _read(bundle, "signature", f"robustcheck sign REPORT.json MODEL.onnx --key key.pem -o {bundle}")
+    content = content_of(bundle, "signature", f"robustcheck sign REPORT.json MODEL.onnx --key key.pem -o {bundle}")
     try:
         document = json.loads(content, object_pairs_hook=once)
     except (ValueError, RecursionError) as fault:
@@ -151,7 +155,8 @@ def _password() -> bytes | None:
     return os.environ.get(PASSWORD, "").encode() or None
 
 
-def _read(path: Path, what: str, hint: str) -> bytes:
+def content_of(path: Path, what: str, hint: str) -> bytes:
+    """The content of a small file. what: names it in errors. Raises UsageError: missing, not readable, too large."""
     try:
         if not path.is_file():  # a folder, a pipe, a device: nothing to wait for
             raise UsageError(f"{path}: {what} is missing or no file; it must be one", hint)
@@ -169,7 +174,7 @@ def _private_key(path: Path) -> EllipticCurvePrivateKey:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey  # noqa: PLC0415
     from cryptography.hazmat.primitives.serialization import load_pem_private_key  # noqa: PLC0415
 
-    content = _read(path, "private key", NEW_KEY)
+    content = content_of(path, "private key", NEW_KEY)
     try:
         key = load_pem_private_key(content, _password())
     except TypeError as fault:  # a password for a plain key, or none for an encrypted one
@@ -195,7 +200,7 @@ def _public_key(path: Path) -> EllipticCurvePublicKey:
 
     hint = f"openssl ec -in key.pem -pubout -out {shlex.quote(str(path))}"
     try:
-        key = load_pem_public_key(_read(path, "public key", hint))
+        key = load_pem_public_key(content_of(path, "public key", hint))
     except (ValueError, UnsupportedAlgorithm) as fault:
         raise UsageError(f"{path}: public key is not readable; it must be a PEM file", hint) from fault
     if not isinstance(key, EllipticCurvePublicKey) or key.curve.name not in CURVES:

@@ -22,6 +22,7 @@ from ..options import (
     MaxMemory,
     MaxModelSize,
     NoTime,
+    Offline,
     Pool,
     PreprocessOption,
     ProviderOption,
@@ -265,12 +266,7 @@ def check(
             rich_help_panel=CI,
         ),
     ] = False,
-    offline: Annotated[
-        bool,
-        typer.Option(
-            "--offline", help="Refuse URLs of other machines, as ROBUSTCHECK_OFFLINE=1 does.", rich_help_panel=CI
-        ),
-    ] = False,
+    offline: Offline = False,
     debug: Debug = False,
 ) -> int:
     """Check models: PASS, or WARN with reasons. The default command."""

@@ -1,7 +1,8 @@
-"""The verbs `verify` (does a report hold for this model?) and `sign` (attest its verdict with a local key)."""
+"""The verbs `verify` (does a report hold for this model?) and `sign` (attest its verdict, by a key or identity)."""
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,7 @@ from ..options import (
     MaxMemory,
     MaxModelSize,
     Model,
+    Offline,
     Outputs,
     PublicKey,
     Quiet,
@@ -58,6 +60,33 @@ Detectors = Annotated[
     ),
 ]
 
+CertificateIdentity = Annotated[
+    str | None,
+    typer.Option(
+        help="Who must have signed, in place of a key: the mail address or URI in the certificate, as it stands there; "
+        "needs --certificate-oidc-issuer (extra `keyless`).",
+        metavar="NAME",
+        rich_help_panel=VERDICT,
+    ),
+]
+CertificateIssuer = Annotated[
+    str | None,
+    typer.Option(
+        "--certificate-oidc-issuer",
+        help="URL of the identity provider that must vouch for that name.",
+        metavar="URL",
+        rich_help_panel=VERDICT,
+    ),
+]
+TrustConfig = Annotated[
+    Path | None,
+    typer.Option(
+        help="Client trust config of another Sigstore instance than the public one.",
+        metavar="FILE",
+        rich_help_panel=VERDICT,
+    ),
+]
+
 
 def verify(
     report: ReportFile,
@@ -69,11 +98,14 @@ def verify(
         bool,
         typer.Option(
             "--verify-signature",
-            help="Check the report's signature; needs --public-key (extra `sign`).",
+            help="Check the report's signature; needs --public-key (extra `sign`) or --certificate-identity.",
             rich_help_panel=VERDICT,
         ),
     ] = False,
     public_key: PublicKey = None,
+    certificate_identity: CertificateIdentity = None,
+    certificate_oidc_issuer: CertificateIssuer = None,
+    trust_config: TrustConfig = None,
     signature: Signature = None,
     accept_waivers: Annotated[
         bool,
@@ -92,6 +124,7 @@ def verify(
     timeout: Timeout = None,
     max_memory: MaxMemory = None,
     max_model_size: MaxModelSize = None,
+    offline: Offline = False,
     debug: Debug = False,
 ) -> int:
     """Check that a report is whole, about this model and these images.
@@ -102,9 +135,10 @@ def verify(
 
     from robustcheck_onnx.checker.verify import bundle_of, verify
 
-    reads = [path for path in (report, model, thresholds, public_key, signature) if path is not None]
+    del offline
+    reads = [path for path in (report, model, thresholds, public_key, signature, trust_config) if path is not None]
     destinations = destinations_of(output or [], reads)
-    if verify_signature or public_key is not None:
+    if verify_signature or public_key is not None or certificate_identity is not None:
         signature = signature or bundle_of(report)
     with measuring(destinations, model, quiet) as progress:
         result = verify(
@@ -118,6 +152,9 @@ def verify(
             detectors=detector or [],
             signature=signature,
             public_key=public_key,
+            certificate_identity=certificate_identity,
+            certificate_oidc_issuer=certificate_oidc_issuer,
+            trust_config=trust_config,
             accept_waivers=accept_waivers,
             today=datetime.now(UTC).date(),
             limits=limits_of(timeout, max_memory, max_model_size),
@@ -131,7 +168,7 @@ def sign(
     report: ReportFile,
     model: Model,
     key: Annotated[
-        Path,
+        Path | None,
         typer.Option(
             help="PEM file of a private key on the elliptic curve P-256, P-384 or P-521; the password of an encrypted "
             "one is read from ROBUSTCHECK_KEY_PASSWORD.",
@@ -139,7 +176,17 @@ def sign(
             show_default=False,
             rich_help_panel=VERDICT,
         ),
-    ],
+    ] = None,
+    keyless: Annotated[
+        bool,
+        typer.Option(
+            "--keyless",
+            help="Sign as an identity in place of a key, by the token in SIGSTORE_ID_TOKEN or of this CI job. Opens "
+            "connections to Sigstore, whose log keeps the identity public for ever (extra `keyless`).",
+            rich_help_panel=VERDICT,
+        ),
+    ] = False,
+    trust_config: TrustConfig = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -160,25 +207,39 @@ def sign(
     timeout: Timeout = None,
     max_memory: MaxMemory = None,
     max_model_size: MaxModelSize = None,
+    offline: Offline = False,
     debug: Debug = False,
 ) -> int:
     """Measure a report's numbers again, then sign its verdict.
 
-    The signature is an in-toto statement, made offline (extra `sign`). A report that does not hold is not signed (exit
-    3), nor one whose images were not measured again (exit 1): name them with --images. A WARN is signed as a WARN
-    (exit 1). `robustcheck check --sign KEY` signs what it measures itself.
+    The signature is an in-toto statement: by --key, made offline (extra `sign`), or --keyless. A report that does not
+    hold is not signed (exit 3), nor one whose images were not measured again (exit 1): name them with --images. A WARN
+    is signed as a WARN (exit 1). `robustcheck check --sign KEY` signs what it measures itself.
     """
     from datetime import UTC, datetime
 
-    from robustcheck_onnx.checker.errors import CannotAssessError
+    from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
     from robustcheck_onnx.checker.model import file_digest
     from robustcheck_onnx.checker.report import sealed
     from robustcheck_onnx.checker.storage import write_whole
     from robustcheck_onnx.checker.verify import bundle_of, check_key, report_about, signature, verify
+    from robustcheck_onnx.checker.verify import keyless as by_identity
 
+    del offline
+    if (key is None) != keyless:
+        raise UsageError(
+            "--key and --keyless exclude each other, and one is needed; a signature is by a key or by an identity",
+            "--key key.pem",
+        )
+    if trust_config is not None and not keyless:
+        raise UsageError("--trust-config is of --keyless; a signature by a key needs none", "leave it out")
     bundle = out or bundle_of(report)
-    check_target(bundle, [path for path in (report, model, key, thresholds) if path is not None])
-    check_key(key)  # before a rerun, which can take long
+    check_target(bundle, [path for path in (report, model, key, thresholds, trust_config) if path is not None])
+    # before a rerun, which can take long
+    if key is not None:
+        check_key(key)
+    else:
+        by_identity.check_able(trust_config)
     digest = file_digest(report) if report.is_file() else ""
     with measuring([], model, quiet) as progress:
         result = verify(
@@ -200,13 +261,22 @@ def sign(
     about = sealed(report_about(report, model))
     if about.binding is None or about.binding.result_digest != result.result_digest:  # not what was measured
         raise CannotAssessError(f"{report}: report changed while it was signed; nothing was written", "sign it again")
-    content = signature.sign(signature.statement(about, digest), key)
+    statement, said = signature.statement(about, digest), []
+    if key is not None:
+        content = signature.sign(statement, key)
+    else:
+        content, who, index = by_identity.sign(statement, trust_config)
+        said = [
+            f"entry {index} of the transparency log, checked by: --certificate-identity {shlex.quote(who.name)} "
+            f"--certificate-oidc-issuer {shlex.quote(who.issuer)}"
+        ]
     if file_digest(report) != digest:
         raise CannotAssessError(f"{report}: report changed while it was signed; nothing was written", "sign it again")
     write_whole(bundle, content)
     say_home(quiet)
     if quiet < 2:
-        typer.echo(printable(f"wrote {bundle}: {about.verdict.verdict} attested for {model}"))
+        for line in (f"wrote {bundle}: {about.verdict.verdict} attested for {model}", *said):
+            typer.echo(printable(line))
     return result.exit_code
 
 

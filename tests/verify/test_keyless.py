@@ -1,0 +1,429 @@
+"""Signatures by an identity: Sigstore's own client against a small instance of Sigstore on this machine.
+
+The public instance was not reached by any test; what is tested of it is that nothing of ours passes under its keys.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from robustcheck_onnx.checker import verify as room
+from robustcheck_onnx.checker.cli import app as cli
+from robustcheck_onnx.checker.report.record import Report, to_json
+from robustcheck_onnx.checker.text import sha256_of
+from robustcheck_onnx.checker.verify import bundle as bundles
+from robustcheck_onnx.checker.verify import keyless
+from robustcheck_onnx.checker.verify import signature as signing
+from support.sigstore_instance import ISSUER, Instance
+
+pytestmark = pytest.mark.usefixtures("capsys", "away")
+NAME = "release@example.org"
+NAMED = ("--certificate-identity", NAME, "--certificate-oidc-issuer", ISSUER)
+CI = ("GITHUB_ACTIONS", "GITLAB_CI", "BUILDKITE", "CIRCLECI", "TF_BUILD", "ACTIONS_ID_TOKEN_REQUEST_TOKEN")
+
+
+@pytest.fixture(scope="module")
+def instance() -> Iterator[Instance]:
+    made = Instance()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No CI system, no proxy for this machine, no way to any other, and no keys of Sigstore from an earlier run."""
+    for name in (*CI, keyless.TOKEN, "ROBUSTCHECK_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for name in ("DATA", "CACHE"):
+        monkeypatch.setenv(f"XDG_{name}_HOME", str(tmp_path / "home" / name))
+    for name in ("HTTPS_PROXY", "https_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.setenv(name, "127.0.0.1")
+
+
+@pytest.fixture
+def place(tmp_path: Path, lookup_pass: tuple[Path, Path], passed: Report, instance: Instance) -> Path:
+    """A model, its photos and report, and the trust config of the instance."""
+    shutil.copy(lookup_pass[0], tmp_path / "model.onnx")
+    (tmp_path / "photos").symlink_to(lookup_pass[1])
+    (tmp_path / "report.json").write_text(to_json(passed), encoding="utf-8")
+    (tmp_path / "trust.json").write_text(json.dumps(instance.trust_config()), encoding="utf-8")
+    instance.requests.clear()
+    instance.refuses.clear()
+    instance.lies, instance.certified_for = False, timedelta(minutes=10)
+    return tmp_path
+
+
+def sign(place: Path, *more: str, trust: bool = True) -> int:
+    files = [str(place / "report.json"), str(place / "model.onnx"), "--images", str(place / "photos")]
+    instance = ["--trust-config", str(place / "trust.json")] if trust else []
+    return cli.main(["sign", *files, "--keyless", *instance, *more])
+
+
+def verify(place: Path, *more: str, trust: bool = True) -> int:
+    instance = ["--trust-config", str(place / "trust.json")] if trust else []
+    return cli.main(["verify", str(place / "report.json"), str(place / "model.onnx"), *instance, *more])
+
+
+def put(place: Path, document: dict[str, Any]) -> None:
+    (place / "report.sigstore.json").write_text(json.dumps(document), encoding="utf-8")
+
+
+def payload_of(place: Path, passed: Report) -> bytes:
+    digest = sha256_of((place / "report.json").read_bytes())
+    return json.dumps(signing.statement(passed, digest)).encode()
+
+
+def signature_seen(out: str) -> str:
+    (finding,) = (each for each in json.loads(out)["findings"] if each["check"] == "signature")
+    return str(finding["seen"])
+
+
+# ------------------------------------------------------------------------------------------------- it works
+
+
+def test_signed_as_an_identity_and_verified(
+    place: Path, instance: Instance, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(keyless.TOKEN, instance.token())
+    assert sign(place) == 0
+    said = capsys.readouterr().out
+    assert f"entry 1 of the transparency log, checked by: {' '.join(NAMED)}" in said
+    assert instance.requests == ["/api/v2/signingCert", "/api/v1/log/entries"]
+    assert verify(place, *NAMED, "-o", "json") == 0
+    out = json.loads(capsys.readouterr().out)
+    assert out["rests_on"] == f"The numbers: {NAME} signed them."
+    assert signature_seen(json.dumps(out)) == (
+        f"every byte of the report is signed by {NAME}, says {ISSUER}, by the instance of {place / 'trust.json'}"
+    )
+    assert len(instance.requests) == 2  # to verify asks nobody
+    assert verify(place, *NAMED, "--offline", "-qq") == 0
+    (place / "report.json").write_text((place / "report.json").read_text(encoding="utf-8") + " ", encoding="utf-8")
+    assert verify(place, *NAMED, "-qq") == 3
+
+
+@pytest.mark.usefixtures("wall")
+def test_verified_in_the_process_behind_the_wall(place: Path, instance: Instance, passed: Report) -> None:
+    put(place, instance.bundle(payload_of(place, passed)))
+    assert verify(place, *NAMED, "-qq") == 0
+    assert verify(place, *NAMED[:3], "https://other.example.org", "-qq") == 3
+
+
+def test_the_token_of_a_job_and_the_uri_of_a_workflow(
+    place: Path, instance: Instance, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    assert sign(place, "-q") == 4
+    assert "permissions: id-token: write" in capsys.readouterr().err
+    monkeypatch.setenv("ACTIONS_ID_TOKEN_REQUEST_TOKEN", "a-secret-of-the-job")
+    monkeypatch.setenv("ACTIONS_ID_TOKEN_REQUEST_URL", f"{instance.url}/token")
+    assert sign(place, "-qq") == 0
+    assert instance.requests[0].startswith("/token?audience=sigstore")
+    assert verify(place, *NAMED, "-qq") == 0
+    workflow = "https://example.org/o/r/.ci/release.yml@refs/tags/v1"
+    monkeypatch.setenv(keyless.TOKEN, instance.token(workflow))  # the variable counts before the job
+    assert sign(place, "-qq") == 0
+    assert verify(place, "--certificate-identity", workflow, *NAMED[2:], "-qq") == 0
+    assert verify(place, *NAMED, "-qq") == 3
+
+
+# ------------------------------------------------------------------------------------ never a false witness
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        ("--certificate-identity", "other@example.org", *NAMED[2:]),
+        ("--certificate-identity", "release@example.org.example.net", *NAMED[2:]),
+        ("--certificate-identity", "RELEASE@example.org", *NAMED[2:]),
+        ("--certificate-identity", ".*", *NAMED[2:]),
+        (*NAMED[:2], "--certificate-oidc-issuer", "https://issuer.example.org/"),
+        (*NAMED[:2], "--certificate-oidc-issuer", "https://accounts.example.org"),
+        (*NAMED[:2], "--certificate-oidc-issuer", NAME),
+    ],
+)
+def test_another_identity(
+    place: Path, instance: Instance, passed: Report, named: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    put(place, instance.bundle(payload_of(place, passed)))
+    assert verify(place, *NAMED, "-qq") == 0
+    assert verify(place, *named, "-o", "json") == 3
+    assert "does not hold for" in signature_seen(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("named", "code", "said"),
+    [
+        (NAMED[:2], 2, "belong together"),
+        (NAMED[2:], 2, "belong together"),
+        ((*NAMED[:2], "--certificate-oidc-issuer", ""), 2, "neither may be empty"),
+        (("--certificate-identity", "", *NAMED[2:]), 2, "neither may be empty"),
+        ((*NAMED, "--public-key", "key.pub"), 2, "exclude each other"),
+        ((), 2, "belong together"),  # --trust-config alone
+        (("--verify-signature", *NAMED[:2]), 2, "belong together"),
+    ],
+)
+def test_identity_and_issuer_are_named_both(
+    place: Path,
+    instance: Instance,
+    passed: Report,
+    named: tuple[str, ...],
+    code: int,
+    said: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    put(place, instance.bundle(payload_of(place, passed)))
+    assert verify(place, *named) == code
+    assert said in capsys.readouterr().err
+
+
+def test_a_bundle_alone_is_no_witness(place: Path, instance: Instance, passed: Report) -> None:
+    put(place, instance.bundle(payload_of(place, passed)))
+    assert verify(place, "-qq", trust=False) == 1
+    assert verify(place, "--verify-signature", "-qq", trust=False) == 2
+
+
+def test_keys_of_the_public_instance_do_not_vouch_for_another(
+    place: Path, instance: Instance, passed: Report, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Offline, with the keys that sigstore's package carries: nothing is asked of the network."""
+    put(place, instance.bundle(payload_of(place, passed)))
+    assert verify(place, *NAMED, "--offline", "-o", "json", trust=False) == 3
+    assert "certificate chain" in signature_seen(capsys.readouterr().out)
+    other = Instance()
+    other.close()
+    (place / "trust.json").write_text(json.dumps(other.trust_config()), encoding="utf-8")
+    assert verify(place, *NAMED, "-qq") == 3
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"sct": False},
+        {"integrated": int(time.time()) + 7200},  # logged when the certificate had expired
+        {"integrated": int(time.time()) - 7200},  # before it was made
+        {"kind": "application/json"},
+    ],
+    ids=["no certificate timestamp", "too late", "too early", "another payload"],
+)
+def test_what_the_parts_of_a_bundle_must_say(
+    place: Path, instance: Instance, passed: Report, wrong: dict[str, Any]
+) -> None:
+    put(place, instance.bundle(payload_of(place, passed), **wrong))
+    assert verify(place, *NAMED, "-qq") == 3
+
+
+def test_a_bundle_of_a_key_and_one_of_an_identity_are_told_apart(
+    place: Path, instance: Instance, passed: Report, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    (place / "key.pem").write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    (place / "key.pub").write_bytes(
+        key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    )
+    statement = json.loads(payload_of(place, passed))
+    put(place, json.loads(signing.sign(statement, place / "key.pem")))
+    assert verify(place, *NAMED, "-o", "json") == 3
+    assert "was signed by a key, not by an identity" in signature_seen(capsys.readouterr().out)
+    put(place, instance.bundle(payload_of(place, passed)))
+    assert verify(place, "--public-key", str(place / "key.pub"), "-o", "json", trust=False) == 3
+    assert "was signed by an identity, not by a key" in signature_seen(capsys.readouterr().out)
+
+
+def test_changed_bytes_of_a_bundle_are_noticed(place: Path, instance: Instance, passed: Report) -> None:
+    """One bit of every 23rd byte, so that each part is met; what is taken all the same says the same."""
+    payload, file = payload_of(place, passed), place / "report.sigstore.json"
+    who = keyless.Identity(NAME, ISSUER, place / "trust.json")
+    put(place, instance.bundle(payload))
+    content = file.read_bytes()
+    assert keyless.signed_payload(file, who) == payload
+    taken = []
+    for index in range(0, len(content), 23):
+        file.write_bytes(content[:index] + bytes([content[index] ^ 1]) + content[index + 1 :])
+        try:
+            assert keyless.signed_payload(file, who) == payload
+            taken.append(index)
+        except bundles.SignatureError:
+            pass
+    assert taken == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda b: b["dsseEnvelope"].update(payload=base64.b64encode(b"{}").decode()),
+        lambda b: b.update(mediaType="other"),
+        lambda b: b.pop("dsseEnvelope"),
+        lambda b: b["dsseEnvelope"]["signatures"].append(b["dsseEnvelope"]["signatures"][0]),
+        lambda b: b["verificationMaterial"].update(tlogEntries=[]),
+        lambda b: b["verificationMaterial"].pop("certificate"),
+        lambda b: b["verificationMaterial"]["certificate"].update(rawBytes="AAAA"),
+        lambda b: b["verificationMaterial"].update(publicKey={"hint": "x"}),
+        lambda b: b["verificationMaterial"]["tlogEntries"][0].pop("inclusionPromise"),
+        lambda b: b["verificationMaterial"]["tlogEntries"][0].pop("inclusionProof"),
+        lambda b: b["verificationMaterial"]["tlogEntries"][0].update(integratedTime="1"),
+        lambda b: b["verificationMaterial"]["tlogEntries"][0]["inclusionProof"].update(hashes=[]),
+        lambda b: b["verificationMaterial"]["tlogEntries"][0]["inclusionProof"]["checkpoint"].update(envelope="x"),
+        lambda b: b.clear(),
+    ],
+)
+def test_a_broken_bundle(
+    place: Path,
+    instance: Instance,
+    passed: Report,
+    change: Callable[[dict[str, Any]], object],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    document = instance.bundle(payload_of(place, passed))
+    change(document)
+    put(place, document)
+    assert verify(place, *NAMED, "-qq") == 3
+    assert capsys.readouterr() == ("", "")
+    (place / "report.sigstore.json").write_text('{"mediaType": 1, "mediaType": 2}', encoding="utf-8")
+    assert verify(place, *NAMED, "-qq") == 3
+
+
+# ---------------------------------------------------------------------------------------- what can go wrong
+
+
+def watched(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """What is measured from now on."""
+    measured: list[object] = []
+    monkeypatch.setattr(room, "verify", lambda *words, **options: measured.append((words, options)))
+    return measured
+
+
+@pytest.mark.parametrize(
+    ("token", "code", "said"),
+    [
+        (None, 2, "SIGSTORE_ID_TOKEN is not set"),
+        ("", 2, "export SIGSTORE_ID_TOKEN="),
+        ("no.token.at-all", 4, "identity token is not usable"),
+        (lambda i: i.token(age=3600), 4, "has expired"),
+        (lambda i: i.token(aud="another"), 4, "Audience doesn't match"),
+    ],
+)
+def test_tokens_that_are_no_use_end_it_before_the_rerun(
+    place: Path,
+    instance: Instance,
+    token: str | Callable[[Instance], str] | None,
+    code: int,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    measured = watched(monkeypatch)
+    text = token(instance) if callable(token) else token
+    if text is not None:
+        monkeypatch.setenv(keyless.TOKEN, text)
+    assert sign(place, "--debug") == code
+    out = "".join(capsys.readouterr())
+    assert said in out
+    assert not text or text not in out
+    assert (measured, instance.requests) == ([], [])
+
+
+@pytest.mark.parametrize("what", ["refuses the token", "refuses the entry", "lies", "another authority", "is down"])
+def test_an_instance_that_gives_no_signature(
+    place: Path,
+    instance: Instance,
+    what: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    token = instance.token()
+    if what == "refuses the token":
+        other = Instance()
+        other.close()
+        token = other.token()  # of a provider that the authority does not know
+    elif what == "refuses the entry":
+        instance.refuses["log"] = 500
+    elif what == "lies":
+        instance.lies = True
+    else:
+        other = Instance()
+        other.close()
+        trust = other.trust_config()
+        if what == "another authority":
+            trust["signingConfig"] = instance.trust_config()["signingConfig"]
+        (place / "trust.json").write_text(json.dumps(trust), encoding="utf-8")
+    monkeypatch.setenv(keyless.TOKEN, token)
+    assert sign(place, "--debug") == 4
+    out = "".join(capsys.readouterr())
+    assert ("does not verify" if what == "lies" else "Sigstore gave no signature") in out
+    assert token not in out
+    assert not (place / "report.sigstore.json").exists()
+
+
+def test_a_token_that_expires_while_the_model_is_measured(
+    place: Path, instance: Instance, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tokens = iter([instance.token(), instance.token(age=3600)])
+    monkeypatch.setattr("sigstore.oidc.detect_credential", lambda: next(tokens))
+    assert sign(place) == 4
+    assert "has expired" in capsys.readouterr().err
+    assert not (place / "report.sigstore.json").exists()
+
+
+def test_offline_and_without_a_network(
+    place: Path, instance: Instance, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    measured = watched(monkeypatch)
+    monkeypatch.setenv(keyless.TOKEN, instance.token())
+    assert sign(place, "--offline") == 2
+    assert "offline (ROBUSTCHECK_OFFLINE or --offline)" in capsys.readouterr().err
+    assert instance.requests == []
+    assert sign(place, trust=False) == 4  # of the public instance; there is no way to it
+    assert "the keys of Sigstore's public instance can't be had" in capsys.readouterr().err
+    assert measured == []
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--key", "key.pem", "--keyless"], "exclude each other"),
+        ([], "exclude each other"),
+        (["--key", "key.pem", "--trust-config", "t.json"], "--trust-config is of --keyless"),
+        (["--keyless", "--trust-config", "none.json"], "trust config is missing"),
+        (["--keyless", "--trust-config", "report.json"], "it must be Sigstore's ClientTrustConfig"),
+    ],
+)
+def test_how_it_is_called(
+    place: Path,
+    instance: Instance,
+    words: list[str],
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv(keyless.TOKEN, instance.token())
+    monkeypatch.chdir(place)
+    assert cli.main(["sign", "report.json", "model.onnx", *words]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_without_the_extra(
+    place: Path, instance: Instance, passed: Report, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put(place, instance.bundle(payload_of(place, passed)))
+    monkeypatch.setitem(sys.modules, "sigstore.verify", None)
+    assert sign(place) == 4
+    assert ".[keyless]" in capsys.readouterr().err
+    assert verify(place, *NAMED) == 4
+    assert ".[keyless]" in capsys.readouterr().err
