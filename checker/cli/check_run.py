@@ -85,7 +85,7 @@ def run(
 
     # only now: these imports take long, and a signal may end them
     from robustcheck_onnx.checker import isolated
-    from robustcheck_onnx.checker.report import Failed, one_model
+    from robustcheck_onnx.checker.report import Failed, check_possible
     from robustcheck_onnx.checker.storage import redact
     from robustcheck_onnx.checker.verdict import load_profile
 
@@ -101,7 +101,10 @@ def run(
     check_places.check_bundles(resolved, [each.bundle for each in signatures], strict=strict)
     check_places.check_log(resolved, strict=strict)
     for form, _ in destinations.shared:
-        one_model(form, len(models))
+        check_possible(form, len(models))
+    for own in destinations.own.values():
+        for form, _ in own:
+            check_possible(form, 1)
     back = check_registry.closed(models, log=once.log, alias=once.alias)
     with check_sign.removed_on_error(signatures), _logging(settings, reads), back:
         # the old signatures are gone by now: a kill leaves none beside a document that it is not about

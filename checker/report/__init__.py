@@ -5,7 +5,7 @@ Comes in: a `Report`, or what failed. May import: verdict, statistics, evidence,
 
 from __future__ import annotations
 
-from .forms import FormOptions, one_model
+from .forms import FormOptions, check_possible
 from .github import SUMMARY_BYTES
 from .layout import (
     COLOURS,
@@ -65,6 +65,7 @@ __all__ = [
     "bar_chart",
     "bullets",
     "cautions",
+    "check_possible",
     "columns",
     "edits",
     "exit_code_of",
@@ -74,7 +75,6 @@ __all__ = [
     "line",
     "meaning_text",
     "notes",
-    "one_model",
     "read",
     "read_one",
     "reasons",

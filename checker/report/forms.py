@@ -17,11 +17,14 @@ from robustcheck_onnx.checker.text import error_text
 
 from .record import Failed, Outcome, Report, sealed
 
-TEXTS = ("json", "junit", "sarif", "markdown", "html", "openmetrics", "modelcard", "csv", "gitlab", "predicate")
+TEXTS = (
+    *("json", "junit", "sarif", "markdown", "html", "openmetrics", "modelcard", "csv", "gitlab", "predicate"),
+    *("cyclonedx", "evalresults"),
+)
 NAMES = ("terminal", *TEXTS)
 MODULES = {**{form: form for form in TEXTS}, "html": "html.page"}
 """where a form's `render` is"""
-ONE_MODEL = ("modelcard", "predicate")
+ONE_MODEL = ("modelcard", "predicate", "evalresults")
 """forms that hold one model only"""
 
 
@@ -65,8 +68,18 @@ def render(form: str, outcomes: Sequence[Outcome], options: FormOptions | None =
     return text
 
 
+def check_possible(form: str, models: int) -> None:
+    """Refuse before measuring what can't be written: several models in a form of one, a form whose extra is missing.
+
+    Raises UsageError, EnvironmentFaultError.
+    """
+    one_model(form, models)
+    if form == "evalresults":
+        import_module(f"{__package__}.evalresults").check_extra()
+
+
 def one_model(form: str, models: int) -> None:
-    """Raise UsageError where a form holds one model only and there are several; to be called before measuring."""
+    """Raise UsageError where a form holds one model only and there are several."""
     if form in ONE_MODEL and models != 1:
         raise UsageError(
             f"--output is {form} for {models} models; it holds one model only",

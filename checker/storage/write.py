@@ -23,6 +23,8 @@ OURS = re.compile(
     | ---\n\#\ robustcheck:                                             # modelcard
     | \#\ TYPE\ robustcheck\ info                                       # openmetrics
     | robustcheck_version,                                             # csv
+    | \{\s*"\$schema":\ "http://cyclonedx\.org/.{0,400}"name":\ "robustcheck"   # cyclonedx
+    | \#\ robustcheck:\ evaluation\ results                              # evalresults
     | \[\s*\{\s*"check_name":\ "robustcheck:                             # gitlab
     | \[\]\s*\Z                                                         # gitlab: nothing found, whoever wrote it
     | <!DOCTYPE\ html>.{0,800}<meta\ name="generator"\ content="robustcheck  # html
