@@ -249,6 +249,13 @@ def _thumbnails(arguments: dict[str, Any], tell: Tell) -> Any:
     return asdict(thumbnails.make(reports, arguments["images"], seed=arguments["seed"], limit=arguments["limit"]))
 
 
+def _template(arguments: dict[str, Any], tell: Tell) -> str:
+    from robustcheck_onnx.checker.report import template  # noqa: PLC0415
+
+    del tell
+    return template.render(arguments["documents"], Path(arguments["file"]), into_file=arguments["into_file"])
+
+
 TASKS: Mapping[str, Callable[[dict[str, Any], Tell], Any]] = {
     "check": _check,
     "compare": _compare,
@@ -261,6 +268,7 @@ TASKS: Mapping[str, Callable[[dict[str, Any], Tell], Any]] = {
     "shift": _shift,
     "verify": _verify,
     "open_images": _open_images,
+    "template": _template,
     "thumbnails": _thumbnails,
 }
 """What a child can do, by name."""

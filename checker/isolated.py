@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from robustcheck_onnx.thresholds.frozen import Frozen
 
 from . import isolation
-from .errors import RobustcheckError
+from .errors import CannotAssessError, EnvironmentFaultError, RobustcheckError, UsageError
 from .isolation import Wall
-from .limits import NO_LIMITS, Limits
-from .report import Failed, Outcome, Report
+from .limits import NO_LIMITS, STATUS, Limits
+from .report import Failed, Outcome, Report, json, sealed
 from .storage import redact
 
 if TYPE_CHECKING:
@@ -107,6 +108,30 @@ def open_images(wall: Wall, images: str | None, *, seed: int, limit: int | None)
     """`images.open_images` in a child, for its errors."""
     arguments = {"images": images, "seed": seed, "limit": limit}
     wall.run("open_images", arguments, about=redact(images or "bundled photos"), is_last=False)
+
+
+TEMPLATE_S: Final = 20.0
+TEMPLATE_BYTES: Final = 1 << 30
+
+
+def template(file: Path, outcomes: Sequence[Outcome], *, into_file: bool) -> str:
+    """`report.template.render` of outcomes, in a child with limits of its own.
+
+    Raises UsageError: as `render`, and where the template gives no text within TEMPLATE_S and TEMPLATE_BYTES.
+    """
+    final = [sealed(outcome) if isinstance(outcome, Report) else outcome for outcome in outcomes]
+    arguments = {"documents": json.documents(final), "file": str(file), "into_file": into_file}
+    memory = TEMPLATE_BYTES if STATUS.exists() else None
+    try:
+        return call(
+            "template", arguments, str, about=str(file), limits=Limits(timeout_s=TEMPLATE_S, memory_bytes=memory)
+        )
+    except (CannotAssessError, EnvironmentFaultError) as fault:
+        raise UsageError(
+            f"{file}: template gave no text within {TEMPLATE_S:g} s and {TEMPLATE_BYTES >> 30} GiB of memory "
+            f"({type(fault).__name__}); it must be done by then",
+            "-o json=report.json, and a program of your own",
+        ) from fault
 
 
 def thumbnails(

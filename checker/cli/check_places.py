@@ -13,6 +13,7 @@ from robustcheck_onnx.checker.errors import UsageError
 from .confine import follows_link, is_inside
 from .options import PLACEHOLDER
 from .output import Destination, check_extra
+from .output_words import split
 from .settings import Resolved
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def check_outputs(resolved: Resolved, outputs: Iterable[str], *, strict: bool) -
 
     folder = folder_of(resolved, "output", strict=strict)
     for text in outputs:
-        form, _, path = text.partition("=")
+        form, _, path = split(text)
         if path in ("", "-"):
             continue
         what, again = f"output is {form}={redact(path)}", f"-o {form}={shlex.quote(redact(path))}"

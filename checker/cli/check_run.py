@@ -20,6 +20,7 @@ from . import check_places, confine
 from .command_line import Invocation, documents_of
 from .options import PLACEHOLDER
 from .output import Destination, check_target, deliver, destinations_of, mark_unfinished, plain
+from .output_words import split
 from .progress import progress_line
 
 if TYPE_CHECKING:
@@ -89,13 +90,15 @@ def run(
     from robustcheck_onnx.checker.storage import redact
     from robustcheck_onnx.checker.verdict import load_profile
 
-    from . import check_cache, check_registry, check_sign, ending
+    from . import check_cache, check_registry, check_sign, check_template, ending
 
     wall.limits = settings.limits
     several = len(models) > 1
     reads = _files_read(resolved, models)
     check_cache.say_whether_used(settings, resolved.file)
+    reads += map(Path, check_template.files(resolved))
     destinations = _destinations(resolved, models, reads, strict=strict)
+    check_template.check(destinations.all())
     saved = check_places.files_of_representations(once.save_representations, models, reads, destinations.all())
     signatures = check_sign.planned(settings.sign, destinations.shared, destinations.own, reads)
     check_places.check_bundles(resolved, [each.bundle for each in signatures], strict=strict)
@@ -221,13 +224,13 @@ def _destinations(resolved: Resolved, models: Sequence[str], reads: Sequence[Pla
     outputs: list[str] = []  # as if each file were typed
     about: list[str] = []  # the model that each is about; "" for all
     for text in resolved.settings.output:
-        form, sign, path = text.partition("=")
+        form, sign, path = split(text)
         own = PLACEHOLDER in path
         outputs += [f"{form}{sign}{name}" for name in fill(path, models)] if own else [text]
         about += models if own else [""]
     check_places.check_outputs(resolved, outputs, strict=strict)
     destinations = Destinations([], {model: [] for model in models})
-    for destination, model in zip(destinations_of(outputs, reads, forms.NAMES), about, strict=True):
+    for destination, model in zip(destinations_of(outputs, reads, forms.OUTPUTS), about, strict=True):
         (destinations.own[model] if model else destinations.shared).append(destination)
     return destinations
 
@@ -248,17 +251,20 @@ def _deliver(
     from robustcheck_onnx.checker.report import Failed, forms, summary
     from robustcheck_onnx.checker.storage import redact, write_whole
 
-    from . import check_sign
+    from . import check_sign, check_template
     from .models import worst
 
+    by_model = dict(zip(models, outcomes, strict=True))
+    made = check_template.texts(destinations.shared, destinations.own, by_model)  # before anything is written
     options = _form_options(settings, outcomes, [form for form, _ in destinations.all()], wall)
-    bundles = check_sign.signed(
-        settings.sign, signatures, dict(zip(models, outcomes, strict=True)), options, settings.quiet
-    )
+    bundles = check_sign.signed(settings.sign, signatures, by_model, options, settings.quiet)
     for model, outcome in zip(models, outcomes, strict=True):
         for form, path in destinations.own[model]:
             assert path is not None
-            text = plain(_full(outcome, settings)) if form == "terminal" else forms.render(form, [outcome], options)
+            if form == "terminal":
+                text = plain(_full(outcome, settings))
+            else:
+                text = made.get((form, model)) or forms.render(form, [outcome], options)
             write_whole(path, text)
     files = [f"{form}: {path}" for form, path in destinations.all() if path]
     beside = [f"signature: {bundle}" for bundle in bundles]
@@ -281,7 +287,7 @@ def _deliver(
         return Group(*reports, table)
 
     def rendered(form: str) -> str:
-        return forms.render(form, outcomes, options)
+        return made.get((form, "")) or forms.render(form, outcomes, options)
 
     in_files = [each for each in destinations.shared if each.path is not None]
     on_stdout = [each for each in destinations.shared if each.path is None]

@@ -13,7 +13,7 @@ from typer.core import TyperGroup, TyperOption
 
 from robustcheck_onnx.checker.errors import RobustcheckError
 
-from . import confine
+from . import confine, output_words
 from .options import PLACEHOLDER
 
 DEFAULT_VERB = "check"
@@ -105,7 +105,7 @@ def documents_of(outputs: Sequence[str], stems: Sequence[str]) -> list[tuple[str
 
     stems: what `{model}` in a path stands for, one path for each; without any, such a path is left out.
     """
-    parts = [text.partition("=") for text in outputs]
+    parts = [output_words.split(text) for text in outputs]
     filled = (
         (form, name)
         for form, _, path in parts

@@ -16,6 +16,7 @@ from robustcheck_onnx.checker.errors import EnvironmentFaultError, RobustcheckEr
 from robustcheck_onnx.checker.text import error_json, error_text
 
 from .options import FORMATS, one_of
+from .output_words import split, template_of
 from .progress import Line, progress_line
 
 if TYPE_CHECKING:
@@ -44,8 +45,8 @@ def destinations_of(
 
     destinations: list[Destination] = []
     for text in outputs:
-        form, separator, path = text.partition("=")
-        one_of("--output", form, formats)
+        form, separator, path = split(text)
+        one_of("--output", form.partition("=")[0], formats)
         if separator and not path:
             raise UsageError(f"--output is {text!r}; a path must follow the equals sign", f"-o {form}=report.{form}")
         place = None if path in {"", "-"} else parse_place(path)
@@ -229,6 +230,8 @@ def remove_signature(form: str, report: Place) -> None:
 
 def error_document(form: str, message: str, hint: str, code: int, model: str) -> str:
     """The error as a document in a report's form; "" for an unknown form; plain text where the form can't be made."""
+    if template_of(form) is not None:  # it may be the template that is at fault
+        return error_text(message, hint, code)
     if form == "json":  # needs nothing that a broken installation may lack
         return error_json(message, hint, code)
     try:

@@ -38,7 +38,9 @@ POWERS: Final[Mapping[str, Rule]] = {
     "detector": Rule(HANDS_OVER, "the code of a plug-in runs"),
     "fail-on": Rule(LOOSENS, "WARN exits with 0"),
     "accept": Rule(LOOSENS, "a kind of WARN exits with 0"),
-    "output": Rule(HARMLESS, "a file's outputs stay in its folder, in place of nothing but our own reports"),
+    "output": Rule(
+        HARMLESS, "a file's outputs stay in its folder, in place of nothing but our own reports; none is a template"
+    ),
     "sign": Rule(HANDS_OVER, "a key vouches for the verdict"),
     "quiet": Rule(HARMLESS, "less is shown"),
     "verbose": Rule(HARMLESS, "more is shown"),

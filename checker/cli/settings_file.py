@@ -14,6 +14,7 @@ from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
 from robustcheck_onnx.thresholds import toml
 
 from .confine import is_inside
+from .output_words import split
 
 OWN_FILE, SHARED_FILE, TABLE = "robustcheck.toml", "pyproject.toml", "robustcheck"
 CONFIG = "ROBUSTCHECK_CONFIG"  # environment variable: the file, as --config
@@ -35,7 +36,7 @@ def outputs(environment: Mapping[str, str], file: str | None) -> tuple[str, ...]
     if path is None:
         return ()
     named = rebased_outputs((read_table(path, required=True) or {}).get("output", ()), path.parent)
-    places = [text.partition("=")[2] for text in named]
+    places = [split(text)[2] for text in named]
     return tuple(
         text for text, place in zip(named, places, strict=True) if place in ("", "-") or is_inside(place, path.parent)
     )
@@ -54,7 +55,7 @@ def rebased(path: str, folder: Path) -> str:
 
 def rebased_outputs(outputs: Iterable[str], folder: Path) -> tuple[str, ...]:
     """`rebased` for the path in each FORM[=PATH]."""
-    parts = [text.partition("=") for text in outputs]
+    parts = [split(text) for text in outputs]
     return tuple(form + sign + (rebased(path, folder) if path not in ("", "-") else path) for form, sign, path in parts)
 
 

@@ -22,6 +22,8 @@ TEXTS = (
     *("cyclonedx", "evalresults"),
 )
 NAMES = ("terminal", *TEXTS)
+OUTPUTS = (*NAMES, "template")
+"""what `-o` of a check takes: a template is named with its file, and is no form of `render`"""
 MODULES = {**{form: form for form in TEXTS}, "html": "html.page"}
 """where a form's `render` is"""
 ONE_MODEL = ("modelcard", "predicate", "evalresults")

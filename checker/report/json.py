@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from robustcheck_onnx.checker.text import SCHEMA_VERSION, as_json, error_json
 
@@ -18,10 +19,14 @@ def render(outcomes: Sequence[Outcome], options: FormOptions) -> str:
         if isinstance(outcome, Failed):
             return error_json(outcome.message, outcome.hint, outcome.exit_code)
         return to_json(outcome)
-    documents = [
+    return as_json({"schema_version": SCHEMA_VERSION, "tool": "robustcheck", "reports": documents(outcomes)})
+
+
+def documents(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
+    """Each outcome as it stands among several: a report's fields, or the model with its error."""
+    return [
         {"model": o.model, "error": {"message": o.message, "hint": o.hint, "exit_code": o.exit_code}}
         if isinstance(o, Failed)
         else o.model_dump(mode="json")
         for o in outcomes
     ]
-    return as_json({"schema_version": SCHEMA_VERSION, "tool": "robustcheck", "reports": documents})

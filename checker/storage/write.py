@@ -24,6 +24,7 @@ OURS = re.compile(
     | \#\ TYPE\ robustcheck\ info                                       # openmetrics
     | robustcheck_version,                                             # csv
     | \{\s*"\$schema":\ "http://cyclonedx\.org/.{0,400}"name":\ "robustcheck"   # cyclonedx
+    | .{0,1400}\brobustcheck\ \d+\.\d[^\s]{0,40}\ report\b                # a template's text
     | \#\ robustcheck:\ evaluation\ results                              # evalresults
     | \[\s*\{\s*"check_name":\ "robustcheck:                             # gitlab
     | \[\]\s*\Z                                                         # gitlab: nothing found, whoever wrote it

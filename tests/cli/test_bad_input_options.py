@@ -87,7 +87,7 @@ def option_rows() -> list[Row]:
         row("--seed x", 2, "--seed is 'x'; it must be a valid integer", check_help),
         row("--batch-size 33", 2, "--batch-size is '33'; it must be less than or equal to 32", check_help),
         row("--color red", 2, "--color is 'red'; it must be one of auto, always, never", "--color …"),
-        row("-o jsn", 2, f"--output is 'jsn'; it must be one of {', '.join(forms.NAMES)}", "--output json"),
+        row("-o jsn", 2, f"--output is 'jsn'; it must be one of {', '.join(forms.OUTPUTS)}", "--output json"),
         row("-o terminal=", 2, f"--output is 'terminal='; {equals}", "-o terminal=report.terminal"),
         row(
             "-o terminal -o terminal",

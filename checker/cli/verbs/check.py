@@ -46,7 +46,7 @@ def _forms() -> Sequence[str]:
     """The forms of `-o`, for a shell that completes them."""
     from robustcheck_onnx.checker.report import forms
 
-    return forms.NAMES
+    return forms.OUTPUTS
 
 
 def check(
@@ -141,8 +141,9 @@ def check(
             "--output",
             "-o",
             help="terminal, json, junit, sarif, markdown, html, openmetrics, modelcard, csv, gitlab, predicate, "
-            "cyclonedx or evalresults; with =PATH into a file. May be given several times. {model} in PATH: one file "
-            "for each model. The terminal report goes to stdout unless another form does.",
+            "cyclonedx, evalresults, or template=FILE.j2 for all else; with =PATH into a file. May be given several "
+            "times. {model} in PATH: one file for each model. The terminal report goes to stdout unless another form "
+            "does.",
             metavar="FORMAT[=PATH]",
             autocompletion=completing(_forms),
             rich_help_panel=OUTPUT,

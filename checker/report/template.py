@@ -1,0 +1,173 @@
+"""The form that a template of the user writes: Jinja2 in its sandbox, over the documents of the JSON form.
+
+Whoever names a template trusts it with the words, not with more: it reads files of its own folder alone, and is
+rendered in a child process with limits (`isolated.template`).
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+from jinja2 import FileSystemLoader, StrictUndefined, TemplateSyntaxError, meta, nodes
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from robustcheck_onnx.checker.errors import UsageError
+from robustcheck_onnx.checker.text import printable
+
+SUFFIX: Final = ".j2"
+MARKUP: Final = (".html", ".htm", ".xhtml", ".xml", ".svg")
+"""of names before SUFFIX: what a template of these writes is escaped"""
+LARGEST_SOURCE_BYTES: Final = 1 << 20
+LARGEST_TEXT_BYTES: Final = 10 << 20
+MARK_WITHIN_BYTES: Final = 1400
+"""where the mark must stand, so that `storage.write.OURS` finds it"""
+EXAMPLE: Final = "-o template=slack.json.j2=slack.json"
+
+
+def mark() -> str:
+    """The words by which a later run knows a template's text as one of ours.
+
+    >>> mark().startswith("robustcheck "), mark().endswith(" report")
+    (True, True)
+    """
+    return f"robustcheck {version('robustcheck-onnx')} report"
+
+
+def check(file: Path, *, into_file: bool) -> None:
+    """Refuse a template before anything is measured; nothing of it runs.
+
+    into_file: whether its text goes to a file, which must hold `mark`.
+
+    Raises UsageError: missing, not readable, too large, no Jinja2, an unknown filter or test, or without the mark.
+    """
+    environment = _environment(file)
+    try:
+        source = _source(file)
+        tree = environment.parse(source, filename=str(file))
+        for node in tree.find_all((nodes.Filter, nodes.Test)):
+            known: Mapping[str, Any] = environment.filters if isinstance(node, nodes.Filter) else environment.tests
+            if node.name not in known:
+                raise _error(file, f"{type(node).__name__.lower()} {node.name!r} is not known", node.lineno)
+    except TemplateSyntaxError as fault:
+        raise _error(file, fault.message or "syntax error", fault.lineno) from fault
+    except RecursionError as fault:
+        raise _error(file, "it is nested too deeply") from fault
+    shows_mark = "mark" in meta.find_undeclared_variables(tree) or any(meta.find_referenced_templates(tree))
+    if into_file and not shows_mark:
+        raise _without_mark(file)
+
+
+def render(documents: Sequence[Mapping[str, Any]], file: Path, *, into_file: bool) -> str:
+    """Write the text of a template; it ends in a newline.
+
+    Args:
+        documents: each report as the JSON form has it, or `{"model": …, "error": {…}}`. The template gets them as
+            `reports`, and one alone as `report`, too; unprintable characters of its texts are escapes.
+        file: the template.
+        into_file: as of `check`.
+
+    Raises UsageError: as `check`; a name that is not defined, or any other fault of the template, with its line; more
+    than LARGEST_TEXT_BYTES.
+    """
+    shown = [_shown(document) for document in documents]
+    values: dict[str, Any] = {"reports": shown, "mark": mark()} | ({"report": shown[0]} if len(shown) == 1 else {})
+    parts: list[str] = []
+    size = 0
+    try:
+        for part in _environment(file).get_template(file.name).generate(values):
+            parts.append(part)
+            size += len(part.encode("utf-8", "backslashreplace"))
+            if size > LARGEST_TEXT_BYTES:
+                raise _error(file, f"its text has more than {LARGEST_TEXT_BYTES >> 20} MiB")
+    except UsageError:
+        raise
+    except TemplateSyntaxError as fault:
+        raise _error(file, fault.message or "syntax error", fault.lineno) from fault
+    except MemoryError as fault:
+        raise _error(file, "it takes more memory than there is") from fault
+    except Exception as fault:
+        raise _error(file, str(fault) or type(fault).__name__, _line_of(fault, file)) from fault
+    text = "".join(parts).encode("utf-8", "backslashreplace").decode()
+    if into_file and mark().encode() not in text.encode()[:MARK_WITHIN_BYTES]:
+        raise _without_mark(file)
+    return text if text.endswith("\n") else f"{text}\n"
+
+
+class _OwnFolder(FileSystemLoader):
+    """Loads templates of one folder; none over a link that leads out of it."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self._folder = folder.resolve()
+
+    def get_source(self, environment: Any, template: str) -> Any:
+        found = super().get_source(environment, template)
+        if not Path(found[1]).resolve().is_relative_to(self._folder):
+            raise PermissionError(f"{template!r} lies outside the template's folder")
+        return found
+
+
+class _Sandbox(ImmutableSandboxedEnvironment):
+    """The sandbox, whose operators are not computed while a template is compiled."""
+
+    intercepted_binops = frozenset(ImmutableSandboxedEnvironment.default_binop_table)
+
+
+def _environment(file: Path) -> _Sandbox:
+    return _Sandbox(
+        loader=_OwnFolder(file.parent),
+        undefined=StrictUndefined,
+        autoescape=lambda name: (name or "").removesuffix(SUFFIX).lower().endswith(MARKUP),
+        keep_trailing_newline=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def _source(file: Path) -> str:
+    if not file.name.endswith(SUFFIX) or file.name == SUFFIX:
+        raise _error(file, f"its name must end in {SUFFIX}")
+    try:
+        if not file.is_file():
+            raise _error(file, "it is missing or no file")
+        with file.open("rb") as content:
+            source = content.read(LARGEST_SOURCE_BYTES + 1)
+    except OSError as fault:
+        raise _error(file, f"it is not readable ({fault.strerror})") from fault
+    if len(source) > LARGEST_SOURCE_BYTES:
+        raise _error(file, f"it has more than {LARGEST_SOURCE_BYTES} bytes")
+    try:
+        return source.decode("utf-8")
+    except UnicodeDecodeError as fault:
+        raise _error(file, "it is no UTF-8") from fault
+
+
+def _shown(value: Any) -> Any:
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, Mapping):
+        return {_shown(key): _shown(each) for key, each in value.items()}
+    return [_shown(each) for each in value] if isinstance(value, list | tuple) else value
+
+
+def _line_of(fault: Exception, file: Path) -> int | None:
+    """The line of the template at which an error came; None if it is another file's."""
+    lines = [frame.lineno for frame in traceback.extract_tb(fault.__traceback__) if frame.filename == str(file)]
+    return lines[-1] if lines else None
+
+
+def _error(file: Path, what: str, line: int | None = None) -> UsageError:
+    where = f"{file}: line {line} of the template: " if line else f"{file}: template can't be used: "
+    return UsageError(f"{where}{printable(' '.join(what.split()))[:300]}", EXAMPLE)
+
+
+def _without_mark(file: Path) -> UsageError:
+    return UsageError(
+        f"{file}: template does not write {{{{ mark }}}} among its first {MARK_WITHIN_BYTES} bytes; by it a later run "
+        "knows the file as one of ours, and leaves no earlier PASS there",
+        "write {{ mark }} near the top, or write to stdout: -o template=FILE.j2",
+    )
