@@ -9,7 +9,7 @@ EXTRAS := export,data,demo,ray,sign,keyless,remote,hub,mlflow
 # the rooms whose tests need no torch, Ray, browser or processes, but for those marked `slow`
 QUICK := images model reference report runtime statistics storage thresholds verdict
 
-.PHONY: demo test pytest quick fuzz mutants coverage lint types docs bench wheel clean
+.PHONY: demo test pytest quick fuzz mutants coverage lint types docs bench gpu-check wheel clean
 .DELETE_ON_ERROR:
 
 $(BIN)/python:
@@ -85,6 +85,10 @@ bench: $(VENV)/.dev
 	$(PIP) --group bench
 	$(BIN)/python benchmarks/run.py
 	$(BIN)/pytest benchmarks/timed_kernels.py -p no:xdist
+
+# Is a GPU used, right and fast? Runs to its end without one, too. A log and JSON in build/gpu-check.
+gpu-check: $(VENV)/.dev
+	$(BIN)/python benchmarks/gpu_check.py
 
 wheel: $(BIN)/python
 	rm -rf build
