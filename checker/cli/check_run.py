@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import logging
-import sys
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
+from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.text import printable
 
 from . import check_places, confine
 from .command_line import Invocation, documents_of
 from .options import PLACEHOLDER
-from .output import Destination, check_target, deliver, destinations_of, mark_unfinished, plain
+from .output import Destination, deliver, destinations_of, mark_unfinished, plain
 from .output_words import split
 from .progress import progress_line
 
@@ -90,7 +86,7 @@ def run(
     from robustcheck_onnx.checker.storage import redact
     from robustcheck_onnx.checker.verdict import load_profile
 
-    from . import check_cache, check_registry, check_sign, check_template, ending
+    from . import check_cache, check_log, check_registry, check_sign, check_template, ending
 
     wall.limits = settings.limits
     several = len(models) > 1
@@ -109,7 +105,7 @@ def run(
         for form, _ in own:
             check_possible(form, 1)
     back = check_registry.closed(models, log=once.log, alias=once.alias)
-    with check_sign.removed_on_error(signatures), _logging(settings, reads), back:
+    with check_sign.removed_on_error(signatures), check_log.written(settings, reads), back:
         # the old signatures are gone by now: a kill leaves none beside a document that it is not about
         mark_unfinished(destinations.shared, "" if several else models[0])
         for model, own in destinations.own.items():
@@ -318,49 +314,3 @@ def _form_options(settings: Settings, outcomes: Sequence[Outcome], forms: Sequen
         return FormOptions()
     made = isolated.thumbnails(wall, outcomes, settings.images, seed=settings.seed, limit=settings.max_images)
     return FormOptions(thumbnails=made["uris"], missing=made["missing"])
-
-
-class _Lines(logging.Formatter):
-    """Formats a record as one line, in UTC. A file's name can forge no line, and no URL shows a key."""
-
-    converter = staticmethod(time.gmtime)
-    default_time_format = "%Y-%m-%dT%H:%M:%S"
-    default_msec_format = "%s.%03dZ"
-
-    def format(self, record: logging.LogRecord) -> str:
-        from robustcheck_onnx.checker.storage import redact_text
-
-        return printable(redact_text(super().format(record)))
-
-
-@contextlib.contextmanager
-def _logging(settings: Settings, reads: Sequence[Place]) -> Iterator[None]:
-    """Write the package's log to stderr (-vv) and to a file while the block runs."""
-    from robustcheck_onnx.checker.isolation import LOG
-
-    handlers: list[logging.Handler] = []
-    if settings.verbose > 1:
-        handlers.append(logging.StreamHandler(sys.stderr))
-    if settings.log_file is not None:
-        path = Path(settings.log_file)
-        check_target(path, reads)
-        try:
-            handlers.append(logging.FileHandler(path, encoding="utf-8", errors="backslashreplace"))
-        except OSError as fault:
-            raise EnvironmentFaultError(
-                f"{path}: log is not writable ({fault.strerror}); it was asked for", f"ls -ld {path}"
-            ) from fault
-    level = LOG.level
-    try:
-        for handler in handlers:
-            handler.setFormatter(_Lines("%(asctime)s %(levelname)s %(message)s"))
-            LOG.addHandler(handler)
-        if handlers:
-            LOG.setLevel(logging.DEBUG)
-            LOG.info("robustcheck %s", version("robustcheck-onnx"))  # `check_log` knows it by this
-        yield
-    finally:
-        for handler in handlers:
-            LOG.removeHandler(handler)
-            handler.close()
-        LOG.setLevel(level)
