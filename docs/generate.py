@@ -2,7 +2,8 @@
 
     python docs/generate.py [FOLDER]
 
-Without FOLDER also README's links, from the constant that says where the project lives (HOME in checker/text.py).
+Without FOLDER also README's links and [project.urls] of pyproject.toml, from the constant that says where the project
+lives (HOME in checker/text.py).
 
 Tests compare the pages in the repository with what this makes, so a page that is not current fails there.
 """
@@ -33,6 +34,7 @@ from robustcheck_onnx.checker.verdict import KINDS, RULES, Waiver
 NAME = "robustcheck"
 REFERENCE = Path(__file__).parent / "reference"
 README = REFERENCE.parents[1] / "README.md"
+PYPROJECT = REFERENCE.parents[1] / "pyproject.toml"
 MADE = "<!-- made by `python docs/generate.py`; not to be edited by hand -->\n"
 MEANING = {
     0: "the only code that lets a release through",
@@ -247,6 +249,21 @@ def linked(page: str, home: str) -> str:
     return re.sub(r"(!?)\[([^\]]*)\]\((?![a-z]+:|#)([^)]+)\)", absolute, page)
 
 
+def with_urls(pyproject: str, home: str) -> str:
+    """The text of pyproject.toml with the table [project.urls] of the home; without it where no home is known."""
+    home = home.rstrip("/")
+    table = (
+        "[project.urls]\n"
+        f'Homepage = "{home}"\n'
+        f'Documentation = "{home}/blob/main/docs/index.md"\n'
+        f'Changelog = "{home}/blob/main/CHANGELOG.md"\n'
+        f'Issues = "{home}/issues"\n'
+    )
+    place = re.compile(r"^(# \[project\.urls\]: .*\n)(?:\[project\.urls\]\n(?:\w+ = .*\n)+)?", re.MULTILINE)
+    assert len(place.findall(pyproject)) == 1
+    return place.sub(lambda found: found[1] + (table if home else ""), pyproject)
+
+
 def write(folder: Path) -> None:
     """Write every page that is not current."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -260,3 +277,4 @@ if __name__ == "__main__":
     write(Path(sys.argv[1]) if len(sys.argv) > 1 else REFERENCE)
     if len(sys.argv) == 1:
         README.write_text(linked(README.read_text(encoding="utf-8"), HOME), encoding="utf-8")
+        PYPROJECT.write_text(with_urls(PYPROJECT.read_text(encoding="utf-8"), HOME), encoding="utf-8")

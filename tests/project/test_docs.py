@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -56,6 +57,32 @@ def test_the_links_of_the_readme_are_made_from_the_projects_home() -> None:
     )
     assert linked(made, home) == made
     assert linked(page, "") == page
+
+
+def test_the_urls_of_the_package_are_made_from_the_projects_home() -> None:
+    with_urls = script("generate").with_urls
+    ours = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert with_urls(ours, HOME) == ours  # python docs/generate.py was run after the last change
+    assert ("urls" in tomllib.loads(ours)["project"]) == bool(HOME)
+    home = "https://git.example/o/r"
+    made = with_urls(ours, f"{home}/")
+    project, before = tomllib.loads(made), tomllib.loads(with_urls(ours, ""))
+    assert project["project"].pop("urls") == {
+        "Homepage": home,
+        "Documentation": f"{home}/blob/main/docs/index.md",
+        "Changelog": f"{home}/blob/main/CHANGELOG.md",
+        "Issues": f"{home}/issues",
+    }
+    assert project == before
+    assert with_urls(made, home) == made
+    assert with_urls(made, "") == with_urls(ours, "")
+
+
+def test_a_release_asks_where_the_project_lives_and_fails_while_nobody_said_it() -> None:
+    command = [sys.executable, "-I", str(ROOT / "release" / "constant.py")]
+    done = subprocess.run([*command, "HOME"], capture_output=True, text=True, check=False)
+    empty = "error: HOME in checker/text.py is empty; set it, then run: python docs/generate.py\n"
+    assert (done.returncode, done.stdout, done.stderr) == ((0, f"{HOME}\n", "") if HOME else (1, "", empty))
 
 
 def test_the_readme_is_one_screen_and_a_bit() -> None:
