@@ -9,7 +9,7 @@ EXTRAS := export,data,demo,ray,sign,keyless,remote,hub,mlflow
 # the rooms whose tests need no torch, Ray, browser or processes, but for those marked `slow`
 QUICK := images model reference report runtime statistics storage thresholds verdict
 
-.PHONY: demo test pytest quick fuzz mutants coverage lint types docs bench gpu-check wheel clean
+.PHONY: demo test pytest quick fuzz mutants coverage lint types docs bench gpu-check wheel dist lowest clean
 .DELETE_ON_ERROR:
 
 $(BIN)/python:
@@ -94,6 +94,27 @@ wheel: $(BIN)/python
 	rm -rf build
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 	rm -rf build
+
+# All that is published: robustcheck-onnx as sdist and as the wheel made of it, robustcheck-onnx-cpu as a wheel.
+dist: $(BIN)/python
+	$(PIP) build
+	rm -rf build dist
+	$(BIN)/python -m build --outdir dist
+	$(BIN)/python release/cpu.py build/cpu
+	$(BIN)/python -m build --wheel --outdir dist build/cpu
+	rm -rf build *.egg-info
+
+# The lowest versions that pyproject.toml admits, on the oldest Python, installed: the rooms that need no torch. Minutes.
+LOWEST_PYTHON = python3.11
+LOWEST := build/lowest/bin/python
+lowest:
+	rm -rf build/lowest build/lib
+	$(LOWEST_PYTHON) -m venv build/lowest
+	$(LOWEST) -m pip --disable-pip-version-check install --quiet --upgrade 'pip>=25.1'
+	$(LOWEST) -m pip --disable-pip-version-check install --quiet --constraint constraints-lowest.txt . --group core
+	rm -rf build/lib
+	OMP_NUM_THREADS=1 $(LOWEST) -m pytest --numprocesses auto --dist loadfile --quiet -m 'not slow and not export' \
+		$(addprefix tests/,$(QUICK))
 
 clean:
 	rm -rf $(VENV) dist build *.egg-info demo-out site .mypy_cache .ruff_cache .pytest_cache .coverage*

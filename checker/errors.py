@@ -71,8 +71,9 @@ def as_error(fault: BaseException) -> RobustcheckError:
         )
     if isinstance(fault, ImportError):
         name = fault.name or "a package"
+        hint = "pip install onnxruntime  # or onnxruntime-gpu, for CUDA" if name == "onnxruntime" else "pip check"
         return EnvironmentFaultError(
-            f"{name}: package is not importable ({fault}); the installation must be complete", "pip check"
+            f"{name}: package is not importable ({fault}); the installation must be complete", hint
         )
     if isinstance(fault, OSError) and fault.errno == errno.EBADF:
         return EnvironmentFaultError(

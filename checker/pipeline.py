@@ -6,7 +6,6 @@ import contextlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -34,6 +33,7 @@ from robustcheck_onnx.checker.model import (
 from robustcheck_onnx.checker.report import CLAIM, Binding, Clock, Placed, Report, Settings, Time, sealed
 from robustcheck_onnx.checker.representations import MadeWith, Saver, checked_path, saving
 from robustcheck_onnx.checker.storage import Place, Url, as_typed, own_files, redact
+from robustcheck_onnx.checker.text import VERSION
 from robustcheck_onnx.checker.verdict import judge, load_profile, memory_note, notes_of
 from robustcheck_onnx.thresholds.context import Context
 from robustcheck_onnx.thresholds.profile import Profile
@@ -189,7 +189,7 @@ def report_of(
     """The report on evidence, judged by a profile; `notes` are those beside the ones on the evidence."""
     shown = settings.model_copy(update={"images": None if settings.images is None else redact(settings.images)})
     report = Report(
-        tool_version=version("robustcheck-onnx"),
+        tool_version=VERSION,
         verdict=judge(evidence, profile),
         notes=(*notes_of(evidence, profile), *notes),
         evidence=evidence,

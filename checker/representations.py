@@ -15,13 +15,13 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Literal, Self, cast
 
 import numpy as np
 import numpy.typing as npt
 
+from robustcheck_onnx.checker.text import VERSION
 from robustcheck_onnx.thresholds.frozen import Frozen
 
 from .errors import EnvironmentFaultError, UsageError
@@ -38,7 +38,7 @@ class MadeWith(Frozen):
     schema_version: Literal[1] = 1
     tool: Literal["robustcheck"] = "robustcheck"
     document: Literal["representations"] = "representations"
-    tool_version: str = version("robustcheck-onnx")
+    tool_version: str = VERSION
     model: str
     """its file"""
     model_digest: str

@@ -9,6 +9,8 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+VERSION: Final = "0.1.0"
+"""the package's, and the only place where it stands: pyproject.toml reads it here"""
 SCHEMA_VERSION: Final = 2  # of the JSON documents of a check; 2: reasons and verdict have a kind
 HOME: Final = ""
 """where the project lives, such as https://github.com/OWNER/robustcheck; empty until that is decided.

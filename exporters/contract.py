@@ -221,13 +221,14 @@ def without_folders(name: str) -> str:
 
 def versions(packages: Sequence[str], *, libraries: Sequence[str] = ("torch", "onnxscript")) -> dict[str, str]:
     """Return the installed versions of this project, the ONNX packages, `libraries` and `packages`."""
-    names = ("robustcheck-onnx", "onnx", "onnxruntime", "onnxruntime-gpu", *libraries, *packages)
+    ours = ("robustcheck-onnx", "robustcheck-onnx-cpu")
+    names = (*ours, "onnx", "onnxruntime", "onnxruntime-gpu", *libraries, *packages)
     found = {}
     for name in names:
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
-            continue  # only one of the two ONNX Runtime distributions is ever there
+            continue  # only one of two: this package's distributions, ONNX Runtime's
     return found
 
 

@@ -108,13 +108,11 @@ def __dir__() -> list[str]:
 if not TYPE_CHECKING:  # for a type checker every name would exist, and be Any
 
     def __getattr__(name: str) -> object:
-        """Import a name on first use; `__version__` is the installed distribution's."""
+        """Import a name on first use."""
         import importlib  # noqa: PLC0415 # only when something is used
 
         if name == "__version__":
-            from importlib.metadata import version  # noqa: PLC0415 # slow to import
-
-            return version("robustcheck-onnx")
+            return importlib.import_module(f"{__name__}.checker.text").VERSION
         if name not in _HOMES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         return getattr(importlib.import_module(f"{__name__}.checker.{_HOMES[name]}"), name)

@@ -21,6 +21,7 @@ from robustcheck_onnx.checker.limits import NO_LIMITS, Limits
 from robustcheck_onnx.checker.model import file_digest, read_onnx
 from robustcheck_onnx.checker.statistics import STATISTIC_VERSION
 from robustcheck_onnx.checker.storage import own_files
+from robustcheck_onnx.checker.text import VERSION
 from robustcheck_onnx.thresholds import profile as profiles
 from robustcheck_onnx.thresholds.suite import CHECKPOINT_SUFFIXES, Entry, Member, Opened
 
@@ -31,8 +32,8 @@ EXPORTERS = {  # source → distributions whose versions decide what is exported
     "transformers": ("transformers",),
     "torch": (),
 }
-EVERY_EXPORT = ("robustcheck-onnx", "torch", "onnx", "onnxscript")
-MEASURING = ("robustcheck-onnx", "onnxruntime", "onnxruntime-gpu", "onnx", "numpy", "Pillow")
+EVERY_EXPORT = ("torch", "onnx", "onnxscript")
+MEASURING = ("onnxruntime", "onnxruntime-gpu", "onnx", "numpy", "Pillow")
 RECORD = "export.json"  # beside a cached export and written after it: without it the export is not complete
 
 
@@ -173,8 +174,8 @@ def _key(content: Mapping[str, Any]) -> str:
 
 
 def versions_of(names: Iterable[str]) -> dict[str, str]:
-    """The versions of those distributions that are installed."""
-    versions = {}
+    """The versions of this package, whichever distribution brought it, and of what else is installed."""
+    versions = {"robustcheck-onnx": VERSION}
     for name in names:
         try:
             versions[name] = metadata.version(name)

@@ -7,12 +7,11 @@ import logging
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from robustcheck_onnx.checker.errors import EnvironmentFaultError
-from robustcheck_onnx.checker.text import printable
+from robustcheck_onnx.checker.text import VERSION, printable
 
 from .output import check_target
 
@@ -59,7 +58,7 @@ def written(settings: Settings, reads: Sequence[Place]) -> Iterator[None]:
             LOG.addHandler(handler)
         if handlers:
             LOG.setLevel(logging.DEBUG)
-            LOG.info("robustcheck %s", version("robustcheck-onnx"))  # `check_log` knows it by this
+            LOG.info("robustcheck %s", VERSION)  # `check_log` knows it by this
         yield
     finally:
         for handler in handlers:

@@ -11,7 +11,6 @@ import json
 import math
 import shlex
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -23,7 +22,7 @@ from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.evidence import Evidence, OutlierFeature
 from robustcheck_onnx.checker.images import digest_of_set
 from robustcheck_onnx.checker.statistics import GROUPS
-from robustcheck_onnx.checker.text import as_json, digest_of
+from robustcheck_onnx.checker.text import VERSION, as_json, digest_of
 from robustcheck_onnx.thresholds.frozen import Frozen, is_version
 from robustcheck_onnx.thresholds.profile import STATISTICS, Statistic
 
@@ -152,7 +151,7 @@ def make(side: Side, evidence: Evidence, digests: Sequence[str]) -> Baseline:
     first = rows[:COSINE_IMAGES]
     between = np.clip(cosines(first), -1.0, 1.0)[np.triu_indices(len(first), 1)]
     made = Baseline(
-        tool_version=version("robustcheck-onnx"),
+        tool_version=VERSION,
         evidence=evidence,
         images=tuple(digests),
         group_sizes=tuple(int(size) for size in model.sizes),

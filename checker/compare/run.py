@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -31,6 +30,7 @@ from robustcheck_onnx.checker.report import Clock, Time
 from robustcheck_onnx.checker.runtime import RunOutput
 from robustcheck_onnx.checker.statistics import CONFIDENCE, MAX_FEATURES, state, wilson
 from robustcheck_onnx.checker.storage import local_path
+from robustcheck_onnx.checker.text import VERSION
 from robustcheck_onnx.checker.verdict import judge, load_profile, notes_of
 from robustcheck_onnx.thresholds.profile import Profile
 
@@ -208,7 +208,7 @@ def _report(
 ) -> CompareReport:
     reference = comparison.reference
     return CompareReport(
-        tool_version=version("robustcheck-onnx"),
+        tool_version=VERSION,
         verdict=judge_pair(
             candidate,
             reference,

@@ -8,7 +8,6 @@ from __future__ import annotations
 import shlex
 from collections import Counter
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple, Unpack
 
@@ -24,7 +23,7 @@ from robustcheck_onnx.checker.model import ModelFile
 from robustcheck_onnx.checker.report import Clock, Time
 from robustcheck_onnx.checker.runtime import LinearHead, Runner, head_from_file, read_head
 from robustcheck_onnx.checker.storage import local_path
-from robustcheck_onnx.checker.text import count_text
+from robustcheck_onnx.checker.text import VERSION, count_text
 from robustcheck_onnx.checker.verdict import execution_notes, image_notes, model_notes
 
 from . import directions as axes
@@ -150,7 +149,7 @@ def concepts(
     concepts_ = judge.judge(measured, names, [len(each) for each in positives])
     contract, facts = opened.contract, collected.read.facts(inputs.source)
     return ConceptsReport(
-        tool_version=version("robustcheck-onnx"),
+        tool_version=VERSION,
         model=ConceptsModel(
             file=str(opened.path),
             digest=opened.digest,

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Unpack
 
@@ -27,7 +26,7 @@ from robustcheck_onnx.checker.runtime import (
 from robustcheck_onnx.checker.shift import SetResult, robustness
 from robustcheck_onnx.checker.statistics import CONFIDENCE, usable_rows
 from robustcheck_onnx.checker.storage import as_typed, local_path
-from robustcheck_onnx.checker.text import count_text
+from robustcheck_onnx.checker.text import VERSION, count_text
 from robustcheck_onnx.checker.verdict import execution_notes, image_notes, model_notes, skipped_note
 
 from .analysis import Labelled, SameWeightsError, Sets, analyse
@@ -146,7 +145,7 @@ def directions(
     facts = collected.read.facts(inputs.source)
     n_left_out = len(collected.representations) - len(h)
     return DirectionsReport(
-        tool_version=version("robustcheck-onnx"),
+        tool_version=VERSION,
         model=HeadModel(
             file=str(opened.path),
             digest=opened.digest,

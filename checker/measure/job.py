@@ -38,6 +38,7 @@ from robustcheck_onnx.checker.images import (
 from robustcheck_onnx.checker.progress import Progress
 from robustcheck_onnx.checker.statistics import LOOK_EVERY
 from robustcheck_onnx.checker.statistics import state as sums
+from robustcheck_onnx.checker.text import VERSION
 from robustcheck_onnx.thresholds.profile import Profile
 
 from . import content, gallery
@@ -307,7 +308,6 @@ def versions() -> dict[str, str]:
     """Versions of everything that computes here."""
     import onnxruntime  # noqa: PLC0415 # two distributions hold this package: only it knows its version
 
-    names = {"robustcheck": "robustcheck-onnx", "numpy": "numpy", "onnx": "onnx", "Pillow": "Pillow"}
-    installed = {name: version(distribution) for name, distribution in names.items()}
-    installed |= {"onnxruntime": onnxruntime.__version__, "python": platform.python_version()}
+    installed = {name: version(name) for name in ("numpy", "onnx", "Pillow")}
+    installed |= {"robustcheck": VERSION, "onnxruntime": onnxruntime.__version__, "python": platform.python_version()}
     return dict(sorted(installed.items()))

@@ -14,13 +14,13 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.runtime import cpu_threads
+from robustcheck_onnx.checker.text import VERSION
 
 REACH_S: Final = 30  # to reach a cluster's address; it takes about 3 where one is
 PATIENCE_S: Final = 0.5  # between two looks at whether the caller wants to stop
@@ -163,7 +163,7 @@ def greet(ray: ModuleType, actors: list[Any], stop: threading.Event) -> None:
             f"Ray: a worker can't be started ({text}); every node needs robustcheck-onnx",
             "pip install '.[ray]'  # in a clone",
         ) from fault
-    ours = version("robustcheck-onnx")
+    ours = VERSION
     if theirs != {ours}:
         raise EnvironmentFaultError(
             f"Ray: robustcheck-onnx is {', '.join(sorted(theirs))} on the nodes and {ours} here; they must be the same",

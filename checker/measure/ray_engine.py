@@ -15,13 +15,13 @@ import threading
 import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, RobustcheckError, UsageError, as_error
 from robustcheck_onnx.checker.runtime import parse_device
+from robustcheck_onnx.checker.text import VERSION
 from robustcheck_onnx.thresholds.profile import Profile
 
 from . import run as measure
@@ -77,7 +77,7 @@ class Worker:
 
     def hello(self) -> str:
         """The version of the code that measures here."""
-        return version("robustcheck-onnx")
+        return VERSION
 
     def begin(self, number: int, job: Job) -> Facts | RobustcheckError:
         """Open job number `number` and try its model."""

@@ -5,9 +5,8 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
-from importlib.metadata import version
 
-from robustcheck_onnx.checker.text import printable
+from robustcheck_onnx.checker.text import VERSION, printable
 
 from .forms import FormOptions
 from .outcome import cautions, exit_code_of, findings, model_of
@@ -48,7 +47,7 @@ def _cell(value: object) -> object:
 def _error(failed: Failed) -> list[dict[str, object]]:
     return [
         {
-            "robustcheck_version": version("robustcheck-onnx"),
+            "robustcheck_version": VERSION,
             "model": failed.model,
             "verdict": "ERROR",
             "exit_code": failed.exit_code,

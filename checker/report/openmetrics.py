@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.metadata import version
 
-from robustcheck_onnx.checker.text import printable
+from robustcheck_onnx.checker.text import VERSION, printable
 
 from .forms import FormOptions
 from .outcome import cautions, exit_code_of, findings, names_of
@@ -28,7 +27,7 @@ def render(outcomes: Sequence[Outcome], options: FormOptions) -> str:
     lines = [
         "# TYPE robustcheck info",
         "# HELP robustcheck What made these numbers.",
-        f"robustcheck_info{_labels({'version': version('robustcheck-onnx')})} 1",
+        f"robustcheck_info{_labels({'version': VERSION})} 1",
     ]
 
     def family(name: str, help_text: str, samples: Sequence[Sample], unit: str = "") -> None:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
-from robustcheck_onnx.checker.text import SCHEMA_VERSION, once, short_digest
+from robustcheck_onnx.checker.text import SCHEMA_VERSION, VERSION, once, short_digest
 from robustcheck_onnx.checker.verdict import Verdict, gate, judge
 from robustcheck_onnx.thresholds.frozen import is_version
 from robustcheck_onnx.thresholds.profile import NEEDED
@@ -90,7 +89,7 @@ def edits(report: Report, raw: Mapping[str, Any]) -> dict[str, str]:
     assert report.binding is not None
     faults: dict[str, str] = {}
     # an older robustcheck may have had fewer fields, and other words for the same reasons
-    same_tool = report.tool_version == version("robustcheck-onnx")
+    same_tool = report.tool_version == VERSION
     digest, stated = result_digest_of(raw), report.binding.result_digest
     bound_version = report.binding.versions.get("robustcheck")
     if digest != stated:
@@ -144,7 +143,7 @@ def _otherwise(raw: Any, form: Any, path: str = "", *, every_key: bool) -> str:
 def _report(path: Path, raw: Any) -> tuple[Report, dict[str, Any]]:
     if not isinstance(raw, dict) or "document" in raw or "verdict" not in raw:
         raise UsageError(f"{path}: document is no report of a check; `-o json=PATH` of a check writes one", AGAIN)
-    theirs, ours = raw.get("tool_version"), version("robustcheck-onnx")
+    theirs, ours = raw.get("tool_version"), VERSION
     if _release(theirs) > _release(ours):
         raise UsageError(
             f"{path}: tool_version is {theirs}; this is robustcheck {ours}, which can't know what a newer one means",

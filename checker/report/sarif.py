@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import PurePath
 from typing import Any
 from urllib.parse import quote
 
-from robustcheck_onnx.checker.text import as_json, printable
+from robustcheck_onnx.checker.text import VERSION, as_json, printable
 from robustcheck_onnx.checker.verdict import RULES
 
 from .forms import FormOptions
@@ -64,7 +63,7 @@ def document(outcomes: Sequence[Outcome], options: FormOptions, category: str) -
         invocation["toolConfigurationNotifications"] = [{"level": "note", "message": {"text": text}} for text in said]
     driver = {
         "name": "robustcheck",
-        "version": version("robustcheck-onnx"),
+        "version": VERSION,
         "shortDescription": {"text": "Deployment gate for vision encoders"},
         "fullDescription": {"text": CLAIM},
         "rules": _rules({result["ruleId"] for result in results}),

@@ -6,12 +6,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from importlib.metadata import version
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from robustcheck_onnx.checker.text import number_text, printable
+from robustcheck_onnx.checker.text import VERSION, number_text, printable
 
 from . import terminal
 from .layout import COLOURS, Pen, Ruled, ShortReasons, Trimmed, columns, hanging, spaced
@@ -55,7 +54,7 @@ def render(
     said = ", ".join(f"{counts[word]} {word}" for word in SIGNS if counts[word])
     word = {0: "PASS", 1: "WARN"}.get(code, "ERROR")
     last = Ruled(pen, f"{SIGNS[word]} {len(outcomes)} models: {said} · exit code {code}", COLOURS.get(word, "red"))
-    first = pen.say(f"robustcheck {version('robustcheck-onnx')}", "dim")
+    first = pen.say(f"robustcheck {VERSION}", "dim")
     return Trimmed(Group(first, *_cautions(outcomes, pen), spaced([table, *details, *where, last])))
 
 

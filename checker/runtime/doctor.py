@@ -21,7 +21,8 @@ from .device import Gpu, ask_nvidia_smi, cpu_name, cpu_threads, list_gpus, prelo
 from .providers import CUDA, parse_device
 from .session import ORT_FATAL, RUN_ERRORS
 
-PACKAGES = ("robustcheck-onnx", "numpy", "onnx", "Pillow", "pydantic", "rich", "typer")
+OURS = ("robustcheck-onnx", "robustcheck-onnx-cpu")  # the same code, with a large and a small ONNX Runtime
+PACKAGES = (*OURS, "numpy", "onnx", "Pillow", "pydantic", "rich", "typer")
 CUDA_WHEELS = ("nvidia-cuda-runtime", "nvidia-cuda-runtime-cu12", "nvidia-cuda-runtime-cu13")
 CUDNN_WHEELS = ("nvidia-cudnn-cu12", "nvidia-cudnn-cu13")
 WITH_CUDA = "onnxruntime-gpu[cuda,cudnn]"
@@ -94,19 +95,27 @@ def gather() -> Facts:
 
 def examine(facts: Facts) -> tuple[Finding, ...]:
     """Judge the facts of an environment (pure)."""
-    packages = ", ".join(f"{name} {number}" for name, number in facts.packages.items())
     providers = f"ONNX Runtime {facts.runtime} can try {', '.join(facts.providers)}"
     providers += f"; opsets up to {facts.opset}" if facts.opset else ""
     cores = f"{facts.cpu}, {facts.threads} of {facts.cores} cores for this process"
     return (
         Finding(check="Python", status="ok", detail=facts.python),
-        Finding(check="packages", status="ok", detail=packages),
+        _packages(facts),
         _wheels(facts),
         Finding(check="execution providers", status="ok", detail=providers),
         _gpu(facts),
         *_cuda(facts),
         Finding(check="processor", status="ok", detail=cores),
     )
+
+
+def _packages(facts: Facts) -> Finding:
+    check, listed = "packages", ", ".join(f"{name} {number}" for name, number in facts.packages.items())
+    if not facts.packages.keys() >= set(OURS):
+        return Finding(check=check, status="ok", detail=listed)
+    detail = f"{listed}: {' and '.join(OURS)} overwrite each other's files; keep one"
+    fix = f"pip uninstall -y {' '.join(OURS)}  # then install one of them again"
+    return Finding(check=check, status="fail", detail=detail, fix=fix)
 
 
 def _wheels(facts: Facts) -> Finding:

@@ -9,7 +9,6 @@ import itertools
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -26,6 +25,7 @@ from robustcheck_onnx.checker.representations import MadeWith, Saver, checked_pa
 from robustcheck_onnx.checker.runtime import SAME_OUTPUT, Array, Runner, RunOutput
 from robustcheck_onnx.checker.statistics import usable_rows
 from robustcheck_onnx.checker.storage import local_path
+from robustcheck_onnx.checker.text import VERSION
 
 from .depth import Depth
 from .plan import measuring_model, plan_scan
@@ -155,7 +155,7 @@ def _scan(
     )
     begins = next((index for index, layer in enumerate(layers) if layer.statistics.has_outliers), None)
     return ScanReport(
-        tool_version=version("robustcheck-onnx"),
+        tool_version=VERSION,
         model=facts,
         layers=layers,
         begins=begins,

@@ -6,7 +6,6 @@ One loop runs the model. Silent; progress goes to a callback.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Unpack
 
@@ -21,6 +20,7 @@ from robustcheck_onnx.checker.report import Clock, Report, Time
 from robustcheck_onnx.checker.runtime import Runner
 from robustcheck_onnx.checker.statistics import CONFIDENCE
 from robustcheck_onnx.checker.storage import as_typed, local_path
+from robustcheck_onnx.checker.text import VERSION
 
 from . import labels
 from .aline import MIN_MODELS
@@ -156,7 +156,7 @@ def measure_shift(
     n_images = inner.accuracy.n + sum(each.result.accuracy.n for each in compared)
     n_images += sum(each.n_images for each in predicted.targets) if predicted else 0
     return ShiftReport(
-        tool_version=version("robustcheck-onnx"),
+        tool_version=VERSION,
         model=ModelUsed(
             file=str(opened.path),
             digest=opened.digest,

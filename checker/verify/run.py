@@ -7,7 +7,6 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Collection
 from datetime import UTC, date, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Literal, TypedDict
 
@@ -18,6 +17,7 @@ from robustcheck_onnx.checker.measure import Progress, tell_stage
 from robustcheck_onnx.checker.model import file_digest
 from robustcheck_onnx.checker.report import Report, edits, read, ruling
 from robustcheck_onnx.checker.storage import local_path
+from robustcheck_onnx.checker.text import VERSION
 from robustcheck_onnx.checker.verdict import gate, load_profile
 
 from .checks import (
@@ -192,7 +192,7 @@ def verify(
         )
     assert report.binding is not None
     return Verification(
-        tool_version=version("robustcheck-onnx"),
+        tool_version=VERSION,
         report=str(report_file),
         model=str(model),
         verdict=report.verdict.verdict,

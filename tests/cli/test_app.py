@@ -235,7 +235,8 @@ def test_a_signal_at_the_start_leaves_no_earlier_pass(tmp_path: Path, number: si
 
 def test_the_installed_command_starts_there() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    assert project["project"]["scripts"] == {"robustcheck": "robustcheck_onnx.checker.__main__:main"}
+    start = "robustcheck_onnx.checker.__main__:main"
+    assert project["project"]["scripts"] == {"robustcheck": start, project["project"]["name"]: start}
 
 
 def test_a_signal_that_a_library_turns_into_its_own_error_is_told_as_the_signal(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.cli.process import with_default_command
 from robustcheck_onnx.checker.errors import EXIT_CODES, UsageError
 from robustcheck_onnx.checker.statistics import STATISTIC_VERSION
+from robustcheck_onnx.checker.text import VERSION
 from robustcheck_onnx.checker.verdict import KINDS, RULES
 from support import ROOT, commands
 
@@ -198,9 +199,9 @@ def test_a_question_about_no_verb(words: str, message: str, hint: str, capsys: p
 
 
 def test_versions(capsys: pytest.CaptureFixture[str]) -> None:
-    assert {printed(words, capsys) for words in ("-V", "--version", "version")} == {"robustcheck 0.1.0\n"}
+    assert {printed(words, capsys) for words in ("-V", "--version", "version")} == {f"robustcheck {VERSION}\n"}
     document = json.loads(printed("--version --json", capsys))
-    assert (document["version"], document["statistic_version"]) == ("0.1.0", STATISTIC_VERSION)
+    assert (document["version"], document["statistic_version"]) == (VERSION, STATISTIC_VERSION)
     assert document["packages"]["numpy"] == numpy.__version__
     assert document == json.loads(printed("version --json", capsys))
 

@@ -66,6 +66,7 @@ def hwc(tensor: Any) -> NDArray[np.float32]:
     ],
 )
 def test_open_clip(mode: Any, size: tuple[int, int], interpolation: Any) -> None:
+    pytest.importorskip("open_clip", reason="needs the export extra")
     from open_clip.transform import image_transform
 
     transform = image_transform(size, is_train=False, resize_mode=mode, interpolation=interpolation, fill_color=7)
@@ -83,6 +84,7 @@ def test_open_clip(mode: Any, size: tuple[int, int], interpolation: Any) -> None
 
 
 def test_clip_preset_is_open_clips_openai_transform() -> None:
+    pytest.importorskip("open_clip", reason="needs the export extra")
     from open_clip.transform import PreprocessCfg, image_transform_v2
 
     transform = image_transform_v2(PreprocessCfg(), is_train=False)
@@ -102,6 +104,7 @@ def test_clip_preset_is_open_clips_openai_transform() -> None:
     ],
 )
 def test_timm(crop_mode: str, crop_pct: float, size: Any) -> None:
+    pytest.importorskip("timm", reason="needs the export extra")
     from timm.data import create_transform
 
     height, width = size if isinstance(size, tuple) else (size, size)
@@ -128,6 +131,7 @@ def test_timm(crop_mode: str, crop_pct: float, size: Any) -> None:
 
 
 def test_imagenet_preset_is_torchvisions() -> None:
+    pytest.importorskip("torchvision", reason="needs the export extra")
     from torchvision.models import ResNet18_Weights, Swin_T_Weights
 
     transform = ResNet18_Weights.IMAGENET1K_V1.transforms()
@@ -177,6 +181,7 @@ def test_transformers_pillow_processors(module: str, name: str, arguments: dict[
     import importlib
 
     # DINOv2's checkpoints name BitImageProcessor with resize 256
+    pytest.importorskip("transformers", reason="needs the export extra")
     library = importlib.import_module(f"transformers.models.{module}.image_processing_pil_{module}")
     processor = getattr(library, name + "Pil")(**arguments)
 
@@ -188,6 +193,7 @@ def test_transformers_pillow_processors(module: str, name: str, arguments: dict[
 
 def test_transformers_default_processors_resize_tensors_and_stay_close() -> None:
     """The default of transformers 5 resizes uint8 tensors with torchvision: not bit-equal to Pillow."""
+    pytest.importorskip("transformers", reason="needs the export extra")
     from transformers import CLIPImageProcessor
 
     processor = CLIPImageProcessor()

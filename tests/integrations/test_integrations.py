@@ -441,7 +441,7 @@ def test_a_report_path_of_two_lines_forges_no_output(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("version", "installed"),
-    [("", "/the action"), ("robustcheck-onnx==0.1.0", "robustcheck-onnx==0.1.0"), ("a; touch b", "a; touch b")],
+    [("", "/the action"), ("robustcheck-onnx==9.8.7", "robustcheck-onnx==9.8.7"), ("a; touch b", "a; touch b")],
 )
 def test_what_the_action_installs(tmp_path: Path, version: str, installed: str) -> None:
     """The words that pip gets; a real installation takes minutes."""

@@ -33,6 +33,7 @@ def assert_same_pixels(ours: Preprocessing, theirs: Any) -> None:
 
 @pytest.mark.slow
 def test_open_clip_config_gives_open_clips_pixels(tmp_path: Path) -> None:
+    pytest.importorskip("open_clip", reason="needs the export extra")
     from open_clip.transform import PreprocessCfg, image_transform_v2
 
     given = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize_mode": "squash"}
@@ -47,6 +48,7 @@ def test_open_clip_config_gives_open_clips_pixels(tmp_path: Path) -> None:
 
 
 def test_timm_config_gives_timms_pixels(tmp_path: Path) -> None:
+    pytest.importorskip("timm", reason="needs the export extra")
     from timm.data import create_transform, resolve_data_config
 
     pretrained = {
@@ -82,6 +84,7 @@ def test_preprocessor_config_gives_transformers_pixels(
 ) -> None:
     import importlib
 
+    pytest.importorskip("transformers", reason="needs the export extra")
     library = importlib.import_module(f"transformers.models.{module}.image_processing_pil_{module}")
     processor = getattr(library, name)(**arguments)
     processor.save_pretrained(tmp_path)

@@ -12,6 +12,7 @@ import pytest
 
 import robustcheck_onnx as rc
 from robustcheck_onnx.checker.pipeline import check
+from robustcheck_onnx.checker.text import VERSION
 
 ROOT = Path(__file__).parents[2]
 FIRST_USE = "import robustcheck_onnx as rc; print(rc.__file__, inspect.getfile(rc.check), rc.__version__, sep='\\n')"
@@ -50,7 +51,7 @@ def test_the_face_of_a_plain_install_is_used_in_the_clones_root(clone: Path, tmp
         face, pipeline, version = printed("import inspect; " + FIRST_USE, folder, PYTHONPATH=str(site))
         assert face == str(site / "robustcheck_onnx" / "__init__.py")
         assert pipeline == str(site / "robustcheck_onnx" / "checker" / "pipeline.py")
-        assert version == "0.1.0"
+        assert version == VERSION
     assert (site / "robustcheck_onnx" / "py.typed").is_file()
 
 
@@ -63,14 +64,14 @@ def test_the_command_of_a_plain_install_runs_as_a_module(clone: Path) -> None:
         text=True,
         check=False,
     )
-    assert (done.returncode, done.stdout) == (0, "robustcheck 0.1.0\n"), done.stderr
+    assert (done.returncode, done.stdout) == (0, f"robustcheck {VERSION}\n"), done.stderr
 
 
 def test_the_face_of_the_editable_install_is_the_clones(tmp_path: Path) -> None:
     for folder in (ROOT, tmp_path):
         face, pipeline, version = printed("import inspect; " + FIRST_USE, folder)
         assert (face, pipeline) == (str(ROOT / "face" / "__init__.py"), str(ROOT / "checker" / "pipeline.py"))
-        assert version == "0.1.0"
+        assert version == VERSION
 
 
 def test_the_module_is_the_command() -> None:
@@ -80,7 +81,7 @@ def test_the_module_is_the_command() -> None:
     version = subprocess.run(
         [sys.executable, "-m", "robustcheck_onnx", "--version"], capture_output=True, text=True, check=False
     )
-    assert (version.returncode, version.stdout) == (0, "robustcheck 0.1.0\n")
+    assert (version.returncode, version.stdout) == (0, f"robustcheck {VERSION}\n")
 
 
 LOADED = "print(sorted({'numpy', 'onnx', 'onnxruntime', 'pydantic', 'typer', 'torch'} & sys.modules.keys()))"

@@ -12,6 +12,7 @@ from robustcheck_onnx.checker.report import forms, github, summary
 from robustcheck_onnx.checker.report.outcome import cautions, loosening_text
 from robustcheck_onnx.checker.report.record import Report
 from robustcheck_onnx.checker.report.terminal import one_line
+from robustcheck_onnx.checker.text import VERSION
 from robustcheck_onnx.checker.verdict import RULES, Gate, Loosening
 from support.form_readers import junit
 from support.outcomes import PASSING, WARNING
@@ -48,7 +49,7 @@ def test_settings_are_told_by_who_says_them() -> None:
 @pytest.mark.parametrize("verbose", [False, True])
 def test_they_are_the_first_lines_of_the_terminal_report(verbose: bool) -> None:
     first, second, *_ = terminal_text(LOOSE_PASS, 120, verbose=verbose).splitlines()
-    assert (first, second) == ("robustcheck 0.1.0", f"! {SAID}")
+    assert (first, second) == (f"robustcheck {VERSION}", f"! {SAID}")
     assert "can loosen" not in terminal_text(PASSING, 120, verbose=verbose)
 
 
@@ -56,7 +57,7 @@ def test_a_table_of_models_says_them_once_and_first() -> None:
     lines = "\n".join(
         str(line) for line in _shown(summary.render([LOOSE, LOOSE_PASS], models=["a.onnx", "b.onnx"], code=0))
     )
-    assert lines.splitlines()[:3] == ["robustcheck 0.1.0", f"! {SAID}", f"! {BUNDLED}"]
+    assert lines.splitlines()[:3] == [f"robustcheck {VERSION}", f"! {SAID}", f"! {BUNDLED}"]
     assert lines.count("can loosen") == 1
 
 

@@ -55,7 +55,8 @@ def words_of(text: str) -> str:
 @pytest.mark.parametrize("width", [80, 120])
 @pytest.mark.parametrize("ascii_only", [False, True])
 @pytest.mark.parametrize("name", MADE)
-def test_golden(name: str, ascii_only: bool, width: int) -> None:
+def test_golden(name: str, ascii_only: bool, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("robustcheck_onnx.checker.report.summary.VERSION", "0.1.0")  # as in the reports of MADE
     for verbose in (False, True):
         layout = "whole" if verbose else "short"
         path = GOLDEN / f"terminal-{layout}-{name}{'-ascii' if ascii_only else ''}-{width}.txt"

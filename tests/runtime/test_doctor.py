@@ -72,6 +72,11 @@ def test_no_gpu_is_no_fault() -> None:
             {"wheels": OPENVINO, "gpus": ()}, "ONNX Runtime wheels", "fail", "keep onnxruntime-openvino",
             "pip uninstall -y onnxruntime onnxruntime-openvino && pip install onnxruntime-openvino",
         ),
+        (
+            {"packages": {"robustcheck-onnx": "1.2.3", "robustcheck-onnx-cpu": "1.2.4", "numpy": "2.4.6"}},
+            "packages", "fail", "robustcheck-onnx and robustcheck-onnx-cpu overwrite each other's files; keep one",
+            "pip uninstall -y robustcheck-onnx robustcheck-onnx-cpu  # then install one of them again",
+        ),
         ({"wheels": {}}, "ONNX Runtime wheels", "warn", "by no package that pip knows", ""),
         (
             {"providers": ("CPUExecutionProvider",), "cuda_fault": None},

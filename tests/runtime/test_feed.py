@@ -11,7 +11,6 @@ import onnx
 import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
-from torchvision import transforms
 
 from robustcheck_onnx import check
 from robustcheck_onnx.checker.errors import CannotAssessError
@@ -60,6 +59,7 @@ def test_the_graph_scales_as_numpy_does(preprocessing: Preprocessing, layout: st
 
 
 def test_the_graph_scales_as_torchvision_does() -> None:
+    transforms: Any = pytest.importorskip("torchvision.transforms", reason="needs the export extra")
     theirs = transforms.Compose(
         [
             transforms.Resize(224, transforms.InterpolationMode.BICUBIC),

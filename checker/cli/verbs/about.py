@@ -49,10 +49,10 @@ def version(
     debug: Debug = False,
 ) -> int:
     """Show the version."""
-    from importlib.metadata import version as version_of
+    from robustcheck_onnx.checker.text import VERSION
 
     if not as_json:
-        sys.stdout.write(f"robustcheck {version_of('robustcheck-onnx')}\n")
+        sys.stdout.write(f"robustcheck {VERSION}\n")
         return 0
     import platform
 
@@ -66,7 +66,7 @@ def version(
             {
                 "schema_version": 1,
                 "tool": "robustcheck",
-                "version": version_of("robustcheck-onnx"),
+                "version": VERSION,
                 "report_schema_version": SCHEMA_VERSION,
                 "statistic_version": STATISTIC_VERSION,
                 "predicate_type": PREDICATE_TYPE,

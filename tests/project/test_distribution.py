@@ -1,0 +1,222 @@
+"""What is published: version, licences, commands, the sdist, and the same code with the small ONNX Runtime."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tomllib
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+from packaging.licenses import canonicalize_license_expression
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+from robustcheck_onnx.checker.text import VERSION
+from support import ROOT
+
+BIN = Path(sys.executable).parent
+PYPROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+PROJECT = tomllib.loads(PYPROJECT)["project"]
+PLATFORMS = [("linux", "x86_64"), ("win32", "AMD64"), ("darwin", "arm64"), ("linux", "aarch64"), ("win32", "ARM64")]
+
+
+def runtimes(dependencies: list[str], system: str, machine: str) -> list[str]:
+    asked = map(Requirement, dependencies)
+    here = {"sys_platform": system, "platform_machine": machine}
+    return [
+        one.name for one in asked if one.name.startswith("onnxruntime") if not one.marker or one.marker.evaluate(here)
+    ]
+
+
+# ------------------------------------------------------------------------------------------ version, licences, names
+
+
+def test_the_version_stands_in_one_place() -> None:
+    assert metadata.version("robustcheck-onnx") == VERSION  # of this editable install: pip install -e . after a change
+    assert "version" not in PROJECT
+    assert PROJECT["dynamic"] == ["version"]
+    asked = subprocess.run(
+        [sys.executable, "-I", str(ROOT / "release" / "constant.py"), "VERSION"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (asked.returncode, asked.stdout) == (0, f"{VERSION}\n")
+
+
+def test_examples_name_this_version() -> None:
+    pages = [*(ROOT / "docs").rglob("*.md"), *(ROOT / "docs" / "ci").iterdir(), ROOT / "README.md"]
+    example = re.compile(r"(?:robustcheck@v|robustcheck_onnx(?:_cpu)?-|rev: v)(\d+\.\d+\.\d+)")
+    named = [version for page in pages for version in example.findall(page.read_text(encoding="utf-8"))]
+    assert named
+    assert set(named) == {VERSION}
+
+
+def test_the_lowest_versions_are_those_that_are_admitted() -> None:
+    """constraints-lowest.txt names the lower bound of each dependency, in its first release."""
+    lines = (ROOT / "constraints-lowest.txt").read_text(encoding="utf-8").splitlines()
+    pinned = dict(line.split("==") for line in lines if not line.startswith("#"))
+    bounds = {}
+    for one in map(Requirement, PROJECT["dependencies"]):
+        (lowest,) = [bound.version for bound in one.specifier if bound.operator == ">="]
+        bounds[one.name] = lowest
+    assert pinned.keys() == bounds.keys()
+    for name, lowest in bounds.items():
+        assert f"{pinned[name]}.".startswith(f"{lowest}."), name
+
+
+def test_the_command_has_the_distributions_name_too() -> None:
+    """`uvx NAME` and `pipx run NAME` start the command that is named as the distribution."""
+    for name in ("robustcheck", "robustcheck-onnx"):
+        done = subprocess.run([BIN / name, "--version"], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout) == (0, f"robustcheck {VERSION}\n")
+
+
+def test_the_licences_are_the_codes_and_the_photos() -> None:
+    table = (ROOT / "checker" / "photos" / "ATTRIBUTION.md").read_text(encoding="utf-8")
+    photos = {row.split(" | ")[2] for row in table.splitlines() if re.match(r"\| \S+\.jpg \|", row)}
+    assert "public domain" in photos
+    names = {name if name != "public domain" else "LicenseRef-Public-Domain" for name in photos}
+    assert PROJECT["license"] == canonicalize_license_expression(" AND ".join(["Apache-2.0", *sorted(names)]))
+
+
+@pytest.mark.parametrize("version", ["3.11", "3.12", "3.13", "3.14"])
+def test_every_python_that_is_named_may_install_it(version: str) -> None:
+    assert f"Programming Language :: Python :: {version}" in PROJECT["classifiers"]
+    assert f"{version}.0" in SpecifierSet(PROJECT["requires-python"])
+    assert "3.10.9" not in SpecifierSet(PROJECT["requires-python"])
+
+
+# ------------------------------------------------------------------------------------------------------------- sdist
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="needs a clone: git lists what must be in the sdist")
+def test_the_sdist_holds_every_file_of_the_repository(tmp_path: Path) -> None:
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    tracked = [Path(name) for name in listed.split("\0") if name and (ROOT / name).exists()]
+    clone = tmp_path / "clone"  # a build leaves a folder behind
+    for name in tracked:
+        (clone / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, clone / name, follow_symlinks=False)
+    build = "import sys, setuptools.build_meta as backend; backend.build_sdist(sys.argv[1])"
+    subprocess.run([sys.executable, "-c", build, str(tmp_path)], cwd=clone, capture_output=True, check=True)
+    (archive,) = tmp_path.glob("*.tar.gz")
+    assert archive.name == f"robustcheck_onnx-{VERSION}.tar.gz"
+    with tarfile.open(archive) as opened:
+        held = {Path(*Path(member.name).parts[1:]) for member in opened if member.isfile()}
+    links = {name for name in tracked if (ROOT / name).is_symlink() and (ROOT / name).is_dir()}
+    assert [str(name) for name in tracked if name not in held | links] == []
+    for link in links:  # an archive of setuptools holds what they lead to
+        sources = (ROOT / link).resolve().rglob("*.py")
+        assert {link / source.relative_to((ROOT / link).resolve()) for source in sources} <= held
+    assert len(held) < 2 * len(tracked)  # no .venv, no build
+
+
+# ------------------------------------------------------------------------------------------- the small ONNX Runtime
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("small") / "source"
+    subprocess.run([sys.executable, "-I", ROOT / "release" / "cpu.py", folder], check=True)
+    return folder
+
+
+def test_the_small_distribution_differs_in_the_name_and_the_runtime_alone(small: Path) -> None:
+    ours = tomllib.loads(PYPROJECT)
+    theirs = tomllib.loads((small / "pyproject.toml").read_text(encoding="utf-8"))
+    for system, machine in PLATFORMS:
+        assert runtimes(theirs["project"]["dependencies"], system, machine) == ["onnxruntime"]
+        large = system != "darwin" and machine in {"x86_64", "AMD64"}
+        assert runtimes(ours["project"]["dependencies"], system, machine) == [
+            "onnxruntime-gpu" if large else "onnxruntime"
+        ]
+    bounds = {
+        str(Requirement(one).specifier)
+        for document in (ours, theirs)
+        for one in document["project"]["dependencies"]
+        if one.startswith("onnxruntime")
+    }
+    assert bounds == {"<2,>=1.24"}
+    del ours["project"]["optional-dependencies"]["cuda"]
+    assert (ours["project"].pop("name"), theirs["project"].pop("name")) == ("robustcheck-onnx", "robustcheck-onnx-cpu")
+    start = ours["project"]["scripts"].pop("robustcheck-onnx")
+    assert theirs["project"]["scripts"].pop("robustcheck-onnx-cpu") == start
+    for document in (ours, theirs):
+        document["project"]["dependencies"] = [
+            one for one in document["project"]["dependencies"] if not one.startswith("onnxruntime")
+        ]
+    assert theirs == ours
+
+
+def test_the_small_distribution_holds_the_same_files(small: Path) -> None:
+    for room in ("face", "checker", "exporters", "thresholds"):
+        names = {
+            path.relative_to(ROOT / room)
+            for path in (ROOT / room).rglob("*")
+            if path.is_file() and "__pycache__" not in path.parts
+        }
+        assert {path.relative_to(small / room) for path in (small / room).rglob("*") if path.is_file()} == names
+        assert all((small / room / name).read_bytes() == (ROOT / room / name).read_bytes() for name in names)
+
+
+def test_it_is_laid_anew_but_never_over_something_else(small: Path, tmp_path: Path) -> None:
+    (small / "stale.txt").touch()
+    command = [sys.executable, "-I", str(ROOT / "release" / "cpu.py")]
+    assert subprocess.run([*command, str(small)], check=False).returncode == 0
+    assert not (small / "stale.txt").exists()
+    (tmp_path / "mine.txt").touch()
+    done = subprocess.run([*command, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == f"error: {tmp_path} is there and holds something else; name a new folder\n"
+    assert (tmp_path / "mine.txt").exists()
+
+
+def test_the_small_distributions_command_and_package_work_under_its_name(small: Path, tmp_path: Path) -> None:
+    """Nothing asks for the metadata of robustcheck-onnx, which is not there."""
+    site = tmp_path / "site"
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "-q",
+        "--no-deps",
+        "--no-build-isolation",
+        "--target",
+        str(site),
+        ".",
+    ]
+    subprocess.run(pip, cwd=small, check=True, capture_output=True)
+    (installed,) = site.glob("*.dist-info")
+    assert installed.name == f"robustcheck_onnx_cpu-{VERSION}.dist-info"
+    code = f"""
+import importlib.metadata as metadata, sys
+sys.path.insert(0, {str(site)!r})
+found = metadata.distribution
+def only_this(name):
+    if name == "robustcheck-onnx":
+        raise metadata.PackageNotFoundError(name)
+    return found(name)
+metadata.distribution = only_this  # as in an environment without the other one
+import robustcheck_onnx
+assert robustcheck_onnx.__file__.startswith({str(site)!r})
+from robustcheck_onnx.checker import cli
+sys.exit(cli.main(sys.argv[1:]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, "demo", "--keep", str(tmp_path / "kept")],
+        capture_output=True, text=True, check=False, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "WARN" in done.stdout
+    assert "PASS" in done.stdout
+    doctor = subprocess.run(
+        [sys.executable, "-c", code, "doctor", "-o", "json"], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    (packages,) = [one for one in json.loads(doctor.stdout)["findings"] if one["check"] == "packages"]
+    assert packages["detail"].startswith(f"robustcheck-onnx-cpu {VERSION}, ")
