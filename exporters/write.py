@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from . import contract, parity, preprocess, quantize
 from .contract import Loaded, Source
 from .digest import graph_digest
-from .errors import ENVIRONMENT, USAGE, ExportError, first_line
+from .errors import ENVIRONMENT, USAGE, ExportError, first_line, install_hint
 from .loading import file_digest
 from .messages import Messages, quiet, untold
 
@@ -265,7 +265,7 @@ def _traced(
         if isinstance(error, ImportError):
             raise ExportError(
                 f"{name}: package {error.name or 'of the exporter'} is not importable ({error}); exporting needs it",
-                "pip install '.[export]'  # in a clone",
+                install_hint("export"),
                 exit_code=ENVIRONMENT,
             ) from error
         raise ExportError(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import ENVIRONMENT, USAGE, ExportError, first_line
+from .errors import ENVIRONMENT, USAGE, ExportError, first_line, install_hint
 from .messages import Messages
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ def _from_open_clip(name: str) -> Sequence[Any]:
     except ImportError as error:
         raise ExportError(
             f"{name}: package {error.name or 'open_clip'} is not importable ({error}); it holds these words",
-            "pip install '.[export]'  # in a clone",
+            install_hint("export"),
             exit_code=ENVIRONMENT,
         ) from error
     found: Sequence[Any] = getattr(open_clip, name)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
+from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError, install_hint
 from robustcheck_onnx.checker.runtime import cpu_name, list_gpus, parse_device
 from robustcheck_onnx.checker.text import count_text
 from robustcheck_onnx.thresholds.results import Result
@@ -117,7 +117,7 @@ def _refuse_missing(to_do: Sequence[Task], sizes: Mapping[str, Mapping[str, Any]
         raise EnvironmentFaultError(
             f"{len(missing)} of {count_text(len(to_do), 'model')} can't be planned: how large they are is known only "
             f"with {packages} installed",
-            "pip install '.[export]'  # in a clone",
+            install_hint("export"),
         )
 
 

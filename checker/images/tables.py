@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from types import ModuleType
 from typing import Any, Final, cast
 
-from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
+from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError, install_hint
 from robustcheck_onnx.checker.storage import copied
 
 from .decode import MAX_FILE_BYTES, UnreadableImageError
@@ -177,7 +177,7 @@ def _arrow(module: str, path: File) -> ModuleType:
     except ModuleNotFoundError as fault:
         raise EnvironmentFaultError(
             f"{path}: package pyarrow is not installed; Parquet and Arrow data sets need it",
-            "pip install '.[data]'  # in a clone",
+            install_hint("data"),
         ) from fault
     return cast(ModuleType, loaded)
 

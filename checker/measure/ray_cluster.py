@@ -18,7 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
-from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
+from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError, install_hint
 from robustcheck_onnx.checker.runtime import cpu_threads
 from robustcheck_onnx.checker.text import VERSION
 
@@ -51,7 +51,7 @@ def import_ray(*, own_cluster: bool) -> ModuleType:
     except ImportError as fault:
         raise EnvironmentFaultError(
             f"ray: package is not importable ({fault}); --engine ray needs it",
-            "pip install '.[ray]'  # in a clone",
+            install_hint("ray"),
         ) from fault
     module: ModuleType = ray
     return module
@@ -161,11 +161,11 @@ def greet(ray: ModuleType, actors: list[Any], stop: threading.Event) -> None:
         text = " ".join(str(fault).split())[-300:]
         raise EnvironmentFaultError(
             f"Ray: a worker can't be started ({text}); every node needs robustcheck-onnx",
-            "pip install '.[ray]'  # in a clone",
+            install_hint("ray"),
         ) from fault
     ours = VERSION
     if theirs != {ours}:
         raise EnvironmentFaultError(
             f"Ray: robustcheck-onnx is {', '.join(sorted(theirs))} on the nodes and {ours} here; they must be the same",
-            "pip install '.[ray]'  # in the same clone, on every node",
+            f"{install_hint('ray')}, the same on every node",
         )

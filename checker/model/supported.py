@@ -37,17 +37,18 @@ def check_supported(proto: onnx.ModelProto, where: str) -> frozenset[str]:
         CannotAssessError: opset or IR version too new; an operator that ONNX Runtime does not have.
     """
     runtime = f"ONNX Runtime {ort.__version__}"
+    package = "onnxruntime-gpu" if "CUDAExecutionProvider" in ort.get_available_providers() else "onnxruntime"
     opset, ir_version = supported_versions()
     for entry in proto.opset_import:
         if entry.domain in ("", "ai.onnx") and opset and entry.version > opset:
             raise CannotAssessError(
                 f"{where}: opset is {entry.version}; {runtime} supports up to {opset}",
-                f"pip install --upgrade onnxruntime-gpu, or export with opset {min(opset, 18)}",
+                f"pip install --upgrade {package}, or export with opset {min(opset, 18)}",
             )
     if ir_version and proto.ir_version > ir_version:
         raise CannotAssessError(
             f"{where}: IR version is {proto.ir_version}; {runtime} supports up to {ir_version}",
-            "pip install --upgrade onnxruntime-gpu, or export with an older onnx",
+            f"pip install --upgrade {package}, or export with an older onnx",
         )
     known = _operators()
     examples = {(node.domain, node.op_type): node for node in nested_nodes(proto.graph.node)}

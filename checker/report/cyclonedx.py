@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable, Sequence
-from importlib.metadata import version
 from pathlib import PurePath
 from typing import Any, Final
 
-from robustcheck_onnx.checker.text import as_json, digest_of, printable
+from robustcheck_onnx.checker.text import VERSION, as_json, digest_of, printable
 
 from .forms import FormOptions
 from .outcome import cautions, exit_code_of, findings, model_of
@@ -30,7 +29,7 @@ def render(outcomes: Sequence[Outcome], options: FormOptions) -> str:
     A model without a verdict is a component with its error, and without hashes.
     """
     del options
-    tool = {"type": "application", "name": "robustcheck", "version": version("robustcheck-onnx")}
+    tool = {"type": "application", "name": "robustcheck", "version": VERSION}
     metadata: dict[str, Any] = {"tools": {"components": [tool]}}
     started = [each.time.started for each in outcomes if isinstance(each, Report) and each.time]
     if started:

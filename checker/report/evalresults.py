@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, Final
 
-from robustcheck_onnx.checker.errors import EnvironmentFaultError
+from robustcheck_onnx.checker.errors import EnvironmentFaultError, install_hint
 from robustcheck_onnx.checker.text import HOME, printable
 
 from .forms import FormOptions
@@ -53,7 +53,7 @@ def check_extra() -> None:
     except ImportError as fault:
         raise EnvironmentFaultError(
             f"{fault.name or 'huggingface_hub'}: package is missing; -o evalresults needs the extra `hub`",
-            "pip install '.[hub]'  # in a clone",
+            install_hint("hub"),
         ) from fault
 
 

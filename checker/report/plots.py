@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
-from robustcheck_onnx.checker.errors import EnvironmentFaultError
+from robustcheck_onnx.checker.errors import EnvironmentFaultError, install_hint
 from robustcheck_onnx.checker.evidence import Interval, Statistics
 from robustcheck_onnx.checker.text import number_text, printable
 from robustcheck_onnx.checker.verdict import NAMES
@@ -47,7 +47,7 @@ def figure(title: str, n_panels: int, rows: int = 1) -> tuple[Figure, list[Axes]
     except ModuleNotFoundError as fault:
         raise EnvironmentFaultError(
             "package matplotlib is not installed; a picture needs it",
-            "pip install '.[plot]'  # in a clone",
+            install_hint("plot"),
         ) from fault
     made, axes = pyplot.subplots(
         rows, n_panels, figsize=(PANEL[0] * n_panels, PANEL[1] * rows), layout="constrained", squeeze=False

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
+from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError, install_hint
 from robustcheck_onnx.checker.model import ModelFile, head_part
 
 from .device import cpu_threads
@@ -155,7 +155,7 @@ def _safetensors(path: Path) -> dict[str, npt.NDArray[np.generic]]:
         from safetensors.numpy import load_file  # noqa: PLC0415
     except ImportError as fault:
         raise EnvironmentFaultError(
-            f"{path}: package safetensors is missing; it reads .safetensors", "pip install 'robustcheck-onnx[data]'"
+            f"{path}: package safetensors is missing; it reads .safetensors", install_hint("data")
         ) from fault
     try:
         return dict(load_file(path))

@@ -6,7 +6,7 @@ import os
 from types import ModuleType
 from typing import Final
 
-from robustcheck_onnx.checker.errors import EnvironmentFaultError
+from robustcheck_onnx.checker.errors import EnvironmentFaultError, install_hint
 
 ENDPOINT: Final = "HF_ENDPOINT"  # environment variable of the client
 ENVIRONMENT: Final = {  # of the client, where the user's environment says nothing
@@ -33,7 +33,7 @@ def load(address: object) -> ModuleType:
     except ImportError as fault:
         raise EnvironmentFaultError(
             f"{address}: package huggingface_hub is not importable; addresses of the hub need it",
-            "pip install '.[hub]'  # in a clone",
+            install_hint("hub"),
         ) from fault
     finally:
         for name in missing:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from robustcheck_onnx.checker.errors import EnvironmentFaultError, RobustcheckError, UsageError
+from robustcheck_onnx.checker.errors import EnvironmentFaultError, RobustcheckError, UsageError, install_hint
 
 from .local import limit_bytes
 from .remote import LIMIT
@@ -169,7 +169,7 @@ def connected(tracking_uri: str | None = None) -> Iterator[MlflowClient]:
         except ImportError as fault:
             raise EnvironmentFaultError(
                 "mlflow: package is not installed; the extra `mlflow` brings it",
-                "pip install '.[mlflow]'  # in a clone",
+                install_hint("mlflow"),
             ) from fault
         try:
             yield MlflowClient(tracking_uri=server, registry_uri=server)

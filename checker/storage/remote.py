@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 from urllib.parse import quote, unquote
 
-from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
+from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError, install_hint
 
 from . import hub_client
 from .urls import Url, parse_place, redact_text, secrets
@@ -264,7 +264,7 @@ def open_url(url: Url) -> RemoteFile:
     except ModuleNotFoundError as fault:
         raise EnvironmentFaultError(
             f"{url}: package fsspec is not installed; URLs need it",
-            "pip install '.[remote]'  # in a clone",
+            install_hint("remote"),
         ) from fault
     options: dict[str, Any] = {}
     if url.protocol == "hf":

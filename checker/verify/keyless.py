@@ -13,7 +13,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
+from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError, install_hint
 from robustcheck_onnx.checker.storage import OFFLINE, is_offline
 from robustcheck_onnx.checker.text import as_json, once, printable
 
@@ -214,7 +214,7 @@ def _need_extra() -> None:
     except ImportError as fault:
         raise EnvironmentFaultError(
             f"{fault.name or 'sigstore'}: package is missing; signatures by an identity need the extra `keyless`",
-            "pip install '.[keyless]'  # in a clone",
+            install_hint("keyless"),
         ) from fault
     log = logging.getLogger("sigstore")
     if not log.handlers:

@@ -10,7 +10,7 @@ import shlex
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
-from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
+from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError, install_hint
 from robustcheck_onnx.checker.report.predicate import KNOWN_TYPES, PREDICATE_TYPE, predicate_of, sha256_set
 from robustcheck_onnx.checker.report.signature_file import LARGEST_BYTES
 from robustcheck_onnx.checker.text import as_json, once
@@ -147,7 +147,7 @@ def _need_extra() -> None:
     except ImportError as fault:
         raise EnvironmentFaultError(
             f"{fault.name or 'securesystemslib'}: package is missing; signatures need the extra `sign`",
-            "pip install '.[sign]'  # in a clone",
+            install_hint("sign"),
         ) from fault
 
 

@@ -11,14 +11,19 @@ import tarfile
 import tomllib
 from importlib import metadata
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from packaging.licenses import canonicalize_license_expression
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+from robustcheck_onnx.checker import errors as checker_errors
+from robustcheck_onnx.checker.errors import CannotAssessError
+from robustcheck_onnx.checker.model.supported import check_supported
 from robustcheck_onnx.checker.text import VERSION
-from support import ROOT
+from robustcheck_onnx.exporters import errors as exporters_errors
+from support import ROOT, onnx_models
 
 BIN = Path(sys.executable).parent
 PYPROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
@@ -174,6 +179,25 @@ def test_it_is_laid_anew_but_never_over_something_else(small: Path, tmp_path: Pa
     assert done.returncode == 1
     assert done.stderr == f"error: {tmp_path} is there and holds something else; name a new folder\n"
     assert (tmp_path / "mine.txt").exists()
+
+
+@pytest.mark.parametrize("errors", [checker_errors, exporters_errors])
+def test_hints_name_extras_of_the_distribution_that_is_installed(
+    errors: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert errors.install_hint("data") == "pip install '.[data]'  # in a clone"
+    monkeypatch.setattr(metadata, "version", {"robustcheck-onnx-cpu": VERSION}.__getitem__)
+    small = "python release/cpu.py build/cpu && pip install './build/cpu[data]'  # in a clone"
+    assert errors.install_hint("data") == small
+
+
+def test_a_model_too_new_for_the_small_runtime_does_not_ask_for_the_large_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    proto = onnx_models.classifier()
+    proto.opset_import[0].version = 99
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
+    with pytest.raises(CannotAssessError) as caught:
+        check_supported(proto, "m.onnx")
+    assert caught.value.hint == "pip install --upgrade onnxruntime, or export with opset 18"
 
 
 def test_the_small_distributions_command_and_package_work_under_its_name(small: Path, tmp_path: Path) -> None:
