@@ -166,7 +166,7 @@ def changes(document: Any, path: Path_ = ()) -> Iterator[Change]:
 
 def forged(document: dict[str, Any], change: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
     """The document with a change, and a digest that is right."""
-    made = copy.deepcopy(document)
+    made: dict[str, Any] = json.loads(json.dumps(document))  # a copy, ten times as fast as copy.deepcopy
     change(made)
     if isinstance(made.get("binding"), dict) and "result_digest" in made["binding"]:
         made["binding"]["result_digest"] = result_digest_of(made)
