@@ -2,7 +2,7 @@
 
 `open_clip:ViT-B-32/openai`, `timm:NAME`, `torchvision:NAME`, `transformers:NAME`; with --export also a repository of
 the hub without an ONNX file. What is kept is as safe as the cache's records are (`storage.own_files`): another user, or
-a commit, can't put a file in its place.
+a commit, can't put a file in its place. What no name pins (a folder, a repository's newest commit) is exported anew.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 _ADDRESS: Final = re.compile(r"(open_clip|timm|torchvision|transformers):(?!//)(.+)")
 _TAGGED: Final = ("open_clip", "torchvision")  # libraries whose weights have names of their own: NAME/WEIGHTS
 _SCHEMA: Final = ("hf-hub:", "hf_hub:", "local-dir:")  # names that bring their weights
+_OWN_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")  # of a library's own list: no folder and no repository
 _PACKAGES: Final = {"open_clip": "open_clip_torch"}
 _ERRORS: Final = {2: UsageError, 3: CannotAssessError}
 
@@ -50,6 +52,14 @@ class Export:
     weights: str | None
     commit: str
     """of the hub's repository; empty for a name of the library"""
+
+    @property
+    def is_pinned(self) -> bool:
+        """Whether source, name, weights, commit and versions say which weights these are.
+
+        They don't for a folder, nor for a repository of which the library takes the newest commit.
+        """
+        return bool(self.commit) or (self.source != "transformers" and _OWN_NAME.fullmatch(self.name) is not None)
 
 
 def planned(word: str, *, allowed: bool) -> Export | None:
@@ -86,6 +96,11 @@ def planned(word: str, *, allowed: bool) -> Export | None:
             f"{address}: revision is {address.revision}; {library} loads the main one only",
             f"robustcheck hf://{address.repo} --export",
         )
+    if library == "transformers" and os.path.isdir(address.repo):  # noqa: PTH112
+        raise UsageError(
+            f"{address}: folder {address.repo} is here; transformers would load it in place of the hub's repository",
+            "cd to another folder",
+        )
     name = f"hf-hub:{address.repo}" if library != "transformers" else address.repo
     return Export(
         str(address), library, name if library != "timm" else f"{name}@{repository.commit}", None, repository.commit
@@ -96,28 +111,61 @@ def planned(word: str, *, allowed: bool) -> Export | None:
 def on_disk(export: Export, limits: Limits, tell: Callable[[str], None]) -> Iterator[tuple[str, Origin]]:
     """The ONNX file of a checkpoint: kept from an earlier call, or exported now.
 
-    Where nothing can be kept it is a file for this block.
+    Where nothing can be kept, or nothing pins the weights (`Export.is_pinned`), it is a file for this block.
 
     Raises the exporter's error; CannotAssessError: it took longer than `limits.timeout_s`, or the repository's revision
-    moved meanwhile.
+    moved meanwhile; EnvironmentFaultError: the folder can't be written to.
     """
     from robustcheck_onnx.checker.evidence import Origin
     from robustcheck_onnx.checker.storage import own_files, private_folder
 
-    own = None if own_files.is_off() else own_files.own_folder(make=True)
+    keeps = export.is_pinned and not own_files.is_off()
+    own = own_files.own_folder(make=True) if keeps else None
     with contextlib.ExitStack() as stack:
-        folder = stack.enter_context(private_folder()) if own is None else own.path / own_files.EXPORTS
-        path = folder / f"{_slug(export)}-{_key(export)}.onnx"
-        if own is None or not _is_kept(path, own.key):
+        name = f"{_slug(export)}-{_key(export)}.onnx"
+        if own is None:
+            path = stack.enter_context(private_folder()) / name
             tell(f"exporting {export.address}")
-            own_files.make_folder(folder)
             _exported(export, path, limits)
             _refuse_moved(export)
-            if own is not None:
-                own_files.write_own(path.with_suffix(".mac"), _mac(path, own.key))
+        else:
+            path = own.path / own_files.EXPORTS / name
+            if not _is_kept(path, own.key):
+                tell(f"exporting {export.address}")
+                _keep(export, path, own.key, limits)
         library = f"{export.source} {_version(export.source)}"
         revision = export.commit or library
         yield str(path), Origin(address=export.address, revision=revision, file=str(path))
+
+
+def _keep(export: Export, path: Path, key: bytes, limits: Limits) -> None:
+    """Export beside the place, then move what was made there: another process may be reading what it made itself."""
+    from robustcheck_onnx.checker.storage import own_files
+
+    try:
+        own_files.make_folder(path.parent)
+        with tempfile.TemporaryDirectory(
+            prefix=own_files.DRAFTS, dir=path.parent, ignore_cleanup_errors=True
+        ) as folder:
+            draft = Path(folder) / path.name
+            _exported(export, draft, limits)
+            _refuse_moved(export)
+            if _is_kept(path, key):
+                return
+            path.with_suffix(".mac").unlink(missing_ok=True)
+            for made, place in ((_weights(draft), _weights(path)), (draft, path)):
+                if made.exists():
+                    made.replace(place)
+                else:
+                    place.unlink(missing_ok=True)
+            own_files.write_own(path.with_suffix(".mac"), _mac(path, key))
+    except RobustcheckError:
+        raise
+    except OSError as fault:
+        raise EnvironmentFaultError(
+            f"{export.address}: export can't be kept in {path.parent} ({fault.strerror or fault}); it must be writable",
+            f"df -h; export {own_files.OFF}=1",
+        ) from fault
 
 
 def _exported(export: Export, path: Path, limits: Limits) -> None:
@@ -127,8 +175,6 @@ def _exported(export: Export, path: Path, limits: Limits) -> None:
     words = [export.source, export.name, "-o", str(path), "--quiet"]
     words += ["--weights", export.weights] if export.weights else []
     command = [sys.executable, "-P", "-m", "robustcheck_onnx.checker", "export", *words]
-    for old in (path, path.with_suffix(".mac")):
-        old.unlink(missing_ok=True)
     try:
         done = subprocess.run(  # noqa: S603 # this Python, and words that its own parser reads
             command,
@@ -150,11 +196,17 @@ def _exported(export: Export, path: Path, limits: Limits) -> None:
 
 def _told(export: Export, code: int, said: str) -> RobustcheckError:
     """The exporter's own error: its last line `error: …`, and the hint behind it."""
+    from robustcheck_onnx.checker.storage import hub, redact_text
+    from robustcheck_onnx.checker.storage.urls import HIDDEN
+
     lines = said.splitlines()
     error = next((line.removeprefix("error: ") for line in reversed(lines) if line.startswith("error: ")), "")
     hint = next((line.removeprefix("hint: ") for line in reversed(lines) if line.startswith("hint: ")), "")
-    message = error or f"export ended with {code}: {' '.join(said.split())[-300:]}"
-    return _ERRORS.get(code, EnvironmentFaultError)(f"{export.address}: {message}", hint)
+    if not error:
+        for secret in hub.secrets_of_client():
+            said = said.replace(secret, HIDDEN)
+        error = f"export ended with {code}: {redact_text(' '.join(said.split()))[-300:]}"
+    return _ERRORS.get(code, EnvironmentFaultError)(f"{export.address}: {error}", hint)
 
 
 def _refuse_moved(export: Export) -> None:
@@ -182,9 +234,18 @@ def _is_kept(path: Path, key: bytes) -> bool:
 
 
 def _mac(path: Path, key: bytes) -> bytes:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").digest()
-    return hmac.digest(key, b"export\0" + path.name.encode() + b"\0" + digest, "sha256")
+    digests = b""
+    for part in (path, _weights(path)):
+        digests += b"\0"
+        if part.exists():
+            with part.open("rb") as file:
+                digests += hashlib.file_digest(file, "sha256").digest()
+    return hmac.digest(key, b"export\0" + path.name.encode() + digests, "sha256")
+
+
+def _weights(path: Path) -> Path:
+    """Where the exporter puts weights that are too large for the file itself."""
+    return path.with_name(f"{path.name}.data")
 
 
 def _key(export: Export) -> str:

@@ -14,6 +14,7 @@ import hmac
 import json
 import os
 import platform
+import shutil
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
@@ -33,6 +34,7 @@ from robustcheck_onnx.checker.model import (
 )
 from robustcheck_onnx.checker.runtime import cpu_name, cpu_threads, list_gpus
 from robustcheck_onnx.checker.storage.own_files import (
+    DRAFTS,
     EXPORTS,
     KEY,
     TEMPORARY,
@@ -210,6 +212,8 @@ def clear() -> int:
         left = [*folder().glob(TEMPORARY.format("?" * 32)), *exports.glob("*.onnx*"), *exports.glob("*.mac")]
         for path in (folder() / KEY, *left):
             path.unlink(missing_ok=True)
+        for draft in exports.glob(f"{DRAFTS}*"):  # of an export that was killed
+            shutil.rmtree(draft, ignore_errors=True)
     return removed
 
 

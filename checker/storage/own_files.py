@@ -24,6 +24,7 @@ FOLDER = "ROBUSTCHECK_CACHE_DIR"  # environment variable: where records are kept
 OFF = "ROBUSTCHECK_NO_CACHE"  # environment variable: any value but "" and 0 switches the cache off
 KEY = "records.key"  # the name of the file of the key
 EXPORTS = "exports"  # the name of the folder of exported models
+DRAFTS = ".draft-"  # how a folder in it starts, of an export that is being made
 KEY_BYTES = 32
 TEMPORARY = ".{}.tmp"  # a file that is being written; the name is random
 OTHERS_CAN_WRITE = stat.S_IWGRP | stat.S_IWOTH

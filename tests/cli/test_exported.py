@@ -157,3 +157,96 @@ def test_a_check_of_an_address_imports_no_torch(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], env=os.environ | {"HOME": str(tmp_path)}, check=False)
     assert done.returncode == 0
+
+
+@pytest.fixture
+def exports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A cache, and an exporter that writes how often it ran; the names that it was asked for."""
+    monkeypatch.setenv("ROBUSTCHECK_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.delenv("ROBUSTCHECK_NO_CACHE", raising=False)
+    asked: list[str] = []
+
+    def written(export: exported.Export, path: Path, _: Limits) -> None:
+        asked.append(export.name)
+        path.write_text(f"export {len(asked)}")
+        path.with_name(f"{path.name}.data").write_text(f"weights {len(asked)}")
+
+    monkeypatch.setattr(exported, "_exported", written)
+    return asked
+
+
+def content(word: str) -> tuple[str, str]:
+    export = exported.planned(word, allowed=False)
+    assert export is not None
+    with exported.on_disk(export, Limits(), lambda _: None) as (file, _):
+        return Path(file).read_text(), Path(f"{file}.data").read_text()
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "timm:local-dir:checkpoint",
+        "open_clip:local-dir:checkpoint",
+        "timm:hf-hub:org/repo",
+        "timm:HF-HUB:org/repo",
+        "transformers:./checkpoint",
+        "transformers:org/repo",
+        "transformers:checkpoint",
+    ],
+)
+def test_weights_that_no_name_pins_are_exported_each_time(word: str, exports: list[str], tmp_path: Path) -> None:
+    """A folder that was trained on, or a repository's newest commit: an export that was kept would be another model."""
+    assert content(word) == ("export 1", "weights 1")
+    assert content(word) == ("export 2", "weights 2")
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_kept_export_counts_only_with_its_own_weights(exports: list[str], tmp_path: Path) -> None:
+    """Weights of more than 2 GB lie in a second file, which is as much the model as the first."""
+    assert content("timm:resnet50.a1_in1k") == content("timm:resnet50.a1_in1k") == ("export 1", "weights 1")
+    (weights,) = (tmp_path / "cache" / "exports").glob("*.data")
+    weights.write_text("of somebody else")
+    assert content("timm:resnet50.a1_in1k") == ("export 2", "weights 2")
+    weights.unlink()
+    assert content("timm:resnet50.a1_in1k") == ("export 3", "weights 3")
+    assert len(list((tmp_path / "cache" / "exports").iterdir())) == 3  # no draft is left
+
+
+def test_an_export_takes_nothing_from_under_another_process(
+    exports: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two calls export the same checkpoint: what the first one reads stays, and the second takes it, too."""
+    written = exported._exported
+
+    def after_another(export: exported.Export, path: Path, limits: Limits) -> None:
+        monkeypatch.setattr(exported, "_exported", written)
+        assert content("timm:resnet50.a1_in1k") == ("export 1", "weights 1")
+        (kept,) = (tmp_path / "cache" / "exports").glob("*.onnx")
+        written(export, path, limits)
+        assert kept.read_text() == "export 1"
+
+    monkeypatch.setattr(exported, "_exported", after_another)
+    assert content("timm:resnet50.a1_in1k") == ("export 1", "weights 1")
+    assert exports == ["resnet50.a1_in1k"] * 2
+
+
+def test_a_folder_in_the_repositorys_place_is_not_exported(
+    served: MockHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """transformers loads the folder org/clip where there is one, and would say nothing."""
+    served.put("org/clip", {"config.json": b'{"model_type": "clip"}'})
+    monkeypatch.chdir(tmp_path)
+    export = exported.planned("hf://org/clip", allowed=True)
+    assert export is not None
+    assert (export.source, export.commit) == ("transformers", served.commits["org/clip"])
+    Path("org/clip").mkdir(parents=True)
+    with pytest.raises(UsageError, match="transformers would load it in place of the hub's repository"):
+        exported.planned("hf://org/clip", allowed=True)
+
+
+def test_an_exporter_that_dies_shows_no_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_0123456789")
+    export = exported.planned("timm:resnet50", allowed=False)
+    assert export is not None
+    said = "Traceback: token hf_0123456789 at https://user:secret@host/x?sig=abc"
+    assert exported._told(export, -9, said).message.endswith("token *** at https://***@host/x?***")
