@@ -29,9 +29,10 @@ from robustcheck_onnx.checker.storage.urls import HUB_OFFLINE, REGISTRY
 from robustcheck_onnx.checker.text import type_name
 
 from .addresses import from_registry, in_repository, refuse_unknown
-from .configs import HUB_FOLDER, OWN_SUFFIX, SIDECAR_NAMES
+from .configs import HUB_FOLDER, OWN_SUFFIX, SIDECAR_NAMES, sidecar_paths
 from .contract import parse_contract, properties
 from .file import external_locations
+from .sidecar import says_pixels, takes_no_image
 
 Model = str | os.PathLike[str] | Url | bytes | onnx.ModelProto
 """what `check` takes: a path, a URL, a file's bytes, or the parsed message"""
@@ -212,9 +213,9 @@ def _fetch_sidecars(file: RemoteFile, path: Path, budget_bytes: int) -> None:
     own = PurePosixPath(file.name).with_suffix(OWN_SUFFIX).name
     wanted = [(file.parent / own, path.with_suffix(OWN_SUFFIX))]
     if not file.url.is_http:
-        present = _names_in(file.parent, path.parent, own=file.name)
-        names = [name for name in SIDECAR_NAMES if name in present]
-        wanted = wanted * (own in present) + [(file.parent / name, path.with_name(name)) for name in names]
+        beside = _names_in(file.parent, path.parent, own=file.name)
+        names = [name for name in SIDECAR_NAMES if name in beside]
+        wanted = wanted * (own in beside) + [(file.parent / name, path.with_name(name)) for name in names]
         if path.parent.name == HUB_FOLDER:
             above, target = file.parent.parent, path.parent.parent
             present = []
@@ -223,31 +224,50 @@ def _fetch_sidecars(file: RemoteFile, path: Path, budget_bytes: int) -> None:
             wanted += [(above / name, target / name) for name in SIDECAR_NAMES if name in present]
         else:
             _names_in(file.parent / HUB_FOLDER, path.parent / HUB_FOLDER)
-        if not wanted and isinstance(file, hub.HubFile):
-            wanted = _upward(file.parent, path.parent)
-        unclear = [sidecar for sidecar, target in wanted if target.name in SIDECAR_NAMES]
-        if unclear and isinstance(file, hub.HubFile) and not file.store.is_whole:
+        if isinstance(file, hub.HubFile) and not file.store.is_whole and own not in beside:
             raise UsageError(
-                f"{unclear[0]}: sidecar lies in a cache that does not list the models beside it; it must be clear "
-                "whose preprocessing it is",
+                f"{file}: preprocessing is not known; the hub's cache does not list the sidecars and models of the "
+                "repository",
                 f"unset {HUB_OFFLINE} once, or give --preprocess",
             )
     for sidecar, target in wanted:
         if not target.exists():
             try:
                 budget_bytes -= download(sidecar, target, budget_bytes)
-            except FileNotFoundError:  # a web server was asked whether there is one
+            except FileNotFoundError as fault:
                 target.unlink(missing_ok=True)
+                if not file.url.is_http:  # a web server was asked whether there is one; another store listed it
+                    raise StoreError(sidecar.shown, "it was listed, and is not there") from fault
+    if isinstance(file, hub.HubFile):
+        _fetch_upward(file, path, budget_bytes)
 
 
-def _upward(folder: hub.HubFile, target: Path) -> list[tuple[RemoteFile, Path]]:
-    """The sidecars of a repository that lie nearest above a folder, to be put beside the model."""
-    while folder.path:
+def _fetch_upward(file: hub.HubFile, path: Path, budget_bytes: int) -> None:
+    """Put beside the model the nearest sidecars further up in its repository, where none nearer says what pixels are.
+
+    Raises UsageError: models of other folders lie below such a sidecar.
+    """
+    folder = file.parent
+    while folder.path and not any(each.is_file() and says_pixels(each) for each in sidecar_paths(path)):
         folder = folder.parent
-        present = _names_in(folder, target)
-        if names := [name for name in SIDECAR_NAMES if name in present]:
-            return [(folder / name, target / name) for name in names]
-    return []
+        present = folder.names_beside()
+        for sidecar in (folder / name for name in SIDECAR_NAMES if name in present):
+            target = path.with_name(sidecar.name)
+            budget_bytes -= download(sidecar, target, budget_bytes)
+            below = f"{folder.path}/" if folder.path else ""
+            models = [PurePosixPath(name) for name in file.store.files if name.startswith(below)]
+            others = [
+                str(model)
+                for model in sorted(models)
+                if model.suffix.lower() == ".onnx" and model.parent.as_posix() != (file.parent.path or ".")
+                if not takes_no_image(model)
+            ]
+            if others and says_pixels(target):
+                raise UsageError(
+                    f"{sidecar}: sidecar lies beside {len(others) + 1} models, or above them ({file.path}, "
+                    f"{others[0]}{', …' if len(others) > 1 else ''}); it must be clear whose preprocessing it is",
+                    f"robustcheck {file} --preprocess FILE  # a copy of it, if it is this model's",
+                )
 
 
 def _names_in(folder: RemoteFile, target: Path, own: str = "") -> list[str]:

@@ -83,6 +83,14 @@ def takes_no_image(model: PurePath) -> bool:
     return checkpoint_part(model) in IMAGELESS_PARTS
 
 
+def says_pixels(sidecar: Path) -> bool:
+    """Whether a file named as a sidecar says what pixels are; transformers' config.json, of a model, does not.
+
+    Raises UsageError: no JSON object.
+    """
+    return sidecar.name != "config.json" or "pretrained_cfg" in read_object(sidecar)
+
+
 def _from_option(option: str, input_size: tuple[int, int] | None) -> Chosen:
     if option in PRESETS:
         preset = PRESETS[option]
@@ -106,9 +114,9 @@ def _from_sidecar(model_path: Path, input_size: tuple[int, int] | None) -> Chose
     own, *others = sidecar_paths(model_path)
     for path in (own, *others):
         if path.is_file():
+            if not says_pixels(path):
+                continue
             values = read_object(path)
-            if path.name == "config.json" and "pretrained_cfg" not in values:
-                continue  # the model configuration of transformers: says nothing about pixels
             if path != own:
                 _check_neighbours(model_path, path)
             preprocessing, defaults = parse_config(path, values, input_size)

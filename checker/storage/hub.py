@@ -80,6 +80,7 @@ class Repository:
                 self.address.repo,
                 revision=self.address.revision,
                 allow_patterns=[glob.escape(path)],
+                local_files_only=is_hub_offline(),
                 endpoint=os.environ.get(ENDPOINT) or None,
                 tqdm_class=_bar(tell, path),
             )

@@ -115,9 +115,63 @@ def test_weights_come_with_the_model_and_the_nearest_sidecar_above(
     for name, content in (files | deep).items():
         (snapshot / name).parent.mkdir(parents=True, exist_ok=True)
         (snapshot / name).write_bytes(content)
-    with pytest.raises(UsageError, match="a cache that does not list the models beside it"):
+    with pytest.raises(UsageError, match="preprocessing is not known; the hub's cache does not list"):
+        check("hf://org/hand", max_images=3)
+    (snapshot / "open_clip_config.json").unlink()  # the model alone: what the repository has beside it, nobody knows
+    with pytest.raises(UsageError, match="preprocessing is not known; the hub's cache does not list"):
         check("hf://org/hand", max_images=3)
     assert check("hf://org/hand", max_images=3, preprocess="clip").evidence.model.origin is not None
+
+
+@pytest.mark.parametrize(
+    ("model", "sidecar", "named"),
+    [
+        ("fp32/m.onnx", "open_clip_config.json", "open_clip_config.json"),
+        ("a/onnx/m.onnx", "open_clip_config.json", "open_clip_config.json"),
+        ("a/b/m.onnx", "config.json", "config.json"),
+        ("onnx/m.onnx", "config.json", "../config.json"),
+    ],
+)
+def test_a_model_configuration_that_says_no_pixels_hides_no_sidecar_above_it(
+    served: MockHub, encoder: bytes, model: str, sidecar: str, named: str
+) -> None:
+    """What optimum writes beside an ONNX file is the model's config.json; what pixels are stands at the root."""
+    timm = {"input_size": [3, 8, 8], "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], "crop_pct": 1.0}
+    content = {"pretrained_cfg": timm} if sidecar == "config.json" else {"preprocess_cfg": CLIP}
+    beside = f"{model.rpartition('/')[0]}/config.json"
+    served.put("org/nested", {model: encoder, beside: b'{"model_type": "clip"}', sidecar: json.dumps(content).encode()})
+    assert ("mean", "0.5, 0.5, 0.5", named) in check("hf://org/nested", max_images=3).evidence.preprocessing.fields
+
+
+def test_a_sidecar_above_models_of_several_folders_is_nobodys(served: MockHub, encoder: bytes) -> None:
+    sidecar = json.dumps({"preprocess_cfg": CLIP}).encode()
+    files = {"open_clip_config.json": sidecar, "vit/model.onnx": encoder, "resnet/model.ONNX": encoder}
+    served.put("org/two", files)
+    with pytest.raises(UsageError, match=r"beside 2 models, or above them \(vit/model.onnx, resnet/model.ONNX\)"):
+        check("hf://org/two/vit/model.onnx", max_images=3)
+    served.put("org/two", files | {"vit/open_clip_config.json": sidecar.replace(b"0.5", b"0.25")})
+    fields = check("hf://org/two/vit/model.onnx", max_images=3).evidence.preprocessing.fields
+    assert ("mean", "0.25, 0.25, 0.25", "open_clip_config.json") in fields
+    del files["resnet/model.ONNX"]
+    served.put("org/two", files | {"text/text_model.onnx": b"x"})
+    assert check("hf://org/two", max_images=3).evidence.preprocessing.source == "sidecar"
+
+
+def test_a_listed_sidecar_that_does_not_come_is_an_error(
+    served: MockHub, encoder: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without it the preprocessing would be assumed."""
+    served.put("org/one", {"m.onnx": encoder, "open_clip_config.json": json.dumps({"preprocess_cfg": CLIP}).encode()})
+    real = hub.Repository.read
+
+    def missing(self: hub.Repository, path: str, *rest: Any) -> Path:
+        if path.endswith(".json"):
+            raise FileNotFoundError(2, "no such file", path)
+        return real(self, path, *rest)
+
+    monkeypatch.setattr(hub.Repository, "read", missing)
+    with pytest.raises(StoreError, match="it was listed, and is not there"):
+        check("hf://org/one", max_images=3)
 
 
 @pytest.mark.parametrize(
