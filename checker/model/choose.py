@@ -7,15 +7,17 @@ from pathlib import PurePosixPath
 
 from robustcheck_onnx.checker.errors import UsageError
 
-from .sidecar import IMAGE_TOWER, PRECISION, checkpoint_part, takes_no_image
+from .configs import HUB_FOLDER
+from .sidecar import IMAGE_TOWER, PRECISION, TEXT_TOWER, WHOLE_AND_IMAGE_TOWER, checkpoint_part, takes_no_image
 
 SHOWN = 6  # files that an error names
 
 
 def choose_model(paths: Sequence[str], shown: str, address_of: Callable[[str], str]) -> str:
-    """The one encoder among ONNX files: not a text tower, and of several precisions the full one.
+    """The one encoder among ONNX files: not a text tower, and of several precisions of one checkpoint the full one.
 
-    Of a CLIP that is split into towers, the image tower is meant.
+    Of a CLIP that is split into towers, the image tower is meant. Files of other names, or of other folders, are other
+    checkpoints; a folder `onnx` is its parent's.
 
     Args:
         paths: of ONNX files, with `/`; at least one.
@@ -28,10 +30,16 @@ def choose_model(paths: Sequence[str], shown: str, address_of: Callable[[str], s
     encoders = [path for path in paths if not takes_no_image(PurePosixPath(path))] or list(paths)
     whole = [path for path in encoders if PRECISION.search(PurePosixPath(path).stem.casefold()) is None]
     full = [path for path in encoders if PurePosixPath(path).stem.casefold().endswith("fp32")]
-    candidates = whole or full or encoders
-    towers = [path for path in candidates if checkpoint_part(PurePosixPath(path)) == IMAGE_TOWER]
-    if len(towers) == 1:
-        return towers[0]
+    checkpoints = {_checkpoint(path) for path in encoders}
+    candidates = (whole or full or encoders) if len(checkpoints) == 1 else encoders
+    is_one_folder, parts = len({folder for folder, _ in checkpoints}) == 1, {part for _, part in checkpoints}
+    if (
+        is_one_folder
+        and parts == WHOLE_AND_IMAGE_TOWER
+        and TEXT_TOWER in map(checkpoint_part, map(PurePosixPath, paths))
+    ):
+        towers = [path for path in encoders if checkpoint_part(PurePosixPath(path)) == IMAGE_TOWER]
+        return choose_model(towers, shown, address_of)
     if len(candidates) == 1:
         return candidates[0]
     names = ", ".join(candidates[:SHOWN]) + (f" and {len(candidates) - SHOWN} more" if len(candidates) > SHOWN else "")
@@ -39,3 +47,9 @@ def choose_model(paths: Sequence[str], shown: str, address_of: Callable[[str], s
         f"{shown}: number of encoders is {len(candidates)} ({names}); one must be named",
         f"robustcheck {address_of(candidates[0])}",
     )
+
+
+def _checkpoint(path: str) -> tuple[PurePosixPath, str]:
+    """The folder of a file, and its name without its precision: files that share both are forms of one checkpoint."""
+    folder = PurePosixPath(path).parent
+    return folder.parent if folder.name == HUB_FOLDER else folder, checkpoint_part(PurePosixPath(path))

@@ -184,6 +184,15 @@ def test_a_listed_sidecar_that_does_not_come_is_an_error(
         (["a.onnx", "b.onnx"], None),
         (["m_fp16.onnx", "m_int8.onnx"], None),
         (["a/model.onnx", "b/model.onnx"], None),
+        (["model.onnx", "onnx/model_fp16.onnx"], "model.onnx"),
+        (["M.ONNX", "M_FP16.ONNX"], "M.ONNX"),
+        (["vision_model.onnx", "vision_model_fp16.onnx", "model_fp16.onnx", "text_model.onnx"], "vision_model.onnx"),
+        (["model.onnx", "vision_model.onnx"], None),
+        (["dino.onnx", "resnet_fp16.onnx"], None),
+        (["dino_fp32.onnx", "resnet_int8.onnx"], None),
+        (["dino.onnx", "vision_model.onnx"], None),
+        (["a/model.onnx", "b/model_fp16.onnx"], None),
+        (["clip/vision_model.onnx", "dino/model.onnx"], None),
     ],
 )
 def test_which_file_is_meant(paths: list[str], chosen: str | None) -> None:
