@@ -30,6 +30,7 @@ from .urls import HIDDEN, HUB_OFFLINE, Url, is_hub_offline, redact, redact_text
 HUB: Final = "https://huggingface.co"
 TIMEOUT_S: Final = 30.0  # for one answer about a repository
 MOST_CONFIG_BYTES: Final = 2**20  # of a config.json that is looked into: 1 MiB
+MOST_NAME_BYTES: Final = 255  # of a part of a path: where file systems end
 _PART: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _NOT_MODELS: Final = ("datasets", "spaces", "buckets", "kernels")
 _PAGES: Final = ("tree", "blob", "resolve", "raw")  # https://HUB/org/repo/PAGE/revision/path
@@ -217,7 +218,11 @@ def _cached(address: Address) -> Repository:
         tree = client.get_cached_repo_tree(address.repo, revision=folder.name)
     except client.errors.CachedRepoTreeNotFoundError:
         return Repository(address, folder.name, files, is_whole=False)
-    listed = {each.path: Listed(each.size, each.lfs.sha256 if each.lfs else None, each.blob_id) for each in tree}
+    listed = {
+        each.path: Listed(each.size, each.lfs.sha256 if each.lfs else None, each.blob_id)
+        for each in tree
+        if _is_plain(each.path)
+    }
     return Repository(address, folder.name, listed, is_whole=True)
 
 
@@ -305,8 +310,14 @@ def secrets_of_client() -> list[str]:
 
 
 def _is_plain(name: str) -> bool:
-    """Whether a listed name is a path below the folder that it is copied to, on any system."""
-    return not PurePosixPath(name).is_absolute() and not {"..", ".", ""} & set(name.split("/")) and "\\" not in name
+    """Whether a listed name is a path below the folder that it is copied to, on any system.
+
+    Raises ValueError: no file can have it, as with a NUL in it; to pass it by would hide a model.
+    """
+    parts = name.split("/")
+    if "\0" in name or any(len(os.fsencode(part)) > MOST_NAME_BYTES for part in parts):
+        raise ValueError(f"it lists a file that can't be, {name!r:.60}")
+    return not PurePosixPath(name).is_absolute() and not {"..", ".", ""} & set(parts) and "\\" not in name
 
 
 def _bar(tell: Callable[[str], None] | None, path: str) -> Any:

@@ -29,6 +29,7 @@ def load(address: object) -> ModuleType:
         import huggingface_hub  # noqa: PLC0415 # an extra
         import huggingface_hub.constants  # noqa: PLC0415 # it reads the variables now
         import huggingface_hub.errors  # noqa: PLC0415
+        import huggingface_hub.utils.logging  # noqa: PLC0415 # so does it: its warnings show addresses with their keys
         import huggingface_hub.utils.tqdm  # noqa: PLC0415
     except ImportError as fault:
         raise EnvironmentFaultError(

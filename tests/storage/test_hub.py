@@ -313,6 +313,14 @@ def test_a_limit_of_bytes_and_names_that_leave_the_folder(
         check("hf://org/odd", max_images=3)
 
 
+@pytest.mark.parametrize("name", ["a\0b.onnx", f"{'x' * 300}/m.onnx", "\ud800.onnx"])
+def test_names_that_no_file_can_have(served: MockHub, encoder: bytes, name: str) -> None:
+    """Passed by they would hide a model beside a sidecar; made here they would be an internal error."""
+    served.put("org/odd", {"m.onnx": encoder, name: b"x"})
+    with pytest.raises(StoreError, match=r"can't be|surrogates"):
+        check("hf://org/odd/m.onnx", max_images=3)
+
+
 def test_nothing_is_asked_offline(served: MockHub, encoder: bytes, capsys: pytest.CaptureFixture[str]) -> None:
     served.put("org/one", {"m.onnx": encoder})
     assert cli.main(["hf://org/one", "--offline"]) == 2
@@ -359,6 +367,7 @@ def test_the_command_as_a_user_types_it(served: MockHub, lookup_pass: tuple[Path
     """In processes of their own: the client reads its environment, fetches, says how far it is, and reports nothing."""
     model, photos = lookup_pass
     served.put("org/one", {"m.onnx": model.read_bytes()})
+    served.cut = 1  # the client's own warning of it would show where it downloads from, with a key
     environment: dict[str, Any] = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
     environment |= {"HF_ENDPOINT": served.url, "HF_HOME": str(tmp_path / "home"), "HF_TOKEN": SECRET}
     words = [sys.executable, "-m", "robustcheck_onnx.checker", "check", "hf://org/one", "--images", str(photos)]
