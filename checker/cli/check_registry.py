@@ -13,22 +13,25 @@ from robustcheck_onnx.checker.text import printable
 
 if TYPE_CHECKING:
     from robustcheck_onnx.checker.report import Outcome
+    from robustcheck_onnx.checker.storage.registry import Entry
 
-_REGISTERED = re.compile(r"models:/[^/]")
+_REGISTERED = re.compile(r"models:/(?!m-[0-9a-f]+\Z)[^/]")  # no logged model, which has no versions and no aliases
 _MLFLOW = re.compile(r"(models|runs):/[^/]")
 
 
 @contextlib.contextmanager
-def closed(models: Sequence[str], *, log: bool, alias: str | None) -> Iterator[None]:
+def closed(models: Sequence[str], *, log: bool, alias: str | None) -> Iterator[list[Entry]]:
     """Close the gates of registered versions while they are checked; after an error they lose their aliases, too.
 
     log: False: nothing is done.
 
-    Raises UsageError: a model that is not of MLflow; an alias for several models, or for a run. As
+    Gives what each model stood for when its gate was closed.
+
+    Raises UsageError: a model that is not of MLflow; an alias for several models, for a run or a logged model. As
     `mlflow_log.gate_model_version`.
     """
     if not log:
-        yield
+        yield []
         return
     other = next((model for model in models if _MLFLOW.match(model) is None), None)
     if other is not None:
@@ -41,27 +44,31 @@ def closed(models: Sequence[str], *, log: bool, alias: str | None) -> Iterator[N
         raise UsageError(
             f"--alias is {alias}; it needs one model, models:/NAME/VERSION", "robustcheck mlflow log report.json"
         )
-    from robustcheck_onnx.checker.integrations.mlflow_log import close_gate
+    from robustcheck_onnx.checker.integrations.mlflow_log import close_gate, fail_gate
 
-    for model in models:
-        close_gate(model)
+    entries = [close_gate(model) for model in models]
     try:
-        yield
+        yield entries
     except BaseException:
-        for model in models:
+        for entry in entries:
             with contextlib.suppress(Exception):  # the first error is the one to report
-                close_gate(model, take_aliases=True, alias=alias)
+                fail_gate(entry, alias)
         raise
 
 
-def log(models: Sequence[str], outcomes: Sequence[Outcome], *, alias: str | None, quiet: int) -> None:
-    """Log each report, mark its version, and move the alias; a version without a report stays closed."""
-    from robustcheck_onnx.checker.integrations.mlflow_log import close_gate, log_checked
+def log(
+    models: Sequence[str], entries: Sequence[Entry], outcomes: Sequence[Outcome], *, alias: str | None, quiet: int
+) -> None:
+    """Log each report, mark its version, and move the alias; a version without a report stays closed.
+
+    entries: of `closed`.
+    """
+    from robustcheck_onnx.checker.integrations.mlflow_log import fail_gate, log_checked
     from robustcheck_onnx.checker.report import Failed
 
-    for model, outcome in zip(models, outcomes, strict=True):
+    for model, entry, outcome in zip(models, entries, outcomes, strict=True):
         if isinstance(outcome, Failed):
-            close_gate(model, take_aliases=True, alias=alias)
+            fail_gate(entry, alias)
             continue
         run, is_open = log_checked(outcome, model, alias=alias)
         if quiet < 2:

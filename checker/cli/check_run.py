@@ -105,7 +105,7 @@ def run(
         for form, _ in own:
             check_possible(form, 1)
     back = check_registry.closed(models, log=once.log, alias=once.alias)
-    with check_sign.removed_on_error(signatures), check_log.written(settings, reads), back:
+    with check_sign.removed_on_error(signatures), check_log.written(settings, reads), back as entries:
         # the old signatures are gone by now: a kill leaves none beside a document that it is not about
         mark_unfinished(destinations.shared, "" if several else models[0])
         for model, own in destinations.own.items():
@@ -139,7 +139,7 @@ def run(
         ending.announce(outcomes, destinations.shared, enabled=not settings.no_ci)
         invocation.judged = True
         if once.log:
-            check_registry.log(models, outcomes, alias=once.alias, quiet=settings.quiet)
+            check_registry.log(models, entries, outcomes, alias=once.alias, quiet=settings.quiet)
     return worst(outcomes)
 
 

@@ -165,8 +165,7 @@ def log_checked(report: Report, address: str, *, alias: str | None = None) -> tu
             "rule": "" if gate is None else gate.rule,
             "result_digest": "" if report.binding is None else report.binding.result_digest,
         }
-        if entry.version:
-            _tag(client, entry, "gate", "closed")
+        _close(client, entry)
         try:
             run = log_report(report, run_id=entry.run_id or None, model_id=entry.model_id or None)
             if entry.model_id:
@@ -174,23 +173,34 @@ def log_checked(report: Report, address: str, *, alias: str | None = None) -> tu
             if entry.version:
                 _mark(client, entry.name, entry.version, found, alias, is_open=is_open)
         except BaseException:
-            _close(client, entry, alias)
+            with contextlib.suppress(Exception):  # the first error is the one to report
+                fail_gate(entry, alias)
             raise
         return run, is_open
 
 
-def close_gate(address: str, *, take_aliases: bool = False, alias: str | None = None) -> None:
-    """Close the gate of the version that an address stands for; a run has none. Raises as `gate_model_version`.
+def close_gate(address: str) -> registry.Entry:
+    """Close the gate of the version that an address stands for; a run has none.
 
-    take_aliases: take those away that an earlier call gave, and `alias`.
+    Returns what it stands for now: an alias may move while its version is checked.
+
+    Raises as `gate_model_version`.
     """
     with registry.connected() as client:
         entry = registry.entry_of(client, address)
+        _close(client, entry)
+        return entry
+
+
+def fail_gate(entry: registry.Entry, alias: str | None) -> None:
+    """Close the gate of a version that got no verdict, and take its aliases: `alias`, and those of earlier calls.
+
+    Raises as `gate_model_version`.
+    """
+    with registry.connected() as client:
+        _close(client, entry)
         if entry.version:
-            _tag(client, entry, "gate", "closed")
-            _tag(client, entry, "verdict", "none")
-            if take_aliases:
-                _take_aliases(client, entry.name, entry.version, alias)
+            _take_aliases(client, entry.name, entry.version, alias)
 
 
 def metrics_of(report: Report) -> dict[str, float]:
@@ -247,11 +257,10 @@ def _tag(client: MlflowClient, entry: registry.Entry, what: str, text: str) -> N
     client.set_model_version_tag(entry.name, entry.version, f"{FOLDER}.{what}", text)
 
 
-def _close(client: MlflowClient, entry: registry.Entry, alias: str | None) -> None:
-    """After an error: the version has no alias of ours; the first error is the one to report."""
+def _close(client: MlflowClient, entry: registry.Entry) -> None:
     if entry.version:
-        with contextlib.suppress(Exception):
-            _take_aliases(client, entry.name, entry.version, alias)
+        _tag(client, entry, "gate", "closed")
+        _tag(client, entry, "verdict", "none")
 
 
 def _only_model(found: registry.Found, shown: str) -> Path:

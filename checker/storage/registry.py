@@ -18,7 +18,7 @@ from robustcheck_onnx.checker.errors import EnvironmentFaultError, RobustcheckEr
 
 from .local import limit_bytes
 from .remote import LIMIT
-from .urls import Url, parse_place
+from .urls import HIDDEN, Url, parse_place, redact, redact_text, secrets
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -31,8 +31,10 @@ ENVIRONMENT: Final = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_LOGGING_LEVEL": "ERROR",
 }
 
+PASSWORDS: Final = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")  # environment variables of MLflow's client
 MOST_FILES: Final = 10_000  # of a run or version that are listed before it is fetched
 _MODELS: Final = re.compile(r"models:/(?P<name>[^/@:]+)(/(?P<version>[^/@]+)|@(?P<alias>[^/@]+))?")
 _LOGGED: Final = re.compile(r"models:/(m-[0-9a-f]+)")  # the source of a version that is a logged model
@@ -71,9 +73,15 @@ class Found:
 def resolve(client: MlflowClient, url: Url) -> Entry:
     """What `models:/name/version`, `models:/name@alias`, `models:/m-…` or `runs:/id[/path]` stands for now.
 
-    Raises UsageError: an address of another form; MLflow's own errors (no such model, version, alias or run).
+    Raises UsageError: an address of another form; EnvironmentFaultError: an answer about another model or version;
+    MLflow's own errors (no such model, version, alias or run).
     """
     shown = str(url)
+    with _client_errors(shown):
+        return _resolved(client, url, shown)
+
+
+def _resolved(client: MlflowClient, url: Url, shown: str) -> Entry:
     if run := _RUNS.fullmatch(url.raw):
         client.get_run(run["run"])  # its error names the run; a fetch's would name a path
         return Entry(shown, url.raw.rstrip("/"), run_id=run["run"])
@@ -99,7 +107,14 @@ def resolve(client: MlflowClient, url: Url) -> Entry:
     else:
         raise UsageError(f"{shown}: version is {version}; it must be a number, or latest", f"models:/{name}/1")
     identity = str(registered.version)
-    uri = client.get_model_version_download_uri(name, identity)
+    is_other = registered.name != name or (str(version).isdecimal() and identity != str(int(version)))
+    uri = "" if is_other or not identity.isdecimal() else client.get_model_version_download_uri(name, identity)
+    if not uri:  # MLflow's client would take the current folder for an empty one
+        raise EnvironmentFaultError(
+            f"{shown}: MLflow's server answers with version {identity or 'none'} of {registered.name or 'nothing'}, at "
+            f"{redact(uri) or 'no place'}; it must answer about what it was asked",
+            "look at MLFLOW_TRACKING_URI",
+        )
     logged = _LOGGED.fullmatch(str(registered.source).rstrip("/"))
     return Entry(shown, uri, name, identity, model_id=logged[1] if logged else "")
 
@@ -117,11 +132,16 @@ def entry_of(client: MlflowClient, address: str, revision: str = "") -> Entry:
 def fetch(client: MlflowClient, entry: Entry, folder: Path) -> Found:
     """Download what an entry holds into a folder.
 
-    Raises EnvironmentFaultError: more bytes than a download may have; otherwise as MLflow's client.
+    Raises EnvironmentFaultError: more bytes than a download may have, a store that fails; otherwise as MLflow's client.
     """
+    with _client_errors(entry.shown):
+        return _fetched(client, entry, folder)
+
+
+def _fetched(client: MlflowClient, entry: Entry, folder: Path) -> Found:
     from mlflow.artifacts import download_artifacts  # noqa: PLC0415 # an extra
 
-    total_bytes, limit = _listed_bytes(entry.uri, client.tracking_uri), limit_bytes()
+    total_bytes, limit = _listed_bytes(entry, client.tracking_uri), limit_bytes()
     if total_bytes > limit:
         raise EnvironmentFaultError(
             f"{entry.shown}: download is more than {limit:,} bytes; that is the limit", f"export {LIMIT}=BYTES"
@@ -132,18 +152,19 @@ def fetch(client: MlflowClient, entry: Entry, folder: Path) -> Found:
     return Found(root, tuple(path.relative_to(root).as_posix() for path in files if path.suffix.lower() == ".onnx"))
 
 
-def _listed_bytes(uri: str, tracking_uri: str) -> int:
+def _listed_bytes(entry: Entry, tracking_uri: str) -> int:
     """The size of all that lies below an address, as the server lists it. 0 where it is a file."""
     from mlflow.artifacts import list_artifacts  # noqa: PLC0415 # an extra
 
-    total, waiting, seen = 0, [uri.rstrip("/")], 0
+    total, waiting, seen = 0, [entry.uri.rstrip("/")], 0
     while waiting:
         place = waiting.pop()
         for each in list_artifacts(artifact_uri=place, tracking_uri=tracking_uri):
             seen += 1
             if seen > MOST_FILES:
                 raise EnvironmentFaultError(
-                    f"{uri}: number of files is more than {MOST_FILES:,}; that is the limit", "name the model's folder"
+                    f"{entry.shown}: number of files is more than {MOST_FILES:,}; that is the limit",
+                    "name the model's folder",
                 )
             total += each.file_size or 0
             if each.is_dir:
@@ -152,14 +173,43 @@ def _listed_bytes(uri: str, tracking_uri: str) -> int:
 
 
 @contextlib.contextmanager
+def _client_errors(shown: str) -> Iterator[None]:
+    """Turn what MLflow's client lets through, of a store's package or an odd answer, into EnvironmentFaultError."""
+    from mlflow.exceptions import MlflowException  # noqa: PLC0415 # an extra
+
+    try:
+        yield
+    except (RobustcheckError, MlflowException, OSError, MemoryError):
+        raise
+    except Exception as fault:
+        raise EnvironmentFaultError(
+            f"{shown}: MLflow's client or store fails ({_safe(f'{type(fault).__name__}: {fault}')})",
+            "look at the server's answer, and at the store's credentials",
+        ) from fault
+
+
+def _safe(text: str, server: str = "") -> str:
+    """Another library's message in one line, without passwords and tokens."""
+    hidden = [*secrets(server), *(os.environ.get(name, "") for name in PASSWORDS)]
+    for secret in filter(None, hidden):
+        text = text.replace(secret, HIDDEN)
+    return redact_text(" ".join(text.split()))[:300]
+
+
+@contextlib.contextmanager
 def connected(tracking_uri: str | None = None) -> Iterator[MlflowClient]:
-    """A client whose errors are raised as RobustcheckError, without MLflow's minutes of retries."""
+    """A client whose errors are raised as RobustcheckError, without passwords, and without MLflow's minutes of retries.
+
+    Raises UsageError: no server is named, or it says that something is not there; EnvironmentFaultError: the extra is
+    missing, the server can't be reached or refuses.
+    """
     server = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI", "")
     if not server:
         raise UsageError(
             "tracking server is not named; MLflow would start a database in this folder",
             "--tracking-uri http://HOST:5000, or MLFLOW_TRACKING_URI",
         )
+    shown = redact(server)
     missing = {key: value for key, value in ENVIRONMENT.items() if key not in os.environ}
     os.environ.update(missing)
     try:
@@ -176,15 +226,16 @@ def connected(tracking_uri: str | None = None) -> Iterator[MlflowClient]:
         except RobustcheckError:
             raise
         except MlflowException as fault:
-            message = " ".join(str(fault).split())[:300]
+            message = _safe(str(fault), server)
             if fault.error_code in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:
-                raise UsageError(f"{server}: MLflow says {message}", "look up run, model and version there") from fault
+                raise UsageError(f"{shown}: MLflow says {message}", "look up run, model and version there") from fault
             raise EnvironmentFaultError(
-                f"{server}: MLflow's server does not do what was asked ({message})", f"curl -sS {server}/health"
+                f"{shown}: MLflow's server does not do what was asked ({message})", f"curl -sS {shown}/health"
             ) from fault
         except OSError as fault:  # of requests, or of a disk
             raise EnvironmentFaultError(
-                f"{server}: MLflow's server or the disk fails ({fault})", f"curl -sS {server}/health; df -h"
+                f"{shown}: MLflow's server or the disk fails ({_safe(str(fault), server)})",
+                f"curl -sS {shown}/health; df -h",
             ) from fault
     finally:
         for key in missing:

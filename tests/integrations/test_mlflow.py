@@ -8,16 +8,18 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from mlflow import MlflowClient
 
 from robustcheck_onnx import Report, check
 from robustcheck_onnx.checker.cli import app as cli
-from robustcheck_onnx.checker.cli import progress
+from robustcheck_onnx.checker.cli import check_registry, progress
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.integrations import mlflow_log
 from robustcheck_onnx.checker.report.record import result_digest_of, to_json
+from robustcheck_onnx.checker.storage import Url, registry
 from robustcheck_onnx.thresholds import profile
 
 Register = Callable[..., str]
@@ -401,3 +403,74 @@ def test_a_version_of_several_files(
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     with pytest.raises(UsageError, match="tracking server is not named"):
         check(f"models:/encoder/{version}", images=photos)
+
+
+@pytest.mark.usefixtures("server_named")
+def test_an_error_takes_the_alias_from_the_version_that_was_closed(
+    register: Register, client: MlflowClient, lookup_pass: tuple[Path, Path]
+) -> None:
+    """The address's alias moves meanwhile: the other version was not looked at, and keeps what it has."""
+    first = register(lookup_pass[0])
+    second = str(client.create_model_version("encoder", lookup_pass[0].parent.as_uri()).version)
+    client.set_registered_model_alias("encoder", "candidate", first)
+    client.set_registered_model_alias("encoder", "champion", first)
+    other = {"robustcheck.gate": "open", "robustcheck.alias.stable": "given"}
+    for tag, text in other.items():
+        client.set_model_version_tag("encoder", second, tag, text)
+    client.set_registered_model_alias("encoder", "stable", second)
+
+    def fail() -> None:
+        client.set_registered_model_alias("encoder", "candidate", second)
+        raise KeyboardInterrupt
+
+    with (
+        pytest.raises(KeyboardInterrupt),
+        check_registry.closed(["models:/encoder@candidate"], log=True, alias="champion"),
+    ):
+        fail()
+    assert client.get_registered_model("encoder").aliases == {"candidate": second, "stable": second}
+    assert client.get_model_version("encoder", first).tags["robustcheck.gate"] == "closed"
+    assert client.get_model_version("encoder", second).tags == other
+
+
+def test_a_logged_model_gets_no_alias(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has no version that an alias could stand on: to say that the alias is set would be wrong."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    assert cli.main(["models:/m-0123456789abcdef", "--alias", "champion"]) == 2
+    assert "needs one model, models:/NAME/VERSION" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("version", ["3", "../9", ""])
+def test_an_answer_about_another_version_or_place_is_refused(version: str) -> None:
+    """An empty place would be the current folder, whose model would be measured as the registered one."""
+    answer = SimpleNamespace(name="encoder", version=version, source="s3://bucket")
+    server = SimpleNamespace(get_model_version=lambda *_: answer, get_model_version_download_uri=lambda *_: "")
+    with pytest.raises(EnvironmentFaultError, match="must answer about what it was asked"):
+        registry.resolve(server, Url("models:/encoder/3", "models"))  # type: ignore[arg-type]
+    server.get_model_version_download_uri = lambda *_: "s3://bucket"
+    if version == "3":
+        assert registry.resolve(server, Url("models:/encoder/3", "models")).uri == "s3://bucket"  # type: ignore[arg-type]
+        answer.name = "other"
+    with pytest.raises(EnvironmentFaultError, match="must answer about what it was asked"):
+        registry.resolve(server, Url("models:/encoder/3", "models"))  # type: ignore[arg-type]
+
+
+def test_what_a_store_raises_is_the_environments_fault() -> None:
+    """Packages of stores raise classes of their own, such as botocore's NoCredentialsError."""
+
+    def fail(*_: object) -> None:
+        raise ValueError("no credentials for s3://user:secret@bucket")
+
+    server = SimpleNamespace(get_model_version=fail)
+    with pytest.raises(EnvironmentFaultError, match=r"store fails \(ValueError: no credentials for s3://\*\*\*@bucket"):
+        registry.resolve(server, Url("models:/encoder/3", "models"))  # type: ignore[arg-type]
+
+
+def test_no_error_shows_a_password_of_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "token-0123")
+    with pytest.raises(EnvironmentFaultError) as caught:
+        mlflow_log.gate_model_version("encoder", 1, "r.json", tracking_uri="http://user:pass-word@127.0.0.1:9")
+    said = caught.value.message + caught.value.hint
+    assert "http://***@127.0.0.1:9" in said
+    assert "pass-word" not in said
+    assert registry._safe("user:pass-word\n token-0123", "http://user:pass-word@h") == "*** ***"
