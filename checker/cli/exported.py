@@ -28,6 +28,7 @@ from robustcheck_onnx.checker.errors import (
     RobustcheckError,
     UsageError,
 )
+from robustcheck_onnx.checker.text import VERSION
 
 if TYPE_CHECKING:
     from robustcheck_onnx.checker.evidence import Origin
@@ -250,7 +251,7 @@ def _weights(path: Path) -> Path:
 
 def _key(export: Export) -> str:
     """Names an export by everything that makes its bytes: source, name, weights, commit, versions."""
-    versions = {name: _version(name) for name in (export.source, "torch", "robustcheck-onnx")}
+    versions = {name: _version(name) for name in (export.source, "torch")} | {"robustcheck": VERSION}
     file = None
     if export.weights and Path(export.weights).is_file():
         with Path(export.weights).open("rb") as weights:

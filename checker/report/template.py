@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,7 +15,7 @@ from jinja2 import FileSystemLoader, StrictUndefined, TemplateSyntaxError, meta,
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from robustcheck_onnx.checker.errors import UsageError
-from robustcheck_onnx.checker.text import printable
+from robustcheck_onnx.checker.text import VERSION, printable
 
 SUFFIX: Final = ".j2"
 MARKUP: Final = (".html", ".htm", ".xhtml", ".xml", ".svg")
@@ -34,7 +33,7 @@ def mark() -> str:
     >>> mark().startswith("robustcheck "), mark().endswith(" report")
     (True, True)
     """
-    return f"robustcheck {version('robustcheck-onnx')} report"
+    return f"robustcheck {VERSION} report"
 
 
 def check(file: Path, *, into_file: bool) -> None:

@@ -19,8 +19,10 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from robustcheck_onnx.checker import errors as checker_errors
+from robustcheck_onnx.checker.cli import exported
 from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.model.supported import check_supported
+from robustcheck_onnx.checker.report import template
 from robustcheck_onnx.checker.text import VERSION
 from robustcheck_onnx.exporters import errors as exporters_errors
 from support import ROOT, onnx_models
@@ -189,6 +191,25 @@ def test_hints_name_extras_of_the_distribution_that_is_installed(
     monkeypatch.setattr(metadata, "version", {"robustcheck-onnx-cpu": VERSION}.__getitem__)
     small = "python release/cpu.py build/cpu && pip install './build/cpu[data]'  # in a clone"
     assert errors.install_hint("data") == small
+
+
+def test_a_templates_mark_and_an_exports_key_have_the_version_under_either_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As in an environment of the small distribution, where nothing is named robustcheck-onnx."""
+    found = metadata.distribution
+
+    def only_the_small_one(name: str) -> metadata.Distribution:
+        if name == "robustcheck-onnx":
+            raise metadata.PackageNotFoundError(name)
+        return found(name)
+
+    monkeypatch.setattr(metadata, "distribution", only_the_small_one)
+    assert template.mark() == f"robustcheck {VERSION} report"
+    export = exported.Export("timm:resnet50", "timm", "resnet50", None, "")
+    key = exported._key(export)
+    monkeypatch.setattr(exported, "VERSION", "9.9.9")
+    assert exported._key(export) != key  # what another version exported is not taken
 
 
 def test_a_model_too_new_for_the_small_runtime_does_not_ask_for_the_large_one(monkeypatch: pytest.MonkeyPatch) -> None:
