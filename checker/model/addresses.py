@@ -75,18 +75,18 @@ def _no_model(address: hub.Address, repository: hub.Repository, models: Sequence
         near = difflib.get_close_matches(address.path, models, 1) or models[:1]
         return UsageError(
             f"{address}: repository has no ONNX file there; it has {len(models)}",
-            f"robustcheck {replace(address, path=near[0])}",
+            f"robustcheck {shlex.quote(str(replace(address, path=near[0])))}",
         )
     if not repository.is_whole:
         return UsageError(
             f"{address}: number of ONNX files in the hub's cache is 0; {HUB_OFFLINE} forbids to fetch one",
             f"unset {HUB_OFFLINE}",
         )
-    library = hub.library_of(repository)
+    library, whole = hub.library_of(repository), shlex.quote(str(replace(address, path="")))
     holds = f"it holds a checkpoint of {library}" if library else f"it holds {len(repository.files)} other files"
     return UsageError(
         f"{address}: number of ONNX files in the repository is 0; {holds}",
-        f"robustcheck {address} --export  # needs the extra export" if library else "export it, and name the ONNX file",
+        f"robustcheck {whole} --export  # needs the extra export" if library else "export it, and name the ONNX file",
     )
 
 

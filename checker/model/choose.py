@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import PurePosixPath
 
@@ -45,7 +46,7 @@ def choose_model(paths: Sequence[str], shown: str, address_of: Callable[[str], s
     names = ", ".join(candidates[:SHOWN]) + (f" and {len(candidates) - SHOWN} more" if len(candidates) > SHOWN else "")
     raise UsageError(
         f"{shown}: number of encoders is {len(candidates)} ({names}); one must be named",
-        f"robustcheck {address_of(candidates[0])}",
+        f"robustcheck {shlex.quote(address_of(candidates[0]))}",
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -131,10 +132,13 @@ def on_this_machine(
 
 @contextlib.contextmanager
 def _said_of(url: Url, path: Path) -> Iterator[None]:
-    """Name the address, not the copy, in errors."""
+    """Name the address, not the copy, in errors; a command on the copy becomes one on a copy that stays."""
     try:
         yield
     except RobustcheckError as fault:
+        if str(path) in fault.hint and not fault.hint.startswith("robustcheck "):
+            there = fault.hint.replace(shlex.quote(str(path)), shlex.quote(path.name)).replace(str(path), path.name)
+            fault.hint = f"mlflow artifacts download -u {shlex.quote(str(url))} -d . && {there}"
         for copy in (path, path.parent):
             fault.message, fault.hint = (text.replace(str(copy), str(url)) for text in (fault.message, fault.hint))
         fault.args = (fault.message,)
@@ -266,7 +270,7 @@ def _fetch_upward(file: hub.HubFile, path: Path, budget_bytes: int) -> None:
                 raise UsageError(
                     f"{sidecar}: sidecar lies beside {len(others) + 1} models, or above them ({file.path}, "
                     f"{others[0]}{', …' if len(others) > 1 else ''}); it must be clear whose preprocessing it is",
-                    f"robustcheck {file} --preprocess FILE  # a copy of it, if it is this model's",
+                    f"robustcheck {shlex.quote(str(file))} --preprocess FILE  # a copy of it, if it is this model's",
                 )
 
 

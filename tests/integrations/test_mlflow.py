@@ -474,3 +474,15 @@ def test_no_error_shows_a_password_of_the_server(monkeypatch: pytest.MonkeyPatch
     assert "http://***@127.0.0.1:9" in said
     assert "pass-word" not in said
     assert registry._safe("user:pass-word\n token-0123", "http://user:pass-word@h") == "*** ***"
+
+
+@pytest.mark.usefixtures("server_named")
+def test_a_hint_about_a_registered_file_can_be_typed(register: Register, tmp_path: Path) -> None:
+    text = tmp_path / "text.onnx"
+    text.write_text("no model")
+    version = register(text)
+    with pytest.raises(CannotAssessError, match=f"models:/encoder/{version}: model file is text") as caught:
+        check(f"models:/encoder/{version}", max_images=3)
+    assert caught.value.hint == (
+        f"mlflow artifacts download -u models:/encoder/{version} -d . && head -c 200 text.onnx"
+    )

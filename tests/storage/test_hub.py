@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -202,6 +203,29 @@ def test_which_file_is_meant(paths: list[str], chosen: str | None) -> None:
     with pytest.raises(UsageError, match=f"number of encoders is {len(paths)}") as caught:
         choose_model(paths, "hf://o/r", lambda path: f"hf://o/r/{path}")
     assert caught.value.hint == f"robustcheck hf://o/r/{paths[0]}"
+
+
+def test_a_name_in_a_hint_is_one_word_of_a_shell(served: MockHub, encoder: bytes) -> None:
+    """Whoever owns a repository names its files; a hint is copied to a shell."""
+    name = "$(touch x).onnx"
+    served.put("org/odd", {name: encoder, "b.onnx": encoder})
+    for address in ("hf://org/odd", "hf://org/odd/$(touch y).onnx"):
+        with pytest.raises(UsageError) as caught:
+            check(address, max_images=3)
+        assert shlex.split(caught.value.hint) == ["robustcheck", f"hf://org/odd/{name}"]
+    sidecar = json.dumps({"preprocess_cfg": CLIP}).encode()
+    served.put("org/odd", {f"a/{name}": encoder, "b/b.onnx": encoder, "open_clip_config.json": sidecar})
+    with pytest.raises(UsageError) as caught:
+        check(f"hf://org/odd/a/{name}", max_images=3)
+    assert shlex.split(caught.value.hint, comments=True)[1] == f"hf://org/odd/a/{name}"
+
+
+def test_the_hint_to_export_names_the_repository(served: MockHub) -> None:
+    """--export is of a whole repository: with a path the same error would come again."""
+    served.put("org/x", {"config.json": b'{"model_type": "clip"}'})
+    with pytest.raises(UsageError) as caught:
+        check("hf://org/x/onnx/model.onnx", max_images=3)
+    assert caught.value.hint.startswith("robustcheck hf://org/x --export ")
 
 
 @pytest.mark.parametrize(
