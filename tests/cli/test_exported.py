@@ -230,7 +230,7 @@ def test_an_export_takes_nothing_from_under_another_process(
     assert exports == ["resnet50.a1_in1k"] * 2
 
 
-def test_a_folder_in_the_repositorys_place_is_not_exported(
+def test_a_folder_named_as_the_repository_is_not_exported(
     served: MockHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """transformers loads the folder org/clip where there is one, and would say nothing."""
