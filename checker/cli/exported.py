@@ -33,6 +33,7 @@ from robustcheck_onnx.checker.text import VERSION
 if TYPE_CHECKING:
     from robustcheck_onnx.checker.evidence import Origin
     from robustcheck_onnx.checker.limits import Limits
+    from robustcheck_onnx.checker.storage.hub import Repository
 
 _ADDRESS: Final = re.compile(r"(open_clip|timm|torchvision|transformers):(?!//)(.+)")
 _TAGGED: Final = ("open_clip", "torchvision")  # libraries whose weights have names of their own: NAME/WEIGHTS
@@ -53,6 +54,7 @@ class Export:
     weights: str | None
     commit: str
     """of the hub's repository; empty for a name of the library"""
+    repository: Repository | None = None
 
     @property
     def is_pinned(self) -> bool:
@@ -103,9 +105,8 @@ def planned(word: str, *, allowed: bool) -> Export | None:
             "cd to another folder",
         )
     name = f"hf-hub:{address.repo}" if library != "transformers" else address.repo
-    return Export(
-        str(address), library, name if library != "timm" else f"{name}@{repository.commit}", None, repository.commit
-    )
+    name = name if library != "timm" else f"{name}@{repository.commit}"
+    return Export(str(address), library, name, None, repository.commit, repository)
 
 
 @contextlib.contextmanager
@@ -114,8 +115,8 @@ def on_disk(export: Export, limits: Limits, tell: Callable[[str], None]) -> Iter
 
     Where nothing can be kept, or nothing pins the weights (`Export.is_pinned`), it is a file for this block.
 
-    Raises the exporter's error; CannotAssessError: it took longer than `limits.timeout_s`, or the repository's revision
-    moved meanwhile; EnvironmentFaultError: the folder can't be written to.
+    Raises the exporter's error; CannotAssessError: it took longer than `limits.timeout_s`; EnvironmentFaultError: the
+    folder can't be written to; for a repository as `_fetch`.
     """
     from robustcheck_onnx.checker.evidence import Origin
     from robustcheck_onnx.checker.storage import own_files, private_folder
@@ -128,7 +129,6 @@ def on_disk(export: Export, limits: Limits, tell: Callable[[str], None]) -> Iter
             path = stack.enter_context(private_folder()) / name
             tell(f"exporting {export.address}")
             _exported(export, path, limits)
-            _refuse_moved(export)
         else:
             path = own.path / own_files.EXPORTS / name
             if not _is_kept(path, own.key):
@@ -150,7 +150,6 @@ def _keep(export: Export, path: Path, key: bytes, limits: Limits) -> None:
         ) as folder:
             draft = Path(folder) / path.name
             _exported(export, draft, limits)
-            _refuse_moved(export)
             if _is_kept(path, key):
                 return
             path.with_suffix(".mac").unlink(missing_ok=True)
@@ -172,10 +171,15 @@ def _keep(export: Export, path: Path, key: bytes, limits: Limits) -> None:
 def _exported(export: Export, path: Path, limits: Limits) -> None:
     """Run `robustcheck export` in a process, as it would be typed; its error becomes this process's."""
     from robustcheck_onnx.checker.storage import hub_client
+    from robustcheck_onnx.checker.storage.urls import HUB_OFFLINE
 
     words = [export.source, export.name, "-o", str(path), "--quiet"]
     words += ["--weights", export.weights] if export.weights else []
     command = [sys.executable, "-P", "-m", "robustcheck_onnx.checker", "export", *words]
+    environment = hub_client.ENVIRONMENT | os.environ
+    if export.repository is not None:
+        _fetch(export.repository)
+        environment |= {HUB_OFFLINE: "1"}
     try:
         done = subprocess.run(  # noqa: S603 # this Python, and words that its own parser reads
             command,
@@ -183,7 +187,7 @@ def _exported(export: Export, path: Path, limits: Limits) -> None:
             text=True,
             errors="replace",
             timeout=limits.timeout_s,
-            env=hub_client.ENVIRONMENT | os.environ,
+            env=environment,
             check=False,
         )
     except subprocess.TimeoutExpired as fault:
@@ -210,18 +214,28 @@ def _told(export: Export, code: int, said: str) -> RobustcheckError:
     return _ERRORS.get(code, EnvironmentFaultError)(f"{export.address}: {error}", hint)
 
 
-def _refuse_moved(export: Export) -> None:
-    """Refuse an export of a repository that got another commit while the library loaded it."""
-    if not export.commit or export.source == "timm":  # timm is told the commit
-        return
-    from robustcheck_onnx.checker.storage import Url, hub
+def _fetch(repository: Repository) -> None:
+    """Fetch what a library loads of a repository, at the commit that was listed, each file with the digest listed.
 
-    address = hub.parse_hub(Url(export.address, "hf"))
-    assert address is not None
-    if (now := hub.open_repository(address).commit) != export.commit:
-        raise CannotAssessError(
-            f"{address}: its revision moved from commit {export.commit} to {now} during the export", "try again"
+    The library then finds it in the client's cache, offline: it can't load an older one where the hub fails, nor a
+    newer one that comes meanwhile.
+
+    Raises as `HubFile.stream`; EnvironmentFaultError: more bytes than a download may have.
+    """
+    from robustcheck_onnx.checker.storage import hub, limit_bytes
+    from robustcheck_onnx.checker.storage.remote import LIMIT
+
+    safe = any(name.endswith(".safetensors") for name in repository.files)
+    endings = (".json", ".txt", ".model", ".safetensors", *(() if safe else (".bin", ".pt", ".pth", ".npz")))
+    wanted = {name: listed for name, listed in repository.files.items() if name.endswith(endings)}
+    if sum(listed.size_bytes or 0 for listed in wanted.values()) > limit_bytes():
+        raise EnvironmentFaultError(
+            f"{repository.address}: download is more than {limit_bytes():,} bytes; that is the limit",
+            f"export {LIMIT}=BYTES",
         )
+    for name in sorted(wanted):
+        for _ in hub.open_hub_file(repository, name).stream():
+            pass
 
 
 def _is_kept(path: Path, key: bytes) -> bool:
