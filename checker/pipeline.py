@@ -255,7 +255,7 @@ def _measured_or_cached(
     LOG.info("%s: opening model, %s", job.model, redact(job.options.images or "bundled photos"))
     measure.tell_stage(progress, "opening the model and the images")
     inputs = measure.read_inputs(job, source=source, read=read)
-    with measure.decode(inputs) as decoded:
+    with measure.decode(inputs, stops=measure.likely_stops(profile)) as decoded:
         measure.tell_stage(progress, "loading the model")
         first = measure.to_probe(decoded)  # the next ones are decoded while the session opens
         opened = measure.open_sessions(inputs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import mmap
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -104,7 +105,7 @@ def error_text(message: str, hint: str, code: int) -> str:
     return "".join(f"{line}\n" for line in lines if line).encode("utf-8", "backslashreplace").decode()
 
 
-def sha256_of(content: bytes) -> str:
+def sha256_of(content: bytes | mmap.mmap) -> str:
     """The digest of bytes as every document writes it: `sha256:` and 64 hexadecimal digits."""
     import hashlib  # noqa: PLC0415 # keeps the start fast
 

@@ -7,7 +7,7 @@ import math
 import re
 import unicodedata
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -226,11 +226,17 @@ def _digest(content: bytes | NDArray[np.float32] | Image.Image) -> str:
 
 
 def prefetch(
-    source: ImageSource, function: Callable[[Item], Result], *, workers: int = 2, window: int = 16
+    source: ImageSource,
+    function: Callable[[Item], Result],
+    *,
+    workers: int = 2,
+    window: int = 16,
+    stops: Container[int] = (),
 ) -> Generator[Result, None, None]:
     """Call function(image) for all images of the source in threads, and yield the results in order.
 
-    At most `window` results wait in memory. An exception of the function surfaces at its image's turn.
+    At most `window` results wait in memory. Behind any number of images in `stops` the next one is begun only once it
+    is asked for: a caller that may stop there loses no work. An exception of the function surfaces at its image's turn.
     Closing the generator early (or leaving it to the garbage collector) drops what has not started and waits
     for the at most `workers` images in progress.
     """
@@ -239,6 +245,8 @@ def prefetch(
         waiting: deque[Future[Result]] = deque()
         try:
             for index in range(len(source)):
+                while waiting and index in stops:
+                    yield waiting.popleft().result()
                 waiting.append(pool.submit(lambda index: function(source.load(index)), index))
                 if len(waiting) >= ahead:
                     yield waiting.popleft().result()

@@ -10,7 +10,7 @@ from robustcheck_onnx.checker.progress import Progress, tell_stage
 from . import content
 from .call import settle
 from .collect import Collected, collect, difference_of_head, read_head_input
-from .decide import until_decided
+from .decide import likely_stops, until_decided
 from .gallery import Rows
 from .job import (
     ImagesRead,
@@ -65,6 +65,7 @@ __all__ = [
     "difference_of_head",
     "job_progress",
     "key_of",
+    "likely_stops",
     "measure_all",
     "measure_images",
     "model_facts",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable
 
 from robustcheck_onnx.checker.evidence import Statistics
@@ -55,6 +56,12 @@ def until_decided(
             if enough_varied:
                 return total, True
     return total, False
+
+
+def likely_stops(profile: Profile) -> tuple[int, int]:
+    """The first two looks: a clear case is decided at one of them, and nothing is decoded beyond it in vain."""
+    second = next(n for n in itertools.count(profile.min_images + 1) if is_look(n, profile.min_images))
+    return profile.min_images, second
 
 
 def _closest(statistics: Statistics, profile: Profile) -> str:

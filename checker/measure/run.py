@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import shlex
 import time
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Container, Generator, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -32,7 +32,8 @@ from .prepared import Prepared, prepare, stack
 PROBE_IMAGES = 5  # images that batch invariance is checked on, before anything is measured
 DECODERS = 2  # threads that decode ahead of a model on the CPU, which wants the cores itself
 FIRST_IMAGES = "first images"  # the stage before the first batch is through
-AHEAD = 64  # decoded images that may wait: two batches of the default size
+AHEAD = 32  # decoded images that may wait: two batches between looks; what is decoded beyond the last look is lost
+AHEAD_OF_GPU = 64
 
 Ready = TypeVar("Ready", bound=Prepared)
 
@@ -184,10 +185,14 @@ def probe(opened: Opened, first: Iterable[Prepared | Skipped] | None = None) -> 
 
 
 def decode(
-    inputs: Inputs, source: ImageSource | None = None, *, execution: Execution | None = None
+    inputs: Inputs,
+    source: ImageSource | None = None,
+    *,
+    execution: Execution | None = None,
+    stops: Container[int] = (),
 ) -> AbstractContextManager[Generator[Prepared | Skipped, None, None]]:
     """Decode the images of a job ahead of its model (`decode_with`), each made ready as the job says."""
-    return decode_with(partial(prepare_item, inputs=inputs), inputs, source, execution=execution)
+    return decode_with(partial(prepare_item, inputs=inputs), inputs, source, execution=execution, stops=stops)
 
 
 def decode_with(
@@ -196,6 +201,7 @@ def decode_with(
     source: ImageSource | None = None,
     *,
     execution: Execution | None = None,
+    stops: Container[int] = (),
 ) -> AbstractContextManager[Generator[Ready | Skipped, None, None]]:
     """Decode images ahead of a model, in order: a context, whose end ends the threads.
 
@@ -204,12 +210,13 @@ def decode_with(
         inputs: the job.
         source: a piece of its images, or another set; None = the job's.
         execution: how the model runs; None = as the job's device says, while no session is open.
+        stops: numbers of images after which the run is likely to stop (`prefetch`).
     """
     on_gpu = expects_accelerator(inputs.job.options.device) if execution is None else execution.providers[0] != CPU
     threads = cpu_threads() if execution is None else execution.threads
     workers = count_decoders(on_gpu=on_gpu, threads=threads)
-    images = inputs.source if source is None else source
-    return contextlib.closing(prefetch(images, prepare, workers=workers, window=AHEAD))
+    images, window = inputs.source if source is None else source, AHEAD_OF_GPU if on_gpu else AHEAD
+    return contextlib.closing(prefetch(images, prepare, workers=workers, window=window, stops=stops))
 
 
 def count_decoders(*, on_gpu: bool, threads: int) -> int:

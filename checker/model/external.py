@@ -20,7 +20,7 @@ from onnx import helper, numpy_helper
 from robustcheck_onnx.checker.errors import CannotAssessError
 
 from .held import Held
-from .light import Places
+from .light import Bytes, Places
 
 LFS_MARK = b"version https://git-lfs.github.com/spec/"  # first line of a Git LFS pointer file
 AGAIN = "download or export it again"
@@ -45,7 +45,7 @@ class Weights:
 
     held: Held | None
     """the folder of external files; None without external data"""
-    content: bytes
+    content: Bytes
     """of the model's own file"""
     places: Places
     """of large weights in `content`"""

@@ -4,10 +4,14 @@ Weights in external files are found and checked, but not loaded: ONNX Runtime re
 
 from __future__ import annotations
 
+import contextlib
+import mmap
+import os
 import shlex
 import stat
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
@@ -29,9 +33,10 @@ from .external import (
     use_resolved_names,
 )
 from .held import ExternalFile, Held, read_file
-from .light import Places, parse_light
+from .light import Bytes, Places, drop_pages, parse_light
 from .well_formed import check_dimensions, check_well_formed
 
+MAPPED_BYTES = 1 << 24  # 16 MiB; a smaller file is copied, and may change while it runs
 PROTOBUF_LIMIT_BYTES = (1 << 31) - 1  # protobuf's own limit of one message
 OTHER_FORMATS = (  # (offset, mark, what it is): files that people hand over instead of ONNX
     (0, b"PK\x03\x04", "a zip archive (PyTorch checkpoints and .npz files are)"),
@@ -49,9 +54,11 @@ class Content:
     """A model file's bytes, as they were read once."""
 
     path: Path
-    content: bytes
+    content: Bytes
     digest: str
     """sha256:…, as `sha256sum` prints it"""
+    mapped: ExternalFile | None = None
+    """the file, where `content` is mapped: whether it changed must be looked at (`refuse_changed`)"""
 
 
 @dataclass(frozen=True)
@@ -59,7 +66,7 @@ class OnnxFile:
     """A parsed model file; `proto` holds neither weights of external files nor large ones."""
 
     path: Path
-    content: bytes
+    content: Bytes
     """the model file alone"""
     proto: onnx.ModelProto
     size_bytes: int
@@ -69,6 +76,8 @@ class OnnxFile:
     external: tuple[ExternalFile, ...]
     weights: Weights
     """where the values of weights lie that `proto` does not hold"""
+    mapped: ExternalFile | None = None
+    """of `Content`"""
 
     @property
     def external_folder(self) -> Path | None:
@@ -84,8 +93,11 @@ def read_content(path: str | Path) -> Content:
         CannotAssessError: unreadable or empty.
     """
     path = local_path(path, "model")
-    content = _read_bytes(path)
-    return Content(path, content, sha256_of(content))
+    content, status = _read_bytes(path)
+    digest = sha256_of(content)
+    drop_pages(content)
+    is_mapped = isinstance(content, mmap.mmap)
+    return Content(path, content, digest, ExternalFile.of_model(path.resolve(), status, digest) if is_mapped else None)
 
 
 def read_onnx(path: str | Path, read: Content | None = None) -> OnnxFile:
@@ -123,7 +135,10 @@ def read_onnx(path: str | Path, read: Content | None = None) -> OnnxFile:
         held = Held(folder)
         external = tuple(read_file(location, target, folder, held) for location, target in targets.items())
         use_resolved_names(folder, targets, tensors)
-    return OnnxFile(path, content, proto, len(content), read.digest, external, Weights(held, content, places))
+    elif read.mapped is not None and places:
+        held = Held(read.mapped.path.parent)
+    weights = Weights(held, content, places)
+    return OnnxFile(path, content, proto, len(content), read.digest, external, weights, read.mapped)
 
 
 def external_locations(path: Path) -> tuple[onnx.ModelProto, list[str]]:
@@ -131,7 +146,7 @@ def external_locations(path: Path) -> tuple[onnx.ModelProto, list[str]]:
 
     Raises as `read_onnx`; of the files of weights, only their names are looked at.
     """
-    proto, _ = _parse(path, _read_bytes(path))
+    proto, _ = _parse(path, _read_bytes(path)[0])
     return proto, sorted({location_of(path, tensor) for tensor in external_tensors(all_tensors(proto))})
 
 
@@ -151,7 +166,8 @@ def _check_size(path: Path, size_bytes: int) -> None:
         )
 
 
-def _read_bytes(path: Path) -> bytes:
+def _read_bytes(path: Path) -> tuple[Bytes, os.stat_result]:
+    """Read or map a file; and its status when that began."""
     try:
         status = path.stat()
         size_bytes = status.st_size
@@ -171,7 +187,9 @@ def _read_bytes(path: Path) -> bytes:
                 f"{path}: model file is {size_bytes} bytes; protobuf ends at {PROTOBUF_LIMIT_BYTES}",
                 "save the weights as external data: onnx.save(model, path, save_as_external_data=True)",
             )
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            status = os.fstat(file.fileno())
+            content = _mapped(file, status.st_size) or file.read()
     except FileNotFoundError as error:
         raise UsageError(
             f"{path}: model file is missing; no such file", f"ls {shlex.quote(str(path.parent))}"
@@ -186,11 +204,20 @@ def _read_bytes(path: Path) -> bytes:
             f"{path}: model file is empty (0 bytes); an ONNX protobuf is needed",
             "download or export it again",
         )
-    return content
+    return content, status
 
 
-def _parse(path: Path, content: bytes) -> tuple[onnx.ModelProto, Places]:
-    if content.startswith(LFS_MARK):
+def _mapped(file: BinaryIO, size_bytes: int) -> mmap.mmap | None:
+    """Map the content of a large file; None for a small one, and where the file system can't."""
+    if size_bytes < MAPPED_BYTES:
+        return None
+    with contextlib.suppress(OSError, ValueError):
+        return mmap.mmap(file.fileno(), size_bytes, access=mmap.ACCESS_READ)
+    return None
+
+
+def _parse(path: Path, content: Bytes) -> tuple[onnx.ModelProto, Places]:
+    if content[: len(LFS_MARK)] == LFS_MARK:
         raise CannotAssessError(
             f"{path}: model file is a Git LFS pointer; the model itself was not downloaded",
             f"git lfs pull --include {shlex.quote(path.name)}",

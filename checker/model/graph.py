@@ -10,7 +10,7 @@ from google.protobuf.message import EncodeError  # type: ignore[import-untyped]
 from robustcheck_onnx.checker.errors import CannotAssessError
 
 from .file import PROTOBUF_LIMIT_BYTES, OnnxFile
-from .light import restore
+from .light import by_place, restore
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Graph:
             CannotAssessError: rewritten, it is over protobuf's 2 GiB.
         """
         if not self.rewritten:
-            return self.file.content
+            return self.file.content[:]
         try:
             content: bytes = restore(self.proto, self.file.content, self.file.weights.places).SerializeToString()
         except EncodeError as error:
@@ -54,6 +54,17 @@ class Graph:
         if len(merged) > PROTOBUF_LIMIT_BYTES:
             raise _too_large(self.file)
         return merged
+
+    def mapped(self, *, whole: bool) -> bytes | None:
+        """Write the graph with its large weights named by their places in the model's file, for ONNX Runtime to map.
+
+        whole: with the addition. None where the file is not mapped itself, or other files hold weights, too.
+        """
+        if self.file.mapped is None or self.file.external or not self.file.weights.places:
+            return None
+        proto = self.light() if whole else self.proto
+        written: bytes = by_place(proto, self.file.mapped.location, self.file.weights.places).SerializeToString()
+        return written
 
     def light(self) -> onnx.ModelProto:
         """Copy the graph with the addition and without the large weights, to walk over or to change."""

@@ -4,6 +4,9 @@ Weights are digested first and read by ONNX Runtime some time later, by name. Wh
 can have others read, and put the first ones back before anybody looks again: their stamps have not changed. On Linux an
 open folder has a name of its own, which leads to it wherever it was moved to; that name is handed on. Inside the folder
 no file can be exchanged unseen: renaming one changes its status (`stamp`). Elsewhere the stamps alone are looked at.
+
+A large model file is treated so, too: it is mapped, not copied, and ONNX Runtime maps its weights by their places in
+it. Not seen are writes through a memory map that was written through shortly before: Linux stamps the first of them.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Self
 
 from robustcheck_onnx.checker.errors import CannotAssessError
 
@@ -32,6 +35,11 @@ class ExternalFile:
     """`stamp` of the file, taken before it was digested, and of the folders between the model's and it"""
     size_bytes: int
     digest: str
+
+    @classmethod
+    def of_model(cls, path: Path, status: os.stat_result, digest: str) -> Self:
+        """The model's own file, of which the weights are mapped; `status`: of the open file, before it was digested."""
+        return cls(path.name, path, {path: _stamp_of(status)}, status.st_size, digest)
 
 
 class Held:
@@ -108,13 +116,15 @@ def refuse_changed(model: Path, external: Iterable[ExternalFile]) -> None:
 
     Raises CannotAssessError.
     """
+    own = model.resolve().name
     for file in external:
         try:
             same = all(stamp(path) == before for path, before in file.stamps.items())
         except OSError:  # gone
             same = False
         if not same:
+            what = f"weights file {file.location}" if file.location != own else "model file"
             raise CannotAssessError(
-                f"{model}: weights file {file.location} changed during the run; it must stay as it was digested",
+                f"{model}: {what} changed during the run; it must stay as it was digested",
                 "run again when nothing writes to it any more",
             )

@@ -6,6 +6,7 @@ gets all but the raw data of large initializers, whose places in the content are
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -19,6 +20,8 @@ NAME, RAW_DATA = onnx.TensorProto.NAME_FIELD_NUMBER, onnx.TensorProto.RAW_DATA_F
 # protobuf's wire types: what follows a field's key
 VARINT, EIGHT_BYTES, LENGTH, FOUR_BYTES = 0, 1, 2, 5
 
+Bytes = bytes | mmap.mmap
+"""a file's content: copied, or mapped into memory"""
 Places = Mapping[str, slice]
 """name of an initializer: where its raw data lie in the content of the file"""
 
@@ -33,7 +36,7 @@ class _Field:
     end: int
 
 
-def parse_light(content: bytes) -> tuple[onnx.ModelProto, Places]:
+def parse_light(content: Bytes) -> tuple[onnx.ModelProto, Places]:
     """Parse a model without the raw data of its large initializers, and give their places in `content`.
 
     Whatever the walk over the fields does not understand is parsed whole, with no places.
@@ -45,10 +48,10 @@ def parse_light(content: bytes) -> tuple[onnx.ModelProto, Places]:
         light, places = _without_large(content)
         return onnx.ModelProto.FromString(light), places
     except (IndexError, ValueError, DecodeError):
-        return onnx.ModelProto.FromString(content), {}
+        return onnx.ModelProto.FromString(content[:]), {}
 
 
-def restore(proto: onnx.ModelProto, content: bytes, places: Places) -> onnx.ModelProto:
+def restore(proto: onnx.ModelProto, content: Bytes, places: Places) -> onnx.ModelProto:
     """Copy a model with the raw data that `parse_light` left in `content`."""
     whole = onnx.ModelProto()
     whole.CopyFrom(proto)
@@ -58,7 +61,26 @@ def restore(proto: onnx.ModelProto, content: bytes, places: Places) -> onnx.Mode
     return whole
 
 
-def _without_large(content: bytes) -> tuple[bytes, Places]:
+def by_place(proto: onnx.ModelProto, file: str, places: Places) -> onnx.ModelProto:
+    """Copy a model in which the large weights that `parse_light` left in a file are named by their places in it."""
+    pointing = onnx.ModelProto()
+    pointing.CopyFrom(proto)
+    for tensor in pointing.graph.initializer:
+        if tensor.name in places and not tensor.HasField("raw_data"):
+            place = places[tensor.name]
+            tensor.data_location = onnx.TensorProto.EXTERNAL
+            for key, value in (("location", file), ("offset", place.start), ("length", place.stop - place.start)):
+                tensor.external_data.add(key=key, value=str(value))
+    return pointing
+
+
+def drop_pages(content: Bytes) -> None:
+    """Give back the memory that reading a mapped file has filled; what is read again comes from the file again."""
+    if isinstance(content, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        content.madvise(mmap.MADV_DONTNEED)
+
+
+def _without_large(content: Bytes) -> tuple[bytes, Places]:
     """Cut the raw data of large initializers out of a model. Raises IndexError, ValueError for what is no plain one."""
     graphs = [field for field in _fields(content, 0, len(content)) if field.number == GRAPH]
     if len(graphs) != 1:
@@ -78,13 +100,13 @@ def _without_large(content: bytes) -> tuple[bytes, Places]:
         parts += [view[at : field.start], _key(INITIALIZER, sum(map(len, rest))), *rest]
         at = field.end
     if not places:
-        return content, {}
+        return content[:], {}
     parts.append(view[at : graph.end])
     head = _key(GRAPH, sum(map(len, parts)))
     return b"".join([view[: graph.start], head, *parts, view[graph.end :]]), places
 
 
-def _fields(content: bytes, at: int, end: int) -> Iterator[_Field]:
+def _fields(content: Bytes, at: int, end: int) -> Iterator[_Field]:
     """Yield the fields of a message that have a length; raises IndexError or ValueError where one is cut off."""
     while at < end:
         start = at
@@ -105,7 +127,7 @@ def _fields(content: bytes, at: int, end: int) -> Iterator[_Field]:
             raise ValueError("a field ends behind its message")
 
 
-def _varint(content: bytes, at: int) -> tuple[int, int]:
+def _varint(content: Bytes, at: int) -> tuple[int, int]:
     """Read a number of protobuf, seven bits a byte, the lowest first; give what stands behind it, too."""
     value = shift = 0
     while shift < 70:  # ten bytes hold 64 bits; longer ones are refused by protobuf, too

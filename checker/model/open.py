@@ -28,10 +28,11 @@ from .ends import LINEAR_ENDS
 from .file import Content, OnnxFile, read_onnx
 from .graph import Graph
 from .heads import Head
-from .held import ExternalFile
+from .held import ExternalFile, refuse_changed
 from .image_input import ImageInput, find_image_input
 from .image_part import keep_image_part
 from .layers import Layers, build_layers, nested_nodes
+from .light import drop_pages
 from .representation import FLOATS, Candidate, Representation, choose
 from .scaling import find_scalings
 from .sort import sort_model
@@ -97,6 +98,12 @@ class ModelFile:
         return self.scalings[0] if self.scalings else None
 
     @property
+    def watched(self) -> tuple[ExternalFile, ...]:
+        """The files that must not change any more: those of weights, and the model's own where it is mapped."""
+        own = self.graph.file.mapped
+        return self.external if own is None else (*self.external, own)
+
+    @property
     def external_digests(self) -> dict[str, str]:
         """Each external file's digest by the name the model gives it."""
         return {file.location: file.digest for file in self.external}
@@ -122,6 +129,7 @@ def open_model(
     contract = parse_contract(properties(file.proto.metadata_props, where), where)
     said = None if contract is None else contract.graph_digest
     file_changed = None if said is None else said != graph_digest(file.proto, file.weights)
+    drop_pages(file.content)
     moved = sort_model(file.proto, where)
     proto = _inlined(file.proto, where) if file.proto.functions else file.proto
     left_out = keep_image_part(proto, where)
@@ -142,6 +150,8 @@ def open_model(
             end = End("change_of_basis" if orthogonal else "linear_unread")
             representation = replace(representation, ends_in=end)
     fetch, addition = _addition(proto, representation, layers)
+    if file.mapped is not None:  # what was parsed is what was digested
+        refuse_changed(file.path, (file.mapped,))
     return ModelFile(
         path=file.path,
         digest=digest_of(file),

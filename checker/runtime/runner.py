@@ -91,6 +91,7 @@ class Runner:
         self.models = (model, *also)
         assert not also or not any(opened.added_output for opened in self.models)
         self._device, self._batch_size = device, batch_size
+        self._maps = not expects_accelerator(device)  # others copy weights to a device of their own
         self._cores = threads or cpu_threads()
         side_by_side = max(1, min(self._cores, batch_size // (self.fixed_batch or MOST_IMAGES_ON_CPU)))
         # one pass at a time on a GPU, and in one thread for good: CUDA keeps a context a thread
@@ -111,8 +112,13 @@ class Runner:
         self._threads = self._cores - n_passes + 1  # a pass counts its own thread
 
     def _open(self, level: str) -> None:
-        self._session, reason = self._open_graph(self.model.graph.whole(), level)
+        self._session, reason = self._open_graph(self._graph(whole=True), level)
         self.execution = describe(self._session, self.model, self._device, level, reason, self._cores)
+
+    def _graph(self, *, whole: bool) -> bytes:
+        graph = self.model.graph
+        mapped = graph.mapped(whole=whole) if self._maps else None
+        return mapped or (graph.whole() if whole else graph.own())
 
     def _open_graph(self, graph: bytes, level: str) -> tuple[ort.InferenceSession, str]:
         return open_session(graph, self.model, self._device, level, threads=self._threads)
@@ -239,7 +245,7 @@ class Runner:
             return OutputCheck(True, 0.0, self.execution.optimization)
         names = [output.name for output in self.model.outputs]
         limit = SAME_OUTPUT[self.model.precision]
-        session, _ = open_session(self.model.graph.own(), self.model, self._device, threads=self._threads)
+        session, _ = open_session(self._graph(whole=False), self.model, self._device, threads=self._threads)
         (without,) = self._outputs(session, [pixels], names)
         del session
         difference = LARGEST_DIFFERENCE
@@ -266,7 +272,7 @@ class Runner:
             batches_by_set.append([values[i : i + size] for i in range(0, len(values), size)])
         batches = [batch for each in batches_by_set for batch in each]
         outputs = iter(self._run_batches(session, names, batches, can_halve=not whole and not self.fixed_batch))
-        refuse_changed(self.model.path, self.model.external)
+        refuse_changed(self.model.path, self.model.watched)
         return [
             [np.concatenate(rows) for rows in zip(*itertools.islice(outputs, len(each)), strict=True)]
             for each in batches_by_set

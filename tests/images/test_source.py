@@ -475,6 +475,22 @@ def test_prefetch_keeps_order_and_bounds_what_waits(tmp_path: Path) -> None:
     assert list(results) == [entry.name for entry in source.entries[1:]]
 
 
+def test_prefetch_begins_nothing_behind_a_likely_stop(tmp_path: Path) -> None:
+    source = open_images(fill(tmp_path, [f"{i}.png" for i in range(30)]))
+    started: list[str] = []
+
+    def start(item: Item) -> str:
+        started.append(item.name)
+        return item.name
+
+    results = prefetch(source, start, workers=4, window=20, stops=(7, 9))
+    read = [next(results) for _ in range(7)]
+    assert sorted(started) == sorted(read) == sorted(entry.name for entry in source.entries[:7])
+    next(results)
+    assert len(started) <= 9
+    assert len([*results]) == 22
+
+
 def test_prefetch_surfaces_exceptions_and_stops_its_threads(tmp_path: Path) -> None:
     source = open_images(fill(tmp_path, [f"{i}.png" for i in range(30)]))
     before = threading.active_count()
