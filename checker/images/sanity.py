@@ -12,6 +12,7 @@ import heapq
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, Generic, Self, TypeVar
 
 import numpy as np
@@ -243,8 +244,14 @@ def varied(sketches: Sequence[Sketch], limit: int | None = None) -> list[int]:
     Returns:
         Their places, rising.
     """
+    return list(_varied(tuple(sketches), limit))
+
+
+@lru_cache(maxsize=4)
+def _varied(sketches: tuple[Sketch, ...], limit: int | None) -> tuple[int, ...]:
+    """`varied`, remembered: a run that stops asks the same of the same images again."""
     if not sketches:
-        return []
+        return ()
     thumbnails = np.array([list(s.thumbnail) for s in sketches], dtype=np.int64)
     layouts, steps, flat = _orientations(thumbnails.reshape(-1, THUMBNAIL_PX, THUMBNAIL_PX))
     gallery = keypoints.Gallery(GALLERY)
@@ -263,7 +270,7 @@ def varied(sketches: Sequence[Sketch], limit: int | None = None) -> list[int]:
         found[n_found] = index
         n_found += 1
         gallery.add(sketch.keypoints)
-    return [int(place) for place in found[:n_found]]
+    return tuple(int(place) for place in found[:n_found])
 
 
 def _orientations(thumbnails: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.uint64], NDArray[np.bool_]]:
