@@ -24,6 +24,7 @@ from pathlib import Path
 
 import directions
 import graphs
+import last_fifth
 import manifest
 import numpy as np
 import opening
@@ -145,7 +146,7 @@ def main(arguments: list[str]) -> None:
             scan.rows(folder),
             directions.rows(runs),
         )
-        for row in chain(*made, speed.rows(folder, runs)):
+        for row in chain(*made, speed.rows(folder, runs), last_fifth.rows(folder, runs)):
             print(" | ".join(f"{key}: {value}" for key, value in row.items()), flush=True)
             table.append(row)
     machine = {
