@@ -309,7 +309,8 @@ With ViT-B/32 ({GFLOP["ViT-B-32"]} GFLOP) for every model, decoding is what limi
 A model is one actor's until no new one is left; then others help with its shards. A node that is lost for good leaves
 its actor waiting until the cluster has such a device again. `--device cuda:N` is refused, since Ray gives out the GPUs.
 The threads that decode for a GPU share one Python interpreter; with more than two they were not measured. Where a GPU
-waits for images, the plan's hours are those of the CPU. Between two shards a worker waits for the driver.
+waits for images, the plan's hours are those of the CPU. Between two shards a worker waits for the driver. The same plans with stragglers,
+failures and the driver, by a simulation that a run here was held against: [scaling, simulated](scaling-simulated.md).
 """
 
 

@@ -34,6 +34,13 @@ def test_a_driver_that_is_slower_than_the_workers_is_the_floor() -> None:
     assert seconds([Model(20, 0.0, 1.0)], Cluster(10, driver_s=2.0)) == pytest.approx(1 + 20 * 2.0)
 
 
+def test_a_long_shard_holds_nobody_up() -> None:
+    """The driver takes shards as they are done, not as they were begun."""
+    models = [Model(1, 0.0, 100.0), Model(9, 0.0, 10.0)]
+    assert seconds(models, Cluster(2, driver_s=1.0, helps=False)) == pytest.approx(101.0)  # 9 × 11 = 99 meanwhile
+    assert seconds([Model(3, 0.0, 10.0, first_s=5.0)], Cluster(1)) == pytest.approx(35.0)
+
+
 def test_a_straggler_takes_its_last_shard_last() -> None:
     models = [Model(1, 0.0, 10.0), Model(1, 0.0, 10.0)]
     assert seconds(models, Cluster(2, slow_share=0.5, slow_factor=3.0)) == pytest.approx(30.0)
