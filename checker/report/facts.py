@@ -6,9 +6,11 @@ of each fact of a block on one line.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
+from robustcheck_onnx.checker.evidence import Origin
 from robustcheck_onnx.checker.text import MIB, count_text, number_text, percent_text, short_provider
 from robustcheck_onnx.checker.verdict import steps_text
 
@@ -71,7 +73,7 @@ def _model(report: Report) -> tuple[Fact, ...]:
     weights += "; graph or weights changed since the contract was written" if m.file_changed else ""
     return (
         Fact("File", m.file, kind="code"),
-        *([Fact("Fetched from", origin.address, f"{origin.revision}, {origin.file}", "code")] if origin else []),
+        *([_origin(origin)] if origin else []),
         Fact("Digest", m.digest, kind="code"),
         *(Fact("External data", digest, file, kind="code") for file, digest in m.external_digests.items()),
         Fact("Size", size, short=size),
@@ -82,6 +84,13 @@ def _model(report: Report) -> tuple[Fact, ...]:
         Fact("Weights", weights),
         Fact("Trained to match", m.matched_to or "not said"),
     )
+
+
+def _origin(origin: Origin) -> Fact:
+    """A commit is cut for the terminal, as git does."""
+    revision = origin.revision[:12] if re.fullmatch("[0-9a-f]{40}", origin.revision) else origin.revision
+    remark = f"{origin.revision}, {origin.file}"
+    return Fact("Fetched from", origin.address, remark, "code", short=f"fetched at {revision}")
 
 
 def _tensor(report: Report) -> tuple[tuple[Fact, ...], tuple[Fact, ...]]:

@@ -18,6 +18,7 @@ from robustcheck_onnx import check
 from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, RobustcheckError, UsageError
 from robustcheck_onnx.checker.model.choose import choose_model
+from robustcheck_onnx.checker.report.facts import blocks_of
 from robustcheck_onnx.checker.storage import Url, hub
 from robustcheck_onnx.checker.storage.remote import StoreError
 from support import mock_hub, onnx_models
@@ -69,6 +70,10 @@ def test_the_one_encoder_of_a_repository_is_checked_at_its_commit(
     assert facts.file_digest == here.evidence.model.file_digest
     assert facts.origin is not None
     assert facts.origin.model_dump() == {"address": "hf://org/one", "revision": commit, "file": "onnx/model.onnx"}
+    (block,) = (block for block in blocks_of(report) if block.title == "Model")
+    assert [(fact.value, fact.short) for fact in block.facts if fact.label == "Fetched from"] == [
+        ("hf://org/one", f"fetched at {commit[:12]}")
+    ]
     assert served.tokens == {f"Bearer {SECRET}"}
     assert not any("text_model" in asked for asked in served.asked)
 
