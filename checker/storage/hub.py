@@ -14,6 +14,7 @@ import json
 import os
 import re
 import shlex
+import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -71,16 +72,22 @@ class Repository:
         The client keeps what it was asked for by name, so that it answers offline, too. Raises as the client, and
         StoreError where the revision stands for another commit by now.
         """
-        folder = Path(
-            hub_client.load(self.address).snapshot_download(
-                self.address.repo,
-                revision=self.address.revision,
-                allow_patterns=[glob.escape(path)],
-                local_files_only=is_hub_offline(),
-                endpoint=os.environ.get(ENDPOINT) or None,
-                tqdm_class=_bar(tell, path),
-            )
+        client, bar = (
+            hub_client.load(self.address),
+            _bar(tell, path, self.files[path].size_bytes if path in self.files else None),
         )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of little space: where there is none, the error says so
+            folder = Path(
+                client.snapshot_download(
+                    self.address.repo,
+                    revision=self.address.revision,
+                    allow_patterns=[glob.escape(path)],
+                    local_files_only=is_hub_offline(),
+                    endpoint=os.environ.get(ENDPOINT) or None,
+                    tqdm_class=bar,
+                )
+            )
         if folder.name != self.commit:
             raise StoreError(str(self.address), f"its revision moved from commit {self.commit} to {folder.name}")
         if not (folder / path).is_file():
@@ -244,6 +251,11 @@ def _told(fault: Exception, address: Address, shown: str) -> RobustcheckError:
         return UsageError(
             f"{shown}: revision {revision} is not in the repository; it must be", f"{page}/refs, or leave it out"
         )
+    if getattr(fault, "errno", None) == errno.ENOSPC:
+        return EnvironmentFaultError(
+            f"{shown}: no space is left for the download; the hub's cache must have some",
+            "df -h; hf cache prune; export HF_HOME=a folder with more space",
+        )
     if is_hub_offline() and {"LocalEntryNotFoundError", "IncompleteSnapshotError"} & names:
         return EnvironmentFaultError(
             f"{shown}: file is not in the hub's cache; {HUB_OFFLINE} forbids to fetch it",
@@ -276,19 +288,19 @@ def _is_plain(name: str) -> bool:
     return not PurePosixPath(name).is_absolute() and not {"..", ".", ""} & set(parts) and "\\" not in name
 
 
-def _bar(tell: Callable[[str], None] | None, path: str) -> Any:
+def _bar(tell: Callable[[str], None] | None, path: str, size_bytes: int | None) -> Any:
     """The class of a progress bar that shows nothing itself, and tells how far a download is."""
     silent: Any = hub_client.load(path).utils.tqdm
+    whole = f" of {size_bytes / 1e6:.0f}" if size_bytes else ""
 
     class Bar(silent):  # type: ignore[misc]
         def __init__(self, *words: Any, **named: Any) -> None:
             super().__init__(*words, **{**named, "disable": True})
-            self.total_bytes, self.so_far = named.get("total"), int(named.get("initial") or 0)
+            self.counts_bytes, self.so_far = named.get("unit") == "B", int(named.get("initial") or 0)
 
         def update(self, n: float | None = 1) -> None:
             self.so_far += int(n or 0)
-            if tell is not None:
-                whole = f" of {self.total_bytes / 1e6:.0f}" if self.total_bytes else ""
+            if tell is not None and self.counts_bytes:
                 tell(f"fetching {path}, {self.so_far / 1e6:.0f}{whole} MB")
 
     return Bar

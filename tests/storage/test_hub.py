@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shlex
@@ -317,6 +318,24 @@ def test_bytes_that_are_not_those_that_the_hub_lists(
     go_offline(monkeypatch)
     with pytest.raises(EnvironmentFaultError, match="another digest"):
         check("hf://org/one", images=photos)
+
+
+def test_a_cache_without_space_and_how_far_a_download_is(
+    served: MockHub, encoder: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served.put("org/one", {"m.onnx": encoder})
+    address = hub.parse_hub(Url("hf://org/one", "hf"))
+    assert address is not None
+    said: list[str] = []
+    hub.open_repository(address).read("m.onnx", said.append)
+    assert said[-1].startswith("fetching m.onnx, ")
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", full)
+    with pytest.raises(EnvironmentFaultError, match="no space is left for the download"):
+        check("hf://org/one", max_images=3)
 
 
 def test_a_revision_that_moves_meanwhile(served: MockHub, encoder: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
