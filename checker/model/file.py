@@ -32,7 +32,7 @@ from .external import (
     location_of,
     use_resolved_names,
 )
-from .held import ExternalFile, Held, read_file
+from .held import ExternalFile, Held, read_file, settle, stamps_writes
 from .light import Bytes, Places, drop_pages, parse_light
 from .well_formed import check_dimensions, check_well_formed
 
@@ -189,7 +189,7 @@ def _read_bytes(path: Path) -> tuple[Bytes, os.stat_result]:
             )
         with path.open("rb") as file:
             status = os.fstat(file.fileno())
-            content = _mapped(file, status.st_size) or file.read()
+            content = _mapped(file, status) or file.read()
     except FileNotFoundError as error:
         raise UsageError(
             f"{path}: model file is missing; no such file", f"ls {shlex.quote(str(path.parent))}"
@@ -207,12 +207,16 @@ def _read_bytes(path: Path) -> tuple[Bytes, os.stat_result]:
     return content, status
 
 
-def _mapped(file: BinaryIO, size_bytes: int) -> mmap.mmap | None:
-    """Map the content of a large file; None for a small one, and where the file system can't."""
-    if size_bytes < MAPPED_BYTES:
+def _mapped(file: BinaryIO, status: os.stat_result) -> mmap.mmap | None:
+    """Map the content of a large file; None for a small one, and where a write to it might not be seen.
+
+    status: of the open file, taken before.
+    """
+    if status.st_size < MAPPED_BYTES or not stamps_writes(status):
         return None
     with contextlib.suppress(OSError, ValueError):
-        return mmap.mmap(file.fileno(), size_bytes, access=mmap.ACCESS_READ)
+        settle(file)
+        return mmap.mmap(file.fileno(), status.st_size, access=mmap.ACCESS_READ)
     return None
 
 

@@ -6,11 +6,14 @@ open folder has a name of its own, which leads to it wherever it was moved to; t
 no file can be exchanged unseen: renaming one changes its status (`stamp`). Elsewhere the stamps alone are looked at.
 
 A large model file is treated so, too: it is mapped, not copied, and ONNX Runtime maps its weights by their places in
-it. Not seen are writes through a memory map that was written through shortly before: Linux stamps the first of them.
+it. Linux stamps only the first write through somebody's memory map, until what was written is on the disk: so a file is
+brought there between its stamp and its digest (`settle`), and whatever is written from then on shows. File systems
+without a disk (tmpfs) never stamp such writes; there, and where nobody knows, a model file is copied (`stamps_writes`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import weakref
@@ -61,6 +64,30 @@ class Held:
             self.path = names / str(number)
 
 
+STAMPING = frozenset(("ext4", "xfs", "btrfs"))  # file systems of Linux that stamp a write through a memory map
+MOUNTS = Path("/proc/self/mountinfo")
+
+
+def settle(file: BinaryIO) -> None:
+    """Bring to the disk what was written to a file, so that the next write through any memory map is stamped.
+
+    Raises OSError.
+    """
+    os.fsync(file.fileno())
+
+
+def stamps_writes(status: os.stat_result) -> bool:
+    """Whether a file lies on a file system that is known to stamp each write after `settle`. False off Linux."""
+    device = f"{os.major(status.st_dev)}:{os.minor(status.st_dev)}" if hasattr(os, "major") else ""
+    try:
+        lines = MOUNTS.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return False
+    kinds = {after.split()[0] for before, _, after in (line.partition(" - ") for line in lines)
+             if before.split()[2:3] == [device] and after}  # fmt: skip
+    return bool(kinds) and kinds <= STAMPING
+
+
 def read_file(location: str, target: Path, folder: Path, held: Held) -> ExternalFile:
     """Digest a file of weights: stamp, size and digest of one and the same, which later reads get, too.
 
@@ -77,6 +104,8 @@ def read_file(location: str, target: Path, folder: Path, held: Held) -> External
     with (held.path / below).open("rb") as file:
         status = os.fstat(file.fileno())
         stamps[target] = _stamp_of(status)  # first: whatever is written from here on shows
+        with contextlib.suppress(OSError):  # a file system without a disk
+            settle(file)
         return ExternalFile(location, target, stamps, status.st_size, _digest_of(file))
 
 

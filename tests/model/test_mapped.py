@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import mmap
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 from robustcheck_onnx import Progress, check
 from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.model import file as files
-from robustcheck_onnx.checker.model import light
+from robustcheck_onnx.checker.model import held, light
 from robustcheck_onnx.checker.model.digest import graph_digest
 from robustcheck_onnx.checker.model.file import read_onnx
 from robustcheck_onnx.checker.model.open import open_model
@@ -32,8 +33,10 @@ def small_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def mapping(monkeypatch: pytest.MonkeyPatch) -> None:
+def mapping(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Map every file."""
+    if not held.stamps_writes(tmp_path.stat()):
+        pytest.skip("the temporary folder is on no file system whose stamps can be trusted: nothing is mapped there")
     monkeypatch.setattr(files, "MAPPED_BYTES", 1)
 
 
@@ -118,6 +121,34 @@ def exchange_and_put_back(place: Path) -> None:
         (place / name).rename(place / other)
     (place / "model.onnx").rename(place / "other.onnx")
     (place / "kept").rename(place / "model.onnx")
+
+
+def test_a_write_through_a_map_that_was_written_through_before_is_seen(place: Path) -> None:
+    """Linux stamps the first such write alone; another model's rows are there for the session, the first ones again."""
+    path, changed = place / "model.onnx", list[int]()
+    with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as theirs:
+        theirs[0] = theirs[0]  # from here on writes leave no stamp
+
+        def when(now: Progress) -> None:
+            if not changed and now.stage == "loading the model":
+                theirs[1000:2000] = (place / "other.onnx").read_bytes()[1000:2000]
+                changed.append(1)
+
+        with pytest.raises(CannotAssessError, match=SAID):
+            check(path, images=place / "photos", progress=when)
+
+
+def test_where_writes_are_not_stamped_a_file_is_copied(
+    tmp_path: Path, mapping: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, status = onnx_models.save(onnx_models.encoder(512), tmp_path / "m.onnx"), tmp_path.stat()
+    assert open_model(path).graph.mapped(whole=True) is not None
+    device = f"{os.major(status.st_dev)}:{os.minor(status.st_dev)}"
+    (tmp_path / "mounts").write_text(f"1 0 {device} / /tmp rw - tmpfs tmpfs rw\n1 0 0:1 / / rw - ext4 x rw\n")
+    monkeypatch.setattr(held, "MOUNTS", tmp_path / "mounts")
+    assert open_model(path).graph.mapped(whole=True) is None
+    monkeypatch.setattr(held, "MOUNTS", tmp_path / "none")  # not Linux
+    assert open_model(path).graph.mapped(whole=True) is None
 
 
 @pytest.mark.parametrize("change", [replace, write, exchange_and_put_back])
