@@ -29,8 +29,6 @@ class MockHub:
     repositories: dict[str, dict[str, bytes]] = field(default_factory=dict)
     """`org/name`, or `datasets/org/name`: files by path"""
     commits: dict[str, str] = field(default_factory=dict)
-    revisions: dict[str, dict[str, str]] = field(default_factory=dict)
-    """of a repository: revision → `org/name` of the repository that stands for it"""
     gated: set[str] = field(default_factory=set)
     asked: list[str] = field(default_factory=list)
     tokens: set[str] = field(default_factory=set)
@@ -110,12 +108,8 @@ def running() -> Iterator[MockHub]:
             if repo in hub.gated:
                 self.refuse(403, "GatedRepo")
                 return None
-            for name in (repo, *hub.revisions.get(repo, {}).values()):
-                if revision in ("main", hub.commits[name]) and (revision != "main" or name == repo):
-                    return hub.commits[name], hub.repositories[name]
-            if revision in hub.revisions.get(repo, {}):
-                name = hub.revisions[repo][revision]
-                return hub.commits[name], hub.repositories[name]
+            if revision in ("main", hub.commits[repo]):
+                return hub.commits[repo], hub.repositories[repo]
             self.refuse(404, "RevisionNotFound")
             return None
 
