@@ -7,7 +7,7 @@ SCHEMA := $(BIN)/check-jsonschema --quiet --builtin-schema vendor
 
 # all that the tests use
 EXTRAS := export,data,demo,ray,sign,keyless,remote,hub,mlflow
-# the rooms whose tests need no torch, Ray, browser or processes, but for those marked `slow`
+# the rooms whose tests need no torch, Ray, browser or processes, but for those marked `long`
 QUICK := images model reference report runtime statistics storage thresholds verdict
 
 .PHONY: demo test pytest quick fuzz mutants coverage lint types docs manifests bench gpu-check wheel dist lowest clean
@@ -50,7 +50,7 @@ pytest: $(VENV)/.dev
 
 # Under a minute: what can be tested without starting much.
 quick: $(VENV)/.dev
-	$(BIN)/pytest --numprocesses auto --quiet -m 'not slow and not export' $(addprefix tests/,$(QUICK))
+	$(BIN)/pytest --numprocesses auto --quiet -m 'not long' $(addprefix tests/,$(QUICK))
 
 # Changed files for as long as you like: what breaks is kept in build/fuzz.
 MINUTES = 10
@@ -127,7 +127,7 @@ lowest:
 	$(LOWEST) -m pip --disable-pip-version-check install --quiet --upgrade 'pip>=25.1'
 	$(LOWEST) -m pip --disable-pip-version-check install --quiet --constraint constraints-lowest.txt . --group core
 	rm -rf build/lib
-	OMP_NUM_THREADS=1 $(LOWEST) -m pytest --numprocesses auto --dist loadfile --quiet -m 'not slow and not export' \
+	OMP_NUM_THREADS=1 $(LOWEST) -m pytest --numprocesses auto --dist loadfile --quiet -m 'not long' \
 		$(addprefix tests/,$(QUICK))
 
 clean:

@@ -11,16 +11,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import hypothesis
 import numpy as np
 import pytest
 
 pytest.register_assert_rewrite("support")  # before its import: a failed assert there shows its values too
 from robustcheck_onnx.checker import isolation  # noqa: E402
-from support import PHOTOS, lookup, mini_suite  # noqa: E402
+from support import PHOTOS, lookup, mini_suite, profile  # noqa: E402
 from support.no_wall import NoWall  # noqa: E402
 from support.warm_command import WarmCommand  # noqa: E402
 
 REAL_WALL = isolation.Wall
+hypothesis.settings.register_profile("robustcheck", deadline=None, derandomize=True, max_examples=profile.EXAMPLES)
+hypothesis.settings.load_profile("robustcheck")
 
 if TYPE_CHECKING:
     from robustcheck_onnx.checker.model.open import ModelFile

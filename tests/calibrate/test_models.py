@@ -56,7 +56,7 @@ def test_the_papers_plan_has_every_model_and_its_size(tmp_path: Path) -> None:
     assert not (tmp_path / "cache").exists()
 
 
-@pytest.mark.export
+@pytest.mark.long
 def test_the_whole_path_offline_with_stand_in_weights(
     tmp_path: Path, efficientnet_lite0: Path, planted_outlier: Path
 ) -> None:
@@ -125,7 +125,7 @@ def slow():
 """
 
 
-@pytest.mark.export
+@pytest.mark.long
 def test_an_export_that_crashes_fails_alone_and_one_in_progress_ends_with_the_run(tmp_path: Path) -> None:
     """The user's own code is found beside the suite; it runs in a process of its own."""
     pytest.importorskip("torch", reason="extra `export` is not installed")

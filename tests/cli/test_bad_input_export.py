@@ -104,13 +104,13 @@ def export_rows() -> list[Row]:
     ]  # fmt: skip
 
 
-@pytest.mark.export
+@pytest.mark.long
 @pytest.mark.parametrize("row", export_rows(), ids=lambda row: row.call)
 def test_export(world: Path, row: Row, warm: Callable[..., Done]) -> None:
     check_row(world, row, warm)
 
 
-@pytest.mark.export
+@pytest.mark.long
 @pytest.mark.parametrize(("number", "code", "words"), SIGNALS[1:])  # both go the same way, as for a check
 def test_an_interrupted_export_leaves_nothing(
     world: Path, tmp_path: Path, number: signal.Signals, code: int, words: str
@@ -136,7 +136,7 @@ def test_an_interrupted_export_leaves_nothing(
     assert list(target.iterdir()) == []
 
 
-@pytest.mark.export
+@pytest.mark.long
 def test_an_export_on_a_full_disk_leaves_nothing(world: Path, tmp_path: Path) -> None:
     call = [
         "export",

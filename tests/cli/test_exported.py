@@ -46,8 +46,7 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MockHub]
         yield running
 
 
-@pytest.mark.export
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_checkpoint_on_the_hub_is_exported_once_and_checked(
     served: MockHub,
     photos_80: Path,
@@ -86,8 +85,7 @@ def test_a_checkpoint_on_the_hub_is_exported_once_and_checked(
     assert list((tmp_path / "cache" / "exports").iterdir()) == []
 
 
-@pytest.mark.export
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_exporters_own_error_is_told(
     tmp_path: Path, photos_80: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

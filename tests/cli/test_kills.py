@@ -13,7 +13,7 @@ import pytest
 from support import benchmark_scripts
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.long,
     pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for what is left in /proc"),
 ]
 

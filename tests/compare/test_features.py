@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import optimize, stats
 
@@ -80,7 +80,6 @@ def test_the_direction_is_the_constrained_minimum() -> None:
     assert fates.direction_share(x[:10], y[:10]) is None
 
 
-@settings(max_examples=40, deadline=None)
 @given(share=st.floats(0, 1), seed=st.integers(0, 99), n=st.integers(16, 120))
 def test_kept_needs_the_correlation_that_scipy_bounds(share: float, seed: int, n: int) -> None:
     h = planted(n, d=64)

@@ -343,7 +343,7 @@ def test_real_clip_embeddings(workshop: Workshop, name: str) -> None:
     assert ids(permuted) == {"representation_permuted"}
 
 
-@pytest.mark.export
+@pytest.mark.long
 def test_real_weights_without_the_indication(efficientnet_lite0: Path) -> None:
     report = run_compare(efficientnet_lite0, efficientnet_lite0, device="cpu", max_images=50)
     assert "reference_without_indication" in ids(report)

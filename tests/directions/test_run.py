@@ -130,7 +130,7 @@ def test_a_look_up_model_of_vectors_with_a_made_head(tmp_path: Path) -> None:
     assert any("Synthetic model" in note for note in report.notes)
 
 
-@pytest.mark.export
+@pytest.mark.long
 def test_the_real_head_of_efficientnet_lite0(efficientnet_lite0: Path, tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="extra `export` is not installed")
     from robustcheck_onnx.exporters import contract, demo, preprocess

@@ -77,7 +77,7 @@ def transformers_folder(folder: Path, state: dict[str, Any]) -> None:
     processor.save_pretrained(folder)
 
 
-@pytest.mark.export
+@pytest.mark.long
 def test_open_clip_and_transformers_exports_of_the_same_weights(tmp_path: Path) -> None:
     state = open_clip_folder(tmp_path / "open_clip")
     transformers_folder(tmp_path / "transformers", state)

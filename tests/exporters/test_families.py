@@ -21,7 +21,7 @@ from robustcheck_onnx.exporters.write import ExportRecord
 
 torch = pytest.importorskip("torch", reason="extra `export` is not installed")
 
-pytestmark = pytest.mark.export
+pytestmark = pytest.mark.long
 
 # float32 kernels add in another order; measured on these models: below 1e-5 of a row's RMS
 RELATIVE = 1e-4

@@ -47,7 +47,7 @@ def test_agreement_refuses(other: Any) -> None:
         parity.agreement(np.zeros((2, 4), dtype=np.float32), other.astype(np.float32))
 
 
-@pytest.mark.export
+@pytest.mark.long
 def test_batch_dependent_model_disagrees_and_leaves_nothing(tmp_path: Path, skimage_photos: list[Path]) -> None:
     with pytest.raises(ExportError) as caught:
         run("torch", "my_vision:batch_statistics", tmp_path / "m.onnx", photos=skimage_photos)
@@ -56,7 +56,7 @@ def test_batch_dependent_model_disagrees_and_leaves_nothing(tmp_path: Path, skim
     assert left_in(tmp_path) == []
 
 
-@pytest.mark.export
+@pytest.mark.long
 def test_failed_export_keeps_the_earlier_file(
     tmp_path: Path, skimage_photos: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -69,7 +69,7 @@ def test_failed_export_keeps_the_earlier_file(
     assert left_in(tmp_path) == ["m.onnx"]
 
 
-@pytest.mark.export
+@pytest.mark.long
 def test_disk_full_is_an_environment_error(
     tmp_path: Path, skimage_photos: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -83,7 +83,7 @@ def test_disk_full_is_an_environment_error(
     assert left_in(tmp_path) == []
 
 
-@pytest.mark.export
+@pytest.mark.long
 def test_weights_beside_a_big_model(
     tmp_path: Path, skimage_photos: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -99,7 +99,7 @@ def test_weights_beside_a_big_model(
     assert session.run(None, {"image": np.zeros((3, 3, 32, 32), np.float32)})[0].shape == (3, 5)
 
 
-@pytest.mark.export
+@pytest.mark.long
 def test_half_precision(tmp_path: Path, skimage_photos: list[Path]) -> None:
     """float16 weights inside, float32 outside; close to the float32 model, and not equal to it."""
     full = run("torch", "my_vision:dictionary", tmp_path / "full.onnx", photos=skimage_photos)
@@ -120,7 +120,7 @@ def test_half_precision(tmp_path: Path, skimage_photos: list[Path]) -> None:
     assert not np.array_equal(rows[0], rows[1])
 
 
-@pytest.mark.export
+@pytest.mark.long
 def test_half_precision_of_a_transformer(tmp_path: Path, skimage_photos: list[Path]) -> None:
     """Layer norm, softmax and attention in float16."""
     record = run("timm", "test_vit", tmp_path / "m.onnx", random_weights=True, precision="fp16", photos=skimage_photos)

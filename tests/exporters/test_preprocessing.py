@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("my_vision")
 SQUASH_32 = {"size": [32, 32], "resize_mode": "squash", "resize_size": [32, 32], "interpolation": "bicubic"}
 
 
-@pytest.mark.export
+@pytest.mark.long
 def test_preprocessing_that_says_other_pixels_is_refused(
     tmp_path: Path, skimage_photos: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

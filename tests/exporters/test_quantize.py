@@ -424,7 +424,7 @@ def test_signed_features_stay_signed(
 # ------------------------------------------------------------------------------------------------- the gate
 
 
-@pytest.mark.export
+@pytest.mark.long
 def test_real_weights_end_to_end(planted_outlier: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The planted demo passes in fp32. Both int8 forms keep its feature, and WARN for what they are.
 

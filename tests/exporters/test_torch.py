@@ -21,7 +21,7 @@ torch = pytest.importorskip("torch", reason="extra `export` is not installed")
 pytestmark = pytest.mark.usefixtures("my_vision")
 
 
-@pytest.mark.export
+@pytest.mark.long
 def test_factory_with_one_tensor(tmp_path: Path, skimage_photos: list[Path]) -> None:
     record = run("torch", "my_vision:encoder", tmp_path / "m.onnx", photos=skimage_photos)
     read = contract_of(record.path)
@@ -36,7 +36,7 @@ def test_factory_with_one_tensor(tmp_path: Path, skimage_photos: list[Path]) -> 
     assert left_in(tmp_path) == ["m.onnx"]
 
 
-@pytest.mark.export
+@pytest.mark.long
 def test_factory_with_a_dict(tmp_path: Path, skimage_photos: list[Path]) -> None:
     record = run("torch", "my_vision:dictionary", tmp_path / "m.onnx", photos=skimage_photos)
     read = contract_of(record.path)
@@ -48,7 +48,7 @@ def test_factory_with_a_dict(tmp_path: Path, skimage_photos: list[Path]) -> None
     assert record.outputs == {"representation": 6, "logits": 5}
 
 
-@pytest.mark.export
+@pytest.mark.long
 def test_head_names_the_representation(tmp_path: Path, skimage_photos: list[Path]) -> None:
     """head=6, the last linear layer: its input is the representation, its output the logits."""
     sys.path.append(str(tmp_path))
@@ -73,7 +73,7 @@ def test_head_names_the_representation(tmp_path: Path, skimage_photos: list[Path
         np.testing.assert_allclose(logits, network[-1](truth).numpy(), atol=1e-5)
 
 
-@pytest.mark.export
+@pytest.mark.long
 def test_same_model_same_bytes(tmp_path: Path, skimage_photos: list[Path]) -> None:
     first = run("torch", "my_vision:dictionary", tmp_path / "a.onnx", photos=skimage_photos)
     second = run("torch", "my_vision:dictionary", tmp_path / "b.onnx", photos=skimage_photos)
@@ -138,7 +138,7 @@ def test_unreadable_photo(tmp_path: Path, skimage_photos: list[Path]) -> None:
         run("torch", "my_vision:encoder", tmp_path / "m.onnx", photos=[*skimage_photos[:4], tmp_path / "my_vision.py"])
 
 
-@pytest.mark.export
+@pytest.mark.long
 def test_untraceable_model_is_an_error(tmp_path: Path, skimage_photos: list[Path]) -> None:
     with pytest.raises(ExportError, match="torch could not export it") as caught:
         run("torch", "my_vision:untraceable", tmp_path / "m.onnx", photos=skimage_photos)
@@ -146,7 +146,7 @@ def test_untraceable_model_is_an_error(tmp_path: Path, skimage_photos: list[Path
     assert left_in(tmp_path) == []
 
 
-@pytest.mark.export
+@pytest.mark.long
 def test_nothing_is_printed(
     tmp_path: Path, skimage_photos: list[Path], capfd: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
 ) -> None:

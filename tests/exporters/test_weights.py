@@ -21,7 +21,7 @@ torch = pytest.importorskip("torch", reason="extra `export` is not installed")
 pytestmark = pytest.mark.usefixtures("my_vision")
 
 
-@pytest.mark.export
+@pytest.mark.long
 def test_random_weights_are_said(tmp_path: Path, skimage_photos: list[Path]) -> None:
     record = run("timm", "test_resnet", tmp_path / "m.onnx", random_weights=True, photos=skimage_photos)
     source = contract_of(record.path)["source"]
@@ -29,7 +29,7 @@ def test_random_weights_are_said(tmp_path: Path, skimage_photos: list[Path]) -> 
     assert "matched_to" not in source
 
 
-@pytest.mark.export
+@pytest.mark.long
 def test_a_file_says_what_it_was_matched_to_and_its_own_digest(tmp_path: Path, skimage_photos: list[Path]) -> None:
     options: dict[str, Any] = {"random_weights": True, "photos": skimage_photos, "matched_to": "CLIP ViT-B/32"}
     for precision in ("fp32", "fp16"):
@@ -148,7 +148,7 @@ for source, name, options in (
 """
 
 
-@pytest.mark.export
+@pytest.mark.long
 def test_hub_cache_offline(tmp_path: Path, skimage_photos: list[Path]) -> None:
     """The libraries' own hub loaders find a cache folder; what is not in it is exit 4 with what to place where."""
     open_clip, timm = pytest.importorskip("open_clip"), pytest.importorskip("timm")

@@ -86,14 +86,14 @@ def _outputs(path: Path, pixels: Any) -> dict[str, Any]:
     return dict(zip(names, session.run(names, {"image": pixels}), strict=True))
 
 
-@pytest.mark.export
+@pytest.mark.long
 def test_logits_are_open_clips_own_zero_shot_logits(clip: Exported) -> None:
     logits = _outputs(clip.headed, clip.pixels)["logits"]
     assert clip.truth.std(axis=1).min() > 0.1  # the classes differ, so that a wrong head would show
     np.testing.assert_allclose(logits, clip.truth, atol=1e-4)
 
 
-@pytest.mark.export
+@pytest.mark.long
 def test_the_representation_is_the_same_with_a_head(clip: Exported) -> None:
     bare, headed = _outputs(clip.bare, clip.pixels), _outputs(clip.headed, clip.pixels)
     assert set(headed) == {*bare, "logits"}
@@ -101,7 +101,7 @@ def test_the_representation_is_the_same_with_a_head(clip: Exported) -> None:
         np.testing.assert_allclose(headed[name], rows, rtol=0, atol=1e-6)
 
 
-@pytest.mark.export
+@pytest.mark.long
 def test_the_contract_names_classes_templates_and_the_same_tensor(clip: Exported) -> None:
     bare, headed = open_model(clip.bare), open_model(clip.headed)
     assert bare.contract is not None
@@ -118,7 +118,7 @@ def test_the_contract_names_classes_templates_and_the_same_tensor(clip: Exported
     assert headed.contract.parity is not None
 
 
-@pytest.mark.export
+@pytest.mark.long
 def test_the_check_measures_the_same_with_a_head(clip: Exported) -> None:
     bare, headed = (check(path, max_images=60) for path in (clip.bare, clip.headed))
     assert headed.verdict == bare.verdict
@@ -128,7 +128,7 @@ def test_the_check_measures_the_same_with_a_head(clip: Exported) -> None:
         assert getattr(ours, name).estimate == pytest.approx(getattr(theirs, name).estimate, rel=1e-5)
 
 
-@pytest.mark.export
+@pytest.mark.long
 def test_transformers_clip_gives_its_own_logits_per_image(tmp_path: Path) -> None:
     import transformers
 
@@ -242,7 +242,7 @@ def test_bad_calls_leave_nothing(
     assert not (tmp_path / "model.onnx").exists()
 
 
-@pytest.mark.export
+@pytest.mark.long
 def test_prompts_that_do_not_fit_the_text_tower_are_refused(tmp_path: Path) -> None:
     _open_clip_folder(tmp_path / "short", {**TEXT, "context_length": 8})
     _open_clip_folder(tmp_path / "words", {**TEXT, "vocab_size": 100})
@@ -257,7 +257,7 @@ def test_prompts_that_do_not_fit_the_text_tower_are_refused(tmp_path: Path) -> N
     assert not out.exists()
 
 
-@pytest.mark.export
+@pytest.mark.long
 def test_a_tokenizer_of_the_hub_that_is_not_here_is_said(tmp_path: Path) -> None:
     _open_clip_folder(tmp_path / "hub", {**TEXT, "hf_tokenizer_name": "org/not-here"})  # type: ignore[dict-item]
     with pytest.raises(ExportError, match="tokenizer of the text tower is not on this machine") as refused:
@@ -273,7 +273,7 @@ def test_a_contract_without_a_head_has_no_such_key(clip: Exported) -> None:
     assert "zero_shot" not in json.loads(prop.value)
 
 
-@pytest.mark.export
+@pytest.mark.long
 def test_shift_reads_labels_by_the_class_names_of_the_contract(
     clip: Exported, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -294,7 +294,7 @@ def test_shift_reads_labels_by_the_class_names_of_the_contract(
     assert found["model"]["n_classes"] == 3
 
 
-@pytest.mark.export
+@pytest.mark.long
 def test_half_precision_keeps_the_logits(tmp_path: Path) -> None:
     _open_clip_folder(tmp_path / "clip")
     record = run(

@@ -71,7 +71,7 @@ def versions(crop: Image.Image) -> list[Image.Image]:
     ]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_parts_are_known() -> None:
     known = []
     for path in PHOTOS[::4]:
@@ -86,7 +86,7 @@ def test_parts_are_known() -> None:
     assert tilted > 0.5  # measured: 0.64
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_no_photo_is_taken_for_a_part_of_another() -> None:
     found = [find(Image.open(path)) for path in PHOTOS]
     for index, points in enumerate(found):

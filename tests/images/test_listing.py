@@ -295,7 +295,7 @@ def test_the_cache_key_makes_no_entry(late: tuple[Path, Path], monkeypatch: pyte
     assert cache.key_of(job, "sha256:0", profile.load(), open_images(manifest, limit=60)) not in keys
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_long_manifest_takes_little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Peak of Python's own memory; an object a row took more than 1,000 bytes a row."""
     n = 50_000

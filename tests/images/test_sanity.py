@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.stats
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageEnhance, ImageFilter
 
@@ -189,7 +189,7 @@ def test_one_image_many_times() -> None:
     ]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["coffee.png", "chelsea.png", "astronaut.png"])
 def test_versions_of_one_photo_are_near_duplicates(name: str) -> None:
     random = np.random.default_rng(1)
@@ -308,7 +308,6 @@ def sketch_of(digest: int) -> Sketch:
 digests = st.lists(st.integers(0, 40), max_size=60)
 
 
-@settings(max_examples=60, deadline=None)
 @given(digests, digests, digests, st.sampled_from([5, 4096]))
 def test_merging_is_the_same_as_seeing_all(a: list[int], b: list[int], c: list[int], capacity: int) -> None:
     def state(numbers: list[int]) -> ImageSetState:

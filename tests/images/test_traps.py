@@ -20,7 +20,7 @@ from support import PHOTOS, lookup
 RNG = np.random.default_rng(0)
 N = 64
 
-pytestmark = pytest.mark.export
+pytestmark = pytest.mark.long
 
 
 def noise(_: int) -> Image.Image:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.stats
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from robustcheck_onnx import check
@@ -140,7 +140,6 @@ def names(rows: Rows) -> tuple[list[str], list[str], list[str]]:
 
 
 @given(st.lists(st.integers(1, 6).map(float), max_size=90), st.integers(0, 90), st.integers(0, 90))
-@settings(max_examples=60, deadline=None)
 def test_merging_is_associative_and_ties_go_to_the_earlier(values: list[float], i: int, j: int) -> None:
     i, j = sorted((min(i, len(values)), min(j, len(values))))
     a, b, c = kept(values[:i]), kept(values[i:j], i), kept(values[j:], j)

@@ -15,7 +15,7 @@ from robustcheck_onnx.checker.model.basis import mutually_orthogonal
 from robustcheck_onnx.checker.model.open import open_model
 from support import PHOTOS, onnx_models
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 
 def rotation(rows: int, columns: int, seed: int = 0) -> np.ndarray:
@@ -328,7 +328,7 @@ def with_projection(source: Path, target: Path, weight: np.ndarray) -> Path:
     return target
 
 
-@pytest.mark.export
+@pytest.mark.long
 def test_the_mean_of_rectified_features_turned_into_an_axis_never_passes(
     efficientnet_lite0: Path, tmp_path: Path
 ) -> None:

@@ -12,7 +12,7 @@ import ml_dtypes
 import numpy as np
 import onnx
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
@@ -320,7 +320,6 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, byt
     }
 
 
-@settings(max_examples=60, deadline=None)
 @given(data=st.data(), where=st.sampled_from(["inline", "external"]), bit=st.integers(0, 7))
 def test_any_changed_bit_of_a_weight_is_seen(
     files: dict[str, tuple[Path, bytes, list[int]]], data: st.DataObject, where: str, bit: int

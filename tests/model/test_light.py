@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import pytest
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, numpy_helper
 
@@ -106,7 +106,6 @@ def model_bytes() -> bytes:
 CONTENT = model_bytes()
 
 
-@settings(max_examples=300)
 @given(
     st.lists(st.tuples(st.integers(0, len(CONTENT) - 1), st.integers(0, 255)), max_size=3), st.integers(0, len(CONTENT))
 )
@@ -156,7 +155,7 @@ print(next(line.split()[1] for line in Path("/proc/self/status").read_text().spl
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak of one process is read in /proc")
-@pytest.mark.slow
+@pytest.mark.long
 def test_an_open_model_is_in_memory_once(tmp_path: Path) -> None:
     peaks = []
     for rows in (24, 60_000):

@@ -11,7 +11,7 @@ import pytest
 from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.checker.runtime.runner import Runner
 
-pytestmark = pytest.mark.export
+pytestmark = pytest.mark.long
 
 # architecture, image edge (px), its last linear layer, what ends the representation, torch's new exporter or its old
 ARCHITECTURES = [

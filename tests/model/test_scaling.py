@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto
 
@@ -418,7 +418,6 @@ def chains(draw: st.DrawFn) -> tuple[list[Node], dict[str, Array], str]:
     return nodes, weights, tensor
 
 
-@settings(deadline=None, max_examples=100)
 @given(chains())
 def test_wherever_the_steps_stand_the_map_is_what_onnx_runtime_computes(chain: Any) -> None:
     nodes, weights, tensor = chain
@@ -432,7 +431,7 @@ def test_wherever_the_steps_stand_the_map_is_what_onnx_runtime_computes(chain: A
         assert_maps(model, tensor, photo())
 
 
-@pytest.mark.export
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore")  # of torch's two exporters
 @pytest.mark.parametrize("dynamo", [False, True])
 def test_real_architectures(dynamo: bool, tmp_path: Any) -> None:

@@ -31,7 +31,7 @@ def assert_same_pixels(ours: Preprocessing, theirs: Any) -> None:
     np.testing.assert_allclose(apply(ours, photo) * levels, np.asarray(theirs(photo)) * levels, atol=1e-3)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_open_clip_config_gives_open_clips_pixels(tmp_path: Path) -> None:
     pytest.importorskip("open_clip", reason="needs the export extra")
     from open_clip.transform import PreprocessCfg, image_transform_v2

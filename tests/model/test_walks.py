@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from robustcheck_onnx.checker.model.ends import ends_in, last_linears, rectified_under
@@ -50,7 +50,6 @@ def tensors_of(graph: onnx.GraphProto) -> list[str]:
     return ["image", *(node.output[0] for node in graph.node)]
 
 
-@settings(max_examples=400, deadline=None)
 @given(graphs())
 def test_walks_give_what_the_definitions_say(graph: onnx.GraphProto) -> None:
     slow, layers = SlowGraph(graph, "image", CONSTANTS), build_layers(graph, "image", CONSTANTS)
@@ -65,7 +64,6 @@ def test_walks_give_what_the_definitions_say(graph: onnx.GraphProto) -> None:
         assert bool(rectified_under(layers, tensor)) == bool(slow.rectified(tensor))
 
 
-@settings(max_examples=200, deadline=None)
 @given(graphs())
 def test_the_common_source_is_the_nearest_one(graph: onnx.GraphProto) -> None:
     slow, layers = SlowGraph(graph, "image", CONSTANTS), build_layers(graph, "image", CONSTANTS)
@@ -75,7 +73,6 @@ def test_the_common_source_is_the_nearest_one(graph: onnx.GraphProto) -> None:
             assert layers.elementwise.common((one, other)) == slow.common((one, other))
 
 
-@settings(max_examples=300, deadline=None)
 @given(graphs())
 def test_heads_are_those_of_the_definitions(graph: onnx.GraphProto) -> None:
     slow, layers = SlowGraph(graph, "image", CONSTANTS), build_layers(graph, "image", CONSTANTS)

@@ -225,7 +225,7 @@ def test_nothing_is_signed_or_kept_of_weights_that_changed(
     assert cache.size().records == 0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_weights_beyond_2_gib_are_watched_to_their_end(place: Path) -> None:
     """The file is nearly all hole; the weights lie behind 2³¹ bytes."""
     proto = onnx.load(place / "model.onnx", load_external_data=False)

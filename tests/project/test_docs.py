@@ -133,7 +133,7 @@ def drawn(picture: str) -> list[str]:
     ]
 
 
-@pytest.mark.export
+@pytest.mark.long
 def test_the_picture_is_what_the_command_prints(efficientnet_lite0: Path) -> None:
     done = subprocess.run(
         [BIN / "robustcheck", efficientnet_lite0.name, "--no-cache"], cwd=efficientnet_lite0.parent,
@@ -176,7 +176,7 @@ PREPROCESSING = """{"size": [32, 32], "resize_mode": "shortest", "resize_size": 
 "crop": "center", "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}"""
 
 
-@pytest.mark.export
+@pytest.mark.long
 def test_the_commands_of_the_readme_do_what_it_says(lookup_pass: tuple[Path, Path], tmp_path: Path) -> None:
     """In the order of the page; a model and photos are there, as a reader has them. The model passes."""
     model, photos = lookup_pass

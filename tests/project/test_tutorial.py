@@ -47,7 +47,7 @@ def ran(folder: Path, environment: dict[str, str]) -> list[Any]:
     return done
 
 
-@pytest.mark.export
+@pytest.mark.long
 def test_the_commands_do_what_the_tutorial_shows(ran: list[Any], folder: Path) -> None:
     for number, (command, code, output) in enumerate(ran):
         assert commands.missing(command, output) is None, (command.text, commands.missing(command, output), output)
@@ -64,7 +64,7 @@ def test_the_commands_do_what_the_tutorial_shows(ran: list[Any], folder: Path) -
     assert verbs >= {"directions", "concepts", "shift"}
 
 
-@pytest.mark.export
+@pytest.mark.long
 @pytest.mark.usefixtures("ran")
 def test_the_notebook_runs_where_the_tutorial_ended(
     folder: Path, environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

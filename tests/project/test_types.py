@@ -69,7 +69,7 @@ class Tensor:  # as torch's says it
 N_HEAD = HEAD.count("\n")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_strict_user_sees_types_and_mistakes(tmp_path: Path) -> None:
     """In one run, as mypy takes seconds to start; each line of the script is a case."""
     fixture = (

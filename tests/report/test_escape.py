@@ -78,7 +78,7 @@ def test_an_annotation_and_an_error_are_no_other_command(name: str, capsys: pyte
     assert [command_of(line) for line in capsys.readouterr().err.splitlines()] == ["", ""]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", [NAMES[0], "m\x1b[31m\nPASS.onnx"])
 def test_no_verb_shows_a_name_raw(
     name: str, lookup_pass: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,

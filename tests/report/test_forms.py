@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from robustcheck_onnx.checker.errors import UsageError
@@ -119,7 +119,6 @@ def test_the_same_model_twice_has_two_names() -> None:
     ]
 
 
-@settings(max_examples=40, deadline=None)
 @given(st.lists(NAME, min_size=1, max_size=3))
 def test_any_names_parse_in_every_form(names: Sequence[str]) -> None:
     outcomes: list[Outcome] = [failed(model=name, message=name) for name in names]

@@ -22,7 +22,7 @@ from robustcheck_onnx.thresholds import profile as profiles
 from support.bad_input import COMMAND, default_signals
 from support.measuring import never_decided
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 STRANGER = "a file of somebody else\n"
 

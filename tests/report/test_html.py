@@ -505,7 +505,7 @@ def test_every_reference_set_is_placed_once_and_only_published_numbers_are_point
 # ---------------------------------------------------------------------------------------------------- whole command
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_command_writes_a_page_with_or_without_photos(
     lookup_pass: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -526,7 +526,7 @@ def test_the_command_writes_a_page_with_or_without_photos(
     }
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_templates_are_loaded_only_for_a_page() -> None:
     code = "import sys; from robustcheck_onnx.checker import cli, pipeline, report; sys.exit('jinja2' in sys.modules)"
     assert subprocess.run([sys.executable, "-Ic", code], check=False).returncode == 0

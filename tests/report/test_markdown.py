@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 
-from hypothesis import given, settings
+from hypothesis import given
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
@@ -76,7 +76,6 @@ def test_markdown_says_what_a_reader_needs() -> None:
     assert "ERROR" in words(text_of("markdown", FAILED))
 
 
-@settings(max_examples=150, deadline=None)
 @given(NAME)
 def test_markdown_any_words_are_literal(name: str) -> None:
     expected = " ".join(printable(name).split())
@@ -86,7 +85,6 @@ def test_markdown_any_words_are_literal(name: str) -> None:
     assert kinds <= {"paragraph_open", "paragraph_close", "inline", "text", "text_special"}
 
 
-@settings(max_examples=150, deadline=None)
 @given(NAME)
 def test_markdown_any_words_are_code(name: str) -> None:
     spans = [t.content for t in tokens(f"- x {markdown.code(name)}") if t.type == "code_inline"]

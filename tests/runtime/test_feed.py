@@ -26,7 +26,7 @@ from robustcheck_onnx.checker.runtime.runner import Runner
 from support import onnx_models, skimage_data
 from support.measuring import never_decided
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 NCHW = ImageInput("x", "NCHW", "float32", None, None, None, None)
 TFLITE = IMAGENET.model_copy(update={"rescale": 1.0, "mean": (127.0,) * 3, "std": (128.0,) * 3, "color_order": "BGR"})

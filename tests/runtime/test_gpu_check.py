@@ -29,7 +29,7 @@ def test_the_transformer_is_the_one_that_torch_runs(tmp_path: Path) -> None:
     np.testing.assert_allclose(session.run(None, {"image": images.astype(np.float16)})[0], theirs, atol=2e-2)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_it_runs_to_its_end_on_a_cpu(tmp_path: Path) -> None:
     """A device that is not there, or the CPU itself: every row has a result."""
     script = [sys.executable, str(ROOT / "benchmarks" / "gpu_check.py"), "--quick", "--out", str(tmp_path)]

@@ -81,7 +81,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {path.stem: path for path in folder.glob("*.onnx")}
 
 
-@pytest.mark.export
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["vit", "resnet", "foreign_vit"])
 def test_a_whole_model_gives_what_scipy_gives_on_its_activations(tiny: dict[str, Path], name: str) -> None:
     report, feed = scanned(tiny[name])
@@ -99,7 +99,7 @@ def test_a_whole_model_gives_what_scipy_gives_on_its_activations(tiny: dict[str,
         assert all(layer.class_token and layer.positions == (17,) for layer in report.layers[:-1])
 
 
-@pytest.mark.export
+@pytest.mark.long
 def test_planted_outliers_are_found_at_their_depth(tiny: dict[str, Path]) -> None:
     report, _ = scanned(tiny["vit"])
     layers = report.layers
@@ -123,7 +123,7 @@ def test_planted_outliers_are_found_at_their_depth(tiny: dict[str, Path]) -> Non
     assert layers[3].statistics.n_persistent == 0  # one token of 17 is no persistent feature
 
 
-@pytest.mark.export
+@pytest.mark.long
 def test_batches_and_fixed_batches_change_nothing(tiny: dict[str, Path], tmp_path: Path) -> None:
     whole, feed = scanned(tiny["vit"], batch_size=12)
     parts, _ = scanned(tiny["vit"], batch_size=5)
@@ -154,7 +154,7 @@ def halve(proto: onnx.ModelProto) -> None:
         value.type.tensor_type.elem_type = TensorProto.FLOAT16
 
 
-@pytest.mark.export
+@pytest.mark.long
 def test_a_float16_model_is_measured_in_float32(tiny: dict[str, Path], tmp_path: Path) -> None:
     proto = onnx.load(tiny["resnet"])
     path = tmp_path / "half.onnx"
@@ -169,7 +169,7 @@ def test_a_float16_model_is_measured_in_float32(tiny: dict[str, Path], tmp_path:
         assert_close(a.statistics.kurtosis, b.statistics.kurtosis, rtol=0.02)
 
 
-@pytest.mark.export
+@pytest.mark.long
 @pytest.mark.parametrize("ascii_only", [False, True])
 @pytest.mark.parametrize("width", [80, 120])
 def test_the_terminal_report(tiny: dict[str, Path], width: int, ascii_only: bool) -> None:

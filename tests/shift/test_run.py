@@ -49,7 +49,7 @@ def real(efficientnet_lite0: Path, shifted_photos: dict[str, Path], tmp_path_fac
     return json.loads(out.read_text())
 
 
-@pytest.mark.export
+@pytest.mark.long
 def test_a_real_classifier_loses_accuracy_under_every_shift(real: Any) -> None:
     inside, shifted = real["in_distribution"], {each["result"]["name"]: each for each in real["shifted"]}
     assert list(shifted) == ["sketch", "rendition", "texture", "blur"]
@@ -67,7 +67,7 @@ def test_a_real_classifier_loses_accuracy_under_every_shift(real: Any) -> None:
     assert real["agreement"]["outcome"] == "nothing to compare"
 
 
-@pytest.mark.export
+@pytest.mark.long
 def test_each_prediction_is_torchs_own(real: Any, efficientnet_lite0: Path, shifted_photos: dict[str, Path]) -> None:
     """Independent path: the torch model on the exporter's pixels gives the same top-1 for each image."""
     torch = pytest.importorskip("torch", reason="extra `export` is not installed")

@@ -172,7 +172,7 @@ def _simulated(kind: str) -> np.ndarray:
     raise AssertionError(kind)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("kind", "k", "kc", "r"),
     [  # values of the simulations reported with the method (2000 × 1024), which used other seeds: 5 %
@@ -206,7 +206,7 @@ def test_kurtosis_does_not_change_with_the_order_of_features(h: np.ndarray, orde
     np.testing.assert_allclose(per_image(h[:, order]), per_image(h), rtol=1e-9)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_rotation_hides_an_outlier_feature() -> None:
     h = _simulated("one constant outlier")[:200]
     rotation = scipy.stats.ortho_group.rvs(1024, random_state=0)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.stats
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from robustcheck_onnx.checker.evidence import Statistics
@@ -56,7 +56,6 @@ def signed(n: int = 120, d: int = 40, seed: int = 0) -> np.ndarray:
 
 
 @given(st.lists(st.integers(0, 120), max_size=6), st.permutations(range(120)))
-@settings(max_examples=30, deadline=None)
 def test_batches_and_order_change_nothing(cuts: list[int], order: list[int]) -> None:
     h = signed()
     whole = statistics(state_of(h), 0.05)
@@ -68,7 +67,6 @@ def test_batches_and_order_change_nothing(cuts: list[int], order: list[int]) -> 
 
 
 @given(st.integers(0, 120), st.integers(0, 120))
-@settings(max_examples=20, deadline=None)
 def test_merge_is_associative_and_commutative(i: int, j: int) -> None:
     h, rows = signed(), np.arange(120)
     a, b, c = (state_of(h[r], r) for r in np.split(rows, sorted((i, j))))
@@ -164,7 +162,7 @@ def test_distinct_share_counts_representations_that_come_again(n_different: int,
     assert s.distinct_share == pytest.approx(min(n_different, compared) / compared, abs=0.01)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("strength", [0.0, 6.0])
 def test_bounds_cover_the_truth_of_every_statistic(strength: float) -> None:
     """1,000 samples of 64 images: how often each lower bound by itself, or any upper one, passes the population.
@@ -190,7 +188,7 @@ def test_bounds_cover_the_truth_of_every_statistic(strength: float) -> None:
     assert below <= 50, below
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("strength", [5.0, 8.0])
 def test_how_often_a_bound_of_any_statistic_passes_the_truth(strength: float) -> None:
     """Thresholds exactly at the truth, looks as a run has them, from 50 to 192 images: a bound that clears is wrong.

@@ -114,7 +114,7 @@ def test_offline_refuses_urls_within_a_list(tmp_path: Path, monkeypatch: pytest.
     assert SECRET not in caught.value.message + caught.value.hint
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_offline_on_the_command_line(
     lookup_pass: tuple[Path, Path], memory: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -148,7 +148,7 @@ def test_a_missing_package_is_named(protocol: str) -> None:
     assert SECRET not in caught.value.message
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_check_without_urls_imports_no_fsspec_and_opens_no_socket(lookup_pass: tuple[Path, Path]) -> None:
     model, photos = lookup_pass
     program = f"""

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 import pytest
 import scipy.stats
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from robustcheck_onnx.checker.cli import app as cli
@@ -326,7 +326,6 @@ SCALES = st.floats(1.0, 30.0)
 
 
 @given(st.lists(SCALES, min_size=1, max_size=8), st.lists(SCALES, min_size=1, max_size=8), st.data())
-@settings(max_examples=60, deadline=None)
 def test_any_fit_passes_no_set_without_and_says_whom_it_misses(
     with_: list[float], without: list[float], data: st.DataObject
 ) -> None:
@@ -353,7 +352,6 @@ def test_any_fit_passes_no_set_without_and_says_whom_it_misses(
     st.integers(0, 2**32 - 1),
     st.integers(1, 3),
 )
-@settings(max_examples=25, deadline=None)
 def test_a_stronger_outlier_never_turns_pass_into_warn_by_any_fitted_profile(
     with_: list[float], without: list[float], seed: int, n_features: int
 ) -> None:

@@ -21,7 +21,7 @@ def written(folder: Path, text: str) -> Path:
     return path
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_packaged_suite_is_what_its_command_writes() -> None:
     """Every entry has weights in the installed open_clip or timm, and no tag of the paper's is left out."""
     pytest.importorskip("open_clip", reason="extra `export` is not installed")

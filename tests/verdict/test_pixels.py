@@ -241,7 +241,7 @@ def test_a_fault_that_was_foreseen_is_said_once() -> None:
     assert [r.id for r in judge(e, PROFILE).reasons] == ["normalised_twice"]
 
 
-@pytest.mark.export
+@pytest.mark.long
 def test_every_published_preprocessing_of_timm_and_open_clip_is_usual() -> None:
     timm = pytest.importorskip("timm", reason="needs the export extra")
     open_clip = pytest.importorskip("open_clip", reason="needs the export extra")

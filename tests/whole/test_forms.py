@@ -14,7 +14,7 @@ import pytest
 from support import ROOT
 from support.benchmark_scripts import BENCHMARKS, load
 
-pytestmark = [pytest.mark.export, pytest.mark.slow]
+pytestmark = pytest.mark.long
 pytest.importorskip("torch", reason="extra export: the planted encoder is a torch module")
 
 

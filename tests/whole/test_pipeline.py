@@ -41,7 +41,7 @@ def assert_close(a: dict[str, float], b: dict[str, float], rtol: float) -> None:
     np.testing.assert_allclose(list(a.values()), list(b.values()), rtol=rtol, atol=1e-9)
 
 
-@pytest.mark.export
+@pytest.mark.long
 def test_the_supervised_network_warns_as_measured_before(efficientnet_lite0: Path) -> None:
     report = check(efficientnet_lite0)
     assert report.verdict.verdict == "WARN"
@@ -82,7 +82,7 @@ def test_photos_are_decoded_while_the_session_opens(tmp_path: Path, monkeypatch:
     assert ready.qsize() == len(vectors) - measure.AHEAD  # each is decoded once, those of the probe too
 
 
-@pytest.mark.export
+@pytest.mark.long
 def test_batch_size_changes_nothing(efficientnet_lite0: Path) -> None:
     reports = [
         check(efficientnet_lite0, batch_size=size, max_images=70, thresholds=never_decided()) for size in (1, 7, 32)
@@ -93,7 +93,7 @@ def test_batch_size_changes_nothing(efficientnet_lite0: Path) -> None:
         assert other.evidence.images.digest == reports[0].evidence.images.digest
 
 
-@pytest.mark.export
+@pytest.mark.long
 def test_memory_that_runs_out_changes_no_verdict(
     lookup_pass: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

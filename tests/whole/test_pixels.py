@@ -117,7 +117,7 @@ def test_a_branch_beside_a_normalisation_hides_nothing(tmp_path: Path, photos_80
     assert (twice.verdict.verdict, "normalised_twice" in ids(twice)) == ("WARN", True)
 
 
-@pytest.mark.export
+@pytest.mark.long
 def test_a_real_model_with_its_normalisation_in_the_graph_too_has_no_other_reason(
     planted_outlier: Path, tmp_path: Path
 ) -> None:
