@@ -126,14 +126,26 @@ def test_first_frame_of_an_animation(image_format: str) -> None:
     assert ANIMATED in notes
 
 
-def test_exif_orientation_is_applied() -> None:
-    upright = np.zeros((8, 16, 3), np.uint8)
-    upright[:, :8] = 255  # white left half
-    exif = Image.Exif()
-    exif[0x0112] = 6  # shown rotated 90° clockwise
-    image, notes = decode(encoded(Image.fromarray(upright), "PNG", exif=exif), "x.png")
-    np.testing.assert_array_equal(np.asarray(image), np.rot90(upright, k=-1))
-    assert notes == (EXIF,)
+def test_every_exif_orientation_is_applied() -> None:
+    """CIPA DC-008, tag 0x0112: on which sides the first stored row and column lie."""
+    stored = np.random.default_rng(5).integers(0, 256, (8, 16, 3), np.uint8)
+    shown = {
+        1: stored,
+        2: stored[:, ::-1],  # top, right
+        3: stored[::-1, ::-1],  # bottom, right
+        4: stored[::-1],  # bottom, left
+        5: stored.transpose(1, 0, 2),  # left, top
+        6: stored.transpose(1, 0, 2)[:, ::-1],  # right, top
+        7: stored.transpose(1, 0, 2)[::-1, ::-1],  # right, bottom
+        8: stored.transpose(1, 0, 2)[::-1],  # left, bottom
+        9: stored,  # not defined
+    }
+    for orientation, expected in shown.items():
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        image, notes = decode(encoded(Image.fromarray(stored), "PNG", exif=exif), "x.png")
+        np.testing.assert_array_equal(np.asarray(image), expected, err_msg=str(orientation))
+        assert notes == ((EXIF,) if 2 <= orientation <= 8 else ())
 
 
 def test_content_decides_not_the_suffix() -> None:

@@ -279,6 +279,18 @@ def test_statistics_agree_with_scipy() -> None:
     assert sketch.gradient_kurtosis == pytest.approx(scipy.stats.kurtosis(symmetric, fisher=False), rel=1e-9)
 
 
+def test_channel_correlation_is_the_mean_of_all_three_pairs() -> None:
+    """By NumPy, over all neighbours: every second pixel is background, so that no two of them touch."""
+    random = np.random.default_rng(8)
+    red, blue = random.integers(60, 250, (2, 64, 64))
+    pixels = np.stack([red, (2 * red + blue) // 3, blue], axis=2).astype(np.uint8)
+    pixels[(np.add.outer(np.arange(64), np.arange(64)) % 2) == 0] = 0
+    across, down = (np.diff(pixels.astype(float), axis=axis).reshape(-1, 3) for axis in (1, 0))
+    each = np.corrcoef(np.concatenate([across, down]), rowvar=False)[np.triu_indices(3, 1)]
+    assert np.ptp(each) > 0.05  # a mean of two pairs is another number
+    assert describe(Image.fromarray(pixels)).channel_correlation == pytest.approx(each.mean(), abs=1e-9)
+
+
 def test_gaussian_noise_of_any_spectrum_reads_three() -> None:
     random = np.random.default_rng(2)
     gaussian = image(128 + 30 * random.normal(size=(128, 128, 3)))

@@ -93,6 +93,16 @@ def test_symlink_loops_end_and_show_each_file_once(tmp_path: Path) -> None:
     assert names_of(f"{tmp_path}/**/*.png") == ["a/x.png"]
 
 
+def test_a_file_that_a_glob_finds_twice_has_its_shortest_name(tmp_path: Path) -> None:
+    for folder in ("a", "z"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "z" / "photo.png").write_bytes(b"x")
+    (tmp_path / "a" / "link").symlink_to(tmp_path / "z")
+    (tmp_path / "y").symlink_to(tmp_path / "z")
+    found = open_images(str(tmp_path / "**" / "*" / "*.png")).entries.names()
+    assert list(found) == ["y/photo.png"]  # neither a/link/photo.png, which is longer, nor z/photo.png, which is later
+
+
 def test_broken_link_and_pipe_are_named_skips(tmp_path: Path) -> None:
     (tmp_path / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
     os.mkfifo(tmp_path / "pipe.png")

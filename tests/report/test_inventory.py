@@ -57,6 +57,13 @@ def on_the_hub(report: Report, source: str) -> Report:
 # ---------------------------------------------------------------------------------------------- CycloneDX
 
 
+def test_the_timestamp_is_when_the_first_check_began() -> None:
+    assert TIMED.time is not None
+    later = TIMED.model_copy(update={"time": TIMED.time.model_copy(update={"started": "2026-01-02T04:00:00+00:00"})})
+    for order in ((TIMED, later), (later, TIMED)):
+        assert bill(*order)["metadata"]["timestamp"] == TIMED.time.started
+
+
 def test_every_outcome_is_a_component_by_the_official_schema() -> None:
     document = bill(*EVERY)
     components = document["components"]

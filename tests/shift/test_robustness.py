@@ -162,3 +162,22 @@ def test_the_mean_is_over_the_measured_shifts_and_leaves_objectnet_out() -> None
     alone = agree(_judged("WARN"), inside, beside[2:], "timm")
     assert alone.shifts == ("objectnet",)
     assert alone.usual_high_pp == pytest.approx(baselines.usual_robustness("testbed", ("objectnet",)).high)
+
+
+def test_the_bounds_of_a_mean_share_the_error_rate_between_all_its_accuracies() -> None:
+    """Wilson intervals by SciPy, each at 1 − 5 % / 3: of ImageNet and of both shifts; lines in logits."""
+    inside, n = _set(IMAGENET, 0.76), 10_000
+    shifts = {"imagenetv2": 0.66, "sketch": 0.30}
+    found = agree(_judged("WARN"), inside, _beside(inside, *(_set(name, p) for name, p in shifts.items())), "timm")
+
+    def bounds(accuracy: float) -> Any:
+        return stats.binomtest(round(accuracy * n), n).proportion_ci(1 - 0.05 / 3, "wilson")
+
+    lines, x = baselines.baselines_of("timm"), bounds(0.76)
+    lows, highs = [], []
+    for name, accuracy in shifts.items():
+        y = bounds(accuracy)
+        lows.append(y.low - 1 / (1 + np.exp(-lines[name].a * np.log(x.high / (1 - x.high)) - lines[name].b)))
+        highs.append(y.high - 1 / (1 + np.exp(-lines[name].a * np.log(x.low / (1 - x.low)) - lines[name].b)))
+    assert found.low_pp == pytest.approx(100 * np.mean(lows), abs=1e-6)
+    assert found.high_pp == pytest.approx(100 * np.mean(highs), abs=1e-6)

@@ -75,6 +75,16 @@ def bundle_of(place: Path) -> dict[str, Any]:
     return document
 
 
+def test_a_statement_says_what_the_report_does_and_no_more(passed: Report) -> None:
+    expected = signing.statement(passed, "sha256:" + 64 * "0")
+    assert signing.differences(json.dumps(expected).encode(), expected) == ()
+    for more in (
+        expected | {"note": "approved"},
+        expected | {"predicate": expected["predicate"] | {"note": "approved"}},
+    ):
+        assert signing.differences(json.dumps(more).encode(), expected) == ("it says more than the report does",)
+
+
 def test_signed_and_verified(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert sign(place) == 0
     assert verify(place) == 0
