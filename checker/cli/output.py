@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, RobustcheckError, UsageError
 from robustcheck_onnx.checker.text import error_json, error_text
 
+from . import removed
 from .options import FORMATS, one_of
 from .output_words import split, template_of
 from .progress import Line, progress_line
@@ -46,6 +47,7 @@ def destinations_of(
     destinations: list[Destination] = []
     for text in outputs:
         form, separator, path = split(text)
+        removed.refuse("form", form, removed.FORMS)
         one_of("--output", form.partition("=")[0], formats)
         if separator and not path:
             raise UsageError(f"--output is {text!r}; a path must follow the equals sign", f"-o {form}=report.{form}")

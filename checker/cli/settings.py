@@ -22,6 +22,7 @@ from robustcheck_onnx.checker.verdict import RULES, Accept, FailOn, Loosening, W
 from robustcheck_onnx.thresholds.frozen import Frozen
 from robustcheck_onnx.thresholds.profile import PACKAGED
 
+from . import removed
 from .options import device_of, limits_of
 from .powers import LOOSENS, POWERS
 from .settings_file import CONFIG, SHARED_FILE, TABLE, find_named, read_table, rebased, rebased_outputs
@@ -263,6 +264,7 @@ def _environment(environment: Mapping[str, str]) -> dict[str, Any]:
             continue
         key = VARIABLES.get(variable)
         if key is None:
+            removed.refuse("environment: variable", variable, removed.VARIABLES)
             near = difflib.get_close_matches(variable, [*VARIABLES, *OTHER_VARIABLES], 1)
             raise UsageError(
                 f"environment: variable {variable} is not known"
@@ -315,6 +317,7 @@ def _explained(fault: ValidationError, where: str) -> UsageError:
     if where == "environment":
         key = PREFIX + key.upper().replace("-", "_")
     if kind == "extra_forbidden":
+        removed.refuse(f"{where}: key", key, removed.KEYS)
         if key in NOT_SETTINGS and known == list(FIELDS):
             return UsageError(f"{where}: key is {key}; it is no setting: {NOT_SETTINGS[key]}", LOOK)
         near = difflib.get_close_matches(key, known, 1)

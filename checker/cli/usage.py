@@ -16,6 +16,7 @@ from typer.exceptions import TyperException
 
 from robustcheck_onnx.checker.errors import UsageError
 
+from . import removed
 from .command_line import CommandLine
 from .options import one_of
 
@@ -32,6 +33,8 @@ def explain(fault: TyperException, line: CommandLine) -> tuple[str, str]:
     kind = type(fault).__name__
     option = getattr(fault, "option_name", None)
     if kind == "NoSuchOption" and option:
+        if option in removed.OPTIONS:
+            return f"option {option} was removed", removed.OPTIONS[option]
         known = [*GROUP_OPTIONS]
         if context is not None:
             known += [name for param in context.command.params for name in param.opts]
@@ -69,6 +72,8 @@ def _no_verb(group: TyperGroup, text: str, line: CommandLine, command: str) -> t
     if not unknown:
         return f"command is missing; {command} needs one of {', '.join(verbs)}", f"{command} --help"
     word = unknown.group(1)
+    if (name := f"{group.name} {word}") in removed.VERBS:
+        return f"command {name} was removed", removed.VERBS[name]
     near = difflib.get_close_matches(word, verbs, 1)
     if not near:
         return f"command is {word!r}; {command} needs one of {', '.join(verbs)}", f"{command} --help"
@@ -77,10 +82,13 @@ def _no_verb(group: TyperGroup, text: str, line: CommandLine, command: str) -> t
 
 
 def refuse_near_verb(words: Sequence[str], verbs: Sequence[str]) -> None:
-    """Raise UsageError if the first word is a mistyped verb rather than a model."""
+    """Raise UsageError if the first word is a mistyped or removed verb rather than a model."""
     word = words[0]
+    if word.startswith("-") or {".", "/"} & set(word) or Path(word).exists():
+        return
+    removed.refuse("command", word, removed.VERBS)
     near = difflib.get_close_matches(word, verbs, 1)
-    if near and not word.startswith("-") and not {".", "/"} & set(word) and not Path(word).exists():
+    if near:
         again = shlex.join(["robustcheck", near[0], *words[1:]])
         raise UsageError(f"command is {word!r}; the closest is {near[0]}", again)
 
