@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,7 +51,6 @@ class Once:
     strict: bool
     save_representations: str | None
     """as the option says, {model} included"""
-    export: bool
     log: bool
     alias: str | None
 
@@ -130,7 +128,7 @@ def run(
 
         def check(model: str) -> Report:
             is_last = model == models[-1] and not in_html
-            return _check(resolved, model, profile, wall, once, saved=saved.get(model), is_last=is_last)
+            return _check(resolved, model, profile, wall, saved=saved.get(model), is_last=is_last)
 
         outcomes = check_all(models, check, failed) if several else [check(models[0])]
         if settings.no_time:
@@ -143,30 +141,21 @@ def run(
     return worst(outcomes)
 
 
-def _check(
-    resolved: Resolved, model: str, profile: Profile, wall: Wall, once: Once, *, saved: str | None, is_last: bool
-) -> Report:
-    """Check one model, exported first where it must be, and let the gate decide on its exit code."""
+def _check(resolved: Resolved, model: str, profile: Profile, wall: Wall, *, saved: str | None, is_last: bool) -> Report:
+    """Check one model, and let the gate decide on its exit code."""
     from datetime import UTC, datetime
 
     from robustcheck_onnx.checker import isolated
     from robustcheck_onnx.checker.isolation import LOG
-    from robustcheck_onnx.checker.progress import tell_stage
     from robustcheck_onnx.checker.report import sealed
     from robustcheck_onnx.checker.storage import redact
     from robustcheck_onnx.checker.verdict import gate
 
-    from . import exported
-
     settings = resolved.settings
-    with progress_line(settings.quiet, redact(model)) as progress, contextlib.ExitStack() as stack:
-        file, origin = model, None
-        if export := exported.planned(model, allowed=once.export):
-            tell = partial(tell_stage, progress)
-            file, origin = stack.enter_context(exported.on_disk(export, settings.limits, tell))
+    with progress_line(settings.quiet, redact(model)) as progress:
         result = isolated.check(
             wall,
-            file,
+            model,
             profile=profile,
             engine=settings.engine,
             workers=settings.workers,
@@ -178,9 +167,6 @@ def _check(
             is_last=is_last,
             progress=progress,
         )
-    if origin is not None:
-        facts = result.evidence.model.model_copy(update={"file": origin.address, "origin": origin})
-        result = result.model_copy(update={"evidence": result.evidence.model_copy(update={"model": facts})})
     decision = gate.decide(
         result.verdict,
         model,

@@ -16,7 +16,7 @@ from robustcheck_onnx.checker.storage import redact, unreadable, walk
 from .options import PLACEHOLDER
 
 SUFFIX = ".onnx"
-_ADDRESS = re.compile(r"(models|runs):/[^/]|(open_clip|timm|torchvision|transformers):[^/]")
+_ADDRESS = re.compile(r"(models|runs):/[^/]")
 
 
 def expand(words: Sequence[str]) -> list[str]:
@@ -35,7 +35,7 @@ def expand(words: Sequence[str]) -> list[str]:
 
 
 def is_address(word: str) -> bool:
-    """Whether a word is a URL, or an address such as `models:/name/3` or `timm:NAME`, and no file."""
+    """Whether a word is a URL, or an address such as `models:/name/3`, and no file."""
     return "://" in word or (_ADDRESS.match(word) is not None and not os.path.lexists(word))
 
 
@@ -108,7 +108,7 @@ def worst(outcomes: Sequence[Outcome]) -> int:
 def stem(model: str) -> str:
     """What replaces `{model}` in a report's path: the name of the model's file without its suffix.
 
-    Of an address it is what names the model: `repo@v1`, `encoder-3`, `resnet50.a1_in1k`.
+    Of an address it is what names the model: `repo@v1`, `encoder-3`.
     """
     if not is_address(model):
         return Path(model).stem

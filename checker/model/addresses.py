@@ -19,7 +19,7 @@ from robustcheck_onnx.checker.storage.urls import HTTP, HUB_OFFLINE, ON_THIS_MAC
 from .choose import choose_model
 
 SCHEMES = ("hf", *HTTP, *REGISTRY, *ON_THIS_MACHINE)  # those of fsspec's stores have two slashes
-EXPORTED = ("open_clip", "timm", "torchvision", "transformers")  # schemes that the command knows: it can export
+LIBRARIES = ("open_clip", "timm", "torchvision", "transformers")  # of checkpoints: `robustcheck export` loads them
 OTHERS = {"wandb": "wandb artifact get", "oci": "oras pull"}  # not read here: their own clients fetch them
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9_+.-]+):(?!//)")
 
@@ -30,27 +30,35 @@ def refuse_unknown(text: str) -> None:
     if found is None or os.path.lexists(text) or found[1].lower() in SCHEMES:
         return
     scheme = found[1].lower()
-    near = difflib.get_close_matches(scheme, [*SCHEMES, *EXPORTED], 1)
+    near = difflib.get_close_matches(scheme, [*SCHEMES, *LIBRARIES], 1)
     if text[found.end() :].startswith("/") and not near:
         return  # `Path("s3://bucket")` has one slash; parse_place says so
     raise _unknown(text, scheme, near)
 
 
 def _unknown(text: str, scheme: str, near: Sequence[str]) -> UsageError:
-    shown = redact(text)
-    if scheme in EXPORTED:
+    shown, name = redact(text), text.partition(":")[2]
+    if scheme in LIBRARIES:
         return UsageError(
-            f"{shown}: {scheme} is a library of checkpoints; here it must be an ONNX file",
-            shlex.join(["robustcheck", "export", scheme, text.partition(":")[2], "-o", "model.onnx"]),
+            f"{shown}: {scheme} is a library of checkpoints; a check needs an ONNX file", _export_first(scheme, name)
         )
     if scheme in OTHERS:
         return UsageError(
             f"{shown}: scheme {scheme} is not read; the file must be fetched first", f"{OTHERS[scheme]} …"
         )
+    hint = f"{near[0]}:{name}" if near else "hf://org/repo, models:/name/1"
     return UsageError(
-        f"{shown}: no such file, and {scheme} is no scheme; an address starts with {', '.join((*SCHEMES, *EXPORTED))}",
-        f"{near[0]}:{text.partition(':')[2]}" if near else "hf://org/repo, models:/name/1",
+        f"{shown}: no such file, and {scheme} is no scheme; an address starts with {', '.join(SCHEMES)}",
+        _export_first(near[0], name) if near and near[0] in LIBRARIES else hint,
     )
+
+
+def _export_first(library: str, name: str) -> str:
+    """The commands that export a checkpoint and check its file."""
+    words = [name]
+    if library in ("open_clip", "torchvision") and ":" not in name and "/" in name:  # NAME/WEIGHTS, no hf-hub:org/repo
+        words = [name.partition("/")[0], "--weights", name.partition("/")[2]]
+    return f"{shlex.join(['robustcheck', 'export', library, *words, '-o', 'model.onnx'])} && robustcheck model.onnx"
 
 
 def in_repository(address: hub.Address, tell: Callable[[str], None] | None) -> tuple[hub.HubFile, Origin]:
@@ -82,12 +90,23 @@ def _no_model(address: hub.Address, repository: hub.Repository, models: Sequence
             f"{address}: number of ONNX files in the hub's cache is 0; {HUB_OFFLINE} forbids to fetch one",
             f"unset {HUB_OFFLINE}",
         )
-    library, whole = hub.library_of(repository), shlex.quote(str(replace(address, path="")))
+    library = hub.library_of(repository)
     holds = f"it holds a checkpoint of {library}" if library else f"it holds {len(repository.files)} other files"
     return UsageError(
         f"{address}: number of ONNX files in the repository is 0; {holds}",
-        f"robustcheck {whole} --export  # needs the extra export" if library else "export it, and name the ONNX file",
+        _export_repository(library, address) if library else "export it, and name the ONNX file",
     )
+
+
+def _export_repository(library: str, address: hub.Address) -> str:
+    """The commands for a checkpoint of the hub; only timm loads another revision than main itself."""
+    schema, folder = ("", "./") if library == "transformers" else ("hf-hub:", "local-dir:")
+    if address.revision is None:
+        return _export_first(library, f"{schema}{address.repo}")
+    if library == "timm":
+        return _export_first(library, f"{schema}{address.repo}@{address.revision}")
+    fetched = shlex.join(["hf", "download", address.repo, "--revision", address.revision, "--local-dir", "checkpoint"])
+    return f"{fetched} && {_export_first(library, f'{folder}checkpoint')}"
 
 
 @contextlib.contextmanager

@@ -184,6 +184,20 @@ def test_two_models_of_one_name_have_no_file_each() -> None:
             models.fill("{model}.json", pair)
 
 
+@pytest.mark.parametrize(
+    ("address", "name"),
+    [
+        ("hf://org/repo@v1.0", "repo@v1.0"),
+        ("hf://org/repo/onnx/model.onnx", "model"),
+        ("models:/encoder/3", "encoder-3"),
+        ("models:/encoder@champion", "encoder@champion"),
+        ("s3://bucket/a.b.onnx", "a.b"),
+    ],
+)
+def test_what_stands_for_an_address_in_a_reports_path(address: str, name: str) -> None:
+    assert models.stem(address) == name
+
+
 # --------------------------------------------------------------------------------------------- the command
 
 

@@ -19,7 +19,6 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from robustcheck_onnx.checker import errors as checker_errors
-from robustcheck_onnx.checker.cli import exported
 from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.model.supported import check_supported
 from robustcheck_onnx.checker.report import template
@@ -193,7 +192,7 @@ def test_hints_name_extras_of_the_distribution_that_is_installed(
     assert errors.install_hint("data") == small
 
 
-def test_a_templates_mark_and_an_exports_key_have_the_version_under_either_name(
+def test_a_templates_mark_has_the_version_under_either_name(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As in an environment of the small distribution, where nothing is named robustcheck-onnx."""
@@ -206,10 +205,6 @@ def test_a_templates_mark_and_an_exports_key_have_the_version_under_either_name(
 
     monkeypatch.setattr(metadata, "distribution", only_the_small_one)
     assert template.mark() == f"robustcheck {VERSION} report"
-    export = exported.Export("timm:resnet50", "timm", "resnet50", None, "")
-    key = exported._key(export)
-    monkeypatch.setattr(exported, "VERSION", "9.9.9")
-    assert exported._key(export) != key  # what another version exported is not taken
 
 
 def test_a_model_too_new_for_the_small_runtime_does_not_ask_for_the_large_one(monkeypatch: pytest.MonkeyPatch) -> None:

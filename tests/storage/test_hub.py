@@ -226,20 +226,51 @@ def test_a_name_in_a_hint_is_one_word_of_a_shell(served: MockHub, encoder: bytes
     assert shlex.split(caught.value.hint, comments=True)[1] == f"hf://org/odd/a/{name}"
 
 
-def test_the_hint_to_export_names_the_repository(served: MockHub) -> None:
-    """--export is of a whole repository: with a path the same error would come again."""
+@pytest.mark.parametrize(
+    ("address", "first"),
+    [
+        ("timm:vit_base_patch16_clip_224.openai", ["timm", "vit_base_patch16_clip_224.openai"]),
+        ("open_clip:ViT-B-32/openai", ["open_clip", "ViT-B-32", "--weights", "openai"]),
+        ("open_clip:ViT-B-32", ["open_clip", "ViT-B-32"]),
+        ("open_clip:hf-hub:org/repo", ["open_clip", "hf-hub:org/repo"]),
+        ("torchvision:resnet50/IMAGENET1K_V2", ["torchvision", "resnet50", "--weights", "IMAGENET1K_V2"]),
+        ("transformers:openai/clip-vit-base-patch32", ["transformers", "openai/clip-vit-base-patch32"]),
+        ("timm:$(touch x)", ["timm", "$(touch x)"]),
+        ("timn:resnet50", ["timm", "resnet50"]),
+        ("hf://org/timm", ["timm", "hf-hub:org/timm"]),
+        ("hf://org/timm@main", ["timm", "hf-hub:org/timm@main"]),
+        ("hf://org/clip/onnx/model.onnx", ["transformers", "org/clip"]),
+        ("hf://org/open_clip", ["open_clip", "hf-hub:org/open_clip"]),
+    ],
+)
+def test_a_checkpoint_gets_the_two_commands_that_check_it(served: MockHub, address: str, first: list[str]) -> None:
+    served.put("org/clip", {"config.json": b'{"model_type": "clip"}'})
+    served.put("org/timm", {"config.json": b'{"architecture": "vit", "num_features": 3}'})
+    served.put("org/open_clip", {"open_clip_config.json": b"{}"})
+    with pytest.raises(UsageError) as caught:
+        check(address, max_images=3)
+    export, then = caught.value.hint.split(" && ")
+    assert shlex.split(export) == ["robustcheck", "export", *first, "-o", "model.onnx"]
+    assert then == "robustcheck model.onnx"
+
+
+def test_a_revision_that_the_library_can_not_load_is_fetched_first(served: MockHub) -> None:
+    """The main revision would be another model."""
     served.put("org/x", {"config.json": b'{"model_type": "clip"}'})
     with pytest.raises(UsageError) as caught:
-        check("hf://org/x/onnx/model.onnx", max_images=3)
-    assert caught.value.hint.startswith("robustcheck hf://org/x --export ")
+        check("hf://org/x@main", max_images=3)
+    assert caught.value.hint == (
+        "hf download org/x --revision main --local-dir checkpoint && "
+        "robustcheck export transformers ./checkpoint -o model.onnx && robustcheck model.onnx"
+    )
 
 
 @pytest.mark.parametrize(
     ("files", "said", "hint"),
     [
-        ({"open_clip_config.json": b"{}"}, "is 0; it holds a checkpoint of open_clip", "hf://org/x --export"),
-        ({"config.json": b'{"architecture": "vit", "num_features": 3}'}, "of timm", "--export"),
-        ({"config.json": b'{"model_type": "clip"}'}, "of transformers", "--export"),
+        ({"open_clip_config.json": b"{}"}, "is 0; it holds a checkpoint of open_clip", "export open_clip"),
+        ({"config.json": b'{"architecture": "vit", "num_features": 3}'}, "of timm", "export timm"),
+        ({"config.json": b'{"model_type": "clip"}'}, "of transformers", "export transformers"),
         ({"config.json": b"[" * 9, "x.bin": b""}, "it holds 2 other files", "export it"),
         ({"a.onnx": b"x", "b.onnx": b"y"}, "number of encoders is 2", "robustcheck hf://org/x/a.onnx"),
     ],
@@ -379,7 +410,6 @@ def test_nothing_is_asked_offline(served: MockHub, encoder: bytes, capsys: pytes
 @pytest.mark.parametrize(
     ("word", "hint"),
     [
-        ("timn:resnet50", "timm:resnet50"),
         ("model:/encoder/3", "models:/encoder/3"),
         ("wandb:org/run/model:v1", "wandb artifact get …"),
         ("nosuchscheme:x", "hf://org/repo, models:/name/1"),

@@ -36,7 +36,7 @@ from ..options import (
     one_of,
 )
 from ..output import ascii_only, console_for
-from ..panels import CI, IMAGES, MODEL, OUTPUT, SPEED, VERDICT
+from ..panels import CI, IMAGES, OUTPUT, SPEED, VERDICT
 
 if TYPE_CHECKING:
     from ..settings import Resolved
@@ -55,7 +55,7 @@ def check(
         list[str] | None,
         typer.Argument(
             help="ONNX files, folders (every .onnx file below), quoted globs, or addresses: hf://org/repo, "
-            "models:/name/3, timm:NAME and others.",
+            "models:/name/3 and others.",
             metavar="MODEL.onnx...",
             show_default=False,
         ),
@@ -159,15 +159,6 @@ def check(
         ),
     ] = None,
     save_representations: SaveRepresentations = None,
-    export: Annotated[
-        bool,
-        typer.Option(
-            "--export",
-            help="Of a repository of the hub that holds a checkpoint and no ONNX file: export it (extra `export`) and "
-            "check that.",
-            rich_help_panel=MODEL,
-        ),
-    ] = False,
     log: Annotated[
         bool,
         typer.Option(
@@ -297,7 +288,7 @@ def check(
             return _show_settings(resolved, (output or [])[-1:])
         if strict:
             refuse(resolved, ctx.obj.line)
-        once = check_run.Once(strict, save_representations, export, log or alias is not None, alias)
+        once = check_run.Once(strict, save_representations, log or alias is not None, alias)
         return check_run.run(resolved, models or [], ctx.obj, wall, once, debug=debug)
 
 
