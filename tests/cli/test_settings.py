@@ -493,3 +493,12 @@ def test_settings_whose_output_is_no_list_end_as_ever(tmp_path: Path) -> None:
         (tmp_path / "robustcheck.toml").write_text(content, encoding="utf-8")
         done = run("m.onnx", "--bogus", cwd=tmp_path)
         assert (done.returncode, done.stderr.splitlines()[0][:29]) == (2, "error: option --bogus is not ")
+
+
+def test_a_note_names_the_file_for_its_own_values_and_the_environment_for_what_replaces_them(tmp_path: Path) -> None:
+    file = tmp_path / "robustcheck.toml"
+    file.write_text('device = "cuda"\nmax-bad = 0.005\nseed = 0\nbatch-size = 8\n')
+    found = settings.resolve({"batch_size": 4}, {"ROBUSTCHECK_DEVICE": "cpu"}, file=str(file))
+    assert (found.settings.device, found.source("device")) == ("cpu", "ROBUSTCHECK_DEVICE")
+    notes = {f"settings from {file}: max-bad 0.005, seed 0", "settings from the environment: device cpu"}
+    assert set(found.notes()) == notes

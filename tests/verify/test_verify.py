@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
+import itertools
 import json
 import shlex
 import shutil
@@ -26,7 +28,8 @@ from robustcheck_onnx.checker.report.reader import edits, read, read_one
 from robustcheck_onnx.checker.report.record import Failed, Report, sealed, to_json
 from robustcheck_onnx.checker.verdict import gate
 from robustcheck_onnx.checker.verdict.rule import judge
-from robustcheck_onnx.checker.verify.differences import disagreements
+from robustcheck_onnx.checker.verify.checks import check_images
+from robustcheck_onnx.checker.verify.differences import _walk, disagreements
 from robustcheck_onnx.thresholds import profile
 from support import lookup
 from support.measuring import job as new_job
@@ -72,6 +75,27 @@ def verify(place: Path, capsys: pytest.CaptureFixture[str], *more: str) -> tuple
     code = cli.main(["verify", str(place / "report.json"), str(place / "model.onnx"), "-o", "json", *more])
     document = json.loads(capsys.readouterr().out)
     return code, {f["check"]: f["status"] for f in document.get("findings", [])}, document
+
+
+def test_images_are_not_compared_where_a_skipped_one_is_not_named(
+    passed: Report, lookup_pass: tuple[Path, Path]
+) -> None:
+    """Which images make up the digest is not known then."""
+    photos = str(lookup_pass[1])
+    assert check_images(passed, photos, at_hand=True).status == "agrees"
+    images = passed.evidence.images.model_copy(update={"n_skipped": len(passed.evidence.images.skipped) + 1})
+    other = passed.model_copy(update={"evidence": passed.evidence.model_copy(update={"images": images})})
+    found = check_images(other, photos, at_hand=True)
+    assert (found.status, found.seen) == ("not checked", "1 were skipped and not all are named; --rerun compares them")
+
+
+def test_a_value_of_another_type_is_another_value(passed: Report) -> None:
+    """In JSON; Python says that True, 1 and 1.0 are equal."""
+    values: list[Any] = [True, 1, 1.0, "1", None, [1], {"a": 1}]
+    for one, other in itertools.permutations(values, 2):
+        assert len(list(_walk({"x": one}, {"x": other}, "", 0.1, passed.profile))) == 1, (one, other)
+    for value in values:
+        assert list(_walk({"x": value}, {"x": copy.deepcopy(value)}, "", 0.0, passed.profile)) == []
 
 
 def test_a_report_that_holds(place: Path, capsys: pytest.CaptureFixture[str], passed: Report) -> None:

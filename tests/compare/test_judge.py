@@ -1,0 +1,66 @@
+"""When two models are unrelated, and when a baseline was measured otherwise."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from scipy import stats
+
+from robustcheck_onnx.checker.compare.baseline import Baseline, staleness
+from robustcheck_onnx.checker.compare.judge import Agreement, _unrelated
+from robustcheck_onnx.checker.evidence import Evidence
+from support import reports
+
+
+def agreement(n: int, n_same: int, chance: float) -> Agreement:
+    bounds = stats.binomtest(n_same, n).proportion_ci(0.95, "wilson")
+    return Agreement(
+        n=n, n_same=n_same, value=n_same / n, low=bounds.low, high=bounds.high, confidence=0.95, chance=chance
+    )
+
+
+@pytest.mark.parametrize(
+    ("n", "n_same", "chance", "is_unrelated"),
+    [
+        (100, 20, 0.15, True),  # 20 %, but 13.3 % is possible
+        (100, 20, 0.13, False),
+        (100, 20, 0.25, True),
+        (100, 100, 0.9, False),
+        (10, 10, 0.7, False),
+        (10, 5, 0.7, True),
+        (10, 5, 0.73, False),  # ten of ten would have 72.2 % as lower bound: they would not be told from chance
+    ],
+)
+def test_agreement_is_chance_where_its_lower_bound_is(n: int, n_same: int, chance: float, is_unrelated: bool) -> None:
+    texts = list(_unrelated(None, agreement(n, n_same, chance)))
+    assert len(texts) == is_unrelated
+    if is_unrelated:
+        assert f"same class on {n_same} of {n} images" in texts[0]
+
+
+def changed(evidence: Evidence, part: str, **values: Any) -> Evidence:
+    return evidence.model_copy(update={part: getattr(evidence, part).model_copy(update=values)})
+
+
+def test_every_way_in_which_a_baseline_was_measured_otherwise_is_told() -> None:
+    now = reports.passing().evidence
+    n, version = now.statistics.n_images, now.statistics.statistic_version
+    other_pixels = now.preprocessing.preprocessing.model_copy(update={"resize_mode": "squash", "color_order": "BGR"})
+    for then, told in (
+        (now, ()),
+        (changed(now, "statistics", n_images=n - 1), ("the baseline has another number of usable representations",)),
+        (
+            changed(now, "statistics", statistic_version=version + 1),
+            (f"the baseline has statistic version {version + 1}, this robustcheck {version}",),
+        ),
+        (
+            changed(changed(now, "images", digest="sha256:0", n_read=70, source="old"), "statistics", n_images=70),
+            ("the baseline was measured on other images (70 of old)",),
+        ),
+        (
+            changed(now, "preprocessing", preprocessing=other_pixels),
+            ("the baseline was preprocessed otherwise (resize_mode, color_order)",),
+        ),
+    ):
+        assert staleness(Baseline.model_construct(evidence=then), now) == told

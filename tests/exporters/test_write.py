@@ -1,0 +1,57 @@
+"""What is refused before anything is written; torch is not needed for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from robustcheck_onnx.exporters import contract, parity, preprocess, write
+from robustcheck_onnx.exporters.errors import ExportError
+
+FIELDS = {"size": [32, 32], "resize_mode": "shortest", "resize_size": [32, 32], "interpolation": "bicubic"}
+STD = [0.2, 0.3, 0.4]
+
+
+def loaded(**change: Any) -> Any:
+    """A model whose library gives the contract's pixels but for one value, by some grey levels."""
+    fields = contract.checked_preprocessing(FIELDS | {"std": STD, **change.pop("fields", {})}, "m")
+
+    def transform(image: Image.Image) -> Any:
+        theirs = preprocess.apply(fields, image)
+        channel = change.get("channel", 0)
+        theirs[channel, 3, 4] += change["levels"] / 255 / change["std"]
+        return SimpleNamespace(numpy=lambda: theirs[..., : change.get("width", 32)])
+
+    return SimpleNamespace(preprocessing=fields, transform=transform, source=SimpleNamespace(name="m"))
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> list[Path]:
+    random = np.random.default_rng(4)
+    paths = [tmp_path / f"{i}.png" for i in range(parity.PHOTOS + 1)]
+    for path in paths:
+        Image.fromarray(random.integers(0, 256, (40, 50, 3), np.uint8)).save(path)
+    return paths
+
+
+def test_the_contracts_pixels_are_at_most_a_grey_level_from_the_librarys(photos: list[Path]) -> None:
+    for levels in (0.0, 0.9, -0.9):
+        pixels = write._photos(loaded(levels=levels, std=STD[0]), photos)
+        assert (pixels.shape, pixels.dtype) == ((parity.PHOTOS, 3, 32, 32), np.float32)
+    for channel in range(3):
+        for levels in (1.1, -1.1, 9.0):
+            with pytest.raises(
+                ExportError, match=rf"{abs(levels):g} grey levels from the library's own on 0\.png; at most 1"
+            ):
+                write._photos(loaded(levels=levels, channel=channel, std=STD[channel]), photos)
+    in_bgr = {"fields": {"color_order": "BGR"}, "channel": 0, "std": STD[2]}
+    assert len(write._photos(loaded(levels=0.9, **in_bgr), photos)) == parity.PHOTOS
+    with pytest.raises(ExportError, match=r"1\.1 grey levels"):
+        write._photos(loaded(levels=1.1, **in_bgr), photos)
+    with pytest.raises(ExportError, match=r"makes \[3, 32, 31\] of 0\.png; it must be \[3, 32, 32\]"):
+        write._photos(loaded(levels=0.0, std=1.0, width=31), photos)

@@ -1,0 +1,88 @@
+"""Parts of the wall that need no child: what is its own memory, how one is ended, when the next is started."""
+
+from __future__ import annotations
+
+import io
+import mmap
+import os
+from pathlib import Path
+
+import pytest
+
+from robustcheck_onnx.checker import isolation
+from robustcheck_onnx.checker.isolation import Wall  # before a fixture puts NoWall in its place
+from robustcheck_onnx.checker.limits import NO_LIMITS
+
+MIB = 1 << 20
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc (Linux)")
+def test_a_mapped_file_is_no_memory_of_its_process(tmp_path: Path) -> None:
+    (tmp_path / "weights").write_bytes(bytes(64 * MIB))
+    before = isolation._own_bytes(os.getpid())
+    with (tmp_path / "weights").open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        assert sum(mapped[::4096]) == 0  # every page of it is there now
+        of_file = isolation._own_bytes(os.getpid()) - before
+    own = bytearray(os.urandom(MIB) * 64)
+    of_own = isolation._own_bytes(os.getpid()) - before
+    assert len(own) == 64 * MIB
+    assert of_file < 16 * MIB
+    assert of_own > 48 * MIB
+
+
+class Process:
+    """In place of a child process: notes what is done to it."""
+
+    def __init__(self, *_: object, **__: object) -> None:
+        self.stdin, self.stdout, self.pid = io.BytesIO(), io.BytesIO(b'{"answer": 7}\n'), 0
+        self.done: list[str] = []
+        STARTED.append(self)
+
+    def terminate(self) -> None:
+        self.done.append("told")
+
+    def kill(self) -> None:
+        self.done.append("killed")
+
+    def wait(self, _: float = 0.0) -> int:
+        self.done.append("awaited")
+        return 0
+
+
+STARTED: list[Process] = []
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[Process]:
+    STARTED.clear()
+    monkeypatch.setattr(isolation.subprocess, "Popen", Process)  # type: ignore[attr-defined] # the module
+    return STARTED
+
+
+@pytest.mark.parametrize(
+    ("is_asked", "gently", "done"),
+    [(True, True, ["told", "awaited"]), (True, False, ["killed", "awaited"]), (False, False, ["awaited"])],
+)
+def test_a_child_that_works_with_ray_is_told_to_end_and_another_one_is_killed(
+    started: list[Process], is_asked: bool, gently: bool, done: list[str]
+) -> None:
+    """Ray's own processes end with a child that can still tell them."""
+    child = isolation._Child()
+    if is_asked:
+        child.ask("check", {}, about="m.onnx", gently=gently, limits=NO_LIMITS)
+    child.close()
+    assert started[0].done == done
+    assert started[0].stdin.closed
+
+
+def test_a_wall_starts_a_child_for_each_task_and_ends_those_that_wait(started: list[Process]) -> None:
+    with Wall() as wall:
+        assert len(started) == 1  # it starts while this process imports what it needs
+        assert wall.run("check", {}, about="m", is_last=False) == 7
+        assert (len(started), started[0].done) == (2, ["awaited"])
+        assert wall.run("check", {}, about="m", is_last=False) == 7
+        assert len(started) == 3
+    assert [process.done for process in started] == 3 * [["awaited"]]
+    assert all(process.stdin.closed for process in started)
+    assert wall.run("check", {}, about="m") == 7  # after its end: by a child of its own
+    assert len(started) == 4
