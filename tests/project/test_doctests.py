@@ -12,20 +12,13 @@ import pytest
 
 from support import ROOT
 
-WITH_EXAMPLES = [
-    ".".join(("robustcheck_onnx", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__")
-    for room in ("checker", "exporters", "thresholds")
-    for path in sorted((ROOT / room).rglob("*.py"))
-    if ">>> " in path.read_text(encoding="utf-8")
-]
 
-
-@pytest.mark.parametrize("module", WITH_EXAMPLES)
-def test_the_examples_of_the_docstrings(module: str) -> None:
-    outcome = doctest.testmod(import_module(module))
-    assert outcome.failed == 0
-    assert outcome.attempted > 0
-
-
-def test_there_are_examples_in_all_three_packages() -> None:
-    assert {name.split(".")[1] for name in WITH_EXAMPLES} == {"checker", "exporters", "thresholds"}
+@pytest.mark.parametrize("room", ["checker", "exporters", "thresholds"])
+def test_the_examples_of_the_docstrings(room: str) -> None:
+    found = [path for path in sorted((ROOT / room).rglob("*.py")) if ">>> " in path.read_text(encoding="utf-8")]
+    assert found
+    for path in found:
+        name = ".".join(("robustcheck_onnx", *path.relative_to(ROOT).with_suffix("").parts))
+        outcome = doctest.testmod(import_module(name.removesuffix(".__init__")))
+        assert outcome.failed == 0, name
+        assert outcome.attempted > 0, name

@@ -21,31 +21,23 @@ FIRST_USE = "import robustcheck_onnx as rc; print(rc.__file__, inspect.getfile(r
 def printed(code: str, folder: Path, **environment: str) -> list[str]:
     """The lines that a script prints which is started in `folder`, which is on its sys.path then."""
     done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=folder,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+        [sys.executable, "-c", code], cwd=folder, env={**os.environ, **environment},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 
 
-@pytest.fixture(scope="module")
-def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.mark.long
+def test_a_plain_install_is_used_in_the_clones_root(tmp_path: Path) -> None:
     """A clone after `pip install .`: what it installed is in site/."""
-    clone = tmp_path_factory.mktemp("clone")
+    clone = tmp_path / "clone"
     for name in ("face", "checker", "exporters", "thresholds"):
         shutil.copytree(ROOT / name, clone / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, clone / name)
     pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--target", "site", "."]
     subprocess.run(pip, cwd=clone, check=True, capture_output=True)
-    return clone
-
-
-def test_the_face_of_a_plain_install_is_used_in_the_clones_root(clone: Path, tmp_path: Path) -> None:
     site = clone / "site"
     for folder in (clone, ROOT, tmp_path):
         face, pipeline, version = printed("import inspect; " + FIRST_USE, folder, PYTHONPATH=str(site))
@@ -53,47 +45,29 @@ def test_the_face_of_a_plain_install_is_used_in_the_clones_root(clone: Path, tmp
         assert pipeline == str(site / "robustcheck_onnx" / "checker" / "pipeline.py")
         assert version == VERSION
     assert (site / "robustcheck_onnx" / "py.typed").is_file()
-
-
-def test_the_command_of_a_plain_install_runs_as_a_module(clone: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "robustcheck_onnx", "--version"],
-        cwd=clone,
-        env={**os.environ, "PYTHONPATH": str(clone / "site")},
-        capture_output=True,
-        text=True,
-        check=False,
+    module = (
+        "import runpy, sys; sys.argv[1:] = ['--version']; runpy.run_module('robustcheck_onnx', run_name='__main__')"
     )
-    assert (done.returncode, done.stdout) == (0, f"robustcheck {VERSION}\n"), done.stderr
+    assert printed(module, clone, PYTHONPATH=str(site)) == [f"robustcheck {VERSION}"]
 
 
-def test_the_face_of_the_editable_install_is_the_clones(tmp_path: Path) -> None:
-    for folder in (ROOT, tmp_path):
-        face, pipeline, version = printed("import inspect; " + FIRST_USE, folder)
-        assert (face, pipeline) == (str(ROOT / "face" / "__init__.py"), str(ROOT / "checker" / "pipeline.py"))
-        assert version == VERSION
-
-
-def test_the_module_is_the_command() -> None:
-    module = subprocess.run([sys.executable, "-m", "robustcheck_onnx", "--help"], capture_output=True, check=False)
-    command = subprocess.run([Path(sys.executable).parent / "robustcheck", "--help"], capture_output=True, check=False)
-    assert (module.returncode, module.stdout) == (0, command.stdout)
-    version = subprocess.run(
-        [sys.executable, "-m", "robustcheck_onnx", "--version"], capture_output=True, text=True, check=False
-    )
-    assert (version.returncode, version.stdout) == (0, f"robustcheck {VERSION}\n")
-
-
-LOADED = "print(sorted({'numpy', 'onnx', 'onnxruntime', 'pydantic', 'typer', 'torch'} & sys.modules.keys()))"
-
-
-def test_importing_it_loads_nothing_heavy(tmp_path: Path) -> None:
-    (lazy,) = printed(f"import sys, robustcheck_onnx as rc; dir(rc); rc.__version__; {LOADED}", tmp_path)
-    assert lazy == "[]"
-    (errors,) = printed(f"import sys, robustcheck_onnx as rc; rc.UsageError; {LOADED}", tmp_path)
-    assert errors == "[]"
-    (used,) = printed(f"import sys, robustcheck_onnx as rc; rc.check; {LOADED}", tmp_path)
+@pytest.mark.process
+def test_importing_it_loads_nothing_heavy_and_it_is_the_clones(tmp_path: Path) -> None:
+    loaded = "print(sorted({'numpy', 'onnx', 'onnxruntime', 'pydantic', 'typer', 'torch'} & sys.modules.keys()))"
+    lazy, errors, used, *first = printed(
+        f"import sys, robustcheck_onnx as rc; dir(rc); rc.__version__; {loaded}; rc.UsageError; {loaded}; "
+        f"rc.check; {loaded}; import inspect; {FIRST_USE}", tmp_path
+    )  # fmt: skip
+    assert (lazy, errors) == ("[]", "[]")
     assert used == "['numpy', 'onnx', 'onnxruntime', 'pydantic']"  # the probe can fail
+    assert first == [str(ROOT / "face" / "__init__.py"), str(ROOT / "checker" / "pipeline.py"), VERSION]
+
+
+@pytest.mark.process
+def test_the_module_is_the_command() -> None:
+    calls = ([sys.executable, "-m", "robustcheck_onnx"], [Path(sys.executable).parent / "robustcheck"])
+    module, command = (subprocess.run([*call, "--help"], capture_output=True, check=False) for call in calls)
+    assert (module.returncode, module.stdout) == (0, command.stdout)
 
 
 def test_it_lists_the_names_that_type_checkers_see() -> None:

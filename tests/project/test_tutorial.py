@@ -7,11 +7,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import nbclient
-import nbformat
 import pytest
 
-from support import ROOT, commands
+from support import ROOT, commands, profile
 
 PAGE = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
 NOT_RUN = {
@@ -70,6 +68,9 @@ def test_the_notebook_runs_where_the_tutorial_ended(
     folder: Path, environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The exports are the tutorial's, and not made twice."""
+    import nbclient
+    import nbformat
+
     notebook = nbformat.read(ROOT / "docs" / "tutorial.ipynb", as_version=4)  # type: ignore[no-untyped-call]
     assert not [cell for cell in notebook.cells if cell.get("outputs")]  # kept without outputs
     exports = [line.strip() for line in "\n".join(cell.source for cell in notebook.cells).splitlines()]
@@ -79,7 +80,9 @@ def test_the_notebook_runs_where_the_tutorial_ended(
     assert (gate / "model.onnx").exists()
     monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path))  # nothing is left in the home folder
     homes = {name: str(tmp_path / name) for name in ("IPYTHONDIR", "MPLCONFIGDIR")}
-    client = nbclient.NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(gate)}})
+    client = nbclient.NotebookClient(
+        notebook, timeout=int(profile.PATIENCE_S), resources={"metadata": {"path": str(gate)}}
+    )
     client.execute(env=environment | homes | {"JUPYTER_RUNTIME_DIR": str(tmp_path)})
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     said = "".join(output.text for output in outputs if output.output_type == "stream" and output.name == "stdout")

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from . import profile
+
 
 @dataclass(frozen=True)
 class Command:
@@ -33,9 +35,7 @@ def read(page: str) -> list[Command]:
     return found
 
 
-def run(
-    commands: Iterable[Command], folder: Path, environment: dict[str, str], *, timeout_s: float = 300
-) -> list[tuple[Command, int, str]]:
+def run(commands: Iterable[Command], folder: Path, environment: dict[str, str]) -> list[tuple[Command, int, str]]:
     """Type the commands into one bash; for each its exit code and what it wrote to stdout and stderr."""
     listed = list(commands)
     script = "".join(
@@ -43,7 +43,7 @@ def run(
         for number, command in enumerate(listed)
     )
     done = subprocess.run(
-        ["bash", "-c", script], cwd=folder, env=environment, text=True, check=False, timeout=timeout_s,
+        ["bash", "-c", script], cwd=folder, env=environment, text=True, check=False, timeout=profile.PATIENCE_S,
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
     parts = re.split(r"\n@@ (\d+) (\d+)\n", done.stdout)
