@@ -1,8 +1,10 @@
-"""The manifests of docs/ci/: the command of each is run; `make manifests` shows the files to their systems."""
+"""The templates of docs/ci/: the command of each is run; `make manifests` shows the files to their systems."""
 
 import ast
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,8 +14,10 @@ import pytest
 import yaml
 
 from support import ROOT
+from support.workflows import program
 
 CI = ROOT / "docs" / "ci"
+BIN = Path(sys.executable).parent
 GATE = ["check", "--strict", "--images=/photos", "--max-memory=3GiB", "--output=terminal"]
 
 
@@ -68,52 +72,119 @@ def from_python(name: str) -> list[str]:
     return [text(word) for word in words.elts]
 
 
-@pytest.mark.parametrize("name", ["argo-workflow.yaml", "kserve.yaml", "kubeflow_pipeline.py", "airflow_dag.py"])
-def test_all_manifests_have_the_command_of_the_job(name: str) -> None:
-    words = from_python(name) if name.endswith(".py") else from_yaml(name)
-    model = "/models/encoder/model.onnx" if name == "kserve.yaml" else "/models/encoder.onnx"
-    report = "encoder" if name == "kserve.yaml" else "robustcheck"
-    junit = ["--output=junit=/reports/robustcheck.junit.xml"] if name == "argo-workflow.yaml" else []
-    assert words == [*GATE, f"--output=json=/reports/{report}.json", *junit, "--", model]
+def test_all_manifests_have_the_command_of_the_job() -> None:
+    job, model = "--output=json=/reports/robustcheck.json", "/models/encoder.onnx"
+    junit = "--output=junit=/reports/robustcheck.junit.xml"
+    assert from_yaml("kubernetes-job.yaml") == [*GATE, job, junit, "--", model]
+    assert from_yaml("argo-workflow.yaml") == [*GATE, job, junit, "--", model]
+    assert from_yaml("kserve.yaml") == [
+        *GATE, "--output=json=/reports/encoder.json", "--", "/models/encoder/model.onnx",
+    ]  # fmt: skip
+    for name in ("kubeflow_pipeline.py", "airflow_dag.py"):
+        assert from_python(name) == [*GATE, job, "--", model]
 
 
+def test_images_are_pinned_hold_no_model_and_do_not_run_as_root() -> None:
+    rooms = {"face", "checker", "exporters", "thresholds", "pyproject.toml", "README.md", "LICENSE", "constraints.txt"}
+    for file in ("Dockerfile.cpu", "Dockerfile.cuda"):
+        lines = (CI / file).read_text().splitlines()
+        bases = [line for line in lines if line.startswith("FROM")]
+        assert all(re.fullmatch(r"FROM python:3\.\d+\.\d+-slim-\w+( AS build)?", base) for base in bases)
+        assert 'ENTRYPOINT ["robustcheck"]' in lines
+        assert not [line for line in lines if line.startswith("CMD")]  # no model named: exit 2, not a help text's 0
+        assert [line for line in lines if line.startswith("USER")] == ["USER 10001"]
+        copied = {word for x in lines if x.startswith("COPY") and "--from" not in x for word in x.split()[1:-1]}
+        assert copied == rooms | ({"release"} if file == "Dockerfile.cpu" else set())
+    # of which ONNX Runtime without CUDA is installed (tests/project/test_distribution.py)
+    cpu = (CI / "Dockerfile.cpu").read_text()
+    assert "\nRUN python release/cpu.py /cpu \\\n" in cpu
+    assert "\n && /opt/robustcheck/bin/pip install --no-cache-dir --constraint constraints.txt /cpu\n" in cpu
+    assert re.search(r"^onnxruntime==[\d.]+$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not shutil.which("docker"), reason="needs a container engine (docker)")
+def test_the_cpu_image_builds_and_runs() -> None:
+    build = ["docker", "build", "-f", "docs/ci/Dockerfile.cpu", "-t", "robustcheck:test", "."]
+    subprocess.run(build, cwd=ROOT, check=True)
+    run = ["docker", "run", "--rm", "robustcheck:test", "demo"]
+    assert "SYNTHETIC" in subprocess.run(run, capture_output=True, text=True, check=True).stdout
+
+
+# --------------------------------------------------------------------------------------- GitLab, Jenkins, a container
+
+
+def bash(script: str, folder: Path, path: Path = BIN, **variables: str) -> subprocess.CompletedProcess[str]:
+    environment = {"PATH": f"{path}:/usr/bin:/bin", "HOME": os.environ.get("HOME", "/"), "ROBUSTCHECK_NO_CACHE": "1"}
+    return subprocess.run(
+        ["bash", "-c", script], cwd=folder, capture_output=True, text=True, check=False, env=environment | variables
+    )
+
+
+def gitlab_job() -> dict[str, Any]:
+    return dict(document("robustcheck.gitlab-ci.yml")["robustcheck"])
+
+
+def calls(model: str, images: str) -> list[tuple[str, dict[str, str]]]:
+    """The scripts of GitLab's job and of Jenkins's stage, which its page shows, too, with what they are given."""
+    found = re.compile(r"^ *sh '([^'\n]*)'$", re.MULTILINE)
+    (jenkins,) = found.findall((CI / "Jenkinsfile").read_text())
+    assert found.findall((ROOT / "docs/howto/jenkins.md").read_text()) == [jenkins]
+    (gitlab,) = gitlab_job()["script"]
+    return [
+        (gitlab, {"RC_MODEL": model, "RC_IMAGES": images}),
+        (jenkins, {"MODEL": model, "IMAGES": images}),
+    ]
+
+
+@pytest.mark.process
+def test_names_stay_words_in_both_templates(tmp_path: Path) -> None:
+    """A name stands behind `--`, and photos in one word with their option; test_strict.py shows what that means."""
+    stub = program(tmp_path / "bin" / "robustcheck", "#!/bin/sh\nprintf '%s\\n' \"$@\" > words\n")
+    for name in ("--exit-zero", "--config=.evil.onnx", "$(touch pwned)"):
+        for script, variables in calls(name, name):
+            bash(script, tmp_path, stub.parent, **variables)
+            words = (tmp_path / "words").read_text().splitlines()
+            assert words[:3] == ["check", "--strict", f"--images={name}"]
+            assert words[-2:] == ["--", name]
+    assert not (tmp_path / "pwned").exists()
+    (install,) = gitlab_job()["before_script"]
+    assert bash(install, tmp_path, RC_REQUIREMENT="").returncode != 0
+
+
+@pytest.mark.long
+def test_the_commands_of_the_templates_run(lookup_pass: tuple[Path, Path], tmp_path: Path) -> None:
+    model, photos = map(str, lookup_pass)
+    artifacts = gitlab_job()["artifacts"]
+    left = ({*artifacts["paths"], *artifacts["reports"].values()}, {"robustcheck.json", "robustcheck.junit.xml"})
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    for number, (script, variables) in enumerate(calls(model, photos)):
+        folders = [tmp_path / f"{kind}{number}" for kind in ("sound", "settings", "linked")]
+        for folder in folders:
+            folder.mkdir()
+        done = bash(script, folders[0], **variables)
+        assert done.returncode == 0, done.stderr
+        assert {p.name for p in folders[0].iterdir()} == left[number]
+        # a checkout loosens no gate: its settings are refused, and its links are not followed
+        (folders[1] / "robustcheck.toml").write_text('fail-on = "never"')
+        (folders[2] / "robustcheck.json").symlink_to(victim)
+        assert [bash(script, folder, **variables).returncode for folder in folders[1:]] == [2, 2]
+        missing = {name: value.replace(model, "missing.onnx") for name, value in variables.items()}
+        assert bash(script, folders[0], **missing).returncode == 2
+    assert victim.read_text() == "mine"
+
+
+@pytest.mark.long
 def test_the_command_of_the_job_runs(lookup_pass: tuple[Path, Path], tmp_path: Path) -> None:
     model, photos = lookup_pass
-    words = from_yaml("kubernetes-job.yaml")
-    reports = [
-        f"--output={form}=/reports/robustcheck.{end}" for form, end in (("json", "json"), ("junit", "junit.xml"))
-    ]
-    assert words == [*GATE, *reports, "--", "/models/encoder.onnx"]
-    here = [word.replace("=/photos", f"={photos}").replace("=/reports/", f"={tmp_path}/") for word in words[:-1]]
-    command = [str(Path(sys.executable).parent / "robustcheck"), *here]
+    words = from_yaml("kubernetes-job.yaml")[:-1]
+    here = [word.replace("=/photos", f"={photos}").replace("=/reports/", f"={tmp_path}/") for word in words]
     environment = os.environ | {"ROBUSTCHECK_NO_CACHE": "1"}
-    for path, code in ((model, 0), (photos / "missing.onnx", 2)):
-        done = subprocess.run([*command, str(path)], capture_output=True, text=True, check=False, env=environment)
-        assert done.returncode == code, done.stderr
-        if code == 0:
-            assert "✓ PASS" in done.stdout
-            assert json.loads((tmp_path / "robustcheck.json").read_text())["verdict"]["verdict"] == "PASS"
-            assert (tmp_path / "robustcheck.junit.xml").exists()
-
-
-def test_only_the_machines_faults_are_tried_again() -> None:
-    """4: environment; 143: terminated. A WARN, or a model that can't be assessed, stays what it is."""
-    job = document("kubernetes-job.yaml")["spec"]
-    (codes,) = (rule for rule in job["podFailurePolicy"]["rules"] if "onExitCodes" in rule)
-    assert codes["action"] == "FailJob"
-    assert codes["onExitCodes"] == {"containerName": "robustcheck", "operator": "NotIn", "values": [4, 143]}
-    assert job["template"]["spec"]["restartPolicy"] == "Never"
-    (retry,) = (e["retryStrategy"] for e in document("argo-workflow.yaml")["spec"]["templates"] if "retryStrategy" in e)
-    assert retry["expression"] == 'lastRetry.status == "Error" or asInt(lastRetry.exitCode) in [4, 143]'
-    for name in ("kubeflow_pipeline.py", "airflow_dag.py"):
-        source = (CI / name).read_text(encoding="utf-8")
-        assert ".set_retry(" not in source
-        assert "skip_on_exit_code=" not in source
-    assert "retries=0," in (CI / "airflow_dag.py").read_text(encoding="utf-8")
-
-
-def test_the_page_shows_the_command_of_the_job() -> None:
-    page = (ROOT / "docs" / "howto" / "pipelines.md").read_text(encoding="utf-8")
-    (block,) = (text.split("```")[0] for text in page.split("```yaml\n")[1:])
-    shown = yaml.safe_load(block)["args"]
-    assert shown == [word for word in from_yaml("kubernetes-job.yaml") if "junit" not in word]
+    done = subprocess.run(
+        [BIN / "robustcheck", *here, model], capture_output=True, text=True, check=False, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    assert "✓ PASS" in done.stdout
+    assert json.loads((tmp_path / "robustcheck.json").read_text())["verdict"]["verdict"] == "PASS"
+    assert (tmp_path / "robustcheck.junit.xml").exists()

@@ -1,0 +1,319 @@
+"""action.yml: what it declares, and its steps run by bash as GitHub runs them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import robustcheck_onnx as rc
+from support import ROOT
+from support.workflows import ACTION, program, run, steps_of
+
+BIN = Path(sys.executable).parent
+PATH = f"{BIN}:/usr/bin:/bin"
+
+
+def step(name: str) -> dict[str, Any]:
+    (found,) = (step for step in steps_of(ACTION) if step.get("id") == name)
+    return found
+
+
+# ------------------------------------------------------------------------------------------------- what it declares
+
+
+def test_every_input_of_the_action_reaches_its_script_as_a_variable() -> None:
+    action = yaml.safe_load(ACTION.read_text())
+    scripts = [s for s in action["runs"]["steps"] if "run" in s]
+    assert [s["id"] for s in scripts] == ["options", "install", "check", "comment"]
+    for script in scripts:
+        assert "${{" not in script["run"]
+        assert script["run"].startswith("set -euo pipefail\n")
+    assert [s["uses"].split("@")[0] for s in action["runs"]["steps"] if "uses" in s] == [
+        "actions/setup-python", "actions/cache", "github/codeql-action/upload-sarif",
+    ]  # fmt: skip
+    assert set(action["outputs"]) == {"verdict", "exit-code", "report"}
+    assert {name for name, each in action["inputs"].items() if each.get("default") == "false"} == {
+        "cache", "upload-sarif", "comment", "gpu",
+    }  # fmt: skip
+
+
+def test_a_failed_check_still_shows_what_it_found() -> None:
+    (sarif,) = (step for step in steps_of(ACTION) if step.get("uses", "").startswith("github/codeql-action/"))
+    assert sarif["if"] == "${{ !cancelled() && steps.check.outputs.sarif }}"
+    assert step("comment")["if"] == "${{ !cancelled() && steps.check.outputs.md && github.event.pull_request.number }}"
+
+
+def test_the_example_of_the_page_is_of_this_action() -> None:
+    page = (ROOT / "docs" / "howto" / "github.md").read_text(encoding="utf-8")
+    action = yaml.safe_load(ACTION.read_text(encoding="utf-8"))
+    examples = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(jobs:.*?)```", page, re.DOTALL)]
+    assert len(examples) == 2
+    for example in examples:
+        steps = example["jobs"]["gate"]["steps"]
+        (ours,) = (step for step in steps if "/robustcheck@" in step.get("uses", ""))
+        assert ours["uses"].endswith(f"robustcheck@v{rc.__version__}")
+        assert set(ours["with"]) <= set(action["inputs"])
+    for name in action["inputs"]:
+        assert f"`{name}`" in page, name
+
+
+# ---------------------------------------------------------------------------------------------------------- options
+
+
+@pytest.mark.long
+def test_options_are_true_or_false_and_the_cache_is_of_this_python_and_what_is_installed(tmp_path: Path) -> None:
+    names = ("CACHE", "UPLOAD_SARIF", "COMMENT", "GPU")
+    plain = dict.fromkeys(names, "false") | {"VERSION": "", "HERE": str(ROOT), "RUNNER_TEMP": str(tmp_path)}
+    lines = step("options")["run"]
+    done, outputs = run(lines, tmp_path, PATH=PATH, **plain)
+    assert (done.returncode, set(outputs)) == (0, {"folder"}), done.stderr  # nothing is kept unless it is asked for
+    assert Path(outputs["folder"]).parent == tmp_path
+    assert oct(Path(outputs["folder"]).stat().st_mode)[-3:] == "700"
+    for name in names:
+        done, outputs = run(lines, tmp_path, PATH=PATH, **plain | {name: "yes"})
+        assert (done.returncode, outputs) == (2, {})
+        assert done.stderr == f"error: {name} is 'yes'; it must be true or false\n"
+    _, outputs = run(lines, tmp_path, PATH=PATH, **plain | {"CACHE": "true", "VERSION": "x==1"})
+    digest = hashlib.sha256((ROOT / "pyproject.toml").read_bytes() + b"\0x==1\0false").hexdigest()[:16]
+    python = f"{sys.version_info.major}-{sys.version_info.minor}"
+    assert outputs["key"] == f"robustcheck-wheels-{platform.system()}-{platform.machine()}-{python}-{digest}"
+    assert outputs["wheels"] == f"{tmp_path}/robustcheck-wheels"
+
+
+@pytest.mark.long
+def test_what_the_action_installs(tmp_path: Path) -> None:
+    """The words that pip gets; a real installation takes minutes."""
+    program(
+        tmp_path / "python",
+        f'#!/bin/bash\nif [ "$2" = -m ]; then printf "%s\\n" "$PIP_CACHE_DIR" "$@" > words; '
+        f'else exec {sys.executable} "$@"; fi\n',
+    )
+    given = {"PATH": f"{tmp_path}:/usr/bin:/bin", "FOLDER": str(tmp_path), "HERE": str(ROOT), "WHEELS": "/wheels"}
+    lines = step("install")["run"]
+    for version, gpu, installed in (
+        ("", "true", str(ROOT)),
+        ("robustcheck-onnx==9.8.7", "false", "robustcheck-onnx==9.8.7"),
+        ("a; touch b", "true", "a; touch b"),
+        ("", "false", f"{tmp_path}/cpu"),
+    ):
+        done, _ = run(lines, tmp_path, VERSION=version, GPU=gpu, **given)
+        assert done.returncode == 0, done.stderr
+        words = (tmp_path / "words").read_text().splitlines()
+        assert (words[:5], words[-1]) == (["/wheels", "-P", "-m", "pip", "install"], installed)
+        assert (tmp_path / "cpu").exists() == (installed == f"{tmp_path}/cpu")
+    project = tomllib.loads((tmp_path / "cpu" / "pyproject.toml").read_text())["project"]
+    assert project["name"] == "robustcheck-onnx-cpu"
+    assert run(lines, tmp_path, VERSION="--index-url=http://x", GPU="true", **given)[0].returncode == 2
+
+
+# ------------------------------------------------------------------------------------------------------------ check
+
+
+def check(folder: Path, **inputs: str) -> tuple[subprocess.CompletedProcess[str], dict[str, str]]:
+    """Run the step with these inputs, in a folder."""
+    plain = {"UPLOAD_SARIF": "false", "COMMENT": "false", "FOLDER": "/none", "IMAGES": "", "ARGS": ""}
+    plain |= {"REPORT": "robustcheck.json", "PATH": PATH, "ROBUSTCHECK_NO_CACHE": "1"}
+    return run(step("check")["run"], folder, **plain | inputs)
+
+
+@pytest.mark.long
+def test_the_action_hands_on_verdict_exit_code_and_what_the_next_steps_read(
+    lookup_pass: tuple[Path, Path], tmp_path: Path
+) -> None:
+    model, photos = lookup_pass
+    (tmp_path / "json.py").write_text("def load(file):\n    return {'verdict': {'verdict': 'PASS'}}\n")  # no part of it
+    more = {"UPLOAD_SARIF": "true", "COMMENT": "true", "FOLDER": str(tmp_path)}
+    for arguments, code, verdict in (("", 0, "PASS"), ("--max-images\n40\n", 1, "WARN")):
+        done, outputs = check(tmp_path, MODEL=f"{model}\n", IMAGES=str(photos), ARGS=arguments, **more)
+        assert done.returncode == code, done.stderr
+        assert outputs == {
+            "verdict": verdict, "exit-code": str(code), "report": "robustcheck.json",
+            "sarif": f"{tmp_path}/robustcheck.sarif", "md": f"{tmp_path}/robustcheck.md",
+        }  # fmt: skip
+        assert verdict in done.stdout
+        assert json.loads((tmp_path / "robustcheck.json").read_text())["verdict"]["verdict"] == verdict
+        sarif = json.loads((tmp_path / "robustcheck.sarif").read_text())
+        rules = {result["ruleId"] for result in sarif["runs"][0]["results"]}
+        assert ("too_few_images" in rules) == bool(code)
+        text = (tmp_path / "robustcheck.md").read_text()
+        assert text.startswith(f"<!-- robustcheck report -->\n\n## {'▲ WARN' if code else '✓ PASS'}")
+    done, outputs = check(tmp_path, MODEL=str(model), IMAGES=str(photos), ARGS="--fail-on=never --max-images=40")
+    assert (done.returncode, outputs["verdict"]) == (0, "WARN")
+
+
+@pytest.mark.long
+def test_the_action_never_passes_what_could_not_be_assessed(lookup_pass: tuple[Path, Path], tmp_path: Path) -> None:
+    model, photos = lookup_pass
+    shutil.copy(model, tmp_path / "m.onnx")
+    for inputs, said in (
+        ({"MODEL": f"{model}\nmissing.onnx"}, "missing.onnx"),
+        ({"MODEL": str(model), "IMAGES": ""}, "--images is missing; with --strict"),
+        ({"MODEL": "--exit-zero"}, "error: --exit-zero: "),
+        ({"MODEL": '$(touch pwned)"; touch pwned; "', "ARGS": "--device\n$(touch pwned)"}, "error: "),
+        ({"MODEL": "m.onnx", "REPORT": "m.onnx"}, "a report must not replace it"),
+        ({"MODEL": "m.onnx", "ARGS": "--tensor 'a"}, "args can't be split as a shell splits words (No closing quotat"),
+    ):
+        done, outputs = check(tmp_path, **{"IMAGES": str(photos)} | inputs)
+        assert (done.returncode, outputs["verdict"], outputs["exit-code"]) == (2, "NONE", "2"), inputs
+        assert said in done.stderr
+    assert not (tmp_path / "pwned").exists()
+    assert (tmp_path / "m.onnx").read_bytes() == model.read_bytes()  # a slip is no order to delete the model
+    done, outputs = check(tmp_path, MODEL="m.onnx", REPORT="r.json\nverdict=PASS")
+    assert (done.returncode, outputs) == (2, {})  # a path of two lines forges no output
+
+
+@pytest.mark.long
+def test_the_action_takes_no_report_of_an_earlier_run_for_its_own(tmp_path: Path) -> None:
+    """A command that ends without writing: what lay there before must not speak for it, nor what is no report."""
+    stub = tmp_path / "bin" / "robustcheck"
+    for mark in ('"schema_version": 1, "tool": "robustcheck", ', ""):
+        for code in (0, 1, None):
+            (tmp_path / "robustcheck.json").write_text(f'{{{mark}"verdict": {{"verdict": "PASS"}}}}')
+            program(stub, f"#!/bin/sh\nexit {code}\n")
+            if code is None:
+                stub.unlink()  # robustcheck is not installed
+            python = f"{stub.parent}:/none"
+            program(stub.parent / "python", f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+            done, outputs = check(tmp_path, MODEL="m.onnx", PATH=f"{python}:/usr/bin:/bin")
+            assert done.returncode == {0: 70, 1: 1, None: 127}[code], done.stderr
+            assert outputs["verdict"] == "NONE"
+
+
+NAMES = ["--help", "--show-settings", "--exit-zero", "--config=.evil.onnx", "-qh", "--", "$(touch pwned)"]
+"""of models, that are words of the command line or of a shell"""
+ARGS = {
+    "": [],
+    "--max-images 40 --seed=1": ["--max-images", "40", "--seed=1"],
+    "--max-images\n40\n\n--no-time\n": ["--max-images", "40", "--no-time"],  # one a line, as before
+    "--tensor 'a b' -o \"html=my report.html\"": ["--tensor", "a b", "-o", "html=my report.html"],
+    "--tensor a\\ b": ["--tensor", "a b"],
+    "--seed 1 # the second seed\n--no-time": ["--seed", "1", "--no-time"],
+    "--tensor '' --no-time": ["--tensor", "", "--no-time"],
+    "$HOME `id` $(id) *.py ; id | id": ["$HOME", "`id`", "$(id)", "*.py", ";", "id", "|", "id"],
+}
+
+
+@pytest.mark.long
+def test_names_and_args_are_the_words_that_they_should_be_and_never_run(tmp_path: Path) -> None:
+    """Args are split as a shell splits; a name stands behind `--`, where test_strict.py shows that it is a model."""
+    stub = program(tmp_path / "bin" / "robustcheck", "#!/bin/sh\nprintf '%s\\n' \"$@\" > words\nexit 3\n")
+    (tmp_path / "glob.py").touch()
+    for name, arguments in [*((name, "") for name in NAMES), *(("m.onnx", arguments) for arguments in ARGS)]:
+        images = "my photos" if arguments else "--help"
+        done, _ = check(tmp_path, MODEL=name, IMAGES=images, ARGS=arguments, PATH=f"{stub.parent}:{PATH}")
+        assert done.returncode == 3, done.stderr
+        first = ["check", "--strict", "-o", "json=robustcheck.json", f"--images={images}"]
+        words = [*first, *ARGS[arguments], "-o", "terminal", "--", name]
+        assert (tmp_path / "words").read_text().split("\n")[:-1] == words
+    assert not (tmp_path / "pwned").exists()
+
+
+# ---------------------------------------------------------------------------------------------------------- comment
+
+GH = """#!{python}
+# answers as GitHub does, from the comments in comments.json; notes who asked
+import json, os, sys
+from pathlib import Path
+state = Path({state!r})
+comments = json.loads(state.read_text())
+words = sys.argv[1:]
+assert words[:2] == ["api", "graphql"], words
+if "--paginate" in words:
+    fields = dict(w.split("=", 1) for w in words if "=" in w)
+    assert (fields["owner"], fields["name"], fields["number"]) == ("o", "r", "7"), fields
+    print(json.dumps([
+        {{"data": {{"repository": {{"pullRequest": {{"id": "PR", "comments": {{"nodes": part}}}}}}}}}}
+        for part in (comments[:1], comments[1:])
+    ]))
+else:
+    asked = json.load(sys.stdin)
+    given = asked["variables"]
+    if "addComment" in asked["query"]:
+        assert given["id"] == "PR"
+        comments.append({{"id": f"C{{len(comments)}}", "body": given["body"], "viewerDidAuthor": True}})
+    else:
+        (found,) = (c for c in comments if c["id"] == given["id"])
+        found["body"] = given["body"]
+    state.write_text(json.dumps(comments))
+    print(json.dumps({{"data": {{}}, "host": os.environ["GH_HOST"]}}))
+"""
+
+
+class PullRequest:
+    """A pull request with its comments, behind a `gh` that answers as GitHub does."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.state = folder, folder / "comments.json"
+        self.state.write_text("[]")
+        program(folder / "bin" / "gh", GH.format(python=sys.executable, state=str(self.state)))
+
+    @property
+    def comments(self) -> list[dict[str, Any]]:
+        return list(json.loads(self.state.read_text()))
+
+    def step(self, text: str, **others: str) -> subprocess.CompletedProcess[str]:
+        (self.folder / "report.md").write_text(text)
+        variables = {
+            "PATH": f"{self.folder}/bin:{PATH}", "GITHUB_REPOSITORY": "o/r", "GITHUB_WORKFLOW": "w",
+            "GITHUB_JOB": "j", "GITHUB_SERVER_URL": "https://git.example", "HERE": str(ROOT), "NUMBER": "7",
+            "TEXT": str(self.folder / "report.md"), "MODEL": "m.onnx", "REPORT": "r.json", "GH_TOKEN": "t",
+        }  # fmt: skip
+        return run(step("comment")["run"], self.folder, **variables | others)[0]
+
+
+@pytest.mark.long
+def test_a_gate_has_one_comment_and_changes_it_and_nobody_elses(tmp_path: Path) -> None:
+    request = PullRequest(tmp_path)
+    done = request.step("first $(touch pwned)")
+    assert (done.returncode, done.stdout) == (0, "comment added\n"), done.stderr
+    (comment,) = request.comments
+    line, text = comment["body"].split("\n", 1)
+    assert re.fullmatch(r"<!-- robustcheck [0-9a-f]{32} -->", line)
+    assert text == "first $(touch pwned)"
+    assert request.step("of another model", MODEL="n.onnx").stdout == "comment added\n"
+    assert request.step("of another job", GITHUB_JOB="k").stdout == "comment added\n"
+    assert request.step("second").stdout == "comment changed\n"
+    assert [each["body"].split("\n", 1)[1] for each in request.comments] == [
+        "second", "of another model", "of another job",
+    ]  # fmt: skip
+    assert not (tmp_path / "pwned").exists()
+    (ours, *_) = request.comments
+    theirs = [  # somebody who copies the mark, and somebody who quotes it further down
+        {"id": "X", "body": ours["body"], "viewerDidAuthor": False},
+        {"id": "Y", "body": f"> {ours['body']}", "viewerDidAuthor": True},
+    ]
+    request.state.write_text(json.dumps(theirs))
+    assert request.step("line of twenty signs\n" * 4000).stdout == "comment added\n"
+    assert request.comments[:2] == theirs
+    cut = "*The rest is cut: GitHub takes 65,536 characters for a comment. The JSON report is whole.*"
+    assert 65_000 < len(request.comments[2]["body"]) <= 65_536
+    assert request.comments[2]["body"].endswith(f"line of twenty signs\n\n{cut}\n")
+
+
+@pytest.mark.long
+def test_what_keeps_the_comment_from_being_written_is_a_warning(tmp_path: Path) -> None:
+    """The verdict is that of the step before: a token of a fork, which may not comment, changes nothing of it."""
+    request = PullRequest(tmp_path)
+    for gh, said in (
+        ("echo 'HTTP 403: 100% no\nmore' >&2; exit 1", "gh ended with 1: HTTP 403: 100%25 no%0Amore"),
+        ("echo '[]'", "gh answered something else: []"),
+        ("echo hello", "gh answered no JSON: 'hello\\n'"),
+        ("exec /nowhere/gh 2>/dev/null", "gh ended with "),
+    ):
+        program(tmp_path / "bin" / "gh", f"#!/bin/bash\n{gh}\n")
+        done = request.step("text")
+        assert done.returncode == 0, done.stderr
+        start = "::warning title=robustcheck::The report was not written into the pull request: "
+        assert done.stdout.startswith(start + said)
+        assert done.stdout.count("\n") == 1

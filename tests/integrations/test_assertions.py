@@ -1,0 +1,202 @@
+"""assert_robust, the pytest plugin and the pre-commit hook, as their users run them."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from robustcheck_onnx import Progress, VerdictError, assert_robust
+from robustcheck_onnx.checker.errors import CannotAssessError
+from support import ROOT
+
+pytest_plugins = "pytester"
+BIN = Path(sys.executable).parent
+ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST", "COV_", "GITHUB", "CI"))}
+
+
+def test_assert_robust_returns_the_report_of_a_pass(lookup_pass: tuple[Path, Path]) -> None:
+    model, photos = lookup_pass
+    seen: list[Progress] = []
+    report = assert_robust(model, images=photos, progress=seen.append, batch_size=16)
+    assert report.verdict.verdict == "PASS"
+    assert seen[0].stage
+    assert seen[-1].n_total == 80
+
+
+def test_assert_robust_tells_every_reason_and_step_and_a_name_forges_no_line(
+    tmp_path: Path, lookup_pass: tuple[Path, Path]
+) -> None:
+    model = tmp_path / "h\n1 passed in 0.1s\x1b[8m.onnx"
+    shutil.copy(lookup_pass[0], model)
+    with pytest.raises(AssertionError) as caught:
+        assert_robust(model, images=lookup_pass[1], max_images=40)
+    assert isinstance(caught.value, VerdictError)
+    reasons = caught.value.report.verdict.reasons
+    assert "too_few_images" in [reason.id for reason in reasons]
+    shown = str(caught.value)
+    for reason in reasons:
+        assert f"{reason.id}: {reason.seen}\n    next step: {reason.next_step}" in shown
+    assert shown.replace("\n", "").isprintable()
+    assert shown.startswith(f"{tmp_path}/h\\n1 passed in 0.1s\\x1b[8m.onnx: verdict is WARN")
+
+
+def test_what_cannot_be_assessed_is_no_assertion(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"no model")
+    with pytest.raises(CannotAssessError) as caught:
+        assert_robust(tmp_path / "model.onnx")
+    assert not isinstance(caught.value, AssertionError)
+    assert caught.value.__notes__ == [f"hint: {caught.value.hint}"]
+
+
+# --------------------------------------------------------------------------------------------------- pytest
+
+
+def test_the_plugin_in_a_users_project(lookup_pass: tuple[Path, Path], pytester: pytest.Pytester) -> None:
+    model, photos = lookup_pass
+    (pytester.path / "photos").symlink_to(photos)
+    (pytester.path / "broken.onnx").write_bytes(b"no model")
+    pytester.makepyfile(
+        test_model=f"""
+import pytest, robustcheck_onnx as rc
+
+def test_pass(assert_robust, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    report = assert_robust({str(model)!r})
+    assert report.evidence.images.n_available == 80
+
+def test_warn(assert_robust):
+    assert_robust({str(model)!r}, max_images=40)
+
+def test_no_images(assert_robust):
+    assert_robust({str(model)!r}, images="")
+
+def test_error(assert_robust):
+    assert_robust("broken.onnx")
+
+def test_expected_error(assert_robust: rc.AssertRobust) -> None:
+    with pytest.raises(rc.UsageError):
+        assert_robust("missing.onnx")
+
+def test_own_error(assert_robust):
+    raise ValueError("mine")
+
+def test_of_something_else():
+    pass
+"""
+    )
+    done = pytester.runpytest_inprocess("--robustcheck-images", "photos", "-m", "robustcheck", "--strict-markers")
+    shown = done.stdout.str()
+    done.assert_outcomes(passed=2, failed=4, deselected=1)
+    assert "too_few_images: " in shown
+    assert "next step: " in shown
+    _, warned, _, broken, own = re.split("_{5,} test_.* _{5,}\n", shown)
+    assert "VerdictError" in warned
+    assert re.fullmatch(r"error: broken\.onnx: .*\nhint: .*\nno verdict \(exit code 3\)\n", broken)  # no traceback
+    assert '>   raise ValueError("mine")' in own.replace("    raise", "raise")
+    summary = shown.split("= robustcheck =")[1]
+    assert f"PASS {model}  (test_model.py::test_pass)\n" in summary
+    assert f"WARN · not_established {model}: too_few_images" in summary
+    assert "no verdict (exit code 3): broken.onnx" in summary
+    assert "no verdict (exit code 2): --images is ''" in summary  # not the bundled photos
+
+
+@pytest.mark.long
+def test_the_plugin_beside_other_plugins_and_before_its_first_use(
+    lookup_pass: tuple[Path, Path], tmp_path: Path
+) -> None:
+    model, photos = lookup_pass
+    (tmp_path / "photos").symlink_to(photos)
+    (tmp_path / "test_it.py").write_text(
+        f"""
+import contextlib, sys
+
+def test_unused(assert_robust):
+    assert 'onnxruntime' not in sys.modules
+
+def test_used(assert_robust):
+    with contextlib.suppress(Exception):
+        assert_robust('missing.onnx')
+    assert 'onnxruntime' in sys.modules and 'torch' not in sys.modules
+
+def test_missing(assert_robust):
+    assert_robust("missing.onnx")
+
+def test_pass(assert_robust):
+    assert_robust({str(model)!r})
+"""
+    )
+    command = [BIN / "pytest", "-p", "no:cacheprovider", "--robustcheck-images", "photos", "-n", "1", "--full-trace"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, env=ENVIRONMENT)
+    assert "1 failed, 3 passed" in done.stdout
+    assert f"PASS {model}  (test_it.py::test_pass)\n" in done.stdout
+    assert ", in _read_bytes" in done.stdout  # of the process that read it
+
+
+def test_the_examples_of_the_docs_run(
+    lookup_pass: tuple[Path, Path], pytester: pytest.Pytester, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (pytester.path / "model.onnx").symlink_to(lookup_pass[0])
+    (pytester.path / "photos").symlink_to(lookup_pass[1])
+    text = (ROOT / "docs/integrations.md").read_text(encoding="utf-8")
+    progress, assertion, fixture = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    exec(compile(progress, "integrations.md", "exec"), {})
+    shown = capsys.readouterr().out
+    assert shown.startswith("opening the model and the images\n")
+    assert re.search(r"^\d+ of 80 images, \d+ a second; ", shown, re.MULTILINE)
+    assert shown.splitlines()[-1].startswith("PASS estimate=")
+    exec(compile(assertion, "integrations.md", "exec"), {})
+    assert "too_few_images: " in capsys.readouterr().out
+    pytester.makepyfile(fixture)
+    assert pytester.runpytest_inprocess("--robustcheck-images", "photos/").ret == 0
+
+
+# ------------------------------------------------------------------------------------------------ pre-commit
+
+
+@pytest.mark.long
+def test_the_pre_commit_hook_checks_models_that_are_committed(lookup_pass: tuple[Path, Path], tmp_path: Path) -> None:
+    """The manifest's own entry, files and types, run by pre-commit in a repository (from the environment at hand)."""
+    (hook,) = yaml.safe_load((ROOT / ".pre-commit-hooks.yaml").read_text())
+    (example,) = re.findall(r"- id: robustcheck\n +args: (\[.*\])", (ROOT / "docs" / "integrations.md").read_text())
+    args = [str(lookup_pass[1]) if word == "photos/" else word for word in yaml.safe_load(example)]
+    hook |= {"language": "system", "entry": str(BIN / hook["entry"])}
+    shutil.copy(lookup_pass[0], tmp_path / "one.onnx")
+    (tmp_path / "notes.txt").write_text("no model")
+    environment = ENVIRONMENT | {"PRE_COMMIT_HOME": str(tmp_path.parent / f"{tmp_path.name}-home")}
+
+    def pre_commit(args: list[str] = args) -> subprocess.CompletedProcess[str]:
+        config = {"repos": [{"repo": "local", "hooks": [hook | {"args": args}]}]}
+        (tmp_path / ".pre-commit-config.yaml").write_text(yaml.safe_dump(config))
+        subprocess.run(["git", "add", "-A"], cwd=tmp_path, check=True)
+        return subprocess.run(
+            [BIN / "pre-commit", "run", "--verbose"],
+            cwd=tmp_path, capture_output=True, text=True, check=False, env=environment,
+        )  # fmt: skip
+
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    done = pre_commit()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "PASS" in done.stdout
+    for words, said in (
+        (hook["args"], "--images is missing; with --strict"),  # without photos
+        (args[:-1], "MODEL.onnx is 'one.onnx', before --;"),
+    ):
+        done = pre_commit(words)
+        assert "exit code: 2" in done.stdout
+        assert said in done.stdout
+    (tmp_path / "robustcheck.toml").write_text('fail-on = "never"')
+    assert "robustcheck.toml: fail-on is never; with --strict" in pre_commit().stdout
+    (tmp_path / "robustcheck.toml").unlink()
+    (tmp_path / ".evil.onnx").write_text('fail-on = "never"')
+    (tmp_path / "--config=.evil.onnx").write_text("no model")
+    (tmp_path / "two.onnx").write_bytes(b"no model")
+    done = pre_commit()
+    assert done.returncode == 1
+    assert "exit code: 3" in done.stdout
+    for name in (".evil.onnx", "--config=.evil.onnx", "two.onnx"):
+        assert f"\n{name}\n✗ " in done.stdout
