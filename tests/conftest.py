@@ -34,6 +34,44 @@ if TYPE_CHECKING:
 os.environ["ROBUSTCHECK_NO_CACHE"] = "1"  # a test measures; tests/measure/test_cache.py switches it on again
 
 
+HEAVY = ("matplotlib", "mlflow", "open_clip", "ray", "timm", "torch", "transformers")
+"""packages that no test of `make test` may import"""
+MOST_PROCESSES = 400
+"""tests of `make test` that may start a process, at most; a new one wants a reason"""
+STARTS = ("os.fork", "os.forkpty", "os.posix_spawn", "os.system", "subprocess.Popen")
+_started: list[str] = []
+sys.addaudithook(lambda event, _: _started.append(event) if event in STARTS else None)
+
+
+def _is_short(config: pytest.Config) -> bool:
+    return bool(config.option.markexpr == "not long")
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Hold `make test` to its budget, which is no clock: nothing heavy is imported, few tests start a process."""
+    if not _is_short(session.config):
+        return
+    if heavy := sorted(sys.modules.keys() & set(HEAVY)):
+        pytest.exit(f"collecting the tests imported {', '.join(heavy)}; only tests marked long may", 4)
+    n_processes = sum(item.get_closest_marker("process") is not None for item in session.items)
+    if n_processes > MOST_PROCESSES:
+        pytest.exit(f"{n_processes} tests are marked process; {MOST_PROCESSES} may be", 4)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Fail a test of `make test` that imports what is heavy, or starts a process without the mark."""
+    before = sys.modules.keys() & set(HEAVY)
+    _started.clear()
+    yield
+    if not _is_short(item.config):
+        return
+    if heavy := sorted(sys.modules.keys() & set(HEAVY) - before):
+        pytest.fail(f"the test imported {', '.join(heavy)}; it must be marked long")
+    if _started and item.get_closest_marker("process") is None:
+        pytest.fail(f"the test started {len(_started)} processes ({_started[0]}); it must be marked process")
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Count the skips by their reason, so that nothing stays untested unseen."""
     skipped = terminalreporter.stats.get("skipped", [])
