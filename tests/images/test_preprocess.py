@@ -14,7 +14,14 @@ from pydantic import ValidationError
 
 from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.evidence import CLIP, IMAGENET, Preprocessing
-from robustcheck_onnx.checker.images.preprocess import apply, apply_uint8, as_photo, at_size, resized_size
+from robustcheck_onnx.checker.images.preprocess import (
+    apply,
+    apply_uint8,
+    as_photo,
+    at_size,
+    resized_size,
+    scales_finitely,
+)
 from support import skimage_data
 
 
@@ -235,6 +242,34 @@ def test_no_resize_no_crop_wants_the_right_size() -> None:
 def test_a_strip_that_would_fill_the_memory_is_refused() -> None:
     with pytest.raises(CannotAssessError, match=r"size is 60000×10 px; resized it would have 301,056,000 pixels"):
         apply(CLIP, Image.new("RGB", (60000, 10)))
+
+
+@pytest.mark.parametrize(
+    ("mode", "edges", "image", "expected"),
+    [  # (height, width); timm's and open_clip's ResizeKeepRatio: round(edge / ratio), and at least a pixel
+        ("longest", (224, 224), (300, 451), (149, 224)),  # 451 / 224 = 2.0134
+        ("longest", (224, 192), (300, 451), (128, 192)),  # 451 / 192 = 2.3490
+        ("longest", (10, 10), (1, 640), (1, 10)),
+        ("longest", (10, 10), (640, 1), (10, 1)),
+        ("shortest", (224, 192), (300, 451), (224, 337)),  # 300 / 224 = 1.3393
+        ("shortest", (224, 192), (451, 300), (289, 192)),  # 300 / 192 = 1.5625
+        ("shortest", (224, 224), (300, 451), (224, 336)),  # one edge: cut to whole pixels, 336.7
+        ("shortest", (224, 224), (451, 300), (336, 224)),
+        ("squash", (224, 192), (300, 451), (224, 192)),
+        ("none", (224, 192), (300, 451), (300, 451)),
+    ],
+)
+def test_sizes_by_hand(mode: Any, edges: tuple[int, int], image: tuple[int, int], expected: tuple[int, int]) -> None:
+    fields = CLIP.model_copy(update={"resize_mode": mode, "resize_size": edges})
+    assert resized_size(fields, *image) == expected
+
+
+def test_a_scale_that_is_too_large_is_told_without_a_word_of_numpys() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert scales_finitely(CLIP)
+        for change in ({"rescale": 3e38}, {"std": (1e-45, 1.0, 1.0)}, {"rescale": 3e38, "mean": (3e38, 3e38, 3e38)}):
+            assert not scales_finitely(CLIP.model_copy(update=change))
 
 
 def test_at_size_keeps_the_crop_fraction() -> None:

@@ -7,6 +7,7 @@ from xml.etree import ElementTree
 import pytest
 
 from robustcheck_onnx.checker.report.junit import GROUPS
+from robustcheck_onnx.checker.report.record import Time
 from robustcheck_onnx.checker.text import printable
 from robustcheck_onnx.checker.verdict.reasons import RULES
 from robustcheck_onnx.checker.verdict.rule import Reason
@@ -40,6 +41,16 @@ def test_junit_pass_has_no_failure_and_a_case_for_each_check() -> None:
     assert outcomes_of(root) == {}
     names = {case.attrib["name"] for case in root.iter("testcase")}
     assert names == {"assessed", *STATISTICS, *(name for ids in GROUPS.values() for name in ids)}
+
+
+def test_junit_says_how_long_a_check_took_in_milliseconds() -> None:
+    time = Time(started="2026-01-02T03:04:05+00:00", wall_s=1.23456, images_per_s=None)
+    for told, report in (("1.235", PASSING.model_copy(update={"time": time})), ("0.0", PASSING)):
+        root = junit(report)
+        times = {case.attrib["name"]: case.attrib["time"] for case in root.iter("testcase")}
+        assert times.pop("assessed") == told
+        assert {float(each) for each in times.values()} == {0.0}
+        assert {float(each.attrib["time"]) for each in root.iter("testsuite")} == {float(told)}
 
 
 def test_junit_warn_waived_and_expired() -> None:
