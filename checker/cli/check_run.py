@@ -44,19 +44,15 @@ class Destinations:
         return [*self.shared, *(each for some in self.own.values() for each in some)]
 
 
-@dataclass(frozen=True)
-class Once:
-    """What the command line alone says, of this one call."""
-
-    strict: bool
-    save_representations: str | None
-    """as the option says, {model} included"""
-    log: bool
-    alias: str | None
-
-
 def run(
-    resolved: Resolved, words: Sequence[str], invocation: Invocation, wall: Wall, once: Once, *, debug: bool
+    resolved: Resolved,
+    words: Sequence[str],
+    invocation: Invocation,
+    wall: Wall,
+    save_representations: str | None,
+    *,
+    strict: bool,
+    debug: bool,
 ) -> int:
     """Check the models that the words name and deliver the reports; the exit code of the worst.
 
@@ -65,11 +61,12 @@ def run(
 
     invocation: is told where documents go, since the settings may come from a file, and each model may have its own.
     wall: has the child processes that read models and images.
-    once: with `strict`, the settings were looked at already (`strict.refuse`).
+    save_representations: as the option says, {model} included.
+    strict: the settings were looked at already (`strict.refuse`).
     """
     from .models import check_all, expand, stem, worst
 
-    settings, strict = resolved.settings, once.strict
+    settings = resolved.settings
     invocation.annotates = not settings.no_ci
     folder = check_places.folder_of(resolved, "output", strict=strict)
     typed = documents_of(settings.output, invocation.line.stems())
@@ -84,7 +81,7 @@ def run(
     from robustcheck_onnx.checker.storage import redact
     from robustcheck_onnx.checker.verdict import load_profile
 
-    from . import check_cache, check_log, check_registry, check_sign, check_template, ending
+    from . import check_cache, check_log, check_sign, check_template, ending
 
     wall.limits = settings.limits
     several = len(models) > 1
@@ -93,7 +90,7 @@ def run(
     reads += map(Path, check_template.files(resolved))
     destinations = _destinations(resolved, models, reads, strict=strict)
     check_template.check(destinations.all())
-    saved = check_places.files_of_representations(once.save_representations, models, reads, destinations.all())
+    saved = check_places.files_of_representations(save_representations, models, reads, destinations.all())
     signatures = check_sign.planned(settings.sign, destinations.shared, destinations.own, reads)
     check_places.check_bundles(resolved, [each.bundle for each in signatures], strict=strict)
     check_places.check_log(resolved, strict=strict)
@@ -102,8 +99,7 @@ def run(
     for own in destinations.own.values():
         for form, _ in own:
             check_possible(form, 1)
-    back = check_registry.closed(models, log=once.log, alias=once.alias)
-    with check_sign.removed_on_error(signatures), check_log.written(settings, reads), back as entries:
+    with check_sign.removed_on_error(signatures), check_log.written(settings, reads):
         # the old signatures are gone by now: a kill leaves none beside a document that it is not about
         mark_unfinished(destinations.shared, "" if several else models[0])
         for model, own in destinations.own.items():
@@ -136,8 +132,6 @@ def run(
         _deliver(settings, models, outcomes, destinations, signatures, saved, wall)
         ending.announce(outcomes, destinations.shared, enabled=not settings.no_ci)
         invocation.judged = True
-        if once.log:
-            check_registry.log(models, entries, outcomes, alias=once.alias, quiet=settings.quiet)
     return worst(outcomes)
 
 

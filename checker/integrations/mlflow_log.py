@@ -32,7 +32,6 @@ def log_report(
     experiment: str = "robustcheck",
     tracking_uri: str | None = None,
     html: str | Path | None = None,
-    model_id: str | None = None,
 ) -> str:
     """Log a report: numbers as metrics, verdict and digests as tags, the report itself as artifacts.
 
@@ -43,7 +42,6 @@ def log_report(
         run_id: the run to log to; None = a new one in `experiment`, which is made if it is not there.
         tracking_uri: the server; None = MLFLOW_TRACKING_URI.
         html: a report that `-o html=PATH` wrote, to be kept with the others.
-        model_id: the logged model that the metrics are about, where the server knows one.
 
     Returns:
         The id of the run.
@@ -63,7 +61,7 @@ def log_report(
             if html is not None:
                 client.log_artifact(run, str(html), FOLDER)
             for name, value in metrics_of(report).items():
-                client.log_metric(run, name, value, model_id=model_id)
+                client.log_metric(run, name, value)
             for name, text in tags_of(report).items():
                 client.set_tag(run, name, text)
         except BaseException:
@@ -136,73 +134,6 @@ def gate_model_version(
         return result
 
 
-def log_checked(report: Report, address: str, *, alias: str | None = None) -> tuple[str, bool]:
-    """Write a report back to where its model came from, right after its check (`robustcheck models:/… --log`).
-
-    Metrics, tags and files go to a run: that of an address `runs:/…`, else a new one in the experiment `robustcheck`.
-    The registered version gets the tags of `gate_model_version`: nothing needs to be verified, as this process measured
-    it. `open` means PASS and exit code 0; a WARN that is let through stays closed.
-
-    Args:
-        report: of a check of that address; its `origin` says which version was measured, whatever the address means by
-            now.
-        address: `models:/…` or `runs:/…`.
-        alias: moved to the version if the gate is open; else taken from it.
-
-    Returns:
-        The id of the run, and whether the gate is open.
-
-    Raises as `gate_model_version`.
-    """
-    origin, gate = report.evidence.model.origin, report.gate
-    assert origin is not None
-    with registry.connected() as client:
-        entry = registry.entry_of(client, address, origin.revision)
-        is_open = report.verdict.passed and gate is not None and gate.exit_code == 0
-        found = {
-            "verdict": report.verdict.verdict,
-            "reasons": ", ".join(reason.id for reason in report.verdict.reasons),
-            "rule": "" if gate is None else gate.rule,
-            "result_digest": "" if report.binding is None else report.binding.result_digest,
-        }
-        _close(client, entry)
-        try:
-            run = log_report(report, run_id=entry.run_id or None, model_id=entry.model_id or None)
-            if entry.model_id:
-                client.set_logged_model_tags(entry.model_id, tags_of(report))
-            if entry.version:
-                _mark(client, entry.name, entry.version, found, alias, is_open=is_open)
-        except BaseException:
-            with contextlib.suppress(Exception):  # the first error is the one to report
-                fail_gate(entry, alias)
-            raise
-        return run, is_open
-
-
-def close_gate(address: str) -> registry.Entry:
-    """Close the gate of the version that an address stands for; a run has none.
-
-    Returns what it stands for now: an alias may move while its version is checked.
-
-    Raises as `gate_model_version`.
-    """
-    with registry.connected() as client:
-        entry = registry.entry_of(client, address)
-        _close(client, entry)
-        return entry
-
-
-def fail_gate(entry: registry.Entry, alias: str | None) -> None:
-    """Close the gate of a version that got no verdict, and take its aliases: `alias`, and those of earlier calls.
-
-    Raises as `gate_model_version`.
-    """
-    with registry.connected() as client:
-        _close(client, entry)
-        if entry.version:
-            _take_aliases(client, entry.name, entry.version, alias)
-
-
 def metrics_of(report: Report) -> dict[str, float]:
     """The number of images, the deciding statistics with bounds and thresholds; what was not measured is left out."""
     metrics: dict[str, float] = {f"{FOLDER}.n_images": report.evidence.statistics.n_images}
@@ -251,16 +182,6 @@ def _mark(
         client.set_model_version_tag(name, identity, f"{FOLDER}.alias.{alias}", "given")
         client.set_registered_model_alias(name, alias, identity)
     client.set_model_version_tag(name, identity, f"{FOLDER}.gate", "open")
-
-
-def _tag(client: MlflowClient, entry: registry.Entry, what: str, text: str) -> None:
-    client.set_model_version_tag(entry.name, entry.version, f"{FOLDER}.{what}", text)
-
-
-def _close(client: MlflowClient, entry: registry.Entry) -> None:
-    if entry.version:
-        _tag(client, entry, "gate", "closed")
-        _tag(client, entry, "verdict", "none")
 
 
 def _only_model(found: registry.Found, shown: str) -> Path:

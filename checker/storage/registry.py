@@ -18,7 +18,7 @@ from robustcheck_onnx.checker.errors import EnvironmentFaultError, RobustcheckEr
 
 from .local import limit_bytes
 from .remote import LIMIT
-from .urls import HIDDEN, Url, parse_place, redact, redact_text, secrets
+from .urls import HIDDEN, Url, redact, redact_text, secrets
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -37,7 +37,7 @@ ENVIRONMENT: Final = {
 PASSWORDS: Final = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")  # environment variables of MLflow's client
 MOST_FILES: Final = 10_000  # of a run or version that are listed before it is fetched
 _MODELS: Final = re.compile(r"models:/(?P<name>[^/@:]+)(/(?P<version>[^/@]+)|@(?P<alias>[^/@]+))?")
-_LOGGED: Final = re.compile(r"models:/(m-[0-9a-f]+)")  # the source of a version that is a logged model
+_LOGGED: Final = re.compile(r"models:/m-[0-9a-f]+")
 _RUNS: Final = re.compile(r"runs:/(?P<run>[0-9a-f]{8,64})(/(?P<path>.+?))?/?")
 
 
@@ -48,18 +48,8 @@ class Entry:
     shown: str
     uri: str
     """where MLflow's client fetches it from"""
-    name: str = ""
-    """of the registered model; empty for a run"""
-    version: str = ""
-    run_id: str = ""
-    """the run that an address `runs:/…` names"""
-    model_id: str = ""
-    """of the logged model, where the server knows one"""
-
-    @property
-    def revision(self) -> str:
-        """What the address stands for now, in words."""
-        return f"version {self.version}" if self.version else f"run {self.run_id}" if self.run_id else self.model_id
+    revision: str = ""
+    """in words: `version 3`, `run 0123…`, or the id of a logged model"""
 
 
 @dataclass(frozen=True)
@@ -84,7 +74,7 @@ def resolve(client: MlflowClient, url: Url) -> Entry:
 def _resolved(client: MlflowClient, url: Url, shown: str) -> Entry:
     if run := _RUNS.fullmatch(url.raw):
         client.get_run(run["run"])  # its error names the run; a fetch's would name a path
-        return Entry(shown, url.raw.rstrip("/"), run_id=run["run"])
+        return Entry(shown, url.raw.rstrip("/"), f"run {run['run']}")
     named = _MODELS.fullmatch(url.raw)
     is_logged = _LOGGED.fullmatch(url.raw) is not None
     if named is None or not (is_logged or named["version"] or named["alias"]):
@@ -94,7 +84,7 @@ def _resolved(client: MlflowClient, url: Url, shown: str) -> Entry:
         )
     name, version = named["name"], named["version"]
     if is_logged:
-        return Entry(shown, url.raw, model_id=client.get_logged_model(name).model_id)
+        return Entry(shown, url.raw, client.get_logged_model(name).model_id)
     if named["alias"]:
         registered = client.get_model_version_by_alias(name, named["alias"])
     elif version == "latest":
@@ -115,18 +105,7 @@ def _resolved(client: MlflowClient, url: Url, shown: str) -> Entry:
             f"{redact(uri) or 'no place'}; it must answer about what it was asked",
             "look at MLFLOW_TRACKING_URI",
         )
-    logged = _LOGGED.fullmatch(str(registered.source).rstrip("/"))
-    return Entry(shown, uri, name, identity, model_id=logged[1] if logged else "")
-
-
-def entry_of(client: MlflowClient, address: str, revision: str = "") -> Entry:
-    """What an address stands for, or stood for when `revision` (see `Entry.revision`) was fetched."""
-    url = parse_place(address, is_model=True)
-    assert isinstance(url, Url)
-    named, version = _MODELS.fullmatch(url.raw), revision.removeprefix("version ")
-    if named is not None and version != revision:
-        return resolve(client, Url(f"models:/{named['name']}/{version}", "models"))
-    return resolve(client, url)
+    return Entry(shown, uri, f"version {identity}")
 
 
 def fetch(client: MlflowClient, entry: Entry, folder: Path) -> Found:

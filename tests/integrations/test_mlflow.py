@@ -15,7 +15,7 @@ from mlflow import MlflowClient
 
 from robustcheck_onnx import Report, check
 from robustcheck_onnx.checker.cli import app as cli
-from robustcheck_onnx.checker.cli import check_registry, progress
+from robustcheck_onnx.checker.cli import progress
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.integrations import mlflow_log
 from robustcheck_onnx.checker.report.record import result_digest_of, to_json
@@ -288,7 +288,7 @@ def test_without_the_extra_it_says_what_to_install(passed: Report, tmp_path: Pat
     assert ".[mlflow]" in done.stderr
 
 
-# ---------------------------------------------------------------------------- robustcheck models:/… --alias champion
+# ---------------------------------------------------------------------------- robustcheck models:/…, runs:/…
 
 
 @pytest.fixture
@@ -297,68 +297,38 @@ def server_named(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("server_named")
-def test_a_registered_model_is_checked_logged_and_gets_its_alias(
+def test_a_registered_model_is_checked(
     register: Register, client: MlflowClient, lookup_pass: tuple[Path, Path], tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     model, photos = lookup_pass
     version = register(model)
-    words = ["--images", str(photos), "-o", "json={model}.json", "-q"]
-    assert cli.main([f"models:/encoder/{version}", *words, "--alias", "champion"]) == 0
-    said = capsys.readouterr()
-    assert said.err.endswith("alias champion is set\n")
-    report = json.loads((tmp_path / f"encoder-{version}.json").read_text())
-    origin = {"address": f"models:/encoder/{version}", "revision": f"version {version}", "file": "model.onnx"}
-    assert report["evidence"]["model"]["origin"] == origin
-    assert report["evidence"]["model"]["file"] == f"models:/encoder/{version}"
-    registered = client.get_model_version("encoder", version)
-    assert registered.tags["robustcheck.gate"] == "open"
-    assert registered.tags["robustcheck.verdict"] == "PASS"
-    assert registered.tags["robustcheck.result_digest"] == report["binding"]["result_digest"]
-    run = client.get_run(said.err.split()[4].rstrip(";"))
-    estimate = report["evidence"]["statistics"]["kurtosis"]["estimate"]
-    assert run.data.metrics["robustcheck.kurtosis.estimate"] == pytest.approx(estimate)
-    assert run.data.tags["robustcheck.verdict"] == "PASS"
-
-    # by its alias: the version that it stands for now; a WARN closes the gate, and an accepted one does, too
-    assert cli.main(["models:/encoder@champion", *words, "--max-images", "40", "--fail-on", "never", "--log"]) == 0
-    registered = client.get_model_version("encoder", version)
-    assert registered.tags["robustcheck.gate"] == "closed"
-    assert registered.tags["robustcheck.verdict"] == "WARN"
-    assert client.get_registered_model("encoder").aliases == {}
-    assert cli.main(["models:/encoder@champion", *words]) == 2
-    assert "champion not found" in capsys.readouterr().err
-
-    # of a run: its own
+    client.set_registered_model_alias("encoder", "champion", version)
     trained = client.create_run("0").info.run_id
     client.log_artifact(trained, str(model), "m")
-    assert cli.main([f"runs:/{trained}/m", *words, "--log"]) == 0
-    assert client.get_run(trained).data.tags["robustcheck.verdict"] == "PASS"
-    assert (tmp_path / f"{trained}-m.json").is_file()
+    words = ["--images", str(photos), "-o", "json={model}.json", "-q"]
+    for address, name, revision in (
+        (f"models:/encoder/{version}", f"encoder-{version}", f"version {version}"),
+        ("models:/encoder@champion", "encoder@champion", f"version {version}"),
+        (f"runs:/{trained}/m", f"{trained}-m", f"run {trained}"),
+    ):
+        assert cli.main([address, *words]) == 0
+        facts = json.loads((tmp_path / f"{name}.json").read_text())["evidence"]["model"]
+        assert facts["file"] == address
+        assert facts["origin"] == {"address": address, "revision": revision, "file": facts["origin"]["file"]}
+        assert facts["origin"]["file"].endswith("model.onnx")
+    assert client.get_model_version("encoder", version).tags == {}  # nothing is written back
+    report = str(tmp_path / f"encoder-{version}.json")
+    assert cli.main(["mlflow", "gate", "encoder", version, report, "--images", str(photos)]) == 0
 
-
-@pytest.mark.usefixtures("server_named")
-def test_a_check_that_fails_leaves_the_gate_closed_and_no_alias(
-    register: Register, client: MlflowClient, lookup_pass: tuple[Path, Path], tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
-    model, photos = lookup_pass
-    version = register(model)
-    words = [f"models:/encoder/{version}", "-q", "--alias", "champion"]
-    assert cli.main([*words, "--images", str(photos)]) == 0
+    # an error names the address, not the copy
     registered = Path(client.get_model_version_download_uri("encoder", version).removeprefix("file://"))
     (registered / "model.onnx").write_bytes(b"\x08\x07" * 9)
-    assert cli.main([*words, "--images", str(photos)]) == 3
-    assert client.get_model_version("encoder", version).tags["robustcheck.gate"] == "closed"
-    assert client.get_model_version("encoder", version).tags["robustcheck.verdict"] == "none"
-    assert client.get_registered_model("encoder").aliases == {}
+    capsys.readouterr()
+    assert cli.main([f"models:/encoder/{version}", *words]) == 3
     said = capsys.readouterr().err
     assert f"models:/encoder/{version}" in said
     assert str(tmp_path / "robustcheck-") not in said
-    # an alias that MLflow keeps for itself: PASS, and an error, and a gate that stays closed
-    shutil.copy(model, registered)
-    assert cli.main([*words[:2], "--images", str(photos), "--alias", "latest"]) == 2
-    assert client.get_model_version("encoder", version).tags["robustcheck.gate"] == "closed"
 
 
 @pytest.mark.usefixtures("server_named")
@@ -370,9 +340,7 @@ def test_a_check_that_fails_leaves_the_gate_closed_and_no_alias(
         (["models:/encoder"], "must be models:/NAME/VERSION, models:/NAME@ALIAS"),
         (["models:/encoder/Production"], "must be a number, or latest"),
         (["runs:/nothing/m"], "must be models:/NAME/VERSION"),
-        (["model.onnx", "--log"], "model.onnx is not of MLflow"),
-        (["models:/encoder/1", "models:/encoder/2", "--alias", "a"], "needs one model"),
-        (["runs:/0123456789abcdef", "--alias", "a"], "needs one model"),
+        (["models:/encoder@champion"], "champion not found"),
     ],
 )
 def test_what_is_no_registered_model(
@@ -403,41 +371,6 @@ def test_a_version_of_several_files(
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     with pytest.raises(UsageError, match="tracking server is not named"):
         check(f"models:/encoder/{version}", images=photos)
-
-
-@pytest.mark.usefixtures("server_named")
-def test_an_error_takes_the_alias_from_the_version_that_was_closed(
-    register: Register, client: MlflowClient, lookup_pass: tuple[Path, Path]
-) -> None:
-    """The address's alias moves meanwhile: the other version was not looked at, and keeps what it has."""
-    first = register(lookup_pass[0])
-    second = str(client.create_model_version("encoder", lookup_pass[0].parent.as_uri()).version)
-    client.set_registered_model_alias("encoder", "candidate", first)
-    client.set_registered_model_alias("encoder", "champion", first)
-    other = {"robustcheck.gate": "open", "robustcheck.alias.stable": "given"}
-    for tag, text in other.items():
-        client.set_model_version_tag("encoder", second, tag, text)
-    client.set_registered_model_alias("encoder", "stable", second)
-
-    def fail() -> None:
-        client.set_registered_model_alias("encoder", "candidate", second)
-        raise KeyboardInterrupt
-
-    with (
-        pytest.raises(KeyboardInterrupt),
-        check_registry.closed(["models:/encoder@candidate"], log=True, alias="champion"),
-    ):
-        fail()
-    assert client.get_registered_model("encoder").aliases == {"candidate": second, "stable": second}
-    assert client.get_model_version("encoder", first).tags["robustcheck.gate"] == "closed"
-    assert client.get_model_version("encoder", second).tags == other
-
-
-def test_a_logged_model_gets_no_alias(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """It has no version that an alias could stand on: to say that the alias is set would be wrong."""
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    assert cli.main(["models:/m-0123456789abcdef", "--alias", "champion"]) == 2
-    assert "needs one model, models:/NAME/VERSION" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("version", ["3", "../9", ""])

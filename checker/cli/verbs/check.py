@@ -159,22 +159,6 @@ def check(
         ),
     ] = None,
     save_representations: SaveRepresentations = None,
-    log: Annotated[
-        bool,
-        typer.Option(
-            "--log",
-            help="Write report, metrics and tags back to MLflow, for models:/… and runs:/… (extra `mlflow`).",
-            rich_help_panel=CI,
-        ),
-    ] = False,
-    alias: Annotated[
-        str | None,
-        typer.Option(
-            help="The same as --log, and move this alias to the version if the verdict is PASS; else take it away.",
-            metavar="NAME",
-            rich_help_panel=CI,
-        ),
-    ] = None,
     quiet: Quiet = 0,
     verbose: Annotated[
         int,
@@ -288,8 +272,7 @@ def check(
             return _show_settings(resolved, (output or [])[-1:])
         if strict:
             refuse(resolved, ctx.obj.line)
-        once = check_run.Once(strict, save_representations, log or alias is not None, alias)
-        return check_run.run(resolved, models or [], ctx.obj, wall, once, debug=debug)
+        return check_run.run(resolved, models or [], ctx.obj, wall, save_representations, strict=strict, debug=debug)
 
 
 def _resolved(
