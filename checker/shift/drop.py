@@ -20,7 +20,7 @@ from robustcheck_onnx.checker.evidence import DetectorResult, Preprocessing
 from robustcheck_onnx.checker.statistics import wilson
 from robustcheck_onnx.checker.text import percent_text, printable, sha256_of, short_digest
 
-from .dispersion import ClassShift
+from .predicted import ClassShift
 from .predictions import NAMES, Target, estimate_text
 from .records import ShiftReport
 

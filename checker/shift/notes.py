@@ -8,14 +8,11 @@ from robustcheck_onnx.checker.evidence import Execution
 from robustcheck_onnx.checker.model import ModelFile
 from robustcheck_onnx.checker.verdict import execution_notes, model_notes, skipped_note
 
-from .aline import MIN_MODELS
-from .dispersion import ClassShift
+from .predicted import ClassShift
 from .predictions import Predicted
 from .records import SetResult, Shifted
 from .robustness import IMAGES, LABEL_SET, WORDS
 from .scores import COSINES
-
-FEWEST_BESIDE = MIN_MODELS - 1
 
 
 def notes_of(
@@ -64,26 +61,16 @@ def predicted_notes(inner: SetResult, predicted: Predicted) -> list[str]:
     notes = []
     if predicted.scores != "logits":
         notes.append(
-            f"The class output holds {predicted.scores} ({predicted.scores_why}); confidences are taken as they are"
-            + (", the temperature is of their logarithms" if predicted.temperature else "")
-            + ", and there is no MaNo, which needs logits."
+            f"The class output holds {predicted.scores} ({predicted.scores_why}); confidences are taken as they are."
         )
-    if predicted.scores_why == COSINES and predicted.temperature is None:
-        notes.append("The scores are cosines without a factor: their softmax is nearly flat. --temperature fits one.")
-    if predicted.temperature is not None and predicted.temperature.at_bound:
+    if predicted.scores_why == COSINES:
         notes.append(
-            f"No temperature is best on {inner.name}: the log loss falls up to {predicted.temperature.value:.3g}, the "
-            "last one that is tried."
+            "The scores are cosines without a factor: their softmax is nearly flat, and DoC predicts hardly any change."
         )
     if inner.n_labels < inner.n_compete:
         notes.append(
             f"The labelled images of {inner.name} are of {inner.n_labels} of {inner.n_compete} classes; what is "
             "predicted holds for images of these classes only."
-        )
-    if len(predicted.beside) == FEWEST_BESIDE:
-        notes.append(
-            "Agreement on the line: three models give three points, and three unrelated points lie on a rising line as "
-            "well as is asked for one time in fourteen. Five models or more say something."
         )
     for each in predicted.targets:
         classes = each.classes

@@ -1,7 +1,7 @@
-"""Predicted accuracy without labels: average thresholded confidence, difference of confidences; pure.
+"""Predicted accuracy without labels (ATC and DoC), and whether the predicted classes shifted; pure.
 
-Both start from labelled in-distribution images and end at unlabelled target images. Intervals are by bootstrap over
-the images of both sets.
+Predictions start from labelled in-distribution images and end at unlabelled target images. Intervals are by bootstrap
+over the images of both sets.
 """
 
 from __future__ import annotations
@@ -19,10 +19,13 @@ from .scores import Array, ImageScores
 
 Bools = npt.NDArray[np.bool_]
 Counts = npt.NDArray[np.int64]
-Method = Literal["atc_confidence", "atc_entropy", "doc", "aline_s", "aline_d"]
+Method = Literal["atc_confidence", "atc_entropy", "doc"]
 
 RESAMPLES = 1000
 MIN_IMAGES = 50  # of either set: below, no accuracy is predicted
+PERMUTATIONS = 1000
+SHIFTED_P = 0.01  # p-value and excess distance from which a shift of the predicted classes is told
+SHIFTED_DISTANCE = 0.1
 _AT_ONCE = 4_000_000  # counts that are held at once; with their sums some 150 MB
 
 SCORES: dict[Method, str] = {"atc_confidence": "confidence", "atc_entropy": "negative_entropy"}
@@ -163,8 +166,7 @@ def predict(inside: Inside, outside: ImageScores, seed: tuple[int, ...]) -> dict
 
     Intervals are percentiles of the bootstrap over the images of both sets, CONFIDENCE wide. A bootstrap of a share of
     0 or 1 has no width. So ATC's is never narrower than Wilson's for the share of the target images alone, and DoC's,
-    where all labelled images are right or all are wrong, than Wilson's for their accuracy (both ours). A temperature is
-    taken as fixed.
+    where all labelled images are right or all are wrong, than Wilson's for their accuracy (both ours).
 
     Args:
         inside: from `resample_inside`.
@@ -188,11 +190,11 @@ def predict(inside: Inside, outside: ImageScores, seed: tuple[int, ...]) -> dict
     found: dict[Method, Interval] = {}
     for method, name in SCORES.items():
         value = atc(getattr(inside.scores, name), correct, getattr(outside, name))
-        low, high = percentiles(np.concatenate(shares[method]))
+        low, high = _percentiles(np.concatenate(shares[method]))
         alone = wilson(round(value * n), n)
         found[method] = Interval(value, min(low, alone.low), max(high, alone.high))
     value = doc(inside.scores.confidence, correct, outside.confidence)
-    low, high = percentiles(np.clip(inside.accuracy - inside.confidence + np.concatenate(confidence), 0, 1))
+    low, high = _percentiles(np.clip(inside.accuracy - inside.confidence + np.concatenate(confidence), 0, 1))
     if correct.all() or not correct.any():
         alone = wilson(int(correct.sum()), len(correct))
         low, high = (
@@ -203,7 +205,46 @@ def predict(inside: Inside, outside: ImageScores, seed: tuple[int, ...]) -> dict
     return found
 
 
-def percentiles(values: Array) -> tuple[float, float]:
-    """The bounds of a percentile interval of bootstrap values (Efron 1979), CONFIDENCE wide."""
+def _percentiles(values: Array) -> tuple[float, float]:
+    """Return the bounds of a percentile interval of bootstrap values (Efron 1979), CONFIDENCE wide."""
     low, high = np.quantile(values, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return float(low), float(high)
+
+
+@dataclass(frozen=True)
+class ClassShift:
+    """How much the predicted classes of two sets differ."""
+
+    distance: float
+    """total variation: half the sum of |differences of shares|, 0 to 1"""
+    expected: float
+    """its mean when the images of both sets are mixed at random"""
+    p_value: float
+
+    @property
+    def is_told(self) -> bool:
+        """Whether it is clearly more than chance, and much."""
+        return self.p_value <= SHIFTED_P and self.distance - self.expected >= SHIFTED_DISTANCE
+
+
+def class_shift(inside: npt.ArrayLike, outside: npt.ArrayLike, seed: tuple[int, ...]) -> ClassShift:
+    """Compare the classes predicted on two sets by a permutation test of their total variation distance.
+
+    Under mixing, the counts of the one set are multivariate hypergeometric. p is (1 + permutations at least as far) /
+    (1 + PERMUTATIONS). A difference may be other classes (label shift), or the same ones taken for others.
+
+    inside, outside: (image,) class indices; at least one image each.
+    """
+    a, b = np.asarray(inside), np.asarray(outside)
+    classes = np.union1d(a, b)
+    one, two = (np.searchsorted(classes, each) for each in (a, b))
+    counts_a, counts_b = (np.bincount(each, minlength=len(classes)) for each in (one, two))
+
+    def distance(of: npt.NDArray[np.int64], other: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        return np.asarray(np.abs(of / len(a) - other / len(b)).sum(axis=-1) / 2)
+
+    both = counts_a + counts_b
+    mixed = np.random.default_rng(seed).multivariate_hypergeometric(both, len(a), size=PERMUTATIONS)
+    found, chance = float(distance(counts_a, counts_b)), distance(mixed, both - mixed)
+    p = (1 + int((chance >= found - 1e-12).sum())) / (1 + PERMUTATIONS)
+    return ClassShift(found, float(chance.mean()), p)

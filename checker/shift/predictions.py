@@ -10,7 +10,6 @@ from robustcheck_onnx.checker.statistics import Accuracy
 from robustcheck_onnx.checker.text import percent_text
 from robustcheck_onnx.thresholds.frozen import Frozen
 
-from .dispersion import Normaliser
 from .predicted import Method
 from .scores import Kind
 
@@ -18,15 +17,11 @@ NAMES: dict[Method, str] = {
     "atc_confidence": "ATC, confidence",
     "atc_entropy": "ATC, entropy",
     "doc": "DoC",
-    "aline_s": "ALine-S",
-    "aline_d": "ALine-D",
 }
 ASSUMES: dict[Method, str] = {
     "atc_confidence": "as many predictions of a low confidence are wrong on the target as among the labelled images",
     "atc_entropy": "the same of predictions of a high entropy",
     "doc": "accuracy falls by as many points as the mean confidence does",
-    "aline_s": "the models' accuracies lie on the line on which their agreements lie (probit scale)",
-    "aline_d": "the same, solved for all models together",
 }
 CLAIM = (
     "Predicted accuracies are predictions, not measurements: each is wrong where the assumption beside it fails, which "
@@ -78,24 +73,6 @@ class PredictedClasses(Frozen):
     """of a permutation test"""
 
 
-class AgreementLine(Frozen):
-    """The line through the agreements of all pairs of models, in and out of distribution (probit scale)."""
-
-    slope: float
-    intercept: float
-    r_squared: float
-    n_pairs: int
-
-
-class Dispersion(Frozen):
-    """How predictions of a set spread; both rank sets and are no accuracies."""
-
-    nuclear_norm: float
-    """of the softmax, over its upper bound, 0 to 1"""
-    mano: float | None
-    """0 to 1; None where the class output is no logits"""
-
-
 class Target(Frozen):
     """An unlabelled image set and what is predicted for it."""
 
@@ -115,30 +92,6 @@ class Target(Frozen):
     measured: Accuracy | None
     """accuracy by labels, where the same images were given as a shifted set"""
     classes: PredictedClasses
-    dispersion: Dispersion | None
-    """None for fewer images than `min_images`"""
-    line: AgreementLine | None
-    """None without further models, and for fewer images than `min_images`"""
-
-
-class Beside(Frozen):
-    """A further model, for the agreement on the line."""
-
-    file: str
-    digest: str
-    accuracy: Accuracy
-    preprocessing_source: str
-
-
-class FittedTemperature(Frozen):
-    """The temperature that the logits are divided by, fitted on the in-distribution set."""
-
-    value: float
-    log_loss_before: float
-    """mean −log of the probability of the right classes, nats, at temperature 1"""
-    log_loss_after: float
-    at_bound: bool
-    """whether the best one tried is the lowest or the highest: then none is best"""
 
 
 class Predicted(Frozen):
@@ -148,16 +101,9 @@ class Predicted(Frozen):
     scores_why: str
     mean_confidence: float
     """on the in-distribution set"""
-    temperature: FittedTemperature | None
     n_resamples: int
     min_images: int
     """of each set, for a prediction to be established"""
-    n_dispersion: int
-    """images of each set that the nuclear norm is of"""
-    mano_normaliser: Normaliser | None
-    dispersion: Dispersion | None
-    """of the in-distribution set; None for fewer images than `min_images`"""
-    beside: tuple[Beside, ...]
     targets: tuple[Target, ...]
     claim: str
 

@@ -23,14 +23,12 @@ from robustcheck_onnx.checker.storage import as_typed, local_path
 from robustcheck_onnx.checker.text import VERSION
 
 from . import labels
-from .aline import MIN_MODELS
 from .call import judged_before, parse_call, verdict_of
-from .collect import Collector
 from .notes import notes_of
 from .records import ModelUsed, ShiftReport
 from .robustness import CLAIM, agree, comparable_accuracies, put_beside
 from .sets import LabelledSet, UnlabelledSet, class_output, class_scores, measure_labelled
-from .target import Measured, predict_targets
+from .target import Collector, Measured, predict_targets
 
 Several = str | Path | Sequence[str | Path]
 
@@ -41,8 +39,6 @@ def measure_shift(
     shifted: Several = (),
     *,
     target: Several = (),
-    beside: Several = (),
-    temperature: bool = False,
     classes: Sequence[str] = (),
     baseline: str = "timm",
     report: str | Path | Report | None = None,
@@ -59,8 +55,6 @@ def measure_shift(
         shifted: one labelled shifted set, or several, written in the same way.
         target: one unlabelled image set of any kind, or several, `[NAME=]PATH`; labels that one has are not read.
             Accuracy on it is predicted from the scores on it and on `images`.
-        beside: further models with the same classes, none or at least two, for the agreement on the line.
-        temperature: whether confidences are of logits divided by a temperature that is fitted on `images`.
         classes: which score belongs to which label, `[NAME=]MAP`, as `robustcheck shift --classes` takes them.
         baseline: timm or testbed: the models whose accuracies the shifted accuracy is compared with.
         report: of an earlier check of this model, or its JSON file; None = the check runs on `images`.
@@ -73,19 +67,16 @@ def measure_shift(
         UsageError, CannotAssessError, EnvironmentFaultError: see each class; nothing is measured half.
     """
     clock = Clock()
-    several, unlabelled, models = _texts(shifted), _texts(target), _texts(beside)
+    several, unlabelled = _texts(shifted), _texts(target)
     first, others, maps, targets = parse_call(str(images), several, classes, unlabelled)
-    _refuse_without_target(targets, models, temperature=temperature)
     run = Options.of({**options, "images": as_typed(first.place)})
-    path, paths = local_path(model, "model"), [local_path(each, "--beside") for each in models]
+    path = local_path(model, "model")
     if isolate and isolated.is_possible(None, run.images, *(as_typed(spec.place) for spec in (*others, *targets))):
         arguments = {
             "model": str(model),
             "images": str(images),
             "shifted": several,
             "target": unlabelled,
-            "beside": models,
-            "temperature": temperature,
             "classes": list(classes),
             "baseline": baseline,
             "report": report.model_dump(mode="json") if isinstance(report, Report) else report and str(report),
@@ -126,7 +117,7 @@ def measure_shift(
         )
         for spec, source, known in zip((first, *others), sources, read, strict=True)
     ]
-    collector = Collector(runner, str(first.place), sets[0].map.compete, keeps_logits=temperature)
+    collector = Collector(runner, str(first.place), sets[0].map.compete)
     collect = collector.add_labelled if to_predict else None
     inner, inner_digests = measure_labelled(runner, sets[0], inputs, progress, collect)
     rest = [measure_labelled(runner, each, inputs, progress) for each in sets[1:]]
@@ -144,10 +135,7 @@ def measure_shift(
             Measured(sets[0], inner, inner_digests, collector),
             to_predict,
             [result for result, _ in rest],
-            paths,
-            with_temperature=temperature,
-            n_classes=scores.n_classes,
-            progress=progress,
+            progress,
         )
     if judged is None:
         checked = pipeline.check(model, isolate=False, progress=progress, **run.given)
@@ -193,15 +181,3 @@ def _source(contract: Contract | None) -> str:
 
 def _texts(given: Several) -> list[str]:
     return [str(each) for each in ([given] if isinstance(given, (str, Path)) else given)]
-
-
-def _refuse_without_target(targets: Sequence[object], beside: Sequence[str], *, temperature: bool) -> None:
-    """Refuse options of a prediction where none is asked for, and too few models for a line."""
-    if not targets and (beside or temperature):
-        option = "--beside" if beside else "--temperature"
-        raise UsageError(f"{option} is given without --target; it is for predictions alone", "--target new-photos/")
-    if beside and len(beside) < MIN_MODELS - 1:
-        raise UsageError(
-            f"--beside is given {len(beside)} time; agreement on the line needs {MIN_MODELS} models or more",
-            "--beside SECOND.onnx --beside THIRD.onnx",
-        )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -95,11 +95,11 @@ def measure_labelled(
     each: LabelledSet,
     inputs: Inputs,
     progress: Tell,
-    collect: Callable[[Scores, Sequence[tuple[int, ...]], npt.NDArray[np.bool_]], None] | None = None,
+    collect: Callable[[Scores, npt.NDArray[np.bool_]], None] | None = None,
 ) -> tuple[SetResult, list[str]]:
     """Run one set through the model: its accuracy, and the digests of its images.
 
-    collect: is shown (image, class) scores, the right classes of each image, and whether it was predicted right.
+    collect: is shown (image, class) scores, and whether each image was predicted right.
     """
     n_correct, read = 0, ImagesRead()
     seen: set[tuple[int, ...]] = set()
@@ -119,7 +119,7 @@ def measure_labelled(
                 raise not_numbers(runner, str(each.spec.place)) from fault
             n_correct += int(correct.sum())
             if collect is not None:
-                collect(output, right, correct)
+                collect(output, correct)
     digests = _usable(read, each.source, inputs)
     result = SetResult(
         name=each.spec.name,

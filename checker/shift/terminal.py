@@ -15,7 +15,7 @@ from robustcheck_onnx.checker.report import Pen, Trimmed, bullets, columns, labe
 from robustcheck_onnx.checker.text import name_text, percent_text
 from robustcheck_onnx.thresholds.published import IMAGENET, SHIFT_WORDS
 
-from . import target_terminal
+from .predictions import NAMES, Predicted, Target
 from .records import SetResult, Shifted, ShiftReport, predicted_words
 from .robustness import WORDS, not_comparable
 
@@ -36,7 +36,7 @@ def render(report: ShiftReport, *, ascii_only: bool = False, verbose: bool = Fal
         _accuracies(pen, report),
         *([_effective(pen, report)] if any(each.effective_robustness for each in report.shifted) else []),
         *([_without(pen, report)] if any(each.not_applicable for each in report.shifted) else []),
-        *(target_terminal.blocks(pen, report.predicted, report.in_distribution) if report.predicted else []),
+        *([_predictions(pen, report.predicted, report.in_distribution)] if report.predicted else []),
         *([section(pen, "Notes", "", bullets(pen, report.notes))] if report.notes else []),
         *([pen.prose(report.claim, "dim")] if verbose else []),
         _agreement(pen, report),
@@ -127,6 +127,58 @@ def _without(pen: Pen, report: ShiftReport) -> RenderableType:
 
 def _why(each: Shifted) -> str:
     return each.not_applicable
+
+
+def _predictions(pen: Pen, predicted: Predicted, inner: SetResult) -> RenderableType:
+    table = columns(pen, "target", ">images", "=method", ">top-1", "=interval", ">points")
+    missing = []
+    for target in predicted.targets:
+        name, images = pen.name(target.name), str(target.n_images)
+        for each in target.estimates:
+            value, bounds, points = "–", "not established", ""
+            if each.accuracy is not None and each.low is not None and each.high is not None:
+                value, bounds = percent_text(each.accuracy), f"{100 * each.low:.1f} – {100 * each.high:.1f}"
+                points = f"{-(each.drop_points or 0):+.1f}"
+            table.add_row(
+                name,
+                pen.say(images),
+                pen.say(NAMES[each.method]),
+                pen.say(value, "bold"),
+                pen.say(bounds),
+                pen.say(points),
+            )
+            name, images = Text(), ""
+        if target.measured is not None:
+            found = target.measured
+            table.add_row(
+                Text(),
+                Text(),
+                pen.say("measured", "dim"),
+                pen.say(percent_text(found.value), "bold"),
+                pen.say(f"{100 * found.low:.1f} – {100 * found.high:.1f}"),
+                pen.say(f"{100 * (found.value - inner.accuracy.value):+.1f}"),
+            )
+        missing += _missing(target)
+    assumes = {NAMES[each.method]: each.assumes for target in predicted.targets for each in target.estimates}
+    start = (
+        f"starts from {percent_text(inner.accuracy.value)} on {inner.accuracy.n} labelled images of {inner.name}, "
+        f"{inner.n_labels} of {inner.n_compete} classes"
+    )
+    body: list[RenderableType] = [table, pen.say(start, "dim")]
+    if missing:
+        body += [Text(), bullets(pen, missing)]
+    body += [Text(), pen.say("each number is right only if", "dim"), labelled(pen, assumes.items())]
+    body.append(pen.prose(predicted.claim, "dim"))
+    return section(pen, "Predicted accuracy, without labels", "95 % bootstrap intervals", *body)
+
+
+def _missing(target: Target) -> list[str]:
+    """Why there is no number, once a reason."""
+    reasons: dict[str, list[str]] = {}
+    for each in target.estimates:
+        if each.not_established:
+            reasons.setdefault(each.not_established, []).append(NAMES[each.method])
+    return [f"{target.name}: {', '.join(methods)} not established: {why}." for why, methods in reasons.items()]
 
 
 def _agreement(pen: Pen, report: ShiftReport) -> RenderableType:

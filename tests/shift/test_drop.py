@@ -37,15 +37,13 @@ def _document(digest: str, estimates: list[dict[str, Any]] | None) -> dict[str, 
     accuracy = wilson(80, 100).model_dump()
     counted = {"n_available": 100, "n_read": 100, "n_skipped": 0, "skipped": [], "digest": "ab"}
     predicted = estimates and {
-        "scores": "logits", "scores_why": "", "mean_confidence": 0.8, "temperature": None, "n_resamples": 1000,
-        "min_images": 50, "n_dispersion": 100, "mano_normaliser": "softmax", "beside": [], "claim": "",
-        "dispersion": {"nuclear_norm": 0.5, "mano": 0.5},
+        "scores": "logits", "scores_why": "", "mean_confidence": 0.8, "n_resamples": 1000,
+        "min_images": 50, "claim": "",
         "targets": [
             counted | {
                 "name": "blur", "source": "blur", "n_images": 100, "in_both": 0, "mean_confidence": 0.5,
-                "estimates": estimates, "measured": None, "line": None,
+                "estimates": estimates, "measured": None,
                 "classes": {"n_classes": 9, "top_share": 0.2, "distance": 0.1, "expected_distance": 0.1, "p_value": 1},
-                "dispersion": {"nuclear_norm": 0.4, "mano": 0.4},
             }
         ],
     }  # fmt: skip

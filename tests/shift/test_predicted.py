@@ -1,15 +1,13 @@
-"""Predicted accuracy: ATC, DoC, their bootstrap, temperature; each against a closed form, SciPy or plain NumPy."""
+"""Predicted accuracy: ATC, DoC, their bootstrap, predicted classes; each against a closed form, SciPy or NumPy."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy import optimize, special, stats
+from scipy import special, stats
 
 from robustcheck_onnx.checker.shift import predicted, scores
-from robustcheck_onnx.checker.shift.predicted import atc, atc_threshold, doc
-
-N = 400
+from robustcheck_onnx.checker.shift.predicted import atc, atc_threshold, class_shift, doc
 
 
 def _images(confidence: np.ndarray) -> scores.ImageScores:
@@ -66,8 +64,8 @@ def test_doc_is_accuracy_less_the_fall_of_confidence() -> None:
 
 def test_scores_of_an_image_are_those_of_scipys_softmax() -> None:
     logits = np.random.default_rng(2).normal(0, 4, (30, 7))
-    found = scores.describe(logits, (3, 5, 8, 9, 10, 11, 12), 1.7)
-    p = special.softmax(logits / 1.7, axis=1)
+    found = scores.describe(logits, (3, 5, 8, 9, 10, 11, 12))
+    p = special.softmax(logits, axis=1)
     np.testing.assert_allclose(found.confidence, p.max(axis=1))
     np.testing.assert_allclose(found.negative_entropy, -special.entr(p).sum(axis=1), atol=1e-12)
     assert found.predicted.tolist() == [(3, 5, 8, 9, 10, 11, 12)[place] for place in logits.argmax(axis=1)]
@@ -170,32 +168,33 @@ def test_blocks_hold_all_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sum(map(len, blocks)) == 100
 
 
-# ------------------------------------------------------------------------------------------------- temperature
+# ------------------------------------------------------------------------------------------- predicted classes
 
 
-@pytest.mark.parametrize("sharpened", [0.3, 1.0, 4.0])
-def test_temperature_is_scipys_minimum(sharpened: float) -> None:
-    rng = np.random.default_rng(5)
-    logits = rng.normal(0, 2, (N, 6))
-    label = np.array([rng.choice(6, p=p) for p in special.softmax(logits, axis=1)])
-    given = (sharpened * logits).astype(np.float32)
-
-    def loss(log_t: float) -> float:
-        return float(-special.log_softmax(given / np.exp(log_t), axis=1)[np.arange(N), label].mean())
-
-    truth = optimize.minimize_scalar(loss, bounds=(-4, 4), method="bounded", options={"xatol": 1e-9})
-    found = scores.fit_temperature(given, [[each] for each in label])
-    assert found.value == pytest.approx(np.exp(truth.x), rel=1e-4)
-    assert found.log_loss_after == pytest.approx(truth.fun, rel=1e-6)
-    assert found.log_loss_before == pytest.approx(loss(0.0), rel=1e-6)
-    assert not found.at_bound
-    assert found.value == pytest.approx(sharpened, rel=0.3)  # what was done to them is undone
+def test_a_shift_of_the_predicted_classes_is_told_and_chance_is_not() -> None:
+    rng = np.random.default_rng(2)
+    inside, same = rng.integers(100, size=200), rng.integers(100, size=150)
+    found = class_shift(inside, same, (0,))
+    share = [np.bincount(each, minlength=100) / len(each) for each in (inside, same)]
+    assert found.distance == pytest.approx(np.abs(share[0] - share[1]).sum() / 2)
+    assert found.distance > 0.3  # far from 0 by chance alone
+    assert found.expected == pytest.approx(found.distance, abs=0.06)
+    assert not found.is_told
+    assert class_shift(inside, rng.integers(50, size=150), (0,)).is_told
+    assert class_shift(inside, np.zeros(150, int), (0,)).p_value == pytest.approx(1 / 1001)
+    assert class_shift(inside, inside, (0,)).p_value == 1
 
 
-def test_several_right_classes_add_up_and_no_best_temperature_is_told() -> None:
-    logits = np.log(np.array([[0.2, 0.3, 0.5]], dtype=np.float32))
-    assert scores.fit_temperature(logits, [[0, 1]]).log_loss_before == pytest.approx(-np.log(0.5))
-    assert scores.fit_temperature(np.array([[5.0, 0.0]] * 3, np.float32), [[0]] * 3).at_bound
+def test_the_permutation_test_is_fishers_for_two_classes() -> None:
+    inside, outside = np.repeat([0, 1], [30, 20]), np.repeat([0, 1], [12, 28])
+    truth = stats.fisher_exact([[30, 20], [12, 28]]).pvalue
+    assert class_shift(inside, outside, (3,)).p_value == pytest.approx(truth, abs=0.01)
+
+
+def test_no_false_alarm_of_a_shift_of_classes() -> None:
+    rng = np.random.default_rng(4)
+    told = [class_shift(rng.integers(20, size=60), rng.integers(20, size=80), (n,)).is_told for n in range(200)]
+    assert np.mean(told) <= 0.02
 
 
 # ---------------------------------------------------------------------------------------------- kinds of scores

@@ -30,7 +30,7 @@ from ..options import (
     run_options,
 )
 from ..output import check_extra, deliver, destinations_of, measuring
-from ..panels import IMAGES, MODEL, OUTPUT, VERDICT
+from ..panels import IMAGES, OUTPUT, VERDICT
 
 if TYPE_CHECKING:
     from robustcheck_onnx.checker.evidence import RunOptions
@@ -71,23 +71,6 @@ def shift(
         list[str] | None,
         typer.Argument(help="Further sets of the one kind that is given.", metavar="[NAME=]PATH…", show_default=False),
     ] = None,
-    beside: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="With --target: a further model with the same classes, for agreement on the line. At least two; each "
-            "is fed by its own contract or sidecar.",
-            metavar="OTHER.onnx",
-            rich_help_panel=MODEL,
-        ),
-    ] = None,
-    temperature: Annotated[
-        bool,
-        typer.Option(
-            "--temperature",
-            help="With --target: take confidences at a temperature that is fitted on the images of --in.",
-            rich_help_panel=MODEL,
-        ),
-    ] = False,
     classes: Annotated[
         list[str] | None,
         typer.Option(
@@ -155,7 +138,7 @@ def shift(
 
     one_of("--baseline", baseline, SOURCES)
     labelled, unlabelled = _with_further(shifted or [], target or [], more or [])
-    reads = [model, *([report] if report else []), *map(Path, beside or [])]
+    reads = [model, *([report] if report else [])]
     destinations = destinations_of(output or [], reads)
     if suite_entry is not None:
         check_extra("--suite-entry", suite_entry, reads, destinations, "entry.toml")
@@ -165,8 +148,6 @@ def shift(
             inside,
             labelled,
             target=unlabelled,
-            beside=beside or (),
-            temperature=temperature,
             classes=classes or (),
             baseline=baseline,
             report=report,
@@ -203,7 +184,7 @@ def _with_further(shifted: list[str], targets: list[str], more: list[str]) -> tu
 
     if more and shifted and targets:
         raise UsageError(
-            f"{more[0]}: set is given without an option; beside --shifted and --target each needs its own",
+            f"{more[0]}: set is given without an option; with both --shifted and --target each set needs its own",
             f"--shifted {more[0]}, or --target {more[0]}",
         )
     return (shifted, targets + more) if targets else (shifted + more, targets)
