@@ -189,9 +189,9 @@ def run(fault: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
         path.write_text(content.decode().replace(fault["before"], fault["after"]), encoding="utf-8")
         for folder in asked[: options.folders]:
             left_s = max(5.0, options.cap - (time.monotonic() - started_s))
-            failed = ask(
-                sorted((ROOT / "tests" / folder).rglob("test_*.py"), key=lambda f: _far(f, path)), left_s, options
-            )
+            tests = sorted((ROOT / "tests" / folder).rglob("test_*.py"), key=lambda file: _far(file, path))
+            tests = [file for file in tests if not (options.near and _far(file, path))]
+            failed = ask(tests, left_s, options) if tests else None
             result["asked"].append(folder)
             result["is_whole"] &= failed != "time"
             if failed not in {None, "time"}:
@@ -245,6 +245,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=60)
     parser.add_argument("--marks", default="not long", help="as -m of pytest")
     parser.add_argument("--folders", type=int, default=9, help="asked at most")
+    parser.add_argument("--near", action="store_true", help="ask only files of tests that name the changed module")
     parser.add_argument("--cap", type=float, default=1800.0, help="seconds a fault")
     parser.add_argument("--deselect", action="append", default=[], help="as --deselect of pytest")
     parser.add_argument(

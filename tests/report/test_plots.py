@@ -1,0 +1,59 @@
+"""What pictures are told to draw; test_notebook.py has matplotlib draw them."""
+
+from __future__ import annotations
+
+from unittest.mock import MagicMock
+
+import numpy as np
+import pytest
+
+from robustcheck_onnx.checker.report import plots
+from support import reports
+
+
+def axes() -> MagicMock:
+    panel = MagicMock()
+    panel.get_xlim.return_value = (0.5, 1.4)
+    return panel
+
+
+def test_an_interval_is_drawn_where_both_bounds_are_known_in_its_unit() -> None:
+    rows = [
+        ("both", reports.interval(6.0, 4.0, 10.0), 2.0, True),
+        ("zero", reports.interval(6.0, 0.0, 10.0), 2.0, False),
+        ("upper", reports.interval(6.0, None, 10.0), 2.0, True),
+        ("lower", reports.interval(6.0, 4.0, None), 2.0, True),
+        ("neither", reports.interval(6.0, None, None), 2.0, True),
+        ("nothing", reports.interval(None, None, None), 2.0, False),
+        ("negative", reports.interval(-6.0, -7.0, -5.0), 2.0, False),
+        ("no unit", reports.interval(6.0, 4.0, 10.0), 0.0, True),
+    ]
+    panel = axes()
+    plots.intervals(panel, rows, "value / threshold")
+    drawn = [call.args for call in panel.plot.call_args_list]
+    assert [args for args in drawn if isinstance(args[0], list)] == [([2.0, 5.0], [0, 0]), ([1e-3, 5.0], [1, 1])]
+    assert [args for args in drawn if not isinstance(args[0], list)] == [
+        (3.0, 0, "o"),
+        (3.0, 1, "X"),
+        (3.0, 2, "o"),
+        (3.0, 3, "o"),
+        (3.0, 4, "o"),
+    ]
+    assert [call.args[:2] for call in panel.text.call_args_list] == [(1.0, 5), (1.0, 6), (1.0, 7)]
+    (places, names), _ = panel.set_yticks.call_args
+    assert (list(places), names) == (list(range(8)), [name for name, *_ in rows])
+
+
+def test_a_pair_shows_both_histograms_where_they_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = reports.passing().evidence.statistics
+    unknown = known.model_copy(update={"histogram_counts": (), "histogram_edges": ()})
+    ratios = [("kurtosis", reports.interval(1.0, 0.9, 1.1), True)]
+    pairs = plots.Pairs(ratios, 0.8, [(7, 5.0, 4.0), (9, -6.0, None)])
+    for candidate, drawn in ((known, ["reference", "candidate"]), (unknown, ["reference"])):
+        panels = [axes(), axes(), axes()]
+        monkeypatch.setattr(plots, "figure", lambda *_, panels=panels: ("made", panels))
+        assert plots.pair_figure("title", candidate, known, pairs) == "made"
+        assert [call.kwargs["label"] for call in panels[0].stairs.call_args_list] == drawn
+        bars = {call.kwargs["label"]: call.args for call in panels[2].bar.call_args_list}
+        np.testing.assert_array_equal(bars["reference"][1], [5.0, -6.0])
+        np.testing.assert_array_equal(bars["candidate"][1], [4.0, np.nan])
