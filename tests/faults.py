@@ -33,7 +33,7 @@ ROOMS: Final = {  # where the code stands, and the folders of tests to ask
     ),
     "images": (("checker/images/*.py",), ("images",)),
     "storage": (("checker/storage/*.py",), ("storage", "images", "report")),
-    "exporters": (("exporters/*.py",), ("exporters",)),
+    "exporters": (("exporters/*.py",), ("exporters", "model")),
     "compare": (("checker/compare/*.py",), ("compare",)),
     "shift": (("checker/shift/*.py",), ("shift",)),
     "directions": (("checker/directions/*.py",), ("directions",)),
@@ -41,7 +41,7 @@ ROOMS: Final = {  # where the code stands, and the folders of tests to ask
     "calibrate": (("checker/calibrate/*.py",), ("calibrate",)),
     "wall": (tuple(f"checker/{n}.py" for n in ("isolation", "isolated", "child", "limits")), ("measure",)),
 }
-LAST: Final = ("cli", "whole")  # of every room
+LAST: Final = ("project/test_doctests.py", "cli", "whole")  # of every room
 GOING: Final = re.compile(  # files, functions and lines that are about to be deleted
     "(report/(evalresults|csv|gitlab|openmetrics|modelcard)|shift/(aline|dispersion|drop)|own_files).py"
     "|temperature|dispersion|aline|mano|nuclear|detector|no_cache|exit_zero|alias|ray_address"
@@ -183,14 +183,19 @@ def run(fault: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
     if path is None:
         return {"number": fault["number"], "caught_by": None, "is_gone": True}
     content, times, started_s = path.read_bytes(), path.stat(), time.monotonic()
-    asked = [name for name in dict.fromkeys((*ROOMS[fault["room"]][1], *LAST)) if (ROOT / "tests" / name).is_dir()]
+    asked = [name for name in dict.fromkeys((*ROOMS[fault["room"]][1], *LAST)) if (ROOT / "tests" / name).exists()]
     result: dict[str, Any] = {"number": fault["number"], "caught_by": None, "asked": [], "is_whole": True}
     try:
         path.write_text(content.decode().replace(fault["before"], fault["after"]), encoding="utf-8")
         for folder in asked[: options.folders]:
             left_s = max(5.0, options.cap - (time.monotonic() - started_s))
-            tests = sorted((ROOT / "tests" / folder).rglob("test_*.py"), key=lambda file: _far(file, path))
-            tests = [file for file in tests if not (options.near and _far(file, path))]
+            place = ROOT / "tests" / folder
+            tests = [place] if place.is_file() else list(place.rglob("test_*.py"))
+            tests = [
+                file
+                for file in sorted(tests, key=lambda file: (_far(file, path), file))
+                if not (options.near and _far(file, path))
+            ]
             failed = ask(tests, left_s, options) if tests else None
             result["asked"].append(folder)
             result["is_whole"] &= failed != "time"

@@ -55,3 +55,14 @@ def test_the_contracts_pixels_are_at_most_a_grey_level_from_the_librarys(photos:
         write._photos(loaded(levels=1.1, **in_bgr), photos)
     with pytest.raises(ExportError, match=r"makes \[3, 32, 31\] of 0\.png; it must be \[3, 32, 32\]"):
         write._photos(loaded(levels=0.0, std=1.0, width=31), photos)
+
+
+def test_photos_for_a_precision_that_takes_none_are_refused_before_anything_runs(
+    photos: list[Path], tmp_path: Path
+) -> None:
+    out, model = tmp_path / "m.onnx", loaded(levels=0.0, std=1.0)
+    with pytest.raises(ExportError, match=r"calibration photos is 2; only int8-qdq uses them, .* precision is fp16"):
+        write.export(model, out, precision="fp16", photos=photos, calibration=photos[:2])
+    with pytest.raises(ExportError, match="number of calibration photos is 1 beside the 5 of the parity check"):
+        write.export(model, out, precision="int8-qdq", photos=photos, calibration=photos)
+    assert not out.exists()

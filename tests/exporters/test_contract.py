@@ -1,0 +1,115 @@
+"""The preprocessing of a contract: its fields, what is wrong with them, and the checker's pixels. Without torch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from robustcheck_onnx.checker.evidence import Preprocessing
+from robustcheck_onnx.exporters import contract, preprocess
+from robustcheck_onnx.exporters.errors import ExportError
+from robustcheck_onnx.exporters.run import read_preprocessing
+
+SQUASH_32 = {"size": [32, 32], "resize_mode": "squash", "resize_size": [32, 32], "interpolation": "bicubic"}
+
+
+def test_fields_are_the_checkers() -> None:
+    assert set(contract.PREPROCESSING_FIELDS) == set(Preprocessing.model_fields)
+    filled = contract.checked_preprocessing(SQUASH_32, "x")
+    assert Preprocessing.model_validate_json(json.dumps(filled), strict=True) == Preprocessing.model_validate(SQUASH_32)
+
+
+WRONG_FIELDS = [
+    ({"sise": [1, 1]}, "preprocessing field sise is unknown"),
+    ({"size": None}, "preprocessing field size is None; it must be 2 numbers"),
+    ({"size": [0, 32]}, "preprocessing field size is [0, 32]; it must be positive whole numbers"),
+    ({"size": "32"}, "preprocessing field size is '32'; it must be 2 numbers"),
+    ({"resize_mode": "stretch"}, "preprocessing field resize_mode is 'stretch'; it must be one of shortest"),
+    ({"interpolation": "cubic"}, "preprocessing field interpolation is 'cubic'; it must be one of nearest"),
+    ({"mean": [0.5]}, "preprocessing field mean is [0.5]; it must be 3 numbers"),
+    ({"std": [1, 0, 1]}, "preprocessing field std is [1.0, 0.0, 1.0]; it must be above 0"),
+    ({"mean": [0, float("nan"), 0]}, "preprocessing field mean is [0, nan, 0]; it must be finite numbers"),
+    ({"rescale": -1}, "preprocessing field rescale is -1; it must be a number above 0"),
+    ({"fill": [0, 0, 300]}, "preprocessing field fill is [0, 0, 300]; it must be 0 to 255"),
+    ({"crop": "none", "resize_mode": "shortest"}, "preprocessing field crop is 'none'; then"),
+]
+
+
+@pytest.mark.parametrize(("change", "text"), WRONG_FIELDS)
+def test_wrong_fields(tmp_path: Path, change: dict[str, Any], text: str) -> None:
+    (tmp_path / "p.json").write_text(json.dumps(SQUASH_32 | change))
+    with pytest.raises(ExportError) as caught:
+        read_preprocessing(tmp_path / "p.json")
+    assert f"p.json: {text}" in caught.value.message
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize("content", ["{", "[1]"])
+def test_preprocessing_file_is_no_object(tmp_path: Path, content: str) -> None:
+    (tmp_path / "p.json").write_text(content)
+    with pytest.raises(ExportError, match=r"p\.json: preprocessing is"):
+        read_preprocessing(tmp_path / "p.json")
+
+
+@pytest.mark.parametrize("crop_rounding", ["round", "floor"])
+@pytest.mark.parametrize(
+    ("mode", "resized", "size"),
+    [
+        ("shortest", [37, 37], [32, 32]),
+        ("shortest", [30, 41], [30, 41]),
+        ("longest", [32, 32], [32, 32]),
+        ("longest", [20, 20], [33, 31]),
+        ("squash", [40, 36], [31, 33]),
+    ],
+)
+def test_pixels_are_the_checkers(
+    skimage_photos: list[Path], mode: str, resized: list[int], size: list[int], crop_rounding: str
+) -> None:
+    """Two rooms, written apart, one meaning."""
+    from robustcheck_onnx.checker.images.preprocess import apply
+
+    fields = contract.checked_preprocessing(
+        {
+            "size": size,
+            "resize_mode": mode,
+            "resize_size": resized,
+            "interpolation": "bicubic",
+            "crop_rounding": crop_rounding,
+            "fill": [9, 100, 200],
+            "mean": [0.5, 0.4, 0.3],
+            "std": [0.2, 0.3, 0.4],
+            "color_order": "BGR",
+        },
+        "x",
+    )
+    theirs = Preprocessing.model_validate_json(json.dumps(fields))
+    for path in skimage_photos:
+        image = Image.open(path).convert("RGB")
+        expected = apply(theirs, image).transpose(2, 0, 1)
+        np.testing.assert_allclose(preprocess.apply(fields, image), expected, atol=1e-5)
+
+
+def test_grey_levels_apart() -> None:
+    fields = contract.checked_preprocessing(SQUASH_32 | {"std": [0.5, 0.5, 0.5]}, "x")
+    zero = np.zeros((3, 2, 2), dtype=np.float32)
+    one = zero.copy()
+    one[1, 0, 0] = 2 / 255 / 0.5  # two grey levels after dividing by std
+    np.testing.assert_allclose(preprocess.grey_levels_apart(fields, zero, one), 2.0, rtol=1e-5)
+    assert preprocess.grey_levels_apart(fields, zero, one[:, :1]) == np.inf
+
+
+def test_the_preprocessing_of_a_checkpoint_is_known_where_all_published_weights_agree() -> None:
+    one, other = {"size": [224, 224]}, {"size": [256, 256]}
+    assert contract.shared_preprocessing({"a": one, "b": dict(one)}, "m") == one
+    for candidates, why in (
+        ({"a": one, "b": other, "c": one}, r"\(a, b, c, …\) differ in theirs"),
+        ({}, "publishes none"),
+    ):
+        with pytest.raises(ExportError, match=why) as caught:
+            contract.shared_preprocessing(candidates, "m")
+        assert caught.value.exit_code == 2
