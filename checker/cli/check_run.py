@@ -77,7 +77,7 @@ def run(
 
     # only now: these imports take long, and a signal may end them
     from robustcheck_onnx.checker import isolated
-    from robustcheck_onnx.checker.report import Failed, check_possible
+    from robustcheck_onnx.checker.report import Failed, one_model
     from robustcheck_onnx.checker.storage import redact
     from robustcheck_onnx.checker.verdict import load_profile
 
@@ -95,10 +95,10 @@ def run(
     check_places.check_bundles(resolved, [each.bundle for each in signatures], strict=strict)
     check_places.check_log(resolved, strict=strict)
     for form, _ in destinations.shared:
-        check_possible(form, len(models))
+        one_model(form, len(models))
     for own in destinations.own.values():
         for form, _ in own:
-            check_possible(form, 1)
+            one_model(form, 1)
     with check_sign.removed_on_error(signatures), check_log.written(settings, reads):
         # the old signatures are gone by now: a kill leaves none beside a document that it is not about
         mark_unfinished(destinations.shared, "" if several else models[0])

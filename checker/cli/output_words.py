@@ -11,8 +11,8 @@ _END: Final = ".j2="
 def split(text: str) -> tuple[str, str, str]:
     """FORM[=PATH] as (form, equals sign, path); the form of a template holds the template's file, too.
 
-    >>> split("json=report.json"), split("csv")
-    (('json', '=', 'report.json'), ('csv', '', ''))
+    >>> split("json=report.json"), split("gitlab")
+    (('json', '=', 'report.json'), ('gitlab', '', ''))
     >>> split("template=slack.j2=out.json"), split("template=slack.j2")
     (('template=slack.j2', '=', 'out.json'), ('template=slack.j2', '', ''))
     """

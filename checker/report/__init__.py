@@ -5,7 +5,7 @@ Comes in: a `Report`, or what failed. May import: verdict, statistics, evidence,
 
 from __future__ import annotations
 
-from .forms import FormOptions, check_possible
+from .forms import FormOptions, one_model
 from .github import SUMMARY_BYTES
 from .layout import (
     COLOURS,
@@ -65,7 +65,6 @@ __all__ = [
     "bar_chart",
     "bullets",
     "cautions",
-    "check_possible",
     "columns",
     "edits",
     "exit_code_of",
@@ -75,6 +74,7 @@ __all__ = [
     "line",
     "meaning_text",
     "notes",
+    "one_model",
     "read",
     "read_one",
     "reasons",

@@ -1,7 +1,7 @@
 """The forms in which a check's outcome is handed over, by the names that `-o FORMAT` takes.
 
-Each form but the terminal's is a module with one pure function `render(outcomes, options) -> str`, imported when it is
-asked for.
+Each form but the terminal's is a template of this package, or a module with one pure function
+`render(outcomes, options) -> str`; what it needs is imported when it is asked for.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
@@ -17,16 +18,13 @@ from robustcheck_onnx.checker.text import error_text
 
 from .record import Failed, Outcome, Report, sealed
 
-TEXTS = (
-    *("json", "junit", "sarif", "markdown", "html", "openmetrics", "modelcard", "csv", "gitlab", "predicate"),
-    *("cyclonedx", "evalresults"),
-)
+TEXTS = ("json", "junit", "sarif", "markdown", "html", "openmetrics", "modelcard", "gitlab", "predicate", "cyclonedx")
 NAMES = ("terminal", *TEXTS)
 OUTPUTS = (*NAMES, "template")
 """what `-o` of a check takes: a template is named with its file, and is no form of `render`"""
-MODULES = {**{form: form for form in TEXTS}, "html": "html.page"}
-"""where a form's `render` is"""
-ONE_MODEL = ("modelcard", "predicate", "evalresults")
+PACKAGED = ("gitlab", "modelcard", "openmetrics")
+"""forms that are templates of this package"""
+ONE_MODEL = ("modelcard", "predicate")
 """forms that hold one model only"""
 
 
@@ -62,22 +60,13 @@ def render(form: str, outcomes: Sequence[Outcome], options: FormOptions | None =
     form: one of TEXTS. Each report gets the digest of what it holds now: a gate may have been added since it was made.
     Raises UsageError where the form holds one model only and there are several.
     """
-    if form in ONE_MODEL:
-        one_model(form, len(outcomes))
-    module = import_module(f"{__package__}.{MODULES[form]}")
+    one_model(form, len(outcomes))
     final = [sealed(outcome) if isinstance(outcome, Report) else outcome for outcome in outcomes]
-    text: str = module.render(final, options or FormOptions())
+    name = "template" if form in PACKAGED else "html.page" if form == "html" else form
+    module = import_module(f"{__package__}.{name}")
+    write = partial(module.packaged, form) if form in PACKAGED else module.render
+    text: str = write(final, options or FormOptions())
     return text
-
-
-def check_possible(form: str, models: int) -> None:
-    """Refuse before measuring what can't be written: several models in a form of one, a form whose extra is missing.
-
-    Raises UsageError, EnvironmentFaultError.
-    """
-    one_model(form, models)
-    if form == "evalresults":
-        import_module(f"{__package__}.evalresults").check_extra()
 
 
 def one_model(form: str, models: int) -> None:

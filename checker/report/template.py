@@ -1,4 +1,4 @@
-"""The form that a template of the user writes: Jinja2 in its sandbox, over the documents of the JSON form.
+"""The form that a template writes: Jinja2 in its sandbox. The user's gets the documents of the JSON form.
 
 Whoever names a template trusts it with the words, not with more: it reads files of its own folder alone, and is
 rendered in a child process with limits (`isolated.template`).
@@ -6,16 +6,34 @@ rendered in a child process with limits (`isolated.template`).
 
 from __future__ import annotations
 
+import json
 import traceback
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from functools import cache
+from pathlib import Path, PurePath
 from typing import Any, Final
 
 from jinja2 import FileSystemLoader, StrictUndefined, TemplateSyntaxError, meta, nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from robustcheck_onnx.checker.errors import UsageError
-from robustcheck_onnx.checker.text import VERSION, printable
+from robustcheck_onnx.checker.text import VERSION, as_json, printable
+
+from .forms import FormOptions
+from .markdown import prose, section, text
+from .outcome import (
+    NOT_ASSESSED,
+    NOT_ASSESSED_TITLE,
+    cautions,
+    exit_code_of,
+    finding_text,
+    findings,
+    fingerprint,
+    names_of,
+    path_of,
+)
+from .record import Failed, Outcome, Report
+from .words import statistics_of, verdict_text
 
 SUFFIX: Final = ".j2"
 MARKUP: Final = (".html", ".htm", ".xhtml", ".xml", ".svg")
@@ -43,7 +61,7 @@ def check(file: Path, *, into_file: bool) -> None:
 
     Raises UsageError: missing, not readable, too large, no Jinja2, an unknown filter or test, or without the mark.
     """
-    environment = _environment(file)
+    environment = _environment(file.parent)
     try:
         source = _source(file)
         tree = environment.parse(source, filename=str(file))
@@ -77,7 +95,7 @@ def render(documents: Sequence[Mapping[str, Any]], file: Path, *, into_file: boo
     parts: list[str] = []
     size = 0
     try:
-        for part in _environment(file).get_template(file.name).generate(values):
+        for part in _environment(file.parent).get_template(file.name).generate(values):
             parts.append(part)
             size += len(part.encode("utf-8", "backslashreplace"))
             if size > LARGEST_TEXT_BYTES:
@@ -94,6 +112,41 @@ def render(documents: Sequence[Mapping[str, Any]], file: Path, *, into_file: boo
     if into_file and mark().encode() not in text.encode()[:MARK_WITHIN_BYTES]:
         raise _without_mark(file)
     return text if text.endswith("\n") else f"{text}\n"
+
+
+def packaged(form: str, outcomes: Sequence[Outcome], options: FormOptions) -> str:
+    """Write a form that is a template of this package; it may call the helpers of `_packaged`."""
+    named = list(zip(names_of(outcomes), outcomes, strict=True))
+    reports = [(name, outcome) for name, outcome in named if isinstance(outcome, Report)]
+    template = _packaged().get_template(f"{form}{SUFFIX}")
+    return template.render(outcomes=outcomes, named=named, reports=reports, options=options)
+
+
+@cache
+def _packaged() -> _Sandbox:
+    environment = _environment(Path(__file__).parent / "templates")
+    environment.tests["failed"] = lambda value: isinstance(value, Failed)
+    environment.filters |= {"printable": printable, "scalar": _scalar, "stem": lambda name: PurePath(name).stem}
+    helpers = (as_json, cautions, exit_code_of, finding_text, findings, fingerprint, path_of, prose, section, text)
+    environment.globals |= {helper.__name__: helper for helper in (*helpers, statistics_of, verdict_text)}
+    environment.globals |= {"NOT_ASSESSED": NOT_ASSESSED, "NOT_ASSESSED_TITLE": NOT_ASSESSED_TITLE}
+    environment.globals |= {"VERSION": VERSION, "labels": _labels}
+    return environment
+
+
+def _labels(**labels: str) -> str:
+    """Write the labels of an OpenMetrics sample."""
+    escaped = ((k, v.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")) for k, v in labels.items())
+    return "{" + ",".join(f'{key}="{value}"' for key, value in escaped) + "}"
+
+
+def _scalar(value: str | float | None) -> str:
+    """Write a YAML scalar: a JSON text without unprintable characters is one; a number always gets a point."""
+    if isinstance(value, str):
+        return json.dumps(printable(value), ensure_ascii=False)
+    written = json.dumps(None if value is None else float(value), allow_nan=False)
+    # YAML 1.1 takes 1e-05 for a text: it wants a point before the exponent
+    return written if "e" not in written or "." in written else written.replace("e", ".0e")
 
 
 class _OwnFolder(FileSystemLoader):
@@ -116,9 +169,9 @@ class _Sandbox(ImmutableSandboxedEnvironment):
     intercepted_binops = frozenset(ImmutableSandboxedEnvironment.default_binop_table)
 
 
-def _environment(file: Path) -> _Sandbox:
+def _environment(folder: Path) -> _Sandbox:
     return _Sandbox(
-        loader=_OwnFolder(file.parent),
+        loader=_OwnFolder(folder),
         undefined=StrictUndefined,
         autoescape=lambda name: (name or "").removesuffix(SUFFIX).lower().endswith(MARKUP),
         keep_trailing_newline=True,

@@ -22,10 +22,8 @@ OURS = re.compile(
     | <!--\ robustcheck\ report                                         # markdown
     | ---\n\#\ robustcheck:                                             # modelcard
     | \#\ TYPE\ robustcheck\ info                                       # openmetrics
-    | robustcheck_version,                                             # csv
     | \{\s*"\$schema":\ "http://cyclonedx\.org/.{0,400}"name":\ "robustcheck"   # cyclonedx
     | .{0,1400}\brobustcheck\ \d+\.\d[^\s]{0,40}\ report\b                # a template's text
-    | \#\ robustcheck:\ evaluation\ results                              # evalresults
     | \[\s*\{\s*"check_name":\ "robustcheck:                             # gitlab
     | \[\]\s*\Z                                                         # gitlab: nothing found, whoever wrote it
     | <!DOCTYPE\ html>.{0,800}<meta\ name="generator"\ content="robustcheck  # html

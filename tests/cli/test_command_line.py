@@ -25,7 +25,7 @@ def line(words: str) -> CommandLine:
     ("words", "documents"),
     [
         ("check m.onnx -o json=r.json --output junit", [("json", "r.json"), ("junit", "")]),
-        ("check m.onnx -qo json=r.json -ohtml=r --output=csv=-", [("json", "r.json"), ("html", "r"), ("csv", "")]),
+        ("check m.onnx -qo json=r.json -ohtml=r --output=junit=-", [("json", "r.json"), ("html", "r"), ("junit", "")]),
         ("check --bogus m.onnx --no-time=3 -xo json=r.json --max-bad", [("json", "r.json")]),
         ("check --images -o m.onnx -o json", [("json", "")]),  # the first -o is a path of images
         ("check -o json -o json=- -o 'json={model}.json' m.onnx", [("json", ""), ("json", "m.json")]),

@@ -80,8 +80,8 @@ def test_which_paths_follow_a_link(checkout: Path) -> None:
 
 
 def test_an_error_is_written_to_no_other_place_either() -> None:
-    say('output = ["json=../r.json", "junit=r.xml", "html=s3://b/r.html", "csv", "markdown=-"]')
-    assert outputs({}, None) == ("junit=r.xml", "csv", "markdown=-")
+    say('output = ["json=../r.json", "junit=r.xml", "html=s3://b/r.html", "gitlab", "markdown=-"]')
+    assert outputs({}, None) == ("junit=r.xml", "gitlab", "markdown=-")
 
 
 # ------------------------------------------------------------------------------------------------ reports

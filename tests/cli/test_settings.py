@@ -108,7 +108,7 @@ def test_the_nearest_file_upward_counts_and_its_paths_from_its_folder(here: Path
     assert settings.resolve({}, {}).settings.images == "../near"
     (here / "a" / "robustcheck.toml").write_text(
         'images = "/abs"\nthresholds = "default"\npreprocess = "p.json"\n'
-        'output = ["json=r.json", "csv", "terminal=-", "html=s3://b/r.html"]\n',
+        'output = ["json=r.json", "gitlab", "terminal=-", "html=s3://b/r.html"]\n',
         encoding="utf-8",
     )
     found = settings.resolve({}, {})
@@ -116,7 +116,7 @@ def test_the_nearest_file_upward_counts_and_its_paths_from_its_folder(here: Path
     assert found.settings.images == "/abs"
     assert found.settings.thresholds == "default"
     assert found.settings.preprocess == "../p.json"
-    assert found.settings.output == ("json=../r.json", "csv", "terminal=-", "html=s3://b/r.html")
+    assert found.settings.output == ("json=../r.json", "gitlab", "terminal=-", "html=s3://b/r.html")
 
 
 def test_a_named_file_counts_alone(here: Path) -> None:

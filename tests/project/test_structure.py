@@ -111,7 +111,7 @@ def test_the_wheel_holds_every_module_and_data_file(tmp_path: Path) -> None:
     assert "robustcheck_onnx/thresholds/data/default.json" in names
     assert {"robustcheck_onnx/py.typed", "robustcheck_onnx/checker/py.typed"} <= names
     assert "robustcheck_onnx/checker/photos/ATTRIBUTION.md" in names
-    for room in ("compare", "concepts", "directions", "report/html", "scan"):
+    for room in ("compare", "concepts", "directions", "report", "report/html", "scan"):
         templates = [path.name for path in (ROOT / "checker" / room / "templates").iterdir()]
         assert templates
         assert {f"robustcheck_onnx/checker/{room}/templates/{name}" for name in templates} <= names

@@ -109,11 +109,11 @@ def test_no_pass_of_an_earlier_run_survives_a_signal(
     places = everywhere(tmp_path)
     assert run(tmp_path, model, "--images", photos, "-qq", *places).returncode == 0
     before = {form: (tmp_path / form).read_text(encoding="utf-8") for form in forms.NAMES}
-    (tmp_path / "csv").unlink()
+    (tmp_path / "cyclonedx").unlink()
     (tmp_path / "sarif").write_text(STRANGER, encoding="utf-8")
     assert stopped(tmp_path, [*endless, *places, "-o", "json"], number) == (code, "")
     assert (tmp_path / "sarif").read_text(encoding="utf-8") == STRANGER
-    for form in set(forms.NAMES) - {"csv", "sarif"}:
+    for form in set(forms.NAMES) - {"cyclonedx", "sarif"}:
         text = (tmp_path / form).read_text(encoding="utf-8")
         assert write.OURS.match(text.encode())
         assert text != before[form]
@@ -122,7 +122,7 @@ def test_no_pass_of_an_earlier_run_survives_a_signal(
     assert json.loads((tmp_path / "json").read_text(encoding="utf-8"))["error"]["exit_code"] == told
     assert ElementTree.parse(tmp_path / "junit").getroot().attrib["errors"] == "1"
     assert json.loads((tmp_path / "gitlab").read_text(encoding="utf-8"))[0]["severity"] == "blocker"
-    assert (tmp_path / "csv").exists() == (number != signal.SIGKILL)  # who is killed writes nothing new
+    assert (tmp_path / "cyclonedx").exists() == (number != signal.SIGKILL)  # who is killed writes nothing new
     assert not list(tmp_path.glob(".*.tmp"))
 
 
@@ -301,6 +301,6 @@ def test_compare_in_the_forms_for_pipelines(lookup_pass: tuple[Path, Path], tmp_
     assert "too_few_images" in found
     assert {failure.attrib["type"] for failure in failures} == found
     assert "## ▲ WARN" in (tmp_path / "markdown").read_text(encoding="utf-8")
-    refused = run(tmp_path, *call, "-o", "csv")
+    refused = run(tmp_path, *call, "-o", "cyclonedx")
     assert refused.returncode == 2
     assert "it must be one of terminal, json, junit, markdown, sarif" in refused.stderr

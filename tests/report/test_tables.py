@@ -1,6 +1,8 @@
-"""Forms that hold numbers: CSV, OpenMetrics, the model card, each read by its own parser."""
+"""Forms that are templates of this package: GitLab's list, OpenMetrics, the model card, and what their parsers read."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import pytest
 
@@ -8,29 +10,20 @@ from robustcheck_onnx.checker.report.record import Failed
 from robustcheck_onnx.checker.text import printable
 from robustcheck_onnx.thresholds.profile import STATISTICS
 from support import reports
-from support.form_readers import metrics, table
-from support.outcomes import FAILED, HOSTILE_REPORT, NOTHING, PASSING, WAIVED, WARNING, failed, text_of
+from support.form_readers import metrics
+from support.outcomes import FAILED, HOSTILE_REPORT, NOTHING, PASSING, WAIVED, WARNING, text_of
 
 
-def test_csv_has_a_row_for_each_model_and_statistic() -> None:
-    rows = table(PASSING, WAIVED, FAILED, NOTHING)
-    assert [row["statistic"] for row in rows] == [*STATISTICS, *STATISTICS, "", *STATISTICS]
-    assert [row["verdict"] for row in rows] == ["PASS"] * 6 + ["WARN"] * 6 + ["ERROR"] + ["WARN"] * 6
-    kurtosis = rows[6]
-    values = [kurtosis[k] for k in ("estimate", "low", "high", "threshold", "clears", "exit_code", "wall_s")]
-    assert values == ["19.95", "17.41", "22.49", "8.0", "yes", "1", "12.34"]
-    assert kurtosis["waived"] == "assumed_preprocessing rectified"
-    assert [rows[-1][k] for k in ("estimate", "low", "high", "clears")] == ["", "", "", "not measured"]
-    assert rows[12]["error"] == FAILED.message
-
-
-def test_csv_no_cell_is_a_formula() -> None:
-    for sign in ("=", "+", "-", "@", "\t=", "＝"):
-        (row,) = table(failed(model=f"{sign}1+1", message=f"{sign}2"))
-        for column in ("model", "error"):
-            assert row[column][0] not in "=+-@＝\t\r\n"
-    (row,) = table(failed(model="a,b\"c\n'.onnx"))
-    assert row["model"] == "a,b\"c\\n'.onnx"
+def test_their_bytes() -> None:
+    outcomes = (PASSING, WAIVED, HOSTILE_REPORT, NOTHING, FAILED)
+    golden = Path(__file__).parent / "golden"
+    cards = "".join(text_of("modelcard", outcome) for outcome in outcomes)
+    for form, text in (
+        ("gitlab", text_of("gitlab", *outcomes)),
+        ("openmetrics", text_of("openmetrics", *outcomes)),
+        ("modelcard", cards),
+    ):
+        assert text == (golden / f"{form}.txt").read_text(encoding="utf-8"), form
 
 
 def test_openmetrics() -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections import Counter
 from xml.etree import ElementTree
@@ -54,14 +52,6 @@ def junit(*outcomes: Outcome) -> ElementTree.Element:
             names = [(case.attrib["classname"], case.attrib["name"]) for case in element.iter("testcase")]
             assert len(set(names)) == len(names)
     return root
-
-
-def table(*outcomes: Outcome) -> list[dict[str, str]]:
-    text = text_of("csv", *outcomes)
-    assert not re.search(r"(?<!\r)\n", text)  # RFC 4180: lines end in CR LF
-    rows = list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
-    assert all(None not in row and None not in row.values() for row in rows)
-    return rows
 
 
 def metrics(*outcomes: Outcome) -> dict[str, dict[tuple[str, ...], float]]:

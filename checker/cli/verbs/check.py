@@ -140,10 +140,9 @@ def check(
         typer.Option(
             "--output",
             "-o",
-            help="terminal, json, junit, sarif, markdown, html, openmetrics, modelcard, csv, gitlab, predicate, "
-            "cyclonedx, evalresults, or template=FILE.j2 for all else; with =PATH into a file. May be given several "
-            "times. {model} in PATH: one file for each model. The terminal report goes to stdout unless another form "
-            "does.",
+            help="terminal, json, junit, sarif, markdown, html, openmetrics, modelcard, gitlab, predicate, "
+            "cyclonedx, or template=FILE.j2 for all else; with =PATH into a file. May be given several times. {model} "
+            "in PATH: one file for each model. The terminal report goes to stdout unless another form does.",
             metavar="FORMAT[=PATH]",
             autocompletion=completing(_forms),
             rich_help_panel=OUTPUT,
