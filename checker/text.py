@@ -22,6 +22,7 @@ BLOCKS = " ▁▂▃▄▅▆▇█"
 
 # What GitHub's runner takes for a command in a line of output: `##[name …]` anywhere, `::name …::` at its start (and a
 # report wraps its lines). actions/runner, src/Runner.Common/ActionCommand.cs
+_NOT_ASCII = re.compile(r"[^\n -~]")
 _COMMAND = re.compile(r"##(?=\[)|::(?=[A-Za-z][A-Za-z-]*(?: [^:]*)?::)")
 
 # What each sign becomes where only ASCII can be shown. Letters are not here: they are escaped.
@@ -87,10 +88,17 @@ def prose_text(text: str, ascii_only: bool) -> str:
 
 
 def as_json(document: object) -> str:
-    """One JSON document of finite numbers, ending in a newline; bytes of file names that are no text as `\\udcXX`."""
+    r"""Return a document of finite numbers as JSON, with a newline at its end.
+
+    Characters that do not print (controls, text-direction marks, line separators, bytes of file names that are not
+    text) are written as `\uXXXX`: a name must not steer a terminal that shows the file.
+
+    >>> as_json({"file": "caf\u00e9 \u202e\x9b\u2028\udc80 \U0001f600"})
+    '{\n  "file": "café \\u202e\\u009b\\u2028\\udc80 😀"\n}\n'
+    """
     text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
     text = text.replace("##[", "#\\u0023[")  # GitHub's runner would take a name on stdout for a command (`printable`)
-    return text.encode("utf-8", "backslashreplace").decode() + "\n"
+    return _NOT_ASCII.sub(lambda c: c[0] if c[0].isprintable() else json.dumps(c[0])[1:-1], text) + "\n"
 
 
 def error_json(message: str, hint: str, code: int) -> str:
