@@ -37,19 +37,19 @@ def run(app: typer.Typer, words: list[str]) -> int:
     app: with the verb `check`. words: those after the program's name; a first word that is no verb, group or option of
     the app is a model to check.
     """
-    if "--offline" not in words:
+    if not {"--offline", "--strict"} & set(words):
         return _run(app, words)
-    from robustcheck_onnx.checker.storage import OFFLINE  # keeps `--help` fast
+    from robustcheck_onnx.checker.storage.urls import LOCAL_ROWS, OFFLINE  # keeps `--help` fast
 
-    offline_before = os.environ.get(OFFLINE)
-    os.environ[OFFLINE] = "1"  # for worker processes, and for what is written after an error
+    named = {variable for option, variable in (("--offline", OFFLINE), ("--strict", LOCAL_ROWS)) if option in words}
+    before = {variable: os.environ.pop(variable) for variable in named & os.environ.keys()}
+    os.environ |= dict.fromkeys(named, "1")  # for worker processes, and for what is written after an error
     try:
         return _run(app, words)
     finally:
-        if offline_before is not None:
-            os.environ[OFFLINE] = offline_before
-        else:
-            os.environ.pop(OFFLINE, None)
+        for variable in named:
+            os.environ.pop(variable, None)
+        os.environ |= before
 
 
 def _run(app: typer.Typer, words: list[str]) -> int:

@@ -32,6 +32,7 @@ OTHER_VARIABLES = (
     CONFIG,
     "ROBUSTCHECK_CACHE_DIR",
     "ROBUSTCHECK_OFFLINE",
+    "ROBUSTCHECK_LOCAL_ROWS",  # `--strict` sets it
     "ROBUSTCHECK_KEY_PASSWORD",  # of `sign` and `--sign`
     "ROBUSTCHECK_MAX_DOWNLOAD_BYTES",
     "ROBUSTCHECK_SHARED",  # benchmarks and tests: where large files are

@@ -14,6 +14,7 @@ from typing import Final, TextIO
 
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.storage import RemoteFile, Url, copied, parse_place, redact
+from robustcheck_onnx.checker.storage.urls import LOCAL_ROWS
 
 from . import entries
 from .entries import PATH_COLUMNS, SHOWN, Entries, File, Files, Rows, is_url
@@ -188,8 +189,13 @@ def _path_column(path: File, number: int, names: Iterable[str]) -> int:
 
 
 def _check_row(folder: File, value: str, what: str) -> None:
-    """Refuse a row that names a URL while offline, or, of a list in a store, a file outside the list's folder."""
+    """Refuse a row that names a URL with --strict or while offline, or a file outside the folder of a list in a store.
+
+    Who can change the list of a checkout must not choose where this machine connects to.
+    """
     if is_url(value):
+        if os.environ.get(LOCAL_ROWS):
+            raise UsageError(f"{what}; with --strict a list names no URL", "copy the images here, and list the copies")
         if isinstance(parse_place(value), Url) or isinstance(folder, Path):
             return
     elif not value.startswith("/") and ".." not in value.split("/"):

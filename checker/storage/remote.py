@@ -28,10 +28,10 @@ LIMIT: Final = "ROBUSTCHECK_MAX_DOWNLOAD_BYTES"  # environment variable
 LIMIT_BYTES: Final = 64 * 2**30  # of one download without that variable, 64 GiB: no vision encoder is larger
 CONNECT_S: Final = 30  # seconds to connect to a web server
 SILENCE_S: Final = 120  # seconds without a byte from one
-_PACKAGES: Final = {  # what a protocol needs beside fsspec
+_PACKAGES: Final = {  # by protocol that is read, the package it needs; none loads code that a checkout can hold
     "s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "hf": "huggingface_hub", "http": "aiohttp",
     "https": "aiohttp", "az": "adlfs", "abfs": "adlfs", "abfss": "adlfs", "oci": "ocifs", "oss": "ossfs",
-    "sftp": "paramiko", "ssh": "paramiko", "webhdfs": "requests", "hdfs": "pyarrow", "smb": "smbprotocol",
+    "sftp": "paramiko", "ssh": "paramiko", "webhdfs": "requests", "smb": "smbprotocol",
 }  # fmt: skip
 
 
@@ -257,8 +257,15 @@ def store_errors(url: Url, shown: str, path: str = "") -> Iterator[None]:
 def open_url(url: Url) -> RemoteFile:
     """The file or folder that a URL names; nothing is connected to yet.
 
-    Raises EnvironmentFaultError where fsspec or the package of the protocol is missing.
+    Raises UsageError: a protocol that is not read (fsspec's hdfs:// would load a library from the current folder).
+    EnvironmentFaultError: fsspec or the package of the protocol is missing.
     """
+    if url.protocol not in (*_PACKAGES, "memory"):
+        near = difflib.get_close_matches(url.protocol, _PACKAGES, 1)
+        raise UsageError(
+            f"{url}: protocol {url.protocol} is not read; URLs start with {', '.join(_PACKAGES)}",
+            f"{near[0]}{str(url)[len(url.protocol) :]}" if near else "copy it here, and name the copy",
+        )
     try:
         import fsspec  # noqa: PLC0415 # an extra, only where there is a URL
     except ModuleNotFoundError as fault:
@@ -278,13 +285,7 @@ def open_url(url: Url) -> RemoteFile:
             silence = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=SILENCE_S)
             options["client_kwargs"] = {"timeout": silence, "trust_env": True}  # HTTPS_PROXY
     except (ImportError, ValueError) as fault:
-        package = _PACKAGES.get(url.protocol)
-        if package is None:
-            near = difflib.get_close_matches(url.protocol, [*_PACKAGES, *fsspec.available_protocols()], 1)
-            raise UsageError(
-                f"{url}: protocol {url.protocol} is not known to fsspec; this URL needs it",
-                f"{near[0]}{str(url)[len(url.protocol) :]}" if near else "install the package that brings it to fsspec",
-            ) from fault
+        package = _PACKAGES[url.protocol]
         raise EnvironmentFaultError(
             f"{url}: package {package} is not importable; this URL needs it", f"pip install {package}"
         ) from fault

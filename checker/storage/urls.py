@@ -16,6 +16,7 @@ from robustcheck_onnx.checker.text import type_name
 
 OFFLINE: Final = "ROBUSTCHECK_OFFLINE"  # environment variable: any value but "" and 0 refuses URLs of other machines
 HUB_OFFLINE: Final = "HF_HUB_OFFLINE"  # the same of huggingface_hub, for hf:// alone
+LOCAL_ROWS: Final = "ROBUSTCHECK_LOCAL_ROWS"  # environment variable that --strict sets: a list names no URL
 HIDDEN: Final = "***"  # what stands for a secret
 HTTP: Final = ("http", "https")
 REGISTRY: Final = ("models", "runs")  # MLflow's own addresses, models:/name/3: one slash

@@ -190,3 +190,19 @@ def test_readers_read_what_the_file_holds(memory: Any) -> None:
         for place, whence, length in [(0, 0, 10), (700_000, 0, 400_000), (-5, 2, 50), (10, 0, 0), (3, 1, 300_000)]:
             assert reader.seek(place, whence) == other.seek(place, whence)
             assert reader.read(length) == other.read(length)
+
+
+def test_a_row_of_a_list_names_no_url_with_strict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "list.csv").write_text("path\nhttp://169.254.169.254/latest.jpg\n")
+    monkeypatch.setenv("ROBUSTCHECK_LOCAL_ROWS", "1")
+    with pytest.raises(
+        UsageError, match=r"row 2: path is http://169\.254\.169\.254/latest\.jpg; with --strict a list names"
+    ):
+        open_images(tmp_path / "list.csv")
+
+
+def test_a_row_of_a_list_names_no_protocol_that_loads_code(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("hdfs://host/a.jpg\n")
+    source = open_images(tmp_path / "list.txt")
+    with pytest.raises(UsageError, match="protocol hdfs is not read"):
+        source.entries[0].read()

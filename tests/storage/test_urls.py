@@ -128,9 +128,17 @@ def test_offline_on_the_command_line(
     assert "ROBUSTCHECK_OFFLINE" not in os.environ  # one run's option is not the next one's
 
 
-@pytest.mark.parametrize(("protocol", "hint"), [("ss3", "s3://***@bucket/photos"), ("nosuch", "install the package")])
-def test_an_unknown_protocol_has_its_nearest(protocol: str, hint: str) -> None:
-    with pytest.raises(UsageError, match=f"protocol {protocol} is not known") as caught:
+@pytest.mark.parametrize(
+    ("protocol", "hint"),
+    [
+        ("ss3", "s3://***@bucket/photos"),
+        ("nosuch", "copy it here"),
+        ("hdfs", "webhdfs://"),
+    ],
+)
+def test_a_protocol_that_is_not_read_has_its_nearest(protocol: str, hint: str) -> None:
+    """hdfs:// of fsspec lets pyarrow load `libhdfs.so` from the current folder: code of a checkout."""
+    with pytest.raises(UsageError, match=f"protocol {protocol} is not read") as caught:
         source.open_images(f"{protocol}://key:{SECRET}@bucket/photos")
     assert caught.value.hint.startswith(hint)
     assert SECRET not in caught.value.message + caught.value.hint
