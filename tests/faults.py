@@ -4,6 +4,9 @@
 `python tests/faults.py run [NUMBERS] [--marks 'not long']` puts one after the other into the tree it stands in, runs
 the tests of the room's folder and of those that depend on it until one fails, and puts the file back. A fault is found
 again by its function and its lines, in another file, too; one whose lines are no more is told as gone.
+
+Drawn at a62dd49, with seed 26; 61 to 63, the first of seed 27 in their room, stand for 42, 46 and 47, which went with
+their code.
 """
 
 from __future__ import annotations
