@@ -197,7 +197,7 @@ def run(fault: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
             tests = [
                 file
                 for file in sorted(tests, key=lambda file: (_far(file, path), file))
-                if not (options.near and _far(file, path))
+                if not (options.near and _far(file, path) == 2)
             ]
             failed = ask(tests, left_s, options) if tests else None
             result["asked"].append(folder)
@@ -213,9 +213,11 @@ def run(fault: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
     return result | {"seconds": round(time.monotonic() - started_s, 1)}
 
 
-def _far(test: Path, changed: Path) -> bool:
-    """Whether a file of tests does not name the changed module: those that do are asked first."""
-    return re.search(rf"\b{changed.stem}\b", test.name + test.read_text(encoding="utf-8")) is None
+def _far(test: Path, changed: Path) -> int:
+    """Tell how far a file of tests is from a module: 0 has its name, 1 names it in its text, 2 does not."""
+    if set(changed.stem.split("_")) & set(test.stem.split("_")):
+        return 0
+    return 2 - (re.search(rf"\b{changed.stem}\b", test.read_text(encoding="utf-8")) is not None)
 
 
 def ask(tests: list[Path], left_s: float, options: argparse.Namespace) -> str | None:
