@@ -160,19 +160,9 @@ def find(library: str, name: str, weights: str) -> tuple[Published, ...]:
 
 
 def nearest(name: str, n: int = 3) -> list[str]:
-    """The names of published checkpoints that are most like `name`, best first; at most n, maybe none."""
-    by_lower = {row.name.lower(): row.name for row in published()}
+    """The published checkpoints whose names are most like `name`, as `library:name`, best first; maybe none."""
+    by_lower = {row.name.lower(): f"{row.library}:{row.name}" for row in published()}
     return [by_lower[near] for near in difflib.get_close_matches(name.lower(), by_lower, n)]
-
-
-def named(name: str) -> tuple[Published, ...]:
-    """The rows that a user's name means: a checkpoint's, or all of a model name or alias; case does not matter."""
-    wanted = name.lower()
-    rows = tuple(row for row in published() if wanted in {row.name.lower(), row.model.lower()})
-    targets = {
-        target for (_, alias, _), target in _aliases().items() if alias.removeprefix("hf-hub:").lower() == wanted
-    }
-    return rows + tuple(row for target in sorted(targets) for row in _keyed()[target] if row not in rows)
 
 
 def spread(group: str, library: str) -> Spread:

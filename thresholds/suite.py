@@ -87,7 +87,7 @@ class Entry(Frozen):
     accuracies: dict[str, float] | None = None
     """top-1 fractions on imagenet1k and shifts; the label follows where V2, Sketch, R and A are all there"""
     published: str | None = None
-    """the row of published accuracies, `library:name` as `robustcheck reference` writes the name"""
+    """the row of published accuracies, `library:name`, with the name as the library writes it"""
     hard_case: bool = False
     """known to be misjudged by outlier features, in either direction"""
     note: str = ""
@@ -246,11 +246,11 @@ def published_row(where: str, key: str) -> published.Published:
     library, _, name = key.partition(":")
     rows = [row for row in published.published() if (row.library, row.name) == (library, name)]
     if not rows:
-        near = [f"{row.library}:{row.name}" for near in published.nearest(name) for row in published.named(near)[:1]]
+        near = published.nearest(name)
         raise SuiteError(
             f"{where}: published is {key!r}; no row of the published accuracies has that name"
             + (f", closest: {', '.join(near)}" if near else ""),
-            f"robustcheck reference {name or key}",
+            f'published = "{near[0]}"' if near else "leave out published, and give accuracies",
         )
     return max(rows, key=lambda row: row.accuracy.get(IMAGENET, 0.0))
 

@@ -126,10 +126,6 @@ app.verb(
     codes=INFORMATION,
 )(importing_native(directions.directions))
 app.verb(
-    panel=UNDERSTAND,
-    examples=("robustcheck reference siglip", "robustcheck reference ViT-B-32/openai", "robustcheck reference --all"),
-)(look_up.reference)
-app.verb(
     panel=PREPARE,
     examples=(
         "robustcheck export open_clip ViT-B-32 --weights openai -o model.onnx",

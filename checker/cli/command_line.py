@@ -18,13 +18,13 @@ from .options import PLACEHOLDER
 
 DEFAULT_VERB = "check"
 ONLY_JSON = (
-    *("explain", "reference", "scan", "shift", "concepts", "directions", "inspect", "doctor"),
+    *("explain", "scan", "shift", "concepts", "directions", "inspect", "doctor"),
     *("calibrate", "profiles", "verify", "mlflow", "cache"),
 )
-"""Verbs whose only document is JSON; the csv of `reference` is a table of its own."""
+"""Verbs whose only document is JSON."""
 
 
-LOOK_UPS = ("explain", "reference", "help", "version")
+LOOK_UPS = ("explain", "help", "version")
 """verbs that judge nothing: the exit code is 0 though the reader of their text goes away"""
 
 

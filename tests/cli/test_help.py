@@ -105,7 +105,7 @@ def test_the_help_of_all_has_a_line_a_verb_in_groups_and_check_first(
     }
     assert listed == {
         "Gate": ["check", "compare", "verify"],
-        "Understand": ["inspect", "explain", "scan", "shift", "concepts", "directions", "reference"],
+        "Understand": ["inspect", "explain", "scan", "shift", "concepts", "directions"],
         "Prepare": ["export", "calibrate", "profiles"],
         "Evidence": ["sign", "mlflow"],
         "Set-up": ["demo", "doctor", "init", "cache"],
@@ -147,7 +147,6 @@ def test_the_commands_of_every_page_are_understood() -> None:
         "sign",
         "inspect",
         "doctor",
-        "reference",
     ],
 )
 def test_a_colour_that_is_none_is_refused(verb: str) -> None:

@@ -230,18 +230,9 @@ def test_what_is_not_certain_is_not_found(library: str, name: str, weights: str)
     assert published.context_for(library, name, weights) is None
 
 
-def test_a_users_name_is_found_in_any_case_and_by_its_hub_repository() -> None:
-    assert [row.name for row in published.named("vit-b-32/OPENAI")] == ["ViT-B-32/openai"]
-    assert [row.name for row in published.named("openai/clip-vit-base-patch32")] == ["ViT-B-32/openai"]
-    assert [row.name for row in published.named(HUB.removeprefix("hf-hub:"))] == ["ViT-B-32/laion2b_s34b_b79k"]
-    assert {row.weights for row in published.named("RN50")} == {"openai", "yfcc15m", "cc12m"}
-    assert {row.library for row in published.named("resnet50")} == {"timm", "testbed"}
-    assert published.named("no such model") == ()
-
-
 def test_the_nearest_names() -> None:
-    assert published.nearest("vit-b-32/openia")[0] == "ViT-B-32/openai"
-    assert published.nearest("resnet50.a1_in1")[0] == "resnet50.a1_in1k"
+    assert published.nearest("vit-b-32/openia")[0] == "open_clip:ViT-B-32/openai"
+    assert published.nearest("resnet50.a1_in1")[0] == "timm:resnet50.a1_in1k"
     assert published.nearest("?") == []
 
 

@@ -1,18 +1,16 @@
-"""The verbs that look something up: `explain`, `reference`, `schema`."""
+"""The verbs that look something up: `explain`, `schema`."""
 
 from __future__ import annotations
 
 import sys
-from functools import partial
 from typing import Annotated, Any
 
 import typer
 
 from robustcheck_onnx.checker.errors import EXIT_CODES, UsageError
 
-from ..options import Color, Debug, Output, completing, one_of
-from ..output import console_for, print_report
-from ..panels import OUTPUT
+from ..options import Debug, Output
+from ..output import console_for
 
 TOPICS = ("exit-codes", "reasons", "schema")
 
@@ -103,61 +101,6 @@ def _wrapped(text: str) -> list[str]:
     import textwrap
 
     return textwrap.wrap(text, min(max(console_for().width, 40), 100), break_on_hyphens=False)
-
-
-def reference(
-    names: Annotated[
-        list[str] | None,
-        typer.Argument(
-            help="A checkpoint, a model or a measured set; or words that must all occur in a row's names. Without it: "
-            "zero-shot models, and what was measured.",
-            metavar="NAME...",
-        ),
-    ] = None,
-    group: Annotated[
-        str | None, typer.Option(help="Only rows of this group, such as zero_shot_clip.", metavar="GROUP")
-    ] = None,
-    sort: Annotated[
-        str,
-        typer.Option(help="Sort by this column: mean, model, weights, imagenet, v2, kurtosis, ….", metavar="COLUMN"),
-    ] = "mean",
-    reverse: Annotated[bool, typer.Option("--reverse", help="Smallest numbers first, names from Z to A.")] = False,
-    everything: Annotated[bool, typer.Option("--all", help="Every row, not only the first 20.")] = False,
-    output: Annotated[
-        str,
-        typer.Option(
-            "--output",
-            "-o",
-            help="terminal, json or csv; the last two hold every row of the answer.",
-            metavar="FORMAT",
-            autocompletion=completing(lambda: REFERENCE_FORMS),
-            rich_help_panel=OUTPUT,
-        ),
-    ] = "terminal",
-    color: Color = "auto",
-    debug: Debug = False,
-) -> int:
-    """Show published and measured numbers of known checkpoints.
-
-    Effective robustness of some 2,000 published checkpoints, and the statistics of those that were measured.
-    """
-    from robustcheck_onnx.checker.reference import AT_MOST, render_named, render_table, terminal
-    from robustcheck_onnx.checker.reference.rows import named, select
-
-    one_of("--output", output, REFERENCE_FORMS)
-    name = " ".join(names or [])
-    plain = group is None and sort == "mean" and not reverse
-    exact = named(name) if name and plain else ()
-    rows = exact or select(name, group, sort, reverse=reverse, everything=everything)
-    if output == "terminal":
-        render = render_named if name else render_table
-        print_report(partial(render, rows, at_most=None if everything else AT_MOST), color)
-    else:
-        sys.stdout.write(terminal.to_json(rows) if output == "json" else terminal.to_csv(rows))
-    return 0
-
-
-REFERENCE_FORMS = ("terminal", "json", "csv")
 
 
 def schema(debug: Debug = False) -> int:
