@@ -2,8 +2,8 @@
 
     python docs/generate.py [FOLDER]
 
-Without FOLDER also README's links and [project.urls] of pyproject.toml, from the constant that says where the project
-lives (HOME in checker/text.py).
+Without FOLDER also the schema in the package, and README's links and [project.urls] of pyproject.toml, from the
+constant that says where the project lives (HOME in checker/text.py).
 
 Tests compare the pages in the repository with what this makes, so a page that is not current fails there.
 """
@@ -32,6 +32,8 @@ from robustcheck_onnx.checker.text import HOME
 from robustcheck_onnx.checker.verdict import KINDS, RULES, Waiver
 
 NAME = "robustcheck"
+SCHEMA_ID = "https://robustcheck-onnx.invalid/schema/report-2.json"  # a name, not an address: nothing is fetched
+SCHEMA_FILE = Path(report.__file__).parent / "report.schema.json"
 REFERENCE = Path(__file__).parent / "reference"
 README = REFERENCE.parents[1] / "README.md"
 PYPROJECT = REFERENCE.parents[1] / "pyproject.toml"
@@ -58,7 +60,8 @@ def pages() -> dict[str, str]:
         "settings.md": settings(),
         "shift-schema.md": shift_schema(),
     }
-    return {name: f"{MADE}{text.rstrip()}\n" for name, text in made.items()}
+    marked = {name: f"{MADE}{text.rstrip()}\n" for name, text in made.items()}
+    return {**marked, "report-schema.json": json_schema()}
 
 
 def row(*cells: str) -> str:
@@ -131,15 +134,25 @@ def reasons() -> str:
 # ------------------------------------------------------------------------------------------- schema, settings
 
 
+def json_schema() -> str:
+    """Return the JSON Schema of the report, as the package and the site hold it."""
+    schema = report.Report.model_json_schema(mode="serialization")
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": SCHEMA_ID} | schema
+    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
+
+
 def schema() -> str:
     """The records of the JSON report."""
-    document = json.loads(report.json_schema())
+    document = json.loads(json_schema())
     lines = ["# Schema of the JSON report", ""]
     lines += [
-        f"`robustcheck explain schema` prints the JSON Schema (`{document['$id']}`,",
-        "a name, nothing is fetched). Numbers are finite or null. Keys that are not listed do not occur. With",
-        "`-o json` an error is one document too: `error` with message, hint and exit code; of several models it is",
-        "one with a list, `reports`: a report, or `model` and `error`, for each.",
+        f"The JSON Schema is [a file](report-schema.json) (`{document['$id']}`,",
+        "a name, nothing is fetched); the package holds it as `checker/report/report.schema.json`, and",
+        "`robustcheck explain schema` prints it.",
+        "",
+        "Numbers are finite or null. Keys that are not listed do not occur. With `-o json` an error is one document",
+        "too: `error` with message, hint and exit code; of several models it is one with a list, `reports`: a report,",
+        "or `model` and `error`, for each.",
         "",
     ]
     return "\n".join([*lines, *_records({"Report": document, **document["$defs"]})])
@@ -276,5 +289,6 @@ def write(folder: Path) -> None:
 if __name__ == "__main__":
     write(Path(sys.argv[1]) if len(sys.argv) > 1 else REFERENCE)
     if len(sys.argv) == 1:
+        SCHEMA_FILE.write_text(json_schema(), encoding="utf-8")
         README.write_text(linked(README.read_text(encoding="utf-8"), HOME), encoding="utf-8")
         PYPROJECT.write_text(with_urls(PYPROJECT.read_text(encoding="utf-8"), HOME), encoding="utf-8")

@@ -371,42 +371,8 @@ def refuse_borrowed_id(profile: Profile, name: str) -> None:
         if profile.id == known.id and profile.digest != known.digest:
             raise ProfileError(
                 f"{name}: id is {profile.id}, but the content is not that of the packaged profile; "
-                "another profile needs another id (robustcheck profiles seal FILE --id NAME -o OUT)"
+                "another profile needs another id (robustcheck calibrate --id NAME)"
             )
-
-
-HAND_MADE = "It was changed by hand after the calibration: the error rates in it are those of what it was made from."
-
-
-def resealed(changed: Profile, new_id: str, note: str = "") -> Profile:
-    """A profile that was changed by hand, sealed under an id of its own; it says what it was made from, and what of.
-
-    Args:
-        changed: as it was read; its digest is still that of the profile it was made from.
-        new_id: the id.
-        note: the person's words.
-    """
-    origin = f"made from {changed.id} ({changed.digest[:19] or 'never sealed'})"
-    known = next((p for p in packaged() if p.digest == changed.digest), None)
-    moved = [
-        f"{name} {known.thresholds[name].minimum:g} to {changed.thresholds[name].minimum:g}"
-        for name in changed.deciding
-        if known is not None
-        and name in known.thresholds
-        and known.thresholds[name].minimum != changed.thresholds[name].minimum
-    ]
-    if known is not None:
-        moved += [f"without {name}" for name in known.deciding if name not in changed.thresholds]
-        for field in ("min_images", "alpha", "bounds", "ends", "min_features", "max_features"):
-            if (before := getattr(known, field)) != (after := getattr(changed, field)):
-                moved.append(f"{field} {_listed(before)} to {_listed(after)}")
-    said = "; ".join(part for part in (changed.edited, origin, *moved, note) if part)
-    limits = changed.limits if HAND_MADE in changed.limits else (HAND_MADE, *changed.limits)
-    return seal(changed.model_copy(update={"id": new_id, "edited": said, "limits": limits}))
-
-
-def _listed(value: object) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def looser_than(profile: Profile, other: Profile) -> tuple[str, ...]:

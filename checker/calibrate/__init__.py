@@ -1,4 +1,4 @@
-"""A suite of models is measured and becomes a threshold profile; profiles are shown and compared.
+"""A suite of models is measured and becomes a threshold profile; profiles are shown.
 
 Comes in: a suite file. May import: measure, report and what is below them. The fit itself is in `thresholds/`.
 """
@@ -6,7 +6,7 @@ Comes in: a suite file. May import: measure, report and what is below them. The 
 from __future__ import annotations
 
 from .plan import refuse_unknown
-from .profiles import render_diff, render_list, render_profile
+from .profiles import render_list, render_profile
 from .table import open_table, relabelled
 from .tasks import Settings, check_labels
 from .terminal import causes, plan_json, render_plan, render_summary
@@ -19,7 +19,6 @@ __all__ = [
     "plan_json",
     "refuse_unknown",
     "relabelled",
-    "render_diff",
     "render_list",
     "render_plan",
     "render_profile",

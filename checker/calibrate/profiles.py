@@ -1,10 +1,9 @@
-"""What `profiles` shows: a list, one profile's page, what differs between two (pure)."""
+"""What `profiles` shows: a list, and the page of one (pure)."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
 
 from rich.console import Group, RenderableType
 from rich.padding import Padding
@@ -17,26 +16,16 @@ from robustcheck_onnx.checker.report import (
     columns,
     hanging,
     labelled,
-    line,
     section,
     spaced,
 )
 from robustcheck_onnx.checker.text import count_text, number_text, page, short_digest
 from robustcheck_onnx.checker.verdict import NAMES
 from robustcheck_onnx.thresholds import profile as profiles
-from robustcheck_onnx.thresholds.profile import STATISTICS, Calibration, Moved, Profile
+from robustcheck_onnx.thresholds.profile import Calibration, Moved, Profile
 
 MAX_NAMES = 6  # sets named in one line
 _BOUNDS = {"each": "each lower bound by itself", "together": "all bounds together"}
-MAX_TEXT = 60  # characters of a value in a list of differences
-
-
-class Difference(NamedTuple):
-    """One field in which two profiles differ."""
-
-    field: str
-    before: Any
-    after: Any
 
 
 def render_profile(profile: Profile, *, ascii_only: bool = False, where: str = "") -> RenderableType:
@@ -282,60 +271,3 @@ def render_list(named: Sequence[tuple[str, Profile]], *, ascii_only: bool = Fals
     legend = "with, without: checkpoints it was fitted to. false PASS: 95 % bound, each checkpoint left out in turn."
     more: list[RenderableType] = [Text(), hanging(remarks)] if remarks else []
     return Trimmed(section(pen, "Profiles", "", table, *more, Text(), pen.say(legend, "dim")))
-
-
-def differences(a: Profile, b: Profile) -> tuple[Difference, ...]:
-    """Return the fields in which two profiles differ, thresholds first, as plain JSON values; without the digest."""
-    one, other = a.model_dump(mode="json"), b.model_dump(mode="json")
-    flat = [
-        {f"thresholds.{name}": p["thresholds"].get(name, {}).get("minimum") for name in STATISTICS}
-        | {key: value for key, value in p.items() if key not in ("thresholds", "calibration", "digest")}
-        | {f"calibration.{key}": value for key, value in p["calibration"].items()}
-        for p in (one, other)
-    ]
-    return tuple(Difference(key, flat[0][key], flat[1][key]) for key in flat[0] if flat[0][key] != flat[1][key])
-
-
-def _changed(before: Any, after: Any) -> str:
-    """Write a difference in one line: what lists gained and lost, which keys changed; -o json holds all of it."""
-    if isinstance(before, list) and isinstance(after, list):
-        gained = [f"+ {_short(value)}" for value in after if value not in before]
-        lost = [f"− {_short(value)}" for value in before if value not in after]
-        listed = [*gained, *lost][:MAX_NAMES]
-        more = len(gained) + len(lost) - len(listed)
-        return ", ".join(listed) + (f" and {more} more" if more else "")
-    if isinstance(before, dict) and isinstance(after, dict):
-        keys = [key for key in {**before, **after} if before.get(key) != after.get(key)]
-        return ", ".join(f"{key} {_short(before.get(key))} → {_short(after.get(key))}" for key in keys)
-    return f"{_short(before)} → {_short(after)}"
-
-
-def _short(value: Any) -> str:
-    if value in ("", None, [], {}):
-        return "none"
-    if isinstance(value, list):
-        text = ": ".join(map(_short, value))
-    elif isinstance(value, dict):
-        text = str(value.get("tensor", "…"))
-    else:
-        text = f"{value:g}" if isinstance(value, float) else str(value)
-    return text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 1] + "…"
-
-
-def render_diff(names: tuple[str, str], a: Profile, b: Profile, *, ascii_only: bool = False) -> RenderableType:
-    """Show what differs between two profiles, and in which direction it moves verdicts."""
-    pen = Pen(ascii_only)
-    changes = differences(a, b)
-    ends = [pen.name(f"{name} {short_digest(p.digest)}") for name, p in zip(names, (a, b), strict=True)]
-    head = line(ends[0], pen.say(" → "), ends[1])
-    if not changes:
-        return Trimmed(Group(head, pen.say("no difference")))
-    rows = [(pen.say(d.field, "bold"), pen.say(_changed(d.before, d.after))) for d in changes]
-    verdict = []
-    for looser, tighter in ((b, a), (a, b)):
-        if ways := profiles.looser_than(looser, tighter):
-            name = names[1] if looser is b else names[0]
-            verdict.append(pen.say(f"{name} lets more pass: {'; '.join(ways)}", "yellow"))
-    if not verdict:
-        verdict.append(pen.say("no difference moves a verdict towards PASS"))
-    return Trimmed(Group(head, Text(), hanging(rows), Text(), *verdict))

@@ -14,7 +14,6 @@ from .help import Verbs
 from .panels import EVIDENCE, GATE, PREPARE, SET_UP, UNDERSTAND
 from .process import importing_native, run
 from .verbs import (
-    about,
     calibrate,
     check,
     compare,
@@ -41,7 +40,7 @@ app = Verbs(
     "`robustcheck MODEL.onnx` is short for `robustcheck check MODEL.onnx`. A folder or file with the name of a command "
     "needs the long form, or `./NAME`.",
     epilog="Example: robustcheck model.onnx --images photos/\n\n"
-    "Example: robustcheck help compare\n\n"
+    "Example: robustcheck compare --help\n\n"
     f"{VERDICT_CODES}Only 0 lets a release through.",
     add_completion=True,
     pretty_exceptions_enable=False,
@@ -51,20 +50,17 @@ app = Verbs(
 
 def _version(value: bool) -> None:
     if value:
-        raise typer.Exit(about.version())
+        from robustcheck_onnx.checker.text import VERSION
+
+        sys.stdout.write(f"robustcheck {VERSION}\n")
+        raise typer.Exit
 
 
 @app.callback()
 def _group(
     version: Annotated[
         bool,
-        typer.Option(
-            "--version",
-            "-V",
-            callback=_version,
-            is_eager=True,
-            help="Show the version; with --json also those of what it measures with.",
-        ),
+        typer.Option("--version", "-V", callback=_version, is_eager=True, help="Show the version."),
     ] = False,
 ) -> None:
     pass
@@ -153,7 +149,6 @@ app.verb(
     codes="Exit codes: as for robustcheck verify.",
 )(verify.sign)
 app.add_typer(registry.mlflow, rich_help_panel=EVIDENCE)
-app.verb(hidden=True, examples=("robustcheck schema",))(look_up.schema)
 app.verb(panel=SET_UP, examples=("robustcheck demo",))(demo.demo)
 app.verb(
     panel=SET_UP,
@@ -161,8 +156,6 @@ app.verb(
     codes="Exit codes: 0 nothing is broken · 2 usage · 4 something is; the report says what to type.",
 )(inspect.doctor)
 app.verb(panel=SET_UP, examples=("robustcheck init",))(set_up.init)
-app.verb("help", hidden=True, examples=("robustcheck help compare",))(about.help_)
-app.verb(hidden=True, examples=("robustcheck version --json",))(about.version)
 app.add_typer(set_up.cache, rich_help_panel=SET_UP)
 
 

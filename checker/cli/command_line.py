@@ -24,8 +24,8 @@ ONLY_JSON = (
 """Verbs whose only document is JSON."""
 
 
-LOOK_UPS = ("explain", "help", "version")
-"""verbs that judge nothing: the exit code is 0 though the reader of their text goes away"""
+LOOK_UPS = ("explain", "--version", "-V")
+"""what judges nothing: the exit code is 0 though the reader of its text goes away"""
 
 
 @dataclass(frozen=True)

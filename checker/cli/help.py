@@ -47,15 +47,14 @@ class Verbs(typer.Typer):
         examples: Sequence[str],
         codes: str = "",
         panel: str | None = None,
-        hidden: bool = False,
     ) -> Callable[[Callable[..., int]], Callable[..., int]]:
         """Decorate a function as a verb.
 
         name: None = the function's name. examples: command lines. codes: what its exit codes mean. panel: one of
-        `VERB_PANELS`, for a verb of the app itself. hidden: no help lists it.
+        `VERB_PANELS`, for a verb of the app itself.
         """
         epilog = "\n\n".join([*(f"{EXAMPLE}{example}" for example in examples), *([codes] if codes else [])])
-        return self.command(name, cls=Command, epilog=epilog, rich_help_panel=panel, hidden=hidden)
+        return self.command(name, cls=Command, epilog=epilog, rich_help_panel=panel)
 
 
 class Command(TyperCommand):
@@ -161,9 +160,8 @@ def panels(command: AnyCommand, ctx: Context) -> list[list[Panel]]:
             options[param.rich_help_panel or last].append(Row(_option(param), about(param)))
     verbs: dict[str, list[Row]] = {title: [] for title in VERB_PANELS}
     for each in command.commands.values() if isinstance(command, TyperGroup) else ():
-        if not each.hidden:
-            title = getattr(each, "rich_help_panel", None) or "Commands"
-            verbs.setdefault(title, []).append(Row(each.name or "", summary(each)))
+        title = getattr(each, "rich_help_panel", None) or "Commands"
+        verbs.setdefault(title, []).append(Row(each.name or "", summary(each)))
     shown = [
         [Panel(title, rows) for title, rows in some.items() if rows]
         for some in (verbs, {"Arguments": arguments} | options)

@@ -107,13 +107,11 @@ def _run(app: typer.Typer, words: list[str]) -> int:
 def with_default_command(words: list[str], verbs: list[str]) -> list[str]:
     """`MODEL …` → `check MODEL …`: anything that starts with no verb and no option of the app is a check.
 
-    `--version …` → `version …`.
-
     verbs: the names of commands and of groups of commands.
-    Raises UsageError where the first word is almost a verb, and no file.
+    Raises UsageError where the first word is almost a verb, and no file, or where something follows `--version`.
     """
-    if words[0] in usage.VERSION_OPTIONS:
-        return ["version", *words[1:]]
+    if words[0] in usage.VERSION_OPTIONS and words[1:]:  # it would end with 0, which reads as PASS
+        raise UsageError(f"argument is {words[1]}; {words[0]} takes none", f"robustcheck {words[0]}")
     if words[0] in verbs or words[0].split("=")[0] in usage.GROUP_OPTIONS:
         return words
     usage.refuse_near_verb(words, verbs)

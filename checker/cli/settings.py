@@ -40,7 +40,6 @@ OTHER_VARIABLES = (
 """Variables that set no setting of a check; any other unknown one that starts with PREFIX is an error."""
 DEFAULT, COMMAND_LINE = "default", "command line"
 NOT_SETTINGS = {
-    "exit-zero": 'write fail-on = "never"',
     "config": "it is for the command line",
     "isolated": "it is for the command line",
     "show-settings": "it is for the command line",

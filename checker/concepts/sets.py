@@ -100,7 +100,7 @@ def open_concepts(
     if not names:
         raise UsageError(
             f"{spec}: number of concepts is 0 among {len(source)} images; a concept set is {LAYOUTS}",
-            "robustcheck help concepts",
+            "robustcheck concepts --help",
         )
     return ConceptSet(source, concepts, tuple(sorted(names)), layout, rule)
 

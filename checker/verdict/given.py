@@ -15,7 +15,7 @@ def load_profile(thresholds: str | Path | Profile | None) -> Profile:
         if thresholds.digest != profiles.digest_of(thresholds):  # reports and the cache know a profile by its digest
             raise UsageError(
                 f"profile {thresholds.id}: digest does not match the content; a changed profile must be sealed",
-                "robustcheck profiles seal FILE --id NAME -o OUT",
+                "robustcheck calibrate --help",
             )
         return thresholds
     try:

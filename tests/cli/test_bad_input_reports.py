@@ -78,7 +78,7 @@ def test_a_full_disk_leaves_nothing(world: Path, tmp_path: Path, form: str) -> N
 
 @pytest.mark.parametrize("buffering", ["", "1"])
 @pytest.mark.parametrize(
-    "call", ["pass.onnx --images photos -o json", "pass.onnx --images photos -v", "schema", "--help"]
+    "call", ["pass.onnx --images photos -o json", "pass.onnx --images photos -v", "explain schema", "--help"]
 )
 def test_what_stdout_cannot_take_is_no_success(world: Path, tmp_path: Path, call: str, buffering: str) -> None:
     """With PYTHONUNBUFFERED, Python itself drops the rest of a short write without a word."""
@@ -108,12 +108,12 @@ def test_a_full_device(world: Path) -> None:
     for stream, code in (("stdout", 4), ("stderr", 2)):
         with Path("/dev/full").open("w", encoding="utf-8") as full:
             streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | {stream: full}
-            call = ["schema"] if stream == "stdout" else ["nope.onnx"]
+            call = ["explain"] if stream == "stdout" else ["nope.onnx"]
             done = subprocess.run([COMMAND, *call], cwd=world, check=False, env=environment(), **streams)
         assert done.returncode == code
 
 
-@pytest.mark.parametrize("call", ["pass.onnx --images photos -o json", "pass.onnx --images photos", "schema"])
+@pytest.mark.parametrize("call", ["pass.onnx --images photos -o json", "pass.onnx --images photos"])
 def test_a_reader_that_went_away_is_told_nothing(world: Path, call: str) -> None:
     reader, writer = os.pipe()
     os.close(reader)

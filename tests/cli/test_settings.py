@@ -138,7 +138,7 @@ def test_a_named_file_counts_alone(here: Path) -> None:
 
 def test_every_option_of_a_check_is_a_setting_with_the_same_default() -> None:
     options = inspect.signature(check.check).parameters
-    not_set = {"ctx", "models", "exit_zero", "config_file", "isolated", "show_settings", "debug", "offline"}
+    not_set = {"ctx", "models", "config_file", "isolated", "show_settings", "debug", "offline"}
     not_set |= {"strict", "waivers_file", "save_representations", "export", "log", "alias"}
     fields = set(settings.Settings.model_fields) - {"waivers"}
     assert set(options) - not_set == fields
@@ -154,7 +154,6 @@ def test_every_option_of_a_check_is_a_setting_with_the_same_default() -> None:
     ("text", "message"),
     [
         ("max-image = 3", "robustcheck.toml: key is max-image; the closest is max-images"),
-        ("exit-zero = true", 'robustcheck.toml: key is exit-zero; it is no setting: write fail-on = "never"'),
         ('max-images = "3"', "robustcheck.toml: max-images is '3'; it must be a whole number"),
         ("quiet = 3", "robustcheck.toml: quiet is 3; it must be less than or equal to 2"),
         ("verbose = true", "robustcheck.toml: verbose is True; it must be a whole number"),
@@ -377,14 +376,13 @@ def test_fail_on_never_is_told_with_its_source_and_forgives_no_error(
     told = {"setting": "fail-on", "value": "never"}
     assert report["gate"]["loosening"] == [told | {"source": "ROBUSTCHECK_FAIL_ON"}]
     assert run(warn_model, *images, "--fail-on", "warn", cwd=here, ROBUSTCHECK_FAIL_ON="never").returncode == 1
-    done = run(warn_model, *images, "--exit-zero", cwd=here)
+    done = run(warn_model, *images, "--fail-on", "never", cwd=here)
     typed = json.loads(done.stdout)
     assert (done.returncode, typed["notes"]) == (0, report["notes"])
     assert typed["gate"]["loosening"] == [told | {"source": "command line"}]
-    assert run(warn_model, "--exit-zero", "--fail-on", "warn", cwd=here).returncode == 2
-    assert run("absent.onnx", "--exit-zero", cwd=here).returncode == 2
+    assert run("absent.onnx", "--fail-on", "never", cwd=here).returncode == 2
     Path("text.onnx").write_text("no model", encoding="utf-8")
-    assert run("text.onnx", "--exit-zero", cwd=here).returncode == 3
+    assert run("text.onnx", "--fail-on", "never", cwd=here).returncode == 3
 
 
 def test_a_wrong_file_ends_a_check_and_replaces_the_last_report(here: Path, lookup_pass: tuple[Path, Path]) -> None:

@@ -197,6 +197,8 @@ def test_the_made_pages_are_current(tmp_path: Path) -> None:
     assert sorted(path.name for path in made.iterdir()) == sorted(path.name for path in kept.iterdir())
     for page in made.iterdir():
         assert page.read_bytes() == (kept / page.name).read_bytes(), f"{page.name}: run python docs/generate.py"
+    packaged = ROOT / "checker" / "report" / "report.schema.json"
+    assert packaged.read_bytes() == (kept / "report-schema.json").read_bytes()
 
 
 def test_the_made_pages_name_every_verb_and_reason() -> None:

@@ -90,13 +90,13 @@ def test_no_verb_shows_a_name_raw(
     form = (Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     Path("key.pem").write_bytes(key.private_bytes(*form))
     shutil.copy(lookup_pass[0], name)
-    Path("edited.json").write_text(profile.to_json(profile.resealed(profile.load(), "mine-1", name)))
+    edited = profile.seal(profile.load().model_copy(update={"id": "mine-1", "edited": name}))
+    Path("edited.json").write_text(profile.to_json(edited))
     images = ["--images", str(lookup_pass[1])]
     calls = {
         ("check", f"no {name}", "--debug"): 2,
         ("check", f"no {name}", name, "--debug", *images, "-qq"): 2,
-        ("profiles", "validate", "edited.json"): 0,
-        ("profiles", "seal", "edited.json", "--id", "mine-2", "-o", "sealed.json"): 0,
+        ("profiles", "show", "edited.json"): 0,
         ("check", name, *images, "-o", "json=r.json", "-qq"): 0,
         ("sign", "r.json", name, "--key", "key.pem", *images): 0,
     }

@@ -529,8 +529,6 @@ def test_signing_says_that_it_has_no_home(place: Path, capsys: pytest.CaptureFix
     assert cli.main(words) == 0
     said = capsys.readouterr().err.splitlines()
     assert [line for line in said if line.startswith("note: ")] == [f"note: {predicate.HOME_NOTE}"] * (not HOME)
-    assert cli.main(["version", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["predicate_type"] == predicate.PREDICATE_TYPE
 
 
 def test_a_signature_says_where_the_report_is_from(place: Path) -> None:

@@ -268,7 +268,7 @@ def test_one_value_of_the_profile(place: Path, capsys: pytest.CaptureFixture[str
 
 
 def test_a_profile_that_nobody_accepted(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    own = profile.resealed(profile.load().model_copy(update={"min_images": 2}), "mine-1")
+    own = profile.seal(profile.load().model_copy(update={"min_images": 2, "id": "mine-1"}))
     (place / "mine.json").write_text(profile.to_json(own), encoding="utf-8")
     report = check(place / "model.onnx", images=place / "photos", thresholds=own)
     (place / "report.json").write_text(to_json(report), encoding="utf-8")

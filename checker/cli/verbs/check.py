@@ -114,9 +114,6 @@ def check(
             rich_help_panel=VERDICT,
         ),
     ] = "warn",
-    exit_zero: Annotated[
-        bool, typer.Option("--exit-zero", help="The same as --fail-on never.", rich_help_panel=VERDICT)
-    ] = False,
     accept: Annotated[
         str | None,
         typer.Option(
@@ -266,7 +263,7 @@ def check(
         from .. import check_run  # while the child process starts
         from ..strict import refuse
 
-        resolved = _resolved(ctx, exit_zero=exit_zero, file=config_file, isolated=isolated, waivers_file=waivers_file)
+        resolved = _resolved(ctx, file=config_file, isolated=isolated, waivers_file=waivers_file)
         if wall is None:
             return _show_settings(resolved, (output or [])[-1:])
         if strict:
@@ -274,9 +271,7 @@ def check(
         return check_run.run(resolved, models or [], ctx.obj, wall, save_representations, strict=strict, debug=debug)
 
 
-def _resolved(
-    ctx: typer.Context, *, exit_zero: bool, file: str | None, isolated: bool, waivers_file: str | None
-) -> Resolved:
+def _resolved(ctx: typer.Context, *, file: str | None, isolated: bool, waivers_file: str | None) -> Resolved:
     """The settings, with those of the command line above all others."""
     from .. import settings
 
@@ -287,10 +282,6 @@ def _resolved(
         and (source := ctx.get_parameter_source(name)) is not None
         and source.name == "COMMANDLINE"
     }
-    if exit_zero:
-        if given.get("fail_on", "never") != "never":
-            raise UsageError("--fail-on is warn; --exit-zero says never", "leave out one of them")
-        given["fail_on"] = "never"
     one_of("--fail-on", given.get("fail_on", "warn"), ("warn", "never"))
     if "accept" in given:
         one_of("--accept", given["accept"], ("not_applicable",))

@@ -1,4 +1,4 @@
-"""The verbs that look something up: `explain`, `schema`."""
+"""The verb `explain`."""
 
 from __future__ import annotations
 
@@ -47,7 +47,10 @@ def explain(
             f"robustcheck explain {near[0] if near else 'reasons'}",
         )
     if topic == "schema":
-        return schema()
+        from robustcheck_onnx.checker.report import json_schema
+
+        sys.stdout.write(json_schema())
+        return 0
     if output == "json":
         sys.stdout.write(as_json({"schema_version": 1, "tool": "robustcheck"} | _as_document(topic)))
     elif topic == "exit-codes":
@@ -101,11 +104,3 @@ def _wrapped(text: str) -> list[str]:
     import textwrap
 
     return textwrap.wrap(text, min(max(console_for().width, 40), 100), break_on_hyphens=False)
-
-
-def schema(debug: Debug = False) -> int:
-    """Print the JSON Schema of the JSON report, as `robustcheck explain schema` does."""
-    from robustcheck_onnx.checker.report import json_schema
-
-    sys.stdout.write(json_schema())
-    return 0

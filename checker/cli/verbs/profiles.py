@@ -1,4 +1,4 @@
-"""The group `profiles`: look at threshold profiles, compare them, seal one that was changed by hand."""
+"""The group `profiles`: look at threshold profiles."""
 
 from __future__ import annotations
 
@@ -10,17 +10,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from robustcheck_onnx.checker.errors import UsageError
-from robustcheck_onnx.checker.text import printable
 
 from ..help import Verbs
 from ..options import Color, Debug, Output
-from ..output import check_target, print_report
+from ..output import print_report
 
 if TYPE_CHECKING:
     from robustcheck_onnx.thresholds.profile import Profile
 
 
-profiles = Verbs(name="profiles", help="List, show, validate, compare and seal threshold profiles.")
+profiles = Verbs(name="profiles", help="List and show threshold profiles.")
 Named = Annotated[str, typer.Argument(help="A profile file, or the name of a packaged one.", metavar="PROFILE")]
 
 
@@ -73,79 +72,6 @@ def show(name: Named = "default", output: Output = "terminal", color: Color = "a
     return 0
 
 
-@profiles.verb(examples=("robustcheck profiles validate mine.json",))
-def validate(name: Named, debug: Debug = False) -> int:
-    """Check that a file is a sealed profile that this version can judge by.
-
-    Exit code 0, or 2 with what is wrong.
-    """
-    from robustcheck_onnx.checker.statistics import STATISTIC_VERSION
-
-    loaded = _loaded(name)
-    if loaded.statistic_version != STATISTIC_VERSION:
-        raise UsageError(
-            f"{name}: statistic_version is {loaded.statistic_version}; this robustcheck measures version "
-            f"{STATISTIC_VERSION}, so that every verdict by it would be WARN",
-            "calibrate again: robustcheck calibrate --help",
-        )
-    edited = f", changed by hand: {loaded.edited}" if loaded.edited else ""
-    sys.stdout.write(printable(f"{name}: profile {loaded.id} {loaded.digest} is whole{edited}") + "\n")
-    return 0
-
-
-@profiles.verb(examples=("robustcheck profiles diff default mine.json",))
-def diff(
-    before: Annotated[str, typer.Argument(help="A profile.", metavar="A")],
-    after: Annotated[str, typer.Argument(help="Another.", metavar="B")],
-    output: Output = "terminal",
-    color: Color = "auto",
-    debug: Debug = False,
-) -> int:
-    """Show what differs between two profiles, and which lets more pass.
-
-    The exit code is 0 either way.
-    """
-    from robustcheck_onnx.checker.calibrate import render_diff
-    from robustcheck_onnx.checker.calibrate.profiles import differences
-    from robustcheck_onnx.checker.text import as_json
-    from robustcheck_onnx.thresholds.profile import looser_than
-
-    a, b = _loaded(before), _loaded(after)
-    if output == "json":
-        rows = [difference._asdict() for difference in differences(a, b)]
-        content = {"differences": rows, "looser": {before: looser_than(a, b), after: looser_than(b, a)}}
-        sys.stdout.write(as_json({"schema_version": 1, "tool": "robustcheck"} | content))
-    else:
-        print_report(partial(render_diff, (before, after), a, b), color)
-    return 0
-
-
-@profiles.verb(examples=("robustcheck profiles seal edited.json --id mine-1 -o mine.json",))
-def seal(
-    file: Annotated[Path, typer.Argument(help="A profile that was changed by hand.", metavar="PROFILE.json")],
-    profile_id: Annotated[
-        str, typer.Option("--id", help="An id for the sealed profile that no other profile has.", metavar="ID")
-    ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The sealed profile.", metavar="PROFILE.json")],
-    note: Annotated[str, typer.Option(help="What was changed and why; every report says it.", metavar="TEXT")] = "",
-    debug: Debug = False,
-) -> int:
-    """Seal a profile that was changed by hand; it says so in every report."""
-    from robustcheck_onnx.checker.storage import write_whole
-    from robustcheck_onnx.thresholds import profile
-
-    check_id(profile_id)
-    check_target(out)
-    try:
-        changed = profile.read(file)
-    except profile.ProfileError as fault:
-        raise UsageError(str(fault), f"python -m json.tool {file}") from fault
-    made = profile.resealed(changed, profile_id, note)
-    write_whole(out, profile.to_json(made))
-    sys.stdout.write(printable(f"wrote {out}: profile {made.id} {made.digest}, changed by hand: {made.edited}") + "\n")
-    return 0
-
-
 def check_id(name: str) -> None:
     """Raise UsageError for the id of a packaged profile."""
     from robustcheck_onnx.thresholds import profile
@@ -165,12 +91,8 @@ def _loaded(spec: str) -> Profile:
     except profile.ProfileError as fault:
         near = difflib.get_close_matches(spec, profile.PACKAGED, 1)
         exists = spec in profile.PACKAGED or Path(spec).exists()
-        hint = (
-            f"robustcheck profiles seal {spec} --id NAME -o OUT" if "changed after it was sealed" in str(fault) else ""
-        )
         raise UsageError(
-            str(fault),
-            hint or (f"robustcheck profiles show {near[0]}" if near and not exists else "robustcheck profiles list"),
+            str(fault), f"robustcheck profiles show {near[0]}" if near and not exists else "robustcheck profiles list"
         ) from fault
     except RecursionError as fault:
         raise UsageError(
