@@ -159,7 +159,7 @@ def test_the_action_never_passes_what_could_not_be_assessed(lookup_pass: tuple[P
     for inputs, said in (
         ({"MODEL": f"{model}\nmissing.onnx"}, "missing.onnx"),
         ({"MODEL": str(model), "IMAGES": ""}, "--images is missing; with --strict"),
-        ({"MODEL": "--exit-zero"}, "error: --exit-zero: "),
+        ({"MODEL": "--fail-on=never"}, "error: --fail-on=never: "),
         ({"MODEL": '$(touch pwned)"; touch pwned; "', "ARGS": "--device\n$(touch pwned)"}, "error: "),
         ({"MODEL": "m.onnx", "REPORT": "m.onnx"}, "a report must not replace it"),
         ({"MODEL": "m.onnx", "ARGS": "--tensor 'a"}, "args can't be split as a shell splits words (No closing quotat"),
@@ -190,7 +190,7 @@ def test_the_action_takes_no_report_of_an_earlier_run_for_its_own(tmp_path: Path
             assert outputs["verdict"] == "NONE"
 
 
-NAMES = ["--help", "--show-settings", "--exit-zero", "--config=.evil.onnx", "-qh", "--", "$(touch pwned)"]
+NAMES = ["--help", "--show-settings", "--fail-on=never", "--config=.evil.onnx", "-qh", "--", "$(touch pwned)"]
 """of models, that are words of the command line or of a shell"""
 ARGS = {
     "": [],
