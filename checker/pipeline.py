@@ -91,7 +91,7 @@ def check(
             engine does, only of files, and only without detectors.
         detectors: names of installed plug-ins to run beside the check, `NAME` or `NAME=TEXT` for one that takes a
             text, with the local engine only.
-        save_representations: a .npz, .safetensors or .parquet file that the measured representations are written to,
+        save_representations: a .npz file that the measured representations are written to,
             for `load_representations`; with the local engine only, and without the cache.
         isolate: read model and images in a child process, so that no file can end this one, whatever it holds
             (docs/decisions/wall.md). False, and images that are handed over: in this process.

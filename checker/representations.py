@@ -1,18 +1,17 @@
 """Representations in a file: written by a run that measures them, read again for questions of one's own.
 
-Three forms, by suffix: .npz (NumPy), .safetensors and .parquet. Each holds a row an image, the image's name and digest,
-and what they were made with.
+The file is a NumPy archive (.npz) with one row per image, the names and digests of the images, and what the rows were
+made with.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import secrets
 import shlex
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,12 +23,11 @@ import numpy.typing as npt
 from robustcheck_onnx.checker.text import VERSION
 from robustcheck_onnx.thresholds.frozen import Frozen
 
-from .errors import EnvironmentFaultError, UsageError, install_hint
+from .errors import EnvironmentFaultError, UsageError
 from .evidence import PreprocessingFacts
 from .storage import local_path
 
 Rows = npt.NDArray[np.floating[Any]]
-PIECE_BYTES: Final = 1 << 24  # of rows that are in memory at a time while a file is written
 
 
 class MadeWith(Frozen):
@@ -79,11 +77,11 @@ class Saver:
     """Collects rows on disk and makes the file of them at the end: whole, or not at all. As a context it cleans up.
 
     Args:
-        path: the file to make; its folder must be there, and its suffix one of `FORMS`.
+        path: the file to make; its folder must be there, and its suffix must be .npz.
 
     Raises:
         UsageError: another suffix.
-        EnvironmentFaultError: a package that the form needs is missing; the folder can't be written.
+        EnvironmentFaultError: the folder can't be written.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -117,8 +115,9 @@ class Saver:
                 self._file.flush()
                 shape = (len(self._names), self._width)
                 rows = np.memmap(self._file, dtype=self._dtype, mode="r", shape=shape)
+                names, digests, about = map(np.array, (self._names, self._digests, made_with.model_dump_json()))
                 with made.open("xb") as file:
-                    _WRITERS[self._path.suffix](file, rows, self._names, self._digests, made_with.model_dump_json())
+                    np.savez(file, representations=rows, names=names, digests=digests, made_with=about)
                 made.replace(self._path)
         finally:
             made.unlink(missing_ok=True)
@@ -140,10 +139,7 @@ def saving(path: str | Path | None) -> AbstractContextManager[Saver | None]:
 
 
 def checked_path(path: str | Path) -> Path:
-    """The path of a file of representations, once its suffix and what that needs are known to be there.
-
-    Raises UsageError, EnvironmentFaultError.
-    """
+    """Return the path of a file of representations. Raises UsageError for another suffix, a folder or a device."""
     given = local_path(path, "file of representations")
     try:
         local = given.resolve()
@@ -152,19 +148,16 @@ def checked_path(path: str | Path) -> Path:
             f"{given}: file of representations is a link that leads nowhere; it must lead to a file",
             f"ls -l {shlex.quote(str(given))}",
         ) from fault
-    if local.suffix not in _WRITERS:
+    if local.suffix != ".npz":
         raise UsageError(
-            f"{given}: file of representations has the suffix {local.suffix or '(none)'}; it must be one of "
-            f"{', '.join(_WRITERS)}",
-            "--save-representations rows.npz",
+            f"{given}: file of representations has the suffix {local.suffix or '(none)'}; it must be .npz",
+            "--save-representations rows.npz; other formats from np.load('rows.npz')['representations']",
         )
     if local.exists() and not local.is_file():
         raise UsageError(
             f"{given}: file of representations is a folder, device or pipe; it must be a file",
             f"ls -ld {shlex.quote(str(given))}",
         )
-    if local.suffix == ".parquet":
-        _pyarrow(local)
     return local
 
 
@@ -175,11 +168,9 @@ def load_representations(path: str | Path) -> Representations:
     their last digits, as images go into other groups of the jackknife.
 
     Args:
-        path: .npz, .safetensors (extra `data`) or .parquet (extra `data`).
+        path: .npz.
 
-    Raises:
-        UsageError: no such file, another kind of file, a damaged one, or one that this tool did not write.
-        EnvironmentFaultError: a package is missing.
+    Raises UsageError: no such file, another kind of file, a damaged one, or one that this tool did not write.
     """
     local = checked_path(path)
     if not local.is_file():
@@ -187,8 +178,11 @@ def load_representations(path: str | Path) -> Representations:
             f"{local}: file of representations is missing; no such file", f"ls {shlex.quote(str(local.parent))}"
         )
     try:
-        values, names, digests, about = _READERS[local.suffix](local)
-        made_with = MadeWith.model_validate_json(str(about))
+        with np.load(local, allow_pickle=False) as archive:
+            if any(each.compress_type != zipfile.ZIP_STORED for each in archive.zip.infolist()):
+                raise ValueError("an array is compressed, which this tool does not write")
+            values, names, digests = archive["representations"], archive["names"].tolist(), archive["digests"].tolist()
+            made_with = MadeWith.model_validate_json(str(archive["made_with"][()]))
         if values.ndim != 2 or values.dtype.kind != "f" or not len(values) == len(names) == len(digests):
             raise ValueError(f"{len(names)} names and {len(digests)} digests for an array of shape {values.shape}")
         if not all(isinstance(each, str) for each in (*names, *digests)):
@@ -206,116 +200,3 @@ def load_representations(path: str | Path) -> Representations:
 
 _DAMAGE: Final = (ValueError, KeyError, TypeError, EOFError, MemoryError, RecursionError, zipfile.BadZipFile)
 """what a reader raises where a file claims what it does not hold"""
-
-Read = tuple[Rows, Sequence[Any], Sequence[Any], object]
-"""values, names, digests, and JSON of `MadeWith`"""
-
-
-def _pieces(rows: Rows) -> Iterator[Rows]:
-    size = max(1, PIECE_BYTES // max(1, rows[:1].nbytes))
-    return (rows[i : i + size] for i in range(0, len(rows), size))
-
-
-def _write_npz(file: BinaryIO, rows: Rows, names: list[str], digests: list[str], about: str) -> None:
-    np.savez(file, representations=rows, names=np.array(names), digests=np.array(digests), made_with=np.array(about))
-
-
-def _read_npz(path: Path) -> Read:
-    with np.load(path, allow_pickle=False) as archive:
-        if any(each.compress_type != zipfile.ZIP_STORED for each in archive.zip.infolist()):
-            raise ValueError("an array is compressed, which this tool does not write")
-        return (
-            archive["representations"],
-            archive["names"].tolist(),
-            archive["digests"].tolist(),
-            archive["made_with"][()],
-        )
-
-
-def _write_safetensors(file: BinaryIO, rows: Rows, names: list[str], digests: list[str], about: str) -> None:
-    """Write the header's length, the header, and the rows; the package would need all of them in memory."""
-    tensor = {"dtype": f"F{8 * rows.itemsize}", "shape": rows.shape, "data_offsets": (0, rows.nbytes)}
-    more = {"names": json.dumps(names), "digests": json.dumps(digests), "made_with": about}
-    header = json.dumps({"__metadata__": more, "representations": tensor}).encode("ascii")
-    header += b" " * (-len(header) % 8)
-    file.write(len(header).to_bytes(8, "little"))
-    file.write(header)
-    for piece in _pieces(rows):
-        file.write(np.ascontiguousarray(piece).data)
-
-
-def _read_safetensors(path: Path) -> Read:
-    try:
-        from safetensors import SafetensorError, safe_open  # noqa: PLC0415 # an extra
-    except ImportError as fault:
-        raise _missing(path, "safetensors") from fault
-    try:
-        with safe_open(path, "numpy") as file:
-            about = file.metadata() or {}
-            return (
-                file.get_tensor("representations"),
-                json.loads(about["names"]),
-                json.loads(about["digests"]),
-                about["made_with"],
-            )
-    except SafetensorError as fault:
-        raise ValueError(str(fault)) from fault
-
-
-def _write_parquet(file: BinaryIO, rows: Rows, names: list[str], digests: list[str], about: str) -> None:
-    import pyarrow  # noqa: PLC0415 # an extra
-    import pyarrow.parquet  # noqa: PLC0415
-
-    width = rows.shape[1]
-    vector = pyarrow.list_(pyarrow.from_numpy_dtype(rows.dtype), width)
-    fields = [("name", pyarrow.string()), ("digest", pyarrow.string()), ("representation", vector)]
-    schema = pyarrow.schema(fields, metadata={"robustcheck": about})
-    at = 0
-    with pyarrow.parquet.ParquetWriter(file, schema, use_dictionary=False) as writer:
-        for piece in _pieces(rows):
-            end = at + len(piece)
-            vectors = pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(piece.ravel()), width)
-            columns = [pyarrow.array(names[at:end]), pyarrow.array(digests[at:end]), vectors]
-            writer.write_batch(pyarrow.record_batch(columns, schema=schema))
-            at = end
-
-
-def _read_parquet(path: Path) -> Read:
-    table = _pyarrow(path).read_table(path)
-    column = table.column("representation").combine_chunks()
-    kind = str(column.type)
-    if "list<" not in kind or column.null_count or column.flatten().null_count:
-        raise ValueError(f"column representation is of type {kind}, with {column.null_count} rows missing")
-    widths = column.value_lengths().unique()
-    if len(widths) > 1:
-        raise ValueError(f"column representation has rows of {len(widths)} lengths")
-    values = column.flatten().to_numpy(zero_copy_only=False).reshape(len(table), -1)
-    about = (table.schema.metadata or {})[b"robustcheck"].decode()
-    return values, table.column("name").to_pylist(), table.column("digest").to_pylist(), about
-
-
-def _pyarrow(path: Path) -> Any:
-    try:
-        import pyarrow.parquet  # noqa: PLC0415 # an extra
-    except ImportError as fault:
-        raise _missing(path, "pyarrow") from fault
-    return pyarrow.parquet
-
-
-def _missing(path: Path, package: str) -> EnvironmentFaultError:
-    return EnvironmentFaultError(
-        f"{path}: package {package} is not installed; {path.suffix} files need it",
-        install_hint("data"),
-    )
-
-
-_WRITERS: Mapping[str, Callable[[BinaryIO, Rows, list[str], list[str], str], None]] = {
-    ".npz": _write_npz,
-    ".safetensors": _write_safetensors,
-    ".parquet": _write_parquet,
-}
-_READERS: Mapping[str, Callable[[Path], Read]] = {
-    ".npz": _read_npz,
-    ".safetensors": _read_safetensors,
-    ".parquet": _read_parquet,
-}

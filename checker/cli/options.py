@@ -76,7 +76,7 @@ def limits_of(
 SaveRepresentations = Annotated[
     str | None,
     typer.Option(
-        help="Also write the measured representations to this file: .npz, .safetensors or .parquet (extra `data`). "
+        help="Also write the measured representations to this file (.npz). "
         "robustcheck_onnx.load_representations reads it.",
         metavar="FILE",
         rich_help_panel=OUTPUT,
