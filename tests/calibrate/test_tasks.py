@@ -1,4 +1,4 @@
-"""The tasks of a calibration: what their keys depend on, when one is done, and what an export is called with."""
+"""The tasks of a calibration: their keys, when one is done, what is planned, and what an export is called with."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import onnx
 import pytest
 
-from robustcheck_onnx.checker.calibrate import run, table, tasks
+from robustcheck_onnx.checker.calibrate import plan, run, table, tasks
 from robustcheck_onnx.checker.evidence import Options
 from robustcheck_onnx.thresholds.results import Result
 from robustcheck_onnx.thresholds.suite import Entry, Member, Opened, open_suite
@@ -68,6 +68,53 @@ def test_a_task_is_done_with_all_its_tensors_and_its_own_key(suite: Opened) -> N
     alone = row("representation", tensors=("representation",))
     assert table.done(task, [alone]) == (alone,)
     assert table.done(tasks.Task(task.member, task.model, None, ""), [row("representation", key="")]) == ()
+
+
+def test_the_plan_of_each_task(suite: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sizes at 4 bytes a parameter; time by that of what was measured on this device: 2 s / 10 images / 1,000 bytes."""
+    entry = Entry(id="m", source="timm", name="m", group="other", label="present")
+    sizes = {
+        "known": {"parameters": 30, "vision_parameters": 20},
+        "random": {"parameters": 30, "vision_parameters": 20},
+        "without": {"parameters": None, "vision_parameters": None, "fault": "odd"},
+        "unknown": {"unknown": "no such model; others"},
+    }
+
+    def task(id: str, *, model: Path = Path("none.onnx"), export: Any = "timm", **fields: Any) -> tasks.Task:
+        member = Member(id, id, entry.model_copy(update={"id": id, **fields}), "present", None, False)
+        return tasks.Task(member, model, None if export is None else {"source": export}, "k")
+
+    ready = suite.folder / "a.onnx"
+    work = [
+        task("ready", model=ready, export=None),
+        task("done", model=ready, export=None),
+        *(task(id, random_weights=id == "random") for id in sizes),
+    ]
+    asked: list[str] = []
+
+    def answers(some: list[tasks.Task]) -> dict[str, Any]:
+        asked.extend(each.member.id for each in some)
+        return sizes
+
+    monkeypatch.setattr(plan, "_sizes", answers)
+    device = {"device": plan.device_name("cpu")}
+    measured = Result.model_construct(
+        id="done", key="k", tensor="representation", tensors=("representation",), execution=device, wall_s=2.0,
+        n_images=10, size_bytes=1000,
+    )  # fmt: skip
+    made = plan.plan(work, [measured], tasks.Settings(Options(device="cpu"), suite.folder), 50, "sha256:i")
+    assert asked == list(sizes)
+    size = ready.stat().st_size
+    assert [(r.id, r.state, r.download_bytes, r.disk_bytes, r.passes, r.fault) for r in made.rows] == [
+        ("ready", "ready file", 0, 0, 50, ""),
+        ("done", "measured", 0, 0, 0, ""),
+        ("known", "to export", 120, 80, 50, ""),
+        ("random", "to export", 0, 80, 50, ""),
+        ("without", "to export", None, None, 50, "odd"),
+        ("unknown", "can't", 0, 0, 0, "no such model; others"),
+    ]
+    times = [size * 2 / 10 / 1000 * 50, None, 80 * 2 / 10 / 1000 * 50, 80 * 2 / 10 / 1000 * 50, None, None]
+    assert [each.estimate_s for each in made.rows] == [t if t is None else pytest.approx(t) for t in times]
 
 
 EXPORTS: list[tuple[dict[str, Any], list[str]]] = [

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from robustcheck_onnx.checker import isolation
+from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.isolation import Wall  # before a fixture puts NoWall in its place
-from robustcheck_onnx.checker.limits import NO_LIMITS
+from robustcheck_onnx.checker.limits import NO_LIMITS, Limits
 
 MIB = 1 << 20
 
@@ -86,3 +87,13 @@ def test_a_wall_starts_a_child_for_each_task_and_ends_those_that_wait(started: l
     assert all(process.stdin.closed for process in started)
     assert wall.run("check", {}, about="m") == 7  # after its end: by a child of its own
     assert len(started) == 4
+
+
+@pytest.mark.parametrize("field", ["timeout_s", "memory_bytes", "model_bytes"])
+def test_a_limit_is_a_number_above_0(field: str) -> None:
+    for value in (1e-9, 0.5, 1, 1e18):
+        assert list(Limits(**{field: value}).given.values()) == [value]
+    for value in (0, -1, -0.0, float("inf"), float("nan")):
+        with pytest.raises(UsageError, match="it must be more than 0"):
+            Limits(**{field: value})
+    assert Limits(**{field: None}) == NO_LIMITS

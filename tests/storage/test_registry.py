@@ -1,0 +1,80 @@
+"""The client of MLflow's registry as it is asked for; a module stands in for MLflow, which tests/integrations has."""
+
+from __future__ import annotations
+
+import os
+import sys
+import types
+from typing import Any
+
+import pytest
+
+from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
+from robustcheck_onnx.checker.storage import registry
+
+
+class MlflowError(Exception):
+    """As MlflowException: it has a code."""
+
+    def __init__(self, message: str, error_code: str) -> None:
+        super().__init__(message)
+        self.error_code = error_code
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """With what clients are made, and which variables hold then."""
+    made: list[dict[str, Any]] = []
+
+    def client(**options: str) -> str:
+        made.append(options | {key: os.environ.get(key) for key in registry.ENVIRONMENT})
+        return "client"
+
+    mlflow, exceptions = types.ModuleType("mlflow"), types.ModuleType("mlflow.exceptions")
+    mlflow.MlflowClient = client  # type: ignore[attr-defined]
+    exceptions.MlflowException = MlflowError  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "mlflow", mlflow)
+    monkeypatch.setitem(sys.modules, "mlflow.exceptions", exceptions)
+    for key in (*registry.ENVIRONMENT, "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(key, raising=False)
+    return made
+
+
+SERVER = "https://ada:secret@mlflow.example"
+
+
+def test_a_client_does_not_retry_for_minutes_but_for_who_says_so(
+    asked: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "99")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", SERVER)
+    before = dict(os.environ)
+    for named in (None, "https://other.example"):
+        with registry.connected(named) as client:
+            assert client == "client"  # type: ignore[comparison-overlap]
+        server = named or SERVER
+        where = {"tracking_uri": server, "registry_uri": server}
+        assert asked.pop() == where | dict(registry.ENVIRONMENT) | {"MLFLOW_HTTP_REQUEST_TIMEOUT": "99"}
+        assert dict(os.environ) == before
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind"),
+    [
+        (MlflowError("no ada:secret here", "RESOURCE_DOES_NOT_EXIST"), UsageError),
+        (MlflowError("no ada:secret here", "INVALID_PARAMETER_VALUE"), UsageError),
+        (MlflowError("no ada:secret here", "INTERNAL_ERROR"), EnvironmentFaultError),
+        (OSError("no ada:secret here"), EnvironmentFaultError),
+        (UsageError("ours", "hint"), UsageError),
+        (KeyError("a mistake of ours"), KeyError),
+    ],
+)
+def test_whatever_a_client_raises_leaves_the_variables_as_they_were(
+    asked: list[dict[str, Any]], fault: Exception, kind: type[Exception]
+) -> None:
+    before = dict(os.environ)
+    with pytest.raises(kind) as caught, registry.connected(SERVER):
+        raise fault
+    assert "secret" not in str(caught.value)
+    assert dict(os.environ) == before
+    assert len(asked) == 1

@@ -1,0 +1,54 @@
+"""Which files are taken for a bundle of an identity; a module stands in for Sigstore's, which test_keyless.py has."""
+
+from __future__ import annotations
+
+import json
+import sys
+import types
+
+import pytest
+
+from robustcheck_onnx.checker.verify import keyless
+from robustcheck_onnx.checker.verify.bundle import SignatureError
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """What Sigstore's client was given; it takes whatever has a certificate."""
+    given: list[bytes] = []
+
+    def from_json(content: bytes) -> str:
+        given.append(content)
+        if b"certificate" not in content:
+            raise KeyError("certificate")
+        return "bundle"
+
+    models = types.ModuleType("sigstore.models")
+    models.Bundle = types.SimpleNamespace(from_json=from_json)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "sigstore", types.ModuleType("sigstore"))
+    monkeypatch.setitem(sys.modules, "sigstore.models", models)
+    return given
+
+
+def test_a_bundle_of_a_key_is_told_from_one_of_an_identity(read: list[bytes]) -> None:
+    content = json.dumps({"verificationMaterial": {"certificate": {}, "tlogEntries": []}}).encode()
+    assert keyless._bundle(content) == "bundle"  # type: ignore[comparison-overlap]
+    assert read == [content]
+    for material, said in (
+        ({"publicKey": {"hint": "x"}}, "was signed by a key, not by an identity; --public-key checks it"),
+        ({"publicKey": {}, "certificate": {}}, "was signed by a key, not by an identity"),
+        ({}, "is no whole Sigstore bundle"),
+        ("publicKey", "is no whole Sigstore bundle"),
+        (None, "is no whole Sigstore bundle"),
+    ):
+        with pytest.raises(SignatureError, match=said):
+            keyless._bundle(json.dumps({"verificationMaterial": material}).encode())
+    for text, said in (
+        ("{", "is no JSON"),
+        ('{"a": 1, "a": 2}', "is no JSON"),
+        (100_000 * "[", "is no JSON"),
+        ("[1]", "is no whole Sigstore bundle"),
+        ("{}", "is no whole Sigstore bundle"),
+    ):
+        with pytest.raises(SignatureError, match=said):
+            keyless._bundle(text.encode())
