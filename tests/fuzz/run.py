@@ -60,12 +60,12 @@ def read(kind: str, content: bytes, folder: Path) -> str:
     return f"read {result}" if isinstance(result, str) else "read"
 
 
-def work(kind: str, first: int, minutes: float) -> None:
-    """Read inputs from seed `first` on, and say after each what became of it; the parent watches."""
+def work(kind: str, first: int, last: int, minutes: float) -> None:
+    """Read inputs from seed `first` to before `last`, and say after each what became of it; the parent watches."""
     end = time.monotonic() + 60 * minutes
     seed = first
     with tempfile.TemporaryDirectory() as folder:
-        while time.monotonic() < end:
+        while time.monotonic() < end and seed < last:
             content = made(kind, seed)
             sys.stdout.write(f"{seed} ")
             sys.stdout.flush()
@@ -74,14 +74,15 @@ def work(kind: str, first: int, minutes: float) -> None:
             seed += 1
 
 
-def watch(kind: str, first: int, minutes: float, keep: Path) -> tuple[Counter[str], list[str]]:
-    """Run workers of one kind until the time is over; give the counts and what broke."""
+def watch(kind: str, first: int, minutes: float, keep: Path, n: int = sys.maxsize) -> tuple[Counter[str], list[str]]:
+    """Run workers of one kind for `n` inputs, or until the time is over; give the counts and what broke."""
     counts: Counter[str] = Counter()
     broke: list[str] = []
     end = time.monotonic() + 60 * minutes
     seed = first
-    while (left := end - time.monotonic()) > 0.5:
-        command = [sys.executable, "-m", "fuzz.run", "--work", kind, "--seed", str(seed), "--minutes", str(left / 60)]
+    while seed - first < n and (left := end - time.monotonic()) > 0.5:
+        command = [sys.executable, "-m", "fuzz.run", "--work", kind, "--seed", str(seed), "--last", str(first + n)]
+        command += ["--minutes", str(left / 60)]
         seed = follow(command, kind, seed, keep, counts, broke, end)
     return counts, broke
 
@@ -142,9 +143,10 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", type=Path, default=FOLDER.parent / "build" / "fuzz")
     parser.add_argument("--work", help=argparse.SUPPRESS)
+    parser.add_argument("--last", type=int, default=sys.maxsize, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.work:
-        work(options.work, options.seed, options.minutes)
+        work(options.work, options.seed, options.last, options.minutes)
         return 0
     kinds = options.kinds.split(",")
     everything: list[str] = []

@@ -130,8 +130,10 @@ def test_pass(assert_robust):
     assert_robust({str(model)!r})
 """
     )
-    command = [BIN / "pytest", "-p", "no:cacheprovider", "--robustcheck-images", "photos", "-n", "1", "--full-trace"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, env=ENVIRONMENT)
+    words = ["-p", "no:cacheprovider", "--robustcheck-images", "photos", "-n", "1", "--full-trace"]
+    done = subprocess.run(
+        [BIN / "pytest", *words], cwd=tmp_path, capture_output=True, text=True, check=False, env=ENVIRONMENT
+    )
     assert "1 failed, 3 passed" in done.stdout
     assert f"PASS {model}  (test_it.py::test_pass)\n" in done.stdout
     assert ", in _read_bytes" in done.stdout  # of the process that read it

@@ -1,17 +1,17 @@
 """Reports in MLflow: what is logged, and what the registry's gate lets through (its file store)."""
 
+from __future__ import annotations
+
 import json
 import re
 import shutil
-import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import pytest
-from mlflow import MlflowClient
 
 from robustcheck_onnx import Report, check
 from robustcheck_onnx.checker.cli import app as cli
@@ -22,7 +22,12 @@ from robustcheck_onnx.checker.report.record import result_digest_of, to_json
 from robustcheck_onnx.checker.storage import Url, registry
 from robustcheck_onnx.thresholds import profile
 
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
 Register = Callable[..., str]
+real = pytest.mark.long
+"""MLflow's own package is imported"""
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +45,8 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.fixture
 def client(store: str) -> MlflowClient:
+    from mlflow import MlflowClient
+
     return MlflowClient(tracking_uri=store, registry_uri=store)
 
 
@@ -63,6 +70,7 @@ def write(report: Report, path: Path) -> Path:
     return path
 
 
+@real
 def test_a_report_is_logged_whole(passed: Report, store: str, client: MlflowClient, tmp_path: Path) -> None:
     html = tmp_path / "report.html"
     html.write_text("<p>")
@@ -81,6 +89,7 @@ def test_a_report_is_logged_whole(passed: Report, store: str, client: MlflowClie
     assert json.loads((folder / "report.json").read_text())["verdict"]["verdict"] == "PASS"
 
 
+@real
 def test_a_run_that_was_logged_in_part_has_no_verdict(
     passed: Report, warned: Report, store: str, client: MlflowClient, tmp_path: Path
 ) -> None:
@@ -106,6 +115,7 @@ def test_a_report_that_was_edited_is_not_logged(
     assert not (tmp_path / "store").exists()
 
 
+@real
 def test_a_report_forges_no_line_of_the_gates_answer(
     passed: Report, store: str, register: Register, tmp_path: Path, lookup_pass: tuple[Path, Path],
     capsys: pytest.CaptureFixture[str],
@@ -124,6 +134,7 @@ def test_a_report_forges_no_line_of_the_gates_answer(
     assert capsys.readouterr().out.endswith("\n  alias champion is not on this version\n")
 
 
+@real
 def test_the_gate_opens_for_a_verified_pass_only(
     passed: Report, warned: Report, store: str, client: MlflowClient, register: Register,
     lookup_pass: tuple[Path, Path], tmp_path: Path,
@@ -147,6 +158,7 @@ def test_the_gate_opens_for_a_verified_pass_only(
     assert "other" not in client.get_registered_model("encoder").aliases
 
 
+@real
 def test_a_pass_of_another_file_opens_nothing(
     passed: Report, store: str, client: MlflowClient, register: Register, tmp_path: Path,
     lookup_pass: tuple[Path, Path],
@@ -163,6 +175,7 @@ def test_a_pass_of_another_file_opens_nothing(
     assert client.get_registered_model("encoder").aliases == {}
 
 
+@real
 def test_an_error_closes_a_gate_that_was_open(
     passed: Report, store: str, client: MlflowClient, register: Register, tmp_path: Path,
     lookup_pass: tuple[Path, Path],
@@ -177,6 +190,7 @@ def test_an_error_closes_a_gate_that_was_open(
     assert client.get_model_version("encoder", version).tags["robustcheck.gate"] == "closed"
 
 
+@real
 @pytest.mark.parametrize("named", [True, False])
 @pytest.mark.parametrize("end", ["WARN", "error", "other file"])
 def test_a_gate_that_closes_takes_the_alias_from_this_version_only(
@@ -223,6 +237,7 @@ def test_a_gate_that_closes_takes_the_alias_from_this_version_only(
         assert client.get_registered_model("encoder").aliases == held | {"champion": version}
 
 
+@real
 def test_a_version_must_hold_one_onnx_file(
     passed: Report, store: str, register: Register, tmp_path: Path, lookup_pass: tuple[Path, Path]
 ) -> None:
@@ -233,11 +248,13 @@ def test_a_version_must_hold_one_onnx_file(
         mlflow_log.gate_model_version("encoder", version, write(passed, tmp_path / "r.json"), tracking_uri=store)
 
 
+@real
 def test_the_command_gates_and_logs(
     passed: Report, store: str, client: MlflowClient, register: Register, tmp_path: Path,
     lookup_pass: tuple[Path, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(progress, "EVERY_S", 0.001)
+    told: list[str] = []
+    monkeypatch.setattr(progress._Latest, "stage", lambda line, words: told.append(words))
     version = register(lookup_pass[0])
     report = str(write(passed, tmp_path / "r.json"))
     words = ["mlflow", "gate", "encoder", version, report, "--tracking-uri", store]
@@ -247,8 +264,7 @@ def test_the_command_gates_and_logs(
     assert cli.main([*words, "--images", str(lookup_pass[1])]) == 0
     shown = capsys.readouterr()
     assert "encoder version 1: gate is open" in shown.out
-    for stage in ("fetching the model from the registry", "comparing the images"):
-        assert re.search(rf"^encoder version 1: \d s: {stage}", shown.err, re.MULTILINE)
+    assert {"fetching the model from the registry", "comparing the images"} <= set(told)
     assert cli.main(["mlflow", "log", report, "--tracking-uri", store]) == 0
     assert re.fullmatch(r"logged PASS to run [0-9a-f]{32}\n", capsys.readouterr().out)
     assert cli.main(["mlflow", "gate", "encoder", "9", report, "--tracking-uri", store]) == 2
@@ -256,15 +272,14 @@ def test_the_command_gates_and_logs(
     assert cli.main(["mlflow", "log", report, "--tracking-uri", store, "--html", "missing.html"]) == 2
 
 
-def test_a_server_that_is_down_is_the_environments_fault_and_told_soon(
+@real
+def test_a_server_that_is_down_is_the_environments_fault(
     passed: Report, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     report = str(write(passed, tmp_path / "r.json"))
-    started = time.monotonic()
     for words in (["log", report], ["gate", "encoder", "1", report]):
         assert cli.main(["mlflow", *words, "--tracking-uri", "http://127.0.0.1:9"]) == 4
         assert "127.0.0.1:9: MLflow's server" in capsys.readouterr().err
-    assert time.monotonic() - started < 60  # by itself MLflow tries for minutes
 
 
 def test_a_server_must_be_named(
@@ -277,15 +292,13 @@ def test_a_server_must_be_named(
     assert [p.name for p in tmp_path.iterdir()] == ["r.json"]
 
 
-def test_without_the_extra_it_says_what_to_install(passed: Report, tmp_path: Path) -> None:
-    code = (
-        "import sys; sys.modules['mlflow'] = None\nfrom robustcheck_onnx.checker import cli\n"
-        "sys.exit(cli.main(['mlflow', 'log', 'r.json', '--tracking-uri', 'http://127.0.0.1:9']))"
-    )
-    write(passed, tmp_path / "r.json")
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 4
-    assert ".[mlflow]" in done.stderr
+def test_without_the_extra_it_says_what_to_install(
+    passed: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    report = str(write(passed, tmp_path / "r.json"))
+    assert cli.main(["mlflow", "log", report, "--tracking-uri", "http://127.0.0.1:9"]) == 4
+    assert ".[mlflow]" in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------------------- robustcheck models:/…, runs:/…
@@ -296,6 +309,7 @@ def server_named(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
 
 
+@real
 @pytest.mark.usefixtures("server_named")
 def test_a_registered_model_is_checked(
     register: Register, client: MlflowClient, lookup_pass: tuple[Path, Path], tmp_path: Path,
@@ -331,26 +345,25 @@ def test_a_registered_model_is_checked(
     assert str(tmp_path / "robustcheck-") not in said
 
 
+@real
 @pytest.mark.usefixtures("server_named")
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["models:/encoder/9"], "not found"),
-        (["models:/nix/1"], "not found"),
-        (["models:/encoder"], "must be models:/NAME/VERSION, models:/NAME@ALIAS"),
-        (["models:/encoder/Production"], "must be a number, or latest"),
-        (["runs:/nothing/m"], "must be models:/NAME/VERSION"),
-        (["models:/encoder@champion"], "champion not found"),
-    ],
-)
 def test_what_is_no_registered_model(
-    register: Register, lookup_pass: tuple[Path, Path], words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+    register: Register, lookup_pass: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     register(lookup_pass[0])
-    assert cli.main([*words, "--images", str(lookup_pass[1])]) == 2
-    assert said in capsys.readouterr().err
+    for model, said in (
+        ("models:/encoder/9", "not found"),
+        ("models:/nix/1", "not found"),
+        ("models:/encoder", "must be models:/NAME/VERSION, models:/NAME@ALIAS"),
+        ("models:/encoder/Production", "must be a number, or latest"),
+        ("runs:/nothing/m", "must be models:/NAME/VERSION"),
+        ("models:/encoder@champion", "champion not found"),
+    ):
+        assert cli.main([model, "--images", str(lookup_pass[1])]) == 2
+        assert said in capsys.readouterr().err
 
 
+@real
 @pytest.mark.usefixtures("server_named")
 def test_a_version_of_several_files(
     register: Register, client: MlflowClient, lookup_pass: tuple[Path, Path], tmp_path: Path,
@@ -373,6 +386,7 @@ def test_a_version_of_several_files(
         check(f"models:/encoder/{version}", images=photos)
 
 
+@real
 @pytest.mark.parametrize("version", ["3", "../9", ""])
 def test_an_answer_about_another_version_or_place_is_refused(version: str) -> None:
     """An empty place would be the current folder, whose model would be measured as the registered one."""
@@ -388,6 +402,7 @@ def test_an_answer_about_another_version_or_place_is_refused(version: str) -> No
         registry.resolve(server, Url("models:/encoder/3", "models"))  # type: ignore[arg-type]
 
 
+@real
 def test_what_a_store_raises_is_the_environments_fault() -> None:
     """Packages of stores raise classes of their own, such as botocore's NoCredentialsError."""
 
@@ -399,6 +414,7 @@ def test_what_a_store_raises_is_the_environments_fault() -> None:
         registry.resolve(server, Url("models:/encoder/3", "models"))  # type: ignore[arg-type]
 
 
+@real
 def test_no_error_shows_a_password_of_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "token-0123")
     with pytest.raises(EnvironmentFaultError) as caught:
@@ -409,6 +425,7 @@ def test_no_error_shows_a_password_of_the_server(monkeypatch: pytest.MonkeyPatch
     assert registry._safe("user:pass-word\n token-0123", "http://user:pass-word@h") == "*** ***"
 
 
+@real
 @pytest.mark.usefixtures("server_named")
 def test_a_hint_about_a_registered_file_can_be_typed(register: Register, tmp_path: Path) -> None:
     text = tmp_path / "text.onnx"

@@ -1,60 +1,57 @@
 """The way of a report through a real MLflow server on this machine: logged, its model version gated, closed again."""
 
-import contextlib
 import importlib.util
 import os
-import socket
+import re
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from mlflow import MlflowClient
 
 from robustcheck_onnx import check
 from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.report.record import to_json
+from support import profile
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("flask") is None, reason="MLflow's server is not installed: only its client is"
-)
-START_S = 120  # it imports for a while, and makes its tables
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(importlib.util.find_spec("flask") is None, reason="MLflow's server is not installed"),
+]
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Its address, once it says that it answers there: the port is one that it was given."""
     folder = tmp_path_factory.mktemp("mlflow")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    words = ["server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    words = ["server", "--host", "127.0.0.1", "--port", "0", "--workers", "1"]
     stores = ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder / "files")]
-    with (folder / "log").open("wb") as log:
+    log = folder / "log"
+    with log.open("wb") as file:
         process = subprocess.Popen(
             [sys.executable, "-m", "mlflow", *words, *stores],
-            cwd=folder, stdout=log, stderr=log, env=os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true"},
+            cwd=folder, stdout=file, stderr=file, env=os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true"},
         )  # fmt: skip
     try:
-        url, end = f"http://127.0.0.1:{port}", time.monotonic() + START_S
-        while True:
-            with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}/health", timeout=5):
-                break
-            assert process.poll() is None, (folder / "log").read_text()
-            assert time.monotonic() < end, (folder / "log").read_text()
+        end = time.monotonic() + profile.PATIENCE_S
+        while not (found := re.search(r"running on (http://127\.0\.0\.1:\d+)", log.read_text())):
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < end, log.read_text()
             time.sleep(0.2)
-        yield url
+        yield found[1]
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(profile.PATIENCE_S)
 
 
 def test_a_report_is_logged_and_gates_its_model_version(
     server: str, lookup_pass: tuple[Path, Path], tmp_path: Path,
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
+    from mlflow import MlflowClient
+
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
     model, photos = lookup_pass

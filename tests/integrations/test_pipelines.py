@@ -114,8 +114,8 @@ def test_the_cpu_image_builds_and_runs() -> None:
 # --------------------------------------------------------------------------------------- GitLab, Jenkins, a container
 
 
-def bash(script: str, folder: Path, path: Path = BIN, **variables: str) -> subprocess.CompletedProcess[str]:
-    environment = {"PATH": f"{path}:/usr/bin:/bin", "HOME": os.environ.get("HOME", "/"), "ROBUSTCHECK_NO_CACHE": "1"}
+def bash(script: str, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    environment = {"PATH": f"{BIN}:/usr/bin:/bin", "HOME": os.environ.get("HOME", "/"), "ROBUSTCHECK_NO_CACHE": "1"}
     return subprocess.run(
         ["bash", "-c", script], cwd=folder, capture_output=True, text=True, check=False, env=environment | variables
     )
@@ -143,7 +143,7 @@ def test_names_stay_words_in_both_templates(tmp_path: Path) -> None:
     stub = program(tmp_path / "bin" / "robustcheck", "#!/bin/sh\nprintf '%s\\n' \"$@\" > words\n")
     for name in ("--fail-on=never", "--config=.evil.onnx", "$(touch pwned)"):
         for script, variables in calls(name, name):
-            bash(script, tmp_path, stub.parent, **variables)
+            bash(script, tmp_path, PATH=f"{stub.parent}:/usr/bin:/bin", **variables)
             words = (tmp_path / "words").read_text().splitlines()
             assert words[:3] == ["check", "--strict", f"--images={name}"]
             assert words[-2:] == ["--", name]

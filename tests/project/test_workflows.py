@@ -67,7 +67,7 @@ def test_shellcheck_finds_nothing_in_the_actions_steps(tmp_path: Path) -> None:
     for number, step in enumerate(step for step in steps_of(ACTION) if "run" in step):
         files.append(tmp_path / f"{number}.sh")
         files[-1].write_text(step["run"])
-    command = [Path(sys.executable).parent / "shellcheck", "--shell=bash", *files]
+    command = [str(Path(sys.executable).parent / "shellcheck"), "--shell=bash", *map(str, files)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
 
