@@ -295,9 +295,10 @@ def test_a_server_must_be_named(
 def test_without_the_extra_it_says_what_to_install(
     passed: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(sys.modules, "mlflow", None)
     report = str(write(passed, tmp_path / "r.json"))
-    assert cli.main(["mlflow", "log", report, "--tracking-uri", "http://127.0.0.1:9"]) == 4
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "mlflow", None)
+        assert cli.main(["mlflow", "log", report, "--tracking-uri", "http://127.0.0.1:9"]) == 4
     assert ".[mlflow]" in capsys.readouterr().err
 
 
