@@ -12,6 +12,7 @@ import pytest
 
 from robustcheck_onnx.checker.calibrate import plan, run, table, tasks
 from robustcheck_onnx.checker.evidence import Options
+from robustcheck_onnx.checker.statistics import STATISTIC_VERSION
 from robustcheck_onnx.thresholds.results import Result
 from robustcheck_onnx.thresholds.suite import Entry, Member, Opened, open_suite
 from support import onnx_models
@@ -38,7 +39,7 @@ def keys(suite: Opened, images: str = "sha256:images", **options: Any) -> list[s
 def test_whatever_moves_the_numbers_gives_another_key(suite: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = [keys(suite), keys(suite, seed=1), keys(suite, max_bad=0.5), keys(suite, device="cpu")]
     seen.append(keys(suite, "sha256:others"))
-    monkeypatch.setattr(tasks, "STATISTIC_VERSION", tasks.STATISTIC_VERSION + 1)
+    monkeypatch.setattr(tasks, "STATISTIC_VERSION", STATISTIC_VERSION + 1)
     seen.append(keys(suite))
     monkeypatch.undo()
     monkeypatch.setattr(tasks, "versions_of", lambda _: {"onnxruntime": "0"})
@@ -63,8 +64,15 @@ def test_a_task_is_done_with_all_its_tensors_and_its_own_key(suite: Opened) -> N
     whole, pooled = row("representation"), row("pooled")
     for rows in itertools.permutations((whole, pooled, row("pooled", id="b"), row("representation", key="other"))):
         assert table.done(task, rows) == (pooled, whole)
-    for rows in ([], [whole], [pooled], [whole, row("pooled", key="other")], [whole, row("pooled", id="b")]):
-        assert table.done(task, rows) == ()
+    incomplete: list[list[Result]] = [
+        [],
+        [whole],
+        [pooled],
+        [whole, row("pooled", key="other")],
+        [whole, row("pooled", id="b")],
+    ]
+    for some in incomplete:
+        assert table.done(task, some) == ()
     alone = row("representation", tensors=("representation",))
     assert table.done(task, [alone]) == (alone,)
     assert table.done(tasks.Task(task.member, task.model, None, ""), [row("representation", key="")]) == ()

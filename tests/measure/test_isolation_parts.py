@@ -6,6 +6,7 @@ import io
 import mmap
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -91,9 +92,11 @@ def test_a_wall_starts_a_child_for_each_task_and_ends_those_that_wait(started: l
 
 @pytest.mark.parametrize("field", ["timeout_s", "memory_bytes", "model_bytes"])
 def test_a_limit_is_a_number_above_0(field: str) -> None:
-    for value in (1e-9, 0.5, 1, 1e18):
+    values: list[Any] = [1e-9, 0.5, 1, 1e18]
+    for value in values:
         assert list(Limits(**{field: value}).given.values()) == [value]
-    for value in (0, -1, -0.0, float("inf"), float("nan")):
+    values = [0, -1, -0.0, float("inf"), float("nan")]
+    for value in values:
         with pytest.raises(UsageError, match="it must be more than 0"):
             Limits(**{field: value})
     assert Limits(**{field: None}) == NO_LIMITS

@@ -52,7 +52,8 @@ def test_a_pair_shows_both_histograms_where_they_are_known(monkeypatch: pytest.M
     for candidate, drawn in ((known, ["reference", "candidate"]), (unknown, ["reference"])):
         panels = [axes(), axes(), axes()]
         monkeypatch.setattr(plots, "figure", lambda *_, panels=panels: ("made", panels))
-        assert plots.pair_figure("title", candidate, known, pairs) == "made"
+        made: object = plots.pair_figure("title", candidate, known, pairs)
+        assert made == "made"
         assert [call.kwargs["label"] for call in panels[0].stairs.call_args_list] == drawn
         bars = {call.kwargs["label"]: call.args for call in panels[2].bar.call_args_list}
         np.testing.assert_array_equal(bars["reference"][1], [5.0, -6.0])

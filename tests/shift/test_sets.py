@@ -1,0 +1,56 @@
+"""How many classes a model scores, asked of the model."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from robustcheck_onnx.checker.errors import CannotAssessError
+from robustcheck_onnx.checker.evidence import CLIP
+from robustcheck_onnx.checker.shift.labels import Scores
+from robustcheck_onnx.checker.shift.sets import class_scores
+
+
+def runner(columns: int, head: int | None, names: tuple[str, ...] | None = None) -> Any:
+    """A model of which only the width of its answer, its last layer and the names in its contract are asked."""
+
+    def run(pixels: Any) -> Any:
+        assert pixels.shape == (1, *CLIP.size, 3)
+        assert not pixels.any()
+        return SimpleNamespace(class_output=np.zeros((1, columns), np.float32))
+
+    opened = SimpleNamespace(
+        path="m.onnx",
+        class_output="logits",
+        head=None if head is None else SimpleNamespace(classes=head),
+        contract=None if names is None else SimpleNamespace(zero_shot=SimpleNamespace(classes=names)),
+    )
+    return SimpleNamespace(model=opened, run=run)
+
+
+def test_a_model_scores_each_of_two_classes_or_more() -> None:
+    for columns, head, names in ((2, None, None), (2, 2, ("a", "b")), (1000, 1000, None)):
+        assert class_scores(runner(columns, head, names), CLIP) == Scores(columns, names or ())
+
+
+@pytest.mark.parametrize(
+    ("columns", "head", "said"),
+    [
+        (1, None, "has 1 values an image; one score for each of at least two classes is needed"),
+        (1, 1, "has 1 values an image, its last linear layer 1; one score"),
+        (1, 1000, "has 1 values an image, its last linear layer 1000; one score"),  # ArgMax
+        (5, 1000, "has 5 values an image, its last linear layer 1000; one score"),  # TopK
+        (0, None, "has 0 values an image; one score"),
+    ],
+)
+def test_what_are_no_scores(columns: int, head: int | None, said: str) -> None:
+    with pytest.raises(CannotAssessError, match=f"m.onnx: class output 'logits' {said}"):
+        class_scores(runner(columns, head), CLIP)
+
+
+def test_class_names_of_another_number_are_refused() -> None:
+    with pytest.raises(CannotAssessError, match="class names in the contract is 3; the model has 2 classes"):
+        class_scores(runner(2, 2, ("a", "b", "c")), CLIP)
