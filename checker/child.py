@@ -23,12 +23,14 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from .errors import as_error
+from .errors import CannotAssessError, RobustcheckError, as_error
 from .isolation import LOG
 
 if TYPE_CHECKING:
     from robustcheck_onnx.checker.progress import Progress, Tell
 
+INTERNAL = RobustcheckError.exit_code
+PACKAGE = Path(__file__).parent
 LIFETIME = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 
@@ -118,11 +120,23 @@ def _answer(request: Mapping[str, Any], fault: Exception | None, answers: Binary
         send("answer", TASKS[request["task"]](request["arguments"], tell))
     except Exception as error:  # noqa: BLE001 # told as the task's error
         told = as_error(error)
+        if told.exit_code == INTERNAL and request["about"]:
+            told = _broken_by(request["about"], error)
         text = traceback.format_exc()
         kind, content = "error", {"exit_code": told.exit_code, "message": told.message, "hint": told.hint}
         send(kind, {**content, "traceback": text})
     finally:
         LOG.removeHandler(handler)
+
+
+def _broken_by(about: str, error: Exception) -> CannotAssessError:
+    """Return the error of a file that an exception of ours came up in: a property of that file."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if PACKAGE in Path(frame.filename).parents]
+    place = Path(frames[-1].filename).relative_to(PACKAGE) if frames else "the child process"
+    return CannotAssessError(
+        f"{about}: this file broke the reader ({type(error).__name__} in {place})",
+        "run again with --debug, and report the traceback",
+    )
 
 
 class _Sender(logging.Handler):

@@ -222,6 +222,7 @@ class _Child:
         """Send the task now; then give what comes back, the answer or error last."""
         request = {
             "task": task,
+            "about": about,
             "arguments": arguments,
             "log": LOG.getEffectiveLevel(),
             "folder": None if gently else self._folder.name,

@@ -235,6 +235,8 @@ def values_of(tensor: onnx.TensorProto, weights: Weights) -> NDArray[np.generic]
         and not len(getattr(tensor, helper.tensor_dtype_to_field(tensor.data_type)))
     ):
         content = weights.content[weights.places[tensor.name]]
+    elif tensor.data_type == onnx.TensorProto.STRING:  # of any bytes: ONNX's own reader wants UTF-8
+        return np.array(list(tensor.string_data), dtype=object).reshape(tuple(tensor.dims))
     else:
         return np.asarray(numpy_helper.to_array(tensor))
     inline = onnx.TensorProto(data_type=tensor.data_type, dims=tensor.dims, raw_data=content)

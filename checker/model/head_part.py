@@ -139,7 +139,11 @@ def _nodes_between(proto: onnx.ModelProto, start: str, end: str, image: str, whe
 def _float_equal(node: onnx.NodeProto, layers: Layers) -> list[onnx.NodeProto]:
     """Put down an operator that makes integers with fixed scales, or reads them, as the same on floats."""
     op, names, output = node.op_type, list(node.input), node.output[0]
-    attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+    attributes = {
+        attribute.name: helper.get_attribute_value(attribute)
+        for attribute in node.attribute
+        if not attribute.ref_attr_name
+    }
     weight, bias, scale = (f"{output}_{part}_as_float" for part in ("weight", "bias", "bias_scale"))
     if op in ("QuantizeLinear", "DequantizeLinear"):
         return [helper.make_node("Identity", [names[0]], [output])]

@@ -115,14 +115,16 @@ class Step:
         return name
 
     def _values(self, name: str, most: int = MOST_VALUES) -> Floats | None:
-        """Read a constant of at most `most` values; None for what is none."""
+        """Read a constant of at most `most` finite numbers; None for anything else."""
         shape = self.layers.constants.get(name, self.layers.shapes.get(name))
         if name in self.layers.image_tensors or shape is None or None in shape:
             return None
         if int(np.prod([size or 0 for size in shape])) > most:
             return None
         values = constant(self.proto, self.layers, name, self.weights)
-        return None if values is None or values.dtype.kind in "OSU" else values.astype(np.float64)
+        if values is None or values.dtype.kind in "OSU" or not np.isfinite(values.astype(np.float64)).all():
+            return None
+        return values.astype(np.float64)
 
     def _per_channel(self, name: str, x: Scaled) -> Floats | None:
         """Read a constant that holds one value, or one a channel along `x`'s axis of channels, as (channel,).

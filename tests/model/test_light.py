@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, numpy_helper
 
 from robustcheck_onnx.checker.model import basis, light
-from robustcheck_onnx.checker.model.external import values_of
+from robustcheck_onnx.checker.model.external import Weights, values_of
 from robustcheck_onnx.checker.model.file import read_onnx
 from robustcheck_onnx.checker.model.light import parse_light, restore
 from robustcheck_onnx.checker.model.open import open_model
@@ -173,3 +173,8 @@ def test_a_number_without_end_is_refused_at_once() -> None:
     with pytest.raises(DecodeError):
         light.parse_light(b"\x08" + b"\xff" * 1_000_000)
     assert time.perf_counter() - started < 1
+
+
+def test_texts_of_a_weight_are_any_bytes() -> None:
+    tensor = onnx.TensorProto(data_type=onnx.TensorProto.STRING, dims=[2, 1], string_data=[b"\xff", b"a"])
+    assert values_of(tensor, Weights(None, b"", {})).tolist() == [[b"\xff"], [b"a"]]

@@ -110,6 +110,13 @@ def test_a_normalisation_in_the_graph_is_read() -> None:
     assert (found.channels, found.ops) == ((0, 1, 2), ("Sub", "Div"))
 
 
+def test_a_constant_that_is_no_number_scales_nothing() -> None:
+    for value in (np.nan, np.inf, -np.inf):
+        weights = {"at": np.array(value, np.float32)}
+        for node in (("Sub", ["image", "at"], ["x"]), ("Gather", ["image", "at"], ["x"], {"axis": 1})):
+            assert scaling(with_layer([node], weights, "x")) is None, (value, node)
+
+
 def test_bytes_are_cast_scaled_and_normalised() -> None:
     nodes: list[Node] = [
         ("Cast", ["image"], ["float"], {"to": TensorProto.FLOAT}),
