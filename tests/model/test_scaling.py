@@ -112,8 +112,12 @@ def test_a_normalisation_in_the_graph_is_read() -> None:
 
 def test_a_constant_that_is_no_number_scales_nothing() -> None:
     for value in (np.nan, np.inf, -np.inf):
-        weights = {"at": np.array(value, np.float32)}
-        for node in (("Sub", ["image", "at"], ["x"]), ("Gather", ["image", "at"], ["x"], {"axis": 1})):
+        weights = {"at": np.array([value], np.float32)}
+        for node in (
+            ("Sub", ["image", "at"], ["x"]),
+            ("Squeeze", ["image", "at"], ["x"]),
+            ("Slice", ["image", "at", "at"], ["x"]),
+        ):
             assert scaling(with_layer([node], weights, "x")) is None, (value, node)
 
 
