@@ -5,8 +5,6 @@ from __future__ import annotations
 import io
 import json
 
-import pytest
-
 from robustcheck_onnx.checker.report import forms, github, summary
 from robustcheck_onnx.checker.report.outcome import cautions, loosening_text
 from robustcheck_onnx.checker.report.record import Report
@@ -45,11 +43,11 @@ def test_settings_are_told_by_who_says_them() -> None:
     assert cautions(PASSING) == []
 
 
-@pytest.mark.parametrize("verbose", [False, True])
-def test_they_are_the_first_lines_of_the_terminal_report(verbose: bool) -> None:
-    first, second, *_ = terminal_text(LOOSE_PASS, 120, verbose=verbose).splitlines()
-    assert (first, second) == (f"robustcheck {VERSION}", f"! {SAID}")
-    assert "can loosen" not in terminal_text(PASSING, 120, verbose=verbose)
+def test_they_are_the_first_lines_of_the_terminal_report() -> None:
+    for verbose in (False, True):
+        first, second, *_ = terminal_text(LOOSE_PASS, 120, verbose=verbose).splitlines()
+        assert (first, second) == (f"robustcheck {VERSION}", f"! {SAID}")
+        assert "can loosen" not in terminal_text(PASSING, 120, verbose=verbose)
 
 
 def test_a_table_of_models_says_them_once_and_first() -> None:
@@ -73,13 +71,13 @@ def test_the_line_of_a_quiet_check_says_whose_photos() -> None:
     assert BUNDLED not in one_line(PASSING)
 
 
-@pytest.mark.parametrize("form", ["markdown", "html", "modelcard"])
-def test_documents_for_people_say_them_before_the_reasons(form: str) -> None:
-    text = forms.render(form, [LOOSE])
-    body = text[text.index({"markdown": "## ", "html": "<header", "modelcard": "## robustcheck"}[form]) :]
-    reasons = body.index(RULES["assumed_preprocessing"].title)
-    assert 0 < body.index("can loosen the gate: fail-on never") < body.index(BUNDLED) < reasons
-    assert "can loosen" not in forms.render(form, [PASSING])
+def test_documents_for_people_say_them_before_the_reasons() -> None:
+    for form, start in (("markdown", "## "), ("html", "<header"), ("modelcard", "## robustcheck")):
+        text = forms.render(form, [LOOSE])
+        body = text[text.index(start) :]
+        reasons = body.index(RULES["assumed_preprocessing"].title)
+        assert 0 < body.index("can loosen the gate: fail-on never") < body.index(BUNDLED) < reasons
+        assert "can loosen" not in forms.render(form, [PASSING])
 
 
 def test_documents_for_programs_hold_them() -> None:

@@ -6,8 +6,6 @@ import json
 import re
 from collections import Counter
 
-import pytest
-
 from robustcheck_onnx.checker.report import github, markdown
 from robustcheck_onnx.checker.text import printable
 from support.outcomes import (
@@ -65,13 +63,13 @@ def test_github_commands_are_one_line_each_and_give_back_their_words() -> None:
     }
 
 
-@pytest.mark.parametrize(("n", "lines"), [(10, 10), (11, 10), (30, 10)])
-def test_github_at_most_ten_of_a_kind(n: int, lines: int) -> None:
-    found = github.commands([FAILED] * n, PLACE)
-    assert len(found) == lines
-    assert ("more" in found[-1]) == (n > 10)
-    if n > 10:
-        assert f"and {n - 9} more" in found[-1]
+def test_github_at_most_ten_of_a_kind() -> None:
+    for n in (10, 11, 30):
+        found = github.commands([FAILED] * n, PLACE)
+        assert len(found) == 10
+        assert ("more" in found[-1]) == (n > 10)
+        if n > 10:
+            assert f"and {n - 9} more" in found[-1]
 
 
 def test_github_summary_is_cut_below_its_limit_with_a_word_about_it() -> None:

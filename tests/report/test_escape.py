@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -18,7 +19,8 @@ from robustcheck_onnx.checker.report import forms, github
 from robustcheck_onnx.checker.text import as_json, printable
 from robustcheck_onnx.thresholds import profile
 from support import reports
-from support.outcomes import failed, gated
+from support.outcomes import PLACE, failed, gated
+from support.profile import sized
 
 COMMANDS = {
     *("add-mask", "add-matcher", "add-path", "debug", "echo", "endgroup", "error", "group", "notice", "remove-matcher"),
@@ -32,6 +34,7 @@ NAMES = [
     "a:::error file=a::b.onnx",
     "###[add-mask]WARN.onnx",
 ]
+WIDTHS = (60, 80, 61, 62, 63)[: sized(2, 5)]
 
 
 def command_of(line: str) -> str:
@@ -46,36 +49,35 @@ def command_of(line: str) -> str:
     return name if mark and "]" in rest and name.lower() in COMMANDS else ""
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_the_reading_of_the_runner_can_find_something(name: str) -> None:
-    assert command_of(name) or command_of(name[2:])  # the form with colons counts where a line starts
+def commands_in(text: str) -> list[str]:
+    return [command_of(line) for line in text.splitlines() if command_of(line)]
 
 
-@pytest.mark.parametrize("name", NAMES)
+def test_the_reading_of_the_runner_can_find_something() -> None:
+    for name in NAMES:
+        assert command_of(name) or command_of(name[2:])  # the form with colons counts where a line starts
+
+
 @pytest.mark.parametrize("form", forms.TEXTS)
-def test_no_line_of_a_document_is_a_command(form: str, name: str) -> None:
-    report = gated(reports.warning(), file=name, tensor=name, synthetic=name)
-    for outcome in (report, failed(name, f"{name}: model is bad; it must not be")):
-        lines = forms.render(form, [outcome], forms.FormOptions(working_folder="/repo", root="/repo")).splitlines()
-        assert [command_of(line) for line in lines if command_of(line)] == []
+def test_no_line_of_a_document_is_a_command(form: str) -> None:
+    for name in NAMES:
+        report = gated(reports.warning(), file=name, tensor=name, synthetic=name)
+        for outcome in (report, failed(name, f"{name}: model is bad; it must not be")):
+            assert commands_in(forms.render(form, [outcome], PLACE)) == [], name
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("width", [60, 61, 62, 63, 80])
-def test_no_line_of_the_terminal_report_is_a_command_however_it_wraps(name: str, width: int) -> None:
-    for blanks in range(8):
+def test_no_line_of_the_terminal_report_is_a_command_however_it_wraps() -> None:
+    for name, width, blanks in itertools.product(NAMES, WIDTHS, range(8)):
         report = gated(reports.warning(), file=f"{'d' * (width - blanks - 2)}{name}", tensor=name)
-        lines = reports.terminal_text(report, width).splitlines()
-        assert [command_of(line) for line in lines if command_of(line)] == []
+        assert commands_in(reports.terminal_text(report, width)) == [], (name, width, blanks)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_an_annotation_and_an_error_are_no_other_command(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    report = gated(reports.warning(), file=name, tensor=name)
-    told = github.commands([report], forms.FormOptions(working_folder="/repo", root="/repo"))
-    assert {command_of(line) for line in told} == {"warning", "notice"}
-    ending.say(f"{name}: {name}", name)
-    assert [command_of(line) for line in capsys.readouterr().err.splitlines()] == ["", ""]
+def test_an_annotation_and_an_error_are_no_other_command(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in NAMES:
+        report = gated(reports.warning(), file=name, tensor=name)
+        assert {command_of(line) for line in github.commands([report], PLACE)} == {"warning", "notice"}
+        ending.say(f"{name}: {name}", name)
+        assert [command_of(line) for line in capsys.readouterr().err.splitlines()] == ["", ""]
 
 
 @pytest.mark.long

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import resource
 import signal
 import subprocess
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -19,41 +19,46 @@ from robustcheck_onnx.checker.report import forms
 from robustcheck_onnx.checker.storage import write
 from robustcheck_onnx.checker.text import error_json
 from robustcheck_onnx.thresholds import profile as profiles
-from support.bad_input import COMMAND, default_signals
+from support.bad_input import COMMAND, default_signals, small_files
 from support.measuring import never_decided
-
-pytestmark = pytest.mark.long
+from support.profile import PATIENCE_S
 
 STRANGER = "a file of somebody else\n"
+Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
-def small_files() -> None:
-    """Files of at most 1 KiB, as on a disk that is full."""
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, 1024))
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs the command in this process, in the test's folder, with these variables of GitHub's runner."""
 
+    def run_(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+        with monkeypatch.context() as patch:
+            patch.chdir(tmp_path)
+            for name in ("GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY"):
+                patch.delenv(name, raising=False)
+            for name, value in environment.items():
+                patch.setenv(name, value)
+            code = cli.main([*map(str, arguments), "--device", "cpu"])
+        said = capsys.readouterr()
+        return subprocess.CompletedProcess(arguments, code, said.out, said.err)
 
-def run(folder: Path, *arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    plain = {k: v for k, v in os.environ.items() if not k.startswith("GITHUB_")}
-    return subprocess.run(
-        [COMMAND, *map(str, arguments), "--device", "cpu"],
-        capture_output=True, text=True, check=False, cwd=folder, env=plain | environment,
-    )  # fmt: skip
+    return run_
 
 
 def everywhere(folder: Path) -> list[str]:
     return [word for form in forms.NAMES for word in ("-o", f"{form}={folder / form}")]
 
 
-def test_no_pass_of_an_earlier_run_survives_an_error(lookup_pass: tuple[Path, Path], tmp_path: Path) -> None:
+def test_no_pass_of_an_earlier_run_survives_an_error(lookup_pass: tuple[Path, Path], tmp_path: Path, run: Run) -> None:
     model, photos = lookup_pass
     (tmp_path / "m.onnx").write_bytes(model.read_bytes())
     call = ["m.onnx", "--images", str(photos), *everywhere(tmp_path), "-qq"]
-    done = run(tmp_path, *call)
+    done = run(*call)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     before = {form: (tmp_path / form).read_text(encoding="utf-8") for form in forms.NAMES}
     assert before["gitlab"] == "[]\n"
     (tmp_path / "m.onnx").write_bytes(b"no model")
-    assert run(tmp_path, *call).returncode == 3
+    assert run(*call).returncode == 3
     after = {form: (tmp_path / form).read_text(encoding="utf-8") for form in forms.NAMES}
     for form in forms.NAMES:
         assert after[form] != before[form]
@@ -65,11 +70,11 @@ def test_no_pass_of_an_earlier_run_survives_an_error(lookup_pass: tuple[Path, Pa
     assert after["terminal"].startswith("robustcheck: no verdict (exit code 3)\nerror: m.onnx")
     for form in forms.NAMES:  # a run that works again replaces them, whatever they hold
         (tmp_path / form).write_text(STRANGER)
-    assert run(tmp_path, *call).returncode == 3
+    assert run(*call).returncode == 3
     for form in forms.NAMES:  # a run that failed may have been given a wrong path
         assert (tmp_path / form).read_text() == STRANGER
     (tmp_path / "m.onnx").write_bytes(model.read_bytes())
-    assert run(tmp_path, *call).returncode == 0
+    assert run(*call).returncode == 0
     assert STRANGER not in {(tmp_path / form).read_text(encoding="utf-8") for form in forms.NAMES}
 
 
@@ -89,25 +94,32 @@ def stopped(folder: Path, words: list[str], number: signal.Signals) -> tuple[int
         [COMMAND, *words, "--device", "cpu"], cwd=folder, stdout=subprocess.PIPE, text=True,
         preexec_fn=default_signals,  # noqa: PLW1509 # this process has no threads that hold a lock
     ) as process:  # fmt: skip
-        log, until = folder / "log", time.monotonic() + 60
+        log, until = folder / "log", time.monotonic() + PATIENCE_S
         while "session on" not in (log.read_text(encoding="utf-8") if log.exists() else ""):
             assert process.poll() is None
             assert time.monotonic() < until
             time.sleep(0.01)
         process.send_signal(number)
-        said, _ = process.communicate(timeout=60)
+        said, _ = process.communicate(timeout=PATIENCE_S)
     return process.returncode, said
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
-    ("number", "code", "told"), [(signal.SIGINT, 130, 130), (signal.SIGTERM, 143, 143), (signal.SIGKILL, -9, 137)]
+    ("number", "code", "told"),
+    [
+        pytest.param(signal.SIGINT, 130, 130, marks=pytest.mark.long),
+        (signal.SIGTERM, 143, 143),
+        pytest.param(signal.SIGKILL, -9, 137, marks=pytest.mark.long),
+    ],
 )
 def test_no_pass_of_an_earlier_run_survives_a_signal(
-    lookup_pass: tuple[Path, Path], endless: list[str], tmp_path: Path, number: signal.Signals, code: int, told: int
-) -> None:
+    lookup_pass: tuple[Path, Path], endless: list[str], tmp_path: Path, run: Run,
+    number: signal.Signals, code: int, told: int,
+) -> None:  # fmt: skip
     model, photos = lookup_pass
     places = everywhere(tmp_path)
-    assert run(tmp_path, model, "--images", photos, "-qq", *places).returncode == 0
+    assert run(model, "--images", photos, "-qq", *places).returncode == 0
     before = {form: (tmp_path / form).read_text(encoding="utf-8") for form in forms.NAMES}
     (tmp_path / "cyclonedx").unlink()
     (tmp_path / "sarif").write_text(STRANGER, encoding="utf-8")
@@ -126,6 +138,8 @@ def test_no_pass_of_an_earlier_run_survives_a_signal(
     assert not list(tmp_path.glob(".*.tmp"))
 
 
+@pytest.mark.long
+@pytest.mark.process
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_reaches_places_that_only_the_settings_name(
     endless: list[str], tmp_path: Path, number: signal.Signals
@@ -137,45 +151,35 @@ def test_a_signal_reaches_places_that_only_the_settings_name(
     )
 
 
-@pytest.mark.parametrize("verb", ["compare", "directions", "scan", "shift", "verify"])
 def test_other_verbs_replace_an_earlier_document_when_their_work_starts(
-    verb: str, lookup_pass: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+    lookup_pass: tuple[Path, Path], tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What a killed process leaves is what stood there when the work was under way."""
     model, photos = map(str, lookup_pass)
     place = tmp_path / "r.json"
-    place.write_text(error_json("stands for an earlier PASS", "", 3), encoding="utf-8")
     seen: list[int] = []
 
     def work(*_: object, **__: object) -> None:
         seen.append(json.loads(place.read_text(encoding="utf-8"))["error"]["exit_code"])
         raise MemoryError
 
-    where = {
-        "compare": "compare.compare",
-        "directions": "directions.run.directions",
-        "scan": "scan.run.scan",
-        "shift": "shift.measure_shift",
-        "verify": "verify.verify",
-    }
-    monkeypatch.setattr(f"robustcheck_onnx.checker.{where[verb]}", work)
-    words = {
-        "compare": [model, model, "--images", photos],
-        "directions": [model, "--images", photos],
-        "scan": [model, "--images", photos],
-        "shift": [model, "--in", photos, "--shifted", photos],
-        "verify": ["report.json", model],
-    }
-    assert cli.main([verb, *words[verb], "-o", f"json={place}"]) == 4
-    assert seen == [137]
-    assert "error: memory" in capsys.readouterr().err
-    assert json.loads(place.read_text(encoding="utf-8"))["error"]["exit_code"] == 4
+    for function, words in {
+        "compare.compare": ["compare", model, model, "--images", photos],
+        "directions.run.directions": ["directions", model, "--images", photos],
+        "scan.run.scan": ["scan", model, "--images", photos],
+        "shift.measure_shift": ["shift", model, "--in", photos, "--shifted", photos],
+        "verify.verify": ["verify", "report.json", model],
+    }.items():
+        place.write_text(error_json("stands for an earlier PASS", "", 3), encoding="utf-8")
+        monkeypatch.setattr(f"robustcheck_onnx.checker.{function}", work)
+        done = run(*words, "-o", f"json={place}")
+        assert done.returncode == 4, words
+        assert "error: memory" in done.stderr
+        assert json.loads(place.read_text(encoding="utf-8"))["error"]["exit_code"] == 4
+    assert seen == [137] * 5
 
 
-def test_no_report_replaces_weights_beside_a_model(
-    lookup_pass: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_no_report_replaces_weights_beside_a_model(lookup_pass: tuple[Path, Path], tmp_path: Path, run: Run) -> None:
     model, photos = lookup_pass
     store, here = tmp_path / "store", tmp_path / "here"
     store.mkdir()
@@ -194,30 +198,34 @@ def test_no_report_replaces_weights_beside_a_model(
         ("store/m.onnx", ["--log-file", "store/m.onnx.data"]),
         ("here/current.onnx", ["-o", "json=store/m.onnx.data"]),
     ]:
-        done = run(tmp_path, given, *call, *words)
+        done = run(given, *call, *words)
         assert done.returncode == 2, words
         assert "is a file that this run reads; a report must not replace it" in done.stderr
         assert (store / "m.onnx.data").read_bytes() == weights
     both = [str(store / "m.onnx"), str(model), *call]
-    assert cli.main(["compare", *both, "-o", f"json={store / 'm.onnx.data'}"]) == 2
-    assert cli.main(["compare", *both[:1], *call, "--write-baseline", str(store / "m.onnx.data")]) == 2
-    assert capsys.readouterr().err.count("a report must not replace it") == 2
+    for words in (
+        [*both, "-o", f"json={store / 'm.onnx.data'}"],
+        [*both[:1], *call, "--write-baseline", str(store / "m.onnx.data")],
+    ):
+        done = run("compare", *words)
+        assert done.returncode == 2
+        assert done.stderr.count("a report must not replace it") == 1
     assert (store / "m.onnx.data").read_bytes() == weights
     (store / "other.data").write_text(STRANGER)  # a file that the model does not name
-    assert run(tmp_path, "store/m.onnx", *call, "-o", "json=store/other.data").returncode == 0
+    assert run("store/m.onnx", *call, "-o", "json=store/other.data").returncode == 0
 
 
-@pytest.mark.parametrize("form", ["junit", "sarif"])
-def test_an_error_on_stdout_is_one_document(form: str, tmp_path: Path) -> None:
-    done = run(tmp_path, "no.onnx", "-o", form)
+def test_an_error_on_stdout_is_one_document(run: Run) -> None:
+    done = run("no.onnx", "-o", "junit")
     assert done.returncode in {2, 3}
-    if form == "junit":
-        assert ElementTree.fromstring(done.stdout).attrib["errors"] == "1"
-    else:
-        assert json.loads(done.stdout)["runs"][0]["invocations"][0]["exitCode"] == done.returncode
+    assert ElementTree.fromstring(done.stdout).attrib["errors"] == "1"
+    assert done.stderr.startswith("error: no.onnx")
+    done = run("no.onnx", "-o", "sarif")
+    assert json.loads(done.stdout)["runs"][0]["invocations"][0]["exitCode"] == done.returncode
     assert done.stderr.startswith("error: no.onnx")
 
 
+@pytest.mark.process
 def test_a_disk_without_room_for_the_error_keeps_no_pass(tmp_path: Path) -> None:
     stale = forms.render_error("sarif", "stands for an earlier PASS", "", 3)
     (tmp_path / "r.sarif").write_text(stale)
@@ -230,29 +238,30 @@ def test_a_disk_without_room_for_the_error_keeps_no_pass(tmp_path: Path) -> None
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"mine.sarif": STRANGER}
 
 
-def test_a_report_that_can_not_be_written_or_made_is_exit_4(lookup_pass: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_report_that_can_not_be_written_or_made_is_exit_4(
+    lookup_pass: tuple[Path, Path], tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model, photos = lookup_pass
     call = [str(model), "--images", str(photos), "-qq", "-o", f"markdown={tmp_path / 'r.md'}"]
-    full = run(tmp_path, *call, "-o", "junit=/dev/full")
+    full = run(*call, "-o", "junit=/dev/full")
     assert full.returncode == 4
     assert "ERROR" in (tmp_path / "r.md").read_text(encoding="utf-8")  # it was written as a PASS before
     assert "PASS" not in (tmp_path / "r.md").read_text(encoding="utf-8").replace("That is never a PASS", "")
-    broken = tmp_path / "broken"
-    broken.mkdir()
-    (broken / "junitparser.py").write_text("raise ImportError('not here', name='junitparser')")
+    monkeypatch.setitem(sys.modules, "junitparser", None)
+    monkeypatch.delitem(sys.modules, "robustcheck_onnx.checker.report.junit", raising=False)
     (tmp_path / "r.xml").write_text('<testsuites name="robustcheck"><testsuite name="x" failures="0"/></testsuites>')
-    missing = run(tmp_path, *call, "-o", f"junit={tmp_path / 'r.xml'}", PYTHONPATH=str(broken))
+    missing = run(*call, "-o", f"junit={tmp_path / 'r.xml'}")
     assert missing.returncode == 4
     assert (tmp_path / "r.xml").read_text().startswith("robustcheck: no verdict (exit code 4)\n")
 
 
-def test_github_annotations_and_summary(lookup_pass: tuple[Path, Path], tmp_path: Path) -> None:
+def test_github_annotations_and_summary(lookup_pass: tuple[Path, Path], tmp_path: Path, run: Run) -> None:
     model, photos = lookup_pass
     summary = tmp_path / "summary.md"
     summary.write_text("before\n")
     here = {"GITHUB_ACTIONS": "true", "GITHUB_STEP_SUMMARY": str(summary)}
     call = [str(model), "--images", str(photos), "--max-images", "40", "--no-time"]
-    done = run(tmp_path, *call, **here)
+    done = run(*call, **here)
     assert (done.returncode, done.stderr) == (1, "")
     assert "▲ WARN" in done.stdout
     line, notice = [line for line in done.stdout.splitlines() if line.startswith("::")]
@@ -262,45 +271,47 @@ def test_github_annotations_and_summary(lookup_pass: tuple[Path, Path], tmp_path
     assert "title=robustcheck WARN · not_established%3A too few varied images::40 varied images were measured" in line
     text = summary.read_text(encoding="utf-8")
     assert text.startswith("before\n<!-- robustcheck report -->\n\n## ▲ WARN")
-    assert "::" not in run(tmp_path, *call, "--no-ci", **here).stdout
+    assert "::" not in run(*call, "--no-ci", **here).stdout
     assert summary.read_text(encoding="utf-8") == text
-    document = run(tmp_path, *call, "-o", "json", **here)
+    document = run(*call, "-o", "json", **here)
     assert json.loads(document.stdout)["verdict"]["verdict"] == "WARN"
     assert document.stderr.startswith("::warning file=")
-    error = run(tmp_path, "no.onnx", "-o", "json", **here)
+    error = run("no.onnx", "-o", "json", **here)
     assert error.returncode in {2, 3}
     assert json.loads(error.stdout)["error"]
     assert "::error file=no.onnx,line=1,title=robustcheck%3A could not assess::no.onnx" in error.stderr
     assert "✗ ERROR: no.onnx" in summary.read_text(encoding="utf-8")
 
 
-def test_a_summary_that_can_not_be_written_changes_no_verdict(lookup_pass: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_summary_that_can_not_be_written_changes_no_verdict(
+    lookup_pass: tuple[Path, Path], tmp_path: Path, run: Run
+) -> None:
     model, photos = lookup_pass
     call = [str(model), "--images", str(photos), "-qq"]
     for place, word in ((tmp_path / "no" / "summary.md", "is not written"), (tmp_path / "full.md", "is full")):
         if place.parent.exists():
             place.write_text("x" * 2**20)
-        done = run(tmp_path, *call, GITHUB_ACTIONS="true", GITHUB_STEP_SUMMARY=str(place))
+        done = run(*call, GITHUB_ACTIONS="true", GITHUB_STEP_SUMMARY=str(place))
         assert done.returncode == 0
         assert done.stderr.startswith("note: GITHUB_STEP_SUMMARY ")
         assert word in done.stderr
     assert (tmp_path / "full.md").stat().st_size == 2**20
 
 
-def test_compare_in_the_forms_for_pipelines(lookup_pass: tuple[Path, Path], tmp_path: Path) -> None:
+def test_compare_in_the_forms_for_pipelines(lookup_pass: tuple[Path, Path], tmp_path: Path, run: Run) -> None:
     model, photos = lookup_pass
     call = ["compare", str(model), str(model), "--images", str(photos), "-qq", "--no-time"]
     places = [word for form in ("junit", "sarif", "markdown") for word in ("-o", f"{form}={tmp_path / form}")]
-    assert run(tmp_path, *call, *places).returncode == 0
+    assert run(*call, *places).returncode == 0
     assert ElementTree.fromstring((tmp_path / "junit").read_text()).attrib["failures"] == "0"
     assert "## ✓ PASS" in (tmp_path / "markdown").read_text(encoding="utf-8")
-    assert run(tmp_path, *call, *places, "--max-images", "40").returncode == 1
+    assert run(*call, *places, "--max-images", "40").returncode == 1
     results = json.loads((tmp_path / "sarif").read_text(encoding="utf-8"))["runs"][0]["results"]
     failures = ElementTree.fromstring((tmp_path / "junit").read_text()).iter("failure")
     found = {result["ruleId"] for result in results}
     assert "too_few_images" in found
     assert {failure.attrib["type"] for failure in failures} == found
     assert "## ▲ WARN" in (tmp_path / "markdown").read_text(encoding="utf-8")
-    refused = run(tmp_path, *call, "-o", "cyclonedx")
+    refused = run(*call, "-o", "cyclonedx")
     assert refused.returncode == 2
     assert "it must be one of terminal, json, junit, markdown, sarif" in refused.stderr

@@ -35,6 +35,7 @@ from robustcheck_onnx.thresholds.profile import DEFINITIONS, STATISTICS
 from robustcheck_onnx.thresholds.reference import references
 from support import reports
 from support.pages import Element, assert_it_is_accessible, assert_it_loads_nothing, parse, words
+from support.profile import PATIENCE_S
 
 STYLE = report_html_page.TEMPLATES / "style.css"
 PIXEL = "data:image/jpeg;base64,/9j/4AAQSkZJRg=="
@@ -121,15 +122,12 @@ def pages() -> dict[str, str]:
     return {name: forms.render("html", found, options) for name, found in outcomes.items()}
 
 
-NAMES = ["pass", "warn", "without gallery", "unmeasured", "failed", "several", "hostile", "none"]
-
-
 # ------------------------------------------------------------------------------------------------------- the page
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_page_is_well_formed_and_loads_nothing(pages: dict[str, str], name: str) -> None:
-    assert_it_loads_nothing(pages[name])
+def test_a_page_is_well_formed_and_loads_nothing(pages: dict[str, str]) -> None:
+    for page in pages.values():
+        assert_it_loads_nothing(page)
 
 
 def test_a_page_that_is_not_closed_is_told() -> None:
@@ -139,9 +137,9 @@ def test_a_page_that_is_not_closed_is_told() -> None:
         parse("<div><p></p>")
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_headings_labels_and_tables_are_accessible(pages: dict[str, str], name: str) -> None:
-    assert_it_is_accessible(pages[name])
+def test_headings_labels_and_tables_are_accessible(pages: dict[str, str]) -> None:
+    for page in pages.values():
+        assert_it_is_accessible(page)
 
 
 def test_a_row_stands_where_the_reference_list_leaves_sets_out() -> None:
@@ -173,9 +171,8 @@ def test_what_a_statistic_is_needs_no_mouse(pages: dict[str, str]) -> None:
     assert [e.text for e in told.all("dd")] == [DEFINITIONS[name] for name in STATISTICS]
 
 
-@pytest.mark.parametrize("name", ["hostile"])
-def test_hostile_names_stay_text(pages: dict[str, str], name: str) -> None:
-    page = pages[name]
+def test_hostile_names_stay_text(pages: dict[str, str]) -> None:
+    page = pages["hostile"]
     shown = HOSTILE.replace("\x1b", "\\x1b").replace("\u202e", "\\u202e").replace("\udcff", "\\udcff")
     root = parse(page)
     assert "<script" not in page
@@ -272,9 +269,8 @@ def of_kinds(*kinds: Kind) -> Report:
     return report.model_copy(update={"verdict": verdicts.verdict_for(found, report.profile)})
 
 
-@pytest.mark.parametrize(
-    ("kinds", "said"),
-    [
+def test_two_sentences_of_plain_english_stand_above_the_numbers() -> None:
+    rows: list[tuple[tuple[Kind, ...], str]] = [
         ((), "On the 128 photos that were measured, this model shows the outlier features"),
         (("absent",), "On the 128 photos that were measured, this model does not show the outlier features"),
         (("absent", "not_applicable"), "The check cannot judge this model"),
@@ -283,20 +279,19 @@ def of_kinds(*kinds: Kind) -> Report:
             ("other_signal",),
             "this model shows the outlier features that robust CLIP encoders show; another signal warns.",
         ),
-    ],
-)
-def test_two_sentences_of_plain_english_stand_above_the_numbers(kinds: tuple[Kind, ...], said: str) -> None:
-    report = of_kinds(*kinds)
-    head = next(
-        e for e in parse(forms.render("html", [report])).all("header") if "verdict" in e.attributes.get("class", "")
-    )
-    (lead,) = [e.text for e in head.all("p") if e.attributes["class"] == "lead"]
-    n_images = report.evidence.statistics.n_images
-    assert said.replace("128", str(n_images)) in lead
-    assert len(re.findall(r"[.](?: |$)", lead)) == 2
-    assert lead == plain_text(report.verdict, n_images)
-    (word,) = [e.text for e in head.all("p") if e.attributes["class"] == "word"]
-    assert word.split(" · ")[1:] == ([report.verdict.kind] if kinds else [])
+    ]
+    for kinds, said in rows:
+        report = of_kinds(*kinds)
+        head = next(
+            e for e in parse(forms.render("html", [report])).all("header") if "verdict" in e.attributes.get("class", "")
+        )
+        (lead,) = [e.text for e in head.all("p") if e.attributes["class"] == "lead"]
+        n_images = report.evidence.statistics.n_images
+        assert said.replace("128", str(n_images)) in lead
+        assert len(re.findall(r"[.](?: |$)", lead)) == 2
+        assert lead == plain_text(report.verdict, n_images)
+        (word,) = [e.text for e in head.all("p") if e.attributes["class"] == "word"]
+        assert word.split(" · ")[1:] == ([report.verdict.kind] if kinds else [])
 
 
 def test_one_photo_is_written_in_the_singular() -> None:
@@ -442,16 +437,16 @@ def test_the_histogram_is_in_proportion() -> None:
     assert charts.histogram((1.0, 1.0), (3,), {}) is None
 
 
-@pytest.mark.parametrize("values", [(1.0, 1.1), (1.1, 1.0), (3.0, 2.9), (2.9, 3.0), (1.9, 2.2), (2.2, 1.9)])
-def test_no_line_of_a_mark_goes_through_the_words_of_another(values: tuple[float, float]) -> None:
+def test_no_line_of_a_mark_goes_through_the_words_of_another() -> None:
     """The k-th mark's words stand higher than the lines of those before it; only later, taller lines could cross."""
-    marks = dict(zip(("mean", "median"), values, strict=True))
-    chart = charts.histogram((0.0, 2.0, 4.0), (3, 2), marks)
-    assert chart is not None
-    lower, taller = chart.marks
-    assert (taller.at < lower.at) == (chart.anchor == "start")  # on the other side of the lower mark's words
-    room = chart.width - lower.at if chart.anchor == "start" else lower.at
-    assert room >= chart.width / 3
+    for values in ((1.0, 1.1), (1.1, 1.0), (3.0, 2.9), (2.9, 3.0), (1.9, 2.2), (2.2, 1.9)):
+        marks = dict(zip(("mean", "median"), values, strict=True))
+        chart = charts.histogram((0.0, 2.0, 4.0), (3, 2), marks)
+        assert chart is not None
+        lower, taller = chart.marks
+        assert (taller.at < lower.at) == (chart.anchor == "start")  # on the other side of the lower mark's words
+        room = chart.width - lower.at if chart.anchor == "start" else lower.at
+        assert room >= chart.width / 3
 
 
 def test_the_map_counts_what_lies_beyond_four_sd() -> None:
@@ -505,7 +500,6 @@ def test_every_reference_set_is_placed_once_and_only_published_numbers_are_point
 # ---------------------------------------------------------------------------------------------------- whole command
 
 
-@pytest.mark.long
 def test_the_command_writes_a_page_with_or_without_photos(
     lookup_pass: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -560,6 +554,7 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
         super().do_GET()
 
 
+@pytest.mark.long
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
 def test_a_browser_asks_for_nothing_complains_of_nothing_and_needs_no_sideways_scrolling(
     pages: dict[str, str], tmp_path: Path
@@ -586,7 +581,7 @@ def test_a_browser_asks_for_nothing_complains_of_nothing_and_needs_no_sideways_s
             ],
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=PATIENCE_S,
             check=True,
         )
     finally:
@@ -599,6 +594,7 @@ def test_a_browser_asks_for_nothing_complains_of_nothing_and_needs_no_sideways_s
     assert "CONSOLE" not in done.stderr
 
 
+@pytest.mark.long
 @pytest.mark.skipif(CHROMIUM is None or PDFTOTEXT is None, reason="no chromium or no pdftotext on this machine")
 @pytest.mark.parametrize("paper", ["A4", "letter"])
 def test_no_printed_page_holds_the_footer_alone(pages: dict[str, str], tmp_path: Path, paper: str) -> None:
@@ -616,11 +612,15 @@ def test_no_printed_page_holds_the_footer_alone(pages: dict[str, str], tmp_path:
                 (tmp_path / "page.html").as_uri(),
             ],
             capture_output=True,
-            timeout=120,
+            timeout=PATIENCE_S,
             check=True,
         )
         printed = subprocess.run(
-            [str(PDFTOTEXT), str(tmp_path / "page.pdf"), "-"], capture_output=True, text=True, timeout=60, check=True
+            [str(PDFTOTEXT), str(tmp_path / "page.pdf"), "-"],
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+            check=True,
         )
         *_, last = printed.stdout.rstrip("\f").split("\f")
         assert "everyone who gets the file can see them" in last

@@ -45,10 +45,10 @@ def schema(tmp_path_factory: pytest.TempPathFactory) -> xmlschema.XMLSchema:
     return xmlschema.XMLSchema(folder / name)
 
 
-@pytest.mark.parametrize("kind", OUTCOMES)
-def test_junit_is_what_the_schema_allows(schema: xmlschema.XMLSchema, kind: str) -> None:
-    text = forms.render("junit", OUTCOMES[kind], forms.FormOptions(working_folder="/repo", root="/repo"))
-    schema.validate(ElementTree.fromstring(text))
+def test_junit_is_what_the_schema_allows(schema: xmlschema.XMLSchema) -> None:
+    for outcomes in OUTCOMES.values():
+        text = forms.render("junit", outcomes, forms.FormOptions(working_folder="/repo", root="/repo"))
+        schema.validate(ElementTree.fromstring(text))
 
 
 def test_the_schema_refuses_what_is_wrong(schema: xmlschema.XMLSchema) -> None:

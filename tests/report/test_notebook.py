@@ -18,7 +18,7 @@ from robustcheck_onnx.checker.report.words import statistics_of
 from robustcheck_onnx.checker.shift.records import Effective
 from robustcheck_onnx.checker.verdict import NAMES
 from robustcheck_onnx.thresholds.profile import STATISTICS
-from support import onnx_models, reports
+from support import lookup, onnx_models, reports
 from support.comparisons import Workshop, planted
 
 EVIL = "<script>alert(1)</script>\x1b[8m\n&.onnx"
@@ -61,9 +61,10 @@ def renamed(report: rc.Report, name: str) -> rc.Report:
     return report.model_copy(update={"evidence": evidence.model_copy(update={"model": model})})
 
 
-@pytest.fixture
-def scanned(tmp_path: Path) -> rc.ScanReport:
+@pytest.fixture(scope="module")
+def scanned(tmp_path_factory: pytest.TempPathFactory) -> rc.ScanReport:
     """A residual graph on random tensors."""
+    folder = tmp_path_factory.mktemp("scanned")
     w = {"w": onnx_models.weight(16, 3, 3, 3), "v": onnx_models.weight(16, 16, 1, 1)}
     nodes = [
         ("Conv", ["image", "w"], ["c"], {"kernel_shape": [3, 3]}), ("Relu", ["c"], ["x"]),
@@ -71,28 +72,30 @@ def scanned(tmp_path: Path) -> rc.ScanReport:
         ("GlobalAveragePool", ["z"], ["p"]), ("Flatten", ["p"], ["embedding"]),
     ]  # fmt: skip
     model = onnx_models.build(nodes, [("embedding", TensorProto.FLOAT, ("batch", 16))], w)
-    onnx_models.save(model, tmp_path / "small.onnx")
+    onnx_models.save(model, folder / "small.onnx")
     pixels = np.random.default_rng(0).normal(size=(9, 3, 8, 8)).astype(np.float32)
-    return rc.scan(tmp_path / "small.onnx", images=pixels, preprocess="imagenet", device="cpu")
+    return rc.scan(folder / "small.onnx", images=pixels, preprocess="imagenet", device="cpu")
 
 
-@pytest.fixture
-def compared(workshop: Workshop) -> rc.CompareReport:
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory, photos_80: Path) -> rc.CompareReport:
     """The second feature is lost."""
+    workshop = Workshop(tmp_path_factory.mktemp("compared"), photos_80, lookup.write_lookup_model)
     h = planted(features=(7, 50))
     return workshop.compare(h - (np.arange(384) == 50) * h[:, 50].mean(), h)
 
 
-@pytest.fixture
-def shifted(tmp_path: Path) -> rc.ShiftReport:
+@pytest.fixture(scope="module")
+def shifted(tmp_path_factory: pytest.TempPathFactory) -> rc.ShiftReport:
     """Ten classes, of which two occur, and 16 images in each set."""
+    folder = tmp_path_factory.mktemp("shifted")
     rng = np.random.default_rng(0)
-    for folder in ("val/0", "val/3", "blur/0", "blur/3"):
-        (tmp_path / folder).mkdir(parents=True)
+    for name in ("val/0", "val/3", "blur/0", "blur/3"):
+        (folder / name).mkdir(parents=True)
         for i in range(8):
-            Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(tmp_path / folder / f"{i}.png")
-    onnx_models.save(onnx_models.classifier(10), tmp_path / "classes.onnx")
-    return rc.measure_shift(tmp_path / "classes.onnx", tmp_path / "val", tmp_path / "blur", preprocess="imagenet")
+            Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(folder / name / f"{i}.png")
+    onnx_models.save(onnx_models.classifier(10), folder / "classes.onnx")
+    return rc.measure_shift(folder / "classes.onnx", folder / "val", folder / "blur", preprocess="imagenet")
 
 
 @pytest.fixture
@@ -235,6 +238,7 @@ def labels(axes: Any) -> list[str]:
     return [label.get_text() for label in axes.get_yticklabels()]
 
 
+@pytest.mark.long
 def test_the_picture_of_a_check(tmp_path: Path) -> None:
     pyplot = pytest.importorskip("matplotlib.pyplot")
     shown = reports.passing()
@@ -254,6 +258,7 @@ def test_the_picture_of_a_check(tmp_path: Path) -> None:
     reports.undecided().plot().savefig(tmp_path / "undecided.png")
 
 
+@pytest.mark.long
 def test_the_pictures_of_a_scan_and_a_comparison(
     scanned: rc.ScanReport, compared: rc.CompareReport, tmp_path: Path
 ) -> None:
@@ -273,17 +278,19 @@ def test_the_pictures_of_a_scan_and_a_comparison(
 
 
 def test_without_the_libraries_there_is_a_hint(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("pandas", "matplotlib"):
-        for loaded in [each for each in sys.modules if each.split(".")[0] == name]:
-            monkeypatch.delitem(sys.modules, loaded)
-        monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(rc.EnvironmentFaultError, match=r"^package pandas is not installed; a data frame needs it$"):
-        reports.passing().to_frame()
-    with pytest.raises(rc.EnvironmentFaultError, match=r"^package matplotlib is not installed; a picture") as caught:
-        reports.passing().plot()
+    with monkeypatch.context() as patch:
+        for name in ("pandas", "matplotlib"):
+            for loaded in [each for each in sys.modules if each.split(".")[0] == name]:
+                patch.delitem(sys.modules, loaded)
+            patch.setitem(sys.modules, name, None)
+        with pytest.raises(rc.EnvironmentFaultError, match=r"^package pandas is not installed; a data frame needs it$"):
+            reports.passing().to_frame()
+        with pytest.raises(rc.EnvironmentFaultError, match=r"^package matplotlib is not installed; a pic") as caught:
+            reports.passing().plot()
     assert caught.value.hint == "pip install '.[plot]'  # in a clone"
 
 
+@pytest.mark.long
 def test_a_check_loads_neither(lookup_pass: tuple[Path, Path]) -> None:
     model, photos = map(str, lookup_pass)
     code = f"""

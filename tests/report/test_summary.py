@@ -35,21 +35,21 @@ def table(outcomes: list[Outcome], width: int) -> str:
     return text
 
 
-@pytest.mark.parametrize("width", [60, 80, 100, 120, 160])
-def test_the_table_then_the_reasons_by_model_and_last_the_exit_code(outcomes: list[Outcome], width: int) -> None:
-    lines = table(outcomes, width).splitlines()
-    assert lines[0].startswith("robustcheck ")
-    rows = [line.split()[1] for line in lines[2 : lines.index("")] if line[0] in "✗▲✓"]
-    assert rows == ["error", "WARN", "PASS"]
-    broken, warned = lines.index("broken.onnx"), lines.index(NAMES[1][:width])
-    assert broken < warned
-    assert lines[broken + 1 : broken + 3] == ["✗ file is empty", "hint: ls"]
-    warned += len(NAMES[1]) > width  # a name folds
-    assert lines[warned + 1].startswith(f"✗ {LONGEST}")
-    ids = {reason.id for reason in reports.warning().verdict.reasons}
-    assert {line.split()[1] for line in lines if line.startswith("✗ ")} == {"error", "file", *ids}
-    assert NAMES[0] not in lines[broken:]
-    assert lines[-1].startswith("━━ ✗ 3 models: 1 PASS, 1 WARN, 1 ERROR · exit code 3")
+def test_the_table_then_the_reasons_by_model_and_last_the_exit_code(outcomes: list[Outcome]) -> None:
+    for width in (60, 80, 100, 120, 160):
+        lines = table(outcomes, width).splitlines()
+        assert lines[0].startswith("robustcheck ")
+        rows = [line.split()[1] for line in lines[2 : lines.index("")] if line[0] in "✗▲✓"]
+        assert rows == ["error", "WARN", "PASS"]
+        broken, warned = lines.index("broken.onnx"), lines.index(NAMES[1][:width])
+        assert broken < warned
+        assert lines[broken + 1 : broken + 3] == ["✗ file is empty", "hint: ls"]
+        warned += len(NAMES[1]) > width  # a name folds
+        assert lines[warned + 1].startswith(f"✗ {LONGEST}")
+        ids = {reason.id for reason in reports.warning().verdict.reasons}
+        assert {line.split()[1] for line in lines if line.startswith("✗ ")} == {"error", "file", *ids}
+        assert NAMES[0] not in lines[broken:]
+        assert lines[-1].startswith("━━ ✗ 3 models: 1 PASS, 1 WARN, 1 ERROR · exit code 3")
 
 
 def test_what_lets_a_warn_through_is_said_with_its_model(outcomes: list[Outcome]) -> None:

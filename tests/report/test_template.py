@@ -20,6 +20,7 @@ from robustcheck_onnx.checker.storage import write
 from robustcheck_onnx.checker.text import printable
 from support import ROOT
 from support.outcomes import EVERY, FAILED, HOSTILE, HOSTILE_REPORT, PASSING, WARNING, failed, gated
+from support.profile import PATIENCE_S
 from support.reports import warning
 
 EXAMPLES = ROOT / "docs" / "examples" / "templates"
@@ -103,9 +104,12 @@ def test_unprintable_names_are_escapes(written: Callable[..., Path]) -> None:
 # ------------------------------------------------------------------------------------------- what it can't do
 
 
-@pytest.mark.parametrize(
-    ("source", "said"),
-    [
+def test_faults_with_their_line(written: Callable[..., Path], tmp_path: Path) -> None:
+    folder = tmp_path / "own"
+    folder.mkdir()
+    (tmp_path / "secret.txt").write_text("secret", encoding="utf-8")
+    (folder / "link.txt").symlink_to(tmp_path / "secret.txt")
+    for source, said in (
         ("a\n{{ report.verdct }}", "line 2 of the template: 'dict object' has no attribute 'verdct'"),
         ("a\n\n{% for %}", "line 3 of the template: "),
         ("{{ 1 | nosuch }}", "line 1 of the template: filter 'nosuch' is not known"),
@@ -120,16 +124,10 @@ def test_unprintable_names_are_escapes(written: Callable[..., Path]) -> None:
         ("{% for i in range(10 ** 6) %}x{% endfor %}", "line 1 of the template: Range too big"),
         ("{% for i in range(99999) %}{{ 'x' * 999 }}{% endfor %}", "its text has more than 10 MiB"),
         ("{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}", "it is nested too deeply"),
-    ],
-)
-def test_faults_with_their_line(written: Callable[..., Path], tmp_path: Path, source: str, said: str) -> None:
-    folder = tmp_path / "own"
-    folder.mkdir()
-    (tmp_path / "secret.txt").write_text("secret", encoding="utf-8")
-    (folder / "link.txt").symlink_to(tmp_path / "secret.txt")
-    message = fault_of(written(source, "own/t.j2"))
-    assert said in message
-    assert "secret" not in message.replace("../secret.txt", "")
+    ):
+        message = fault_of(written(source, "own/t.j2"))
+        assert said in message
+        assert "secret" not in message.replace("../secret.txt", "")
 
 
 def test_files_of_its_own_folder_are_read(written: Callable[..., Path]) -> None:
@@ -138,21 +136,18 @@ def test_files_of_its_own_folder_are_read(written: Callable[..., Path]) -> None:
     assert text_of(file, PASSING, into_file=True) == f"{template.mark()}: PASS\n"
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "said"),
-    [
+def test_files_that_are_no_template(tmp_path: Path) -> None:
+    for name, content, said in (
         ("none.j2", None, "it is missing or no file"),
         ("t.txt", b"x", "its name must end in .j2"),
         (".j2", b"x", "its name must end in .j2"),
         ("t.j2", b"\xff", "it is no UTF-8"),
         ("t.j2", b"x" * (1 << 20) + b"y", "it has more than 1048576 bytes"),
-    ],
-)
-def test_files_that_are_no_template(tmp_path: Path, name: str, content: bytes | None, said: str) -> None:
-    if content is not None:
-        (tmp_path / name).write_bytes(content)
-    assert said in fault_of(tmp_path / name)
-    assert "it is missing or no file" in fault_of(tmp_path / "..j2") if name == ".j2" else True
+    ):
+        if content is not None:
+            (tmp_path / name).write_bytes(content)
+        assert said in fault_of(tmp_path / name), name
+    assert "it is missing or no file" in fault_of(tmp_path / "..j2")
 
 
 def test_a_text_in_a_file_shows_whose_it_is(written: Callable[..., Path]) -> None:
@@ -162,22 +157,30 @@ def test_a_text_in_a_file_shows_whose_it_is(written: Callable[..., Path]) -> Non
     assert write.OURS.match(text_of(written("{{ 'x' * 1300 }} {{ mark }}"), PASSING, into_file=True).encode())
 
 
+@pytest.mark.process
 @pytest.mark.usefixtures("wall")
 @pytest.mark.parametrize(
-    "source",
+    ("source", "timeout_s", "fault"),
     [
-        "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
-        "{{ 'x' | center(10 ** 10) }}",
-        "{% set n = namespace(s='x' * 1024) %}{% for i in range(40) %}{% set n.s = n.s ~ n.s %}{% endfor %}",
+        ("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}", 1.0, "NotReadError"),
+        ("{{ 'x' | center(10 ** 10) }}", PATIENCE_S, "EnvironmentFaultError"),
+        pytest.param(
+            "{% set n = namespace(s='x' * 1024) %}{% for i in range(40) %}{% set n.s = n.s ~ n.s %}{% endfor %}",
+            PATIENCE_S,
+            "EnvironmentFaultError",
+            marks=pytest.mark.long,
+        ),
     ],
     ids=["never ends", "a giant in one filter", "doubling"],
 )
 def test_the_child_process_bounds_time_and_memory(
-    written: Callable[..., Path], source: str, monkeypatch: pytest.MonkeyPatch
+    written: Callable[..., Path], source: str, timeout_s: float, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(isolated, "TEMPLATE_S", 4.0)
+    monkeypatch.setattr(isolated, "TEMPLATE_S", timeout_s)
     monkeypatch.setattr(isolated, "TEMPLATE_BYTES", 1 << 29)
-    assert "template gave no text within 4 s" in fault_of(written(source))
+    message = fault_of(written(source))
+    assert f"template gave no text within {timeout_s:g} s" in message
+    assert f"({fault})" in message
 
 
 # ------------------------------------------------------------------------------------------------ in a run
@@ -231,9 +234,9 @@ def test_after_an_error_a_text_of_ours_is_replaced_and_no_other(place: Path) -> 
     assert (place / "mine.txt").read_text() == "a file of somebody else\n"
 
 
-@pytest.mark.parametrize(
-    ("output", "said"),
-    [
+def test_how_it_is_named(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {path.name: path.read_bytes() for path in place.iterdir() if path.is_file()}
+    for output, said in (
         ("template", "it needs the template's file"),
         ("template=", "it needs the template's file"),
         ("template=none.j2", "it is missing or no file"),
@@ -244,14 +247,11 @@ def test_after_an_error_a_text_of_ours_is_replaced_and_no_other(place: Path) -> 
         ("template=https://example.org/t.j2", "a template must be a file of this machine"),
         ("template=s3://bucket/t.j2=out.txt", "a template must be a file of this machine"),
         ("json=t.j2", None),
-    ],
-)
-def test_how_it_is_named(place: Path, output: str, said: str | None, capsys: pytest.CaptureFixture[str]) -> None:
-    before = {path.name: path.read_bytes() for path in place.iterdir() if path.is_file()}
-    words = ["-o", output] if said else ["-o", output, "-o", "template=t.j2"]
-    assert run(*words) == 2
-    assert (said or "is a file that this run reads") in capsys.readouterr().err
-    assert {name: (place / name).read_bytes() for name in before} == before
+    ):
+        words = ["-o", output] if said else ["-o", output, "-o", "template=t.j2"]
+        assert run(*words) == 2, output
+        assert (said or "is a file that this run reads") in capsys.readouterr().err
+        assert {name: (place / name).read_bytes() for name in before} == before, output
 
 
 def test_only_the_command_line_names_a_template(

@@ -38,9 +38,8 @@ def row(ratio: float, k: float = 10.0, checkpoint: str = "c", shows: bool = True
     )
 
 
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
+def test_numbers_have_three_significant_digits() -> None:
+    for value, text in (
         (0.5561, "0.556"),
         (1.0, "1.00"),
         (23.45, "23.4"),
@@ -50,11 +49,9 @@ def row(ratio: float, k: float = 10.0, checkpoint: str = "c", shows: bool = True
         (0.0, "0"),
         (-6.434, "-6.43"),
         (1.234e-7, "1.23e-07"),
-    ],
-)
-def test_numbers_have_three_significant_digits(value: float, text: str) -> None:
-    assert number_text(value) == text
-    assert float(text) == pytest.approx(value, rel=5e-3)
+    ):
+        assert number_text(value) == text
+        assert float(text) == pytest.approx(value, rel=5e-3)
 
 
 def test_a_bound_never_reads_on_the_wrong_side_of_its_threshold() -> None:
@@ -70,27 +67,28 @@ def test_a_bound_never_reads_on_the_wrong_side_of_its_threshold() -> None:
     assert bound_text(7.996, 8.0) == "7.996"
 
 
-@pytest.mark.parametrize(
-    ("share", "text"),
-    [(0.0, "0 %"), (1.0, "100 %"), (0.5, "50.0 %"), (0.9995, "> 99.9 %"), (1e-9, "< 0.1 %"), (None, "not measured")],
-)
-def test_percentages_say_all_and_nothing_only_when_it_is_true(share: float | None, text: str) -> None:
-    assert percent_text(share) == text
+def test_percentages_say_all_and_nothing_only_when_it_is_true() -> None:
+    for share, text in (
+        (0.0, "0 %"),
+        (1.0, "100 %"),
+        (0.5, "50.0 %"),
+        (0.9995, "> 99.9 %"),
+        (1e-9, "< 0.1 %"),
+        (None, "not measured"),
+    ):
+        assert percent_text(share) == text
 
 
-@pytest.mark.parametrize(
-    ("low", "high", "answer"),
-    [
+def test_clears() -> None:
+    for low, high, answer in (
         (2.1, 3.0, "yes"),
         (1.0, 1.9, "no"),
         (1.9, 2.1, "straddles"),
         (2.0, 3.0, "straddles"),
         (1.0, 2.0, "straddles"),
         (None, None, "not measured"),
-    ],
-)
-def test_clears(low: float | None, high: float | None, answer: str) -> None:
-    assert words.clears(Interval(estimate=2.0, low=low, high=high), Limits(2.0)) == answer
+    ):
+        assert words.clears(Interval(estimate=2.0, low=low, high=high), Limits(2.0)) == answer
 
 
 def test_bars_are_proportional() -> None:
@@ -135,13 +133,13 @@ def test_the_reference_list_shows_the_neighbours_and_both_ends() -> None:
     assert words.reference_lines([row(1.0)], 1.0) == (words.ReferenceLine(1, row(1.0)), words.ReferenceLine(2, None))
 
 
-@pytest.mark.parametrize("ratio", [0.0, 3.5, 5.5, 9.5, 99.0])
-def test_every_set_is_listed_or_counted_as_left_out(ratio: float) -> None:
-    table = [row(float(r)) for r in range(1, 30)]
-    shown = words.reference_lines(table, ratio)
-    assert sum(1 + p.left_out for p in shown) == len(table) + 1
-    assert [p.rank for p in shown] == [sum(1 + p.left_out for p in shown[: i + 1]) for i in range(len(shown))]
-    assert any(p.left_out for p in shown)
+def test_every_set_is_listed_or_counted_as_left_out() -> None:
+    for ratio in (0.0, 3.5, 5.5, 9.5, 99.0):
+        table = [row(float(r)) for r in range(1, 30)]
+        shown = words.reference_lines(table, ratio)
+        assert sum(1 + p.left_out for p in shown) == len(table) + 1
+        assert [p.rank for p in shown] == [sum(1 + p.left_out for p in shown[: i + 1]) for i in range(len(shown))]
+        assert any(p.left_out for p in shown)
 
 
 def test_widest_kurtosis_compares_one_checkpoint_with_itself() -> None:
@@ -153,9 +151,8 @@ def test_widest_kurtosis_compares_one_checkpoint_with_itself() -> None:
     assert words.widest_kurtosis([]) is None
 
 
-@pytest.mark.parametrize(
-    ("preprocessing", "text"),
-    [
+def test_preprocessing_in_one_line() -> None:
+    for preprocessing, text in (
         (CLIP, "224×224 px: shortest edge 224 px, bicubic, centre crop, CLIP mean and SD"),
         (IMAGENET, "224×224 px: shortest edge 256 px, bilinear, centre crop, ImageNet mean and SD"),
         (
@@ -182,10 +179,8 @@ def test_widest_kurtosis_compares_one_checkpoint_with_itself() -> None:
             Preprocessing(size=(8, 8), resize_mode="none", resize_size=(8, 8), interpolation="nearest", crop="none"),
             "8×8 px: no resize, mean 0, SD 1",
         ),
-    ],
-)
-def test_preprocessing_in_one_line(preprocessing: Preprocessing, text: str) -> None:
-    assert words.preprocessing_text(preprocessing) == text
+    ):
+        assert words.preprocessing_text(preprocessing) == text
 
 
 def test_small_words() -> None:
