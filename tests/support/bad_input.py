@@ -1,20 +1,30 @@
-"""Bad input through the real command: one clear error, the right exit code, nothing half-written.
+"""Command lines, typed in this process or in one of their own, and rows of calls with what they must say.
 
-Every row runs `robustcheck` in a folder of broken files (bad_files.py). "…" in an expected message stands for text
-that depends on versions or on the machine.
+A row is typed in a folder of broken files (bad_files.py). "…" in an expected message stands for text that depends on
+versions or on the machine.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import io
 import os
 import re
 import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
+
+import pytest
+from typer.main import get_command
+
+from robustcheck_onnx.checker.cli import app as cli
+from robustcheck_onnx.checker.cli import process
+from support import profile
 
 COMMAND = str(Path(sys.executable).parent / "robustcheck")
 NATIVE = re.compile(r"\.(cc|h|cu)\b|::|\[ONNXRuntimeError\]|Traceback")  # of ONNX Runtime's source, of Python
@@ -47,10 +57,38 @@ def run(folder: Path, *arguments: str, before: Callable[[], None] | None = None,
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=profile.PATIENCE_S,
         env=environment(**more),
         preexec_fn=before,
     )  # fmt: skip
+
+
+GROUP_OF = functools.cache(get_command)  # typer takes 70 ms to make all verbs, which a test need not pay each time
+
+
+class Typed:
+    """The command in this process. What it prints is captured at the file descriptors, compiled modules included."""
+
+    def __init__(self, capture: pytest.CaptureFixture[str]) -> None:
+        self._capture = capture
+
+    def __call__(self, folder: Path, *words: str | Path, **more: str) -> Done:
+        """What `robustcheck WORDS` does in a folder; more: environment variables."""
+        self._capture.readouterr()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(folder)
+            patch.setattr(process, "get_command", GROUP_OF)
+            for name in os.environ.keys() - environment().keys():
+                patch.delenv(name)
+            for name, value in environment(**more).items():
+                patch.setenv(name, value)
+            before = sys.stdout
+            code = cli.main(list(map(str, words)))
+            sys.stdout.flush()
+            if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout is not before:
+                sys.stdout.detach().detach()  # it would close the file that pytest reads
+                sys.stdout = before
+        return Done(words, code, *self._capture.readouterr())
 
 
 def contents(folder: Path) -> dict[str, tuple[int, int]]:
@@ -79,9 +117,15 @@ def check_row(world: Path, row: Row, command: Callable[..., Done]) -> None:
     assert contents(world) == before
 
 
-def small_files() -> None:
-    """Files of at most 2 KiB, as on a disk that is full."""
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2048, 2048))
+@contextlib.contextmanager
+def small_files() -> Iterator[None]:
+    """Let this process, and what it starts, write files of at most 2 KiB, as on a disk that is full."""
+    now, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2048, most))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (now, most))
 
 
 SIGNALS = [

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from robustcheck_onnx.thresholds import results
 from robustcheck_onnx.thresholds.results import Result
+from support import profile
 
 COMMAND = str(Path(sys.executable).parent / "robustcheck")
 N_MODELS = 12
@@ -25,7 +26,7 @@ def run(
         check=False,
         cwd=cwd,
         env={**os.environ, **(env or {}), "COLUMNS": "100"},
-        timeout=300,
+        timeout=profile.PATIENCE_S,
     )
     assert done.returncode == code, (done.returncode, done.stdout[-2000:], done.stderr[-3000:])
     return done

@@ -13,6 +13,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from support import profile
+
 SERVER = """
 import json, os, sys
 from robustcheck_onnx.checker import cli, pipeline, report, verify
@@ -43,21 +45,21 @@ class WarmCommand:
             [sys.executable, "-Pc", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
         )
 
-    def run(self, folder: Path, *arguments: str, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
+    def run(self, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         """What `robustcheck ARGUMENTS` does in a folder."""
         streams = [Path(self._streams.name) / name for name in ("out", "err")]
         call = {"folder": str(folder), "arguments": arguments, "streams": list(map(str, streams))}
         assert self._server.stdin is not None
         assert self._server.stdout is not None
         print(json.dumps(call), file=self._server.stdin, flush=True)
-        if not select.select([self._server.stdout], [], [], timeout_s)[0]:
+        if not select.select([self._server.stdout], [], [], profile.PATIENCE_S)[0]:
             self._server.kill()
-            raise TimeoutError(f"no end after {timeout_s} s: {arguments}")
+            raise TimeoutError(f"no end after {profile.PATIENCE_S} s: {arguments}")
         code = int(self._server.stdout.readline())
         out, err = (path.read_bytes().decode(errors="surrogateescape") for path in streams)
         return subprocess.CompletedProcess(arguments, code, out, err)
 
     def close(self) -> None:
         """End the server."""
-        self._server.communicate(timeout=20)
+        self._server.communicate(timeout=profile.PATIENCE_S)
         self._streams.cleanup()
