@@ -1,0 +1,22 @@
+"""Keys on elliptic curves, in PEM files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+PEM = serialization.Encoding.PEM
+
+
+def write_keys(
+    folder: Path, name: str = "key", password: bytes | None = None, curve: ec.EllipticCurve | None = None
+) -> ec.EllipticCurvePrivateKey:
+    """Write NAME.pem, which the password protects, and NAME.pub."""
+    key = ec.generate_private_key(curve or ec.SECP256R1())
+    protection = serialization.BestAvailableEncryption(password) if password else serialization.NoEncryption()
+    (folder / f"{name}.pem").write_bytes(key.private_bytes(PEM, serialization.PrivateFormat.PKCS8, protection))
+    public = key.public_key().public_bytes(PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    (folder / f"{name}.pub").write_bytes(public)
+    return key
