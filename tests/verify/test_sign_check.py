@@ -322,6 +322,7 @@ def test_as_a_setting_in_a_file_and_in_the_environment(here: Path, monkeypatch: 
     assert not (here / "other.sigstore.json").exists()
 
 
+@pytest.mark.process
 def test_what_is_signed_was_measured_in_this_run(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever can write to the cache could otherwise have a verdict signed."""
     monkeypatch.delenv("ROBUSTCHECK_NO_CACHE", raising=False)

@@ -8,7 +8,6 @@ import itertools
 import json
 import shlex
 import shutil
-import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,7 +21,7 @@ from robustcheck_onnx import check
 from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.evidence import DetectorResult
-from robustcheck_onnx.checker.measure import workers
+from robustcheck_onnx.checker.measure import measure_all
 from robustcheck_onnx.checker.report import forms
 from robustcheck_onnx.checker.report.reader import edits, read, read_one
 from robustcheck_onnx.checker.report.record import Failed, Report, sealed, to_json
@@ -165,13 +164,12 @@ def test_a_report_chooses_no_code_that_runs(place: Path, capsys: pytest.CaptureF
 
 
 def test_a_report_of_the_ray_engine_is_run_again_without_ray(
-    place: Path, capsys: pytest.CaptureFixture[str], passed: Report, monkeypatch: pytest.MonkeyPatch
+    place: Path, capsys: pytest.CaptureFixture[str], passed: Report
 ) -> None:
     assert passed.binding is not None
     assert passed.evidence.stopped == "decided"
     job = new_job(place / "model.onnx", str(place / "photos"))
-    (outcome,) = workers.run_jobs([job], passed.profile)  # in another process: as a worker of Ray measures
-    (evidence,) = outcome.evidence
+    (evidence,) = measure_all(job, passed.profile)  # every image, in shards: as a worker of Ray measures
     ran = evidence.execution.model_copy(update={"engine": "ray", "workers": 2})
     evidence = evidence.model_copy(update={"execution": ran})
     settings = passed.binding.settings.model_copy(update={"engine": "ray", "workers": 2})
@@ -179,7 +177,6 @@ def test_a_report_of_the_ray_engine_is_run_again_without_ray(
     changes["binding"] = passed.binding.model_copy(update={"settings": settings})
     report = sealed(passed.model_copy(update=changes))
     (place / "report.json").write_text(to_json(report), encoding="utf-8")
-    monkeypatch.setitem(sys.modules, "ray", None)
     code, status, document = verify(place, capsys, "--images", str(place / "photos"))
     assert (code, status["rerun"]) == (0, "agrees"), document
     assert evidence.statistics.n_images == 80
