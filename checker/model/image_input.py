@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ DTYPES: dict[int, str] = {
 INTEGERS = (TensorProto.INT32, TensorProto.INT64, TensorProto.STRING)
 VISION_ALONE = "export the vision encoder alone: robustcheck export --help"
 TOKEN_NAME = re.compile(r"(^|[^a-z])(input_ids|token_ids|tokens)([^a-z]|$)", re.I)
+MOST_VALUES = 2**28  # of one fixed batch: 1 GiB in float32, 1,783 photos of 224 px
 RESHAPING_OPS = frozenset(("Cast", "Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose"))
 ELEMENTWISE_OPS = frozenset(("Cast", "Sub", "Mul", "Div", "Add", "Identity", "DequantizeLinear", "QuantizeLinear"))
 
@@ -80,6 +82,11 @@ def find_image_input(graph: onnx.GraphProto, weights: AbstractSet[str], where: s
             "export with float32 inputs",
         )
     height, width = (shape[2], shape[3]) if layout == "NCHW" else (shape[1], shape[2])
+    if math.prod(size or 1 for size in shape) > MOST_VALUES:
+        raise CannotAssessError(
+            f"{where}: input {listed} holds more than {MOST_VALUES:,} values in one batch; so many can't be fed",
+            "export with a dynamic batch axis",
+        )
     return ImageInput(value.name, layout, DTYPES[_kind(value)], shape[0], height, width, channels)
 
 

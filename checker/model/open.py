@@ -38,7 +38,7 @@ from .scaling import find_scalings
 from .sort import sort_model
 from .supported import check_supported, refuse_dense
 
-MOST_NODES = 1_000_000  # that functions may open up to; they can call each other, twice as many a level
+MOST_NODES = 100_000  # that functions may open up to; they can call each other, twice as many a level
 DEEPEST_CALL = 101  # onnx refuses calls of functions that are deeper than 100
 VECTOR = 4096  # values of a vector that are looked at; a representation is hardly wider, and `parse_light` keeps them
 SMALL_ELEMENTS = 1024  # initializers up to this size stay in for shape inference: they may be shapes
@@ -190,17 +190,22 @@ def _inlined(proto: onnx.ModelProto, where: str) -> onnx.ModelProto:
     Raises:
         CannotAssessError: a function calls itself, or has another fault; the graph would have too many nodes.
     """
-    sizes = {(function.domain, function.name): 0 for function in proto.functions}  # nodes, opened up
+    functions = {(function.domain, function.name): function for function in proto.functions}
+    sizes: dict[tuple[str, str], int] = {}  # nodes of a function, opened up
 
-    def size(nodes: Iterable[onnx.NodeProto]) -> int:
-        return sum(max(1, sizes.get((node.domain, node.op_type), 0)) for node in nested_nodes(nodes))
+    def size(nodes: Iterable[onnx.NodeProto], depth: int) -> int:
+        total = 0
+        for node in nested_nodes(nodes):
+            key = (node.domain, node.op_type)
+            if key in functions and key not in sizes and depth < DEEPEST_CALL:
+                sizes[key] = 1  # while it is opened up: ONNX refuses one that calls itself, or calls too deep
+                sizes[key] = size(functions[key].node, depth + 1)
+            total += max(1, sizes.get(key, 1))
+            if total > MOST_NODES:
+                break
+        return total
 
-    for _ in range(min(len(proto.functions), DEEPEST_CALL)):  # each round is right one call deeper
-        rounds = {(f.domain, f.name): min(size(f.node), MOST_NODES + 1) for f in proto.functions}
-        if rounds == sizes:
-            break
-        sizes = rounds
-    if size(proto.graph.node) > MOST_NODES:
+    if size(proto.graph.node, 0) > MOST_NODES:
         raise CannotAssessError(
             f"{where}: functions expand to more than {MOST_NODES:,} nodes; no image model has so many",
             "export the model again without functions",

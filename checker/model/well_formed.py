@@ -37,10 +37,8 @@ def check_well_formed(where: str, proto: onnx.ModelProto) -> None:
         names += [word for node in graph.node for word in (node.op_type, node.domain, *node.input, *node.output)]
         names += [attribute.name for node in graph.node for attribute in node.attribute]
         for weight in graph.initializer:
-            if weight.data_type not in TYPES or not weight.data_type:
-                raise CannotAssessError(
-                    f"{where}: type of weight '{weight.name!s:.80}' is {weight.data_type}; ONNX has no such type", AGAIN
-                )
+            if weight.data_type == TensorProto.UNDEFINED:
+                raise CannotAssessError(f"{where}: weight '{weight.name!s:.80}' has no type; each needs one", AGAIN)
         for value in values:
             _check_type(where, value)
     for word in names:

@@ -49,6 +49,7 @@ def flat(inputs: Any, name: str) -> onnx.ModelProto:
     [
         ([("input_ids", INT64, (None, 77))], "input is input_ids int64 (?, 77): a text encoder"),
         ([("audio", FLOAT, (None, 16000))], "input is audio float (?, 16000); an image input"),
+        ([("x", FLOAT, (200_000, 3, 32, 32))], "holds more than 268,435,456 values in one batch"),
         ([("x", FLOAT, (3, 8, 8))], "input is x float (3, 8, 8); an image input (batch, 3,"),
         ([("x", FLOAT, None)], "input is x float unknown; an image input"),
         ([("x", FLOAT, (None, 4, 28, 28))], "x float (?, 4, 28, 28) has 4 channels; photos have 3, or 1 in grey"),

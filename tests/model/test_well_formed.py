@@ -41,7 +41,7 @@ def _no_weight_no_version(model: onnx.ModelProto) -> None:
         (_bytes_for_a_name, "name in the graph is b'log\\xffts'; names must be UTF-8 text"),
         (_changed(lambda m: m.graph.input.append(m.graph.input[0])), "several inputs are named 'image'"),
         (_changed(lambda m: setattr(m.graph.input[0].type.tensor_type, "elem_type", 999)), "type of 'image' is 999"),
-        (_changed(lambda m: setattr(m.graph.initializer[0], "data_type", 0)), "is 0; ONNX has no such type"),
+        (_changed(lambda m: setattr(m.graph.initializer[0], "data_type", 0)), "has no type; each needs one"),
         (_changed(_no_weight), "node Conv has 1 inputs; it needs at least 2"),
         (_changed(_no_weight_no_version), "node Conv has 1 inputs; it needs at least 2"),
     ],

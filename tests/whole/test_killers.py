@@ -41,7 +41,7 @@ def _soon() -> Iterator[None]:
 
 TOO_LARGE = "constants that the graph computes hold {:,} values, the file "
 MODELS = {
-    "doubling_functions": "functions expand to more than 1,000,000 nodes",
+    "doubling_functions": "functions expand to more than 100,000 nodes",
     "constant_of_shape": TOO_LARGE.format(2**40 + 2),  # the mean of it is computed, too, and cast
     "expanded": TOO_LARGE.format(2**40 + 2),
     "tiled": TOO_LARGE.format(2**40 + 2),
