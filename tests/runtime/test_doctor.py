@@ -121,6 +121,7 @@ def test_nvidia_smi_rows() -> None:
     assert device.parse_gpus("") == ()
 
 
+@pytest.mark.process
 def test_doctor_never_imports_torch_and_prints_nothing() -> None:
     start = "import sys; from robustcheck_onnx.checker.runtime import doctor; "
     code = f"{start}doctor.diagnose(); sys.exit('torch' in sys.modules)"

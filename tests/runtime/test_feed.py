@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,6 @@ from robustcheck_onnx.checker.runtime.runner import Runner
 from support import onnx_models, skimage_data
 from support.measuring import never_decided
 
-pytestmark = pytest.mark.long
-
 NCHW = ImageInput("x", "NCHW", "float32", None, None, None, None)
 TFLITE = IMAGENET.model_copy(update={"rescale": 1.0, "mean": (127.0,) * 3, "std": (128.0,) * 3, "color_order": "BGR"})
 BGR = IMAGENET.model_copy(update={"color_order": "BGR"})
@@ -43,21 +42,19 @@ def scaled(preprocessing: Preprocessing, image: ImageInput, pixels: NDArray[np.u
     return np.asarray(values)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16", "float64"])
-@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
 @pytest.mark.parametrize("preprocessing", [CLIP, BGR, TFLITE, GREY], ids=["clip", "imagenet, BGR", "tflite", "grey"])
-def test_the_graph_scales_as_numpy_does(preprocessing: Preprocessing, layout: str, dtype: str) -> None:
+def test_the_graph_scales_as_numpy_does(preprocessing: Preprocessing) -> None:
     photos = [skimage_data.photo(name) for name in PHOTOS]
-    found = scaled(
-        preprocessing,
-        replace(NCHW, layout=layout, dtype=dtype),
-        np.stack([apply_uint8(preprocessing, photo) for photo in photos]),
-    )
-    expected = np.stack([apply(preprocessing, photo) for photo in photos]).astype(dtype)
-    np.testing.assert_array_equal(found, expected if layout == "NHWC" else expected.transpose(0, 3, 1, 2))
-    assert found.dtype == np.dtype(dtype)
+    pixels = np.stack([apply_uint8(preprocessing, photo) for photo in photos])
+    values = np.stack([apply(preprocessing, photo) for photo in photos])
+    for layout, dtype in product(("NCHW", "NHWC"), ("float32", "float16", "float64")):
+        found = scaled(preprocessing, replace(NCHW, layout=layout, dtype=dtype), pixels)
+        expected = values.astype(dtype)
+        np.testing.assert_array_equal(found, expected if layout == "NHWC" else expected.transpose(0, 3, 1, 2))
+        assert found.dtype == np.dtype(dtype), (layout, dtype)
 
 
+@pytest.mark.long
 def test_the_graph_scales_as_torchvision_does() -> None:
     transforms: Any = pytest.importorskip("torchvision.transforms", reason="needs the export extra")
     theirs = transforms.Compose(
@@ -73,6 +70,7 @@ def test_the_graph_scales_as_torchvision_does() -> None:
         np.testing.assert_allclose(found[0], theirs(photo).numpy(), rtol=0, atol=1e-6)
 
 
+@pytest.mark.long
 def test_a_runner_gives_the_same_for_bytes_and_for_scaled_values(efficientnet_lite0: Path) -> None:
     model = open_model(efficientnet_lite0)
     assert model.contract is not None
@@ -86,6 +84,7 @@ def test_a_runner_gives_the_same_for_bytes_and_for_scaled_values(efficientnet_li
     np.testing.assert_array_equal(of_bytes.class_output, of_values.class_output)
 
 
+@pytest.mark.long
 def test_a_check_measures_the_same_on_photos_and_on_values_scaled_before(
     efficientnet_lite0: Path, tmp_path: Path
 ) -> None:

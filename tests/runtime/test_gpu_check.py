@@ -17,6 +17,7 @@ from support import ROOT, benchmark_scripts
 made = benchmark_scripts.load("made_models")
 
 
+@pytest.mark.long
 def test_the_transformer_is_the_one_that_torch_runs(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch", reason="torch is not installed: the extra export has it")
     images = np.random.default_rng(1).normal(size=(3, 3, 32, 32)).astype(np.float32)
@@ -30,6 +31,7 @@ def test_the_transformer_is_the_one_that_torch_runs(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.process
 def test_it_runs_to_its_end_on_a_cpu(tmp_path: Path) -> None:
     """A device that is not there, or the CPU itself: every row has a result."""
     script = [sys.executable, str(ROOT / "benchmarks" / "gpu_check.py"), "--quick", "--out", str(tmp_path)]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError
 from robustcheck_onnx.checker.runtime.runner import Runner
 from robustcheck_onnx.checker.runtime.session import translate
-from support import onnx_models
+from support import onnx_models, profile
 
 Pixels = NDArray[Any]
 
@@ -72,13 +72,14 @@ def test_memory_that_passes_side_by_side_take_is_no_error(
         for value in (proto.graph.input[0], proto.graph.output[0]):
             value.type.tensor_type.shape.dim[0].dim_value = fixed
     model = runner(proto, threads=3)
-    real, inside = Runner._pass, threading.Semaphore(1)
+    real, inside, met = Runner._pass, threading.Semaphore(1), threading.Event()
 
     def one_pass(self: Runner, *arguments: Any) -> list[Any]:
         if not inside.acquire(blocking=False):
+            met.set()
             raise RuntimeError("Failed to allocate memory for requested buffer of size 12")
         try:
-            time.sleep(0.05)  # so that passes meet
+            assert met.wait(profile.PATIENCE_S)  # until a second pass has come and was refused
             return real(self, *arguments)
         finally:
             inside.release()
@@ -128,7 +129,7 @@ def test_an_interrupt_between_passes_ends_those_that_run(runner: Any, monkeypatc
     ended: list[bool] = []
 
     def endless(self: Runner, session: Any, names: list[str], batch: Pixels, options: Any) -> list[Any]:
-        until = time.monotonic() + 20
+        until = time.monotonic() + profile.PATIENCE_S
         while not options.terminate and time.monotonic() < until:
             time.sleep(0.005)
         ended.append(options.terminate)

@@ -114,11 +114,15 @@ class Tensor:
 def test_tensors_of_other_libraries() -> None:
     h = vectors()
     assert rc.measure(Tensor(h)) == rc.measure(h)  # type: ignore[arg-type] # DLPack has no __array__
-    torch = pytest.importorskip("torch")
+    assert rc.measure(h.astype(np.float16)) == rc.measure(h.astype(np.float16).astype(np.float64))
+
+
+@pytest.mark.long
+def test_tensors_of_torch() -> None:
+    h, torch = vectors(), pytest.importorskip("torch")
     assert rc.measure(torch.tensor(h, requires_grad=True)) == rc.measure(h)
     half = torch.tensor(h).to(torch.bfloat16)
     assert rc.measure(half) == rc.measure(half.float().numpy())
-    assert rc.measure(h.astype(np.float16)) == rc.measure(h.astype(np.float16).astype(np.float64))
 
 
 def test_rows_that_cannot_be_used_are_counted() -> None:

@@ -10,7 +10,10 @@ from hypothesis.extra import numpy as hnp
 from robustcheck_onnx.checker.statistics import definitions
 from robustcheck_onnx.checker.statistics.state import State, update
 
-RNG = np.random.default_rng(7)
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(7)
 
 
 def sums(h: np.ndarray) -> State:
@@ -32,14 +35,14 @@ def moments(h: np.ndarray) -> definitions.Moments:
 
 
 @pytest.mark.parametrize("d", [3, 64, 2048])
-def test_activation_kurtosis_is_scipys_pearson_kurtosis(d: int) -> None:
-    h = RNG.gamma(0.5, size=(20, d))
+def test_activation_kurtosis_is_scipys_pearson_kurtosis(rng: np.random.Generator, d: int) -> None:
+    h = rng.gamma(0.5, size=(20, d))
     want = scipy.stats.kurtosis(h, axis=1, fisher=False)
     np.testing.assert_allclose(per_image(h), want, rtol=1e-12)
 
 
-def test_standardise_is_scipys_zscore() -> None:
-    h = RNG.normal(3, 5, size=(10, 33))
+def test_standardise_is_scipys_zscore(rng: np.random.Generator) -> None:
+    h = rng.normal(3, 5, size=(10, 33))
     np.testing.assert_allclose(definitions.standardise(h), scipy.stats.zscore(h, axis=1), rtol=1e-11)
 
 
@@ -55,8 +58,8 @@ def test_one_hot_reaches_the_largest_value(d: int) -> None:
     np.testing.assert_allclose(per_image(one_hot), [d**2 / (d - 1) - 3], rtol=1e-10)
 
 
-def test_offset_of_1000_in_float32_is_harmless() -> None:
-    base = RNG.normal(size=(5, 512)).astype(np.float32)
+def test_offset_of_1000_in_float32_is_harmless(rng: np.random.Generator) -> None:
+    base = rng.normal(size=(5, 512)).astype(np.float32)
     shifted = (base.astype(np.float64) + 1000).astype(np.float32)
     want = scipy.stats.kurtosis(shifted.astype(np.float64), axis=1, fisher=False)
     np.testing.assert_allclose(per_image(shifted), want, rtol=1e-9)
@@ -64,16 +67,16 @@ def test_offset_of_1000_in_float32_is_harmless() -> None:
 
 
 @pytest.mark.parametrize("size", [60.0, 600.0, 60000.0])
-def test_float16_outliers_do_not_overflow(size: float) -> None:
-    h = RNG.normal(size=(4, 768)).astype(np.float16)
+def test_float16_outliers_do_not_overflow(rng: np.random.Generator, size: float) -> None:
+    h = rng.normal(size=(4, 768)).astype(np.float16)
     h[:, 5] = np.float16(size)
     want = scipy.stats.kurtosis(h.astype(np.float64), axis=1, fisher=False)
     np.testing.assert_allclose(per_image(h), want, rtol=1e-12)
 
 
 @pytest.mark.parametrize("scale", [1e-300, 1e300])
-def test_extreme_scales_do_not_under_or_overflow(scale: float) -> None:
-    h = RNG.normal(size=(3, 50))
+def test_extreme_scales_do_not_under_or_overflow(rng: np.random.Generator, scale: float) -> None:
+    h = rng.normal(size=(3, 50))
     np.testing.assert_allclose(definitions.standardise(h * scale), definitions.standardise(h), rtol=1e-9)
 
 
@@ -100,8 +103,8 @@ def test_max_median_ratio() -> None:
     np.testing.assert_array_equal(definitions.max_median_ratio([[1.0, -2.0, 30.0], [0.0, 0.0, 1.0]]), [15.0, np.inf])
 
 
-def test_shares_decompose_kurtosis_exactly() -> None:
-    h = RNG.normal(size=(30, 40)) + 5 * (np.arange(40) == 3)
+def test_shares_decompose_kurtosis_exactly(rng: np.random.Generator) -> None:
+    h = rng.normal(size=(30, 40)) + 5 * (np.arange(40) == 3)
     state = sums(h)
     sum_z4 = state.powers.sum(axis=1)[3]
     shares = definitions.shares_of_kurtosis(sum_z4)
@@ -111,8 +114,8 @@ def test_shares_decompose_kurtosis_exactly() -> None:
     np.testing.assert_allclose(shares, (z**4).mean(axis=0) / (40 * k), rtol=1e-10)
 
 
-def test_moments_against_the_definitions_written_out() -> None:
-    h = RNG.normal(size=(80, 60)) * RNG.lognormal(0, 0.8, 60) + 3 * (np.arange(60) == 9)
+def test_moments_against_the_definitions_written_out(rng: np.random.Generator) -> None:
+    h = rng.normal(size=(80, 60)) * rng.lognormal(0, 0.8, 60) + 3 * (np.arange(60) == 9)
     z = scipy.stats.zscore(h, axis=1)
     got = moments(h)
     centred = z - z.mean(axis=0)
@@ -131,22 +134,22 @@ def test_moments_against_the_definitions_written_out() -> None:
     np.testing.assert_allclose(got.negative_z_energy, y[y < 0].dot(y[y < 0]) / (y**2).sum(), rtol=1e-12)
 
 
-def test_negative_energy_of_z_does_not_move_with_outliers_offsets_or_norms() -> None:
-    h = RNG.normal(size=(64, 384)) + RNG.normal(0, 0.5, 384)
+def test_negative_energy_of_z_does_not_move_with_outliers_offsets_or_norms(rng: np.random.Generator) -> None:
+    h = rng.normal(size=(64, 384)) + rng.normal(0, 0.5, 384)
     h[:, :3] -= 12
     want = moments(h).negative_z_energy
     far = h.copy()
     far[:, :3] -= 1000
     np.testing.assert_allclose(moments(far).negative_z_energy, want, rtol=0.02)  # the images weigh a little otherwise
     np.testing.assert_allclose(moments(h + 5).negative_z_energy, want, rtol=1e-9)
-    np.testing.assert_allclose(moments(h * RNG.lognormal(0, 2, (64, 1))).negative_z_energy, want, rtol=1e-9)
+    np.testing.assert_allclose(moments(h * rng.lognormal(0, 2, (64, 1))).negative_z_energy, want, rtol=1e-9)
     rectified = np.maximum(h, 0)
     assert moments(rectified).negative_z_energy < 0.01  # a median of 0 or little more
     assert moments(rectified - 3).negative_z_energy < 0.01
 
 
-def test_identical_representations_have_no_persistence_ratio() -> None:
-    got = moments(np.tile(RNG.normal(size=(1, 50)), (20, 1)))
+def test_identical_representations_have_no_persistence_ratio(rng: np.random.Generator) -> None:
+    got = moments(np.tile(rng.normal(size=(1, 50)), (20, 1)))
     assert np.isnan(got.persistence_ratio)
     assert np.isnan(got.centred_kurtosis)
 

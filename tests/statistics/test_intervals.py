@@ -8,6 +8,7 @@ import scipy.special
 from scipy import stats
 
 from robustcheck_onnx.checker.statistics import intervals
+from support import profile
 
 ALPHA = 0.05
 
@@ -84,10 +85,12 @@ def test_share_bounds_of_always_have_a_closed_form() -> None:
 
 @pytest.mark.parametrize("rate", [0.5, 0.66, 0.9, 0.99])
 def test_share_bounds_hold_at_all_looks_together(rate: float) -> None:
-    """2,000 runs that look after every image to 300: the truth ever outside in at most α of them."""
-    rng = np.random.default_rng(3)
-    count = np.cumsum(rng.random((2000, 300)) < rate, axis=1)
-    bounds = {(s, n): intervals.share_bounds(s, n, ALPHA) for n in range(1, 301) for s in np.unique(count[:, n - 1])}
+    """Runs that look after every image: the truth ever outside in at most α of them."""
+    rng, last = np.random.default_rng(3), profile.sized(100, 300)
+    count = np.cumsum(rng.random((profile.sized(500, 2000), last)) < rate, axis=1)
+    bounds = {
+        (s, n): intervals.share_bounds(s, n, ALPHA) for n in range(1, last + 1) for s in np.unique(count[:, n - 1])
+    }
     low, high = (np.array([[bounds[s, n][side] for n, s in enumerate(row, 1)] for row in count]) for side in (0, 1))
     assert ((low > rate) | (high < rate)).any(axis=1).mean() <= ALPHA
 

@@ -16,7 +16,7 @@ from robustcheck_onnx.checker.evidence import Statistics
 from robustcheck_onnx.checker.statistics import intervals
 from robustcheck_onnx.checker.statistics.state import State, merge, statistics, update
 from robustcheck_onnx.thresholds.profile import STATISTICS
-from support import ROOT
+from support import ROOT, profile
 
 SHARED = Path(os.environ.get("ROBUSTCHECK_SHARED", ROOT.parent / "shared"))
 EMBEDDINGS = SHARED / "data" / "embeddings"
@@ -235,7 +235,7 @@ def test_real_embeddings_read_as_in_the_reference_table() -> None:
     with TABLE.open(encoding="utf-8", newline="") as handle:
         rows = list(csv.DictReader(handle))
     assert len(rows) == 75
-    for row in rows:
+    for row in rows[:: profile.sized(6, 1)]:
         x = np.load(EMBEDDINGS / f"{row['set']}.npz", allow_pickle=False)["x"]
         s = statistics(state_of(x), 0.05)
         assert s.n_features == int(row["d"])

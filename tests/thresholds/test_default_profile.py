@@ -30,11 +30,6 @@ DEFAULT = profile.load()
 OURS = Path(__file__).parents[2] / "benchmarks" / "reference_sources.csv"
 
 
-def test_the_shipped_profile_is_what_its_command_writes() -> None:
-    fresh = profile.to_json(calibrate.default_profile(reference.table_text()))
-    assert profile.DEFAULT.read_text(encoding="utf-8") == fresh
-
-
 def test_the_profile_is_for_the_statistics_of_this_version() -> None:
     assert profile.load().statistic_version == definitions.STATISTIC_VERSION
 

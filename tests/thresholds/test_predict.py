@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import statistics
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +14,7 @@ import scipy.stats
 from robustcheck_onnx.thresholds import DATA, effective_robustness, profile, published, results, suite
 from robustcheck_onnx.thresholds.ends import End
 from robustcheck_onnx.thresholds.results import Measured, Result
-from support import ROOT
-from support.benchmark_scripts import BENCHMARKS, load
+from support.benchmark_scripts import load
 
 facts, text = load("predict_facts"), load("predict_text")
 predict = load("predict")
@@ -238,24 +235,22 @@ def table(path: Path, *, pretraining_alone: bool) -> Path:
     return path
 
 
-def said(path: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, BENCHMARKS / "predict.py", path], capture_output=True, text=True, check=False, cwd=ROOT
-    )
-
-
-def test_the_criteria_on_a_suite_where_the_sign_follows_robustness(tmp_path: Path) -> None:
-    done = said(table(tmp_path / "paper.results.jsonl", pretraining_alone=False))
-    assert (done.returncode, done.stderr) == (0, "")
-    assert [line.split(" ", 1)[0] for line in done.stdout.splitlines()] == ["holds"] * 4
+def test_the_criteria_on_a_suite_where_the_sign_follows_robustness(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    predict.main([str(table(tmp_path / "paper.results.jsonl", pretraining_alone=False))])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(" ", 1)[0] for line in lines] == ["holds"] * 4
     page = predict.PAGE.read_text(encoding="utf-8")
-    assert f"leaves {done.stdout.splitlines()[1].rsplit(': ', 1)[1].split()[2].rstrip(';')} robust ones" in page
-    assert f"and {done.stdout.splitlines()[0].rsplit(': ', 1)[1].split()[2].rstrip(';')} that are not" in page
+    assert f"leaves {lines[1].rsplit(': ', 1)[1].split()[2].rstrip(';')} robust ones" in page
+    assert f"and {lines[0].rsplit(': ', 1)[1].split()[2].rstrip(';')} that are not" in page
 
 
-def test_the_criteria_on_a_suite_where_the_sign_follows_pretraining(tmp_path: Path) -> None:
-    path = table(tmp_path / "paper.results.jsonl", pretraining_alone=True)
-    verdicts = [line.split(" ", 1)[0] for line in said(path).stdout.splitlines()]
+def test_the_criteria_on_a_suite_where_the_sign_follows_pretraining(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    predict.main([str(table(tmp_path / "paper.results.jsonl", pretraining_alone=True))])
+    verdicts = [line.split(" ", 1)[0] for line in capsys.readouterr().out.splitlines()]
     assert verdicts[3] == "refuted"
     # six finetuned models count as not robust; all six pass
     absent = [m for m in suite.open_suite("paper").members if m.label == "absent"]
@@ -279,12 +274,10 @@ def test_a_table_that_can_not_be_used(tmp_path: Path) -> None:
         f'"statistic_version": {version}', f'"statistic_version": {version - 1}'
     )
     path.write_text(old, encoding="utf-8")
-    done = said(path)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert f"statistics are of version {version - 1}; the profile's are {version}" in done.stderr
-    done = said(tmp_path / "missing.jsonl")
-    assert done.returncode == 1
-    assert "missing.jsonl: results table cannot be read" in done.stderr
+    with pytest.raises(ValueError, match=f"statistics are of version {version - 1}; the profile's are {version}"):
+        predict.main([str(path)])
+    with pytest.raises(ValueError, match=r"missing\.jsonl: results table cannot be read"):
+        predict.main([str(tmp_path / "missing.jsonl")])
 
 
 def test_the_rule_for_robust_is_the_suites() -> None:

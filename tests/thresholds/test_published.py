@@ -156,6 +156,7 @@ def test_what_was_not_published_stays_unknown() -> None:
     assert not any("objectnet" in row.accuracy for row in rows("timm"))
 
 
+@pytest.mark.long
 def test_the_shipped_tables_are_what_the_script_makes_of_the_sources(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

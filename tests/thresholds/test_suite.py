@@ -29,6 +29,7 @@ def test_the_packaged_suite_is_what_its_command_writes() -> None:
     assert suite.PACKAGED["paper"].read_text(encoding="utf-8") == build.text()
 
 
+@pytest.mark.long
 def test_every_exported_entry_exists_in_its_library() -> None:
     open_clip = pytest.importorskip("open_clip", reason="extra `export` is not installed")
     timm = pytest.importorskip("timm", reason="extra `export` is not installed")
