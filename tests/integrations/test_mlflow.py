@@ -254,6 +254,7 @@ def test_the_command_gates_and_logs(
     lookup_pass: tuple[Path, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     told: list[str] = []
+    monkeypatch.setattr(progress._Latest, "__call__", lambda line, now: told.append(now.stage))
     monkeypatch.setattr(progress._Latest, "stage", lambda line, words: told.append(words))
     version = register(lookup_pass[0])
     report = str(write(passed, tmp_path / "r.json"))
