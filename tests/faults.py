@@ -41,7 +41,7 @@ ROOMS: Final = {  # where the code stands, and the folders of tests to ask
     "shift": (("checker/shift/*.py",), ("shift",)),
     "directions": (("checker/directions/*.py",), ("directions",)),
     "verify": (("checker/verify/*.py",), ("verify",)),
-    "calibrate": (("checker/calibrate/*.py",), ("calibrate",)),
+    "calibrate": (("checker/calibrate/*.py",), ("calibrate", "thresholds")),
     "wall": (tuple(f"checker/{n}.py" for n in ("isolation", "isolated", "child", "limits")), ("measure",)),
 }
 LAST: Final = ("project/test_doctests.py", "cli", "whole")  # of every room
