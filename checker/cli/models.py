@@ -106,10 +106,16 @@ def worst(outcomes: Sequence[Outcome]) -> int:
 
 
 def stem(model: str) -> str:
-    """What replaces `{model}` in a report's path: the name of the model's file without its suffix.
+    """Return what replaces `{model}` in a report's path: the name of the model's file without its suffix.
 
-    Of an address it is what names the model: `repo@v1`, `encoder-3`.
+    Of an address it is what names the model: `repo@v1`, `encoder-3`. Of a name of dots alone it is `model`: `..` would
+    lead out of the folder.
     """
+    name = _stem(model)
+    return name if name.strip(".") else "model"
+
+
+def _stem(model: str) -> str:
     if not is_address(model):
         return Path(model).stem
     if model.startswith("hf://") or "://" not in model:

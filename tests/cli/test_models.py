@@ -192,6 +192,8 @@ def test_two_models_of_one_name_have_no_file_each() -> None:
         ("models:/encoder/3", "encoder-3"),
         ("models:/encoder@champion", "encoder@champion"),
         ("s3://bucket/a.b.onnx", "a.b"),
+        ("...onnx", "model"),
+        ("hf://org/..", "model"),
     ],
 )
 def test_what_stands_for_an_address_in_a_reports_path(address: str, name: str) -> None:
