@@ -32,7 +32,7 @@ from .external import (
     location_of,
     use_resolved_names,
 )
-from .held import ExternalFile, Held, read_file, settle, stamps_writes
+from .held import ExternalFile, Held, aged_status, read_file, settle, stamps_writes
 from .light import Bytes, Places, drop_pages, parse_light
 from .well_formed import check_dimensions, check_well_formed
 
@@ -189,6 +189,8 @@ def _read_bytes(path: Path) -> tuple[Bytes, os.stat_result]:
             )
         with path.open("rb") as file:
             status = os.fstat(file.fileno())
+            if status.st_size >= MAPPED_BYTES:
+                status = aged_status(file.fileno())
             content = _mapped(file, status) or file.read()
     except FileNotFoundError as error:
         raise UsageError(

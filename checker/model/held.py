@@ -14,8 +14,10 @@ without a disk (tmpfs) never stamp such writes; there, and where nobody knows, a
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
+import time
 import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -64,6 +66,8 @@ class Held:
             self.path = names / str(number)
 
 
+TICK_NS = 10_000_000  # 10 ms, the longest tick of Linux's clock (CONFIG_HZ=100): two writes within one have one time
+AGES = 100  # looks at a file that does not stop changing, 10 ms apart
 STAMPING = frozenset(("ext4", "xfs", "btrfs"))  # file systems of Linux that stamp a write through a memory map
 MOUNTS = Path("/proc/self/mountinfo")
 
@@ -74,6 +78,19 @@ def settle(file: BinaryIO) -> None:
     Raises OSError.
     """
     os.fsync(file.fileno())
+
+
+def aged_status(file: int | Path) -> os.stat_result:
+    """Return the status of a file or folder once its times are two clock ticks old, so that any later write shows.
+
+    Raises OSError, also where the file goes on changing for a second.
+    """
+    for _ in range(AGES):
+        status = os.stat(file)  # noqa: PTH116 # an open file, too
+        if not 0 <= time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) < 2 * TICK_NS:
+            return status
+        time.sleep(TICK_NS / 1e9)
+    raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
 
 
 def stamps_writes(status: os.stat_result) -> bool:
@@ -100,9 +117,9 @@ def read_file(location: str, target: Path, folder: Path, held: Held) -> External
     """
     below = target.relative_to(folder)
     between = [folder / part for part in below.parents if part != Path()]
-    stamps = {each: stamp(each) for each in between}
+    stamps = {each: _stamp_of(aged_status(each)) for each in between}
     with (held.path / below).open("rb") as file:
-        status = os.fstat(file.fileno())
+        status = aged_status(file.fileno())
         stamps[target] = _stamp_of(status)  # first: whatever is written from here on shows
         with contextlib.suppress(OSError):  # a file system without a disk
             settle(file)

@@ -22,6 +22,7 @@ from robustcheck_onnx.checker import measure
 from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.measure import cache
+from robustcheck_onnx.checker.model import held
 from robustcheck_onnx.checker.model.held import stamp
 from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.checker.runtime.runner import Runner
@@ -281,3 +282,18 @@ def test_a_stamp_tells_other_bytes_though_their_time_was_set_back(tmp_path: Path
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
     assert path.stat().st_mtime_ns == status.st_mtime_ns
     assert stamp(path) != before
+
+
+def test_a_stamp_is_taken_when_the_last_write_is_two_ticks_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second write within one tick of the first leaves the same times: on ramfs it went unseen."""
+    file = tmp_path / "w.bin"
+    file.write_bytes(b"a")
+    written_ns = file.stat().st_ctime_ns
+    now_ns = [written_ns]
+    monkeypatch.setattr(held.time, "time_ns", lambda: now_ns[0])
+    monkeypatch.setattr(held.time, "sleep", lambda s: now_ns.append(now_ns.pop() + round(s * 1e9)))
+    held.aged_status(file)
+    assert now_ns[0] - written_ns == 2 * held.TICK_NS
+    monkeypatch.setattr(held.time, "time_ns", lambda: file.stat().st_ctime_ns)  # it never stops changing
+    with pytest.raises(OSError, match="busy"):
+        held.aged_status(file)
