@@ -1,5 +1,8 @@
-"""The command's good behaviour: streams, formats, widths, colour, encoding, progress."""
+"""The command's good behaviour: streams, formats, widths, colour, encoding; signals, and verbs in groups."""
 
+from __future__ import annotations
+
+import io
 import json
 import os
 import pty
@@ -7,53 +10,57 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import tomllib
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import pytest
 import typer
 
+from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.cli import process, verbs
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.report.terminal import LIMITS
-from robustcheck_onnx.thresholds import profile
-from support import ROOT
+from robustcheck_onnx.thresholds import profile as profiles
+from support import ROOT, profile
+from support.bad_input import COMMAND, Typed
 from support.measuring import never_narrow
 
-COMMAND = str(Path(sys.executable).parent / "robustcheck")
+PASSED = '{"schema_version": 1, "tool": "robustcheck", "verdict": {"verdict": "PASS"}}'
 
 
-def run(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [COMMAND, *map(str, arguments)],
-        capture_output=True, text=True, check=False, env=os.environ | environment,
-    )  # fmt: skip
-
-
-def test_pass_exits_0_with_the_report_on_stdout_alone(lookup_pass: tuple[Path, Path]) -> None:
+def test_pass_exits_0_with_the_report_on_stdout_alone(
+    lookup_pass: tuple[Path, Path], tmp_path: Path, typed: Typed
+) -> None:
     model, photos = lookup_pass
-    done = run(model, "--images", photos)
+    done = typed(tmp_path, model, "--images", photos)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines()[-1].startswith("━━ ✓ PASS · exit code 0 ━")
     assert LIMITS in done.stdout
-    whole = run(model, "--images", photos, "-v").stdout
+    whole = typed(tmp_path, model, "--images", photos, "-v").stdout
     assert "Limits of the claim" in whole
     assert whole.splitlines()[-1] == done.stdout.splitlines()[-1]
+    assert typed(tmp_path, model, "--images", photos, "-qq").stdout == ""
+    assert typed(tmp_path, model, "--images", photos, "-q").stdout == f"PASS {model}\n"
 
 
-def test_warn_exits_1_and_check_is_the_default_verb(lookup_pass: tuple[Path, Path]) -> None:
+def test_warn_exits_1_and_check_is_the_default_verb(
+    lookup_pass: tuple[Path, Path], tmp_path: Path, typed: Typed
+) -> None:
     model, photos = lookup_pass
-    done = run("check", model, "--images", photos, "--max-images", "40", "--no-time")
-    short = run("--images", photos, "--max-images", "40", "--no-time", model)
+    done = typed(tmp_path, "check", model, "--images", photos, "--max-images", "40", "--no-time")
+    short = typed(tmp_path, "--images", photos, "--max-images", "40", "--no-time", model)
     assert (done.returncode, short.returncode) == (1, 1)
     assert "▲ WARN" in done.stdout
     assert done.stdout == short.stdout
 
 
-def test_several_formats_in_one_run(lookup_pass: tuple[Path, Path], tmp_path: Path) -> None:
+def test_several_formats_in_one_run(lookup_pass: tuple[Path, Path], tmp_path: Path, typed: Typed) -> None:
     model, photos = lookup_pass
-    done = run(model, "--images", photos, "-o", f"json={tmp_path / 'r.json'}", "-o", f"terminal={tmp_path / 'r.txt'}")
+    done = typed(tmp_path, model, "--images", photos, "-o", "json=r.json", "-o", "terminal=r.txt")
     assert done.returncode == 0
     assert "PASS" in done.stdout
     assert json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))["verdict"]["verdict"] == "PASS"
@@ -61,58 +68,51 @@ def test_several_formats_in_one_run(lookup_pass: tuple[Path, Path], tmp_path: Pa
     assert sorted(p.name for p in tmp_path.iterdir()) == ["r.json", "r.txt"]
 
 
-def test_json_on_stdout_is_one_document_and_quiet_is_quiet(lookup_pass: tuple[Path, Path]) -> None:
+def test_json_on_stdout_is_one_document_and_two_runs_differ_in_the_time_block_only(
+    lookup_pass: tuple[Path, Path], tmp_path: Path, typed: Typed
+) -> None:
     model, photos = lookup_pass
-    done = run(model, "--images", photos, "-o", "json")
-    assert json.loads(done.stdout)["schema_version"] == 2
-    assert done.stdout.count('"schema_version": 2,\n  "tool"') == 1
-    assert run(model, "--images", photos, "-qq").stdout == ""
-    assert run(model, "--images", photos, "-q").stdout == f"PASS {model}\n"
-
-
-def test_two_runs_differ_in_the_time_block_only(lookup_pass: tuple[Path, Path]) -> None:
-    model, photos = lookup_pass
-    a, b = (run(model, "--images", photos, "-o", "json", "--no-time").stdout for _ in range(2))
+    a, b = (typed(tmp_path, model, "--images", photos, "-o", "json", "--no-time").stdout for _ in range(2))
     assert a == b
-    timed = json.loads(run(model, "--images", photos, "-o", "json").stdout)
+    assert a.count('"schema_version": 2,\n  "tool"') == 1
+    timed = json.loads(typed(tmp_path, model, "--images", photos, "-o", "json").stdout)
+    assert timed["schema_version"] == 2
     assert timed.pop("time")["wall_s"] > 0
     plain = json.loads(a)
     assert plain.pop("time") is None
     assert timed == plain
 
 
-@pytest.mark.parametrize("columns", ["60", "80", "120"])
-def test_no_line_is_wider_than_the_terminal(columns: str, lookup_pass: tuple[Path, Path]) -> None:
-    model, photos = lookup_pass
-    done = run(model, "--images", photos, COLUMNS=columns)
-    assert max(map(len, done.stdout.splitlines())) <= int(columns)
-
-
-def test_no_colour_when_piped_and_on_demand(lookup_pass: tuple[Path, Path]) -> None:
-    model, photos = lookup_pass
-    assert "\x1b" not in run(model, "--images", photos).stdout
-    assert "\x1b[" in run(model, "--images", photos, "--color", "always").stdout
-    assert "\x1b" not in run(model, "--images", photos, NO_COLOR="1").stdout
-
-
-def test_a_locale_without_utf_8_gets_ascii(lookup_pass: tuple[Path, Path]) -> None:
-    model, photos = lookup_pass
-    done = run(model, "--images", photos, PYTHONIOENCODING="ascii")
-    assert done.returncode == 0
-    assert done.stdout.isascii()
-    assert "PASS" in done.stdout
-
-
-@pytest.mark.parametrize(("columns", "bar"), [(80, False), (110, True)])
-def test_progress_goes_to_a_terminal_on_stderr_only(
-    columns: int, bar: bool, lookup_pass: tuple[Path, Path], tmp_path: Path
+def test_no_line_is_wider_than_the_terminal_and_nothing_is_coloured_when_piped(
+    lookup_pass: tuple[Path, Path], tmp_path: Path, typed: Typed
 ) -> None:
     model, photos = lookup_pass
-    (tmp_path / "all.json").write_text(profile.to_json(never_narrow()), encoding="utf-8")
+    for columns in (60, 80, 120):
+        shown = typed(tmp_path, model, "--images", photos, COLUMNS=str(columns)).stdout
+        assert max(map(len, shown.splitlines())) <= columns
+        assert "\x1b" not in shown
+    always = ("--color", "always")
+    assert "\x1b[" in typed(tmp_path, model, "--images", photos, *always).stdout
+    assert "\x1b[" in typed(tmp_path, model, "--images", photos, *always, NO_COLOR="1", TERM="xterm").stdout
+    assert "\x1b" not in typed(tmp_path, model, "--images", photos, NO_COLOR="1").stdout
+
+
+def test_a_locale_without_utf_8_gets_ascii(lookup_pass: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    model, photos = lookup_pass
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
+    assert cli.main([str(model), "--images", str(photos)]) == 0
+    assert "PASS" in raw.getvalue().decode("ascii")
+
+
+@pytest.mark.process
+def test_progress_goes_to_a_terminal_on_stderr_only(lookup_pass: tuple[Path, Path], tmp_path: Path) -> None:
+    model, photos = lookup_pass
+    (tmp_path / "all.json").write_text(profiles.to_json(never_narrow()), encoding="utf-8")
     controller, terminal = pty.openpty()
     with subprocess.Popen(
         [COMMAND, model, "--images", photos, "--thresholds", tmp_path / "all.json", "-o", "json"],
-        stdout=subprocess.PIPE, stderr=terminal, env=os.environ | {"TERM": "xterm", "COLUMNS": str(columns)},
+        stdout=subprocess.PIPE, stderr=terminal, env=os.environ | {"TERM": "xterm", "COLUMNS": "110"},
     ) as child:  # fmt: skip
         os.close(terminal)
         assert child.stdout is not None
@@ -128,78 +128,35 @@ def test_progress_goes_to_a_terminal_on_stderr_only(
     lines = [part for part in re.split(r"[\r\n]+", text) if re.match(line, part)]
     assert lines
     for shown in lines:
-        assert ("━" in shown) is bar
-        assert len(shown) <= columns
+        assert "━" in shown
+        assert len(shown) <= 110
         assert "…" not in shown
 
 
-def test_inspect_says_what_would_be_measured(lookup_pass: tuple[Path, Path]) -> None:
-    model, _ = lookup_pass
-    text = run("inspect", model).stdout
+def test_inspect_says_what_would_be_measured(lookup_pass: tuple[Path, Path], tmp_path: Path, typed: Typed) -> None:
+    text = typed(tmp_path, "inspect", lookup_pass[0]).stdout
     assert "representation" in text
     assert "encoder_output" in text
-    raw = json.loads(run("inspect", model, "-o", "json").stdout)
+    raw = json.loads(typed(tmp_path, "inspect", lookup_pass[0], "-o", "json").stdout)
     assert raw["representation"]["rule"] == "encoder_output"
 
 
-def test_doctor_names_the_runtime() -> None:
-    done = run("doctor")
+@pytest.mark.process
+def test_doctor_names_the_runtime(tmp_path: Path, typed: Typed) -> None:
+    done = typed(tmp_path, "doctor")
     assert done.returncode == 0
     assert "ONNX Runtime" in done.stdout
 
 
-def test_a_file_with_a_verbs_name_is_reached_by_its_path(lookup_pass: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_file_with_a_verbs_name_is_reached_by_its_path(
+    lookup_pass: tuple[Path, Path], tmp_path: Path, typed: Typed
+) -> None:
     model, photos = lookup_pass
     (tmp_path / "doctor").write_bytes(model.read_bytes())
-    done = subprocess.run(
-        [COMMAND, "./doctor", "--images", photos, "-qq"], cwd=tmp_path, capture_output=True, check=False
-    )
-    assert done.returncode == 0
+    assert typed(tmp_path, "./doctor", "--images", photos, "-qq").returncode == 0
 
 
-@pytest.mark.parametrize(
-    ("words", "model", "hinted"),
-    [
-        ("profiles list", "profiles/m.onnx", False),  # a word follows: the verb is meant
-        ("count", "count/v1/M.ONNX", True),
-        ("count --twice", "count/m.onnx", True),
-        ("count -q", "count/m.onnx", False),
-        ("count", "count/readme.md", False),
-        ("count", "other/m.onnx", False),
-        ("./count", "count/m.onnx", False),
-        ("check count", "count/m.onnx", False),
-    ],
-)
-def test_a_verb_beside_a_folder_of_models_hints_at_them(
-    words: str,
-    model: str,
-    hinted: bool,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
-) -> None:
-    (tmp_path / model).parent.mkdir(parents=True)
-    (tmp_path / model).touch()
-    monkeypatch.chdir(tmp_path)
-    app = grouped()
-    app.command()(count)
-    code = process.run(app, words.split())
-    out, err = capfd.readouterr()
-    hint = "hint: count is a command; for the models in the folder count: robustcheck check count\n"
-    assert err == (hint if hinted else "")
-    said = {"p": "all\n", "c": "counted\n", "./": "check ./count\n", "check": "check count\n"}
-    assert out == said[max((start for start in said if words.startswith(start)), key=len)]
-    assert code == (1 if out.startswith("check") else 0)
-
-
-def test_a_hint_that_nobody_can_read_changes_no_exit_code(tmp_path: Path) -> None:
-    (tmp_path / "explain").mkdir()
-    (tmp_path / "explain" / "m.onnx").touch()
-    with Path("/dev/full").open("w") as full:
-        done = subprocess.run([COMMAND, "explain"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=full, check=False)
-    assert done.returncode == 0
-    assert done.stdout.startswith(b"not_established: ")
-
+# --------------------------------------------------------------------------------------------------- signals
 
 STRIKE = """
 import os, signal, sys
@@ -215,15 +172,29 @@ sys.addaudithook(strike)
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("module", ["robustcheck_onnx.checker.cli", "typer", "robustcheck_onnx.checker.cli.check_run"])
-def test_a_signal_at_the_start_leaves_no_earlier_pass(tmp_path: Path, number: signal.Signals, module: str) -> None:
+@pytest.mark.process
+@pytest.mark.parametrize(
+    ("module", "number", "where"),
+    [
+        ("robustcheck_onnx.checker.cli", signal.SIGINT, "typed"),
+        ("typer", signal.SIGTERM, "typed"),
+        ("robustcheck_onnx.checker.cli.check_run", signal.SIGTERM, "typed"),
+        ("robustcheck_onnx.checker.cli.settings", signal.SIGTERM, "in a file"),
+    ],
+)
+def test_a_signal_at_the_start_leaves_no_earlier_pass(
+    tmp_path: Path, module: str, number: signal.Signals, where: str
+) -> None:
     report, mark = tmp_path / "report.json", tmp_path / "struck"
-    report.write_text('{"schema_version": 1, "tool": "robustcheck", "verdict": {"verdict": "PASS"}}', encoding="utf-8")
+    report.write_text(PASSED, encoding="utf-8")
     (tmp_path / "sitecustomize.py").write_text(STRIKE.format(module=module, mark=str(mark), number=int(number)))
+    if where == "in a file":
+        (tmp_path / "robustcheck.toml").write_text('output = ["json=report.json"]', encoding="utf-8")
+    words = ["model.onnx", *(["-o", "json=report.json"] if where == "typed" else [])]
     done = subprocess.run(
-        [sys.executable, "-m", "robustcheck_onnx.checker", "model.onnx", "-o", f"json={report}"],
-        capture_output=True, text=True, check=False, env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        [sys.executable, "-m", "robustcheck_onnx.checker", *words],
+        capture_output=True, text=True, check=False, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        timeout=profile.PATIENCE_S,
     )  # fmt: skip
     assert mark.exists()
     assert done.returncode == 128 + number, done.stderr
@@ -233,46 +204,65 @@ def test_a_signal_at_the_start_leaves_no_earlier_pass(tmp_path: Path, number: si
     assert "verdict" not in document
 
 
-def test_the_installed_command_starts_there() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    start = "robustcheck_onnx.checker.__main__:main"
-    assert project["project"]["scripts"] == {"robustcheck": start, project["project"]["name"]: start}
+@pytest.fixture
+def _handlers() -> Iterator[None]:
+    """Leave this process its own answers to signals."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
-def test_a_signal_that_a_library_turns_into_its_own_error_is_told_as_the_signal(tmp_path: Path) -> None:
-    """As compiled modules do whose import a signal ends. And nothing that the run held outlives it: threads would."""
-    code = """
-import os, signal, sys, time, typer, weakref
-from robustcheck_onnx.checker.cli import process
-app, held = typer.Typer(), []
-@app.command()
-def check(model: str, output: str = typer.Option("", "-o")) -> int:
+HELD: list[Any] = []
+
+
+def turned(model: str, output: Annotated[str, typer.Option("-o")] = "") -> int:
+    """A library that turns a signal into an error of its own."""
     pool = type("Pool", (), {})()
-    held.append(weakref.ref(pool))
+    HELD.append(weakref.ref(pool))
     try:
         os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(60)
-    except BaseException:
+        sum(range(1000))
+    except BaseException:  # noqa: BLE001
         raise ImportError("initialization failed") from None
-app.command()(lambda: 0)
-code = process.run(app, sys.argv[1:])
-sys.exit(code if held[0]() is None else 99)
-"""
-    report = tmp_path / "report.json"
-    call = [sys.executable, "-c", code, "model.onnx", "-o", f"json={report}"]
-    done = subprocess.run(call, capture_output=True, text=True, check=False)
-    assert done.returncode == 143, done.stderr
-    assert done.stderr == "error: terminated (SIGTERM); there is no verdict, and nothing half-written is left\n"
-    assert json.loads(report.read_text(encoding="utf-8"))["error"]["exit_code"] == 143
+    return 0
 
 
-@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="signals can't wait on Windows")
-@pytest.mark.parametrize("verb", [["verify", "report.json"], ["compare", "other.onnx"]])
-def test_a_signal_that_meets_the_import_of_a_compiled_module_ends_with_its_code(
-    tmp_path: Path, verb: list[str]
+class Struck:
+    def __del__(self) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        sum(range(1000))
+
+
+def swallowed(model: str, output: Annotated[str, typer.Option("-o")] = "") -> int:
+    """Python swallows what a destructor raises, and a signal may be answered there."""
+    Struck()
+    return 0
+
+
+@pytest.mark.usefixtures("_handlers")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("check", [turned, swallowed])
+def test_a_signal_that_something_else_answers_is_told_as_the_signal(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], check: Any
 ) -> None:
+    """And nothing that the run held outlives it: threads would."""
+    app = typer.Typer()
+    app.command(name="check")(check)
+    app.command()(lambda: 0)
+    report = tmp_path / "report.json"
+    assert process.run(app, ["model.onnx", "-o", f"json={report}"]) == 143
+    said = "error: terminated (SIGTERM); there is no verdict, and nothing half-written is left"
+    assert said in capfd.readouterr().err
+    assert json.loads(report.read_text(encoding="utf-8"))["error"]["exit_code"] == 143
+    assert [each for each in HELD if each() is not None] == []
+
+
+@pytest.mark.process
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="signals can't wait on Windows")
+def test_a_signal_that_meets_the_import_of_a_compiled_module_ends_with_its_code(tmp_path: Path) -> None:
     """Where it was raised inside the module, the process was aborted, and an earlier PASS stayed."""
-    code = f"""
+    code = """
 import os, signal, sys
 from robustcheck_onnx.checker import __main__
 def strike(frame, event, _, kill=os.kill):
@@ -281,42 +271,27 @@ def strike(frame, event, _, kill=os.kill):
             sys.setprofile(None)
             kill(os.getpid(), signal.SIGTERM)
 sys.setprofile(strike)
-sys.argv[1:] = {[*verb, "model.onnx", "-o", "json=report.json"]}
+sys.argv[1:] = ["verify", "report.json", "model.onnx", "-o", "json=report.json"]
 sys.exit(__main__.main())
 """
     report = tmp_path / "report.json"
-    report.write_text('{"schema_version": 1, "tool": "robustcheck", "verdict": {"verdict": "PASS"}}', encoding="utf-8")
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
+    report.write_text(PASSED, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path,
+        timeout=profile.PATIENCE_S,
+    )  # fmt: skip
     assert done.returncode == 143, done.stderr
     assert json.loads(report.read_text(encoding="utf-8"))["error"]["exit_code"] == 143
 
 
-def test_a_signal_that_is_swallowed_is_no_success(tmp_path: Path) -> None:
-    """Python swallows what a destructor raises, and a signal may be answered there."""
-    code = """
-import os, signal, sys, typer
-from robustcheck_onnx.checker.cli import process
-app = typer.Typer()
-class Held:
-    def __del__(self):
-        os.kill(os.getpid(), signal.SIGTERM)
-        sum(range(1000))
-@app.command()
-def check(model: str, output: str = typer.Option("", "-o")) -> int:
-    Held()
-    return 0
-app.command()(lambda: 0)
-sys.exit(process.run(app, sys.argv[1:]))
-"""
-    report = tmp_path / "report.json"
-    call = [sys.executable, "-c", code, "model.onnx", "-o", f"json={report}"]
-    done = subprocess.run(call, capture_output=True, text=True, check=False)
-    assert done.returncode == 143, done.stderr
-    assert json.loads(report.read_text(encoding="utf-8"))["error"]["exit_code"] == 143
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("moment", ["atexit.register(strike)", "sys.strike = type('', (), {'__del__': strike})()"])
+@pytest.mark.process
+@pytest.mark.parametrize(
+    ("number", "moment"),
+    [
+        (signal.SIGINT, "atexit.register(strike)"),
+        (signal.SIGTERM, "sys.strike = type('', (), {'__del__': strike})()"),
+    ],
+)
 def test_a_signal_after_the_end_changes_no_exit_code(number: signal.Signals, moment: str) -> None:
     """What the reports say stays what the exit code says, and nobody reads of a fault."""
     code = f"""
@@ -330,9 +305,66 @@ from robustcheck_onnx.checker import __main__
 sys.argv[1:] = ["explain", "exit-codes"]
 sys.exit(__main__.main())
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=profile.PATIENCE_S
+    )
     assert (done.returncode, done.stderr) == (0, "")
     assert "PASS" in done.stdout
+
+
+def test_what_fails_before_the_verb_replaces_an_earlier_report(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Outside the main thread no signal can be answered; an earlier PASS must not stand all the same."""
+    report, codes = tmp_path / "report.json", []
+    report.write_text(PASSED, encoding="utf-8")
+    thread = threading.Thread(target=lambda: codes.append(cli.main(["m.onnx", "-o", f"json={report}"])))
+    thread.start()
+    thread.join()
+    assert codes == [70]
+    assert "internal error" in capfd.readouterr().err
+    assert json.loads(report.read_text(encoding="utf-8"))["error"]["exit_code"] == 70
+
+
+# ----------------------------------------------------------------------------------------- starts and modules
+
+
+def test_the_installed_command_starts_there() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    start = "robustcheck_onnx.checker.__main__:main"
+    assert project["project"]["scripts"] == {"robustcheck": start, project["project"]["name"]: start}
+
+
+@pytest.mark.process
+def test_modules_of_verbs_are_light() -> None:
+    assert verbs.__file__ is not None
+    modules = [path.stem for path in Path(verbs.__file__).parent.glob("*.py") if path.stem != "__init__"]
+    assert len(modules) >= 3
+    code = f"""
+import sys
+from robustcheck_onnx.checker.cli.verbs import {", ".join(modules)}
+heavy = {{"numpy", "onnx", "onnxruntime", "PIL", "pydantic", "ray"}}
+print(sorted(heavy & {{name.split(".")[0] for name in sys.modules}}))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout == "[]\n", done.stderr
+
+
+@pytest.mark.process
+def test_a_broken_installation_is_no_warn() -> None:
+    """Python ends with 1 after an exception, which a pipeline would read as WARN."""
+    code = (
+        "import sys\n"
+        "sys.modules['typer'] = None\n"
+        "from robustcheck_onnx.checker import __main__\n"
+        "sys.exit(__main__.main())\n"
+    )
+    done = subprocess.run([sys.executable, "-Ic", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (70, "")
+    assert "ModuleNotFoundError: import of typer halted" in done.stderr
+
+
+# ---------------------------------------------------------------------------------------------------- groups
 
 
 def grouped() -> typer.Typer:
@@ -362,9 +394,8 @@ def check(model: str) -> int:
     return 1
 
 
-@pytest.mark.parametrize(
-    ("words", "code", "out", "err"),
-    [
+def test_groups_of_verbs(capfd: pytest.CaptureFixture[str]) -> None:
+    for words, code, out, err in [
         ("profiles show a", 0, "show a terminal\n", ""),
         ("profiles list", 0, "all\n", ""),
         ("model.onnx", 1, "check model.onnx\n", ""),
@@ -380,56 +411,35 @@ def check(model: str) -> int:
         ("profiles show a b", 2, "", "error: argument is b; robustcheck profiles show takes no more\n"
          "hint: robustcheck profiles show --help\n"),
         ("profiles show gone", 2, "", "error: profile is 'gone'; it must exist\nhint: robustcheck profiles list\n"),
-    ],
-)  # fmt: skip
-def test_groups_of_verbs(words: str, code: int, out: str, err: str, capfd: pytest.CaptureFixture[str]) -> None:
-    assert process.run(grouped(), words.split()) == code
-    assert capfd.readouterr() == (out, err)
-
-
-def test_an_error_of_a_group_is_json_too(capfd: pytest.CaptureFixture[str]) -> None:
+    ]:  # fmt: skip
+        assert process.run(grouped(), words.split()) == code
+        assert capfd.readouterr() == (out, err)
     assert process.run(grouped(), ["profiles", "show", "gone", "-o", "json"]) == 2
+    sys.stdout.flush()
     assert json.loads(capfd.readouterr().out)["error"]["exit_code"] == 2
 
 
-def test_modules_of_verbs_are_light() -> None:
-    assert verbs.__file__ is not None
-    modules = [path.stem for path in Path(verbs.__file__).parent.glob("*.py") if path.stem != "__init__"]
-    assert len(modules) >= 3
-    code = f"""
-import sys
-from robustcheck_onnx.checker.cli.verbs import {", ".join(modules)}
-heavy = {{"numpy", "onnx", "onnxruntime", "PIL", "pydantic", "ray"}}
-print(sorted(heavy & {{name.split(".")[0] for name in sys.modules}}))
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.stdout == "[]\n", done.stderr
-
-
-def test_a_broken_installation_is_no_warn() -> None:
-    """Python ends with 1 after an exception, which a pipeline would read as WARN."""
-    code = (
-        "import sys\n"
-        "sys.modules['typer'] = None\n"
-        "from robustcheck_onnx.checker import __main__\n"
-        "sys.exit(__main__.main())\n"
-    )
-    done = subprocess.run([sys.executable, "-Ic", code], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (70, "")
-    assert "ModuleNotFoundError: import of typer halted" in done.stderr
-
-
-def test_what_fails_before_the_verb_replaces_an_earlier_report(tmp_path: Path) -> None:
-    """Outside the main thread no signal can be answered; an earlier PASS must not stand all the same."""
-    report = tmp_path / "report.json"
-    report.write_text('{"schema_version": 1, "tool": "robustcheck", "verdict": {"verdict": "PASS"}}', encoding="utf-8")
-    code = (
-        "import sys, threading\n"
-        "from robustcheck_onnx.checker import cli\n"
-        f"thread = threading.Thread(target=lambda: print(cli.main(['m.onnx', '-o', 'json={report}'])))\n"
-        "thread.start()\n"
-        "thread.join()\n"
-    )
-    done = subprocess.run([sys.executable, "-Ic", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "70\n", done.stderr
-    assert json.loads(report.read_text(encoding="utf-8"))["error"]["exit_code"] == 70
+def test_a_verb_beside_a_folder_of_models_hints_at_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    app = grouped()
+    app.command()(count)
+    hint = "hint: count is a command; for the models in the folder count: robustcheck check count\n"
+    for number, (words, model, hinted, said) in enumerate(
+        [
+            ("profiles list", "profiles/m.onnx", False, "all"),  # a word follows: the verb is meant
+            ("count", "count/v1/M.ONNX", True, "counted"),
+            ("count --twice", "count/m.onnx", True, "counted"),
+            ("count -q", "count/m.onnx", False, "counted"),
+            ("count", "count/readme.md", False, "counted"),
+            ("count", "other/m.onnx", False, "counted"),
+            ("./count", "count/m.onnx", False, "check ./count"),
+            ("check count", "count/m.onnx", False, "check count"),
+        ]
+    ):
+        (tmp_path / str(number) / model).parent.mkdir(parents=True)
+        (tmp_path / str(number) / model).touch()
+        monkeypatch.chdir(tmp_path / str(number))
+        code = process.run(app, words.split())
+        assert code == (1 if said.startswith("check") else 0)
+        assert capfd.readouterr() == (f"{said}\n", hint if hinted else "")

@@ -6,10 +6,8 @@ import inspect
 import json
 import os
 import re
-import subprocess
-import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -20,9 +18,9 @@ import pytest
 from robustcheck_onnx.checker.cli import settings, settings_text
 from robustcheck_onnx.checker.cli.verbs import check
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
-from support import ROOT, lookup, warm_command
+from support import ROOT, lookup
+from support.bad_input import Done, Typed
 
-COMMAND = str(Path(sys.executable).parent / "robustcheck")
 WAIVERS = """
 [[waivers]]
 reason = "no_persistent_outlier_features"
@@ -37,25 +35,13 @@ expires = {expires}
 """
 
 
-WARM: list[Any] = []
+Run = Callable[..., Done]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def warm() -> Iterator[None]:
-    """The command without its start-up, for calls that change no variable."""
-    WARM.append(warm_command.WarmCommand(dict(os.environ)))
-    yield
-    WARM.pop().close()
-
-
-def run(*arguments: str | Path, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    words = list(map(str, arguments))
-    if not environment:
-        done: subprocess.CompletedProcess[str] = WARM[0].run(cwd, *words)
-        return done
-    return subprocess.run(
-        [COMMAND, *words], capture_output=True, text=True, check=False, cwd=cwd, env=os.environ | environment
-    )
+@pytest.fixture
+def run(typed: Typed) -> Run:
+    """The command in this process: `run(*words, cwd=folder, **environment)`."""
+    return lambda *words, cwd, **environment: typed(cwd, *words, **environment)
 
 
 @pytest.fixture(autouse=True)
@@ -150,9 +136,7 @@ def test_every_option_of_a_check_is_a_setting_with_the_same_default() -> None:
 # ------------------------------------------------------------------------------------------------- faults
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
+FAULTS = [
         ("max-image = 3", "robustcheck.toml: key is max-image; the closest is max-images"),
         ('max-images = "3"', "robustcheck.toml: max-images is '3'; it must be a whole number"),
         ("quiet = 3", "robustcheck.toml: quiet is 3; it must be less than or equal to 2"),
@@ -172,15 +156,13 @@ def test_every_option_of_a_check_is_a_setting_with_the_same_default() -> None:
         (WAIVERS.format(expires="2999-01-01") + "models = []", "waiver 2: models is []; it must name models"),
         ("seed = 1\npool == 2", "file is no TOML (Invalid value (at line 2, column 7))"),
         ("a = " + "[" * 5000, "robustcheck.toml: file is nested too deeply"),
-    ],
-)  # fmt: skip
-def test_what_is_wrong_in_a_file(text: str, message: str) -> None:
-    assert message in fault_of(text).message
+        (WAIVERS.format(expires="2999-01-01").replace("expires = 2999-12-31\n", ""), "waiver 1: expires is missing"),
+]  # fmt: skip
 
 
-def test_no_expiry_is_an_error() -> None:
-    text = WAIVERS.format(expires="2999-01-01").replace("expires = 2999-12-31\n", "")
-    assert "waiver 1: expires is missing" in fault_of(text).message
+def test_what_is_wrong_in_a_file() -> None:
+    for text, message in FAULTS:
+        assert message in fault_of(text).message
 
 
 def test_a_file_that_is_no_text_no_file_or_not_readable(here: Path) -> None:
@@ -209,20 +191,18 @@ def test_a_file_without_the_right_to_read_is_no_absent_file() -> None:
         settings.resolve({}, {})
 
 
-@pytest.mark.parametrize(
-    ("variables", "message"),
-    [
+def test_what_is_wrong_in_the_environment() -> None:
+    rows: list[tuple[dict[str, str], str]] = [
         ({"ROBUSTCHECK_MAX_IMAGE": "3"}, "variable ROBUSTCHECK_MAX_IMAGE is not known; the closest is ROBUSTCHECK_MAX"),
         ({"ROBUSTCHECK_WAIVERS": "x"}, "variable ROBUSTCHECK_WAIVERS is not known"),
         ({"ROBUSTCHECK_SEED": "x"}, "environment: ROBUSTCHECK_SEED is 'x'; it must be a whole number"),
         ({"ROBUSTCHECK_NO_TIME": "perhaps"}, "environment: ROBUSTCHECK_NO_TIME is 'perhaps'; it must be 1 or 0"),
         ({"ROBUSTCHECK_FAIL_ON": "nope"}, "environment: ROBUSTCHECK_FAIL_ON is 'nope'; it must be 'warn' or 'never'"),
-    ],
-)
-def test_what_is_wrong_in_the_environment(variables: dict[str, str], message: str) -> None:
-    with pytest.raises(UsageError) as fault:
-        settings.resolve({}, variables)
-    assert message in fault.value.message
+    ]
+    for variables, message in rows:
+        with pytest.raises(UsageError) as fault:
+            settings.resolve({}, variables)
+        assert message in fault.value.message
 
 
 def test_variables_as_they_are_written() -> None:
@@ -258,7 +238,7 @@ def test_the_template_sets_nothing_and_every_line_of_it_is_valid() -> None:
             assert document[key] == default, key
 
 
-def test_init_writes_it_and_replaces_nothing(here: Path) -> None:
+def test_init_writes_it_and_replaces_nothing(here: Path, run: Run) -> None:
     assert run("init", cwd=here).returncode == 0
     assert Path("robustcheck.toml").read_text(encoding="utf-8") == settings_text.template()
     Path("robustcheck.toml").write_text("seed = 1\n", encoding="utf-8")
@@ -274,7 +254,7 @@ def test_init_writes_it_and_replaces_nothing(here: Path) -> None:
 # ------------------------------------------------------------------------------------------ the command
 
 
-def test_a_table_of_one_waiver_is_told_as_it_is_written_in_each_file(here: Path) -> None:
+def test_a_table_of_one_waiver_is_told_as_it_is_written_in_each_file(here: Path, run: Run) -> None:
     Path("pyproject.toml").write_text("[tool.robustcheck.waivers]\nreason = 'rectified'\n", encoding="utf-8")
     done = run("check", "--show-settings", cwd=here)
     assert (done.returncode, done.stderr.splitlines()) == (
@@ -286,7 +266,7 @@ def test_a_table_of_one_waiver_is_told_as_it_is_written_in_each_file(here: Path)
     )
 
 
-def test_show_settings_names_sources_and_checks_nothing(here: Path) -> None:
+def test_show_settings_names_sources_and_checks_nothing(here: Path, run: Run) -> None:
     Path("robustcheck.toml").write_text("seed = 1\n", encoding="utf-8")
     done = run("check", "--show-settings", "-o", "json", "--max-images", "5", cwd=here, ROBUSTCHECK_SEED="2")
     document = json.loads(done.stdout)
@@ -300,7 +280,7 @@ def test_show_settings_names_sources_and_checks_nothing(here: Path) -> None:
     assert (refused.returncode, refused.stdout) == (2, "")
 
 
-def test_show_settings_says_what_happens_where_nothing_is_set(here: Path) -> None:
+def test_show_settings_says_what_happens_where_nothing_is_set(here: Path, run: Run) -> None:
     Path("robustcheck.toml").write_text('pool = "none"\nimages = "photos"\n', encoding="utf-8")
     done = run("check", "--show-settings", cwd=here, COLUMNS="80")
     assert done.returncode == 0
@@ -324,7 +304,7 @@ def test_show_settings_says_what_happens_where_nothing_is_set(here: Path) -> Non
     assert all(rows[key] == ["none", "default"] for key in ("detector", "log-file", "waivers"))
 
 
-def test_show_settings_writes_values_as_words_not_as_python(here: Path) -> None:
+def test_show_settings_writes_values_as_words_not_as_python(here: Path, run: Run) -> None:
     waiver = '[[waivers]]\nreason = "{}"\nbecause = "b"\nowner = "o@example.org"\nexpires = 2999-01-01\n'
     two = waiver.format("rectified") + 'models = ["a.onnx", "b/*.onnx"]\n' + waiver.format("low_kurtosis")
     head = 'no-ci = true\nquiet = 2\noutput = ["terminal", "json=r.json"]\n'
@@ -342,7 +322,9 @@ def test_show_settings_writes_values_as_words_not_as_python(here: Path) -> None:
     ]
 
 
-def test_waivers_open_the_gate_until_they_expire(here: Path, warn_model: Path, lookup_pass: tuple[Path, Path]) -> None:
+def test_waivers_open_the_gate_until_they_expire(
+    here: Path, warn_model: Path, lookup_pass: tuple[Path, Path], run: Run
+) -> None:
     images = ("--images", lookup_pass[1])
     Path("robustcheck.toml").write_text(WAIVERS.format(expires="2999-01-01"), encoding="utf-8")
     done = run(warn_model, *images, "-o", "json=r.json", cwd=here)
@@ -366,7 +348,10 @@ def test_waivers_open_the_gate_until_they_expire(here: Path, warn_model: Path, l
 
 
 def test_fail_on_never_is_told_with_its_source_and_forgives_no_error(
-    here: Path, warn_model: Path, lookup_pass: tuple[Path, Path]
+    here: Path,
+    warn_model: Path,
+    lookup_pass: tuple[Path, Path],
+    run: Run,
 ) -> None:
     images = ("--images", lookup_pass[1], "-o", "json")
     done = run(warn_model, *images, cwd=here, ROBUSTCHECK_FAIL_ON="never")
@@ -385,17 +370,9 @@ def test_fail_on_never_is_told_with_its_source_and_forgives_no_error(
     assert run("text.onnx", "--fail-on", "never", cwd=here).returncode == 3
 
 
-def test_a_wrong_file_ends_a_check_and_replaces_the_last_report(here: Path, lookup_pass: tuple[Path, Path]) -> None:
-    model, photos = lookup_pass
-    Path("robustcheck.toml").write_text('output = ["json=r.json"]\nmax-images = 60\n', encoding="utf-8")
-    assert run(model, "--images", photos, "-qq", cwd=here).returncode == 0
-    assert json.loads(Path("r.json").read_text(encoding="utf-8"))["verdict"]["verdict"] == "PASS"
-    # the report's place stands in the file only: an error must not leave the PASS of an earlier run there
-    assert run("absent.onnx", cwd=here).returncode == 2
-    assert json.loads(Path("r.json").read_text(encoding="utf-8"))["error"]["exit_code"] == 2
-
-
-def test_the_log_says_what_was_done_and_only_where_it_is_asked_for(here: Path, lookup_pass: tuple[Path, Path]) -> None:
+def test_the_log_says_what_was_done_and_only_where_it_is_asked_for(
+    here: Path, lookup_pass: tuple[Path, Path], run: Run
+) -> None:
     model, photos = lookup_pass
     call = (model, "--images", photos, "-qq")
     done = run(*call, "--log-file", "a.log", cwd=here)
@@ -409,12 +386,6 @@ def test_the_log_says_what_was_done_and_only_where_it_is_asked_for(here: Path, l
     assert "look at 50 images" in loud.stderr
     assert run(*call, "--log-file", model, cwd=here).returncode == 2  # a log never writes into the model
     assert run(*call, "--log-file", "no/a.log", cwd=here).returncode == 2
-
-
-def test_what_is_typed_beats_no_color(here: Path, lookup_pass: tuple[Path, Path]) -> None:
-    model, photos = lookup_pass
-    done = run(model, "--images", photos, "--color", "always", cwd=here, NO_COLOR="1", TERM="xterm")
-    assert "\x1b[" in done.stdout
 
 
 def test_the_table_of_the_docs_is_the_model() -> None:
@@ -434,59 +405,7 @@ def test_the_last_day_of_a_waiver_is_a_date() -> None:
     assert [w.expires for w in settings.resolve({}, {}).settings.waivers] == [date(2999, 12, 31), date(2999, 1, 1)]
 
 
-@pytest.mark.parametrize(
-    ("words", "variables", "lines"),
-    [
-        (["--bogus"], {}, ""),
-        (["--max-bad", "7"], {}, ""),
-        ([], {"ROBUSTCHECK_BOGUS": "1"}, ""),
-        ([], {}, "bogus = 1"),
-        (["--bogus", "--config=settings/robustcheck.toml"], {"ROBUSTCHECK_CONFIG": "none.toml"}, ""),
-        (["--bogus", "--config", "none.toml"], {"ROBUSTCHECK_OUTPUT": "json, json=report.json"}, ""),
-    ],
-)
-def test_what_is_refused_leaves_no_earlier_pass_where_settings_say_the_report_goes(
-    tmp_path: Path, words: list[str], variables: dict[str, str], lines: str
-) -> None:
-    passed = '{"schema_version": 1, "tool": "robustcheck", "verdict": {"verdict": "PASS"}}'
-    (tmp_path / "other.json").write_text(passed, encoding="utf-8")
-    (tmp_path / "settings").mkdir()
-    for folder in (tmp_path, tmp_path / "settings"):
-        (folder / "report.json").write_text(passed, encoding="utf-8")
-        (folder / "robustcheck.toml").write_text(f'output = ["json=report.json"]\n{lines}\n', encoding="utf-8")
-    report = tmp_path / ("settings/report.json" if "settings" in str(words) else "report.json")
-    done = run("m.onnx", *words, cwd=tmp_path, **variables)
-    assert done.returncode == 2, done.stderr
-    assert json.loads(report.read_text(encoding="utf-8"))["error"]["exit_code"] == 2
-    for own in (["--isolated"], ["-o", "json=other.json"]):
-        report.write_text(passed, encoding="utf-8")
-        assert run("m.onnx", *own, "--bogus", cwd=tmp_path, **variables).returncode == 2
-        assert report.read_text(encoding="utf-8") == passed  # this run would not write it
-    assert json.loads((tmp_path / "other.json").read_text(encoding="utf-8"))["error"]["exit_code"] == 2
-
-
-def test_a_signal_at_the_start_leaves_no_earlier_pass_there_either(tmp_path: Path) -> None:
-    (tmp_path / "report.json").write_text(
-        '{"schema_version": 1, "tool": "robustcheck", "verdict": {"verdict": "PASS"}}', encoding="utf-8"
-    )
-    (tmp_path / "robustcheck.toml").write_text('output = ["json=report.json"]', encoding="utf-8")
-    for module in ("checker.cli", "pydantic_core", "checker.cli.settings"):
-        script = (
-            "import os, sys\n"
-            "from robustcheck_onnx.checker import __main__\n"
-            f"strike = lambda event, words: event == 'import' and words[0].endswith({module!r}) and "
-            "os.kill(os.getpid(), 15)\n"
-            "sys.addaudithook(strike)\n"
-            "sys.argv[1:] = ['m.onnx']\n"
-            "sys.exit(__main__.main())\n"
-        )
-        call = [sys.executable, "-Pc", script]
-        done = subprocess.run(call, check=False, capture_output=True, text=True, cwd=tmp_path)
-        assert done.returncode == 143, done.stderr
-        assert json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))["error"]["exit_code"] == 143
-
-
-def test_settings_whose_output_is_no_list_end_as_ever(tmp_path: Path) -> None:
+def test_settings_whose_output_is_no_list_end_as_ever(tmp_path: Path, run: Run) -> None:
     for content in ("output = 5", "output = [5]", "output =", "[output]"):
         (tmp_path / "robustcheck.toml").write_text(content, encoding="utf-8")
         done = run("m.onnx", "--bogus", cwd=tmp_path)

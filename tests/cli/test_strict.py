@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import inspect
 import json
-import os
 import re
-import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +17,11 @@ from robustcheck_onnx.checker.cli import powers, settings, strict
 from robustcheck_onnx.checker.cli.command_line import CommandLine
 from robustcheck_onnx.checker.cli.verbs import check, compare, concepts, directions, scan, shift, verify
 from robustcheck_onnx.checker.errors import UsageError
-from support import ROOT, lookup, warm_command
+from support import ROOT, lookup
+from support.bad_input import Done, Typed
 
-COMMAND = str(Path(sys.executable).parent / "robustcheck")
 WAIVER = '[[waivers]]\nreason = "{}"\nbecause = "known"\nowner = "o@example.org"\nexpires = 2999-01-01\n'
 WAIVERS = WAIVER.format("no_persistent_outlier_features") + WAIVER.format("low_kurtosis")
-WARM: list[Any] = []
 # a value of each setting that is not the default, as the file, a variable and the command line's hint write it
 OTHER: dict[str, tuple[str, str]] = {
     "images": ('"photos"', "photos"),
@@ -63,12 +59,13 @@ HARMLESS: dict[str, str] = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def warm() -> Iterator[None]:
-    """The command without its start-up, for calls that change no variable."""
-    WARM.append(warm_command.WarmCommand(dict(os.environ)))
-    yield
-    WARM.pop().close()
+Run = Callable[..., Done]
+
+
+@pytest.fixture
+def run(typed: Typed) -> Run:
+    """The command in this process: `run(*words, cwd=folder, **environment)`."""
+    return lambda *words, cwd, **environment: typed(cwd, *words, **environment)
 
 
 @pytest.fixture(autouse=True)
@@ -85,16 +82,6 @@ def warn_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tmp_path_factory.mktemp("warn") / "warn.onnx", np.random.default_rng(3).normal(size=(80, 512))
     )
     return model
-
-
-def run(*arguments: str | Path, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    words = list(map(str, arguments))
-    if not environment:
-        done: subprocess.CompletedProcess[str] = WARM[0].run(cwd, *words)
-        return done
-    return subprocess.run(
-        [COMMAND, *words], capture_output=True, text=True, check=False, cwd=cwd, env=os.environ | environment
-    )
 
 
 def refused(given: dict[str, Any], environment: dict[str, str], **options: Any) -> UsageError | None:
@@ -116,58 +103,59 @@ def test_every_setting_is_classified_and_tried_here() -> None:
     assert set(HARMLESS) == set(powers.POWERS) - refused_ones
 
 
-@pytest.mark.parametrize("key", OTHER)
-def test_a_file_may_not_say_it_and_the_command_line_may(key: str) -> None:
-    value, typed = OTHER[key]
-    Path("robustcheck.toml").write_text(f"{key} = {value}\n", encoding="utf-8")
-    given = {"images": "bundled"} if key != "images" else {}
-    fault = refused(given, {})
-    assert fault is not None
-    assert fault.message == (
-        f"robustcheck.toml: {key} is {typed}; with --strict only the command line may say that "
-        f"({powers.POWERS[key].why})"
-    )
-    assert fault.hint == f"remove it there, or type --{key} {typed}"
-    named = settings.resolve({}, {}).settings
-    field = settings.FIELDS[key]
-    assert refused(given | {field: getattr(named, field)}, {}) is None
-    assert refused({"images": "bundled"}, {}, isolated=True) is None
-
-
-@pytest.mark.parametrize("device", ["auto", "cpu", "CUDA:1"])
-def test_a_file_may_name_a_device_that_computes_exactly(device: str) -> None:
-    Path("robustcheck.toml").write_text(f'device = "{device}"\n', encoding="utf-8")
-    assert refused({"images": "bundled"}, {}) is None
-    assert settings.resolve({}, {}).loosening() == ()
-
-
-@pytest.mark.parametrize("device", ["cuda,use_tf32=1", "cuda:0,use_tf32=1", "cuda\\n,use_tf32=1"])
-def test_no_file_or_variable_hides_options_behind_a_device(device: str) -> None:
-    Path("robustcheck.toml").write_text(f'device = "{device}"\n', encoding="utf-8")
-    with pytest.raises(UsageError, match=r"^robustcheck\.toml: device is .* must be a device alone"):
-        settings.resolve({}, {})
-    Path("robustcheck.toml").unlink()
-    with pytest.raises(UsageError, match=r"^environment: ROBUSTCHECK_DEVICE is "):
-        settings.resolve({}, {"ROBUSTCHECK_DEVICE": device})
-
-
-@pytest.mark.parametrize("key", OTHER)
-def test_a_variable_may_not_say_it_either(key: str) -> None:
-    variable = settings.PREFIX + key.upper().replace("-", "_")
-    fault = refused({"images": "bundled"} if key != "images" else {}, {variable: OTHER[key][1]})
-    assert fault is not None
-    assert fault.message.startswith(f"{variable}: {key} is {OTHER[key][1]}; with --strict only the command line may")
-
-
-@pytest.mark.parametrize("file", ["pyproject.toml", "other.toml"])
-def test_any_file_of_settings_is_looked_at_whoever_names_it(file: str) -> None:
-    table = "[tool.robustcheck]\n" if file == "pyproject.toml" else ""
-    Path(file).write_text(f'{table}fail-on = "never"\nseed = 3\n', encoding="utf-8")
-    for environment, named in (({}, file), ({"ROBUSTCHECK_CONFIG": file}, None)):
-        fault = refused({"images": "bundled"}, environment, file=named)
+def test_a_file_may_not_say_it_and_the_command_line_may() -> None:
+    for key, (value, typed) in OTHER.items():
+        Path("robustcheck.toml").write_text(f"{key} = {value}\n", encoding="utf-8")
+        given = {"images": "bundled"} if key != "images" else {}
+        fault = refused(given, {})
         assert fault is not None
-        assert fault.message.startswith(f"{file}: seed is 3; {file}: fail-on is never; with --strict only the command")
-        assert fault.hint == "remove it there, or type --seed 3 --fail-on never"
+        assert fault.message == (
+            f"robustcheck.toml: {key} is {typed}; with --strict only the command line may say that "
+            f"({powers.POWERS[key].why})"
+        )
+        assert fault.hint == f"remove it there, or type --{key} {typed}"
+        named = settings.resolve({}, {}).settings
+        field = settings.FIELDS[key]
+        assert refused(given | {field: getattr(named, field)}, {}) is None
+        assert refused({"images": "bundled"}, {}, isolated=True) is None
+
+
+def test_a_file_may_name_a_device_that_computes_exactly() -> None:
+    for device in ("auto", "cpu", "CUDA:1"):
+        Path("robustcheck.toml").write_text(f'device = "{device}"\n', encoding="utf-8")
+        assert refused({"images": "bundled"}, {}) is None
+        assert settings.resolve({}, {}).loosening() == ()
+
+
+def test_no_file_or_variable_hides_options_behind_a_device() -> None:
+    for device in ("cuda,use_tf32=1", "cuda:0,use_tf32=1", "cuda\\n,use_tf32=1"):
+        Path("robustcheck.toml").write_text(f'device = "{device}"\n', encoding="utf-8")
+        with pytest.raises(UsageError, match=r"^robustcheck\.toml: device is .* must be a device alone"):
+            settings.resolve({}, {})
+        Path("robustcheck.toml").unlink()
+        with pytest.raises(UsageError, match=r"^environment: ROBUSTCHECK_DEVICE is "):
+            settings.resolve({}, {"ROBUSTCHECK_DEVICE": device})
+
+
+def test_a_variable_may_not_say_it_either() -> None:
+    for key, (_, typed) in OTHER.items():
+        variable = settings.PREFIX + key.upper().replace("-", "_")
+        fault = refused({"images": "bundled"} if key != "images" else {}, {variable: typed})
+        assert fault is not None
+        assert fault.message.startswith(f"{variable}: {key} is {typed}; with --strict only the command line may")
+
+
+def test_any_file_of_settings_is_looked_at_whoever_names_it() -> None:
+    for file in ("pyproject.toml", "other.toml"):
+        table = "[tool.robustcheck]\n" if file == "pyproject.toml" else ""
+        Path(file).write_text(f'{table}fail-on = "never"\nseed = 3\n', encoding="utf-8")
+        for environment, named in (({}, file), ({"ROBUSTCHECK_CONFIG": file}, None)):
+            fault = refused({"images": "bundled"}, environment, file=named)
+            assert fault is not None
+            assert fault.message.startswith(
+                f"{file}: seed is 3; {file}: fail-on is never; with --strict only the command"
+            )
+            assert fault.hint == "remove it there, or type --seed 3 --fail-on never"
 
 
 def test_no_file_can_be_taken_for_the_command_line() -> None:
@@ -215,7 +203,10 @@ def test_no_hint_leaves_the_photos_out() -> None:
 
 
 def test_the_command_line_may_name_a_file_of_waivers(
-    here: Path, warn_model: Path, lookup_pass: tuple[Path, Path]
+    here: Path,
+    warn_model: Path,
+    lookup_pass: tuple[Path, Path],
+    run: Run,
 ) -> None:
     Path("waivers.toml").write_text(WAIVERS, encoding="utf-8")
     call = ("check", "--strict", "--images", lookup_pass[1], "-o", "json")
@@ -244,7 +235,7 @@ def test_a_file_of_waivers_holds_waivers_alone_and_replaces_those_of_the_setting
         settings.resolve({}, {}, waivers_file="none.toml")
 
 
-def test_no_report_replaces_the_file_of_waivers(here: Path, lookup_pass: tuple[Path, Path]) -> None:
+def test_no_report_replaces_the_file_of_waivers(here: Path, lookup_pass: tuple[Path, Path], run: Run) -> None:
     Path("w.toml").write_text(WAIVERS, encoding="utf-8")
     done = run(lookup_pass[0], "--waivers", "w.toml", "-o", "json=w.toml", cwd=here)
     assert (done.returncode, Path("w.toml").read_text(encoding="utf-8")) == (2, WAIVERS)
@@ -253,7 +244,7 @@ def test_no_report_replaces_the_file_of_waivers(here: Path, lookup_pass: tuple[P
 # ---------------------------------------------------------------------------------------------- the command
 
 
-def test_a_gate_names_its_photos(here: Path, lookup_pass: tuple[Path, Path]) -> None:
+def test_a_gate_names_its_photos(here: Path, lookup_pass: tuple[Path, Path], run: Run) -> None:
     model, photos = lookup_pass
     done = run("check", "--strict", "-o", "json=r.json", "--", model, cwd=here)
     assert done.returncode == 2
@@ -269,17 +260,17 @@ def test_a_gate_names_its_photos(here: Path, lookup_pass: tuple[Path, Path]) -> 
     assert (report["binding"]["settings"]["images"], report["gate"]["loosening"]) == (None, [])
 
 
-@pytest.mark.parametrize("word", ["--help", "-h", "-qh", "--show-settings"])
-def test_a_name_that_reads_as_help_is_no_pass(here: Path, lookup_pass: tuple[Path, Path], word: str) -> None:
-    photos = lookup_pass[1]
-    assert run("check", "--strict", "--images", photos, word, cwd=here).returncode == 2
-    done = run("check", "--strict", "--images", photos, "-o", "json=r.json", "--", word, cwd=here)
-    assert done.returncode == 2
-    assert f"error: {word}: model file is missing" in done.stderr
-    assert json.loads(Path("r.json").read_text(encoding="utf-8"))["error"]["exit_code"] == 2
+def test_a_name_that_reads_as_help_is_no_pass(here: Path, lookup_pass: tuple[Path, Path], run: Run) -> None:
+    for word in ("--help", "-h", "-qh", "--show-settings"):
+        photos = lookup_pass[1]
+        assert run("check", "--strict", "--images", photos, word, cwd=here).returncode == 2
+        done = run("check", "--strict", "--images", photos, "-o", "json=r.json", "--", word, cwd=here)
+        assert done.returncode == 2
+        assert f"error: {word}: model file is missing" in done.stderr
+        assert json.loads(Path("r.json").read_text(encoding="utf-8"))["error"]["exit_code"] == 2
 
 
-def test_a_name_before_the_dashes_is_refused(here: Path, lookup_pass: tuple[Path, Path]) -> None:
+def test_a_name_before_the_dashes_is_refused(here: Path, lookup_pass: tuple[Path, Path], run: Run) -> None:
     """As a shell writes `*.onnx` where the checkout holds a file `--config=.evil.onnx`."""
     model, photos = lookup_pass
     Path(".evil.onnx").write_text('fail-on = "never"\n', encoding="utf-8")
@@ -296,7 +287,10 @@ def test_a_name_before_the_dashes_is_refused(here: Path, lookup_pass: tuple[Path
 
 
 def test_the_report_says_what_the_command_line_loosens(
-    here: Path, warn_model: Path, lookup_pass: tuple[Path, Path]
+    here: Path,
+    warn_model: Path,
+    lookup_pass: tuple[Path, Path],
+    run: Run,
 ) -> None:
     call = ("check", "--strict", "--images", lookup_pass[1], "--max-images", "60", "--fail-on", "never")
     done = run(*call, "-o", "terminal", "-o", "json=r.json", "--", warn_model, cwd=here)
@@ -306,7 +300,9 @@ def test_the_report_says_what_the_command_line_loosens(
     assert [each["setting"] for each in told] == ["max-images", "fail-on"]
 
 
-def test_without_it_the_report_says_who_loosens(here: Path, warn_model: Path, lookup_pass: tuple[Path, Path]) -> None:
+def test_without_it_the_report_says_who_loosens(
+    here: Path, warn_model: Path, lookup_pass: tuple[Path, Path], run: Run
+) -> None:
     (here / "photos").symlink_to(lookup_pass[1])
     Path("robustcheck.toml").write_text('images = "photos"\nfail-on = "never"\ndevice = "cpu"\n', encoding="utf-8")
     done = run(warn_model, "-o", "terminal", "-o", "json=r.json", cwd=here, ROBUSTCHECK_SEED="3", COLUMNS="120")
