@@ -240,8 +240,10 @@ def ask(tests: list[Path], left_s: float, options: argparse.Namespace) -> str | 
         finally:
             if process.returncode is None:
                 os.killpg(process.pid, signal.SIGKILL)
-    if process.returncode in {0, 5}:  # passed; none was selected
+    if process.returncode in {0, 5}:  # all passed; none was selected
         return None
+    if process.returncode not in {1, 2}:  # no test has failed
+        sys.exit(f"pytest ended with {process.returncode}: {out[-500:]}")
     failed = re.search(r"^(?:FAILED|ERROR) (\S+)", out, re.MULTILINE)
     return failed[1] if failed else f"exit code {process.returncode}: {out[-200:]}"
 
