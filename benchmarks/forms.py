@@ -108,7 +108,7 @@ def check(row: Row, model: Path) -> Row:
     """Run the command on a form's file, or folder, and take down what it says."""
     report = model.parent / "report.json"
     more = [argument.format(folder=model.parent) for argument in row.form.arguments]
-    call = [COMMAND, "check", model, "-o", f"json={report}", "--no-cache", "--isolated", "--device", "cpu", *more]
+    call = [COMMAND, "check", model, "-o", f"json={report}", "--isolated", "--device", "cpu", *more]
     start = time.perf_counter()
     try:
         done = subprocess.run(call, capture_output=True, text=True, check=False, timeout=LIMIT_S)

@@ -93,7 +93,7 @@ def prepare(folder: Path) -> list[Run]:
     suite.write_text("[[models]]".join([head, *with_and_without]), encoding="utf-8")
 
     outputs = [word for form, name in REPORTS.items() for word in ("-o", f"{form}={name}")]
-    check = ["check", MODEL, "--images", "bundled", "--no-cache", "-qq", "--sign", "../key.pem", *outputs]
+    check = ["check", MODEL, "--images", "bundled", "-qq", "--sign", "../key.pem", *outputs]
     execute([*check, "--seed", "1"])  # so that every document differs from that of the run that is struck
     before_check = contents()
     runs = [undisturbed("check", [*check, "--no-time"], before_check, {name: form for form, name in REPORTS.items()})]

@@ -67,7 +67,7 @@ def look(case: Case, n_images: int) -> Seen:
     """Run compare and check, on the same images."""
     images = None if case.images is None else str(case.images)
     report = compare(case.candidate, case.reference, images=images, device="cpu", max_images=n_images)
-    alone = check(case.candidate, images=images, device="cpu", max_images=n_images, cache=False)
+    alone = check(case.candidate, images=images, device="cpu", max_images=n_images)
     fates = sorted({feature.fate for feature in report.features})
     return Seen(
         report.verdict.verdict,

@@ -205,7 +205,7 @@ def check(file: File, setting: Setting) -> Seen:
     cores = sorted(os.sched_getaffinity(0))[: setting.threads]
     assert len(cores) == setting.threads, f"{setting.threads} cores are needed"
     call = ["taskset", "--cpu-list", ",".join(map(str, cores)), *command, "check", file.path, *file.arguments]
-    call += ["-o", "json", "--no-cache", "--isolated", "--device", "cpu"]
+    call += ["-o", "json", "--isolated", "--device", "cpu"]
     done = subprocess.run(call, capture_output=True, text=True, check=False, timeout=LIMIT_S)
     if done.returncode not in (0, 1):
         raise SystemExit(f"{file.path.name}, {setting.name}: exit {done.returncode}: {done.stderr}")

@@ -38,7 +38,6 @@ def check(
     engine: str,
     workers: int | None,
     ray_address: str | None,
-    cache: bool,
     detectors: Sequence[str],
     save_representations: str | None = None,
     from_memory: str = "",
@@ -53,7 +52,7 @@ def check(
         options: those of `evidence.Options` that were given, as JSON values.
         from_memory: bytes or ModelProto, where the file holds what was given in memory.
         is_last: see `Wall.run`.
-        profile, engine, workers, ray_address, cache, detectors, save_representations, progress: as of `pipeline.check`.
+        profile, engine, workers, ray_address, detectors, save_representations, progress: as of `pipeline.check`.
 
     Raises as `pipeline.check` and `Wall.run`.
     """
@@ -64,7 +63,6 @@ def check(
         "engine": engine,
         "workers": workers,
         "ray_address": ray_address,
-        "cache": cache,
         "detectors": list(detectors),
         "save_representations": save_representations,
         "from_memory": from_memory,

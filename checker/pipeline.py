@@ -13,26 +13,17 @@ import numpy.typing as npt
 from onnx import ModelProto
 
 from robustcheck_onnx.checker import isolated, isolation, measure
-from robustcheck_onnx.checker.errors import RobustcheckError, UsageError
+from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.evidence import Evidence, RunOptions
-from robustcheck_onnx.checker.images import Images, ImageSource, open_images, parse_image_set
+from robustcheck_onnx.checker.images import Images, ImageSource, parse_image_set
 from robustcheck_onnx.checker.isolation import LOG
 from robustcheck_onnx.checker.limits import NO_LIMITS, Limits
 from robustcheck_onnx.checker.measure import Job, Prepared, Progress
-from robustcheck_onnx.checker.measure import cache as records
 from robustcheck_onnx.checker.measure import detectors as plugins
-from robustcheck_onnx.checker.model import (
-    Content,
-    Contract,
-    Model,
-    on_this_machine,
-    open_model,
-    parse_model,
-    read_content,
-)
+from robustcheck_onnx.checker.model import Contract, Model, on_this_machine, open_model, parse_model
 from robustcheck_onnx.checker.report import CLAIM, Binding, Clock, Placed, Report, Settings, Time, sealed
 from robustcheck_onnx.checker.representations import MadeWith, Saver, checked_path, saving
-from robustcheck_onnx.checker.storage import Place, Url, as_typed, own_files, redact
+from robustcheck_onnx.checker.storage import Place, Url, as_typed, redact
 from robustcheck_onnx.checker.text import VERSION
 from robustcheck_onnx.checker.verdict import judge, load_profile, memory_note, notes_of
 from robustcheck_onnx.thresholds.context import Context
@@ -48,7 +39,6 @@ class CheckOptions(RunOptions, total=False):
     engine: str
     workers: int | None
     ray_address: str | None
-    cache: bool
     detectors: Sequence[str]
     save_representations: str | Path | None
     isolate: bool
@@ -63,7 +53,6 @@ def check(
     engine: str = "local",
     workers: int | None = None,
     ray_address: str | None = None,
-    cache: bool = False,
     detectors: Sequence[str] = (),
     save_representations: str | Path | None = None,
     isolate: bool = True,
@@ -87,12 +76,10 @@ def check(
         engine: local (this process) or ray (the extra `ray`).
         workers: with ray, the number of worker processes; None = one a GPU of the cluster, or one for every four cores.
         ray_address: with ray, the address of a running cluster; None = one on this machine, for this run only.
-        cache: take the evidence of an earlier run if nothing has changed since, and keep this run's; only the local
-            engine does, only of files, and only without detectors.
         detectors: names of installed plug-ins to run beside the check, `NAME` or `NAME=TEXT` for one that takes a
             text, with the local engine only.
         save_representations: a .npz file that the measured representations are written to,
-            for `load_representations`; with the local engine only, and without the cache.
+            for `load_representations`; with the local engine only.
         isolate: read model and images in a child process, so that no file can end this one, whatever it holds
             (docs/decisions/wall.md). False, and images that are handed over: in this process.
         limits: what the child may take.
@@ -138,7 +125,6 @@ def check(
                 engine=engine,
                 workers=workers,
                 ray_address=ray_address,
-                cache=cache,
                 detectors=detectors,
                 save_representations=save_representations,
                 progress=progress,
@@ -154,14 +140,9 @@ def check(
                     "copy it to all nodes",
                 )
             evidence, published = _on_workers(job, profile, engine, workers, ray_address, progress)
-            cached = None
         else:
-            use_cache = cache and not here.fetched and given is None and not loaded and not own_files.is_off()
-            use_cache = use_cache and save_representations is None
             with saving(save_representations) as saver:
-                evidence, published, cached = _measured_or_cached(
-                    job, profile, clock, progress, loaded, given, saver, use_cache=use_cache
-                )
+                evidence, published = _measured(job, profile, progress, loaded, given, saver)
                 if saver is not None:
                     saver.write(_made_with(evidence, here.name))
     if here.fetched:
@@ -172,7 +153,7 @@ def check(
         profile,
         published,
         Settings(**dict(run), engine=engine, workers=workers),
-        time=Time.until_now(clock, evidence.images.n_read - evidence.images.n_skipped, cached),
+        time=Time.until_now(clock, evidence.images.n_read - evidence.images.n_skipped),
         notes=memory_note(here.name) if here.in_memory else (),
     )
 
@@ -225,36 +206,18 @@ def _as_file(model: Place | bytes | ModelProto) -> Iterator[tuple[str, str]]:
         yield str(here.path), here.name.strip("<>")
 
 
-def _measured_or_cached(
+def _measured(
     job: Job,
     profile: Profile,
-    clock: Clock,
     progress: Callable[[Progress], None] | None,
     loaded: Sequence[plugins.Loaded],
     given: ImageSource | None,
     saver: Saver | None,
-    *,
-    use_cache: bool,
-) -> tuple[Evidence, Context | None, str | None]:
-    """Evidence, published context, and when it was measured if an earlier run did.
-
-    Nothing is kept of a run with detectors, as nobody knows what a detector depends on.
-    """
-    key = ""
-    read: Content | None = None
-    source = given
-    if use_cache:
-        measure.tell_stage(progress, "reading the model")
-        with contextlib.suppress(OSError, RobustcheckError):  # a faulty model or image set: the run itself says so
-            read = read_content(job.model)
-            source = open_images(job.options.images, seed=job.options.seed, limit=job.options.max_images)
-            key = records.key_of(job, read.digest, profile, source)
-            if record := records.load(key, job.model, source):
-                LOG.info("%s: evidence taken from the cache, measured %s", job.model, record.measured)
-                return record.evidence, record.published, record.measured
+) -> tuple[Evidence, Context | None]:
+    """Evidence and published context."""
     LOG.info("%s: opening model, %s", job.model, redact(job.options.images or "bundled photos"))
     measure.tell_stage(progress, "opening the model and the images")
-    inputs = measure.read_inputs(job, source=source, read=read)
+    inputs = measure.read_inputs(job, source=given)
     with measure.decode(inputs, stops=measure.likely_stops(profile)) as decoded:
         measure.tell_stage(progress, "loading the model")
         first = measure.to_probe(decoded)  # the next ones are decoded while the session opens
@@ -269,12 +232,7 @@ def _measured_or_cached(
     (evidence,) = measure.conclude(job, facts, total, profile, decided=is_decided)
     if loaded:
         evidence = evidence.model_copy(update={"detectors": plugins.results(loaded)})
-    published = published_of(opened.models[0].contract)
-    with contextlib.suppress(OSError):  # a sidecar that is gone: nothing is kept
-        # sidecars were read twice; a run during which one changed is not kept
-        if key and read is not None and key == records.key_of(job, read.digest, profile, opened.source):
-            records.store(key, clock.started.isoformat(timespec="seconds"), total.images.digests, evidence, published)
-    return evidence, published, None
+    return evidence, published_of(opened.models[0].contract)
 
 
 def _show(

@@ -30,7 +30,7 @@ def report_of(model: Path) -> tuple[str, str]:
     """What was typed, and what the command wrote to its terminal of WIDTH columns, colours included."""
     command = ["robustcheck", model.name]
     done = subprocess.run(  # noqa: S603 # our own command
-        [Path(sys.executable).parent / command[0], *command[1:], "--color", "always", "--no-ci", "--no-cache"],
+        [Path(sys.executable).parent / command[0], *command[1:], "--color", "always", "--no-ci"],
         cwd=model.parent, env=os.environ | {"COLUMNS": str(WIDTH)}, stdout=subprocess.PIPE, text=True, check=False,
     )  # fmt: skip
     if done.returncode != 1:

@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from support.calibrations import Calibrated
     from support.comparisons import Workshop
 
-os.environ["ROBUSTCHECK_NO_CACHE"] = "1"  # a test measures; tests/measure/test_cache.py switches it on again
-
 
 HEAVY = ("matplotlib", "mlflow", "open_clip", "ray", "timm", "torch", "transformers")
 """packages that no test of `make test` may import"""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, model_validator
 
 
 class Frozen(BaseModel):
@@ -12,6 +15,15 @@ class Frozen(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def without(*retired: str) -> Any:
+    """A validator of a record that drops keys which only earlier versions wrote."""
+
+    def drop(given: Any) -> Any:
+        return {k: v for k, v in given.items() if k not in retired} if isinstance(given, Mapping) else given
+
+    return model_validator(mode="before")(drop)
 
 
 def is_version(stated: object, wanted: int) -> bool:

@@ -16,13 +16,13 @@ from pathlib import Path
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, RobustcheckError, UsageError
 from robustcheck_onnx.checker.measure import Job, Progress, run_jobs, tell_stage
 from robustcheck_onnx.checker.model import parse_contract, properties, read_onnx
-from robustcheck_onnx.checker.storage import own_files, write_whole
+from robustcheck_onnx.checker.storage import write_whole
 from robustcheck_onnx.thresholds import profile as profiles
 from robustcheck_onnx.thresholds.results import TENSORS, Result
 from robustcheck_onnx.thresholds.suite import Opened
 
 from .table import append, done, row_of
-from .tasks import RECORD, Settings, Task, weights_path
+from .tasks import RECORD, Settings, Task, cache_folder, weights_path
 
 EXPORT_END_S = 10  # time for a terminated export to remove its temporary files, which can be gigabytes
 
@@ -122,8 +122,8 @@ def _export(folder: Path, task: Task) -> None:
     assert entry.source is not None
     assert entry.name is not None
     try:
-        if cache.is_relative_to(own_files.folder()):
-            own_files.make_folder(own_files.folder())
+        if cache.is_relative_to(cache_folder()):
+            cache_folder().mkdir(mode=0o700, parents=True, exist_ok=True)
         cache.mkdir(parents=True, exist_ok=True)
     except OSError as fault:
         raise EnvironmentFaultError(

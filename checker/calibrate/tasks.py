@@ -14,13 +14,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import platformdirs
+
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, RobustcheckError, UsageError
 from robustcheck_onnx.checker.evidence import Options
 from robustcheck_onnx.checker.images import digest_of_set, open_images
 from robustcheck_onnx.checker.limits import NO_LIMITS, Limits
 from robustcheck_onnx.checker.model import file_digest, read_onnx
 from robustcheck_onnx.checker.statistics import STATISTIC_VERSION
-from robustcheck_onnx.checker.storage import own_files
 from robustcheck_onnx.checker.text import VERSION
 from robustcheck_onnx.thresholds import profile as profiles
 from robustcheck_onnx.thresholds.suite import CHECKPOINT_SUFFIXES, Entry, Member, Opened
@@ -69,8 +70,8 @@ class Task:
 
 
 def cache_folder() -> Path:
-    """The default folder of exports: in the cache folder of checks."""
-    return own_files.folder() / "exports"
+    """The default folder of exports, from which a calibration that was killed goes on: in the user's cache folder."""
+    return platformdirs.user_cache_path("robustcheck") / "exports"
 
 
 def check_labels(suite: Opened) -> None:

@@ -156,7 +156,6 @@ app.verb(
     codes="Exit codes: 0 nothing is broken · 2 usage · 4 something is; the report says what to type.",
 )(inspect.doctor)
 app.verb(panel=SET_UP, examples=("robustcheck init",))(set_up.init)
-app.add_typer(set_up.cache, rich_help_panel=SET_UP)
 
 
 def main(argv: list[str] | None = None) -> int:

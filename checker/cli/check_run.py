@@ -81,12 +81,11 @@ def run(
     from robustcheck_onnx.checker.storage import redact
     from robustcheck_onnx.checker.verdict import load_profile
 
-    from . import check_cache, check_log, check_sign, check_template, ending
+    from . import check_log, check_sign, check_template, ending
 
     wall.limits = settings.limits
     several = len(models) > 1
     reads = _files_read(resolved, models)
-    check_cache.say_whether_used(settings, resolved.file)
     reads += map(Path, check_template.files(resolved))
     destinations = _destinations(resolved, models, reads, strict=strict)
     check_template.check(destinations.all())
@@ -154,7 +153,6 @@ def _check(resolved: Resolved, model: str, profile: Profile, wall: Wall, *, save
             engine=settings.engine,
             workers=settings.workers,
             ray_address=settings.ray_address,
-            cache=not settings.no_cache and settings.sign is None,  # what is signed was measured here and now
             detectors=settings.detector,
             save_representations=saved,
             options=settings.options.given,

@@ -44,7 +44,6 @@ POWERS: Final[Mapping[str, Rule]] = {
     "sign": Rule(HANDS_OVER, "a key vouches for the verdict"),
     "quiet": Rule(HARMLESS, "less is shown"),
     "verbose": Rule(HARMLESS, "more is shown"),
-    "no-cache": Rule(HARMLESS, "everything is measured anew"),
     "no-thumbnails": Rule(HARMLESS, "less is shown"),
     "no-time": Rule(HARMLESS, "less is shown"),
     "color": Rule(HARMLESS, "the same is shown"),

@@ -30,7 +30,6 @@ from .settings_file import CONFIG, SHARED_FILE, TABLE, find_named, read_table, r
 PREFIX = "ROBUSTCHECK_"
 OTHER_VARIABLES = (
     CONFIG,
-    "ROBUSTCHECK_CACHE_DIR",
     "ROBUSTCHECK_OFFLINE",
     "ROBUSTCHECK_LOCAL_ROWS",  # `--strict` sets it
     "ROBUSTCHECK_KEY_PASSWORD",  # of `sign` and `--sign`
@@ -54,7 +53,7 @@ NOT_SETTINGS = {
 }
 """Options that can't stand in a file, with what to do instead."""
 PRESENTATION = (
-    *("output", "sign", "quiet", "verbose", "no-time", "color", "log-file", "no-ci", "no-cache", "no-thumbnails"),
+    *("output", "sign", "quiet", "verbose", "no-time", "color", "log-file", "no-ci", "no-thumbnails"),
     *("timeout", "max-memory", "max-model-size"),
 )
 """Settings that change neither a number nor a verdict's exit code; the report names all others."""
@@ -104,7 +103,6 @@ class Settings(Frozen):
     sign: str | None = Field(None, description="Private key that signs the JSON report; see --sign. Default: none.")
     quiet: Annotated[int, Field(ge=0, le=2)] = Field(0, description="1: one line a model. 2: nothing on stdout.")
     verbose: Annotated[int, Field(ge=0, le=2)] = Field(0, description="1: the whole report. 2: also the log.")
-    no_cache: bool = Field(False, description="Measure again, even if the same check was made before.")
     no_thumbnails: bool = Field(False, description="html: no small copies of calibration photos.")
     no_time: bool = Field(False, description="Leave out how long it took.")
     color: Literal["auto", "always", "never"] = Field("auto", description="auto, always or never.")
@@ -274,9 +272,7 @@ def _environment(environment: Mapping[str, str]) -> dict[str, Any]:
         if not text:
             continue
         value: object = text
-        if key == "no-cache":  # as the cache itself reads it
-            value = text != "0"
-        elif key in ("output", "detector", "provider-option"):
+        if key in ("output", "detector", "provider-option"):
             value = tuple(part.strip() for part in text.split(","))
         values |= _layer({key: value}, "environment", strict=False)
     return values

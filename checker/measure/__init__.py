@@ -1,4 +1,4 @@
-"""A model and an image set become evidence: the loop, its jobs, workers, Ray, the cache, detectors.
+"""A model and an image set become evidence: the loop, its jobs, workers, Ray, detectors.
 
 Comes in: a `Job`. May import: runtime, verdict (when to stop), and what is below them. Judges nothing.
 """

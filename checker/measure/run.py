@@ -19,7 +19,7 @@ import numpy.typing as npt
 from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.evidence import Execution, ModelFacts, PreprocessingFacts
 from robustcheck_onnx.checker.images import DESCRIBED, Entries, ImageSource, Item, Skipped, open_images, prefetch
-from robustcheck_onnx.checker.model import Content, ModelFile, fed_as, find_preprocessing, open_model
+from robustcheck_onnx.checker.model import ModelFile, fed_as, find_preprocessing, open_model
 from robustcheck_onnx.checker.progress import Progress
 from robustcheck_onnx.checker.runtime import CPU, Runner, cpu_threads, expects_accelerator
 from robustcheck_onnx.checker.statistics import FIRST_LOOK, MAX_FEATURES, is_look
@@ -76,18 +76,17 @@ def open_job(job: Job, *, threads: int | None = None, source: ImageSource | None
     return open_sessions(read_inputs(job, source=source), threads=threads)
 
 
-def read_inputs(job: Job, *, source: ImageSource | None = None, read: Content | None = None) -> Inputs:
+def read_inputs(job: Job, *, source: ImageSource | None = None) -> Inputs:
     """Everything of `open_job` but the sessions.
 
     Args:
         job: what to open.
         source: the job's images, where they are open already.
-        read: the content of the model's file, where it was read already.
 
     Raises:
         UsageError, CannotAssessError, EnvironmentFaultError: as `pipeline.check`.
     """
-    models = [open_model(job.model, tensor=tensor, pool=job.options.pool, read=read) for tensor in job.tensors]
+    models = [open_model(job.model, tensor=tensor, pool=job.options.pool) for tensor in job.tensors]
     if _own_outputs(models):  # the same bytes: kept once, they can be 2 GiB
         models[1:] = [replace(model, graph=models[0].graph) for model in models[1:]]
     contract = models[0].contract

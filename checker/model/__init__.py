@@ -8,9 +8,8 @@ from __future__ import annotations
 from .configs import sidecar_paths
 from .contract import CONTRACT_KEY, Contract, parse_contract, properties
 from .digest import graph_digest
-from .external import locate_weights
 from .fetch import Model, on_this_machine, parse_model
-from .file import Content, external_locations, may_be_model, read_content, read_onnx
+from .file import external_locations, may_be_model, read_onnx
 from .head_part import HeadPart, head_part
 from .held import file_digest, refuse_changed
 from .image_input import DTYPES, ImageInput, fed_as
@@ -29,7 +28,6 @@ __all__ = [
     "POOL",
     "PRESETS",
     "RESHAPE",
-    "Content",
     "Contract",
     "HeadPart",
     "ImageInput",
@@ -47,7 +45,6 @@ __all__ = [
     "find_preprocessing",
     "graph_digest",
     "head_part",
-    "locate_weights",
     "may_be_model",
     "models_below",
     "on_this_machine",
@@ -55,7 +52,6 @@ __all__ = [
     "parse_contract",
     "parse_model",
     "properties",
-    "read_content",
     "read_onnx",
     "refuse_changed",
     "show_shape",

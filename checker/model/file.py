@@ -100,12 +100,8 @@ def read_content(path: str | Path) -> Content:
     return Content(path, content, digest, ExternalFile.of_model(path.resolve(), status, digest) if is_mapped else None)
 
 
-def read_onnx(path: str | Path, read: Content | None = None) -> OnnxFile:
+def read_onnx(path: str | Path) -> OnnxFile:
     """Parse an ONNX file and check that all its weights are there, without loading external ones.
-
-    Args:
-        path: the file.
-        read: its content, where that was read already.
 
     Raises:
         UsageError: no such file, or a folder.
@@ -113,7 +109,7 @@ def read_onnx(path: str | Path, read: Content | None = None) -> OnnxFile:
             nodes; weights with fewer or more values than their shape needs; external data missing, truncated,
             or outside the model's folder.
     """
-    read = read or read_content(path)
+    read = read_content(path)
     path, content = read.path, read.content
     proto, places = _parse(path, content)
     if not proto.graph.node:

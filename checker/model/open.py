@@ -25,7 +25,7 @@ from .constants import bodies, computed_constants, refuse_giants
 from .contract import Contract, parse_contract, properties
 from .digest import graph_digest
 from .ends import LINEAR_ENDS
-from .file import Content, OnnxFile, read_onnx
+from .file import OnnxFile, read_onnx
 from .graph import Graph
 from .heads import Head
 from .held import ExternalFile, refuse_changed
@@ -109,22 +109,19 @@ class ModelFile:
         return {file.location: file.digest for file in self.external}
 
 
-def open_model(
-    path: str | Path, *, tensor: str | None = None, pool: str | None = None, read: Content | None = None
-) -> ModelFile:
+def open_model(path: str | Path, *, tensor: str | None = None, pool: str | None = None) -> ModelFile:
     """Open an ONNX image model and find its representation by rule, or take the user's tensor and pool.
 
     Args:
         path: the file.
         tensor, pool: as for `pipeline.check`.
-        read: the file's content, where that was read already.
 
     Raises:
         UsageError: no such file; several tensors could be the representation; no such tensor or pool.
         CannotAssessError: unreadable or unsupported model, a circle of nodes, a name that is written twice, text
             encoder, object detector, no image input, several inputs of which every output needs more than the image.
     """
-    file = read_onnx(path, read)
+    file = read_onnx(path)
     where = str(file.path)
     contract = parse_contract(properties(file.proto.metadata_props, where), where)
     said = None if contract is None else contract.graph_digest

@@ -197,7 +197,6 @@ def _execution(report: Report) -> tuple[Fact, ...]:
         *facts,
         Fact("Started", time.started, f"{number_text(time.wall_s)} s"),
         Fact("Speed", speed_text(time)),
-        Fact("From the cache", f"measured {time.cached}" if time.cached else "", "nothing has changed since"),
     )
 
 

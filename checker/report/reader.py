@@ -128,7 +128,8 @@ def _otherwise(raw: Any, form: Any, path: str = "", *, every_key: bool) -> str:
     if isinstance(raw, dict):
         if every_key and (missing := form.keys() - raw.keys()):
             return f"{path}.{min(missing)}".removeprefix(".")
-        parts = [(raw[name], form[name], f"{path}.{name}".removeprefix(".")) for name in raw]
+        # a key that the record has not is one that earlier versions wrote: it took no part, and any other was refused
+        parts = [(raw[name], form[name], f"{path}.{name}".removeprefix(".")) for name in raw if name in form]
     elif isinstance(raw, list):
         if len(raw) != len(form):
             return path

@@ -18,7 +18,7 @@ from robustcheck_onnx.checker.evidence import Evidence, Options
 from robustcheck_onnx.checker.text import SCHEMA_VERSION, as_json, digest_of
 from robustcheck_onnx.checker.verdict import Gate, Kind, Verdict
 from robustcheck_onnx.thresholds.context import Context
-from robustcheck_onnx.thresholds.frozen import Frozen
+from robustcheck_onnx.thresholds.frozen import Frozen, without
 from robustcheck_onnx.thresholds.profile import Profile
 
 if TYPE_CHECKING:
@@ -46,20 +46,15 @@ class Time(Frozen):
     """UTC, ISO 8601"""
     wall_s: float
     images_per_s: float | None
-    cached: str | None = None
-    """UTC, ISO 8601: when the evidence was measured, if it was taken from the cache; None = in this run"""
+
+    _retired = without("cached")
 
     @classmethod
-    def until_now(cls, clock: Clock, n_images: int, cached: str | None = None) -> Self:
+    def until_now(cls, clock: Clock, n_images: int) -> Self:
         """The time of a run that ends now and measured `n_images` images."""
         wall_s = time.perf_counter() - clock.started_s
-        rate = round(n_images / wall_s, 2) if wall_s > 0 and cached is None else None
-        return cls(
-            started=clock.started.isoformat(timespec="seconds"),
-            wall_s=round(wall_s, 3),
-            images_per_s=rate,
-            cached=cached,
-        )
+        rate = round(n_images / wall_s, 2) if wall_s > 0 else None
+        return cls(started=clock.started.isoformat(timespec="seconds"), wall_s=round(wall_s, 3), images_per_s=rate)
 
 
 @dataclass(frozen=True)

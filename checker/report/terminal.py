@@ -98,8 +98,7 @@ def _what(report: Report, pen: Pen) -> Text:
     count = f"{report.evidence.statistics.n_images} of {images.n_available} images"
     where = ON_BUNDLED.removeprefix("on ") if images.bundled else ""
     what = [pen.name(model.file, "bold"), pen.say("synthetic" if model.synthetic else "", "yellow"), pen.say(count)]
-    cached = pen.say("from the cache" if report.time is not None and report.time.cached else "")
-    return pen.facts([*what, pen.say(where, "yellow") if where else pen.name(images.source), cached])
+    return pen.facts([*what, pen.say(where, "yellow") if where else pen.name(images.source)])
 
 
 def _evidence(report: Report, pen: Pen) -> Table:

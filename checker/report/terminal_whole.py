@@ -242,8 +242,7 @@ def _fallback_and_time(report: Report, pen: Pen) -> list[Text]:
         lines.append(line(pen.say("fallback: ", "yellow"), pen.say(reason)))
     if time is not None:
         speed = ", ".join(text for text in (f"{number_text(time.wall_s)} s", speed_text(time)) if text)
-        cached = f" · from the cache: measured {time.cached}, nothing has changed since" if time.cached else ""
-        lines.append(pen.say(f"{time.started}, {speed}{cached}"))
+        lines.append(pen.say(f"{time.started}, {speed}"))
     return lines
 
 

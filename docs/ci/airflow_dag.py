@@ -50,7 +50,7 @@ def robustcheck():
         ],
         retries=0,  # the operator can't tell exit code 4 (environment) from 1 (WARN); no skip_on_exit_code either
         execution_timeout=timedelta(hours=3),
-        env_vars={"TMPDIR": "/tmp", "ROBUSTCHECK_NO_CACHE": "1"},
+        env_vars={"TMPDIR": "/tmp"},
         volumes=[volume for volume, _ in _VOLUMES],
         volume_mounts=[mount for _, mount in _VOLUMES],
         container_resources=k8s.V1ResourceRequirements(

@@ -43,7 +43,7 @@ def gated_release(
     gate = robustcheck(model=model, images=images, report=report)
     gate.set_caching_options(False)  # the volumes may hold other bytes than in an earlier run
     gate.set_cpu_request("2").set_memory_request("4Gi").set_memory_limit("4Gi")
-    gate.set_env_variable("TMPDIR", "/tmp").set_env_variable("ROBUSTCHECK_NO_CACHE", "1")
+    gate.set_env_variable("TMPDIR", "/tmp")
     kubernetes.set_security_context(gate, run_as_user=10001, run_as_group=10001, run_as_non_root=True)
     for claim in ("models", "photos", "reports"):
         kubernetes.mount_pvc(gate, pvc_name=claim, mount_path=f"/{claim}")

@@ -95,7 +95,7 @@ def test_the_help_of_all_has_a_line_a_verb_in_groups_and_check_first(tmp_path: P
         "Understand": ["inspect", "explain", "scan", "shift", "concepts", "directions"],
         "Prepare": ["export", "calibrate", "profiles"],
         "Evidence": ["sign", "mlflow"],
-        "Set-up": ["demo", "doctor", "init", "cache"],
+        "Set-up": ["demo", "doctor", "init"],
     }
     titles = list(groups)
     assert titles.index("Examples") < titles.index("Gate") < titles.index("Set-up") < titles.index("Options")
@@ -115,7 +115,7 @@ def test_the_commands_of_every_page_are_understood() -> None:
                 if {"[OPTIONS]", "--help"} & set(words) or words[0] in {"--install-completion", "--show-completion"}:
                     continue
                 seen.add(understood(words))
-    assert seen >= set(VERBS) - {"robustcheck cache clear"}
+    assert seen >= set(VERBS)
 
 
 def test_a_value_that_an_option_does_not_know_is_refused() -> None:

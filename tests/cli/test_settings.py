@@ -210,12 +210,10 @@ def test_variables_as_they_are_written() -> None:
         {},
         {
             "ROBUSTCHECK_OUTPUT": "json=a.json, terminal", "ROBUSTCHECK_QUIET": "1", "ROBUSTCHECK_TENSOR": "",
-            "ROBUSTCHECK_CACHE_DIR": "/x", "_ROBUSTCHECK_COMPLETE": "bash", "ROBUSTCHECK_NO_CACHE": "no",
+            "_ROBUSTCHECK_COMPLETE": "bash",
         },
     ).settings  # fmt: skip
     assert (found.output, found.quiet, found.tensor) == (("json=a.json", "terminal"), 1, None)
-    assert found.no_cache  # any value but "" and 0, as the cache has it
-    assert not settings.resolve({}, {"ROBUSTCHECK_NO_CACHE": "0"}).settings.no_cache
 
 
 # --------------------------------------------------------------------------------------------------- init

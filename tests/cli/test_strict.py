@@ -47,7 +47,6 @@ HARMLESS: dict[str, str] = {
     "output": '["json=r.json"]',
     "quiet": "1",
     "verbose": "1",
-    "no-cache": "true",
     "no-thumbnails": "true",
     "no-time": "true",
     "color": '"never"',

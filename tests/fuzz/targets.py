@@ -170,7 +170,7 @@ def reports() -> tuple[bytes, ...]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "planted.onnx"
         path.write_bytes(models()[0])
-        report = check(path, max_images=PASSES, device="cpu", cache=False, isolate=False)
+        report = check(path, max_images=PASSES, device="cpu", isolate=False)
         return (report.model_dump_json().encode(),)
 
 
@@ -184,12 +184,12 @@ def opened(path: Path) -> object:
 
 def checked(path: Path) -> object:
     """What a check of a few images does."""
-    return check(path, max_images=PASSES, device="cpu", cache=False, preprocess="imagenet", isolate=False)
+    return check(path, max_images=PASSES, device="cpu", preprocess="imagenet", isolate=False)
 
 
 def judged(path: Path) -> str:
     """The verdict of a changed model that did not pass before. A file with a contract must never pass by a change."""
-    report = check(path, images=str(small_photos()), device="cpu", cache=False, preprocess="imagenet", isolate=False)
+    report = check(path, images=str(small_photos()), device="cpu", preprocess="imagenet", isolate=False)
     has_contract = b"robustcheck" in path.read_bytes()
     assert not (report.passed and has_contract), "a changed model with a contract passes"
     return report.verdict.verdict
@@ -198,7 +198,7 @@ def judged(path: Path) -> str:
 def commanded(path: Path) -> str:
     """The exit code of the command, whose child process reads the model; a PASS, a signal or 70 is a finding."""
     call = [sys.executable, "-P", "-m", "robustcheck_onnx.checker", str(path), "--images", str(small_photos()), "-qq"]
-    call += ["--no-cache", "--isolated", "--timeout", "10", "--max-memory", "3GiB", "--preprocess", "imagenet"]
+    call += ["--isolated", "--timeout", "10", "--max-memory", "3GiB", "--preprocess", "imagenet"]
     done = subprocess.run(call, check=False, capture_output=True, text=True)
     assert done.returncode in (1, 2, 3, 4), f"exit code {done.returncode}: {done.stderr[-200:]}"
     return f"exit {done.returncode}"

@@ -25,7 +25,6 @@ from robustcheck_onnx.checker.images import source as images
 from robustcheck_onnx.checker.images.entries import Entries, Entry
 from robustcheck_onnx.checker.images.manifest import _json
 from robustcheck_onnx.checker.images.source import Picture, Skipped, open_images, prefetch
-from robustcheck_onnx.checker.measure import cache
 from robustcheck_onnx.checker.measure import run as measure
 from robustcheck_onnx.checker.measure.workers import run_jobs as run
 from robustcheck_onnx.thresholds import profile
@@ -244,18 +243,14 @@ def late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
 
 
 def test_a_check_that_reads_a_late_row_without_a_file_has_no_verdict(
-    late: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    late: tuple[Path, Path],
 ) -> None:
     model, manifest = late
-    monkeypatch.setenv("ROBUSTCHECK_CACHE_DIR", str(tmp_path / "cache"))
     fault = r"all\.txt: row 61: path is gone\.png; there is no such file"
     names = manifest.read_text().splitlines()
     seed = next(seed for seed in range(10_000) if images.seeded(names, seed)[20] == 60)
     with pytest.raises(UsageError, match=fault):
         check(model, images=str(manifest), seed=seed)
-    with pytest.raises(UsageError, match=fault):
-        check(model, images=str(manifest), seed=seed, cache=False)
-    assert not list(tmp_path.glob("cache/*"))
     assert check(model, images=str(manifest), seed=seed, max_images=20).evidence.images.n_read == 20
     (outcome,) = run([new_job(model, str(manifest))], profile.load(), workers=1)  # a process of its own checks all rows
     assert isinstance(outcome.error, UsageError)
@@ -284,15 +279,6 @@ def test_names_digest_is_over_names_in_order(tmp_path: Path) -> None:
     assert source.names_digest != open_images(tmp_path, seed=2).names_digest
     shorter = replace(source, entries=source.entries[:29])
     assert shorter.names_digest == hashlib.sha256("".join(f"{name}\0" for name in ordered[:29]).encode()).hexdigest()
-
-
-def test_the_cache_key_makes_no_entry(late: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    model, manifest = late
-    job, source = new_job(model, str(manifest)), open_images(manifest)
-    monkeypatch.setattr(Entries, "__getitem__", None)
-    keys = {cache.key_of(job, "sha256:0", profile.load(), one) for one in (source, open_images(manifest))}
-    assert len(keys) == 1
-    assert cache.key_of(job, "sha256:0", profile.load(), open_images(manifest, limit=60)) not in keys
 
 
 @pytest.mark.long

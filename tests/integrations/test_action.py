@@ -123,7 +123,7 @@ def test_what_the_action_installs(tmp_path: Path) -> None:
 def check(folder: Path, **inputs: str) -> tuple[subprocess.CompletedProcess[str], dict[str, str]]:
     """Run the step with these inputs, in a folder."""
     plain = {"UPLOAD_SARIF": "false", "COMMENT": "false", "FOLDER": "/none", "IMAGES": "", "ARGS": ""}
-    plain |= {"REPORT": "robustcheck.json", "PATH": PATH, "ROBUSTCHECK_NO_CACHE": "1"}
+    plain |= {"REPORT": "robustcheck.json", "PATH": PATH}
     return run(step("check")["run"], folder, **plain | inputs)
 
 

@@ -115,7 +115,7 @@ def test_the_cpu_image_builds_and_runs() -> None:
 
 
 def bash(script: str, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    environment = {"PATH": f"{BIN}:/usr/bin:/bin", "HOME": os.environ.get("HOME", "/"), "ROBUSTCHECK_NO_CACHE": "1"}
+    environment = {"PATH": f"{BIN}:/usr/bin:/bin", "HOME": os.environ.get("HOME", "/")}
     return subprocess.run(
         ["bash", "-c", script], cwd=folder, capture_output=True, text=True, check=False, env=environment | variables
     )
@@ -180,10 +180,7 @@ def test_the_command_of_the_job_runs(lookup_pass: tuple[Path, Path], tmp_path: P
     model, photos = lookup_pass
     words = from_yaml("kubernetes-job.yaml")[:-1]
     here = [word.replace("=/photos", f"={photos}").replace("=/reports/", f"={tmp_path}/") for word in words]
-    environment = os.environ | {"ROBUSTCHECK_NO_CACHE": "1"}
-    done = subprocess.run(
-        [BIN / "robustcheck", *here, model], capture_output=True, text=True, check=False, env=environment
-    )
+    done = subprocess.run([BIN / "robustcheck", *here, model], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "✓ PASS" in done.stdout
     assert json.loads((tmp_path / "robustcheck.json").read_text())["verdict"]["verdict"] == "PASS"

@@ -14,9 +14,8 @@ import pytest
 from robustcheck_onnx import check
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.images.source import open_images
-from robustcheck_onnx.checker.measure import cache, detectors
+from robustcheck_onnx.checker.measure import detectors
 from robustcheck_onnx.checker.report.record import Report, to_json
-from robustcheck_onnx.checker.storage import own_files
 from support import ROOT, lookup
 from support.measuring import never_decided
 
@@ -223,31 +222,6 @@ def test_what_a_detector_prints_is_not_in_the_report(
     told = capsys.readouterr()
     assert told.out == ""
     assert set(told.err.split()) == {"imported", "updated"}
-
-
-def test_a_run_with_a_detector_is_neither_kept_nor_taken(
-    plug_in: PlugIn,
-    lookup_pass: tuple[Path, Path],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setenv(own_files.FOLDER, str(tmp_path / "cache"))
-    monkeypatch.delenv(own_files.OFF, raising=False)
-    plug_in("")
-    for kept in (0, 1):
-        report = run(lookup_pass, "one", cache=True)
-        assert report.time is not None
-        assert report.time.cached is None
-        assert len(report.evidence.detectors) == 1
-        assert cache.size().records == kept
-        run(lookup_pass, cache=True)  # this one is kept
-    again = run(lookup_pass, cache=True)
-    assert again.time is not None
-    assert again.time.cached is not None
-    assert again.evidence.detectors == ()
-
-
-# ------------------------------------------------------------------------------------------------ what is wrong
 
 
 @pytest.mark.parametrize(

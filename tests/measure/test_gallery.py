@@ -20,7 +20,6 @@ from robustcheck_onnx.checker.measure.gallery import EXTREME, FEATURES, SHOWN, R
 from robustcheck_onnx.checker.measure.job import conclude, merge
 from robustcheck_onnx.checker.report.record import Report, to_json
 from robustcheck_onnx.checker.statistics import state
-from robustcheck_onnx.checker.storage import own_files
 from robustcheck_onnx.thresholds import profile
 from support import PHOTOS, lookup, onnx_models
 from support.measuring import job as new_job
@@ -190,31 +189,13 @@ def test_the_schema_tells_it() -> None:
     assert fields["SeenImage"]["properties"].keys() == SeenImage.model_fields.keys()
 
 
-def test_the_cache_gives_it_back(
-    lookup_pass: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv(own_files.FOLDER, str(tmp_path / "cache"))
-    monkeypatch.delenv(own_files.OFF, raising=False)
-    first, second = (check(lookup_pass[0], images=lookup_pass[1], cache=True) for _ in range(2))
-    assert second.time is not None
-    assert second.time.cached is not None
-    assert gallery_of(second.evidence) == gallery_of(first.evidence)
-
-
-def test_names_that_are_no_text_are_measured_and_not_kept(
-    lookup_pass: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_names_that_are_no_text_are_measured(lookup_pass: tuple[Path, Path], tmp_path: Path) -> None:
     folder = Path(shutil.copytree(lookup_pass[1], tmp_path / "photos"))
     first = sorted(folder.iterdir())[0]
     try:
         first.rename(folder / os.fsdecode(b"\xff.png"))
     except OSError:
         pytest.skip("this file system takes only names that are text")
-    monkeypatch.setenv(own_files.FOLDER, str(tmp_path / "cache"))
-    monkeypatch.delenv(own_files.OFF, raising=False)
-    for _ in range(2):
-        report = check(lookup_pass[0], images=folder, cache=True)
-        assert report.time is not None
-        assert report.time.cached is None
+    report = check(lookup_pass[0], images=folder)
     assert os.fsdecode(b"\xff.png") in {seen.name for seen in gallery_of(report.evidence).shown}
     assert r"\udcff.png" in to_json(report)

@@ -1,4 +1,4 @@
-"""Models behind URLs: weights and sidecars come along, nothing is left on the disk, no cache answers."""
+"""Models behind URLs: weights and sidecars come along, nothing is left on the disk."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ import pytest
 from robustcheck_onnx import check
 from robustcheck_onnx.checker.cli.app import main
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
-from robustcheck_onnx.checker.images import source
 from robustcheck_onnx.checker.storage.local import download
 from robustcheck_onnx.checker.storage.remote import LIMIT, open_url
 from support import onnx_models
@@ -132,27 +131,6 @@ def test_other_verbs_say_that_they_take_no_url(
         said = capsys.readouterr().err
         assert "https://***@h/m.onnx: model is a URL" in said
         assert SECRET not in said
-
-
-def test_the_cache_never_answers_for_a_model_behind_a_url(
-    lookup_pass: tuple[Path, Path], memory: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model, photos = lookup_pass
-    monkeypatch.setenv("ROBUSTCHECK_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setenv("ROBUSTCHECK_NO_CACHE", "0")
-    memory.pipe_file("/m.onnx", model.read_bytes())
-    put(memory, photos, "p")
-
-    def is_cached(model: str | Path, images: str | Path) -> bool:
-        report = check(model, images=images, cache=True)
-        assert report.time is not None
-        return report.time.cached is not None
-
-    assert [is_cached("memory://m.onnx", photos) for _ in range(2)] == [False, False]
-    assert [is_cached(model, "memory://p") for _ in range(2)] == [False, True]
-    first, second = (entry.name for entry in source.open_images("memory://p").entries[:2])
-    memory.pipe_file(f"/p/{first}", (photos / second).read_bytes())  # the same names, another image
-    assert not is_cached(model, "memory://p")
 
 
 def test_sigterm_leaves_nothing(own_temporary_folder: Path) -> None:

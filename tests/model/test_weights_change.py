@@ -21,20 +21,18 @@ from robustcheck_onnx import Progress, check
 from robustcheck_onnx.checker import measure
 from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.errors import CannotAssessError
-from robustcheck_onnx.checker.measure import cache
 from robustcheck_onnx.checker.model import held
 from robustcheck_onnx.checker.model.held import stamp
 from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.checker.runtime.runner import Runner
-from robustcheck_onnx.checker.storage import own_files
 from support import lookup
 
 SAID = r"model\.onnx: weights file weights\.bin changed during the run; it must stay as it was digested"
 
 
 @pytest.fixture
-def place(tmp_path: Path, lookup_pass: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> Path:
-    """model.onnx with weights.bin, which give a WARN; passing.bin, weights that would give a PASS; an empty cache."""
+def place(tmp_path: Path, lookup_pass: tuple[Path, Path]) -> Path:
+    """model.onnx with weights.bin, which give a WARN; passing.bin, weights that would give a PASS."""
     warning = lookup.write_lookup_model(tmp_path / "inline.onnx", np.random.default_rng(3).normal(size=(80, 512)))
     for source, weights in ((lookup_pass[0], "passing.bin"), (warning, "weights.bin")):
         (tmp_path / "weights.bin").unlink(missing_ok=True)
@@ -45,8 +43,6 @@ def place(tmp_path: Path, lookup_pass: tuple[Path, Path], monkeypatch: pytest.Mo
         (tmp_path / "weights.bin").rename(tmp_path / weights)
         os.utime(tmp_path / weights, (1e9, 1e9))  # some clocks of file systems tick every 4 ms only
     (tmp_path / "photos").symlink_to(lookup_pass[1])
-    monkeypatch.setenv(own_files.FOLDER, str(tmp_path / "cache"))
-    monkeypatch.delenv(own_files.OFF, raising=False)
     return tmp_path
 
 
@@ -66,7 +62,7 @@ def remove(place: Path) -> None:
 def test_weights_that_are_replaced_before_the_session_reads_them_give_no_verdict(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It was a PASS under the digest of weights that give a WARN, kept for later runs."""
+    """It was a PASS under the digest of weights that give a WARN."""
     real = measure.open_sessions
 
     def opened(*arguments: Any, **options: Any) -> measure.Opened:
@@ -80,7 +76,6 @@ def test_weights_that_are_replaced_before_the_session_reads_them_give_no_verdict
     error, hint = capsys.readouterr().err.splitlines()
     assert error == "error: " + SAID.replace("\\", "")
     assert hint == "hint: run again when nothing writes to it any more"
-    assert cache.size().records == 0
 
 
 def write_and_set_the_time_back(place: Path) -> None:
@@ -223,7 +218,6 @@ def test_nothing_is_signed_or_kept_of_weights_that_changed(
     capsys.readouterr()
     assert not (place / "report.sigstore.json").exists()
     assert json.loads((place / "report.json").read_text(encoding="utf-8"))["error"]["exit_code"] == 3
-    assert cache.size().records == 0
 
 
 @pytest.mark.long

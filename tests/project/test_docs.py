@@ -119,7 +119,7 @@ def drawn(picture: str) -> list[str]:
 @pytest.mark.long
 def test_the_picture_is_what_the_command_prints(efficientnet_lite0: Path) -> None:
     done = subprocess.run(
-        [BIN / "robustcheck", efficientnet_lite0.name, "--no-cache"], cwd=efficientnet_lite0.parent,
+        [BIN / "robustcheck", efficientnet_lite0.name], cwd=efficientnet_lite0.parent,
         capture_output=True, text=True, check=False, env=os.environ | {"COLUMNS": "80"},
     )  # fmt: skip
     assert done.returncode == 1

@@ -33,7 +33,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("ROBUSTCHECK_", "GITHUB_"))}
     cache = str(tmp_path_factory.mktemp("cache"))
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return kept | {"PATH": path, "COLUMNS": "80", "ROBUSTCHECK_CACHE_DIR": cache}
+    return kept | {"PATH": path, "COLUMNS": "80", "XDG_CACHE_HOME": cache}
 
 
 @pytest.fixture(scope="module")

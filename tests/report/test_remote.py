@@ -20,7 +20,7 @@ def test_reports_are_put_into_stores(
     lookup_pass: tuple[Path, Path], memory: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model, photos = lookup_pass
-    args = [str(model), "--images", str(photos), "-qq", "--no-time", "--no-cache"]
+    args = [str(model), "--images", str(photos), "-qq", "--no-time"]
     outputs = [f"json=memory://{ODD}/r.json", f"json=file://{tmp_path}/f.json", f"json={tmp_path}/p.json"]
     assert main([*args, *(word for output in outputs for word in ("-o", output))]) == 0
     content = memory.cat_file(f"/{ODD}/r.json")
@@ -60,7 +60,7 @@ def test_reports_that_cannot_be_put_there(
     lookup_pass: tuple[Path, Path], memory: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model, photos = lookup_pass
-    args = [str(model), "--images", str(photos), "-qq", "--no-cache", "-o"]
+    args = [str(model), "--images", str(photos), "-qq", "-o"]
     assert main([*args, f"json=https://u:{SECRET}@h/r.json"]) == 2
     assert main([*args, "json=memory://folder/"]) == 2
     assert main([*args, "json=memory://a//b.json"]) == 2
@@ -95,7 +95,7 @@ def test_a_run_with_urls_shows_no_key_anywhere(
         (2, ["memory://m.onnx", "--thresholds", bad]),
         (2, [bad, "--offline", *wanted]),
     ):
-        assert main([*args, "--debug", "-v", "--no-cache"]) == code, args
+        assert main([*args, "--debug", "-v"]) == code, args
         written = "".join(path.read_text() for path in tmp_path.glob("report.*"))
         said = capsys.readouterr()
         assert SECRET not in said.out + said.err + written, args

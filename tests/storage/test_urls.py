@@ -121,7 +121,7 @@ def test_offline_on_the_command_line(
     model, photos = lookup_pass
     monkeypatch.delenv("ROBUSTCHECK_OFFLINE", raising=False)
     put(memory, photos, "p")
-    assert main([str(model), "--images", "memory://p", "--offline", "-qq", "--no-cache"]) == 0
+    assert main([str(model), "--images", "memory://p", "--offline", "-qq"]) == 0
     assert main([str(model), "--images", "s3://bucket/p", "--offline"]) == 2
     assert main([str(model), "-o", "json=s3://bucket/p", "--offline"]) == 2
     assert "offline" in capsys.readouterr().err
@@ -166,7 +166,7 @@ opened = []
 sys.addaudithook(lambda name, _: opened.append(name) if name.startswith("socket.") else None)
 if len(sys.argv) > 1: socket.socket()
 from robustcheck_onnx.checker.cli import main
-code = main([{str(model)!r}, "--images", {str(photos)!r}, "-qq", "--no-cache"])
+code = main([{str(model)!r}, "--images", {str(photos)!r}, "-qq"])
 loaded = [name for name in ("fsspec", "aiohttp", "torch", "huggingface_hub") if name in sys.modules]
 sys.stdout.write(repr((code, loaded, opened)))
 """

@@ -41,7 +41,6 @@ NOT_SEEN = {
     "time.started": BY_WHEN,
     "time.wall_s": BY_WHEN,
     "time.images_per_s": BY_WHEN,
-    "time.cached": BY_WHEN,
     "gate": BY_WHOM,
     "gate.fail_on": BY_WHOM,
     "gate.accept": BY_WHOM,

@@ -322,18 +322,6 @@ def test_as_a_setting_in_a_file_and_in_the_environment(here: Path, monkeypatch: 
     assert not (here / "other.sigstore.json").exists()
 
 
-@pytest.mark.process
-def test_what_is_signed_was_measured_in_this_run(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever can write to the cache could otherwise have a verdict signed."""
-    monkeypatch.delenv("ROBUSTCHECK_NO_CACHE", raising=False)
-    monkeypatch.setenv("ROBUSTCHECK_CACHE_DIR", str(here / "cache"))
-    for _ in range(2):
-        assert check("model.onnx", "-o", "json=report.json", "-qq", sign="") == 0
-    assert document("report.json")["time"]["cached"] is not None
-    assert check("model.onnx", "-o", "json=report.json", "-qq") == 0
-    assert document("report.json")["time"]["cached"] is None
-
-
 def test_a_report_that_is_not_measured_again_is_not_signed(place: Path) -> None:
     files = [str(place / name) for name in ("report.json", "model.onnx")]
     assert cli.main(["sign", *files, "--key", str(place / "key.pem"), "-qq"]) == 1

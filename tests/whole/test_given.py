@@ -13,7 +13,6 @@ from PIL import Image, ImageSequence
 import robustcheck_onnx as rc
 from robustcheck_onnx.checker.images import Picture, Skipped, Tensor, open_given, open_images
 from robustcheck_onnx.checker.report.record import to_json
-from robustcheck_onnx.checker.storage import own_files
 
 Place = tuple[Path, Path]
 
@@ -57,14 +56,10 @@ def test_a_model_in_memory_is_checked_as_its_file_is(lookup_pass: Place, passed:
 def test_a_model_in_memory_leaves_nothing_behind(
     lookup_pass: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(own_files.OFF, "")
-    monkeypatch.setenv(own_files.FOLDER, str(tmp_path / "cache"))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    rc.check(lookup_pass[0].read_bytes(), images=lookup_pass[1], cache=True, max_images=3)
-    rc.check(lookup_pass[0], images=files(lookup_pass[1]), cache=True, max_images=3)
+    rc.check(lookup_pass[0].read_bytes(), images=lookup_pass[1], max_images=3)
+    rc.check(lookup_pass[0], images=files(lookup_pass[1]), max_images=3)
     assert list(tmp_path.iterdir()) == []
-    rc.check(lookup_pass[0], images=lookup_pass[1], cache=True, max_images=3)  # the probe can fail
-    assert len(list((tmp_path / "cache").glob("*.json"))) == 1
 
 
 def test_bytes_that_are_no_model_say_so_without_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,12 +14,9 @@ from robustcheck_onnx.checker.cli.settings import Settings
 from robustcheck_onnx.checker.cli.verbs import calibrate, check, compare, concepts, directions, scan, shift
 from robustcheck_onnx.checker.evidence import GivenOptions, Options, RunOptions
 from robustcheck_onnx.checker.images import open_images
-from robustcheck_onnx.checker.measure import Job
-from robustcheck_onnx.checker.measure.cache import key_of
 from robustcheck_onnx.checker.measure.call import settle
 from robustcheck_onnx.checker.report import record
 from robustcheck_onnx.checker.storage import urls
-from robustcheck_onnx.thresholds import profile
 
 DEFAULTS = Options()
 
@@ -122,18 +119,3 @@ def test_the_binding_holds_all_of_the_record() -> None:
     settings = record.Settings(**dict(Options(seed=3, images="photos")), engine="ray", workers=2)
     assert settings.options == Options(seed=3, images="photos")
     assert list(settings.model_dump()) == [*Options.model_fields, "engine", "workers"]
-
-
-def test_each_option_is_part_of_the_cache_key(tmp_path: Path) -> None:
-    images = open_images(None, limit=2)
-
-    def key(options: Options) -> str:
-        return key_of(Job(tmp_path / "model.onnx", options), "sha256:0", profile.load(), images)
-
-    others = {
-        "images": "photos", "tensor": "t", "pool": "mean", "preprocess": "clip", "device": "cpu", "seed": 1,
-        "max_images": 7, "max_bad": 0.5, "batch_size": 8,
-    }  # fmt: skip
-    assert others.keys() == Options.model_fields.keys()
-    keys = {key(DEFAULTS), *(key(DEFAULTS.model_copy(update={name: value})) for name, value in others.items())}
-    assert len(keys) == 1 + len(others)

@@ -209,7 +209,7 @@ def test_a_few_representations_again_and_again_never_pass(
     monkeypatch.setattr(rule, "DISTINCT_SHARE", 0.0)
     assert [reason.id for reason in rule.judge(report.evidence, report.profile).reasons] == ["little_content"]
     monkeypatch.setattr(rule, "MIN_EFFECTIVE_RANK", 0.0)
-    assert check(model, images=lookup_pass[1], cache=False).verdict.verdict == "PASS"
+    assert check(model, images=lookup_pass[1]).verdict.verdict == "PASS"
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -113,17 +113,6 @@ def test_a_run_that_fails_leaves_no_file_and_an_earlier_one_as_it_was(
     assert sorted(each.name for each in tmp_path.iterdir()) == ["nan.onnx", "rows.npz"]
 
 
-def test_a_kept_run_is_measured_anew(
-    lookup_pass: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("ROBUSTCHECK_CACHE_DIR", str(tmp_path / "cache"))
-    model, photos = lookup_pass
-    for _ in range(2):
-        check(model, images=photos, cache=True)
-    check(model, images=photos, cache=True, save_representations=tmp_path / "rows.npz")
-    assert len(load_representations(tmp_path / "rows.npz")) >= 50
-
-
 def test_the_command_names_the_file_and_wants_one_for_each_model(
     lookup_pass: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], wall: None
 ) -> None:

@@ -132,7 +132,7 @@ def calibrate(
     cache: Annotated[
         Path | None,
         typer.Option(
-            help="Folder for exported models. Default: exports/ in the cache folder.",
+            help="Folder for exported models. Default: robustcheck/exports in your cache folder.",
             metavar="FOLDER",
             rich_help_panel=OUTPUT,
         ),

@@ -171,14 +171,6 @@ def check(
         str | None,
         typer.Option(help="Append to this file what is done, and when.", metavar="FILE", rich_help_panel=OUTPUT),
     ] = None,
-    no_cache: Annotated[
-        bool,
-        typer.Option(
-            "--no-cache",
-            help="Measure again, even if the same check was made before.",
-            rich_help_panel=SPEED,
-        ),
-    ] = False,
     no_thumbnails: Annotated[
         bool,
         typer.Option(
