@@ -21,9 +21,9 @@ def line(words: str) -> CommandLine:
     return read(shlex.split(words), GROUP)
 
 
-@pytest.mark.parametrize(
-    ("words", "documents"),
-    [
+def test_where_documents_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows: list[tuple[str, list[tuple[str, str]]]] = [
         ("check m.onnx -o json=r.json --output junit", [("json", "r.json"), ("junit", "")]),
         ("check m.onnx -qo json=r.json -ohtml=r --output=junit=-", [("json", "r.json"), ("html", "r"), ("junit", "")]),
         ("check --bogus m.onnx --no-time=3 -xo json=r.json --max-bad", [("json", "r.json")]),
@@ -37,13 +37,9 @@ def line(words: str) -> CommandLine:
         ("export timm resnet18 -o json", []),  # an ONNX file of that name
         ("sign r.json m.onnx --key k.pem -o json", []),
         ("", []),
-    ],
-)  # fmt: skip
-def test_where_documents_go(
-    words: str, documents: list[tuple[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert line(words).documents() == documents
+    ]  # fmt: skip
+    for words, documents in rows:
+        assert line(words).documents() == documents, words
 
 
 def test_arguments_and_options_are_told_apart_as_the_verb_declares_them() -> None:

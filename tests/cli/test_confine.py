@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -17,19 +14,18 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from robustcheck_onnx.checker.cli import confine
 from robustcheck_onnx.checker.cli.settings_file import outputs
 from robustcheck_onnx.checker.report import forms
-from support import warm_command
+from support.bad_input import Done, Typed
 
-WARM: list[Any] = []
-PASSED = '{"schema_version": 1, "tool": "robustcheck", "verdict": {"verdict": "PASS"}}'
 SECRET = "export PATH=/usr/bin\n"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def warm() -> Iterator[None]:
-    """The command without its start-up."""
-    WARM.append(warm_command.WarmCommand(dict(os.environ)))
-    yield
-    WARM.pop().close()
+Run = Callable[..., Done]
+
+
+@pytest.fixture
+def run(typed: Typed) -> Run:
+    """The command in this process: `run(*words, cwd=folder, **environment)`."""
+    return lambda *words, cwd, **environment: typed(cwd, *words, **environment)
 
 
 @pytest.fixture(autouse=True)
@@ -39,11 +35,6 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "checkout").mkdir()
     monkeypatch.chdir(tmp_path / "checkout")
     return tmp_path / "checkout"
-
-
-def run(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    done: subprocess.CompletedProcess[str] = WARM[0].run(cwd, *map(str, arguments))
-    return done
 
 
 def say(line: str) -> None:
@@ -91,84 +82,70 @@ def link_away(checkout: Path) -> None:
     (checkout / "r.json").symlink_to("../.bashrc")
 
 
-def link_to_nothing(checkout: Path) -> None:
-    (checkout / "r.json").symlink_to("../new")
-
-
 def link_a_folder(checkout: Path) -> None:
     (checkout / "reports").symlink_to("..")
-
-
-def nothing(checkout: Path) -> None:
-    del checkout
 
 
 LEAVES = "what a settings file names must lie in its folder, and no link may lead out"
 
 
-@pytest.mark.parametrize("strict", [[], ["--strict"]], ids=["", "strict"])
-@pytest.mark.parametrize(
-    ("path", "prepare"),
-    [
-        ("../.bashrc", nothing),
-        ("../new", nothing),
-        ("r.json", link_away),
-        ("r.json", link_to_nothing),
-        ("reports/new", link_a_folder),
-        ("s3://bucket/new", nothing),
-        ("file:///new", nothing),
-    ],
-)
-@pytest.mark.parametrize("form", ["json", "terminal", "html"])
 def test_a_settings_file_names_no_report_outside_its_folder(
-    checkout: Path, lookup_pass: tuple[Path, Path], strict: list[str], path: str, prepare: Callable[[Path], None],
-    form: str,
-) -> None:  # fmt: skip
+    checkout: Path, lookup_pass: tuple[Path, Path], run: Run
+) -> None:
     model, photos = lookup_pass
-    prepare(checkout)
-    say(f'output = ["{form}={path}"]')
+    link_away(checkout)
+    (checkout / "n.json").symlink_to("../new")
+    link_a_folder(checkout)
     before = sorted(checkout.parent.rglob("*"))
-    for words in (["--", str(model)], ["--", "missing.onnx"]):  # no error is written there either
-        done = run("check", *strict, "--images", photos, *words, cwd=checkout)
-        assert done.returncode == 2
-        assert done.stdout == ""
-        if "missing" not in str(words):
-            assert f"error: robustcheck.toml: output is {form}=" in done.stderr
-            assert LEAVES in done.stderr
-            assert f"hint: -o {form}=" in done.stderr
-    assert sorted(checkout.parent.rglob("*")) == before
-    assert (checkout.parent / ".bashrc").read_text(encoding="utf-8") == SECRET
+    places = ["../.bashrc", "../new", "r.json", "n.json", "reports/new", "s3://bucket/new", "file:///new"]
+    for form, path in [("json", place) for place in places] + [("terminal", "../new"), ("html", "../.bashrc")]:
+        say(f'output = ["{form}={path}"]')
+        for strict in ([], ["--strict"]):
+            for words in (["--", str(model)], ["--", "missing.onnx"]):  # no error is written there either
+                done = run("check", *strict, "--images", photos, *words, cwd=checkout)
+                assert (done.returncode, done.stdout) == (2, "")
+                if "missing" not in str(words):
+                    assert f"error: robustcheck.toml: output is {form}=" in done.stderr
+                    assert LEAVES in done.stderr
+                    assert f"hint: -o {form}=" in done.stderr
+        (checkout / "robustcheck.toml").unlink()
+        assert sorted(checkout.parent.rglob("*")) == before
+        assert (checkout.parent / ".bashrc").read_text(encoding="utf-8") == SECRET
 
 
-def test_the_place_of_each_model_is_looked_at(checkout: Path, lookup_pass: tuple[Path, Path]) -> None:
-    """The stem of `...onnx` is `..`."""
+def test_a_model_of_dots_alone_leads_no_report_out_of_the_folder(
+    checkout: Path, lookup_pass: tuple[Path, Path], run: Run
+) -> None:
+    """The stem of `...onnx` is `..`; the word `model` replaces it."""
     shutil.copy(lookup_pass[0], "...onnx")
     say('output = ["json={model}/r.json"]')
     done = run("check", "--images", lookup_pass[1], "--", "...onnx", cwd=checkout)
-    assert (done.returncode, LEAVES in done.stderr) == (2, True)
+    assert (done.returncode, "model/r.json: folder model is missing" in done.stderr) == (2, True)
     assert not (checkout.parent / "r.json").exists()
 
 
-@pytest.mark.parametrize("content", [b"my page\n", b"", b"\x00"])
 def test_a_settings_file_replaces_nothing_that_is_not_ours(
-    checkout: Path, lookup_pass: tuple[Path, Path], content: bytes
+    checkout: Path,
+    lookup_pass: tuple[Path, Path],
+    run: Run,
 ) -> None:
-    (checkout / "page.html").write_bytes(content)
-    say('output = ["html=page.html"]')
-    call = ("check", "--images", lookup_pass[1])
-    done = run(*call, "--", lookup_pass[0], cwd=checkout)
-    assert done.returncode == 2
-    assert done.stderr.splitlines() == [
-        "error: robustcheck.toml: output is html=page.html; the file that is there is no report of robustcheck, and a "
-        "settings file replaces no other",
-        "hint: -o html=page.html  # the command line may replace it",
-    ]
-    assert (checkout / "page.html").read_bytes() == content
+    for content in (b"my page\n", b"", b"\x00"):
+        (checkout / "page.html").write_bytes(content)
+        say('output = ["html=page.html"]')
+        call = ("check", "--images", lookup_pass[1])
+        done = run(*call, "--", lookup_pass[0], cwd=checkout)
+        assert done.returncode == 2
+        assert done.stderr.splitlines() == [
+            "error: robustcheck.toml: output is html=page.html; the file that is there is no report of robustcheck, "
+            "and a settings file replaces no other",
+            "hint: -o html=page.html  # the command line may replace it",
+        ]
+        assert (checkout / "page.html").read_bytes() == content
     assert run(*call, "-o", "html=page.html", "--", lookup_pass[0], cwd=checkout).returncode == 0
     assert run(*call, "--", lookup_pass[0], cwd=checkout).returncode == 0  # now it is ours
 
 
-def test_every_form_is_known_as_ours(checkout: Path, lookup_pass: tuple[Path, Path]) -> None:
+def test_every_form_is_known_as_ours(checkout: Path, lookup_pass: tuple[Path, Path], run: Run) -> None:
     """A run that finds a document that it does not know as ours ends with 2, and names its form."""
     say(f"output = {[f'{form}=out/{form}' for form in forms.NAMES]}")
     (checkout / "out").mkdir()
@@ -183,14 +160,14 @@ def test_every_form_is_known_as_ours(checkout: Path, lookup_pass: tuple[Path, Pa
         assert len({each[form] for each in (passed, warned, failed)}) == 3, form
 
 
-def test_a_link_within_the_folder_is_followed(checkout: Path, lookup_pass: tuple[Path, Path]) -> None:
+def test_a_link_within_the_folder_is_followed(checkout: Path, lookup_pass: tuple[Path, Path], run: Run) -> None:
     (checkout / "r.json").symlink_to("real.json")
     say('output = ["json=r.json"]')
     assert run("check", "--images", lookup_pass[1], "--", lookup_pass[0], cwd=checkout).returncode == 0
     assert json.loads((checkout / "real.json").read_text(encoding="utf-8"))["verdict"]["verdict"] == "PASS"
 
 
-def test_the_command_line_names_any_place(checkout: Path, lookup_pass: tuple[Path, Path]) -> None:
+def test_the_command_line_names_any_place(checkout: Path, lookup_pass: tuple[Path, Path], run: Run) -> None:
     say('output = ["json=../.bashrc"]\nlog-file = "../.bashrc"')
     call = ("check", "--images", lookup_pass[1], "-o", "json=../r.json", "--log-file", "../a.log")
     assert run(*call, "--", lookup_pass[0], cwd=checkout).returncode == 0
@@ -199,7 +176,9 @@ def test_the_command_line_names_any_place(checkout: Path, lookup_pass: tuple[Pat
 
 
 def test_with_strict_a_report_of_the_command_line_follows_no_link_of_the_checkout(
-    checkout: Path, lookup_pass: tuple[Path, Path]
+    checkout: Path,
+    lookup_pass: tuple[Path, Path],
+    run: Run,
 ) -> None:
     """A pipeline writes `robustcheck.json`, and the checkout brings a link of that name."""
     model, photos = lookup_pass
@@ -218,23 +197,23 @@ def test_with_strict_a_report_of_the_command_line_follows_no_link_of_the_checkou
 # ---------------------------------------------------------------------------------------- log, signature
 
 
-@pytest.mark.parametrize("path", ["../.bashrc", "../new", "r.json", "start.sh", "empty.py"])
-def test_a_log_that_a_settings_file_names(checkout: Path, lookup_pass: tuple[Path, Path], path: str) -> None:
+def test_a_log_that_a_settings_file_names(checkout: Path, lookup_pass: tuple[Path, Path], run: Run) -> None:
     link_away(checkout)
-    (checkout / "start.sh").write_text(SECRET, encoding="utf-8")
-    (checkout / "empty.py").touch()
-    say(f'log-file = "{path}"')
-    done = run("check", "--images", lookup_pass[1], "-o", "junit=r.xml", "--", lookup_pass[0], cwd=checkout)
-    assert done.returncode == 2
-    rule = "the file that is there is no log of robustcheck" if path in {"start.sh", "empty.py"} else LEAVES
-    assert "error: robustcheck.toml: log-file is " in done.stderr
-    assert rule in done.stderr
-    assert (checkout / "start.sh").read_text(encoding="utf-8") == SECRET
-    assert (checkout.parent / ".bashrc").read_text(encoding="utf-8") == SECRET
-    assert {path.name for path in checkout.parent.iterdir()} == {".bashrc", "checkout"}
+    for path in ("../.bashrc", "../new", "r.json", "start.sh", "empty.py"):
+        (checkout / "start.sh").write_text(SECRET, encoding="utf-8")
+        (checkout / "empty.py").touch()
+        say(f'log-file = "{path}"')
+        done = run("check", "--images", lookup_pass[1], "-o", "junit=r.xml", "--", lookup_pass[0], cwd=checkout)
+        assert done.returncode == 2
+        rule = "the file that is there is no log of robustcheck" if path in {"start.sh", "empty.py"} else LEAVES
+        assert "error: robustcheck.toml: log-file is " in done.stderr
+        assert rule in done.stderr
+        assert (checkout / "start.sh").read_text(encoding="utf-8") == SECRET
+        assert (checkout.parent / ".bashrc").read_text(encoding="utf-8") == SECRET
+        assert {path.name for path in checkout.parent.iterdir()} == {".bashrc", "checkout"}
 
 
-def test_a_log_of_ours_is_continued(checkout: Path, lookup_pass: tuple[Path, Path]) -> None:
+def test_a_log_of_ours_is_continued(checkout: Path, lookup_pass: tuple[Path, Path], run: Run) -> None:
     say('log-file = "a.log"')
     lines = []
     for _ in range(2):
@@ -244,7 +223,9 @@ def test_a_log_of_ours_is_continued(checkout: Path, lookup_pass: tuple[Path, Pat
     assert lines[1] == 2 * lines[0]
 
 
-def test_a_signature_beside_a_report_that_a_settings_file_names(checkout: Path, lookup_pass: tuple[Path, Path]) -> None:
+def test_a_signature_beside_a_report_that_a_settings_file_names(
+    checkout: Path, lookup_pass: tuple[Path, Path], run: Run
+) -> None:
     key = ec.generate_private_key(ec.SECP256R1())
     (checkout.parent / "key.pem").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     call = ("check", "--images", lookup_pass[1], "--sign", "../key.pem", "-qq", "--", lookup_pass[0])

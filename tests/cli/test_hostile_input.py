@@ -141,40 +141,40 @@ CHAIN = [*(function(f"f{i}", f"f{i + 1}", f"f{i + 1}") for i in range(40)), func
 LONG = [*(function(f"f{i}", f"f{i + 1}") for i in range(9999)), function("f9999")]
 
 
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        (put(raw_data=bytes(4)), "has 4 bytes; its shape [16, 3, 3, 3] and type float need 1728"),
-        (put(data_type=999), "is number 999; ONNX has no such type"),
-        (put(data_type=TensorProto.STRING), "its shape [16, 3, 3, 3] and type string need 3456"),
-        (in_segments, "is in segments; it must be whole"),
-        (shaped(*[MANY] * 300), "has 300 dimensions; at most 32 are possible"),
-        (shaped(*[1] * 16000), "has 16,000 dimensions; at most 32 are possible"),
-        (shaped(-1, 3, 3, 3), "its shape [-1, 3, 3, 3] and type float need -108"),
-        (external(("location", "w.bin"), ("location", "../../etc/passwd")), "has an entry twice"),
-        (external(("location", "../../etc/passwd"), ("location", "w.bin")), "has an entry twice"),
-        (external(("location", "a" * 5000)), "weights file aaaa"),
-        (external(("location", "a/" * 5000 + "b")), "is missing; the model keeps its weights in it"),
-        (external(("location", "w\0.bin")), r"weights file w\x00.bin is missing"),
-        (external(("location", "photos")), "weights file photos is missing"),
-        (external(("location", "w.bin"), ("offset", DIGITS)), "offset, length and type must be known"),
-        (both(external(("location", "w.bin")), shaped(*[MANY] * 300)), "has 300 dimensions"),
-        (calling(function("f0", "f0")), "functions can't be expanded (Cycle detected"),
-        (calling(function("f0", "f1"), function("f1", "f0")), "functions can't be expanded (Cycle detected"),
-        (calling(function("f0"), function("f0")), "functions can't be expanded (Model contains multiple"),
-        (calling(*LONG), "functions can't be expanded (Function call chain depth exceeds"),
-        (calling(*CHAIN), "functions expand to more than 100,000 nodes"),
-        (a_giant, "constants that the graph computes hold 4,611,686,018,427,387,904 values"),
-    ],
-)
-def test_models(here: Path, change: Change, said: str, capsys: pytest.CaptureFixture[str]) -> None:
-    (here / "w.bin").write_bytes(bytes(4096))
-    model = onnx_models.classifier()
-    change(model)
-    (here / "bad.onnx").write_bytes(model.SerializeToString())
-    code, error = refused(capsys, "bad.onnx")
-    assert code == 3
-    assert said in error
+MODELS: list[tuple[Change, str]] = [
+    (put(raw_data=bytes(4)), "has 4 bytes; its shape [16, 3, 3, 3] and type float need 1728"),
+    (put(data_type=999), "is number 999; ONNX has no such type"),
+    (put(data_type=TensorProto.STRING), "its shape [16, 3, 3, 3] and type string need 3456"),
+    (in_segments, "is in segments; it must be whole"),
+    (shaped(*[MANY] * 300), "has 300 dimensions; at most 32 are possible"),
+    (shaped(*[1] * 16000), "has 16,000 dimensions; at most 32 are possible"),
+    (shaped(-1, 3, 3, 3), "its shape [-1, 3, 3, 3] and type float need -108"),
+    (external(("location", "w.bin"), ("location", "../../etc/passwd")), "has an entry twice"),
+    (external(("location", "../../etc/passwd"), ("location", "w.bin")), "has an entry twice"),
+    (external(("location", "a" * 5000)), "weights file aaaa"),
+    (external(("location", "a/" * 5000 + "b")), "is missing; the model keeps its weights in it"),
+    (external(("location", "w\0.bin")), r"weights file w\x00.bin is missing"),
+    (external(("location", "photos")), "weights file photos is missing"),
+    (external(("location", "w.bin"), ("offset", DIGITS)), "offset, length and type must be known"),
+    (both(external(("location", "w.bin")), shaped(*[MANY] * 300)), "has 300 dimensions"),
+    (calling(function("f0", "f0")), "functions can't be expanded (Cycle detected"),
+    (calling(function("f0", "f1"), function("f1", "f0")), "functions can't be expanded (Cycle detected"),
+    (calling(function("f0"), function("f0")), "functions can't be expanded (Model contains multiple"),
+    (calling(*LONG), "functions can't be expanded (Function call chain depth exceeds"),
+    (calling(*CHAIN), "functions expand to more than 100,000 nodes"),
+    (a_giant, "constants that the graph computes hold 4,611,686,018,427,387,904 values"),
+]
+
+
+def test_models(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for change, said in MODELS:
+        (here / "w.bin").write_bytes(bytes(4096))
+        model = onnx_models.classifier()
+        change(model)
+        (here / "bad.onnx").write_bytes(model.SerializeToString())
+        code, error = refused(capsys, "bad.onnx")
+        assert code == 3
+        assert said in error
 
 
 def test_ten_thousand_functions_are_no_error(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -193,38 +193,38 @@ def test_no_feature_at_all(here: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert (code, "shape of none is (1, 0); it must have features" in error) == (3, True)
 
 
-@pytest.mark.parametrize("value", ["location", "@@@@@"])
-def test_what_is_no_utf_8_beside_the_weights(here: Path, value: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_no_utf_8_beside_the_weights(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Protobuf takes any bytes for a text, and gives them as bytes."""
-    model = onnx_models.classifier()
-    external(("location", "w.bin") if value != "location" else ("location", "@@@@@"), ("@@@@@", "1"))(model)
-    (here / "bad.onnx").write_bytes(model.SerializeToString().replace(b"@@@@@", b"w\xff\xfeab"))
-    code, error = refused(capsys, "bad.onnx")
-    assert (code, r"says b'w\xff\xfeab'; it must be UTF-8 text" in error) == (3, True)
+    for value in ("location", "@@@@@"):
+        model = onnx_models.classifier()
+        external(("location", "w.bin") if value != "location" else ("location", "@@@@@"), ("@@@@@", "1"))(model)
+        (here / "bad.onnx").write_bytes(model.SerializeToString().replace(b"@@@@@", b"w\xff\xfeab"))
+        code, error = refused(capsys, "bad.onnx")
+        assert (code, r"says b'w\xff\xfeab'; it must be UTF-8 text" in error) == (3, True)
 
 
 SOUND = json.dumps(lookup.lookup_contract())
 
 
-@pytest.mark.parametrize(
-    ("contract", "said"),
-    [
-        (b'{"x": "\xff\xfe"}', "contract is ambiguous ('utf-8' codec can't decode byte 0xff"),
-        (f'{{"x": {DIGITS}}}'.encode(), "Exceeds the limit (4300 digits)"),
-        (f'{{"schema_version": {DIGITS}}}'.encode(), "Exceeds the limit (4300 digits)"),
-        (b"[" * 100_000, "contract is nested too deeply"),
-        (SOUND.replace('"lookup"', r'"\ud800"').encode(), "contract breaks schema 1"),
-        (SOUND.replace("[64, 64]", f"[{DIGITS[:4000]}, 64]").encode(), "should be less than or equal to 8192"),
-        (SOUND.replace('"mean": [0.0', '"mean": [1e999').encode(), "preprocessing.mean.0: Input should be a finite"),
-    ],
-)
-def test_contracts(here: Path, contract: bytes, said: str, capsys: pytest.CaptureFixture[str]) -> None:
-    model = onnx_models.classifier()
-    helper.set_model_props(model, {lookup.CONTRACT_KEY: "@" * len(contract)})
-    (here / "bad.onnx").write_bytes(model.SerializeToString().replace(b"@" * len(contract), contract))
-    code, error = refused(capsys, "bad.onnx")
-    assert code == 3
-    assert said in error
+CONTRACTS: list[tuple[bytes, str]] = [
+    (b'{"x": "\xff\xfe"}', "contract is ambiguous ('utf-8' codec can't decode byte 0xff"),
+    (f'{{"x": {DIGITS}}}'.encode(), "Exceeds the limit (4300 digits)"),
+    (f'{{"schema_version": {DIGITS}}}'.encode(), "Exceeds the limit (4300 digits)"),
+    (b"[" * 100_000, "contract is nested too deeply"),
+    (SOUND.replace('"lookup"', r'"\ud800"').encode(), "contract breaks schema 1"),
+    (SOUND.replace("[64, 64]", f"[{DIGITS[:4000]}, 64]").encode(), "should be less than or equal to 8192"),
+    (SOUND.replace('"mean": [0.0', '"mean": [1e999').encode(), "preprocessing.mean.0: Input should be a finite"),
+]
+
+
+def test_contracts(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for contract, said in CONTRACTS:
+        model = onnx_models.classifier()
+        helper.set_model_props(model, {lookup.CONTRACT_KEY: "@" * len(contract)})
+        (here / "bad.onnx").write_bytes(model.SerializeToString().replace(b"@" * len(contract), contract))
+        code, error = refused(capsys, "bad.onnx")
+        assert code == 3
+        assert said in error
 
 
 # ------------------------------------------------------------------------------------------------- archives
@@ -267,40 +267,27 @@ SPARSE = (
 )
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        header(b"a.jpg", b"\x80" + bytes(3) + b"\x7f" + b"\xff" * 7) + block(PHOTO),
-        header(b"a.jpg", b"\x80" + b"\xff" * 11) + block(PHOTO),
-        header(b"a.jpg", b"\xff" * 12) + block(PHOTO),
-        header(b"a.jpg", b"zzzzzzzzzzz\0") + block(PHOTO),
-        pax(record(b"size", b"1" + b"0" * 30)) + MEMBER,
-        pax(record(b"size", DIGITS.encode())) + MEMBER,
-        pax(record(b"size", b"-5")) + MEMBER,
-        pax(DIGITS.encode() + b" path=a\n") + MEMBER,
-        pax(*SPARSE) + MEMBER,
-        pax(NAMED) * 3000 + MEMBER,
-        (header(b"././@LongLink", b"%011o\0" % 6, b"L") + block(b"a.jpg\0")) * 3000 + MEMBER,
-    ],
-    ids=[
-        "size 2^63",
-        "size 2^88",
-        "size -1",
-        "size zzz",
-        "pax 10^30",
-        "pax 9…",
-        "pax -5",
-        "length",
-        "sparse",
-        "x",
-        "L",
-    ],
-)
-def test_tar_files(here: Path, content: bytes, capsys: pytest.CaptureFixture[str]) -> None:
-    (here / "bad.tar").write_bytes(content)
-    code, error = refused(capsys, "--images", "bad.tar")
-    assert code == 3
-    assert "bad.tar: tar file is damaged" in error
+TARS: list[bytes] = [
+    header(b"a.jpg", b"\x80" + bytes(3) + b"\x7f" + b"\xff" * 7) + block(PHOTO),
+    header(b"a.jpg", b"\x80" + b"\xff" * 11) + block(PHOTO),
+    header(b"a.jpg", b"\xff" * 12) + block(PHOTO),
+    header(b"a.jpg", b"zzzzzzzzzzz\0") + block(PHOTO),
+    pax(record(b"size", b"1" + b"0" * 30)) + MEMBER,
+    pax(record(b"size", DIGITS.encode())) + MEMBER,
+    pax(record(b"size", b"-5")) + MEMBER,
+    pax(DIGITS.encode() + b" path=a\n") + MEMBER,
+    pax(*SPARSE) + MEMBER,
+    pax(NAMED) * 3000 + MEMBER,
+    (header(b"././@LongLink", b"%011o\0" % 6, b"L") + block(b"a.jpg\0")) * 3000 + MEMBER,
+]
+
+
+def test_tar_files(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for content in TARS:
+        (here / "bad.tar").write_bytes(content)
+        code, error = refused(capsys, "--images", "bad.tar")
+        assert code == 3
+        assert "bad.tar: tar file is damaged" in error
 
 
 def test_the_tar_headers_of_these_tests_are_sound(here: Path) -> None:
@@ -329,21 +316,21 @@ START = b"\x93NUMPY\x01\x00\x76\x00"
 HUGE = START + b"{'descr': '<f4', 'fortran_order': False, 'shape': (9999999999999999999999,3,8,8), }".ljust(117) + b"\n"
 
 
-@pytest.mark.parametrize(
-    ("content", "code", "said"),
-    [
-        (npz(**{"a.txt": b"hello"}), 3, "member a.txt is no array; all must be"),
-        (npz(**{"a.npy": b"hello"}), 3, "member a is no array; all must be"),
-        (npz(**{"a.npy": npy(np.zeros((3, 3, 8, 8), np.float32)), "b.txt": b"x"}), 3, "member b.txt is no array"),
-        (npz(**{"a.npy": HUGE}), 3, "file is not a plain array (Python int too large"),
-        (npz(**{"a.npy": npy(np.array(["a"]))}), 2, "array a: shape is (1,)"),
-        (npz(), 3, "number of usable images is 0"),
-    ],
-)
-def test_arrays(here: Path, content: bytes, code: int, said: str, capsys: pytest.CaptureFixture[str]) -> None:
-    (here / "bad.npz").write_bytes(content)
-    answer, error = refused(capsys, "--images", "bad.npz")
-    assert (answer, said in error) == (code, True), error
+ARRAYS: list[tuple[bytes, int, str]] = [
+    (npz(**{"a.txt": b"hello"}), 3, "member a.txt is no array; all must be"),
+    (npz(**{"a.npy": b"hello"}), 3, "member a is no array; all must be"),
+    (npz(**{"a.npy": npy(np.zeros((3, 3, 8, 8), np.float32)), "b.txt": b"x"}), 3, "member b.txt is no array"),
+    (npz(**{"a.npy": HUGE}), 3, "file is not a plain array (Python int too large"),
+    (npz(**{"a.npy": npy(np.array(["a"]))}), 2, "array a: shape is (1,)"),
+    (npz(), 3, "number of usable images is 0"),
+]
+
+
+def test_arrays(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for content, code, said in ARRAYS:
+        (here / "bad.npz").write_bytes(content)
+        answer, error = refused(capsys, "--images", "bad.npz")
+        assert (answer, said in error) == (code, True), error
 
 
 def test_arrow_paths(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -374,91 +361,100 @@ def test_arrow_paths(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
 # ---------------------------------------------------------------------------------------------------- texts
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "said"),
-    [
-        ("bad.jsonl", f'{{"image": "a.jpg", "label": {DIGITS}}}\n', "row 1 is not JSON (Exceeds the limit"),
-        ("bad.jsonl", "[" * 100_000 + "\n", "row 1 is not JSON (maximum recursion depth"),
-        ("bad.jsonl", '{"image": "\\ud800.jpg", "label": "\\udfff"}\n', "there is no such file"),
-        ("bad.jsonl", '{"image": 5}\n', "row 1: image is 5; it must be the path of an image"),
-        ("bad.txt", "a" * 100_000 + "\n", "row 1: path is aaaa"),
-        ("bad.csv", "image,label\n" + '"' + "x" * 200_000 + '",1\n', "row 2 is not CSV (field larger than"),
-    ],
-)
-def test_lists(here: Path, name: str, content: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
-    (here / name).write_text(content, encoding="utf-8")
-    code, error = refused(capsys, "--images", name)
-    assert (code, said in error) == (2, True), error
+LISTS: list[tuple[str, str, str]] = [
+    ("bad.jsonl", f'{{"image": "a.jpg", "label": {DIGITS}}}\n', "row 1 is not JSON (Exceeds the limit"),
+    ("bad.jsonl", "[" * 100_000 + "\n", "row 1 is not JSON (maximum recursion depth"),
+    ("bad.jsonl", '{"image": "\\ud800.jpg", "label": "\\udfff"}\n', "there is no such file"),
+    ("bad.jsonl", '{"image": 5}\n', "row 1: image is 5; it must be the path of an image"),
+    ("bad.txt", "a" * 100_000 + "\n", "row 1: path is aaaa"),
+    ("bad.csv", "image,label\n" + '"' + "x" * 200_000 + '",1\n', "row 2 is not CSV (field larger than"),
+]
 
 
-@pytest.mark.parametrize("label", [DIGITS, "x" * 100_000, "\ud800", "٣" * 5000])
-def test_labels(here: Path, label: str, capsys: pytest.CaptureFixture[str]) -> None:
-    photos = sorted((here / "photos").iterdir())
-    rows = [json.dumps({"image": str(photo), "label": str(i)}) for i, photo in enumerate(photos)]
-    (here / "good.jsonl").write_text("\n".join(rows), encoding="utf-8")
-    (here / "bad.jsonl").write_text(json.dumps({"image": str(photos[0]), "label": label}), encoding="utf-8")
-    words = ["shift", "model.onnx", "--in", "good.jsonl", "--shifted", "bad.jsonl", "--preprocess", "imagenet", "-q"]
-    assert cli.main(words) == 2
-    error = capsys.readouterr().err.splitlines()[0]
-    assert error.startswith("error: bad.jsonl: label is '")
-    assert len(error) < 3000
+def test_lists(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, content, said in LISTS:
+        (here / name).write_text(content, encoding="utf-8")
+        code, error = refused(capsys, "--images", name)
+        assert (code, said in error) == (2, True), error
+
+
+def test_labels(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for label in (DIGITS, "x" * 100_000, "\ud800", "٣" * 5000):
+        photos = sorted((here / "photos").iterdir())
+        rows = [json.dumps({"image": str(photo), "label": str(i)}) for i, photo in enumerate(photos)]
+        (here / "good.jsonl").write_text("\n".join(rows), encoding="utf-8")
+        (here / "bad.jsonl").write_text(json.dumps({"image": str(photos[0]), "label": label}), encoding="utf-8")
+        words = [
+            "shift",
+            "model.onnx",
+            "--in",
+            "good.jsonl",
+            "--shifted",
+            "bad.jsonl",
+            "--preprocess",
+            "imagenet",
+            "-q",
+        ]
+        assert cli.main(words) == 2
+        error = capsys.readouterr().err.splitlines()[0]
+        assert error.startswith("error: bad.jsonl: label is '")
+        assert len(error) < 3000
 
 
 SEALED = profile.to_json(profile.load())
 
 
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [
-        (SEALED.replace('"min_images": 50', f'"min_images": {DIGITS}'), "is not JSON (Exceeds the limit"),
-        (SEALED.replace('"schema_version": 1', f'"schema_version": {DIGITS}'), "is not JSON (Exceeds the limit"),
-        (SEALED.replace('"min_images": 50', f'"min_images": {DIGITS[:400]}'), "digest does not match the content"),
-        (SEALED.replace('"minimum": 7.858', f'"minimum": {DIGITS[:400]}'), "Input should be a valid number"),
-        (SEALED.replace("default-2", "\\ud800"), "digest does not match the content"),
-        ("[" * 100_000, "nested too deeply"),
-    ],
-)
-def test_profiles(here: Path, content: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert content != SEALED
-    (here / "bad.json").write_text(content, encoding="utf-8")
-    for words in (("--thresholds", "bad.json"), ("profiles", "validate", "bad.json")):
-        code, error = refused(capsys, *words)
+PROFILES: list[tuple[str, str]] = [
+    (SEALED.replace('"min_images": 50', f'"min_images": {DIGITS}'), "is not JSON (Exceeds the limit"),
+    (SEALED.replace('"schema_version": 1', f'"schema_version": {DIGITS}'), "is not JSON (Exceeds the limit"),
+    (SEALED.replace('"min_images": 50', f'"min_images": {DIGITS[:400]}'), "digest does not match the content"),
+    (SEALED.replace('"minimum": 7.858', f'"minimum": {DIGITS[:400]}'), "Input should be a valid number"),
+    (SEALED.replace("default-2", "\\ud800"), "digest does not match the content"),
+    ("[" * 100_000, "nested too deeply"),
+]
+
+
+def test_profiles(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for content, said in PROFILES:
+        assert content != SEALED
+        (here / "bad.json").write_text(content, encoding="utf-8")
+        for words in (("--thresholds", "bad.json"), ("profiles", "show", "bad.json")):
+            code, error = refused(capsys, *words)
+            assert (code, said in error) == (2, True), error
+
+
+SETTINGS: list[tuple[str, str]] = [
+    (f"seed = {DIGITS}\n", "is no TOML (Exceeds the limit (4300 digits)"),
+    (f"seed = {DIGITS[:400]}\n", "an integer has 1329 bits; TOML's have 63 and a sign"),
+    (f"seed = 0x{'f' * 5000}\n", "an integer has 20000 bits"),
+    ("a = " + "[" * 100_000 + "\n", "nested too deeply"),
+    ("a." * 50_000 + "b = 1\n", "line 1 has more than 500 dots"),
+    ("# " + "x" * (1 << 20) + "\n", "it has 1048579 bytes, more than 1048576"),
+]
+
+
+def test_settings_and_suites(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for content, said in SETTINGS:
+        (here / "bad.toml").write_text(content, encoding="utf-8")
+        code, error = refused(capsys, "--config", "bad.toml")
         assert (code, said in error) == (2, True), error
+        assert cli.main(["calibrate", "--suite", "bad.toml", "--out", "o.json"]) == 2
+        error = capsys.readouterr().err.splitlines()[0]
+        assert "internal error" not in error
+        assert "suite is not TOML" in error
 
 
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [
-        (f"seed = {DIGITS}\n", "is no TOML (Exceeds the limit (4300 digits)"),
-        (f"seed = {DIGITS[:400]}\n", "an integer has 1329 bits; TOML's have 63 and a sign"),
-        (f"seed = 0x{'f' * 5000}\n", "an integer has 20000 bits"),
-        ("a = " + "[" * 100_000 + "\n", "nested too deeply"),
-        ("a." * 50_000 + "b = 1\n", "line 1 has more than 500 dots"),
-        ("# " + "x" * (1 << 20) + "\n", "it has 1048579 bytes, more than 1048576"),
-    ],
-)
-def test_settings_and_suites(here: Path, content: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
-    (here / "bad.toml").write_text(content, encoding="utf-8")
-    code, error = refused(capsys, "--config", "bad.toml")
-    assert (code, said in error) == (2, True), error
-    assert cli.main(["calibrate", "--suite", "bad.toml", "--out", "o.json"]) == 2
-    error = capsys.readouterr().err.splitlines()[0]
-    assert "internal error" not in error
-    assert "suite is not TOML" in error
-
-
-@pytest.mark.parametrize(
-    "row", [f'{{"schema_version": {DIGITS}}}', f'{{"schema_version": 1, "n": {DIGITS}}}', "[" * 100_000]
-)
-def test_tables(here: Path, row: str, capsys: pytest.CaptureFixture[str]) -> None:
-    (here / "bad.jsonl").write_text(row + "\n", encoding="utf-8")
-    assert cli.main(["calibrate", "--from-evidence", "bad.jsonl", "--out", "o.json"]) == 2
-    assert "line 1: row is not JSON (" in capsys.readouterr().err.splitlines()[0]
+def test_tables(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for row in (f'{{"schema_version": {DIGITS}}}', f'{{"schema_version": 1, "n": {DIGITS}}}', "[" * 100_000):
+        (here / "bad.jsonl").write_text(row + "\n", encoding="utf-8")
+        assert cli.main(["calibrate", "--from-evidence", "bad.jsonl", "--out", "o.json"]) == 2
+        assert "line 1: row is not JSON (" in capsys.readouterr().err.splitlines()[0]
 
 
 # -------------------------------------------------------------------------------------------------- folders
 
 
+@pytest.mark.long  # the paths alone are seconds of work
 def test_folders_two_thousand_deep(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     photo = (here / "photos").resolve() / PHOTOS[0].name
     (here / "deep").mkdir()
