@@ -113,6 +113,7 @@ def test_a_run_that_fails_leaves_no_file_and_an_earlier_one_as_it_was(
     assert sorted(each.name for each in tmp_path.iterdir()) == ["nan.onnx", "rows.npz"]
 
 
+@pytest.mark.process
 def test_the_command_names_the_file_and_wants_one_for_each_model(
     lookup_pass: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], wall: None
 ) -> None:
@@ -188,7 +189,7 @@ def test_archives_with_rows_that_are_none(tmp_path: Path, made_with: MadeWith) -
         "digests": np.array(["c", "d"]),
         "made_with": np.array(made_with.model_dump_json()),
     }
-    np.savez(tmp_path / "rows.npz", **sound)
+    np.savez(tmp_path / "rows.npz", allow_pickle=False, **sound)
     assert len(load_representations(tmp_path / "rows.npz")) == 2
     for name, value, said in (
         ("representations", np.ones(2), r"2 names and 2 digests for an array of shape \(2,\)"),
@@ -199,7 +200,7 @@ def test_archives_with_rows_that_are_none(tmp_path: Path, made_with: MadeWith) -
         ("representations", np.array([[1.0], [np.nan]]), "not finite"),
         ("made_with", np.array("[" * 100_000), "not readable"),
     ):
-        np.savez(tmp_path / "rows.npz", **(sound | {name: value}))
+        np.savez(tmp_path / "rows.npz", allow_pickle=False, **(sound | {name: value}))
         with pytest.raises(UsageError, match=said):
             load_representations(tmp_path / "rows.npz")
 
