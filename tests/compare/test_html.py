@@ -13,14 +13,16 @@ from robustcheck_onnx.checker.compare.judge import CompareReport
 from robustcheck_onnx.checker.report import FormOptions
 from robustcheck_onnx.checker.text import number_text
 from robustcheck_onnx.checker.verdict import NAMES, RULES, Kind
+from support import lookup
 from support.comparisons import Workshop, planted, rotation
 from support.pages import Element, assert_it_is_accessible, assert_it_loads_nothing, parse, words
 
 HOSTILE = "<script>alert(1)</script>\"'&{{ 7 * 7 }}\x1b[31m"
 
 
-@pytest.fixture
-def kept(workshop: Workshop) -> CompareReport:
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory, photos_80: Path) -> CompareReport:
+    workshop = Workshop(tmp_path_factory.mktemp("kept"), photos_80, lookup.write_lookup_model)
     return workshop.compare(planted(), planted())
 
 

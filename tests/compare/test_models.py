@@ -279,6 +279,7 @@ def test_opsets_and_their_converter(workshop: Workshop) -> None:
         assert [(f.index, f.fate) for f in report.features] == [(7, "kept")]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("precision", ["int8-qdq", "int8-dynamic"])
 def test_int8_of_a_network(workshop: Workshop, precision: str) -> None:
     """Both int8 forms keep verdict and feature."""
@@ -316,6 +317,7 @@ def test_bfloat16_weights_pass(workshop: Workshop) -> None:
     assert 0 < (alike(report).cosine_change or 0) < 0.01
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data/embeddings is not there: real embeddings stay outside")
 @pytest.mark.parametrize("name", ["ik_clip_l14_openai", "imas_imagenet_b32", "mahlet_openclip_l14_laion2b"])
 def test_real_clip_embeddings(workshop: Workshop, name: str) -> None:

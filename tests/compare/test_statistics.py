@@ -10,6 +10,7 @@ from robustcheck_onnx.checker.compare import changes, pairs
 from robustcheck_onnx.checker.compare.pairs import Pair
 from robustcheck_onnx.checker.statistics import state
 from robustcheck_onnx.thresholds.profile import load
+from support import profile
 from support.comparisons import ALPHA, Array, numbers, paired, planted, rotation
 
 
@@ -99,7 +100,7 @@ def test_the_paired_spread_is_the_bootstrap_s() -> None:
 
 
 def test_paired_intervals_cover_the_true_ratio() -> None:
-    """300 draws of 64 images from two models whose ratios are known from 40,000 images; at most α may miss."""
+    """Draws of 64 images from two models whose ratios are known from 40,000 images; at most α may miss."""
 
     def draw(rng: np.random.Generator, n: int) -> tuple[Array, Array]:
         b = rng.normal(size=(n, 48))
@@ -111,14 +112,14 @@ def test_paired_intervals_cover_the_true_ratio() -> None:
     rng = np.random.default_rng(9)
     large = changed(paired(*draw(rng, 40_000)))
     truth = {name: large[name].ratio.estimate for name in changes.KEEPS}
-    missed = 0
-    for _ in range(300):
+    missed, draws = 0, profile.sized(100, 300)
+    for _ in range(draws):
         found = changed(paired(*draw(rng, 64)))
         bounds = [(found[name].ratio.low, value, found[name].ratio.high) for name, value in truth.items()]
         missed += not all(
             low is not None and high is not None and low <= value <= high for low, value, high in bounds if value
         )
-    assert missed <= stats.binom.ppf(0.99, 300, ALPHA)
+    assert missed <= stats.binom.ppf(0.99, draws, ALPHA)
 
 
 def test_what_must_be_kept_is_what_the_profile_asks_for_and_alpha_is_theirs() -> None:

@@ -9,6 +9,7 @@ import pytest
 from robustcheck_onnx.checker.concepts import judge, null
 from robustcheck_onnx.checker.concepts.directions import of_features
 from robustcheck_onnx.checker.concepts.search import Measured, search
+from support import profile
 
 Array = npt.NDArray[np.float64]
 
@@ -22,14 +23,14 @@ def noise(seed: int, n: int, d: int, counts: list[int], n_shuffles: int = 99) ->
 
 def test_the_error_rate_on_noise_is_the_nominal_one() -> None:
     """5 % of sets without any relation have a concept beyond chance: rare, common and frequent ones together."""
-    runs = 500
+    runs = profile.sized(150, 500)
     wrong = sum(bool((noise(seed, 50, 6, [5, 12, 40]).chance.p <= null.ERROR_RATE).any()) for seed in range(runs))
     assert abs(wrong / runs - 0.05) < 3.3 * np.sqrt(0.05 * 0.95 / runs), wrong  # three in a thousand such tests fail
 
 
 def test_concepts_that_share_images_keep_the_rate() -> None:
     """One concept six times is one question: a correction that counts it as six would be far below the rate."""
-    runs = 300
+    runs = profile.sized(100, 300)
     wrong = 0
     for seed in range(runs):
         rng = np.random.default_rng(seed)
@@ -55,7 +56,7 @@ def by_hand(best: Array, shuffled: Array) -> list[float]:
 def test_p_values_and_needed_are_those_of_a_plain_script(n_shuffles: int, n_concepts: int) -> None:
     """What is needed is where the p-value of a plain script falls to 0.05, were it the AP of that concept."""
     rng = np.random.default_rng(n_shuffles)
-    for _ in range(5):
+    for _ in range(profile.sized(2, 5)):
         best, shuffled = rng.beta(5, 3, n_concepts), rng.beta(4, 8, (n_shuffles, n_concepts))
         chance = null.compare(best, shuffled)
         np.testing.assert_allclose(chance.p, by_hand(best, shuffled))
@@ -71,7 +72,7 @@ def test_p_values_and_needed_are_those_of_a_plain_script(n_shuffles: int, n_conc
 
 def test_one_strong_direction_does_not_lower_the_bar_for_the_others() -> None:
     """A concept that direction 0 tells perfectly: 49 directions of noise are beyond chance in 5 % of the sets."""
-    runs, wrong = 300, 0
+    runs, wrong = profile.sized(100, 300), 0
     for seed in range(runs):
         h = np.random.default_rng(seed).normal(size=(60, 50))
         h[:20, 0] += 20

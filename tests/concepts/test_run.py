@@ -301,6 +301,7 @@ def test_images_that_change_during_the_run(colours: Path, tmp_path: Path, monkey
         measured(classifier(tmp_path), colours)
 
 
+@pytest.mark.process
 def test_behind_the_wall(colours: Path, tmp_path: Path, wall: None) -> None:
     path = classifier(tmp_path)
     told: list[rc.Progress] = []
@@ -379,7 +380,7 @@ def test_errors_of_the_command(colours: Path, tmp_path: Path, capsys: pytest.Cap
         ([path, *given], 2, "--concepts"),
         ([path, "--concepts", manifest, *given, "--shuffles", "3"], 2, "--shuffles"),
         ([path, "--concepts", manifest, *given, "-o", f"json={manifest}"], 2, "a report must not replace it"),
-        ([path, "--concepts", manifest, *given, "-o", "csv"], 2, "--output is 'csv'"),
+        ([path, "--concepts", manifest, *given, "-o", "xml"], 2, "--output is 'xml'"),
     ):
         assert command("concepts", *words_) == code, said
         shown = capsys.readouterr()

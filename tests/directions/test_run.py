@@ -258,6 +258,7 @@ def test_a_notebook_shows_it(small: Path) -> None:
     assert frame.loc["raw"].iloc[0]["same"] == report.raw.curves[0].points[0].same.value
 
 
+@pytest.mark.process
 def test_progress_and_a_child_behind_the_wall(small: Path, wall: None) -> None:
     del wall
     seen: list[Progress] = []
@@ -381,7 +382,7 @@ def test_bad_calls(small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
         (["--in", inside, "--baseline", "timn"], 2, "--baseline is 'timn'"),
         (["--tensor", "features"], 2, "--tensor or --pool is given without --head"),
         (["--max-images", "1"], 3, "number of images with a representation that is not constant is 1; at least 2"),
-        (["-o", "csv"], 2, "--output is 'csv'; it must be one of terminal, json, html"),
+        (["-o", "xml"], 2, "--output is 'xml'; it must be one of terminal, json, html"),
         (["-o", f"json={small}"], 2, "a report must not replace it"),
         (["--device", "gpu"], 2, "--device is 'gpu'"),
     ):

@@ -88,7 +88,7 @@ def test_errors(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
         ([small, "--images", small.with_name("nowhere")], 2, "nowhere"),
         ([small, *given, "--device", "gpu"], 2, "--device is 'gpu'"),
         ([small, *given, "-o", f"json={small}"], 2, "a report must not replace it"),
-        ([small, *given, "-o", "csv"], 2, "--output is 'csv'"),
+        ([small, *given, "-o", "xml"], 2, "--output is 'xml'"),
         ([small, *given, "--max-images", "0"], 2, "--max-images"),
     ):
         assert command("scan", *words) == code, said

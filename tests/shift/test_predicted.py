@@ -8,6 +8,7 @@ from scipy import special, stats
 
 from robustcheck_onnx.checker.shift import predicted, scores
 from robustcheck_onnx.checker.shift.predicted import atc, atc_threshold, class_shift, doc
+from support import profile
 
 
 def _images(confidence: np.ndarray) -> scores.ImageScores:
@@ -108,7 +109,7 @@ def test_resamples_are_what_a_loop_over_images_gives(ties: bool) -> None:
 
 
 def test_intervals_cover_what_the_method_would_give_with_endless_images() -> None:
-    """Calibrated scores, target of another mix: 300 simulated pairs of sets, 95 % must hold in at least 90 %."""
+    """Calibrated scores, target of another mix: of simulated pairs of sets, 95 % must hold in at least 90 %."""
     rng = np.random.default_rng(4)
 
     def draw(n: int, power: float) -> tuple[scores.ImageScores, np.ndarray]:
@@ -120,7 +121,7 @@ def test_intervals_cover_what_the_method_would_give_with_endless_images() -> Non
     endless = big_in.confidence, big_right, big_out.confidence
     truth: dict[predicted.Method, float] = {"atc_confidence": atc(*endless), "doc": doc(*endless)}
     held: dict[predicted.Method, list[bool]] = {method: [] for method in truth}
-    for number in range(300):
+    for number in range(profile.sized(150, 300)):
         inside, correct = draw(150, 1.0)
         outside, _ = draw(100, 2.0)
         resamples = predicted.resample_inside(inside, correct, number, 200)
@@ -192,8 +193,8 @@ def test_the_permutation_test_is_fishers_for_two_classes() -> None:
 
 
 def test_no_false_alarm_of_a_shift_of_classes() -> None:
-    rng = np.random.default_rng(4)
-    told = [class_shift(rng.integers(20, size=60), rng.integers(20, size=80), (n,)).is_told for n in range(200)]
+    rng, runs = np.random.default_rng(4), profile.sized(100, 200)
+    told = [class_shift(rng.integers(20, size=60), rng.integers(20, size=80), (n,)).is_told for n in range(runs)]
     assert np.mean(told) <= 0.02
 
 

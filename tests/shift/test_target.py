@@ -193,6 +193,7 @@ def test_a_target_may_be_any_image_set_and_the_same_call_gives_the_same(place: P
     assert again.predicted == report.predicted
 
 
+@pytest.mark.process
 def test_behind_the_wall_it_is_the_same(place: Path, wall: None) -> None:
     del wall
     ours, theirs = (_run(place, "hard", isolate=isolate) for isolate in (True, False))
