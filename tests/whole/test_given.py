@@ -123,39 +123,34 @@ def test_one_picture_is_the_same_image_in_every_form(lookup_pass: Place) -> None
     assert len({item.digest for item in as_pictures.values() if isinstance(item, Picture)}) == 80
 
 
-def bad_sets(photos: Path) -> dict[str, tuple[str, Callable[[int], Any]]]:
-    """Sets that files get a WARN for: the reason, and image number i of it."""
+def test_the_sanity_of_images_in_memory_is_that_of_files(lookup_pass: Place, tmp_path: Path) -> None:
+    """Sets that files get a WARN for, each in another form."""
+    model, photos = lookup_pass
     rng = np.random.default_rng(0)
     first = arrays(photos)[0]
-    return {
-        "copies": ("duplicate_images", lambda i: first),
-        "noise": ("images_not_photo_like", lambda i: rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)),
-        "flat": ("images_not_photo_like", lambda i: np.full((64, 64, 3), i, dtype=np.uint8)),
-    }
-
-
-@pytest.mark.parametrize("kind", ["copies", "noise", "flat"])
-def test_the_sanity_of_images_in_memory_is_that_of_files(lookup_pass: Place, tmp_path: Path, kind: str) -> None:
-    model, photos = lookup_pass
-    reason, make = bad_sets(photos)[kind]
-    images = [make(index) for index in range(60)]
-    for index, image in enumerate(images):
-        Image.fromarray(image).save(tmp_path / f"{index:02d}.png")
-    from_files = rc.check(model, images=tmp_path)
-    forms: dict[str, Any] = {
-        "arrays": images,
-        "pictures": [Image.fromarray(image) for image in images],
-        "tensors": [(image.transpose(2, 0, 1) / 255).astype(np.float32) for image in images],
-        "iterator": iter(images),
-    }
-    for form, given in forms.items():
-        report = rc.check(model, images=given)
-        assert report.verdict.verdict == "WARN", form
-        assert reason in {found.id for found in report.evidence.images.sanity.findings}, form
+    noise = [rng.integers(0, 256, (64, 64, 3), dtype=np.uint8) for _ in range(60)]
+    flat = [np.full((64, 64, 3), level, dtype=np.uint8) for level in range(60)]
+    cases: list[tuple[str, list[Any], Callable[[list[Any]], Any]]] = [
+        ("duplicate_images", [first] * 60, iter),
+        ("images_not_photo_like", noise, lambda images: [Image.fromarray(image) for image in images]),
+        (
+            "images_not_photo_like",
+            flat,
+            lambda images: [(i.transpose(2, 0, 1) / 255).astype(np.float32) for i in images],
+        ),
+    ]
+    for number, (reason, images, form) in enumerate(cases):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        for index, image in enumerate(images):
+            Image.fromarray(image).save(folder / f"{index:02d}.png")
+        from_files, report = rc.check(model, images=folder), rc.check(model, images=form(images))
+        assert report.verdict.verdict == "WARN", reason
+        assert reason in {found.id for found in report.evidence.images.sanity.findings}
         one, other = report.evidence.images.sanity, from_files.evidence.images.sanity
         assert one.n_images >= 50  # a run may stop there
         assert (one.n_duplicates > 0, one.unlike_share) == (other.n_duplicates > 0, other.unlike_share)
-        assert {r.id for r in report.verdict.reasons} >= {r.id for r in from_files.verdict.reasons}, form
+        assert {r.id for r in report.verdict.reasons} >= {r.id for r in from_files.verdict.reasons}, reason
 
 
 def test_a_buffer_that_is_used_again_is_copied() -> None:
@@ -209,6 +204,7 @@ def test_pictures_are_turned_and_composited_as_files_are(tmp_path: Path) -> None
     assert isinstance(skipped, Skipped)
 
 
+@pytest.mark.long
 def test_tensors_of_torch_are_images_too() -> None:
     torch = pytest.importorskip("torch")
     (picture,) = open_given([torch.full((4, 5, 3), 7, dtype=torch.uint8)]).items()
@@ -250,13 +246,12 @@ def refusals() -> list[tuple[Any, type[Exception], str]]:
     ]
 
 
-@pytest.mark.parametrize("case", range(len(refusals())))
-def test_what_is_not_taken_is_one_short_sentence(lookup_pass: Place, case: int) -> None:
-    images, error, said = refusals()[case]
-    with pytest.raises(error, match=said) as caught:
-        rc.check(lookup_pass[0], images=images)
-    assert len(str(caught.value)) < 300
-    assert "\n" not in str(caught.value)
+def test_what_is_not_taken_is_one_short_sentence(lookup_pass: Place) -> None:
+    for images, error, said in refusals():
+        with pytest.raises(error, match=said) as caught:
+            rc.check(lookup_pass[0], images=images)
+        assert len(str(caught.value)) < 300
+        assert "\n" not in str(caught.value)
 
 
 def test_other_values_are_not_written_out(lookup_pass: Place) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from pathlib import Path
-from typing import get_type_hints
+from typing import Any, get_type_hints
 
 import pytest
 from PIL import Image
@@ -53,26 +53,19 @@ def test_the_word_for_the_bundled_photos_is_no_folder(tmp_path: Path, monkeypatc
     assert Options(images="bundled") == Options()
 
 
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
+def test_a_value_that_is_none_of_an_option() -> None:
+    url = urls.parse_place("memory://key@bucket/x")
+    given: list[tuple[dict[str, Any], str]] = [
         ({"max_bad": float("nan")}, "max_bad is nan; it must be a finite number"),
         ({"seed": "x"}, "seed is 'x'; it must be a valid integer, unable to parse string as an integer"),
-        (
-            {"tensor": urls.parse_place("memory://key@bucket/x")},
-            "tensor is of type robustcheck_onnx.checker.storage.urls.Url",
-        ),
-    ],
-)
-def test_a_value_that_is_none_of_an_option(given: dict[str, object], message: str) -> None:
-    with pytest.raises(rc.UsageError) as caught:
-        rc.check("none.onnx", **given)  # type: ignore[arg-type]
-    assert caught.value.message.startswith(message)
-
-
-def test_a_url_that_was_told_apart_is_no_set_and_not_shown() -> None:
+        ({"tensor": url}, "tensor is of type robustcheck_onnx.checker.storage.urls.Url"),  # its key is not shown
+    ]
+    for options, message in given:
+        with pytest.raises(rc.UsageError) as caught:
+            rc.check("none.onnx", **options)
+        assert caught.value.message.startswith(message)
     with pytest.raises(TypeError, match=r"^images: type is robustcheck_onnx\.checker\.storage\.urls\.Url; it must be"):
-        rc.check("none.onnx", images=urls.parse_place("memory://key@bucket/x"))  # type: ignore[arg-type]
+        rc.check("none.onnx", images=url)  # type: ignore[arg-type]
 
 
 def test_shift_and_concepts_take_their_images_by_name_alone() -> None:
@@ -82,11 +75,10 @@ def test_shift_and_concepts_take_their_images_by_name_alone() -> None:
         rc.concepts("none.onnx", "concepts", images="other")  # type: ignore[call-arg]
 
 
-@pytest.mark.parametrize("function", [rc.check, rc.scan])
-def test_a_mistyped_keyword_is_refused_before_anything_is_opened(function: object) -> None:
-    assert callable(function)
-    with pytest.raises(TypeError, match="'sead'"):
-        function("none.onnx", sead=1)
+def test_a_mistyped_keyword_is_refused_before_anything_is_opened() -> None:
+    for function in (rc.check, rc.scan):
+        with pytest.raises(TypeError, match="'sead'"):
+            function("none.onnx", sead=1)  # type: ignore[operator]
 
 
 def test_settings_have_the_records_defaults() -> None:

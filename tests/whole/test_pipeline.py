@@ -22,6 +22,7 @@ from robustcheck_onnx.thresholds import profile
 from robustcheck_onnx.thresholds.profile import STATISTICS
 from support import ROOT, lookup
 from support.measuring import never_decided, never_narrow
+from support.profile import PATIENCE_S
 
 PHOTOS = ROOT / "checker" / "photos"
 
@@ -68,7 +69,7 @@ def test_photos_are_decoded_while_the_session_opens(tmp_path: Path, monkeypatch:
         return prepare_item(item, inputs)
 
     def opened(inputs: measure.Inputs) -> measure.Opened:
-        names = [ready.get(timeout=60) for _ in range(measure.AHEAD)]  # raises where nobody decodes meanwhile
+        names = [ready.get(timeout=PATIENCE_S) for _ in range(measure.AHEAD)]  # raises where nobody decodes meanwhile
         # the probe took some out of the window already, and two threads decode: later ones may be among them
         first = inputs.source.entries[: measure.AHEAD + measure.PROBE_IMAGES].names()
         assert len(set(names)) == measure.AHEAD
@@ -83,17 +84,20 @@ def test_photos_are_decoded_while_the_session_opens(tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.long
-def test_batch_size_changes_nothing(efficientnet_lite0: Path) -> None:
-    reports = [
+def test_batch_size_and_order_change_nothing(efficientnet_lite0: Path) -> None:
+    first, *others = [
         check(efficientnet_lite0, batch_size=size, max_images=70, thresholds=never_decided()) for size in (1, 7, 32)
     ]
-    assert len({r.verdict.verdict for r in reports}) == 1
-    for other in reports[1:]:
-        assert_close(numbers(other), numbers(reports[0]), 1e-4)
-        assert other.evidence.images.digest == reports[0].evidence.images.digest
+    for other in others:
+        assert other.verdict.verdict == first.verdict.verdict
+        assert_close(numbers(other), numbers(first), 1e-4)
+        assert other.evidence.images.digest == first.evidence.images.digest
+    a, b = (check(efficientnet_lite0, seed=seed, thresholds=never_decided()) for seed in (0, 1))
+    assert a.evidence.statistics.n_images == b.evidence.statistics.n_images == 141
+    assert_close(numbers(a), numbers(b), 1e-4)
+    assert a.evidence.images.digest == b.evidence.images.digest
 
 
-@pytest.mark.long
 def test_memory_that_runs_out_changes_no_verdict(
     lookup_pass: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -112,13 +116,6 @@ def test_memory_that_runs_out_changes_no_verdict(
     assert short.evidence.statistics.kurtosis.estimate == pytest.approx(
         whole.evidence.statistics.kurtosis.estimate, rel=1e-12
     )
-
-
-def test_the_order_of_the_images_changes_nothing(efficientnet_lite0: Path) -> None:
-    a, b = (check(efficientnet_lite0, seed=seed, thresholds=never_decided()) for seed in (0, 1))
-    assert a.evidence.statistics.n_images == b.evidence.statistics.n_images == 141
-    assert_close(numbers(a), numbers(b), 1e-4)
-    assert a.evidence.images.digest == b.evidence.images.digest
 
 
 def test_where_a_run_stops_does_not_depend_on_the_batch(lookup_pass: tuple[Path, Path]) -> None:
@@ -212,20 +209,20 @@ def test_a_few_representations_again_and_again_never_pass(
     assert check(model, images=lookup_pass[1]).verdict.verdict == "PASS"
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_one_bad_image_in_a_sample_does_not_condemn_the_set(
-    seed: int, lookup_pass: tuple[Path, Path], tmp_path: Path
-) -> None:
+def test_one_bad_image_in_a_sample_does_not_condemn_the_set(lookup_pass: tuple[Path, Path], tmp_path: Path) -> None:
     """81 images, one bad (1.2 %, more than the 1 % allowed): a run that stops early may see it or not, by the seed."""
     model, photos = lookup_pass
     for path in photos.iterdir():
         (tmp_path / path.name).symlink_to(path)
     (tmp_path / "broken.png").write_bytes(b"")
-    report = check(model, images=tmp_path, seed=seed)
-    assert report.verdict.verdict == "PASS"
-    assert report.evidence.images.n_skipped in {0, 1}
+    seen = set()
+    for seed in range(4):
+        report = check(model, images=tmp_path, seed=seed)
+        assert report.verdict.verdict == "PASS"
+        seen.add(report.evidence.images.n_skipped)
+    assert seen == {0, 1}
     with pytest.raises(CannotAssessError, match="1 of 81"):
-        check(model, images=tmp_path, seed=seed, thresholds=never_decided())
+        check(model, images=tmp_path, thresholds=never_decided())
 
 
 def test_preprocessed_tensors_are_looked_at_as_photos(lookup_pass: tuple[Path, Path], tmp_path: Path) -> None:

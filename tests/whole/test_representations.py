@@ -115,7 +115,7 @@ def test_a_run_that_fails_leaves_no_file_and_an_earlier_one_as_it_was(
 
 @pytest.mark.process
 def test_the_command_names_the_file_and_wants_one_for_each_model(
-    lookup_pass: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], wall: None
+    lookup_pass: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model, photos = lookup_pass
     (tmp_path / "a.onnx").symlink_to(model)
