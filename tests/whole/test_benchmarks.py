@@ -65,7 +65,7 @@ def test_a_model_in_other_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         setting("one thread", python, ort.__version__, threads=1),
         setting("no graph optimisation", python, ort.__version__, optimised=False),
     ]
-    truth = check(path, device="cpu", cache=False).evidence.statistics
+    truth = check(path, device="cpu").evidence.statistics
     rows = list(stability.rows([page.File("planted", "fp32", path)], chosen))  # it sees that each ran as asked
     for row in rows:
         assert (row.seen.verdict, row.seen.reasons, row.moved) == ("PASS", (), False)
