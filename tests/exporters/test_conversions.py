@@ -12,10 +12,7 @@ import pytest
 from robustcheck_onnx.checker.compare.run import compare
 from robustcheck_onnx.exporters.run import run
 from support import PHOTOS
-
-torch = pytest.importorskip("torch", reason="extra `export` is not installed")
-open_clip = pytest.importorskip("open_clip", reason="extra `export` is not installed")
-transformers = pytest.importorskip("transformers", reason="extra `export` is not installed")
+from support.lazy import open_clip, torch, transformers
 
 WIDTH, LAYERS, FEATURES, STRONG = 64, 2, 384, 7
 VISION = {"image_size": 32, "layers": LAYERS, "width": WIDTH, "head_width": 32, "patch_size": 8}

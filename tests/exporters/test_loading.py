@@ -10,11 +10,9 @@ import pytest
 
 from robustcheck_onnx.exporters import contract
 from robustcheck_onnx.exporters.errors import ExportError
+from support.lazy import open_clip, timm, torch, torchvision, transformers
 
-torch = pytest.importorskip("torch", reason="extra `export` is not installed")
-open_clip = pytest.importorskip("open_clip", reason="extra `export` is not installed")
-timm = pytest.importorskip("timm", reason="extra `export` is not installed")
-torchvision = pytest.importorskip("torchvision", reason="extra `export` is not installed")
+pytestmark = pytest.mark.long
 
 NAME = "robustcheck-test-vit"
 CONFIG = {
@@ -27,8 +25,8 @@ CLIP_32 = {
     "resize_mode": "shortest",
     "resize_size": [32, 32],
     "interpolation": "bicubic",
-    "mean": list(open_clip.OPENAI_DATASET_MEAN),
-    "std": list(open_clip.OPENAI_DATASET_STD),
+    "mean": [0.48145466, 0.4578275, 0.40821073],
+    "std": [0.26862954, 0.26130258, 0.27577711],
 }
 
 
@@ -224,7 +222,6 @@ def test_a_clip_projection_is_no_classifier(name: str, rules: dict[str, str]) ->
     ],
 )
 def test_image_processors_the_contract_cannot_say(change: dict[str, Any], text: str) -> None:
-    transformers = pytest.importorskip("transformers")
     from robustcheck_onnx.exporters import from_transformers
 
     with pytest.raises(ExportError, match=text) as caught:
@@ -233,7 +230,6 @@ def test_image_processors_the_contract_cannot_say(change: dict[str, Any], text: 
 
 
 def test_transformers_missing_weights_and_other_types(tmp_path: Path) -> None:
-    transformers = pytest.importorskip("transformers")
     from robustcheck_onnx.exporters import from_transformers
 
     sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 32}

@@ -15,7 +15,6 @@ from robustcheck_onnx.exporters.errors import ExportError
 from robustcheck_onnx.exporters.run import run
 from support.user_modules import contract_of, images_of, left_in
 
-pytest.importorskip("torch", reason="extra `export` is not installed")
 pytestmark = pytest.mark.usefixtures("my_vision")
 
 

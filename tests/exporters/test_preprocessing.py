@@ -17,7 +17,6 @@ from robustcheck_onnx.exporters.run import run
 from support import ROOT
 from support.user_modules import left_in
 
-pytest.importorskip("torch", reason="extra `export` is not installed")
 pytestmark = pytest.mark.usefixtures("my_vision")
 
 
@@ -42,6 +41,7 @@ def test_preprocessing_that_says_other_pixels_is_refused(
     assert left_in(tmp_path) == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("source", "name"), [("timm", "test_vit"), ("torchvision", "vit_b_32")])
 def test_a_size_the_model_cannot_run_at(tmp_path: Path, skimage_photos: list[Path], source: str, name: str) -> None:
     (tmp_path / "p.json").write_text(json.dumps(SQUASH_32 | {"size": [31, 31], "resize_size": [31, 31]}))

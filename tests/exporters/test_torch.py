@@ -15,9 +15,10 @@ import pytest
 from robustcheck_onnx.exporters import loading
 from robustcheck_onnx.exporters.errors import ExportError
 from robustcheck_onnx.exporters.run import run
+from support import profile
+from support.lazy import torch
 from support.user_modules import contract_of, images_of, left_in
 
-torch = pytest.importorskip("torch", reason="extra `export` is not installed")
 pytestmark = pytest.mark.usefixtures("my_vision")
 
 
@@ -97,6 +98,7 @@ TORCH_REFUSALS = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("name", "options", "code", "text"), TORCH_REFUSALS)
 def test_torch_refusals(
     tmp_path: Path, skimage_photos: list[Path], name: str, options: dict[str, Any], code: int, text: str
@@ -133,6 +135,7 @@ def test_call_refusals(tmp_path: Path, skimage_photos: list[Path], change: dict[
     assert left_in(tmp_path) == []
 
 
+@pytest.mark.long
 def test_unreadable_photo(tmp_path: Path, skimage_photos: list[Path]) -> None:
     with pytest.raises(ExportError, match=r"my_vision.py: photo is unreadable"):
         run("torch", "my_vision:encoder", tmp_path / "m.onnx", photos=[*skimage_photos[:4], tmp_path / "my_vision.py"])
@@ -158,17 +161,11 @@ def test_nothing_is_printed(
         assert line in said
 
 
-LAZY = "import sys; import robustcheck_onnx.exporters.{0}; sys.exit('torch' in sys.modules)"
-
-
-@pytest.mark.parametrize(
-    ("module", "imports_torch"),
-    [("run", False), ("write", False), ("contract", False), ("parity", False), ("from_torch", True)],
-)
-def test_torch_is_imported_when_used(module: str, imports_torch: bool) -> None:
-    """`from_torch` proves that the probe can fail."""
-    done = subprocess.run([sys.executable, "-c", LAZY.format(module)], check=False, timeout=120)
-    assert bool(done.returncode) is imports_torch
+@pytest.mark.process
+def test_torch_is_imported_when_used() -> None:
+    """`run` imports all that is needed before a source is known."""
+    code = "import sys; import robustcheck_onnx.exporters.run; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=profile.PATIENCE_S).returncode == 0
 
 
 def test_quiet_gives_back_what_it_took() -> None:

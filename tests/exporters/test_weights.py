@@ -14,14 +14,14 @@ from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.exporters import loading
 from robustcheck_onnx.exporters.errors import ExportError
 from robustcheck_onnx.exporters.run import run
+from support import profile
 from support.hub_cache import hub_repo
+from support.lazy import open_clip, timm, torch, torchvision, transformers
 from support.user_modules import contract_of, left_in
 
-torch = pytest.importorskip("torch", reason="extra `export` is not installed")
-pytestmark = pytest.mark.usefixtures("my_vision")
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("my_vision")]
 
 
-@pytest.mark.long
 def test_random_weights_are_said(tmp_path: Path, skimage_photos: list[Path]) -> None:
     record = run("timm", "test_resnet", tmp_path / "m.onnx", random_weights=True, photos=skimage_photos)
     source = contract_of(record.path)["source"]
@@ -29,7 +29,6 @@ def test_random_weights_are_said(tmp_path: Path, skimage_photos: list[Path]) -> 
     assert "matched_to" not in source
 
 
-@pytest.mark.long
 def test_a_file_says_what_it_was_matched_to_and_its_own_digest(tmp_path: Path, skimage_photos: list[Path]) -> None:
     options: dict[str, Any] = {"random_weights": True, "photos": skimage_photos, "matched_to": "CLIP ViT-B/32"}
     for precision in ("fp32", "fp16"):
@@ -104,7 +103,6 @@ def test_weights_that_a_library_leaves_random_are_seen() -> None:
 
 def test_checkpoint_of_unknown_preprocessing(tmp_path: Path, skimage_photos: list[Path]) -> None:
     """torchvision published resnet50 with two preprocessings: a bare file says neither."""
-    torchvision = pytest.importorskip("torchvision")
     torch.save(torchvision.models.resnet50().state_dict(), tmp_path / "w.pth")
     with pytest.raises(ExportError, match="preprocessing of this checkpoint is not known") as caught:
         run("torchvision", "resnet50", tmp_path / "m.onnx", weights="w.pth", photos=skimage_photos)
@@ -148,11 +146,8 @@ for source, name, options in (
 """
 
 
-@pytest.mark.long
 def test_hub_cache_offline(tmp_path: Path, skimage_photos: list[Path]) -> None:
     """The libraries' own hub loaders find a cache folder; what is not in it is exit 4 with what to place where."""
-    open_clip, timm = pytest.importorskip("open_clip"), pytest.importorskip("timm")
-    transformers = pytest.importorskip("transformers")
     from safetensors.torch import save_file
 
     cache = tmp_path / "cache"
@@ -178,7 +173,7 @@ def test_hub_cache_offline(tmp_path: Path, skimage_photos: list[Path]) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=profile.PATIENCE_S,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout == ""

@@ -19,8 +19,7 @@ from robustcheck_onnx.exporters.errors import ExportError
 from robustcheck_onnx.exporters.run import run
 from robustcheck_onnx.exporters.zero_shot import DEFAULT_TEMPLATES, Prompts, read_prompts, text_head
 from support import PHOTOS
-
-torch = pytest.importorskip("torch", reason="extra `export` is not installed")
+from support.lazy import open_clip, torch, transformers
 
 CLASSES = ("tabby cat", "espresso", "rocket")
 FIVE = PHOTOS[:5]
@@ -29,7 +28,6 @@ TEXT = {"context_length": 20, "vocab_size": 49408, "width": 16, "heads": 2, "lay
 
 
 def _open_clip_folder(folder: Path, text: dict[str, int] = TEXT, **more: Any) -> Any:
-    import open_clip
     from safetensors.torch import save_file
 
     folder.mkdir()
@@ -62,8 +60,6 @@ class Exported(NamedTuple):
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     """A tiny open_clip model with a SigLIP-like logit bias, exported without and with a head."""
-    import open_clip
-
     tmp = tmp_path_factory.mktemp("clip")
     model = _open_clip_folder(tmp / "clip", init_logit_bias=-10.0)
     name = f"local-dir:{tmp / 'clip'}"
@@ -116,6 +112,8 @@ def test_the_contract_names_classes_templates_and_the_same_tensor(clip: Exported
     assert headed.representation == bare.representation
     assert headed.contract.source == bare.contract.source
     assert headed.contract.parity is not None
+    (prop,) = [p for p in onnx.load(clip.bare).metadata_props if p.key == "robustcheck.contract"]
+    assert "zero_shot" not in json.loads(prop.value)
 
 
 @pytest.mark.long
@@ -130,8 +128,6 @@ def test_the_check_measures_the_same_with_a_head(clip: Exported) -> None:
 
 @pytest.mark.long
 def test_transformers_clip_gives_its_own_logits_per_image(tmp_path: Path) -> None:
-    import transformers
-
     folder = tmp_path / "clip"
     tiny = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
     letters = [chr(c) for c in range(ord("a"), ord("z") + 1)] + ["."]
@@ -176,6 +172,7 @@ def test_transformers_clip_gives_its_own_logits_per_image(tmp_path: Path) -> Non
     assert list(outputs) == ["representation", "pooled", "logits"]
 
 
+@pytest.mark.long
 def test_the_head_is_the_normalised_mean_times_the_scale() -> None:
     """Closed form: two templates at right angles average to their diagonal."""
     vectors = {"a x": [3.0, 0.0], "b x": [0.0, 5.0], "a y": [-2.0, 0.0], "b y": [-7.0, 0.0]}
@@ -190,8 +187,8 @@ def test_braces_in_a_class_name_stay() -> None:
     assert Prompts(("{0} {x}",), ("a {}, {}!",)).texts("{0} {x}") == ["a {0} {x}, {0} {x}!"]
 
 
+@pytest.mark.long
 def test_imagenets_names_and_openais_templates_are_open_clips() -> None:
-    open_clip = pytest.importorskip("open_clip", reason="extra `export` is not installed")
     prompts = read_prompts("imagenet", "openai")
     assert list(prompts.classes) == list(open_clip.IMAGENET_CLASSNAMES)
     assert len(prompts.classes) == 1000
@@ -266,11 +263,6 @@ def test_a_tokenizer_of_the_hub_that_is_not_here_is_said(tmp_path: Path) -> None
             photos=FIVE,
         )  # fmt: skip
     assert refused.value.exit_code == 4
-
-
-def test_a_contract_without_a_head_has_no_such_key(clip: Exported) -> None:
-    (prop,) = [p for p in onnx.load(clip.bare).metadata_props if p.key == "robustcheck.contract"]
-    assert "zero_shot" not in json.loads(prop.value)
 
 
 @pytest.mark.long

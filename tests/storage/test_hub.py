@@ -440,6 +440,7 @@ def test_a_data_set_by_its_name(served: MockHub, lookup_pass: tuple[Path, Path],
         check(model, images="hf://datasets/org/nix")
 
 
+@pytest.mark.process
 @pytest.mark.usefixtures("wall")
 def test_the_command_as_a_user_types_it(served: MockHub, lookup_pass: tuple[Path, Path], tmp_path: Path) -> None:
     """In processes of their own: the client reads its environment, fetches, says how far it is, and reports nothing."""

@@ -52,7 +52,7 @@ def web(tmp_path: Path) -> Generator[tuple[str, Path, list[str]], None, None]:
             pass
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(folder))) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}", folder, asked
         server.shutdown()
 
