@@ -15,8 +15,6 @@ from robustcheck_onnx.checker.model.basis import mutually_orthogonal
 from robustcheck_onnx.checker.model.open import open_model
 from support import PHOTOS, onnx_models
 
-pytestmark = pytest.mark.long
-
 
 def rotation(rows: int, columns: int, seed: int = 0) -> np.ndarray:
     """Orthonormal columns (or rows, where there are fewer)."""
@@ -25,7 +23,9 @@ def rotation(rows: int, columns: int, seed: int = 0) -> np.ndarray:
     return basis
 
 
-@pytest.mark.parametrize(("rows", "columns"), [(768, 512), (512, 512), (320, 512), (2048, 1024)])
+@pytest.mark.parametrize(
+    ("rows", "columns"), [(768, 512), (512, 512), (320, 512), pytest.param(2048, 1024, marks=pytest.mark.long)]
+)
 def test_orthogonal_columns_or_rows_are_a_change_of_basis(rows: int, columns: int) -> None:
     basis = rotation(rows, columns)
     assert mutually_orthogonal(basis)
@@ -43,6 +43,7 @@ def test_orthogonal_columns_or_rows_are_a_change_of_basis(rows: int, columns: in
     assert not mutually_orthogonal(np.random.default_rng(2).normal(size=(rows, columns)))
 
 
+@pytest.mark.long
 def test_every_real_learned_layer_is_none(efficientnet_lite0: Path) -> None:
     """All pointwise convolutions and the classifier of EfficientNet-Lite0."""
     proto = onnx.load(efficientnet_lite0)

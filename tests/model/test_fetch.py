@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultE
 from robustcheck_onnx.checker.storage.local import download
 from robustcheck_onnx.checker.storage.remote import LIMIT, open_url
 from support import onnx_models
+from support.profile import PATIENCE_S
 from support.stores import ODD, SECRET, put, url_of
 
 pytest.importorskip("fsspec", reason="the extra remote is not installed")
@@ -133,19 +132,20 @@ def test_other_verbs_say_that_they_take_no_url(
         assert SECRET not in said
 
 
-def test_sigterm_leaves_nothing(own_temporary_folder: Path) -> None:
+@pytest.mark.process
+def test_sigterm_leaves_nothing(own_temporary_folder: Path, tmp_path: Path) -> None:
     """The signal comes while the model is being downloaded: the copy is there, and then it is not."""
     program = """
 STORE = '''
-import time, fsspec
+import os, pathlib, signal, fsspec
 from fsspec.implementations.memory import MemoryFileSystem
-store = fsspec.filesystem("memory")
-store.pipe_file("/m.onnx", b"x" * 40_000_000)
-whole = MemoryFileSystem.cat_file
-def slow(self, path, **more):
-    time.sleep(1)
-    return whole(self, path, **more)
-MemoryFileSystem.cat_file = slow
+fsspec.filesystem("memory").pipe_file("/m.onnx", b"x" * 1000)
+def read(self, path, **more):
+    there = list(pathlib.Path(os.environ["TMPDIR"]).glob("robustcheck-*/robustcheck-*/m.onnx"))
+    pathlib.Path(os.environ["SEEN"]).write_text(f"{len(there)} file")
+    os.kill(os.getppid(), signal.SIGTERM)
+    signal.pause()
+MemoryFileSystem.cat_file = read
 '''
 import sys
 from robustcheck_onnx.checker import isolation
@@ -153,13 +153,10 @@ from robustcheck_onnx.checker.cli import main
 isolation.START = f"exec({STORE!r}); {isolation.START}"  # the child has the store
 sys.exit(main(["memory://m.onnx"]))
 """
-    environment = os.environ | {"TMPDIR": str(own_temporary_folder)}
-    with subprocess.Popen([sys.executable, "-c", program], env=environment, stderr=subprocess.PIPE) as process:
-        until = time.monotonic() + 60
-        while not list(own_temporary_folder.glob("robustcheck-*/robustcheck-*/m.onnx")):
-            assert process.poll() is None
-            assert time.monotonic() < until
-            time.sleep(0.02)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 143
+    environment = os.environ | {"TMPDIR": str(own_temporary_folder), "SEEN": str(tmp_path / "seen")}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, check=False, timeout=PATIENCE_S
+    )
+    assert done.returncode == 143, done.stderr
+    assert (tmp_path / "seen").read_text() == "1 file"
     assert list(own_temporary_folder.glob("robustcheck-*")) == []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,28 @@ def rng() -> np.random.Generator:
 
 def weight(*shape: int) -> Array:
     return rng().normal(size=shape).astype(np.float32)
+
+
+def graph(text: str) -> list[Node]:
+    """Nodes for `build`, from "a, b = Op(x, w, axis=1); …": inputs first, an absent one is empty, then attributes.
+
+    A semicolon or a line's end stands between two nodes; FLOAT and the like are types of tensors.
+    """
+    return [_node(part.strip()) for part in re.split(r"[;\n]", text) if part.strip()]
+
+
+def _node(text: str) -> Node:
+    outputs, _, call = text.partition(" = ")
+    op, _, arguments = call.removesuffix(")").partition("(")
+    inputs: list[str] = []
+    attributes: dict[str, Any] = {}
+    for argument in re.split(r", (?![^\[]*\])", arguments) if arguments else ():
+        name, is_attribute, value = argument.partition("=")
+        if is_attribute:
+            attributes[name] = TensorProto.DataType.Value(value) if value.isidentifier() else ast.literal_eval(value)
+        else:
+            inputs.append(name)
+    return op, inputs, outputs.split(", "), attributes
 
 
 def build(
