@@ -153,12 +153,7 @@ def transformers_cases() -> list[tuple[str, str, dict[str, Any], Preprocessing]]
     half: dict[str, Any] = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
     clip = CLIP.model_copy(update={"crop_rounding": "floor"})
     dinov2 = clip.model_copy(
-        update={
-            "resize_size": (256, 256),
-            "mean": IMAGENET.mean,
-            "std": IMAGENET.std,
-            "crop_rounding": "floor",
-        }
+        update={"resize_size": (256, 256), "mean": IMAGENET.mean, "std": IMAGENET.std, "crop_rounding": "floor"}
     )
     dinov2_arguments = {
         "size": {"shortest_edge": 256},
@@ -167,12 +162,7 @@ def transformers_cases() -> list[tuple[str, str, dict[str, Any], Preprocessing]]
     }
     small_crop = clip.model_copy(update={"size": (257, 231)})
     square = Preprocessing(
-        size=(224, 224),
-        resize_mode="squash",
-        resize_size=(224, 224),
-        interpolation="bicubic",
-        crop="none",
-        **half,
+        size=(224, 224), resize_mode="squash", resize_size=(224, 224), interpolation="bicubic", crop="none", **half
     )
     return [
         ("clip", "CLIPImageProcessor", {}, clip),

@@ -132,11 +132,7 @@ def test_list_csv_and_jsonl(tmp_path: Path) -> None:
         ("l.txt", "\n", r"l\.txt: number of images listed is 0; at least one is needed"),
         ("m.csv", "path\na.png\nb.png\n", r"m\.csv: row 3: path is b\.png; there is no such file"),
         ("m.csv", "path,label\n,x\n", r"m\.csv: row 2: path is ''; it must be the path of an image"),
-        (
-            "m.csv",
-            "name\na.png\n",
-            r"row 2 has the columns name; one of path, image, file must name the image",
-        ),
+        ("m.csv", "name\na.png\n", r"row 2 has the columns name; one of path, image, file must name the image"),
         ("m.csv", "path\na.png,x\n", "row 2 has more cells than columns"),
         ("m.csv", 'path\n"a.png\n', r"row \d is not CSV"),
         ("m.jsonl", '{"path": "a.png"}\n{"path": }\n', r"m\.jsonl: row 2 is not JSON"),
@@ -183,12 +179,7 @@ def test_tar_shards_give_images_and_touch_nothing_else(tmp_path: Path) -> None:
         source = open_images(spec)
         assert source.kind == "tar"
         found = {item.name: item for item in source.items()}
-        assert sorted(found) == [
-            "s-000.tar/0.png",
-            "s-000.tar/d/1.v2.png",
-            "s-001.TAR/2.PNG",
-            "s-001.TAR/3.jpg",
-        ]
+        assert sorted(found) == ["s-000.tar/0.png", "s-000.tar/d/1.v2.png", "s-001.TAR/2.PNG", "s-001.TAR/3.jpg"]
         assert [level(found[name]) for name in sorted(found)[:3]] == [0, 1, 2]
         assert found["s-001.TAR/3.jpg"] == Skipped("s-001.TAR/3.jpg", "empty file")
     one = open_images(tmp_path / "s-000.tar").load(0)
@@ -313,17 +304,9 @@ def test_arrays_of_one_file_hold_images_of_one_shape(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("array", "error", "message"),
     [
-        (
-            np.zeros((2, 6, 5, 3)),
-            UsageError,
-            r"array: shape is \(2, 6, 5, 3\); it must be \(batch, 1 or 3 channels",
-        ),
+        (np.zeros((2, 6, 5, 3)), UsageError, r"array: shape is \(2, 6, 5, 3\); it must be \(batch, 1 or 3 channels"),
         (np.zeros((0, 3, 5, 5)), UsageError, r"shape is \(0, 3, 5, 5\)"),
-        (
-            np.zeros((1, 3, 5, 5), np.complex64),
-            UsageError,
-            "dtype is complex64; it must be float or unsigned",
-        ),
+        (np.zeros((1, 3, 5, 5), np.complex64), UsageError, "dtype is complex64; it must be float or unsigned"),
         (np.array([{"pickle": 1}]), CannotAssessError, "x.npy: file is not a plain array"),
     ],
 )

@@ -22,6 +22,7 @@ from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.checker.runtime.doctor import Finding
 from robustcheck_onnx.thresholds import profile as profiles
 from support import lookup, onnx_models
+from support.onnx_models import graph
 
 FINDINGS = [
     Finding(check="Python", status="ok", detail="3.11.7"),
@@ -152,13 +153,10 @@ def linear_encoder(
     path: Path, features: int = 512, *, size: int | None = 8, shape: tuple[Any, ...] | None = ()
 ) -> Path:
     """Write a signed network that a projection ends. `shape` of the output: () = (batch, features)."""
-    nodes: list[onnx_models.Node] = [
-        ("Conv", ["image", "first"], ["one"], {"kernel_shape": [3, 3]}),
-        ("MatMul", ["one", "mix"], ["mixed"]),
-        ("Mul", ["mixed", "one"], ["signed"]),
-        ("ReduceMean", ["signed", "axes"], ["features"], {"keepdims": 0}),
-        ("MatMul", ["features", "proj"], ["embedding"]),
-    ]
+    nodes: list[onnx_models.Node] = graph("""
+        one = Conv(image, first, kernel_shape=[3, 3]); mixed = MatMul(one, mix); signed = Mul(mixed, one)
+        features = ReduceMean(signed, axes, keepdims=0); embedding = MatMul(features, proj)
+    """)
     weights = {"first": onnx_models.weight(24, 3, 3, 3), "mix": onnx_models.weight(6, 6), "axes": np.array([2, 3])}
     weights["proj"] = onnx_models.weight(24, features)
     output = ("embedding", TensorProto.FLOAT, ("batch", features) if shape == () else shape)

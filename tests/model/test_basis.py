@@ -14,6 +14,7 @@ from robustcheck_onnx import check
 from robustcheck_onnx.checker.model.basis import mutually_orthogonal
 from robustcheck_onnx.checker.model.open import open_model
 from support import PHOTOS, onnx_models
+from support.onnx_models import graph
 
 
 def rotation(rows: int, columns: int, seed: int = 0) -> np.ndarray:
@@ -61,12 +62,10 @@ def test_nothing_to_compare_is_no_change_of_basis(vectors: np.ndarray) -> None:
 def signed_features(width: int = 16) -> tuple[list[Any], dict[str, Any]]:
     """A matrix product of two image tensors, as attention is one: (image, width), named "signed"."""
     nodes, weights = onnx_models.pooled(width)
-    nodes += [
-        ("MatMul", ["features", "mix"], ["mixed"]),
-        ("Transpose", ["features"], ["across"], {"perm": [1, 0]}),
-        ("MatMul", ["mixed", "across"], ["weights"]),
-        ("MatMul", ["weights", "mixed"], ["signed"]),
-    ]
+    nodes += graph("""
+        mixed = MatMul(features, mix); across = Transpose(features, perm=[1, 0])
+        weights = MatMul(mixed, across); signed = MatMul(weights, mixed)
+    """)
     return nodes, weights | {"mix": onnx_models.weight(width, width)}
 
 
@@ -74,17 +73,13 @@ def signed_encoder(form: str, weight: np.ndarray) -> onnx.ModelProto:
     """`signed_features`, then one linear layer written in one of the forms that exporters write."""
     nodes, weights = signed_features()
     w = weight.astype(np.float32)
-    end: list[Any] = [("MatMul", ["signed", "w"], ["embedding"])]
+    end: list[Any] = graph("embedding = MatMul(signed, w)")
     weights["w"] = w
     if form == "gemm":
-        end, weights["w"] = [("Gemm", ["signed", "w"], ["embedding"], {"transB": 1})], w.T.copy()
+        end, weights["w"] = graph("embedding = Gemm(signed, w, transB=1)"), w.T.copy()
     elif form == "conv":
         weights |= {"w": w.T[:, :, None, None].copy(), "axes": np.array([2, 3])}
-        end = [
-            ("Unsqueeze", ["signed", "axes"], ["map"]),
-            ("Conv", ["map", "w"], ["out"]),
-            ("Flatten", ["out"], ["embedding"]),
-        ]
+        end = graph("map = Unsqueeze(signed, axes); out = Conv(map, w); embedding = Flatten(out)")
     elif form == "transposed":
         end.insert(0, ("Transpose", ["w_t"], ["w"], {"perm": [1, 0]}))
         weights["w_t"] = weights.pop("w").T.copy()
@@ -123,23 +118,19 @@ def quantised(form: str, w: np.ndarray) -> tuple[list[Any], dict[str, Any]]:
         points = np.clip(np.round(-low / scales), 0, 255)
         levels = np.clip(np.round(w / scales + points), 0, 255)
         weights = {"w8": levels.astype(np.uint8), "scale": scales.astype(np.float32), "z": points.astype(np.uint8)}
-        end: list[Any] = [("DequantizeLinear", ["w8", "scale", "z"], ["w"], {"axis": 1})]
+        end: list[Any] = graph("w = DequantizeLinear(w8, scale, z, axis=1)")
         return [*end, ("MatMul", ["signed", "w"], ["embedding"])], weights
     if form == "dynamic":
-        return [
-            ("DynamicQuantizeLinear", ["signed"], ["s8", "s_scale", "s_zero"]),
-            ("MatMulInteger", ["s8", "w8", "s_zero", "z"], ["sums"]),
-            ("Cast", ["sums"], ["float"], {"to": onnx.TensorProto.FLOAT}),
-            ("Mul", ["s_scale", "scale"], ["both"]),
-            ("Mul", ["float", "both"], ["embedding"]),
-        ], weights
+        return graph("""
+            s8, s_scale, s_zero = DynamicQuantizeLinear(signed); sums = MatMulInteger(s8, w8, s_zero, z)
+            float = Cast(sums, to=FLOAT); both = Mul(s_scale, scale); embedding = Mul(float, both)
+        """), weights
     if form == "qlinear":
-        return [
-            ("QuantizeLinear", ["signed", "scale", "z"], ["s8"]),
-            ("QLinearMatMul", ["s8", "scale", "z", "w8", "scale", "z", "scale", "z"], ["e8"]),
-            ("DequantizeLinear", ["e8", "scale", "z"], ["embedding"]),
-        ], weights
-    return [("com.microsoft:DynamicQuantizeMatMul", ["signed", "w8", "scale", "z"], ["embedding"])], weights
+        return graph("""
+            s8 = QuantizeLinear(signed, scale, z); e8 = QLinearMatMul(s8, scale, z, w8, scale, z, scale, z)
+            embedding = DequantizeLinear(e8, scale, z)
+        """), weights
+    return graph("embedding = com.microsoft:DynamicQuantizeMatMul(signed, w8, scale, z)"), weights
 
 
 @pytest.mark.parametrize("form", ["dequantize_by_channel", "dynamic", "qlinear", "fused"])
@@ -167,12 +158,12 @@ def test_a_weight_that_the_graph_computes_is_computed(form: str, tmp_path: Path)
     for weight, ends in ((rotation(32, 12), "change_of_basis"), (onnx_models.weight(32, 12), "linear")):
         w = weight.astype(np.float32)
         nodes, weights = signed_features(32)
-        end: list[Any] = [("MatMul", ["signed", "w"], ["embedding"])]
+        end: list[Any] = graph("embedding = MatMul(signed, w)")
         if form == "scaled":  # a PCA that whitens, its scales kept apart
             end.insert(0, ("Div", ["v", "scales"], ["w"]))
             weights |= {"v": w, "scales": np.linspace(1, 3, 12).astype(np.float32)}
         elif form == "low_rank":  # an adapter that was not folded in
-            end[:0] = [("MatMul", ["a", "b"], ["ab"]), ("Add", ["v", "ab"], ["w"])]
+            end[:0] = graph("ab = MatMul(a, b); w = Add(v, ab)")
             weights |= {"v": w, "a": np.zeros((32, 2), np.float32), "b": np.zeros((2, 12), np.float32)}
         elif form == "sliced":
             end.insert(0, ("Slice", ["v", "from", "to", "axis"], ["w"]))
@@ -209,11 +200,11 @@ def test_a_weight_that_the_graph_computes_is_computed(form: str, tmp_path: Path)
 def test_one_turned_layer_among_several_is_enough(form: str, tmp_path: Path) -> None:
     w = rotation(16, 12).astype(np.float32)
     forms: dict[str, list[Any]] = {
-        "concat": [("MatMul", ["signed", "w2"], ["b"]), ("Concat", ["a", "b"], ["embedding"], {"axis": -1})],
-        "sum": [("MatMul", ["signed", "w2"], ["b"]), ("Add", ["a", "b"], ["embedding"])],
-        "residual": [("MatMul", ["a", "v"], ["b"]), ("MatMul", ["b", "v"], ["c"]), ("Add", ["a", "c"], ["embedding"])],
-        "constant": [("Concat", ["a", "one"], ["embedding"], {"axis": -1})],
-        "then_linear": [("MatMul", ["a", "v"], ["embedding"])],
+        "concat": graph("b = MatMul(signed, w2); embedding = Concat(a, b, axis=-1)"),
+        "sum": graph("b = MatMul(signed, w2); embedding = Add(a, b)"),
+        "residual": graph("b = MatMul(a, v); c = MatMul(b, v); embedding = Add(a, c)"),
+        "constant": graph("embedding = Concat(a, one, axis=-1)"),
+        "then_linear": graph("embedding = MatMul(a, v)"),
     }
     for first, turned in ((w, True), (onnx_models.weight(16, 12), False)):
         nodes, weights = signed_features()
@@ -231,7 +222,7 @@ def test_one_turned_layer_among_several_is_enough(form: str, tmp_path: Path) -> 
 @pytest.mark.parametrize("turned", [True, False])
 def test_a_convolution_over_the_whole_map_is_a_linear_layer(turned: bool, tmp_path: Path) -> None:
     w = (rotation(12, 48) if turned else onnx_models.weight(12, 48)).reshape(12, 3, 4, 4).astype(np.float32)
-    nodes = [("Conv", ["image", "w"], ["map"]), ("Flatten", ["map"], ["embedding"])]
+    nodes = graph("map = Conv(image, w); embedding = Flatten(map)")
     image = ("image", onnx.TensorProto.FLOAT, ("batch", 3, 4, 4))
     proto = onnx_models.build(nodes, ["embedding"], {"w": w}, inputs=[image])
     end = open_model(onnx_models.save(proto, tmp_path / "m.onnx")).representation.ends_in
@@ -254,10 +245,7 @@ def test_a_constant_nodes_weight_in_an_external_file_is_read(tmp_path: Path) -> 
 def test_a_weight_that_is_no_matrix_is_not_read(tmp_path: Path) -> None:
     nodes, weights = signed_features()
     weights["w"] = onnx_models.weight(16, 4, 4)
-    nodes += [
-        ("Einsum", ["signed", "w"], ["heads"], {"equation": "bi,ijk->bjk"}),
-        ("Flatten", ["heads"], ["embedding"]),
-    ]
+    nodes += graph('heads = Einsum(signed, w, equation="bi,ijk->bjk"); embedding = Flatten(heads)')
     path = onnx_models.save(onnx_models.build(nodes, ["embedding"], weights), tmp_path / "m.onnx")
     assert str(open_model(path).representation.ends_in) == "linear_unread"
 
@@ -270,27 +258,14 @@ SHIFTS = {"w": onnx_models.weight(16, 1, 3), "axis": np.array([2], np.int64)}
     [
         (
             SHIFTS,
-            [
-                ("Unsqueeze", ["norm", "axis"], ["row"]),
-                ("Conv", ["row", "w"], ["map"], {"group": 16, "pads": [1, 1]}),
-                ("Squeeze", ["map", "axis"], ["embedding"]),
-            ],
+            graph("""
+                row = Unsqueeze(norm, axis); map = Conv(row, w, group=16, pads=[1, 1])
+                embedding = Squeeze(map, axis)
+            """),
             "linear_unread",
         ),
-        (
-            SHIFTS,
-            [
-                ("Unsqueeze", ["norm", "pair"], ["row"]),
-                ("MatMul", ["row", "w"], ["map"]),
-                ("Flatten", ["map"], ["embedding"]),
-            ],
-            "linear_unread",
-        ),
-        (
-            {"w": onnx_models.weight(16, 4)},
-            [("Einsum", ["norm", "w"], ["embedding"], {"equation": "bi,ij->bi"})],
-            "linear_unread",
-        ),
+        (SHIFTS, graph("row = Unsqueeze(norm, pair); map = MatMul(row, w); embedding = Flatten(map)"), "linear_unread"),
+        ({"w": onnx_models.weight(16, 4)}, graph('embedding = Einsum(norm, w, equation="bi,ij->bi")'), "linear_unread"),
         (
             {"w": onnx_models.weight(12, 16)},
             [("Einsum", ["norm", "w"], ["embedding"], {"equation": "bi, oi -> bo"})],
@@ -312,7 +287,7 @@ def test_factors_of_features_are_no_linear_layer(
 
 def test_a_weight_computed_from_the_image_is_not_known(tmp_path: Path) -> None:
     nodes, weights = signed_features()
-    nodes += [("Transpose", ["features"], ["w"], {"perm": [1, 0]}), ("MatMul", ["signed", "w"], ["embedding"])]
+    nodes += graph("w = Transpose(features, perm=[1, 0]); embedding = MatMul(signed, w)")
     path = onnx_models.save(onnx_models.build(nodes, ["embedding"], weights), tmp_path / "m.onnx")
     assert str(open_model(path).representation.ends_in) == "other:MatMul"
 

@@ -21,6 +21,7 @@ from robustcheck_onnx.checker.model.file import read_onnx
 from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.exporters import digest
 from support import lookup, onnx_models
+from support.onnx_models import graph
 
 
 def of_file(path: Path) -> str:
@@ -65,12 +66,10 @@ def written_out(*initializers: Raw) -> str:
 def wide() -> onnx.ModelProto:
     """A projection of 128 KB, which the light parser leaves in the file, and a small bias."""
     rng = np.random.default_rng(0)
-    nodes: list[Any] = [
-        ("GlobalAveragePool", ["image"], ["gap"]),
-        ("Flatten", ["gap"], ["flat"]),
-        ("Gemm", ["flat", "up", "bias"], ["up_out"], {}),
-        ("MatMul", ["up_out", "large"], ["representation"]),
-    ]
+    nodes: list[Any] = graph("""
+        gap = GlobalAveragePool(image); flat = Flatten(gap); up_out = Gemm(flat, up, bias)
+        representation = MatMul(up_out, large)
+    """)
     values = {
         "up": rng.normal(size=(3, 64)).astype(np.float32),
         "bias": rng.normal(size=64).astype(np.float32),
@@ -130,8 +129,7 @@ def everything() -> onnx.ModelProto:
         [helper.make_tensor_value_info("branched", TensorProto.FLOAT, None)],
     )
     nodes: list[Any] = [
-        ("GlobalAveragePool", ["image"], ["gap"]),
-        ("Flatten", ["gap"], ["flat"]),
+        *graph("gap = GlobalAveragePool(image); flat = Flatten(gap)"),
         ("If", ["yes"], ["chosen"], {"then_branch": branch, "else_branch": other}),
         ("own:Shift", ["chosen"], ["representation"]),
     ]
@@ -314,10 +312,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, byt
     ]
     lengths = [len(weight.raw_data) for weight in wide().graph.initializer]
     of_data = [at for start, n in zip(used, lengths, strict=True) for at in range(start, start + n)]
-    return {
-        "inline": (inline, content, places),
-        "external": (data, data.read_bytes(), of_data),
-    }
+    return {"inline": (inline, content, places), "external": (data, data.read_bytes(), of_data)}
 
 
 @given(data=st.data(), where=st.sampled_from(["inline", "external"]), bit=st.integers(0, 7))

@@ -15,6 +15,7 @@ from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.checker.runtime.runner import Runner
 from support import onnx_models
+from support.onnx_models import graph
 
 FLOAT, INT64, BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
 PIXELS = np.random.default_rng(5).random((3, 8, 8, 3)).astype(np.float32)
@@ -36,12 +37,11 @@ def clip() -> onnx.ModelProto:
     nodes += [
         ("Gather", ["table", "input_ids"], ["words"]),
         ("Cast", ["attention_mask"], ["mask"], {"to": FLOAT}),
-        ("Unsqueeze", ["mask", "last"], ["mask3"]),
-        ("Mul", ["words", "mask3"], ["masked"]),
-        ("ReduceMean", ["masked", "one"], ["text_embeds"], {"keepdims": 0}),
-        ("Transpose", ["image_embeds"], ["turned"]),
-        ("MatMul", ["text_embeds", "turned"], ["logits_per_text"]),
-        ("Transpose", ["logits_per_text"], ["logits_per_image"]),
+        *graph("""
+            mask3 = Unsqueeze(mask, last); masked = Mul(words, mask3)
+            text_embeds = ReduceMean(masked, one, keepdims=0); turned = Transpose(image_embeds)
+            logits_per_text = MatMul(text_embeds, turned); logits_per_image = Transpose(logits_per_text)
+        """),
     ]
     weights["last"] = np.asarray([2])
     outputs = [(name, FLOAT, (first, 16)) for name, first in (("text_embeds", "texts"), ("image_embeds", "batch"))]
@@ -116,25 +116,25 @@ def test_an_input_with_a_default_is_no_input(opened: Any) -> None:
     [
         (
             [("t", FLOAT, (1,))],
-            [("Mul", ["image_embeds", "t"], ["scaled"])],
+            graph("scaled = Mul(image_embeds, t)"),
             ["scaled"],
             "t float (1); scaled needs pixel_values, t; an output must need the image input alone",
         ),
         (
             [("training_mode", BOOL, ())],
-            [("Dropout", ["image_embeds", "", "training_mode"], ["dropped"])],
+            graph("dropped = Dropout(image_embeds, , training_mode)"),
             ["dropped"],
             "training_mode bool (); dropped needs pixel_values, training_mode; an output must need the image",
         ),
         (
             [IDS],
-            [("Shape", ["input_ids"], ["size"]), ("Expand", ["image_embeds", "size"], ["wide"])],
+            graph("size = Shape(input_ids); wide = Expand(image_embeds, size)"),
             ["wide"],  # be it only the shape
             "input_ids int64 (?, 7); wide needs input_ids, pixel_values; an output must need the image input alone",
         ),
         (
             [("depth", FLOAT, ("batch", 3, 8, 8))],
-            [("Flatten", ["depth"], ["flat"])],
+            graph("flat = Flatten(depth)"),
             ["image_embeds", "flat"],
             "depth float (?, 3, 8, 8); image_embeds needs pixel_values alone; flat needs depth alone; it must be",
         ),
@@ -162,7 +162,7 @@ def test_many_outputs_are_not_all_listed(opened: Any) -> None:
 @pytest.mark.parametrize(
     ("inputs", "nodes", "what"),
     [
-        ([("x", INT64, (None, 77))], [("Gather", ["table", "x"], ["y"])], "x int64 (?, 77): a text encoder; an image"),
+        ([("x", INT64, (None, 77))], graph("y = Gather(table, x)"), "x int64 (?, 77): a text encoder; an image"),
         (
             [("x", INT64, (None, 77))],
             [("Cast", ["x"], ["c"], {"to": INT64}), ("Gather", ["table", "c"], ["y"])],
@@ -173,7 +173,7 @@ def test_many_outputs_are_not_all_listed(opened: Any) -> None:
         ([("x", INT64, (1, 10, 1))], [("Cast", ["x"], ["y"], {"to": FLOAT})], "x int64 (1, 10, 1); an image input"),
         (
             [("x", FLOAT, (1, 10, 1)), ("length", INT64, ())],
-            [("DFT", ["x", "length"], ["y"])],
+            graph("y = DFT(x, length)"),
             "inputs are x float (1, 10, 1), length int64 (); an image input (batch, 3, height, width) is needed",
         ),
     ],

@@ -22,6 +22,7 @@ from robustcheck_onnx.checker.model.file import read_onnx
 from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.checker.runtime.runner import Runner
 from support import lookup, onnx_models
+from support.onnx_models import graph
 
 PIXELS = np.random.default_rng(0).random((5, 8, 8, 3), dtype=np.float32)
 SAID = r"model\.onnx: model file changed during the run; it must stay as it was digested"
@@ -52,7 +53,7 @@ def models() -> dict[str, onnx.ModelProto]:
 def _half() -> tuple[list[Any], list[str], dict[str, Any]]:
     nodes, weights = onnx_models.pooled(512)
     turn = onnx_models.rng().normal(size=(512, 128)).astype(np.float16)
-    nodes += [("Cast", ["turn"], ["wide"], {"to": onnx.TensorProto.FLOAT}), ("MatMul", ["features", "wide"], ["out"])]
+    nodes += graph("wide = Cast(turn, to=FLOAT); out = MatMul(features, wide)")
     return nodes, ["out"], weights | {"turn": turn}
 
 

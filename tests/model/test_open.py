@@ -17,6 +17,7 @@ from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.checker.model.supported import supported_versions
 from robustcheck_onnx.checker.runtime.runner import Runner
 from support import onnx_models
+from support.onnx_models import graph
 
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 
@@ -30,7 +31,7 @@ def refused(opened: Any, kind: type[RobustcheckError], model: onnx.ModelProto, p
 
 
 def test_refused_can_fail(opened: Any) -> None:
-    model = onnx_models.build([("Reluu", ["image"], ["y"])], ["y"])
+    model = onnx_models.build(graph("y = Reluu(image)"), ["y"])
     refused(opened, CannotAssessError, model, "Reluu")
     for kind, *parts in ((CannotAssessError, "Reluu", "Gelu"), (CannotAssessError, ""), (UsageError, "Reluu")):
         with pytest.raises((AssertionError, CannotAssessError)):
@@ -62,7 +63,7 @@ def test_inputs_that_cannot_be_fed(opened: Any, inputs: Any, message: str) -> No
 
 def test_no_input(opened: Any) -> None:
     model = onnx_models.build(
-        [("Flatten", ["w"], ["embedding"])], ["embedding"], {"w": onnx_models.weight(2, 2)}, inputs=[]
+        graph("embedding = Flatten(w)"), ["embedding"], {"w": onnx_models.weight(2, 2)}, inputs=[]
     )
     refused(opened, CannotAssessError, model, "input is none; an image input")
 
@@ -78,7 +79,7 @@ def test_no_input(opened: Any) -> None:
     ],
 )
 def test_layouts(opened: Any, shape: Any, nhwc_first: bool, layout: str) -> None:
-    nodes: list[Any] = [("Flatten", ["x"], ["embedding"])]
+    nodes: list[Any] = graph("embedding = Flatten(x)")
     if nhwc_first:
         nodes = [("Transpose", ["image"], ["x"], {"perm": [0, 3, 1, 2]}), *nodes]
     name = "image" if nhwc_first else "x"
@@ -99,7 +100,7 @@ def test_versions_of_the_runtime_are_known() -> None:
     assert opset is not None
     assert opset >= 20
     assert ir_version is not None
-    model = onnx_models.build([("Identity", ["image"], ["y"])], ["y"], opset=opset, ir_version=ir_version)
+    model = onnx_models.build(graph("y = Identity(image)"), ["y"], opset=opset, ir_version=ir_version)
     ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])  # the limits are allowed
 
 
@@ -120,9 +121,9 @@ def test_no_opset(opened: Any) -> None:
 
 
 def test_unknown_operators(opened: Any) -> None:
-    model = onnx_models.build([("com.acme:Foo", ["image"], ["y"])], ["y"], domains=["com.acme"])
+    model = onnx_models.build(graph("y = com.acme:Foo(image)"), ["y"], domains=["com.acme"])
     refused(opened, CannotAssessError, model, "node 'y' uses operator com.acme:Foo", "has no such operator")
-    model = onnx_models.build([("Reluu", ["image"], ["y"])], ["y"])
+    model = onnx_models.build(graph("y = Reluu(image)"), ["y"])
     refused(opened, CannotAssessError, model, "uses operator ai.onnx:Reluu", "closest: Relu")
 
 
@@ -146,15 +147,14 @@ def test_detectors(opened: Any) -> None:
     nodes, weights = onnx_models.pooled()
     model = onnx_models.build([*nodes, ("Identity", ["features"], ["boxes"])], ["boxes"], weights)
     refused(opened, CannotAssessError, model, "output 'boxes' is an object detector's")
-    nms = [
-        ("Unsqueeze", ["features", "one"], ["rows"]),
-        ("Slice", ["rows", "zero", "four", "two"], ["corners"]),
-        ("NonMaxSuppression", ["corners", "rows"], ["output"]),
-    ]
+    nms = graph("""
+        rows = Unsqueeze(features, one); corners = Slice(rows, zero, four, two)
+        output = NonMaxSuppression(corners, rows)
+    """)
     weights |= {name: np.array([n], np.int64) for name, n in (("zero", 0), ("one", 1), ("two", 2), ("four", 4))}
     model = onnx_models.build([*nodes, *nms], [("output", INT64, None)], weights)
     refused(opened, CannotAssessError, model, "graph has NonMaxSuppression")
-    up = [("Resize", ["relu", "", "scales"], ["output"])]
+    up = graph("output = Resize(relu, , scales)")
     weights["scales"] = np.array([1, 1, 2, 2], np.float32)
     model = onnx_models.build([*nodes, *up], [("output", FLOAT, ("batch", 16, 12, 12))], weights)
     refused(opened, CannotAssessError, model, "output 'output' has 4 axes behind Resize")
@@ -164,7 +164,7 @@ def test_detectors(opened: Any) -> None:
 
 def test_output_that_ignores_the_image(opened: Any) -> None:
     weights = {"w": onnx_models.weight(1, 4)}
-    model = onnx_models.build([("Identity", ["w"], ["embedding"])], ["embedding"], weights)
+    model = onnx_models.build(graph("embedding = Identity(w)"), ["embedding"], weights)
     refused(opened, CannotAssessError, model, "outputs embedding do not depend on the image")
 
 

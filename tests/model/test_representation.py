@@ -14,6 +14,7 @@ from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.model.open import ModelFile, open_model
 from robustcheck_onnx.checker.model.pooling import apply_pool
 from support import lookup, onnx_models
+from support.onnx_models import graph
 
 
 def chosen(model: ModelFile) -> tuple[str, str, str, bool]:
@@ -56,15 +57,11 @@ def test_classifier_or_encoder(
 @pytest.mark.parametrize(
     ("tail", "classes", "doubt"),
     [
-        ([("Gemm", ["features", "w", "b"], ["representation"])], 1000, "a bias and 1000 outputs"),
-        (
-            [("MatMul", ["features", "w"], ["s"]), ("Softmax", ["s"], ["representation"])],
-            512,
-            "it ends in Softmax",
-        ),
-        ([("Gemm", ["features", "w", "b"], ["representation"])], 512, ""),
-        ([("MatMul", ["features", "w"], ["representation"])], 1000, ""),
-        ([("Gemm", ["features", "w", "b"], ["s"]), ("Relu", ["s"], ["representation"])], 1000, ""),
+        (graph("representation = Gemm(features, w, b)"), 1000, "a bias and 1000 outputs"),
+        (graph("s = MatMul(features, w); representation = Softmax(s)"), 512, "it ends in Softmax"),
+        (graph("representation = Gemm(features, w, b)"), 512, ""),
+        (graph("representation = MatMul(features, w)"), 1000, ""),
+        (graph("s = Gemm(features, w, b); representation = Relu(s)"), 1000, ""),
     ],
 )
 def test_class_scores_that_a_contract_calls_a_representation(
@@ -82,7 +79,7 @@ def test_class_scores_that_a_contract_calls_a_representation(
 def test_softmax_makes_a_classifier_of_any_width(opened: Any) -> None:
     nodes, weights = onnx_models.pooled()
     weights["w"] = onnx_models.weight(16, 512)
-    nodes += [("MatMul", ["features", "w"], ["scores"]), ("Softmax", ["scores"], ["output"])]
+    nodes += graph("scores = MatMul(features, w); output = Softmax(scores)")
     model = opened(onnx_models.build(nodes, ["output"], weights))
     assert chosen(model) == ("features", "head_input", "none", False)
     assert "ends in Softmax" in model.representation.why
@@ -90,15 +87,10 @@ def test_softmax_makes_a_classifier_of_any_width(opened: Any) -> None:
 
 
 def test_convolutional_head_is_pooled_over_space(opened: Any) -> None:
-    nodes: list[Any] = [
-        ("Conv", ["image", "c"], ["conv"]),
-        ("Relu", ["conv"], ["relu"]),
-        ("Dropout", ["relu"], ["dropped"]),
-        ("Conv", ["dropped", "head"], ["maps"]),
-        ("Relu", ["maps"], ["active"]),
-        ("GlobalAveragePool", ["active"], ["gap"]),
-        ("Flatten", ["gap"], ["output"]),
-    ]
+    nodes: list[Any] = graph("""
+        conv = Conv(image, c); relu = Relu(conv); dropped = Dropout(relu); maps = Conv(dropped, head)
+        active = Relu(maps); gap = GlobalAveragePool(active); output = Flatten(gap)
+    """)
     weights = {"c": onnx_models.weight(16, 3, 3, 3), "head": onnx_models.weight(10, 16, 1, 1)}
     model = opened(onnx_models.build(nodes, ["output"], weights))
     # a convolution without bias and with 10 outputs: a class count, but nothing else says so
@@ -154,11 +146,10 @@ def test_pool_by_the_user(opened: Any) -> None:
 
 def tokens(*, class_token: bool, side: int = 4) -> Any:
     """A tiny ViT: patches → tokens → LayerNorm, output (batch, token, 16)."""
-    nodes: list[Any] = [
-        ("Conv", ["image", "patch"], ["grid"], {"strides": [2, 2]}),
-        ("Reshape", ["grid", "flat"], ["rows"]),
-        ("Transpose", ["rows"], ["patches"], {"perm": [0, 2, 1]}),
-    ]
+    nodes: list[Any] = graph("""
+        grid = Conv(image, patch, strides=[2, 2]); rows = Reshape(grid, flat)
+        patches = Transpose(rows, perm=[0, 2, 1])
+    """)
     size = 2 * side
     weights = {
         "patch": onnx_models.weight(16, 3, 2, 2),
@@ -170,13 +161,10 @@ def tokens(*, class_token: bool, side: int = 4) -> Any:
     }
     last = "patches"
     if class_token:
-        nodes += [
-            ("Shape", ["patches"], ["shape"]),
-            ("Gather", ["shape", "batch_at"], ["n"]),
-            ("Concat", ["n", "rest"], ["class_shape"], {"axis": 0}),
-            ("Expand", ["class", "class_shape"], ["classes"]),
-            ("Concat", ["classes", "patches"], ["all"], {"axis": 1}),
-        ]
+        nodes += graph("""
+            shape = Shape(patches); n = Gather(shape, batch_at); class_shape = Concat(n, rest, axis=0)
+            classes = Expand(class, class_shape); all = Concat(classes, patches, axis=1)
+        """)
         last = "all"
     nodes += [("LayerNormalization", [last, "scale"], ["last_hidden_state"])]
     shape = ("batch", side * side + class_token, 16)
@@ -205,13 +193,10 @@ def test_distillation_heads_fork(opened: Any) -> None:
     nodes, weights = onnx_models.pooled()
     weights |= {name: onnx_models.weight(16, 10) for name in ("w1", "w2")}
     weights |= {"b": onnx_models.weight(10), "half": np.array(0.5, np.float32)}
-    nodes += [
-        ("Gemm", ["features", "w1", "b"], ["one"]),
-        ("Relu", ["features"], ["other_features"]),
-        ("Gemm", ["other_features", "w2", "b"], ["two"]),
-        ("Add", ["one", "two"], ["sum"]),
-        ("Mul", ["sum", "half"], ["output"]),
-    ]
+    nodes += graph("""
+        one = Gemm(features, w1, b); other_features = Relu(features); two = Gemm(other_features, w2, b)
+        sum = Add(one, two); output = Mul(sum, half)
+    """)
     model = onnx_models.build(nodes, ["output"], weights)
     with pytest.raises(UsageError) as caught:
         opened(model)
@@ -230,7 +215,7 @@ def test_distillation_heads_fork(opened: Any) -> None:
 def test_heads_that_read_one_tensor_are_one(opened: Any, join: str) -> None:
     nodes, weights = onnx_models.pooled()
     weights |= {name: onnx_models.weight(16, 10) for name in ("w1", "w2")} | {"b": onnx_models.weight(10)}
-    nodes += [("Gemm", ["features", "w1", "b"], ["one"]), ("Gemm", ["features", "w2", "b"], ["two"])]
+    nodes += graph("one = Gemm(features, w1, b); two = Gemm(features, w2, b)")
     nodes.append((join, ["one", "two"], ["output"], {"axis": 1} if join == "Concat" else {}))
     model = onnx_models.build(nodes, ["output"], weights)
     if join == "Concat":  # scores of two kinds side by side
@@ -245,43 +230,31 @@ def test_stacked_heads_whose_inputs_differ_are_class_scores(opened: Any) -> None
     nodes, weights = onnx_models.pooled()
     weights |= {"w1": onnx_models.weight(16, 1000), "w2": onnx_models.weight(16, 1000), "b": onnx_models.weight(1000)}
     weights |= {"zero": np.array([0], np.int64)}
-    nodes += [
-        ("Tanh", ["features"], ["others"]),
-        ("Gemm", ["features", "w1", "b"], ["one"]),
-        ("Gemm", ["others", "w2", "b"], ["two"]),
-        ("Unsqueeze", ["one", "zero"], ["one_"]),
-        ("Unsqueeze", ["two", "zero"], ["two_"]),
-        ("Concat", ["one_", "two_"], ["stacked"], {"axis": 0}),
-        ("ReduceMean", ["stacked", "zero"], ["output"], {"keepdims": 0}),
-    ]
+    nodes += graph("""
+        others = Tanh(features); one = Gemm(features, w1, b); two = Gemm(others, w2, b)
+        one_ = Unsqueeze(one, zero); two_ = Unsqueeze(two, zero); stacked = Concat(one_, two_, axis=0)
+        output = ReduceMean(stacked, zero, keepdims=0)
+    """)
     with pytest.raises(UsageError, match="2 heads are joined, which read features, others"):
         opened(onnx_models.build(nodes, ["output"], weights))
 
 
 L2_NORMS: dict[str, list[Any]] = {
-    "LpNormalization": [("LpNormalization", ["e"], ["unit"], {"axis": 1})],
-    "ReduceL2": [("ReduceL2", ["e", "last"], ["norm"], {"keepdims": 1}), ("Div", ["e", "norm"], ["unit"])],
-    "clipped": [
-        ("ReduceL2", ["e", "last"], ["norm"], {"keepdims": 1}),
-        ("Clip", ["norm", "tiny"], ["safe"]),
-        ("Shape", ["e"], ["shape"]),
-        ("Expand", ["safe", "shape"], ["wide"]),
-        ("Div", ["e", "wide"], ["unit"]),
-    ],
-    "by hand": [
-        ("Mul", ["e", "e"], ["square"]),
-        ("ReduceSum", ["square", "last"], ["sum"], {"keepdims": 1}),
-        ("Sqrt", ["sum"], ["norm"]),
-        ("Reciprocal", ["norm"], ["inverse"]),
-        ("Mul", ["e", "inverse"], ["unit"]),
-    ],
-    "Einsum": [
-        ("Einsum", ["e", "e"], ["sum"], {"equation": "bi,bi->b"}),
-        ("Sqrt", ["sum"], ["norm"]),
-        ("Unsqueeze", ["norm", "last"], ["column"]),
-        ("Div", ["e", "column"], ["unit"]),
-    ],
-    "then scaled": [("LpNormalization", ["e"], ["u"], {"axis": 1}), ("Mul", ["u", "hundred"], ["unit"])],
+    "LpNormalization": graph("unit = LpNormalization(e, axis=1)"),
+    "ReduceL2": graph("norm = ReduceL2(e, last, keepdims=1); unit = Div(e, norm)"),
+    "clipped": graph("""
+        norm = ReduceL2(e, last, keepdims=1); safe = Clip(norm, tiny); shape = Shape(e)
+        wide = Expand(safe, shape); unit = Div(e, wide)
+    """),
+    "by hand": graph("""
+        square = Mul(e, e); sum = ReduceSum(square, last, keepdims=1); norm = Sqrt(sum)
+        inverse = Reciprocal(norm); unit = Mul(e, inverse)
+    """),
+    "Einsum": graph("""
+        sum = Einsum(e, e, equation="bi,bi->b"); norm = Sqrt(sum); column = Unsqueeze(norm, last)
+        unit = Div(e, column)
+    """),
+    "then scaled": graph("u = LpNormalization(e, axis=1); unit = Mul(u, hundred)"),
 }
 
 
@@ -304,7 +277,7 @@ def test_a_linear_layer_behind_an_l2_norm_is_a_zero_shot_head(
 def test_a_factor_behind_the_last_linear_layer_leaves_open_what_it_makes(opened: Any) -> None:
     nodes, weights = onnx_models.pooled()
     weights |= {"t": onnx_models.weight(16, 768), "hundred": np.array([100], np.float32)}
-    nodes += [("MatMul", ["features", "t"], ["cosines"]), ("Mul", ["cosines", "hundred"], ["output"])]
+    nodes += graph("cosines = MatMul(features, t); output = Mul(cosines, hundred)")
     model = onnx_models.build(nodes, ["output"], weights)
     assert chosen(opened(model)) == ("features", "head_input", "none", True)
     # perhaps class scores: no choice of the user's makes them a representation
@@ -318,13 +291,10 @@ def test_a_factor_behind_the_last_linear_layer_leaves_open_what_it_makes(opened:
 def test_the_scale_of_a_dynamically_quantised_projection_is_no_factor(opened: Any) -> None:
     nodes, weights = onnx_models.pooled()
     weights |= {"w8": np.ones((16, 512), np.int8), "w.scale": np.array(0.01, np.float32)}
-    nodes += [
-        ("DynamicQuantizeLinear", ["features"], ["q", "scale", "zero"]),
-        ("MatMulInteger", ["q", "w8", "zero"], ["integers"]),
-        ("Cast", ["integers"], ["floats"], {"to": TensorProto.FLOAT}),
-        ("Mul", ["scale", "w.scale"], ["scales"]),
-        ("Mul", ["floats", "scales"], ["output"]),
-    ]
+    nodes += graph("""
+        q, scale, zero = DynamicQuantizeLinear(features); integers = MatMulInteger(q, w8, zero)
+        floats = Cast(integers, to=FLOAT); scales = Mul(scale, w.scale); output = Mul(floats, scales)
+    """)
     assert chosen(opened(onnx_models.build(nodes, ["output"], weights))) == ("output", "encoder_output", "none", False)
 
 
@@ -332,7 +302,7 @@ def test_the_scale_of_a_dynamically_quantised_projection_is_no_factor(opened: An
 def test_axes_of_length_1_change_nothing(opened: Any, rows: list[int], shape: tuple[Any, ...]) -> None:
     nodes, weights = onnx_models.pooled()
     weights |= {"w": onnx_models.weight(16, 16), "rows": np.array(rows, np.int64)}
-    nodes += [("MatMul", ["features", "w"], ["e"]), ("Reshape", ["e", "rows"], ["embedding"])]
+    nodes += graph("e = MatMul(features, w); embedding = Reshape(e, rows)")
     proto = onnx_models.build(nodes, [("embedding", TensorProto.FLOAT, shape)], weights)
     model = opened(proto)
     assert chosen(model) == ("embedding", "encoder_output", "none", False)
@@ -346,13 +316,9 @@ def test_axes_of_length_1_change_nothing(opened: Any, rows: list[int], shape: tu
 @pytest.mark.parametrize("activation", ["relu", "gate"])
 def test_an_activation_behind_the_last_layer_makes_an_encoder(opened: Any, activation: str) -> None:
     """EfficientNet without its classifier: Conv → SiLU → mean; SqueezeNet's Conv → Relu → mean holds class scores."""
-    nodes: list[Any] = [("Conv", ["image", "c", "b"], ["conv"])]
-    nodes += (
-        [("Relu", ["conv"], ["active"])]
-        if activation == "relu"
-        else [("Sigmoid", ["conv"], ["s"]), ("Mul", ["conv", "s"], ["active"])]
-    )
-    nodes += [("GlobalAveragePool", ["active"], ["gap"]), ("Flatten", ["gap"], ["output"])]
+    nodes: list[Any] = graph("conv = Conv(image, c, b)")
+    nodes += graph("active = Relu(conv)") if activation == "relu" else graph("s = Sigmoid(conv); active = Mul(conv, s)")
+    nodes += graph("gap = GlobalAveragePool(active); output = Flatten(gap)")
     weights = {"c": onnx_models.weight(1280, 3, 1, 1), "b": onnx_models.weight(1280)}
     model = opened(onnx_models.build(nodes, ["output"], weights))
     assert chosen(model) == ("output", "encoder_output", "none", False)
@@ -362,17 +328,11 @@ def test_an_activation_behind_the_last_layer_makes_an_encoder(opened: Any, activ
 def test_projection_of_tokens_is_no_class_head(opened: Any) -> None:
     """CLIP's attention pool projects all tokens, with a bias, and takes one afterwards."""
     nodes, weights = onnx_models.pooled()
-    weights |= {
-        "w": onnx_models.weight(6, 24),
-        "b": onnx_models.weight(24),
-        "first": np.array(0, np.int64),
-    }
-    nodes += [
-        ("ReduceMean", ["relu"], ["line"], {"axes": [3], "keepdims": 0}),
-        ("MatMul", ["line", "w"], ["projected"]),
-        ("Add", ["projected", "b"], ["tokens"]),
-        ("Gather", ["tokens", "first"], ["output"], {"axis": 1}),
-    ]
+    weights |= {"w": onnx_models.weight(6, 24), "b": onnx_models.weight(24), "first": np.array(0, np.int64)}
+    nodes += graph("""
+        line = ReduceMean(relu, axes=[3], keepdims=0); projected = MatMul(line, w)
+        tokens = Add(projected, b); output = Gather(tokens, first, axis=1)
+    """)
     model = onnx_models.build(nodes, ["output"], weights, opset=17)
     assert chosen(opened(model)) == ("output", "encoder_output", "none", True)
     # the user settles it
@@ -398,9 +358,9 @@ def test_a_bias_of_zeros_is_none(opened: Any, op: str, zero: bool) -> None:
     bias = np.zeros(512, np.float32) if zero else onnx_models.weight(512)
     weights |= {"w": onnx_models.weight(16, 512), "b": bias}
     nodes += (
-        [("Gemm", ["features", "w", "b"], ["output0"])]
+        graph("output0 = Gemm(features, w, b)")
         if op == "Gemm"
-        else [("MatMul", ["features", "w"], ["e"]), ("Add", ["e", "b"], ["output0"])]
+        else graph("e = MatMul(features, w); output0 = Add(e, b)")
     )
     found = chosen(opened(onnx_models.build(nodes, ["output0"], weights)))
     expected = ("output0", "encoder_output", "none", False) if zero else ("features", "head_input", "none", True)
@@ -417,7 +377,7 @@ def test_where_the_rule_is_sure_another_tensor_is_the_users(opened: Any) -> None
 def test_a_contract_has_one_representation(opened: Any, named: str, rule: str) -> None:
     """Another tensor that it names may be chosen, but not as one that the thresholds hold for."""
     nodes, weights = onnx_models.pooled()
-    nodes += [("Identity", ["features"], ["representation"]), ("Mul", ["features", "two"], ["other"])]
+    nodes += graph("representation = Identity(features); other = Mul(features, two)")
     contract = lookup.lookup_contract(size_px=8)
     contract["tensors"]["other"] = {"meaning": "another", "rule": named}
     weights["two"] = np.array(2, np.float32)
@@ -453,11 +413,9 @@ def test_tanh_pooler_is_not_chosen(opened: Any) -> None:
 def test_several_outputs(opened: Any) -> None:
     nodes, weights = onnx_models.pooled()
     weights |= {"w1": onnx_models.weight(16, 10), "w2": onnx_models.weight(16, 24)}
-    nodes += [
-        ("MatMul", ["features", "w1"], ["logits"]),
-        ("Softmax", ["logits"], ["probabilities"]),
-        ("MatMul", ["features", "w2"], ["second"]),
-    ]
+    nodes += graph("""
+        logits = MatMul(features, w1); probabilities = Softmax(logits); second = MatMul(features, w2)
+    """)
     # class scores twice, of one head
     both = opened(onnx_models.build(nodes, ["logits", "probabilities"], weights))
     assert chosen(both) == ("features", "head_input", "none", False)
@@ -472,262 +430,137 @@ def test_several_outputs(opened: Any) -> None:
     assert chosen(found) == ("features", "encoder_output", "none", False)
 
 
-@pytest.mark.parametrize(
-    ("extra", "last", "ends"),
-    [
-        ([], "features", "activation:Relu"),
-        ([("MatMul", ["signed", "w"], ["e"])], "e", "linear"),
-        ([("Gemm", ["signed", "w", "v"], ["a"]), ("Flatten", ["a"], ["e"])], "e", "linear"),
-        ([("MatMul", ["signed", "w"], ["a"]), ("Add", ["a", "v"], ["e"])], "e", "linear"),
-        ([("LayerNormalization", ["signed", "v"], ["n"]), ("MatMul", ["n", "w"], ["e"])], "e", "linear"),
-        ([("MatMul", ["features", "w"], ["e"])], "e", "linear_of:Relu"),
-        ([("LayerNormalization", ["features", "v"], ["n"]), ("Gemm", ["n", "w", "v"], ["e"])], "e", "linear_of:Relu"),
-        ([("MatMul", ["features", "w"], ["a"]), ("MatMul", ["a", "w"], ["e"])], "e", "linear_of:Relu"),
-        (
-            [
-                ("Sigmoid", ["features"], ["s"]),
-                ("Mul", ["features", "s"], ["silu"]),
-                ("MatMul", ["silu", "w"], ["e"]),
-            ],
-            "e",
-            "linear_of:SiLU",
-        ),
-        (  # generalised mean pooling: what is between the activation and the layer has no sign of its own
-            [("Pow", ["features", "two"], ["p"]), ("Sqrt", ["p"], ["r"]), ("MatMul", ["r", "w"], ["e"])],
-            "e",
-            "linear_of:Relu",
-        ),
-        ([("Max", ["signed", "tiny"], ["r"]), ("MatMul", ["r", "w"], ["e"])], "e", "linear_of:Max"),
-        (
-            [
-                ("Greater", ["signed", "tiny"], ["up"]),
-                ("Where", ["up", "signed", "tiny"], ["r"]),
-                ("MatMul", ["r", "w"], ["e"]),
-            ],
-            "e",
-            "linear_of:Where",
-        ),
-        (  # the same before opset 12: x ≥ 0 is "not x < 0"
-            [
-                ("Less", ["signed", "tiny"], ["down"]),
-                ("Not", ["down"], ["up"]),
-                ("Where", ["up", "signed", "tiny"], ["r"]),
-                ("MatMul", ["r", "w"], ["e"]),
-            ],
-            "e",
-            "linear_of:Where",
-        ),
-        (  # x · (x > 0)
-            [
-                ("Greater", ["signed", "tiny"], ["up"]),
-                ("Cast", ["up"], ["mask"], {"to": TensorProto.FLOAT}),
-                ("Mul", ["signed", "mask"], ["r"]),
-                ("MatMul", ["r", "w"], ["e"]),
-            ],
-            "e",
-            "linear_of:Product",
-        ),
-        (
-            [
-                ("Greater", ["signed", "tiny"], ["up"]),
-                ("Cast", ["up"], ["mask"], {"to": TensorProto.FLOAT}),
-                ("MatMul", ["mask", "w"], ["e"]),
-            ],
-            "e",
-            "linear_of:Greater",
-        ),
-        (  # |x|
-            [("Sign", ["signed"], ["side"]), ("Mul", ["signed", "side"], ["r"]), ("MatMul", ["r", "w"], ["e"])],
-            "e",
-            "linear_of:Product",
-        ),
-        (  # of two activations, neither of them a gate
-            [
-                ("MatMul", ["signed", "w"], ["a"]),
-                ("Relu", ["a"], ["other"]),
-                ("Mul", ["features", "other"], ["product"]),
-                ("MatMul", ["product", "w"], ["e"]),
-            ],
-            "e",
-            "linear_of:Mul",
-        ),
-        (  # SwiGLU: of an activation and a linear layer
-            [
-                ("MatMul", ["signed", "w"], ["a"]),
-                ("Mul", ["features", "a"], ["product"]),
-                ("MatMul", ["product", "w"], ["e"]),
-            ],
-            "e",
-            "linear",
-        ),
-        (  # squeeze-and-excite
-            [
-                ("MatMul", ["features", "w"], ["s"]),
-                ("Sigmoid", ["s"], ["gate"]),
-                ("Mul", ["features", "gate"], ["excited"]),
-                ("MatMul", ["excited", "w"], ["e"]),
-            ],
-            "e",
-            "linear_of:Relu",
-        ),
-        (
-            [
-                ("MatMul", ["features", "w"], ["s"]),
-                ("Sigmoid", ["s"], ["gate"]),
-                ("Mul", ["signed", "gate"], ["excited"]),
-                ("MatMul", ["excited", "w"], ["e"]),
-            ],
-            "e",
-            "linear",
-        ),
-        (
-            [
-                ("Concat", ["signed", "features"], ["both"], {"axis": 1}),
-                ("MatMul", ["both", "w32"], ["e"]),
-            ],
-            "e",
-            "linear_of:Relu",
-        ),
-        (  # a residual sum under the layer: one branch is no function of an activation
-            [
-                ("MatMul", ["features", "w"], ["a"]),
-                ("Add", ["a", "signed"], ["sum"]),
-                ("MatMul", ["sum", "w"], ["e"]),
-            ],
-            "e",
-            "linear",
-        ),
-        (
-            [
-                ("MatMul", ["signed", "w"], ["a"]),
-                ("ReduceL2", ["a", "last"], ["norm"], {"keepdims": 1}),
-                ("Clip", ["norm", "tiny"], ["safe"]),
-                ("Expand", ["safe", "one_one"], ["wide"]),
-                ("Div", ["a", "wide"], ["e"]),
-            ],
-            "e",
-            "linear",
-        ),
-        ([("LpNormalization", ["features"], ["e"], {"axis": 1})], "e", "activation:Relu"),
-        ([("Tanh", ["features"], ["e"])], "e", "activation:Tanh"),
-        ([("Sigmoid", ["features"], ["s"]), ("Mul", ["features", "s"], ["e"])], "e", "activation:SiLU"),
-        (
-            [
-                ("Div", ["features", "two"], ["x"]),
-                ("Erf", ["x"], ["erf"]),
-                ("Add", ["erf", "two"], ["gate"]),
-                ("Mul", ["features", "gate"], ["p"]),
-                ("Mul", ["p", "two"], ["e"]),
-            ],
-            "e",
-            "activation:Gelu",
-        ),
-        ([("LayerNormalization", ["features", "v"], ["e"])], "e", "normalisation"),
-        (
-            [
-                ("ReduceMean", ["features", "last"], ["mean"], {"keepdims": 1}),
-                ("Sub", ["features", "mean"], ["centred"]),
-                ("Pow", ["centred", "two"], ["square"]),
-                ("ReduceMean", ["square", "last"], ["var"], {"keepdims": 1}),
-                ("Add", ["var", "tiny"], ["var_eps"]),
-                ("Sqrt", ["var_eps"], ["sd"]),
-                ("Div", ["centred", "sd"], ["unit"]),
-                ("Mul", ["unit", "v"], ["scaled"]),
-                ("Add", ["scaled", "v"], ["e"]),
-            ],
-            "e",
-            "normalisation",
-        ),
-        ([("Mul", ["features", "v"], ["e"])], "e", "normalisation"),  # one factor a feature
-        ([("Mul", ["features", "two"], ["e"])], "e", "activation:Relu"),  # a scalar factor
-        ([("MaxPool", ["conv"], ["m"], {"kernel_shape": [6, 6]}), ("Flatten", ["m"], ["e"])], "e", "pool"),
-        ([("MatMul", ["features", "w"], ["a"]), ("Add", ["a", "features"], ["e"])], "e", "linear_of:Relu"),
-        # a sum ends as its branches do: one is enough
-        (
-            [("MatMul", ["signed", "w"], ["a"]), ("MatMul", ["a", "w"], ["b"]), ("Add", ["a", "b"], ["e"])],
-            "e",
-            "other:Add",
-        ),
-        ([("MatMul", ["signed", "w"], ["a"]), ("Add", ["a", "signed"], ["e"])], "e", "other:Mul"),
-        (
-            [("MatMul", ["signed", "w"], ["a"]), ("Tanh", ["a"], ["t"]), ("Add", ["a", "t"], ["e"])],
-            "e",
-            "activation:Gelu",
-        ),
-        (
-            [
-                ("MatMul", ["signed", "w"], ["a"]),
-                ("Tanh", ["a"], ["t"]),
-                ("MatMul", ["a", "w"], ["b"]),
-                ("Add", ["b", "t"], ["e"]),
-            ],
-            "e",
-            "activation:Tanh",
-        ),
-        (
-            [
-                ("MatMul", ["signed", "w"], ["a"]),
-                ("LayerNormalization", ["a", "v"], ["n"]),
-                ("Mean", ["a", "n"], ["e"]),
-            ],
-            "e",
-            "normalisation",
-        ),
-        (
-            [
-                ("LayerNormalization", ["signed", "v"], ["n"]),
-                ("Gather", ["n", "last"], ["cls"], {"axis": 0}),
-                ("Add", ["cls", "n"], ["s"]),
-                ("Div", ["s", "two"], ["e"]),
-            ],
-            "e",
-            "normalisation",
-        ),
-        (
-            [
-                ("MatMul", ["signed", "w"], ["a"]),
-                ("LayerNormalization", ["a", "v"], ["n"]),
-                ("Concat", ["a", "n"], ["e"], {"axis": 1}),
-            ],
-            "e",
-            "normalisation",
-        ),
-        (
-            [
-                ("MatMul", ["signed", "w"], ["a"]),
-                ("GlobalAveragePool", ["conv"], ["m"]),
-                ("Flatten", ["m"], ["p"]),
-                ("Sub", ["a", "p"], ["e"]),
-            ],
-            "e",
-            "pool",
-        ),
-        ([("MatMul", ["signed", "w"], ["a"]), ("Div", ["a", "v"], ["e"])], "e", "normalisation"),  # as Mul by a vector
-        # what a fused norm hands on beside its output is the sum that it reads
-        (
-            [
-                ("MatMul", ["signed", "w"], ["a"]),
-                ("MatMul", ["a", "w"], ["b"]),
-                ("com.microsoft:SkipLayerNormalization", ["a", "b", "v", "v"], ["n", "", "", "e"]),
-            ],
-            "e",
-            "other:Add",
-        ),
-        (
-            [
-                ("MatMul", ["signed", "w"], ["a"]),
-                ("MatMul", ["a", "w"], ["b"]),
-                ("com.microsoft:SkipLayerNormalization", ["a", "b", "v", "v"], ["e"]),
-            ],
-            "e",
-            "normalisation",
-        ),
-    ],
-)
-def test_ends_in(opened: Any, extra: list[Any], last: str, ends: str) -> None:
+# what stands behind `pooled` and `signed`, and how it ends
+ENDS = [
+    ("e = Identity(features)", "activation:Relu"),
+    ("e = MatMul(signed, w)", "linear"),
+    ("a = Gemm(signed, w, v); e = Flatten(a)", "linear"),
+    ("a = MatMul(signed, w); e = Add(a, v)", "linear"),
+    ("n = LayerNormalization(signed, v); e = MatMul(n, w)", "linear"),
+    ("e = MatMul(features, w)", "linear_of:Relu"),
+    ("n = LayerNormalization(features, v); e = Gemm(n, w, v)", "linear_of:Relu"),
+    ("a = MatMul(features, w); e = MatMul(a, w)", "linear_of:Relu"),
+    ("s = Sigmoid(features); silu = Mul(features, s); e = MatMul(silu, w)", "linear_of:SiLU"),
+    (  # generalised mean pooling: what is between the activation and the layer has no sign of its own
+        "p = Pow(features, two); r = Sqrt(p); e = MatMul(r, w)",
+        "linear_of:Relu",
+    ),
+    ("r = Max(signed, tiny); e = MatMul(r, w)", "linear_of:Max"),
+    ("up = Greater(signed, tiny); r = Where(up, signed, tiny); e = MatMul(r, w)", "linear_of:Where"),
+    (  # the same before opset 12: x ≥ 0 is "not x < 0"
+        "down = Less(signed, tiny); up = Not(down); r = Where(up, signed, tiny); e = MatMul(r, w)",
+        "linear_of:Where",
+    ),
+    (  # x · (x > 0)
+        """
+                up = Greater(signed, tiny); mask = Cast(up, to=FLOAT); r = Mul(signed, mask)
+                e = MatMul(r, w)
+            """,
+        "linear_of:Product",
+    ),
+    ("up = Greater(signed, tiny); mask = Cast(up, to=FLOAT); e = MatMul(mask, w)", "linear_of:Greater"),
+    (  # |x|
+        "side = Sign(signed); r = Mul(signed, side); e = MatMul(r, w)",
+        "linear_of:Product",
+    ),
+    (  # of two activations, neither of them a gate
+        """
+                a = MatMul(signed, w); other = Relu(a); product = Mul(features, other)
+                e = MatMul(product, w)
+            """,
+        "linear_of:Mul",
+    ),
+    (  # SwiGLU: of an activation and a linear layer
+        "a = MatMul(signed, w); product = Mul(features, a); e = MatMul(product, w)",
+        "linear",
+    ),
+    (  # squeeze-and-excite
+        """
+                s = MatMul(features, w); gate = Sigmoid(s); excited = Mul(features, gate)
+                e = MatMul(excited, w)
+            """,
+        "linear_of:Relu",
+    ),
+    (
+        """
+                s = MatMul(features, w); gate = Sigmoid(s); excited = Mul(signed, gate)
+                e = MatMul(excited, w)
+            """,
+        "linear",
+    ),
+    ("both = Concat(signed, features, axis=1); e = MatMul(both, w32)", "linear_of:Relu"),
+    (  # a residual sum under the layer: one branch is no function of an activation
+        "a = MatMul(features, w); sum = Add(a, signed); e = MatMul(sum, w)",
+        "linear",
+    ),
+    (
+        """
+                a = MatMul(signed, w); norm = ReduceL2(a, last, keepdims=1); safe = Clip(norm, tiny)
+                wide = Expand(safe, one_one); e = Div(a, wide)
+            """,
+        "linear",
+    ),
+    ("e = LpNormalization(features, axis=1)", "activation:Relu"),
+    ("e = Tanh(features)", "activation:Tanh"),
+    ("s = Sigmoid(features); e = Mul(features, s)", "activation:SiLU"),
+    (
+        """
+                x = Div(features, two); erf = Erf(x); gate = Add(erf, two); p = Mul(features, gate)
+                e = Mul(p, two)
+            """,
+        "activation:Gelu",
+    ),
+    ("e = LayerNormalization(features, v)", "normalisation"),
+    (
+        """
+                mean = ReduceMean(features, last, keepdims=1); centred = Sub(features, mean)
+                square = Pow(centred, two); var = ReduceMean(square, last, keepdims=1)
+                var_eps = Add(var, tiny); sd = Sqrt(var_eps); unit = Div(centred, sd); scaled = Mul(unit, v)
+                e = Add(scaled, v)
+            """,
+        "normalisation",
+    ),
+    ("e = Mul(features, v)", "normalisation"),  # one factor a feature
+    ("e = Mul(features, two)", "activation:Relu"),  # a scalar factor
+    ("m = MaxPool(conv, kernel_shape=[6, 6]); e = Flatten(m)", "pool"),
+    ("a = MatMul(features, w); e = Add(a, features)", "linear_of:Relu"),
+    # a sum ends as its branches do: one is enough
+    ("a = MatMul(signed, w); b = MatMul(a, w); e = Add(a, b)", "other:Add"),
+    ("a = MatMul(signed, w); e = Add(a, signed)", "other:Mul"),
+    ("a = MatMul(signed, w); t = Tanh(a); e = Add(a, t)", "activation:Gelu"),
+    ("a = MatMul(signed, w); t = Tanh(a); b = MatMul(a, w); e = Add(b, t)", "activation:Tanh"),
+    ("a = MatMul(signed, w); n = LayerNormalization(a, v); e = Mean(a, n)", "normalisation"),
+    (
+        """
+                n = LayerNormalization(signed, v); cls = Gather(n, last, axis=0); s = Add(cls, n)
+                e = Div(s, two)
+            """,
+        "normalisation",
+    ),
+    ("a = MatMul(signed, w); n = LayerNormalization(a, v); e = Concat(a, n, axis=1)", "normalisation"),
+    ("a = MatMul(signed, w); m = GlobalAveragePool(conv); p = Flatten(m); e = Sub(a, p)", "pool"),
+    ("a = MatMul(signed, w); e = Div(a, v)", "normalisation"),  # as Mul by a vector
+    # what a fused norm hands on beside its output is the sum that it reads
+    (
+        """
+                a = MatMul(signed, w); b = MatMul(a, w)
+                n, , , e = com.microsoft:SkipLayerNormalization(a, b, v, v)
+            """,
+        "other:Add",
+    ),
+    (
+        """
+                a = MatMul(signed, w); b = MatMul(a, w); e = com.microsoft:SkipLayerNormalization(a, b, v, v)
+            """,
+        "normalisation",
+    ),
+]
+
+
+def test_ends_in(opened: Any) -> None:
     nodes, weights = onnx_models.pooled()
     # two tensors of the image multiplied, as attention does: nothing is known of its sign
-    nodes += [("MatMul", ["features", "w"], ["mixed"]), ("Mul", ["mixed", "features"], ["signed"])]
+    nodes += graph("mixed = MatMul(features, w); signed = Mul(mixed, features)")
     weights |= {
         "w": onnx_models.weight(16, 16),
         "w32": onnx_models.weight(32, 16),
@@ -737,7 +570,7 @@ def test_ends_in(opened: Any, extra: list[Any], last: str, ends: str) -> None:
         "tiny": np.array(1e-6, np.float32),
         "one_one": np.array([1, 1], np.int64),
     }
-    model = onnx_models.build(
-        [*nodes, *extra, ("Identity", [last], ["embedding"])], ["embedding"], weights, domains=["com.microsoft"]
-    )
-    assert str(opened(model).representation.ends_in) == ends
+    for extra, ends in ENDS:
+        nodes_there = [*nodes, *graph(extra), ("Identity", ["e"], ["embedding"])]
+        model = onnx_models.build(nodes_there, ["embedding"], weights, domains=["com.microsoft"])
+        assert str(opened(model).representation.ends_in) == ends, extra

@@ -20,7 +20,7 @@ from robustcheck_onnx.checker.model.light import parse_light
 from robustcheck_onnx.checker.model.open import with_shapes
 from robustcheck_onnx.checker.model.scaling import find_scalings
 from support import onnx_models
-from support.onnx_models import Array, Node
+from support.onnx_models import Array, Node, graph
 
 MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 STD = np.array([0.229, 0.224, 0.225], np.float32)
@@ -52,8 +52,7 @@ def with_layer(
     """The nodes, their last tensor as an output named as it is, and a convolution of 16 outputs that reads it."""
     layers: list[Node] = [
         ("Conv", [last, "conv.weight"], ["conv"], {"kernel_shape": [3, 3]}),
-        ("GlobalAveragePool", ["conv"], ["gap"]),
-        ("Flatten", ["gap"], ["embedding"]),
+        *graph("gap = GlobalAveragePool(conv); embedding = Flatten(gap)"),
     ]
     kinds = {"conv.weight": onnx_models.weight(16, 3, 3, 3)}
     model: onnx.ModelProto = onnx_models.build([*nodes, *layers], ["embedding"], weights | kinds, inputs=inputs)
@@ -103,7 +102,7 @@ def photo(shape: tuple[int, ...] = (2, 3, 8, 8)) -> Array:
 
 
 def test_a_normalisation_in_the_graph_is_read() -> None:
-    nodes: list[Node] = [("Sub", ["image", "mean"], ["centred"]), ("Div", ["centred", "std"], ["x"])]
+    nodes: list[Node] = graph("centred = Sub(image, mean); x = Div(centred, std)")
     found = assert_maps(with_layer(nodes, {"mean": column(MEAN), "std": column(STD)}, "x"), "x", photo())
     assert found.mean == pytest.approx(MEAN)
     assert found.std == pytest.approx(STD)
@@ -113,20 +112,15 @@ def test_a_normalisation_in_the_graph_is_read() -> None:
 def test_a_constant_that_is_no_number_scales_nothing() -> None:
     for value in (np.nan, np.inf, -np.inf):
         weights = {"at": np.array([value], np.float32)}
-        for node in (
-            ("Sub", ["image", "at"], ["x"]),
-            ("Squeeze", ["image", "at"], ["x"]),
-            ("Slice", ["image", "at", "at"], ["x"]),
-        ):
+        for node in graph("x = Sub(image, at); x = Squeeze(image, at); x = Slice(image, at, at)"):
             assert scaling(with_layer([node], weights, "x")) is None, (value, node)
 
 
 def test_bytes_are_cast_scaled_and_normalised() -> None:
-    nodes: list[Node] = [
-        ("Cast", ["image"], ["float"], {"to": TensorProto.FLOAT}),
-        ("Div", ["float", "levels"], ["unit"]),
-        ("BatchNormalization", ["unit", "gain", "bias", "mean", "var"], ["x"]),
-    ]
+    nodes: list[Node] = graph("""
+        float = Cast(image, to=FLOAT); unit = Div(float, levels)
+        x = BatchNormalization(unit, gain, bias, mean, var)
+    """)
     weights = {"levels": np.array(255, np.float32), "mean": MEAN, "var": STD**2}
     weights |= {"gain": np.ones(3, np.float32), "bias": np.zeros(3, np.float32)}
     image = np.random.default_rng(0).integers(0, 256, (2, 3, 8, 8)).astype(np.uint8)
@@ -135,11 +129,10 @@ def test_bytes_are_cast_scaled_and_normalised() -> None:
 
 
 def test_channels_are_followed_through_a_transpose_and_a_turn_to_bgr() -> None:
-    nodes: list[Node] = [
-        ("Sub", ["image", "mean"], ["centred"]),
-        ("Transpose", ["centred"], ["nchw"], {"perm": [0, 3, 1, 2]}),
-        ("Slice", ["nchw", "last", "before", "axis", "back"], ["x"]),
-    ]
+    nodes: list[Node] = graph("""
+        centred = Sub(image, mean); nchw = Transpose(centred, perm=[0, 3, 1, 2])
+        x = Slice(nchw, last, before, axis, back)
+    """)
     places = {"last": [2], "before": [-(2**31)], "axis": [1], "back": [-1]}
     weights = {name: np.array(value, np.int64) for name, value in places.items()} | {"mean": MEAN}
     found = assert_maps(with_layer(nodes, weights, "x", inputs=(NHWC,)), "x", photo((2, 8, 8, 3)))
@@ -168,15 +161,14 @@ def test_channels_that_are_scaled_apart_are_one_map() -> None:
 
 def test_a_pair_of_quantisers_changes_nothing_and_a_dequantiser_of_bytes_scales() -> None:
     scale, zero = np.array(0.02, np.float32), np.array(100, np.uint8)
-    pair: list[Node] = [
-        ("Mul", ["image", "two"], ["doubled"]),
-        ("QuantizeLinear", ["doubled", "scale", "zero"], ["q"]),
-        ("DequantizeLinear", ["q", "scale", "zero"], ["x"]),
-    ]
+    pair: list[Node] = graph("""
+        doubled = Mul(image, two); q = QuantizeLinear(doubled, scale, zero)
+        x = DequantizeLinear(q, scale, zero)
+    """)
     found = scaling(with_layer(pair, {"two": np.array(2, np.float32), "scale": scale, "zero": zero}, "x"))
     assert found is not None
     assert (found.factor, found.offset) == ((2.0,) * 3, (0.0,) * 3)
-    nodes: list[Node] = [("DequantizeLinear", ["image", "scale", "zero"], ["x"])]
+    nodes: list[Node] = graph("x = DequantizeLinear(image, scale, zero)")
     image = np.random.default_rng(0).integers(0, 256, (2, 3, 8, 8)).astype(np.uint8)
     assert_maps(with_layer(nodes, {"scale": scale, "zero": zero}, "x", inputs=(BYTES,)), "x", image)
 
@@ -210,42 +202,30 @@ def taps(matrix: Array, *, depthwise: bool) -> Array:
     return kernel
 
 
-NORMALISED: list[Node] = [("Sub", ["start", "mean"], ["centred"]), ("Div", ["centred", "std"], ["x"])]
+NORMALISED: list[Node] = graph("centred = Sub(start, mean); x = Div(centred, std)")
 CONSTANTS: dict[str, Array] = {"mean": column(MEAN), "std": column(STD)}
 PADS = {"pads": np.zeros(8, np.int64)}
 BORDER = {"pads": np.array([1, 2, 1, 0], np.int64), "axes": np.array([2, -1], np.int64)}
 FORMS: dict[str, tuple[list[Node], dict[str, Array]]] = {
     "constants as large as the image": (
-        [("Sub", ["image", "mean"], ["centred"]), ("Div", ["centred", "std"], ["x"])],
+        graph("centred = Sub(image, mean); x = Div(centred, std)"),
         {"mean": full(MEAN), "std": full(STD)},
     ),
-    "a mean as large as one channel": (
-        [("Sub", ["image", "mean"], ["x"])],
-        {"mean": np.full((8, 8), 0.5, np.float32)},
-    ),
+    "a mean as large as one channel": (graph("x = Sub(image, mean)"), {"mean": np.full((8, 8), 0.5, np.float32)}),
     "Expand of a constant": (
-        [
-            ("Shape", ["image"], ["shape"]),
-            ("Expand", ["std", "shape"], ["expanded"]),
-            ("Sub", ["image", "mean"], ["centred"]),
-            ("Div", ["centred", "expanded"], ["x"]),
-        ],
+        graph("""
+            shape = Shape(image); expanded = Expand(std, shape); centred = Sub(image, mean)
+            x = Div(centred, expanded)
+        """),
         CONSTANTS,
     ),
     "a constant of the image's type": (
-        [
-            ("CastLike", ["mean", "image"], ["alike"]),
-            ("Sub", ["image", "alike"], ["centred"]),
-            ("Div", ["centred", "std"], ["x"]),
-        ],
+        graph("alike = CastLike(mean, image); centred = Sub(image, alike); x = Div(centred, std)"),
         CONSTANTS,
     ),
-    "Expand of the image": (
-        [("Shape", ["image"], ["shape"]), ("Expand", ["image", "shape"], ["start"]), *NORMALISED],
-        CONSTANTS,
-    ),
+    "Expand of the image": ([*graph("shape = Shape(image); start = Expand(image, shape)"), *NORMALISED], CONSTANTS),
     "Sum": (
-        [("Sum", ["minus", "image", "one"], ["centred"]), ("Div", ["centred", "std"], ["x"])],
+        graph("centred = Sum(minus, image, one); x = Div(centred, std)"),
         {"minus": column(-MEAN - 1), "one": np.array(1, np.float32), "std": column(STD)},
     ),
     "a Pad of nothing": ([("Pad", ["image", "pads"], ["start"]), *NORMALISED], CONSTANTS | PADS),
@@ -258,11 +238,11 @@ FORMS: dict[str, tuple[list[Node], dict[str, Array]]] = {
         CONSTANTS | {"no": np.zeros((1, 1, 8, 8), bool), "zero": np.array(0, np.float32)},
     ),
     "a depthwise centre tap": (
-        [("Conv", ["image", "kernel", "bias"], ["x"], {"group": 3, "pads": [1, 1, 1, 1]})],
+        graph("x = Conv(image, kernel, bias, group=3, pads=[1, 1, 1, 1])"),
         {"kernel": taps(np.diag(1 / STD), depthwise=True), "bias": -MEAN / STD},
     ),
     "a centre tap that turns the channels round": (
-        [("Conv", ["image", "kernel", "bias"], ["x"], {"pads": [1, 1, 1, 1]})],
+        graph("x = Conv(image, kernel, bias, pads=[1, 1, 1, 1])"),
         {"kernel": taps(np.diag(1 / STD)[::-1], depthwise=False), "bias": -MEAN / STD},
     ),
 }
@@ -293,15 +273,15 @@ def test_grey_that_becomes_three_channels_keeps_its_map() -> None:
     assert found.channels == (0, 0, 0)
 
 
-BRANCHED: list[Node] = [("Sub", ["image", "mean"], ["centred"]), ("Div", ["centred", "std"], ["x"])]
+BRANCHED: list[Node] = graph("centred = Sub(image, mean); x = Div(centred, std)")
 
 
 @pytest.mark.parametrize(
     "beside",
     [
-        [("ReduceMean", ["image"], ["unused"], {"keepdims": 1})],
-        [("Mul", ["image", "two"], ["unused"])],
-        [("Mul", ["image", "two"], ["doubled"]), ("Shape", ["doubled"], ["unused"])],
+        graph("unused = ReduceMean(image, keepdims=1)"),
+        graph("unused = Mul(image, two)"),
+        graph("doubled = Mul(image, two); unused = Shape(doubled)"),
     ],
 )
 def test_what_never_reaches_the_representation_says_nothing(beside: list[Node]) -> None:
@@ -317,17 +297,11 @@ def test_branches_that_differ_are_all_given_and_those_that_scale_come_first() ->
     beside: list[Node] = [
         ("GlobalMaxPool", ["image"], ["highest"]),
         *BRANCHED,
-        ("Mul", ["image", "two"], ["doubled"]),
-        ("Sigmoid", ["doubled"], ["gate"]),
-        ("Mul", ["image", "nothing"], ["zeros"]),
-        ("Sigmoid", ["zeros"], ["half"]),
-        ("Gather", ["image", "first"], ["red"], {"axis": 1}),
-        ("Mul", ["red", "two"], ["red2"]),
-        ("Sigmoid", ["red2"], ["red3"]),
-        ("Mul", ["gate", "half"], ["a"]),
-        ("Mul", ["red3", "highest"], ["b"]),
-        ("Add", ["x", "a"], ["c"]),
-        ("Add", ["c", "b"], ["y"]),
+        *graph("""
+            doubled = Mul(image, two); gate = Sigmoid(doubled); zeros = Mul(image, nothing)
+            half = Sigmoid(zeros); red = Gather(image, first, axis=1); red2 = Mul(red, two)
+            red3 = Sigmoid(red2); a = Mul(gate, half); b = Mul(red3, highest); c = Add(x, a); y = Add(c, b)
+        """),
     ]
     weights = CONSTANTS | {"two": np.array(2, np.float32), "nothing": np.array(0, np.float32)}
     model = with_layer(beside, weights | {"first": np.array([0], np.int64)}, "y")
@@ -341,22 +315,19 @@ def test_branches_that_differ_are_all_given_and_those_that_scale_come_first() ->
 @pytest.mark.parametrize(
     ("nodes", "weights"),
     [
-        ([("Identity", ["image"], ["x"])], {}),
-        ([("Conv", ["image", "w"], ["x"], {"kernel_shape": [1, 1]})], {"w": onnx_models.weight(3, 3, 1, 1)}),
-        (
-            [("Conv", ["image", "w"], ["x"], {"kernel_shape": [3, 3], "group": 3})],
-            {"w": onnx_models.weight(3, 1, 3, 3)},
-        ),
-        ([("Mul", ["image", "w"], ["x"])], {"w": np.zeros(3, np.float32).reshape(3, 1, 1)}),
-        ([("Mul", ["image", "w"], ["x"])], {"w": onnx_models.weight(8)}),  # one a column of the image
-        ([("Mul", ["image", "w"], ["x"])], {"w": onnx_models.weight(1, 3, 8, 8)}),
-        ([("Mul", ["image", "image"], ["x"])], {}),
-        ([("Div", ["w", "image"], ["x"])], {"w": np.array(1, np.float32)}),
-        ([("Sigmoid", ["image"], ["x"])], {}),
-        ([("Conv", ["image", "w"], ["x"], {"group": 3, "pads": [1, 1, 1, 1]})], {"w": nearly_one_tap()}),
-        ([("Where", ["w", "image", "other"], ["x"])], {"w": mixed_condition(), "other": np.float32(0)}),
-        ([("Pad", ["image", "w"], ["y"]), ("Slice", ["y", "i0", "i3", "i1"], ["x"])], channel_pad()),
-        ([("Add", ["image", "w"], ["x"])], {"w": np.linspace(0, 1, 64, dtype=np.float32).reshape(1, 1, 8, 8)}),
+        (graph("x = Identity(image)"), {}),
+        (graph("x = Conv(image, w, kernel_shape=[1, 1])"), {"w": onnx_models.weight(3, 3, 1, 1)}),
+        (graph("x = Conv(image, w, kernel_shape=[3, 3], group=3)"), {"w": onnx_models.weight(3, 1, 3, 3)}),
+        (graph("x = Mul(image, w)"), {"w": np.zeros(3, np.float32).reshape(3, 1, 1)}),
+        (graph("x = Mul(image, w)"), {"w": onnx_models.weight(8)}),  # one a column of the image
+        (graph("x = Mul(image, w)"), {"w": onnx_models.weight(1, 3, 8, 8)}),
+        (graph("x = Mul(image, image)"), {}),
+        (graph("x = Div(w, image)"), {"w": np.array(1, np.float32)}),
+        (graph("x = Sigmoid(image)"), {}),
+        (graph("x = Conv(image, w, group=3, pads=[1, 1, 1, 1])"), {"w": nearly_one_tap()}),
+        (graph("x = Where(w, image, other)"), {"w": mixed_condition(), "other": np.float32(0)}),
+        (graph("y = Pad(image, w); x = Slice(y, i0, i3, i1)"), channel_pad()),
+        (graph("x = Add(image, w)"), {"w": np.linspace(0, 1, 64, dtype=np.float32).reshape(1, 1, 8, 8)}),
     ],
 )
 def test_what_is_no_scaling_is_none(nodes: list[Node], weights: dict[str, Array]) -> None:
@@ -367,16 +338,11 @@ def test_what_is_no_scaling_is_none(nodes: list[Node], weights: dict[str, Array]
 
 @pytest.mark.parametrize(
     "node",
-    [
-        ("Transpose", ["image"], ["x"], {"perm": [0, 2]}),
-        ("Squeeze", ["image", "many"], ["x"]),
-        ("Slice", ["image", "none", "ends", "axis", "none"], ["x"]),
-        ("Slice", ["image", "ends", "many", "axis"], ["x"]),
-        ("Concat", ["image", "image"], ["x"]),
-        ("Conv", ["image", "kernel"], ["x"], {"group": 0}),
-        ("Conv", ["image", "kernel", "four"], ["x"], {"group": 3}),
-        ("BatchNormalization", ["image", "minus", "minus", "minus", "minus"], ["x"]),
-    ],
+    graph("""
+        x = Transpose(image, perm=[0, 2]); x = Squeeze(image, many); x = Slice(image, none, ends, axis, none)
+        x = Slice(image, ends, many, axis); x = Concat(image, image); x = Conv(image, kernel, group=0)
+        x = Conv(image, kernel, four, group=3); x = BatchNormalization(image, minus, minus, minus, minus)
+    """),
 )
 def test_a_node_that_no_runtime_takes_is_no_scaling(node: Node) -> None:
     weights = {"many": [0, 1, 2, 3, 3], "none": [0], "ends": [2], "axis": [1]}

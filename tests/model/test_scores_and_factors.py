@@ -13,6 +13,7 @@ from onnx import TensorProto, helper
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.model import open_model
 from support import onnx_models
+from support.onnx_models import graph
 
 D = 512
 
@@ -21,11 +22,9 @@ def opened(
     tmp_path: Path, tail: list[Any], weights: dict[str, Any], *, batch: int | str = "batch", **options: str
 ) -> Any:
     """Open image → Conv → LayerNormalization "h" → `tail`, which reads w (384, 512), and 1000 wide c and b."""
-    nodes = [
-        ("Conv", ["image", "conv"], ["map"], {"kernel_shape": [8, 8]}),
-        ("Flatten", ["map"], ["flat"]),
-        ("LayerNormalization", ["flat", "gain"], ["h"]),
-    ]
+    nodes = graph("""
+        map = Conv(image, conv, kernel_shape=[8, 8]); flat = Flatten(map); h = LayerNormalization(flat, gain)
+    """)
     every = {"conv": onnx_models.weight(384, 3, 8, 8), "gain": np.ones(384, np.float32)}
     every |= {"w": onnx_models.weight(384, D), "c": onnx_models.weight(384, 1000), "b": onnx_models.weight(1000)}
     output = (tail[-1][2][0], TensorProto.FLOAT, None)
@@ -42,9 +41,7 @@ VECTOR = onnx_models.weight(D)
 @pytest.mark.parametrize(
     "maker",
     [
-        ("Identity", ["v"], ["f"]),
-        ("Exp", ["v"], ["f"]),
-        ("Cast", ["v"], ["f"], {"to": TensorProto.FLOAT}),
+        *graph("f = Identity(v); f = Exp(v); f = Cast(v, to=FLOAT)"),
         ("Constant", [], ["f"], {"value_floats": VECTOR.tolist()}),
     ],
 )
@@ -55,7 +52,7 @@ def test_a_factor_a_feature_that_is_computed_is_one(tmp_path: Path, op: str, mak
 
 
 def test_one_factor_that_is_computed_is_looked_through(tmp_path: Path) -> None:
-    tail = [LINEAR, ("Exp", ["s"], ["f"]), ("Mul", ["z", "f"], ["embedding"])]
+    tail = [LINEAR, *graph("f = Exp(s); embedding = Mul(z, f)")]
     model = opened(tmp_path, tail, {"s": np.array(2, np.float32)})
     assert str(model.representation.ends_in) == "linear"
 
@@ -66,13 +63,10 @@ def test_a_reciprocal_is_no_factor(tmp_path: Path) -> None:
 
 
 def test_the_scales_of_a_dynamic_quantiser_are_no_factor_a_feature(tmp_path: Path) -> None:
-    tail = [
-        ("DynamicQuantizeLinear", ["h"], ["q", "scale", "zero"]),
-        ("MatMulInteger", ["q", "wq", "zero"], ["integers"]),
-        ("Cast", ["integers"], ["floats"], {"to": TensorProto.FLOAT}),
-        ("Mul", ["scale", "scales"], ["both"]),
-        ("Mul", ["floats", "both"], ["embedding"]),
-    ]
+    tail = graph("""
+        q, scale, zero = DynamicQuantizeLinear(h); integers = MatMulInteger(q, wq, zero)
+        floats = Cast(integers, to=FLOAT); both = Mul(scale, scales); embedding = Mul(floats, both)
+    """)
     weights = {"wq": (onnx_models.weight(384, D) * 30).astype(np.int8), "scales": np.abs(VECTOR)}
     assert str(opened(tmp_path, tail, weights).representation.ends_in) == "linear"
 
@@ -80,11 +74,11 @@ def test_the_scales_of_a_dynamic_quantiser_are_no_factor_a_feature(tmp_path: Pat
 @pytest.mark.parametrize(
     ("nodes", "end"),
     [
-        ([("ReduceL2", ["map", "places"], ["r"], {"keepdims": 0})], "linear_of:ReduceL2"),
-        ([("Pow", ["h", "two"], ["r"])], "linear_of:Pow"),
-        ([("LpPool", ["map"], ["m"], {"kernel_shape": [1, 1]}), ("Flatten", ["m"], ["r"])], "linear_of:LpPool"),
-        ([("If", ["yes"], ["r"], {"then_branch": "relu", "else_branch": "relu"})], "linear_of:Relu"),
-        ([("If", ["yes"], ["r"], {"then_branch": "same", "else_branch": "same"})], "linear"),
+        (graph("r = ReduceL2(map, places, keepdims=0)"), "linear_of:ReduceL2"),
+        (graph("r = Pow(h, two)"), "linear_of:Pow"),
+        (graph("m = LpPool(map, kernel_shape=[1, 1]); r = Flatten(m)"), "linear_of:LpPool"),
+        (graph('r = If(yes, then_branch="relu", else_branch="relu")'), "linear_of:Relu"),
+        (graph('r = If(yes, then_branch="same", else_branch="same")'), "linear"),
     ],
     ids=["norm over places", "power", "LpPool", "ReLU inside If", "nothing inside If"],
 )
@@ -104,11 +98,10 @@ def test_a_linear_map_of_what_is_never_negative(tmp_path: Path, nodes: list[Any]
 
 @pytest.mark.parametrize("axes", [[2, 3], [1], [1, 2, 3]])
 def test_a_map_divided_by_norms_is_normalised(tmp_path: Path, axes: list[int]) -> None:
-    tail = [
-        ("Conv", ["image", "k"], ["places"], {"kernel_shape": [3, 3]}),
-        ("ReduceL2", ["places", "axes"], ["norm"], {"keepdims": 1}),
-        ("Div", ["places", "norm"], ["embedding"]),
-    ]
+    tail = graph("""
+        places = Conv(image, k, kernel_shape=[3, 3]); norm = ReduceL2(places, axes, keepdims=1)
+        embedding = Div(places, norm)
+    """)
     model = opened(tmp_path, tail, {"k": onnx_models.weight(D, 3, 3, 3), "axes": np.array(axes)})
     assert str(model.representation.ends_in) == "normalisation"
 
@@ -118,8 +111,7 @@ def test_a_dequantiser_with_scales_of_its_own_scales_features(tmp_path: Path) ->
         axis = {"axis": 1} if scale == "v" else {}
         tail = [
             LINEAR,
-            ("QuantizeLinear", ["z", "s", "zero"], ["q"]),
-            ("Identity", ["q"], ["stored"]),
+            *graph("q = QuantizeLinear(z, s, zero); stored = Identity(q)"),
             ("DequantizeLinear", ["stored", scale], ["embedding"], axis),
         ]
         weights = {"s": np.array(0.1, np.float32), "v": np.abs(VECTOR), "zero": np.array(0, np.int8)}
@@ -130,13 +122,12 @@ def test_a_dequantiser_with_scales_of_its_own_scales_features(tmp_path: Path) ->
 def test_other_zero_shot_heads(tmp_path: Path, form: str) -> None:
     tail: list[Any] = [LINEAR, ("LpNormalization", ["z"], ["unit"], {"axis": 1})]
     if form == "Conv":
-        tail += [
-            ("Reshape", ["unit", "as_map"], ["point"]),
-            ("Conv", ["point", "texts"], ["cosines"], {"kernel_shape": [1, 1]}),
-            ("Flatten", ["cosines"], ["output"]),
-        ]
+        tail += graph("""
+            point = Reshape(unit, as_map); cosines = Conv(point, texts, kernel_shape=[1, 1])
+            output = Flatten(cosines)
+        """)
     else:
-        tail += [("Add", ["unit", "shift"], ["moved"]), ("MatMul", ["moved", "plain"], ["output"])]
+        tail += graph("moved = Add(unit, shift); output = MatMul(moved, plain)")
     weights = {
         "as_map": np.array([0, D, 1, 1]),
         "texts": onnx_models.weight(768, D, 1, 1),
@@ -149,7 +140,7 @@ def test_other_zero_shot_heads(tmp_path: Path, form: str) -> None:
 
 
 def test_outputs_are_listed_once_and_not_by_the_thousand(tmp_path: Path) -> None:
-    nodes = [("Conv", ["image", "k"], ["map"], {"kernel_shape": [8, 8]}), ("Flatten", ["map"], ["flat"])]
+    nodes = graph("map = Conv(image, k, kernel_shape=[8, 8]); flat = Flatten(map)")
     names = [f"out{i}" for i in range(50)]
     nodes += [("Identity", ["flat"], [name]) for name in names]
     proto = onnx_models.build(nodes, [*names, names[0]], {"k": onnx_models.weight(D, 3, 8, 8)})
@@ -174,10 +165,9 @@ def test_a_table_of_numbers_is_an_activation(tmp_path: Path, shape: tuple[int, .
 def test_a_look_up_does_not_cover_what_is_added_to_it(tmp_path: Path) -> None:
     tail = [
         LINEAR,
-        ("ArgMax", ["z"], ["i"], {"axis": 1, "keepdims": 0}),
-        ("Gather", ["table", "i"], ["q"]),
-        ("Max", ["z", "zero"], ["r"]),
-        ("Add", ["q", "r"], ["embedding"]),
+        *graph("""
+            i = ArgMax(z, axis=1, keepdims=0); q = Gather(table, i); r = Max(z, zero); embedding = Add(q, r)
+        """),
     ]
     model = opened(tmp_path, tail, {"table": onnx_models.weight(D, D), "zero": np.array(0, np.float32)})
     assert str(model.representation.ends_in) == "other:Max"
@@ -194,11 +184,11 @@ def test_a_shift_by_a_statistic_of_the_image_is_a_bias(tmp_path: Path, quantised
             ("DequantizeLinear", [f"{name}_q", *scale], [f"{name}_"]),
         ]
 
-    statistic = [("ReduceMean", ["squares", "axis"], ["ms"]), ("Sqrt", ["ms"], ["sd"])]
+    statistic = graph("ms = ReduceMean(squares, axis); sd = Sqrt(ms)")
     if quantised:
         shift = [*stored("sd"), ("Mul", ["sd_", "v"], ["shift"]), *stored("shift")]
     else:
-        shift = [("Mul", ["sd", "v"], ["shift_"])]
+        shift = graph("shift_ = Mul(sd, v)")
     tail = [LINEAR, ("Mul", ["z", "z"], ["squares"]), *statistic, *shift, ("Add", ["z", "shift_"], ["embedding"])]
     weights = {"v": VECTOR, "axis": np.array([1]), "one": np.array(1, np.float32), "zero": np.array(0, np.uint8)}
     model = opened(tmp_path, tail, weights)
@@ -218,33 +208,31 @@ def test_a_user_makes_no_embedding_of_what_looks_like_scores(tmp_path: Path, tai
 
 
 def test_scores_of_a_layer_without_bias_stay_scores(tmp_path: Path) -> None:
-    model = opened(tmp_path, [("MatMul", ["h", "c"], ["output"])], {}, tensor="output")
+    model = opened(tmp_path, graph("output = MatMul(h, c)"), {}, tensor="output")
     assert model.representation.rule == "logits"
 
 
 def test_a_bias_of_zeros_does_not_hide_the_width_of_a_label_set(tmp_path: Path) -> None:
     zeros = {"b": np.zeros(1000, np.float32)}
     assert opened(tmp_path, [SCORES], zeros).representation.assumed
-    model = opened(tmp_path, [("Gemm", ["h", "c", "b"], ["output"])], zeros)
+    model = opened(tmp_path, graph("output = Gemm(h, c, b)"), zeros)
     assert (model.representation.tensor, model.class_output) == ("h", "output")
 
 
-@pytest.mark.parametrize(
-    "join", [("Add", ["y1", "y2"], ["embedding"]), ("Concat", ["y1", "y2"], ["embedding"], {"axis": 1})]
-)
+@pytest.mark.parametrize("join", graph("embedding = Add(y1, y2); embedding = Concat(y1, y2, axis=1)"))
 def test_joined_scores_are_doubted_under_an_embeddings_name(tmp_path: Path, join: Any) -> None:
-    tail = [("Gemm", ["h", "c", "b"], ["y1"]), ("Gemm", ["flat", "c", "b"], ["y2"]), join]
+    tail = [*graph("y1 = Gemm(h, c, b); y2 = Gemm(flat, c, b)"), join]
     assert opened(tmp_path, tail, {}).representation.assumed
 
 
 def test_what_is_less_its_log_sum_exp_is_a_log_softmax(tmp_path: Path) -> None:
-    tail = [LINEAR, ("ReduceLogSumExp", ["z", "axis"], ["lse"]), ("Sub", ["z", "lse"], ["output"])]
+    tail = [LINEAR, *graph("lse = ReduceLogSumExp(z, axis); output = Sub(z, lse)")]
     model = opened(tmp_path, tail, {"axis": np.array([1])})
     assert (model.representation.tensor, model.class_output) == ("h", "output")
 
 
 def test_the_norm_of_one_image_is_no_temperature(tmp_path: Path) -> None:
-    tail = [LINEAR, ("ReduceL2", ["z", "axis"], ["n"]), ("Div", ["z", "n"], ["image_embeds"])]
+    tail = [LINEAR, *graph("n = ReduceL2(z, axis); image_embeds = Div(z, n)")]
     assert not opened(tmp_path, tail, {"axis": np.array([1])}, batch=1).representation.assumed
 
 

@@ -47,6 +47,7 @@ def test_open_clip_config_gives_open_clips_pixels(tmp_path: Path) -> None:
     assert [field for field, _, _ in found.fields] == list(Preprocessing.model_fields)
 
 
+@pytest.mark.long
 def test_timm_config_gives_timms_pixels(tmp_path: Path) -> None:
     pytest.importorskip("timm", reason="needs the export extra")
     from timm.data import create_transform, resolve_data_config
@@ -69,6 +70,7 @@ def test_timm_config_gives_timms_pixels(tmp_path: Path) -> None:
         assert_same_pixels(ours, lambda photo, t=transform: t(photo).numpy().transpose(1, 2, 0))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("module", "name", "arguments"),
     [
@@ -146,39 +148,22 @@ def test_presets_take_the_models_size(tmp_path: Path) -> None:
 
 OPEN_CLIP = {"size": 224, "resize_mode": "shortest"}
 TIMM = {"input_size": [3, 224, 224]}
-HF = {
-    "size": {"height": 224, "width": 224},
-    "resample": 2,
-    "image_mean": [0.5, 0.5, 0.5],
-    "image_std": [0.5, 0.5, 0.5],
-}
+HF = {"size": {"height": 224, "width": 224}, "resample": 2, "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
 FILES = {"open_clip": "open_clip_config.json", "timm": "config.json", "hf": "preprocessor_config.json"}
 
 
 @pytest.mark.parametrize(
     ("kind", "change", "message"),
     [
-        (
-            "open_clip",
-            {"resize_mode": "fit"},
-            "resize_mode is 'fit'; it must be one of shortest, longest, squash",
-        ),
-        (
-            "open_clip",
-            {"interpolation": "area"},
-            "interpolation is 'area'; it must be one of bicubic, bilinear",
-        ),
+        ("open_clip", {"resize_mode": "fit"}, "resize_mode is 'fit'; it must be one of shortest, longest, squash"),
+        ("open_clip", {"interpolation": "area"}, "interpolation is 'area'; it must be one of bicubic, bilinear"),
         ("open_clip", {"size": None}, r"size is missing; it must be an integer or \[height, width\]"),
         ("open_clip", {"size": 0}, "size.0 is 0; Input should be greater than 0"),
         ("open_clip", {"std": [1, 0, 1]}, r"std.1 is 0.0; Input should be greater than 0"),
         ("open_clip", {"mean": [1, "x", 1]}, "mean is 'x'; it must be a finite number"),
         ("open_clip", {"mean": [1, 2]}, r"mean is \[1, 2\]; it must be three numbers"),
         ("open_clip", {"mode": "L"}, "mode is 'L'; only RGB is supported"),
-        (
-            "timm",
-            {"input_size": [1, 28, 28]},
-            r"input_size is \[1, 28, 28\]; it must be \[3, height, width\]",
-        ),
+        ("timm", {"input_size": [1, 28, 28]}, r"input_size is \[1, 28, 28\]; it must be \[3, height, width\]"),
         ("timm", {"crop_pct": 1.5}, "crop_pct is 1.5; it must be above 0 and at most 1"),
         ("timm", {"crop_mode": "random"}, "crop_mode is 'random'; it must be one of center, squash, border"),
         ("timm", {"interpolation": "random"}, "interpolation is 'random'; Input should be 'nearest'"),
@@ -187,11 +172,7 @@ FILES = {"open_clip": "open_clip_config.json", "timm": "config.json", "hf": "pre
         ("hf", {"image_mean": None}, "image_mean is missing; it must be three numbers"),
         ("hf", {"size": 224}, "size is 224 and image_processor_type is missing; size must be"),
         ("hf", {"size": {"shortest_edge": 224}}, "do_center_crop is false and size is a shortest edge"),
-        (
-            "hf",
-            {"size": {"longest_edge": 224}},
-            r"size is \{'longest_edge': 224\}; it must be \{height, width\}",
-        ),
+        ("hf", {"size": {"longest_edge": 224}}, r"size is \{'longest_edge': 224\}; it must be \{height, width\}"),
     ],
 )
 def test_bad_values_name_file_field_and_rule(tmp_path: Path, kind: str, change: dict[str, Any], message: str) -> None:
@@ -215,10 +196,7 @@ def test_bad_values_name_file_field_and_rule(tmp_path: Path, kind: str, change: 
         ('{"size": [224, 224]}', r"resize_mode is missing; Field required"),
         ('{"preprocessing": 3}', "preprocessing is 3; it must be an object"),
         (json.dumps({**CLIP.model_dump(), "sized": 1}), "sized is 1; Extra inputs are not permitted"),
-        (
-            json.dumps(CLIP.model_dump()).replace("0.48145466", "NaN"),
-            "mean.0 is nan; Input should be a finite",
-        ),
+        (json.dumps(CLIP.model_dump()).replace("0.48145466", "NaN"), "mean.0 is nan; Input should be a finite"),
     ],
 )
 def test_bad_own_files(tmp_path: Path, content: str, message: str) -> None:

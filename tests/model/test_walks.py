@@ -17,6 +17,7 @@ from robustcheck_onnx.checker.model.heads import GATE, SCALE, Head, Join, find_h
 from robustcheck_onnx.checker.model.layers import Layers, build_layers, nested_nodes
 from robustcheck_onnx.thresholds.ends import End
 from support import onnx_models
+from support.onnx_models import graph
 from support.slow_walks import SlowGraph
 
 CONSTANTS = {"w": (16, 16), "v": (16,), "one": (1,), "scalar": ()}
@@ -178,7 +179,7 @@ def test_steps_grow_with_the_graph_not_faster() -> None:
 
 
 def test_a_tensor_under_many_branches_is_walked_once() -> None:
-    nodes: list[Any] = [("Identity", ["image"], ["x0"])]
+    nodes: list[Any] = graph("x0 = Identity(image)")
     nodes += [("Identity", [f"x{i}"], [f"x{i + 1}"]) for i in range(300)]
     nodes += [("MatMul", ["x300", "w"], [f"b{i}"]) for i in range(300)]
     nodes += [("Concat", [f"b{i}" for i in range(300)], ["all"], {"axis": 1})]
@@ -204,11 +205,7 @@ def test_nested_graphs_are_walked_in_order_without_recursion() -> None:
 
 
 def test_a_gate_is_crossed_by_name() -> None:
-    nodes: list[Any] = [
-        ("MatMul", ["image", "w"], ["a"]),
-        ("Sigmoid", ["a"], ["s"]),
-        ("Mul", ["a", "s"], ["e"]),
-    ]
+    nodes: list[Any] = graph("a = MatMul(image, w); s = Sigmoid(a); e = Mul(a, s)")
     proto = onnx_models.build(nodes, ["e"], {"w": np.zeros((8, 8), np.float32)})
     head = find_head(build_layers(proto.graph, "image", {"w": (8, 8)}), "e")
     assert isinstance(head, Head)

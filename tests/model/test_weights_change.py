@@ -59,6 +59,7 @@ def remove(place: Path) -> None:
     (place / "weights.bin").unlink()
 
 
+@pytest.mark.process
 def test_weights_that_are_replaced_before_the_session_reads_them_give_no_verdict(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

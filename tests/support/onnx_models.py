@@ -81,12 +81,10 @@ def build(
 
 def pooled(features: int = 16) -> tuple[list[Node], dict[str, Array]]:
     """image → Conv → Relu → global mean → (batch, features), the last tensor is "features"."""
-    nodes: list[Node] = [
-        ("Conv", ["image", "conv.weight"], ["conv"], {"kernel_shape": [3, 3]}),
-        ("Relu", ["conv"], ["relu"]),
-        ("GlobalAveragePool", ["relu"], ["gap"]),
-        ("Flatten", ["gap"], ["features"]),
-    ]
+    nodes: list[Node] = graph("""
+        conv = Conv(image, conv.weight, kernel_shape=[3, 3]); relu = Relu(conv)
+        gap = GlobalAveragePool(relu); features = Flatten(gap)
+    """)
     return nodes, {"conv.weight": weight(features, 3, 3, 3)}
 
 

@@ -290,11 +290,7 @@ def test_tokens_that_are_no_use_end_it_before_the_rerun(
 
 @pytest.mark.parametrize("what", ["refuses the token", "refuses the entry", "lies", "another authority", "is down"])
 def test_an_instance_that_gives_no_signature(
-    place: Path,
-    instance: Instance,
-    what: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    place: Path, instance: Instance, what: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     token = instance.token()
     if what == "refuses the token":

@@ -202,8 +202,7 @@ def _failing_stdout(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("breaks", "code"),
-    [(_broken_model, 3), (_unwritable_signature, 4), (_failing_signer, 70), (_failing_stdout, 4)],
+    ("breaks", "code"), [(_broken_model, 3), (_unwritable_signature, 4), (_failing_signer, 70), (_failing_stdout, 4)]
 )
 def test_an_error_leaves_no_signature_and_no_pass(
     here: Path, breaks: Callable[[pytest.MonkeyPatch], None], code: int, monkeypatch: pytest.MonkeyPatch
