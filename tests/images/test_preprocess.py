@@ -61,6 +61,29 @@ def hwc(tensor: Any) -> NDArray[np.float32]:
     return array.transpose(1, 2, 0)
 
 
+def by_pillow(mode: str, image: Image.Image) -> NDArray[np.float32]:
+    """CLIP's 224 px by Pillow, step by step: resize, then cut or fill round the centre."""
+    if mode == "squash":
+        return np.asarray(image.resize((224, 224), Image.Resampling.BICUBIC), np.float32)
+    width, height = image.size
+    ratio = (min if mode == "shortest" else max)(width, height) / 224
+    cut = int if mode == "shortest" else round
+    resized = image.resize((cut(width / ratio), cut(height / ratio)), Image.Resampling.BICUBIC)
+    canvas = Image.new("RGB", (224, 224))
+    left, top = ((224 - edge) // 2 if edge < 224 else -round((edge - 224) / 2) for edge in resized.size)
+    canvas.paste(resized, (left, top))
+    return np.asarray(canvas, np.float32)
+
+
+@pytest.mark.parametrize("mode", ["shortest", "squash", "longest"])
+def test_pixels_by_pillow(mode: Any) -> None:
+    """What the libraries below do, without them."""
+    ours = CLIP.model_copy(update={"resize_mode": mode, "crop": "none" if mode == "squash" else "center"})
+    mean, std = np.float32(CLIP.mean), np.float32(CLIP.std)
+    assert worst(ours, lambda image: (by_pillow(mode, image) / 255 - mean) / std) < 1e-3
+
+
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("mode", "size", "interpolation"),
     [
@@ -90,6 +113,7 @@ def test_open_clip(mode: Any, size: tuple[int, int], interpolation: Any) -> None
     assert worst(ours, lambda photo: hwc(transform(photo))) < 1e-3
 
 
+@pytest.mark.long
 def test_clip_preset_is_open_clips_openai_transform() -> None:
     pytest.importorskip("open_clip", reason="needs the export extra")
     from open_clip.transform import PreprocessCfg, image_transform_v2
@@ -98,6 +122,7 @@ def test_clip_preset_is_open_clips_openai_transform() -> None:
     assert worst(CLIP, lambda photo: hwc(transform(photo))) < 1e-3
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("crop_mode", "crop_pct", "size"),
     [
@@ -137,6 +162,7 @@ def test_timm(crop_mode: str, crop_pct: float, size: Any) -> None:
     assert worst(ours, lambda photo: hwc(transform(photo))) < 1e-3
 
 
+@pytest.mark.long
 def test_imagenet_preset_is_torchvisions() -> None:
     pytest.importorskip("torchvision", reason="needs the export extra")
     from torchvision.models import ResNet18_Weights, Swin_T_Weights
@@ -173,6 +199,7 @@ def transformers_cases() -> list[tuple[str, str, dict[str, Any], Preprocessing]]
     ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("module", "name", "arguments", "ours"), transformers_cases())
 def test_transformers_pillow_processors(module: str, name: str, arguments: dict[str, Any], ours: Preprocessing) -> None:
     import importlib
@@ -188,6 +215,7 @@ def test_transformers_pillow_processors(module: str, name: str, arguments: dict[
     assert worst(ours, transform) < 1e-3
 
 
+@pytest.mark.long
 def test_transformers_default_processors_resize_tensors_and_stay_close() -> None:
     """The default of transformers 5 resizes uint8 tensors with torchvision: not bit-equal to Pillow."""
     pytest.importorskip("transformers", reason="needs the export extra")

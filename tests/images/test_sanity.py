@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -122,48 +123,35 @@ def on_white(picture: Image.Image) -> Image.Image:
 
 
 @pytest.mark.parametrize(
-    "change",
-    [lambda p: jpeg(p, 30), smaller, on_white, lambda p: p.convert("L").convert("RGB")],
-    ids=["jpeg-30", "64px", "on-white", "grey"],
+    "change", [partial(jpeg, quality=30), smaller, on_white, lambda p: p.convert("L").convert("RGB")]
 )
 def test_changed_photos_are_still_photos(change: Callable[[Image.Image], Image.Image]) -> None:
-    pictures = [change(part) for part in tiles()]
-    facts = ImageSetState(describe(p) for p in pictures).facts()
+    facts = ImageSetState(describe(change(part)) for part in tiles()).facts()
     assert "images_not_photo_like" not in [finding.id for finding in facts.findings]
 
 
+SYNTHETIC: dict[str, Callable[[Generator], Image.Image]] = {
+    "white noise": white_noise,
+    "grey noise": grey_noise,
+    "1/f": pink_noise,
+    "leaves": dead_leaves,
+    "grey leaves": partial(dead_leaves, grey=True),
+    "textured leaves": partial(dead_leaves, texture=15.0),
+    "grey textured leaves": partial(dead_leaves, grey=True, texture=15.0),
+    "JPEG leaves": lambda r: jpeg(dead_leaves(r), 60),
+    "JPEG grey leaves": lambda r: jpeg(dead_leaves(r, grey=True), 60),
+    "checkerboard": checkerboard,
+    "gradient": gradient,
+}
+
+
 @pytest.mark.parametrize(
-    "make",
-    [
-        white_noise,
-        grey_noise,
-        pink_noise,
-        dead_leaves,
-        lambda r: dead_leaves(r, grey=True),
-        lambda r: dead_leaves(r, texture=15.0),
-        lambda r: dead_leaves(r, grey=True, texture=15.0),
-        lambda r: jpeg(dead_leaves(r), 60),
-        lambda r: jpeg(dead_leaves(r, grey=True), 60),
-        checkerboard,
-        gradient,
-    ],
-    ids=[
-        "white-noise",
-        "grey-noise",
-        "1/f",
-        "leaves",
-        "grey-leaves",
-        "textured-leaves",
-        "grey-textured-leaves",
-        "jpeg-leaves",
-        "jpeg-grey-leaves",
-        "checkerboard",
-        "gradient",
-    ],
+    "kind",
+    [pytest.param(kind, marks=[pytest.mark.long] * ("JPEG" in kind or "textured" in kind)) for kind in SYNTHETIC],
 )
-def test_synthetic_images_are_not_photo_like(make: Callable[[Generator], Image.Image]) -> None:
+def test_synthetic_images_are_not_photo_like(kind: str) -> None:
     random = np.random.default_rng(11)
-    assert "images_not_photo_like" in findings([make(random) for _ in range(30)])
+    assert "images_not_photo_like" in findings([SYNTHETIC[kind](random) for _ in range(30)])
 
 
 def test_half_noise_is_noticed() -> None:
@@ -219,7 +207,10 @@ def wide_parts(wholes: list[Image.Image], n: int, random: Generator) -> list[Ima
     return parts
 
 
-@pytest.mark.parametrize("names", [["coffee.png"], ["chelsea.png"], ["astronaut.png", "rocket.jpg", "coffee.png"]])
+@pytest.mark.parametrize(
+    "names",
+    [["coffee.png"], *(pytest.param(names, marks=pytest.mark.long) for names in (["chelsea.png"], PHOTOS[:5:2]))],
+)
 def test_wide_parts_of_few_photos_are_not_varied(names: list[str]) -> None:
     parts = wide_parts([photo(name) for name in names], 64, np.random.default_rng(5))
     facts = ImageSetState(map(describe, parts)).facts()
@@ -345,6 +336,7 @@ def test_capacity_keeps_exact_counts_of_a_fixed_sample() -> None:
 STAMPS = Path("/usr/share/tuxpaint/stamps")
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not STAMPS.is_dir(), reason="Debian package tuxpaint-stamps-default is not installed")
 def test_cut_out_photos_are_not_flagged() -> None:
     from robustcheck_onnx.checker.images.decode import decode
