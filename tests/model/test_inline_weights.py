@@ -57,8 +57,8 @@ def test_weights_that_are_not_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     for change, message in (
         (short, "weight 'proj' has 1528 bytes; its shape [24, 16] and type float need 1536"),
         (short_values, "weight 'proj' has 383 values; its shape [24, 16] and type float need 384"),
-        (unknown_type, "type of weight 'proj' is 77; ONNX has no such type"),
-        (undefined_type, "type of weight 'proj' is 0; ONNX has no such type"),
+        (unknown_type, "type of weight 'proj' is number 77; ONNX has no such type"),
+        (undefined_type, "weight 'proj' has no type; each needs one"),
         (huge, "weight 'proj' has 1536 bytes; its shape [1099511627776, 16] and type float need 70368744177664"),
         (negative, "weight 'proj' has 1536 bytes; its shape [-24, 16] and type float need -1536"),
         (empty, "weight 'proj' has 1536 bytes; its shape [24, 16, 0] and type float need 0"),
