@@ -47,6 +47,12 @@ def test_a_check_saves_what_it_measured(lookup_pass: tuple[Path, Path], tmp_path
     assert saved.made_with.tensor == report.evidence.model.tensor
     assert saved.made_with.preprocessing == report.evidence.preprocessing
     assert list(tmp_path.iterdir()) == [path]
+    assert isinstance(saved, Representations)
+    assert repr(saved).startswith("<Representations: ")
+    assert "512 features" in repr(saved)
+    path.write_bytes(path.read_bytes()[:-2000])
+    with pytest.raises(UsageError, match="not readable"):
+        load_representations(path)
 
 
 def test_a_scan_saves_the_representation(tmp_path: Path) -> None:
@@ -113,7 +119,6 @@ def test_a_run_that_fails_leaves_no_file_and_an_earlier_one_as_it_was(
     assert sorted(each.name for each in tmp_path.iterdir()) == ["nan.onnx", "rows.npz"]
 
 
-@pytest.mark.process
 def test_the_command_names_the_file_and_wants_one_for_each_model(
     lookup_pass: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -129,57 +134,42 @@ def test_the_command_names_the_file_and_wants_one_for_each_model(
     assert np.array_equal(load_representations(tmp_path / "a.npz"), load_representations(tmp_path / "b.npz"))
 
 
-@pytest.mark.parametrize(
-    ("options", "code", "said"),
-    [
-        (["--save-representations", "rows.parquet"], 2, "it must be .npz"),
-        (["--save-representations", "rows.safetensors"], 2, "np.load('rows.npz')['representations']"),
-        (["--save-representations", "missing/rows.npz"], 2, "folder missing is missing"),
-        (["--save-representations", "model.onnx.npz", "--engine", "ray"], 2, "needs the local engine"),
-        (["--save-representations", "rows.npz", "-o", "json=rows.npz"], 2, "must be another file"),
-    ],
-)
 def test_places_that_no_representations_go_to(
-    lookup_pass: tuple[Path, Path],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    options: list[str],
-    code: int,
-    said: str,
+    lookup_pass: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     model, photos = lookup_pass
-    assert main([str(model), "--images", str(photos), *options]) == code
-    assert said in capsys.readouterr().err
+    for options, said in (
+        (["rows.parquet"], "it must be .npz"),
+        (["rows.safetensors"], "np.load('rows.npz')['representations']"),
+        (["missing/rows.npz"], "folder missing is missing"),
+        (["model.onnx.npz", "--engine", "ray"], "needs the local engine"),
+        (["rows.npz", "-o", "json=rows.npz"], "must be another file"),
+    ):
+        assert main([str(model), "--images", str(photos), "--save-representations", *options]) == 2
+        assert said in capsys.readouterr().err
     assert not [each for each in tmp_path.iterdir() if each.name != "rows.npz"]  # an error document, as asked for
+    (tmp_path / "circle.npz").symlink_to("circle.npz")
+    with pytest.raises(UsageError, match="leads nowhere"):
+        Saver(tmp_path / "circle.npz")
+    with Saver(tmp_path / "new.npz") as saver:
+        saver.add(np.ones((1, 4), np.float32), ["a"], ["b"])
+        assert not list(tmp_path.glob("*new*"))  # no file that a kill would leave
 
 
-def test_a_pipe_is_no_file_of_representations(tmp_path: Path) -> None:
+def test_files_that_hold_no_representations(tmp_path: Path) -> None:
+    (tmp_path / "text.npz").write_bytes(b"no archive")
+    (tmp_path / "rows.txt").touch()
+    np.savez(tmp_path / "other.npz", a=np.zeros(3))
+    pickled = np.array([{}], dtype=object)
+    np.savez(tmp_path / "pickle.npz", representations=np.zeros((1, 2)), names=pickled)
+    for name in ("none.npz", "text.npz", "rows.txt", "other.npz", "pickle.npz"):
+        with pytest.raises(UsageError, match="file of representations"):
+            load_representations(tmp_path / name)
     os.mkfifo(tmp_path / "pipe.npz")
     for read_or_write in (load_representations, Saver):
         with pytest.raises(UsageError, match="is a folder, device or pipe"):
             read_or_write(tmp_path / "pipe.npz")
-
-
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("none.npz", None),
-        ("text.npz", b"no archive"),
-        ("other.npz", {"a": np.zeros(3)}),
-        ("pickle.npz", {"representations": np.zeros((1, 2)), "names": np.array([{}], dtype=object)}),
-        ("rows.txt", b""),
-    ],
-)
-def test_files_that_hold_no_representations(tmp_path: Path, name: str, content: Any) -> None:
-    path = tmp_path / name
-    if isinstance(content, dict):
-        np.savez(path, **content)
-    elif content is not None:
-        path.write_bytes(content)
-    with pytest.raises(UsageError, match="file of representations"):
-        load_representations(path)
 
 
 def test_archives_with_rows_that_are_none(tmp_path: Path, made_with: MadeWith) -> None:
@@ -218,31 +208,3 @@ def test_archives_that_claim_more_than_they_hold(tmp_path: Path, made_with: Made
         archive.writestr("representations.npy", header.getvalue())
     with pytest.raises(UsageError, match="not readable"):
         load_representations(tmp_path / "claim.npz")
-
-
-def test_links_in_a_circle_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "rows.npz").symlink_to("rows.npz")
-    with pytest.raises(UsageError, match="leads nowhere"):
-        Saver(tmp_path / "rows.npz")
-
-
-def test_rows_that_are_collected_have_no_file_that_a_kill_would_leave(tmp_path: Path) -> None:
-    with Saver(tmp_path / "rows.npz") as saver:
-        saver.add(np.ones((1, 4), np.float32), ["a"], ["b"])
-        assert not list(tmp_path.iterdir())
-
-
-def test_a_cut_off_file_is_refused(lookup_pass: tuple[Path, Path], tmp_path: Path) -> None:
-    path = tmp_path / "rows.npz"
-    check(lookup_pass[0], images=lookup_pass[1], save_representations=path)
-    path.write_bytes(path.read_bytes()[:-2000])
-    with pytest.raises(UsageError, match="not readable"):
-        load_representations(path)
-
-
-def test_repr_says_what_is_in_it(lookup_pass: tuple[Path, Path], tmp_path: Path) -> None:
-    check(lookup_pass[0], images=lookup_pass[1], save_representations=tmp_path / "rows.npz")
-    saved = load_representations(tmp_path / "rows.npz")
-    assert isinstance(saved, Representations)
-    assert repr(saved).startswith("<Representations: ")
-    assert "512 features" in repr(saved)
