@@ -6,17 +6,19 @@ from collections.abc import Mapping
 from typing import Final
 
 from robustcheck_onnx.checker.errors import UsageError
+from robustcheck_onnx.checker.text import page
 
 _CACHE: Final = "leave it out: every check measures, and nothing is kept between checks"
 _RAY: Final = "leave it out: a check runs on one machine; `robustcheck calibrate --engine ray` uses a cluster"
 _PLUG_IN: Final = "run the other signal as a step of its own, whose exit code can stop the release"
+_LOG: Final = "robustcheck mlflow log report.json"
 _GATE: Final = "robustcheck mlflow gate NAME VERSION report.json --alias ALIAS"
 _CONFIDENCE: Final = "leave it out: ATC and DoC take the model's own confidences"
 VERBS: Final[Mapping[str, str]] = {
     "cache": "nothing is kept between checks; the folder robustcheck in your cache folder can be deleted",
     "help": "robustcheck --help, or robustcheck COMMAND --help",
-    "reference": "read the tables of the pages Data and Published numbers, docs/data.md and docs/published.md",
-    "schema": "read checker/report/report.schema.json, which the package and the site hold",
+    "reference": f"read the tables of {page('published')}",
+    "schema": "read report.schema.json in the folder checker/report of the installed package, or on the site",
     "version": "robustcheck --version; robustcheck doctor -o json for the packages it measures with",
     "profiles diff": "compare the output of robustcheck profiles show PROFILE -o json",
     "profiles seal": "fit a profile with robustcheck calibrate; a profile that was changed by hand is not accepted",
@@ -30,7 +32,7 @@ OPTIONS: Final[Mapping[str, str]] = {
     "--engine": _RAY,
     "--exit-zero": "--fail-on never",
     "--export": "robustcheck export LIBRARY NAME -o model.onnx, then robustcheck model.onnx",
-    "--log": _GATE,
+    "--log": _LOG,
     "--no-cache": _CACHE,
     "--ray-address": _RAY,
     "--temperature": _CONFIDENCE,
