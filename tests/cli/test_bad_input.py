@@ -341,7 +341,7 @@ def test_the_table_can_fail(world: Path, typed: Typed) -> None:
 
 @pytest.mark.process
 def test_what_tests_type_in_this_process_is_the_command(world: Path, warm: Callable[..., Done], typed: Typed) -> None:
-    for call in ("text.onnx -o json", "pass.onnx --images photos --no-time"):
+    for call in ("--bogus -o json", "pass.onnx --images photos --no-time"):
         cold, *others = (command(world, *call.split()) for command in (run, warm, typed))
         for other in others:
             assert (other.returncode, other.stdout, other.stderr) == (cold.returncode, cold.stdout, cold.stderr)

@@ -1,7 +1,10 @@
 """`robustcheck demo`: two encoders made on the spot, through the ordinary check."""
 
-import subprocess
+import functools
+import io
+import re
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -10,23 +13,29 @@ import pytest
 
 from robustcheck_onnx import check
 from robustcheck_onnx.checker import demo
+from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.cli.verbs.demo import _check_folder
 from robustcheck_onnx.checker.errors import UsageError
+from support.bad_input import Done, Typed, run
+from support.terminal import Terminal
 
-COMMAND = str(Path(sys.executable).parent / "robustcheck")
+TRAIN = functools.cache(demo.train)
 
 
-def run_demo(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([COMMAND, "demo", *arguments], cwd=folder, capture_output=True, text=True, check=False)
+@pytest.fixture(autouse=True)
+def _trained_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train the encoder once, which gives the same weights each time."""
+    monkeypatch.setattr(demo, "train", TRAIN)
 
 
 @pytest.fixture(scope="module")
-def kept(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.CompletedProcess[str], Path]:
+def kept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Done, Path]:
     folder = tmp_path_factory.mktemp("demo")
-    return run_demo(folder, "--keep", "models"), folder
+    return run(folder, "demo", "--keep", "models"), folder
 
 
-def test_one_warns_and_the_synthetic_one_passes(kept: tuple[subprocess.CompletedProcess[str], Path]) -> None:
+@pytest.mark.process
+def test_one_warns_and_the_synthetic_one_passes(kept: tuple[Done, Path]) -> None:
     done, _ = kept
     assert (done.returncode, done.stderr) == (0, "")
     ordinary, planted = done.stdout.split("planted encoder")
@@ -39,7 +48,7 @@ def test_one_warns_and_the_synthetic_one_passes(kept: tuple[subprocess.Completed
     assert "robustcheck model.onnx --images photos/" in planted
 
 
-def test_the_kept_files_get_the_same_verdicts(kept: tuple[subprocess.CompletedProcess[str], Path]) -> None:
+def test_the_kept_files_get_the_same_verdicts(kept: tuple[Done, Path]) -> None:
     _, folder = kept
     assert sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*")) == [
         "models", "models/ordinary.onnx", "models/planted.onnx",
@@ -51,7 +60,7 @@ def test_the_kept_files_get_the_same_verdicts(kept: tuple[subprocess.CompletedPr
     assert any("Synthetic model" in note for note in ok.notes)
 
 
-def test_the_graphs_compute_what_they_say(kept: tuple[subprocess.CompletedProcess[str], Path]) -> None:
+def test_the_graphs_compute_what_they_say(kept: tuple[Done, Path]) -> None:
     """Against scikit-image's block averages and the formula in numpy."""
     from skimage.measure import block_reduce
 
@@ -80,32 +89,33 @@ def test_fit_is_ridge_regression() -> None:
     np.testing.assert_allclose(x.T @ (x @ w - y) + penalty * w, 0, atol=1e-10)
 
 
-def test_nothing_is_left_without_keep(tmp_path: Path) -> None:
-    (tmp_path / "tmp").mkdir()
-    done = subprocess.run(
-        [COMMAND, "demo", "--color", "never"], cwd=tmp_path, capture_output=True, text=True, check=False,
-        env={"TMPDIR": str(tmp_path / "tmp"), "PYTHONIOENCODING": "ascii", "PATH": ""},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.isascii()
-    left = {p.name for p in tmp_path.rglob("*")}
-    assert left - {".ses"} == {"tmp"}  # .ses: ONNX Runtime writes it into TMPDIR when it is imported
+def test_nothing_is_left_without_keep_and_the_work_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    raw, terminal = io.BytesIO(), Terminal()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    assert cli.main(["demo", "--color", "never"]) == 0
+    assert "SYNTHETIC" in raw.getvalue().decode("ascii")
+    assert list(tmp_path.iterdir()) == []
+    shown = list(dict.fromkeys(re.sub(r"  .*| *\d.*", "", line) for line in terminal.lines()))
+    stages = ["starting", "making two tiny encoders from the bundled photos", "opening the model and the images"]
+    assert shown[:3] == stages
 
 
 def test_a_demo_that_shows_something_else_is_an_internal_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from robustcheck_onnx.checker.cli import app as cli
-
     monkeypatch.setattr(demo, "PLANTED_SD", -1.0)
     assert cli.main(["demo", "--keep", str(tmp_path / "models")]) == 70
     assert "verdict on the planted encoder is WARN; it must be PASS" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
-def test_keep_replaces_nothing(tmp_path: Path) -> None:
+def test_keep_replaces_nothing(tmp_path: Path, typed: Typed) -> None:
     (tmp_path / "planted.onnx").write_text("mine")
-    done = run_demo(tmp_path, "--keep", ".")
+    done = typed(tmp_path, "demo", "--keep", ".")
     assert done.returncode == 2
     assert "planted.onnx: file exists already" in done.stderr
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("planted.onnx", "mine")]
@@ -113,8 +123,8 @@ def test_keep_replaces_nothing(tmp_path: Path) -> None:
         _check_folder(tmp_path / "planted.onnx", ("planted",))
 
 
-def test_a_folder_that_cannot_be_made_is_the_environments_fault(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made_is_the_environments_fault(tmp_path: Path, typed: Typed) -> None:
     (tmp_path / "file").write_text("")
-    done = run_demo(tmp_path, "--keep", "file/below")
+    done = typed(tmp_path, "demo", "--keep", "file/below")
     assert done.returncode == 4
     assert "models are not kept" in done.stderr
