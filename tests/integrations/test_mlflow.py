@@ -191,8 +191,7 @@ def test_an_error_closes_a_gate_that_was_open(
 
 
 @real
-@pytest.mark.parametrize("named", [True, False])
-@pytest.mark.parametrize("end", ["WARN", "error", "other file"])
+@pytest.mark.parametrize(("end", "named"), [("WARN", False), ("error", True), ("other file", True)])
 def test_a_gate_that_closes_takes_the_alias_from_this_version_only(
     end: str, named: bool, passed: Report, warned: Report, store: str, client: MlflowClient, register: Register,
     lookup_pass: tuple[Path, Path], tmp_path: Path,

@@ -69,16 +69,10 @@ def constant_of_shape(size: int = GIANT) -> onnx.ModelProto:
     return _with_constant([("ConstantOfShape", ["size"], ["giant"])], {"size": _ints(size)})
 
 
-def expanded() -> onnx.ModelProto:
-    """One number, expanded."""
+def repeated(op: str) -> onnx.ModelProto:
+    """One number, repeated by an Expand or a Tile."""
     shape = _ints(1 << 20, 1 << 20)
-    return _with_constant([("Expand", ["one", "shape"], ["giant"])], {"one": ONE, "shape": shape})
-
-
-def tiled() -> onnx.ModelProto:
-    """One number, tiled."""
-    times = _ints(1 << 20, 1 << 20)
-    return _with_constant([("Tile", ["one", "times"], ["giant"])], {"one": ONE, "times": times})
+    return _with_constant([(op, ["one", "shape"], ["giant"])], {"one": ONE, "shape": shape})
 
 
 def counted() -> onnx.ModelProto:
@@ -107,16 +101,6 @@ def outer_product() -> onnx.ModelProto:
     """Two vectors multiplied to a matrix."""
     side = np.ones((1 << 17, 1), np.float32)
     return _with_constant([("MatMul", ["a", "b"], ["giant"])], {"a": side, "b": side.reshape(1, -1)})
-
-
-def inside_if() -> onnx.ModelProto:
-    """A tensor of many zeros inside a branch."""
-    zeros = helper.make_node("ConstantOfShape", ["size"], ["inner"])
-    body = helper.make_graph([zeros], "body", [], [helper.make_tensor_value_info("inner", FLOAT, None)])
-    return _with_constant(
-        [("If", ["is"], ["giant"], {"then_branch": body, "else_branch": body})],
-        {"is": np.array(True), "size": _ints(GIANT)},
-    )
 
 
 def one_name_twice() -> onnx.ModelProto:
@@ -184,16 +168,6 @@ def many_dimensions_inside(n: int = 1000) -> onnx.ModelProto:
     model = _with_constant([("Reshape", ["one", "shape"], ["giant"])], {"one": ONE, "shape": _ints(*([1] * n))})
     model.graph.value_info.append(helper.make_tensor_value_info("scores", FLOAT, [1 << 62] * 16_000))
     return model
-
-
-MODELS: dict[str, Callable[[], onnx.ModelProto]] = {
-    made.__name__: made
-    for made in (
-        negative_sizes, doubling_functions, constant_of_shape, expanded, tiled, counted, many_large, joined,
-        outer_product, inside_if, one_name_twice, nested_gates, endless_loop, name_of_source_files, many_dimensions,
-        many_dimensions_inside,
-    )
-}  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------------------ image sets
@@ -303,15 +277,3 @@ def wrong_offsets(folder: Path) -> Path:
     assert whole.count(right) == 1
     path.write_bytes(whole.replace(right, wrong))
     return path
-
-
-IMAGES: dict[str, Callable[[Path], Path]] = {
-    "negative_member": negative_member,
-    "pipe_in_folder": pipe_in_folder,
-    "pipe_in_late_row": pipe_in_late_row,
-    "device_in_table": device_in_table,
-    "doubled_links": doubled_links,
-    "row_of_many_lines": row_of_many_lines,
-    **{f"pipe{suffix}": pipe_as(suffix) for suffix in (".tar", ".parquet", ".arrow")},
-    **{f"one_line{suffix}": one_line(suffix) for suffix in (".txt", ".csv", ".jsonl")},
-}
