@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -22,43 +21,7 @@ from robustcheck_onnx.checker.images.preprocess import (
     resized_size,
     scales_finitely,
 )
-from support import skimage_data
-
-
-def photos() -> list[Image.Image]:
-    """Landscape, portrait, odd sizes, and one smaller than every model input."""
-    chelsea = skimage_data.photo("chelsea.png")
-    rocket = skimage_data.photo("rocket.jpg")
-    coffee = skimage_data.photo("coffee.png")
-    return [
-        chelsea,
-        rocket,
-        coffee.crop((0, 0, 333, 399)),
-        coffee.crop((101, 7, 376, 390)).transpose(Image.Transpose.ROTATE_90),
-        chelsea.crop((50, 20, 201, 163)),
-    ]
-
-
-Transform = Callable[[Image.Image], NDArray[np.float32]]
-
-
-def worst(ours: Preprocessing, theirs: Transform) -> float:
-    """Largest difference in grey levels of 255, normalisation undone."""
-    levels = 0.0
-    scale = np.asarray(ours.std, np.float64) / ours.rescale
-    for photo in photos():
-        mine = apply(ours, photo)
-        other = theirs(photo)
-        assert mine.dtype == np.float32
-        assert mine.shape == (*ours.size, 3)
-        assert other.shape == mine.shape
-        levels = max(levels, float(np.abs((mine.astype(np.float64) - other) * scale).max()))
-    return levels
-
-
-def hwc(tensor: Any) -> NDArray[np.float32]:
-    array: NDArray[np.float32] = np.asarray(tensor, np.float32)
-    return array.transpose(1, 2, 0)
+from support.skimage_data import hwc, photos, worst
 
 
 def by_pillow(mode: str, image: Image.Image) -> NDArray[np.float32]:
@@ -84,82 +47,12 @@ def test_pixels_by_pillow(mode: Any) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(
-    ("mode", "size", "interpolation"),
-    [
-        ("shortest", (224, 224), "bicubic"),
-        ("shortest", (224, 224), "bilinear"),
-        ("shortest", (160, 256), "bicubic"),
-        ("squash", (224, 224), "bicubic"),
-        ("longest", (224, 224), "bicubic"),
-        ("longest", (224, 192), "bilinear"),
-    ],
-)
-def test_open_clip(mode: Any, size: tuple[int, int], interpolation: Any) -> None:
-    pytest.importorskip("open_clip", reason="needs the export extra")
-    from open_clip.transform import image_transform
-
-    transform = image_transform(size, is_train=False, resize_mode=mode, interpolation=interpolation, fill_color=7)
-    ours = Preprocessing(
-        size=size,
-        resize_mode=mode,
-        resize_size=size,
-        interpolation=interpolation,
-        crop="none" if mode == "squash" else "center",
-        fill=(7, 7, 7),
-        mean=CLIP.mean,
-        std=CLIP.std,
-    )
-    assert worst(ours, lambda photo: hwc(transform(photo))) < 1e-3
-
-
-@pytest.mark.long
 def test_clip_preset_is_open_clips_openai_transform() -> None:
     pytest.importorskip("open_clip", reason="needs the export extra")
     from open_clip.transform import PreprocessCfg, image_transform_v2
 
     transform = image_transform_v2(PreprocessCfg(), is_train=False)
     assert worst(CLIP, lambda photo: hwc(transform(photo))) < 1e-3
-
-
-@pytest.mark.long
-@pytest.mark.parametrize(
-    ("crop_mode", "crop_pct", "size"),
-    [
-        ("center", 0.875, 224),
-        ("center", 0.95, 224),
-        ("center", 0.9, (160, 224)),
-        ("squash", 1.0, 224),
-        ("squash", 0.9, 224),
-        ("border", 1.0, 224),
-        ("border", 0.9, 224),
-    ],
-)
-def test_timm(crop_mode: str, crop_pct: float, size: Any) -> None:
-    pytest.importorskip("timm", reason="needs the export extra")
-    from timm.data import create_transform
-
-    height, width = size if isinstance(size, tuple) else (size, size)
-    transform = create_transform(
-        input_size=(3, height, width),
-        is_training=False,
-        interpolation="bicubic",
-        mean=IMAGENET.mean,
-        std=IMAGENET.std,
-        crop_pct=crop_pct,
-        crop_mode=crop_mode,
-    )
-    modes: dict[str, Any] = {"center": "shortest", "squash": "squash", "border": "longest"}
-    ours = Preprocessing(
-        size=(height, width),
-        resize_mode=modes[crop_mode],
-        resize_size=(int(height / crop_pct), int(width / crop_pct)),
-        interpolation="bicubic",
-        fill=(round(255 * 0.485), round(255 * 0.456), round(255 * 0.406)) if crop_mode == "border" else (0, 0, 0),
-        mean=IMAGENET.mean,
-        std=IMAGENET.std,
-    )
-    assert worst(ours, lambda photo: hwc(transform(photo))) < 1e-3
 
 
 @pytest.mark.long
@@ -173,46 +66,6 @@ def test_imagenet_preset_is_torchvisions() -> None:
     swin = Swin_T_Weights.IMAGENET1K_V1.transforms()  # resize 232, crop 224, bicubic
     ours = IMAGENET.model_copy(update={"resize_size": (232, 232), "interpolation": "bicubic"})
     assert worst(ours, lambda photo: hwc(swin(photo))) < 1e-3
-
-
-def transformers_cases() -> list[tuple[str, str, dict[str, Any], Preprocessing]]:
-    half: dict[str, Any] = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
-    clip = CLIP.model_copy(update={"crop_rounding": "floor"})
-    dinov2 = clip.model_copy(
-        update={"resize_size": (256, 256), "mean": IMAGENET.mean, "std": IMAGENET.std, "crop_rounding": "floor"}
-    )
-    dinov2_arguments = {
-        "size": {"shortest_edge": 256},
-        "image_mean": list(IMAGENET.mean),
-        "image_std": list(IMAGENET.std),
-    }
-    small_crop = clip.model_copy(update={"size": (257, 231)})
-    square = Preprocessing(
-        size=(224, 224), resize_mode="squash", resize_size=(224, 224), interpolation="bicubic", crop="none", **half
-    )
-    return [
-        ("clip", "CLIPImageProcessor", {}, clip),
-        ("clip", "CLIPImageProcessor", {"crop_size": {"height": 257, "width": 231}}, small_crop),
-        ("bit", "BitImageProcessor", dinov2_arguments, dinov2),
-        ("siglip", "SiglipImageProcessor", {}, square),
-        ("vit", "ViTImageProcessor", {}, square.model_copy(update={"interpolation": "bilinear"})),
-    ]
-
-
-@pytest.mark.long
-@pytest.mark.parametrize(("module", "name", "arguments", "ours"), transformers_cases())
-def test_transformers_pillow_processors(module: str, name: str, arguments: dict[str, Any], ours: Preprocessing) -> None:
-    import importlib
-
-    # DINOv2's checkpoints name BitImageProcessor with resize 256
-    pytest.importorskip("transformers", reason="needs the export extra")
-    library = importlib.import_module(f"transformers.models.{module}.image_processing_pil_{module}")
-    processor = getattr(library, name + "Pil")(**arguments)
-
-    def transform(photo: Image.Image) -> NDArray[np.float32]:
-        return hwc(processor(photo, return_tensors="np")["pixel_values"][0])
-
-    assert worst(ours, transform) < 1e-3
 
 
 @pytest.mark.long

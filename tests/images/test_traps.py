@@ -36,23 +36,12 @@ def dead_leaves(rng: Rng, _: int) -> Image.Image:
     return image
 
 
-def gradient(rng: Rng, _: int) -> Image.Image:
-    a, b = rng.integers(0, 256, (2, 3))
-    ramp = np.linspace(0, 1, 256)[None, :, None] * np.ones((256, 1, 1))
-    return Image.fromarray((a * ramp + b * (1 - ramp)).astype(np.uint8))
-
-
 def one_photo(_: Rng, __: int) -> Image.Image:
     return Image.open(PHOTOS[3]).convert("RGB")
 
 
 def one_photo_brighter(rng: Rng, i: int) -> Image.Image:
     return ImageEnhance.Brightness(one_photo(rng, i)).enhance(1 + i / 200)
-
-
-def video_frames(rng: Rng, i: int) -> Image.Image:
-    photo = one_photo(rng, i)
-    return photo.crop((i // 8, 0, photo.width - 8 + i // 8, photo.height - 8 + i % 8))
 
 
 def wide_part(photos: slice, rng: Rng, i: int) -> Image.Image:
@@ -67,10 +56,7 @@ def wide_part(photos: slice, rng: Rng, i: int) -> Image.Image:
 TRAPS: dict[str, tuple[Make, int, str]] = {
     "noise": (noise, N, "images_not_photo_like"),
     "dead leaves": (dead_leaves, N, "images_not_photo_like"),
-    "gradients": (gradient, N, "images_not_photo_like"),
-    "one photo repeated": (one_photo, N, "duplicate_images"),
     "one photo in many brightnesses": (one_photo_brighter, N, "near_duplicate_images"),
-    "frames of a video": (video_frames, N, "near_duplicate_images"),
     "parts of one photo": (partial(wide_part, slice(3, 4)), N, "too_few_images"),
     "parts of three photos": (partial(wide_part, slice(3)), N, "too_few_images"),
     "twenty photos": (lambda rng, i: Image.open(PHOTOS[i]), 20, "too_few_images"),
