@@ -45,9 +45,9 @@ def flat(inputs: Any, name: str) -> onnx.ModelProto:
     return model
 
 
-@pytest.mark.parametrize(
-    ("inputs", "message"),
-    [
+def test_inputs_that_cannot_be_fed(opened: Any) -> None:
+    inputs: list[Any]
+    for inputs, message in (
         ([("input_ids", INT64, (None, 77))], "input is input_ids int64 (?, 77): a text encoder"),
         ([("audio", FLOAT, (None, 16000))], "input is audio float (?, 16000); an image input"),
         ([("x", FLOAT, (200_000, 3, 32, 32))], "holds more than 268,435,456 values in one batch"),
@@ -55,10 +55,8 @@ def flat(inputs: Any, name: str) -> onnx.ModelProto:
         ([("x", FLOAT, None)], "input is x float unknown; an image input"),
         ([("x", FLOAT, (None, 4, 28, 28))], "x float (?, 4, 28, 28) has 4 channels; photos have 3, or 1 in grey"),
         ([("x", TensorProto.INT8, (None, 3, 8, 8))], "is of type int8; float32, float16, bfloat16, float64 and uint8"),
-    ],
-)
-def test_inputs_that_cannot_be_fed(opened: Any, inputs: Any, message: str) -> None:
-    refused(opened, CannotAssessError, flat(inputs, inputs[0][0]), message)
+    ):
+        refused(opened, CannotAssessError, flat(inputs, inputs[0][0]), message)
 
 
 def test_no_input(opened: Any) -> None:

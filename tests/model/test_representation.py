@@ -258,20 +258,17 @@ L2_NORMS: dict[str, list[Any]] = {
 }
 
 
-@pytest.mark.parametrize("norm", L2_NORMS)
-@pytest.mark.parametrize(("output", "classes"), [("output", 768), ("image_embeds", 768), ("similarity", 512)])
-def test_a_linear_layer_behind_an_l2_norm_is_a_zero_shot_head(
-    opened: Any, norm: str, output: str, classes: int
-) -> None:
-    nodes, weights = onnx_models.pooled()
-    weights |= {"p": onnx_models.weight(16, 32), "t": onnx_models.weight(32, classes)}
-    weights |= {"last": np.array([1]), "hundred": np.array(100, np.float32), "tiny": np.array(1e-12, np.float32)}
-    nodes += [("MatMul", ["features", "p"], ["e"]), *L2_NORMS[norm]]
-    nodes += [("MatMul", ["unit", "t"], ["cosines"]), ("Mul", ["cosines", "hundred"], [output])]
-    model = opened(onnx_models.build(nodes, [output], weights))
-    assert chosen(model) == ("unit", "head_input", "none", False)
-    assert "reads a vector of length 1" in model.representation.why
-    assert model.class_output == output
+def test_a_linear_layer_behind_an_l2_norm_is_a_zero_shot_head(opened: Any) -> None:
+    rows = [(norm, "output", 768) for norm in L2_NORMS]
+    for norm, output, classes in [*rows, ("ReduceL2", "image_embeds", 768), ("by hand", "similarity", 512)]:
+        nodes, weights = onnx_models.pooled()
+        weights |= {"p": onnx_models.weight(16, 32), "t": onnx_models.weight(32, classes)}
+        weights |= {"last": np.array([1]), "hundred": np.array(100, np.float32), "tiny": np.array(1e-12, np.float32)}
+        nodes += [*graph("e = MatMul(features, p)"), *L2_NORMS[norm], *graph("cosines = MatMul(unit, t)")]
+        model = opened(onnx_models.build([*nodes, ("Mul", ["cosines", "hundred"], [output])], [output], weights))
+        assert chosen(model) == ("unit", "head_input", "none", False), (norm, output)
+        assert "reads a vector of length 1" in model.representation.why
+        assert model.class_output == output
 
 
 def test_a_factor_behind_the_last_linear_layer_leaves_open_what_it_makes(opened: Any) -> None:

@@ -159,9 +159,9 @@ HF = {"size": {"height": 224, "width": 224}, "resample": 2, "image_mean": [0.5, 
 FILES = {"open_clip": "open_clip_config.json", "timm": "config.json", "hf": "preprocessor_config.json"}
 
 
-@pytest.mark.parametrize(
-    ("kind", "change", "message"),
-    [
+def test_bad_values_name_file_field_and_rule(tmp_path: Path) -> None:
+    changed: dict[str, Any]
+    for kind, changed, message in (
         ("open_clip", {"resize_mode": "fit"}, "resize_mode is 'fit'; it must be one of shortest, longest, squash"),
         ("open_clip", {"interpolation": "area"}, "interpolation is 'area'; it must be one of bicubic, bilinear"),
         ("open_clip", {"size": None}, r"size is missing; it must be an integer or \[height, width\]"),
@@ -180,23 +180,21 @@ FILES = {"open_clip": "open_clip_config.json", "timm": "config.json", "hf": "pre
         ("hf", {"size": 224}, "size is 224 and image_processor_type is missing; size must be"),
         ("hf", {"size": {"shortest_edge": 224}}, "do_center_crop is false and size is a shortest edge"),
         ("hf", {"size": {"longest_edge": 224}}, r"size is \{'longest_edge': 224\}; it must be \{height, width\}"),
-    ],
-)
-def test_bad_values_name_file_field_and_rule(tmp_path: Path, kind: str, change: dict[str, Any], message: str) -> None:
-    content: dict[str, Any] = {
-        "open_clip": {"preprocess_cfg": {**OPEN_CLIP, **change}},
-        "timm": {"pretrained_cfg": {**TIMM, **change}},
-        "hf": {**HF, **change},
-    }[kind]
-    model = beside(tmp_path, FILES[kind], content)
-    with pytest.raises(UsageError, match=rf"{FILES[kind]}: {message}") as caught:
-        find_preprocessing(model, None, None, None)
-    assert caught.value.hint  # what to do instead
+    ):
+        content: dict[str, Any] = {
+            "open_clip": {"preprocess_cfg": {**OPEN_CLIP, **changed}},
+            "timm": {"pretrained_cfg": {**TIMM, **changed}},
+            "hf": {**HF, **changed},
+        }[kind]
+        path = beside(tmp_path, FILES[kind], content)
+        with pytest.raises(UsageError, match=rf"{FILES[kind]}: {message}") as caught:
+            find_preprocessing(path, None, None, None)
+        assert caught.value.hint  # what to do instead
+        (tmp_path / FILES[kind]).unlink()
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
+def test_bad_own_files(tmp_path: Path) -> None:
+    for content, message in (
         ("{", "content is not readable JSON"),
         ("[" * 100_000, "content is not readable JSON"),
         ("[1]", "content is a JSON list; it must be an object"),
@@ -204,12 +202,10 @@ def test_bad_values_name_file_field_and_rule(tmp_path: Path, kind: str, change: 
         ('{"preprocessing": 3}', "preprocessing is 3; it must be an object"),
         (json.dumps({**CLIP.model_dump(), "sized": 1}), "sized is 1; Extra inputs are not permitted"),
         (json.dumps(CLIP.model_dump()).replace("0.48145466", "NaN"), "mean.0 is nan; Input should be a finite"),
-    ],
-)
-def test_bad_own_files(tmp_path: Path, content: str, message: str) -> None:
-    model = beside(tmp_path, "model.robustcheck.json", content)
-    with pytest.raises(UsageError, match=rf"model\.robustcheck\.json: {message}"):
-        find_preprocessing(model, None, None, None)
+    ):
+        path = beside(tmp_path, "model.robustcheck.json", content)
+        with pytest.raises(UsageError, match=rf"model\.robustcheck\.json: {message}"):
+            find_preprocessing(path, None, None, None)
 
 
 @pytest.mark.parametrize(("field", "none"), [("mean", r"\[0, 0, 0\]"), ("std", r"\[1, 1, 1\]")])
