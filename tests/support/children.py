@@ -6,6 +6,8 @@ import contextlib
 import time
 from pathlib import Path
 
+from .profile import PATIENCE_S
+
 
 def children(pid: int) -> list[int]:
     """Those of a process that read models: a fork server of other tests is none."""
@@ -18,18 +20,18 @@ def children(pid: int) -> list[int]:
     return sorted(found)
 
 
-def first_children(pid: int, within_s: float = 20) -> list[int]:
+def first_children(pid: int) -> list[int]:
     """`children`, once there are some."""
-    end = time.monotonic() + within_s
+    end = time.monotonic() + PATIENCE_S
     while not (found := children(pid)) and time.monotonic() < end:
         time.sleep(0.01)
     assert found
     return found
 
 
-def all_end(pids: list[int], within_s: float = 10) -> bool:
-    """Whether all these processes end in time; one that nobody has waited for yet has ended."""
-    end = time.monotonic() + within_s
+def all_end(pids: list[int]) -> bool:
+    """Whether all these processes end; one that nobody has waited for yet has ended."""
+    end = time.monotonic() + PATIENCE_S
     while any(map(_runs, pids)) and time.monotonic() < end:
         time.sleep(0.01)
     return not any(map(_runs, pids))

@@ -7,7 +7,6 @@ computed from the photo: the contract says so in `source.synthetic`.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -20,19 +19,11 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
+from . import PHOTOS
+
 CONTRACT_KEY = "robustcheck.contract"
 BLOCK_PX = 4  # edge of the block that holds the index
 SIZE_PX = 64  # edge of the images, and of the model's input
-# real photographs among the files of scikit-image's wheel (licences: its data/README.txt)
-PHOTOS = (
-    "astronaut.png",
-    "chelsea.png",
-    "coffee.png",
-    "hubble_deep_field.jpg",
-    "motorcycle_left.png",
-    "retina.jpg",
-    "rocket.jpg",
-)
 
 
 def lookup_preprocessing(size_px: int = SIZE_PX) -> dict[str, Any]:
@@ -143,12 +134,12 @@ def write_lookup_images(
 ) -> list[Path]:
     """Write `n` PNG crops of real photos, the index (0 to n − 1) in the top-left block; return their paths.
 
-    `photos` are image files; without them scikit-image's photographs serve. Crops differ in place, size
+    `photos` are image files; without them the bundled ones serve. Crops differ in place, size
     and mirroring.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    sources = [Image.open(photo).convert("RGB") for photo in photos or skimage_photos()]
+    sources = [Image.open(photo).convert("RGB") for photo in photos or PHOTOS]
     rng = np.random.default_rng(0)
     paths = []
     for index in range(n):
@@ -158,14 +149,6 @@ def write_lookup_images(
         paths.append(folder / f"photo_{index:05d}.png")
         Image.fromarray(pixels).save(paths[-1])
     return paths
-
-
-def skimage_photos() -> list[Path]:
-    """The photographs in scikit-image's wheel (it is a dependency of the tests only)."""
-    spec = importlib.util.find_spec("skimage")
-    if spec is None or spec.origin is None:
-        raise ModuleNotFoundError("scikit-image is not installed; give `photos` or install the group dev")
-    return [Path(spec.origin).parent / "data" / name for name in PHOTOS]
 
 
 def _random_crop(photo: Image.Image, size_px: int, rng: np.random.Generator) -> Image.Image:

@@ -16,7 +16,7 @@ import pytest
 
 from robustcheck_onnx import check
 from robustcheck_onnx.checker.cli import main
-from support import PHOTOS, ROOT, lookup
+from support import ROOT, lookup
 
 COMMAND = Path(sys.executable).parent / "robustcheck"
 SHARED = Path(os.environ.get("ROBUSTCHECK_SHARED", ROOT.parent / "shared"))
@@ -33,7 +33,7 @@ def judged(model: Path, photos: list[Path], **options: Any) -> tuple[str, set[st
 @pytest.fixture(scope="session")
 def photos_300(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("photos")
-    return lookup.write_lookup_images(folder, 300, photos=PHOTOS)
+    return lookup.write_lookup_images(folder, 300)
 
 
 def listed(folder: Path, paths: list[Path]) -> Path:

@@ -20,11 +20,9 @@ from robustcheck_onnx.checker.statistics.intervals import FIRST_LOOK
 from robustcheck_onnx.checker.verdict import rule
 from robustcheck_onnx.thresholds import profile
 from robustcheck_onnx.thresholds.profile import STATISTICS
-from support import ROOT, lookup
+from support import lookup
 from support.measuring import never_decided, never_narrow
 from support.profile import PATIENCE_S
-
-PHOTOS = ROOT / "checker" / "photos"
 
 
 def numbers(report: Report) -> dict[str, float]:
@@ -60,7 +58,7 @@ def test_the_supervised_network_warns_as_measured_before(efficientnet_lite0: Pat
 def test_photos_are_decoded_while_the_session_opens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     vectors = np.random.default_rng(0).standard_normal((70, 16)).astype(np.float32)
     model = lookup.write_lookup_model(tmp_path / "m.onnx", vectors, size_px=32)
-    lookup.write_lookup_images(tmp_path / "photos", len(vectors), photos=sorted(PHOTOS.glob("*.jpg")), size_px=32)
+    lookup.write_lookup_images(tmp_path / "photos", len(vectors), size_px=32)
     ready: Queue[str] = Queue()
     prepare_item, open_sessions = measure.prepare_item, measure.open_sessions
 
@@ -166,7 +164,7 @@ def test_progress_is_told_after_every_batch(lookup_pass: tuple[Path, Path]) -> N
 def test_bad_images_are_counted_named_and_tolerated_to_a_limit(lookup_pass: tuple[Path, Path], tmp_path: Path) -> None:
     model, _ = lookup_pass
     folder = tmp_path / "photos"
-    lookup.write_lookup_images(folder, 80, photos=sorted(PHOTOS.glob("*.jpg")))
+    lookup.write_lookup_images(folder, 80)
     (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n damaged")
     (folder / "empty.jpg").write_bytes(b"")
     report = check(model, images=folder, max_bad=0.05, thresholds=never_decided())
