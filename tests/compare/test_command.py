@@ -6,15 +6,17 @@ import io
 import json
 import re
 from itertools import product
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 from rich.console import Console
 
 from robustcheck_onnx.checker.cli import app as cli
-from robustcheck_onnx.checker.compare import terminal
+from robustcheck_onnx.checker.compare import forms, terminal
 from robustcheck_onnx.checker.compare.judge import CompareReport
 from robustcheck_onnx.checker.errors import CannotAssessError
+from robustcheck_onnx.checker.report import FormOptions, markdown
 from support.comparisons import Workshop, eight_bits, planted, rotation, run_compare
 
 
@@ -38,6 +40,23 @@ def test_the_command_says_it_by_exit_code_and_in_every_format(
     assert capsys.readouterr().out == ""
     assert cli.main([*call, "-q"]) == 1
     assert re.fullmatch(rf"WARN · \w+ {re.escape(str(a))}: [\w, ]+\n", capsys.readouterr().out)
+
+
+def test_each_form_is_of_its_kind_and_tells_the_verdict(workshop: Workshop) -> None:
+    lost = workshop.compare(planted() @ rotation(384), planted())
+    ids = {each.id for each in lost.verdict.reasons}
+    text = {form: forms.render(form, lost, FormOptions()) for form in forms.FORMS}
+    assert CompareReport.model_validate_json(text["json"]).model_dump() == lost.model_dump()
+    suites = ElementTree.fromstring(text["junit"])
+    assert suites.tag == "testsuites"
+    assert {failure.attrib["type"] for failure in suites.iter("failure")} == ids
+    (run,) = json.loads(text["sarif"])["runs"]
+    assert {result["ruleId"] for result in run["results"]} == ids
+    assert run["automationDetails"]["id"].startswith("robustcheck-compare/")
+    assert text["markdown"].startswith(markdown.MARK)
+    assert f"WARN: {lost.candidate.evidence.model.file}".replace("_", r"\_") in text["markdown"]
+    assert text["html"].lower().startswith("<!doctype html>")
+    assert all(each.endswith("\n") for each in text.values())
 
 
 def test_no_line_is_too_wide_and_ascii_is_ascii(workshop: Workshop) -> None:
