@@ -232,8 +232,8 @@ A job is one model on one image set. Its images, in their seeded order, are cut 
 | `ray` | models, and the shards of a model | an actor on a GPU, without GPUs on a share of the cores; it keeps its model open and takes its shards first | Ray starts it again and repeats its shard, 3 times at most |
 
 ```console
-$ robustcheck check model.onnx --images photos/ --engine ray --workers 2
-$ robustcheck check model.onnx --images /shared/photos --engine ray --ray-address head:6379
+$ robustcheck calibrate --suite suite.toml --images photos/ --out mine.json --engine ray --workers 2
+$ robustcheck calibrate --suite suite.toml --images /shared/photos --out mine.json --engine ray --ray-address head:6379
 ```
 
 Without `--ray-address` Ray runs on this machine for as long as the command does, without dashboard and without usage

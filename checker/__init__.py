@@ -1,4 +1,4 @@
-"""Reads an ONNX file, measures the evidence, judges it. Never imports torch; opens no connection but to a Ray cluster.
+"""Reads an ONNX file, measures the evidence, judges it. Imports no torch; opens connections only to what is named.
 
 What users import is in `robustcheck_onnx` itself (face/); here each room's `__init__.py` lists what other rooms import.
 """

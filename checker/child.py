@@ -241,17 +241,13 @@ def _report_about(arguments: dict[str, Any], tell: Tell) -> Any:
 
 def _measure_all(arguments: dict[str, Any], tell: Tell) -> Any:
     from robustcheck_onnx.checker.evidence import Options  # noqa: PLC0415
-    from robustcheck_onnx.checker.measure import Job, job_progress, measure_all  # noqa: PLC0415
+    from robustcheck_onnx.checker.measure import Job, measure_all  # noqa: PLC0415
     from robustcheck_onnx.thresholds.profile import Profile  # noqa: PLC0415
 
+    del tell
     named = arguments["named"]
     job = Job(Path(arguments["model"]), Options(**arguments["options"]), named if named is None else tuple(named))
-    evidence = measure_all(
-        job,
-        Profile.model_validate(arguments["thresholds"]),
-        threads=arguments["threads"],
-        progress=job_progress(tell),
-    )
+    evidence = measure_all(job, Profile.model_validate(arguments["thresholds"]), threads=arguments["threads"])
     return [each.model_dump(mode="json") for each in evidence]
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypedDict, cast
 
-from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.text import type_name
 from robustcheck_onnx.thresholds.ends import End
-from robustcheck_onnx.thresholds.frozen import Frozen
+from robustcheck_onnx.thresholds.frozen import Frozen, without
 from robustcheck_onnx.thresholds.profile import Bounds
 
 # What the numbers below mean by "beyond", "top" and "content"; here, as who reads a record needs them without NumPy.
@@ -275,28 +275,6 @@ class Gallery(Frozen):
     """the smallest, smallest first"""
 
 
-def _printable(text: str) -> str:
-    if not text.isprintable():
-        raise ValueError("text must be one line of printable characters")
-    return text
-
-
-Word = Annotated[str, Field(min_length=1, max_length=80), AfterValidator(_printable)]
-Line = Annotated[str, Field(min_length=1, max_length=500), AfterValidator(_printable)]
-
-
-class DetectorResult(Frozen):
-    """What a plug-in found (`detectors.py`): another signal, which can add a WARN and never take one away."""
-
-    name: Word
-    version: Word
-    values: Annotated[dict[Word, float | None], Field(max_length=64)]
-    """its numbers by name; None = could not be measured"""
-    finding: Literal["ok", "warn"]
-    text: Line
-    """what it saw, in a sentence"""
-
-
 MOST_SHOWN = 120  # characters of a value in a message
 STOCK = "bundled"  # the word for the bundled photos where images are named; a folder of that name is ./bundled
 
@@ -397,8 +375,8 @@ class Evidence(Frozen):
     """None where it was not measured, as in records of earlier versions"""
     gallery: Gallery | None = None
     """None where it was not kept"""
-    detectors: tuple[DetectorResult, ...] = ()
-    """of the plug-ins that were asked for"""
+
+    _retired = without("detectors")
 
     def __repr_args__(self) -> list[tuple[str, object]]:
         """What repr, str and rich show: a line, not the whole record."""

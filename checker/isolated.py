@@ -35,10 +35,6 @@ def check(
     *,
     profile: Profile,
     options: Mapping[str, Any],
-    engine: str,
-    workers: int | None,
-    ray_address: str | None,
-    detectors: Sequence[str],
     save_representations: str | None = None,
     from_memory: str = "",
     is_last: bool = True,
@@ -52,7 +48,7 @@ def check(
         options: those of `evidence.Options` that were given, as JSON values.
         from_memory: bytes or ModelProto, where the file holds what was given in memory.
         is_last: see `Wall.run`.
-        profile, engine, workers, ray_address, detectors, save_representations, progress: as of `pipeline.check`.
+        profile, save_representations, progress: as of `pipeline.check`.
 
     Raises as `pipeline.check` and `Wall.run`.
     """
@@ -60,15 +56,11 @@ def check(
         "model": model,
         "thresholds": profile.model_dump(mode="json"),
         "options": dict(options),
-        "engine": engine,
-        "workers": workers,
-        "ray_address": ray_address,
-        "detectors": list(detectors),
         "save_representations": save_representations,
         "from_memory": from_memory,
     }
     about = f"<{from_memory}>" if from_memory else redact(model)
-    answer = wall.run("check", arguments, about=about, tell=progress, gently=engine != "local", is_last=is_last)
+    answer = wall.run("check", arguments, about=about, tell=progress, is_last=is_last)
     return _made(Report.model_validate, answer, about)
 
 

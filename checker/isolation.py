@@ -32,7 +32,7 @@ LOG = logging.getLogger("robustcheck")
 LOG.addHandler(logging.NullHandler())
 
 LOOK_S: Final = 0.05  # between two looks at a child's memory and time
-GRACE_S: Final = 10.0  # for a child that is told to end: a Ray cluster takes some seconds
+GRACE_S: Final = 10.0  # for a child that is to end
 ANSWER_BYTES: Final = 1 << 26  # a longer line of a child is no answer
 START: Final = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
@@ -71,7 +71,6 @@ class Wall:
         *,
         about: str,
         tell: Tell | None = None,
-        gently: bool = False,
         is_last: bool = True,
         tries: int = 1,
     ) -> Any:
@@ -82,8 +81,6 @@ class Wall:
             arguments: JSON values for it.
             about: names the model, or what else is read, in errors.
             tell: called with the progress of the child.
-            gently: for a task that starts processes of its own (Ray): it is told to end before it is killed, and its
-                temporary files lie where all do, as names of sockets must be short.
             is_last: False where another task comes: its child starts while this one works.
             tries: times that the task is begun where a child ends by itself.
 
@@ -98,7 +95,7 @@ class Wall:
             if self._is_stopped:
                 child.kill()
             with contextlib.closing(child):
-                messages = child.ask(task, arguments, about=about, gently=gently, limits=self.limits)
+                messages = child.ask(task, arguments, about=about, limits=self.limits)
                 if not is_last:
                     self._waiting = _Child()
                 try:
@@ -189,7 +186,7 @@ class _Child:
 
     def __init__(self) -> None:
         self._limits = NO_LIMITS
-        self._busy = self._gently = False
+        self._busy = False
         try:
             self._folder = tempfile.TemporaryDirectory(prefix="robustcheck-", ignore_cleanup_errors=True)
             with _signals_wait():  # the child inherits that, until it answers them itself
@@ -216,20 +213,18 @@ class _Child:
         finally:
             self._lines.put(b"")
 
-    def ask(
-        self, task: str, arguments: Mapping[str, Any], *, about: str, gently: bool, limits: Limits
-    ) -> Iterator[_Message]:
+    def ask(self, task: str, arguments: Mapping[str, Any], *, about: str, limits: Limits) -> Iterator[_Message]:
         """Send the task now; then give what comes back, the answer or error last."""
         request = {
             "task": task,
             "about": about,
             "arguments": arguments,
             "log": LOG.getEffectiveLevel(),
-            "folder": None if gently else self._folder.name,
+            "folder": self._folder.name,
             "variables": {} if limits.model_bytes is None else {MAX_MODEL_SIZE: str(limits.model_bytes)},
         }
         assert self._process.stdin is not None
-        self._busy, self._gently = True, gently
+        self._busy = True
         self._limits = limits
         with contextlib.suppress(OSError):  # it has ended already: that shows where its answer is awaited
             self._process.stdin.write(json.dumps(request).encode("ascii") + b"\n")
@@ -297,7 +292,7 @@ class _Child:
         """End the child, and remove its temporary files."""
         assert self._process.stdin is not None
         if self._busy:  # an error here, or a signal: the child still works
-            (self._process.terminate if self._gently else self._process.kill)()
+            self._process.kill()
         with contextlib.suppress(OSError):
             self._process.stdin.close()  # an idle child ends by that
         try:

@@ -54,7 +54,7 @@ class Limits:
             said = ", ".join(f"{option} {value:g}" for option, value in self.given.items())
             raise UsageError(
                 f"limits are {said}; only a local child process has them",
-                "isolate=True with images in files; no limits with Ray",
+                "isolate=True with images in files",
             )
 
 

@@ -26,7 +26,6 @@ if TYPE_CHECKING:  # the same names as in _HOMES, for type checkers
     from robustcheck_onnx.checker.errors import EnvironmentFaultError as EnvironmentFaultError
     from robustcheck_onnx.checker.errors import RobustcheckError as RobustcheckError
     from robustcheck_onnx.checker.errors import UsageError as UsageError
-    from robustcheck_onnx.checker.evidence import DetectorResult as DetectorResult
     from robustcheck_onnx.checker.evidence import Evidence as Evidence
     from robustcheck_onnx.checker.evidence import Interval as Interval
     from robustcheck_onnx.checker.evidence import Statistics as Statistics
@@ -67,7 +66,6 @@ _HOMES = {  # name → module of robustcheck_onnx.checker
     "CheckOptions": "pipeline",
     "CompareReport": "compare",
     "ConceptsReport": "concepts",
-    "DetectorResult": "evidence",
     "DirectionsReport": "directions",
     "EnvironmentFaultError": "errors",
     "Evidence": "evidence",

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 FORMATS = ("terminal", "json")
 PLACEHOLDER = "{model}"  # in a report's path: the model's name without its suffix
-TIMEOUT_S = 7200.0  # of one model, unless it runs on Ray or another is given
+TIMEOUT_S = 7200.0  # of one model, unless another is given
 
 
 def one_of(option: str, value: str, valid: Sequence[str]) -> None:
@@ -310,7 +310,7 @@ Timeout = Annotated[
     float | None,
     typer.Option(
         min=0,
-        help="Longest time that one model may take; 0: no limit. Default: two hours; with Ray no limit.",
+        help="Longest time that one model may take; 0: no limit. Default: two hours.",
         metavar="SECONDS",
         rich_help_panel=LIMITS,
     ),

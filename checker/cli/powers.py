@@ -12,8 +12,8 @@ class Rule(NamedTuple):
     """What a setting can do to the gate."""
 
     power: Power
-    """loosens: it can let a model through that the defaults stop. hands over: it has other code or another machine
-    measure, or a key vouch. Both are refused by `--strict`. harmless: it moves no verdict"""
+    """loosens: it can let a model through that the defaults stop. hands over: it has a key vouch.
+    Both are refused by `--strict`. harmless: it moves no verdict"""
     why: str
 
 
@@ -32,10 +32,6 @@ POWERS: Final[Mapping[str, Rule]] = {
     "provider-option": Rule(LOOSENS, "the provider may compute less exactly, in half precision for example"),
     "batch-size": Rule(LOOSENS, "a model is tried with other numbers of images at once; with 1, alone"),
     "thresholds": Rule(LOOSENS, "another profile judges"),
-    "engine": Rule(HANDS_OVER, "a cluster measures"),
-    "workers": Rule(HARMLESS, "the same images are measured, by more processes"),
-    "ray-address": Rule(HANDS_OVER, "another machine measures"),
-    "detector": Rule(HANDS_OVER, "the code of a plug-in runs"),
     "fail-on": Rule(LOOSENS, "WARN exits with 0"),
     "accept": Rule(LOOSENS, "a kind of WARN exits with 0"),
     "output": Rule(

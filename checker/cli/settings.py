@@ -89,12 +89,6 @@ class Settings(Frozen):
     provider_option: tuple[str, ...] = Field((), description="KEY=VALUE: options of that provider. Default: none.")
     batch_size: Annotated[int, Field(ge=1, le=32)] = Field(32, description="Images that the model gets at once.")
     thresholds: str | None = Field(None, description="A threshold profile. Default: the packaged one.")
-    engine: str = Field("local", description="local or ray.")
-    workers: Positive | None = Field(None, description="Workers of the Ray engine. Default: by cores and GPUs.")
-    ray_address: str | None = Field(
-        None, description="HOST:PORT of a Ray cluster, or auto. Default: one on this machine."
-    )
-    detector: tuple[str, ...] = Field((), description="Installed plug-ins to run too; they can only add a WARN.")
     fail_on: FailOn = Field("warn", description="warn: WARN exits with 1. never: a verdict exits with 0.")
     accept: Accept | None = Field(
         None, description="not_applicable: WARN exits with 0 where every reason is of that kind."
@@ -109,7 +103,7 @@ class Settings(Frozen):
     log_file: str | None = Field(None, description="Append to this file what is done, and when. Default: none.")
     no_ci: bool = Field(False, description="No annotations for the CI system that runs the check.")
     timeout: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = Field(
-        None, description="Seconds that one model may take; 0: no limit. Default: 7200, with Ray no limit."
+        None, description="Seconds that one model may take; 0: no limit. Default: 7200."
     )
     max_memory: ByteSize | None = Field(None, description="Memory that one model may take, as 8GiB. Default: no limit.")
     max_model_size: ByteSize | None = Field(
@@ -126,7 +120,7 @@ class Settings(Frozen):
     @property
     def limits(self) -> Limits:
         """What one model may take. Raises as `Limits`."""
-        return limits_of(self.timeout, self.max_memory, self.max_model_size, is_long=self.engine != "local")
+        return limits_of(self.timeout, self.max_memory, self.max_model_size)
 
 
 FIELDS = {_key(name): name for name in Settings.model_fields}
@@ -272,7 +266,7 @@ def _environment(environment: Mapping[str, str]) -> dict[str, Any]:
         if not text:
             continue
         value: object = text
-        if key in ("output", "detector", "provider-option"):
+        if key in ("output", "provider-option"):
             value = tuple(part.strip() for part in text.split(","))
         values |= _layer({key: value}, "environment", strict=False)
     return values

@@ -164,7 +164,12 @@ def make(side: Side, evidence: Evidence, digests: Sequence[str]) -> Baseline:
         values=tuple(tuple(round(v, 4) for v in row) for row in rows[:, indices].tolist()),
         cosines=tuple(round(v, COSINE_DECIMALS) for v in between.tolist()),
     )
-    return made.model_copy(update={"digest": digest_of(made.model_dump(mode="json", exclude={"digest"}))})
+    return _sealed(made)
+
+
+def _sealed(baseline: Baseline) -> Baseline:
+    """The baseline with the digest of what it holds now."""
+    return baseline.model_copy(update={"digest": digest_of(baseline.model_dump(mode="json", exclude={"digest"}))})
 
 
 def to_json(baseline: Baseline) -> str:
@@ -209,7 +214,7 @@ def read(path: Path) -> Baseline:
             f"{path}: digest does not match the content; the baseline was changed after it was written",
             f"{AGAIN.replace('FILE', shlex.quote(str(path)))}",
         )
-    return baseline
+    return _sealed(baseline)  # what earlier versions wrote more is dropped
 
 
 def known(given: str | Path | Baseline) -> Baseline:
@@ -219,7 +224,7 @@ def known(given: str | Path | Baseline) -> Baseline:
     """
     if not isinstance(given, Baseline):
         return read(Path(given))
-    if digest_of(given.model_dump(mode="json", exclude={"digest"})) != given.digest:
+    if _sealed(given).digest != given.digest:
         raise UsageError("baseline: digest does not match the content; it was changed after it was made", AGAIN)
     return given
 

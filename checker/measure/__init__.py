@@ -1,4 +1,4 @@
-"""A model and an image set become evidence: the loop, its jobs, workers, Ray, detectors.
+"""A model and an image set become evidence: the loop, its jobs, workers, Ray.
 
 Comes in: a `Job`. May import: runtime, verdict (when to stop), and what is below them. Judges nothing.
 """
@@ -17,7 +17,6 @@ from .job import (
     Job,
     Measurement,
     conclude,
-    job_progress,
     named_skips,
     nothing_yet,
     versions,
@@ -63,7 +62,6 @@ __all__ = [
     "decode",
     "decode_with",
     "difference_of_head",
-    "job_progress",
     "key_of",
     "likely_stops",
     "measure_all",

@@ -8,9 +8,8 @@ from __future__ import annotations
 import math
 import platform
 import shlex
-import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -35,7 +34,6 @@ from robustcheck_onnx.checker.images import (
     check_bad,
     digest_of_set,
 )
-from robustcheck_onnx.checker.progress import Progress
 from robustcheck_onnx.checker.statistics import LOOK_EVERY
 from robustcheck_onnx.checker.statistics import state as sums
 from robustcheck_onnx.checker.text import VERSION
@@ -266,21 +264,6 @@ def conclude(
 
 
 TRIES: Final = 3  # times a job or shard is begun whose worker process ends without a word
-
-JobProgress = Callable[[Job, int, int], None]
-"""job, images done, images in all"""
-
-
-def job_progress(progress: Callable[[Progress], None] | None) -> JobProgress | None:
-    """A callback of a run as the engines call it, without an interval."""
-    if progress is None:
-        return None
-    clock = time.perf_counter()
-
-    def tell(_: Job, n_done: int, n_images: int) -> None:
-        progress(Progress(n_done, n_images, n_done / (time.perf_counter() - clock), ""))
-
-    return tell
 
 
 @dataclass(frozen=True)

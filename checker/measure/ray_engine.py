@@ -25,7 +25,7 @@ from robustcheck_onnx.checker.text import VERSION
 from robustcheck_onnx.thresholds.profile import Profile
 
 from . import run as measure
-from .job import TRIES, Facts, Job, JobProgress, Measurement, Outcome, conclude, died, merge, nothing_yet
+from .job import TRIES, Facts, Job, Measurement, Outcome, conclude, died, merge, nothing_yet
 from .ray_cluster import (
     PATIENCE_S,
     check_address,
@@ -41,9 +41,7 @@ HANDLER_S: Final = 0.05  # between two looks after the handler of SIGTERM
 AHEAD_SHARDS: Final = 2  # a worker; merged only in order, so these may wait in the driver's memory
 
 
-def run_jobs(
-    jobs: Sequence[Job], profile: Profile, *, workers: int | None, address: str | None, progress: JobProgress | None
-) -> Iterator[Outcome]:
+def run_jobs(jobs: Sequence[Job], profile: Profile, *, workers: int | None, address: str | None) -> Iterator[Outcome]:
     """As `workers.run_jobs` with the Ray engine; models and images must lie under the same paths on every node.
 
     Raises:
@@ -57,7 +55,7 @@ def run_jobs(
     ray = import_ray(own_cluster=address is None)
     if address is not None and not ray.is_initialized():
         check_address(address)
-    return _run(ray, jobs, profile, workers, address, progress)
+    return _run(ray, jobs, profile, workers, address)
 
 
 _Result = Facts | tuple[Facts, Measurement] | RobustcheckError
@@ -138,13 +136,12 @@ def _run(
     profile: Profile,
     workers: int | None,
     address: str | None,
-    progress: JobProgress | None,
 ) -> Generator[Outcome, None, None]:
     """Talk to Ray in a thread of its own, which waits for nothing longer than `PATIENCE_S` at a time.
 
     A signal's exception in the middle of Ray's compiled code ends the process; here it meets a queue.
     """
-    messages: queue.SimpleQueue[Outcome | tuple[Job, int, int] | BaseException | None] = queue.SimpleQueue()
+    messages: queue.SimpleQueue[Outcome | BaseException | None] = queue.SimpleQueue()
     stop = threading.Event()
 
     def work() -> None:
@@ -171,10 +168,7 @@ def _run(
                 return
             if isinstance(message, BaseException):
                 raise message
-            if isinstance(message, Outcome):
-                yield message
-            elif progress is not None:
-                progress(*message)
+            yield message
     finally:
         stop.set()
         while thread.is_alive():
@@ -207,8 +201,8 @@ def _workers(ray: ModuleType, jobs: Sequence[Job], workers: int | None, stop: th
 
 def _measure_all(
     ray: ModuleType, actors: list[Any], jobs: Sequence[Job], profile: Profile, stop: threading.Event
-) -> Iterator[Outcome | tuple[Job, int, int]]:
-    """The outcomes, and after each shard the job, its images that are done, and all of them."""
+) -> Iterator[Outcome]:
+    """The outcomes."""
     courses = [_Course(i, job, nothing_yet(len(job.tensors))) for i, job in enumerate(jobs)]
     at: dict[int, _Course] = {}  # the job whose model a worker holds
     idle = list(range(len(actors)))
@@ -229,11 +223,10 @@ def _measure_all(
             idle.append(task.worker)
             if task.course not in courses:
                 continue  # it failed while this shard was measured
-            message = _take(_result(ray, call, task.course.job), task, len(actors), profile)
-            if isinstance(message, Outcome):
+            outcome = _take(_result(ray, call, task.course.job), task, len(actors), profile)
+            if outcome is not None:
                 courses.remove(task.course)
-            if message is not None:
-                yield message
+                yield outcome
 
 
 def _next_task(worker: int, current: _Course | None, courses: list[_Course], ahead: int) -> _Task | None:
@@ -266,8 +259,8 @@ def _result(ray: ModuleType, call: Any, job: Job) -> _Result:
     return result
 
 
-def _take(result: _Result, task: _Task, n_workers: int, profile: Profile) -> Outcome | tuple[Job, int, int] | None:
-    """Put a result where it belongs: the outcome at the job's end, else how far it is."""
+def _take(result: _Result, task: _Task, n_workers: int, profile: Profile) -> Outcome | None:
+    """Put a result where it belongs; the outcome at the job's end."""
     course, job = task.course, task.course.job
     wall_s = time.perf_counter() - course.started
     if isinstance(result, RobustcheckError):
@@ -284,7 +277,7 @@ def _take(result: _Result, task: _Task, n_workers: int, profile: Profile) -> Out
         course.total = merge(course.total, course.early.pop(course.merged))
         course.merged += 1
     if course.merged < course.facts.n_shards:
-        return job, course.total.images.n_read, course.facts.n_images
+        return None
     try:
         return Outcome(job, conclude(job, course.facts, course.total, profile), None, wall_s)
     except RobustcheckError as fault:

@@ -19,7 +19,7 @@ from robustcheck_onnx.checker.runtime import cpu_threads
 from robustcheck_onnx.thresholds.profile import Profile
 
 from . import run as measure
-from .job import TRIES, Job, JobProgress, Outcome, conclude, merge, nothing_yet
+from .job import TRIES, Job, Outcome, conclude, merge, nothing_yet
 
 ENGINES: Final = ("local", "ray")
 
@@ -32,7 +32,6 @@ def run_jobs(
     workers: int | None = None,
     address: str | None = None,
     limits: Limits = NO_LIMITS,
-    progress: JobProgress | None = None,
 ) -> Iterator[Outcome]:
     """Measure jobs on all of their images and give the outcomes as they come, in any order.
 
@@ -46,7 +45,6 @@ def run_jobs(
         workers: processes; None = one for local; for ray one a GPU of the cluster, or one for every four cores.
         address: of a running Ray cluster; None = one on this machine for as long as this runs.
         limits: of each job, of the local engine alone.
-        progress: called when a shard is done; by ray only.
 
     Raises:
         UsageError: no such engine, less than one worker, an address without ray, limits with ray.
@@ -60,7 +58,7 @@ def run_jobs(
         limits.refuse_here()
         from .ray_engine import run_jobs as run_on_ray  # noqa: PLC0415 # an extra
 
-        return run_on_ray(jobs, profile, workers=workers, address=address, progress=progress)
+        return run_on_ray(jobs, profile, workers=workers, address=address)
     if address is not None:
         raise UsageError(f"--ray-address is {address}; it needs the Ray engine", "--engine ray")
     return _run_local(jobs, profile, workers or 1, limits)
@@ -104,15 +102,12 @@ def _run_local(jobs: Sequence[Job], profile: Profile, workers: int, limits: Limi
         pool.shutdown()
 
 
-def measure_all(
-    job: Job, profile: Profile, *, threads: int | None = None, progress: JobProgress | None = None
-) -> tuple[Evidence, ...]:
+def measure_all(job: Job, profile: Profile, *, threads: int | None = None) -> tuple[Evidence, ...]:
     """Measure a job on all of its images, in this process: its shards, merged in their order.
 
     Args:
         job, profile: as in `run_jobs`.
         threads: cores for ONNX Runtime; None = all that this process may use.
-        progress: called when a shard is done.
 
     Raises:
         UsageError, CannotAssessError, EnvironmentFaultError: as `pipeline.check`.
@@ -122,6 +117,4 @@ def measure_all(
     total = nothing_yet(len(job.tensors))
     for index in range(facts.n_shards):
         total = merge(total, measure.measure_shard(opened, index))
-        if progress is not None:
-            progress(job, total.images.n_read, facts.n_images)
     return conclude(job, facts, total, profile)

@@ -177,8 +177,7 @@ def _execution(report: Report) -> tuple[Fact, ...]:
     only = count_text(counts[provider], "node") if list(counts) == [provider] else ""
     ran = only or ", ".join(f"{name} {count_text(n, 'node')}" for name, n in counts.items())
     threads = count_text(run.threads, "thread")
-    workers = count_text(run.workers, "worker") if run.engine else ""
-    how = [run.device, threads, run.precision, f"{run.engine} with {workers}" if run.engine else ""]
+    how = [run.device, threads, run.precision]
     facts = (
         Fact("Asked for", run.requested, short=f"{run.requested} → {provider}" + (f" ({ran})" if ran else "")),
         Fact("Providers", ", ".join(short_provider(p) for p in run.providers)),
@@ -189,7 +188,6 @@ def _execution(report: Report) -> tuple[Fact, ...]:
         Fact("Precision", run.precision),
         Fact("Graph optimisation", run.optimization),
         Fact("ONNX Runtime", run.runtime, short=f"ONNX Runtime {run.runtime}"),
-        Fact("Engine", run.engine, workers),
     )
     if time is None:
         return facts

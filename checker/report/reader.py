@@ -105,7 +105,9 @@ def edits(report: Report, raw: Mapping[str, Any]) -> dict[str, str]:
         verdict = judge(report.evidence, profile)
     except (KeyError, TypeError, ValueError, ArithmeticError) as fault:
         return faults | {"verdict": f"its evidence can't be judged ({type(fault).__name__})"}
-    if (same_tool and verdict != report.verdict) or ruling(verdict) != ruling(report.verdict):
+    if '"finding": "warn"' in json.dumps(raw["evidence"].get("detectors")):  # whatever its verdict says
+        faults["verdict"] = "a plug-in of an earlier version warned, and none is run any more; check the model again"
+    elif (same_tool and verdict != report.verdict) or ruling(verdict) != ruling(report.verdict):
         faults["verdict"] = f"its evidence gives {ruling(verdict)}"
     elif report.gate is not None and not gate.fits(report.gate, report.verdict, words=same_tool):
         faults["verdict"] = f"{ruling(verdict)} does not give exit code {report.gate.exit_code} by its gate"

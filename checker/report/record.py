@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pydantic import ConfigDict, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from robustcheck_onnx.checker.evidence import Evidence, Options
 from robustcheck_onnx.checker.text import SCHEMA_VERSION, as_json, digest_of
@@ -201,13 +201,15 @@ class Settings(Options):
         json_schema_extra=_without_defaults,
     )
 
-    engine: str
-    workers: int | None
+    engine: Literal["local", "ray"] = Field("local", exclude=True)
+    """of reports by earlier versions; with ray every image was measured, on a cluster"""
+
+    _retired = without("workers")
 
     @model_validator(mode="before")
     @classmethod
     def _are_all_stated(cls, values: Any) -> Any:
-        if isinstance(values, Mapping) and (missing := cls.model_fields.keys() - values.keys()):
+        if isinstance(values, Mapping) and (missing := Options.model_fields.keys() - values.keys()):
             raise ValueError(f"{', '.join(sorted(missing))} is missing")
         return values
 

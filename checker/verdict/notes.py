@@ -27,11 +27,6 @@ def notes_of(evidence: Evidence, profile: Profile) -> tuple[str, ...]:
         evidence: what was measured.
         profile: what it was judged by.
     """
-    plugged_in = [
-        f"Detector {d.name} {d.version}, a plug-in, adds no reason for WARN: {d.text}"
-        for d in evidence.detectors
-        if d.finding == "ok"
-    ]
     return (
         *_profile_notes(profile),
         *model_notes(evidence.model.synthetic, left_out=evidence.model.left_out),
@@ -41,7 +36,6 @@ def notes_of(evidence: Evidence, profile: Profile) -> tuple[str, ...]:
         *_raw_note(evidence.model, evidence.preprocessing),
         *image_notes(evidence.images),
         *execution_notes(evidence.execution),
-        *plugged_in,
     )
 
 

@@ -11,7 +11,7 @@ KINDS: dict[Kind, str] = {
     "not_established": "the run can be mended: images, preprocessing, export, profile",
     "not_applicable": "the thresholds do not hold for this kind of representation, or for how the model was trained",
     "absent": "the run was sound, and the indication is not there",
-    "other_signal": "another signal than the check's own: a plug-in, or a comparison with a reference",
+    "other_signal": "another signal than the check's own: a comparison with a reference",
 }
 """What a reason says of the indication, in words; the first kind among the reasons is the verdict's."""
 
@@ -141,14 +141,6 @@ RULES: dict[str, Rule] = {
         "constant representations",
         "Check the model and its preprocessing on the images named.",
         "All features had the same value: the statistic does not exist for such a representation.",
-    ),
-    "detector_warned": Rule(
-        "other_signal",
-        "a plug-in detector warned",
-        "Read what the detector says and its own documentation; without `--detector NAME` it does not run.",
-        "A detector of another package, asked for with `--detector`, found what it warns of. Detectors are signals "
-        "beside this tool's own: they can add a WARN and never take one away. Its package must say what the signal "
-        "is worth.",
     ),
     "untrained": Rule(
         "not_established",

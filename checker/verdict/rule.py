@@ -130,15 +130,8 @@ def judge(evidence: Evidence, profile: Profile) -> Verdict:
         *_sufficient(evidence, profile),
         *_content(evidence, profile),
         *_strength(evidence.statistics, profile),
-        *_plugged_in(evidence),
     ]
     return verdict_for((reason(name, seen) for name, seen in applying), profile)
-
-
-def _plugged_in(e: Evidence) -> Iterator[tuple[str, str]]:
-    warned = [f"{d.name} {d.version}: {d.text}" for d in e.detectors if d.finding == "warn"]
-    if warned:
-        yield "detector_warned", "; ".join(warned)
 
 
 def _strength(s: Statistics, profile: Profile) -> Iterator[tuple[str, str]]:

@@ -12,7 +12,6 @@ from typing import Any, Literal
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
 from robustcheck_onnx.checker.images import digest_of_set, open_images
 from robustcheck_onnx.checker.measure import Progress
-from robustcheck_onnx.checker.measure import detectors as plugins
 from robustcheck_onnx.checker.model import digest_of, file_digest, read_onnx
 from robustcheck_onnx.checker.report import Report, ruling
 from robustcheck_onnx.checker.text import short_digest
@@ -205,40 +204,17 @@ def check_images(report: Report, image_set: str | None, *, at_hand: bool) -> Fin
     )
 
 
-def check_asked(report: Report, detectors: Collection[str]) -> None:
-    """Raise UsageError for a detector that is asked for and took no part in the check: no rerun would run it."""
-    absent = {plugins.name_of(spec) for spec in detectors} - {each.name for each in report.evidence.detectors}
-    if absent:
-        raise UsageError(
-            f"--detector names {', '.join(sorted(absent))}; the check of this report ran without it",
-            "make the report again with --detector, or leave it out here",
-        )
-
-
 def check_rerun(
     report: Report,
     model: Path,
     image_set: str | None,
     device: str | None,
-    detectors: Collection[str],
     progress: Callable[[Progress], None] | None,
     *,
     elsewhere: bool,
 ) -> Finding:
-    """Measure again and check that the second run agrees; `elsewhere` as for `disagreements`.
-
-    Raises UsageError: it needs detectors that are not named.
-    """
-    named = [detector.name for detector in report.evidence.detectors]
-    asked = {plugins.name_of(spec): spec for spec in detectors}
-    if unasked := sorted(set(named) - set(asked)):  # a document must not choose which code runs here
-        raise UsageError(
-            f"report names detectors {', '.join(unasked)}; a rerun runs other packages' code only if it is asked for",
-            " ".join(f"--detector {shlex.quote(name)}" for name in unasked),
-        )
-    second = measure_again(
-        report, model, image_set, device=device, detectors=[asked[name] for name in named], progress=progress
-    )
+    """Measure again and check that the second run agrees; `elsewhere` as for `disagreements`."""
+    second = measure_again(report, model, image_set, device=device, progress=progress)
     tolerance = tolerance_of(second, elsewhere=elsewhere)
     if different := disagreements(report, second, tolerance, elsewhere=elsewhere):
         more = f"; and {len(different) - NAMED} more" if len(different) > NAMED else ""

@@ -31,7 +31,6 @@ MEASURED: Final = (
     "evidence.content.",
     "evidence.levels.",
     "evidence.gallery.",
-    "evidence.detectors[",
     "evidence.images.sanity.",
     "evidence.model.batch_difference",
     "evidence.model.fixed_scale_difference",
@@ -39,7 +38,9 @@ MEASURED: Final = (
 )
 """Where a number that is not whole may differ by the tolerance; elsewhere it must be the same."""
 EXACT: Final = "evidence.statistics.alpha"
-SETTINGS_NOTE: Final = "settings from "  # how a note begins that says which file or variable set what: `cli.settings`
+OTHER_NOTES: Final = ("settings from ", "Detector ")
+"""How a note begins that says which file or variable set what (`cli.settings`), or what a plug-in of an earlier version
+said."""
 SHOWN: Final = 60  # characters of a value in a message
 
 
@@ -69,7 +70,9 @@ def disagreements(
     differences = []
     if ruling(first.verdict) != ruling(second.verdict):
         differences.append(f"verdict {ruling(first.verdict)} against {ruling(second.verdict)}")
-    theirs, ours = _compared(first, second), _compared(second, second)
+    assert first.binding is not None
+    on_ray = first.binding.settings.engine == "ray"
+    theirs, ours = (_compared(report, on_ray=on_ray) for report in (first, second))
     if elsewhere:
         same_words = first.tool_version == second.tool_version
         for report, form in ((first, theirs), (second, ours)):
@@ -77,24 +80,26 @@ def disagreements(
     return (*differences, *_walk(theirs, ours, "", tolerance, second.profile))
 
 
-def _compared(report: Report, second: Report) -> dict[str, Any]:
-    """The JSON form of a report without what no second run can know, in a form that two honest runs share."""
+def _compared(report: Report, *, on_ray: bool) -> dict[str, Any]:
+    """The JSON form of a report without what no second run can know, in a form that two honest runs share.
+
+    on_ray: whether the first run was of an earlier version, spread over the workers of a cluster.
+    """
     form = report.model_dump(mode="json")
     evidence, settings = form["evidence"], form["binding"]["settings"]
     for name in ("time", "gate", "verdict"):  # of the verdict its ruling counts here; `edits` judges the evidence anew
         del form[name]
     del form["binding"]["result_digest"], evidence["model"]["file"], evidence["model"]["origin"]
     own = memory_note(report.evidence.model.file)  # the second run has a file
-    form["notes"] = [note for note in form["notes"] if not note.startswith(SETTINGS_NOTE) and note not in own]
+    form["notes"] = [note for note in form["notes"] if not note.startswith(OTHER_NOTES) and note not in own]
     evidence["images"]["source"] = _last_part(evidence["images"]["source"])
     settings["images"] = _last_part(settings["images"])
     if settings["preprocess"] is not None and settings["preprocess"] not in PRESETS:  # a file that lies there, not here
         settings["preprocess"] = ""
         evidence["preprocessing"]["fields"] = [field[:2] for field in evidence["preprocessing"]["fields"]]
-    if settings["engine"] == "ray":  # the second run is this process, whoever its workers were
+    if on_ray:
         for fact in ("engine", "workers", "threads"):
             evidence["execution"][fact] = None
-        settings["workers"] = None
     return form
 
 
@@ -111,7 +116,6 @@ def _leave_out_environment(report: Report, form: dict[str, Any], *, same_words: 
         del statistics[name]
     statistics["features"] = sorted(feature.index for feature in report.evidence.statistics.persistent)
     evidence["gallery"] = [image["name"] for image in (evidence["gallery"] or {"shown": []})["shown"]]
-    evidence["detectors"] = [(each["name"], each["version"], each["finding"]) for each in evidence["detectors"]]
     images["sanity"] = sorted(finding["id"] for finding in images["sanity"]["findings"])
     del images["source"], form["binding"]["versions"], form["tool_version"]
     for name in ("images", "device"):

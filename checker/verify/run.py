@@ -5,7 +5,7 @@ The exit code is 0 only where every check that was made agrees and the verdict i
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Literal, TypedDict
@@ -23,7 +23,6 @@ from robustcheck_onnx.checker.verdict import gate, load_profile
 from .checks import (
     Finding,
     agreed,
-    check_asked,
     check_images,
     check_model,
     check_profile,
@@ -54,7 +53,6 @@ class VerifyOptions(TypedDict, total=False):
     trust_config: str | Path | None
     accept_waivers: bool
     elsewhere: bool
-    detectors: Collection[str]
     isolate: bool
     limits: Limits
     progress: Callable[[Progress], None] | None
@@ -75,7 +73,6 @@ def verify(
     trust_config: str | Path | None = None,
     accept_waivers: bool = False,
     elsewhere: bool = False,
-    detectors: Collection[str] = (),
     today: date | None = None,
     isolate: bool = True,
     limits: Limits = NO_LIMITS,
@@ -103,7 +100,6 @@ def verify(
         elsewhere: let a rerun agree with a report of another machine, version, or name of the image set: those are not
             compared, and numbers may differ by more (docs/verify.md). So it is with a signature that holds, or where
             `device` is not the report's. A report itself never loosens what a rerun compares.
-        detectors: those of the report that a rerun may load, `NAME` or `NAME=TEXT` as for the check.
         today: for waivers; None = the day of this machine's clock, UTC.
         isolate: read report, model and images in a child process, as in `check`.
         limits: what the child may take.
@@ -131,7 +127,6 @@ def verify(
             "trust_config": _text(trust_config),
             "accept_waivers": accept_waivers,
             "elsewhere": elsewhere,
-            "detectors": list(detectors),
             "today": (today or datetime.now(UTC).date()).isoformat(),
         }
         record = Verification.model_validate
@@ -153,7 +148,6 @@ def verify(
         check_verdict(report, faults),
     ]
     image_set = None if images is None else str(images)
-    check_asked(report, detectors)
     if report.evidence.images.given and (rerun or image_set is not None):
         raise UsageError(
             f"{report_file}: its images were {report.evidence.images.source}, handed over in Python; they can't be "
@@ -177,7 +171,7 @@ def verify(
     else:
         assert report.binding is not None
         elsewhere |= agreed(findings, "signature") or device not in (None, report.binding.settings.device)
-        findings.append(check_rerun(report, model, image_set, device, detectors, progress, elsewhere=elsewhere))
+        findings.append(check_rerun(report, model, image_set, device, progress, elsewhere=elsewhere))
     # a rerun vouches for the numbers, not for who waived what
     waivers_hold = accept_waivers and (rerun is False or agreed(findings, "signature"))
     code, rule = _decide(report, findings, accept_waivers=waivers_hold, today=today or datetime.now(UTC).date())

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from robustcheck_onnx.checker import pipeline
-from robustcheck_onnx.checker.measure import Job, Progress, job_progress, measure_all
+from robustcheck_onnx.checker.measure import Job, Progress, measure_all
 from robustcheck_onnx.checker.model import PRESETS, open_model
 from robustcheck_onnx.checker.report import Report, Settings
 
@@ -18,20 +18,17 @@ def measure_again(
     images: str | None,
     *,
     device: str | None = None,
-    detectors: Sequence[str] = (),
     progress: Callable[[Progress], None] | None = None,
 ) -> Report:
     """Measure again with a report's settings and judge by its profile, in this process.
 
-    So is a report of the Ray engine: this process measures every image in the same shards, whose sums do not depend on
-    the process, and no cluster is started.
+    A report of an earlier version that was measured on Ray is measured on every image, as it was, in the same shards.
 
     Args:
         report: a report with its settings (`binding`).
         model, images: what the settings are applied to.
         device: instead of the one in the settings; None = that one.
-        detectors: plug-ins to run.
-        progress: called after every batch; for a report of the Ray engine after every shard.
+        progress: called after every batch.
 
     Raises:
         UsageError, CannotAssessError, EnvironmentFaultError: as `pipeline.check`.
@@ -46,18 +43,16 @@ def measure_again(
             preprocess = str(file)
         changed = {"images": images, "preprocess": preprocess, "device": device or settings.device}
         options = settings.model_copy(update=changed).options
-        if settings.engine == "ray" and not detectors:
+        if settings.engine == "ray":
             job = Job(model, options)
             contract = open_model(model, tensor=options.tensor, pool=options.pool).contract
-            (evidence,) = measure_all(job, report.profile, progress=job_progress(progress))
-            again = Settings(**dict(options), engine=settings.engine, workers=settings.workers)
-            return pipeline.report_of(evidence, report.profile, pipeline.published_of(contract), again)
+            (evidence,) = measure_all(job, report.profile)
+            return pipeline.report_of(
+                evidence, report.profile, pipeline.published_of(contract), Settings(**dict(options))
+            )
         return pipeline.check(
             model,
             thresholds=report.profile,
-            engine=settings.engine,
-            workers=settings.workers,
-            detectors=detectors,
             isolate=False,
             progress=progress,
             **options.given,

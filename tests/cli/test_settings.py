@@ -292,14 +292,12 @@ def test_show_settings_says_what_happens_where_nothing_is_set(here: Path, run: R
         "preprocess": "not set: what the model or a sidecar says",
         "tensor": "not set: the one found by rule",
         "thresholds": "not set: the packaged one",
-        "workers": "not set: by cores and GPUs",
-        "ray-address": "not set: one on this machine",
-        "timeout": "not set: 7200, with Ray no limit",
+        "timeout": "not set: 7200",
         "max-memory": "not set: no limit",
         "max-model-size": "not set: no limit",
         "output": "not set: the terminal report",
     }
-    assert all(rows[key] == ["none", "default"] for key in ("detector", "log-file", "waivers"))
+    assert all(rows[key] == ["none", "default"] for key in ("log-file", "waivers"))
 
 
 def test_show_settings_writes_values_as_words_not_as_python(here: Path, run: Run) -> None:

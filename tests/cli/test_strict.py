@@ -35,15 +35,11 @@ OTHER: dict[str, tuple[str, str]] = {
     "provider-option": ('["use_tf32=1"]', "use_tf32=1"),
     "batch-size": ("1", "1"),
     "thresholds": ('"default-1"', "default-1"),
-    "engine": ('"ray"', "ray"),
-    "ray-address": ('"auto"', "auto"),
-    "detector": ('["spectrum"]', "spectrum"),
     "fail-on": ('"never"', "never"),
     "accept": ('"not_applicable"', "not_applicable"),
     "sign": ('"key.pem"', "key.pem"),
 }
 HARMLESS: dict[str, str] = {
-    "workers": "2",
     "output": '["json=r.json"]',
     "quiet": "1",
     "verbose": "1",
@@ -165,7 +161,7 @@ def test_no_file_can_be_taken_for_the_command_line() -> None:
 
 def test_what_loosens_nothing_may_stand_in_a_file() -> None:
     lines = "".join(f"{key} = {value}\n" for key, value in HARMLESS.items())
-    defaults = 'fail-on = "warn"\nseed = 0\nmax-bad = 0.001\nbatch-size = 32\nengine = "local"\n'
+    defaults = 'fail-on = "warn"\nseed = 0\nmax-bad = 0.001\nbatch-size = 32\n'
     Path("robustcheck.toml").write_text(lines + defaults, encoding="utf-8")
     assert set(settings.resolve({}, {}).sources) >= set(HARMLESS)
     assert refused({"images": "bundled"}, {}) is None

@@ -184,6 +184,19 @@ def test_a_damaged_baseline_is_refused(workshop: Workshop, capsys: pytest.Captur
         assert said in capsys.readouterr().err
 
 
+def test_a_baseline_of_an_earlier_version_is_read(workshop: Workshop) -> None:
+    """Its evidence had a field for plug-ins, and its digest is over that, too."""
+    model = workshop.model("reference", planted(24))
+    made = run_compare(model, None, images=workshop.photos, max_images=8, device="cpu").next_baseline
+    assert made is not None
+    document = json.loads(baseline.to_json(made))
+    document["evidence"]["detectors"] = []
+    document["digest"] = text.digest_of({key: value for key, value in document.items() if key != "digest"})
+    file = workshop.folder / "earlier.json"
+    file.write_text(json.dumps(document), encoding="utf-8")
+    assert baseline.known(baseline.read(file)) == made
+
+
 def test_a_baseline_of_python_needs_no_file(workshop: Workshop) -> None:
     h = planted()
     a, b = workshop.model("a", h), workshop.model("b", h)

@@ -40,9 +40,6 @@ class Process:
         self.done: list[str] = []
         STARTED.append(self)
 
-    def terminate(self) -> None:
-        self.done.append("told")
-
     def kill(self) -> None:
         self.done.append("killed")
 
@@ -61,17 +58,13 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[Process]:
     return STARTED
 
 
-@pytest.mark.parametrize(
-    ("is_asked", "gently", "done"),
-    [(True, True, ["told", "awaited"]), (True, False, ["killed", "awaited"]), (False, False, ["awaited"])],
-)
-def test_a_child_that_works_with_ray_is_told_to_end_and_another_one_is_killed(
-    started: list[Process], is_asked: bool, gently: bool, done: list[str]
+@pytest.mark.parametrize(("is_asked", "done"), [(True, ["killed", "awaited"]), (False, ["awaited"])])
+def test_a_child_that_works_is_killed_and_one_that_waits_ends_by_itself(
+    started: list[Process], is_asked: bool, done: list[str]
 ) -> None:
-    """Ray's own processes end with a child that can still tell them."""
     child = isolation._Child()
     if is_asked:
-        child.ask("check", {}, about="m.onnx", gently=gently, limits=NO_LIMITS)
+        child.ask("check", {}, about="m.onnx", limits=NO_LIMITS)
     child.close()
     assert started[0].done == done
     assert started[0].stdin.closed

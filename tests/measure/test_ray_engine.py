@@ -1,7 +1,6 @@
-"""The Ray engine on a real cluster: the local engine's evidence, killed workers, flat memory, errors."""
+"""The Ray engine on a real cluster: the local engine's evidence, killed workers, errors; and its parts without one."""
 
 import importlib.util
-import json
 import os
 import socket
 import subprocess
@@ -9,10 +8,10 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from scipy import stats
 
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.evidence import Evidence
@@ -29,7 +28,7 @@ RTOL = 1e-12
 N_IMAGES = SHARD_IMAGES + 76
 SIZE_PX = 16  # small, since decoding and describing photos is not what is tested
 
-needs_ray = pytest.mark.skipif(
+on_ray = pytest.mark.skipif(
     importlib.util.find_spec("ray") is None or (sys.platform == "linux" and not Path("/dev/shm").is_dir()),
     reason="Ray is not installed (pip install '.[ray]' in a clone), or there is no /dev/shm for its object store",
 )
@@ -73,7 +72,8 @@ def _without_floats(a: object, b: object, numbers: list[tuple[float, float]]) ->
     return a
 
 
-@needs_ray
+@pytest.mark.long
+@on_ray
 def test_two_workers_give_the_local_engines_evidence(
     model: Callable[[str], Path], photos: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -82,11 +82,8 @@ def test_two_workers_give_the_local_engines_evidence(
     jobs = [new_job(model("a"), str(photos)), new_job(damaged, str(photos)), new_job(model("b"), str(photos), seed=4)]
     both = (None, "representation")
     jobs.append(new_job(model("few"), str(photos), tensors=both, max_images=60, max_bad=1))
-    told: list[tuple[int, int]] = []
     threads = set(threading.enumerate())
-    spread = by_name(
-        list(run(jobs, profile.load(), engine="ray", workers=2, progress=lambda _, n, total: told.append((n, total))))
-    )
+    spread = by_name(list(run(jobs, profile.load(), engine="ray", workers=2)))
     assert capfd.readouterr() == ("", "")
     assert set(threading.enumerate()) <= threads  # those of earlier tests may end meanwhile
     alone = by_name(list(run(jobs, profile.load())))
@@ -102,10 +99,10 @@ def test_two_workers_give_the_local_engines_evidence(
     for outcome in (spread["damaged"], alone["damaged"]):
         assert isinstance(outcome.error, CannotAssessError)
     assert str(spread["damaged"].error) == str(alone["damaged"].error)
-    assert (SHARD_IMAGES, N_IMAGES) in told
 
 
-@needs_ray
+@pytest.mark.long
+@on_ray
 def test_killed_workers_lose_nothing_and_a_poisoned_model_fails_alone(
     model: Callable[[str], Path],
     photos: Path,
@@ -129,49 +126,6 @@ def test_killed_workers_lose_nothing_and_a_poisoned_model_fails_alone(
         assert evidence.images.n_read == N_IMAGES
         assert evidence.images.sanity.n_images == N_IMAGES - 2  # each shard once
         assert_same_but_execution(evidence, alone[name].evidence[0])
-
-
-MEMORY = """
-import gc, sys
-from pathlib import Path
-from robustcheck_onnx.checker.evidence import Options
-from robustcheck_onnx.checker.measure import Job, run_jobs as run
-from robustcheck_onnx.checker.statistics.state import State
-from robustcheck_onnx.thresholds import profile
-
-def look(job, n_done, n_total):
-    # memory of this process's own: Ray's object store is mapped too, and bounded
-    row = next(row for row in Path("/proc/self/status").read_text().splitlines() if row.startswith("RssAnon"))
-    print(n_done, int(row.split()[1]) / 1024, sum(isinstance(held, State) for held in gc.get_objects()))
-
-job = Job(Path(sys.argv[1]), Options(images=sys.argv[2]))
-(outcome,) = run([job], profile.load(), engine="ray", workers=2, progress=look)
-assert outcome.error is None, outcome.error
-"""
-
-
-@needs_ray
-@pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
-def test_the_drivers_memory_does_not_grow_with_the_images(photos: Path, tmp_path: Path) -> None:
-    width, copies = 1024, 10
-    state_mib = 8 * 128 * width * 8 / 2**20  # sums of z to z⁴ and of four energies, in 128 groups, float64
-    h = np.random.default_rng(0).normal(size=(500, width))
-    model = lookup.write_lookup_model(tmp_path / "m.onnx", h, size_px=SIZE_PX)
-    (tmp_path / "many").mkdir()
-    for path in photos.iterdir():
-        for copy in range(copies):
-            (tmp_path / "many" / f"{copy}{path.name}").symlink_to(path)
-    command = [sys.executable, "-Ic", MEMORY, str(model), str(tmp_path / "many")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    n_done, mib, states = np.array([row.split() for row in done.stdout.splitlines()], dtype=float).T
-    n_shards = -(-copies * N_IMAGES // SHARD_IMAGES)
-    assert n_done[-1] >= (n_shards - 4) * SHARD_IMAGES  # the last ones may come together
-    assert states.max() <= 2 * ray_engine.AHEAD_SHARDS + 3  # waiting for their turn; the sum, what is added, the result
-    late = n_done >= 4 * SHARD_IMAGES
-    # MiB a shard, one state if every shard stayed; the median of all pairs, as a busy machine's memory has outliers
-    growth = stats.theilslopes(mib[late], n_done[late] / SHARD_IMAGES).slope
-    assert growth < state_mib / 2
 
 
 def test_shards_of_another_model_or_image_set_are_never_merged(
@@ -227,29 +181,31 @@ def test_workers_take_the_cores_that_fit() -> None:
         plan_workers([], None, wants_gpu=False)
 
 
-REFUSE_RAY = """
-import sys
-sys.path.insert(0, sys.argv[1])  # the child process has the same path
-from robustcheck_onnx.checker import cli
-sys.exit(cli.main(sys.argv[2:]))
-"""
+def test_no_more_shards_are_given_out_than_may_wait_for_an_earlier_one() -> None:
+    """However many there are: those that wait are the driver's memory."""
+    many = SimpleNamespace(n_shards=1000)
+    course = ray_engine._Course(0, new_job("m.onnx"), nothing_yet(1), begun=True, facts=many)  # type: ignore[arg-type]
+
+    def given_out() -> list[int]:
+        return [task.shard for task in iter(lambda: ray_engine._next_task(0, course, [course], ahead=4), None)]
+
+    assert given_out() == [0, 1, 2, 3]
+    course.merged = 2
+    assert given_out() == [4, 5]
 
 
-def test_without_ray_the_extra_is_named(model: Callable[[str], Path], photos: Path, tmp_path: Path) -> None:
-    (tmp_path / "ray.py").write_text("raise ModuleNotFoundError(\"No module named 'ray'\", name='ray')")
-    command = [sys.executable, "-Ic", REFUSE_RAY, str(tmp_path), str(model("a")), "--images", str(photos), "--engine"]
-    done = subprocess.run([*command, "ray"], capture_output=True, text=True, check=False)
-    assert done.returncode == 4
-    assert done.stdout == ""
-    assert done.stderr.splitlines() == [
-        "error: ray: package is not importable (No module named 'ray'); --engine ray needs it",
-        "hint: pip install '.[ray]'  # in a clone",
-    ]
-    local = subprocess.run([*command, "local", "-qq"], capture_output=True, text=True, check=False)
-    assert local.returncode in {0, 1}, local.stderr
+def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as gone:
+        gone.setitem(sys.modules, "ray", None)
+        gone.setattr(os, "environ", dict(os.environ))  # which holds settings of Ray from then on
+        with pytest.raises(EnvironmentFaultError, match=r"^ray: .* \(.*\); --engine ray needs it$") as caught:
+            run([], profile.load(), engine="ray")
+    assert caught.value.hint == "pip install '.[ray]'  # in a clone"
+    assert list(run([], profile.load())) == []
 
 
-@needs_ray
+@pytest.mark.long
+@on_ray
 def test_an_address_without_a_cluster_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
@@ -265,57 +221,33 @@ def test_an_address_without_a_cluster_is_refused(monkeypatch: pytest.MonkeyPatch
             run([], profile.load(), engine="ray", address=wrong)
 
 
-@needs_ray
+@pytest.mark.long
+@on_ray
 def test_a_gpu_is_not_named_where_ray_gives_them_out(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--device is cuda:1; Ray gives out the GPUs"):
         run([new_job(tmp_path / "m.onnx", device="cuda:1")], profile.load(), engine="ray")
 
 
-@needs_ray
-def test_the_command_gives_the_report_of_a_running_cluster_or_of_its_own(
-    model: Callable[[str], Path], photos: Path, tmp_path: Path
-) -> None:
-    program = Path(sys.executable).parent / "robustcheck"
-    command = [str(part) for part in (program, model("a"), "--images", photos, "--no-time")]
-    done = subprocess.run(
-        [*command, "--engine", "ray", "--workers", "2", "-o", "json"], capture_output=True, check=False
-    )
-    assert done.returncode == 1, done.stderr  # 48 features are fewer than the profile's range, or whatever it judges
-    report = json.loads(done.stdout)
-    assert report["evidence"]["images"]["n_read"] == N_IMAGES
-    assert report["evidence"]["stopped"] == "all images"
-    assert report["evidence"]["execution"]["engine"] == "ray"
-    assert all(b" s: " in line for line in done.stderr.splitlines())  # progress, where the cluster starts slowly
-    env = os.environ | {"COLUMNS": "120"}
-    local = subprocess.run([*command, "-o", f"json={tmp_path}/r.json"], capture_output=True, check=False, env=env)
-    assert local.returncode == done.returncode
-    assert json.loads((tmp_path / "r.json").read_text())["verdict"] == report["verdict"]
-    (tmp_path / "ray.json").write_bytes(done.stdout)
-    blocked = "import sys; sys.modules['ray'] = None\nfrom robustcheck_onnx.checker.cli import main\nsys.exit(main())"
-    again = [sys.executable, "-c", blocked, "verify", f"{tmp_path}/ray.json", command[1], "--images", str(photos)]
-    verified = subprocess.run([*again, "-o", "json"], capture_output=True, check=False)
-    assert verified.returncode == 1, verified.stderr  # as the report's own WARN
-    (rerun,) = (f for f in json.loads(verified.stdout)["findings"] if f["check"] == "rerun")
-    assert rerun["status"] == "agrees", rerun
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="no SIGTERM to a process itself on Windows")
+@pytest.mark.process
+@pytest.mark.skipif(sys.platform != "linux", reason="which signals are caught is read from /proc")
 def test_the_handler_of_sigterm_outlives_rays_shutdown() -> None:
     """Else a signal in the second that Ray's processes take to end kills this one, and its documents say nothing."""
-    code = """
-import contextlib, ctypes, os, signal, sys, time, types
+    code = r"""
+import contextlib, ctypes, os, re, signal, sys, time, types
+from pathlib import Path
 from robustcheck_onnx.checker.measure import ray_engine
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(77))
 @contextlib.contextmanager
 def cluster(*_):
     yield
     ctypes.CDLL(None).signal(15, 0)  # as ray.shutdown does
-    time.sleep(0.5)
+    status = Path("/proc/self/status")
+    while not int(re.search(r"SigCgt:\s+(\w+)", status.read_text())[1], 16) >> 14 & 1:
+        time.sleep(0.01)
     os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(1)
 ray_engine.open_cluster = cluster
 ray_engine._workers = lambda *_: contextlib.nullcontext([])
 ray = types.SimpleNamespace(exceptions=types.SimpleNamespace(RayError=RuntimeError))
-list(ray_engine._run(ray, [], None, 1, None, None))
+list(ray_engine._run(ray, [], None, 1, None))
 """
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 77

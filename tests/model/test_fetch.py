@@ -104,8 +104,6 @@ def test_models_that_cannot_be_had(
         check("memory://box/m.onnx")
     whole = onnx_models.save(onnx_models.encoder(), tmp_path / "m.onnx").read_bytes()
     memory.pipe_file("/box/m.onnx", whole)
-    with pytest.raises(UsageError, match="with Ray"):
-        check("memory://box/m.onnx", engine="ray")
     monkeypatch.setenv(LIMIT, str(len(whole) - 1))
     with pytest.raises(EnvironmentFaultError, match="download is more than"):
         check("memory://box/m.onnx")

@@ -336,12 +336,6 @@ def test_what_was_measured_on_what() -> None:
     assert "cuda → CUDA (CUDA 308 nodes, CPU 4 nodes)" in words_of(whole_text(undecided(), 140))
 
 
-def test_workers_are_said_where_there_were_some() -> None:
-    spread = report(PASS_STATISTICS, execution={"engine": "ray", "workers": 2})
-    assert "8 threads, fp32, ray with 2 workers · ONNX" in words_of(whole_text(spread, 140))
-    assert "worker" not in words_of(whole_text(passing(), 140))
-
-
 def test_a_note_is_not_said_twice() -> None:
     noted = ("Synthetic model: feature 3 raised by 15 SD.", "no libcudart.so.13", "1 skipped (a.jpg: truncated)")
     shown = report(

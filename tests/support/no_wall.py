@@ -33,11 +33,10 @@ class NoWall:
         *,
         about: str,
         tell: Tell | None = None,
-        gently: bool = False,
         is_last: bool = True,
         tries: int = 1,
     ) -> Any:
-        del about, gently, is_last, tries
+        del about, is_last, tries
 
         def progress(now: Progress) -> None:
             if tell is not None:

@@ -77,8 +77,8 @@ def test_the_kind_of_a_verdict_is_the_first_that_a_reader_must_see_to() -> None:
     assert warn().kind is None
     assert warn("low_kurtosis", "rectified", "undecided").kind == "not_established"
     assert warn("low_kurtosis", "rectified").kind == "not_applicable"
-    assert warn("detector_warned", "low_kurtosis").kind == "absent"
-    assert warn("detector_warned").kind == "other_signal"
+    assert warn("statistic_shrank", "low_kurtosis").kind == "absent"
+    assert warn("statistic_shrank").kind == "other_signal"
     assert {rule.kind for rule in RULES.values()} == set(KINDS)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from robustcheck_onnx.checker.evidence import DetectorResult, Statistics
+from robustcheck_onnx.checker.evidence import Statistics
 from robustcheck_onnx.checker.verdict import execution_notes, image_notes, model_notes, notes_of, skipped_note
 from robustcheck_onnx.thresholds import profile as profiles
 from support import reports
@@ -23,23 +23,18 @@ def test_that_a_classifiers_last_layer_was_not_looked_at_is_said() -> None:
     assert note.startswith("The classifier's last layer was not looked at")
 
 
-def test_notes_come_of_the_profile_the_model_the_images_the_execution_and_the_detectors_in_this_order() -> None:
+def test_notes_come_of_the_profile_the_model_the_images_and_the_execution_in_this_order() -> None:
     evidence = EVIDENCE.model_copy(
         update={
             "model": EVIDENCE.model.model_copy(update={"synthetic": "feature 92 was shifted"}),
             "images": EVIDENCE.images.model_copy(update={"bundled": True}),
             "execution": EVIDENCE.execution.model_copy(update={"optimization": "basic"}),
-            "detectors": (
-                DetectorResult(name="one", version="1", finding="ok", text="nothing seen", values={}),
-                DetectorResult(name="two", version="1", finding="warn", text="a reason already", values={}),
-            ),
         }
     )
-    synthetic, bundled, lowered, detector = notes_of(evidence, DEFAULT)
+    synthetic, bundled, lowered = notes_of(evidence, DEFAULT)
     assert synthetic == "Synthetic model: feature 92 was shifted."
     assert bundled.startswith("Measured on the bundled photos, not yours: for a release gate, give photos")
     assert lowered.startswith("Graph optimisation was lowered to basic:")
-    assert detector == "Detector one 1, a plug-in, adds no reason for WARN: nothing seen"
 
 
 @pytest.mark.parametrize(

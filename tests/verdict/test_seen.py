@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from robustcheck_onnx.checker.evidence import DetectorResult, Evidence, Statistics
+from robustcheck_onnx.checker.evidence import Evidence, Statistics
 from robustcheck_onnx.checker.verdict.rule import (
     ALIKE_SPREAD,
     MIN_EFFECTIVE_RANK,
@@ -58,17 +58,6 @@ def test_the_end_of_the_encoder(ends_in: str, words: str) -> None:
     statistics = Statistics(**reports.PASS_STATISTICS)
     given = reports.evidence(statistics, model={"ends_in": ends_in})
     assert seen(given) == {"end_not_calibrated": f"`representation` is {words}"}
-
-
-def test_detectors_that_warn_are_told_and_others_are_not() -> None:
-    results = (
-        DetectorResult(name="one", version="2", values={}, finding="warn", text="one saw it"),
-        DetectorResult(name="two", version="2", values={}, finding="ok", text="two saw it"),
-        DetectorResult(name="three", version="2", values={}, finding="warn", text="three saw it"),
-    )
-    given = evidence().model_copy(update={"detectors": results})
-    assert seen(given) == {"detector_warned": "one 2: one saw it; three 2: three saw it"}
-    assert seen(given.model_copy(update={"detectors": results[1:2]})) == {}
 
 
 @pytest.mark.parametrize(

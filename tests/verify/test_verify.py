@@ -6,7 +6,6 @@ import copy
 import hashlib
 import itertools
 import json
-import shlex
 import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -20,7 +19,6 @@ import pytest
 from robustcheck_onnx import check
 from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
-from robustcheck_onnx.checker.evidence import DetectorResult
 from robustcheck_onnx.checker.measure import measure_all
 from robustcheck_onnx.checker.report import forms
 from robustcheck_onnx.checker.report.reader import edits, read, read_one
@@ -150,20 +148,43 @@ def test_a_report_alone_vouches_for_nothing(
     assert "report.json says PASS" in said
 
 
-def test_a_report_chooses_no_code_that_runs(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    result = DetectorResult(name="theirs", version="1", values={}, finding="ok", text="fine")
-    forge(place, lambda d: d["evidence"].update(detectors=[result.model_dump(mode="json")]))
-    code, _, document = verify(place, capsys, "--images", str(place / "photos"))
-    assert code == 2
-    assert "theirs" in document["error"]["message"]
-    assert document["error"]["hint"] == "--detector theirs"
-    evil = "x; touch pwned"
-    forge(place, lambda d: d["evidence"]["detectors"][0].update(name=evil))
-    _, _, document = verify(place, capsys, "--images", str(place / "photos"))
-    assert shlex.split(document["error"]["hint"]) == ["--detector", evil]
+def as_earlier_versions_wrote(document: dict[str, Any], finding: str = "ok") -> None:
+    """Put what earlier versions wrote into a report: a plug-in's finding, which was a note or a reason for WARN."""
+    said = {"name": "theirs", "version": "1", "values": {"x": 1.0}, "finding": finding, "text": "seen"}
+    document["evidence"]["detectors"] = [said]
+    document["binding"]["settings"] |= {"engine": "local", "workers": None}
+    document["time"]["cached"] = "2026-01-01T00:00:00+00:00"
+    if finding == "ok":
+        document["notes"].append("Detector theirs 1, a plug-in, adds no reason for WARN: seen")
+    else:
+        reason = {"id": "detector_warned", "kind": "other_signal", "seen": "theirs 1: seen", "next_step": "Read it."}
+        document["verdict"] |= {"verdict": "WARN", "kind": "other_signal", "reasons": [reason]}
 
 
-def test_a_report_of_the_ray_engine_is_run_again_without_ray(
+def test_a_report_of_an_earlier_version_holds_without_what_is_gone(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    forge(place, as_earlier_versions_wrote)
+    for words in (["--images", str(place / "photos")], ["--no-rerun"]):
+        code, status, document = verify(place, capsys, *words)
+        assert (code, set(status.values()) & {"differs"}) == (0, set()), document
+
+
+def test_what_a_plug_in_warned_of_is_never_a_pass(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither as it was written, nor with the verdict that the rest of the evidence gives."""
+    passed = json.loads((place / "report.json").read_text(encoding="utf-8"))["verdict"]
+    forge(place, lambda d: as_earlier_versions_wrote(d, "warn"))
+    for verdict in ("WARN", "PASS"):
+        for words in (["--images", str(place / "photos")], ["--no-rerun"]):
+            code, status, document = verify(place, capsys, *words)
+            assert (code, document["verdict"], status["verdict"]) == (3, verdict, "differs")
+            assert any("a plug-in of an earlier version warned" in each["seen"] for each in document["findings"])
+        with pytest.raises(CannotAssessError, match="a plug-in of an earlier version warned"):
+            read_one(place / "report.json")
+        forge(place, lambda d: d.update(verdict=passed))
+
+
+def test_a_report_of_an_earlier_version_that_was_measured_on_ray_is_run_again(
     place: Path, capsys: pytest.CaptureFixture[str], passed: Report
 ) -> None:
     assert passed.binding is not None
@@ -172,11 +193,9 @@ def test_a_report_of_the_ray_engine_is_run_again_without_ray(
     (evidence,) = measure_all(job, passed.profile)  # every image, in shards: as a worker of Ray measures
     ran = evidence.execution.model_copy(update={"engine": "ray", "workers": 2})
     evidence = evidence.model_copy(update={"execution": ran})
-    settings = passed.binding.settings.model_copy(update={"engine": "ray", "workers": 2})
-    changes = {"evidence": evidence, "verdict": judge(evidence, passed.profile)}
-    changes["binding"] = passed.binding.model_copy(update={"settings": settings})
-    report = sealed(passed.model_copy(update=changes))
+    report = passed.model_copy(update={"evidence": evidence, "verdict": judge(evidence, passed.profile)})
     (place / "report.json").write_text(to_json(report), encoding="utf-8")
+    forge(place, lambda d: d["binding"]["settings"].update(engine="ray", workers=2))
     code, status, document = verify(place, capsys, "--images", str(place / "photos"))
     assert (code, status["rerun"]) == (0, "agrees"), document
     assert evidence.statistics.n_images == 80
@@ -438,10 +457,6 @@ def test_what_a_second_run_may_differ_by(passed: Report) -> None:
         evidence = passed.evidence.model_copy(update={"statistics": s.model_copy(update={"kurtosis": moved})})
         return passed.model_copy(update={"evidence": evidence})
 
-    extra = DetectorResult(name="other", version="1", values={}, finding="ok", text="fine")
-    with_detector = passed.model_copy(update={"evidence": passed.evidence.model_copy(update={"detectors": (extra,)})})
-    (said,) = disagreements(with_detector, passed, 1e-4)
-    assert said.startswith("evidence.detectors ")
     assert disagreements(passed, passed, 1e-4) == ()
     assert disagreements(passed, with_kurtosis(1 + 0.9e-4), 1e-4) == ()
     (said,) = disagreements(passed, with_kurtosis(1 + 1.2e-4), 1e-4)

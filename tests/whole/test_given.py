@@ -259,10 +259,6 @@ def test_other_values_are_not_written_out(lookup_pass: Place) -> None:
         rc.check(Big())  # type: ignore[arg-type]
     with pytest.raises(rc.UsageError, match=r"^tensor is of type \S*\.Big; it must be a valid string$"):
         rc.check(lookup_pass[0], tensor=Big())  # type: ignore[arg-type]
-    with pytest.raises(rc.UsageError, match=r"^images are 80 paths; with Ray every worker must find them$"):
-        rc.check(lookup_pass[0], images=files(lookup_pass[1]), engine="ray")
-    with pytest.raises(rc.UsageError, match=r"^<bytes>: model is no file of this machine; with Ray"):
-        rc.check(lookup_pass[0].read_bytes(), images=lookup_pass[1], engine="ray")
 
 
 # ---------------------------------------------------------------------------------------- what follows from it

@@ -108,6 +108,6 @@ def test_verbs_have_the_records_defaults(verb: object, other: dict[str, object])
 
 
 def test_the_binding_holds_all_of_the_record() -> None:
-    settings = record.Settings(**dict(Options(seed=3, images="photos")), engine="ray", workers=2)
+    settings = record.Settings(**dict(Options(seed=3, images="photos")))
     assert settings.options == Options(seed=3, images="photos")
-    assert list(settings.model_dump()) == [*Options.model_fields, "engine", "workers"]
+    assert list(settings.model_dump()) == [*Options.model_fields]

@@ -143,7 +143,6 @@ def test_places_that_no_representations_go_to(
         (["rows.parquet"], "it must be .npz"),
         (["rows.safetensors"], "np.load('rows.npz')['representations']"),
         (["missing/rows.npz"], "folder missing is missing"),
-        (["model.onnx.npz", "--engine", "ray"], "needs the local engine"),
         (["rows.npz", "-o", "json=rows.npz"], "must be another file"),
     ):
         assert main([str(model), "--images", str(photos), "--save-representations", *options]) == 2

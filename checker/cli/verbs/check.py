@@ -27,7 +27,6 @@ from ..options import (
     PreprocessOption,
     ProviderOption,
     Quiet,
-    RayAddress,
     SaveRepresentations,
     Seed,
     Tensor,
@@ -36,7 +35,7 @@ from ..options import (
     one_of,
 )
 from ..output import ascii_only, console_for
-from ..panels import CI, IMAGES, OUTPUT, SPEED, VERDICT
+from ..panels import CI, IMAGES, OUTPUT, VERDICT
 
 if TYPE_CHECKING:
     from ..settings import Resolved
@@ -87,25 +86,6 @@ def check(
             rich_help_panel=VERDICT,
         ),
     ] = None,
-    engine: Annotated[
-        str,
-        typer.Option(
-            help="local: stops as soon as the verdict is clear. ray: measures every image, on all devices of a Ray "
-            "cluster, for huge image sets (extra `ray`).",
-            metavar="ENGINE",
-            rich_help_panel=SPEED,
-        ),
-    ] = "local",
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Workers of the Ray engine. Default: one for each GPU, else one for every 4 cores.",
-            metavar="N",
-            rich_help_panel=SPEED,
-        ),
-    ] = None,
-    ray_address: RayAddress = None,
     fail_on: Annotated[
         str,
         typer.Option(
@@ -185,15 +165,6 @@ def check(
             "--no-ci", help="On GitHub Actions: no annotations, and no summary of the step.", rich_help_panel=CI
         ),
     ] = False,
-    detector: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Also run this installed plug-in, with a text for one that takes one. It can add a WARN and never "
-            "take one away. May be given several times.",
-            metavar="NAME[=TEXT]",
-            rich_help_panel=VERDICT,
-        ),
-    ] = None,
     no_time: NoTime = False,
     color: Color = "auto",
     timeout: Timeout = None,

@@ -50,16 +50,6 @@ RerunDevice = Annotated[
     str | None,
     typer.Option(help="Device of the rerun. Default: the one of the report.", metavar="DEVICE", rich_help_panel=SPEED),
 ]
-Detectors = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--detector",
-        help="A plug-in that the rerun may load, as for the check. Name every plug-in of the report.",
-        metavar="NAME[=TEXT]",
-        rich_help_panel=VERDICT,
-    ),
-]
-
 CertificateIdentity = Annotated[
     str | None,
     typer.Option(
@@ -117,7 +107,6 @@ def verify(
     ] = False,
     elsewhere: Elsewhere = False,
     device: RerunDevice = None,
-    detector: Detectors = None,
     output: Outputs = None,
     quiet: Quiet = 0,
     color: Color = "auto",
@@ -149,7 +138,6 @@ def verify(
             rerun=rerun,
             elsewhere=elsewhere,
             device=device,
-            detectors=detector or [],
             signature=signature,
             public_key=public_key,
             certificate_identity=certificate_identity,
@@ -201,7 +189,6 @@ def sign(
     thresholds: Thresholds = None,
     elsewhere: Elsewhere = False,
     device: RerunDevice = None,
-    detector: Detectors = None,
     quiet: Quiet = 0,
     color: Color = "auto",
     timeout: Timeout = None,
@@ -249,7 +236,6 @@ def sign(
             thresholds=thresholds,
             elsewhere=elsewhere,
             device=device,
-            detectors=detector or [],
             today=datetime.now(UTC).date(),
             limits=limits_of(timeout, max_memory, max_model_size),
             progress=progress,
@@ -260,7 +246,10 @@ def sign(
         return max(result.exit_code, 1)
     about = sealed(report_about(report, model))
     if about.binding is None or about.binding.result_digest != result.result_digest:  # not what was measured
-        raise CannotAssessError(f"{report}: report changed while it was signed; nothing was written", "sign it again")
+        raise CannotAssessError(
+            f"{report}: report changed while it was signed; nothing was written",
+            "check the model again; a report of an earlier version is not signed",
+        )
     statement, said = signature.statement(about, digest), []
     if key is not None:
         content = signature.sign(statement, key)
