@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 
-import onnx
 import pytest
 
 from robustcheck_onnx.checker import text
 from robustcheck_onnx.checker.cli import output
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.storage import parse_place, write
+from support import onnx_models
 
 
 def test_a_report_is_not_written_through_a_link_that_was_laid_for_it(tmp_path: Path) -> None:
@@ -39,39 +38,30 @@ def test_a_name_that_is_taken_is_left_alone(tmp_path: Path, monkeypatch: pytest.
     assert [path.name for path in tmp_path.iterdir()] == ["r.json"]
 
 
-@pytest.mark.parametrize(
-    "name", ["m.robustcheck.json", "config.json", "preprocessor_config.json", "photo.PNG", "a.jpeg", "other.onnx"]
-)
-def test_a_report_replaces_no_sidecar_no_image_and_no_model(
-    tmp_path: Path, lookup_pass: tuple[Path, Path], name: str
-) -> None:
+def test_a_report_replaces_no_sidecar_no_image_and_no_model(tmp_path: Path) -> None:
     """A slip of the hand: `-o json=m.robustcheck.json` reads like a report of m.onnx."""
-    model = tmp_path / "m.onnx"
-    shutil.copy(lookup_pass[0], model)
-    target = tmp_path / name
-    output.check_target(target, [model])  # nothing is there
-    target.write_text('{"size": [8, 8]}')
-    with pytest.raises(UsageError, match="a report must not replace it") as caught:
-        output.check_target(target, [model])
-    assert caught.value.hint != f"-o json={target}"
-    target.write_text(text.error_json("m", "h", 3))
-    output.check_target(target, [model])  # a document of ours
+    model = onnx_models.save(onnx_models.encoder(), tmp_path / "m.onnx")
+    for name in ("m.robustcheck.json", "preprocessor_config.json", "photo.PNG", "other.onnx"):
+        target = tmp_path / name
+        output.check_target(target, [model])  # nothing is there
+        target.write_text('{"size": [8, 8]}')
+        if name.endswith(".json"):
+            output.check_target(target, [tmp_path / "photos"])  # beside no model, it is replaced as ever
+        with pytest.raises(UsageError, match="a report must not replace it") as caught:
+            output.check_target(target, [model])
+        assert caught.value.hint != f"-o json={target}"
+        target.write_text(text.error_json("m", "h", 3))
+        output.check_target(target, [model])  # a document of ours
 
 
-def test_a_file_beside_no_model_is_replaced_as_ever(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text("{}")
-    output.check_target(tmp_path / "config.json", [tmp_path / "photos"])
-
-
-@pytest.mark.parametrize("name", ["m.onnx", "weights.bin", "m.robustcheck.json", "list.txt"])
-def test_what_a_file_url_names_is_not_replaced(tmp_path: Path, lookup_pass: tuple[Path, Path], name: str) -> None:
-    proto = onnx.load(lookup_pass[0])
-    onnx.save(proto, tmp_path / "m.onnx", save_as_external_data=True, location="weights.bin", size_threshold=1024)
+def test_what_a_file_url_names_is_not_replaced(tmp_path: Path) -> None:
+    onnx_models.save(onnx_models.encoder(), tmp_path / "m.onnx", external=True)
     (tmp_path / "m.robustcheck.json").write_text("{}")
     (tmp_path / "list.txt").write_text("a.jpg\n")
     named = (f"file://{tmp_path}/m.onnx", f"local://{tmp_path}/list.txt", "memory://m/other.onnx")
     reads = [parse_place(text) for text in named]
-    for target in (tmp_path / name, parse_place(f"file://{tmp_path}/{name}")):
-        with pytest.raises(UsageError, match="a report must not replace it"):
-            output.check_target(target, reads)
+    for name in ("m.onnx", "m.onnx.data", "m.robustcheck.json", "list.txt"):
+        for target in (tmp_path / name, parse_place(f"file://{tmp_path}/{name}")):
+            with pytest.raises(UsageError, match="a report must not replace it"):
+                output.check_target(target, reads)
     output.check_target(tmp_path / "report.json", reads)
