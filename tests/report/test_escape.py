@@ -8,8 +8,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,6 +17,7 @@ from robustcheck_onnx.checker.report import forms, github
 from robustcheck_onnx.checker.text import as_json, printable
 from robustcheck_onnx.thresholds import profile
 from support import reports
+from support.keys import write_keys
 from support.outcomes import PLACE, failed, gated
 from support.profile import sized
 
@@ -53,14 +52,11 @@ def commands_in(text: str) -> list[str]:
     return [command_of(line) for line in text.splitlines() if command_of(line)]
 
 
-def test_the_reading_of_the_runner_can_find_something() -> None:
-    for name in NAMES:
-        assert command_of(name) or command_of(name[2:])  # the form with colons counts where a line starts
-
-
 @pytest.mark.parametrize("form", forms.TEXTS)
 def test_no_line_of_a_document_is_a_command(form: str) -> None:
     for name in NAMES:
+        assert command_of(name) or command_of(name[2:])  # the form with colons counts where a line starts
+        assert json.loads(as_json({"file": name})) == {"file": name}
         report = gated(reports.warning(), file=name, tensor=name, synthetic=name)
         for outcome in (report, failed(name, f"{name}: model is bad; it must not be")):
             assert commands_in(forms.render(form, [outcome], PLACE)) == [], name
@@ -88,9 +84,7 @@ def test_no_verb_shows_a_name_raw(
 ) -> None:  # fmt: skip
     """An error with its traceback, of one model and of two; a profile that says what it likes; a signature's file."""
     monkeypatch.chdir(tmp_path)
-    key = ec.generate_private_key(ec.SECP256R1())
-    form = (Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    Path("key.pem").write_bytes(key.private_bytes(*form))
+    write_keys(tmp_path)
     shutil.copy(lookup_pass[0], name)
     edited = profile.seal(profile.load().model_copy(update={"id": "mine-1", "edited": name}))
     Path("edited.json").write_text(profile.to_json(edited))
@@ -112,21 +106,12 @@ def test_no_verb_shows_a_name_raw(
             assert [line for line in lines if line.startswith("PASS.onnx")] == [], call
 
 
-def test_json_holds_the_name_itself() -> None:
-    for name in NAMES:
-        assert json.loads(as_json({"file": name})) == {"file": name}
-
-
 @given(st.text(alphabet="#[:: seto-u=\n"))
 def test_any_text_is_one_line_and_no_command(text: str) -> None:
     shown = printable(text)
     assert shown.isprintable()
     assert "##[" not in shown
-    assert printable(text.replace("#", "").replace(":", "")) == text.replace("#", "").replace(":", "").replace(
-        "\n", "\\n"
-    )
-
-
-def test_what_is_no_command_stays() -> None:
-    for text in ("onnx::MatMul_12", "std::vector<int>", "## heading [1]", "#[a]", "a::b", "s3://a/b", "modèle.onnx"):
-        assert printable(text) == text
+    plain = text.replace("#", "").replace(":", "")
+    assert printable(plain) == plain.replace("\n", "\\n")
+    for stays in ("onnx::MatMul_12", "std::vector<int>", "## heading [1]", "#[a]", "s3://a/b", "modèle.onnx"):
+        assert printable(stays) == stays

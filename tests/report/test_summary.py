@@ -58,11 +58,5 @@ def test_what_lets_a_warn_through_is_said_with_its_model(outcomes: list[Outcome]
     text = table([reports.passing(), warning.model_copy(update={"gate": gate}), outcomes[2]], 120)
     assert "▲ WARN · not_established (let through)" in text
     assert "! --fail-on is never (command line): WARN does not fail this run" in text
-
-
-def test_a_warn_that_is_let_through_stands_before_a_pass(outcomes: list[Outcome]) -> None:
-    warning = reports.warning()
-    gate = decide(warning.verdict, "w.onnx", fail_on="never", today=date(2026, 1, 1))
-    text = table([reports.passing(), warning.model_copy(update={"gate": gate}), outcomes[2]], 120)
     signs = [line[0] for line in text.splitlines() if line.startswith(("✗ error", "▲ WARN", "✓ PASS"))]
     assert signs == ["✗", "▲", "✓"]
