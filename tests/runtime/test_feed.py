@@ -13,10 +13,8 @@ import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 
-from robustcheck_onnx import check
 from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.evidence import CLIP, IMAGENET, Preprocessing
-from robustcheck_onnx.checker.images import source
 from robustcheck_onnx.checker.images.levels import LevelSums
 from robustcheck_onnx.checker.images.preprocess import apply, apply_uint8
 from robustcheck_onnx.checker.measure import prepared
@@ -25,7 +23,6 @@ from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.checker.runtime.feed import IMAGE, PIXELS, input_graph
 from robustcheck_onnx.checker.runtime.runner import Runner
 from support import onnx_models, skimage_data
-from support.measuring import never_decided
 
 NCHW = ImageInput("x", "NCHW", "float32", None, None, None, None)
 TFLITE = IMAGENET.model_copy(update={"rescale": 1.0, "mean": (127.0,) * 3, "std": (128.0,) * 3, "color_order": "BGR"})
@@ -82,24 +79,6 @@ def test_a_runner_gives_the_same_for_bytes_and_for_scaled_values(efficientnet_li
     np.testing.assert_array_equal(of_bytes.representation, of_values.representation)
     assert of_bytes.class_output is not None
     np.testing.assert_array_equal(of_bytes.class_output, of_values.class_output)
-
-
-@pytest.mark.long
-def test_a_check_measures_the_same_on_photos_and_on_values_scaled_before(
-    efficientnet_lite0: Path, tmp_path: Path
-) -> None:
-    model = open_model(efficientnet_lite0)
-    assert model.contract is not None
-    found = [item for item in source.open_images(None).items() if isinstance(item, source.Picture)]
-    values = [apply(model.contract.preprocessing, item.image).transpose(2, 0, 1) for item in found]
-    np.save(tmp_path / "values.npy", np.stack(values))
-    of_photos, of_values = (
-        check(efficientnet_lite0, images=at, thresholds=never_decided()).evidence.statistics
-        for at in (None, tmp_path / "values.npy")
-    )
-    assert of_photos.n_images == of_values.n_images == len(found)
-    assert of_photos.kurtosis.estimate == pytest.approx(of_values.kurtosis.estimate, rel=1e-6)
-    assert of_photos.top3_share.estimate == pytest.approx(of_values.top3_share.estimate, rel=1e-6)
 
 
 def test_values_that_are_not_finite_are_refused_before_a_run(tmp_path: Path) -> None:
