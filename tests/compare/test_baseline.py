@@ -15,29 +15,21 @@ from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.compare import baseline, pairs
 from robustcheck_onnx.checker.compare.judge import CompareReport, to_json
 from robustcheck_onnx.checker.errors import UsageError
-from support.comparisons import Workshop, alike, ids, numbers, planted, run_compare
+from support.comparisons import Workshop, alike, baseline_of, ids, judged, judged_by, numbers, planted
 
 OUTLIERS = (7, 50, 90)
 
 
-def edited(path: Path, change: Callable[[dict[str, Any]], object]) -> Path:
-    document = json.loads(path.read_text(encoding="utf-8"))
-    change(document)
-    document["digest"] = text.digest_of({key: value for key, value in document.items() if key != "digest"})
-    changed_path = path.with_name("edited.json")
-    changed_path.write_text(json.dumps(document), encoding="utf-8")
-    return changed_path
-
-
 def test_a_baseline_gives_the_numbers_of_its_model(workshop: Workshop, capsys: pytest.CaptureFixture[str]) -> None:
     h = planted()
-    weaker = h * (1 - 0.05 * (np.arange(384) == 7))
-    a, b = workshop.model("candidate", weaker), workshop.model("reference", h)
-    file = workshop.folder / "baseline.json"
-    images = ["--images", str(workshop.photos), "--device", "cpu", "-qq"]
-    assert cli.main(["compare", str(b), "--write-baseline", str(file), *images]) == 0
-    with_model = run_compare(a, b, images=workshop.photos, device="cpu")
-    with_file = run_compare(a, None, baseline=file, images=workshop.photos, device="cpu")
+    a, b = workshop.model("candidate", h * (1 - 0.05 * (np.arange(384) == 7))), workshop.model("reference", h)
+    file, out = workshop.folder / "baseline.json", workshop.folder / "report.json"
+    images = ["--images", str(workshop.photos), "--device", "cpu"]
+    assert cli.main(["compare", str(b), "--write-baseline", str(file), *images, "-qq"]) == 0
+    assert cli.main(["compare", str(a), "--baseline", str(file), *images, "-o", f"json={out}"]) == 0
+    assert "baseline" in capsys.readouterr().out
+    with_model = workshop.run(a, b)
+    with_file = CompareReport.model_validate_json(out.read_text(encoding="utf-8"))
     assert (with_file.verdict, with_file.statistics) == (with_model.verdict, with_model.statistics)
     assert with_file.verdict.verdict == "PASS"
     assert (with_file.paired, with_file.baseline) == (True, str(file))
@@ -57,34 +49,22 @@ def test_a_baseline_gives_the_numbers_of_its_model(workshop: Workshop, capsys: p
         atol=1e-4,
     )
     removed = workshop.model("candidate", h - (np.arange(384) == 7) * h[:, 7].mean())
-    assert cli.main(["compare", str(removed), "--baseline", str(file), *images]) == 1
-    lost = run_compare(removed, None, baseline=file, images=workshop.photos, device="cpu")
-    assert {"statistic_shrank", "outlier_feature_lost"} <= ids(lost)
-    assert cli.main(["compare", str(b), "--baseline", str(file), "--images", str(workshop.photos)]) == 0
-    assert "baseline" in capsys.readouterr().out
+    assert cli.main(["compare", str(removed), "--baseline", str(file), *images, "-q"]) == 1
+    shown = capsys.readouterr().out
+    assert "statistic_shrank" in shown
+    assert "outlier_feature_lost" in shown
 
 
-def test_a_candidate_with_the_outlier_features_alone_is_unrelated_by_both_routes(
-    workshop: Workshop, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_candidate_with_the_outlier_features_alone_is_unrelated_by_both_routes() -> None:
     """Three features are the reference's and everything else comes from other images: the whole tells, no feature."""
     h = planted(features=OUTLIERS)
     candidate = planted(seed=1, features=OUTLIERS)
     candidate[:, OUTLIERS] = h[:, OUTLIERS]
-    a, b = workshop.model("candidate", candidate), workshop.model("reference", h)
-    file = workshop.folder / "baseline.json"
-    images = ["--images", str(workshop.photos), "--device", "cpu", "-qq"]
-    assert cli.main(["compare", str(b), "--write-baseline", str(file), *images]) == 0
-    for options in ({"reference": b}, {"reference": None, "baseline": file}):
-        report = run_compare(a, **options, images=workshop.photos, device="cpu")
+    for report in (judged(candidate, h), judged_by(baseline_of(h), candidate)):
         assert report.candidate.verdict.verdict == "PASS"
         assert {f.index: f.fate for f in report.features} == dict.fromkeys(OUTLIERS, "kept")
         assert ids(report) == {"unrelated"}
         assert abs(alike(report).cka_debiased or 1) < 0.1
-    assert cli.main(["compare", str(a), "--baseline", str(file), *images[:-1], "-v"]) == 1
-    out = capsys.readouterr().out
-    assert "linear CKA" in out
-    assert "unrelated" in out
 
 
 def test_of_many_images_the_first_cosines_are_kept() -> None:
@@ -101,57 +81,39 @@ def test_of_many_images_the_first_cosines_are_kept() -> None:
     assert pairs.similarity_of(same, pairs.cosines(other)).cka_debiased is None
 
 
-def test_another_order_of_the_images_is_stale(workshop: Workshop, capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_order_of_the_images_is_stale() -> None:
     """What is compared image by image would be compared between different images."""
-    b = workshop.model("reference", planted())
-    file = workshop.folder / "baseline.json"
-    images = ["--images", str(workshop.photos), "--device", "cpu", "-qq"]
-    assert cli.main(["compare", str(b), "--write-baseline", str(file), *images]) == 0
-    capsys.readouterr()
-    report = run_compare(b, None, baseline=file, images=workshop.photos, device="cpu", seed=1)
+    h, order = planted(), np.random.default_rng(1).permutation(80)
+    report = judged_by(baseline_of(h), h[order], order)
     assert ids(report) == {"stale_baseline", "undecided"}
     assert "another order" in report.verdict.reasons[0].seen
     assert report.paired  # the groups go by digest
     assert report.similarity is None
 
 
-def test_a_changed_baseline_is_refused(workshop: Workshop, capsys: pytest.CaptureFixture[str]) -> None:
-    b = workshop.model("reference", planted(24))
-    file = workshop.folder / "baseline.json"
-    images = ["--images", str(workshop.photos), "--max-images", "8", "--device", "cpu", "-qq"]
-    cli.main(["compare", str(b), "--write-baseline", str(file), *images])
-    document = json.loads(file.read_text(encoding="utf-8"))
-    document["frequencies"][0] /= 2
-    file.write_text(json.dumps(document), encoding="utf-8")
-    assert cli.main(["compare", str(b), "--baseline", str(file), *images]) == 2
-    assert "changed after it was written" in capsys.readouterr().err
-
-
-def test_a_stale_baseline_is_a_reason(workshop: Workshop, capsys: pytest.CaptureFixture[str]) -> None:
-    b = workshop.model("reference", planted())
-    file = workshop.folder / "baseline.json"
-    assert cli.main(
-        ["compare", str(b), "--write-baseline", str(file), "--images", str(workshop.photos), "--max-images=70", "-qq"]
-    ) == 0  # fmt: skip
-
-    def against(baseline: Path, n: int = 70, model: Path = b) -> CompareReport:
-        return run_compare(model, None, baseline=baseline, images=workshop.photos, max_images=n, device="cpu")
-
-    assert against(file).verdict.verdict == "PASS"
-    other_images = against(file, 80)
+def test_a_stale_baseline_is_a_reason() -> None:
+    h = planted()
+    known = baseline_of(h[:70])
+    assert judged_by(known, h[:70]).verdict.verdict == "PASS"
+    other_images = judged_by(known, h)
     assert ids(other_images) == {"stale_baseline", "undecided"}  # not paired, the intervals are wider
     assert not other_images.paired
     assert other_images.statistics[0].ratio.low is not None
-    old = against(edited(file, lambda d: d["evidence"]["statistics"].update(statistic_version=1)))
+
+    def against(part: str, **values: Any) -> CompareReport:
+        facts = getattr(known.evidence, part).model_copy(update=values)
+        evidence = known.evidence.model_copy(update={part: facts})
+        return judged_by(known.model_copy(update={"evidence": evidence}), h[:70])
+
+    old = against("statistics", statistic_version=1)
     assert {"stale_baseline", "reference_without_indication"} <= ids(old)
     assert all(s.ratio.estimate is None for s in old.statistics)
-    assert capsys.readouterr().err == ""
-    pixels = against(edited(file, lambda d: d["evidence"]["preprocessing"]["preprocessing"].update(rescale=1 / 256)))
-    assert ids(pixels) == {"stale_baseline"}
-    assert "rescale" in pixels.verdict.reasons[0].seen
-    rule = against(edited(file, lambda d: d["evidence"]["model"].update(rule="head_input")))
-    assert ids(rule) == {"not_comparable"}
-    wide = against(file, model=workshop.model("wide", planted(d=400)))
+    pixels = known.evidence.preprocessing.preprocessing.model_copy(update={"rescale": 1 / 256})
+    rescaled = against("preprocessing", preprocessing=pixels)
+    assert ids(rescaled) == {"stale_baseline"}
+    assert "rescale" in rescaled.verdict.reasons[0].seen
+    assert ids(against("model", rule="head_input")) == {"not_comparable"}
+    wide = judged_by(known, planted(70, d=400))
     assert ids(wide) == {"not_comparable", "unrelated"}  # other values, too: CKA needs no equal width
     assert wide.features == ()
 
@@ -174,14 +136,24 @@ DAMAGES: list[tuple[Callable[[dict[str, Any]], object], str]] = [
 ]
 
 
-def test_a_damaged_baseline_is_refused(workshop: Workshop, capsys: pytest.CaptureFixture[str]) -> None:
-    b = workshop.model("reference", planted(24))
-    file = workshop.folder / "baseline.json"
-    images = ["--images", str(workshop.photos), "--max-images", "8", "--device", "cpu", "-qq"]
-    assert cli.main(["compare", str(b), "--write-baseline", str(file), *images]) == 1  # too few images to pass
+def test_a_damaged_or_changed_baseline_is_refused(tmp_path: Path) -> None:
+    written = baseline.to_json(baseline_of(planted(24)))
+    path = tmp_path / "baseline.json"
+    path.write_text(written, encoding="utf-8")
+    baseline.read(path)
     for change, said in DAMAGES:
-        assert cli.main(["compare", str(b), "--baseline", str(edited(file, change)), *images]) == 2, said
-        assert said in capsys.readouterr().err
+        document = json.loads(written)
+        change(document)
+        document["digest"] = text.digest_of({key: value for key, value in document.items() if key != "digest"})
+        path.write_text(json.dumps(document), encoding="utf-8")
+        with pytest.raises(UsageError) as refused:
+            baseline.read(path)
+        assert said in refused.value.message
+    changed = json.loads(written)
+    changed["frequencies"][0] /= 2
+    path.write_text(json.dumps(changed), encoding="utf-8")
+    with pytest.raises(UsageError, match="changed after it was written"):
+        baseline.read(path)
 
 
 def test_a_baseline_of_an_earlier_version_is_read(workshop: Workshop) -> None:
@@ -198,19 +170,15 @@ def test_a_baseline_of_an_earlier_version_is_read(workshop: Workshop) -> None:
 
 
 def test_a_baseline_of_python_needs_no_file(workshop: Workshop) -> None:
-    h = planted()
-    a, b = workshop.model("a", h), workshop.model("b", h)
-    first = run_compare(b, None, images=workshop.photos, device="cpu")
-    made = first.next_baseline
+    a, b = workshop.model("a", planted()), workshop.model("b", planted())
+    made = workshop.run(b, None).next_baseline
     assert made is not None
     file = workshop.folder / "baseline.json"
     file.write_text(baseline.to_json(made), encoding="utf-8")
-    of_file = run_compare(a, None, baseline=file, images=workshop.photos, device="cpu")
-    of_object = run_compare(a, None, baseline=made, images=workshop.photos, device="cpu")
-    assert of_object.passed
-    assert of_object.baseline == f"<baseline of {b}>"
-    assert of_object.statistics == of_file.statistics
-    assert of_object.features == of_file.features
-    assert CompareReport.model_validate_json(to_json(of_object)).next_baseline is None
+    assert baseline.read(file) == made
+    report = workshop.run(a, None, baseline=made)
+    assert report.passed
+    assert report.baseline == f"<baseline of {b}>"
+    assert CompareReport.model_validate_json(to_json(report)).next_baseline is None
     with pytest.raises(UsageError, match=r"^baseline: digest does not match the content"):
-        run_compare(a, None, baseline=made.model_copy(update={"frequencies": (0.1,)}), images=workshop.photos)
+        workshop.run(a, None, baseline=made.model_copy(update={"frequencies": (0.1,)}))

@@ -4,121 +4,100 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import pytest
 from scipy import stats
 
-from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.compare import pairs
+from robustcheck_onnx.checker.compare.run import compare
 from robustcheck_onnx.thresholds.profile import load, seal
 from support import ROOT, lookup, onnx_models
 from support.comparisons import (
-    Array,
     Workshop,
     alike,
+    baseline_of,
     eight_bits,
     ids,
+    judged,
+    judged_by,
     numbers,
     planted,
     rotation,
-    run_compare,
     same_mean,
 )
 
 SHARED = Path(os.environ.get("ROBUSTCHECK_SHARED", ROOT.parent / "shared")) / "data" / "embeddings"
 
 
-def test_the_same_and_its_8_bit_copy_pass(workshop: Workshop) -> None:
-    h = planted()
-    same = workshop.compare(h, h)
+def test_the_same_file_passes(workshop: Workshop) -> None:
+    same = workshop.compare(planted(), planted())
     assert (same.verdict.verdict, same.n_images) == ("PASS", 80)
     np.testing.assert_allclose(numbers(alike(same).cka, alike(same).cosine_change), [1.0, 0.0], atol=1e-9)
     assert any("same file" in note for note in same.notes)
-    rounded = workshop.compare(eight_bits(h), h)
-    assert rounded.verdict.verdict == "PASS"
-    assert [f.fate for f in rounded.features] == ["kept"]
 
 
-@pytest.mark.parametrize(
-    ("change", "expected"),
-    [
-        (lambda h: h - (np.arange(384) == 7) * h[:, 7].mean(), {"statistic_shrank", "outlier_feature_lost"}),
-        (lambda h: h * (1 - 0.4 * (np.arange(384) == 7)), {"statistic_shrank"}),
-        (lambda h: h @ rotation(384), {"statistic_shrank", "representation_rotated", "low_kurtosis"}),
-        (lambda h: np.maximum(h, 0), {"rectified"}),
-        (lambda h: np.roll(h, 5, axis=1), {"representation_permuted"}),
-        (lambda h: planted(d=400), {"not_comparable"}),
-    ],
-    ids=["removed", "scaled down", "rotated", "rectified", "permuted", "another width"],
-)
-def test_what_was_not_kept_is_said(workshop: Workshop, change: Callable[[Array], Array], expected: set[str]) -> None:
-    report = workshop.compare(change(planted()), planted())
-    assert report.verdict.verdict == "WARN"
-    assert expected <= ids(report)
-    assert report.candidate.verdict.verdict == "PASS" or {r.id for r in report.candidate.verdict.reasons} <= ids(report)
+def test_a_candidate_that_follows_the_reference_passes() -> None:
+    for candidate in (eight_bits(planted()), *(same_mean(planted(), share) for share in (1.0, 0.99, 0.9))):
+        report = judged(candidate, planted())
+        assert (report.verdict.verdict, [f.fate for f in report.features]) == ("PASS", ["kept"])
 
 
-def test_a_candidate_that_only_has_the_mean_is_unrelated(
-    workshop: Workshop, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_was_not_kept_is_said() -> None:
+    h, is_planted = planted(), np.arange(384) == 7
+    for candidate, expected in (
+        (h - is_planted * h[:, 7].mean(), {"statistic_shrank", "outlier_feature_lost"}),
+        (h * (1 - 0.4 * is_planted), {"statistic_shrank"}),
+        (h @ rotation(384), {"statistic_shrank", "representation_rotated", "low_kurtosis"}),
+        (np.maximum(h, 0), {"rectified"}),
+        (np.roll(h, 5, axis=1), {"representation_permuted"}),
+        (planted(d=400), {"not_comparable"}),
+    ):
+        report = judged(candidate, h)
+        assert report.verdict.verdict == "WARN"
+        assert expected <= ids(report)
+        alone = report.candidate.verdict
+        assert alone.verdict == "PASS" or {r.id for r in alone.reasons} <= ids(report)
+
+
+def test_a_candidate_that_only_has_the_mean_is_unrelated() -> None:
     """It shows the sign by itself, and nothing of the reference: a mean vector is not an encoder."""
     h = planted()
     other = same_mean(h)
-    report = workshop.compare(other, h)
-    assert report.candidate.verdict.verdict == "PASS"
-    assert ids(report) >= {"unrelated", "outlier_feature_lost"}
-    assert [f.fate for f in report.features] == ["uncorrelated"]
-    assert abs(alike(report).cka_debiased or 1) < 0.1
+    report, against = judged(other, h), judged_by(baseline_of(h), other)
     r = stats.pearsonr(other[:, 7], h[:, 7]).statistic
-    np.testing.assert_allclose(numbers(report.features[0].correlation), r, atol=0.05)  # not scaled to length here
-    file = workshop.folder / "baseline.json"
-    a, b = workshop.model("a", other), workshop.model("b", h)
-    words = ["--images", str(workshop.photos), "--device", "cpu", "-qq"]
-    assert cli.main(["compare", str(b), "--write-baseline", str(file), *words]) == 0
-    assert cli.main(["compare", str(a), str(b), *words]) == 1
-    assert cli.main(["compare", str(a), "--baseline", str(file), *words]) == 1
-    capsys.readouterr()
-    against = run_compare(a, None, baseline=file, images=workshop.photos, device="cpu")
-    assert "outlier_feature_lost" in ids(against)
-    assert "unrelated" in ids(against)
-    assert [f.fate for f in against.features] == ["uncorrelated"]
+    for each in (report, against):
+        assert each.candidate.verdict.verdict == "PASS"
+        assert ids(each) >= {"unrelated", "outlier_feature_lost"}
+        assert [f.fate for f in each.features] == ["uncorrelated"]
+        assert abs(alike(each).cka_debiased or 1) < 0.1
+        np.testing.assert_allclose(numbers(each.features[0].correlation), r, atol=0.05)  # not scaled to length here
     np.testing.assert_allclose(
         numbers(against.features[0].correlation), numbers(report.features[0].correlation), atol=1e-4
     )
-    assert any("holds no predicted classes" in note for note in against.notes)
 
 
-@pytest.mark.parametrize("share", [1.0, 0.99, 0.9])
-def test_a_candidate_that_follows_the_reference_passes(workshop: Workshop, share: float) -> None:
-    report = workshop.compare(same_mean(planted(), share), planted())
-    assert (report.verdict.verdict, [f.fate for f in report.features]) == ("PASS", ["kept"])
-
-
-def test_half_of_a_correlation_is_undecided(workshop: Workshop) -> None:
-    report = workshop.compare(same_mean(planted(), 0.4), planted())
-    low, high = stats.pearsonr(
-        *(pairs.scaled(h)[:, 7] for h in (same_mean(planted(), 0.4), planted()))
-    ).confidence_interval()
+def test_half_of_a_correlation_is_undecided() -> None:
+    half = same_mean(planted(), 0.4)
+    low, high = stats.pearsonr(*(pairs.scaled(h)[:, 7] for h in (half, planted()))).confidence_interval()
     assert low < 0.5 < high
+    report = judged(half, planted())
     assert ids(report) == {"undecided"}
     assert [f.fate for f in report.features] == ["undecided"]
 
 
-def test_a_loss_inside_the_tolerance_passes_and_outside_it_warns(workshop: Workshop) -> None:
+def test_a_loss_inside_the_tolerance_passes_and_outside_it_warns() -> None:
     h = planted()
     weaker = h * (1 - 0.03 * (np.arange(384) == 7))
-    assert workshop.compare(weaker, h).verdict.verdict == "PASS"
-    strict = workshop.compare(weaker, h, tolerance=0.001)
+    assert judged(weaker, h).verdict.verdict == "PASS"
+    strict = judged(weaker, h, tolerance=0.001)
     assert "statistic_shrank" in ids(strict)
     assert strict.candidate.verdict.verdict == "PASS"
 
 
-def test_a_statistic_that_the_profile_does_not_ask_for_is_context(workshop: Workshop) -> None:
+def test_a_statistic_that_the_profile_does_not_ask_for_is_context() -> None:
     """Three more outlier features: the top-3 share falls to half, and nothing else that shows them does."""
     h = planted(strength=9.0, features=(7, 50, 90))
     h[:, 50] *= -1
@@ -129,7 +108,7 @@ def test_a_statistic_that_the_profile_does_not_ask_for_is_context(workshop: Work
     less = seal(default.model_copy(update={"id": "less", "thresholds": thresholds}))
     shrank = {"statistic_shrank", "undecided"}  # the kurtosis is undecided where four statistics share the error rate
     for profile, keeps, reasons in ((less, "not required", set()), (default, "shrank", shrank)):
-        report = workshop.compare(more, h, thresholds=profile)
+        report = judged(more, h, profile=profile)
         (share,) = [s for s in report.statistics if s.name == "top3_share"]
         assert share.ratio.high is not None
         assert share.ratio.high < 0.8
@@ -137,76 +116,66 @@ def test_a_statistic_that_the_profile_does_not_ask_for_is_context(workshop: Work
         assert ids(report) == reasons
 
 
-def test_a_reference_without_the_indication_is_said_to_be_that(workshop: Workshop) -> None:
+def test_a_reference_without_the_indication_is_said_to_be_that() -> None:
     h = np.random.default_rng(0).normal(size=(80, 384))
-    assert ids(workshop.compare(h, h)) >= {"reference_without_indication", "low_kurtosis"}
-    better = workshop.compare(planted(), h)
+    assert ids(judged(h, h)) >= {"reference_without_indication", "low_kurtosis"}
+    better = judged(planted(), h)
     assert ids(better) == {"reference_without_indication"}
     assert better.candidate.verdict.verdict == "PASS"
     assert better.new_features == (7,)
 
 
-def test_a_candidate_that_warns_alone_never_passes(workshop: Workshop) -> None:
+def test_a_candidate_that_warns_alone_never_passes() -> None:
     h = planted()
-    few = run_compare(
-        workshop.model("a", h), workshop.model("b", h), images=workshop.photos, device="cpu", max_images=20
-    )
-    assert {"too_few_images", "reference_without_indication"} <= ids(few)
+    assert {"too_few_images", "reference_without_indication"} <= ids(judged(h[:20], h[:20]))
     bad = h.copy()
     bad[3] = np.nan
-    broken = workshop.compare(bad, h)
+    broken = judged(bad, h)
     assert ids(broken) == {"nonfinite_representations"}
     assert broken.n_images == 79
-    untrained = run_compare(
-        workshop.model("c", h, source={"random_weights": True}), workshop.model("d", h),
-        images=workshop.photos, device="cpu",
-    )  # fmt: skip
-    assert ids(untrained) == {"untrained"}
+    assert ids(judged(h, h, random_weights=True)) >= {"untrained"}
 
 
 def test_classifiers_permuted_inside_are_the_same_network_and_agree(workshop: Workshop) -> None:
     """A permutation that the head in the same file takes along changes nothing that anyone reads."""
     h, order = planted(), np.random.default_rng(1).permutation(384)
-    rng = np.random.default_rng(2)
-    head = (rng.normal(size=(384, 10)) * (np.arange(384) != 7)[:, None]).astype(np.float32)
-
-    def classifier(name: str, rows: Array, weights: npt.NDArray[np.float32]) -> Path:
-        path = workshop.model(name, rows, rule="head_input")
-        model = onnx.load(path)
-        model.graph.initializer.append(onnx.numpy_helper.from_array(np.ascontiguousarray(weights), "head"))
+    head = (np.random.default_rng(2).normal(size=(384, 10)) * (np.arange(384) != 7)[:, None]).astype(np.float32)
+    paths = []
+    for name, features in (("permuted", order), ("reference", np.arange(384))):
+        paths.append(workshop.model(name, h[:, features], rule="head_input"))
+        model = onnx.load(paths[-1])
+        model.graph.initializer.append(onnx.numpy_helper.from_array(head[features], "head"))
         model.graph.node.append(onnx.helper.make_node("MatMul", ["representation", "head"], ["logits"]))
         model.graph.output.append(onnx.helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, ["batch", 10]))
         contract = json.loads(model.metadata_props[0].value)
         contract["tensors"]["logits"] = {"meaning": "class scores", "rule": "logits"}
         onnx.helper.set_model_props(model, {model.metadata_props[0].key: json.dumps(contract)})
-        onnx.save(model, path)
-        return path
-
-    a = classifier("permuted", h[:, order], head[order])
-    b = classifier("reference", h, head)
-    report = run_compare(a, b, images=workshop.photos, device="cpu")
+        onnx.save(model, paths[-1])
+    report = workshop.run(paths[0], paths[1])
     assert (report.verdict.verdict, [f.fate for f in report.features]) == ("PASS", ["moved"])
     assert report.agreement is not None
     assert (report.agreement.n, report.agreement.n_same) == (80, 80)
     truth = stats.binomtest(80, 80).proportion_ci(0.95, method="wilson")
     np.testing.assert_allclose(numbers(report.agreement.low, report.agreement.high), truth, atol=1e-12)
-    other = run_compare(classifier("other", h, head[:, ::-1]), b, images=workshop.photos, device="cpu")
-    truth_rows = (h[:80].astype(np.float32) @ head).argmax(1)
+    against = workshop.run(paths[0], None, baseline=workshop.run(paths[0], None).next_baseline)
+    assert any("holds no predicted classes" in note for note in against.notes)
+
+
+def test_classes_in_another_order_agree_by_chance() -> None:
+    h, logits = planted(), np.random.default_rng(2).normal(size=(80, 10))
+    other = judged(h, h, logits=(logits[:, ::-1], logits), rule="head_input")
+    truth_rows = logits.argmax(1)
     assert other.agreement is not None
     assert other.agreement.n_same == int((truth_rows == 9 - truth_rows).sum()) == 0
-    assert ids(other) == {"unrelated"}  # the classes are in another order: they agree by chance, the features are kept
+    assert ids(other) == {"unrelated"}  # the features are kept
     p, q = (np.bincount(rows, minlength=10) / 80 for rows in (truth_rows, 9 - truth_rows))
     np.testing.assert_allclose(numbers(other.agreement.chance), p @ q, atol=1e-12)
     assert f"by chance it would be {100 * (p @ q):.1f} %" in other.verdict.reasons[0].seen
     # where both predict one class for everything, agreement says nothing, and is no reason
-    one = head + np.eye(10, dtype=np.float32)[0] * 1e4 * (np.arange(384) == 7)[:, None]
-    alike_by_chance = run_compare(
-        classifier("a", h, one), classifier("b", h, one), images=workshop.photos, device="cpu"
-    )
+    one = logits + 1e4 * np.eye(10)[0]
+    alike_by_chance = judged(h, h, logits=(one, one), rule="head_input")
     assert alike_by_chance.agreement is not None
     assert (alike_by_chance.agreement.chance, alike_by_chance.verdict.verdict) == (1, "PASS")
-    kinds = run_compare(workshop.model("encoder", h), b, images=workshop.photos, device="cpu")
-    assert "not_comparable" in ids(kinds)
 
 
 def test_each_model_has_its_own_preprocessing(workshop: Workshop) -> None:
@@ -220,7 +189,7 @@ def test_each_model_has_its_own_preprocessing(workshop: Workshop) -> None:
     places = next(w for w in model.graph.initializer if w.name == "places")
     places.CopyFrom(onnx.numpy_helper.from_array(np.array([65536, 256, 1], np.float32), "places"))
     onnx.save(model, a)
-    report = run_compare(a, b, images=workshop.photos, device="cpu")
+    report = workshop.run(a, b)
     assert report.verdict.verdict == "PASS"
     assert alike(report).cosine_change == pytest.approx(0, abs=1e-9)
     assert any("preprocess differently (color_order)" in note for note in report.notes)
@@ -229,7 +198,7 @@ def test_each_model_has_its_own_preprocessing(workshop: Workshop) -> None:
 def test_half_precision_passes(workshop: Workshop) -> None:
     h = planted()
     a, b = workshop.model("half", h, dtype=np.float16), workshop.model("single", h)
-    report = run_compare(a, b, images=workshop.photos, device="cpu")
+    report = workshop.run(a, b)
     assert report.verdict.verdict == "PASS"
     assert report.candidate.evidence.execution.precision == "fp16"
 
@@ -271,7 +240,7 @@ def test_opsets_and_their_converter(workshop: Workshop) -> None:
     onnx.helper.set_model_props(converted, {p.key: p.value for p in onnx.load(old).metadata_props})
     onnx_models.save(converted, workshop.folder / "converted.onnx")
     for candidate, reference in ((new, old), (workshop.folder / "converted.onnx", old)):
-        report = run_compare(candidate, reference, images=workshop.photos, device="cpu")
+        report = workshop.run(candidate, reference)
         assert report.verdict.verdict == "PASS", report.verdict.reasons
         opsets = [side.evidence.model.opset["ai.onnx"] for side in (report.candidate, report.reference)]
         assert opsets == [20, 17]
@@ -290,7 +259,7 @@ def test_int8_of_a_network(workshop: Workshop, precision: str) -> None:
     candidate = workshop.folder / "int8.onnx"
     calibration = photos if precision == "int8-qdq" else []
     run("onnx", str(reference), candidate, precision=precision, photos=photos[:5], calibration=calibration)
-    report = run_compare(candidate, reference, images=workshop.photos, device="cpu")
+    report = workshop.run(candidate, reference)
     assert report.candidate.evidence.execution.precision == "int8"
     assert [(f.index, f.fate) for f in report.features] == [(7, "kept")]
     assert 1e-6 < (alike(report).cosine_change or 0) < 0.02
@@ -311,7 +280,7 @@ def test_bfloat16_weights_pass(workshop: Workshop) -> None:
     )
     model.graph.node.insert(0, onnx.helper.make_node("Cast", ["halved"], ["embeddings"], to=onnx.TensorProto.FLOAT))
     onnx.save(model, a)
-    report = run_compare(a, b, images=workshop.photos, device="cpu")
+    report = workshop.run(a, b)
     assert report.verdict.verdict == "PASS", report.verdict.reasons
     assert report.candidate.evidence.execution.precision == "bf16"
     assert 0 < (alike(report).cosine_change or 0) < 0.01
@@ -320,34 +289,34 @@ def test_bfloat16_weights_pass(workshop: Workshop) -> None:
 @pytest.mark.long
 @pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data/embeddings is not there: real embeddings stay outside")
 @pytest.mark.parametrize("name", ["ik_clip_l14_openai", "imas_imagenet_b32", "mahlet_openclip_l14_laion2b"])
-def test_real_clip_embeddings(workshop: Workshop, name: str) -> None:
+def test_real_clip_embeddings(name: str) -> None:
     x = np.load(SHARED / f"{name}.npz", allow_pickle=False)["x"][:80].astype(np.float64)
     d = x.shape[1]
-    base = workshop.compare(eight_bits(x), x)
+    base = judged(eight_bits(x), x)
     assert base.verdict.verdict == "PASS", base.verdict.reasons
     top = list(base.reference.carrying)
     removed = x.copy()
     removed[:, top] -= removed[:, top].mean(axis=0)
-    assert {"statistic_shrank", "outlier_feature_lost"} <= ids(workshop.compare(removed, x))
+    assert {"statistic_shrank", "outlier_feature_lost"} <= ids(judged(removed, x))
     halved = x.copy()
     halved[:, top] /= 2
-    assert "statistic_shrank" in ids(workshop.compare(halved, x))
-    turned = workshop.compare(x @ rotation(d), x)
+    assert "statistic_shrank" in ids(judged(halved, x))
+    turned = judged(x @ rotation(d), x)
     assert {"representation_rotated", "statistic_shrank"} <= ids(turned)
     assert "outlier_feature_lost" not in ids(turned)
-    noisy = workshop.compare(x + 0.3 * x.std(axis=0) * np.random.default_rng(1).normal(size=x.shape), x)
+    noisy = judged(x + 0.3 * x.std(axis=0) * np.random.default_rng(1).normal(size=x.shape), x)
     assert noisy.verdict.verdict == "PASS", noisy.verdict.reasons
     assert min(f.correlation or 0 for f in noisy.features) > 0.9
-    shuffled = workshop.compare(x[np.random.default_rng(2).permutation(len(x))], x)
+    shuffled = judged(x[np.random.default_rng(2).permutation(len(x))], x)
     assert {"unrelated", "outlier_feature_lost"} <= ids(shuffled)
     assert "kept" not in [f.fate for f in shuffled.features]
-    permuted = workshop.compare(x[:, np.random.default_rng(0).permutation(d)], x)
+    permuted = judged(x[:, np.random.default_rng(0).permutation(d)], x)
     assert ids(permuted) == {"representation_permuted"}
 
 
 @pytest.mark.long
 def test_real_weights_without_the_indication(efficientnet_lite0: Path) -> None:
-    report = run_compare(efficientnet_lite0, efficientnet_lite0, device="cpu", max_images=50)
+    report = compare(efficientnet_lite0, efficientnet_lite0, device="cpu", max_images=50)
     assert "reference_without_indication" in ids(report)
     assert report.agreement is not None
     assert report.agreement.value == 1

@@ -10,11 +10,11 @@ from rich.console import Console
 from robustcheck_onnx.checker.compare import forms, terminal
 from robustcheck_onnx.checker.report import FormOptions
 from robustcheck_onnx.checker.text import number_text
-from support.comparisons import Workshop, planted
+from support.comparisons import judged, planted
 
 
-def test_photos_that_are_not_the_readers_are_said_first(workshop: Workshop) -> None:
-    measured = workshop.compare(planted(), planted())
+def test_photos_that_are_not_the_readers_are_said_first() -> None:
+    measured = judged(planted(), planted())
     said = "on the bundled photos, not yours"
     for bundled in (True, False):
         images = measured.candidate.evidence.images.model_copy(update={"bundled": bundled})
@@ -30,9 +30,9 @@ def test_photos_that_are_not_the_readers_are_said_first(workshop: Workshop) -> N
             assert (said in text) is bundled
 
 
-def test_a_heading_is_one_line_and_a_ratio_without_bounds_is_told(workshop: Workshop) -> None:
+def test_a_heading_is_one_line_and_a_ratio_without_bounds_is_told() -> None:
     h = planted()
-    report = workshop.compare(h - (np.arange(384) == 7) * h[:, 7].mean(), h)
+    report = judged(h - (np.arange(384) == 7) * h[:, 7].mean(), h)
     buffer = io.StringIO()
     Console(file=buffer, width=80, no_color=True).print(terminal.render(report))
     n = report.n_images

@@ -10,11 +10,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from robustcheck_onnx.checker.compare import pairs
-from robustcheck_onnx.checker.compare.judge import CompareReport
+from robustcheck_onnx.checker.compare import baseline, pairs, run
+from robustcheck_onnx.checker.compare.judge import Compared, CompareReport
 from robustcheck_onnx.checker.compare.pairs import Pair, Side
-from robustcheck_onnx.checker.compare.run import compare as run_both
+from robustcheck_onnx.checker.images.source import digest_of_set
+from robustcheck_onnx.checker.report.record import Time
 from robustcheck_onnx.checker.statistics import state
+from robustcheck_onnx.thresholds.profile import Profile, load
+
+from . import reports
 
 ALPHA = 0.05
 Array = npt.NDArray[np.float64]
@@ -59,8 +63,55 @@ def eight_bits(h: Array) -> Array:
     return np.asarray(np.round(h / step) * step)
 
 
-def run_compare(candidate: Path, reference: Path | None, **options: Any) -> CompareReport:
-    return run_both(candidate, reference, **options)
+def measured(side: Side, profile: Profile, **model: Any) -> Compared:
+    """What a check concludes of a model's sums; `model` changes single facts."""
+    return run._compared(reports.evidence(state.statistics(side.state, profile.alpha), model=model), profile)
+
+
+def concluded(
+    candidate: Compared, comparison: run._Comparison, profile: Profile, tolerance: float, name: str = ""
+) -> CompareReport:
+    when = Time(started="2026-01-02T03:04:05Z", wall_s=1.0, images_per_s=80.0)
+    return run._report(candidate, comparison, profile, tolerance, name, when)
+
+
+def judged(
+    candidate: Array,
+    reference: Array,
+    *,
+    tolerance: float = 0.2,
+    profile: Profile | None = None,
+    logits: tuple[Array, Array] | None = None,
+    **model: Any,
+) -> CompareReport:
+    """Compare the vectors of two models without files and photos: what follows once both were run."""
+    pair, profile = paired(candidate, reference), profile or load()
+    if logits is not None:
+        pairs.add_predictions(pair, *logits)
+    ours, theirs = (measured(side, profile, **model) for side in (pair.candidate, pair.reference))
+    return concluded(ours, run._between(pair, theirs, profile, tolerance), profile, tolerance)
+
+
+def on_images(model: Compared, keys: npt.NDArray[np.int64]) -> tuple[Compared, list[str]]:
+    """The model as measured on these images, and their digests."""
+    digests = [str(key) for key in keys]
+    images = model.evidence.images.model_copy(update={"digest": digest_of_set(digests)})
+    return model.model_copy(update={"evidence": model.evidence.model_copy(update={"images": images})}), digests
+
+
+def baseline_of(h: Array) -> baseline.Baseline:
+    side = paired(h, h).candidate
+    model, digests = on_images(measured(side, load()), np.arange(len(h)))
+    return baseline.make(side, model.evidence, digests)
+
+
+def judged_by(known: baseline.Baseline, candidate: Array, order: npt.NDArray[np.int64] | None = None) -> CompareReport:
+    """Compare vectors with a baseline; `order`: which image each row is of."""
+    order, profile = np.arange(len(candidate)) if order is None else order, load()
+    side = paired(candidate, candidate, order).candidate
+    ours, digests = on_images(measured(side, profile), order)
+    comparison = run._against(side, ours.evidence, digests, known, profile, 0.2)
+    return concluded(ours, comparison, profile, 0.2, "baseline.json")
 
 
 def alike(report: CompareReport) -> pairs.Similarity:
@@ -83,6 +134,8 @@ class Workshop:
     def model(self, name: str, h: npt.ArrayLike, **options: Any) -> Path:
         return self.write(self.folder / f"{name}.onnx", h, **options)
 
+    def run(self, candidate: Path, reference: Path | None, **options: Any) -> CompareReport:
+        return run.compare(candidate, reference, images=self.photos, device="cpu", **options)
+
     def compare(self, candidate: npt.ArrayLike, reference: npt.ArrayLike, **options: Any) -> CompareReport:
-        a, b = self.model("candidate", candidate), self.model("reference", reference)
-        return run_compare(a, b, images=self.photos, device="cpu", **options)
+        return self.run(self.model("candidate", candidate), self.model("reference", reference), **options)
