@@ -81,12 +81,9 @@ def test_bad_input(workshop: Workshop, capsys: pytest.CaptureFixture[str]) -> No
     images, twice = ["--images", str(workshop.photos), "--device", "cpu"], workshop.folder / "twice.json"
     for words, code, said in (
         ([str(a)], 2, "REFERENCE.onnx is missing"),
-        ([str(a), str(workshop.folder / "none.onnx"), *images], 2, "none.onnx"),
         ([str(a), str(b), *images, "--tolerance", "1"], 2, "--tolerance is 1; it must be at least 0 and less than 1"),
-        ([str(a), str(b), *images, "--tolerance", "-0.1"], 2, "--tolerance is -0.1"),
         ([str(a), str(b), "--images", str(workshop.folder / "nowhere")], 2, "image set is not readable"),
         ([str(a), str(b), *images, "-o", f"json={b}"], 2, "must not replace it"),
-        ([str(a), str(b), *images, "-o", "xml"], 2, "--output is 'xml'"),
         ([str(a), str(b), *images, "--baseline", "b.json"], 2, "compared with one of them"),
         ([str(a), *images, "--baseline", str(workshop.folder / "b.json")], 2, "baseline is not readable"),
         ([str(a), *images, "--baseline", str(b)], 2, "baseline is not JSON"),
@@ -102,8 +99,6 @@ def test_bad_input(workshop: Workshop, capsys: pytest.CaptureFixture[str]) -> No
     assert cli.main(["compare", str(broken), str(b), *images, "-o", f"json={target}"]) == 3
     assert "broken.onnx: number of finite, not constant representations is 0 of 80" in capsys.readouterr().err
     assert json.loads(target.read_text(encoding="utf-8"))["error"]["exit_code"] == 3
-    with pytest.raises(CannotAssessError, match=r"broken\.onnx"):
-        workshop.run(b, broken)
     (workshop.folder / "empty").mkdir()
     with pytest.raises(CannotAssessError, match="number of images is 0 among"):
         compare(a, b, images=workshop.folder / "empty")
