@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import numpy as np
 import pytest
@@ -37,13 +38,6 @@ def test_a_fit_is_scipys() -> None:
     assert (line.n, line.low, line.high) == (200, x.min(), x.max())
 
 
-def test_a_line_is_found_exactly() -> None:
-    x = np.array([0.5, 0.6, 0.7, 0.8])
-    line = er.fit_baseline(x, scipy.special.expit(0.9 * scipy.special.logit(x) - 1))
-    np.testing.assert_allclose([line.a, line.b, line.r2], [0.9, -1, 1], rtol=1e-12)
-    assert line.residual_sd_pp < 1e-12
-
-
 def test_a_flat_shift_has_a_line_but_no_correlation() -> None:
     line = er.fit_baseline([0.5, 0.6, 0.7], [0.25, 0.25, 0.25])
     assert (line.a, line.r2) == (0, 0)
@@ -57,9 +51,7 @@ def test_effective_robustness_is_what_lies_above_the_line() -> None:
     one = er.effective_robustness(0.6, 0.75, LINE)
     assert one.points.shape == ()
     assert float(one.points) == pytest.approx(15)
-
-
-def test_nothing_and_everything_right_have_a_value() -> None:
+    # nothing and everything right have a value
     np.testing.assert_allclose(er.effective_robustness([0.6, 0.6], [0.0, 1.0], LINE).points, [-60, 40], rtol=1e-12)
 
 
@@ -70,32 +62,24 @@ def test_extrapolation_is_flagged_outside_the_fit_and_below_55_percent() -> None
     assert er.effective_robustness([0.58, 0.6], [0.5, 0.5], narrow).extrapolated.tolist() == [True, False]
 
 
-@pytest.mark.parametrize(
-    ("acc_in", "acc_shift", "message"),
-    [
+def test_bad_input_is_named() -> None:
+    fit: list[tuple[Any, Any, str]] = [
         ([0.5, 0.0, 0.7], [0.1, 0.2, 0.3], "ImageNet accuracy is 0; it must be a fraction between 0 and 1"),
-        ([0.5, 0.6, 76.1], [0.1, 0.2, 0.3], "ImageNet accuracy is 76.1; it must be a fraction between 0 and 1"),
         ([0.5, 0.6, 0.7], [0.1, 1.0, 0.3], "accuracy on the shift is 1; it must be a fraction between 0 and 1"),
         ([0.5, 0.6, 0.7], [0.1, np.nan, 0.3], "accuracy on the shift is nan; it must be a fraction between 0 and 1"),
         ([0.5, 0.6], [0.1, 0.2], "baseline has 2 models; a line with a residual needs 3 or more"),
         ([0.5] * 4, [0.1] * 4, "ImageNet accuracy is 0.5 for all 4 models; a line needs different ones"),
         ([0.5] * 3, [0.1] * 4, "accuracies have shapes (3,) and (4,); two lists of one length are needed"),
-    ],
-)
-def test_bad_input_of_a_fit_is_named(acc_in: list[float], acc_shift: list[float], message: str) -> None:
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        er.fit_baseline(acc_in, acc_shift)
-
-
-@pytest.mark.parametrize(
-    ("acc_in", "acc_shift", "message"),
-    [
+    ]
+    for acc_in, acc_shift, message in fit:
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+            er.fit_baseline(acc_in, acc_shift)
+    beyond: list[tuple[Any, Any, str]] = [
         (1.0, 0.5, "ImageNet accuracy is 1; it must be a fraction between 0 and 1"),
         (0.7, -0.1, "accuracy on the shift is -0.1; it must be a fraction from 0 to 1"),
         (0.7, 43.0, "accuracy on the shift is 43; it must be a fraction from 0 to 1"),
         ([0.7, 0.8], 0.5, "accuracies have shapes (2,) and (); they must be the same"),
-    ],
-)
-def test_bad_input_of_effective_robustness_is_named(acc_in: object, acc_shift: object, message: str) -> None:
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        er.effective_robustness(acc_in, acc_shift, LINE)  # type: ignore[arg-type]
+    ]
+    for acc_in, acc_shift, message in beyond:
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+            er.effective_robustness(acc_in, acc_shift, LINE)

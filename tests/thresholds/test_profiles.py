@@ -9,7 +9,9 @@ import pytest
 import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
+from robustcheck_onnx.checker.calibrate.profiles import render_list, render_profile
 from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.cli import process
 from robustcheck_onnx.checker.evidence import Interval
@@ -17,7 +19,7 @@ from robustcheck_onnx.checker.pipeline import check
 from robustcheck_onnx.checker.verdict.rule import decided
 from robustcheck_onnx.thresholds import choice, error_rates, fit, make_profile, profile, reference
 from robustcheck_onnx.thresholds.fit import Rule
-from robustcheck_onnx.thresholds.profile import STATISTICS, Profile
+from robustcheck_onnx.thresholds.profile import ENERGIES, STATISTICS, Profile
 from robustcheck_onnx.thresholds.reference import Reference
 
 TABLE = reference.references()
@@ -93,21 +95,11 @@ def test_the_page_of_the_default(call: Call, monkeypatch: pytest.MonkeyPatch, wi
     assert Profile.model_validate_json(document) == DEFAULT
 
 
-def test_pages_are_ascii_where_they_must_be() -> None:
-    import io
-
-    from rich.console import Console
-
-    from robustcheck_onnx.checker.calibrate import profiles
-
+def test_pages_are_ascii_where_they_must_be(capsys: pytest.CaptureFixture[str]) -> None:
     lower = profile.seal(DEFAULT.model_copy(update={"min_images": 20, "id": "mine", "edited": "fewer photos: café"}))
-    for page in (
-        profiles.render_profile(lower, ascii_only=True),
-        profiles.render_list([("default", DEFAULT), ("m", lower)], ascii_only=True),
-    ):
-        buffer = io.StringIO()
-        Console(file=buffer, width=80).print(page)
-        assert buffer.getvalue().isascii()
+    for page in (render_profile(lower, ascii_only=True), render_list([("m", lower)], ascii_only=True)):
+        Console(width=80).print(page)
+        assert capsys.readouterr().out.isascii()
 
 
 def test_list_names_the_packaged_ones_and_files(call: Call, tmp_path: Path) -> None:
@@ -170,69 +162,53 @@ def test_one_that_an_earlier_version_sealed_again_shows_it_in_every_report(
 def made_set(name: str, expected: str, scale: float, spread: float = 1.1, group: str = "g") -> Reference:
     """A set whose four strengths all grow with `scale`; signed."""
     values: dict[str, Any] = {
-        "kurtosis": 3 * scale,
-        "persistence_ratio": scale,
-        "top3_share": 1 - 0.95 / scale,
-        "outlier_frequency": 1 - 0.9 / scale,
-        "negative_energy": 0.5,
-        "negative_z_energy": 0.5,
-    }
+        "kurtosis": 3 * scale, "persistence_ratio": scale, "top3_share": 1 - 0.95 / scale,
+        "outlier_frequency": 1 - 0.9 / scale, "negative_energy": 0.5, "negative_z_energy": 0.5,
+    }  # fmt: skip
+    low = {key: value / spread for key, value in values.items()} | dict.fromkeys(ENERGIES, 0.48)
+    high = {key: value * spread for key, value in values.items()} | dict.fromkeys(ENERGIES, 0.52)
     return Reference(
-        set=name,
-        group=group,
-        checkpoint=name,
-        model=name,
-        n=100,
-        d=512,
-        **values,
-        persistent_outlier_features="",
-        expected=expected,
-        excluded="",
-        low={key: value / spread for key, value in values.items()}
-        | {"negative_energy": 0.48, "negative_z_energy": 0.48},
-        high={key: value * spread for key, value in values.items()}
-        | {"negative_energy": 0.52, "negative_z_energy": 0.52},
-        source="made",
-    )
+        set=name, group=group, checkpoint=name, model=name, n=100, d=512, **values, persistent_outlier_features="",
+        expected=expected, excluded="", low=low, high=high, source="made",
+    )  # fmt: skip
 
 
-RECTIFIED = made_set("rectified", "absent", 1.2)._replace(
+SIGNED = made_set("rectified", "absent", 1.2)
+RECTIFIED = SIGNED._replace(
     negative_energy=0.0,
     negative_z_energy=0.1,
-    low=made_set("x", "absent", 1.2).low | {"negative_energy": 0.0, "negative_z_energy": 0.09},
-    high=made_set("x", "absent", 1.2).high | {"negative_energy": 0.01, "negative_z_energy": 0.11},
+    low=SIGNED.low | {"negative_energy": 0.0, "negative_z_energy": 0.09},
+    high=SIGNED.high | {"negative_energy": 0.01, "negative_z_energy": 0.11},
 )
 LOOSE = Rule(all_must_pass=False)
+APART = [RECTIFIED, *(made_set(f"with{i}", "present", 8 + i) for i in range(4))]
+APART += [made_set(f"without{i}", "absent", 1 + i / 10) for i in range(4)]
 STRENGTHS = ("kurtosis", "persistence_ratio", "top3_share", "outlier_frequency")
 
 
 def test_a_set_that_shows_nothing_is_missed_not_averaged_in() -> None:
     """ViT-bigG's case: robust by its label, and below a set without it. The others keep their margin."""
-    table = [RECTIFIED, *(made_set(f"with{i}", "present", 8 + i) for i in range(4))]
-    table += [made_set(f"without{i}", "absent", 1 + i / 10) for i in range(4)]
-    plain = fit.fit(table, LOOSE)
-    with_weak = fit.fit([*table, made_set("weak", "present", 1.05)], LOOSE)
+    plain = fit.fit(APART, LOOSE)
+    with_weak = fit.fit([*APART, made_set("weak", "present", 1.05)], LOOSE)
     assert with_weak.missed == ("weak",)
     assert with_weak.thresholds == plain.thresholds
     with pytest.raises(ValueError, match="overlap: no threshold parts them"):
-        fit.fit([*table, made_set("weak", "present", 1.05)], Rule())
+        fit.fit([*APART, made_set("weak", "present", 1.05)], Rule())
 
 
 def test_a_set_without_is_given_to_the_statistic_that_turns_it_away_best() -> None:
     """A norm that scales up: kurtosis above all, nothing else. Another one turns it away; no power is lost."""
-    table = [RECTIFIED, *(made_set(f"with{i}", "present", 8 + i) for i in range(4))]
-    table += [made_set(f"without{i}", "absent", 1 + i / 10) for i in range(4)]
     spiky = made_set("spiky", "absent", 1.1)
     spiky = spiky._replace(kurtosis=90.0, low=spiky.low | {"kurtosis": 80.0}, high=spiky.high | {"kurtosis": 100.0})
-    fitted = fit.fit([*table, spiky], LOOSE)
+    fitted = fit.fit([*APART, spiky], LOOSE)
     assert fitted.missed == ()
     assert not fit.passes(spiky, fitted.thresholds)
     given = {name: by for name, by, _ in fitted.nearest}
     assert given["spiky"] != "kurtosis"
     assert given["rectified"] in ("negative_energy", "negative_z_energy")
     # the nearest is the one with the smallest of the widest factors, computed by hand
-    floor = {name: min(row.low[name] for row in table if row.expected == "present") for name in STRENGTHS}
-    widest = max(floor[name] / max(table[-1].high[name], 0.01) for name in STRENGTHS)
+    floor = {name: min(row.low[name] for row in APART if row.expected == "present") for name in STRENGTHS}
+    widest = max(floor[name] / max(APART[-1].high[name], 0.01) for name in STRENGTHS)
     assert {name: factor for name, _, factor in fitted.nearest}["without3"] == pytest.approx(widest, abs=6e-4)
 
 
@@ -244,22 +220,18 @@ def test_a_statistic_that_nobody_is_given_to_asks_for_what_nothing_has() -> None
 
 
 def test_a_trap_takes_part_and_counts_in_no_rate() -> None:
-    table = [RECTIFIED, *(made_set(f"with{i}", "present", 8 + i) for i in range(4))]
-    table += [made_set(f"without{i}", "absent", 1 + i / 10) for i in range(4)]
     trap = made_set("trap", "absent", 5)._replace(excluded="simulated", trap=True)
-    sets = fit.Sets([*table, trap])
+    sets = fit.Sets([*APART, trap])
     assert not fit.passes(trap, fit.fit(sets, LOOSE).thresholds)
-    assert fit.passes(trap, fit.fit(table, LOOSE).thresholds)
+    assert fit.passes(trap, fit.fit(APART, LOOSE).thresholds)
     assert "trap" not in {name for name, _, _ in choice.folds(sets, "model")}
 
 
 def test_few_checkpoints_widen_the_margin() -> None:
-    few = [RECTIFIED, *(made_set(f"with{i}", "present", 8 + i) for i in range(4))]
-    few += [made_set(f"without{i}", "absent", 1 + i / 10) for i in range(4)]
-    many = [*few, *(made_set(f"more{i}", "absent", 1 + i / 20) for i in range(8))]
-    positions = [make_profile.chosen_rule(fit.Sets(sets), LOOSE) for sets in (few, many)]
+    many = [*APART, *(made_set(f"more{i}", "absent", 1 + i / 20) for i in range(8))]
+    positions = [make_profile.chosen_rule(fit.Sets(sets), LOOSE) for sets in (APART, many)]
     assert [rule.position for rule in positions] == [make_profile.WIDER[0], fit.GAP_POSITION]
-    wide, narrow = (fit.fit(sets, rule).thresholds for sets, rule in zip((few, many), positions, strict=True))
+    wide, narrow = (fit.fit(sets, rule).thresholds for sets, rule in zip((APART, many), positions, strict=True))
     assert wide["persistence_ratio"].minimum > narrow["persistence_ratio"].minimum
 
 
@@ -355,20 +327,3 @@ def test_a_stronger_outlier_never_turns_pass_into_warn_by_any_fitted_profile(
         if clears:
             assert decided(measured, judge_by)
     assert passed == sorted(passed), passed
-
-
-def test_profile_of_needs_both_sides() -> None:
-    one_sided = tuple(r for r in TABLE if r.expected == "present")
-    with pytest.raises(ValueError, match="with and without"):
-        make_profile.profile_of(
-            one_sided,
-            Rule(),
-            id="x",
-            statistic_version=2,
-            tensor_rules=(),
-            pools=(),
-            ends=(),
-            robustness={},
-            limits=(),
-            says={"command": "", "table": "", "table_digest": "", "rule": ""},
-        )
