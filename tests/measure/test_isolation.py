@@ -66,12 +66,6 @@ def test_limits(limits: Limits, error: type[RobustcheckError], message: str, loo
     assert str(model) in caught.value.message
 
 
-@pytest.mark.parametrize("limits", [{"timeout_s": 0.0}, {"memory_bytes": -1}, {"timeout_s": float("nan")}])
-def test_a_limit_must_be_positive(limits: dict[str, float]) -> None:
-    with pytest.raises(UsageError, match="it must be more than 0"):
-        Limits(**limits)  # type: ignore[arg-type]
-
-
 def test_limits_need_a_child(lookup_pass: tuple[Path, Path]) -> None:
     with pytest.raises(UsageError, match="only a local child process has them"):
         rc.check(lookup_pass[0], isolate=False, limits=Limits(timeout_s=1))
@@ -121,10 +115,10 @@ def test_models_beside_one_that_kills_its_process_get_their_verdicts(
     assert "ended by signal SIGSEGV" in err
 
 
-@pytest.mark.parametrize(
-    "line",
-    [b"", b"no JSON", b"[1]", b'{"answer": 1, "error": 2}', b'{"progress": {"n": 1}}', b"[" * 100_000, b'{"log": 3}'],
-)
+NONSENSE = (b"", b"no JSON", b'{"answer": 1, "error": 2}', b'{"progress": {"n": 1}}', b"[" * 100_000)
+
+
+@pytest.mark.parametrize("line", [*NONSENSE, b'{"answer": {"verdict": "PASS"}}'])
 def test_a_child_that_answers_nonsense_is_an_error(line: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     start = f"import sys; sys.stdin.readline(); sys.stdout.buffer.write({line + chr(10).encode()!r})"
     monkeypatch.setattr(isolation, "START", start)
@@ -140,13 +134,6 @@ def test_a_line_without_end_of_a_child_that_lives_is_an_error(monkeypatch: pytes
     with pytest.raises(CannotAssessError, match=r"m\.onnx: the process that reads it gave no answer"):
         rc.check("m.onnx")
     assert not children(os.getpid())
-
-
-def test_an_answer_that_is_no_report_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    start = 'import sys; sys.stdin.readline(); sys.stdout.write(\'{"answer": {"verdict": "PASS"}}\\n\')'
-    monkeypatch.setattr(isolation, "START", start)
-    with pytest.raises(CannotAssessError, match=r"m\.onnx: the process that reads it gave no answer"):
-        rc.check("m.onnx")
 
 
 def test_a_callback_that_raises_is_the_callers_error(lookup_pass: tuple[Path, Path]) -> None:

@@ -21,10 +21,9 @@ from robustcheck_onnx.checker.measure.ray_cluster import plan_workers
 from robustcheck_onnx.checker.measure.workers import run_jobs as run
 from robustcheck_onnx.thresholds import profile
 from support import PHOTOS, lookup
-from support.measuring import by_name
+from support.measuring import assert_same, by_name
 from support.measuring import job as new_job
 
-RTOL = 1e-12
 N_IMAGES = SHARD_IMAGES + 76
 SIZE_PX = 16  # small, since decoding and describing photos is not what is tested
 
@@ -53,23 +52,7 @@ def model(tmp_path: Path) -> Callable[[str], Path]:
 
 
 def assert_same_but_execution(a: Evidence, b: Evidence) -> None:
-    left, right = a.model_dump(exclude={"execution"}), b.model_dump(exclude={"execution"})
-    numbers: list[tuple[float, float]] = []
-    assert _without_floats(left, right, numbers) == _without_floats(right, left, [])
-    assert len(numbers) > 60
-    np.testing.assert_allclose([x for x, _ in numbers], [y for _, y in numbers], rtol=RTOL, atol=0)
-
-
-def _without_floats(a: object, b: object, numbers: list[tuple[float, float]]) -> object:
-    """`a` with a mark for each float that `b` has there too; the pairs go to `numbers`."""
-    if isinstance(a, float) and isinstance(b, float):
-        numbers.append((a, b))
-        return "a number"
-    if isinstance(a, dict) and isinstance(b, dict):
-        return {key: _without_floats(value, b.get(key), numbers) for key, value in a.items()}
-    if isinstance(a, list | tuple) and isinstance(b, list | tuple) and len(a) == len(b):
-        return [_without_floats(x, y, numbers) for x, y in zip(a, b, strict=True)]
-    return a
+    assert_same(a.model_dump(exclude={"execution"}), b.model_dump(exclude={"execution"}))
 
 
 @pytest.mark.long

@@ -21,35 +21,11 @@ from robustcheck_onnx.checker.runtime.runner import Runner
 from robustcheck_onnx.checker.statistics import state
 from robustcheck_onnx.thresholds import profile
 from support import PHOTOS, lookup, onnx_models
+from support.measuring import assert_same, never_decided, parts
 from support.measuring import job as new_job
-from support.measuring import never_decided, parts
 
 N_IMAGES = SHARD_IMAGES + 150
-RTOL = 1e-12
 SIZE_PX = 16  # small, since decoding and describing photos is not what is tested
-
-
-def assert_same_evidence(a: Evidence, b: Evidence, *, execution: bool = False) -> None:
-    """All but the execution: numbers to RTOL, everything else exactly."""
-    left, right = a.model_dump(), b.model_dump()
-    if not execution:
-        del left["execution"], right["execution"]
-    _assert_same(left, right, "")
-
-
-def _assert_same(a: object, b: object, where: str) -> None:
-    if isinstance(a, dict) and isinstance(b, dict):
-        assert a.keys() == b.keys(), where
-        for key in a:
-            _assert_same(a[key], b[key], f"{where}.{key}")
-    elif isinstance(a, list | tuple) and isinstance(b, list | tuple):
-        assert len(a) == len(b), where
-        for index, (x, y) in enumerate(zip(a, b, strict=True)):
-            _assert_same(x, y, f"{where}[{index}]")
-    elif isinstance(a, float) and isinstance(b, float):
-        np.testing.assert_allclose(a, b, rtol=RTOL, atol=0, err_msg=where)
-    else:
-        assert a == b, where
 
 
 def measured(job: Job) -> tuple[tuple[Evidence, ...], Measurement]:
@@ -101,7 +77,7 @@ def test_shards_merged_in_their_order_are_a_single_run(photos: Path, tmp_path: P
     (evidence,), total = measured(new_job(model, str(photos)))
     assert report.evidence.images.n_skipped == 2
     assert report.evidence.statistics.n_constant == report.evidence.statistics.n_nonfinite == 1
-    assert_same_evidence(evidence, report.evidence, execution=True)
+    assert_same(evidence.model_dump(), report.evidence.model_dump())
     source = open_images(photos)
     loaded = [source.load(index) for index in range(len(source))]
     assert list(total.images.digests) == [item.digest for item in loaded if not isinstance(item, Skipped)]
@@ -120,7 +96,7 @@ def test_merging_is_associative_and_has_a_neutral_element(photos: Path, tmp_path
         assert read.n_usable == other.n_usable
         assert read.sanity.facts() == other.sanity.facts()
         one, two = (state.statistics(m.states[0], 0.01) for m in (x, y) if m.states[0] is not None)
-        _assert_same(one.model_dump(), two.model_dump(), "")
+        assert_same(one.model_dump(), two.model_dump())
     with pytest.raises(ValueError, match="argument 2 is longer"):
         merge(a, nothing_yet(2))
 

@@ -139,24 +139,18 @@ def test_no_report_replaces_weights_beside_a_model(lookup_pass: tuple[Path, Path
     call = ["--images", str(photos), "-qq"]
     for given, words in [
         ("store/m.onnx", ["-o", "json=store/m.onnx.data"]),
-        ("store/m.onnx", ["-o", "junit=here/link"]),
         ("store/m.onnx", ["-o", "junit=here/hard"]),
         ("store/m.onnx", ["-o", "json=store/{model}.onnx.data"]),
         ("store/m.onnx", ["--log-file", "store/m.onnx.data"]),
-        ("here/current.onnx", ["-o", "json=store/m.onnx.data"]),
+        ("here/current.onnx", ["-o", "json=here/link"]),
     ]:
         done = run(given, *call, *words)
         assert done.returncode == 2, words
         assert "is a file that this run reads; a report must not replace it" in done.stderr
         assert (store / "m.onnx.data").read_bytes() == weights
-    both = [str(store / "m.onnx"), str(model), *call]
-    for words in (
-        [*both, "-o", f"json={store / 'm.onnx.data'}"],
-        [*both[:1], *call, "--write-baseline", str(store / "m.onnx.data")],
-    ):
-        done = run("compare", *words)
-        assert done.returncode == 2
-        assert done.stderr.count("a report must not replace it") == 1
+    written = run("compare", str(store / "m.onnx"), *call, "--write-baseline", str(store / "m.onnx.data"))
+    assert written.returncode == 2
+    assert written.stderr.count("a report must not replace it") == 1
     assert (store / "m.onnx.data").read_bytes() == weights
     (store / "other.data").write_text(STRANGER)  # a file that the model does not name
     assert run("store/m.onnx", *call, "-o", "json=store/other.data").returncode == 0
@@ -180,6 +174,7 @@ def test_an_error_is_one_document_on_stdout_and_no_pass_in_a_file(
     assert run(*call, "-o", "junit=/dev/full").returncode == 4
     assert "ERROR" in (tmp_path / "r.md").read_text(encoding="utf-8")  # it was written as a PASS before
     assert "PASS" not in (tmp_path / "r.md").read_text(encoding="utf-8").replace("That is never a PASS", "")
+    assert run("compare", *call[:1], *call, "-o", "cyclonedx").returncode == 2  # no form of a comparison
     monkeypatch.setitem(sys.modules, "junitparser", None)
     monkeypatch.delitem(sys.modules, "robustcheck_onnx.checker.report.junit", raising=False)
     (tmp_path / "r.xml").write_text('<testsuites name="robustcheck"><testsuite name="x" failures="0"/></testsuites>')
@@ -220,21 +215,3 @@ def test_github_annotations_and_summary(lookup_pass: tuple[Path, Path], tmp_path
         assert done.stderr.startswith("note: GITHUB_STEP_SUMMARY ")
         assert word in done.stderr
     assert summary.stat().st_size == 2**20
-
-
-def test_compare_in_the_forms_for_pipelines(lookup_pass: tuple[Path, Path], tmp_path: Path, run: Run) -> None:
-    model, photos = lookup_pass
-    call = ["compare", str(model), str(model), "--images", str(photos), "-qq", "--no-time"]
-    places = [word for form in ("junit", "sarif", "markdown") for word in ("-o", f"{form}={tmp_path / form}")]
-    assert run(*call, *places).returncode == 0
-    assert ElementTree.parse(tmp_path / "junit").getroot().attrib["failures"] == "0"
-    assert "## ✓ PASS" in (tmp_path / "markdown").read_text(encoding="utf-8")
-    assert run(*call, *places, "--max-images", "40").returncode == 1
-    results = json.loads((tmp_path / "sarif").read_text(encoding="utf-8"))["runs"][0]["results"]
-    found = {result["ruleId"] for result in results}
-    assert "too_few_images" in found
-    assert {each.attrib["type"] for each in ElementTree.parse(tmp_path / "junit").iter("failure")} == found
-    assert "## ▲ WARN" in (tmp_path / "markdown").read_text(encoding="utf-8")
-    refused = run(*call, "-o", "cyclonedx")
-    assert refused.returncode == 2
-    assert "it must be one of terminal, json, junit, markdown, sarif" in refused.stderr

@@ -79,8 +79,11 @@ def test_sarif_an_error_is_told_twice_and_hostile_names_are_references(
     uri = result["locations"][0]["physicalLocation"]["artifactLocation"]["uri"]
     assert re.fullmatch(r"[A-Za-z0-9._~/%-]+", uri)
     assert unquote_to_bytes(uri) == f"sub/{HOSTILE}".replace("http://a", "http:/a").encode("utf-8", "surrogateescape")
-    outside = sarif(sarif_schema, failed(model="/opt/a b.onnx"))["results"][0]
-    assert outside["locations"][0]["physicalLocation"]["artifactLocation"]["uri"] == "file:///opt/a%20b.onnx"
-    address = sarif(sarif_schema, failed(model="s3://b/a b%20c%.onnx"))["results"][0]
-    uri = address["locations"][0]["physicalLocation"]["artifactLocation"]["uri"]
-    assert uri == "s3://b/a%20b%20c%25.onnx"
+    for model, expected in (
+        ("/opt/a b.onnx", "file:///opt/a%20b.onnx"),
+        ("s3://b/a b%20c%.onnx", "s3://b/a%20b%20c%25.onnx"),
+        ("m\udcff.onnx", "sub/m%FF.onnx"),  # a byte that is no UTF-8, as the file system gives it
+        ("m\ud800\udcff.onnx", "sub/m%ED%A0%80%ED%B3%BF.onnx"),  # half a character, as a program can give it
+    ):
+        (result,) = sarif(sarif_schema, failed(model=model))["results"]
+        assert result["locations"][0]["physicalLocation"]["artifactLocation"]["uri"] == expected

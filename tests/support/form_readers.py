@@ -2,44 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from xml.etree import ElementTree
 
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from robustcheck_onnx.checker.report.record import Outcome
-from support.outcomes import (
-    text_of,
-)
-
-# What Jenkins' schema (xunit plugin) and Ant's allow of each element: attributes, children, and the required ones.
-JUNIT = {
-    "testsuites": ({"name", "time", "tests", "failures", "errors"}, {"testsuite"}, set()),
-    "testsuite": (
-        {"name", "time", "tests", "failures", "errors", "skipped", "timestamp", "hostname", "id", "package"},
-        {"properties", "testcase", "system-out"},
-        {"name", "tests", "failures", "errors"},
-    ),
-    "properties": (set(), {"property"}, set()),
-    "system-out": (set(), set(), set()),
-    "property": ({"name", "value"}, set(), {"name", "value"}),
-    "testcase": ({"name", "classname", "time"}, {"skipped", "error", "failure"}, {"name", "classname"}),
-    **{kind: ({"message", "type"}, set(), {"type", "message"}) for kind in ("skipped", "error", "failure")},
-}
+from support.outcomes import text_of
 
 
 def junit(*outcomes: Outcome) -> ElementTree.Element:
+    """Counts are those of the cases, which have a name each (test_junit_schema.py holds the rest)."""
     root = ElementTree.fromstring(text_of("junit", *outcomes))
     assert root.tag == "testsuites"
     for element in root.iter():
-        attributes, children, required = JUNIT[element.tag]
-        assert required <= set(element.attrib) <= attributes
-        assert {child.tag for child in element} <= children
-        for number in {"tests", "failures", "errors", "skipped"} & set(element.attrib):
-            assert int(element.attrib[number]) >= 0
-        if "time" in element.attrib:
-            assert re.fullmatch(r"\d+\.\d*", element.attrib["time"])
         if element.tag == "testcase":
             assert len(element) <= 1
         if element.tag in {"testsuite", "testsuites"}:

@@ -6,6 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from robustcheck_onnx.checker.evidence import Options
 from robustcheck_onnx.checker.measure import run as measure
 from robustcheck_onnx.checker.measure.job import Job, Measurement, Outcome
@@ -42,3 +44,19 @@ def by_name(outcomes: list[Outcome]) -> dict[str, Outcome]:
     found = {outcome.job.model.stem: outcome for outcome in outcomes}
     assert len(found) == len(outcomes)
     return found
+
+
+def assert_same(a: object, b: object, where: str = "") -> None:
+    """Two documents: numbers to the last digits, everything else exactly."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        assert a.keys() == b.keys(), where
+        for key in a:
+            assert_same(a[key], b[key], f"{where}.{key}")
+    elif isinstance(a, list | tuple) and isinstance(b, list | tuple):
+        assert len(a) == len(b), where
+        for index, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_same(x, y, f"{where}[{index}]")
+    elif isinstance(a, float) and isinstance(b, float):
+        np.testing.assert_allclose(a, b, rtol=1e-12, atol=0, err_msg=where)
+    else:
+        assert a == b, where
