@@ -87,7 +87,7 @@ def prepare(folder: Path) -> list[Run]:
     os.chdir(folder / "places")
     execute(["demo", "--keep", ".."])
     write_key(folder)
-    suite = write_suite(folder / "suite", exported=False)
+    suite = write_suite(folder / "suite")
     head, *entries = suite.read_text(encoding="utf-8").split("[[models]]")
     with_and_without = entries[:2]  # an outlier feature
     suite.write_text("[[models]]".join([head, *with_and_without]), encoding="utf-8")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import tempfile
 from collections import Counter
@@ -19,7 +18,6 @@ pytest.register_assert_rewrite("support")  # before its import: a failed assert 
 from robustcheck_onnx.checker import isolation  # noqa: E402
 from support import PHOTOS, lookup, mini_suite, profile  # noqa: E402
 from support.no_wall import NoWall  # noqa: E402
-from support.warm_command import WarmCommand  # noqa: E402
 
 REAL_WALL = isolation.Wall
 hypothesis.settings.register_profile("robustcheck", deadline=None, derandomize=True, max_examples=profile.EXAMPLES)
@@ -233,7 +231,7 @@ def calibrated(tmp_path_factory: pytest.TempPathFactory) -> Calibrated:
     from support.calibrations import Calibrated, calibrate
 
     folder = tmp_path_factory.mktemp("mini")
-    suite = mini_suite.write_suite(folder, exported=False)
+    suite = mini_suite.write_suite(folder)
     out = folder / "mini.json"
     done = calibrate(suite, folder / "photos", out, "--workers", "2")
     return Calibrated(folder, suite, folder / "photos", folder / "mini.results.jsonl", out, done.stderr)
@@ -250,16 +248,6 @@ def world(
     folder = tmp_path_factory.mktemp("world")
     bad_files.write(folder, *lookup_pass)
     return folder
-
-
-@pytest.fixture(scope="session")
-def warm() -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
-    """As `bad_input.run`, without start-up."""
-    from support.bad_input import environment
-
-    command = WarmCommand(environment())
-    yield command.run
-    command.close()
 
 
 SABOTEUR = """

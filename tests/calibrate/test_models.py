@@ -26,7 +26,7 @@ EMBEDDINGS = SHARED / "data" / "embeddings"
 @pytest.mark.skipif(not EMBEDDINGS.is_dir(), reason="the published embedding vectors are not part of the project")
 def test_real_embeddings_give_thresholds_as_the_reference_table_does(tmp_path: Path) -> None:
     """Another sample of the same vectors, confidence bounds instead of subsets: the same sets fall on the same side."""
-    suite = mini_suite.write_suite(tmp_path, EMBEDDINGS, exported=False)
+    suite = mini_suite.write_suite(tmp_path, EMBEDDINGS)
     out = tmp_path / "real.json"
     calibrate(suite, tmp_path / "photos", out, "--workers", "2")
     fitted, default = profile.load(out), profile.load()
@@ -72,7 +72,7 @@ def test_the_whole_path_offline_with_stand_in_weights(
     state = timm.create_model(name, pretrained=False).state_dict()
     save_file(state, hub_repo(cache, f"timm/{name}") / "model.safetensors")
     folder = tmp_path / "suite"
-    suite: Path = mini_suite.write_suite(folder, exported=False)
+    suite: Path = mini_suite.write_suite(folder)
     own = suite.read_text(encoding="utf-8").split("\n[[models]]\n")
     paper = (ROOT / "thresholds" / "data" / "paper_suite.toml").read_text(encoding="utf-8").split("\n[[models]]\n")
     blocks = [b for b in own if "source" not in b]
