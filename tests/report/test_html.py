@@ -32,7 +32,7 @@ from robustcheck_onnx.thresholds.profile import DEFINITIONS, STATISTICS
 from robustcheck_onnx.thresholds.reference import references
 from support import reports
 from support.outcomes import ALL_WAIVED, NOTHING, WAIVED, gated
-from support.pages import Element, assert_it_is_accessible, assert_it_loads_nothing, parse, words
+from support.pages import assert_it_is_accessible, assert_it_loads_nothing, parse, words
 from support.profile import PATIENCE_S
 
 STYLE = report_html_page.TEMPLATES / "style.css"
@@ -261,20 +261,6 @@ def test_reasons_are_grouped_by_kind_in_the_order_of_what_to_do_first() -> None:
         ["seen of absent", "seen of absent"],
         ["seen of other_signal"],
     ]
-
-
-def test_on_a_phone_each_value_has_the_word_that_heads_its_column(pages: dict[str, str]) -> None:
-    table = next(e for e in parse(pages["warn"]).all("table") if "cards" in e.attributes.get("class", "").split())
-    parent: Element | None = table
-    while parent is not None:
-        assert parent.attributes.get("class") != "scroll"  # nothing of it is beyond the edge
-        parent = parent.parent
-    heads, *rows = table.all("tr")
-    names = [cell.text.strip() for cell in heads.all("th")]
-    assert len(rows) == len(STATISTICS)
-    for row in rows:
-        labels = [cell.attributes.get("data-label") for cell in row.all("th", "td")]
-        assert labels == [None, names[1], None, *names[3:]]  # its name, and the bar, need none
 
 
 def test_a_waived_warning_is_still_a_warning() -> None:

@@ -11,26 +11,9 @@ from xml.etree import ElementTree
 import pytest
 import xmlschema
 
-from robustcheck_onnx.checker.report import forms
-from robustcheck_onnx.checker.report.record import Outcome
-from support import reports
-from support.outcomes import HOSTILE, failed, gated
+from support.outcomes import EVERY, text_of
 
 STRICTER = "ae25da5089d4f94ac6c4669bf736e4d416cc4665/junit-10.xsd"  # of the plugin's two versions in the package
-WARNING = gated(
-    reports.warning(), waived=("rectified", "assumed_preprocessing"), expired=("no_persistent_outlier_features",)
-)
-OUTCOMES: dict[str, list[Outcome]] = {
-    "pass": [gated(reports.passing())],
-    "warn": [WARNING],
-    "error": [failed()],
-    "many": [
-        failed(),
-        gated(reports.undecided()),
-        gated(reports.warning(), file=HOSTILE, tensor=HOSTILE),
-        gated(reports.passing()),
-    ],
-}
 
 
 @pytest.fixture(scope="module")
@@ -46,15 +29,13 @@ def schema(tmp_path_factory: pytest.TempPathFactory) -> xmlschema.XMLSchema:
 
 
 def test_junit_is_what_the_schema_allows(schema: xmlschema.XMLSchema) -> None:
-    for outcomes in OUTCOMES.values():
-        text = forms.render("junit", outcomes, forms.FormOptions(working_folder="/repo", root="/repo"))
-        schema.validate(ElementTree.fromstring(text))
+    for outcomes in (*([each] for each in EVERY), EVERY):
+        schema.validate(ElementTree.fromstring(text_of("junit", *outcomes)))
 
 
 def test_the_schema_refuses_what_is_wrong(schema: xmlschema.XMLSchema) -> None:
     """So that the test above can fail."""
-    options = forms.FormOptions(working_folder="/", root="/")
-    root = ElementTree.fromstring(forms.render("junit", OUTCOMES["warn"], options))
+    root = ElementTree.fromstring(text_of("junit", *EVERY))
     del root[0].attrib["failures"]
     with pytest.raises(xmlschema.XMLSchemaValidationError, match="failures"):
         schema.validate(root)
