@@ -174,11 +174,12 @@ def test_a_number_without_end_is_refused_after_its_tenth_byte() -> None:
 
         def __getitem__(self, place: Any) -> Any:
             Counted.reads += 1
+            assert Counted.reads < 100
             return super().__getitem__(place)
 
     with pytest.raises(DecodeError):
         light.parse_light(Counted(b"\x08" + b"\xff" * 1_000_000))
-    assert 0 < Counted.reads < 100
+    assert Counted.reads
 
 
 def test_texts_of_a_weight_are_any_bytes() -> None:
