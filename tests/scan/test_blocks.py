@@ -27,62 +27,51 @@ def blocks_of(proto: onnx.ModelProto, shapes: dict[str, tuple[int, ...]], end: s
 
 def test_residual_blocks_by_rule() -> None:
     w = {name: onnx_models.weight(1) for name in ("w", "bias")}
-    stem = [("Conv", ["image", "w"], ["c0"]), ("Relu", ["c0"], ["x0"])]
-    resnet = [
-        *stem,
-        ("Conv", ["x0", "w"], ["a1"]), ("Relu", ["a1"], ["a2"]), ("Conv", ["a2", "w"], ["a3"]),
-        ("Add", ["a3", "x0"], ["s1"]), ("Relu", ["s1"], ["x1"]),
-        # a block that changes its width: both branches start with a layer
-        ("Conv", ["x1", "w"], ["b1"]), ("Relu", ["b1"], ["b2"]), ("Conv", ["b2", "w"], ["b3"]),
-        ("AveragePool", ["x1"], ["d0"], {"kernel_shape": [2, 2]}), ("Conv", ["d0", "w"], ["d1"]),
-        ("Add", ["b3", "d1"], ["s2"]), ("Relu", ["s2"], ["x2"]),
-        ("GlobalAveragePool", ["x2"], ["end"]),
-    ]  # fmt: skip
+    stem = "c0 = Conv(image, w); x0 = Relu(c0)\n"
+    resnet = onnx_models.graph(
+        stem
+        + """
+        a1 = Conv(x0, w); a2 = Relu(a1); a3 = Conv(a2, w); s1 = Add(a3, x0); x1 = Relu(s1)
+        b1 = Conv(x1, w); b2 = Relu(b1); b3 = Conv(b2, w)
+        d0 = AveragePool(x1, kernel_shape=[2, 2]); d1 = Conv(d0, w)
+        s2 = Add(b3, d1); x2 = Relu(s2); end = GlobalAveragePool(x2)
+    """
+    )  # its second block changes the width: both branches start with a layer
     found = blocks_of(onnx_models.build(resnet, ["end"], w), {}, "end")
     assert found == [("x0", "stem"), ("x1", "convolution"), ("x2", "convolution")]
 
-    mobile = [
-        *stem,
-        ("Conv", ["x0", "w"], ["p0"]), ("Clip", ["p0"], ["p1"]), ("Conv", ["p1", "w"], ["y0"]),  # not residual
-        ("Conv", ["y0", "w"], ["q0"]), ("Clip", ["q0"], ["q1"]), ("Conv", ["q1", "w"], ["q2"]),
-        ("Add", ["q2", "y0"], ["y1"]),
-        ("Conv", ["y1", "w"], ["r0"]), ("Clip", ["r0"], ["r1"]), ("Conv", ["r1", "w"], ["y2"]),  # not residual
-        ("Conv", ["y2", "w"], ["t0"]), ("Add", ["y2", "t0"], ["y3"]),
-    ]  # fmt: skip
+    mobile = onnx_models.graph(
+        stem
+        + """
+        p0 = Conv(x0, w); p1 = Clip(p0); y0 = Conv(p1, w)
+        q0 = Conv(y0, w); q1 = Clip(q0); q2 = Conv(q1, w); y1 = Add(q2, y0)
+        r0 = Conv(y1, w); r1 = Clip(r0); y2 = Conv(r1, w)
+        t0 = Conv(y2, w); y3 = Add(y2, t0)
+    """
+    )  # p and r are not residual
     found = blocks_of(onnx_models.build(mobile, ["y3"], w), {}, "y3")
     assert found == [("y0", "stem"), ("y1", "convolution"), ("y2", "stage"), ("y3", "convolution")]
 
 
 def test_additions_that_end_no_block() -> None:
+    """Not the position embedding, RoPE, MViT's position in the scores, biases and tanh GELU; layer scale is passed."""
     w = {name: onnx_models.weight(1) for name in ("w", "table")}
-    tokens = [("Conv", ["image", "w"], ["c"]), ("Add", ["c", "table"], ["x"])]  # position embedding
-    rope = [
-        ("Mul", ["q", "w"], ["q1"]),
-        ("Neg", ["q"], ["q2"]),
-        ("Mul", ["q2", "table"], ["q3"]),
-        ("Add", ["q1", "q3"], ["q4"]),
-    ]
-    attention = [
-        ("LayerNormalization", ["x", "w"], ["n"]),
-        ("MatMul", ["n", "w"], ["q"]), *rope,
-        ("MatMul", ["n", "w"], ["k"]), ("MatMul", ["q4", "k"], ["scores"]),
-        ("MatMul", ["q", "w"], ["position"]), ("Add", ["scores", "position"], ["biased"]),  # as MViT
-        ("Softmax", ["biased"], ["p"]), ("MatMul", ["p", "n"], ["o"]), ("Add", ["o", "w"], ["o1"]),
-        ("Add", ["x", "o1"], ["x1"]),
-    ]  # fmt: skip
-    mlp = [
-        ("LayerNormalization", ["x1", "w"], ["m"]), ("MatMul", ["m", "w"], ["h"]),
-        # tanh GELU: x + 0.04 x³
-        ("Mul", ["h", "h"], ["h2"]), ("Mul", ["h2", "h"], ["h3"]), ("Mul", ["h3", "w"], ["h4"]),
-        ("Add", ["h", "h4"], ["h5"]), ("Tanh", ["h5"], ["h6"]), ("Mul", ["h6", "h"], ["g"]),
-        ("MatMul", ["g", "w"], ["g1"]), ("Mul", ["g1", "w"], ["g2"]),  # layer scale
-        ("Add", ["x1", "g2"], ["x2"]),
-    ]  # fmt: skip
-    proto = onnx_models.build([*tokens, *attention, *mlp], ["x2"], w)
+    nodes = onnx_models.graph("""
+        c = Conv(image, w); x = Add(c, table)
+        n = LayerNormalization(x, w); q = MatMul(n, w)
+        q1 = Mul(q, w); q2 = Neg(q); q3 = Mul(q2, table); q4 = Add(q1, q3)
+        k = MatMul(n, w); scores = MatMul(q4, k); position = MatMul(q, w); biased = Add(scores, position)
+        p = Softmax(biased); o = MatMul(p, n); o1 = Add(o, w); x1 = Add(x, o1)
+        m = LayerNormalization(x1, w); h = MatMul(m, w)
+        h2 = Mul(h, h); h3 = Mul(h2, h); h4 = Mul(h3, w); h5 = Add(h, h4); h6 = Tanh(h5); g = Mul(h6, h)
+        g1 = MatMul(g, w); g2 = Mul(g1, w); x2 = Add(x1, g2)
+    """)
+    proto = onnx_models.build(nodes, ["x2"], w)
     assert blocks_of(proto, {}, "x2") == [("x", "stem"), ("x1", "attention"), ("x2", "mlp")]
     # a sum that broadcasts is none; the next one is still there
-    assert ("x2", "mlp") not in blocks_of(proto, {"g2": (2, 16, 1, 1)}, "x2")
-    assert ("x1", "attention") in blocks_of(proto, {"g2": (2, 16, 1, 1)}, "x2")
+    found = blocks_of(proto, {"g2": (2, 16, 1, 1)}, "x2")
+    assert ("x2", "mlp") not in found
+    assert ("x1", "attention") in found
     # what does not lead to the representation does not count
     assert blocks_of(proto, {}, "x1") == [("x", "stem"), ("x1", "attention")]
 
@@ -90,41 +79,38 @@ def test_additions_that_end_no_block() -> None:
 def test_an_optimised_graph_has_its_sums_in_fused_norms() -> None:
     w = {"w": onnx_models.weight(1)}
     nodes = [
-        ("Conv", ["image", "w"], ["x"]), ("LayerNormalization", ["x", "w"], ["n"]), ("MatMul", ["n", "w"], ["o"]),
+        *onnx_models.graph("x = Conv(image, w); n = LayerNormalization(x, w); o = MatMul(n, w)"),
         ("com.microsoft:SkipLayerNormalization", ["x", "o", "w"], ["n1", "", "", "x1"]),
         ("MatMul", ["n1", "w"], ["h"]),
         ("com.microsoft:SkipLayerNormalization", ["x1", "h", "w"], ["n2", "", "", "x2"]),
         ("MatMul", ["n2", "w"], ["end"]),
-    ]  # fmt: skip
+    ]
     proto = onnx_models.build(nodes, ["end"], w, domains=["com.microsoft"])
     assert blocks_of(proto, {}, "end") == [("x", "stem"), ("x1", "mlp"), ("x2", "mlp")]
 
 
 def test_a_quantised_end_is_the_same_end() -> None:
     w = {"w": onnx_models.weight(1), "s": onnx_models.weight(1)}
-    nodes = [
-        ("Conv", ["image", "w"], ["x"]), ("Conv", ["x", "w"], ["a"]), ("Add", ["x", "a"], ["x1"]),
-        ("QuantizeLinear", ["x1", "s"], ["q"]), ("DequantizeLinear", ["q", "s"], ["d"]),
-        ("Conv", ["d", "w"], ["b"]), ("Add", ["d", "b"], ["x2"]),
-    ]  # fmt: skip
+    nodes = onnx_models.graph("""
+        x = Conv(image, w); a = Conv(x, w); x1 = Add(x, a)
+        q = QuantizeLinear(x1, s); d = DequantizeLinear(q, s); b = Conv(d, w); x2 = Add(d, b)
+    """)
     found = blocks_of(onnx_models.build(nodes, ["x2"], w), {}, "x2")
     assert found == [("x", "stem"), ("x1", "convolution"), ("x2", "convolution")]
 
 
 def test_without_residual_blocks_layers_are_cut_where_shapes_change() -> None:
+    """Of two branches that are joined nothing inside is a passage."""
     w = {"w": onnx_models.weight(1)}
-    nodes = [
-        ("Conv", ["image", "w"], ["a"]), ("Relu", ["a"], ["b"]), ("MaxPool", ["b"], ["c"], {"kernel_shape": [2, 2]}),
-        ("Conv", ["c", "w"], ["d"]), ("Relu", ["d"], ["e"]),
-        # two branches that are joined: nothing inside them is a passage
-        ("Conv", ["e", "w"], ["f1"]), ("Conv", ["e", "w"], ["f2"]), ("Concat", ["f1", "f2"], ["g"], {"axis": 1}),
-        ("GlobalAveragePool", ["g"], ["h"]), ("Flatten", ["h"], ["end"]),
-    ]  # fmt: skip
+    nodes = onnx_models.graph("""
+        a = Conv(image, w); b = Relu(a); c = MaxPool(b, kernel_shape=[2, 2]); d = Conv(c, w); e = Relu(d)
+        f1 = Conv(e, w); f2 = Conv(e, w); g = Concat(f1, f2, axis=1); h = GlobalAveragePool(g); end = Flatten(h)
+    """)
     proto = onnx_models.build(nodes, ["end"], w)
     layers = build_layers(proto.graph, "image", {"w": (1,)})
     passages = find_passages(layers, list(proto.graph.node), "end")
     assert passages == list("abcdegh")
-    shapes = {"a": (2, 8, 8, 8), "b": (2, 8, 8, 8), "c": (2, 8, 4, 4), "d": (2, 16, 4, 4), "e": (2, 16, 4, 4)}
+    shapes = dict.fromkeys("ab", (2, 8, 8, 8)) | {"c": (2, 8, 4, 4)} | dict.fromkeys("de", (2, 16, 4, 4))
     shapes |= {"g": (2, 32, 4, 4), "h": (2, 32, 1, 1)}
     found = stage_blocks(layers, passages, shapes)
     assert [(block.tensor, block.kind) for block in found] == [(name, "stage") for name in "beg"]

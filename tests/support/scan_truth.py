@@ -10,11 +10,14 @@ import onnx
 import onnxruntime as ort
 import scipy.stats
 from numpy.typing import NDArray
+from onnx import TensorProto
 
 from robustcheck_onnx.checker.scan import records
 from robustcheck_onnx.checker.scan import run as scan
 from robustcheck_onnx.checker.scan.depth import LayerStatistics
 from robustcheck_onnx.checker.scan.taps import Tap
+
+from . import onnx_models
 
 Array = NDArray[Any]
 
@@ -141,3 +144,15 @@ def scanned(path: Path, **options: Any) -> tuple[records.ScanReport, Array]:
     inputs = path.with_suffix(".npy")
     options = {"preprocess": "imagenet", "device": "cpu", "batch_size": 5, **options}
     return scan.scan(path, images=inputs, **options), np.load(inputs)
+
+
+def small_model(folder: Path) -> Path:
+    """A residual graph without torch, and 9 images of random input."""
+    w = {"w": onnx_models.weight(16, 3, 3, 3), "v": onnx_models.weight(16, 16, 1, 1)}
+    nodes = onnx_models.graph("""
+        c = Conv(image, w, kernel_shape=[3, 3]); x = Relu(c); y = Conv(x, v); z = Add(x, y)
+        p = GlobalAveragePool(z); embedding = Flatten(p)
+    """)
+    built = onnx_models.build(nodes, [("embedding", TensorProto.FLOAT, ("batch", 16))], w)
+    np.save(folder / "small.npy", np.random.default_rng(0).normal(size=(9, 3, 8, 8)).astype(np.float32))
+    return onnx_models.save(built, folder / "small.onnx")
