@@ -52,10 +52,9 @@ def test_scores_of_all_blocks_are_the_projections(monkeypatch: pytest.MonkeyPatc
     np.testing.assert_allclose(np.vstack([scores for _, scores in blocks]), (h.astype(float) @ found.vectors).T)
 
 
-@pytest.mark.parametrize("at_once", [100, 100_000])
-def test_planted_concepts_are_found_where_they_are(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two concepts along feature 3 (one against it), one along 5, one nowhere; blocks of any size give the same."""
-    monkeypatch.setattr("robustcheck_onnx.checker.concepts.search.AT_ONCE", at_once)
+def test_planted_concepts_are_found_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two concepts along feature 3 (one against it), one along 5, one nowhere; in blocks of a few numbers."""
+    monkeypatch.setattr("robustcheck_onnx.checker.concepts.search.AT_ONCE", 100)
     rng = np.random.default_rng(3)
     h = rng.normal(size=(120, 70))
     names = ["high", "low", "other", "nothing"]
@@ -82,16 +81,6 @@ def test_planted_concepts_are_found_where_they_are(at_once: int, monkeypatch: py
     # the same numbers without blocks
     along, against = average_precisions(rank(h.T.copy()), positives[3][np.newaxis])
     np.testing.assert_array_equal(measured.ap[3], np.maximum(along, against)[:, 0])
-
-
-def test_shuffled_labels_of_a_planted_representation_find_nothing() -> None:
-    rng = np.random.default_rng(4)
-    h = rng.normal(size=(100, 30))
-    h[:25, 3] += 12
-    measured = search(h, directions.of_features(30), [rng.permutation(100)[:25]], n_shuffles=60, seed=0)
-    (found,) = judge.judge(measured, ["dealt anew"], [25])
-    assert not found.established
-    assert found.ap < 0.9
 
 
 def test_histograms_count_every_concept_and_shuffle() -> None:

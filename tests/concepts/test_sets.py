@@ -67,29 +67,22 @@ def test_fewer_images_keep_all_their_concepts(tmp_path: Path) -> None:
         assert (len(found.source), found.source.n_found) == (3, 8)
 
 
-@pytest.mark.parametrize("kind", ["csv", "jsonl"])
-def test_manifests_with_scores_and_several_rows(tmp_path: Path, kind: str) -> None:
+def test_manifests_with_and_without_scores_and_several_rows(tmp_path: Path) -> None:
     pictures = {i: picture(tmp_path / f"{i}.png", i) for i in range(4)}
     rows: list[tuple[str, str | None, float | str | None]] = [
         ("0.png", "sky", 0.5), ("0.png", " sea", None), ("1.png", "sky", 0.49), ("1.png", "sea", "1"),
         ("1.png", "sea", 0), ("2.png", "", None), ("3.png", "rare", 0.1),
     ]  # fmt: skip
-    path = tmp_path / f"concepts.{kind}"
-    if kind == "csv":
-        path.write_text("path,concept,score\n" + "".join(f"{n},{c},{'' if s is None else s}\n" for n, c, s in rows))
-    else:
-        path.write_text("".join(json.dumps({"path": n, "concept": c, "score": s}) + "\n" for n, c, s in rows))
-    found = open_concepts(path)
-    assert (found.layout, found.names) == ("manifest", ("rare", "sea", "sky"))
-    assert "0.5 or more" in found.rule
-    assert by_seed(found, pictures) == {0: {"sky", "sea"}, 1: {"sea"}, 2: set(), 3: set()}
-
-
-def test_a_manifest_without_scores(tmp_path: Path) -> None:
-    picture(tmp_path / "a.png", 0)
-    (tmp_path / "m.csv").write_text("image,concept\na.png,7\na.png,sky\n")
-    found = open_concepts(tmp_path / "m.csv")
-    assert list(found.concepts.values()) == [{"7", "sky"}]
+    as_csv, as_json, plain = (tmp_path / name for name in ("concepts.csv", "concepts.jsonl", "plain.csv"))
+    as_csv.write_text("path,concept,score\n" + "".join(f"{n},{c},{'' if s is None else s}\n" for n, c, s in rows))
+    as_json.write_text("".join(json.dumps({"path": n, "concept": c, "score": s}) + "\n" for n, c, s in rows))
+    for path in (as_csv, as_json):
+        found = open_concepts(path)
+        assert (found.layout, found.names) == ("manifest", ("rare", "sea", "sky"))
+        assert "0.5 or more" in found.rule
+        assert by_seed(found, pictures) == {0: {"sky", "sea"}, 1: {"sea"}, 2: set(), 3: set()}
+    plain.write_text("image,concept\n0.png,7\n0.png,sky\n")
+    assert list(open_concepts(plain).concepts.values()) == [{"7", "sky"}]
 
 
 def test_broden_layout(tmp_path: Path) -> None:
@@ -124,118 +117,75 @@ def test_an_unreadable_image_stays_to_be_skipped(tmp_path: Path) -> None:
     assert (len(found.source), len(found.concepts)) == (2, 1)
 
 
-def no_rows(folder: Path) -> None:
-    (folder / "label.csv").write_text("number,name\n")
-
-
-def not_text(folder: Path) -> None:
-    (folder / "label.csv").write_bytes(b"number,name\n\xff,x\n")
-
-
-def no_mask(folder: Path) -> None:
-    (folder / "images/set/photo_1_object.png").unlink()
-
-
-def twice(folder: Path) -> None:
-    with (folder / "label.csv").open("a") as file:
-        file.write("1,again,object(1),1,0,\n")
-
-
-def strange_number(folder: Path) -> None:
-    broden.mask(folder / "images/set/photo_1_object.png", {999: 4})
-
-
-def strange_scene(folder: Path) -> None:
-    path = folder / "index.csv"
-    path.write_text(path.read_text().replace(",300,301;302", ",300,301;77", 1))
-
-
-def grey_mask(folder: Path) -> None:
-    Image.new("L", (10, 10), 1).save(folder / "images/set/photo_1_object.png")
-
-
-def no_column(folder: Path) -> None:
-    with (folder / "category.csv").open("a") as file:
-        file.write("smell,1,2,3,4\n")
-
-
 def replaced(name: str, old: str, new: str) -> Callable[[Path], object]:
-    """In the table of a folder, once."""
+    """In the table of a folder, once; an empty `old` stands for its end."""
 
     def change(folder: Path) -> None:
         text = (folder / name).read_text()
         assert old in text
-        (folder / name).write_text(text.replace(old, new, 1))
+        (folder / name).write_text(text.replace(old, new, 1) if old else text + new)
 
     return change
 
 
-def same_image(folder: Path) -> None:
-    with (folder / "index.csv").open("a") as file:
-        file.write("set/photo_0.png,train,16,16,10,10,,,,\n")
+MASK = "images/set/photo_1_object.png"
+BROKEN: list[tuple[Callable[[Path], object], str]] = [
+    (lambda folder: (folder / "index.csv").unlink(), "index.csv: table is not readable (No such file"),
+    (lambda folder: (folder / "label.csv").write_bytes(b"number,name\n\xff,x\n"), "label.csv: table is not readable"),
+    (lambda folder: (folder / "label.csv").write_text("number\n1\n"), "label.csv: column name is missing"),
+    (lambda folder: (folder / "label.csv").write_text("number,name\n"), "label.csv: number of rows is 0"),
+    (
+        replaced("label.csv", "", "1,again,object(1),1,0,\n"),
+        "row 8 is number '1', name 'again'; each must have",
+    ),
+    (replaced("category.csv", "", "smell,1,2,3,4\n"), "index.csv: column smell is missing"),
+    (
+        replaced("index.csv", "", "set/photo_0.png,train,16,16,10,10,,,,\n"),
+        "row 14: image is 'set/photo_0.png'",
+    ),
+    (lambda folder: (folder / MASK).unlink(), "row 3: object is set/photo_1_object.png; the mask must be"),
+    (lambda folder: Image.new("L", (10, 10), 1).save(folder / MASK), "a PNG with red, green and blue (greyscale)"),
+    (lambda folder: broden.mask(folder / MASK, {999: 4}), "999 is no number of label.csv"),
+    (replaced("index.csv", "set/photo_0.png", "https://photos.invalid/0.png"), "another image below images/"),
+    (replaced("index.csv", "set/photo_0.png", "../photo_0.png"), "another image below images/"),
+    (replaced("index.csv", "set/photo_1_object.png", "/photo_1.png"), "a PNG below images/"),
+    (replaced("index.csv", "set/photo_1_object.png", "set/photo_1_object.jpg"), "a PNG below images/"),
+    (replaced("index.csv", ",300,301;302", ",300,301;77"), "row 2: texture is 77; 77 is no number of label.csv"),
+]
 
 
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        (lambda folder: (folder / "index.csv").unlink(), "index.csv: table is not readable (No such file"),
-        (lambda folder: (folder / "label.csv").unlink(), "label.csv: table is not readable (No such file"),
-        (lambda folder: (folder / "category.csv").unlink(), "category.csv: table is not readable"),
-        (not_text, "label.csv: table is not readable"),
-        (lambda folder: (folder / "label.csv").write_text("number\n1\n"), "label.csv: column name is missing"),
-        (no_rows, "label.csv: number of rows is 0"),
-        (twice, "label.csv: row 8 is number '1', name 'again'; each must have its own number"),
-        (no_column, "index.csv: column smell is missing"),
-        (same_image, "row 14: image is 'set/photo_0.png'; each row must name another image"),
-        (no_mask, "row 3: object is set/photo_1_object.png; the mask must be"),
-        (grey_mask, "the mask must be a PNG with red, green and blue (greyscale)"),
-        (strange_number, "999 is no number of label.csv"),
-        (replaced("index.csv", "set/photo_0.png", "https://photos.invalid/0.png"), "another image below images/"),
-        (replaced("index.csv", "set/photo_0.png", "../photo_0.png"), "another image below images/"),
-        (replaced("index.csv", "set/photo_1_object.png", "https://photos.invalid/1.png"), "a PNG below images/"),
-        (replaced("index.csv", "set/photo_1_object.png", "/photo_1.png"), "a PNG below images/"),
-        (replaced("index.csv", "set/photo_1_object.png", "set/photo_1_object.jpg"), "a PNG below images/"),
-        (strange_scene, "row 2: texture is 77; 77 is no number of label.csv"),
-    ],
-)  # fmt: skip
-def test_broken_broden_folders(tmp_path: Path, change: Callable[[Path], object], said: str) -> None:
-    broden.write(tmp_path / "broden")
-    change(tmp_path / "broden")
-    with pytest.raises(UsageError) as caught:
-        open_concepts(tmp_path / "broden")
-    assert said in caught.value.message
-    assert caught.value.hint
+def test_broken_broden_folders(tmp_path: Path) -> None:
+    broden.write(tmp_path / "whole")
+    for number, (change, said) in enumerate(BROKEN):
+        folder = shutil.copytree(tmp_path / "whole", tmp_path / str(number))
+        change(folder)
+        with pytest.raises(UsageError) as caught:
+            open_concepts(folder)
+        assert said in caught.value.message
+        assert caught.value.hint
 
 
-@pytest.mark.parametrize(
-    ("rows", "said"),
-    [
-        ("path\na.png\n", "column concept is missing"),
-        ("concept\nsky\n", "row 2 has the columns concept; one of path, image, file must name the image"),
-        ("path,concept\na.png,\n", "number of concepts is 0 among 1 images"),
-        ("path,concept\nb.png,sky\n", "row 2: path is b.png; there is no such file"),
-        ("path,concept,score\na.png,sky,high\n", "row 2: score is 'high'; it must be a number, 0 to 1"),
-        ("path,concept,score\na.png,sky,87\n", "row 2: score is '87'; it must be a number, 0 to 1"),
-        ("path,concept,score\na.png,sky,nan\n", "row 2: score is 'nan'"),
-        ("path,concept\na.png,  \n", "row 2: concept is '  '; it must be a name"),
-        ("path,concept\na.png,sky,x\n", "more cells than columns"),
-        ("", "number of images listed is 0"),
-    ],
-)
-def test_broken_manifests(tmp_path: Path, rows: str, said: str) -> None:
+def test_broken_manifests(tmp_path: Path) -> None:
     picture(tmp_path / "a.png", 0)
-    (tmp_path / "m.csv").write_text(rows)
-    with pytest.raises(UsageError) as caught:
-        open_concepts(tmp_path / "m.csv")
-    assert said in caught.value.message
-
-
-def test_broken_rows_of_json(tmp_path: Path) -> None:
-    picture(tmp_path / "a.png", 0)
-    for concept in (["sky"], True, 1.5):
-        (tmp_path / "m.jsonl").write_text(json.dumps({"path": "a.png", "concept": concept}))
-        with pytest.raises(UsageError, match=r"row 1: concept is .*; it must be a name"):
-            open_concepts(tmp_path / "m.jsonl")
+    for name, rows, said in (
+        ("m.csv", "path\na.png\n", "column concept is missing"),
+        ("m.csv", "concept\nsky\n", "row 2 has the columns concept; one of path, image, file must name the image"),
+        ("m.csv", "path,concept\na.png,\n", "number of concepts is 0 among 1 images"),
+        ("m.csv", "path,concept\nb.png,sky\n", "row 2: path is b.png; there is no such file"),
+        ("m.csv", "path,concept,score\na.png,sky,high\n", "row 2: score is 'high'; it must be a number, 0 to 1"),
+        ("m.csv", "path,concept,score\na.png,sky,87\n", "row 2: score is '87'; it must be a number, 0 to 1"),
+        ("m.csv", "path,concept,score\na.png,sky,nan\n", "row 2: score is 'nan'"),
+        ("m.csv", "path,concept\na.png,  \n", "row 2: concept is '  '; it must be a name"),
+        ("m.csv", "path,concept\na.png,sky,x\n", "more cells than columns"),
+        ("m.csv", "", "number of images listed is 0"),
+        ("m.jsonl", '{"path": "a.png", "concept": ["sky"]}', "row 1: concept is ['sky']; it must be a name"),
+        ("m.jsonl", '{"path": "a.png", "concept": true}', "row 1: concept is True; it must be a name"),
+        ("m.jsonl", '{"path": "a.png", "concept": 1.5}', "row 1: concept is 1.5; it must be a name"),
+    ):
+        (tmp_path / name).write_text(rows)
+        with pytest.raises(UsageError) as caught:
+            open_concepts(tmp_path / name)
+        assert said in caught.value.message
 
 
 def test_what_is_no_concept_set(tmp_path: Path) -> None:
@@ -253,9 +203,10 @@ def test_what_is_no_concept_set(tmp_path: Path) -> None:
             open_concepts(spec)
         assert said in caught.value.message
         assert caught.value.hint
-    with pytest.raises(UsageError, match="--min-coverage is for the masks"):
-        open_concepts(tmp_path / "flat", min_coverage=0.1)
-    with pytest.raises(UsageError, match="min_coverage is nan"):
-        open_concepts(tmp_path / "flat", min_coverage=float("nan"))
-    with pytest.raises(UsageError, match="max_images is 0"):
-        open_concepts(tmp_path / "flat", max_images=0)
+    for options, said in (
+        ({"min_coverage": 0.1}, "--min-coverage is for the masks"),
+        ({"min_coverage": float("nan")}, "min_coverage is nan"),
+        ({"max_images": 0}, "max_images is 0"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            open_concepts(tmp_path / "flat", **options)
