@@ -24,9 +24,7 @@ def rotation(rows: int, columns: int, seed: int = 0) -> np.ndarray:
     return basis
 
 
-@pytest.mark.parametrize(
-    ("rows", "columns"), [(768, 512), (512, 512), (320, 512), pytest.param(2048, 1024, marks=pytest.mark.long)]
-)
+@pytest.mark.parametrize(("rows", "columns"), [(768, 512), (512, 512), (320, 512)])
 def test_orthogonal_columns_or_rows_are_a_change_of_basis(rows: int, columns: int) -> None:
     basis = rotation(rows, columns)
     assert mutually_orthogonal(basis)

@@ -20,8 +20,6 @@ ARCHITECTURES = [
     ("vit_b_16", 32, "heads.head", "normalisation", "dynamo"),
     ("squeezenet1_1", 64, "classifier.1", "activation:Relu", "legacy"),
     ("resnet18", 64, "fc", "activation:Relu", "legacy"),
-    ("shufflenet_v2_x0_5", 64, "fc", "activation:Relu", "legacy"),
-    ("densenet121", 64, "classifier", "activation:Relu", "legacy"),
     ("swin_t", 64, "head", "normalisation", "legacy"),
 ]
 
