@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import onnxruntime as ort
 import pytest
@@ -11,25 +12,13 @@ from robustcheck_onnx.checker.runtime import device, doctor
 
 H100 = device.Gpu(0, "NVIDIA H100", 81559, 80000, "580.1")
 HEALTHY = doctor.Facts(
-    python="3.11.7",
-    packages={"numpy": "2.4.6"},
-    wheels={"onnxruntime-gpu": "1.31.1"},
-    runtime="1.31.1",
-    runtime_cuda="13.0",
-    providers=("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"),
-    opset=26,
-    gpus=(H100,),
-    driver_cuda="13.0",
-    cuda_wheels={"nvidia-cuda-runtime": "13.0.1", "nvidia-cudnn-cu13": "9.9.0"},
-    torch="2.13.0+cu130",
-    cuda_fault="",
-    cpu="a processor",
-    threads=2,
-    cores=8,
-)
+    python="3.11.7", packages={"numpy": "2.4.6"}, wheels={"onnxruntime-gpu": "1.31.1"}, runtime="1.31.1",
+    runtime_cuda="13.0", providers=("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"),
+    opset=26, gpus=(H100,), driver_cuda="13.0", torch="2.13.0+cu130", cuda_fault="", cpu="a processor", threads=2,
+    cores=8, cuda_wheels={"nvidia-cuda-runtime": "13.0.1", "nvidia-cudnn-cu13": "9.9.0"},
+)  # fmt: skip
 BOTH = {"onnxruntime": "1.32.0", "onnxruntime-gpu": "1.31.1"}
 OPENVINO = {"onnxruntime": "1.32.0", "onnxruntime-openvino": "1.24.1"}
-GPU_ALONE = "pip uninstall -y onnxruntime-gpu && pip install 'onnxruntime-gpu[cuda,cudnn]'"
 
 
 def finding(facts: doctor.Facts, check: str) -> doctor.Finding:
@@ -53,50 +42,35 @@ def test_no_gpu_is_no_fault() -> None:
     assert "CUDA" not in {found.check for found in doctor.examine(facts)}
 
 
-@pytest.mark.parametrize(
-    ("change", "check", "status", "detail", "fix"),
-    [
-        (
-            {"wheels": BOTH}, "ONNX Runtime wheels", "fail",
-            "they overwrite each other's files; an NVIDIA GPU is here: keep onnxruntime-gpu",
-            "pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'onnxruntime-gpu[cuda,cudnn]'",
-        ),
-        (
-            {"wheels": BOTH, "gpus": ()}, "ONNX Runtime wheels", "fail",
-            "no NVIDIA GPU is here: keep onnxruntime",
-            "pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime",
-        ),
-        (
-            {"wheels": OPENVINO, "gpus": ()}, "ONNX Runtime wheels", "fail", "keep onnxruntime-openvino",
-            "pip uninstall -y onnxruntime onnxruntime-openvino && pip install onnxruntime-openvino",
-        ),
-        (
-            {"packages": {"robustcheck-onnx": "1.2.3", "robustcheck-onnx-cpu": "1.2.4", "numpy": "2.4.6"}},
-            "packages", "fail", "robustcheck-onnx and robustcheck-onnx-cpu overwrite each other's files; keep one",
-            "pip uninstall -y robustcheck-onnx robustcheck-onnx-cpu  # then install one of them again",
-        ),
-        ({"wheels": {}}, "ONNX Runtime wheels", "warn", "by no package that pip knows", ""),
-        (
-            {"providers": ("CPUExecutionProvider",), "cuda_fault": None},
-            "NVIDIA GPU", "warn", "this ONNX Runtime has no CUDAExecutionProvider", GPU_ALONE,
-        ),
+def test_faults() -> None:
+    wheels, gpu, gone = "ONNX Runtime wheels", "'onnxruntime-gpu[cuda,cudnn]'", "pip uninstall -y"
+    packages = {"robustcheck-onnx": "1.2.3", "robustcheck-onnx-cpu": "1.2.4", "numpy": "2.4.6"}
+    cpu = {"providers": ("CPUExecutionProvider",), "cuda_fault": None}
+    fault = "CUDAExecutionProvider did not start, ONNX Runtime took CPUExecutionProvider"
+    changes: tuple[tuple[dict[str, Any], str, str, str, str], ...] = (
+        ({"wheels": BOTH}, wheels, "fail", "overwrite each other's files; an NVIDIA GPU is here: keep onnxruntime-gpu",
+         f"{gone} onnxruntime onnxruntime-gpu && pip install {gpu}"),
+        ({"wheels": BOTH, "gpus": ()}, wheels, "fail", "no NVIDIA GPU is here: keep onnxruntime",
+         f"{gone} onnxruntime onnxruntime-gpu && pip install onnxruntime"),
+        ({"wheels": OPENVINO, "gpus": ()}, wheels, "fail", "keep onnxruntime-openvino",
+         f"{gone} onnxruntime onnxruntime-openvino && pip install onnxruntime-openvino"),
+        ({"packages": packages}, "packages", "fail",
+         "robustcheck-onnx and robustcheck-onnx-cpu overwrite each other's files; keep one",
+         f"{gone} robustcheck-onnx robustcheck-onnx-cpu  # then install one of them again"),
+        ({"wheels": {}}, wheels, "warn", "by no package that pip knows", ""),
+        (cpu, "NVIDIA GPU", "warn", "this ONNX Runtime has no CUDAExecutionProvider",
+         f"{gone} onnxruntime-gpu && pip install {gpu}"),
         ({"driver_cuda": "12.4"}, "CUDA", "fail", "the driver runs CUDA up to 12.4", "update the NVIDIA driver"),
-        (
-            {"cuda_wheels": {"nvidia-cudnn-cu12": "9.1.0"}},
-            "CUDA", "warn", "nvidia-cudnn-cu12 9.1.0 is for another CUDA", "pip install 'onnxruntime-gpu[cuda,cudnn]'",
-        ),
+        ({"cuda_wheels": {"nvidia-cudnn-cu12": "9.1.0"}}, "CUDA", "warn",
+         "nvidia-cudnn-cu12 9.1.0 is for another CUDA", f"pip install {gpu}"),
         ({"torch": "2.8.0+cu128"}, "torch", "warn", "torch 2.8.0+cu128 is for CUDA 12, ONNX Runtime for 13", "keep"),
-        (
-            {"cuda_fault": "CUDAExecutionProvider did not start, ONNX Runtime took CPUExecutionProvider"},
-            "CUDA run", "fail", "took CPUExecutionProvider", "pip install 'onnxruntime-gpu[cuda,cudnn]'",
-        ),
-    ],
-)  # fmt: skip
-def test_faults(change: dict[str, object], check: str, status: str, detail: str, fix: str) -> None:
-    found = finding(replace(HEALTHY, **change), check)  # type: ignore[arg-type] # each change names fields of Facts
-    assert found.status == status
-    assert detail in found.detail
-    assert found.fix.startswith(fix) if fix else found.fix == ""
+        ({"cuda_fault": fault}, "CUDA run", "fail", "took CPUExecutionProvider", f"pip install {gpu}"),
+    )  # fmt: skip
+    for change, check, status, detail, fix in changes:
+        found = finding(replace(HEALTHY, **change), check)
+        assert found.status == status
+        assert detail in found.detail
+        assert found.fix.startswith(fix) if fix else found.fix == ""
 
 
 def test_this_environment(capfd: pytest.CaptureFixture[str]) -> None:

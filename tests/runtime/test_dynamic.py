@@ -13,6 +13,7 @@ from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.checker.runtime.dynamic import scales_over_batch
 from robustcheck_onnx.checker.runtime.runner import Runner
 from support import onnx_models
+from support.onnx_models import graph
 
 FEATURES = 24
 Nodes = list[onnx_models.Node]
@@ -37,21 +38,18 @@ def integers(form: str) -> tuple[Nodes, dict[str, Any]]:
     if form == "fused":
         inputs = ["features", "q", "q.scale", "q.zero", "bias"]
         return [("com.microsoft:DynamicQuantizeMatMul", inputs, ["product"])], weights
-    return [
-        ("DynamicQuantizeLinear", ["features"], ["a", "a.scale", "a.zero"]),
-        ("MatMulInteger", ["a", "q", "a.zero", "q.zero"], ["whole"]),
-        ("Cast", ["whole"], ["float"], {"to": TensorProto.FLOAT}),
-        ("Mul", ["a.scale", "q.scale"], ["scale"]),
-        ("Mul", ["float", "scale"], ["unbiased"]),
-        ("Add", ["unbiased", "bias"], ["product"]),
-    ], weights
+    return graph("""
+        a, a.scale, a.zero = DynamicQuantizeLinear(features); whole = MatMulInteger(a, q, a.zero, q.zero)
+        float = Cast(whole, to=FLOAT); scale = Mul(a.scale, q.scale); unbiased = Mul(float, scale)
+        product = Add(unbiased, bias)
+    """), weights
 
 
 def runner(path: Path, form: str, *more: onnx_models.Node, batch: int | str = "batch", **extra: Any) -> Runner:
     """A quantised encoder, then `more` from "product" to "embedding"."""
     nodes, weights = onnx_models.pooled(FEATURES)
     quantised, values = integers(form)
-    nodes += [*quantised, *(more or [("Identity", ["product"], ["embedding"])])]
+    nodes += [*quantised, *(more or graph("embedding = Identity(product)"))]
     inputs = [("image", TensorProto.FLOAT, (batch, 3, 8, 8))]
     model = onnx_models.build(nodes, ["embedding"], weights | values | extra, inputs=inputs, domains=["com.microsoft"])
     return Runner(open_model(onnx_models.save(model, path)), "cpu", batch_size=1)
@@ -73,7 +71,7 @@ def test_nothing_is_left_of_dynamic_quantisers_alone(tmp_path: Path, pixels: Any
 @pytest.mark.parametrize("other", ["a mean over the batch", "batch statistics"])
 def test_what_else_mixes_the_batch_is_left(tmp_path: Path, pixels: Any, other: str) -> None:
     extra = {"gain": np.ones(FEATURES, np.float32), "shift": np.zeros(FEATURES, np.float32), "first": np.array([0])}
-    end: Nodes = [("ReduceMean", ["product", "first"], ["mean"]), ("Sub", ["product", "mean"], ["embedding"])]
+    end: Nodes = graph("mean = ReduceMean(product, first); embedding = Sub(product, mean)")
     if other == "batch statistics":
         inputs, outputs = ["product", "gain", "shift", "shift", "gain"], ["embedding", "running", "spread"]
         end = [("BatchNormalization", inputs, outputs, {"training_mode": 1})]

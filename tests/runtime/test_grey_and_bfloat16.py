@@ -31,9 +31,10 @@ PHOTO = Image.fromarray(np.random.default_rng(2).integers(0, 256, (9, 17, 3), dt
 def encoder(channels: int, *, kind: int = FLOAT, weight: NDArray[Any] | None = None) -> onnx.ModelProto:
     """An encoder without an activation at its end, for one channel or three, that computes in float32."""
     first = onnx_models.weight(24, channels, 3, 3) if weight is None else weight
-    nodes = [("Cast", ["image"], ["x"], {"to": FLOAT}), ("Conv", ["x", "conv.weight"], ["conv"]),
-             ("Tanh", ["conv"], ["tanh"]), ("GlobalAveragePool", ["tanh"], ["gap"]), ("Flatten", ["gap"], ["features"]),
-             ("MatMul", ["features", "proj"], ["wide"]), ("Cast", ["wide"], ["embedding"], {"to": kind})]  # fmt: skip
+    nodes = onnx_models.graph(f"""
+        x = Cast(image, to=FLOAT); conv = Conv(x, conv.weight); tanh = Tanh(conv); gap = GlobalAveragePool(tanh)
+        features = Flatten(gap); wide = MatMul(features, proj); embedding = Cast(wide, to={kind})
+    """)
     built: onnx.ModelProto = onnx_models.build(
         nodes,
         [("embedding", kind, ("batch", 16))],

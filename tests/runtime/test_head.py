@@ -16,6 +16,7 @@ from robustcheck_onnx.checker.model import ModelFile
 from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.checker.runtime import LinearHead, Runner, head_from_file, read_head, score_difference
 from support import onnx_models
+from support.onnx_models import graph
 
 CLASSES, FEATURES = 10, 16
 W = onnx_models.weight(CLASSES, FEATURES)
@@ -28,36 +29,26 @@ def images() -> Any:
     return np.random.default_rng(3).normal(size=(16, 3, 8, 8)).astype(np.float32)
 
 
-GEMM: tuple[Nodes, dict[str, Any]] = (
-    [("Gemm", ["features", "w", "b"], ["logits"], {"transB": 1})],
-    {"w": W, "b": B},
-)
-SUM: tuple[Nodes, dict[str, Any]] = (
-    [("MatMul", ["features", "w"], ["product"]), ("Add", ["b", "product"], ["logits"])],
-    {"w": W.T.copy(), "b": B},
-)
-CONVOLUTION: tuple[Nodes, dict[str, Any]] = (
-    [("Conv", ["gap", "w", "b"], ["map"]), ("Flatten", ["map"], ["logits"])],
-    {"w": W[:, :, None, None], "b": B},
-)
-LINEAR = ("Gemm", ["features", "w", "b"], ["linear"], {"transB": 1})
-LAYERS: tuple[tuple[Nodes, dict[str, Any]], ...] = (
-    GEMM,
-    SUM,
-    CONVOLUTION,
-    ([("Gemm", ["features", "w", "b"], ["logits"], {"alpha": 0.5, "beta": 2.0})], {"w": W.T * 2, "b": B / 2}),
-    (  # over a map
-        [("Conv", ["relu", "w", "b"], ["map"]), ("GlobalAveragePool", ["map"], ["mean"]),
-         ("Flatten", ["mean"], ["logits"])],
+LINEAR = "linear = Gemm(features, w, b, transB=1)"
+LAYERS: list[tuple[Nodes, dict[str, Any]]] = [
+    (graph("logits = Gemm(features, w, b, transB=1)"), {"w": W, "b": B}),
+    (graph("product = MatMul(features, w); logits = Add(b, product)"), {"w": W.T.copy(), "b": B}),
+    (graph("map = Conv(gap, w, b); logits = Flatten(map)"), {"w": W[:, :, None, None], "b": B}),
+    (graph("logits = Gemm(features, w, b, alpha=0.5, beta=2.0)"), {"w": W.T * 2, "b": B / 2}),
+    (
+        graph("map = Conv(relu, w, b); mean = GlobalAveragePool(map); logits = Flatten(mean)"),
         {"w": W[:, :, None, None], "b": B},
     ),
     (  # a zero-shot head with a temperature; its weights are computed from others
-        [("Transpose", ["w"], ["turned"], {"perm": [1, 0]}), ("MatMul", ["features", "turned"], ["cosines"]),
-         ("Mul", ["cosines", "four"], ["scaled"]), ("Add", ["scaled", "b"], ["logits"])],
+        graph("""
+            turned = Transpose(w, perm=[1, 0]); cosines = MatMul(features, turned); scaled = Mul(cosines, four)
+            logits = Add(scaled, b)
+        """),
         {"w": W / 4, "four": np.array(4, np.float32), "b": B},
     ),
-    ([LINEAR, ("Softmax", ["linear"], ["logits"], {"axis": -1})], {"w": W, "b": B}),
-)  # fmt: skip
+    (graph(f"{LINEAR}; logits = Softmax(linear, axis=-1)"), {"w": W, "b": B}),
+]
+GEMM, _, CONVOLUTION = QUANTISED = LAYERS[:3]
 
 
 def written(path: Path, nodes: Nodes, weights: dict[str, Any], classes: int = CLASSES) -> ModelFile:
@@ -85,11 +76,9 @@ def test_weights_are_those_that_were_written(tmp_path: Path, images: Any) -> Non
 
 
 def test_weights_in_half_precision_and_outside_the_file(tmp_path: Path) -> None:
-    nodes: Nodes = [
-        ("Cast", ["features"], ["half"], {"to": TensorProto.FLOAT16}),
-        ("MatMul", ["half", "w"], ["product"]),
-        ("Cast", ["product"], ["logits"], {"to": TensorProto.FLOAT}),
-    ]
+    nodes = graph("""
+        half = Cast(features, to=FLOAT16); product = MatMul(half, w); logits = Cast(product, to=FLOAT)
+    """)
     head = read_head(written(tmp_path / "half.onnx", nodes, {"w": W.T.astype(np.float16)}))
     np.testing.assert_array_equal(head.weight, W.astype(np.float16).astype(np.float64))
     assert not head.bias.any()
@@ -100,7 +89,7 @@ def test_weights_in_half_precision_and_outside_the_file(tmp_path: Path) -> None:
 
 def test_large_weights_are_read_from_the_file(tmp_path: Path) -> None:
     wide = np.random.default_rng(1).normal(size=(3000, FEATURES)).astype(np.float32)  # more than is parsed at once
-    nodes: Nodes = [("MatMul", ["features", "w"], ["logits"])]
+    nodes = graph("logits = MatMul(features, w)")
     model = written(tmp_path / "wide.onnx", nodes, {"w": wide.T.copy()}, classes=3000)
     np.testing.assert_allclose(read_head(model).weight, wide, rtol=1e-5, atol=1e-6)
 
@@ -109,7 +98,7 @@ def test_large_weights_are_read_from_the_file(tmp_path: Path) -> None:
 def test_quantised_weights_are_those_that_are_stored(tmp_path: Path, images: Any, kind: str) -> None:
     quantization = pytest.importorskip("onnxruntime.quantization", reason="needs onnxruntime.quantization")
     source, path = tmp_path / "float.onnx", tmp_path / "int8.onnx"
-    for layer in (GEMM, CONVOLUTION, SUM):
+    for layer in QUANTISED:
         written(source, *layer)
         if kind == "dynamic":
             quantization.quantize_dynamic(source, path, op_types_to_quantize=["Gemm", "MatMul"])
@@ -130,8 +119,7 @@ def test_quantised_weights_are_those_that_are_stored(tmp_path: Path, images: Any
 
 def test_a_fixed_batch(tmp_path: Path) -> None:
     nodes, weights = onnx_models.pooled(FEATURES)
-    nodes.append(("Gemm", ["features", "w", "b"], ["flat"], {"transB": 1}))
-    nodes.append(("Reshape", ["flat", "shape"], ["logits"]))
+    nodes += graph("flat = Gemm(features, w, b, transB=1); logits = Reshape(flat, shape)")
     weights |= {"w": W, "b": B, "shape": np.array([4, CLASSES])}
     inputs = [("image", TensorProto.FLOAT, (4, 3, 8, 8))]
     model = onnx_models.build(nodes, [("logits", TensorProto.FLOAT, (4, CLASSES))], weights, inputs=inputs)
@@ -141,10 +129,10 @@ def test_a_fixed_batch(tmp_path: Path) -> None:
 
 def test_scores_that_are_no_linear_function_are_not_reproduced(tmp_path: Path, images: Any) -> None:
     """A bias that dwarfs all scores is no excuse: an activation inside the head's operator, and one class shut out."""
-    attributes = {"transB": 1, "activation": "LeakyRelu", "activation_alpha": 0.1}
-    fused: Nodes = [("com.microsoft:FusedGemm", ["features", "w", "b"], ["logits"], attributes)]
+    leaky = "activation='LeakyRelu', activation_alpha=0.1"
+    fused = graph(f"logits = com.microsoft:FusedGemm(features, w, b, transB=1, {leaky})")
     bias = np.where(np.arange(CLASSES) == 4, np.float32(-1e9), B)
-    for nodes, added in (([LINEAR, ("Relu", ["linear"], ["logits"])], B), (fused, bias)):
+    for nodes, added in ((graph(f"{LINEAR}; logits = Relu(linear)"), B), (fused, bias)):
         assert apart(written(tmp_path / "relu.onnx", nodes, {"w": W, "b": added}), images) > 0.01
 
 
@@ -166,28 +154,23 @@ SATURATED = 3e4 * W  # all probabilities are 0 or 1: only the largest score can 
 @pytest.mark.parametrize(
     ("between", "same"),
     [
-        ([("Identity", ["linear"], ["x"])], True),
-        ([("ReduceMax", ["linear", "axis"], ["n"], {"keepdims": 1}), ("Sub", ["linear", "n"], ["x"])], False),
-        ([("ReduceL2", ["features"], ["n"], {"keepdims": 1}), ("Mul", ["linear", "n"], ["x"])], False),
-        ([("ReduceL2", ["linear", "axis"], ["n"], {"keepdims": 1}), ("Div", ["linear", "n"], ["y"]),
-          ("Mul", ["y", "c"], ["x"])], False),
+        ("x = Identity(linear)", True),
+        ("n = ReduceMax(linear, axis, keepdims=1); x = Sub(linear, n)", False),
+        ("n = ReduceL2(features, keepdims=1); x = Mul(linear, n)", False),
+        ("n = ReduceL2(linear, axis, keepdims=1); y = Div(linear, n); x = Mul(y, c)", False),
     ],
 )  # fmt: skip
-def test_saturated_probabilities_excuse_nothing(tmp_path: Path, images: Any, between: Nodes, same: bool) -> None:
-    nodes: Nodes = [LINEAR, *between, ("Softmax", ["x"], ["logits"], {"axis": -1})]
+def test_saturated_probabilities_excuse_nothing(tmp_path: Path, images: Any, between: str, same: bool) -> None:
+    nodes = graph(f"{LINEAR}; {between}; logits = Softmax(x, axis=-1)")
     weights = {"w": SATURATED, "b": B, "axis": np.array([1]), "c": np.array(3e4, np.float32)}
     assert (apart(written(tmp_path / "saturated.onnx", nodes, weights), images) < 1e-4) == same
 
 
 def test_a_softmax_of_single_operators(tmp_path: Path, images: Any) -> None:
-    nodes: Nodes = [
-        LINEAR,
-        ("ReduceMax", ["linear", "axis"], ["largest"], {"keepdims": 1}),
-        ("Sub", ["linear", "largest"], ["below"]),
-        ("Exp", ["below"], ["e"]),
-        ("ReduceSum", ["e", "axis"], ["sum"], {"keepdims": 1}),
-        ("Div", ["e", "sum"], ["logits"]),
-    ]
+    nodes = graph(f"""
+        {LINEAR}; largest = ReduceMax(linear, axis, keepdims=1); below = Sub(linear, largest); e = Exp(below)
+        sum = ReduceSum(e, axis, keepdims=1); logits = Div(e, sum)
+    """)
     assert apart(written(tmp_path / "soft.onnx", nodes, {"w": W, "b": B, "axis": np.array([1])}), images) < 1e-5
 
 
@@ -199,16 +182,14 @@ def test_an_image_without_a_representation_is_compared_with_the_others() -> None
 
 
 def test_what_is_no_head(tmp_path: Path) -> None:
-    sigmoid: Nodes = [LINEAR, ("Sigmoid", ["linear"], ["logits"])]
     broken = np.where(np.eye(CLASSES, FEATURES, 4) > 0, np.float32(np.nan), W)
-    two: Nodes = [
-        ("Gemm", ["features", "w", "b"], ["one"], {"transB": 1}),
-        ("Gemm", ["features", "v", "b"], ["other"], {"transB": 1}),
-        ("Add", ["one", "other"], ["logits"]),
-    ]
+    two = graph("""
+        one = Gemm(features, w, b, transB=1); other = Gemm(features, v, b, transB=1); logits = Add(one, other)
+    """)
+    one, sigmoid = {"w": W[:1], "b": B[:1]}, graph(f"{LINEAR}; logits = Sigmoid(linear)")
     for nodes, weights, classes, said in (
-        (GEMM[0], {"w": W[:1], "b": B[:1]}, 1, "number of scores of the head is 1"),
-        (sigmoid, {"w": W[:1], "b": B[:1]}, 1, "number of scores of the head is 1"),
+        (GEMM[0], one, 1, "number of scores of the head is 1"),
+        (sigmoid, one, 1, "number of scores of the head is 1"),
         (GEMM[0], {"w": broken, "b": B}, CLASSES, "not all finite"),
         (two, {"w": W, "v": W[::-1].copy(), "b": B}, CLASSES, "is given by several layers"),
     ):

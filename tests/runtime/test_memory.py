@@ -60,6 +60,9 @@ def test_memory_that_runs_out_halves_the_batch(runner: Any, monkeypatch: pytest.
     tried.clear()
     model.run(pixels[:7])
     assert sorted(tried) == [1, 2, 2, 2]  # it stays halved: memory that ran out once will again
+    short_of_memory(monkeypatch, 0)
+    with pytest.raises(EnvironmentFaultError, match=r"memory ran out \(12 bytes were asked for"):
+        model.run(pixels)
 
 
 @pytest.mark.parametrize("fixed", [None, 2])
@@ -93,10 +96,9 @@ def test_short_memory_never_makes_company_of_an_image_alone(
     runner: Any, monkeypatch: pytest.MonkeyPatch, pixels: Pixels
 ) -> None:
     """A model that mixes its batch would seem not to, were its company cut into single images."""
-    nodes, weights = onnx_models.pooled()
-    weights["first"] = np.array([0], np.int64)
-    nodes += [("ReduceMean", ["features", "first"], ["mean"]), ("Sub", ["features", "mean"], ["embedding"])]
-    model = onnx_models.build(nodes, ["embedding"], weights)
+    model = onnx_models.on_features(
+        "mean = ReduceMean(features, first); embedding = Sub(features, mean)", first=np.array([0])
+    )
     for most, company in ((4, 2), (2, 2), (1, None)):
         run = runner(model)
         with monkeypatch.context() as patch:
@@ -147,12 +149,3 @@ def test_an_interrupt_between_passes_ends_those_that_run(runner: Any, monkeypatc
     with pytest.raises(KeyboardInterrupt):
         run.run(np.zeros((32, 8, 8, 3), np.float32))
     assert ended == [True]
-
-
-def test_memory_that_one_image_does_not_fit_is_an_error(
-    runner: Any, monkeypatch: pytest.MonkeyPatch, pixels: Pixels
-) -> None:
-    model = runner(onnx_models.encoder())
-    short_of_memory(monkeypatch, 0)
-    with pytest.raises(EnvironmentFaultError, match=r"memory ran out \(12 bytes were asked for"):
-        model.run(pixels)

@@ -18,8 +18,10 @@ from robustcheck_onnx.checker.model.graph import Graph
 from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.checker.runtime.runner import Runner, relative_difference
 from support import onnx_models
+from support.onnx_models import graph
 
 Pixels = NDArray[Any]
+FIRST = np.array([0])
 
 
 def features_by_hand(pixels: Pixels, weight: Pixels) -> Pixels:
@@ -60,18 +62,12 @@ def test_fixed_batch_loses_and_adds_no_image(runner: Any, pixels: Pixels) -> Non
 
 
 def test_nhwc_uint8(runner: Any) -> None:
-    nodes, weights = onnx_models.pooled()
-    front = [
-        ("Cast", ["image"], ["float"], {"to": TensorProto.FLOAT}),
-        ("Transpose", ["float"], ["nchw"], {"perm": [0, 3, 1, 2]}),
-        ("Conv", ["nchw", "conv.weight"], ["conv"]),
-    ]
-    model = onnx_models.build(
-        [*front, *nodes[1:], ("Identity", ["features"], ["embedding"])],
-        ["embedding"],
-        weights,
-        inputs=[("image", TensorProto.UINT8, (None, "h", "w", "c"))],
-    )
+    text = """
+        float = Cast(image, to=FLOAT); nchw = Transpose(float, perm=[0, 3, 1, 2]); conv = Conv(nchw, conv.weight)
+        relu = Relu(conv); gap = GlobalAveragePool(relu); embedding = Flatten(gap)
+    """
+    weights, inputs = onnx_models.pooled()[1], [("image", TensorProto.UINT8, (None, "h", "w", "c"))]
+    model = onnx_models.build(graph(text), ["embedding"], weights, inputs=inputs)
     photo = np.random.default_rng(2).integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
     run = runner(model)
     assert (run.model.image_input.layout, run.model.image_input.dtype) == ("NHWC", "uint8")
@@ -99,26 +95,18 @@ def test_float16(runner: Any, pixels: Pixels) -> None:
 
 
 def test_batch_dependence_is_caught(runner: Any, pixels: Pixels) -> None:
-    nodes, weights = onnx_models.pooled()
-    weights["first"] = np.array([0], np.int64)
-    nodes += [("ReduceMean", ["features", "first"], ["mean"]), ("Sub", ["features", "mean"], ["embedding"])]
-    assert runner(onnx_models.build(nodes, ["embedding"], weights)).batch_invariances(pixels)[0] > 0.1
+    model = onnx_models.on_features("mean = ReduceMean(features, first); embedding = Sub(features, mean)", first=FIRST)
+    assert runner(model).batch_invariances(pixels)[0] > 0.1
     assert runner(onnx_models.classifier()).batch_invariances(pixels)[0] < 1e-5
 
 
 def test_what_depends_on_the_size_of_the_usual_pass_alone_is_caught(runner: Any, pixels: Pixels) -> None:
     """Even numbers of images get another result: 1 and 5, which are tried together, do not."""
-    nodes, weights = onnx_models.pooled()
-    weights |= {"first": np.array([0], np.int64), "two": np.array([2], np.int64), "seven": np.array([7], np.float32)}
-    nodes += [
-        ("Shape", ["features"], ["shape"]),
-        ("Gather", ["shape", "first"], ["images"]),
-        ("Mod", ["images", "two"], ["odd"]),
-        ("Cast", ["odd"], ["is_odd"], {"to": TensorProto.FLOAT}),
-        ("Mul", ["is_odd", "seven"], ["shift"]),
-        ("Add", ["features", "shift"], ["embedding"]),
-    ]
-    model = onnx_models.build(nodes, ["embedding"], weights)
+    text = """
+        shape = Shape(features); images = Gather(shape, first); odd = Mod(images, two); is_odd = Cast(odd, to=FLOAT)
+        shift = Mul(is_odd, seven); embedding = Add(features, shift)
+    """
+    model = onnx_models.on_features(text, first=FIRST, two=np.array([2]), seven=np.array([7], np.float32))
     alone, usual = (runner(model).run(pixels[:n]).representation[0] for n in (1, 4))
     np.testing.assert_allclose(alone - usual, 7, rtol=1e-4)
     assert runner(model).batch_invariances(pixels[:5])[0] > 0.1
@@ -128,17 +116,11 @@ def test_what_depends_on_the_size_of_the_usual_pass_alone_is_caught(runner: Any,
 
 def test_what_fails_alone_and_not_in_company_depends_on_its_batch(runner: Any, pixels: Pixels) -> None:
     """A spread over the batch with n − 1 below it: 0/0 for one image, a number for more."""
-    nodes, weights = onnx_models.pooled()
-    weights |= {"first": np.array([0], np.int64), "one": np.array(1, np.float32)}
-    nodes += [
-        ("Shape", ["features"], ["shape"]),
-        ("Gather", ["shape", "first"], ["images"]),
-        ("Cast", ["images"], ["n"], {"to": TensorProto.FLOAT}),
-        ("Sub", ["n", "one"], ["freedom"]),
-        ("Div", ["freedom", "freedom"], ["factor"]),
-        ("Mul", ["features", "factor"], ["embedding"]),
-    ]
-    run = runner(onnx_models.build(nodes, ["embedding"], weights))
+    text = """
+        shape = Shape(features); images = Gather(shape, first); n = Cast(images, to=FLOAT); freedom = Sub(n, one)
+        factor = Div(freedom, freedom); embedding = Mul(features, factor)
+    """
+    run = runner(onnx_models.on_features(text, first=FIRST, one=np.array(1, np.float32)))
     assert np.isnan(run.run(pixels[:1]).representation).all()
     assert np.isfinite(run.run(pixels[:4]).representation).all()  # one pass
     assert run.batch_invariances(pixels)[0] == 1e9
@@ -192,11 +174,9 @@ def test_refused_pixels(runner: Any, pixels: Pixels) -> None:
 
 
 def test_output_without_image_axis(runner: Any, pixels: Pixels) -> None:
-    nodes, weights = onnx_models.pooled()
-    weights["first"] = np.array([0], np.int64)
-    nodes.append(("ReduceMean", ["features", "first"], ["embedding"]))
+    model = onnx_models.on_features("embedding = ReduceMean(features, first)", first=FIRST)
     with pytest.raises(CannotAssessError, match=r"output 'embedding' has shape \(1, 16\) for 4 images"):
-        runner(onnx_models.build(nodes, ["embedding"], weights)).run(pixels)
+        runner(model).run(pixels)
 
 
 def test_execution_facts(runner: Any) -> None:
