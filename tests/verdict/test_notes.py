@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
 from robustcheck_onnx.checker.evidence import Statistics
 from robustcheck_onnx.checker.verdict import execution_notes, image_notes, model_notes, notes_of, skipped_note
 from robustcheck_onnx.thresholds import profile as profiles
@@ -37,18 +35,15 @@ def test_notes_come_of_the_profile_the_model_the_images_and_the_execution_in_thi
     assert lowered.startswith("Graph optimisation was lowered to basic:")
 
 
-@pytest.mark.parametrize(
-    ("together", "fixed", "noted"),
-    [(0.3, 1e-5, True), (0.3, 0.2, False), (0.3, None, False), (1e-5, 1e-5, False), (None, None, False)],
-)
-def test_a_verdict_for_batches_of_one_image_says_so(together: float | None, fixed: float | None, noted: bool) -> None:
-    differences = {"batch_difference": together, "fixed_scale_difference": fixed}
-    evidence = EVIDENCE.model_copy(update={"model": EVIDENCE.model.model_copy(update=differences)})
-    notes = notes_of(evidence, DEFAULT)
-    assert len(notes) == noted
-    if noted:
-        assert notes[0].startswith("The verdict holds for batches of one image: ")
-        assert "changed by 0.3 (relative)" in notes[0]
+def test_a_verdict_for_batches_of_one_image_says_so() -> None:
+    for together, fixed, noted in ((0.3, 1e-5, True), (0.3, 0.2, False), (0.3, None, False), (1e-5, 1e-5, False)):
+        differences = {"batch_difference": together, "fixed_scale_difference": fixed}
+        evidence = EVIDENCE.model_copy(update={"model": EVIDENCE.model.model_copy(update=differences)})
+        notes = notes_of(evidence, DEFAULT)
+        assert len(notes) == noted
+        if noted:
+            assert notes[0].startswith("The verdict holds for batches of one image: ")
+            assert "changed by 0.3 (relative)" in notes[0]
 
 
 def test_another_profile_is_named_with_what_it_loosens_and_lacks() -> None:
@@ -71,27 +66,16 @@ def test_another_profile_is_named_with_what_it_loosens_and_lacks() -> None:
     assert incomplete == "The profile's calibration is not complete: 2 models of its suite were not measured."
 
 
-@pytest.mark.parametrize(
-    ("facts", "expected"),
-    [
-        ({}, []),
-        ({"random_weights": True}, ["The model has random weights: it was never trained."]),
-        ({"preprocessing": "sidecar"}, []),
-        (
-            {"left_out": [f"input {i}" for i in range(7)]},
-            [
-                "The file has several inputs; what needs the image alone was measured. Left out: input 0, input 1, "
-                "input 2, input 3, input 4, input 5 and 1 more."
-            ],
-        ),
-        (
-            {"preprocessing": "assumed"},
-            ["The preprocessing was assumed: the file does not say it. Wrong pixels give wrong numbers."],
-        ),
-    ],
-)
-def test_what_a_reader_must_know_of_a_model(facts: dict[str, object], expected: list[str]) -> None:
-    assert model_notes("", **facts) == expected  # type: ignore[arg-type]
+def test_what_a_reader_must_know_of_a_model() -> None:
+    assert model_notes("") == model_notes("", preprocessing="sidecar") == []
+    assert model_notes("", random_weights=True) == ["The model has random weights: it was never trained."]
+    assert model_notes("", left_out=[f"input {i}" for i in range(7)]) == [
+        "The file has several inputs; what needs the image alone was measured. Left out: input 0, input 1, "
+        "input 2, input 3, input 4, input 5 and 1 more."
+    ]
+    assert model_notes("", preprocessing="assumed") == [
+        "The preprocessing was assumed: the file does not say it. Wrong pixels give wrong numbers."
+    ]
 
 
 def test_skipped_images_are_counted_and_the_first_three_named() -> None:

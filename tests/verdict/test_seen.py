@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
 from robustcheck_onnx.checker.evidence import Evidence, Statistics
 from robustcheck_onnx.checker.verdict.rule import (
     ALIKE_SPREAD,
@@ -14,6 +12,7 @@ from robustcheck_onnx.checker.verdict.rule import (
     decided,
     judge,
 )
+from robustcheck_onnx.thresholds.profile import ENERGIES
 from support import reports
 from support.reports import feature, interval
 
@@ -32,9 +31,9 @@ def test_nothing_is_amiss_with_what_the_cases_change() -> None:
     assert seen(evidence()) == {}
 
 
-@pytest.mark.parametrize(
-    ("ends_in", "words"),
-    [
+def test_the_end_of_the_encoder() -> None:
+    no_negatives = "which has no negative values (as a quantised output of a ReLU)"
+    for ends_in, words in (
         ("normalisation", "the output of a normalisation layer"),
         ("activation:Tanh", "the output of an activation (Tanh)"),
         ("linear_of:Relu", "a linear map of the output of an activation (Relu)"),
@@ -43,38 +42,26 @@ def test_nothing_is_amiss_with_what_the_cases_change() -> None:
         ("pool", "the output of pooling"),
         ("other:MatMul", "the output of MatMul"),
         ("elsewhere", "the output of elsewhere"),
-        (
-            "activation:QuantizeLinear",
-            "the output of QuantizeLinear, which has no negative values (as a quantised output of a ReLU)",
-        ),
-        (
-            "linear_of:QLinearConv",
-            "a linear map of the output of QLinearConv, which has no negative values (as a quantised output of a ReLU)",
-        ),
+        ("activation:QuantizeLinear", f"the output of QuantizeLinear, {no_negatives}"),
+        ("linear_of:QLinearConv", f"a linear map of the output of QLinearConv, {no_negatives}"),
         ("other:QLinearConv", "the output of QLinearConv"),
-    ],
-)
-def test_the_end_of_the_encoder(ends_in: str, words: str) -> None:
-    statistics = Statistics(**reports.PASS_STATISTICS)
-    given = reports.evidence(statistics, model={"ends_in": ends_in})
-    assert seen(given) == {"end_not_calibrated": f"`representation` is {words}"}
+    ):
+        given = reports.evidence(Statistics(**reports.PASS_STATISTICS), model={"ends_in": ends_in})
+        assert seen(given) == {"end_not_calibrated": f"`representation` is {words}"}
 
 
-@pytest.mark.parametrize(
-    ("n_persistent", "words"),
-    [
+def test_weak_outlier_features() -> None:
+    weak = {"persistence_ratio": interval(1.104, 1.049, 1.159), "top3_share": interval(0.1398, 0.1012, 0.1784)}
+    for n_persistent, words in (
         (0, ""),
         (1, "1 feature is beyond 4 SD in half of the images; "),
         (2, "2 features are beyond 4 SD in half of the images; "),
-    ],
-)
-def test_weak_outlier_features(n_persistent: int, words: str) -> None:
-    features = tuple(feature(i, 0.2, 0.6 if i < n_persistent else 0.2, 4.0) for i in range(3))
-    weak = {"persistence_ratio": interval(1.104, 1.049, 1.159), "top3_share": interval(0.1398, 0.1012, 0.1784)}
-    assert seen(evidence(features=features, **weak)) == {
-        "no_persistent_outlier_features": f"{words}persistence ratio 1.10 (upper bound 1.16, threshold 1.75), "
-        "top-3 share 0.140 (upper bound 0.178, threshold 0.5)"
-    }
+    ):
+        features = tuple(feature(i, 0.2, 0.6 if i < n_persistent else 0.2, 4.0) for i in range(3))
+        assert seen(evidence(features=features, **weak)) == {
+            "no_persistent_outlier_features": f"{words}persistence ratio 1.10 (upper bound 1.16, threshold 1.75), "
+            "top-3 share 0.140 (upper bound 0.178, threshold 0.5)"
+        }
 
 
 def test_rectified_values_and_low_kurtosis_have_their_numbers() -> None:
@@ -141,20 +128,11 @@ def test_as_many_images_as_the_profile_asks_for_are_enough_to_stop() -> None:
     assert not decided(enough.model_copy(update={"n_images": PROFILE.min_images - 1}), PROFILE)
 
 
-@pytest.mark.parametrize(
-    ("name", "reason"),
-    [
-        ("negative_energy", "rectified"),
-        ("negative_z_energy", "rectified"),
-        ("persistence_ratio", "no_persistent_outlier_features"),
-        ("top3_share", "no_persistent_outlier_features"),
-        ("outlier_frequency", "no_persistent_outlier_features"),
-    ],
-)
-def test_each_statistic_alone_is_seen_below_its_threshold(name: str, reason: str) -> None:
-    minimum = PROFILE.thresholds[name].minimum  # type: ignore[index] # a statistic's name
-    given = evidence(**{name: interval(0.5 * minimum, 0.4 * minimum, 0.6 * minimum)})
-    assert set(seen(given)) == {reason}
+def test_each_statistic_alone_is_seen_below_its_threshold() -> None:
+    for name in (*ENERGIES, "persistence_ratio", "top3_share", "outlier_frequency"):
+        minimum = PROFILE.thresholds[name].minimum
+        given = evidence(**{name: interval(0.5 * minimum, 0.4 * minimum, 0.6 * minimum)})
+        assert set(seen(given)) == {"rectified" if name in ENERGIES else "no_persistent_outlier_features"}
 
 
 def test_a_few_representations_again_and_again() -> None:
