@@ -101,8 +101,13 @@ def agrees(expected: str, text: str) -> bool:
     return re.fullmatch(".*".join(re.escape(part) for part in expected.split("…")), text) is not None
 
 
+def without_progress(stderr: str) -> str:
+    """What a command said, without the lines of progress that come where a machine is busy."""
+    return re.sub(r"^(\S+: )?\d+ s: .*\n", "", stderr, flags=re.MULTILINE)
+
+
 def assert_says(done: Done, code: int, message: str, hint: str) -> None:
-    lines = done.stderr.splitlines()
+    lines = without_progress(done.stderr).splitlines()
     assert (done.returncode, len(lines)) == (code, 2), done.stderr
     assert not NATIVE.search(done.stderr)
     assert agrees(f"error: {message}", lines[0]), lines[0]
