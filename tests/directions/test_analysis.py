@@ -33,7 +33,7 @@ def head_of(weight: Array, bias: Array | None = None) -> LinearHead:
     )
 
 
-@pytest.mark.parametrize(("n_classes", "d"), [(60, 24), (24, 60), (2, 5), (30, 30), (5000, 12)])
+@pytest.mark.parametrize(("n_classes", "d"), [(60, 24), (24, 60), (2, 5), (30, 30)])
 def test_every_number_is_that_of_an_independent_script(n_classes: int, d: int) -> None:
     weight = rng(1).normal(size=(n_classes, d)) * rng(2).lognormal(0, 1, d) + rng(3).normal(size=d)
     bias, h = rng(4).normal(size=n_classes), (rng(5).normal(size=(91, d)) + rng(6).normal(size=d)).astype(np.float32)
@@ -242,7 +242,7 @@ def test_classes_with_the_same_weights_are_refused() -> None:
 
 def test_classes_that_are_copies_of_each_other_change_nothing() -> None:
     """With two copies of every class rounding settles which of them wins: that is no other prediction."""
-    weight, h = rng(1).normal(size=(333, 128)), rng(2).normal(size=(300, 128)).astype(np.float32)
+    weight, h = rng(1).normal(size=(120, 64)), rng(2).normal(size=(200, 64)).astype(np.float32)
     one, _, outliers = analyse(head_of(weight), h)
     three, _, of_three = analyse(head_of(np.tile(weight, (3, 1))), h)
     for curve, other in zip(one.curves, three.curves, strict=True):
