@@ -70,10 +70,8 @@ def test_the_one_encoder_of_a_repository_is_checked_at_its_commit(
     assert facts.file_digest == here.evidence.model.file_digest
     assert facts.origin is not None
     assert facts.origin.model_dump() == {"address": "hf://org/one", "revision": commit, "file": "onnx/model.onnx"}
-    (block,) = (block for block in blocks_of(report) if block.title == "Model")
-    assert [(fact.value, fact.short) for fact in block.facts if fact.label == "Fetched from"] == [
-        ("hf://org/one", f"fetched at {commit[:12]}")
-    ]
+    shown = {fact.label: (fact.value, fact.short) for block in blocks_of(report) for fact in block.facts}
+    assert shown["Fetched from"] == ("hf://org/one", f"fetched at {commit[:12]}")
     assert served.tokens == {f"Bearer {SECRET}"}
     assert not any("text_model" in asked for asked in served.asked)
 
@@ -116,9 +114,6 @@ def test_weights_come_with_the_model_and_the_nearest_sidecar_above(
     for name, content in (files | deep).items():
         (snapshot / name).parent.mkdir(parents=True, exist_ok=True)
         (snapshot / name).write_bytes(content)
-    with pytest.raises(UsageError, match="preprocessing is not known; the hub's cache does not list"):
-        check("hf://org/hand", max_images=3)
-    (snapshot / "open_clip_config.json").unlink()  # the model alone: what the repository has beside it, nobody knows
     with pytest.raises(UsageError, match="preprocessing is not known; the hub's cache does not list"):
         check("hf://org/hand", max_images=3)
     assert check("hf://org/hand", max_images=3, preprocess="clip").evidence.model.origin is not None
@@ -198,17 +193,17 @@ def test_which_file_is_meant() -> None:
 
 def test_a_name_in_a_hint_is_one_word_of_a_shell(served: MockHub, encoder: bytes) -> None:
     """Whoever owns a repository names its files; a hint is copied to a shell."""
-    name = "$(touch x).onnx"
-    served.put("org/odd", {name: encoder, "b.onnx": encoder})
-    for address in ("hf://org/odd", "hf://org/odd/$(touch y).onnx"):
+    name, sidecar = "$(touch x).onnx", json.dumps({"preprocess_cfg": CLIP}).encode()
+    files = {name: encoder, "b.onnx": encoder}
+    for more, address, said in (
+        ({}, "hf://org/odd", name),
+        ({}, "hf://org/odd/$(touch y).onnx", name),
+        ({f"a/{name}": encoder, "open_clip_config.json": sidecar}, f"hf://org/odd/a/{name}", f"a/{name}"),
+    ):
+        served.put("org/odd", files | more)
         with pytest.raises(UsageError) as caught:
             check(address, max_images=3)
-        assert shlex.split(caught.value.hint) == ["robustcheck", f"hf://org/odd/{name}"]
-    sidecar = json.dumps({"preprocess_cfg": CLIP}).encode()
-    served.put("org/odd", {f"a/{name}": encoder, "b/b.onnx": encoder, "open_clip_config.json": sidecar})
-    with pytest.raises(UsageError) as caught:
-        check(f"hf://org/odd/a/{name}", max_images=3)
-    assert shlex.split(caught.value.hint, comments=True)[1] == f"hf://org/odd/a/{name}"
+        assert shlex.split(caught.value.hint, comments=True)[:2] == ["robustcheck", f"hf://org/odd/{said}"]
 
 
 def test_a_checkpoint_gets_the_two_commands_that_check_it(served: MockHub) -> None:
@@ -229,15 +224,10 @@ def test_a_checkpoint_gets_the_two_commands_that_check_it(served: MockHub) -> No
         with pytest.raises(UsageError) as caught:
             check(address, max_images=3)
         assert caught.value.hint == f"robustcheck export {first} -o model.onnx && robustcheck model.onnx"
-
-
-def test_a_revision_that_the_library_can_not_load_is_fetched_first(served: MockHub) -> None:
-    """The main revision would be another model."""
-    served.put("org/x", {"config.json": b'{"model_type": "clip"}'})
-    with pytest.raises(UsageError) as caught:
-        check("hf://org/x@main", max_images=3)
+    with pytest.raises(UsageError) as caught:  # the main revision would be another model
+        check("hf://org/clip@main", max_images=3)
     assert caught.value.hint == (
-        "hf download org/x --revision main --local-dir checkpoint && "
+        "hf download org/clip --revision main --local-dir checkpoint && "
         "robustcheck export transformers ./checkpoint -o model.onnx && robustcheck model.onnx"
     )
 

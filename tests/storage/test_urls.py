@@ -99,14 +99,12 @@ def test_offline_refuses_before_anything_is_opened(tmp_path: Path, monkeypatch: 
 
 @pytest.mark.long
 def test_offline_on_the_command_line(
-    lookup_pass: tuple[Path, Path], memory: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    lookup_pass: tuple[Path, Path], memory: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model, photos = lookup_pass
-    monkeypatch.delenv("ROBUSTCHECK_OFFLINE", raising=False)
     put(memory, photos, "p")
-    assert main([str(model), "--images", "memory://p", "--offline", "-qq"]) == 0
-    assert main([str(model), "--images", "s3://bucket/p", "--offline"]) == 2
-    assert main([str(model), "-o", "json=s3://bucket/p", "--offline"]) == 2
+    for words, code in ((["--images", "memory://p", "-qq"], 0), (["-o", "json=s3://bucket/p"], 2)):
+        assert main([str(model), *words, "--offline"]) == code
     assert "offline" in capsys.readouterr().err
     assert "ROBUSTCHECK_OFFLINE" not in os.environ  # one run's option is not the next one's
 

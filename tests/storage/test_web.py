@@ -81,14 +81,13 @@ def test_a_web_server(
 
 
 def test_a_web_server_that_refuses_or_is_not_there(
-    web: tuple[str, Path, list[str]],
-    capsys: pytest.CaptureFixture[str],
+    web: tuple[str, Path, list[str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    url, folder, asked = web
-    assert main([f"{url}/forbidden.onnx?sig={SECRET}", "--debug", "-o", "json"]) == 4
+    url, folder, _ = web
     host = url.replace("http://", f"http://user:{SECRET}@")
-    assert main([f"{host}/forbidden.onnx", "--debug", "-o", "json"]) == 4
-    assert main([f"http://user:{SECRET}@127.0.0.1:9/m.onnx", "--debug"]) == 4
+    gone = f"http://user:{SECRET}@127.0.0.1:9/m.onnx"
+    for model in (f"{url}/forbidden.onnx?sig={SECRET}", f"{host}/forbidden.onnx", gone):
+        assert main([model, "--debug", "-o", "json"]) == 4
     said = capsys.readouterr()
     assert SECRET not in said.out + said.err
     assert "403" in said.err
@@ -97,22 +96,16 @@ def test_a_web_server_that_refuses_or_is_not_there(
     short = source.open_images(f"{url}/short.jpg").load(0)
     assert isinstance(short, source.Skipped)
     assert "cannot be read" in short.reason
-    for shard in ("forbidden.tar", "gone.tar"):
-        with pytest.raises((UsageError, StoreError), match="403" if "forb" in shard else "no such file"):
-            source.open_images(f"{url}/{shard}")
-    with pytest.raises(UsageError, match="can't list"):
-        source.open_images(f"{url}/photos/")
+    for images, said in (("forbidden.tar", "403"), ("gone.tar", "no such file"), ("photos/", "can't list")):
+        with pytest.raises((UsageError, StoreError), match=said):
+            source.open_images(f"{url}/{images}")
     # sidecars: only the one that bears the model's name, and nothing beside a signed URL
     onnx_models.save(onnx_models.encoder(), folder / "m.onnx")
-    (folder / "config.json").write_text('{"pretrained_cfg": {}}')
-    with on_this_machine(url_of(f"{url}/m.onnx")) as here:
-        assert [path.name for path in here.path.parent.iterdir()] == ["m.onnx"]
-    assert "/m.robustcheck.json" in asked
-    (folder / "m.robustcheck.json").write_text("{}")
-    with on_this_machine(url_of(f"{url}/m.onnx")) as here:
-        assert sorted(path.name for path in here.path.parent.iterdir()) == ["m.onnx", "m.robustcheck.json"]
-    with on_this_machine(url_of(f"{url}/m.onnx?sig=1")) as here:
-        assert [path.name for path in here.path.parent.iterdir()] == ["m.onnx"]
+    for name in ("config.json", "m.robustcheck.json"):
+        (folder / name).write_text('{"pretrained_cfg": {}}')
+    for signature, names in (("", ["m.onnx", "m.robustcheck.json"]), ("?sig=1", ["m.onnx"])):
+        with on_this_machine(url_of(f"{url}/m.onnx{signature}")) as here:
+            assert sorted(path.name for path in here.path.parent.iterdir()) == names
     onnx_models.save(onnx_models.encoder(), folder / "e.onnx", external=True)
     with pytest.raises(CannotAssessError, match="signed URL"):
         check(f"{url}/e.onnx?sig=1")
