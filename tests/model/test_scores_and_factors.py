@@ -31,7 +31,7 @@ def opened(
     image = ("image", TensorProto.FLOAT, (batch, 3, 8, 8))
     path = tmp_path / "m.onnx"
     onnx_models.save(onnx_models.build([*nodes, *tail], [output], every | weights, inputs=[image]), path)
-    return open_model(path, **options)  # type: ignore[arg-type]
+    return open_model(path, **options)
 
 
 LINEAR: Any = ("MatMul", ["h", "w"], ["z"])

@@ -15,7 +15,7 @@ from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.evidence import CLIP, IMAGENET, Preprocessing
 from robustcheck_onnx.checker.images.preprocess import at_size
 from robustcheck_onnx.checker.model.sidecar import find_preprocessing
-from support.skimage_data import hwc, worst
+from support.skimage_data import worst
 
 
 def beside(folder: Path, name: str, content: Any) -> Path:
@@ -40,7 +40,7 @@ def test_open_clip_config_gives_open_clips_pixels(tmp_path: Path) -> None:
         given |= {"resize_mode": mode, "size": size, "fill_color": 7}
         path = beside(tmp_path, "open_clip_config.json", {"preprocess_cfg": given})
         transform = image_transform_v2(PreprocessCfg(**given), is_train=False)
-        assert worst(find_preprocessing(path, None, None, size).preprocessing, lambda p, t=transform: hwc(t(p))) < 1e-3
+        assert worst(find_preprocessing(path, None, None, size).preprocessing, transform) < 1e-3
 
 
 def test_open_clip_config_says_where_each_field_is_from(tmp_path: Path) -> None:
@@ -58,8 +58,9 @@ def test_timm_config_gives_timms_pixels(tmp_path: Path) -> None:
     pytest.importorskip("timm", reason="needs the export extra")
     from timm.data import create_transform, resolve_data_config
 
-    values = {"interpolation": "bilinear", "mean": [0.4, 0.5, 0.6], "std": [0.2, 0.2, 0.2]}
-    test_size = {"test_input_size": [3, 288, 288], "test_crop_pct": 1.0}
+    values: dict[str, Any] = {"interpolation": "bilinear", "mean": [0.4, 0.5, 0.6], "std": [0.2, 0.2, 0.2]}
+    test_size: dict[str, Any] = {"test_input_size": [3, 288, 288], "test_crop_pct": 1.0}
+    more: dict[str, Any]
     for mode, share, size, more in (
         ("center", 0.875, (224, 224), {}),
         ("center", 0.95, (224, 224), {"interpolation": "bicubic"}),
@@ -75,7 +76,7 @@ def test_timm_config_gives_timms_pixels(tmp_path: Path) -> None:
         path = beside(tmp_path, "config.json", {"architecture": "x", "pretrained_cfg": config})
         theirs = resolve_data_config(pretrained_cfg=config, use_test_size=size[0] == 288)
         transform = create_transform(**theirs, is_training=False)
-        assert worst(find_preprocessing(path, None, None, size).preprocessing, lambda p, t=transform: hwc(t(p))) < 1e-3
+        assert worst(find_preprocessing(path, None, None, size).preprocessing, transform) < 1e-3
 
 
 @pytest.mark.long
@@ -96,7 +97,7 @@ def test_preprocessor_config_gives_transformers_pixels(tmp_path: Path) -> None:
         ours = find_preprocessing(tmp_path / "model.onnx", None, None, None).preprocessing
 
         def transform(photo: Image.Image, processor: Any = processor) -> Any:
-            return hwc(processor(photo, return_tensors="np")["pixel_values"][0])
+            return processor(photo, return_tensors="np")["pixel_values"][0]
 
         assert worst(ours, transform) < 1e-3, name
 
@@ -160,8 +161,7 @@ FILES = {"open_clip": "open_clip_config.json", "timm": "config.json", "hf": "pre
 
 
 def test_bad_values_name_file_field_and_rule(tmp_path: Path) -> None:
-    changed: dict[str, Any]
-    for kind, changed, message in (
+    rows: tuple[tuple[str, dict[str, Any], str], ...] = (
         ("open_clip", {"resize_mode": "fit"}, "resize_mode is 'fit'; it must be one of shortest, longest, squash"),
         ("open_clip", {"interpolation": "area"}, "interpolation is 'area'; it must be one of bicubic, bilinear"),
         ("open_clip", {"size": None}, r"size is missing; it must be an integer or \[height, width\]"),
@@ -180,7 +180,8 @@ def test_bad_values_name_file_field_and_rule(tmp_path: Path) -> None:
         ("hf", {"size": 224}, "size is 224 and image_processor_type is missing; size must be"),
         ("hf", {"size": {"shortest_edge": 224}}, "do_center_crop is false and size is a shortest edge"),
         ("hf", {"size": {"longest_edge": 224}}, r"size is \{'longest_edge': 224\}; it must be \{height, width\}"),
-    ):
+    )
+    for kind, changed, message in rows:
         content: dict[str, Any] = {
             "open_clip": {"preprocess_cfg": {**OPEN_CLIP, **changed}},
             "timm": {"pretrained_cfg": {**TIMM, **changed}},

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -285,10 +286,10 @@ def test_a_stamp_is_taken_when_the_last_write_is_two_ticks_old(tmp_path: Path, m
     file.write_bytes(b"a")
     written_ns = file.stat().st_ctime_ns
     now_ns = [written_ns]
-    monkeypatch.setattr(held.time, "time_ns", lambda: now_ns[0])
-    monkeypatch.setattr(held.time, "sleep", lambda s: now_ns.append(now_ns.pop() + round(s * 1e9)))
+    monkeypatch.setattr(time, "time_ns", lambda: now_ns[0])
+    monkeypatch.setattr(time, "sleep", lambda s: now_ns.append(now_ns.pop() + round(s * 1e9)))
     held.aged_status(file)
     assert now_ns[0] - written_ns == 2 * held.TICK_NS
-    monkeypatch.setattr(held.time, "time_ns", lambda: file.stat().st_ctime_ns)  # it never stops changing
+    monkeypatch.setattr(time, "time_ns", lambda: file.stat().st_ctime_ns)  # it never stops changing
     with pytest.raises(OSError, match="busy"):
         held.aged_status(file)

@@ -33,17 +33,12 @@ def photos() -> list[Image.Image]:
 
 
 def worst(ours: Preprocessing, theirs: Callable[[Image.Image], Any]) -> float:
-    """Largest difference from pixels (height, width, channel) of `photos`, in grey levels, normalisation undone."""
+    """Largest difference from a library's pixels (channel, height, width) of `photos`, in grey levels of 255."""
     levels = 0.0
     scale = np.asarray(ours.std, np.float64) / ours.rescale
     for image in photos():
-        mine, other = apply(ours, image), np.asarray(theirs(image), np.float32)
+        mine, other = apply(ours, image), np.asarray(theirs(image), np.float32).transpose(1, 2, 0)
         assert mine.dtype == np.float32
         assert mine.shape == other.shape == (*ours.size, 3)
         levels = max(levels, float(np.abs((mine.astype(np.float64) - other) * scale).max()))
     return levels
-
-
-def hwc(tensor: Any) -> Any:
-    """A library's pixels (channel, height, width), the channels last."""
-    return np.asarray(tensor, np.float32).transpose(1, 2, 0)

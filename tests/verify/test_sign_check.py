@@ -252,7 +252,7 @@ def test_a_kill_at_any_moment_leaves_no_signature_beside_an_error(
     """All earlier signatures go before the first of their reports is marked: nothing can be tidied after SIGKILL."""
     shutil.copy("report.sigstore.json", "other.sigstore.json")
     shutil.copy("report.json", "other.json")
-    real, left = storage.replace_with_error, []
+    real, left = storage.replace_with_error, list[list[Any]]()
 
     def replace(*words: Any) -> None:
         left.append([path.name for path in here.glob("*.sigstore.json")])

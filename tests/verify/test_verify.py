@@ -263,8 +263,8 @@ def test_one_byte_of_the_report(place: Path) -> None:
     whole = file.read_bytes()
     time_starts = whole.index(b'\n  "time": {')
     time_ends = whole.index(b"\n  }", time_starts)
-    places = map(int, np.random.default_rng(0).choice(len(whole), sized(80, 500), replace=False))
-    places = [p for p in places if not time_starts <= p <= time_ends and not whole[p : p + 1].isspace()]
+    drawn = map(int, np.random.default_rng(0).choice(len(whole), sized(80, 500), replace=False))
+    places = [p for p in drawn if not time_starts <= p <= time_ends and not whole[p : p + 1].isspace()]
     assert len(places) > 30
     for byte in places:
         file.write_bytes(whole)
