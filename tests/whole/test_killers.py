@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from types import FrameType
 
+import onnx
 import pytest
 from onnx import helper
 
@@ -42,7 +43,7 @@ def _ends() -> Iterator[None]:
 
 
 TOO_LARGE = "constants that the graph computes hold {:,} values, the file "
-MODELS = [
+MODELS: list[tuple[Callable[[], onnx.ModelProto], str]] = [
     (hostile.doubling_functions, "functions expand to more than 100,000 nodes"),
     (hostile.constant_of_shape, TOO_LARGE.format(2**40 + 2)),  # the mean of it is computed, too, and cast
     (partial(hostile.repeated, "Expand"), TOO_LARGE.format(2**40 + 2)),

@@ -78,7 +78,7 @@ def test_shift_and_concepts_take_their_images_by_name_alone() -> None:
 def test_a_mistyped_keyword_is_refused_before_anything_is_opened() -> None:
     for function in (rc.check, rc.scan):
         with pytest.raises(TypeError, match="'sead'"):
-            function("none.onnx", sead=1)  # type: ignore[operator]
+            function("none.onnx", sead=1)  # type: ignore[call-arg]
 
 
 def test_settings_have_the_records_defaults() -> None:
