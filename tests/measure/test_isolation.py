@@ -13,14 +13,14 @@ import pytest
 
 import robustcheck_onnx as rc
 from robustcheck_onnx.checker import cli, isolation
-from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, RobustcheckError, UsageError
+from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.limits import Limits
 from robustcheck_onnx.checker.progress import Progress
 from robustcheck_onnx.checker.text import as_json
 from support import onnx_models
 from support.children import all_end, children, first_children
 
-pytestmark = pytest.mark.usefixtures("wall")
+pytestmark = [pytest.mark.usefixtures("wall"), pytest.mark.process]
 needs_proc = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc (Linux)")
 
 
@@ -34,14 +34,13 @@ def test_a_child_gives_the_report_that_this_process_gives(lookup_pass: tuple[Pat
     assert seen[-1].n_done == 32  # of a batch
 
 
-@pytest.mark.parametrize("form", [bytes, onnx.ModelProto])
-def test_a_model_in_memory_goes_to_a_child_too(form: type, lookup_pass: tuple[Path, Path]) -> None:
+def test_a_model_in_memory_goes_to_a_child_too(lookup_pass: tuple[Path, Path]) -> None:
     model, photos = lookup_pass
     content = model.read_bytes()
-    given = content if form is bytes else onnx.load_from_string(content)
-    apart, here = (rc.check(given, images=photos, isolate=isolate) for isolate in (True, False))
-    assert apart.model_dump(exclude={"time"}) == here.model_dump(exclude={"time"})
-    assert apart.evidence.model.file == f"<{form.__name__}>"
+    for given in (content, onnx.load_from_string(content)):
+        apart, here = (rc.check(given, images=photos, isolate=isolate) for isolate in (True, False))
+        assert apart.model_dump(exclude={"time"}) == here.model_dump(exclude={"time"})
+        assert apart.evidence.model.file == f"<{type(given).__name__}>"
 
 
 def test_an_error_of_the_child_is_the_error(tmp_path: Path) -> None:
@@ -51,47 +50,35 @@ def test_an_error_of_the_child_is_the_error(tmp_path: Path) -> None:
 
 
 @needs_proc
-@pytest.mark.parametrize(
-    ("limits", "error", "message"),
-    [
+def test_limits(lookup_pass: tuple[Path, Path]) -> None:
+    model, photos = lookup_pass
+    for limits, error, message in (
         (Limits(timeout_s=0.05), CannotAssessError, "took longer than 0.05 s, its limit of time"),
         (Limits(memory_bytes=30 << 20), EnvironmentFaultError, "MiB of memory; its limit, --max-memory, is 30 MiB"),
         (Limits(model_bytes=1000), CannotAssessError, "model with its external data is .* --max-model-size is 1,000"),
-    ],
-)
-def test_limits(limits: Limits, error: type[RobustcheckError], message: str, lookup_pass: tuple[Path, Path]) -> None:
-    model, photos = lookup_pass
-    with pytest.raises(error, match=message) as caught:
-        rc.check(model, images=photos, limits=limits)
-    assert str(model) in caught.value.message
-
-
-def test_limits_need_a_child(lookup_pass: tuple[Path, Path]) -> None:
+    ):
+        with pytest.raises(error, match=message) as caught:
+            rc.check(model, images=photos, limits=limits)
+        assert str(model) in caught.value.message
     with pytest.raises(UsageError, match="only a local child process has them"):
-        rc.check(lookup_pass[0], isolate=False, limits=Limits(timeout_s=1))
+        rc.check(model, isolate=False, limits=Limits(timeout_s=1))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
-@pytest.mark.parametrize(
-    ("number", "error", "message"),
-    [
-        (signal.SIGSEGV, CannotAssessError, "ended by signal SIGSEGV"),
-        (signal.SIGABRT, CannotAssessError, "ended by signal SIGABRT"),
-        (signal.SIGKILL, EnvironmentFaultError, "was killed; too little memory does that"),
-    ],
-)
-def test_a_child_that_dies_is_an_error(
-    number: signal.Signals, error: type[RobustcheckError], message: str, lookup_pass: tuple[Path, Path]
-) -> None:
+def test_a_child_that_dies_is_an_error(lookup_pass: tuple[Path, Path]) -> None:
     model, photos = lookup_pass
+    for number, error, message in (
+        (signal.SIGSEGV, CannotAssessError, "ended by signal SIGSEGV"),
+        (signal.SIGKILL, EnvironmentFaultError, "was killed; too little memory does that"),
+    ):
 
-    def strike(now: Progress) -> None:
-        del now
-        for pid in children(os.getpid()):
-            os.kill(pid, number)
+        def strike(now: Progress, number: signal.Signals = number) -> None:
+            del now
+            for pid in children(os.getpid()):
+                os.kill(pid, number)
 
-    with pytest.raises(error, match=message):
-        rc.check(model, images=photos, progress=strike)
+        with pytest.raises(error, match=message):
+            rc.check(model, images=photos, progress=strike)
 
 
 @needs_proc
@@ -115,15 +102,13 @@ def test_models_beside_one_that_kills_its_process_get_their_verdicts(
     assert "ended by signal SIGSEGV" in err
 
 
-NONSENSE = (b"", b"no JSON", b'{"answer": 1, "error": 2}', b'{"progress": {"n": 1}}', b"[" * 100_000)
-
-
-@pytest.mark.parametrize("line", [*NONSENSE, b'{"answer": {"verdict": "PASS"}}'])
-def test_a_child_that_answers_nonsense_is_an_error(line: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    start = f"import sys; sys.stdin.readline(); sys.stdout.buffer.write({line + chr(10).encode()!r})"
-    monkeypatch.setattr(isolation, "START", start)
-    with pytest.raises(CannotAssessError, match=r"m\.onnx: the process that reads it gave no answer"):
-        rc.check("m.onnx")
+def test_a_child_that_answers_nonsense_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    nonsense = ("", "no JSON", '{"answer": 1, "error": 2}', '{"progress": {"n": 1}}', '{"answer": {"verdict": "PASS"}}')
+    for line in nonsense:
+        start = f"import sys; sys.stdin.readline(); print({line!r})"
+        monkeypatch.setattr(isolation, "START", start)
+        with pytest.raises(CannotAssessError, match=r"m\.onnx: the process that reads it gave no answer"):
+            rc.check("m.onnx")
 
 
 def test_a_line_without_end_of_a_child_that_lives_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
