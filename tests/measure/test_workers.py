@@ -144,7 +144,7 @@ def test_wrong_arguments_are_told_before_anything_runs() -> None:
         ({"address": "host:1"}, "--ray-address is host:1; it needs the Ray engine"),
     ):
         with pytest.raises(UsageError, match=said):
-            run([], profile.load(), **arguments)  # type: ignore[arg-type]
+            run([], profile.load(), **arguments)
 
 
 def test_no_job_is_no_outcome() -> None:

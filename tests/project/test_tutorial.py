@@ -71,7 +71,7 @@ def test_the_notebook_runs_where_the_tutorial_ended(
     import nbclient
     import nbformat
 
-    notebook = nbformat.read(ROOT / "docs" / "tutorial.ipynb", as_version=4)  # type: ignore[no-untyped-call]
+    notebook = nbformat.read(ROOT / "docs" / "tutorial.ipynb", as_version=4)
     assert not [cell for cell in notebook.cells if cell.get("outputs")]  # kept without outputs
     exports = [line.strip() for line in "\n".join(cell.source for cell in notebook.cells).splitlines()]
     for line in (line.removeprefix("!") for line in exports if line.startswith("!robustcheck")):

@@ -71,7 +71,8 @@ def unmeasured(report: Report) -> Report:
 
 def hostile(report: Report) -> Report:
     names = ("file", "source", "tensor", "why", "producer", "synthetic")
-    report = gated(report, **dict.fromkeys(names, HOSTILE), external_digests={HOSTILE: HOSTILE}, waived=("rectified",))
+    changes: dict[str, Any] = dict.fromkeys(names, HOSTILE)
+    report = gated(report, **changes, external_digests={HOSTILE: HOSTILE}, waived=("rectified",))
     image = seen(HOSTILE, "sha256:0", (9.0,))
     kept = Gallery(features=(526,), shown=(image,), most=(image.model_copy(update={"digest": "d"}),), least=())
     images = report.evidence.images.model_copy(

@@ -96,8 +96,8 @@ def test_a_web_server_that_refuses_or_is_not_there(
     short = source.open_images(f"{url}/short.jpg").load(0)
     assert isinstance(short, source.Skipped)
     assert "cannot be read" in short.reason
-    for images, said in (("forbidden.tar", "403"), ("gone.tar", "no such file"), ("photos/", "can't list")):
-        with pytest.raises((UsageError, StoreError), match=said):
+    for images, rule in (("forbidden.tar", "403"), ("gone.tar", "no such file"), ("photos/", "can't list")):
+        with pytest.raises((UsageError, StoreError), match=rule):
             source.open_images(f"{url}/{images}")
     # sidecars: only the one that bears the model's name, and nothing beside a signed URL
     onnx_models.save(onnx_models.encoder(), folder / "m.onnx")

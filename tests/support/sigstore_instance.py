@@ -106,7 +106,7 @@ class Instance:
         """A token that is valid for ten minutes, made `age` seconds ago."""
         now = int(time.time()) - age
         claims = {"iss": issuer, "sub": subject, "aud": "sigstore", "iat": now, "exp": now + 600, **more}
-        return jwt.encode(claims, self.provider, algorithm="ES256")
+        return str(jwt.encode(claims, self.provider, algorithm="ES256"))
 
     # ------------------------------------------------------------------------------------------- authority
 
