@@ -20,7 +20,7 @@ class Frozen(BaseModel):
 def without(*retired: str) -> Any:
     """A validator of a record that drops keys which only earlier versions wrote."""
 
-    def drop(given: Any) -> Any:
+    def drop(given: object) -> object:
         return {k: v for k, v in given.items() if k not in retired} if isinstance(given, Mapping) else given
 
     return model_validator(mode="before")(drop)

@@ -70,7 +70,11 @@ def test_nothing_is_left_of_dynamic_quantisers_alone(tmp_path: Path, pixels: Any
 
 @pytest.mark.parametrize("other", ["a mean over the batch", "batch statistics"])
 def test_what_else_mixes_the_batch_is_left(tmp_path: Path, pixels: Any, other: str) -> None:
-    extra: dict[str, Any] = {"gain": np.ones(FEATURES, np.float32), "shift": np.zeros(FEATURES, np.float32), "first": np.array([0])}
+    extra: dict[str, Any] = {
+        "gain": np.ones(FEATURES, np.float32),
+        "shift": np.zeros(FEATURES, np.float32),
+        "first": np.array([0]),
+    }
     end: Nodes = graph("mean = ReduceMean(product, first); embedding = Sub(product, mean)")
     if other == "batch statistics":
         inputs, outputs = ["product", "gain", "shift", "shift", "gain"], ["embedding", "running", "spread"]
