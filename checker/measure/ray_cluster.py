@@ -71,7 +71,7 @@ def check_address(address: str) -> None:
         if address != "auto":
             socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_S).close()
         # something else may listen there, and Ray's own patience ends after minutes: tried in a process that can end
-        command = [sys.executable, "-c", "import ray, sys; ray.init(address=sys.argv[1])", address]
+        command = [sys.executable, "-P", "-c", "import ray, sys; ray.init(address=sys.argv[1])", address]
         tried = subprocess.run(command, capture_output=True, text=True, timeout=REACH_S, check=False)  # noqa: S603
     except (OSError, OverflowError, subprocess.TimeoutExpired) as fault:
         why = f"no answer within {REACH_S} s" if isinstance(fault, subprocess.TimeoutExpired) else str(fault)
@@ -92,8 +92,10 @@ def open_cluster(ray: ModuleType, workers: int | None, address: str | None) -> I
     own |= {"address": "local", "num_cpus": max(cpu_threads(), workers or 0)}
     try:
         try:
-            ray.init(log_to_driver=False, logging_level=logging.ERROR, **({"address": address} if address else own))
-        except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as fault:
+            # workers import from the folder in which Ray starts: an empty one, never the user's
+            with contextlib.chdir(folder):
+                ray.init(log_to_driver=False, logging_level=logging.ERROR, **({"address": address} if address else own))
+        except Exception as fault:  # Ray raises what it likes, bare Exceptions too
             raise unreachable(address, str(fault)) from fault
         yield
     finally:

@@ -34,7 +34,7 @@ Status = Literal["agrees", "differs", "not checked"]
 class Finding(Frozen):
     """One check."""
 
-    check: Literal["report", "signature", "model", "profile", "verdict", "images", "rerun"]
+    check: Literal["report", "signature", "model", "origin", "profile", "verdict", "images", "rerun"]
     status: Status
     seen: str
     """what was compared, or why it was not"""
@@ -110,8 +110,12 @@ def check_report(report: Report, faults: Mapping[str, str]) -> Finding:
     return _unless_edited("report", faults, f"content is what its digest says ({digest}…)")
 
 
-def check_signature(report: Report, digest: str, signature: Path | None, signer: Path | Identity | None) -> Finding:
+def check_signature(
+    report: Report, model: Path, digest: str, signature: Path | None, signer: Path | Identity | None
+) -> Finding:
     """Check a signature of a report, of whose file `digest` is the sha256:…; both or none.
+
+    It may name the model as the file is named here, or as the report names it: the digest decides.
 
     signer: the file of the public key that must have signed, or the identity.
     """
@@ -124,7 +128,7 @@ def check_signature(report: Report, digest: str, signature: Path | None, signer:
             payload = keyless.signed_payload(signature, signer)
     except SignatureError as fault:
         return _differs("signature", str(fault))
-    if different := differences(payload, statement(report, digest)):
+    if different := min((differences(payload, statement(report, digest, name)) for name in (model, None)), key=len):
         return _differs("signature", f"{signature} is about another report: {'; '.join(different)}")
     who = f"key {key_id(signer)[:16]}…" if isinstance(signer, Path) else keyless.words_of(signer)
     return _agrees("signature", f"every byte of the report is signed by {who}")
@@ -153,8 +157,16 @@ def check_model(report: Report, model: Path, digest: str) -> Finding:
     return _agrees("model", f"{model}{files}: the very bytes that were measured ({short_digest(digest)}…)")
 
 
+def check_origin(report: Report) -> Finding | None:
+    """The finding on where a model was fetched from, which no file can show; None where the report names nothing."""
+    origin = report.evidence.model.origin
+    if origin is None:
+        return None
+    return unchecked("origin", f"{origin.address} at {origin.revision} is what the report says; nothing here shows it")
+
+
 def check_profile(report: Report, faults: Mapping[str, str], accepted: Profile | None) -> Finding:
-    """Check that a report was judged by an accepted profile; None = the packaged one of its id."""
+    """Check that a report was judged by an accepted profile; None = a packaged one no looser than the default."""
     profile = report.profile
     if "profile" in faults:
         return _differs("profile", faults["profile"])
@@ -169,6 +181,11 @@ def check_profile(report: Report, faults: Mapping[str, str], accepted: Profile |
     known = {packaged.id: packaged.digest for packaged in profiles.packaged()}
     if known.get(profile.id) != profile.digest:
         return _differs("profile", f"{profile.id} is no packaged profile; name the one you accept with --thresholds")
+    if looser := profiles.looser_than(profile, profiles.load()):
+        return _differs(
+            "profile",
+            f"{profile.id} is looser than the default ({'; '.join(looser)}); --thresholds {profile.id} accepts it",
+        )
     return _agrees("profile", f"{profile.id} as it ships with this robustcheck ({short_digest(profile.digest)}…)")
 
 

@@ -23,6 +23,8 @@ class Verification(Frozen):
     """the report's own"""
     reasons: tuple[str, ...]
     result_digest: str
+    cautions: tuple[str, ...] = ()
+    """what the report tells its reader before the verdict: what loosened the gate, photos that are not the reader's"""
     findings: tuple[Finding, ...]
     rests_on: str
     """one sentence: what vouches for the numbers"""
@@ -59,7 +61,7 @@ class Verification(Frozen):
         rows = [[each.check, each.status, each.seen] for each in self.findings]
         return notebook.block(
             f"{self.result} · exit code {self.exit_code}",
-            [self.says, self.rests_on, self.rule],
+            [*self.cautions, self.says, self.rests_on, self.rule],
             notebook.table(["check", "result", "what was seen"], rows, n_text=3),
             verdict="PASS" if self else "WARN",
         )

@@ -15,7 +15,7 @@ from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.limits import NO_LIMITS, Limits
 from robustcheck_onnx.checker.measure import Progress, tell_stage
 from robustcheck_onnx.checker.model import file_digest
-from robustcheck_onnx.checker.report import Report, edits, read, ruling
+from robustcheck_onnx.checker.report import Report, cautions, edits, read, ruling
 from robustcheck_onnx.checker.storage import local_path
 from robustcheck_onnx.checker.text import VERSION
 from robustcheck_onnx.checker.verdict import gate, load_profile
@@ -25,6 +25,7 @@ from .checks import (
     agreed,
     check_images,
     check_model,
+    check_origin,
     check_profile,
     check_report,
     check_rerun,
@@ -84,7 +85,8 @@ def verify(
         report_file: a check's JSON; of a document of several models, the report about this one.
         model: the ONNX file that is to be released.
         images: where they are, the path or URL of a set; not needed for the bundled photos.
-        thresholds: the profile that is accepted; None = the packaged profile of the same id.
+        thresholds: the profile that is accepted; None = the packaged profile of the same id, unless it is looser than
+            the default.
         rerun: measure again with the report's settings; None = where the images are at hand, and then a PASS needs
             that rerun or a signature as its witness; False = rest on the report alone.
         device: for the rerun; None = the one that the report's run was asked for.
@@ -142,8 +144,9 @@ def verify(
     about_model = check_model(report, model, digest)  # first: a model that can't be read ends the verification
     findings = [
         check_report(report, faults),
-        check_signature(report, content_digest, _path(signature), signer),
+        check_signature(report, model, content_digest, _path(signature), signer),
         about_model,
+        *filter(None, [check_origin(report)]),
         check_profile(report, faults, accepted),
         check_verdict(report, faults),
     ]
@@ -192,6 +195,7 @@ def verify(
         verdict=report.verdict.verdict,
         reasons=tuple(reason.id for reason in report.verdict.reasons),
         result_digest=report.binding.result_digest,
+        cautions=tuple(cautions(report)),
         findings=tuple(findings),
         rests_on=_rests_on(findings, signer),
         exit_code=code,

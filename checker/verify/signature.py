@@ -37,7 +37,7 @@ def check_key(key: Path) -> None:
     _private_key(key)
 
 
-def statement(report: Report, report_digest: str) -> dict[str, Any]:
+def statement(report: Report, report_digest: str, model: Path | None = None) -> dict[str, Any]:
     """The in-toto statement about one report; the same report gives the same statement.
 
     Its subjects are the model's file and each file of external weights, by name and sha256.
@@ -45,9 +45,10 @@ def statement(report: Report, report_digest: str) -> dict[str, Any]:
     Args:
         report: with a binding.
         report_digest: sha256:… of the file that holds the report, every byte of it.
+        model: the file that was verified, whose name it has; None = the name in the report, which anyone can write.
     """
-    model = report.evidence.model
-    files = [(PurePath(model.file).name, model.file_digest), *model.external_digests.items()]
+    facts = report.evidence.model
+    files = [(PurePath(model or facts.file).name, facts.file_digest), *facts.external_digests.items()]
     return {
         "_type": STATEMENT_TYPE,
         "subject": [{"name": name, "digest": sha256_set(digest)} for name, digest in files],

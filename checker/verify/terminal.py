@@ -30,6 +30,7 @@ def render(verification: Verification, *, ascii_only: bool = False) -> Renderabl
     return Trimmed(
         Group(
             pen.say(verification.says),
+            *(pen.say(f"! {caution}", "yellow") for caution in verification.cautions),
             Text(),
             Padding(table, (0, 0, 0, INDENT)),
             Text(),

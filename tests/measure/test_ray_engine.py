@@ -234,3 +234,38 @@ ray = types.SimpleNamespace(exceptions=types.SimpleNamespace(RayError=RuntimeErr
 list(ray_engine._run(ray, [], None, 1, None))
 """
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 77
+
+
+def test_whatever_ray_raises_at_its_start_is_the_environments(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It raises bare Exceptions, too; and it starts in an empty folder, from which its workers import."""
+    seen = []
+
+    def init(**_: object) -> None:
+        seen.append(list(Path().iterdir()))
+        raise Exception("Failed to start the dashboard")  # what Ray does
+
+    ray = SimpleNamespace(is_initialized=lambda: False, init=init, shutdown=lambda: None)
+    here = Path.cwd()
+    with (
+        pytest.raises(EnvironmentFaultError, match="Failed to start the dashboard"),
+        ray_cluster.open_cluster(ray, 1, None),
+    ):  # type: ignore[arg-type]
+        pass
+    assert seen == [[]]
+    assert Path.cwd() == here
+
+
+@pytest.mark.long
+@on_ray
+def test_an_address_is_tried_without_the_code_of_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "ray.py").write_text("open('imported', 'w').close()")
+    monkeypatch.chdir(tmp_path)
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        monkeypatch.setattr(ray_cluster, "REACH_S", 3)
+        with pytest.raises(EnvironmentFaultError):
+            ray_cluster.check_address(f"127.0.0.1:{listening.getsockname()[1]}")
+    assert not (tmp_path / "imported").exists()

@@ -494,3 +494,14 @@ def test_a_signature_says_where_the_report_is_from(place: Path, passed: Report) 
     assert sign(place) == 3
     assert sign(place, "--elsewhere") == 0
     assert verify(place, "--images", str(place / "photos")) == 0
+
+
+def test_the_subject_is_the_file_that_was_verified(place: Path, passed: Report) -> None:
+    """A report may give the file any name; its digest is right all the same."""
+    model = passed.evidence.model.model_copy(update={"file": "releases/other.onnx"})
+    other = sealed(passed.model_copy(update={"evidence": passed.evidence.model_copy(update={"model": model})}))
+    (place / "report.json").write_text(to_json(other), encoding="utf-8")
+    assert sign(place) == 0
+    payload = json.loads(base64.b64decode(bundle_of(place)["dsseEnvelope"]["payload"]))
+    assert payload["subject"][0]["name"] == "model.onnx"
+    assert verify(place) == 0

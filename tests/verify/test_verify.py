@@ -292,6 +292,38 @@ def test_a_profile_that_nobody_accepted(place: Path, passed: Report, capsys: pyt
     assert verify(place, capsys, "--thresholds", "default")[0] == 3
 
 
+def test_a_looser_profile_needs_its_name(place: Path, passed: Report, capsys: pytest.CaptureFixture[str]) -> None:
+    first = profile.load("default-1")
+    report = passed.model_copy(update={"profile": first, "verdict": judge(passed.evidence, first)})
+    (place / "report.json").write_text(to_json(sealed(report)), encoding="utf-8")
+    code, status, document = verify(place, capsys)
+    assert (code, status["profile"]) == (3, "differs")
+    assert "default-1 is looser than the default (" in str(document["findings"])
+    assert verify(place, capsys, "--thresholds", "default-1")[1]["profile"] == "agrees"
+
+
+def test_what_the_report_alone_says_is_shown_as_that(
+    place: Path, capsys: pytest.CaptureFixture[str], passed: Report
+) -> None:
+    """The address a model is said to be from is not checked; what loosened the gate is said before the result."""
+
+    def from_elsewhere(document: dict[str, Any]) -> None:
+        origin = {"address": "hf://bank/encoder", "revision": "1f", "file": "model.onnx"}
+        document["evidence"]["model"]["origin"] = origin
+
+    decided = gate.decide(passed.verdict, "model.onnx", fail_on="never", today=datetime.now(UTC).date())
+    loosening = (gate.Loosening(setting="fail_on", value="never", source="robustcheck.toml"),)
+    report = passed.model_copy(update={"gate": decided.model_copy(update={"loosening": loosening})})
+    (place / "report.json").write_text(to_json(sealed(report)), encoding="utf-8")
+    forge(place, from_elsewhere)
+    _, status, document = verify(place, capsys)
+    assert status["origin"] == "not checked"
+    assert document["cautions"] == ["can loosen the gate: fail_on never (robustcheck.toml)"]
+    cli.main(["verify", str(place / "report.json"), str(place / "model.onnx"), "--color", "never"])
+    out = capsys.readouterr().out
+    assert out.index("! can loosen the gate: fail_on never") < out.index("origin")
+
+
 # -------------------------------------------------------------------------------------------- forgeries
 
 

@@ -41,7 +41,8 @@ if TYPE_CHECKING:
 Thresholds = Annotated[
     Path | None,
     typer.Option(
-        help="The threshold profile that you accept. Default: the packaged one of the report's id.",
+        help="The threshold profile that you accept. Default: the packaged one of the report's id, unless that "
+        "is looser than the newest.",
         metavar="PROFILE",
         rich_help_panel=VERDICT,
     ),
@@ -250,7 +251,7 @@ def sign(
             f"{report}: report changed while it was signed; nothing was written",
             "check the model again; a report of an earlier version is not signed",
         )
-    statement, said = signature.statement(about, digest), []
+    statement, said = signature.statement(about, digest, model), []
     if key is not None:
         content = signature.sign(statement, key)
     else:
