@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
+from robustcheck_onnx.checker.errors import UsageError
 from robustcheck_onnx.checker.model import open_model
 from support import onnx_models
 from support.onnx_models import graph
@@ -234,48 +234,3 @@ def test_what_is_less_its_log_sum_exp_is_a_log_softmax(tmp_path: Path) -> None:
 def test_the_norm_of_one_image_is_no_temperature(tmp_path: Path) -> None:
     tail = [LINEAR, *graph("n = ReduceL2(z, axis); image_embeds = Div(z, n)")]
     assert not opened(tmp_path, tail, {"axis": np.array([1])}, batch=1).representation.assumed
-
-
-def model_with(nodes: list[onnx.NodeProto], functions: list[onnx.FunctionProto] = []) -> onnx.ModelProto:  # noqa: B006
-    graph = helper.make_graph(
-        [*nodes, helper.make_node("Flatten", ["image"], ["flat"])],
-        "odd",
-        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 3, 8, 8])],
-        [helper.make_tensor_value_info("flat", TensorProto.FLOAT, None)],
-    )
-    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("my", 1)]
-    return helper.make_model(graph, opset_imports=opsets, functions=functions, ir_version=9)
-
-
-@pytest.mark.parametrize(("op", "refused"), [("Constant", False), ("Relu", False), ("Nope", True)])
-def test_nodes_without_outputs(tmp_path: Path, op: str, refused: bool) -> None:
-    values: dict[str, Any] = {"value_float": 1.0} if op == "Constant" else {}
-    node = helper.make_node(op, [] if values else ["image"], [], **values)
-    path = onnx_models.save(model_with([node]), tmp_path / "m.onnx")
-    if refused:
-        with pytest.raises(CannotAssessError, match="no such operator"):
-            open_model(path)
-    else:
-        assert open_model(path).fetch == "flat"
-
-
-def function(name: str, calls: list[str]) -> onnx.FunctionProto:
-    nodes = [helper.make_node(op, [f"t{i}"], [f"t{i + 1}"], domain="my" * (op != "Relu")) for i, op in enumerate(calls)]
-    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("my", 1)]
-    return helper.make_function("my", name, ["t0"], [f"t{len(calls)}"], nodes, opsets)
-
-
-@pytest.mark.parametrize(
-    ("functions", "fault"),
-    [
-        ([function("f0", ["f0"])], "can't be expanded"),
-        ([function("f0", ["Relu"]), function("f0", ["Relu"])], "can't be expanded"),
-        ([function("f0", ["Relu"]), *(function(f"f{i}", [f"f{i - 1}"] * 2) for i in range(1, 60))], "100,000 nodes"),
-    ],
-    ids=["itself", "twice", "twice as many a level"],
-)
-def test_functions_that_can_not_be_opened_up(tmp_path: Path, functions: list[onnx.FunctionProto], fault: str) -> None:
-    node = helper.make_node(functions[-1].name, ["image"], ["y"], domain="my")
-    path = onnx_models.save(model_with([node], functions), tmp_path / "m.onnx")
-    with pytest.raises(CannotAssessError, match=fault):
-        open_model(path)

@@ -101,13 +101,6 @@ def test_circles_and_names_that_are_written_twice(nodes: list[tuple[str, str]], 
     assert caught.value.message.startswith(f"m.onnx: {message}")
 
 
-def test_two_weights_of_one_name(opened: Any) -> None:
-    model = onnx_models.classifier()
-    model.graph.initializer.append(model.graph.initializer[0])
-    with pytest.raises(CannotAssessError, match=r"'conv.weight' is written twice, by two weights"):
-        opened(model)
-
-
 def shuffled(model: onnx.ModelProto, seed: int = 0) -> onnx.ModelProto:
     other: onnx.ModelProto = onnx.ModelProto.FromString(model.SerializeToString())
     nodes = random.Random(seed).sample(list(model.graph.node), len(model.graph.node))

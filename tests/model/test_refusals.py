@@ -1,0 +1,183 @@
+"""What is wrong with a model is told with its name and a next step: an error of ours, never a death of the process."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx import TensorProto, helper
+
+from robustcheck_onnx.checker.errors import CannotAssessError
+from robustcheck_onnx.checker.model import light, open_model
+from robustcheck_onnx.checker.model.external import PACKED_BITS, check_inline
+from robustcheck_onnx.checker.model.supported import supported_versions
+from support import onnx_models
+from support.onnx_models import Value
+from support.written import written
+
+FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
+OPSET, IR_VERSION = supported_versions()
+UP_TO = f"ONNX Runtime {ort.__version__} supports up to"
+
+
+def refused(model: onnx.ModelProto | bytes, message: str, folder: Path) -> None:
+    path = folder / "m.onnx"
+    path.write_bytes(model if isinstance(model, bytes) else model.SerializeToString())
+    with pytest.raises(CannotAssessError) as caught:
+        open_model(path)
+    assert caught.value.message.startswith(f"{path}: ")
+    assert message in caught.value.message
+    assert caught.value.hint
+
+
+Tensor = Callable[[TensorProto], object]
+WEIGHTS: list[tuple[Tensor, str]] = [
+    (lambda w: setattr(w, "raw_data", w.raw_data[8:]), "has 632 bytes; its shape [10, 16] and type float need 640"),
+    (lambda w: setattr(w, "data_type", 77), "is number 77; ONNX has no such type"),
+    (lambda w: setattr(w, "data_type", 0), "has no type; each needs one"),
+    (
+        lambda w: w.dims.insert(0, 1 << 40),
+        "has 640 bytes; its shape [1099511627776, 10, 16] and type float need 703687441776640",
+    ),
+    (lambda w: w.dims.insert(0, -1), "has 640 bytes; its shape [-1, 10, 16] and type float need -640"),
+    (lambda w: w.dims.append(0), "has 640 bytes; its shape [10, 16, 0] and type float need 0"),
+    (lambda w: setattr(w.segment, "begin", 0), "is in segments; it must be whole"),
+    # the digest of one and the values of the other could be taken, whether the raw ones were parsed or not
+    (lambda w: w.float_data.extend([1.0] * 160), "has values in raw_data and in float_data; they must be"),
+]
+
+
+@pytest.mark.parametrize("large_bytes", [100, 1 << 16])
+def test_weights_that_are_not_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, large_bytes: int) -> None:
+    monkeypatch.setattr(light, "LARGE_BYTES", large_bytes)
+    for change, message in WEIGHTS:
+        model = onnx_models.classifier(bias=False)
+        change(model.graph.initializer[1])
+        refused(model, f"weight 'fc.weight' {message}", tmp_path)
+    # a constant does not get the values of a large weight of its name
+    constant = TensorProto(name="fc.weight", data_type=FLOAT, dims=[10, 16])
+    model = onnx_models.classifier(bias=False)
+    model.graph.node.append(helper.make_node("Constant", [], ["other"], value=constant))
+    refused(model, "weight 'fc.weight' has 0 values; its shape [10, 16] and type float need 160", tmp_path)
+
+
+def test_every_type_is_counted_as_onnx_writes_it() -> None:
+    for kind in sorted(set(TensorProto.DataType.values()) - {TensorProto.UNDEFINED, TensorProto.STRING}):
+        values = np.ones((3, 3), helper.tensor_dtype_to_np_dtype(kind))
+        raw = helper.make_tensor("w", kind, [3, 3], onnx.numpy_helper.from_array(values).raw_data, raw=True)
+        assert len(raw.raw_data) == math.ceil(9 * PACKED_BITS.get(kind, 8 * values.itemsize) / 8)
+        assert_counted(raw)
+        assert_counted(helper.make_tensor("w", kind, [3, 3], values))
+    assert_counted(helper.make_tensor("w", TensorProto.STRING, [3], [b"a", b"b", b"c"]))  # type: ignore[list-item]
+
+
+def assert_counted(tensor: TensorProto) -> None:
+    check_inline(Path("m.onnx"), tensor, {})
+    tensor.dims[0] = 30
+    with pytest.raises(CannotAssessError, match=r"weight 'w' has \d+ (bytes|values); its shape \[30"):
+        check_inline(Path("m.onnx"), tensor, {})
+
+
+Model = Callable[[onnx.ModelProto], object]
+CHANGES: list[tuple[Model, str]] = [
+    (lambda m: m.graph.input.append(m.graph.input[0]), "several inputs are named 'image'"),
+    (lambda m: setattr(m.graph.input[0].type.tensor_type, "elem_type", 999), "type of 'image' is 999"),
+    (lambda m: m.graph.node[0].input.pop(), "node Conv has 1 inputs; it needs at least 2"),
+    (lambda m: (m.graph.node[0].input.pop(), setattr(m.opset_import[0], "domain", "my")), "node Conv has 1 inputs"),
+    (lambda m: m.ClearField("opset_import"), "opset_import is missing"),
+    (lambda m: setattr(m.opset_import[0], "version", 99), f"opset is 99; {UP_TO} {OPSET}"),
+    (lambda m: setattr(m, "ir_version", 99), f"IR version is 99; {UP_TO} {IR_VERSION}"),
+    (lambda m: setattr(m.graph.node[1], "op_type", "Reluu"), "uses operator ai.onnx:Reluu"),
+    (lambda m: m.graph.initializer.append(m.graph.initializer[0]), "'conv.weight' is written twice, by two weights"),
+    (lambda m: m.graph.node.append(helper.make_node("Nope", ["image"], [])), "no such operator"),
+]
+
+
+def test_models_that_are_not_well_formed(tmp_path: Path) -> None:
+    content: bytes = onnx_models.classifier().SerializeToString()
+    said = "name in the graph is b'log\\xffts'; names must be UTF-8 text"
+    refused(content.replace(b"logits", b"log\xffts"), said, tmp_path)
+    for change, message in CHANGES:
+        model = onnx_models.classifier()
+        change(model)
+        refused(model, message, tmp_path)
+
+
+def test_inputs_that_cannot_be_fed(tmp_path: Path) -> None:
+    rows: list[tuple[Value, str]] = [
+        (("input_ids", INT64, (None, 77)), "input is input_ids int64 (?, 77): a text encoder"),
+        (("x", FLOAT, (200_000, 3, 32, 32)), "holds more than 268,435,456 values in one batch"),
+        (("x", FLOAT, (3, 8, 8)), "input is x float (3, 8, 8); an image input (batch, 3,"),
+        (("x", FLOAT, None), "input is x float unknown; an image input"),
+        (("x", FLOAT, (None, 4, 28, 28)), "x float (?, 4, 28, 28) has 4 channels; photos have 3, or 1 in grey"),
+        (("x", TensorProto.INT8, (None, 3, 8, 8)), "is of type int8; float32, float16, bfloat16, float64 and uint8"),
+    ]
+    for value, message in rows:
+        refused(written(f"y = Flatten({value[0]})", before="", inputs=[value]), message, tmp_path)
+    refused(written("y = Flatten(w2x2)", before="", inputs=[]), "input is none; an image input", tmp_path)
+
+
+def test_graphs_that_have_no_representation(tmp_path: Path) -> None:
+    flat = ("output", FLOAT, ("batch", 16, 12, 12))
+    up = written("output = Resize(relu, , [1.0, 1.0, 2.0, 2.0])", flat)
+    boxes = written("""
+        rows = Unsqueeze(features, [1]); corners = Slice(rows, [0], [4], [2])
+        output = NonMaxSuppression(corners, rows)
+    """, ("output", INT64, None))  # fmt: skip
+    for model, message in (
+        (written("embedding = Identity(w1x4)"), "outputs embedding do not depend on the image"),
+        (written("y = com.acme:Foo(image)"), "node 'y' uses operator com.acme:Foo"),
+        (written("boxes = Identity(features)"), "output 'boxes' is an object detector's"),
+        (boxes, "graph has NonMaxSuppression"),
+        (up, "output 'output' has 4 axes behind Resize"),
+    ):
+        refused(model, message, tmp_path)
+    # the user may still look at a tensor of the backbone
+    assert open_model(onnx_models.save(up, tmp_path / "m.onnx"), tensor="features").representation.rule == "user"
+
+
+HEAD = '<ir_version: 9, opset_import: ["" : 18, "my" : 1]>'
+CALL = HEAD + "odd (float[n,3,8,8] image) => (float[n,m] flat) { y = my.f (image) flat = Flatten(y) }"
+FUNCTION = '<domain: "my", opset_import: ["" : 18, "my" : 1]> '
+DOUBLES = [f"{FUNCTION} f{i} (a) => (c) {{ b = my.f{i - 1}(a) c = my.f{i - 1}(b) }}" for i in range(1, 60)]
+
+
+@pytest.mark.parametrize(
+    ("functions", "fault"),
+    [
+        ([f"{FUNCTION} f (a) => (b) {{ b = my.f(a) }}"], "can't be expanded"),
+        ([f"{FUNCTION} f (a) => (b) {{ b = Relu(a) }}"] * 2, "can't be expanded"),
+        (
+            [f"{FUNCTION} f0 (a) => (b) {{ b = Relu(a) }}", *DOUBLES, f"{FUNCTION} f (a) => (b) {{ b = my.f59(a) }}"],
+            "100,000 nodes",
+        ),
+    ],
+    ids=["itself", "twice", "twice as many a level"],
+)
+def test_functions_that_can_not_be_opened_up(tmp_path: Path, functions: list[str], fault: str) -> None:
+    refused(onnx.parser.parse_model("\n".join([CALL, *functions])), fault, tmp_path)
+
+
+def test_what_looks_wrong_and_is_not(opened: Any) -> None:
+    model = onnx_models.classifier()
+    for dimension, size in zip(model.graph.input[0].type.tensor_type.shape.dim[2:], (-1, -(2**63)), strict=True):
+        dimension.dim_value = size  # a negative size is an unknown one
+    for weight in model.graph.initializer:  # as files of IR version 3 have it
+        model.graph.input.append(helper.make_tensor_value_info(weight.name, weight.data_type, weight.dims))
+    model.graph.node.append(helper.make_node("Relu", ["image"], []))
+    model.graph.node.append(helper.make_node("Constant", [], [], value_float=1.0))
+    image = opened(model).image_input
+    assert (image.name, image.size) == ("image", None)
+
+
+def test_the_limits_of_the_runtime_are_allowed() -> None:
+    assert OPSET is not None
+    assert IR_VERSION is not None
+    model = onnx_models.build(onnx_models.graph("y = Identity(image)"), ["y"], opset=OPSET, ir_version=IR_VERSION)
+    ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
