@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from robustcheck_onnx.checker.model.file import read_onnx
 from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.exporters import digest
 from support import lookup, onnx_models
-from support.onnx_models import graph
+from support.written import written
 
 
 def of_file(path: Path) -> str:
@@ -49,8 +50,8 @@ def written_out(*initializers: Raw) -> str:
         "node": [
             node("GlobalAveragePool", ["image"], "gap"),
             node("Flatten", ["gap"], "flat"),
-            node("Gemm", ["flat", "up", "bias"], "up_out"),
-            node("MatMul", ["up_out", "large"], "representation")
+            node("Gemm", ["flat", "w3x64", "w64"], "up"),
+            node("MatMul", ["up", "w64x512"], "representation")
             | {"attribute": [{"name": "note", "type": 1, "f": "0.10000000149011612"}]},
         ],
         "input": [value("image", {"dim_param": "batch"}, {"dim_value": 3}, {"dim_value": 8}, {"dim_value": 8})],
@@ -63,26 +64,13 @@ def written_out(*initializers: Raw) -> str:
     return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
 
 
-def wide() -> onnx.ModelProto:
-    """A projection of 128 KB, which the light parser leaves in the file, and a small bias."""
-    rng = np.random.default_rng(0)
-    nodes: list[Any] = graph("""
-        gap = GlobalAveragePool(image); flat = Flatten(gap); up_out = Gemm(flat, up, bias)
-        representation = MatMul(up_out, large)
-    """)
-    values = {
-        "up": rng.normal(size=(3, 64)).astype(np.float32),
-        "bias": rng.normal(size=64).astype(np.float32),
-        "large": rng.normal(size=(64, 512)).astype(np.float32),
-    }
-    return onnx_models.build(nodes, [("representation", TensorProto.FLOAT, ("batch", 512))], values)
-
-
 def noted() -> onnx.ModelProto:
-    """`wide` with an attribute of a fraction."""
-    model = wide()
-    model.graph.node[3].attribute.append(helper.make_attribute("note", 0.1))
-    return model
+    """A projection of 128 KB, which the light parser leaves in the file, a small bias, an attribute of a fraction."""
+    text = """
+        gap = GlobalAveragePool(image); flat = Flatten(gap); up = Gemm(flat, w3x64, w64)
+        representation = MatMul(up, w64x512, note=0.1)
+    """
+    return written(text, ("representation", TensorProto.FLOAT, ("batch", 512)), before="")
 
 
 def raw_of(model: onnx.ModelProto) -> list[Raw]:
@@ -110,106 +98,48 @@ def test_every_way_to_store_the_values_gives_the_digest_of_the_definition(tmp_pa
         assert (of_file(path), of_exporter(path)) == (truth, truth), path.name
 
 
+EVERYTHING = """
+<ir_version: 9, producer_version: "1", domain: "here", model_version: 1, opset_import: ["" : 18, "own" : 1]>
+tiny (float[batch,3,8,8] image) => (float[batch,3] representation)
+<bool yes = {1}, string[2] words = {"cat", "dog"}, float[batch,3,1,1] gap> {
+    gap = GlobalAveragePool (image)
+    flat = Flatten (gap)
+    chosen = If (yes) <
+        then_branch = branch () => (float[n, 3] branched) <float[3] in_branch = {1, 1, 1}> {
+            branched = Add (flat, in_branch)
+        },
+        else_branch = other () => (float[n, 3] branched) {
+            in_other = Constant <value = float[3] {2, 2, 2}> ()
+            branched = Mul (flat, in_other)
+        }
+    >
+    representation = own.Shift (chosen)
+    c0 = Constant <value_float = 0.1> ()
+    c1 = Constant <value_floats = [1.0, 2.0]> ()
+    c2 = Constant <value_ints = [1, 2]> ()
+    c3 = Constant <value_string = "one"> ()
+    c4 = Constant <value_strings = ["one", "two"]> ()
+}
+<domain: "own", opset_import: ["" : 18]>
+Shift <default: tensor = float[2] {1, 1}> (x) => (y) {
+    by = Constant <value = float[3] {0, 1, 2}> ()
+    y = Add (x, by)
+}
+"""
+
+
 def everything() -> onnx.ModelProto:
-    """Tensors in every place that a file has for them: initializers, Constants, a branch, a function, a sparse one."""
-    branch = helper.make_graph(
-        [helper.make_node("Add", ["flat", "in_branch"], ["branched"])],
-        "branch",
-        [],
-        [helper.make_tensor_value_info("branched", TensorProto.FLOAT, None)],
-        [numpy_helper.from_array(np.ones(3, np.float32), "in_branch")],
-    )
-    other = helper.make_graph(
-        [
-            helper.make_node("Constant", [], ["in_other"], value=numpy_helper.from_array(np.full(3, 2, np.float32))),
-            helper.make_node("Mul", ["flat", "in_other"], ["branched"]),
-        ],
-        "other",
-        [],
-        [helper.make_tensor_value_info("branched", TensorProto.FLOAT, None)],
-    )
-    nodes: list[Any] = [
-        *graph("gap = GlobalAveragePool(image); flat = Flatten(gap)"),
-        ("If", ["yes"], ["chosen"], {"then_branch": branch, "else_branch": other}),
-        ("own:Shift", ["chosen"], ["representation"]),
-    ]
-    model = onnx_models.build(
-        nodes,
-        [("representation", TensorProto.FLOAT, ("batch", 3))],
-        {"yes": np.array(True), "half": np.ones(2, np.float16)},
-        domains=["own"],
-    )
-    shift = numpy_helper.from_array(np.arange(3, dtype=np.float32), "shift")
-    model.functions.append(
-        helper.make_function(
-            "own", "Shift", ["x"], ["y"],
-            [helper.make_node("Constant", [], ["by"], value=shift), helper.make_node("Add", ["x", "by"], ["y"])],
-            [helper.make_opsetid("", 18)],
-        )
-    )  # fmt: skip
-    model.graph.sparse_initializer.append(
-        helper.make_sparse_tensor(
-            numpy_helper.from_array(np.array([5.0], np.float32), "sparse"),
-            numpy_helper.from_array(np.array([2], np.int64)),
-            [4],
-        )
-    )
-    default = helper.make_attribute("default", numpy_helper.from_array(np.ones(2, np.float32)))
-    model.functions[0].attribute_proto.append(default)
-    few = helper.make_sparse_tensor(
-        numpy_helper.from_array(np.array([6.0], np.float32)), numpy_helper.from_array(np.array([1], np.int64)), [3]
-    )
-    constants: list[dict[str, Any]] = [
-        {"sparse_value": few},
-        {"value_float": 0.1},
-        {"value_floats": [1.0, float("nan")]},
-        {"value_ints": [1, 2]},
-        {"value_string": "one"},
-        {"value_strings": ["one", "two"]},
-    ]
-    for index, attribute in enumerate(constants):
-        model.graph.node.append(helper.make_node("Constant", [], [f"constant_{index}"], name="c", **attribute))
-    packed = np.array([1, -2, 3], ml_dtypes.int4)
-    model.graph.initializer.append(numpy_helper.from_array(packed, "packed"))
-    typed = helper.make_tensor("bf16", TensorProto.BFLOAT16, [2], [1.5, -2.0])
-    model.graph.initializer.append(typed)
-    model.graph.initializer.append(numpy_helper.from_array(np.array(["cat", "dog"], dtype=object), "words"))
+    """Tensors in every place that a file has for them: initializers, Constants, a branch, a function, sparse ones."""
+    model = onnx.parser.parse_model(EVERYTHING)
+    numbers = numpy_helper.from_array(np.array([5.0, np.nan], np.float32), "sparse")
+    sparse = helper.make_sparse_tensor(numbers, numpy_helper.from_array(np.array([1, 2])), [4])
+    model.graph.sparse_initializer.append(sparse)
+    model.graph.node.append(helper.make_node("Constant", [], ["few"], name="c", sparse_value=sparse))
+    model.graph.initializer.append(numpy_helper.from_array(np.array([1, -2, 3], ml_dtypes.int4), "packed"))
+    model.graph.initializer.append(helper.make_tensor("bf16", TensorProto.BFLOAT16, [2], [1.5, -2.0]))
+    model.doc_string = model.graph.doc_string = model.graph.node[0].doc_string = "words"
+    helper.set_model_props(model, {"key": "value"})
     return model
-
-
-def all_of(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    """Every TensorProto, found by walking over all fields of all messages: no list of places."""
-    waiting: list[Any] = [model]
-    while waiting:
-        message = waiting.pop()
-        if isinstance(message, TensorProto):
-            yield message
-            continue
-        for field, value in message.ListFields():
-            if field.message_type is not None:
-                waiting += list(value) if hasattr(value, "append") else [value]
-
-
-def test_tensors_in_every_place_count_on_both_sides(tmp_path: Path) -> None:
-    path = onnx_models.save(everything(), tmp_path / "m.onnx")
-    first = of_file(path)
-    assert of_exporter(path) == first
-    tensors = list(all_of(everything()))
-    assert len(tensors) == 13
-    seen = {first}
-    for index in range(len(tensors)):
-        model = everything()
-        tensor = list(all_of(model))[index]
-        if tensor.HasField("raw_data"):
-            tensor.raw_data = bytes([tensor.raw_data[0] ^ 1]) + tensor.raw_data[1:]
-        elif tensor.int32_data:
-            tensor.int32_data[0] ^= 1
-        else:
-            tensor.string_data[0] = b"cow"
-        onnx_models.save(model, path)
-        assert of_exporter(path) == of_file(path)
-        seen.add(of_file(path))
-    assert len(seen) == 14  # each change gives another digest
 
 
 UNSAID = {"doc_string", "metadata_props"} | {
@@ -218,51 +148,61 @@ UNSAID = {"doc_string", "metadata_props"} | {
 }
 
 
+def other(value: Any) -> Any:
+    """Another value of the same type and size."""
+    if isinstance(value, bytes):
+        return value[:-1] + bytes([value[-1] ^ 1])
+    return value + "x" if isinstance(value, str) else value + 1
+
+
 def changes(message: Any, said: bool = True) -> Iterator[tuple[str, bool]]:
-    """Change one text, number or list of a model at a time, but no tensor's values; yield its name, whether it counts.
+    """Change one text, number or list of a model at a time, or a value of a tensor; yield its name, whether it counts.
 
     A list loses its last entry. What was changed is set back before the next.
     """
     for field, value in message.ListFields():
         name = f"{message.DESCRIPTOR.name}.{field.name}"
         counts = said and not {field.name, name} & UNSAID
-        if isinstance(message, TensorProto) and field.name != "name":
+        of_tensor = isinstance(message, TensorProto)
+        if name == "TensorProto.dims":
             continue
         if hasattr(value, "append"):
-            last = list(value)[-1:]
-            value.pop()
+            size, last = len(value), value.pop()
+            value.extend([other(last)] if of_tensor else [])
             yield name, counts
-            value.extend(last)
+            del value[size - 1 :]
+            value.extend([last])
         if field.message_type is not None:
             for inner in value if hasattr(value, "append") else [value]:
                 yield from changes(inner, counts)
-        elif isinstance(value, str | bytes | int | float) and field.enum_type is None:
-            more: Any = "x" if isinstance(value, str) else b"x" if isinstance(value, bytes) else 1
-            setattr(message, field.name, value + more)
+        elif isinstance(value, str | bytes | int | float) and field.enum_type is None and field.name != "data_type":
+            setattr(message, field.name, other(value))
             yield name, counts
             setattr(message, field.name, value)
 
 
 def test_everything_but_names_of_nodes_and_what_the_file_says_of_itself_counts(tmp_path: Path) -> None:
     model = everything()
-    model.doc_string = model.graph.doc_string = model.graph.node[0].doc_string = "words"
-    model.producer_version, model.domain, model.model_version = "1", "here", 1
-    helper.set_model_props(model, {"key": "value"})
-    model.graph.value_info.append(helper.make_tensor_value_info("gap", TensorProto.FLOAT, ["batch", 3, 1, 1]))
+    path = onnx_models.save(model, tmp_path / "m.onnx")
     before = graph_digest(model)
-    names = set()
+    assert of_file(path) == of_exporter(path) == before
+    digests = {before}
+    names = Counter[str]()
     for name, counts in changes(model):
         after = graph_digest(model)
-        assert (after != before) is counts, name
+        assert (after not in digests) is counts, name
         assert digest.graph_digest(model, tmp_path) == after
-        names.add(name)
+        digests.add(after)
+        names[name] += 1
     assert graph_digest(model) == before
+    of_tensors = [f"TensorProto.{kind}_data" for kind in ("float", "int32", "string", "raw")]
+    assert sum(names[name] for name in of_tensors) == 12
     assert {
-        *("AttributeProto.f", "AttributeProto.floats", "AttributeProto.ints", "AttributeProto.s"),
+        *("AttributeProto.f", "AttributeProto.floats", "AttributeProto.ints", "AttributeProto.s", *of_tensors),
         *("AttributeProto.strings", "NodeProto.op_type", "NodeProto.domain", "NodeProto.input", "NodeProto.output"),
         *("NodeProto.name", "Dimension.dim_param", "Dimension.dim_value", "OperatorSetIdProto.version"),
         *("FunctionProto.name", "SparseTensorProto.dims", "ValueInfoProto.name", "GraphProto.node"),
-    } <= names
+    } <= names.keys()
 
 
 def test_the_bytes_of_packed_and_cast_values(tmp_path: Path) -> None:
@@ -277,52 +217,36 @@ def test_the_bytes_of_packed_and_cast_values(tmp_path: Path) -> None:
     words = b"".join(len(word).to_bytes(8, "little") + word for word in (b"cat", b"dog"))
     truth = written_out(
         *floats,
+        ("words", TensorProto.STRING, (2,), words),
         ("packed", TensorProto.INT4, (3,), bytes([0x1 | 0xE << 4, 0x3])),
         ("bf16", TensorProto.BFLOAT16, (2,), bf16),
-        ("words", TensorProto.STRING, (2,), words),
     )
     assert (of_file(path), of_exporter(path)) == (truth, truth)
 
 
-def sealed(path: Path, *, external: bool = False) -> Path:
-    """`noted` with a contract that holds its digest."""
-    model = noted()
-    contract = lookup.lookup_contract(size_px=8) | {"graph_digest": written_out(*raw_of(model))}
-    helper.set_model_props(model, {lookup.CONTRACT_KEY: json.dumps(contract)})
-    return onnx_models.save(model, path, external=external)
-
-
 @pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, bytes, list[int]]]:
-    """Each file that holds weights: its bytes, and the places of those of a tensor."""
-    folder = tmp_path_factory.mktemp("digest")
-    inline = sealed(folder / "inline.onnx")
-    content = inline.read_bytes()
-    places: list[int] = []
-    for weight in wide().graph.initializer:
-        start = content.index(weight.raw_data)
-        places += range(start, start + len(weight.raw_data))
-    beside = sealed(folder / "beside.onnx", external=True)
-    data = beside.with_name("beside.onnx.data")
-    used = [
-        int(entry.value)
-        for weight in onnx.load(beside, load_external_data=False).graph.initializer
-        for entry in weight.external_data
-        if entry.key == "offset"
-    ]
-    lengths = [len(weight.raw_data) for weight in wide().graph.initializer]
-    of_data = [at for start, n in zip(used, lengths, strict=True) for at in range(start, start + n)]
-    return {"inline": (inline, content, places), "external": (data, data.read_bytes(), of_data)}
+def files(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Path, Path, bytes, list[int]]]:
+    """A model with its digest, the file that holds its weights, its bytes, and the places of those of a tensor."""
+    folder, found = tmp_path_factory.mktemp("digest"), []
+    contract = lookup.lookup_contract(size_px=8) | {"graph_digest": written_out(*raw_of(noted()))}
+    for external in (False, True):
+        model = noted()
+        raws = [weight.raw_data for weight in model.graph.initializer]
+        helper.set_model_props(model, {lookup.CONTRACT_KEY: json.dumps(contract)})
+        path = onnx_models.save(model, folder / f"{external}.onnx", external=external)
+        data = path.with_name("True.onnx.data") if external else path
+        content = data.read_bytes()
+        places = [at for raw in raws for at in range(content.index(raw), content.index(raw) + len(raw))]
+        found.append((path, data, content, places))
+    return found
 
 
-@given(data=st.data(), where=st.sampled_from(["inline", "external"]), bit=st.integers(0, 7))
+@given(data=st.data(), external=st.booleans(), bit=st.integers(0, 7))
 def test_any_changed_bit_of_a_weight_is_seen(
-    files: dict[str, tuple[Path, bytes, list[int]]], data: st.DataObject, where: str, bit: int
+    files: list[tuple[Path, Path, bytes, list[int]]], data: st.DataObject, external: bool, bit: int
 ) -> None:
-    path, content, places = files[where]
-    model = path.with_suffix("") if where == "external" else path
+    model, path, content, places = files[external]
     at = data.draw(st.sampled_from(places))
-    path.write_bytes(content)
     assert open_model(model).file_changed is False
     path.write_bytes(content[:at] + bytes([content[at] ^ (1 << bit)]) + content[at + 1 :])
     assert open_model(model).file_changed is True
@@ -332,4 +256,4 @@ def test_any_changed_bit_of_a_weight_is_seen(
 def test_a_contract_without_the_digest_says_nothing(tmp_path: Path) -> None:
     path = lookup.write_lookup_model(tmp_path / "m.onnx", np.eye(8, 400))
     assert open_model(path).file_changed is None
-    assert open_model(onnx_models.save(wide(), tmp_path / "bare.onnx")).file_changed is None
+    assert open_model(onnx_models.save(noted(), tmp_path / "bare.onnx")).file_changed is None

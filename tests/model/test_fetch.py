@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 
 from robustcheck_onnx import check
 from robustcheck_onnx.checker.cli.app import main
-from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, UsageError
+from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError, RobustcheckError, UsageError
 from robustcheck_onnx.checker.storage.local import download
 from robustcheck_onnx.checker.storage.remote import LIMIT, open_url
 from support import onnx_models
@@ -25,92 +26,69 @@ pytest.importorskip("fsspec", reason="the extra remote is not installed")
 pytestmark = pytest.mark.usefixtures("own_temporary_folder")
 
 
-def test_weights_and_sidecars_come_with_the_model(tmp_path: Path, memory: Any, own_temporary_folder: Path) -> None:
-    folder = tmp_path / "m"
+CLIP = json.dumps({"preprocess_cfg": {"size": [8, 8], "mean": [0.5] * 3, "std": [0.5] * 3}})
+
+
+@pytest.fixture
+def refused(own_temporary_folder: Path) -> Callable[..., None]:
+    """Check what is behind a URL: an error that names it and nothing of the copy, which is gone."""
+
+    def refused_(kind: type[RobustcheckError], url: str, message: str, **options: Any) -> None:
+        with pytest.raises(kind, match=message) as caught:
+            check(url, max_images=3, **options)
+        assert str(own_temporary_folder) not in caught.value.message + caught.value.hint
+        assert list(own_temporary_folder.iterdir()) == []
+
+    return refused_
+
+
+def test_weights_and_sidecars_come_with_the_model(
+    tmp_path: Path, memory: Any, own_temporary_folder: Path, refused: Callable[..., None]
+) -> None:
+    folder, weights = tmp_path / "m", "weights/ü 100%.bin"
     (folder / "weights").mkdir(parents=True)
-    proto = onnx_models.encoder()
-    onnx.save(proto, folder / "m.onnx", save_as_external_data=True, location="weights/ü 100%.bin", size_threshold=0)
+    onnx.save(onnx_models.encoder(), folder / "m.onnx", save_as_external_data=True, location=weights, size_threshold=0)
     (folder / "config.json").write_text('{"architectures": ["X"]}')
-    clip = {"size": [8, 8], "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
-    (folder / "open_clip_config.json").write_text(json.dumps({"preprocess_cfg": clip}))
+    (folder / "open_clip_config.json").write_text(CLIP)
     put(memory, folder, ODD)
-    here = check(folder / "m.onnx", max_images=3).evidence
-    there = check(f"memory://{ODD}/m.onnx", max_images=3).evidence
-    assert there.preprocessing == here.preprocessing
-    assert there.preprocessing.source == "sidecar"
-    assert there.model.external_digests == here.model.external_digests
-    assert set(there.model.external_digests) == {"weights/ü 100%.bin"}
-    assert there.model.digest == here.model.digest
+    url = f"memory://{ODD}/m.onnx"
+    here, there = (check(model, max_images=3).evidence for model in (folder / "m.onnx", url))
+    assert (there.preprocessing.source, set(there.model.external_digests)) == ("sidecar", {weights})
+    assert (there.preprocessing, there.model.digest) == (here.preprocessing, here.model.digest)
     assert there.statistics == here.statistics
     assert list(own_temporary_folder.iterdir()) == []
-
     memory.pipe_file(f"/{ODD}/other.ONNX", b"")  # whose sidecar is it now?
-    with pytest.raises(UsageError, match="lies beside 2 models") as caught:
-        check(f"memory://{ODD}/m.onnx", max_images=3)
-    assert caught.value.message.startswith(f"memory://{ODD}/open_clip_config.json")
-    assert str(own_temporary_folder) not in caught.value.message + caught.value.hint
-
-    memory.rm(f"/{ODD}/weights/ü 100%.bin")
-    with pytest.raises(CannotAssessError, match="is missing"):
-        check(f"memory://{ODD}/m.onnx", max_images=3, preprocess="clip")
+    refused(UsageError, url, f"^memory://{ODD}/open_clip_config.json.* lies beside 2 models")
+    memory.rm(f"/{ODD}/{weights}")
+    refused(CannotAssessError, url, "is missing", preprocess="clip")
 
 
-def test_a_hubs_layout_has_its_sidecar_above(tmp_path: Path, memory: Any, own_temporary_folder: Path) -> None:
-    model = onnx_models.save(onnx_models.encoder(), tmp_path / "m.onnx").read_bytes()
-    clip = {"size": [8, 8], "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
-    memory.pipe_file("/hub/open_clip_config.json", json.dumps({"preprocess_cfg": clip}).encode())
+def test_a_hubs_layout_has_its_sidecar_above(memory: Any, refused: Callable[..., None]) -> None:
+    model = onnx_models.encoder().SerializeToString()
+    memory.pipe_file("/hub/open_clip_config.json", CLIP.encode())
     for name in ("onnx/model.onnx", "onnx/model_fp16.onnx"):
         memory.pipe_file(f"/hub/{name}", model)
     preprocessing = check("memory://hub/onnx/model.onnx", max_images=3).evidence.preprocessing
     assert ("mean", "0.5, 0.5, 0.5", "../open_clip_config.json") in preprocessing.fields
-
-    memory.pipe_file("/hub/other.onnx", b"")
-    with pytest.raises(UsageError, match="lies beside 3 models") as caught:
-        check("memory://hub/onnx/model.onnx", max_images=3)
-    assert caught.value.message.startswith("memory://hub/open_clip_config.json: ")
-    assert str(own_temporary_folder) not in caught.value.message + caught.value.hint
-    memory.pipe_file("/hub/other.onnx", model)  # whose folder `onnx` holds the others
-    with pytest.raises(UsageError, match="lies beside 3 models"):
-        check("memory://hub/other.onnx", max_images=3)
-    assert list(own_temporary_folder.iterdir()) == []
-
-
-@pytest.mark.parametrize("location", ["../w.bin", "/etc/hostname", "a/../../w.bin", "C:/w.bin"])
-def test_weights_outside_the_folder_are_refused(
-    location: str, tmp_path: Path, memory: Any, own_temporary_folder: Path
-) -> None:
-    path = onnx_models.save(onnx_models.encoder(), tmp_path / "m.onnx", external=True)
-    proto = onnx.load(path, load_external_data=False)
-    for weight in proto.graph.initializer:
-        for entry in weight.external_data:
-            entry.value = location if entry.key == "location" else entry.value
-    memory.pipe_file("/box/in/m.onnx", proto.SerializeToString())
-    memory.pipe_file("/box/w.bin", b"0" * 100_000)
-    with pytest.raises(CannotAssessError, match="leaves the model's folder") as caught:
-        check("memory://box/in/m.onnx")
-    assert caught.value.message.startswith("memory://box/in/m.onnx: ")
-    assert list(own_temporary_folder.iterdir()) == []
+    memory.pipe_file("/hub/other.onnx", model)
+    for name in ("onnx/model.onnx", "other.onnx"):  # whose folder `onnx` holds the others
+        refused(UsageError, f"memory://hub/{name}", r"^memory://hub/open_clip_config\.json: .*lies beside 3 models")
 
 
 def test_models_that_cannot_be_had(
-    memory: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_temporary_folder: Path
+    memory: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Callable[..., None]
 ) -> None:
     memory.pipe_file("/box/m.onnx", b"\x08" * 1000)
-    with pytest.raises(UsageError, match="missing"):
-        check("memory://box/gone.onnx")
-    with pytest.raises(UsageError, match="missing"):
-        check("memory://box")
-    with pytest.raises(CannotAssessError, match=r"^memory://box/m\.onnx: opset_import is missing"):
-        check("memory://box/m.onnx")
-    whole = onnx_models.save(onnx_models.encoder(), tmp_path / "m.onnx").read_bytes()
-    memory.pipe_file("/box/m.onnx", whole)
-    monkeypatch.setenv(LIMIT, str(len(whole) - 1))
-    with pytest.raises(EnvironmentFaultError, match="download is more than"):
-        check("memory://box/m.onnx")
-    monkeypatch.setenv(LIMIT, "much")
-    with pytest.raises(UsageError, match=LIMIT):
-        check("memory://box/m.onnx")
-    assert list(own_temporary_folder.iterdir()) == []
+    refused(UsageError, "memory://box/gone.onnx", "missing")
+    refused(UsageError, "memory://box", "missing")
+    refused(CannotAssessError, "memory://box/m.onnx", r"^memory://box/m\.onnx: opset_import is missing")
+    content = onnx_models.save(onnx_models.encoder(), tmp_path / "m.onnx", external=True).read_bytes()
+    memory.pipe_file("/box/m.onnx", content.replace(b"m.onnx.data", b"../box/data"))
+    memory.pipe_file("/box/data", b"0" * 100_000)
+    refused(CannotAssessError, "memory://box/m.onnx", r"^memory://box/m\.onnx: .*leaves the model's folder")
+    for limit, kind, message in (("9", EnvironmentFaultError, "download is more than"), ("much", UsageError, LIMIT)):
+        monkeypatch.setenv(LIMIT, limit)
+        refused(kind, "memory://box/m.onnx", message)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
