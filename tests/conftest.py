@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import sys
 import tempfile
@@ -227,14 +229,16 @@ def own_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 
 @pytest.fixture(scope="session")
 def calibrated(tmp_path_factory: pytest.TempPathFactory) -> Calibrated:
-    """A suite of look-up models, calibrated by the real command."""
-    from support.calibrations import Calibrated, calibrate
+    """A suite of look-up models, calibrated."""
+    from robustcheck_onnx.checker.cli import app, process
+    from support.calibrations import Calibrated, words
 
     folder = tmp_path_factory.mktemp("mini")
     suite = mini_suite.write_suite(folder)
-    out = folder / "mini.json"
-    done = calibrate(suite, folder / "photos", out, "--workers", "2")
-    return Calibrated(folder, suite, folder / "photos", folder / "mini.results.jsonl", out, done.stderr)
+    found = Calibrated(folder, suite, folder / "photos", folder / "mini.results.jsonl", folder / "mini.json")
+    with contextlib.redirect_stdout(io.StringIO()):  # the process would mend pytest's own, and close it
+        assert process.run(app.app, words(suite, found.photos, found.profile)) == 0
+    return found
 
 
 @pytest.fixture(scope="session")

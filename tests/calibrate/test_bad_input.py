@@ -5,34 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pytest
 
 from robustcheck_onnx.checker.calibrate import causes
-from robustcheck_onnx.checker.cli import app as cli
-from robustcheck_onnx.checker.cli import process
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError
 from robustcheck_onnx.thresholds import results
 from robustcheck_onnx.thresholds.results import Result
-from support.calibrations import Calibrated, rows, run
-
-
-class Call(Protocol):
-    """The command within this process: exit code expected, (stdout, stderr) returned."""
-
-    def __call__(self, *words: str | Path, code: int = 0) -> tuple[str, str]: ...
-
-
-@pytest.fixture
-def call(capfd: pytest.CaptureFixture[str]) -> Call:
-    def made_call(*words: str | Path, code: int = 0) -> tuple[str, str]:
-        capfd.readouterr()
-        assert process.run(cli.app, list(map(str, words))) == code
-        out, err = capfd.readouterr()
-        return out, err
-
-    return made_call
+from support.calibrations import Calibrated, Call, rows, run
 
 
 @pytest.mark.parametrize(
@@ -77,6 +58,7 @@ def test_a_cause_is_said_once_for_all_its_models() -> None:
     ]
 
 
+@pytest.mark.long
 def test_a_name_that_the_library_does_not_have_ends_it_before_anything_runs(tmp_path: Path) -> None:
     pytest.importorskip("timm", reason="extra `export` is not installed")
     suite = tmp_path / "suite.toml"

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from robustcheck_onnx.checker.calibrate import table
+from robustcheck_onnx.checker.calibrate.tasks import Task
 from robustcheck_onnx.checker.verdict.rule import ALIKE_SPREAD
 from robustcheck_onnx.thresholds import results
 from robustcheck_onnx.thresholds.ends import End
 from robustcheck_onnx.thresholds.make_profile import fitted_profile, rows_of
+from robustcheck_onnx.thresholds.suite import Entry, Member
 from support.calibrations import N_MODELS, Calibrated, rows
 
 
@@ -60,3 +65,12 @@ def test_a_table_can_be_read_whatever_engine_and_day_wrote_it(calibrated: Calibr
     assert results.digest_of(some[1:]) != results.digest_of(some)
     assert fitted_profile(later, id="x").thresholds == fitted_profile(some, id="x").thresholds
     assert fitted_profile(later, id="x").calibration.date == "2030-01-01"
+
+
+def test_rows_of_other_images_are_kept_beside_the_table(calibrated: Calibrated, tmp_path: Path) -> None:
+    path, (first, *others) = tmp_path / "t.jsonl", rows(calibrated.table)
+    path.write_bytes(calibrated.table.read_bytes())
+    entry = Entry(model="m.onnx", group="other", label="absent")
+    task = Task(Member(first.id, first.id, entry, "absent", None, False), path, None, "another key")
+    assert table.open_table(path, [task]) == others
+    assert (rows(path), rows(table.superseded(path))) == (others, [first])

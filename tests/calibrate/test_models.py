@@ -23,6 +23,7 @@ SHARED = Path(os.environ.get("ROBUSTCHECK_SHARED", ROOT.parent / "shared"))
 EMBEDDINGS = SHARED / "data" / "embeddings"
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not EMBEDDINGS.is_dir(), reason="the published embedding vectors are not part of the project")
 def test_real_embeddings_give_thresholds_as_the_reference_table_does(tmp_path: Path) -> None:
     """Another sample of the same vectors, confidence bounds instead of subsets: the same sets fall on the same side."""
@@ -41,6 +42,7 @@ def test_real_embeddings_give_thresholds_as_the_reference_table_does(tmp_path: P
             assert threshold.minimum == pytest.approx(gap.minimum, rel=0.1)
 
 
+@pytest.mark.long
 def test_the_papers_plan_has_every_model_and_its_size(tmp_path: Path) -> None:
     pytest.importorskip("open_clip", reason="extra `export` is not installed")
     pytest.importorskip("timm", reason="extra `export` is not installed")

@@ -34,6 +34,7 @@ def test_a_child_gives_the_report_that_this_process_gives(lookup_pass: tuple[Pat
     assert seen[-1].n_done == 32  # of a batch
 
 
+@pytest.mark.long
 def test_a_model_in_memory_goes_to_a_child_too(lookup_pass: tuple[Path, Path]) -> None:
     model, photos = lookup_pass
     content = model.read_bytes()
@@ -81,6 +82,7 @@ def test_a_child_that_dies_is_an_error(lookup_pass: tuple[Path, Path]) -> None:
             rc.check(model, images=photos, progress=strike)
 
 
+@pytest.mark.long
 @needs_proc
 def test_models_beside_one_that_kills_its_process_get_their_verdicts(
     lookup_pass: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
@@ -130,6 +132,7 @@ def test_a_callback_that_raises_is_the_callers_error(lookup_pass: tuple[Path, Pa
     assert not children(os.getpid())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("form", "none"), [("html", ""), ("junit", "'numpy', ")])
 def test_the_process_that_reports_reads_no_model_and_no_image(
     lookup_pass: tuple[Path, Path], form: str, none: str
@@ -145,6 +148,7 @@ def test_the_process_that_reports_reads_no_model_and_no_image(
     assert done.stdout == "0 []\n", done.stderr
 
 
+@pytest.mark.long
 @needs_proc
 def test_the_child_ends_with_a_process_that_is_killed(lookup_pass: tuple[Path, Path]) -> None:
     model, photos = lookup_pass
@@ -155,6 +159,7 @@ def test_the_child_ends_with_a_process_that_is_killed(lookup_pass: tuple[Path, P
     assert all_end(started)
 
 
+@pytest.mark.long
 def test_the_other_verbs_read_in_a_child_and_answer_as_here(lookup_pass: tuple[Path, Path], tmp_path: Path) -> None:
     model, photos = lookup_pass
     report = rc.check(model, images=photos)

@@ -41,11 +41,11 @@ def model(tmp_path: Path) -> Callable[[str], Path]:
 
 
 def test_the_evidence_is_the_checks(model: Callable[[str], Path], photos: Path, tmp_path: Path) -> None:
-    jobs = [new_job(model(name), str(photos), seed=seed) for seed, name in enumerate("abc")]
+    jobs = [new_job(model(name), str(photos), seed=seed) for seed, name in enumerate("ab")]
     jobs.append(new_job(tmp_path / "none.onnx", str(photos)))
     found = by_name(list(run(jobs, never_decided(), workers=2)))
-    assert found.keys() == {"a", "b", "c", "none"}
-    for job in jobs[:3]:
+    assert found.keys() == {"a", "b", "none"}
+    for job in jobs[:2]:
         outcome = found[job.model.stem]
         (evidence,) = outcome.evidence
         direct = check(job.model, images=photos, seed=job.options.seed, thresholds=never_decided()).evidence
@@ -61,6 +61,7 @@ def test_the_evidence_is_the_checks(model: Callable[[str], Path], photos: Path, 
     assert found["none"].evidence == ()
 
 
+@pytest.mark.long
 def test_a_worker_killed_in_the_middle_loses_nothing(
     model: Callable[[str], Path], photos: Path, saboteur: Callable[[dict[str, int]], Path]
 ) -> None:
@@ -77,6 +78,7 @@ def test_a_worker_killed_in_the_middle_loses_nothing(
         assert outcome.evidence[0].statistics == again.statistics
 
 
+@pytest.mark.long
 def test_a_model_that_ends_its_process_fails_alone(
     model: Callable[[str], Path], photos: Path, saboteur: Callable[[dict[str, int]], Path]
 ) -> None:
@@ -124,6 +126,7 @@ sys.stdin.read()
 """
 
 
+@pytest.mark.long
 @needs_proc
 def test_workers_end_with_a_killed_parent(model: Callable[[str], Path], photos: Path, tmp_path: Path) -> None:
     script = tmp_path / "parent.py"

@@ -6,14 +6,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from robustcheck_onnx.thresholds import results
 from robustcheck_onnx.thresholds.results import Result
 from support import profile
 
 COMMAND = str(Path(sys.executable).parent / "robustcheck")
-N_MODELS = 12
+N_MODELS, N_IMAGES = 6, 60
 
 
 def run(
@@ -32,6 +32,12 @@ def run(
     return done
 
 
+class Call(Protocol):
+    """The command within this process: exit code expected, (stdout, stderr) returned."""
+
+    def __call__(self, *words: str | Path, code: int = 0) -> tuple[str, str]: ...
+
+
 class Calibrated(NamedTuple):
     """A suite of look-up models, calibrated."""
 
@@ -40,14 +46,18 @@ class Calibrated(NamedTuple):
     photos: Path
     table: Path
     profile: Path
-    progress: str
+
+
+def words(suite: Path, photos: Path, out: Path, *more: str | Path) -> list[str]:
+    """The command line of a calibration."""
+    call = ("calibrate", "--suite", suite, "--images", photos, "--out", out, "--cache", suite.parent / "cache")
+    return list(map(str, (*call, "--id", "mini", "--device", "cpu", *more)))
 
 
 def calibrate(
     suite: Path, photos: Path, out: Path, *more: str | Path, code: int = 0
 ) -> subprocess.CompletedProcess[str]:
-    where = ("--suite", suite, "--images", photos, "--out", out, "--cache", suite.parent / "cache")
-    return run("calibrate", *where, "--id", "mini", "--device", "cpu", *more, code=code)
+    return run(*words(suite, photos, out, *more), code=code)
 
 
 def rows(path: Path) -> list[Result]:

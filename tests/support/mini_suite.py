@@ -20,7 +20,7 @@ HEAD = 'schema_version = 1\nname = "mini"\n\n[labels]\nmeaning = "with: an outli
 
 def made(with_outlier: bool, seed: int) -> NDArray[np.float32]:
     """Signed representations, with one persistent outlier feature or none: (image, feature)."""
-    rng, n, d = np.random.default_rng(seed), 120, 640
+    rng, n, d = np.random.default_rng(seed), 60, 512
     h = rng.normal(size=(n, d)) + rng.normal(0, 0.5, d)
     if with_outlier:
         h[:, 7] += 14 + 2 * seed
@@ -34,7 +34,7 @@ def block(entry: dict[str, object]) -> str:
 def write_suite(folder: Path, embeddings: Path | None = None) -> Path:
     """Write photos, models and suite.toml into the folder; return the suite's path."""
     folder.mkdir(parents=True, exist_ok=True)
-    lookup.write_lookup_images(folder / "photos", 120, photos=PHOTOS)
+    lookup.write_lookup_images(folder / "photos", 60 if embeddings is None else 120, photos=PHOTOS)
     entries: list[dict[str, object]] = []
     if embeddings is not None:
         for row in (r for r in references() if not r.excluded and r.n >= 120):
@@ -51,7 +51,7 @@ def write_suite(folder: Path, embeddings: Path | None = None) -> Path:
             }
             entries.append(entry)
     else:
-        for i in range(4):
+        for i in range(2):
             for name, x, label in (
                 (f"made_with_{i}", made(True, i), "present"),
                 (f"made_without_{i}", made(False, 10 + i), "absent"),
