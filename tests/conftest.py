@@ -28,7 +28,7 @@ hypothesis.settings.load_profile("robustcheck")
 if TYPE_CHECKING:
     from robustcheck_onnx.checker.model.open import ModelFile
     from robustcheck_onnx.checker.report.record import Report
-    from support.calibrations import Calibrated
+    from support.calibrations import Calibrated, Call
     from support.comparisons import Workshop
 
 
@@ -311,3 +311,21 @@ def runner(tmp_path: Path) -> Any:
 def pixels() -> Any:
     """Five preprocessed images of 8 × 8, (image, height, width, 3) float32."""
     return np.random.default_rng(1).normal(size=(5, 8, 8, 3)).astype(np.float32)
+
+
+@pytest.fixture
+def call(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Call:
+    """Types a command in this process, with the exit code expected; returns what it wrote to stdout and stderr."""
+    from robustcheck_onnx.checker.cli import app, process
+    from support.bad_input import GROUP_OF
+
+    monkeypatch.setattr(process, "get_command", GROUP_OF)
+
+    def made_call(*words: str | Path, code: int = 0) -> tuple[str, str]:
+        capfd.readouterr()
+        done = process.run(app.app, list(map(str, words)))
+        out, err = capfd.readouterr()
+        assert done == code, err
+        return out, err
+
+    return made_call

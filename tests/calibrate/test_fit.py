@@ -40,16 +40,11 @@ def test_the_pooled_tensor_is_compared_where_models_have_it(calibrated: Calibrat
     pooled = []
     for row in (r for r in some if r.label == "present"):
         sharper = {
-            name: value.model_copy(
-                update={"estimate": value.estimate * 2, "low": value.low * 2, "high": value.high * 2}
-            )
-            if name in ("kurtosis", "persistence_ratio")
-            else value
-            for name, value in row.statistics.items()
-            if value.estimate is not None and value.low is not None and value.high is not None
+            name: results.Measured(**{end: 2 * value for end, value in row.statistics[name].model_dump().items()})
+            for name in ("kurtosis", "persistence_ratio")
         }
-        change = {"tensor": "pooled", "rule": "pooled", "ends_in": End("normalisation"), "statistics": sharper}
-        pooled.append(row.model_copy(update=change))
+        change = {"tensor": "pooled", "rule": "pooled", "ends_in": End("normalisation")}
+        pooled.append(row.model_copy(update={**change, "statistics": {**row.statistics, **sharper}}))
     assert len(rows_of([*some, *pooled], "pooled")) == N_MODELS
     fitted = fitted_profile([*some, *pooled], id="both")
     assert (fitted.tensor, fitted.tensor_rules, fitted.ends) == ("pooled", ("pooled",), (End("normalisation"),))

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import itertools
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import onnx
 import pytest
 
 from robustcheck_onnx.checker.calibrate import plan, run, table, tasks
+from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.evidence import Options
 from robustcheck_onnx.checker.statistics import STATISTIC_VERSION
 from robustcheck_onnx.thresholds.results import Result
@@ -21,13 +24,13 @@ from support import onnx_models
 @pytest.fixture
 def suite(tmp_path: Path) -> Opened:
     """A suite of two ready models, each with its preprocessing."""
-    entries = ""
-    for name, label, width in (("a", "present", 16), ("b", "absent", 24)):
+    text = 'schema_version = 1\nname = "x"\n'
+    for name, width in (("a", 16), ("b", 24)):
         onnx.save(onnx_models.encoder(width), tmp_path / f"{name}.onnx")
         (tmp_path / f"{name}.json").write_text("{}")
-        entries += f'[[models]]\nmodel = "{name}.onnx"\npreprocessing = "{name}.json"\n'
-        entries += f'group = "other"\nlabel = "{label}"\n'
-    (tmp_path / "suite.toml").write_text(f'schema_version = 1\nname = "x"\n{entries}')
+        text += f'[[models]]\nmodel = "{name}.onnx"\npreprocessing = "{name}.json"\ngroup = "other"\n'
+        text += 'label = "present"\n'
+    (tmp_path / "suite.toml").write_text(text)
     return open_suite(tmp_path / "suite.toml")
 
 
@@ -39,12 +42,10 @@ def keys(suite: Opened, images: str = "sha256:images", **options: Any) -> list[s
 def test_whatever_moves_the_numbers_gives_another_key(suite: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = [keys(suite), keys(suite, seed=1), keys(suite, max_bad=0.5), keys(suite, device="cpu")]
     seen.append(keys(suite, "sha256:others"))
-    monkeypatch.setattr(tasks, "STATISTIC_VERSION", STATISTIC_VERSION + 1)
-    seen.append(keys(suite))
-    monkeypatch.undo()
-    monkeypatch.setattr(tasks, "versions_of", lambda _: {"onnxruntime": "0"})
-    seen.append(keys(suite))
-    monkeypatch.undo()
+    for name, other in (("STATISTIC_VERSION", STATISTIC_VERSION + 1), ("versions_of", lambda _: {"onnxruntime": "0"})):
+        with monkeypatch.context() as patch:
+            patch.setattr(tasks, name, other)
+            seen.append(keys(suite))
     assert len({key for each in seen for key in each}) == 2 * len(seen)
     assert keys(suite, batch_size=1) == seen[0]
     (suite.folder / "a.json").write_text("{ }")
@@ -64,15 +65,8 @@ def test_a_task_is_done_with_all_its_tensors_and_its_own_key(suite: Opened) -> N
     whole, pooled = row("representation"), row("pooled")
     for rows in itertools.permutations((whole, pooled, row("pooled", id="b"), row("representation", key="other"))):
         assert table.done(task, rows) == (pooled, whole)
-    incomplete: list[list[Result]] = [
-        [],
-        [whole],
-        [pooled],
-        [whole, row("pooled", key="other")],
-        [whole, row("pooled", id="b")],
-    ]
-    for some in incomplete:
-        assert table.done(task, some) == ()
+    for others in ([], [row("pooled", key="other")], [row("pooled", id="b")]):
+        assert table.done(task, [whole, *others]) == table.done(task, [pooled]) == ()
     alone = row("representation", tensors=("representation",))
     assert table.done(task, [alone]) == (alone,)
     assert table.done(tasks.Task(task.member, task.model, None, ""), [row("representation", key="")]) == ()
@@ -81,37 +75,28 @@ def test_a_task_is_done_with_all_its_tensors_and_its_own_key(suite: Opened) -> N
 def test_the_plan_of_each_task(suite: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sizes at 4 bytes a parameter; time by that of what was measured on this device: 2 s / 10 images / 1,000 bytes."""
     entry = Entry(id="m", source="timm", name="m", group="other", label="present")
-    sizes = {
-        "known": {"parameters": 30, "vision_parameters": 20},
-        "random": {"parameters": 30, "vision_parameters": 20},
-        "without": {"parameters": None, "vision_parameters": None, "fault": "odd"},
+    counts = {"parameters": 30, "vision_parameters": 20}
+    sizes: dict[str, Any] = {
+        "known": counts,
+        "random": counts,
+        "without": {"fault": "odd"},
         "unknown": {"unknown": "no such model; others"},
     }
 
-    def task(id: str, *, model: Path = Path("none.onnx"), export: Any = "timm", **fields: Any) -> tasks.Task:
-        member = Member(id, id, entry.model_copy(update={"id": id, **fields}), "present", None, False)
-        return tasks.Task(member, model, None if export is None else {"source": export}, "k")
+    def task(id: str) -> tasks.Task:
+        named = entry.model_copy(update={"id": id, "random_weights": id == "random"})
+        return tasks.Task(Member(id, id, named, "present", None, False), Path("none.onnx"), {}, "k")
 
     ready = suite.folder / "a.onnx"
-    work = [
-        task("ready", model=ready, export=None),
-        task("done", model=ready, export=None),
-        *(task(id, random_weights=id == "random") for id in sizes),
-    ]
-    asked: list[str] = []
-
-    def answers(some: list[tasks.Task]) -> dict[str, Any]:
-        asked.extend(each.member.id for each in some)
-        return sizes
-
-    monkeypatch.setattr(plan, "_sizes", answers)
+    work = [replace(task(id), model=ready, export=None) for id in ("ready", "done")]
+    work += map(task, sizes)
+    monkeypatch.setattr(plan, "_sizes", lambda some: {each.member.id: sizes[each.member.id] for each in some})
     device = {"device": plan.device_name("cpu")}
     measured = Result.model_construct(
         id="done", key="k", tensor="representation", tensors=("representation",), execution=device, wall_s=2.0,
         n_images=10, size_bytes=1000,
     )  # fmt: skip
     made = plan.plan(work, [measured], tasks.Settings(Options(device="cpu"), suite.folder), 50, "sha256:i")
-    assert asked == list(sizes)
     size = ready.stat().st_size
     assert [(r.id, r.state, r.download_bytes, r.disk_bytes, r.passes, r.fault) for r in made.rows] == [
         ("ready", "ready file", 0, 0, 50, ""),
@@ -121,59 +106,52 @@ def test_the_plan_of_each_task(suite: Opened, monkeypatch: pytest.MonkeyPatch) -
         ("without", "to export", None, None, 50, "odd"),
         ("unknown", "can't", 0, 0, 0, "no such model; others"),
     ]
-    times = [size * 2 / 10 / 1000 * 50, None, 80 * 2 / 10 / 1000 * 50, 80 * 2 / 10 / 1000 * 50, None, None]
-    assert [each.estimate_s for each in made.rows] == [t if t is None else pytest.approx(t) for t in times]
+    byte_s = pytest.approx(2 / 10 / 1000 * 50)
+    times = [each.estimate_s for each in made.rows]
+    assert [times[0] / size, times[2] / 80, times[3] / 80] == [byte_s] * 3
+    assert times[1] is times[4] is times[5] is None
+    sizes["known"] = {"missing": "timm"}
+    with pytest.raises(EnvironmentFaultError, match=r"1 of 5 models can't be planned: .* only with timm installed"):
+        plan.plan(work, [measured], tasks.Settings(Options(device="cpu"), suite.folder), 50, "sha256:i")
 
 
-EXPORTS: list[tuple[dict[str, Any], list[str]]] = [
-    ({}, []),
-    ({"head": "model.fc"}, ["--head", "model.fc"]),
-    ({"random_weights": True}, ["--random-weights"]),
-    ({"weights": "openai"}, ["--weights", "openai"]),
-    ({"weights": "w.pt"}, ["--weights", "{folder}/w.pt"]),
-    ({"weights": "there"}, ["--weights", "{folder}/there"]),
-    ({"weights": "not/there"}, ["--weights", "{folder}/not/there"]),
-    ({"preprocessing": "p.json"}, ["--preprocessing", "{folder}/p.json"]),
-    (
-        {"head": "h", "random_weights": True, "preprocessing": "p.json"},
-        ["--random-weights", "--preprocessing", "{folder}/p.json", "--head", "h"],
-    ),
-]
+EXPORTS = (
+    ("", ""),
+    ("head=model.fc", "--head model.fc"),
+    ("random_weights=yes", "--random-weights"),
+    ("weights=openai", "--weights openai"),
+    ("weights=w.pt", "--weights {0}/w.pt"),
+    ("weights=there", "--weights {0}/there"),
+    ("weights=not/there", "--weights {0}/not/there"),
+    ("random_weights=yes preprocessing=p.json head=h", "--random-weights --preprocessing {0}/p.json --head h"),
+)
 
 
 def test_an_export_is_called_with_all_that_the_entry_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[tuple[list[str], Path]] = []
-
-    class Popen:
-        """A process that ends well at once."""
-
-        returncode = 0
-
-        def __init__(self, command: list[str], cwd: Path, **_: Any) -> None:
-            calls.append((command, cwd))
-
-        def __enter__(self) -> Popen:
-            return self
-
-        def __exit__(self, *_: object) -> None:
-            pass
-
-        def communicate(self) -> tuple[None, str]:
-            return None, ""
-
-    monkeypatch.setattr(run.subprocess, "Popen", Popen)  # type: ignore[attr-defined] # the module, here and there
+    started = MagicMock()
+    process = started.return_value.__enter__.return_value
+    process.communicate.return_value, process.returncode = (None, ""), 0
+    monkeypatch.setattr(run.subprocess, "Popen", started)  # type: ignore[attr-defined] # the module, here and there
     (tmp_path / "there").write_bytes(b"PK")
     for fields, expected in EXPORTS:
-        entry = Entry(source="torch", name="mine:make", group="other", label="present", **fields)
+        said: Any = dict(field.split("=") for field in fields.split())
+        entry = Entry(source="torch", name="mine:make", group="other", label="present", **said)
         member = Member("m", "m", entry, "present", None, False)
         model = tmp_path / "cache" / "m.onnx"
         task = tasks.Task(member, model, {"source": "torch"}, "k")
         assert not task.is_exported
         run._export(tmp_path, task)
-        words = [word.format(folder=tmp_path) for word in expected]
         start = [sys.executable, "-P", "-m", "robustcheck_onnx.checker", "export", "torch", "mine:make"]
-        assert calls.pop() == ([*start, "-o", str(model), *words], tmp_path)
+        assert started.call_args.args[0] == [*start, "-o", str(model), *expected.format(tmp_path).split()]
+        assert started.call_args.kwargs["cwd"] == tmp_path
         model.write_bytes(b"")
         assert task.is_exported
         model.unlink()
         (model.parent / tasks.RECORD).unlink()
+
+
+def test_an_engine_that_refuses_does_so_before_anything_is_exported(suite: Opened, tmp_path: Path) -> None:
+    task = tasks.Task(suite.members[0], tmp_path / "none.onnx", {"source": "torch"}, "k")
+    settings = tasks.Settings(Options(), tmp_path, engine="rai")
+    with pytest.raises(UsageError, match="--engine is 'rai'"):
+        run.measure(suite, [task], [], settings, tmp_path / "t.jsonl", pytest.fail)

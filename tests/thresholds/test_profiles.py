@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +12,6 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from robustcheck_onnx.checker.calibrate.profiles import render_list, render_profile
-from robustcheck_onnx.checker.cli import app as cli
-from robustcheck_onnx.checker.cli import process
 from robustcheck_onnx.checker.evidence import Interval
 from robustcheck_onnx.checker.pipeline import check
 from robustcheck_onnx.checker.verdict.rule import decided
@@ -21,28 +19,10 @@ from robustcheck_onnx.thresholds import choice, error_rates, fit, make_profile, 
 from robustcheck_onnx.thresholds.fit import Rule
 from robustcheck_onnx.thresholds.profile import ENERGIES, STATISTICS, Profile
 from robustcheck_onnx.thresholds.reference import Reference
+from support.calibrations import Call
 
 TABLE = reference.references()
 DEFAULT = profile.load()
-
-
-class Call(Protocol):
-    """The command within this process: exit code expected, (stdout, stderr) returned."""
-
-    def __call__(self, *words: str | Path, code: int = 0) -> tuple[str, str]: ...
-
-
-@pytest.fixture
-def call(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Call:
-    monkeypatch.setenv("COLUMNS", "100")
-
-    def made(*words: str | Path, code: int = 0) -> tuple[str, str]:
-        capfd.readouterr()
-        assert process.run(cli.app, list(map(str, words))) == code
-        out, err = capfd.readouterr()
-        return out, err
-
-    return made
 
 
 @pytest.fixture
