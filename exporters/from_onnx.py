@@ -1,4 +1,4 @@
-"""Quantises a file that was exported as fp32 before. Needs no torch and no model library."""
+"""Makes the fp16 or int8 form of a file that was exported as fp32. Needs no torch and no model library."""
 
 from __future__ import annotations
 
@@ -35,25 +35,25 @@ def quantise_file(
     matched_to: str | None = None,
     tell: Callable[[str], None] = untold,
 ) -> write.ExportRecord:
-    """Write the int8 form of a file that `robustcheck export` wrote as fp32; its contract comes along.
+    """Write the fp16 or int8 form of a file that `robustcheck export` wrote as fp32; its contract comes along.
 
     Parity is measured against the fp32 file, run photo by photo on ONNX Runtime's CPU provider.
 
     Args:
         path: the fp32 file. out: another one, ends in .onnx.
-        precision: int8-dynamic or int8-qdq.
+        precision: fp16, int8-dynamic or int8-qdq.
         photos: at least 5 image files for parity. calibration: image files for int8-qdq.
         tell: as for `run.run`.
         matched_to: as for `run.run`; only where the file's contract does not say otherwise.
 
     Raises:
-        ExportError: 2 for the call, 3 when the file can't be read or no faithful int8 file can be made, 4 for the disk.
+        ExportError: 2 for the call, 3 when the file can't be read or no faithful file can be made, 4 for the disk.
             Nothing is left.
     """
     write.check_call(out, precision, photos)
-    if precision not in contract.INT8:
+    if precision == "fp32":
         raise ExportError(
-            f"--precision is {precision}; an ONNX file can only be quantised, to {' or '.join(contract.INT8)}",
+            f"--precision is fp32; an ONNX file is made smaller: {', '.join(contract.PRECISIONS[1:])}",
             shlex.join(["robustcheck", "export", "onnx", str(path), "--precision", contract.INT8[-1], "-o", str(out)]),
             exit_code=USAGE,
         )
@@ -92,7 +92,10 @@ def quantise_file(
                 return preprocess.apply(fields, image)
 
             tell("quantising")
-            model = quantize.quantise(draft, precision, chosen, transform, name=str(path), messages=messages)
+            if precision == "fp16":
+                model = quantize.halve(draft, name=str(path))
+            else:
+                model = quantize.quantise(draft, precision, chosen, transform, name=str(path), messages=messages)
             input_name = model.graph.input[0].name
             tell("comparing the file with the original")
             agreed = parity.measure(draft, images, references, precision=precision, input_name=input_name)
@@ -207,7 +210,7 @@ def _check_fp32(path: Path, proto: onnx.ModelProto, read: dict[str, Any]) -> Non
         precision = "fp16"
     if precision != "fp32":
         raise ExportError(
-            f"{path}: precision is {precision}; int8 is made from an fp32 file",
+            f"{path}: precision is {precision}; fp16 and int8 are made from an fp32 file",
             "export the model again with --precision fp32, and quantise that file",
             exit_code=USAGE,
         )

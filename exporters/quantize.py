@@ -1,4 +1,4 @@
-"""Quantises an fp32 ONNX file to int8 with ONNX Runtime: dynamically, or with QuantizeLinear/DequantizeLinear pairs."""
+"""Makes an fp32 ONNX file smaller with ONNX Runtime: fp16, int8 dynamically, or int8 with Quantize/Dequantize pairs."""
 
 from __future__ import annotations
 
@@ -129,6 +129,41 @@ def quantise(
     draft.write_bytes(result.SerializeToString(deterministic=True))
     onnx.checker.check_model(str(draft))
     return result
+
+
+def halve(draft: Path, *, name: str) -> onnx.ModelProto:
+    """Replace an fp32 file, alone with its weights in a folder of its own, by its fp16 form; return the graph.
+
+    Weights and arithmetic are float16; inputs, outputs and operators that ONNX Runtime's converter leaves alone stay
+    float32. Weights beside the file stay beside it.
+
+    Args:
+        draft: the fp32 file. name: of the model, for messages.
+
+    Raises:
+        ExportError: the converter refuses the graph (exit 3).
+        OSError: the disk.
+    """
+    import onnx
+    from onnxruntime.transformers.onnx_model import OnnxModel
+
+    beside = draft.with_name(draft.name + ".data")
+    try:
+        converted = OnnxModel(onnx.load(draft))
+        converted.convert_float_to_float16(use_symbolic_shape_infer=False, keep_io_types=True)
+        converted.topological_sort()
+    except (MemoryError, OSError):
+        raise
+    except Exception as error:  # the converter raises whatever its parts raise; all of it means the same
+        raise ExportError(
+            f"{name}: ONNX Runtime could not convert it to fp16 ({first_line(error)})",
+            "--precision int8-qdq, or export the model again from its own library",
+        ) from error
+    big = beside.exists()
+    beside.unlink(missing_ok=True)
+    onnx.save(converted.model, draft, save_as_external_data=big, location=beside.name)
+    onnx.checker.check_model(str(draft))
+    return onnx.load(draft, load_external_data=False)
 
 
 def _delicate(proto: onnx.ModelProto) -> list[str]:

@@ -46,7 +46,7 @@ def run(
         name: the library's name of the model; for torch "package.module:factory"; for onnx the fp32 file.
         out: target, ends in .onnx.
         weights: pretrained tag of the library, or a checkpoint file.
-        precision: fp32, fp16, int8-dynamic or int8-qdq; for the source onnx one of the last two.
+        precision: fp32, fp16, int8-dynamic or int8-qdq; for the source onnx one of the last three.
         random_weights: export without weights, and say so in the contract.
         preprocessing: JSON file that replaces the library's preprocessing.
         head: torch only: dotted name of the last linear layer.

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
+import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
@@ -54,6 +56,10 @@ SPECIAL_INPUTS = FIRST_INPUT_ONLY | {"Gather", "Div", "Sub", "Mul"}  # `_carrier
 WEIGHT_AT = {"QLinearMatMul": 3, "QLinearConv": 3, "QGemm": 3}  # position of the weight among the inputs, else 1
 BITS: dict[int, int] = {TensorProto.INT8: 8, TensorProto.UINT8: 8, TensorProto.INT16: 16}
 BITS |= {TensorProto.UINT16: 16, TensorProto.INT4: 4, TensorProto.UINT4: 4}
+# floats of 4 and 8 bits, all signed (E8M0 is not, and only scales blocks); name of the precision by type
+SMALL_FLOATS: dict[int, str] = {
+    kind: f"fp{name[5]}" for name, kind in TensorProto.DataType.items() if re.match(r"FLOAT[48]E[2-5]M", name)
+}
 # outputs that hold the sum that a fused norm reads, by position: a residual stream goes on from there
 SUM_AT = {"SkipLayerNormalization": 3, "SkipSimplifiedLayerNormalization": 3, "SkipGroupNorm": 1}
 UNSIGNED: frozenset[int] = frozenset((TensorProto.UINT8, TensorProto.UINT16, TensorProto.UINT4))
@@ -161,7 +167,7 @@ def build_layers(
     """
     producers: dict[str, onnx.NodeProto] = {}
     constants = dict(weights)
-    zero_points = {weight.name: is_extreme(weight) for weight in graph.initializer if weight.data_type in BITS}
+    zero_points = {weight.name: is_extreme(weight) for weight in graph.initializer if is_quantised(weight.data_type)}
     reached = {image}
     ops: dict[str, str] = {}
     data: dict[str, tuple[str, ...]] = {}
@@ -174,7 +180,7 @@ def build_layers(
         if op == "Constant" and outputs:
             for attribute in node.attribute:
                 constants[node.output[0]] = _constant_shape(attribute)
-                if attribute.name == "value" and attribute.t.data_type in BITS:
+                if attribute.name == "value" and is_quantised(attribute.t.data_type):
                     zero_points[node.output[0]] = is_extreme(attribute.t)
         names = node_inputs(node) if node.attribute else node.input  # a node without attributes has no graph inside
         of_image = tuple([name for name in names if name in reached])
@@ -241,13 +247,20 @@ def _carriers(
     return of_image
 
 
+def is_quantised(kind: int) -> bool:
+    """Whether quantised values are of this element type."""
+    return kind in BITS or kind in SMALL_FLOATS
+
+
 def is_extreme(zero_point: onnx.TensorProto) -> bool:
     """Whether all values are the lowest of their type, or all the highest; True for values in an external file.
 
-    `zero_point` is of a type in `BITS`.
+    `zero_point` is of a quantised type; of a float only 0 is not extreme, the one value that ONNX allows.
     """
     if zero_point.data_location == TensorProto.EXTERNAL:
         return True
+    if zero_point.data_type in SMALL_FLOATS:
+        return bool(numpy_helper.to_array(zero_point).astype(np.float32).any())
     values = {int(value) for value in numpy_helper.to_array(zero_point).ravel()}
     bits = BITS[zero_point.data_type]
     unsigned = zero_point.data_type in UNSIGNED

@@ -31,7 +31,7 @@ from .heads import Head
 from .held import ExternalFile, refuse_changed
 from .image_input import ImageInput, find_image_input
 from .image_part import keep_image_part
-from .layers import Layers, build_layers, nested_nodes
+from .layers import SMALL_FLOATS, Layers, build_layers, nested_nodes
 from .light import drop_pages
 from .representation import FLOATS, Candidate, Representation, choose
 from .scaling import find_scalings
@@ -269,7 +269,11 @@ def digest_of(file: OnnxFile) -> str:
 
 def _precision(proto: onnx.ModelProto) -> str:
     if any(QUANTISED_OPS.match(node.op_type) for node in proto.graph.node):
-        return "int8"
+        kinds = {weight.data_type for weight in proto.graph.initializer}
+        kinds |= {
+            attribute.i for node in proto.graph.node for attribute in node.attribute if attribute.name == "output_dtype"
+        }
+        return min((SMALL_FLOATS[kind] for kind in kinds & SMALL_FLOATS.keys()), default="int8")
     elements: dict[int, int] = {}
     for weight in proto.graph.initializer:
         elements[weight.data_type] = elements.get(weight.data_type, 0) + math.prod(weight.dims)

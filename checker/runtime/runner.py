@@ -31,7 +31,7 @@ MOST_IMAGES = 1024  # in a forward pass on a GPU, until memory runs out; callers
 MOST_IMAGES_ON_CPU = 4
 INVARIANCE_IMAGES = 8  # that batch invariance is measured on; each runs alone too
 BATCH_SIZE = 32  # images that callers give at once, by default
-SAME_OUTPUT = {"fp32": 1e-4, "fp64": 1e-4, "fp16": 1e-2, "bf16": 5e-2, "int8": 5e-2}
+SAME_OUTPUT = {"fp32": 1e-4, "fp64": 1e-4, "fp16": 1e-2, "bf16": 5e-2, "int8": 5e-2, "fp8": 5e-2, "fp4": 5e-2}
 """Relative difference below which two runs of one model count as the same, by precision: it leaves room for another
 order of sums and, quantised, for one step of rounding; a wrong fusion is off by far more."""
 

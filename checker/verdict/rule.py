@@ -23,7 +23,7 @@ from .reasons import KINDS, NAMES, RULES, Kind
 
 # Relative difference below which two runs give the same numbers, by precision: room for another order of sums and,
 # quantised, for a step of rounding (dynamic int8 scales over the batch). A model in training mode is off by about 1.
-SAME_NUMBERS = {"fp32": 1e-3, "fp64": 1e-3, "fp16": 1e-2, "bf16": 5e-2, "int8": 5e-2}
+SAME_NUMBERS = {"fp32": 1e-3, "fp64": 1e-3, "fp16": 1e-2, "bf16": 5e-2, "int8": 5e-2, "fp8": 5e-2, "fp4": 5e-2}
 DISTINCT_SHARE = (
     0.5  # encoders: 1 but for copies of images, which are found before; a few representations, repeated: near 0
 )

@@ -141,6 +141,28 @@ def test_zero_points_are_taken_off(form: str, tmp_path: Path) -> None:
         assert str(open_model(onnx_models.save(proto, tmp_path / "m.onnx")).representation.ends_in) == ends
 
 
+@pytest.mark.parametrize(
+    ("kind", "precision", "ends"),
+    [
+        ("FLOAT8E4M3FN", "fp8", "linear"),
+        ("FLOAT8E5M2FNUZ", "fp8", "linear"),
+        ("FLOAT4E2M1", "fp4", "linear"),
+        ("INT8", "int8", "linear"),
+        ("UINT8", "int8", "activation:QuantizeLinear"),  # the lowest is 0: a quantiser writes a ReLU so
+    ],
+)
+def test_a_quantised_end_has_one_sign_only_where_its_type_has(
+    kind: str, precision: str, ends: str, tmp_path: Path
+) -> None:
+    nodes, weights = signed_features()
+    end = graph("p = MatMul(signed, w); q = QuantizeLinear(p, scale, z); embedding = DequantizeLinear(q, scale, z)")
+    constants = {"w": onnx_models.weight(16, 12), "scale": np.array(0.1, np.float32)}
+    proto = onnx_models.build(nodes + end, ["embedding"], weights | constants, opset=23)
+    proto.graph.initializer.append(onnx.helper.make_tensor("z", getattr(onnx.TensorProto, kind), [], [0]))
+    opened = open_model(onnx_models.save(proto, tmp_path / "m.onnx"))
+    assert (str(opened.representation.ends_in), opened.precision) == (ends, precision)
+
+
 def bnb4(weight: NDArray[np.float32]) -> tuple[list[Any], dict[str, Any]]:
     """A MatMulBnb4 (NF4, blocks of 16) of `weight`, (input, feature), and its two initializers."""
     columns, rows = weight.shape
