@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 import robustcheck_onnx as rc
-from support import ROOT
+from support import ROOT, Place
 from support.workflows import ACTION, program, run, steps_of
 
 BIN = Path(sys.executable).parent
@@ -128,9 +128,7 @@ def check(folder: Path, **inputs: str) -> tuple[subprocess.CompletedProcess[str]
 
 
 @pytest.mark.long
-def test_the_action_hands_on_verdict_exit_code_and_what_the_next_steps_read(
-    lookup_pass: tuple[Path, Path], tmp_path: Path
-) -> None:
+def test_the_action_hands_on_verdict_exit_code_and_what_the_next_steps_read(lookup_pass: Place, tmp_path: Path) -> None:
     model, photos = lookup_pass
     (tmp_path / "json.py").write_text("def load(file):\n    return {'verdict': {'verdict': 'PASS'}}\n")  # no part of it
     more = {"UPLOAD_SARIF": "true", "COMMENT": "true", "FOLDER": str(tmp_path)}
@@ -153,7 +151,7 @@ def test_the_action_hands_on_verdict_exit_code_and_what_the_next_steps_read(
 
 
 @pytest.mark.long
-def test_the_action_never_passes_what_could_not_be_assessed(lookup_pass: tuple[Path, Path], tmp_path: Path) -> None:
+def test_the_action_never_passes_what_could_not_be_assessed(lookup_pass: Place, tmp_path: Path) -> None:
     model, photos = lookup_pass
     shutil.copy(model, tmp_path / "m.onnx")
     for inputs, said in (

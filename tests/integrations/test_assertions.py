@@ -12,14 +12,14 @@ import yaml
 
 from robustcheck_onnx import Progress, VerdictError, assert_robust
 from robustcheck_onnx.checker.errors import CannotAssessError
-from support import ROOT
+from support import ROOT, Capture, Place
 
 pytest_plugins = "pytester"
 BIN = Path(sys.executable).parent
 ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST", "COV_", "GITHUB", "CI"))}
 
 
-def test_assert_robust_returns_the_report_of_a_pass(lookup_pass: tuple[Path, Path]) -> None:
+def test_assert_robust_returns_the_report_of_a_pass(lookup_pass: Place) -> None:
     model, photos = lookup_pass
     seen: list[Progress] = []
     report = assert_robust(model, images=photos, progress=seen.append, batch_size=16)
@@ -29,7 +29,7 @@ def test_assert_robust_returns_the_report_of_a_pass(lookup_pass: tuple[Path, Pat
 
 
 def test_assert_robust_tells_every_reason_and_step_and_a_name_forges_no_line(
-    tmp_path: Path, lookup_pass: tuple[Path, Path]
+    tmp_path: Path, lookup_pass: Place
 ) -> None:
     model = tmp_path / "h\n1 passed in 0.1s\x1b[8m.onnx"
     shutil.copy(lookup_pass[0], model)
@@ -56,7 +56,7 @@ def test_what_cannot_be_assessed_is_no_assertion(tmp_path: Path) -> None:
 # --------------------------------------------------------------------------------------------------- pytest
 
 
-def test_the_plugin_in_a_users_project(lookup_pass: tuple[Path, Path], pytester: pytest.Pytester) -> None:
+def test_the_plugin_in_a_users_project(lookup_pass: Place, pytester: pytest.Pytester) -> None:
     model, photos = lookup_pass
     (pytester.path / "photos").symlink_to(photos)
     (pytester.path / "broken.onnx").write_bytes(b"no model")
@@ -106,9 +106,7 @@ def test_of_something_else():
 
 
 @pytest.mark.long
-def test_the_plugin_beside_other_plugins_and_before_its_first_use(
-    lookup_pass: tuple[Path, Path], tmp_path: Path
-) -> None:
+def test_the_plugin_beside_other_plugins_and_before_its_first_use(lookup_pass: Place, tmp_path: Path) -> None:
     model, photos = lookup_pass
     (tmp_path / "photos").symlink_to(photos)
     (tmp_path / "test_it.py").write_text(
@@ -139,9 +137,7 @@ def test_pass(assert_robust):
     assert ", in _read_bytes" in done.stdout  # of the process that read it
 
 
-def test_the_examples_of_the_docs_run(
-    lookup_pass: tuple[Path, Path], pytester: pytest.Pytester, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_examples_of_the_docs_run(lookup_pass: Place, pytester: pytest.Pytester, capsys: Capture) -> None:
     (pytester.path / "model.onnx").symlink_to(lookup_pass[0])
     (pytester.path / "photos").symlink_to(lookup_pass[1])
     text = (ROOT / "docs/integrations.md").read_text(encoding="utf-8")
@@ -161,7 +157,7 @@ def test_the_examples_of_the_docs_run(
 
 
 @pytest.mark.long
-def test_the_pre_commit_hook_checks_models_that_are_committed(lookup_pass: tuple[Path, Path], tmp_path: Path) -> None:
+def test_the_pre_commit_hook_checks_models_that_are_committed(lookup_pass: Place, tmp_path: Path) -> None:
     """The manifest's own entry, files and types, run by pre-commit in a repository (from the environment at hand)."""
     (hook,) = yaml.safe_load((ROOT / ".pre-commit-hooks.yaml").read_text())
     (example,) = re.findall(r"- id: robustcheck\n +args: (\[.*\])", (ROOT / "docs" / "integrations.md").read_text())

@@ -21,6 +21,7 @@ from robustcheck_onnx.checker.integrations import mlflow_log
 from robustcheck_onnx.checker.report.record import result_digest_of, to_json
 from robustcheck_onnx.checker.storage import Url, registry
 from robustcheck_onnx.thresholds import profile
+from support import Capture, Place
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -31,7 +32,7 @@ real = pytest.mark.long
 
 
 @pytest.fixture(scope="module")
-def warned(lookup_pass: tuple[Path, Path]) -> Report:
+def warned(lookup_pass: Place) -> Report:
     return check(lookup_pass[0], images=lookup_pass[1], max_images=40)
 
 
@@ -101,7 +102,7 @@ def test_a_run_that_was_logged_in_part_has_no_verdict(
 
 @pytest.mark.parametrize("sealed_anew", [False, True])
 def test_a_report_that_was_edited_is_not_logged(
-    warned: Report, store: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], sealed_anew: bool
+    warned: Report, store: str, tmp_path: Path, capsys: Capture, sealed_anew: bool
 ) -> None:
     document = json.loads(to_json(warned))
     document["verdict"] |= {"verdict": "PASS", "reasons": []}
@@ -117,8 +118,8 @@ def test_a_report_that_was_edited_is_not_logged(
 
 @real
 def test_a_report_forges_no_line_of_the_gates_answer(
-    passed: Report, store: str, register: Register, tmp_path: Path, lookup_pass: tuple[Path, Path],
-    capsys: pytest.CaptureFixture[str],
+    passed: Report, store: str, register: Register, tmp_path: Path, lookup_pass: Place,
+    capsys: Capture,
 ) -> None:  # fmt: skip
     other = tmp_path / "model.onnx"
     other.write_bytes(lookup_pass[0].read_bytes() + b"\x1a\x00")
@@ -137,7 +138,7 @@ def test_a_report_forges_no_line_of_the_gates_answer(
 @real
 def test_the_gate_opens_for_a_verified_pass_only(
     passed: Report, warned: Report, store: str, client: MlflowClient, register: Register,
-    lookup_pass: tuple[Path, Path], tmp_path: Path,
+    lookup_pass: Place, tmp_path: Path,
 ) -> None:  # fmt: skip
     version = register(lookup_pass[0])
     report = write(passed, tmp_path / "pass.json")
@@ -162,7 +163,7 @@ def test_the_gate_opens_for_a_verified_pass_only(
 @pytest.mark.parametrize(("end", "named"), [("WARN", False), ("error", True), ("other file", True)])
 def test_a_gate_that_closes_takes_the_alias_from_this_version_only(
     end: str, named: bool, passed: Report, warned: Report, store: str, client: MlflowClient, register: Register,
-    lookup_pass: tuple[Path, Path], tmp_path: Path,
+    lookup_pass: Place, tmp_path: Path,
 ) -> None:  # fmt: skip
     version = register(lookup_pass[0])
     other = str(client.create_model_version("encoder", (tmp_path / "registered").as_uri()).version)
@@ -210,7 +211,7 @@ def test_a_gate_that_closes_takes_the_alias_from_this_version_only(
 
 @real
 def test_a_version_must_hold_one_onnx_file(
-    passed: Report, store: str, register: Register, tmp_path: Path, lookup_pass: tuple[Path, Path]
+    passed: Report, store: str, register: Register, tmp_path: Path, lookup_pass: Place
 ) -> None:
     other = tmp_path / "second.onnx"
     other.write_bytes(b"")
@@ -222,7 +223,7 @@ def test_a_version_must_hold_one_onnx_file(
 @real
 def test_the_command_gates_and_logs(
     passed: Report, store: str, client: MlflowClient, register: Register, tmp_path: Path,
-    lookup_pass: tuple[Path, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+    lookup_pass: Place, capsys: Capture, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     told: list[str] = []
     monkeypatch.setattr(progress._Latest, "__call__", lambda line, now: told.append(now.stage))
@@ -245,9 +246,7 @@ def test_the_command_gates_and_logs(
 
 
 @real
-def test_a_server_that_is_down_is_the_environments_fault(
-    passed: Report, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_server_that_is_down_is_the_environments_fault(passed: Report, tmp_path: Path, capsys: Capture) -> None:
     report = str(write(passed, tmp_path / "r.json"))
     for words in (["log", report], ["gate", "encoder", "1", report]):
         assert cli.main(["mlflow", *words, "--tracking-uri", "http://127.0.0.1:9"]) == 4
@@ -255,7 +254,7 @@ def test_a_server_that_is_down_is_the_environments_fault(
 
 
 def test_a_server_must_be_named(
-    passed: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    passed: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.chdir(tmp_path)
@@ -265,7 +264,7 @@ def test_a_server_must_be_named(
 
 
 def test_without_the_extra_it_says_what_to_install(
-    passed: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    passed: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     report = str(write(passed, tmp_path / "r.json"))
     with monkeypatch.context() as without:
@@ -285,8 +284,8 @@ def server_named(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
 @real
 @pytest.mark.usefixtures("server_named")
 def test_a_registered_model_is_checked(
-    register: Register, client: MlflowClient, lookup_pass: tuple[Path, Path], tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    register: Register, client: MlflowClient, lookup_pass: Place, tmp_path: Path,
+    capsys: Capture,
 ) -> None:  # fmt: skip
     model, photos = lookup_pass
     version = register(model)
@@ -320,9 +319,7 @@ def test_a_registered_model_is_checked(
 
 @real
 @pytest.mark.usefixtures("server_named")
-def test_what_is_no_registered_model(
-    register: Register, lookup_pass: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_is_no_registered_model(register: Register, lookup_pass: Place, capsys: Capture) -> None:
     register(lookup_pass[0])
     for model, said in (
         ("models:/encoder/9", "not found"),
@@ -339,7 +336,7 @@ def test_what_is_no_registered_model(
 @real
 @pytest.mark.usefixtures("server_named")
 def test_a_version_of_several_files(
-    register: Register, client: MlflowClient, lookup_pass: tuple[Path, Path], tmp_path: Path,
+    register: Register, client: MlflowClient, lookup_pass: Place, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     model, photos = lookup_pass

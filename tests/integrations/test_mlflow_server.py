@@ -14,7 +14,7 @@ import pytest
 from robustcheck_onnx import check
 from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.report.record import to_json
-from support import profile
+from support import Capture, Place, profile
 
 pytestmark = [
     pytest.mark.long,
@@ -47,8 +47,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def test_a_report_is_logged_and_gates_its_model_version(
-    server: str, lookup_pass: tuple[Path, Path], tmp_path: Path,
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+    server: str, lookup_pass: Place, tmp_path: Path,
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     from mlflow import MlflowClient
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from support import ROOT
+from support import ROOT, Place
 from support.workflows import program
 
 CI = ROOT / "docs" / "ci"
@@ -153,7 +153,7 @@ def test_names_stay_words_in_both_templates(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-def test_the_commands_of_the_templates_run(lookup_pass: tuple[Path, Path], tmp_path: Path) -> None:
+def test_the_commands_of_the_templates_run(lookup_pass: Place, tmp_path: Path) -> None:
     model, photos = map(str, lookup_pass)
     artifacts = gitlab_job()["artifacts"]
     left = ({*artifacts["paths"], *artifacts["reports"].values()}, {"robustcheck.json", "robustcheck.junit.xml"})
@@ -176,7 +176,7 @@ def test_the_commands_of_the_templates_run(lookup_pass: tuple[Path, Path], tmp_p
 
 
 @pytest.mark.long
-def test_the_command_of_the_job_runs(lookup_pass: tuple[Path, Path], tmp_path: Path) -> None:
+def test_the_command_of_the_job_runs(lookup_pass: Place, tmp_path: Path) -> None:
     model, photos = lookup_pass
     words = from_yaml("kubernetes-job.yaml")[:-1]
     here = [word.replace("=/photos", f"={photos}").replace("=/reports/", f"={tmp_path}/") for word in words]

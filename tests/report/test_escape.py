@@ -16,7 +16,7 @@ from robustcheck_onnx.checker.cli import ending
 from robustcheck_onnx.checker.report import forms, github
 from robustcheck_onnx.checker.text import as_json, printable
 from robustcheck_onnx.thresholds import profile
-from support import reports
+from support import Capture, Place, reports
 from support.keys import write_keys
 from support.outcomes import PLACE, failed, gated
 from support.profile import sized
@@ -68,7 +68,7 @@ def test_no_line_of_the_terminal_report_is_a_command_however_it_wraps() -> None:
         assert commands_in(reports.terminal_text(report, width)) == [], (name, width, blanks)
 
 
-def test_an_annotation_and_an_error_are_no_other_command(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_annotation_and_an_error_are_no_other_command(capsys: Capture) -> None:
     for name in NAMES:
         report = gated(reports.warning(), file=name, tensor=name)
         assert {command_of(line) for line in github.commands([report], PLACE)} == {"warning", "notice"}
@@ -79,8 +79,8 @@ def test_an_annotation_and_an_error_are_no_other_command(capsys: pytest.CaptureF
 @pytest.mark.long
 @pytest.mark.parametrize("name", [NAMES[0], "m\x1b[31m\nPASS.onnx"])
 def test_no_verb_shows_a_name_raw(
-    name: str, lookup_pass: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    name: str, lookup_pass: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: Capture,
 ) -> None:  # fmt: skip
     """An error with its traceback, of one model and of two; a profile that says what it likes; a signature's file."""
     monkeypatch.chdir(tmp_path)

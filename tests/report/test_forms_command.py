@@ -22,6 +22,7 @@ from robustcheck_onnx.checker.report import forms
 from robustcheck_onnx.checker.storage import write
 from robustcheck_onnx.checker.text import error_json
 from robustcheck_onnx.thresholds import profile as profiles
+from support import Capture, Place
 from support.bad_input import COMMAND, default_signals, small_files
 from support.measuring import never_decided
 from support.profile import PATIENCE_S
@@ -31,7 +32,7 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> Run:
     """Runs the command in this process, in the test's folder, with these variables of GitHub's runner."""
 
     def run_(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -58,7 +59,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     ],
 )
 def test_no_pass_of_an_earlier_run_survives_a_signal(
-    lookup_pass: tuple[Path, Path], tmp_path: Path, run: Run, number: signal.Signals, code: int, told: int
+    lookup_pass: Place, tmp_path: Path, run: Run, number: signal.Signals, code: int, told: int
 ) -> None:
     model, photos = lookup_pass
     (tmp_path / "never.json").write_text(profiles.to_json(never_decided()), encoding="utf-8")
@@ -99,7 +100,7 @@ def test_no_pass_of_an_earlier_run_survives_a_signal(
 
 
 def test_other_verbs_replace_an_earlier_document_when_their_work_starts(
-    lookup_pass: tuple[Path, Path], tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+    lookup_pass: Place, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a killed process leaves is what stood there when the work was under way."""
     model, photos = map(str, lookup_pass)
@@ -126,7 +127,7 @@ def test_other_verbs_replace_an_earlier_document_when_their_work_starts(
     assert seen == [137] * 5
 
 
-def test_no_report_replaces_weights_beside_a_model(lookup_pass: tuple[Path, Path], tmp_path: Path, run: Run) -> None:
+def test_no_report_replaces_weights_beside_a_model(lookup_pass: Place, tmp_path: Path, run: Run) -> None:
     model, photos = lookup_pass
     store, here = tmp_path / "store", tmp_path / "here"
     store.mkdir()
@@ -157,7 +158,7 @@ def test_no_report_replaces_weights_beside_a_model(lookup_pass: tuple[Path, Path
 
 
 def test_an_error_is_one_document_on_stdout_and_no_pass_in_a_file(
-    lookup_pass: tuple[Path, Path], tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+    lookup_pass: Place, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done = run("no.onnx", "-o", "junit")
     assert done.returncode == 2
@@ -182,7 +183,7 @@ def test_an_error_is_one_document_on_stdout_and_no_pass_in_a_file(
     assert (tmp_path / "r.xml").read_text().startswith("robustcheck: no verdict (exit code 4)\n")
 
 
-def test_github_annotations_and_summary(lookup_pass: tuple[Path, Path], tmp_path: Path, run: Run) -> None:
+def test_github_annotations_and_summary(lookup_pass: Place, tmp_path: Path, run: Run) -> None:
     model, photos = lookup_pass
     summary = tmp_path / "summary.md"
     summary.write_text("before\n")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
-from pathlib import Path
 from typing import Any
 
 from cyclonedx.schema import SchemaVersion
@@ -14,6 +13,7 @@ from cyclonedx.validation.json import JsonStrictValidator
 from robustcheck_onnx.checker.report.record import Outcome, Report, Time
 from robustcheck_onnx.checker.storage import write
 from robustcheck_onnx.checker.text import printable
+from support import Place
 from support.outcomes import EVERY, FAILED, PASSING, WAIVED, failed, text_of
 
 VALIDATOR = JsonStrictValidator(SchemaVersion.V1_6)
@@ -65,7 +65,7 @@ def test_what_a_component_says() -> None:
     assert file == {"type": "file", "name": "w\\n.data", "hashes": [{"alg": "SHA-256", "content": "ab" * 32}]}
 
 
-def test_the_hashes_are_those_of_the_file_that_was_measured(passed: Report, lookup_pass: tuple[Path, Path]) -> None:
+def test_the_hashes_are_those_of_the_file_that_was_measured(passed: Report, lookup_pass: Place) -> None:
     (component,) = bill(passed)["components"]
     assert component["hashes"][0]["content"] == hashlib.sha256(lookup_pass[0].read_bytes()).hexdigest()
     assert passed.binding is not None

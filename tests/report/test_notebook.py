@@ -18,7 +18,7 @@ from robustcheck_onnx.checker.report.words import statistics_of
 from robustcheck_onnx.checker.shift.records import Effective
 from robustcheck_onnx.checker.verdict import NAMES
 from robustcheck_onnx.thresholds.profile import STATISTICS
-from support import lookup, onnx_models, reports
+from support import Place, lookup, onnx_models, reports
 from support.comparisons import Workshop, planted
 from support.pages import Element, parse
 
@@ -107,7 +107,7 @@ def test_results_are_one_line(scanned: rc.ScanReport, compared: rc.CompareReport
 
 
 def test_a_verification_is_one_line_and_true_for_exit_code_0_alone(
-    passed: rc.Report, lookup_pass: tuple[Path, Path], tmp_path: Path
+    passed: rc.Report, lookup_pass: Place, tmp_path: Path
 ) -> None:
     model, photos = lookup_pass
     written = tmp_path / "report.json"
@@ -252,7 +252,7 @@ def test_without_the_libraries_there_is_a_hint(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.long
-def test_a_check_loads_neither(lookup_pass: tuple[Path, Path]) -> None:
+def test_a_check_loads_neither(lookup_pass: Place) -> None:
     model, photos = map(str, lookup_pass)
     code = f"""
 import sys

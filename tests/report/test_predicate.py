@@ -15,13 +15,14 @@ from in_toto_attestation.v1.statement import Statement
 
 from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.report import predicate
+from support import Capture, Place
 from support.keys import write_keys
 
 pytestmark = pytest.mark.usefixtures("capsys")  # the command mends its process's streams: these are the test's own
 
 
 @pytest.fixture(autouse=True)
-def here(tmp_path: Path, lookup_pass: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def here(tmp_path: Path, lookup_pass: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """pass.onnx, a copy of it, text.onnx (no model) and a key; the current folder."""
     content = lookup_pass[0].read_bytes()
     for name in ("pass.onnx", "copy.onnx"):
@@ -67,7 +68,7 @@ def test_it_is_the_predicate_that_we_sign_ourselves() -> None:
     Statement.copy_from_pb(json_format.ParseDict(statement, statement_pb2.Statement())).validate()
 
 
-def test_several_models_have_one_each(capsys: pytest.CaptureFixture[str]) -> None:
+def test_several_models_have_one_each(capsys: Capture) -> None:
     assert check("pass.onnx", "copy.onnx", "-o", "predicate=all.json") == 2
     assert "--output is predicate for 2 models; it holds one model only" in capsys.readouterr().err
     words = ("-o", "json={model}.json", "-o", "predicate={model}.predicate.json", "--no-time")

@@ -10,15 +10,14 @@ import pytest
 
 from robustcheck_onnx.checker import pipeline, text
 from robustcheck_onnx.checker.cli.app import main
+from support import Capture, Place
 from support.stores import ODD, SECRET, put
 
 pytest.importorskip("fsspec", reason="the extra remote is not installed")
 pytestmark = pytest.mark.usefixtures("own_temporary_folder")
 
 
-def test_reports_are_put_into_stores(
-    lookup_pass: tuple[Path, Path], memory: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_reports_are_put_into_stores(lookup_pass: Place, memory: Any, tmp_path: Path, capsys: Capture) -> None:
     model, photos = lookup_pass
     args = [str(model), "--images", str(photos), "-qq", "--no-time"]
     outputs = [f"json=memory://{ODD}/r.json", f"json=file://{tmp_path}/f.json", f"json={tmp_path}/p.json"]
@@ -37,7 +36,7 @@ def test_reports_are_put_into_stores(
 
 
 def test_a_store_holds_no_earlier_pass_while_a_check_runs(
-    lookup_pass: tuple[Path, Path], memory: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    lookup_pass: Place, memory: Any, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     """Who is killed leaves what stands there; who is stopped by a signal does not wait for a store."""
     call = [str(lookup_pass[0]), "--images", str(lookup_pass[1]), "-qq", "-o", "json=memory://r.json"]
@@ -57,7 +56,7 @@ def test_a_store_holds_no_earlier_pass_while_a_check_runs(
 
 
 def test_reports_that_cannot_be_put_there(
-    lookup_pass: tuple[Path, Path], memory: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    lookup_pass: Place, memory: Any, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     model, photos = lookup_pass
     args = [str(model), "--images", str(photos), "-qq", "-o"]
@@ -77,7 +76,7 @@ def test_reports_that_cannot_be_put_there(
 
 
 def test_a_run_with_urls_shows_no_key_anywhere(
-    lookup_pass: tuple[Path, Path], memory: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    lookup_pass: Place, memory: Any, tmp_path: Path, capsys: Capture
 ) -> None:
     model, photos = lookup_pass
     put(memory, photos, "p")

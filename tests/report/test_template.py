@@ -17,7 +17,7 @@ from robustcheck_onnx.checker.report import template
 from robustcheck_onnx.checker.report.record import Outcome
 from robustcheck_onnx.checker.storage import write
 from robustcheck_onnx.checker.text import printable
-from support import ROOT
+from support import ROOT, Capture, Place
 from support.outcomes import EVERY, FAILED, HOSTILE, HOSTILE_REPORT, PASSING, WARNING, failed, gated
 from support.profile import PATIENCE_S
 from support.reports import warning
@@ -174,7 +174,7 @@ def test_the_child_process_bounds_time_and_memory(
 
 
 @pytest.fixture
-def place(tmp_path: Path, lookup_pass: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> Path:
+def place(tmp_path: Path, lookup_pass: Place, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copy(lookup_pass[0], tmp_path / "m.onnx")
     (tmp_path / "photos").symlink_to(lookup_pass[1])
     (tmp_path / "t.j2").write_text("{{ mark }} {{ report.verdict.verdict }}", encoding="utf-8")
@@ -188,9 +188,7 @@ def run(*words: str, model: str = "m.onnx") -> int:
     return cli.main(["check", model, "--images", "photos", "-qq", *words])
 
 
-def test_the_exit_code_is_the_verdicts_whatever_a_template_says(
-    place: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_exit_code_is_the_verdicts_whatever_a_template_says(place: Path, capsys: Capture) -> None:
     assert run("-o", "template=t.j2=out.txt") == 0
     assert (place / "out.txt").read_text() == f"{template.mark()} PASS\n"
     assert run("-o", "template=always.j2=out.txt", "--max-images", "40") == 1
@@ -201,7 +199,7 @@ def test_the_exit_code_is_the_verdicts_whatever_a_template_says(
     assert (place / "m.txt").read_text() == (place / "n.txt").read_text() == f"{template.mark()} PASS\n"
 
 
-def test_a_run_that_fails_leaves_no_pass_and_nobody_elses_file(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_that_fails_leaves_no_pass_and_nobody_elses_file(place: Path, capsys: Capture) -> None:
     files = ["-o", "json=r.json", "-o", "junit=r.xml", "-o", "template=t.j2=out.txt"]
     assert run(*files) == 0
     assert run(*files[:-1], "template=broken.j2=out.txt") == 2
@@ -217,7 +215,7 @@ def test_a_run_that_fails_leaves_no_pass_and_nobody_elses_file(place: Path, caps
     assert (place / "mine.txt").read_text() == "a file of somebody else\n"
 
 
-def test_how_it_is_named(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_how_it_is_named(place: Path, capsys: Capture) -> None:
     before = {path.name: path.read_bytes() for path in place.iterdir() if path.is_file()}
     for output, said in (
         ("template", "it needs the template's file"),
@@ -239,9 +237,7 @@ def test_how_it_is_named(place: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert "--output is 'template'; it must be one of" in capsys.readouterr().err
 
 
-def test_only_the_command_line_names_a_template(
-    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_only_the_command_line_names_a_template(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
     (place / "robustcheck.toml").write_text('output = ["template=t.j2=out.txt"]\n')
     assert run() == 2
     assert "so only the command line may name one" in capsys.readouterr().err

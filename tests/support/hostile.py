@@ -236,14 +236,6 @@ def pipe_as(suffix: str) -> Callable[[Path], Path]:
     return made
 
 
-def doubled_links(folder: Path) -> Path:
-    """A folder with two links to itself, in a glob of all folders below."""
-    _photos(folder)
-    for name in ("one", "two"):
-        (folder / name).symlink_to(".")
-    return folder / "**" / "*.jpg"
-
-
 def one_line(suffix: str, size: int = 1 << 26) -> Callable[[Path], Path]:
     """A file of one line of zeros, which takes no space on the disk."""
 

@@ -8,11 +8,10 @@ from typing import Any
 
 import numpy as np
 import onnx
-import pytest
 
 from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.exporters.digest import graph_digest
-from support import lookup
+from support import Capture, lookup, onnx_models
 from support.comparisons import Workshop, planted
 
 
@@ -28,72 +27,55 @@ def seal(path: Path, *, external: bool = False, **source: str) -> Path:
     return path
 
 
-def checked(path: Path, workshop: Workshop, capsys: pytest.CaptureFixture[str]) -> tuple[int, dict[str, Any]]:
-    code = cli.main([str(path), "--images", str(workshop.photos), "--device", "cpu", "-o", "json"])
-    return code, json.loads(capsys.readouterr().out)
+def checked(path: Path, photos: Path, capsys: Capture) -> tuple[int, set[str], dict[str, Any]]:
+    """The exit code, the reasons, and what the report says of the model."""
+    code = cli.main([str(path), "--images", str(photos), "--device", "cpu", "-o", "json"])
+    report = json.loads(capsys.readouterr().out)
+    return code, {reason["id"] for reason in report["verdict"]["reasons"]}, report["evidence"]["model"]
 
 
-def reasons_of(report: dict[str, Any]) -> set[str]:
-    return {reason["id"] for reason in report["verdict"]["reasons"]}
-
-
-def inspected(path: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+def can_pass(path: Path, capsys: Capture) -> tuple[str, list[str]]:
     assert cli.main(["inspect", str(path), "-o", "json"]) == 0
-    answer: dict[str, Any] = json.loads(capsys.readouterr().out)["can_pass"]
-    return answer
+    answer = json.loads(capsys.readouterr().out)["can_pass"]
+    return answer["answer"], [reason["id"] for reason in answer["reasons"]]
 
 
-def test_a_constant_behind_the_end_is_warn(workshop: Workshop, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_constant_behind_the_end_is_warn(workshop: Workshop, capsys: Capture) -> None:
     """Noise: WARN. One more vector added to it makes an outlier feature of all images, and clears all else."""
-    noise = np.random.default_rng(0).normal(size=(80, 384))
-    path = seal(workshop.model("model", noise))
+    path = seal(workshop.model("model", np.random.default_rng(0).normal(size=(80, 384))))
     model = onnx.load(path)
     model.doc_string = model.graph.node[0].name = "reviewed"  # words, and nothing that counts
     onnx.save(model, path)
-    code, report = checked(path, workshop, capsys)
-    assert (code, report["evidence"]["model"]["file_changed"]) == (1, False)
-    assert "no_persistent_outlier_features" in reasons_of(report)
+    code, reasons, facts = checked(path, workshop.photos, capsys)
+    assert (code, facts["file_changed"], "no_persistent_outlier_features" in reasons) == (1, False, True)
     model.graph.node[-1].output[0] = "before"
-    spike = [14.0 if feature == 7 else 0.0 for feature in range(384)]
-    model.graph.node.append(onnx.helper.make_node("Constant", [], ["more"], value_floats=spike))
-    model.graph.node.append(onnx.helper.make_node("Add", ["before", "more"], ["representation"]))
+    nodes = onnx_models.graph(f"more = Constant(value_floats={[0.0] * 7 + [14.0] + [0.0] * 376})")
+    more = onnx_models.build([*nodes, ("Add", ["before", "more"], ["representation"])], [])
+    model.graph.node.extend(more.graph.node)
     onnx.save(model, path)
-    code, report = checked(path, workshop, capsys)
-    assert (code, reasons_of(report)) == (1, {"file_changed"})
+    assert checked(path, workshop.photos, capsys)[:2] == (1, {"file_changed"})
 
 
-@pytest.mark.parametrize("external", [False, True])
-def test_one_changed_byte_of_a_weight_is_warn(
-    workshop: Workshop, external: bool, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = seal(workshop.model("model", planted()), external=external)
-    code, report = checked(path, workshop, capsys)
-    assert (code, reasons_of(report)) == (0, set())
-    assert report["evidence"]["model"]["file_changed"] is False
-    assert inspected(path, capsys)["answer"] == "yes"
-    file = path.with_name("model.data") if external else path
-    content = bytearray(file.read_bytes())
-    at = content.index(planted().astype(np.float32).tobytes())
-    content[at] ^= 1  # the last bit of a number: the verdict of the numbers stays
-    file.write_bytes(content)
-    code, report = checked(path, workshop, capsys)
-    assert (code, reasons_of(report)) == (1, {"file_changed"})
-    answer = inspected(path, capsys)
-    assert (answer["answer"], [reason["id"] for reason in answer["reasons"]]) == ("no", ["file_changed"])
-    assert "The ONNX contract" in answer["reasons"][0]["next_step"]
+def test_one_changed_byte_of_a_weight_is_warn(workshop: Workshop, capsys: Capture) -> None:
+    for external in (False, True):
+        path = seal(workshop.model("model", planted()), external=external)
+        code, reasons, facts = checked(path, workshop.photos, capsys)
+        assert (code, reasons, facts["file_changed"]) == (0, set(), False)
+        assert can_pass(path, capsys) == ("yes", [])
+        file = path.with_name("model.data") if external else path
+        content = bytearray(file.read_bytes())
+        at = content.index(planted().astype(np.float32).tobytes())
+        content[at] ^= 1  # the last bit of a number: the verdict of the numbers stays
+        file.write_bytes(content)
+        assert checked(path, workshop.photos, capsys)[:2] == (1, {"file_changed"})
+        assert can_pass(path, capsys) == ("no", ["file_changed"])
 
 
-def test_a_model_trained_to_match_vectors_is_warn(workshop: Workshop, capsys: pytest.CaptureFixture[str]) -> None:
-    path = seal(workshop.model("model", planted()), matched_to="CLIP ViT-B/32")
-    code, report = checked(path, workshop, capsys)
-    assert (code, reasons_of(report)) == (1, {"trained_to_match"})
-    assert report["evidence"]["model"]["matched_to"] == "CLIP ViT-B/32"
-    assert "CLIP ViT-B/32" in report["verdict"]["reasons"][0]["seen"]
-    answer = inspected(path, capsys)
-    assert (answer["answer"], [reason["id"] for reason in answer["reasons"]]) == ("no", ["trained_to_match"])
+def test_a_model_trained_to_match_vectors_is_warn(workshop: Workshop, capsys: Capture) -> None:
+    path = workshop.model("model", planted())
+    for matched_to, expected in (("none", (0, set[str]())), ("CLIP ViT-B/32", (1, {"trained_to_match"}))):
+        code, reasons, facts = checked(seal(path, matched_to=matched_to), workshop.photos, capsys)
+        assert ((code, reasons), facts["matched_to"]) == (expected, matched_to)
+    assert can_pass(path, capsys) == ("no", ["trained_to_match"])
     assert cli.main(["inspect", str(path)]) == 0
     assert "trained to match: CLIP ViT-B/32" in " ".join(capsys.readouterr().out.split())
-    code, report = checked(seal(path, matched_to="none"), workshop, capsys)
-    assert (code, report["evidence"]["model"]["matched_to"]) == (0, "none")
-    code, report = checked(seal(path), workshop, capsys)
-    assert (code, report["evidence"]["model"]["matched_to"]) == (0, None)

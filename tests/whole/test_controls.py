@@ -4,10 +4,7 @@ Each set becomes an ONNX model that looks a representation up by image index, ch
 """
 
 import csv
-import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +12,8 @@ import numpy as np
 import pytest
 
 from robustcheck_onnx import check
-from robustcheck_onnx.checker.cli import main
 from support import ROOT, lookup
 
-COMMAND = Path(sys.executable).parent / "robustcheck"
 SHARED = Path(os.environ.get("ROBUSTCHECK_SHARED", ROOT.parent / "shared"))
 EMBEDDINGS = SHARED / "data" / "embeddings"
 REFERENCE = ROOT / "thresholds" / "data" / "reference_statistics.csv"
@@ -136,9 +131,7 @@ def _planted(rng: np.random.Generator, n: int = N) -> np.ndarray:
 
 
 def _spike(rng: np.random.Generator) -> np.ndarray:
-    h = _signed(rng)
-    h[np.arange(N), rng.integers(0, D, N)] += 20
-    return h
+    return _signed(rng) + 20 * np.eye(D)[rng.integers(0, D, N)]
 
 
 def _overflow(rng: np.random.Generator) -> np.ndarray:
@@ -149,12 +142,6 @@ def _overflow(rng: np.random.Generator) -> np.ndarray:
 def _some_nan(rng: np.random.Generator) -> np.ndarray:
     h = _planted(rng)
     h[::10, 0] = np.nan
-    return h
-
-
-def _constant_feature(rng: np.random.Generator) -> np.ndarray:
-    h = _signed(rng)
-    h[:, 7] = 20.0
     return h
 
 
@@ -199,22 +186,14 @@ def _hard_swish(x: np.ndarray) -> np.ndarray:
     return np.asarray(x * np.clip(x + 3, 0, 6) / 6)
 
 
-def _silu(x: np.ndarray) -> np.ndarray:
-    return np.asarray(x / (1 + np.exp(-x)))
-
-
 TRAPS = {
     "relu": (lambda g: np.maximum(_signed(g), 0), "rectified"),
     "relu with an outlier feature": (lambda g: np.maximum(_planted(g), 0), "rectified"),
-    "relu6": (lambda g: np.clip(3 * _signed(g), 0, 6), "rectified"),
-    "silu": (lambda g: _silu(3 * _signed(g)), "rectified"),
-    "hard-swish": (lambda g: (x := 3 * _signed(g)) * np.clip(x + 3, 0, 6) / 6, "rectified"),
-    "sparse relu": (lambda g: np.maximum(_signed(g) - 1, 0), "rectified"),
-    "gamma": (lambda g: g.gamma(0.5, size=(N, D)), "rectified"),
+    "silu": (lambda g: (x := 3 * _signed(g)) / (1 + np.exp(-x)), "rectified"),
+    "hard-swish": (lambda g: _hard_swish(3 * _signed(g)), "rectified"),
     "random spike": (_spike, "no_persistent_outlier_features"),
     "lognormal scales": (lambda g: g.normal(size=(N, D)) * g.lognormal(0, 0.8, D), "no_persistent_outlier_features"),
     "gaussian": (_signed, "no_persistent_outlier_features"),
-    "heavy tails": (lambda g: g.standard_t(3, size=(N, D)), "no_persistent_outlier_features"),
     "batch norm hides it": (
         lambda g: (x := _planted(g)) * 0 + (x - x.mean(axis=0)) / x.std(axis=0),
         "no_persistent_outlier_features",
@@ -227,10 +206,8 @@ TRAPS = {
     "rectified, shifted below zero": (lambda g: np.maximum(_planted(g), 0) - 0.6, "rectified"),
     "heavy tails, one 4.6 SD feature": (_heavy_tails, "no_persistent_outlier_features"),
     "random 12 SD spikes, one 5 SD feature": (_spikes, "no_persistent_outlier_features"),
-    "an outlier in a quarter of the images": (lambda g: _often(g, 0.25), "no_persistent_outlier_features"),
     "nearly all energy below zero": (lambda g: _hard_swish(_planted(g) - 1.5), "rectified"),
     "an almost constant feature": (_almost_constant, "constant_feature"),
-    "a constant feature": (_constant_feature, "constant_feature"),
     "one representation": (_one_vector, "representations_alike"),
 }
 
@@ -246,47 +223,14 @@ def test_traps_never_pass(tmp_path: Path, photos_300: list[Path]) -> None:
     assert wrong == {}
 
 
-@pytest.mark.process
 def test_the_planted_control_passes(tmp_path: Path, photos_300: list[Path]) -> None:
     """Without it every trap above could be a WARN for a reason of the harness."""
     model = lookup.write_lookup_model(tmp_path / "planted.onnx", _planted(np.random.default_rng(3), 300))
-    words = [str(model), "--images", str(listed(tmp_path, photos_300)), "-o", "json", "--device", "cpu"]
-    done = subprocess.run([COMMAND, *words], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout)
-    assert (report["verdict"]["verdict"], report["verdict"]["reasons"]) == ("PASS", [])
-    evidence = report["evidence"]
-    assert evidence["stopped"] == "decided"
-    assert evidence["statistics"]["n_images"] == 64  # the second look: of the first 50, two are nearly the same
-    assert evidence["content"]["n"] == 50
-    assert [f["index"] for f in evidence["statistics"]["features"] if f["persistent"]] == [7]
-
-
-def test_nothing_to_measure_is_an_error(
-    tmp_path: Path, photos_300: list[Path], capfd: pytest.CaptureFixture[str]
-) -> None:
-    for value in (np.nan, np.inf, 1.0):
-        model = lookup.write_lookup_model(tmp_path / "dead.onnx", np.full((N, D), value))
-        assert main([str(model), "--images", str(listed(tmp_path, photos_300[:N])), "-o", "json"]) == 3
-        shown = capfd.readouterr()
-        document = json.loads(shown.out)
-        assert document["error"]["exit_code"] == 3  # an error document, and no verdict in it
-        assert "verdict" not in document
-        assert "number of finite, not constant representations is 0" in shown.err
-
-
-PASSING_BUT_FOR: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
-    "random weights": ({"source": {"random_weights": True}}, {}, "untrained"),
-    "class logits": ({"rule": "logits"}, {}, "tensor_not_calibrated"),
-    "before the projection": ({"rule": "pooled"}, {}, "tensor_not_calibrated"),
-    "preprocessing assumed": ({"contract": False}, {}, "assumed_preprocessing"),
-    "few images": ({}, {"max_images": 40}, "too_few_images"),
-}
-
-
-def test_a_planted_outlier_does_not_excuse(tmp_path: Path, photos_300: list[Path]) -> None:
-    h = _planted(np.random.default_rng(3))
-    for case, (changes, options, reason) in PASSING_BUT_FOR.items():
-        model = lookup.write_lookup_model(tmp_path / "planted.onnx", h, **changes)
-        verdict, reasons = judged(model, photos_300[:N], **options)
-        assert (verdict, reason in reasons) == ("WARN", True), case
+    report = check(model, images=listed(tmp_path, photos_300), device="cpu")
+    assert (report.verdict.verdict, report.verdict.reasons) == ("PASS", ())
+    evidence = report.evidence
+    assert evidence.stopped == "decided"
+    assert evidence.statistics.n_images == 64  # the second look: of the first 50, two are nearly the same
+    assert evidence.content is not None
+    assert evidence.content.n == 50
+    assert [feature.index for feature in evidence.statistics.persistent] == [7]

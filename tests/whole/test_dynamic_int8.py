@@ -8,50 +8,41 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import helper, numpy_helper
 
 from robustcheck_onnx import check
 from robustcheck_onnx.checker.cli import main
 from robustcheck_onnx.checker.evidence import Options
 from robustcheck_onnx.checker.measure import Job, measure_all
-from robustcheck_onnx.checker.report import Report, read_one
+from robustcheck_onnx.checker.report import Report
 from robustcheck_onnx.checker.verdict import judge, notes_of
 from robustcheck_onnx.checker.verify.differences import disagreements
 from robustcheck_onnx.checker.verify.second_run import measure_again
 from robustcheck_onnx.thresholds import profile
-from support import lookup
+from support import Capture, Place, lookup, onnx_models
 
 HOLDS = "The verdict holds for batches of one image:"
 D = 512
 
 
-def quantised_behind(path: Path, *more: onnx.NodeProto) -> Path:
-    """A look-up model whose rows go through a product that quantises them in the run, then `more` from "product"."""
+def quantised_behind(path: Path, end: str = "representation = Identity(product)") -> None:
+    """Send the rows of a look-up model through a product that quantises them in the run, then the end's nodes."""
     model = onnx.load(path)
-    last = next(node for node in model.graph.node if "representation" in node.output)
-    last.output[list(last.output).index("representation")] = "looked_up"
+    model.graph.node[-1].output[:] = ["looked_up"]
     weight = 100 * np.eye(D) + 60 * np.roll(np.eye(D), 1, axis=1)  # features that are not orthogonal
-    for name, value in (
-        ("w", weight.astype(np.int8)),
-        ("w.scale", np.array(0.01, np.float32)),
-        ("first", np.array([0])),
-        ("half", np.array(0.5, np.float32)),
-    ):
-        model.graph.initializer.append(numpy_helper.from_array(value, name))
-    model.graph.node.extend([
-        helper.make_node("DynamicQuantizeLinear", ["looked_up"], ["a", "a.scale", "a.zero"]),
-        helper.make_node("MatMulInteger", ["a", "w", "a.zero"], ["integers"]),
-        helper.make_node("Cast", ["integers"], ["float"], to=onnx.TensorProto.FLOAT),
-        helper.make_node("Mul", ["a.scale", "w.scale"], ["scale"]),
-        helper.make_node("Mul", ["float", "scale"], ["product"]),
-        *(more or [helper.make_node("Identity", ["product"], ["representation"])]),
-    ])  # fmt: skip
+    weights = {"w": weight.astype(np.int8), "w.scale": np.float32(0.01), "first": np.array([0])}
+    text = """
+        a, a.scale, a.zero = DynamicQuantizeLinear(looked_up)
+        integers = MatMulInteger(a, w, a.zero); float = Cast(integers, to=FLOAT)
+        scale = Mul(a.scale, w.scale); product = Mul(float, scale)
+    """
+    more = onnx_models.build(onnx_models.graph(text + end), [], {name: np.asarray(w) for name, w in weights.items()})
+    model.graph.node.extend(more.graph.node)
+    model.graph.initializer.extend(more.graph.initializer)
     onnx.save(model, path)
-    return path
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory, lookup_pass: tuple[Path, Path]) -> Path:
+def place(tmp_path_factory: pytest.TempPathFactory, lookup_pass: Place) -> Path:
     """Rows with one persistent outlier feature, whose norms differ by a factor of ten."""
     rng = np.random.default_rng(3)
     h = rng.normal(size=(80, D)) + rng.normal(0, 0.5, D)
@@ -60,12 +51,9 @@ def place(tmp_path_factory: pytest.TempPathFactory, lookup_pass: tuple[Path, Pat
     (folder / "photos").symlink_to(lookup_pass[1])
     rows = h * rng.uniform(0.2, 2, (80, 1))
     quantised_behind(lookup.write_lookup_model(folder / "model.onnx", rows))
-    mean = [
-        helper.make_node("ReduceMean", ["product", "first"], ["mean"]),
-        helper.make_node("Mul", ["mean", "half"], ["part"]),  # alone, each image keeps half of itself
-        helper.make_node("Sub", ["product", "part"], ["representation"]),
-    ]
-    quantised_behind(lookup.write_lookup_model(folder / "mixed.onnx", rows), *mean)
+    # alone, an image keeps all of itself
+    mixed = "mean = ReduceMean(product, first); twice = Add(product, product); representation = Sub(twice, mean)"
+    quantised_behind(lookup.write_lookup_model(folder / "mixed.onnx", rows), mixed)
     return folder
 
 
@@ -107,28 +95,22 @@ def test_every_way_of_measuring_alone_gives_the_same(place: Path) -> None:
     report = run(place, 1)
     assert report.evidence.stopped == "decided"  # early
     again = measure_again(report, place / "model.onnx", str(place / "photos"))
-    assert disagreements(report, again, 1e-6) == ()
-    assert again.notes == report.notes
+    assert (disagreements(report, again, 1e-6), again.notes) == ((), report.notes)
     # whole, in shards, as the workers and Ray do
     whole = profile.seal(profile.load().model_copy(update={"id": "all", "min_images": 80}))
     options = Options(images=str(place / "photos"), device="cpu", batch_size=1)
     (evidence,) = measure_all(Job(place / "model.onnx", options), whole)
     single = run(place, 1, thresholds=whole)
-    assert evidence.statistics == single.evidence.statistics
-    assert evidence.model == single.evidence.model
-    assert notes_of(evidence, whole) == single.notes
-    assert judge(evidence, whole).verdict == single.verdict.verdict
+    assert (evidence.statistics, evidence.model) == (single.evidence.statistics, single.evidence.model)
+    assert (judge(evidence, whole), notes_of(evidence, whole)) == (single.verdict, single.notes)
 
 
-def test_the_command_says_it_in_the_report_and_in_json(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = [str(place / "model.onnx"), "--images", str(place / "photos"), "--device", "cpu", "--batch-size", "1"]
-    file = place / "report.json"
-    assert main([*words, "-o", "terminal", "-o", f"json={file}"]) == 0
+def test_the_command_says_it_in_the_report_and_in_json(place: Path, capsys: Capture) -> None:
+    model, file = str(place / "model.onnx"), str(place / "report.json")
+    images = ["--images", str(place / "photos")]
+    words = [*images, "--device", "cpu", "--batch-size", "1", "-o"]
+    assert main([model, *words, "terminal", "-o", f"json={file}"]) == 0
+    assert main(["verify", file, model, *images]) == 0
     assert HOLDS in " ".join(capsys.readouterr().out.split())
-    report = read_one(file)
-    assert any(note.startswith(HOLDS) for note in report.notes)
-    assert main(["verify", str(file), str(place / "model.onnx"), "--images", str(place / "photos")]) == 0
-    capsys.readouterr()
-    compared = [str(place / "model.onnx")] * 2 + words[1:]
-    assert main(["compare", *compared, "-o", "json"]) == 0
+    assert main(["compare", model, model, *words, "json"]) == 0
     assert HOLDS in capsys.readouterr().out

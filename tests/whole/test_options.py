@@ -18,8 +18,6 @@ from robustcheck_onnx.checker.measure.call import settle
 from robustcheck_onnx.checker.report import record
 from robustcheck_onnx.checker.storage import urls
 
-DEFAULTS = Options()
-
 
 def test_the_keywords_are_the_record() -> None:
     given, fields = get_type_hints(GivenOptions), get_type_hints(Options)
@@ -31,9 +29,8 @@ def test_the_keywords_are_the_record() -> None:
 
 def test_keywords_become_the_record() -> None:
     options = Options.of({"images": Path("photos"), "seed": 3}, max_images=64)
-    assert options == Options(images="photos", seed=3, max_images=64)
+    assert options == Options(images="photos", seed=3, max_images=64) == Options.of(options.given)
     assert Options.of({"max_images": None}, max_images=64).max_images is None
-    assert Options.of(options.given) == options
     with pytest.raises(TypeError, match="unexpected keyword argument 'imagess'; options are images, tensor, pool"):
         Options.of({"imagess": "photos"})  # type: ignore[typeddict-unknown-key]
 
@@ -44,10 +41,10 @@ def test_the_word_for_the_bundled_photos_is_no_folder(tmp_path: Path, monkeypatc
     (tmp_path / "bundled").mkdir()
     Image.new("RGB", (8, 8)).save(tmp_path / "bundled" / "own.png")
     stock = open_images(None)
-    for source in (open_images("bundled"), open_images(settle("bundled", {})[0].images)):
+    for named in ("bundled", settle("bundled", {})[0].images):
+        source = open_images(named)
         assert (source.kind, source.spec, source.names_digest) == ("bundled", "", stock.names_digest)
     for named in ("./bundled", settle(Path("bundled"), {})[0].images):
-        assert named is not None
         own = open_images(named)
         assert (own.kind, len(own)) == ("folder", 1)
     assert Options(images="bundled") == Options()
@@ -68,46 +65,32 @@ def test_a_value_that_is_none_of_an_option() -> None:
         rc.check("none.onnx", images=url)  # type: ignore[arg-type]
 
 
-def test_shift_and_concepts_take_their_images_by_name_alone() -> None:
+def test_the_binding_holds_all_of_the_record() -> None:
+    settings = record.Settings(**dict(Options(seed=3, images="photos")))
+    assert settings.options == Options(seed=3, images="photos")
+    assert list(settings.model_dump()) == [*Options.model_fields]
+
+
+def test_mistyped_keywords_are_refused_before_anything_is_opened() -> None:
+    for function in (rc.check, rc.scan):
+        with pytest.raises(TypeError, match="'sead'"):
+            function("none.onnx", sead=1)  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="images"):
         rc.measure_shift("none.onnx", "photos", ["sketches"], images="other")  # type: ignore[misc]
     with pytest.raises(TypeError, match="images"):
         rc.concepts("none.onnx", "concepts", images="other")  # type: ignore[call-arg]
 
 
-def test_a_mistyped_keyword_is_refused_before_anything_is_opened() -> None:
-    for function in (rc.check, rc.scan):
-        with pytest.raises(TypeError, match="'sead'"):
-            function("none.onnx", sead=1)  # type: ignore[call-arg]
-
-
-def test_settings_have_the_records_defaults() -> None:
-    assert Settings.model_validate({}).options == DEFAULTS
+def test_settings_and_verbs_have_the_records_defaults() -> None:
+    assert Settings.model_validate({}).options == Options()
     assert set(Options.model_fields) < set(Settings.model_fields)
-
-
-@pytest.mark.parametrize(
-    ("verb", "other"),
-    [
-        (check.check, {}),
-        (compare.compare, {"max_images": 1000}),
-        (scan.scan, {"max_images": 64}),
-        (directions.directions, {"max_images": 300}),
-        (shift.shift, {}),
-        (concepts.concepts, {}),
-        (calibrate.calibrate, {"tensor": "auto"}),  # which tensor to fit, not which to measure
-    ],
-)
-def test_verbs_have_the_records_defaults(verb: object, other: dict[str, object]) -> None:
-    assert callable(verb)
-    parameters = inspect.signature(verb).parameters
-    shared = [name for name in Options.model_fields if name in parameters]
-    assert {"device", "seed", "max_images", "max_bad", "batch_size"} <= set(shared)
-    for name in shared:
-        assert parameters[name].default == other.get(name, getattr(DEFAULTS, name)), name
-
-
-def test_the_binding_holds_all_of_the_record() -> None:
-    settings = record.Settings(**dict(Options(seed=3, images="photos")))
-    assert settings.options == Options(seed=3, images="photos")
-    assert list(settings.model_dump()) == [*Options.model_fields]
+    others: tuple[dict[str, Any], ...] = (
+        {}, {"max_images": 1000}, {"max_images": 64}, {"max_images": 300}, {}, {},
+        {"tensor": "auto"},  # which tensor to fit, not which to measure
+    )  # fmt: skip
+    verbs = check.check, compare.compare, scan.scan, directions.directions, shift.shift, concepts.concepts
+    for other, verb in zip(others, (*verbs, calibrate.calibrate), strict=True):
+        parameters = inspect.signature(verb).parameters
+        shared = {name: parameters[name].default for name in Options.model_fields if name in parameters}
+        assert {"device", "seed", "max_images", "max_bad", "batch_size"} <= shared.keys()
+        assert shared.items() <= (dict(Options()) | other).items(), verb
