@@ -279,8 +279,8 @@ def spoilt(what: str, encoder: Path) -> None:
         ("contract no JSON", 3, "contract is damaged (JSONDecodeError"),
         ("newer contract", 3, "contract breaks schema 1"),
         ("true contract", 3, "contract breaks schema 1"),
-        ("fp16", 2, "precision is fp16; int8 is made from an fp32 file"),
-        ("half weights", 2, "precision is fp16; int8 is made from an fp32 file"),
+        ("fp16", 2, "precision is fp16; fp16 and int8 are made from an fp32 file"),
+        ("half weights", 2, "precision is fp16; fp16 and int8 are made from an fp32 file"),
         ("no tensor", 3, "names the output representation, which the graph does not have"),
         ("no layers", 3, "number of layers that ONNX Runtime can quantise is 0"),
         ("ruined", 3, "disagrees with the source model"),
@@ -312,7 +312,7 @@ def test_photos_that_preprocessing_leaves_in_several_sizes_make_no_batch(
 
 def test_an_int8_file_is_not_quantised_again(encoder: Path, photos: list[Path]) -> None:
     record = made(encoder, photos, "int8-qdq")
-    with pytest.raises(ExportError, match="precision is int8-qdq; int8 is made from an fp32 file"):
+    with pytest.raises(ExportError, match="precision is int8-qdq; fp16 and int8 are made from an fp32 file"):
         run("onnx", str(record.path), encoder.with_name("b.onnx"), precision="int8-dynamic", photos=photos[:5])
 
 
