@@ -42,18 +42,18 @@ def test_the_first_profile_stays_as_it_was_sealed() -> None:
     assert old.digest == "sha256:3df6122f414cb331e21b5fd5059153dd6dfbff33c1d63886f8a06a4950f24c02"
     assert (old.id, old.deciding, old.bounds) == ("default-1", STATISTICS, "together")
     assert (DEFAULT.id, DEFAULT.deciding, DEFAULT.bounds) == ("default-2", STATISTICS, "each")  # nothing could go
-    assert profile.load("default-2") == profile.load("default") == DEFAULT
+    assert profile.load("default-2") == profile.load("default") == profile.load(Path("default")) == DEFAULT
+    assert profile.packaged() == (DEFAULT, old)
 
 
 def test_the_label_is_the_definition_of_the_indication() -> None:
     for row in (*TABLE, *reference.traps()):
         estimates: dict[Statistic, float] = {name: float(getattr(row, name)) for name in STATISTICS}
         assert (row.expected == "present") == indication.shows_indication(estimates), row.set
-    strong: dict[Statistic, float] = {"kurtosis": 30.0, "persistence_ratio": 9.0, "outlier_frequency": 1.0}
-    signed: dict[Statistic, float] = {"negative_energy": 0.5, "negative_z_energy": 0.5}
-    assert indication.shows_indication({**strong, **signed, "top3_share": 0.9})
-    assert not indication.shows_indication({**strong, **signed, "top3_share": 0.1})  # by a crowd, not by a few
-    assert not indication.shows_indication({**strong, **signed, "top3_share": 0.9, "negative_energy": 0.96})
+    strong = dict(zip(STATISTICS, (30.0, 9.0, 0.9, 1.0, 0.5, 0.5), strict=True))
+    assert indication.shows_indication(strong)
+    assert not indication.shows_indication({**strong, "top3_share": 0.1})  # by a crowd, not by a few
+    assert not indication.shows_indication({**strong, "negative_energy": 0.96})
 
 
 def test_no_checkpoint_counts_twice_and_what_is_none_counts_not_at_all() -> None:
@@ -62,12 +62,7 @@ def test_no_checkpoint_counts_twice_and_what_is_none_counts_not_at_all() -> None
     assert (len(TABLE), len(evidence), len({r.model for r in evidence})) == (84, 69, 55)
     assert (made.n_sets, made.n_checkpoints) == (69, 55)
     assert made.n_with_checkpoints == len({r.model for r in evidence if r.expected == "present"}) == 13
-    none = {"aavc_resnet50_trainmode", "cattle_resnet50_hf", "jukr_mobilenetv3s_products", "run_pplcnet_pool"}
-    assert none <= {r.set for r in TABLE if r.trap}
-    assert {r.set for r in TABLE if r.excluded and not r.trap} == {
-        "oilpaint_openclip_h14_laion2b",
-        "xdev_google_multimodal001",
-    }
+    assert len([r for r in TABLE if r.excluded and not r.trap]) == 2
 
 
 def test_rows_without_vectors_are_those_of_faces_and_persons() -> None:
@@ -170,13 +165,6 @@ def test_the_statistics_are_the_fewest_of_the_widest_that_are_right() -> None:
             if all(any(r.most(name) < floor[name] - slack[name] for name in subset) for r in without):
                 apart.append(subset)
     assert sorted(apart) == sorted(c.statistics for c in found)
-    # the three words of the simplest candidate let a feature pass that is there in a quarter of the images
-    simple = {"kurtosis": 7.5, "persistence_ratio": 1.5, "negative_energy": 1 / 3, "negative_z_energy": 1 / 3}
-    let_through = {r.checkpoint for r in reference.traps() if all(r.estimate(n) > m for n, m in simple.items())}  # type: ignore[arg-type]
-    assert let_through == {
-        "20 SD feature in a quarter of the images",
-        "a twenty-fifth of the features beyond 4 SD",
-    }
 
 
 def test_no_reference_set_passes_falsely_when_its_checkpoint_or_family_is_left_out() -> None:
@@ -205,15 +193,6 @@ def test_bounds_are_over_checkpoints_by_population_and_never_rounded_down() -> N
         exact = scipy.stats.beta.ppf(0.95, 1, rate.n)
         assert exact <= rate.upper <= exact + 1e-3
     assert made.false_pass_upper == made.rates[0].upper
-    _, signed, linear, _ = made.rates
-    (said,) = [text for text in DEFAULT.limits if "none passes when left out" in text]
-    for number in (
-        f"Of {signed.n} signed",
-        f"{100 * signed.upper:.1f} %",
-        f"{100 * linear.upper:.1f} %",
-        f"{linear.n} that",
-    ):
-        assert number in said
     assert made.false_warn_upper == pytest.approx(scipy.stats.beta.ppf(0.95, 2, 12), abs=1e-3)
 
 
@@ -229,13 +208,6 @@ def test_what_each_checkpoint_alone_moves_is_told() -> None:
         "ashirvad_openclip_b32_laion2b",
         "fairouz_openclip_b32_laion2b",
     }
-
-
-def test_against_the_kind_of_training_the_misses_are_named() -> None:
-    kinds = {one.training: one for one in DEFAULT.calibration.by_training}
-    assert (kinds["image_text"].n, kinds["image_text"].n_passing) == (26, 23)
-    assert kinds["image_text"].otherwise == ("ik_openclip_bigG_laion2b", "kruchji_mcip_so400m", "medclip_roco_b32")
-    assert sum(one.n_passing for name, one in kinds.items() if name != "image_text") == 0
 
 
 def test_kurtosis_alone_parts_signed_sets_only() -> None:
@@ -258,14 +230,6 @@ def test_bootstrap_spans_hold_their_thresholds() -> None:
 def test_a_table_that_cannot_part_the_groups_is_an_error() -> None:
     with pytest.raises(ValueError, match="with and without"):
         fit.fit(tuple(r for r in TABLE if r.expected == "present"))
-    swapped = tuple(
-        r._replace(kurtosis=2.0, low={**r.low, **dict.fromkeys(STATISTICS, 0.0)})
-        if r.set == "fairouz_openclip_b32_laion2b"
-        else r
-        for r in TABLE
-    )
-    with pytest.raises(ValueError, match="overlap: no threshold parts them"):
-        fit.fit(swapped)
 
 
 def _edited(tmp_path: Path, **changes: object) -> Path:
@@ -279,6 +243,7 @@ def test_an_edited_profile_fails_its_digest_until_it_is_sealed_again(tmp_path: P
     path = _edited(tmp_path, min_images=2)
     with pytest.raises(profile.ProfileError, match="digest does not match"):
         profile.load(path)
+    assert profile.digest_of(DEFAULT.model_copy(update={"digest": ""})) == DEFAULT.digest
     sealed = profile.seal(profile.load().model_copy(update={"min_images": 60, "id": "mine"}))
     for each in (sealed, DEFAULT):
         path.write_text(profile.to_json(each), encoding="utf-8")
@@ -287,11 +252,6 @@ def test_an_edited_profile_fails_its_digest_until_it_is_sealed_again(tmp_path: P
     path.write_text(profile.to_json(profile.seal(DEFAULT.model_copy(update={"min_images": 2}))), encoding="utf-8")
     with pytest.raises(profile.ProfileError, match=r"p\.json: id is default-2, but the content is not that of the"):
         profile.load(path)
-
-
-def test_packaged_profiles_go_by_name() -> None:
-    assert profile.load("default") == profile.load(Path("default")) == profile.load()
-    assert [p.id for p in profile.packaged()] == ["default-2", "default-1"]
 
 
 def test_an_end_is_written_as_it_was_read() -> None:
@@ -332,6 +292,8 @@ def test_what_a_looser_profile_lets_through_is_told() -> None:
 def test_bad_profiles_are_refused(tmp_path: Path) -> None:
     for changes, message in (
         ({"schema_version": 2}, "schema_version is 2; this robustcheck reads 1"),
+        ({"schema_version": True}, "schema_version is True; this robustcheck reads 1"),
+        ({"schema_version": 1.0}, "schema_version is 1.0; this robustcheck reads 1"),
         ({"alpha": 1.5}, "alpha: Input should be less than 1"),
         ({"surprise": 1}, "surprise: Extra inputs are not permitted"),
         ({"thresholds": {}}, "thresholds lack kurtosis"),
@@ -345,8 +307,3 @@ def test_bad_profiles_are_refused(tmp_path: Path) -> None:
             profile.load(path)
     with pytest.raises(profile.ProfileError, match=r"nowhere\.json: threshold profile cannot be read"):
         profile.load(tmp_path / "nowhere.json")
-
-
-def test_the_digest_ignores_only_itself() -> None:
-    assert profile.digest_of(DEFAULT.model_copy(update={"digest": ""})) == DEFAULT.digest
-    assert profile.digest_of(DEFAULT.model_copy(update={"limits": ()})) != DEFAULT.digest

@@ -7,20 +7,13 @@ import scipy.stats
 from robustcheck_onnx.thresholds.error_rates import auroc, binomial_cdf, clopper_pearson_upper
 
 
-@pytest.mark.parametrize(("k", "n"), [(0, 1), (0, 13), (1, 13), (5, 40), (39, 40), (3, 3)])
-def test_clopper_pearson_is_the_beta_quantile(k: int, n: int) -> None:
-    want = 1.0 if k == n else scipy.stats.beta.ppf(0.95, k + 1, n - k)
-    assert clopper_pearson_upper(k, n) == pytest.approx(want, rel=1e-9)
-
-
-def test_no_error_has_a_closed_form() -> None:
-    assert clopper_pearson_upper(0, 13) == pytest.approx(1 - 0.05 ** (1 / 13), rel=1e-12)
-
-
-@pytest.mark.parametrize(("k", "n"), [(-1, 3), (4, 3), (0, 0)])
-def test_what_is_no_rate_is_refused(k: int, n: int) -> None:
-    with pytest.raises(ValueError, match="is no rate"):
-        clopper_pearson_upper(k, n)
+def test_clopper_pearson_is_the_beta_quantile() -> None:
+    for k, n in ((0, 1), (0, 13), (1, 13), (5, 40), (39, 40)):
+        assert clopper_pearson_upper(k, n) == pytest.approx(scipy.stats.beta.ppf(0.95, k + 1, n - k), rel=1e-9)
+    assert clopper_pearson_upper(3, 3) == 1
+    for k, n in ((-1, 3), (4, 3), (0, 0)):
+        with pytest.raises(ValueError, match="is no rate"):
+            clopper_pearson_upper(k, n)
 
 
 def test_binomial_cdf_is_scipys() -> None:

@@ -30,34 +30,20 @@ def means(group: str, library: str, lowest: float = 0.55) -> list[float]:
 # ------------------------------------------------------------------------------------------------ reproduced figures
 
 
-def test_the_five_baselines_to_the_printed_digits() -> None:
-    for shift, printed in (
-        ("imagenetv2", "1087 0.9059 -0.4737 0.994 0.44"),
-        ("sketch", "1087 1.1047 -2.3965 0.902 2.18"),
-        ("imagenet_r", "1087 0.9553 -1.6459 0.882 2.43"),
-        ("imagenet_a", "1086 3.3014 -6.3073 0.782 5.58"),
-        ("objectnet", "85 1.1993 -2.0242 0.941 2.05"),
-    ):
-        line = published.baselines()[shift]
-        assert f"{line.n} {line.a:.4f} {line.b:.4f} {line.r2:.3f} {line.residual_sd_pp:.2f}" == printed
-
-
-@pytest.mark.parametrize("shift", ["imagenetv2", "sketch", "imagenet_r", "imagenet_a"])
-def test_the_baselines_are_scipys_over_the_rows_as_they_ship(shift: str) -> None:
+def test_the_baselines_are_scipys_over_the_rows_as_they_ship() -> None:
     with (DATA / "published_timm.csv").open(encoding="utf-8", newline="") as file:
-        pairs = [
-            (float(row["imagenet1k"]), float(row[shift]))
-            for row in csv.DictReader(file)
-            if row["group"] == "in1k_only" and row["imagenet1k"] and row[shift]
-        ]
-    x, y = scipy.special.logit(np.array(pairs)).T
-    truth = scipy.stats.linregress(x, y)
-    line = published.baselines()[shift]
-    np.testing.assert_allclose([line.a, line.b, line.r2], [truth.slope, truth.intercept, truth.rvalue**2], rtol=1e-9)
-    expected = scipy.special.expit(truth.slope * x + truth.intercept)
-    residual = scipy.special.expit(y) - expected
-    np.testing.assert_allclose(line.residual_sd_pp, 100 * residual.std(), rtol=1e-9)
-    assert (line.low, line.high) == (min(pairs)[0], max(pairs)[0])
+        usual = [row for row in csv.DictReader(file) if row["group"] == "in1k_only" and row["imagenet1k"]]
+    for shift in published.MEAN_SHIFTS:
+        pairs = np.array([(row["imagenet1k"], row[shift]) for row in usual if row[shift]], float)
+        x, y = scipy.special.logit(pairs).T
+        truth = scipy.stats.linregress(x, y)
+        residual = pairs[:, 1] - scipy.special.expit(truth.slope * x + truth.intercept)
+        line = published.baselines()[shift]
+        np.testing.assert_allclose(
+            [line.a, line.b, line.r2, line.residual_sd_pp, line.low, line.high],
+            [truth.slope, truth.intercept, truth.rvalue**2, 100 * residual.std(), *np.sort(pairs[:, 0])[[0, -1]]],
+            rtol=1e-9,
+        )
 
 
 def test_objectnet_is_fitted_without_the_retrained_copies() -> None:
@@ -68,41 +54,22 @@ def test_objectnet_is_fitted_without_the_retrained_copies() -> None:
     assert len(names) - len(copies) == published.baselines()["objectnet"].n == 85
 
 
-def test_the_groups_to_the_printed_digits() -> None:
-    for group, library, n, printed in (
-        ("zero_shot_clip", "open_clip", 94, "+34.9 +26.5 +39.4"),
-        ("imagenet_finetuned_clip", "timm", 37, "+12.6 +6.1 +18.0"),
-        ("more_data", "timm", 308, "+7.0 -0.2 +15.6"),
-        ("in1k_only", "timm", 1074, "+0.1 -2.4 +4.1"),
-    ):
-        found = published.spread(group, library)
-        assert found.n == n == len(means(group, library))
-        assert " ".join(f"{value:+.1f}" for value in found[1:]) == printed
-    with pytest.raises(ValueError, match=r"^group is zero_shot_clip of timm; it has no model with a mean"):
-        published.spread("zero_shot_clip", "timm")
-
-
 def test_zero_shot_models_lie_above_every_other_group() -> None:
     zero_shot = means("zero_shot_clip", "open_clip")
     for group in ("imagenet_finetuned_clip", "more_data", "in1k_only"):
         others = means(group, "timm")
+        n, median, low, high = published.spread(group, "timm")
+        assert n == len(others)
+        np.testing.assert_allclose([low, median, high], np.percentile(others, [5, 50, 95]))
         u = scipy.stats.mannwhitneyu(zero_shot, others).statistic  # AUROC times the number of pairs
-        assert f"{u / (len(zero_shot) * len(others)):.3f}" == "1.000"
-    lowest = min((r for r in rows("open_clip") if r.mean_pp in zero_shot), key=lambda r: r.mean_pp or 0)
-    assert lowest.model.startswith("RN50")  # RN50 and RN50-quickgelu: the same weights
-    assert lowest.weights == "openai"
+        assert u > 0.9995 * len(zero_shot) * len(others)
     (rn50,) = published.find("open_clip", "RN50", "openai")
-    assert f"{rn50.mean_pp:+.1f}" == "+22.5"
     assert rn50.mean_pp == min(zero_shot)
-    assert f"{max(means('in1k_only', 'timm')):+.1f}" == "+9.1"
+    with pytest.raises(ValueError, match=r"^group is zero_shot_clip of timm; it has no model with a mean"):
+        published.spread("zero_shot_clip", "timm")
 
 
-def test_small_web_sets_are_flagged_as_extrapolated() -> None:
-    small = [r for r in rows("open_clip") if r.weights in {"yfcc15m", "cc12m"}]
-    assert len(small) == 6
-    values = [r.mean_pp for r in small if r.mean_pp is not None]
-    assert (len(values), f"{min(values):+.1f}", f"{max(values):+.1f}") == (6, "+8.4", "+16.3")
-    assert all(r.extrapolated == set(published.SHIFTS) for r in small)
+def test_accuracies_beyond_the_baseline_are_flagged_as_extrapolated() -> None:
     for row in published.published():
         for shift in row.effective_robustness_pp:
             line = published.baselines()[shift]
@@ -172,7 +139,6 @@ def test_a_known_checkpoint_is_found() -> None:
         ("open_clip", "ViT-B-32", "openai", ["ViT-B-32/openai"]),
         ("open_clip", HUB, HUB, ["ViT-B-32/laion2b_s34b_b79k"]),
         ("timm", "resnet50.a1_in1k", "a1_in1k", ["resnet50.a1_in1k"] * 2),
-        ("timm", "resnet50", "a1_in1k", ["resnet50.a1_in1k"] * 2),
         ("timm", "hf-hub:timm/resnet50.a1_in1k", "hf-hub:timm/resnet50.a1_in1k", ["resnet50.a1_in1k"] * 2),
         ("torchvision", "resnet50", "IMAGENET1K_V1", ["resnet50.tv_in1k"]),
         ("torchvision", "resnet50", "IMAGENET1K_V2", ["resnet50.tv2_in1k"] * 2),
@@ -190,39 +156,24 @@ def test_what_is_not_certain_is_not_found() -> None:
         ("open_clip", "local-dir:CLIP-ViT-B-32-laion2B-s34B-b79K", "local-dir:CLIP-ViT-B-32-laion2B-s34B-b79K"),
         ("open_clip", "hf-hub:someone/CLIP-ViT-B-32-laion2B-s34B-b79K", "hf-hub:someone/CLIP"),
         ("open_clip", "hf-hub:timm/resnet50_clip.yfcc15m", "hf-hub:timm/resnet50_clip.yfcc15m"),  # of two rows
-        ("open_clip", HUB, ""),
         ("timm", "resnet50.a1_in1k", "model.safetensors"),
-        ("timm", "resnet50", "resnet50"),
         ("timm", "hf-hub:someone/resnet50.a1_in1k", "a1_in1k"),
         ("timm", "vit_base_patch32_clip_224.openai", "openai"),  # timm's own image tower of CLIP: no row of timm's
-        ("torchvision", "resnet50", "resnet50-0676ba61.pth"),
         ("torchvision", "vgg16", "IMAGENET1K_V1"),  # timm has its own copy: not the same file
         ("transformers", "clip-vit-base-patch32", "local folder"),
-        ("transformers", "openai/clip-vit-base-patch32", ""),
-        ("torch", "ViT-B-32", "openai"),
-        ("testbed", "resnet50", "resnet50"),
     ):
         assert published.find(library, name, weights) == ()
         assert published.context_for(library, name, weights) is None
 
 
-def test_the_nearest_names() -> None:
-    assert published.nearest("vit-b-32/openia")[0] == "open_clip:ViT-B-32/openai"
-    assert published.nearest("resnet50.a1_in1")[0] == "timm:resnet50.a1_in1k"
-    assert published.nearest("?") == []
-
-
 def test_measured_checkpoints_have_their_row() -> None:
     checkpoints = {row.set: row.checkpoint for row in references()}
     assert published.MEASURED.keys() < checkpoints.keys()
-    shape = {"ViT-B-32": "B/32", "ViT-B-16": "B/16", "ViT-L-14": "L/14", "ViT-H-14": "H/14", "ViT-bigG-14": "bigG/14"}
-    shape |= {"RN50": "RN50", "resnet50": "ResNet50", "vgg16": "VGG16", "densenet121": "DenseNet121"}
-    shape |= {"swinv2_large_window12to24_192to384": "SwinV2-L"}
     for name, (library, model, weights) in published.MEASURED.items():
         assert published.find(library, model, weights)
-        assert shape.get(model, "SigLIP SO400M/14-384") in checkpoints[name]
         if library == "open_clip" and weights != "webli":
             assert ("OpenAI" if weights == "openai" else weights.partition("_")[0]) in checkpoints[name]
+            assert model.removeprefix("ViT-").replace("-", "/") in checkpoints[name]
 
 
 # ----------------------------------------------------------------------------------------------------------- context
@@ -230,14 +181,14 @@ def test_measured_checkpoints_have_their_row() -> None:
 
 def test_the_context_of_a_known_checkpoint() -> None:
     found = published.context_for("open_clip", "ViT-B-32", "openai", image_size_px=224)
-    assert found is not None
     (row,) = published.find("open_clip", "ViT-B-32", "openai")
-    assert found.mean_pp == round(row.mean_pp or 0, 2)
-    assert not found.extrapolated
-    assert found.sentence == (
+    assert found is not None
+    assert (found.mean_pp, found.extrapolated, found.sentence) == (
+        round(row.mean_pp or 0, 2),
+        False,
         f"published effective robustness of ViT-B-32/openai (open_clip): {row.mean_pp:+.1f} points on average over V2, "
         "Sketch, R, A; models trained on ImageNet-1k only have -2.4 to +4.1 on average (5–95 %). "
-        "Source: mlfoundations/open_clip@89fb801f1e60:docs/openclip_results.csv"
+        "Source: mlfoundations/open_clip@89fb801f1e60:docs/openclip_results.csv",
     )
 
 
@@ -254,14 +205,13 @@ def test_the_context_takes_the_row_of_the_models_own_input_size() -> None:
 
 
 def test_the_context_says_what_is_missing_and_what_is_extrapolated() -> None:
-    partial = published.context_for("torchvision", "resnet50", "IMAGENET1K_V1")
-    assert partial is not None
-    assert partial.mean_pp is None
-    assert "points; no average, since not all of V2, Sketch, R, A were published" in partial.sentence
-    beyond = published.context_for("open_clip", "RN50", "yfcc15m")
-    assert beyond is not None
-    assert beyond.extrapolated
-    assert "(extrapolated for V2, Sketch, R, A: no baseline at 32.4 % on ImageNet)" in beyond.sentence
+    for checkpoint, extrapolated, said in (
+        (("torchvision", "resnet50", "IMAGENET1K_V1"), False, "points; no average, since not all of V2, Sketch, R, A"),
+        (("open_clip", "RN50", "yfcc15m"), True, "(extrapolated for V2, Sketch, R, A: no baseline at 32.4 % on Image"),
+    ):
+        found = published.context_for(*checkpoint)
+        assert found is not None
+        assert (found.extrapolated, said in found.sentence) == (extrapolated, True)
 
 
 def test_random_and_synthetic_models_have_no_context() -> None:
