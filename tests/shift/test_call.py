@@ -35,10 +35,8 @@ def test_a_path_with_an_equals_sign_is_a_path(tmp_path: Path) -> None:
     assert parse_spec(str(tmp_path / "v2=x"), "--in").shift is None
 
 
-@pytest.mark.parametrize(
-    ("inside", "others", "classes", "said"),
-    [
-        ("a", ["a"], [], "image set is given twice"),
+def test_bad_calls() -> None:
+    for inside, others, classes, said in (
         ("a", ["x=./a"], [], "image set is given twice"),
         ("a/x", ["b/x"], [], "name of 2 image sets is 'x'"),
         ("a", ["v2=b", "imagenet-v2=c"], [], "set of 2 image sets is 'imagenetv2'"),
@@ -46,9 +44,7 @@ def test_a_path_with_an_equals_sign_is_a_path(tmp_path: Path) -> None:
         ("a", ["b"], ["x.json", "y.json"], "names a map for all sets twice"),
         ("a", [" "], [], "must be a labelled image set"),
         ("a", [], [], "--shifted is missing"),
-    ],
-)
-def test_bad_calls(inside: str, others: list[str], classes: list[str], said: str) -> None:
-    with pytest.raises(UsageError) as refused:
-        parse_call(inside, others, classes)
-    assert said in refused.value.message
+    ):
+        with pytest.raises(UsageError) as refused:
+            parse_call(inside, others, classes)
+        assert said in refused.value.message

