@@ -20,27 +20,24 @@ def answer(monkeypatch: pytest.MonkeyPatch, task: Any) -> dict[str, Any]:
     return dict(json.loads(answers.getvalue())["error"])
 
 
+def raises(fault: Exception) -> Any:
+    def task(_: dict[str, Any], __: Any) -> None:
+        raise fault
+
+    return task
+
+
 def test_an_exception_of_ours_is_a_property_of_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    def task(_: dict[str, Any], __: Any) -> None:
-        text.once(None)  # type: ignore[arg-type] # raises in the package
+    error = answer(monkeypatch, lambda _, __: text.once(None))  # type: ignore[arg-type] # raises in the package
+    assert "text.py" in error.pop("traceback")
+    assert error == {
+        "exit_code": 3,
+        "message": "m.onnx: this file broke the reader (TypeError in text.py)",
+        "hint": "run again with --debug, and report the traceback",
+    }
 
-    error = answer(monkeypatch, task)
-    assert error["exit_code"] == 3
-    assert error["message"] == "m.onnx: this file broke the reader (TypeError in text.py)"
-    assert error["hint"] == "run again with --debug, and report the traceback"
-    assert "text.py" in error["traceback"]
 
-
-def test_an_error_of_the_call_stays_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    def task(_: dict[str, Any], __: Any) -> None:
-        raise UsageError("pool is x", "--pool cls")
-
-    error = answer(monkeypatch, task)
+def test_an_error_of_the_call_and_too_little_memory_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    error = answer(monkeypatch, raises(UsageError("pool is x", "--pool cls")))
     assert (error["exit_code"], error["message"], error["hint"]) == (2, "pool is x", "--pool cls")
-
-
-def test_too_little_memory_is_no_property_of_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    def task(_: dict[str, Any], __: Any) -> None:
-        raise MemoryError
-
-    assert answer(monkeypatch, task)["exit_code"] == 4
+    assert answer(monkeypatch, raises(MemoryError()))["exit_code"] == 4

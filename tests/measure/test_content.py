@@ -14,16 +14,12 @@ from robustcheck_onnx.checker.evidence import Content, Evidence
 from robustcheck_onnx.checker.images.sanity import describe
 from robustcheck_onnx.checker.images.source import open_images
 from robustcheck_onnx.checker.measure import content
-from robustcheck_onnx.checker.measure import run as measure
 from robustcheck_onnx.checker.measure.content import KEPT, Row, merge, record, rows_of
-from robustcheck_onnx.checker.measure.job import conclude
-from robustcheck_onnx.checker.measure.job import merge as merged
 from robustcheck_onnx.checker.report.record import Report
 from robustcheck_onnx.checker.verdict.rule import judge
 from robustcheck_onnx.thresholds import profile
 from support import PHOTOS, lookup
-from support.measuring import job as new_job
-from support.measuring import never_decided, parts
+from support.measuring import never_decided
 
 N_IMAGES, WIDTH = 96, 512
 COPIES, MIRRORED = range(4), range(4, 16)  # of these images there is another one, which no content may count
@@ -96,42 +92,18 @@ def test_it_is_measured_on_the_first_fifty_different_photos(report: Report, fold
     assert_same(report.evidence.content, expected(folder / "photos"))
 
 
-def test_batches_change_nothing(report: Report, model: Path, folder: Path) -> None:
-    other = check(model, images=folder / "photos", thresholds=never_decided(), batch_size=7)
-    assert report.evidence.content is not None
-    assert_same(other.evidence.content, report.evidence.content, rtol=1e-12)
-
-
-def test_pieces_merged_in_their_order_change_nothing(report: Report, model: Path, folder: Path) -> None:
-    job = new_job(model, folder / "photos")
-    opened = measure.open_job(job)
-    facts = measure.probe(opened)
-    a, b, c = parts(opened, (0, 13), (13, 40), (40, N_IMAGES + 16))
-    for total in (merged(merged(a, b), c), merged(a, merged(b, c))):
-        (evidence,) = conclude(job, facts, total, never_decided())
-        assert evidence.content == report.evidence.content
-
-
-def test_an_early_stop_changes_nothing(report: Report, model: Path, folder: Path) -> None:
-    stopped = check(model, images=folder / "photos").evidence
-    assert (stopped.stopped, stopped.statistics.n_images) == ("decided", 64)
-    assert stopped.content == report.evidence.content
-
-
-def test_a_run_goes_on_until_there_are_fifty(model: Path, folder: Path) -> None:
-    """With a profile that asks for fewer images, the evidence decides earlier than the content is complete."""
+def test_neither_batches_nor_an_early_stop_change_it(report: Report, model: Path, folder: Path) -> None:
+    """Nor does a profile that asks for fewer images: a run goes on until there are fifty."""
     early = profile.seal(profile.load().model_copy(update={"id": "early", "min_images": 20}))
-    found = check(model, images=folder / "photos", thresholds=early)
-    assert found.evidence.content is not None
-    assert found.evidence.content.n == 50
-
-
-def test_fewer_images_are_said(model: Path, folder: Path) -> None:
-    found = check(model, images=folder / "photos", max_images=20)
-    some = [item.name.rpartition("_")[2] for item in open_images(folder / "photos", limit=20).items()]
-    assert found.evidence.content is not None
-    assert found.evidence.content.n == len(set(some)) <= 20
-    assert "little_content" not in {reason.id for reason in found.verdict.reasons}
+    for thresholds, n in ((never_decided(), N_IMAGES + 16), (profile.load(), 64), (early, None)):
+        found = check(model, images=folder / "photos", thresholds=thresholds, batch_size=32 if n == 64 else 7).evidence
+        assert report.evidence.content is not None
+        assert_same(found.content, report.evidence.content, rtol=1e-12)
+        assert n in (None, found.statistics.n_images)
+    few = check(model, images=folder / "photos", max_images=20)
+    assert few.evidence.content is not None
+    assert few.evidence.content.n <= 20
+    assert "little_content" not in {reason.id for reason in few.verdict.reasons}
 
 
 def test_a_representation_that_is_not_finite_is_left_out(folder: Path, tmp_path: Path) -> None:
@@ -159,11 +131,8 @@ def test_evidence_of_an_earlier_version_is_read_and_never_passes(model: Path, fo
     passed = check(model, images=folder / "photos")
     assert passed.verdict.verdict == "PASS"
     earlier = Evidence.model_validate(passed.evidence.model_dump(exclude={"content"}))
-    assert earlier.content is None
-    verdict = judge(earlier, passed.profile)
-    assert [(reason.id, reason.seen) for reason in verdict.reasons] == [
-        ("unchecked", "not checked: content of the representation")
-    ]
+    (reason,) = judge(earlier, passed.profile).reasons
+    assert (reason.id, reason.seen) == ("unchecked", "not checked: content of the representation")
 
 
 def test_only_described_images_are_kept_and_no_more_than_there_can_be() -> None:

@@ -14,15 +14,11 @@ from robustcheck_onnx import check
 from robustcheck_onnx.checker.evidence import Evidence, Gallery
 from robustcheck_onnx.checker.images.source import Skipped, open_images
 from robustcheck_onnx.checker.measure import gallery
-from robustcheck_onnx.checker.measure import run as measure
 from robustcheck_onnx.checker.measure.gallery import EXTREME, FEATURES, SHOWN, Rows
-from robustcheck_onnx.checker.measure.job import conclude, merge
 from robustcheck_onnx.checker.report.record import Report, to_json
 from robustcheck_onnx.checker.statistics import state
-from robustcheck_onnx.thresholds import profile
 from support import PHOTOS, lookup
-from support.measuring import job as new_job
-from support.measuring import never_decided, parts
+from support.measuring import never_decided
 
 N_IMAGES, WIDTH, SIZE_PX = 150, 24, 16
 CONSTANT, NOT_FINITE, DAMAGED = 17, 23, 40  # images that the gallery must leave out
@@ -55,13 +51,9 @@ def order(model: tuple[Path, Path]) -> list[tuple[int, str, str]]:
     return [entry for entry in found if entry[0] not in (CONSTANT, NOT_FINITE)]
 
 
-def run(model: tuple[Path, Path], batch_size: int = 32) -> Report:
-    return check(model[0], images=model[1], thresholds=never_decided(), max_bad=0.5, batch_size=batch_size)
-
-
 @pytest.fixture(scope="module")
 def report(model: tuple[Path, Path]) -> Report:
-    return run(model)
+    return check(model[0], images=model[1], thresholds=never_decided(), max_bad=0.5)
 
 
 def gallery_of(evidence: Evidence) -> Gallery:
@@ -92,20 +84,6 @@ def test_images_and_numbers_are_those_of_the_raw_representations(
             assert seen.z == tuple(round(value, 3) for value in seen.z)
 
 
-def test_the_size_of_a_batch_changes_no_image(model: tuple[Path, Path], report: Report) -> None:
-    assert gallery_of(run(model, 7).evidence) == gallery_of(report.evidence)
-
-
-def test_shards_merged_are_a_single_run(model: tuple[Path, Path], report: Report) -> None:
-    job = new_job(model[0], str(model[1]), max_bad=0.5)
-    opened = measure.open_job(job)
-    facts = measure.probe(opened)
-    a, b, c = parts(opened, (0, 30), (30, 100), (100, N_IMAGES))  # the first 64 and the extremes come from several
-    for total in (merge(merge(a, b), c), merge(a, merge(b, c))):
-        (evidence,) = conclude(job, facts, total, profile.load())
-        assert evidence.gallery == report.evidence.gallery
-
-
 def kept(kurtosis: list[float], start: int = 0) -> Rows:
     """What one batch of images of these kurtosis values keeps."""
     n = len(kurtosis)
@@ -116,22 +94,14 @@ def kept(kurtosis: list[float], start: int = 0) -> Rows:
     return gallery.rows_of(batch, names, names)
 
 
-def names(rows: Rows) -> tuple[list[str], list[str], list[str]]:
-    return tuple([row.name for row in part] for part in (rows.first, rows.most, rows.least))  # type: ignore[return-value]
-
-
 @given(st.lists(st.integers(1, 6).map(float), max_size=90), st.integers(0, 90), st.integers(0, 90))
 def test_merging_is_associative_and_ties_go_to_the_earlier(values: list[float], i: int, j: int) -> None:
     i, j = sorted((min(i, len(values)), min(j, len(values))))
     a, b, c = kept(values[:i]), kept(values[i:j], i), kept(values[j:], j)
-    by_order = range(len(values))
-    want = (
-        [f"{n}.png" for n in by_order[:SHOWN]],
-        [f"{n}.png" for n in sorted(by_order, key=lambda n: (-values[n], n))[:EXTREME]],
-        [f"{n}.png" for n in sorted(by_order, key=lambda n: (values[n], n))[:EXTREME]],
-    )
+    most, least = ((sorted(range(len(values)), key=lambda n: (sign * values[n], n))[:EXTREME]) for sign in (-1, 1))
+    want = [[f"{n}.png" for n in part] for part in (range(len(values))[:SHOWN], most, least)]
     for rows in (gallery.merge(gallery.merge(a, b), c), gallery.merge(a, gallery.merge(b, c)), kept(values)):
-        assert names(rows) == want
+        assert [[row.name for row in part] for part in (rows.first, rows.most, rows.least)] == want
         assert [float(row.z[0]) for row in rows.first] == list(range(len(rows.first)))
 
 
@@ -144,21 +114,16 @@ def test_what_is_kept_does_not_grow_and_holds_no_batch() -> None:
     assert all(row.z.base is None and row.z.dtype == np.float32 for row in everything)
 
 
-def test_no_usable_image_keeps_nothing() -> None:
-    sums = state.State(4)
-    found = state.update(sums, [[1.0, 1, 1, 1], [np.nan, 0, 1, 2]], [0, 1])
-    assert gallery.record(gallery.rows_of(found, ["a", "b"], ["0", "1"]), [0]) is None
-
-
-def test_zero_has_no_sign() -> None:
+def test_zero_has_no_sign_and_no_usable_image_keeps_nothing() -> None:
     batch = state.Measured(np.ones(1, dtype=bool), np.array([[-1e-4, 1.0]]), np.array([1.0]))
     found = gallery.record(gallery.rows_of(batch, ["a"], ["0"]), [0, 1])
     assert found is not None
     assert str(found.shown[0].z) == "(0.0, 1.0)"
+    nothing = state.update(state.State(4), [[1.0, 1, 1, 1], [np.nan, 0, 1, 2]], [0, 1])
+    assert gallery.record(gallery.rows_of(nothing, ["a", "b"], ["0", "1"]), [0]) is None
 
 
-def test_a_report_goes_through_json_with_and_without_it(report: Report) -> None:
-    assert Report.model_validate_json(to_json(report)) == report
+def test_a_report_from_before_there_was_one_is_read(report: Report) -> None:
     without = report.model_copy(update={"evidence": report.evidence.model_copy(update={"gallery": None})})
     old = without.model_dump(mode="json")
     del old["evidence"]["gallery"]  # a report from before there was one

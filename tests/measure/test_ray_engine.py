@@ -150,13 +150,16 @@ def test_shards_of_another_model_or_image_set_are_never_merged(
 
 
 def test_workers_take_the_cores_that_fit() -> None:
-    assert plan_workers([(2, 0)], None, wants_gpu=True) == (1, 2, 0)
-    assert plan_workers([(2, 0)], 2, wants_gpu=True) == (2, 1, 0)
-    assert plan_workers([(2, 0)], 1, wants_gpu=True) == (1, 2, 0)
-    assert plan_workers([(3, 0), (3, 0)], 3, wants_gpu=False) == (3, 1, 0)
-    assert plan_workers([(16, 8), (16, 8), (4, 0)], None, wants_gpu=True) == (16, 2, 1)
-    assert plan_workers([(16, 8), (16, 8), (4, 0)], 3, wants_gpu=True) == (3, 8, 1)
-    assert plan_workers([(16, 8), (4, 0)], None, wants_gpu=False) == (5, 4, 0)
+    big, small = [(16, 8), (16, 8), (4, 0)], [(2, 0)]
+    for nodes, workers, wants_gpu, planned in (
+        (small, None, True, (1, 2, 0)),
+        (small, 2, True, (2, 1, 0)),
+        ([(3, 0), (3, 0)], 3, False, (3, 1, 0)),
+        (big, None, True, (16, 2, 1)),
+        (big, 3, True, (3, 8, 1)),
+        (big[1:], None, False, (5, 4, 0)),
+    ):
+        assert plan_workers(nodes, workers, wants_gpu=wants_gpu) == planned
     with pytest.raises(UsageError, match=r"--workers is 9; the cluster has room for 8 \(GPUs\)") as caught:
         plan_workers([(16, 8)], 9, wants_gpu=True)
     assert caught.value.hint == "--workers 8"
@@ -189,7 +192,10 @@ def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.long
 @on_ray
-def test_an_address_without_a_cluster_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_address_without_a_cluster_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is tried without the code of the current folder."""
+    (tmp_path / "ray.py").write_text("open('imported', 'w').close()")
+    monkeypatch.chdir(tmp_path)
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         closed = f"127.0.0.1:{other.getsockname()[1]}"
@@ -202,6 +208,7 @@ def test_an_address_without_a_cluster_is_refused(monkeypatch: pytest.MonkeyPatch
     for wrong in ("localhost", "ray://localhost:1", "host:port"):
         with pytest.raises(UsageError, match="it must be HOST:PORT or auto"):
             run([], profile.load(), engine="ray", address=wrong)
+    assert not (tmp_path / "imported").exists()
 
 
 @pytest.mark.long
@@ -253,19 +260,3 @@ def test_whatever_ray_raises_at_its_start_is_the_environments(monkeypatch: pytes
         pass
     assert seen == [[]]
     assert Path.cwd() == here
-
-
-@pytest.mark.long
-@on_ray
-def test_an_address_is_tried_without_the_code_of_the_current_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "ray.py").write_text("open('imported', 'w').close()")
-    monkeypatch.chdir(tmp_path)
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        listening.listen()
-        monkeypatch.setattr(ray_cluster, "REACH_S", 3)
-        with pytest.raises(EnvironmentFaultError):
-            ray_cluster.check_address(f"127.0.0.1:{listening.getsockname()[1]}")
-    assert not (tmp_path / "imported").exists()

@@ -18,7 +18,6 @@ from robustcheck_onnx.checker.measure.job import SHARD_IMAGES, Job, Measurement,
 from robustcheck_onnx.checker.model.graph import Graph
 from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.checker.runtime.runner import Runner
-from robustcheck_onnx.checker.statistics import state
 from robustcheck_onnx.thresholds import profile
 from support import PHOTOS, lookup, onnx_models
 from support.measuring import assert_same, never_decided, parts
@@ -78,6 +77,8 @@ def test_shards_merged_in_their_order_are_a_single_run(photos: Path, tmp_path: P
     assert report.evidence.images.n_skipped == 2
     assert report.evidence.statistics.n_constant == report.evidence.statistics.n_nonfinite == 1
     assert_same(evidence.model_dump(), report.evidence.model_dump())
+    with pytest.raises(CannotAssessError, match=rf"unusable images is 2 of {N_IMAGES}"):
+        measured(new_job(model, str(photos), max_bad=0.001))
     source = open_images(photos)
     loaded = [source.load(index) for index in range(len(source))]
     assert list(total.images.digests) == [item.digest for item in loaded if not isinstance(item, Skipped)]
@@ -85,18 +86,14 @@ def test_shards_merged_in_their_order_are_a_single_run(photos: Path, tmp_path: P
 
 
 def test_merging_is_associative_and_has_a_neutral_element(photos: Path, tmp_path: Path) -> None:
-    opened = measure.open_job(
-        new_job(lookup.write_lookup_model(tmp_path / "m.onnx", vectors(), size_px=SIZE_PX), str(photos))
-    )
-    a, b, c = parts(opened, (0, 100), (100, 130), (130, 300))
-    left, right = merge(merge(a, b), c), merge(a, merge(b, c))
-    for x, y in ((left, right), (merge(nothing_yet(1), left), left)):
-        read, other = x.images, y.images
-        assert (read.digests, read.skipped, read.notes) == (other.digests, other.skipped, other.notes)
-        assert read.n_usable == other.n_usable
-        assert read.sanity.facts() == other.sanity.facts()
-        one, two = (state.statistics(m.states[0], 0.01) for m in (x, y) if m.states[0] is not None)
-        assert_same(one.model_dump(), two.model_dump())
+    """Of everything: images, statistics, gallery, content."""
+    model = lookup.write_lookup_model(tmp_path / "m.onnx", vectors(), size_px=SIZE_PX)
+    opened = measure.open_job(new_job(model, str(photos), max_images=300))
+    facts = measure.probe(opened)
+    a, b, c, whole = parts(opened, (0, 13), (13, 130), (130, 300), (0, 300))
+    one = conclude(opened.job, facts, whole, profile.load())[0].model_dump()
+    for total in (merge(merge(a, b), c), merge(a, merge(b, c)), merge(nothing_yet(1), whole)):
+        assert_same(conclude(opened.job, facts, total, profile.load())[0].model_dump(), one)
     with pytest.raises(ValueError, match="argument 2 is longer"):
         merge(a, nothing_yet(2))
 
@@ -162,12 +159,6 @@ def test_a_tensor_without_a_representation_is_named(photos: Path, tmp_path: Path
     onnx.save(model, tmp_path / "m.onnx")
     with pytest.raises(CannotAssessError, match="representations of pooled is 0 of 40"):
         measured(new_job(tmp_path / "m.onnx", str(photos), tensors=(None, "pooled"), max_images=40))
-
-
-def test_a_share_of_bad_images_is_judged_over_all_shards(photos: Path, tmp_path: Path) -> None:
-    model = lookup.write_lookup_model(tmp_path / "m.onnx", vectors(), size_px=SIZE_PX)
-    with pytest.raises(CannotAssessError, match=rf"unusable images is 2 of {N_IMAGES}"):
-        measured(new_job(model, str(photos), max_bad=0.001))
 
 
 def test_a_gpu_is_fed_by_all_cores(tmp_path: Path) -> None:

@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -71,11 +69,9 @@ def test_a_worker_killed_in_the_middle_loses_nothing(
     )
     assert len(list(kills.iterdir())) == TRIES - 1
     for outcome in outcomes:
-        assert outcome.error is None
-        assert outcome.evidence[0].statistics.n_images == N_PHOTOS
         again = check(outcome.job.model, images=photos).evidence
-        assert outcome.evidence[0].images == again.images
-        assert outcome.evidence[0].statistics == again.statistics
+        assert again.statistics.n_images == N_PHOTOS
+        assert [(found.images, found.statistics) for found in outcome.evidence] == [(again.images, again.statistics)]
 
 
 @pytest.mark.long
@@ -110,33 +106,6 @@ def test_closing_the_iterator_ends_the_workers(model: Callable[[str], Path], pho
     next(outcomes)
     workers = first_children(os.getpid())
     outcomes.close()  # type: ignore[attr-defined] # a generator
-    assert all_end(workers)
-
-
-PARENT = """
-import sys
-from pathlib import Path
-from robustcheck_onnx.checker.evidence import Options
-from robustcheck_onnx.checker.measure import Job, run_jobs as run
-from robustcheck_onnx.thresholds import profile
-outcomes = run([Job(Path({model!r}), Options(images={photos!r})) for _ in range(9)], profile.load())
-next(outcomes)
-print("measured", flush=True)
-sys.stdin.read()
-"""
-
-
-@pytest.mark.long
-@needs_proc
-def test_workers_end_with_a_killed_parent(model: Callable[[str], Path], photos: Path, tmp_path: Path) -> None:
-    script = tmp_path / "parent.py"
-    script.write_text(PARENT.format(model=str(model("a")), photos=str(photos)))
-    parent = subprocess.Popen([sys.executable, "-I", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert parent.stdout is not None
-    assert parent.stdout.readline() == "measured\n"
-    workers = first_children(parent.pid)
-    parent.kill()
-    parent.communicate()
     assert all_end(workers)
 
 
