@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -86,32 +85,16 @@ def checkerboard(random: Generator) -> Image.Image:
     return image(board * random.integers(0, 256, 3) + (1 - board) * random.integers(0, 256, 3))
 
 
-def gradient(random: Generator) -> Image.Image:
-    rows, columns = np.mgrid[:160, :160] / 160
-    phases = [rows * random.normal() * 3 + columns * random.normal() * 3 + random.uniform(0, 6) for _ in range(3)]
-    return image(127 + 127 * np.sin(np.stack(phases, axis=2)))
-
-
-def constant(random: Generator) -> Image.Image:
-    return image(np.broadcast_to(random.integers(0, 256, 3), (160, 160, 3)))
-
-
 def findings(pictures: list[Image.Image]) -> list[str]:
     return [finding.id for finding in ImageSetState(describe(p) for p in pictures).facts().findings]
 
 
 def test_photos_are_not_flagged() -> None:
     assert findings([photo(name) for name in PHOTOS]) == []
-    parts = tiles()
-    facts = ImageSetState(describe(part) for part in parts).facts()
+    facts = ImageSetState(describe(part) for part in tiles()).facts()
     assert (facts.findings, facts.n_images, facts.n_duplicates) == ((), 30, 0)
     assert facts.n_varied >= 27
-    assert facts.kurtosis_spread is not None
-    assert facts.kurtosis_spread > 2 * MIN_KURTOSIS_SPREAD
-
-
-def smaller(picture: Image.Image) -> Image.Image:
-    return picture.resize((64, 64), Image.Resampling.BICUBIC)
+    assert (facts.kurtosis_spread or 0) > 2 * MIN_KURTOSIS_SPREAD
 
 
 def on_white(picture: Image.Image) -> Image.Image:
@@ -122,12 +105,9 @@ def on_white(picture: Image.Image) -> Image.Image:
     return canvas
 
 
-@pytest.mark.parametrize(
-    "change", [partial(jpeg, quality=30), smaller, on_white, lambda p: p.convert("L").convert("RGB")]
-)
+@pytest.mark.parametrize("change", [partial(jpeg, quality=30), on_white, lambda p: p.convert("L").convert("RGB")])
 def test_changed_photos_are_still_photos(change: Callable[[Image.Image], Image.Image]) -> None:
-    facts = ImageSetState(describe(change(part)) for part in tiles()).facts()
-    assert "images_not_photo_like" not in [finding.id for finding in facts.findings]
+    assert "images_not_photo_like" not in findings([change(part) for part in tiles()])
 
 
 SYNTHETIC: dict[str, Callable[[Generator], Image.Image]] = {
@@ -138,10 +118,8 @@ SYNTHETIC: dict[str, Callable[[Generator], Image.Image]] = {
     "grey leaves": partial(dead_leaves, grey=True),
     "textured leaves": partial(dead_leaves, texture=15.0),
     "grey textured leaves": partial(dead_leaves, grey=True, texture=15.0),
-    "JPEG leaves": lambda r: jpeg(dead_leaves(r), 60),
     "JPEG grey leaves": lambda r: jpeg(dead_leaves(r, grey=True), 60),
     "checkerboard": checkerboard,
-    "gradient": gradient,
 }
 
 
@@ -160,11 +138,9 @@ def test_half_noise_is_noticed() -> None:
 
 
 def test_constant_images_are_alike_and_not_photos() -> None:
-    random = np.random.default_rng(0)
-    facts = ImageSetState(describe(constant(random)) for _ in range(40)).facts()
-    assert facts.n_varied == 1
-    assert facts.unlike_share == 1.0
-    assert facts.neighbour_correlation is None
+    flat = [Image.new("RGB", (160, 160), (level, 90, 9 * level)) for level in range(25)]
+    facts = ImageSetState(map(describe, flat)).facts()
+    assert (facts.n_varied, facts.unlike_share, facts.neighbour_correlation) == (1, 1.0, None)
     assert {f.id for f in facts.findings} >= {"images_not_varied", "images_not_photo_like"}
 
 
@@ -175,24 +151,6 @@ def test_one_image_many_times() -> None:
         ("duplicate_images", "59 of 60 images repeat another one pixel for pixel"),
         ("images_not_varied", "only 1 of 60 images differ clearly from the others"),
     ]
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("name", ["coffee.png", "chelsea.png", "astronaut.png"])
-def test_versions_of_one_photo_are_near_duplicates(name: str) -> None:
-    random = np.random.default_rng(1)
-    whole = photo(name)
-    crops, tones = [], []
-    for _ in range(40):
-        scale = random.uniform(0.9, 1.0)
-        width, height = int(whole.width * scale), int(whole.height * scale)
-        x, y = random.integers(0, whole.width - width + 1), random.integers(0, whole.height - height + 1)
-        crops.append(whole.crop((int(x), int(y), int(x) + width, int(y) + height)))
-        tones.append(ImageEnhance.Brightness(whole).enhance(random.uniform(0.5, 1.5)))
-    compressed = [jpeg(whole, quality) for quality in range(10, 90, 2)]
-    for versions in (crops, tones, compressed):
-        found = findings(versions)
-        assert {"near_duplicate_images", "images_not_varied"} <= set(found)
 
 
 def wide_parts(wholes: list[Image.Image], n: int, random: Generator) -> list[Image.Image]:
@@ -207,10 +165,7 @@ def wide_parts(wholes: list[Image.Image], n: int, random: Generator) -> list[Ima
     return parts
 
 
-@pytest.mark.parametrize(
-    "names",
-    [["coffee.png"], *(pytest.param(names, marks=pytest.mark.long) for names in (["chelsea.png"], PHOTOS[:5:2]))],
-)
+@pytest.mark.parametrize("names", [["coffee.png"], pytest.param(PHOTOS[:5:2], marks=pytest.mark.long)])
 def test_wide_parts_of_few_photos_are_not_varied(names: list[str]) -> None:
     parts = wide_parts([photo(name) for name in names], 64, np.random.default_rng(5))
     facts = ImageSetState(map(describe, parts)).facts()
@@ -219,10 +174,11 @@ def test_wide_parts_of_few_photos_are_not_varied(names: list[str]) -> None:
     assert [f.id for f in facts.findings][:2] == ["near_duplicate_images", "images_not_varied"]
 
 
-@pytest.mark.parametrize("name", ["astronaut.png", "moon.png", "chelsea.png"])
-def test_the_orientations_of_a_photo_are_one_image(name: str) -> None:
+@pytest.mark.parametrize("name", ["astronaut.png", "moon.png"])
+def test_the_orientations_and_brightnesses_of_a_photo_are_one_image(name: str) -> None:
     turned = [photo(name).transpose(turn) for turn in Image.Transpose]
-    assert ImageSetState(map(describe, [photo(name), *turned])).facts().n_varied == 1
+    lit = [ImageEnhance.Brightness(photo(name)).enhance(gain) for gain in (0.6, 1, 1.3)]
+    assert ImageSetState(map(describe, lit + turned)).facts().n_varied == 1
     smooth = [picture.filter(ImageFilter.GaussianBlur(40)) for picture in turned]
     assert max(len(keypoints.find(picture)) for picture in smooth) < 6 * 23  # too few keypoints: the layout alone
     assert ImageSetState(map(describe, smooth)).facts().n_varied == 1
@@ -230,24 +186,10 @@ def test_the_orientations_of_a_photo_are_one_image(name: str) -> None:
 
 def test_counting_is_linear_in_the_images(monkeypatch: pytest.MonkeyPatch) -> None:
     compared: list[int] = []
-
-    def has_part_of(gallery: keypoints.Gallery, _: bytes) -> bool:
-        compared.append(gallery._n)
-        return False
-
-    monkeypatch.setattr(keypoints.Gallery, "has_part_of", has_part_of)
+    monkeypatch.setattr(keypoints.Gallery, "has_part_of", lambda gallery, _: compared.append(gallery._n))
     facts = ImageSetState(sketch_of(i) for i in range(200)).facts()
     assert facts.n_varied > GALLERY
-    assert max(compared) == GALLERY
-    assert len(compared) == facts.n_varied
-
-
-def test_same_pixels_in_another_file_format_are_duplicates() -> None:
-    first = photo("chelsea.png")
-    buffer = io.BytesIO()
-    first.save(buffer, "BMP")
-    facts = ImageSetState([describe(first), describe(Image.open(buffer).convert("RGB"))]).facts()
-    assert facts.n_duplicates == 1
+    assert (max(compared), len(compared)) == (GALLERY, facts.n_varied)
 
 
 def test_statistics_agree_with_scipy() -> None:
@@ -257,17 +199,15 @@ def test_statistics_agree_with_scipy() -> None:
     assert sketch.grey_sd == pytest.approx(grey.std(), rel=1e-12)
     levels = np.rint(grey).astype(int)
     away = np.abs(levels - scipy.stats.mode(levels, axis=None).mode) > 2
-    across, down = away[:, 1:] | away[:, :-1], away[1:] | away[:-1]
-    truth = np.mean(
-        [
-            scipy.stats.pearsonr(grey[:, 1:][across], grey[:, :-1][across]).statistic,
-            scipy.stats.pearsonr(grey[1:][down], grey[:-1][down]).statistic,
-        ]
-    )
-    assert sketch.neighbour_correlation == pytest.approx(truth, rel=1e-9)
-    steps = np.concatenate([np.diff(grey, axis=1)[across], np.diff(grey, axis=0)[down]])
-    symmetric = np.concatenate([steps, -steps])  # mean 0, so that SciPy's central moments are the raw ones
-    assert sketch.gradient_kurtosis == pytest.approx(scipy.stats.kurtosis(symmetric, fisher=False), rel=1e-9)
+    correlations, steps = [], []
+    for values, kept in ((grey, away), (grey.T, away.T)):
+        pairs = kept[1:] | kept[:-1]
+        correlations.append(scipy.stats.pearsonr(values[1:][pairs], values[:-1][pairs]).statistic)
+        steps += [np.diff(values, axis=0)[pairs], -np.diff(values, axis=0)[pairs]]
+    assert sketch.neighbour_correlation == pytest.approx(np.mean(correlations), rel=1e-9)
+    # of both signs, so that SciPy's central moments are the raw ones
+    kurtosis = scipy.stats.kurtosis(np.concatenate(steps), fisher=False)
+    assert sketch.gradient_kurtosis == pytest.approx(kurtosis, rel=1e-9)
 
 
 def test_channel_correlation_is_the_mean_of_all_three_pairs() -> None:
@@ -282,22 +222,9 @@ def test_channel_correlation_is_the_mean_of_all_three_pairs() -> None:
     assert describe(Image.fromarray(pixels)).channel_correlation == pytest.approx(each.mean(), abs=1e-9)
 
 
-def test_gaussian_noise_of_any_spectrum_reads_three() -> None:
-    random = np.random.default_rng(2)
-    gaussian = image(128 + 30 * random.normal(size=(128, 128, 3)))
-    for noise in (gaussian, pink_noise(random)):
-        kurtosis = describe(noise).gradient_kurtosis
-        assert kurtosis is not None
-        assert abs(kurtosis - 3) < 0.2
-
-
-def test_tiny_images_cannot_be_measured() -> None:
+def test_tiny_images_cannot_be_measured_and_no_image_gives_zeros() -> None:
     sketch = describe(photo("coffee.png").resize((15, 15)))
-    assert sketch.neighbour_correlation is None
-    assert sketch.is_unlike_photos
-
-
-def test_no_image_gives_zeros() -> None:
+    assert (sketch.neighbour_correlation, sketch.is_unlike_photos) == (None, True)
     facts = ImageSetState().facts()
     assert (facts.n_images, facts.n_varied, facts.unlike_share, facts.findings) == (0, 0, 0.0, ())
     assert facts.gradient_kurtosis is None
@@ -317,13 +244,11 @@ def test_merging_is_the_same_as_seeing_all(a: list[int], b: list[int], c: list[i
         return ImageSetState(map(sketch_of, numbers), capacity=capacity)
 
     whole = state(a + b + c).facts()
-    left, right = state(a), state(c)
-    left.merge(state(b))
-    left.merge(state(c))
-    right.merge(state(b))
-    right.merge(state(a))
-    assert left.facts() == whole
-    assert right.facts() == whole
+    for first, *others in ((a, b, c), (c, b, a)):
+        merged = state(first)
+        for other in others:
+            merged.merge(state(other))
+        assert merged.facts() == whole
     assert state((a + b + c)[::-1]).facts() == whole
 
 
@@ -333,27 +258,12 @@ def test_capacity_keeps_exact_counts_of_a_fixed_sample() -> None:
     assert (facts.n_images, facts.n_compared, facts.n_duplicates) == (300, 30, 20)
 
 
-STAMPS = Path("/usr/share/tuxpaint/stamps")
-
-
-@pytest.mark.long
-@pytest.mark.skipif(not STAMPS.is_dir(), reason="Debian package tuxpaint-stamps-default is not installed")
-def test_cut_out_photos_are_not_flagged() -> None:
-    from robustcheck_onnx.checker.images.decode import decode
-
-    paths = [p for p in sorted(STAMPS.rglob("*.png")) if "cartoon" not in p.parts and "symbols" not in p.parts]
-    assert findings([decode(path.read_bytes(), path.name)[0] for path in paths]) == []
-
-
 def test_images_beyond_the_described_ones_count_as_duplicates_only() -> None:
     photos = [describe(tile) for tile in tiles()]
-    state = ImageSetState([*photos, *(sketch.digest for sketch in photos), 1, 2])
-    facts = state.facts()
-    assert (facts.n_images, facts.n_compared, facts.n_duplicates) == (62, 62, 30)
-    alone = ImageSetState(photos).facts()
-    for name in ("n_varied", "n_near_duplicates", "unlike_share", "gradient_kurtosis", "kurtosis_spread"):
-        assert getattr(facts, name) == getattr(alone, name)
+    facts = ImageSetState([*photos, *(sketch.digest for sketch in photos), 1, 2]).facts()
     assert [finding.id for finding in facts.findings] == ["duplicate_images"]
+    counts = {"n_images": 62, "n_compared": 62, "n_duplicates": 30, "findings": facts.findings}
+    assert facts == ImageSetState(photos).facts().model_copy(update=counts)
     assert digest_of_pixels(tiles()[0]) == photos[0].digest
 
 
@@ -361,12 +271,11 @@ def test_varied_images_are_found_in_the_order_given_and_what_comes_later_changes
     parts = tiles()
     # a copy, a mirrored one and a turned one, each right behind the image it is of
     shown = [parts[0], parts[0].copy(), *parts[1:4], parts[3].transpose(Image.Transpose.FLIP_LEFT_RIGHT)]
-    shown += [*parts[4:8], parts[5].transpose(Image.Transpose.ROTATE_90)]
-    sketches = [describe(part) for part in shown]
-    assert varied(sketches) == [0, 2, 3, 4, 6, 7, 8, 9]
-    for end in range(len(shown) + 1):
-        assert varied(sketches[:end]) == [place for place in [0, 2, 3, 4, 6, 7, 8, 9] if place < end]
+    sketches = list(map(describe, [*shown, *parts[4:8], parts[5].transpose(Image.Transpose.ROTATE_90)]))
+    found = [0, 2, 3, 4, 6, 7, 8, 9]
+    assert varied(sketches) == found
+    for end in range(len(sketches)):
+        assert varied(sketches[:end]) == [place for place in found if place < end]
     assert varied(sketches, 3) == [0, 2, 3]
     assert varied(sketches[::-1]) == [0, 1, 2, 4, 5, 7, 8, 9]  # backwards the turned one comes first
-    assert varied([]) == []
     assert ImageSetState(sketches).facts().n_varied == 8
