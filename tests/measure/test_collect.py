@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from onnx import TensorProto
+from onnx import TensorProto, helper
 
 from robustcheck_onnx.checker import measure
 from robustcheck_onnx.checker.errors import CannotAssessError
@@ -40,19 +40,17 @@ def test_rows_are_those_of_the_images_in_their_order(tmp_path: Path) -> None:
 
 
 def test_a_zero_shot_head_is_read_at_the_vector_of_length_one(tmp_path: Path) -> None:
-    nodes, weights = onnx_models.pooled(FEATURES)
-    nodes += [
-        ("MatMul", ["features", "projection"], ["embedding"]),
-        ("ReduceL2", ["embedding", "axis"], ["norm"]),
-        ("Div", ["embedding", "norm"], ["unit"]),
-        ("MatMul", ["unit", "text"], ["cosines"]),
-        ("Mul", ["cosines", "hundred"], ["logits"]),
-    ]
     text = onnx_models.weight(FEATURES, CLASSES)
-    weights |= {"projection": onnx_models.weight(FEATURES, FEATURES), "text": text, "axis": np.array([1])}
-    weights["hundred"] = np.array(100, np.float32)
-    outputs: list[onnx_models.Value | str] = ["embedding", ("logits", TensorProto.FLOAT, ("batch", CLASSES))]
-    path = onnx_models.save(onnx_models.build(nodes, outputs, weights), tmp_path / "zero-shot.onnx")
+    model = onnx_models.on_features(
+        "embedding = MatMul(features, projection); norm = ReduceL2(embedding, axis); unit = Div(embedding, norm)\n"
+        "cosines = MatMul(unit, texts); logits = Mul(cosines, hundred)",
+        projection=onnx_models.weight(FEATURES, FEATURES),
+        texts=text,
+        axis=np.array([1]),
+        hundred=np.array(100, np.float32),
+    )
+    model.graph.output.append(helper.make_tensor_value_info("logits", TensorProto.FLOAT, ("batch", CLASSES)))
+    path = onnx_models.save(model, tmp_path / "zero-shot.onnx")
     inputs, found, _ = collected(path)
     assert inputs.models[0].representation.tensor == "unit"
     np.testing.assert_allclose(np.linalg.norm(found.representations, axis=1), 1, rtol=1e-5)
@@ -69,9 +67,7 @@ def test_an_encoder_has_no_scores(tmp_path: Path) -> None:
 
 
 def test_values_that_are_not_finite_are_refused(tmp_path: Path) -> None:
-    nodes, weights = onnx_models.pooled(FEATURES)
-    nodes.append(("MatMul", ["features", "projection"], ["embedding"]))
-    weights["projection"] = np.full((FEATURES, FEATURES), np.nan, np.float32)
-    model = onnx_models.build(nodes, [("embedding", TensorProto.FLOAT, ("batch", FEATURES))], weights)
+    broken = np.full((FEATURES, FEATURES), np.nan, np.float32)
+    model = onnx_models.on_features("embedding = MatMul(features, projection)", projection=broken)
     with pytest.raises(CannotAssessError, match="representation has values that are not finite"):
         collected(onnx_models.save(model, tmp_path / "nan.onnx"))

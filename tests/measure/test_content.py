@@ -9,7 +9,6 @@ import scipy.stats
 from PIL import Image
 
 from robustcheck_onnx import check
-from robustcheck_onnx.checker.compare.run import compare
 from robustcheck_onnx.checker.evidence import Content, Evidence
 from robustcheck_onnx.checker.images.sanity import describe
 from robustcheck_onnx.checker.images.source import open_images
@@ -113,18 +112,6 @@ def test_a_representation_that_is_not_finite_is_left_out(folder: Path, tmp_path:
     found = check(broken, images=folder / "photos", thresholds=never_decided())
     assert found.evidence.statistics.n_nonfinite == 1
     assert_same(found.evidence.content, expected(folder / "photos", without=[NOT_FINITE]))
-
-
-def test_compare_measures_it_of_both(report: Report, model: Path, folder: Path, tmp_path: Path) -> None:
-    alike = lookup.write_lookup_model(tmp_path / "alike.onnx", vectors().mean(axis=0) + 0.05 * vectors())
-    compared = compare(alike, model, images=folder / "photos")
-    assert compared.reference.evidence.content == report.evidence.content
-    assert compared.reference.verdict.verdict == "PASS"
-    assert compared.next_baseline is not None
-    assert compared.candidate.evidence.content == compared.next_baseline.evidence.content
-    assert compared.candidate.evidence.content is not None
-    assert compared.candidate.evidence.content.relative_variance < 0.01
-    assert "little_content" in {reason.id for reason in compared.verdict.reasons}
 
 
 def test_evidence_of_an_earlier_version_is_read_and_never_passes(model: Path, folder: Path) -> None:

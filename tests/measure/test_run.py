@@ -14,17 +14,14 @@ from robustcheck_onnx.checker.errors import CannotAssessError
 from robustcheck_onnx.checker.evidence import Evidence
 from robustcheck_onnx.checker.images.source import Skipped, open_images
 from robustcheck_onnx.checker.measure import run as measure
-from robustcheck_onnx.checker.measure.job import SHARD_IMAGES, Job, Measurement, conclude, merge, nothing_yet
+from robustcheck_onnx.checker.measure.job import Job, Measurement, conclude, merge, nothing_yet
 from robustcheck_onnx.checker.model.graph import Graph
 from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.checker.runtime.runner import Runner
 from robustcheck_onnx.thresholds import profile
-from support import PHOTOS, lookup, onnx_models
-from support.measuring import assert_same, never_decided, parts
+from support import lookup, onnx_models
+from support.measuring import N_IMAGES, SIZE_PX, assert_same, never_decided, parts, vectors
 from support.measuring import job as new_job
-
-N_IMAGES = SHARD_IMAGES + 150
-SIZE_PX = 16  # small, since decoding and describing photos is not what is tested
 
 
 def measured(job: Job) -> tuple[tuple[Evidence, ...], Measurement]:
@@ -37,29 +34,9 @@ def measured(job: Job) -> tuple[tuple[Evidence, ...], Measurement]:
     return conclude(job, facts, total, profile.load()), total
 
 
-@pytest.fixture(scope="session")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """More photos than one shard holds; two of them are damaged."""
-    folder = tmp_path_factory.mktemp("many")
-    paths = lookup.write_lookup_images(folder, N_IMAGES, photos=PHOTOS, size_px=SIZE_PX)
-    for path in (paths[100], paths[600]):
-        path.write_bytes(b"\x89PNG\r\n\x1a\n damaged")
-    return folder
-
-
-def vectors(n: int = N_IMAGES, d: int = 48) -> np.ndarray:
-    rng = np.random.default_rng(5)
-    h = rng.standard_t(5, size=(n, d)) + rng.normal(0, 0.5, d)
-    h[:, 3] += 9
-    h[7] = 1.0  # constant: counted, not used
-    h[11, 2] = np.nan
-    return h
-
-
-def two_tensors(path: Path) -> Path:
+def two_tensors(path: Path, h: np.ndarray) -> Path:
     """Two outputs, the vectors and a part of them, as exports have `representation` and `pooled`."""
-    lookup.write_lookup_model(path, vectors(), size_px=SIZE_PX)
-    model = onnx.load(path)
+    model = onnx.load(lookup.write_lookup_model(path, h, size_px=SIZE_PX))
     model.graph.initializer.append(onnx.numpy_helper.from_array(np.arange(20), "some"))
     model.graph.node.append(onnx.helper.make_node("Gather", ["representation", "some"], ["pooled"], axis=1))
     model.graph.output.append(onnx.helper.make_tensor_value_info("pooled", onnx.TensorProto.FLOAT, ["batch", 20]))
@@ -119,51 +96,39 @@ def test_batch_invariance_is_that_of_the_session_that_measures(tmp_path: Path, m
     assert levels == [facts.executions[0].optimization] == ["none"]
 
 
+def assert_as_alone(job: Job, n_passes: int) -> tuple[Evidence, ...]:
+    """Tensors measured together, in as many passes, have the evidence of each alone."""
+    assert len(measure.open_job(job).runners) == n_passes
+    together, _ = measured(job)
+    for tensor, found in zip(job.tensors, together, strict=True):
+        assert measured(replace(job, named=(tensor,)))[0] == (found,)
+    return together
+
+
 def test_several_outputs_are_measured_in_one_pass(photos: Path, tmp_path: Path) -> None:
-    model = two_tensors(tmp_path / "m.onnx")
-    opened = measure.open_job(new_job(model, str(photos), tensors=(None, "pooled")))
-    assert len(opened.runners) == 1
-    assert opened.models[1].graph is opened.models[0].graph
-    together, _ = measured(opened.job)
-    assert [found.model.tensor for found in together] == ["representation", "pooled"]
-    assert [found.statistics.n_features for found in together] == [48, 20]
-    for tensor, found in zip((None, "pooled"), together, strict=True):
-        (alone,), _ = measured(new_job(model, str(photos), tensors=(tensor,)))
-        assert alone == found
+    model = two_tensors(tmp_path / "m.onnx", vectors())
+    together = assert_as_alone(new_job(model, str(photos), tensors=(None, "pooled")), 1)
+    assert [(found.model.tensor, found.statistics.n_features) for found in together] == [
+        ("representation", 48),
+        ("pooled", 20),
+    ]
 
 
 def test_a_tensor_inside_the_graph_is_measured_beside_an_output(photos: Path, tmp_path: Path) -> None:
-    nodes, weights = onnx_models.pooled(24)
-    weights["proj"] = onnx_models.weight(24, 16)
-    nodes.append(("MatMul", ["features", "proj"], ["embedding"]))
-    outputs = [("embedding", onnx.TensorProto.FLOAT, ("batch", 16))]
-    model = onnx_models.save(onnx_models.build(nodes, outputs, weights), tmp_path / "m.onnx")
-    job = new_job(
-        model, str(photos), tensors=("embedding", "features"), preprocess="imagenet", max_images=40, max_bad=1
-    )
-    opened = measure.open_job(job)
-    assert len(opened.runners) == 2
-    together, _ = measured(job)
-    for tensor, found in zip(job.tensors, together, strict=True):
-        (alone,), _ = measured(replace(job, named=(tensor,)))
-        assert alone == found
-        assert found.model.output_difference is not None
+    model = onnx_models.save(onnx_models.encoder(), tmp_path / "m.onnx")
+    few: dict[str, Any] = {"preprocess": "imagenet", "max_images": 40, "max_bad": 1}
+    together = assert_as_alone(new_job(model, str(photos), tensors=("embedding", "features"), **few), 2)
+    assert None not in {found.model.output_difference for found in together}
 
 
 def test_a_tensor_without_a_representation_is_named(photos: Path, tmp_path: Path) -> None:
-    model = onnx.load(two_tensors(tmp_path / "m.onnx"))
-    model.graph.node[-1].CopyFrom(onnx.helper.make_node("Sub", ["flat", "flat"], ["pooled"]))
-    model.graph.node.insert(
-        len(model.graph.node) - 1, onnx.helper.make_node("Gather", ["representation", "some"], ["flat"], axis=1)
-    )
-    onnx.save(model, tmp_path / "m.onnx")
+    h = vectors()
+    h[:, :20] = 1
+    model = two_tensors(tmp_path / "m.onnx", h)
     with pytest.raises(CannotAssessError, match="representations of pooled is 0 of 40"):
-        measured(new_job(tmp_path / "m.onnx", str(photos), tensors=(None, "pooled"), max_images=40))
+        measured(new_job(model, str(photos), tensors=(None, "pooled"), max_images=40))
 
 
-def test_a_gpu_is_fed_by_all_cores(tmp_path: Path) -> None:
-    model = lookup.write_lookup_model(tmp_path / "m.onnx", vectors(), size_px=SIZE_PX)
-    assert measure.open_job(new_job(model), threads=16).runners[0].execution.threads == 16
-    assert measure.count_decoders(on_gpu=False, threads=16) == measure.DECODERS
-    assert measure.count_decoders(on_gpu=True, threads=16) == 16
-    assert measure.count_decoders(on_gpu=True, threads=1) == measure.DECODERS
+def test_a_gpu_is_fed_by_all_cores() -> None:
+    counts = [measure.count_decoders(on_gpu=gpu, threads=n) for gpu, n in ((False, 16), (True, 16), (True, 1))]
+    assert counts == [measure.DECODERS, 16, measure.DECODERS]

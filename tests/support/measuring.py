@@ -7,11 +7,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from robustcheck_onnx.checker.evidence import Options
 from robustcheck_onnx.checker.measure import run as measure
-from robustcheck_onnx.checker.measure.job import Job, Measurement, Outcome
+from robustcheck_onnx.checker.measure.job import SHARD_IMAGES, Job, Measurement, Outcome
 from robustcheck_onnx.thresholds import profile
+
+N_IMAGES, SIZE_PX = SHARD_IMAGES + 150, 16  # small, since decoding and describing photos is not what is tested
+
+
+def vectors() -> NDArray[np.float64]:
+    """Representations for as many images, one constant (counted, not used) and one not finite."""
+    rng = np.random.default_rng(5)
+    h = rng.standard_t(5, size=(N_IMAGES, 48)) + rng.normal(0, 0.5, 48)
+    h[:, 3] += 9
+    h[7], h[11, 2] = 1.0, np.nan
+    return h
 
 
 def job(
