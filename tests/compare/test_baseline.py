@@ -21,35 +21,31 @@ OUTLIERS = (7, 50, 90)
 
 
 def test_a_baseline_gives_the_numbers_of_its_model(workshop: Workshop, capsys: pytest.CaptureFixture[str]) -> None:
-    h = planted()
-    a, b = workshop.model("candidate", h * (1 - 0.05 * (np.arange(384) == 7))), workshop.model("reference", h)
+    h, is_planted = planted(), np.arange(384) == 7
+    a, b = workshop.model("candidate", h * (1 - 0.05 * is_planted)), workshop.model("reference", h)
     file, out = workshop.folder / "baseline.json", workshop.folder / "report.json"
-    images = ["--images", str(workshop.photos), "--device", "cpu"]
-    assert cli.main(["compare", str(b), "--write-baseline", str(file), *images, "-qq"]) == 0
-    assert cli.main(["compare", str(a), "--baseline", str(file), *images, "-o", f"json={out}"]) == 0
+
+    def compared(*words: object) -> int:
+        given = ["--images", workshop.photos, "--device", "cpu"]
+        return cli.main([str(word) for word in ("compare", *words, *given)])
+
+    assert compared(b, "--write-baseline", file, "-qq") == 0
+    assert compared(a, "--baseline", file, "-o", f"json={out}") == 0
     assert "baseline" in capsys.readouterr().out
     with_model = workshop.run(a, b)
     with_file = CompareReport.model_validate_json(out.read_text(encoding="utf-8"))
     assert (with_file.verdict, with_file.statistics) == (with_model.verdict, with_model.statistics)
     assert with_file.verdict.verdict == "PASS"
     assert (with_file.paired, with_file.baseline) == (True, str(file))
-    truth, found = alike(with_model), alike(with_file)
-    assert found.n_images == truth.n_images == 80
-    np.testing.assert_allclose(
-        numbers(found.cka, found.cka_debiased, found.cosine_change),
-        numbers(truth.cka, truth.cka_debiased, truth.cosine_change),
-        atol=1e-6,
-    )
-    assert [(f.fate, f.candidate_frequency) for f in with_file.features] == [
-        (f.fate, f.candidate_frequency) for f in with_model.features
-    ]
-    np.testing.assert_allclose(
-        numbers(*(f.correlation for f in with_file.features)),
-        numbers(*(f.correlation for f in with_model.features)),
-        atol=1e-4,
-    )
-    removed = workshop.model("candidate", h - (np.arange(384) == 7) * h[:, 7].mean())
-    assert cli.main(["compare", str(removed), "--baseline", str(file), *images, "-q"]) == 1
+
+    def facts(report: CompareReport) -> dict[str, Any]:
+        features = {f"{f.index} {f.fate} {f.candidate_frequency}": f.correlation for f in report.features}
+        return alike(report).model_dump() | features
+
+    assert facts(with_file) == pytest.approx(facts(with_model), abs=1e-4)
+    assert alike(with_file).cka == pytest.approx(alike(with_model).cka, abs=1e-6)
+    workshop.model("candidate", h - is_planted * h[:, 7].mean())
+    assert compared(a, "--baseline", file, "-q") == 1
     shown = capsys.readouterr().out
     assert "statistic_shrank" in shown
     assert "outlier_feature_lost" in shown
@@ -68,15 +64,13 @@ def test_a_candidate_with_the_outlier_features_alone_is_unrelated_by_both_routes
 
 
 def test_of_many_images_the_first_cosines_are_kept() -> None:
-    """The CKA from the file is that of the same images computed from features (Kornblith et al. 2019)."""
+    """The CKA from the file is that of the same images computed from features."""
     x, y = planted(200, 48, seed=2), planted(200, 48, seed=3)
     y[:, :30] = x[:, :30]
-    first = pairs.scaled(x)[: baseline.COSINE_IMAGES]
+    first, other = (pairs.scaled(h)[: baseline.COSINE_IMAGES] for h in (x, y))
     rounded = np.round(pairs.cosines(first), baseline.COSINE_DECIMALS)
-    other = pairs.scaled(y)[: baseline.COSINE_IMAGES]
-    a, b = first - first.mean(0), other - other.mean(0)
-    truth = np.linalg.norm(b.T @ a) ** 2 / (np.linalg.norm(a.T @ a) * np.linalg.norm(b.T @ b))
-    np.testing.assert_allclose(numbers(pairs.similarity_of(rounded, pairs.cosines(other)).cka), truth, atol=1e-6)
+    found = pairs.similarity_of(rounded, pairs.cosines(other))
+    np.testing.assert_allclose(numbers(found.cka), numbers(pairs.similarity(first, other).cka), atol=1e-6)
     same = np.round(pairs.cosines(pairs.scaled(np.tile(x[0], (80, 1)))), baseline.COSINE_DECIMALS)
     assert pairs.similarity_of(same, pairs.cosines(other)).cka_debiased is None
 
@@ -108,10 +102,6 @@ def test_a_stale_baseline_is_a_reason() -> None:
     old = against("statistics", statistic_version=1)
     assert {"stale_baseline", "reference_without_indication"} <= ids(old)
     assert all(s.ratio.estimate is None for s in old.statistics)
-    pixels = known.evidence.preprocessing.preprocessing.model_copy(update={"rescale": 1 / 256})
-    rescaled = against("preprocessing", preprocessing=pixels)
-    assert ids(rescaled) == {"stale_baseline"}
-    assert "rescale" in rescaled.verdict.reasons[0].seen
     assert ids(against("model", rule="head_input")) == {"not_comparable"}
     wide = judged_by(known, planted(70, d=400))
     assert ids(wide) == {"not_comparable", "unrelated"}  # other values, too: CKA needs no equal width
@@ -120,19 +110,15 @@ def test_a_stale_baseline_is_a_reason() -> None:
 
 DAMAGES: list[tuple[Callable[[dict[str, Any]], object], str]] = [
     (lambda d: d.update(schema_version=2), "schema_version is 2"),
-    (lambda d: d.update(schema_version=True), "schema_version is True"),
     (lambda d: d.update(document="compare"), "is no baseline"),
     (lambda d: d["group_sizes"].pop(), "groups or statistics are missing"),
     (lambda d: d["images"].pop(), "the images are not those of the evidence"),
-    (lambda d: d["left_out"].pop("kurtosis"), "groups or statistics are missing"),
     (lambda d: d["left_out"]["kurtosis"]["without"].pop(), "not one value for each group"),
     (lambda d: d["frequencies"].append(1.0), "differ in number"),
     (lambda d: d["values"].pop(), "values are of another number of images"),
     (lambda d: d["values"][3].append(1.0), "features and values differ in number"),
     (lambda d: d["cosines"].pop(), "cosines are of another number of images"),
     (lambda d: d["cosines"].__setitem__(0, 1.5), "wrong cosines.0"),
-    (lambda d: d.pop("cosines"), "wrong cosines (Field required)"),
-    (lambda d: d.update(more=1), "wrong more"),
 ]
 
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from robustcheck_onnx.checker import verdict as verdicts
-from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.compare import forms, html
 from robustcheck_onnx.checker.compare.judge import CompareReport
 from robustcheck_onnx.checker.report import FormOptions
 from robustcheck_onnx.checker.text import number_text
 from robustcheck_onnx.checker.verdict import NAMES, RULES
-from support.comparisons import Workshop, judged, planted, rotation
+from support.comparisons import judged, planted, rotation
 from support.pages import Element, assert_it_is_accessible, assert_it_loads_nothing, parse, words
 
 HOSTILE = "<script>alert(1)</script>\"'&{{ 7 * 7 }}\x1b[31m"
@@ -94,19 +91,3 @@ def test_nothing_that_may_be_missing_is_written(kept: CompareReport) -> None:
     text = words(parse(page_of(bare)))
     assert "Not compared: the baseline's images" in text
     assert "not in pairs" in text
-
-
-def test_the_command_writes_the_page(workshop: Workshop, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    a, b = workshop.model("candidate", planted()), workshop.model("reference", planted())
-    out = tmp_path / "report.html"
-    call = ["compare", str(a), str(b), "--images", str(workshop.photos), "--device", "cpu", "-qq", "-o", f"html={out}"]
-    assert cli.main(call) == 0
-    assert capsys.readouterr().out == ""
-    text = out.read_text(encoding="utf-8")
-    assert_it_loads_nothing(text)
-    assert "✓ PASS" in words(parse(text))
-    b.unlink()
-    assert cli.main(call) == 2
-    assert "model file is missing" in capsys.readouterr().err
-    # what stood there is replaced: no PASS of an earlier run is left
-    assert "✓ PASS" not in words(parse(out.read_text(encoding="utf-8")))

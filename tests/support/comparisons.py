@@ -80,12 +80,11 @@ def judged(
     reference: Array,
     *,
     tolerance: float = 0.2,
-    profile: Profile | None = None,
     logits: tuple[Array, Array] | None = None,
     **model: Any,
 ) -> CompareReport:
     """Compare the vectors of two models without files and photos: what follows once both were run."""
-    pair, profile = paired(candidate, reference), profile or load()
+    pair, profile = paired(candidate, reference), load()
     if logits is not None:
         pairs.add_predictions(pair, *logits)
     ours, theirs = (measured(side, profile, **model) for side in (pair.candidate, pair.reference))
