@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 import robustcheck_onnx as rc
-from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.directions import forms, html
 from robustcheck_onnx.checker.directions.records import DirectionsReport
 from robustcheck_onnx.checker.text import percent_text
@@ -59,20 +58,16 @@ def test_the_tables_hold_every_point(report: DirectionsReport) -> None:
 def test_the_curves_are_in_proportion(report: DirectionsReport) -> None:
     lines = html.pruning_lines(report.raw)
     assert [line.shape for line in lines] == ["range", "mark", "threshold"]
+    height = html.BASE - html.TOP
     for line, curve in zip(lines, report.raw.curves, strict=True):
-        points = curve.points[::-1]
-        ends = [line.segments[0][:2], *(segment[2:] for segment in line.segments)]
-        np.testing.assert_allclose([x / html.WIDTH for x, _ in ends], [point.percent / 100 for point in points])
-        shares = [(html.BASE - y) / (html.BASE - html.TOP) for _, y in ends]
-        np.testing.assert_allclose(shares, [point.same.value for point in points])
+        ends = np.array([line.segments[0][:2], *(segment[2:] for segment in line.segments)])
+        points = [(point.percent / 100 * html.WIDTH, html.BASE - point.same.value * height) for point in curve.points]
+        np.testing.assert_allclose(ends, points[::-1])
     assert len(lines[0].whiskers) == 11
-    held = html.importance_line("raw", "range", report.raw)
-    first = held.segments[0]
-    assert (first.x1, first.y1) == (0, html.BASE)
+    first, *_, last = html.importance_line("raw", "range", report.raw).segments
     share = max(report.raw.importances) / sum(report.raw.importances)
-    assert (html.BASE - first.y2) / (html.BASE - html.TOP) == pytest.approx(share)
-    last = held.segments[-1]
-    assert [last.x2, last.y2] == pytest.approx([html.WIDTH, html.TOP])
+    assert (first.x1, first.y1, first.y2) == pytest.approx((0, html.BASE, html.BASE - share * height))
+    assert (last.x2, last.y2) == pytest.approx((html.WIDTH, html.TOP))
     assert len(list(parse(page_of(report)).all("svg"))) >= 2
 
 
@@ -84,12 +79,7 @@ def test_hostile_names_stay_text(report: DirectionsReport) -> None:
     assert "{{ 7 * 7 }}" in page
 
 
-def test_the_command_writes_the_page(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = tmp_path / "directions.html"
-    head = tmp_path / "head.npy"
-    np.save(head, np.random.default_rng(0).normal(size=(5, 16)))
-    call = ["directions", str(model), "--images", str(model.with_name("images.npy")), "--preprocess", "imagenet", "-qq"]
-    assert cli.main([*call, "--head", str(head), "--device", "cpu", "-o", f"html={out}"]) == 0
-    assert capsys.readouterr().out == ""
-    page = out.read_text(encoding="utf-8")
+def test_the_page_says_where_the_head_is_not_the_models_own(report: DirectionsReport) -> None:
+    model = report.model.model_copy(update={"score_difference": None})
+    page = page_of(report.model_copy(update={"model": model}))
     assert "not compared: the head is not the model's own" in words(parse(page))
