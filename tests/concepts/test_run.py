@@ -124,24 +124,12 @@ def test_heads_from_files_features_and_axes(colours: Path, tmp_path: Path, class
         update={"source": "right singular vectors of the weight of head.npy"}
     )
     features = measured(path, colours, of="features", min_positives=3)
-    assert features.directions.n == 3
-    assert not features.n_established  # no channel alone is red against blue
+    assert (features.directions.n, features.n_established) == (3, 0)  # no channel alone is red against blue
     assert {each.name for each in features.not_judged} == {"any"}
     assert any("other directions" in note for note in features.notes)
     axes = measured(path, colours)
     assert axes.directions.of == "axes"
     assert any(note.startswith("No head was read (") for note in axes.notes)
-    pixels = np.array([np.asarray(Image.open(colours / f"{i}.png"))[0, 0] / 255 for i in range(N)])
-    _, _, vectors = np.linalg.svd(pixels - pixels.mean(axis=0), full_matrices=False)
-    warm = next(each for each in axes.concepts if each.name == "warm")
-    scores = pixels @ vectors[warm.best[0].direction]
-    has = (pixels[:, 0] - pixels[:, 2]) * 255 > 40
-
-    def precision(order: Any) -> float:
-        hits = has[order]
-        return float((hits.cumsum() / np.arange(1, N + 1))[hits].mean())
-
-    assert warm.ap == pytest.approx(max(precision(np.argsort(-scores)), precision(np.argsort(scores))))
 
 
 def test_a_head_on_unit_vectors_is_read_where_it_acts(colours: Path, tmp_path: Path) -> None:
@@ -167,8 +155,7 @@ def test_the_command_and_its_forms(colours: Path, tmp_path: Path, capsys: pytest
     assert command(*call, "-o", "json", "-o", f"html={tmp_path / 'c.html'}") == 0
     text = capsys.readouterr().out
     document = json.loads(text)
-    assert next(iter(document)) == "claim"
-    assert document["claim"] == CLAIM
+    assert next(iter(document.items())) == ("claim", CLAIM)
     assert (document["schema_version"], document["kind"]) == (1, "concepts")
     jsonschema.validate(document, ConceptsReport.model_json_schema(mode="serialization"))
     report = ConceptsReport.model_validate(document)
@@ -177,17 +164,12 @@ def test_the_command_and_its_forms(colours: Path, tmp_path: Path, capsys: pytest
     assert capsys.readouterr().out == (
         f"{path}: 2 of 3 concepts established, 2 with AP ≥ 0.9; not an indicator of robustness\n"
     )
-    assert command(*call) == 0
-    first, *_, last = [line for line in capsys.readouterr().out.splitlines() if line]
-    assert first.startswith("The number of concepts is not an indicator of robustness")
-    assert "2 reach 0.9." in last
     page = (tmp_path / "c.html").read_text()
     assert_it_loads_nothing(page)
     assert_it_is_accessible(page)
-    root = parse(page)
-    shown = words(root)
+    shown = words(parse(page))
     assert shown.index(CLAIM) < shown.index(report.summary) < shown.index("Not judged")
-    rows = list(next(root.all("table")).all("tr"))[1:]
+    rows = list(next(parse(page).all("table")).all("tr"))[1:]
     assert [next(row.all("th")).text for row in rows] == [each.name for each in report.concepts]
 
 
@@ -196,14 +178,14 @@ def test_the_terminal_report_fits(classified: ConceptsReport) -> None:
         out = io.StringIO()
         rendered = terminal.render(classified, ascii_only=ascii_only, verbose=verbose)
         Console(file=out, width=width, no_color=True).print(rendered)
-        lines = out.getvalue().splitlines()
-        assert max(map(len, lines)) <= width
-        assert lines[0].startswith("The number of concepts is not an indicator of robustness")
+        first, *lines = out.getvalue().splitlines()
+        assert max(map(len, (first, *lines))) <= width
+        assert first.startswith("The number of concepts is not an indicator of robustness")
         assert not ascii_only or out.getvalue().replace("é", "e").isascii()
         assert ("Not judged" in out.getvalue()) == verbose
-        row = next(line for line in lines if line.strip().startswith("warm"))
-        assert row.split()[2] == "1.000"
-        assert row.endswith("established")
+        (row,) = [line.split() for line in lines if line.strip().startswith("warm")]
+        assert (row[2], row[-1]) == ("1.000", "established")
+        assert "2 reach 0.9." in lines[-1]
 
 
 def test_hostile_names_stay_text(classified: ConceptsReport) -> None:
@@ -239,12 +221,11 @@ def test_the_same_seed_gives_the_same_document(colours: Path, tmp_path: Path) ->
 
 
 def test_notes_on_concepts_that_are_no_discovery(colours: Path, tmp_path: Path) -> None:
-    """`warm` and the images without it are one question; any order gives all but 3 of 60 images AP 0.9."""
-    rows = (colours / "concepts.csv").read_text().splitlines()
-    warm = {row.split(",")[0] for row in rows if row.endswith(",warm")}
-    rows += [f"{i}.png,not warm" for i in range(N) if f"{i}.png" not in warm]
-    rows += [f"{i}.png,most" for i in range(N - 3)]
-    (tmp_path / "concepts.csv").write_text("\n".join([rows[0], *(f"{colours}/{row}" for row in rows[1:])]) + "\n")
+    """`hot` is `warm`: one question; any order gives all but 3 of 60 images AP 0.9."""
+    path, *rows = (f"{row}\n" for row in (colours / "concepts.csv").read_text().splitlines())
+    rows += [row.replace(",warm", ",hot") for row in rows if ",warm" in row]
+    rows += [f"{i}.png,most\n" for i in range(N - 3)]
+    (tmp_path / "concepts.csv").write_text(path + "".join(f"{colours}/{row}" for row in rows))
     report = measured(model(tmp_path, "classifier"), colours, concept_set=tmp_path / "concepts.csv", min_positives=3)
     notes = " ".join(report.notes)
     assert "1 of the concepts have the same images as another one, or just the others" in notes
@@ -275,7 +256,6 @@ def test_bad_input(colours: Path, tmp_path: Path) -> None:
     np.save(colours / "wide.npy", np.ones((4, 7)))
     (colours / "all.csv").write_text("path,concept\n" + "".join(f"{i}.png,everything\n" for i in range(N)))
     bad: list[tuple[str, dict[str, Any], type[Exception], str]] = [
-        ("encoder", {"of": "head"}, CannotAssessError, ""),
         ("encoder", {"of": "heads"}, UsageError, "of is 'heads'; it must be one of head, features, axes"),
         ("encoder", {"of": "axes", "head": "head.npy"}, UsageError, "of is 'axes', and a head is given"),
         ("encoder", {"head": "wide.npy"}, UsageError, "the representation has 3 features"),
@@ -296,15 +276,13 @@ def test_bad_input(colours: Path, tmp_path: Path) -> None:
 
 def test_errors_of_the_command(colours: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = model(tmp_path, "encoder")
-    manifest = colours / "concepts.csv"
     given = ["--preprocess", colours / "preprocessing.json", "--device", "cpu"]
     for words_, code, said in (
-        ([path, "--concepts", manifest, *given, "--of", "head"], 3, ""),
-        ([path, "--concepts", colours, *given], 2, "number of concepts is 0"),
-        ([path, *given], 2, "--concepts"),
-        ([path, "--concepts", manifest, *given, "-o", f"json={manifest}"], 2, "a report must not replace it"),
+        (["--concepts", colours / "concepts.csv", "--of", "head"], 3, ""),
+        (["--concepts", colours], 2, "number of concepts is 0"),
+        ([], 2, "--concepts"),
     ):
-        assert command("concepts", *words_) == code, said
+        assert command("concepts", path, *words_, *given) == code, said
         shown = capsys.readouterr()
         assert said in shown.err
         assert shown.out == ""

@@ -59,23 +59,20 @@ def test_planted_concepts_are_found_where_they_are(monkeypatch: pytest.MonkeyPat
     h = rng.normal(size=(120, 70))
     names = ["high", "low", "other", "nothing"]
     positives = [np.arange(20), np.arange(30, 55), rng.permutation(120)[:15], rng.permutation(120)[:40]]
-    h[positives[0], 3] += 12
-    h[positives[1], 3] -= 12
-    h[positives[2], 5] += 12
+    for images, feature, by in zip(positives, (3, 3, 5), (12, -12, 12), strict=False):
+        h[images, feature] += by
     done: list[int] = []
-    measured = search(h, directions.of_features(70), positives, n_shuffles=60, seed=0, progress=done.append)
+    features = directions.of_features(70)
+    measured = search(h, features, positives, n_shuffles=60, seed=0, progress=done.append)
     assert done == [64, 70]
-    found = {each.name: each for each in judge.judge(measured, names, [20, 25, 15, 40])}
-    assert [name for name in found if found[name].established] == ["high", "low", "other"]
-    assert {name: (found[name].best[0].direction, found[name].best[0].sign) for name in names[:3]} == {
-        "high": (3, 1), "low": (3, -1), "other": (5, 1),
-    }  # fmt: skip
-    assert found["high"].ap == 1.0
-    assert found["high"].p == 1 / 61
-    assert found["high"].n_directions == 1
-    assert not found["nothing"].encoded
-    assert found["nothing"].p > 0.05
-    told = judge.directions_told(measured, names, directions.of_features(70), "the features")
+    *told_of, nothing = judge.judge(measured, names, [20, 25, 15, 40])
+    assert [(each.name, each.best[0].direction, each.best[0].sign) for each in told_of if each.established] == [
+        ("high", 3, 1), ("low", 3, -1), ("other", 5, 1),
+    ]  # fmt: skip
+    assert (told_of[0].ap, told_of[0].p, told_of[0].n_directions) == (1.0, 1 / 61, 1)
+    assert not nothing.encoded
+    assert nothing.p > 0.05
+    told = judge.directions_told(measured, names, features, "the features")
     assert [(each.direction, set(each.concepts)) for each in told.telling] == [(3, {"high", "low"}), (5, {"other"})]
     assert (told.n, told.n_telling, told.n_polysemantic) == (70, 2, 1)
     # the same numbers without blocks

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -69,13 +70,12 @@ def test_fewer_images_keep_all_their_concepts(tmp_path: Path) -> None:
 
 def test_manifests_with_and_without_scores_and_several_rows(tmp_path: Path) -> None:
     pictures = {i: picture(tmp_path / f"{i}.png", i) for i in range(4)}
-    rows: list[tuple[str, str | None, float | str | None]] = [
-        ("0.png", "sky", 0.5), ("0.png", " sea", None), ("1.png", "sky", 0.49), ("1.png", "sea", "1"),
-        ("1.png", "sea", 0), ("2.png", "", None), ("3.png", "rare", 0.1),
-    ]  # fmt: skip
+    rows = "0,sky,0.5 0, sea, 1,sky,0.49 1,sea,1 1,sea,0 2,, 3,rare,0.1"
+    cells = [row.split(",") for row in re.split(r" (?=\d)", rows)]
     as_csv, as_json, plain = (tmp_path / name for name in ("concepts.csv", "concepts.jsonl", "plain.csv"))
-    as_csv.write_text("path,concept,score\n" + "".join(f"{n},{c},{'' if s is None else s}\n" for n, c, s in rows))
-    as_json.write_text("".join(json.dumps({"path": n, "concept": c, "score": s}) + "\n" for n, c, s in rows))
+    as_csv.write_text("path,concept,score\n" + "".join(f"{n}.png,{c},{s}\n" for n, c, s in cells))
+    listed = [{"path": f"{n}.png", "concept": c, "score": float(s) if s else None} for n, c, s in cells]
+    as_json.write_text("".join(json.dumps(row) + "\n" for row in listed))
     for path in (as_csv, as_json):
         found = open_concepts(path)
         assert (found.layout, found.names) == ("manifest", ("rare", "sea", "sky"))
@@ -131,7 +131,6 @@ def replaced(name: str, old: str, new: str) -> Callable[[Path], object]:
 MASK = "images/set/photo_1_object.png"
 BROKEN: list[tuple[Callable[[Path], object], str]] = [
     (lambda folder: (folder / "index.csv").unlink(), "index.csv: table is not readable (No such file"),
-    (lambda folder: (folder / "label.csv").write_bytes(b"number,name\n\xff,x\n"), "label.csv: table is not readable"),
     (lambda folder: (folder / "label.csv").write_text("number\n1\n"), "label.csv: column name is missing"),
     (lambda folder: (folder / "label.csv").write_text("number,name\n"), "label.csv: number of rows is 0"),
     (
@@ -146,10 +145,8 @@ BROKEN: list[tuple[Callable[[Path], object], str]] = [
     (lambda folder: (folder / MASK).unlink(), "row 3: object is set/photo_1_object.png; the mask must be"),
     (lambda folder: Image.new("L", (10, 10), 1).save(folder / MASK), "a PNG with red, green and blue (greyscale)"),
     (lambda folder: broden.mask(folder / MASK, {999: 4}), "999 is no number of label.csv"),
-    (replaced("index.csv", "set/photo_0.png", "https://photos.invalid/0.png"), "another image below images/"),
     (replaced("index.csv", "set/photo_0.png", "../photo_0.png"), "another image below images/"),
     (replaced("index.csv", "set/photo_1_object.png", "/photo_1.png"), "a PNG below images/"),
-    (replaced("index.csv", "set/photo_1_object.png", "set/photo_1_object.jpg"), "a PNG below images/"),
     (replaced("index.csv", ",300,301;302", ",300,301;77"), "row 2: texture is 77; 77 is no number of label.csv"),
 ]
 
@@ -174,13 +171,9 @@ def test_broken_manifests(tmp_path: Path) -> None:
         ("m.csv", "path,concept\nb.png,sky\n", "row 2: path is b.png; there is no such file"),
         ("m.csv", "path,concept,score\na.png,sky,high\n", "row 2: score is 'high'; it must be a number, 0 to 1"),
         ("m.csv", "path,concept,score\na.png,sky,87\n", "row 2: score is '87'; it must be a number, 0 to 1"),
-        ("m.csv", "path,concept,score\na.png,sky,nan\n", "row 2: score is 'nan'"),
         ("m.csv", "path,concept\na.png,  \n", "row 2: concept is '  '; it must be a name"),
-        ("m.csv", "path,concept\na.png,sky,x\n", "more cells than columns"),
-        ("m.csv", "", "number of images listed is 0"),
         ("m.jsonl", '{"path": "a.png", "concept": ["sky"]}', "row 1: concept is ['sky']; it must be a name"),
         ("m.jsonl", '{"path": "a.png", "concept": true}', "row 1: concept is True; it must be a name"),
-        ("m.jsonl", '{"path": "a.png", "concept": 1.5}', "row 1: concept is 1.5; it must be a name"),
     ):
         (tmp_path / name).write_text(rows)
         with pytest.raises(UsageError) as caught:
