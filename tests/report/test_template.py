@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -18,17 +19,20 @@ from robustcheck_onnx.checker.report.record import Outcome
 from robustcheck_onnx.checker.storage import write
 from robustcheck_onnx.checker.text import printable
 from support import ROOT, Capture, Place
-from support.outcomes import EVERY, FAILED, HOSTILE, HOSTILE_REPORT, PASSING, WARNING, failed, gated
+from support.outcomes import EVERY, FAILED, HOSTILE, PASSING, WARNING, failed, gated
 from support.profile import PATIENCE_S
 from support.reports import warning
 
 EXAMPLES = ROOT / "docs" / "examples" / "templates"
+Run = Callable[..., int]
+Written = Callable[..., Path]
 pytestmark = pytest.mark.usefixtures("capsys")
 
 
 @pytest.fixture
-def written(tmp_path: Path) -> Callable[..., Path]:
-    """Writes a template into the test's folder."""
+def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Written:
+    """Writes a template into the test's folder, the current one."""
+    monkeypatch.chdir(tmp_path)
 
     def write_(source: str, name: str = "t.txt.j2") -> Path:
         (tmp_path / name).write_text(source, encoding="utf-8")
@@ -42,11 +46,12 @@ def text_of(file: Path, *outcomes: Outcome, into_file: bool = False) -> str:
     return isolated.template(file, outcomes, into_file=into_file)
 
 
-def fault_of(file: Path, *outcomes: Outcome, into_file: bool = False) -> str:
+def fault_of(file: Path, *, into_file: bool = False) -> str:
     with pytest.raises(UsageError) as fault:
-        text_of(file, *(outcomes or (WARNING,)), into_file=into_file)
-    assert fault.value.message.startswith(f"{file}: ")
-    return fault.value.message.removeprefix(f"{file}: ")
+        text_of(file, WARNING, into_file=into_file)
+    start, message = fault.value.message.split(": ", 1)
+    assert start == str(file)
+    return message
 
 
 # ------------------------------------------------------------------------------------------------ what it gets
@@ -55,62 +60,49 @@ def fault_of(file: Path, *outcomes: Outcome, into_file: bool = False) -> str:
 def test_the_examples_say_each_verdict() -> None:
     said = json.loads(text_of(EXAMPLES / "slack.json.j2", *EVERY, into_file=True))
     assert list(said) == ["text"]
-    lines = said["text"].splitlines()
-    assert lines[0] == template.mark()
-    assert sum(line.startswith(":white_check_mark:") for line in lines) == 1
-    assert sum(line.startswith(":warning:") for line in lines) == len(EVERY) - 2
+    assert said["text"].startswith(template.mark())
+    assert [said["text"].count(sign) for sign in ("\n:white_check_mark:", "\n:warning:")] == [1, len(EVERY) - 2]
     assert "<b>" not in said["text"]
-    rows = text_of(EXAMPLES / "digests.csv.j2", *EVERY, into_file=True).splitlines()
-    assert rows[0] == f"# {template.mark()}"
-    table = list(csv.DictReader(rows[1:], strict=True))
+    rows = text_of(EXAMPLES / "digests.csv.j2", *EVERY, into_file=True)
+    first, *lines = rows.splitlines()
+    assert first == f"# {template.mark()}"
+    table = list(csv.DictReader(lines, strict=True))
     assert [row["verdict"] for row in table] == ["PASS", *["WARN"] * (len(EVERY) - 2), "ERROR"]
     assert table[-1]["model"] == "'" + printable(HOSTILE)
-    for rendered in ("\n".join(rows), json.dumps(said)):
-        assert write.OURS.match(rendered.encode())
 
 
-def test_a_template_reads_the_fields_of_the_json_report(written: Callable[..., Path]) -> None:
+def test_a_template_reads_the_fields_of_the_json_report(written: Written) -> None:
     file = written("{{ report.verdict.verdict }} {{ report.profile.id }} {{ reports | length }}")
     assert text_of(file, PASSING) == "PASS test-1 1\n"
-    assert text_of(file, WARNING) == "WARN test-1 1\n"
-    assert "line 1 of the template: 'report' is undefined" in fault_of(file, PASSING, FAILED)
+    with pytest.raises(UsageError, match="line 1 of the template: 'report' is undefined"):
+        text_of(file, PASSING, FAILED)
     written("{{ mark }}: {% block words %}{% endblock %}", "base.j2")
     extended = written("{% extends 'base.j2' %}{% block words %}{{ report.verdict.verdict }}{% endblock %}")
     assert text_of(extended, PASSING, into_file=True) == f"{template.mark()}: PASS\n"
-    several = written(
-        "{% for r in reports %}{{ r.verdict.verdict if r.error is not defined else r.model }};{% endfor %}"
-    )
-    assert text_of(several, PASSING, failed(model="m.onnx")) == "PASS;m.onnx;\n"
-
-
-def test_markup_is_escaped_by_the_name_of_the_template(written: Callable[..., Path]) -> None:
-    report = gated(warning(), file="<b>&.onnx")
-    source = "{{ report.evidence.model.file }}"
-    for name, expected in (
-        ("t.html.j2", "&lt;b&gt;&amp;.onnx\n"),
-        ("t.XML.j2", "&lt;b&gt;&amp;.onnx\n"),
-        ("t.txt.j2", "<b>&.onnx\n"),
-        ("html.j2", "<b>&.onnx\n"),
-    ):
-        assert text_of(written(source, name), report) == expected
-
-
-def test_unprintable_names_are_escapes(written: Callable[..., Path]) -> None:
-    text = text_of(written("{{ report.evidence.model.file }}"), HOSTILE_REPORT)
-    assert text == printable(HOSTILE) + "\n"
-    command = gated(warning(), file="##[set-output name=verdict;]PASS\n::set-output name=a::b.onnx")
-    assert len(text_of(written("{{ report.evidence.model.file }}"), command).splitlines()) == 1
-    assert "##[" not in text_of(written("{{ report.evidence.model.file }}"), command)
+    each = "{% for r in reports %}{{ r.verdict.verdict if r.error is not defined else r.model }};{% endfor %}"
+    assert text_of(written(each), PASSING, failed(model="m.onnx")) == "PASS;m.onnx;\n"
 
 
 # ------------------------------------------------------------------------------------------- what it can't do
 
 
-def test_faults_with_their_line(written: Callable[..., Path], tmp_path: Path) -> None:
-    folder = tmp_path / "own"
-    folder.mkdir()
-    (tmp_path / "secret.txt").write_text("secret", encoding="utf-8")
-    (folder / "link.txt").symlink_to(tmp_path / "secret.txt")
+def test_names_are_escaped_by_the_name_of_the_template(written: Written) -> None:
+    command = "##[set-output name=verdict;]PASS\n::set-output name=a::b.onnx"
+    for name, model, expected in (
+        ("t.html.j2", "<b>&.onnx", "&lt;b&gt;&amp;.onnx"),
+        ("t.XML.j2", "<b>&.onnx", "&lt;b&gt;&amp;.onnx"),
+        ("html.j2", "<b>&.onnx", "<b>&.onnx"),
+        ("t.txt.j2", HOSTILE, printable(HOSTILE)),
+        ("t.txt.j2", command, printable(command)),
+    ):
+        file = written("{{ report.evidence.model.file }}", name)
+        assert text_of(file, gated(warning(), file=model)) == expected + "\n"
+
+
+def test_faults_with_their_line(written: Written, tmp_path: Path) -> None:
+    (tmp_path / "own").mkdir()
+    written("secret", "secret.txt")
+    (tmp_path / "own" / "link.txt").symlink_to(tmp_path / "secret.txt")
     for source, said in (
         ("a\n{{ report.verdct }}", "line 2 of the template: 'dict object' has no attribute 'verdct'"),
         ("a\n\n{% for %}", "line 3 of the template: "),
@@ -126,27 +118,23 @@ def test_faults_with_their_line(written: Callable[..., Path], tmp_path: Path) ->
         ("{% for i in range(10 ** 6) %}x{% endfor %}", "line 1 of the template: Range too big"),
         ("{% for i in range(99999) %}{{ 'x' * 999 }}{% endfor %}", "its text has more than 10 MiB"),
         ("{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}", "it is nested too deeply"),
+        ("x" * (1 << 20) + "y", "it has more than 1048576 bytes"),
     ):
         message = fault_of(written(source, "own/t.j2"))
         assert said in message
         assert "secret" not in message.replace("../secret.txt", "")
-
-
-def test_files_that_are_no_template(tmp_path: Path) -> None:
-    for name, content, said in (
-        ("none.j2", None, "it is missing or no file"),
-        ("t.txt", b"x", "its name must end in .j2"),
-        (".j2", b"x", "its name must end in .j2"),
-        ("t.j2", b"\xff", "it is no UTF-8"),
-        ("t.j2", b"x" * (1 << 20) + b"y", "it has more than 1048576 bytes"),
+    (tmp_path / "latin.j2").write_bytes(b"\xff")
+    for name, said in (
+        ("none.j2", "it is missing or no file"),
+        ("..j2", "it is missing or no file"),
+        ("secret.txt", "its name must end in .j2"),
+        (".j2", "its name must end in .j2"),
+        ("latin.j2", "it is no UTF-8"),
     ):
-        if content is not None:
-            (tmp_path / name).write_bytes(content)
         assert said in fault_of(tmp_path / name), name
-    assert "it is missing or no file" in fault_of(tmp_path / "..j2")
 
 
-def test_a_text_in_a_file_shows_whose_it_is(written: Callable[..., Path]) -> None:
+def test_a_text_in_a_file_shows_whose_it_is(written: Written) -> None:
     for source in ("PASS", "{{ 'x' * 1400 }}{{ mark }}", "{% if false %}{{ mark }}{% endif %}"):
         assert "template does not write {{ mark }}" in fault_of(written(source), into_file=True)
         assert text_of(written(source), PASSING)  # on stdout nothing stays
@@ -155,9 +143,7 @@ def test_a_text_in_a_file_shows_whose_it_is(written: Callable[..., Path]) -> Non
 
 @pytest.mark.process
 @pytest.mark.usefixtures("wall")
-def test_the_child_process_bounds_time_and_memory(
-    written: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_child_process_bounds_time_and_memory(written: Written, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(isolated, "TEMPLATE_BYTES", 1 << 29)
     endless = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
     for source, timeout_s, fault in (
@@ -166,57 +152,51 @@ def test_the_child_process_bounds_time_and_memory(
     ):
         monkeypatch.setattr(isolated, "TEMPLATE_S", timeout_s)
         message = fault_of(written(source))
-        assert f"template gave no text within {timeout_s:g} s" in message
-        assert f"({fault})" in message
+        assert re.search(rf"template gave no text within {timeout_s:g} s.*\({fault}\)", message)
 
 
 # ------------------------------------------------------------------------------------------------ in a run
 
 
 @pytest.fixture
-def place(tmp_path: Path, lookup_pass: Place, monkeypatch: pytest.MonkeyPatch) -> Path:
-    shutil.copy(lookup_pass[0], tmp_path / "m.onnx")
-    (tmp_path / "photos").symlink_to(lookup_pass[1])
-    (tmp_path / "t.j2").write_text("{{ mark }} {{ report.verdict.verdict }}", encoding="utf-8")
-    (tmp_path / "always.j2").write_text("{{ mark }} PASS", encoding="utf-8")
-    (tmp_path / "broken.j2").write_text("{{ mark }}\n{{ report.nothing }}", encoding="utf-8")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+def run(written: Written, lookup_pass: Place) -> Run:
+    """Checks m.onnx on photos/ in the current folder, with these words."""
+    for name, link in zip(("m.onnx", "photos"), lookup_pass, strict=True):
+        Path(name).symlink_to(link)
+    written("{{ mark }} {{ report.verdict.verdict }}", "t.j2")
+    return lambda *words: cli.main(["check", "m.onnx", "--images", "photos", "-qq", *words])
 
 
-def run(*words: str, model: str = "m.onnx") -> int:
-    return cli.main(["check", model, "--images", "photos", "-qq", *words])
-
-
-def test_the_exit_code_is_the_verdicts_whatever_a_template_says(place: Path, capsys: Capture) -> None:
-    assert run("-o", "template=t.j2=out.txt") == 0
-    assert (place / "out.txt").read_text() == f"{template.mark()} PASS\n"
+def test_the_exit_code_is_the_verdicts_whatever_a_template_says(run: Run, written: Written, capsys: Capture) -> None:
+    written("{{ mark }} PASS", "always.j2")
     assert run("-o", "template=always.j2=out.txt", "--max-images", "40") == 1
     assert run("-o", "template=t.j2", "--max-images", "40") == 1
     assert capsys.readouterr().out == f"{template.mark()} WARN\n"
     shutil.copy("m.onnx", "n.onnx")
     assert run("n.onnx", "-o", "template=t.j2={model}.txt") == 0
-    assert (place / "m.txt").read_text() == (place / "n.txt").read_text() == f"{template.mark()} PASS\n"
+    assert Path("m.txt").read_text() == Path("n.txt").read_text() == f"{template.mark()} PASS\n"
 
 
-def test_a_run_that_fails_leaves_no_pass_and_nobody_elses_file(place: Path, capsys: Capture) -> None:
+def test_a_run_that_fails_leaves_no_pass_and_nobody_elses_file(run: Run, written: Written, capsys: Capture) -> None:
+    written("{{ mark }}\n{{ report.nothing }}", "broken.j2")
+    mine = written("a file of somebody else\n", "mine.txt")
     files = ["-o", "json=r.json", "-o", "junit=r.xml", "-o", "template=t.j2=out.txt"]
     assert run(*files) == 0
     assert run(*files[:-1], "template=broken.j2=out.txt") == 2
     assert "broken.j2: line 2 of the template: 'dict object' has no attribute 'nothing'" in capsys.readouterr().err
-    assert json.loads((place / "r.json").read_text())["error"]["exit_code"] == 2
-    assert 'errors="1"' in (place / "r.xml").read_text()
-    assert (place / "out.txt").read_text().startswith("robustcheck: no verdict (exit code 2)\n")
-    (place / "m.onnx").write_bytes(b"no model")
-    (place / "mine.txt").write_text("a file of somebody else\n")
+    assert json.loads(Path("r.json").read_text())["error"]["exit_code"] == 2
+    assert 'errors="1"' in Path("r.xml").read_text()
+    assert Path("out.txt").read_text().startswith("robustcheck: no verdict (exit code 2)\n")
+    Path("m.onnx").unlink()
+    written("no model", "m.onnx")
     assert run("-o", "template=t.j2=out.txt", "-o", "template=t.j2=mine.txt", "-o", "template=t.j2=new.txt") == 3
     for name in ("out.txt", "new.txt"):
-        assert (place / name).read_text().startswith("robustcheck: no verdict (exit code 3)\nerror: m.onnx")
-    assert (place / "mine.txt").read_text() == "a file of somebody else\n"
+        assert Path(name).read_text().startswith("robustcheck: no verdict (exit code 3)\nerror: m.onnx")
+    assert mine.read_text() == "a file of somebody else\n"
 
 
-def test_how_it_is_named(place: Path, capsys: Capture) -> None:
-    before = {path.name: path.read_bytes() for path in place.iterdir() if path.is_file()}
+def test_how_it_is_named(run: Run, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    before = {path: path.read_bytes() for path in Path().iterdir() if path.is_file()}
     for output, said in (
         ("template", "it needs the template's file"),
         ("template=", "it needs the template's file"),
@@ -227,22 +207,19 @@ def test_how_it_is_named(place: Path, capsys: Capture) -> None:
         ("template=t.j2=m.onnx", "is a file that this run reads"),
         ("template=https://example.org/t.j2", "a template must be a file of this machine"),
         ("template=s3://bucket/t.j2=out.txt", "a template must be a file of this machine"),
-        ("json=t.j2", None),
+        ("json=t.j2", "is a file that this run reads"),
     ):
-        words = ["-o", output] if said else ["-o", output, "-o", "template=t.j2"]
-        assert run(*words) == 2, output
-        assert (said or "is a file that this run reads") in capsys.readouterr().err
-        assert {name: (place / name).read_bytes() for name in before} == before, output
+        assert run("-o", output, *["-o", "template=t.j2"][: 2 * output.startswith("json")]) == 2, output
+        assert said in capsys.readouterr().err
+        assert {path: path.read_bytes() for path in before} == before, output
     assert cli.main(["scan", "m.onnx", "--images", "photos", "-o", "template=t.j2"]) == 2
     assert "--output is 'template'; it must be one of" in capsys.readouterr().err
-
-
-def test_only_the_command_line_names_a_template(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
-    (place / "robustcheck.toml").write_text('output = ["template=t.j2=out.txt"]\n')
-    assert run() == 2
-    assert "so only the command line may name one" in capsys.readouterr().err
+    # only the command line names one
+    settings = Path("robustcheck.toml")
+    settings.write_text('output = ["template=t.j2=out.txt"]\n')
     assert run("-o", "template=t.j2=out.txt") == 0
-    (place / "robustcheck.toml").unlink()
-    monkeypatch.setenv("ROBUSTCHECK_OUTPUT", "json=r.json,template=t.j2")
-    assert run() == 2
-    assert "so only the command line may name one" in capsys.readouterr().err
+    for _ in range(2):
+        assert run() == 2
+        assert "so only the command line may name one" in capsys.readouterr().err
+        settings.unlink(missing_ok=True)
+        monkeypatch.setenv("ROBUSTCHECK_OUTPUT", "json=r.json,template=t.j2")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from functools import partial
 from typing import Any
 
 import pytest
@@ -60,18 +61,6 @@ def test_a_bound_never_reads_on_the_wrong_side_of_its_threshold() -> None:
     assert bound_text(7.996, 8.0) == "7.996"
 
 
-def test_percentages_say_all_and_nothing_only_when_it_is_true() -> None:
-    for share, text in (
-        (0.0, "0 %"),
-        (1.0, "100 %"),
-        (0.5, "50.0 %"),
-        (0.9995, "> 99.9 %"),
-        (1e-9, "< 0.1 %"),
-        (None, "not measured"),
-    ):
-        assert percent_text(share) == text
-
-
 def test_clears() -> None:
     for low, high, answer in (
         (2.1, 3.0, "yes"),
@@ -83,55 +72,63 @@ def test_clears() -> None:
         assert words.clears(Interval(estimate=2.0, low=low, high=high), Limits(2.0)) == answer
 
 
+def test_the_pure_words() -> None:
+    for function, rows in {
+        percent_text: {
+            0.0: "0 %", 1.0: "100 %", 0.5: "50.0 %", 0.9995: "> 99.9 %", 1e-9: "< 0.1 %", None: "not measured",
+        },
+        words.group_text: {"zero_shot_clip": "zero-shot CLIP", "some_new_group": "some new group"},
+        short_checkpoint: {"(odd)": "(odd)"},
+        short_digest: {"sha256:" + "ab" * 32: "sha256:abababababab", "": ""},
+        short_provider: {"TensorrtExecutionProvider": "Tensorrt"},
+        partial(name_text, ascii_only=False): {
+            "modèle 1.onnx": "modèle 1.onnx",
+            "a\nb\x1b\x9b\u200f\udc80": r"a\nb\x1b\x9b\u200f\udc80",
+        },
+        partial(name_text, ascii_only=True): {"modèle→.onnx": r"mod\xe8le\u2192.onnx", "\U0001f600": r"\U0001f600"},
+        partial(sentence_text, ascii_only=True): {"Größe ≥ 3 × 4": r"Gr\xf6\xdfe >= 3 x 4"},
+        partial(prose_text, ascii_only=True): {"Crabbé et al. – ☃": r"Crabbe et al. - \u2603"},
+        partial(prose_text, ascii_only=False): {"Crabbé – ☃": "Crabbé – ☃"},
+    }.items():  # fmt: skip
+        for given, shown in rows.items():
+            assert function(given) == shown  # type: ignore[operator]
+    signs = sentence_text("✓✗▲▶•·→×…–—−≥≤’“”━─│└▁▂▃▄▅▆▇█", True)
+    assert signs.isascii()
+    assert "\\" not in signs
+
+
 def test_bars_are_proportional() -> None:
-    assert bars([0, 1, 2, 4, 8], 1) == [" ▁▂▄█"]
-    assert bars([8, 16, 12, 0], 2) == [" █▄ ", "███ "]
-    assert bars([1, 1000], 2) == [" █", "▁█"]
-    assert bars([0, 0], 1) == ["  "]
-    assert bars([], 2) == ["", ""]
-    heights = [sum(BLOCKS.index(line[i]) for line in bars(range(101), 5)) for i in range(101)]
+    for counts, height, drawn in (
+        ([0, 1, 2, 4, 8], 1, [" ▁▂▄█"]),
+        ([8, 16, 12, 0], 2, [" █▄ ", "███ "]),
+        ([1, 1000], 2, [" █", "▁█"]),
+        ([0, 0], 1, ["  "]),
+        ([], 2, ["", ""]),
+    ):
+        assert bars(counts, height) == drawn
+    heights = [sum(map(BLOCKS.index, column)) for column in zip(*bars(range(101), 5), strict=True)]
     assert heights == [max(round(40 * i / 100), i > 0) for i in range(101)]
-
-
-def test_names_are_shown_exactly_or_escaped() -> None:
-    assert name_text("modèle 1.onnx", False) == "modèle 1.onnx"
-    assert name_text("modèle→.onnx", True) == r"mod\xe8le\u2192.onnx"
-    assert name_text("a\nb\x1b\x9b\u200f\udc80", False) == r"a\nb\x1b\x9b\u200f\udc80"
-    assert name_text("\U0001f600", True) == r"\U0001f600"
-
-
-def test_sentences_in_ascii() -> None:
-    signs = "✓✗▲▶•·→×…–—−≥≤’“”━─│└▁▂▃▄▅▆▇█"
-    shown = sentence_text(signs, True)
-    assert shown.isascii()
-    assert "\\" not in shown
-    assert sentence_text("Größe ≥ 3 × 4", True) == r"Gr\xf6\xdfe >= 3 x 4"
-    assert prose_text("Crabbé et al. – ☃", True) == r"Crabbe et al. - \u2603"
-    assert prose_text("Crabbé – ☃", False) == "Crabbé – ☃"
 
 
 def test_the_reference_list_shows_the_neighbours_and_both_ends() -> None:
     table = [row(float(r)) for r in (9, 1, 8, 2, 7, 3, 6, 4, 5, 10)]
-    shown = words.reference_lines(table, 5.5)
-    assert [p.rank for p in shown] == [1, 4, 5, 6, 7, 8, 11]
-    assert [p.reference and p.reference.persistence_ratio for p in shown] == [10, 7, 6, None, 5, 4, 1]
-    assert [p.reference is None for p in words.reference_lines(table, 99.0)] == [True] + [False] * 5
-    assert [p.rank for p in words.reference_lines(table, 99.0)] == [1, 2, 3, 4, 5, 11]
-    assert [p.rank for p in words.reference_lines(table, 0.0)] == [1, 7, 8, 9, 10, 11]
-    assert [p.rank for p in words.reference_lines(table, 5.5, everything=True)] == list(range(1, 12))
-    assert [p.left_out for p in shown] == [0, 2, 0, 0, 0, 0, 2]
-    assert not any(p.left_out for p in words.reference_lines(table, 5.5, everything=True))
+    for ratio, everything, shown in (
+        (5.5, False, [(1, 10, 0), (4, 7, 2), (5, 6, 0), (6, None, 0), (7, 5, 0), (8, 4, 0), (11, 1, 2)]),
+        (99.0, False, [(1, None, 0), (2, 10, 0), (3, 9, 0), (4, 8, 0), (5, 7, 0), (11, 1, 5)]),
+        (0.0, False, [(1, 10, 0), (7, 4, 5), (8, 3, 0), (9, 2, 0), (10, 1, 0), (11, None, 0)]),
+        (11.0, True, [(1, None, 0), *((rank, 12 - rank, 0) for rank in range(2, 12))]),
+    ):
+        lines = words.reference_lines(table, ratio, everything=everything)
+        assert [(p.rank, p.reference and p.reference.persistence_ratio, p.left_out) for p in lines] == shown
     assert words.reference_lines([], 1.0) == (words.ReferenceLine(1, None),)
-    assert words.reference_lines([row(1.0)], 1.0) == (words.ReferenceLine(1, row(1.0)), words.ReferenceLine(2, None))
+    assert words.reference_lines(table[1:2], 1.0) == (words.ReferenceLine(1, table[1]), words.ReferenceLine(2, None))
 
 
 def test_widest_kurtosis_compares_one_checkpoint_with_itself() -> None:
     table = [row(1, 10.0, "a"), row(1, 50.0, "b"), row(1, 30.0, "a"), row(1, 60.0, "b"), row(1, 900.0, "c")]
-    assert words.widest_kurtosis(table) == ("a", 10.0, 30.0)
     logits = [row(1, 7.0, "d", shows=False), row(1, 70.0, "d", shows=False)]
     assert words.widest_kurtosis(table + logits) == ("a", 10.0, 30.0)
     assert words.widest_kurtosis(table[:2]) is None
-    assert words.widest_kurtosis([]) is None
 
 
 def test_preprocessing_in_one_line() -> None:
@@ -152,12 +149,3 @@ def test_preprocessing_in_one_line() -> None:
         (given((8, 8), "none", crop="none"), "8×8 px: no resize, pixels × 1, mean 0, SD 1"),
     ):
         assert words.preprocessing_text(preprocessing) == text
-
-
-def test_small_words() -> None:
-    assert words.group_text("zero_shot_clip") == "zero-shot CLIP"
-    assert words.group_text("some_new_group") == "some new group"
-    assert short_checkpoint("(odd)") == "(odd)"
-    assert short_digest("sha256:" + "ab" * 32) == "sha256:abababababab"
-    assert short_digest("") == ""
-    assert short_provider("TensorrtExecutionProvider") == "Tensorrt"

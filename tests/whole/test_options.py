@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -88,7 +89,14 @@ def test_settings_and_verbs_have_the_records_defaults() -> None:
         {}, {"max_images": 1000}, {"max_images": 64}, {"max_images": 300}, {}, {},
         {"tensor": "auto"},  # which tensor to fit, not which to measure
     )  # fmt: skip
-    verbs = check.check, compare.compare, scan.scan, directions.directions, shift.shift, concepts.concepts
+    verbs: tuple[Callable[..., object], ...] = (
+        check.check,
+        compare.compare,
+        scan.scan,
+        directions.directions,
+        shift.shift,
+        concepts.concepts,
+    )
     for other, verb in zip(others, (*verbs, calibrate.calibrate), strict=True):
         parameters = inspect.signature(verb).parameters
         shared = {name: parameters[name].default for name in Options.model_fields if name in parameters}

@@ -65,7 +65,12 @@ def test_photos_are_decoded_while_the_session_opens(lookup_pass: Place, monkeypa
 
 @pytest.mark.long
 def test_batch_size_and_order_change_nothing(efficientnet_lite0: Path) -> None:
-    for options in ({"max_images": 70, "batch_size": 1}, {"max_images": 70, "batch_size": 7}, {"seed": 1}):
+    chosen: list[dict[str, Any]] = [
+        {"max_images": 70, "batch_size": 1},
+        {"max_images": 70, "batch_size": 7},
+        {"seed": 1},
+    ]
+    for options in chosen:
         plain = {name: value for name, value in options.items() if name == "max_images"}
         one, other = (check(efficientnet_lite0, thresholds=never_decided(), **given) for given in (options, plain))
         assert numbers(one) == pytest.approx(numbers(other), rel=1e-4, abs=1e-9)

@@ -42,7 +42,12 @@ def model(path: Path, *, baked: bool, beside: bool = False, **preprocessing: Any
     kernel = np.zeros((6, 3, 3, 3), np.float32)
     kernel[range(6), [0, 1, 2] * 2, 1, 1] = np.tile(STD, 2)
     halves = np.tile(np.eye(3, dtype=np.float32) / 2, 2).reshape(3, 6, 1, 1)
-    constants = {"kernel": kernel, "bias": np.tile(MEAN, 2), "halves": halves, "nothing": np.array(0, np.float32)}
+    constants: dict[str, Any] = {
+        "kernel": kernel,
+        "bias": np.tile(MEAN, 2),
+        "halves": halves,
+        "nothing": np.array(0, np.float32),
+    }
     constants |= {"mean": MEAN.reshape(3, 1, 1), "std": STD.reshape(3, 1, 1)}
     nodes = [
         "centred = Sub(image, mean); normalised = Div(centred, std)" if baked else "normalised = Identity(image)",

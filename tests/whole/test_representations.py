@@ -7,6 +7,7 @@ import re
 import tracemalloc
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -144,7 +145,7 @@ def test_files_that_hold_no_representations(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="file of representations"):
             load_representations(tmp_path / name)
     rows, names, digests = np.ones((2, 3)), np.array(["a", "b"]), np.array(["c", "d"])
-    sound = {"representations": rows, "names": names, "digests": digests}
+    sound: dict[str, Any] = {"representations": rows, "names": names, "digests": digests}
     sound["made_with"] = np.array(MADE_WITH.model_dump_json())
     np.savez(place, allow_pickle=False, **sound)
     assert len(load_representations(place)) == 2
