@@ -86,6 +86,8 @@ def as_error(fault: BaseException) -> RobustcheckError:
         return EnvironmentFaultError(
             f"{name}: package is not importable ({fault}); the installation must be complete", hint
         )
+    if isinstance(fault, FileNotFoundError) and fault.filename is None:  # of no file: `os.getcwd`
+        return EnvironmentFaultError(f"current folder: it is not there ({fault.strerror})", "cd")
     if isinstance(fault, OSError) and fault.errno == errno.EBADF:
         return EnvironmentFaultError(
             "stdout is closed; a report must have somewhere to go",

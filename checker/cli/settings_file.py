@@ -45,7 +45,7 @@ def outputs(environment: Mapping[str, str], file: str | None) -> tuple[str, ...]
 def find_named(environment: Mapping[str, str], file: str | None) -> Path | None:
     """The file of --config, else of ROBUSTCHECK_CONFIG, else the nearest one upward from the current folder."""
     named = file if file is not None else environment.get(CONFIG) or None
-    return Path(named) if named is not None else find(_current_folder())
+    return Path(named) if named is not None else find(Path.cwd())
 
 
 def rebased(path: str, folder: Path) -> str:
@@ -71,15 +71,6 @@ def find(folder: Path) -> Path | None:
         if (parent / SHARED_FILE).is_file() and read_table(relative / SHARED_FILE, required=False) is not None:
             return relative / SHARED_FILE
     return None
-
-
-def _current_folder() -> Path:
-    try:
-        return Path.cwd()
-    except OSError as fault:
-        raise EnvironmentFaultError(
-            f"current folder: it is not there ({fault.strerror}); settings are looked for from it upward", "cd"
-        ) from fault
 
 
 def read_table(path: Path, *, required: bool) -> dict[str, Any] | None:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
 
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, RobustcheckError, UsageError, install_hint
 
@@ -63,12 +64,31 @@ class Found:
 def resolve(client: MlflowClient, url: Url) -> Entry:
     """What `models:/name/version`, `models:/name@alias`, `models:/m-…` or `runs:/id[/path]` stands for now.
 
-    Raises UsageError: an address of another form; EnvironmentFaultError: an answer about another model or version;
-    MLflow's own errors (no such model, version, alias or run).
+    Raises UsageError: an address of another form; EnvironmentFaultError: an answer about another model or version, or a
+    server that names a folder of this machine; MLflow's own errors (no such model, version, alias or run).
     """
     shown = str(url)
     with _client_errors(shown):
-        return _resolved(client, url, shown)
+        return _at_a_server(client, _resolved(client, url, shown))
+
+
+def _at_a_server(client: MlflowClient, entry: Entry) -> Entry:
+    """The entry, whose files do not lie in a folder of this machine that a server names.
+
+    Raises EnvironmentFaultError: they do. Who keeps runs in a folder or database of one's own names the folder oneself.
+    """
+    place = entry.uri
+    if run := _RUNS.fullmatch(place):
+        place = client.get_run(run["run"]).info.artifact_uri
+    elif _LOGGED.fullmatch(place):
+        place = client.get_logged_model(place.rpartition("/")[2]).artifact_location
+    is_folder = len(urlsplit(place).scheme) < 2 or place.startswith("file:")  # C:\ is one, too
+    if is_folder and client.tracking_uri.startswith("http"):
+        raise EnvironmentFaultError(
+            f"{entry.shown}: MLflow's server names a folder of this machine ({place}); it must name a store",
+            "mlflow server --serve-artifacts, or an --artifacts-destination that is a store",
+        )
+    return entry
 
 
 def _resolved(client: MlflowClient, url: Url, shown: str) -> Entry:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from robustcheck_onnx.checker import cli
 from robustcheck_onnx.checker.report import forms
 from support import lookup, profile
 from support.bad_input import Row, Typed, agrees, assert_says, check_row, run, small_files, without_progress
@@ -391,6 +392,18 @@ def test_a_device_that_is_not_there_is_the_environment(world: Path, typed: Typed
         done = typed(world, "pass.onnx", "--device", device)
         assert_says(done, 4, f"--device is {device}; …", "robustcheck doctor, or --device cpu")
         assert done.stdout == ""
+
+
+def test_a_current_folder_that_is_gone_is_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir("gone")
+    (tmp_path / "gone").rmdir()
+    for words in ("check m.onnx --images a", "shift m.onnx --in a --shifted b"):
+        assert cli.main(words.split()) == 4
+        assert "current folder: it is not there (" in capsys.readouterr().err
 
 
 def test_a_missing_extra_is_the_environment(world: Path, monkeypatch: pytest.MonkeyPatch, typed: Typed) -> None:

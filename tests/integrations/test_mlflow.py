@@ -361,12 +361,22 @@ def test_a_version_of_several_files(
 def test_an_answer_about_another_version_or_place_is_refused(version: str) -> None:
     """An empty place would be the current folder, whose model would be measured as the registered one."""
     answer = SimpleNamespace(name="encoder", version=version, source="s3://bucket")
-    server = SimpleNamespace(get_model_version=lambda *_: answer, get_model_version_download_uri=lambda *_: "")
+    server = SimpleNamespace(
+        tracking_uri="http://host",
+        get_model_version=lambda *_: answer,
+        get_model_version_download_uri=lambda *_: "",
+        get_run=lambda _: SimpleNamespace(info=SimpleNamespace(artifact_uri="file:///etc")),
+        get_logged_model=lambda _: SimpleNamespace(artifact_location="C:\\models"),
+    )
     with pytest.raises(EnvironmentFaultError, match="must answer about what it was asked"):
         registry.resolve(server, Url("models:/encoder/3", "models"))  # type: ignore[arg-type]
     server.get_model_version_download_uri = lambda *_: "s3://bucket"
     if version == "3":
         assert registry.resolve(server, Url("models:/encoder/3", "models")).uri == "s3://bucket"  # type: ignore[arg-type]
+        for place in ("/etc", "file:///etc", "runs:/01234567", "models:/m-01"):
+            server.get_model_version_download_uri = lambda *_, place=place: place
+            with pytest.raises(EnvironmentFaultError, match="names a folder of this machine"):
+                registry.resolve(server, Url("models:/encoder/3", "models"))  # type: ignore[arg-type]
         answer.name = "other"
     with pytest.raises(EnvironmentFaultError, match="must answer about what it was asked"):
         registry.resolve(server, Url("models:/encoder/3", "models"))  # type: ignore[arg-type]
