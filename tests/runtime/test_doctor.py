@@ -75,9 +75,7 @@ def test_faults() -> None:
 
 def test_this_environment(capfd: pytest.CaptureFixture[str]) -> None:
     facts = doctor.gather()
-    assert facts.runtime == ort.__version__
-    assert len(facts.wheels) == 1
-    assert facts.providers[-1] == "CPUExecutionProvider"
+    assert (facts.runtime, len(facts.wheels), facts.providers[-1]) == (ort.__version__, 1, "CPUExecutionProvider")
     assert 1 <= facts.threads <= facts.cores
     assert {"numpy", "onnx", "robustcheck-onnx"} <= set(facts.packages)
     assert (facts.cuda_fault is None) == (not facts.gpus or "CUDAExecutionProvider" not in facts.providers)

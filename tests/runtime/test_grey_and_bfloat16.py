@@ -15,7 +15,7 @@ from PIL import Image
 
 from robustcheck_onnx import check
 from robustcheck_onnx.checker.errors import UsageError
-from robustcheck_onnx.checker.evidence import CLIP
+from robustcheck_onnx.checker.evidence import CLIP, Preprocessing
 from robustcheck_onnx.checker.images.preprocess import apply, apply_uint8, as_photo
 from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.checker.runtime.runner import Runner
@@ -50,18 +50,18 @@ def sidecar(path: Path, **changes: Any) -> Path:
 
 
 def test_grey_is_the_luminance_before_the_resize() -> None:
-    found = apply_uint8(GREY, PHOTO)
+    found, values = apply_uint8(GREY, PHOTO), apply(GREY, PHOTO)
     expected = PHOTO.convert("L").resize((15, 8), Image.Resampling.BICUBIC).crop((4, 0, 12, 8))
-    assert found.shape == (8, 8, 1)
-    np.testing.assert_array_equal(found[..., 0], np.asarray(expected))
-    values = apply(GREY, PHOTO)
-    np.testing.assert_allclose(values[..., 0], (found[..., 0] / 255 - 0.5) / 0.25, atol=1e-6)
-    again = np.asarray(as_photo(GREY, values))
-    np.testing.assert_array_equal(again, np.repeat(found, 3, axis=-1))
-
+    np.testing.assert_array_equal(found, np.asarray(expected)[..., None])
+    np.testing.assert_allclose(values, (found / 255 - 0.5) / 0.25, atol=1e-6)
+    np.testing.assert_array_equal(np.asarray(as_photo(GREY, values)), np.repeat(found, 3, axis=-1))
     # padding is the luminance of the fill
     red = GREY.model_copy(update={"resize_mode": "longest", "fill": (255, 0, 0)})
     assert set(apply_uint8(red, PHOTO)[0, :, 0]) == {76}  # 0.299 · 255
+
+
+def rows(path: Path, pixels: Any, preprocessing: Preprocessing | None = None) -> Any:
+    return Runner(open_model(path), "cpu", preprocessing=preprocessing).run(pixels).representation
 
 
 def test_a_grey_model_sees_what_a_colour_model_sees_of_grey_photos(tmp_path: Path) -> None:
@@ -69,15 +69,13 @@ def test_a_grey_model_sees_what_a_colour_model_sees_of_grey_photos(tmp_path: Pat
     weight = onnx_models.weight(24, 1, 3, 3)
     grey = onnx_models.save(encoder(1, weight=weight), tmp_path / "grey.onnx")
     colour = onnx_models.save(encoder(3, weight=np.repeat(weight, 3, axis=1) / 3), tmp_path / "colour.onnx")
-    pixels = np.stack([apply_uint8(GREY, PHOTO)] * 3)
-    found = Runner(open_model(grey), "cpu", preprocessing=GREY).run(pixels).representation
-    plain = GREY.model_copy(update={"color_order": "RGB"})
-    expected = Runner(open_model(colour), "cpu", preprocessing=plain).run(np.repeat(pixels, 3, axis=-1)).representation
+    pixels, values = apply_uint8(GREY, PHOTO)[None], apply(GREY, PHOTO)[None]
+    found = rows(grey, pixels, GREY)
+    expected = rows(colour, np.repeat(pixels, 3, axis=-1), GREY.model_copy(update={"color_order": "RGB"}))
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
-    values = np.stack([apply(GREY, PHOTO)] * 3)
-    np.testing.assert_allclose(Runner(open_model(grey), "cpu").run(values).representation, found, rtol=1e-6)
+    np.testing.assert_allclose(rows(grey, values), found, rtol=1e-6)
     with pytest.raises(UsageError, match=r"\(image, height, width, 1\) is needed"):
-        Runner(open_model(grey), "cpu").run(np.repeat(values, 3, axis=-1))
+        rows(grey, np.repeat(values, 3, axis=-1))
 
 
 def test_a_check_of_a_grey_model_says_so(tmp_path: Path) -> None:
@@ -90,19 +88,21 @@ def test_a_check_of_a_grey_model_says_so(tmp_path: Path) -> None:
 
 
 def test_different_values_of_the_colours_are_refused_unless_assumed(tmp_path: Path) -> None:
-    model = onnx_models.save(encoder(1), tmp_path / "m.onnx")
-    given = sidecar(tmp_path / "p.json", mean=[0.5, 0.4, 0.3])
-    with pytest.raises(UsageError, match=r"mean is 0.5, 0.4, 0.3; the model takes one grey channel, so it must be one"):
-        check(model, preprocess=str(given))
+    model, colour = (onnx_models.save(encoder(n), tmp_path / f"{n}.onnx") for n in (1, 3))
+    for path, change, said in (
+        (
+            model,
+            {"mean": [0.5, 0.4, 0.3]},
+            "mean is 0.5, 0.4, 0.3; the model takes one grey channel, so it must be one",
+        ),
+        (colour, {"color_order": "grey"}, "color_order is grey; the model takes 3 channels"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            check(path, preprocess=str(sidecar(tmp_path / "p.json", **change)))
     facts = check(model, max_images=60, thresholds=never_decided()).evidence.preprocessing
-    assert facts.source == "assumed"
-    assert facts.preprocessing.mean == pytest.approx((0.449,) * 3)
-    assert ("mean", "0.449", "assumed: mean of the colours' values") in facts.fields
-    assert ("std", "0.226", "assumed: mean of the colours' values") in facts.fields
-
-    colour = onnx_models.save(encoder(3), tmp_path / "c.onnx")
-    with pytest.raises(UsageError, match="color_order is grey; the model takes 3 channels"):
-        check(colour, preprocess=str(sidecar(tmp_path / "p.json", color_order="grey")))
+    assert (facts.source, facts.preprocessing.mean) == ("assumed", pytest.approx((0.449,) * 3))
+    for name, value in (("mean", "0.449"), ("std", "0.226")):
+        assert (name, value, "assumed: mean of the colours' values") in facts.fields
 
 
 def test_tensors_of_one_channel(tmp_path: Path) -> None:
@@ -117,28 +117,15 @@ def test_tensors_of_one_channel(tmp_path: Path) -> None:
 
 
 def test_bfloat16_in_and_out(tmp_path: Path) -> None:
-    weight = onnx_models.weight(24, 3, 3, 3)
-    rounded = open_model(onnx_models.save(encoder(3, kind=BFLOAT16, weight=weight), tmp_path / "b.onnx"))
-    plain = open_model(onnx_models.save(encoder(3, weight=weight), tmp_path / "f.onnx"))
-    assert (rounded.image_input.dtype, rounded.outputs[0].dtype) == ("bfloat16", "bfloat16")
-    preprocessing = GREY.model_copy(update={"color_order": "RGB"})
+    rounded, plain = (onnx_models.save(encoder(3, kind=kind), tmp_path / f"{kind}.onnx") for kind in (BFLOAT16, FLOAT))
+    opened = open_model(rounded, tensor="features")  # an output is added
+    assert (opened.image_input.dtype, opened.outputs[0].dtype) == ("bfloat16", "bfloat16")
     pixels = np.random.default_rng(4).integers(0, 256, (6, 8, 8, 3), dtype=np.uint8)
     scaled = (pixels * np.float32(1 / 255) - np.float32(0.5)) / np.float32(0.25)
+    assert Runner(opened, "cpu").output_unchanged(scaled).max_difference == 0
     narrow = helper.tensor_dtype_to_np_dtype(BFLOAT16)
-    expected = Runner(plain, "cpu").run(scaled.astype(narrow).astype(np.float32)).representation.astype(narrow)
-    of_bytes = Runner(rounded, "cpu", preprocessing=preprocessing).run(pixels).representation
-    of_values = Runner(rounded, "cpu").run(scaled.astype(np.float32)).representation
-    np.testing.assert_array_equal(of_bytes, of_values)
-    np.testing.assert_allclose(of_bytes, expected.astype(np.float32), rtol=2**-7)  # one step of bfloat16
+    expected = rows(plain, scaled.astype(narrow).astype(np.float32)).astype(narrow).astype(np.float32)
+    of_bytes = rows(rounded, pixels, GREY.model_copy(update={"color_order": "RGB"}))
+    np.testing.assert_array_equal(of_bytes, rows(rounded, scaled))
+    np.testing.assert_allclose(of_bytes, expected, rtol=2**-7)  # one step of bfloat16
     assert of_bytes.dtype == np.float32
-
-
-def test_a_check_of_a_bfloat16_model(tmp_path: Path) -> None:
-    model = encoder(3, kind=BFLOAT16)
-    model.graph.node.append(helper.make_node("Identity", ["wide"], ["other"]))
-    path = onnx_models.save(model, tmp_path / "m.onnx")
-    report = check(path, preprocess="imagenet", max_images=60, thresholds=never_decided())
-    assert report.evidence.statistics.n_images == 60
-    assert report.evidence.model.output_difference == 0.0
-    with_inner = check(path, preprocess="imagenet", max_images=60, tensor="features")  # an output is added
-    assert with_inner.evidence.model.output_difference == 0.0

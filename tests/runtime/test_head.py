@@ -21,7 +21,6 @@ from support.onnx_models import graph
 CLASSES, FEATURES = 10, 16
 W = onnx_models.weight(CLASSES, FEATURES)
 B = np.linspace(-3, 3, CLASSES).astype(np.float32)
-Nodes = list[onnx_models.Node]
 
 
 @pytest.fixture
@@ -30,32 +29,36 @@ def images() -> Any:
 
 
 LINEAR = "linear = Gemm(features, w, b, transB=1)"
-LAYERS: list[tuple[Nodes, dict[str, Any]]] = [
-    (graph("logits = Gemm(features, w, b, transB=1)"), {"w": W, "b": B}),
-    (graph("product = MatMul(features, w); logits = Add(b, product)"), {"w": W.T.copy(), "b": B}),
-    (graph("map = Conv(gap, w, b); logits = Flatten(map)"), {"w": W[:, :, None, None], "b": B}),
-    (graph("logits = Gemm(features, w, b, alpha=0.5, beta=2.0)"), {"w": W.T * 2, "b": B / 2}),
-    (
-        graph("map = Conv(relu, w, b); mean = GlobalAveragePool(map); logits = Flatten(mean)"),
-        {"w": W[:, :, None, None], "b": B},
-    ),
+LAYERS: list[tuple[str, dict[str, Any]]] = [
+    ("logits = Gemm(features, w, b, transB=1)", {"w": W}),
+    ("product = MatMul(features, w); logits = Add(b, product)", {"w": W.T.copy()}),
+    ("map = Conv(gap, w, b); logits = Flatten(map)", {"w": W[:, :, None, None]}),
+    ("logits = Gemm(features, w, b, alpha=0.5, beta=2.0)", {"w": W.T * 2, "b": B / 2}),
+    ("map = Conv(relu, w, b); mean = GlobalAveragePool(map); logits = Flatten(mean)", {"w": W[:, :, None, None]}),
     (  # a zero-shot head with a temperature; its weights are computed from others
-        graph("""
-            turned = Transpose(w, perm=[1, 0]); cosines = MatMul(features, turned); scaled = Mul(cosines, four)
-            logits = Add(scaled, b)
-        """),
-        {"w": W / 4, "four": np.array(4, np.float32), "b": B},
+        "turned = Transpose(w, perm=[1, 0]); cosines = MatMul(features, turned); scaled = Mul(cosines, four)\n"
+        "logits = Add(scaled, b)",
+        {"w": W / 4, "four": np.array(4, np.float32)},
     ),
-    (graph(f"{LINEAR}; logits = Softmax(linear, axis=-1)"), {"w": W, "b": B}),
+    (f"{LINEAR}; logits = Softmax(linear, axis=-1)", {"w": W}),
+    (  # a softmax of single operators
+        f"{LINEAR}; largest = ReduceMax(linear, axis, keepdims=1); below = Sub(linear, largest); e = Exp(below)\n"
+        "sum = ReduceSum(e, axis, keepdims=1); logits = Div(e, sum)",
+        {"w": W, "axis": np.array([1])},
+    ),
 ]
-GEMM, _, CONVOLUTION = QUANTISED = LAYERS[:3]
 
 
-def written(path: Path, nodes: Nodes, weights: dict[str, Any], classes: int = CLASSES) -> ModelFile:
-    first, more = onnx_models.pooled(FEATURES)
+def written(path: Path, text: str, weights: dict[str, Any], classes: int = CLASSES) -> ModelFile:
+    nodes, more = onnx_models.pooled(FEATURES)
     scores: list[onnx_models.Value] = [("logits", TensorProto.FLOAT, ("batch", classes))]
-    model = onnx_models.build(first + nodes, scores, more | weights, domains=["com.microsoft"])
+    weights = {"b": B} | more | weights
+    model = onnx_models.build(nodes + graph(text), scores, weights, domains=["com.microsoft"])
     return open_model(onnx_models.save(model, path))
+
+
+def assert_near(head: LinearHead, weight: Any = W) -> None:
+    np.testing.assert_allclose(head.weight, weight, rtol=1e-5, atol=1e-6)
 
 
 def apart(model: ModelFile, images: Any, head: LinearHead | None = None) -> float:
@@ -69,45 +72,37 @@ def test_weights_are_those_that_were_written(tmp_path: Path, images: Any) -> Non
     for layer in LAYERS:
         model = written(tmp_path / "model.onnx", *layer)
         head = read_head(model)
-        np.testing.assert_allclose(head.weight, W, rtol=1e-5, atol=1e-6)
+        assert_near(head)
         np.testing.assert_allclose(head.bias, B, rtol=1e-6)
         assert apart(model, images, head) < 1e-5
         assert apart(model, images, replace(head, weight=-head.weight, bias=-head.bias)) > 0.1
 
 
-def test_weights_in_half_precision_and_outside_the_file(tmp_path: Path) -> None:
-    nodes = graph("""
-        half = Cast(features, to=FLOAT16); product = MatMul(half, w); logits = Cast(product, to=FLOAT)
-    """)
-    head = read_head(written(tmp_path / "half.onnx", nodes, {"w": W.T.astype(np.float16)}))
-    np.testing.assert_array_equal(head.weight, W.astype(np.float16).astype(np.float64))
+def test_weights_in_half_precision_in_a_large_matrix_and_outside_the_file(tmp_path: Path) -> None:
+    half = "half = Cast(features, to=FLOAT16); product = MatMul(half, w); logits = Cast(product, to=FLOAT)"
+    head = read_head(written(tmp_path / "half.onnx", half, {"w": W.T.astype(np.float16)}))
+    np.testing.assert_array_equal(head.weight, W.astype(np.float16))
     assert not head.bias.any()
-    written(tmp_path / "inside.onnx", *GEMM)
-    outside = onnx_models.save(onnx.load(tmp_path / "inside.onnx"), tmp_path / "outside.onnx", external=True)
-    np.testing.assert_allclose(read_head(open_model(outside)).weight, W, rtol=1e-5, atol=1e-6)
-
-
-def test_large_weights_are_read_from_the_file(tmp_path: Path) -> None:
     wide = np.random.default_rng(1).normal(size=(3000, FEATURES)).astype(np.float32)  # more than is parsed at once
-    nodes = graph("logits = MatMul(features, w)")
-    model = written(tmp_path / "wide.onnx", nodes, {"w": wide.T.copy()}, classes=3000)
-    np.testing.assert_allclose(read_head(model).weight, wide, rtol=1e-5, atol=1e-6)
+    written(tmp_path / "in.onnx", "logits = MatMul(features, w)", {"w": wide.T.copy()}, classes=3000)
+    outside = onnx_models.save(onnx.load(tmp_path / "in.onnx"), tmp_path / "outside.onnx", external=True)
+    for path in (tmp_path / "in.onnx", outside):
+        assert_near(read_head(open_model(path)), wide)
 
 
-@pytest.mark.parametrize("kind", ["dynamic", "qdq", "operators"])
+@pytest.mark.parametrize("kind", ["dynamic", "QDQ", "QOperator"])
 def test_quantised_weights_are_those_that_are_stored(tmp_path: Path, images: Any, kind: str) -> None:
     quantization = pytest.importorskip("onnxruntime.quantization", reason="needs onnxruntime.quantization")
     source, path = tmp_path / "float.onnx", tmp_path / "int8.onnx"
-    for layer in QUANTISED:
+    for layer in LAYERS[:3]:
         written(source, *layer)
         if kind == "dynamic":
             quantization.quantize_dynamic(source, path, op_types_to_quantize=["Gemm", "MatMul"])
         else:
             reader = type("Reader", (), {"feeds": iter([{"image": image[None]} for image in images])})()
             reader.get_next = lambda reader=reader: next(reader.feeds, None)
-            form = {"qdq": quantization.QuantFormat.QDQ, "operators": quantization.QuantFormat.QOperator}[kind]
-            per_channel = layer is CONVOLUTION
-            quantization.quantize_static(source, path, reader, quant_format=form, per_channel=per_channel)
+            options = {"quant_format": quantization.QuantFormat[kind], "per_channel": layer is LAYERS[2]}
+            quantization.quantize_static(source, path, reader, **options)
         model = open_model(path)
         head = read_head(model)
         step = np.abs(W).max() * 2 / 255  # of 8 bits over the range of a matrix
@@ -121,34 +116,34 @@ def test_a_fixed_batch(tmp_path: Path) -> None:
     nodes, weights = onnx_models.pooled(FEATURES)
     nodes += graph("flat = Gemm(features, w, b, transB=1); logits = Reshape(flat, shape)")
     weights |= {"w": W, "b": B, "shape": np.array([4, CLASSES])}
-    inputs = [("image", TensorProto.FLOAT, (4, 3, 8, 8))]
-    model = onnx_models.build(nodes, [("logits", TensorProto.FLOAT, (4, CLASSES))], weights, inputs=inputs)
-    head = read_head(open_model(onnx_models.save(model, tmp_path / "fixed.onnx")))
-    np.testing.assert_allclose(head.weight, W, rtol=1e-5, atol=1e-6)
+    inputs, outputs = (
+        [(name, TensorProto.FLOAT, shape)] for name, shape in (("image", (4, 3, 8, 8)), ("logits", (4, CLASSES)))
+    )
+    model = onnx_models.build(nodes, outputs, weights, inputs=inputs)
+    assert_near(read_head(open_model(onnx_models.save(model, tmp_path / "fixed.onnx"))))
 
 
 def test_scores_that_are_no_linear_function_are_not_reproduced(tmp_path: Path, images: Any) -> None:
     """A bias that dwarfs all scores is no excuse: an activation inside the head's operator, and one class shut out."""
     leaky = "activation='LeakyRelu', activation_alpha=0.1"
-    fused = graph(f"logits = com.microsoft:FusedGemm(features, w, b, transB=1, {leaky})")
-    bias = np.where(np.arange(CLASSES) == 4, np.float32(-1e9), B)
-    for nodes, added in ((graph(f"{LINEAR}; logits = Relu(linear)"), B), (fused, bias)):
-        assert apart(written(tmp_path / "relu.onnx", nodes, {"w": W, "b": added}), images) > 0.01
+    shut_out = np.where(np.arange(CLASSES) == 4, np.float32(-1e9), B)
+    for text, bias in (
+        (f"{LINEAR}; logits = Relu(linear)", B),
+        (f"logits = com.microsoft:FusedGemm(features, w, b, transB=1, {leaky})", shut_out),
+    ):
+        assert apart(written(tmp_path / "relu.onnx", text, {"w": W, "b": bias}), images) > 0.01
 
 
 def test_a_class_that_a_bias_shuts_out_hides_nothing(tmp_path: Path, images: Any) -> None:
     """Its own weights are read, too, and those of the other classes must be right."""
     for shut_out in (-1e5, -1e20):
         bias = np.where(np.arange(CLASSES) == 4, np.float32(shut_out), B)
-        model = written(tmp_path / "shut.onnx", GEMM[0], {"w": W, "b": bias})
+        model = written(tmp_path / "shut.onnx", LAYERS[0][0], {"w": W, "b": bias})
         head = read_head(model)
-        np.testing.assert_allclose(head.weight, W, rtol=1e-5, atol=1e-6)
+        assert_near(head)
         np.testing.assert_array_equal(head.bias, bias)
         assert apart(model, images, head) < 1e-5
-        assert apart(model, images, LinearHead(head.weight[::-1], head.bias, "")) > 0.1
-
-
-SATURATED = 3e4 * W  # all probabilities are 0 or 1: only the largest score can be told
+        assert apart(model, images, replace(head, weight=head.weight[::-1])) > 0.1
 
 
 @pytest.mark.parametrize(
@@ -161,17 +156,10 @@ SATURATED = 3e4 * W  # all probabilities are 0 or 1: only the largest score can 
     ],
 )  # fmt: skip
 def test_saturated_probabilities_excuse_nothing(tmp_path: Path, images: Any, between: str, same: bool) -> None:
-    nodes = graph(f"{LINEAR}; {between}; logits = Softmax(x, axis=-1)")
-    weights = {"w": SATURATED, "b": B, "axis": np.array([1]), "c": np.array(3e4, np.float32)}
-    assert (apart(written(tmp_path / "saturated.onnx", nodes, weights), images) < 1e-4) == same
-
-
-def test_a_softmax_of_single_operators(tmp_path: Path, images: Any) -> None:
-    nodes = graph(f"""
-        {LINEAR}; largest = ReduceMax(linear, axis, keepdims=1); below = Sub(linear, largest); e = Exp(below)
-        sum = ReduceSum(e, axis, keepdims=1); logits = Div(e, sum)
-    """)
-    assert apart(written(tmp_path / "soft.onnx", nodes, {"w": W, "b": B, "axis": np.array([1])}), images) < 1e-5
+    """All probabilities are 0 or 1: only the largest score can be told."""
+    weights = {"w": 3e4 * W, "axis": np.array([1]), "c": np.array(3e4, np.float32)}
+    model = written(tmp_path / "saturated.onnx", f"{LINEAR}; {between}; logits = Softmax(x, axis=-1)", weights)
+    assert (apart(model, images) < 1e-4) == same
 
 
 def test_an_image_without_a_representation_is_compared_with_the_others() -> None:
@@ -183,33 +171,33 @@ def test_an_image_without_a_representation_is_compared_with_the_others() -> None
 
 def test_what_is_no_head(tmp_path: Path) -> None:
     broken = np.where(np.eye(CLASSES, FEATURES, 4) > 0, np.float32(np.nan), W)
-    two = graph("""
-        one = Gemm(features, w, b, transB=1); other = Gemm(features, v, b, transB=1); logits = Add(one, other)
-    """)
-    one, sigmoid = {"w": W[:1], "b": B[:1]}, graph(f"{LINEAR}; logits = Sigmoid(linear)")
-    for nodes, weights, classes, said in (
-        (GEMM[0], one, 1, "number of scores of the head is 1"),
-        (sigmoid, one, 1, "number of scores of the head is 1"),
-        (GEMM[0], {"w": broken, "b": B}, CLASSES, "not all finite"),
-        (two, {"w": W, "v": W[::-1].copy(), "b": B}, CLASSES, "is given by several layers"),
+    one: dict[str, Any] = {"w": W[:1], "b": B[:1]}
+    for text, weights, said in (
+        (LAYERS[0][0], one, "number of scores of the head is 1"),
+        (f"{LINEAR}; logits = Sigmoid(linear)", one, "number of scores of the head is 1"),
+        (LAYERS[0][0], {"w": broken}, "not all finite"),
+        (
+            f"{LINEAR}; other = Gemm(features, v, b, transB=1); logits = Add(linear, other)",
+            {"w": W, "v": W[::-1].copy()},
+            "is given by several layers",
+        ),
     ):
         with pytest.raises(CannotAssessError, match=said):
-            read_head(written(tmp_path / "m.onnx", nodes, weights, classes))
+            read_head(written(tmp_path / "m.onnx", text, weights, len(weights["w"])))
     with pytest.raises(CannotAssessError, match="head is missing"):
         read_head(open_model(onnx_models.save(onnx_models.encoder(), tmp_path / "encoder.onnx")))
 
 
 def test_a_head_of_a_file(tmp_path: Path) -> None:
-    np.save(tmp_path / "head.npy", W)
-    head = head_from_file(tmp_path / "head.npy", FEATURES)
-    np.testing.assert_array_equal(head.weight, W)
-    assert not head.bias.any()
     safetensors = pytest.importorskip("safetensors.numpy", reason="needs safetensors")
+    np.save(tmp_path / "head.npy", W)
     safetensors.save_file({"weight": W, "bias": B}, tmp_path / "head.safetensors")
-    head = head_from_file(tmp_path / "head.safetensors", FEATURES)
-    np.testing.assert_array_equal(head.bias, B)
     h = np.random.default_rng(0).normal(size=(5, FEATURES))
-    np.testing.assert_allclose(head.scores(h), h @ W.T.astype(np.float64) + B, rtol=1e-12)
+    for name, bias in (("head.npy", 0 * B), ("head.safetensors", B)):
+        head = head_from_file(tmp_path / name, FEATURES)
+        np.testing.assert_array_equal(head.weight, W)
+        np.testing.assert_array_equal(head.bias, bias)
+        np.testing.assert_allclose(head.scores(h), h @ W.T.astype(np.float64) + bias, rtol=1e-12)
 
 
 def test_a_file_that_is_no_head(tmp_path: Path) -> None:
