@@ -11,7 +11,7 @@ import onnx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from onnx import TensorProto, helper
+from onnx import helper
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from robustcheck_onnx.checker.errors import CannotAssessError
@@ -65,106 +65,85 @@ def test_any_graph_is_sorted_or_has_a_circle(nodes: list[onnx.NodeProto]) -> Non
         assert sorted_nodes(order, {"image": "an input"}, "m") is None
 
 
-def chain(n: int) -> list[onnx.NodeProto]:
-    return [helper.make_node("Relu", [f"t{i}"], [f"t{i + 1}"]) for i in range(n)]
+def relus(*tensors: str) -> list[onnx.NodeProto]:
+    """A node for each pair of names."""
+    return [helper.make_node("Relu", [pair[0]], [pair[1]]) for pair in (names.split() for names in tensors)]
 
 
 def test_nodes_that_stand_right_keep_their_order() -> None:
-    late, *others = (
-        helper.make_node("Add", ["image", read], [name])
-        for read, name in (("image", "late"), ("image", "a"), ("late", "b"), ("image", "c"), ("b", "d"))
-    )
-    order = sorted_nodes([*others, late], {"image": "an input"}, "m")
-    assert order is not None
-    assert [node.output[0] for node in order] == ["a", "late", "b", "c", "d"]
+    order = sorted_nodes(relus("image a", "late b", "image c", "b d", "image late"), {"image": "an input"}, "m")
+    assert [node.output[0] for node in order or ()] == ["a", "late", "b", "c", "d"]
 
 
 def test_a_long_chain_in_reverse_needs_no_recursion() -> None:
-    nodes = chain(20_000)
+    nodes = relus(*(f"t{i} t{i + 1}" for i in range(20_000)))
     assert sorted_nodes(nodes[::-1], {"t0": "an input"}, "m") == nodes
 
 
 @pytest.mark.parametrize(
     ("nodes", "message"),
     [
-        ([("a", "a")], "tensor 'a' is computed from itself, through 1 node (Relu); the nodes of a graph must not"),
-        ([("a", "b"), ("b", "a")], "tensor 'b' is computed from itself, through 2 nodes (Relu, Relu); the nodes"),
-        ([("image", "a"), ("image", "a")], "tensor 'a' is written twice, by two nodes; each name must"),
-        ([("image", "image")], "tensor 'image' is written twice, by an input and a node; each name must stand for one"),
-        ([("image", "w")], "tensor 'w' is written twice, by a weight and a node; each name must stand for one tensor"),
+        (["a a"], "tensor 'a' is computed from itself, through 1 node (Relu); the nodes of a graph must not"),
+        (["a b", "b a"], "tensor 'b' is computed from itself, through 2 nodes (Relu, Relu); the nodes"),
+        (["image a", "image a"], "tensor 'a' is written twice, by two nodes; each name must"),
+        (["image image"], "tensor 'image' is written twice, by an input and a node; each name must stand for one"),
+        (["image w"], "tensor 'w' is written twice, by a weight and a node; each name must stand for one tensor"),
     ],
 )
-def test_circles_and_names_that_are_written_twice(nodes: list[tuple[str, str]], message: str) -> None:
-    protos = [helper.make_node("Relu", [read], [written]) for read, written in nodes]
+def test_circles_and_names_that_are_written_twice(nodes: list[str], message: str) -> None:
     with pytest.raises(CannotAssessError) as caught:
-        sorted_nodes(protos, {"image": "an input", "w": "a weight"}, "m.onnx")
+        sorted_nodes(relus(*nodes), {"image": "an input", "w": "a weight"}, "m.onnx")
     assert caught.value.message.startswith(f"m.onnx: {message}")
 
 
-def shuffled(model: onnx.ModelProto, seed: int = 0) -> onnx.ModelProto:
-    other: onnx.ModelProto = onnx.ModelProto.FromString(model.SerializeToString())
-    nodes = random.Random(seed).sample(list(model.graph.node), len(model.graph.node))
-    del other.graph.node[:]
-    other.graph.node.extend(nodes)
-    return other
+PARTS = """
+<ir_version: 9, opset_import: ["" : 18, "own" : 1]>
+tiny (float[batch,3,8,8] image) => (float[batch,3] embedding) <bool yes = {1}> {
+    embedding = own.Scaled (chosen)
+    chosen = If (yes) <
+        then_branch = then () => (float[n,3] one) { one = Relu (one_in) one_in = Abs (features) },
+        else_branch = other () => (float[n,3] two) { two = Neg (two_in) two_in = Abs (features) }
+    >
+    features = Flatten (gap)
+    gap = GlobalAveragePool (image)
+}
+<domain: "own", opset_import: ["" : 18]>
+Scaled (x) => (y) {
+    y = Mul (x, two)
+    two = Neg (minus)
+    minus = Constant <value = float {-2.0}> ()
+}
+"""
+
+
+def test_graphs_inside_nodes_and_functions_are_sorted(opened: Any) -> None:
+    """The If stands before what only its branches read."""
+    found = opened(onnx.parser.parse_model(PARTS))
+    own = onnx.ModelProto.FromString(found.graph.own()).graph
+    assert [node.op_type for node in own.node][:3] == ["GlobalAveragePool", "Flatten", "If"]
+    assert [node.op_type for node in own.node[2].attribute[0].g.node] == ["Abs", "Relu"]
+    run = Runner(found, "cpu").run(PIXELS)
+    np.testing.assert_allclose(run.representation, 2 * PIXELS.mean((1, 2)), rtol=1e-5)
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_shuffled_file_is_measured_as_the_sorted_one(opened: Any, seed: int) -> None:
     model = onnx_models.classifier()
-    found, expected = opened(shuffled(model, seed)), opened(model)
+    expected = opened(model)
+    nodes = random.Random(seed).sample(list(model.graph.node), len(model.graph.node))
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    found = opened(model)
     assert found.representation == expected.representation
     assert is_sorted(list(onnx.ModelProto.FromString(found.graph.own()).graph.node))
-    np.testing.assert_array_equal(
-        Runner(found, "cpu").run(PIXELS).representation, Runner(expected, "cpu").run(PIXELS).representation
-    )
+    ours, theirs = (Runner(each, "cpu").run(PIXELS).representation for each in (found, expected))
+    np.testing.assert_array_equal(ours, theirs)
 
 
 def test_what_the_float16_conversion_writes(opened: Any) -> None:
     model = convert_float_to_float16(onnx_models.classifier(), keep_io_types=True)
     assert not is_sorted(list(model.graph.node))
     assert opened(model).representation.tensor == "features"
-
-
-def branch(reads: str, name: str) -> onnx.GraphProto:
-    """A graph with its two nodes in the wrong order; it reads a name from outside."""
-    nodes = [helper.make_node("Relu", [f"{name}_in"], [name]), helper.make_node("Abs", [reads], [f"{name}_in"])]
-    return helper.make_graph(nodes, name, [], [helper.make_tensor_value_info(name, TensorProto.FLOAT, None)])
-
-
-def test_graphs_inside_nodes_are_sorted_and_read_names_outside(opened: Any) -> None:
-    choice = helper.make_node(
-        "If", ["yes"], ["chosen"], then_branch=branch("features", "then"), else_branch=branch("features", "else")
-    )
-    nodes, weights = onnx_models.pooled()
-    model = onnx_models.build(nodes, ["embedding"], weights | {"yes": np.asarray(True), "p": onnx_models.weight(16, 8)})
-    ordered = [*model.graph.node, choice, helper.make_node("MatMul", ["chosen", "p"], ["embedding"])]
-    del model.graph.node[:]
-    model.graph.node.extend(ordered[::-1])  # the If stands before what only its branches read
-    run = Runner(opened(model), "cpu").run(PIXELS)
-    assert run.representation.shape == (3, 8)
-    own = onnx.ModelProto.FromString(opened(model).graph.own())
-    assert [node.op_type for node in own.graph.node] == [node.op_type for node in ordered]
-    inner = next(node for node in own.graph.node if node.op_type == "If").attribute[0].g
-    assert [node.op_type for node in inner.node] == ["Abs", "Relu"]
-
-
-def test_functions_are_sorted_before_they_are_opened_up(opened: Any) -> None:
-    model = onnx_models.classifier()
-    body = [helper.make_node("Add", ["m", "b"], ["y"]), helper.make_node("MatMul", ["x", "t"], ["m"]),
-            helper.make_node("Transpose", ["w"], ["t"], perm=[1, 0])]  # fmt: skip
-    model.functions.append(
-        helper.make_function("local", "Scores", ["x", "w", "b"], ["y"], body, [helper.make_opsetid("", 18)])
-    )
-    gemm = model.graph.node.pop()
-    model.graph.node.append(helper.make_node("Scores", gemm.input, gemm.output, domain="local"))
-    model.opset_import.append(helper.make_opsetid("local", 1))
-    found, expected = opened(model), opened(onnx_models.classifier())
-    assert found.representation.tensor == expected.representation.tensor == "features"
-    scores, wanted = (Runner(each, "cpu").run(PIXELS).class_output for each in (found, expected))
-    assert scores is not None
-    assert wanted is not None
-    np.testing.assert_allclose(scores, wanted, rtol=1e-5)
 
 
 def test_a_sorted_file_goes_to_onnx_runtime_as_it_is(tmp_path: Path) -> None:

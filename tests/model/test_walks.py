@@ -5,9 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from itertools import product
 
-import numpy as np
 import onnx
 import pytest
 from hypothesis import given
@@ -17,9 +16,8 @@ from robustcheck_onnx.checker.model.ends import ends_in, last_linears, rectified
 from robustcheck_onnx.checker.model.heads import GATE, SCALE, Head, Join, find_head
 from robustcheck_onnx.checker.model.layers import Layers, build_layers, nested_nodes
 from robustcheck_onnx.thresholds.ends import End
-from support import onnx_models
-from support.onnx_models import graph
 from support.slow_walks import SlowGraph
+from support.written import written
 
 CONSTANTS = {"w": (16, 16), "v": (16,), "one": (1,), "scalar": ()}
 UNARY = ("Relu", "Sigmoid", "Tanh", "Erf", "Clip", "Flatten", "Identity", "Cast", "GlobalAveragePool", "ReduceMean",
@@ -65,15 +63,9 @@ def test_walks_give_what_the_definitions_say(graph: onnx.GraphProto) -> None:
         assert found.kind == expected.kind
         assert found.op == expected.op or (found.kind in ("activation", "linear_of"))
         assert bool(rectified_under(layers, tensor)) == bool(slow.rectified(tensor))
-
-
-@given(graphs())
-def test_the_common_source_is_the_nearest_one(graph: onnx.GraphProto) -> None:
-    slow, layers = SlowGraph(graph, "image", CONSTANTS), build_layers(graph, "image", CONSTANTS)
-    tensors = [tensor for tensor in tensors_of(graph) if slow.depends(tensor)]
-    for one in tensors:
-        for other in tensors:
-            assert layers.elementwise.common((one, other)) == slow.common((one, other))
+    of_image = [tensor for tensor in tensors_of(graph) if slow.depends(tensor)]
+    for pair in product(of_image, of_image):
+        assert layers.elementwise.common(pair) == slow.common(pair)
 
 
 @given(graphs())
@@ -97,30 +89,25 @@ def test_heads_are_those_of_the_definitions(graph: onnx.GraphProto) -> None:
             assert (kind, found.branches) == ("join", slow.data(start))
 
 
-def gated_chain(depth: int) -> list[Any]:
+def gated_chain(depth: int) -> str:
     """A SwiGLU block after the other, each with a residual sum: two branches that meet, `depth` times."""
-    nodes: list[Any] = []
-    for i in range(depth):
-        x = f"x{i}" if i else "image"
-        nodes += [
-            ("MatMul", [x, "w"], [f"a{i}"]),
-            ("MatMul", [x, "w"], [f"b{i}"]),
-            ("Sigmoid", [f"a{i}"], [f"s{i}"]),
-            ("Mul", [f"a{i}", f"s{i}"], [f"silu{i}"]),
-            ("Mul", [f"silu{i}", f"b{i}"], [f"g{i}"]),
-            ("MatMul", [f"g{i}", "w"], [f"o{i}"]),
-            ("Add", [x, f"o{i}"], [f"x{i + 1}"]),
-        ]
-    return nodes
+    block = """
+        a{i} = MatMul(x{i}, w8x8); b{i} = MatMul(x{i}, w8x8); s{i} = Sigmoid(a{i}); silu{i} = Mul(a{i}, s{i})
+        g{i} = Mul(silu{i}, b{i}); o{i} = MatMul(g{i}, w8x8); x{j} = Add(x{i}, o{i})
+    """
+    return "x0 = Identity(image)" + "".join(block.format(i=i, j=i + 1) for i in range(depth))
 
 
-def diamonds(op: str, depth: int) -> list[Any]:
+def diamonds(op: str, depth: int) -> str:
     """A node that joins two branches of the one before, `depth` times."""
-    nodes: list[Any] = []
-    for i in range(depth):
-        x = f"x{i}" if i else "image"
-        nodes += [("Sigmoid", [x], [f"s{i}"]), (op, [x, f"s{i}"], [f"x{i + 1}"])]
-    return nodes
+    return "x0 = Identity(image)" + "".join(
+        f"; s{i} = Sigmoid(x{i}); x{i + 1} = {op}(x{i}, s{i})" for i in range(depth)
+    )
+
+
+def layers_of(text: str) -> Layers:
+    proto = written(text, before="")
+    return build_layers(proto.graph, "image", {weight.name: tuple(weight.dims) for weight in proto.graph.initializer})
 
 
 def walk_all(layers: Layers, tensor: str) -> End:
@@ -151,41 +138,35 @@ def steps(run: Callable[[], object], most: int = 2_000_000) -> int:
 @pytest.mark.parametrize("op", ["Add", "Mul", "Concat", "Sub", "Max", "Sum"])
 def test_nested_branches_end(op: str) -> None:
     """Doubling at every node they would not."""
-    proto = onnx_models.build(diamonds(op, 300), ["x300"])
-    assert steps(lambda: walk_all(build_layers(proto.graph, "image", {}), "x300"), 200_000) > 300
+    layers = layers_of(diamonds(op, 300))
+    assert steps(lambda: walk_all(layers, "x300"), 200_000) > 300
 
 
 def test_a_hundred_gated_blocks_end_in_a_sum() -> None:
-    proto = onnx_models.build(gated_chain(100), ["x100"], {"w": onnx_models.weight(8, 8)})
-    layers = build_layers(proto.graph, "image", {"w": (8, 8)})
+    layers = layers_of(gated_chain(100))
     assert str(walk_all(layers, "o99")) == "linear"
     assert str(ends_in(layers, "silu99")) == "activation:SiLU"
 
 
-def build_and_walk(graph: onnx.GraphProto) -> None:
-    walk_all(build_layers(graph, "image", {"w": (8, 8)}), graph.node[-1].output[0])
+def build_and_walk(graph: onnx.GraphProto) -> End:
+    return walk_all(build_layers(graph, "image", {"w8x8": (8, 8)}), graph.node[-1].output[0])
 
 
 def test_steps_grow_with_the_graph_not_faster() -> None:
-    builds: tuple[Callable[[int], list[Any]], ...] = (gated_chain, lambda depth: diamonds("Mul", 4 * depth))
-    for build in builds:
-        taken = []
-        for depth in (100, 400):
-            graph = onnx_models.build(build(depth), ["image"], {"w": onnx_models.weight(8, 8)}).graph
-            taken.append(steps(partial(build_and_walk, graph)))
-        assert taken[1] < 4.4 * taken[0]  # linear: 4; quadratic: 16
+    for build in (gated_chain, lambda depth: diamonds("Mul", 4 * depth)):
+        graphs = [written(build(depth), before="").graph for depth in (100, 400)]
+        short, long = (steps(partial(build_and_walk, graph)) for graph in graphs)
+        assert long < 4.4 * short  # linear: 4; quadratic: 16
 
 
 def test_a_tensor_under_many_branches_is_walked_once() -> None:
-    nodes: list[Any] = graph("x0 = Identity(image)")
-    nodes += [("Identity", [f"x{i}"], [f"x{i + 1}"]) for i in range(300)]
-    nodes += [("MatMul", ["x300", "w"], [f"b{i}"]) for i in range(300)]
-    nodes += [("Concat", [f"b{i}" for i in range(300)], ["all"], {"axis": 1})]
-    proto = onnx_models.build(nodes, ["all"], {"w": onnx_models.weight(8, 8)})
-    layers = build_layers(proto.graph, "image", {"w": (8, 8)})
+    text = "x0 = Identity(image)" + "".join(f"; x{i + 1} = Identity(x{i})" for i in range(300))
+    text += "".join(f"; b{i} = MatMul(x300, w8x8)" for i in range(300))
+    graph = written(f"{text}; all = Concat({', '.join(f'b{i}' for i in range(300))}, axis=1)", before="").graph
+    layers = build_layers(graph, "image", {"w8x8": (8, 8)})
     assert str(walk_all(layers, "all")) == "linear"
     assert len(list(last_linears(layers, "all"))) == 300
-    assert steps(lambda: build_and_walk(proto.graph), 60 * len(proto.graph.node)) > 300
+    assert steps(lambda: build_and_walk(graph), 60 * len(graph.node)) > 300
 
 
 def test_nested_graphs_are_walked_in_order_without_recursion() -> None:
@@ -204,8 +185,6 @@ def test_nested_graphs_are_walked_in_order_without_recursion() -> None:
 
 
 def test_a_gate_is_crossed_by_name() -> None:
-    nodes: list[Any] = graph("a = MatMul(image, w); s = Sigmoid(a); e = Mul(a, s)")
-    proto = onnx_models.build(nodes, ["e"], {"w": np.zeros((8, 8), np.float32)})
-    head = find_head(build_layers(proto.graph, "image", {"w": (8, 8)}), "e")
+    head = find_head(layers_of("a = MatMul(image, w8x8); s = Sigmoid(a); e = Mul(a, s)"), "e")
     assert isinstance(head, Head)
     assert head.crossed == {GATE, "Mul"}
