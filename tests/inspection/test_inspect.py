@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 from onnx import TensorProto
 from rich.console import Console, RenderableType
@@ -18,11 +17,10 @@ from robustcheck_onnx.checker.cli import main
 from robustcheck_onnx.checker.cli.doctor_terminal import doctor_json, render_doctor
 from robustcheck_onnx.checker.inspection import Inspection, inspect_json, inspect_model
 from robustcheck_onnx.checker.inspection.terminal import render_inspect
-from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.checker.runtime.doctor import Finding
 from robustcheck_onnx.thresholds import profile as profiles
 from support import lookup, onnx_models
-from support.onnx_models import graph
+from support.written import written
 
 FINDINGS = [
     Finding(check="Python", status="ok", detail="3.11.7"),
@@ -59,33 +57,22 @@ def squeezed(text: str) -> str:
     return "".join(text.split())
 
 
-@pytest.mark.parametrize("width", [80, 120])
-def test_everything_is_there_and_nothing_is_cut(tmp_path: Path, width: int) -> None:
+def test_everything_is_there_and_nothing_is_cut(tmp_path: Path) -> None:
     folder = tmp_path / ("a-long-folder-name-" * 6)
     folder.mkdir()
     path = onnx_models.save(onnx_models.classifier(512, output="output"), folder / "m.onnx", external=True)
-    model = open_model(path)
-    text = squeezed(shown(render_inspect(inspect_json(inspected(path))), width))
-    for part in (
-        str(path),
-        model.digest,
-        model.model_digest,
-        *model.external_digests.values(),
-        f"{model.size_bytes} bytes",
-        "tensor features",
-        "head_input, assumed: the graph does not say",
-        "activation:Relu",
-        model.representation.why,
-        "set one with --tensor NAME",
-        "(512, 16)",
-        "NCHW float32",
-        "8 by 8 px",
-        "ai.onnx 18",
-        "none: the tensor was found by rule",
-        "assumed: ImageNet values",
-        "0.485, 0.456, 0.406",
-    ):
-        assert squeezed(part) in text
+    found = inspected(path)
+    model = found.model
+    digests = [model.digest, model.model_digest, *model.external_digests.values()]
+    for width in (80, 120):
+        text = squeezed(shown(render_inspect(inspect_json(found)), width))
+        for part in (
+            *(str(path), *digests, f"{model.size_bytes} bytes", "tensor features", model.representation.why),
+            *("head_input, assumed: the graph does not say", "activation:Relu", "set one with --tensor NAME"),
+            *("(512, 16)", "NCHW float32", "8 by 8 px", "ai.onnx 18", "none: the tensor was found by rule"),
+            *("assumed: ImageNet values", "0.485, 0.456, 0.406"),
+        ):
+            assert squeezed(part) in text
 
 
 def test_contract_and_alternatives(tmp_path: Path) -> None:
@@ -95,39 +82,27 @@ def test_contract_and_alternatives(tmp_path: Path) -> None:
     assert squeezed("Head none found") in text
     assert squeezed("before pooling") not in text  # nothing is pooled
     path = onnx_models.save(onnx_models.encoder(), tmp_path / "e.onnx")
-    rows = inspect_json(inspected(path))["alternatives"]
-    assert rows == [
-        {
-            "tensor": "features",
-            "op": "Flatten",
-            "rule": "pooled",
-            "why": "input of the last linear layer (MatMul) before embedding",
-        }
-    ]
+    why = "input of the last linear layer (MatMul) before embedding"
+    row = {"tensor": "features", "op": "Flatten", "rule": "pooled", "why": why}
+    assert inspect_json(inspected(path))["alternatives"] == [row]
 
 
 def test_json_of_inspect(tmp_path: Path) -> None:
     found = inspected(onnx_models.save(onnx_models.classifier(), tmp_path / "m.onnx"))
     content: dict[str, Any] = json.loads(json.dumps(inspect_json(found), allow_nan=False))
-    assert content["schema"] == "robustcheck.inspect/2"
-    assert content["digest"] == found.model.digest
-    assert content["representation"]["tensor"] == "features"
-    assert content["representation"]["shape"] == [None, 16]
-    assert content["head"] == {"op": "Gemm", "weight_shape": [10, 16], "classes": 10}
-    assert content["class_output"] == "logits"
-    assert content["outputs"] == [{"name": "logits", "dtype": "float", "shape": [None, 10]}]
+    outputs = [{"name": "logits", "dtype": "float", "shape": [None, 10]}]
+    head = {"op": "Gemm", "weight_shape": [10, 16], "classes": 10}
+    expected = {"schema": "robustcheck.inspect/2", "digest": found.model.digest, "head": head, "outputs": outputs}
+    expected |= {"class_output": "logits", "preprocessing_not_known": None, "contract": None}
+    assert {name: content[name] for name in expected} == expected
+    assert (content["representation"]["tensor"], content["representation"]["shape"]) == ("features", [None, 16])
     assert content["preprocessing"][0] == {"field": "size", "value": "8, 8", "source": "model input"}
-    assert content["preprocessing_not_known"] is None
-    assert content["contract"] is None
     assert content["profile"]["id"] == profiles.load().id
     assert content["can_pass"]["answer"] == "no"
-    assert content["can_pass"]["reasons"][1] == {
-        "id": "end_not_calibrated",
-        "kind": "not_applicable",
-        "seen": "`features` is the output of an activation (Relu)",
-        "next_step": "Measure the projected embedding if the model has one, or use a profile calibrated on such "
-        "representations.",
-    }
+    seen = "`features` is the output of an activation (Relu)"
+    mend = "Measure the projected embedding if the model has one, or use a profile calibrated on such representations."
+    reason = {"id": "end_not_calibrated", "kind": "not_applicable", "seen": seen, "next_step": mend}
+    assert content["can_pass"]["reasons"][1] == reason
 
 
 def test_doctor() -> None:
@@ -149,42 +124,42 @@ def test_ascii(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------- can this file pass?
 
 
+BEFORE = """
+    one = Conv(image, w24x3x3x3, kernel_shape=[3, 3]); mixed = MatMul(one, w6x6); signed = Mul(mixed, one)
+    features = ReduceMean(signed, [2, 3], keepdims=0)
+"""
+WIDE = "embedding = MatMul(features, w24x512)"
+
+
 def linear_encoder(
-    path: Path, features: int = 512, *, size: int | None = 8, shape: tuple[Any, ...] | None = ()
+    path: Path, end: str = WIDE, *, size: int | None = 8, batch: int | str = "batch", **weights: Any
 ) -> Path:
-    """Write a signed network that a projection ends. `shape` of the output: () = (batch, features)."""
-    nodes: list[onnx_models.Node] = graph("""
-        one = Conv(image, first, kernel_shape=[3, 3]); mixed = MatMul(one, mix); signed = Mul(mixed, one)
-        features = ReduceMean(signed, axes, keepdims=0); embedding = MatMul(features, proj)
-    """)
-    weights = {"first": onnx_models.weight(24, 3, 3, 3), "mix": onnx_models.weight(6, 6), "axes": np.array([2, 3])}
-    weights["proj"] = onnx_models.weight(24, features)
-    output = ("embedding", TensorProto.FLOAT, ("batch", features) if shape == () else shape)
-    image = ("image", TensorProto.FLOAT, ("batch", 3, size, size))
-    return onnx_models.save(onnx_models.build(nodes, [output], weights, inputs=[image]), path)
+    """Write a signed network that a projection ends."""
+    image = ("image", TensorProto.FLOAT, (batch, 3, size, size))
+    return onnx_models.save(written(end, before=BEFORE, inputs=[image], **weights), path)
 
 
 def test_a_file_of_the_calibrated_kinds_can_pass(tmp_path: Path) -> None:
     found = inspected(linear_encoder(tmp_path / "m.onnx"), preprocess="clip")
     assert (found.can_pass.answer, found.can_pass.reasons) == ("yes", ())
     assert last_sentence(found) == "yes: the thresholds are for models like this one; the numbers decide"
-    assert str(found.model.representation.ends_in) == "linear"
+
+
+NARROW = "embedding = MatMul(features, w24x256)"
 
 
 @pytest.mark.parametrize(
-    ("options", "profile", "expected"),
+    ("end", "profile", "expected"),
     [
-        ({"features": 256}, {}, ["width_not_calibrated"]),
-        ({"features": 256}, {"min_features": 200}, []),
-        ({}, {"ends": ()}, ["end_not_calibrated"]),
-        ({}, {"tensor_rules": ("head_input",)}, ["tensor_not_calibrated"]),
+        (NARROW, {}, ["width_not_calibrated"]),
+        (NARROW, {"min_features": 200}, []),
+        (WIDE, {"ends": ()}, ["end_not_calibrated"]),
+        (WIDE, {"tensor_rules": ("head_input",)}, ["tensor_not_calibrated"]),
     ],
 )
-def test_the_answer_is_of_the_profile(
-    tmp_path: Path, options: dict[str, Any], profile: dict[str, Any], expected: list[str]
-) -> None:
+def test_the_answer_is_of_the_profile(tmp_path: Path, end: str, profile: dict[str, Any], expected: list[str]) -> None:
     changed = profiles.load().model_copy(update=profile)
-    found = inspect_model(linear_encoder(tmp_path / "m.onnx", **options), changed, preprocess="clip")
+    found = inspect_model(linear_encoder(tmp_path / "m.onnx", end), changed, preprocess="clip")
     assert why(found) == expected
     assert found.can_pass.answer == ("no" if expected else "yes")
 
@@ -212,18 +187,12 @@ def test_of_several_reasons_the_last_line_names_the_one_that_no_option_mends(tmp
 
 
 def test_a_width_that_the_graph_leaves_open_is_not_known(tmp_path: Path) -> None:
-    path = linear_encoder(tmp_path / "m.onnx", shape=("batch", "features"))
-    model = onnx.load(path)
-    unread = next(node for node in model.graph.node if node.output[0] == "embedding")
-    unread.input[1] = "chosen"  # the projection, cut to a width that no shape inference can tell
-    nodes = [onnx.helper.make_node("Slice", ["proj", "zero", "end", "one_"], ["chosen"])]
-    nodes.insert(0, onnx.helper.make_node("NonZero", ["mix"], ["places"]))
-    nodes.insert(1, onnx.helper.make_node("Shape", ["places"], ["end"], start=1, end=2))
-    for node in reversed(nodes):
-        model.graph.node.insert(0, node)
-    for name, value in (("zero", 0), ("one_", 1)):
-        model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([value]), name))
-    onnx.save(model, path)
+    """The projection is cut to a width that no shape inference can tell."""
+    end = """
+        places = NonZero(w6x6); n = Shape(places, start=1, end=2); chosen = Slice(w24x512, [0], n, [1])
+        embedding = MatMul(features, chosen)
+    """
+    path = linear_encoder(tmp_path / "m.onnx", end)
     found = inspected(path, preprocess="clip")
     assert found.model.representation.shape == (None, None)
     assert (found.can_pass.answer, why(found)) == ("unknown", ["width_not_calibrated"])
@@ -241,28 +210,17 @@ def test_random_weights_cannot_pass(tmp_path: Path) -> None:
 
 
 def test_a_dynamically_quantised_file_can_pass_for_batches_of_one_image(tmp_path: Path) -> None:
-    path = linear_encoder(tmp_path / "m.onnx")
-    plain = onnx.load(path)
-    last = plain.graph.node.pop()
-    proj = next(weight for weight in plain.graph.initializer if weight.name == "proj")
-    proj.CopyFrom(onnx.numpy_helper.from_array((20 * onnx.numpy_helper.to_array(proj)).astype(np.int8), "proj"))
-    for op, inputs, outputs in (
-        ("DynamicQuantizeLinear", [last.input[0]], ["a", "scale", "zero"]),
-        ("MatMulInteger", ["a", "proj", "zero"], ["whole"]),
-        ("Cast", ["whole"], ["float"]),
-        ("Mul", ["float", "scale"], ["embedding"]),
-    ):
-        to: dict[str, Any] = {"to": TensorProto.FLOAT} if op == "Cast" else {}
-        plain.graph.node.append(onnx.helper.make_node(op, inputs, outputs, **to))
-    for noted in (True, False):  # with a batch of any size, and of one
-        dim = plain.graph.input[0].type.tensor_type.shape.dim[0]
-        dim.CopyFrom(onnx.TensorShapeProto.Dimension(dim_param="batch") if noted else type(dim)(dim_value=1))
-        onnx.save(plain, path)
+    end = """
+        a, scale, zero = DynamicQuantizeLinear(features); whole = MatMulInteger(a, proj, zero)
+        float = Cast(whole, to=FLOAT); embedding = Mul(float, scale)
+    """
+    proj = (20 * onnx_models.weight(24, 512)).astype(np.int8)
+    for batch in ("batch", 1):
+        path = linear_encoder(tmp_path / "m.onnx", end, batch=batch, proj=proj)
         found = inspected(path, preprocess="clip")
         assert found.can_pass.answer == "yes"
-        assert (
-            f"`robustcheck {path} --batch-size 1` gives a verdict for batches of one image" in last_sentence(found)
-        ) == noted
+        noted = f"`robustcheck {path} --batch-size 1` gives a verdict for batches of one image"
+        assert (noted in last_sentence(found)) == (batch == "batch")
 
 
 def test_nothing_is_needed_where_the_size_is_open(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -296,11 +254,10 @@ def test_a_sidecar_that_is_none_is_shown_and_one_that_was_asked_for_is_an_error(
 def test_a_folder_stands_for_its_model(tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "onnx").mkdir()
     path = linear_encoder(tmp_path / name)
-    assert main(["inspect", str(tmp_path)]) == 0
-    of_folder = capsys.readouterr().out
-    assert main(["inspect", str(path)]) == 0
-    assert capsys.readouterr().out == of_folder
-    assert of_folder.startswith(str(path)[:60])
+    assert [main(["inspect", str(tmp_path)]), main(["inspect", str(path)])] == [0, 0]
+    said = capsys.readouterr().out
+    assert said == 2 * said[: len(said) // 2]
+    assert said.startswith(str(path)[:60])
 
 
 def test_a_folder_with_several_models_or_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -331,18 +288,10 @@ def test_a_file_that_cannot_be_opened_cannot_pass(tmp_path: Path, capsys: pytest
     assert main(["inspect", str(path), "-o", "json"]) == 3
     content = json.loads(capsys.readouterr().out)
     assert content["error"]["exit_code"] == 3
-    assert content["can_pass"] == {
-        "answer": "no",
-        "reasons": [
-            {
-                "id": "not_assessable",
-                "kind": "not_established",
-                "seen": "model file is empty (0 bytes); an ONNX protobuf is needed",
-                "next_step": "download or export it again",
-            }
-        ],
-        "note": None,
-    }
+    said = "model file is empty (0 bytes); an ONNX protobuf is needed"
+    reason = {"id": "not_assessable", "kind": "not_established", "seen": said}
+    reasons = [reason | {"next_step": "download or export it again"}]
+    assert content["can_pass"] == {"answer": "no", "reasons": reasons, "note": None}
 
 
 def test_a_wrong_call_says_nothing_about_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -350,23 +299,20 @@ def test_a_wrong_call_says_nothing_about_the_file(tmp_path: Path, capsys: pytest
     for words in ([str(tmp_path / "gone.onnx")], [str(path), "--tensor", "gone"], [str(path), "--preprocess", "gone"]):
         assert main(["inspect", *words]) == 2
         assert capsys.readouterr().out == ""
-    two = [("Conv", ["image", "w"], [name], {"kernel_shape": [3, 3]}) for name in ("left", "right")]
-    model = onnx_models.build(two, ["left", "right"], {"w": onnx_models.weight(24, 3, 3, 3)})
-    assert main(["inspect", str(onnx_models.save(model, path))]) == 2  # the file's own fault: nothing was asked for
+    two = written("left = Conv(image, w24x3x3x3); right = Conv(image, w24x3x3x3)", "left", "right")
+    assert main(["inspect", str(onnx_models.save(two, path))]) == 2  # the file's own fault: nothing was asked for
     assert "Can this file pass? no, because representation can't be told" in " ".join(capsys.readouterr().out.split())
 
 
 def test_the_profile_of_the_option_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = linear_encoder(tmp_path / "m.onnx", 256)
+    path = linear_encoder(tmp_path / "m.onnx", NARROW)
     wide = profiles.seal(profiles.load().model_copy(update={"id": "wide", "min_features": 2}))
     (tmp_path / "wide.json").write_text(profiles.to_json(wide))
-    call = ["inspect", str(path), "--preprocess", "clip", "-o", "json"]
-    answers = []
-    for more in ([], ["--thresholds", str(tmp_path / "wide.json")]):
-        assert main([*call, *more]) == 0
-        answers.append(json.loads(capsys.readouterr().out))
-    assert [content["can_pass"]["answer"] for content in answers] == ["no", "yes"]
-    assert answers[1]["profile"] == {"id": "wide", "digest": wide.digest}
+    profile = ["--thresholds", str(tmp_path / "wide.json")]
+    assert main(["inspect", str(path), "--preprocess", "clip", "-o", "json", *profile]) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert content["can_pass"]["answer"] == "yes"
+    assert content["profile"] == {"id": "wide", "digest": wide.digest}
 
 
 def test_the_commands_in_hints_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -374,22 +320,19 @@ def test_the_commands_in_hints_run(tmp_path: Path, capsys: pytest.CaptureFixture
     (tmp_path / "a hub" / "onnx").mkdir(parents=True)
     for name in ("onnx/model.onnx", "onnx/text_model.onnx", "other.onnx"):
         linear_encoder(tmp_path / "a hub" / name, size=None)
-    config = {"preprocess_cfg": {"size": [8, 8], "mean": [0.5] * 3, "std": [0.5] * 3}}
-    (tmp_path / "a hub" / "open_clip_config.json").write_text(json.dumps(config))
+    config = '{"preprocess_cfg": {"size": [8, 8], "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}}'
+    (tmp_path / "a hub" / "open_clip_config.json").write_text(config)
 
     def typed(call: list[str], code: int) -> list[str]:
         assert main(call) == code
         text = " ".join(capsys.readouterr().err.split()).partition("hint: ")[2]
         return shlex.split(text.partition(", or ")[0].partition(" (or ")[0])[1:]
 
-    inspect = typed(["inspect", str(tmp_path / "a hub")], 2)
-    assert inspect == ["inspect", str(tmp_path / "a hub" / "onnx" / "model.onnx")]
-    check = typed(["check", inspect[1]], 2)
-    sidecar = str(tmp_path / "a hub" / "open_clip_config.json")
-    assert check == [inspect[1], "--preprocess", sidecar]
-    assert main(["inspect", *check]) == 0
-    assert "Can this file pass? yes" in capsys.readouterr().out
-    (tmp_path / "a hub" / "open_clip_config.json").unlink()
-    check = typed(["check", inspect[1]], 2)  # nothing says the preprocessing, and the size is open
-    assert check == [inspect[1], "--preprocess", "clip"]
-    assert main(["inspect", *check]) == 0
+    model, sidecar = (str(tmp_path / "a hub" / name) for name in ("onnx/model.onnx", "open_clip_config.json"))
+    assert typed(["inspect", str(tmp_path / "a hub")], 2) == ["inspect", model]
+    for given in (sidecar, "clip"):
+        check = typed(["check", model], 2)
+        assert check == [model, "--preprocess", given]
+        assert main(["inspect", *check]) == 0
+        assert "Can this file pass? yes" in capsys.readouterr().out
+        Path(sidecar).unlink(missing_ok=True)  # then nothing says the preprocessing, and the size is open
