@@ -26,8 +26,6 @@ from support.outcomes import (
     gated,
 )
 
-WARNING_FILE = WARNING.evidence.model.file
-
 
 def outcomes_of(suite: ElementTree.Element) -> dict[str, str]:
     return {
@@ -47,9 +45,8 @@ def test_junit_says_how_long_a_check_took_in_milliseconds() -> None:
     for told, report in (("1.235", PASSING.model_copy(update={"time": time})), ("0.0", PASSING)):
         root = junit(report)
         times = {case.attrib["name"]: case.attrib["time"] for case in root.iter("testcase")}
-        assert times.pop("assessed") == told
-        assert {float(each) for each in times.values()} == {0.0}
-        assert {float(each.attrib["time"]) for each in root.iter("testsuite")} == {float(told)}
+        assert (times.pop("assessed"), set(times.values())) == (told, {"0.0"})
+        assert [each.attrib["time"] for each in root.iter("testsuite")] == [told]
 
 
 def test_junit_warn_waived_and_expired() -> None:
@@ -83,9 +80,8 @@ def test_junit_undecided_and_not_measured() -> None:
 
 def test_junit_what_was_not_compared_is_skipped_never_passed() -> None:
     for batch, output in itertools.product((None, 0.0), repeat=2):
-        report = gated(reports.passing(), batch_difference=batch, output_difference=output)
-        found = outcomes_of(junit(report))
         differences = {"batch_dependent": batch, "output_changed": output}
+        found = outcomes_of(junit(gated(reports.passing(), batch_difference=batch, output_difference=output)))
         assert found == {name: "skipped unchecked" for name, value in differences.items() if value is None}
 
 
@@ -100,9 +96,9 @@ def test_junit_tells_every_reason_that_there_is() -> None:
 
 def test_junit_an_error_is_an_error_and_names_come_through() -> None:
     root = junit(FAILED, HOSTILE_REPORT, WARNING)
-    assert [suite.attrib["name"] for suite in root] == [printable(HOSTILE), f"{printable(HOSTILE)} (2)", WARNING_FILE]
+    names = [printable(HOSTILE), f"{printable(HOSTILE)} (2)", WARNING.evidence.model.file]
+    assert [suite.attrib["name"] for suite in root] == names
     assert outcomes_of(root[0]) == {"assessed": "error could_not_assess"}
     (error,) = root[0].iter("error")
     assert error.attrib["message"] == FAILED.message
-    assert "hint: robustcheck inspect m.onnx" in (error.text or "")
-    assert root[2].attrib["time"] == "12.34"
+    assert "hint: robustcheck inspect m.onnx" in str(error.text)

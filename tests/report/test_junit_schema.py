@@ -37,14 +37,7 @@ def schema(tmp_path_factory: pytest.TempPathFactory) -> xmlschema.XMLSchema:
 
 def test_junit_is_what_the_schema_allows(schema: xmlschema.XMLSchema) -> None:
     for outcomes in (*([each] for each in EVERY), EVERY):
-        schema.validate(ElementTree.fromstring(text_of("junit", *outcomes)))
-
-
-def test_the_schema_refuses_what_is_wrong(schema: xmlschema.XMLSchema) -> None:
-    """So that the test above can fail."""
-    from xmlschema import XMLSchemaValidationError
-
-    root = ElementTree.fromstring(text_of("junit", *EVERY))
-    del root[0].attrib["failures"]
-    with pytest.raises(XMLSchemaValidationError, match="failures"):
+        root = ElementTree.fromstring(text_of("junit", *outcomes))
         schema.validate(root)
+    del root[0].attrib["failures"]
+    assert not schema.is_valid(root)  # it can find something

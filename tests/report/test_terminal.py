@@ -24,11 +24,10 @@ from robustcheck_onnx.checker.verdict.notes import BUNDLED_NOTE, HEAD_NOTE
 from robustcheck_onnx.checker.verdict.reasons import KINDS, RULES
 from robustcheck_onnx.checker.verdict.rule import Reason, reason, verdict_for
 from robustcheck_onnx.thresholds.profile import load
-from support.outcomes import gated
+from support.outcomes import NOTHING, gated
 from support.profile import sized
 from support.reports import (
     MADE,
-    MINIMUM,
     PASS_STATISTICS,
     WARN_STATISTICS,
     feature,
@@ -42,12 +41,6 @@ from support.reports import (
 )
 
 GOLDEN = Path(__file__).parent / "golden"
-UNMEASURED = report(
-    PASS_STATISTICS
-    | dict.fromkeys(MINIMUM, interval(None, None, None))
-    | dict.fromkeys(("centred_kurtosis", "rms_kurtosis", "max_median_ratio", "zero_share", "negative_share", "spread"))
-    | {"histogram_edges": (), "histogram_counts": (), "features": (), "kurtosis_quantiles": None}
-)
 WIDTHS = (60, 80, 97, 140, 61, 72, 79, 100, 121)[: sized(4, 9)]
 
 
@@ -74,7 +67,7 @@ def given(statistics: dict[str, Any] | None = None, **changes: Any) -> str:
 
 
 def test_no_line_is_wider_than_the_console_or_ends_in_blanks() -> None:
-    shown = [*(made() for made in MADE.values()), UNMEASURED]
+    shown = [*(made() for made in MADE.values()), NOTHING]
     for each, width, ascii_only, verbose in itertools.product(shown, WIDTHS, (False, True), (False, True)):
         for line in terminal_text(each, width, ascii_only=ascii_only, verbose=verbose).splitlines():
             assert cell_len(line) <= width
@@ -199,13 +192,13 @@ def test_only_colours_that_read_on_dark_and_light_and_none_carries_meaning() -> 
 
 
 def test_what_could_not_be_measured_is_said() -> None:
-    text = terminal_text(UNMEASURED, 100, verbose=True)
+    text = terminal_text(NOTHING, 100, verbose=True)
     assert len(re.findall(r"–  not measured +(?:> [\d.]+|[\d.]+ to [\d.]+) +\? unknown", text)) == 6
     labels = "centred kurtosis|RMS kurtosis|max-median ratio|sparsity \\(zeros\\)|negative values|spread over images"
     assert len(re.findall(rf"(?:{labels}) +not measured", text)) == 6
-    assert re.search(r"Outlier features  none persistent, of 1024 features\n  not measured\n", text)
+    assert re.search(r"Outlier features  none persistent, of 1280 features\n  not measured\n", text)
     assert "not placed" in text
-    assert {terminal_text(UNMEASURED, width, verbose=True).count("? unknown") for width in WIDTHS} == {6}
+    assert {terminal_text(NOTHING, width, verbose=True).count("? unknown") for width in WIDTHS} == {6}
     # an estimate without bounds clears nothing, and a ratio to nothing is infinite
     text = given({"kurtosis": interval(82.31, None, None), "max_median_ratio": None})
     assert re.search(r"activation kurtosis +82\.3 +not measured +> 8 +\? unknown", text)

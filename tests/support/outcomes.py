@@ -49,7 +49,10 @@ NOTHING = gated(
     reports.report(
         reports.WARN_STATISTICS
         | {name: reports.interval(None, None, None) for name in STATISTICS}
-        | {"kurtosis_quantiles": None, "features": (), "spread": None}
+        | dict.fromkeys(
+            ("centred_kurtosis", "rms_kurtosis", "max_median_ratio", "zero_share", "negative_share", "spread")
+        )
+        | {"kurtosis_quantiles": None, "features": (), "histogram_edges": (), "histogram_counts": ()}
     )
 )
 FAILED = failed()
