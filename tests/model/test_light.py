@@ -15,14 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, numpy_helper
 
-from robustcheck_onnx.checker.model import basis, light
+from robustcheck_onnx.checker.model import light
 from robustcheck_onnx.checker.model.external import Weights, values_of
 from robustcheck_onnx.checker.model.file import read_onnx
 from robustcheck_onnx.checker.model.light import parse_light, restore
 from robustcheck_onnx.checker.model.open import open_model
 from robustcheck_onnx.checker.runtime.runner import Runner
-from robustcheck_onnx.thresholds.ends import End
 from support import onnx_models
+from support.written import written
 
 PIXELS = np.random.default_rng(5).random((3, 8, 8, 3)).astype(np.float32)
 FEATURES = 400  # the projection has 24 · 400 · 4 bytes
@@ -38,10 +38,11 @@ def test_large_weights_stay_in_the_content(tmp_path: Path) -> None:
     path = onnx_models.save(onnx_models.encoder(FEATURES), tmp_path / "m.onnx")
     file = read_onnx(path)
     whole = onnx.load(path)
-    (place,) = file.weights.places.items()
     sizes = {tensor.name: len(tensor.raw_data) for tensor in file.proto.graph.initializer}
     assert sizes == {"conv.weight": 24 * 27 * 4, "proj": 0}
-    assert (place[0], place[1].stop - place[1].start) == ("proj", 24 * FEATURES * 4)
+    assert {name: place.stop - place.start for name, place in file.weights.places.items()} == {
+        "proj": 24 * FEATURES * 4
+    }
     assert restore(file.proto, file.content, file.weights.places) == whole
     for tensor, expected in zip(file.proto.graph.initializer, whole.graph.initializer, strict=True):
         np.testing.assert_array_equal(values_of(tensor, file.weights), numpy_helper.to_array(expected))
@@ -52,19 +53,15 @@ def test_what_onnx_runtime_gets_is_the_file_and_the_addition_behind_it(tmp_path:
     opened = open_model(path)
     assert opened.graph.own() == path.read_bytes()
     assert opened.graph.whole()[: path.stat().st_size] == path.read_bytes()
-    assert [output.name for output in onnx.ModelProto.FromString(opened.graph.whole()).graph.output] == [
-        "logits",
-        "features",
-    ]
+    outputs = onnx.ModelProto.FromString(opened.graph.whole()).graph.output
+    assert [output.name for output in outputs] == ["logits", "features"]
 
 
 @pytest.mark.parametrize("external", [False, True])
 def test_what_was_rewritten_has_its_weights_again(tmp_path: Path, external: bool) -> None:
     model = onnx_models.encoder(FEATURES)
     expected = Runner(open_model(onnx_models.save(model, tmp_path / "a.onnx")), "cpu").run(PIXELS)
-    nodes = list(model.graph.node)[::-1]
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
+    model.graph.node.insert(0, model.graph.node.pop())
     found = open_model(onnx_models.save(model, tmp_path / "b.onnx", external=external))
     assert bool(found.graph.file.weights.places) is not external
     np.testing.assert_array_equal(Runner(found, "cpu").run(PIXELS).representation, expected.representation)
@@ -81,18 +78,15 @@ def test_weights_left_inside_a_file_with_external_data_are_written_too(tmp_path:
     assert opened.graph.own() == onnx.load(path, load_external_data=False).SerializeToString()
 
 
-def test_a_rotation_is_read_out_of_the_content(opened: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rotation_is_read_out_of_the_content(opened: Any) -> None:
     rotation, _ = np.linalg.qr(onnx_models.rng().normal(size=(128, 128)))
-    nodes, weights = onnx_models.pooled(128)
-    del nodes[1]  # the end of a rectified map's layer would be told before
-    nodes[1] = ("GlobalAveragePool", ["conv"], ["gap"])
-    nodes.append(("MatMul", ["features", "turn"], ["embedding"]))
-    found = opened(onnx_models.build(nodes, ["embedding"], weights | {"turn": rotation.astype(np.float32)}))
+    text = """
+        conv = Conv(image, w128x3x3x3, kernel_shape=[3, 3]); gap = GlobalAveragePool(conv); features = Flatten(gap)
+        embedding = MatMul(features, turn)
+    """
+    found = opened(written(text, before="", turn=rotation))
     assert "turn" in found.graph.file.weights.places
-    assert found.representation.ends_in == End("change_of_basis")
-    monkeypatch.setattr(basis, "mutually_orthogonal", lambda weight: pytest.fail(f"{weight.shape}"))
-    with pytest.raises(pytest.fail.Exception, match=r"\(128, 128\)"):
-        opened(onnx_models.build(nodes, ["embedding"], weights | {"turn": rotation.astype(np.float32)}))
+    assert str(found.representation.ends_in) == "change_of_basis"
 
 
 def model_bytes() -> bytes:
@@ -124,23 +118,24 @@ def test_damaged_files_are_parsed_as_the_library_parses_them(changes: list[tuple
         assert restore(proto, content, places).SerializeToString() == expected.SerializeToString()
 
 
-@pytest.mark.parametrize("twice", ["graph", "name", "raw"])
-def test_what_protobuf_merges_is_parsed_whole(twice: str) -> None:
+def field(number: int, content: bytes) -> bytes:
+    """A field of a protobuf message."""
+    return light._key(number, len(content)) + content
+
+
+def test_what_protobuf_merges_is_parsed_whole() -> None:
+    """A second graph, a second weight of that name, a second field of raw data inside the weight."""
     tensor = TensorProto(name="w", dims=[6000], data_type=TensorProto.FLOAT, raw_data=b"\1" * 24_000)
-    model = onnx.ModelProto(graph=onnx.GraphProto(initializer=[tensor]))
-    content = model.SerializeToString()
-    assert parse_light(content)[1] != {}
-    if twice == "graph":
-        content += onnx.ModelProto(graph=onnx.GraphProto(name="more")).SerializeToString()
-    elif twice == "name":
-        content = onnx.ModelProto(graph=onnx.GraphProto(initializer=[tensor, tensor])).SerializeToString()
-    else:  # a second raw data field inside the tensor
-        inner = tensor.SerializeToString() + TensorProto(raw_data=b"\2" * 24_000).SerializeToString()
-        graph = light._key(light.INITIALIZER, len(inner)) + inner
-        content = light._key(light.GRAPH, len(graph)) + graph
-    proto, places = parse_light(content)
-    assert places == {}
-    assert proto == onnx.ModelProto.FromString(content)
+    inner = tensor.SerializeToString()
+    weight = field(light.INITIALIZER, inner)
+    assert parse_light(field(light.GRAPH, weight))[1] != {}
+    more = TensorProto(raw_data=b"\2" * 24_000).SerializeToString()
+    for content in (
+        field(light.GRAPH, weight) + field(light.GRAPH, onnx.GraphProto(name="more").SerializeToString()),
+        field(light.GRAPH, weight + weight),
+        field(light.GRAPH, field(light.INITIALIZER, inner + more)),
+    ):
+        assert parse_light(content) == (onnx.ModelProto.FromString(content), {})
 
 
 PEAK = """
