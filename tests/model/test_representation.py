@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from onnx import TensorProto
 
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
+from robustcheck_onnx.checker.model.contract import CONTRACT_KEY
 from robustcheck_onnx.checker.model.open import ModelFile, open_model
 from robustcheck_onnx.checker.model.pooling import apply_pool
 from support import lookup, onnx_models
-from support.onnx_models import graph
+from support.written import SIGNED, written
 
 
 def chosen(model: ModelFile) -> tuple[str, str, str, bool]:
@@ -55,50 +57,41 @@ def test_classifier_or_encoder(
 
 @pytest.mark.parametrize("rule", ["encoder_output", "head_input"])
 @pytest.mark.parametrize(
-    ("tail", "classes", "doubt"),
+    ("text", "doubt"),
     [
-        (graph("representation = Gemm(features, w, b)"), 1000, "a bias and 1000 outputs"),
-        (graph("s = MatMul(features, w); representation = Softmax(s)"), 512, "it ends in Softmax"),
-        (graph("representation = Gemm(features, w, b)"), 512, ""),
-        (graph("representation = MatMul(features, w)"), 1000, ""),
-        (graph("s = Gemm(features, w, b); representation = Relu(s)"), 1000, ""),
+        ("representation = Gemm(features, w16x1000, w1000)", "a bias and 1000 outputs"),
+        ("s = MatMul(features, w16x512); representation = Softmax(s)", "it ends in Softmax"),
+        ("representation = Gemm(features, w16x512, w512)", ""),
+        ("representation = MatMul(features, w16x1000)", ""),
+        ("s = Gemm(features, w16x1000, w1000); representation = Relu(s)", ""),
     ],
 )
-def test_class_scores_that_a_contract_calls_a_representation(
-    opened: Any, rule: str, tail: list[Any], classes: int, doubt: str
-) -> None:
-    nodes, weights = onnx_models.pooled()
-    weights |= {"w": onnx_models.weight(16, classes), "b": onnx_models.weight(classes)}
-    props = {"robustcheck.contract": json.dumps(lookup.lookup_contract(rule=rule, size_px=8))}
-    model = opened(onnx_models.build([*nodes, *tail], ["representation"], weights, props=props))
+def test_class_scores_that_a_contract_calls_a_representation(opened: Any, rule: str, text: str, doubt: str) -> None:
+    props = {CONTRACT_KEY: json.dumps(lookup.lookup_contract(rule=rule, size_px=8))}
+    model = opened(written(text, props=props))
     assert chosen(model) == ("representation", rule, "none", bool(doubt))
     assert doubt in model.representation.why
     assert ("assumed" in model.representation.why) == bool(doubt)
 
 
 def test_softmax_makes_a_classifier_of_any_width(opened: Any) -> None:
-    nodes, weights = onnx_models.pooled()
-    weights["w"] = onnx_models.weight(16, 512)
-    nodes += graph("scores = MatMul(features, w); output = Softmax(scores)")
-    model = opened(onnx_models.build(nodes, ["output"], weights))
+    model = opened(written("scores = MatMul(features, w16x512); output = Softmax(scores)"))
     assert chosen(model) == ("features", "head_input", "none", False)
     assert "ends in Softmax" in model.representation.why
     assert str(model.representation.ends_in) == "activation:Relu"  # under the pooling
 
 
 def test_convolutional_head_is_pooled_over_space(opened: Any) -> None:
-    nodes: list[Any] = graph("""
-        conv = Conv(image, c); relu = Relu(conv); dropped = Dropout(relu); maps = Conv(dropped, head)
-        active = Relu(maps); gap = GlobalAveragePool(active); output = Flatten(gap)
-    """)
-    weights = {"c": onnx_models.weight(16, 3, 3, 3), "head": onnx_models.weight(10, 16, 1, 1)}
-    model = opened(onnx_models.build(nodes, ["output"], weights))
+    text = """
+        dropped = Dropout(relu); maps = Conv(dropped, w10x16x1x1); active = Relu(maps)
+        mean = GlobalAveragePool(active); {} = Flatten(mean)
+    """
+    model = opened(written(text.format("output")))
     # a convolution without bias and with 10 outputs: a class count, but nothing else says so
     assert chosen(model) == ("dropped", "head_input", "spatial_mean", True)
     assert model.representation.feature_axis == 1
     assert "mean over height and width" in model.representation.why
-    named = onnx_models.build([*nodes[:-1], ("Flatten", ["gap"], ["logits"])], ["logits"], weights)
-    assert chosen(opened(named)) == ("dropped", "head_input", "spatial_mean", False)
+    assert chosen(opened(written(text.format("logits")))) == ("dropped", "head_input", "spatial_mean", False)
 
 
 def test_lookup_is_an_encoder(tmp_path: Path) -> None:
@@ -144,36 +137,21 @@ def test_pool_by_the_user(opened: Any) -> None:
     assert chosen(opened(onnx_models.classifier(), pool="none"))[1:3] == ("head_input", "none")
 
 
-def tokens(*, class_token: bool, side: int = 4) -> Any:
+PATCHES = """
+    grid = Conv(image, w16x3x2x2, strides=[2, 2]); rows = Reshape(grid, [0,16,-1])
+    patches = Transpose(rows, perm=[0, 2, 1])
+"""
+ALL = """
+    shape = Shape(patches); n = Gather(shape, [0]); class_shape = Concat(n, [1,16], axis=0)
+    classes = Expand(w1x1x16, class_shape); all = Concat(classes, patches, axis=1)
+"""
+
+
+def tokens(*, class_token: bool) -> onnx.ModelProto:
     """A tiny ViT: patches → tokens → LayerNorm, output (batch, token, 16)."""
-    nodes: list[Any] = graph("""
-        grid = Conv(image, patch, strides=[2, 2]); rows = Reshape(grid, flat)
-        patches = Transpose(rows, perm=[0, 2, 1])
-    """)
-    size = 2 * side
-    weights = {
-        "patch": onnx_models.weight(16, 3, 2, 2),
-        "flat": np.array([0, 16, -1], np.int64),
-        "scale": np.ones(16, np.float32),
-        "batch_at": np.array([0], np.int64),
-        "rest": np.array([1, 16], np.int64),
-        "class": onnx_models.weight(1, 1, 16),
-    }
-    last = "patches"
-    if class_token:
-        nodes += graph("""
-            shape = Shape(patches); n = Gather(shape, batch_at); class_shape = Concat(n, rest, axis=0)
-            classes = Expand(class, class_shape); all = Concat(classes, patches, axis=1)
-        """)
-        last = "all"
-    nodes += [("LayerNormalization", [last, "scale"], ["last_hidden_state"])]
-    shape = ("batch", side * side + class_token, 16)
-    return onnx_models.build(
-        nodes,
-        [("last_hidden_state", TensorProto.FLOAT, shape)],
-        weights,
-        inputs=[("image", TensorProto.FLOAT, ("batch", 3, size, size))],
-    )
+    value = ("last_hidden_state", TensorProto.FLOAT, ("batch", 16 + class_token, 16))
+    name, before = ("all", PATCHES + ALL) if class_token else ("patches", PATCHES)
+    return written(f"last_hidden_state = LayerNormalization({name}, w16)", value, before=before)
 
 
 def test_token_outputs(opened: Any) -> None:
@@ -190,14 +168,10 @@ def test_token_outputs(opened: Any) -> None:
 
 
 def test_distillation_heads_fork(opened: Any) -> None:
-    nodes, weights = onnx_models.pooled()
-    weights |= {name: onnx_models.weight(16, 10) for name in ("w1", "w2")}
-    weights |= {"b": onnx_models.weight(10), "half": np.array(0.5, np.float32)}
-    nodes += graph("""
-        one = Gemm(features, w1, b); other_features = Relu(features); two = Gemm(other_features, w2, b)
-        sum = Add(one, two); output = Mul(sum, half)
+    model = written("""
+        one = Gemm(features, w16x10, w10); other_features = Relu(features); two = Gemm(other_features, w16x10, w10)
+        sum = Add(one, two); output = Mul(sum, 0.5)
     """)
-    model = onnx_models.build(nodes, ["output"], weights)
     with pytest.raises(UsageError) as caught:
         opened(model)
     assert "representation can't be told" in caught.value.message
@@ -211,126 +185,92 @@ def test_distillation_heads_fork(opened: Any) -> None:
     assert chosen(opened(model, tensor="output")) == ("output", "logits", "none", False)
 
 
-@pytest.mark.parametrize("join", ["Add", "Mean", "Concat"])
-def test_heads_that_read_one_tensor_are_one(opened: Any, join: str) -> None:
-    nodes, weights = onnx_models.pooled()
-    weights |= {name: onnx_models.weight(16, 10) for name in ("w1", "w2")} | {"b": onnx_models.weight(10)}
-    nodes += graph("one = Gemm(features, w1, b); two = Gemm(features, w2, b)")
-    nodes.append((join, ["one", "two"], ["output"], {"axis": 1} if join == "Concat" else {}))
-    model = onnx_models.build(nodes, ["output"], weights)
-    if join == "Concat":  # scores of two kinds side by side
-        with pytest.raises(UsageError, match="2 heads are joined, which read features"):
-            opened(model)
-    else:
-        assert chosen(opened(model)) == ("features", "head_input", "none", False)
+def test_heads_that_read_one_tensor_are_one(opened: Any) -> None:
+    text = "one = Gemm(features, w16x10, w10); two = Gemm(features, w16x10, w10); output = "
+    for join in ("Add(one, two)", "Mean(one, two)"):
+        assert chosen(opened(written(text + join))) == ("features", "head_input", "none", False)
+    with pytest.raises(UsageError, match="2 heads are joined, which read features"):  # scores of two kinds side by side
+        opened(written(text + "Concat(one, two, axis=1)"))
 
 
 def test_stacked_heads_whose_inputs_differ_are_class_scores(opened: Any) -> None:
     """CrossViT averages the heads of its two branches by stacking them."""
-    nodes, weights = onnx_models.pooled()
-    weights |= {"w1": onnx_models.weight(16, 1000), "w2": onnx_models.weight(16, 1000), "b": onnx_models.weight(1000)}
-    weights |= {"zero": np.array([0], np.int64)}
-    nodes += graph("""
-        others = Tanh(features); one = Gemm(features, w1, b); two = Gemm(others, w2, b)
-        one_ = Unsqueeze(one, zero); two_ = Unsqueeze(two, zero); stacked = Concat(one_, two_, axis=0)
-        output = ReduceMean(stacked, zero, keepdims=0)
+    model = written("""
+        others = Tanh(features); one = Gemm(features, w16x1000, w1000); two = Gemm(others, w16x1000, w1000)
+        one_ = Unsqueeze(one, [0]); two_ = Unsqueeze(two, [0]); stacked = Concat(one_, two_, axis=0)
+        output = ReduceMean(stacked, [0], keepdims=0)
     """)
     with pytest.raises(UsageError, match="2 heads are joined, which read features, others"):
-        opened(onnx_models.build(nodes, ["output"], weights))
+        opened(model)
 
 
-L2_NORMS: dict[str, list[Any]] = {
-    "LpNormalization": graph("unit = LpNormalization(e, axis=1)"),
-    "ReduceL2": graph("norm = ReduceL2(e, last, keepdims=1); unit = Div(e, norm)"),
-    "clipped": graph("""
-        norm = ReduceL2(e, last, keepdims=1); safe = Clip(norm, tiny); shape = Shape(e)
-        wide = Expand(safe, shape); unit = Div(e, wide)
-    """),
-    "by hand": graph("""
-        square = Mul(e, e); sum = ReduceSum(square, last, keepdims=1); norm = Sqrt(sum)
-        inverse = Reciprocal(norm); unit = Mul(e, inverse)
-    """),
-    "Einsum": graph("""
-        sum = Einsum(e, e, equation="bi,bi->b"); norm = Sqrt(sum); column = Unsqueeze(norm, last)
+L2_NORMS = {
+    "LpNormalization": "unit = LpNormalization(e, axis=1)",
+    "ReduceL2": "norm = ReduceL2(e, [1]); unit = Div(e, norm)",
+    "clipped": """
+        norm = ReduceL2(e, [1]); safe = Clip(norm, 1e-12); shape = Shape(e); wide = Expand(safe, shape)
+        unit = Div(e, wide)
+    """,
+    "by hand": """
+        square = Mul(e, e); sum = ReduceSum(square, [1]); norm = Sqrt(sum); inverse = Reciprocal(norm)
+        unit = Mul(e, inverse)
+    """,
+    "Einsum": """
+        sum = Einsum(e, e, equation="bi,bi->b"); norm = Sqrt(sum); column = Unsqueeze(norm, [1])
         unit = Div(e, column)
-    """),
-    "then scaled": graph("u = LpNormalization(e, axis=1); unit = Mul(u, hundred)"),
+    """,
+    "then scaled": "u = LpNormalization(e, axis=1); unit = Mul(u, 100.0)",
 }
 
 
 def test_a_linear_layer_behind_an_l2_norm_is_a_zero_shot_head(opened: Any) -> None:
     rows = [(norm, "output", 768) for norm in L2_NORMS]
     for norm, output, classes in [*rows, ("ReduceL2", "image_embeds", 768), ("by hand", "similarity", 512)]:
-        nodes, weights = onnx_models.pooled()
-        weights |= {"p": onnx_models.weight(16, 32), "t": onnx_models.weight(32, classes)}
-        weights |= {"last": np.array([1]), "hundred": np.array(100, np.float32), "tiny": np.array(1e-12, np.float32)}
-        nodes += [*graph("e = MatMul(features, p)"), *L2_NORMS[norm], *graph("cosines = MatMul(unit, t)")]
-        model = opened(onnx_models.build([*nodes, ("Mul", ["cosines", "hundred"], [output])], [output], weights))
+        head = f"cosines = MatMul(unit, w32x{classes}); {output} = Mul(cosines, 100.0)"
+        model = opened(written(f"e = MatMul(features, w16x32)\n{L2_NORMS[norm]}\n{head}"))
         assert chosen(model) == ("unit", "head_input", "none", False), (norm, output)
         assert "reads a vector of length 1" in model.representation.why
         assert model.class_output == output
 
 
 def test_a_factor_behind_the_last_linear_layer_leaves_open_what_it_makes(opened: Any) -> None:
-    nodes, weights = onnx_models.pooled()
-    weights |= {"t": onnx_models.weight(16, 768), "hundred": np.array([100], np.float32)}
-    nodes += graph("cosines = MatMul(features, t); output = Mul(cosines, hundred)")
-    model = onnx_models.build(nodes, ["output"], weights)
+    model = written("cosines = MatMul(features, w16x768); output = Mul(cosines, [100.0])")
     assert chosen(opened(model)) == ("features", "head_input", "none", True)
     # perhaps class scores: no choice of the user's makes them a representation
     assert chosen(opened(model, tensor="output"))[1] == "logits"
-    gemm = onnx_models.build(
-        [*nodes[:-2], ("Gemm", ["features", "t"], ["output"], {"alpha": 100.0})], ["output"], weights
-    )
+    gemm = written("output = Gemm(features, w16x768, alpha=100.0)")
     assert chosen(opened(gemm)) == ("features", "head_input", "none", True)
 
 
-def test_the_scale_of_a_dynamically_quantised_projection_is_no_factor(opened: Any) -> None:
-    nodes, weights = onnx_models.pooled()
-    weights |= {"w8": np.ones((16, 512), np.int8), "w.scale": np.array(0.01, np.float32)}
-    nodes += graph("""
-        q, scale, zero = DynamicQuantizeLinear(features); integers = MatMulInteger(q, w8, zero)
-        floats = Cast(integers, to=FLOAT); scales = Mul(scale, w.scale); output = Mul(floats, scales)
-    """)
-    assert chosen(opened(onnx_models.build(nodes, ["output"], weights))) == ("output", "encoder_output", "none", False)
-
-
-@pytest.mark.parametrize(("rows", "shape"), [([0, 1, -1], ("batch", 1, 16)), ([0, -1, 1, 1], ("batch", 16, 1, 1))])
-def test_axes_of_length_1_change_nothing(opened: Any, rows: list[int], shape: tuple[Any, ...]) -> None:
-    nodes, weights = onnx_models.pooled()
-    weights |= {"w": onnx_models.weight(16, 16), "rows": np.array(rows, np.int64)}
-    nodes += graph("e = MatMul(features, w); embedding = Reshape(e, rows)")
-    proto = onnx_models.build(nodes, [("embedding", TensorProto.FLOAT, shape)], weights)
-    model = opened(proto)
+@pytest.mark.parametrize(("rows", "shape"), [("[0,1,-1]", ("batch", 1, 16)), ("[0,-1,1,1]", ("batch", 16, 1, 1))])
+def test_axes_of_length_1_change_nothing(opened: Any, rows: str, shape: tuple[Any, ...]) -> None:
+    value = ("embedding", TensorProto.FLOAT, shape)
+    model = opened(written(f"e = MatMul(features, w16x16); embedding = Reshape(e, {rows})", value))
     assert chosen(model) == ("embedding", "encoder_output", "none", False)
-    values = np.arange(32, dtype=np.float32).reshape(2, *(16 if size == 16 else 1 for size in shape[1:]))
-    pooled = apply_pool(values, "none", -1)
-    assert pooled.tolist() == np.arange(32).reshape(2, 16).tolist()
+    values = np.arange(32, dtype=np.float32).reshape(2, *shape[1:])
+    assert apply_pool(values, "none", -1).tolist() == np.arange(32).reshape(2, 16).tolist()
     with pytest.raises(CannotAssessError, match=r"shape \(2, 4, 4\); pool none needs 2 axes"):
         apply_pool(values.reshape(2, 4, 4), "none", -1)
 
 
-@pytest.mark.parametrize("activation", ["relu", "gate"])
-def test_an_activation_behind_the_last_layer_makes_an_encoder(opened: Any, activation: str) -> None:
+@pytest.mark.parametrize(
+    ("active", "end"),
+    [("active = Relu(c)", "activation:Relu"), ("s = Sigmoid(c); active = Mul(c, s)", "activation:SiLU")],
+)
+def test_an_activation_behind_the_last_layer_makes_an_encoder(opened: Any, active: str, end: str) -> None:
     """EfficientNet without its classifier: Conv → SiLU → mean; SqueezeNet's Conv → Relu → mean holds class scores."""
-    nodes: list[Any] = graph("conv = Conv(image, c, b)")
-    nodes += graph("active = Relu(conv)") if activation == "relu" else graph("s = Sigmoid(conv); active = Mul(conv, s)")
-    nodes += graph("gap = GlobalAveragePool(active); output = Flatten(gap)")
-    weights = {"c": onnx_models.weight(1280, 3, 1, 1), "b": onnx_models.weight(1280)}
-    model = opened(onnx_models.build(nodes, ["output"], weights))
+    text = f"c = Conv(image, w1280x3x1x1, w1280); {active}; mean = GlobalAveragePool(active); output = Flatten(mean)"
+    model = opened(written(text))
     assert chosen(model) == ("output", "encoder_output", "none", False)
-    assert str(model.representation.ends_in) == {"relu": "activation:Relu", "gate": "activation:SiLU"}[activation]
+    assert str(model.representation.ends_in) == end
 
 
 def test_projection_of_tokens_is_no_class_head(opened: Any) -> None:
     """CLIP's attention pool projects all tokens, with a bias, and takes one afterwards."""
-    nodes, weights = onnx_models.pooled()
-    weights |= {"w": onnx_models.weight(6, 24), "b": onnx_models.weight(24), "first": np.array(0, np.int64)}
-    nodes += graph("""
-        line = ReduceMean(relu, axes=[3], keepdims=0); projected = MatMul(line, w)
-        tokens = Add(projected, b); output = Gather(tokens, first, axis=1)
+    model = written("""
+        line = ReduceMean(relu, [3], keepdims=0); projected = MatMul(line, w6x24); tokens = Add(projected, w24)
+        output = Gather(tokens, 0, axis=1)
     """)
-    model = onnx_models.build(nodes, ["output"], weights, opset=17)
     assert chosen(opened(model)) == ("output", "encoder_output", "none", True)
     # the user settles it
     settled = opened(model, tensor="output")
@@ -347,21 +287,23 @@ def test_assumed_head_input_is_settled_by_the_user(opened: Any) -> None:
     assert chosen(opened(model, tensor="relu"))[1] == "user"
 
 
-@pytest.mark.parametrize("op", ["Gemm", "Add"])
-@pytest.mark.parametrize("zero", [True, False])
-def test_a_bias_of_zeros_is_none(opened: Any, op: str, zero: bool) -> None:
+@pytest.mark.parametrize(
+    "text", ["output0 = Gemm(features, w16x512, b)", "e = MatMul(features, w16x512); output0 = Add(e, b)"]
+)
+def test_a_bias_of_zeros_is_none(opened: Any, text: str) -> None:
     """timm's loaders write one behind CLIP's projection."""
-    nodes, weights = onnx_models.pooled()
-    bias = np.zeros(512, np.float32) if zero else onnx_models.weight(512)
-    weights |= {"w": onnx_models.weight(16, 512), "b": bias}
-    nodes += (
-        graph("output0 = Gemm(features, w, b)")
-        if op == "Gemm"
-        else graph("e = MatMul(features, w); output0 = Add(e, b)")
-    )
-    found = chosen(opened(onnx_models.build(nodes, ["output0"], weights)))
-    expected = ("output0", "encoder_output", "none", False) if zero else ("features", "head_input", "none", True)
-    assert found == expected
+    found = chosen(opened(written(text, b=np.zeros(512, np.float32))))
+    assert found == ("output0", "encoder_output", "none", False)
+    assert chosen(opened(written(text, b=onnx_models.weight(512)))) == ("features", "head_input", "none", True)
+
+
+def test_the_scale_of_a_dynamically_quantised_projection_is_no_factor(opened: Any) -> None:
+    text = """
+        q, scale, zero = DynamicQuantizeLinear(features); integers = MatMulInteger(q, w8, zero)
+        floats = Cast(integers, to=FLOAT); scales = Mul(scale, 0.01); output = Mul(floats, scales)
+    """
+    found = opened(written(text, w8=np.ones((16, 512), np.int8)))
+    assert chosen(found) == ("output", "encoder_output", "none", False)
 
 
 def test_where_the_rule_is_sure_another_tensor_is_the_users(opened: Any) -> None:
@@ -373,13 +315,13 @@ def test_where_the_rule_is_sure_another_tensor_is_the_users(opened: Any) -> None
 @pytest.mark.parametrize(("named", "rule"), [("encoder_output", "user"), ("head_input", "user"), ("pooled", "pooled")])
 def test_a_contract_has_one_representation(opened: Any, named: str, rule: str) -> None:
     """Another tensor that it names may be chosen, but not as one that the thresholds hold for."""
-    nodes, weights = onnx_models.pooled()
-    nodes += graph("representation = Identity(features); other = Mul(features, two)")
     contract = lookup.lookup_contract(size_px=8)
     contract["tensors"]["other"] = {"meaning": "another", "rule": named}
-    weights["two"] = np.array(2, np.float32)
-    props = {"robustcheck.contract": json.dumps(contract)}
-    model = onnx_models.build(nodes, ["representation", "other"], weights, props=props)
+    text, props = (
+        "representation = Identity(features); other = Mul(features, 2.0)",
+        {CONTRACT_KEY: json.dumps(contract)},
+    )
+    model = written(text, "representation", "other", props=props)
     assert chosen(opened(model))[:2] == ("representation", "encoder_output")
     found = opened(model, tensor="other")
     assert chosen(found)[:2] == ("other", rule)
@@ -387,187 +329,146 @@ def test_a_contract_has_one_representation(opened: Any, named: str, rule: str) -
 
 
 def test_tanh_pooler_is_not_chosen(opened: Any) -> None:
-    nodes, weights = onnx_models.pooled()
-    weights |= {"w": onnx_models.weight(16, 16), "b": onnx_models.weight(16)}
-    weights |= {"rows": np.array([0, 16, -1], np.int64)}
-    dense = ("Gemm", ["features", "w", "b"], ["dense"])
-    hidden = ("Reshape", ["relu", "rows"], ["last_hidden_state"])
-    outputs = [
-        ("last_hidden_state", TensorProto.FLOAT, ("batch", 16, 36)),
-        ("pooler_output", TensorProto.FLOAT, ("batch", 16)),
-    ]
-    tanh = ("Tanh", ["dense"], ["pooler_output"])
-    model = opened(onnx_models.build([*nodes, dense, hidden, tanh], outputs, weights))
+    hidden = ("last_hidden_state", TensorProto.FLOAT, ("batch", 16, 36))
+    vector = ("pooler_output", TensorProto.FLOAT, ("batch", 16))
+    text = "last_hidden_state = Reshape(relu, [0,16,-1]); dense = Gemm(features, w16x16, w16); pooler_output = "
+    model = opened(written(text + "Tanh(dense)", hidden, vector))
     assert chosen(model)[:2] == ("last_hidden_state", "encoder_output")
-    alone = opened(onnx_models.build([*nodes, dense, tanh], outputs[1:], weights))
+    alone = opened(written(text + "Tanh(dense)", vector))
     assert chosen(alone) == ("pooler_output", "encoder_output", "none", False)
     assert str(alone.representation.ends_in) == "activation:Tanh"
-    norm = ("LayerNormalization", ["dense", "b"], ["pooler_output"])
-    model = opened(onnx_models.build([*nodes, dense, hidden, norm], outputs, weights))
+    model = opened(written(text + "LayerNormalization(dense, w16)", hidden, vector))
     assert chosen(model) == ("pooler_output", "encoder_output", "none", False)
 
 
 def test_several_outputs(opened: Any) -> None:
-    nodes, weights = onnx_models.pooled()
-    weights |= {"w1": onnx_models.weight(16, 10), "w2": onnx_models.weight(16, 24)}
-    nodes += graph("""
-        logits = MatMul(features, w1); probabilities = Softmax(logits); second = MatMul(features, w2)
-    """)
+    text = "logits = MatMul(features, w16x10); probabilities = Softmax(logits); second = MatMul(features, w16x24)"
     # class scores twice, of one head
-    both = opened(onnx_models.build(nodes, ["logits", "probabilities"], weights))
+    both = opened(written(text, "logits", "probabilities"))
     assert chosen(both) == ("features", "head_input", "none", False)
     assert {candidate.tensor for candidate in both.candidates} == {"logits", "probabilities", "features"}
     # two vectors that could both be meant
     with pytest.raises(UsageError, match="outputs features, second could each be the representation"):
-        opened(onnx_models.build(nodes, ["features", "second"], weights))
+        opened(written(text, "features", "second"))
     # an embedding and a map: the vector
-    shape = ("batch", 16)
     maps = ("relu", TensorProto.FLOAT, ("batch", 16, 6, 6))
-    found = opened(onnx_models.build(nodes, [maps, ("features", TensorProto.FLOAT, shape)], weights))
+    found = opened(written(text, maps, ("features", TensorProto.FLOAT, ("batch", 16))))
     assert chosen(found) == ("features", "encoder_output", "none", False)
 
 
 # what stands behind `pooled` and `signed`, and how it ends
 ENDS = [
     ("e = Identity(features)", "activation:Relu"),
-    ("e = MatMul(signed, w)", "linear"),
-    ("a = Gemm(signed, w, v); e = Flatten(a)", "linear"),
-    ("a = MatMul(signed, w); e = Add(a, v)", "linear"),
-    ("n = LayerNormalization(signed, v); e = MatMul(n, w)", "linear"),
-    ("e = MatMul(features, w)", "linear_of:Relu"),
-    ("n = LayerNormalization(features, v); e = Gemm(n, w, v)", "linear_of:Relu"),
-    ("a = MatMul(features, w); e = MatMul(a, w)", "linear_of:Relu"),
-    ("s = Sigmoid(features); silu = Mul(features, s); e = MatMul(silu, w)", "linear_of:SiLU"),
+    ("e = MatMul(signed, w16x16)", "linear"),
+    ("a = Gemm(signed, w16x16, w16); e = Flatten(a)", "linear"),
+    ("a = MatMul(signed, w16x16); e = Add(a, w16)", "linear"),
+    ("n = LayerNormalization(signed, w16); e = MatMul(n, w16x16)", "linear"),
+    ("e = MatMul(features, w16x16)", "linear_of:Relu"),
+    ("n = LayerNormalization(features, w16); e = Gemm(n, w16x16, w16)", "linear_of:Relu"),
+    ("a = MatMul(features, w16x16); e = MatMul(a, w16x16)", "linear_of:Relu"),
+    ("s = Sigmoid(features); silu = Mul(features, s); e = MatMul(silu, w16x16)", "linear_of:SiLU"),
     (  # generalised mean pooling: what is between the activation and the layer has no sign of its own
-        "p = Pow(features, two); r = Sqrt(p); e = MatMul(r, w)",
+        "p = Pow(features, 2.0); r = Sqrt(p); e = MatMul(r, w16x16)",
         "linear_of:Relu",
     ),
-    ("r = Max(signed, tiny); e = MatMul(r, w)", "linear_of:Max"),
-    ("up = Greater(signed, tiny); r = Where(up, signed, tiny); e = MatMul(r, w)", "linear_of:Where"),
+    ("r = Max(signed, 1e-6); e = MatMul(r, w16x16)", "linear_of:Max"),
+    ("up = Greater(signed, 1e-6); r = Where(up, signed, 1e-6); e = MatMul(r, w16x16)", "linear_of:Where"),
     (  # the same before opset 12: x ≥ 0 is "not x < 0"
-        "down = Less(signed, tiny); up = Not(down); r = Where(up, signed, tiny); e = MatMul(r, w)",
+        "down = Less(signed, 1e-6); up = Not(down); r = Where(up, signed, 1e-6); e = MatMul(r, w16x16)",
         "linear_of:Where",
     ),
     (  # x · (x > 0)
-        """
-                up = Greater(signed, tiny); mask = Cast(up, to=FLOAT); r = Mul(signed, mask)
-                e = MatMul(r, w)
-            """,
+        "up = Greater(signed, 1e-6); mask = Cast(up, to=FLOAT); r = Mul(signed, mask); e = MatMul(r, w16x16)",
         "linear_of:Product",
     ),
-    ("up = Greater(signed, tiny); mask = Cast(up, to=FLOAT); e = MatMul(mask, w)", "linear_of:Greater"),
+    ("up = Greater(signed, 1e-6); mask = Cast(up, to=FLOAT); e = MatMul(mask, w16x16)", "linear_of:Greater"),
     (  # |x|
-        "side = Sign(signed); r = Mul(signed, side); e = MatMul(r, w)",
+        "side = Sign(signed); r = Mul(signed, side); e = MatMul(r, w16x16)",
         "linear_of:Product",
     ),
     (  # of two activations, neither of them a gate
-        """
-                a = MatMul(signed, w); other = Relu(a); product = Mul(features, other)
-                e = MatMul(product, w)
-            """,
+        "a = MatMul(signed, w16x16); other = Relu(a); product = Mul(features, other); e = MatMul(product, w16x16)",
         "linear_of:Mul",
     ),
     (  # SwiGLU: of an activation and a linear layer
-        "a = MatMul(signed, w); product = Mul(features, a); e = MatMul(product, w)",
+        "a = MatMul(signed, w16x16); product = Mul(features, a); e = MatMul(product, w16x16)",
         "linear",
     ),
     (  # squeeze-and-excite
         """
-                s = MatMul(features, w); gate = Sigmoid(s); excited = Mul(features, gate)
-                e = MatMul(excited, w)
-            """,
+            s = MatMul(features, w16x16); gate = Sigmoid(s); excited = Mul(features, gate)
+            e = MatMul(excited, w16x16)
+        """,
         "linear_of:Relu",
     ),
     (
-        """
-                s = MatMul(features, w); gate = Sigmoid(s); excited = Mul(signed, gate)
-                e = MatMul(excited, w)
-            """,
+        "s = MatMul(features, w16x16); gate = Sigmoid(s); excited = Mul(signed, gate); e = MatMul(excited, w16x16)",
         "linear",
     ),
-    ("both = Concat(signed, features, axis=1); e = MatMul(both, w32)", "linear_of:Relu"),
+    ("both = Concat(signed, features, axis=1); e = MatMul(both, w32x16)", "linear_of:Relu"),
     (  # a residual sum under the layer: one branch is no function of an activation
-        "a = MatMul(features, w); sum = Add(a, signed); e = MatMul(sum, w)",
+        "a = MatMul(features, w16x16); sum = Add(a, signed); e = MatMul(sum, w16x16)",
         "linear",
     ),
     (
         """
-                a = MatMul(signed, w); norm = ReduceL2(a, last, keepdims=1); safe = Clip(norm, tiny)
-                wide = Expand(safe, one_one); e = Div(a, wide)
-            """,
+            a = MatMul(signed, w16x16); norm = ReduceL2(a, [1], keepdims=1); safe = Clip(norm, 1e-6)
+            wide = Expand(safe, [1,1]); e = Div(a, wide)
+        """,
         "linear",
     ),
     ("e = LpNormalization(features, axis=1)", "activation:Relu"),
     ("e = Tanh(features)", "activation:Tanh"),
     ("s = Sigmoid(features); e = Mul(features, s)", "activation:SiLU"),
     (
-        """
-                x = Div(features, two); erf = Erf(x); gate = Add(erf, two); p = Mul(features, gate)
-                e = Mul(p, two)
-            """,
+        "x = Div(features, 2.0); erf = Erf(x); gate = Add(erf, 2.0); p = Mul(features, gate); e = Mul(p, 2.0)",
         "activation:Gelu",
     ),
-    ("e = LayerNormalization(features, v)", "normalisation"),
+    ("e = LayerNormalization(features, w16)", "normalisation"),
     (
         """
-                mean = ReduceMean(features, last, keepdims=1); centred = Sub(features, mean)
-                square = Pow(centred, two); var = ReduceMean(square, last, keepdims=1)
-                var_eps = Add(var, tiny); sd = Sqrt(var_eps); unit = Div(centred, sd); scaled = Mul(unit, v)
-                e = Add(scaled, v)
-            """,
+            mean = ReduceMean(features, [1], keepdims=1); centred = Sub(features, mean)
+            square = Pow(centred, 2.0); var = ReduceMean(square, [1], keepdims=1); var_eps = Add(var, 1e-6)
+            sd = Sqrt(var_eps); unit = Div(centred, sd); scaled = Mul(unit, w16); e = Add(scaled, w16)
+        """,
         "normalisation",
     ),
-    ("e = Mul(features, v)", "normalisation"),  # one factor a feature
-    ("e = Mul(features, two)", "activation:Relu"),  # a scalar factor
+    ("e = Mul(features, w16)", "normalisation"),  # one factor a feature
+    ("e = Mul(features, 2.0)", "activation:Relu"),  # a scalar factor
     ("m = MaxPool(conv, kernel_shape=[6, 6]); e = Flatten(m)", "pool"),
-    ("a = MatMul(features, w); e = Add(a, features)", "linear_of:Relu"),
+    ("a = MatMul(features, w16x16); e = Add(a, features)", "linear_of:Relu"),
     # a sum ends as its branches do: one is enough
-    ("a = MatMul(signed, w); b = MatMul(a, w); e = Add(a, b)", "other:Add"),
-    ("a = MatMul(signed, w); e = Add(a, signed)", "other:Mul"),
-    ("a = MatMul(signed, w); t = Tanh(a); e = Add(a, t)", "activation:Gelu"),
-    ("a = MatMul(signed, w); t = Tanh(a); b = MatMul(a, w); e = Add(b, t)", "activation:Tanh"),
-    ("a = MatMul(signed, w); n = LayerNormalization(a, v); e = Mean(a, n)", "normalisation"),
+    ("a = MatMul(signed, w16x16); b = MatMul(a, w16x16); e = Add(a, b)", "other:Add"),
+    ("a = MatMul(signed, w16x16); e = Add(a, signed)", "other:Mul"),
+    ("a = MatMul(signed, w16x16); t = Tanh(a); e = Add(a, t)", "activation:Gelu"),
+    ("a = MatMul(signed, w16x16); t = Tanh(a); b = MatMul(a, w16x16); e = Add(b, t)", "activation:Tanh"),
+    ("a = MatMul(signed, w16x16); n = LayerNormalization(a, w16); e = Mean(a, n)", "normalisation"),
     (
-        """
-                n = LayerNormalization(signed, v); cls = Gather(n, last, axis=0); s = Add(cls, n)
-                e = Div(s, two)
-            """,
+        "n = LayerNormalization(signed, w16); cls = Gather(n, [1], axis=0); s = Add(cls, n); e = Div(s, 2.0)",
         "normalisation",
     ),
-    ("a = MatMul(signed, w); n = LayerNormalization(a, v); e = Concat(a, n, axis=1)", "normalisation"),
-    ("a = MatMul(signed, w); m = GlobalAveragePool(conv); p = Flatten(m); e = Sub(a, p)", "pool"),
-    ("a = MatMul(signed, w); e = Div(a, v)", "normalisation"),  # as Mul by a vector
+    ("a = MatMul(signed, w16x16); n = LayerNormalization(a, w16); e = Concat(a, n, axis=1)", "normalisation"),
+    ("a = MatMul(signed, w16x16); m = GlobalAveragePool(conv); p = Flatten(m); e = Sub(a, p)", "pool"),
+    ("a = MatMul(signed, w16x16); e = Div(a, w16)", "normalisation"),  # as Mul by a vector
     # what a fused norm hands on beside its output is the sum that it reads
     (
         """
-                a = MatMul(signed, w); b = MatMul(a, w)
-                n, , , e = com.microsoft:SkipLayerNormalization(a, b, v, v)
-            """,
+            a = MatMul(signed, w16x16); b = MatMul(a, w16x16)
+            n, , , e = com.microsoft:SkipLayerNormalization(a, b, w16, w16)
+        """,
         "other:Add",
     ),
     (
         """
-                a = MatMul(signed, w); b = MatMul(a, w); e = com.microsoft:SkipLayerNormalization(a, b, v, v)
-            """,
+            a = MatMul(signed, w16x16); b = MatMul(a, w16x16)
+            e = com.microsoft:SkipLayerNormalization(a, b, w16, w16)
+        """,
         "normalisation",
     ),
 ]
 
 
 def test_ends_in(opened: Any) -> None:
-    nodes, weights = onnx_models.pooled()
-    # two tensors of the image multiplied, as attention does: nothing is known of its sign
-    nodes += graph("mixed = MatMul(features, w); signed = Mul(mixed, features)")
-    weights |= {
-        "w": onnx_models.weight(16, 16),
-        "w32": onnx_models.weight(32, 16),
-        "v": onnx_models.weight(16),
-        "last": np.array([1], np.int64),
-        "two": np.array(2, np.float32),
-        "tiny": np.array(1e-6, np.float32),
-        "one_one": np.array([1, 1], np.int64),
-    }
-    for extra, ends in ENDS:
-        nodes_there = [*nodes, *graph(extra), ("Identity", ["e"], ["embedding"])]
-        model = onnx_models.build(nodes_there, ["embedding"], weights, domains=["com.microsoft"])
-        assert str(opened(model).representation.ends_in) == ends, extra
+    for text, end in ENDS:
+        model = written(f"{text}\nembedding = Identity(e)", before=SIGNED)
+        assert str(opened(model).representation.ends_in) == end, text
