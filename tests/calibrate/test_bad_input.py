@@ -11,7 +11,7 @@ import pytest
 from robustcheck_onnx.checker.calibrate import causes
 from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultError
 from robustcheck_onnx.thresholds import results
-from support.calibrations import Calibrated, Call, rows, run
+from support.calibrations import Calibrated, Call, rows
 
 SUITE = 'schema_version = 1\nname = "x"\n[[models]]\nmodel = "a.onnx"\ngroup = "other"\nlabel = "{}"\n'
 CALLS = (
@@ -51,21 +51,6 @@ def test_a_cause_is_said_once_for_all_its_models() -> None:
         "timm:a, timm:b, timm:c and 2 more: timm: package is missing; it must be there (pip install timm)",
         "own.onnx: own.onnx: is empty",
     ]
-
-
-@pytest.mark.long
-def test_a_name_that_the_library_does_not_have_ends_it_before_anything_runs(tmp_path: Path) -> None:
-    pytest.importorskip("timm", reason="extra `export` is not installed")
-    suite = tmp_path / "suite.toml"
-    suite.write_text(
-        SUITE.format("absent") + '[[models]]\nsource = "timm"\nname = "resnet50.a1_in2k"\ngroup = "other"\n'
-        'label = "present"\n'
-    )
-    done = run("calibrate", "--suite", suite, "--out", tmp_path / "p.json", "--cache", tmp_path / "c", code=2)
-    said = "suite entry timm:resnet50.a1_in2k: resnet50.a1_in2k: tag is a1_in2k; it must be one of a1_in1k"
-    assert said in done.stderr
-    assert "hint: robustcheck export timm resnet50.a1_in1k" in done.stderr
-    assert [path.name for path in tmp_path.iterdir()] == ["suite.toml"]
 
 
 def test_tables_that_cannot_be_used(calibrated: Calibrated, tmp_path: Path, call: Call) -> None:

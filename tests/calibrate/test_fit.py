@@ -58,7 +58,6 @@ def test_a_table_can_be_read_whatever_engine_and_day_wrote_it(calibrated: Calibr
     later = [row.model_copy(update={"date": "2030-01-01", "wall_s": 99.0, "execution": {}}) for row in some]
     assert results.digest_of(later) == results.digest_of(reversed(some))
     assert results.digest_of(some[1:]) != results.digest_of(some)
-    assert fitted_profile(later, id="x").thresholds == fitted_profile(some, id="x").thresholds
     assert fitted_profile(later, id="x").calibration.date == "2030-01-01"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -54,22 +53,19 @@ def test_whatever_moves_the_numbers_gives_another_key(suite: Opened, monkeypatch
     assert not {*keys(suite)} & {*seen[0]}
 
 
-def row(
-    tensor: str, *, id: str = "a", key: str = "k", tensors: tuple[str, ...] = ("representation", "pooled")
-) -> Result:
-    return Result.model_construct(id=id, tensor=tensor, tensors=tensors, key=key)
-
-
 def test_a_task_is_done_with_all_its_tensors_and_its_own_key(suite: Opened) -> None:
+    def row(tensor: str, **change: Any) -> Result:
+        told = {"id": "a", "tensor": tensor, "tensors": ("representation", "pooled"), "key": "k"}
+        return Result.model_construct(**(told | change))
+
     task = tasks.Task(suite.members[0], Path("a.onnx"), None, "k")
     whole, pooled = row("representation"), row("pooled")
-    for rows in itertools.permutations((whole, pooled, row("pooled", id="b"), row("representation", key="other"))):
-        assert table.done(task, rows) == (pooled, whole)
-    for others in ([], [row("pooled", key="other")], [row("pooled", id="b")]):
-        assert table.done(task, [whole, *others]) == table.done(task, [pooled]) == ()
+    others = row("pooled", id="b"), row("pooled", key="other"), row("representation", key="other")
+    assert table.done(task, (*others, whole, pooled)) == table.done(task, (pooled, whole, *others)) == (pooled, whole)
+    assert table.done(task, [whole, *others]) == table.done(task, [pooled, *others]) == table.done(task, []) == ()
     alone = row("representation", tensors=("representation",))
     assert table.done(task, [alone]) == (alone,)
-    assert table.done(tasks.Task(task.member, task.model, None, ""), [row("representation", key="")]) == ()
+    assert table.done(replace(task, key=""), [row("representation", key="")]) == ()
 
 
 def test_the_plan_of_each_task(suite: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,15 +106,15 @@ def test_the_plan_of_each_task(suite: Opened, monkeypatch: pytest.MonkeyPatch) -
     times = [each.estimate_s for each in made.rows]
     assert [times[0] / size, times[2] / 80, times[3] / 80] == [byte_s] * 3
     assert times[1] is times[4] is times[5] is None
+    with pytest.raises(UsageError, match="suite entry unknown: no such model") as caught:
+        plan.refuse_unknown(work)
+    assert caught.value.hint == "others"
     sizes["known"] = {"missing": "timm"}
     with pytest.raises(EnvironmentFaultError, match=r"1 of 5 models can't be planned: .* only with timm installed"):
         plan.plan(work, [measured], tasks.Settings(Options(device="cpu"), suite.folder), 50, "sha256:i")
 
 
 EXPORTS = (
-    ("", ""),
-    ("head=model.fc", "--head model.fc"),
-    ("random_weights=yes", "--random-weights"),
     ("weights=openai", "--weights openai"),
     ("weights=w.pt", "--weights {0}/w.pt"),
     ("weights=there", "--weights {0}/there"),

@@ -8,19 +8,16 @@ import pickle
 import shutil
 import tarfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from onnx import TensorProto, helper, load, save
+from onnx import ModelProto, TensorProto, helper, load, save
 
 from robustcheck_onnx.thresholds import profile as profiles
-from support import lookup, onnx_models
+from support import hostile, lookup, onnx_models
 from support.measuring import never_decided
-from support.onnx_models import build, pooled, weight
+from support.written import written
 
 LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 12\n"
-_LOOP = dict.fromkeys(("x", "next_x"), TensorProto.FLOAT) | dict.fromkeys(("on", "still_on"), TensorProto.BOOL)
-_LOOP |= {"i": TensorProto.INT64}
 
 
 def write(folder: Path, model: Path, photos: Path) -> None:
@@ -56,59 +53,35 @@ def _write_models(folder: Path) -> None:
     (folder / "pointer" / "m.onnx.data").write_text(LFS, encoding="utf-8")
     escaping = load(folder / "escape" / "m.onnx", load_external_data=False)
     for initializer in escaping.graph.initializer:
-        for entry in initializer.external_data:
-            if entry.key == "location":
-                entry.value = "../whole/m.onnx.data"
+        initializer.external_data[0].value = "../whole/m.onnx.data"
     save(escaping, folder / "escape" / "m.onnx")
 
-    nodes, weights = pooled()
-    ids = ("input_ids", TensorProto.INT64, ("batch", 77))
-    four = ("image", TensorProto.FLOAT, ("batch", 4, 8, 8))
-    boxes = {
-        "w": weight(16, 400),
-        "s": np.array([1, 100, 4]),
-        "p": weight(1, 1, 100),
-        "n": np.array([10]),
-    }
-    elements = np.array([1 << 17, 1 << 17, 16])  # float32: 1 TiB
+    image, words = onnx_models.IMAGE, ("input_ids", TensorProto.INT64, ("batch", 77))
+    ten, four = (("image", TensorProto.FLOAT, ("batch", *shape)) for shape in ([10], [4, 8, 8]))
+    vector = ("t", TensorProto.FLOAT, ("batch", 16))
+    detected = """
+        b = Gemm(features, w16x400); dets = Reshape(b, [1, 100, 4])
+        selected = NonMaxSuppression(dets, w1x1x100, 10)
+    """
     models = {
-        "op": build([*nodes, ("Flour", ["features"], ["out"])], ["out"], weights),
-        "domain": build([*nodes, ("com.acme:Foo", ["features"], ["out"])], ["out"], weights, domains=["com.acme"]),
-        "opset": build(nodes, ["features"], weights, opset=99),
-        "ir": build(nodes, ["features"], weights, ir_version=99),
-        "vector": build(
-            [("Add", ["image", "image"], ["y"])], ["y"], inputs=[("image", TensorProto.FLOAT, ("batch", 10))]
-        ),
-        "noinput": build([("Constant", [], ["y"], {"value_float": 1.0})], ["y"], inputs=[]),
-        "several": build(
-            [*nodes, ("Add", ["features", "t"], ["y"])],
-            ["y"],
-            weights,
-            inputs=[onnx_models.IMAGE, ("t", TensorProto.FLOAT, ("batch", 16))],
-        ),
-        "words": build([("Cast", ["input_ids"], ["y"], {"to": 1})], ["y"], inputs=[ids]),
-        "detector": build(
-            [
-                *nodes,
-                ("Gemm", ["features", "w"], ["b"]),
-                ("Reshape", ["b", "s"], ["dets"]),
-                ("NonMaxSuppression", ["dets", "p", "n"], ["selected"]),
-            ],
-            ["dets", "selected"],
-            weights | boxes,
-        ),
-        "four": build([("Conv", ["image", "w"], ["y"])], ["y"], {"w": weight(3, 4, 3, 3)}, inputs=[four]),
-        "infinite": build(
-            [*nodes, ("Div", ["features", "z"], ["y"])], ["y"], weights | {"z": np.zeros(16, np.float32)}
-        ),
-        "constant": build(
-            [*nodes, ("Mul", ["features", "z"], ["y"])], ["y"], weights | {"z": np.zeros(16, np.float32)}
-        ),
-        "reshape": build([("Reshape", ["image", "s"], ["y"])], ["y"], {"s": np.array([-1, 1000003])}),
-        "huge": _asks_for(elements),
-        "endless": _endless(),
-        "large": _asks_for(np.array([1 << 30])),  # float32: 4 GiB
+        "op": written("out = Flour(features)"),
+        "domain": written("out = com.acme:Foo(features)"),
+        "opset": written("", opset=99),
+        "ir": written(""),
+        "vector": written("y = Add(image, image)", before="", inputs=[ten]),
+        "noinput": written("y = Constant(value_float=1.0)", before="", inputs=[]),
+        "several": written("y = Add(features, t)", inputs=[image, vector]),
+        "words": written("y = Cast(input_ids, to=1)", before="", inputs=[words]),
+        "detector": written(detected, "dets", "selected"),
+        "four": written("y = Conv(image, w3x4x3x3)", before="", inputs=[four]),
+        "infinite": written(f"y = Div(features, {[0.0] * 16})"),
+        "constant": written(f"y = Mul(features, {[0.0] * 16})"),
+        "reshape": written("y = Reshape(image, [-1, 1000003])", before=""),
+        "huge": _asks_for([1 << 17, 1 << 17, 16]),  # float32: 1 TiB
+        "endless": hostile.endless_loop(),
+        "large": _asks_for([1 << 30]),  # float32: 4 GiB
     }
+    models["ir"].ir_version = 99
     contract = lookup.lookup_contract()
     entry = contract["tensors"]["representation"]
     for name, text in {
@@ -128,33 +101,13 @@ def _write_models(folder: Path) -> None:
     (folder / "side" / "m.robustcheck.json").write_text("{broken", encoding="utf-8")
 
 
-def _asks_for(shape: Any) -> Any:
+def _asks_for(shape: list[int]) -> ModelProto:
     """A model that makes a tensor of `shape` (float32) on its way, known only when an image comes."""
-    nodes, weights = pooled()
-    more = [
-        ("ReduceSum", ["features"], ["any"], {"keepdims": 0}),
-        ("Mul", ["any", "zero"], ["nothing"]),
-        ("Cast", ["nothing"], ["none"], {"to": TensorProto.INT64}),
-        ("Add", ["shape", "none"], ["of_this_image"]),
-        ("ConstantOfShape", ["of_this_image"], ["big"]),
-        ("ReduceSum", ["big"], ["sum"], {"keepdims": 0}),
-        ("Add", ["features", "sum"], ["y"]),
-    ]
-    return build([*nodes, *more], ["y"], weights | {"shape": shape, "zero": np.array(0, np.float32)})
-
-
-def _endless() -> Any:
-    """A model with a loop of 2^62 rounds."""
-    scalar = {name: helper.make_tensor_value_info(name, kind, []) for name, kind in _LOOP.items()}
-    rounds = [helper.make_node("Identity", ["on"], ["still_on"]), helper.make_node("Add", ["x", "one"], ["next_x"])]
-    body = helper.make_graph(
-        rounds, "body", [scalar[n] for n in ("i", "on", "x")], [scalar[n] for n in ("still_on", "next_x")]
-    )
-    nodes, weights = pooled()
-    values = {"one": np.float32(1), "n": np.int64(2**62), "yes": np.bool_(True), "zero": np.float32(0)}
-    weights |= {name: np.array(value) for name, value in values.items()}
-    loop = ("Loop", ["n", "yes", "zero"], ["end"], {"body": body})
-    return build([*nodes, loop, ("Add", ["features", "end"], ["y"])], ["y"], weights)
+    return written(f"""
+        any = ReduceSum(features, keepdims=0); nothing = Mul(any, 0.0); none = Cast(nothing, to=INT64)
+        of_this_image = Add({shape}, none); big = ConstantOfShape(of_this_image); sum = ReduceSum(big, keepdims=0)
+        y = Add(features, sum)
+    """)
 
 
 def _write_images(folder: Path) -> None:

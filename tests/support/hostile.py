@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import io
 import os
 import struct
 import tarfile
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper, parser
 
 from . import PHOTOS, onnx_models
+from .written import POOLED, written
 
 GIANT = 1 << 40
-FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
+FLOAT = TensorProto.FLOAT
+LOGITS = ("logits", FLOAT, ("batch", 10))
 
 
 def negative_sizes() -> onnx.ModelProto:
@@ -29,120 +31,83 @@ def negative_sizes() -> onnx.ModelProto:
 
 def doubling_functions(levels: int = 40) -> onnx.ModelProto:
     """Functions that each call the next one twice."""
-    model = onnx_models.classifier()
-    opset = [helper.make_opsetid("", 18), helper.make_opsetid("own", 1)]
+    model = written(POOLED.replace("Relu", "own:f0") + "logits = Gemm(features, w16x10)", LOGITS, before="")
     for level in range(levels):
-        call = ("Relu", "") if level == levels - 1 else (f"f{level + 1}", "own")
-        nodes = [
-            helper.make_node(call[0], ["x"], ["m"], domain=call[1]),
-            helper.make_node(call[0], ["m"], ["y"], domain=call[1]),
-        ]
-        model.functions.append(helper.make_function("own", f"f{level}", ["x"], ["y"], nodes, opset))
-    model.opset_import.append(helper.make_opsetid("own", 1))
-    relu = next(node for node in model.graph.node if node.op_type == "Relu")
-    relu.op_type, relu.domain = "f0", "own"
+        call = "Relu" if level == levels - 1 else f"own.f{level + 1}"
+        head = f'<domain: "own", opset_import: ["": 18, "own": 1]> f{level} (x) => (y)'
+        model.functions.append(parser.parse_function(f"{head} {{ m = {call}(x) y = {call}(m) }}"))
     return model
 
 
-def _with_constant(nodes: list[onnx_models.Node], weights: dict[str, onnx_models.Array]) -> onnx.ModelProto:
+def _with_constant(text: str) -> onnx.ModelProto:
     """A classifier that also adds the mean of the constant `giant`, which the nodes make."""
-    made, more = onnx_models.pooled()
-    ends: list[onnx_models.Node] = [
-        ("ReduceMean", ["giant"], ["mean"], {"keepdims": 0}),
-        ("Cast", ["mean"], ["float_mean"], {"to": FLOAT}),
-        ("Gemm", ["features", "fc.weight"], ["scores"], {"transB": 1}),
-        ("Add", ["scores", "float_mean"], ["logits"]),
-    ]
-    weights = more | weights | {"fc.weight": onnx_models.weight(10, 16)}
-    return onnx_models.build([*made, *nodes, *ends], [("logits", FLOAT, ("batch", 10))], weights)
-
-
-def _ints(*values: int) -> onnx_models.Array:
-    return np.array(values, dtype=np.int64)
-
-
-ONE = np.ones((1, 1), np.float32)
+    ends = """
+        mean = ReduceMean(giant, keepdims=0); float_mean = Cast(mean, to=FLOAT)
+        scores = Gemm(features, w10x16, transB=1); logits = Add(scores, float_mean)
+    """
+    return written(text + ends, LOGITS)
 
 
 def constant_of_shape(size: int = GIANT) -> onnx.ModelProto:
     """A tensor of many zeros from one number."""
-    return _with_constant([("ConstantOfShape", ["size"], ["giant"])], {"size": _ints(size)})
+    return _with_constant(f"giant = ConstantOfShape([{size}])")
 
 
 def repeated(op: str) -> onnx.ModelProto:
     """One number, repeated by an Expand or a Tile."""
-    shape = _ints(1 << 20, 1 << 20)
-    return _with_constant([(op, ["one", "shape"], ["giant"])], {"one": ONE, "shape": shape})
+    return _with_constant(f"giant = {op}([[1.0]], [1048576, 1048576])")
 
 
 def counted() -> onnx.ModelProto:
     """All numbers up to a large one."""
-    bounds = {name: np.array(value, np.int64) for name, value in (("from", 0), ("to", GIANT), ("step", 1))}
-    return _with_constant([("Range", ["from", "to", "step"], ["giant"])], bounds)
+    return _with_constant(f"giant = Range(0, {GIANT}, 1)")
 
 
 def many_large(n: int = 6) -> onnx.ModelProto:
     """Constants of 1 GiB each, which fit alone and not together."""
-    nodes: list[onnx_models.Node] = [("ConstantOfShape", ["size"], [f"part{i}"]) for i in range(n)]
-    nodes.append(("Sum", [f"part{i}" for i in range(n)], ["giant"]))
-    return _with_constant(nodes, {"size": _ints(1 << 28)})
+    parts = [f"part{i}" for i in range(n)]
+    made = "\n".join(f"{part} = ConstantOfShape([{1 << 28}])" for part in parts)
+    return _with_constant(f"{made}\ngiant = Sum({', '.join(parts)})")
 
 
 def joined(levels: int = 30) -> onnx.ModelProto:
     """A tensor joined to itself, again and again."""
-    nodes: list[onnx_models.Node] = [
-        ("Concat", [f"t{level}", f"t{level}"], [f"t{level + 1}"], {"axis": 0}) for level in range(levels)
-    ]
-    nodes.append(("Identity", [f"t{levels}"], ["giant"]))
-    return _with_constant(nodes, {"t0": ONE})
+    names = ["[[1.0]]", *(f"t{level}" for level in range(1, levels + 1))]
+    made = "\n".join(f"{new} = Concat({old}, {old}, axis=0)" for old, new in pairwise(names))
+    return _with_constant(f"{made}\ngiant = Identity(t{levels})")
 
 
 def outer_product() -> onnx.ModelProto:
     """Two vectors multiplied to a matrix."""
-    side = np.ones((1 << 17, 1), np.float32)
-    return _with_constant([("MatMul", ["a", "b"], ["giant"])], {"a": side, "b": side.reshape(1, -1)})
+    return _with_constant(f"giant = MatMul(w{1 << 17}x1, w1x{1 << 17})")
 
 
 def one_name_twice() -> onnx.ModelProto:
     """Two nodes that write one name, the second from what it wrote itself."""
-    model = onnx_models.classifier()
-    model.graph.node.insert(2, helper.make_node("Relu", ["relu"], ["relu"]))
-    return model
+    return written("relu = Relu(relu); logits = Gemm(features, w16x10)", LOGITS)
 
 
 def nested_gates(blocks: int = 60) -> onnx.ModelProto:
     """Blocks that each multiply what they get by a gate made of it."""
-    nodes, weights = onnx_models.pooled()
-    nodes[3] = ("Flatten", ["gap"], ["x0"])
-    for i in range(blocks):
-        nodes += [
-            ("Gemm", [f"x{i}", "w"], [f"v{i}"]),
-            ("Sigmoid", [f"v{i}"], [f"g{i}"]),
-            ("Mul", [f"v{i}", f"g{i}"], [f"m{i}"]),
-            ("Gemm", [f"m{i}", "w"], [f"o{i}"]),
-            ("Mul", [f"x{i}", f"o{i}"], [f"x{i + 1}"]),
-        ]
-    weights |= {"w": onnx_models.weight(16, 16), "fc": onnx_models.weight(16, 10)}
-    nodes.append(("Gemm", [f"x{blocks}", "fc"], ["logits"]))
-    return onnx_models.build(nodes, [("logits", FLOAT, ("batch", 10))], weights)
+    text = "".join(
+        f"v{i} = Gemm(x{i}, w16x16); g{i} = Sigmoid(v{i}); m{i} = Mul(v{i}, g{i}); o{i} = Gemm(m{i}, w16x16)\n"
+        f"x{i + 1} = Mul(x{i}, o{i})\n"
+        for i in range(blocks)
+    )
+    return written(f"x0 = Identity(features)\n{text}logits = Gemm(x{blocks}, w16x10)", LOGITS)
+
+
+BODY = """
+body (int64 i, bool go, float[batch, 16] x) => (bool go_on, float[batch, 16] y) { go_on = Identity(go) y = Relu(x) }
+"""
 
 
 def endless_loop() -> onnx.ModelProto:
     """A Loop of 2^62 rounds."""
-    nodes, weights = onnx_models.pooled()
-    value = helper.make_tensor_value_info
-    body = helper.make_graph(
-        [helper.make_node("Identity", ["go"], ["go_on"]), helper.make_node("Relu", ["x"], ["y"])],
-        "body",
-        [value("i", INT64, []), value("go", TensorProto.BOOL, []), value("x", FLOAT, ["batch", 16])],
-        [value("go_on", TensorProto.BOOL, []), value("y", FLOAT, ["batch", 16])],
-    )
-    nodes += [
-        ("Loop", ["rounds", "yes", "features"], ["turned"], {"body": body}),
-        ("Gemm", ["turned", "fc"], ["logits"]),
-    ]
-    weights |= {"rounds": np.array(1 << 62), "yes": np.array(True), "fc": onnx_models.weight(16, 10)}
-    return onnx_models.build(nodes, [("logits", FLOAT, ("batch", 10))], weights)
+    model = written(f"turned = Loop({1 << 62}, True, features); logits = Gemm(turned, w16x10)", LOGITS)
+    loop = next(node for node in model.graph.node if node.op_type == "Loop")
+    loop.attribute.append(helper.make_attribute("body", parser.parse_graph(BODY)))
+    return model
 
 
 def name_of_source_files(name: str = "a.h" * 3000) -> onnx.ModelProto:
@@ -156,16 +121,14 @@ def name_of_source_files(name: str = "a.h" * 3000) -> onnx.ModelProto:
 def many_dimensions(n: int = 16_000, size: int = 1 << 62) -> onnx.ModelProto:
     """A weight of 16,000 dimensions, whose product has 300,000 digits."""
     model = onnx_models.classifier()
-    weight = numpy_helper.from_array(np.zeros(1, np.float32), "wide")
-    del weight.dims[:]
-    weight.dims.extend([size] * n)
-    model.graph.initializer.append(weight)
+    model.graph.initializer.append(numpy_helper.from_array(np.zeros(1, np.float32), "wide"))
+    model.graph.initializer[-1].dims[:] = [size] * n
     return model
 
 
 def many_dimensions_inside(n: int = 1000) -> onnx.ModelProto:
     """A constant that is reshaped to 1,000 dimensions, and a value said to have 16,000."""
-    model = _with_constant([("Reshape", ["one", "shape"], ["giant"])], {"one": ONE, "shape": _ints(*([1] * n))})
+    model = _with_constant(f"giant = Reshape([[1.0]], {[1] * n})")
     model.graph.value_info.append(helper.make_tensor_value_info("scores", FLOAT, [1 << 62] * 16_000))
     return model
 
@@ -175,21 +138,14 @@ def many_dimensions_inside(n: int = 1000) -> onnx.ModelProto:
 
 def negative_member(folder: Path) -> Path:
     """A tar file whose second member has the size of minus one block: its end is its start."""
+    content = PHOTOS[0].read_bytes()
+    archive = b""
+    for name, size in (("a.jpg", len(content)), ("b.jpg", -512)):
+        member = tarfile.TarInfo(name)
+        member.size = size
+        archive += member.tobuf(tarfile.GNU_FORMAT) + content + bytes(-len(content) % 512)
     path = folder / "images.tar"
-    with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as archive:
-        for name in ("a.jpg", "b.jpg"):
-            member = tarfile.TarInfo(name)
-            content = PHOTOS[0].read_bytes()
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
-    second = 512 + -(-len(content) // 512) * 512
-    content_ = bytearray(path.read_bytes())
-    header = content_[second : second + 512]
-    header[124:136] = b"\xff" * 10 + b"\xfe\x00"  # −512 in base 256
-    header[148:156] = b" " * 8
-    header[148:156] = f"{sum(header):06o}\0 ".encode()
-    content_[second : second + 512] = header
-    path.write_bytes(content_)
+    path.write_bytes(archive + bytes(1024))
     return path
 
 

@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 import onnx
-from numpy.typing import ArrayLike, DTypeLike, NDArray
-from onnx import TensorProto, helper, numpy_helper
+from numpy.typing import ArrayLike, DTypeLike
+from onnx import TensorProto, helper
 from PIL import Image
 
-from . import PHOTOS
+from . import PHOTOS, onnx_models
 
 CONTRACT_KEY = "robustcheck.contract"
 BLOCK_PX = 4  # edge of the block that holds the index
@@ -87,36 +87,26 @@ def write_lookup_model(
     matrix = np.asarray(embeddings, dtype=dtype)
     if matrix.ndim != 2 or len(matrix) == 0:
         raise ValueError(f"embeddings have shape {matrix.shape}; (image, feature) with at least one image is needed")
-    constants: dict[str, NDArray[Any]] = {
-        "starts": np.array([0, 0], np.int64),
-        "ends": np.array([BLOCK_PX, BLOCK_PX], np.int64),
-        "space": np.array([2, 3], np.int64),
-        "colour": np.array([1], np.int64),
-        "levels": np.array(255, np.float32),
+    constants = {
+        "ends": np.array([BLOCK_PX, BLOCK_PX]),
         "places": np.array([1, 256, 65536], np.float32),
-        "rows": np.array(len(matrix), np.int64),
+        "rows": np.array(len(matrix)),
         "embeddings": matrix,
+        "starts": np.zeros(2, np.int64),
+        "space": np.array([2, 3]),
+        "colour": np.array([1]),
+        "levels": np.array(255, np.float32),
     }
-    nodes = [
-        helper.make_node("Slice", ["image", "starts", "ends", "space"], ["block"]),
-        helper.make_node("ReduceMean", ["block", "space"], ["rgb"], keepdims=0),
-        helper.make_node("Mul", ["rgb", "levels"], ["levels_rgb"]),
-        helper.make_node("Round", ["levels_rgb"], ["digits"]),
-        helper.make_node("Mul", ["digits", "places"], ["weighted"]),
-        helper.make_node("ReduceSum", ["weighted", "colour"], ["number"], keepdims=0),
-        helper.make_node("Cast", ["number"], ["whole"], to=TensorProto.INT64),
-        helper.make_node("Mod", ["whole", "rows"], ["index"]),
-        helper.make_node("Gather", ["embeddings", "index"], [output], axis=0),
-    ]
+    nodes = onnx_models.graph("""
+        block = Slice(image, starts, ends, space); rgb = ReduceMean(block, space, keepdims=0)
+        digits = Mul(rgb, levels); whole = Round(digits); weighted = Mul(whole, places)
+        number = ReduceSum(weighted, colour, keepdims=0); integer = Cast(number, to=INT64); index = Mod(integer, rows)
+    """)
+    nodes.append(("Gather", ["embeddings", "index"], [output], {"axis": 0}))
     element = helper.np_dtype_to_tensor_dtype(matrix.dtype)
-    graph = helper.make_graph(
-        nodes,
-        "lookup",
-        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 3, size_px, size_px])],
-        [helper.make_tensor_value_info(output, element, ["batch", matrix.shape[1]])],
-        [numpy_helper.from_array(value, name) for name, value in constants.items()],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    image = ("image", TensorProto.FLOAT, ("batch", 3, size_px, size_px))
+    outputs = [(output, element, ("batch", matrix.shape[1]))]
+    model = onnx_models.build(nodes, outputs, constants, inputs=[image])
     if contract is True:
         contract = lookup_contract(output=output, rule=rule, size_px=size_px, source=source)
     if contract:
