@@ -102,10 +102,9 @@ def test_the_plan_of_each_task(suite: Opened, monkeypatch: pytest.MonkeyPatch) -
         ("without", "to export", None, None, 50, "odd"),
         ("unknown", "can't", 0, 0, 0, "no such model; others"),
     ]
-    byte_s = pytest.approx(2 / 10 / 1000 * 50)
-    times = [each.estimate_s for each in made.rows]
-    assert [times[0] / size, times[2] / 80, times[3] / 80] == [byte_s] * 3
-    assert times[1] is times[4] is times[5] is None
+    bytes_ = [(each.estimate_s or 0) / (2 / 10 / 1000 * 50) for each in made.rows]
+    assert bytes_ == pytest.approx([size, 0, 80, 80, 0, 0])
+    assert [each.estimate_s is None for each in made.rows] == [not each for each in bytes_]
     with pytest.raises(UsageError, match="suite entry unknown: no such model") as caught:
         plan.refuse_unknown(work)
     assert caught.value.hint == "others"
