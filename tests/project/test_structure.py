@@ -2,15 +2,13 @@
 
 import ast
 import re
-import shutil
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import pytest
 
-from robustcheck_onnx.checker.text import PAGES, VERSION
+from robustcheck_onnx.checker.text import PAGES
 from support import ROOT
 
 ALONE = """
@@ -78,47 +76,6 @@ assert "onnxruntime" in heavy()  # the probe can fail
 """
     done = alone(code)
     assert done.returncode == 0, done.stderr
-
-
-@pytest.mark.long
-def test_the_wheel_holds_every_module_and_data_file(tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        "-qq",
-        "--no-deps",
-        "--no-build-isolation",
-        "-w",
-        str(tmp_path),
-        ".",
-    ]
-    source = tmp_path / "source"  # a build leaves a folder behind, which the next one would take files from
-    for room in ("face", "checker", "exporters", "thresholds"):
-        shutil.copytree(ROOT / room, source / room, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, source / name)
-    subprocess.run(command, cwd=source, check=True, capture_output=True)
-    (wheel,) = tmp_path.glob("*.whl")
-    names = set(zipfile.ZipFile(wheel).namelist())
-    folders = {"face": "", "checker": "checker/", "exporters": "exporters/", "thresholds": "thresholds/"}
-    for folder, package in folders.items():
-        sources = list((ROOT / folder).rglob("*.py"))
-        assert sources
-        for path in sources:
-            assert f"robustcheck_onnx/{package}{path.relative_to(ROOT / folder)}" in names
-    assert "robustcheck_onnx/thresholds/data/default.json" in names
-    assert {"robustcheck_onnx/py.typed", "robustcheck_onnx/checker/py.typed"} <= names
-    assert "robustcheck_onnx/checker/photos/ATTRIBUTION.md" in names
-    for room in ("compare", "concepts", "directions", "report", "report/html", "scan"):
-        templates = [path.name for path in (ROOT / "checker" / room / "templates").iterdir()]
-        assert templates
-        assert {f"robustcheck_onnx/checker/{room}/templates/{name}" for name in templates} <= names
-    photos = [name for name in names if name.endswith(".jpg")]
-    assert len(photos) == len(list((ROOT / "checker" / "photos").glob("*.jpg"))) >= 50
-    top = {name.split("/")[0] for name in names}
-    assert top == {"robustcheck_onnx", f"robustcheck_onnx-{VERSION}.dist-info"}
 
 
 def test_no_message_names_a_page_that_the_package_lacks() -> None:
