@@ -8,30 +8,26 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import scipy.stats
-from onnx import TensorProto, helper
+from onnx import TensorProto
 
-from robustcheck_onnx.checker.scan import depth, taps
+from robustcheck_onnx.checker.scan import taps
 from robustcheck_onnx.checker.scan.depth import Depth, LayerStatistics
 from robustcheck_onnx.checker.scan.taps import Tap
+from support import onnx_models
 from support.scan_truth import Array, assert_close, assert_is_truth
 
 
 def measure(values: Array, tap: Tap, opset: int = 18, kind: int = TensorProto.FLOAT) -> LayerStatistics:
     """Statistics of given values, through the appended nodes."""
-    dims: list[Any] = list(values.shape)
-    dims[1 if tap.form == "tokens_first" else 0] = "batch"
-    graph = helper.make_graph(
-        [helper.make_node("Identity", ["x"], ["t"])],
-        "values",
-        [helper.make_tensor_value_info("x", kind, dims)],
-        [helper.make_tensor_value_info("t", kind, dims)],
-    )
-    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+    batch = 1 if tap.form == "tokens_first" else 0
+    dims = ["batch" if axis == batch else n for axis, n in enumerate(values.shape)]
+    nodes = onnx_models.graph("t = Identity(x)")
+    proto = onnx_models.build(nodes, [("t", kind, dims)], inputs=[("x", kind, dims)], opset=opset, ir_version=8)
     taps.add_scan(proto, [tap], kind == TensorProto.DOUBLE, opset)
     onnx.checker.check_model(proto, full_check=True)
     session = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
     (rows,) = session.run([taps.OUTPUT], {"x": values})
-    assert rows.shape == (values.shape[1 if tap.form == "tokens_first" else 0], tap.n_numbers)
+    assert rows.shape == (values.shape[batch], tap.n_numbers)
     state = Depth(tap)
     state.update(rows[:2])
     state.update(rows[2:])
@@ -151,10 +147,3 @@ def test_of_two_places_with_the_same_largest_value_none_is_made_up() -> None:
     fixed = measure(values + np.float32(0.5), Tap("t", "tokens", 64, (4,))).fixed_outlier
     assert fixed is not None
     assert (fixed.feature, fixed.token) == (5, 3)
-
-
-def test_places_in_words() -> None:
-    assert depth.place_text(Tap("t", "vector", 8, ()), 0) == ""
-    assert depth.place_text(Tap("t", "tokens", 8, (5,), class_token=True), 0) == "class token"
-    assert depth.place_text(Tap("t", "tokens", 8, (5,)), 0) == "token 0"
-    assert depth.place_text(Tap("t", "map", 8, (9, 9)), 24) == "row 8, column 8"

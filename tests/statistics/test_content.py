@@ -23,12 +23,6 @@ def test_both_are_what_the_singular_values_say(n: int, d: int, offset: float) ->
     assert relative_variance(h) == pytest.approx(variance, rel=1e-9)
 
 
-def test_relative_variance_is_one_less_the_squared_length_of_the_mean() -> None:
-    h = np.random.default_rng(1).normal(1, 1, size=(50, 64))
-    mean = (h / np.linalg.norm(h, axis=1, keepdims=True)).mean(axis=0)
-    assert relative_variance(h) == pytest.approx(1 - mean @ mean, rel=1e-12)
-
-
 @pytest.mark.parametrize("n", [2, 5, 50])
 def test_n_orthogonal_representations_vary_in_n_less_one_directions(n: int) -> None:
     h = scipy.linalg.hadamard(64)[:n].astype(float)

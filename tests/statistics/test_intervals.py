@@ -27,11 +27,6 @@ def test_radius_is_the_formula_of_the_paper_widened_for_few_images() -> None:
     assert intervals.radius(n, sd, ALPHA) == pytest.approx(want, rel=1e-12)
 
 
-def test_radius_is_wider_than_a_fixed_time_interval_and_shrinks() -> None:
-    assert intervals.radius(64, 1.0, ALPHA) > 1.96 / 8
-    assert intervals.radius(6400, 1.0, ALPHA) < intervals.radius(640, 1.0, ALPHA) < intervals.radius(64, 1.0, ALPHA)
-
-
 def test_unknown_spread_gives_no_bound() -> None:
     assert intervals.radius(64, math.nan, ALPHA) == math.inf
 
