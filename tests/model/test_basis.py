@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from numpy.typing import NDArray
 from onnx import numpy_helper
 from onnxruntime.capi._pybind_state import quantize_matmul_bnb4
 
@@ -14,7 +13,8 @@ from robustcheck_onnx import check
 from robustcheck_onnx.checker.model.basis import mutually_orthogonal
 from robustcheck_onnx.checker.model.open import open_model
 from support import PHOTOS, onnx_models
-from support.onnx_models import graph
+from support.onnx_models import Array
+from support.written import written
 
 
 def rotation(rows: int, columns: int, seed: int = 0) -> np.ndarray:
@@ -57,88 +57,139 @@ def test_nothing_to_compare_is_no_change_of_basis(vectors: np.ndarray) -> None:
     assert not mutually_orthogonal(vectors)
 
 
-def signed_features(width: int = 16) -> tuple[list[Any], dict[str, Any]]:
-    """A matrix product of two image tensors, as attention is one: (image, width), named "signed"."""
-    nodes, weights = onnx_models.pooled(width)
-    nodes += graph("""
-        mixed = MatMul(features, mix); across = Transpose(features, perm=[1, 0])
-        weights = MatMul(mixed, across); signed = MatMul(weights, mixed)
-    """)
-    return nodes, weights | {"mix": onnx_models.weight(width, width)}
+SIGNED = """
+    conv = Conv(image, w16x3x3x3, kernel_shape=[3, 3]); relu = Relu(conv); gap = GlobalAveragePool(relu)
+    features = Flatten(gap); mixed = MatMul(features, w16x16); across = Transpose(features, perm=[1, 0])
+    weights = MatMul(mixed, across); signed = MatMul(weights, mixed)
+"""
+"""A matrix product of two image tensors, as attention is one: (image, 16), named "signed"."""
+WIDE = SIGNED.replace("w16", "w32").replace("x16", "x32")
+MATMUL = "embedding = MatMul(signed, w)"
+Form = tuple[str, dict[str, Any]]
 
 
-def signed_encoder(form: str, weight: np.ndarray) -> onnx.ModelProto:
-    """`signed_features`, then one linear layer written in one of the forms that exporters write."""
-    nodes, weights = signed_features()
-    w = weight.astype(np.float32)
-    end: list[Any] = graph("embedding = MatMul(signed, w)")
-    weights["w"] = w
-    if form == "gemm":
-        end, weights["w"] = graph("embedding = Gemm(signed, w, transB=1)"), w.T.copy()
-    elif form == "conv":
-        weights |= {"w": w.T[:, :, None, None].copy(), "axes": np.array([2, 3])}
-        end = graph("map = Unsqueeze(signed, axes); out = Conv(map, w); embedding = Flatten(out)")
-    elif form == "transposed":
-        end.insert(0, ("Transpose", ["w_t"], ["w"], {"perm": [1, 0]}))
-        weights["w_t"] = weights.pop("w").T.copy()
-    elif form == "int8":
-        scale = np.float32(np.abs(w).max() / 127)
-        weights |= {"w8": np.round(w / scale).astype(np.int8), "scale": scale, "zero": np.int8(0)}
-        del weights["w"]
-        end.insert(0, ("DequantizeLinear", ["w8", "scale", "zero"], ["w"]))
-    elif form == "uint8":
-        scale = np.float32(np.abs(w).max() / 127)
-        weights |= {"w8": (np.round(w / scale) + 128).astype(np.uint8), "scale": scale, "zero": np.uint8(128)}
-        del weights["w"]
-        end.insert(0, ("DequantizeLinear", ["w8", "scale", "zero"], ["w"]))
-    elif form == "fp16":
-        end.insert(0, ("Cast", ["w16"], ["w"], {"to": onnx.TensorProto.FLOAT}))
-        weights["w16"] = weights.pop("w").astype(np.float16)
-    model: onnx.ModelProto = onnx_models.build(nodes + end, ["embedding"], weights)
+def forms(w: Array) -> dict[str, Form]:
+    """One linear layer from "signed" to "embedding" in the forms that exporters write."""
+    scale = np.abs(w).max() / 127
+    int8 = np.round(w / scale).astype(np.int8)
+    uint8 = {"w8": (int8.astype(np.int64) + 128).astype(np.uint8), "scale": scale, "z": np.uint8(128)}
+    low = w.min(axis=0)
+    scales = (w.max(axis=0) - low) / 255
+    points = np.clip(np.round(-low / scales), 0, 255)
+    by_channel = np.clip(np.round(w / scales + points), 0, 255).astype(np.uint8)
+    return {
+        "matmul": (MATMUL, {"w": w}),
+        "gemm": ("embedding = Gemm(signed, w, transB=1)", {"w": w.T}),
+        "conv": (
+            "map = Unsqueeze(signed, [2,3]); out = Conv(map, w); embedding = Flatten(out)",
+            {"w": w.T[:, :, None, None]},
+        ),
+        "transposed": (f"w = Transpose(t, perm=[1, 0]); {MATMUL}", {"t": w.T}),
+        "fp16": (f"w = Cast(w16, to=FLOAT); {MATMUL}", {"w16": w.astype(np.float16)}),
+        "int8": (f"w = DequantizeLinear(w8, scale); {MATMUL}", {"w8": int8, "scale": scale}),
+        # zero points, left in, make all features point the same way, and nothing orthogonal
+        "uint8": (f"w = DequantizeLinear(w8, scale, z); {MATMUL}", uint8),
+        "by channel": (
+            f"w = DequantizeLinear(w8, scales, z, axis=1); {MATMUL}",
+            {"w8": by_channel, "scales": scales, "z": points.astype(np.uint8)},
+        ),
+        "dynamic": (
+            """
+            s8, s_scale, s_zero = DynamicQuantizeLinear(signed); sums = MatMulInteger(s8, w8, s_zero, z)
+            float = Cast(sums, to=FLOAT); both = Mul(s_scale, scale); embedding = Mul(float, both)
+            """,
+            uint8,
+        ),
+        "qlinear": (
+            """
+            s8 = QuantizeLinear(signed, scale, z); e8 = QLinearMatMul(s8, scale, z, w8, scale, z, scale, z)
+            embedding = DequantizeLinear(e8, scale, z)
+            """,
+            uint8,
+        ),
+        "fused": ("embedding = com.microsoft:DynamicQuantizeMatMul(signed, w8, scale, z)", uint8),
+        # a weight that the graph computes: a PCA that whitens, its scales kept apart
+        "scaled": (f"w = Div(v, scales); {MATMUL}", {"v": w, "scales": np.linspace(1, 3, 12)}),
+        # an adapter that was not folded in
+        "low rank": (f"ab = MatMul(a, b); w = Add(v, ab); {MATMUL}", {"v": w, "a": 0 * w[:, :2], "b": 0 * w[:2]}),
+        "sliced": (f"w = Slice(v, [0], [12], [1]); {MATMUL}", {"v": np.column_stack([w, w])}),
+        "joined": (f"w = Concat(v, v2, axis=1); {MATMUL}", {"v": w[:, :5], "v2": w[:, 5:]}),
+        "product": (f"w = MatMul(v, one); {MATMUL}", {"v": w, "one": np.eye(12)}),
+        # one turned layer among several is enough
+        "beside another": (f"{FIRST}; b = MatMul(signed, w16x12); embedding = Concat(a, b, axis=-1)", {"w": w}),
+        "sum": (f"{FIRST}; b = MatMul(signed, w16x12); embedding = Add(a, b)", {"w": w}),
+        "residual": (f"{FIRST}; b = MatMul(a, w12x12); c = MatMul(b, w12x12); embedding = Add(a, c)", {"w": w}),
+        "beside a constant": (f"{FIRST}; embedding = Concat(a, [[1.0]], axis=-1)", {"w": w}),
+        "then linear": (f"{FIRST}; embedding = MatMul(a, w12x12)", {"w": w}),
+    }
+
+
+FIRST = "a = MatMul(signed, w)"
+TURNED, LEARNED = (each.astype(np.float32) for each in (rotation(16, 12), onnx_models.weight(16, 12)))
+
+
+@pytest.mark.parametrize("form", forms(TURNED))
+def test_every_form_of_a_weight_is_read(opened: Any, form: str) -> None:
+    for weight, turned in ((TURNED, True), (LEARNED, False)):
+        text, constants = forms(weight)[form]
+        end = opened(written(text, before=SIGNED, **constants)).representation.ends_in
+        assert (end.kind == "change_of_basis") == turned
+        assert turned or end.kind in ("linear", "other")
+
+
+def written_with(w: Array, form: str) -> onnx.ModelProto:
+    """Weights that stand elsewhere than in the file's initializers, or packed."""
+    if form == "convolution over the whole map":
+        image = ("image", onnx.TensorProto.FLOAT, ("batch", 3, 4, 4))
+        kernel = np.ascontiguousarray(w.T).reshape(12, 3, 4, 4)
+        return written("map = Conv(image, w); embedding = Flatten(map)", before="", inputs=[image], w=kernel)
+    if form == "8 bits, one block of 32 a feature":
+        scales = np.abs(w).max(axis=0) / 127
+        levels = (np.round(w / scales) + 128).astype(np.uint8).T[:, None]
+        text = "embedding = com.microsoft:MatMulNBits(signed, w8, scales, K=32, N=12, bits=8, block_size=32)"
+        return written(text, before=WIDE, w8=levels, scales=scales)
+    if form == "4 bits, as bitsandbytes packs them":
+        packed, absmax = np.zeros(w.size // 2, np.uint8), np.zeros(w.size // 16, np.float32)
+        quantize_matmul_bnb4(packed, w.T.copy(), absmax, 16, 1, 12, 32)
+        text = "embedding = com.microsoft:MatMulBnb4(signed, w4, absmax, K=32, N=12, block_size=16, quant_type=1)"
+        return written(text, before=WIDE, w4=packed, absmax=absmax)
+    model = written(MATMUL, before=WIDE, w=w)
+    tensor = model.graph.initializer.pop(0)
+    if form == "sparse":
+        values = numpy_helper.from_array(w.ravel(), "w")
+        places = numpy_helper.from_array(np.arange(w.size), "w_places")
+        model.graph.sparse_initializer.append(onnx.helper.make_sparse_tensor(values, places, list(w.shape)))
+    else:
+        model.graph.node.insert(0, onnx.helper.make_node("Constant", [], ["w"], value=tensor))
     return model
 
 
-@pytest.mark.parametrize("form", ["matmul", "gemm", "conv", "transposed", "int8", "uint8", "fp16", "external"])
-def test_every_form_of_a_weight_is_read(form: str, tmp_path: Path) -> None:
-    for weight, ends in ((rotation(16, 12), "change_of_basis"), (onnx_models.weight(16, 12), "linear")):
-        proto = signed_encoder(form, weight)
-        path = onnx_models.save(proto, tmp_path / f"{ends}.onnx", external=form == "external")
+@pytest.mark.parametrize(
+    "form",
+    [
+        "convolution over the whole map",
+        "8 bits, one block of 32 a feature",
+        "4 bits, as bitsandbytes packs them",
+        "sparse",
+        "external",
+        "a node's, external",
+    ],
+)
+def test_wherever_a_weight_stands_it_is_read(form: str, tmp_path: Path) -> None:
+    for make, ends in ((rotation, "change_of_basis"), (onnx_models.weight, "linear")):
+        w = make(48 if form.startswith("convolution") else 32, 12).astype(np.float32)
+        model = written(MATMUL, before=WIDE, w=w) if form == "external" else written_with(w, form)
+        if form == "a node's, external":
+            tensor = model.graph.node[0].attribute[0].t
+            (tmp_path / "w.bin").write_bytes(tensor.raw_data)
+            onnx.external_data_helper.set_external_data(tensor, "w.bin")
+            tensor.ClearField("raw_data")
+        path = tmp_path / f"{ends}.onnx"
+        if form == "external":
+            onnx_models.save(model, path, external=True)
+        else:
+            path.write_bytes(model.SerializeToString())
         assert str(open_model(path).representation.ends_in) == ends
-
-
-def quantised(form: str, w: np.ndarray) -> tuple[list[Any], dict[str, Any]]:
-    """From "signed" to "embedding" by layers that take their weight quantised, with zero points that are not 0."""
-    scale = np.float32(np.abs(w).max() / 127)
-    weights: dict[str, Any] = {"w8": (np.round(w / scale) + 128).astype(np.uint8), "scale": scale, "z": np.uint8(128)}
-    if form == "dequantize_by_channel":
-        low, high = w.min(axis=0), w.max(axis=0)
-        scales = (high - low) / 255
-        points = np.clip(np.round(-low / scales), 0, 255)
-        levels = np.clip(np.round(w / scales + points), 0, 255)
-        weights = {"w8": levels.astype(np.uint8), "scale": scales.astype(np.float32), "z": points.astype(np.uint8)}
-        end: list[Any] = graph("w = DequantizeLinear(w8, scale, z, axis=1)")
-        return [*end, ("MatMul", ["signed", "w"], ["embedding"])], weights
-    if form == "dynamic":
-        return graph("""
-            s8, s_scale, s_zero = DynamicQuantizeLinear(signed); sums = MatMulInteger(s8, w8, s_zero, z)
-            float = Cast(sums, to=FLOAT); both = Mul(s_scale, scale); embedding = Mul(float, both)
-        """), weights
-    if form == "qlinear":
-        return graph("""
-            s8 = QuantizeLinear(signed, scale, z); e8 = QLinearMatMul(s8, scale, z, w8, scale, z, scale, z)
-            embedding = DequantizeLinear(e8, scale, z)
-        """), weights
-    return graph("embedding = com.microsoft:DynamicQuantizeMatMul(signed, w8, scale, z)"), weights
-
-
-@pytest.mark.parametrize("form", ["dequantize_by_channel", "dynamic", "qlinear", "fused"])
-def test_zero_points_are_taken_off(form: str, tmp_path: Path) -> None:
-    """Left in, they make all features point the same way, and nothing orthogonal."""
-    for weight, ends in ((rotation(16, 12), "change_of_basis"), (onnx_models.weight(16, 12), "linear")):
-        nodes, weights = signed_features()
-        more, constants = quantised(form, weight)
-        proto = onnx_models.build(nodes + more, ["embedding"], weights | constants, domains=["com.microsoft"])
-        assert str(open_model(onnx_models.save(proto, tmp_path / "m.onnx")).representation.ends_in) == ends
 
 
 @pytest.mark.parametrize(
@@ -152,164 +203,39 @@ def test_zero_points_are_taken_off(form: str, tmp_path: Path) -> None:
     ],
 )
 def test_a_quantised_end_has_one_sign_only_where_its_type_has(
-    kind: str, precision: str, ends: str, tmp_path: Path
+    opened: Any, kind: str, precision: str, ends: str
 ) -> None:
-    nodes, weights = signed_features()
-    end = graph("p = MatMul(signed, w); q = QuantizeLinear(p, scale, z); embedding = DequantizeLinear(q, scale, z)")
-    constants = {"w": onnx_models.weight(16, 12), "scale": np.array(0.1, np.float32)}
-    proto = onnx_models.build(nodes + end, ["embedding"], weights | constants, opset=23)
-    proto.graph.initializer.append(onnx.helper.make_tensor("z", getattr(onnx.TensorProto, kind), [], [0]))
-    opened = open_model(onnx_models.save(proto, tmp_path / "m.onnx"))
-    assert (str(opened.representation.ends_in), opened.precision) == (ends, precision)
+    text = "p = MatMul(signed, w16x12); q = QuantizeLinear(p, 0.1, z); embedding = DequantizeLinear(q, 0.1, z)"
+    proto = written(text, before=SIGNED, opset=23, z=0)
+    proto.graph.initializer[0].CopyFrom(onnx.helper.make_tensor("z", getattr(onnx.TensorProto, kind), [], [0]))
+    found = opened(proto)
+    assert (str(found.representation.ends_in), found.precision) == (ends, precision)
 
 
-def bnb4(weight: NDArray[np.float32]) -> tuple[list[Any], dict[str, Any]]:
-    """A MatMulBnb4 (NF4, blocks of 16) of `weight`, (input, feature), and its two initializers."""
-    columns, rows = weight.shape
-    packed, absmax = np.zeros(weight.size // 2, np.uint8), np.zeros(weight.size // 16, np.float32)
-    quantize_matmul_bnb4(packed, weight.T.copy(), absmax, 16, 1, rows, columns)
-    attributes = {"K": columns, "N": rows, "block_size": 16, "quant_type": 1}
-    node = ("com.microsoft:MatMulBnb4", ["signed", "w4", "absmax"], ["embedding"], attributes)
-    return [node], {"w4": packed, "absmax": absmax}
-
-
-@pytest.mark.parametrize("form", ["scaled", "low_rank", "sliced", "joined", "product", "packed", "bnb4", "sparse"])
-def test_a_weight_that_the_graph_computes_is_computed(form: str, tmp_path: Path) -> None:
-    for weight, ends in ((rotation(32, 12), "change_of_basis"), (onnx_models.weight(32, 12), "linear")):
-        w = weight.astype(np.float32)
-        nodes, weights = signed_features(32)
-        end: list[Any] = graph("embedding = MatMul(signed, w)")
-        if form == "scaled":  # a PCA that whitens, its scales kept apart
-            end.insert(0, ("Div", ["v", "scales"], ["w"]))
-            weights |= {"v": w, "scales": np.linspace(1, 3, 12).astype(np.float32)}
-        elif form == "low_rank":  # an adapter that was not folded in
-            end[:0] = graph("ab = MatMul(a, b); w = Add(v, ab)")
-            weights |= {"v": w, "a": np.zeros((32, 2), np.float32), "b": np.zeros((2, 12), np.float32)}
-        elif form == "sliced":
-            end.insert(0, ("Slice", ["v", "from", "to", "axis"], ["w"]))
-            weights |= {
-                "v": np.column_stack([w, w]),
-                "from": np.array([0]),
-                "to": np.array([12]),
-                "axis": np.array([1]),
-            }
-        elif form == "joined":
-            end.insert(0, ("Concat", ["v", "v2"], ["w"], {"axis": 1}))
-            weights |= {"v": w[:, :5], "v2": w[:, 5:]}
-        elif form == "product":
-            end.insert(0, ("MatMul", ["v", "one"], ["w"]))
-            weights |= {"v": w, "one": np.eye(12, dtype=np.float32)}
-        elif form == "packed":  # 8 bits, one block of 32 a feature
-            scales = np.abs(w).max(axis=0) / 127
-            levels = (np.round(w / scales) + 128).astype(np.uint8)
-            attributes = {"K": 32, "N": 12, "bits": 8, "block_size": 32}
-            end = [("com.microsoft:MatMulNBits", ["signed", "w8", "scales"], ["embedding"], attributes)]
-            weights |= {"w8": levels.T[:, None].copy(), "scales": scales.astype(np.float32)}
-        elif form == "bnb4":  # 4 bits, as bitsandbytes packs them
-            end, packed = bnb4(w)
-            weights |= packed
-        proto = onnx_models.build(nodes + end, ["embedding"], weights, domains=["com.microsoft"])
-        if form == "sparse":
-            values = numpy_helper.from_array(w.ravel(), "w")
-            places = numpy_helper.from_array(np.arange(w.size), "w_places")
-            proto.graph.sparse_initializer.append(onnx.helper.make_sparse_tensor(values, places, list(w.shape)))
-        assert str(open_model(onnx_models.save(proto, tmp_path / "m.onnx")).representation.ends_in) == ends
-
-
-@pytest.mark.parametrize("form", ["concat", "sum", "residual", "constant", "then_linear"])
-def test_one_turned_layer_among_several_is_enough(form: str, tmp_path: Path) -> None:
-    w = rotation(16, 12).astype(np.float32)
-    forms: dict[str, list[Any]] = {
-        "concat": graph("b = MatMul(signed, w2); embedding = Concat(a, b, axis=-1)"),
-        "sum": graph("b = MatMul(signed, w2); embedding = Add(a, b)"),
-        "residual": graph("b = MatMul(a, v); c = MatMul(b, v); embedding = Add(a, c)"),
-        "constant": graph("embedding = Concat(a, one, axis=-1)"),
-        "then_linear": graph("embedding = MatMul(a, v)"),
-    }
-    for first, turned in ((w, True), (onnx_models.weight(16, 12), False)):
-        nodes, weights = signed_features()
-        weights |= {
-            "w": first,
-            "w2": onnx_models.weight(16, 12),
-            "v": onnx_models.weight(12, 12),
-            "one": np.ones((1, 1), np.float32),
-        }
-        proto = onnx_models.build([*nodes, ("MatMul", ["signed", "w"], ["a"]), *forms[form]], ["embedding"], weights)
-        end = open_model(onnx_models.save(proto, tmp_path / "m.onnx")).representation.ends_in
-        assert (end.kind == "change_of_basis") == turned
-
-
-@pytest.mark.parametrize("turned", [True, False])
-def test_a_convolution_over_the_whole_map_is_a_linear_layer(turned: bool, tmp_path: Path) -> None:
-    w = (rotation(12, 48) if turned else onnx_models.weight(12, 48)).reshape(12, 3, 4, 4).astype(np.float32)
-    nodes = graph("map = Conv(image, w); embedding = Flatten(map)")
-    image = ("image", onnx.TensorProto.FLOAT, ("batch", 3, 4, 4))
-    proto = onnx_models.build(nodes, ["embedding"], {"w": w}, inputs=[image])
-    end = open_model(onnx_models.save(proto, tmp_path / "m.onnx")).representation.ends_in
-    assert str(end) == ("change_of_basis" if turned else "linear")
-
-
-def test_a_constant_nodes_weight_in_an_external_file_is_read(tmp_path: Path) -> None:
-    for weight, ends in ((rotation(16, 12), "change_of_basis"), (onnx_models.weight(16, 12), "linear")):
-        nodes, weights = signed_features()
-        proto = onnx_models.build([*nodes, ("MatMul", ["signed", "w"], ["embedding"])], ["embedding"], weights)
-        tensor = numpy_helper.from_array(weight.astype(np.float32), "w")
-        (tmp_path / "w.bin").write_bytes(tensor.raw_data)
-        onnx.external_data_helper.set_external_data(tensor, "w.bin")
-        tensor.ClearField("raw_data")
-        proto.graph.node.insert(0, onnx.helper.make_node("Constant", [], ["w"], value=tensor))
-        (tmp_path / "m.onnx").write_bytes(proto.SerializeToString())
-        assert str(open_model(tmp_path / "m.onnx").representation.ends_in) == ends
-
-
-def test_a_weight_that_is_no_matrix_is_not_read(tmp_path: Path) -> None:
-    nodes, weights = signed_features()
-    weights["w"] = onnx_models.weight(16, 4, 4)
-    nodes += graph('heads = Einsum(signed, w, equation="bi,ijk->bjk"); embedding = Flatten(heads)')
-    path = onnx_models.save(onnx_models.build(nodes, ["embedding"], weights), tmp_path / "m.onnx")
-    assert str(open_model(path).representation.ends_in) == "linear_unread"
-
-
-SHIFTS = {"w": onnx_models.weight(16, 1, 3), "axis": np.array([2], np.int64)}
+NORM = "norm = LayerNormalization(signed, w16)"
 
 
 @pytest.mark.parametrize(
-    ("weights", "nodes", "end"),
+    ("text", "end"),
     [
+        ('heads = Einsum(signed, w16x4x4, equation="bi,ijk->bjk"); embedding = Flatten(heads)', "linear_unread"),
+        ("w = Transpose(features, perm=[1, 0]); embedding = MatMul(signed, w)", "other:MatMul"),  # of the image
+        # factors of features: behind a norm they would hide the outlier features that its scales make
         (
-            SHIFTS,
-            graph("""
-                row = Unsqueeze(norm, axis); map = Conv(row, w, group=16, pads=[1, 1])
-                embedding = Squeeze(map, axis)
-            """),
+            f"{NORM}; row = Unsqueeze(norm, [2]); map = Conv(row, w16x1x3, group=16, pads=[1, 1])\n"
+            "embedding = Squeeze(map, [2])",
             "linear_unread",
         ),
-        (SHIFTS, graph("row = Unsqueeze(norm, pair); map = MatMul(row, w); embedding = Flatten(map)"), "linear_unread"),
-        ({"w": onnx_models.weight(16, 4)}, graph('embedding = Einsum(norm, w, equation="bi,ij->bi")'), "linear_unread"),
         (
-            {"w": onnx_models.weight(12, 16)},
-            [("Einsum", ["norm", "w"], ["embedding"], {"equation": "bi, oi -> bo"})],
-            "linear",
+            f"{NORM}; row = Unsqueeze(norm, [2,3]); map = MatMul(row, w16x1x3); embedding = Flatten(map)",
+            "linear_unread",
         ),
+        (f'{NORM}; embedding = Einsum(norm, w16x4, equation="bi,ij->bi")', "linear_unread"),
+        (f'{NORM}; embedding = Einsum(norm, w12x16, equation="bi ,oi -> bo")', "linear"),
     ],
-    ids=["depthwise", "a matrix a feature", "a factor a feature", "a matrix"],
 )
-def test_factors_of_features_are_no_linear_layer(
-    weights: dict[str, Any], nodes: list[Any], end: str, tmp_path: Path
-) -> None:
-    """Behind a norm they would hide it: the outlier features that its scales make would pass."""
-    before, constants = signed_features()
-    constants |= {"scale": onnx_models.weight(16), "pair": np.array([2, 3], np.int64), **weights}
-    norm = ("LayerNormalization", ["signed", "scale"], ["norm"])
-    path = onnx_models.save(onnx_models.build([*before, norm, *nodes], ["embedding"], constants), tmp_path / "m.onnx")
-    assert str(open_model(path).representation.ends_in) == end
-
-
-def test_a_weight_computed_from_the_image_is_not_known(tmp_path: Path) -> None:
-    nodes, weights = signed_features()
-    nodes += graph("w = Transpose(features, perm=[1, 0]); embedding = MatMul(signed, w)")
-    path = onnx_models.save(onnx_models.build(nodes, ["embedding"], weights), tmp_path / "m.onnx")
-    assert str(open_model(path).representation.ends_in) == "other:MatMul"
+def test_what_is_no_matrix_is_no_linear_layer(opened: Any, text: str, end: str) -> None:
+    assert str(opened(written(text, before=SIGNED)).representation.ends_in) == end
 
 
 def with_projection(source: Path, target: Path, weight: np.ndarray) -> Path:

@@ -24,6 +24,7 @@ from support.written import written
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 OPSET, IR_VERSION = supported_versions()
 UP_TO = f"ONNX Runtime {ort.__version__} supports up to"
+HAS_NO = f"ONNX Runtime {ort.__version__} has no such operator"
 
 
 def refused(model: onnx.ModelProto | bytes, message: str, folder: Path) -> None:
@@ -100,9 +101,12 @@ CHANGES: list[tuple[Model, str]] = [
     (lambda m: m.ClearField("opset_import"), "opset_import is missing"),
     (lambda m: setattr(m.opset_import[0], "version", 99), f"opset is 99; {UP_TO} {OPSET}"),
     (lambda m: setattr(m, "ir_version", 99), f"IR version is 99; {UP_TO} {IR_VERSION}"),
-    (lambda m: setattr(m.graph.node[1], "op_type", "Reluu"), "uses operator ai.onnx:Reluu"),
+    (
+        lambda m: setattr(m.graph.node[1], "op_type", "Reluu"),
+        f"ai.onnx:Reluu; {HAS_NO} (closest: Relu)",
+    ),
     (lambda m: m.graph.initializer.append(m.graph.initializer[0]), "'conv.weight' is written twice, by two weights"),
-    (lambda m: m.graph.node.append(helper.make_node("Nope", ["image"], [])), "no such operator"),
+    (lambda m: m.graph.node.append(helper.make_node("Nope", ["image"], [])), f"ai.onnx:Nope; {HAS_NO}"),
 ]
 
 
