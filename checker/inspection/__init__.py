@@ -6,6 +6,6 @@ Comes in: the path of a model. May import: measure, runtime and what is below th
 from __future__ import annotations
 
 from .document import inspect_json, unopened_json
-from .run import CanPass, Inspection, find_model, inspect_model
+from .run import Inspection, find_model, inspect_model
 
 __all__ = ["CanPass", "Inspection", "find_model", "inspect_json", "inspect_model", "unopened_json"]

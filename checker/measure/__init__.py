@@ -18,15 +18,12 @@ from .job import (
     Measurement,
     conclude,
     named_skips,
-    nothing_yet,
     versions,
 )
 from .prepared import Prepared, stack
 from .run import (
     Inputs,
     Opened,
-    Watch,
-    add_batch,
     batches,
     decode,
     decode_with,
@@ -53,8 +50,6 @@ __all__ = [
     "Prepared",
     "Progress",
     "Rows",
-    "Watch",
-    "add_batch",
     "batches",
     "collect",
     "conclude",
@@ -68,7 +63,6 @@ __all__ = [
     "measure_images",
     "model_facts",
     "named_skips",
-    "nothing_yet",
     "open_job",
     "open_sessions",
     "prepare_item",

@@ -10,7 +10,7 @@ from .contract import CONTRACT_KEY, Contract, parse_contract, properties
 from .digest import graph_digest
 from .fetch import Model, on_this_machine, parse_model
 from .file import external_locations, may_be_model, read_onnx
-from .head_part import HeadPart, head_part
+from .head_part import head_part
 from .held import file_digest, refuse_changed
 from .image_input import DTYPES, ImageInput, fed_as
 from .layers import ACTIVATION, LINEAR, NORMALISATION, POOL, RESHAPE, Layers, build_layers, data_inputs
@@ -29,7 +29,6 @@ __all__ = [
     "PRESETS",
     "RESHAPE",
     "Contract",
-    "HeadPart",
     "ImageInput",
     "Layers",
     "Model",

@@ -301,13 +301,3 @@ def node_inputs(node: onnx.NodeProto) -> list[str]:
 def data_inputs(layers: Layers, node: onnx.NodeProto) -> tuple[str, ...]:
     """Name the inputs of a node that carry the image: `Layers.data` of its first output."""
     return layers.data.get(node.output[0], ())
-
-
-def walk_back(layers: Layers, tensor: str) -> Iterator[onnx.NodeProto]:
-    """Yield the nodes on the way back from `tensor` for as long as there is one data input."""
-    while (node := layers.producers.get(tensor)) is not None:
-        yield node
-        names = layers.data.get(tensor, ())
-        if len(names) != 1:
-            return
-        tensor = names[0]

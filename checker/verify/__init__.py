@@ -5,7 +5,7 @@ Comes in: a JSON report. May import: pipeline and what is below it.
 
 from __future__ import annotations
 
-from robustcheck_onnx.checker.report.signature_file import bundle_of, is_verdict, remove_verdict
+from robustcheck_onnx.checker.report.signature_file import bundle_of
 
 from .record import Verification
 from .run import VerifyOptions, report_about, verify
@@ -16,8 +16,6 @@ __all__ = [
     "VerifyOptions",
     "bundle_of",
     "check_key",
-    "is_verdict",
-    "remove_verdict",
     "report_about",
     "verify",
 ]
