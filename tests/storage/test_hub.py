@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import onnx
 import pytest
 
 from robustcheck_onnx import check
@@ -27,7 +26,8 @@ from support.mock_hub import MockHub
 from support.stores import SECRET
 
 constants = pytest.importorskip("huggingface_hub.constants", reason="the extra hub is not installed")
-CLIP = {"size": [8, 8], "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
+PIXELS = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
+SIDECAR = json.dumps({"preprocess_cfg": PIXELS | {"size": [8, 8]}}).encode()
 
 
 @pytest.fixture
@@ -44,9 +44,9 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MockHub]
 
 
 @pytest.fixture(scope="module")
-def encoder(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+def encoder() -> bytes:
     """A model without a contract: what its pixels are, a sidecar must say."""
-    return onnx_models.save(onnx_models.encoder(), tmp_path_factory.mktemp("m") / "m.onnx").read_bytes()
+    return bytes(onnx_models.encoder().SerializeToString())
 
 
 def go_offline(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,15 +61,13 @@ def test_the_one_encoder_of_a_repository_is_checked_at_its_commit(
     commit = served.put(
         "org/one", {"README.md": b"x", "onnx/model.onnx": model.read_bytes(), "a/text_model.onnx": b"x"}
     )
-    report = check("hf://org/one", images=photos)
-    here = check(model, images=photos)
-    assert report.verdict == here.verdict
-    assert report.evidence.statistics == here.evidence.statistics
+    report, here = (check(place, images=photos) for place in ("hf://org/one", model))
     facts = report.evidence.model
-    assert facts.file == "hf://org/one/onnx/model.onnx"
-    assert facts.file_digest == here.evidence.model.file_digest
+    origin = {"address": "hf://org/one", "revision": commit, "file": "onnx/model.onnx"}
     assert facts.origin is not None
-    assert facts.origin.model_dump() == {"address": "hf://org/one", "revision": commit, "file": "onnx/model.onnx"}
+    assert facts.origin.model_dump() == origin
+    same = here.evidence.model.model_copy(update={"file": "hf://org/one/onnx/model.onnx", "origin": facts.origin})
+    assert (report.verdict, report.evidence.statistics, facts) == (here.verdict, here.evidence.statistics, same)
     shown = {fact.label: (fact.value, fact.short) for block in blocks_of(report) for fact in block.facts}
     assert shown["Fetched from"] == ("hf://org/one", f"fetched at {commit[:12]}")
     assert served.tokens == {f"Bearer {SECRET}"}
@@ -77,41 +75,34 @@ def test_the_one_encoder_of_a_repository_is_checked_at_its_commit(
 
     blob = f"{served.url}/org/one/blob/main/onnx/model.onnx?download=true"
     for address in (f"hf://org/one@{commit}/onnx", "hf://org/one@main/onnx/model.onnx", blob):
-        same = check(address, images=photos, max_images=3).evidence.model.origin
-        assert same is not None
-        assert (same.revision, same.file) == (commit, "onnx/model.onnx")
-
+        same_file = check(address, images=photos, max_images=3).evidence.model.origin
+        assert same_file is not None
+        assert same_file.model_dump() == origin | {"address": same_file.address}
     served.asked.clear()
     go_offline(monkeypatch)
     again = check("hf://org/one", images=photos)
-    assert again.evidence.model.origin == facts.origin
-    assert again.verdict == report.verdict
-    assert served.asked == []
+    assert (again.evidence.model.origin, again.verdict, served.asked) == (facts.origin, report.verdict, [])
 
 
 def test_weights_come_with_the_model_and_the_nearest_sidecar_above(
     served: MockHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = tmp_path / "w" / "m.onnx"
-    path.parent.mkdir()
-    onnx.save(onnx_models.encoder(), path, save_as_external_data=True, location="m.data", size_threshold=0)
-    sidecar = json.dumps({"preprocess_cfg": CLIP}).encode()
-    files = {"open_clip_config.json": sidecar, "config.json": b'{"architectures": ["X"]}'}
-    deep = {f"onnx/fp/{name}": (path.parent / name).read_bytes() for name in ("m.onnx", "m.data")}
-    served.put("org/deep", files | deep | {"onnx/fp/m_fp16.onnx": b"x", "unused.bin": b"y"})
+    path = onnx_models.save(onnx_models.encoder(), tmp_path / "m.onnx", external=True)
+    files = {"open_clip_config.json": SIDECAR, "config.json": b'{"architectures": ["X"]}'}
+    files |= {f"onnx/fp/{name}": path.with_name(name).read_bytes() for name in ("m.onnx", "m.onnx.data")}
+    served.put("org/deep", files | {"onnx/fp/m_fp16.onnx": b"x", "unused.bin": b"y"})
     evidence = check("hf://org/deep", max_images=3).evidence
-    assert set(evidence.model.external_digests) == {"m.data"}
+    assert set(evidence.model.external_digests) == {"m.onnx.data"}
     assert ("mean", "0.5, 0.5, 0.5", "open_clip_config.json") in evidence.preprocessing.fields
     assert not any("unused" in asked or "fp16" in asked for asked in served.asked)
 
-    served.put("org/deep", files | deep | {"other.onnx": b"z"})  # whose sidecar is it now?
-    with pytest.raises(UsageError, match="lies beside 2 models"):
-        check("hf://org/deep/onnx/fp/m.onnx", max_images=3)
-    go_offline(monkeypatch)  # the cache holds the one model, and knows of the other
-    with pytest.raises(UsageError, match="lies beside 2 models"):
-        check("hf://org/deep/onnx/fp/m.onnx", max_images=3)
+    served.put("org/deep", files | {"other.onnx": b"z"})  # whose sidecar is it now?
+    for prepare in (lambda _: None, go_offline):  # the cache holds the one model, and knows of the other
+        prepare(monkeypatch)
+        with pytest.raises(UsageError, match="lies beside 2 models"):
+            check("hf://org/deep/onnx/fp/m.onnx", max_images=3)
     snapshot = hub_repo(tmp_path, "org/hand")  # fetched by other means: nobody kept the listing
-    for name, content in (files | deep).items():
+    for name, content in files.items():
         (snapshot / name).parent.mkdir(parents=True, exist_ok=True)
         (snapshot / name).write_bytes(content)
     with pytest.raises(UsageError, match="preprocessing is not known; the hub's cache does not list"):
@@ -121,26 +112,23 @@ def test_weights_come_with_the_model_and_the_nearest_sidecar_above(
 
 def test_a_model_configuration_that_says_no_pixels_hides_no_sidecar_above_it(served: MockHub, encoder: bytes) -> None:
     """What optimum writes beside an ONNX file is the model's config.json; what pixels are stands at the root."""
-    timm = {"input_size": [3, 8, 8], "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], "crop_pct": 1.0}
-    for model, sidecar, named in (
-        ("a/onnx/m.onnx", "open_clip_config.json", "open_clip_config.json"),
-        ("a/b/m.onnx", "config.json", "config.json"),
-        ("onnx/m.onnx", "config.json", "../config.json"),
+    timm = {"pretrained_cfg": PIXELS | {"input_size": [3, 8, 8], "crop_pct": 1.0}}
+    for folder, sidecar, content, named in (
+        ("a/onnx", "open_clip_config.json", SIDECAR, "open_clip_config.json"),
+        ("a/b", "config.json", json.dumps(timm).encode(), "config.json"),
+        ("onnx", "config.json", json.dumps(timm).encode(), "../config.json"),
     ):
-        content = {"pretrained_cfg": timm} if sidecar == "config.json" else {"preprocess_cfg": CLIP}
-        beside = f"{model.rpartition('/')[0]}/config.json"
-        files = {model: encoder, beside: b'{"model_type": "clip"}', sidecar: json.dumps(content).encode()}
-        served.put("org/nested", files)
+        beside = {f"{folder}/m.onnx": encoder, f"{folder}/config.json": b'{"model_type": "clip"}'}
+        served.put("org/nested", beside | {sidecar: content})
         assert ("mean", "0.5, 0.5, 0.5", named) in check("hf://org/nested", max_images=3).evidence.preprocessing.fields
 
 
 def test_a_sidecar_above_models_of_several_folders_is_nobodys(served: MockHub, encoder: bytes) -> None:
-    sidecar = json.dumps({"preprocess_cfg": CLIP}).encode()
-    files = {"open_clip_config.json": sidecar, "vit/model.onnx": encoder, "resnet/model.ONNX": encoder}
+    files = {"open_clip_config.json": SIDECAR, "vit/model.onnx": encoder, "resnet/model.ONNX": encoder}
     served.put("org/two", files)
     with pytest.raises(UsageError, match=r"beside 2 models, or above them \(vit/model.onnx, resnet/model.ONNX\)"):
         check("hf://org/two/vit/model.onnx", max_images=3)
-    served.put("org/two", files | {"vit/open_clip_config.json": sidecar.replace(b"0.5", b"0.25")})
+    served.put("org/two", files | {"vit/open_clip_config.json": SIDECAR.replace(b"0.5", b"0.25")})
     fields = check("hf://org/two/vit/model.onnx", max_images=3).evidence.preprocessing.fields
     assert ("mean", "0.25, 0.25, 0.25", "open_clip_config.json") in fields
     del files["resnet/model.ONNX"]
@@ -152,11 +140,11 @@ def test_a_listed_sidecar_that_does_not_come_is_an_error(
     served: MockHub, encoder: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without it the preprocessing would be assumed."""
-    served.put("org/one", {"m.onnx": encoder, "open_clip_config.json": json.dumps({"preprocess_cfg": CLIP}).encode()})
+    served.put("org/one", {"m.onnx": encoder, "open_clip_config.json": SIDECAR})
     real = hub.Repository.read
 
     def missing(self: hub.Repository, path: str, *rest: Any) -> Path:
-        if path.endswith(".json"):
+        if path != "m.onnx":
             raise FileNotFoundError(2, "no such file", path)
         return real(self, path, *rest)
 
@@ -193,14 +181,13 @@ def test_which_file_is_meant() -> None:
 
 def test_a_name_in_a_hint_is_one_word_of_a_shell(served: MockHub, encoder: bytes) -> None:
     """Whoever owns a repository names its files; a hint is copied to a shell."""
-    name, sidecar = "$(touch x).onnx", json.dumps({"preprocess_cfg": CLIP}).encode()
-    files = {name: encoder, "b.onnx": encoder}
+    name = "$(touch x).onnx"
     for more, address, said in (
         ({}, "hf://org/odd", name),
         ({}, "hf://org/odd/$(touch y).onnx", name),
-        ({f"a/{name}": encoder, "open_clip_config.json": sidecar}, f"hf://org/odd/a/{name}", f"a/{name}"),
+        ({f"a/{name}": encoder, "open_clip_config.json": SIDECAR}, f"hf://org/odd/a/{name}", f"a/{name}"),
     ):
-        served.put("org/odd", files | more)
+        served.put("org/odd", {name: encoder, "b.onnx": encoder} | more)
         with pytest.raises(UsageError) as caught:
             check(address, max_images=3)
         assert shlex.split(caught.value.hint, comments=True)[:2] == ["robustcheck", f"hf://org/odd/{said}"]
@@ -210,41 +197,36 @@ def test_a_checkpoint_gets_the_two_commands_that_check_it(served: MockHub) -> No
     served.put("org/clip", {"config.json": b'{"model_type": "clip"}'})
     served.put("org/timm", {"config.json": b'{"architecture": "vit", "num_features": 3}'})
     served.put("org/open_clip", {"open_clip_config.json": b"{}"})
-    for address, first in (
-        ("timm:vit_base_patch16_clip_224.openai", "timm vit_base_patch16_clip_224.openai"),
-        ("open_clip:ViT-B-32/openai", "open_clip ViT-B-32 --weights openai"),
-        ("open_clip:hf-hub:org/repo", "open_clip hf-hub:org/repo"),
-        ("transformers:openai/clip-vit-base-patch32", "transformers openai/clip-vit-base-patch32"),
-        ("timm:$(touch x)", "timm '$(touch x)'"),
-        ("timn:resnet50", "timm resnet50"),
-        ("hf://org/timm@main", "timm hf-hub:org/timm@main"),
-        ("hf://org/clip/onnx/model.onnx", "transformers org/clip"),
-        ("hf://org/open_clip", "open_clip hf-hub:org/open_clip"),
+    main = "hf download org/clip --revision main --local-dir checkpoint && "  # the default would be another model
+    for address, before, first in (
+        ("timm:vit_base_patch16_clip_224.openai", "", "timm vit_base_patch16_clip_224.openai"),
+        ("open_clip:ViT-B-32/openai", "", "open_clip ViT-B-32 --weights openai"),
+        ("open_clip:hf-hub:org/repo", "", "open_clip hf-hub:org/repo"),
+        ("transformers:openai/clip-vit-base-patch32", "", "transformers openai/clip-vit-base-patch32"),
+        ("timm:$(touch x)", "", "timm '$(touch x)'"),
+        ("timn:resnet50", "", "timm resnet50"),
+        ("hf://org/timm@main", "", "timm hf-hub:org/timm@main"),
+        ("hf://org/clip/onnx/model.onnx", "", "transformers org/clip"),
+        ("hf://org/open_clip", "", "open_clip hf-hub:org/open_clip"),
+        ("hf://org/clip@main", main, "transformers ./checkpoint"),
     ):
         with pytest.raises(UsageError) as caught:
             check(address, max_images=3)
-        assert caught.value.hint == f"robustcheck export {first} -o model.onnx && robustcheck model.onnx"
-    with pytest.raises(UsageError) as caught:  # the main revision would be another model
-        check("hf://org/clip@main", max_images=3)
-    assert caught.value.hint == (
-        "hf download org/clip --revision main --local-dir checkpoint && "
-        "robustcheck export transformers ./checkpoint -o model.onnx && robustcheck model.onnx"
-    )
+        assert caught.value.hint == f"{before}robustcheck export {first} -o model.onnx && robustcheck model.onnx"
 
 
 def test_a_repository_that_can_not_be_checked(served: MockHub) -> None:
-    for files, said, hint in (
-        ({"open_clip_config.json": b"{}"}, "is 0; it holds a checkpoint of open_clip", "export open_clip"),
-        ({"config.json": b"[" * 9, "x.bin": b""}, "it holds 2 other files", "export it"),
-        ({"a.onnx": b"x", "b.onnx": b"y"}, "number of encoders is 2", "robustcheck hf://org/x/a.onnx"),
+    two = {"a.onnx": b"x", "b.onnx": b"y"}
+    for files, path, said, hint in (
+        ({"open_clip_config.json": b"{}"}, "", "is 0; it holds a checkpoint of open_clip", "export open_clip"),
+        ({"config.json": b"[" * 9, "x.bin": b""}, "", "it holds 2 other files", "export it"),
+        (two, "", "number of encoders is 2", "robustcheck hf://org/x/a.onnx"),
+        (two, "/onnx/c.onnx", "has no ONNX file there; it has 2", "robustcheck hf://org/x/"),
     ):
         served.put("org/x", files)
         with pytest.raises(UsageError, match=said) as caught:
-            check("hf://org/x", max_images=3)
+            check(f"hf://org/x{path}", max_images=3)
         assert hint in caught.value.hint
-    with pytest.raises(UsageError, match="has no ONNX file there; it has 2") as caught:
-        check("hf://org/x/onnx/c.onnx", max_images=3)
-    assert caught.value.hint.startswith("robustcheck hf://org/x/")
 
 
 def test_what_is_no_repository(served: MockHub, encoder: bytes) -> None:
@@ -289,14 +271,14 @@ def test_bytes_that_are_not_those_that_the_hub_lists(
     served.spoiled.add("m.onnx")
     with pytest.raises(EnvironmentFaultError, match="another digest than the hub lists") as caught:
         check("hf://org/one", images=photos)
-    served.spoiled.clear()
     (blob,) = (tmp_path / "hub" / "models--org--one" / "blobs").iterdir()
     assert str(blob) in caught.value.hint
     blob.unlink()
+    served.spoiled.clear()
     served.asked.clear()
     served.cut = 1  # a download that breaks off is resumed
     assert check("hf://org/one", images=photos).passed
-    assert len([asked for asked in served.asked if asked.startswith("GET /cdn/")]) == 2
+    assert sum(asked.startswith("GET /cdn/") for asked in served.asked) == 2
     blob.write_bytes(model.read_bytes()[:-1] + b"\0")  # somebody changed the cache
     go_offline(monkeypatch)
     with pytest.raises(EnvironmentFaultError, match="another digest"):
@@ -357,18 +339,13 @@ def test_a_scheme_that_is_not_known_has_its_nearest() -> None:
 def test_a_data_set_by_its_name(served: MockHub, lookup_pass: tuple[Path, Path], tmp_path: Path) -> None:
     pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     model, photos = lookup_pass
-    files = sorted(photos.iterdir())
-    shards = {"README.md": b"# photos"}
-    for number in range(2):
-        rows = [{"bytes": path.read_bytes(), "path": path.name} for path in files[number::2]]
-        pq.write_table(pa.table({"image": rows}), tmp_path / "shard.parquet", row_group_size=10)
-        shards[f"data/train-{number:05d}-of-00002.parquet"] = (tmp_path / "shard.parquet").read_bytes()
-    served.put("datasets/org/photos", shards)
-    report = check(model, images="hf://datasets/org/photos")
-    assert report.passed
-    assert report.evidence.images.n_available == len(files)
-    numbered = check(model, images="hf://datasets/org/photos/data/train-{00000..00001}-of-00002.parquet")
-    assert numbered.evidence.images.n_available == len(files)
+    rows = [{"bytes": path.read_bytes(), "path": path.name} for path in photos.iterdir()]
+    pq.write_table(pa.table({"image": rows}), tmp_path / "shard.parquet", row_group_size=10)
+    served.put(
+        "datasets/org/photos", {"README.md": b"#", "data/t-1.parquet": (tmp_path / "shard.parquet").read_bytes()}
+    )
+    for name in ("", "/data/t-{1..1}.parquet"):
+        assert check(model, images=f"hf://datasets/org/photos{name}").evidence.images.n_available == len(rows)
     with pytest.raises(UsageError, match="no such file or folder"):
         check(model, images="hf://datasets/org/nix")
 
@@ -380,14 +357,14 @@ def test_the_command_as_a_user_types_it(served: MockHub, lookup_pass: tuple[Path
     model, photos = lookup_pass
     served.put("org/one", {"m.onnx": model.read_bytes()})
     served.cut = 1  # the client's own warning of it would show where it downloads from, with a key
-    environment: dict[str, Any] = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
     environment |= {"HF_ENDPOINT": served.url, "HF_HOME": str(tmp_path / "home"), "HF_TOKEN": SECRET}
     words = [sys.executable, "-m", "robustcheck_onnx.checker", "check", "hf://org/one", "--images", str(photos)]
     words += ["-o", "json=one-{model}.json"]
     done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert json.loads((tmp_path / "one-one.json").read_text())["evidence"]["model"]["origin"]["file"] == "m.onnx"
+    report = (tmp_path / "one-one.json").read_text()
+    assert (done.returncode, done.stderr, SECRET in done.stdout + report) == (0, "", False)
+    assert json.loads(report)["evidence"]["model"]["origin"]["file"] == "m.onnx"
     assert {asked.split("/")[1] for asked in served.asked} == {"api", "org", "cdn"}
     assert not any("harness" in asked or "telemetry" in asked for asked in served.asked)
     assert (tmp_path / "home" / "hub" / "models--org--one").is_dir()
-    assert SECRET not in done.stdout + done.stderr + (tmp_path / "one-one.json").read_text()

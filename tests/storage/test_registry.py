@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-import types
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -30,13 +30,11 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         made.append(options | {key: os.environ.get(key) for key in registry.ENVIRONMENT})
         return "client"
 
-    mlflow, exceptions = types.ModuleType("mlflow"), types.ModuleType("mlflow.exceptions")
-    mlflow.MlflowClient = client  # type: ignore[attr-defined]
-    exceptions.MlflowException = MlflowError  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "mlflow", mlflow)
-    monkeypatch.setitem(sys.modules, "mlflow.exceptions", exceptions)
-    for key in (*registry.ENVIRONMENT, "MLFLOW_TRACKING_URI"):
+    monkeypatch.setitem(sys.modules, "mlflow", SimpleNamespace(MlflowClient=client))
+    monkeypatch.setitem(sys.modules, "mlflow.exceptions", SimpleNamespace(MlflowException=MlflowError))
+    for key in registry.ENVIRONMENT:
         monkeypatch.delenv(key, raising=False)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", SERVER)
     return made
 
 
@@ -47,12 +45,10 @@ def test_a_client_does_not_retry_for_minutes_but_for_who_says_so(
     asked: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "99")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", SERVER)
     before = dict(os.environ)
-    for named in (None, "https://other.example"):
+    for named, server in ((None, SERVER), ("https://other.example", "https://other.example")):
         with registry.connected(named) as client:
             assert str(client) == "client"
-        server = named or SERVER
         where = {"tracking_uri": server, "registry_uri": server}
         assert asked.pop() == where | dict(registry.ENVIRONMENT) | {"MLFLOW_HTTP_REQUEST_TIMEOUT": "99"}
         assert dict(os.environ) == before

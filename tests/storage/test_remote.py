@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from robustcheck_onnx.checker.storage.remote import PIECE_BYTES, RemoteFile, open_url
-from robustcheck_onnx.checker.storage.urls import Url, parse_place
+from support.stores import url_of
 
 pytest.importorskip("fsspec", reason="the extra remote is not installed")
 
@@ -26,17 +26,11 @@ class OneFile:
 
 
 @pytest.mark.parametrize("place", ["memory://file.bin", "https://example.org/file.bin"])
-@pytest.mark.parametrize(("size", "limit"), [(0, 10), (10, 10), (11, 10), (50, 10), (1, 0)])
-def test_of_a_file_that_is_too_long_one_byte_more_than_the_limit_is_read(
-    place: str, size: int, limit: int, memory: Any
-) -> None:
-    content = bytes(range(size))
-    url = parse_place(place)
-    assert isinstance(url, Url)
-    if url.is_http:
-        file = RemoteFile(url, OneFile(content), place, place)
-    else:
+def test_of_a_file_that_is_too_long_one_byte_more_than_the_limit_is_read(place: str, memory: Any) -> None:
+    for size, limit in ((0, 10), (10, 10), (11, 10), (50, 10), (1, 0)):
+        content = bytes(range(size))
         memory.pipe_file("/file.bin", content)
-        file = open_url(url)
-    assert file.read_bytes(limit) == content[: limit + 1]
-    assert limit < PIECE_BYTES
+        url = url_of(place)
+        file = RemoteFile(url, OneFile(content), place, place) if url.is_http else open_url(url)
+        assert file.read_bytes(limit) == content[: limit + 1]
+        assert limit < PIECE_BYTES

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -17,7 +15,7 @@ from robustcheck_onnx.checker.cli.app import main
 from robustcheck_onnx.checker.errors import EnvironmentFaultError, UsageError
 from robustcheck_onnx.checker.images import source
 from robustcheck_onnx.checker.storage import urls
-from support.stores import SECRET, put
+from support.stores import SECRET
 
 pytest.importorskip("fsspec", reason="the extra remote is not installed")
 pytestmark = pytest.mark.usefixtures("own_temporary_folder")
@@ -79,7 +77,13 @@ def test_a_url_with_one_slash_and_one_where_only_a_path_serves_are_refused() -> 
     assert urls.local_path("a/x.onnx", "model") == Path("a/x.onnx")
 
 
-def test_offline_refuses_before_anything_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_offline_refuses_before_anything_is_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("ROBUSTCHECK_OFFLINE", raising=False)
+    assert main(["https://h/x.onnx", "--offline", "-qq"]) == 2
+    assert "offline" in capsys.readouterr().err
+    assert isinstance(urls.parse_place("https://h/x.onnx"), urls.Url)  # one run's option is not the next one's
     monkeypatch.setenv("ROBUSTCHECK_OFFLINE", "1")
     (tmp_path / "list.txt").write_text(f"https://u:{SECRET}@h/x.jpg\n")
     for url in ("https://h/x.onnx", "s3://bucket/x", "hf://org/m/x.onnx"):
@@ -95,18 +99,6 @@ def test_offline_refuses_before_anything_is_opened(tmp_path: Path, monkeypatch: 
     assert isinstance(urls.parse_place("s3://bucket/x"), urls.Url)
     with pytest.raises(UsageError, match="HF_HUB_OFFLINE"):
         urls.parse_place("hf://org/m/x.onnx")
-
-
-@pytest.mark.long
-def test_offline_on_the_command_line(
-    lookup_pass: tuple[Path, Path], memory: Any, capsys: pytest.CaptureFixture[str]
-) -> None:
-    model, photos = lookup_pass
-    put(memory, photos, "p")
-    for words, code in ((["--images", "memory://p", "-qq"], 0), (["-o", "json=s3://bucket/p"], 2)):
-        assert main([str(model), *words, "--offline"]) == code
-    assert "offline" in capsys.readouterr().err
-    assert "ROBUSTCHECK_OFFLINE" not in os.environ  # one run's option is not the next one's
 
 
 def test_a_protocol_that_is_not_read_has_its_nearest_and_a_missing_package_is_named() -> None:

@@ -14,28 +14,22 @@ from robustcheck_onnx.checker.storage import parse_place, write
 from support import onnx_models
 
 
-def test_a_report_is_not_written_through_a_link_that_was_laid_for_it(tmp_path: Path) -> None:
-    """In a shared folder anyone can guess a process number."""
-    victim = tmp_path / "victim"
+def test_a_report_is_written_through_no_link_and_no_name_that_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a shared folder anyone can guess a process number; whatever stands under a name is another process's."""
+    victim, target = tmp_path / "victim", tmp_path / "r.json"
     victim.write_text("mine")
     (tmp_path / f".r.json.{os.getpid()}.tmp").symlink_to(victim)
-    write.write_whole(tmp_path / "r.json", "{}")
-    assert victim.read_text() == "mine"
-    assert (tmp_path / "r.json").read_text() == "{}"
-    assert not (tmp_path / "r.json").is_symlink()
-
-
-def test_a_name_that_is_taken_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever stands there is another process's."""
     monkeypatch.setattr("secrets.token_hex", lambda n: "0" * n)
-    taken = tmp_path / f".r.json.{'0' * 8}.tmp"
-    taken.write_text("theirs")
+    taken = tmp_path / ".r.json.00000000.tmp"
+    taken.symlink_to(victim)
     with pytest.raises(EnvironmentFaultError, match="report is not written"):
-        write.write_whole(tmp_path / "r.json", "{}")
-    assert taken.read_text() == "theirs"
+        write.write_whole(target, "{}")
     taken.unlink()
-    write.write_whole(tmp_path / "r.json", "{}")
-    assert [path.name for path in tmp_path.iterdir()] == ["r.json"]
+    write.write_whole(target, "{}")
+    assert (victim.read_text(), target.read_text(), target.is_symlink()) == ("mine", "{}", False)
+    assert not taken.exists()
 
 
 def test_a_report_replaces_no_sidecar_no_image_and_no_model(tmp_path: Path) -> None:
