@@ -32,13 +32,13 @@ def test_assert_robust_tells_every_reason_and_step_and_a_name_forges_no_line(
     tmp_path: Path, lookup_pass: Place
 ) -> None:
     model = tmp_path / "h\n1 passed in 0.1s\x1b[8m.onnx"
-    shutil.copy(lookup_pass[0], model)
-    with pytest.raises(AssertionError) as caught:
+    model.symlink_to(lookup_pass[0])
+    with pytest.raises(VerdictError) as caught:
         assert_robust(model, images=lookup_pass[1], max_images=40)
-    assert isinstance(caught.value, VerdictError)
+    assert isinstance(caught.value, AssertionError)
     reasons = caught.value.report.verdict.reasons
-    assert "too_few_images" in [reason.id for reason in reasons]
     shown = str(caught.value)
+    assert "too_few_images: " in shown
     for reason in reasons:
         assert f"{reason.id}: {reason.seen}\n    next step: {reason.next_step}" in shown
     assert shown.replace("\n", "").isprintable()
@@ -105,38 +105,6 @@ def test_of_something_else():
     assert "no verdict (exit code 2): --images is ''" in summary  # not the bundled photos
 
 
-@pytest.mark.long
-def test_the_plugin_beside_other_plugins_and_before_its_first_use(lookup_pass: Place, tmp_path: Path) -> None:
-    model, photos = lookup_pass
-    (tmp_path / "photos").symlink_to(photos)
-    (tmp_path / "test_it.py").write_text(
-        f"""
-import contextlib, sys
-
-def test_unused(assert_robust):
-    assert 'onnxruntime' not in sys.modules
-
-def test_used(assert_robust):
-    with contextlib.suppress(Exception):
-        assert_robust('missing.onnx')
-    assert 'onnxruntime' in sys.modules and 'torch' not in sys.modules
-
-def test_missing(assert_robust):
-    assert_robust("missing.onnx")
-
-def test_pass(assert_robust):
-    assert_robust({str(model)!r})
-"""
-    )
-    words = ["-p", "no:cacheprovider", "--robustcheck-images", "photos", "-n", "1", "--full-trace"]
-    done = subprocess.run(
-        [BIN / "pytest", *words], cwd=tmp_path, capture_output=True, text=True, check=False, env=ENVIRONMENT
-    )
-    assert "1 failed, 3 passed" in done.stdout
-    assert f"PASS {model}  (test_it.py::test_pass)\n" in done.stdout
-    assert ", in _read_bytes" in done.stdout  # of the process that read it
-
-
 def test_the_examples_of_the_docs_run(lookup_pass: Place, pytester: pytest.Pytester, capsys: Capture) -> None:
     (pytester.path / "model.onnx").symlink_to(lookup_pass[0])
     (pytester.path / "photos").symlink_to(lookup_pass[1])
@@ -166,35 +134,24 @@ def test_the_pre_commit_hook_checks_models_that_are_committed(lookup_pass: Place
     shutil.copy(lookup_pass[0], tmp_path / "one.onnx")
     (tmp_path / "notes.txt").write_text("no model")
     environment = ENVIRONMENT | {"PRE_COMMIT_HOME": str(tmp_path.parent / f"{tmp_path.name}-home")}
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
 
-    def pre_commit(args: list[str] = args) -> subprocess.CompletedProcess[str]:
+    def committed(code: int, *said: str, args: list[str] = args) -> None:
         config = {"repos": [{"repo": "local", "hooks": [hook | {"args": args}]}]}
         (tmp_path / ".pre-commit-config.yaml").write_text(yaml.safe_dump(config))
-        subprocess.run(["git", "add", "-A"], cwd=tmp_path, check=True)
-        return subprocess.run(
-            [BIN / "pre-commit", "run", "--verbose"],
+        done = subprocess.run(
+            ["bash", "-c", f"git add -A && {BIN}/pre-commit run --verbose"],
             cwd=tmp_path, capture_output=True, text=True, check=False, env=environment,
         )  # fmt: skip
+        for words in (f"exit code: {code}" if code else "PASS", *said):
+            assert words in done.stdout, done.stdout + done.stderr
 
-    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
-    done = pre_commit()
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "PASS" in done.stdout
-    for words, said in (
-        (hook["args"], "--images is missing; with --strict"),  # without photos
-        (args[:-1], "MODEL.onnx is 'one.onnx', before --;"),
-    ):
-        done = pre_commit(words)
-        assert "exit code: 2" in done.stdout
-        assert said in done.stdout
+    committed(0)
+    committed(2, "--images is missing; with --strict", args=hook["args"])  # without photos
+    committed(2, "MODEL.onnx is 'one.onnx', before --;", args=args[:-1])
     (tmp_path / "robustcheck.toml").write_text('fail-on = "never"')
-    assert "robustcheck.toml: fail-on is never; with --strict" in pre_commit().stdout
+    committed(2, "robustcheck.toml: fail-on is never; with --strict")
     (tmp_path / "robustcheck.toml").unlink()
-    (tmp_path / ".evil.onnx").write_text('fail-on = "never"')
-    (tmp_path / "--config=.evil.onnx").write_text("no model")
-    (tmp_path / "two.onnx").write_bytes(b"no model")
-    done = pre_commit()
-    assert done.returncode == 1
-    assert "exit code: 3" in done.stdout
     for name in (".evil.onnx", "--config=.evil.onnx", "two.onnx"):
-        assert f"\n{name}\n✗ " in done.stdout
+        (tmp_path / name).write_text('fail-on = "never"')
+    committed(3, "\n.evil.onnx\n✗ ", "\n--config=.evil.onnx\n✗ ", "\ntwo.onnx\n✗ ")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from robustcheck_onnx import check
+from robustcheck_onnx import Report
 from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.report.record import to_json
 from support import Capture, Place, profile
@@ -47,36 +47,30 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def test_a_report_is_logged_and_gates_its_model_version(
-    server: str, lookup_pass: Place, tmp_path: Path,
-    capsys: Capture, monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+    server: str, lookup_pass: Place, passed: Report, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from mlflow import MlflowClient
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
-    model, photos = lookup_pass
-    passed, warned = tmp_path / "pass.json", tmp_path / "warn.json"
-    passed.write_text(to_json(check(model, images=photos)), encoding="utf-8")
-    warned.write_text(to_json(check(model, images=photos, max_images=40)), encoding="utf-8")
     client = MlflowClient(tracking_uri=server, registry_uri=server)
-    trained = client.create_run("0")
-    client.log_artifact(trained.info.run_id, str(model), "model")
+    trained = client.create_run("0").info
+    client.log_artifact(trained.run_id, str(lookup_pass[0]), "model")
     client.create_registered_model("encoder")
-    source = f"{trained.info.artifact_uri}/model"
-    version = str(client.create_model_version("encoder", source, trained.info.run_id).version)
-
-    assert cli.main(["mlflow", "log", str(passed)]) == 0
+    version = str(client.create_model_version("encoder", f"{trained.artifact_uri}/model", trained.run_id).version)
+    report = tmp_path / "r.json"
+    report.write_text(to_json(passed), encoding="utf-8")
+    assert cli.main(["mlflow", "log", str(report)]) == 0
     logged = capsys.readouterr().out.split()[-1]
     assert client.get_run(logged).data.tags["robustcheck.verdict"] == "PASS"
-    assert sorted(file.path for file in client.list_artifacts(logged, "robustcheck")) == [
-        "robustcheck/report.json", "robustcheck/report.md",
-    ]  # fmt: skip
-
-    gate = ["mlflow", "gate", "encoder", version]
-    assert cli.main([*gate, str(passed), "--images", str(photos), "--alias", "champion"]) == 0
-    assert str(client.get_model_version_by_alias("encoder", "champion").version) == version
-    assert client.get_model_version("encoder", version).tags["robustcheck.gate"] == "open"
-
-    assert cli.main([*gate, str(warned), "--images", str(photos), "--alias", "champion"]) == 1
-    assert client.get_model_version("encoder", version).tags["robustcheck.gate"] == "closed"
-    assert "champion" not in client.get_registered_model("encoder").aliases
+    files = sorted(file.path for file in client.list_artifacts(logged, "robustcheck"))
+    assert files == ["robustcheck/report.json", "robustcheck/report.md"]
+    gate = ["mlflow", "gate", "encoder", version, str(report), "--alias", "champion"]
+    for words, code, state, aliases in (
+        (["--images", str(lookup_pass[1])], 0, "open", {"champion": version}),
+        ([], 1, "closed", {}),  # nothing vouches for the report
+    ):
+        assert cli.main([*gate, *words]) == code
+        assert client.get_model_version("encoder", version).tags["robustcheck.gate"] == state
+        found = client.get_registered_model("encoder").aliases
+        assert {name: str(of) for name, of in found.items()} == aliases

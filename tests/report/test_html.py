@@ -71,7 +71,7 @@ FAILED = Failed(model="models/broken.onnx", message="models/broken.onnx: file is
 def pages() -> dict[str, str]:
     passing, warning = reports.passing(), reports.warning()
     evil = Failed(model=HOSTILE, message=HOSTILE, hint=HOSTILE, exit_code=70)
-    none = {"random_weights": None, "batch_difference": None, "output_difference": None, "opset": {}}
+    none: dict[str, Any] = {"random_weights": None, "batch_difference": None, "output_difference": None, "opset": {}}
     unmeasured = gated(NOTHING, **none).model_copy(update={"reference": (), "time": None})
     outcomes: dict[str, list[Outcome]] = {
         "pass": [with_gallery(passing)],
@@ -227,14 +227,12 @@ def test_two_sentences_of_plain_english_stand_above_the_numbers() -> None:
 
 
 def test_reasons_are_grouped_by_kind_in_the_order_of_what_to_do_first() -> None:
+    told: dict[Kind, int] = {"not_established": 1, "absent": 2, "other_signal": 1}
     root = parse(forms.render("html", [of_kinds("other_signal", "absent", "not_established", "absent")]))
     assert [
         (next(group.all("h4")).text, [p.text for p in group.all("p") if "seen of" in p.text])
         for group in of_class(root, "div", "kind")
-    ] == [
-        (f"{kind} {KINDS[kind]}", n * [f"seen of {kind}"])
-        for kind, n in (("not_established", 1), ("absent", 2), ("other_signal", 1))
-    ]
+    ] == [(f"{kind} {KINDS[kind]}", n * [f"seen of {kind}"]) for kind, n in told.items()]
 
 
 def test_several_models_have_a_table_first_and_a_failed_one_is_an_error(pages: dict[str, str]) -> None:

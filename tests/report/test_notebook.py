@@ -206,10 +206,11 @@ print(sorted({{name.split(".")[0] for name in sys.modules}} & {{"pandas", "matpl
 def test_pictures(scanned: rc.ScanReport, compared: rc.CompareReport, tmp_path: Path) -> None:
     pyplot = pytest.importorskip("matplotlib.pyplot")
     shown = reports.passing()
-    check, depth, pair, *_ = made = [
+    made: list[Any] = [
         *(each.plot() for each in (shown, scanned, compared, reports.undecided())),
         gated(shown, file="a$b$_{c}.onnx").plot(),  # no formula
     ]
+    check, depth, pair, *_ = made
     histogram, bars, plane = check.axes
     assert sum(patch.get_data().values.sum() for patch in histogram.patches) == shown.evidence.statistics.n_images
     assert [each.get_text() for each in bars.get_yticklabels()] == [each.name for each in statistics_of(shown)]

@@ -216,7 +216,10 @@ def test_at_most_eight_outlier_features_and_the_rest_counted() -> None:
 
 def test_what_only_some_runs_have_is_said() -> None:
     shown = report(PASS_STATISTICS, preprocessing_source="tensors")
-    facts = {"external_digests": {"weights.bin": "sha256:" + "ab" * 32}, "opset": {"": 18, "com.microsoft": 1}}
+    facts: dict[str, Any] = {
+        "external_digests": {"weights.bin": "sha256:" + "ab" * 32},
+        "opset": {"": 18, "com.microsoft": 1},
+    }
     text = words_of(terminal_text(gated(shown, **facts), 140, verbose=True))
     assert "preprocessing none: the images were given as preprocessed tensors" in text
     assert "opset 18 · opset 1 (com.microsoft) · pytorch 2.13.0 weights.bin sha256:" + "ab" * 32 in text

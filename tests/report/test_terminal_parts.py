@@ -73,7 +73,7 @@ def test_clears() -> None:
 
 
 def test_the_pure_words() -> None:
-    for function, rows in {
+    told: dict[Any, dict[Any, str]] = {
         percent_text: {
             0.0: "0 %", 1.0: "100 %", 0.5: "50.0 %", 0.9995: "> 99.9 %", 1e-9: "< 0.1 %", None: "not measured",
         },
@@ -89,9 +89,10 @@ def test_the_pure_words() -> None:
         partial(sentence_text, ascii_only=True): {"Größe ≥ 3 × 4": r"Gr\xf6\xdfe >= 3 x 4"},
         partial(prose_text, ascii_only=True): {"Crabbé et al. – ☃": r"Crabbe et al. - \u2603"},
         partial(prose_text, ascii_only=False): {"Crabbé – ☃": "Crabbé – ☃"},
-    }.items():  # fmt: skip
+    }  # fmt: skip
+    for function, rows in told.items():
         for given, shown in rows.items():
-            assert function(given) == shown  # type: ignore[operator]
+            assert function(given) == shown
     signs = sentence_text("✓✗▲▶•·→×…–—−≥≤’“”━─│└▁▂▃▄▅▆▇█", True)
     assert signs.isascii()
     assert "\\" not in signs
