@@ -82,18 +82,12 @@ def test_the_importance_of_a_head_with_known_directions() -> None:
 
 
 def test_a_head_of_rank_one_needs_one_direction() -> None:
-    direction = rng().normal(size=8)
-    h = rng(2).normal(size=(60, 8))
-    raw, centred, _ = analyse(head_of(np.outer(np.linspace(-1, 3, 12), direction)), h)
-    for found in (raw, centred):
-        assert found.participation_ratio.estimate == pytest.approx(1)
-        assert found.effective_rank.estimate == pytest.approx(1)
-        assert [top.share.estimate for top in found.top] == pytest.approx([1, 1, 1])
-        by_importance = found.curves[0]
-        assert {point.same.value for point in by_importance.points} == {1.0}
+    direction, h = rng().normal(size=8), rng(2).normal(size=(60, 8))
+    for found in analyse(head_of(np.outer(np.linspace(-1, 3, 12), direction)), h)[:2]:
+        one = [found.participation_ratio, found.effective_rank, *(top.share for top in found.top)]
+        assert [each.estimate for each in one] == pytest.approx([1] * 5)
+        assert {point.same.value for point in found.curves[0].points} == {1.0}
         assert {each.directions for each in found.fewest} == {1}
-    cosines = np.abs(h @ direction) / np.linalg.norm(h, axis=1) / np.linalg.norm(direction)
-    assert raw.importances[0] == pytest.approx(cosines.mean())  # σ/Σσ is 1
 
 
 def test_an_outlier_feature_that_the_head_ignores_or_uses() -> None:
@@ -151,23 +145,19 @@ def test_pieces_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     weight, h = rng().normal(size=(50, 8)), rng(1).normal(size=(33, 8))
     right = [(int(label),) for label in rng(2).integers(0, 50, 33)]
 
-    def found() -> tuple[Any, Array]:
+    def found() -> Any:
         both = analyse(head_of(weight), h, labelled=[Labelled("a", h, right, range(50))])[:2]
         points = [point for each in both for curve in each.curves for point in curve.points]
-        return [(p.same, p.same_confident, p.accuracy) for p in points], np.array(
-            [value for each in both for value in each.singular_values]
-        )
+        return [(p.same, p.same_confident, p.accuracy) for p in points]
 
-    whole, values = found()
+    whole = found()
     module = "robustcheck_onnx.checker.directions.decompose"
     monkeypatch.setattr(f"{module}.CLASSES_AT_ONCE", 7)
     monkeypatch.setattr(f"{module}.in_pieces.__defaults__", (120,))
     seen: list[slice] = []
     in_pieces(33, 50, seen.append)
     assert [(piece.start, piece.stop) for piece in seen][-2:] == [(30, 32), (32, 33)]
-    again, others = found()
-    assert again == whole
-    np.testing.assert_allclose(others, values, rtol=1e-12)
+    assert found() == whole
 
 
 def test_accuracy_of_a_pruned_head_is_that_of_its_matrix() -> None:
@@ -176,9 +166,7 @@ def test_accuracy_of_a_pruned_head_is_that_of_its_matrix() -> None:
     compete = range(6)  # of nine classes
     raw, _, _ = analyse(head_of(weight, bias), h, labelled=[Labelled("a", h, right, compete)])
     _, _, vt = np.linalg.svd(weight)
-    for curve in raw.curves:
-        for point in curve.points:
-            assert list(point.accuracy) == ["a"]
+    assert all(list(point.accuracy) == ["a"] for curve in raw.curves for point in curve.points)
     order = [each.index for each in raw.leading]
     for point in raw.curves[0].points:
         kept = vt[order[: point.kept]]
@@ -209,10 +197,6 @@ def test_effective_robustness_is_shifts_own() -> None:
     expected, why = robustness.effective(inner, outer, "timm")
     assert why == ""
     assert first.effective_robustness == {"v2": expected}
-    accuracy = np.mean(
-        [(x @ weight.T).argmax() == r[0] for x, r in zip(np.asarray(h["v2"], np.float64), right, strict=True)]
-    )
-    assert first.accuracy["v2"].value == pytest.approx(accuracy)
 
 
 def test_confident_images_are_the_half_with_the_largest_margin() -> None:

@@ -241,21 +241,14 @@ def reweighted(name: str, value: float) -> onnx.ModelProto:
 
 
 def test_models_that_cannot_be_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = tmp_path / "out.json"
-    for number, (proto, said) in enumerate(
-        (
-            (onnx_models.encoder(), "head is missing; the file has no class scores"),
-            (reweighted("conv.weight", np.nan), "representation has values that are not finite"),
-            (reweighted("fc.weight", np.inf), "weights of the head are not all finite"),
-            (reweighted("fc.weight", 1.0), "are the same for all classes; a prediction must depend on the image"),
-        )
+    for proto, said in (
+        (onnx_models.encoder(), "head is missing; the file has no class scores"),
+        (reweighted("conv.weight", np.nan), "representation has values that are not finite"),
+        (reweighted("fc.weight", np.inf), "weights of the head are not all finite"),
+        (reweighted("fc.weight", 1.0), "are the same for all classes; a prediction must depend on the image"),
     ):
-        model = save(tmp_path, proto, f"{number}.onnx")
-        assert command(model, "-qq", "-o", f"json={out}") == 3
-        assert json.loads(out.read_text())["error"]["exit_code"] == 3
+        assert command(save(tmp_path, proto), "-qq") == 3
         assert said in capsys.readouterr().err
-    with pytest.raises(CannotAssessError, match=said):
-        measured(model)
 
 
 def test_several_heads_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
