@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,8 +15,8 @@ from robustcheck_onnx.checker.text import printable
 from . import check_places, confine
 from .command_line import Invocation, documents_of
 from .options import PLACEHOLDER
-from .output import Destination, deliver, destinations_of, mark_unfinished, plain
-from .output_words import split
+from .output import Destination, deliver, destinations_of, mark_unfinished, plain, write_files
+from .output_words import split, template_of
 from .progress import progress_line
 
 if TYPE_CHECKING:
@@ -129,7 +130,6 @@ def run(
         if settings.no_time:
             outcomes = [o if isinstance(o, Failed) else o.model_copy(update={"time": None}) for o in outcomes]
         _deliver(settings, models, outcomes, destinations, signatures, saved, wall)
-        ending.announce(outcomes, destinations.shared, enabled=not settings.no_ci)
         invocation.judged = True
     return worst(outcomes)
 
@@ -218,54 +218,57 @@ def _deliver(
     from rich.console import Group
     from rich.text import Text
 
+    from robustcheck_onnx.checker import isolated
     from robustcheck_onnx.checker.report import Failed, forms, summary
     from robustcheck_onnx.checker.storage import redact, write_whole
 
-    from . import check_sign, check_template
+    from . import check_sign, ending
     from .models import worst
 
     by_model = dict(zip(models, outcomes, strict=True))
-    made = check_template.texts(destinations.shared, destinations.own, by_model)  # before anything is written
+    measured = [model for model, outcome in by_model.items() if not isinstance(outcome, Failed)]
     options = _form_options(settings, outcomes, [form for form, _ in destinations.all()], wall)
-    bundles = check_sign.signed(settings.sign, signatures, by_model, options, settings.quiet)
-    for model, outcome in zip(models, outcomes, strict=True):
-        for form, path in destinations.own[model]:
-            assert path is not None
-            if form == "terminal":
-                text = plain(_full(outcome, settings))
-            else:
-                text = made.get((form, model)) or forms.render(form, [outcome], options)
-            write_whole(path, text)
-    files = [f"{form}: {path}" for form, path in destinations.all() if path]
-    beside = [f"signature: {bundle}" for bundle in bundles]
-    measured = {model for model, outcome in zip(models, outcomes, strict=True) if not isinstance(outcome, Failed)}
-    beside += [f"representations: {path}" for model, path in saved.items() if model in measured]
-    files += beside
+    faults: dict[Destination, BaseException] = {}
+
+    def vouched() -> list[Signature]:
+        failed = {path for _, path in faults}
+        return [each for each in signatures if each.model in measured and each.report not in failed]
 
     def terminal(*, ascii_only: bool) -> RenderableType:
+        beside = [f"signature: {each.bundle}" for each in vouched()]
+        beside += [f"representations: {path}" for model, path in saved.items() if model in measured]
         if len(outcomes) == 1:
             written = [Text(printable(each)) for each in beside]
             return Group(*written, _full(outcomes[0], settings, ascii_only))
+        files = [f"{each.form}: {each.path}" for each in destinations.all() if each.path and each not in faults]
         table = summary.render(
             outcomes,
             models=list(map(redact, models)),
             code=worst(outcomes),
-            places=files,
+            places=files + beside,
             ascii_only=ascii_only,
         )
         reports = [_full(outcome, settings, ascii_only) for outcome in outcomes] if settings.verbose else []
         return Group(*reports, table)
 
-    def rendered(form: str) -> str:
-        return made.get((form, "")) or forms.render(form, outcomes, options)
+    def rendered(some: Sequence[Outcome], form: str, *, into_file: bool = False) -> str:
+        if (file := template_of(form)) is not None:
+            return isolated.template(Path(file), some, into_file=into_file)
+        if form == "terminal":
+            return plain(terminal(ascii_only=False) if some is outcomes else _full(some[0], settings))
+        return forms.render(form, some, options)
 
-    in_files = [each for each in destinations.shared if each.path is not None]
-    on_stdout = [each for each in destinations.shared if each.path is None]
-    deliver(in_files, rendered, terminal, settings.color, quiet=2, line="")
-    for bundle, content in bundles.items():
+    about: list[tuple[Destination, Sequence[Outcome]]]
+    about = [(each, [by_model[model]]) for model, own in destinations.own.items() for each in own]
+    about += [(each, outcomes) for each in destinations.shared]
+    write_files({each: partial(rendered, some, each.form, into_file=True) for each, some in about}, faults)
+    for bundle, content in check_sign.signed(settings.sign, vouched(), by_model, options, settings.quiet).items():
         write_whole(bundle, content)
+    ending.announce(outcomes, destinations.shared, enabled=not settings.no_ci)
     lines = "\n".join(summary.one_line(outcome) for outcome in outcomes)
-    deliver(on_stdout, rendered, terminal, settings.color, quiet=settings.quiet, line=lines)
+    on_stdout = [each for each in destinations.shared if each.path is None]
+    text = partial(rendered, outcomes)
+    deliver(on_stdout, text, terminal, settings.color, quiet=settings.quiet, line=lines, faults=faults)
 
 
 def _full(outcome: Outcome, settings: Settings, ascii_only: bool = False) -> RenderableType:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from robustcheck_onnx.checker.errors import UsageError
 
-from .output import Destination, check_target
+from .output import Destination, UndeliveredError, check_target
 
 if TYPE_CHECKING:
     from robustcheck_onnx.checker.report import FormOptions, Outcome
@@ -98,6 +98,8 @@ def removed_on_error(signatures: Sequence[Signature]) -> Iterator[None]:
         remove_verdict(each.bundle)
     try:
         yield
+    except UndeliveredError:  # the reports that are written keep theirs
+        raise
     except BaseException:  # signals, too
         for each in signatures:
             with contextlib.suppress(Exception):  # the first error is the one to report

@@ -1,8 +1,8 @@
-"""The templates of a check's `-o template=FILE.j2[=PATH]`: who may name one, and what each writes."""
+"""The templates of a check's `-o template=FILE.j2[=PATH]`: who may name one."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,8 +12,6 @@ from .output import Destination
 from .output_words import split, template_of
 
 if TYPE_CHECKING:
-    from robustcheck_onnx.checker.report import Outcome
-
     from .settings import Resolved
 
 
@@ -48,21 +46,3 @@ def check(destinations: Iterable[Destination]) -> None:
             from robustcheck_onnx.checker.report import template
 
             template.check(Path(file), into_file=path is not None)
-
-
-def texts(
-    shared: Iterable[Destination], own: Mapping[str, Sequence[Destination]], outcomes: Mapping[str, Outcome]
-) -> dict[tuple[str, str], str]:
-    """What each template writes, by its form and the model that it is about, "" for all of them.
-
-    outcomes: by model, as they are given. Raises as `isolated.template`.
-    """
-    from robustcheck_onnx.checker import isolated
-
-    asked = [("", each, list(outcomes.values())) for each in shared]
-    asked += [(model, each, [outcomes[model]]) for model, some in own.items() for each in some]
-    return {
-        (form, model): isolated.template(Path(file), some, into_file=path is not None)
-        for model, (form, path), some in asked
-        if (file := template_of(form)) is not None
-    }

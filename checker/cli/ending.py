@@ -16,7 +16,7 @@ from robustcheck_onnx.checker.errors import RobustcheckError, as_error
 from robustcheck_onnx.checker.text import printable
 
 from .command_line import DEFAULT_VERB, CommandLine, Invocation
-from .output import Destination, error_document, remove_signature
+from .output import Destination, error_document, is_broken_pipe, remove_signature
 
 if TYPE_CHECKING:
     from robustcheck_onnx.checker.report import Outcome
@@ -50,7 +50,7 @@ def _explain(fault: BaseException, line: CommandLine) -> tuple[int, str, str]:
         return 130, "interrupted (SIGINT); there is no verdict, and nothing half-written is left", ""
     if isinstance(fault, Terminated):
         return 143, "terminated (SIGTERM); there is no verdict, and nothing half-written is left", ""
-    if isinstance(fault, BrokenPipeError) or isinstance(fault.__context__, BrokenPipeError):
+    if is_broken_pipe(fault):
         # rich and typer make SystemExit(1) of it, which would read as WARN; what holds no verdict may be cut short
         return 0 if line.only_informs else 4, "", ""
     code = getattr(fault, "exit_code", None)

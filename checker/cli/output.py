@@ -8,11 +8,12 @@ import contextlib
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from robustcheck_onnx.checker.errors import EnvironmentFaultError, RobustcheckError, UsageError
+from robustcheck_onnx.checker.errors import EnvironmentFaultError, RobustcheckError, UsageError, as_error
 from robustcheck_onnx.checker.text import error_json, error_text
 
 from . import removed
@@ -244,6 +245,41 @@ def error_document(form: str, message: str, hint: str, code: int, model: str) ->
         return error_text(message, hint, code)
 
 
+class UndeliveredError(EnvironmentFaultError):
+    """Documents that could not be made or written, each for a fault of its own; the others hold the result.
+
+    A reader of stdout that went away gets no message.
+    """
+
+    def __init__(self, faults: Mapping[Destination, BaseException]) -> None:
+        from robustcheck_onnx.checker.storage import as_typed
+
+        said = {to: as_error(fault) for to, fault in faults.items() if not is_broken_pipe(fault)}
+        texts = [
+            f"{to.form}: {error.message}" if error.exit_code == 70 else error.message for to, error in said.items()
+        ]
+        super().__init__("; ".join(texts), next((error.hint for error in said.values()), ""))
+        self.documents = [(form, as_typed(path) if path else "") for form, path in said]
+        self.faults = tuple(faults.values())
+
+
+def is_broken_pipe(fault: BaseException) -> bool:
+    """Whether the reader of stdout went away; rich makes SystemExit of that."""
+    return isinstance(fault, BrokenPipeError) or isinstance(fault.__context__, BrokenPipeError)
+
+
+def write_files(texts: Mapping[Destination, Callable[[], str]], faults: dict[Destination, BaseException]) -> None:
+    """Write each document that goes to a file; a fault takes one document only, and goes to `faults`."""
+    from robustcheck_onnx.checker.storage import write_whole
+
+    for destination, text in texts.items():
+        try:
+            if destination.path is not None:
+                write_whole(destination.path, text())
+        except Exception as fault:  # noqa: BLE001 # whatever one form is at fault for, the others tell the verdict
+            faults[destination] = fault
+
+
 def deliver(
     destinations: Sequence[Destination],
     text: Callable[[str], str],
@@ -252,26 +288,35 @@ def deliver(
     *,
     quiet: int,
     line: str,
+    faults: Mapping[Destination, BaseException] | None = None,
 ) -> None:
     """Write a verb's result to every destination, files first; the terminal report goes to stdout if nothing else does.
 
     text: gives the result as a document of the form that it is called with; not called for `terminal`.
     render: gives the terminal report; called with `ascii_only`.
     quiet: 1: `line` instead of the report, unless a destination says so; 2: nothing.
-    Raises EnvironmentFaultError where a file can't be written.
+    faults: of documents that were to be written before.
+    Raises UndeliveredError where a document can't be made or written; all the others are then.
     """
-    from robustcheck_onnx.checker.storage import write_whole
 
-    for form, path in destinations:
-        if path is not None:
-            write_whole(path, plain(render(ascii_only=False)) if form == "terminal" else text(form))
-    on_stdout = [form for form, path in destinations if path is None]
-    if on_stdout and on_stdout != ["terminal"]:
-        sys.stdout.write(text(on_stdout[0]))
-    elif on_stdout or not quiet:
-        print_report(render, color)
-    elif quiet == 1:
-        sys.stdout.write(f"{line}\n")
+    def whole(form: str) -> str:
+        return plain(render(ascii_only=False)) if form == "terminal" else text(form)
+
+    undelivered = dict(faults or {})
+    write_files({each: partial(whole, each.form) for each in destinations}, undelivered)
+    on_stdout = next((each for each in destinations if each.path is None), None)
+    try:
+        if on_stdout is not None and on_stdout.form != "terminal":
+            sys.stdout.write(text(on_stdout.form))
+        elif on_stdout is not None or not quiet:
+            print_report(render, color)
+        elif quiet == 1:
+            sys.stdout.write(f"{line}\n")
+        sys.stdout.flush()
+    except (Exception, SystemExit) as fault:  # noqa: BLE001 # as in `write_files`
+        undelivered[on_stdout or Destination("terminal", None)] = fault
+    if undelivered:
+        raise UndeliveredError(undelivered) from next(iter(undelivered.values()))
 
 
 def print_report(render: Callable[..., RenderableType], color: str) -> None:

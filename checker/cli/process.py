@@ -21,6 +21,7 @@ from robustcheck_onnx.checker.errors import RobustcheckError, UsageError
 from . import usage
 from .command_line import DEFAULT_VERB, CommandLine, Invocation, read
 from .ending import Interrupted, Terminated, explain, leave_documents, say, write_traceback
+from .output import UndeliveredError
 
 P = ParamSpec("P")
 COMPLETION = "_ROBUSTCHECK_COMPLETE"  # variable by which a shell asks for completions
@@ -121,7 +122,10 @@ def with_default_command(words: list[str], verbs: list[str]) -> list[str]:
 def _end(fault: BaseException, invocation: Invocation) -> int:
     """Say what ended the run, in words and in documents, and return its exit code."""
     code, message, hint = explain(fault, invocation.line)
-    if isinstance(fault, OSError | SystemExit) and not isinstance(fault, RobustcheckError):
+    faults: tuple[BaseException, ...] = (fault,)
+    if isinstance(fault, UndeliveredError):
+        invocation.documents, faults = fault.documents, fault.faults
+    if any(isinstance(each, OSError | SystemExit) and not isinstance(each, RobustcheckError) for each in faults):
         # stdout itself may be the fault: nothing more goes there
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -6,9 +6,7 @@ A reason for WARN is a failure, a waived one is skipped, a model that could not 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from xml.etree.ElementTree import SubElement, tostring
-
-from junitparser import Error, Failure, JUnitXml, Skipped, TestCase, TestSuite
+from xml.etree.ElementTree import Element, tostring
 
 from robustcheck_onnx.checker.text import number_text, printable
 from robustcheck_onnx.checker.verdict import RULES
@@ -58,55 +56,71 @@ _BELOW = {
 def render(outcomes: Sequence[Outcome], options: FormOptions) -> str:
     """Write one document; the `time` of the case `assessed` is the wall clock of a model's whole check, in seconds."""
     del options
-    document = JUnitXml("robustcheck")
+    root = Element("testsuites", name="robustcheck")
     for name, outcome in zip(names_of(outcomes), outcomes, strict=True):
-        suite = TestSuite(name)
+        suite = _element("testsuite", name=name)
         if isinstance(outcome, Failed):
             _failed(suite, outcome)
         else:
             _assessed(suite, outcome)
-        suite.update_statistics()  # type: ignore[no-untyped-call]
-        document.append(suite)  # type: ignore[no-untyped-call]
-    document.update_statistics()  # type: ignore[no-untyped-call]
-    root = document._elem
-    root.attrib.pop("skipped", None)  # Jenkins' schema has it for suites only
-    text: str = tostring(root, encoding="unicode")
-    return f'<?xml version="1.0" encoding="UTF-8"?>\n{text}\n'
+        _count(suite, errors="error", failures="failure", skipped="skipped")
+        root.append(suite)
+    _count(root, failures="failure", errors="error")  # Jenkins' schema has `skipped` for suites only
+    return f'<?xml version="1.0" encoding="UTF-8"?>\n{tostring(root, encoding="unicode")}\n'
 
 
-def _case(suite: TestSuite, group: str, name: str, result: Error | Failure | Skipped | None, wall_s: float = 0) -> None:
-    case = TestCase(name, f"robustcheck.{group}", round(wall_s, 3))
-    if result is not None:
-        case.result = [result]
-    suite.add_testcase(case)
+def _element(tag: str, text: str = "", **attributes: str) -> Element:
+    """Make an element; what does not print is escaped, so that nothing is in it that XML can't hold."""
+    element = Element(tag, {name: printable(value) for name, value in attributes.items()})
+    element.text = "\n".join(map(printable, text.split("\n"))) or None
+    return element
 
 
-def _failed(suite: TestSuite, failed: Failed) -> None:
-    suite.add_property("exit_code", str(failed.exit_code))
-    error = Error(printable(failed.message), NOT_ASSESSED)
-    error.text = f"{NOT_ASSESSED_TITLE} (exit code {failed.exit_code})\nhint: {printable(failed.hint)}"
-    _case(suite, "run", "assessed", error)
+def _count(element: Element, **tags: str) -> None:
+    cases = list(element.iter("testcase"))
+    element.set("tests", str(len(cases)))
+    for name, tag in tags.items():
+        element.set(name, str(len(list(element.iter(tag)))))
+    element.set("time", str(round(sum(float(case.attrib["time"]) for case in cases), 3)))
 
 
-def _assessed(suite: TestSuite, report: Report) -> None:
+def _case(suite: Element, group: str, name: str, result: Element | None, wall_s: float = 0) -> None:
+    case = _element("testcase", name=name, classname=f"robustcheck.{group}", time=str(round(float(wall_s), 3)))
+    case.extend([] if result is None else [result])
+    suite.append(case)
+
+
+def _properties(**values: str) -> Element:
+    properties = Element("properties")
+    properties.extend(_element("property", name=name, value=value) for name, value in values.items())
+    return properties
+
+
+def _failed(suite: Element, failed: Failed) -> None:
+    suite.append(_properties(exit_code=str(failed.exit_code)))
+    text = f"{NOT_ASSESSED_TITLE} (exit code {failed.exit_code})\nhint: {printable(failed.hint)}"
+    _case(suite, "run", "assessed", _element("error", text, message=failed.message, type=NOT_ASSESSED))
+
+
+def _assessed(suite: Element, report: Report) -> None:
     model = report.evidence.model
-    for name, value in (
-        ("verdict", report.verdict.verdict),
-        ("kind", report.verdict.kind or ""),
-        ("gate", rule_of(report)),
-        ("robustcheck", report.tool_version),
-        ("model", model.file),
-        ("model_digest", model.digest),
-        ("images_digest", report.evidence.images.digest),
-        ("images", str(report.evidence.statistics.n_images)),
-        ("cautions", "; ".join(cautions(report))),
-        ("profile", report.verdict.profile_id),
-        ("profile_digest", report.verdict.profile_digest),
-        ("claim", " ".join((report.claim, *report.profile.limits))),
-    ):
-        suite.add_property(name, printable(value))
     if report.time is not None:
-        suite.timestamp = report.time.started
+        suite.set("timestamp", printable(report.time.started))
+    properties = _properties(
+        verdict=report.verdict.verdict,
+        kind=report.verdict.kind or "",
+        gate=rule_of(report),
+        robustcheck=report.tool_version,
+        model=model.file,
+        model_digest=model.digest,
+        images_digest=report.evidence.images.digest,
+        images=str(report.evidence.statistics.n_images),
+        cautions="; ".join(cautions(report)),
+        profile=report.verdict.profile_id,
+        profile_digest=report.verdict.profile_digest,
+        claim=" ".join((report.claim, *report.profile.limits)),
+    )
+    suite.append(properties)
     _case(suite, "run", "assessed", None, report.time.wall_s if report.time else 0)
     by_id = {finding.reason.id: finding for finding in findings(report)}
     reported = _statistics(suite, report, by_id)
@@ -117,36 +131,36 @@ def _assessed(suite: TestSuite, report: Report) -> None:
     }
     for group, ids in GROUPS.items():
         for name in ids:
-            missing = Skipped("not measured", "unchecked") if name in unmeasured else None
+            missing = _element("skipped", message="not measured", type="unchecked") if name in unmeasured else None
             _case(suite, group, name, _result(by_id[name]) if name in by_id else missing)
             reported.add(name)
     for name, finding in by_id.items():  # every reason has a test case, whether the lists above hold it or not
         if name not in reported:
-            _case(suite, "other", printable(name), _result(finding))
+            _case(suite, "other", name, _result(finding))
     if said := cautions(report):  # viewers show the output of a suite, and not its properties
-        SubElement(suite._elem, "system-out").text = "\n".join(said)
+        suite.append(_element("system-out", "\n".join(said)))
 
 
-def _statistics(suite: TestSuite, report: Report, by_id: dict[str, Finding]) -> set[str]:
+def _statistics(suite: Element, report: Report, by_id: dict[str, Finding]) -> set[str]:
     """Add a case for each statistic and return the ids of the reasons that these cases report."""
     reported: set[str] = set()
     for s in statistics_of(report):
         reason = {"no": _BELOW[s.id], "straddles": "undecided", "not measured": "not_measurable"}.get(s.clears)
-        result: Failure | Skipped | None = None
+        result: Element | None = None
         if reason in by_id:
             result = _result(by_id[reason])
             reported.add(reason)
         elif reason is not None:
             text = "the verdict rests on other reasons" if s.clears == "straddles" else RULES[reason].title
             numbers = f"{number_text(s.interval.estimate)} ({s.bounds()}), threshold {s.limits}"
-            result = Skipped(f"{s.name} {numbers}: {text}", s.clears)
+            result = _element("skipped", message=f"{s.name} {numbers}: {text}", type=s.clears)
         _case(suite, "statistics", s.id, result)
     return reported
 
 
-def _result(finding: Finding) -> Failure | Skipped:
+def _result(finding: Finding) -> Element:
+    reason = finding.reason
     if finding.waiver is not None:
-        return Skipped(f"{waiver_text(finding.waiver)} ({printable(finding.reason.seen)})", finding.reason.id)
-    failure = Failure(f"{finding.title}: {printable(finding.reason.seen)}", printable(finding.reason.id))
-    failure.text = f"{finding_text(finding)}\nKind: {finding.reason.kind}\nNext step: {finding.reason.next_step}"
-    return failure
+        return _element("skipped", message=f"{waiver_text(finding.waiver)} ({reason.seen})", type=reason.id)
+    text = f"{finding_text(finding)}\nKind: {reason.kind}\nNext step: {reason.next_step}"
+    return _element("failure", text, message=f"{finding.title}: {reason.seen}", type=reason.id)

@@ -9,7 +9,6 @@ import json
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -18,12 +17,13 @@ from xml.etree import ElementTree
 
 import pytest
 
-from robustcheck_onnx.checker.report import forms
+from robustcheck_onnx.checker.report import forms, junit, markdown
 from robustcheck_onnx.checker.storage import write
 from robustcheck_onnx.checker.text import error_json
 from robustcheck_onnx.thresholds import profile as profiles
 from support import Capture, Place, onnx_models
 from support.bad_input import COMMAND, Done, Typed, default_signals, small_files
+from support.keys import write_keys
 from support.measuring import never_decided
 from support.profile import PATIENCE_S
 
@@ -147,17 +147,42 @@ def test_an_error_is_one_document_on_stdout_and_no_pass_in_a_file(
         done = run("no/" * 400 + "no.onnx", "-o", "sarif=r.sarif", "-o", "gitlab=mine.sarif")
     assert done.returncode == 2
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"mine.sarif": STRANGER}
-    call = [lookup_pass[0], "--images", lookup_pass[1], "-qq", "-o"]
-    assert run(*call, "markdown=r.md", "-o", "junit=/dev/full").returncode == 4
-    text = (tmp_path / "r.md").read_text(encoding="utf-8")  # it was written as a PASS before
-    assert "ERROR" in text
-    assert "PASS" not in text.replace("That is never a PASS", "")
-    assert run("compare", lookup_pass[0], *call, "cyclonedx").returncode == 2  # no form of a comparison
-    monkeypatch.setitem(sys.modules, "junitparser", None)
-    monkeypatch.delitem(sys.modules, "robustcheck_onnx.checker.report.junit", raising=False)
-    (tmp_path / "r.sarif").write_text(earlier)
-    assert run(*call, "junit=r.sarif").returncode == 4
-    assert (tmp_path / "r.sarif").read_text().startswith("robustcheck: no verdict (exit code 4)\n")
+    assert run("compare", lookup_pass[0], lookup_pass[0], "-o", "cyclonedx").returncode == 2  # no form of a comparison
+
+
+def test_a_form_that_fails_takes_neither_the_verdict_nor_another_form_with_it(
+    lookup_pass: Place, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> str:
+        raise TypeError("no such argument")
+
+    def told(form: str) -> str:
+        return (tmp_path / form).read_text(encoding="utf-8")
+
+    model, photos = map(str, lookup_pass)
+    write_keys(tmp_path)
+    check = [model, "--images", photos, "--sign", "key.pem", "-qq", "-o", "json=json", "-o", "markdown={model}.md"]
+    done = run(*check, "-o", "sarif=/dev/full", "-o", "openmetrics")
+    assert done.returncode == 4
+    assert done.stderr.startswith("error: /dev/full: report is not written (No space left on device)")
+    for module in (junit, markdown):
+        monkeypatch.setattr(module, "render", broken)
+    (tmp_path / "junit").write_text('<testsuites name="robustcheck"><testsuite name="x" failures="0"/></testsuites>')
+    done = run(*check, "-o", "junit=junit", "-o", "openmetrics")
+    assert done.returncode == 4
+    assert done.stderr.startswith(
+        "error: markdown: internal error: TypeError: no such argument; junit: internal error: "
+    )
+    assert json.loads(told("json"))["verdict"]["verdict"] == "PASS"
+    assert (tmp_path / "json.sigstore.json").exists()
+    assert "\nrobustcheck_verdict{" in done.stdout
+    assert told("junit").startswith("robustcheck: no verdict (exit code 4)\n")
+    assert told("model.md") == told("junit")
+    assert run(model, "--images", photos, "-o", "junit", "-o", "json=json").returncode == 4
+    assert json.loads(told("json"))["verdict"]["verdict"] == "PASS"
+    (tmp_path / "json").unlink()
+    assert run("compare", model, model, "--images", photos, "-o", "junit=junit", "-o", "json=json").returncode == 4
+    assert json.loads(told("json"))["verdict"]["verdict"] == "PASS"
 
 
 def test_github_annotations_and_summary(lookup_pass: Place, tmp_path: Path, run: Run) -> None:
