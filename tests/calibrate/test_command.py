@@ -15,7 +15,8 @@ import pytest
 from robustcheck_onnx import check
 from robustcheck_onnx.thresholds import profile
 from robustcheck_onnx.thresholds.ends import End
-from support.calibrations import COMMAND, N_IMAGES, N_MODELS, Calibrated, Call, calibrate, rows, words
+from support.bad_input import COMMAND
+from support.calibrations import N_IMAGES, N_MODELS, Calibrated, Call, calibrate, rows, words
 from support.measuring import never_decided
 
 

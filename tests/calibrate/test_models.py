@@ -16,7 +16,8 @@ from robustcheck_onnx.checker.evidence import Options
 from robustcheck_onnx.thresholds import profile, suite
 from robustcheck_onnx.thresholds.reference import references
 from support import ROOT, mini_suite
-from support.calibrations import COMMAND, calibrate, rows, run, words
+from support.bad_input import COMMAND
+from support.calibrations import calibrate, rows, run, words
 from support.hub_cache import hub_repo
 
 SHARED = Path(os.environ.get("ROBUSTCHECK_SHARED", ROOT.parent / "shared"))
@@ -79,8 +80,8 @@ def test_the_whole_path_offline_with_stand_in_weights(tmp_path: Path) -> None:
         file.writelines(f"\n[[models]]\n{block}" for block in blocks)
 
     missing = "as 1 models could not be measured: timm:mobilenetv3_large_100.ra_in1k: "
-    cold = {"HF_HOME": str(cache), "HF_HUB_OFFLINE": "1"}
-    done = run(*words(suite, folder / "photos", tmp_path / "p.json", "--workers", "2"), code=4, env=cold)
+    call = words(suite, folder / "photos", tmp_path / "p.json", "--workers", "2")
+    done = run(*call, code=4, HF_HOME=str(cache))
     assert f"{missing}mobilenetv3_large_100.ra_in1k: weights" in done.stderr
     assert "copy models--timm--mobilenetv3_large_100.ra_in1k into $HF_HOME/hub" in done.stderr
     assert not (tmp_path / "p.json").exists()

@@ -227,8 +227,8 @@ def test_whatever_ray_raises_at_its_start_is_the_environments(monkeypatch: pytes
     here = Path.cwd()
     with (
         pytest.raises(EnvironmentFaultError, match="Failed to start the dashboard"),
-        ray_cluster.open_cluster(ray, 1, None),
-    ):  # type: ignore[arg-type]
+        ray_cluster.open_cluster(ray, 1, None),  # type: ignore[arg-type]
+    ):
         pass
     assert seen == [[]]
     assert Path.cwd() == here

@@ -57,8 +57,8 @@ def _write_models(folder: Path) -> None:
     save(escaping, folder / "escape" / "m.onnx")
 
     image, words = onnx_models.IMAGE, ("input_ids", TensorProto.INT64, ("batch", 77))
-    ten, four = (("image", TensorProto.FLOAT, ("batch", *shape)) for shape in ([10], [4, 8, 8]))
-    vector = ("t", TensorProto.FLOAT, ("batch", 16))
+    vector, ten = (("t", TensorProto.FLOAT, ("batch", 16)), ("image", TensorProto.FLOAT, ("batch", 10)))
+    four = ("image", TensorProto.FLOAT, ("batch", 4, 8, 8))
     detected = """
         b = Gemm(features, w16x400); dets = Reshape(b, [1, 100, 4])
         selected = NonMaxSuppression(dets, w1x1x100, 10)

@@ -2,32 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from robustcheck_onnx.thresholds import results
 from robustcheck_onnx.thresholds.results import Result
-from support import profile
+from support import bad_input
 
-COMMAND = str(Path(sys.executable).parent / "robustcheck")
 N_MODELS, N_IMAGES = 6, 60
 
 
-def run(
-    *words: str | Path, code: int = 0, cwd: Path | None = None, env: dict[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [COMMAND, *map(str, words)],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=cwd,
-        env={**os.environ, **(env or {}), "COLUMNS": "100"},
-        timeout=profile.PATIENCE_S,
-    )
+def run(*words: str | Path, code: int = 0, **more: str) -> bad_input.Done:
+    """The command in a process of its own; more: environment variables."""
+    done = bad_input.run(Path.cwd(), *map(str, words), **more)
     assert done.returncode == code, (done.returncode, done.stdout[-2000:], done.stderr[-3000:])
     return done
 
@@ -54,10 +41,8 @@ def words(suite: Path, photos: Path, out: Path, *more: str | Path) -> list[str]:
     return list(map(str, (*call, "--id", "mini", "--device", "cpu", *more)))
 
 
-def calibrate(
-    suite: Path, photos: Path, out: Path, *more: str | Path, code: int = 0
-) -> subprocess.CompletedProcess[str]:
-    return run(*words(suite, photos, out, *more), code=code)
+def calibrate(suite: Path, photos: Path, out: Path, *more: str | Path) -> bad_input.Done:
+    return run(*words(suite, photos, out, *more))
 
 
 def rows(path: Path) -> list[Result]:

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 LARGE = (".onnx", ".data", ".bin", ".parquet", ".safetensors")
 DATE = "2026-01-01T00:00:00.000Z"
@@ -55,22 +55,11 @@ def blob_id(content: bytes) -> str:
     return hashlib.sha1(f"blob {len(content)}\0".encode() + content, usedforsecurity=False).hexdigest()
 
 
-def entry(name: str, content: bytes) -> dict[str, Any]:
-    one: dict[str, Any] = {"type": "file", "path": name, "size": len(content), "oid": blob_id(content)}
+def entry(name: str, content: bytes, path: str = "path", oid: str = "oid", sha: str = "oid") -> dict[str, Any]:
+    """A file of a listing; `path`, `oid`, `sha`: what the answer calls them."""
+    one: dict[str, Any] = {"type": "file", path: name, "size": len(content), oid: blob_id(content)}
     if is_large(name):
-        one["lfs"] = {"oid": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 134}
-    return one
-
-
-def directory(path: str) -> dict[str, Any]:
-    return {"type": "directory", "path": path, "size": 0, "oid": "0" * 40}
-
-
-def sibling(name: str, content: bytes) -> dict[str, Any]:
-    """The same in the answer about a whole repository."""
-    one: dict[str, Any] = {"rfilename": name, "size": len(content), "blobId": blob_id(content)}
-    if is_large(name):
-        one["lfs"] = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 134}
+        one["lfs"] = {sha: hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 134}
     return one
 
 
@@ -116,15 +105,7 @@ def running() -> Iterator[MockHub]:
         def do_HEAD(self) -> None:
             self.do_GET()
 
-        def do_POST(self) -> None:
-            length = int(self.headers.get("Content-Length", 0))
-            body = json.loads(self.rfile.read(length) or b"{}")
-            self.route(body)
-
         def do_GET(self) -> None:
-            self.route({})
-
-        def route(self, body: dict[str, Any]) -> None:
             parts = urlsplit(self.path)
             path = unquote(parts.path)
             hub.asked.append(f"{self.command} {path}")
@@ -136,57 +117,30 @@ def running() -> Iterator[MockHub]:
                 return self.large(match[1])
             if match := re.fullmatch(r"/api/(models|datasets)/([^/]+/[^/]+)(?:/(.*))?", path):
                 repo = match[2] if match[1] == "models" else f"datasets/{match[2]}"
-                return self.api(repo, match[2], match[3] or "", parse_qs(parts.query), body)
+                return self.api(repo, match[2], match[3] or "")
             if match := re.fullmatch(r"/((?:datasets/)?[^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
                 return self.resolve(match[1], match[2], match[3])
             return self.refuse(404, "NotFound")
 
-        def api(self, repo: str, name: str, rest: str, query: dict[str, list[str]], body: dict[str, Any]) -> None:
+        def api(self, repo: str, name: str, rest: str) -> None:
             kind, _, more = rest.partition("/")
             revision, _, below = (more or "main").partition("/")
-            got = self.found(repo, revision)
-            if got is None:
+            if (got := self.found(repo, revision)) is None:
                 return None
             commit, files = got
-            if kind in ("", "revision"):
-                siblings = [sibling(path, content) for path, content in files.items()]
+            if kind != "tree":
+                siblings = [entry(*file, "rfilename", "blobId", "sha256") for file in files.items()]
                 about = {"id": name, "modelId": name, "sha": commit, "private": False, "tags": [], "downloads": 0}
                 return self.json(about | {"likes": 0, "siblings": siblings, "lastModified": DATE, "createdAt": DATE})
-            start = f"{below}/" if below else ""
-            if kind == "tree":
-                inside = {path: content for path, content in files.items() if path.startswith(start)}
-                if below and not inside:
-                    return self.refuse(404, "EntryNotFound")
-                recursive = query.get("recursive", ["False"])[0].lower() in ("true", "1")
-                flat = [entry(path, content) for path, content in inside.items()]
-                folders = sorted(
-                    {
-                        path[: place.start()]
-                        for path in inside
-                        for place in re.finditer("/", path)
-                        if place.start() > len(start) - 1
-                    }
-                )
-                listed = [
-                    {"type": "directory", "path": folder, "size": 0, "oid": "0" * 40} for folder in folders
-                ] + flat
-                if not recursive:
-                    listed = [each for each in listed if "/" not in each["path"][len(start) :]]
-                return self.json(listed)
-            if kind == "paths-info":
-                wanted = body.get("paths", [])
-                known = [entry(path, files[path]) for path in wanted if path in files]
-                known += [
-                    directory(path)
-                    for path in wanted
-                    if path not in files and any(each.startswith(f"{path}/") for each in files)
-                ]
-                return self.json(known)
-            return self.refuse(404, "NotFound")
+            inside = {path: content for path, content in files.items() if path.startswith(f"{below}/" * bool(below))}
+            if below and not inside:
+                return self.refuse(404, "EntryNotFound")
+            folders = {path[: place.start()] for path in inside for place in re.finditer("/", path)}
+            listed = [{"type": "directory", "path": each, "size": 0, "oid": "0" * 40} for each in sorted(folders)]
+            return self.json(listed + [entry(path, content) for path, content in inside.items()])
 
         def resolve(self, repo: str, revision: str, path: str) -> None:
-            got = self.found(repo, revision)
-            if got is None:
+            if (got := self.found(repo, revision)) is None:
                 return None
             commit, files = got
             if path not in files:

@@ -182,13 +182,8 @@ class Instance:
         proposed = body["spec"]["proposedContent"]
         envelope = json.loads(proposed["envelope"])
         (signature,), (verifier,) = envelope["signatures"], proposed["verifiers"]
-        hashed = {
-            "envelopeHash": hashlib.sha256(proposed["envelope"].encode()).hexdigest(),
-            "payloadHash": hashlib.sha256(base64.b64decode(envelope["payload"])).hexdigest(),
-        }
-        spec: dict[str, Any] = {name: {"algorithm": "sha256", "value": value} for name, value in hashed.items()}
-        spec["signatures"] = [{"signature": signature["sig"], "verifier": verifier}]
-        return self.entry(canonical({"apiVersion": "0.0.1", "kind": "dsse", "spec": spec}))
+        digest = hashlib.sha256(proposed["envelope"].encode()).hexdigest()
+        return self.entry(dsse(digest, base64.b64decode(envelope["payload"]), signature["sig"], verifier))
 
     def entry(self, content: bytes, integrated: int | None = None) -> dict[str, Any]:
         """What the log says of an entry: its promise, and its proof in the tree with a signed checkpoint."""
@@ -228,13 +223,7 @@ class Instance:
         signature = {"sig": b64(signed(key, encoded))}
         envelope = {"payload": b64(payload), "payloadType": kind, "signatures": [signature]}
         pem = b64(certificate.public_bytes(serialization.Encoding.PEM))
-        spec = {
-            "envelopeHash": {"algorithm": "sha256", "value": "0" * 64},
-            "payloadHash": {"algorithm": "sha256", "value": hashlib.sha256(payload).hexdigest()},
-            "signatures": [{"signature": signature["sig"], "verifier": pem}],
-        }
-        body = canonical({"apiVersion": "0.0.1", "kind": "dsse", "spec": spec})
-        entry = self.entry(body, integrated)["00"]
+        entry = self.entry(dsse("0" * 64, payload, signature["sig"], pem), integrated)["00"]
         proof = entry["verification"]["inclusionProof"]
         logged = {
             "logIndex": "1",
@@ -306,3 +295,11 @@ USAGES = (
 def canonical(document: Any) -> bytes:
     """RFC 8785 of a document of ASCII texts and whole numbers."""
     return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
+
+
+def dsse(envelope_digest: str, payload: bytes, signature: str, verifier: str) -> bytes:
+    """The body of an entry of kind dsse 0.0.1."""
+    hashed = {"envelopeHash": envelope_digest, "payloadHash": hashlib.sha256(payload).hexdigest()}
+    spec: dict[str, Any] = {name: {"algorithm": "sha256", "value": value} for name, value in hashed.items()}
+    spec["signatures"] = [{"signature": signature, "verifier": verifier}]
+    return canonical({"apiVersion": "0.0.1", "kind": "dsse", "spec": spec})
