@@ -109,18 +109,13 @@ def test_first_frame_of_an_animation(image_format: str) -> None:
 def test_every_exif_orientation_is_applied() -> None:
     """CIPA DC-008, tag 0x0112: on which sides the first stored row and column lie."""
     stored = np.random.default_rng(5).integers(0, 256, (8, 16, 3), np.uint8)
-    shown = {
-        1: stored,
-        2: stored[:, ::-1],  # top, right
-        3: stored[::-1, ::-1],  # bottom, right
-        4: stored[::-1],  # bottom, left
-        5: stored.transpose(1, 0, 2),  # left, top
-        6: stored.transpose(1, 0, 2)[:, ::-1],  # right, top
-        7: stored.transpose(1, 0, 2)[::-1, ::-1],  # right, bottom
-        8: stored.transpose(1, 0, 2)[::-1],  # left, bottom
-        9: stored,  # not defined
-    }
-    for orientation, expected in shown.items():
+    turned = stored.transpose(1, 0, 2)
+    shown = [  # 1 to 9, which is not defined
+        stored, stored[:, ::-1], stored[::-1, ::-1], stored[::-1],  # top left, top right, bottom right, bottom left
+        turned, turned[:, ::-1], turned[::-1, ::-1], turned[::-1],  # left top, right top, right bottom, left bottom
+        stored,
+    ]  # fmt: skip
+    for orientation, expected in enumerate(shown, 1):
         exif = Image.Exif()
         exif[0x0112] = orientation
         image, notes = decode(encoded(Image.fromarray(stored), "PNG", exif=exif), "x.png")
@@ -170,15 +165,13 @@ def test_unusable_files_have_a_reason_and_no_warning(data: bytes, reason: str) -
 def test_any_damage_is_a_reason_never_another_exception(image_format: str) -> None:
     whole = encoded(Image.open(DATA / "chelsea.png").convert("RGB").resize((64, 48)), image_format)
     random = np.random.default_rng(7)
-    refused = 0
+    modes = set()
     for _ in range(60):
         data = bytearray(whole[: random.integers(1, len(whole))] if random.random() < 0.5 else whole)
         for place in random.integers(0, len(data), 8):
             data[place] = random.integers(0, 256)
         try:
-            image, _ = decode(bytes(data), "x")
+            modes.add(decode(bytes(data), "x")[0].mode)
         except UnreadableImageError:
-            refused += 1
-        else:
-            assert image.mode == "RGB"
-    assert refused > 0
+            modes.add("refused")
+    assert {"refused"} <= modes <= {"refused", "RGB"}

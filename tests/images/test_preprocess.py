@@ -47,25 +47,18 @@ def test_pixels_by_pillow(mode: Any) -> None:
 
 
 @pytest.mark.long
-def test_clip_preset_is_open_clips_openai_transform() -> None:
+def test_presets_are_the_libraries_transforms() -> None:
     pytest.importorskip("open_clip", reason="needs the export extra")
     from open_clip.transform import PreprocessCfg, image_transform_v2
-
-    transform = image_transform_v2(PreprocessCfg(), is_train=False)
-    assert worst(CLIP, transform) < 1e-3
-
-
-@pytest.mark.long
-def test_imagenet_preset_is_torchvisions() -> None:
-    pytest.importorskip("torchvision", reason="needs the export extra")
     from torchvision.models import ResNet18_Weights, Swin_T_Weights
 
-    transform = ResNet18_Weights.IMAGENET1K_V1.transforms()
-    assert worst(IMAGENET, transform) < 1e-3
-
-    swin = Swin_T_Weights.IMAGENET1K_V1.transforms()  # resize 232, crop 224, bicubic
-    ours = IMAGENET.model_copy(update={"resize_size": (232, 232), "interpolation": "bicubic"})
-    assert worst(ours, swin) < 1e-3
+    swin = IMAGENET.model_copy(update={"resize_size": (232, 232), "interpolation": "bicubic"})
+    for ours, theirs in (
+        (CLIP, image_transform_v2(PreprocessCfg(), is_train=False)),
+        (IMAGENET, ResNet18_Weights.IMAGENET1K_V1.transforms()),
+        (swin, Swin_T_Weights.IMAGENET1K_V1.transforms()),
+    ):
+        assert worst(ours, theirs) < 1e-3
 
 
 @pytest.mark.long
@@ -83,52 +76,38 @@ def test_transformers_default_processors_resize_tensors_and_stay_close() -> None
 
 
 def test_bgr_reverses_channels_and_keeps_mean_in_rgb() -> None:
-    photo = photos()[0]
     bgr = CLIP.model_copy(update={"color_order": "BGR"})
-    np.testing.assert_array_equal(apply(bgr, photo), apply(CLIP, photo)[..., ::-1])
-    np.testing.assert_array_equal(apply_uint8(bgr, photo), apply_uint8(CLIP, photo)[..., ::-1])
+    for make in (apply, apply_uint8):
+        np.testing.assert_array_equal(make(bgr, photos()[0]), make(CLIP, photos()[0])[..., ::-1])
 
 
-def test_uint8_is_the_float_pixels_before_rescaling() -> None:
-    photo = photos()[1]
-    plain = CLIP.model_copy(update={"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0), "rescale": 1.0})
-    pixels = apply_uint8(CLIP, photo)
-    assert pixels.dtype == np.uint8
-    np.testing.assert_array_equal(pixels.astype(np.float32), apply(plain, photo))
-
-
-def test_no_resize_no_crop_wants_the_right_size() -> None:
-    ours = Preprocessing(
-        size=(224, 224), resize_mode="none", resize_size=(224, 224), interpolation="bicubic", crop="none"
-    )
-    square = Image.new("RGB", (224, 224), (255, 0, 51))
-    np.testing.assert_allclose(apply(ours, square)[0, 0], [1.0, 0.0, 0.2], rtol=1e-6)
-    with pytest.raises(CannotAssessError, match=r"size is 451×300 px; .* must be 224×224 px"):
-        apply(ours, photos()[0])
-
-
-def test_a_strip_that_would_fill_the_memory_is_refused() -> None:
-    with pytest.raises(CannotAssessError, match=r"size is 60000×10 px; resized it would have 301,056,000 pixels"):
-        apply(CLIP, Image.new("RGB", (60000, 10)))
+def test_sizes_that_are_refused() -> None:
+    plain = CLIP.model_copy(update={"resize_mode": "none", "crop": "none"})
+    for fields, image, said in (
+        (plain, photos()[0], r"size is 451×300 px; .* must be 224×224 px"),
+        # a strip that would fill the memory
+        (CLIP, Image.new("RGB", (60000, 10)), "size is 60000×10 px; resized it would have 301,056,000 pixels"),
+    ):
+        with pytest.raises(CannotAssessError, match=said):
+            apply(fields, image)
 
 
 @pytest.mark.parametrize(
-    ("mode", "edges", "image", "expected"),
+    ("mode", "height", "width", "image", "expected"),
     [  # (height, width); timm's and open_clip's ResizeKeepRatio: round(edge / ratio), and at least a pixel
-        ("longest", (224, 224), (300, 451), (149, 224)),  # 451 / 224 = 2.0134
-        ("longest", (224, 192), (300, 451), (128, 192)),  # 451 / 192 = 2.3490
-        ("longest", (10, 10), (1, 640), (1, 10)),
-        ("longest", (10, 10), (640, 1), (10, 1)),
-        ("shortest", (224, 192), (300, 451), (224, 337)),  # 300 / 224 = 1.3393
-        ("shortest", (224, 192), (451, 300), (289, 192)),  # 300 / 192 = 1.5625
-        ("shortest", (224, 224), (300, 451), (224, 336)),  # one edge: cut to whole pixels, 336.7
-        ("shortest", (224, 224), (451, 300), (336, 224)),
-        ("squash", (224, 192), (300, 451), (224, 192)),
-        ("none", (224, 192), (300, 451), (300, 451)),
+        ("longest", 224, 224, (300, 451), (149, 224)),  # 451 / 224 = 2.0134
+        ("longest", 224, 192, (300, 451), (128, 192)),  # 451 / 192 = 2.3490
+        ("longest", 10, 10, (1, 640), (1, 10)),
+        ("longest", 10, 10, (640, 1), (10, 1)),
+        ("shortest", 224, 192, (300, 451), (224, 337)),  # 300 / 224 = 1.3393
+        ("shortest", 224, 192, (451, 300), (289, 192)),  # 300 / 192 = 1.5625
+        ("shortest", 224, 224, (300, 451), (224, 336)),  # one edge: cut to whole pixels, 336.7
+        ("squash", 224, 192, (300, 451), (224, 192)),
+        ("none", 224, 192, (300, 451), (300, 451)),
     ],
 )
-def test_sizes_by_hand(mode: Any, edges: tuple[int, int], image: tuple[int, int], expected: tuple[int, int]) -> None:
-    fields = CLIP.model_copy(update={"resize_mode": mode, "resize_size": edges})
+def test_sizes_by_hand(mode: Any, height: int, width: int, image: tuple[int, int], expected: tuple[int, int]) -> None:
+    fields = CLIP.model_copy(update={"resize_mode": mode, "resize_size": (height, width)})
     assert resized_size(fields, *image) == expected
 
 

@@ -29,15 +29,11 @@ def test_a_folder_in_a_store_gives_the_evidence_of_the_same_folder_here(
     memory.pipe_file(f"/{ODD}/model.onnx", model.read_bytes())
     here = check(model, images=photos, preprocess="clip")
     there = check(f"memory://{ODD}/model.onnx", images=f"memory://{ODD}/photos", preprocess="clip")
-    assert there.evidence.model.file == f"memory://{ODD}/model.onnx"
-    assert there.evidence.images.source == f"memory://{ODD}/photos"
-    same = there.evidence.model_copy(
-        update={
-            "model": there.evidence.model.model_copy(update={"file": str(model)}),
-            "images": there.evidence.images.model_copy(update={"source": str(photos)}),
-        }
-    )
-    assert same == here.evidence
+    text = there.evidence.model_dump_json()
+    for name, path in (("model.onnx", model), ("photos", photos)):
+        assert f"memory://{ODD}/{name}" in text
+        text = text.replace(f"memory://{ODD}/{name}", str(path))
+    assert text == here.evidence.model_dump_json()
     assert str(own_temporary_folder) not in there.model_dump_json()
     assert list(own_temporary_folder.iterdir()) == []
 
