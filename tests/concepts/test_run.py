@@ -188,7 +188,14 @@ def test_the_terminal_report_fits(classified: ConceptsReport) -> None:
         assert "2 reach 0.9." in lines[-1]
 
 
-def test_hostile_names_stay_text(classified: ConceptsReport) -> None:
+def test_a_notebook_shows_the_claim_and_a_row_a_concept_and_hostile_names_stay_text(classified: ConceptsReport) -> None:
+    pytest.importorskip("pandas")
+    assert "not an indicator of robustness" in classified._repr_html_()
+    assert classified._repr_html_().count("<tr>") == 1 + len(classified.concepts)
+    assert "established=2" in repr(classified)
+    frame = classified.to_frame()
+    assert frame.loc["warm", "established"]
+    assert list(frame.index) == [each.name for each in classified.concepts]
     hostile = "<script>alert(1)</script>\"'&{{ 7 * 7 }}\x1b[31m"
     concepts = tuple(each.model_copy(update={"name": hostile}) for each in classified.concepts)
     report = classified.model_copy(update={"concepts": concepts})
@@ -197,17 +204,6 @@ def test_hostile_names_stay_text(classified: ConceptsReport) -> None:
     assert "<script>" not in page + report._repr_html_()
     assert "49" not in words(parse(page)).split()
     assert "\x1b" not in page
-
-
-def test_a_notebook_shows_the_claim_and_a_row_a_concept(classified: ConceptsReport) -> None:
-    pytest.importorskip("pandas")
-    html = classified._repr_html_()
-    assert "not an indicator of robustness" in html
-    assert html.count("<tr>") == 1 + len(classified.concepts)
-    assert "established=2" in repr(classified)
-    frame = classified.to_frame()
-    assert frame.loc["warm", "established"]
-    assert list(frame.index) == [each.name for each in classified.concepts]
 
 
 def test_the_same_seed_gives_the_same_document(colours: Path, tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ def test_predictions_are_those_of_a_plain_script(place: Path) -> None:
     assert target.mean_confidence == pytest.approx(outside.mean(), abs=1e-5)
     for each in estimates.values():
         assert each.low < each.accuracy < each.high  # type: ignore[operator]
-        assert each.drop_points == pytest.approx(100 * (right.mean() - each.accuracy))  # type: ignore[operator]
+        assert each.drop_points == pytest.approx(100 * (right.mean() - each.accuracy))
         assert each.assumes
     # the same images were given with labels, too
     assert target.measured == report.shifted[0].result.accuracy

@@ -91,9 +91,7 @@ def test_a_warn_is_signed_as_one_and_still_fails(here: Path) -> None:
     for gate, code in ((), 1), (("--fail-on", "never"), 0):
         assert check("warn.onnx", "-o", "json=report.json", "-qq", *gate) == code
         assert verify("report.json", "warn.onnx") == 1  # the one who deploys has not let it through
-    stated = payload("report.sigstore.json")["predicate"]
-    assert stated["verdict"] == "WARN"
-    assert "no_persistent_outlier_features" in stated["reasons"]
+    assert payload("report.sigstore.json")["predicate"]["verdict"] == "WARN"
 
 
 def test_several_models_each_with_its_own_report(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

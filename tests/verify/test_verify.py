@@ -301,13 +301,19 @@ def test_evidence_of_a_better_model(
     assert "verdict PASS against WARN" in json.dumps(document)
 
 
+def let_through(report: Report, last_day: int, fail_on: gate.FailOn = "warn") -> str:
+    """The report with waivers of its reasons that end in so many days, and held on the day of the check."""
+    today = datetime.now(UTC).date()
+    end = today + timedelta(days=last_day)
+    waivers = [gate.Waiver(reason=r.id, because="known", owner="team", expires=end) for r in report.verdict.reasons]
+    file = report.evidence.model.file
+    answer = gate.decide(report.verdict, file, waivers=waivers, fail_on=fail_on, today=min(end, today))
+    return to_json(sealed(report.model_copy(update={"gate": answer})))
+
+
 def test_a_rerun_vouches_for_no_waiver(place: Path, warning: Report, capsys: pytest.CaptureFixture[str]) -> None:
-    report = warning
-    day = datetime.now(UTC).date() + timedelta(days=9)
-    forged = [gate.Waiver(reason=r.id, because="none", owner="nobody", expires=day) for r in report.verdict.reasons]
-    answer = gate.decide(report.verdict, report.evidence.model.file, waivers=forged, today=day)
-    (place / "report.json").write_text(to_json(sealed(report.model_copy(update={"gate": answer}))), encoding="utf-8")
-    photos = ("--images", report.evidence.images.source)
+    (place / "report.json").write_text(let_through(warning, 9), encoding="utf-8")
+    photos = ("--images", warning.evidence.images.source)
     code, status, document = verify(place, capsys, *photos, "--accept-waivers")
     assert (code, status["rerun"]) == (1, "agrees")
     assert "the waivers in the report count only with a signature" in document["rule"]
@@ -316,26 +322,12 @@ def test_a_rerun_vouches_for_no_waiver(place: Path, warning: Report, capsys: pyt
 def test_waivers_count_only_where_they_are_accepted(
     place: Path, warning: Report, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    report = warning
-    today = datetime.now(UTC).date()
-
-    def written(last_day: int, fail_on: gate.FailOn = "warn") -> None:
-        waivers = [
-            gate.Waiver(reason=r.id, because="known", owner="team", expires=today + timedelta(days=last_day))
-            for r in report.verdict.reasons
-        ]
-        day = today + timedelta(days=min(last_day, 0))
-        answer = gate.decide(report.verdict, "m.onnx", waivers=waivers, fail_on=fail_on, today=day)
-        outcome = report.model_copy(update={"gate": answer})
-        (place / "report.json").write_text(forms.render("json", [outcome]), encoding="utf-8")
-
-    written(5)
+    (place / "report.json").write_text(let_through(warning, 5), encoding="utf-8")
     assert verify(place, capsys)[0] == 1
     assert verify(place, capsys, "--accept-waivers")[0] == 0
-    written(-1)  # held on the day of the check
-    assert verify(place, capsys, "--accept-waivers")[0] == 1
-    written(-1, fail_on="never")
-    assert verify(place, capsys, "--accept-waivers")[0] == 1
+    for fail_on in ("warn", "never"):
+        (place / "report.json").write_text(let_through(warning, -1, fail_on), encoding="utf-8")
+        assert verify(place, capsys, "--accept-waivers")[0] == 1
     forge(place, lambda d: d["gate"].update(waived=[], exit_code=1))
     code, status, _ = verify(place, capsys, "--accept-waivers")
     assert (code, status["verdict"]) == (3, "differs")  # fail_on "never" gives 0: somebody has edited the gate
