@@ -17,7 +17,7 @@ from support import hostile, lookup, onnx_models
 from support.measuring import never_decided
 from support.written import written
 
-LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 12\n"
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 12\n"
 
 
 def write(folder: Path, model: Path, photos: Path) -> None:
@@ -33,24 +33,25 @@ def write(folder: Path, model: Path, photos: Path) -> None:
 
 def _write_models(folder: Path) -> None:
     whole = (folder / "pass.onnx").read_bytes()
-    (folder / "empty.onnx").write_bytes(b"")
-    (folder / "text.onnx").write_text("hello world\n" * 20, encoding="utf-8")
-    (folder / "lfs.onnx").write_text(LFS, encoding="utf-8")
-    (folder / "truncated.onnx").write_bytes(whole[: len(whole) // 2])
-    (folder / "zip.onnx").write_bytes(b"PK\x03\x04" + bytes(100))
-    (folder / "pickle.onnx").write_bytes(pickle.dumps({"weights": Path("x")}, protocol=2))
-
-    text = onnx_models.classifier().SerializeToString()
-    (folder / "bytes.onnx").write_bytes(text.replace(b"logits", b"log\xeets"))
+    for name, content in {
+        "empty": b"",
+        "text": b"hello world\n" * 20,
+        "lfs": LFS,
+        "truncated": whole[: len(whole) // 2],
+        "zip": b"PK\x03\x04" + bytes(100),
+        "pickle": pickle.dumps({"weights": Path("x")}, protocol=2),
+        "bytes": onnx_models.classifier().SerializeToString().replace(b"logits", b"log\xeets"),
+    }.items():
+        (folder / f"{name}.onnx").write_bytes(content)
 
     (folder / "whole").mkdir()
     onnx_models.save(onnx_models.classifier(), folder / "whole" / "m.onnx", external=True)
     for name in ("missing", "short", "pointer", "escape"):
         shutil.copytree(folder / "whole", folder / name)
     (folder / "missing" / "m.onnx.data").unlink()
-    data = (folder / "short" / "m.onnx.data").read_bytes()
-    (folder / "short" / "m.onnx.data").write_bytes(data[:-10])
-    (folder / "pointer" / "m.onnx.data").write_text(LFS, encoding="utf-8")
+    data = folder / "short" / "m.onnx.data"
+    data.write_bytes(data.read_bytes()[:-10])
+    (folder / "pointer" / "m.onnx.data").write_bytes(LFS)
     escaping = load(folder / "escape" / "m.onnx", load_external_data=False)
     for initializer in escaping.graph.initializer:
         initializer.external_data[0].value = "../whole/m.onnx.data"
@@ -123,25 +124,28 @@ def _write_images(folder: Path) -> None:
     for photo in sorted((folder / "photos").iterdir())[:5]:
         shutil.copy(photo, folder / "five")
 
-    np.save(folder / "shape.npy", np.zeros((3, 64, 64), np.float32))
-    np.save(folder / "complex.npy", np.zeros((5, 3, 64, 64), np.complex64))
-    np.save(folder / "objects.npy", np.array([{"a": 1}], object), allow_pickle=True)
-    np.save(folder / "size.npy", np.zeros((5, 3, 32, 32), np.float32))
-    np.save(folder / "grey.npy", np.zeros((5, 1, 64, 64), np.float32))
-    np.save(folder / "nan.npy", np.full((6, 3, 64, 64), np.nan, np.float32))
+    for name, array in {
+        "shape": np.zeros((3, 64, 64), np.float32),
+        "complex": np.zeros((5, 3, 64, 64), np.complex64),
+        "objects": np.array([{"a": 1}], object),
+        "size": np.zeros((5, 3, 32, 32), np.float32),
+        "grey": np.zeros((5, 1, 64, 64), np.float32),
+        "nan": np.full((6, 3, 64, 64), np.nan, np.float32),
+    }.items():
+        np.save(folder / f"{name}.npy", array)
     (folder / "short.npy").write_bytes((folder / "nan.npy").read_bytes()[:5000])
     header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (5, 3, 64, 64" + b" " * 50 + b"\n"
     (folder / "header.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
-    (folder / "text.npy").write_text("hello world", encoding="utf-8")
     with tarfile.open(folder / "good.tar", "w") as archive:
         archive.add(folder / "five", "five")
     with tarfile.open(folder / "pickles.tar", "w") as archive:
         archive.add(folder / "pickle.onnx", "0001.pkl")
     (folder / "short.tar").write_bytes((folder / "good.tar").read_bytes()[:5000])
-    (folder / "text.tar").write_text("hello" * 300, encoding="utf-8")
-    (folder / "x.tar.gz").write_bytes(b"x")
     for name, text in {
         "gone.csv": "path,label\nphotos/photo_00000.png,a\nphotos/nope.png,b\n",
+        "text.npy": "hello world",
+        "text.tar": "hello" * 300,
+        "x.tar.gz": "x",
         "columns.csv": "name,label\nx,a\n",
         "cells.csv": "path\nphotos/photo_00000.png,b,c\n",
         "empty.csv": "path\n",

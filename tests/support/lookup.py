@@ -85,8 +85,6 @@ def write_lookup_model(
     and a dict is written as it is.
     """
     matrix = np.asarray(embeddings, dtype=dtype)
-    if matrix.ndim != 2 or len(matrix) == 0:
-        raise ValueError(f"embeddings have shape {matrix.shape}; (image, feature) with at least one image is needed")
     constants = {
         "ends": np.array([BLOCK_PX, BLOCK_PX]),
         "places": np.array([1, 256, 65536], np.float32),
