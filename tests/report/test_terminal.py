@@ -17,7 +17,6 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from robustcheck_onnx.checker.report.record import Report
 from robustcheck_onnx.checker.report.terminal import LIMITS, one_line, render
 from robustcheck_onnx.checker.verdict.gate import Waiver, decide
 from robustcheck_onnx.checker.verdict.notes import BUNDLED_NOTE, HEAD_NOTE
@@ -97,30 +96,23 @@ def test_the_wording_is_one_sided() -> None:
 
 
 def test_what_lets_a_warn_through_comes_first_and_the_exit_code_last() -> None:
-    shown = warning()
-    ids = [reason.id for reason in shown.verdict.reasons]
+    ids = [reason.id for reason in warning().verdict.reasons]
     waivers = [Waiver(reason=i, because="known", owner="me", expires=date(2026, 1, 2)) for i in ids]
     expired = [f"! {i}: a waiver by me expired on 2026-01-02: known" for i in ids]
-    cases: list[tuple[Report, dict[str, Any], int, list[str], str]] = [
-        (passing(), {}, 1, [], "✓ PASS · exit code 0 "),
-        (shown, {}, 1, [], "▲ WARN · not_established · exit code 1 "),
-        (
-            *(shown, {"fail_on": "never"}, 1),
-            ["! --fail-on is never (command line): WARN does not fail this run"],
-            "▲ WARN · not_established (let through) · exit code 0 ",
-        ),
-        (
-            *(shown, {"waivers": waivers}, 1),
-            [f"! every reason for WARN is waived ({', '.join(sorted(ids))})"],
-            "▲ WARN · not_established (waived) · exit code 0 ",
-        ),
-        (shown, {"waivers": waivers}, 3, expired, "▲ WARN · not_established · exit code 1 "),
+    waived = f"! every reason for WARN is waived ({', '.join(sorted(ids))})"
+    never = "! --fail-on is never (command line): WARN does not fail this run"
+    cases: list[tuple[dict[str, Any], int, list[str], str]] = [
+        ({}, 1, [], "· exit code 1 "),
+        ({"fail_on": "never"}, 1, [never], "(let through) · exit code 0 "),
+        ({"waivers": waivers}, 1, [waived], "(waived) · exit code 0 "),
+        ({"waivers": waivers}, 3, expired, "· exit code 1 "),
     ]
-    for of, options, day, first, last in cases:
-        gate = decide(of.verdict, "m.onnx", today=date(2026, 1, day), **options)
-        lines = terminal_text(of.model_copy(update={"gate": gate}), 140).splitlines()
+    for options, day, first, last in cases:
+        gate = decide(warning().verdict, "m.onnx", today=date(2026, 1, day), **options)
+        lines = terminal_text(warning().model_copy(update={"gate": gate}), 140).splitlines()
         assert lines[1 : 1 + len(first)] == first
-        assert lines[-1].startswith(f"━━ {last}")
+        assert lines[-1].startswith(f"━━ ▲ WARN · not_established {last}")
+    assert terminal_text(gated(passing())).splitlines()[-1].startswith("━━ ✓ PASS · exit code 0 ")
 
 
 def test_every_reason_is_shown_with_what_was_seen_and_the_next_step() -> None:
@@ -258,12 +250,17 @@ def test_the_short_report_is_20_lines_at_most() -> None:
 def test_reasons_are_sorted_by_kind_and_the_first_step_is_of_the_verdicts_kind() -> None:
     names = ("low_kurtosis", "rectified", "too_few_images")
     verdict = verdict_for((reason(name, f"{name} was seen") for name in names), load())
-    shown = warning().model_copy(update={"verdict": verdict})
-    short, whole = terminal_text(shown, 100), terminal_text(shown, 100, verbose=True)
+    short, whole = (
+        terminal_text(warning().model_copy(update={"verdict": verdict}), 100, verbose=verbose)
+        for verbose in (False, True)
+    )
     assert re.findall(r"^✗ (\w+)", short, re.MULTILINE) == list(reversed(names))
-    assert "✗ too_few_images  too_few_images was seen\n" in short  # what was seen, where no number of the table says it
-    assert f"✗ low_kurtosis  {RULES['low_kurtosis'].title}\n" in short
-    assert f"→ {RULES['too_few_images'].next_step}\n" in short
+    for said in (
+        "✗ too_few_images  too_few_images was seen",  # what was seen, where no number of the table says it
+        f"✗ low_kurtosis  {RULES['low_kurtosis'].title}",
+        f"→ {RULES['too_few_images'].next_step}",
+    ):
+        assert f"{said}\n" in short
     assert re.findall(r"^  +(not_established|not_applicable|absent): ", whole, re.MULTILINE) == [*KINDS][:3]
 
 

@@ -139,16 +139,6 @@ def _overflow(rng: np.random.Generator) -> np.ndarray:
         return (_planted(rng) * 5000).astype(np.float16).astype(np.float32)
 
 
-def _some_nan(rng: np.random.Generator) -> np.ndarray:
-    h = _planted(rng)
-    h[::10, 0] = np.nan
-    return h
-
-
-def _one_vector(rng: np.random.Generator) -> np.ndarray:
-    return np.repeat(_planted(rng, 1), N, axis=0) * (1 + 1e-4 * rng.normal(size=(N, D)))
-
-
 def _often(rng: np.random.Generator, share: float, n: int = N) -> np.ndarray:
     """One feature far above the rest, but in a part of the images only."""
     h = _signed(rng, n)
@@ -199,7 +189,6 @@ TRAPS = {
         "no_persistent_outlier_features",
     ),
     "float16 overflow": (_overflow, "nonfinite_representations"),
-    "some NaN": (_some_nan, "nonfinite_representations"),
     "an outlier in 40 % of the images": (lambda g: _often(g, 0.4), "no_persistent_outlier_features"),
     "an outlier in 55 % of the images": (lambda g: _often(g, 0.55, 300), "no_persistent_outlier_features"),
     "signed by a few large norms": (_one_sided_norms, "rectified"),
@@ -208,7 +197,6 @@ TRAPS = {
     "random 12 SD spikes, one 5 SD feature": (_spikes, "no_persistent_outlier_features"),
     "nearly all energy below zero": (lambda g: _hard_swish(_planted(g) - 1.5), "rectified"),
     "an almost constant feature": (_almost_constant, "constant_feature"),
-    "one representation": (_one_vector, "representations_alike"),
 }
 
 

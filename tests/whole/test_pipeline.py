@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from robustcheck_onnx import Progress, Report, check
 from robustcheck_onnx.checker.errors import CannotAssessError, UsageError
@@ -141,18 +140,6 @@ def test_a_few_representations_again_and_again_never_pass(
     for line, reasons in (("DISTINCT_SHARE", ["little_content"]), ("MIN_EFFECTIVE_RANK", [])):
         monkeypatch.setattr(rule, line, 0.0)
         assert [reason.id for reason in rule.judge(report.evidence, report.profile).reasons] == reasons
-
-
-def test_preprocessed_tensors_are_looked_at_as_photos(lookup_pass: Place, tmp_path: Path) -> None:
-    model, photos = lookup_pass
-    stack = np.stack([np.asarray(Image.open(path)) for path in sorted(photos.glob("*.png"))]).transpose(0, 3, 1, 2)
-    noise = np.random.default_rng(0).integers(0, 256, stack.shape)
-    noise[:, :, :4, :4] = stack[:, :, :4, :4]  # the block that holds the index
-    for levels, reasons in ((stack, set[str]()), (noise, {"images_not_photo_like"})):
-        np.save(tmp_path / "x.npy", (levels / 255).astype(np.float32))
-        report = check(model, images=tmp_path / "x.npy")
-        assert report.evidence.preprocessing.source == "tensors"
-        assert {reason.id for reason in report.verdict.reasons} == reasons
 
 
 def test_other_thresholds_and_other_preprocessing_are_said(lookup_pass: Place, tmp_path: Path) -> None:
