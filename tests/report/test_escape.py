@@ -75,29 +75,27 @@ def test_an_annotation_and_an_error_are_no_other_command(capsys: Capture) -> Non
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", [NAMES[0], "m\x1b[31m\nPASS.onnx"])
 def test_no_verb_shows_a_name_raw(
-    name: str, lookup_pass: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+    lookup_pass: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
-    """An error with its traceback, of one model and of two; a profile that says what it likes; a signature's file."""
+    """An error with its traceback, of two models; a profile that says what it likes; a signature's file."""
     monkeypatch.chdir(tmp_path)
     write_keys(tmp_path)
+    name = "m\x1b[31m\n##[set-output name=verdict;]PASS.onnx"
     Path(name).symlink_to(lookup_pass[0])
     edited = profile.seal(profile.load().model_copy(update={"id": "mine-1", "edited": name}))
     Path("edited.json").write_text(profile.to_json(edited))
     images = ["--images", str(lookup_pass[1])]
     for code, call in (
-        (2, ["check", f"no {name}", "--debug"]),
         (2, ["check", f"no {name}", name, "--debug", *images, "-qq"]),
         (0, ["profiles", "show", "edited.json"]),
         (0, ["check", name, *images, "-o", "json=r.json", "-qq"]),
         (0, ["sign", "r.json", name, "--key", "key.pem", *images]),
     ):
         assert cli.main(call) == code, call
-        lines = "".join(capsys.readouterr()).split("\n")
-        assert all(line.isprintable() for line in lines), call
-        assert commands_in("\n".join(lines)) == [], call
-        assert "--debug" in call or not [line for line in lines if line.startswith("PASS.onnx")], call
+        said = "".join(capsys.readouterr())
+        assert said.replace("\n", "").isprintable(), call
+        assert commands_in(said) == [], call
 
 
 @given(st.text(alphabet="#[:: seto-u=\n"))

@@ -15,7 +15,6 @@ from rich.console import Console
 import robustcheck_onnx as rc
 from robustcheck_onnx.checker.report.words import statistics_of
 from robustcheck_onnx.checker.shift.records import Effective
-from robustcheck_onnx.checker.verdict import NAMES
 from robustcheck_onnx.thresholds.profile import STATISTICS
 from support import Place, lookup, onnx_models, reports
 from support.comparisons import Workshop, planted
@@ -183,21 +182,16 @@ def test_without_the_libraries_there_is_a_hint(monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.long
 def test_pictures(scanned: rc.ScanReport, compared: rc.CompareReport, tmp_path: Path) -> None:
+    """What they are told to draw is asked in test_plots.py."""
     pyplot = pytest.importorskip("matplotlib.pyplot")
     shown = reports.passing()
-    made: list[Any] = [
-        *(each.plot() for each in (shown, scanned, compared, reports.undecided())),
-        gated(shown, file="a$b$_{c}.onnx").plot(),  # no formula
-    ]
-    check, depth, pair, *_ = made
-    histogram, bars, plane = check.axes
+    named = gated(shown, file="a$b$_{c}.onnx")  # no formula
+    made: list[Any] = [each.plot() for each in (shown, scanned, compared, reports.undecided(), named)]
+    histogram, bars, plane = made[0].axes
     assert sum(patch.get_data().values.sum() for patch in histogram.patches) == shown.evidence.statistics.n_images
     assert [each.get_text() for each in bars.get_yticklabels()] == [each.name for each in statistics_of(shown)]
     assert sum(len(group.get_offsets()) for group in plane.collections) == len(shown.reference) + 1
-    assert list(depth.axes[0].lines[0].get_ydata()) == [layer.statistics.kurtosis for layer in scanned.layers]
-    kept = pair.axes[1].get_yticklabels()
-    assert [each.get_text() for each in kept] == [NAMES[change.name] for change in compared.statistics]
+    assert list(made[1].axes[0].lines[0].get_ydata()) == [layer.statistics.kurtosis for layer in scanned.layers]
     assert pyplot.get_fignums() == []  # a notebook shows it once
-    for picture in made:
-        picture.savefig(tmp_path / "made.png")
-        assert (tmp_path / "made.png").stat().st_size > 10_000
+    for number, picture in enumerate(made):
+        picture.savefig(tmp_path / f"{number}.png")
