@@ -24,7 +24,8 @@ class End:
 
     kind: str
     """linear, linear_of (a linear map of what the activation `op` gave), linear_unread (a linear layer whose weight
-    could not be read), change_of_basis, normalisation, activation, pool or other"""
+    could not be read), second_linear (a linear layer that reads another one), change_of_basis, residual (a sum of
+    sums), normalisation, activation, pool or other"""
     op: str = ""
     """the ONNX operator; empty where the kind says enough"""
 
@@ -39,8 +40,8 @@ class End:
 
     @property
     def can_make_outliers(self) -> bool:
-        """Whether an outlier feature can come from the last layer alone: no profile holds for such an end."""
-        return self.kind in ("change_of_basis", "linear_of", "linear_unread")
+        """Whether outlier features can come from the last layer alone, or from scores: no profile holds for it."""
+        return self.kind in ("change_of_basis", "linear_of", "linear_unread", "second_linear")
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: object, handler: object) -> core_schema.CoreSchema:

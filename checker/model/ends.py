@@ -19,6 +19,7 @@ from .layers import (
     NORMALISATION,
     POOL,
     RESHAPE,
+    SCALING,
     SUM_AT,
     UNSIGNED,
     Layers,
@@ -32,7 +33,11 @@ FUSED = frozenset(("FusedConv", "FusedGemm", "NhwcFusedConv"))  # linear layers 
 AFTER_LINEAR, AFTER_NORM, AFTER_POOL, INPUT = End("linear"), End("normalisation"), End("pool"), End("other", "input")
 SUM = End("other", "Add")  # of branches that all end in linear layers
 SHIFT = End("other", "shift")  # one number an image, times a fixed vector: a bias of that size
+STREAM = End("residual")  # a sum of such sums, as layers add to until a norm ends it
+SECOND = End("second_linear")  # of what another linear layer gave, as scores of an embedding are
 LINEAR_ENDS = frozenset((AFTER_LINEAR, SUM))
+LAYER_NORMS = NORMALISATION - {"BatchNormalization", "RMSNormalization", "SimplifiedLayerNormalization"}
+EMBEDDINGS = LINEAR_ENDS | {SECOND}
 GATES = frozenset(End("activation", op) for op in ("Sigmoid", "HardSigmoid", "Clip", "Softmax"))  # squeeze-and-excite
 INTEGER_PRODUCTS = frozenset(("MatMulInteger", "ConvInteger"))
 HOLDERS = frozenset(("If", "Loop", "Scan", "SequenceMap"))  # of graphs
@@ -46,6 +51,7 @@ class _Facts(NamedTuple):
 
     ends: dict[str, End]
     rectified: dict[str, str]
+    embeddings: dict[str, End]
 
 
 def ends_in(layers: Layers, tensor: str) -> End:
@@ -68,10 +74,19 @@ def rectified_under(layers: Layers, tensor: str) -> str:
     return _facts(layers).rectified.get(tensor, "")
 
 
+def embedding_under(layers: Layers, tensor: str) -> End | None:
+    """Say how an embedding ends that `tensor` is but for its scale, its mean and what was picked from it.
+
+    Pooling, factors and a batch norm change no more than that, and neither does whatever else reads that tensor alone;
+    an activation and a layer norm do. None where no linear layer, and no sum of some, lies under the tensor so.
+    """
+    return _facts(layers).embeddings.get(tensor)
+
+
 @lru_cache(maxsize=1)
 def _facts(layers: Layers) -> _Facts:
-    """Find both facts of every tensor from those of the tensors that its node reads, in one pass over the graph."""
-    facts = _Facts({}, {})
+    """Find the facts of every tensor from those of the tensors that its node reads, in one pass over the graph."""
+    facts = _Facts({}, {}, {})
     for tensor, names in layers.data.items():
         op, own = layers.ops[tensor], _end_of(layers, layers.producers[tensor], tensor)
         source = _rectified(layers, tensor, op, names, own, facts)
@@ -79,7 +94,12 @@ def _facts(layers: Layers) -> _Facts:
         if source:
             facts.rectified[tensor] = source
             end = End("linear_of", source) if end in LINEAR_ENDS else end
+        if own == end == AFTER_LINEAR and facts.embeddings.get(names[0]) in (AFTER_LINEAR, SECOND):
+            end = SECOND
         facts.ends[tensor] = end
+        embedding = end if end in EMBEDDINGS else _embedding(layers, tensor, own, names, facts)
+        if embedding is not None:
+            facts.embeddings[tensor] = embedding
     return facts
 
 
@@ -100,6 +120,16 @@ def _end(op: str, own: End | None, under: Sequence[End], source: str) -> End:
     return own
 
 
+def _embedding(layers: Layers, tensor: str, own: End | None, names: tuple[str, ...], facts: _Facts) -> End | None:
+    """Say which of the embeddings that a node reads is still there behind it."""
+    op, of_statistic = layers.ops[tensor], layers.statistics.keys() & layers.producers[tensor].input
+    is_layer_norm = own == AFTER_NORM and layers.ops.get(names[0]) == "Sub" and of_statistic
+    if (own or INPUT).kind == "activation" or is_layer_norm or op in LAYER_NORMS:
+        return None
+    features = [name for name in names if {*layers.shapes.get(name, ())[1:]} != {1}]  # not one number an image
+    return facts.embeddings.get(features[0]) if len(features) == 1 else None
+
+
 def _end_of_join(op: str, under: Sequence[End]) -> End:
     if op in SUMS:
         under = [end for end in under if end != SHIFT] or under  # as a bias does not count
@@ -112,7 +142,9 @@ def _end_of_join(op: str, under: Sequence[End]) -> End:
         return alike or (of_activation[0] if of_activation else End("other", "Concat"))
     unknown = [end for end in under if end not in LINEAR_ENDS and end.kind != "linear_of"]
     unknown.sort(key=lambda end: end.op == "Gather")  # a look-up passes alone: whatever else is added counts first
-    return unknown[0] if unknown else SUM if op in SUMS else End("other", op)
+    if unknown:
+        return unknown[0]
+    return End("other", op) if op not in SUMS else STREAM if SUM in under else SUM
 
 
 def _rectified(layers: Layers, tensor: str, op: str, names: tuple[str, ...], own: End | None, facts: _Facts) -> str:
@@ -242,7 +274,7 @@ def _affine_end(layers: Layers, node: onnx.NodeProto, tensor: str, names: tuple[
     if len(names) > 1:
         source = layers.elementwise.parent(tensor)
         return End("other", op) if source is None else End("activation", _activation_name(layers, names, source))
-    if op not in ("Mul", "Div", "QLinearMul"):
+    if op not in SCALING:
         return None
     if op == "Div" and node.input[0] not in names:
         return End("other", op)  # c/x is no factor

@@ -10,13 +10,14 @@ from typing import NamedTuple
 
 import onnx
 
-from .layers import AFFINE, BITS, LINEAR, POOL, RESHAPE, WEIGHT_AT, Layers
+from .layers import AFFINE, BITS, LINEAR, POOL, RESHAPE, SCALING, WEIGHT_AT, Layers
 
 AFTER_HEAD = RESHAPE | POOL | AFFINE | {"Softmax", "LogSoftmax", "Sigmoid", "ArgMax", "TopK", "Relu", "Clip", "Exp",
                                         "Log", "Sum", "Mean", "Concat"}  # fmt: skip
 GATE = "gate"  # stands among crossed ops for an activation made of several, such as x·sigmoid(x)
 SCALE = "scale"  # stands among crossed ops for a factor that all outputs share: the temperature of cosine scores
-SCALING = frozenset(("Mul", "Div", "QLinearMul"))
+UNIT = "LpNormalization"  # stands among crossed ops for a division by a norm of what is divided, however it is written
+COSINE = "cosine"  # stands among crossed ops for a division by the norm of another tensor
 QUANTISERS = frozenset(("QuantizeLinear", "DynamicQuantizeLinear"))
 L2_STATISTICS = frozenset(("ReduceL2", "ReduceSumSquare", "ReduceSum"))  # what a vector of length 1 was divided by
 _BIAS_AT = {"Gemm": 2, "Conv": 2, "FusedGemm": 2, "FusedConv": 2, "NhwcConv": 2, "NhwcFusedConv": 2}
@@ -40,7 +41,7 @@ class Head:
     crossed: frozenset[str]
     """ops between the layer and the output"""
     cosine: bool = False
-    """whether it reads a vector that was divided by its L2 norm: its outputs are cosines"""
+    """whether it reads a vector that is divided by its L2 norm, before or behind it: its outputs are cosines"""
     dequantize: tuple[str, ...] = ()
     """scale and zero point, where the data input has no float side"""
 
@@ -71,6 +72,8 @@ class _Known(NamedTuple):
     """the float tensor that a quantised one was made of; "" for none"""
     unit_length: dict[str, str]
     """the tensor that was divided by its L2 norm, behind reshapes, casts and factors; "" for none"""
+    roots: dict[str, str]
+    """what a linear layer gave, of which a tensor is a function or a statistic"""
 
 
 def find_head(layers: Layers, output: str) -> Head | Join | None:
@@ -100,7 +103,7 @@ def _is_linear(layers: Layers, tensor: str) -> bool:
 
 @lru_cache(maxsize=1)
 def _known(layers: Layers) -> _Known:
-    return _Known({}, {}, {})
+    return _Known({}, {}, {}, {})
 
 
 def _tail(layers: Layers, tensor: str) -> _Tail | None:
@@ -125,8 +128,12 @@ def _longer(layers: Layers, inner: _Tail, tensor: str, source: str) -> _Tail:
     """Put the node that makes `tensor` behind a tail."""
     op, several = layers.ops[tensor], len(layers.data[tensor]) > 1
     more = {op, GATE} if several else {op}
-    if not several and op in SCALING and _scales(layers, layers.producers[tensor], source, inner):
-        more.add(SCALE)
+    if not several and op in SCALING:
+        by = [name for name in layers.producers[tensor].input if name in layers.statistics and name != source]
+        if by:
+            more.add(UNIT if {_root(layers, name) for name in by} == {_root(layers, source)} else COSINE)
+        elif _scales(layers, layers.producers[tensor], source, inner):
+            more.add(SCALE)
     if op == "Sub" and any(layers.statistics.get(name) == "ReduceLogSumExp" for name in layers.producers[tensor].input):
         more.add("LogSoftmax")
     added = not several and op in ("Add", "QLinearAdd")
@@ -162,6 +169,18 @@ def _unit_length(layers: Layers, tensor: str) -> str:
         return "", names[0] if (op in RESHAPE or op in AFFINE) and len(names) == 1 else ""
 
     return _follow(_known(layers).unit_length, tensor, step)
+
+
+def _root(layers: Layers, tensor: str) -> str:
+    """Find the last tensor under one that a linear layer, or a node that reads several tensors, gives."""
+
+    def step(name: str) -> tuple[str, str]:
+        names = set(layers.data.get(name, ()))
+        linear = layers.ops.get(name) in LINEAR and name not in layers.statistics
+        source = layers.elementwise.parent(name) if linear or len(names) != 1 else min(names)
+        return ("", source) if source else (name, "")
+
+    return _follow(_known(layers).roots, tensor, step)
 
 
 def _follow(known: dict[str, str], tensor: str, step: Callable[[str], tuple[str, str]]) -> str:
@@ -215,6 +234,6 @@ def _head(layers: Layers, node: onnx.NodeProto, data: str, tail: _Tail) -> Head:
     if "alpha" in attributes and not math.isclose(attributes["alpha"].f, 1):
         crossed |= {SCALE}
     on_vectors = "Conv" not in node.op_type or all(size == 1 for size in layers.shapes.get(data, (0, 0, 0))[2:])
-    cosine = on_vectors and bool(_unit_length(layers, data))
+    cosine = on_vectors and (COSINE in crossed or bool(_unit_length(layers, data)))
     has_bias, writes_bias = tail.has_bias or bias not in {"", *layers.zeros}, tail.writes_bias or bool(bias)
     return Head(node.op_type, tensor, weight_shape, classes, has_bias, writes_bias, crossed, cosine, scales)

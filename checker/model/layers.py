@@ -39,6 +39,7 @@ RESHAPE = _ops(
     "LpNormalization QuantizeLinear DequantizeLinear DynamicQuantizeLinear"
 )
 AFFINE = _ops("Add Sub Mul Div QLinearAdd QLinearMul")
+SCALING = _ops("Mul Div QLinearMul")
 COMPARISON = _ops("Greater GreaterOrEqual Less LessOrEqual")
 REDUCE = _ops("ReduceMean ReduceSum ReduceMax ReduceMin ReduceL1 ReduceL2 ReduceSumSquare ReduceLogSumExp")
 ELEMENTWISE = (

@@ -24,7 +24,7 @@ from .basis import is_change_of_basis
 from .constants import bodies, computed_constants, refuse_giants
 from .contract import Contract, parse_contract, properties
 from .digest import graph_digest
-from .ends import LINEAR_ENDS
+from .ends import EMBEDDINGS
 from .file import OnnxFile, read_onnx
 from .graph import Graph
 from .heads import Head
@@ -141,7 +141,7 @@ def open_model(path: str | Path, *, tensor: str | None = None, pool: str | None 
         refuse_dense(operators, layers, names, where)
     choice = choose(layers, names, where, contract=contract, tensor=tensor, pool=pool)
     representation = choice.representation
-    if representation.ends_in in LINEAR_ENDS:
+    if representation.ends_in in EMBEDDINGS:
         orthogonal = is_change_of_basis(proto, layers, representation.tensor, file.weights)
         if orthogonal is not False:
             end = End("change_of_basis" if orthogonal else "linear_unread")

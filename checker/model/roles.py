@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from robustcheck_onnx.thresholds.ends import End
 
-from .ends import ends_in
-from .heads import GATE, SCALE, Head, Join, find_head
+from .ends import AFTER_LINEAR, SECOND, embedding_under, ends_in
+from .heads import GATE, SCALE, UNIT, Head, Join, find_head
 from .layers import Layers
 
 # widths of well-known label sets: binary, CIFAR, Food-101, Tiny ImageNet and ImageNet-R/A, Places365,
@@ -54,11 +54,16 @@ def role_of(layers: Layers, output: str) -> Role:
         if all(isinstance(h, Head) and "Conv" not in h.op and (h.cosine or has_class_width(h)) for h in heads):
             return Role(output, True, f"{end.op} joins {len(heads)} linear layers as class scores have", None)
     if head is None:
-        return Role(output, False, "no linear layer ends it", None)
+        scores = like_scores(layers, output)
+        return Role(output, False, scores or "no linear layer ends it", None, bool(scores))
     if SCALE in head.crossed:
         return Role(output, None, f"a factor stands behind its last linear layer ({head.op})", head)
     if has_class_width(head) and head.writes_bias:
         return Role(output, True, f"its last linear layer has a bias and {head.classes} outputs", head)
+    if embedding_under(layers, head.tensor) is not None:
+        return Role(output, None, f"what its last linear layer ({head.op}) reads could be an embedding itself", head)
+    if UNIT in head.crossed and last == AFTER_LINEAR and not has_class_width(head):
+        return Role(output, False, f"an L2 norm stands behind its last linear layer ({head.op})", head)
     if head.classes and not has_class_width(head) and not head.has_bias:
         return Role(output, False, f"a projection without bias to {head.classes} features ends it", head)
     if not has_class_width(head) and ACTIVATED & head.crossed:
@@ -80,6 +85,8 @@ def like_scores(layers: Layers, tensor: str) -> str:
 
     Logits on images of one category have few extreme classes in every image: only the graph tells them apart.
     """
+    if ends_in(layers, tensor) == SECOND:
+        return "its last linear layer reads another one, as a head on embeddings does"
     head = find_head(layers, tensor)
     if isinstance(head, Join):
         heads = [find_head(layers, branch) for branch in head.branches]

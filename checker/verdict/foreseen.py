@@ -23,6 +23,8 @@ def _describe(end: End) -> str:
         "change_of_basis": "a change of basis (its last layer's features are orthogonal, as those of a PCA are)",
         "pool": "the output of pooling",
         "linear": "the output of a linear layer",
+        "second_linear": "the output of a linear layer that reads another one, as scores of an embedding are",
+        "residual": "a residual stream, to which layer after layer adds",
     }.get(end.kind, f"the output of {end.op or end.kind}")
 
 

@@ -438,7 +438,8 @@ ENDS = [
     ("m = MaxPool(conv, kernel_shape=[6, 6]); e = Flatten(m)", "pool"),
     ("a = MatMul(features, w16x16); e = Add(a, features)", "linear_of:Relu"),
     # a sum ends as its branches do: one is enough
-    ("a = MatMul(signed, w16x16); b = MatMul(a, w16x16); e = Add(a, b)", "other:Add"),
+    ("a = MatMul(signed, w16x16); b = MatMul(signed, w16x16); e = Add(a, b)", "other:Add"),
+    ("a = MatMul(signed, w16x16); b = MatMul(signed, w16x16); c = Add(a, b); e = Add(c, b)", "residual"),
     ("a = MatMul(signed, w16x16); e = Add(a, signed)", "other:Mul"),
     ("a = MatMul(signed, w16x16); t = Tanh(a); e = Add(a, t)", "activation:Gelu"),
     ("a = MatMul(signed, w16x16); t = Tanh(a); b = MatMul(a, w16x16); e = Add(b, t)", "activation:Tanh"),
@@ -453,14 +454,14 @@ ENDS = [
     # what a fused norm hands on beside its output is the sum that it reads
     (
         """
-            a = MatMul(signed, w16x16); b = MatMul(a, w16x16)
+            a = MatMul(signed, w16x16); b = MatMul(signed, w16x16)
             n, , , e = com.microsoft:SkipLayerNormalization(a, b, w16, w16)
         """,
         "other:Add",
     ),
     (
         """
-            a = MatMul(signed, w16x16); b = MatMul(a, w16x16)
+            a = MatMul(signed, w16x16); b = MatMul(signed, w16x16)
             e = com.microsoft:SkipLayerNormalization(a, b, w16, w16)
         """,
         "normalisation",

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from robustcheck_onnx.checker.model.ends import ends_in, last_linears, rectified_under
-from robustcheck_onnx.checker.model.heads import GATE, SCALE, Head, Join, find_head
+from robustcheck_onnx.checker.model.ends import embedding_under, ends_in, last_linears, rectified_under
+from robustcheck_onnx.checker.model.heads import COSINE, GATE, SCALE, UNIT, Head, Join, find_head
 from robustcheck_onnx.checker.model.layers import Layers, build_layers, nested_nodes
 from robustcheck_onnx.thresholds.ends import End
 from support.slow_walks import SlowGraph
@@ -62,6 +62,7 @@ def test_walks_give_what_the_definitions_say(graph: onnx.GraphProto) -> None:
         found, expected = ends_in(layers, tensor), slow.end(tensor)
         assert found.kind == expected.kind
         assert found.op == expected.op or (found.kind in ("activation", "linear_of"))
+        assert embedding_under(layers, tensor) == slow.embedding(tensor)
         assert bool(rectified_under(layers, tensor)) == bool(slow.rectified(tensor))
     of_image = [tensor for tensor in tensors_of(graph) if slow.depends(tensor)]
     for pair in product(of_image, of_image):
@@ -80,7 +81,7 @@ def test_heads_are_those_of_the_definitions(graph: onnx.GraphProto) -> None:
         node = layers.producers[start]
         if isinstance(found, Head) and kind == "head":
             assert found.op == node.op_type
-            assert found.crossed - {SCALE} == crossed
+            assert found.crossed - {SCALE, COSINE, UNIT} == crossed
         elif isinstance(found, Head):  # an average of heads that read one tensor
             inner = [slow.head(name) for name in slow.data(start)]
             assert {slow.data(head[1]) for head in inner if head and head[0] == "head"} == {(found.tensor,)}

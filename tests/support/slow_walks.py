@@ -14,6 +14,7 @@ from robustcheck_onnx.thresholds.ends import End
 
 BLOCKING = ("activation", "normalisation", "pool")
 INPUT = End("other", "input")
+LINEAR, SUM, SECOND, STREAM = End("linear"), End("other", "Add"), End("second_linear"), End("residual")
 GATES = [End("activation", op) for op in ("Sigmoid", "HardSigmoid", "Clip", "Softmax")]
 
 
@@ -165,7 +166,24 @@ class SlowGraph:
         elif len(under) == 1 and end.kind == "pool":
             shines_through = under[0].kind in ("activation", "normalisation", "linear_of") or under[0] == INPUT
             end = under[0] if shines_through else end
-        return End("linear_of", rectified) if end in (End("linear"), End("other", "Add")) and rectified else end
+        if own == end == LINEAR and not rectified and self.embedding(self.data(tensor)[0]) in (LINEAR, SECOND):
+            return SECOND
+        return End("linear_of", rectified) if end in (LINEAR, SUM) and rectified else end
+
+    def embedding(self, tensor: str) -> End | None:
+        """How the embedding ends that a tensor is but for its scale and what was picked from it; None for none."""
+        if tensor not in self.nodes or not self.depends(tensor):
+            return None
+        node, names, own, end = self.nodes[tensor], self.data(tensor), self.own_end(tensor), self.end(tensor)
+        if end in (LINEAR, SUM, SECOND):
+            return end
+        numerator = self.nodes.get(names[0])
+        centred = numerator is not None and numerator.op_type == "Sub" and self.depends(names[0])
+        if own == End("normalisation") and centred and any(map(self.statistic, node.input)):
+            return None  # a layer norm
+        if node.op_type == "LayerNormalization" or (own is not None and own.kind == "activation"):
+            return None
+        return self.embedding(names[0]) if len(names) == 1 else None
 
     @staticmethod
     def _joined(op: str, under: list[End]) -> End:
@@ -177,7 +195,7 @@ class SlowGraph:
             if len(set(under)) == 1:
                 return under[0]
             return next((end for end in under if end.kind == "linear_of"), End("other", "Concat"))
-        unknown = [e for e in under if e not in (End("linear"), End("other", "Add")) and e.kind != "linear_of"]
+        unknown = [e for e in under if e not in (LINEAR, SUM) and e.kind != "linear_of"]
         for end in (*(e for e in unknown if e.op != "Gather"), *unknown):
             return end
-        return End("other", "Sub" if op == "Sub" else "Add")
+        return End("other", "Sub") if op == "Sub" else STREAM if SUM in under else SUM

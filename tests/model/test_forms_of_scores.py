@@ -1,0 +1,143 @@
+"""Scores of an embedding, norms and residual streams in many algebraic forms: none of them can pass as an embedding."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import TensorProto
+
+from robustcheck_onnx.checker.model import ModelFile, open_model
+from robustcheck_onnx.thresholds import profile
+from support import onnx_models
+from support.onnx_models import graph, weight
+
+D, CLASSES = 384, 768
+PROJECTED = "x = MatMul(h, w)\n"  # x is the embedding, h the output of a layer norm
+# y: the output that holds the scores. What is read of it where nothing but the graph tells: the tensor, "assumed" where
+# the graph leaves it open, and what that tensor ends in.
+SCORES = {
+    # by a norm of the embedding, before or behind the product
+    "n = ReduceL2(x, one); u = Div(x, n); y = MatMul(u, c)": "u linear",
+    "u = LpNormalization(x, axis=1); y = MatMul(u, c)": "u linear",
+    "s = MatMul(x, c); n = ReduceL2(x, one); y = Div(s, n)": "x linear",
+    "s = MatMul(x, c); xx = Mul(x, x); n = ReduceSum(xx, one); r = Sqrt(n); q = Reciprocal(r); y = Mul(s, q)":
+        "x linear",
+    "s = MatMul(x, c); xx = Pow(x, two); n = ReduceSum(xx, one); q = Pow(n, less_half); y = Mul(s, q)": "x linear",
+    "s = MatMul(x, c); n = Einsum(x, x, equation='bi,bi->b'); u = Unsqueeze(n, one); y = Div(s, u)": "x linear",
+    "s = MatMul(x, c); a = Abs(x); n = ReduceMax(a, one); y = Div(s, n)": "x linear",
+    "s = MatMul(x, c); n = ReduceL2(x, one); m = Mul(n, hundred); y = Div(s, m)": "x linear",
+    "s = MatMul(h, hc); n = ReduceL2(h, one); y = Div(s, n)": "h normalisation",
+    "k = Unsqueeze(x, one); t = Unsqueeze(x, both); n = MatMul(k, t); f = Flatten(n); s = MatMul(x, c); y = Div(s, f)":
+        "y other:Div",
+    "k = Unsqueeze(x, one); t = Unsqueeze(x, both); n = MatMul(k, t); f = Flatten(n); q = Reciprocal(f); "
+    "u = Mul(x, q); y = MatMul(u, c)": "u assumed other:Mul",
+    "n = ReduceL2(x, one, keepdims=0); q = Reciprocal(n); y = Einsum(x, ct, q, equation='bd,cd,b->bc')":
+        "y other:Einsum",
+    # the product alone, as any layer that computes it
+    "y = MatMul(x, c)": "x assumed linear",
+    "y = Gemm(x, c, b)": "x assumed linear",
+    "y = Einsum(x, ct, equation='bd,cd->bc')": "x assumed linear",
+    "a = Reshape(x, as_map); s = Conv(a, c_map, kernel_shape=[1, 1]); y = Flatten(s)": "a assumed linear",
+    "a = Reshape(x, as_map); s = Conv(a, c_map); n = ReduceL2(a, one); z = Div(s, n); y = Flatten(z)": "a linear",
+    "a = Transpose(x, perm=[1, 0]); s = MatMul(ct, a); y = Transpose(s, perm=[1, 0])": "y assumed second_linear",
+    "q, scale, zero = DynamicQuantizeLinear(x); i = MatMulInteger(q, ci, zero); f = Cast(i, to=FLOAT); "
+    "y = Mul(f, scale)":
+        "x assumed linear",
+    "u = MatMul(x, square); y = MatMul(u, c)": "u assumed second_linear",
+    "p = MatMul(x, c); q = MatMul(x, c); y = Concat(p, q, axis=1)": "y assumed second_linear",
+    "a, z = Split(x, axis=1, num_outputs=2); p = MatMul(a, half); q = MatMul(z, half); y = Add(p, q)":
+        "y assumed second_linear",
+    "a = Unsqueeze(x, one); p = Mul(a, ct); y = ReduceSum(p, both, keepdims=0)": "y normalisation",
+    # of the embedding, scaled or shifted
+    "u = Mul(x, hundred); y = MatMul(u, c)": "u assumed linear",
+    "u = Mul(x, v); y = MatMul(u, c)": "u assumed normalisation",
+    "u = Neg(x); y = MatMul(u, c)": "u assumed other:Neg",
+    "u = BatchNormalization(x, v, v, v, v); y = MatMul(u, c)": "u assumed normalisation",
+    "d = Sub(x, v); u = Div(d, v); y = MatMul(u, c)": "u assumed normalisation",
+    "m = ReduceMean(x, one); u = Sub(x, m); y = MatMul(u, c)": "u assumed linear",
+    "xx = Mul(x, x); m = ReduceMean(xx, one); r = Sqrt(m); u = Div(x, r); y = MatMul(u, c)": "u assumed normalisation",
+    "a = Unsqueeze(x, one); e = Expand(a, views); u = ReduceMean(e, one, keepdims=0); y = MatMul(u, c)":
+        "u assumed pool",
+    "u = Where(yes, x, v); y = MatMul(u, c)": "u assumed other:Where",
+    "a = MatMul(h, w); u = Add(x, a); y = MatMul(u, c)": "u assumed other:Add",
+    "i = ArgMax(x, axis=1, keepdims=0); u = Gather(w, i); y = MatMul(u, c)": "u assumed other:Gather",
+    "u = Relu(x); y = MatMul(u, c)": "y linear_of:Relu",
+    # and what is done to the scores
+    "s = MatMul(x, c); n = ReduceL2(s, one); y = Div(s, n)": "x assumed linear",
+    "s = MatMul(x, c); y = LpNormalization(s, axis=1)": "x assumed linear",
+    "s = MatMul(x, c); y = Mul(s, hundred)": "x assumed linear",
+    "s = MatMul(x, c); m = ReduceMax(s, one); y = Sub(s, m)": "x assumed linear",
+    "s = MatMul(x, c); xx = Mul(x, x); n = ReduceSum(xx, one); y = Sub(s, n)": "x assumed linear",
+    "s = MatMul(x, c); m = ReduceMean(s, one); d = Sub(s, m); dd = Mul(d, d); va = ReduceMean(dd, one); y = Div(d, va)":
+        "x assumed linear",
+    "s = MatMul(x, c); y = Gather(s, picked, axis=1)": "y assumed second_linear",
+    "s = MatMul(x, c); z = MatMul(s, c_square); y = Add(s, z)": "y assumed second_linear",
+    "s = MatMul(x, c); y = Tile(s, ones)": "y other:Tile",
+}  # fmt: skip
+BLOCK = "r = Add(flat, p); g = Gelu(r); q = MatMul(g, square); "
+STREAMS = (
+    "y = Add(r, q)",
+    "y = Sum(q, r, q)",
+    "e = Add(r, q); y = LpNormalization(e, axis=1)",
+    "e = Add(r, q); k = Add(e, v); t = Mul(k, hundred); z = Gelu(t); j = MatMul(z, square); y = Add(t, j)",
+    "e = Add(r, q); y = Concat(e, e, axis=1)",
+)
+
+
+def opened(tmp_path: Path, text: str, output: str = "output") -> ModelFile:
+    """Open image → Conv "flat" → LayerNormalization "h", and what `text` makes of them; y is called `output`."""
+    weights: dict[str, Any] = {
+        "w": weight(D, D), "square": weight(D, D), "c": weight(D, CLASSES), "ct": weight(CLASSES, D),
+        "hc": weight(D, CLASSES), "half": weight(D // 2, CLASSES), "c_map": weight(CLASSES, D, 1, 1),
+        "c_square": weight(CLASSES, CLASSES), "ci": np.int8(30 * weight(D, CLASSES)), "b": weight(CLASSES),
+        "bias": weight(D), "v": np.abs(weight(D)), "yes": np.ones(D, bool), "picked": np.arange(8 * 90),
+        "as_map": np.array([0, D, 1, 1]), "views": np.array([1, 3, 1]), "one": np.array([1]), "both": np.array([2]),
+        "ones": np.array([1, 1]), "two": np.float32(2), "less_half": np.float32(-0.5), "hundred": np.float32(100),
+        "conv": weight(D, 3, 8, 8),
+    }  # fmt: skip
+    start = "map = Conv(image, conv); flat = Flatten(map); h = LayerNormalization(flat, v)\n"
+    nodes = graph(start + text.replace("y = ", f"{output} = "))
+    read = {name for node in nodes for name in node[1]}
+    held = {name: np.asarray(value) for name, value in weights.items() if name in read}
+    proto = onnx_models.build(nodes, [(output, TensorProto.FLOAT, None)], held)
+    return open_model(onnx_models.save(proto, tmp_path / "m.onnx"))
+
+
+def can_pass(model: ModelFile) -> bool:
+    """Whether the numbers would decide."""
+    found, loaded = model.representation, profile.load()
+    return not found.assumed and found.ends_in in loaded.ends and found.rule in loaded.tensor_rules
+
+
+def test_scores_are_no_embedding(tmp_path: Path) -> None:
+    for text, expected in SCORES.items():
+        found = opened(tmp_path, PROJECTED + text).representation
+        tensor = "y" if found.tensor == "output" else found.tensor
+        assert f"{tensor} {'assumed ' * found.assumed}{found.ends_in}" == expected, text
+
+
+def test_scores_by_the_name_of_an_embedding_are_none(tmp_path: Path) -> None:
+    """But for one linear layer on a residual sum, which ends PE-Core, too."""
+    for text, expected in SCORES.items():
+        model = opened(tmp_path, PROJECTED + text, "embedding")
+        read = model.representation.tensor
+        assert read in ("x", "u", "a", "h") or can_pass(model) == (expected == "u assumed other:Add"), text
+
+
+@pytest.mark.parametrize("output", ["output", "embedding"])
+def test_a_residual_stream_is_no_calibrated_end(tmp_path: Path, output: str) -> None:
+    first = "g0 = Gelu(h); p = MatMul(g0, square); "
+    for text in STREAMS:
+        assert str(opened(tmp_path, first + BLOCK + text, output).representation.ends_in) == "residual", text
+    assert can_pass(opened(tmp_path, first + "y = Add(flat, p)", output))  # one sum ends SigLIP
+
+
+@pytest.mark.parametrize("output", ["output", "image_feat", "feat", "vector", "495"])
+def test_a_biased_projection_with_an_l2_norm_behind_it_is_the_embedding(tmp_path: Path, output: str) -> None:
+    for norm in ("n = ReduceL2(s, one); y = Div(s, n)", "y = LpNormalization(s, axis=1)"):
+        model = opened(tmp_path, f"s = Gemm(h, w, bias); {norm}", output)
+        assert (model.representation.tensor, can_pass(model)) == (output, True)
+    assert opened(tmp_path, "s = Gemm(h, w, bias); y = Identity(s)", output).representation.tensor == "h"
