@@ -100,7 +100,8 @@ def gate_model_version(
         verify_options: as in `verify`: images, rerun, public_key, signature, thresholds, device, …
 
     Returns:
-        The verification; `exit_code` 0 = open; 1 = WARN, or nothing vouches for the PASS; 3 = not about this file.
+        The verification; `exit_code` 0 = open; 1 = WARN, nothing vouches for the PASS, or it is on bundled photos or of
+        a synthetic model; 3 = not about this file.
 
     Raises:
         UsageError: no server is named, no such version, no whole report.
@@ -119,6 +120,9 @@ def gate_model_version(
             entry = registry.Entry(f"{name} version {identity}", client.get_model_version_download_uri(name, identity))
             model = _only_model(registry.fetch(client, entry, Path(folder)), entry.shown)
             result = verify(report_file, model, **verify_options)
+            if result.exit_code == 0 and result.unfit:
+                closed = f"the PASS is {result.unfit}; the gate opens for a model on photos of its use"
+                result = result.model_copy(update={"exit_code": 1, "rule": closed})
             stands = result.exit_code == 0 or (result.exit_code == 1 and result.verdict == "WARN")
             found = {
                 "verdict": result.verdict if stands else "none",

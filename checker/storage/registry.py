@@ -221,7 +221,7 @@ def connected(tracking_uri: str | None = None) -> Iterator[MlflowClient]:
                 install_hint("mlflow"),
             ) from fault
         try:
-            yield MlflowClient(tracking_uri=server, registry_uri=server)
+            yield MlflowClient(tracking_uri=server)  # MLflow chooses the registry: MLFLOW_REGISTRY_URI, Unity Catalog
         except RobustcheckError:
             raise
         except MlflowException as fault:

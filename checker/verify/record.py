@@ -26,6 +26,8 @@ class Verification(Frozen):
     cautions: tuple[str, ...] = ()
     """what the report tells its reader before the verdict: what loosened the gate, photos that are not the reader's"""
     findings: tuple[Finding, ...]
+    unfit: str = ""
+    """why no alias moves though the PASS holds: bundled photos, a synthetic model"""
     rests_on: str
     """one sentence: what vouches for the numbers"""
     exit_code: Literal[0, 1, 3]

@@ -18,7 +18,7 @@ from robustcheck_onnx.checker.model import file_digest
 from robustcheck_onnx.checker.report import Report, cautions, edits, read, ruling
 from robustcheck_onnx.checker.storage import local_path
 from robustcheck_onnx.checker.text import VERSION
-from robustcheck_onnx.checker.verdict import gate, load_profile
+from robustcheck_onnx.checker.verdict import ON_BUNDLED, gate, load_profile
 
 from .checks import (
     Finding,
@@ -188,6 +188,8 @@ def verify(
             "rely on the report (--no-rerun)"
         )
     assert report.binding is not None
+    synthetic = report.evidence.model.synthetic
+    unfit = (ON_BUNDLED if report.evidence.images.bundled else "", synthetic and f"of a synthetic model: {synthetic}")
     return Verification(
         tool_version=VERSION,
         report=str(report_file),
@@ -197,6 +199,7 @@ def verify(
         result_digest=report.binding.result_digest,
         cautions=tuple(cautions(report)),
         findings=tuple(findings),
+        unfit="; ".join(filter(None, unfit)),
         rests_on=_rests_on(findings, signer),
         exit_code=code,
         rule=rule,

@@ -20,6 +20,8 @@ from robustcheck_onnx.checker.errors import CannotAssessError, EnvironmentFaultE
 from robustcheck_onnx.checker.integrations import mlflow_log
 from robustcheck_onnx.checker.report.record import result_digest_of, to_json
 from robustcheck_onnx.checker.storage import Url, registry
+from robustcheck_onnx.checker.verdict import ON_BUNDLED
+from robustcheck_onnx.checker.verify import verify
 from robustcheck_onnx.thresholds import profile
 from support import Capture, Place
 
@@ -188,6 +190,25 @@ def test_a_gate_that_closes_takes_the_alias_from_this_version_only(
     if end != "other file":
         assert mlflow("gate", "encoder", version, good, *champion)[0] == 0
         assert aliases() == held | {"champion": version}
+
+
+@real
+def test_no_alias_moves_for_a_synthetic_model_or_on_bundled_photos(
+    passed: Report, mlflow: Typed, client: MlflowClient, register: Register, synthetic: Path, lookup_pass: Place,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    version = register(synthetic)
+    report = write(check(synthetic, images=lookup_pass[1]), tmp_path / "r.json")
+    words = ["gate", "encoder", version, report, "--no-rerun", "--alias", "champion"]
+    for unfit in ("of a synthetic model: planted", "on the bundled photos, not yours"):
+        code, said = mlflow(*words)
+        assert (code, f"gate is closed; the PASS is {unfit}" in said) == (1, True)
+        assert client.get_registered_model("encoder").aliases == {}
+        assert client.get_model_version("encoder", version).tags["robustcheck.verdict"] == "none"
+        found = verify(report, synthetic, rerun=False)
+        assert (found.verdict, found.exit_code) == ("PASS", 0)
+        bundled = found.model_copy(update={"unfit": ON_BUNDLED})
+        monkeypatch.setattr(mlflow_log, "verify", Mock(return_value=bundled))
 
 
 @real

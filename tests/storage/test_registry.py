@@ -49,7 +49,7 @@ def test_a_client_does_not_retry_for_minutes_but_for_who_says_so(
     for named, server in ((None, SERVER), ("https://other.example", "https://other.example")):
         with registry.connected(named) as client:
             assert str(client) == "client"
-        where = {"tracking_uri": server, "registry_uri": server}
+        where = {"tracking_uri": server}  # which registry is MLFLOW_REGISTRY_URI's and MLflow's own to say
         assert asked.pop() == where | dict(registry.ENVIRONMENT) | {"MLFLOW_HTTP_REQUEST_TIMEOUT": "99"}
         assert dict(os.environ) == before
 

@@ -406,8 +406,9 @@ def test_the_bundled_photos_are_those_of_the_package(tmp_path: Path, capsys: pyt
     model = lookup.write_lookup_model(tmp_path / "model.onnx", np.random.default_rng(0).normal(size=(80, 512)))
     report = check(model, preprocess="clip", max_images=60)
     (tmp_path / "report.json").write_text(to_json(report), encoding="utf-8")
-    code, status, _ = verify(tmp_path, capsys)
+    code, status, document = verify(tmp_path, capsys)
     assert (code, status["images"], status["rerun"]) == (1, "agrees", "not checked")
+    assert document["unfit"].startswith("on the bundled photos, not yours; of a synthetic model: repr")
     assert verify(tmp_path, capsys, "--rerun")[1]["rerun"] == "agrees"
     forge(tmp_path, lambda d: d["evidence"]["images"].update(digest="sha256:" + "0" * 64))
     assert verify(tmp_path, capsys)[1]["images"] == "differs"

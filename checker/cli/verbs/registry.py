@@ -49,8 +49,9 @@ def log(
 
 @mlflow.verb(
     examples=("robustcheck mlflow gate encoder 3 report.json --alias champion",),
-    codes="Exit codes: 0 open: verified, PASS · 1 closed: WARN, or nothing but the report supports the PASS · 2 "
-    "usage · 3 closed: the report is not about this file · 4 the server does not answer.",
+    codes="Exit codes: 0 open: verified, PASS · 1 closed: WARN, nothing but the report supports the "
+    "PASS, bundled photos, or a synthetic model · 2 usage · 3 closed: the report is not about this file · 4 the server "
+    "does not answer.",
 )
 def gate(
     name: Annotated[str, typer.Argument(help="Name in the model registry.", metavar="NAME", show_default=False)],
