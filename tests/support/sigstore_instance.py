@@ -73,18 +73,17 @@ class Instance:
                     status, answer = instance.certify(body, self.headers["Authorization"].removeprefix("Bearer "))
                 else:
                     status, answer = 201, instance.enter(body)
-                content = json.dumps(answer).encode()
-                self.send_response(status)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(content)))
-                self.end_headers()
-                self.wfile.write(content)
+                self.answer(status, answer)
 
             def do_GET(self) -> None:
                 """The address at which a job of GitHub's asks for its token."""
                 instance.requests.append(self.path)
-                content = json.dumps({"value": instance.token()}).encode()
-                self.send_response(200)
+                self.answer(200, {"value": instance.token()})
+
+            def answer(self, status: int, document: dict[str, Any]) -> None:
+                content = json.dumps(document).encode()
+                self.send_response(status)
+                self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(content)))
                 self.end_headers()
                 self.wfile.write(content)
