@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -23,9 +24,21 @@ _MAX_BYTES: Final = 16 * 2**20  # 16 MiB: no preprocessing file is larger
 _PIL_FILTERS: Final = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # PIL.Image.Resampling 0–5
 # Hugging Face processors whose integer `size` means the shorter edge; for those in _SQUARE it means both
 # (transformers: default_to_square of the class).
-_SHORTEST: Final = ("CLIP", "Bit", "ChineseCLIP", "AltCLIP")
+_SHORTEST: Final = ("CLIP", "Bit", "ChineseCLIP", "AltCLIP", "ConvNext", "Levit", "MobileViT", "PoolFormer")
 _SQUARE: Final = ("ViT", "Siglip", "DeiT", "Beit")
-_UNSUPPORTED: Final = ("do_pad", "rescale_offset", "include_top", "crop_pct")  # steps that `Preprocessing` lacks
+# Processors whose pixels a test compares with ours, and keys that stand for steps known here or for none; whatever else
+# a file holds could be a step.
+_KINDS: Final = re.compile(
+    "|".join(
+        (*_SHORTEST, *_SQUARE, "Blip|Chameleon|DINOv3ViT|DPT|EfficientNet|Flava|Gemma3|GotOcr2|Llava|MobileNetV[12]")
+    )
+    + "|Ovis2|OwlViT|Pvt|Sapiens2|SegGpt|Segformer|Swin|Tipsv2"
+)
+_KNOWN: Final = re.compile(
+    "do_(resize|center_crop|rescale|normalize|convert_rgb|flip_channel_order)|size|resample|crop_size|rescale_factor"
+    "|image_(mean|std)|(image_processor|feature_extractor)_type|processor_class|auto_map|(input_)?data_format|_.*"
+    "|(codebook|mask|min|max|keypoint)_.*|input_size_patches|total_mask_patches|use_covering_area_grid"
+)
 
 
 def sidecar_paths(model: Path) -> tuple[Path, ...]:
@@ -199,9 +212,10 @@ def _from_timm(path: Path, values: dict[str, Any], input_size: tuple[int, int] |
 
 def _from_hugging_face(path: Path, values: dict[str, Any], _: object) -> Parsed:
     """Read transformers' image processors: resize, centre crop, rescale, normalise; refuse other steps."""
-    for key in _UNSUPPORTED:
-        if values.get(key):
-            raise UsageError(f"{path}: {key} is {values[key]}; this step is not supported")
+    values = _plain_steps(path, values)
+    for key, value in values.items():
+        if value and not _KNOWN.fullmatch(key) and (key, value) != ("ensure_multiple_of", 1):
+            raise UsageError(f"{path}: {key} is {str(value)[:60]}; this step is not supported")
     defaults = {"crop_rounding": "transformers"}
     crops = bool(values.get("do_center_crop", False))
     if values.get("do_resize", True):
@@ -222,6 +236,7 @@ def _from_hugging_face(path: Path, values: dict[str, Any], _: object) -> Parsed:
         "crop": "center" if crops else "none",
         "crop_rounding": "floor",
         "rescale": 1.0,
+        "color_order": "BGR" if values.get("do_flip_channel_order") else "RGB",
     }
     if values.get("do_rescale", True):
         fields["rescale"] = _number(path, "rescale_factor", values.get("rescale_factor", 1 / 255))
@@ -231,19 +246,48 @@ def _from_hugging_face(path: Path, values: dict[str, Any], _: object) -> Parsed:
     return fields, defaults
 
 
+def _kind_of(values: dict[str, Any]) -> str:
+    """The class of an image processor without its ending, such as CLIP; "" where the file names none."""
+    named = str(values.get("image_processor_type") or values.get("feature_extractor_type") or "")
+    return re.sub(r"(ImageProcessor|FeatureExtractor)(Fast|Pil)?$", "", named)
+
+
+def _plain_steps(path: Path, values: dict[str, Any]) -> dict[str, Any]:
+    """Write what the class of an image processor does besides its keys as keys. Raises UsageError: another class."""
+    kind, values = _kind_of(values), dict(values)
+    if kind and not _KINDS.fullmatch(kind):
+        raise UsageError(f"{path}: image_processor_type is {kind}ImageProcessor; its steps are not known here")
+    if kind == "MobileViT":
+        values = {"do_flip_channel_order": True} | values | {"do_normalize": False}
+    if kind == "EfficientNet" and values.pop("include_top", True) and values.get("do_normalize", True):
+        # it divides by the deviation twice
+        values["image_std"] = [level**2 for level in _triple(path, "image_std", values.get("image_std"))]
+    scaled = {"Levit": 224 / 256, "ConvNext": 224 / 256, "PoolFormer": 0.9}.get(kind)
+    size = values.get("size")
+    edge = size.get("shortest_edge") if isinstance(size, dict) else size
+    if scaled is not None and isinstance(edge, int) and values.get("do_resize", True):
+        scaled = scaled if kind == "Levit" else _number(path, "crop_pct", values.pop("crop_pct", None) or scaled)
+        values["size"] = {"shortest_edge": int(256 / 224 * edge) if kind == "Levit" else int(edge / scaled)}
+        if kind == "ConvNext" and edge < 384:
+            values |= {"do_center_crop": True, "crop_size": edge}
+        elif kind == "ConvNext":
+            values["size"] = {"height": edge, "width": edge}
+    return values
+
+
 def _hugging_face_resize(path: Path, values: dict[str, Any]) -> tuple[str, tuple[int, int]]:
     size = values.get("size")
     if isinstance(size, dict):
         if set(size) == {"shortest_edge"}:
             return "shortest", _edges(path, "size.shortest_edge", size["shortest_edge"])
         return "squash", _hugging_face_edges(path, "size", size)
-    kind = str(values.get("image_processor_type") or values.get("feature_extractor_type") or "missing")
-    if kind.startswith(_SHORTEST):
+    kind = _kind_of(values)
+    if kind in _SHORTEST:
         return "shortest", _edges(path, "size", size)
-    if kind.startswith(_SQUARE):
+    if kind in _SQUARE:
         return "squash", _edges(path, "size", size)
     raise UsageError(
-        f"{path}: size is {size} and image_processor_type is {kind}; "
+        f"{path}: size is {size} and image_processor_type is {kind or 'missing'}; "
         "size must be {shortest_edge} or {height, width} for a processor that is not known here"
     )
 
