@@ -1,20 +1,57 @@
-"""The command line in this process, which most tests of it need."""
+"""The command line in this process, which most tests of it need, and the folder it is typed in."""
 
 from __future__ import annotations
 
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
 import pytest
 
-from robustcheck_onnx.checker.cli import process
+from robustcheck_onnx.checker.cli import app, process
+from support import lookup
 from support.bad_input import GROUP_OF, Typed
+from support.terminal import OnATerminal, Terminal
+
+
+@pytest.fixture(scope="session")
+def _models(tmp_path_factory: pytest.TempPathFactory, lookup_pass: tuple[Path, Path]) -> Path:
+    """A folder of pass.onnx, its photos, text.onnx (no model) and warn.onnx, whose rows are Gaussian."""
+    folder = tmp_path_factory.mktemp("models")
+    shutil.copy(lookup_pass[0], folder / "pass.onnx")
+    (folder / "photos").symlink_to(lookup_pass[1])
+    (folder / "text.onnx").write_text("no model", encoding="utf-8")
+    lookup.write_lookup_model(folder / "warn.onnx", np.random.default_rng(3).normal(size=(80, 512)))
+    return folder
 
 
 @pytest.fixture(autouse=True)
-def _verbs_are_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make the command line of an app once a run: it takes typer 70 ms each time."""
+def here(_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with the models and the photos; the command line of an app is made once a run."""
     monkeypatch.setattr(process, "get_command", GROUP_OF)
+    monkeypatch.chdir(shutil.copytree(_models, tmp_path / "here", symlinks=True))
+    return tmp_path / "here"
 
 
 @pytest.fixture
-def typed(capfd: pytest.CaptureFixture[str]) -> Typed:
-    """Type a command line in this process: `typed(folder, *words, **environment)`."""
+def run(capfd: pytest.CaptureFixture[str]) -> Typed:
+    """Type a command line in this process: `run("pass.onnx --images photos", **environment)`."""
     return Typed(capfd)
+
+
+@pytest.fixture
+def on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> OnATerminal:
+    """Type a command line whose stderr is a terminal."""
+
+    def run(line: str, columns: int = 80) -> tuple[int, list[str], str]:
+        terminal = Terminal()
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "stderr", terminal)
+            patch.setenv("TERM", "xterm")
+            patch.setenv("COLUMNS", str(columns))
+            code = app.main(shlex.split(line))
+        return code, terminal.lines(), capsys.readouterr().out
+
+    return run

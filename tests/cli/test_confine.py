@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,60 +12,56 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from robustcheck_onnx.checker.cli import confine
 from robustcheck_onnx.checker.cli.settings_file import outputs
 from robustcheck_onnx.checker.report import forms
-from support.bad_input import Done, Typed
+from support.bad_input import Run
 
 SECRET = "export PATH=/usr/bin\n"
-
-
-Run = Callable[..., Done]
-
-
-@pytest.fixture
-def run(typed: Typed) -> Run:
-    """The command in this process: `run(*words, cwd=folder, **environment)`."""
-    return lambda *words, cwd, **environment: typed(cwd, *words, **environment)
+CHECK = "check --images photos -qq"
+LEAVES = "what a settings file names must lie in its folder, and no link may lead out"
 
 
 @pytest.fixture(autouse=True)
-def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder `checkout`, the current one, beside a file `.bashrc` of the user."""
-    (tmp_path / ".bashrc").write_text(SECRET, encoding="utf-8")
-    (tmp_path / "checkout").mkdir()
-    monkeypatch.chdir(tmp_path / "checkout")
-    return tmp_path / "checkout"
+def above(here: Path) -> Path:
+    """The folder of a file `.bashrc` of the user, and of a checkout, which is the current folder."""
+    (here.parent / ".bashrc").write_text(SECRET, encoding="utf-8")
+    return here.parent
 
 
 def say(line: str) -> None:
     Path("robustcheck.toml").write_text(line + "\n", encoding="utf-8")
 
 
+def link(name: str, target: str) -> None:
+    Path(name).symlink_to(target)
+
+
+def unchanged(above: Path) -> bool:
+    """Whether the user's file is what it was, and nothing came beside it."""
+    names = {path.name for path in above.iterdir()}
+    return (above / ".bashrc").read_text(encoding="utf-8") == SECRET and names == {".bashrc", "here"}
+
+
 # -------------------------------------------------------------------------------------------------- names
 
 
-def test_what_is_inside_a_folder(checkout: Path) -> None:
-    (checkout / "in").mkdir()
-    (checkout / "out").symlink_to(checkout.parent)
-    (checkout / "here").symlink_to("in")
-    (checkout / "gone").symlink_to(checkout.parent / "gone")
-    (checkout / "loop").symlink_to("loop")
-    inside = ["r.json", "in/r.json", "here/r.json", "in/../r.json", str(checkout / "r.json"), "none/r.json", "a:/b"]
+def test_what_is_inside_a_folder(here: Path) -> None:
+    Path("in").mkdir()
+    Path("../here2").mkdir()
+    for name, target in {"out": "..", "to_in": "in", "gone": "../gone", "loop": "loop"}.items():
+        link(name, target)
+    inside = ["r.json", "in/r.json", "to_in/r.json", "in/../r.json", str(here / "r.json"), "none/r.json", "a:/b"]
     outside = ["../r.json", "/r.json", "out/r.json", "gone", "loop", ".", "", "in/../../r.json", "a\0b"]
-    urls = ["s3://bucket/r.json", "file:///r.json", f"file://{checkout}/r.json", "file:/r.json", "zip::s3://b/r.json"]
+    outside += ["../here2/r.json"]  # a name that starts alike
+    urls = ["s3://bucket/r.json", "file:///r.json", f"file://{here}/r.json", "file:/r.json", "zip::s3://b/r.json"]
     assert [path for path in inside if not confine.is_inside(path, ".")] == []
     assert [path for path in [*outside, *urls] if confine.is_inside(path, ".")] == []
-    (checkout.parent / "checkout2").mkdir()
-    assert not confine.is_inside("../checkout2/r.json", ".")  # a name that starts alike
 
 
-def test_which_paths_follow_a_link(checkout: Path) -> None:
-    (checkout / "in").mkdir()
-    (checkout / "out").symlink_to(checkout.parent)
-    (checkout / "r.json").symlink_to(checkout.parent / ".bashrc")
-    (checkout / "own.json").symlink_to("in/own.json")
-    follow = ["r.json", "./r.json", "own.json", "out/r.json", str(checkout / "r.json"), f"file://{checkout}/r.json"]
-    plain = ["new.json", "in/new.json", "../new.json", str(checkout.parent / "new.json"), "s3://b/r", "/dev/stdout"]
-    assert [path for path in follow if not confine.follows_link(path)] == []
-    assert [path for path in plain if confine.follows_link(path)] == []
+def test_which_paths_follow_a_link(here: Path) -> None:
+    for name, target in {"out": "..", "r.json": "../.bashrc", "own.json": "in/own.json"}.items():
+        link(name, target)
+    follow = ["r.json", "./r.json", "own.json", "out/r.json", str(here / "r.json"), f"file://{here}/r.json"]
+    plain = ["new.json", "in/new.json", "../new.json", str(here.parent / "new.json"), "s3://b/r", "/dev/stdout"]
+    assert [path for path in [*follow, *plain] if confine.follows_link(path)] == follow
 
 
 def test_an_error_is_written_to_no_other_place_either() -> None:
@@ -78,175 +72,140 @@ def test_an_error_is_written_to_no_other_place_either() -> None:
 # ------------------------------------------------------------------------------------------------ reports
 
 
-def link_away(checkout: Path) -> None:
-    (checkout / "r.json").symlink_to("../.bashrc")
-
-
-def link_a_folder(checkout: Path) -> None:
-    (checkout / "reports").symlink_to("..")
-
-
-LEAVES = "what a settings file names must lie in its folder, and no link may lead out"
-
-
-def test_a_settings_file_names_no_report_outside_its_folder(
-    checkout: Path, lookup_pass: tuple[Path, Path], run: Run
-) -> None:
-    model, photos = lookup_pass
-    link_away(checkout)
-    (checkout / "n.json").symlink_to("../new")
-    link_a_folder(checkout)
-    before = sorted(checkout.parent.rglob("*"))
+def test_a_settings_file_names_no_report_outside_its_folder(above: Path, run: Run) -> None:
+    for name, target in {"r.json": "../.bashrc", "n.json": "../new", "reports": ".."}.items():
+        link(name, target)
+    before = sorted(above.rglob("*"))
     places = ["../.bashrc", "../new", "r.json", "n.json", "reports/new", "s3://bucket/new", "file:///new"]
-    for form, path in [("json", place) for place in places] + [("terminal", "../new"), ("html", "../.bashrc")]:
-        say(f'output = ["{form}={path}"]')
-        for strict in ([], ["--strict"]):
-            for words in (["--", str(model)], ["--", "missing.onnx"]):  # no error is written there either
-                done = run("check", *strict, "--images", photos, *words, cwd=checkout)
-                assert (done.returncode, done.stdout) == (2, "")
-                if "missing" not in str(words):
-                    assert f"error: robustcheck.toml: output is {form}=" in done.stderr
-                    assert LEAVES in done.stderr
-                    assert f"hint: -o {form}=" in done.stderr
-        (checkout / "robustcheck.toml").unlink()
-        assert sorted(checkout.parent.rglob("*")) == before
-        assert (checkout.parent / ".bashrc").read_text(encoding="utf-8") == SECRET
+    for place in [*(f"json={place}" for place in places), "terminal=../new", "html=../.bashrc"]:
+        say(f'output = ["{place}"]')
+        for strict in ("", "--strict"):
+            assert run(f"{CHECK} {strict} -- missing.onnx").returncode == 2  # no error is written there either
+            done = run(f"{CHECK} {strict} -- pass.onnx")
+            assert (done.returncode, done.stdout) == (2, "")
+            for said in (f"error: robustcheck.toml: output is {place}", LEAVES, f"hint: -o {place.split('=')[0]}="):
+                assert said in done.stderr
+        Path("robustcheck.toml").unlink()
+        assert sorted(above.rglob("*")) == before
+        assert unchanged(above)
 
 
-def test_a_model_of_dots_alone_leads_no_report_out_of_the_folder(
-    checkout: Path, lookup_pass: tuple[Path, Path], run: Run
-) -> None:
+def test_a_model_of_dots_alone_leads_no_report_out_of_the_folder(above: Path, run: Run) -> None:
     """The stem of `...onnx` is `..`; the word `model` replaces it."""
-    shutil.copy(lookup_pass[0], "...onnx")
+    Path("pass.onnx").rename("...onnx")
     say('output = ["json={model}/r.json"]')
-    done = run("check", "--images", lookup_pass[1], "--", "...onnx", cwd=checkout)
+    done = run(f"{CHECK} -- ...onnx")
     assert (done.returncode, "model/r.json: folder model is missing" in done.stderr) == (2, True)
-    assert not (checkout.parent / "r.json").exists()
+    assert unchanged(above)
 
 
-def test_a_settings_file_replaces_nothing_that_is_not_ours(
-    checkout: Path,
-    lookup_pass: tuple[Path, Path],
-    run: Run,
-) -> None:
+def test_a_settings_file_replaces_nothing_that_is_not_ours(run: Run) -> None:
+    say('output = ["html=page.html"]')
     for content in (b"my page\n", b"", b"\x00"):
-        (checkout / "page.html").write_bytes(content)
-        say('output = ["html=page.html"]')
-        call = ("check", "--images", lookup_pass[1])
-        done = run(*call, "--", lookup_pass[0], cwd=checkout)
-        assert done.returncode == 2
-        assert done.stderr.splitlines() == [
-            "error: robustcheck.toml: output is html=page.html; the file that is there is no report of robustcheck, "
-            "and a settings file replaces no other",
-            "hint: -o html=page.html  # the command line may replace it",
-        ]
-        assert (checkout / "page.html").read_bytes() == content
-    assert run(*call, "-o", "html=page.html", "--", lookup_pass[0], cwd=checkout).returncode == 0
-    assert run(*call, "--", lookup_pass[0], cwd=checkout).returncode == 0  # now it is ours
+        Path("page.html").write_bytes(content)
+        done = run(f"{CHECK} -- pass.onnx")
+        assert (done.returncode, done.stderr.splitlines()) == (
+            2,
+            [
+                "error: robustcheck.toml: output is html=page.html; the file that is there is no report of "
+                "robustcheck, and a settings file replaces no other",
+                "hint: -o html=page.html  # the command line may replace it",
+            ],
+        )
+        assert Path("page.html").read_bytes() == content
+    assert run(f"{CHECK} -o html=page.html -- pass.onnx").returncode == 0
+    assert run(f"{CHECK} -- pass.onnx").returncode == 0  # now it is ours
 
 
-def test_every_form_is_known_as_ours(checkout: Path, lookup_pass: tuple[Path, Path], run: Run) -> None:
+def test_every_form_is_known_as_ours(run: Run) -> None:
     """A run that finds a document that it does not know as ours ends with 2, and names its form."""
     say(f"output = {[f'{form}=out/{form}' for form in forms.NAMES]}")
-    (checkout / "out").mkdir()
-    call = ("check", "--images", lookup_pass[1], "--max-images")
-    written = []
-    for n, model, code in (("60", 0, 0), ("40", 0, 1), ("60", None, 2), ("60", 0, 0)):
-        done = run(*call, n, "--", "missing.onnx" if model is None else lookup_pass[model], cwd=checkout)
+    Path("out").mkdir()
+    written: list[list[bytes]] = []
+    for words, code in (("60 -- pass", 0), ("40 -- pass", 1), ("60 -- missing", 2), ("60 -- pass", 0)):
+        done = run(f"{CHECK} --max-images {words}.onnx")
         assert done.returncode == code, done.stderr
-        written.append({form: (checkout / "out" / form).read_bytes() for form in forms.NAMES})
-    passed, warned, failed, _ = written
-    for form in forms.NAMES:  # each was replaced by what the next run had to say
-        assert len({each[form] for each in (passed, warned, failed)}) == 3, form
+        written.append([Path("out", form).read_bytes() for form in forms.NAMES])
+    for form, contents in zip(forms.NAMES, zip(*written, strict=True), strict=True):
+        assert len(set(contents[:3])) == 3, form  # each was replaced by what the next run had to say
 
 
-def test_a_link_within_the_folder_is_followed(checkout: Path, lookup_pass: tuple[Path, Path], run: Run) -> None:
-    (checkout / "r.json").symlink_to("real.json")
+def test_a_link_within_the_folder_is_followed(run: Run) -> None:
+    link("r.json", "real.json")
     say('output = ["json=r.json"]')
-    assert run("check", "--images", lookup_pass[1], "--", lookup_pass[0], cwd=checkout).returncode == 0
-    assert json.loads((checkout / "real.json").read_text(encoding="utf-8"))["verdict"]["verdict"] == "PASS"
+    assert run(f"{CHECK} -- pass.onnx").returncode == 0
+    assert json.loads(Path("real.json").read_text(encoding="utf-8"))["verdict"]["verdict"] == "PASS"
 
 
-def test_the_command_line_names_any_place(checkout: Path, lookup_pass: tuple[Path, Path], run: Run) -> None:
+def test_the_command_line_names_any_place(above: Path, run: Run) -> None:
     say('output = ["json=../.bashrc"]\nlog-file = "../.bashrc"')
-    call = ("check", "--images", lookup_pass[1], "-o", "json=../r.json", "--log-file", "../a.log")
-    assert run(*call, "--", lookup_pass[0], cwd=checkout).returncode == 0
-    assert {path.name for path in checkout.parent.iterdir()} == {".bashrc", "checkout", "r.json", "a.log"}
-    assert (checkout.parent / ".bashrc").read_text(encoding="utf-8") == SECRET
+    assert run(f"{CHECK} -o json=../r.json --log-file ../a.log -- pass.onnx").returncode == 0
+    (above / "r.json").unlink()
+    (above / "a.log").unlink()
+    assert unchanged(above)
 
 
-def test_with_strict_a_report_of_the_command_line_follows_no_link_of_the_checkout(
-    checkout: Path,
-    lookup_pass: tuple[Path, Path],
-    run: Run,
-) -> None:
+def test_with_strict_a_report_of_the_command_line_follows_no_link_of_the_checkout(above: Path, run: Run) -> None:
     """A pipeline writes `robustcheck.json`, and the checkout brings a link of that name."""
-    model, photos = lookup_pass
-    for path, prepare in (("r.json", link_away), ("reports/.bashrc", link_a_folder)):
-        prepare(checkout)
-        for words in (["--", str(model)], ["--bogus"]):
-            done = run("check", "--strict", "--images", photos, "-o", f"json={path}", *words, cwd=checkout)
-            assert done.returncode == 2
-        done = run("check", "--strict", "--images", photos, "-o", f"json={path}", "--", model, cwd=checkout)
-        assert f"error: output is json={path}, which follows a link; one of a checkout may lead anywhere" in done.stderr
-        assert (checkout.parent / ".bashrc").read_text(encoding="utf-8") == SECRET
-    done = run("check", "--strict", "--images", photos, "--log-file", "r.json", "--", model, cwd=checkout)
+    link("r.json", "../.bashrc")
+    link("reports", "..")
+    strict = f"{CHECK} --strict"
+    for path in ("r.json", "reports/.bashrc"):
+        assert run(f"{strict} -o json={path} --bogus").returncode == 2
+        done = run(f"{strict} -o json={path} -- pass.onnx")
+        said = f"error: output is json={path}, which follows a link; one of a checkout may lead anywhere"
+        assert (done.returncode, said in done.stderr, unchanged(above)) == (2, True, True)
+    done = run(f"{strict} --log-file r.json -- pass.onnx")
     assert (done.returncode, "log-file is r.json, which follows a link" in done.stderr) == (2, True)
 
 
 # ---------------------------------------------------------------------------------------- log, signature
 
 
-def test_a_log_that_a_settings_file_names(checkout: Path, lookup_pass: tuple[Path, Path], run: Run) -> None:
-    link_away(checkout)
-    for path in ("../.bashrc", "../new", "r.json", "start.sh", "empty.py"):
-        (checkout / "start.sh").write_text(SECRET, encoding="utf-8")
-        (checkout / "empty.py").touch()
+def test_a_log_that_a_settings_file_names(above: Path, run: Run) -> None:
+    link("r.json", "../.bashrc")
+    Path("start.sh").write_text(SECRET, encoding="utf-8")
+    Path("empty.py").touch()
+    stranger = "the file that is there is no log of robustcheck"
+    for path, rule in {"../new": LEAVES, "r.json": LEAVES, "start.sh": stranger, "empty.py": stranger}.items():
         say(f'log-file = "{path}"')
-        done = run("check", "--images", lookup_pass[1], "-o", "junit=r.xml", "--", lookup_pass[0], cwd=checkout)
+        done = run(f"{CHECK} -o junit=r.xml -- pass.onnx")
         assert done.returncode == 2
-        rule = "the file that is there is no log of robustcheck" if path in {"start.sh", "empty.py"} else LEAVES
         assert "error: robustcheck.toml: log-file is " in done.stderr
         assert rule in done.stderr
-        assert (checkout / "start.sh").read_text(encoding="utf-8") == SECRET
-        assert (checkout.parent / ".bashrc").read_text(encoding="utf-8") == SECRET
-        assert {path.name for path in checkout.parent.iterdir()} == {".bashrc", "checkout"}
+        assert (Path("start.sh").read_text(encoding="utf-8"), unchanged(above)) == (SECRET, True)
 
 
-def test_a_log_of_ours_is_continued(checkout: Path, lookup_pass: tuple[Path, Path], run: Run) -> None:
+def test_a_log_of_ours_is_continued(run: Run) -> None:
     say('log-file = "a.log"')
     lines = []
     for _ in range(2):
-        done = run("check", "--images", lookup_pass[1], "-qq", "--", lookup_pass[0], cwd=checkout)
-        assert done.returncode == 0, done.stderr
-        lines.append(len((checkout / "a.log").read_text(encoding="utf-8").splitlines()))
+        assert run(f"{CHECK} -- pass.onnx").returncode == 0
+        lines.append(len(Path("a.log").read_text(encoding="utf-8").splitlines()))
     assert lines[1] == 2 * lines[0]
 
 
-def test_a_signature_beside_a_report_that_a_settings_file_names(
-    checkout: Path, lookup_pass: tuple[Path, Path], run: Run
-) -> None:
+def test_a_signature_beside_a_report_that_a_settings_file_names(above: Path, run: Run) -> None:
     key = ec.generate_private_key(ec.SECP256R1())
-    (checkout.parent / "key.pem").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    call = ("check", "--images", lookup_pass[1], "--sign", "../key.pem", "-qq", "--", lookup_pass[0])
-    bundle = checkout / "r.sigstore.json"
+    Path("key.pem").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    call, bundle = f"{CHECK} --sign key.pem -- pass.onnx", Path("r.sigstore.json")
+
+    def refused(call: str, said: str) -> None:
+        done = run(call)
+        assert (done.returncode, said in done.stderr) == (2, True), done.stderr
+
     say('output = ["json=r.json"]')
     bundle.symlink_to("../.bashrc")
-    done = run(*call, cwd=checkout)
-    assert (done.returncode, LEAVES in done.stderr) == (2, True)
+    refused(call, LEAVES)
     bundle.unlink()
     bundle.write_text("mine", encoding="utf-8")
-    done = run(*call, cwd=checkout)
-    assert (done.returncode, "the file that is there is no signature of robustcheck" in done.stderr) == (2, True)
+    refused(call, "the file that is there is no signature of robustcheck")
     assert bundle.read_text(encoding="utf-8") == "mine"
     bundle.unlink()
     for _ in range(2):  # the second time it is ours
-        assert run(*call, cwd=checkout).returncode == 0
-    say('sign = "../key.pem"')
+        assert run(call).returncode == 0
+    say('sign = "key.pem"')
     bundle.unlink()
     bundle.symlink_to("../.bashrc")
-    done = run(
-        "check", "--images", lookup_pass[1], "-o", "json=r.json", "-qq", "--", lookup_pass[0], cwd=checkout
-    )  # fmt: skip
-    assert (done.returncode, "which follows a link" in done.stderr) == (2, True)
-    assert (checkout.parent / ".bashrc").read_text(encoding="utf-8") == SECRET
+    refused(f"{CHECK} -o json=r.json -- pass.onnx", "which follows a link")
+    assert unchanged(above)

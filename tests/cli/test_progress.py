@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import io
+import json
 import queue
 import re
 import sys
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from robustcheck_onnx.checker.cli import app as cli
 from robustcheck_onnx.checker.cli import progress
 from robustcheck_onnx.checker.measure import Progress
 from robustcheck_onnx.thresholds import profile
 from support.calibrations import N_MODELS, Calibrated
 from support.measuring import never_narrow
-from support.terminal import Terminal
+from support.terminal import OnATerminal, stages_of
 
 MEASURED = Progress(64, 80, 12.34, "kurtosis 1–2 against 3")
 
@@ -77,12 +76,6 @@ def test_elsewhere_a_plain_line_comes_again_and_again(monkeypatch: pytest.Monkey
     ]
 
 
-def test_quiet_is_quiet() -> None:
-    for quiet in (1, 2):
-        with progress.progress_line(quiet, "m.onnx") as line:
-            assert line is None
-
-
 def test_a_full_stderr_ends_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "EVERY_S", 0.001)
     with Path("/dev/full").open("w", encoding="utf-8") as full:
@@ -107,75 +100,50 @@ def test_a_name_forges_no_line() -> None:
     assert progress.plain_line(shown, "a\nb.onnx", 12.4) == "a\\nb.onnx: 12 s: opening"
 
 
-OnATerminal = Callable[..., tuple[int, list[str]]]
-
-
-@pytest.fixture
-def on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> OnATerminal:
-    """Return the exit code of a command whose stderr is a terminal, and the lines that it showed there."""
-
-    def run(*words: str | Path, columns: int = 80) -> tuple[int, list[str]]:
-        terminal = Terminal()
-        with monkeypatch.context() as patch:
-            patch.setattr(sys, "stderr", terminal)
-            patch.setenv("TERM", "xterm")
-            patch.setenv("COLUMNS", str(columns))
-            code = cli.main(list(map(str, words)))
-        capsys.readouterr()
-        return code, terminal.lines()
-
-    return run
-
-
-def test_a_terminal_shows_stages_and_images(
-    lookup_pass: tuple[Path, Path], tmp_path: Path, on_a_terminal: OnATerminal
+def test_a_terminal_shows_stages_and_images_and_stdout_holds_the_document(
+    here: Path, on_a_terminal: OnATerminal
 ) -> None:
-    model, photos = lookup_pass
-    (tmp_path / "all.json").write_text(profile.to_json(never_narrow()), encoding="utf-8")
-    code, lines = on_a_terminal(model, "--images", photos, "--thresholds", tmp_path / "all.json")
-    assert code == 1
-    shown = dict.fromkeys(re.sub(r"  .*| *\d.*", "", line) for line in lines)
+    (here / "all.json").write_text(profile.to_json(never_narrow()), encoding="utf-8")
+    call = "pass.onnx --images photos --thresholds all.json -o json"
+    line = r"measuring +{}\d+/80 +\d+\.\d images/s .*\d against \d"  # how far from its threshold
     stages = ["opening the model and the images", "loading the model", "trying the model on a few images"]
-    assert list(shown) == ["starting", *stages, "first images", "measuring"]
-    assert any(re.match(r"measuring +\d+/80 +\d+\.\d images/s .*\d against \d", line) for line in lines)
-    assert all(len(line) <= 80 and "━" not in line for line in lines)
-    code, lines = on_a_terminal(model, "--images", photos, "-q")
-    assert (code, lines) == (0, [])
+    for columns, bar in ((80, ""), (110, "(━| |╸|╺)*")):
+        code, lines, out = on_a_terminal(call, columns)
+        assert (code, json.loads(out)["verdict"]["verdict"]) == (1, "WARN")
+        assert any(re.match(line.format(bar), shown) for shown in lines)
+        assert [shown for shown in lines if len(shown) > columns or "…" in shown or ("━" in shown and not bar)] == []
+        if not bar:
+            assert stages_of(lines) == ["starting", *stages, "first images", "measuring"]
+    assert on_a_terminal("pass.onnx --images photos -q")[:2] == (0, [])
 
 
 STAGES = {
-    "compare": {"loading the candidate", "loading the reference", "trying the models on a few images", "measuring"},
-    "scan": {"opening the model and the images", "finding the blocks"},
-    "verify": {"reading the report and the model", "comparing the images", "loading the model", "measuring"},
+    "compare pass.onnx pass.onnx": "loading the candidate, loading the reference, trying the models on a few images",
+    "scan pass.onnx": "opening the model and the images, finding the blocks",
+    "verify report.json pass.onnx": "reading the report and the model, comparing the images, loading the model",
 }
 
 
-def test_other_verbs_show_their_work(
-    lookup_pass: tuple[Path, Path], tmp_path: Path, on_a_terminal: OnATerminal
-) -> None:
-    model, photos = lookup_pass
-    report = tmp_path / "report.json"
-    assert cli.main([str(model), "--images", str(photos), "-qq", "-o", f"json={report}"]) == 0
-    for verb, asked in {"compare": [model, model], "scan": [model], "verify": [report, model]}.items():
-        code, lines = on_a_terminal(verb, *asked, "--images", photos)
-        assert code == 0 if verb != "scan" else code in {0, 3}  # this model has no blocks
-        assert {re.sub(r"  .*| *\d.*", "", line) for line in lines} >= STAGES[verb]
+def test_other_verbs_show_their_work(on_a_terminal: OnATerminal) -> None:
+    assert on_a_terminal("pass.onnx --images photos -qq -o json=report.json")[0] == 0
+    for call, stages in STAGES.items():
+        code, lines, _ = on_a_terminal(f"{call} --images photos")
+        assert code in ({0, 3} if "scan" in call else {0})  # this model has no blocks
+        assert set(stages_of(lines)) >= set(stages.split(", "))
 
 
 @pytest.mark.long
 def test_a_calibration_shows_what_it_does_and_keeps_what_it_did(
-    calibrated: Calibrated, tmp_path: Path, on_a_terminal: OnATerminal
+    calibrated: Calibrated, here: Path, on_a_terminal: OnATerminal
 ) -> None:
-    where = ("--suite", calibrated.suite, "--images", calibrated.photos, "--cache", tmp_path / "cache")
     rows = calibrated.table.read_text(encoding="utf-8").splitlines(keepends=True)
-    (tmp_path / "some.jsonl").write_text("".join(rows[:-2]), encoding="utf-8")
-    some = ("--results", tmp_path / "some.jsonl", "--out", tmp_path / "p.json", "--device", "cpu")
-    code, lines = on_a_terminal("calibrate", *where, *some, columns=110)
+    (here / "some.jsonl").write_text("".join(rows[:-2]), encoding="utf-8")
+    call = f"calibrate --suite {calibrated.suite} --images {calibrated.photos} --cache cache --results some.jsonl"
+    code, lines, _ = on_a_terminal(f"{call} --out p.json --device cpu", columns=110)
     assert code == 0
     bare = [re.sub(r"(  | [━╸╺]).*", "", line) for line in lines]
     activity = [line for line in dict.fromkeys(bare) if line.startswith(("reading", "measuring"))]
     assert activity == ["reading images and models", *(f"measuring, {n} of 2 models done" for n in (0, 1, 2))]
     assert f"{N_MODELS} models: {N_MODELS - 2} measured before, 2 to do" in bare
     assert sum(line.startswith("measured made_") for line in bare) == 2
-    code, lines = on_a_terminal("calibrate", *where, *some, "-q")
-    assert (code, lines) == (0, [])
+    assert on_a_terminal(f"{call} --out p.json --device cpu -q")[:2] == (0, [])

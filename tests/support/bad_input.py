@@ -12,12 +12,13 @@ import io
 import os
 import re
 import resource
+import shlex
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from typer.main import get_command
@@ -29,19 +30,17 @@ from support import profile
 COMMAND = str(Path(sys.executable).parent / "robustcheck")
 NATIVE = re.compile(r"\.(cc|h|cu)\b|::|\[ONNXRuntimeError\]|Traceback")  # of ONNX Runtime's source, of Python
 Done = subprocess.CompletedProcess[str]
+Run = Callable[..., Done]
+"""`run("pass.onnx --images photos", folder=…, **environment)`"""
 
 
 class Row(NamedTuple):
-    """A command line (split at blanks), its exit code, its message and its hint."""
+    """A command line, its exit code, its message and its hint."""
 
     call: str
     code: int
     message: str
     hint: str
-
-    @property
-    def arguments(self) -> list[str]:
-        return [word.replace("␣", " ") for word in self.call.split(" ")] if self.call else []
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -50,17 +49,22 @@ def environment(**more: str) -> dict[str, str]:
     return kept | {"HF_HUB_OFFLINE": "1", "PYTHONDONTWRITEBYTECODE": "1"} | more
 
 
-def run(folder: Path, *arguments: str, before: Callable[[], None] | None = None, **more: str) -> Done:
-    return subprocess.run(
-        [COMMAND, *arguments],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=profile.PATIENCE_S,
-        env=environment(**more),
-        preexec_fn=before,
-    )  # fmt: skip
+def run(call: str | list[str], folder: Path | None = None, **options: Any) -> Done:
+    """A command line of robustcheck, or another program's words, in a process of its own."""
+    words = [COMMAND, *shlex.split(call)] if isinstance(call, str) else call
+    defaults = {"cwd": folder, "env": environment(), "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.run(words, text=True, check=False, timeout=profile.PATIENCE_S, **defaults | options)
+
+
+def python(code: str, *words: str, **options: Any) -> Done:
+    """A program of Python in a process of its own."""
+    return run([sys.executable, "-c", code, *words], **options)
+
+
+def listening(folder: Path, *words: str, **options: Any) -> subprocess.Popen[str]:
+    """The command in a process that takes signals as one in a terminal does, and whose ends are read."""
+    defaults = {"cwd": folder, "env": environment(), "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen([COMMAND, *words], text=True, preexec_fn=default_signals, **defaults | options)  # noqa: PLW1509 # this process has no threads that hold a lock
 
 
 GROUP_OF = functools.cache(get_command)  # typer takes 70 ms to make all verbs, which a test need not pay each time
@@ -72,9 +76,10 @@ class Typed:
     def __init__(self, capture: pytest.CaptureFixture[str]) -> None:
         self._capture = capture
 
-    def __call__(self, folder: Path, *words: str | Path, **more: str) -> Done:
-        """What `robustcheck WORDS` does in a folder; more: environment variables."""
+    def __call__(self, line: str, *words: str, folder: Path = Path(), **more: str) -> Done:
+        """What `robustcheck LINE` does in a folder. words: more of them, as they are; more: environment variables."""
         self._capture.readouterr()
+        call = [*shlex.split(line), *words]
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(folder)
             patch.setattr(process, "get_command", GROUP_OF)
@@ -83,12 +88,12 @@ class Typed:
             for name, value in environment(**more).items():
                 patch.setenv(name, value)
             before = sys.stdout
-            code = cli.main(list(map(str, words)))
+            code = cli.main(call)
             sys.stdout.flush()
             if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout is not before:
                 sys.stdout.detach().detach()  # it would close the file that pytest reads
                 sys.stdout = before
-        return Done(words, code, *self._capture.readouterr())
+        return Done(call, code, *self._capture.readouterr())
 
 
 def contents(folder: Path) -> dict[str, tuple[int, int]]:
@@ -114,10 +119,10 @@ def assert_says(done: Done, code: int, message: str, hint: str) -> None:
     assert agrees(f"hint: {hint}", lines[1]), lines[1]
 
 
-def check_row(world: Path, row: Row, command: Callable[..., Done]) -> None:
+def check_row(world: Path, row: Row, command: Run) -> None:
     before = contents(world)
-    done = command(world, *row.arguments)
-    assert_says(done, row.code, row.message, row.hint)
+    done = command(row.call, folder=world)
+    assert_says(done, *row[1:])
     assert done.stdout == ""
     assert contents(world) == before
 
@@ -131,12 +136,6 @@ def small_files() -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (now, most))
-
-
-SIGNALS = [
-    (signal.SIGINT, 130, "interrupted (SIGINT)"),
-    (signal.SIGTERM, 143, "terminated (SIGTERM)"),
-]
 
 
 def default_signals() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Callable
 
 
 class Terminal(io.StringIO):
@@ -16,3 +17,12 @@ class Terminal(io.StringIO):
         """What was shown, without colours and movements; a line that was drawn again counts again."""
         text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", self.getvalue())
         return [line.strip() for line in re.split(r"[\r\n]+", text) if line.strip()]
+
+
+OnATerminal = Callable[..., tuple[int, list[str], str]]
+"""of a command line: its exit code, the lines that stderr showed, and what went to stdout"""
+
+
+def stages_of(lines: list[str]) -> list[str]:
+    """The words of each line in their order, each once, without numbers."""
+    return list(dict.fromkeys(re.sub(r"  .*| *\d.*", "", line) for line in lines))
