@@ -29,6 +29,7 @@ from support import profile
 
 COMMAND = str(Path(sys.executable).parent / "robustcheck")
 NATIVE = re.compile(r"\.(cc|h|cu)\b|::|\[ONNXRuntimeError\]|Traceback")  # of ONNX Runtime's source, of Python
+PIPES = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
 Done = subprocess.CompletedProcess[str]
 Run = Callable[..., Done]
 """`run("pass.onnx --images photos", folder=…, **environment)`"""
@@ -52,7 +53,7 @@ def environment(**more: str) -> dict[str, str]:
 def run(call: str | list[str], folder: Path | None = None, **options: Any) -> Done:
     """A command line of robustcheck, or another program's words, in a process of its own."""
     words = [COMMAND, *shlex.split(call)] if isinstance(call, str) else call
-    defaults = {"cwd": folder, "env": environment(), "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    defaults = {"cwd": folder, "env": environment(), **PIPES}
     return subprocess.run(words, text=True, check=False, timeout=profile.PATIENCE_S, **defaults | options)
 
 
@@ -61,10 +62,11 @@ def python(code: str, *words: str, **options: Any) -> Done:
     return run([sys.executable, "-c", code, *words], **options)
 
 
-def listening(folder: Path, *words: str, **options: Any) -> subprocess.Popen[str]:
+def listening(folder: Path, *arguments: str, **options: Any) -> subprocess.Popen[str]:
     """The command in a process that takes signals as one in a terminal does, and whose ends are read."""
-    defaults = {"cwd": folder, "env": environment(), "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen([COMMAND, *words], text=True, preexec_fn=default_signals, **defaults | options)  # noqa: PLW1509 # this process has no threads that hold a lock
+    words = [COMMAND, *arguments]
+    options = {"cwd": folder, "env": environment(), "preexec_fn": default_signals, **PIPES, **options}
+    return subprocess.Popen(words, text=True, **options)  # this process has no threads that hold a lock
 
 
 GROUP_OF = functools.cache(get_command)  # typer takes 70 ms to make all verbs, which a test need not pay each time
