@@ -5,11 +5,9 @@ A call may return or raise an error of this package. Anything else is a finding.
 
 from __future__ import annotations
 
-import atexit
 import io
 import os
 import random
-import shutil
 import subprocess
 import sys
 import tarfile
@@ -29,14 +27,18 @@ from robustcheck_onnx.checker.images import open_images
 from robustcheck_onnx.checker.inspection import inspect_model
 from robustcheck_onnx.checker.pipeline import check
 from robustcheck_onnx.thresholds import profile, suite
-from support import onnx_models
+from support import PHOTOS, onnx_models
 
 from .mutate import change, change_bytes
 
-BUNDLED = Path(demo.__file__).parent / "photos"
+
 SELF_TEST = "self_test"
 """the kind that always breaks: for the harness's own test"""
-PASSES = 8  # images of a whole check
+
+
+def by_bytes(content: bytes, rng: random.Random) -> bytes:
+    """Change some bytes."""
+    return change_bytes(content, rng, rng.choice((1, 1, 2, 4, 16)))
 
 
 class Target(NamedTuple):
@@ -46,12 +48,7 @@ class Target(NamedTuple):
     """of the changed file"""
     samples: Callable[[], tuple[bytes, ...]]
     read: Callable[[Path], object]
-    changed: Callable[[bytes, random.Random], bytes]
-
-
-def by_bytes(content: bytes, rng: random.Random) -> bytes:
-    """Change some bytes."""
-    return change_bytes(content, rng, rng.choice((1, 1, 2, 4, 16)))
+    changed: Callable[[bytes, random.Random], bytes] = by_bytes
 
 
 def by_fields(content: bytes, rng: random.Random) -> bytes:
@@ -66,48 +63,41 @@ def by_fields(content: bytes, rng: random.Random) -> bytes:
 # ------------------------------------------------------------------------------------------------ samples
 
 
-@cache
-def models() -> tuple[bytes, ...]:
-    """The demo's planted encoder with its contract, a convolutional classifier and an encoder."""
+def of_the_demo(name: demo.Name) -> bytes:
+    """An encoder of the demo, with its contract."""
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "planted.onnx"
-        demo.write(path, "planted", *demo.train())
-        planted = path.read_bytes()
-    return (planted, *(made.SerializeToString() for made in (onnx_models.classifier(), onnx_models.encoder())))
+        path = Path(folder) / "model.onnx"
+        demo.write(path, name, *demo.train())
+        return path.read_bytes()
 
 
 @cache
-def refused() -> tuple[bytes, ...]:
-    """Models that get WARN: the demo's ordinary encoder, which has a contract, and two without one."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "ordinary.onnx"
-        demo.write(path, "ordinary", *demo.train())
-        return (path.read_bytes(), *models()[1:])
+def models(name: demo.Name = "planted") -> tuple[bytes, ...]:
+    """An encoder of the demo with its contract, and a convolutional classifier and an encoder without one.
+
+    None but the planted one passes.
+    """
+    plain = (onnx_models.classifier(), onnx_models.encoder())
+    return (of_the_demo(name), *(made.SerializeToString() for made in plain))
 
 
 @cache
-def small_photos() -> Path:
+def small_photos() -> tempfile.TemporaryDirectory[str]:
     """A folder of 64 small photos; it stays until the process ends."""
-    folder = Path(tempfile.mkdtemp(prefix="fuzz-photos-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    for file in sorted(BUNDLED.glob("*.jpg"))[:64]:
+    folder = tempfile.TemporaryDirectory(prefix="fuzz-photos-")
+    for file in PHOTOS[:64]:
         with Image.open(file) as image:
-            image.resize((64, 64)).save(folder / file.name)
+            image.resize((64, 64)).save(Path(folder.name) / file.name)
     return folder
 
 
-def photo(form: str) -> bytes:
-    """A bundled photo as a file of a form."""
-    made = io.BytesIO()
-    with Image.open(min(BUNDLED.glob("*.jpg"))) as image:
-        image.resize((96, 96)).save(made, form)
-    return made.getvalue()
-
-
 @cache
-def one_photo(form: str) -> tuple[bytes, ...]:
-    """The photo alone, as the samples of its form."""
-    return (photo(form),)
+def photo(form: str, size_px: int = 96) -> tuple[bytes]:
+    """A bundled photo as a file of a form, alone."""
+    made = io.BytesIO()
+    with Image.open(PHOTOS[0]) as image:
+        image.resize((size_px, size_px)).save(made, form)
+    return (made.getvalue(),)
 
 
 @cache
@@ -119,7 +109,7 @@ def tars() -> tuple[bytes, ...]:
         with tarfile.open(fileobj=file, mode="w", format=form) as archive:
             for name in ("a.jpg", "é" * 40 + ".jpg", "b.png"):
                 member = tarfile.TarInfo(name)
-                content = photo("PNG" if name.endswith("png") else "JPEG")
+                content = photo("PNG" if name.endswith("png") else "JPEG")[0]
                 member.size = len(content)
                 archive.addfile(member, io.BytesIO(content))
         made.append(file.getvalue())
@@ -139,28 +129,19 @@ def arrays() -> tuple[bytes, ...]:
 
 
 @cache
-def parquet() -> tuple[bytes, ...]:
-    """A Parquet table of photos, as data sets on hubs hold them."""
+def table(form: str) -> tuple[bytes, ...]:
+    """A Parquet table of photos, as data sets on hubs hold them, or an Arrow stream of tiny ones in two batches."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    rows = [{"image": {"bytes": photo("JPEG"), "path": f"{i}.jpg"}, "label": i} for i in range(3)]
-    file = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows), file)
-    return (file.getvalue(),)
-
-
-@cache
-def arrow() -> tuple[bytes, ...]:
-    """An Arrow stream of small images in two batches: most bytes say how it is made."""
-    import pyarrow as pa
-
-    small = io.BytesIO()
-    Image.new("RGB", (1, 1)).save(small, "PNG")
-    table = pa.Table.from_pylist([{"image": {"bytes": small.getvalue(), "path": f"{i}.png"}} for i in range(4)])
-    file = io.BytesIO()
-    with pa.ipc.new_stream(file, table.schema) as writer:
-        writer.write_table(table, max_chunksize=2)
+    size_px = 96 if form == "parquet" else 1  # most bytes say how it is made
+    rows = [{"image": {"bytes": photo("PNG", size_px)[0], "path": f"{i}.png"}, "label": i} for i in range(4)]
+    made, file = pa.Table.from_pylist(rows), io.BytesIO()
+    if form == "parquet":
+        pq.write_table(made, file)
+    else:
+        with pa.ipc.new_stream(file, made.schema) as writer:
+            writer.write_table(made, max_chunksize=2)
     return (file.getvalue(),)
 
 
@@ -170,8 +151,7 @@ def reports() -> tuple[bytes, ...]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "planted.onnx"
         path.write_bytes(models()[0])
-        report = check(path, max_images=PASSES, device="cpu", isolate=False)
-        return (report.model_dump_json().encode(),)
+        return (check(path, max_images=8, device="cpu", isolate=False).model_dump_json().encode(),)
 
 
 # -------------------------------------------------------------------------------------------------- calls
@@ -182,14 +162,9 @@ def opened(path: Path) -> object:
     return inspect_model(path, profile.load())
 
 
-def checked(path: Path) -> object:
-    """What a check of a few images does."""
-    return check(path, max_images=PASSES, device="cpu", preprocess="imagenet", isolate=False)
-
-
 def judged(path: Path) -> str:
     """The verdict of a changed model that did not pass before. A file with a contract must never pass by a change."""
-    report = check(path, images=str(small_photos()), device="cpu", preprocess="imagenet", isolate=False)
+    report = check(path, images=small_photos().name, device="cpu", preprocess="imagenet", isolate=False)
     has_contract = b"robustcheck" in path.read_bytes()
     assert not (report.passed and has_contract), "a changed model with a contract passes"
     return report.verdict.verdict
@@ -197,7 +172,7 @@ def judged(path: Path) -> str:
 
 def commanded(path: Path) -> str:
     """The exit code of the command, whose child process reads the model; a PASS, a signal or 70 is a finding."""
-    call = [sys.executable, "-P", "-m", "robustcheck_onnx.checker", str(path), "--images", str(small_photos()), "-qq"]
+    call = [sys.executable, "-P", "-m", "robustcheck_onnx.checker", str(path), "--images", small_photos().name, "-qq"]
     call += ["--isolated", "--timeout", "10", "--max-memory", "3GiB", "--preprocess", "imagenet"]
     done = subprocess.run(call, check=False, capture_output=True, text=True)
     assert done.returncode in (1, 2, 3, 4), f"exit code {done.returncode}: {done.stderr[-200:]}"
@@ -233,22 +208,20 @@ label = "present"
 """
 LIST = b"image,label\nphoto.jpg,0\n../a.jpg,1\n"
 DEFAULT = Path(profile.__file__).parent / "data" / "default.json"
+TEMPLATE = settings_text.template().replace("\n#", "\n")
 TARGETS = {
-    SELF_TEST: Target("any", lambda: (bytes(99),), breaks, by_bytes),
+    SELF_TEST: Target("any", lambda: (bytes(99),), breaks),
     "model": Target("model.onnx", models, opened, by_fields),
-    "check": Target("model.onnx", models, checked, by_fields),
-    "verdict": Target("model.onnx", refused, judged, by_fields),
-    "command": Target("model.onnx", refused, commanded, by_fields),
-    **{form.lower(): Target(f"photo.{form.lower()}", partial(one_photo, form), seen, by_bytes) for form in FORMS},
-    "tar": Target("images.tar", tars, seen, by_bytes),
-    "arrays": Target("images.npz", arrays, seen, by_bytes),
-    "parquet": Target("images.parquet", parquet, seen, by_bytes),
-    "arrow": Target("images.arrow", arrow, seen, by_bytes),
-    "profile": Target("profile.json", lambda: (DEFAULT.read_bytes(),), profile.read, by_bytes),
-    "report": Target("report.json", reports, report.read, by_bytes),
-    "settings": Target(
-        "robustcheck.toml", lambda: (settings_text.template().replace("\n#", "\n").encode(),), configured, by_bytes
-    ),
-    "suite": Target("suite.toml", lambda: (SUITE,), suite.open_suite, by_bytes),
-    "list": Target("images.csv", lambda: (LIST,), seen, by_bytes),
+    "verdict": Target("model.onnx", partial(models, "ordinary"), judged, by_fields),
+    "command": Target("model.onnx", partial(models, "ordinary"), commanded, by_fields),
+    **{form.lower(): Target(f"photo.{form.lower()}", partial(photo, form), seen) for form in FORMS},
+    "tar": Target("images.tar", tars, seen),
+    "arrays": Target("images.npz", arrays, seen),
+    "parquet": Target("images.parquet", partial(table, "parquet"), seen),
+    "arrow": Target("images.arrow", partial(table, "arrow"), seen),
+    "profile": Target("profile.json", lambda: (DEFAULT.read_bytes(),), profile.read),
+    "report": Target("report.json", reports, report.read),
+    "settings": Target("robustcheck.toml", lambda: (TEMPLATE.encode(),), configured),
+    "suite": Target("suite.toml", lambda: (SUITE,), suite.open_suite),
+    "list": Target("images.csv", lambda: (LIST,), seen),
 }

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-import onnx
 import pytest
 
 from support import profile
@@ -14,7 +13,7 @@ from .mutate import change_bytes
 from .run import made, read, watch
 from .targets import SELF_TEST, TARGETS, models
 
-SLOW = {"check": 5, "verdict": 5, "command": 1}
+SLOW = {"verdict": 8, "command": 1}
 """whole checks, and processes: inputs of these kinds"""
 
 
@@ -41,14 +40,12 @@ def test_the_harness_sees_what_breaks(tmp_path: Path) -> None:
     """A reader that raises, and one that ends its process, in a real worker."""
     counts, broke = watch(SELF_TEST, 0, profile.PATIENCE_S / 60, tmp_path, 3)
     assert counts == {"died": 2, "broke": 1}
-    assert any("ZeroDivisionError" in line for line in broke)
-    assert any("died by signal 6" in line for line in broke)
-    assert len(list(tmp_path.iterdir())) == 3
+    assert sum("ZeroDivisionError" in line for line in broke) == 1
+    assert sum("died by signal 6" in line for line in broke) == len(list(tmp_path.iterdir())) - 1 == 2
 
 
 def test_a_seed_makes_the_same_file_again() -> None:
     for kind in ("model", "png", "tar", "profile"):
         assert made(kind, 3) == made(kind, 3)
     assert any(made("model", seed) not in models() for seed in range(5))
-    assert onnx.load_from_string(models()[0]).graph.node
     assert change_bytes(b"", random.Random(0), 3) == b""
