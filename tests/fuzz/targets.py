@@ -31,7 +31,6 @@ from support import PHOTOS, onnx_models
 
 from .mutate import change, change_bytes
 
-
 SELF_TEST = "self_test"
 """the kind that always breaks: for the harness's own test"""
 
