@@ -53,10 +53,3 @@ def test_closed_forms() -> None:
     assert one([1, 1, 1], [3, 1, 2]) == (1.0, 1.0)
     # a tie across the border: a positive and a negative share the first place
     assert one([1, 0, 0], [5, 5, 1])[0] == pytest.approx(1 / 2)
-
-
-def test_counts_include_the_image_and_its_ties() -> None:
-    ranked = rank(np.array([[3.0, 1.0, 3.0, 2.0]]))
-    assert ranked.at_least.tolist() == [[2, 4, 2, 3]]
-    assert ranked.at_most.tolist() == [[4, 1, 4, 2]]
-    assert ranked.has_ties

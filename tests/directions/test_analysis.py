@@ -8,10 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from robustcheck_onnx.checker.directions import prune
-from robustcheck_onnx.checker.directions.analysis import Labelled, SameWeightsError, Sets, analyse
+from robustcheck_onnx.checker.directions.analysis import Labelled, Sets, analyse
 from robustcheck_onnx.checker.directions.decompose import decompose, importance, in_pieces
-from robustcheck_onnx.checker.directions.whole import whole_head
 from robustcheck_onnx.checker.runtime import LinearHead
 from robustcheck_onnx.checker.shift import SetResult, robustness
 from robustcheck_onnx.checker.statistics import Accuracy, wilson
@@ -199,20 +197,6 @@ def test_effective_robustness_is_shifts_own() -> None:
     assert first.effective_robustness == {"v2": expected}
 
 
-def test_confident_images_are_the_half_with_the_largest_margin() -> None:
-    whole = whole_head(head_of(np.eye(3)), np.array([[3.0, 1, 0], [5, 0, 1], [0, 0, 9], [2, 2, 0], [0, 1, 2]]))
-    assert whole.first.tolist() == [0, 0, 2, 0, 2]
-    assert whole.second.tolist() == [1, 2, 0, 1, 1]
-    assert whole.margins.tolist() == [2, 4, 9, 0, 1]
-    assert whole.confident.tolist() == [2, 1, 0]
-
-
-def test_classes_with_the_same_weights_are_refused() -> None:
-    for weight in (np.ones((4, 5)), np.zeros((4, 5))):
-        with pytest.raises(SameWeightsError):
-            analyse(head_of(weight, np.arange(4.0)), rng().normal(size=(9, 5)))
-
-
 def test_classes_that_are_copies_of_each_other_change_nothing() -> None:
     """With two copies of every class rounding settles which of them wins: that is no other prediction."""
     weight, h = rng(1).normal(size=(120, 64)), rng(2).normal(size=(200, 64)).astype(np.float32)
@@ -221,14 +205,6 @@ def test_classes_that_are_copies_of_each_other_change_nothing() -> None:
     for curve, other in zip(one.curves, three.curves, strict=True):
         assert [point.same for point in curve.points] == [point.same for point in other.points]
     assert [each.changed for each in outliers.replacements] == [each.changed for each in of_three.replacements]
-
-
-def test_how_many_directions_are_a_share_and_the_fewest() -> None:
-    assert [prune.n_kept(percent, 7) for percent in (90, 50, 2)] == [7, 4, 1]
-    assert prune.steps_of(3) == [2, 1]
-    assert len(prune.steps_of(768)) == 49
-    assert prune.fewest([(1, 0.2), (5, 0.96), (3, 0.97), (4, 0.9)], 6, 0.95) == 5  # 3 does, 4 does not
-    assert prune.fewest([(5, 0.5)], 6, 0.95) == 6
 
 
 def test_one_image_has_no_interval() -> None:

@@ -140,14 +140,6 @@ def test_raw_bytes_are_a_note_and_the_graphs_own_scaling_takes_it_away() -> None
     assert note.startswith("Pixels reach the model's first layer as 0 to 255")
 
 
-def test_transform_input_of_torchvision_is_sound_with_its_own_preprocessing_and_not_with_another() -> None:
-    mean, std = np.array(IMAGENET.mean), np.array(IMAGENET.std)
-    transform = in_graph(std / 0.5, (mean - 0.5) / 0.5)
-    assert ids(evidence(IMAGENET, transform)) == []
-    assert ids(evidence(HALF, transform)) == ["normalised_twice"]
-    assert ids(evidence(FAMILIES["0 to 1"], transform)) == ["normalised_twice"]
-
-
 def test_a_published_normalisation_for_other_images_is_usual_and_twice_it_is_not() -> None:
     for published in (TISSUE, SATELLITES):
         assert ids(evidence(published)) == []
