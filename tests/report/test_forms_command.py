@@ -36,7 +36,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture) -> Run:
     """Runs the command in this process, in the test's folder, with these variables of GitHub's runner."""
     for name in ("GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY"):
         monkeypatch.delenv(name, raising=False)
-    return partial(Typed(capfd), tmp_path)
+    return partial(Typed(capfd), "", folder=tmp_path)
 
 
 @pytest.mark.process

@@ -78,10 +78,10 @@ class Typed:
     def __init__(self, capture: pytest.CaptureFixture[str]) -> None:
         self._capture = capture
 
-    def __call__(self, line: str, *words: str, folder: Path = Path(), **more: str) -> Done:
+    def __call__(self, line: str, *words: str | Path, folder: Path = Path(), **more: str) -> Done:
         """What `robustcheck LINE` does in a folder. words: more of them, as they are; more: environment variables."""
         self._capture.readouterr()
-        call = [*shlex.split(line), *words]
+        call = [*shlex.split(line), *map(str, words)]
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(folder)
             patch.setattr(process, "get_command", GROUP_OF)

@@ -14,7 +14,7 @@ N_MODELS, N_IMAGES = 6, 60
 
 def run(*words: str | Path, code: int = 0, **more: str) -> bad_input.Done:
     """The command in a process of its own; more: environment variables."""
-    done = bad_input.run(Path.cwd(), *map(str, words), before=None, **more)
+    done = bad_input.run([bad_input.COMMAND, *map(str, words)], env=bad_input.environment(**more))
     assert done.returncode == code, (done.returncode, done.stdout[-2000:], done.stderr[-3000:])
     return done
 
