@@ -21,7 +21,13 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) --editable '.[demo]'
 	@touch $@
 
-$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
+# The package as it is installed, in one folder, for mypy, import-linter and the site. Git holds no links: Windows has none.
+TYPINGS := .typings/robustcheck_onnx
+$(TYPINGS)/checker:
+	mkdir -p $(TYPINGS)
+	ln -sfn $(addprefix ../../,$(wildcard face/*.*) exporters thresholds checker) $(TYPINGS)
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python $(TYPINGS)/checker
 	$(BIN)/python -m pip --disable-pip-version-check install --quiet --upgrade 'pip>=25.1'  # the first with --group
 	$(PIP) --editable '.[$(EXTRAS)]' --group dev --group lint
 	@touch $@
@@ -140,4 +146,4 @@ lowest:
 		$(addprefix tests/,$(ROOMS))
 
 clean:
-	rm -rf $(VENV) dist build *.egg-info demo-out site .mypy_cache .ruff_cache .pytest_cache .coverage*
+	rm -rf $(VENV) .typings dist build *.egg-info demo-out site .mypy_cache .ruff_cache .pytest_cache .coverage*

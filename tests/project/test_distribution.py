@@ -98,8 +98,18 @@ def test_the_licences_are_the_codes_and_the_photos() -> None:
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="needs a clone: git lists what must be in the sdist")
 def test_the_sdist_holds_every_file_of_the_repository(tmp_path: Path) -> None:
     clone = tmp_path / "clone"  # a build leaves a folder behind
-    subprocess.run(["git", "checkout-index", "-a", f"--prefix={clone}/"], cwd=ROOT, check=True)
+    checkout = [
+        "git",
+        "-c",
+        "core.autocrlf=true",
+        "checkout-index",
+        "-a",
+        f"--prefix={clone}/",
+    ]  # as git of Windows does
+    subprocess.run(checkout, cwd=ROOT, check=True)
     tracked = {path.relative_to(clone) for path in clone.rglob("*") if path.is_file()}
+    assert not [path for path in clone.rglob("*") if path.is_symlink()]
+    assert not [name for name in tracked if name.suffix != ".jpg" and b"\r" in (clone / name).read_bytes()]
     build = "import sys, setuptools.build_meta as backend; backend.build_sdist(sys.argv[1])"
     subprocess.run([sys.executable, "-c", build, str(tmp_path)], cwd=clone, capture_output=True, check=True)
     (archive,) = tmp_path.glob("*.tar.gz")
