@@ -150,7 +150,12 @@ def test_rows_are_looked_for_up_to_the_limit_and_not_beyond(tmp_path: Path, monk
     names = photos(tmp_path, 12)
     asked: list[str] = []
     is_file = os.path.isfile
-    monkeypatch.setattr(os.path, "isfile", lambda path: asked.append(Path(path).name) or is_file(path))
+
+    def count(path: str | Path) -> bool:
+        asked.append(Path(path).name)
+        return is_file(path)
+
+    monkeypatch.setattr(os.path, "isfile", count)
     monkeypatch.setattr(entry_files, "CHECKED_ROWS", 5)
     source = open_images(write(tmp_path / "m.csv", names))
     assert asked == names[:5]

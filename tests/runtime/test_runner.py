@@ -45,14 +45,13 @@ def test_representation_and_class_output(runner: Any, pixels: Pixels) -> None:
 
 
 def test_fixed_batch_loses_and_adds_no_image(runner: Any, pixels: Pixels) -> None:
-    model = onnx_models.encoder()
-    expected = runner(model).run(pixels).representation
+    nodes, weights = onnx_models.pooled()
+    expected = features_by_hand(pixels, weights["conv.weight"])
     for batch in (1, 2, 5, 8):
-        for value in (model.graph.input[0], model.graph.output[0]):
-            value.type.tensor_type.shape.dim[0].dim_value = batch
-        fixed = runner(model)
+        inputs = [("image", TensorProto.FLOAT, (batch, 3, 8, 8))]
+        fixed = runner(onnx_models.build(nodes, ["features"], weights, inputs=inputs))
         assert fixed.fixed_batch == batch
-        np.testing.assert_allclose(fixed.run(pixels).representation, expected, rtol=1e-5)
+        np.testing.assert_allclose(fixed.run(pixels).representation, expected, rtol=1e-5, atol=1e-6)
         assert fixed.batch_invariances(pixels)[0] < 1e-5
 
 
@@ -80,22 +79,19 @@ def test_float16(runner: Any, pixels: Pixels) -> None:
     np.testing.assert_allclose(output, features_by_hand(pixels, weights["conv.weight"]), atol=0.02)
 
 
-def test_batch_dependence_is_caught(runner: Any, pixels: Pixels) -> None:
-    model = onnx_models.on_features("mean = ReduceMean(features, first); embedding = Sub(features, mean)", first=FIRST)
-    assert runner(model).batch_invariances(pixels)[0] > 0.1
-    assert runner(onnx_models.classifier()).batch_invariances(pixels)[0] < 1e-5
-
-
-def test_what_depends_on_the_size_of_the_usual_pass_alone_is_caught(runner: Any, pixels: Pixels) -> None:
-    """Even numbers of images get another result: 1 and 5, which are tried together, do not."""
-    text = """
+def test_what_depends_on_its_batch_is_caught(runner: Any, pixels: Pixels) -> None:
+    """The last: even numbers of images get another result; 1 and 5, which are tried together, do not."""
+    even = """
         shape = Shape(features); images = Gather(shape, first); odd = Mod(images, two); is_odd = Cast(odd, to=FLOAT)
         shift = Mul(is_odd, seven); embedding = Add(features, shift)
     """
-    model = onnx_models.on_features(text, first=FIRST, two=np.array([2]), seven=np.array([7], np.float32))
-    assert runner(model).batch_invariances(pixels)[0] > 0.1
+    numbers = {"first": FIRST, "two": np.array([2]), "seven": np.array([7], np.float32)}
+    for text in ("mean = ReduceMean(features, first); embedding = Sub(features, mean)", even):
+        model = onnx_models.on_features(text, **numbers)
+        assert runner(model).batch_invariances(pixels)[0] > 0.1
     # no pass has company: five together are odd as well
     assert runner(model, batch_size=1).batch_invariances(pixels)[0] < 1e-5
+    assert runner(onnx_models.classifier()).batch_invariances(pixels)[0] < 1e-5
 
 
 def test_what_fails_alone_and_not_in_company_depends_on_its_batch(runner: Any, pixels: Pixels) -> None:
@@ -112,7 +108,7 @@ def test_what_fails_alone_and_not_in_company_depends_on_its_batch(runner: Any, p
 
 def test_outputs_with_infinities_are_compared() -> None:
     """Scores of −∞ for classes that are switched off, and one in the place of another."""
-    a = np.array([[1.0, -np.inf, 2.0], [1.0, -np.inf, 2.0]])
+    a = np.array([[1.0, -np.inf, 2.0]] * 2)
     assert relative_difference(a, a.copy()) == 0
     assert relative_difference(a, a + np.array([0, 0, 0.5])) == pytest.approx(0.5 / np.sqrt(5 / 3))
     for changed in (np.abs(a), np.nan_to_num(a), np.where(np.isinf(a), np.nan, a), a[:, [1, 0, 2]]):
@@ -122,8 +118,7 @@ def test_outputs_with_infinities_are_compared() -> None:
 def test_added_output_changes_nothing(runner: Any, pixels: Pixels) -> None:
     run = runner(onnx_models.classifier())
     check = run.output_unchanged(pixels)
-    assert (check.unchanged, check.optimization) == (True, "all")
-    assert check.max_difference < 1e-6
+    assert (check.unchanged, check.optimization, check.max_difference < 1e-6) == (True, "all", True)
     proto = onnx.ModelProto.FromString(run.model.graph.own())
     assert [output.name for output in proto.graph.output] == ["logits"]
     assert runner(onnx_models.encoder()).output_unchanged(pixels).max_difference == 0.0
@@ -188,12 +183,13 @@ def test_missing_gpu_is_an_error_or_said(runner: Any) -> None:
     assert execution.fallback_reason
 
 
-@pytest.mark.skipif(gpu_is_there(), reason="a GPU is here: nothing falls back")
+@pytest.mark.skipif(
+    gpu_is_there() or "CUDAExecutionProvider" not in ort.get_available_providers(),
+    reason="no ONNX Runtime here with a CUDA provider that can't start",
+)
 def test_silent_fallback_is_found_in_the_session(runner: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """ONNX Runtime itself takes the CPU without an exception when CUDA can't start."""
     monkeypatch.setattr("robustcheck_onnx.checker.runtime.session.why_missing", lambda provider: "")
-    if "CUDAExecutionProvider" not in ort.get_available_providers():
-        pytest.skip("this ONNX Runtime wheel has no CUDA provider that could fail to start")
     with pytest.raises(EnvironmentFaultError, match="could not start CUDAExecutionProvider and took CPU"):
         runner(onnx_models.encoder(), "cuda")
     assert "could not start" in runner(onnx_models.encoder(), "auto").execution.fallback_reason
@@ -228,7 +224,7 @@ def test_outputs_that_are_sequences_are_no_obstacle(runner: Any) -> None:
     assert run.output_unchanged(photos).max_difference < 1e-6
 
 
-@pytest.mark.parametrize("layout", ["plain", "hard link", "hub", "read-only", "link", "inner link"])
+@pytest.mark.parametrize("layout", ["plain", "hard link", "hub", "link", "inner link"])
 def test_external_data_runs_in_every_layout(
     tmp_path: Path, runner: Any, pixels: Pixels, layout: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -246,11 +242,7 @@ def test_external_data_runs_in_every_layout(
     elif layout == "link":
         (tmp_path / "current.onnx").symlink_to(path)
         path = tmp_path / "current.onnx"
-    folder.chmod(0o555 if layout == "read-only" else 0o755)
     monkeypatch.chdir(folder)
-    try:
-        run = Runner(open_model("m.onnx" if layout == "plain" else path), "cpu")
-        np.testing.assert_array_equal(run.run(pixels).representation, expected)
-        assert run.output_unchanged(pixels).unchanged
-    finally:
-        folder.chmod(0o755)
+    run = Runner(open_model("m.onnx" if layout == "plain" else path), "cpu")
+    np.testing.assert_array_equal(run.run(pixels).representation, expected)
+    assert run.output_unchanged(pixels).unchanged
