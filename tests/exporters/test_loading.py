@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,24 +12,14 @@ import pytest
 
 from robustcheck_onnx.exporters import contract
 from robustcheck_onnx.exporters.errors import ExportError
+from support import checkpoints
 from support.lazy import open_clip, timm, torch, torchvision, transformers
 
 pytestmark = pytest.mark.long
 
 NAME = "robustcheck-test-vit"
-CONFIG = {
-    "embed_dim": 24,
-    "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16},
-    "text_cfg": {"context_length": 8, "vocab_size": 16, "width": 16, "heads": 2, "layers": 1},
-}
-CLIP_32 = {
-    "size": [32, 32],
-    "resize_mode": "shortest",
-    "resize_size": [32, 32],
-    "interpolation": "bicubic",
-    "mean": [0.48145466, 0.4578275, 0.40821073],
-    "std": [0.26862954, 0.26130258, 0.27577711],
-}
+CONFIG = {"embed_dim": 24, "vision_cfg": checkpoints.VISION, "text_cfg": checkpoints.TEXT}
+CLIP_32 = {"size": [32, 32], "resize_mode": "shortest", "resize_size": [32, 32], "interpolation": "bicubic"}
 
 
 @pytest.fixture
@@ -54,27 +46,17 @@ def test_open_clip_checkpoint_file(checkpoint: tuple[Path, Any]) -> None:
     image = torch.randn(3, 3, 32, 32)
     with torch.no_grad():
         torch.testing.assert_close(loaded.module(image)[0], model.encode_image(image))
-    assert (loaded.source.weights, loaded.source.random_weights) == ("epoch_1.pt", False)
-    assert loaded.source.weights_digest == loading.file_digest(path)
-
-
-def test_open_clip_file_does_not_say_its_preprocessing(checkpoint: tuple[Path, Any]) -> None:
-    from robustcheck_onnx.exporters import from_open_clip
-
+    source = loaded.source
+    assert (source.weights, source.random_weights) == ("epoch_1.pt", False)
+    assert source.weights_digest == loading.file_digest(path)
     with pytest.raises(ExportError, match="the library publishes none for this name") as caught:
-        from_open_clip.load(NAME, weights=str(checkpoint[0]))
+        from_open_clip.load(NAME, weights=str(path))  # a file does not say its preprocessing
     assert caught.value.exit_code == 2
-
-
-def test_open_clip_partial_checkpoint(checkpoint: tuple[Path, Any]) -> None:
-    from robustcheck_onnx.exporters import from_open_clip
-
-    path, model = checkpoint
     state = model.state_dict()
     del state["visual.proj"]
     torch.save(state, path)
     with pytest.raises(ExportError, match=r"Missing key\(s\) in state_dict: \"visual\.proj\"") as caught:
-        from_open_clip.load(NAME, weights=str(path), preprocessing=CLIP_32)
+        from_open_clip.load(NAME, weights=str(path), preprocessing=fields)
     assert caught.value.exit_code == 3
 
 
@@ -87,9 +69,7 @@ def test_open_clip_tag_decides_the_activation(
 
     from robustcheck_onnx.exporters import from_open_clip
 
-    path, _ = checkpoint
-    tag = {"file": str(path), "quick_gelu": quick}
-    monkeypatch.setitem(pretrained._PRETRAINED, NAME, {"tagged": tag})
+    monkeypatch.setitem(pretrained._PRETRAINED, NAME, {"tagged": {"file": str(checkpoint[0]), "quick_gelu": quick}})
     loaded = from_open_clip.load(NAME, weights="tagged")
     kinds = {type(m).__name__ for m in loaded.module.modules()}
     assert ("QuickGELU" in kinds, "GELU" in kinds) == (quick, not quick)
@@ -108,36 +88,20 @@ def test_published_preprocessing_of_open_clip() -> None:
         shared_preprocessing(from_open_clip._published("ViT-L-14"), "ViT-L-14")
 
 
-def test_every_open_clip_tag_can_be_written() -> None:
-    """No published tag has a preprocessing that the contract cannot describe."""
-    from robustcheck_onnx.exporters import from_open_clip
+def test_every_published_preprocessing_can_be_written() -> None:
+    from robustcheck_onnx.exporters import from_open_clip, from_timm, from_torchvision
 
-    pairs = open_clip.list_pretrained()
-    assert len(pairs) > 150
+    pairs, names = open_clip.list_pretrained(), timm.list_models(pretrained=True)
+    assert (len(pairs) > 150, len(names) > 1000) == (True, True)
     for model, tag in pairs:
-        config = from_open_clip._published(model)[tag]
-        from_open_clip.as_contract({**config, "size": 224}, f"{model} {tag}")
-
-
-def test_every_timm_default_can_be_written() -> None:
-    from robustcheck_onnx.exporters import from_timm
-
-    names = timm.list_models(pretrained=True)
-    assert len(names) > 1000
+        from_open_clip.as_contract({**from_open_clip._published(model)[tag], "size": 224}, f"{model} {tag}")
     for name in names:
         cfg = timm.models.get_pretrained_cfg(name).to_dict()
         if cfg["input_size"][0] == 3:
-            config = timm.data.resolve_data_config(pretrained_cfg=cfg)
-            from_timm.as_contract(config, name)
-
-
-def test_every_torchvision_entry_can_be_written() -> None:
-    from robustcheck_onnx.exporters import from_torchvision
-
+            from_timm.as_contract(timm.data.resolve_data_config(pretrained_cfg=cfg), name)
     for name in torchvision.models.list_models(module=torchvision.models):
         for entry in torchvision.models.get_model_weights(name):
-            fields = from_torchvision.as_contract(entry.transforms(), name)
-            assert fields["resize_mode"] == "shortest"
+            assert from_torchvision.as_contract(entry.transforms(), name)["resize_mode"] == "shortest"
 
 
 @pytest.mark.parametrize(
@@ -147,7 +111,6 @@ def test_every_torchvision_entry_can_be_written() -> None:
         ("densenet121", "classifier"),
         ("googlenet", "fc"),
         ("mobilenet_v3_small", "classifier.3"),
-        ("shufflenet_v2_x0_5", "fc"),
         ("squeezenet1_1", "classifier.1"),
     ],
 )
@@ -163,35 +126,18 @@ def test_googlenet_file_is_loaded_as_torchvision_loads_it() -> None:
     """With its own weights torchvision sets transform_input; a bare file must get the same."""
     from robustcheck_onnx.exporters import from_torchvision
 
-    loaded = from_torchvision.load("googlenet", random_weights=True)
-    model: Any = loaded.module.model
+    model: Any = from_torchvision.load("googlenet", random_weights=True).module.model
     assert model.transform_input is True
 
 
-def _two_heads() -> Any:
-    """DeiT's way: the mean of two heads."""
-
-    from torch import nn
-
-    class TwoHeads(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.one = nn.Linear(12, 4)
-            self.two = nn.Linear(12, 4)
-
-        def forward(self, image: Any) -> Any:
-            pooled = nn.functional.adaptive_avg_pool2d(image, 2).flatten(1)
-            return (self.one(pooled) + self.two(pooled)) / 2
-
-    return TwoHeads()
-
-
 def test_two_heads_are_not_guessed_at() -> None:
+    """DeiT's way: the mean of two heads."""
     from robustcheck_onnx.exporters import from_timm
     from robustcheck_onnx.exporters.wrappers import find_head
 
+    two = timm.create_model("deit_tiny_distilled_patch16_224")
     with pytest.raises(ExportError, match="it is not clear which tensor the logits come from"):
-        find_head(_two_heads(), (8, 8))
+        find_head(two, (224, 224))
     with pytest.raises(ExportError, match="classifier is 2 heads; it is not clear which one"):
         from_timm.load("deit_tiny_distilled_patch16_224", random_weights=True)
 
@@ -237,19 +183,18 @@ def test_transformers_missing_weights_and_other_types(tmp_path: Path) -> None:
     state = model.state_dict()
     del state["layernorm.weight"]
     model.save_pretrained(tmp_path / "dinov2", state_dict=state)
-    with pytest.raises(ExportError, match=r"1 weights are missing \(layernorm\.weight\)") as caught:
-        from_transformers.load(str(tmp_path / "dinov2"), preprocessing=CLIP_32)
-    assert caught.value.exit_code == 3
     transformers.BertConfig().save_pretrained(tmp_path / "bert")
-    with pytest.raises(ExportError, match="model type is bert; it must be one of clip") as caught:
-        from_transformers.load(str(tmp_path / "bert"), preprocessing=CLIP_32)
-    assert caught.value.exit_code == 2
+    for name, code, said in (
+        ("dinov2", 3, r"1 weights are missing \(layernorm\.weight\)"),
+        ("bert", 2, "model type is bert; it must be one of clip"),
+    ):
+        with pytest.raises(ExportError, match=said) as caught:
+            from_transformers.load(str(tmp_path / name), preprocessing=CLIP_32)
+        assert caught.value.exit_code == code
 
 
 @pytest.mark.parametrize("form", ["zip", "pickle", "safetensors"])
 def test_damaged_checkpoints_are_refused_or_a_state_dict(tmp_path: Path, form: str) -> None:
-    import random
-
     from safetensors.torch import save_file
 
     from robustcheck_onnx.exporters.loading import read_checkpoint
@@ -262,10 +207,9 @@ def test_damaged_checkpoints_are_refused_or_a_state_dict(tmp_path: Path, form: s
         torch.save(state, path, _use_new_zipfile_serialization=form == "zip")
     whole, draw, refusals = path.read_bytes(), random.Random(0), list[ExportError]()
     for attempt in range(200):
-        content = bytearray(whole[: draw.randrange(len(whole))] if attempt % 4 == 0 else whole)
+        content = bytearray(whole[: draw.randrange(8, len(whole))] if attempt % 4 == 0 else whole)
         for _ in range(attempt % 4):
-            if content:
-                content[draw.randrange(min(len(content), 400))] = draw.randrange(256)
+            content[draw.randrange(min(len(content), 400))] = draw.randrange(256)
         path.write_bytes(content)
         try:
             assert all(isinstance(value, torch.Tensor) for value in read_checkpoint(path).values())
@@ -273,6 +217,5 @@ def test_damaged_checkpoints_are_refused_or_a_state_dict(tmp_path: Path, form: s
             refusals.append(error)
     assert len(refusals) > 50
     for refusal in refusals:
-        assert refusal.message.startswith(f"{path}: checkpoint is ")
-        assert len(refusal.message.splitlines()) == 1
+        assert re.fullmatch(rf"{path}: checkpoint is .*", refusal.message)
         assert refusal.hint.startswith("save it again")

@@ -40,20 +40,17 @@ def photos(tmp_path: Path) -> list[Path]:
 
 
 def test_the_contracts_pixels_are_at_most_a_grey_level_from_the_librarys(photos: list[Path]) -> None:
-    for levels in (0.0, 0.9, -0.9):
-        pixels = write._photos(loaded(levels=levels, std=STD[0]), photos)
-        assert pixels.shape == (parity.PHOTOS, 3, 32, 32)
-        assert pixels.dtype == np.dtype("float32")
-    for channel in range(3):
-        for levels in (1.1, -1.1, 9.0):
-            with pytest.raises(
-                ExportError, match=rf"{abs(levels):g} grey levels from the library's own on 0\.png; at most 1"
-            ):
-                write._photos(loaded(levels=levels, channel=channel, std=STD[channel]), photos)
-    in_bgr = {"fields": {"color_order": "BGR"}, "channel": 0, "std": STD[2]}
-    assert len(write._photos(loaded(levels=0.9, **in_bgr), photos)) == parity.PHOTOS
-    with pytest.raises(ExportError, match=r"1\.1 grey levels"):
-        write._photos(loaded(levels=1.1, **in_bgr), photos)
+    bgr: dict[str, Any] = {"fields": {"color_order": "BGR"}, "std": STD[2]}
+    apart: list[tuple[float, dict[str, Any]]] = [
+        (levels, {"channel": channel, "std": STD[channel]}) for channel in range(3) for levels in (1.1, -1.1, 9.0)
+    ]
+    for levels, change in ((0.0, {"std": 1.0}), (0.9, {"std": STD[0]}), (-0.9, {"std": STD[0]}), (0.9, bgr)):
+        pixels = write._photos(loaded(levels=levels, **change), photos)
+        assert (pixels.shape, pixels.dtype.name) == ((parity.PHOTOS, 3, 32, 32), "float32")
+    for levels, change in (*apart, (1.1, bgr)):
+        said = rf"{abs(levels):g} grey levels from the library's own on 0\.png; at most 1"
+        with pytest.raises(ExportError, match=said):
+            write._photos(loaded(levels=levels, **change), photos)
     with pytest.raises(ExportError, match=r"makes \[3, 32, 31\] of 0\.png; it must be \[3, 32, 32\]"):
         write._photos(loaded(levels=0.0, std=1.0, width=31), photos)
 
