@@ -119,7 +119,9 @@ def test_bfloat16_in_and_out(tmp_path: Path) -> None:
     assert (opened.image_input.dtype, opened.outputs[0].dtype) == ("bfloat16", "bfloat16")
     pixels = np.random.default_rng(4).integers(0, 256, (6, 8, 8, 3), dtype=np.uint8)
     scaled = (pixels * np.float32(1 / 255) - np.float32(0.5)) / np.float32(0.25)
-    assert Runner(opened, "cpu").output_unchanged(scaled).max_difference == 0
+    run = Runner(opened, "cpu")
+    assert run.output_unchanged(scaled).max_difference == 0
+    assert run.run(scaled).representation.shape == (6, 24)
     narrow = helper.tensor_dtype_to_np_dtype(BFLOAT16)
     expected = rows(plain, scaled.astype(narrow).astype(np.float32)).astype(narrow).astype(np.float32)
     of_bytes = rows(rounded, pixels, GREY.model_copy(update={"color_order": "RGB"}))
