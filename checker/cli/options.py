@@ -143,6 +143,10 @@ Images = Annotated[
 _MAX_IMAGES = typer.Option(min=1, help="Stop after this many images.", metavar="N", rich_help_panel=IMAGES)
 MaxImages = Annotated[int, _MAX_IMAGES]
 MaxImagesOrAll = Annotated[int | None, _MAX_IMAGES]
+MaxImagesOfEach = Annotated[
+    int | None,
+    typer.Option(min=1, help="Stop after this many images of each set.", metavar="N", rich_help_panel=IMAGES),
+]
 MaxBad = Annotated[
     float,
     typer.Option(
@@ -345,4 +349,12 @@ MaxModelSize = Annotated[
 Offline = Annotated[  # `process.run` reads it
     bool,
     typer.Option("--offline", help="Refuse to open connections, as ROBUSTCHECK_OFFLINE=1 does.", rich_help_panel=CI),
+]
+Baseline = Annotated[
+    str,
+    typer.Option(
+        help="Published models that effective robustness is measured against: timm or testbed.",
+        metavar="NAME",
+        rich_help_panel=VERDICT,
+    ),
 ]

@@ -14,7 +14,7 @@ from .words import as_side, reference_name
 FORMS = ("json", "junit", "markdown", "sarif", "html")
 
 
-def render(form: str, report: CompareReport, options: FormOptions) -> str:
+def render(form: str, report: CompareReport, options: FormOptions = FormOptions()) -> str:  # noqa: B008 # frozen
     """Write the comparison in a form (one of FORMS); it ends in a newline."""
     if form == "json":
         return to_json(report)

@@ -2,47 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ..options import (
-    BatchSize,
-    Color,
-    Debug,
-    Device,
-    Images,
-    MaxBad,
-    MaxImages,
-    MaxMemory,
-    MaxModelSize,
-    NoTime,
-    PreprocessOption,
-    ProviderOption,
-    Quiet,
-    Seed,
-    Timeout,
-    Verbose,
-    completing,
-    limits_of,
-    run_options,
-)
-from ..output import check_extra, deliver, destinations_of, measuring
+from ..options import Images, MaxImages
+from ..output import check_extra
 from ..panels import OUTPUT, VERDICT
+from ..question import Call, question
 
 
-def _forms() -> Sequence[str]:
-    """The forms of `-o`, for a shell that completes them."""
-    from robustcheck_onnx.checker.compare import forms
-
-    return ("terminal", *forms.FORMS)
-
-
+@question(
+    "compare",
+    forms="terminal, json, junit, markdown, sarif or html",
+    without=("tensor", "pool"),
+    images=(Images, None),
+    max_images=(MaxImages, 1000),
+)
 def compare(
-    ctx: typer.Context,
+    call: Call,
     candidate: Annotated[
         Path, typer.Argument(help="The ONNX file to release.", metavar="CANDIDATE.onnx", show_default=False)
     ],
@@ -66,7 +45,6 @@ def compare(
             rich_help_panel=OUTPUT,
         ),
     ] = None,
-    images: Images = None,
     tolerance: Annotated[
         float,
         typer.Option(
@@ -75,13 +53,6 @@ def compare(
             rich_help_panel=VERDICT,
         ),
     ] = 0.2,
-    max_images: MaxImages = 1000,
-    max_bad: MaxBad = 0.01,
-    seed: Seed = 0,
-    preprocess: PreprocessOption = None,
-    device: Device = "auto",
-    provider_option: ProviderOption = None,
-    batch_size: BatchSize = 32,
     thresholds: Annotated[
         Path | None,
         typer.Option(
@@ -90,25 +61,6 @@ def compare(
             rich_help_panel=VERDICT,
         ),
     ] = None,
-    output: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--output",
-            "-o",
-            help="terminal, json, junit, markdown, sarif or html; with =PATH into a file. May be given several times.",
-            metavar="FORMAT[=PATH]",
-            autocompletion=completing(_forms),
-            rich_help_panel=OUTPUT,
-        ),
-    ] = None,
-    quiet: Quiet = 0,
-    verbose: Verbose = 0,
-    no_time: NoTime = False,
-    color: Color = "auto",
-    timeout: Timeout = None,
-    max_memory: MaxMemory = None,
-    max_model_size: MaxModelSize = None,
-    debug: Debug = False,
 ) -> int:
     """Compare a model with the one that it was made from: PASS or WARN.
 
@@ -117,9 +69,7 @@ def compare(
     """
     from robustcheck_onnx.checker.compare import baseline as baselines
     from robustcheck_onnx.checker.compare import compare as compare_models
-    from robustcheck_onnx.checker.compare import forms, terminal
     from robustcheck_onnx.checker.errors import UsageError
-    from robustcheck_onnx.checker.report import FormOptions
     from robustcheck_onnx.checker.storage import write_whole
 
     if reference is None and baseline is None and write_baseline is None:
@@ -127,32 +77,15 @@ def compare(
             "REFERENCE.onnx is missing; a candidate is compared with a model or a baseline",
             "robustcheck compare candidate.onnx reference.onnx",
         )
-    reads = [path for path in (candidate, reference, baseline, thresholds) if path is not None]
-    destinations = destinations_of(output or [], reads, ("terminal", *forms.FORMS))
+    call.reads(candidate, reference, baseline, thresholds)
     if write_baseline is not None:
-        models = reads[:2] if reference is not None else reads[:1]
-        check_extra("--write-baseline", write_baseline, models, destinations, "baseline.json")
-    with measuring(destinations, candidate, quiet) as progress:
+        models = [candidate, *([reference] if reference else [])]
+        check_extra("--write-baseline", write_baseline, models, call.destinations, "baseline.json")
+    with call.measuring(candidate) as options:
         result = compare_models(
-            candidate,
-            reference,
-            baseline=baseline,
-            tolerance=tolerance,
-            thresholds=thresholds,
-            limits=limits_of(timeout, max_memory, max_model_size),
-            progress=progress,
-            **run_options(ctx),
+            candidate, reference, baseline=baseline, tolerance=tolerance, thresholds=thresholds, **options
         )
-    if no_time:
-        result = result.model_copy(update={"time": None})
     if write_baseline is not None and result.next_baseline is not None:
         write_whole(write_baseline, baselines.to_json(result.next_baseline))
-    deliver(
-        destinations,
-        lambda form: forms.render(form, result, FormOptions()),
-        partial(terminal.render, result, verbose=verbose > 0),
-        color,
-        quiet=quiet,
-        line=terminal.one_line(result),
-    )
+    call.answer(result)
     return 0 if result.verdict.verdict == "PASS" else 1

@@ -2,52 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import Annotated
 
 import typer
 
-from ..options import (
-    BatchSize,
-    Color,
-    Debug,
-    Device,
-    MaxBad,
-    MaxImagesOrAll,
-    MaxMemory,
-    MaxModelSize,
-    Model,
-    NoTime,
-    Pool,
-    PreprocessOption,
-    ProviderOption,
-    Quiet,
-    Seed,
-    Tensor,
-    Timeout,
-    Verbose,
-    completing,
-    limits_of,
-    run_options,
-)
-from ..output import deliver, destinations_of, measuring
-from ..panels import IMAGES, MODEL, OUTPUT
-
-if TYPE_CHECKING:
-    from robustcheck_onnx.checker.evidence import RunOptions
+from ..options import MaxImagesOrAll, Model
+from ..panels import IMAGES, MODEL
+from ..question import Call, question
 
 
-def _forms() -> Sequence[str]:
-    """The forms of `-o`, for a shell that completes them."""
-    from robustcheck_onnx.checker.concepts import forms
-
-    return ("terminal", *forms.FORMS)
-
-
+@question("concepts", max_images=(MaxImagesOrAll, None))
 def concepts(
-    ctx: typer.Context,
+    call: Call,
     model: Model,
     concept_set: Annotated[
         str,
@@ -101,34 +68,6 @@ def concepts(
             min=19, help="How often labels are shuffled to see what chance gives.", metavar="N", rich_help_panel=IMAGES
         ),
     ] = 200,
-    max_images: MaxImagesOrAll = None,
-    max_bad: MaxBad = 0.01,
-    seed: Seed = 0,
-    preprocess: PreprocessOption = None,
-    tensor: Tensor = None,
-    pool: Pool = None,
-    device: Device = "auto",
-    provider_option: ProviderOption = None,
-    batch_size: BatchSize = 32,
-    output: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--output",
-            "-o",
-            help="terminal, json or html; with =PATH into a file. May be given several times.",
-            metavar="FORMAT[=PATH]",
-            autocompletion=completing(_forms),
-            rich_help_panel=OUTPUT,
-        ),
-    ] = None,
-    quiet: Quiet = 0,
-    verbose: Verbose = 0,
-    no_time: NoTime = False,
-    color: Color = "auto",
-    timeout: Timeout = None,
-    max_memory: MaxMemory = None,
-    max_model_size: MaxModelSize = None,
-    debug: Debug = False,
 ) -> int:
     """Count the concepts that single directions tell, beside chance.
 
@@ -136,13 +75,11 @@ def concepts(
     number of concepts is not an indicator of robustness. Information, not a gate: the exit code is 0 when it was
     measured, whatever came out, and never 1.
     """
-    from robustcheck_onnx.checker.concepts import concepts as measure_concepts
-    from robustcheck_onnx.checker.concepts import forms, terminal
+    from robustcheck_onnx.checker.concepts import run
 
-    reads = [model, *([head] if head else []), *([Path(concept_set)] if Path(concept_set).is_file() else [])]
-    destinations = destinations_of(output or [], reads, ("terminal", *forms.FORMS))
-    with measuring(destinations, model, quiet) as progress:
-        result = measure_concepts(
+    call.reads(model, head, Path(concept_set) if Path(concept_set).is_file() else None)
+    with call.measuring(model) as options:
+        result = run.concepts(
             model,
             concept_set,
             of=of,
@@ -150,18 +87,7 @@ def concepts(
             min_positives=min_positives,
             min_coverage=min_coverage,
             shuffles=shuffles,
-            limits=limits_of(timeout, max_memory, max_model_size),
-            progress=progress,
-            **cast("RunOptions", run_options(ctx)),  # its images have another name
+            **options,
         )
-    if no_time:
-        result = result.model_copy(update={"time": None})
-    deliver(
-        destinations,
-        lambda form: forms.render(form, result),
-        partial(terminal.render, result, verbose=verbose > 0),
-        color,
-        quiet=quiet,
-        line=terminal.one_line(result),
-    )
+    call.answer(result)
     return 0

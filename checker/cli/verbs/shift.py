@@ -2,42 +2,20 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import Annotated
 
 import typer
 
-from ..options import (
-    BatchSize,
-    Color,
-    Debug,
-    Device,
-    MaxBad,
-    MaxMemory,
-    MaxModelSize,
-    Model,
-    NoTime,
-    Outputs,
-    PreprocessOption,
-    ProviderOption,
-    Quiet,
-    Seed,
-    Timeout,
-    Verbose,
-    limits_of,
-    one_of,
-    run_options,
-)
-from ..output import check_extra, deliver, destinations_of, measuring
+from ..options import Baseline, MaxImagesOfEach, Model, one_of
+from ..output import check_extra
 from ..panels import IMAGES, OUTPUT, VERDICT
-
-if TYPE_CHECKING:
-    from robustcheck_onnx.checker.evidence import RunOptions
+from ..question import Call, question
 
 
+@question("shift", forms="terminal or json", without=("tensor", "pool"), max_images=(MaxImagesOfEach, None))
 def shift(
-    ctx: typer.Context,
+    call: Call,
     model: Model,
     inside: Annotated[
         str,
@@ -81,14 +59,7 @@ def shift(
             rich_help_panel=IMAGES,
         ),
     ] = None,
-    baseline: Annotated[
-        str,
-        typer.Option(
-            help="Published models that effective robustness is measured against: timm or testbed.",
-            metavar="NAME",
-            rich_help_panel=VERDICT,
-        ),
-    ] = "timm",
+    baseline: Baseline = "timm",
     report: Annotated[
         Path | None,
         typer.Option(
@@ -105,32 +76,13 @@ def shift(
             rich_help_panel=OUTPUT,
         ),
     ] = None,
-    max_images: Annotated[
-        int | None,
-        typer.Option(min=1, help="Stop after this many images of each set.", metavar="N", rich_help_panel=IMAGES),
-    ] = None,
-    max_bad: MaxBad = 0.01,
-    seed: Seed = 0,
-    preprocess: PreprocessOption = None,
-    device: Device = "auto",
-    provider_option: ProviderOption = None,
-    batch_size: BatchSize = 32,
-    output: Outputs = None,
-    quiet: Quiet = 0,
-    verbose: Verbose = 0,
-    no_time: NoTime = False,
-    color: Color = "auto",
-    timeout: Timeout = None,
-    max_memory: MaxMemory = None,
-    max_model_size: MaxModelSize = None,
-    debug: Debug = False,
 ) -> int:
     """Measure accuracy on shifted images, or predict it without labels.
 
     Information, not a gate: the exit code is 0 when it was measured, whatever came out, and never 1.
     """
     from robustcheck_onnx.checker.errors import CannotAssessError
-    from robustcheck_onnx.checker.shift import measure_shift, terminal, to_json
+    from robustcheck_onnx.checker.shift import measure_shift
     from robustcheck_onnx.checker.storage import write_whole
     from robustcheck_onnx.thresholds.baselines import SOURCES
 
@@ -138,11 +90,12 @@ def shift(
 
     one_of("--baseline", baseline, SOURCES)
     labelled, unlabelled = _with_further(shifted or [], target or [], more or [])
-    reads = [model, *([report] if report else [])]
-    destinations = destinations_of(output or [], reads)
+    call.reads(model, report)
     if suite_entry is not None:
-        check_extra("--suite-entry", suite_entry, reads, destinations, "entry.toml")
-    with measuring(destinations, model, quiet) as progress:
+        check_extra(
+            "--suite-entry", suite_entry, [model, *([report] if report else [])], call.destinations, "entry.toml"
+        )
+    with call.measuring(model) as options:
         result = measure_shift(
             model,
             inside,
@@ -151,23 +104,12 @@ def shift(
             classes=classes or (),
             baseline=baseline,
             report=report,
-            limits=limits_of(timeout, max_memory, max_model_size),
-            progress=progress,
-            **cast("RunOptions", run_options(ctx)),  # its images have another name
+            **options,
         )
-    if no_time:
-        result = result.model_copy(update={"time": None})
-    deliver(
-        destinations,
-        lambda _form: to_json(result),
-        partial(terminal.render, result, verbose=verbose > 0),
-        color,
-        quiet=quiet,
-        line=terminal.one_line(result),
-    )
+    call.answer(result)
     if suite_entry is not None:
         try:
-            entry = terminal.suite_entry(result, suite_entry.resolve().parent)
+            entry = call.terminal.suite_entry(result, suite_entry.resolve().parent)
         except CannotAssessError as fault:  # the report stands: an error document must not take its place
             ending.say(f"{suite_entry}: {fault.message}", fault.hint)
             return fault.exit_code
