@@ -15,7 +15,7 @@ from robustcheck_onnx.checker.text import name_text
 from robustcheck_onnx.checker.verdict import BUNDLED_NOTE, HEAD_NOTE, ON_BUNDLED, fallback_note
 
 from . import terminal_whole, words
-from .layout import Pen, ShortReasons, Trimmed, columns, notes, spaced, verdict_line
+from .layout import Pen, ShortReasons, Trimmed, columns, line, notes, spaced, verdict_line
 from .outcome import exit_code_of, loosening_text, waiver_text
 from .record import Report
 
@@ -93,12 +93,13 @@ def loosened(report: Report, pen: Pen) -> Iterator[Text]:
 
 
 def _what(report: Report, pen: Pen) -> Text:
-    """Name the model and the images in a line."""
+    """Name the model, the images and the tensor that was measured, in a line."""
     model, images = report.evidence.model, report.evidence.images
     count = f"{report.evidence.statistics.n_images} of {images.n_available} images"
     where = ON_BUNDLED.removeprefix("on ") if images.bundled else ""
     what = [pen.name(model.file, "bold"), pen.say("synthetic" if model.synthetic else "", "yellow"), pen.say(count)]
-    return pen.facts([*what, pen.say(where, "yellow") if where else pen.name(images.source)])
+    source = pen.say(where, "yellow") if where else pen.name(images.source)
+    return pen.facts([*what, source, line(pen.say("tensor "), pen.name(model.tensor))])
 
 
 def _evidence(report: Report, pen: Pen) -> Table:
