@@ -41,6 +41,10 @@ _started: list[str] = []
 sys.addaudithook(lambda event, _: _started.append(event) if event in STARTS else None)
 
 
+def _imported() -> set[str]:
+    return {name for name in HEAVY if sys.modules.get(name)}  # None: a test says that it is not installed
+
+
 def _is_short(config: pytest.Config) -> bool:
     return bool(config.option.markexpr == "not long")
 
@@ -49,7 +53,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     """Hold `make test` to its budget, which is no clock: nothing heavy is imported, few tests start a process."""
     if not _is_short(session.config):
         return
-    if heavy := sorted(sys.modules.keys() & set(HEAVY)):
+    if heavy := sorted(_imported()):
         pytest.exit(f"collecting the tests imported {', '.join(heavy)}; only tests marked long may", 4)
     n_processes = sum(item.get_closest_marker("process") is not None for item in session.items)
     if n_processes > MOST_PROCESSES:
@@ -59,12 +63,12 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
     """Fail a test of `make test` that imports what is heavy, or starts a process without the mark."""
-    before = sys.modules.keys() & set(HEAVY)
+    before = _imported()
     _started.clear()
     yield
     if not _is_short(item.config):
         return
-    if heavy := sorted(sys.modules.keys() & set(HEAVY) - before):
+    if heavy := sorted(_imported() - before):
         pytest.fail(f"the test imported {', '.join(heavy)}; it must be marked long")
     if _started and item.get_closest_marker("process") is None:
         pytest.fail(f"the test started {len(_started)} processes ({_started[0]}); it must be marked process")
