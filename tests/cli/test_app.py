@@ -76,6 +76,16 @@ def test_a_file_with_a_verbs_name_is_reached_by_its_path(run: Run) -> None:
     assert run("./doctor --images photos -qq").returncode == 0
 
 
+@pytest.mark.process
+def test_doctor_names_the_runtime_and_hints_at_models_in_a_folder_of_its_name(run: Run) -> None:
+    Path("doctor").mkdir()
+    Path("doctor/m.onnx").touch()
+    done = run("doctor")
+    assert (done.returncode, "ONNX Runtime" in done.stdout) == (0, True)
+    said = "hint: doctor is a command; for the models in the folder doctor: robustcheck check doctor\n"
+    assert done.stderr == said
+
+
 # --------------------------------------------------------------------------------------------------- signals
 
 START = """

@@ -256,6 +256,7 @@ TEXTS: list[tuple[str, str, str, str]] = [
     (PROFILE, "json", SEALED.replace(" 50,", f" {DIGITS[:400]},"), "digest does not match the content"),
     (PROFILE, "json", SEALED.replace('m": 7.858', f'm": {DIGITS[:400]}'), "Input should be a valid number"),
     (PROFILE, "json", SEALED.replace("default-2", "\\ud800"), "digest does not match the content"),
+    (PROFILE, "json", DEEP, "nested too deeply"),
     (CONFIG, "toml", f"seed = {DIGITS}\n", "is no TOML (Exceeds the limit (4300 digits)"),
     (CONFIG, "toml", f"seed = 0x{'f' * 5000}\n", "an integer has 20000 bits; TOML's have 63 and a sign"),
     (CONFIG, "toml", f"a = {DEEP}\n", "nested too deeply"),
